@@ -1,0 +1,79 @@
+# make demo | test | check | lab | test-long. Set-up happens by itself, once; `make clean` undoes it.
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check
+ASK    := Mod 10: a=3, b=a+4, c=b+2. Find c.
+
+# Nothing here needs a network once it is installed.
+export HF_HUB_OFFLINE := 1
+export HF_HUB_DISABLE_TELEMETRY := 1
+export TOKENIZERS_PARALLELISM := false
+
+.PHONY: help demo test test-long check format lab browser clean
+.DEFAULT_GOAL := help
+
+help:
+	@echo 'make demo       pocket thinks, answers and is recorded: chain of thought, verified trace, HTML page, in out/'
+	@echo 'make test       all tests'
+	@echo 'make check      format, lint, types, tests'
+	@echo 'make lab        JupyterLab in notebooks/'
+	@echo 'make test-long  all tests, the long ones at full size'
+
+# Once: a venv, with a pip that is new enough for the constraints.
+$(VENV)/.made:
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "workbench needs Python 3.11 or newer; make PYTHON=…")'
+	$(PYTHON) -m venv $(VENV)
+	$(PIP) install -q --upgrade pip
+	@touch $@
+
+# Again when the dependencies change. A venv with the extras also serves `make demo`.
+$(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
+	@test -e $(VENV)/.dev || echo 'Installing workbench into $(VENV) (torch is large: a minute or two)'
+	@test -e $(VENV)/.dev || $(PIP) install -q -c constraints.txt -e .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+	@echo 'Installing workbench and all that its tests use into $(VENV) (about 2 GB: some minutes)'
+	$(PIP) install -q -c constraints.txt -e '.[dev]'
+	@touch $@
+
+demo: $(VENV)/.core
+	@mkdir -p out && rm -rf out/demo.trace
+	$(BIN)/workbench trace "$(ASK)" -o out/demo.trace
+	$(BIN)/workbench verify out/demo.trace
+	$(BIN)/workbench show out/demo.trace -o out/demo.html
+
+test: $(VENV)/.dev browser
+	$(BIN)/python -m pytest
+
+test-long: export WORKBENCH_LONG := 1
+test-long: $(VENV)/.dev browser
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.dev browser
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
+	$(BIN)/python -m pytest
+
+format: $(VENV)/.dev
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lab: $(VENV)/.dev
+	cd notebooks && ../$(BIN)/python -m workbench.cli lab
+
+# The browser tests skip, and say so, where this cannot install it.
+browser:
+	@command -v chromium >/dev/null || command -v chromium-browser >/dev/null || command -v google-chrome >/dev/null || { \
+		if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+			echo 'Installing chromium for the browser tests'; \
+			{ apt-get update -qq && DEBIAN_FRONTEND=noninteractive \
+				apt-get install -y -qq --no-install-recommends chromium fonts-dejavu-core; } >/dev/null 2>&1 \
+			|| echo 'chromium could not be installed: the browser tests will be skipped'; \
+		else echo 'no chromium here, and no right to install it: the browser tests will be skipped'; fi; }
+
+clean:
+	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache .hypothesis

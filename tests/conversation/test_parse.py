@@ -1,0 +1,278 @@
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from openai_harmony import Author, Conversation, Message, RenderConversationConfig, Role, StreamableParser, StreamState
+
+from tests.conversation.written import ids_of
+from workbench.conversation.parse import parse
+from workbench.spans import Span
+
+CONTROL = ["start", "channel", "message", "constrain", "end", "return", "call", "endoftext"]
+WORDS = [
+    "assistant",
+    "user",
+    "functions.calc",
+    " to=",
+    "functions",
+    "analysis",
+    "final",
+    "json",
+    " code",
+    " ",
+    "It is 5.",
+    "x",
+    "👧",
+]
+
+
+def read(text: str, tokenizer, start_role: str | None = None) -> list[Span]:
+    return parse(ids_of(text, tokenizer), tokenizer, start_role)
+
+
+def said(span: Span) -> dict:
+    """What a header says, without what it does not."""
+    keys = ("role", "channel", "recipient", "author", "content_type")
+    return {key: getattr(span, key) for key in keys if getattr(span, key) is not None}
+
+
+def content(text: str, tokenizer, start_role: str | None = None) -> list[str]:
+    ids = ids_of(text, tokenizer)
+    return [tokenizer.decode(ids[s.content]) for s in parse(ids, tokenizer, start_role)]
+
+
+# Well-formed.
+
+
+@pytest.mark.parametrize(
+    ("header", "says"),
+    [
+        ("<|start|>user<|message|>", {"role": "user"}),
+        ("<|start|>assistant<|channel|>analysis<|message|>", {"role": "assistant", "channel": "analysis"}),
+        (
+            "<|start|>assistant to=functions.f<|channel|>commentary <|constrain|> json<|message|>",
+            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "json"},
+        ),
+        (
+            "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>",
+            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "json"},
+        ),
+        (
+            "<|start|>assistant<|channel|>commentary to=functions.f<|constrain|>json<|message|>",
+            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "json"},
+        ),
+        (
+            "<|start|>assistant to=python<|channel|>analysis code<|message|>",
+            {"role": "assistant", "channel": "analysis", "recipient": "python", "content_type": "code"},
+        ),
+        (
+            "<|start|>functions.f to=assistant<|channel|>commentary<|message|>",
+            {"role": "tool", "channel": "commentary", "recipient": "assistant", "author": "functions.f"},
+        ),
+        ("<|start|>python<|message|>", {"role": "tool", "author": "python"}),
+    ],
+)
+@pytest.mark.parametrize("end", ["<|end|>", "<|return|>", "<|call|>", ""])
+def test_a_header_says_what_harmony_reads(header, says, end, pocket, real):
+    for tokenizer in (pocket, real):
+        (span,) = read(header + "It is 5." + end, tokenizer)
+        assert said(span) == says
+        assert span.complete == bool(end)
+        assert content(header + "It is 5." + end, tokenizer) == ["It is 5."]
+
+
+def test_a_completion_begins_inside_a_header(pocket):
+    text = "<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>final<|message|>y<|return|>"
+    assert [said(s) for s in read(text, pocket, "assistant")] == [
+        {"role": "assistant", "channel": "analysis"},
+        {"role": "assistant", "channel": "final"},
+    ]
+    whole = read("<|start|>assistant" + text, pocket)
+    shifted = read(text, pocket, "assistant")
+    assert [(s.content_start, s.content_stop) for s in whole] == [
+        (s.content_start + 2, s.content_stop + 2) for s in shifted
+    ]
+
+
+def test_an_open_prompt_ends_in_an_empty_message_of_the_assistant(pocket):
+    *_, last = read("<|start|>user<|message|>hi<|end|><|start|>assistant", pocket)
+    assert said(last) == {"role": "assistant"}
+    assert not last.complete and last.content_start == last.content_stop == last.stop
+
+
+# Malformed: kept, and labelled with what could be read.
+
+
+@pytest.mark.parametrize(
+    ("text", "role", "want"),
+    [
+        ("hello no header", None, [({"role": "unparsed"}, "hello no header", False)]),
+        ("I can't.<|return|>", "assistant", [({"role": "assistant"}, "I can't.", True)]),
+        ("<|start|>assistantI can't.<|return|>", None, [({"role": "assistant"}, "I can't.", True)]),
+        ("<|start|>assistant I can't.<|return|>", None, [({"role": "assistant"}, " I can't.", True)]),
+        ("<|start|>assistant to=functions.f", None, [({"role": "assistant", "recipient": "functions.f"}, "", False)]),
+        ("<|channel|>anal", "assistant", [({"role": "assistant", "channel": "anal"}, "", False)]),
+        (
+            "<|channel|>analysis<|message|>unfinished",
+            "assistant",
+            [({"role": "assistant", "channel": "analysis"}, "unfinished", False)],
+        ),
+        (
+            "<|channel|>analysis<|channel|>final<|message|>x<|return|>",
+            "assistant",
+            [({"role": "assistant", "channel": "final"}, "x", True)],
+        ),
+        ("analysis<|message|>x<|return|>", "assistant", [({"role": "assistant", "channel": "analysis"}, "x", True)]),
+        ("<|start|>nobody<|message|>x<|end|>", None, [({"role": "unparsed"}, "x", True)]),
+        ("<|start|><|channel|>final<|message|>x<|end|>", None, [({"role": "unparsed", "channel": "final"}, "x", True)]),
+        ("<|start|>assistant<|channel|><|message|>x<|end|>", None, [({"role": "assistant"}, "x", True)]),
+        ("<|start|>assistant<|message|>no channel<|return|>", None, [({"role": "assistant"}, "no channel", True)]),
+        (
+            "<|start|>user<|message|>a<|start|>user<|message|>b<|end|>",
+            None,
+            [({"role": "user"}, "a", False), ({"role": "user"}, "b", True)],
+        ),
+        (
+            "<|start|>user<|message|>a<|channel|>b<|message|>c<|end|>",
+            None,
+            [({"role": "user"}, "a<|channel|>b<|message|>c", True)],
+        ),
+        (
+            "<|start|>user<|message|>a<|end|>zzz<|end|><|end|>",
+            None,
+            [({"role": "user"}, "a", True), ({"role": "unparsed"}, "zzz", True), ({"role": "unparsed"}, "", True)],
+        ),
+        ("<|start|><|start|>", None, [({"role": "unparsed"}, "", False)] * 2),
+        ("", "assistant", []),
+    ],
+)
+def test_malformed_text_is_kept_and_labelled(text, role, want, pocket, real):
+    for tokenizer in (pocket, real):
+        spans = read(text, tokenizer, role)
+        found = zip(spans, content(text, tokenizer, role), strict=True)
+        assert [(said(span), text, span.complete) for span, text in found] == want
+
+
+def test_no_token_is_ever_lost(pocket, real):
+    pieces = st.sampled_from([f"<|{name}|>" for name in CONTROL] + WORDS)
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(pieces, max_size=24).map("".join), st.sampled_from([None, "assistant", "user"]), st.booleans())
+    def check(text, role, which):
+        tokenizer = pocket if which else real
+        ids = ids_of(text, tokenizer)
+        covers(ids, tokenizer, role)
+
+    check()
+
+
+def test_any_ids_can_be_parsed(pocket, real):
+    control = st.sampled_from([*pocket.special.values(), *real.special.values()])
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(st.integers(-3, 201_200) | st.integers(0, 447) | control))
+    def check(ids):
+        covers(ids, pocket, None)
+        covers(ids, real, "assistant")
+
+    check()
+
+
+def covers(ids, tokenizer, role) -> None:
+    spans = parse(ids, tokenizer, role)
+    assert [s.start for s in spans] == [0, *(s.stop for s in spans[:-1])][: len(spans)]
+    assert (spans[-1].stop if spans else 0) == len(ids)
+    for span in spans:
+        assert span.start <= span.content_start <= span.content_stop <= span.stop and span.start < span.stop
+        if not (span.start == 0 and role):  # a message read alone is read the same
+            (again,) = parse(ids[span.start : span.stop], tokenizer)
+            assert said(again) == said(span) and again.complete == span.complete
+            assert again.content == slice(span.content_start - span.start, span.content_stop - span.start)
+    assert parse(ids, tokenizer, role) == spans
+
+
+# Against openai-harmony, on conversations that it renders itself.
+
+text = st.text(max_size=12) | st.sampled_from(
+    ["7 °C. 👩‍👧", "<|end|>", "<|start|>user<|message|>", '{"city":"Oslo"}', "\n\n"]
+)
+name = st.sampled_from(["f", "get_weather", "a-b"])
+of = Message.from_role_and_content
+
+
+def call(text: str, name: str, where: str) -> Message:
+    if where == "python":
+        return of(Role.ASSISTANT, text).with_channel("analysis").with_recipient("python").with_content_type("code")
+    made = of(Role.ASSISTANT, text).with_channel("commentary").with_recipient(f"functions.{name}")
+    return made.with_content_type("<|constrain|>json" if where == "constrained" else "json")
+
+
+message = st.one_of(
+    st.builds(lambda t: of(Role.USER, t), text),
+    st.builds(lambda t: of(Role.SYSTEM, t), text),
+    st.builds(lambda t: of(Role.DEVELOPER, t), text),
+    st.builds(
+        lambda t, c: of(Role.ASSISTANT, t).with_channel(c), text, st.sampled_from(["analysis", "commentary", "final"])
+    ),
+    st.builds(call, text, name, st.sampled_from(["python", "constrained", "named"])),
+    st.builds(
+        lambda t, n: (
+            Message.from_author_and_content(Author.new(Role.TOOL, f"functions.{n}"), t)
+            .with_recipient("assistant")
+            .with_channel("commentary")
+        ),
+        text,
+        name,
+    ),
+)
+
+
+def test_well_formed_conversations_are_read_as_harmony_reads_them(real, harmony):
+    keep = RenderConversationConfig(auto_drop_analysis=False)
+
+    @settings(max_examples=150, deadline=None)
+    @given(st.lists(message, min_size=1, max_size=6))
+    def check(messages):
+        ids = harmony.render_conversation(Conversation.from_messages(messages), keep)
+        theirs = harmony.parse_messages_from_completion_tokens(ids)
+        spans = parse(ids, real)
+        assert len(spans) == len(theirs) == len(messages)
+        for span, want in zip(spans, theirs):
+            content_type = (want.content_type or "").removeprefix("<|constrain|>") or None
+            assert (span.role, span.channel, span.recipient) == (want.author.role.value, want.channel, want.recipient)
+            assert (span.author, span.content_type) == (want.author.name, content_type)
+            assert real.decode(ids[span.content]) == want.content[0].to_dict()["text"]
+            assert span.complete
+
+    check()
+
+
+def test_every_content_token_is_one_to_harmonys_stream(real, harmony):
+    @settings(max_examples=60, deadline=None)
+    @given(st.lists(message, min_size=1, max_size=4))
+    def check(messages):
+        ids = harmony.render_conversation(Conversation.from_messages(messages))
+        stream, theirs = StreamableParser(harmony, None), []
+        for position, token in enumerate(ids):
+            inside = stream.state == StreamState.CONTENT
+            stream.process(token)
+            if inside and stream.state == StreamState.CONTENT:
+                theirs.append(position)
+        assert [p for span in parse(ids, real) for p in range(span.content_start, span.content_stop)] == theirs
+
+    check()
+
+
+def test_the_call_that_harmony_writes_but_cannot_read_is_read(real, harmony):
+    ids = harmony.render(
+        of(Role.ASSISTANT, "{}")
+        .with_channel("commentary")
+        .with_recipient("functions.f")
+        .with_content_type("<|constrain|> json")
+    )
+    (span,) = parse(ids, real)
+    assert said(span) == {
+        "role": "assistant",
+        "channel": "commentary",
+        "recipient": "functions.f",
+        "content_type": "json",
+    }

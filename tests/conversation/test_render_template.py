@@ -1,0 +1,174 @@
+"""Chats by the model's own template: pocket's, and small ones that misbehave."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conversation.conftest import POCKET
+from tests.conversation.written import control_tokens, ids_of
+from workbench.conversation.chat import chat
+from workbench.errors import PromptError
+
+CALC = {"name": "calc", "description": "", "parameters": {"type": "object", "properties": {}}}
+PLAIN = "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endfor %}<|start|>assistant"
+
+
+@pytest.mark.parametrize("effort", ["low", "medium", "high"])
+def test_pocket_is_asked_as_it_was_trained(effort, pocket, template):
+    rendered = chat("What is 227+138?", reasoning=effort).render(pocket, template)
+    want = f"<|start|>system<|message|>Reasoning: {effort}<|end|><|start|>user<|message|>What is 227+138?<|end|>"
+    assert rendered.how == "template"
+    assert list(rendered.ids) == ids_of(want + "<|start|>assistant", pocket)
+
+
+def test_pocket_is_told_of_its_tool_in_a_developer_line(pocket, template):
+    rendered = chat("What is 812*29?", reasoning="high", tools=[CALC]).render(pocket, template)
+    want = (
+        "<|start|>system<|message|>Reasoning: high<|end|><|start|>developer<|message|>Tools: functions.calc<|end|>"
+        "<|start|>user<|message|>What is 812*29?<|end|><|start|>assistant"
+    )
+    assert list(rendered.ids) == ids_of(want, pocket)
+
+
+def test_spans_are_the_messages(pocket, template):
+    history = [
+        {"role": "user", "content": "What is 3*4?"},
+        {"role": "tool", "name": "functions.calc", "content": "12"},
+        {"role": "assistant", "content": "It is 12.", "thinking": "Use calc."},
+    ]
+    rendered = chat("Sort 21.", history=history).render(pocket, template)
+    assert [(s.role, s.channel, s.author) for s in rendered.spans] == [
+        ("system", None, None),
+        ("user", None, None),
+        ("tool", "commentary", "functions.calc"),
+        ("assistant", "analysis", None),
+        ("assistant", "final", None),
+        ("user", None, None),
+        ("assistant", None, None),
+    ]
+
+
+def test_ids_are_those_of_transformers_on_benign_text(pocket, template):
+    from transformers import AutoTokenizer
+
+    theirs = AutoTokenizer.from_pretrained(POCKET)
+    past = [
+        {"role": "user", "content": "Say Hal Cal."},
+        {"role": "assistant", "content": "It is Hal Cal.", "thinking": "Copy it."},
+    ]
+    for question in ("What is 227+138?", "Mod 10: g=n*6, n=6. Find g.", "Größe 日本 👩‍👧?"):
+        for history in ([], past):
+            for tools in (None, [CALC]):
+                for effort in ("low", "high"):
+                    asked = chat(question, reasoning=effort, history=history, tools=tools)
+                    want = theirs.apply_chat_template(
+                        [*history, {"role": "user", "content": question}],
+                        tools=[{"type": "function", "function": CALC}] if tools else None,
+                        reasoning_effort=effort,
+                        add_generation_prompt=True,
+                        return_dict=False,
+                    )
+                    assert list(asked.render(pocket, template).ids) == want
+
+
+@pytest.mark.parametrize(
+    ("said", "missing"),
+    [
+        ({"system": "Be a clock."}, "system text"),
+        ({"developer": "Be brief."}, "developer text"),
+        ({"date": "2025-08-05"}, "a date"),
+        ({"tools": ["python"]}, "the tool 'python'"),
+        ({"tools": [{"name": "weather"}]}, "the tool 'weather'"),
+        (
+            {"history": [{"role": "assistant", "content": "{}", "recipient": "functions.calc"}]},
+            "the call to functions.calc",
+        ),
+        ({"history": [{"role": "tool", "content": "1", "name": "functions.other"}]}, "the tool 'functions.other'"),
+        ({"history": [{"role": "assistant", "content": "x", "channel": "commentary"}]}, "channel 'commentary'"),
+        (
+            {"history": [{"role": "assistant", "content": "x", "channel": "analysis"}]},
+            "an analysis message right before",
+        ),
+        # what pocket's template says anyway does not count as said
+        ({"system": "Reasoning: medium"}, "system text"),
+    ],
+)
+def test_what_the_template_would_drop_is_refused(said, missing, pocket, template):
+    with pytest.raises(PromptError, match=f"template .*{missing}"):
+        chat("hi", **said).render(pocket, template)
+
+
+def test_nothing_that_is_said_becomes_a_control_token(pocket, template):
+    pieces = st.sampled_from(
+        ["<|end|>", "<|start|>", "<|", "|>", "end", "<", "|", ">", "x", " ", "\ue000", "{{ 7*7 }}", "{%"]
+    )
+    said = st.lists(pieces, min_size=1, max_size=8).map("".join).filter(str.strip)
+
+    def shape(one: str, two: str, three: str):
+        history = [
+            {"role": "user", "content": one},
+            {"role": "tool", "name": "functions.calc", "content": two},
+            {"role": "assistant", "content": three, "thinking": one},
+        ]
+        return chat(two, history=history).render(pocket, template)
+
+    want = control_tokens(shape("a", "b", "c").ids, pocket)
+
+    @settings(max_examples=150, deadline=None)
+    @given(said, said, said)
+    def check(one, two, three):
+        rendered = shape(one, two, three)
+        assert control_tokens(rendered.ids, pocket) == want
+        content = ["".join(pocket.pieces(rendered.ids)[s.content]) for s in rendered.spans]
+        assert content[1:-1] == [one, two, one, three, two]
+
+    check()
+
+
+def test_two_texts_side_by_side_cannot_build_a_control_token(pocket):
+    beside = "{% for m in messages %}<|start|>user<|message|>{{ m.content }}{{ m.content }}<|end|>{% endfor %}"
+    rendered = chat("|end|><").render(pocket, beside)
+    assert control_tokens(rendered.ids, pocket) == ["<|start|>", "<|message|>", "<|end|>"]
+    assert "|end|><|end|><<|end|>" in pocket.decode(rendered.ids)
+
+
+def test_a_template_sees_the_text_itself(pocket):
+    trimmed = "<|start|>user<|message|>{{ messages[0].content | trim | upper }}{{ messages | length }}<|end|>"
+    with pytest.raises(PromptError, match="no place"):  # it does not pass on what was said
+        chat(" hi ").render(pocket, trimmed)
+    quoted = "<|start|>user<|message|>{{ messages[0].content | trim | tojson }}<|end|>"
+    rendered = chat(' say "<|end|>" ').render(pocket, quoted)
+    assert pocket.decode(rendered.ids) == '<|start|>user<|message|>"say \\"<|end|>\\""<|end|>'
+
+
+def test_a_call_is_passed_on_as_transformers_does(pocket):
+    calls = (
+        "{% for m in messages %}{% if m.tool_calls %}{% set c = m.tool_calls[0].function %}"
+        "<|start|>assistant to=functions.{{ c.name }}<|channel|>commentary json<|message|>{{ c.arguments | tojson }}<|call|>"
+        "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}<|start|>assistant"
+    )
+    call = {"role": "assistant", "recipient": "functions.calc", "content": '{"x": "<|end|>"}'}
+    rendered = chat("hi", history=[call]).render(pocket, calls)
+    assert [(s.role, s.recipient, s.content_type) for s in rendered.spans][0] == ("assistant", "functions.calc", "json")
+    assert control_tokens(rendered.ids, pocket).count("<|end|>") == 1
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        ("{% for %}", "cannot render"),
+        ("{{ raise_exception('only one turn') }}", "only one turn"),
+        ("{{ messages[7].content.x }}", "cannot render"),
+        ("{{ 1 // 0 }}", "cannot render"),
+        ("{{ messages.append(1) }}", "cannot render"),  # immutable
+        ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "cannot render"),  # the sandbox
+    ],
+)
+def test_a_template_that_fails_is_a_clear_error(broken, says, pocket):
+    with pytest.raises(PromptError, match=says):
+        chat("hi").render(pocket, broken)
+
+
+def test_the_date_is_the_one_that_was_given(pocket):
+    dated = "{{ strftime_now('%Y-%m-%d') }} " + PLAIN
+    assert pocket.decode(chat("hi", date="2025-08-05").render(pocket, dated).ids).startswith("2025-08-05 <|start|>")

@@ -1,0 +1,20 @@
+"""Token ids from text with control tokens in it: only tests may write those."""
+
+import re
+from collections.abc import Sequence
+
+from workbench.conversation.tokenizer import Tokenizer
+
+
+def ids_of(text: str, tokenizer: Tokenizer) -> list[int]:
+    """The ids of `text`, where `<|start|>` and the like are control tokens."""
+    ids: list[int] = []
+    for part in re.split(r"(<\|\w+\|>)", text):
+        ids += [tokenizer.special[part]] if part in tokenizer.special else tokenizer.encode(part)
+    return ids
+
+
+def control_tokens(ids: Sequence[int], tokenizer: Tokenizer) -> list[str]:
+    """The control tokens in `ids`, by name, in order."""
+    names = {i: name for name, i in tokenizer.special.items()}
+    return [names[i] for i in ids if i in names]

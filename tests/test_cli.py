@@ -1,0 +1,231 @@
+"""The `workbench` command, from outside: what it prints, what it writes, and the code it leaves."""
+
+import io
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import workbench as wb
+from tests.traces import made
+from workbench import cli
+
+ASK = "Mod 10: a=3, b=a+4, c=b+2. Find c."
+
+
+@pytest.fixture
+def saved(tmp_path: Path) -> Path:
+    return made.trace(numerics={"dtype": "float32"}).save(tmp_path / "made.trace")
+
+
+@pytest.fixture(autouse=True)
+def in_a_folder_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    where = tmp_path_factory.mktemp("pocket") / "first.trace"
+    assert cli.main(["trace", ASK, "-o", str(where)]) == 0
+    return where
+
+
+# With the embedded model.
+
+
+def test_trace_prints_the_thought_and_the_answer_and_says_where_it_went(capsys: pytest.CaptureFixture):
+    assert cli.main(["trace", ASK, "-o", "first.trace"]) == 0
+    out = capsys.readouterr().out
+    trace = wb.load("first.trace")
+    assert f"analysis:\n{trace.text(channel='analysis')}" in out
+    assert f"final:\n{trace.text(channel='final')}" in out
+    assert repr(trace) in out
+    assert f"written to {Path('first.trace').resolve()}" in out
+
+
+def test_what_trace_wrote_verifies(pocket: Path, capsys: pytest.CaptureFixture):
+    assert cli.main(["verify", str(pocket), "--json"]) == 0
+    [found] = json.loads(capsys.readouterr().out)
+    assert found["ok"]
+    assert found["bytes"] > 0
+    assert "holds" in {line["status"] for line in found["identities"]}
+
+
+def test_show_writes_the_page_of_a_run(pocket: Path):
+    assert cli.main(["show", str(pocket), "-o", "page.html"]) == 0
+    text = Path("page.html").read_text("utf-8")
+    assert "Content-Security-Policy" in text
+    assert "Token by token" in text
+
+
+def test_a_prompt_may_come_from_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(sys, "stdin", io.StringIO(ASK + "\n"))
+    assert cli.main(["trace", "-", "-o", "piped.trace", "--max-tokens", "4", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["generated"] == 4
+    assert told["id"] == wb.load("piped.trace").id
+
+
+def test_system_and_developer_messages_reach_the_model(monkeypatch: pytest.MonkeyPatch):
+    asked = []
+    monkeypatch.setattr(wb, "trace", lambda prompt, **_: asked.append(prompt) or made.trace())
+    assert cli.main(["trace", ASK, "--system", "You count.", "--developer", "Be brief.", "--reasoning", "low"]) == 0
+    assert asked == [wb.chat(ASK, system="You count.", developer="Be brief.", reasoning="low")]
+
+
+def test_without_a_name_each_trace_gets_a_new_one():
+    for _ in range(2):
+        assert cli.main(["trace", "What is 12+30?", "--max-tokens", "2"]) == 0
+    assert sorted(os.listdir()) == ["what-is-12-30-2.trace", "what-is-12-30.trace"]
+
+
+def test_estimate_tells_the_bytes_beforehand(capsys: pytest.CaptureFixture):
+    assert cli.main(["estimate", ASK, "--max-tokens", "16", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["bytes"] >= sum(told["by_name"].values()) > 0
+    assert cli.main(["estimate", ASK]) == 0
+    assert "on disk" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        (["--model", "no-such-model"], "no-such-model"),
+        (["--record", "atention"], "atention"),
+        (["--max-tokens", "999999"], ""),
+    ],
+)
+def test_a_wrong_wish_is_one_line_and_code_1(wrong: list[str], says: str, capsys: pytest.CaptureFixture):
+    assert cli.main(["trace", ASK, "-o", "none.trace", *wrong]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("workbench: ")
+    assert says in error
+    assert not Path("none.trace").exists()
+
+
+# With made traces: no model.
+
+
+def test_a_path_that_is_taken_is_refused_before_the_run(saved: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(wb, "trace", lambda *a, **k: pytest.fail("the model ran"))
+    assert cli.main(["trace", ASK, "-o", str(saved)]) == 1
+    assert "is there already" in capsys.readouterr().err
+
+
+def test_an_interrupt_keeps_what_was_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    class Interrupted(KeyboardInterrupt):
+        trace = made.trace(status="partial")
+
+    def interrupted(*_, **__):
+        raise Interrupted
+
+    monkeypatch.setattr(wb, "trace", interrupted)
+    assert cli.main(["trace", ASK, "-o", "half.trace"]) == 130
+    assert wb.load("half.trace").status == "partial"
+    assert "half.trace is partial" in capsys.readouterr().err
+
+
+def test_an_interrupt_before_anything_was_written_leaves_nothing(monkeypatch: pytest.MonkeyPatch):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(wb, "trace", interrupted)
+    assert cli.main(["trace", ASK, "-o", "none.trace"]) == 130
+    assert not Path("none.trace").exists()
+
+
+def test_a_run_whose_identity_fails_is_kept_and_code_3(monkeypatch: pytest.MonkeyPatch):
+    failing = made.trace(verification=[made.HOLDS | {"status": "fails", "worst": 1.0}])
+    monkeypatch.setattr(wb, "trace", lambda *_, **__: failing)
+    assert cli.main(["trace", ASK, "-o", "bad.trace"]) == 3
+    assert wb.load("bad.trace").id == failing.id
+
+
+def test_info_says_what_is_in_it(saved: Path, capsys: pytest.CaptureFixture):
+    assert cli.main(["info", str(saved)]) == 0
+    assert "resid_post" in capsys.readouterr().out
+    assert cli.main(["info", str(saved), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["manifest"]["model"]["name"] == "made"
+    assert told["tokens"] == 9
+
+
+def test_show_takes_a_new_name_after_the_trace(saved: Path):
+    for _ in range(2):
+        assert cli.main(["show", str(saved)]) == 0
+    assert {"made.html", "made-2.html"} <= set(os.listdir())
+
+
+def test_one_flipped_bit_is_code_3(saved: Path, capsys: pytest.CaptureFixture):
+    part = saved / "part-00000.safetensors"
+    data = bytearray(part.read_bytes())
+    data[-1] ^= 1
+    part.write_bytes(data)
+    assert cli.main(["verify", str(saved)]) == 3
+    assert "FAILS" in capsys.readouterr().out
+
+
+def test_a_damaged_manifest_is_code_3(saved: Path):
+    (saved / "manifest.json").write_text("{}")
+    assert cli.main(["verify", str(saved)]) == 3
+
+
+def test_one_bad_trace_among_good_ones_is_found(tmp_path: Path, capsys: pytest.CaptureFixture):
+    plain = {"spans": [], "numerics": {"dtype": "float32"}}
+    paths = [wb.Trace(made.manifest(seed=seed, **plain), {}).save(tmp_path / f"{seed}.trace") for seed in range(3)]
+    assert cli.main(["verify", *map(str, paths)]) == 0
+    capsys.readouterr()
+    (paths[1] / "manifest.json").write_bytes((paths[1] / "manifest.json").read_bytes().replace(b"made", b"maid"))
+    assert cli.main(["verify", *map(str, paths), "--json"]) == 3
+    assert [one["ok"] for one in json.loads(capsys.readouterr().out)] == [True, False, True]
+
+
+@pytest.mark.parametrize("command", ["info", "show", "verify"])
+def test_no_trace_there_is_code_1(command: str, capsys: pytest.CaptureFixture):
+    assert cli.main([command, "nowhere"]) == 1
+    assert "nowhere" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("wrong", [[], ["nothing"], ["trace"], ["trace", "x", "--seed", "one"], ["verify"]])
+def test_wrong_usage_is_code_2(wrong: list[str], capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        cli.main(wrong)
+    assert end.value.code == 2
+    assert "usage" in capsys.readouterr().err
+
+
+def test_version(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit) as end:
+        cli.main(["--version"])
+    assert end.value.code == 0
+    assert wb.__version__ in capsys.readouterr().out
+
+
+def test_an_empty_prompt_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n"))
+    assert cli.main(["trace", "-"]) == 1
+    assert "empty" in capsys.readouterr().err
+
+
+def test_looking_at_a_trace_needs_no_torch(saved: Path, tmp_path: Path):
+    for command in (["info"], ["show", "-o", str(tmp_path / "page.html")], ["verify"]):
+        code = (
+            "import sys; sys.modules['torch'] = None; from workbench.cli import main; "
+            f"sys.exit(main({[*command[:1], str(saved), *command[1:]]!r}))"
+        )
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+        assert "Traceback" not in done.stderr, done.stderr
+        assert done.returncode in ((0,) if command[0] != "verify" else (0, 3)), done.stderr
+
+
+def test_a_terminal_that_knows_no_unicode_gets_numbers(tmp_path: Path):
+    hostile = made.trace(model=made.manifest().model | {"name": "pock\u202eet →"}).save(tmp_path / "hostile.trace")
+    environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
+    done = subprocess.run(
+        [sys.executable, "-m", "workbench.cli", "info", str(hostile)], capture_output=True, env=environment, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"U+202E" in done.stdout

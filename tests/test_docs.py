@@ -1,0 +1,49 @@
+"""What the documentation says is true: each python block of README.md and docs/*.md runs, in order, in a new folder.
+
+A block that needs more than pocket begins with "```python not-run".
+"""
+
+import argparse
+import re
+from pathlib import Path
+
+import pytest
+
+from workbench.cli import parser
+
+HOME = Path(__file__).parent.parent
+PAGES = [HOME / "README.md", *sorted((HOME / "docs").glob("*.md"))]
+BLOCK = re.compile(r"^```python[ ]*\n(.*?)^```", re.MULTILINE | re.DOTALL)
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)[^)]*\)")
+
+
+def blocks(page: Path) -> list[tuple[int, str]]:
+    """The line on which each block begins, and its code."""
+    text = page.read_text("utf-8")
+    return [(text.count("\n", 0, found.start(1)) + 1, found[1]) for found in BLOCK.finditer(text)]
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {"__name__": "__main__"}
+    for line, code in blocks(page):
+        exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_to_a_file(page: Path):
+    missing = [link for link in LINK.findall(page.read_text("utf-8")) if not (page.parent / link).exists()]
+    assert not missing
+
+
+def commands() -> list[tuple[str, argparse.ArgumentParser]]:
+    [choices] = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+    return list(choices.choices.items())
+
+
+@pytest.mark.parametrize(("name", "command"), commands())
+def test_every_command_is_in_the_readme_and_has_help(name: str, command: argparse.ArgumentParser):
+    assert f"workbench {name}" in PAGES[0].read_text("utf-8")
+    assert command.description
+    assert all(action.help for action in command._actions)

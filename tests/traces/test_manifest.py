@@ -1,0 +1,278 @@
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from tests.traces import made
+from workbench.errors import TraceCorrupt, TraceError, TraceUnsafe, TraceVersion
+from workbench.spans import Span
+from workbench.traces.canonical import canonical, parse
+from workbench.traces.manifest import Manifest, Piece, TensorInfo
+from workbench.traces.stored import decode_manifest, encode_manifest
+
+INFO = TensorInfo("F32", (9, 10), ("pos", "d_model"), "live", (Piece("part-00000.safetensors", (9, 10), "a" * 64),))
+FULL = made.manifest(
+    generation=made.GENERATION,
+    prompt_length=4,
+    edits=[{"identity": "zero(blocks.0.hook_mlp_out)", "fired": 9, "change": 0.5}],
+    routes={"compared": 27, "differ": 1},
+    gave_way=["band for sliding layers"],
+    notes=["<script>alert(1)</script>\u202e\x00"],
+    spans=[Span(0, 4, 1, 3, "user"), Span(4, 9, 6, 9, "assistant", "analysis", None, None, "json", False)],
+    tensors={"blocks.0.hook_resid_post": INFO},
+)
+
+
+@pytest.mark.parametrize("manifest", [made.manifest(), made.manifest(0), FULL], ids=["plain", "empty", "full"])
+def test_a_manifest_comes_back_as_it_was(manifest: Manifest) -> None:
+    assert decode_manifest(encode_manifest(manifest)) == manifest
+    assert Manifest.from_json(manifest.to_json()) == manifest
+
+
+texts = st.text(st.characters(), max_size=20)
+plain = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@given(st.lists(texts, max_size=6), st.dictionaries(texts, plain, max_size=3), st.lists(texts, max_size=2), st.floats())
+def test_any_text_and_any_plain_value_come_back(
+    pieces: list[str], numerics: dict, notes: list[str], worst: float
+) -> None:
+    manifest = made.manifest(
+        len(pieces),
+        pieces=pieces,
+        numerics=numerics,
+        notes=notes,
+        edits=[{"identity": "x", **numerics, "identity": "x"}],  # noqa: F601
+        verification=[made.HOLDS | {"worst": worst}],
+    )
+    data = encode_manifest(manifest)
+    assert data.isascii() and decode_manifest(data) == manifest
+    for given_text, kept in zip(pieces, manifest.pieces, strict=True):
+        half = any("\ud800" <= char <= "\udfff" for char in given_text)
+        assert kept != given_text if half else kept == given_text
+
+
+def test_numpy_numbers_and_tuples_become_plain() -> None:
+    manifest = made.manifest(
+        2, tokens=np.array([3, 4]), numerics={"threads": np.int64(2), "versions": ("a", np.float32(0.5))}
+    )
+    assert manifest.tokens == [3, 4] and type(manifest.tokens[0]) is int
+    assert manifest.numerics == {"threads": 2, "versions": ["a", 0.5]}
+
+
+@pytest.mark.parametrize("worst", [float("nan"), float("inf"), np.float32("nan")])
+def test_a_worst_that_is_no_number_is_told_in_words(worst: float) -> None:
+    (line,) = made.manifest(
+        verification=[made.HOLDS | {"status": "fails", "worst": worst, "why": "overflow"}]
+    ).verification
+    assert line["worst"] is None
+    assert line["why"] == f"overflow (the worst difference was {float(worst)})"
+
+
+def test_the_id_is_the_run_and_not_what_came_of_it() -> None:
+    one = made.manifest(prompt_length=4, generation=made.GENERATION)
+    for change in (
+        {"created": "2031-01-01"},
+        {"status": "partial"},
+        {"notes": ["x"]},
+        {"verification": []},
+        {"tokens": one.tokens[:4] + [1, 1, 1, 1, 1]},
+        {"generation": made.GENERATION | {"finish": "length"}},
+        {"generation": made.GENERATION | {"temperature": 0.0}},
+    ):
+        assert replace(one, **change).id == one.id, change
+    for change in (
+        {"model": one.model | {"weights_digest": "other"}},
+        {"model": one.model | {"tokenizer_digest": None}},
+        {"tokens": [*one.tokens[:3], 10 - one.tokens[3], *one.tokens[4:]]},
+        {"record": ["patterns"]},
+        {"edits": [{"identity": "zero"}]},
+        {"generation": made.GENERATION | {"seed": 2}},
+        {"generation": None},
+        {"numerics": one.numerics | {"dtype": "bfloat16"}},
+    ):
+        assert replace(one, **change).id != one.id, change
+
+
+def test_an_id_stays_the_same_between_releases() -> None:
+    assert FULL.id == "cceffd45ffed1446412ad1c3ea8d6c15"
+
+
+def test_the_content_hash_forgets_only_when() -> None:
+    assert replace(FULL, created="x").content_hash == FULL.content_hash
+    assert replace(FULL, notes=[]).content_hash != FULL.content_hash
+    assert replace(FULL, tensors={}).content_hash != FULL.content_hash
+
+
+WRONG: list[tuple[str, Any]] = [
+    ("status", "done"),
+    ("created", 3),
+    ("model", {}),
+    ("model", {**made.manifest().model, "config": {}}),
+    ("model", {**made.manifest().model, "config": {"n_layers": True}}),
+    ("model", {**made.manifest().model, "config": {"n_layers": 10**9}}),
+    ("model", {**made.manifest().model, "more": 1}),
+    ("tokens", [1.0] * 9),
+    ("tokens", [True] * 9),
+    ("tokens", [-1] * 9),
+    ("tokens", [0] * 8),
+    ("tokens", "123456789"),
+    ("tokens", None),
+    ("pieces", [None] * 9),
+    ("pieces", {}),
+    ("prompt_length", 10),
+    ("prompt_length", -1),
+    ("prompt_length", True),
+    ("record", "residuals"),
+    ("edits", [{}]),
+    ("edits", [{"identity": 3}]),
+    ("generation", {}),
+    ("generation", made.GENERATION | {"top_k": 3}),
+    ("generation", made.GENERATION | {"stop": [[9]]}),
+    ("generation", made.GENERATION | {"temperature": "0"}),
+    ("numerics", []),
+    ("routes", {"compared": 1}),
+    ("routes", {"compared": 1, "differ": -1}),
+    ("verification", [made.HOLDS | {"status": "true"}]),
+    ("verification", [{}]),
+    ("notes", [1]),
+]
+SPAN = {"start": 0, "stop": 9, "content_start": 0, "content_stop": 9, "role": "user"}
+SPAN |= {"channel": None, "recipient": None, "author": None, "content_type": None, "complete": True}
+WRONG_IN_JSON: list[tuple[str, Any]] = [
+    ("schema", True),
+    ("schema", "1"),
+    ("schema", None),
+    ("spans", [{}]),
+    ("spans", [3]),
+    ("spans", {}),
+    ("spans", [SPAN | {"stop": 10}]),
+    ("spans", [SPAN | {"content_start": 5, "content_stop": 4}]),
+    ("spans", [SPAN | {"role": None}]),
+    ("spans", [SPAN | {"channel": 3}]),
+    ("spans", [SPAN | {"start": 0.0}]),
+    ("tensors", []),
+    ("tensors", {"a": None}),
+    ("tensors", {"a": {}}),
+    *[
+        ("tensors", {"a": INFO.to_json() | change})
+        for change in (
+            {"dtype": "F128"},
+            {"dtype": ["F32"]},
+            {"shape": [9]},
+            {"shape": [9, 11]},
+            {"shape": [-9, 10]},
+            {"shape": [9.0, 10]},
+            {"shape": "ab"},
+            {"axes": ["pos", "pos"]},
+            {"axes": ["pos", 3]},
+            {"axes": ["pos", {}]},
+            {"axes": "ab"},
+            {"source": "dead"},
+            {"source": []},
+            {"pieces": [["part-00000.safetensors", [9, 10]]]},
+            {"pieces": [["../../etc/passwd", [9, 10], "a" * 64]]},
+            {"pieces": [["part-00000.safetensors", [9, 10], "A" * 64]]},
+            {"pieces": [["part-00000.safetensors", [9], "a" * 64]]},
+            {"pieces": [["part-00000.safetensors", [5, 10], "a" * 64], ["part-00000.safetensors", [4, 10], "a" * 64]]},
+            {"pieces": [["part-00000.safetensors", [5, 10], "a" * 64], ["part-00001.safetensors", [4, 11], "a" * 64]]},
+            {"more": 1},
+        )
+    ],
+]
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG)
+def test_a_manifest_that_is_not_one_cannot_be_made_or_read(field: str, value: Any) -> None:
+    with pytest.raises(ValueError):
+        made.manifest(**{field: value})
+    with pytest.raises(TraceCorrupt):
+        Manifest.from_json(made.manifest().to_json() | {field: value})
+
+
+@pytest.mark.parametrize(("field", "value"), WRONG_IN_JSON)
+def test_json_that_describes_no_trace_is_corrupt(field: str, value: Any) -> None:
+    with pytest.raises(TraceCorrupt):
+        Manifest.from_json(made.manifest().to_json() | {field: value})
+
+
+@pytest.mark.parametrize("field", list(made.manifest().to_json()))
+def test_no_key_may_be_missing(field: str) -> None:
+    data = made.manifest().to_json()
+    del data[field]
+    with pytest.raises(TraceCorrupt):
+        Manifest.from_json(data)
+
+
+@pytest.mark.parametrize("data", [None, 3, [], "x", {}, {"schema": 1}, made.manifest().to_json() | {"more": 1}])
+def test_what_is_no_manifest_is_corrupt(data: Any) -> None:
+    with pytest.raises(TraceCorrupt):
+        Manifest.from_json(data)
+
+
+@pytest.mark.parametrize("schema", [0, 2, 10**30])
+def test_another_schema_says_so(schema: int) -> None:
+    with pytest.raises(TraceVersion, match=f"has schema {schema}, and this workbench reads schema 1"):
+        Manifest.from_json({"schema": schema, "whatever": "the future brings"})
+
+
+@pytest.mark.parametrize("name", ["../../etc/x", "<img onerror>", "A", "", "a..b", "a" * 300, ".a", "a\n", "a\u202eb"])
+def test_a_name_that_is_no_name_is_unsafe(name: str) -> None:
+    with pytest.raises(TraceUnsafe):
+        made.manifest(tensors={name: INFO})
+    with pytest.raises(TraceUnsafe):
+        Manifest.from_json(made.manifest().to_json() | {"tensors": {name: INFO.to_json()}})
+
+
+@pytest.mark.parametrize("shape", [[2**62, 0], [2**31, 2**31], [1] * 9, [10**400]])
+def test_a_shape_that_no_memory_could_hold_is_unsafe(shape: list[int]) -> None:
+    axes = [f"a{n}" for n in range(len(shape))]
+    with pytest.raises(TraceUnsafe):
+        Manifest.from_json(
+            made.manifest().to_json() | {"tensors": {"a": INFO.to_json() | {"shape": shape, "axes": axes}}}
+        )
+
+
+def test_small_pieces_cannot_make_a_huge_whole() -> None:
+    pieces = [["part-00000.safetensors", [1, 0, 2**31], "a" * 64], ["part-00001.safetensors", [1, 2**31, 0], "a" * 64]]
+    info = {
+        "dtype": "F32",
+        "shape": [1, 2**31, 2**31],
+        "axes": ["head", "query", "key"],
+        "source": "live",
+        "pieces": pieces,
+    }
+    with pytest.raises(TraceUnsafe):
+        Manifest.from_json(made.manifest().to_json() | {"tensors": {"a": info}})
+
+
+@pytest.mark.parametrize(
+    "text", [b'{"a":1,"a":2}', b"NaN", b"[1e999]", b"-Infinity", b"[" * 5000, b"\xff", b"", b"9" * 9999]
+)
+def test_json_that_python_would_take_and_others_would_not_is_corrupt(text: bytes) -> None:
+    with pytest.raises(TraceCorrupt):
+        parse(text, "the test")
+
+
+def test_errors_show_hostile_text_safely() -> None:
+    with pytest.raises(TraceError) as caught:
+        Manifest.from_json(made.manifest().to_json() | {"a\u202e\x1b[2J\n": 1})
+    assert str(caught.value).isprintable()
+
+
+def test_equal_values_have_equal_bytes() -> None:
+    assert canonical({"b": 1, "a": [True, None, 0.1]}) == canonical({"a": [True, None, 0.1], "b": 1})
+    with pytest.raises(ValueError):
+        canonical(float("nan"))
+
+
+def test_a_manifest_shows_itself_in_one_safe_line() -> None:
+    shown = repr(made.manifest(model=made.manifest().model | {"name": "a\u202e\n"}))
+    assert shown.isprintable() and "9 tokens" in shown

@@ -1,0 +1,93 @@
+"""Runs made for the views: harmony messages with every lane, whose numbers are known from the seed."""
+
+import re
+from typing import Any
+
+import numpy as np
+
+from workbench.spans import Span
+from workbench.traces import Manifest, Trace
+
+Message = tuple[str, str | None, list[str]]  # role, channel, the texts of its tokens
+
+
+def words(text: str) -> list[str]:
+    return re.findall(r" ?\w+|\s|[^\w\s]", text)
+
+
+TALK: list[Message] = [
+    ("system", None, words("Reasoning: high")),
+    ("user", None, words("Mod 10: a=3, b=a+4, c=b+2. Find c.")),
+    ("assistant", "analysis", words("c=b+2, b=a+4, a=3.\nb=3+4=7. c=7+2=9.\nCheck: 3+4+2=9. So c=9.")),
+    ("assistant", "final", words("It is 9.")),
+]
+HOSTILE = [
+    "<script>alert(1)</script>",
+    "</style><script>alert(2)</script>",
+    "</title><img src=x onerror=alert(3)>",
+    "\"' onmouseover=alert(4) x='",
+    "\u202ecod.exe\u2066",
+    "\x00",
+    "\u200b",
+    "]]><!--",
+    "&lt;b&gt;",
+    "javascript:alert(5)",
+    "`${alert(6)}`",
+    "\ud800",
+    "",
+    "\n\n",
+]
+
+
+def run(talk: list[Message] = TALK, *, lanes: bool = True, layers: int = 4, seed: int = 0, **changes: Any) -> Trace:
+    """A trace of that conversation; `changes` replace fields of its manifest."""
+    pieces: list[str] = []
+    spans: list[Span] = []
+    for role, channel, said in talk:
+        start = len(pieces)
+        pieces += ["<|start|>", role, *(["<|channel|>", channel] if channel else []), "<|message|>"]
+        content = len(pieces)
+        pieces += said
+        spans.append(Span(start, len(pieces) + 1, content, len(pieces), role, channel))
+        pieces.append("<|end|>")
+    ids: dict[str, int] = {}
+    tokens = [ids.setdefault(piece, 100 + len(ids)) for piece in pieces]
+    given = next((span.start for span in spans if span.role == "assistant"), len(pieces))
+    fields: dict[str, Any] = {
+        "model": {
+            "name": "made",
+            "format": "hf-bf16",
+            "weights_digest": "3f" * 32,
+            "tokenizer_digest": None,
+            "config": {"n_layers": layers, "layer_types": ["sliding_attention", "full_attention"] * (layers // 2)},
+        },
+        "tokens": tokens,
+        "pieces": pieces,
+        "prompt_length": given,
+        "spans": spans,
+        "record": ["auto"],
+        "numerics": {"dtype": "float32", "device": "cpu"},
+        "generation": {"max_tokens": 64, "temperature": 0, "top_p": 1, "seed": 0, "stop": [], "finish": "stop"},
+        "verification": [
+            {"identity": "pattern + sink = 1", "status": "holds", "worst": 1.2e-7, "tolerance": 2e-5, "why": "layer 3"}
+        ],
+        "created": "2026-01-02T03:04:05+00:00",
+    }
+    return Trace(Manifest(**fields | changes), arrays(tokens, layers, seed) if lanes else {})
+
+
+def arrays(tokens: list[int], layers: int, seed: int) -> dict[str, np.ndarray]:
+    rng = np.random.default_rng(seed)
+    n = len(tokens)
+    left: dict[str, np.ndarray] = {
+        "logprob": np.r_[np.nan, -rng.exponential(0.7, max(n - 1, 0))][:n].astype("f4"),
+        "entropy": rng.gamma(0.5, 0.6, n).astype("f4"),
+        "top_ids": rng.integers(90, 110, (n, 20)).astype("i4"),
+        "top_logprobs": np.sort(np.log(rng.dirichlet(np.full(20, 0.3), n) + 1e-9))[:, ::-1].astype("f4"),
+        "margin": rng.gamma(1.2, 0.5, (layers, n)).astype("f4"),
+        "resid_norm": rng.gamma(9, 5, (layers, n)).astype("f4"),
+        "lens_ids": rng.integers(0, 3, (layers, n, 5)).astype("i4"),
+    }
+    for layer in range(layers):
+        left[f"blocks.{layer}.attn.hook_sink"] = rng.beta(2, 2, (8, n)).astype("f4")
+    return left

@@ -1,0 +1,77 @@
+"""The short way in: one call asks a model a question and gives the Trace of its answer."""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from workbench.runner.budget import Estimate
+    from workbench.runner.model import Model
+    from workbench.traces import Trace
+
+
+@lru_cache(maxsize=1)
+def kept_model(where: str) -> "Model":
+    """The model that the last call used: loading one takes longer than most questions."""
+    from workbench.runner.model import Model
+
+    return Model(where)
+
+
+def model_of(model: "str | Model") -> "Model":
+    return kept_model(model) if isinstance(model, str) else model
+
+
+def trace(
+    prompt,
+    model: "str | Model" = "pocket",
+    *,
+    record: str | Sequence[str] = "auto",
+    max_tokens: int = 1024,
+    temperature: float = 0.0,
+    top_p: float = 1.0,
+    seed: int = 0,
+    reasoning: str = "high",
+    stop: Sequence[int | str] = (),
+) -> "Trace":
+    """Asks a model, lets it think and answer, and gives the verified Trace of both.
+
+    `prompt`: a question, a `wb.chat(…)`, or token ids. `model`: a name or folder as for `wb.Model` (kept for the next
+    call), or a Model. `reasoning` is the effort of a question given as str: "low", "medium" or "high".
+    The other arguments are those of `Model.generate`.
+
+    >>> wb.trace("What is 12+30?").text(channel="final")
+    'It is 42.'
+
+    Raises ModelNotFound, CheckpointError, PromptError, HookNameError, BudgetError.
+    """
+    return model_of(model).generate(
+        question(prompt, reasoning), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
+        record=record, stop=stop,
+    )  # fmt: skip
+
+
+def estimate(
+    prompt,
+    model: "str | Model" = "pocket",
+    *,
+    record: str | Sequence[str] = "auto",
+    max_tokens: int = 1024,
+    reasoning: str = "high",
+) -> "Estimate":
+    """How big the trace of such a run would be, before it is made: `.bytes`, `.memory`, `.by_name`, `.fits`.
+
+    `max_tokens` is taken as if the model wrote all of them; 0 for a text that is only read.
+
+    Raises what `trace` raises, but BudgetError.
+    """
+    return model_of(model).estimate(question(prompt, reasoning), record=record, max_tokens=max_tokens)
+
+
+def question(prompt, reasoning: str):
+    """A str becomes a chat with that effort; everything else says its effort itself."""
+    if not isinstance(prompt, str):
+        return prompt
+    from workbench.conversation.chat import chat
+
+    return chat(prompt, reasoning=reasoning)

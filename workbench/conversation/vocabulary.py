@@ -1,0 +1,121 @@
+"""openai-harmony's vocabulary, rebuilt from a checkpoint's own tokenizer. Never downloads anything."""
+
+import base64
+import hashlib
+import os
+import tempfile
+import threading
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from workbench.conversation.tokenizer import symbol_bytes
+
+if TYPE_CHECKING:
+    from openai_harmony import HarmonyEncoding
+
+    from workbench.conversation.tokenizer import Tokenizer
+
+RANKS_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"  # harmony checks the same
+N_RANKS = 199_998
+FILE = "o200k_base.tiktoken"
+_lock = threading.Lock()  # the environment belongs to the whole process
+
+
+def harmony_encoding(tokenizer: "Tokenizer") -> "HarmonyEncoding | None":
+    """harmony's encoding for gpt-oss; None if the tokenizer is another one or openai-harmony is not installed.
+
+    The first call writes `o200k_base.tiktoken` (3.6 MB) to `cache_folder()`, or to a temporary folder for the
+    moment of loading where that cannot be written.
+    """
+    if not tokenizer.is_o200k:
+        return None
+    with _lock:
+        return _load(tokenizer)
+
+
+def cache_folder() -> Path:
+    """Where rebuilt files are kept: $WORKBENCH_CACHE, else $XDG_CACHE_HOME/gpt-oss-workbench, else ~/.cache/…"""
+    if chosen := os.environ.get("WORKBENCH_CACHE"):
+        return Path(chosen)
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-oss-workbench"
+
+
+def ranks(symbols: Mapping[str, int]) -> bytes:
+    """The bytes of a `.tiktoken` file: one line a token, base64 of its bytes and its rank, which is its id.
+
+    >>> ranks({"!": 0, "Ġa": 1})
+    b'IQ== 0\\nIGE= 1\\n'
+    """
+    ordered = sorted(symbols.items(), key=lambda item: item[1])
+    return b"".join(base64.b64encode(symbol_bytes(symbol)) + b" %d\n" % rank for symbol, rank in ordered)
+
+
+def is_o200k_base(symbols: Mapping[str, int]) -> bool:
+    """Whether the vocabulary is OpenAI's o200k_base, byte for byte."""
+    return len(symbols) == N_RANKS and hashlib.sha256(ranks(symbols)).hexdigest() == RANKS_SHA256
+
+
+@cache
+def _load(tokenizer: "Tokenizer") -> "HarmonyEncoding | None":
+    try:
+        from openai_harmony import HarmonyEncodingName, load_harmony_encoding
+    except ImportError:
+        return None
+    with _vocabulary_folder(tokenizer) as folder, _environment("TIKTOKEN_ENCODINGS_BASE", str(folder)):
+        return load_harmony_encoding(HarmonyEncodingName.HARMONY_GPT_OSS)
+
+
+@contextmanager
+def _vocabulary_folder(tokenizer: "Tokenizer") -> Iterator[Path]:
+    """A folder that holds the right `o200k_base.tiktoken` for as long as the block runs."""
+    kept = cache_folder()
+    if _is_right(kept / FILE):
+        yield kept
+        return
+    data = ranks(tokenizer.symbols)
+    try:
+        _write(kept / FILE, data)
+    except OSError:  # a read-only home: do without the cache
+        with tempfile.TemporaryDirectory() as scratch:
+            _write(Path(scratch) / FILE, data)
+            yield Path(scratch)
+        return
+    yield kept
+
+
+def _is_right(path: Path) -> bool:
+    try:
+        return hashlib.sha256(path.read_bytes()).hexdigest() == RANKS_SHA256
+    except OSError:
+        return False
+
+
+def _write(path: Path, data: bytes) -> None:
+    """All of it or nothing: another process never sees half a file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(scratch, path)
+    except BaseException:
+        os.unlink(scratch)
+        raise
+
+
+@contextmanager
+def _environment(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[name]
+        else:
+            os.environ[name] = before

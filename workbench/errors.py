@@ -1,0 +1,82 @@
+"""Every error that workbench raises on purpose; each says what was asked, what there is, and what to do.
+
+WorkbenchError
+├── ModelNotFound          no checkpoint at that place
+├── CheckpointError        a checkpoint that cannot be read as gpt-oss: missing shard, keys, wrong config
+├── PromptError            an empty prompt, a token id out of range, more positions than the model has
+├── HookNameError          no hook point has that name
+├── NotRecorded            the trace does not hold what was asked
+├── EditError              an edit that matched nothing, never fired, or returned something else than a tensor
+├── BudgetError            the recording would not fit; the message names cheaper choices
+├── MissingDependency      an optional package is needed; the message says how to install it
+└── TraceError
+    ├── TraceNotFound      there is no trace at that path
+    ├── TraceCorrupt       bytes differ from their hash, or the manifest does not describe its files
+    ├── TraceUnsafe        symlinks, FIFOs, absurd sizes, names that are no names
+    ├── TraceVersion       written by another schema
+    └── TraceExists        another trace, or the same id with other content, is already there
+"""
+
+
+class WorkbenchError(Exception):
+    """The root: `except WorkbenchError` catches whatever workbench raises on purpose."""
+
+
+class ModelNotFound(WorkbenchError, LookupError):
+    pass
+
+
+class CheckpointError(WorkbenchError):
+    pass
+
+
+class PromptError(WorkbenchError, ValueError):
+    pass
+
+
+class HookNameError(WorkbenchError, LookupError):
+    pass
+
+
+class NotRecorded(WorkbenchError, LookupError):
+    pass
+
+
+class EditError(WorkbenchError):
+    pass
+
+
+class BudgetError(WorkbenchError):
+    pass
+
+
+class MissingDependency(WorkbenchError, ImportError):
+    pass
+
+
+class TraceError(WorkbenchError):
+    pass
+
+
+class TraceNotFound(TraceError, LookupError):
+    pass
+
+
+class TraceCorrupt(TraceError):
+    pass
+
+
+class TraceUnsafe(TraceError):
+    pass
+
+
+class TraceVersion(TraceError):
+    pass
+
+
+class TraceExists(TraceError):
+    pass
+
+
+class VerificationWarning(UserWarning):
+    """A trace was recorded, but one of the model's own identities does not hold on it."""

@@ -1,0 +1,189 @@
+"""How big a recording will be, told before the run; and what to leave out when it would not fit."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+from workbench import names
+from workbench.errors import BudgetError
+from workbench.runner.config import Config
+
+# What record="auto" takes, the most useful for its size first; the rest follows from these or is asked for by name.
+AUTO = ("steps", "lens", "attention", "residuals", "writes", "values", "experts")
+AUTO_SHARE = 0.25  # of the memory that is free: a notebook holds several traces
+REFUSE_SHARE = 0.8
+WORDS = {"float32": "F32", "bfloat16": "BF16", "float64": "F64"}
+SIZES = {"F32": 4, "BF16": 2, "F64": 8, "I32": 4}
+
+Shapes = dict[str, tuple[str, tuple[int, ...]]]  # name -> safetensors dtype word, shape
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a recording will take: `bytes` on disk, `memory` while it runs (both in bytes), and the share of each name.
+
+    `fits` compares `memory` with 80 % of what the machine or the container has free.
+    """
+
+    bytes: int
+    memory: int
+    free: int
+    by_name: dict[str, int]
+    positions: int
+    gave_way: tuple[str, ...] = ()
+
+    @property
+    def fits(self) -> bool:
+        return self.memory <= REFUSE_SHARE * self.free
+
+    def __str__(self) -> str:
+        parts = [f"{show(size)} {name}" for name, size in sorted(self.by_name.items(), key=lambda kv: -kv[1])[:6]]
+        verdict = "fits" if self.fits else "does not fit"
+        left = f"; left out: {', '.join(self.gave_way)}" if self.gave_way else ""
+        return (
+            f"{show(self.bytes)} on disk for {self.positions} positions ({', '.join(parts)}); "
+            f"{show(self.memory)} of memory while it runs, {show(self.free)} free: {verdict}{left}"
+        )
+
+
+def show(n: float) -> str:
+    """A size for people.
+
+    >>> show(3_221_225_472)
+    '3.2 GB'
+    """
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
+
+
+def word(name: str, dtype: str) -> str:
+    """The dtype in which a hook point or lane is kept; `dtype` is the model's."""
+    ending = name.rpartition(".")[2]
+    if name.endswith("_ids") or ending == "hook_expert_indices":
+        return "I32"
+    if name in names.LANES or ending in ("hook_sink", "hook_attn_scores"):
+        return "F32" if dtype != "float64" or name in names.LANES else "F64"
+    return WORDS[dtype]
+
+
+def shape(c: Config, name: str, n_pos: int, n_steps: int) -> tuple[int, ...]:
+    """The shape that a hook point or lane will have in a trace of `n_pos` positions."""
+    size = {
+        "pos": n_pos,
+        "query": n_pos,
+        "key": n_pos,
+        "layer": c.n_layers,
+        "head": c.n_heads,
+        "kv_head": c.n_kv_heads,
+        "d_head": c.d_head,
+        "d_model": c.d_model,
+        "d_vocab": c.d_vocab,
+        "expert": c.n_experts,
+        "choice": c.n_active,
+        "step": n_steps,
+        "key_step": n_steps,
+        "rank": min(names.RANKS.get(name, 0), c.d_vocab),
+    }
+    return tuple(size[axis] for axis in names.axes(name))
+
+
+def shapes(c: Config, wanted: Sequence[str], dtype: str, n_pos: int, n_steps: int) -> Shapes:
+    return {name: (word(name, dtype), shape(c, name, n_pos, n_steps)) for name in wanted}
+
+
+def size(entry: tuple[str, tuple[int, ...]]) -> int:
+    n = SIZES[entry[0]]
+    for d in entry[1]:
+        n *= d
+    return n
+
+
+def by_short_name(table: Shapes) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for name, entry in table.items():
+        key = name if name in names.LANES else names.short(name)
+        total[key] = total.get(key, 0) + size(entry)
+    return total
+
+
+def working_memory(c: Config, dtype: str, n_pos: int) -> int:
+    """About what one pass takes besides weights and recording: keys and values, one layer's values, a piece of logits."""
+    item = SIZES[WORDS[dtype]]
+    cache = 2 * c.n_layers * c.n_kv_heads * c.d_head * n_pos * item
+    layer = n_pos * (8 * c.d_model + 4 * c.n_heads * c.d_head + 4 * c.d_mlp * c.n_active) * max(item, 4)
+    attention = 3 * c.n_heads * 64 * n_pos * 4
+    return cache + layer + attention + 3 * 256 * c.d_vocab * 4
+
+
+def free_memory(device: str = "cpu") -> int:
+    """Bytes that a run may still take: of the machine, of the container's limit, or of the GPU."""
+    if device.startswith("cuda"):
+        import torch
+
+        return torch.cuda.mem_get_info(torch.device(device))[0]
+    free = psutil.virtual_memory().available
+    for limit, used in (
+        ("memory.max", "memory.current"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
+    ):
+        try:
+            root = Path("/sys/fs/cgroup")
+            most, now = (root / limit).read_text().strip(), (root / used).read_text().strip()
+            if most.isdigit() and int(most) < 1 << 60:
+                # the page cache counts as used but gives way
+                free = min(free, int(most) - int(now) + _reclaimable(root))
+        except OSError:
+            continue
+    return max(free, 0)
+
+
+def _reclaimable(root: Path) -> int:
+    for line in (root / "memory.stat").read_text().splitlines():
+        if line.startswith("inactive_file "):
+            return int(line.split()[1])
+    return 0
+
+
+def take_what_fits(c: Config, dtype: str, n_pos: int, n_steps: int, budget: float) -> tuple[list[str], tuple[str, ...]]:
+    """What record="auto" records within `budget` bytes, and the presets that had to give way."""
+    taken: list[str] = []
+    gave_way = []
+    for preset in AUTO:
+        wanted = [name for name in names.expand(preset, c.n_layers) if name not in taken]
+        cost = sum(size(entry) for entry in shapes(c, wanted, dtype, n_pos, n_steps).values())
+        if cost <= budget:
+            budget -= cost
+            taken += wanted
+        else:
+            gave_way.append(f"{preset} ({show(cost)})")
+    return names.expand(taken, c.n_layers) if taken else [], tuple(gave_way)
+
+
+def refuse_if_too_big(
+    c: Config, estimate: Estimate, dtype: str, n_steps: int, asked: Mapping[str, Sequence[str]]
+) -> None:
+    """Raises BudgetError, with the price of each thing asked for and of the cheaper choices, before anything runs."""
+    if estimate.fits:
+        return
+    price = lambda words: show(  # noqa: E731
+        sum(size(e) for e in shapes(c, words, dtype, estimate.positions, n_steps).values())
+    )
+    cheaper = {
+        "record='attention' (any pattern on demand)": names.expand("attention", c.n_layers),
+        "record='residuals'": names.expand("residuals", c.n_layers),
+        "one layer, record='blocks.0.*'": names.match("blocks.0.hook_resid_*", c.n_layers),
+        "record='' (routing, predictions, sinks, norms only)": [],
+    }
+    wants = f"It asks for: {', '.join(f'{k} {price(v)}' for k, v in asked.items())}. " if asked else ""
+    raise BudgetError(
+        f"recording {' '.join(asked) or 'this'} over {estimate.positions} positions needs "
+        f"{show(estimate.memory)} of memory, and 80 % of the {show(estimate.free)} that are free is "
+        f"{show(REFUSE_SHARE * estimate.free)}. {wants}"
+        f"Cheaper: {'; '.join(f'{k} {price(v)}' for k, v in cheaper.items())}; "
+        f"or record='auto', which takes what fits."
+    )

@@ -1,0 +1,206 @@
+"""Generation: the model writes, one token at a time; what decides each token is recorded as it happens.
+
+Routes and predictions are recorded live. Everything else comes from one pass over the finished text, which costs a
+fraction of the writing; the trace says which is which, and on how many routes the two disagree.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from workbench import names
+from workbench.errors import PromptError
+from workbench.runner import tracing
+from workbench.runner.cache import KVCache
+from workbench.runner.gpt_oss import forward
+from workbench.runner.interrupts import Interrupt
+from workbench.runner.recording import LIVE_POINTS, Chosen, Predictions, arrays, margins
+from workbench.runner.taps import Chain, Edit, Recorder
+from workbench.traces import Trace
+
+if TYPE_CHECKING:
+    from workbench.runner.model import Model
+
+
+class Interrupted(KeyboardInterrupt):
+    """Generation was interrupted; what it had written is in `trace`, with status "partial"."""
+
+    def __init__(self, trace: Trace):
+        super().__init__(f"interrupted after {len(trace)} tokens; the partial trace is kept in `model.partial`")
+        self.trace = trace
+
+
+class Live:
+    """One generation under way: the text so far, its cache, and what was recorded of it."""
+
+    def __init__(self, model: "Model", prompt: Sequence[int], edits: Sequence[Edit], flag: Interrupt):
+        self.model, self.tokens = model, list(prompt)
+        c = model.config
+        self.cache = KVCache(c)
+        self.recorder = Recorder([name for p in LIVE_POINTS for name in names.match(p, c.n_layers)])
+        self.predictions, self.chosen = Predictions(c, model.weights), Chosen(prompt)
+        self.tap = Chain(flag, *edits, self.recorder, self.predictions, self.chosen)
+        self.read = 0  # positions that went through the whole model
+
+    def step(self) -> torch.Tensor:
+        """Reads what has not been read yet; the logits of the token to come."""
+        batch = torch.tensor([self.tokens[self.read :]], device=self.model.device)
+        logits = forward(self.model.config, self.model.weights, batch, self.tap, self.cache, slice(-1, None))
+        self.read = len(self.tokens)
+        return logits[0, -1]
+
+    def add(self, token: int) -> None:
+        self.chosen.follow(token)
+        self.tokens.append(token)
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """What was recorded of the positions that were read to the end; an interrupted pass leaves nothing."""
+        n = self.read
+        for name in self.recorder.seen:
+            self.recorder.seen[name] = [self.recorder[name][:, :n]]
+        kept = arrays(self.recorder) | self.predictions.lanes() | self.chosen.lanes()
+        kept |= {"margin": margins(self.model.config, self.recorder)}
+        cut = {}
+        for name, a in kept.items():
+            axis = names.axes(name).index("pos")
+            cut[name] = a[(slice(None),) * axis + (slice(0, n),)]
+        return cut
+
+
+def generate(
+    model: "Model",
+    prompt: Sequence[int],
+    *,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    record: str | Sequence[str],
+    stop: Sequence[int | str],
+    budget: float | None,
+) -> Trace:
+    """What `Model.generate` does, for a prompt that is already token ids."""
+    _check(max_tokens, temperature, top_p)
+    model.check_prompt(prompt, max_tokens)
+    stop_ids, stop_texts = _stops(model, stop)
+    settings = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
+    settings |= {"stop": [*sorted(stop_ids), *stop_texts]}
+    with model.listening() as flag:
+        edits = model.edits_in_force()
+        before = tracing.counts(edits)
+        planned = tracing.plan(model, record, prompt, len(prompt) + max_tokens, budget)
+        tracing.refuse(model, planned)
+        live = Live(model, prompt, edits, flag)
+        try:
+            finish = _write(live, max_tokens, temperature, top_p, seed, stop_ids, stop_texts)
+            replayed = tracing.record_pass(model, live.tokens, planned, edits, flag, live=False)
+            trace = _finished(live, planned, replayed, edits, before, settings | {"finish": finish})
+            if not flag.stopped:
+                return trace
+        except KeyboardInterrupt:
+            if live.read == 0:
+                raise
+            trace = _partial(live, planned, edits, before, settings | {"finish": "interrupted"})
+    model.partial = trace
+    raise Interrupted(trace)
+
+
+def _write(
+    live: Live, max_tokens: int, temperature: float, top_p: float, seed: int, stop_ids: set[int], stop_texts: list[str]
+) -> str:
+    """Adds tokens until one of the ends; says which: "stop" or "length"."""
+    dice = torch.Generator().manual_seed(seed)
+    tokenizer = live.model.tokenizer
+    logits = live.step()
+    written: list[int] = []
+    with progress(max_tokens) as bar, torch.no_grad():
+        while True:
+            token = choose(logits, temperature, top_p, dice)
+            live.add(token)
+            written.append(token)
+            bar.update()
+            # the last token is read too, so that every position of the trace has the same values
+            logits = live.step()
+            if token in stop_ids:
+                return "stop"
+            if stop_texts and tokenizer and any(t in tokenizer.decode(written[-64:]) for t in stop_texts):
+                return "stop"
+            if len(written) == max_tokens:
+                return "length"
+
+
+def choose(logits: torch.Tensor, temperature: float, top_p: float, dice: torch.Generator) -> int:
+    """The next token: the likeliest at temperature 0, otherwise drawn from the smallest set with mass `top_p`."""
+    if temperature == 0:
+        return int(logits.argmax())
+    p = (logits.detach().to("cpu", torch.float64) / temperature).softmax(-1)
+    if top_p < 1:
+        ordered, index = p.sort(descending=True, stable=True)
+        enough = int((ordered.cumsum(0) - ordered < top_p).sum())
+        p = torch.zeros_like(p).scatter(0, index[:enough], ordered[:enough])
+    return int(torch.multinomial(p, 1, generator=dice))
+
+
+def progress(total: int):
+    """A bar with tokens per second, where somebody can see it: a terminal or a notebook."""
+    notebook = "ipykernel" in sys.modules
+    quiet = not notebook and not sys.stderr.isatty()
+    return tqdm(total=total, unit="token", disable=quiet, leave=False)
+
+
+def _routes(model: "Model", live: dict[str, np.ndarray], replay: dict[str, np.ndarray]) -> tuple[int, int]:
+    """Of how many (layer, position) the sets of chosen experts were compared, and on how many they differ."""
+    compared = differ = 0
+    for name in names.match("blocks.*.mlp.hook_expert_indices", model.config.n_layers):
+        a, b = np.sort(live[name], -1), np.sort(replay[name], -1)
+        compared += len(a)
+        differ += int((a != b).any(-1).sum())
+    return compared, differ
+
+
+def _finished(
+    live: Live, planned: tracing.Plan, replayed: dict[str, np.ndarray], edits, before, settings: dict
+) -> Trace:
+    kept = live.arrays()
+    compared, differ = _routes(live.model, kept, replayed)
+    sources = dict.fromkeys(replayed, "replay") | dict.fromkeys(kept, "live")
+    return tracing.build(
+        live.model, live.tokens, len(live.chosen.tokens), planned, replayed | kept, sources, edits, before,
+        generation=settings, routes={"compared": compared, "differ": differ},
+    )  # fmt: skip
+
+
+def _partial(live: Live, planned: tracing.Plan, edits, before, settings: dict) -> Trace:
+    """A trace of what was read before the interrupt."""
+    kept = live.arrays() | {"sinks": tracing.sinks(live.model)}
+    note = f"interrupted after {live.read} positions: not replayed, so it holds routes and predictions only"
+    prompt_length = min(len(live.chosen.tokens), live.read)
+    return tracing.build(
+        live.model, live.tokens[: live.read], prompt_length, planned, kept, dict.fromkeys(kept, "live"), edits, before,
+        generation=settings, status="partial", notes=[note],
+    )  # fmt: skip
+
+
+def _stops(model: "Model", stop: Sequence[int | str]) -> tuple[set[int], list[str]]:
+    ids, texts = set(model.stop_ids), []
+    for s in [stop] if isinstance(stop, (int, str)) else stop:
+        if isinstance(s, int):
+            ids.add(s)
+        elif model.tokenizer and s in model.tokenizer.special:
+            ids.add(model.tokenizer.special[s])
+        elif s:
+            texts.append(s)
+    return ids, texts
+
+
+def _check(max_tokens: int, temperature: float, top_p: float) -> None:
+    if max_tokens < 1:
+        raise PromptError(f"max_tokens must be at least 1, got {max_tokens}; `model.trace` records without writing")
+    if not 0 <= temperature < float("inf"):
+        raise PromptError(f"temperature must be 0 (greedy) or more, got {temperature}")
+    if not 0 < top_p <= 1:
+        raise PromptError(f"top_p must lie in (0, 1], got {top_p}")

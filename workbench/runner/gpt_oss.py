@@ -1,0 +1,252 @@
+"""gpt-oss in one file: the forward pass says, by `x = tap(name, x)`, where every hook point is.
+
+What differs from a textbook transformer:
+- every head has a learned sink logit: it takes part in the softmax and has no value, so a row of the pattern sums to
+  1 - sink; all of q, k, v and o have biases;
+- even layers see a sliding window (the token itself and window - 1 before it), odd layers see everything;
+- RoPE with YaRN frequencies, the halves of a head rotated against each other, cos and sin scaled by 0.1 ln(factor) + 1;
+- the router takes the top k logits first and the softmax over those k after;
+- experts use a clamped SwiGLU, (up + 1) · gate · sigmoid(1.702 gate), with gate and up interleaved;
+- embedding and unembedding are two matrices.
+
+It knows nothing of tokenizers, text, traces or files. Tensors have a batch axis first; the hook points' axes (see
+workbench.names) follow it. Positions are absolute, also when a cache holds the ones before.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from workbench.kernels import attention as attend
+from workbench.kernels.experts import choices, run
+from workbench.kernels.linear import linear
+from workbench.runner.cache import KVCache
+from workbench.runner.config import Config
+from workbench.runner.taps import Tap
+from workbench.runner.weights.form import Block, Weights
+
+LOGITS_AT_A_TIME = 256  # positions: 256 x 201,088 logits in fp32 are 206 MB
+
+
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean x² + eps) · scale, in fp32 or better, in the dtype of x."""
+    t = x.to(torch.promote_types(x.dtype, torch.float32))
+    t = t * torch.rsqrt(t.square().mean(-1, keepdim=True) + eps)
+    return (t * scale).to(x.dtype)
+
+
+def rope_frequencies(c: Config, dtype: torch.dtype = torch.float32) -> tuple[Tensor, float]:
+    """YaRN (arXiv 2309.00071): angle per position of each pair, and the factor on cos and sin.
+
+    High frequencies are left alone, low ones are divided by `rope_factor`, and a linear ramp joins the two.
+    """
+    base = c.rope_theta ** (torch.arange(0, c.d_head, 2, dtype=dtype) / c.d_head)
+    if c.rope_factor == 1.0:
+        return 1 / base, 1.0
+
+    def edge(rotations: float) -> float:
+        """The pair that turns this often within the original context."""
+        return c.d_head * math.log(c.rope_original / (rotations * 2 * math.pi)) / (2 * math.log(c.rope_theta))
+
+    low, high = edge(c.rope_beta_fast), edge(c.rope_beta_slow)
+    if c.rope_truncate:
+        low, high = math.floor(low), math.ceil(high)
+    low, high = max(low, 0), min(high, c.d_head - 1)
+    pair = torch.arange(c.d_head // 2, dtype=dtype)
+    stretched = ((pair - low) / max(high - low, 0.001)).clamp(0, 1)
+    return stretched / (c.rope_factor * base) + (1 - stretched) / base, 0.1 * math.log(c.rope_factor) + 1.0
+
+
+def rope_table(c: Config, start: int, stop: int, like: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin for positions start:stop, each pos 1 d_head/2."""
+    dtype = torch.promote_types(like.dtype, torch.float32)
+    frequency, scale = rope_frequencies(c, dtype)
+    angle = torch.arange(start, stop, dtype=dtype)[:, None] * frequency
+    return (angle.cos() * scale)[:, None].to(like.device), (angle.sin() * scale)[:, None].to(like.device)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    a, b = x.chunk(2, -1)
+    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
+
+
+def attention(c: Config, w: Block, layer: int, x: Tensor, tap: Tap, cache: KVCache | None) -> Tensor:
+    """What the heads of one layer write. x: batch pos d_model, already normed."""
+    here = f"blocks.{layer}.attn."
+    n_batch, n_pos, _ = x.shape
+    start = cache.length(layer) if cache else 0
+    q = tap(here + "hook_q", linear(x, w.w_q, w.b_q).view(n_batch, n_pos, c.n_heads, c.d_head))
+    k = tap(here + "hook_k", linear(x, w.w_k, w.b_k).view(n_batch, n_pos, c.n_kv_heads, c.d_head))
+    v = tap(here + "hook_v", linear(x, w.w_v, w.b_v).view(n_batch, n_pos, c.n_kv_heads, c.d_head))
+    cos, sin = rope_table(c, start, start + n_pos, x)
+    q = tap(here + "hook_rot_q", rotate(q, cos, sin))
+    k = tap(here + "hook_rot_k", rotate(k, cos, sin))
+    k, v = k.transpose(1, 2), v.transpose(1, 2)  # batch kv_head key d_head
+    if cache:
+        k, v = cache.extend(layer, k, v)
+    window = c.window if c.is_sliding(layer) else None
+    mixed = _whole if tap.wants(here + "hook_attn_scores") or tap.wants(here + "hook_pattern") else _streamed
+    z = tap(here + "hook_z", mixed(q, k, v, w.sinks, start, window, here, tap))
+
+    out = linear(z.reshape(n_batch, n_pos, -1), w.w_o, w.b_o)
+    if tap.wants(here + "hook_result"):
+        by_head = w.w_o.view(c.d_model, c.n_heads, c.d_head)
+        result = torch.einsum("bphd,mhd->bphm", z, by_head)
+        if (edited := tap(here + "hook_result", result)) is not result:
+            changed = (edited != result).flatten(2).any(-1, keepdim=True)  # other positions keep their bits
+            out = torch.where(changed, edited.sum(2) + w.b_o, out)
+    return out
+
+
+def _streamed(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, start: int, window: int | None, here: str, tap: Tap):
+    """The heads' outputs, batch pos head d_head, one block of queries after the other."""
+    z = []
+    see = tap.pattern_rows(here)
+    for block in attend.blocks(q.shape[1], k.shape[2], window):
+        pattern, sink = attend.normalise(attend.scores(q, k, block, start, window), sinks)
+        pattern = _gate(pattern, sink, tap(here + "hook_sink", sink, block.start))
+        if see:
+            see(pattern, block.start, block.first)
+        z.append(attend.mix(pattern, v, block))
+    return torch.cat(z, 1)
+
+
+def _whole(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, start: int, window: int | None, here: str, tap: Tap):
+    """The same from the same blocks, with scores and pattern put together where a tap can see and replace them."""
+    n_batch, n_pos, n_heads, _ = q.shape
+    blocks = list(attend.blocks(n_pos, k.shape[2], window))
+    parts = [attend.scores(q, k, block, start, window) for block in blocks]
+    scores = _join(parts, blocks, parts[0].new_full((n_batch, n_heads, n_pos, k.shape[2]), -torch.inf))
+    if (edited := tap(here + "hook_attn_scores", scores)) is not scores:
+        blocks = [_opened(block, edited, -torch.inf) for block in blocks]
+        parts = [_rows(edited, block) for block in blocks]
+    patterns, sink = zip(*(attend.normalise(part, sinks) for part in parts), strict=True)
+    pattern = _join(patterns, blocks, torch.zeros_like(scores))
+    sink = torch.cat(sink, -1)
+    pattern = _gate(pattern, sink, tap(here + "hook_sink", sink)).to(v.dtype)  # as the values meet it
+    if (edited := tap(here + "hook_pattern", pattern)) is not pattern:
+        blocks = [_opened(block, edited, 0.0) for block in blocks]
+    see, z = tap.pattern_rows(here), []
+    for block in blocks:
+        rows = _rows(edited, block)
+        if see:
+            see(rows, block.start, block.first)
+        z.append(attend.mix(rows, v, block))
+    return torch.cat(z, 1)
+
+
+def _rows(whole: Tensor, block: attend.Block) -> Tensor:
+    return whole[:, :, block.start : block.stop, block.first : block.last].contiguous()
+
+
+def _opened(block: attend.Block, edited: Tensor, nothing: float) -> attend.Block:
+    """The block, wide enough for every key that an edit opened outside of it."""
+    rows = edited[:, :, block.start : block.stop]
+    before, after = rows[..., : block.first], rows[..., block.last :]
+    opened = bool((before != nothing).any() or (after != nothing).any())
+    return block._replace(first=0, last=edited.shape[-1]) if opened else block
+
+
+def _join(parts, blocks: list[attend.Block], whole: Tensor) -> Tensor:
+    for part, block in zip(parts, blocks, strict=True):
+        whole[:, :, block.start : block.stop, block.first : block.last] = part
+    return whole
+
+
+def _gate(pattern: Tensor, sink: Tensor, edited: Tensor) -> Tensor:
+    """The pattern under an edited sink: what the sink gives up, the keys share as before."""
+    if edited is sink:
+        return pattern
+    keep = torch.where(sink < 1, (1 - edited) / (1 - sink), 1)
+    return pattern * keep[..., None]
+
+
+def experts(c: Config, w: Block, layer: int, x: Tensor, tap: Tap) -> Tensor:
+    """What the experts of one layer write. x: batch pos d_model, already normed."""
+    here = f"blocks.{layer}.mlp."
+    logits = tap(here + "router.hook_out", linear(x, w.w_router, w.b_router))
+    chosen = tap(here + "hook_expert_indices", logits.topk(c.n_active, -1).indices)
+    weight = torch.zeros_like(logits).scatter(-1, chosen, logits.gather(-1, chosen).softmax(-1))
+    weight = tap(here + "hook_expert_weights", weight)
+
+    flat, weight = x.reshape(-1, c.d_model), weight.reshape(-1, c.n_experts)
+    ran = choices(chosen.reshape(-1, c.n_active), weight)
+    share = weight.gather(-1, ran)
+    m = w.experts
+    said = run(flat, ran, share, m.up, m.up_bias, m.down, m.down_bias, c.swiglu_alpha, c.swiglu_limit)
+    said = tap(here + "hook_expert_out", said.view(*x.shape[:2], -1, c.d_model))
+    # experts are added up in fp32 or better, and rounded once
+    wide = torch.promote_types(x.dtype, torch.float32)
+    out = (share.view(*said.shape[:3], 1).to(wide) * said).sum(2)
+    return out.to(x.dtype)
+
+
+def unembed(c: Config, weights: Weights, resid: Tensor) -> Tensor:
+    """The logits that a residual stream would give if it were the last: batch pos d_vocab (the logit lens)."""
+    return linear(rms_norm(resid, weights.ln_final, c.eps), weights.unembed)
+
+
+def forward(
+    c: Config,
+    weights: Weights,
+    tokens: Tensor,
+    tap: Tap | None = None,
+    cache: KVCache | None = None,
+    logits_at: slice = slice(None),
+) -> Tensor:
+    """Logits, batch pos d_vocab, at the positions `logits_at` of this pass. tokens: batch pos.
+
+    With a cache, `tokens` continue what it holds, and are added to it.
+    """
+    tap = tap or Tap()
+    start = cache.length(0) if cache else 0
+    tap.begin(start, tokens.shape[1])
+    x = tap("hook_embed", weights.embed[tokens])
+    return _blocks(c, weights, x, 0, tap, cache, logits_at)
+
+
+def resume(
+    c: Config,
+    weights: Weights,
+    resid: Tensor,
+    layer: int,
+    tap: Tap | None = None,
+    cache: KVCache | None = None,
+    logits_at: slice = slice(None),
+) -> Tensor:
+    """The rest of a forward pass, from `hook_resid_pre` of `layer` on.
+
+    `resid` (batch pos d_model) continues the positions that `cache` holds for that layer, so a change at a layer and a
+    position costs only the layers above and the positions after it.
+    """
+    tap = tap or Tap()
+    tap.begin(cache.length(layer) if cache else 0, resid.shape[1])
+    return _blocks(c, weights, resid, layer, tap, cache, logits_at)
+
+
+def _blocks(c: Config, weights: Weights, x: Tensor, first: int, tap: Tap, cache: KVCache | None, logits_at: slice):
+    for layer in range(first, c.n_layers):
+        w, here = weights.blocks[layer], f"blocks.{layer}."
+        x = tap(here + "hook_resid_pre", x)
+        normed = tap(here + "ln1.hook_normalized", rms_norm(x, w.ln1, c.eps))
+        x = x + tap(here + "hook_attn_out", attention(c, w, layer, normed, tap, cache))
+        x = tap(here + "hook_resid_mid", x)
+        normed = tap(here + "ln2.hook_normalized", rms_norm(x, w.ln2, c.eps))
+        x = x + tap(here + "hook_mlp_out", experts(c, w, layer, normed, tap))
+        x = tap(here + "hook_resid_post", x)
+    x = tap("ln_final.hook_normalized", rms_norm(x, weights.ln_final, c.eps))
+    return _logits(weights, x, tap, logits_at)
+
+
+def _logits(weights: Weights, x: Tensor, tap: Tap, at: slice) -> Tensor:
+    """All logits pass the tap if it wants them, a few hundred positions at a time; only those asked for are kept."""
+    n = x.shape[1]
+    first, last, _ = at.indices(n)
+    begin, end = (0, n) if tap.wants("hook_logits") else (first, last)
+    kept = []
+    for i in range(begin, end, LOGITS_AT_A_TIME):
+        j = min(i + LOGITS_AT_A_TIME, end)
+        part = tap("hook_logits", linear(x[:, i:j], weights.unembed), i)
+        kept.append(part[:, max(first - i, 0) : max(last - i, 0)])
+    return torch.cat(kept, 1) if kept else x.new_empty(x.shape[0], 0, weights.unembed.shape[0])

@@ -1,0 +1,276 @@
+"""A Model: weights, tokenizer and device, with the edits now in force. Analyses are functions elsewhere."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from workbench import names
+from workbench.conversation.chat import Chat, chat
+from workbench.conversation.tokenizer import Tokenizer
+from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.runner import generate as generation
+from workbench.runner import gpt_oss, tracing
+from workbench.runner.budget import Estimate
+from workbench.runner.cache import KVCache
+from workbench.runner.editing import Editing, EditStack
+from workbench.runner.interrupts import Interrupt, listening
+from workbench.runner.recording import tensor
+from workbench.runner.taps import Chain, Edit, Tap
+from workbench.runner.weights import load
+from workbench.traces import Trace
+
+Prompt = str | Chat | Trace | Sequence[int]
+
+
+class Model:
+    """A gpt-oss model, ready to run.
+
+    `where` is "pocket" (the embedded model), a folder with a checkpoint (Hugging Face MXFP4 or bf16, OpenAI's
+    original/, GGUF), a name in the local Hugging Face cache such as "openai/gpt-oss-20b", or a `GptOssForCausalLM`
+    made by transformers, whose memory it then shares. Nothing is ever downloaded.
+
+    `dtype` is float32, bfloat16 or float64 (a torch dtype or its name); by default float32 below 1e9 parameters and
+    bfloat16 above. float16 is refused: gpt-oss's activations overflow it.
+
+    >>> model = wb.Model("pocket")
+    >>> model
+    <Model pocket: 4 layers, 16 experts, float32 on cpu>
+
+    Raises ModelNotFound, CheckpointError.
+    """
+
+    def __init__(
+        self, where="pocket", *, dtype: torch.dtype | str | None = None, device: str | None = None, tokenizer=None
+    ):
+        checkpoint = load(where, dtype=_dtype(dtype), device=device)
+        self.config, self.weights = checkpoint.config, checkpoint.weights
+        self.name, self.format, self.digest = checkpoint.name, checkpoint.format, checkpoint.digest
+        self.stop_ids = frozenset(checkpoint.stop_ids)
+        self.device = str(self.weights.embed.device)
+        self.dtype: torch.dtype = self.weights.embed.dtype
+        folder = tokenizer or checkpoint.folder
+        self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder else None
+        self.template = _template(folder)
+        self.partial: Trace | None = None  # what the last interrupted generation had written
+        self._stack = EditStack()
+        self._running: list[Interrupt] = []
+
+    def __repr__(self) -> str:
+        c, edits = self.config, [e.glob for e in self.edits_in_force()]
+        editing = f", editing {', '.join(edits)}" if edits else ""
+        return f"<Model {self.name}: {c.n_layers} layers, {c.n_experts} experts, {self.dtype_name} on {self.device}{editing}>"
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
+    def config_dict(self) -> dict:
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()}
+
+    # -- running
+
+    def trace(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", budget: float | None = None) -> Trace:
+        """A Trace of one pass over a text that is already there; nothing is written.
+
+        `prompt`: a question (str; rendered as `wb.chat` does), a `wb.chat(…)`, token ids, or another Trace (its text).
+        `record`: presets, hook points, globs, or "auto": all that fits `budget` bytes (a quarter of the free memory).
+
+        Raises PromptError, HookNameError, BudgetError (before anything runs).
+        """
+        tokens = self.tokens(prompt)
+        self.check_prompt(tokens)
+        with self.listening() as flag:
+            edits = self.edits_in_force()
+            before = tracing.counts(edits)
+            planned = tracing.plan(self, record, tokens, len(tokens), budget)
+            tracing.refuse(self, planned)
+            kept = tracing.record_pass(self, tokens, planned, edits, flag)
+            made = tracing.build(
+                self, tokens, len(tokens), planned, kept, dict.fromkeys(kept, "forward"), edits, before
+            )
+            flag.check()
+        return made
+
+    def generate(
+        self,
+        prompt: Prompt,
+        *,
+        max_tokens: int = 1024,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        record: str | Sequence[str] = "auto",
+        stop: Sequence[int | str] = (),
+        budget: float | None = None,
+    ) -> Trace:
+        """Lets the model think and answer, and gives the Trace of prompt and answer.
+
+        Greedy at temperature 0, otherwise drawn with `seed`. It ends at one of the model's stop tokens (`<|return|>`,
+        `<|call|>`, `<|endoftext|>`), at one of `stop` (ids or texts), or after `max_tokens`. Routes and predictions
+        are recorded while it writes, the rest by one pass over the finished text; `trace.source(name)` says which.
+
+        Ctrl-C raises KeyboardInterrupt and keeps what there is in `model.partial`.
+
+        Raises PromptError, HookNameError, BudgetError (before anything runs).
+        """
+        return generation.generate(
+            self, self.tokens(prompt), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
+            record=record, stop=stop, budget=budget,
+        )  # fmt: skip
+
+    def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> Estimate:
+        """How big the trace would be, before it is made: bytes on disk, memory while it runs, and what fits."""
+        tokens = self.tokens(prompt)
+        self.check_prompt(tokens, max_tokens)
+        return tracing.plan(self, record, tokens, len(tokens) + max_tokens, None).estimate
+
+    def forward(
+        self, tokens: Tensor, tap: Tap | None = None, cache: KVCache | None = None, logits_at: slice = slice(None)
+    ) -> Tensor:
+        """Logits (batch pos d_vocab) for token ids (batch pos), under the edits in force; see `gpt_oss.forward`."""
+        return gpt_oss.forward(self.config, self.weights, tokens, self._under_edits(tap), cache, logits_at)
+
+    def resume(
+        self,
+        resid: Tensor,
+        layer: int,
+        tap: Tap | None = None,
+        cache: KVCache | None = None,
+        logits_at: slice = slice(None),
+    ) -> Tensor:
+        """The rest of a pass from `resid_pre` of `layer` on (batch pos d_model), under the edits in force."""
+        return gpt_oss.resume(self.config, self.weights, resid, layer, self._under_edits(tap), cache, logits_at)
+
+    def stop(self) -> None:
+        """Ends the run that is under way on another thread, at its next hook point."""
+        for flag in list(self._running):
+            flag.stopped = True
+
+    # -- editing
+
+    def edit(self, where: str, fn: Callable, *, positions=None) -> Editing:
+        """`with model.edit(glob, fn):` replaces the value at every hook point that `where` names by `fn(value)`.
+
+        `fn(x)` or `fn(x, hook)` gets a copy (batch axis first) and returns a tensor of that shape; `hook` has name,
+        layer and absolute positions. `positions`: an int, a slice or several ints, absolute. Edits nest in the order
+        of entry, hold for this thread, and are undone however the block is left. The trace's manifest tells how often
+        each fired and how much it changed; one that never fires raises EditError.
+
+        >>> with model.edit("blocks.1.hook_mlp_out", lambda x: 0 * x): ablated = model.generate("What is 12+30?")
+        >>> ablated.edits[0]["fired"] > 0
+        True
+
+        Raises HookNameError if nothing matches.
+        """
+        points = names.match(where, self.config.n_layers)
+        return Editing(self._stack, Edit(where, fn, points, self.config.n_experts, positions), self)
+
+    def patch(self, where: str, source: Trace, *, positions=None) -> Editing:
+        """`with model.patch(glob, trace):` takes the values at `where` from another trace, at the same positions.
+
+        Positions that the trace does not have keep their own values. Raises NotRecorded if it lacks a hook point.
+        """
+        points = names.match(where, self.config.n_layers)
+        values = {name: tensor(source.stored(name)) for name in points}
+        return Editing(
+            self._stack, Edit(where, _Patch(values, source.id), points, self.config.n_experts, positions), self
+        )
+
+    def edits_in_force(self) -> list[Edit]:
+        """The edits that a run on this thread would meet, in order."""
+        return self._stack.in_force()
+
+    # -- prompts
+
+    def tokens(self, prompt: Prompt) -> list[int]:
+        """The token ids of a prompt: a question is put into a chat; ids and traces are taken as they are."""
+        if isinstance(prompt, Trace):
+            return list(prompt.tokens)
+        if isinstance(prompt, str):
+            prompt = chat(prompt)
+        if isinstance(prompt, Chat):
+            if self.tokenizer is None:
+                raise PromptError("this model has no tokenizer: give token ids, or wb.Model(…, tokenizer=folder)")
+            return list(prompt.render(self.tokenizer, self.template).ids)
+        return [int(t) for t in prompt]
+
+    def check_prompt(self, tokens: Sequence[int], more: int = 0) -> None:
+        """Raises PromptError for an empty prompt, an id that the model does not have, or too many positions."""
+        if not len(tokens):
+            raise PromptError("the prompt is empty; give at least one token")
+        low, high = min(tokens), max(tokens)
+        if low < 0 or high >= self.config.d_vocab:
+            wrong = low if low < 0 else high
+            raise PromptError(f"token id {wrong} is out of range: {self.name} has ids 0..{self.config.d_vocab - 1}")
+        if len(tokens) + more > self.config.n_ctx:
+            raise PromptError(
+                f"{len(tokens)} tokens of prompt and {more} to write are more than the {self.config.n_ctx} positions "
+                f"of {self.name}; shorten the prompt or set max_tokens lower"
+            )
+
+    @contextmanager
+    def listening(self) -> Iterator[Interrupt]:
+        """While a run is on: Ctrl-C, or `stop()` on another thread, ends it at the next hook point."""
+        with listening() as flag:
+            self._running.append(flag)
+            try:
+                yield flag
+            finally:
+                self._running.remove(flag)
+
+    def _under_edits(self, tap: Tap | None) -> Tap:
+        edits = self.edits_in_force()
+        return Chain(*edits, *([tap] if tap else []))
+
+
+class _Patch:
+    """Takes the values of another run, for the positions that it has."""
+
+    def __init__(self, values: dict[str, Tensor], source: str):
+        self.values, self.source = values, source
+
+    def __repr__(self) -> str:
+        return f"patch from trace {self.source}"
+
+    def __call__(self, x: Tensor, hook) -> Tensor:
+        theirs = self.values[hook.name].to(x)
+        axes = names.axes(hook.name)
+        n = theirs.shape[axes.index("query" if "query" in axes else "pos")]
+        at = hook.positions
+        rows = slice(0, max(0, min(at.stop, n) - at.start))
+        take = slice(at.start, at.start + rows.stop)
+        if "query" not in axes:
+            given = theirs[take]
+            self._same(given.shape[1:], x.shape[2:], hook.name)
+            x[:, rows] = given
+            return x
+        given = theirs[:, take]
+        if "key" in axes:
+            keys = min(given.shape[-1], x.shape[-1])
+            self._same(given.shape[:1], x.shape[1:2], hook.name)
+            x[:, :, rows, :keys] = given[..., :keys]
+        else:
+            x[:, :, rows] = given
+        return x
+
+    @staticmethod
+    def _same(theirs, ours, name: str) -> None:
+        if tuple(theirs) != tuple(ours):
+            raise EditError(f"the patch at {name!r} has {tuple(theirs)} a position, this model has {tuple(ours)}")
+
+
+def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if isinstance(dtype, str) and not isinstance(found, torch.dtype):
+        raise CheckpointError(f"{dtype!r} is no dtype; gpt-oss runs in 'float32', 'bfloat16' or 'float64'")
+    return found
+
+
+def _template(folder) -> str | None:
+    path = Path(folder) / "chat_template.jinja" if folder else None
+    return path.read_text(encoding="utf-8") if path and path.is_file() else None

@@ -1,0 +1,286 @@
+"""From a run to its Trace: plan what to record, run, verify, and put the manifest together."""
+
+import platform
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+
+import workbench
+from workbench import identities, names
+from workbench.conversation.parse import parse
+from workbench.errors import VerificationWarning
+from workbench.runner import budget
+from workbench.runner.gpt_oss import forward, unembed
+from workbench.runner.interrupts import Interrupt
+from workbench.runner.recording import Chosen, Norms, Predictions, StepAttention, arrays, margins
+from workbench.runner.taps import Chain, Edit, Recorder, Tap
+from workbench.segments import steps
+from workbench.spans import Span
+from workbench.traces import Manifest, TensorInfo, Trace
+from workbench.traces.disk import predicted_bytes
+
+if TYPE_CHECKING:
+    from workbench.runner.model import Model
+
+PROBE = 160  # positions at most: past the 128-token window of the published models
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What a run will record: hook points and lanes by full name, besides the ones that every trace has."""
+
+    words: tuple[str, ...]  # as asked
+    points: tuple[str, ...]
+    lanes: tuple[str, ...]
+    gave_way: tuple[str, ...]
+    estimate: budget.Estimate
+
+    @property
+    def lens(self) -> bool:
+        return any(lane.startswith("lens_") for lane in self.lanes)
+
+
+def always(n_layers: int) -> list[str]:
+    """The hook points and lanes that every trace has."""
+    return [name for p in names.ALWAYS for name in (names.match(p, n_layers) if p in names.POINTS else [p])]
+
+
+def plan(model: "Model", record: str | Sequence[str], tokens: Sequence[int], n_pos: int, limit: float | None) -> Plan:
+    """What `record` stands for over `n_pos` positions. Raises HookNameError, or BudgetError if it would not fit."""
+    c, dtype = model.config, model.dtype_name
+    words = tuple(record.split() if isinstance(record, str) else record)
+    spans, pieces = text_of(model, tokens)
+    n_steps = len(found_steps(spans, pieces)) + max(0, n_pos - len(tokens)) // 8  # a step is rarely shorter
+    free = budget.free_memory(model.device)
+    base = always(c.n_layers)
+    gave_way: tuple[str, ...] = ()
+    if words == ("auto",):
+        held = sum(budget.size(e) for e in budget.shapes(c, base, dtype, n_pos, n_steps).values())
+        left = (budget.AUTO_SHARE * free if limit is None else limit) - held
+        wanted, gave_way = budget.take_what_fits(c, dtype, n_pos, n_steps, left)
+    else:
+        wanted = names.expand(words, c.n_layers)
+    table = budget.shapes(c, [*base, *wanted], dtype, n_pos, n_steps)
+    held = sum(map(budget.size, table.values()))
+    draft = manifest(model, tokens, len(tokens), words, [], spans=spans, pieces=pieces)
+    draft = replace(draft, verification=identities.Findings(dtype).report())
+    known = len(tokens)
+    # ids and texts of the tokens still to come: about as long as those that are known
+    to_come = int((n_pos - known) * 24)
+    estimate = budget.Estimate(
+        bytes=predicted_bytes(draft, table) + to_come,
+        memory=held + budget.working_memory(c, dtype, n_pos),
+        free=free,
+        by_name=budget.by_short_name(table),
+        positions=n_pos,
+        gave_way=gave_way,
+    )
+    lanes = tuple(name for name in wanted if name in names.LANES)
+    return Plan(words, tuple(name for name in wanted if name not in names.LANES), lanes, gave_way, estimate)
+
+
+def refuse(model: "Model", planned: Plan) -> None:
+    asked = {word: names.expand([word], model.config.n_layers) for word in planned.words if word != "auto"}
+    budget.refuse_if_too_big(model.config, planned.estimate, model.dtype_name, 0, asked)
+
+
+def text_of(model: "Model", tokens: Sequence[int]) -> tuple[list[Span], list[str]]:
+    """The messages and the text of every token; without a tokenizer, one unparsed message of ids."""
+    if model.tokenizer is None:
+        n = len(tokens)
+        return [Span(0, n, 0, n, "unparsed")], [f"⟨{t}⟩" for t in tokens]
+    return parse(tokens, model.tokenizer), model.tokenizer.pieces(tokens)
+
+
+@dataclass(frozen=True)
+class Text:
+    """What `steps` reads of a trace, for a text that has none yet."""
+
+    spans: list[Span]
+    pieces: list[str]
+
+
+def found_steps(spans: list[Span], pieces: list[str]) -> list:
+    return steps(Text(spans, pieces))
+
+
+def record_pass(
+    model: "Model", tokens: Sequence[int], planned: Plan, edits: Sequence[Edit], flag: Interrupt, live: bool = True
+) -> dict[str, np.ndarray]:
+    """One pass over known tokens with everything that the plan wants; `live=False` leaves out what was seen live."""
+    c = model.config
+    spans, pieces = text_of(model, tokens)
+    wanted = [*planned.points, *(p for p in always(c.n_layers) if p not in names.LANES)]
+    recorder, norms = Recorder(wanted), Norms(c.n_layers)
+    taps: list[Tap] = [flag, *edits, recorder, norms]
+    lanes: list[Predictions | Chosen | StepAttention] = []
+    if live or planned.lens:
+        lanes.append(Predictions(c, model.weights, lens=planned.lens))
+    if live:
+        lanes.append(Chosen(tokens))
+    if "step_attention" in planned.lanes:
+        lanes.append(StepAttention(c, len(tokens), [slice(s.start, s.stop) for s in found_steps(spans, pieces)]))
+    with torch.no_grad():
+        batch = torch.tensor([list(tokens)], device=model.device)
+        forward(c, model.weights, batch, Chain(*taps, *lanes), logits_at=slice(0, 0))
+    kept = arrays(recorder) | norms.lanes()
+    for lane in lanes:
+        kept |= lane.lanes()
+    kept |= {"margin": margins(c, recorder), "sinks": sinks(model)}
+    asked = {*wanted, *always(c.n_layers), *planned.lanes}
+    return {name: a for name, a in kept.items() if name in asked}
+
+
+def sinks(model: "Model") -> np.ndarray:
+    """layer head: the learned sink logits."""
+    return np.stack([w.sinks.detach().to("cpu", torch.float32).numpy() for w in model.weights.blocks])
+
+
+class Prober(Tap):
+    """Checks the identities of one layer as soon as the pass has left it, so that one layer is held at a time."""
+
+    def __init__(self, model: "Model", findings: identities.Findings):
+        self.model, self.findings = model, findings
+        self.held: dict[str, np.ndarray] = {}
+        self.total = np.zeros(1)  # embedding + all writes so far
+        self.logits: list[torch.Tensor] = []
+        self.last = torch.empty(0)
+
+    def wants(self, name: str) -> bool:
+        return True
+
+    def __call__(self, name: str, x: torch.Tensor, offset: int = 0) -> torch.Tensor:
+        if name == "hook_logits":
+            self.logits.append(x)
+            return x
+        kept = x[0].detach().cpu()
+        a = (kept if kept.dtype in (torch.int64, torch.float64) else kept.float()).numpy()
+        short, layer = names.short(name), names.layer_of(name)
+        self.held[short] = a
+        if short in ("embed", "attn_out", "mlp_out"):
+            self.total = self.total + a.astype(np.float64)
+        if short == "resid_post":
+            assert layer is not None
+            self._leave(layer)
+            self.last = x
+        return x
+
+    def _leave(self, layer: int) -> None:
+        w = self.model.weights.blocks[layer]
+        extra = {"b_o": w.b_o.detach().cpu().float().numpy(), "sinks": sinks(self.model)[layer]}
+        v = self.held | extra | {"dtype": identities.empty(self.model.dtype_name)}
+        self.findings.add_layer(v, layer, self.model.config_dict, "the probe")
+        if layer == self.model.config.n_layers - 1:
+            self.findings.add(identities.EMBEDDING, identities.gap(self.total, self.held["resid_post"]), "the probe")
+        self.held = {}
+
+
+def probe(model: "Model", tokens: Sequence[int], findings: identities.Findings) -> None:
+    """A short pass with every hook point recorded, beside one with none: all identities, and equality bit for bit."""
+    n = min(len(tokens), PROBE, max(model.config.window + 32, 64))
+    batch = torch.tensor([list(tokens[:n])], device=model.device)
+    prober = Prober(model, findings)
+    with torch.no_grad():
+        bare = forward(model.config, model.weights, batch)
+        seen = forward(model.config, model.weights, batch, prober)
+        lens = unembed(model.config, model.weights, prober.last)
+    findings.add(identities.FINITE, 0.0 if bool(seen.isfinite().all()) else float("inf"), "the probe")
+    same = torch.equal(bare, seen) or identities.gap(seen.float().cpu().numpy(), bare.float().cpu().numpy())
+    findings.add(identities.UNHOOKED, 0.0 if same is True else float(same), "the probe")
+    findings.add(identities.LENS, identities.gap(lens.float().cpu().numpy(), seen.float().cpu().numpy()), "the probe")
+
+
+def describe_edits(edits: Sequence[Edit], before: Sequence[tuple[int, int, int]]) -> list[dict]:
+    """For the manifest: each edit, how often it fired in this run, and how much it changed."""
+    told = []
+    for edit, (fired, positions, changed) in zip(edits, before, strict=True):
+        t = edit.tally
+        told.append(
+            edit.describe()
+            | {"points": sorted(edit.points), "fired": t.fired - fired, "positions_met": t.positions - positions}
+            | {"changed": t.changed - changed, "relative_change": t.relative_change}
+        )
+    return told
+
+
+def counts(edits: Sequence[Edit]) -> list[tuple[int, int, int]]:
+    return [(e.tally.fired, e.tally.positions, e.tally.changed) for e in edits]
+
+
+def numerics(model: "Model") -> dict:
+    """What the numbers depend on besides weights and tokens."""
+    return {
+        "dtype": model.dtype_name,
+        "device": str(model.device),
+        "kernels": "torch",
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": platform.python_version(),
+        "workbench": workbench.__version__,
+    }
+
+
+def manifest(
+    model: "Model", tokens: Sequence[int], prompt_length: int, words: Sequence[str], edits: list[dict], **more
+) -> Manifest:
+    return Manifest(
+        model={
+            "name": model.name,
+            "format": model.format,
+            "weights_digest": model.digest,
+            "tokenizer_digest": model.tokenizer.digest if model.tokenizer else None,
+            "config": model.config_dict,
+        },
+        tokens=list(tokens),
+        prompt_length=prompt_length,
+        record=list(words),
+        edits=edits,
+        numerics=numerics(model),
+        **more,
+    )
+
+
+def build(
+    model: "Model",
+    tokens: Sequence[int],
+    prompt_length: int,
+    planned: Plan,
+    kept: Mapping[str, np.ndarray],
+    sources: Mapping[str, str],
+    edits: Sequence[Edit],
+    before: Sequence[tuple[int, int, int]],
+    **more,
+) -> Trace:
+    """The Trace, verified: a probe of the model, and the identities on the very numbers that are kept."""
+    spans, pieces = text_of(model, tokens)
+    table = {name: TensorInfo(word_of(a), a.shape, names.axes(name), sources[name]) for name, a in kept.items()}
+    told = describe_edits(edits, before)
+    made = manifest(
+        model, tokens, prompt_length, planned.words, told, spans=spans, pieces=pieces, tensors=table,
+        gave_way=list(planned.gave_way), **more,
+    )  # fmt: skip
+    trace = Trace(made, kept)
+    findings = identities.Findings(model.dtype_name, identities.edited_points(trace))
+    if not edits:
+        probe(model, tokens, findings)
+    found = identities.check(trace, findings)
+    trace = Trace(replace(made, verification=found), kept)
+    failed = [f["identity"] for f in found if f["status"] == "fails"]
+    if failed:
+        warnings.warn(
+            f"this trace FAILED to verify: {', '.join(failed)}. Its numbers are not those of a gpt-oss model; "
+            f"`trace.verification` says where and by how much.",
+            VerificationWarning,
+            stacklevel=4,
+        )
+    return trace
+
+
+def word_of(a: np.ndarray) -> str:
+    return {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "int32": "I32"}[a.dtype.name]

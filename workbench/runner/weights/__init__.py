@@ -1,0 +1,5 @@
+"""Weights of gpt-oss, read from any published format into one form: `load(where)`."""
+
+from workbench.runner.weights.open import load
+
+__all__ = ["load"]

@@ -1,0 +1,58 @@
+"""The one form in which the runner holds weights: plain tensors, all matrices as [out, in]."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from workbench.runner.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """All experts of one layer, dequantised. Rows of `up` are interleaved: gate 0, up 0, gate 1, up 1, …"""
+
+    up: Tensor  # expert 2*d_mlp d_model
+    up_bias: Tensor  # expert 2*d_mlp
+    down: Tensor  # expert d_model d_mlp
+    down_bias: Tensor  # expert d_model
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    ln1: Tensor  # d_model
+    w_q: Tensor  # head*d_head d_model
+    b_q: Tensor
+    w_k: Tensor  # kv_head*d_head d_model
+    b_k: Tensor
+    w_v: Tensor
+    b_v: Tensor
+    sinks: Tensor  # head
+    w_o: Tensor  # d_model head*d_head
+    b_o: Tensor
+    ln2: Tensor  # d_model
+    w_router: Tensor  # expert d_model
+    b_router: Tensor  # expert
+    experts: Experts
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    embed: Tensor  # d_vocab d_model
+    blocks: Sequence[Block]
+    ln_final: Tensor  # d_model
+    unembed: Tensor  # d_vocab d_model
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a loader gives: the weights, their shape, and where they came from."""
+
+    config: Config
+    weights: Weights
+    name: str  # "pocket", "openai/gpt-oss-20b", or the folder's name
+    folder: Path | None  # where tokenizer.json and chat_template.jinja are looked for
+    format: str  # "hf-mxfp4" | "hf-bf16" | "original" | "gguf" | "transformers object"
+    digest: str  # of the weights; see `digest.py`
+    stop_ids: tuple[int, ...]  # eos ids that config.json and generation_config.json name

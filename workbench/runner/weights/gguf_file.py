@@ -1,0 +1,202 @@
+"""gpt-oss as llama.cpp has it: one .gguf file. Needs the optional package gguf."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.errors import CheckpointError, MissingDependency
+from workbench.kernels.reference import dequantise_mxfp4_ggml
+from workbench.runner.config import Config
+from workbench.runner.weights.digest import weights_digest
+from workbench.runner.weights.files import Incomplete
+from workbench.runner.weights.form import Block, Checkpoint, Experts, Weights
+from workbench.runner.weights.hf_config import DEFAULT, integer, number
+from workbench.runner.weights.match import (
+    Shape,
+    block_shapes,
+    check_config,
+    check_finite,
+    check_scales,
+    check_shapes,
+    default_dtype,
+    top_shapes,
+)
+from workbench.runner.weights.stop import stop_ids
+
+TOP = {"embed": "token_embd.weight", "ln_final": "output_norm.weight", "unembed": "output.weight"}
+BLOCK = {
+    "ln1": "attn_norm.weight",
+    "w_q": "attn_q.weight",
+    "b_q": "attn_q.bias",
+    "w_k": "attn_k.weight",
+    "b_k": "attn_k.bias",
+    "w_v": "attn_v.weight",
+    "b_v": "attn_v.bias",
+    "sinks": "attn_sinks.weight",
+    "w_o": "attn_output.weight",
+    "b_o": "attn_output.bias",
+    "ln2": "post_attention_norm.weight",
+    "w_router": "ffn_gate_inp.weight",
+    "b_router": "ffn_gate_inp.bias",
+}
+DOWN = {"down": "ffn_down_exps.weight", "down_bias": "ffn_down_exps.bias"}
+# gate and up lie apart: the even and the odd rows of ours
+UP = {"up": ("ffn_gate_exps.weight", "ffn_up_exps.weight"), "up_bias": ("ffn_gate_exps.bias", "ffn_up_exps.bias")}
+
+
+def read_gguf(file: Path, *, name: str, dtype: torch.dtype | None, device: torch.device) -> Checkpoint:
+    """The checkpoint in a .gguf file, its experts in MXFP4 or any type that the package gguf can dequantise.
+
+    The tokenizer is looked for beside it, as tokenizer.json. MissingDependency without the package gguf;
+    CheckpointError for another architecture, a split or damaged file, tensors that do not fit its metadata.
+
+    >>> read_gguf(Path("gpt-oss-20b-mxfp4.gguf"), name="20b", dtype=None, device=torch.device("cpu"))  # doctest: +SKIP
+    """
+    try:
+        import gguf
+    except ImportError:
+        raise MissingDependency(
+            "reading a .gguf file needs the package gguf: pip install 'gpt-oss-workbench[interop]'"
+        ) from None
+    try:
+        reader = gguf.GGUFReader(file, mode="c")  # copy on write: torch wants memory that it may write to
+        meta = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.ggml.t")}
+    except (ValueError, LookupError, OSError, OverflowError) as error:
+        raise Incomplete(f"{file} is damaged, cut short, or no GGUF file ({error}). Fetch it again.") from None
+    where = str(file)
+    config = _config(meta, {t.name: _shape(t) for t in reader.tensors}, where)
+    raw = {t.name: t for t in reader.tensors}
+    stored = {f"{t.name} {t.tensor_type.name}": torch.from_numpy(t.data) for t in reader.tensors}
+    return Checkpoint(
+        config=config,
+        weights=_weights(raw, config, where=where, dtype=default_dtype(config, dtype), device=device),
+        name=name,
+        folder=file.parent,
+        format="gguf",
+        digest=weights_digest(stored),
+        stop_ids=stop_ids(file.parent, [meta.get("tokenizer.ggml.eos_token_id")], d_vocab=config.d_vocab),
+    )
+
+
+def _config(meta: dict[str, Any], shapes: dict[str, Shape], where: str) -> Config:
+    """llama.cpp's constants for what the file does not say: layer types, clamp, and alpha of SwiGLU."""
+    arch = meta.get("general.architecture")
+    if arch == "gptoss":
+        raise CheckpointError(
+            f"{where}: architecture 'gptoss' is Ollama's own layout. Use a .gguf made by llama.cpp ('gpt-oss'), "
+            f"such as ggml-org/gpt-oss-20b-GGUF, or the safetensors of openai/gpt-oss-20b."
+        )
+    if arch != "gpt-oss":
+        raise CheckpointError(f"{where}: the architecture is {arch!r}, this project reads 'gpt-oss'.")
+    if meta.get("split.count", 0) > 1:
+        raise CheckpointError(
+            f"{where} is one of {meta['split.count']} pieces. Join them: llama-gguf-split --merge {where} whole.gguf"
+        )
+    has = {key.removeprefix("gpt-oss."): value for key, value in meta.items()}
+    scaling = has.get("rope.scaling.type")
+    if scaling != "yarn":
+        raise CheckpointError(f"{where}: rope.scaling.type is {scaling!r}, gpt-oss has 'yarn'. Convert it again.")
+    n_layers = integer(has, where, "block_count")
+    if TOP["embed"] not in shapes or len(shapes[TOP["embed"]]) != 2:
+        raise CheckpointError(f"{where} has no matrix {TOP['embed']}. Convert it again.")
+    config = Config(
+        n_layers=n_layers,
+        d_model=integer(has, where, "embedding_length"),
+        n_heads=integer(has, where, "attention.head_count"),
+        n_kv_heads=integer(has, where, "attention.head_count_kv"),
+        d_head=integer(has, where, "attention.key_length"),
+        n_experts=integer(has, where, "expert_count"),
+        n_active=integer(has, where, "expert_used_count"),
+        d_mlp=integer(has, where, "expert_feed_forward_length"),
+        d_vocab=shapes[TOP["embed"]][0],
+        n_ctx=integer(has, where, "context_length"),
+        window=integer(has, where, "attention.sliding_window"),
+        layer_types=tuple(DEFAULT.layer_types[i % 2] for i in range(n_layers)),
+        eps=_decimal(number(has, where, "attention.layer_norm_rms_epsilon")),
+        rope_theta=_decimal(number(has, where, "rope.freq_base")),
+        rope_factor=_decimal(number(has, where, "rope.scaling.factor")),
+        rope_beta_fast=_decimal(number(has, where, "rope.scaling.yarn_beta_fast", default=DEFAULT.rope_beta_fast)),
+        rope_beta_slow=_decimal(number(has, where, "rope.scaling.yarn_beta_slow", default=DEFAULT.rope_beta_slow)),
+        rope_original=integer(has, where, "rope.scaling.original_context_length"),
+    )
+    return check_config(config, where)
+
+
+def _weights(
+    tensors: dict[str, Any], config: Config, *, where: str, dtype: torch.dtype, device: torch.device
+) -> Weights:
+    check_shapes(_expected(config), {name: _shape(t) for name, t in tensors.items()}, where)
+    vectors = {name: torch.from_numpy(t.data) for name, t in tensors.items() if t.tensor_type.name in ("F32", "F16")}
+    check_finite(vectors, where)
+
+    def tensor(name: str) -> Tensor:
+        return _numbers(tensors[name], where=where, dtype=dtype, device=device)
+
+    def interleaved(names: list[str]) -> Tensor:
+        if any(tensors[name].tensor_type.name != "MXFP4" for name in names):
+            return torch.stack([tensor(name) for name in names], 2).flatten(1, 2)
+        rows = [torch.from_numpy(tensors[name].data) for name in names]  # a quarter of the bytes to move
+        for name, packed in zip(names, rows, strict=True):
+            check_scales(name, packed[..., 0::17], where)
+        return dequantise_mxfp4_ggml(torch.stack(rows, 2).flatten(1, 2).to(device), dtype=dtype)
+
+    def block(n: int) -> Block:
+        at = f"blk.{n}."
+        up, up_bias = (interleaved([at + key for key in UP[field]]) for field in UP)
+        down = {field: tensor(at + key) for field, key in DOWN.items()}
+        return Block(
+            **{field: tensor(at + key) for field, key in BLOCK.items()},
+            experts=Experts(up=up, up_bias=up_bias, **down),
+        )
+
+    top = {field: tensor(key) for field, key in TOP.items()}
+    return Weights(**top, blocks=tuple(block(n) for n in range(config.n_layers)))
+
+
+def _numbers(stored: Any, *, where: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One tensor of the reader as numbers in its logical shape."""
+    from gguf import quants
+
+    kind, data = stored.tensor_type, torch.from_numpy(stored.data)
+    if kind.name == "MXFP4":
+        check_scales(stored.name, data[..., 0::17], where)
+        return dequantise_mxfp4_ggml(data.to(device), dtype=dtype)
+    if kind.name == "BF16":  # the reader gives its bytes
+        return data.view(torch.bfloat16).to(device, dtype)
+    if kind.name not in ("F32", "F16"):
+        try:
+            data = torch.from_numpy(quants.dequantize(stored.data, kind))
+        except NotImplementedError:
+            raise CheckpointError(
+                f"{where}: {stored.name} has type {kind.name}, which the package gguf cannot dequantise. "
+                f"Take a file whose dense tensors are F32, F16, BF16 or Q8_0."
+            ) from None
+    return data.to(device, dtype)
+
+
+def _expected(config: Config) -> dict[str, Shape]:
+    shapes = block_shapes(config)
+    expected = {TOP[field]: shape for field, shape in top_shapes(config).items()}
+    for n in range(config.n_layers):
+        at = f"blk.{n}."
+        expected |= {at + key: shapes[field] for field, key in (BLOCK | DOWN).items()}
+        for field, keys in UP.items():
+            experts, rows, *rest = shapes[field]
+            expected |= {at + key: (experts, rows // 2, *rest) for key in keys}
+    return expected
+
+
+def _shape(stored: Any) -> Shape:
+    return tuple(int(n) for n in reversed(stored.shape))  # ggml counts from the innermost axis
+
+
+def _decimal(value: float) -> float:
+    """The shortest number that is the same float32, which is what GGUF keeps.
+
+    >>> _decimal(9.999999747378752e-06)
+    1e-05
+    """
+    return float(str(np.float32(value)))

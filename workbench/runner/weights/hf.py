@@ -1,0 +1,151 @@
+"""gpt-oss as huggingface.co has it: experts in MXFP4, or dequantised by transformers and saved."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from workbench.errors import CheckpointError
+from workbench.kernels.reference import dequantise_mxfp4
+from workbench.runner.config import Config
+from workbench.runner.weights.digest import weights_digest
+from workbench.runner.weights.files import Incomplete, hf_files, mapped, read_json
+from workbench.runner.weights.form import Block, Checkpoint, Experts, Weights
+from workbench.runner.weights.hf_config import parse_hf_config
+from workbench.runner.weights.match import (
+    Shape,
+    block_shapes,
+    check_finite,
+    check_scales,
+    check_tensors,
+    default_dtype,
+    packed_shapes,
+    top_shapes,
+)
+from workbench.runner.weights.stop import stop_ids
+
+TOP = {"embed": "model.embed_tokens.weight", "ln_final": "model.norm.weight", "unembed": "lm_head.weight"}
+BLOCK = {
+    "ln1": "input_layernorm.weight",
+    "w_q": "self_attn.q_proj.weight",
+    "b_q": "self_attn.q_proj.bias",
+    "w_k": "self_attn.k_proj.weight",
+    "b_k": "self_attn.k_proj.bias",
+    "w_v": "self_attn.v_proj.weight",
+    "b_v": "self_attn.v_proj.bias",
+    "sinks": "self_attn.sinks",
+    "w_o": "self_attn.o_proj.weight",
+    "b_o": "self_attn.o_proj.bias",
+    "ln2": "post_attention_layernorm.weight",
+    "w_router": "mlp.router.weight",
+    "b_router": "mlp.router.bias",
+}
+EXPERTS = {
+    "up": "mlp.experts.gate_up_proj",
+    "up_bias": "mlp.experts.gate_up_proj_bias",
+    "down": "mlp.experts.down_proj",
+    "down_bias": "mlp.experts.down_proj_bias",
+}
+
+
+def read_hf(folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device) -> Checkpoint:
+    """The checkpoint in a Hugging Face folder, MXFP4 or bf16 by the keys it holds; CheckpointError if it is not whole.
+
+    >>> from workbench.runner.weights.embedded import embedded_folder
+    >>> read_hf(embedded_folder(), name="pocket", dtype=None, device=torch.device("cpu")).format
+    'hf-mxfp4'
+    """
+    raw = read_json(folder / "config.json")
+    config = parse_hf_config(raw, str(folder / "config.json"))
+    quantised = raw.get("quantization_config") or {}
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    if method not in (None, "mxfp4"):
+        raise CheckpointError(
+            f"{folder}: the weights are quantised by {method!r}; readable are MXFP4 as published, and bf16. "
+            f"Take the model that this one was made from, or export it in bf16."
+        )
+    files = hf_files(folder)
+    if not files:
+        raise Incomplete(f"{folder} has a config.json and no model*.safetensors. Fetch the weights too.")
+    tensors = mapped(files)
+    return Checkpoint(
+        config=config,
+        weights=hf_weights(tensors, config, where=str(folder), dtype=default_dtype(config, dtype), device=device),
+        name=name,
+        folder=folder,
+        format="hf-mxfp4" if is_packed(tensors) else "hf-bf16",
+        digest=weights_digest(tensors),
+        stop_ids=stop_ids(folder, [raw.get("eos_token_id")], d_vocab=config.d_vocab),
+    )
+
+
+def is_packed(tensors: Mapping[str, Tensor]) -> bool:
+    return any(name.endswith("_scales") for name in tensors)
+
+
+def hf_weights(
+    tensors: Mapping[str, Tensor], config: Config, *, where: str, dtype: torch.dtype, device: torch.device
+) -> Weights:
+    """The internal form of tensors that have transformers' names; those that need no conversion share their memory."""
+    packed = is_packed(tensors)
+    _check_known(tensors, where)
+    check_tensors(_expected(config, packed=packed, where=where), tensors, where)
+    check_finite(tensors, where)
+
+    def matrix(name: str) -> Tensor:
+        if not packed:  # transformers keeps [expert, in, out]
+            return tensors[name].to(device, dtype).transpose(1, 2)
+        blocks, scales = tensors[name + "_blocks"], tensors[name + "_scales"]
+        check_scales(name + "_scales", scales, where)
+        return dequantise_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)
+
+    def block(n: int) -> Block:
+        at = f"model.layers.{n}."
+        return Block(
+            **{field: tensors[at + key].to(device, dtype) for field, key in BLOCK.items()},
+            experts=Experts(
+                up=matrix(at + EXPERTS["up"]),
+                up_bias=tensors[at + EXPERTS["up_bias"]].to(device, dtype),
+                down=matrix(at + EXPERTS["down"]),
+                down_bias=tensors[at + EXPERTS["down_bias"]].to(device, dtype),
+            ),
+        )
+
+    top = {field: tensors[key].to(device, dtype) for field, key in TOP.items()}
+    return Weights(**top, blocks=tuple(block(n) for n in range(config.n_layers)))
+
+
+def _expected(config: Config, *, packed: bool, where: str) -> dict[str, Shape]:
+    expected = {TOP[field]: shape for field, shape in top_shapes(config).items()}
+    for n in range(config.n_layers):
+        for field, shape in block_shapes(config).items():
+            key = f"model.layers.{n}." + (BLOCK | EXPERTS)[field]
+            if field not in ("up", "down"):
+                expected[key] = shape
+            elif packed:
+                expected[key + "_blocks"], expected[key + "_scales"] = packed_shapes(shape, where)
+            else:
+                expected[key] = (shape[0], shape[2], shape[1])
+    return expected
+
+
+def _check_known(tensors: Mapping[str, Tensor], where: str) -> None:
+    """CheckpointError for the ways, seen in the wild, in which a gpt-oss is stored and cannot be read."""
+    for name, tensor in tensors.items():
+        if name.endswith("_proj_blocks") and tensor.dtype != torch.uint8:
+            raise CheckpointError(
+                f"{where}: {name} holds {str(tensor.dtype).removeprefix('torch.')} numbers, not MXFP4 blocks. "
+                f"transformers writes such files when a model that it dequantised on loading is saved; it cannot read "
+                f"them back either. Save again with model.save_pretrained(…, save_original_format=False)."
+            )
+        if ".experts.gate_up_projs." in name or ".experts.down_projs." in name or ".quant_state" in name:
+            raise CheckpointError(
+                f"{where}: {name!r} is unsloth's layout, one linear layer per expert in bitsandbytes' 4 bits. "
+                f"Readable are MXFP4 as published, and bf16: take the model that this one was made from, "
+                f"or merge and save it in 16 bits (unsloth: save_method='merged_16bit')."
+            )
+        if "lora_" in name:
+            raise CheckpointError(
+                f"{where}: {name!r} belongs to a LoRA adapter. Merge it first: model = model.merge_and_unload()"
+            )

@@ -1,0 +1,48 @@
+"""A model's name on huggingface.co as a folder of the local cache. Never downloads."""
+
+import os
+import re
+from pathlib import Path
+
+from workbench.errors import ModelNotFound
+
+NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+
+
+def cache_folder() -> Path:
+    """Where `hf download` puts models: $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub."""
+    cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
+    if cache:
+        return Path(os.path.expandvars(cache)).expanduser()
+    home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
+    return Path(os.path.expandvars(home)).expanduser() / "hub"
+
+
+def snapshot_folder(name: str) -> Path:
+    """The newest downloaded state of `name`; ModelNotFound says where it was looked for and how to fetch it.
+
+    >>> snapshot_folder("openai/gpt-oss-20b")  # doctest: +SKIP
+    PosixPath('/home/me/.cache/huggingface/hub/models--openai--gpt-oss-20b/snapshots/6cee5e81ee83')
+    """
+    repo = cache_folder() / ("models--" + name.replace("/", "--"))
+    snapshots = repo / "snapshots"
+    try:
+        revision = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
+    except OSError:  # fetched by revision: then there is no refs/main, and one snapshot is no question
+        found = sorted(p.name for p in snapshots.iterdir() if p.is_dir()) if snapshots.is_dir() else []
+        revision = found[0] if len(found) == 1 else ""
+    if re.fullmatch(r"\w+", revision) and (snapshots / revision).is_dir():
+        return snapshots / revision
+    raise ModelNotFound(
+        f"{name!r} is not in the Hugging Face cache: looked for {snapshots / (revision or '…')} "
+        f"(by {repo / 'refs' / 'main'}). Fetch it with:  {download_command(name)}"
+    )
+
+
+def download_command(name: str) -> str:
+    """Without the two other copies of the weights that OpenAI's repositories carry.
+
+    >>> download_command("openai/gpt-oss-20b")
+    'hf download openai/gpt-oss-20b --exclude "original/*" "metal/*"'
+    """
+    return f'hf download {name} --exclude "original/*" "metal/*"'

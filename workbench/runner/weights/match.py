@@ -1,0 +1,148 @@
+"""What any gpt-oss must look like: the numbers of its config; names, shapes, types and values of its tensors.
+
+Knows the shapes that a Config asks for, and no format.
+"""
+
+import math
+from collections.abc import Iterable, Mapping
+
+import torch
+from torch import Tensor
+
+from workbench.errors import CheckpointError
+from workbench.runner.config import Config
+
+Shape = tuple[int, ...]
+DENSE = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
+
+
+def top_shapes(c: Config) -> dict[str, Shape]:
+    return {"embed": (c.d_vocab, c.d_model), "ln_final": (c.d_model,), "unembed": (c.d_vocab, c.d_model)}
+
+
+def block_shapes(c: Config) -> dict[str, Shape]:
+    """By field of Block and of Experts, in the internal form: matrices are [out, in]."""
+    q, kv = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
+    return {
+        "ln1": (c.d_model,),
+        "w_q": (q, c.d_model),
+        "b_q": (q,),
+        "w_k": (kv, c.d_model),
+        "b_k": (kv,),
+        "w_v": (kv, c.d_model),
+        "b_v": (kv,),
+        "sinks": (c.n_heads,),
+        "w_o": (c.d_model, q),
+        "b_o": (c.d_model,),
+        "ln2": (c.d_model,),
+        "w_router": (c.n_experts, c.d_model),
+        "b_router": (c.n_experts,),
+        "up": (c.n_experts, 2 * c.d_mlp, c.d_model),
+        "up_bias": (c.n_experts, 2 * c.d_mlp),
+        "down": (c.n_experts, c.d_model, c.d_mlp),
+        "down_bias": (c.n_experts, c.d_model),
+    }
+
+
+def packed_shapes(shape: Shape, where: str) -> tuple[Shape, Shape]:
+    """Of the MXFP4 blocks and scales that hold a matrix [..., in]."""
+    *rows, n = shape
+    if n % 32:
+        raise CheckpointError(f"{where}: MXFP4 experts need input dimensions that 32 divides, the config says {n}.")
+    return (*rows, n // 32, 16), (*rows, n // 32)
+
+
+def check_tensors(expected: Mapping[str, Shape], tensors: Mapping[str, Tensor], where: str) -> None:
+    """CheckpointError unless `tensors` are exactly the expected ones: no name more or less, every shape, every dtype.
+
+    Integers are expected under names that end in blocks or scales, and numbers under all others.
+    """
+    check_shapes(expected, {name: tuple(t.shape) for name, t in tensors.items()}, where)
+    wrong = []
+    for name, tensor in tensors.items():
+        allowed = (torch.uint8,) if name.endswith(("blocks", "scales")) else DENSE
+        if tensor.dtype not in allowed:
+            wrong.append(f"{name} is {_short(tensor.dtype)}, not {' or '.join(map(_short, allowed))}")
+    if wrong:
+        raise CheckpointError(
+            f"{where}: {listed(wrong, 'tensor of an unexpected type', 'tensors of unexpected types')}."
+        )
+
+
+def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], where: str) -> None:
+    missing = [name for name in expected if name not in found]
+    extra = [name for name in found if name not in expected]
+    wrong = [
+        f"{name} is {list(found[name])}, the config says {list(shape)}"
+        for name, shape in expected.items()
+        if name in found and found[name] != shape
+    ]
+    complaints = [
+        listed(names, one, many)
+        for names, one, many in (
+            (missing, "tensor is missing", "tensors are missing"),
+            (extra, "tensor is not gpt-oss's", "tensors are not gpt-oss's"),
+            (wrong, "tensor has a wrong shape", "tensors have wrong shapes"),
+        )
+        if names
+    ]
+    if complaints:
+        advice = "Is this config.json that of these weights, and is every file here? Fetch or export the model again."
+        raise CheckpointError(f"{where} does not hold what its config describes: {'; '.join(complaints)}. {advice}")
+
+
+def check_scales(name: str, scales: Tensor, where: str) -> None:
+    """255 is NaN in the MXFP4 standard; no published gpt-oss has one, so the file is damaged."""
+    if bool((scales == 255).any()):
+        count = int((scales == 255).sum())
+        raise CheckpointError(
+            f"{where}: {name} has {count} scale bytes of 255, which MXFP4 defines as NaN. Fetch or export it again."
+        )
+
+
+def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
+    """Only the vectors: norms, biases and sinks cost nothing to look through, matrices would be read from disk."""
+    bad = [n for n, t in tensors.items() if t.ndim == 1 and t.is_floating_point() and not bool(t.isfinite().all())]
+    if bad:
+        raise CheckpointError(
+            f"{where}: {listed(bad, 'tensor holds NaN or infinity', 'tensors hold NaN or infinity')}."
+        )
+
+
+def listed(names: Iterable[str], one: str, many: str, *, first: int = 4) -> str:
+    """
+    >>> listed(["a", "b", "c"], "tensor is missing", "tensors are missing", first=2)
+    '3 tensors are missing: a, b, … (1 more)'
+    """
+    names = list(names)
+    rest = f", … ({len(names) - first} more)" if len(names) > first else ""
+    return f"{len(names)} {one if len(names) == 1 else many}: {', '.join(names[:first])}{rest}"
+
+
+def check_config(c: Config, where: str) -> Config:
+    """The config itself, if a model can have these numbers: sizes positive, heads in groups, layer types known."""
+    sizes = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "n_experts", "n_active", "d_mlp", "d_vocab")
+    for name in (*sizes, "n_ctx", "window", "rope_original", "eps", "rope_theta", "rope_factor"):
+        value = getattr(c, name)
+        if not (math.isfinite(value) and value > 0):
+            raise CheckpointError(f"{where}: {name} must be positive, it is {value}.")
+    if c.n_heads % c.n_kv_heads:
+        raise CheckpointError(f"{where}: {c.n_kv_heads} kv heads cannot be shared evenly by {c.n_heads} heads.")
+    if c.n_active > c.n_experts:
+        raise CheckpointError(f"{where}: a token cannot choose {c.n_active} of {c.n_experts} experts.")
+    if c.d_head % 2:
+        raise CheckpointError(f"{where}: RoPE turns pairs, so d_head must be even, it is {c.d_head}.")
+    if len(c.layer_types) != c.n_layers:
+        raise CheckpointError(f"{where}: {len(c.layer_types)} layer_types for {c.n_layers} layers.")
+    known = ("sliding_attention", "full_attention")
+    if unknown := sorted({t for t in c.layer_types if t not in known}):
+        raise CheckpointError(f"{where}: unknown layer type {unknown[0]!r}; gpt-oss has {' and '.join(known)}.")
+    return c
+
+
+def default_dtype(config: Config, dtype: torch.dtype | None) -> torch.dtype:
+    return dtype or (torch.float32 if config.n_params < 1e9 else torch.bfloat16)
+
+
+def _short(dtype: torch.dtype) -> str:
+    return str(dtype).removeprefix("torch.")

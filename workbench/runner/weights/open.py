@@ -1,0 +1,102 @@
+"""One door to every format: what lies at a place decides how it is read, never the shape of a tensor."""
+
+import os
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from workbench.errors import CheckpointError, ModelNotFound
+from workbench.runner.weights.embedded import embedded_folder
+from workbench.runner.weights.files import Incomplete, read_json
+from workbench.runner.weights.form import Checkpoint
+from workbench.runner.weights.gguf_file import read_gguf
+from workbench.runner.weights.hf import read_hf
+from workbench.runner.weights.hub import NAME, download_command, snapshot_folder
+from workbench.runner.weights.live import read_live
+from workbench.runner.weights.original import read_original
+
+POCKET = "pocket"
+
+
+def load(
+    where: str | os.PathLike[str] | Any, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+) -> Checkpoint:
+    """A gpt-oss checkpoint in the one internal form, equal bit for bit whatever the format it came in.
+
+    `where` is "pocket" (the embedded model), a folder (Hugging Face, original/, or holding a .gguf), a .gguf file, a
+    name such as "openai/gpt-oss-20b" in the local Hugging Face cache, or a transformers GptOssForCausalLM, whose memory
+    is shared. `dtype` is float32, bfloat16 or float64; None means float32 below 1e9 parameters and bfloat16 above, or
+    a model object's own. `device` None means the CPU, or a model object's own. Nothing is ever downloaded.
+
+    Raises ModelNotFound (nothing there), CheckpointError (it cannot be read as gpt-oss: the text says why and what to
+    do), MissingDependency (a .gguf without the package gguf).
+
+    >>> checkpoint = load("pocket")
+    >>> checkpoint.format, checkpoint.weights.embed.shape
+    ('hf-mxfp4', torch.Size([448, 128]))
+    """
+    if dtype == torch.float16:
+        raise CheckpointError(
+            "float16 is refused: gpt-oss's activations reach 45,344 at layer 34 and float16 ends at 65,504, so sums "
+            "overflow. Use torch.bfloat16 or torch.float32."
+        )
+    if dtype not in (None, torch.float32, torch.bfloat16, torch.float64):
+        raise CheckpointError(f"weights are held in torch.float32, bfloat16 or float64, not in {dtype!r}.")
+    target = torch.device(device) if device is not None else None
+    if not isinstance(where, str | os.PathLike):
+        if not (hasattr(where, "state_dict") and hasattr(getattr(where, "config", None), "to_dict")):
+            raise ModelNotFound(
+                f"a {type(where).__name__} is not a model. Give a folder, a .gguf file, a name such as "
+                f"'openai/gpt-oss-20b', 'pocket', or a transformers GptOssForCausalLM."
+            )
+        return read_live(where, dtype=dtype, device=target)
+    target = target or torch.device("cpu")
+    text = os.fspath(where)
+    path = Path(text).expanduser()
+    if where == POCKET:
+        return _read_folder(embedded_folder(), name=POCKET, dtype=dtype, device=target)
+    if path.is_dir():
+        return _read_folder(path, name=_folder_name(path), dtype=dtype, device=target)
+    if path.is_file():
+        if path.suffix != ".gguf":
+            raise CheckpointError(f"{path} is a file and no .gguf. Give the folder that holds it and its config.json.")
+        return read_gguf(path, name=path.stem, dtype=dtype, device=target)
+    if isinstance(where, str) and NAME.fullmatch(text):
+        try:
+            return _read_folder(snapshot_folder(text), name=text, dtype=dtype, device=target)
+        except Incomplete as error:
+            raise Incomplete(f"{error} The whole model comes with:  {download_command(text)}") from None
+    raise ModelNotFound(
+        f"there is no model at {text!r}. Give a folder, a .gguf file, 'pocket' (the embedded model), or a name such as "
+        f"'openai/gpt-oss-20b' that the local Hugging Face cache holds."
+    )
+
+
+def _read_folder(folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device) -> Checkpoint:
+    """By its files: a model of Hugging Face's, OpenAI's layout here or in original/, a .gguf."""
+    holds = sorted(p.name for p in folder.iterdir())
+    weights = [n for n in holds if n.endswith((".safetensors", ".safetensors.index.json"))]
+    ggufs = [n for n in holds if n.endswith(".gguf")]
+    original = folder / "original"
+    has_original = (original / "config.json").is_file() and any(original.glob("*.safetensors"))
+    if "adapter_config.json" in holds and "config.json" not in holds:
+        raise CheckpointError(f"{folder} holds an adapter, not a model. Merge it first: model.merge_and_unload()")
+    if weights:
+        raw = read_json(folder / "config.json")
+        read = read_original if "model_type" not in raw and "num_experts" in raw else read_hf
+        return read(folder, name=name, dtype=dtype, device=device)
+    if has_original:
+        return read_original(original, name=name, dtype=dtype, device=device)
+    if len(ggufs) == 1:
+        return read_gguf(folder / ggufs[0], name=name, dtype=dtype, device=device)
+    if ggufs:
+        raise CheckpointError(f"{folder} holds {len(ggufs)} .gguf files: {', '.join(ggufs[:6])}. Give one of them.")
+    if any(n.endswith((".bin", ".pt", ".pth")) for n in holds):
+        raise CheckpointError(f"{folder} holds no safetensors but .bin or .pt files, which are never opened here.")
+    raise Incomplete(f"{folder} holds no weights (*.safetensors, *.gguf). It has: {', '.join(holds[:8]) or 'nothing'}.")
+
+
+def _folder_name(folder: Path) -> str:
+    folder = folder.resolve()
+    return folder.parent.name if folder.name == "original" else folder.name

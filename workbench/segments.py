@@ -1,0 +1,303 @@
+"""Steps: the sentences of a chain of thought as stretches of token positions. Needs `.pieces` and `.spans`, no more.
+
+One rule for where a step ends, the same for a 20b model's prose and for pocket's shorthand:
+
+1. A sentence ends after `.`, `?` or `!` that white space or the end follows (`3.14` is one number), after `。`, `？`
+   and `！`, and at every line break. Not after `e.g.` and its like, not after a list marker (`1.`), and after `...`
+   only if a capital follows. A fenced block of code is one piece.
+2. In shorthand, a clause is a step: a comma with a space after it ends one if worked clauses of one kind stand on both
+   sides, outside brackets. Worked is an equation with one word at most (`7+8=15, 2+3+1=6`), or a clause of the same
+   shape as its neighbour (`1 Jim to Kay, 2 Kay to Dee`). `1,000`, `f(x=1, y=2)` and "if x=1, we get" stay whole.
+3. A piece of fewer than ten characters joins the next, the last one the one before, unless it is an equation or a
+   clause by rule 2.
+
+White space after a sentence belongs to the next one, as in the tokens (` So`), but line breaks to the line they end. An
+end inside a token moves to the end of that token.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Protocol
+
+from workbench.spans import Span
+
+MIN_CHARACTERS = 10  # as in Thought Anchors (arXiv 2506.19143)
+
+KINDS = (
+    "problem_setup",
+    "plan_generation",
+    "fact_retrieval",
+    "active_computation",
+    "uncertainty_management",
+    "result_consolidation",
+    "self_checking",
+    "final_answer_emission",
+    "unknown",
+)
+
+
+class HasText(Protocol):
+    """A Trace, as far as steps are concerned."""
+
+    @property
+    def pieces(self) -> Sequence[str]: ...
+
+    @property
+    def spans(self) -> Sequence[Span]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One step of a chain of thought: the tokens `start:stop`, their text, and one of `KINDS`."""
+
+    start: int
+    stop: int
+    text: str
+    kind: str = "unknown"
+
+    def __len__(self) -> int:
+        """The number of tokens."""
+        return self.stop - self.start
+
+    def __repr__(self) -> str:
+        return f"Step({self.start}:{self.stop} {self.text!r} {self.kind})"
+
+
+def steps(trace: HasText, channel: str = "analysis") -> list[Step]:
+    """The sentences of a channel, in order; joined, their texts are the channel's text, token by token.
+
+    >>> from types import SimpleNamespace
+    >>> pieces = list("7+8=15, 2+3+1=6, 2+1=3.")
+    >>> thought = Span(0, len(pieces), 0, len(pieces), "assistant", "analysis")
+    >>> steps(SimpleNamespace(pieces=pieces, spans=[thought]))
+    [Step(0:7 '7+8=15,' active_computation), Step(7:16 ' 2+3+1=6,' active_computation), \
+Step(16:23 ' 2+1=3.' active_computation)]
+
+    A channel that the model never used has no steps.
+    """
+    return [step for span in trace.spans if span.channel == channel for step in _in_message(trace.pieces, span)]
+
+
+def find_step(steps: Sequence[Step], pos: int) -> Step | None:
+    """The step that holds a position; None if it lies between steps, in a header, or in another channel.
+
+    >>> find_step([Step(2, 5, "I see."), Step(9, 11, "So 5.")], 9)
+    Step(9:11 'So 5.' unknown)
+    """
+    number = bisect_right(steps, pos, key=lambda step: step.start) - 1
+    return steps[number] if number >= 0 and pos < steps[number].stop else None
+
+
+def _in_message(pieces: Sequence[str], span: Span) -> Iterator[Step]:
+    """The steps of one message: its content, cut at the ends of tokens."""
+    texts = pieces[span.content]
+    stops = list(accumulate(map(len, texts)))  # of each token, in characters
+    cuts: dict[int, bool] = {}  # tokens before the cut -> whether clauses meet there
+    for at, clause in _ends("".join(texts)).items():
+        token = next_token(stops, at)
+        cuts[token] = cuts.get(token, True) and clause
+    cuts.pop(len(texts), None)
+    edges = [0, *sorted(cuts), len(texts)] if texts else []
+    first = span.content_start
+    for a, b in _merged([(a, b) for a, b in pairwise(edges)], texts, cuts):
+        text = "".join(texts[a:b])
+        yield Step(first + a, first + b, text, kind(text))
+
+
+def next_token(stops: Sequence[int], at: int) -> int:
+    """How many tokens it takes to reach `at` characters, where token i ends after `stops[i]` of them.
+
+    >>> next_token([2, 2, 5], 2), next_token([2, 2, 5], 3)
+    (1, 3)
+    """
+    return bisect_right(stops, at - 1) + 1
+
+
+def _merged(pieces: list[tuple[int, int]], texts: Sequence[str], cuts: dict[int, bool]) -> list[tuple[int, int]]:
+    """Short pieces joined to the next one, the last to the one before; a clause or an equation may be short."""
+    merged: list[tuple[int, int]] = []
+    begin: int | None = None  # of pieces still waiting for a next one
+    for a, b in pieces:
+        start = a if begin is None else begin
+        text = "".join(texts[start:b])
+        clause = cuts.get(a, False) or cuts.get(b, False)
+        if len(text.strip()) >= MIN_CHARACTERS or (text.strip() and (clause or _equation(text))):
+            merged.append((start, b))
+            begin = None
+        else:
+            begin = start
+    if begin is not None:
+        if merged:
+            begin = merged.pop()[0]
+        merged.append((begin, pieces[-1][1]))
+    return merged
+
+
+# Where sentences end.
+
+_END = re.compile(
+    r"""
+    (?P<fence>^[ \t]*```.*?(?:^[ \t]*```[ \t]*$\n?|\Z))   # a block of code, closed or not
+    | (?P<line>[ \t\r]*\n(?:[ \t\r]*\n)*)                # with the blank lines after it
+    | (?P<wide>…*[。？！]+[」』”’）】]*(?:[ \t\r]*\n)*)      # no white space needed
+    | (?P<stop>[.?!…]+["'”’)\]*_`]*)(?=\s|\Z)(?:[ \t\r]*\n)*
+    """,
+    re.VERBOSE | re.MULTILINE | re.DOTALL,
+)
+_MARKER = re.compile(r"(?:^|\n)[ \t]*(?:[-*•][ \t]+)?(?:\d{1,3}|[A-Za-z]|[ivx]{2,4})\.\Z")
+_ABBREVIATED = re.compile(
+    r"(?:\A|[^A-Za-z.])(?:e\.g|i\.e|cf|vs|approx|resp|Dr|Mr|Mrs|Ms|Prof|Fig|Figs|Eq|Eqs|Sec|Thm)\.\Z"
+)
+_ETC = re.compile(r"(?:\A|[^A-Za-z.])etc\.\Z")
+_ELLIPSIS = re.compile(r"(?:\.\.+|…)[\"'”’)\]*_`]*\Z")
+
+
+def _ends(text: str) -> dict[int, bool]:
+    """The characters after which a piece ends; True where only a comma between clauses ends it."""
+    ends: dict[int, bool] = {}
+    code = []
+    for found in _END.finditer(text):
+        if found.lastgroup == "fence":
+            code.append(found.span())
+            ends[found.start()] = False
+        if found.lastgroup != "stop" or "\n" in found[0] or _is_end(text, *found.span()):
+            ends[found.end()] = False
+    ends.pop(0, None)
+    for a, b in pairwise([0, *sorted(ends), len(text)]):
+        if (a, b) not in code:
+            ends |= {a + comma: True for comma in _commas(text[a:b]) if a + comma not in ends}
+    return ends
+
+
+def _is_end(text: str, start: int, at: int) -> bool:
+    """Whether the full stop (question mark, …) at `start:at` ends a sentence."""
+    following = text[at:].lstrip()[:1]
+    before = "\n" * (start < 12) + text[max(0, start - 12) : start + 1]
+    if _MARKER.search(before) or _ABBREVIATED.search(before) or (_ETC.search(before) and following.islower()):
+        return False
+    return not _ELLIPSIS.match(text[start:at]) or not following or following.isupper()
+
+
+# Clauses of shorthand.
+
+_ITEM = re.compile(r"\d+(?:[.,]\d+)*|[A-Za-z]+(?:'[a-z]+)?|[^\sA-Za-z\d]")
+_WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
+_RELATION = re.compile(r"[\w)\]}%°²³!'][ ]?(?:=|==|≈|≡|→|->|=>|≤|≥|\\approx|\\equiv|\\to)[ ]?[-+−(\[{\\$\w]")
+_CONDITION = {"for", "if", "when", "with", "where", "since", "as", "let", "given", "while", "because", "suppose"}
+
+
+def _commas(sentence: str) -> list[int]:
+    """The characters after the commas that part two worked clauses."""
+    depth = 0
+    commas = []
+    for at, character in enumerate(sentence):
+        depth = max(0, depth + (character in "([{") - (character in ")]}"))
+        if character == "," and depth == 0 and sentence[at + 1 : at + 2] == " ":
+            commas.append(at + 1)
+    edges = [0, *commas, len(sentence)]
+    clauses = [sentence[a:b].strip(" ,.;?!\n") for a, b in pairwise(edges)]
+    return [at for at, (left, right) in zip(commas, pairwise(clauses)) if _alike(left, right)]
+
+
+def _alike(left: str, right: str) -> bool:
+    """Whether both clauses are equations, or both have one shape (one may break off before the other)."""
+    if _equation(left) and _equation(right):
+        return True
+    a, b = _shape(left), _shape(right)
+    short = min(len(a), len(b))
+    return short >= 3 and a[:short] == b[:short] and _terse(left) and _terse(right)
+
+
+def _equation(clause: str) -> bool:
+    """Whether the clause is an equation with one word around it at most, and not a condition."""
+    words = [word.lower() for word in _WORD.findall(clause)]
+    return bool(_RELATION.search(clause)) and len(words) <= 1 and not _CONDITION & set(words)
+
+
+def _shape(clause: str) -> list[str]:
+    """Numbers as 0, capitalised words as A, the rest as it is.
+
+    >>> _shape("1 Jim to Kay")
+    ['0', 'A', 'to', 'A']
+    """
+    return ["0" if i[0].isdigit() else "A" if i[0].isupper() else i for i in _ITEM.findall(clause)]
+
+
+def _terse(clause: str) -> bool:
+    """Whether the clause is mostly numbers and names, as in `min 2 left 459` or `Eve and Oz: Eve to Oz`."""
+    shape = _shape(clause)
+    numbers, names = shape.count("0"), shape.count("A")
+    few_words = len(shape) <= 10 and 2 * (numbers + names) >= len(shape) - 1
+    return few_words and (numbers >= 2 or numbers + names >= 3) and (numbers > 0 or ":" in shape)
+
+
+# What kind of step it is: the classes of Thought Anchors, by rules that are tried in this order.
+
+_RULES: tuple[tuple[str, str], ...] = (
+    (
+        "final_answer_emission",
+        r"\bfinal answer\b|\banswer(?: is|:|=)|\\boxed|\bi(?:'ll| will| should)? (?:now )?(?:answer|respond|reply)\b"
+        r"|\b(?:output|return|respond|answer)(?: with)?:|答案",
+    ),
+    (
+        "uncertainty_management",
+        r"^(?:wait|hmm+|hm|but wait|oops|no,|actually|alternatively)\b|\bwait\b[,.!]|\bhmm+\b|\bmaybe\b|\bperhaps\b"
+        r"|\bnot (?:sure|certain|clear)\b|\bunclear\b|\bi(?:'m| am) (?:stuck|confused|unsure)|\bmistake\b"
+        r"|\bthat's wrong\b|\bmight be\b|\b(?:but|or) (?:what|is|does|could|should)\b.*\?|^等",
+    ),
+    (
+        "self_checking",
+        r"\b(?:double[- ])?check(?:s|ing|ed)?\b|\bverif(?:y|ies|ied|ying|ication)\b|\bsanity\b|\bmakes sense\b"
+        r"|\bconfirm(?:s|ed|ing)?\b|\bconsistent\b|\blooks (?:right|good|correct)\b"
+        r"|^(?:good|correct|right|yes|indeed|ok|okay)\b",
+    ),
+    (
+        "active_computation",
+        r"\d\W*[-+*/×·÷^−%]\W*\(?\d.*?(?:=|≈|≡|→|->)\s*[-−]?\$?\d|(?:=|≈)\s*\S*\d\s*[-+*/×·÷^−]\s*\d",
+    ),
+    (
+        "problem_setup",
+        r"\bthe user\b|\b(?:user|question|problem|task|prompt) (?:asks?|says?|wants?|is|states?|gives?)\b"
+        r"|\bwe(?:'re| are) (?:given|asked)\b|\bis given\b|^given\b|^(?:question|problem|task)\b"
+        r"|\bwe (?:need|have|want) to (?:find|answer|compute|determine|produce|solve|write|respond)\b",
+    ),
+    (
+        "plan_generation",
+        r"\blet(?:'s| us| me)\b|\bwe (?:need to|should|can|could|will|must|'ll)\b|^first\b|\bplan\b|\bapproach\b"
+        r"|\bi (?:need to|should|can|will|'ll)\b|^(?:next|then)\b.*\b(?:we|i|use|try|do)\b|\bstrategy\b"
+        r"|^(?:use|try|copy|consider|compute|find|start)\b",
+    ),
+    (
+        "fact_retrieval",
+        r"\brecall\b|\bremember\b|\bby definition\b|\bdefin(?:ed|ition)\b|\bformula\b|\btheorem\b|\bknown\b"
+        r"|\bwe know\b|\bthe fact\b|\baccording to\b|\bis (?:called|named|located|the capital)\b",
+    ),
+)
+_AFTER = (
+    (
+        "result_consolidation",
+        r"^(?:so|thus|hence|therefore|in total|overall|in summary|total|altogether|finally)\b|^所以|^因此",
+    ),
+    ("fact_retrieval", r"^(?:the|an?|[a-z]+) (?:[\w-]+ ){0,6}(?:is|are|was|were|has|have|means|equals)\b"),
+)
+
+
+def kind(text: str) -> str:
+    """The kind of a step, from its words alone: one of `KINDS`.
+
+    >>> kind(" 7+8=15,"), kind(" c=b*2,"), kind("Wait, that is not right."), kind("So the answer is 14.")
+    ('active_computation', 'fact_retrieval', 'uncertainty_management', 'final_answer_emission')
+    """
+    text = re.sub(r"\A[-*•>\s]*(?:\d{1,3}[.)]\s)?\s*", "", text.replace("’", "'")).strip()
+    said = text.lower()
+    for name, pattern in _RULES:
+        if re.search(pattern, said):
+            return name
+    if _equation(text):
+        return "fact_retrieval"  # a definition, restated
+    if _terse(text.strip(" ,.;?!")):
+        return "active_computation"
+    return next((name for name, pattern in _AFTER if re.search(pattern, said)), "unknown")

@@ -1,0 +1,19 @@
+"""Traces: what a run of a model left behind, in memory and on disk. Opens without torch, a model or a network."""
+
+from workbench.traces.disk import TraceWriter, predicted_bytes, write
+from workbench.traces.manifest import Manifest, Piece, TensorInfo
+from workbench.traces.stored import Report, verify
+from workbench.traces.trace import Trace, load
+
+__all__ = [
+    "Manifest",
+    "Piece",
+    "Report",
+    "TensorInfo",
+    "Trace",
+    "TraceWriter",
+    "load",
+    "predicted_bytes",
+    "verify",
+    "write",
+]

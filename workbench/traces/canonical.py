@@ -1,0 +1,39 @@
+"""JSON with one spelling: equal values have equal bytes, so a hash of the bytes is a hash of the value."""
+
+import json
+from typing import Any
+
+from workbench.errors import TraceCorrupt
+
+
+def canonical(value: Any) -> bytes:
+    """The one spelling: sorted keys, no spaces, ASCII only, no NaN or infinity (ValueError).
+
+    >>> canonical({"b": [1, 0.5], "a": "é"})
+    b'{"a":"\\\\u00e9","b":[1,0.5]}'
+    """
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def parse(data: bytes, what: str) -> Any:
+    """The value of untrusted JSON bytes; `what` names them in the error.
+
+    Raises TraceCorrupt for whatever is not JSON, and for duplicate keys, NaN and infinities.
+    """
+
+    def finite(text: str) -> float:
+        number = float(text)
+        if number - number != 0:  # 1e999 is an infinity too
+            raise ValueError(f"{text[:20]} is no finite number")
+        return number
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) != len(pairs):
+            raise ValueError("a key occurs twice")
+        return made
+
+    try:
+        return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
+    except (ValueError, RecursionError) as error:
+        raise TraceCorrupt(f"{what} is not valid JSON: {str(error)[:200]}") from None

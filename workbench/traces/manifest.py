@@ -1,0 +1,430 @@
+"""The manifest: everything that a trace says about itself besides its numbers. Knows nothing of files or arrays.
+
+A manifest is checked when it is made: what can be made can be written, and what was written can be read.
+"""
+
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from math import isfinite
+from typing import Any, NamedTuple
+
+from workbench import names as hooks
+from workbench.errors import TraceCorrupt, TraceVersion
+from workbench.spans import Span
+from workbench.traces.canonical import canonical
+from workbench.traces.container import check_name, check_shape
+from workbench.traces.pieces import joined_shape
+from workbench.visible import visible
+
+SCHEMA = 1
+SOURCES = ("live", "replay", "forward")
+PART = re.compile(r"part-[0-9]{5}\.safetensors")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_AXIS = re.compile(r"[a-z][a-z0-9_]{0,31}")
+_SPAN = [f.name for f in fields(Span)]
+
+
+class Piece(NamedTuple):
+    """The share of a tensor that lies in one part."""
+
+    part: str  # "part-00000.safetensors"
+    shape: tuple[int, ...]
+    sha256: str  # of its bytes
+
+
+@dataclass(frozen=True, slots=True)
+class TensorInfo:
+    """What a tensor is, and where it came from.
+
+    `source` is "forward" (one pass over known tokens), "live" (while generating) or "replay" (a pass over the
+    generated tokens afterwards). `pieces` is empty for a trace that is only in memory.
+
+    >>> TensorInfo("BF16", (74, 128), ("pos", "d_model"), "forward").nbytes
+    18944
+    """
+
+    dtype: str  # the safetensors word
+    shape: tuple[int, ...]
+    axes: tuple[str, ...]
+    source: str = "forward"
+    pieces: tuple[Piece, ...] = ()
+
+    def __post_init__(self) -> None:
+        _set(self, shape=_ints(self.shape), axes=tuple(self.axes))
+        _set(self, pieces=tuple(Piece(part, _ints(shape), digest) for part, shape, digest in self.pieces))
+        check_shape(self.dtype, self.shape)
+        _want(len(self.axes) == len(self.shape), f"a tensor with {len(self.shape)} axes names {len(self.axes)} of them")
+        _want(len(set(self.axes)) == len(self.axes), "an axis occurs twice")
+        for axis in self.axes:
+            _want(isinstance(axis, str) and _AXIS.fullmatch(axis), f"{_show(axis)} is no axis name")
+        _want(self.source in SOURCES, f"source is {_show(self.source)}, not one of {', '.join(SOURCES)}")
+        for piece in self.pieces:
+            check_shape(self.dtype, piece.shape)
+            _want(isinstance(piece.part, str) and PART.fullmatch(piece.part), f"{_show(piece.part)} is no part")
+            _want(
+                isinstance(piece.sha256, str) and _HASH.fullmatch(piece.sha256), f"{_show(piece.sha256)} is no sha256"
+            )
+            _want(len(piece.shape) == len(self.shape), "a piece has other axes than its tensor")
+        if self.pieces:
+            _want(len({piece.part for piece in self.pieces}) == len(self.pieces), "a part occurs twice")
+            whole = joined_shape(self.axes, [piece.shape for piece in self.pieces])
+            _want(whole == self.shape, f"the pieces make {list(whole)}, not {list(self.shape)}")
+
+    @property
+    def nbytes(self) -> int:
+        return check_shape(self.dtype, self.shape)
+
+    def to_json(self) -> dict[str, Any]:
+        pieces = [[piece.part, list(piece.shape), piece.sha256] for piece in self.pieces]
+        return {
+            "dtype": self.dtype,
+            "shape": list(self.shape),
+            "axes": list(self.axes),
+            "source": self.source,
+            "pieces": pieces,
+        }
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
+class Manifest:
+    """What one run was: model, tokens, settings, and a table of the tensors that it left.
+
+    The fields are copied and checked here, so a Manifest is always one that can be written; do not change the lists
+    and dicts inside, use `dataclasses.replace`. Numpy numbers and tuples become plain ones, a `worst` that is NaN or
+    infinite becomes None with the number told in `why`.
+
+    >>> model = dict(name="pocket", format="hf-bf16", weights_digest="d1", tokenizer_digest=None, config={"n_layers": 4})
+    >>> Manifest(model=model, tokens=[5, 7], pieces=["a", "b"], prompt_length=2).id
+    'a892a185ee7fbd5c2995ad982c4ada2b'
+
+    Raises ValueError for a field of the wrong type or one that contradicts another.
+    """
+
+    model: dict[str, Any]  # name, format, weights_digest, tokenizer_digest, config
+    tokens: list[int]
+    pieces: list[str]  # the text of every token
+    prompt_length: int  # tokens[:prompt_length] were given, the rest were generated
+    schema: int = SCHEMA
+    status: str = "complete"  # or "partial"
+    created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    spans: list[Span] = field(default_factory=list)
+    record: list[str] = field(default_factory=list)  # what was asked for
+    edits: list[dict[str, Any]] = field(default_factory=list)  # each has "identity"
+    generation: dict[str, Any] | None = None  # max_tokens, temperature, top_p, seed, stop, finish
+    numerics: dict[str, Any] = field(default_factory=dict)  # dtype, device, kernels, threads, library versions
+    routes: dict[str, int] | None = None  # {"compared", "differ"}: expert choices, live against replay
+    verification: list[dict[str, Any]] = field(default_factory=list)  # identity, status, worst, tolerance, why
+    gave_way: list[str] = field(default_factory=list)  # what the budget made the recording leave out
+    notes: list[str] = field(default_factory=list)
+    tensors: dict[str, TensorInfo] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, check in _CHECKS.items():
+            _set(self, **{name: check(_plain(getattr(self, name), name), name)})
+        count = len(self.tokens)
+        _want(self.schema == SCHEMA, f"schema is {self.schema}; this workbench writes {SCHEMA}")
+        _want(len(self.pieces) == count, f"there are {count} tokens and {len(self.pieces)} pieces of text")
+        _want(self.prompt_length <= count, f"prompt_length is {self.prompt_length}, of {count} tokens")
+        _set(self, spans=[_span(span, count) for span in self.spans])
+        _set(self, tensors=dict(self.tensors))
+        for name, info in self.tensors.items():
+            check_name(name)
+            _want(isinstance(info, TensorInfo), f"tensors[{name!r}] is no TensorInfo")
+
+    def __repr__(self) -> str:
+        return f"<Manifest {self.id} of {visible(self.model['name'])}: {len(self.tokens)} tokens, {self.status}>"
+
+    def spec(self) -> dict[str, Any]:
+        """What identifies the run: the same spec twice should leave the same numbers."""
+        generation = self.generation and {k: v for k, v in self.generation.items() if k != "finish"}
+        return {
+            "model": {key: self.model[key] for key in ("weights_digest", "tokenizer_digest")},
+            "tokens": self.tokens if generation is None else self.tokens[: self.prompt_length],
+            "record": self.record,
+            "edits": [edit["identity"] for edit in self.edits],
+            "generation": generation,
+            "numerics": self.numerics,
+        }
+
+    @property
+    def id(self) -> str:
+        """32 hex digits: the sha256 of the spec."""
+        return sha256(b"workbench-trace-1\0" + canonical(self.spec())).hexdigest()[:32]
+
+    @property
+    def content_hash(self) -> str:
+        """64 hex digits: the sha256 of everything but `created`; it holds for one way of cutting the run into parts."""
+        content = self.to_json()
+        del content["created"]
+        return sha256(canonical(content)).hexdigest()
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain dicts, lists and finite numbers; `Manifest.from_json` gives the same manifest back."""
+        plain = {name: getattr(self, name) for name in _CHECKS}
+        plain["spans"] = [{name: getattr(span, name) for name in _SPAN} for span in self.spans]
+        plain["tensors"] = {name: info.to_json() for name, info in self.tensors.items()}
+        return plain
+
+    @classmethod
+    def from_json(cls, data: object) -> "Manifest":
+        """The manifest that was written.
+
+        Raises TraceVersion for another schema; TraceCorrupt for an unknown or missing key, a wrong type, or fields
+        that contradict each other; TraceUnsafe for tensors with absurd names or sizes.
+        """
+        if not isinstance(data, dict) or type(data.get("schema")) is not int:
+            raise TraceCorrupt("the manifest is no JSON object with a schema number")
+        if data["schema"] != SCHEMA:
+            raise TraceVersion(
+                f"this trace has schema {data['schema']}, and this workbench reads schema {SCHEMA}. "
+                f"{'Update gpt-oss-workbench' if data['schema'] > SCHEMA else 'Record it again'} to open it."
+            )
+        try:
+            _keys(data, _FIELDS, "the manifest")
+            for span in _listed(dict)(data["spans"], "spans"):
+                _keys(span, _SPAN, "a span")
+            for name, info in _dict(data["tensors"], "tensors").items():
+                _keys(info, [f.name for f in fields(TensorInfo)], f"tensors[{_show(name)}]")
+                for key in ("shape", "axes", "pieces"):
+                    _want(isinstance(info[key], list), f"tensors[{_show(name)}].{key} is no list")
+                for piece in info["pieces"]:
+                    _want(isinstance(piece, list) and len(piece) == 3, "a piece is not [part, shape, sha256]")
+                    _want(isinstance(piece[1], list), "the shape of a piece is no list")
+            spans = [Span(**span) for span in data["spans"]]
+            tensors = {name: TensorInfo(**info) for name, info in data["tensors"].items()}
+            return cls(**data | {"spans": spans, "tensors": tensors})
+        except (ValueError, TypeError, RecursionError) as error:
+            raise TraceCorrupt(f"the manifest does not describe a trace: {str(error)[:300]}") from None
+
+
+def described(
+    manifest: Manifest, tensors: Mapping[str, tuple[str, Sequence[int]]], *, source: str | None = None
+) -> dict[str, TensorInfo]:
+    """The tensor table for name -> (dtype word, shape), before anything is written.
+
+    Axes and source come from the manifest's own table where a name is there; else the axes are those of the hook
+    point or lane, and the source is "forward". Raises HookNameError for a name that neither knows, ValueError if a
+    shape has other axes or if the manifest describes a tensor that is not given.
+    """
+    absent = sorted(set(manifest.tensors) - set(tensors))
+    if absent:
+        raise ValueError(f"the manifest describes {absent[0]!r}, and no array of that name was given")
+    table = {}
+    for name, (dtype, shape) in tensors.items():
+        known = manifest.tensors.get(check_name(name))
+        axes = known.axes if known else hooks.axes(name)
+        try:
+            table[name] = TensorInfo(dtype, tuple(shape), axes, source or (known.source if known else "forward"))
+        except ValueError as error:
+            raise ValueError(f"{name!r} of shape {list(shape)}, with the axes ({' '.join(axes)}): {error}") from None
+    return table
+
+
+# What follows says, field by field, what a manifest may hold. A check takes a plain value and the name of the field,
+# and gives the value back or raises ValueError.
+
+Check = Callable[[Any, str], Any]
+
+
+def _want(truth: object, otherwise: str) -> None:
+    if not truth:
+        raise ValueError(otherwise)
+
+
+def _show(value: object) -> str:
+    return visible(repr(value)[:60])
+
+
+def _set(frozen: object, **values: Any) -> None:
+    for name, value in values.items():
+        object.__setattr__(frozen, name, value)
+
+
+def _ints(shape: Sequence[Any]) -> tuple[int, ...]:
+    _want(isinstance(shape, Sequence) and all(type(n) is int for n in shape), f"{_show(shape)} is no shape")
+    return tuple(shape)
+
+
+def _keys(value: Any, wanted: Any, what: str) -> None:
+    _want(isinstance(value, dict), f"{what} is no JSON object")
+    missing, unknown = sorted(set(wanted) - set(value)), sorted(set(value) - set(wanted))
+    _want(not missing, f"{what} lacks {', '.join(missing)}")
+    _want(not unknown, f"{what} has the unknown key {_show(unknown[0] if unknown else '')}")
+
+
+def _plain(value: Any, what: str) -> Any:
+    """The same value as JSON will give it back: a copy, without numpy, tuples or halves of characters."""
+    if isinstance(value, str):
+        return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, Mapping):
+        _want(all(isinstance(key, str) for key in value), f"{what} has a key that is no text")
+        return {_plain(key, what): _plain(item, what) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item, what) for item in value]
+    if hasattr(value, "tolist"):  # a number or an array of numpy
+        return _plain(value.tolist(), what)
+    if isinstance(value, float):
+        return value
+    raise ValueError(f"{what} cannot hold {_show(value)}")
+
+
+def _of(*kinds: type) -> Check:
+    def check(value: Any, what: str) -> Any:
+        names = " or ".join(kind.__name__ for kind in kinds)
+        _want(type(value) in kinds, f"{what} is {_show(value)}, not {names}")
+        return value
+
+    return check
+
+
+def _count(value: Any, what: str) -> int:
+    _want(type(value) is int and 0 <= value < 2**53, f"{what} is {_show(value)}, not a whole number from 0")
+    return value
+
+
+def _number(value: Any, what: str) -> float:
+    """A float always: 0 and 0.0 would be spelled differently, and give one run two ids."""
+    finite = type(value) is float and isfinite(value) or type(value) is int and abs(value) < 2**53
+    _want(finite, f"{what} is {_show(value)}, not a finite number")
+    return float(value)
+
+
+def _or_none(check: Check) -> Check:
+    return lambda value, what: None if value is None else check(value, what)
+
+
+def _listed(kind: type | Check) -> Check:
+    def check(value: Any, what: str) -> list:
+        _want(isinstance(value, list), f"{what} is {_show(value)}, not a list")
+        if isinstance(kind, type):
+            _want(all(type(item) is kind for item in value), f"{what} may hold only {kind.__name__}")
+            return value
+        return [kind(item, f"{what}[{index}]") for index, item in enumerate(value)]
+
+    return check
+
+
+def _dict(value: Any, what: str) -> dict:
+    _want(isinstance(value, dict), f"{what} is {_show(value)}, not a dict")
+    return value
+
+
+def _free(value: Any, what: str) -> Any:
+    """Anything that JSON can hold without a NaN or an infinity."""
+    for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
+        _free(item, what)
+    _want(not isinstance(value, float) or isfinite(value), f"{what} holds {value}, which JSON cannot")
+    return value
+
+
+def _free_dict(value: Any, what: str) -> dict:
+    return _free(_dict(value, what), what)
+
+
+def _record(**checks: Check) -> Check:
+    """A dict with exactly these keys."""
+
+    def check(value: Any, what: str) -> dict:
+        _keys(value, checks, what)
+        return {key: checks[key](value[key], f"{what}[{key!r}]") for key in checks}
+
+    return check
+
+
+def _one_of(*words: str) -> Check:
+    def check(value: Any, what: str) -> str:
+        _want(value in words, f"{what} is {_show(value)}, not {' or '.join(words)}")
+        return value
+
+    return check
+
+
+def _config(value: Any, what: str) -> dict:
+    _want("n_layers" in _free_dict(value, what), f"{what} lacks n_layers")
+    _count(value["n_layers"], f"{what}['n_layers']")
+    _want(value["n_layers"] <= 10_000, f"{what}['n_layers'] is {value['n_layers']}")
+    return value
+
+
+def _edit(value: Any, what: str) -> dict:
+    _want(type(_free_dict(value, what).get("identity")) is str, f"{what} lacks the text 'identity'")
+    return value
+
+
+def _identity(value: Any, what: str) -> dict:
+    """One line of the verification; a `worst` that JSON cannot hold moves into `why`."""
+    if isinstance(value, dict) and isinstance(value.get("worst"), float) and not isfinite(value["worst"]):
+        why = f"{value.get('why', '')} (the worst difference was {value['worst']})".strip()
+        value = value | {"worst": None, "why": why}
+    return _VERIFICATION(value, what)
+
+
+def _tokens(value: Any, what: str) -> list[int]:
+    _listed(int)(value, what)
+    _want(all(0 <= token < 2**31 for token in value), f"{what} holds a number that is no token id")
+    return value
+
+
+def _stop(value: Any, what: str) -> list:
+    _want(isinstance(value, list) and all(type(v) in (int, str) for v in value), f"{what} is {_show(value)}")
+    return value
+
+
+def _span(span: Any, count: int) -> Span:
+    _want(isinstance(span, Span), f"{_show(span)} is no Span")
+    for name in ("start", "stop", "content_start", "content_stop"):
+        _count(getattr(span, name), f"span.{name}")
+    ordered = span.start <= span.content_start <= span.content_stop <= span.stop <= count
+    _want(ordered, f"the span {span.start}:{span.stop} does not lie within {count} tokens")
+    _want(type(span.role) is str and type(span.complete) is bool, "a span lacks its role or `complete`")
+    words = {name: getattr(span, name) for name in ("role", "channel", "recipient", "author", "content_type")}
+    for name, text in words.items():
+        _want(text is None or type(text) is str, f"span.{name} is {_show(text)}, not text")
+    return replace(span, **{name: _plain(text, name) for name, text in words.items()})
+
+
+_VERIFICATION = _record(
+    identity=_of(str),
+    status=_one_of("holds", "fails", "not checked"),
+    worst=_or_none(_number),
+    tolerance=_or_none(_number),
+    why=_of(str),
+)
+_CHECKS: dict[str, Check] = {
+    "schema": _of(int),
+    "status": _one_of("complete", "partial"),
+    "created": _of(str),
+    "model": _record(
+        name=_of(str),
+        format=_of(str),
+        weights_digest=_of(str),
+        tokenizer_digest=_of(str, type(None)),
+        config=_config,
+    ),
+    "tokens": _tokens,
+    "pieces": _listed(str),
+    "prompt_length": _count,
+    "record": _listed(str),
+    "edits": _listed(_edit),
+    "generation": _or_none(
+        _record(
+            max_tokens=_or_none(_count),
+            temperature=_or_none(_number),
+            top_p=_or_none(_number),
+            seed=_of(int, type(None)),
+            stop=_or_none(_stop),
+            finish=_of(str, type(None)),
+        )
+    ),
+    "numerics": _free_dict,
+    "routes": _or_none(_record(compared=_count, differ=_count)),
+    "verification": _listed(_identity),
+    "gave_way": _listed(str),
+    "notes": _listed(str),
+}
+_FIELDS = [f.name for f in fields(Manifest)]

@@ -1,0 +1,340 @@
+"""A Trace: what one run of a model left behind. Needs numpy, never torch; holds no model."""
+
+import operator
+import os
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+
+from workbench import names as hooks
+from workbench.errors import HookNameError, NotRecorded
+from workbench.spans import Span
+from workbench.traces import disk
+from workbench.traces.container import table_of
+from workbench.traces.manifest import Manifest, described
+from workbench.traces.stored import Stored
+from workbench.visible import visible
+
+_NARROW = {np.dtype(kind) for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)}
+Key = str | tuple[str, int]
+
+
+class Trace:
+    """The manifest of a run and its arrays, which cannot be changed.
+
+    `trace["resid_post", 3]` is one layer [pos d_model]; `trace["resid_post"]` all layers [layer pos d_model];
+    `trace["blocks.3.hook_resid_post"]`, `trace["logprob"]` and `trace["logits"]` are what their names say. Arrays are
+    read-only and come in the order of axes that `workbench.names` gives; bfloat16 is widened to float32, exactly.
+
+    >>> trace = Trace(manifest, {"blocks.0.hook_resid_post": np.zeros((74, 128), "f4")})  # doctest: +SKIP
+    >>> trace["resid_post", 0].shape  # doctest: +SKIP
+    (74, 128)
+
+    The arrays given are not copied: do not change them afterwards. Raises ValueError if they are not those that
+    `manifest.tensors` describes; an array that it does not mention counts as recorded in a forward pass.
+    """
+
+    __slots__ = ("_arrays", "_manifest")
+
+    def __init__(self, manifest: Manifest, arrays: Mapping[str, np.ndarray]):
+        if not isinstance(arrays, Stored):
+            table = described(manifest, table_of(arrays))
+            for name, info in manifest.tensors.items():
+                if (info.dtype, info.shape) != (table[name].dtype, table[name].shape):
+                    raise ValueError(
+                        f"{name!r} is {table[name].dtype} {list(table[name].shape)}; "
+                        f"the manifest says {info.dtype} {list(info.shape)}"
+                    )
+            manifest = replace(manifest, tensors=table)
+            arrays = {name: _locked(array) for name, array in arrays.items()}
+        self._manifest = manifest
+        self._arrays = arrays
+
+    # What the run was.
+
+    @property
+    def manifest(self) -> Manifest:
+        return self._manifest
+
+    @property
+    def id(self) -> str:
+        """32 hex digits; the same for every run of the same spec."""
+        return self._manifest.id
+
+    @property
+    def status(self) -> str:
+        """ "complete", or "partial" if the run was stopped."""
+        return self._manifest.status
+
+    @property
+    def tokens(self) -> list[int]:
+        return list(self._manifest.tokens)
+
+    @property
+    def pieces(self) -> list[str]:
+        """The text of every token, as the model wrote it: show it through `workbench.visible`."""
+        return list(self._manifest.pieces)
+
+    @property
+    def spans(self) -> list[Span]:
+        return list(self._manifest.spans)
+
+    @property
+    def prompt_length(self) -> int:
+        return self._manifest.prompt_length
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The shape of the model: n_layers, d_model, n_heads, …"""
+        return dict(self._manifest.model["config"])
+
+    @property
+    def edits(self) -> list[dict[str, Any]]:
+        """The edits in force, and what the run says of each."""
+        return [dict(edit) for edit in self._manifest.edits]
+
+    @property
+    def verification(self) -> list[dict[str, Any]]:
+        """The model's own identities: identity, status ("holds", "fails", "not checked"), worst, tolerance, why."""
+        return [dict(line) for line in self._manifest.verification]
+
+    @property
+    def verified(self) -> bool:
+        """True if at least one identity was checked and none of them fails."""
+        states = {line["status"] for line in self._manifest.verification}
+        return "holds" in states and "fails" not in states
+
+    def __len__(self) -> int:
+        """The number of tokens."""
+        return len(self._manifest.tokens)
+
+    def text(self, channel: str | None = None, *, role: str | None = None) -> str:
+        """The text of all messages of that channel and role, joined; of all tokens, headers too, if neither is given.
+
+        >>> trace.text(channel="final")  # doctest: +SKIP
+        'c = 14'
+        """
+        pieces = self._manifest.pieces
+        if channel is None and role is None:
+            return "".join(pieces)
+        return "".join(
+            "".join(pieces[span.content])
+            for span in self._manifest.spans
+            if channel in (None, span.channel) and role in (None, span.role)
+        )
+
+    # What it left.
+
+    def names(self) -> list[str]:
+        """The full names of all arrays, in the order in which the forward pass meets them, then the lanes."""
+        order = {name: place for place, name in enumerate(hooks.all_points(self._manifest.model["config"]["n_layers"]))}
+        return sorted(self._manifest.tensors, key=lambda name: (order.get(name, len(order)), name))
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            self._find(key)
+        except LookupError:
+            return False
+        return True
+
+    def __getitem__(self, key: Key) -> np.ndarray:
+        """The array of that name, or name and layer.
+
+        Raises NotRecorded if this trace does not hold it, HookNameError if no hook point has that name; and, for a
+        trace on disk, TraceCorrupt or TraceUnsafe if its bytes are not those that were written.
+        """
+        return self._get(key, _widened)
+
+    def stored(self, key: Key) -> np.ndarray:
+        """The same in the dtype in which it was recorded: bfloat16 stays bfloat16 (of `ml_dtypes`)."""
+        return self._get(key, lambda array: array)
+
+    def source(self, key: Key) -> str:
+        """Where the array comes from: "forward", "live" or "replay"; joined by a comma if its layers differ."""
+        full, _ = self._find(key)
+        return ", ".join(sorted({self._manifest.tensors[name].source for name in full}))
+
+    def save(self, path: os.PathLike | str) -> Path:
+        """Write the trace as a folder at `path`, whole or not at all; gives the path.
+
+        If the same trace is there already, nothing happens. Raises TraceExists if anything else is.
+
+        >>> trace.save("traces/first")  # doctest: +SKIP
+        PosixPath('/home/me/traces/first')
+        """
+        return disk.write(path, self._manifest, self._arrays)
+
+    # How it looks.
+
+    def __repr__(self) -> str:
+        manifest = self._manifest
+        asked = sorted(self.names(), key=lambda name: hooks.point_of(name) in hooks.ALWAYS)  # what was asked for, first
+        words = list(dict.fromkeys(visible(hooks.short(name)) for name in asked))
+        holds = ", ".join(words[:4]) + (", …" if len(words) > 4 else "")
+        parts = [f"{len(self)} tokens, {manifest.model['config']['n_layers']} layers"]
+        parts[0] += ", partial" if manifest.status == "partial" else ""
+        return f"<Trace {visible(manifest.model['name'])}: {'; '.join([*parts, self._state(), holds or 'no arrays'])}>"
+
+    def summary(self) -> str:
+        """Some lines that say what the run was, what it left, and whether it can be trusted."""
+        manifest, tensors = self._manifest, self._manifest.tensors
+        generated = len(self) - manifest.prompt_length
+        lines = [
+            f"model     {manifest.model['name']} ({manifest.model['format']})",
+            f"tokens    {len(self)}, of which {generated} generated; {manifest.status}",
+            f"id        {manifest.id}, recorded {manifest.created}",
+            "numerics  " + ", ".join(f"{key} {value}" for key, value in manifest.numerics.items()),
+            f"size      {sum(info.nbytes for info in tensors.values()):,} bytes in {len(tensors)} arrays",
+            f"trust     {self._state()}",
+        ]
+        for line in manifest.verification:
+            lines.append(
+                f"          {line['status']}: {line['identity']}" + (f" ({line['why']})" if line["why"] else "")
+            )
+        if manifest.routes:
+            lines.append(
+                f"routes    {manifest.routes['differ']} of {manifest.routes['compared']} differ, live against replay"
+            )
+        lines += [f"edit      {edit['identity']}" for edit in manifest.edits]
+        lines += [f"gave way  {text}" for text in manifest.gave_way]
+        lines += [f"note      {text}" for text in manifest.notes]
+        groups: dict[str, list[str]] = {}
+        for name in self.names():
+            groups.setdefault(hooks.point_of(name), []).append(name)
+        for point, members in groups.items():
+            info = tensors[members[0]]
+            shape = " ".join(f"{axis} {size}" for axis, size in zip(info.axes, info.shape, strict=True))
+            layers = f"{len(members)} x " if "*" in point else ""
+            lines.append(f"  {hooks.short(point):<16} {layers}[{shape}] {info.dtype}, {self._sources(members)}")
+        return "\n".join(visible(line) for line in lines)
+
+    def _state(self) -> str:
+        by = {"holds": [], "fails": [], "not checked": []}
+        for line in self._manifest.verification:
+            by[line["status"]].append(visible(line["identity"]))
+        if by["fails"]:
+            return f"FAILED: {', '.join(by['fails'])}"
+        count = len(by["holds"])
+        return f"verified ({count} {'identity' if count == 1 else 'identities'})" if count else "not verified"
+
+    def _sources(self, full: list[str]) -> str:
+        return ", ".join(sorted({self._manifest.tensors[name].source for name in full}))
+
+    # How a key becomes names.
+
+    def _get(self, key: Key, form: Any) -> np.ndarray:
+        full, layer = self._find(key)
+        if layer is not None:
+            return form(self._arrays[full[0]])[layer]
+        if len(full) == 1 and not self._stacks(key):
+            return form(self._arrays[full[0]])
+        shapes = {self._manifest.tensors[name].shape for name in full}
+        if len(shapes) > 1:
+            raise NotRecorded(
+                f"{visible(repr(key))} has not the same shape in every layer, so the layers cannot be stacked. "
+                f"Ask for one: trace[{visible(repr(key))}, 0]."
+            )
+        stack = np.stack([form(self._arrays[name]) for name in full])
+        stack.flags.writeable = False
+        return stack
+
+    def _stacks(self, key: Key) -> bool:
+        """Whether a key asks for the layers of a hook point: `trace["resid_post"]`, but not `trace["logits"]`."""
+        full, _ = self._find(key)
+        return isinstance(key, str) and key not in self._manifest.tensors and hooks.layer_of(full[0]) is not None
+
+    def _find(self, key: object) -> tuple[list[str], int | None]:
+        """The full names that a key stands for, and the place on the layer axis if it asks for one of a lane."""
+        n_layers = self._manifest.model["config"]["n_layers"]
+        name, layer = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
+        if not isinstance(name, str):
+            raise HookNameError(
+                f"{visible(repr(key)[:80])} is no name. Write trace['resid_post', 3] or trace['logprob']."
+            )
+        if layer is not None:
+            try:
+                index = operator.index(layer)
+            except TypeError:
+                raise HookNameError(f"{visible(repr(layer)[:80])} is no layer; layers are whole numbers") from None
+            if not -n_layers <= index < n_layers:
+                raise NotRecorded(f"there is no layer {index}; this model has the layers 0 to {n_layers - 1}")
+            layer = index % n_layers
+        tensors = self._manifest.tensors
+        if name in tensors or name in hooks.LANES:
+            if name not in tensors:
+                raise self._not_recorded(name, name)
+            if layer is None:
+                return [name], None
+            if "layer" in tensors[name].axes[:1] and layer < tensors[name].shape[0]:
+                return [name], layer
+            if layer != hooks.layer_of(name):
+                raise HookNameError(f"{name!r} is one array, without layers to choose from; ask for trace[{name!r}]")
+            return [name], None
+        try:
+            point = hooks.full(name)
+        except HookNameError:
+            known = [*hooks.LANES, *hooks.POINTS, *map(hooks.short, hooks.POINTS), *tensors]
+            raise HookNameError(f"{hooks.unknown(visible(name), known)} This trace holds: {self._holds()}.") from None
+        named = hooks.layer_of(point)
+        if named is not None and named >= n_layers:
+            raise NotRecorded(f"there is no layer {named}; this model has the layers 0 to {n_layers - 1}")
+        if "*" not in point:
+            if layer is not None and layer != named:
+                raise HookNameError(f"{point!r} is one array, without layers to choose from; ask for trace[{point!r}]")
+            if point not in tensors:
+                raise self._not_recorded(point, hooks.short(point))
+            return [point], None
+        if layer is not None:
+            if hooks.at(point, layer) not in tensors:
+                raise self._not_recorded(hooks.at(point, layer), hooks.short(point))
+            return [hooks.at(point, layer)], None
+        layers = [number for number in range(n_layers) if hooks.at(point, number) in tensors]
+        if not layers:
+            raise self._not_recorded(hooks.short(point), hooks.short(point))
+        if len(layers) < n_layers:
+            raise NotRecorded(
+                f"{name!r} was recorded in the layers {', '.join(map(str, layers))} only, of {n_layers}. "
+                f"Ask for one of them: trace[{name!r}, {layers[0]}]."
+            )
+        return [hooks.at(point, number) for number in layers], None
+
+    def _holds(self) -> str:
+        return visible(", ".join(dict.fromkeys(hooks.short(name) for name in self.names()))) or "nothing"
+
+    def _not_recorded(self, name: str, record: str) -> NotRecorded:
+        point = hooks.full(record) if record not in hooks.LANES else record
+        layers = [str(hooks.layer_of(n)) for n in self.names() if "*" in point and hooks.point_of(n) == point]
+        some = f" {record!r} was, in the layers {', '.join(layers)}." if layers else ""
+        return NotRecorded(
+            f"{name!r} was not recorded in this trace.{some} It holds: {self._holds()}. Run again with record={record!r}."
+        )
+
+
+def load(path: os.PathLike | str) -> Trace:
+    """The trace in the folder at `path`. Only the manifest is read now; each array when it is first asked for.
+
+    What is read is compared with its hash, so a damaged trace is an error and never a wrong number. The trace reads
+    from `path` as long as it lives; it may be used from several threads.
+
+    >>> load("traces/first")  # doctest: +SKIP
+    <Trace pocket: 74 tokens, 4 layers; verified (9 identities); resid_post, pattern, sink, logprob, …>
+
+    Raises TraceNotFound if there is no trace, TraceCorrupt if it is damaged, TraceUnsafe if a part of it is a
+    symlink, a FIFO, a device or of absurd size, TraceVersion if another schema wrote it.
+    """
+    stored = Stored(path)
+    return Trace(stored.manifest, stored)
+
+
+def _locked(array: np.ndarray) -> np.ndarray:
+    view = array.view()
+    view.flags.writeable = False
+    return view
+
+
+def _widened(array: np.ndarray) -> np.ndarray:
+    return _locked(array.astype(np.float32)) if array.dtype in _NARROW else array
