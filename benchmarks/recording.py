@@ -21,10 +21,11 @@ What runs, and what it keeps of every layer:
 Before anything is measured, everybody's patterns, router logits and residual streams at the smallest size must agree
 to 1e-5 of their largest value; ours are recomputed from rot_q, rot_k and sinks, as a reader of a trace would.
 
-Time. In each round every row runs once (256 tokens four times, 512 twice), starting one row later than in the round
+Time. In each round every row runs once (256 tokens twice), starting one row later than in the round
 before. A figure is the median over the rounds of the ratio of two rows of the same round, with its quartiles: other
-work on the machine then meets both. Never compare times of different runs. CPU time counts all threads of a process;
-it is less exposed to neighbours than the wall clock, but threads waiting for each other in a spin are counted too.
+work on the machine then meets both. Never compare times of different runs. CPU time counts all threads of a process
+and is less exposed to neighbours than the wall clock. Threads wait asleep (OMP_WAIT_POLICY=PASSIVE, unless it is set):
+spinning for a thread that a neighbour has pushed off its core made everybody five times slower on a shared machine.
 
 Memory. Each row in a fresh process: load, a pass over 8 tokens, give free memory back to the system, one pass, and the
 growth of the peak of resident memory until the pass has ended, what it recorded included. It is the figure that
@@ -36,6 +37,7 @@ import ctypes
 import gc
 import json
 import multiprocessing
+import os
 import platform
 import sys
 import tempfile
@@ -48,18 +50,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DIMS = dict(
-    n_layers=8,
-    d_model=512,
-    n_heads=16,
-    n_kv_heads=8,
-    d_head=64,
-    n_experts=32,
-    n_active=4,
-    d_mlp=512,
-    d_vocab=8192,
-    window=128,
-)
+DIMS = {
+    "n_layers": 8,
+    "d_model": 512,
+    "n_heads": 16,
+    "n_kv_heads": 8,
+    "d_head": 64,
+    "n_experts": 32,
+    "n_active": 4,
+    "d_mlp": 512,
+    "d_vocab": 8192,
+    "window": 128,
+}
 LAYERS = range(DIMS["n_layers"])
 SIZES = (256, 512, 1024, 2048)
 TOLERANCE = 1e-5
@@ -176,13 +178,13 @@ class NNsight:
 
 
 class TransformerLens:
-    NAMES = {
-        "pattern": "attn.hook_pattern",
-        "router": "mlp.router.hook_out",
-        "resid_pre": "hook_resid_pre",
-        "resid_mid": "hook_resid_mid",
-        "resid_post": "hook_resid_post",
-    }
+    NAMES = (
+        ("pattern", "attn.hook_pattern"),
+        ("router", "mlp.router.hook_out"),
+        ("resid_pre", "hook_resid_pre"),
+        ("resid_mid", "hook_resid_mid"),
+        ("resid_post", "hook_resid_post"),
+    )
 
     def __init__(self, folder: Path):
         from transformer_lens.model_bridge import TransformerBridge
@@ -191,7 +193,7 @@ class TransformerLens:
         tokenizer = AutoTokenizer.from_pretrained(folder / "tokenizer")
         model = Transformers(folder).model
         self.model = TransformerBridge.boot_transformers("openai/gpt-oss-20b", hf_model=model, tokenizer=tokenizer)
-        self.names = [f"blocks.{i}.{point}" for i in LAYERS for point in self.NAMES.values()]
+        self.names = [f"blocks.{i}.{point}" for i in LAYERS for _, point in self.NAMES]
 
     def __call__(self, tokens: Tensor, mode: str):
         if mode == PLAIN:
@@ -200,7 +202,7 @@ class TransformerLens:
 
     def values(self, kept) -> dict[str, np.ndarray]:
         _, cache = kept
-        named = {f"{name} {i}": cache[f"blocks.{i}.{point}"] for i in LAYERS for name, point in self.NAMES.items()}
+        named = {f"{name} {i}": cache[f"blocks.{i}.{point}"] for i in LAYERS for name, point in self.NAMES}
         return {k: (x if k.startswith("router") else x[0]).numpy() for k, x in named.items()}
 
 
@@ -227,7 +229,7 @@ def serve(pipe, tool: str, folder: Path, threads: int) -> None:
 
 def seconds(runner, mode: str, n: int) -> tuple[float, float]:
     """Wall and CPU time of a pass; short ones are repeated, so that a measurement is not all noise."""
-    tokens, times = tokens_of(n), max(1, 1024 // n)
+    tokens, times = tokens_of(n), max(1, 512 // n)
     gc.collect()
     wall, cpu = time.perf_counter(), time.process_time()
     for _ in range(times):
@@ -284,7 +286,7 @@ class Process:
 
 
 def write_model(folder: Path) -> None:
-    """The same weights as MXFP4, in which ours are published, and as bf16, which transformers loads fastest on a CPU."""
+    """The same weights twice: as MXFP4, for workbench, and as bf16, which transformers loads faster on a CPU."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
@@ -405,6 +407,7 @@ def main() -> None:
     rounds = args.rounds or (3 if args.quick else 5)
     weigh = args.only != "time" and sys.platform == "linux"
 
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # read when a process starts: ours has, theirs will
     d = DIMS
     print(
         f"{d['n_layers']} layers, d_model {d['d_model']}, {d['n_heads']} heads x {d['d_head']}, {d['n_kv_heads']} kv "

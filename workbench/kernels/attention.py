@@ -67,7 +67,7 @@ def hide(s: Tensor, block: Block, offset: int, window: int | None) -> Tensor:
 
 
 def normalise(s: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
-    """The softmax over the keys and the sink, in fp32 or better: the pattern (rows sum to 1 - sink) and the sink's share.
+    """The softmax over keys and sink, in fp32 or better: the pattern (rows sum to 1 - sink) and the sink's share.
 
     s: batch head query key; sinks: head. A row with no key at all gives a pattern of zeros and a sink of exactly 1.
     """

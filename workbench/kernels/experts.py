@@ -10,7 +10,7 @@ from .linear import ROWS
 
 
 def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
-    """gpt-oss's clamped SwiGLU over interleaved columns (gate 0, up 0, gate 1, …): (up + 1) · gate · sigmoid(alpha gate)."""
+    """gpt-oss's clamped SwiGLU: (up + 1) · gate · sigmoid(alpha gate), the columns being gate 0, up 0, gate 1, …"""
     gate, up = x[..., ::2].clamp(max=limit), x[..., 1::2].clamp(-limit, limit)
     return (up + 1) * (gate * torch.sigmoid(alpha * gate))
 

@@ -112,7 +112,7 @@ def by_short_name(table: Shapes) -> dict[str, int]:
 
 
 def working_memory(c: Config, dtype: str, n_pos: int) -> int:
-    """About what one pass takes besides weights and recording: keys and values, one layer's values, a piece of logits."""
+    """About what a pass takes besides weights and recording: keys and values, one layer's values, a piece of logits."""
     item = SIZES[WORDS[dtype]]
     cache = 2 * c.n_layers * c.n_kv_heads * c.d_head * n_pos * item
     layer = n_pos * (8 * c.d_model + 4 * c.n_heads * c.d_head + 4 * c.d_mlp * c.n_active) * max(item, 4)

@@ -1,6 +1,5 @@
 """Keys and values of the positions already computed, by layer, at absolute positions."""
 
-import torch
 from torch import Tensor
 
 from workbench.runner.config import Config

@@ -19,7 +19,7 @@ from workbench.runner.cache import KVCache
 from workbench.runner.gpt_oss import forward
 from workbench.runner.interrupts import Interrupt
 from workbench.runner.recording import LIVE_POINTS, Chosen, Predictions, arrays, margins
-from workbench.runner.taps import Chain, Edit, Recorder
+from workbench.runner.taps import Chain, Recorder
 from workbench.traces import Trace
 
 if TYPE_CHECKING:
@@ -37,13 +37,13 @@ class Interrupted(KeyboardInterrupt):
 class Live:
     """One generation under way: the text so far, its cache, and what was recorded of it."""
 
-    def __init__(self, model: "Model", prompt: Sequence[int], edits: Sequence[Edit], flag: Interrupt):
-        self.model, self.tokens = model, list(prompt)
-        c = model.config
+    def __init__(self, run: tracing.Run, prompt: Sequence[int], flag: Interrupt):
+        self.run, self.model, self.tokens = run, run.model, list(prompt)
+        c = self.model.config
         self.cache = KVCache(c)
         self.recorder = Recorder([name for p in LIVE_POINTS for name in names.match(p, c.n_layers)])
-        self.predictions, self.chosen = Predictions(c, model.weights), Chosen(prompt)
-        self.tap = Chain(flag, *edits, self.recorder, self.predictions, self.chosen)
+        self.predictions, self.chosen = Predictions(c, self.model.weights), Chosen(prompt)
+        self.tap = Chain(flag, *run.edits, self.recorder, self.predictions, self.chosen)
         self.read = 0  # positions that went through the whole model
 
     def step(self) -> torch.Tensor:
@@ -82,6 +82,7 @@ def generate(
     record: str | Sequence[str],
     stop: Sequence[int | str],
     budget: float | None,
+    notes: Sequence[str] = (),
 ) -> Trace:
     """What `Model.generate` does, for a prompt that is already token ids."""
     _check(max_tokens, temperature, top_p)
@@ -90,21 +91,18 @@ def generate(
     settings = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     settings |= {"stop": [*sorted(stop_ids), *stop_texts]}
     with model.listening() as flag:
-        edits = model.edits_in_force()
-        before = tracing.counts(edits)
-        planned = tracing.plan(model, record, prompt, len(prompt) + max_tokens, budget)
-        tracing.refuse(model, planned)
-        live = Live(model, prompt, edits, flag)
+        run = tracing.start(model, record, prompt, len(prompt) + max_tokens, budget, notes)
+        live = Live(run, prompt, flag)
         try:
             finish = _write(live, max_tokens, temperature, top_p, seed, stop_ids, stop_texts)
-            replayed = tracing.record_pass(model, live.tokens, planned, edits, flag, live=False)
-            trace = _finished(live, planned, replayed, edits, before, settings | {"finish": finish})
+            replayed = tracing.record_pass(run, live.tokens, flag, live=False)
+            trace = _finished(live, replayed, settings | {"finish": finish})
             if not flag.stopped:
                 return trace
         except KeyboardInterrupt:
             if live.read == 0:
                 raise
-            trace = _partial(live, planned, edits, before, settings | {"finish": "interrupted"})
+            trace = _partial(live, settings | {"finish": "interrupted"})
     model.partial = trace
     raise Interrupted(trace)
 
@@ -162,27 +160,24 @@ def _routes(model: "Model", live: dict[str, np.ndarray], replay: dict[str, np.nd
     return compared, differ
 
 
-def _finished(
-    live: Live, planned: tracing.Plan, replayed: dict[str, np.ndarray], edits, before, settings: dict
-) -> Trace:
+def _finished(live: Live, replayed: dict[str, np.ndarray], settings: dict) -> Trace:
     kept = live.arrays()
     compared, differ = _routes(live.model, kept, replayed)
     sources = dict.fromkeys(replayed, "replay") | dict.fromkeys(kept, "live")
+    routes = {"compared": compared, "differ": differ}
+    prompt_length = len(live.chosen.tokens)
     return tracing.build(
-        live.model, live.tokens, len(live.chosen.tokens), planned, replayed | kept, sources, edits, before,
-        generation=settings, routes={"compared": compared, "differ": differ},
-    )  # fmt: skip
+        live.run, live.tokens, prompt_length, replayed | kept, sources, generation=settings, routes=routes
+    )
 
 
-def _partial(live: Live, planned: tracing.Plan, edits, before, settings: dict) -> Trace:
+def _partial(live: Live, settings: dict) -> Trace:
     """A trace of what was read before the interrupt."""
     kept = live.arrays() | {"sinks": tracing.sinks(live.model)}
     note = f"interrupted after {live.read} positions: not replayed, so it holds routes and predictions only"
-    prompt_length = min(len(live.chosen.tokens), live.read)
-    return tracing.build(
-        live.model, live.tokens[: live.read], prompt_length, planned, kept, dict.fromkeys(kept, "live"), edits, before,
-        generation=settings, status="partial", notes=[note],
-    )  # fmt: skip
+    tokens, prompt_length = live.tokens[: live.read], min(len(live.chosen.tokens), live.read)
+    sources = dict.fromkeys(kept, "live")
+    return tracing.build(live.run, tokens, prompt_length, kept, sources, [note], generation=settings, status="partial")
 
 
 def _stops(model: "Model", stop: Sequence[int | str]) -> tuple[set[int], list[str]]:

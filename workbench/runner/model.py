@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from workbench import names
-from workbench.conversation.chat import Chat, chat
+from workbench.conversation.chat import Chat, as_chat
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import CheckpointError, EditError, PromptError
 from workbench.runner import generate as generation
@@ -52,7 +52,7 @@ class Model:
         self.stop_ids = frozenset(checkpoint.stop_ids)
         self.device = str(self.weights.embed.device)
         self.dtype: torch.dtype = self.weights.embed.dtype
-        folder = tokenizer or checkpoint.folder
+        folder = Path(tokenizer) if tokenizer else _tokenizer_folder(checkpoint.folder)
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder else None
         self.template = _template(folder)
         self.partial: Trace | None = None  # what the last interrupted generation had written
@@ -62,7 +62,8 @@ class Model:
     def __repr__(self) -> str:
         c, edits = self.config, [e.glob for e in self.edits_in_force()]
         editing = f", editing {', '.join(edits)}" if edits else ""
-        return f"<Model {self.name}: {c.n_layers} layers, {c.n_experts} experts, {self.dtype_name} on {self.device}{editing}>"
+        shape = f"{c.n_layers} layers, {c.n_experts} experts"
+        return f"<Model {self.name}: {shape}, {self.dtype_name} on {self.device}{editing}>"
 
     @property
     def dtype_name(self) -> str:
@@ -82,17 +83,12 @@ class Model:
 
         Raises PromptError, HookNameError, BudgetError (before anything runs).
         """
-        tokens = self.tokens(prompt)
+        tokens, notes = self.rendered(prompt)
         self.check_prompt(tokens)
         with self.listening() as flag:
-            edits = self.edits_in_force()
-            before = tracing.counts(edits)
-            planned = tracing.plan(self, record, tokens, len(tokens), budget)
-            tracing.refuse(self, planned)
-            kept = tracing.record_pass(self, tokens, planned, edits, flag)
-            made = tracing.build(
-                self, tokens, len(tokens), planned, kept, dict.fromkeys(kept, "forward"), edits, before
-            )
+            run = tracing.start(self, record, tokens, len(tokens), budget, notes)
+            kept = tracing.record_pass(run, tokens, flag)
+            made = tracing.build(run, tokens, len(tokens), kept, dict.fromkeys(kept, "forward"))
             flag.check()
         return made
 
@@ -118,9 +114,10 @@ class Model:
 
         Raises PromptError, HookNameError, BudgetError (before anything runs).
         """
+        tokens, notes = self.rendered(prompt)
         return generation.generate(
-            self, self.tokens(prompt), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
-            record=record, stop=stop, budget=budget,
+            self, tokens, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
+            record=record, stop=stop, budget=budget, notes=notes,
         )  # fmt: skip
 
     def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> Estimate:
@@ -189,15 +186,18 @@ class Model:
 
     def tokens(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt: a question is put into a chat; ids and traces are taken as they are."""
+        return self.rendered(prompt)[0]
+
+    def rendered(self, prompt: Prompt) -> tuple[list[int], list[str]]:
+        """The token ids of a prompt, and a note for the manifest on who made them of a chat."""
         if isinstance(prompt, Trace):
-            return list(prompt.tokens)
-        if isinstance(prompt, str):
-            prompt = chat(prompt)
-        if isinstance(prompt, Chat):
+            return list(prompt.tokens), []
+        if isinstance(prompt, str | Chat):
             if self.tokenizer is None:
                 raise PromptError("this model has no tokenizer: give token ids, or wb.Model(…, tokenizer=folder)")
-            return list(prompt.render(self.tokenizer, self.template).ids)
-        return [int(t) for t in prompt]
+            made = as_chat(prompt).render(self.tokenizer, self.template)
+            return list(made.ids), [f"the prompt was rendered by {made.how}"]
+        return [int(t) for t in prompt], []
 
     def check_prompt(self, tokens: Sequence[int], more: int = 0) -> None:
         """Raises PromptError for an empty prompt, an id that the model does not have, or too many positions."""
@@ -271,6 +271,12 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     return found
 
 
-def _template(folder) -> str | None:
-    path = Path(folder) / "chat_template.jinja" if folder else None
+def _tokenizer_folder(folder: Path | None) -> Path | None:
+    """Beside the weights; OpenAI's original/ is a folder of a repository that has it one floor up. None: ids only."""
+    places = [] if folder is None else [folder, folder.parent] if folder.name == "original" else [folder]
+    return next((place for place in places if (place / "tokenizer.json").is_file()), None)
+
+
+def _template(folder: Path | None) -> str | None:
+    path = folder / "chat_template.jinja" if folder else None
     return path.read_text(encoding="utf-8") if path and path.is_file() else None

@@ -124,13 +124,18 @@ class Chosen(Tap):
 class Norms(Tap):
     """L2 norms of the residual stream and of what attention and experts write, layer by layer."""
 
-    LANES = {"hook_resid_post": "resid_norm", "hook_attn_out": "attn_out_norm", "hook_mlp_out": "mlp_out_norm"}
-
     def __init__(self, n_layers: int):
-        self.rows: dict[str, list[list[Tensor]]] = {lane: [[] for _ in range(n_layers)] for lane in self.LANES.values()}
+        self.lane_of = {
+            "hook_resid_post": "resid_norm",
+            "hook_attn_out": "attn_out_norm",
+            "hook_mlp_out": "mlp_out_norm",
+        }
+        self.rows: dict[str, list[list[Tensor]]] = {
+            lane: [[] for _ in range(n_layers)] for lane in self.lane_of.values()
+        }
 
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
-        if lane := self.LANES.get(name.rpartition(".")[2]):
+        if lane := self.lane_of.get(name.rpartition(".")[2]):
             layer = names.layer_of(name)
             assert layer is not None
             norm = torch.linalg.vector_norm(x.detach()[0], dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))

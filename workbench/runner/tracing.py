@@ -83,9 +83,32 @@ def plan(model: "Model", record: str | Sequence[str], tokens: Sequence[int], n_p
     return Plan(words, tuple(name for name in wanted if name not in names.LANES), lanes, gave_way, estimate)
 
 
-def refuse(model: "Model", planned: Plan) -> None:
+@dataclass(frozen=True)
+class Run:
+    """One run under way: what it records, and the edits that it meets, with their tallies from before."""
+
+    model: "Model"
+    plan: Plan
+    edits: list[Edit]
+    before: list[tuple[int, int, int]]
+    notes: list[str]
+
+
+def start(
+    model: "Model",
+    record: str | Sequence[str],
+    tokens: Sequence[int],
+    n_pos: int,
+    limit: float | None,
+    notes: Sequence[str],
+) -> Run:
+    """Plans a run. Raises HookNameError for a word of `record` that means nothing, BudgetError if it would not fit."""
+    edits = model.edits_in_force()
+    planned = plan(model, record, tokens, n_pos, limit)
     asked = {word: names.expand([word], model.config.n_layers) for word in planned.words if word != "auto"}
     budget.refuse_if_too_big(model.config, planned.estimate, model.dtype_name, 0, asked)
+    tallies = [(e.tally.fired, e.tally.positions, e.tally.changed) for e in edits]
+    return Run(model, planned, edits, tallies, list(notes))
 
 
 def text_of(model: "Model", tokens: Sequence[int]) -> tuple[list[Span], list[str]]:
@@ -108,15 +131,13 @@ def found_steps(spans: list[Span], pieces: list[str]) -> list:
     return steps(Text(spans, pieces))
 
 
-def record_pass(
-    model: "Model", tokens: Sequence[int], planned: Plan, edits: Sequence[Edit], flag: Interrupt, live: bool = True
-) -> dict[str, np.ndarray]:
+def record_pass(run: Run, tokens: Sequence[int], flag: Interrupt, live: bool = True) -> dict[str, np.ndarray]:
     """One pass over known tokens with everything that the plan wants; `live=False` leaves out what was seen live."""
-    c = model.config
+    model, planned, c = run.model, run.plan, run.model.config
     spans, pieces = text_of(model, tokens)
     wanted = [*planned.points, *(p for p in always(c.n_layers) if p not in names.LANES)]
     recorder, norms = Recorder(wanted), Norms(c.n_layers)
-    taps: list[Tap] = [flag, *edits, recorder, norms]
+    taps: list[Tap] = [flag, *run.edits, recorder, norms]
     lanes: list[Predictions | Chosen | StepAttention] = []
     if live or planned.lens:
         lanes.append(Predictions(c, model.weights, lens=planned.lens))
@@ -194,10 +215,10 @@ def probe(model: "Model", tokens: Sequence[int], findings: identities.Findings) 
     findings.add(identities.LENS, identities.gap(lens.float().cpu().numpy(), seen.float().cpu().numpy()), "the probe")
 
 
-def describe_edits(edits: Sequence[Edit], before: Sequence[tuple[int, int, int]]) -> list[dict]:
+def describe_edits(run: Run) -> list[dict]:
     """For the manifest: each edit, how often it fired in this run, and how much it changed."""
     told = []
-    for edit, (fired, positions, changed) in zip(edits, before, strict=True):
+    for edit, (fired, positions, changed) in zip(run.edits, run.before, strict=True):
         t = edit.tally
         told.append(
             edit.describe()
@@ -205,10 +226,6 @@ def describe_edits(edits: Sequence[Edit], before: Sequence[tuple[int, int, int]]
             | {"changed": t.changed - changed, "relative_change": t.relative_change}
         )
     return told
-
-
-def counts(edits: Sequence[Edit]) -> list[tuple[int, int, int]]:
-    return [(e.tally.fired, e.tally.positions, e.tally.changed) for e in edits]
 
 
 def numerics(model: "Model") -> dict:
@@ -247,27 +264,34 @@ def manifest(
 
 
 def build(
-    model: "Model",
+    run: Run,
     tokens: Sequence[int],
     prompt_length: int,
-    planned: Plan,
     kept: Mapping[str, np.ndarray],
     sources: Mapping[str, str],
-    edits: Sequence[Edit],
-    before: Sequence[tuple[int, int, int]],
+    notes: Sequence[str] = (),
     **more,
 ) -> Trace:
     """The Trace, verified: a probe of the model, and the identities on the very numbers that are kept."""
+    model, planned = run.model, run.plan
     spans, pieces = text_of(model, tokens)
     table = {name: TensorInfo(word_of(a), a.shape, names.axes(name), sources[name]) for name, a in kept.items()}
-    told = describe_edits(edits, before)
     made = manifest(
-        model, tokens, prompt_length, planned.words, told, spans=spans, pieces=pieces, tensors=table,
-        gave_way=list(planned.gave_way), **more,
-    )  # fmt: skip
+        model,
+        tokens,
+        prompt_length,
+        planned.words,
+        describe_edits(run),
+        spans=spans,
+        pieces=pieces,
+        tensors=table,
+        gave_way=list(planned.gave_way),
+        notes=[*run.notes, *notes],
+        **more,
+    )
     trace = Trace(made, kept)
     findings = identities.Findings(model.dtype_name, identities.edited_points(trace))
-    if not edits:
+    if not run.edits:
         probe(model, tokens, findings)
     found = identities.check(trace, findings)
     trace = Trace(replace(made, verification=found), kept)

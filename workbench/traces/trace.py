@@ -155,8 +155,7 @@ class Trace:
 
     def source(self, key: Key) -> str:
         """Where the array comes from: "forward", "live" or "replay"; joined by a comma if its layers differ."""
-        full, _ = self._find(key)
-        return ", ".join(sorted({self._manifest.tensors[name].source for name in full}))
+        return self._sources(self._find(key)[0])
 
     def save(self, path: os.PathLike | str) -> Path:
         """Write the trace as a folder at `path`, whole or not at all; gives the path.
@@ -175,9 +174,9 @@ class Trace:
         asked = sorted(self.names(), key=lambda name: hooks.point_of(name) in hooks.ALWAYS)  # what was asked for, first
         words = list(dict.fromkeys(visible(hooks.short(name)) for name in asked))
         holds = ", ".join(words[:4]) + (", …" if len(words) > 4 else "")
-        parts = [f"{len(self)} tokens, {manifest.model['config']['n_layers']} layers"]
-        parts[0] += ", partial" if manifest.status == "partial" else ""
-        return f"<Trace {visible(manifest.model['name'])}: {'; '.join([*parts, self._state(), holds or 'no arrays'])}>"
+        size = f"{len(self)} tokens, {manifest.model['config']['n_layers']} layers"
+        size += ", partial" if manifest.status == "partial" else ""
+        return f"<Trace {visible(manifest.model['name'])}: {size}; {self._state()}; {holds or 'no arrays'}>"
 
     def summary(self) -> str:
         """Some lines that say what the run was, what it left, and whether it can be trusted."""
@@ -227,28 +226,19 @@ class Trace:
     # How a key becomes names.
 
     def _get(self, key: Key, form: Any) -> np.ndarray:
-        full, layer = self._find(key)
-        if layer is not None:
-            return form(self._arrays[full[0]])[layer]
-        if len(full) == 1 and not self._stacks(key):
-            return form(self._arrays[full[0]])
-        shapes = {self._manifest.tensors[name].shape for name in full}
-        if len(shapes) > 1:
+        full, layer, stacks = self._find(key)
+        if not stacks:
+            array = form(self._arrays[full[0]])
+            return array if layer is None else array[layer]
+        if len({self._manifest.tensors[name].shape for name in full}) > 1:
             raise NotRecorded(
-                f"{visible(repr(key))} has not the same shape in every layer, so the layers cannot be stacked. "
-                f"Ask for one: trace[{visible(repr(key))}, 0]."
+                f"{key!r} has not the same shape in every layer, so the layers cannot be stacked. "
+                f"Ask for one: trace[{key!r}, 0]."
             )
-        stack = np.stack([form(self._arrays[name]) for name in full])
-        stack.flags.writeable = False
-        return stack
+        return _locked(np.stack([form(self._arrays[name]) for name in full]))
 
-    def _stacks(self, key: Key) -> bool:
-        """Whether a key asks for the layers of a hook point: `trace["resid_post"]`, but not `trace["logits"]`."""
-        full, _ = self._find(key)
-        return isinstance(key, str) and key not in self._manifest.tensors and hooks.layer_of(full[0]) is not None
-
-    def _find(self, key: object) -> tuple[list[str], int | None]:
-        """The full names that a key stands for, and the place on the layer axis if it asks for one of a lane."""
+    def _find(self, key: object) -> tuple[list[str], int | None, bool]:
+        """The full names that a key stands for, the place on a lane's layer axis, and whether layers are to be stacked."""
         n_layers = self._manifest.model["config"]["n_layers"]
         name, layer = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
         if not isinstance(name, str):
@@ -268,12 +258,12 @@ class Trace:
             if name not in tensors:
                 raise self._not_recorded(name, name)
             if layer is None:
-                return [name], None
+                return [name], None, False
             if "layer" in tensors[name].axes[:1] and layer < tensors[name].shape[0]:
-                return [name], layer
+                return [name], layer, False
             if layer != hooks.layer_of(name):
                 raise HookNameError(f"{name!r} is one array, without layers to choose from; ask for trace[{name!r}]")
-            return [name], None
+            return [name], None, False
         try:
             point = hooks.full(name)
         except HookNameError:
@@ -287,11 +277,11 @@ class Trace:
                 raise HookNameError(f"{point!r} is one array, without layers to choose from; ask for trace[{point!r}]")
             if point not in tensors:
                 raise self._not_recorded(point, hooks.short(point))
-            return [point], None
+            return [point], None, False
         if layer is not None:
             if hooks.at(point, layer) not in tensors:
                 raise self._not_recorded(hooks.at(point, layer), hooks.short(point))
-            return [hooks.at(point, layer)], None
+            return [hooks.at(point, layer)], None, False
         layers = [number for number in range(n_layers) if hooks.at(point, number) in tensors]
         if not layers:
             raise self._not_recorded(hooks.short(point), hooks.short(point))
@@ -300,7 +290,7 @@ class Trace:
                 f"{name!r} was recorded in the layers {', '.join(map(str, layers))} only, of {n_layers}. "
                 f"Ask for one of them: trace[{name!r}, {layers[0]}]."
             )
-        return [hooks.at(point, number) for number in layers], None
+        return [hooks.at(point, number) for number in layers], None, True
 
     def _holds(self) -> str:
         return visible(", ".join(dict.fromkeys(hooks.short(name) for name in self.names()))) or "nothing"

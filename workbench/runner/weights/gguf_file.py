@@ -45,6 +45,7 @@ BLOCK = {
 DOWN = {"down": "ffn_down_exps.weight", "down_bias": "ffn_down_exps.bias"}
 # gate and up lie apart: the even and the odd rows of ours
 UP = {"up": ("ffn_gate_exps.weight", "ffn_up_exps.weight"), "up_bias": ("ffn_gate_exps.bias", "ffn_up_exps.bias")}
+EOS = "tokenizer.ggml.eos_token_id"
 
 
 def read_gguf(file: Path, *, name: str, dtype: torch.dtype | None, device: torch.device) -> Checkpoint:
@@ -63,7 +64,8 @@ def read_gguf(file: Path, *, name: str, dtype: torch.dtype | None, device: torch
         ) from None
     try:
         reader = gguf.GGUFReader(file, mode="c")  # copy on write: torch wants memory that it may write to
-        meta = {key: field.contents() for key, field in reader.fields.items() if not key.startswith("tokenizer.ggml.t")}
+        wanted = ("general.", "split.", "gpt-oss.", EOS)  # and not 200,000 tokens and their merges
+        meta = {key: field.contents() for key, field in reader.fields.items() if key.startswith(wanted)}
     except (ValueError, LookupError, OSError, OverflowError) as error:
         raise Incomplete(f"{file} is damaged, cut short, or no GGUF file ({error}). Fetch it again.") from None
     where = str(file)
@@ -77,7 +79,7 @@ def read_gguf(file: Path, *, name: str, dtype: torch.dtype | None, device: torch
         folder=file.parent,
         format="gguf",
         digest=weights_digest(stored),
-        stop_ids=stop_ids(file.parent, [meta.get("tokenizer.ggml.eos_token_id")], d_vocab=config.d_vocab),
+        stop_ids=stop_ids(file.parent, [meta.get(EOS)], d_vocab=config.d_vocab),
     )
 
 
