@@ -1,4 +1,4 @@
-"""The real gpt-oss tokenizer, rebuilt without a network from quicktok-v1's copy of the ranks. Hash-checked; for tests."""
+"""The real gpt-oss tokenizer, rebuilt without a network from quicktok-v1's ranks. Hash-checked; for tests."""
 
 import base64
 import hashlib
@@ -21,17 +21,15 @@ NAMED = {
     200012: "<|call|>",
     200018: "<|endofprompt|>",
 }
-PATTERN = "|".join(
-    [
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
-        r"\p{N}{1,3}",
-        r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
-        r"\s*[\r\n]+",
-        r"\s+(?!\S)",
-        r"\s+",
-    ]
-)
+SPLIT = [  # alternatives, in this order
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?",
+    r"\p{N}{1,3}",
+    r" ?[^\s\p{L}\p{N}]+[\r\n/]*",
+    r"\s*[\r\n]+",
+    r"\s+(?!\S)",
+    r"\s+",
+]
 
 
 def folder() -> Path:
@@ -76,7 +74,9 @@ def _tokenizer(ranks_file: Path):
     from transformers.convert_slow_tokenizer import TikTokenConverter
 
     special = [NAMED.get(i, f"<|reserved_{i}|>") for i in range(199998, 200019)]
-    return TikTokenConverter(vocab_file=str(ranks_file), pattern=PATTERN, extra_special_tokens=special).converted()
+    return TikTokenConverter(
+        vocab_file=str(ranks_file), pattern="|".join(SPLIT), extra_special_tokens=special
+    ).converted()
 
 
 def _digest(path: Path) -> str | None:

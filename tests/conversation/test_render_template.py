@@ -144,12 +144,14 @@ def test_a_template_sees_the_text_itself(pocket):
 def test_a_call_is_passed_on_as_transformers_does(pocket):
     calls = (
         "{% for m in messages %}{% if m.tool_calls %}{% set c = m.tool_calls[0].function %}"
-        "<|start|>assistant to=functions.{{ c.name }}<|channel|>commentary json<|message|>{{ c.arguments | tojson }}<|call|>"
+        "<|start|>assistant to=functions.{{ c.name }}<|channel|>commentary json<|message|>"
+        "{{ c.arguments | tojson }}<|call|>"
         "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}<|start|>assistant"
     )
     call = {"role": "assistant", "recipient": "functions.calc", "content": '{"x": "<|end|>"}'}
     rendered = chat("hi", history=[call]).render(pocket, calls)
-    assert [(s.role, s.recipient, s.content_type) for s in rendered.spans][0] == ("assistant", "functions.calc", "json")
+    first = rendered.spans[0]
+    assert (first.role, first.recipient, first.content_type) == ("assistant", "functions.calc", "json")
     assert control_tokens(rendered.ids, pocket).count("<|end|>") == 1
 
 

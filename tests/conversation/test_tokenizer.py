@@ -113,8 +113,7 @@ def test_only_the_real_vocabulary_is_o200k(real, pocket):
 
 
 def test_the_real_vocabulary_is_known_however_its_file_is_written():
-    data = json.loads((o200k.folder() / "tokenizer.json").read_bytes())
-    again = Tokenizer(json.dumps(data, indent=1).encode())
+    again = Tokenizer((o200k.folder() / "tokenizer.json").read_bytes() + b"\n")
     assert again.digest != o200k.TOKENIZER_SHA256 and again.is_o200k
 
 

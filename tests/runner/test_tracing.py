@@ -194,9 +194,9 @@ def test_the_estimate_of_a_generation_is_within_2_percent_if_it_writes_all_its_t
 
 
 def test_a_recording_that_would_not_fit_is_refused_before_it_runs(model, monkeypatch):
-    from workbench.runner import budget
+    from workbench.runner import tracing
 
-    monkeypatch.setattr(budget, "free_memory", lambda device: 12_000_000)
+    monkeypatch.setattr(tracing, "free_memory", lambda device: 12_000_000)
     with pytest.raises(BudgetError, match="Cheaper: record='attention'"):
         model.trace(some_tokens(2000), record="everything")
     trace = model.trace(some_tokens(300), record="auto")

@@ -188,4 +188,4 @@ def main(count: int) -> Counter[str]:
 
 
 if __name__ == "__main__":
-    print(json.dumps(main(int(sys.argv[1]))))
+    sys.stdout.write(json.dumps(main(int(sys.argv[1]))) + "\n")

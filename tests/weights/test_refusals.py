@@ -242,3 +242,14 @@ def test_of_two_ggufs_one_must_be_chosen(tmp_path):
     MODEL.write_gguf(tmp_path / "a.gguf")
     MODEL.write_gguf(tmp_path / "b.gguf")
     refused(tmp_path, "2 .gguf files: a.gguf, b.gguf")
+
+
+@pytest.mark.parametrize("write", ["write_hf_mxfp4", "write_hf_bf16", "write_original"])
+def test_a_model_that_does_not_fit_the_memory_is_refused_before_a_tensor_is_read(write, tmp_path, monkeypatch):
+    from workbench.errors import BudgetError
+    from workbench.runner.weights import match
+
+    folder = getattr(Random(), write)(tmp_path / "model")
+    monkeypatch.setattr(match, "free_memory", lambda device: 1_000_000)
+    with pytest.raises(BudgetError, match=r"parameters take 3\.1 MB in float32, and cpu has 1\.0 MB free"):
+        load(folder)

@@ -94,9 +94,7 @@ def _inputs(chat: "Chat", template: str) -> dict[str, Any]:
     for message in chat.messages:
         if message.role == "assistant" and message.channel == "analysis" and message.recipient is None:
             if thought is not None or message.thinking is not None:
-                raise PromptError(
-                    "the model's chat template takes one analysis message before an answer, not two"
-                )
+                raise PromptError("the model's chat template takes one analysis message before an answer, not two")
             thought = message.content
             continue
         if thought is not None and (message.role != "assistant" or message.thinking is not None):

@@ -2,13 +2,11 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-
-import psutil
 
 from workbench import names
 from workbench.errors import BudgetError
 from workbench.runner.config import Config
+from workbench.runner.memory import show
 
 # What record="auto" takes, the most useful for its size first; the rest follows from these or is asked for by name.
 AUTO = ("steps", "lens", "attention", "residuals", "writes", "values", "experts")
@@ -46,19 +44,6 @@ class Estimate:
             f"{show(self.bytes)} on disk for {self.positions} positions ({', '.join(parts)}); "
             f"{show(self.memory)} of memory while it runs, {show(self.free)} free: {verdict}{left}"
         )
-
-
-def show(n: float) -> str:
-    """A size for people.
-
-    >>> show(3_221_225_472)
-    '3.2 GB'
-    """
-    for unit in ("B", "kB", "MB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} GB"
 
 
 def word(name: str, dtype: str) -> str:
@@ -118,35 +103,6 @@ def working_memory(c: Config, dtype: str, n_pos: int) -> int:
     layer = n_pos * (8 * c.d_model + 4 * c.n_heads * c.d_head + 4 * c.d_mlp * c.n_active) * max(item, 4)
     attention = 3 * c.n_heads * 64 * n_pos * 4
     return cache + layer + attention + 3 * 256 * c.d_vocab * 4
-
-
-def free_memory(device: str = "cpu") -> int:
-    """Bytes that a run may still take: of the machine, of the container's limit, or of the GPU."""
-    if device.startswith("cuda"):
-        import torch
-
-        return torch.cuda.mem_get_info(torch.device(device))[0]
-    free = psutil.virtual_memory().available
-    for limit, used in (
-        ("memory.max", "memory.current"),
-        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes"),
-    ):
-        try:
-            root = Path("/sys/fs/cgroup")
-            most, now = (root / limit).read_text().strip(), (root / used).read_text().strip()
-            if most.isdigit() and int(most) < 1 << 60:
-                # the page cache counts as used but gives way
-                free = min(free, int(most) - int(now) + _reclaimable(root))
-        except OSError:
-            continue
-    return max(free, 0)
-
-
-def _reclaimable(root: Path) -> int:
-    for line in (root / "memory.stat").read_text().splitlines():
-        if line.startswith("inactive_file "):
-            return int(line.split()[1])
-    return 0
 
 
 def take_what_fits(c: Config, dtype: str, n_pos: int, n_steps: int, budget: float) -> tuple[list[str], tuple[str, ...]]:

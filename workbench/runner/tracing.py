@@ -16,6 +16,7 @@ from workbench.errors import VerificationWarning
 from workbench.runner import budget
 from workbench.runner.gpt_oss import forward, unembed
 from workbench.runner.interrupts import Interrupt
+from workbench.runner.memory import free_memory
 from workbench.runner.recording import Chosen, Norms, Predictions, StepAttention, arrays, margins
 from workbench.runner.taps import Chain, Edit, Recorder, Tap
 from workbench.segments import steps
@@ -55,7 +56,7 @@ def plan(model: "Model", record: str | Sequence[str], tokens: Sequence[int], n_p
     words = tuple(record.split() if isinstance(record, str) else record)
     spans, pieces = text_of(model, tokens)
     n_steps = len(found_steps(spans, pieces)) + max(0, n_pos - len(tokens)) // 8  # a step is rarely shorter
-    free = budget.free_memory(model.device)
+    free = free_memory(model.device)
     base = always(c.n_layers)
     gave_way: tuple[str, ...] = ()
     if words == ("auto",):

@@ -113,7 +113,7 @@ class TraceWriter:
             raise self._failure(error) from error
 
     def append(self, arrays: Mapping[str, np.ndarray], *, source: str | None = None) -> None:
-        """Write one part: all of a prefill, or the next positions. Arrays of one name are joined along "pos" or "query".
+        """Write one part: a whole prefill, or the next positions. Arrays of one name are joined along "pos" or "query".
 
         `source` is "live", "replay" or "forward"; without it the manifest's own table tells. Returns when the bytes
         are on the disk.
@@ -268,6 +268,8 @@ def _existing(target: Path, manifest: Manifest) -> Stored | None:
     except TraceNotFound:
         if not os.path.lexists(target):
             return None
+        if os.path.lexists(target / MANIFEST):  # it came just now
+            return _existing(target, manifest)
         if target.is_dir() and not any(target.iterdir()):
             return None
         kind = "a folder with other things in it" if target.is_dir() else "a file"
@@ -284,7 +286,7 @@ def _existing(target: Path, manifest: Manifest) -> Stored | None:
 
 
 def _want_same(existing: Stored, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> None:
-    """TraceExists, naming what differs, unless both traces say the same; how they are cut into parts does not matter."""
+    """TraceExists, naming what differs, unless both traces say the same, however they are cut into parts."""
     old, new = existing.manifest, manifest
     was, now = old.to_json(), new.to_json()
     differ = [key for key in was if key not in ("created", "tensors") and was[key] != now[key]]
@@ -322,6 +324,9 @@ class _Some(Mapping[str, np.ndarray]):
 
     def __len__(self) -> int:
         return len(self._table)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table
 
     def __getitem__(self, name: str) -> np.ndarray:
         return self._arrays[name]

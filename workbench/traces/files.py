@@ -41,7 +41,7 @@ def open_dir(path: Path) -> Iterator[int]:
     except ValueError as error:  # a NUL in the path
         raise TraceNotFound(f"there is no trace at {show(path)}: {error}") from None
     except OSError as error:
-        kind = _kind(path)
+        kind = "nothing" if error.errno == errno.ENOENT else _kind(path)
         if kind in ("nothing", "a file"):
             what = "" if kind == "nothing" else "; that is a file, and a trace is a folder"
             raise TraceNotFound(f"there is no trace at {show(path)}{what}") from None
@@ -86,12 +86,11 @@ def read(fd: int, start: int, stop: int) -> np.ndarray:
 
     Raises TraceCorrupt if the file ends before, TraceUnsafe if they do not fit into memory.
     """
-    if stop - start > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
-        raise TraceUnsafe(f"a tensor of {stop - start} bytes is more than this machine's memory")
+    want_memory(stop - start)
     try:
         data = np.empty(stop - start, np.uint8)
     except MemoryError:
-        raise TraceUnsafe(f"a tensor of {stop - start} bytes does not fit into memory") from None
+        raise TraceUnsafe(f"{stop - start} bytes do not fit into memory") from None
     view, done = data.data, 0
     while done < len(view):
         try:
@@ -102,6 +101,12 @@ def read(fd: int, start: int, stop: int) -> np.ndarray:
             raise TraceCorrupt("a file is shorter than it was when it was opened")
         done += count
     return data
+
+
+def want_memory(size: int) -> None:
+    """TraceUnsafe if `size` bytes are more than this machine has: the system would promise them, and then kill us."""
+    if size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise TraceUnsafe(f"{size} bytes are more than this machine's memory")
 
 
 class Staging:

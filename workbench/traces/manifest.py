@@ -96,7 +96,8 @@ class Manifest:
     and dicts inside, use `dataclasses.replace`. Numpy numbers and tuples become plain ones, a `worst` that is NaN or
     infinite becomes None with the number told in `why`.
 
-    >>> model = dict(name="pocket", format="hf-bf16", weights_digest="d1", tokenizer_digest=None, config={"n_layers": 4})
+    >>> model = {"name": "pocket", "format": "hf-bf16", "weights_digest": "d1", "tokenizer_digest": None}
+    >>> model["config"] = {"n_layers": 4}
     >>> Manifest(model=model, tokens=[5, 7], pieces=["a", "b"], prompt_length=2).id
     'a892a185ee7fbd5c2995ad982c4ada2b'
 
@@ -289,7 +290,7 @@ def _count(value: Any, what: str) -> int:
 
 def _number(value: Any, what: str) -> float:
     """A float always: 0 and 0.0 would be spelled differently, and give one run two ids."""
-    finite = type(value) is float and isfinite(value) or type(value) is int and abs(value) < 2**53
+    finite = isfinite(value) if type(value) is float else type(value) is int and abs(value) < 2**53
     _want(finite, f"{what} is {_show(value)}, not a finite number")
     return float(value)
 

@@ -20,7 +20,7 @@ import numpy as np
 from workbench.errors import TraceCorrupt, TraceError, TraceNotFound, TraceUnsafe
 from workbench.traces.canonical import canonical, parse
 from workbench.traces.container import MAX_HEADER, Slot, check_shape, from_raw, header_length, parse_header
-from workbench.traces.files import open_dir, open_file, read, show
+from workbench.traces.files import open_dir, open_file, read, show, want_memory
 from workbench.traces.manifest import Manifest
 from workbench.traces.pieces import join
 
@@ -99,6 +99,7 @@ class Stored(Mapping[str, np.ndarray]):
         info = self.manifest.tensors[name]
         arrays = []
         with _about(self.path), open_dir(self.path) as folder:
+            want_memory(info.nbytes)
             for part, shape, digest in info.pieces:
                 with _open_part(folder, part, self._parts[part]) as (fd, size):
                     slot = self._header(fd, size, part)[name]

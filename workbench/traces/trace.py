@@ -186,7 +186,7 @@ class Trace:
             f"model     {manifest.model['name']} ({manifest.model['format']})",
             f"tokens    {len(self)}, of which {generated} generated; {manifest.status}",
             f"id        {manifest.id}, recorded {manifest.created}",
-            "numerics  " + ", ".join(f"{key} {value}" for key, value in manifest.numerics.items()),
+            "numerics  " + ", ".join(f"{key} {value}" for key, value in sorted(manifest.numerics.items())),
             f"size      {sum(info.nbytes for info in tensors.values()):,} bytes in {len(tensors)} arrays",
             f"trust     {self._state()}",
         ]
@@ -238,7 +238,7 @@ class Trace:
         return _locked(np.stack([form(self._arrays[name]) for name in full]))
 
     def _find(self, key: object) -> tuple[list[str], int | None, bool]:
-        """The full names that a key stands for, the place on a lane's layer axis, and whether layers are to be stacked."""
+        """The full names that a key stands for, the place on a lane's layer axis, and whether to stack the layers."""
         n_layers = self._manifest.model["config"]["n_layers"]
         name, layer = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
         if not isinstance(name, str):
@@ -300,7 +300,8 @@ class Trace:
         layers = [str(hooks.layer_of(n)) for n in self.names() if "*" in point and hooks.point_of(n) == point]
         some = f" {record!r} was, in the layers {', '.join(layers)}." if layers else ""
         return NotRecorded(
-            f"{name!r} was not recorded in this trace.{some} It holds: {self._holds()}. Run again with record={record!r}."
+            f"{name!r} was not recorded in this trace.{some} It holds: {self._holds()}. "
+            f"Run again with record={record!r}."
         )
 
 

@@ -21,7 +21,7 @@ from workbench.runner.weights.match import (
     check_finite,
     check_scales,
     check_shapes,
-    default_dtype,
+    dtype_that_fits,
     top_shapes,
 )
 from workbench.runner.weights.stop import stop_ids
@@ -70,11 +70,12 @@ def read_gguf(file: Path, *, name: str, dtype: torch.dtype | None, device: torch
         raise Incomplete(f"{file} is damaged, cut short, or no GGUF file ({error}). Fetch it again.") from None
     where = str(file)
     config = _config(meta, {t.name: _shape(t) for t in reader.tensors}, where)
+    target = dtype_that_fits(config, dtype, device, where)
     raw = {t.name: t for t in reader.tensors}
     stored = {f"{t.name} {t.tensor_type.name}": torch.from_numpy(t.data) for t in reader.tensors}
     return Checkpoint(
         config=config,
-        weights=_weights(raw, config, where=where, dtype=default_dtype(config, dtype), device=device),
+        weights=_weights(raw, config, where=where, dtype=target, device=device),
         name=name,
         folder=file.parent,
         format="gguf",

@@ -19,7 +19,7 @@ from workbench.runner.weights.match import (
     check_finite,
     check_scales,
     check_tensors,
-    default_dtype,
+    dtype_that_fits,
     packed_shapes,
     top_shapes,
 )
@@ -68,10 +68,11 @@ def read_hf(folder: Path, *, name: str, dtype: torch.dtype | None, device: torch
     files = hf_files(folder)
     if not files:
         raise Incomplete(f"{folder} has a config.json and no model*.safetensors. Fetch the weights too.")
+    target = dtype_that_fits(config, dtype, device, str(folder))
     tensors = mapped(files)
     return Checkpoint(
         config=config,
-        weights=hf_weights(tensors, config, where=str(folder), dtype=default_dtype(config, dtype), device=device),
+        weights=hf_weights(tensors, config, where=str(folder), dtype=target, device=device),
         name=name,
         folder=folder,
         format="hf-mxfp4" if is_packed(tensors) else "hf-bf16",

@@ -9,8 +9,9 @@ from collections.abc import Iterable, Mapping
 import torch
 from torch import Tensor
 
-from workbench.errors import CheckpointError
+from workbench.errors import BudgetError, CheckpointError
 from workbench.runner.config import Config
+from workbench.runner.memory import free_memory, show
 
 Shape = tuple[int, ...]
 DENSE = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
@@ -142,6 +143,19 @@ def check_config(c: Config, where: str) -> Config:
 
 def default_dtype(config: Config, dtype: torch.dtype | None) -> torch.dtype:
     return dtype or (torch.float32 if config.n_params < 1e9 else torch.bfloat16)
+
+
+def dtype_that_fits(config: Config, dtype: torch.dtype | None, device: torch.device, where: str) -> torch.dtype:
+    """The dtype to load in; BudgetError, before a tensor is read, if the experts would not fit the memory in it."""
+    target = default_dtype(config, dtype)
+    need, free = config.n_params * target.itemsize, free_memory(device)
+    if need > 0.9 * free:
+        raise BudgetError(
+            f"{where}: its {config.n_params:,} parameters take {show(need)} in {_short(target)}, and {device} has "
+            f"{show(free)} free. This version dequantises the experts when it loads. Take a machine or a GPU with "
+            f"more memory{', or dtype=torch.bfloat16' if target.itemsize > 2 else ''}."
+        )
+    return target
 
 
 def _short(dtype: torch.dtype) -> str:

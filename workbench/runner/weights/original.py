@@ -20,7 +20,7 @@ from workbench.runner.weights.match import (
     check_finite,
     check_scales,
     check_tensors,
-    default_dtype,
+    dtype_that_fits,
     packed_shapes,
     top_shapes,
 )
@@ -47,6 +47,7 @@ def read_original(folder: Path, *, name: str, dtype: torch.dtype | None, device:
     >>> read_original(Path("20b/original"), name="20b", dtype=None, device=torch.device("cpu"))  # doctest: +SKIP
     """
     config = parse_original_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    target = dtype_that_fits(config, dtype, device, str(folder))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise Incomplete(f"{folder} has a config.json and no *.safetensors. Fetch the weights too.")
@@ -54,7 +55,7 @@ def read_original(folder: Path, *, name: str, dtype: torch.dtype | None, device:
     home = folder.parent if not (folder / "tokenizer.json").is_file() and folder.name == "original" else folder
     return Checkpoint(
         config=config,
-        weights=_weights(tensors, config, where=str(folder), dtype=default_dtype(config, dtype), device=device),
+        weights=_weights(tensors, config, where=str(folder), dtype=target, device=device),
         name=name,
         folder=home,
         format="original",

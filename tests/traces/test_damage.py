@@ -1,0 +1,296 @@
+import json
+import os
+import shutil
+from collections.abc import Callable
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from tests.traces import made
+from workbench.errors import TraceCorrupt, TraceError, TraceNotFound, TraceUnsafe, TraceVersion
+from workbench.traces import load, stored, verify
+from workbench.traces.container import MAX_HEADER, encode_header
+
+PART = "part-00000.safetensors"
+NEXT = "part-00001.safetensors"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return made.streamed(tmp_path / "a")
+
+
+def read_all(path: Path) -> None:
+    trace = load(path)
+    for name in trace.names():
+        trace[name]
+
+
+def signed(path: Path, change: Callable[[dict], object]) -> None:
+    """Change the manifest and give it the hash that fits, as an attacker would."""
+    manifest = json.loads((path / "manifest.json").read_text())["manifest"]
+    body = json.dumps(change(manifest) or manifest, sort_keys=True, separators=(",", ":")).encode()
+    signed_text(path, body)
+
+
+def signed_text(path: Path, body: bytes) -> None:
+    digest = sha256(body).hexdigest().encode()
+    (path / "manifest.json").write_bytes(b'{"manifest":' + body + b',"sha256":"' + digest + b'"}\n')
+
+
+def edit(file: Path, change: Callable[[bytearray], object]) -> None:
+    data = bytearray(file.read_bytes())
+    change(data)
+    file.write_bytes(data)
+
+
+def test_a_flipped_bit_is_never_a_wrong_number(path: Path) -> None:
+    file, expected = path / PART, made.joined()
+    data = file.read_bytes()
+    rng = np.random.default_rng(0)
+    for place in rng.choice(len(data) * 8, 60, replace=False).tolist():
+        changed = bytearray(data)
+        changed[place // 8] ^= 1 << place % 8
+        file.write_bytes(changed)
+        trace, refused = load(path), 0
+        for name in trace.names():
+            try:
+                assert made.same(trace.stored(name), expected[name])
+            except TraceError:
+                refused += 1
+        assert refused == len(verify(path).problems) >= 1
+
+
+def test_damage_in_one_array_leaves_the_others_readable(path: Path) -> None:
+    edit(path / PART, lambda data: data.__setitem__(-1, data[-1] ^ 1))
+    report = verify(path)
+    assert not report.ok and report.tensors == len(load(path).names()) - 1
+    assert "1 of 18 tensors are damaged" in str(report)
+    (problem,) = report.problems
+    assert isinstance(problem, TraceCorrupt) and str(path) in str(problem) and "differ from their hash" in str(problem)
+
+
+WAYS: dict[str, tuple[Callable[[Path], object], type[TraceError]]] = {
+    "a flipped bit": (lambda p: edit(p / PART, lambda d: d.__setitem__(-1, d[-1] ^ 1)), TraceCorrupt),
+    "truncated": (lambda p: edit(p / PART, lambda d: d.__delitem__(-1)), TraceCorrupt),
+    "cut to nothing": (lambda p: (p / PART).write_bytes(b""), TraceCorrupt),
+    "cut in the header": (lambda p: os.truncate(p / PART, 20), TraceCorrupt),
+    "an extra byte": (lambda p: edit(p / PART, lambda d: d.append(0)), TraceCorrupt),
+    "far too large": (lambda p: os.truncate(p / PART, 1 << 40), TraceUnsafe),
+    "a part missing": (lambda p: (p / NEXT).unlink(), TraceCorrupt),
+    "a renamed tensor": (
+        lambda p: edit(
+            p / PART,
+            lambda d: d.__setitem__(
+                slice(None),
+                d.replace(b"blocks.0.attn.hook_z", b"blocks.0.attn.hook_v").replace(b'"logprob"', b'"logprod"'),
+            ),
+        ),
+        TraceCorrupt,
+    ),
+    "swapped tensors": (
+        lambda p: edit(
+            p / PART,
+            lambda d: d.__setitem__(
+                slice(None),
+                d.replace(b"blocks.0.hook_resid", b"blocks.#.hook_resid")
+                .replace(b"blocks.1.hook_resid", b"blocks.0.hook_resid")
+                .replace(b"blocks.#", b"blocks.1"),
+            ),
+        ),
+        TraceCorrupt,
+    ),
+    "another dtype": (
+        lambda p: edit(p / PART, lambda d: d.__setitem__(slice(None), d.replace(b'"F32"', b'"I32"'))),
+        TraceCorrupt,
+    ),
+    "another shape": (
+        lambda p: edit(p / PART, lambda d: d.__setitem__(slice(None), d.replace(b"[5,10]", b"[10,5]"))),
+        TraceCorrupt,
+    ),
+    "a header length bomb": (
+        lambda p: edit(p / PART, lambda d: d.__setitem__(slice(0, 8), (2**63 - 1).to_bytes(8, "little"))),
+        TraceCorrupt,
+    ),
+    "a manifest cut": (lambda p: edit(p / "manifest.json", lambda d: d.__delitem__(slice(-9, None))), TraceCorrupt),
+    "a manifest with a space more": (lambda p: edit(p / "manifest.json", lambda d: d.insert(12, 32)), TraceCorrupt),
+    "a manifest edited": (
+        lambda p: edit(
+            p / "manifest.json", lambda d: d.__setitem__(slice(None), d.replace(b'"complete"', b'"partial"'))
+        ),
+        TraceCorrupt,
+    ),
+    "an empty manifest": (lambda p: (p / "manifest.json").write_bytes(b""), TraceCorrupt),
+    "a huge manifest": (lambda p: os.truncate(p / "manifest.json", 1 << 30), TraceUnsafe),
+    "no manifest": (lambda p: (p / "manifest.json").unlink(), TraceNotFound),
+    "no trace": (shutil.rmtree, TraceNotFound),
+    "schema 2": (lambda p: signed(p, lambda m: m.update(schema=2, future=True)), TraceVersion),
+    "a key more": (lambda p: signed(p, lambda m: m.update(more=1)), TraceCorrupt),
+    "a key less": (lambda p: signed(p, lambda m: m.pop("notes") and None), TraceCorrupt),
+    "a list as manifest": (lambda p: signed(p, lambda m: [m]), TraceCorrupt),
+    "a duplicate key": (
+        lambda p: signed_text(
+            p, (p / "manifest.json").read_bytes()[12:-78].replace(b'"status":', b'"status":"partial","status":')
+        ),
+        TraceCorrupt,
+    ),
+    "an infinity": (
+        lambda p: signed_text(p, (p / "manifest.json").read_bytes()[12:-78].replace(b"1e-05", b"1e999")),
+        TraceCorrupt,
+    ),
+    "a nest too deep": (lambda p: signed_text(p, b"[" * 100_000), TraceCorrupt),
+    "a nest too deep to copy": (
+        lambda p: signed(p, lambda m: m["numerics"].update(x=json.loads("[" * 800 + "]" * 800))),
+        TraceCorrupt,
+    ),
+    "a part outside": (
+        lambda p: signed_text(
+            p, (p / "manifest.json").read_bytes()[12:-78].replace(PART.encode(), b"../a/" + PART.encode())
+        ),
+        TraceCorrupt,
+    ),
+    "no parts": (lambda p: signed(p, lambda m: m["tensors"]["logprob"].update(pieces=[])), TraceCorrupt),
+    "more memory than there is": (
+        lambda p: signed(
+            p, lambda m: m["tensors"]["logprob"].update(shape=[2**40], pieces=[[PART, [2**40], "0" * 64]])
+        ),
+        TraceUnsafe,
+    ),
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_damage_is_a_typed_error(way: str, path: Path) -> None:
+    damage, error = WAYS[way]
+    read_all(path)
+    before = {p.name: p.read_bytes() for p in path.iterdir()}
+    damage(path)
+    if way not in ("far too large", "a huge manifest"):
+        assert before != ({p.name: p.read_bytes() for p in path.iterdir()} if path.exists() else None), (
+            "nothing was damaged"
+        )
+    with pytest.raises(error) as caught:
+        read_all(path)
+    assert type(caught.value) is error
+    assert str(path) in str(caught.value) and str(caught.value).isprintable()
+
+
+def test_swapped_parts_are_corrupt(path: Path) -> None:
+    (path / PART).rename(path / "x"), (path / NEXT).rename(path / PART), (path / "x").rename(path / NEXT)
+    with pytest.raises(TraceCorrupt):
+        read_all(path)
+
+
+def test_parts_of_another_run_are_corrupt(path: Path, tmp_path: Path) -> None:
+    other = made.streamed(tmp_path / "b", seed=1)
+    shutil.copy(other / PART, path / PART)
+    with pytest.raises(TraceCorrupt, match="differ from their hash"):
+        read_all(path)
+    assert len(verify(path).problems) == len(load(path).names())
+
+
+@pytest.mark.parametrize("file", ["manifest.json", PART])
+@pytest.mark.parametrize("kind", ["link", "zero", "loop", "fifo", "folder", "outside"])
+def test_what_is_no_regular_file_is_unsafe_and_never_waited_for(
+    file: str, kind: str, path: Path, tmp_path: Path
+) -> None:
+    (path / file).rename(tmp_path / "moved")
+    match kind:
+        case "link":
+            (path / file).symlink_to(tmp_path / "moved")  # even to the right bytes
+        case "zero":
+            (path / file).symlink_to("/dev/zero")
+        case "loop":
+            (path / file).symlink_to(file)
+        case "fifo":
+            os.mkfifo(path / file)
+        case "folder":
+            (path / file).mkdir()
+        case "outside":
+            (path / file).symlink_to("/etc/passwd")
+    with pytest.raises(TraceUnsafe):
+        read_all(path)
+
+
+def test_the_path_of_a_trace_is_a_folder(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to(path)
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "empty").mkdir()
+    for name, error in (("link", TraceUnsafe), ("fifo", TraceUnsafe), ("/dev/zero", TraceUnsafe)):
+        with pytest.raises(error, match="a trace is a folder"):
+            load(tmp_path / name)
+    for name in ("nothing", "nothing/at/all", "a/manifest.json", "a/manifest.json/x", "empty", "nul\0", "x" * 300):
+        with pytest.raises(TraceNotFound):
+            load(tmp_path / name)
+
+
+def test_a_header_bomb_is_unsafe_and_not_read(path: Path) -> None:
+    with open(path / PART, "r+b") as file:
+        file.write((MAX_HEADER + 8).to_bytes(8, "little"))
+        file.truncate(MAX_HEADER + 1000)
+    with pytest.raises(TraceUnsafe, match="over the limit"):
+        load(path)["logprob"]
+
+
+def test_a_file_that_shrinks_after_it_was_opened_is_an_error_and_no_crash(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    trace, real = load(path), stored.read
+    trace["logprob"]
+
+    def shrinking(fd: int, start: int, stop: int) -> Any:
+        os.truncate(path / PART, 100)
+        return real(fd, start, stop)
+
+    monkeypatch.setattr(stored, "read", shrinking)
+    with pytest.raises(TraceCorrupt, match="shorter than it was"):
+        trace["margin"]
+
+
+def test_what_was_read_stays_when_the_file_changes(path: Path) -> None:
+    trace = load(path)
+    before = trace["resid_post", 0].copy()
+    kept = trace.stored(("resid_post", 0))
+    for file in path.glob("part-*"):
+        file.write_bytes(bytes(file.stat().st_size))
+    assert np.array_equal(trace["resid_post", 0], before) and made.same(kept.astype("f4"), before)
+    with pytest.raises(TraceCorrupt):
+        trace["resid_post", 1]
+    assert len(verify(path).problems) == 18
+
+
+def test_another_trace_in_its_place_is_noticed(path: Path, tmp_path: Path) -> None:
+    trace = load(path)
+    shutil.rmtree(path)
+    with pytest.raises(TraceNotFound):
+        trace["logprob"]
+    made.streamed(path, seed=1)
+    with pytest.raises(TraceCorrupt):
+        trace["margin"]
+
+
+def test_a_tensor_larger_than_memory_is_refused_before_it_is_read(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    trace = load(path)
+    trace["margin"]  # the headers are known now
+    monkeypatch.setattr(os, "sysconf", lambda name: 1 if "SIZE" in name else 1000)
+    assert trace["logprob"].nbytes == 36
+    with pytest.raises(TraceUnsafe, match="1296 bytes are more than this machine's memory"):
+        trace["pattern", 0]
+
+
+def test_a_new_file_in_the_folder_changes_nothing(path: Path) -> None:
+    (path / ".DS_Store").write_bytes(b"x")
+    os.mkfifo(path / "fifo")
+    assert verify(path).ok
+
+
+def test_what_a_reader_refuses_a_writer_does_not_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(stored, "MAX_MANIFEST", 100)
+    with pytest.raises(TraceUnsafe):
+        made.trace().save(tmp_path / "a")
+    assert os.listdir(tmp_path) == []
+    with pytest.raises(TraceUnsafe):
+        encode_header({f"t{n}": ("F32", [1]) for n in range(20_001)})
