@@ -274,10 +274,7 @@ class Process:
         self.pipe.send((what, mode, n))
         return self.pipe.recv()
 
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *error) -> None:
+    def close(self) -> None:
         self.pipe.send(None)
         self.process.join()
 
@@ -333,8 +330,9 @@ def memory(folder: Path, n: int, threads: int) -> dict[tuple[str, str], int]:
     """Peak growth in bytes of each row, each in a process of its own."""
     grown = {}
     for tool, mode in ROWS:
-        with Process(tool, folder, threads) as process:
-            grown[tool, mode] = process("memory", mode, n)
+        process = Process(tool, folder, threads)
+        grown[tool, mode] = process("memory", mode, n)
+        process.close()
     return grown
 
 
@@ -352,20 +350,23 @@ def peer_row(tool: str, mode: str) -> tuple[str, str]:
     return OURS if mode == PLAIN else OURS_RECORDED
 
 
-def table(n: int, taken: dict, grown: dict | None) -> str:
-    head = f"{n} tokens".ljust(28) + "time / ours plain     time / ours recorded  CPU / plain  / recorded  "
-    lines = [head + "peak memory  / ours"]
-    for tool, mode in ROWS:
-        mine = taken[tool, mode]
-        cells = [f"{tool} {mode}".ljust(27)]
-        for base in (OURS, OURS_RECORDED):
-            median, q1, q3 = ratio(mine, taken[base])
-            cells.append(f"{median:6.2f} ({q1:.2f}-{q3:.2f})".ljust(21))
-        cells += [f"{ratio(mine, taken[base], 1)[0]:11.2f}" for base in (OURS, OURS_RECORDED)]
+def table(n: int, taken: dict | None, grown: dict | None) -> str:
+    head = f"{n} tokens".ljust(27)
+    if taken:
+        head += "  time / ours plain  time / ours recorded    CPU / plain  / recorded"
+    if grown:
+        head += "  peak memory  / ours in the same mode"
+    lines = [head]
+    for row in ROWS:
+        line = " ".join(row).ljust(27)
+        if taken:
+            for base in (OURS, OURS_RECORDED):
+                median, q1, q3 = ratio(taken[row], taken[base])
+                line += f"{median:7.2f} ({q1:.2f}-{q3:.2f})".ljust(21)
+            line += "".join(f"{ratio(taken[row], taken[base], 1)[0]:12.2f}" for base in (OURS, OURS_RECORDED))
         if grown:
-            peak, base = grown[tool, mode], grown[peer_row(tool, mode)]
-            cells.append(f"{peak / 1e6:9.0f} MB {peak / base:7.2f}")
-        lines.append(" ".join(cells))
+            line += f"{grown[row] / 1e6:10.0f} MB {grown[row] / grown[peer_row(*row)]:8.2f}"
+        lines.append(line)
     return "\n".join(lines)
 
 
@@ -395,7 +396,9 @@ def verdict(taken: dict[int, dict], grown: dict[int, dict]) -> dict[str, tuple[b
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.recording", description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(
+        "python -m benchmarks.recording", description="What recording costs, side by side."
+    )
     parser.add_argument("--sizes", type=int, nargs="+", help="tokens (default: 256 512 1024 2048)")
     parser.add_argument("--rounds", type=int, help="default: 5")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
@@ -422,22 +425,18 @@ def main() -> None:
         processes = {tool: Process(tool, folder, args.threads) for tool in TOOLS}
         differences = disagreement(processes, sizes[0])
         said = ", ".join(f"{tool} {x:.0e}" for tool, x in differences.items())
-        print(f"largest relative difference from what workbench recorded: {said}")
+        print(f"largest relative difference from what workbench recorded: {said}", flush=True)
         if max(differences.values()) > TOLERANCE:
             sys.exit(f"they did not record the same thing: more than {TOLERANCE:.0e}. Nothing was measured.")
-        for n in sizes if args.only != "memory" else ():
-            taken[n] = times(processes, n, rounds)
-            print(f"{n} tokens: timed", file=sys.stderr)
+        for n in sizes:
+            if args.only != "memory":
+                taken[n] = times(processes, n, rounds)
+            if weigh:
+                grown[n] = memory(folder, n, args.threads)
+            print("\n" + table(n, taken.get(n), grown.get(n)), flush=True)
         for process in processes.values():
-            process.__exit__()
-        for n in sizes if weigh else ():
-            grown[n] = memory(folder, n, args.threads)
-            print(f"{n} tokens: weighed", file=sys.stderr)
+            process.close()
 
-    for n in taken:
-        print("\n" + table(n, taken[n], grown.get(n)))
-    for n in grown if not taken else ():
-        print(f"\n{n} tokens, peak memory: " + ", ".join(f"{t} {m} {x / 1e6:.0f} MB" for (t, m), x in grown[n].items()))
     goals = verdict(taken, grown) if taken else {}
     print()
     for goal, (met, figures) in goals.items():

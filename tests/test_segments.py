@@ -157,15 +157,15 @@ def test_a_step_read_alone_is_one_step(said):
 @pytest.mark.parametrize("folder", [POCKET, None])
 def test_steps_hold_whole_tokens_of_real_tokenizers(folder):
     tokenizer = Tokenizer.from_folder(folder or o200k.folder())
-    said = "We need 227+138. So 7+8=15, 2+3+1=6, 2+1=3.\n\nGood, that is 365. 日本語で書きましょう。👩‍👧 The answer is 365."
+    said = "We add them. So 7+8=15, 2+3+1=6, 2+1=3.\n\nThat is 365. 日本語で書きましょう。👩‍👧 The answer is 365."
     ids = tokenizer.encode(said)
     found = steps(trace(tokenizer.pieces(ids)))
     assert [s.text for s in found] == [
-        "We need 227+138.",
+        "We add them.",
         " So 7+8=15,",
         " 2+3+1=6,",
         " 2+1=3.\n\n",
-        "Good, that is 365.",
+        "That is 365.",
         " 日本語で書きましょう。",
         "👩‍👧 The answer is 365.",
     ]

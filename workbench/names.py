@@ -109,7 +109,9 @@ def layer_of(name: str) -> int | None:
     (12, None)
     """
     parts = name.split(".")
-    return int(parts[1]) if parts[0] == "blocks" and len(parts) > 1 and parts[1].isdigit() else None
+    return (
+        int(parts[1]) if parts[0] == "blocks" and len(parts) > 1 and parts[1].isascii() and parts[1].isdigit() else None
+    )
 
 
 def point_of(name: str) -> str:

@@ -188,3 +188,18 @@ def test_bf16_rounds_to_other_experts_no_more_often_than_transformers_does(rando
         f"ours = fp32 {equal('ours', 'fp32'):.3f}, transformers = fp32 {equal('transformers', 'fp32'):.3f}"
     )
     assert equal("ours", "fp32") > equal("transformers", "fp32") - 0.03  # the noise of 840 (layer, position)
+
+
+@pytest.mark.parametrize("question", ["What is 227+138?", "Say Hal Cal Dee.", "Mod 10: a=3, b=a+4, c=b*2. Find c."])
+def test_pocket_writes_what_transformers_lets_it_write(question):
+    from transformers import AutoModelForCausalLM
+
+    import workbench as wb
+    from workbench.runner.weights.embedded import embedded_folder
+
+    theirs = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32)
+    model = Model("pocket")
+    prompt = model.tokens(wb.chat(question, reasoning="high"))
+    with torch.no_grad():
+        written = theirs.generate(torch.tensor([prompt]), max_new_tokens=150, do_sample=False)[0].tolist()
+    assert model.generate(prompt, max_tokens=150, record="").tokens == written

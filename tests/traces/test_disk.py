@@ -367,6 +367,34 @@ def test_the_last_manifest_is_the_one_that_counts(tmp_path: Path) -> None:
     assert load(tmp_path / "a").manifest.notes == ["done"]
 
 
+def test_every_byte_is_durable_before_the_trace_appears(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    events: list[str] = []
+    fsync, rename = os.fsync, os.rename
+
+    def seen(fd: int) -> None:
+        events.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        fsync(fd)
+
+    def moved(source: Path, target: Path) -> None:
+        events.append(f"{Path(source).name} -> {Path(target).name}")
+        rename(source, target)
+
+    monkeypatch.setattr(os, "fsync", seen)
+    monkeypatch.setattr(os, "rename", moved)
+    made.streamed(tmp_path / "new" / "a", (5, 4))
+    staging = events[4]
+    assert staging.startswith(f".a.writing-{os.getpid()}-")
+    assert events == [
+        tmp_path.name,  # the name "new"
+        "part-00000.safetensors",
+        "part-00001.safetensors",
+        "manifest.json",
+        staging,  # the names in it
+        f"{staging} -> a",
+        "new",  # the name "a"
+    ]
+
+
 # What a dead writer left.
 
 

@@ -1,5 +1,5 @@
 """Damage and death by the thousand. The usual run takes a few seconds of each; `WORKBENCH_LONG=1` is the run before a
-release: 10,000 mutants (about a minute) and 1,000 kills (about two), each in a process of its own without torch.
+release: 10,000 mutants and 1,000 kills, about two minutes each, in processes of their own without torch.
 """
 
 import json

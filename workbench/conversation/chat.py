@@ -70,7 +70,8 @@ class Chat:
         Both treat what was said as plain text: a user who writes `<|end|>` ends nothing.
 
         >>> tokenizer = Tokenizer.from_folder("data/pocket")
-        >>> template = open("data/pocket/chat_template.jinja").read()
+        >>> from pathlib import Path
+        >>> template = Path("data/pocket/chat_template.jinja").read_text()
         >>> rendered = chat("What is 7+8?", reasoning="low").render(tokenizer, template)
         >>> tokenizer.decode(rendered.ids)
         '<|start|>system<|message|>Reasoning: low<|end|><|start|>user<|message|>What is 7+8?<|end|><|start|>assistant'

@@ -21,8 +21,8 @@ from workbench.runner.recording import Chosen, Norms, Predictions, StepAttention
 from workbench.runner.taps import Chain, Edit, Recorder, Tap
 from workbench.segments import steps
 from workbench.spans import Span
-from workbench.traces import Manifest, TensorInfo, Trace
-from workbench.traces.disk import predicted_bytes
+from workbench.traces import Manifest, TensorInfo, Trace, predicted_bytes
+from workbench.traces.container import word
 
 if TYPE_CHECKING:
     from workbench.runner.model import Model
@@ -70,8 +70,8 @@ def plan(model: "Model", record: str | Sequence[str], tokens: Sequence[int], n_p
     draft = manifest(model, tokens, len(tokens), words, [], spans=spans, pieces=pieces)
     draft = replace(draft, verification=identities.Findings(dtype).report())
     known = len(tokens)
-    # ids and texts of the tokens still to come: about as long as those that are known
-    to_come = int((n_pos - known) * 24)
+    # ids and texts of the tokens still to come, and of those that will be predicted: about as long as what is known
+    to_come = int((n_pos - known) * 24) + _words_to_come(model, n_pos, wanted)
     estimate = budget.Estimate(
         bytes=predicted_bytes(draft, table) + to_come,
         memory=held + budget.working_memory(c, dtype, n_pos),
@@ -110,6 +110,14 @@ def start(
     budget.refuse_if_too_big(model.config, planned.estimate, model.dtype_name, 0, asked)
     tallies = [(e.tally.fired, e.tally.positions, e.tally.changed) for e in edits]
     return Run(model, planned, edits, tallies, list(notes))
+
+
+def _words_to_come(model: "Model", n_pos: int, wanted: Sequence[str]) -> int:
+    """About the bytes of the texts of predicted tokens; how many differ is known only afterwards."""
+    if model.tokenizer is None:
+        return 0
+    predictions = n_pos * WORDS * (1 + 0.5 * model.config.n_layers * ("lens_ids" in wanted))
+    return int(18 * min(model.config.d_vocab, 0.3 * predictions))
 
 
 def text_of(model: "Model", tokens: Sequence[int]) -> tuple[list[Span], list[str]]:
@@ -216,6 +224,18 @@ def probe(model: "Model", tokens: Sequence[int], findings: identities.Findings) 
     findings.add(identities.LENS, identities.gap(lens.float().cpu().numpy(), seen.float().cpu().numpy()), "the probe")
 
 
+WORDS = 5  # the ranks of a prediction whose texts a trace keeps
+
+
+def words(model: "Model", tokens: Sequence[int], kept: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """The texts of the likeliest next tokens, so that a trace can be read without a tokenizer."""
+    if model.tokenizer is None:
+        return {}
+    predicted = [kept[name][..., :WORDS].ravel() for name in ("top_ids", "lens_ids") if name in kept]
+    ids = sorted({int(t) for t in np.concatenate(predicted)} - set(tokens))
+    return {str(t): model.tokenizer.pieces([t])[0] for t in ids}
+
+
 def describe_edits(run: Run) -> list[dict]:
     """For the manifest: each edit, how often it fired in this run, and how much it changed."""
     told = []
@@ -245,7 +265,7 @@ def numerics(model: "Model") -> dict:
 
 
 def manifest(
-    model: "Model", tokens: Sequence[int], prompt_length: int, words: Sequence[str], edits: list[dict], **more
+    model: "Model", tokens: Sequence[int], prompt_length: int, asked: Sequence[str], edits: list[dict], **more
 ) -> Manifest:
     return Manifest(
         model={
@@ -257,7 +277,7 @@ def manifest(
         },
         tokens=list(tokens),
         prompt_length=prompt_length,
-        record=list(words),
+        record=list(asked),
         edits=edits,
         numerics=numerics(model),
         **more,
@@ -276,7 +296,7 @@ def build(
     """The Trace, verified: a probe of the model, and the identities on the very numbers that are kept."""
     model, planned = run.model, run.plan
     spans, pieces = text_of(model, tokens)
-    table = {name: TensorInfo(word_of(a), a.shape, names.axes(name), sources[name]) for name, a in kept.items()}
+    table = {name: TensorInfo(word(a.dtype), a.shape, names.axes(name), sources[name]) for name, a in kept.items()}
     made = manifest(
         model,
         tokens,
@@ -288,6 +308,7 @@ def build(
         tensors=table,
         gave_way=list(planned.gave_way),
         notes=[*run.notes, *notes],
+        words=words(model, tokens, kept),
         **more,
     )
     trace = Trace(made, kept)
@@ -305,7 +326,3 @@ def build(
             stacklevel=4,
         )
     return trace
-
-
-def word_of(a: np.ndarray) -> str:
-    return {"float32": "F32", "float64": "F64", "bfloat16": "BF16", "int32": "I32"}[a.dtype.name]

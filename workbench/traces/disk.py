@@ -40,7 +40,7 @@ def write(path: os.PathLike | str, manifest: Manifest, arrays: Mapping[str, np.n
     """
     target = _target(path)
     tensors = table_of(arrays)
-    table = described(manifest, tensors)
+    table = described(manifest.tensors, tensors)
     manifest = replace(manifest, tensors=table)
     existing = _existing(target, manifest)
     if existing is not None:
@@ -60,7 +60,7 @@ def predicted_bytes(manifest: Manifest, tensors: Mapping[str, tuple[str, Sequenc
 
     Raises what `write` raises for tensors that the manifest does not fit.
     """
-    table, total = described(manifest, tensors), 0
+    table, total = described(manifest.tensors, tensors), 0
     for number, names in enumerate(split(tensors)):
         total += len(encode_header({name: tensors[name] for name in names}))
         for name in names:
@@ -125,7 +125,7 @@ class TraceWriter:
         if not arrays:
             return
         number = len(self._written)
-        known = replace(self.manifest, tensors={n: i for n, i in self.manifest.tensors.items() if n in arrays})
+        known = {name: info for name, info in self.manifest.tensors.items() if name in arrays}
         pieces = described(known, table_of(arrays), source=source)
         whole = {name: _grown(name, self._whole.get(name), piece) for name, piece in pieces.items()}
         if number >= MAX_PARTS or self._pieces + len(pieces) > MAX_PIECES:

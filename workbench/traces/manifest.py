@@ -120,6 +120,7 @@ class Manifest:
     verification: list[dict[str, Any]] = field(default_factory=list)  # identity, status, worst, tolerance, why
     gave_way: list[str] = field(default_factory=list)  # what the budget made the recording leave out
     notes: list[str] = field(default_factory=list)
+    words: dict[str, str] = field(default_factory=dict)  # token id -> text, of tokens that were only predicted
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -202,23 +203,23 @@ class Manifest:
 
 
 def described(
-    manifest: Manifest, tensors: Mapping[str, tuple[str, Sequence[int]]], *, source: str | None = None
+    known: Mapping[str, TensorInfo], tensors: Mapping[str, tuple[str, Sequence[int]]], *, source: str | None = None
 ) -> dict[str, TensorInfo]:
     """The tensor table for name -> (dtype word, shape), before anything is written.
 
-    Axes and source come from the manifest's own table where a name is there; else the axes are those of the hook
-    point or lane, and the source is "forward". Raises HookNameError for a name that neither knows, ValueError if a
-    shape has other axes or if the manifest describes a tensor that is not given.
+    Axes and source come from `known`, a manifest's own table, where a name is there; else the axes are those of the
+    hook point or lane, and the source is "forward". Raises HookNameError for a name that neither knows, ValueError if
+    a shape has other axes or if `known` describes a tensor that is not given.
     """
-    absent = sorted(set(manifest.tensors) - set(tensors))
+    absent = sorted(set(known) - set(tensors))
     if absent:
         raise ValueError(f"the manifest describes {absent[0]!r}, and no array of that name was given")
     table = {}
     for name, (dtype, shape) in tensors.items():
-        known = manifest.tensors.get(check_name(name))
-        axes = known.axes if known else hooks.axes(name)
+        info = known.get(check_name(name))
+        axes = info.axes if info else hooks.axes(name)
         try:
-            table[name] = TensorInfo(dtype, tuple(shape), axes, source or (known.source if known else "forward"))
+            table[name] = TensorInfo(dtype, tuple(shape), axes, source or (info.source if info else "forward"))
         except ValueError as error:
             raise ValueError(f"{name!r} of shape {list(shape)}, with the axes ({' '.join(axes)}): {error}") from None
     return table
@@ -371,6 +372,15 @@ def _tokens(value: Any, what: str) -> list[int]:
     return value
 
 
+def _words(value: Any, what: str) -> dict:
+    for token, text in _dict(value, what).items():
+        _want(
+            token.isascii() and token.isdigit() and len(token) < 10, f"{what} has the key {_show(token)}, no token id"
+        )
+        _want(isinstance(text, str), f"{what}[{token}] is {_show(text)}, not a text")
+    return value
+
+
 def _stop(value: Any, what: str) -> list:
     _want(isinstance(value, list) and all(type(v) in (int, str) for v in value), f"{what} is {_show(value)}")
     return value
@@ -427,5 +437,6 @@ _CHECKS: dict[str, Check] = {
     "verification": _listed(_identity),
     "gave_way": _listed(str),
     "notes": _listed(str),
+    "words": _words,
 }
 _FIELDS = [f.name for f in fields(Manifest)]

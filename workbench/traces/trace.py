@@ -42,7 +42,7 @@ class Trace:
 
     def __init__(self, manifest: Manifest, arrays: Mapping[str, np.ndarray]):
         if not isinstance(arrays, Stored):
-            table = described(manifest, table_of(arrays))
+            table = described(manifest.tensors, table_of(arrays))
             for name, info in manifest.tensors.items():
                 if (info.dtype, info.shape) != (table[name].dtype, table[name].shape):
                     raise ValueError(
@@ -78,6 +78,12 @@ class Trace:
     def pieces(self) -> list[str]:
         """The text of every token, as the model wrote it: show it through `workbench.visible`."""
         return list(self._manifest.pieces)
+
+    @property
+    def words(self) -> dict[int, str]:
+        """The text of every token id that the trace mentions: those that were written, and those predicted."""
+        predicted = {int(token): text for token, text in self._manifest.words.items()}
+        return predicted | dict(zip(self._manifest.tokens, self._manifest.pieces, strict=True))
 
     @property
     def spans(self) -> list[Span]:

@@ -30,10 +30,8 @@ _ROLES = {"system", "developer", "user", "assistant", "tool"}
 _CHANNELS = {"analysis", "commentary", "final"}
 
 
-def page(trace: Trace, *, words: Mapping[int, str] | None = None) -> str:
+def page(trace: Trace) -> str:
     """The page as a string: a complete HTML document of one file, the same for the same trace.
-
-    `words` gives the text of token ids that do not occur in the trace itself; without it, they show as numbers.
 
     >>> "<script>alert" in page(trace_of_a_hostile_model)  # doctest: +SKIP
     False
@@ -43,7 +41,7 @@ def page(trace: Trace, *, words: Mapping[int, str] | None = None) -> str:
         f"default-src 'none'; style-src '{_digest(css)}'; script-src '{_digest(js)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    run = _Run(trace, words or {})
+    run = _Run(trace)
     name = html(trace.manifest.model["name"])
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -57,14 +55,14 @@ def page(trace: Trace, *, words: Mapping[int, str] | None = None) -> str:
     )
 
 
-def save_page(trace: Trace, path: os.PathLike | str, *, words: Mapping[int, str] | None = None) -> Path:
+def save_page(trace: Trace, path: os.PathLike | str) -> Path:
     """Writes `page(trace)` to `path`, in place of what was there; gives the path.
 
     >>> save_page(trace, "first.html")  # doctest: +SKIP
     PosixPath('first.html')
     """
     path = Path(path)
-    text = page(trace, words=words)
+    text = page(trace)
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(text, "utf-8")
     return path
@@ -78,11 +76,11 @@ def _digest(text: str) -> str:
 class _Run:
     """What the transcript and the lanes both need of a trace, read once."""
 
-    def __init__(self, trace: Trace, words: Mapping[int, str]):
+    def __init__(self, trace: Trace):
         self.trace = trace
         self.n = len(trace)
         self.pieces = trace.pieces
-        self.words = {**words, **dict(zip(trace.tokens, trace.pieces, strict=True))}
+        self.words = trace.words
         self.messages = list(_messages(trace.spans, self.n))
         self.steps = [step for step in steps(trace) if 0 <= step.start < step.stop <= self.n]
         self.counts = Counter(step.kind for step in self.steps)

@@ -30,7 +30,7 @@ def load(
     a model object's own. `device` None means the CPU, or a model object's own. Nothing is ever downloaded.
 
     Raises ModelNotFound (nothing there), CheckpointError (it cannot be read as gpt-oss: the text says why and what to
-    do), MissingDependency (a .gguf without the package gguf).
+    do), BudgetError (it would not fit the memory), MissingDependency (a .gguf without the package gguf).
 
     >>> checkpoint = load("pocket")
     >>> checkpoint.format, checkpoint.weights.embed.shape
