@@ -63,6 +63,10 @@ def estimate(
 
     `max_tokens` is taken as if the model wrote all of them; 0 for a text that is only read.
 
+    >>> small, large = (wb.estimate("What is 12+30?", record=what, max_tokens=0) for what in ("", "everything"))
+    >>> small.fits, small.bytes < large.bytes / 5
+    (True, True)
+
     Raises what `trace` raises, but BudgetError.
     """
     return model_of(model).estimate(question(prompt, reasoning), record=record, max_tokens=max_tokens)

@@ -176,6 +176,11 @@ def check(trace: Trace, findings: Findings | None = None) -> list[dict]:
     """Checks a trace against the model's identities, from its numbers alone: identity, status, worst, tolerance, why.
 
     `worst` is relative to the largest value involved. Opens no model: `check(wb.load(path))` works for ever.
+    What only a model can tell (its biases, the unhooked run) was checked when the trace was made, and stands in
+    `trace.verification`.
+
+    >>> [f["status"] for f in wb.check(trace) if f["identity"] == "router weights = softmax of the kept logits"]
+    ['holds']
     """
     config = trace.config
     findings = findings or Findings(trace.manifest.numerics.get("dtype", "float32"), edited_points(trace))

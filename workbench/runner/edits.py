@@ -79,7 +79,7 @@ def ban(expert: int | Sequence[int]) -> Ban:
     """An edit for `router_logits`: these experts are never chosen; the next best are, with weights made anew.
 
     >>> with model.edit("blocks.1.mlp.router.hook_out", wb.ban(expert=7)): trace = model.generate("What is 12+30?")
-    >>> (trace["expert_indices", 1] == 7).any()
+    >>> bool((trace["expert_indices", 1] == 7).any())
     False
 
     Raises EditError for an expert that the model does not have. Steering by -inf: SteerMoE, arXiv 2509.09660.
@@ -89,6 +89,10 @@ def ban(expert: int | Sequence[int]) -> Ban:
 
 def force(expert: int | Sequence[int], ahead: float = 0.01) -> Force:
     """An edit for `router_logits`: these experts are always chosen, `ahead` logits before the best of the others.
+
+    >>> with model.edit("blocks.1.mlp.router.hook_out", wb.force(expert=7)): trace = model.generate("What is 12+30?")
+    >>> bool((trace["expert_indices", 1] == 7).any(-1).all())
+    True
 
     The rule of SteerMoE (arXiv 2509.09660). Raises EditError for an expert that the model does not have.
     """
@@ -111,7 +115,15 @@ def ablate(*, head: int | Sequence[int] | None = None, expert: int | Sequence[in
 
 
 def steer(vector, scale: float = 1.0) -> Steer:
-    """An edit that adds `scale * vector` (d_model numbers) to a residual stream or a write; scale 0 changes no bit."""
+    """An edit that adds `scale * vector` (d_model numbers) to a residual stream or a write; scale 0 changes no bit.
+
+    >>> away = trace["resid_post", 2][60] - trace["resid_post", 2][50]
+    >>> with model.edit("blocks.2.hook_resid_post", wb.steer(away, 0.5)): steered = model.trace(trace)
+    >>> steered.edits[0]["positions_met"] == len(trace)
+    True
+
+    Raises EditError for anything but one row of finite numbers, and where the hook point has another width.
+    """
     vector = np.asarray(vector, np.float32)
     if vector.ndim != 1 or not np.isfinite(vector).all():
         raise EditError(f"a steering vector is one row of finite numbers, got an array of shape {vector.shape}")

@@ -1,0 +1,38 @@
+"""Every example in a docstring gives the result beside it, and every public name has a docstring with an example."""
+
+import doctest
+import pkgutil
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import workbench as wb
+
+HOME = Path(__file__).parent.parent
+MODULES = [m.name for m in pkgutil.walk_packages(wb.__path__, "workbench.")]
+
+
+@pytest.fixture(scope="module")
+def known():
+    """What the examples take as given."""
+    model = wb.Model("pocket")
+    question = wb.chat("What is 227+138?", reasoning="high")
+    return {"wb": wb, "model": model, "question": question, "trace": model.generate(question)}
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_every_example_gives_the_result_beside_it(name, known, monkeypatch):
+    monkeypatch.chdir(HOME)  # some name data/pocket
+    module = import_module(name)
+    failed = []
+    for test in doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs=known):
+        result = doctest.DocTestRunner(optionflags=doctest.NORMALIZE_WHITESPACE).run(test)
+        failed += [test.name] * result.failed
+    assert not failed
+
+
+@pytest.mark.parametrize("name", [n for n in wb.__all__ if callable(getattr(wb, n))])
+def test_every_public_function_and_class_says_what_it_gives_and_shows_it(name):
+    text = getattr(wb, name).__doc__ or ""
+    assert ">>>" in text, f"wb.{name} has no example"
