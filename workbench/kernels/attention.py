@@ -50,8 +50,11 @@ def scores(q: Tensor, k: Tensor, block: Block, offset: int, window: int | None) 
     n_rows = rows.shape[2]
     rows = rows.reshape(n_batch, n_kv, n_heads // n_kv * n_rows, d_head)
     keys = k[:, :, block.first : block.last]
-    s = torch.matmul(rows, keys.transpose(-1, -2)).view(n_batch, n_heads, n_rows, keys.shape[2])
-    s = s.to(torch.promote_types(s.dtype, torch.float32)) * (1 / math.sqrt(d_head))
+    # the scale rides along in the product: one pass less over what is as long as the text
+    s = torch.baddbmm(
+        rows.new_zeros(1, 1, 1), rows.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2), beta=0, alpha=d_head**-0.5
+    )
+    s = s.view(n_batch, n_heads, n_rows, keys.shape[2]).to(torch.promote_types(s.dtype, torch.float32))
     return hide(s, block, offset, window)
 
 

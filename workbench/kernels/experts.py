@@ -30,7 +30,7 @@ def choices(indices: Tensor, weight: Tensor) -> Tensor:
 
 
 class Plan(NamedTuple):
-    """Who computes what: the rows of all experts one after the other, each expert's rows filled up to a multiple of 8.
+    """Who computes what: the rows of all experts one after the other, each expert's rows filled up to a multiple of 4.
 
     A position's bits then do not depend on how many other positions share its expert (see `linear`).
     """
@@ -67,11 +67,13 @@ def run(
     x: pos d_model; ran, share: pos choice; up: expert 2*d_mlp d_model; down: expert d_model d_mlp.
     """
     p = plan(ran, share, len(up))
-    out = x.new_zeros(ran.numel(), x.shape[-1])
-    if p.groups:
-        read = x[p.rows]
-        h = torch.cat([F.linear(read[a:b], up[e], up_bias[e]) for e, a, b in p.groups])
-        h = swiglu(h, alpha, limit)
-        y = torch.cat([F.linear(h[a:b], down[e], down_bias[e]) for e, a, b in p.groups])
-        out[p.pairs] = y[p.slots]
-    return out.view(*ran.shape, x.shape[-1])
+    if not p.groups:
+        return x.new_zeros(*ran.shape, x.shape[-1])
+    read = x[p.rows]
+    h = torch.cat([F.linear(read[a:b], up[e], up_bias[e]) for e, a, b in p.groups])
+    h = swiglu(h, alpha, limit)
+    y = torch.cat([F.linear(h[a:b], down[e], down_bias[e]) for e, a, b in p.groups])
+    slots = torch.zeros(ran.numel(), dtype=torch.long, device=x.device)
+    slots[p.pairs] = p.slots
+    said = y[slots].view(*ran.shape, x.shape[-1])
+    return said if len(p.pairs) == ran.numel() else said * (share != 0)[..., None]

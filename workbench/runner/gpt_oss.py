@@ -178,8 +178,8 @@ def experts(c: Config, w: Block, layer: int, x: Tensor, tap: Tap) -> Tensor:
     said = tap(here + "hook_expert_out", said.view(*x.shape[:2], -1, c.d_model))
     # experts are added up in fp32 or better, and rounded once
     wide = torch.promote_types(x.dtype, torch.float32)
-    out = (share.view(*said.shape[:3], 1).to(wide) * said).sum(2)
-    return out.to(x.dtype)
+    out = torch.matmul(share.view(*said.shape[:2], 1, -1).to(wide), said.to(wide))
+    return out[:, :, 0].to(x.dtype)
 
 
 def unembed(c: Config, weights: Weights, resid: Tensor) -> Tensor:
