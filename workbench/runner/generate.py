@@ -147,7 +147,7 @@ def progress(total: int):
     """A bar with tokens per second, where somebody can see it: a terminal or a notebook."""
     notebook = "ipykernel" in sys.modules
     quiet = not notebook and not sys.stderr.isatty()
-    return tqdm(total=total, unit="token", disable=quiet, leave=False)
+    return tqdm(total=total, unit="token", disable=quiet, leave=False, delay=1)
 
 
 def _routes(model: "Model", live: dict[str, np.ndarray], replay: dict[str, np.ndarray]) -> tuple[int, int]:

@@ -71,17 +71,18 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
 
 
-def attention(c: Config, w: Block, layer: int, x: Tensor, tap: Tap, cache: KVCache | None) -> Tensor:
-    """What the heads of one layer write. x: batch pos d_model, already normed."""
+def attention(
+    c: Config, w: Block, layer: int, x: Tensor, rope: tuple[Tensor, Tensor], tap: Tap, cache: KVCache | None
+) -> Tensor:
+    """What the heads of one layer write. x: batch pos d_model, already normed; rope: cos and sin of its positions."""
     here = f"blocks.{layer}.attn."
     n_batch, n_pos, _ = x.shape
     start = cache.length(layer) if cache else 0
     q = tap(here + "hook_q", linear(x, w.w_q, w.b_q).view(n_batch, n_pos, c.n_heads, c.d_head))
     k = tap(here + "hook_k", linear(x, w.w_k, w.b_k).view(n_batch, n_pos, c.n_kv_heads, c.d_head))
     v = tap(here + "hook_v", linear(x, w.w_v, w.b_v).view(n_batch, n_pos, c.n_kv_heads, c.d_head))
-    cos, sin = rope_table(c, start, start + n_pos, x)
-    q = tap(here + "hook_rot_q", rotate(q, cos, sin))
-    k = tap(here + "hook_rot_k", rotate(k, cos, sin))
+    q = tap(here + "hook_rot_q", rotate(q, *rope))
+    k = tap(here + "hook_rot_k", rotate(k, *rope))
     k, v = k.transpose(1, 2), v.transpose(1, 2)  # batch kv_head key d_head
     if cache:
         k, v = cache.extend(layer, k, v)
@@ -226,11 +227,13 @@ def resume(
 
 
 def _blocks(c: Config, weights: Weights, x: Tensor, first: int, tap: Tap, cache: KVCache | None, logits_at: slice):
+    start = cache.length(first) if cache else 0
+    rope = rope_table(c, start, start + x.shape[1], x)
     for layer in range(first, c.n_layers):
         w, here = weights.blocks[layer], f"blocks.{layer}."
         x = tap(here + "hook_resid_pre", x)
         normed = tap(here + "ln1.hook_normalized", rms_norm(x, w.ln1, c.eps))
-        x = x + tap(here + "hook_attn_out", attention(c, w, layer, normed, tap, cache))
+        x = x + tap(here + "hook_attn_out", attention(c, w, layer, normed, rope, tap, cache))
         x = tap(here + "hook_resid_mid", x)
         normed = tap(here + "ln2.hook_normalized", rms_norm(x, w.ln2, c.eps))
         x = x + tap(here + "hook_mlp_out", experts(c, w, layer, normed, tap))

@@ -24,6 +24,7 @@ from workbench.runner.weights import load
 from workbench.traces import Trace
 
 Prompt = str | Chat | Trace | Sequence[int]
+SMALL = 5e7  # parameters: below, a product is over before a second thread has woken up
 
 
 class Model:
@@ -216,11 +217,15 @@ class Model:
     @contextmanager
     def listening(self) -> Iterator[Interrupt]:
         """While a run is on: Ctrl-C, or `stop()` on another thread, ends it at the next hook point."""
+        threads = torch.get_num_threads()
         with listening() as flag:
             self._running.append(flag)
             try:
+                if self.config.n_params < SMALL:
+                    torch.set_num_threads(1)
                 yield flag
             finally:
+                torch.set_num_threads(threads)
                 self._running.remove(flag)
 
     def _under_edits(self, tap: Tap | None) -> Tap:
