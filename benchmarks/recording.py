@@ -1,7 +1,7 @@
 """What recording costs here and in three peers: time and peak memory of one forward pass, all on the same weights.
 
-    python -m benchmarks.recording                      # 256, 512, 1024, 2048 tokens, 5 rounds: some 15 minutes
-    python -m benchmarks.recording --quick              # 256 and 512 tokens, 3 rounds
+    python -m benchmarks.recording              # 256, 512, 1024, 2048 tokens, 5 rounds: half an hour on 2 cores
+    python -m benchmarks.recording --quick      # 256 and 512 tokens, 3 rounds
     python -m benchmarks.recording --sizes 1024 --rounds 9 --threads 1 --json out.json
 
 The model is random: 8 layers (window 128 in every second), 512 wide, 16 heads of 64 on 8 kv heads, 32 experts of which
@@ -21,9 +21,10 @@ What runs, and what it keeps of every layer:
 Before anything is measured, everybody's patterns, router logits and residual streams at the smallest size must agree
 to 1e-5 of their largest value; ours are recomputed from rot_q, rot_k and sinks, as a reader of a trace would.
 
-Time. In each round every row runs once (256 tokens twice), starting one row later than in the round
-before. A figure is the median over the rounds of the ratio of two rows of the same round, with its quartiles: other
-work on the machine then meets both. Never compare times of different runs. CPU time counts all threads of a process
+Time. In each round fresh processes load the model, then every row runs once (256 tokens twice), starting two rows later
+than in the round before. A figure is the median over the rounds of the ratio of two rows of the same round, with its
+quartiles: other work on the machine then meets both, and how a process happened to get its memory, which made equal
+work differ by a quarter, is drawn anew. Never compare times of different runs. CPU time counts all threads of a process
 and is less exposed to neighbours than the wall clock. Threads wait asleep (OMP_WAIT_POLICY=PASSIVE, unless it is set):
 spinning for a thread that a neighbour has pushed off its core made everybody five times slower on a shared machine.
 
@@ -42,6 +43,7 @@ import platform
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import asdict
 from itertools import product
 from pathlib import Path
@@ -302,11 +304,11 @@ def write_model(folder: Path) -> None:
     PreTrainedTokenizerFast(tokenizer_object=words, **marks).save_pretrained(folder / "tokenizer")
 
 
-def disagreement(processes: dict[str, Process], n: int) -> dict[str, float]:
+def disagreement(folder: Path, n: int, threads: int) -> dict[str, float]:
     """The largest difference between a tool's values and ours, relative to the largest value of the same name."""
-    ours = processes["workbench"]("values", PATTERNS, n)
+    ours = _asked(folder, threads, "workbench", "values", PATTERNS, n)
     itself = {name: x for name, x in ours.items() if name.startswith("pattern itself")}
-    theirs = {tool: processes[tool]("values", RECORDED, n) for tool in PEERS}
+    theirs = {tool: _asked(folder, threads, tool, "values", RECORDED, n) for tool in PEERS}
     theirs["workbench's own patterns"] = {name.replace(" itself", ""): x for name, x in itself.items()}
     return {
         tool: max(float(np.abs(x - ours[name]).max() / np.abs(ours[name]).max()) for name, x in values.items())
@@ -314,26 +316,37 @@ def disagreement(processes: dict[str, Process], n: int) -> dict[str, float]:
     }
 
 
-def times(processes: dict[str, Process], n: int, rounds: int) -> dict[tuple[str, str], np.ndarray]:
-    """Wall and CPU seconds of each row, round by round: [round, 2]."""
-    for tool, mode in ROWS:
-        processes[tool]("time", mode, n)
-    taken = {row: [] for row in ROWS}
+def times(
+    folder: Path, sizes: Sequence[int], rounds: int, threads: int
+) -> dict[int, dict[tuple[str, str], np.ndarray]]:
+    """Wall and CPU seconds of each row at each size, round by round: [round, 2]."""
+    taken = {n: {row: [] for row in ROWS} for n in sizes}
     for i in range(rounds):
-        shift = i % len(ROWS)
-        for tool, mode in ROWS[shift:] + ROWS[:shift]:
-            taken[tool, mode].append(processes[tool]("time", mode, n))
-    return {row: np.array(x) for row, x in taken.items()}
+        processes = {tool: Process(tool, folder, threads) for tool in TOOLS}
+        shift = i * 2 % len(ROWS)
+        for n in sizes:
+            for process in processes.values():
+                process("time", RECORDED, n)  # warm up
+            for row in ROWS[shift:] + ROWS[:shift]:
+                tool, mode = row
+                taken[n][row].append(processes[tool]("time", mode, n))
+            print(f"round {i + 1} of {rounds}, {n} tokens: timed", file=sys.stderr)
+        for process in processes.values():
+            process.close()
+    return {n: {row: np.array(x) for row, x in rows.items()} for n, rows in taken.items()}
 
 
 def memory(folder: Path, n: int, threads: int) -> dict[tuple[str, str], int]:
     """Peak growth in bytes of each row, each in a process of its own."""
-    grown = {}
-    for tool, mode in ROWS:
-        process = Process(tool, folder, threads)
-        grown[tool, mode] = process("memory", mode, n)
-        process.close()
-    return grown
+    return {row: _asked(folder, threads, row[0], "memory", row[1], n) for row in ROWS}
+
+
+def _asked(folder: Path, threads: int, tool: str, *job):
+    """One answer from a process that lives no longer."""
+    process = Process(tool, folder, threads)
+    answer = process(*job)
+    process.close()
+    return answer
 
 
 # -- saying it --------------------------------------------------------------------------------------------------------
@@ -422,21 +435,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         write_model(folder)
-        processes = {tool: Process(tool, folder, args.threads) for tool in TOOLS}
-        differences = disagreement(processes, sizes[0])
+        differences = disagreement(folder, sizes[0], args.threads)
         said = ", ".join(f"{tool} {x:.0e}" for tool, x in differences.items())
         print(f"largest relative difference from what workbench recorded: {said}", flush=True)
         if max(differences.values()) > TOLERANCE:
             sys.exit(f"they did not record the same thing: more than {TOLERANCE:.0e}. Nothing was measured.")
-        for n in sizes:
-            if args.only != "memory":
-                taken[n] = times(processes, n, rounds)
-            if weigh:
-                grown[n] = memory(folder, n, args.threads)
-            print("\n" + table(n, taken.get(n), grown.get(n)), flush=True)
-        for process in processes.values():
-            process.close()
+        if args.only != "memory":
+            taken = times(folder, sizes, rounds, args.threads)
+        if weigh:
+            grown = {n: memory(folder, n, args.threads) for n in sizes}
 
+    for n in sizes:
+        print("\n" + table(n, taken.get(n), grown.get(n)))
     goals = verdict(taken, grown) if taken else {}
     print()
     for goal, (met, figures) in goals.items():

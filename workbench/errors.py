@@ -6,6 +6,7 @@ WorkbenchError
 ├── PromptError            an empty prompt, a token id out of range, more positions than the model has
 ├── HookNameError          no hook point has that name
 ├── NotRecorded            the trace does not hold what was asked
+├── CacheError             keys and values whose layers do not hold the same positions
 ├── EditError              an edit that matched nothing, never fired, or returned something else than a tensor
 ├── BudgetError            the recording would not fit; the message names cheaper choices
 ├── MissingDependency      an optional package is needed; the message says how to install it
@@ -39,6 +40,10 @@ class HookNameError(WorkbenchError, LookupError):
 
 
 class NotRecorded(WorkbenchError, LookupError):
+    pass
+
+
+class CacheError(WorkbenchError):
     pass
 
 

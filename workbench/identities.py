@@ -27,13 +27,18 @@ def gap(a: np.ndarray, b: np.ndarray) -> float:
     return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
 
 
+def worst(gaps: list[float]) -> float | None:
+    """The largest, NaN if one is NaN; None of none."""
+    return float(np.max(gaps)) if gaps else None
+
+
 def writes_add_up(v: Values, layer: int, config: dict) -> float | None:
     """resid_pre + attn_out = resid_mid, and resid_mid + mlp_out = resid_post."""
     gaps = []
     for before, write, after in (("resid_pre", "attn_out", "resid_mid"), ("resid_mid", "mlp_out", "resid_post")):
         if before in v and write in v and after in v:
             gaps.append(gap(v[before] + v[write], v[after]))
-    return max(gaps, default=None)
+    return worst(gaps)
 
 
 def pattern_and_sink_sum_to_one(v: Values, layer: int, config: dict) -> float | None:
@@ -57,7 +62,7 @@ def pattern_comes_from_queries_and_keys(v: Values, layer: int, config: dict) -> 
         gaps.append(gap(sink, v["sink"][:, at]))
         if "pattern" in v:
             gaps.append(gap(pattern, v["pattern"][:, at]))
-    return max(gaps)
+    return worst(gaps)
 
 
 def sliding_rows_are_zero_beyond_the_window(v: Values, layer: int, config: dict) -> float | None:
@@ -85,7 +90,7 @@ def router_weights_are_the_softmax_of_the_kept_logits(v: Values, layer: int, con
     rest = logits.copy()
     np.put_along_axis(rest, chosen, -np.inf, -1)
     overlooked = np.maximum(rest.max(-1) - kept.min(-1), 0).max()  # a logit above the kept ones
-    return max(gap(v["expert_weights"], share), float(overlooked))
+    return worst([gap(v["expert_weights"], share), float(overlooked)])
 
 
 def weighted_experts_make_mlp_out(v: Values, layer: int, config: dict) -> float | None:
@@ -128,7 +133,8 @@ class Findings:
     """The worst violation of each identity so far, and the list for the manifest."""
 
     def __init__(self, dtype: str, edited: frozenset[str] = frozenset()):
-        self.tolerance = TOLERANCE[dtype]
+        self.tolerance = dict.fromkeys([*BY_LAYER, EMBEDDING, LENS], TOLERANCE[dtype])
+        self.tolerance |= {FINITE: 0.0, UNHOOKED: 0.0}  # bit for bit
         self.edited = edited  # short names of the points that an edit touched
         self._worst: dict[str, tuple[float, str]] = {}
 
@@ -149,10 +155,15 @@ class Findings:
         found = []
         involved = {identity: touched for identity, (_, touched) in BY_LAYER.items()}
         for identity in [*BY_LAYER, EMBEDDING, LENS, FINITE, UNHOOKED]:
-            entry = {"identity": identity, "status": "not checked", "worst": None, "tolerance": self.tolerance}
+            entry = {
+                "identity": identity,
+                "status": "not checked",
+                "worst": None,
+                "tolerance": self.tolerance[identity],
+            }
             if identity in self._worst:
                 worst, where = self._worst[identity]
-                holds = worst <= self.tolerance
+                holds = worst <= self.tolerance[identity]
                 finite = np.isfinite(worst)
                 entry |= {
                     "status": "holds" if holds else "fails",
@@ -161,6 +172,8 @@ class Findings:
                 }
             elif touched := self.edited.intersection(involved.get(identity, ())):
                 entry["why"] = f"an edit is at {', '.join(sorted(touched))}"
+            elif self.edited:
+                entry["why"] = "the run is edited; an unedited one, or values that were not recorded, would tell"
             else:
                 entry["why"] = "the values that it compares were not recorded"
             found.append(entry)
@@ -205,7 +218,8 @@ def check(trace: Trace, findings: Findings | None = None) -> list[dict]:
         if ("resid_post", last) in trace:
             total = trace["hook_embed"] + trace["attn_out"].sum(0) + trace["mlp_out"].sum(0)
             findings.add(EMBEDDING, gap(total, trace["resid_post", last]), "the trace")
-    if not findings.edited and "lens_logprobs" in trace:
+    one_route = not (trace.manifest.routes or {}).get("differ", 0)  # the lens is replayed, predictions may be live
+    if not findings.edited and one_route and "lens_logprobs" in trace:
         n = trace["lens_logprobs"].shape[-1]
         findings.add(LENS, gap(trace["lens_logprobs"][-1], trace["top_logprobs"][:, :n]), "the trace")
     if "top_logprobs" in trace:

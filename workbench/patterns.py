@@ -17,6 +17,13 @@ def rows(
     """
     if ("pattern", layer) in trace:
         return trace["pattern", layer][heads, queries], trace["sink", layer][heads, queries]
+    touched = {point for edit in trace.edits for point in edit.get("points", ())}
+    here = [f"blocks.{layer}.attn.hook_{s}" for s in ("attn_scores", "sink", "pattern")]
+    if edited := touched.intersection(here):
+        raise NotRecorded(
+            f"this run was edited at {', '.join(sorted(edited))}: its pattern does not follow from queries and keys. "
+            f"Run again with record='patterns'."
+        )
     if ("rot_q", layer) not in trace or ("rot_k", layer) not in trace or "sinks" not in trace:
         raise NotRecorded(
             f"this trace holds no pattern of layer {layer}, and not the queries and keys to recompute it from. "

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from tests.runner.models import some_tokens, tiny
+from workbench.errors import CacheError
 from workbench.runner.cache import KVCache
 from workbench.runner.gpt_oss import forward, resume
 from workbench.runner.taps import Recorder
@@ -98,3 +99,15 @@ def test_positions_of_edits_are_absolute_while_decoding(model):
         model.generate(TOKENS, max_tokens=5, record="")
     # once while writing, once in the pass over the finished text
     assert sorted(met) == sorted([*range(75), *range(75)])
+
+
+def test_a_cache_that_was_resumed_in_the_middle_is_refused_by_a_whole_pass(model):
+    c, w = model.config, model.weights
+    recorder, cache = Recorder(["blocks.2.hook_resid_pre"]), KVCache(c)
+    with torch.no_grad():
+        forward(c, w, torch.tensor([TOKENS]), recorder, cache)
+        resume(c, w, recorder["blocks.2.hook_resid_pre"][:, 20:], 2, None, cache.crop(20))
+        with pytest.raises(CacheError, match=r"cache\.crop\(20\)"):
+            forward(c, w, torch.tensor([TOKENS[:1]]), None, cache)
+        again = forward(c, w, torch.tensor([TOKENS[20:]]), None, cache.crop(20))
+    assert close(again, run(model, [TOKENS])[:, 20:])

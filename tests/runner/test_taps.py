@@ -1,5 +1,7 @@
 """Hook points: looking changes nothing, edits change what they say, and what is edited re-routes."""
 
+import functools
+
 import numpy as np
 import pytest
 import torch
@@ -8,9 +10,9 @@ import workbench as wb
 from tests.runner import textbook
 from tests.runner.models import some_tokens, tiny
 from workbench import names
-from workbench.errors import EditError, HookNameError
-from workbench.runner.gpt_oss import forward
-from workbench.runner.taps import Edit, Recorder, Tap, fingerprint
+from workbench.errors import EditError, HookNameError, NotRecorded
+from workbench.runner.gpt_oss import forward, resume
+from workbench.runner.taps import Chain, Edit, Recorder, Tap, fingerprint
 
 TOKENS = some_tokens(70)
 POINTS = list(names.all_points(4))
@@ -44,7 +46,7 @@ def test_recorded_shapes_have_the_axes_that_the_table_of_names_says(model):
 @pytest.mark.parametrize("name", POINTS)
 def test_an_identity_edit_changes_no_bit(model, name):
     for fn in (lambda x: x, lambda x: x.clone()):
-        edit = Edit(name, fn, [name], model.config.n_experts)
+        edit = Edit(name, fn, [name], model.config)
         assert torch.equal(logits(model), logits(model, edit))
         assert edit.tally.fired and not edit.tally.changed
 
@@ -58,7 +60,7 @@ def test_an_edit_has_an_effect_and_earlier_positions_keep_every_bit(model, name)
         return model.config.n_experts - 1 - x
 
     fn = reverse_experts if name.endswith("indices") else change
-    edit = Edit(name, fn, [name], model.config.n_experts, positions=slice(40, None))
+    edit = Edit(name, fn, [name], model.config, positions=slice(40, None))
     before, after = logits(model), logits(model, edit)
     assert torch.equal(before[:, :40], after[:, :40])
     assert not torch.equal(before[:, 40:], after[:, 40:])
@@ -253,11 +255,127 @@ def test_an_edit_may_write_into_its_copy_without_touching_what_was_recorded(mode
     assert trace["resid_post", 0].any() and not trace["resid_pre", 1].any()
 
 
-def test_the_fingerprint_of_an_edit_is_its_code_and_what_it_closes_over():
+def test_the_fingerprint_of_an_edit_is_its_code_and_all_that_it_reads():
     def make(by):
         return lambda x: by * x
 
-    same, other = fingerprint(make(2.0)), fingerprint(make(3.0))
-    assert fingerprint(make(2.0)) == same != other
-    assert fingerprint(wb.ban(expert=1)) == fingerprint(wb.ban(expert=[1])) != fingerprint(wb.ban(expert=2))
-    assert fingerprint(make(torch.ones(3))) != fingerprint(make(torch.zeros(3)))
+    class By:
+        def __init__(self, by):
+            self.by = by
+
+        def __call__(self, x):
+            return self.by * x
+
+        def times(self, x):
+            return self.by * x
+
+    def linear(seed):
+        torch.manual_seed(seed)
+        return torch.nn.Linear(3, 3)
+
+    for kind in (
+        make,
+        By,
+        lambda by: By(by).times,
+        lambda by: functools.partial(torch.mul, by),
+        lambda by: make(torch.full((3,), by)),
+        lambda by: make(np.full(3, by)),
+        lambda by: make(make(by)),
+        lambda by: make([{"by": by}]),
+        linear,
+        lambda by: wb.ban(expert=int(by)),
+        lambda by: wb.steer([by, by]),
+    ):
+        assert fingerprint(kind(2)) == fingerprint(kind(2)) != fingerprint(kind(3))
+    assert fingerprint(wb.ban(expert=1)) == fingerprint(wb.ban(expert=[1])) == fingerprint(wb.ban(expert=np.int64(1)))
+
+
+def test_a_function_that_reads_a_changed_global_has_another_fingerprint():
+    scope = {}
+    exec("def helper(x): return 2 * x\ndef edit(x): return helper(x)", scope)
+    before = fingerprint(scope["edit"])
+    exec("def helper(x): return 3 * x", scope)
+    assert fingerprint(scope["edit"]) != before
+
+
+def test_the_pattern_of_an_edited_layer_is_not_recomputed_as_if_it_were_not(model):
+    with model.edit("blocks.1.attn.hook_pattern", lambda p: 0 * p):
+        trace = model.trace(TOKENS, record="attention")
+    with pytest.raises(NotRecorded, match="was edited"):
+        wb.pattern(trace, layer=1)
+    assert wb.pattern(trace, layer=2, head=0).shape == (70, 70)
+
+
+def test_an_expert_with_negative_weight_counts(model):
+    def less_five(weight):
+        weight[..., 5] = -1
+        return weight
+
+    with model.edit("blocks.1.mlp.hook_expert_weights", less_five):
+        trace = model.trace(TOKENS, record="experts writes blocks.1.ln2.hook_normalized")
+    w, x = model.weights.blocks[1].experts, trace["ln2_normalized", 1].astype(np.float64)
+    expected = np.zeros_like(x)
+    for e in range(model.config.n_experts):
+        up, up_bias, down, down_bias = (t[e].detach().double().numpy() for t in (w.up, w.up_bias, w.down, w.down_bias))
+        said = np.stack([textbook.expert(row, up, up_bias, down, down_bias, model.config) for row in x])
+        expected += trace["expert_weights", 1][:, e, None] * said
+    assert np.abs(trace["mlp_out", 1] - expected).max() < 1e-5 * np.abs(expected).max()
+
+
+def test_an_expert_chosen_twice_is_refused(model):
+    with (
+        pytest.raises(EditError, match="twice"),
+        model.edit("blocks.1.mlp.hook_expert_indices", lambda i: torch.zeros_like(i)),
+    ):
+        model.trace(TOKENS, record="")
+
+
+def test_more_experts_than_can_be_banned_or_forced_are_refused(model):
+    for edit in (wb.ban(expert=range(6)), wb.force(expert=range(4))):
+        with pytest.raises(EditError, match="cannot be"), model.edit("blocks.1.mlp.router.hook_out", edit):
+            model.trace(TOKENS, record="")
+
+
+@pytest.mark.parametrize("positions", [np.int64(3), np.array([3, 5]), [3, 5], 3, slice(3, 6)])
+def test_positions_may_be_numbers_of_numpy(model, positions):
+    with model.edit("hook_embed", lambda x: 0 * x, positions=positions):
+        trace = model.trace(TOKENS, record="embed")
+    assert not trace["embed"][3].any() and trace["embed"][2].any()
+
+
+def with_gradient(model, tap):
+    """One logit of the last position, carried back to the embeddings."""
+    embed = model.weights.embed.detach()[torch.tensor([TOKENS])].requires_grad_()
+    resume(model.config, model.weights, embed, 0, tap)[0, -1, 5].backward()
+
+
+def test_a_gradient_stopped_by_an_edit_stops_although_no_bit_changes(model):
+    found = {}
+    for name, fn in (("plain", lambda x: x), ("stopped", lambda x: x.detach())):
+        recorder = Recorder(["blocks.0.hook_resid_post"], keep_grad=True)
+        with_gradient(model, Chain(recorder, Edit("e", fn, ["blocks.3.hook_mlp_out"], model.config)))
+        found[name] = recorder["blocks.0.hook_resid_post"].grad
+    assert not torch.equal(found["plain"], found["stopped"])
+    assert found["stopped"].any()
+
+
+@pytest.mark.parametrize("name", [p for p in POINTS if p.startswith("blocks.1") and not p.endswith("indices")])
+def test_a_recorder_that_keeps_gradients_has_one_at_every_point(model, name):
+    recorder = Recorder([name], keep_grad=True)
+    with_gradient(model, recorder)
+    assert recorder.seen[name][-1].grad is not None and recorder.seen[name][-1].grad.any()
+
+
+def test_the_change_told_is_that_of_the_run(model):
+    with model.edit("hook_embed", lambda x, hook: (0.5 if len(hook.positions) == 70 else 3.0) * x):
+        model.trace(TOKENS[:20], record="")
+        told = model.trace(TOKENS, record="").edits[0]
+    assert told["fired"] == 1 and told["relative_change"] == pytest.approx(0.5)
+
+
+def test_an_edit_entered_again_must_fire_again(model):
+    editing = model.edit("hook_embed", lambda x: 0 * x)
+    with editing:
+        model.trace(TOKENS, record="")
+    with pytest.raises(EditError, match="never fired"), editing:
+        pass

@@ -146,17 +146,36 @@ def test_a_changed_number_makes_its_identity_fail(whole, where, identity):
     assert {f["identity"]: f["status"] for f in found}[identity] == "fails"
 
 
-def test_a_model_that_is_not_gpt_oss_inside_is_told_loudly(model, monkeypatch):
-    """A pass whose recorded values are not those it computes with: what a broken hook or kernel would leave."""
-    from workbench.runner import gpt_oss
-
-    right = gpt_oss.rms_norm
-    monkeypatch.setattr(gpt_oss, "unembed", lambda c, w, resid: torch.zeros(*resid.shape[:2], c.d_vocab))
-    monkeypatch.setattr("workbench.runner.tracing.unembed", gpt_oss.unembed)
+def test_a_run_that_breaks_an_identity_is_told_loudly(model, monkeypatch):
+    """A lens that is not the model's own read-out: what a broken kernel would leave."""
+    wrong = lambda c, w, resid: torch.zeros(*resid.shape[:2], c.d_vocab)  # noqa: E731
+    monkeypatch.setattr("workbench.runner.tracing.unembed", wrong)
     with pytest.warns(VerificationWarning, match="lens of the last layer"):
         trace = model.trace(TOKENS, record="")
     assert not trace.verified and "FAILED" in repr(trace)
-    assert gpt_oss.rms_norm is right
+
+
+def test_a_hook_that_changes_the_last_bits_is_told(model, monkeypatch):
+    from workbench.runner.tracing import Prober
+
+    look = Prober.__call__
+
+    def nudge(self, name, x, offset=0):
+        x = look(self, name, x, offset)
+        return x * (1 + 1e-6) if name == "hook_embed" else x
+
+    monkeypatch.setattr(Prober, "__call__", nudge)
+    with pytest.warns(VerificationWarning, match="unhooked"):
+        model.trace(TOKENS, record="")
+
+
+def test_a_nan_never_holds(whole):
+    arrays = {name: whole.stored(name) for name in whole.names()}
+    for name in ("blocks.1.hook_mlp_out", "blocks.1.hook_resid_post", "blocks.2.attn.hook_pattern"):
+        altered = arrays[name].copy()
+        altered[..., 3, 0] = np.nan
+        found = identities.check(wb.Trace(whole.manifest, arrays | {name: altered}))
+        assert any(f["status"] == "fails" and f["worst"] is None for f in found), name
 
 
 def test_an_identity_that_an_edit_touches_is_excused_and_says_so(model):
@@ -203,6 +222,25 @@ def test_a_recording_that_would_not_fit_is_refused_before_it_runs(model, monkeyp
     assert trace.manifest.gave_way and "experts" in trace.manifest.gave_way[-1]
 
 
+def test_another_budget_is_another_trace(model):
+    large = model.trace(TOKENS, record="auto")
+    small = model.trace(TOKENS, record="auto", budget=200_000)
+    assert len(small.names()) < len(large.names()) and small.id != large.id
+    assert small.manifest.gave_way and small.manifest.record[0] == "auto"
+
+
+def test_a_float64_model_whose_parameters_need_float64_verifies():
+    from tests.checkpoints import Random
+
+    hf = Random(seed=4).transformers(torch.float64)
+    with torch.no_grad():
+        for layer in hf.model.layers:
+            layer.self_attn.sinks += 1 / 3
+            layer.self_attn.o_proj.bias += 1 / 3
+    trace = Model(hf).trace(TOKENS, record="everything lens steps")
+    assert {f["status"] for f in trace.verification} == {"holds"} and trace["sinks"].dtype == np.float64
+
+
 def test_the_same_run_twice_has_one_id_and_the_same_numbers(model, tmp_path):
     a = model.generate(TOKENS, max_tokens=20, temperature=0.8, seed=7)
     b = model.generate(TOKENS, max_tokens=20, temperature=0.8, seed=7)
@@ -239,7 +277,10 @@ def test_a_prompt_that_the_model_cannot_read_is_refused(model, prompt, says):
         model.generate(prompt, max_tokens=5)
 
 
-@pytest.mark.parametrize("settings", [{"max_tokens": 0}, {"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}])
+@pytest.mark.parametrize(
+    "settings",
+    [{"max_tokens": 0}, {"max_tokens": 3.5}, {"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"stop": "foo"}],
+)
 def test_settings_that_make_no_sense_are_refused(model, settings):
     with pytest.raises(PromptError):
         model.generate(TOKENS, **({"max_tokens": 5} | settings))

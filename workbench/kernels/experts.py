@@ -18,15 +18,15 @@ def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
 def choices(indices: Tensor, weight: Tensor) -> Tensor:
     """Which experts really run, by choice: the router's own choice as long as all weight lies on it.
 
-    If an edit gave weight to others, the experts with weight in falling order, as many columns as the busiest position
-    needs. indices: pos choice; weight: pos expert.
+    If an edit gave weight to others, the experts by falling size of their weight, as many columns as the busiest
+    position needs. indices: pos choice; weight: pos expert.
     """
     on_chosen = (weight.gather(-1, indices) != 0).sum(-1)
     running = (weight != 0).sum(-1)
     if torch.equal(on_chosen, running):
         return indices
     width = max(indices.shape[-1], int(running.max()))
-    return weight.argsort(dim=-1, descending=True, stable=True)[..., :width]
+    return weight.abs().argsort(dim=-1, descending=True, stable=True)[..., :width]
 
 
 class Plan(NamedTuple):

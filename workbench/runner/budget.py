@@ -31,6 +31,7 @@ class Estimate:
     by_name: dict[str, int]
     positions: int
     gave_way: tuple[str, ...] = ()
+    n_steps: int = 0
 
     @property
     def fits(self) -> bool:
@@ -51,8 +52,10 @@ def word(name: str, dtype: str) -> str:
     ending = name.rpartition(".")[2]
     if name.endswith("_ids") or ending == "hook_expert_indices":
         return "I32"
-    if name in names.LANES or ending in ("hook_sink", "hook_attn_scores"):
-        return "F32" if dtype != "float64" or name in names.LANES else "F64"
+    if name in names.LANES and name != "sinks":
+        return "F32"
+    if name == "sinks" or ending in ("hook_sink", "hook_attn_scores"):
+        return "F64" if dtype == "float64" else "F32"
     return WORDS[dtype]
 
 
@@ -96,43 +99,53 @@ def by_short_name(table: Shapes) -> dict[str, int]:
     return total
 
 
-def working_memory(c: Config, dtype: str, n_pos: int) -> int:
+def working_memory(c: Config, dtype: str, n_pos: int, wanted: Sequence[str]) -> int:
     """About what a pass takes besides weights and recording: keys and values, one layer's values, a piece of logits."""
     item = SIZES[WORDS[dtype]]
     cache = 2 * c.n_layers * c.n_kv_heads * c.d_head * n_pos * item
     layer = n_pos * (8 * c.d_model + 4 * c.n_heads * c.d_head + 4 * c.d_mlp * c.n_active) * max(item, 4)
     attention = 3 * c.n_heads * 64 * n_pos * 4
+    if any(name.endswith(("hook_attn_scores", "hook_pattern")) for name in wanted):
+        attention += 5 * c.n_heads * n_pos**2 * 4  # of one layer: scores, pattern, and their blocks
+    if "lens_ids" in wanted:
+        attention += c.n_layers * n_pos * c.d_model * item  # residual streams wait for the final prediction
     return cache + layer + attention + 3 * 256 * c.d_vocab * 4
 
 
 def take_what_fits(c: Config, dtype: str, n_pos: int, n_steps: int, budget: float) -> tuple[list[str], tuple[str, ...]]:
-    """What record="auto" records within `budget` bytes, and the presets that had to give way."""
+    """The presets that record="auto" takes within `budget` bytes, and those that had to give way."""
     taken: list[str] = []
     gave_way = []
     for preset in AUTO:
-        wanted = [name for name in names.expand(preset, c.n_layers) if name not in taken]
+        wanted = names.expand(preset, c.n_layers)  # no two presets of AUTO share a name
         cost = sum(size(entry) for entry in shapes(c, wanted, dtype, n_pos, n_steps).values())
         if cost <= budget:
             budget -= cost
-            taken += wanted
+            taken.append(preset)
         else:
             gave_way.append(f"{preset} ({show(cost)})")
-    return names.expand(taken, c.n_layers) if taken else [], tuple(gave_way)
+    return taken, tuple(gave_way)
 
 
-def refuse_if_too_big(
-    c: Config, estimate: Estimate, dtype: str, n_steps: int, asked: Mapping[str, Sequence[str]]
-) -> None:
+def refuse_if_device_too_small(working: int, free: int, device: str) -> None:
+    if working > REFUSE_SHARE * free:
+        raise BudgetError(
+            f"a pass needs about {show(working)} on {device}, and 80 % of the {show(free)} that are free there is "
+            f"{show(REFUSE_SHARE * free)}. Shorten the text, or record fewer patterns."
+        )
+
+
+def refuse_if_too_big(c: Config, estimate: Estimate, dtype: str, asked: Mapping[str, Sequence[str]]) -> None:
     """Raises BudgetError, with the price of each thing asked for and of the cheaper choices, before anything runs."""
     if estimate.fits:
         return
     price = lambda words: show(  # noqa: E731
-        sum(size(e) for e in shapes(c, words, dtype, estimate.positions, n_steps).values())
+        sum(size(e) for e in shapes(c, words, dtype, estimate.positions, estimate.n_steps).values())
     )
     cheaper = {
         "record='attention' (any pattern on demand)": names.expand("attention", c.n_layers),
         "record='residuals'": names.expand("residuals", c.n_layers),
-        "one layer, record='blocks.0.*'": names.match("blocks.0.hook_resid_*", c.n_layers),
+        "one layer, record='blocks.0.hook_resid_*'": names.match("blocks.0.hook_resid_*", c.n_layers),
         "record='' (routing, predictions, sinks, norms only)": [],
     }
     wants = f"It asks for: {', '.join(f'{k} {price(v)}' for k, v in asked.items())}. " if asked else ""

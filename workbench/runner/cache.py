@@ -2,6 +2,7 @@
 
 from torch import Tensor
 
+from workbench.errors import CacheError
 from workbench.runner.config import Config
 
 
@@ -18,8 +19,18 @@ class KVCache:
         self._length = [0] * config.n_layers
 
     def length(self, layer: int = -1) -> int:
-        """Positions held; layers differ only between a cut-back and the pass that follows."""
+        """Positions held by a layer; layers differ after a pass that was resumed above the first one."""
         return self._length[layer]
+
+    def even_from(self, first: int) -> int:
+        """The positions that every layer from `first` on holds. Raises CacheError if they hold different numbers."""
+        lengths = set(self._length[first:])
+        if len(lengths) > 1:
+            raise CacheError(
+                f"the layers of this cache hold different numbers of positions, {self._length}: a pass resumed in the "
+                f"middle, or interrupted, left the lower ones behind. Use cache.crop({min(self._length)}) first."
+            )
+        return lengths.pop()
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
         """Adds batch kv_head pos d_head and returns all keys and values so far."""

@@ -19,11 +19,11 @@ class EditStack:
 
     def in_force(self) -> list[Edit]:
         thread = threading.get_ident()
-        alive = [editing for ref in self._borrowed if (editing := ref()) is not None]
+        alive = [editing for ref in list(self._borrowed) if (editing := ref()) is not None]
         return [editing.tap for editing in alive if editing.thread == thread]
 
     def add(self, editing: "Editing") -> None:
-        kept = [ref for ref in self._borrowed if (e := ref()) is not None and e.thread is not None]
+        kept = [ref for ref in self._borrowed if (e := ref()) is not None and not e.left]
         self._borrowed = [*kept, weakref.ref(editing)]
 
 
@@ -33,22 +33,25 @@ class Editing:
     def __init__(self, stack: EditStack, tap: Edit, model: object):
         self.tap = tap
         self.thread: int | None = None  # the thread on which the edit holds; None: not in force
-        self._stack, self._model = stack, model
+        self.left = False
+        self._stack, self._model, self._fired = stack, model, 0
 
     def __enter__(self):
         if self.thread is not None:
             raise EditError(f"the edit at {self.tap.glob!r} is already in force; make another with model.edit(…)")
+        self._fired = self.tap.tally.fired
         try:
+            self.left = False
             self._stack.add(self)
             self.thread = threading.get_ident()
             return self._model
         except BaseException:
-            self.thread = None
+            self.thread, self.left = None, True
             raise
 
     def __exit__(self, kind, error, traceback) -> None:
-        self.thread = None
-        if kind is None and not self.tap.tally.fired:
+        self.thread, self.left = None, True
+        if kind is None and self.tap.tally.fired == self._fired:
             at = "" if self.tap.positions is None else f" at positions {self.tap.positions.text}"
             raise EditError(
                 f"the edit at {self.tap.glob!r} never fired{at}: no run on this thread reached it inside the block. "

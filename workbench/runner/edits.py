@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from workbench.errors import EditError
+from workbench.runner.taps import whole_numbers
 
 
 def _numbers(what: str, given: int | Sequence[int]) -> tuple[int, ...]:
-    several = (given,) if isinstance(given, int) else tuple(int(g) for g in given)
+    try:
+        several = tuple(whole_numbers(given))
+    except TypeError:
+        several = ()
     if not several or min(several) < 0:
         raise EditError(f"{what} must be one number or several, counted from 0, got {given!r}")
     return several
@@ -28,7 +32,10 @@ class Ban:
 
     def __call__(self, x: Tensor, hook) -> Tensor:
         _at_router(hook)
-        _fits("expert", self.experts, x.shape[-1], hook)
+        n = x.shape[-1]
+        _fits("expert", self.experts, n, hook)
+        if n - len(set(self.experts)) < hook.n_active:
+            raise EditError(f"{hook.n_active} of {n} experts must run; {len(set(self.experts))} cannot be banned")
         x[..., list(self.experts)] = -torch.inf
         return x
 
@@ -41,6 +48,8 @@ class Force:
     def __call__(self, x: Tensor, hook) -> Tensor:
         _at_router(hook)
         _fits("expert", self.experts, x.shape[-1], hook)
+        if len(set(self.experts)) > hook.n_active:
+            raise EditError(f"{hook.n_active} experts run for a token; {len(set(self.experts))} cannot be forced")
         x[..., list(self.experts)] = x.amax(-1, keepdim=True) + self.ahead
         return x
 
@@ -82,19 +91,20 @@ def ban(expert: int | Sequence[int]) -> Ban:
     >>> bool((trace["expert_indices", 1] == 7).any())
     False
 
-    Raises EditError for an expert that the model does not have. Steering by -inf: SteerMoE, arXiv 2509.09660.
+    Raises EditError for an expert that the model does not have, or if fewer would be left than must run.
     """
     return Ban(_numbers("expert", expert))
 
 
 def force(expert: int | Sequence[int], ahead: float = 0.01) -> Force:
-    """An edit for `router_logits`: these experts are always chosen, `ahead` logits before the best of the others.
+    """An edit for `router_logits`: these experts are always chosen, `ahead` above the largest logit there was.
 
     >>> with model.edit("blocks.1.mlp.router.hook_out", wb.force(expert=7)): trace = model.generate("What is 12+30?")
     >>> bool((trace["expert_indices", 1] == 7).any(-1).all())
     True
 
-    The rule of SteerMoE (arXiv 2509.09660). Raises EditError for an expert that the model does not have.
+    The rule of SteerMoE (arXiv 2509.09660). Raises EditError for an expert that the model does not have, and for
+    more experts than run for a token.
     """
     return Force(_numbers("expert", expert), float(ahead))
 

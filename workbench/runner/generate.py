@@ -4,9 +4,10 @@ Routes and predictions are recorded live. Everything else comes from one pass ov
 fraction of the writing; the trace says which is which, and on how many routes the two disagree.
 """
 
+import operator
 import sys
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Generation was interrupted; what it had written is in `trace`, with status "partial"."""
+    """Generation was interrupted; what it had written is in `trace`, with status "partial" unless it was just done."""
 
     def __init__(self, trace: Trace):
         super().__init__(f"interrupted after {len(trace)} tokens; the partial trace is kept in `model.partial`")
@@ -85,7 +86,8 @@ def generate(
     notes: Sequence[str] = (),
 ) -> Trace:
     """What `Model.generate` does, for a prompt that is already token ids."""
-    _check(max_tokens, temperature, top_p)
+    model.partial = None
+    max_tokens = _check(max_tokens, temperature, top_p)
     model.check_prompt(prompt, max_tokens)
     stop_ids, stop_texts = _stops(model, stop)
     settings = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
@@ -115,6 +117,7 @@ def _write(
     tokenizer = live.model.tokenizer
     logits = live.step()
     written: list[int] = []
+    tail = 8 + max((len(text.encode()) for text in stop_texts), default=0)  # a token has a byte at least
     with progress(max_tokens) as bar, torch.no_grad():
         while True:
             token = choose(logits, temperature, top_p, dice)
@@ -125,7 +128,7 @@ def _write(
             logits = live.step()
             if token in stop_ids:
                 return "stop"
-            if stop_texts and tokenizer and any(t in tokenizer.decode(written[-64:]) for t in stop_texts):
+            if stop_texts and tokenizer and any(t in tokenizer.decode(written[-tail:]) for t in stop_texts):
                 return "stop"
             if len(written) == max_tokens:
                 return "length"
@@ -182,20 +185,29 @@ def _partial(live: Live, settings: dict) -> Trace:
 
 def _stops(model: "Model", stop: Sequence[int | str]) -> tuple[set[int], list[str]]:
     ids, texts = set(model.stop_ids), []
-    for s in [stop] if isinstance(stop, (int, str)) else stop:
-        if isinstance(s, int):
-            ids.add(s)
-        elif model.tokenizer and s in model.tokenizer.special:
+    several: Any = [stop] if isinstance(stop, str) or hasattr(stop, "__index__") else stop
+    for s in several:
+        if not isinstance(s, str):
+            ids.add(operator.index(s))
+        elif model.tokenizer is None:
+            raise PromptError(f"this model has no tokenizer, so it cannot stop at {s!r}; give token ids")
+        elif s in model.tokenizer.special:
             ids.add(model.tokenizer.special[s])
         elif s:
             texts.append(s)
     return ids, texts
 
 
-def _check(max_tokens: int, temperature: float, top_p: float) -> None:
+def _check(max_tokens: int, temperature: float, top_p: float) -> int:
+    """max_tokens as a plain int. Raises PromptError for settings that make no sense."""
+    try:
+        max_tokens = operator.index(max_tokens)
+    except TypeError:
+        raise PromptError(f"max_tokens must be a whole number, got {max_tokens!r}") from None
     if max_tokens < 1:
         raise PromptError(f"max_tokens must be at least 1, got {max_tokens}; `model.trace` records without writing")
     if not 0 <= temperature < float("inf"):
         raise PromptError(f"temperature must be 0 (greedy) or more, got {temperature}")
     if not 0 < top_p <= 1:
         raise PromptError(f"top_p must lie in (0, 1], got {top_p}")
+    return max_tokens

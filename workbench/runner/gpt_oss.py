@@ -96,7 +96,7 @@ def attention(
         result = torch.einsum("bphd,mhd->bphm", z, by_head)
         if (edited := tap(here + "hook_result", result)) is not result:
             changed = (edited != result).flatten(2).any(-1, keepdim=True)  # other positions keep their bits
-            out = torch.where(changed, edited.sum(2) + w.b_o, out)
+            out = torch.where(changed | edited.requires_grad, edited.sum(2) + w.b_o, out)
     return out
 
 
@@ -227,7 +227,7 @@ def resume(
 
 
 def _blocks(c: Config, weights: Weights, x: Tensor, first: int, tap: Tap, cache: KVCache | None, logits_at: slice):
-    start = cache.length(first) if cache else 0
+    start = cache.even_from(first) if cache else 0
     rope = rope_table(c, start, start + x.shape[1], x)
     for layer in range(first, c.n_layers):
         w, here = weights.blocks[layer], f"blocks.{layer}."

@@ -20,11 +20,12 @@ from workbench.runner.editing import Editing, EditStack
 from workbench.runner.interrupts import Interrupt, listening
 from workbench.runner.recording import tensor
 from workbench.runner.taps import Chain, Edit, Tap
+from workbench.runner.threads import one_thread
 from workbench.runner.weights import load
 from workbench.traces import Trace
 
 Prompt = str | Chat | Trace | Sequence[int]
-SMALL = 5e7  # parameters: below, a product is over before a second thread has woken up
+SMALL = 5e7  # parameters: below, one thread is faster than two
 
 
 class Model:
@@ -166,7 +167,7 @@ class Model:
         Raises HookNameError if nothing matches.
         """
         points = names.match(where, self.config.n_layers)
-        return Editing(self._stack, Edit(where, fn, points, self.config.n_experts, positions), self)
+        return Editing(self._stack, Edit(where, fn, points, self.config, positions), self)
 
     def patch(self, where: str, source: Trace, *, positions=None) -> Editing:
         """`with model.patch(glob, trace):` takes the values at `where` from another trace, at the same positions.
@@ -175,9 +176,7 @@ class Model:
         """
         points = names.match(where, self.config.n_layers)
         values = {name: tensor(source.stored(name)) for name in points}
-        return Editing(
-            self._stack, Edit(where, _Patch(values, source.id), points, self.config.n_experts, positions), self
-        )
+        return Editing(self._stack, Edit(where, _Patch(values, source.id), points, self.config, positions), self)
 
     def edits_in_force(self) -> list[Edit]:
         """The edits that a run on this thread would meet, in order."""
@@ -217,15 +216,11 @@ class Model:
     @contextmanager
     def listening(self) -> Iterator[Interrupt]:
         """While a run is on: Ctrl-C, or `stop()` on another thread, ends it at the next hook point."""
-        threads = torch.get_num_threads()
-        with listening() as flag:
+        with listening() as flag, one_thread(self.config.n_params < SMALL):
             self._running.append(flag)
             try:
-                if self.config.n_params < SMALL:
-                    torch.set_num_threads(1)
                 yield flag
             finally:
-                torch.set_num_threads(threads)
                 self._running.remove(flag)
 
     def _under_edits(self, tap: Tap | None) -> Tap:

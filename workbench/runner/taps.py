@@ -1,8 +1,14 @@
 """Taps: what the forward pass calls at each hook point. A tap may look at a value, replace it, or both."""
 
+import functools
 import hashlib
+import inspect
+import operator
+import secrets
+import types
 from collections.abc import Callable, Collection, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -10,6 +16,7 @@ from torch import Tensor
 
 from workbench import names
 from workbench.errors import EditError
+from workbench.runner.config import Config
 
 
 class Tap:
@@ -77,10 +84,11 @@ class Recorder(Tap):
 
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name in self.wanted:
-            if self.keep_grad and x.requires_grad:
-                x.retain_grad()
-            kept = x if self.keep_grad else x.detach().to(self.device)
-            self.seen.setdefault(name, []).append(kept)
+            if self.keep_grad:
+                x = x.view_as(x)  # a tensor of its own: the pass goes on from it, also where it had not used x
+                if x.requires_grad:
+                    x.retain_grad()
+            self.seen.setdefault(name, []).append(x if self.keep_grad else x.detach().to(self.device))
         return x
 
     def __getitem__(self, name: str) -> Tensor:
@@ -102,6 +110,7 @@ class Hook:
     name: str
     layer: int | None
     positions: range  # absolute; the queries, where a value has queries and keys
+    n_active: int  # experts that run for a token
 
 
 @dataclass(slots=True)
@@ -111,24 +120,31 @@ class Tally:
     fired: int = 0
     positions: int = 0
     changed: int = 0
-    _before: float = 0.0  # sums of squares over finite entries
-    _difference: float = 0.0
-    reached: set[str] = field(default_factory=set)
+    before: float = 0.0  # sums of squares over entries that were finite before and after
+    difference: float = 0.0
 
-    def add(self, name: str, n: int, x: Tensor, y: Tensor | None) -> None:
+    def add(self, n: int, x: Tensor, y: Tensor | None) -> None:
         self.fired, self.positions = self.fired + 1, self.positions + n
-        self.reached.add(name)
         if y is not None:
             self.changed += 1
             a, b = x.detach().double(), y.detach().double()
             finite = a.isfinite() & b.isfinite()
-            self._before += float(a[finite].square().sum())
-            self._difference += float((b - a)[finite].square().sum())
+            self.before += float(a[finite].square().sum())
+            self.difference += float((b - a)[finite].square().sum())
 
-    @property
-    def relative_change(self) -> float:
-        """Norm of the change over norm of what was there, over the calls that changed something."""
-        return (self._difference / self._before) ** 0.5 if self._before else 0.0
+    def since(self, earlier: "Tally") -> dict:
+        """For the manifest: what happened after `earlier` was copied.
+
+        `relative_change` is the norm of the change over the norm of what was there, over the calls that changed
+        something and the entries that stayed finite.
+        """
+        before, difference = self.before - earlier.before, self.difference - earlier.difference
+        return {
+            "fired": self.fired - earlier.fired,
+            "positions_met": self.positions - earlier.positions,
+            "changed": self.changed - earlier.changed,
+            "relative_change": (difference / before) ** 0.5 if before > 0 else 0.0,
+        }
 
 
 class Edit(Tap):
@@ -139,8 +155,8 @@ class Edit(Tap):
     positions take the new value.
     """
 
-    def __init__(self, glob: str, fn: Callable, points: Collection[str], n_experts: int, positions=None):
-        self.glob, self.fn, self.points, self.n_experts = glob, fn, frozenset(points), n_experts
+    def __init__(self, glob: str, fn: Callable, points: Collection[str], config: Config, positions=None):
+        self.glob, self.fn, self.points, self.config = glob, fn, frozenset(points), config
         self.positions = _positions(positions)
         self.tally = Tally()
         self._takes_hook = _arguments(fn) >= 2
@@ -162,14 +178,16 @@ class Edit(Tap):
         if not here:
             return x
         given = x.clone()
-        y = self.fn(given, Hook(name, names.layer_of(name), at)) if self._takes_hook else self.fn(given)
+        hook = Hook(name, names.layer_of(name), at, self.config.n_active)
+        y = self.fn(given, hook) if self._takes_hook else self.fn(given)
         y = self._checked(name, x, y)
         if self.positions is not None and y is not x:
             rows = torch.as_tensor(list(here), device=x.device)
             y = x.index_copy(axis, rows, y.index_select(axis, rows))
-        y = x if torch.equal(x, y) else y
-        self.tally.add(name, len(here), x, None if y is x else y)
-        return y
+        same = torch.equal(x, y)
+        self.tally.add(len(here), x, None if same else y)
+        # a tensor in a graph is a change of the graph even if no bit differs: detach, or a delta of zeros
+        return x if same and not (x.requires_grad or y.requires_grad) else y
 
     def _checked(self, name: str, x: Tensor, y) -> Tensor:
         if not isinstance(y, Tensor) or y.shape != x.shape:
@@ -178,8 +196,11 @@ class Edit(Tap):
         y = y.to(x)
         if x.is_floating_point() and y.isnan().any() and not x.isnan().any():
             raise EditError(f"the edit at {name!r} returned NaN; -inf is allowed where a choice is to be excluded")
-        if not x.is_floating_point() and (y.min() < 0 or y.max() >= self.n_experts):
-            raise EditError(f"the edit at {name!r} named an expert outside 0..{self.n_experts - 1}")
+        if not x.is_floating_point():
+            if y.min() < 0 or y.max() >= self.config.n_experts:
+                raise EditError(f"the edit at {name!r} named an expert outside 0..{self.config.n_experts - 1}")
+            if (y.sort(-1).values.diff(dim=-1) == 0).any():
+                raise EditError(f"the edit at {name!r} chose an expert twice for one position")
         return y
 
     def describe(self) -> dict:
@@ -204,21 +225,34 @@ class _Positions:
 
 def _positions(positions) -> _Positions | None:
     """Absolute positions from an int, a slice with step 1, or several ints; None means all."""
-    if positions is None or positions == slice(None):
+    if positions is None:
         return None
     if isinstance(positions, slice):
+        if positions == slice(None):
+            return None
         if positions.step not in (None, 1) or min(positions.start or 0, positions.stop or 0) < 0:
             raise EditError(f"positions must be counted from the start and without a step, got {positions}")
         return _Positions(None, positions, f"{positions.start or 0}:{'' if positions.stop is None else positions.stop}")
-    wanted = [positions] if isinstance(positions, int) else [int(p) for p in positions]
+    try:
+        wanted = whole_numbers(positions)
+    except TypeError:
+        wanted = []
     if not wanted or min(wanted) < 0:
         raise EditError(f"positions must be whole numbers counted from the start, got {positions!r}")
     return _Positions(frozenset(wanted), None, ",".join(map(str, sorted(set(wanted)))))
 
 
-def _arguments(fn: Callable) -> int:
-    import inspect
+def whole_numbers(given: Any) -> list[int]:
+    """One whole number or several, of Python or numpy, as a list. Raises TypeError for anything else."""
+    try:
+        return [operator.index(given)]
+    except TypeError:
+        return [operator.index(g) for g in given]
 
+
+def _arguments(fn: Callable) -> int:
+    if isinstance(fn, torch.nn.Module):  # its __call__ takes anything
+        fn = fn.forward
     try:
         kinds = inspect.signature(fn).parameters.values()
     except (TypeError, ValueError):  # some C functions have no signature
@@ -239,41 +273,69 @@ def _label(fn: Callable) -> str:
 
 
 def fingerprint(thing) -> str:
-    """A digest of a function with all it closes over: the same code with the same values gives the same digest."""
+    """A digest of a function with all that it reads: the same code with the same values gives the same digest.
+
+    What cannot be looked into (a C function with state, an open file) counts as new every time: two runs may then get
+    two ids although they are one, but never one id although they are two.
+    """
     h = hashlib.sha256()
-    _feed(h, thing, set())
+    _feed(h, thing, frozenset())
     return h.hexdigest()[:32]
 
 
-def _feed(h, thing, met: set[int]) -> None:
-    h.update(type(thing).__name__.encode() + b"\0")
+def _feed(h, thing, met: frozenset[int]) -> None:
+    h.update(f"{type(thing).__module__}.{type(thing).__qualname__}\0".encode())
     if id(thing) in met:
         return
+    if thing is None or isinstance(thing, bool | int | float | complex | str | bytes | range | slice | torch.dtype):
+        h.update(repr(thing).encode() + b"\0")
+        return
+    if isinstance(thing, types.ModuleType | types.BuiltinFunctionType | type):
+        h.update(f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', thing.__name__)}\0".encode())
+        return
+    met = met | {id(thing)}
+    for part in _parts(thing):
+        if isinstance(part, bytes):
+            h.update(part + b"\0")
+        else:
+            _feed(h, part, met)
+
+
+def _parts(thing) -> list:
+    """What makes a thing what it is, in order."""
     if isinstance(thing, Tensor):
         plain = thing.detach().cpu().contiguous()
-        h.update(f"{plain.dtype}{tuple(plain.shape)}".encode() + plain.flatten().view(torch.uint8).numpy().tobytes())
-    elif isinstance(thing, np.ndarray):
-        h.update(f"{thing.dtype}{thing.shape}".encode() + np.ascontiguousarray(thing).tobytes())
-    elif isinstance(thing, (list, tuple)):
-        for part in thing:
-            _feed(h, part, met)
-    elif isinstance(thing, dict):
-        for key, part in thing.items():
-            _feed(h, (key, part), met)
-    elif hasattr(thing, "__code__"):
-        met = met | {id(thing)}
+        return [f"{plain.dtype}{tuple(plain.shape)}", plain.flatten().view(torch.uint8).numpy().tobytes()]
+    if isinstance(thing, np.ndarray):
+        return [f"{thing.dtype}{thing.shape}", np.ascontiguousarray(thing).tobytes()]
+    if isinstance(thing, np.generic):
+        return [thing.item()]
+    if isinstance(thing, list | tuple):
+        return [len(thing), *thing]
+    if isinstance(thing, dict):
+        return [len(thing), *(part for item in thing.items() for part in item)]
+    if isinstance(thing, set | frozenset):
+        return sorted(map(fingerprint, thing))
+    if isinstance(thing, functools.partial):
+        return [thing.func, thing.args, thing.keywords]
+    if isinstance(thing, types.MethodType):
+        return [thing.__func__, thing.__self__]
+    if isinstance(thing, types.FunctionType):
         closure = [cell.cell_contents for cell in thing.__closure__ or ()]
-        used = {name: thing.__globals__[name] for name in thing.__code__.co_names if name in thing.__globals__}
-        _feed(h, _code(thing.__code__), met)
-        _feed(h, (closure, thing.__defaults__, thing.__kwdefaults__), met)
-        _feed(h, {k: v for k, v in used.items() if isinstance(v, (int, float, str, Tensor, np.ndarray))}, met)
-    elif hasattr(thing, "__dataclass_fields__"):
-        _feed(h, [getattr(thing, name) for name in thing.__dataclass_fields__], met)
-    elif hasattr(thing, "__func__"):
-        _feed(h, [thing.__func__, repr(type(thing.__self__))], met)
-    else:
-        text = repr(thing)
-        h.update((type(thing).__qualname__ if " at 0x" in text else text).encode())
+        read = {name: thing.__globals__[name] for name in _names(thing.__code__) if name in thing.__globals__}
+        return [_code(thing.__code__), closure, thing.__defaults__, thing.__kwdefaults__, read]
+    if isinstance(thing, torch.nn.Module):
+        return [thing.training, dict(thing.state_dict()), type(thing).forward]
+    if hasattr(thing, "__dict__"):
+        call = vars(type(thing)).get("__call__")
+        return [vars(thing), *([call] if isinstance(call, types.FunctionType) else [])]
+    return [secrets.token_bytes(16)]
+
+
+def _names(code) -> list[str]:
+    """The global names that a code object may read, those of functions inside it included."""
+    inner = [name for const in code.co_consts if hasattr(const, "co_code") for name in _names(const)]
+    return sorted({*code.co_names, *inner})
 
 
 def _code(code) -> tuple:

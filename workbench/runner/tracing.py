@@ -18,7 +18,7 @@ from workbench.runner.gpt_oss import forward, unembed
 from workbench.runner.interrupts import Interrupt
 from workbench.runner.memory import free_memory
 from workbench.runner.recording import Chosen, Norms, Predictions, StepAttention, arrays, margins
-from workbench.runner.taps import Chain, Edit, Recorder, Tap
+from workbench.runner.taps import Chain, Edit, Recorder, Tally, Tap
 from workbench.segments import steps
 from workbench.spans import Span
 from workbench.traces import Manifest, TensorInfo, Trace, predicted_bytes
@@ -56,29 +56,31 @@ def plan(model: "Model", record: str | Sequence[str], tokens: Sequence[int], n_p
     words = tuple(record.split() if isinstance(record, str) else record)
     spans, pieces = text_of(model, tokens)
     n_steps = len(found_steps(spans, pieces)) + max(0, n_pos - len(tokens)) // 8  # a step is rarely shorter
-    free = free_memory(model.device)
+    free = free_memory("cpu")  # where recordings are kept, also those of a GPU
     base = always(c.n_layers)
     gave_way: tuple[str, ...] = ()
     if words == ("auto",):
         held = sum(budget.size(e) for e in budget.shapes(c, base, dtype, n_pos, n_steps).values())
         left = (budget.AUTO_SHARE * free if limit is None else limit) - held
-        wanted, gave_way = budget.take_what_fits(c, dtype, n_pos, n_steps, left)
-    else:
-        wanted = names.expand(words, c.n_layers)
+        taken, gave_way = budget.take_what_fits(c, dtype, n_pos, n_steps, left)
+        words = ("auto", *taken)  # part of what identifies the run: another budget is another trace
+    wanted = names.expand([word for word in words if word != "auto"], c.n_layers)
     table = budget.shapes(c, [*base, *wanted], dtype, n_pos, n_steps)
     held = sum(map(budget.size, table.values()))
     draft = manifest(model, tokens, len(tokens), words, [], spans=spans, pieces=pieces)
     draft = replace(draft, verification=identities.Findings(dtype).report())
+    working = budget.working_memory(c, dtype, n_pos, wanted)
     known = len(tokens)
     # ids and texts of the tokens still to come, and of those that will be predicted: about as long as what is known
     to_come = int((n_pos - known) * 24) + _words_to_come(model, n_pos, wanted)
     estimate = budget.Estimate(
         bytes=predicted_bytes(draft, table) + to_come,
-        memory=held + budget.working_memory(c, dtype, n_pos),
+        memory=held + (working if model.device == "cpu" else 0),
         free=free,
         by_name=budget.by_short_name(table),
         positions=n_pos,
         gave_way=gave_way,
+        n_steps=n_steps,
     )
     lanes = tuple(name for name in wanted if name in names.LANES)
     return Plan(words, tuple(name for name in wanted if name not in names.LANES), lanes, gave_way, estimate)
@@ -91,7 +93,7 @@ class Run:
     model: "Model"
     plan: Plan
     edits: list[Edit]
-    before: list[tuple[int, int, int]]
+    before: list[Tally]
     notes: list[str]
 
 
@@ -107,9 +109,12 @@ def start(
     edits = model.edits_in_force()
     planned = plan(model, record, tokens, n_pos, limit)
     asked = {word: names.expand([word], model.config.n_layers) for word in planned.words if word != "auto"}
-    budget.refuse_if_too_big(model.config, planned.estimate, model.dtype_name, 0, asked)
-    tallies = [(e.tally.fired, e.tally.positions, e.tally.changed) for e in edits]
-    return Run(model, planned, edits, tallies, list(notes))
+    budget.refuse_if_too_big(model.config, planned.estimate, model.dtype_name, asked)
+    if model.device != "cpu":
+        wanted = [*planned.points, *planned.lanes]
+        working = budget.working_memory(model.config, model.dtype_name, n_pos, wanted)
+        budget.refuse_if_device_too_small(working, free_memory(model.device), model.device)
+    return Run(model, planned, edits, [replace(edit.tally) for edit in edits], list(notes))
 
 
 def _words_to_come(model: "Model", n_pos: int, wanted: Sequence[str]) -> int:
@@ -166,8 +171,13 @@ def record_pass(run: Run, tokens: Sequence[int], flag: Interrupt, live: bool = T
 
 
 def sinks(model: "Model") -> np.ndarray:
-    """layer head: the learned sink logits."""
-    return np.stack([w.sinks.detach().to("cpu", torch.float32).numpy() for w in model.weights.blocks])
+    """layer head: the learned sink logits, in fp32 or better."""
+    return np.stack([exact(w.sinks) for w in model.weights.blocks])
+
+
+def exact(x: torch.Tensor) -> np.ndarray:
+    """In fp32 or better: no bit is lost."""
+    return x.detach().to("cpu", torch.promote_types(x.dtype, torch.float32)).numpy()
 
 
 class Prober(Tap):
@@ -187,8 +197,7 @@ class Prober(Tap):
         if name == "hook_logits":
             self.logits.append(x)
             return x
-        kept = x[0].detach().cpu()
-        a = (kept if kept.dtype in (torch.int64, torch.float64) else kept.float()).numpy()
+        a = exact(x[0]) if x.is_floating_point() else x[0].detach().cpu().numpy()
         short, layer = names.short(name), names.layer_of(name)
         self.held[short] = a
         if short in ("embed", "attn_out", "mlp_out"):
@@ -201,7 +210,7 @@ class Prober(Tap):
 
     def _leave(self, layer: int) -> None:
         w = self.model.weights.blocks[layer]
-        extra = {"b_o": w.b_o.detach().cpu().float().numpy(), "sinks": sinks(self.model)[layer]}
+        extra = {"b_o": exact(w.b_o), "sinks": sinks(self.model)[layer]}
         v = self.held | extra | {"dtype": identities.empty(self.model.dtype_name)}
         self.findings.add_layer(v, layer, self.model.config_dict, "the probe")
         if layer == self.model.config.n_layers - 1:
@@ -219,9 +228,8 @@ def probe(model: "Model", tokens: Sequence[int], findings: identities.Findings) 
         seen = forward(model.config, model.weights, batch, prober)
         lens = unembed(model.config, model.weights, prober.last)
     findings.add(identities.FINITE, 0.0 if bool(seen.isfinite().all()) else float("inf"), "the probe")
-    same = torch.equal(bare, seen) or identities.gap(seen.float().cpu().numpy(), bare.float().cpu().numpy())
-    findings.add(identities.UNHOOKED, 0.0 if same is True else float(same), "the probe")
-    findings.add(identities.LENS, identities.gap(lens.float().cpu().numpy(), seen.float().cpu().numpy()), "the probe")
+    findings.add(identities.UNHOOKED, identities.gap(exact(seen), exact(bare)), "the probe")
+    findings.add(identities.LENS, identities.gap(exact(lens), exact(seen)), "the probe")
 
 
 WORDS = 5  # the ranks of a prediction whose texts a trace keeps
@@ -238,15 +246,10 @@ def words(model: "Model", tokens: Sequence[int], kept: Mapping[str, np.ndarray])
 
 def describe_edits(run: Run) -> list[dict]:
     """For the manifest: each edit, how often it fired in this run, and how much it changed."""
-    told = []
-    for edit, (fired, positions, changed) in zip(run.edits, run.before, strict=True):
-        t = edit.tally
-        told.append(
-            edit.describe()
-            | {"points": sorted(edit.points), "fired": t.fired - fired, "positions_met": t.positions - positions}
-            | {"changed": t.changed - changed, "relative_change": t.relative_change}
-        )
-    return told
+    return [
+        edit.describe() | {"points": sorted(edit.points)} | edit.tally.since(earlier)
+        for edit, earlier in zip(run.edits, run.before, strict=True)
+    ]
 
 
 def numerics(model: "Model") -> dict:
