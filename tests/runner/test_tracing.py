@@ -222,6 +222,20 @@ def test_a_recording_that_would_not_fit_is_refused_before_it_runs(model, monkeyp
     assert trace.manifest.gave_way and "experts" in trace.manifest.gave_way[-1]
 
 
+def test_auto_can_be_asked_for_more(model):
+    trace = model.trace(TOKENS, record="auto patterns")
+    assert ("pattern", 1) in trace and ("resid_post", 1) in trace
+
+
+def test_the_estimate_is_within_2_percent_for_a_model_with_a_tokenizer(tmp_path):
+    model = Model("pocket")
+    text = model.generate(wb.chat("What is 22714+13845?", reasoning="high"), record="")
+    for record in ("", "residuals", "attention lens", "everything", "auto"):
+        path = model.trace(text, record=record).save(tmp_path / f"t{record}")
+        written = sum(f.stat().st_size for f in path.iterdir())
+        assert abs(model.estimate(text, record=record).bytes - written) <= 0.02 * written, record
+
+
 def test_another_budget_is_another_trace(model):
     large = model.trace(TOKENS, record="auto")
     small = model.trace(TOKENS, record="auto", budget=200_000)

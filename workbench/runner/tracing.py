@@ -59,11 +59,12 @@ def plan(model: "Model", record: str | Sequence[str], tokens: Sequence[int], n_p
     free = free_memory("cpu")  # where recordings are kept, also those of a GPU
     base = always(c.n_layers)
     gave_way: tuple[str, ...] = ()
-    if words == ("auto",):
-        held = sum(budget.size(e) for e in budget.shapes(c, base, dtype, n_pos, n_steps).values())
-        left = (budget.AUTO_SHARE * free if limit is None else limit) - held
+    if "auto" in words:
+        asked = tuple(word for word in words if word != "auto")
+        first = budget.shapes(c, [*base, *names.expand(asked, c.n_layers)], dtype, n_pos, n_steps)
+        left = (budget.AUTO_SHARE * free if limit is None else limit) - sum(map(budget.size, first.values()))
         taken, gave_way = budget.take_what_fits(c, dtype, n_pos, n_steps, left)
-        words = ("auto", *taken)  # part of what identifies the run: another budget is another trace
+        words = ("auto", *taken, *asked)  # part of what identifies the run: another budget is another trace
     wanted = names.expand([word for word in words if word != "auto"], c.n_layers)
     table = budget.shapes(c, [*base, *wanted], dtype, n_pos, n_steps)
     held = sum(map(budget.size, table.values()))
