@@ -227,6 +227,8 @@ def lab(given: argparse.Namespace) -> int:
     if find_spec("jupyterlab") is None:
         raise MissingDependency("JupyterLab is not installed. Run: pip install 'gpt-oss-workbench[lab]'")
     quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
+    if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container one is root, and JupyterLab would refuse
+        quiet.append("--allow-root")
     rest = given.rest[1:] if given.rest[:1] == ["--"] else given.rest
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *quiet, *rest])

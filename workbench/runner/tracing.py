@@ -123,7 +123,7 @@ def _words_to_come(model: "Model", n_pos: int, wanted: Sequence[str]) -> int:
     if model.tokenizer is None:
         return 0
     predictions = n_pos * WORDS * (1 + 0.5 * model.config.n_layers * ("lens_ids" in wanted))
-    return int(18 * min(model.config.d_vocab, 0.3 * predictions))
+    return int(18 * min(model.config.d_vocab, 0.1 * predictions))
 
 
 def text_of(model: "Model", tokens: Sequence[int]) -> tuple[list[Span], list[str]]:
