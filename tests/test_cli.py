@@ -5,6 +5,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -51,7 +52,17 @@ def test_what_trace_wrote_verifies(pocket: Path, capsys: pytest.CaptureFixture):
     [found] = json.loads(capsys.readouterr().out)
     assert found["ok"]
     assert found["bytes"] > 0
-    assert "holds" in {line["status"] for line in found["identities"]}
+    assert {line["status"] for line in found["identities"]} == {"holds", "held when recorded"}
+
+
+def test_a_trace_that_failed_when_it_was_recorded_does_not_verify_later(pocket: Path, capsys: pytest.CaptureFixture):
+    good = wb.load(pocket)
+    lines = [
+        line | {"status": "fails"} if line["identity"] == "pattern + sink = 1" else line for line in good.verification
+    ]
+    failed = wb.Trace(replace(good.manifest, verification=lines), {name: good.stored(name) for name in good.names()})
+    assert cli.main(["verify", str(failed.save("failed.trace"))]) == 3
+    assert "fails: pattern + sink = 1" in capsys.readouterr().out
 
 
 def test_show_writes_the_page_of_a_run(pocket: Path):

@@ -193,7 +193,7 @@ def _verified(path: str) -> dict[str, Any]:
         return {"path": path, "ok": False, "tensors": 0, "bytes": 0, "problems": [str(error)], "identities": []}
     problems, identities = [str(problem) for problem in report.problems], []
     try:
-        identities = wb.check(wb.load(path)) if report.ok else []
+        identities = _identities(wb.load(path)) if report.ok else []
     except (LookupError, ValueError, TypeError) as error:  # the hashes say who wrote it, not that it makes sense
         problems.append(f"its numbers cannot be checked, they are not those of a gpt-oss run: {error!r}")
     return {
@@ -204,6 +204,18 @@ def _verified(path: str) -> dict[str, Any]:
         "problems": problems,
         "identities": identities,
     }
+
+
+def _identities(trace: "Trace") -> list[dict[str, Any]]:
+    """What the numbers say now; what only the model could tell, as it was found when the trace was recorded."""
+    then = {line["identity"]: line for line in trace.verification}
+    found = []
+    for line in wb.check(trace):
+        before = then.get(line["identity"], line)
+        if line["status"] == "not checked" and before["status"] != "not checked":
+            line = before | ({"status": "held when recorded"} if before["status"] == "holds" else {})
+        found.append(line)
+    return found
 
 
 def estimate(given: argparse.Namespace) -> int:
