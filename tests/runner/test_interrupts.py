@@ -68,14 +68,16 @@ def test_no_edit_is_left_after_interrupts_at_random_moments(model, measured):
         once()
     usual = (time.perf_counter() - started) / 5
 
-    interrupted = left = 0
+    interrupted = left = 0  # `usual` follows the machine: its neighbours come and go
     before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         for _ in range(INTERRUPTS):
             try:
+                started = time.perf_counter()
                 signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-5, 1.2 * usual))
                 try:
                     once()
+                    usual += 0.2 * (time.perf_counter() - started - usual)
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
             except KeyboardInterrupt:
@@ -87,7 +89,7 @@ def test_no_edit_is_left_after_interrupts_at_random_moments(model, measured):
         signal.signal(signal.SIGALRM, before)
     measured(f"{interrupted} of {INTERRUPTS} runs were interrupted, {left} left something behind")
     assert left == 0
-    assert interrupted > INTERRUPTS / 3
+    assert interrupted > INTERRUPTS / 5
     assert np.array_equal(model.trace(TOKENS, record="logits")["logits"], clean)
 
 

@@ -79,7 +79,7 @@ def normalise(s: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
     top = torch.maximum(s.detach().amax(-1, keepdim=True), sink.detach())
     e, e_sink = exp_or_zero(s - top), (sink - top).exp()
     total = e.sum(-1, keepdim=True) + e_sink
-    return e * total.reciprocal(), (e_sink / total)[..., 0]
+    return e.mul_(total.reciprocal()), (e_sink / total)[..., 0]
 
 
 def exp_or_zero(x: Tensor) -> Tensor:

@@ -12,7 +12,7 @@ from .linear import ROWS
 def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
     """gpt-oss's clamped SwiGLU: (up + 1) · gate · sigmoid(alpha gate), the columns being gate 0, up 0, gate 1, …"""
     gate, up = x[..., ::2].clamp(max=limit), x[..., 1::2].clamp(-limit, limit)
-    return (up + 1) * (gate * torch.sigmoid(alpha * gate))
+    return up.add_(1).mul_(gate.mul_(torch.sigmoid(alpha * gate)))  # both are ours: clamp made them
 
 
 def choices(indices: Tensor, weight: Tensor) -> Tensor:
@@ -69,11 +69,11 @@ def run(
     p = plan(ran, share, len(up))
     if not p.groups:
         return x.new_zeros(*ran.shape, x.shape[-1])
-    read = x[p.rows]
-    h = torch.cat([F.linear(read[a:b], up[e], up_bias[e]) for e, a, b in p.groups])
-    h = swiglu(h, alpha, limit)
-    y = torch.cat([F.linear(h[a:b], down[e], down_bias[e]) for e, a, b in p.groups])
+    y = []
+    for e, a, b in p.groups:  # one expert at a time: what it reads and computes stays in the cache
+        h = swiglu(F.linear(x[p.rows[a:b]], up[e], up_bias[e]), alpha, limit)
+        y.append(F.linear(h, down[e], down_bias[e]))
     slots = torch.zeros(ran.numel(), dtype=torch.long, device=x.device)
     slots[p.pairs] = p.slots
-    said = y[slots].view(*ran.shape, x.shape[-1])
+    said = torch.cat(y)[slots].view(*ran.shape, x.shape[-1])
     return said if len(p.pairs) == ran.numel() else said * (share != 0)[..., None]
