@@ -54,8 +54,9 @@ class Model:
         self.stop_ids = frozenset(checkpoint.stop_ids)
         self.device = str(self.weights.embed.device)
         self.dtype: torch.dtype = self.weights.embed.dtype
-        folder = Path(tokenizer) if tokenizer else _tokenizer_folder(checkpoint.folder)
-        self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder else None
+        folder = Path(tokenizer) if tokenizer else checkpoint.folder
+        readable = tokenizer or (folder and (folder / "tokenizer.json").is_file())  # without one, token ids only
+        self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and readable else None
         self.template = _template(folder)
         self.partial: Trace | None = None  # what the last interrupted generation had written
         self._stack = EditStack()
@@ -269,12 +270,6 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if isinstance(dtype, str) and not isinstance(found, torch.dtype):
         raise CheckpointError(f"{dtype!r} is no dtype; gpt-oss runs in 'float32', 'bfloat16' or 'float64'")
     return found
-
-
-def _tokenizer_folder(folder: Path | None) -> Path | None:
-    """Beside the weights; OpenAI's original/ is a folder of a repository that has it one floor up. None: ids only."""
-    places = [] if folder is None else [folder, folder.parent] if folder.name == "original" else [folder]
-    return next((place for place in places if (place / "tokenizer.json").is_file()), None)
 
 
 def _template(folder: Path | None) -> str | None:

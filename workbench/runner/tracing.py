@@ -188,7 +188,6 @@ class Prober(Tap):
         self.model, self.findings = model, findings
         self.held: dict[str, np.ndarray] = {}
         self.total = np.zeros(1)  # embedding + all writes so far
-        self.logits: list[torch.Tensor] = []
         self.last = torch.empty(0)
 
     def wants(self, name: str) -> bool:
@@ -196,7 +195,6 @@ class Prober(Tap):
 
     def __call__(self, name: str, x: torch.Tensor, offset: int = 0) -> torch.Tensor:
         if name == "hook_logits":
-            self.logits.append(x)
             return x
         a = exact(x[0]) if x.is_floating_point() else x[0].detach().cpu().numpy()
         short, layer = names.short(name), names.layer_of(name)
@@ -211,7 +209,7 @@ class Prober(Tap):
 
     def _leave(self, layer: int) -> None:
         w = self.model.weights.blocks[layer]
-        extra = {"b_o": exact(w.b_o), "sinks": sinks(self.model)[layer]}
+        extra = {"b_o": exact(w.b_o), "sinks": exact(w.sinks)}
         v = self.held | extra | {"dtype": identities.empty(self.model.dtype_name)}
         self.findings.add_layer(v, layer, self.model.config_dict, "the probe")
         if layer == self.model.config.n_layers - 1:
