@@ -229,4 +229,4 @@ def check(trace: Trace, findings: Findings | None = None) -> list[dict]:
 
 def edited_points(trace: Trace) -> frozenset[str]:
     """The short names of the points that the trace's edits touched."""
-    return frozenset(names.short(point) for edit in trace.manifest.edits for point in edit.get("points", ()))
+    return frozenset(map(names.short, patterns.edited_points(trace)))

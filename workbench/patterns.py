@@ -17,9 +17,8 @@ def rows(
     """
     if ("pattern", layer) in trace:
         return trace["pattern", layer][heads, queries], trace["sink", layer][heads, queries]
-    touched = {point for edit in trace.edits for point in edit.get("points", ())}
     here = [f"blocks.{layer}.attn.hook_{s}" for s in ("attn_scores", "sink", "pattern")]
-    if edited := touched.intersection(here):
+    if edited := edited_points(trace).intersection(here):
         raise NotRecorded(
             f"this run was edited at {', '.join(sorted(edited))}: its pattern does not follow from queries and keys. "
             f"Run again with record='patterns'."
@@ -33,6 +32,11 @@ def rows(
     return recompute(
         trace.config, layer, trace["rot_q", layer], trace["rot_k", layer], trace["sinks"][layer], stored, heads, queries
     )
+
+
+def edited_points(trace: Trace) -> frozenset[str]:
+    """The hook points that the trace's edits touched."""
+    return frozenset(point for edit in trace.edits for point in edit.get("points", ()))
 
 
 def recompute(

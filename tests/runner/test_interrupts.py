@@ -89,7 +89,7 @@ def test_no_edit_is_left_after_interrupts_at_random_moments(model, measured):
         signal.signal(signal.SIGALRM, before)
     measured(f"{interrupted} of {INTERRUPTS} runs were interrupted, {left} left something behind")
     assert left == 0
-    assert interrupted > INTERRUPTS / 5
+    assert interrupted > INTERRUPTS / 3
     assert np.array_equal(model.trace(TOKENS, record="logits")["logits"], clean)
 
 
