@@ -28,13 +28,17 @@ $(VENV)/.made:
 	$(PIP) install -q --upgrade pip
 	@touch $@
 
+# The native kernels, again when their source changes. Without a C compiler it says so and all goes on with torch.
+$(VENV)/.native: $(VENV)/.made workbench/kernels/native.c workbench/kernels/build.py
+	@$(BIN)/python -I workbench/kernels/build.py && touch $@ || true
+
 # Again when the dependencies change. A venv with the extras also serves `make demo`.
-$(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt | $(VENV)/.native
 	@test -e $(VENV)/.dev || echo 'Installing workbench into $(VENV) (torch is large: a minute or two)'
 	@test -e $(VENV)/.dev || $(PIP) install -q -c constraints.txt -e .
 	@touch $@
 
-$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt
+$(VENV)/.dev: $(VENV)/.made pyproject.toml constraints.txt | $(VENV)/.native
 	@echo 'Installing workbench and all that its tests use into $(VENV) (about 2 GB: some minutes)'
 	$(PIP) install -q -c constraints.txt -e '.[dev]'
 	@touch $@

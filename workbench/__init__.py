@@ -16,15 +16,19 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench import names as names
     from workbench import views as views
     from workbench.analysis.attention import pattern as pattern
+    from workbench.analysis.attention import pattern_band as pattern_band
+    from workbench.analysis.attention import pattern_view as pattern_view
     from workbench.api import estimate as estimate
     from workbench.api import trace as trace
     from workbench.conversation.chat import chat as chat
     from workbench.identities import check as check
+    from workbench.runner.doctor import doctor as doctor
     from workbench.runner.edits import ablate as ablate
     from workbench.runner.edits import ban as ban
     from workbench.runner.edits import force as force
     from workbench.runner.edits import steer as steer
     from workbench.runner.model import Model as Model
+    from workbench.runner.weights.synth import synth as synth
     from workbench.segments import steps as steps
     from workbench.traces import Trace as Trace
     from workbench.traces import load as load
@@ -41,10 +45,14 @@ _HOME = {  # public name -> the module that defines it
     "chat": "workbench.conversation.chat",
     "steps": "workbench.segments",
     "pattern": "workbench.analysis.attention",
+    "pattern_band": "workbench.analysis.attention",
+    "pattern_view": "workbench.analysis.attention",
     "ban": "workbench.runner.edits",
     "force": "workbench.runner.edits",
     "ablate": "workbench.runner.edits",
     "steer": "workbench.runner.edits",
+    "synth": "workbench.runner.weights.synth",
+    "doctor": "workbench.runner.doctor",
     "names": "workbench.names",
     "errors": "workbench.errors",
     "views": "workbench.views",

@@ -77,6 +77,16 @@ def parser() -> argparse.ArgumentParser:
     _asking(c)
     _as_json(c, "the sizes in bytes")
 
+    c = _command(commands, "doctor", doctor, "say what this machine has, and which gpt-oss fits it")
+    _as_json(c, "the same, sizes in bytes,")
+
+    c = _command(commands, "synth", synth, "write random weights in the published layout: to try a machine without any")
+    c.add_argument("folder", metavar="FOLDER", help="where they go; must not exist, or be empty")
+    c.add_argument("--like", required=True, choices=("20b", "120b"), help="13.8 GB or 65.2 GB")
+    c.add_argument("--layers", type=int, metavar="N", help="only the first N (default: all)")
+    c.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
+    c.add_argument("--tokenizer", metavar="FOLDER", help="copies tokenizer.json from there (default: none)")
+
     c = _command(commands, "lab", lab, "start JupyterLab, without its calls home")
     c.add_argument("rest", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="goes to JupyterLab as it is")
     return top
@@ -230,6 +240,21 @@ def estimate(given: argparse.Namespace) -> int:
         _print_json({"bytes": told.bytes, "memory": told.memory, "fits": told.fits, "by_name": told.by_name})
     else:
         print(told)
+    return 0
+
+
+def doctor(given: argparse.Namespace) -> int:
+    report = wb.doctor()
+    if given.json:
+        _print_json(report.to_json())
+    else:
+        print(visible(str(report), newline="\n"))
+    return 0
+
+
+def synth(given: argparse.Namespace) -> int:
+    where = wb.synth(given.like, given.folder, layers=given.layers, seed=given.seed, tokenizer=given.tokenizer)
+    print(f"written to {visible(str(where))}")
     return 0
 
 

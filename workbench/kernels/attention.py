@@ -13,6 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import native
+from .linear import widens
+
 BLOCK = 64  # queries in a block: the scores of 16 heads x 64 queries x 2,048 keys are 8 MB, about what a cache holds
 
 
@@ -46,16 +49,33 @@ def scores(q: Tensor, k: Tensor, block: Block, offset: int, window: int | None) 
     """
     n_batch, _, n_heads, d_head = q.shape
     n_kv = k.shape[1]
+    if alone(q, k):
+        s = native.scores(q[0, 0], k[0, :, block.first : block.last])[None, :, None]
+        return hide(s, block, offset, window)
     rows = q[:, block.start : block.stop].transpose(1, 2)  # batch head query d_head
     n_rows = rows.shape[2]
     rows = rows.reshape(n_batch, n_kv, n_heads // n_kv * n_rows, d_head)
     keys = k[:, :, block.first : block.last]
+    stored = rows.dtype
+    if widens(rows):
+        rows, keys = rows.float(), keys.float()
     # the scale rides along in the product: one pass less over what is as long as the text
     s = torch.baddbmm(
         rows.new_zeros(1, 1, 1), rows.flatten(0, 1), keys.flatten(0, 1).transpose(1, 2), beta=0, alpha=d_head**-0.5
     )
-    s = s.view(n_batch, n_heads, n_rows, keys.shape[2]).to(torch.promote_types(s.dtype, torch.float32))
+    s = s.view(n_batch, n_heads, n_rows, keys.shape[2]).to(stored).to(torch.promote_types(stored, torch.float32))
     return hide(s, block, offset, window)
+
+
+def alone(q: Tensor, k: Tensor) -> bool:
+    """Whether this is one query of one text (q: batch pos …) that the native kernels take, and no gradient is wanted.
+
+    A decoded token has one query: the products then are too small for BLAS, and the time is in reading the keys.
+    """
+    if q.shape[:2] != (1, 1) or q.device.type != "cpu" or native.isa() is None:
+        return False
+    ours = q.dtype in native.DTYPES and k.dtype in native.DTYPES
+    return ours and not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad))
 
 
 def hide(s: Tensor, block: Block, offset: int, window: int | None) -> Tensor:
@@ -74,6 +94,8 @@ def normalise(s: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
 
     s: batch head query key; sinks: head. A row with no key at all gives a pattern of zeros and a sink of exactly 1.
     """
+    if alone(s.transpose(1, 2), s):
+        return s, native.softmax_sink_(s[0, :, 0], sinks)[None, :, None]
     sink = sinks.to(s.dtype)[:, None, None]
     # the shift cancels, so it needs no gradient; detached, the two steps below may reuse the memory of s
     top = torch.maximum(s.detach().amax(-1, keepdim=True), sink.detach())
@@ -98,6 +120,9 @@ def mix(pattern: Tensor, v: Tensor, block: Block) -> Tensor:
     """
     n_batch, n_heads, n_rows, n_keys = pattern.shape
     n_kv, d_head = v.shape[1], v.shape[-1]
+    if alone(pattern.transpose(1, 2), v):
+        return native.mix(pattern[0, :, 0].float(), v[0, :, block.first : block.last])[None, None]
     p = pattern.to(v.dtype).reshape(n_batch, n_kv, n_heads // n_kv * n_rows, n_keys)
-    z = torch.matmul(p, v[:, :, block.first : block.last])
+    keys = v[:, :, block.first : block.last]
+    z = torch.matmul(p.float(), keys.float()).to(v.dtype) if widens(p) else torch.matmul(p, keys)
     return z.view(n_batch, n_heads, n_rows, d_head).transpose(1, 2)

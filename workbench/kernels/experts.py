@@ -3,16 +3,21 @@
 from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
-from .linear import ROWS
+from . import native
+from .linear import FEW, ROWS, product
+from .packed import Matrices, Packed, dense
 
 
 def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
-    """gpt-oss's clamped SwiGLU: (up + 1) · gate · sigmoid(alpha gate), the columns being gate 0, up 0, gate 1, …"""
-    gate, up = x[..., ::2].clamp(max=limit), x[..., 1::2].clamp(-limit, limit)
-    return up.add_(1).mul_(gate.mul_(torch.sigmoid(alpha * gate)))  # both are ours: clamp made them
+    """gpt-oss's clamped SwiGLU: (up + 1) · gate · sigmoid(alpha gate), the columns being gate 0, up 0, gate 1, …
+
+    In fp32 or better, rounded once.
+    """
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    gate, up = wide[..., ::2].clamp(max=limit), wide[..., 1::2].clamp(-limit, limit)
+    return up.add_(1).mul_(gate.mul_(torch.sigmoid(alpha * gate))).to(x.dtype)  # both are ours: clamp made them
 
 
 def choices(indices: Tensor, weight: Tensor) -> Tensor:
@@ -41,15 +46,15 @@ class Plan(NamedTuple):
     slots: Tensor  # the row that computes each of them
 
 
-def plan(ran: Tensor, share: Tensor, n_experts: int) -> Plan:
-    """ran: pos choice, the experts; share: pos choice, their weights."""
+def plan(ran: Tensor, share: Tensor, n_experts: int, multiple: int = ROWS) -> Plan:
+    """ran: pos choice, the experts; share: pos choice, their weights. An expert's rows are filled to a multiple."""
     width = ran.shape[-1]
     pairs = share.flatten().nonzero()[:, 0]
     expert = ran.flatten()[pairs]
     order = expert.argsort(stable=True)
     pairs, expert = pairs[order], expert[order]
     counts = torch.bincount(expert, minlength=n_experts)
-    filled = (counts + ROWS - 1) // ROWS * ROWS
+    filled = (counts + multiple - 1) // multiple * multiple
     first, before = filled.cumsum(0) - filled, counts.cumsum(0) - counts
     slots = first[expert] + torch.arange(len(pairs), device=ran.device) - before[expert]
     rows = torch.zeros(int(filled.sum()), dtype=torch.long, device=ran.device)
@@ -59,21 +64,46 @@ def plan(ran: Tensor, share: Tensor, n_experts: int) -> Plan:
 
 
 def run(
-    x: Tensor, ran: Tensor, share: Tensor, up: Tensor, up_bias: Tensor, down: Tensor, down_bias: Tensor,
+    x: Tensor, ran: Tensor, share: Tensor, up: Matrices, up_bias: Tensor, down: Matrices, down_bias: Tensor,
     alpha: float, limit: float,
 ) -> Tensor:  # fmt: skip
     """What each expert says, before its weight: pos choice d_model, zero where a choice has no weight.
 
     x: pos d_model; ran, share: pos choice; up: expert 2*d_mlp d_model; down: expert d_model d_mlp.
     """
-    p = plan(ran, share, len(up))
+    ours = takes(x, up) and takes(x, down)
+    p = plan(ran, share, up.shape[0], 1 if ours else ROWS)  # a row of the native kernels never knows its neighbours
     if not p.groups:
         return x.new_zeros(*ran.shape, x.shape[-1])
-    y = []
-    for e, a, b in p.groups:  # one expert at a time: what it reads and computes stays in the cache
-        h = swiglu(F.linear(x[p.rows[a:b]], up[e], up_bias[e]), alpha, limit)
-        y.append(F.linear(h, down[e], down_bias[e]))
+    if ours:
+        y = _packed(x, p, up, up_bias, down, down_bias, alpha, limit)
+    else:
+        y = _one_by_one(x, p, up, up_bias, down, down_bias, alpha, limit)
     slots = torch.zeros(ran.numel(), dtype=torch.long, device=x.device)
     slots[p.pairs] = p.slots
-    said = torch.cat(y)[slots].view(*ran.shape, x.shape[-1])
+    said = y[slots].view(*ran.shape, x.shape[-1])
     return said if len(p.pairs) == ran.numel() else said * (share != 0)[..., None]
+
+
+def takes(x: Tensor, matrices: Matrices) -> bool:
+    """Whether the native kernels compute with these: packed on the CPU, and no gradient is wanted."""
+    if not isinstance(matrices, Packed) or not matrices.usual or native.isa() is None:
+        return False
+    grad = torch.is_grad_enabled() and x.requires_grad
+    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and not grad
+
+
+def _packed(x: Tensor, p: Plan, up, up_bias: Tensor, down, down_bias: Tensor, alpha: float, limit: float) -> Tensor:
+    """All experts at once, straight from MXFP4. Which form is used depends on the pass alone: see `FEW`."""
+    few = x.shape[0] <= FEW
+    h = native.linear_mxfp4(x[p.rows], p.groups, up.blocks, up.scales, up_bias, few)
+    return native.linear_mxfp4(native.swiglu(h, alpha, limit), p.groups, down.blocks, down.scales, down_bias, few)
+
+
+def _one_by_one(x: Tensor, p: Plan, up, up_bias: Tensor, down, down_bias: Tensor, alpha: float, limit: float) -> Tensor:
+    """One expert after the other: what it reads and computes stays in the cache, and one at a time is dequantised."""
+    y = []
+    for e, a, b in p.groups:
+        h = swiglu(product(x[p.rows[a:b]], dense(up, e, x.dtype), up_bias[e]), alpha, limit)
+        y.append(product(h, dense(down, e, x.dtype), down_bias[e]))
+    return torch.cat(y)

@@ -1,9 +1,16 @@
 """Matrix products whose rows do not know how many neighbours they have."""
 
+from functools import lru_cache
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from . import native
+
 ROWS = 4
+WIDENED = 8192  # rows of a matrix that are widened at once: 94 MB in the 20b
+FEW = 4  # rows of a pass up to which the decode kernels are used: they stream weights, the others reuse them
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -15,7 +22,38 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     flat = x.reshape(-1, x.shape[-1])
     n = flat.shape[0]
+    if n <= FEW and streams(flat, weight):
+        return native.linear_bf16(flat, weight, bias).view(*x.shape[:-1], weight.shape[0])
     if spare := -n % ROWS:
         flat = F.pad(flat, (0, 0, 0, spare))
-    y = F.linear(flat, weight, bias)
+    y = product(flat, weight, bias)
     return y[:n].view(*x.shape[:-1], weight.shape[0])
+
+
+def streams(x: Tensor, weight: Tensor) -> bool:
+    """Whether the native bf16 kernel computes this: on the CPU, and no gradient is wanted."""
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or native.isa() is None or not weight.is_contiguous():
+        return False
+    return not (torch.is_grad_enabled() and x.requires_grad)
+
+
+def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b by BLAS; bf16 in fp32, rounded once, where the processor has no arithmetic of its own for it."""
+    if not widens(x):
+        return F.linear(x, weight, bias)
+    wide, parts = x.float(), []
+    for i in range(0, len(weight), WIDENED):
+        b = None if bias is None else bias[i : i + WIDENED].float()
+        parts.append(F.linear(wide, weight[i : i + WIDENED].float(), b).to(x.dtype))
+    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+
+
+def widens(x: Tensor) -> bool:
+    """Whether products of these are computed in fp32: torch takes six times as long for bf16 that it must emulate."""
+    return x.dtype == torch.bfloat16 and x.device.type == "cpu" and not multiplies_bf16()
+
+
+@lru_cache(maxsize=1)
+def multiplies_bf16() -> bool:
+    """Whether the processor multiplies bf16 by itself."""
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported()) if torch.backends.mkldnn.is_available() else False

@@ -49,3 +49,12 @@ class Config:
         router = (self.d_model + 1) * self.n_experts
         block = attn + router + self.n_experts * expert + 2 * self.d_model
         return self.n_layers * block + 2 * self.d_vocab * self.d_model + self.d_model
+
+    @property
+    def n_packed(self) -> int:
+        """Of these, the parameters that the releases store in MXFP4: the experts' matrices.
+
+        >>> Config().n_packed
+        19110297600
+        """
+        return self.n_layers * self.n_experts * 3 * self.d_model * self.d_mlp

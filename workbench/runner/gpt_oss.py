@@ -163,8 +163,9 @@ def _gate(pattern: Tensor, sink: Tensor, edited: Tensor) -> Tensor:
     return pattern * keep[..., None]
 
 
-def experts(c: Config, w: Block, layer: int, x: Tensor, tap: Tap) -> Tensor:
+def experts(c: Config, weights: Weights, layer: int, x: Tensor, tap: Tap) -> Tensor:
     """What the experts of one layer write. x: batch pos d_model, already normed."""
+    w = weights.blocks[layer]
     here = f"blocks.{layer}.mlp."
     logits = tap(here + "router.hook_out", linear(x, w.w_router, w.b_router))
     chosen = tap(here + "hook_expert_indices", logits.topk(c.n_active, -1).indices)
@@ -174,6 +175,8 @@ def experts(c: Config, w: Block, layer: int, x: Tensor, tap: Tap) -> Tensor:
     flat, weight = x.reshape(-1, c.d_model), weight.reshape(-1, c.n_experts)
     ran = choices(chosen.reshape(-1, c.n_active), weight)
     share = weight.gather(-1, ran)
+    if weights.pages.gives_back:
+        weights.pages.need(layer, ran.unique().tolist())
     m = w.experts
     said = run(flat, ran, share, m.up, m.up_bias, m.down, m.down_bias, c.swiglu_alpha, c.swiglu_limit)
     said = tap(here + "hook_expert_out", said.view(*x.shape[:2], -1, c.d_model))
@@ -181,6 +184,12 @@ def experts(c: Config, w: Block, layer: int, x: Tensor, tap: Tap) -> Tensor:
     wide = torch.promote_types(x.dtype, torch.float32)
     out = torch.matmul(share.view(*said.shape[:2], 1, -1).to(wide), said.to(wide))
     return out[:, :, 0].to(x.dtype)
+
+
+def likely(c: Config, w: Block, x: Tensor) -> list[int]:
+    """The experts that a layer would choose if the one before wrote nothing more: a guess at what to read ahead."""
+    logits = linear(rms_norm(x, w.ln2, c.eps), w.w_router, w.b_router)
+    return logits.topk(c.n_active, -1).indices.unique().tolist()
 
 
 def unembed(c: Config, weights: Weights, resid: Tensor) -> Tensor:
@@ -204,6 +213,7 @@ def forward(
     start = cache.length(0) if cache else 0
     tap.begin(start, tokens.shape[1])
     x = tap("hook_embed", weights.embed[tokens])
+    weights.pages.embedded()
     return _blocks(c, weights, x, 0, tap, cache, logits_at)
 
 
@@ -235,8 +245,11 @@ def _blocks(c: Config, weights: Weights, x: Tensor, first: int, tap: Tap, cache:
         normed = tap(here + "ln1.hook_normalized", rms_norm(x, w.ln1, c.eps))
         x = x + tap(here + "hook_attn_out", attention(c, w, layer, normed, rope, tap, cache))
         x = tap(here + "hook_resid_mid", x)
+        if weights.pages.gives_back and layer + 1 < c.n_layers:
+            weights.pages.ahead(layer + 1, likely(c, weights.blocks[layer + 1], x))
         normed = tap(here + "ln2.hook_normalized", rms_norm(x, w.ln2, c.eps))
-        x = x + tap(here + "hook_mlp_out", experts(c, w, layer, normed, tap))
+        x = x + tap(here + "hook_mlp_out", experts(c, weights, layer, normed, tap))
+        weights.pages.left(layer)
         x = tap(here + "hook_resid_post", x)
     x = tap("ln_final.hook_normalized", rms_norm(x, weights.ln_final, c.eps))
     return _logits(weights, x, tap, logits_at)
@@ -252,4 +265,6 @@ def _logits(weights: Weights, x: Tensor, tap: Tap, at: slice) -> Tensor:
         j = min(i + LOGITS_AT_A_TIME, end)
         part = tap("hook_logits", linear(x[:, i:j], weights.unembed), i)
         kept.append(part[:, max(first - i, 0) : max(last - i, 0)])
+    if end > begin:
+        weights.pages.unembedded()
     return torch.cat(kept, 1) if kept else x.new_empty(x.shape[0], 0, weights.unembed.shape[0])

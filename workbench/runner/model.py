@@ -38,6 +38,10 @@ class Model:
     `dtype` is float32, bfloat16 or float64 (a torch dtype or its name); by default float32 below 1e9 parameters and
     bfloat16 above. float16 is refused: gpt-oss's activations overflow it.
 
+    Experts in MXFP4 stay packed, and weights are read where they lie in the file, never copied: gpt-oss-20b runs on a
+    computer with 16 GB. `memory="small"` gives each layer's pages back after its use and needs about 2.5 GB, "fast"
+    keeps them; "auto" is "fast" where the file fits into what is free. Models below 256 MB are dequantised.
+
     >>> model = wb.Model("pocket")
     >>> model
     <Model pocket: 4 layers, 16 experts, float32 on cpu>
@@ -46,9 +50,15 @@ class Model:
     """
 
     def __init__(
-        self, where="pocket", *, dtype: torch.dtype | str | None = None, device: str | None = None, tokenizer=None
+        self,
+        where="pocket",
+        *,
+        dtype: torch.dtype | str | None = None,
+        device: str | None = None,
+        memory: str = "auto",
+        tokenizer=None,
     ):
-        checkpoint = load(where, dtype=_dtype(dtype), device=device)
+        checkpoint = load(where, dtype=_dtype(dtype), device=device, memory=memory)
         self.config, self.weights = checkpoint.config, checkpoint.weights
         self.name, self.format, self.digest = checkpoint.name, checkpoint.format, checkpoint.digest
         self.stop_ids = frozenset(checkpoint.stop_ids)

@@ -6,16 +6,18 @@ from pathlib import Path
 
 from torch import Tensor
 
+from workbench.kernels.packed import Matrices
 from workbench.runner.config import Config
+from workbench.runner.weights.pages import RESIDENT, Resident
 
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """All experts of one layer, dequantised. Rows of `up` are interleaved: gate 0, up 0, gate 1, up 1, …"""
+    """All experts of one layer, packed or dequantised. Rows of `up` are interleaved: gate 0, up 0, gate 1, up 1, …"""
 
-    up: Tensor  # expert 2*d_mlp d_model
+    up: Matrices  # expert 2*d_mlp d_model
     up_bias: Tensor  # expert 2*d_mlp
-    down: Tensor  # expert d_model d_mlp
+    down: Matrices  # expert d_model d_mlp
     down_bias: Tensor  # expert d_model
 
 
@@ -43,6 +45,7 @@ class Weights:
     blocks: Sequence[Block]
     ln_final: Tensor  # d_model
     unembed: Tensor  # d_vocab d_model
+    pages: Resident = RESIDENT  # what a pass tells about the weights that it is about to use, or has used
 
 
 @dataclass(frozen=True, slots=True)

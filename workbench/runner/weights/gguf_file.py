@@ -8,20 +8,23 @@ import torch
 from torch import Tensor
 
 from workbench.errors import CheckpointError, MissingDependency
-from workbench.kernels.reference import dequantise_mxfp4_ggml
+from workbench.kernels.packed import Matrices
+from workbench.kernels.reference import dequantise_mxfp4_ggml, repack_mxfp4_ggml
 from workbench.runner.config import Config
 from workbench.runner.weights.digest import weights_digest
 from workbench.runner.weights.files import Incomplete
 from workbench.runner.weights.form import Block, Checkpoint, Experts, Weights
 from workbench.runner.weights.hf_config import DEFAULT, integer, number
 from workbench.runner.weights.match import (
+    Holding,
     Shape,
     block_shapes,
     check_config,
     check_finite,
     check_scales,
     check_shapes,
-    dtype_that_fits,
+    holding,
+    packed,
     top_shapes,
 )
 from workbench.runner.weights.stop import stop_ids
@@ -48,7 +51,9 @@ UP = {"up": ("ffn_gate_exps.weight", "ffn_up_exps.weight"), "up_bias": ("ffn_gat
 EOS = "tokenizer.ggml.eos_token_id"
 
 
-def read_gguf(file: Path, *, name: str, dtype: torch.dtype | None, device: torch.device) -> Checkpoint:
+def read_gguf(
+    file: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str = "fast"
+) -> Checkpoint:
     """The checkpoint in a .gguf file, its experts in MXFP4 or any type that the package gguf can dequantise.
 
     The tokenizer is looked for beside it, as tokenizer.json. MissingDependency without the package gguf;
@@ -70,12 +75,13 @@ def read_gguf(file: Path, *, name: str, dtype: torch.dtype | None, device: torch
         raise Incomplete(f"{file} is damaged, cut short, or no GGUF file ({error}). Fetch it again.") from None
     where = str(file)
     config = _config(meta, {t.name: _shape(t) for t in reader.tensors}, where)
-    target = dtype_that_fits(config, dtype, device, where)
     raw = {t.name: t for t in reader.tensors}
+    mxfp4 = any(t.tensor_type.name == "MXFP4" for t in reader.tensors)
+    hold = holding(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=False)
     stored = {f"{t.name} {t.tensor_type.name}": torch.from_numpy(t.data) for t in reader.tensors}
     return Checkpoint(
         config=config,
-        weights=_weights(raw, config, where=where, dtype=target, device=device),
+        weights=_weights(raw, config, where=where, hold=hold),
         name=name,
         folder=file.parent,
         format="gguf",
@@ -128,31 +134,36 @@ def _config(meta: dict[str, Any], shapes: dict[str, Shape], where: str) -> Confi
     return check_config(config, where)
 
 
-def _weights(
-    tensors: dict[str, Any], config: Config, *, where: str, dtype: torch.dtype, device: torch.device
-) -> Weights:
+def _weights(tensors: dict[str, Any], config: Config, *, where: str, hold: Holding) -> Weights:
     check_shapes(_expected(config), {name: _shape(t) for name, t in tensors.items()}, where)
     vectors = {name: torch.from_numpy(t.data) for name, t in tensors.items() if t.tensor_type.name in ("F32", "F16")}
     check_finite(vectors, where)
 
     def tensor(name: str) -> Tensor:
-        return _numbers(tensors[name], where=where, dtype=dtype, device=device)
+        return _numbers(tensors[name], where=where, dtype=hold.dtype, device=hold.device)
 
-    def interleaved(names: list[str]) -> Tensor:
+    def matrix(names: list[str]) -> Matrices:
+        """One tensor, or two whose rows alternate."""
         if any(tensors[name].tensor_type.name != "MXFP4" for name in names):
             return torch.stack([tensor(name) for name in names], 2).flatten(1, 2)
         rows = [torch.from_numpy(tensors[name].data) for name in names]  # a quarter of the bytes to move
-        for name, packed in zip(names, rows, strict=True):
-            check_scales(name, packed[..., 0::17], where)
-        return dequantise_mxfp4_ggml(torch.stack(rows, 2).flatten(1, 2).to(device), dtype=dtype)
+        for name, row in zip(names, rows, strict=True):
+            check_scales(name, row[..., 0::17], where)
+        both = torch.stack(rows, 2).flatten(1, 2)
+        if hold.packs(config):  # in the order of safetensors, so a copy
+            return packed(names[0], *repack_mxfp4_ggml(both), where, hold.device)
+        return dequantise_mxfp4_ggml(both.to(hold.device), dtype=hold.dtype)
 
     def block(n: int) -> Block:
         at = f"blk.{n}."
-        up, up_bias = (interleaved([at + key for key in UP[field]]) for field in UP)
-        down = {field: tensor(at + key) for field, key in DOWN.items()}
         return Block(
             **{field: tensor(at + key) for field, key in BLOCK.items()},
-            experts=Experts(up=up, up_bias=up_bias, **down),
+            experts=Experts(
+                up=matrix([at + key for key in UP["up"]]),
+                up_bias=torch.stack([tensor(at + key) for key in UP["up_bias"]], 2).flatten(1, 2),
+                down=matrix([at + DOWN["down"]]),
+                down_bias=tensor(at + DOWN["down_bias"]),
+            ),
         )
 
     top = {field: tensor(key) for field, key in TOP.items()}

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import CheckpointError
+from workbench.kernels.packed import Matrices
 from workbench.kernels.reference import dequantise_mxfp4
 from workbench.runner.config import Config
 from workbench.runner.weights.digest import weights_digest
@@ -14,15 +15,18 @@ from workbench.runner.weights.files import Incomplete, hf_files, mapped, read_js
 from workbench.runner.weights.form import Block, Checkpoint, Experts, Weights
 from workbench.runner.weights.hf_config import parse_hf_config
 from workbench.runner.weights.match import (
+    Holding,
     Shape,
     block_shapes,
     check_finite,
     check_scales,
     check_tensors,
-    dtype_that_fits,
+    holding,
+    packed,
     packed_shapes,
     top_shapes,
 )
+from workbench.runner.weights.pages import borrowed
 from workbench.runner.weights.stop import stop_ids
 
 TOP = {"embed": "model.embed_tokens.weight", "ln_final": "model.norm.weight", "unembed": "lm_head.weight"}
@@ -49,7 +53,9 @@ EXPERTS = {
 }
 
 
-def read_hf(folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device) -> Checkpoint:
+def read_hf(
+    folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str = "fast"
+) -> Checkpoint:
     """The checkpoint in a Hugging Face folder, MXFP4 or bf16 by the keys it holds; CheckpointError if it is not whole.
 
     >>> from workbench.runner.weights.embedded import embedded_folder
@@ -68,11 +74,14 @@ def read_hf(folder: Path, *, name: str, dtype: torch.dtype | None, device: torch
     files = hf_files(folder)
     if not files:
         raise Incomplete(f"{folder} has a config.json and no model*.safetensors. Fetch the weights too.")
-    target = dtype_that_fits(config, dtype, device, str(folder))
     tensors = mapped(files)
+    where = str(folder)
+    hold = holding(
+        config, where, dtype=dtype, device=device, memory=memory, packed=is_packed(tensors), mapped=True
+    )  # fmt: skip
     return Checkpoint(
         config=config,
-        weights=hf_weights(tensors, config, where=str(folder), dtype=target, device=device),
+        weights=borrowed(hf_weights(tensors, config, where=where, hold=hold), tensors.values(), hold.memory),
         name=name,
         folder=folder,
         format="hf-mxfp4" if is_packed(tensors) else "hf-bf16",
@@ -85,19 +94,20 @@ def is_packed(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.endswith("_scales") for name in tensors)
 
 
-def hf_weights(
-    tensors: Mapping[str, Tensor], config: Config, *, where: str, dtype: torch.dtype, device: torch.device
-) -> Weights:
+def hf_weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold: Holding) -> Weights:
     """The internal form of tensors that have transformers' names; those that need no conversion share their memory."""
-    packed = is_packed(tensors)
+    mxfp4 = is_packed(tensors)
     _check_known(tensors, where)
-    check_tensors(_expected(config, packed=packed, where=where), tensors, where)
+    check_tensors(_expected(config, packed=mxfp4, where=where), tensors, where)
     check_finite(tensors, where)
+    device, dtype = hold.device, hold.dtype
 
-    def matrix(name: str) -> Tensor:
-        if not packed:  # transformers keeps [expert, in, out]
+    def matrix(name: str) -> Matrices:
+        if not mxfp4:  # transformers keeps [expert, in, out]
             return tensors[name].to(device, dtype).transpose(1, 2)
         blocks, scales = tensors[name + "_blocks"], tensors[name + "_scales"]
+        if hold.packs(config):
+            return packed(name + "_scales", blocks, scales, where, device)
         check_scales(name + "_scales", scales, where)
         return dequantise_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)
 

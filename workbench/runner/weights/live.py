@@ -11,6 +11,7 @@ from workbench.runner.weights.form import Checkpoint
 from workbench.runner.weights.hf import hf_weights, is_packed
 from workbench.runner.weights.hf_config import parse_hf_config
 from workbench.runner.weights.hub import NAME, snapshot_folder
+from workbench.runner.weights.match import Holding
 from workbench.runner.weights.stop import stop_ids
 
 
@@ -56,7 +57,7 @@ def read_live(model: Any, *, dtype: torch.dtype | None, device: torch.device | N
     generation = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     return Checkpoint(
         config=config,
-        weights=hf_weights(tensors, config, where=where, dtype=dtype, device=device or embed.device),
+        weights=hf_weights(tensors, config, where=where, hold=Holding(device or embed.device, dtype, "fast")),
         name=Path(name).name if folder is not None and not NAME.fullmatch(name) else name,
         folder=folder,
         format="transformers object",

@@ -5,15 +5,22 @@ Knows the shapes that a Config asks for, and no format.
 
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from workbench.errors import BudgetError, CheckpointError
+from workbench.kernels import native
+from workbench.kernels.packed import Packed
 from workbench.runner.config import Config
 from workbench.runner.memory import free_memory, show
+from workbench.runner.weights.pages import can_give_back
 
 Shape = tuple[int, ...]
+SMALL_MATTER = 256e6  # bytes: a model that takes less is dequantised, and runs the same on every machine
+FAST_SHARE = 0.8  # of the free memory: a file up to that size stays mapped as a whole
+PACKED_BYTES = 17 / 32  # of a parameter in MXFP4: 16 bytes of codes and one of scale for 32
 DENSE = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 
 
@@ -94,11 +101,19 @@ def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], wher
 
 def check_scales(name: str, scales: Tensor, where: str) -> None:
     """255 is NaN in the MXFP4 standard; no published gpt-oss has one, so the file is damaged."""
-    if bool((scales == 255).any()):
+    if scales.numel() and int(scales.max()) == 255:
         count = int((scales == 255).sum())
         raise CheckpointError(
             f"{where}: {name} has {count} scale bytes of 255, which MXFP4 defines as NaN. Fetch or export it again."
         )
+
+
+def packed(name: str, blocks: Tensor, scales: Tensor, where: str, device: torch.device) -> Packed:
+    """The matrices of a layer as they are stored; CheckpointError for a scale that is NaN."""
+    usual = native.safe_scales(scales) if native.isa() is not None else False
+    if not usual:
+        check_scales(name, scales, where)
+    return Packed(blocks.to(device), scales.to(device), usual)
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
@@ -145,17 +160,56 @@ def default_dtype(config: Config, dtype: torch.dtype | None) -> torch.dtype:
     return dtype or (torch.float32 if config.n_params < 1e9 else torch.bfloat16)
 
 
-def dtype_that_fits(config: Config, dtype: torch.dtype | None, device: torch.device, where: str) -> torch.dtype:
-    """The dtype to load in; BudgetError, before a tensor is read, if the experts would not fit the memory in it."""
-    target = default_dtype(config, dtype)
-    need, free = config.n_params * target.itemsize, free_memory(device)
+@dataclass(frozen=True, slots=True)
+class Holding:
+    """How a checkpoint will be held: where, in which dtype, and whether its experts stay packed."""
+
+    device: torch.device
+    dtype: torch.dtype
+    memory: str  # "fast" | "small", decided
+
+    def packs(self, config: Config) -> bool:
+        """Whether experts that are stored in MXFP4 stay so: not in a model that is a small matter when dequantised."""
+        return self.memory == "small" or config.n_params * self.dtype.itemsize > SMALL_MATTER
+
+
+def holding(
+    config: Config,
+    where: str,
+    *,
+    dtype: torch.dtype | None,
+    device: torch.device,
+    memory: str,
+    packed: bool,
+    mapped: bool,
+) -> Holding:
+    """What to load into; BudgetError, before a tensor is read, if it would not fit.
+
+    `packed`: the experts are stored in MXFP4; `mapped`: the file's own bytes can be used as they lie there.
+    """
+    target, free = default_dtype(config, dtype), free_memory(device)
+    if memory == "auto":
+        whole = config.n_packed * PACKED_BYTES + (config.n_params - config.n_packed) * 2
+        memory = (
+            "small" if mapped and device.type == "cpu" and can_give_back() and whole > FAST_SHARE * free else "fast"
+        )
+    held = Holding(device, target, memory)
+    in_place = mapped and device.type == "cpu"
+    need = (config.n_params - config.n_packed) * (0 if in_place and target == torch.bfloat16 else target.itemsize)
+    if not packed:
+        need += config.n_packed * (0 if in_place and target == torch.bfloat16 else target.itemsize)
+    elif not held.packs(config):
+        need += config.n_packed * target.itemsize
+    elif not in_place:
+        need += int(config.n_packed * PACKED_BYTES)
     if need > 0.9 * free:
+        smaller = ", or dtype=torch.bfloat16" if target.itemsize > 2 else ""
+        advice = "" if packed else " With the experts in MXFP4, as published, it takes a third or less."
         raise BudgetError(
             f"{where}: its {config.n_params:,} parameters take {show(need)} in {_short(target)}, and {device} has "
-            f"{show(free)} free. This version dequantises the experts when it loads. Take a machine or a GPU with "
-            f"more memory{', or dtype=torch.bfloat16' if target.itemsize > 2 else ''}."
+            f"{show(free)} free.{advice} Take a machine or a GPU with more memory{smaller}."
         )
-    return target
+    return held
 
 
 def _short(dtype: torch.dtype) -> str:

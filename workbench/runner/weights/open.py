@@ -20,7 +20,11 @@ POCKET = "pocket"
 
 
 def load(
-    where: str | os.PathLike[str] | Any, *, dtype: torch.dtype | None = None, device: str | torch.device | None = None
+    where: str | os.PathLike[str] | Any,
+    *,
+    dtype: torch.dtype | None = None,
+    device: str | torch.device | None = None,
+    memory: str = "auto",
 ) -> Checkpoint:
     """A gpt-oss checkpoint in the one internal form, equal bit for bit whatever the format it came in.
 
@@ -28,6 +32,10 @@ def load(
     name such as "openai/gpt-oss-20b" in the local Hugging Face cache, or a transformers GptOssForCausalLM, whose memory
     is shared. `dtype` is float32, bfloat16 or float64; None means float32 below 1e9 parameters and bfloat16 above, or
     a model object's own. `device` None means the CPU, or a model object's own. Nothing is ever downloaded.
+
+    Experts in MXFP4 stay packed, and what the file holds in `dtype` is used where it lies, mapped and not copied; a
+    model that takes less than 256 MB is dequantised. `memory`: "fast" keeps mapped pages once they were used, "small"
+    gives each layer's back after its use and never dequantises, "auto" is "fast" where the file fits.
 
     Raises ModelNotFound (nothing there), CheckpointError (it cannot be read as gpt-oss: the text says why and what to
     do), BudgetError (it would not fit the memory), MissingDependency (a .gguf without the package gguf).
@@ -43,6 +51,8 @@ def load(
         )
     if dtype not in (None, torch.float32, torch.bfloat16, torch.float64):
         raise CheckpointError(f"weights are held in torch.float32, bfloat16 or float64, not in {dtype!r}.")
+    if memory not in ("auto", "fast", "small"):
+        raise CheckpointError(f"memory is 'auto', 'fast' or 'small', not {memory!r}.")
     target = torch.device(device) if device is not None else None
     if not isinstance(where, str | os.PathLike):
         if not (hasattr(where, "state_dict") and hasattr(getattr(where, "config", None), "to_dict")):
@@ -55,16 +65,16 @@ def load(
     text = os.fspath(where)
     path = Path(text).expanduser()
     if where == POCKET:
-        return _read_folder(embedded_folder(), name=POCKET, dtype=dtype, device=target)
+        return _read_folder(embedded_folder(), name=POCKET, dtype=dtype, device=target, memory=memory)
     if path.is_dir():
-        return _read_folder(path, name=_folder_name(path), dtype=dtype, device=target)
+        return _read_folder(path, name=_folder_name(path), dtype=dtype, device=target, memory=memory)
     if path.is_file():
         if path.suffix != ".gguf":
             raise CheckpointError(f"{path} is a file and no .gguf. Give the folder that holds it and its config.json.")
-        return read_gguf(path, name=path.stem, dtype=dtype, device=target)
+        return read_gguf(path, name=path.stem, dtype=dtype, device=target, memory=memory)
     if isinstance(where, str) and NAME.fullmatch(text):
         try:
-            return _read_folder(snapshot_folder(text), name=text, dtype=dtype, device=target)
+            return _read_folder(snapshot_folder(text), name=text, dtype=dtype, device=target, memory=memory)
         except Incomplete as error:
             raise Incomplete(f"{error} The whole model comes with:  {download_command(text)}") from None
     raise ModelNotFound(
@@ -73,7 +83,9 @@ def load(
     )
 
 
-def _read_folder(folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device) -> Checkpoint:
+def _read_folder(
+    folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str
+) -> Checkpoint:
     """By its files: a model of Hugging Face's, OpenAI's layout here or in original/, a .gguf."""
     holds = sorted(p.name for p in folder.iterdir())
     weights = [n for n in holds if n.endswith((".safetensors", ".safetensors.index.json"))]
@@ -85,11 +97,11 @@ def _read_folder(folder: Path, *, name: str, dtype: torch.dtype | None, device: 
     if weights:
         raw = read_json(folder / "config.json")
         read = read_original if "model_type" not in raw and "num_experts" in raw else read_hf
-        return read(folder, name=name, dtype=dtype, device=device)
+        return read(folder, name=name, dtype=dtype, device=device, memory=memory)
     if has_original:
-        return read_original(original, name=name, dtype=dtype, device=device)
+        return read_original(original, name=name, dtype=dtype, device=device, memory=memory)
     if len(ggufs) == 1:
-        return read_gguf(folder / ggufs[0], name=name, dtype=dtype, device=device)
+        return read_gguf(folder / ggufs[0], name=name, dtype=dtype, device=device, memory=memory)
     if ggufs:
         raise CheckpointError(f"{folder} holds {len(ggufs)} .gguf files: {', '.join(ggufs[:6])}. Give one of them.")
     if any(n.endswith((".bin", ".pt", ".pth")) for n in holds):

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.kernels.packed import Matrices
 from workbench.kernels.reference import dequantise_mxfp4
 from workbench.runner.config import Config
 from workbench.runner.weights.digest import weights_digest
@@ -14,16 +15,19 @@ from workbench.runner.weights.files import Incomplete, mapped, read_json
 from workbench.runner.weights.form import Block, Checkpoint, Experts, Weights
 from workbench.runner.weights.hf_config import DEFAULT, integer, number
 from workbench.runner.weights.match import (
+    Holding,
     Shape,
     block_shapes,
     check_config,
     check_finite,
     check_scales,
     check_tensors,
-    dtype_that_fits,
+    holding,
+    packed,
     packed_shapes,
     top_shapes,
 )
+from workbench.runner.weights.pages import borrowed
 from workbench.runner.weights.stop import stop_ids
 
 TOP = {"embed": "embedding.weight", "ln_final": "norm.scale", "unembed": "unembedding.weight"}
@@ -39,7 +43,9 @@ BLOCK = {
 EXPERTS = {"up": "mlp.mlp1_weight", "up_bias": "mlp.mlp1_bias", "down": "mlp.mlp2_weight", "down_bias": "mlp.mlp2_bias"}
 
 
-def read_original(folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device) -> Checkpoint:
+def read_original(
+    folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str = "fast"
+) -> Checkpoint:
     """The checkpoint in an original/ folder, MXFP4 or bf16 by the keys it holds; CheckpointError if it is not whole.
 
     The tokenizer is looked for in the folder and then in its parent, where Hugging Face's repositories keep it.
@@ -47,15 +53,16 @@ def read_original(folder: Path, *, name: str, dtype: torch.dtype | None, device:
     >>> read_original(Path("20b/original"), name="20b", dtype=None, device=torch.device("cpu"))  # doctest: +SKIP
     """
     config = parse_original_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    target = dtype_that_fits(config, dtype, device, str(folder))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise Incomplete(f"{folder} has a config.json and no *.safetensors. Fetch the weights too.")
     tensors = mapped(files)
+    where, mxfp4 = str(folder), is_packed(tensors)
+    hold = holding(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=True)
     home = folder.parent if not (folder / "tokenizer.json").is_file() and folder.name == "original" else folder
     return Checkpoint(
         config=config,
-        weights=_weights(tensors, config, where=str(folder), dtype=target, device=device),
+        weights=borrowed(_weights(tensors, config, where=where, hold=hold), tensors.values(), hold.memory),
         name=name,
         folder=home,
         format="original",
@@ -92,22 +99,27 @@ def parse_original_config(raw: Mapping[str, Any], where: str) -> Config:
     return check_config(config, where)
 
 
-def _weights(
-    tensors: Mapping[str, Tensor], config: Config, *, where: str, dtype: torch.dtype, device: torch.device
-) -> Weights:
-    packed = any(name.endswith(".scales") for name in tensors)
-    check_tensors(_expected(config, packed=packed, where=where), tensors, where)
+def is_packed(tensors: Mapping[str, Tensor]) -> bool:
+    return any(name.endswith(".scales") for name in tensors)
+
+
+def _weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold: Holding) -> Weights:
+    mxfp4 = is_packed(tensors)
+    check_tensors(_expected(config, packed=mxfp4, where=where), tensors, where)
     check_finite(tensors, where)
+    device, dtype = hold.device, hold.dtype
     kv = config.n_kv_heads * config.d_head
     rows = [config.n_heads * config.d_head, kv, kv]
 
     def dense(name: str) -> Tensor:
         return tensors[name].to(device, dtype)
 
-    def matrix(name: str) -> Tensor:
-        if not packed:  # unlike transformers', already [expert, out, in]
+    def matrix(name: str) -> Matrices:
+        if not mxfp4:  # unlike transformers', already [expert, out, in]
             return dense(name)
         blocks, scales = tensors[name + ".blocks"], tensors[name + ".scales"]
+        if hold.packs(config):
+            return packed(name + ".scales", blocks, scales, where, device)
         check_scales(name + ".scales", scales, where)
         return dequantise_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)
 
