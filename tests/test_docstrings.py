@@ -10,7 +10,7 @@ import pytest
 import workbench as wb
 
 HOME = Path(__file__).parent.parent
-MODULES = [m.name for m in pkgutil.walk_packages(wb.__path__, "workbench.")]
+MODULES = [m.name for m in pkgutil.walk_packages(wb.__path__, "workbench.") if not m.name.endswith("._native")]
 
 
 @pytest.fixture(scope="module")

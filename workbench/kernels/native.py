@@ -1,10 +1,12 @@
 """The native kernels, where this machine has them: what native.c computes, with tensors in and out.
 
 The library is compiled when workbench is installed and a C compiler is there (build.py). Without it `isa()` is None,
-`why()` says in one line what to do, and every caller computes the same with torch.
+`why()` says in one line what to do, and every caller computes the same with torch; where numba is installed,
+`decode()` says so and the products of single tokens are left to it (jit.py).
 """
 
 import ctypes
+import importlib.util
 import os
 from collections.abc import Sequence
 
@@ -19,6 +21,7 @@ SAFE = (47, 207)  # scale bytes whose numbers, times activations from 2^-30 to 2
 FEW = 4  # rows that `linear_bf16` takes
 DTYPES = (torch.bfloat16, torch.float32)
 WANTED = "WORKBENCH_KERNELS"
+INSTALL = "pip install numba"
 
 _I, _L, _P, _F = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _SIGNATURES = {
@@ -45,6 +48,8 @@ class _State:
     wanted: str | None = None
     level: int | None = None  # None: torch computes
     levels: tuple[str, ...] = ()
+    decoder: str | None = None  # "numba": it computes what torch is slow at
+    broken = ""  # why numba, which is installed, cannot be used
 
 
 def _load() -> None:
@@ -79,21 +84,38 @@ def _open() -> ctypes.CDLL:
 
 
 def use(level: str | None) -> None:
-    """Compute with this level from now on: one of `levels()`, "torch" for none, None for the best there is."""
+    """Compute with this level from now on: one of `levels()`, "numba" for single tokens only, "torch" for none, None
+    for the best there is."""
     _load()
-    if level is not None and level != "torch" and level not in _State.levels:
-        can = ", ".join([*_State.levels, "torch"])
-        raise ValueError(f"{level} kernels do not run here; what does: {can}")
+    can = [*_State.levels, *(["numba"] if _has_numba() else []), "torch"]
+    if level is not None and level not in can:
+        raise ValueError(f"{level} kernels do not run here; what does: {', '.join(can)}")
     _State.wanted = level
-    best = _State.levels[0] if _State.levels else "torch"
-    chosen = level or best
-    _State.level = None if chosen == "torch" else LEVELS[chosen]
+    chosen = level or can[0]
+    _State.level = LEVELS.get(chosen)
+    _State.decoder = "numba" if chosen == "numba" else None
+
+
+def _has_numba() -> bool:
+    return not _State.broken and importlib.util.find_spec("numba") is not None
+
+
+def without_numba(reason: str) -> None:
+    """From now on torch computes what numba would have."""
+    _State.broken = reason.splitlines()[0]
+    _State.decoder = None
 
 
 def isa() -> str | None:
     """The level in use; None where torch computes."""
     _load()
     return None if _State.level is None else next(name for name, i in LEVELS.items() if i == _State.level)
+
+
+def decode() -> str | None:
+    """ "numba" where it computes the products of single tokens, see jit.py; None where C does, or torch."""
+    _load()
+    return _State.decoder
 
 
 def levels() -> list[str]:
@@ -106,7 +128,15 @@ def why() -> str:
     """One line for people: which kernels are in use, or why none are and how to get them."""
     name = isa()
     if name is None:
-        reason = "switched off" if _State.wanted == "torch" and not _State.missing else _State.missing
+        off = _State.wanted in ("torch", "numba") and not _State.missing
+        reason = "switched off" if off else _State.missing
+        if decode():
+            rest = "numba decodes (compiling takes seconds once), for the rest torch computes"
+            return f"no native kernels, {rest}: {reason}"
+        if _State.broken:
+            reason += f" (numba is installed but fails: {_State.broken})"
+        elif not off and not _has_numba():
+            reason += f"; or, for tokens one by one: {INSTALL}"
         return f"no native kernels, torch computes: {reason}"
     threads = "" if _library().wb_threaded() else ", compiled without OpenMP: one thread"
     asked = f" ({_State.missing})" if _State.missing else ""
@@ -116,6 +146,9 @@ def why() -> str:
 def safe_scales(scales: Tensor) -> bool:
     """Whether every scale byte lies where all forms are exact; outside, `dequantise` and torch are the way."""
     _check(scales.dtype == torch.uint8, "scales are uint8", scales)
+    if decode() == "numba":
+        low, high = torch.aminmax(scales) if scales.numel() else SAFE
+        return SAFE[0] <= int(low) and int(high) <= SAFE[1]
     flat = _cpu(scales).contiguous()
     inside = _library().wb_within(_threads(), flat.data_ptr(), flat.numel(), *SAFE)
     return bool(_memory(inside))
@@ -131,26 +164,9 @@ def linear_mxfp4(
     best up to four rows an expert; otherwise they are decoded once for many. Within a form the bits of a row do not
     depend on the other rows. ValueError for what does not belong together; scales must be `safe_scales`.
     """
-    _check(x.dtype in DTYPES and x.ndim == 2 and x.is_contiguous(), "x is [row, in], contiguous, bf16 or fp32", x)
-    _check(blocks.dtype == torch.uint8 and blocks.ndim == 4, "blocks are uint8 [expert, out, group, 16]", blocks)
-    n_experts, n_out, n_groups, _ = blocks.shape
-    _check(blocks.shape[3] == BYTES and x.shape[1] == GROUP * n_groups, f"blocks hold rows of {x.shape[1]}", blocks)
-    _check(_within(blocks, 2), "the codes of a row lie together", blocks)
-    _check(scales.dtype == torch.uint8 and scales.shape == blocks.shape[:3], "scales go with the blocks", scales)
-    _check(_within(scales, 1), "the scales of a row lie together", scales)
-    _check(bias.dtype == x.dtype and bias.shape == (n_experts, n_out), "bias is [expert, out] as x", bias)
-    _check(n_out <= 1 or bias.stride(1) == 1, "the bias of an expert lies together", bias)
-    row, flat = 0, []
-    for expert, first, last in groups:
-        if not (0 <= expert < n_experts and first == row <= last):
-            raise ValueError(
-                f"groups cover the rows in order, with experts 0 to {n_experts - 1}: {expert, first, last}"
-            )
-        row = last
-        flat += (expert, first, last)
-    if row != x.shape[0]:
-        raise ValueError(f"groups end at row {row} of {x.shape[0]}")
-    out = _cpu(x, blocks, scales, bias).new_empty(x.shape[0], n_out)
+    flat = check_mxfp4(x, groups, blocks, scales, bias)
+    n_out, n_groups = scales.shape[1:]
+    out = x.new_empty(x.shape[0], n_out)
     if not out.numel() or not n_groups:
         return out if not out.numel() else out.copy_(torch.cat([bias[e].expand(b - a, -1) for e, a, b in groups]))
     ends = (ctypes.c_int64 * len(flat))(*flat)
@@ -166,16 +182,9 @@ def linear_mxfp4(
 
 def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b for 1 to 4 rows in bf16: sums in fp32, rounded once; the bits of a row do not depend on the others."""
-    _check(x.dtype == torch.bfloat16 and x.ndim == 2 and 1 <= x.shape[0] <= FEW, f"x is bf16 [1 to {FEW}, in]", x)
-    _check(weight.dtype == torch.bfloat16 and weight.ndim == 2, "weight is bf16 [out, in]", weight)
-    _check(weight.shape[1] == x.shape[1] and _within(weight, 1), f"a row of weights is {x.shape[1]} together", weight)
+    check_bf16(x, weight, bias)
     n_out = weight.shape[0]
-    if bias is not None:
-        _check(
-            bias.dtype == torch.bfloat16 and bias.shape == (n_out,) and bias.is_contiguous(), "bias is bf16 [out]", bias
-        )
-        _cpu(bias)
-    x = _cpu(x, weight).contiguous()
+    x = x.contiguous()
     out = x.new_empty(x.shape[0], n_out)
     where = None if bias is None else bias.data_ptr()
     _memory(
@@ -270,6 +279,47 @@ def mix(pattern: Tensor, v: Tensor) -> Tensor:
         )
     )  # fmt: skip
     return out
+
+
+def check_mxfp4(
+    x: Tensor, groups: Sequence[tuple[int, int, int]], blocks: Tensor, scales: Tensor, bias: Tensor
+) -> list[int]:
+    """ValueError for what `linear_mxfp4` does not take; otherwise the groups, one number after the other."""
+    _check(x.dtype in DTYPES and x.ndim == 2 and x.is_contiguous(), "x is [row, in], contiguous, bf16 or fp32", x)
+    _check(blocks.dtype == torch.uint8 and blocks.ndim == 4, "blocks are uint8 [expert, out, group, 16]", blocks)
+    n_experts, n_out, n_groups, _ = blocks.shape
+    _check(blocks.shape[3] == BYTES and x.shape[1] == GROUP * n_groups, f"blocks hold rows of {x.shape[1]}", blocks)
+    _check(_within(blocks, 2), "the codes of a row lie together", blocks)
+    _check(scales.dtype == torch.uint8 and scales.shape == blocks.shape[:3], "scales go with the blocks", scales)
+    _check(_within(scales, 1), "the scales of a row lie together", scales)
+    _check(bias.dtype == x.dtype and bias.shape == (n_experts, n_out), "bias is [expert, out] as x", bias)
+    _check(n_out <= 1 or bias.stride(1) == 1, "the bias of an expert lies together", bias)
+    row, flat = 0, []
+    for expert, first, last in groups:
+        if not (0 <= expert < n_experts and first == row <= last):
+            raise ValueError(
+                f"groups cover the rows in order, with experts 0 to {n_experts - 1}: {expert, first, last}"
+            )
+        row = last
+        flat += (expert, first, last)
+    if row != x.shape[0]:
+        raise ValueError(f"groups end at row {row} of {x.shape[0]}")
+    _cpu(x, blocks, scales, bias)
+    return flat
+
+
+def check_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """ValueError for what `linear_bf16` does not take."""
+    _check(x.dtype == torch.bfloat16 and x.ndim == 2 and 1 <= x.shape[0] <= FEW, f"x is bf16 [1 to {FEW}, in]", x)
+    _check(weight.dtype == torch.bfloat16 and weight.ndim == 2, "weight is bf16 [out, in]", weight)
+    _check(weight.shape[1] == x.shape[1] and _within(weight, 1), f"a row of weights is {x.shape[1]} together", weight)
+    n_out = weight.shape[0]
+    if bias is not None:
+        _check(
+            bias.dtype == torch.bfloat16 and bias.shape == (n_out,) and bias.is_contiguous(), "bias is bf16 [out]", bias
+        )
+        _cpu(bias)
+    _cpu(x, weight)
 
 
 def _keys(dtype: torch.dtype, heads: int, d_head: int, cache: Tensor) -> None:

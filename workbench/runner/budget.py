@@ -1,7 +1,9 @@
 """How big a recording will be, told before the run; and what to leave out when it would not fit."""
 
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from workbench import names
 from workbench.errors import BudgetError
@@ -99,16 +101,19 @@ def by_short_name(table: Shapes) -> dict[str, int]:
     return total
 
 
-def working_memory(c: Config, dtype: str, n_pos: int, wanted: Sequence[str]) -> int:
-    """About what a pass takes besides weights and recording: keys and values, one layer's values, a piece of logits."""
+def working_memory(c: Config, dtype: str, n_pos: int, wanted: Sequence[str], at_once: int) -> int:
+    """About what a run takes besides weights and recording: keys and values, one layer's values, a piece of logits.
+
+    `at_once`: the positions of one pass, of the `n_pos` of the text.
+    """
     item = SIZES[WORDS[dtype]]
     cache = 2 * c.n_layers * c.n_kv_heads * c.d_head * n_pos * item
-    layer = n_pos * (8 * c.d_model + 4 * c.n_heads * c.d_head + 4 * c.d_mlp * c.n_active) * max(item, 4)
+    layer = at_once * (8 * c.d_model + 4 * c.n_heads * c.d_head + 4 * c.d_mlp * c.n_active) * max(item, 4)
     attention = 3 * c.n_heads * 64 * n_pos * 4
     if any(name.endswith(("hook_attn_scores", "hook_pattern")) for name in wanted):
-        attention += 5 * c.n_heads * n_pos**2 * 4  # of one layer: scores, pattern, and their blocks
+        attention += 5 * c.n_heads * at_once * n_pos * 4  # of one layer: scores, pattern, and their blocks
     if "lens_ids" in wanted:
-        attention += c.n_layers * n_pos * c.d_model * item  # residual streams wait for the final prediction
+        attention += c.n_layers * at_once * c.d_model * item  # residual streams wait for the final prediction
     return cache + layer + attention + 3 * 256 * c.d_vocab * 4
 
 
@@ -132,6 +137,17 @@ def refuse_if_device_too_small(working: int, free: int, device: str) -> None:
         raise BudgetError(
             f"a pass needs about {show(working)} on {device}, and 80 % of the {show(free)} that are free there is "
             f"{show(REFUSE_SHARE * free)}. Shorten the text, or record fewer patterns."
+        )
+
+
+def refuse_if_disk_too_small(nbytes: int, path: Path) -> None:
+    """Raises BudgetError if the disk on which `path` lies has not enough room, before anything runs."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise BudgetError(
+            f"the trace takes about {show(nbytes)}, and the disk of {folder} has {show(free)} free. "
+            f"Record less, or give a place on another disk."
         )
 
 

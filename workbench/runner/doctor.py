@@ -144,7 +144,7 @@ def demand(name: str, c: Config, free: int) -> Demand:
     dtype = default_dtype(c, None)
     word = str(dtype).removeprefix("torch.")
     file = _stored(c)
-    work = budget.working_memory(c, word, POSITIONS, ())
+    work = budget.working_memory(c, word, POSITIONS, (), POSITIONS)
     dequantised = c.n_params * dtype.itemsize <= SMALL_MATTER
     layer = _stored(replace(c, n_layers=1)) - _stored(replace(c, n_layers=0))
     weights = c.n_params * dtype.itemsize if dequantised else file

@@ -5,13 +5,12 @@ fraction of the writing; the trace says which is which, and on how many routes t
 """
 
 import operator
-import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from workbench import names
 from workbench.errors import PromptError
@@ -21,7 +20,7 @@ from workbench.runner.gpt_oss import forward
 from workbench.runner.interrupts import Interrupt
 from workbench.runner.recording import LIVE_POINTS, Chosen, Predictions, arrays, margins
 from workbench.runner.taps import Chain, Recorder
-from workbench.traces import Trace
+from workbench.traces import Trace, TraceWriter
 
 if TYPE_CHECKING:
     from workbench.runner.model import Model
@@ -41,7 +40,7 @@ class Live:
     def __init__(self, run: tracing.Run, prompt: Sequence[int], flag: Interrupt):
         self.run, self.model, self.tokens = run, run.model, list(prompt)
         c = self.model.config
-        self.cache = KVCache(c)
+        self.cache = KVCache(c, whole=bool(run.edits))
         self.recorder = Recorder([name for p in LIVE_POINTS for name in names.match(p, c.n_layers)])
         self.predictions, self.chosen = Predictions(c, self.model.weights), Chosen(prompt)
         self.tap = Chain(flag, *run.edits, self.recorder, self.predictions, self.chosen)
@@ -49,9 +48,12 @@ class Live:
 
     def step(self) -> torch.Tensor:
         """Reads what has not been read yet; the logits of the token to come."""
-        batch = torch.tensor([self.tokens[self.read :]], device=self.model.device)
-        logits = forward(self.model.config, self.model.weights, batch, self.tap, self.cache, slice(-1, None))
-        self.read = len(self.tokens)
+        new = self.tokens[self.read :]
+        logits = torch.empty(0)
+        for start, stop in [(0, len(new))] if self.run.edits else tracing.passes(len(new)):
+            batch = torch.tensor([new[start:stop]], device=self.model.device)
+            logits = forward(self.model.config, self.model.weights, batch, self.tap, self.cache, slice(-1, None))
+            self.read += stop - start
         return logits[0, -1]
 
     def add(self, token: int) -> None:
@@ -83,6 +85,7 @@ def generate(
     record: str | Sequence[str],
     stop: Sequence[int | str],
     budget: float | None,
+    to: Path | None = None,
     notes: Sequence[str] = (),
 ) -> Trace:
     """What `Model.generate` does, for a prompt that is already token ids."""
@@ -93,12 +96,13 @@ def generate(
     settings = {"max_tokens": max_tokens, "temperature": temperature, "top_p": top_p, "seed": seed}
     settings |= {"stop": [*sorted(stop_ids), *stop_texts]}
     with model.listening() as flag:
-        run = tracing.start(model, record, prompt, len(prompt) + max_tokens, budget, notes)
+        run = tracing.start(model, record, prompt, len(prompt) + max_tokens, budget, notes, to)
         live = Live(run, prompt, flag)
         try:
             finish = _write(live, max_tokens, temperature, top_p, seed, stop_ids, stop_texts)
-            replayed = tracing.record_pass(run, live.tokens, flag, live=False)
-            trace = _finished(live, replayed, settings | {"finish": finish})
+            with tracing.writing(run, live.tokens, len(prompt), to) as writer:
+                replayed = tracing.record_pass(run, live.tokens, flag, live=False, writer=writer)
+                trace = _finished(live, replayed, settings | {"finish": finish}, writer)
             if not flag.stopped:
                 return trace
         except KeyboardInterrupt:
@@ -118,7 +122,7 @@ def _write(
     logits = live.step()
     written: list[int] = []
     tail = 8 + max((len(text.encode()) for text in stop_texts), default=0)  # a token has a byte at least
-    with progress(max_tokens) as bar, torch.no_grad():
+    with tracing.progress(max_tokens) as bar, torch.no_grad():
         while True:
             token = choose(logits, temperature, top_p, dice)
             live.add(token)
@@ -146,13 +150,6 @@ def choose(logits: torch.Tensor, temperature: float, top_p: float, dice: torch.G
     return int(torch.multinomial(p, 1, generator=dice))
 
 
-def progress(total: int):
-    """A bar with tokens per second, where somebody can see it: a terminal or a notebook."""
-    notebook = "ipykernel" in sys.modules
-    quiet = not notebook and not sys.stderr.isatty()
-    return tqdm(total=total, unit="token", disable=quiet, leave=False, delay=1)
-
-
 def _routes(model: "Model", live: dict[str, np.ndarray], replay: dict[str, np.ndarray]) -> tuple[int, int]:
     """Of how many (layer, position) the sets of chosen experts were compared, and on how many they differ."""
     compared = differ = 0
@@ -163,14 +160,22 @@ def _routes(model: "Model", live: dict[str, np.ndarray], replay: dict[str, np.nd
     return compared, differ
 
 
-def _finished(live: Live, replayed: dict[str, np.ndarray], settings: dict) -> Trace:
+def _finished(live: Live, replayed: dict[str, np.ndarray], settings: dict, writer: TraceWriter | None) -> Trace:
     kept = live.arrays()
     compared, differ = _routes(live.model, kept, replayed)
+    replayed = {name: a for name, a in replayed.items() if name not in kept}
     sources = dict.fromkeys(replayed, "replay") | dict.fromkeys(kept, "live")
     routes = {"compared": compared, "differ": differ}
     prompt_length = len(live.chosen.tokens)
     return tracing.build(
-        live.run, live.tokens, prompt_length, replayed | kept, sources, generation=settings, routes=routes
+        live.run,
+        live.tokens,
+        prompt_length,
+        replayed | kept,
+        sources,
+        writer=writer,
+        generation=settings,
+        routes=routes,
     )
 
 

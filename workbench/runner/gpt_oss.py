@@ -18,6 +18,7 @@ import math
 import torch
 from torch import Tensor
 
+from workbench.errors import CacheError
 from workbench.kernels import attention as attend
 from workbench.kernels.experts import choices, run
 from workbench.kernels.linear import linear
@@ -87,8 +88,9 @@ def attention(
     if cache:
         k, v = cache.extend(layer, k, v)
     window = c.window if c.is_sliding(layer) else None
+    gone = start + n_pos - k.shape[2]  # keys that a cache no longer holds; positions below count from there
     mixed = _whole if tap.wants(here + "hook_attn_scores") or tap.wants(here + "hook_pattern") else _streamed
-    z = tap(here + "hook_z", mixed(q, k, v, w.sinks, start, window, here, tap))
+    z = tap(here + "hook_z", mixed(q, k, v, w.sinks, start - gone, window, here, tap, gone))
 
     out = linear(z.reshape(n_batch, n_pos, -1), w.w_o, w.b_o)
     if tap.wants(here + "hook_result"):
@@ -100,7 +102,9 @@ def attention(
     return out
 
 
-def _streamed(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, start: int, window: int | None, here: str, tap: Tap):
+def _streamed(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, start: int, window: int | None, here: str, tap: Tap, gone: int
+) -> Tensor:
     """The heads' outputs, batch pos head d_head, one block of queries after the other."""
     z = []
     see = tap.pattern_rows(here)
@@ -108,13 +112,17 @@ def _streamed(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, start: int, window
         pattern, sink = attend.normalise(attend.scores(q, k, block, start, window), sinks)
         pattern = _gate(pattern, sink, tap(here + "hook_sink", sink, block.start))
         if see:
-            see(pattern, block.start, block.first)
+            see(pattern, block.start, gone + block.first)
         z.append(attend.mix(pattern, v, block))
     return torch.cat(z, 1)
 
 
-def _whole(q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, start: int, window: int | None, here: str, tap: Tap):
+def _whole(
+    q: Tensor, k: Tensor, v: Tensor, sinks: Tensor, start: int, window: int | None, here: str, tap: Tap, gone: int
+) -> Tensor:
     """The same from the same blocks, with scores and pattern put together where a tap can see and replace them."""
+    if gone:
+        raise CacheError("a pattern over all keys needs a cache that holds them: KVCache(config), without whole=False")
     n_batch, n_pos, n_heads, _ = q.shape
     blocks = list(attend.blocks(n_pos, k.shape[2], window))
     parts = [attend.scores(q, k, block, start, window) for block in blocks]

@@ -1,5 +1,6 @@
 """A Model: weights, tokenizer and device, with the edits now in force. Analyses are functions elsewhere."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -88,20 +89,32 @@ class Model:
 
     # -- running
 
-    def trace(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", budget: float | None = None) -> Trace:
-        """A Trace of one pass over a text that is already there; nothing is written.
+    def trace(
+        self,
+        prompt: Prompt,
+        *,
+        record: str | Sequence[str] = "auto",
+        budget: float | None = None,
+        to: str | os.PathLike[str] | None = None,
+    ) -> Trace:
+        """A Trace of a text that is already there: the model reads it and writes nothing.
 
         `prompt`: a question (str; rendered as `wb.chat` does), a `wb.chat(…)`, token ids, or another Trace (its text).
         `record`: presets, hook points, globs, or "auto": all that fits `budget` bytes (a quarter of the free memory).
+        `to`: a path where the trace is written while it is recorded, so that it may be larger than the memory.
 
-        Raises PromptError, HookNameError, BudgetError (before anything runs).
+        A long text is read in passes of 1,024 positions, with the same numbers as in one; with edits in force it is
+        read in one. Raises PromptError, HookNameError, BudgetError (before anything runs), TraceExists.
         """
         tokens, notes = self.rendered(prompt)
         self.check_prompt(tokens)
         with self.listening() as flag:
-            run = tracing.start(self, record, tokens, len(tokens), budget, notes)
-            kept = tracing.record_pass(run, tokens, flag)
-            made = tracing.build(run, tokens, len(tokens), kept, dict.fromkeys(kept, "forward"))
+            path = None if to is None else Path(to)
+            run = tracing.start(self, record, tokens, len(tokens), budget, notes, path)
+            with tracing.writing(run, tokens, len(tokens), path) as writer:
+                kept = tracing.record_pass(run, tokens, flag, writer=writer)
+                flag.check()
+                made = tracing.build(run, tokens, len(tokens), kept, dict.fromkeys(kept, "forward"), writer=writer)
             flag.check()
         return made
 
@@ -116,12 +129,14 @@ class Model:
         record: str | Sequence[str] = "auto",
         stop: Sequence[int | str] = (),
         budget: float | None = None,
+        to: str | os.PathLike[str] | None = None,
     ) -> Trace:
         """Lets the model think and answer, and gives the Trace of prompt and answer.
 
         Greedy at temperature 0, otherwise drawn with `seed`. It ends at one of the model's stop tokens (`<|return|>`,
         `<|call|>`, `<|endoftext|>`), at one of `stop` (ids or texts), or after `max_tokens`. Routes and predictions
-        are recorded while it writes, the rest by one pass over the finished text; `trace.source(name)` says which.
+        are recorded while it writes, the rest by reading the finished text; `trace.source(name)` says which. With `to`,
+        a path, the trace is written there while it is recorded, so that it may be larger than the memory.
 
         Ctrl-C raises KeyboardInterrupt and keeps what there is in `model.partial`.
 
@@ -130,7 +145,7 @@ class Model:
         tokens, notes = self.rendered(prompt)
         return generation.generate(
             self, tokens, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
-            record=record, stop=stop, budget=budget, notes=notes,
+            record=record, stop=stop, budget=budget, to=None if to is None else Path(to), notes=notes,
         )  # fmt: skip
 
     def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> Estimate:

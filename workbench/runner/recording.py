@@ -159,6 +159,10 @@ class StepAttention(Tap):
             self.member[i, step] = 1
         self.size = self.member.sum(1).clamp(min=1)
         self.pooled = torch.zeros(c.n_layers, c.n_heads, len(steps), len(steps))
+        self._start = 0
+
+    def begin(self, start: int, n: int) -> None:
+        self._start = start
 
     def pattern_rows(self, here: str):
         layer = names.layer_of(here)
@@ -166,7 +170,8 @@ class StepAttention(Tap):
 
         def see(pattern: Tensor, first_query: int, first_key: int) -> None:
             p = pattern.detach()[0].to("cpu", torch.float32)
-            query = self.member[:, first_query : first_query + p.shape[1]]
+            at = self._start + first_query
+            query = self.member[:, at : at + p.shape[1]]
             key = self.member[:, first_key : first_key + p.shape[2]]
             self.pooled[layer] += query @ (p @ key.T)
 

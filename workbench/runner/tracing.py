@@ -1,32 +1,41 @@
 """From a run to its Trace: plan what to record, run, verify, and put the manifest together."""
 
 import platform
+import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from tqdm.auto import tqdm
 
 import workbench
 from workbench import identities, names
 from workbench.conversation.parse import parse
 from workbench.errors import VerificationWarning
+from workbench.kernels import native
+from workbench.kernels.linear import FEW
 from workbench.runner import budget
+from workbench.runner.cache import KVCache
 from workbench.runner.gpt_oss import forward, unembed
 from workbench.runner.interrupts import Interrupt
 from workbench.runner.memory import free_memory
-from workbench.runner.recording import Chosen, Norms, Predictions, StepAttention, arrays, margins
+from workbench.runner.recording import LIVE, LIVE_POINTS, Chosen, Norms, Predictions, StepAttention, arrays, margins
 from workbench.runner.taps import Chain, Edit, Recorder, Tally, Tap
 from workbench.segments import steps
 from workbench.spans import Span
-from workbench.traces import Manifest, TensorInfo, Trace, predicted_bytes
+from workbench.traces import Manifest, TensorInfo, Trace, TraceWriter, load, predicted_bytes
 from workbench.traces.container import word
+from workbench.traces.pieces import join
 
 if TYPE_CHECKING:
     from workbench.runner.model import Model
 
+AT_ONCE = 1024  # positions of a pass: each expert of the 20b then gets 128 of them, enough to be worth its reading
 PROBE = 160  # positions at most: past the 128-token window of the published models
 
 
@@ -50,8 +59,18 @@ def always(n_layers: int) -> list[str]:
     return [name for p in names.ALWAYS for name in (names.match(p, n_layers) if p in names.POINTS else [p])]
 
 
-def plan(model: "Model", record: str | Sequence[str], tokens: Sequence[int], n_pos: int, limit: float | None) -> Plan:
-    """What `record` stands for over `n_pos` positions. Raises HookNameError, or BudgetError if it would not fit."""
+def plan(
+    model: "Model",
+    record: str | Sequence[str],
+    tokens: Sequence[int],
+    n_pos: int,
+    limit: float | None,
+    streamed: bool = False,
+) -> Plan:
+    """What `record` stands for over `n_pos` positions. Raises HookNameError, or BudgetError if it would not fit.
+
+    `streamed`: what was recorded leaves the memory after each pass.
+    """
     c, dtype = model.config, model.dtype_name
     words = tuple(record.split() if isinstance(record, str) else record)
     spans, pieces = text_of(model, tokens)
@@ -67,10 +86,13 @@ def plan(model: "Model", record: str | Sequence[str], tokens: Sequence[int], n_p
         words = ("auto", *taken, *asked)  # part of what identifies the run: another budget is another trace
     wanted = names.expand([word for word in words if word != "auto"], c.n_layers)
     table = budget.shapes(c, [*base, *wanted], dtype, n_pos, n_steps)
+    at_once = n_pos if model.edits_in_force() else min(n_pos, AT_ONCE + FEW)
     held = sum(map(budget.size, table.values()))
+    if streamed:
+        held = held * at_once // max(n_pos, 1)
     draft = manifest(model, tokens, len(tokens), words, [], spans=spans, pieces=pieces)
     draft = replace(draft, verification=identities.Findings(dtype).report())
-    working = budget.working_memory(c, dtype, n_pos, wanted)
+    working = budget.working_memory(c, dtype, n_pos, wanted, at_once)
     known = len(tokens)
     # ids and texts of the tokens still to come, and of those that will be predicted: about as long as what is known
     to_come = int((n_pos - known) * 24) + _words_to_come(model, n_pos, wanted)
@@ -105,15 +127,20 @@ def start(
     n_pos: int,
     limit: float | None,
     notes: Sequence[str],
+    to: Path | None = None,
 ) -> Run:
     """Plans a run. Raises HookNameError for a word of `record` that means nothing, BudgetError if it would not fit."""
     edits = model.edits_in_force()
-    planned = plan(model, record, tokens, n_pos, limit)
+    planned = plan(model, record, tokens, n_pos, limit, streamed=to is not None)
     asked = {word: names.expand([word], model.config.n_layers) for word in planned.words if word != "auto"}
     budget.refuse_if_too_big(model.config, planned.estimate, model.dtype_name, asked)
+    if to is not None:
+        budget.refuse_if_disk_too_small(planned.estimate.bytes, to)
     if model.device != "cpu":
         wanted = [*planned.points, *planned.lanes]
-        working = budget.working_memory(model.config, model.dtype_name, n_pos, wanted)
+        working = budget.working_memory(
+            model.config, model.dtype_name, n_pos, wanted, n_pos if edits else min(n_pos, AT_ONCE + FEW)
+        )
         budget.refuse_if_device_too_small(working, free_memory(model.device), model.device)
     return Run(model, planned, edits, [replace(edit.tally) for edit in edits], list(notes))
 
@@ -146,29 +173,95 @@ def found_steps(spans: list[Span], pieces: list[str]) -> list:
     return steps(Text(spans, pieces))
 
 
-def record_pass(run: Run, tokens: Sequence[int], flag: Interrupt, live: bool = True) -> dict[str, np.ndarray]:
-    """One pass over known tokens with everything that the plan wants; `live=False` leaves out what was seen live."""
+def passes(n: int, at_once: int | None = None) -> Iterator[tuple[int, int]]:
+    """A text of `n` positions in passes of about `at_once`, cut where blocks of attention end, none of them short.
+
+    So cut, each position meets the same products in the same order as in one pass, and gets the same bits.
+
+    >>> list(passes(2100, at_once=1024)), list(passes(2050, at_once=1024))
+    ([(0, 1024), (1024, 2048), (2048, 2100)], [(0, 1024), (1024, 2050)])
+    """
+    start, at_once = 0, at_once or AT_ONCE
+    while start < n:
+        stop = n if n - start <= at_once + FEW else start + at_once
+        yield start, stop
+        start = stop
+
+
+def record_pass(
+    run: Run, tokens: Sequence[int], flag: Interrupt, live: bool = True, writer: TraceWriter | None = None
+) -> dict[str, np.ndarray]:
+    """Known tokens read with everything that the plan wants; `live=False` leaves out what was seen live.
+
+    What each pass gives is kept, or goes to `writer` and leaves the memory. An edited run is one pass: an edit may look
+    at all positions together.
+    """
     model, planned, c = run.model, run.plan, run.model.config
     spans, pieces = text_of(model, tokens)
     wanted = [*planned.points, *(p for p in always(c.n_layers) if p not in names.LANES)]
-    recorder, norms = Recorder(wanted), Norms(c.n_layers)
-    taps: list[Tap] = [flag, *run.edits, recorder, norms]
-    lanes: list[Predictions | Chosen | StepAttention] = []
-    if live or planned.lens:
-        lanes.append(Predictions(c, model.weights, lens=planned.lens))
-    if live:
-        lanes.append(Chosen(tokens))
+    pooled = None
     if "step_attention" in planned.lanes:
-        lanes.append(StepAttention(c, len(tokens), [slice(s.start, s.stop) for s in found_steps(spans, pieces)]))
-    with torch.no_grad():
-        batch = torch.tensor([list(tokens)], device=model.device)
-        forward(c, model.weights, batch, Chain(*taps, *lanes), logits_at=slice(0, 0))
-    kept = arrays(recorder) | norms.lanes()
-    for lane in lanes:
-        kept |= lane.lanes()
-    kept |= {"margin": margins(c, recorder), "sinks": sinks(model)}
+        pooled = StepAttention(c, len(tokens), [slice(s.start, s.stop) for s in found_steps(spans, pieces)])
     asked = {*wanted, *always(c.n_layers), *planned.lanes}
-    return {name: a for name, a in kept.items() if name in asked}
+    seen_live = set() if live else {*LIVE, *(name for p in LIVE_POINTS for name in names.match(p, c.n_layers))}
+    kept: dict[str, list[np.ndarray]] = {}
+
+    def keep(found: Mapping[str, np.ndarray]) -> None:
+        found = {name: a for name, a in found.items() if name in asked}
+        for name, a in found.items():
+            if writer is None or name in seen_live:  # the replayed routes are only to be compared
+                kept.setdefault(name, []).append(a)
+        if writer:
+            source = "forward" if live else "replay"
+            writer.append({name: a for name, a in found.items() if name not in seen_live}, source=source)
+
+    cut = [(0, len(tokens))] if run.edits else list(passes(len(tokens)))
+    whole = any(name.endswith(("hook_pattern", "hook_attn_scores")) for name in wanted)
+    cache = KVCache(c, whole=whole) if len(cut) > 1 else None
+    chosen = Chosen(tokens)
+    with progress(len(tokens), len(cut) > 1) as bar, torch.no_grad():
+        for start, stop in cut:
+            recorder, norms = Recorder(wanted), Norms(c.n_layers)
+            lanes: list[Norms | Predictions] = [norms]
+            if live or planned.lens:
+                lanes.append(Predictions(c, model.weights, lens=planned.lens))
+            taps: list[Tap] = [flag, *run.edits, recorder, *lanes]
+            taps += [chosen] if live else []
+            taps += [pooled] if pooled else []
+            batch = torch.tensor([list(tokens[start:stop])], device=model.device)
+            forward(c, model.weights, batch, Chain(*taps), cache, logits_at=slice(0, 0))
+            found = arrays(recorder) | {"margin": margins(c, recorder)}
+            for lane in lanes:
+                found |= lane.lanes()
+            if live:
+                found |= {"logprob": chosen.lanes()["logprob"][start:stop]}
+            del recorder, lanes, taps
+            if stop == len(tokens):
+                found |= {"sinks": sinks(model)} | (pooled.lanes() if pooled else {})
+            keep(found)
+            bar.update(stop - start)
+    return {name: join(name, word(a[0].dtype), names.axes(name), a) for name, a in kept.items()}
+
+
+@contextmanager
+def writing(run: Run, tokens: Sequence[int], prompt_length: int, to: Path | None) -> Iterator[TraceWriter | None]:
+    """Where a run's arrays go as they come, if they are to leave the memory; nothing is left there if it fails."""
+    if to is None:
+        yield None
+        return
+    spans, pieces = text_of(run.model, tokens)
+    draft = manifest(
+        run.model, tokens, prompt_length, run.plan.words, describe_edits(run), spans=spans, pieces=pieces
+    )  # fmt: skip
+    with TraceWriter(to, draft) as writer:
+        yield writer
+        writer.abort()  # unless it was committed
+
+
+def progress(total: int, worth_it: bool = True) -> tqdm:
+    """A bar with tokens per second, where somebody can see it: a terminal or a notebook."""
+    seen = "ipykernel" in sys.modules or sys.stderr.isatty()
+    return tqdm(total=total, unit="token", disable=not (seen and worth_it), leave=False, delay=1)
 
 
 def sinks(model: "Model") -> np.ndarray:
@@ -256,7 +349,7 @@ def numerics(model: "Model") -> dict:
     return {
         "dtype": model.dtype_name,
         "device": str(model.device),
-        "kernels": "torch",
+        "kernels": native.isa() or "torch",
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
@@ -293,12 +386,21 @@ def build(
     kept: Mapping[str, np.ndarray],
     sources: Mapping[str, str],
     notes: Sequence[str] = (),
+    writer: TraceWriter | None = None,
     **more,
 ) -> Trace:
-    """The Trace, verified: a probe of the model, and the identities on the very numbers that are kept."""
+    """The Trace, verified: a probe of the model, and the identities on the very numbers that are kept.
+
+    With a `writer` they are those that it wrote, read back; what is in `kept` goes to it first.
+    """
     model, planned = run.model, run.plan
     spans, pieces = text_of(model, tokens)
     table = {name: TensorInfo(word(a.dtype), a.shape, names.axes(name), sources[name]) for name, a in kept.items()}
+    if writer:
+        for source in sorted(set(sources.values())):
+            writer.append({name: a for name, a in kept.items() if sources[name] == source}, source=source)
+        kept = writer.so_far()
+        table = kept.manifest.tensors
     made = manifest(
         model,
         tokens,
@@ -327,4 +429,4 @@ def build(
             VerificationWarning,
             stacklevel=4,
         )
-    return trace
+    return load(writer.commit(trace.manifest)) if writer else trace

@@ -155,14 +155,8 @@ class TraceWriter:
         self._must_be_open()
         final = manifest or self.manifest
         final = replace(final, tensors=self._tensors(), status=status or final.status)
-        data = encode_manifest(final)
         with self._telling():
-            fd = self._staging.create(MANIFEST)
-            try:
-                write_all(fd, data)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
+            self._write_manifest(final)
             while True:
                 existing = _existing(self.path, final)
                 if existing is not None:
@@ -177,6 +171,13 @@ class TraceWriter:
                     continue  # another process was faster: look again at what it left
                 self.done = True
                 return self.path
+
+    def so_far(self) -> Stored:
+        """What was appended until now, read as it will be read: to be checked before it is committed."""
+        self._must_be_open()
+        with self._telling():
+            self._write_manifest(replace(self.manifest, tensors=self._tensors(), status="partial"))
+        return Stored(self._staging.path)
 
     def abort(self) -> None:
         """Leave nothing behind. Does nothing after a commit."""
@@ -197,6 +198,15 @@ class TraceWriter:
                 self.commit(status="partial")
         finally:
             self.abort()
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        data = encode_manifest(manifest)
+        fd = self._staging.create(MANIFEST)
+        try:
+            write_all(fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
     def _tensors(self) -> dict[str, TensorInfo]:
         pieces: dict[str, list[Piece]] = {}

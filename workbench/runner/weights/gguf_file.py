@@ -167,7 +167,8 @@ def _weights(tensors: dict[str, Any], config: Config, *, where: str, hold: Holdi
         )
 
     top = {field: tensor(key) for field, key in TOP.items()}
-    return Weights(**top, blocks=tuple(block(n) for n in range(config.n_layers)))
+    blocks = tuple(block(n) for n in range(config.n_layers))
+    return Weights(top["embed"], blocks, top["ln_final"], top["unembed"])
 
 
 def _numbers(stored: Any, *, where: str, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -140,7 +140,8 @@ def _weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold:
         )
 
     top = {field: dense(key) for field, key in TOP.items()}
-    return Weights(**top, blocks=tuple(block(n) for n in range(config.n_layers)))
+    blocks = tuple(block(n) for n in range(config.n_layers))
+    return Weights(top["embed"], blocks, top["ln_final"], top["unembed"])
 
 
 def _expected(config: Config, *, packed: bool, where: str) -> dict[str, Shape]:
