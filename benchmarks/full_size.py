@@ -30,8 +30,8 @@ The bound. A process of its own reads 1 GB of memory in every round on as many t
 outside the experts, the chosen experts, the unembedding, and its keys and values. Bytes by read speed is the least time
 that a token can take. Q8_0 has half the dense bytes of bf16, so its bound is another one, told beside.
 
-Memory is the kernel's: VmHWM, set back before each stage, so it counts mapped files too; RssAnon is what the system
-cannot drop, RssFile what it can. Linux only.
+Memory is the kernel's: VmHWM, set back before a row runs for the first time, so it counts mapped files too; RssAnon and
+RssFile, what the system cannot drop and what it can, as they are afterwards. Linux only.
 """
 
 import argparse
@@ -44,6 +44,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -56,6 +57,7 @@ RECORD = "attention residuals"
 PIECE = 512  # tokens that extend a context at once
 LEAST_COSINE = 0.9  # between the last logits of two that ran the same
 READ = 1 << 30
+TRACES = 2  # rounds in which Model.trace takes part: it takes several times as long as a prefill
 
 
 # -- ours, in its process ---------------------------------------------------------------------------------------------
@@ -74,7 +76,7 @@ class Parts(Tap):
     REST = "embedding, norms, sums"
 
     def __init__(self):
-        self.seconds = Counter({part: 0.0 for part in (*(part for part, _ in self.PARTS), self.REST)})
+        self.seconds = Counter(dict.fromkeys((*(part for part, _ in self.PARTS), self.REST), 0.0))
         self.last = time.perf_counter()
 
     def __call__(self, name: str, x, offset: int = 0):
@@ -213,15 +215,16 @@ class Child:
     """A worker in a process of its own; `child(do, …)` is its answer."""
 
     def __init__(self, *command: str):
-        self.errors = tempfile.TemporaryFile("w+")
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the child)
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
         )
         self._reply()
 
     def __call__(self, do: str, **more) -> dict:
-        self.process.stdin.write(json.dumps({"do": do, **more}) + "\n")
-        self.process.stdin.flush()
+        with suppress(BrokenPipeError):  # it has ended: _reply says how
+            self.process.stdin.write(json.dumps({"do": do, **more}) + "\n")
+            self.process.stdin.flush()
         return self._reply()
 
     def _reply(self) -> dict:
@@ -229,13 +232,16 @@ class Child:
         reply = json.loads(line) if line else {"error": f"it ended with {self.process.wait()}"}
         if "error" in reply:
             self.errors.seek(0)
+            said = self.errors.read()[-2000:]
             self.close()
-            sys.exit(f"{' '.join(self.process.args)}\n{self.errors.read()[-2000:]}\n{reply['error']}")
+            sys.exit(f"{' '.join(self.process.args)}\n{said}\n{reply['error']}")
         return reply
 
     def close(self) -> None:
-        self.process.stdin.close()
+        with suppress(BrokenPipeError):
+            self.process.stdin.close()
         self.process.wait()
+        self.errors.close()
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
@@ -255,7 +261,7 @@ def _took(way) -> float:
 
 
 class Measurement:
-    """Rounds of rows: [wall, CPU] seconds by row, and peaks by process."""
+    """Rounds of rows: [wall, CPU] seconds by row, and memory by row, of the first time that it ran."""
 
     def __init__(self):
         self.rows: dict[str, list[list[float]]] = {}
@@ -278,13 +284,18 @@ def tokens_of(n: int, d_vocab: int, seed: int) -> list[int]:
 def stage(children: dict[str, Child], jobs: Sequence[tuple[str, str, dict]], rounds: int, read=None) -> Measurement:
     """Runs jobs (row, child, request) in rounds, turned by one each, after one that does not count."""
     m = Measurement()
-    for child in children.values():
-        child("reset")
     logits: dict[str, list[float]] = {}
     for i in range(-1, rounds):
         turn = max(i, 0) % len(jobs)
         for row, who, request in (*jobs[turn:], *jobs[:turn]):
-            reply = children[who](**request)
+            if row == "trace" and not 0 <= i < TRACES:
+                continue
+            child, first = children[who], row not in m.peaks
+            if first:
+                child("reset")
+            reply = child(**request)
+            if first:
+                m.peaks[row] = child("memory")
             if i < 0:
                 logits.setdefault(who, reply.get("logits", []))
                 continue
@@ -294,7 +305,6 @@ def stage(children: dict[str, Child], jobs: Sequence[tuple[str, str, dict]], rou
                     m.add(f"{row}: {part}", reply[part])
         if read is not None and i >= 0:
             m.rows.setdefault("read", []).append([read(), 0.0])
-    m.peaks = {name: child("memory") for name, child in children.items()}
     if len(logits) == 2 and all(logits.values()):
         a, b = map(np.array, logits.values())
         m.cosine = float(a @ b / np.linalg.norm(a) / np.linalg.norm(b))
@@ -310,7 +320,8 @@ def compare(args, ours: Child, theirs: Child | None, d_vocab: int, extras: bool,
         jobs = [(who, who, {"do": "prefill", "tokens": tokens}) for who in children]
         if extras:
             jobs.insert(1, ("recorded", "ours", {"do": "prefill", "tokens": tokens, "record": True}))
-            jobs.append(("trace", "ours", {"do": "trace", "tokens": tokens}))
+            if not args.no_trace:
+                jobs.append(("trace", "ours", {"do": "trace", "tokens": tokens}))
         prefill[n] = stage(children, jobs, args.rounds)
         if extras:
             parts[f"prefill {n}"] = [ours("parts", tokens=tokens) for _ in range(args.rounds)]
@@ -340,7 +351,8 @@ def say(text: str) -> None:
 
 
 def ratio(a: np.ndarray, b: np.ndarray) -> str:
-    """Median and quartiles of the wall ratio, and the median of the CPU ratio."""
+    """Median and quartiles of the wall ratio, and the median of the CPU ratio, over the rounds that have both."""
+    b = b[: len(a)]
     q1, median, q3 = np.percentile(a[:, 0] / b[:, 0], (25, 50, 75))
     return f"{f'{median:.2f} ({q1:.2f}-{q3:.2f})':>18} {np.median(a[:, 1] / b[:, 1]):6.2f}"
 
@@ -395,8 +407,10 @@ def own(found: dict, reads: dict) -> list[str]:
         ):
             if row in m.rows:
                 lines.append(f"{f'{said} {n}':22}{per_second(m, row, n):11.1f} {ratio(m.array(row), plain)}")
-        p = m.peaks["ours"]
-        lines.append(f"{'':22}peak {gb(p['peak'])} GB, anonymous {gb(p['anonymous'])}, of files {gb(p['file'])}")
+        for row, said in (("ours", "plain"), ("recorded", "recorded"), ("trace", "trace")):
+            if p := m.peaks.get(row):
+                said = f"{said}: peak {gb(p['peak'])} GB"
+                lines.append(f"{'':22}{said}, afterwards {gb(p['anonymous'])} anonymous, {gb(p['file'])} of files")
     lines.append("\ndecode: the least time that reading allows / ours; and with what generate records")
     lines.append(
         f"{'':22}{'tok/s':>9}{'bound':>9}{'of bound':>10}{'GB/token':>10}{'GB/s':>7}{'as generate / plain':>29}"
@@ -437,6 +451,7 @@ def main() -> None:
     parser.add_argument("--prefill", type=int, nargs="*", default=[512, 1024], help="tokens (default: 512 1024)")
     parser.add_argument("--contexts", type=int, nargs="*", default=[16, 1024, 4096], help="default: 16 1024 4096")
     parser.add_argument("--decode", type=int, default=8, help="tokens a round and context (default: 8)")
+    parser.add_argument("--no-trace", action="store_true", help="leave Model.trace out, the longest row")
     parser.add_argument("--json", type=Path, help="write every single measurement there")
     parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()

@@ -39,7 +39,18 @@ ROOMS: dict[str, set[str]] = {
     "cli": DATA | {"identities", "conversation", "api", "views", "figures", "__init__"},
 }
 WITH_TORCH = {"runner", "kernels", "causal", "tune"}
-OPTIONAL = {"jupyterlab", "ipywidgets", "plotly", "anywidget", "transformers", "nnsight", "transformer_lens", "gguf"}
+OPTIONAL = {
+    "jupyterlab",
+    "ipywidgets",
+    "plotly",
+    "anywidget",
+    "transformers",
+    "nnsight",
+    "transformer_lens",
+    "gguf",
+    "numba",
+    "llvmlite",
+}
 
 
 def room_of(path: Path) -> str:

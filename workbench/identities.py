@@ -145,6 +145,11 @@ class Findings:
         if identity not in self._worst or worst > self._worst[identity][0]:
             self._worst[identity] = (worst, where)
 
+    def take(self, other: "Findings") -> None:
+        """What another check found counts here too."""
+        for identity, (worst, where) in other._worst.items():
+            self.add(identity, worst, where)
+
     def add_layer(self, v: Values, layer: int, config: dict, where: str) -> None:
         for identity, (check, involved) in BY_LAYER.items():
             if not self.edited.intersection(involved):

@@ -19,7 +19,7 @@ from workbench.runner.weights.pages import Borrowed, Mapped
 RANDOM = Random(seed=5)
 N = 70  # past the window of 12, and past a block of 64
 TOKENS = torch.randint(0, RANDOM.config.d_vocab, (1, N), generator=torch.Generator().manual_seed(1))
-LEVELS = [*native.levels(), "torch"]
+LEVELS = [*native.levels(), "numba", "torch"]
 
 
 @pytest.fixture(scope="module")
@@ -29,6 +29,8 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(params=LEVELS)
 def level(request):
+    if request.param == "numba":
+        pytest.importorskip("numba")
     native.use(request.param)
     yield request.param
     native.use(None)

@@ -150,6 +150,7 @@ def test_a_run_that_breaks_an_identity_is_told_loudly(model, monkeypatch):
     """A lens that is not the model's own read-out: what a broken kernel would leave."""
     wrong = lambda c, w, resid: torch.zeros(*resid.shape[:2], c.d_vocab)  # noqa: E731
     monkeypatch.setattr("workbench.runner.tracing.unembed", wrong)
+    monkeypatch.setattr(model, "probed", None)
     with pytest.warns(VerificationWarning, match="lens of the last layer"):
         trace = model.trace(TOKENS, record="")
     assert not trace.verified and "FAILED" in repr(trace)
@@ -165,6 +166,7 @@ def test_a_hook_that_changes_the_last_bits_is_told(model, monkeypatch):
         return x * (1 + 1e-6) if name == "hook_embed" else x
 
     monkeypatch.setattr(Prober, "__call__", nudge)
+    monkeypatch.setattr(model, "probed", None)
     with pytest.warns(VerificationWarning, match="unhooked"):
         model.trace(TOKENS, record="")
 

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from . import native
+from . import jit, native
 from .linear import FEW, ROWS, product
 from .packed import Matrices, Packed, dense
 
@@ -86,15 +86,20 @@ def run(
 
 
 def takes(x: Tensor, matrices: Matrices) -> bool:
-    """Whether the native kernels compute with these: packed on the CPU, and no gradient is wanted."""
-    if not isinstance(matrices, Packed) or not matrices.usual or native.isa() is None:
+    """Whether the native kernels, or numba's, compute with these: packed on the CPU, and no gradient is wanted."""
+    if not isinstance(matrices, Packed) or not matrices.usual:
         return False
+    if native.isa() is None:
+        return jit.takes_decode(x)
     grad = torch.is_grad_enabled() and x.requires_grad
     return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and not grad
 
 
 def _packed(x: Tensor, p: Plan, up, up_bias: Tensor, down, down_bias: Tensor, alpha: float, limit: float) -> Tensor:
     """All experts at once, straight from MXFP4. Which form is used depends on the pass alone: see `FEW`."""
+    if native.isa() is None:
+        h = swiglu(jit.linear_mxfp4(x[p.rows], p.groups, up.blocks, up.scales, up_bias), alpha, limit)
+        return jit.linear_mxfp4(h, p.groups, down.blocks, down.scales, down_bias)
     few = x.shape[0] <= FEW
     h = native.linear_mxfp4(x[p.rows], p.groups, up.blocks, up.scales, up_bias, few)
     return native.linear_mxfp4(native.swiglu(h, alpha, limit), p.groups, down.blocks, down.scales, down_bias, few)

@@ -12,7 +12,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -64,7 +64,7 @@ def linear_mxfp4(
     if not y.numel() or not n_groups:
         y.zero_()
     else:
-        ordered = _order(x, n_groups)
+        ordered = _order(x, packed=True)
         size = 4 * ordered.shape[1]
         chunks = [(e, t, min(FEW, b - t)) for e, a, b in groups for t in range(a, b, FEW)]
         pieces = [
@@ -77,11 +77,9 @@ def linear_mxfp4(
         ranges = -(-n_out // STEP)
         head = (0, ranges * len(chunks), ranges, n_out, n_groups, blocks.stride(1), scales.stride(1), size)
         _each(work().mxfp4, head[1], [*head, *itertools.chain.from_iterable(pieces)])
-    if len(groups) == x.shape[0]:
-        chosen = bias[torch.tensor([e for e, _, _ in groups], dtype=torch.long)]
-    else:
-        chosen = torch.cat([bias[e].expand(b - a, -1) for e, a, b in groups]) if groups else bias[:0]
-    return y.add_(chosen).to(x.dtype)
+    experts = torch.tensor([e for e, a, b in groups for _ in range(a, b)], dtype=torch.long)
+    # index_select: on few rows it is one thread's work, bias[experts] would wake them all
+    return y.add_(bias.index_select(0, experts)).to(x.dtype)
 
 
 def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -89,10 +87,7 @@ def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     native.check_bf16(x, weight, bias)
     rows, n = x.shape
     n_out = weight.shape[0]
-    wide = torch.zeros(rows, -(-n // 16) * 16)
-    # of 16 weights the even ones are shifted up, the odd ones masked; x lies in that order
-    wide[:, :n] = x
-    wide = wide.view(rows, wide.shape[1] // 16, 8, 2).transpose(2, 3).contiguous().flatten(1)
+    wide = _order(x, packed=False)
     y = torch.empty(rows, n_out)
     ranges = -(-n_out // STEP)
     _each(work().bf16, ranges, [
@@ -102,14 +97,25 @@ def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     return (y if bias is None else y.add_(bias)).to(x.dtype)
 
 
-def _order(x: Tensor, n_groups: int) -> Tensor:
-    """fp32, in the order in which `_row_mxfp4` meets the weights: whole pairs of groups, the last filled with zeros."""
-    rows, pairs = x.shape[0], (n_groups + 1) // 2
-    wide = x.float()
-    if n_groups % 2:
-        wide = torch.nn.functional.pad(wide, (0, GROUP))
+@functools.lru_cache(16)
+def _places(n: int, packed: bool) -> Tensor:
+    """The order in which a row of weights meets the n numbers of x, which are filled up with zeros as far as it reads.
+
+    Packed: pairs of groups, see `_row_mxfp4`. Otherwise: of 16 the even ones, then the odd ones, see `_row_bf16`.
+    """
+    if not packed:
+        return torch.arange(-(-n // 16) * 16).view(-1, 8, 2).transpose(1, 2).flatten()
     # group of the pair, half of its bytes, four bytes of even and of odd place, low and high nibble
-    return wide.view(rows, pairs, 2, 2, 4, 2, 2).permute(0, 1, 6, 3, 5, 2, 4).reshape(rows, -1)
+    pairs = torch.arange(-(-n // (2 * GROUP)) * 2 * GROUP).view(-1, 2, 2, 4, 2, 2)
+    return pairs.permute(0, 5, 2, 4, 1, 3).flatten()
+
+
+def _order(x: Tensor, packed: bool) -> Tensor:
+    """x in fp32, in the order of `_places`."""
+    places, wide = _places(x.shape[1], packed), x.float()
+    if spare := len(places) - x.shape[1]:
+        wide = torch.nn.functional.pad(wide, (0, spare))
+    return wide.index_select(1, places)
 
 
 # ---- threads: pieces of work are handed out one by one, as in C ----
@@ -228,7 +234,7 @@ def _compiled(table: bool) -> Work:
     return Work(*(int(f.address or 0) for f in both), keep=both)
 
 
-def _take() -> Callable[..., int]:
+def _take() -> Any:
     """The number of the next piece of a job: one more each time, whichever thread asks."""
     from llvmlite import ir
     from numba import types
@@ -241,7 +247,7 @@ def _take() -> Callable[..., int]:
 
         return types.int64(types.CPointer(types.int64)), code
 
-    return take  # type: ignore[return-value] - numba hands in the first argument
+    return take
 
 
 class _Emit:
@@ -314,7 +320,7 @@ class _Emit:
             self.b.store(self.total(x), self.pointer(at, self.f32), align=4)
 
 
-def _row_mxfp4(m: int, table: bool):
+def _row_mxfp4(m: int, table: bool) -> Any:
     """One row of weights with m rows of x: codes, scales, groups; x and bytes of its row; out and bytes of its row.
 
     What is done for one row of x is the same for every m. Two groups are one register of 32 bytes.
@@ -408,7 +414,7 @@ def _row_mxfp4(m: int, table: bool):
     return row
 
 
-def _row_bf16(m: int):
+def _row_bf16(m: int) -> Any:
     """One row of n weights with m rows of x, as `_row_mxfp4`; x is filled up with zeros to a multiple of 16."""
     from numba import types
     from numba.core import cgutils
@@ -418,15 +424,15 @@ def _row_bf16(m: int):
         weights, n, x, x_row, out, out_row = args
         e = _Emit(b)
         bytes32, wide = e.vector(e.i8, 32), e.vector(e.f32, 8)
-        sums = e.zeros(4 * m)  # four of a row: two for the even places, two for the odd ones
+        sums = e.zeros(2 * m)  # of each row of x: the even places, the odd ones
 
-        def sixteen(k, taken, sums, which):
+        def sixteen(k, taken, sums):
             even, odd = e.split(taken)
             here = b.add(x, b.mul(k, e.const(e.i64, 4)))
             for t in range(m):
-                y, at = b.add(here, b.mul(x_row, e.const(e.i64, t))), 4 * t + 2 * which
-                sums[at] = e.fma(even, e.load(y, wide), sums[at])
-                sums[at + 1] = e.fma(odd, e.load(e.plus(y, 32), wide), sums[at + 1])
+                y = b.add(here, b.mul(x_row, e.const(e.i64, t)))
+                sums[2 * t] = e.fma(even, e.load(y, wide), sums[2 * t])
+                sums[2 * t + 1] = e.fma(odd, e.load(e.plus(y, 32), wide), sums[2 * t + 1])
 
         def loop(first, width):
             steps = b.udiv(b.sub(n, first), e.const(e.i64, width))
@@ -438,7 +444,7 @@ def _row_bf16(m: int):
                     here = b.add(weights, b.mul(at, e.const(e.i64, 2)))
                     if i % 32 == 0:
                         e.fetch(here)
-                    sixteen(at, e.load(here, bytes32), so_far, i // 16 % 2)
+                    sixteen(at, e.load(here, bytes32), so_far)
                 for s, value in zip(sums, so_far):
                     b.store(value, s)
             return b.add(first, b.mul(steps, e.const(e.i64, width)))
@@ -454,13 +460,11 @@ def _row_bf16(m: int):
                 value = e.load(b.add(b.add(weights, b.mul(done, e.const(e.i64, 2))), offset), e.ir.IntType(16))
                 b.store(value, e.pointer(b.add(start, offset), e.ir.IntType(16)), align=2)
             so_far = [b.load(s) for s in sums]
-            sixteen(done, e.load(start, bytes32), so_far, 0)
+            sixteen(done, e.load(start, bytes32), so_far)
             for s, value in zip(sums, so_far):
                 b.store(value, s)
         values = [b.load(s) for s in sums]
-        totals = [
-            b.fadd(b.fadd(values[i], values[i + 2]), b.fadd(values[i + 1], values[i + 3])) for i in range(0, 4 * m, 4)
-        ]
+        totals = [b.fadd(values[2 * t], values[2 * t + 1]) for t in range(m)]
         e.store_totals(totals, out, out_row)
         return context.get_dummy_value()
 

@@ -6,11 +6,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from . import native
+from . import jit, native
 
 ROWS = 4
 WIDENED = 8192  # rows of a matrix that are widened at once: 94 MB in the 20b
 FEW = 4  # rows of a pass up to which the decode kernels are used: they stream weights, the others reuse them
+
+SOME = 32  # rows up to which the same is faster than to widen the whole matrix first
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -22,8 +24,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """
     flat = x.reshape(-1, x.shape[-1])
     n = flat.shape[0]
-    if n <= FEW and streams(flat, weight):
-        return native.linear_bf16(flat, weight, bias).view(*x.shape[:-1], weight.shape[0])
+    if n <= (SOME if widens(flat) else FEW) and streams(flat, weight):
+        ours = jit if native.isa() is None else native
+        parts = [ours.linear_bf16(rows, weight, bias) for rows in flat.split(FEW)]
+        return torch.cat(parts).view(*x.shape[:-1], weight.shape[0])
     if spare := -n % ROWS:
         flat = F.pad(flat, (0, 0, 0, spare))
     y = product(flat, weight, bias)
@@ -32,8 +36,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
 def streams(x: Tensor, weight: Tensor) -> bool:
     """Whether the native bf16 kernel computes this: on the CPU, and no gradient is wanted."""
-    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or native.isa() is None or not weight.is_contiguous():
+    if x.dtype != torch.bfloat16 or x.device.type != "cpu" or not weight.is_contiguous():
         return False
+    if native.isa() is None:
+        return jit.takes_decode(x)
     return not (torch.is_grad_enabled() and x.requires_grad)
 
 

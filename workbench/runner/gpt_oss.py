@@ -21,7 +21,7 @@ from torch import Tensor
 from workbench.errors import CacheError
 from workbench.kernels import attention as attend
 from workbench.kernels.experts import choices, run
-from workbench.kernels.linear import linear
+from workbench.kernels.linear import linear, widens
 from workbench.runner.cache import KVCache
 from workbench.runner.config import Config
 from workbench.runner.taps import Tap
@@ -95,7 +95,8 @@ def attention(
     out = linear(z.reshape(n_batch, n_pos, -1), w.w_o, w.b_o)
     if tap.wants(here + "hook_result"):
         by_head = w.w_o.view(c.d_model, c.n_heads, c.d_head)
-        result = torch.einsum("bphd,mhd->bphm", z, by_head)
+        wide = torch.float32 if widens(z) else z.dtype
+        result = torch.einsum("bphd,mhd->bphm", z.to(wide), by_head.to(wide)).to(z.dtype)
         if (edited := tap(here + "hook_result", result)) is not result:
             changed = (edited != result).flatten(2).any(-1, keepdim=True)  # other positions keep their bits
             out = torch.where(changed | edited.requires_grad, edited.sum(2) + w.b_o, out)

@@ -70,6 +70,7 @@ class Model:
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and readable else None
         self.template = _template(folder)
         self.partial: Trace | None = None  # what the last interrupted generation had written
+        self.probed: tuple | None = None  # the last probe: its length, the kernels, what it found
         self._stack = EditStack()
         self._running: list[Interrupt] = []
 

@@ -110,7 +110,7 @@ def check_scales(name: str, scales: Tensor, where: str) -> None:
 
 def packed(name: str, blocks: Tensor, scales: Tensor, where: str, device: torch.device) -> Packed:
     """The matrices of a layer as they are stored; CheckpointError for a scale that is NaN."""
-    usual = native.safe_scales(scales) if native.isa() is not None else False
+    usual = native.safe_scales(scales) if native.isa() or native.decode() else False
     if not usual:
         check_scales(name, scales, where)
     return Packed(blocks.to(device), scales.to(device), usual)
