@@ -55,7 +55,7 @@ from workbench.runner.taps import Tap
 
 RECORD = "attention residuals"
 PIECE = 512  # tokens that extend a context at once
-LEAST_COSINE = 0.9  # between the last logits of two that ran the same
+LEAST_COSINE = {"bf16": 0.95, "Q8_0": 0.5}  # of the last logits: 0.997 was seen, and 0.81 to 0.95
 READ = 1 << 30
 TRACES = 2  # rounds in which Model.trace takes part: it takes several times as long as a prefill
 
@@ -500,9 +500,11 @@ def main() -> None:
         if len(found) == 1:
             print("\n".join(own(found[name], reads)), flush=True)
     ours.close()
-    cosines = [m.cosine for f in found.values() for m in f["prefill"].values() if m.cosine is not None]
-    if cosines and min(cosines) < LEAST_COSINE:
-        print(f"\nWARNING: the last logits agree only to a cosine of {min(cosines):.3f}: not the same model?")
+    for name, f in found.items():
+        least = next((x for kind, x in LEAST_COSINE.items() if kind in name), -1)
+        for n, m in f["prefill"].items():
+            if m.cosine is not None and m.cosine < least:
+                print(f"\nWARNING: {name} at {n}: last logits agree to a cosine of {m.cosine:.3f}: not the same model?")
     if args.json:
         kinds = ("prefill", "decode")
         every = {

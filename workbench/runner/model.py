@@ -40,7 +40,7 @@ class Model:
     bfloat16 above. float16 is refused: gpt-oss's activations overflow it.
 
     Experts in MXFP4 stay packed, and weights are read where they lie in the file, never copied: gpt-oss-20b runs on a
-    computer with 16 GB. `memory="small"` gives each layer's pages back after its use and needs about 2.5 GB, "fast"
+    computer with 16 GB. `memory="small"` gives each layer's pages back after its use and needs about 3 GB, "fast"
     keeps them; "auto" is "fast" where the file fits into what is free. Models below 256 MB are dequantised.
 
     >>> model = wb.Model("pocket")

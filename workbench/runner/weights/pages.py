@@ -4,6 +4,8 @@ A mapped weight costs no memory of its own: its pages are the operating system's
 they stay mapped once they were used. In memory="small" a layer's pages are given back as soon as the pass has left it
 (they stay in the page cache as long as there is room), and only the experts that were chosen are read, all at once and
 ahead of time, so that a model that is larger than the memory runs at the speed of the disk and not of page faults.
+
+A mapped weight that is written into in place is lost with its page: change values by edits, or copy the weight first.
 """
 
 import ctypes
