@@ -26,7 +26,7 @@ What runs, and what it keeps of every layer:
     TransformerLens plain, rec.   patterns, router logits, resid_pre, resid_mid, resid_post, by run_with_cache
 
 Before anything is measured, everybody's patterns, router logits and residual streams at the smallest size (256 at most)
-must agree to 1e-5 of their largest value, with `--shape 20b` to 1e-4; ours are recomputed from rot_q, rot_k and sinks,
+must agree to 1e-5 of their largest value; ours are recomputed from rot_q, rot_k and sinks,
 as a reader of a trace would.
 
 Time. In each round fresh processes load the model, then every row runs once (256 tokens twice), starting two rows later
@@ -82,7 +82,7 @@ DIMS = dict(SHAPES[os.environ.get(SHAPE, "small")])
 LAYERS = range(DIMS["n_layers"])
 SIZES = (256, 512, 1024, 2048)
 AGREE_AT = 256  # tokens at most: patterns of four tools are held at once
-TOLERANCE = {"small": 1e-5, "20b": 1e-4}  # sums of 2,880 round off more than sums of 512: 9e-6 at 128 tokens
+TOLERANCE = 1e-5
 PEERS = ("transformers", "nnsight", "TransformerLens")
 PLAIN, RECORDED, PATTERNS = "plain", "recorded", "+patterns"
 OURS, OURS_RECORDED = ("workbench", PLAIN), ("workbench", RECORDED)
@@ -465,8 +465,8 @@ def main() -> None:
         differences = disagreement(folder, min(sizes[0], AGREE_AT), args.threads)
         said = ", ".join(f"{tool} {x:.0e}" for tool, x in differences.items())
         print(f"largest relative difference from what workbench recorded: {said}", flush=True)
-        if max(differences.values()) > TOLERANCE[args.shape]:
-            sys.exit(f"they did not record the same thing: over {TOLERANCE[args.shape]:.0e}. Nothing was measured.")
+        if max(differences.values()) > TOLERANCE:
+            sys.exit(f"they did not record the same thing: over {TOLERANCE:.0e}. Nothing was measured.")
         if args.only != "memory":
             taken = times(folder, sizes, rounds, args.threads)
         if weigh:
