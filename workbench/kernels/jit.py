@@ -1,7 +1,8 @@
 """What decoding a token reads most, without a C compiler: the "few" forms of native.c, compiled by numba at first use.
 
 For where native.py finds no library and numba is installed (`native.decode()`). The products go straight from MXFP4 or
-bf16 as in C: one row of weights is one stream, decoded in registers. Loops alone would be eight times slower, so the
+bf16 as in C: one row of weights is one stream, decoded in registers (into fp32, where C on AVX2 multiplies integers).
+Loops alone would be eight times slower, so the
 row is written out in LLVM's vector instructions, which numba translates for the processor at hand.
 """
 
@@ -57,7 +58,7 @@ def takes_decode(x: Tensor) -> bool:
 def linear_mxfp4(
     x: Tensor, groups: Sequence[tuple[int, int, int]], blocks: Tensor, scales: Tensor, bias: Tensor
 ) -> Tensor:
-    """`native.linear_mxfp4` with `few`: the same contract, and sums in the same order as on AVX2."""
+    """`native.linear_mxfp4` with `few`: the same contract."""
     native.check_mxfp4(x, groups, blocks, scales, bias)
     n_out, n_groups = scales.shape[1:]
     y = torch.empty(x.shape[0], n_out)

@@ -117,6 +117,9 @@ typedef struct {
     int packed;      /* whether tiles are packed [k][tokens]; otherwise they are rows of x itself */
 } Kernels;
 
+/* Elements of a row of x in "few": whole pairs of groups, and room for what a kernel notes about the row. */
+IN size_t width_few(i64 groups) { return 32 * (size_t)(groups + (groups & 1)) + 16; }
+
 /* ---- portable ---- */
 
 static void order_plain(const void *x, int bf16, i64 groups, void *to) {
@@ -200,7 +203,7 @@ static void tile_plain(int m, const void *panel, const void *x, i64 x_row, i64 g
                  default: BY_TOKENS_6(f, m, __VA_ARGS__) }
 
 #if defined(__x86_64__)
-/* ---- AVX2: everything in fp32, exact for bf16 input too ---- */
+/* ---- AVX2: in fp32, exact for bf16 input too; "few" in whole numbers ---- */
 
 static const u8 HIGH2[32] __attribute__((aligned(32))) = {HIGH, HIGH}, LOW2[32] __attribute__((aligned(32))) = {LOW, LOW};
 
@@ -220,54 +223,103 @@ T2 IN float total2(__m256 v) {
     return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
 }
 
-/* Two groups are one register; see `numbers2` for the order. */
-static void order_avx2(const void *x, int bf16, i64 groups, void *to) {
-    float *o = to;
-    for (i64 g = 0; g < groups; g += 2)
-        for (int nibble = 0; nibble < 2; nibble++)
-            for (int half = 0; half < 2; half++)
-                for (int odd = 0; odd < 2; odd++)
-                    for (int b = 0; b < 2; b++)
-                        for (int i = 0; i < 4; i++)
-                            *o++ = g + b < groups ? load(x, 32 * (g + b) + 2 * (8 * half + 2 * i + odd) + nibble, bf16) : 0;
+/* "few" multiplies integers, exactly: eight bits at a time take fewer instructions than fp32 whose weights must first
+ * be made of their codes. Of a group of x every number becomes v * 2^e, v whole and |v| <= 2^22, so that what is lost
+ * is less than 2^-22 of the group's largest; v is three signed digits of eight bits. A doubled FP4 number plus 12 lies
+ * in 0..24, is a byte of a table, and its products with digits never overflow; 12 times the sum of v is taken off.
+ *
+ * A pair of groups: three planes of digits, lowest first, each of 32 even elements and 32 odd ones (16 of either
+ * group); then what is to be taken off, for each four lanes of a group. After all pairs the powers 2^(e - 1). */
+enum { PAIR = 224, DIGITS = 3 };
+static const u8 UP12[32] __attribute__((aligned(32))) = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0,
+                                                         12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
+
+/* The group's numbers as whole ones; gives the power of two that one of them counts. */
+T2 static float whole_avx2(const float x[32], int32_t v[32]) {
+    float most = 0;
+    for (int i = 0; i < 32; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
+    int e = (int)(as_bits(most) >> 23) - 126; /* most < 2^e */
+    e = e < -100 ? -100 : e;                  /* below, all are as good as nothing; 2^(22 - e) must be a float */
+    float up = as_float((u32)(22 - e + 127) << 23);
+    for (int i = 0; i < 32; i++) v[i] = (int32_t)rintf(x[i] * up);
+    return as_float((u32)(e - 22 + 127) << 23);
 }
 
-T2 IN void row_avx2_m(int m, const u8 *codes, const u8 *scales, i64 groups, const float *x, size_t stride, float *out) {
-    const __m256i low = _mm256_set1_epi8(15), spread = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+T2 static void order_avx2(const void *x, int bf16, i64 groups, void *to) {
+    u8 *o = to;
+    float *powers = (float *)(o + PAIR * ((groups + 1) / 2));
+    int *plain = (int *)to + width_few(groups) - 1;
+    *plain = 0;
+    for (i64 k = 0; k < 32 * groups; k++) *plain |= (as_bits(load(x, k, bf16)) & 0x7f800000) == 0x7f800000;
+    if (*plain) { order_plain(x, bf16, groups, to); return; } /* infinite or NaN: no whole number is like that */
+    for (i64 g = 0; g < groups; g += 2, o += PAIR) {
+        int32_t off[8] __attribute__((aligned(32))) = {0};
+        memset(o, 0, PAIR);
+        for (int b = 0; b < 2 && g + b < groups; b++) {
+            float y[32];
+            int32_t v[32];
+            for (int i = 0; i < 32; i++) y[i] = load(x, 32 * (g + b) + i, bf16);
+            powers[g + b] = .5f * whole_avx2(y, v);
+            for (int i = 0; i < 32; i++) off[4 * b + i / 8] += 12 * v[i];
+            for (int plane = 0; plane < DIGITS; plane++)
+                for (int i = 0; i < 32; i++) {
+                    int8_t digit = (int8_t)v[i];
+                    o[64 * plane + 32 * (i & 1) + 16 * b + i / 2] = (u8)digit;
+                    v[i] = (v[i] - digit) >> 8;
+                }
+        }
+        memcpy(o + 64 * DIGITS, off, sizeof off);
+    }
+}
+
+T2 IN void row_avx2_m(int m, const u8 *codes, const u8 *scales, i64 groups, const u8 *x, size_t stride, float *out) {
+    const __m256i low = _mm256_set1_epi8(15), table = _mm256_load_si256((const __m256i *)UP12);
+    const __m256i one = _mm256_set1_epi16(1), byte = _mm256_set1_epi16(256), spread = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
+    const u8 *powers = x + PAIR * ((groups + 1) / 2);
     __m256 sum[FOUR];
-    float s[64];
+    float s[FOUR][64];
     UNROLL for (int t = 0; t < m; t++) sum[t] = _mm256_setzero_ps();
     for (i64 start = 0; start < groups; start += 64) {
         i64 n = least(64, groups - start), g;
-        for (g = 0; g + 8 <= n; g += 8)
-            _mm256_storeu_ps(s + g, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(
-                _mm_loadl_epi64((const __m128i *)(scales + start + g))), 23)));
-        for (; g < n; g++) s[g] = power(scales[start + g]);
-        if (n & 1) s[n] = 0;
+        for (g = 0; g + 8 <= n; g += 8) {
+            __m256 k = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(
+                _mm_loadl_epi64((const __m128i *)(scales + start + g))), 23));
+            UNROLL for (int t = 0; t < m; t++)
+                _mm256_storeu_ps(s[t] + g, _mm256_mul_ps(k, _mm256_loadu_ps((const float *)(powers + t * stride) + start + g)));
+        }
+        for (; g < n; g++)
+            UNROLL for (int t = 0; t < m; t++) s[t][g] = power(scales[start + g]) * ((const float *)(powers + t * stride))[start + g];
+        if (n & 1) UNROLL for (int t = 0; t < m; t++) s[t][n] = 0;
         for (g = 0; g < n; g += 2) {
-            const u8 *p = codes + 16 * (start + g);
-            const float *y = x + 32 * (start + g);
+            const u8 *p = codes + 16 * (start + g), *y = x + PAIR / 2 * (start + g);
             _mm_prefetch((const char *)p + 8192, _MM_HINT_T0);
             __m256i b = g + 1 < n ? _mm256_loadu_si256((const __m256i *)p)
                 : _mm256_inserti128_si256(_mm256_setzero_si256(), _mm_loadu_si128((const __m128i *)p), 0);
-            __m256 w[8], k = _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_broadcast_sd((const double *)(s + g))), spread);
-            numbers2(_mm256_and_si256(b, low), w);
-            numbers2(_mm256_and_si256(_mm256_srli_epi16(b, 4), low), w + 4);
+            __m256i even = _mm256_shuffle_epi8(table, _mm256_and_si256(b, low));
+            __m256i odd = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(b, 4), low));
             UNROLL for (int t = 0; t < m; t++) {
-                const float *z = y + t * stride;
-                __m256 a = _mm256_mul_ps(w[0], _mm256_loadu_ps(z)), c = _mm256_mul_ps(w[1], _mm256_loadu_ps(z + 8));
-                UNROLL for (int i = 2; i < 8; i += 2) {
-                    a = _mm256_fmadd_ps(w[i], _mm256_loadu_ps(z + 8 * i), a);
-                    c = _mm256_fmadd_ps(w[i + 1], _mm256_loadu_ps(z + 8 * i + 8), c);
-                }
-                sum[t] = _mm256_fmadd_ps(_mm256_add_ps(a, c), k, sum[t]);
+                const __m256i *z = (const __m256i *)(y + t * stride);
+                __m256i d0 = _mm256_add_epi16(_mm256_maddubs_epi16(even, z[0]), _mm256_maddubs_epi16(odd, z[1]));
+                __m256i d1 = _mm256_add_epi16(_mm256_maddubs_epi16(even, z[2]), _mm256_maddubs_epi16(odd, z[3]));
+                __m256i d2 = _mm256_add_epi16(_mm256_maddubs_epi16(even, z[4]), _mm256_maddubs_epi16(odd, z[5]));
+                __m256i v = _mm256_add_epi32(_mm256_madd_epi16(d1, byte), _mm256_slli_epi32(_mm256_madd_epi16(d2, one), 16));
+                v = _mm256_add_epi32(v, _mm256_sub_epi32(_mm256_madd_epi16(d0, one), z[6]));
+                __m256 k = _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_broadcast_sd((const double *)(s[t] + g))), spread);
+                sum[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(v), k, sum[t]);
             }
         }
     }
     UNROLL for (int t = 0; t < m; t++) out[t] = total2(sum[t]);
 }
 T2 static void row_avx2(const u8 *c, const u8 *s, i64 g, const void *x, size_t stride, int m, float *out) {
-    BY_TOKENS_4(row_avx2_m, m, c, s, g, x, stride, out)
+    int plain = 0;
+    for (int t = 0; t < m; t++) plain |= ((const int *)x)[(t + 1) * stride - 1];
+    if (!plain) { BY_TOKENS_4(row_avx2_m, m, c, s, g, x, 4 * stride, out) return; }
+    for (int t = 0; t < m; t++) {
+        const float *y = (const float *)x + t * stride;
+        if (((const int *)y)[stride - 1]) row_plain(c, s, g, y, stride, 1, out + t);
+        else row_avx2_m(1, c, s, g, (const u8 *)y, 4 * stride, out + t);
+    }
 }
 
 /* The bytes of 32 rows are transposed, so that a register holds one byte of each: rows 0-15 in one half, 16-31 in the
@@ -584,7 +636,7 @@ static void piece_few(void *job, size_t i) {
     Piece *w = p->pieces + i;
     i64 expert = p->groups[w->group].expert;
     const u8 *codes = p->codes + expert * p->code_expert, *scales = p->scales + expert * p->scale_expert;
-    size_t stride = 32 * (size_t)(p->n_groups + (p->n_groups & 1));
+    size_t stride = width_few(p->n_groups);
     for (i64 n = w->out; n < w->out + w->n_out; n++) {
         float bias = p->bias ? load(p->bias, expert * p->bias_expert + n, p->bf16) : 0, y[FOUR];
         for (i64 t = 0; t < w->n_rows; t += FOUR) {
@@ -655,7 +707,7 @@ API int wb_linear_mxfp4(int level, int threads, int bf16, int few, const void *x
     Product p = {kernels(level, bf16), codes, scales, x, bias, out, code_expert, code_row, scale_expert, scale_row,
                  bias_expert, n_out, n_groups, bf16, 0, (const Group *)groups, NULL};
     const Kernels *k = p.k;
-    i64 in = 32 * n_groups, width = 32 * (n_groups + (n_groups & 1)), slots = 0, n = 0, step = few ? 64 : 2 * PANEL;
+    i64 in = 32 * n_groups, width = (i64)width_few(n_groups), slots = 0, n = 0, step = few ? 64 : 2 * PANEL;
     i64 ranges = (n_out + step - 1) / step;
     for (i64 g = 0; g < count; g++) {
         i64 rows = p.groups[g].last - p.groups[g].first;
