@@ -181,15 +181,6 @@ def test_the_bits_are_the_same_however_the_work_is_done(monkeypatch):
     assert "llvm.x86" not in code and "x float> @llvm.fma.v8f32" in code
 
 
-def test_a_bf16_matrix_gives_the_bits_of_c_on_avx2():
-    if "avx2" not in native.levels():
-        pytest.skip("no C kernels for AVX2 here")
-    native.use("avx2")
-    for n in (37, 720):
-        weight, x = rand(70, n, dtype=torch.bfloat16), rand(3, n, seed=1, dtype=torch.bfloat16)
-        assert torch.equal(jit.linear_bf16(x, weight), native.linear_bf16(x, weight))
-
-
 def test_without_a_library_numba_decodes_and_why_says_how_to_get_the_kernels(no_library):
     assert native.isa() is None and native.levels() == [] and native.decode() == "numba"
     said = native.why()

@@ -81,7 +81,7 @@ def run(
         y = _one_by_one(x, p, up, up_bias, down, down_bias, alpha, limit)
     slots = torch.zeros(ran.numel(), dtype=torch.long, device=x.device)
     slots[p.pairs] = p.slots
-    said = y[slots].view(*ran.shape, x.shape[-1])
+    said = y.index_select(0, slots).view(*ran.shape, x.shape[-1])
     return said if len(p.pairs) == ran.numel() else said * (share != 0)[..., None]
 
 
@@ -98,10 +98,10 @@ def takes(x: Tensor, matrices: Matrices) -> bool:
 def _packed(x: Tensor, p: Plan, up, up_bias: Tensor, down, down_bias: Tensor, alpha: float, limit: float) -> Tensor:
     """All experts at once, straight from MXFP4. Which form is used depends on the pass alone: see `FEW`."""
     if native.isa() is None:
-        h = swiglu(jit.linear_mxfp4(x[p.rows], p.groups, up.blocks, up.scales, up_bias), alpha, limit)
+        h = swiglu(jit.linear_mxfp4(x.index_select(0, p.rows), p.groups, up.blocks, up.scales, up_bias), alpha, limit)
         return jit.linear_mxfp4(h, p.groups, down.blocks, down.scales, down_bias)
     few = x.shape[0] <= FEW
-    h = native.linear_mxfp4(x[p.rows], p.groups, up.blocks, up.scales, up_bias, few)
+    h = native.linear_mxfp4(x.index_select(0, p.rows), p.groups, up.blocks, up.scales, up_bias, few)
     return native.linear_mxfp4(native.swiglu(h, alpha, limit), p.groups, down.blocks, down.scales, down_bias, few)
 
 

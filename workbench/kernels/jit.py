@@ -2,8 +2,8 @@
 
 For where native.py finds no library and numba is installed (`native.decode()`). The products go straight from MXFP4 or
 bf16 as in C: one row of weights is one stream, decoded in registers (into fp32, where C on AVX2 multiplies integers).
-Loops alone would be eight times slower, so the
-row is written out in LLVM's vector instructions, which numba translates for the processor at hand.
+Loops alone would be eight times slower, so the row is written out in LLVM's vector instructions, which numba translates
+for the processor at hand.
 """
 
 import ctypes

@@ -773,28 +773,41 @@ static void stream_plain(const u16 *w, i64 n, const void *x, size_t stride, int 
 }
 
 #if defined(__x86_64__)
-/* Of 16 weights the even ones are shifted up, the odd ones masked; x lies in that order. */
-T2 IN void stream_avx2_m(int m, const u16 *w, i64 n, const float *x, size_t stride, float *out) {
+/* Of 16 weights the even ones are shifted up, the odd ones masked; x lies in that order. Four sums a token, so that none
+ * waits for the one before; of three or four tokens two are done first, and the row is in the cache for the others. */
+T2 IN void steps_avx2(int m, const u16 *p, const float *x, size_t stride, __m256 a[2][4]) {
     const __m256i top = _mm256_set1_epi32((int)0xffff0000);
-    __m256 a[FOUR][2];
-    UNROLL for (int t = 0; t < m; t++) a[t][0] = a[t][1] = _mm256_setzero_ps();
-    for (i64 k = 0; k < n; k += STEP) {
-        ENDING(w, k, n)
-        _mm_prefetch((const char *)(w + k) + 8192, _MM_HINT_T0), _mm_prefetch((const char *)(w + k) + 8256, _MM_HINT_T0);
-        UNROLL for (int j = 0; j < STEP; j += 16) {
-            __m256i b = _mm256_loadu_si256((const __m256i *)(p + j));
-            __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), odd = _mm256_castsi256_ps(_mm256_and_si256(b, top));
-            UNROLL for (int t = 0; t < m; t++) {
-                const float *y = x + t * stride + k + j;
-                a[t][0] = _mm256_fmadd_ps(even, _mm256_loadu_ps(y), a[t][0]);
-                a[t][1] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(y + 8), a[t][1]);
-            }
+    UNROLL for (int j = 0; j < STEP; j += 16) {
+        __m256i b = _mm256_loadu_si256((const __m256i *)(p + j));
+        __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), odd = _mm256_castsi256_ps(_mm256_and_si256(b, top));
+        UNROLL for (int t = 0; t < m; t++) {
+            const float *y = x + t * stride + j;
+            __m256 *s = a[t] + j / 16 % 2 * 2;
+            s[0] = _mm256_fmadd_ps(even, _mm256_loadu_ps(y), s[0]);
+            s[1] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(y + 8), s[1]);
         }
     }
-    UNROLL for (int t = 0; t < m; t++) out[t] = total2(_mm256_add_ps(a[t][0], a[t][1]));
+}
+T2 IN void stream_avx2_m(int m, const u16 *w, i64 n, const float *x, size_t stride, float *out) {
+    __m256 a[2][4];
+    i64 k = 0;
+    UNROLL for (int t = 0; t < m; t++) a[t][0] = a[t][1] = a[t][2] = a[t][3] = _mm256_setzero_ps();
+    for (; k + STEP <= n; k += STEP) {
+        _mm_prefetch((const char *)(w + k) + 1024, _MM_HINT_T0), _mm_prefetch((const char *)(w + k) + 1088, _MM_HINT_T0);
+        steps_avx2(m, w + k, x + k, stride, a);
+    }
+    if (k < n) {
+        ENDING(w, k, n)
+        steps_avx2(m, p, x + k, stride, a);
+    }
+    UNROLL for (int t = 0; t < m; t++) out[t] = total2(_mm256_add_ps(_mm256_add_ps(a[t][0], a[t][1]), _mm256_add_ps(a[t][2], a[t][3])));
 }
 T2 static void stream_avx2(const u16 *w, i64 n, const void *x, size_t stride, int m, float *out) {
-    BY_TOKENS_4(stream_avx2_m, m, w, n, x, stride, out)
+    for (int t = 0; t < m; t += 2) {
+        const float *y = (const float *)x + t * stride;
+        if (t + 1 < m) stream_avx2_m(2, w, n, y, stride, out + t);
+        else stream_avx2_m(1, w, n, y, stride, out + t);
+    }
 }
 #endif
 #if defined(HAS512)
