@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import workbench as wb
+from tests.runner.models import ctrl_c_in_pass
 from tests.traces import made
 from workbench import cli
 
@@ -137,6 +139,44 @@ def test_an_interrupt_keeps_what_was_written(monkeypatch: pytest.MonkeyPatch, ca
     assert cli.main(["trace", ASK, "-o", "half.trace"]) == 130
     assert wb.load("half.trace").status == "partial"
     assert "half.trace is partial" in capsys.readouterr().err
+
+
+def test_resume_goes_on_with_what_an_interrupt_left(pocket: Path, capsys: pytest.CaptureFixture):
+    with ctrl_c_in_pass(20):
+        assert cli.main(["trace", ASK, "-o", "my half.trace"]) == 130
+    said = capsys.readouterr().err
+    assert said.endswith("Go on with:\n  workbench resume 'my half.trace'\n")
+    with ctrl_c_in_pass(5):
+        assert cli.main(["resume", "my half.trace", "--json"]) == 130
+    told = capsys.readouterr()
+    assert json.loads(told.out)["generated"] == 22
+    assert told.err.endswith("  workbench resume 'my half-resumed.trace'\n")
+    assert cli.main(["resume", "my half-resumed.trace", "-o", "done.trace"]) == 0
+    assert repr(wb.load("done.trace")) in capsys.readouterr().out
+    done, whole = wb.load("done.trace"), wb.load(pocket)
+    assert done.manifest.to_json() | {"created": ""} == whole.manifest.to_json() | {"created": ""}
+
+
+def test_resume_needs_the_model_that_wrote_it_and_says_how_to_name_it(tmp_path: Path, capsys: pytest.CaptureFixture):
+    other = Path(shutil.copytree(Path(wb.__file__).parents[1] / "data" / "pocket", tmp_path / "models" / "other"))
+    with ctrl_c_in_pass(9):
+        assert cli.main(["trace", ASK, "-o", "half.trace", "--model", str(other)]) == 130
+    assert capsys.readouterr().err.endswith(f"  workbench resume half.trace --model {other}\n")
+    assert cli.main(["resume", "half.trace", "-o", "done.trace"]) == 1
+    assert "other" in capsys.readouterr().err
+    assert cli.main(["resume", "half.trace", "--model", str(other), "-o", "done.trace"]) == 0
+
+
+def test_an_interrupt_before_anything_was_written_leaves_no_trace(capsys: pytest.CaptureFixture):
+    with ctrl_c_in_pass(1):
+        assert cli.main(["trace", ASK]) == 130
+    assert capsys.readouterr().err == "interrupted\n"
+    assert not os.listdir()
+
+
+def test_a_complete_trace_is_not_resumed(pocket: Path, capsys: pytest.CaptureFixture):
+    assert cli.main(["resume", str(pocket)]) == 1
+    assert "it is complete" in capsys.readouterr().err
 
 
 def test_an_interrupt_before_anything_was_written_leaves_nothing(monkeypatch: pytest.MonkeyPatch):

@@ -19,6 +19,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.analysis.attention import pattern_band as pattern_band
     from workbench.analysis.attention import pattern_view as pattern_view
     from workbench.api import estimate as estimate
+    from workbench.api import resume as resume
     from workbench.api import trace as trace
     from workbench.conversation.chat import chat as chat
     from workbench.identities import check as check
@@ -38,6 +39,7 @@ __version__ = "0.1.0"
 _HOME = {  # public name -> the module that defines it
     "trace": "workbench.api",
     "estimate": "workbench.api",
+    "resume": "workbench.api",
     "Model": "workbench.runner.model",
     "Trace": "workbench.traces",
     "load": "workbench.traces",

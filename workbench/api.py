@@ -51,6 +51,21 @@ def trace(
     )  # fmt: skip
 
 
+def resume(partial: "Trace", model: "str | Model | None" = None) -> "Trace":
+    """Goes on with an interrupted run, and gives the Trace that it would have left; see `Model.resume`.
+
+    `partial`: what the interrupt kept, `interrupt.trace`, or that trace saved and loaded. `model`: as for `trace`;
+    the one that the partial trace names unless given.
+
+    >>> half = wb.load("half.trace")  # doctest: +SKIP
+    >>> wb.resume(half).status  # doctest: +SKIP
+    'complete'
+
+    Raises ModelNotFound, CheckpointError, ResumeError, BudgetError.
+    """
+    return model_of(partial.manifest.model["name"] if model is None else model).resume(partial)
+
+
 def estimate(
     prompt,
     model: "str | Model" = "pocket",

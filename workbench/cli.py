@@ -8,8 +8,9 @@ import argparse
 import json
 import os
 import re
+import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,14 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (default: 0)")
     c.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest tokens of this mass (default: 1)")
     c.add_argument("--seed", type=int, default=0, help="of the draw (default: 0)")
+    _as_json(c, "where the trace is and what was said")
+
+    c = _command(commands, "resume", resume, "go on with a trace that an interrupt left, as if there had been none")
+    c.add_argument("path", metavar="PATH", help="the folder of a partial trace")
+    c.add_argument("--model", help="where the model that wrote it is (default: by the name in the trace)")
+    c.add_argument(
+        "-o", "--output", metavar="PATH", help="where the whole trace goes; must not exist (default: a new name here)"
+    )
     _as_json(c, "where the trace is and what was said")
 
     c = _command(commands, "info", info, "say what a trace is, what it holds, and whether it can be trusted")
@@ -120,13 +129,11 @@ def _as_json(c: argparse.ArgumentParser, what: str) -> None:
 
 
 def trace(given: argparse.Namespace) -> int:
-    target = Path(given.output) if given.output else _free(_stem(given.prompt), ".trace")
-    if os.path.lexists(target):
-        raise TraceExists(f"{visible(str(target))} is there already. Give another path with -o.")
     asked = _question(given)
-    stopped = False
-    try:
-        made = wb.trace(
+    return _recorded(
+        given,
+        _stem(given.prompt),
+        lambda: wb.trace(
             asked,
             model=given.model,
             record=given.record.replace(",", " "),
@@ -135,7 +142,24 @@ def trace(given: argparse.Namespace) -> int:
             top_p=given.top_p,
             seed=given.seed,
             reasoning=given.reasoning,
-        )
+        ),
+    )
+
+
+def resume(given: argparse.Namespace) -> int:
+    left = wb.load(given.path)
+    stem = f"{Path(given.path).resolve().name.removesuffix('.trace')}-resumed"
+    return _recorded(given, stem, lambda: wb.resume(left, model=given.model))
+
+
+def _recorded(given: argparse.Namespace, stem: str, run: Callable[[], "Trace"]) -> int:
+    """Runs, and writes the trace that it gives, or that an interrupt leaves of it."""
+    target = Path(given.output) if given.output else _free(stem, ".trace")
+    if os.path.lexists(target):
+        raise TraceExists(f"{visible(str(target))} is there already. Give another path with -o.")
+    stopped = False
+    try:
+        made = run()
     except KeyboardInterrupt as interrupt:
         made = getattr(interrupt, "trace", None)
         if made is None:
@@ -152,7 +176,12 @@ def trace(given: argparse.Namespace) -> int:
         print(made)
         print(f"written to {visible(str(where))}")
     if stopped:
-        print(f"interrupted: {visible(str(where))} is partial, it ends where you stopped it", file=sys.stderr)
+        if made.status == "partial":
+            print(
+                f"interrupted: {visible(str(where))} is partial, it ends where you stopped it. Go on with:\n"
+                f"  workbench resume {_quoted(target)}{_model_of(given, made)}",
+                file=sys.stderr,
+            )
         return INTERRUPTED
     return UNVERIFIED if any(line["status"] == "fails" for line in made.verification) else 0
 
@@ -292,6 +321,17 @@ def _about(made: "Trace", where: os.PathLike | str) -> dict[str, Any]:
         "tokens": len(made),
         "generated": len(made) - made.prompt_length,
     }
+
+
+def _model_of(given: argparse.Namespace, made: "Trace") -> str:
+    """The option that finds the model again, where its name alone would not."""
+    known = given.model in (None, made.manifest.model["name"])
+    return "" if known else f" --model {_quoted(given.model)}"
+
+
+def _quoted(word: os.PathLike | str) -> str:
+    """A word for a shell, safe to show."""
+    return visible(shlex.quote(os.fspath(word)))
 
 
 def _stem(prompt: str) -> str:

@@ -7,6 +7,7 @@ WorkbenchError
 ├── HookNameError          no hook point has that name
 ├── NotRecorded            the trace does not hold what was asked
 ├── CacheError             keys and values whose layers do not hold the same positions
+├── ResumeError            a trace that this model, as it is now, cannot go on with
 ├── EditError              an edit that matched nothing, never fired, or returned something else than a tensor
 ├── BudgetError            the recording would not fit; the message names cheaper choices
 ├── MissingDependency      an optional package is needed; the message says how to install it
@@ -44,6 +45,10 @@ class NotRecorded(WorkbenchError, LookupError):
 
 
 class CacheError(WorkbenchError):
+    pass
+
+
+class ResumeError(WorkbenchError):
     pass
 
 

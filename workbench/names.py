@@ -61,6 +61,13 @@ LANES: dict[str, tuple[str, ...]] = {
     }.items()
 }
 
+# In partial traces only: where an interrupted generation stood, so that it can be gone on with.
+STATE: dict[str, tuple[str, ...]] = {
+    "blocks.*.attn.cache_k": ("kv_head", "key", "d_head"),  # after RoPE; the last keys that the layer still needs
+    "blocks.*.attn.cache_v": ("kv_head", "key", "d_head"),
+    "next_logits": ("d_vocab",),  # of the token to come
+}
+
 PRESETS: dict[str, tuple[str, ...]] = {
     "residuals": ("hook_embed", "blocks.*.hook_resid_pre", "blocks.*.hook_resid_mid", "blocks.*.hook_resid_post"),
     "writes": ("blocks.*.hook_attn_out", "blocks.*.hook_mlp_out"),
@@ -130,7 +137,7 @@ def axes(name: str) -> tuple[str, ...]:
     >>> axes("blocks.0.attn.hook_pattern")
     ('head', 'query', 'key')
     """
-    known = POINTS | LANES
+    known = POINTS | LANES | STATE
     point = point_of(name)
     if point not in known:
         raise unknown(name, known)

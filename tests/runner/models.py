@@ -1,11 +1,16 @@
 """Small models for the tests of this room."""
 
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
+from unittest import mock
 
 import torch
 
 from tests.checkpoints import Random
 from workbench.runner.model import Model
+from workbench.runner.taps import Recorder
 
 
 @cache
@@ -18,3 +23,19 @@ def tiny(seed: int = 0) -> Model:
 
 def some_tokens(n: int, seed: int = 0, n_vocab: int = 170) -> list[int]:
     return torch.randint(0, n_vocab, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
+
+
+@contextmanager
+def ctrl_c_in_pass(n: int, point: str = "blocks.1.mlp.router.hook_out") -> Iterator[None]:
+    """Presses Ctrl-C in the n-th pass that records `point`, in the middle of the model; no manifest tells of it."""
+    see, left = Recorder.__call__, [n]
+
+    def press(recorder, name, x, offset=0):
+        if name == point:
+            left[0] -= 1
+            if left[0] == 0:
+                signal.raise_signal(signal.SIGINT)
+        return see(recorder, name, x, offset)
+
+    with mock.patch.object(Recorder, "__call__", press):
+        yield

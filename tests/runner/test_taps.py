@@ -11,7 +11,7 @@ from tests.runner import textbook
 from tests.runner.models import some_tokens, tiny
 from workbench import names
 from workbench.errors import EditError, HookNameError, NotRecorded
-from workbench.runner.gpt_oss import forward, resume
+from workbench.runner.gpt_oss import forward, forward_from
 from workbench.runner.taps import Chain, Edit, Recorder, Tap, fingerprint
 
 TOKENS = some_tokens(70)
@@ -145,6 +145,15 @@ def test_masking_every_key_leaves_the_output_bias_exactly(model):
     bias = model.weights.blocks[1].b_o.detach().numpy()
     assert np.array_equal(trace["attn_out", 1], np.broadcast_to(bias, trace["attn_out", 1].shape))
     assert (trace["sink", 1] == 1).all() and not trace["pattern", 1].any()
+
+
+def test_an_edit_that_is_entered_again_is_in_force_once(model):
+    editing = model.edit("hook_embed", lambda x: x)
+    for _ in range(3):
+        with editing:
+            assert len(model.edits_in_force()) == 1
+            assert model.trace(TOKENS, record="").edits[0]["fired"] == 1
+    assert model.edits_in_force() == []
 
 
 def test_an_edited_sink_gates_the_head(model):
@@ -346,7 +355,7 @@ def test_positions_may_be_numbers_of_numpy(model, positions):
 def with_gradient(model, tap):
     """One logit of the last position, carried back to the embeddings."""
     embed = model.weights.embed.detach()[torch.tensor([TOKENS])].requires_grad_()
-    resume(model.config, model.weights, embed, 0, tap)[0, -1, 5].backward()
+    forward_from(model.config, model.weights, embed, 0, tap)[0, -1, 5].backward()
 
 
 def test_a_gradient_stopped_by_an_edit_stops_although_no_bit_changes(model):

@@ -23,7 +23,7 @@ class EditStack:
         return [editing.tap for editing in alive if editing.thread == thread]
 
     def add(self, editing: "Editing") -> None:
-        kept = [ref for ref in self._borrowed if (e := ref()) is not None and not e.left]
+        kept = [ref for ref in self._borrowed if (e := ref()) not in (None, editing) and not e.left]
         self._borrowed = [*kept, weakref.ref(editing)]
 
 
@@ -39,7 +39,7 @@ class Editing:
     def __enter__(self):
         if self.thread is not None:
             raise EditError(f"the edit at {self.tap.glob!r} is already in force; make another with model.edit(…)")
-        self._fired = self.tap.tally.fired
+        self._fired = self.tap.fired
         try:
             self.left = False
             self._stack.add(self)
@@ -51,7 +51,7 @@ class Editing:
 
     def __exit__(self, kind, error, traceback) -> None:
         self.thread, self.left = None, True
-        if kind is None and self.tap.tally.fired == self._fired:
+        if kind is None and self.tap.fired == self._fired:
             at = "" if self.tap.positions is None else f" at positions {self.tap.positions.text}"
             raise EditError(
                 f"the edit at {self.tap.glob!r} never fired{at}: no run on this thread reached it inside the block. "

@@ -226,7 +226,7 @@ def forward(
     return _blocks(c, weights, x, 0, tap, cache, logits_at)
 
 
-def resume(
+def forward_from(
     c: Config,
     weights: Weights,
     resid: Tensor,

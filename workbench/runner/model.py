@@ -69,7 +69,7 @@ class Model:
         readable = tokenizer or (folder and (folder / "tokenizer.json").is_file())  # without one, token ids only
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and readable else None
         self.template = _template(folder)
-        self.partial: Trace | None = None  # what the last interrupted generation had written
+        self.partial: Trace | None = None  # what the last generation had written when it was interrupted, or failed
         self.probed: tuple | None = None  # the last probe: its length, the kernels, what it found
         self._stack = EditStack()
         self._running: list[Interrupt] = []
@@ -139,7 +139,8 @@ class Model:
         are recorded while it writes, the rest by reading the finished text; `trace.source(name)` says which. With `to`,
         a path, the trace is written there while it is recorded, so that it may be larger than the memory.
 
-        Ctrl-C raises KeyboardInterrupt and keeps what there is in `model.partial`.
+        Ctrl-C raises KeyboardInterrupt and keeps what there is in `model.partial`, a trace that can be saved and that
+        `model.resume` goes on with. Before the prompt was read there is nothing to keep.
 
         Raises PromptError, HookNameError, BudgetError (before anything runs).
         """
@@ -148,6 +149,23 @@ class Model:
             self, tokens, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
             record=record, stop=stop, budget=budget, to=None if to is None else Path(to), notes=notes,
         )  # fmt: skip
+
+    def resume(self, partial: Trace, *, to: str | os.PathLike[str] | None = None) -> Trace:
+        """Goes on with an interrupted generation, and gives the Trace that it would have left.
+
+        `partial`: `model.partial`, or that trace saved and loaded in another process. It holds the keys and values of
+        the positions that were read, so nothing is read or drawn twice, and on the same machine with the same kernels
+        and threads id, tokens and every array are those of a run that was never interrupted, bit for bit. Elsewhere a
+        note says how the first positions were written. May be interrupted again.
+
+        >>> half = wb.load("half.trace")  # doctest: +SKIP
+        >>> model.resume(half).status  # doctest: +SKIP
+        'complete'
+
+        Raises ResumeError unless the model has the same weights, tokenizer and dtype, and the same edits are in force;
+        BudgetError, TraceExists (before anything runs).
+        """
+        return generation.resume(self, partial, to=None if to is None else Path(to))
 
     def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> Estimate:
         """How big the trace would be, before it is made: bytes on disk, memory while it runs, and what fits."""
@@ -161,7 +179,7 @@ class Model:
         """Logits (batch pos d_vocab) for token ids (batch pos), under the edits in force; see `gpt_oss.forward`."""
         return gpt_oss.forward(self.config, self.weights, tokens, self._under_edits(tap), cache, logits_at)
 
-    def resume(
+    def forward_from(
         self,
         resid: Tensor,
         layer: int,
@@ -170,7 +188,7 @@ class Model:
         logits_at: slice = slice(None),
     ) -> Tensor:
         """The rest of a pass from `resid_pre` of `layer` on (batch pos d_model), under the edits in force."""
-        return gpt_oss.resume(self.config, self.weights, resid, layer, self._under_edits(tap), cache, logits_at)
+        return gpt_oss.forward_from(self.config, self.weights, resid, layer, self._under_edits(tap), cache, logits_at)
 
     def stop(self) -> None:
         """Ends the run that is under way on another thread, at its next hook point."""

@@ -114,6 +114,10 @@ class Chosen(Tap):
                 self.last = logp[-1].clone()
         return x
 
+    def after(self, logits: Tensor) -> None:
+        """Begins in the middle of a text: `logits` are those of the token to come; lanes begin with that token."""
+        self.logprob, self.last = [], log_softmax(logits)
+
     def follow(self, token: int) -> None:
         self.logprob.append(self.last[token].to("cpu", torch.float32)[None])
 
@@ -211,7 +215,7 @@ def arrays(recorder: Recorder) -> dict[str, np.ndarray]:
 def array(x: Tensor) -> np.ndarray:
     x = x.detach().cpu()
     if x.dtype == torch.bfloat16:
-        return x.contiguous().view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+        return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
     return (x.int() if x.dtype == torch.int64 else x).numpy()
 
 

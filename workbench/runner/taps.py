@@ -6,7 +6,7 @@ import inspect
 import operator
 import secrets
 import types
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -115,7 +115,7 @@ class Hook:
 
 @dataclass(slots=True)
 class Tally:
-    """What an edit did: calls, positions met, calls that changed a bit, and the relative size of the change."""
+    """What an edit did in one run: calls, positions met, calls that changed a bit, and the size of the change."""
 
     fired: int = 0
     positions: int = 0
@@ -132,19 +132,23 @@ class Tally:
             self.before += float(a[finite].square().sum())
             self.difference += float((b - a)[finite].square().sum())
 
-    def since(self, earlier: "Tally") -> dict:
-        """For the manifest: what happened after `earlier` was copied.
+    def told(self) -> dict:
+        """For the manifest; `Tally.again` takes it back.
 
         `relative_change` is the norm of the change over the norm of what was there, over the calls that changed
-        something and the entries that stayed finite.
+        something and the entries that stayed finite; `squares` are the sums that it comes from.
         """
-        before, difference = self.before - earlier.before, self.difference - earlier.difference
         return {
-            "fired": self.fired - earlier.fired,
-            "positions_met": self.positions - earlier.positions,
-            "changed": self.changed - earlier.changed,
-            "relative_change": (difference / before) ** 0.5 if before > 0 else 0.0,
+            "fired": self.fired,
+            "positions_met": self.positions,
+            "changed": self.changed,
+            "relative_change": (self.difference / self.before) ** 0.5 if self.before > 0 else 0.0,
+            "squares": [self.before, self.difference],
         }
+
+    @classmethod
+    def again(cls, told: Mapping[str, Any]) -> "Tally":
+        return cls(told["fired"], told["positions_met"], told["changed"], *told["squares"])
 
 
 class Edit(Tap):
@@ -158,7 +162,8 @@ class Edit(Tap):
     def __init__(self, glob: str, fn: Callable, points: Collection[str], config: Config, positions=None):
         self.glob, self.fn, self.points, self.config = glob, fn, frozenset(points), config
         self.positions = _positions(positions)
-        self.tally = Tally()
+        self.fired = 0  # ever
+        self.tally = Tally()  # of the run under way, or of the last one
         self._takes_hook = _arguments(fn) >= 2
         self._start = 0
 
@@ -185,6 +190,7 @@ class Edit(Tap):
             rows = torch.as_tensor(list(here), device=x.device)
             y = x.index_copy(axis, rows, y.index_select(axis, rows))
         same = torch.equal(x, y)
+        self.fired += 1
         self.tally.add(len(here), x, None if same else y)
         # a tensor in a graph is a change of the graph even if no bit differs: detach, or a delta of zeros
         return x if same and not (x.requires_grad or y.requires_grad) else y

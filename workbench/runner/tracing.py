@@ -112,12 +112,11 @@ def plan(
 
 @dataclass(frozen=True)
 class Run:
-    """One run under way: what it records, and the edits that it meets, with their tallies from before."""
+    """One run under way: what it records, and the edits that it meets, which keep its tally."""
 
     model: "Model"
     plan: Plan
     edits: list[Edit]
-    before: list[Tally]
     notes: list[str]
 
 
@@ -143,7 +142,14 @@ def start(
             model.config, model.dtype_name, n_pos, wanted, n_pos if edits else min(n_pos, AT_ONCE + SOME)
         )
         budget.refuse_if_device_too_small(working, free_memory(model.device), model.device)
-    return Run(model, planned, edits, [replace(edit.tally) for edit in edits], list(notes))
+    for edit in edits:
+        edit.tally = Tally()
+    return Run(model, planned, edits, list(notes))
+
+
+def as_planned(run: Run, words: Sequence[str], gave_way: Sequence[str]) -> Run:
+    """The same run under the name that another one had: what "auto" takes depends on the memory that is free."""
+    return replace(run, plan=replace(run.plan, words=tuple(words), gave_way=tuple(gave_way)))
 
 
 def _words_to_come(model: "Model", n_pos: int, wanted: Sequence[str]) -> int:
@@ -348,10 +354,7 @@ def words(model: "Model", tokens: Sequence[int], kept: Mapping[str, np.ndarray])
 
 def describe_edits(run: Run) -> list[dict]:
     """For the manifest: each edit, how often it fired in this run, and how much it changed."""
-    return [
-        edit.describe() | {"points": sorted(edit.points)} | edit.tally.since(earlier)
-        for edit, earlier in zip(run.edits, run.before, strict=True)
-    ]
+    return [edit.describe() | {"points": sorted(edit.points)} | edit.tally.told() for edit in run.edits]
 
 
 def numerics(model: "Model") -> dict:
@@ -359,7 +362,7 @@ def numerics(model: "Model") -> dict:
     return {
         "dtype": model.dtype_name,
         "device": str(model.device),
-        "kernels": native.isa() or native.decode() or "torch",
+        "kernels": (native.isa() or native.decode() or "torch") if model.device == "cpu" else "torch",
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
         "torch": torch.__version__,
@@ -369,17 +372,22 @@ def numerics(model: "Model") -> dict:
     }
 
 
+def model_of(model: "Model") -> dict:
+    """Which model it is, for the manifest."""
+    return {
+        "name": model.name,
+        "format": model.format,
+        "weights_digest": model.digest,
+        "tokenizer_digest": model.tokenizer.digest if model.tokenizer else None,
+        "config": model.config_dict,
+    }
+
+
 def manifest(
     model: "Model", tokens: Sequence[int], prompt_length: int, asked: Sequence[str], edits: list[dict], **more
 ) -> Manifest:
     return Manifest(
-        model={
-            "name": model.name,
-            "format": model.format,
-            "weights_digest": model.digest,
-            "tokenizer_digest": model.tokenizer.digest if model.tokenizer else None,
-            "config": model.config_dict,
-        },
+        model=model_of(model),
         tokens=list(tokens),
         prompt_length=prompt_length,
         record=list(asked),
@@ -397,9 +405,12 @@ def build(
     sources: Mapping[str, str],
     notes: Sequence[str] = (),
     writer: TraceWriter | None = None,
+    status: str = "complete",
     **more,
 ) -> Trace:
     """The Trace, verified: a probe of the model, and the identities on the very numbers that are kept.
+
+    An interrupted run ends at once: its probe is left to the one that goes on with it.
 
     With a `writer` they are those that it wrote, read back; what is in `kept` goes to it first.
     """
@@ -423,11 +434,12 @@ def build(
         gave_way=list(planned.gave_way),
         notes=[*run.notes, *notes],
         words=words(model, tokens, kept),
+        status=status,
         **more,
     )
     trace = Trace(made, kept)
     findings = identities.Findings(model.dtype_name, identities.edited_points(trace))
-    if not run.edits:
+    if not run.edits and status == "complete":
         findings.take(probe(model, tokens))
     found = identities.check(trace, findings)
     trace = Trace(replace(made, verification=found), kept)

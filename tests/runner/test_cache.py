@@ -6,7 +6,7 @@ import torch
 from tests.runner.models import some_tokens, tiny
 from workbench.errors import CacheError
 from workbench.runner.cache import KVCache
-from workbench.runner.gpt_oss import forward, resume
+from workbench.runner.gpt_oss import forward, forward_from
 from workbench.runner.taps import Recorder
 
 TOKENS = some_tokens(70)
@@ -66,7 +66,7 @@ def test_resuming_from_any_layer_and_position_gives_the_rest_of_the_run(model, l
     with torch.no_grad():
         whole = forward(c, w, torch.tensor([TOKENS]), recorder, cache)
         rest = recorder[f"blocks.{layer}.hook_resid_pre"][:, position:]
-        resumed = resume(c, w, rest, layer, None, cache.crop(position))
+        resumed = forward_from(c, w, rest, layer, None, cache.crop(position))
     assert close(resumed, whole[:, position:])
 
 
@@ -78,7 +78,7 @@ def test_a_patch_resumed_equals_a_patch_in_a_whole_run(model):
         forward(c, w, torch.tensor([TOKENS]), recorder, cache)
         patched = recorder[name].clone()
         patched[:, position] += 1
-        resumed = resume(c, w, patched[:, position:], 2, None, cache.crop(position))
+        resumed = forward_from(c, w, patched[:, position:], 2, None, cache.crop(position))
 
         def add(x):
             return x + 1
@@ -106,7 +106,7 @@ def test_a_cache_that_was_resumed_in_the_middle_is_refused_by_a_whole_pass(model
     recorder, cache = Recorder(["blocks.2.hook_resid_pre"]), KVCache(c)
     with torch.no_grad():
         forward(c, w, torch.tensor([TOKENS]), recorder, cache)
-        resume(c, w, recorder["blocks.2.hook_resid_pre"][:, 20:], 2, None, cache.crop(20))
+        forward_from(c, w, recorder["blocks.2.hook_resid_pre"][:, 20:], 2, None, cache.crop(20))
         with pytest.raises(CacheError, match=r"cache\.crop\(20\)"):
             forward(c, w, torch.tensor([TOKENS[:1]]), None, cache)
         again = forward(c, w, torch.tensor([TOKENS[20:]]), None, cache.crop(20))
