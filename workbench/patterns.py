@@ -26,8 +26,8 @@ from workbench.errors import NotRecorded
 from workbench.traces import Trace
 
 CACHE = 512 << 20  # bytes of queries and keys that are kept; the layer that was asked last always is
-QUERIES = 64  # in a block, at most
-PIECE = 1 << 16  # scores that become a pattern at a time: 256 KB, which a core's own cache holds
+QUERIES = 128  # in a block, at most
+PIECE = 1 << 17  # scores that become a pattern at a time: 512 KB, which a core's own cache holds
 UNSHIFTED = 40  # rows whose largest score is closer to 0 need no shift: e**40 is far from too large or too small
 CELLS = 1 << 20  # scores in a block, at most (but one query's always fit): 4 MB, which a cache holds
 
@@ -323,7 +323,8 @@ def _tile(
         values, sink = source.pattern[:, queries, keys], source.sink[:, queries]
         run = slice(heads[0], heads[-1] + 1) if len(heads) and (np.diff(heads) == 1).all() else heads
         return values[run].astype(source.dtype, copy=False), sink[run].astype(source.dtype, copy=False)
-    left, right = (min(wanted), max(wanted) + 1) if len(wanted) else (0, 0)
+    ends = sorted((wanted[0], wanted[-1])) if len(wanted) else (0, -1)  # min of a range looks at all of it
+    left, right = ends[0], ends[1] + 1
     out = np.zeros((len(heads), len(at), right - left), source.dtype)
     sink = np.zeros(out.shape[:2], source.dtype)
     for block in source.blocks(heads, at):
