@@ -113,6 +113,8 @@ class Borrowed(Mapped):
 
 def borrowed(weights: "Weights", mapped: Iterable[Tensor], memory: str) -> "Weights":
     """The same weights, with what is to be done about the pages of `mapped`, which were read from a file."""
+    if weights.embed.device.type != "cpu":  # copied to a GPU: no page of the file is in use
+        return weights
     return replace(weights, pages=(Borrowed if memory == "small" else Mapped)(weights, mapped))
 
 
