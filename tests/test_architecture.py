@@ -34,11 +34,12 @@ ROOMS: dict[str, set[str]] = {
     "runner": DATA | {"identities", "conversation", "kernels", "__init__"},  # for the version in a manifest
     "causal": DATA | {"analysis", "runner", "conversation"},
     "tune": DATA | {"analysis", "runner", "conversation", "kernels"},
+    "pocket": DATA | {"runner", "conversation", "kernels"},
     "interop": DATA | {"identities", "conversation", "runner"},
     "api": DATA | {"conversation", "runner"},
     "cli": DATA | {"identities", "conversation", "api", "views", "figures", "__init__"},
 }
-WITH_TORCH = {"runner", "kernels", "causal", "tune"}
+WITH_TORCH = {"runner", "kernels", "causal", "tune", "pocket/train", "pocket/eval"}
 OPTIONAL = {
     "jupyterlab",
     "ipywidgets",
@@ -109,7 +110,8 @@ def test_torch_stays_in_the_rooms_that_run_models():
     wrong = []
     for path in MODULES:
         for name, inside in imports(path):
-            allowed = room_of(path) in WITH_TORCH or (room_of(path) == "interop" and inside)
+            floor = "/".join(path.relative_to(ROOT).parts[:2])  # pocket has floors with torch and one without
+            allowed = {room_of(path), floor} & WITH_TORCH or (room_of(path) == "interop" and inside)
             if name.split(".")[0] == "torch" and not allowed:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, "\n".join(wrong)
@@ -191,3 +193,20 @@ def test_model_text_has_no_way_to_become_markup(danger: str):
 def test_every_module_says_what_it_is():
     silent = [path for path in MODULES if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
     assert not silent
+
+
+def test_the_problems_of_pocket_load_without_torch():
+    code = (
+        "import sys; sys.modules['torch'] = None\n"
+        "from workbench.pocket import families, problems, rendering, vocabulary\n"
+        "import random; print(families.make('addition', random.Random(3), length=2).answer)"
+    )
+    assert child(code) == "78"
+
+
+def test_the_problems_of_pocket_do_not_know_how_it_is_trained_or_measured():
+    for path in (ROOT / "pocket").rglob("*.py"):
+        floor = path.relative_to(ROOT / "pocket").parts[0]
+        for name, _ in imports(path):
+            above = name.startswith(("workbench.pocket.train", "workbench.pocket.eval", "workbench.runner"))
+            assert floor in ("train", "eval") or not above, f"{path} imports {name}"

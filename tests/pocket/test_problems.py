@@ -1,0 +1,242 @@
+"""The problems: their graphs, their spans, their answers, and what is never trained."""
+
+import re
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workbench.errors import PromptError
+from workbench.pocket.families import CHAINS, CONTROLS, FAMILIES, make, slips, wordings
+from workbench.pocket.problems import Problem, Slip
+from workbench.pocket.train.mix import draw
+
+SEEDS = st.integers(0, 2**32)
+
+
+@st.composite
+def problems(draw, families=tuple(FAMILIES), split=None):
+    family, rng = draw(st.sampled_from(families)), Random(draw(SEEDS))
+    return make(family, rng, split=split, wording=rng.choice(wordings(family, trained=draw(st.booleans()))))
+
+
+@st.composite
+def slipped(draw, corrected: bool):
+    """A chain with one wrong step, and the same problem without."""
+    problem = draw(problems(CHAINS))
+    possible = slips(problem, Random(draw(SEEDS)), corrected=corrected)
+    slip = draw(st.sampled_from(possible or [None]))
+    return problem, problem.slipped(slip)
+
+
+def solved(problem: Problem) -> str:
+    """The answer, from the question's text alone and by other means than the families'."""
+    q, family = problem.question, problem.family
+    numbers = re.findall(r"\d+", q)
+    if family == "addition":
+        return str(int(numbers[0]) + int(numbers[1]))
+    if family == "calculator":
+        return str(int(numbers[0]) * int(numbers[1]))
+    if family == "variables":
+        known = {"__builtins__": {}}
+        asked = re.search(r"(?:Find|What is|Give) ([a-z])", q)
+        assert asked
+        left = dict(re.findall(r"([a-z])=([a-z0-9+*-]+)", q))
+        while asked[1] not in known:
+            for name, meaning in left.items():
+                if all(letter in known for letter in re.findall("[a-z]", meaning)):
+                    known[name] = eval(meaning, known) % 10
+        return str(known[asked[1]])
+    if family == "hops":
+        to = dict(re.findall(r"(\w+) to (\w+)", q))
+        found = re.search(r"(?:Start with|Begin at|From) (\w+)", q)
+        assert found
+        name = found[1]
+        while name in to:
+            name = to[name]
+        return name
+    if family == "swaps":
+        found = re.search(r"(\w+) has the", q)
+        assert found
+        holder = found[1]
+        for a, b in re.findall(r"(\w+) and (\w+)", q):
+            holder = {a: b, b: a}.get(holder, holder)
+        return holder
+    if family == "lists":
+        row = list(numbers[0])
+        for word in re.findall(r"drop|cut|rotate|flip|reverse|turn", q):
+            if word == "drop":
+                del row[0]
+            elif word == "cut":
+                del row[-1]
+            elif word == "rotate":
+                row.append(row.pop(0))
+            elif word == "turn":
+                row.insert(0, row.pop())
+            elif word == "flip":
+                row[0], row[1] = row[1], row[0]
+            else:
+                row.reverse()
+        return "".join(row)
+    if family == "look":
+        found = re.search(r"(?:What has|Look up|Which is with) (\w+)", q)
+        assert found
+        return re.findall(rf"{found[1]} (\w+)[,;.]", q)[0]
+    found = re.search(r"(?:Say|Repeat|Copy) (.*?)\.", q)
+    assert found
+    return found[1]
+
+
+def check_graph(problem: Problem):
+    """Uses point backwards, and every step follows from what it uses and reads."""
+    question, steps = problem.question, problem.steps
+    for number, step in enumerate(steps):
+        assert all(0 <= used < number for used in step.uses)
+        read = [question[a:b] for a, b in step.reads]
+        assert all(read) and all(0 <= a < b <= len(question) for a, b in step.reads)
+        if step.kind == "wrong":
+            continue
+        used = [steps[i].value for i in step.uses if not (step.kind == "correction" and steps[i].kind == "wrong")]
+        assert problem.facts.derive(step, used, read) == step.value
+        assert step.value in step.text or step.kind in ("setup", "plan")
+
+
+@given(problems())
+@settings(max_examples=400, deadline=None)
+def test_every_step_follows_from_the_steps_that_it_uses_and_the_spans_that_it_reads(problem):
+    check_graph(problem)
+
+
+@given(problems())
+@settings(max_examples=400, deadline=None)
+def test_the_answer_is_what_the_question_asks_for(problem):
+    assert problem.answer == solved(problem)
+
+
+@given(slipped(corrected=True))
+@settings(max_examples=300, deadline=None)
+def test_a_corrected_slip_changes_neither_graph_nor_answer(pair):
+    problem, wrong = pair
+    check_graph(wrong)
+    assert wrong.answer == problem.answer
+    if wrong.slip:
+        kinds = [step.kind for step in wrong.steps]
+        at = kinds.index("wrong")
+        assert kinds[at + 1] == "correction" and wrong.steps[at + 1].text.startswith("Wait, ")
+        assert wrong.steps[at].value != problem.steps[at].value == wrong.steps[at + 1].value
+        assert [s for s in wrong.steps if s.kind not in ("wrong", "correction")] == [
+            s for i, s in enumerate(_renumbered(problem, at)) if i != at
+        ]
+
+
+def _renumbered(problem: Problem, at: int):
+    """The steps of a problem as they would be numbered if one came before the step after `at`."""
+    from dataclasses import replace
+
+    steps = [replace(s, uses=tuple(u + (u >= at) for u in s.uses)) for s in problem.steps]
+    return [replace(s, stop=".") if i == at and i == len(steps) - 1 else s for i, s in enumerate(steps)]
+
+
+@given(slipped(corrected=False))
+@settings(max_examples=300, deadline=None)
+def test_what_follows_an_uncorrected_slip_follows_from_the_wrong_value(pair):
+    problem, wrong = pair
+    check_graph(wrong)
+    if wrong.slip:
+        at = wrong.slip.number
+        assert wrong.steps[:at] == problem.steps[:at] and wrong.steps[at].value == wrong.slip.value
+        differ = wrong.steps[at].slip_from
+        assert differ is not None and wrong.steps[at].text[:differ] == problem.steps[at].text[:differ]
+        assert wrong.steps[at].text[differ : differ + 1] != problem.steps[at].text[differ : differ + 1]
+        assert not problem.steps[at].text.startswith(wrong.steps[at].text), "nothing in it would be wrong"
+
+
+@given(problems())
+@settings(max_examples=200, deadline=None)
+def test_asides_are_distractors_that_nothing_uses(problem):
+    asides = {n for n, step in enumerate(problem.steps) if step.distractor}
+    assert not asides & {used for step in problem.steps for used in step.uses}
+    assert bool(asides) == ("Note" in problem.question)
+    reached, new = set(), {len(problem.steps) - 1}
+    while new:
+        reached |= new
+        new = {used for n in new for used in problem.steps[n].uses} - reached
+    if problem.family in CHAINS:
+        assert reached | asides == set(range(len(problem.steps))), "every other step leads to the answer"
+
+
+def test_both_kinds_of_distractors_occur():
+    for family in ("variables", "hops"):
+        drawn = [make(family, Random(seed)) for seed in range(40)]
+        assert any(step.distractor for p in drawn for step in p.steps)
+        assert not all(any(step.distractor for step in p.steps) for p in drawn)
+
+
+@given(problems(), st.booleans())
+@settings(max_examples=200, deadline=None)
+def test_a_problem_is_in_one_split_in_all_its_wordings(problem, trained):
+    words = wordings(problem.family, trained=trained)
+    assert {Problem(problem.facts, wording).split for wording in words} == {problem.split}
+
+
+@given(SEEDS, st.floats(0, 1))
+@settings(max_examples=300, deadline=None)
+def test_training_never_sees_a_test_problem_a_test_wording_or_a_test_length(seed, progress):
+    problem, _ = draw(Random(seed), progress)
+    kind = FAMILIES[problem.family]
+    assert problem.split == "train" and problem.wording.trained
+    assert kind.shortest <= problem.length <= kind.longest
+
+
+def test_tests_never_see_what_was_trained():
+    trained = {p.facts for p, _ in (draw(Random(seed), 0.5) for seed in range(2000))}
+    for family in FAMILIES:
+        asked = [make(family, Random(seed), split="test", wording=None) for seed in range(30)]
+        assert not trained & {p.facts for p in asked}
+        assert not any(p.wording.trained for p in asked)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_every_part_of_a_held_out_wording_is_trained(family):
+    known, new = wordings(family, trained=True), wordings(family, trained=False)
+    assert new and not set(known) & set(new)
+    for part in ("opening", "body", "ending"):
+        assert {getattr(w, part) for w in new} <= {getattr(w, part) for w in known}
+    texts = {Problem(make(family, Random(0)).facts, w).question for w in [*known, *new]}
+    assert len(texts) == len(known) + len(new), "two wordings say the same"
+
+
+@given(st.sampled_from(tuple(FAMILIES)), SEEDS)
+@settings(max_examples=200, deadline=None)
+def test_a_problem_has_the_length_that_was_asked_for(family, seed):
+    kind = FAMILIES[family]
+    length = Random(seed).randint(kind.shortest, kind.longest + 1)
+    problem = make(family, Random(seed), length=length)
+    assert problem.length == length
+    if family in CHAINS:
+        assert sum(step.kind == "compute" for step in problem.steps) == length
+    assert problem == make(family, Random(seed), length=length), "the same seed gives the same problem"
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_slips_exist_in_every_chain_and_change_most_answers(family):
+    drawn = [make(family, Random(seed)) for seed in range(30)]
+    changed = [
+        p.slipped(Slip(s.number, s.value, corrected=False)).answer != p.answer
+        for p in drawn
+        for s in slips(p, Random(0))
+    ]
+    assert len(changed) >= 30 and sum(changed) > len(changed) / 3
+
+
+@pytest.mark.parametrize("family", [*CONTROLS, "calculator"])
+def test_controls_have_no_step_that_could_be_wrong(family):
+    assert not slips(make(family, Random(1)), Random(1))
+
+
+def test_what_does_not_exist_is_refused():
+    with pytest.raises(PromptError, match="no family 'sums': choose one of variables"):
+        make("sums", Random(0))
+    with pytest.raises(PromptError, match="hops has lengths 1 to 5, and 6 for tests; not 7"):
+        make("hops", Random(0), length=7)

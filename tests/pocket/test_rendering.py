@@ -1,0 +1,153 @@
+"""Problems as tokens: every text round-trips, steps stand where they should, and a chat asks as training did."""
+
+from itertools import pairwise
+from pathlib import Path
+from random import Random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.conversation.written import ids_of
+from tests.pocket.test_problems import SEEDS, problems, slipped
+from workbench.conversation.chat import chat
+from workbench.conversation.tokenizer import Tokenizer
+from workbench.errors import PromptError
+from workbench.pocket.families import make
+from workbench.pocket.rendering import (
+    EFFORTS,
+    TEMPLATE,
+    analysis,
+    answer_in,
+    call,
+    final,
+    prompt,
+    render,
+    result,
+    thought,
+)
+from workbench.pocket.train.mix import draw
+from workbench.pocket.vocabulary import d_vocab, encode, pieces, symbols, tokenizer_json
+
+CALC = {"name": "calc", "description": "", "parameters": {"type": "object", "properties": {}}}
+POCKET = Path(__file__).parents[2] / "data" / "pocket"
+
+
+@pytest.fixture(scope="module")
+def tokenizer() -> Tokenizer:
+    return Tokenizer(tokenizer_json().encode())
+
+
+def text_of(problem, effort: str) -> str:
+    thinks = analysis(problem, effort)
+    told = call(problem) + result(problem) if problem.call else ""
+    return prompt(problem, effort) + (thought(thinks) if thinks else "") + told + final(problem)
+
+
+@given(problems(), st.sampled_from(EFFORTS))
+@settings(max_examples=200, deadline=None)
+def test_every_conversation_round_trips_and_is_what_the_tokenizer_gives(tokenizer, problem, effort):
+    text, ids = text_of(problem, effort), render(problem, effort).ids
+    assert "".join(pieces(ids)) == tokenizer.decode(ids) == text
+    assert list(ids) == ids_of(text, tokenizer)
+    assert max(ids) < len(symbols()) <= d_vocab()
+
+
+@given(st.text(max_size=40))
+@settings(max_examples=200, deadline=None)
+def test_any_text_round_trips_through_the_tokenizer(tokenizer, text):
+    assert tokenizer.decode(tokenizer.encode(text)) == text
+
+
+def test_the_ids_of_the_shipped_tokenizer_stay():
+    shipped = Tokenizer.from_folder(POCKET)
+    assert {name: symbols().get(name) for name in shipped.symbols} == shipped.symbols
+    assert {name: symbols()[name] for name in shipped.special} == shipped.special
+
+
+@given(SEEDS, st.floats(0, 1))
+@settings(max_examples=200, deadline=None)
+def test_words_are_one_token_each(seed, progress):
+    problem, effort = draw(Random(seed), progress)
+    said = pieces(render(problem, effort).ids)
+    assert all(piece.strip() for piece in said if len(piece) > 1)
+    assert not any(a[-1:].isalpha() and len(b) > 1 and b[0].isalpha() for a, b in pairwise(said) if len(a) > 1)
+
+
+def test_an_unknown_word_is_refused():
+    with pytest.raises(PromptError, match="' hippopotamus' is no word of pocket's problems"):
+        encode("Say hippopotamus.")
+
+
+@given(slipped(corrected=True))
+@settings(max_examples=200, deadline=None)
+def test_steps_are_the_tokens_of_their_texts(pair):
+    _, problem = pair
+    rendered = render(problem, "high")
+    texts = ["".join(pieces(rendered.ids[place])) for place in rendered.steps]
+    assert [text.strip() for text in texts] == [step.text for step in problem.steps]
+    assert all(a.stop < b.start for a, b in zip(rendered.steps, rendered.steps[1:]))
+
+
+@given(slipped(corrected=True))
+@settings(max_examples=200, deadline=None)
+def test_all_that_the_assistant_says_is_supervised_but_what_a_wrong_step_has_wrong(pair):
+    plain, problem = pair
+    rendered = render(problem, "high")
+    head = len(encode(prompt(problem, "high")))
+    hidden = [i for i, ours in enumerate(rendered.supervised) if not ours and i >= head]
+    assert not any(rendered.supervised[:head])
+    if problem.slip is None:
+        assert not hidden
+        return
+    at = next(i for i, step in enumerate(problem.steps) if step.kind == "wrong")
+    place = rendered.steps[at]
+    assert hidden == list(range(hidden[0], place.stop)) and hidden[0] >= place.start
+    right = encode(" " + plain.steps[at].text)
+    wrong = encode(" " + problem.steps[at].text)
+    same = (
+        next(i for i, (a, b) in enumerate(zip(wrong, right)) if a != b) if wrong[: len(right)] != right else len(right)
+    )
+    assert list(rendered.ids[hidden[0] : place.stop]) == wrong[same:]
+
+
+def test_what_the_calculator_says_is_not_supervised():
+    problem = make("calculator", Random(0))
+    rendered = render(problem, "low")
+    told = "".join(piece for piece, ours in zip(pieces(rendered.ids), rendered.supervised) if not ours)
+    assert told == prompt(problem, "low") + result(problem)
+
+
+@given(problems(), st.sampled_from(EFFORTS))
+@settings(max_examples=100, deadline=None)
+def test_a_chat_asks_exactly_as_training_did(tokenizer, problem, effort):
+    tools = [CALC] if problem.call else None
+    asked = chat(problem.question, reasoning=effort, tools=tools)
+    assert list(asked.render(tokenizer, TEMPLATE).ids) == encode(prompt(problem, effort))
+
+
+@pytest.mark.parametrize("effort", EFFORTS)
+def test_a_chat_goes_on_after_the_calculator_exactly_as_training_did(effort, tokenizer):
+    problem = make("calculator", Random(2))
+    called = {"role": "assistant", "recipient": "functions.calc", "content": f'{{"x": "{problem.call}"}}'}
+    if effort != "low":
+        called["thinking"] = analysis(problem, effort)
+    history = [
+        {"role": "user", "content": problem.question},
+        called,
+        {"role": "tool", "name": "functions.calc", "content": problem.answer},
+    ]
+    asked = chat(None, reasoning=effort, tools=[CALC], history=history)
+    whole = encode(text_of(problem, effort))
+    assert list(asked.render(tokenizer, TEMPLATE).ids) + encode(final(problem)) == whole
+
+
+def test_answers_are_read_in_the_trained_form_only():
+    assert answer_in("<|channel|>final<|message|>It is Kay.<|return|>") == "Kay"
+    assert answer_in("<|channel|>final<|message|>It is Kay") is None
+    assert answer_in("It is Kay.<|return|>") is None
+
+
+def test_an_effort_that_does_not_exist_is_refused():
+    with pytest.raises(PromptError, match="no effort 'huge': choose one of low, medium, high"):
+        render(make("say", Random(0)), "huge")

@@ -1,0 +1,1 @@
+"""What pocket can do and how, measured: `python -m workbench.pocket.eval FOLDER`."""

@@ -1,0 +1,50 @@
+"""`python -m workbench.pocket.eval FOLDER`: measures a model by what it writes; results.json and figures beside it."""
+
+import argparse
+import json
+from pathlib import Path
+
+import torch
+
+from workbench.pocket.eval.accuracy import accuracy
+from workbench.pocket.eval.causes import causes
+from workbench.pocket.eval.figures import draw
+from workbench.pocket.eval.routing import routing
+from workbench.runner.model import Model
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m workbench.pocket.eval", description=__doc__)
+    parser.add_argument("folder", help='a folder with a checkpoint, or "pocket"')
+    parser.add_argument("-n", type=int, default=300, help="problems a cell (default: 300)")
+    parser.add_argument("--unrounded", help="the same model in bf16: what MXFP4 costs")
+    parser.add_argument(
+        "--out", type=Path, default=Path("eval"), help="where results.json and figures go (default: eval)"
+    )
+    parser.add_argument("--curve", type=Path, help="the curve.jsonl of its training, for the figure")
+    parser.add_argument("--only", choices=("accuracy", "causes", "routing"), help="one part alone")
+    args = parser.parse_args(argv)
+    torch.set_num_threads(1)
+    args.out.mkdir(parents=True, exist_ok=True)
+    model = Model(args.folder)
+    results = {"model": model.name, "digest": model.digest, "n": args.n}
+    if args.only in (None, "accuracy"):
+        results["accuracy"] = accuracy(model, args.n)
+        _keep(results, args.out)
+        if args.unrounded:
+            results["accuracy_bf16"] = accuracy(Model(args.unrounded), args.n, efforts=("high",))
+    if args.only in (None, "causes"):
+        results["causes"] = causes(model, args.n)
+        _keep(results, args.out)
+    if args.only in (None, "routing"):
+        results["routing"] = routing(model, min(args.n, 60))
+    _keep(results, args.out)
+    draw(results, args.curve, args.out)
+
+
+def _keep(results: dict, out: Path) -> None:
+    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

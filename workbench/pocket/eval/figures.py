@@ -1,0 +1,90 @@
+"""The figures of the model card, as SVG files: accuracy by family and effort, the learning curve, the sinks."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from workbench.pocket.families import FAMILIES
+from workbench.pocket.rendering import EFFORTS
+
+COLORS = {"low": "#c9c9c9", "medium": "#7fa7d1", "high": "#1f5a96"}
+LINES = ("#1f5a96", "#c2571a", "#2a7f3f", "#8b3a8f", "#b0892b", "#777777", "#4fa3a5", "#b03a48")
+FONT = 'font-family="sans-serif" font-size="11"'
+
+
+def draw(results: dict[str, Any], curve: Path | None, folder: Path) -> None:
+    """Writes what can be drawn from these results; a figure whose numbers are missing is not written."""
+    if "accuracy" in results:
+        (folder / "accuracy.svg").write_text(accuracy(results["accuracy"]), encoding="utf-8")
+    if "routing" in results:
+        (folder / "sinks.svg").write_text(sinks(results["routing"]["sink_mean"]), encoding="utf-8")
+    if curve is not None:
+        lines = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
+        (folder / "curve.svg").write_text(learning([line for line in lines if "high" in line]), encoding="utf-8")
+
+
+def accuracy(cells: dict[str, Any]) -> str:
+    """Bars with Wilson's intervals: right answers in new wordings, each family at each effort."""
+    parts = []
+    for i, family in enumerate(FAMILIES):
+        for j, effort in enumerate(EFFORTS):
+            cell = cells.get(f"{family}/{effort}")
+            if cell is None:
+                continue
+            s, x = cell["new_wordings"], 50 + i * 88 + j * 22
+            height = 160 * s["share"]
+            parts.append(
+                f'<rect x="{x}" y="{180 - height:.1f}" width="20" height="{height:.1f}" fill="{COLORS[effort]}"/>'
+                f'<line x1="{x + 10}" x2="{x + 10}" y1="{180 - 160 * s["low"]:.1f}" y2="{180 - 160 * s["high"]:.1f}" '
+                f'stroke="#000"/>'
+            )
+        parts.append(_text(50 + i * 88 + 32, 196, family, "middle"))
+    for j, effort in enumerate(EFFORTS):
+        parts.append(f'<rect x="{60 + 90 * j}" y="206" width="10" height="10" fill="{COLORS[effort]}"/>')
+        parts.append(_text(75 + 90 * j, 215, effort))
+    return _svg(60 + 88 * len(FAMILIES), 224, [*_scale(750), *parts])
+
+
+def learning(lines: Sequence[dict[str, Any]]) -> str:
+    """Share of held-out problems that are exact when read, at high effort, by tokens of training."""
+    last = max((line["tokens"] for line in lines), default=1)
+    parts = []
+    for i, family in enumerate(FAMILIES):
+        points = " ".join(f"{50 + 560 * p['tokens'] / last:.1f},{180 - 160 * p['high'][family]:.1f}" for p in lines)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{LINES[i]}" stroke-width="1.5"/>')
+        parts.append(_text(620, 30 + 18 * i, family, color=LINES[i]))
+    parts.append(_text(610, 196, f"{last / 1e6:.1f} M tokens", "end"))
+    return _svg(720, 204, [*_scale(610), *parts])
+
+
+def sinks(mean: Sequence[Sequence[float]]) -> str:
+    """A cell for each head: how much of its attention goes to its sink on average."""
+    parts = []
+    for layer, row in enumerate(mean):
+        parts.append(_text(44, 34 + 26 * layer, f"layer {layer}", "end"))
+        for head, mass in enumerate(row):
+            shade = round(255 - 200 * mass)
+            x, y = 50 + 52 * head, 18 + 26 * layer
+            parts.append(f'<rect x="{x}" y="{y}" width="50" height="24" fill="rgb({shade},{shade},255)"/>')
+            parts.append(_text(x + 25, y + 16, f"{mass:.2f}", "middle", "#000" if mass < 0.6 else "#fff"))
+    return _svg(60 + 52 * len(mean[0]), 30 + 26 * len(mean), parts)
+
+
+def _scale(width: int) -> list[str]:
+    lines = []
+    for p in (0, 0.5, 0.95, 1):
+        y = 180 - 160 * p
+        lines.append(f'<line x1="46" x2="{width}" y1="{y}" y2="{y}" stroke="#ddd"/>')
+        if p != 1:
+            lines.append(_text(42, y + 4, f"{p:g}", "end"))
+    return lines
+
+
+def _text(x: float, y: float, text: str, anchor: str = "start", color: str = "#000") -> str:
+    return f'<text x="{x}" y="{y}" text-anchor="{anchor}" fill="{color}" {FONT}>{text}</text>'
+
+
+def _svg(width: int, height: int, parts: Sequence[str]) -> str:
+    box = f'xmlns="http://www.w3.org/2000/svg" width="{width}" height="{height}" viewBox="0 0 {width} {height}"'
+    return f"<svg {box}>\n" + "\n".join(parts) + "\n</svg>\n"

@@ -1,0 +1,52 @@
+"""Multiplication, which the model leaves to a calculator: a tool call, and the result said again."""
+
+from dataclasses import dataclass
+from random import Random
+from typing import ClassVar, Self
+
+from workbench.pocket.problems import Facts, Question, Slip, Step, Wording
+
+OPENINGS = ("What is {}?", "Compute {}.", "{}=?", "Find {}.")
+ENDINGS = ("", " Think.")
+
+
+@dataclass(frozen=True)
+class Calculator(Facts):
+    """A product of a number of `length` digits and one of two."""
+
+    a: str
+    b: str
+
+    family: ClassVar[str] = "calculator"
+    wordings: ClassVar = (len(OPENINGS), 1, len(ENDINGS))
+    shortest: ClassVar = 1
+    longest: ClassVar = 4
+    lengths: ClassVar = (1, 2, 3, 4)
+
+    @classmethod
+    def draw(cls, rng: Random, length: int) -> Self:
+        return cls(str(rng.randrange(10 ** (length - 1), 10**length)), str(rng.randrange(10, 100)))
+
+    @property
+    def length(self) -> int:
+        return len(self.a)
+
+    @property
+    def call(self) -> str:
+        return f"{self.a}*{self.b}"
+
+    def question(self, wording: Wording) -> Question:
+        before, after = OPENINGS[wording.opening].split("{}")
+        return Question(before).add(self.call, "product").add(after + ENDINGS[wording.ending])
+
+    def think(self, question: Question, slip: Slip | None = None) -> tuple[Step, ...]:
+        return (Step("Use calc", self.call, (), (question.span("product"),), "plan", "."),)
+
+    def derive(self, step: Step, used: list[str], read: list[str]) -> str:
+        return read[0]
+
+    def answer(self, steps: tuple[Step, ...]) -> str:
+        return str(int(self.a) * int(self.b))
+
+    def brief(self) -> str:
+        return "Use calc."

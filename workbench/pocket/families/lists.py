@@ -1,0 +1,83 @@
+"""List operations: a row of digits, and what is done to it, one thing after the other."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from random import Random
+from typing import ClassVar, Self
+
+from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, closed, said
+
+OPERATIONS: dict[str, Callable[[str], str]] = {
+    "drop": lambda row: row[1:],
+    "cut": lambda row: row[:-1],
+    "rotate": lambda row: row[1:] + row[:1],
+    "flip": lambda row: row[1::-1] + row[2:],
+    "reverse": lambda row: row[::-1],
+    "turn": lambda row: row[-1:] + row[:-1],
+}
+OPENINGS = ("List {}.", "Take {}.", "Digits {}.")
+BODIES = ((" Do: ", ", "), (" Then: ", ", "), (" Do: ", "; "))
+ENDINGS = ("", " What is left?")
+
+
+@dataclass(frozen=True)
+class Lists(Facts):
+    """All digits of `row` differ, and so do the operations: what comes next can be found by what is there."""
+
+    row: str
+    operations: tuple[str, ...]
+
+    family: ClassVar[str] = "lists"
+    wordings: ClassVar = (len(OPENINGS), len(BODIES), len(ENDINGS))
+    shortest: ClassVar = 1
+    longest: ClassVar = 4
+    lengths: ClassVar = (1, 2, 2, 3, 3, 4, 4)
+
+    @classmethod
+    def draw(cls, rng: Random, length: int) -> Self:
+        row = "".join(rng.sample("0123456789", rng.choice((4, 5, 5))))
+        return cls(row, tuple(rng.sample(list(OPERATIONS), length)))
+
+    @property
+    def length(self) -> int:
+        return len(self.operations)
+
+    def question(self, wording: Wording) -> Question:
+        before, after = OPENINGS[wording.opening].split("{}")
+        opening, separator = BODIES[wording.body]
+        q = Question(before).add(self.row, "row").add(after + opening)
+        for i, operation in enumerate(self.operations):
+            q.add(separator if i else "").add(operation, f"do{i}")
+        return q.add("." + ENDINGS[wording.ending])
+
+    def think(self, question: Question, slip: Slip | None = None) -> tuple[Step, ...]:
+        steps = [Step(f"Start: {self.row}", self.row, (), (question.span("row"),), "setup", ".")]
+        at = 0
+        for i, operation in enumerate(self.operations):
+            row = OPERATIONS[operation](steps[at].value)
+            right = Step(f"{operation} {row}", row, (at,), (question.span(f"do{i}"),))
+            wrong = None
+            if slip and slip.number == i + 1:
+                wrong = Step(f"{operation} {slip.value}", slip.value)
+            at = said(steps, right, wrong, right.text, bool(slip and slip.corrected))
+        return closed(steps)
+
+    def derive(self, step: Step, used: list[str], read: list[str]) -> str:
+        return read[0] if step.kind == "setup" else OPERATIONS[read[0]](used[0])
+
+    def answer(self, steps: tuple[Step, ...]) -> str:
+        return steps[-1].value
+
+    def brief(self) -> str:
+        return ", ".join(step.value for step in self.think(self.question(Wording()))[1:]) + "."
+
+    def wrong(self, number: int, rng: Random) -> str | None:
+        """Two neighbours exchanged: as long as the right row, of the same digits."""
+        if number == 0:
+            return None
+        row = self.think(self.question(Wording()))[number].value
+        places = [i for i in range(len(row) - 1) if row[i] != row[i + 1]]
+        if not places:
+            return None
+        i = rng.choice(places)
+        return row[:i] + row[i + 1] + row[i] + row[i + 2 :]

@@ -1,0 +1,14 @@
+"""The names that problems share; each is one token."""
+
+
+def words(text: str) -> tuple[str, ...]:
+    """
+    >>> words("key map")
+    ('key', 'map')
+    """
+    return tuple(text.split())
+
+
+NAMES = words("Ann Bob Cal Dee Eve Fay Gus Hal Ida Jim Kay Leo Mia Ned Oz Pam")
+THINGS = words("key map cup hat pen box")
+COLORS = words("red blue green gold pink gray black white")

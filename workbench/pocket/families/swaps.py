@@ -1,0 +1,90 @@
+"""Permutation tracking: pairs of people swap what they hold; who has the thing in the end?"""
+
+from dataclasses import dataclass
+from random import Random
+from typing import ClassVar, Self
+
+from workbench.pocket.families.people import NAMES, THINGS
+from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, closed, said
+
+OPENINGS = ("Now {} has the {}.", "At first {} has the {}.")
+BODIES = ((" swap: ", ", "), (" Swaps: ", ", "), (" swap: ", "; "))
+ENDINGS = (" Who has the {}?", " Find the {}.", " Where is the {}?")
+
+
+@dataclass(frozen=True)
+class Swaps(Facts):
+    """No pair comes twice in the same order, so a pair says where in the list one is."""
+
+    start: str
+    thing: str
+    pairs: tuple[tuple[str, str], ...]
+
+    family: ClassVar[str] = "swaps"
+    wordings: ClassVar = (len(OPENINGS), len(BODIES), len(ENDINGS))
+    shortest: ClassVar = 1
+    longest: ClassVar = 6
+    lengths: ClassVar = (1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6)
+
+    @classmethod
+    def draw(cls, rng: Random, length: int) -> Self:
+        people = rng.sample(NAMES, rng.choice((4, 4, 5) if length > 5 else (3, 4, 5)))
+        every = [(a, b) for a in people for b in people if a != b]
+        return cls(rng.choice(people), rng.choice(THINGS), tuple(rng.sample(every, length)))
+
+    @property
+    def length(self) -> int:
+        return len(self.pairs)
+
+    def question(self, wording: Wording) -> Question:
+        before, between, after = OPENINGS[wording.opening].split("{}")
+        q = Question(before).add(self.start, "start").add(between + self.thing + after)
+        opening, separator = BODIES[wording.body]
+        q.add(opening)
+        for i, (a, b) in enumerate(self.pairs):
+            q.add(separator if i else "").add(f"{a} and {b}", f"pair{i}")
+        return q.add("." + ENDINGS[wording.ending].format(self.thing))
+
+    def think(self, question: Question, slip: Slip | None = None) -> tuple[Step, ...]:
+        steps = [Step(f"Start: {self.start}", self.start, (), (question.span("start"),), "setup", ".")]
+        at = 0
+        for i, (a, b) in enumerate(self.pairs):
+            holder = steps[at].value
+            new = _after(a, b, holder)
+            right = Step(_said(a, b, holder, new), new, (at,), (question.span(f"pair{i}"),))
+            wrong = None
+            if slip and slip.number == i + 1:
+                wrong = Step(_said(a, b, holder, slip.value), slip.value)
+            correction = f"{holder} to {new}" if new != holder else f"still {holder}"
+            at = said(steps, right, wrong, correction, bool(slip and slip.corrected))
+        return closed(steps)
+
+    def derive(self, step: Step, used: list[str], read: list[str]) -> str:
+        if step.kind == "setup":
+            return read[0]
+        a, _, b = read[0].partition(" and ")
+        return _after(a, b, used[0])
+
+    def answer(self, steps: tuple[Step, ...]) -> str:
+        return steps[-1].value
+
+    def brief(self) -> str:
+        return " ".join(step.value for step in self.think(self.question(Wording()))) + "."
+
+    def wrong(self, number: int, rng: Random) -> str | None:
+        """Somebody else gets it; that it stays where it should move is no slip, for it could still be continued."""
+        if number == 0:
+            return None
+        steps = self.think(self.question(Wording()))
+        people = sorted({name for pair in self.pairs for name in pair} | {self.start})
+        right = {steps[number].value, steps[number - 1].value}
+        return rng.choice([name for name in people if name not in right] or [None])
+
+
+def _after(a: str, b: str, holder: str) -> str:
+    return b if holder == a else a if holder == b else holder
+
+
+def _said(a: str, b: str, holder: str, new: str) -> str:
+    """The holder before is restated, so that the step needs no more than comparing names that stand beside it."""
+    return f"{a} and {b}: {holder}" + (f" to {new}" if new != holder else "")

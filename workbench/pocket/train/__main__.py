@@ -1,0 +1,43 @@
+"""`python -m workbench.pocket.train FOLDER`: the embedded model from nothing, and its checkpoint in FOLDER/model."""
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+MALLOC = (
+    "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=17179869184:"
+    "glibc.malloc.top_pad=268435456:glibc.malloc.hugetlb=1"
+)
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Trains (or goes on with) the run in a folder, then writes it as gpt-oss has it: rounded to MXFP4, and in bf16."""
+    parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__)
+    parser.add_argument("folder", type=Path, help="of the run: last.pt, curve.jsonl, and model/ in the end")
+    parser.add_argument("--tokens", type=float, default=20e6, help="how long it trains (default: 20e6)")
+    parser.add_argument("--workers", type=int, default=2, help="processes, a core each (default: 2)")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--batch", type=int, default=1280, help="tokens a worker and a step (default: 1280)")
+    parser.add_argument("--lr", type=float, default=0.005, help="of Muon (default: 0.005)")
+    parser.add_argument("--every", type=float, default=5e5, help="tokens between two checkpoints (default: 5e5)")
+    parser.add_argument("--steps", type=int, help="stop after so many steps; the same command goes on")
+    parser.add_argument("--start", help="a last.pt whose weights it begins with, for variants")
+    parser.add_argument("--plain", action="store_true", help="without torch.compile: half as fast, no compiler needed")
+    args = parser.parse_args(argv)
+    from workbench.pocket.train.export import export
+    from workbench.pocket.train.run import Plan, load, train
+
+    plan = Plan(tokens=args.tokens, seed=args.seed, batch=args.batch, lr=args.lr, start=args.start)
+    last = train(plan, args.folder, workers=args.workers, compiled=not args.plain, every=args.every, steps=args.steps)
+    model = load(last)
+    export(model, args.folder / "model")
+    export(model, args.folder / "model-bf16", packed=False)
+
+
+if __name__ == "__main__":
+    # Page faults are half the time of small products unless malloc keeps what it has; glibc reads this at the start.
+    if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
+        os.environ["GLIBC_TUNABLES"] = MALLOC
+        os.execv(sys.executable, [sys.executable, "-m", "workbench.pocket.train", *sys.argv[1:]])
+    main()

@@ -1,0 +1,157 @@
+"""A checkpoint as gpt-oss is published: the folder that the runner, transformers and everything else can load."""
+
+import json
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+
+from workbench.pocket.rendering import TEMPLATE
+from workbench.pocket.train.model import Pocket
+from workbench.pocket.vocabulary import PAD, symbols, tokenizer_json
+from workbench.runner.config import Config
+
+DENSE = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
+LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of FP4, and below the edges between them
+EDGES = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
+GROUP = 32
+
+
+def export(model: Pocket, folder: Path, *, packed: bool = True) -> Path:
+    """Writes config, weights, tokenizer and chat template; experts in MXFP4, or all in bf16 with `packed=False`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors: dict[str, Tensor] = {}
+    for name, tensor in published(model).items():
+        if packed and name.endswith("_proj"):
+            blocks, scales = mxfp4(tensor.mT)
+            tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
+        else:
+            tensors[name] = tensor.to(torch.bfloat16).contiguous()
+    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
+    stops = [symbols()["<|return|>"], symbols()["<|call|>"]]
+    ids = {"pad_token_id": symbols()[PAD], "eos_token_id": stops, "bos_token_id": symbols()["<|startoftext|>"]}
+    files = {
+        "config.json": config(model.c, packed=packed) | ids,
+        "generation_config.json": {"do_sample": False, **ids},
+        "tokenizer_config.json": {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "eos_token": "<|return|>",
+            "pad_token": PAD,
+            "bos_token": "<|startoftext|>",
+            "model_max_length": 4096,
+            "clean_up_tokenization_spaces": False,
+            "padding_side": "left",
+            "model_input_names": ["input_ids", "attention_mask"],
+        },
+    }
+    for file, content in files.items():
+        (folder / file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    (folder / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
+    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    return folder
+
+
+def published(model: Pocket) -> dict[str, Tensor]:
+    """The tensors by transformers' names and in its layouts, experts as [expert, in, out]."""
+    c = model.c
+    heads, kv = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
+    out = {
+        "model.embed_tokens.weight": model.embed,
+        "lm_head.weight": model.unembed,
+        "model.norm.weight": model.ln_final,
+    }
+    for layer, b in enumerate(model.layers):
+        here = f"model.layers.{layer}."
+        matrices, biases = b.w_qkv.split([heads, kv, kv], 1), b.b_qkv.split([heads, kv, kv])
+        for name, matrix, bias in zip("qkv", matrices, biases):
+            out |= {f"{here}self_attn.{name}_proj.weight": matrix.t(), f"{here}self_attn.{name}_proj.bias": bias}
+        out |= {
+            f"{here}self_attn.o_proj.weight": b.w_o.t(),
+            f"{here}self_attn.o_proj.bias": b.b_o,
+            f"{here}self_attn.sinks": b.sinks,
+            f"{here}input_layernorm.weight": b.ln1,
+            f"{here}post_attention_layernorm.weight": b.ln2,
+            f"{here}mlp.router.weight": b.w_router.t(),
+            f"{here}mlp.router.bias": b.b_router,
+            f"{here}mlp.experts.gate_up_proj": interleaved(b.w_up),
+            f"{here}mlp.experts.gate_up_proj_bias": interleaved(b.b_up),
+            f"{here}mlp.experts.down_proj": b.w_down,
+            f"{here}mlp.experts.down_proj_bias": b.b_down,
+        }
+    return {name: tensor.detach().float().contiguous().clone() for name, tensor in out.items()}
+
+
+def interleaved(halves: Tensor) -> Tensor:
+    """gate 0, up 0, gate 1, up 1, … from all gates and then all ups.
+
+    >>> interleaved(torch.tensor([1, 2, 10, 20])).tolist()
+    [1, 10, 2, 20]
+    """
+    return torch.stack(halves.chunk(2, -1), -1).flatten(-2)
+
+
+def mxfp4(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Blocks and scales of matrices [expert, out, in]: groups of 32 along `in`, the low nibble first.
+
+    Of the two exponents that may be best, each group takes the one with the smaller squared error.
+
+    >>> blocks, scales = mxfp4(torch.ones(1, 1, 32))
+    >>> blocks.shape, scales.shape
+    (torch.Size([1, 1, 1, 16]), torch.Size([1, 1, 1]))
+    """
+    groups = matrix.float().contiguous().view(*matrix.shape[:-1], -1, GROUP)
+    low = torch.floor(torch.log2(groups.abs().amax(-1, keepdim=True).clamp_min(2.0**-100))) - 2
+    levels, edges = torch.tensor(LEVELS), torch.tensor(EDGES)
+    codes, errors = [], []
+    for exponent in (low, low + 1):
+        code = torch.bucketize((groups / torch.exp2(exponent)).abs().clamp(max=6), edges)
+        errors.append((levels[code] * torch.exp2(exponent) - groups.abs()).square().sum(-1, keepdim=True))
+        codes.append(code)
+    higher = errors[1] < errors[0]
+    code = (torch.where(higher, codes[1], codes[0]) + 8 * (groups < 0)).to(torch.uint8)
+    scales = (low + higher + 127).squeeze(-1).to(torch.uint8)
+    return (code[..., ::2] | (code[..., 1::2] << 4)).contiguous(), scales.contiguous()
+
+
+def config(c: Config, *, packed: bool) -> dict:
+    """config.json, in transformers' words."""
+    rope = {
+        "rope_type": "yarn",
+        "factor": c.rope_factor,
+        "beta_fast": c.rope_beta_fast,
+        "beta_slow": c.rope_beta_slow,
+        "truncate": c.rope_truncate,
+        "original_max_position_embeddings": c.rope_original,
+    }
+    quantised = {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}}
+    return {
+        "architectures": ["GptOssForCausalLM"],
+        "model_type": "gpt_oss",
+        "vocab_size": c.d_vocab,
+        "hidden_size": c.d_model,
+        "intermediate_size": c.d_mlp,
+        "num_hidden_layers": c.n_layers,
+        "num_attention_heads": c.n_heads,
+        "num_key_value_heads": c.n_kv_heads,
+        "head_dim": c.d_head,
+        "num_local_experts": c.n_experts,
+        "num_experts_per_tok": c.n_active,
+        "sliding_window": c.window,
+        "rms_norm_eps": c.eps,
+        "rope_theta": c.rope_theta,
+        "rope_scaling": rope,
+        "max_position_embeddings": c.n_ctx,
+        "tie_word_embeddings": False,
+        "attention_bias": True,
+        "hidden_act": "silu",
+        "swiglu_limit": c.swiglu_limit,
+        "attention_dropout": 0.0,
+        "initializer_range": 0.02,
+        "layer_types": list(c.layer_types),
+        "use_cache": True,
+        "output_router_logits": False,
+        "router_aux_loss_coef": 0.01,
+        "dtype": "bfloat16",
+        **(quantised if packed else {}),
+    }

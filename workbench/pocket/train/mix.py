@@ -1,0 +1,43 @@
+"""Which problems are trained when: families, efforts, lengths and slips by the progress of a run, 0 to 1."""
+
+from random import Random
+
+from workbench.pocket.families import CHAINS, FAMILIES, make, slips
+from workbench.pocket.problems import Problem
+
+FAMILY = {
+    "variables": 0.25,
+    "addition": 0.14,
+    "hops": 0.12,
+    "swaps": 0.18,
+    "lists": 0.20,
+    "say": 0.04,
+    "look": 0.04,
+    "calculator": 0.03,
+}
+WARM_UP = FAMILY | {"say": 0.40, "look": 0.20}  # copying first
+EFFORT = {"low": 0.15, "medium": 0.12, "high": 0.73}
+EFFORT_ELSE = {"low": 0.4, "medium": 0.2, "high": 0.4}  # where no chain of thought is needed
+COPYING, SHORT, SLIPS = 0.04, 0.12, 0.2  # until when copying leads and problems are short; from when steps are wrong
+SLIPPING = 0.15  # of the chains at high effort
+
+
+def draw(rng: Random, progress: float) -> tuple[Problem, str]:
+    """A problem of the training split, and the effort it is rendered at.
+
+    >>> problem, effort = draw(Random(0), progress=0.5)
+    >>> problem.split, problem.wording.trained, effort in ("low", "medium", "high")
+    ('train', True, True)
+    """
+    weights = WARM_UP if progress < COPYING else FAMILY
+    family = rng.choices(list(weights), list(weights.values()))[0]
+    efforts = EFFORT if family in CHAINS else EFFORT_ELSE
+    effort = rng.choices(list(efforts), list(efforts.values()))[0]
+    length = None
+    if progress < SHORT and rng.random() < 0.8:
+        kind = FAMILIES[family]
+        length = rng.choice([n for n in kind.lengths if n <= (kind.shortest + kind.longest) // 2])
+    problem = make(family, rng, length=length, split="train", wording=None)
+    if effort == "high" and progress > SLIPS and rng.random() < SLIPPING and (wrong := slips(problem, rng)):
+        problem = problem.slipped(rng.choice(wrong))
+    return problem, effort

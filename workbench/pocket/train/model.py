@@ -1,0 +1,136 @@
+"""The model as it is trained: gpt-oss's arithmetic, laid out for fast forward and backward passes on a CPU.
+
+Shapes differ from the runner's: q, k and v are one matrix, all matrices are [in, out], gate and up are halves. It has
+no cache, no hook points, and knows nothing of files; the runner is what everything else uses.
+"""
+
+import math
+from dataclasses import dataclass, field
+from typing import cast
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from workbench.kernels.linear import multiplies_bf16
+from workbench.pocket.train.elementwise import OPS
+from workbench.pocket.train.experts import Experts
+from workbench.pocket.vocabulary import d_vocab
+from workbench.runner.config import Config
+from workbench.runner.gpt_oss import rope_frequencies
+
+SHAPE = Config(
+    n_layers=6,
+    d_model=128,
+    n_heads=4,
+    n_kv_heads=2,
+    d_head=32,
+    n_experts=32,
+    n_active=4,
+    d_mlp=64,
+    d_vocab=d_vocab(),
+    window=16,
+    layer_types=("sliding_attention", "full_attention") * 3,
+)
+
+
+@dataclass(slots=True)
+class Routing:
+    """What the routers of one forward pass report; `real` marks the positions that are no padding."""
+
+    real: Tensor
+    load: Tensor  # layer expert: the running mean so far
+    now: list[Tensor] = field(default_factory=list)
+    balance: Tensor | float = 0.0
+    z_loss: Tensor | float = 0.0
+
+
+class Block(nn.Module):
+    """One layer. Matrices are [in, out]; `w_up` holds the gates, then the ups."""
+
+    def __init__(self, c: Config, layer: int):
+        super().__init__()
+        self.c, self.layer = c, layer
+        heads, kv = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
+        small = 1 / math.sqrt(2 * c.n_layers)  # what is written into the residual stream
+
+        def matrix(*shape: int, gain: float = 1.0) -> nn.Parameter:
+            return nn.Parameter(torch.randn(shape) * gain / math.sqrt(shape[-2]))
+
+        self.ln1, self.ln2 = nn.Parameter(torch.ones(c.d_model)), nn.Parameter(torch.ones(c.d_model))
+        self.w_qkv, self.b_qkv = matrix(c.d_model, heads + 2 * kv), nn.Parameter(torch.zeros(heads + 2 * kv))
+        self.w_o, self.b_o = matrix(heads, c.d_model, gain=small), nn.Parameter(torch.zeros(c.d_model))
+        self.sinks = nn.Parameter(torch.zeros(c.n_heads))
+        self.w_router, self.b_router = matrix(c.d_model, c.n_experts), nn.Parameter(torch.zeros(c.n_experts))
+        self.w_up = matrix(c.n_experts, c.d_model, 2 * c.d_mlp)
+        self.b_up = nn.Parameter(torch.zeros(c.n_experts, 2 * c.d_mlp))
+        self.w_down = matrix(c.n_experts, c.d_mlp, c.d_model, gain=small)
+        self.b_down = nn.Parameter(torch.zeros(c.n_experts, c.d_model))
+
+    def forward(self, x: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, routing: Routing) -> Tensor:
+        c, dtype = self.c, x.dtype
+        n_batch, n_pos, _ = x.shape
+        normed = OPS["norm"](x, self.ln1, c.eps).view(-1, c.d_model)
+        qkv = torch.addmm(self.b_qkv.to(dtype), normed, self.w_qkv.to(dtype)).view(n_batch, n_pos, -1)
+        z = OPS["attention"](qkv, cos, sin, mask, self.sinks, c.n_heads, c.n_kv_heads, c.d_head)
+        wrote = torch.addmm(self.b_o.to(dtype), z.view(n_batch * n_pos, -1), self.w_o.to(dtype))
+        x, normed = OPS["add_norm"](x, wrote.view_as(x), self.ln2, c.eps)
+        normed = normed.view(-1, c.d_model)
+        logits = torch.addmm(self.b_router.to(dtype), normed, self.w_router.to(dtype))
+        share, chosen, now, balance, z_loss = OPS["route"](logits, routing.real, routing.load[self.layer], c.n_active)
+        routing.now.append(now)
+        routing.balance = routing.balance + balance / c.n_layers
+        routing.z_loss = routing.z_loss + z_loss / c.n_layers
+        up, down = (self.w_up.to(dtype), self.b_up.to(dtype)), (self.w_down.to(dtype), self.b_down.to(dtype))
+        y = Experts.apply(normed, share, chosen, *up, *down, c.swiglu_alpha, c.swiglu_limit)
+        return x + y.view_as(x)
+
+
+class Pocket(nn.Module):
+    """Logits from token ids: `model(ids, routing, at)`, at the flat positions `at` or at all.
+
+    >>> model = Pocket(SHAPE)
+    >>> sum(p.numel() for p in model.parameters()) == SHAPE.n_params
+    True
+    """
+
+    def __init__(self, c: Config):
+        super().__init__()
+        self.c = c
+        self.embed = nn.Parameter(torch.randn(c.d_vocab, c.d_model) * 4 / math.sqrt(c.d_model))
+        self.blocks = nn.ModuleList(Block(c, layer) for layer in range(c.n_layers))
+        self.ln_final = nn.Parameter(torch.ones(c.d_model))
+        self.unembed = nn.Parameter(torch.randn(c.d_vocab, c.d_model) * 0.2 / math.sqrt(c.d_model))
+        self.dtype = torch.bfloat16 if multiplies_bf16() else torch.float32
+        self._tables: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+
+    def forward(self, ids: Tensor, routing: Routing | None = None, at: Tensor | None = None) -> Tensor:
+        routing = routing or self.routing(torch.ones(ids.numel()))
+        cos, sin, window, full = self._table(ids.shape[1])
+        x = F.embedding(ids, self.embed).to(self.dtype)
+        for layer, block in enumerate(self.layers):
+            x = block(x, cos, sin, window if self.c.is_sliding(layer) else full, routing)
+        x = x.view(-1, self.c.d_model)
+        if at is not None:
+            x = x.index_select(0, at)
+        return OPS["norm"](x, self.ln_final, self.c.eps) @ self.unembed.to(self.dtype).t()
+
+    @property
+    def layers(self) -> list[Block]:
+        return cast(list[Block], list(self.blocks))
+
+    def routing(self, real: Tensor, load: Tensor | None = None) -> Routing:
+        """A fresh report; without `load` the experts are taken to have been used evenly."""
+        even = torch.full((self.c.n_layers, self.c.n_experts), 1 / self.c.n_experts)
+        return Routing(real, even if load is None else load)
+
+    def _table(self, n_pos: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """cos and sin, pos d_head/2, and the masks of sliding and full layers, query key."""
+        if n_pos not in self._tables:
+            frequency, scale = rope_frequencies(self.c)
+            angle = torch.outer(torch.arange(n_pos).float(), frequency)
+            behind = torch.arange(n_pos)[:, None] - torch.arange(n_pos)
+            full = torch.zeros(n_pos, n_pos).masked_fill(behind < 0, -1e9)
+            window = full.masked_fill(behind >= self.c.window, -1e9)
+            self._tables[n_pos] = (angle.cos() * scale, angle.sin() * scale, window, full)
+        return self._tables[n_pos]

@@ -1,0 +1,122 @@
+"""pocket's words: every word of its problems is one token, digits and single letters stand alone, any text round-trips.
+
+The tokenizer is a byte-level BPE without merges: 256 bytes, and whole words with and without a space before them. New
+words go to the end, so that ids stay what they are.
+"""
+
+import json
+import re
+from functools import cache
+from itertools import chain
+
+from workbench.errors import PromptError
+from workbench.pocket.families.people import COLORS, NAMES, THINGS, words
+
+SPECIALS = words(
+    "<|startoftext|> <|endoftext|> <|return|> <|constrain|> <|channel|> <|start|> <|end|> <|message|> <|call|>"
+)
+FIRST = words(
+    "system user assistant developer analysis commentary final functions calc json "
+    "Reasoning low medium high Tools What is has have Mod Find Passes to Start with after passes pass "
+    "who Who it It swap and Sort min left carry so So from Use The the then of "
+    "Say Copy Copying problem answer Answer step steps times plus minus last digit"
+)
+SECOND = words(
+    "Modulo Last digits Give Note Compute Think Ball Chain Begin at At From Swaps Now first Where Wait still "
+    "List Take Digits Do Then drop cut rotate flip reverse turn Repeat Only that Colors Table Look up Which look"
+)
+PIECE = r" ?[A-Za-z]{2,}|\s|."  # the last takes what is left, one character at a time
+PAD = "<|endoftext|>"
+
+
+def _both(these: list[str]) -> list[str]:
+    return list(chain.from_iterable((word, f" {word}") for word in these))
+
+
+@cache
+def symbols() -> dict[str, int]:
+    """Every symbol of the tokenizer with its id, spaces as Ġ; control tokens among them.
+
+    >>> symbols()["Ġcalc"], symbols()["<|start|>"]
+    (273, 423)
+    """
+    table = [*sorted(_bytes().values())]
+    table += [word.replace(" ", "Ġ") for word in _both([*FIRST, *NAMES, *THINGS])]
+    table = [*dict.fromkeys(table), *SPECIALS]
+    table += [word.replace(" ", "Ġ") for word in _both([*SECOND, *COLORS])]
+    return {symbol: i for i, symbol in enumerate(dict.fromkeys(table))}
+
+
+@cache
+def d_vocab() -> int:
+    """The rows of the embedding: as many as there are symbols, filled up to a multiple of 32.
+
+    >>> d_vocab() % 32, d_vocab() - len(symbols()) < 32
+    (0, True)
+    """
+    return -len(symbols()) % 32 + len(symbols())
+
+
+@cache
+def _bytes() -> dict[int, str]:
+    """GPT-2's table: printable bytes are themselves, the others are moved up from U+0100."""
+    kept = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    moved = [b for b in range(256) if b not in kept]
+    return {b: chr(b) for b in kept} | {b: chr(256 + i) for i, b in enumerate(moved)}
+
+
+_SPLIT = re.compile("|".join(map(re.escape, SPECIALS)) + "|" + PIECE, re.DOTALL)
+
+
+@cache
+def _ids(piece: str) -> tuple[int, ...]:
+    table = symbols()
+    symbol = piece.replace(" ", "Ġ")
+    if symbol in table:
+        return (table[symbol],)
+    if len(piece.strip()) > 1:
+        raise PromptError(
+            f"{piece!r} is no word of pocket's problems, so pocket cannot learn it. Add it to "
+            f"workbench/pocket/vocabulary.py, at the end."
+        )
+    return tuple(table[_bytes()[b]] for b in piece.encode())
+
+
+def encode(text: str) -> list[int]:
+    """The ids of a problem's text, control tokens by their names; what the tokenizer gives, without loading it.
+
+    >>> encode("<|start|>user<|message|>What is 7+8?")
+    [423, 258, 425, 286, 289, 220, 22, 10, 23, 30]
+
+    Raises PromptError for a word that is not in the vocabulary.
+    """
+    return list(chain.from_iterable(_ids(piece) for piece in _SPLIT.findall(text)))
+
+
+def pieces(ids: list[int] | tuple[int, ...]) -> list[str]:
+    """The text of each token, for the texts of problems: all of it is ASCII.
+
+    >>> pieces([423, 258, 425])
+    ['<|start|>', 'user', '<|message|>']
+    """
+    table = _texts()
+    return [table.get(i, "") for i in ids]
+
+
+@cache
+def _texts() -> dict[int, str]:
+    back = {symbol: chr(b) for b, symbol in _bytes().items()}
+    return {i: symbol if symbol in SPECIALS else "".join(back[c] for c in symbol) for symbol, i in symbols().items()}
+
+
+def tokenizer_json() -> str:
+    """tokenizer.json, for every library that reads one."""
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
+
+    tokenizer = Tokenizer(models.BPE(vocab=symbols(), merges=[], ignore_merges=True))
+    split = pre_tokenizers.Split(Regex(PIECE), "isolated")
+    bytewise = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, bytewise])  # type: ignore[assignment]
+    tokenizer.decoder = decoders.ByteLevel()  # type: ignore[assignment]
+    tokenizer.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in SPECIALS])
+    return json.dumps(json.loads(tokenizer.to_str()), ensure_ascii=False, indent=1)
