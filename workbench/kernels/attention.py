@@ -81,6 +81,8 @@ def alone(q: Tensor, k: Tensor) -> bool:
 def hide(s: Tensor, block: Block, offset: int, window: int | None) -> Tensor:
     """Writes -inf where a key lies after its query or outside the window: only in the block's two ends can it."""
     n = block.stop - block.start
+    if n == 1:  # a block's keys are those of its first query up to its last: with one, all may be seen
+        return s
     query = torch.arange(offset + block.start, offset + block.stop, device=s.device)[:, None]
     key = torch.arange(block.first, block.last, device=s.device)
     s[..., -n:].masked_fill_(key[-n:] > query, -torch.inf)

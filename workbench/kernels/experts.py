@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -42,25 +43,27 @@ class Plan(NamedTuple):
 
     groups: list[tuple[int, int, int]]  # expert, first row, last row
     rows: Tensor  # row -> position that it reads
-    pairs: Tensor  # (position, choice) that run, counted through
-    slots: Tensor  # the row that computes each of them
+    slots: Tensor  # (position, choice), counted through -> the row that computes it; any where it does not run
+    everyone: bool  # whether all of them run
 
 
 def plan(ran: Tensor, share: Tensor, n_experts: int, multiple: int = ROWS) -> Plan:
     """ran: pos choice, the experts; share: pos choice, their weights. An expert's rows are filled to a multiple."""
-    width = ran.shape[-1]
-    pairs = share.flatten().nonzero()[:, 0]
-    expert = ran.flatten()[pairs]
-    order = expert.argsort(stable=True)
-    pairs, expert = pairs[order], expert[order]
-    counts = torch.bincount(expert, minlength=n_experts)
+    # in numpy: a decoded token has four pairs, and each step costs torch several times as long
+    chosen, runs = ran.flatten().cpu().numpy(), (share != 0).flatten().cpu().numpy()
+    pairs = np.flatnonzero(runs)
+    pairs = pairs[chosen[pairs].argsort(kind="stable")]
+    expert = chosen[pairs]
+    counts = np.bincount(expert, minlength=n_experts)
     filled = (counts + multiple - 1) // multiple * multiple
-    first, before = filled.cumsum(0) - filled, counts.cumsum(0) - counts
-    slots = first[expert] + torch.arange(len(pairs), device=ran.device) - before[expert]
-    rows = torch.zeros(int(filled.sum()), dtype=torch.long, device=ran.device)
-    rows[slots] = pairs // width
+    first, before = filled.cumsum() - filled, counts.cumsum() - counts
+    at = first[expert] + np.arange(len(pairs)) - before[expert]
+    rows, slots = np.zeros(filled.sum(), np.int64), np.zeros(len(chosen), np.int64)
+    rows[at], slots[pairs] = pairs // ran.shape[-1], at
     ends = zip(first.tolist(), filled.tolist())
-    return Plan([(e, a, a + n) for e, (a, n) in enumerate(ends) if n], rows, pairs, slots)
+    groups = [(e, a, a + n) for e, (a, n) in enumerate(ends) if n]
+    on = ran.device
+    return Plan(groups, torch.from_numpy(rows).to(on), torch.from_numpy(slots).to(on), len(pairs) == len(chosen))
 
 
 def run(
@@ -79,10 +82,8 @@ def run(
         y = _packed(x, p, up, up_bias, down, down_bias, alpha, limit)
     else:
         y = _one_by_one(x, p, up, up_bias, down, down_bias, alpha, limit)
-    slots = torch.zeros(ran.numel(), dtype=torch.long, device=x.device)
-    slots[p.pairs] = p.slots
-    said = y.index_select(0, slots).view(*ran.shape, x.shape[-1])
-    return said if len(p.pairs) == ran.numel() else said * (share != 0)[..., None]
+    said = y.index_select(0, p.slots).view(*ran.shape, x.shape[-1])
+    return said if p.everyone else said * (share != 0)[..., None]
 
 
 def takes(x: Tensor, matrices: Matrices) -> bool:

@@ -26,8 +26,11 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     n = flat.shape[0]
     if n <= (SOME if widens(flat) else FEW) and streams(flat, weight):
         ours = jit if native.isa() is None else native
-        parts = [ours.linear_bf16(rows, weight, bias) for rows in flat.split(FEW)]
-        return torch.cat(parts).view(*x.shape[:-1], weight.shape[0])
+        if n <= FEW:
+            y = ours.linear_bf16(flat, weight, bias)
+        else:
+            y = torch.cat([ours.linear_bf16(rows, weight, bias) for rows in flat.split(FEW)])
+        return y.view(*x.shape[:-1], weight.shape[0])
     if spare := -n % ROWS:
         flat = F.pad(flat, (0, 0, 0, spare))
     y = product(flat, weight, bias)

@@ -14,6 +14,7 @@ workbench.names) follow it. Positions are absolute, also when a cache holds the 
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -37,6 +38,7 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     return (t * scale).to(x.dtype)
 
 
+@lru_cache(maxsize=16)
 def rope_frequencies(c: Config, dtype: torch.dtype = torch.float32) -> tuple[Tensor, float]:
     """YaRN (arXiv 2309.00071): angle per position of each pair, and the factor on cos and sin.
 
@@ -60,16 +62,17 @@ def rope_frequencies(c: Config, dtype: torch.dtype = torch.float32) -> tuple[Ten
 
 
 def rope_table(c: Config, start: int, stop: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin for positions start:stop, each pos 1 d_head/2."""
+    """cos and sin for positions start:stop, each pos 1 d_head, as the two halves of a head meet them."""
     dtype = torch.promote_types(like.dtype, torch.float32)
     frequency, scale = rope_frequencies(c, dtype)
     angle = torch.arange(start, stop, dtype=dtype)[:, None] * frequency
-    return (angle.cos() * scale)[:, None].to(like.device), (angle.sin() * scale)[:, None].to(like.device)
+    cos, sin = (angle.cos() * scale)[:, None].to(like.device), (angle.sin() * scale)[:, None].to(like.device)
+    return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    a, b = x.chunk(2, -1)
-    return torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(x.dtype)
+    wide = x.to(cos.dtype)
+    return (wide * cos + wide.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
 def attention(
@@ -179,10 +182,12 @@ def experts(c: Config, weights: Weights, layer: int, x: Tensor, tap: Tap) -> Ten
     logits = tap(here + "router.hook_out", linear(x, w.w_router, w.b_router))
     chosen = tap(here + "hook_expert_indices", logits.topk(c.n_active, -1).indices)
     weight = torch.zeros_like(logits).scatter(-1, chosen, logits.gather(-1, chosen).softmax(-1))
-    weight = tap(here + "hook_expert_weights", weight)
+    given = tap(here + "hook_expert_weights", weight)
 
-    flat, weight = x.reshape(-1, c.d_model), weight.reshape(-1, c.n_experts)
-    ran = choices(chosen.reshape(-1, c.n_active), weight)
+    flat, ran = x.reshape(-1, c.d_model), chosen.reshape(-1, c.n_active)
+    edited, weight = given is not weight, given.reshape(-1, c.n_experts)
+    if edited:
+        ran = choices(ran, weight)
     share = weight.gather(-1, ran)
     if weights.pages.gives_back:
         weights.pages.need(layer, ran.unique().tolist())
@@ -196,7 +201,7 @@ def experts(c: Config, weights: Weights, layer: int, x: Tensor, tap: Tap) -> Ten
 
 
 def likely(c: Config, w: Block, x: Tensor) -> list[int]:
-    """The experts that a layer would choose if the one before wrote nothing more: a guess at what to read ahead."""
+    """The experts that a layer would choose if nothing more were written before it: a guess at what to read ahead."""
     logits = linear(rms_norm(x, w.ln2, c.eps), w.w_router, w.b_router)
     return logits.topk(c.n_active, -1).indices.unique().tolist()
 
@@ -254,12 +259,15 @@ def _blocks(c: Config, weights: Weights, x: Tensor, first: int, tap: Tap, cache:
         normed = tap(here + "ln1.hook_normalized", rms_norm(x, w.ln1, c.eps))
         x = x + tap(here + "hook_attn_out", attention(c, w, layer, normed, rope, tap, cache))
         x = tap(here + "hook_resid_mid", x)
-        if weights.pages.gives_back and layer + 1 < c.n_layers:
+        guess = weights.pages.gives_back and layer + 1 < c.n_layers
+        if guess and x.shape[1] > 1:  # many choose most experts: the guess is good, and time is to be won
             weights.pages.ahead(layer + 1, likely(c, weights.blocks[layer + 1], x))
         normed = tap(here + "ln2.hook_normalized", rms_norm(x, w.ln2, c.eps))
         x = x + tap(here + "hook_mlp_out", experts(c, weights, layer, normed, tap))
         weights.pages.left(layer)
         x = tap(here + "hook_resid_post", x)
+        if guess and x.shape[1] == 1:  # of few experts most would be guessed wrong before the experts have written
+            weights.pages.ahead(layer + 1, likely(c, weights.blocks[layer + 1], x))
     x = tap("ln_final.hook_normalized", rms_norm(x, weights.ln_final, c.eps))
     return _logits(weights, x, tap, logits_at)
 
