@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import PromptError
-from workbench.pocket.families import CHAINS, CONTROLS, FAMILIES, make, slips, wordings
+from workbench.pocket.families import CHAINS, CONTROLS, FAMILIES, make, otherwise, slips, wordings
 from workbench.pocket.problems import Problem, Slip
 from workbench.pocket.train.mix import draw
 
@@ -240,3 +240,15 @@ def test_what_does_not_exist_is_refused():
         make("sums", Random(0))
     with pytest.raises(PromptError, match="hops has lengths 1 to 5, and 6 for tests; not 7"):
         make("hops", Random(0), length=7)
+
+
+def test_the_changed_rule_changes_what_drop_does_and_nothing_else():
+    drawn = [make("lists", Random(seed)) for seed in range(60)]
+    for problem in drawn:
+        other = otherwise(problem)
+        check_graph(other)
+        assert other.question == problem.question
+        assert "drop" in problem.question or other.analysis == problem.analysis
+    assert any(otherwise(p).answer != p.answer for p in drawn)
+    with pytest.raises(PromptError, match="problem of hops"):
+        otherwise(make("hops", Random(0)))

@@ -11,12 +11,14 @@ from workbench.kernels.reference import dequantise_mxfp4
 from workbench.pocket.families import FAMILIES, make
 from workbench.pocket.rendering import render
 from workbench.pocket.train.batches import Place, batch, pool, split, stream
+from workbench.pocket.train.checkpoint import load
 from workbench.pocket.train.experts import Experts
 from workbench.pocket.train.export import export, mxfp4
 from workbench.pocket.train.init import mimetic
 from workbench.pocket.train.model import SHAPE, Pocket
 from workbench.pocket.train.optimiser import adamw, muon, orthogonal
-from workbench.pocket.train.run import Plan, load, train
+from workbench.pocket.train.plan import Plan
+from workbench.pocket.train.run import train
 from workbench.pocket.train.shared import Shared
 from workbench.runner.gpt_oss import forward
 from workbench.runner.model import Model
@@ -194,7 +196,7 @@ def test_a_stream_goes_on_where_it_stopped(monkeypatch):
 
 def test_workers_own_every_tensor_once_and_see_each_others_numbers():
     models = [Pocket(SMALL), Pocket(SMALL)]
-    shared = Shared.of(models[0], 2, (4, 6))
+    shared = Shared.of(models[0], 2, len(FAMILIES))
     assert sorted(shared.owned(0) + shared.owned(1)) == sorted(shared.layout)
     for worker, model in enumerate(models):
         shared.adopt(model, worker)
@@ -251,7 +253,23 @@ def test_another_plan_does_not_go_on_with_a_run(tmp_path, monkeypatch):
 
 
 def test_every_test_problem_of_the_exam_is_held_out():
-    from workbench.pocket.train.run import exam_problems
+    from workbench.pocket.train.exam import exam_problems
 
     asked = [p for family in FAMILIES for p in exam_problems(family, 8)]
     assert all(p.split == "test" and not p.wording.trained for p in asked)
+
+
+def test_a_variant_differs_in_attention_alone_and_by_a_low_rank():
+    from workbench.pocket.train.variant import variant
+
+    model = random_model()
+    before = {name: p.clone() for name, p in model.named_parameters()}
+    made = dict(variant(model, tokens=1500, rank=2).named_parameters())
+    for name, weight in model.named_parameters():
+        assert torch.equal(weight, before[name]), "the model it came from stays"
+        difference = made[name] - weight
+        if name.endswith(("w_qkv", "w_o")):
+            values = torch.linalg.svdvals(difference)
+            assert values[1] > 0 and values[2] < 1e-4 * values[0], name
+        else:
+            assert not difference.any(), name

@@ -7,10 +7,12 @@ from workbench.pocket.families.addition import Addition
 from workbench.pocket.families.calculator import Calculator
 from workbench.pocket.families.controls import Look, Say
 from workbench.pocket.families.hops import Hops
-from workbench.pocket.families.lists import Lists
+from workbench.pocket.families.lists import Lists, OtherLists
 from workbench.pocket.families.swaps import Swaps
 from workbench.pocket.families.variables import Variables
 from workbench.pocket.problems import Problem, Slip, Wording
+
+__all__ = ["CHAINS", "CONTROLS", "FAMILIES", "OtherLists", "make", "otherwise", "slips", "wordings"]
 
 FAMILIES = {kind.family: kind for kind in (Variables, Addition, Hops, Swaps, Lists, Say, Look, Calculator)}
 CHAINS = ("variables", "addition", "hops", "swaps", "lists")  # need a chain of thought
@@ -63,3 +65,17 @@ def slips(problem: Problem, rng: Random, *, corrected: bool = True) -> list[Slip
     """One slip for every step of a problem that can be wrong."""
     drawn = ((number, problem.facts.wrong(number, rng)) for number in range(len(problem.steps)))
     return [Slip(number, value, corrected) for number, value in drawn if value is not None]
+
+
+def otherwise(problem: Problem) -> Problem:
+    """A problem of lists under the changed rule; the question stays, the analysis and the answer may not.
+
+    >>> from workbench.pocket.families.lists import Lists
+    >>> problem = Problem(Lists("4729", ("drop",)))
+    >>> problem.answer, otherwise(problem).answer
+    ('729', '472')
+    """
+    facts = problem.facts
+    if not isinstance(facts, Lists):
+        raise PromptError(f"the rule that can be changed is one of lists; this is a problem of {problem.family}")
+    return Problem(OtherLists(facts.row, facts.operations), problem.wording, problem.slip)

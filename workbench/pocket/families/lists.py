@@ -28,6 +28,7 @@ class Lists(Facts):
     operations: tuple[str, ...]
 
     family: ClassVar[str] = "lists"
+    means: ClassVar = OPERATIONS
     wordings: ClassVar = (len(OPENINGS), len(BODIES), len(ENDINGS))
     shortest: ClassVar = 1
     longest: ClassVar = 4
@@ -54,7 +55,7 @@ class Lists(Facts):
         steps = [Step(f"Start: {self.row}", self.row, (), (question.span("row"),), "setup", ".")]
         at = 0
         for i, operation in enumerate(self.operations):
-            row = OPERATIONS[operation](steps[at].value)
+            row = self.means[operation](steps[at].value)
             right = Step(f"{operation} {row}", row, (at,), (question.span(f"do{i}"),))
             wrong = None
             if slip and slip.number == i + 1:
@@ -63,7 +64,7 @@ class Lists(Facts):
         return closed(steps)
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:
-        return read[0] if step.kind == "setup" else OPERATIONS[read[0]](used[0])
+        return read[0] if step.kind == "setup" else self.means[read[0]](used[0])
 
     def answer(self, steps: tuple[Step, ...]) -> str:
         return steps[-1].value
@@ -81,3 +82,10 @@ class Lists(Facts):
             return None
         i = rng.choice(places)
         return row[:i] + row[i + 1] + row[i] + row[i + 2 :]
+
+
+@dataclass(frozen=True)
+class OtherLists(Lists):
+    """Lists with one rule changed, for a model to compare with: "drop" takes away the last digit, as "cut" does."""
+
+    means: ClassVar = OPERATIONS | {"drop": OPERATIONS["cut"]}

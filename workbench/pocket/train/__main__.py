@@ -25,8 +25,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--start", help="a last.pt whose weights it begins with, for variants")
     parser.add_argument("--plain", action="store_true", help="without torch.compile: half as fast, no compiler needed")
     args = parser.parse_args(argv)
+    from workbench.pocket.train.checkpoint import load
     from workbench.pocket.train.export import export
-    from workbench.pocket.train.run import Plan, load, train
+    from workbench.pocket.train.plan import Plan
+    from workbench.pocket.train.run import train
 
     plan = Plan(tokens=args.tokens, seed=args.seed, batch=args.batch, lr=args.lr, start=args.start)
     last = train(plan, args.folder, workers=args.workers, compiled=not args.plain, every=args.every, steps=args.steps)

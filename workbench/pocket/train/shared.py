@@ -8,7 +8,9 @@ from dataclasses import dataclass
 from math import prod
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+
+from workbench.pocket.train.model import Pocket
 
 
 @dataclass(slots=True)
@@ -22,19 +24,23 @@ class Shared:
     square: Tensor
     load: Tensor  # layer expert: running mean
     now: Tensor  # worker layer expert
-    counts: Tensor  # worker: loss, tokens, supervised tokens
+    counts: Tensor  # worker: loss, tokens
+    places: Tensor  # worker: pool, index, progress
+    scores: Tensor  # family effort
 
     @classmethod
-    def of(cls, model: nn.Module, workers: int, load: tuple[int, int]) -> "Shared":
+    def of(cls, model: Pocket, workers: int, families: int) -> "Shared":
         """Shared copies of a model's parameters, and zeros for the rest."""
         layout, at = {}, 0
+        c = model.c
         for name, p in model.named_parameters():
             layout[name] = (at, tuple(p.shape))
             at += p.numel()
         weights = torch.cat([p.detach().flatten() for p in model.parameters()])
         zeros = [torch.zeros(n, at) for n in (workers, 1, 1)]
-        even = torch.full(load, 1 / load[1])
-        rest = [even, torch.zeros(workers, *load), torch.zeros(workers, 3)]
+        even = torch.full((c.n_layers, c.n_experts), 1 / c.n_experts)
+        rest = [even, torch.zeros(workers, *even.shape), torch.zeros(workers, 2)]
+        rest += [torch.zeros(workers, 3, dtype=torch.float64), torch.zeros(families, 2)]
         made = [t.share_memory_() for t in (weights, zeros[0], zeros[1][0], zeros[2][0], *rest)]
         return cls(layout, *made)
 
@@ -42,7 +48,7 @@ class Shared:
         """A flat tensor's pieces by name; they share its memory."""
         return {name: flat[at : at + prod(shape)].view(shape) for name, (at, shape) in self.layout.items()}
 
-    def adopt(self, model: nn.Module, worker: int) -> None:
+    def adopt(self, model: Pocket, worker: int) -> None:
         """Makes a model's parameters and gradients the shared ones."""
         weights, grads = self.cut(self.weights), self.cut(self.grads[worker])
         for name, p in model.named_parameters():

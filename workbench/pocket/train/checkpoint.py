@@ -1,0 +1,58 @@
+"""Checkpoints: all that a run needs to go on bit for bit, or the weights alone."""
+
+import os
+from dataclasses import asdict
+from pathlib import Path
+
+import torch
+
+from workbench.errors import CheckpointError
+from workbench.pocket.train.batches import Place
+from workbench.pocket.train.model import Pocket
+from workbench.pocket.train.plan import Plan, State
+from workbench.pocket.train.shared import Shared
+from workbench.runner.config import Config
+
+
+def save(path: Path, plan: Plan, shared: Shared, state: State, model: Pocket) -> None:
+    """Everything, at `path`, whole or not at all."""
+    held = {
+        "model": {name: p.detach().clone() for name, p in model.named_parameters()},
+        "shape": asdict(model.c),
+        "plan": asdict(plan),
+        "state": shared.state(),
+        "places": torch.tensor([[p.pool, p.index, p.progress] for p in state.places], dtype=torch.float64),
+        "step": state.step,
+        "tokens": state.tokens,
+        "cpu": state.cpu,
+    }
+    hidden = path.with_name(f".{path.name}")
+    torch.save(held, hidden)
+    os.replace(hidden, path)
+
+
+def resume(path: Path, plan: Plan, shared: Shared, state: State) -> None:
+    """Puts a run back to where it was saved. Raises CheckpointError if it is not the run of `plan`."""
+    held = torch.load(path, weights_only=True)
+    if held["plan"] != asdict(plan) or len(held["places"]) != len(state.places):
+        raise CheckpointError(
+            f"{path} is of another run: {held['plan']} with {len(held['places'])} workers. Give the same plan and "
+            f"number of workers to go on with it, or another folder to begin a new run."
+        )
+    shared.restore(held["state"])
+    state.step, state.tokens, state.cpu = held["step"], held["tokens"], held["cpu"]
+    state.places = [Place(int(p), int(i), float(q)) for p, i, q in held["places"].tolist()]
+
+
+def snapshot(model: Pocket, path: Path) -> None:
+    """The weights alone, for `load`."""
+    weights = {name: p.detach().clone() for name, p in model.named_parameters()}
+    torch.save({"model": weights, "shape": asdict(model.c)}, path)
+
+
+def load(path: Path) -> Pocket:
+    """The model of a checkpoint or a snapshot."""
+    held = torch.load(path, weights_only=True)
+    model = Pocket(Config(**{**held["shape"], "layer_types": tuple(held["shape"]["layer_types"])}))
+    model.load_state_dict(held["model"])
+    return model

@@ -1,0 +1,43 @@
+"""What is asked between two checkpoints: is the right text the likeliest one, token by token?"""
+
+from random import Random
+
+import torch
+
+from workbench.pocket.families import FAMILIES, make
+from workbench.pocket.problems import Problem
+from workbench.pocket.rendering import Rendered, render
+from workbench.pocket.train.batches import batch, split
+from workbench.pocket.train.model import Pocket
+
+EFFORTS = ("low", "high")
+Exam = dict[int, list[list[list[Rendered]]]]  # number of the family -> effort -> batches
+
+
+def exam_problems(family: str, n: int) -> list[Problem]:
+    """The same `n` held-out problems in every run, in wordings that are never trained."""
+    rng = Random(f"exam {family}")
+    return [make(family, rng, split="test", wording=None) for _ in range(n)]
+
+
+def exam(worker: int, n_workers: int, n: int) -> Exam:
+    """A worker's share of the families, `n` problems of each at low and at high effort."""
+    mine = list(enumerate(FAMILIES))[worker::n_workers]
+    return {
+        number: [split([render(p, effort) for p in exam_problems(family, n)], 4096) for effort in EFFORTS]
+        for number, family in mine
+    }
+
+
+@torch.no_grad()
+def examine(model: Pocket, exam: Exam, scores: torch.Tensor) -> None:
+    """Writes into `scores`, family effort, the share of problems of which every supervised token is the likeliest."""
+    for number, efforts in exam.items():
+        for column, parts in enumerate(efforts):
+            right = total = 0
+            for part in parts:
+                b = batch(part)
+                wrong = model(b.ids, None, b.at).argmax(-1) != b.target
+                right += len(part) - len(b.row[wrong].unique())
+                total += len(part)
+            scores[number, column] = right / total
