@@ -4,6 +4,8 @@ A mapped weight costs no memory of its own: its pages are the operating system's
 they stay mapped once they were used. In memory="small" a layer's pages are given back as soon as the pass has left it
 (they stay in the page cache as long as there is room), and only the experts that were chosen are read, all at once and
 ahead of time, so that a model that is larger than the memory runs at the speed of the disk and not of page faults.
+A pass over a token or two gives back the experts alone: the next token needs all the rest again, and mapping it anew
+takes as long as computing with it.
 
 A mapped weight that is written into in place is lost with its page: change values by edits, or copy the weight first.
 """
@@ -22,10 +24,13 @@ from workbench.kernels.packed import Packed
 if TYPE_CHECKING:
     from workbench.runner.weights.form import Weights
 
+FEW = 8  # experts of a layer, at most, in a pass over a token or two
 READERS = 4  # requests under way at once: a disk answers several together faster than one after the other
-GIVE_BACK, POPULATE, WILL_NEED = 4, 22, 3  # madvise(2): DONTNEED, POPULATE_READ (Linux 5.14), WILLNEED
+PIECE = 1 << 19  # bytes: more at a time, and Linux may read only the first of them
+DONT_NEED, POPULATE, WILL_NEED = 4, 22, 3  # madvise(2): POPULATE_READ came with Linux 5.14
 
 Range = tuple[int, int]  # address, bytes
+Key = tuple[int, int | None]  # layer and expert; None is all but the experts
 
 
 class Resident:
@@ -62,7 +67,7 @@ class Mapped(Resident):
         self._embed = self._ranges([weights.embed])
 
     def embedded(self) -> None:
-        advise(self._embed, GIVE_BACK)
+        give_back(self._embed)
 
     def _ranges(self, tensors: Iterable[Tensor]) -> list[Range]:
         """Those that are the file's own bytes. Anything else must never be given back: it would be lost."""
@@ -70,34 +75,55 @@ class Mapped(Resident):
 
 
 class Borrowed(Mapped):
-    """Weights in a mapped file, each layer given back after its use."""
+    """Weights in a mapped file, given back after their use.
+
+    The readers take requests in the order in which they come. What is only likely is therefore asked for after all
+    that is needed, and is read while the needed is computed.
+    """
 
     gives_back = True
 
     def __init__(self, weights: "Weights", mapped: Iterable[Tensor]):
         super().__init__(weights, mapped)
         self._unembed = self._ranges([weights.unembed])
-        self._layers: list[list[Range]] = []
+        self._rest: list[list[Range]] = []  # by layer: all but the experts' matrices
+        self._matrices: list[list[Range]] = []
         self._experts: list[list[Range]] = []  # by layer: where expert 0 lies and how many bytes each takes
         for block in weights.blocks:
             both = (block.experts.up, block.experts.down)
             parts = [t for m in both for t in ((m.blocks, m.scales) if isinstance(m, Packed) else (m,))]
-            fields = [getattr(block, name) for name in block.__slots__ if name != "experts"]
-            self._layers.append(self._ranges([*fields, *parts]))
-            self._experts.append([(start, n // len(parts[0])) for start, n in self._ranges(parts)])
+            self._rest.append(self._ranges(getattr(block, name) for name in block.__slots__ if name != "experts"))
+            self._matrices.append(self._ranges(parts))
+            self._experts.append([(start, n // len(parts[0])) for start, n in self._matrices[-1]])
         self._readers = ThreadPoolExecutor(READERS, thread_name_prefix="workbench-read")
-        self._coming: dict[tuple[int, int], list[Future]] = {}
+        self._next = 0  # the layer after that which was left
+        self._likely: dict[Key, list[Range]] = {}  # of a layer after that: noted, not asked for yet
+        self._coming: dict[Key, list[Future]] = {}
+        self._few = False  # whether this is a pass over a token or two
+        self._held: set[int] = set()  # layers of which all but the experts was not given back
 
     def ahead(self, layer: int, experts: Collection[int]) -> None:
-        for e in experts:
-            if (layer, e) not in self._coming:
-                pieces = [(start + e * n, n) for start, n in self._experts[layer]]
-                self._coming[layer, e] = [self._readers.submit(advise, [piece], POPULATE) for piece in pieces]
+        rest = {} if layer in self._held else {(layer, None): self._rest[layer]}
+        likely = rest | self._places(layer, experts)
+        if layer == self._next:
+            self._ask(likely)
+        else:
+            self._likely = likely
 
     def need(self, layer: int, experts: Collection[int]) -> None:
-        self.ahead(layer, experts)
-        for e in experts:
-            for coming in self._coming[layer, e]:
+        self._few = len(experts) <= FEW
+        if self._held and not self._few:
+            give_back(self._unembed)
+            while self._held:
+                give_back(self._rest[self._held.pop()])
+        needed = self._places(layer, experts)
+        for key in [key for key in self._coming if key[0] == layer and key not in needed]:
+            self._coming[key] = [coming for coming in self._coming[key] if not coming.cancel()]  # guessed wrong
+        self._ask(needed)
+        self._ask(self._likely)
+        self._likely = {}
+        for key in needed:
+            for coming in self._coming[key]:
                 coming.result()
 
     def left(self, layer: int) -> None:
@@ -105,10 +131,24 @@ class Borrowed(Mapped):
             for coming in self._coming.pop(key):
                 if not coming.cancel():
                     coming.result()  # never give back what is still being read
-        advise(self._layers[layer], GIVE_BACK)
+        self._next = layer + 1
+        give_back(self._matrices[layer])
+        if self._few:
+            self._held.add(layer)
+        else:
+            give_back(self._rest[layer])
 
     def unembedded(self) -> None:
-        advise(self._unembed, GIVE_BACK)
+        if not self._few:
+            give_back(self._unembed)
+
+    def _places(self, layer: int, experts: Collection[int]) -> dict[Key, list[Range]]:
+        return {(layer, e): [(start + e * n, n) for start, n in self._experts[layer]] for e in experts}
+
+    def _ask(self, wanted: dict[Key, list[Range]]) -> None:
+        for key, ranges in wanted.items():
+            if key not in self._coming:
+                self._coming[key] = [self._readers.submit(read, *piece) for piece in ranges]
 
 
 def borrowed(weights: "Weights", mapped: Iterable[Tensor], memory: str) -> "Weights":
@@ -123,23 +163,29 @@ def can_give_back() -> bool:
     return hasattr(mmap, "MADV_DONTNEED")
 
 
-def advise(ranges: Iterable[Range], what: int) -> None:
-    """Tells the operating system about whole pages of mapped files: those inside when giving back, all when reading."""
-    libc = _libc()
-    if libc is None:
-        return
-    page = mmap.PAGESIZE
+def give_back(ranges: Iterable[Range]) -> None:
+    """Takes whole pages inside of these out of the process; the page cache keeps them while there is room."""
     for start, n in ranges:
-        if what == GIVE_BACK:
-            first, last = -(-start // page) * page, (start + n) // page * page
-        else:
-            first, last = start // page * page, -(-(start + n) // page) * page
-        if (
-            last > first
-            and libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), what)
-            and what == POPULATE
-        ):
-            libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), WILL_NEED)  # an older kernel
+        page = mmap.PAGESIZE
+        _advise(-(-start // page) * page, (start + n) // page * page, DONT_NEED)
+
+
+def read(start: int, n: int) -> None:
+    """Reads every page that holds a part of this range, and maps it.
+
+    It is asked for in pieces first, exactly and all at once. Mapping alone would read around each page what the device
+    is set to read ahead: with 8 MB, as some clouds have it, four times what is wanted.
+    """
+    page = mmap.PAGESIZE
+    first, last = start // page * page, -(-(start + n) // page) * page
+    for piece in range(first, last, PIECE):
+        _advise(piece, min(piece + PIECE, last), WILL_NEED)
+    _advise(first, last, POPULATE)  # an older kernel knows no such thing, and maps when a page is touched
+
+
+def _advise(first: int, last: int, what: int) -> None:
+    if (libc := _libc()) is not None and last > first:
+        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), what)
 
 
 def _libc() -> ctypes.CDLL | None:
