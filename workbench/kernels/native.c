@@ -707,7 +707,7 @@ API int wb_linear_mxfp4(int level, int threads, int bf16, int few, const void *x
     Product p = {kernels(level, bf16), codes, scales, x, bias, out, code_expert, code_row, scale_expert, scale_row,
                  bias_expert, n_out, n_groups, bf16, 0, (const Group *)groups, NULL};
     const Kernels *k = p.k;
-    i64 in = 32 * n_groups, width = (i64)width_few(n_groups), slots = 0, n = 0, step = few ? 64 : 2 * PANEL;
+    i64 in = 32 * n_groups, width = (i64)width_few(n_groups), slots = 0, n = 0, step = few ? 512 : 2 * PANEL;
     i64 ranges = (n_out + step - 1) / step;
     for (i64 g = 0; g < count; g++) {
         i64 rows = p.groups[g].last - p.groups[g].first;
@@ -841,7 +841,7 @@ typedef struct {
     int m;
 } Stream;
 
-enum { OUTPUTS = 64 };
+enum { OUTPUTS = 128 };
 
 static void piece_stream(void *job, size_t i) {
     Stream *p = job;
