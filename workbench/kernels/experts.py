@@ -1,8 +1,8 @@
 """The expert MLPs of one layer: an expert runs for the positions where its weight is not zero, and only there."""
 
+from itertools import groupby
 from typing import NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -47,23 +47,21 @@ class Plan(NamedTuple):
     everyone: bool  # whether all of them run
 
 
-def plan(ran: Tensor, share: Tensor, n_experts: int, multiple: int = ROWS) -> Plan:
+def plan(ran: Tensor, share: Tensor, multiple: int = ROWS) -> Plan:
     """ran: pos choice, the experts; share: pos choice, their weights. An expert's rows are filled to a multiple."""
-    # in numpy: a decoded token has four pairs, and each step costs torch several times as long
-    chosen, runs = ran.flatten().cpu().numpy(), (share != 0).flatten().cpu().numpy()
-    pairs = np.flatnonzero(runs)
-    pairs = pairs[chosen[pairs].argsort(kind="stable")]
-    expert = chosen[pairs]
-    counts = np.bincount(expert, minlength=n_experts)
-    filled = (counts + multiple - 1) // multiple * multiple
-    first, before = filled.cumsum() - filled, counts.cumsum() - counts
-    at = first[expert] + np.arange(len(pairs)) - before[expert]
-    rows, slots = np.zeros(filled.sum(), np.int64), np.zeros(len(chosen), np.int64)
-    rows[at], slots[pairs] = pairs // ran.shape[-1], at
-    ends = zip(first.tolist(), filled.tolist())
-    groups = [(e, a, a + n) for e, (a, n) in enumerate(ends) if n]
-    on = ran.device
-    return Plan(groups, torch.from_numpy(rows).to(on), torch.from_numpy(slots).to(on), len(pairs) == len(chosen))
+    # in plain Python: a decoded token has four pairs, and each step of an array library costs more than all of them
+    chosen, runs = ran.flatten().tolist(), (share != 0).flatten().tolist()
+    pairs = sorted((pair for pair, does in enumerate(runs) if does), key=chosen.__getitem__)
+    groups, rows, slots = [], [], [0] * len(chosen)
+    for expert, its in groupby(pairs, key=chosen.__getitem__):
+        first = len(rows)
+        for pair in its:
+            slots[pair] = len(rows)
+            rows.append(pair // ran.shape[-1])
+        rows += [0] * (-(len(rows) - first) % multiple)
+        groups.append((expert, first, len(rows)))
+    on = {"dtype": torch.long, "device": ran.device}
+    return Plan(groups, torch.tensor(rows, **on), torch.tensor(slots, **on), len(pairs) == len(chosen))
 
 
 def run(
@@ -75,7 +73,7 @@ def run(
     x: pos d_model; ran, share: pos choice; up: expert 2*d_mlp d_model; down: expert d_model d_mlp.
     """
     ours = takes(x, up) and takes(x, down)
-    p = plan(ran, share, up.shape[0], 1 if ours else ROWS)  # a row of the native kernels never knows its neighbours
+    p = plan(ran, share, 1 if ours else ROWS)  # a row of the native kernels never knows its neighbours
     if not p.groups:
         return x.new_zeros(*ran.shape, x.shape[-1])
     if ours:
