@@ -124,8 +124,8 @@ def test_reading_maps_what_the_file_holds(tmp_path):
     data = torch.arange(1 << 18, dtype=torch.int32)  # 1 MB: more than is asked for at a time
     (tmp_path / "data").write_bytes(data.numpy().tobytes())
     mapped = torch.from_file(str(tmp_path / "data"), size=len(data), dtype=torch.int32)
-    for _ in range(2):
-        pages.read(mapped.data_ptr() + 5, mapped.nbytes - 9)
+    for read in (pages.read, pages.read_alone):
+        read(mapped.data_ptr() + 5, mapped.nbytes - 9)
         assert torch.equal(mapped, data)
         pages.give_back([(mapped.data_ptr(), mapped.nbytes)])
     assert torch.equal(mapped, data)

@@ -148,7 +148,8 @@ class Borrowed(Mapped):
     def _ask(self, wanted: dict[Key, list[Range]]) -> None:
         for key, ranges in wanted.items():
             if key not in self._coming:
-                self._coming[key] = [self._readers.submit(read, *piece) for piece in ranges]
+                how = read_alone if self._few else read
+                self._coming[key] = [self._readers.submit(how, *piece) for piece in ranges]
 
 
 def borrowed(weights: "Weights", mapped: Iterable[Tensor], memory: str) -> "Weights":
@@ -171,16 +172,25 @@ def give_back(ranges: Iterable[Range]) -> None:
 
 
 def read(start: int, n: int) -> None:
-    """Reads every page that holds a part of this range, and maps it.
+    """Reads and maps every page that holds a part of this range.
 
-    It is asked for in pieces first, exactly and all at once. Mapping alone would read around each page what the device
-    is set to read ahead: with 8 MB, as some clouds have it, four times what is wanted.
+    The kernel also reads around each page what the device is set to read ahead: good, where the neighbours are wanted.
+    An older one does not know what is meant, and maps when a page is touched.
     """
-    page = mmap.PAGESIZE
-    first, last = start // page * page, -(-(start + n) // page) * page
+    _advise(*_whole_pages(start, n), POPULATE)
+
+
+def read_alone(start: int, n: int) -> None:
+    """The same, but nothing around: it is asked for exactly first, in pieces."""
+    first, last = _whole_pages(start, n)
     for piece in range(first, last, PIECE):
         _advise(piece, min(piece + PIECE, last), WILL_NEED)
-    _advise(first, last, POPULATE)  # an older kernel knows no such thing, and maps when a page is touched
+    read(start, n)
+
+
+def _whole_pages(start: int, n: int) -> Range:
+    page = mmap.PAGESIZE
+    return start // page * page, -(-(start + n) // page) * page
 
 
 def _advise(first: int, last: int, what: int) -> None:
