@@ -196,3 +196,13 @@ def test_figures_are_drawn_from_results(tmp_path):
     assert bars.count('height="106.7"') == 2
     assert (tmp_path / "curve.svg").read_text().count("<polyline") == len(FAMILIES)
     assert ">0.25<" in (tmp_path / "sinks.svg").read_text()
+
+
+def test_transformers_writes_what_the_runner_writes(model, tmp_path):
+    from workbench.pocket.eval.parity import parity
+
+    folder = export(random_model(), tmp_path)
+    found = parity(model, folder, 2, max_tokens=12)
+    assert found["texts_alike"]["share"] == 1 and found["logits_differ_by"] < 2e-5 * found["largest_logit"]
+    other = parity(model, export(random_model(1), tmp_path / "other"), 1, max_tokens=12)
+    assert other["texts_alike"]["share"] == 0 and other["logits_differ_by"] > 0.1

@@ -9,6 +9,7 @@ import torch
 from workbench.pocket.eval.accuracy import accuracy
 from workbench.pocket.eval.causes import causes
 from workbench.pocket.eval.figures import draw
+from workbench.pocket.eval.parity import parity, speed
 from workbench.pocket.eval.routing import routing
 from workbench.runner.model import Model
 
@@ -22,7 +23,7 @@ def main(argv: list[str] | None = None) -> None:
         "--out", type=Path, default=Path("eval"), help="where results.json and figures go (default: eval)"
     )
     parser.add_argument("--curve", type=Path, help="the curve.jsonl of its training, for the figure")
-    parser.add_argument("--only", choices=("accuracy", "causes", "routing"), help="one part alone")
+    parser.add_argument("--only", choices=("accuracy", "causes", "routing", "parity"), help="one part alone")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -38,6 +39,9 @@ def main(argv: list[str] | None = None) -> None:
         _keep(results, args.out)
     if args.only in (None, "routing"):
         results["routing"] = routing(model, min(args.n, 60))
+    if args.only in (None, "parity"):
+        results["tokens_per_second"] = speed(model)
+        results["transformers"] = parity(model, args.folder, min(args.n, 200))
     _keep(results, args.out)
     draw(results, args.curve, args.out)
 

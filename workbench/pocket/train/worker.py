@@ -100,7 +100,8 @@ class Worker:
                 state.tokens += float(self.shared.counts[:, 1].sum())
                 state.step += 1
                 losses.append(float(self.shared.counts[:, 0].mean()))
-                self.shared.places[self.worker] = torch.tensor([self.place.pool, self.place.index, self.place.progress])
+                here = [self.place.pool, self.place.index, self.place.progress]
+                self.shared.places[self.worker] = torch.tensor(here, dtype=torch.float64)
                 wait()
                 state.cpu = self.cpu + (time.process_time() - self.began) * self.n_workers
                 bar.update(int(state.tokens) - int(before))
