@@ -84,16 +84,19 @@ def _open() -> ctypes.CDLL:
 
 
 def use(level: str | None) -> None:
-    """Compute with this level from now on: one of `levels()`, "numba" for single tokens only, "torch" for none, None
-    for the best there is."""
-    _load()
-    can = [*_State.levels, *(["numba"] if _has_numba() else []), "torch"]
+    """Compute with this level from now on: one of `kinds()`, or None for the best there is."""
+    can = kinds()
     if level is not None and level not in can:
         raise ValueError(f"{level} kernels do not run here; what does: {', '.join(can)}")
     _State.wanted = level
     chosen = level or can[0]
     _State.level = LEVELS.get(chosen)
     _State.decoder = "numba" if chosen == "numba" else None
+
+
+def kinds() -> list[str]:
+    """What this machine can compute with, best first: `levels()`, "numba" for single tokens only, "torch" for all."""
+    return [*levels(), *(["numba"] if _has_numba() else []), "torch"]
 
 
 def _has_numba() -> bool:
