@@ -6,19 +6,19 @@ from workbench.pocket.families import CHAINS, FAMILIES, make, slips
 from workbench.pocket.problems import Problem
 
 FAMILY = {
-    "variables": 0.25,
+    "variables": 0.23,
     "addition": 0.14,
-    "hops": 0.12,
+    "hops": 0.16,
     "swaps": 0.18,
-    "lists": 0.20,
+    "lists": 0.17,
     "say": 0.04,
-    "look": 0.04,
+    "look": 0.05,
     "calculator": 0.03,
 }
 WARM_UP = FAMILY | {"say": 0.40, "look": 0.20}  # copying first
 EFFORT = {"low": 0.15, "medium": 0.12, "high": 0.73}
 EFFORT_ELSE = {"low": 0.4, "medium": 0.2, "high": 0.4}  # where no chain of thought is needed
-COPYING, SHORT, SLIPS = 0.04, 0.12, 0.2  # until when copying leads and problems are short; from when steps are wrong
+COPYING, SHORT, SLIPS = 0.015, 0.05, 0.15  # until when copying leads and problems are short; from when steps are wrong
 SLIPPING = 0.15  # of the chains at high effort
 
 
