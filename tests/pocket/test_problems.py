@@ -103,19 +103,19 @@ def check_graph(problem: Problem):
 
 
 @given(problems())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_every_step_follows_from_the_steps_that_it_uses_and_the_spans_that_it_reads(problem):
     check_graph(problem)
 
 
 @given(problems())
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=250, deadline=None)
 def test_the_answer_is_what_the_question_asks_for(problem):
     assert problem.answer == solved(problem)
 
 
 @given(slipped(corrected=True))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_a_corrected_slip_changes_neither_graph_nor_answer(pair):
     problem, wrong = pair
     check_graph(wrong)
@@ -139,7 +139,7 @@ def _renumbered(problem: Problem, at: int):
 
 
 @given(slipped(corrected=False))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_what_follows_an_uncorrected_slip_follows_from_the_wrong_value(pair):
     problem, wrong = pair
     check_graph(wrong)
@@ -153,7 +153,7 @@ def test_what_follows_an_uncorrected_slip_follows_from_the_wrong_value(pair):
 
 
 @given(problems())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_asides_are_distractors_that_nothing_uses(problem):
     asides = {n for n, step in enumerate(problem.steps) if step.distractor}
     assert not asides & {used for step in problem.steps for used in step.uses}
@@ -174,14 +174,14 @@ def test_both_kinds_of_distractors_occur():
 
 
 @given(problems(), st.booleans())
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_a_problem_is_in_one_split_in_all_its_wordings(problem, trained):
     words = wordings(problem.family, trained=trained)
     assert {Problem(problem.facts, wording).split for wording in words} == {problem.split}
 
 
 @given(SEEDS, st.floats(0, 1))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_training_never_sees_a_test_problem_a_test_wording_or_a_test_length(seed, progress):
     problem, _ = draw(Random(seed), progress)
     kind = FAMILIES[problem.family]
@@ -208,7 +208,7 @@ def test_every_part_of_a_held_out_wording_is_trained(family):
 
 
 @given(st.sampled_from(tuple(FAMILIES)), SEEDS)
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_a_problem_has_the_length_that_was_asked_for(family, seed):
     kind = FAMILIES[family]
     length = Random(seed).randint(kind.shortest, kind.longest + 1)

@@ -45,7 +45,7 @@ def text_of(problem, effort: str) -> str:
 
 
 @given(problems(), st.sampled_from(EFFORTS))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_every_conversation_round_trips_and_is_what_the_tokenizer_gives(tokenizer, problem, effort):
     text, ids = text_of(problem, effort), render(problem, effort).ids
     assert "".join(pieces(ids)) == tokenizer.decode(ids) == text
@@ -54,7 +54,7 @@ def test_every_conversation_round_trips_and_is_what_the_tokenizer_gives(tokenize
 
 
 @given(st.text(max_size=40))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_any_text_round_trips_through_the_tokenizer(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
@@ -66,7 +66,7 @@ def test_the_ids_of_the_shipped_tokenizer_stay():
 
 
 @given(SEEDS, st.floats(0, 1))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_words_are_one_token_each(seed, progress):
     problem, effort = draw(Random(seed), progress)
     said = pieces(render(problem, effort).ids)
@@ -80,7 +80,7 @@ def test_an_unknown_word_is_refused():
 
 
 @given(slipped(corrected=True))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_steps_are_the_tokens_of_their_texts(pair):
     _, problem = pair
     rendered = render(problem, "high")
@@ -90,7 +90,7 @@ def test_steps_are_the_tokens_of_their_texts(pair):
 
 
 @given(slipped(corrected=True))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=120, deadline=None)
 def test_all_that_the_assistant_says_is_supervised_but_what_a_wrong_step_has_wrong(pair):
     plain, problem = pair
     rendered = render(problem, "high")
