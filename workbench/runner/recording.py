@@ -15,6 +15,7 @@ from workbench.runner.weights.form import Weights
 
 # Lanes that follow from the prediction or the route: in a generated trace they tell what happened while generating.
 LIVE = ("logprob", "entropy", "top_ids", "top_logprobs", "margin")
+AT_A_TIME = 64  # positions whose predictions are made at once: each number of a vocabulary in fp32, several times over
 LIVE_POINTS = ("blocks.*.mlp.router.hook_out", "blocks.*.mlp.hook_expert_indices", "blocks.*.mlp.hook_expert_weights")
 
 
@@ -35,8 +36,10 @@ class Predictions(Tap):
 
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name == "hook_logits":
+            n, step = x.shape[1], x.shape[1] if self.lens else AT_A_TIME
             with torch.no_grad():
-                self._predict(x[0], offset)
+                for i in range(0, n, step):
+                    self._predict(x[0, i : i + step], offset + i)
         elif self.lens and name.endswith("hook_resid_post"):
             layer = names.layer_of(name)
             assert layer is not None
@@ -106,13 +109,17 @@ class Chosen(Tap):
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name == "hook_logits":
             with torch.no_grad():
-                logp = log_softmax(x[0])
-                first = self._start + offset + 1
-                following = self.tokens[first : first + len(logp)].to(x.device)
-                verdict = logp[: len(following)].gather(-1, following[:, None])[:, 0]
-                self.logprob.append(verdict.to("cpu", torch.float32))
-                self.last = logp[-1].clone()
+                for i in range(0, x.shape[1], AT_A_TIME):
+                    self._judge(x[0, i : i + AT_A_TIME], self._start + offset + i + 1)
         return x
+
+    def _judge(self, logits: Tensor, first: int) -> None:
+        """`first` is the position of the token that comes after the first of these."""
+        logp = log_softmax(logits)
+        following = self.tokens[first : first + len(logp)].to(logp.device)
+        verdict = logp[: len(following)].gather(-1, following[:, None])[:, 0]
+        self.logprob.append(verdict.to("cpu", torch.float32))
+        self.last = logp[-1].clone()
 
     def after(self, logits: Tensor) -> None:
         """Begins in the middle of a text: `logits` are those of the token to come; lanes begin with that token."""
