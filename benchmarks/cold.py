@@ -165,19 +165,19 @@ class Files:
 
     def warm(self) -> None:
         """Reads everything into the page cache."""
-        self._read({file: os.fstat(file).st_size for file in self.open.values()})
+        for file in self.open.values():
+            self._read(file, 0, os.fstat(file).st_size)
 
     def speed(self) -> float:
-        """Bytes a second of the disk: 1 GB of the largest file, which must have been dropped."""
-        file = max(self.open.values(), key=lambda file: os.fstat(file).st_size)
-        return self._read({file: min(READ, os.fstat(file).st_size)})
+        """Bytes a second of the disk: up to 1 GB of the experts, which must have been dropped."""
+        file, start, n = max(self.experts, key=lambda place: place[2])
+        return self._read(file, start, min(n, READ))
 
-    def _read(self, sizes: dict[int, int]) -> float:
-        pieces = [(file, start) for file, size in sizes.items() for start in range(0, size, PIECE)]
+    def _read(self, file: int, first: int, n: int) -> float:
         before = time.perf_counter()
         with ThreadPoolExecutor(READERS) as readers:
-            n = sum(readers.map(lambda piece: len(os.pread(piece[0], PIECE, piece[1])), pieces))
-        return n / (time.perf_counter() - before)
+            read = sum(readers.map(lambda at: len(os.pread(file, PIECE, at)), range(first, first + n, PIECE)))
+        return read / (time.perf_counter() - before)
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
@@ -251,23 +251,21 @@ def worker(args: argparse.Namespace, way: str) -> Child:
 # -- saying it --------------------------------------------------------------------------------------------------------
 
 
-def table(found: dict[str, Measured]) -> str:
-    """A row in markdown for each: medians by way, ratios with quartiles."""
-    heads = ["", "seconds: " + ", ".join(WAYS), *(f"{way} / ahead" for way in WAYS[1:])]
-    heads += ["GB from the disk", "of the disk", "peak GB"]
-    lines = ["| " + " | ".join(heads) + " |", "|" + "---|" * len(heads)]
-    for row, m in found.items():
-        seconds, disk, peak = ({way: np.array(x[way]) for way in WAYS} for x in (m.seconds, m.disk, m.peak))
-        cells = [row, " ".join(f"{np.median(seconds[way]):.3f}" for way in WAYS)]
-        for way in WAYS[1:]:
-            q1, middle, q3 = np.percentile(seconds[way] / seconds["ahead"], (25, 50, 75))
-            cells.append(f"{middle:.2f} ({q1:.2f}-{q3:.2f})")
-        cells.append(" ".join(gb(np.median(disk[way])) for way in WAYS))
-        speed = np.array(m.speed)
-        cells.append(" ".join(f"{np.median(disk[way] / speed / seconds[way]):.2f}" for way in WAYS) if m.speed else "")
-        cells.append(" ".join(gb(max(peak[way])) for way in WAYS) if peak["ahead"].all() else "")
-        lines.append("| " + " | ".join(cells) + " |")
-    return "\n".join(lines)
+COLUMNS = ("", "seconds: " + ", ".join(WAYS), "reads / ahead", "faults / ahead", "GB read", "of the disk", "peak GB")
+
+
+def line(row: str, m: Measured) -> str:
+    """A row of the table, in markdown: medians by way, ratios with quartiles."""
+    seconds, disk, peak = ({way: np.array(x[way]) for way in WAYS} for x in (m.seconds, m.disk, m.peak))
+    cells = [row, ", ".join(f"{np.median(seconds[way]):.3g}" for way in WAYS)]
+    for way in WAYS[1:]:
+        q1, middle, q3 = np.percentile(seconds[way] / seconds["ahead"], (25, 50, 75))
+        cells.append(f"{middle:.2f} ({q1:.2f}-{q3:.2f})")
+    cells.append(", ".join(gb(np.median(disk[way])) for way in WAYS))
+    speed = np.array(m.speed)
+    cells.append(", ".join(f"{np.median(disk[way] / speed / seconds[way]):.2f}" for way in WAYS) if m.speed else "")
+    cells.append(", ".join(gb(max(peak[way])) for way in WAYS) if peak["ahead"].all() else "")
+    return f"| {' | '.join(cells)} |"
 
 
 def main() -> None:
@@ -292,16 +290,17 @@ def main() -> None:
     print(f"{about['text']}\n{how}", flush=True)
     if {"decode-cold", *(row for row in ROWS if row.endswith("warm"))} & set(args.rows):
         files.warm()
+    print(f"\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
     found: dict[str, Measured] = {}
     for row in (row for row in ROWS if row in args.rows):
         sizes = {"decode": [args.decode], "prefill": args.prefill}.get(row.split("-")[0], [1])
         for n in sizes:
             name = row.replace("prefill", f"prefill-{n}")
             found[name] = measure(args, row, n, children, files, about["d_vocab"])
-    print(table(found))
+            print(line(name, found[name]), flush=True)
     if speeds := [speed for m in found.values() for speed in m.speed]:
         q1, middle, q3 = np.percentile(speeds, (25, 50, 75)) / 1e9
-        print(f"the disk reads {middle:.2f} GB/s ({q1:.2f}-{q3:.2f}), {READERS} readers, {PIECE >> 10} kB at a time")
+        print(f"\nthe disk reads {middle:.2f} GB/s ({q1:.2f}-{q3:.2f}), {READERS} readers, {PIECE >> 10} kB at a time")
     if not args.no_guess:
         from workbench import Model
 
