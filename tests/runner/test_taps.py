@@ -120,6 +120,32 @@ def test_all_weight_on_one_expert_runs_that_expert_only(model):
     assert not trace["expert_out", 1][:, 1:].any()
 
 
+class Fixed(Tap):
+    """Puts values of its own at hook points; unlike an edit it may name an expert twice."""
+
+    def __init__(self, values):
+        self.values = values
+
+    def wants(self, name):
+        return name in self.values
+
+    def __call__(self, name, x, offset=0):
+        return self.values.get(name, x)
+
+
+def test_an_expert_that_a_tap_names_twice_counts_once(model):
+    """What counts is the weight of each expert: the same whether the choice was changed or the weights were."""
+    here, tokens = "blocks.1.mlp.", torch.tensor([TOKENS])
+    twice = torch.full((1, len(TOKENS), model.config.n_active), 3)
+    named, weighed = (Recorder([f"{here}hook_expert_weights", "blocks.1.hook_mlp_out"]) for _ in range(2))
+    with torch.no_grad():
+        model.forward(tokens, Chain(Fixed({f"{here}hook_expert_indices": twice}), named))
+        weight = named[f"{here}hook_expert_weights"]
+        assert ((weight != 0).sum(-1) == 1).all()
+        model.forward(tokens, Chain(Fixed({f"{here}hook_expert_weights": weight}), weighed))
+    assert torch.equal(named["blocks.1.hook_mlp_out"], weighed["blocks.1.hook_mlp_out"])
+
+
 def test_a_banned_expert_is_never_chosen_and_a_forced_one_always(model):
     with model.edit("blocks.*.mlp.router.hook_out", wb.ban(expert=[2, 7])):
         banned = model.trace(TOKENS)

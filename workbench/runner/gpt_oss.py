@@ -180,13 +180,15 @@ def experts(c: Config, weights: Weights, layer: int, x: Tensor, tap: Tap) -> Ten
     w = weights.blocks[layer]
     here = f"blocks.{layer}.mlp."
     logits = tap(here + "router.hook_out", linear(x, w.w_router, w.b_router))
-    chosen = tap(here + "hook_expert_indices", logits.topk(c.n_active, -1).indices)
-    weight = torch.zeros_like(logits).scatter(-1, chosen, logits.gather(-1, chosen).softmax(-1))
-    given = tap(here + "hook_expert_weights", weight)
+    top = logits.topk(c.n_active, -1).indices
+    chosen = tap(here + "hook_expert_indices", top)
+    spread = torch.zeros_like(logits).scatter(-1, chosen, logits.gather(-1, chosen).softmax(-1))
+    weight = tap(here + "hook_expert_weights", spread)
+    routed = chosen is top and weight is spread  # by the router alone
 
-    flat, ran = x.reshape(-1, c.d_model), chosen.reshape(-1, c.n_active)
-    edited, weight = given is not weight, given.reshape(-1, c.n_experts)
-    if edited:
+    flat, weight = x.reshape(-1, c.d_model), weight.reshape(-1, c.n_experts)
+    ran = chosen.reshape(-1, c.n_active)
+    if not routed:
         ran = choices(ran, weight)
     share = weight.gather(-1, ran)
     if weights.pages.gives_back:
