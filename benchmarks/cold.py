@@ -49,7 +49,7 @@ import numpy as np
 import torch
 
 from benchmarks.full_size import Child, gb, say, tokens_of
-from benchmarks.peers_full import answer, clocks, since
+from benchmarks.peers_full import answer, clocks, from_disk, since
 from workbench.kernels.packed import Packed
 from workbench.runner.weights.pages import READERS, Mapped, give_back
 
@@ -104,18 +104,13 @@ class Worker:
 
     def decode(self, tokens: list[int]) -> dict:
         """Seconds [wall, CPU] of the tokens at once, after what was read; and the bytes that came from the disk."""
-        disk, before = _from_disk(), clocks()
+        disk, before = from_disk(), clocks()
         self.model.forward(torch.tensor([tokens]), None, self.cache, slice(-1, None))
-        return {"seconds": since(before), "disk": _from_disk() - disk}
+        return {"seconds": since(before), "disk": from_disk() - disk}
 
     def guessed(self, tokens: list[int]) -> dict:
         """By layer, from the second: the share of the chosen experts that a guess in the layer before holds."""
         return {"share": _guessed(self.model, tokens)}
-
-
-def _from_disk() -> int:
-    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(lines["read_bytes"])
 
 
 def _guessed(model, tokens: list[int]) -> dict[str, list[float]]:

@@ -37,7 +37,7 @@ import numpy as np
 import torch
 
 from benchmarks.full_size import Child, gb, ratio, say, tokens_of
-from benchmarks.peers_full import answer, clocks, memory, reset_peak, since
+from benchmarks.peers_full import answer, clocks, from_disk, memory, reset_peak, since
 
 RECORD = "attention residuals"
 KINDS = ("fast", "small")
@@ -68,11 +68,11 @@ class Worker:
     def run(self, tokens: list[int], mode: str, folder: str) -> dict:
         """Seconds of one pass, and the bytes that it read from the disk."""
         gc.collect()
-        disk, before = _from_disk(), clocks()
+        disk, before = from_disk(), clocks()
         kept = self._run(tokens, mode, folder)
         seconds = since(before)
         del kept
-        return {"seconds": seconds, "disk": _from_disk() - disk}
+        return {"seconds": seconds, "disk": from_disk() - disk}
 
     def weigh(self, tokens: list[int], mode: str, folder: str) -> dict:
         """Peaks of one pass, what it recorded included, and what was there before."""
@@ -95,11 +95,6 @@ class Worker:
         after = memory()
         del kept
         return {"before": before, "after": after, "peak": after["peak"], "anonymous": max(anonymous, default=0)}
-
-
-def _from_disk() -> int:
-    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
-    return int(lines["read_bytes"])
 
 
 def serve(args: argparse.Namespace) -> None:

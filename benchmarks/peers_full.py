@@ -41,6 +41,12 @@ def reset_peak() -> dict:
     return {}
 
 
+def from_disk() -> int:
+    """Bytes that this process had the disk read."""
+    lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
+    return int(lines["read_bytes"])
+
+
 def memory() -> dict:
     lines = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     fields = {"peak": "VmHWM", "resident": "VmRSS", "anonymous": "RssAnon", "file": "RssFile"}

@@ -5,7 +5,7 @@ can be made wrong, and what follows from it is known too. Knows nothing of token
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from random import Random
@@ -204,15 +204,26 @@ def ended(step: Step) -> Step:
     return Step(step.text, step.value, step.uses, step.reads, step.kind, ".", step.slip_from)
 
 
-def said(steps: list[Step], right: Step, wrong: Step | None, correction: str, corrected: bool) -> int:
-    """Appends a step, wrong first if it slips; gives the number of the step whose value counts from here on."""
-    if wrong is None:
+def said(
+    steps: list[Step],
+    number: int,
+    right: Step,
+    slip: Slip | None,
+    text: Callable[[str], str],
+    correction: str | None = None,
+) -> int:
+    """Appends step `number`, wrong first if it slips; gives the number of the step whose value counts from here on.
+
+    `text` says the step with another value; `correction` is what follows "Wait, ", the right text unless given.
+    """
+    if slip is None or slip.number != number:
         steps.append(right)
         return len(steps) - 1
-    at = next((i for i, (a, b) in enumerate(zip(right.text, wrong.text)) if a != b), len(right.text))
-    stop = "." if corrected else right.stop
-    steps.append(Step(wrong.text, wrong.value, right.uses, right.reads, "wrong", stop, at))
-    if corrected:
+    wrong, correction = text(slip.value), correction or right.text
+    at = next((i for i, (a, b) in enumerate(zip(right.text, wrong)) if a != b), len(right.text))
+    stop = "." if slip.corrected else right.stop
+    steps.append(Step(wrong, slip.value, right.uses, right.reads, "wrong", stop, at))
+    if slip.corrected:
         # it is computed again from the same sources; that it comes at all depends on the wrong step
         uses = (*right.uses, len(steps) - 1)
         steps.append(Step(f"Wait, {correction}", right.value, uses, right.reads, "correction", "."))

@@ -9,6 +9,7 @@ from workbench.pocket.problems import Problem, Step
 from workbench.pocket.vocabulary import encode, pieces
 
 EFFORTS = ("low", "medium", "high")
+ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"  # how a message of the model begins
 
 TEMPLATE = """\
 {%- set eff = reasoning_effort if reasoning_effort is defined and reasoning_effort else "high" -%}
@@ -66,7 +67,7 @@ def thought(text: str) -> str:
     >>> thought("7+8=15.")
     '<|channel|>analysis<|message|>7+8=15.<|end|><|start|>assistant'
     """
-    return f"<|channel|>analysis<|message|>{text}<|end|><|start|>assistant"
+    return f"{ANALYSIS}{text}<|end|><|start|>assistant"
 
 
 def call(problem: Problem) -> str:
@@ -77,9 +78,6 @@ def result(problem: Problem) -> str:
     """What the calculator says, and the beginning of the model's next message."""
     said = f"<|start|>functions.calc to=assistant<|channel|>commentary<|message|>{problem.answer}<|end|>"
     return said + "<|start|>assistant"
-
-
-FINAL = "<|channel|>final<|message|>"
 
 
 def final(problem: Problem) -> str:
@@ -123,7 +121,7 @@ def render(problem: Problem, effort: str) -> Rendered:
         supervised += [ours] * len(tokens)
     if effort != "high":
         return Rendered(tuple(ids), tuple(supervised), ())
-    begin = len(asked) + len("<|channel|>analysis<|message|>")
+    begin = len(asked) + len(ANALYSIS)
     stops = list(accumulate(map(len, pieces(ids))))
     places = []
     for a, b, step in _places(problem.steps, begin):

@@ -13,9 +13,10 @@ from workbench.runner.gpt_oss import unembed
 from workbench.runner.taps import Recorder, Tap
 from workbench.runner.weights.form import Weights
 
+AT_A_TIME = 64  # positions whose predictions are made at once: each number of a vocabulary in fp32, several times over
+
 # Lanes that follow from the prediction or the route: in a generated trace they tell what happened while generating.
 LIVE = ("logprob", "entropy", "top_ids", "top_logprobs", "margin")
-AT_A_TIME = 64  # positions whose predictions are made at once: each number of a vocabulary in fp32, several times over
 LIVE_POINTS = ("blocks.*.mlp.router.hook_out", "blocks.*.mlp.hook_expert_indices", "blocks.*.mlp.hook_expert_weights")
 
 

@@ -12,7 +12,7 @@ from workbench.pocket.eval.share import share
 from workbench.pocket.eval.writing import read, write
 from workbench.pocket.families import CHAINS, FAMILIES, slips
 from workbench.pocket.problems import Problem, Slip
-from workbench.pocket.rendering import FINAL, answer_in, final, prompt, thought
+from workbench.pocket.rendering import ANALYSIS, FINAL, answer_in, final, prompt, thought
 from workbench.pocket.vocabulary import encode
 from workbench.runner.config import Config
 from workbench.runner.model import Model
@@ -68,9 +68,7 @@ def prefix(problem: Problem, number: int, *, passed: bool) -> str:
     """Prompt and analysis up to the wrong step `number`; with `passed`, the comma after it is written too."""
     steps = problem.steps[: number + 1]
     said = " ".join(step.text + step.stop for step in steps)
-    return (
-        prompt(problem, "high") + "<|channel|>analysis<|message|>" + (said if passed else said[: -len(steps[-1].stop)])
-    )
+    return prompt(problem, "high") + ANALYSIS + (said if passed else said[: -len(steps[-1].stop)])
 
 
 def wrong_steps(model: Model, family: str, n: int) -> dict[str, Any]:

@@ -53,10 +53,7 @@ class Addition(Facts):
             uses = () if before is None else (before,)
             reads = (question.span(f"a{i}"), question.span(f"b{i}"))
             right = Step(f"{sum_}={total}", str(total), uses, reads)
-            wrong = None
-            if slip and slip.number == number:
-                wrong = Step(f"{sum_}={slip.value}", slip.value)
-            before = said(steps, right, wrong, right.text, bool(slip and slip.corrected))
+            before = said(steps, number, right, slip, f"{sum_}={{}}".format)
         return closed(steps)
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:

@@ -65,10 +65,7 @@ class Hops(Facts):
         holder, at, number = self.start, len(steps) - 1, len(steps)
         while holder in to:
             right = Step(f"{holder} to {to[holder]}", to[holder], (at,), (question.span(holder),))
-            wrong = None
-            if slip and slip.number == number:
-                wrong = Step(f"{holder} to {slip.value}", slip.value)
-            at = said(steps, right, wrong, right.text, bool(slip and slip.corrected))
+            at = said(steps, number, right, slip, f"{holder} to {{}}".format)
             holder, number = steps[at].value, number + 1
         return closed(steps)
 

@@ -57,10 +57,7 @@ class Lists(Facts):
         for i, operation in enumerate(self.operations):
             row = self.means[operation](steps[at].value)
             right = Step(f"{operation} {row}", row, (at,), (question.span(f"do{i}"),))
-            wrong = None
-            if slip and slip.number == i + 1:
-                wrong = Step(f"{operation} {slip.value}", slip.value)
-            at = said(steps, right, wrong, right.text, bool(slip and slip.corrected))
+            at = said(steps, i + 1, right, slip, f"{operation} {{}}".format)
         return closed(steps)
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:

@@ -1,6 +1,7 @@
 """Permutation tracking: pairs of people swap what they hold; who has the thing in the end?"""
 
 from dataclasses import dataclass
+from functools import partial
 from random import Random
 from typing import ClassVar, Self
 
@@ -52,11 +53,8 @@ class Swaps(Facts):
             holder = steps[at].value
             new = _after(a, b, holder)
             right = Step(_said(a, b, holder, new), new, (at,), (question.span(f"pair{i}"),))
-            wrong = None
-            if slip and slip.number == i + 1:
-                wrong = Step(_said(a, b, holder, slip.value), slip.value)
             correction = f"{holder} to {new}" if new != holder else f"still {holder}"
-            at = said(steps, right, wrong, correction, bool(slip and slip.corrected))
+            at = said(steps, i + 1, right, slip, partial(_said, a, b, holder), correction)
         return closed(steps)
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:

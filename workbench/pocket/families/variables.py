@@ -84,10 +84,7 @@ class Variables(Facts):
             sources = (plan[name], *(known[other] for other in dict.fromkeys(letters(means[name]))))
             value = _value(working)
             right = Step(f"{name}={working}={value}", value, tuple(sorted(set(sources))))
-            wrong = None
-            if slip and slip.number == number:
-                wrong = Step(f"{name}={working}={slip.value}", slip.value)
-            known[name] = said(steps, right, wrong, f"{name}={value}", bool(slip and slip.corrected))
+            known[name] = said(steps, number, right, slip, f"{name}={working}={{}}".format, f"{name}={value}")
             number += 1
         return closed(steps)
 

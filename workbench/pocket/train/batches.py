@@ -80,6 +80,14 @@ class Place:
     index: int = 0
     progress: float = 0.0  # when the pool was drawn
 
+    def row(self) -> list[float]:
+        """As numbers, for a tensor; `Place.of` takes them back."""
+        return [self.pool, self.index, self.progress]
+
+    @classmethod
+    def of(cls, row: list[float]) -> "Place":
+        return cls(int(row[0]), int(row[1]), row[2])
+
 
 def stream(seed: int, worker: int, place: Place, tokens: int, progress: Callable[[], float]) -> Iterator[Batch]:
     """Batches without end from `place` on, which moves along; `progress` is asked when a new pool is drawn."""

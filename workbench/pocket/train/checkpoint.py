@@ -21,7 +21,7 @@ def save(path: Path, plan: Plan, shared: Shared, state: State, model: Pocket) ->
         "shape": asdict(model.c),
         "plan": asdict(plan),
         "state": shared.state(),
-        "places": torch.tensor([[p.pool, p.index, p.progress] for p in state.places], dtype=torch.float64),
+        "places": torch.tensor([place.row() for place in state.places], dtype=torch.float64),
         "step": state.step,
         "tokens": state.tokens,
         "cpu": state.cpu,
@@ -41,7 +41,7 @@ def resume(path: Path, plan: Plan, shared: Shared, state: State) -> None:
         )
     shared.restore(held["state"])
     state.step, state.tokens, state.cpu = held["step"], held["tokens"], held["cpu"]
-    state.places = [Place(int(p), int(i), float(q)) for p, i, q in held["places"].tolist()]
+    state.places = [Place.of(row) for row in held["places"].tolist()]
 
 
 def snapshot(model: Pocket, path: Path) -> None:

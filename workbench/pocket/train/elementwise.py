@@ -20,8 +20,7 @@ def norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
 def add_norm(x: Tensor, y: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x + y, and its RMSNorm."""
     x = x + y
-    t = x.float()
-    return x, (t * torch.rsqrt(t.square().mean(-1, keepdim=True) + eps) * scale).to(x.dtype)
+    return x, norm(x, scale, eps)
 
 
 def attention(

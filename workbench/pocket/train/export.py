@@ -1,21 +1,21 @@
 """A checkpoint as gpt-oss is published: the folder that the runner, transformers and everything else can load."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
+from workbench.kernels.reference import FP4, GROUP
 from workbench.pocket.rendering import TEMPLATE
 from workbench.pocket.train.model import Pocket
 from workbench.pocket.vocabulary import PAD, symbols, tokenizer_json
-from workbench.runner.config import Config
+from workbench.runner.weights.hf_config import written_hf_config
 
-DENSE = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
-LEVELS = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0)  # of FP4, and below the edges between them
-EDGES = (0.25, 0.75, 1.25, 1.75, 2.5, 3.5, 5.0)
-GROUP = 32
+LEVELS = FP4[:8]  # the numbers above zero
+EDGES = tuple((a + b) / 2 for a, b in pairwise(LEVELS))
 
 
 def export(model: Pocket, folder: Path, *, packed: bool = True) -> Path:
@@ -32,7 +32,8 @@ def export(model: Pocket, folder: Path, *, packed: bool = True) -> Path:
     stops = [symbols()["<|return|>"], symbols()["<|call|>"]]
     ids = {"pad_token_id": symbols()[PAD], "eos_token_id": stops, "bos_token_id": symbols()["<|startoftext|>"]}
     files = {
-        "config.json": config(model.c, packed=packed) | ids,
+        "config.json": written_hf_config(model.c, packed=packed)
+        | {"router_aux_loss_coef": 0.01, "dtype": "bfloat16", **ids},
         "generation_config.json": {"do_sample": False, **ids},
         "tokenizer_config.json": {
             "tokenizer_class": "PreTrainedTokenizerFast",
@@ -112,46 +113,3 @@ def mxfp4(matrix: Tensor) -> tuple[Tensor, Tensor]:
     code = (torch.where(higher, codes[1], codes[0]) + 8 * (groups < 0)).to(torch.uint8)
     scales = (low + higher + 127).squeeze(-1).to(torch.uint8)
     return (code[..., ::2] | (code[..., 1::2] << 4)).contiguous(), scales.contiguous()
-
-
-def config(c: Config, *, packed: bool) -> dict:
-    """config.json, in transformers' words."""
-    rope = {
-        "rope_type": "yarn",
-        "factor": c.rope_factor,
-        "beta_fast": c.rope_beta_fast,
-        "beta_slow": c.rope_beta_slow,
-        "truncate": c.rope_truncate,
-        "original_max_position_embeddings": c.rope_original,
-    }
-    quantised = {"quantization_config": {"quant_method": "mxfp4", "modules_to_not_convert": list(DENSE)}}
-    return {
-        "architectures": ["GptOssForCausalLM"],
-        "model_type": "gpt_oss",
-        "vocab_size": c.d_vocab,
-        "hidden_size": c.d_model,
-        "intermediate_size": c.d_mlp,
-        "num_hidden_layers": c.n_layers,
-        "num_attention_heads": c.n_heads,
-        "num_key_value_heads": c.n_kv_heads,
-        "head_dim": c.d_head,
-        "num_local_experts": c.n_experts,
-        "num_experts_per_tok": c.n_active,
-        "sliding_window": c.window,
-        "rms_norm_eps": c.eps,
-        "rope_theta": c.rope_theta,
-        "rope_scaling": rope,
-        "max_position_embeddings": c.n_ctx,
-        "tie_word_embeddings": False,
-        "attention_bias": True,
-        "hidden_act": "silu",
-        "swiglu_limit": c.swiglu_limit,
-        "attention_dropout": 0.0,
-        "initializer_range": 0.02,
-        "layer_types": list(c.layer_types),
-        "use_cache": True,
-        "output_router_logits": False,
-        "router_aux_loss_coef": 0.01,
-        "dtype": "bfloat16",
-        **(quantised if packed else {}),
-    }

@@ -100,8 +100,7 @@ class Worker:
                 state.tokens += float(self.shared.counts[:, 1].sum())
                 state.step += 1
                 losses.append(float(self.shared.counts[:, 0].mean()))
-                here = [self.place.pool, self.place.index, self.place.progress]
-                self.shared.places[self.worker] = torch.tensor(here, dtype=torch.float64)
+                self.shared.places[self.worker] = torch.tensor(self.place.row(), dtype=torch.float64)
                 wait()
                 state.cpu = self.cpu + (time.process_time() - self.began) * self.n_workers
                 bar.update(int(state.tokens) - int(before))
@@ -154,8 +153,7 @@ class Worker:
         return {**self._when(), **dict(zip(EFFORTS, columns))}
 
     def save(self) -> None:
-        places = self.shared.places.tolist()
-        self.state.places[:] = [Place(int(pool), int(index), progress) for pool, index, progress in places]
+        self.state.places[:] = [Place.of(row) for row in self.shared.places.tolist()]
         self.state.places[self.worker] = self.place
         checkpoint.save(self.job.folder / "last.pt", self.plan, self.shared, self.state, self.model)
 

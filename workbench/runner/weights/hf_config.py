@@ -9,6 +9,7 @@ from workbench.runner.config import Config
 from workbench.runner.weights.match import check_config
 
 DEFAULT = Config()
+UNPACKED = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
 ROPE_KEYS = {"rope_type", "type", "factor", "beta_fast", "beta_slow", "original_max_position_embeddings", "truncate"}
 ROPE_KEYS |= {"rope_theta", "attention_factor", "partial_rotary_factor"}
 
@@ -54,6 +55,51 @@ def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
         **_rope(raw, where),
     )
     return check_config(config, where)
+
+
+def written_hf_config(c: Config, *, packed: bool) -> dict[str, Any]:
+    """config.json of a Config, as the releases write it; `parse_hf_config` takes it back.
+
+    `packed`: the experts are stored in MXFP4.
+    """
+    raw = {
+        "architectures": ["GptOssForCausalLM"],
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+        "head_dim": c.d_head,
+        "hidden_act": "silu",
+        "hidden_size": c.d_model,
+        "initializer_range": 0.02,
+        "intermediate_size": c.d_mlp,
+        "layer_types": list(c.layer_types),
+        "max_position_embeddings": c.n_ctx,
+        "model_type": "gpt_oss",
+        "num_attention_heads": c.n_heads,
+        "num_experts_per_tok": c.n_active,
+        "num_hidden_layers": c.n_layers,
+        "num_key_value_heads": c.n_kv_heads,
+        "num_local_experts": c.n_experts,
+        "output_router_logits": False,
+        "rms_norm_eps": c.eps,
+        "rope_scaling": {
+            "beta_fast": c.rope_beta_fast,
+            "beta_slow": c.rope_beta_slow,
+            "factor": c.rope_factor,
+            "original_max_position_embeddings": c.rope_original,
+            "rope_type": "yarn",
+            "truncate": c.rope_truncate,
+        },
+        "rope_theta": int(c.rope_theta) if c.rope_theta.is_integer() else c.rope_theta,
+        "router_aux_loss_coef": 0.9,
+        "sliding_window": c.window,
+        "swiglu_limit": c.swiglu_limit,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "vocab_size": c.d_vocab,
+    }
+    if packed:
+        raw["quantization_config"] = {"modules_to_not_convert": list(UNPACKED), "quant_method": "mxfp4"}
+    return raw
 
 
 def integer(raw: Mapping[str, Any], where: str, *keys: str) -> int:

@@ -23,6 +23,7 @@ from workbench.errors import BudgetError, CheckpointError, ModelNotFound
 from workbench.runner.config import Config
 from workbench.runner.memory import show
 from workbench.runner.weights.hf import BLOCK, EXPERTS, TOP
+from workbench.runner.weights.hf_config import written_hf_config
 from workbench.runner.weights.match import block_shapes, check_config, packed_shapes, top_shapes
 
 SHAPES = {"20b": Config(), "120b": Config(n_layers=36, n_experts=128, layer_types=Config().layer_types[:2] * 18)}
@@ -201,60 +202,19 @@ def _describe(folder: Path, c: Config, files: dict[str, list[Entry]]) -> None:
     total = sum(entry.nbytes for entries in files.values() for entry in entries)
     where = {entry.name: name for name, entries in files.items() for entry in entries}
     eos = [200002, 199999, 200012] if c.d_vocab > 200012 else [c.d_vocab - 1]
-    config = {
-        "architectures": ["GptOssForCausalLM"],
-        "attention_bias": True,
-        "attention_dropout": 0.0,
+    pad = 199999 if c.d_vocab > 199999 else None
+    config = written_hf_config(c, packed=True) | {
         "eos_token_id": eos[0],
         "experts_per_token": c.n_active,
-        "head_dim": c.d_head,
-        "hidden_act": "silu",
-        "hidden_size": c.d_model,
         "initial_context_length": c.rope_original,
-        "initializer_range": 0.02,
-        "intermediate_size": c.d_mlp,
-        "layer_types": list(c.layer_types),
-        "max_position_embeddings": c.n_ctx,
-        "model_type": "gpt_oss",
-        "num_attention_heads": c.n_heads,
-        "num_experts_per_tok": c.n_active,
-        "num_hidden_layers": c.n_layers,
-        "num_key_value_heads": c.n_kv_heads,
-        "num_local_experts": c.n_experts,
-        "output_router_logits": False,
-        "pad_token_id": 199999 if c.d_vocab > 199999 else None,
-        "quantization_config": {
-            "modules_to_not_convert": [
-                "model.layers.*.self_attn",
-                "model.layers.*.mlp.router",
-                "model.embed_tokens",
-                "lm_head",
-            ],
-            "quant_method": "mxfp4",
-        },
-        "rms_norm_eps": c.eps,
-        "rope_scaling": {
-            "beta_fast": c.rope_beta_fast,
-            "beta_slow": c.rope_beta_slow,
-            "factor": c.rope_factor,
-            "original_max_position_embeddings": c.rope_original,
-            "rope_type": "yarn",
-            "truncate": c.rope_truncate,
-        },
-        "rope_theta": int(c.rope_theta) if c.rope_theta.is_integer() else c.rope_theta,
-        "router_aux_loss_coef": 0.9,
-        "sliding_window": c.window,
-        "swiglu_limit": c.swiglu_limit,
-        "tie_word_embeddings": False,
+        "pad_token_id": pad,
         "transformers_version": "4.55.0.dev0",
-        "use_cache": True,
-        "vocab_size": c.d_vocab,
     }
     generation = {
         "bos_token_id": 199998,
         "do_sample": True,
         "eos_token_id": eos,
-        "pad_token_id": config["pad_token_id"],
+        "pad_token_id": pad,
     }
     index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
     for name, content in (
@@ -262,4 +222,4 @@ def _describe(folder: Path, c: Config, files: dict[str, list[Entry]]) -> None:
         ("generation_config.json", generation),
         ("model.safetensors.index.json", index),
     ):
-        (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")
