@@ -99,6 +99,7 @@ def render(problem: Problem, effort: str) -> Rendered:
     """The whole conversation, as it is trained.
 
     What a wrong step has wrong is not supervised, for nobody should learn to write it; that a correction follows is.
+    Nor is the end of the longest analyses: it would teach that no more than so many steps can follow.
 
     >>> from random import Random
     >>> from workbench.pocket.families import make
@@ -129,6 +130,8 @@ def render(problem: Problem, effort: str) -> Rendered:
         if step.slip_from is not None:
             wrong = _tokens(a + step.slip_from, b, stops)
             supervised[wrong] = [False] * (wrong.stop - wrong.start)
+    if problem.length == problem.facts.longest:
+        supervised[places[-1].stop] = False
     return Rendered(tuple(ids), tuple(supervised), tuple(places))
 
 

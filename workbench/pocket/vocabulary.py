@@ -25,6 +25,7 @@ SECOND = words(
     "Modulo Last digits Give Note Compute Think Ball Chain Begin at At From Swaps Now first Where Wait still "
     "List Take Digits Do Then drop cut rotate flip reverse turn Repeat Only that Colors Table Look up Which look"
 )
+THIRD = words("switch ends lift")
 PIECE = r" ?[A-Za-z]{2,}|\s|."  # the last takes what is left, one character at a time
 PAD = "<|endoftext|>"
 
@@ -43,7 +44,7 @@ def symbols() -> dict[str, int]:
     table = [*sorted(_bytes().values())]
     table += [word.replace(" ", "Ġ") for word in _both([*FIRST, *NAMES, *THINGS])]
     table = [*dict.fromkeys(table), *SPECIALS]
-    table += [word.replace(" ", "Ġ") for word in _both([*SECOND, *COLORS])]
+    table += [word.replace(" ", "Ġ") for word in _both([*SECOND, *COLORS, *THIRD])]
     return {symbol: i for i, symbol in enumerate(dict.fromkeys(table))}
 
 

@@ -13,7 +13,7 @@ ENDINGS = ("", " Think.")
 
 @dataclass(frozen=True)
 class Addition(Facts):
-    """Two numbers of equally many digits."""
+    """Two numbers of equally many digits; all digits of one differ, so what comes next is found by what is there."""
 
     a: str
     b: str
@@ -21,13 +21,12 @@ class Addition(Facts):
     family: ClassVar[str] = "addition"
     wordings: ClassVar = (len(OPENINGS), len(SIGNS), len(ENDINGS))
     shortest: ClassVar = 1
-    longest: ClassVar = 5
-    lengths: ClassVar = (1, 2, 2, 3, 3, 4, 4, 5, 5)
+    longest: ClassVar = 7
+    lengths: ClassVar = (1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 7)
 
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:
-        a, b = (str(rng.randrange(1, 10)) + "".join(rng.choices("0123456789", k=length - 1)) for _ in "ab")
-        return cls(a, b)
+        return cls(number(rng, length), number(rng, length))
 
     @property
     def length(self) -> int:
@@ -69,6 +68,16 @@ class Addition(Facts):
     def wrong(self, number: int, rng: Random) -> str:
         right = self.think(self.question(Wording()))[number].value
         return rng.choice([str(n) for n in range(20) if len(str(n)) == len(right) and str(n) != right])
+
+
+def number(rng: Random, length: int) -> str:
+    """A number of `length` digits, no two alike.
+
+    >>> number(Random(0), 3)
+    '608'
+    """
+    first = rng.choice("123456789")
+    return first + "".join(rng.sample([digit for digit in "0123456789" if digit != first], length - 1))
 
 
 def values_of(steps: tuple[Step, ...]) -> list[str | None]:

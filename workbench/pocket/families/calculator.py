@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Self
 
+from workbench.pocket.families.addition import number
 from workbench.pocket.problems import Facts, Question, Slip, Step, Wording
 
 OPENINGS = ("What is {}?", "Compute {}.", "{}=?", "Find {}.")
@@ -12,7 +13,7 @@ ENDINGS = ("", " Think.")
 
 @dataclass(frozen=True)
 class Calculator(Facts):
-    """A product of a number of `length` digits and one of two."""
+    """A product of a number of `length` digits and one of two; all digits of one number differ."""
 
     a: str
     b: str
@@ -20,12 +21,12 @@ class Calculator(Facts):
     family: ClassVar[str] = "calculator"
     wordings: ClassVar = (len(OPENINGS), 1, len(ENDINGS))
     shortest: ClassVar = 1
-    longest: ClassVar = 4
-    lengths: ClassVar = (1, 2, 3, 4)
+    longest: ClassVar = 6
+    lengths: ClassVar = (1, 2, 2, 3, 3, 4, 4, 5, 5, 6)
 
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:
-        return cls(str(rng.randrange(10 ** (length - 1), 10**length)), str(rng.randrange(10, 100)))
+        return cls(number(rng, length), number(rng, 2))
 
     @property
     def length(self) -> int:

@@ -10,7 +10,7 @@ from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, clos
 
 @dataclass(frozen=True)
 class Say(Facts):
-    """Names or digits to copy. The analysis decides nothing."""
+    """Names or digits to copy, no two alike. The analysis decides nothing."""
 
     words: str
 
@@ -19,14 +19,14 @@ class Say(Facts):
     ENDINGS: ClassVar = ("", " Only that.")
     wordings: ClassVar = (3, 1, 2)
     shortest: ClassVar = 2
-    longest: ClassVar = 7
-    lengths: ClassVar = (2, 3, 4, 5, 6, 7)
+    longest: ClassVar = 8
+    lengths: ClassVar = (2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8)
 
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:
         if rng.random() < 0.5:
             return cls(" ".join(rng.sample(NAMES, length)))
-        return cls("".join(rng.choices("0123456789", k=length)))
+        return cls("".join(rng.sample("0123456789", length)))
 
     @property
     def length(self) -> int:
@@ -62,8 +62,8 @@ class Look(Facts):
     ENDINGS: ClassVar = (" What has {}?", " Look up {}.", " Which is with {}?")
     wordings: ClassVar = (3, 2, 3)
     shortest: ClassVar = 2
-    longest: ClassVar = 7
-    lengths: ClassVar = (2, 3, 4, 5, 6, 7)
+    longest: ClassVar = 8
+    lengths: ClassVar = (2, 3, 3, 4, 4, 5, 5, 6, 6, 7, 7, 8)
 
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:

@@ -24,13 +24,14 @@ class Hops(Facts):
     family: ClassVar[str] = "hops"
     wordings: ClassVar = (len(OPENINGS), len(SEPARATORS), len(ENDINGS))
     shortest: ClassVar = 1
-    longest: ClassVar = 5
-    lengths: ClassVar = (1, 2, 2, 3, 3, 4, 4, 5, 5)
+    longest: ClassVar = 8
+    lengths: ClassVar = (1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 7, 7, 8)
 
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:
         names = rng.sample(NAMES, len(NAMES))
-        sizes = [length, *(rng.choice((1, 1, 2, 2, 3)) for _ in range(2))]
+        most = (len(NAMES) - length - 1) // 2 - 1  # hops of another chain
+        sizes = [length, *(min(rng.choice((1, 1, 2, 2, 3)), most) for _ in range(2))]
         chains, at = [], 0
         for size in sizes:
             chains.append(names[at : at + size + 1])

@@ -14,6 +14,9 @@ OPERATIONS: dict[str, Callable[[str], str]] = {
     "flip": lambda row: row[1::-1] + row[2:],
     "reverse": lambda row: row[::-1],
     "turn": lambda row: row[-1:] + row[:-1],
+    "switch": lambda row: row[:-2] + row[:-3:-1],
+    "ends": lambda row: row[-1:] + row[1:-1] + row[:1],
+    "lift": lambda row: row[2:3] + row[:2] + row[3:],
 }
 OPENINGS = ("List {}.", "Take {}.", "Digits {}.")
 BODIES = ((" Do: ", ", "), (" Then: ", ", "), (" Do: ", "; "))
@@ -31,8 +34,8 @@ class Lists(Facts):
     means: ClassVar = OPERATIONS
     wordings: ClassVar = (len(OPENINGS), len(BODIES), len(ENDINGS))
     shortest: ClassVar = 1
-    longest: ClassVar = 4
-    lengths: ClassVar = (1, 2, 2, 3, 3, 4, 4)
+    longest: ClassVar = 7
+    lengths: ClassVar = (1, 2, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 7)
 
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from functools import partial
+from itertools import combinations
 from random import Random
 from typing import ClassVar, Self
 
@@ -15,7 +16,7 @@ ENDINGS = (" Who has the {}?", " Find the {}.", " Where is the {}?")
 
 @dataclass(frozen=True)
 class Swaps(Facts):
-    """No pair comes twice in the same order, so a pair says where in the list one is."""
+    """No two people swap twice, so a pair says where in the list one is."""
 
     start: str
     thing: str
@@ -24,14 +25,15 @@ class Swaps(Facts):
     family: ClassVar[str] = "swaps"
     wordings: ClassVar = (len(OPENINGS), len(BODIES), len(ENDINGS))
     shortest: ClassVar = 1
-    longest: ClassVar = 6
-    lengths: ClassVar = (1, 2, 2, 3, 3, 4, 4, 5, 5, 6, 6)
+    longest: ClassVar = 8
+    lengths: ClassVar = (1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 7, 7, 8)
 
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:
-        people = rng.sample(NAMES, rng.choice((4, 4, 5) if length > 5 else (3, 4, 5)))
-        every = [(a, b) for a in people for b in people if a != b]
-        return cls(rng.choice(people), rng.choice(THINGS), tuple(rng.sample(every, length)))
+        people = rng.sample(NAMES, rng.choice([n for n in (3, 4, 5, 6) if n * (n - 1) // 2 >= length]))
+        every = list(combinations(people, 2))
+        pairs = tuple((a, b) if rng.random() < 0.5 else (b, a) for a, b in rng.sample(every, length))
+        return cls(rng.choice(people), rng.choice(THINGS), pairs)
 
     @property
     def length(self) -> int:

@@ -11,7 +11,7 @@ LETTERS = "abcdefghijklmnop"
 OPENINGS = ("Mod 10: ", "Modulo 10: ", "Last digits: ")
 SEPARATORS = (", ", "; ")
 ENDINGS = (" Find {}.", " What is {}?", " Give {}.")
-SECOND = 0.25  # how often a definition also needs a variable further back
+SECOND = 0.35  # how often a definition also needs a variable further back
 
 
 @dataclass(frozen=True)
@@ -26,8 +26,8 @@ class Variables(Facts):
     family: ClassVar[str] = "variables"
     wordings: ClassVar = (len(OPENINGS), len(SEPARATORS), len(ENDINGS))
     shortest: ClassVar = 1
-    longest: ClassVar = 5
-    lengths: ClassVar = (1, 2, 2, 3, 3, 4, 4, 5, 5)
+    longest: ClassVar = 8
+    lengths: ClassVar = (1, 2, 2, 2, 3, 3, 3, 3, 4, 4, 4, 4, 5, 5, 5, 5, 6, 6, 6, 7, 7, 8)
 
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:
@@ -83,8 +83,9 @@ class Variables(Facts):
                 working = working.replace(other, steps[known[other]].value)
             sources = (plan[name], *(known[other] for other in dict.fromkeys(letters(means[name]))))
             value = _value(working)
-            right = Step(f"{name}={working}={value}", value, tuple(sorted(set(sources))))
-            known[name] = said(steps, number, right, slip, f"{name}={working}={{}}".format, f"{name}={value}")
+            text = f"{name}={means[name]}={working} so {name}={{}}".format
+            right = Step(text(value), value, tuple(sorted(set(sources))))
+            known[name] = said(steps, number, right, slip, text, f"{name}={value}")
             number += 1
         return closed(steps)
 

@@ -15,11 +15,11 @@ def main(argv: list[str] | None = None) -> None:
     """Trains (or goes on with) the run in a folder, then writes it as gpt-oss has it: rounded to MXFP4, and in bf16."""
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__)
     parser.add_argument("folder", type=Path, help="of the run: last.pt, curve.jsonl, and model/ in the end")
-    parser.add_argument("--tokens", type=float, default=20e6, help="how long it trains (default: 20e6)")
+    parser.add_argument("--tokens", type=float, default=18e6, help="how long it trains (default: 18e6)")
     parser.add_argument("--workers", type=int, default=2, help="processes, a core each (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=1280, help="tokens a worker and a step (default: 1280)")
-    parser.add_argument("--lr", type=float, default=0.005, help="of Muon (default: 0.005)")
+    parser.add_argument("--lr", type=float, default=0.002, help="of Muon (default: 0.002)")
     parser.add_argument("--every", type=float, default=5e5, help="tokens between two checkpoints (default: 5e5)")
     parser.add_argument("--steps", type=int, help="stop after so many steps; the same command goes on")
     parser.add_argument("--start", help="a last.pt whose weights it begins with, for variants")

@@ -30,7 +30,7 @@ def attention(
     n_batch, n_pos, _ = qkv.shape
     qk, v = qkv.split([(n_heads + n_kv) * d_head, n_kv * d_head], -1)
     a, b = qk.view(n_batch, n_pos, n_heads + n_kv, d_head).float().chunk(2, -1)
-    cos, sin = cos[:, None], sin[:, None]
+    cos, sin = cos.unsqueeze(-2), sin.unsqueeze(-2)
     qk = torch.cat((a * cos - b * sin, b * cos + a * sin), -1).to(qkv.dtype)
     q, k = qk.split([n_heads, n_kv], 2)
     group = n_heads // n_kv  # query heads that share keys

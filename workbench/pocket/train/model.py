@@ -32,6 +32,7 @@ SHAPE = Config(
     window=16,
     layer_types=("sliding_attention", "full_attention") * 3,
 )
+PLACES = 2048  # how far away from the first token one may stand
 
 
 @dataclass(slots=True)
@@ -89,6 +90,8 @@ class Block(nn.Module):
 class Pocket(nn.Module):
     """Logits from token ids: `model(ids, routing, at)`, at the flat positions `at` or at all.
 
+    `place` is where RoPE takes each token to stand, by default where it does. Masks know nothing of it.
+
     >>> model = Pocket(SHAPE)
     >>> sum(p.numel() for p in model.parameters()) == SHAPE.n_params
     True
@@ -102,11 +105,19 @@ class Pocket(nn.Module):
         self.ln_final = nn.Parameter(torch.ones(c.d_model))
         self.unembed = nn.Parameter(torch.randn(c.d_vocab, c.d_model) * 0.2 / math.sqrt(c.d_model))
         self.dtype = torch.bfloat16 if multiplies_bf16() else torch.float32
-        self._tables: dict[int, tuple[Tensor, Tensor, Tensor, Tensor]] = {}
+        frequency, scale = rope_frequencies(c)
+        angle = torch.outer(torch.arange(PLACES).float(), frequency)
+        self._cos, self._sin = angle.cos() * scale, angle.sin() * scale  # place d_head/2
+        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
 
-    def forward(self, ids: Tensor, routing: Routing | None = None, at: Tensor | None = None) -> Tensor:
+    def forward(
+        self, ids: Tensor, routing: Routing | None = None, at: Tensor | None = None, place: Tensor | None = None
+    ) -> Tensor:
         routing = routing or self.routing(torch.ones(ids.numel()))
-        cos, sin, window, full = self._table(ids.shape[1])
+        window, full = self._masks(ids.shape[1])
+        if place is None:
+            place = torch.arange(ids.shape[1]).expand_as(ids)
+        cos, sin = self._cos[place], self._sin[place]
         x = F.embedding(ids, self.embed).to(self.dtype)
         for layer, block in enumerate(self.layers):
             x = block(x, cos, sin, window if self.c.is_sliding(layer) else full, routing)
@@ -124,13 +135,11 @@ class Pocket(nn.Module):
         even = torch.full((self.c.n_layers, self.c.n_experts), 1 / self.c.n_experts)
         return Routing(real, even if load is None else load)
 
-    def _table(self, n_pos: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """cos and sin, pos d_head/2, and the masks of sliding and full layers, query key."""
-        if n_pos not in self._tables:
-            frequency, scale = rope_frequencies(self.c)
-            angle = torch.outer(torch.arange(n_pos).float(), frequency)
+    def _masks(self, n_pos: int) -> tuple[Tensor, Tensor]:
+        """Of sliding and full layers, query key."""
+        if n_pos not in self._seen:
             behind = torch.arange(n_pos)[:, None] - torch.arange(n_pos)
             full = torch.zeros(n_pos, n_pos).masked_fill(behind < 0, -1e9)
             window = full.masked_fill(behind >= self.c.window, -1e9)
-            self._tables[n_pos] = (angle.cos() * scale, angle.sin() * scale, window, full)
-        return self._tables[n_pos]
+            self._seen[n_pos] = window, full
+        return self._seen[n_pos]

@@ -11,9 +11,9 @@ from workbench.runner.config import Config
 class Plan:
     """Everything that decides what comes out of a run, but for the number of workers."""
 
-    tokens: float = 20e6
+    tokens: float = 18e6
     batch: int = 1280  # tokens a worker and a step
-    lr: float = 0.005  # Muon
+    lr: float = 0.002  # Muon
     lr_rest: float = 0.0015  # AdamW
     warm_up: int = 60  # steps
     decay: float = 0.6  # the last part of the run, in which the rate falls to 0

@@ -124,7 +124,7 @@ class Worker:
         plan, shared, worker = self.plan, self.shared, self.worker
         shared.grads[worker].zero_()
         routing = self.model.routing(b.real, shared.load)
-        loss = F.cross_entropy(self.model(b.ids, routing, b.at).float(), b.target)
+        loss = F.cross_entropy(self.model(b.ids, routing, b.at, b.place).float(), b.target)
         (loss + plan.balance * routing.balance + plan.z_loss * routing.z_loss).backward()
         shared.now[worker] = torch.stack(routing.now)
         shared.counts[worker] = torch.tensor([loss.item(), b.real.sum().item()])
