@@ -156,7 +156,8 @@ def test_gradients_pass_through_packed_experts(folder, tolerance):
 
 @only_gpu
 def test_packed_experts_take_less_memory_and_all_of_it_is_given_back(tolerance, tmp_path):
-    folder = Random(seed=3, d_model=768, d_mlp=768, n_experts=32).write_hf_mxfp4(tmp_path / "m")
+    # below 256 MB: a larger model stays packed in both
+    folder = Random(seed=3, d_model=768, d_mlp=768, n_layers=2, n_experts=12).write_hf_mxfp4(tmp_path / "m")
     peaks = []
     for memory in ("fast", "small"):
         gc.collect()
