@@ -65,7 +65,7 @@ def solved(problem: Problem) -> str:
         return holder
     if family == "lists":
         row = list(numbers[0])
-        for word in re.findall(r"drop|cut|rotate|flip|reverse|turn", q):
+        for word in re.findall(r"drop|cut|rotate|flip|reverse|turn|switch|ends|lift", q):
             if word == "drop":
                 del row[0]
             elif word == "cut":
@@ -76,6 +76,12 @@ def solved(problem: Problem) -> str:
                 row.insert(0, row.pop())
             elif word == "flip":
                 row[0], row[1] = row[1], row[0]
+            elif word == "switch":
+                row[-1], row[-2] = row[-2], row[-1]
+            elif word == "ends":
+                row[0], row[-1] = row[-1], row[0]
+            elif word == "lift":
+                row[:3] = sorted(row[:3], key=lambda digit: row.index(digit) != 2)
             else:
                 row.reverse()
         return "".join(row)
@@ -238,8 +244,8 @@ def test_controls_have_no_step_that_could_be_wrong(family):
 def test_what_does_not_exist_is_refused():
     with pytest.raises(PromptError, match="no family 'sums': choose one of variables"):
         make("sums", Random(0))
-    with pytest.raises(PromptError, match="hops has lengths 1 to 5, and 6 for tests; not 7"):
-        make("hops", Random(0), length=7)
+    with pytest.raises(PromptError, match="hops has lengths 1 to 8, and 9 for tests; not 10"):
+        make("hops", Random(0), length=10)
 
 
 def test_the_changed_rule_changes_what_drop_does_and_nothing_else():

@@ -91,12 +91,15 @@ def test_steps_are_the_tokens_of_their_texts(pair):
 
 @given(slipped(corrected=True))
 @settings(max_examples=120, deadline=None)
-def test_all_that_the_assistant_says_is_supervised_but_what_a_wrong_step_has_wrong(pair):
+def test_all_that_the_assistant_says_is_supervised_but_for_wrong_values_and_the_end_of_the_longest(pair):
     plain, problem = pair
     rendered = render(problem, "high")
     head = len(encode(prompt(problem, "high")))
     hidden = [i for i, ours in enumerate(rendered.supervised) if not ours and i >= head]
     assert not any(rendered.supervised[:head])
+    if problem.length == problem.facts.longest:
+        assert hidden.pop() == rendered.steps[-1].stop
+        assert pieces(rendered.ids[rendered.steps[-1].stop :])[:2] == [".", "<|end|>"]
     if problem.slip is None:
         assert not hidden
         return

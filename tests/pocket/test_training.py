@@ -1,6 +1,7 @@
 """Training: the fast model is gpt-oss, what it starts from is what is said, and a run that stops goes on."""
 
 from dataclasses import replace
+from itertools import pairwise
 from random import Random
 
 import pytest
@@ -10,7 +11,7 @@ from workbench.errors import CheckpointError
 from workbench.kernels.reference import dequantise_mxfp4
 from workbench.pocket.families import FAMILIES, make
 from workbench.pocket.rendering import render
-from workbench.pocket.train.batches import Place, batch, pool, split, stream
+from workbench.pocket.train.batches import Place, batch, pool, split, spread, stream
 from workbench.pocket.train.checkpoint import load
 from workbench.pocket.train.experts import Experts
 from workbench.pocket.train.export import export, mxfp4
@@ -20,6 +21,7 @@ from workbench.pocket.train.optimiser import adamw, muon, orthogonal
 from workbench.pocket.train.plan import Plan
 from workbench.pocket.train.run import train
 from workbench.pocket.train.shared import Shared
+from workbench.pocket.vocabulary import pieces
 from workbench.runner.gpt_oss import forward
 from workbench.runner.model import Model
 from workbench.runner.taps import Recorder
@@ -184,13 +186,36 @@ def test_batches_hold_every_supervised_token_once():
         assert torch.equal(b.ids.view(-1)[(b.at + 1)[:-1]], b.target[:-1]) or len(part) > 1
 
 
+def test_gaps_stand_between_clauses_alone_and_half_of_the_conversations_have_none():
+    rendered = [render(make("hops", Random(seed), length=3), "high") for seed in range(60)]
+    places = [spread(r.ids, Random(seed)) for seed, r in enumerate(rendered)]
+    gapless = sum(place == list(range(len(place))) for place in places)
+    assert 15 < gapless < 45
+    for r, place in zip(rendered, places):
+        wide = {pieces(r.ids)[i] for i, (a, b) in enumerate(pairwise(place)) if b != a + 1}
+        assert wide <= {",", ";", ".", "?", "<|end|>", "<|message|>"} and all(a < b for a, b in pairwise(place))
+    plain, spaced = batch(rendered[:4]), batch(rendered[:4], Random(3))
+    assert torch.equal(plain.place, torch.arange(plain.ids.shape[1]).expand_as(plain.ids))
+    assert torch.equal(plain.ids, spaced.ids) and not torch.equal(plain.place, spaced.place)
+
+
+def test_only_distances_matter():
+    model, ids = random_model(), some_ids()
+    place = torch.arange(ids.shape[1]).expand_as(ids)
+    with torch.no_grad():
+        logits, moved, apart = (model(ids, None, None, p) for p in (place, place + 700, place * 5))
+    assert torch.allclose(moved, logits, atol=1e-3)
+    assert not torch.allclose(apart, logits, atol=1e-2)
+
+
 def test_a_stream_goes_on_where_it_stopped(monkeypatch):
     monkeypatch.setattr("workbench.pocket.train.batches.POOL", 100)
     place = Place()
     whole = stream(0, 1, place, 3000, lambda: 0.5)
     seen = [next(whole) for _ in range(len(pool(0, 1, 0, 0.5, 3000)) + 3)]
     again = stream(0, 1, Place(place.pool, place.index - 2, place.progress), 3000, lambda: 0.5)
-    assert [b.ids.tolist() for b in (next(again), next(again))] == [b.ids.tolist() for b in seen[-2:]]
+    for b, want in zip(again, seen[-2:]):
+        assert torch.equal(b.ids, want.ids) and torch.equal(b.place, want.place)
     assert next(stream(0, 2, Place(), 3000, lambda: 0.5)).ids.tolist() != seen[0].ids.tolist()
 
 
@@ -236,7 +261,7 @@ def test_two_workers_train_as_one_would_on_both_batches(tmp_path):
     for worker in range(2):
         b = next(stream(5, worker, Place(), 500, lambda: 0.0))
         routing = model.routing(b.real)
-        loss = torch.nn.functional.cross_entropy(model(b.ids, routing, b.at), b.target)
+        loss = torch.nn.functional.cross_entropy(model(b.ids, routing, b.at, b.place), b.target)
         ((loss + plan.balance * routing.balance + plan.z_loss * routing.z_loss) / 2).backward()
     p = dict(model.named_parameters())["blocks.1.w_o"]
     assert p.grad is not None

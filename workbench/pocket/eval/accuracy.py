@@ -14,10 +14,9 @@ from workbench.runner.model import Model
 from workbench.runner.taps import Tap
 
 
-def problems(family: str, n: int, *, longer: bool = False, trained_wording: bool = False) -> list[Problem]:
-    """`n` held-out problems of a family; with `longer`, one step longer than any that was trained."""
-    rng = Random(f"eval {family} {longer} {trained_wording}")
-    length = FAMILIES[family].longest + 1 if longer else None
+def problems(family: str, n: int, *, length: int | None = None, trained_wording: bool = False) -> list[Problem]:
+    """`n` held-out problems of a family, of the trained lengths or all of one."""
+    rng = Random(f"eval {family} {length} {trained_wording}")
     words = wordings(family, trained=trained_wording)
     return [make(family, rng, length=length, split="test", wording=rng.choice(words)) for _ in range(n)]
 
@@ -54,7 +53,7 @@ def accuracy(model: Model, n: int, *, families: Sequence[str] = tuple(FAMILIES),
                 cell["same_analysis"] = share(exact)
             known = problems(family, n, trained_wording=True)
             cell["trained_wordings"] = share(right(known, answers(model, known, effort)))
-            longer = problems(family, n, longer=True)
+            longer = problems(family, n, length=FAMILIES[family].longest + 1)
             cell["one_longer"] = share(right(longer, answers(model, longer, effort)))
             cell["example"] = {"question": asked[0].question, "answer": asked[0].answer, "wrote": said[0]}
             out[f"{family}/{effort}"] = cell

@@ -132,7 +132,7 @@ def causes(model: Model, n: int) -> dict[str, Any]:
     out: dict[str, Any] = {}
     for family in CHAINS:
         asked = problems(family, n)
-        longest = [p for p in problems(family, 6 * n) if p.length == FAMILIES[family].longest][:n]
+        longest = problems(family, n, length=FAMILIES[family].longest)
         plain = answers(model, asked, "high")
         out[family] = {
             "plain": share(right(asked, plain)),

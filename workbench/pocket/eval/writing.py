@@ -16,7 +16,7 @@ ROWS = 64
 
 @torch.inference_mode()
 def write(
-    model: Model, prompts: Sequence[Sequence[int]], *, max_tokens: int = 220, tap: Tap | None = None, desc: str = ""
+    model: Model, prompts: Sequence[Sequence[int]], *, max_tokens: int = 320, tap: Tap | None = None, desc: str = ""
 ) -> list[str]:
     """What the model writes after each prompt, as text, up to a stop token (which is part of it) or `max_tokens`.
 
