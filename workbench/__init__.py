@@ -15,9 +15,30 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench import errors as errors
     from workbench import names as names
     from workbench import views as views
+    from workbench.analysis import statistics as statistics
     from workbench.analysis.attention import pattern as pattern
     from workbench.analysis.attention import pattern_band as pattern_band
     from workbench.analysis.attention import pattern_view as pattern_view
+    from workbench.analysis.depth import forking_tokens as forking_tokens
+    from workbench.analysis.depth import logit_lens as logit_lens
+    from workbench.analysis.depth import massive_activations as massive_activations
+    from workbench.analysis.depth import resid_cosine as resid_cosine
+    from workbench.analysis.depth import settle_depth as settle_depth
+    from workbench.analysis.heads import attention_ledger as attention_ledger
+    from workbench.analysis.heads import attention_rollout as attention_rollout
+    from workbench.analysis.heads import head_scores as head_scores
+    from workbench.analysis.heads import receiver_heads as receiver_heads
+    from workbench.analysis.heads import retrieval_scores as retrieval_scores
+    from workbench.analysis.heads import sink_mass as sink_mass
+    from workbench.analysis.heads import step_attention as step_attention
+    from workbench.analysis.routing import coactivation as coactivation
+    from workbench.analysis.routing import expert_load as expert_load
+    from workbench.analysis.routing import fixed_token_routing as fixed_token_routing
+    from workbench.analysis.routing import router_entropy as router_entropy
+    from workbench.analysis.routing import router_margin as router_margin
+    from workbench.analysis.routing import routing_drift as routing_drift
+    from workbench.analysis.routing import specialisation as specialisation
+    from workbench.analysis.routing import transitions as transitions
     from workbench.api import estimate as estimate
     from workbench.api import resume as resume
     from workbench.api import trace as trace
@@ -49,6 +70,26 @@ _HOME = {  # public name -> the module that defines it
     "pattern": "workbench.analysis.attention",
     "pattern_band": "workbench.analysis.attention",
     "pattern_view": "workbench.analysis.attention",
+    "forking_tokens": "workbench.analysis.depth",
+    "logit_lens": "workbench.analysis.depth",
+    "massive_activations": "workbench.analysis.depth",
+    "resid_cosine": "workbench.analysis.depth",
+    "settle_depth": "workbench.analysis.depth",
+    "attention_ledger": "workbench.analysis.heads",
+    "attention_rollout": "workbench.analysis.heads",
+    "head_scores": "workbench.analysis.heads",
+    "receiver_heads": "workbench.analysis.heads",
+    "retrieval_scores": "workbench.analysis.heads",
+    "sink_mass": "workbench.analysis.heads",
+    "step_attention": "workbench.analysis.heads",
+    "coactivation": "workbench.analysis.routing",
+    "expert_load": "workbench.analysis.routing",
+    "fixed_token_routing": "workbench.analysis.routing",
+    "router_entropy": "workbench.analysis.routing",
+    "router_margin": "workbench.analysis.routing",
+    "routing_drift": "workbench.analysis.routing",
+    "specialisation": "workbench.analysis.routing",
+    "transitions": "workbench.analysis.routing",
     "ban": "workbench.runner.edits",
     "force": "workbench.runner.edits",
     "ablate": "workbench.runner.edits",
@@ -57,6 +98,7 @@ _HOME = {  # public name -> the module that defines it
     "doctor": "workbench.runner.doctor",
     "names": "workbench.names",
     "errors": "workbench.errors",
+    "statistics": "workbench.analysis.statistics",
     "views": "workbench.views",
 }
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

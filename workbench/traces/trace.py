@@ -302,7 +302,8 @@ class Trace:
         return visible(", ".join(dict.fromkeys(hooks.short(name) for name in self.names()))) or "nothing"
 
     def _not_recorded(self, name: str, record: str) -> NotRecorded:
-        point = hooks.full(record) if record not in hooks.LANES else record
+        point = record if record in hooks.LANES else hooks.full(record)
+        record = next((preset for preset, held in hooks.PRESETS.items() if record in held), record)
         layers = [str(hooks.layer_of(n)) for n in self.names() if "*" in point and hooks.point_of(n) == point]
         some = f" {record!r} was, in the layers {', '.join(layers)}." if layers else ""
         return NotRecorded(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from workbench.analysis.statistics import entropy, information, shuffled_information
 from workbench.pocket.eval.accuracy import problems
 from workbench.pocket.eval.writing import alike
 from workbench.pocket.families import CHAINS
@@ -47,27 +48,18 @@ def routing(model: Model, n: int, shuffles: int = 20) -> dict[str, Any]:
     """
     chosen, sinks, labels = _seen(model, n)
     c = model.config
-    rng = np.random.default_rng(0)
     layers = []
     for layer in range(c.n_layers):
         load = np.bincount(chosen[layer].ravel(), minlength=c.n_experts) / chosen[layer].size * c.n_experts
         first = chosen[layer][:, 0]
-        known: dict[str, Any] = {}
-        for name in ("family", "channel", "token class"):
-            null = [information(first, rng.permutation(labels[name])) for _ in range(shuffles)]
-            known[name] = {"nmi": round(information(first, labels[name]), 4), "null": round(float(np.mean(null)), 4)}
-        given = labels["token class"]
-        null = [information(first, shuffled(labels["family"], given, rng), given) for _ in range(shuffles)]
-        known["family given token class"] = {
-            "nmi": round(information(first, labels["family"], given), 4),
-            "null": round(float(np.mean(null)), 4),
-        }
+        known = {name: knows(first, labels[name], None, shuffles) for name in labels}
+        known["family given token class"] = knows(first, labels["family"], labels["token class"], shuffles)
         layers.append(
             {
                 "load_min": round(float(load.min()), 3),
                 "load_max": round(float(load.max()), 3),
                 "dead": int((load < DEAD).sum()),
-                "entropy": round(_entropy(load / load.sum()) / float(np.log(c.n_experts)), 4),
+                "entropy": round(float(entropy(load, correct=False)) / float(np.log(c.n_experts)), 4),
                 "knows": known,
             }
         )
@@ -80,6 +72,13 @@ def routing(model: Model, n: int, shuffles: int = 20) -> dict[str, Any]:
         "heads_with_5_percent_somewhere": round(float((most >= 0.05).mean()), 3),
         "heads_with_5_percent_on_average": round(float((mean >= 0.05).mean()), 3),
     }
+
+
+def knows(x: np.ndarray, y: np.ndarray, given: np.ndarray | None, shuffles: int) -> dict[str, float]:
+    """How much of what is to be known of y (given what is given) x tells: 1 would be all. And the same by chance."""
+    all_of_it = information(y, y, given)
+    null = shuffled_information(x, y, given, shuffles=shuffles).mean()
+    return {"nmi": round(information(x, y, given) / all_of_it, 4), "null": round(float(null) / all_of_it, 4)}
 
 
 def _seen(model: Model, n: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
@@ -116,42 +115,3 @@ def _channels(said: Sequence[str]) -> list[str]:
         elif piece == "<|channel|>":
             now = said[i + 1]
     return names + [now] * (len(said) - start)
-
-
-def information(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
-    """I(x; y | given) / H(y | given): 0 for independent, 1 where x decides y.
-
-    >>> x = np.array([0, 0, 1, 1])
-    >>> round(information(x, x), 6), round(information(x, np.array([0, 1, 0, 1])), 6)
-    (1.0, 0.0)
-    """
-    strata = [np.ones(len(x), bool)] if given is None else [given == g for g in np.unique(given)]
-    known = entropy = 0.0
-    for s in strata:
-        table = _table(x[s], y[s])
-        joint = table / table.sum()
-        a, b = _entropy(joint.sum(1)), _entropy(joint.sum(0))
-        known += s.mean() * (a + b - _entropy(joint.ravel()))
-        entropy += s.mean() * b
-    return float(known / entropy) if entropy > 0 else 0.0
-
-
-def shuffled(y: np.ndarray, within: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """`y` in random order inside each stratum."""
-    out = y.copy()
-    for g in np.unique(within):
-        out[within == g] = rng.permutation(y[within == g])
-    return out
-
-
-def _table(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    _, i = np.unique(x, return_inverse=True)
-    _, j = np.unique(y, return_inverse=True)
-    table = np.zeros((i.max() + 1, j.max() + 1))
-    np.add.at(table, (i, j), 1)
-    return table
-
-
-def _entropy(p: np.ndarray) -> float:
-    p = p[p > 0]
-    return float(-(p * np.log(p)).sum())

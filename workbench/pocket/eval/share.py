@@ -1,9 +1,8 @@
 """A share with its interval."""
 
 from collections.abc import Sequence
-from math import sqrt
 
-Z = 1.959964  # 95 %
+from workbench.analysis.statistics import wilson
 
 
 def share(hits: Sequence[bool]) -> dict[str, float | int]:
@@ -17,7 +16,5 @@ def share(hits: Sequence[bool]) -> dict[str, float | int]:
     n = len(hits)
     if not n:
         return {"n": 0, "share": float("nan"), "low": float("nan"), "high": float("nan")}
-    p = sum(hits) / n
-    middle = (p + Z**2 / (2 * n)) / (1 + Z**2 / n)
-    half = Z / (1 + Z**2 / n) * sqrt(p * (1 - p) / n + Z**2 / (4 * n**2))
-    return {"n": n, "share": round(p, 4), "low": round(middle - half, 3), "high": round(middle + half, 3)}
+    low, high = wilson(sum(hits), n)
+    return {"n": n, "share": round(sum(hits) / n, 4), "low": round(low, 3), "high": round(high, 3)}

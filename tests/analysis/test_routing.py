@@ -1,0 +1,203 @@
+"""Routing: exact where routers are set by hand, unmoved by renumbering experts, and honest about few positions."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+import workbench as wb
+from tests.constructed import CLASSES, V, constructed
+from tests.runner.models import some_tokens, tiny
+from tests.traces import made
+from workbench.analysis.routing import (
+    coactivation,
+    expert_load,
+    fixed_token_routing,
+    positions,
+    router_entropy,
+    router_margin,
+    routing_drift,
+    specialisation,
+    transitions,
+)
+from workbench.errors import NotRecorded
+from workbench.spans import Span
+
+FIGURES = {  # each, and its axes of experts
+    "load": lambda t: (expert_load(t), ("expert",)),
+    "weight": lambda t: (expert_load(t, weighted=True), ("expert",)),
+    "coactivation": lambda t: (coactivation(t), ("expert", "other_expert")),
+    "transitions": lambda t: (transitions(t), ("expert", "next_expert")),
+    "lift": lambda t: (transitions(t, lift=True), ("expert", "next_expert")),
+    "router entropy": lambda t: (router_entropy(t), ()),
+    "chosen entropy": lambda t: (router_entropy(t, "chosen"), ()),
+    "margin": lambda t: (router_margin(t), ()),
+    "drift": lambda t: (routing_drift(t, [slice(0, 30), slice(30, 60)], shuffles=5)["raw"], ()),
+    "fixed token": lambda t: (fixed_token_routing(t, t.tokens[0]), ()),
+    "specialisation": lambda t: (specialisation(t, [n % 3 for n in t.tokens], shuffles=5)["information"], ()),
+}
+
+
+def routed(ran: np.ndarray, n_experts: int, *, tokens=None) -> wb.Trace:
+    """A trace that holds routes only: `ran` (layer pos choice), with equal weights."""
+    n_layers, n, k = ran.shape
+    config = made.CONFIG | {"n_layers": n_layers, "n_experts": n_experts, "n_active": k}
+    arrays = {}
+    for layer in range(n_layers):
+        weights = np.zeros((n, n_experts), "f4")
+        np.put_along_axis(weights, ran[layer], np.float32(1 / k), -1)
+        arrays[f"blocks.{layer}.mlp.hook_expert_indices"] = ran[layer]
+        arrays[f"blocks.{layer}.mlp.hook_expert_weights"] = weights
+        arrays[f"blocks.{layer}.mlp.router.hook_out"] = np.log(weights + 1e-9)
+    fields = made.tokens([1] * n if tokens is None else list(tokens))
+    manifest = made.manifest(n, **fields)
+    return wb.Trace(replace(manifest, model=manifest.model | {"config": config}), arrays)
+
+
+def even(n_layers: int, n: int, k: int, n_experts: int, seed: int = 0) -> np.ndarray:
+    """Routes by chance."""
+    rng = np.random.default_rng(seed)
+    return rng.permuted(np.tile(np.arange(n_experts), (n_layers, n, 1)), axis=-1)[..., :k]
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return tiny().trace(some_tokens(60), record="")
+
+
+@pytest.fixture(scope="module")
+def known():
+    return constructed().trace(list(range(V)) * 3, record="")
+
+
+def test_a_router_that_reads_classes_says_all_of_them(known):
+    found = specialisation(known, [n % CLASSES for n in known.tokens], shuffles=30)
+    bias = 30 * 0.01
+    assert np.all(np.abs(found["information"] - np.log2(CLASSES)) < bias)  # the null's mean is taken off
+    assert (found["p"] == 1 / 31).all() and (found["null"] < 0.2).all()
+    nothing = specialisation(known, [n // CLASSES % 2 for n in known.tokens], shuffles=200)
+    assert (abs(nothing["information"]) < 0.05).all() and (nothing["p"] > 0.02).all()
+
+
+def test_what_the_token_says_is_taken_off_when_it_is_given(known):
+    labels = [n % CLASSES for n in known.tokens]
+    assert (specialisation(known, labels, given_token=True, shuffles=5)["information"] == 0).all()
+
+
+def test_loads_are_those_of_the_classes(known):
+    load = expert_load(known)
+    assert np.allclose(load, 2 / (2 * CLASSES)) and load.attrs["n"] == 3 * V
+    class_0 = expert_load(known, np.flatnonzero(np.array(known.tokens) % CLASSES == 0))
+    assert np.allclose(class_0.sel(expert=[0, 1]), 1) and np.allclose(class_0.sel(expert=slice(2, None)), 0)
+    assert np.allclose(class_0.attrs["entropy"], np.log(2) + 1 / (2 * 2 * 3 * V / CLASSES))
+    lift = coactivation(known)
+    assert np.allclose(lift.sel(expert=0, other_expert=1), 2) and np.isneginf(lift.sel(expert=0, other_expert=2)).all()
+    moves = transitions(known)
+    assert np.allclose(moves.sel(expert=3, next_expert=[2, 3]), 1) and np.allclose(
+        moves.sel(expert=3, next_expert=4), 0
+    )
+
+
+def test_rows_sum_to_the_number_of_experts_that_run(trace):
+    k = trace.config["n_active"]
+    assert np.allclose(expert_load(trace).sum("expert"), k)
+    assert np.allclose(expert_load(trace, weighted=True).sum("expert"), 1, atol=1e-6)
+    moves = transitions(trace).sum("next_expert")
+    ran = expert_load(trace).values[:-1] > 0
+    assert np.allclose(moves.values[ran], k)
+
+
+def test_entropies_have_their_bounds_and_known_values(trace):
+    c = trace.config
+    assert float(router_entropy(trace).min()) >= 0 and float(router_entropy(trace).max()) <= np.log(c["n_experts"])
+    assert float(router_entropy(trace, "chosen").max()) <= np.log(c["n_active"]) + 1e-6
+    flat = routed(even(1, 5, 3, 8), 8)
+    assert np.allclose(router_entropy(flat, "chosen"), np.log(3))
+    assert np.allclose(router_entropy(flat), np.log(3), atol=1e-6)
+    with pytest.raises(ValueError, match="'router' or 'chosen', not 'load'"):
+        router_entropy(trace, "load")
+
+
+def test_the_load_entropy_of_even_routes_is_what_it_should_be():
+    load = expert_load(routed(even(40, 25, 4, 32), 32))
+    assert abs(np.mean(load.attrs["entropy"]) - load.attrs["max_entropy"]) < 0.02
+    few = expert_load(routed(np.zeros((1, 9, 1), int), 32))
+    assert few.attrs["entropy"] == [0]
+
+
+def test_chance_is_what_is_said_of_chance():
+    trace = routed(even(2, 60_000, 4, 16), 16)
+    lift = coactivation(trace)
+    off = ~np.eye(16, dtype=bool)
+    assert abs(lift.values[:, off].mean() - lift.attrs["even"]) < 0.01
+    assert np.allclose(np.diagonal(lift.values, axis1=1, axis2=2), -np.log2(expert_load(trace)))
+    assert abs(float(transitions(trace, lift=True).mean())) < 0.005
+
+
+def test_drift_is_nothing_by_chance_and_all_of_it_where_experts_differ():
+    same = routing_drift(routed(even(30, 30, 4, 32), 32), [slice(0, 15), slice(15, 30)], shuffles=60)
+    raw, left = (float(same[name][:, 1, 0].mean()) for name in ("raw", "drift"))
+    assert 0.15 < raw < 0.3 and abs(left) < 0.02  # two halves of the same thing
+    p = same["p"].values[:, 1, 0]
+    assert (p <= 0.05).mean() < 0.2
+    ran = np.concatenate([even(1, 20, 2, 4), 4 + even(1, 20, 2, 4)], 1)
+    other = routing_drift(routed(ran, 8), [slice(0, 20), slice(20, 40)], shuffles=60)
+    assert float(other["raw"][0, 1, 0]) == pytest.approx(1) and float(other["p"][0, 0, 1]) == pytest.approx(1 / 61)
+    with pytest.raises(NotRecorded, match="two steps at least"):
+        routing_drift(routed(ran, 8))
+
+
+def test_one_token_is_routed_alike_or_not():
+    ran = np.array([[[0, 1], [0, 1], [2, 3], [0, 2]]])
+    alike = fixed_token_routing(routed(ran, 4, tokens=[5, 5, 5, 5]), 5)
+    assert np.allclose(alike.values[0], [1, 1, 0, 1 / 3])
+    with pytest.raises(NotRecorded, match="no token 7"):
+        fixed_token_routing(routed(ran, 4), 7)
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_figures_follow_when_a_layers_experts_are_renumbered(trace, name):
+    """Each layer by another permutation: what has an axis of experts is permuted, all else stays."""
+    rng = np.random.default_rng(4)
+    c = trace.config
+    order = [rng.permutation(c["n_experts"]) for _ in range(c["n_layers"])]  # old number -> new number
+    arrays = {n: np.asarray(trace.stored(n)) for n in trace.names()}
+    for layer, to in enumerate(order):
+        block = f"blocks.{layer}.mlp"
+        arrays[f"{block}.hook_expert_indices"] = to[arrays[f"{block}.hook_expert_indices"]]
+        for point in ("hook_expert_weights", "router.hook_out"):
+            arrays[f"{block}.{point}"] = arrays[f"{block}.{point}"][:, np.argsort(to)]
+    other = wb.Trace(replace(trace.manifest, tensors={}), arrays)
+    (a, axes), (b, _) = FIGURES[name](trace), FIGURES[name](other)
+    for layer in range(a.sizes.get("layer", 0)):
+        x, y = a.isel(layer=layer).values, b.isel(layer=layer).values
+        for axis, dim in enumerate(axes):
+            y = np.take(y, order[layer + (dim == "next_expert")], axis)
+        assert np.allclose(x, y, atol=1e-6, equal_nan=True)
+    if "layer" not in a.dims:
+        assert np.allclose(a, b, atol=1e-6)
+
+
+def test_places_are_found_by_channel_role_slice_and_list():
+    spans = [Span(0, 3, 1, 3, "user"), Span(3, 9, 5, 8, "assistant", "analysis")]
+    trace = wb.Trace(made.manifest(spans=spans), {})
+    assert positions(trace, "analysis").tolist() == [5, 6, 7] and positions(trace, "user").tolist() == [1, 2]
+    assert positions(trace, slice(-2, None)).tolist() == [7, 8] and positions(trace, [4, 1]).tolist() == [4, 1]
+    with pytest.raises(NotRecorded, match=r"no position is in 'final'.*in messages of analysis, assistant, user"):
+        positions(trace, "final")
+
+
+def test_labels_that_do_not_fit_are_refused(trace):
+    with pytest.raises(ValueError, match="3 labels for 60 positions"):
+        specialisation(trace, [1, 2, 3])
+    with pytest.raises(ValueError, match="2 traces need 2 lists of labels, not 1"):
+        specialisation([trace, trace], [[0] * 60])
+    with pytest.raises(NotRecorded, match="no position has a label"):
+        specialisation(trace, [None] * 60)
+
+
+def test_two_traces_together_are_as_one(known):
+    labels = [n % CLASSES for n in known.tokens]
+    twice = specialisation([known, known], [labels, labels], shuffles=10)
+    assert twice.attrs["n"] == 6 * V and twice.attrs["n_prompts"] == 2
+    assert np.all(np.abs(twice["information"] - np.log2(CLASSES)) < 0.2)

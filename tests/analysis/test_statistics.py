@@ -1,0 +1,195 @@
+"""The statistics keep what they promise: coverage, uniform p-values, false discoveries, exact information."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from workbench.analysis.statistics import (
+    bootstrap,
+    detectable,
+    entropy,
+    fdr,
+    information,
+    jsd,
+    max_t,
+    mean,
+    shuffled_information,
+    sign_flip,
+    wilson,
+)
+
+
+def clustered(rng: np.random.Generator, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
+    """Observations around 0 that share their cluster's own offset; clusters of 1 to 9."""
+    sizes = rng.integers(1, 10, n_clusters)
+    clusters = np.repeat(np.arange(n_clusters), sizes)
+    return rng.normal(size=len(clusters)) + rng.normal(size=n_clusters)[clusters], clusters
+
+
+@pytest.mark.parametrize("n_clusters", [15, 40])
+def test_the_interval_covers_the_truth_as_often_as_it_says(n_clusters, measured):
+    rng = np.random.default_rng(0)
+    hits = naive = 0
+    rounds = 1500
+    for seed in range(rounds):
+        values, clusters = clustered(rng, n_clusters)
+        a = mean(values, clusters, seed=seed, resamples=600)
+        b = mean(values, seed=seed, resamples=100)
+        hits += a.low <= 0 <= a.high
+        naive += b.low <= 0 <= b.high
+    measured(
+        f"95 % intervals over {n_clusters} clusters cover the truth in {hits / rounds:.3f}; "
+        f"tokens as if independent: {naive / rounds:.3f}"
+    )
+    assert 0.93 <= hits / rounds <= 0.97
+    assert naive / rounds < 0.85  # what counting tokens would claim
+
+
+def test_any_statistic_has_the_interval_of_the_mean():
+    rng = np.random.default_rng(3)
+    values, clusters = clustered(rng, 25)
+    plain = mean(values, clusters, resamples=4000)
+    general = bootstrap(lambda rows: values[rows].mean(), len(values), clusters, resamples=4000)
+    assert plain.value == general.value and (plain.n, plain.n_clusters) == (general.n, general.n_clusters)
+    assert abs(plain.low - general.low) < 0.05 and abs(plain.high - general.high) < 0.05
+
+
+def test_every_cell_has_its_own_interval_and_the_order_of_clusters_does_not_matter():
+    rng = np.random.default_rng(1)
+    values, clusters = rng.normal(size=(60, 2, 3)), np.repeat(np.arange(12), 5)
+    whole = mean(values, clusters)
+    assert np.asarray(whole.low).shape == (2, 3) and (np.asarray(whole.low) < np.asarray(whole.high)).all()
+    one = mean(values[:, 1, 2], [f"prompt {c:02d}" for c in clusters])
+    assert np.allclose([one.low, one.high], [np.asarray(whole.low)[1, 2], np.asarray(whole.high)[1, 2]])
+
+
+def test_what_cannot_be_estimated_is_refused():
+    with pytest.raises(ValueError, match="no observations"):
+        mean(np.zeros(0))
+    with pytest.raises(ValueError, match="2 clusters were named for 3 observations"):
+        mean(np.zeros(3), ["a", "b"])
+    with pytest.raises(ValueError, match="5 of 4 is no share"):
+        wilson(5, 4)
+    with pytest.raises(ValueError, match="1 units are too few"):
+        sign_flip(np.ones((1, 4)))
+
+
+def test_one_cluster_gives_no_certainty():
+    interval = mean(np.array([1.0, 2.0, 3.0]), ["a"] * 3)
+    assert interval.n_clusters == 1 and interval.low == interval.high == interval.value == 2.0
+
+
+@given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
+def test_wilson_holds_its_share_and_is_the_mirror_of_the_misses(pair):
+    hits, n = pair
+    low, high = wilson(hits, n)
+    assert 0 <= low <= hits / n <= high <= 1
+    assert wilson(n - hits, n) == pytest.approx((1 - high, 1 - low))
+
+
+def test_p_values_are_uniform_under_the_null(measured):
+    rng = np.random.default_rng(5)
+    p = sign_flip(rng.standard_t(4, size=(30, 2000)), resamples=999)
+    steps = np.sort(p)
+    apart = np.abs(steps - (np.arange(len(p)) + 0.5) / len(p)).max()
+    measured(f"2,000 p-values under the null lie within {apart:.3f} of uniform")
+    assert apart < 1.63 / np.sqrt(len(p))  # Kolmogorov's bound at 1 %
+
+
+def test_max_t_gives_a_false_alarm_as_seldom_as_it_says(measured):
+    rng = np.random.default_rng(6)
+    alarms = [max_t(rng.normal(size=(15, 40)), seed=seed, resamples=300).min() <= 0.05 for seed in range(400)]
+    measured(f"max-T over 40 tests: a false alarm in {np.mean(alarms):.3f} of 400 null experiments, at 0.05")
+    assert np.mean(alarms) < 0.08
+
+
+@given(hnp.arrays(float, (6, 5), elements=st.floats(-3, 3)), st.randoms(use_true_random=False))
+@settings(max_examples=60, deadline=None)
+def test_tests_follow_their_columns_and_adjusting_never_helps(differences, rng):
+    p, adjusted = sign_flip(differences, resamples=99), max_t(differences, resamples=99)
+    assert (adjusted >= p - 1e-12).all()
+    order = list(range(5))
+    rng.shuffle(order)
+    assert np.array_equal(max_t(differences[:, order], resamples=99), adjusted[order])
+    assert (adjusted[(differences == 0).all(0)] == 1).all()
+
+
+def test_false_discoveries_are_as_few_as_promised(measured):
+    rng = np.random.default_rng(7)
+    shares = []
+    for seed in range(200):
+        differences = rng.normal(size=(20, 100)) + 1.2 * (np.arange(100) < 20)
+        called = fdr(sign_flip(differences, seed=seed, resamples=999)) < 0.1
+        shares.append(called[20:].sum() / max(called.sum(), 1))
+    measured(f"Benjamini-Hochberg at 0.1, 80 of 100 null: {np.mean(shares):.3f} of the discoveries are false")
+    assert np.mean(shares) < 0.1
+
+
+@given(hnp.arrays(float, (12,), elements=st.floats(0, 1)))
+def test_q_values_keep_the_order_of_p_values_and_lie_above_them(p):
+    q = fdr(p)
+    assert (q >= p - 1e-12).all() and (q <= 1).all()
+    assert (np.diff(q[np.argsort(p, kind="stable")]) >= -1e-12).all()
+
+
+def test_what_can_be_detected_is_detected_as_often_as_said():
+    rng = np.random.default_rng(8)
+    n, gap = 100, detectable(100)
+    a, b = rng.binomial(n, 0.5 - gap / 2, 4000), rng.binomial(n, 0.5 + gap / 2, 4000)
+    pooled = (a + b) / (2 * n)
+    z = np.abs(a - b) / n / np.sqrt(2 * pooled * (1 - pooled) / n)
+    assert 0.77 < (z > 1.96).mean() < 0.84
+
+
+@pytest.mark.parametrize("n", [25, 50, 300])
+def test_the_corrected_entropy_of_an_even_router_is_nearly_right(n):
+    rng = np.random.default_rng(9)
+    counts = rng.multinomial(4 * n, np.full(32, 1 / 32), size=400)
+    plain, corrected = (entropy(counts, correct=c).mean() for c in (False, True))
+    assert abs(corrected - np.log(32)) < 0.2 * abs(plain - np.log(32))
+    assert plain < corrected
+
+
+def test_entropy_is_exact_on_known_counts():
+    counts = np.array([[1, 1, 1, 1], [4, 0, 0, 0], [2, 2, 0, 0]])
+    assert np.allclose(entropy(counts, correct=False), [np.log(4), 0, np.log(2)])
+    assert np.allclose(entropy(counts) - entropy(counts, correct=False), [3 / 8, 0, 1 / 8])
+    assert np.isnan(entropy(np.zeros(4)))
+
+
+def test_information_is_exact_and_conditioning_removes_what_the_token_says():
+    classes = np.arange(320) % 8
+    assert information(classes, classes) == pytest.approx(3)
+    assert information(classes, classes // 2) == pytest.approx(2)
+    token = classes // 2
+    assert information(token, token, given=token) == 0
+    assert information(classes, classes, given=token) == pytest.approx(1)
+
+
+@given(st.integers(0, 2**32))
+@settings(max_examples=40, deadline=None)
+def test_information_has_its_bounds_and_its_chain_rule(seed):
+    rng = np.random.default_rng(seed)
+    x, y, z = rng.integers(0, 5, 80), rng.integers(0, 3, 80), rng.integers(0, 2, 80)
+    own = [information(v, v) for v in (x, y)]
+    told = information(x, y)
+    assert 0 <= told <= min(own) + 1e-9 and told == pytest.approx(information(y, x))
+    assert information(x, 2 * y + z) == pytest.approx(information(x, z) + information(x, y, given=z))
+    names = rng.permutation(5)
+    assert information(names[x], y) == pytest.approx(told)
+
+
+def test_the_null_of_information_is_its_bias():
+    rng = np.random.default_rng(2)
+    x, y = rng.integers(0, 32, 500), rng.integers(0, 4, 500)
+    null = shuffled_information(x, y)
+    assert abs(information(x, y) - null.mean()) < 4 * null.std()
+    assert 0.5 < null.mean() / (31 * 3 / (2 * 500 * np.log(2))) < 1.5  # Miller and Madow's bias
+
+
+def test_divergence_is_exact_and_symmetric():
+    a, b = np.array([[1, 0, 0, 0], [1, 1, 0, 0]]), np.array([[0, 1, 1, 0], [0, 1, 1, 0]])
+    assert np.allclose(jsd(a, b), [1, 0.5]) and np.allclose(jsd(a, b), jsd(b, a))
+    assert np.allclose(jsd(10 * a, a), 0)

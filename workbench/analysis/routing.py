@@ -1,0 +1,298 @@
+"""Which experts run, how evenly, together with which others, and what their choice is about.
+
+An expert's number means nothing beyond its layer: expert 3 of one layer has nothing to do with expert 3 of the next. So
+nothing here compares numbers across layers, and every figure follows if a layer's experts are renumbered.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from workbench.analysis import statistics
+from workbench.errors import NotRecorded
+from workbench.segments import Step, steps
+from workbench.traces import Trace
+
+Where = str | slice | Sequence[int] | np.ndarray | None
+
+
+def positions(trace: Trace, where: Where = None) -> np.ndarray:
+    """The positions that `where` names: all, those of a channel's or a role's messages, a slice, or a list of them.
+
+    >>> trace = wb.trace("What is 12+30?")
+    >>> positions(trace, slice(2, 5)).tolist(), len(positions(trace)) == len(trace)
+    ([2, 3, 4], True)
+
+    Raises NotRecorded if no position is left.
+    """
+    every = np.arange(len(trace))
+    if where is None:
+        chosen = every
+    elif isinstance(where, str):
+        spans = [every[span.content] for span in trace.spans if where in (span.channel, span.role)]
+        chosen = np.concatenate(spans) if spans else every[:0]
+    else:
+        chosen = every[where] if isinstance(where, slice) else every[np.asarray(where, int)]
+    if not len(chosen):
+        there = sorted({name for span in trace.spans for name in (span.channel, span.role) if name})
+        raise NotRecorded(
+            f"no position is in {where!r}: the trace has the positions 0..{len(trace) - 1}, "
+            f"in messages of {', '.join(there) or 'no channel'}"
+        )
+    return chosen
+
+
+def expert_load(trace: Trace, where: Where = None, *, weighted: bool = False) -> xr.DataArray:
+    """How often each expert runs, or with `weighted` how much weight it gets, as a mean over positions (layer expert).
+
+    Rows sum to the number of chosen experts, or to 1. `attrs` say over how many positions, and how large the entropy of
+    such a load is, in nats, layer by layer: `entropy`, corrected for the few that were counted (see
+    `statistics.entropy`), next to `max_entropy` for experts that are used evenly.
+
+    >>> trace = wb.trace("What is 12+30?")
+    >>> load = wb.expert_load(trace, "analysis")
+    >>> load.dims, bool(np.allclose(load.sum("expert"), trace.config["n_active"]))
+    (('layer', 'expert'), True)
+
+    Raises NotRecorded if `where` names no position.
+    """
+    at = positions(trace, where)
+    counts = _counts(trace, at)
+    values = np.asarray(trace["expert_weights"])[:, at].mean(1) if weighted else counts / len(at)
+    n_experts = trace.config["n_experts"]
+    return _labelled(
+        values,
+        ("layer", "expert"),
+        "expert load",
+        "weight" if weighted else "experts per position",
+        n=len(at),
+        entropy=statistics.entropy(counts).tolist(),
+        max_entropy=float(np.log(n_experts)),
+    )
+
+
+def router_entropy(trace: Trace, of: str = "router") -> xr.DataArray:
+    """How undecided the router is, in nats (layer pos): over all experts, or among those that run.
+
+    `of="router"`: the softmax of its logits over all experts, log(n_experts) at most. `of="chosen"`: the weights of
+    those that run, log(n_active) at most. Neither is the entropy of the load: see `expert_load`.
+
+    >>> trace = wb.trace("What is 12+30?")
+    >>> bool(router_entropy(trace, "chosen").max() <= np.log(trace.config["n_active"]) + 1e-6)
+    True
+
+    Raises ValueError for another `of`.
+    """
+    if of == "router":
+        logits = np.asarray(trace["router_logits"], np.float64)
+        e = np.exp(logits - logits.max(-1, keepdims=True))
+        p = e / e.sum(-1, keepdims=True)
+    elif of == "chosen":
+        p = np.asarray(trace["expert_weights"], np.float64)
+    else:
+        raise ValueError(f"of is 'router' or 'chosen', not {of!r}")
+    values = -np.where(p > 0, p * np.log(np.maximum(p, 1e-300)), 0).sum(-1)
+    return _labelled(values, ("layer", "pos"), f"entropy of the {of}", "nats")
+
+
+def router_margin(trace: Trace) -> xr.DataArray:
+    """By how much the last expert that runs beat the first that does not, in logits (layer pos).
+
+    Where it is small, another rounding may choose another expert: no claim about a route should hang on it.
+
+    >>> bool((router_margin(wb.trace("What is 12+30?")) >= 0).all())
+    True
+    """
+    return _labelled(np.asarray(trace["margin"], np.float64), ("layer", "pos"), "router margin", "logits")
+
+
+def coactivation(trace: Trace, where: Where = None) -> xr.DataArray:
+    """Lift of two experts of one layer that run together, in bits (layer expert other_expert).
+
+    log2 of how often both run at a position over what their loads would give by chance; 0 is chance, NaN where one of
+    them never runs, -inf where they never meet. Of k chosen experts out of E even ones, chance itself is below
+    independence: the lift of any two is log2(E (k-1) / (k (E-1))), which `attrs["even"]` says.
+
+    >>> lift = coactivation(wb.trace("What is 12+30?"))
+    >>> lift.dims, bool(np.allclose(lift, lift.transpose("layer", "other_expert", "expert"), equal_nan=True))
+    (('layer', 'expert', 'other_expert'), True)
+
+    Raises NotRecorded if `where` names no position.
+    """
+    ran = _ran(trace, positions(trace, where))
+    both = np.einsum("lpe,lpf->lef", ran, ran) / ran.shape[1]
+    load = ran.mean(1)
+    k, n = trace.config["n_active"], trace.config["n_experts"]
+    even = float(np.log2(n * (k - 1) / (k * (n - 1)))) if k > 1 else float("-inf")
+    lift = _lift(both, load[:, :, None] * load[:, None, :])
+    return _labelled(lift, ("layer", "expert", "other_expert"), "co-activation lift", "bits", n=ran.shape[1], even=even)
+
+
+def transitions(trace: Trace, where: Where = None, *, lift: bool = False) -> xr.DataArray:
+    """How often an expert of the next layer runs where an expert of this one does (layer expert next_expert).
+
+    Rows sum to the number of chosen experts, and are NaN for an expert that never runs; with `lift`, log2 over the next
+    expert's own load, in bits: 0 where the two have nothing to do with each other.
+
+    >>> moves = transitions(wb.trace("What is 12+30?"))
+    >>> rows = moves.sum("next_expert")
+    >>> bool(np.allclose(rows.where(rows > 0, 4), 4))
+    True
+
+    Raises NotRecorded if `where` names no position.
+    """
+    ran = _ran(trace, positions(trace, where))
+    load = ran.mean(1)
+    both = np.einsum("lpe,lpf->lef", ran[:-1], ran[1:]) / ran.shape[1]
+    if lift:
+        values = _lift(both, load[:-1, :, None] * load[1:, None, :])
+    else:
+        with np.errstate(divide="ignore", invalid="ignore"):
+            values = both / load[:-1, :, None]
+    units = "bits" if lift else "probability"
+    return _labelled(values, ("layer", "expert", "next_expert"), "transitions", units, n=ran.shape[1])
+
+
+def specialisation(
+    traces: Trace | Sequence[Trace],
+    labels: Sequence | np.ndarray | Sequence[Sequence],
+    *,
+    given_token: bool = False,
+    shuffles: int = 100,
+    seed: int = 0,
+) -> xr.Dataset:
+    """What the choice of an expert tells about a label of each position, in bits, layer by layer.
+
+    `labels` are one for each position of the trace (of each trace, if there are several); positions whose label is None
+    are left out. One of the experts that run stands for all, drawn evenly. `information` is I(expert; label), less the
+    mean over shuffled labels, which is its bias; `null` is their 95th percentile less that mean, and `p` the share of
+    shuffles that reach the figure. With `given_token`, I(expert; label | token): what is left when the token is known,
+    for most of what experts "specialise" in is the token itself.
+
+    >>> trace = wb.trace("What is 12+30?")
+    >>> found = specialisation(trace, [piece.isdigit() for piece in trace.pieces], shuffles=20)
+    >>> sorted(found.data_vars), found["information"].dims
+    (['information', 'null', 'p'], ('layer',))
+
+    Raises ValueError if labels and positions are not equally many, NotRecorded if no position has a label.
+    """
+    several = [traces] if isinstance(traces, Trace) else list(traces)
+    lists: list[Any] = [labels] if isinstance(traces, Trace) else list(labels)
+    if len(lists) != len(several):
+        raise ValueError(f"{len(several)} traces need {len(several)} lists of labels, not {len(lists)}")
+    for trace, named in zip(several, lists):
+        if len(named) != len(trace):
+            raise ValueError(f"{len(named)} labels for {len(trace)} positions: give one for each, None to leave it out")
+    rng = np.random.default_rng(seed)
+    kept = [np.array([i for i, label in enumerate(named) if label is not None], int) for named in lists]
+    if not sum(map(len, kept)):
+        raise NotRecorded("no position has a label: each is None")
+    label = np.array([str(named[i]) for named, at in zip(lists, kept) for i in at])
+    token = np.concatenate([np.asarray(trace.tokens)[at] for trace, at in zip(several, kept)]) if given_token else None
+    figures: dict[str, list[float]] = {"information": [], "null": [], "p": []}
+    for layer in range(several[0].config["n_layers"]):
+        chosen = np.concatenate([trace["expert_indices", layer][at] for trace, at in zip(several, kept)])
+        expert = chosen[np.arange(len(chosen)), rng.integers(0, chosen.shape[1], len(chosen))]
+        plain = statistics.information(expert, label, token)
+        null = statistics.shuffled_information(expert, label, token, shuffles=shuffles, seed=seed)
+        figures["information"].append(plain - float(null.mean()))
+        figures["null"].append(float(np.quantile(null, 0.95) - null.mean()))
+        figures["p"].append((1 + int((null >= plain).sum())) / (shuffles + 1))
+    attrs = {"units": "bits", "n": len(label), "n_prompts": len(several), "shuffles": shuffles, "given": "token"}
+    if not given_token:
+        del attrs["given"]
+    layers = {"layer": np.arange(len(figures["p"]))}
+    return xr.Dataset({name: ("layer", values) for name, values in figures.items()}, layers, attrs)
+
+
+def routing_drift(
+    trace: Trace, parts: Sequence[Step | slice] | None = None, *, shuffles: int = 50, seed: int = 0
+) -> xr.Dataset:
+    """How differently two parts of a text are routed, in bits (layer step key_step); the parts are its steps, or yours.
+
+    The Jensen-Shannon divergence of their loads, less its mean when the positions of both are dealt out anew: two
+    halves of one text, 15 positions each, differ by 0.2 bits by chance. `drift` is what is left, `raw` what there was,
+    and `p` how often chance reaches it.
+
+    >>> trace = wb.trace("What is 12+30?")
+    >>> drift = routing_drift(trace, [slice(0, 12), slice(12, 24)], shuffles=20)["drift"]
+    >>> drift.dims, bool(np.isnan(drift[0, 0, 0]))
+    (('layer', 'step', 'key_step'), True)
+
+    Raises NotRecorded if the trace has fewer than two parts.
+    """
+    pieces = list(steps(trace) if parts is None else parts)
+    if len(pieces) < 2:
+        raise NotRecorded(f"drift is between two steps at least; there are {len(pieces)}: give `parts`, as slices")
+    spots = [np.arange(len(trace))[slice(p.start, p.stop)] for p in pieces]
+    ran = _ran(trace, np.arange(len(trace)))
+    n_layers, n = len(ran), len(spots)
+    rng = np.random.default_rng(seed)
+    raw, chance, reached = (np.full((n_layers, n, n), np.nan) for _ in range(3))
+    for i in range(n):
+        for j in range(i):
+            both = np.concatenate([spots[i], spots[j]])
+            cut = len(spots[i])
+            observed = _apart(ran[:, both], cut)
+            null = np.stack([_apart(ran[:, rng.permutation(both)], cut) for _ in range(shuffles)])
+            for a, b in ((i, j), (j, i)):
+                raw[:, a, b], chance[:, a, b] = observed, null.mean(0)
+                reached[:, a, b] = (1 + (null >= observed).sum(0)) / (shuffles + 1)
+    dims, coords = ("layer", "step", "key_step"), {"layer": np.arange(n_layers)}
+    data = {"drift": (dims, raw - chance), "raw": (dims, raw), "p": (dims, reached)}
+    return xr.Dataset(data, coords, {"units": "bits", "shuffles": shuffles})
+
+
+def fixed_token_routing(trace: Trace, token: int | str, layer: int | None = None) -> xr.DataArray:
+    """How alike the routes of one token are wherever it stands, 0 to 1 (pos other_pos).
+
+    The weighted Jaccard similarity of the executed weights, over all layers or one: the token is the same, so what
+    differs is what the model has in mind. 1 on the diagonal.
+
+    >>> trace = wb.trace("What is 12+30?")
+    >>> alike = fixed_token_routing(trace, "<|message|>")
+    >>> bool(np.allclose(np.diag(alike), 1)), alike.attrs["n"] == trace.pieces.count("<|message|>")
+    (True, True)
+
+    Raises NotRecorded if the token is nowhere.
+    """
+    at = np.array([i for i, (n, piece) in enumerate(zip(trace.tokens, trace.pieces)) if token in (n, piece)], int)
+    if not len(at):
+        raise NotRecorded(f"the trace has no token {token!r}")
+    weights = np.asarray(trace["expert_weights"] if layer is None else trace["expert_weights", layer][None], np.float64)
+    flat = weights[:, at].transpose(1, 0, 2).reshape(len(at), -1)
+    least = np.minimum(flat[:, None], flat[None]).sum(-1)
+    most = np.maximum(flat[:, None], flat[None]).sum(-1)
+    values = least / most
+    coords = {"pos": at, "other_pos": at}
+    attrs = {"long_name": "similarity of routes", "units": "1", "n": len(at)}
+    return xr.DataArray(values, coords, ("pos", "other_pos"), attrs=attrs)
+
+
+def _apart(ran: np.ndarray, cut: int) -> np.ndarray:
+    """The divergence of the loads of the positions before and after `cut`, by layer."""
+    return statistics.jsd(ran[:, :cut].sum(1), ran[:, cut:].sum(1))
+
+
+def _ran(trace: Trace, at: np.ndarray) -> np.ndarray:
+    """1 where an expert runs (layer pos expert)."""
+    chosen = np.asarray(trace["expert_indices"])[:, at]
+    ran = np.zeros((*chosen.shape[:2], trace.config["n_experts"]))
+    np.put_along_axis(ran, chosen, 1.0, -1)
+    return ran
+
+
+def _counts(trace: Trace, at: np.ndarray) -> np.ndarray:
+    return _ran(trace, at).sum(1)
+
+
+def _lift(both: np.ndarray, chance: np.ndarray) -> np.ndarray:
+    with np.errstate(divide="ignore", invalid="ignore"):
+        return np.where(chance > 0, np.log2(both / chance), np.nan)
+
+
+def _labelled(values: np.ndarray, dims: tuple[str, ...], name: str, units: str, **attrs: Any) -> xr.DataArray:
+    coords = {dim: np.arange(n) for dim, n in zip(dims, values.shape)}
+    return xr.DataArray(values, coords, dims, attrs={"long_name": name, "units": units, **attrs})

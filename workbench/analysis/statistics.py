@@ -1,0 +1,312 @@
+"""How sure a figure is: intervals over prompts, tests that know how many there are, entropies without their bias.
+
+The unit of replication is the prompt, not the token: tokens of one text say much the same, and counting them as if they
+did not makes anything significant. So what resamples here resamples clusters. Numpy only; the same seed gives the same
+numbers.
+"""
+
+from collections.abc import Callable, Sequence
+from math import log, sqrt
+from statistics import NormalDist
+from typing import NamedTuple
+
+import numpy as np
+
+RESAMPLES = 2000
+BITS = 1 / log(2)  # nats to bits
+
+
+class Interval(NamedTuple):
+    """A figure, the bounds between which it lies with probability `level`, and what that rests on."""
+
+    value: np.ndarray | float
+    low: np.ndarray | float
+    high: np.ndarray | float
+    n: int  # observations
+    n_clusters: int  # of them, how many are independent
+    level: float
+
+
+# -- intervals --------------------------------------------------------------------------------------------------------
+
+
+def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+    """Wilson's score interval of a share: between which bounds the true one lies (Wilson 1927).
+
+    >>> [round(bound, 3) for bound in wilson(95, 100)]
+    [0.888, 0.978]
+
+    Raises ValueError unless 0 <= hits <= n and n > 0.
+    """
+    if not 0 <= hits <= n or n == 0:
+        raise ValueError(f"{hits} of {n} is no share")
+    z, p = _z(level), hits / n
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    return min(max(0.0, middle - half), p), max(min(1.0, middle + half), p)  # rounding crosses p at 0 and 1
+
+
+def mean(
+    values: np.ndarray,
+    clusters: Sequence | np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """The mean over the first axis, with a cluster bootstrap interval for each cell of the others.
+
+    `clusters` says which observations belong together (the prompt of each); without it each stands alone. Clusters are
+    drawn with replacement, all their observations with them. The percentiles are widened for few clusters as Student's
+    t is against the normal (Hesterberg 2015, doi 10.1080/00031305.2015.1089789), which plain percentiles are not.
+
+    >>> interval = mean(np.array([1.0, 1.0, 0.0, 0.0]), ["a", "a", "b", "b"])
+    >>> float(interval.value), interval.n, interval.n_clusters
+    (0.5, 4, 2)
+
+    Raises ValueError without observations, or if `clusters` are not as many as they are.
+    """
+    values = np.asarray(values, np.float64)
+    number, n_clusters = _clusters(len(values), clusters)
+    sums = np.zeros((n_clusters, *values.shape[1:]))
+    np.add.at(sums, number, values)
+    sizes = np.bincount(number, minlength=n_clusters).astype(np.float64)
+    drawn = _draws(n_clusters, resamples, seed)
+    totals = np.tensordot(drawn, sums, 1)
+    means = totals / (drawn @ sizes).reshape(-1, *(1 for _ in values.shape[1:]))
+    low, high = np.quantile(means, _tails(level, n_clusters), axis=0)
+    return Interval(values.mean(0), low, high, len(values), n_clusters, level)
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], np.ndarray | float],
+    n: int,
+    clusters: Sequence | np.ndarray | None = None,
+    *,
+    level: float = 0.95,
+    seed: int = 0,
+    resamples: int = RESAMPLES,
+) -> Interval:
+    """The same for any statistic: a function from the numbers of the observations, some of them repeated, to a figure.
+
+    >>> x, y = np.arange(20.0), np.arange(20.0) ** 2
+    >>> interval = bootstrap(lambda rows: np.corrcoef(x[rows], y[rows])[0, 1], len(x))
+    >>> bool(interval.low < interval.value < interval.high)
+    True
+
+    Raises ValueError as `mean` does.
+    """
+    number, n_clusters = _clusters(n, clusters)
+    members = [np.flatnonzero(number == cluster) for cluster in range(n_clusters)]
+    rng = np.random.default_rng(seed)
+    again = []
+    for _ in range(resamples):
+        drawn = rng.integers(0, n_clusters, n_clusters)
+        again.append(statistic(np.concatenate([members[cluster] for cluster in drawn])))
+    low, high = np.nanquantile(np.asarray(again, np.float64), _tails(level, n_clusters), axis=0)
+    return Interval(statistic(np.arange(n)), low, high, n, n_clusters, level)
+
+
+def _clusters(n: int, clusters: Sequence | np.ndarray | None) -> tuple[np.ndarray, int]:
+    """The number of each observation's cluster, and how many clusters there are."""
+    if n == 0:
+        raise ValueError("there are no observations, so there is nothing to estimate")
+    if clusters is None:
+        return np.arange(n), n
+    if len(clusters) != n:
+        raise ValueError(f"{len(clusters)} clusters were named for {n} observations: name one for each")
+    names, number = np.unique(np.asarray(clusters), return_inverse=True)
+    return number, len(names)
+
+
+def _draws(n_clusters: int, resamples: int, seed: int) -> np.ndarray:
+    """How often each cluster is in each resample, resample cluster."""
+    rng = np.random.default_rng(seed)
+    return rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=resamples).astype(np.float64)
+
+
+def _tails(level: float, n_clusters: int) -> tuple[float, float]:
+    """The percentiles to read, wider for few clusters."""
+    if n_clusters < 2:
+        return 0.0, 1.0
+    wide = sqrt(n_clusters / (n_clusters - 1)) * _t(level, n_clusters - 1)
+    tail = NormalDist().cdf(-wide)
+    return tail, 1 - tail
+
+
+def _z(level: float) -> float:
+    return NormalDist().inv_cdf(0.5 + level / 2)
+
+
+def _t(level: float, freedom: int) -> float:
+    """Student's t, by its expansion around the normal (Abramowitz and Stegun 26.7.5)."""
+    z, v = _z(level), freedom
+    return (
+        z
+        + (z**3 + z) / (4 * v)
+        + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * v**2)
+        + (3 * z**7 + 19 * z**5 + 17 * z**3 - 15 * z) / (384 * v**3)
+    )
+
+
+# -- tests ------------------------------------------------------------------------------------------------------------
+
+
+def sign_flip(differences: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """p-values of paired differences (unit, test…), each test for itself: were the signs by chance?
+
+    Under the null a unit's difference may as well have the other sign. Two-sided; the smallest that can come out is
+    1 / (resamples + 1).
+
+    >>> float(sign_flip(np.array([1.0, 2.0, 1.5, 1.0, 2.5, 1.2, 0.8, 1.1]))) < 0.02
+    True
+    """
+    observed, flipped = _flips(differences, seed, resamples)
+    return (1 + (flipped >= observed - 1e-12).sum(0)) / (resamples + 1)
+
+
+def max_t(differences: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+    """p-values of many tests at once (unit, test…), adjusted so that one false alarm in all has that probability.
+
+    Each is compared with the largest |t| of all tests under flipped signs (Westfall and Young 1993), which knows how
+    the tests hang together; a test without any difference has p = 1.
+
+    >>> rng = np.random.default_rng(0)
+    >>> differences = rng.normal(size=(20, 50)) + 3 * (np.arange(50) == 7)
+    >>> np.flatnonzero(max_t(differences) < 0.05).tolist()
+    [7]
+    """
+    observed, flipped = _flips(differences, seed, resamples)
+    most = flipped.reshape(resamples, -1).max(1)
+    return (1 + (most.reshape(-1, *(1 for _ in observed.shape)) >= observed - 1e-12).sum(0)) / (resamples + 1)
+
+
+def _flips(differences: np.ndarray, seed: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
+    """|t| as observed (test…), and with the signs of whole units at random (resample test…)."""
+    differences = np.asarray(differences, np.float64)
+    n = len(differences)
+    if n < 2:
+        raise ValueError(f"{n} units are too few to test anything: give at least 2, in the first axis")
+    square = (differences**2).sum(0)
+    signs = np.random.default_rng(seed).choice((-1.0, 1.0), (resamples, n))
+
+    def t(total: np.ndarray) -> np.ndarray:
+        spread = np.sqrt(np.maximum(square - total**2 / n, 0) / (n - 1) * n)
+        with np.errstate(divide="ignore", invalid="ignore"):
+            return np.where(total == 0, 0.0, np.abs(total) / spread)
+
+    return t(differences.sum(0)), t(np.tensordot(signs, differences, 1))
+
+
+def fdr(p: np.ndarray) -> np.ndarray:
+    """q-values of Benjamini and Hochberg (1995): call all below 0.05, and 5 % of those are false at most, on average.
+
+    >>> fdr(np.array([0.01, 0.04, 0.03, 0.5])).round(3).tolist()
+    [0.04, 0.053, 0.053, 0.5]
+    """
+    p = np.asarray(p, np.float64)
+    flat = p.ravel()
+    order = np.argsort(flat)[::-1]  # from the largest
+    ranks = np.arange(len(flat), 0, -1)
+    q = np.empty_like(flat)
+    q[order] = np.minimum(1, np.minimum.accumulate(flat[order] * len(flat) / ranks))
+    return q.reshape(p.shape)
+
+
+def detectable(n: int, share: float = 0.5, *, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest difference between two shares, of `n` trials each, that is found with that power.
+
+    >>> [round(detectable(n), 2) for n in (20, 50, 100, 400)]
+    [0.44, 0.28, 0.2, 0.1]
+    """
+    return (_z(level) + NormalDist().inv_cdf(power)) * sqrt(2 * share * (1 - share) / n)
+
+
+# -- information ------------------------------------------------------------------------------------------------------
+
+
+def entropy(counts: np.ndarray, axis: int = -1, *, correct: bool = True) -> np.ndarray:
+    """Entropy of what was counted, in nats; `correct` adds Miller and Madow's (k - 1) / 2n for the k seen.
+
+    What is counted seldom looks less even than it is: 100 draws from 32 equal values lose 0.15 nats.
+
+    >>> float(entropy(np.array([5, 5]), correct=False).round(4)), float(entropy(np.array([5, 5])).round(4))
+    (0.6931, 0.7431)
+    """
+    counts = np.asarray(counts, np.float64)
+    n = counts.sum(axis, keepdims=True)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        p = counts / n
+        plain = -np.where(p > 0, p * np.log(p), 0.0).sum(axis)
+        bias = ((counts > 0).sum(axis) - 1) / (2 * n.squeeze(axis))
+    return np.where(n.squeeze(axis) > 0, plain + bias * correct, np.nan)
+
+
+def information(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
+    """I(x; y), or I(x; y | given), in bits, from what was counted; without a correction: see `shuffled_information`.
+
+    >>> x = np.array([0, 0, 1, 1])
+    >>> information(x, x), information(x, np.array([0, 1, 0, 1])), information(x, x, given=x)
+    (1.0, 0.0, 0.0)
+    """
+    x, y = np.asarray(x), np.asarray(y)
+    told = 0.0
+    for stratum in _strata(len(x), given):
+        table = _table(x[stratum], y[stratum])
+        parts = (table.sum(1), table.sum(0), table.ravel())
+        a, b, both = (float(entropy(part, correct=False)) for part in parts)
+        told += len(stratum) / len(x) * (a + b - both)
+    return max(told, 0.0) * BITS
+
+
+def shuffled_information(
+    x: np.ndarray,
+    y: np.ndarray,
+    given: np.ndarray | None = None,
+    *,
+    shuffles: int = 100,
+    seed: int = 0,
+) -> np.ndarray:
+    """I(x; y | given) in bits, as often as said, with y in random order (within each value of `given`): the null.
+
+    Its mean is the bias of the plain figure; the share of it that reaches the figure is the p-value.
+
+    >>> x = np.arange(200) % 4
+    >>> bool(information(x, x) > shuffled_information(x, x).max())
+    True
+    """
+    rng = np.random.default_rng(seed)
+    y, strata = np.asarray(y), _strata(len(x), given)
+    told = []
+    for _ in range(shuffles):
+        mixed = y.copy()
+        for stratum in strata:
+            mixed[stratum] = y[rng.permutation(stratum)]
+        told.append(information(x, mixed, given))
+    return np.array(told)
+
+
+def jsd(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+    """Jensen-Shannon divergence of two distributions (or counts) in bits: 0 for equal, 1 for disjoint.
+
+    >>> float(jsd(np.array([1, 0]), np.array([0, 1]))), float(jsd(np.array([2, 2]), np.array([1, 1])))
+    (1.0, 0.0)
+    """
+    a, b = (np.asarray(x, np.float64) / np.sum(x, axis, keepdims=True) for x in (a, b))
+    h = [entropy(x, axis, correct=False) for x in ((a + b) / 2, a, b)]
+    return np.maximum(h[0] - (h[1] + h[2]) / 2, 0) * BITS
+
+
+def _strata(n: int, given: np.ndarray | None) -> list[np.ndarray]:
+    if given is None:
+        return [np.arange(n)]
+    given = np.asarray(given)
+    return [np.flatnonzero(given == value) for value in np.unique(given)]
+
+
+def _table(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    _, i = np.unique(x, return_inverse=True)
+    _, j = np.unique(y, return_inverse=True)
+    table = np.zeros((i.max() + 1, j.max() + 1))
+    np.add.at(table, (i, j), 1)
+    return table
