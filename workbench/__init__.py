@@ -42,6 +42,10 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.api import estimate as estimate
     from workbench.api import resume as resume
     from workbench.api import trace as trace
+    from workbench.causal.belief import belief as belief
+    from workbench.causal.patching import logit_gap as logit_gap
+    from workbench.causal.patching import patch_sweep as patch_sweep
+    from workbench.causal.suppression import suppression as suppression
     from workbench.conversation.chat import chat as chat
     from workbench.identities import check as check
     from workbench.runner.doctor import doctor as doctor
@@ -90,6 +94,10 @@ _HOME = {  # public name -> the module that defines it
     "routing_drift": "workbench.analysis.routing",
     "specialisation": "workbench.analysis.routing",
     "transitions": "workbench.analysis.routing",
+    "belief": "workbench.causal.belief",
+    "logit_gap": "workbench.causal.patching",
+    "patch_sweep": "workbench.causal.patching",
+    "suppression": "workbench.causal.suppression",
     "ban": "workbench.runner.edits",
     "force": "workbench.runner.edits",
     "ablate": "workbench.runner.edits",

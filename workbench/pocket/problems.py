@@ -132,9 +132,9 @@ class Problem:
     >>> from workbench.pocket.families import make
     >>> problem = make("addition", Random(3), length=2)
     >>> problem.question, problem.analysis, problem.answer
-    ('What is 45+33?', '5+3=8, 4+3=7.', '78')
+    ('What is 49+36?', '9+6=15, 4+3+1=8.', '85')
     >>> [(step.value, step.uses, [problem.question[a:b] for a, b in step.reads]) for step in problem.steps]
-    [('8', (), ['5', '3']), ('7', (0,), ['4', '3'])]
+    [('15', (), ['9', '6']), ('8', (0,), ['4', '3'])]
     """
 
     facts: Facts

@@ -47,7 +47,7 @@ def prompt(problem: Problem, effort: str) -> str:
     >>> from random import Random
     >>> from workbench.pocket.families import make
     >>> prompt(make("addition", Random(3), length=2), "low")
-    '<|start|>system<|message|>Reasoning: low<|end|><|start|>user<|message|>What is 45+33?<|end|><|start|>assistant'
+    '<|start|>system<|message|>Reasoning: low<|end|><|start|>user<|message|>What is 49+36?<|end|><|start|>assistant'
     """
     if effort not in EFFORTS:
         raise PromptError(f"there is no effort {effort!r}: choose one of {', '.join(EFFORTS)}")
@@ -106,7 +106,7 @@ def render(problem: Problem, effort: str) -> Rendered:
     >>> from workbench.pocket.vocabulary import pieces
     >>> rendered = render(make("addition", Random(3), length=2), "high")
     >>> ["".join(pieces(rendered.ids[step])) for step in rendered.steps]
-    ['5+3=8', '4+3=7']
+    ['9+6=15', '4+3+1=8']
     """
     asked, thinks = prompt(problem, effort), analysis(problem, effort)
     said = thought(thinks) if thinks else ""

@@ -1,0 +1,1 @@
+"""Experiments: the model again, with edits. They know models and analyses, and nothing knows them."""

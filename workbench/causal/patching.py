@@ -1,0 +1,164 @@
+"""Activation patching: values of one run are put into another, place by place, and an outcome is read off."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from workbench import names
+from workbench.causal.reading import Reading
+from workbench.errors import HookNameError, PromptError
+from workbench.runner.gpt_oss import unembed
+from workbench.runner.model import Model, Prompt
+from workbench.runner.taps import Chain, Tap
+
+ROWS = 32  # places that are patched in one pass, at most
+WORK = 1 << 22  # numbers of one residual stream in a pass, at most
+Outcome = Callable[[Tensor], Tensor]  # logits of the last position (batch d_vocab) -> batch
+
+
+@dataclass(frozen=True)
+class LogitGap:
+    """By how much the next token is rather `one` than `other`: the difference of their logits."""
+
+    one: int
+    other: int
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        return logits[:, self.one] - logits[:, self.other]
+
+
+def logit_gap(model: Model, one: str | int, other: str | int) -> LogitGap:
+    """An outcome for sweeps: the logit of one next token less that of another, given as texts or ids.
+
+    >>> wb.logit_gap(model, "7", "8")
+    LogitGap(one=22, other=23)
+
+    Raises PromptError for a text that is not one token.
+    """
+    return LogitGap(_token(model, one), _token(model, other))
+
+
+def _token(model: Model, token: str | int) -> int:
+    if not isinstance(token, str):
+        return int(token)
+    if model.tokenizer is None:
+        raise PromptError(f"this model has no tokenizer: give the id of {token!r}")
+    ids = model.tokenizer.encode(token)
+    if len(ids) != 1:
+        raise PromptError(f"{token!r} is {len(ids)} tokens, and an outcome is about one: {ids}")
+    return ids[0]
+
+
+def patch_sweep(
+    model: Model,
+    clean: Prompt,
+    corrupt: Prompt,
+    outcome: Outcome,
+    *,
+    site: str = "resid_pre",
+    positions: Sequence[int] | None = None,
+    by_head: bool = False,
+) -> xr.DataArray:
+    """What each place carries (layer pos): the outcome with that place's value taken from the clean run.
+
+    Both prompts have equally many tokens. 0 is the outcome of the corrupt run, 1 that of the clean one; `attrs` hold
+    both as they are. `site` is any hook point with an axis of positions; `positions` are those that differ unless
+    given: what is equal in both up to a place is equal at that place. With `by_head` (sites with an axis of heads) the
+    heads are patched one by one, at all these positions together (layer head).
+
+    A pass starts at its place, with the keys and values before it and the residual stream below it as they were.
+
+    >>> gap = wb.logit_gap(model, "8", "7")
+    >>> clean, corrupt = (model.tokens(f"What is 12+{n}?") for n in (36, 35))
+    >>> sweep = wb.patch_sweep(model, clean, corrupt, gap)
+    >>> sweep.dims, bool(np.allclose(sweep[0], 1, atol=1e-3))  # the only token that differs carries all, at first
+    (('layer', 'pos'), True)
+
+    Raises PromptError if the prompts are not equally long or do not differ, HookNameError for a site without positions.
+    """
+    point = names.full(site)
+    axes = names.axes(point)
+    if "*" not in point or "pos" not in axes or (by_head and "head" not in axes):
+        want = "heads" if by_head else "positions, in every layer"
+        raise HookNameError(f"{site!r} has the axes {' '.join(axes)}; a sweep here needs {want}")
+    ours, theirs = model.tokens(corrupt), model.tokens(clean)
+    if len(ours) != len(theirs):
+        raise PromptError(f"the clean prompt has {len(theirs)} tokens and the corrupt one {len(ours)}: make them equal")
+    first = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), None)
+    if first is None:
+        raise PromptError("the two prompts are the same, so nothing can be patched")
+    at = np.arange(first, len(ours)) if positions is None else np.asarray(positions, int)
+    c = model.config
+    points = [names.at(point, layer) for layer in range(c.n_layers)]
+    with model.listening() as flag, torch.inference_mode():
+        base, other = Reading(model, ours), Reading(model, theirs, points)
+        ends = [outcome(reading.logits(slice(-1, None))[:, 0])[0].item() for reading in (base, other)]
+        shape = (c.n_layers, c.n_heads if by_head else len(at))
+        values = np.zeros(shape)
+        todo = [(layer, part) for layer in range(c.n_layers) for part in _parts(base, shape[1], at, by_head)]
+        for layer, part in tqdm(todo, desc="patching", unit="pass", leave=False, disable=None):
+            flag.check()
+            start = int(at.min()) if by_head else int(at[part].min())
+            n = len(range(shape[1])[part])
+            tap = _Place(points[layer], other.seen[points[layer]], start, part, at, by_head)
+            cache = base.cache.fork(n, start)
+            resid = base.resid(layer)[:, start:].expand(n, -1, -1)
+            seen = _Last()
+            model.forward_from(resid, layer, Chain(tap, seen), cache, slice(0, 0))
+            logits = unembed(c, model.weights, seen.resid)[:, 0]
+            values[layer, part] = outcome(logits).double().cpu().numpy()
+    scaled = (values - ends[0]) / (ends[1] - ends[0])
+    dims = ("layer", "head" if by_head else "pos")
+    coords = {"layer": np.arange(c.n_layers), dims[1]: np.arange(c.n_heads) if by_head else at}
+    attrs = {"long_name": f"{site} from the clean run", "units": "share of the gap", "site": site}
+    return xr.DataArray(scaled, coords, dims, attrs=attrs | {"corrupt": ends[0], "clean": ends[1]})
+
+
+class _Place(Tap):
+    """Row i of the pass takes the clean value at its own place: one position, or one head at all positions."""
+
+    def __init__(self, name: str, clean: Tensor, start: int, part: slice, at: np.ndarray, by_head: bool):
+        self.name, self.clean, self.start, self.part, self.at, self.by_head = name, clean, start, part, at, by_head
+
+    def wants(self, name: str) -> bool:
+        return name == self.name
+
+    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
+        if name != self.name:
+            return x
+        x = x.clone()
+        if self.by_head:
+            here = torch.as_tensor(self.at, device=x.device)
+            for row, head in enumerate(range(x.shape[2])[self.part]):
+                x[row, here - self.start, head] = self.clean[0, here, head]
+        else:
+            here = torch.as_tensor(self.at[self.part], device=x.device)
+            x[torch.arange(len(here), device=x.device), here - self.start] = self.clean[0, here]
+        return x
+
+
+class _Last(Tap):
+    """Keeps the last position of the last residual stream."""
+
+    resid: Tensor
+
+    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
+        if name.endswith("hook_resid_post"):
+            self.resid = x[:, -1:]
+        return x
+
+
+def _parts(base: Reading, n: int, at: np.ndarray, by_head: bool) -> Iterator[slice]:
+    """Places side by side in one pass: neighbours, so that what they share is read once."""
+    width = base.model.config.d_model
+    begin = 0
+    while begin < n:
+        left = len(base) - int(at.min() if by_head else at[begin:].min())
+        rows = max(1, min(ROWS, WORK // (left * width)))
+        yield slice(begin, min(begin + rows, n))
+        begin += rows

@@ -1,0 +1,80 @@
+"""One pass over a text, and what later passes need of it: keys and values, residual streams, routes.
+
+An edit at a layer and a position changes nothing before that position and below that layer. So a pass with an edit
+starts from what was read: from the cache, cut back to the position, and from the residual stream of the layer.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor
+
+from workbench import names
+from workbench.runner.cache import KVCache
+from workbench.runner.gpt_oss import unembed
+from workbench.runner.model import Model
+from workbench.runner.taps import Chain, Recorder, Tap
+
+AT_ONCE = 1024  # positions that are read in one pass
+LOGITS = 64  # positions whose logits are held at a time
+
+
+class Reading:
+    """A text that was read under the edits in force: its cache, and what was kept of it, batch axis first.
+
+    The residual streams of all layers and the experts that ran are always kept; `record` names more hook points.
+    """
+
+    @torch.inference_mode()
+    def __init__(self, model: Model, tokens: Sequence[int], record: Iterable[str] = ()):
+        model.check_prompt(tokens)
+        self.model, self.tokens = model, list(tokens)
+        self.cache = KVCache(model.config)
+        wanted = [names.at("blocks.*.hook_resid_pre", layer) for layer in range(model.config.n_layers)]
+        wanted += [names.at("blocks.*.mlp.hook_expert_indices", layer) for layer in range(model.config.n_layers)]
+        wanted.append(names.at("blocks.*.hook_resid_post", model.config.n_layers - 1))
+        self.seen = Recorder([*wanted, *record], device=model.device)
+        ids = torch.tensor([self.tokens], device=model.device)
+        for start in range(0, len(self.tokens), AT_ONCE):
+            model.forward(ids[:, start : start + AT_ONCE], self.seen, self.cache, slice(0, 0))
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def resid(self, layer: int) -> Tensor:
+        """The residual stream before a layer, or after the last (batch pos d_model)."""
+        n = self.model.config.n_layers
+        point = "blocks.*.hook_resid_pre" if layer < n else "blocks.*.hook_resid_post"
+        return self.seen[names.at(point, min(layer, n - 1))]
+
+    def routes(self, layer: int) -> Tensor:
+        """The experts that ran (batch pos choice)."""
+        return self.seen[names.at("blocks.*.mlp.hook_expert_indices", layer)]
+
+    def logits(self, at: slice = slice(None)) -> Tensor:
+        """Predictions at some positions (batch pos d_vocab)."""
+        return unembed(self.model.config, self.model.weights, self.resid(self.model.config.n_layers)[:, at])
+
+    def again(self, start: int, tap: Tap, *, n: int = 1, record: Iterable[str] = ()) -> Recorder:
+        """Reads from position `start` on once more, under `tap`, in `n` rows; what is before is as it was.
+
+        The last residual stream and the routes are kept, and the hook points in `record`.
+        """
+        model, last = self.model, self.model.config.n_layers - 1
+        wanted = [names.at("blocks.*.mlp.hook_expert_indices", layer) for layer in range(model.config.n_layers)]
+        seen = Recorder([*wanted, names.at("blocks.*.hook_resid_post", last), *record], device=model.device)
+        cache = self.cache.fork(n, start)
+        ids = torch.tensor([self.tokens[start:]], device=model.device).expand(n, -1)
+        model.forward(ids, Chain(tap, seen), cache, slice(0, 0))
+        return seen
+
+
+def divergence(model: Model, p: Tensor, q: Tensor) -> Tensor:
+    """KL(p || q) in nats of what two last residual streams predict (batch pos d_model each): batch pos."""
+    found = []
+    for start in range(0, p.shape[1], LOGITS):
+        a, b = (
+            unembed(model.config, model.weights, x[:, start : start + LOGITS]).float().log_softmax(-1) for x in (p, q)
+        )
+        found.append((a.exp() * (a - b)).nan_to_num(0.0).sum(-1))
+    return torch.cat(found, 1) if found else p.new_zeros(p.shape[:2])

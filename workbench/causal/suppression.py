@@ -1,0 +1,127 @@
+"""Which thoughts matter: each step is hidden from what follows, and what changes is measured step by step."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import xarray as xr
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from workbench import names
+from workbench.causal.reading import Reading, divergence
+from workbench.errors import NotRecorded
+from workbench.runner.model import Model
+from workbench.runner.taps import Chain, Tap
+from workbench.segments import Step, steps
+from workbench.traces import Trace
+
+VARIANTS = ("later", "all")
+
+
+class Hidden(Tap):
+    """No query from position `after` on sees the keys in `keys`, in any layer and head; the sink takes what is left."""
+
+    def __init__(self, keys: slice, after: int):
+        self.keys, self.after, self.start = keys, after, 0
+
+    def wants(self, name: str) -> bool:
+        return name.endswith("attn.hook_attn_scores")
+
+    def begin(self, start: int, n: int) -> None:
+        self.start = start
+
+    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
+        if not self.wants(name):
+            return x
+        x = x.clone()
+        x[..., max(self.after - self.start, 0) :, self.keys] = -torch.inf
+        return x
+
+
+class Routed(Tap):
+    """Experts are those that ran in another reading, from position `start` on; with `weights`, as heavy as there."""
+
+    def __init__(self, reading: Reading, start: int, *, weights: bool):
+        self.reading, self.start, self.weights = reading, start, weights
+
+    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
+        if name.endswith("mlp.hook_expert_indices") or (self.weights and name.endswith("mlp.hook_expert_weights")):
+            return self.reading.seen[name][:, self.start : self.start + x.shape[1]].expand_as(x)
+        return x
+
+
+def suppression(
+    model: Model,
+    trace: Trace,
+    parts: Sequence[Step | slice] | None = None,
+    *,
+    queries: str = "later",
+    routes: bool = False,
+) -> xr.Dataset:
+    """How much hiding one step changes what is predicted in another (step key_step); parts are its steps, or yours.
+
+    The step `key_step` is hidden from every query after it (`queries="later"`), in all layers and heads. `effect` is
+    the mean of KL(as it was || hidden) over the tokens of `step`, in nats; `routing` the share of its experts that are
+    others then, a mean over layers. Cells on and above the diagonal are exactly 0. With `queries="all"` the step is
+    hidden from its own tokens too, as in arXiv 2506.19143, and the diagonal is not 0.
+
+    With `routes=True`, each effect is also split, by two more runs whose experts are held: `content`, with the experts
+    and weights of the plain run; `reweighting`, what free weights add; `rerouting`, what free experts add. The three
+    sum to `effect`. One pass over the rest of the text for each step, three with `routes`.
+
+    >>> trace = wb.trace("What is 12+30?")
+    >>> found = wb.suppression(model, trace, [slice(0, 12), slice(12, 24), slice(24, 30)])
+    >>> found["effect"].dims, float(found["effect"][0, 1]), bool(found["effect"][2, 0] > 0)
+    (('step', 'key_step'), 0.0, True)
+
+    Raises NotRecorded if there are fewer than two parts, ValueError for another `queries`.
+    """
+    if queries not in VARIANTS:
+        raise ValueError(f"queries is 'later' or 'all', not {queries!r}")
+    cut = [slice(p.start, p.stop) for p in (steps(trace) if parts is None else parts)]
+    if len(cut) < 2:
+        raise NotRecorded(f"one step acts on another: two are needed, and there are {len(cut)}; give `parts` as slices")
+    n = len(cut)
+    figures = {"effect": np.zeros((n, n)), "routing": np.zeros((n, n))}
+    if routes:
+        figures |= {name: np.zeros((n, n)) for name in ("content", "reweighting", "rerouting")}
+    weights = [names.at("blocks.*.mlp.hook_expert_weights", layer) for layer in range(model.config.n_layers)]
+    with model.listening() as flag, torch.inference_mode():
+        plain = Reading(model, trace.tokens, weights if routes else ())
+        for j, part in enumerate(tqdm(cut, desc="hiding steps", unit="step", leave=False, disable=None)):
+            flag.check()
+            start = part.start if queries == "all" else part.stop
+            if start >= len(plain):
+                continue
+            hide = Hidden(part, start)
+            effect, moved = _change(plain, start, hide)
+            by_step = {"effect": effect, "routing": moved}
+            if routes:
+                held, _ = _change(plain, start, Chain(hide, Routed(plain, start, weights=True)))
+                free, _ = _change(plain, start, Chain(hide, Routed(plain, start, weights=False)))
+                by_step |= {"content": held, "reweighting": free - held, "rerouting": effect - free}
+            for name, values in by_step.items():
+                for i, other in enumerate(cut):
+                    at = values[max(other.start - start, 0) : max(other.stop - start, 0)]
+                    figures[name][i, j] = at.sum() / max(other.stop - other.start, 1)
+    dims = ("step", "key_step")
+    found = xr.Dataset({name: (dims, values) for name, values in figures.items()}, attrs={"queries": queries, "n": n})
+    for name in found.data_vars:
+        found[name].attrs["units"] = "share of experts" if name == "routing" else "nats"
+    return found
+
+
+def _change(plain: Reading, start: int, tap: Tap) -> tuple[np.ndarray, np.ndarray]:
+    """From `start` on, position by position: KL from the plain reading, and the share of experts that are others."""
+    model, n_layers = plain.model, plain.model.config.n_layers
+    seen = plain.again(start, tap)
+    last = names.at("blocks.*.hook_resid_post", n_layers - 1)
+    kl = divergence(model, plain.resid(n_layers)[:, start:], seen[last])[0]
+    moved = torch.zeros_like(kl)
+    for layer in range(n_layers):
+        now = seen[names.at("blocks.*.mlp.hook_expert_indices", layer)][0]
+        before = plain.routes(layer)[0, start:]
+        same = (now[:, :, None] == before[:, None]).any(-1).float().mean(-1)
+        moved += (1 - same) / n_layers
+    return kl.double().cpu().numpy(), moved.double().cpu().numpy()
