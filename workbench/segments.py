@@ -7,9 +7,11 @@ One rule for where a step ends, the same for a 20b model's prose and for pocket'
    only if a capital follows. A fenced block of code is one piece.
 2. In shorthand, a clause is a step: a comma with a space after it ends one if worked clauses of one kind stand on both
    sides, outside brackets. Worked is an equation with one word at most (`7+8=15, 2+3+1=6`), or a clause of the same
-   shape as its neighbour (`1 Jim to Kay, 2 Kay to Dee`). `1,000`, `f(x=1, y=2)` and "if x=1, we get" stay whole.
-3. A piece of fewer than ten characters joins the next, the last one the one before, unless it is an equation or a
-   clause by rule 2.
+   shape as its neighbour (`1 Jim to Kay, 2 Kay to Dee`), one that goes on from what its neighbour ends with (`Jim to
+   Kay, Kay to Dee`), or one word and its result (`drop 294, turn 429`). `1,000`, `f(x=1, y=2)` and "if x=1, we get"
+   stay whole.
+3. A piece of fewer than ten characters joins the next, the last one the one before, unless it is an equation, a word
+   and its result, or a clause by rule 2.
 
 White space after a sentence belongs to the next one, as in the tokens (` So`), but line breaks to the line they end. An
 end inside a token moves to the end of that token.
@@ -124,7 +126,7 @@ def _merged(pieces: list[tuple[int, int]], texts: Sequence[str], cuts: dict[int,
         start = a if begin is None else begin
         text = "".join(texts[start:b])
         clause = cuts.get(a, False) or cuts.get(b, False)
-        if len(text.strip()) >= MIN_CHARACTERS or (text.strip() and (clause or _equation(text))):
+        if len(text.strip()) >= MIN_CHARACTERS or (text.strip() and (clause or _worked(text))):
             merged.append((start, b))
             begin = None
         else:
@@ -186,6 +188,7 @@ def _is_end(text: str, start: int, at: int) -> bool:
 _ITEM = re.compile(r"\d+(?:[.,]\d+)*|[A-Za-z]+(?:'[a-z]+)?|[^\sA-Za-z\d]")
 _WORD = re.compile(r"(?<![\\A-Za-z])[A-Za-z]{2,}")
 _RELATION = re.compile(r"[\w)\]}%°²³!'][ ]?(?:=|==|≈|≡|→|->|=>|≤|≥|\\approx|\\equiv|\\to)[ ]?[-+−(\[{\\$\w]")
+_RESULT = re.compile(r"[a-z]+ \d{2,}")
 _CONDITION = {"for", "if", "when", "with", "where", "since", "as", "let", "given", "while", "because", "suppose"}
 
 
@@ -203,10 +206,14 @@ def _commas(sentence: str) -> list[int]:
 
 
 def _alike(left: str, right: str) -> bool:
-    """Whether both clauses are equations, or both have one shape (one may break off before the other)."""
+    """Whether both clauses are equations or results, or both have one shape (one may break off before the other)."""
     if _equation(left) and _equation(right):
         return True
+    if _RESULT.fullmatch(left) and _RESULT.fullmatch(right):
+        return True
     a, b = _shape(left), _shape(right)
+    if len(a) == 3 and a == b and a[0] == a[2] and _ITEM.findall(left)[2] == _ITEM.findall(right)[0]:
+        return True
     short = min(len(a), len(b))
     return short >= 3 and a[:short] == b[:short] and _terse(left) and _terse(right)
 
@@ -215,6 +222,11 @@ def _equation(clause: str) -> bool:
     """Whether the clause is an equation with one word around it at most, and not a condition."""
     words = [word.lower() for word in _WORD.findall(clause)]
     return bool(_RELATION.search(clause)) and len(words) <= 1 and not _CONDITION & set(words)
+
+
+def _worked(text: str) -> bool:
+    """Whether a text says a result, however short it is."""
+    return _equation(text) or bool(_RESULT.fullmatch(text.strip(" ,.;")))
 
 
 def _shape(clause: str) -> list[str]:

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from workbench.analysis.statistics import (
+    auroc,
     bootstrap,
     detectable,
     entropy,
@@ -193,3 +194,15 @@ def test_divergence_is_exact_and_symmetric():
     a, b = np.array([[1, 0, 0, 0], [1, 1, 0, 0]]), np.array([[0, 1, 1, 0], [0, 1, 1, 0]])
     assert np.allclose(jsd(a, b), [1, 0.5]) and np.allclose(jsd(a, b), jsd(b, a))
     assert np.allclose(jsd(10 * a, a), 0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
+def test_the_area_is_the_share_of_pairs_in_the_right_order(pairs):
+    scores, truth = np.array([s for s, _ in pairs]), np.array([t for _, t in pairs])
+    if truth.all() or not truth.any():
+        with pytest.raises(ValueError, match="some of both"):
+            auroc(scores, truth)
+        return
+    order = [np.sign(a - b) / 2 + 0.5 for a in scores[truth] for b in scores[~truth]]
+    assert auroc(scores, truth) == pytest.approx(np.mean(order))
+    assert auroc(-scores, truth) == pytest.approx(1 - auroc(scores, truth))

@@ -3,6 +3,7 @@
 from itertools import pairwise
 from pathlib import Path
 from random import Random
+from types import SimpleNamespace
 
 import pytest
 from hypothesis import given, settings
@@ -28,6 +29,8 @@ from workbench.pocket.rendering import (
 )
 from workbench.pocket.train.mix import draw
 from workbench.pocket.vocabulary import d_vocab, encode, pieces, symbols, tokenizer_json
+from workbench.segments import steps
+from workbench.spans import Span
 
 CALC = {"name": "calc", "description": "", "parameters": {"type": "object", "properties": {}}}
 POCKET = Path(__file__).parents[2] / "data" / "pocket"
@@ -154,3 +157,13 @@ def test_answers_are_read_in_the_trained_form_only():
 def test_an_effort_that_does_not_exist_is_refused():
     with pytest.raises(PromptError, match="no effort 'huge': choose one of low, medium, high"):
         render(make("say", Random(0)), "huge")
+
+
+@given(slipped(corrected=True))
+@settings(max_examples=200, deadline=None)
+def test_the_steps_that_are_found_in_a_chain_are_the_true_ones(pair):
+    _, problem = pair
+    said = pieces(encode(problem.analysis))
+    thought = Span(0, len(said), 0, len(said), "assistant", "analysis")
+    found = steps(SimpleNamespace(pieces=said, spans=[thought]))
+    assert [step.text.strip().rstrip(",.") for step in found] == [step.text for step in problem.steps]

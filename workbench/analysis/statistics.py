@@ -213,6 +213,23 @@ def fdr(p: np.ndarray) -> np.ndarray:
     return q.reshape(p.shape)
 
 
+def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
+    """How well scores tell the true from the rest: the probability that a true one has the larger score; ties half.
+
+    >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
+    0.75
+
+    Raises ValueError unless there are both true ones and others.
+    """
+    scores, truth = np.asarray(scores, np.float64).ravel(), np.asarray(truth, bool).ravel()
+    n_true, n_rest = int(truth.sum()), int((~truth).sum())
+    if not n_true or not n_rest:
+        raise ValueError(f"{n_true} true ones and {n_rest} others: to tell them apart there must be some of both")
+    _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
+    ranks = (np.cumsum(count) - (count - 1) / 2)[place]
+    return float((ranks[truth].sum() - n_true * (n_true + 1) / 2) / (n_true * n_rest))
+
+
 def detectable(n: int, share: float = 0.5, *, power: float = 0.8, level: float = 0.95) -> float:
     """The smallest difference between two shares, of `n` trials each, that is found with that power.
 

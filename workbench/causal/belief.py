@@ -11,6 +11,7 @@ from workbench.causal.reading import Reading
 from workbench.errors import NotRecorded, PromptError
 from workbench.runner.model import Model
 from workbench.segments import Step, steps
+from workbench.spans import Span
 from workbench.traces import Trace
 
 
@@ -73,17 +74,17 @@ def belief(
     return found
 
 
-def _messages(trace: Trace):
-    """The last message of analysis before the first final one that was written, and that."""
-    written = [span for span in trace.spans if span.content_start >= trace.prompt_length]
-    final = next((i for i, span in enumerate(written) if span.channel == "final"), None)
-    thoughts = [span for span in written[:final] if span.channel == "analysis"]
+def _messages(trace: Trace) -> tuple[Span, Span]:
+    """The last final message, and the analysis before it, whether the run wrote them or read them."""
+    spans = [span for span in trace.spans if span.role == "assistant"]
+    final = next((i for i in reversed(range(len(spans))) if spans[i].channel == "final"), None)
+    thoughts = [span for span in spans[:final] if span.channel == "analysis"]
     if final is None or not thoughts:
         raise NotRecorded(
-            "belief is about an answer after a chain of thought: this run wrote no final message after an analysis. "
+            "belief is about an answer after a chain of thought: this text has no final message after an analysis. "
             "Let it write on (max_tokens), or ask with reasoning='high'."
         )
-    return thoughts[-1], written[final]
+    return thoughts[-1], spans[final]
 
 
 def _commit(p: np.ndarray) -> int | None:

@@ -62,8 +62,8 @@ def suppression(
     """How much hiding one step changes what is predicted in another (step key_step); parts are its steps, or yours.
 
     The step `key_step` is hidden from every query after it (`queries="later"`), in all layers and heads. `effect` is
-    the mean of KL(as it was || hidden) over the tokens of `step`, in nats; `routing` the share of its experts that are
-    others then, a mean over layers. Cells on and above the diagonal are exactly 0. With `queries="all"` the step is
+    the mean of KL(as it was || hidden) over the predictions of the tokens of `step`, each made at the token before, in
+    nats; `routing` the share of the experts at those tokens that are others then, a mean over layers. Cells on and above the diagonal are exactly 0. With `queries="all"` the step is
     hidden from its own tokens too, as in arXiv 2506.19143, and the diagonal is not 0.
 
     With `routes=True`, each effect is also split, by two more runs whose experts are held: `content`, with the experts
@@ -102,8 +102,9 @@ def suppression(
                 free, _ = _change(plain, start, Chain(hide, Routed(plain, start, weights=False)))
                 by_step |= {"content": held, "reweighting": free - held, "rerouting": effect - free}
             for name, values in by_step.items():
+                shift = start + (name != "routing")  # a token is predicted at the one before
                 for i, other in enumerate(cut):
-                    at = values[max(other.start - start, 0) : max(other.stop - start, 0)]
+                    at = values[max(other.start - shift, 0) : max(other.stop - shift, 0)]
                     figures[name][i, j] = at.sum() / max(other.stop - other.start, 1)
     dims = ("step", "key_step")
     found = xr.Dataset({name: (dims, values) for name, values in figures.items()}, attrs={"queries": queries, "n": n})
