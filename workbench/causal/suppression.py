@@ -63,8 +63,9 @@ def suppression(
 
     The step `key_step` is hidden from every query after it (`queries="later"`), in all layers and heads. `effect` is
     the mean of KL(as it was || hidden) over the predictions of the tokens of `step`, each made at the token before, in
-    nats; `routing` the share of the experts at those tokens that are others then, a mean over layers. Cells on and above the diagonal are exactly 0. With `queries="all"` the step is
-    hidden from its own tokens too, as in arXiv 2506.19143, and the diagonal is not 0.
+    nats; `routing` the share of the experts at those tokens that are others then, a mean over layers. Cells on and
+    above the diagonal are exactly 0. With `queries="all"` the step is hidden from its own tokens too, as in arXiv
+    2506.19143, and the diagonal is not 0.
 
     With `routes=True`, each effect is also split, by two more runs whose experts are held: `content`, with the experts
     and weights of the plain run; `reweighting`, what free weights add; `rerouting`, what free experts add. The three

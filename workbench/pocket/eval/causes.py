@@ -1,13 +1,14 @@
 """What the answer hangs on: wrong steps, thoughts that are skipped, edges that are cut, sinks that are taken away."""
 
 from collections.abc import Sequence
+from itertools import islice
 from random import Random
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from workbench.pocket.eval.accuracy import answers, problems, right
+from workbench.pocket.eval.accuracy import answered, problems, right
 from workbench.pocket.eval.share import share
 from workbench.pocket.eval.writing import read, write
 from workbench.pocket.families import CHAINS, FAMILIES, slips
@@ -71,11 +72,8 @@ def prefix(problem: Problem, number: int, *, passed: bool) -> str:
     return prompt(problem, "high") + ANALYSIS + (said if passed else said[: -len(steps[-1].stop)])
 
 
-def wrong_steps(model: Model, family: str, n: int) -> dict[str, Any]:
-    """A step is made wrong. Passed over by force, does the answer follow? Left free, does the model correct it?
-
-    Only slips that lead to another answer, and have a step after them, count.
-    """
+def planted(family: str, n: int) -> list[tuple[Problem, Slip]]:
+    """Held-out problems with a slip each that leads to another answer, and has a step after it."""
     rng = Random(f"slip {family}")
     cases: list[tuple[Problem, Slip]] = []
     for problem in problems(family, 20 * n):
@@ -84,21 +82,21 @@ def wrong_steps(model: Model, family: str, n: int) -> dict[str, Any]:
         changed = [s for s in changed if problem.slipped(s).steps[s.number].stop == ","]
         if changed and len(cases) < n:
             cases.append((problem, rng.choice(changed)))
+    return cases
+
+
+def wrong_steps(model: Model, cases: Sequence[tuple[Problem, Slip]]) -> list[tuple[bool, bool, bool, bool]]:
+    """A step is made wrong. Passed over by force: does the answer follow, is it right? Left free: is the step put
+    right, and the answer?"""
     wrong = [problem.slipped(slip) for problem, slip in cases]
     passed = [encode(prefix(w, s.number, passed=True)) for w, (_, s) in zip(wrong, cases)]
     free = [encode(prefix(w, s.number, passed=False)) for w, (_, s) in zip(wrong, cases)]
-    after = [answer_in(text) for text in write(model, passed, desc=f"{family} passed over")]
-    mended = write(model, free, desc=f"{family} left free")
-    return {
-        "passed_over": {
-            "follows": share([a == w.answer for a, w in zip(after, wrong)]),
-            "is_right": share([a == p.answer for a, (p, _) in zip(after, cases)]),
-        },
-        "left_free": {
-            "says_wait": share([text.startswith(". Wait,") for text in mended]),
-            "is_right": share([answer_in(text) == p.answer for text, (p, _) in zip(mended, cases)]),
-        },
-    }
+    after = [answer_in(text) for text in write(model, passed, desc="passed over")]
+    mended = write(model, free, desc="left free")
+    return [
+        (a == w.answer, a == p.answer, text.startswith(". Wait,"), answer_in(text) == p.answer)
+        for a, w, (p, _), text in zip(after, wrong, cases, mended)
+    ]
 
 
 def false_alarms(asked: Sequence[Problem], said: Sequence[str]) -> dict[str, Any]:
@@ -106,10 +104,10 @@ def false_alarms(asked: Sequence[Problem], said: Sequence[str]) -> dict[str, Any
     return share([" Wait," in text for text in said])
 
 
-def skipped(model: Model, asked: Sequence[Problem]) -> dict[str, Any]:
-    """High effort, but the final message is begun by force."""
+def skipped(model: Model, asked: Sequence[Problem]) -> list[bool]:
+    """High effort, but the final message is begun by force: is the answer right?"""
     said = write(model, [encode(prompt(p, "high") + FINAL) for p in asked], max_tokens=24, desc="skipped")
-    return share([answer_in(FINAL + text) == p.answer for p, text in zip(asked, said)])
+    return [answer_in(FINAL + text) == p.answer for p, text in zip(asked, said)]
 
 
 def cut_off(model: Model, asked: Sequence[Problem], part: str) -> dict[str, Any]:
@@ -129,22 +127,31 @@ def cut_off(model: Model, asked: Sequence[Problem], part: str) -> dict[str, Any]
 
 def causes(model: Model, n: int) -> dict[str, Any]:
     """All of these, family by family."""
+    sets = {family: problems(family, n) for family in CHAINS}
+    longest = {family: problems(family, n, length=FAMILIES[family].longest) for family in CHAINS}
+    cases = {family: planted(family, n) for family in CHAINS}
+    plain = answered(model, sets, "high")
+    no_sinks = answered(model, sets, "high", tap=NoSinks())
+    long, near = answered(model, longest, "high"), answered(model, longest, "high", tap=Cut(model.config))
+    followed = iter(wrong_steps(model, [case for family in CHAINS for case in cases[family]]))
+    at_once = iter(skipped(model, [p for family in CHAINS for p in sets[family]]))
     out: dict[str, Any] = {}
-    for family in CHAINS:
-        asked = problems(family, n)
-        longest = problems(family, n, length=FAMILIES[family].longest)
-        plain = answers(model, asked, "high")
+    for family, asked in sets.items():
+        follows, still, waits, mended = zip(*islice(followed, len(cases[family])))
         out[family] = {
-            "plain": share(right(asked, plain)),
-            "false_alarms": false_alarms(asked, plain),
-            "wrong_step": wrong_steps(model, family, n),
-            "analysis_skipped": skipped(model, asked),
+            "plain": share(right(asked, plain[family])),
+            "false_alarms": false_alarms(asked, plain[family]),
+            "wrong_step": {
+                "passed_over": {"follows": share(follows), "is_right": share(still)},
+                "left_free": {"says_wait": share(waits), "is_right": share(mended)},
+            },
+            "analysis_skipped": share(list(islice(at_once, len(asked)))),
             "final_sees": {
                 f"no {part}" if part != "nothing" else "everything": cut_off(model, asked, part)
                 for part in ("nothing", "analysis", "user")
             },
-            "sinks_removed": share(right(asked, answers(model, asked, "high", tap=NoSinks()))),
-            "longest": share(right(longest, answers(model, longest, "high"))),
-            "longest_far_edges_cut": share(right(longest, answers(model, longest, "high", tap=Cut(model.config)))),
+            "sinks_removed": share(right(asked, no_sinks[family])),
+            "longest": share(right(longest[family], long[family])),
+            "longest_far_edges_cut": share(right(longest[family], near[family])),
         }
     return out
