@@ -4,10 +4,11 @@
     python -m benchmarks.step_attribution -n 100 --out docs/step_attribution.md --json out.json
 
 Held-out problems of four steps and more are read as they should be solved. For each pair of steps, an earlier and a
-later one, a method gives a score; the truth is whether the later one uses a value that the earlier one worked out. (What
-a step uses of one that only restates the question, it may as well read there: such pairs are left out.) AUROC is the
-probability that a true pair scores above one that is none: 0.5 is chance. Intervals are 95 %, resampled over problems. Cost is in passes
-over the text, for S steps. "Nearness" is no method but what any of them must beat: steps use what is near.
+later one, a method gives a score; the truth is whether the later one uses a value that the earlier one worked out.
+(What a step uses of one that only restates the question, it may as well read there: such pairs are left out.) AUROC is
+the probability that a true pair scores above one that is none: 0.5 is chance. Intervals are 95 %, resampled over
+problems. Cost is in passes over the text, for S steps. "Nearness" is no method but what any of them must beat: steps
+use what is near.
 
 Then, over the same problems: does hiding an aside, which nothing depends on, change what follows by less than hiding a
 step that is used? And when the model is made to answer after each step, where does its belief jump?

@@ -19,8 +19,8 @@ def tables(results: dict[str, Any]) -> str:
     """Everything that was measured, ready for the card."""
     cells, causes, routing = results["accuracy"], results["causes"], results["routing"]
     parts = [
-        f"Greedy, {results['n']} held-out problems a cell, in wordings that were never trained; ± is half of Wilson's 95 % "
-        "interval. `one longer` is one step (digit, item) longer than anything trained, at high effort.",
+        f"Greedy, {results['n']} held-out problems a cell, in wordings that were never trained; ± is half of Wilson's "
+        "95 % interval. `one longer` is one step (digit, item) longer than anything trained, at high effort.",
         _table(
             ["family", "lengths", *EFFORTS, "high, trained wordings", "one longer", "high, before MXFP4"],
             [
@@ -47,7 +47,7 @@ def tables(results: dict[str, Any]) -> str:
                 for name, path in (
                     ("right", ["plain"]),
                     (
-                        "a wrong step, passed over by force: the answer follows it",
+                        "a wrong step, passed over: the answer follows",
                         ["wrong_step", "passed_over", "follows"],
                     ),
                     ("a wrong step, left free: it says “Wait”", ["wrong_step", "left_free", "says_wait"]),
