@@ -42,7 +42,9 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.api import estimate as estimate
     from workbench.api import resume as resume
     from workbench.api import trace as trace
+    from workbench.causal.attribution import logit_attribution as logit_attribution
     from workbench.causal.belief import belief as belief
+    from workbench.causal.knockout import expert_knockout as expert_knockout
     from workbench.causal.patching import logit_gap as logit_gap
     from workbench.causal.patching import patch_sweep as patch_sweep
     from workbench.causal.suppression import suppression as suppression
@@ -98,6 +100,8 @@ _HOME = {  # public name -> the module that defines it
     "logit_gap": "workbench.causal.patching",
     "patch_sweep": "workbench.causal.patching",
     "suppression": "workbench.causal.suppression",
+    "logit_attribution": "workbench.causal.attribution",
+    "expert_knockout": "workbench.causal.knockout",
     "ban": "workbench.runner.edits",
     "force": "workbench.runner.edits",
     "ablate": "workbench.runner.edits",

@@ -40,10 +40,11 @@ def logit_gap(model: Model, one: str | int, other: str | int) -> LogitGap:
 
     Raises PromptError for a text that is not one token.
     """
-    return LogitGap(_token(model, one), _token(model, other))
+    return LogitGap(token_id(model, one), token_id(model, other))
 
 
-def _token(model: Model, token: str | int) -> int:
+def token_id(model: Model, token: str | int) -> int:
+    """The id of one token, given as a text or as that. Raises PromptError for a text that is not one token."""
     if not isinstance(token, str):
         return int(token)
     if model.tokenizer is None:

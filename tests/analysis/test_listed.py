@@ -1,0 +1,43 @@
+"""Every public analysis and experiment has tests that run it and compare what it gives."""
+
+import ast
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+import workbench as wb
+
+HERE = Path(__file__).parent
+ROOMS = ("workbench.analysis.", "workbench.causal.")
+PUBLIC = sorted(name for name, home in wb._HOME.items() if home.startswith(ROOMS) and callable(getattr(wb, name)))
+FILES = [*HERE.glob("test_*.py"), *(HERE.parent / "causal").glob("test_*.py"), HERE.parent / "test_patterns.py"]
+
+
+def called(function: ast.AST) -> set[str]:
+    calls = [node.func for node in ast.walk(function) if isinstance(node, ast.Call)]
+    return {f.id if isinstance(f, ast.Name) else f.attr for f in calls if isinstance(f, ast.Name | ast.Attribute)}
+
+
+@cache
+def compared() -> set[str]:
+    """The functions that are called, directly or by a helper of the file, in a test that asserts."""
+    found: set[str] = set()
+    for path in FILES:
+        tree = ast.parse(path.read_text("utf-8"))
+        helpers = {f.name: called(f) for f in tree.body if isinstance(f, ast.FunctionDef)}
+        shared = {name for node in tree.body if not isinstance(node, ast.FunctionDef) for name in called(node)}
+        for test in tree.body:
+            if isinstance(test, ast.FunctionDef) and any(isinstance(n, ast.Assert) for n in ast.walk(test)):
+                calls = called(test) | (shared if "FIGURES" in ast.unparse(test) else set())
+                found |= calls | {name for helper in calls & set(helpers) for name in helpers[helper]}
+    return found
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_analysis_is_compared_with_a_known_answer(name):
+    assert name in compared(), f"wb.{name} has no test: add one with an exact answer, an identity or an equivariance"
+
+
+def test_the_list_is_not_empty():
+    assert len(PUBLIC) > 20
