@@ -47,6 +47,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.causal.knockout import expert_knockout as expert_knockout
     from workbench.causal.patching import logit_gap as logit_gap
     from workbench.causal.patching import patch_sweep as patch_sweep
+    from workbench.causal.resampling import resampling as resampling
     from workbench.causal.suppression import suppression as suppression
     from workbench.conversation.chat import chat as chat
     from workbench.identities import check as check
@@ -102,6 +103,7 @@ _HOME = {  # public name -> the module that defines it
     "suppression": "workbench.causal.suppression",
     "logit_attribution": "workbench.causal.attribution",
     "expert_knockout": "workbench.causal.knockout",
+    "resampling": "workbench.causal.resampling",
     "ban": "workbench.runner.edits",
     "force": "workbench.runner.edits",
     "ablate": "workbench.runner.edits",

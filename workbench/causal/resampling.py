@@ -1,0 +1,115 @@
+"""What a step is worth: the text is written anew from before it, and from after it, and the answers are compared."""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+from workbench.analysis import statistics
+from workbench.causal import rollouts as drawing
+from workbench.conversation.parse import parse
+from workbench.errors import NotRecorded
+from workbench.runner.model import Model
+from workbench.segments import Step, steps
+from workbench.traces import Trace
+
+Answer = Callable[[Sequence[int]], str | None]  # of a whole text, as token ids
+
+
+def final_text(model: Model) -> Answer:
+    """Reads the answer of a text: its last final message, None if it has none."""
+
+    def read(tokens: Sequence[int]) -> str | None:
+        assert model.tokenizer is not None
+        spans = [span for span in parse(tokens, model.tokenizer) if span.channel == "final"]
+        return model.tokenizer.decode(list(tokens[spans[-1].content])) if spans else None
+
+    return read
+
+
+def resampling(
+    model: Model,
+    trace: Trace,
+    right: str | None = None,
+    *,
+    n: int = 20,
+    parts: Sequence[Step | slice] | None = None,
+    answer: Answer | None = None,
+    temperature: float = 1.0,
+    max_tokens: int = 512,
+    seed: int = 0,
+) -> xr.Dataset:
+    """How much each step of a chain of thought moves the answer, by writing on from before and from after it.
+
+    `accuracy` (point): the share of `n` continuations whose answer is `right` (the run's own unless given) when the
+    text is kept up to there; point i is before step i, the last one after all steps. `low` and `high` are Wilson's 95 %
+    bounds. `importance` (step) is what accuracy gains by keeping the step: they sum to the last less the first.
+    `kl` (step) is KL(answers before || answers after) in nats, each answer counted half a time more than it was.
+    `attrs["detectable"]` is the smallest difference that `n` finds four times in five, and `attrs["null_max"]` what the
+    largest of so many importances reaches by chance once in twenty: screen with few, then confirm with more.
+
+    >>> trace = model.generate(wb.chat("What is 12+30?", reasoning="high"))
+    >>> found = wb.resampling(model, trace, n=4, temperature=0)
+    >>> bool(np.isclose(found["importance"].sum(), found["accuracy"][-1] - found["accuracy"][0]))
+    True
+
+    Raises NotRecorded if the trace has no steps, or no answer and none was given. (arXiv 2506.19143)
+    """
+    cut = [slice(p.start, p.stop) for p in (steps(trace) if parts is None else parts)]
+    if not cut:
+        raise NotRecorded("the trace has no steps, for nothing was thought in it: give `parts`, as slices")
+    read = answer or final_text(model)
+    wanted = read(trace.tokens) if right is None else right
+    if wanted is None:
+        raise NotRecorded("this run gave no answer: say which one is right, as `right`")
+    points = [*(part.start for part in cut), cut[-1].stop]
+    answers = []
+    with model.listening() as flag:
+        for number, point in enumerate(tqdm(points, desc="writing on", unit="step", leave=False, disable=None)):
+            flag.check()
+            kept = trace.tokens[:point]
+            more = drawing.rollouts(
+                model, kept, n, max_tokens=max_tokens, temperature=temperature, seed=seed * 100_003 + number
+            )
+            answers.append([read([*kept, *said]) for said in more])
+    hits = np.array([sum(said == wanted for said in those) for those in answers])
+    bounds = np.array([statistics.wilson(int(h), n) for h in hits])
+    accuracy = hits / n
+    coords = {"point": np.arange(len(points)), "step": np.arange(len(cut)), "pos": ("point", points)}
+    data = {
+        "accuracy": ("point", accuracy),
+        "low": ("point", bounds[:, 0]),
+        "high": ("point", bounds[:, 1]),
+        "importance": ("step", np.diff(accuracy)),
+        "kl": ("step", [divergence(a, b) for a, b in pairwise(answers)]),
+    }
+    attrs = {
+        "n": n,
+        "right": wanted,
+        "temperature": temperature,
+        "detectable": statistics.detectable(n),
+        "null_max": _largest_by_chance(hits, n),
+        "answers": [dict(Counter(map(str, those))) for those in answers],
+    }
+    return xr.Dataset(data, coords, attrs)
+
+
+def divergence(before: Sequence, after: Sequence) -> float:
+    """KL(before || after) in nats of two lists of answers, each counted half a time more than it was (Jeffreys).
+
+    >>> divergence(["a"] * 9, ["a"] * 9)
+    0.0
+    """
+    names = sorted({*map(str, before), *map(str, after)})
+    p, q = (np.array([Counter(map(str, said))[name] + 0.5 for name in names]) for said in (before, after))
+    p, q = p / p.sum(), q / q.sum()
+    return float((p * np.log(p / q)).sum())
+
+
+def _largest_by_chance(hits: np.ndarray, n: int, draws: int = 4000) -> float:
+    """The 95th percentile of the largest |difference| of neighbours, if all points had the same accuracy."""
+    again = np.random.default_rng(0).binomial(n, hits.mean() / n, (draws, len(hits))) / n
+    return float(np.quantile(np.abs(np.diff(again, axis=1)).max(1), 0.95))

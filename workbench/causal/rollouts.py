@@ -1,0 +1,62 @@
+"""Many continuations of one text, drawn side by side from one cache."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from workbench.runner.cache import KVCache
+from workbench.runner.model import Model
+
+AT_ONCE = 1024  # positions of the prefix that are read in one pass
+
+
+@torch.inference_mode()
+def rollouts(
+    model: Model,
+    tokens: Sequence[int],
+    n: int,
+    *,
+    max_tokens: int = 512,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> list[list[int]]:
+    """`n` continuations of `tokens`, each up to a stop token (which is part of it) or `max_tokens`.
+
+    Drawn at `temperature`; the likeliest token each time at 0. The same seed draws the same, on one kind of machine.
+
+    >>> prompt = model.tokens("What is 12+30?")
+    >>> a, b = rollouts(model, prompt, 2, temperature=0, max_tokens=20)
+    >>> a == b == model.generate(prompt, max_tokens=20).tokens[len(prompt):]
+    True
+
+    Raises PromptError as `model.generate` does.
+    """
+    model.check_prompt(tokens, max_tokens)
+    dice = torch.Generator().manual_seed(seed)
+    cache = KVCache(model.config, whole=False)
+    ids = torch.tensor([list(tokens)], device=model.device)
+    for start in range(0, len(tokens) - 1, AT_ONCE):
+        model.forward(ids[:, start : min(start + AT_ONCE, len(tokens) - 1)], None, cache, slice(0, 0))
+    cache, ids = cache.fork(n), ids[:, -1:].expand(n, 1)
+    rows, written = torch.arange(n), [[] for _ in range(n)]
+    stops = torch.tensor(sorted(model.stop_ids))
+    for _ in range(max_tokens):
+        drawn = _draw(model.forward(ids, None, cache)[:, -1], temperature, dice)
+        for row, token in zip(rows.tolist(), drawn.tolist()):
+            written[row].append(token)
+        going = ~torch.isin(drawn, stops)
+        if not going.any():
+            break
+        if not going.all():
+            rows, drawn = rows[going], drawn[going]
+            cache = cache.select(going.nonzero()[:, 0].to(model.device))
+        ids = drawn[:, None].to(model.device)
+    return written
+
+
+def _draw(logits: Tensor, temperature: float, dice: torch.Generator) -> Tensor:
+    logits = logits.float().cpu()
+    if temperature == 0:
+        return logits.argmax(-1)
+    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=dice)[:, 0]
