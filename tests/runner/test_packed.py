@@ -228,3 +228,18 @@ def test_an_edited_run_is_one_pass(folder, short_passes):
     with model.edit("hook_embed", lambda x: lengths.append(x.shape[1]) or x):
         model.trace(TOKENS[0].tolist())
     assert lengths == [N]
+
+
+def test_the_more_is_recorded_the_shorter_are_the_passes_that_are_written(folder, monkeypatch, tmp_path):
+    tokens = torch.randint(0, 176, (500,), generator=torch.Generator().manual_seed(2)).tolist()
+    model = Model(folder)
+    record = "residuals attention"
+    passes = lambda **how: tracing.plan(model, record, tokens, 500, None, **how).at_once  # noqa: E731
+    assert passes(streamed=True) == passes(streamed=False) == tracing.AT_ONCE
+    monkeypatch.setattr(tracing, "HELD", 1)
+    assert passes(streamed=True) == tracing.LEAST and passes(streamed=False) == tracing.AT_ONCE
+    whole = model.trace(tokens, record=record)
+    written = model.trace(tokens, record=record, to=tmp_path / "a.trace")
+    assert written.id == whole.id
+    for name in whole.names():
+        assert np.array_equal(written.stored(name), whole.stored(name), equal_nan=True), name

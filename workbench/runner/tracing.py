@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from workbench.runner.model import Model
 
 AT_ONCE = 1024  # positions of a pass: each expert of the 20b then gets 128 of them, enough to be worth its reading
+LEAST = 128  # of a pass, and what longer ones are multiples of
+HELD = 192 << 20  # bytes of a recording that may wait to be written: it and what it is made of are held together
 PROBE = 160  # positions at most: past the 128-token window of the published models
 PROBED = slice(-16, None)  # of these, where logits are compared: all that came before is in them
 
@@ -49,6 +51,7 @@ class Plan:
     lanes: tuple[str, ...]
     gave_way: tuple[str, ...]
     estimate: budget.Estimate
+    at_once: int  # positions of a pass
 
     @property
     def lens(self) -> bool:
@@ -87,13 +90,17 @@ def plan(
         words = ("auto", *taken, *asked)  # part of what identifies the run: another budget is another trace
     wanted = names.expand([word for word in words if word != "auto"], c.n_layers)
     table = budget.shapes(c, [*base, *wanted], dtype, n_pos, n_steps)
-    at_once = n_pos if model.edits_in_force() else min(n_pos, AT_ONCE + SOME)
     held = sum(map(budget.size, table.values()))
+    at_once = n_pos if model.edits_in_force() else AT_ONCE
+    if streamed and at_once == AT_ONCE:
+        fits = HELD * n_pos // max(held, 1) // LEAST * LEAST
+        at_once = min(AT_ONCE, max(LEAST, fits))
+    longest = min(n_pos, at_once + SOME)
     if streamed:
-        held = held * at_once // max(n_pos, 1)
+        held = held * longest // max(n_pos, 1)
     draft = manifest(model, tokens, len(tokens), words, [], spans=spans, pieces=pieces)
     draft = replace(draft, verification=identities.Findings(dtype).report())
-    working = budget.working_memory(c, dtype, n_pos, wanted, at_once)
+    working = budget.working_memory(c, dtype, n_pos, wanted, longest)
     known = len(tokens)
     # ids and texts of the tokens still to come, and of those that will be predicted: about as long as what is known
     to_come = int((n_pos - known) * 24) + _words_to_come(model, n_pos, wanted)
@@ -107,7 +114,7 @@ def plan(
         n_steps=n_steps,
     )
     lanes = tuple(name for name in wanted if name in names.LANES)
-    return Plan(words, tuple(name for name in wanted if name not in names.LANES), lanes, gave_way, estimate)
+    return Plan(words, tuple(name for name in wanted if name not in names.LANES), lanes, gave_way, estimate, at_once)
 
 
 @dataclass(frozen=True)
@@ -138,9 +145,8 @@ def start(
         budget.refuse_if_disk_too_small(planned.estimate.bytes, to)
     if model.device != "cpu":
         wanted = [*planned.points, *planned.lanes]
-        working = budget.working_memory(
-            model.config, model.dtype_name, n_pos, wanted, n_pos if edits else min(n_pos, AT_ONCE + SOME)
-        )
+        longest = min(n_pos, planned.at_once + SOME)
+        working = budget.working_memory(model.config, model.dtype_name, n_pos, wanted, longest)
         budget.refuse_if_device_too_small(working, free_memory(model.device), model.device)
     for edit in edits:
         edit.tally = Tally()
@@ -200,8 +206,9 @@ def record_pass(
 ) -> dict[str, np.ndarray]:
     """Known tokens read with everything that the plan wants; `live=False` leaves out what was seen live.
 
-    What each pass gives is kept, or goes to `writer` and leaves the memory. An edited run is one pass: an edit may look
-    at all positions together.
+    What each pass gives is kept, or goes to `writer` and leaves the memory; then passes are shorter if much is
+    recorded, for what one leaves is held until it is written. An edited run is one pass: an edit may look at all
+    positions together.
     """
     model, planned, c = run.model, run.plan, run.model.config
     spans, pieces = text_of(model, tokens)
@@ -222,7 +229,7 @@ def record_pass(
             source = "forward" if live else "replay"
             writer.append({name: a for name, a in found.items() if name not in seen_live}, source=source)
 
-    cut = [(0, len(tokens))] if run.edits else list(passes(len(tokens)))
+    cut = [(0, len(tokens))] if run.edits else list(passes(len(tokens), planned.at_once))
     whole = any(name.endswith(("hook_pattern", "hook_attn_scores")) for name in wanted)
     cache = KVCache(c, whole=whole) if len(cut) > 1 else None
     chosen = Chosen(tokens)
