@@ -1,0 +1,265 @@
+"""What must hold in every gpt-oss, by number: in fp64 where it is an identity, and where each of them is tested.
+
+`WHERE` names the test of each; those that no room's own tests hold are here.
+"""
+
+import ast
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from tests.checkpoints import Random
+from workbench.runner.config import Config
+from workbench.runner.gpt_oss import forward, forward_from
+from workbench.runner.taps import Edit, Recorder
+from workbench.runner.weights.form import Checkpoint
+
+HERE = Path(__file__).parent
+WHERE = [
+    line.split()
+    for line in """
+    1    runner/test_tracing.py     test_the_lens_of_the_last_layer_is_the_prediction_and_lower_ones_differ
+    2    test_invariants.py         test_embedding_and_writes_make_the_residual
+    3    test_invariants.py         test_heads_and_bias_make_attn_out
+    4    test_invariants.py         test_a_sink_is_a_gate_on_a_head_without_one
+    5    test_invariants.py         test_the_bias_of_the_values_is_gated_too
+    6    test_invariants.py         test_a_window_ends_where_it_ends
+    7    test_invariants.py         test_weighted_experts_make_mlp_out
+    8    test_invariants.py         test_weights_are_the_full_softmax_made_anew
+    9    test_invariants.py         test_a_constant_on_the_routers_logits_changes_nothing
+    10   causal/test_attribution.py test_the_parts_sum_to_the_logit
+    11   runner/test_taps.py        test_masking_every_key_leaves_the_output_bias_exactly
+    12   runner/test_taps.py        test_patching_all_positions_at_a_layer_gives_the_source_run
+    13   runner/test_taps.py        test_an_edit_has_an_effect_and_earlier_positions_keep_every_bit
+    14   causal/test_causal.py      test_suppression_is_what_a_whole_run_with_the_keys_masked_gives
+    15   runner/test_parity.py      test_decoding_with_a_cache_equals_one_pass
+    16   causal/test_causal.py      test_the_three_parts_of_an_effect_sum_to_it_and_held_routes_change_none
+    17   causal/test_causal.py      test_where_no_route_flips_free_experts_add_nothing
+    18   test_invariants.py         test_a_small_change_does_what_the_gradient_says_and_a_large_one_does_not
+    19   test_invariants.py         test_who_does_not_choose_an_expert_does_not_miss_it
+    20   test_invariants.py         test_experts_may_be_renumbered
+    20   analysis/test_routing.py   test_figures_follow_when_a_layers_experts_are_renumbered
+    21   test_invariants.py         test_heads_that_share_keys_may_be_exchanged
+    21b  test_invariants.py         test_a_large_sink_leaves_the_bias
+    21c  test_invariants.py         test_windows_bound_how_far_a_token_reaches
+    21d  runner/test_taps.py        test_a_banned_expert_is_never_chosen_and_a_forced_one_always
+    22   analysis/test_routing.py   test_rows_sum_to_the_number_of_experts_that_run
+    23   test_invariants.py         test_load_entropy_and_distance_from_even_make_ln_e
+    24   analysis/test_heads.py     test_the_kurtosis_of_one_that_all_look_at_is_the_formula
+    25   causal/test_resampling.py  test_known_chances_are_found_inside_their_bounds_and_importances_sum
+    28   runner/test_tracing.py     test_a_saved_trace_holds_the_same_bits
+    29   test_invariants.py         test_fp32_takes_the_routes_of_fp64
+    """.strip().splitlines()
+]  # number, file, test; 26 and 27 are about LoRA and SAEs
+LAST = "blocks.3.hook_resid_post"
+
+
+@pytest.mark.parametrize(("number", "file", "test"), WHERE)
+def test_every_invariant_has_its_test(number, file, test):
+    tree = ast.parse((HERE / file).read_text("utf-8"))
+    assert test in {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+
+
+def tokens(n: int = 60, seed: int = 0) -> torch.Tensor:
+    return torch.randint(0, 170, (1, n), generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(scope="module")
+def checkpoint() -> Checkpoint:
+    return Random(seed=5).checkpoint(torch.float64)
+
+
+@pytest.fixture(scope="module")
+def seen(checkpoint) -> Recorder:
+    from workbench import names
+
+    recorder = Recorder(names.all_points(checkpoint.config.n_layers))
+    run(checkpoint, recorder)
+    return recorder
+
+
+@torch.no_grad()
+def run(checkpoint: Checkpoint, tap=None, ids: torch.Tensor | None = None) -> torch.Tensor:
+    return forward(checkpoint.config, checkpoint.weights, tokens() if ids is None else ids, tap)
+
+
+def close(a: torch.Tensor, b: torch.Tensor, tolerance: float) -> bool:
+    return float((a - b).abs().max() / b.abs().max()) <= tolerance
+
+
+def with_blocks(checkpoint: Checkpoint, change) -> Checkpoint:
+    """The same model with every block replaced by `change(layer, block)`."""
+    blocks = tuple(change(layer, block) for layer, block in enumerate(checkpoint.weights.blocks))
+    return replace(checkpoint, weights=replace(checkpoint.weights, blocks=blocks))
+
+
+def test_embedding_and_writes_make_the_residual(checkpoint, seen):
+    total = seen["hook_embed"].clone()
+    for layer in range(4):
+        total += seen[f"blocks.{layer}.hook_attn_out"] + seen[f"blocks.{layer}.hook_mlp_out"]
+    assert close(total, seen[LAST], 1e-13)
+
+
+def test_heads_and_bias_make_attn_out(checkpoint, seen):
+    for layer, block in enumerate(checkpoint.weights.blocks):
+        made = seen[f"blocks.{layer}.attn.hook_result"].sum(2) + block.b_o
+        assert close(made, seen[f"blocks.{layer}.hook_attn_out"], 1e-13)
+
+
+def test_a_sink_is_a_gate_on_a_head_without_one(seen):
+    for layer in range(4):
+        pattern, sink, scores = (seen[f"blocks.{layer}.attn.hook_{x}"] for x in ("pattern", "sink", "attn_scores"))
+        assert close(pattern.sum(-1) + sink, torch.ones_like(sink), 1e-14)
+        assert close((1 - sink)[..., None] * scores.softmax(-1), pattern, 1e-13)
+
+
+def test_the_bias_of_the_values_is_gated_too(checkpoint, seen):
+    c = checkpoint.config
+    for layer, block in enumerate(checkpoint.weights.blocks):
+        here = f"blocks.{layer}.attn.hook_"
+        bias = block.b_v.view(c.n_kv_heads, c.d_head).repeat_interleave(c.n_heads // c.n_kv_heads, 0)
+        v = seen[here + "v"].repeat_interleave(c.n_heads // c.n_kv_heads, 2)
+        plain = torch.einsum("bhqk,bkhd->bqhd", seen[here + "pattern"], v - bias)
+        gate = (1 - seen[here + "sink"]).transpose(1, 2)[..., None]
+        assert close(plain + gate * bias, seen[here + "z"], 1e-13)
+
+
+def test_a_window_ends_where_it_ends(checkpoint, seen):
+    w = checkpoint.config.window
+    for layer in (0, 2):
+        pattern = seen[f"blocks.{layer}.attn.hook_pattern"][0]
+        assert float(torch.tril(pattern, -w).abs().max()) == 0
+        assert (torch.diagonal(pattern, -(w - 1), 1, 2) > 0).all()
+    full = seen["blocks.1.attn.hook_pattern"][0]
+    assert float(torch.tril(full, -w).max()) > 0
+
+
+def test_weighted_experts_make_mlp_out(seen):
+    for layer in range(4):
+        here = f"blocks.{layer}.mlp.hook_expert_"
+        share = seen[here + "weights"].gather(-1, seen[here + "indices"])
+        made = (share[..., None] * seen[here + "out"]).sum(2)
+        assert close(made, seen[f"blocks.{layer}.hook_mlp_out"], 1e-13)
+
+
+def test_weights_are_the_full_softmax_made_anew(checkpoint, seen):
+    for layer in range(4):
+        full = seen[f"blocks.{layer}.mlp.router.hook_out"].softmax(-1)
+        chosen = seen[f"blocks.{layer}.mlp.hook_expert_indices"]
+        kept = full.gather(-1, chosen)
+        weights = seen[f"blocks.{layer}.mlp.hook_expert_weights"].gather(-1, chosen)
+        assert close(kept / kept.sum(-1, keepdim=True), weights, 1e-14)
+        assert not close(kept, weights, 0.01)  # what is left out counts
+
+
+def edit(checkpoint: Checkpoint, point: str, fn) -> Edit:
+    return Edit(point, fn, [point], checkpoint.config)
+
+
+def test_a_constant_on_the_routers_logits_changes_nothing(checkpoint):
+    plain = run(checkpoint)
+    moved = run(checkpoint, edit(checkpoint, "blocks.1.mlp.router.hook_out", lambda x: x + 7.5))
+    assert close(moved, plain, 1e-12)
+
+
+def test_a_small_change_does_what_the_gradient_says_and_a_large_one_does_not(checkpoint):
+    c, w = checkpoint.config, checkpoint.weights
+    start = Recorder(["blocks.1.hook_resid_pre"])
+    run(checkpoint, start)
+    x = start["blocks.1.hook_resid_pre"].clone().requires_grad_()
+    routes = Recorder([f"blocks.{layer}.mlp.hook_expert_indices" for layer in (1, 2, 3)])
+
+    def outcome(x: torch.Tensor, tap=None) -> torch.Tensor:
+        return forward_from(c, w, x, 1, tap)[0, -1, 7]
+
+    base = outcome(x, routes)
+    base.backward()
+    assert x.grad is not None
+    direction = torch.randn(x.shape, dtype=x.dtype, generator=torch.Generator().manual_seed(1))
+    slope = float((x.grad * direction).sum())
+    with torch.no_grad():
+        errors = [abs(float(outcome(x + e * direction) - base) / (e * slope) - 1) for e in (1e-6, 1e-4)]
+        again = Recorder(routes.wanted)
+        outcome(x + 2.0 * direction, again)
+    assert errors[0] < 1e-4 and errors[0] < errors[1] + 1e-9
+    assert any((again[name] != routes[name]).any() for name in routes.wanted)  # a large step takes other routes
+
+
+def test_who_does_not_choose_an_expert_does_not_miss_it(checkpoint, seen):
+    layer, expert = 2, 3
+    chooses = (seen[f"blocks.{layer}.mlp.hook_expert_indices"] == expert).any(-1)[0]
+    assert chooses.any() and not chooses.all()
+
+    def drop(x):
+        x[..., expert] = 0
+        return x
+
+    out = Recorder([f"blocks.{layer}.hook_mlp_out"])
+    from workbench.runner.taps import Chain
+
+    run(checkpoint, Chain(edit(checkpoint, f"blocks.{layer}.mlp.hook_expert_weights", drop), out))
+    change = (out[f"blocks.{layer}.hook_mlp_out"] - seen[f"blocks.{layer}.hook_mlp_out"])[0].abs().amax(-1)
+    assert float(change[~chooses].max()) == 0 and float(change[chooses].min()) > 0
+
+
+def test_experts_may_be_renumbered(checkpoint):
+    def change(layer, block):
+        order = torch.randperm(checkpoint.config.n_experts, generator=torch.Generator().manual_seed(layer))
+        e = block.experts
+        experts = replace(e, up=e.up[order], up_bias=e.up_bias[order], down=e.down[order], down_bias=e.down_bias[order])
+        return replace(block, w_router=block.w_router[order], b_router=block.b_router[order], experts=experts)
+
+    assert close(run(with_blocks(checkpoint, change)), run(checkpoint), 1e-13)
+
+
+def test_heads_that_share_keys_may_be_exchanged(checkpoint):
+    c = checkpoint.config
+    group = c.n_heads // c.n_kv_heads
+
+    def change(layer, block):
+        dice = torch.Generator().manual_seed(layer)
+        order = torch.cat([kv * group + torch.randperm(group, generator=dice) for kv in range(c.n_kv_heads)])
+        rows = (order[:, None] * c.d_head + torch.arange(c.d_head)).flatten()
+        heads = {"w_q": block.w_q[rows], "b_q": block.b_q[rows], "w_o": block.w_o[:, rows]}
+        return replace(block, sinks=block.sinks[order], **heads)
+
+    assert close(run(with_blocks(checkpoint, change)), run(checkpoint), 1e-12)
+
+
+def test_a_large_sink_leaves_the_bias(checkpoint):
+    sunk = with_blocks(checkpoint, lambda _, block: replace(block, sinks=torch.full_like(block.sinks, 2000.0)))
+    out = Recorder([f"blocks.{layer}.hook_attn_out" for layer in range(4)])
+    run(sunk, out)
+    for layer, block in enumerate(sunk.weights.blocks):
+        assert torch.equal(out[f"blocks.{layer}.hook_attn_out"], block.b_o.expand(1, 60, -1))
+
+
+def test_windows_bound_how_far_a_token_reaches(checkpoint):
+    """With a window in every layer, one token is felt L (w - 1) positions further on, and no further."""
+    window, n_layers, at = 4, 4, 7
+    config: Config = replace(checkpoint.config, window=window, layer_types=("sliding_attention",) * n_layers)
+    near = replace(checkpoint, config=config)
+    a, b = tokens(), tokens()
+    b[0, at] = (b[0, at] + 1) % 170
+    differs = (run(near, None, a) != run(near, None, b)).any(-1)[0].nonzero()[:, 0]
+    assert differs.min() == at and differs.max() == at + n_layers * (window - 1)
+
+
+def test_load_entropy_and_distance_from_even_make_ln_e(seen):
+    for layer in range(4):
+        counts = torch.bincount(seen[f"blocks.{layer}.mlp.hook_expert_indices"].flatten(), minlength=8).double().numpy()
+        p = counts / counts.sum()
+        from workbench.analysis.statistics import entropy
+
+        distance = np.sum(p[p > 0] * np.log(p[p > 0] * 8))
+        assert float(entropy(counts, correct=False)) + distance == pytest.approx(np.log(8), abs=1e-12)
+
+
+def test_fp32_takes_the_routes_of_fp64(seen):
+    single = Recorder([f"blocks.{layer}.mlp.hook_expert_indices" for layer in range(4)])
+    run(Random(seed=5).checkpoint(torch.float32), single)
+    for name in single.wanted:
+        assert torch.equal(single[name].sort(-1).values, seen[name].sort(-1).values)
