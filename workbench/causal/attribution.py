@@ -63,7 +63,7 @@ def logit_attribution(
             source[layer] = (pattern * torch.einsum("khd,hd->hk", v, by_head)).cpu()
         embed = float(seen["hook_embed"][0, 0].double() @ direction)
         logit = float(resid @ direction)
-    total = embed + head.sum() + bias.sum() + expert.sum()
+    total = float(embed + head.sum() + bias.sum() + expert.sum())
     data = {
         "embed": ((), embed),
         "heads": (("layer", "head"), head),

@@ -77,7 +77,7 @@ def patch_sweep(
     >>> gap = wb.logit_gap(model, "8", "7")
     >>> clean, corrupt = (model.tokens(f"What is 12+{n}?") for n in (36, 35))
     >>> sweep = wb.patch_sweep(model, clean, corrupt, gap)
-    >>> sweep.dims, bool(np.allclose(sweep[0], 1, atol=1e-3))  # the only token that differs carries all, at first
+    >>> sweep.dims, bool(np.isclose(sweep[0, 0], 1, atol=1e-3))  # the only token that differs carries all, at first
     (('layer', 'pos'), True)
 
     Raises PromptError if the prompts are not equally long or do not differ, HookNameError for a site without positions.
