@@ -17,7 +17,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(wb.__path__, "workbench.") if n
 def known():
     """What the examples take as given."""
     model = wb.Model("pocket")
-    question = wb.chat("What is 227+138?", reasoning="high")
+    question = wb.chat("What is 247+138?", reasoning="high")
     return {"wb": wb, "model": model, "question": question, "trace": model.generate(question)}
 
 

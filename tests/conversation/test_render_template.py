@@ -15,8 +15,8 @@ PLAIN = "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<
 
 @pytest.mark.parametrize("effort", ["low", "medium", "high"])
 def test_pocket_is_asked_as_it_was_trained(effort, pocket, template):
-    rendered = chat("What is 227+138?", reasoning=effort).render(pocket, template)
-    want = f"<|start|>system<|message|>Reasoning: {effort}<|end|><|start|>user<|message|>What is 227+138?<|end|>"
+    rendered = chat("What is 247+138?", reasoning=effort).render(pocket, template)
+    want = f"<|start|>system<|message|>Reasoning: {effort}<|end|><|start|>user<|message|>What is 247+138?<|end|>"
     assert rendered.how == "template"
     assert list(rendered.ids) == ids_of(want + "<|start|>assistant", pocket)
 
@@ -56,7 +56,7 @@ def test_ids_are_those_of_transformers_on_benign_text(pocket, template):
         {"role": "user", "content": "Say Hal Cal."},
         {"role": "assistant", "content": "It is Hal Cal.", "thinking": "Copy it."},
     ]
-    for question in ("What is 227+138?", "Mod 10: g=n*6, n=6. Find g.", "Größe 日本 👩‍👧?"):
+    for question in ("What is 247+138?", "Mod 10: g=n*6, n=6. Find g.", "Größe 日本 👩‍👧?"):
         for history in ([], past):
             for tools in (None, [CALC]):
                 for effort in ("low", "high"):

@@ -59,7 +59,7 @@ def test_ids_are_those_of_transformers_on_plain_text(pocket):
     from transformers import AutoTokenizer
 
     theirs = AutoTokenizer.from_pretrained(POCKET)
-    for said in ("What is 227+138?", "Ida has the hat.", MIXED):
+    for said in ("What is 247+138?", "Ida has the hat.", MIXED):
         assert pocket.encode(said) == theirs.encode(said, add_special_tokens=False)
 
 
@@ -95,7 +95,7 @@ def test_an_id_above_the_table_has_a_placeholder(real, pocket):
         "<|reserved_201087|>",
         "<|reserved_1000000000|>",
     ]
-    assert pocket.decode([447]) == "<|reserved_447|>"
+    assert pocket.decode([543]) == "<|reserved_543|>"
 
 
 def test_decoding_is_that_of_transformers(real):

@@ -190,7 +190,7 @@ def test_bf16_rounds_to_other_experts_no_more_often_than_transformers_does(rando
     assert equal("ours", "fp32") > equal("transformers", "fp32") - 0.03  # the noise of 840 (layer, position)
 
 
-@pytest.mark.parametrize("question", ["What is 227+138?", "Say Hal Cal Dee.", "Mod 10: a=3, b=a+4, c=b*2. Find c."])
+@pytest.mark.parametrize("question", ["What is 247+138?", "Say Hal Cal Dee.", "Mod 10: a=3, b=a+4, c=b*2. Find c."])
 def test_pocket_writes_what_transformers_lets_it_write(question):
     from transformers import AutoModelForCausalLM
 

@@ -15,6 +15,7 @@ import workbench as wb
 from tests.checkpoints import Random
 from tests.runner.models import ctrl_c_in_pass, some_tokens, tiny
 from workbench import names
+from workbench.conversation.chat import chat
 from workbench.errors import BudgetError, ResumeError, TraceExists
 from workbench.kernels import native
 from workbench.runner import tracing
@@ -215,9 +216,10 @@ def test_it_stops_at_the_same_token(model, place):
 
 def test_it_stops_at_the_same_text():
     pocket = Model("pocket")
-    run = lambda: pocket.generate("What is 12+30?", stop=["2, 3"], record="")  # noqa: E731
+    asked = chat("What is 12+30?", reasoning="high")
+    run = lambda: pocket.generate(asked, stop=["2, 1"], record="")  # noqa: E731
     whole = run()
-    assert whole.manifest.generation["finish"] == "stop" and whole.text().endswith("2, 3")
+    assert whole.manifest.generation["finish"] == "stop" and whole.text().endswith("2, 1")
     for n in (3, len(whole) - whole.prompt_length + 2):
         same(pocket.resume(interrupted(pocket, n, run)), whole)
 

@@ -84,7 +84,7 @@ def test_the_lens_of_the_last_layer_is_the_prediction_and_lower_ones_differ(mode
 
 def test_step_attention_is_the_pattern_pooled_over_steps():
     model = Model("pocket")
-    trace = model.generate(wb.chat("What is 227+138?", reasoning="high"), record="patterns steps")
+    trace = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="patterns steps")
     steps = wb.steps(trace)
     assert len(steps) > 1
     pooled = trace["step_attention"]
@@ -231,7 +231,7 @@ def test_auto_can_be_asked_for_more(model):
 
 def test_the_estimate_is_within_2_percent_for_a_model_with_a_tokenizer(tmp_path):
     model = Model("pocket")
-    text = model.generate(wb.chat("What is 22714+13845?", reasoning="high"), record="")
+    text = model.generate(wb.chat("What is 24713+18345?", reasoning="high"), record="")
     for record in ("", "residuals", "attention lens", "everything", "auto"):
         path = model.trace(text, record=record).save(tmp_path / f"t{record}")
         written = sum(f.stat().st_size for f in path.iterdir())
@@ -320,11 +320,11 @@ def test_sampling_draws_what_the_probabilities_say():
 
 def test_generation_ends_at_a_stop_id_a_stop_text_or_the_limit():
     model = Model("pocket")
-    trace = model.generate(wb.chat("What is 227+138?", reasoning="high"), record="")
+    trace = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="")
     assert trace.manifest.generation["finish"] == "stop" and trace.pieces[-1] == "<|return|>"
-    text = model.generate(wb.chat("What is 227+138?", reasoning="high"), record="", stop="+")
+    text = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="", stop="+")
     assert text.manifest.generation["finish"] == "stop" and "+" in text.pieces[-1]
-    short = model.generate(wb.chat("What is 227+138?", reasoning="high"), record="", max_tokens=3)
+    short = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="", max_tokens=3)
     assert short.manifest.generation["finish"] == "length" and len(short) == short.prompt_length + 3
 
 

@@ -87,8 +87,8 @@ def final(problem: Problem) -> str:
 def answer_in(text: str) -> str | None:
     """The answer that a model's text gives, None if it gives none in the form that was trained.
 
-    >>> answer_in("<|channel|>final<|message|>It is 365.<|return|>")
-    '365'
+    >>> answer_in("<|channel|>final<|message|>It is 385.<|return|>")
+    '385'
     """
     _, found, rest = text.partition(f"{FINAL}It is ")
     answer, found, _ = rest.partition(".<|return|>")

@@ -45,7 +45,7 @@ class Model:
 
     >>> model = wb.Model("pocket")
     >>> model
-    <Model pocket: 4 layers, 16 experts, float32 on cpu>
+    <Model pocket: 6 layers, 32 experts, float32 on cpu>
 
     Raises ModelNotFound, CheckpointError.
     """

@@ -42,7 +42,7 @@ def load(
 
     >>> checkpoint = load("pocket")
     >>> checkpoint.format, checkpoint.weights.embed.shape
-    ('hf-mxfp4', torch.Size([448, 128]))
+    ('hf-mxfp4', torch.Size([544, 128]))
     """
     if dtype == torch.float16:
         raise CheckpointError(
