@@ -34,7 +34,7 @@ ROOMS: dict[str, set[str]] = {
     "runner": DATA | {"identities", "conversation", "kernels", "__init__"},  # for the version in a manifest
     "causal": DATA | {"analysis", "runner", "conversation"},
     "tune": DATA | {"analysis", "runner", "conversation", "kernels"},
-    "pocket": DATA | {"analysis", "runner", "conversation", "kernels"},
+    "pocket": DATA | {"analysis", "causal", "runner", "conversation", "kernels"},
     "interop": DATA | {"identities", "conversation", "runner"},
     "api": DATA | {"conversation", "runner"},
     "cli": DATA | {"identities", "conversation", "api", "views", "figures", "__init__"},

@@ -41,7 +41,7 @@ def test_reading_again_without_an_edit_changes_nothing():
 
 def test_a_long_text_is_read_in_pieces_with_the_same_numbers(monkeypatch):
     whole = Reading(tiny(), some_tokens(60))
-    monkeypatch.setattr("workbench.causal.reading.AT_ONCE", 17)
+    monkeypatch.setattr("workbench.runner.tracing.AT_ONCE", 17)
     pieces = Reading(tiny(), some_tokens(60))
     for layer in range(5):
         assert torch.allclose(whole.resid(layer), pieces.resid(layer), atol=1e-5)

@@ -9,10 +9,11 @@ import pytest
 import torch
 
 from tests.pocket.test_training import random_model, some_ids
+from workbench.causal.suppression import Hidden
 from workbench.pocket.eval import accuracy as measured
 from workbench.pocket.eval import figures
 from workbench.pocket.eval.accuracy import problems, right
-from workbench.pocket.eval.causes import Blind, Cut, NoSinks, prefix
+from workbench.pocket.eval.causes import Cut, NoSinks, prefix
 from workbench.pocket.eval.routing import _channels, knows, routing
 from workbench.pocket.eval.share import share
 from workbench.pocket.eval.writing import alike, read, write
@@ -88,7 +89,7 @@ def test_a_wide_window_cuts_nothing(model):
 
 
 def test_the_blind_do_not_see_what_is_hidden_and_all_before_them_is_as_it_was(model):
-    seen, logits = patterns(model, Blind(40, slice(10, 20)))
+    seen, logits = patterns(model, Hidden(slice(10, 20), 40))
     plain = patterns(model, Chain())[1]
     for layer in range(model.config.n_layers):
         pattern = seen[f"blocks.{layer}.attn.hook_pattern"]

@@ -9,11 +9,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import names
-from workbench.causal.reading import Reading, divergence
+from workbench.causal.reading import At, Reading, divergence
 from workbench.errors import EditError
 from workbench.runner.cache import KVCache
 from workbench.runner.model import Model
-from workbench.runner.taps import Chain, Recorder, Tap
+from workbench.runner.taps import Chain, Recorder
 from workbench.traces import Trace
 
 MODES = ("mask", "zero", "renorm", "mean")
@@ -74,7 +74,7 @@ def expert_knockout(
     return found
 
 
-class _Without(Tap):
+class _Without(At):
     """Row i of the pass is without the i-th expert."""
 
     def __init__(self, layer: int, experts: Sequence[int], mode: str, plain: Reading):
@@ -87,13 +87,7 @@ class _Without(Tap):
             wrote = plain.seen[self.name][0]
             self.means = [wrote[self.chosen == expert].mean(0) for expert in self.experts]
 
-    def wants(self, name: str) -> bool:
-        return name == self.name
-
-    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
-        if name != self.name:
-            return x
-        x = x.clone()
+    def changed(self, x: Tensor) -> Tensor:
         row = torch.arange(len(self.experts), device=x.device)
         if self.mode == "mean":
             for i, (expert, mean) in enumerate(zip(self.experts, self.means)):

@@ -10,11 +10,11 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import names
-from workbench.causal.reading import Reading
+from workbench.causal.reading import At, Reading
 from workbench.errors import HookNameError, PromptError
 from workbench.runner.gpt_oss import unembed
 from workbench.runner.model import Model, Prompt
-from workbench.runner.taps import Chain, Tap
+from workbench.runner.taps import Chain, Recorder
 
 ROWS = 32  # places that are patched in one pass, at most
 WORK = 1 << 22  # numbers of one residual stream in a pass, at most
@@ -96,6 +96,7 @@ def patch_sweep(
     at = np.arange(first, len(ours)) if positions is None else np.asarray(positions, int)
     c = model.config
     points = [names.at(point, layer) for layer in range(c.n_layers)]
+    last = names.at("blocks.*.hook_resid_post", c.n_layers - 1)
     with model.listening() as flag, torch.inference_mode():
         base, other = Reading(model, ours), Reading(model, theirs, points)
         ends = [outcome(reading.logits(slice(-1, None))[:, 0])[0].item() for reading in (base, other)]
@@ -109,9 +110,9 @@ def patch_sweep(
             tap = _Place(points[layer], other.seen[points[layer]], start, part, at, by_head)
             cache = base.cache.fork(n, start)
             resid = base.resid(layer)[:, start:].expand(n, -1, -1)
-            seen = _Last()
+            seen = Recorder([last], device=model.device)
             model.forward_from(resid, layer, Chain(tap, seen), cache, slice(0, 0))
-            logits = unembed(c, model.weights, seen.resid)[:, 0]
+            logits = unembed(c, model.weights, seen[last][:, -1:])[:, 0]
             values[layer, part] = outcome(logits).double().cpu().numpy()
     scaled = (values - ends[0]) / (ends[1] - ends[0])
     dims = ("layer", "head" if by_head else "pos")
@@ -120,19 +121,13 @@ def patch_sweep(
     return xr.DataArray(scaled, coords, dims, attrs=attrs | {"corrupt": ends[0], "clean": ends[1]})
 
 
-class _Place(Tap):
+class _Place(At):
     """Row i of the pass takes the clean value at its own place: one position, or one head at all positions."""
 
     def __init__(self, name: str, clean: Tensor, start: int, part: slice, at: np.ndarray, by_head: bool):
         self.name, self.clean, self.start, self.part, self.at, self.by_head = name, clean, start, part, at, by_head
 
-    def wants(self, name: str) -> bool:
-        return name == self.name
-
-    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
-        if name != self.name:
-            return x
-        x = x.clone()
+    def changed(self, x: Tensor) -> Tensor:
         if self.by_head:
             here = torch.as_tensor(self.at, device=x.device)
             for row, head in enumerate(range(x.shape[2])[self.part]):
@@ -140,17 +135,6 @@ class _Place(Tap):
         else:
             here = torch.as_tensor(self.at[self.part], device=x.device)
             x[torch.arange(len(here), device=x.device), here - self.start] = self.clean[0, here]
-        return x
-
-
-class _Last(Tap):
-    """Keeps the last position of the last residual stream."""
-
-    resid: Tensor
-
-    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
-        if name.endswith("hook_resid_post"):
-            self.resid = x[:, -1:]
         return x
 
 

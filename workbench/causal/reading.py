@@ -14,9 +14,25 @@ from workbench.runner.cache import KVCache
 from workbench.runner.gpt_oss import unembed
 from workbench.runner.model import Model
 from workbench.runner.taps import Chain, Recorder, Tap
+from workbench.runner.tracing import passes
 
-AT_ONCE = 1024  # positions that are read in one pass
 LOGITS = 64  # positions whose logits are held at a time
+
+
+class At(Tap):
+    """Changes a copy of the value at one hook point, and nothing else."""
+
+    name: str
+
+    def wants(self, name: str) -> bool:
+        return name == self.name
+
+    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
+        return self.changed(x.clone()) if name == self.name else x
+
+    def changed(self, x: Tensor) -> Tensor:
+        """What the pass goes on with; `x` may be written into."""
+        raise NotImplementedError
 
 
 class Reading:
@@ -35,8 +51,8 @@ class Reading:
         wanted.append(names.at("blocks.*.hook_resid_post", model.config.n_layers - 1))
         self.seen = Recorder([*wanted, *record], device=model.device)
         ids = torch.tensor([self.tokens], device=model.device)
-        for start in range(0, len(self.tokens), AT_ONCE):
-            model.forward(ids[:, start : start + AT_ONCE], self.seen, self.cache, slice(0, 0))
+        for start, stop in passes(len(self.tokens)):
+            model.forward(ids[:, start:stop], self.seen, self.cache, slice(0, 0))
 
     def __len__(self) -> int:
         return len(self.tokens)

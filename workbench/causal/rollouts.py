@@ -7,8 +7,7 @@ from torch import Tensor
 
 from workbench.runner.cache import KVCache
 from workbench.runner.model import Model
-
-AT_ONCE = 1024  # positions of the prefix that are read in one pass
+from workbench.runner.tracing import passes
 
 
 @torch.inference_mode()
@@ -36,8 +35,8 @@ def rollouts(
     dice = torch.Generator().manual_seed(seed)
     cache = KVCache(model.config, whole=False)
     ids = torch.tensor([list(tokens)], device=model.device)
-    for start in range(0, len(tokens) - 1, AT_ONCE):
-        model.forward(ids[:, start : min(start + AT_ONCE, len(tokens) - 1)], None, cache, slice(0, 0))
+    for start, stop in passes(len(tokens) - 1):
+        model.forward(ids[:, start:stop], None, cache, slice(0, 0))
     cache, ids = cache.fork(n), ids[:, -1:].expand(n, 1)
     rows, written = torch.arange(n), [[] for _ in range(n)]
     stops = torch.tensor(sorted(model.stop_ids))

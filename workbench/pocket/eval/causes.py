@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from workbench.causal.suppression import Hidden
 from workbench.pocket.eval.accuracy import answered, problems, right
 from workbench.pocket.eval.share import share
 from workbench.pocket.eval.writing import read, write
@@ -46,23 +47,6 @@ class Cut(Tap):
         query = self.start + torch.arange(x.shape[-2])
         far = query[:, None] - torch.arange(x.shape[-1]) >= self.config.window
         return x.masked_fill(far, -torch.inf)
-
-
-class Blind(Tap):
-    """Queries from `after` on do not see the keys in `hidden`, in any layer."""
-
-    def __init__(self, after: int, hidden: slice):
-        self.after, self.hidden = after, hidden
-
-    def wants(self, name: str) -> bool:
-        return name.endswith("hook_attn_scores")
-
-    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
-        if not self.wants(name):
-            return x
-        x = x.clone()
-        x[..., self.after :, self.hidden] = -torch.inf
-        return x
 
 
 def prefix(problem: Problem, number: int, *, passed: bool) -> str:
@@ -119,7 +103,7 @@ def cut_off(model: Model, asked: Sequence[Problem], part: str) -> dict[str, Any]
         after = len(head) + len(encode(thought(problem.analysis)))
         user = slice(head.index(encode("user")[0]), len(head) - 2)
         hidden = {"analysis": slice(len(head), after - 2), "user": user, "nothing": slice(0, 0)}[part]
-        ((_, likely),) = read(model, [ids], Blind(after - 2, hidden))
+        ((_, likely),) = read(model, [ids], Hidden(hidden, after - 2))
         begin = after + len(encode(f"{FINAL}It is")) - 1
         kept.append(likely[0, begin:-1].tolist() == ids[begin + 1 :])
     return share(kept)
