@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 
 from . import jit, native
-from .linear import FEW, ROWS, product
+from .adapted import Adapted, plain
+from .linear import FEW, ROWS, changed, product
 from .packed import Matrices, Packed, dense
 
 
@@ -65,14 +66,14 @@ def plan(ran: Tensor, share: Tensor, multiple: int = ROWS) -> Plan:
 
 
 def run(
-    x: Tensor, ran: Tensor, share: Tensor, up: Matrices, up_bias: Tensor, down: Matrices, down_bias: Tensor,
-    alpha: float, limit: float,
+    x: Tensor, ran: Tensor, share: Tensor, up: Matrices | Adapted, up_bias: Tensor, down: Matrices | Adapted,
+    down_bias: Tensor, alpha: float, limit: float,
 ) -> Tensor:  # fmt: skip
     """What each expert says, before its weight: pos choice d_model, zero where a choice has no weight.
 
     x: pos d_model; ran, share: pos choice; up: expert 2*d_mlp d_model; down: expert d_model d_mlp.
     """
-    ours = takes(x, up) and takes(x, down)
+    ours = takes(x, plain(up)) and takes(x, plain(down))
     p = plan(ran, share, 1 if ours else ROWS)  # a row of the native kernels never knows its neighbours
     if not p.groups:
         return x.new_zeros(*ran.shape, x.shape[-1])
@@ -90,24 +91,39 @@ def takes(x: Tensor, matrices: Matrices) -> bool:
         return False
     if native.isa() is None:
         return jit.takes_decode(x)
-    grad = torch.is_grad_enabled() and x.requires_grad
-    return x.device.type == "cpu" and x.dtype in (torch.float32, torch.bfloat16) and not grad
+    return native.takes(x)
 
 
 def _packed(x: Tensor, p: Plan, up, up_bias: Tensor, down, down_bias: Tensor, alpha: float, limit: float) -> Tensor:
     """All experts at once, straight from MXFP4. Which form is used depends on the pass alone: see `FEW`."""
     if native.isa() is None:
-        h = swiglu(jit.linear_mxfp4(x.index_select(0, p.rows), p.groups, up.blocks, up.scales, up_bias), alpha, limit)
-        return jit.linear_mxfp4(h, p.groups, down.blocks, down.scales, down_bias)
-    few = x.shape[0] <= FEW
-    h = native.linear_mxfp4(x.index_select(0, p.rows), p.groups, up.blocks, up.scales, up_bias, few)
-    return native.linear_mxfp4(native.swiglu(h, alpha, limit), p.groups, down.blocks, down.scales, down_bias, few)
+        linear_mxfp4, gated, how = jit.linear_mxfp4, swiglu, ()
+    else:
+        linear_mxfp4, gated, how = native.linear_mxfp4, native.swiglu, (x.shape[0] <= FEW,)
+
+    def all_of(rows: Tensor, matrices: Matrices | Adapted, bias: Tensor) -> Tensor:
+        m = plain(matrices)
+        assert isinstance(m, Packed)
+        return _changed(linear_mxfp4(rows, p.groups, m.blocks, m.scales, bias, *how), rows, p, matrices)
+
+    return all_of(gated(all_of(x.index_select(0, p.rows), up, up_bias), alpha, limit), down, down_bias)
 
 
 def _one_by_one(x: Tensor, p: Plan, up, up_bias: Tensor, down, down_bias: Tensor, alpha: float, limit: float) -> Tensor:
-    """One expert after the other: what it reads and computes stays in the cache, and one at a time is dequantised."""
-    y = []
-    for e, a, b in p.groups:
-        h = swiglu(product(x[p.rows[a:b]], dense(up, e, x.dtype), up_bias[e]), alpha, limit)
-        y.append(product(h, dense(down, e, x.dtype), down_bias[e]))
-    return torch.cat(y)
+    """One expert's matrix after the other, so that only one at a time is dequantised."""
+
+    def each(rows: Tensor, matrices: Matrices | Adapted, bias: Tensor) -> Tensor:
+        m = plain(matrices)
+        y = torch.cat([product(rows[a:b], dense(m, e, x.dtype), bias[e]) for e, a, b in p.groups])
+        return _changed(y, rows, p, matrices)
+
+    h = each(x.index_select(0, p.rows), up, up_bias)
+    gated = native.swiglu if native.takes(h) else swiglu
+    return each(gated(h, alpha, limit), down, down_bias)
+
+
+def _changed(y: Tensor, rows: Tensor, p: Plan, matrices: Matrices | Adapted) -> Tensor:
+    """The products of all experts, with what the low-rank changes of their matrices add, if they have any."""
+    if not isinstance(matrices, Adapted):
+        return y
+    return torch.cat([changed(y[a:b], rows[a:b], matrices, e) for e, a, b in p.groups])

@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from . import jit, native
+from .adapted import Adapted
+from .packed import Matrices
 
 ROWS = 4
 WIDENED = 8192  # rows of a matrix that are widened at once: 94 MB in the 20b
@@ -15,13 +17,16 @@ FEW = 4  # rows of a pass up to which the decode kernels are used: they stream w
 SOME = 32  # rows up to which the same is faster than to widen the whole matrix first
 
 
-def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+def linear(x: Tensor, weight: Tensor | Adapted, bias: Tensor | None = None) -> Tensor:
     """x W^T + b, with the rows filled up to a multiple of 4.
 
     BLAS picks other kernels, and so other roundings, for 1, 2, 3, 5 and 7 rows than for many. With the rows filled up
     a position's bits do not depend on how many positions are computed beside it: an edit at one position can be
     traced by exact equality, and an expert that gets one token computes as if it got four.
     """
+    if isinstance(weight, Adapted):
+        assert isinstance(weight.matrix, Tensor)
+        return changed(linear(x, weight.matrix, bias), x, weight)
     flat = x.reshape(-1, x.shape[-1])
     n = flat.shape[0]
     if n <= (SOME if widens(flat) else FEW) and streams(flat, weight):
@@ -37,13 +42,26 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     return y[:n].view(*x.shape[:-1], weight.shape[0])
 
 
+def changed(y: Tensor, x: Tensor, matrix: Matrices | Adapted, expert: int | None = None) -> Tensor:
+    """The product y of x and a matrix, with what the low-rank change of the matrix adds to it, if it has one.
+
+    In fp32 or better, rounded once: a change that is small beside the matrix would drown in bf16.
+    """
+    if not isinstance(matrix, Adapted):
+        return y
+    a, b = (matrix.a, matrix.b) if expert is None else (matrix.a[expert], matrix.b[expert])
+    wide = torch.promote_types(x.dtype, torch.float32)
+    added = linear(linear(x.to(wide), a.to(wide)), b.to(wide))
+    return (y.to(wide) + matrix.scale * added).to(y.dtype)
+
+
 def streams(x: Tensor, weight: Tensor) -> bool:
     """Whether the native bf16 kernel computes this: on the CPU, and no gradient is wanted."""
     if x.dtype != torch.bfloat16 or x.device.type != "cpu" or not weight.is_contiguous():
         return False
     if native.isa() is None:
         return jit.takes_decode(x)
-    return not (torch.is_grad_enabled() and x.requires_grad)
+    return native.takes(x)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

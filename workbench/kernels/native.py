@@ -115,6 +115,12 @@ def isa() -> str | None:
     return None if _State.level is None else next(name for name, i in LEVELS.items() if i == _State.level)
 
 
+def takes(x: Tensor) -> bool:
+    """Whether C computes with this here: on the CPU, in bf16 or fp32, and no gradient is wanted."""
+    plain = x.device.type == "cpu" and x.dtype in DTYPES
+    return plain and isa() is not None and not (torch.is_grad_enabled() and x.requires_grad)
+
+
 def decode() -> str | None:
     """ "numba" where it computes the products of single tokens, see jit.py; None where C does, or torch."""
     _load()
