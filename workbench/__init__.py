@@ -31,6 +31,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.analysis.heads import retrieval_scores as retrieval_scores
     from workbench.analysis.heads import sink_mass as sink_mass
     from workbench.analysis.heads import step_attention as step_attention
+    from workbench.analysis.probes import linear_probe as linear_probe
     from workbench.analysis.routing import coactivation as coactivation
     from workbench.analysis.routing import expert_load as expert_load
     from workbench.analysis.routing import fixed_token_routing as fixed_token_routing
@@ -43,6 +44,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.api import resume as resume
     from workbench.api import trace as trace
     from workbench.causal.attribution import logit_attribution as logit_attribution
+    from workbench.causal.attribution_patching import attribution_patching as attribution_patching
     from workbench.causal.belief import belief as belief
     from workbench.causal.knockout import expert_knockout as expert_knockout
     from workbench.causal.patching import logit_gap as logit_gap
@@ -89,6 +91,7 @@ _HOME = {  # public name -> the module that defines it
     "retrieval_scores": "workbench.analysis.heads",
     "sink_mass": "workbench.analysis.heads",
     "step_attention": "workbench.analysis.heads",
+    "linear_probe": "workbench.analysis.probes",
     "coactivation": "workbench.analysis.routing",
     "expert_load": "workbench.analysis.routing",
     "fixed_token_routing": "workbench.analysis.routing",
@@ -101,6 +104,7 @@ _HOME = {  # public name -> the module that defines it
     "logit_gap": "workbench.causal.patching",
     "patch_sweep": "workbench.causal.patching",
     "suppression": "workbench.causal.suppression",
+    "attribution_patching": "workbench.causal.attribution_patching",
     "logit_attribution": "workbench.causal.attribution",
     "expert_knockout": "workbench.causal.knockout",
     "resampling": "workbench.causal.resampling",

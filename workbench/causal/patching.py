@@ -55,6 +55,20 @@ def token_id(model: Model, token: str | int) -> int:
     return ids[0]
 
 
+def two_prompts(model: Model, clean: Prompt, corrupt: Prompt) -> tuple[list[int], list[int], int]:
+    """The tokens of the corrupt and of the clean prompt, and the first position where they differ.
+
+    Raises PromptError if they are not equally long or do not differ.
+    """
+    ours, theirs = model.tokens(corrupt), model.tokens(clean)
+    if len(ours) != len(theirs):
+        raise PromptError(f"the clean prompt has {len(theirs)} tokens and the corrupt one {len(ours)}: make them equal")
+    first = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), None)
+    if first is None:
+        raise PromptError("the two prompts are the same, so nothing can be patched")
+    return ours, theirs, first
+
+
 def patch_sweep(
     model: Model,
     clean: Prompt,
@@ -87,12 +101,7 @@ def patch_sweep(
     if "*" not in point or "pos" not in axes or (by_head and "head" not in axes):
         want = "heads" if by_head else "positions, in every layer"
         raise HookNameError(f"{site!r} has the axes {' '.join(axes)}; a sweep here needs {want}")
-    ours, theirs = model.tokens(corrupt), model.tokens(clean)
-    if len(ours) != len(theirs):
-        raise PromptError(f"the clean prompt has {len(theirs)} tokens and the corrupt one {len(ours)}: make them equal")
-    first = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), None)
-    if first is None:
-        raise PromptError("the two prompts are the same, so nothing can be patched")
+    ours, theirs, first = two_prompts(model, clean, corrupt)
     at = np.arange(first, len(ours)) if positions is None else np.asarray(positions, int)
     c = model.config
     points = [names.at(point, layer) for layer in range(c.n_layers)]
