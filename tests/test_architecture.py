@@ -49,6 +49,7 @@ OPTIONAL = {
     "nnsight",
     "transformer_lens",
     "gguf",
+    "sklearn",
     "numba",
     "llvmlite",
 }

@@ -1,0 +1,214 @@
+"""What can be read off a residual stream with a straight line, and how much of that is worth saying.
+
+A probe finds something in almost anything: it has as many numbers as the stream is wide. So a figure stands beside what
+the same probe reaches on shuffled labels, on labels that mean nothing but hang on the token, and without the stream.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+from tqdm.auto import tqdm
+
+from workbench import names
+from workbench.analysis import statistics
+from workbench.analysis.problems import problem
+from workbench.errors import HookNameError, MissingDependency
+from workbench.traces import Trace
+
+CONTROLS = 10  # control tasks that are drawn
+Fit = Callable[[np.ndarray, np.ndarray], Any]
+
+
+def linear_probe(
+    traces: Sequence[Trace],
+    labels: Sequence[Sequence],
+    *,
+    at: str = "resid_post",
+    layers: Sequence[int] | None = None,
+    identity: Sequence[Sequence] | None = None,
+    penalty: float = 1.0,
+    folds: int = 5,
+    shuffles: int = 50,
+    seed: int = 0,
+) -> xr.Dataset:
+    """How well a linear probe reads a label off each layer, on problems that it was not fitted on.
+
+    `labels` has one list for each trace, and in it one label for each position; positions whose label is None are left
+    out. `at` is any hook point of every layer with one vector a position. The probe is a ridge regression on the
+    classes (scikit-learn's, on standardised numbers, the largest wins). It is fitted on all problems but a fold of
+    them, and tried on that fold; runs with the same question are one problem.
+
+    `accuracy` (layer), with `low` and `high`, 95 % bounds over problems (Wilson's where all are alike or each problem
+    has one place; otherwise by bootstrap). Beside it: `null`, the 95th percentile on shuffled labels, and `p`, how
+    often the best layer of a shuffle reaches the figure, so that it holds for the best layer too. Labels are dealt out
+    anew within their problem, or among problems if each has one label only (`attrs["shuffled"]`). `control`: the same
+    probe on labels drawn at random for each token, and `selectivity`, accuracy less that (Hewitt and Liang, arXiv
+    1909.03368); NaN if all places have the same token. `baseline`: what token, position and length tell without any
+    model, and `gain` over it with `gain_low` and `gain_high`, by paired bootstrap. For both, `identity` may give
+    something else than the token at the place (the token before it, a name), in lists like `labels`.
+
+    `direction` (layer label d_model) is fitted on all places: what to add to the stream for more of a label.
+
+    >>> traces = [wb.trace(f"What is {n}+30?", record="blocks.*.hook_resid_post", max_tokens=1) for n in range(12, 22)]
+    >>> labels = [[piece == "+" for piece in trace.pieces] for trace in traces]
+    >>> found = wb.linear_probe(traces, labels, shuffles=20)
+    >>> found["accuracy"].dims, float(found["accuracy"].max()), found["accuracy"].attrs["n_problems"]
+    (('layer',), 1.0, 10)
+    >>> float(found["baseline"])  # so this says nothing of the model: which token is a plus is seen without it
+    1.0
+
+    Raises ValueError if labels and positions are not equally many, with fewer than two labels, or with fewer problems
+    than folds; HookNameError for a point that is not one vector a position; NotRecorded if it was not recorded;
+    MissingDependency without scikit-learn.
+    """
+    ridge = _ridge(penalty)
+    axis = _axis(at)
+    places = [np.array([i for i, label in enumerate(those) if label is not None], int) for those in labels]
+    _same_length(traces, labels, "labels")
+    if identity is not None:
+        _same_length(traces, identity, "identities")
+    label = np.array([str(those[i]) for those, kept in zip(labels, places) for i in kept])
+    known = identity or [trace.tokens for trace in traces]
+    token = np.array([str(those[i]) for those, kept in zip(known, places) for i in kept])
+    _, numbers = np.unique([str(problem(trace)) for trace in traces], return_inverse=True)
+    group = np.concatenate([np.full(len(kept), n) for n, kept in zip(numbers, places)])
+    kinds, y = np.unique(label, return_inverse=True)
+    n_problems = len(np.unique(group))
+    if len(kinds) < 2:
+        raise ValueError(
+            f"a probe tells labels apart, and {'the only one is ' + kinds[0] if len(kinds) else 'none is'} given"
+        )
+    if not 2 <= folds <= n_problems:
+        raise ValueError(
+            f"{n_problems} problems cannot be dealt into {folds} folds: give more traces, or folds=2 to it"
+        )
+
+    rng = np.random.default_rng(seed)
+    constant = all(len(set(y[group == g])) == 1 for g in np.unique(group))
+    shuffled = [(_among if constant else _within)(y, group, rng) for _ in range(shuffles)]
+    types, kind_of = np.unique(token, return_inverse=True)
+    controls = [rng.choice(y, len(types))[kind_of] for _ in range(CONTROLS if len(types) > 1 else 0)]
+    tasks = np.stack([y, *shuffled, *controls])  # task place
+    fold = _folds(group, folds, rng)
+
+    position = np.array([(i, len(t)) for t, kept in zip(traces, places) for i in kept], np.float64)
+    plain = np.concatenate([np.eye(len(types))[kind_of], position], 1)
+    guessed = _held_out(ridge, plain, tasks[:1], len(kinds), fold)[0] == y
+    chosen = range(traces[0].config["n_layers"]) if layers is None else layers
+    figures: dict[str, list[float]] = {name: [] for name in ("accuracy", "low", "high", "control")}
+    gains, chance, directions = [], [], []
+    for layer in tqdm(chosen, desc="probing", unit="layer", leave=False, disable=None):
+        x = np.concatenate([trace[at, layer][kept] for trace, kept in zip(traces, places)]).astype(np.float64)
+        hit = _held_out(ridge, x, tasks, len(kinds), fold) == tasks
+        low, high = _bounds(hit[0], group, seed)
+        found = hit.mean(1)
+        for name, value in (("accuracy", found[0]), ("low", low), ("high", high)):
+            figures[name].append(float(value))
+        figures["control"].append(float(found[1 + shuffles :].mean()) if controls else np.nan)
+        chance.append(found[1 : 1 + shuffles])
+        gains.append(statistics.mean(hit[0].astype(float) - guessed, group, seed=seed))
+        fitted = ridge(x, np.eye(len(kinds))[y])
+        directions.append(fitted[-1].coef_ / fitted[0].scale_)
+
+    accuracy, control = np.array(figures["accuracy"]), np.array(figures["control"])
+    best = np.max(chance, 0)
+    data = {name: ("layer", np.array(values)) for name, values in figures.items()}
+    data |= {
+        "selectivity": ("layer", accuracy - control),
+        "null": ("layer", np.quantile(chance, 0.95, axis=1)),
+        "p": ("layer", (1 + (best >= accuracy[:, None]).sum(1)) / (shuffles + 1)),
+        "baseline": ((), float(guessed.mean())),
+        "gain": ("layer", [float(gain.value) for gain in gains]),
+        "gain_low": ("layer", [float(gain.low) for gain in gains]),
+        "gain_high": ("layer", [float(gain.high) for gain in gains]),
+        "direction": (("layer", "label", axis), np.stack(directions)),
+    }
+    attrs = {
+        "units": "share of places",
+        "n": len(y),
+        "n_problems": n_problems,
+        "n_identities": len(types),
+        "majority": float(np.bincount(y).max() / len(y)),
+        "folds": folds,
+        "shuffles": shuffles,
+        "shuffled": "among problems" if constant else "within each problem",
+    }
+    made = xr.Dataset(data, {"layer": list(chosen), "label": kinds}, attrs)
+    for name in set(data) - {"direction"}:
+        made[name].attrs.update(attrs)
+    return made
+
+
+def _ridge(penalty: float) -> Fit:
+    """A function that fits standardised numbers (place feature) to targets (place target)."""
+    try:
+        from sklearn.linear_model import Ridge
+        from sklearn.pipeline import make_pipeline
+        from sklearn.preprocessing import StandardScaler
+    except ImportError:
+        raise MissingDependency("probes are fitted with scikit-learn: pip install 'gpt-oss-workbench[lab]'") from None
+    return lambda x, targets: make_pipeline(StandardScaler(), Ridge(penalty)).fit(x, targets)
+
+
+def _held_out(fit: Fit, x: np.ndarray, tasks: np.ndarray, n_kinds: int, fold: np.ndarray) -> np.ndarray:
+    """The class of each place (task place) by a probe that was fitted on the other folds.
+
+    The regression solves for all tasks at once: hundreds of shuffles cost little more than the labels.
+    """
+    said = np.empty_like(tasks)
+    targets = np.eye(n_kinds)[tasks.T].reshape(len(x), -1)  # place task*kind
+    for out in np.unique(fold):
+        there, rest = fold == out, fold != out
+        scores = fit(x[rest], targets[rest]).predict(x[there])
+        said[:, there] = scores.reshape(-1, len(tasks), n_kinds).argmax(-1).T
+    return said
+
+
+def _folds(group: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
+    """The fold of each place: whole problems, dealt out in turn."""
+    problems = rng.permutation(np.unique(group))
+    dealt = dict(zip(problems.tolist(), np.arange(len(problems)) % folds))
+    return np.array([dealt[g] for g in group.tolist()])
+
+
+def _within(y: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    mixed = y.copy()
+    for g in np.unique(group):
+        at = np.flatnonzero(group == g)
+        mixed[at] = y[rng.permutation(at)]
+    return mixed
+
+
+def _among(y: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    _, first, number = np.unique(group, return_index=True, return_inverse=True)
+    return y[rng.permutation(first)][number]
+
+
+def _bounds(hit: np.ndarray, group: np.ndarray, seed: int) -> tuple[float, float]:
+    n_problems = len(np.unique(group))
+    if n_problems == len(hit):
+        return statistics.wilson(int(hit.sum()), len(hit))
+    if hit.all() or not hit.any():  # a bootstrap of what is all alike has no width
+        return statistics.wilson(int(hit[0]) * n_problems, n_problems)
+    interval = statistics.mean(hit, group, seed=seed)
+    return float(interval.low), float(interval.high)
+
+
+def _axis(at: str) -> str:
+    """The name of the axis of a hook point's vectors."""
+    axes = names.POINTS.get(names.full(at), ())
+    if "*" not in names.full(at) or len(axes) != 2 or axes[0] != "pos":
+        raise HookNameError(
+            f"{at!r} is not one vector a position in every layer, as 'resid_post' is: its axes are {axes}"
+        )
+    return axes[1]
+
+
+def _same_length(traces: Sequence[Trace], given: Sequence[Sequence], what: str) -> None:
+    if len(given) != len(traces):
+        raise ValueError(f"{len(traces)} traces need {len(traces)} lists of {what}, not {len(given)}")
+    for trace, those in zip(traces, given):
+        if len(those) != len(trace):
+            raise ValueError(f"{len(those)} {what} for {len(trace)} positions: give one for each, None to leave it out")
