@@ -1,5 +1,8 @@
 """What must hold in every run of a gpt-oss model, checked on whatever a recording holds. Numpy only.
 
+Of another model, recorded through `workbench.interop`, the config says what is different: no sinks ("sinks": False), how
+a router's weights follow from its logits ("router"), experts that every token meets ("shared_experts").
+
 An identity is a function from the values of one layer (or of the whole run) to the size of its violation, relative to
 the largest value involved; None where the values that it needs were not recorded. The same functions check a probe in
 which everything is recorded, the trace that is kept, and a trace that was opened years later.
@@ -16,7 +19,17 @@ from workbench.traces import Trace
 Values = Mapping[str, np.ndarray]  # by short name: "resid_pre", "pattern", …
 
 # fp32: sums of some hundred terms; bf16: 8 bits of mantissa, a handful of roundings between the two sides
-TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 5e-2}
+TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 5e-2, "float16": 1e-2}
+
+
+# how the weights of the chosen experts follow from the router's logits
+KEPT_SOFTMAX = "softmax of the kept logits"  # gpt-oss, and whoever makes the kept weights sum to 1
+SOFTMAX_KEPT = "kept part of the softmax"
+
+
+def sinkless(config: dict) -> bool:
+    """Whether the model is known to have no sinks: its patterns' rows sum to 1."""
+    return config.get("sinks") is False
 
 
 def gap(a: np.ndarray, b: np.ndarray) -> float:
@@ -42,14 +55,16 @@ def writes_add_up(v: Values, layer: int, config: dict) -> float | None:
 
 
 def pattern_and_sink_sum_to_one(v: Values, layer: int, config: dict) -> float | None:
-    if "pattern" not in v or "sink" not in v:
+    if "pattern" not in v or not ("sink" in v or sinkless(config)):
         return None
-    total = v["pattern"].astype(np.float64).sum(-1) + v["sink"]
+    total = v["pattern"].astype(np.float64).sum(-1) + v.get("sink", 0)
     return gap(total, np.ones_like(total))
 
 
 def pattern_comes_from_queries_and_keys(v: Values, layer: int, config: dict) -> float | None:
     """softmax over q·k and the sink gives the recorded sink mass (and pattern, where it was recorded)."""
+    if sinkless(config) and "pattern" in v:
+        v = {"sinks": patterns.no_sinks(config), "sink": np.zeros(v["pattern"].shape[:2]), **v}
     if not all(name in v for name in ("rot_q", "rot_k", "sinks", "sink")):
         return None
     dtype = v["dtype"].dtype
@@ -80,13 +95,18 @@ def heads_and_bias_make_attn_out(v: Values, layer: int, config: dict) -> float |
 
 
 def router_weights_are_the_softmax_of_the_kept_logits(v: Values, layer: int, config: dict) -> float | None:
+    law = config.get("router", KEPT_SOFTMAX)
+    if law not in (KEPT_SOFTMAX, SOFTMAX_KEPT):
+        return None
     if not all(name in v for name in ("router_logits", "expert_indices", "expert_weights")):
         return None
     logits, chosen = v["router_logits"].astype(np.float64), v["expert_indices"]
     kept = np.take_along_axis(logits, chosen, -1)
-    e = np.exp(kept - kept.max(-1, keepdims=True))
+    top = kept.max(-1, keepdims=True)
+    e = np.exp(kept - top)
+    total = e if law == KEPT_SOFTMAX else np.exp(logits - top)
     share = np.zeros_like(logits)
-    np.put_along_axis(share, chosen, e / e.sum(-1, keepdims=True), -1)
+    np.put_along_axis(share, chosen, e / total.sum(-1, keepdims=True), -1)
     rest = logits.copy()
     np.put_along_axis(rest, chosen, -np.inf, -1)
     overlooked = np.maximum(rest.max(-1) - kept.min(-1), 0).max()  # a logit above the kept ones
@@ -94,7 +114,9 @@ def router_weights_are_the_softmax_of_the_kept_logits(v: Values, layer: int, con
 
 
 def weighted_experts_make_mlp_out(v: Values, layer: int, config: dict) -> float | None:
-    if not all(name in v for name in ("expert_out", "expert_indices", "expert_weights", "mlp_out")):
+    if config.get("shared_experts") or not all(
+        name in v for name in ("expert_out", "expert_indices", "expert_weights", "mlp_out")
+    ):
         return None
     share = np.take_along_axis(v["expert_weights"], v["expert_indices"], -1).astype(np.float64)
     return gap(np.einsum("pc,pcd->pd", share, v["expert_out"]), v["mlp_out"])

@@ -173,6 +173,11 @@ def recompute(
     return _tile(source, np.arange(q.shape[1])[heads], queries, slice(None))
 
 
+def no_sinks(config: dict) -> np.ndarray:
+    """head: the sink logits of a model that has none; their exponentials are 0."""
+    return np.full(config["n_heads"], -np.inf, np.float32)
+
+
 def edited_points(trace: Trace) -> frozenset[str]:
     """The hook points that the trace's edits touched."""
     return frozenset(point for edit in trace.edits for point in edit.get("points", ()))
@@ -341,20 +346,23 @@ def _source(trace: Trace, layer: int) -> _Recorded | _Computed:
     if not -n_layers <= layer < n_layers:
         raise NotRecorded(f"there is no layer {layer}: the trace has layers 0..{n_layers - 1}")
     layer %= n_layers
+    sinkless = trace.config.get("sinks") is False
     if ("pattern", layer) in trace:
-        return _Recorded(trace.stored(("pattern", layer)), trace.stored(("sink", layer)))
+        pattern = trace.stored(("pattern", layer))
+        return _Recorded(pattern, np.zeros(pattern.shape[:2]) if sinkless else trace.stored(("sink", layer)))
     if edited := _edited(trace, layer, "attn_scores", "sink", "pattern"):
         raise NotRecorded(
             f"this run was edited at {edited}: its pattern does not follow from queries and keys. "
             f"Run again with record='patterns'."
         )
-    if ("rot_q", layer) not in trace or ("rot_k", layer) not in trace or "sinks" not in trace:
+    if ("rot_q", layer) not in trace or ("rot_k", layer) not in trace or not ("sinks" in trace or sinkless):
         raise NotRecorded(
             f"this trace holds no pattern of layer {layer}, and not the queries and keys to recompute it from. "
             f"It holds: {trace.summary()}. Run again with record='attention' (any pattern on demand) or 'patterns'."
         )
     q, keys = _kept(trace, layer)
-    return _Computed(q, keys, trace["sinks"][layer], q.dtype == ml_dtypes.bfloat16, _window(trace.config, layer))
+    sinks = no_sinks(trace.config) if sinkless else trace["sinks"][layer]
+    return _Computed(q, keys, sinks, q.dtype == ml_dtypes.bfloat16, _window(trace.config, layer))
 
 
 def _edited(trace: Trace, layer: int, *points: str) -> str:

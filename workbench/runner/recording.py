@@ -57,10 +57,13 @@ class Predictions(Tap):
         at = slice(offset, offset + logits.shape[0])
         last, k = self.c.n_layers - 1, min(names.RANKS["lens_ids"], self.c.d_vocab)
         for layer in range(self.c.n_layers):
-            p = final if layer == last else log_softmax(unembed(self.c, self.weights, self._resid[layer][:, at])[0])
+            p = final if layer == last else log_softmax(self._read_out(self._resid[layer][:, at])[0])
             self._keep_top(f"lens {layer}", p, k)
             self._keep(f"lens_entropy {layer}", entropy(p))
             self._keep(f"lens_kl {layer}", (final.exp() * (final - p)).nan_to_num(0.0).sum(-1))
+
+    def _read_out(self, resid: Tensor) -> Tensor:
+        return unembed(self.c, self.weights, resid)
 
     def _keep(self, name: str, x: Tensor) -> None:
         self.rows.setdefault(name, []).append(x.to("cpu", torch.float32))

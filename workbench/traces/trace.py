@@ -160,7 +160,7 @@ class Trace:
         return self._get(key, lambda array: array)
 
     def source(self, key: Key) -> str:
-        """Where the array comes from: "forward", "live" or "replay"; joined by a comma if its layers differ."""
+        """Where the array comes from: "forward", "live", "replay" or "derived"; joined by a comma if layers differ."""
         return self._sources(self._find(key)[0])
 
     def save(self, path: os.PathLike | str) -> Path:
