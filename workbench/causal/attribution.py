@@ -57,7 +57,7 @@ def logit_attribution(
             wrote = seen[here + "mlp.hook_expert_out"][0, 0].double() @ direction
             share = seen[here + "mlp.hook_expert_weights"][0, 0].double()[chosen]
             expert[layer, chosen.cpu().numpy()] = (share * wrote).cpu()
-            by_head = (direction @ block.w_o.double()).view(c.n_heads, c.d_head)
+            by_head = (direction @ block.whole("w_o").double()).view(c.n_heads, c.d_head)
             v = text.seen[here + "attn.hook_v"][0].double().repeat_interleave(c.n_heads // c.n_kv_heads, 1)
             pattern = seen[here + "attn.hook_pattern"][0, :, 0].double()
             source[layer] = (pattern * torch.einsum("khd,hd->hk", v, by_head)).cpu()

@@ -97,7 +97,7 @@ def attention(
 
     out = linear(z.reshape(n_batch, n_pos, -1), w.w_o, w.b_o)
     if tap.wants(here + "hook_result"):
-        by_head = w.w_o.view(c.d_model, c.n_heads, c.d_head)
+        by_head = w.whole("w_o").view(c.d_model, c.n_heads, c.d_head)
         wide = torch.float32 if widens(z) else z.dtype
         result = torch.einsum("bphd,mhd->bphm", z.to(wide), by_head.to(wide)).to(z.dtype)
         if (edited := tap(here + "hook_result", result)) is not result:

@@ -1,9 +1,12 @@
 """A Model: weights, tokenizer and device, with the edits now in force. Analyses are functions elsewhere."""
 
+import math
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import asdict
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -23,6 +26,7 @@ from workbench.runner.recording import tensor
 from workbench.runner.taps import Chain, Edit, Tap
 from workbench.runner.threads import one_thread
 from workbench.runner.weights import load
+from workbench.runner.weights.adapter import read_adapter
 from workbench.traces import Trace
 
 Prompt = str | Chat | Trace | Sequence[int]
@@ -69,6 +73,7 @@ class Model:
         readable = tokenizer or (folder and (folder / "tokenizer.json").is_file())  # without one, token ids only
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and readable else None
         self.template = _template(folder)
+        self.adapter: dict | None = None  # for the manifest: which adapter is in force, how strongly, on which weights
         self.partial: Trace | None = None  # what the last generation had written when it was interrupted, or failed
         self.probed: tuple | None = None  # the last probe: its length, the kernels, what it found
         self._stack = EditStack()
@@ -226,6 +231,37 @@ class Model:
     def edits_in_force(self) -> list[Edit]:
         """The edits that a run on this thread would meet, in order."""
         return self._stack.in_force()
+
+    def with_adapter(self, folder: str | os.PathLike[str], *, scale: float = 1.0) -> "Model":
+        """The same model with a LoRA adapter in force: a Model of its own, that shares the weights with this one.
+
+        `folder`: what PEFT's `save_pretrained` leaves (adapter_config.json, adapter_model.safetensors), for q_proj,
+        k_proj, v_proj, o_proj, mlp.router.weight, mlp.experts.gate_up_proj and mlp.experts.down_proj. `scale` times
+        the change is added to what each matrix gives (any finite number: 0 is this model to the last bit, 1 what was
+        trained). Nothing is merged: experts stay packed, and a further scale costs no memory. Traces tell folder,
+        digest and scale, and have another `weights_digest`.
+
+        >>> changed = model.with_adapter("my-adapter", scale=0.5)  # doctest: +SKIP
+        >>> changed  # doctest: +SKIP
+        <Model pocket + 0.5 my-adapter: 6 layers, 32 experts, float32 on cpu>
+
+        Raises ModelNotFound if there is no adapter, CheckpointError if it is damaged, no plain LoRA, or made for
+        another model, EditError for a second adapter, or a scale that is no finite number.
+        """
+        scale = float(scale)
+        if not math.isfinite(scale):
+            raise EditError(f"an adapter has a finite scale, not {scale}")
+        if self.adapter:
+            raise EditError(f"{self.name} has an adapter already: call with_adapter on the model without one")
+        found = read_adapter(Path(folder).expanduser(), self.config)
+        other = copy(self)
+        other.weights = found.on(self.weights, scale)
+        other.adapter = {"name": found.name, "digest": found.digest, "scale": scale, "base": self.digest}
+        other.digest = f"sha256:{sha256(repr((self.digest, found.digest, scale)).encode()).hexdigest()}"
+        other.name = f"{self.name} + {scale:g} {found.name}"
+        other.partial, other.probed = None, None
+        other._stack, other._running = EditStack(), []
+        return other
 
     # -- prompts
 

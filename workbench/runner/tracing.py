@@ -387,6 +387,7 @@ def model_of(model: "Model") -> dict:
         "weights_digest": model.digest,
         "tokenizer_digest": model.tokenizer.digest if model.tokenizer else None,
         "config": model.config_dict,
+        **({"adapter": model.adapter} if model.adapter else {}),
     }
 
 

@@ -20,7 +20,7 @@ from workbench.traces.pieces import joined_shape
 from workbench.visible import visible
 
 SCHEMA = 1
-SOURCES = ("live", "replay", "forward")
+SOURCES = ("live", "replay", "forward", "derived")
 PART = re.compile(r"part-[0-9]{5}\.safetensors")
 _HASH = re.compile(r"[0-9a-f]{64}")
 _AXIS = re.compile(r"[a-z][a-z0-9_]{0,31}")
@@ -39,8 +39,9 @@ class Piece(NamedTuple):
 class TensorInfo:
     """What a tensor is, and where it came from.
 
-    `source` is "forward" (one pass over known tokens), "live" (while generating) or "replay" (a pass over the
-    generated tokens afterwards). `pieces` is empty for a trace that is only in memory.
+    `source` is "forward" (one pass over known tokens), "live" (while generating), "replay" (a pass over the generated
+    tokens afterwards) or "derived" (another library's run did not show it: computed beside the run, from what it did
+    show). `pieces` is empty for a trace that is only in memory.
 
     >>> TensorInfo("BF16", (74, 128), ("pos", "d_model"), "forward").nbytes
     18944
@@ -104,7 +105,7 @@ class Manifest:
     Raises ValueError for a field of the wrong type or one that contradicts another.
     """
 
-    model: dict[str, Any]  # name, format, weights_digest, tokenizer_digest, config
+    model: dict[str, Any]  # name, format, weights_digest, tokenizer_digest, config; adapter, if one was in force
     tokens: list[int]
     pieces: list[str]  # the text of every token
     prompt_length: int  # tokens[:prompt_length] were given, the rest were generated
@@ -353,6 +354,11 @@ def _config(value: Any, what: str) -> dict:
     return value
 
 
+def _model(value: Any, what: str) -> dict:
+    """An adapter is told only where there is one: most models have none."""
+    return (_ADAPTED if isinstance(value, dict) and "adapter" in value else _MODEL)(value, what)
+
+
 def _edit(value: Any, what: str) -> dict:
     _want(type(_free_dict(value, what).get("identity")) is str, f"{what} lacks the text 'identity'")
     return value
@@ -406,17 +412,20 @@ _VERIFICATION = _record(
     tolerance=_or_none(_number),
     why=_of(str),
 )
+_OF_A_MODEL: dict[str, Check] = {
+    "name": _of(str),
+    "format": _of(str),
+    "weights_digest": _of(str),
+    "tokenizer_digest": _of(str, type(None)),
+    "config": _config,
+}
+_MODEL = _record(**_OF_A_MODEL)
+_ADAPTED = _record(**_OF_A_MODEL, adapter=_record(name=_of(str), digest=_of(str), scale=_number, base=_of(str)))
 _CHECKS: dict[str, Check] = {
     "schema": _of(int),
     "status": _one_of("complete", "partial"),
     "created": _of(str),
-    "model": _record(
-        name=_of(str),
-        format=_of(str),
-        weights_digest=_of(str),
-        tokenizer_digest=_of(str, type(None)),
-        config=_config,
-    ),
+    "model": _model,
     "tokens": _tokens,
     "pieces": _listed(str),
     "prompt_length": _count,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from workbench.kernels.adapted import Adapted, whole
 from workbench.kernels.packed import Matrices
 from workbench.runner.config import Config
 from workbench.runner.weights.pages import RESIDENT, Resident
@@ -15,28 +16,34 @@ from workbench.runner.weights.pages import RESIDENT, Resident
 class Experts:
     """All experts of one layer, packed or dequantised. Rows of `up` are interleaved: gate 0, up 0, gate 1, up 1, …"""
 
-    up: Matrices  # expert 2*d_mlp d_model
+    up: Matrices | Adapted  # expert 2*d_mlp d_model
     up_bias: Tensor  # expert 2*d_mlp
-    down: Matrices  # expert d_model d_mlp
+    down: Matrices | Adapted  # expert d_model d_mlp
     down_bias: Tensor  # expert d_model
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
+    """One layer. What may be adapted is a matrix, or one with a low-rank change beside it: `whole` adds them."""
+
     ln1: Tensor  # d_model
-    w_q: Tensor  # head*d_head d_model
+    w_q: Tensor | Adapted  # head*d_head d_model
     b_q: Tensor
-    w_k: Tensor  # kv_head*d_head d_model
+    w_k: Tensor | Adapted  # kv_head*d_head d_model
     b_k: Tensor
-    w_v: Tensor
+    w_v: Tensor | Adapted
     b_v: Tensor
     sinks: Tensor  # head
-    w_o: Tensor  # d_model head*d_head
+    w_o: Tensor | Adapted  # d_model head*d_head
     b_o: Tensor
     ln2: Tensor  # d_model
-    w_router: Tensor  # expert d_model
+    w_router: Tensor | Adapted  # expert d_model
     b_router: Tensor  # expert
     experts: Experts
+
+    def whole(self, name: str) -> Tensor:
+        """The matrix `name` ("w_q", "w_o", "w_router" …) as the model uses it, an adapter's change included."""
+        return whole(getattr(self, name))
 
 
 @dataclass(frozen=True, slots=True)

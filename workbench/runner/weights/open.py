@@ -93,7 +93,10 @@ def _read_folder(
     original = folder / "original"
     has_original = (original / "config.json").is_file() and any(original.glob("*.safetensors"))
     if "adapter_config.json" in holds and "config.json" not in holds:
-        raise CheckpointError(f"{folder} holds an adapter, not a model. Merge it first: model.merge_and_unload()")
+        raise CheckpointError(
+            f"{folder} holds an adapter, not a model. Load the model that it was made for, then "
+            f"model.with_adapter({str(folder)!r})"
+        )
     if weights:
         raw = read_json(folder / "config.json")
         read = read_original if "model_type" not in raw and "num_experts" in raw else read_hf

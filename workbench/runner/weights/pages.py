@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from workbench.kernels.adapted import plain
 from workbench.kernels.packed import Packed
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ class Borrowed(Mapped):
         self._matrices: list[list[Range]] = []
         self._experts: list[list[Range]] = []  # by layer: where expert 0 lies and how many bytes each takes
         for block in weights.blocks:
-            both = (block.experts.up, block.experts.down)
+            both = (plain(block.experts.up), plain(block.experts.down))
             parts = [t for m in both for t in ((m.blocks, m.scales) if isinstance(m, Packed) else (m,))]
             self._rest.append(self._ranges(getattr(block, name) for name in block.__slots__ if name != "experts"))
             self._matrices.append(self._ranges(parts))
