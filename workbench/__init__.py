@@ -40,6 +40,9 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.analysis.routing import routing_drift as routing_drift
     from workbench.analysis.routing import specialisation as specialisation
     from workbench.analysis.routing import transitions as transitions
+    from workbench.analysis.trajectories import resid_basis as resid_basis
+    from workbench.analysis.trajectories import resid_trajectory as resid_trajectory
+    from workbench.analysis.trajectories import step_cosine as step_cosine
     from workbench.api import estimate as estimate
     from workbench.api import resume as resume
     from workbench.api import trace as trace
@@ -100,6 +103,9 @@ _HOME = {  # public name -> the module that defines it
     "routing_drift": "workbench.analysis.routing",
     "specialisation": "workbench.analysis.routing",
     "transitions": "workbench.analysis.routing",
+    "resid_basis": "workbench.analysis.trajectories",
+    "resid_trajectory": "workbench.analysis.trajectories",
+    "step_cosine": "workbench.analysis.trajectories",
     "belief": "workbench.causal.belief",
     "logit_gap": "workbench.causal.patching",
     "patch_sweep": "workbench.causal.patching",
