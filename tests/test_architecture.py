@@ -35,7 +35,7 @@ ROOMS: dict[str, set[str]] = {
     "causal": DATA | {"analysis", "runner", "conversation"},
     "tune": DATA | {"analysis", "runner", "conversation", "kernels"},
     "pocket": DATA | {"analysis", "causal", "runner", "conversation", "kernels"},
-    "interop": DATA | {"identities", "conversation", "runner"},
+    "interop": DATA | {"identities", "conversation", "runner", "causal"},  # what a splice costs is an experiment
     "api": DATA | {"conversation", "runner"},
     "cli": DATA | {"identities", "conversation", "api", "views", "figures", "__init__"},
 }
