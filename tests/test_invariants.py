@@ -50,11 +50,12 @@ WHERE = [
     23   test_invariants.py         test_load_entropy_and_distance_from_even_make_ln_e
     24   analysis/test_heads.py     test_the_kurtosis_of_one_that_all_look_at_is_the_formula
     25   causal/test_resampling.py  test_known_chances_are_found_inside_their_bounds_and_importances_sum
+    26   test_invariants.py         test_an_adapter_at_scale_0_changes_no_bit_and_at_1_is_its_sum
     27   interop/test_sae.py        test_spliced_with_its_error_term_no_bit_of_the_run_changes
     28   runner/test_tracing.py     test_a_saved_trace_holds_the_same_bits
     29   test_invariants.py         test_fp32_takes_the_routes_of_fp64
     """.strip().splitlines()
-]  # number, file, test; 26 is about LoRA
+]  # number, file, test
 LAST = "blocks.3.hook_resid_post"
 
 
@@ -257,6 +258,33 @@ def test_load_entropy_and_distance_from_even_make_ln_e(seen):
 
         distance = np.sum(p[p > 0] * np.log(p[p > 0] * 8))
         assert float(entropy(counts, correct=False)) + distance == pytest.approx(np.log(8), abs=1e-12)
+
+
+def test_an_adapter_at_scale_0_changes_no_bit_and_at_1_is_its_sum(checkpoint):
+    from workbench.runner.weights.adapter import IN_BLOCK, IN_EXPERTS, Adapter, Factors
+    from workbench.runner.weights.match import block_shapes
+
+    def factors(name: str) -> Factors:
+        *experts, n_out, n_in = block_shapes(checkpoint.config)[name]
+        dice = torch.Generator().manual_seed(len(name) * n_out)
+        a, b = (torch.randn(*experts, *shape, generator=dice).double() for shape in ((2, n_in), (n_out, 2)))
+        return Factors(a, b, 0.01)
+
+    found = {(layer, name): factors(name) for layer in range(4) for name in (*IN_BLOCK, *IN_EXPERTS)}
+
+    def under(scale: float) -> torch.Tensor:
+        return run(replace(checkpoint, weights=Adapter("made", "", found).on(checkpoint.weights, scale)))
+
+    def summed(part, layer: int, names) -> dict[str, torch.Tensor]:
+        return {name: getattr(part, name) + 0.01 * found[layer, name].b @ found[layer, name].a for name in names}
+
+    def change(layer, block):
+        experts = replace(block.experts, **summed(block.experts, layer, IN_EXPERTS))
+        return replace(block, experts=experts, **summed(block, layer, IN_BLOCK))
+
+    assert torch.equal(under(0.0), run(checkpoint))
+    assert close(under(1.0), run(with_blocks(checkpoint, change)), 1e-12)
+    assert not close(under(1.0), run(checkpoint), 0.01)
 
 
 def test_fp32_takes_the_routes_of_fp64(seen):
