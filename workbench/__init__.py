@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench import errors as errors
+    from workbench import figures as figures
     from workbench import names as names
     from workbench import views as views
     from workbench.analysis import statistics as statistics
@@ -52,6 +53,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.causal.knockout import expert_knockout as expert_knockout
     from workbench.causal.patching import logit_gap as logit_gap
     from workbench.causal.patching import patch_sweep as patch_sweep
+    from workbench.causal.path_patching import path_patching as path_patching
     from workbench.causal.resampling import resampling as resampling
     from workbench.causal.suppression import suppression as suppression
     from workbench.conversation.chat import chat as chat
@@ -109,6 +111,7 @@ _HOME = {  # public name -> the module that defines it
     "belief": "workbench.causal.belief",
     "logit_gap": "workbench.causal.patching",
     "patch_sweep": "workbench.causal.patching",
+    "path_patching": "workbench.causal.path_patching",
     "suppression": "workbench.causal.suppression",
     "attribution_patching": "workbench.causal.attribution_patching",
     "logit_attribution": "workbench.causal.attribution",
@@ -124,6 +127,7 @@ _HOME = {  # public name -> the module that defines it
     "errors": "workbench.errors",
     "statistics": "workbench.analysis.statistics",
     "views": "workbench.views",
+    "figures": "workbench.figures",
 }
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
