@@ -27,7 +27,7 @@ ROOMS: dict[str, set[str]] = {
     "identities": DATA,
     "store": DATA,
     "analysis": DATA,
-    "views": DATA - {"patterns"},
+    "views": DATA | {"analysis"},  # analyses need no torch, and a lane is computed in one place
     "figures": DATA - {"patterns"},
     "conversation": GROUND,
     "kernels": set(),
@@ -35,11 +35,12 @@ ROOMS: dict[str, set[str]] = {
     "causal": DATA | {"analysis", "runner", "conversation"},
     "tune": DATA | {"analysis", "runner", "conversation", "kernels"},
     "pocket": DATA | {"analysis", "causal", "runner", "conversation", "kernels"},
+    "circuits": GROUND | {"runner", "kernels"},
     "interop": DATA | {"identities", "conversation", "runner", "causal"},  # what a splice costs is an experiment
     "api": DATA | {"conversation", "runner"},
     "cli": DATA | {"identities", "conversation", "api", "views", "figures", "__init__"},
 }
-WITH_TORCH = {"runner", "kernels", "causal", "tune", "pocket/train", "pocket/eval"}
+WITH_TORCH = {"runner", "kernels", "causal", "circuits", "tune", "pocket/train", "pocket/eval"}
 OPTIONAL = {
     "jupyterlab",
     "ipywidgets",
@@ -177,7 +178,7 @@ def test_importing_workbench_is_fast():
 def test_traces_views_and_analyses_load_without_torch():
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import workbench as wb, workbench.views.page, workbench.cli, workbench.analysis, workbench.identities\n"
+        "import workbench as wb, workbench.views, workbench.views.page, workbench.cli, workbench.analysis, workbench.identities\n"
         "wb.load, wb.check, wb.steps, wb.Trace; print('loaded')"
     )
     assert child(code) == "loaded"

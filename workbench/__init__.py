@@ -47,15 +47,23 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.api import estimate as estimate
     from workbench.api import resume as resume
     from workbench.api import trace as trace
+    from workbench.causal.attention_knockout import attention_knockout as attention_knockout
     from workbench.causal.attribution import logit_attribution as logit_attribution
     from workbench.causal.attribution_patching import attribution_patching as attribution_patching
     from workbench.causal.belief import belief as belief
+    from workbench.causal.faithfulness import faithfulness as faithfulness
     from workbench.causal.knockout import expert_knockout as expert_knockout
     from workbench.causal.patching import logit_gap as logit_gap
     from workbench.causal.patching import patch_sweep as patch_sweep
     from workbench.causal.path_patching import path_patching as path_patching
     from workbench.causal.resampling import resampling as resampling
     from workbench.causal.suppression import suppression as suppression
+    from workbench.circuits.experts import expert_writes as expert_writes
+    from workbench.circuits.experts import router_tokens as router_tokens
+    from workbench.circuits.heads import head_sinks as head_sinks
+    from workbench.circuits.heads import ov_circuit as ov_circuit
+    from workbench.circuits.heads import qk_circuit as qk_circuit
+    from workbench.circuits.heads import qk_distance as qk_distance
     from workbench.conversation.chat import chat as chat
     from workbench.identities import check as check
     from workbench.runner.doctor import doctor as doctor
@@ -116,7 +124,15 @@ _HOME = {  # public name -> the module that defines it
     "attribution_patching": "workbench.causal.attribution_patching",
     "logit_attribution": "workbench.causal.attribution",
     "expert_knockout": "workbench.causal.knockout",
+    "attention_knockout": "workbench.causal.attention_knockout",
     "resampling": "workbench.causal.resampling",
+    "faithfulness": "workbench.causal.faithfulness",
+    "expert_writes": "workbench.circuits.experts",
+    "router_tokens": "workbench.circuits.experts",
+    "head_sinks": "workbench.circuits.heads",
+    "ov_circuit": "workbench.circuits.heads",
+    "qk_circuit": "workbench.circuits.heads",
+    "qk_distance": "workbench.circuits.heads",
     "ban": "workbench.runner.edits",
     "force": "workbench.runner.edits",
     "ablate": "workbench.runner.edits",

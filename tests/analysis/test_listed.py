@@ -1,4 +1,4 @@
-"""Every public analysis and experiment has tests that run it and compare what it gives."""
+"""Every public analysis, experiment and circuit has tests that run it and compare what it gives."""
 
 import ast
 from functools import cache
@@ -9,9 +9,14 @@ import pytest
 import workbench as wb
 
 HERE = Path(__file__).parent
-ROOMS = ("workbench.analysis.", "workbench.causal.")
+ROOMS = ("workbench.analysis.", "workbench.causal.", "workbench.circuits.")
 PUBLIC = sorted(name for name, home in wb._HOME.items() if home.startswith(ROOMS) and callable(getattr(wb, name)))
-FILES = [*HERE.glob("test_*.py"), *(HERE.parent / "causal").glob("test_*.py"), HERE.parent / "test_patterns.py"]
+FILES = [
+    *HERE.glob("test_*.py"),
+    *(HERE.parent / "causal").glob("test_*.py"),
+    *(HERE.parent / "circuits").glob("test_*.py"),
+    HERE.parent / "test_patterns.py",
+]
 
 
 def called(function: ast.AST) -> set[str]:

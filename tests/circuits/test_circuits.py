@@ -1,0 +1,280 @@
+"""Circuits: exact on a model that is set by hand, the matrices written out on random ones, and what a run shows."""
+
+import copy
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import workbench as wb
+from tests.constructed import CLASSES, WINDOW, V, constructed
+from tests.runner import textbook
+from tests.runner.models import some_tokens, tiny
+from workbench.circuits import vocabulary
+from workbench.circuits.experts import expert_writes, router_tokens
+from workbench.circuits.heads import head_sinks, ov_circuit, qk_circuit, qk_distance
+from workbench.errors import NotRecorded, PromptError
+from workbench.kernels.experts import swiglu
+from workbench.kernels.packed import Packed
+
+C = tiny().config
+PLACES = [(0, 0), (0, 9), (1, 3), (2, 7)]  # layer, head: ten heads, five share keys and values
+
+
+def n(tensor: torch.Tensor) -> np.ndarray:
+    return tensor.detach().double().numpy()
+
+
+def dense_ov(model: wb.Model, layer: int, head: int) -> np.ndarray:
+    """All of it, source target, with a plain matrix product; and what the bias of the values writes."""
+    c, w = model.config, model.weights
+    block, kv = w.blocks[layer], head // (c.n_heads // c.n_kv_heads)
+    seen = textbook.norm(n(w.embed), n(block.ln1), c.eps) @ n(block.w_v)[kv * c.d_head : (kv + 1) * c.d_head].T
+    out = n(block.w_o)[:, head * c.d_head : (head + 1) * c.d_head]
+    logits = seen @ out.T * n(w.ln_final) @ n(w.unembed).T
+    return logits - logits.mean(1, keepdims=True)
+
+
+def dense_qk(model: wb.Model, layer: int, head: int, distance: int) -> np.ndarray:
+    """All scores, query key, one rotation at a time."""
+    c, w = model.config, model.weights
+    block, kv = w.blocks[layer], head // (c.n_heads // c.n_kv_heads)
+    x = textbook.norm(n(w.embed), n(block.ln1), c.eps)
+    at, kat = (slice(h * c.d_head, (h + 1) * c.d_head) for h in (head, kv))
+    q, k = x @ n(block.w_q)[at].T + n(block.b_q)[at], x @ n(block.w_k)[kat].T + n(block.b_k)[kat]
+    freq, scale = textbook.frequencies(c)
+    where = 20  # any place: only the distance counts
+    q = np.stack([textbook.rotate(row, where, freq, scale) for row in q])
+    k = np.stack([textbook.rotate(row, where - distance, freq, scale) for row in k])
+    return q @ k.T / np.sqrt(c.d_head)
+
+
+def spread(found, rows: str, columns: str) -> np.ndarray:
+    """The matrix that a list of all pairs stands for."""
+    size = round(np.sqrt(found.sizes["pair"]))
+    matrix = np.full((size, size), np.nan)
+    matrix[found[rows], found[columns]] = found["logit"]
+    return matrix
+
+
+# -- heads
+
+
+@pytest.mark.parametrize(("layer", "head"), PLACES)
+def test_the_ov_circuit_is_the_dense_matrix_and_so_are_its_eigenvalues(layer, head):
+    found, want = ov_circuit(tiny(), layer, head, k=C.d_vocab**2), dense_ov(tiny(), layer, head)
+    assert np.allclose(spread(found, "source", "target"), want, atol=1e-5 * np.abs(want).max())
+    assert (np.diff(found["logit"]) <= 0).all()
+    eigenvalues = np.linalg.eigvals(want)
+    assert found.attrs["copying"] == pytest.approx(eigenvalues.real.sum() / np.abs(eigenvalues).sum(), abs=1e-4)
+    assert found.attrs["raised"] == (np.diag(want) > 0).mean()
+    few = ov_circuit(tiny(), layer, head, k=7)
+    assert np.array_equal(few["source"], found["source"][:7]) and np.array_equal(few["target"], found["target"][:7])
+
+
+def test_the_ov_circuit_is_what_a_head_writes_in_a_run():
+    """One token alone: it sees itself with 1 - sink, so what it writes is that share of values and bias."""
+    model, head = tiny(), 6
+    found, token = ov_circuit(model, 0, head, k=C.d_vocab**2), 23
+    trace = model.trace([token], record="result pattern")
+    wrote = n(torch.tensor(trace["result", 0][0, head])) * n(model.weights.ln_final) @ n(model.weights.unembed).T
+    wrote = (wrote - wrote.mean()) / float(trace["pattern", 0][head, 0, 0])
+    always = np.empty(C.d_vocab)
+    everything = ov_circuit(model, 0, head, k=C.d_vocab)
+    always[everything["always"]] = everything["always_logit"]
+    row = spread(found, "source", "target")[token]
+    assert np.allclose(row + always, wrote, atol=1e-5 * np.abs(wrote).max())
+    assert float(np.abs(always).max()) > 0.01
+
+
+@pytest.mark.parametrize(("layer", "head"), PLACES)
+@pytest.mark.parametrize("distance", [0, 5])
+def test_the_qk_circuit_is_the_dense_matrix(layer, head, distance):
+    found = qk_circuit(tiny(), layer, head, distance=distance, k=C.d_vocab**2)
+    want = dense_qk(tiny(), layer, head, distance)
+    assert np.allclose(spread(found, "query", "key"), want, atol=1e-5 * np.abs(want).max())
+
+
+@pytest.mark.parametrize("distance", [0, 1, 11])
+def test_the_qk_circuit_is_what_meets_the_softmax_in_a_run(distance):
+    model, tokens = tiny(), some_tokens(30)
+    scores = model.trace(tokens, record="attn_scores")["attn_scores", 0]
+    for head in (0, 4, 9):
+        matrix = spread(qk_circuit(model, 0, head, distance=distance, k=C.d_vocab**2), "query", "key")
+        for at in (distance, 17, 29):
+            assert matrix[tokens[at], tokens[at - distance]] == pytest.approx(scores[head, at, at - distance], abs=1e-4)
+    assert qk_circuit(model, 0, 4).attrs["sink"] == float(model.weights.blocks[0].sinks[4])
+
+
+def test_the_mean_over_all_pairs_by_distance_is_the_mean_of_the_matrices():
+    found = qk_distance(tiny(), [0, 3, C.window - 1, C.window])
+    for layer, head in PLACES:
+        for distance in (0, 3):
+            want = dense_qk(tiny(), layer, head, distance).mean()
+            assert float(found.sel(layer=layer, head=head, distance=distance)) == pytest.approx(want, abs=1e-5)
+    assert np.isnan(found.sel(distance=C.window)[[0, 2]]).all() and not np.isnan(found.sel(layer=[1, 3])).any()
+
+
+def test_the_head_that_copies_is_found_and_the_one_that_names_the_next_token_does_not_copy():
+    induction, own = ov_circuit(constructed(), 1, 0, k=V), ov_circuit(constructed(), 2, 0, k=V)
+    assert sorted(induction["source"].values) == list(range(V))
+    assert np.array_equal(induction["source"], induction["target"])
+    normed = 1 / np.sqrt(1 / constructed().config.d_model + C.eps)  # of a single 1
+    assert np.allclose(induction["logit"], normed * 20 * (1 - 1 / V), rtol=1e-6)
+    assert induction.attrs["copying"] == pytest.approx(1, abs=1e-5) and induction.attrs["raised"] == 1
+    assert np.array_equal(own["target"], (own["source"] + 1) % V) and own.attrs["raised"] == 0
+    assert own.attrs["copying"] == pytest.approx(-1 / (V - 1), abs=1e-4)  # all roots of unity but 1
+    assert np.isnan(ov_circuit(constructed(), 1, 1).attrs["copying"])  # it writes nothing
+
+
+def test_the_head_that_looks_back_is_the_only_one_whose_distance_peaks_at_one():
+    found = qk_distance(constructed(), range(WINDOW))
+    peak = found.argmax("distance")
+    assert int(peak[0, 0]) == 1 and float(found[0, 0, 1] - found[0, 0].drop_sel(distance=1).max()) > 5
+    assert float(abs(found[0, 1:]).max()) == 0  # the others ask for nothing
+    for head in (2, 3):
+        assert float(found["sink"][0, head]) == -40 and float(found[0, head].max()) == 0
+
+
+def test_a_head_that_looks_at_its_own_token_is_seen_in_its_pairs():
+    found = qk_circuit(constructed(), 2, 0, distance=0, k=V)
+    assert np.array_equal(found["query"], found["key"]) and sorted(found["query"].values) == list(range(V))
+    assert float(found["logit"].min()) > found.attrs["sink"] == 40  # so it wins over the sink
+
+
+def test_sinks_are_what_they_were_set_to():
+    found = head_sinks(constructed())
+    assert found["logit"][0].values.tolist() == [40, 40, -40, -40]
+    assert float(found["share"][0, 0]) > 1 - 1e-12 and float(found["share"][0, 2]) < 1e-12
+    assert found["kind"].values.tolist() == ["sliding_attention", "full_attention", "sliding_attention"]
+    one = head_sinks(tiny(), keys=1)
+    assert np.allclose(one["share"], 1 / (1 + np.exp(-one["logit"])))
+    assert np.allclose(head_sinks(tiny())["share"], 1 / (1 + C.window * np.exp(-one["logit"])))
+
+
+# -- routers and experts
+
+
+def test_class_indicators_are_read_off_the_router():
+    found = router_tokens(constructed(), 1, k=V // CLASSES)
+    for expert in range(2 * CLASSES):
+        its = found["token"].sel(expert=expert).values
+        assert sorted(its) == list(range(expert // 2, V, CLASSES))
+    assert np.allclose(found["share"], 1 / CLASSES)
+    row = np.zeros(constructed().config.d_model)
+    row[3:V:CLASSES] = 1.1
+    mean = np.zeros_like(row)
+    mean[:V] = 2.1 / (2 * CLASSES)
+    assert np.allclose(found["direction"][7], row - mean, atol=1e-6)
+
+
+def test_the_router_is_what_a_run_shows_when_attention_is_silent():
+    model, ids = tiny(), list(range(C.d_vocab))
+    with model.edit("blocks.0.hook_attn_out", lambda x: 0 * x):
+        trace = model.trace(ids, record="")
+    logits = trace["router_logits", 0]
+    found = router_tokens(model, 0, k=C.d_vocab)
+    for expert in range(C.n_experts):
+        want = logits[:, expert] - logits.mean(1)
+        assert np.allclose(found["preference"][expert], want[found["token"][expert]], atol=1e-5)
+    assert np.allclose(found["share"], wb.expert_load(trace).sel(layer=0), atol=1e-9)
+
+
+def test_neurons_and_bias_of_an_expert_add_up_to_what_it_writes_in_a_run():
+    model, tokens = tiny(), some_tokens(20)
+    trace = model.trace(tokens, record="expert_out ln2_normalized")
+    layer, pos = 1, 13
+    expert = int(trace["expert_indices", layer][pos, 0])
+    weights = model.weights
+    experts = weights.blocks[layer].experts
+    normed = torch.tensor(trace["ln2_normalized", layer][pos])
+    active = n(swiglu(experts.up[expert] @ normed + experts.up_bias[expert], C.swiglu_alpha, C.swiglu_limit))
+    found = expert_writes(model, layer, expert, k=C.d_vocab)
+    each, bias = np.empty((C.d_mlp, C.d_vocab)), np.empty(C.d_vocab)
+    np.put_along_axis(each, found["raised"].values, found["raised_logit"].values, 1)
+    bias[found["bias"]] = found["bias_logit"]
+    wrote = n(torch.tensor(trace["expert_out", layer][pos, 0])) * n(weights.ln_final) @ n(weights.unembed).T
+    assert np.allclose(active @ each + bias, wrote - wrote.mean(), atol=1e-5 * np.abs(wrote).max())
+    assert np.array_equal(found["lowered"], found["raised"][:, ::-1])
+    assert np.allclose(found["norm"], np.linalg.norm(n(experts.down[expert]), axis=0), rtol=1e-5)
+    some = expert_writes(model, layer, expert, neurons=[5, 2], k=3)
+    assert np.allclose(some["raised_logit"], found["raised_logit"][[5, 2], :3], rtol=1e-5)
+
+
+def test_figures_follow_the_experts_when_they_are_renumbered():
+    model, order = tiny(), torch.randperm(C.n_experts, generator=torch.Generator().manual_seed(1))
+    block = model.weights.blocks[2]
+    e = block.experts
+    experts = replace(e, up=e.up[order], up_bias=e.up_bias[order], down=e.down[order], down_bias=e.down_bias[order])
+    other = copy.copy(model)
+    moved = replace(block, w_router=block.w_router[order], b_router=block.b_router[order], experts=experts)
+    other.weights = replace(model.weights, blocks=(*model.weights.blocks[:2], moved, model.weights.blocks[3]))
+    one, two = router_tokens(model, 2, k=4), router_tokens(other, 2, k=4)
+    for name in ("token", "preference", "share", "direction"):
+        assert np.allclose(one[name][order.numpy()], two[name], atol=1e-5), name
+    place = int(order[3])
+    a, b = expert_writes(model, 2, place, k=4), expert_writes(other, 2, 3, k=4)
+    assert np.array_equal(a["raised"], b["raised"]) and np.allclose(a["bias_logit"], b["bias_logit"])
+
+
+def test_packed_experts_write_what_dequantised_ones_do():
+    packed, plain = wb.Model("pocket", memory="small"), wb.Model("pocket")
+    assert isinstance(packed.weights.blocks[0].experts.down, Packed)
+    one, two = (expert_writes(model, 3, 17, k=5) for model in (packed, plain))
+    assert np.allclose(one["raised_logit"], two["raised_logit"], rtol=1e-5)
+    assert one["bias_text"].values.tolist() == two["bias_text"].values.tolist()
+    assert set(one["bias_text"].values) <= {plain.tokenizer.pieces([t])[0] for t in range(len(plain.tokenizer))}
+
+
+# -- the vocabulary
+
+
+@settings(deadline=None, max_examples=40)
+@given(st.integers(0, 10**6), st.integers(1, 30), st.integers(1, 30), st.integers(1, 40), st.integers(1, 200))
+def test_the_largest_pairs_are_those_of_the_whole_product(seed, rows, columns, k, numbers):
+    g = torch.Generator().manual_seed(seed)
+    left = torch.randn(rows, 3, generator=g) * torch.rand(rows, 1, generator=g) ** 4  # most rows cannot win
+    right = torch.randn(columns, 3, generator=g)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(vocabulary, "NUMBERS", numbers)
+        values, row, column = vocabulary.largest_pairs(left, right, k, "test")
+    product = left @ right.T
+    assert torch.allclose(values, product.flatten().sort(descending=True).values[:k], atol=1e-6)
+    assert torch.allclose(product[row, column], values, atol=1e-6) and len(
+        {*zip(row.tolist(), column.tolist())}
+    ) == len(row)
+
+
+def test_only_the_given_tokens_are_looked_at():
+    found = ov_circuit(tiny(), 1, 2, k=50, tokens=[3, 5, 8, 5])
+    assert found.sizes["pair"] == 9 and {*found["source"].values} == {*found["target"].values} == {3, 5, 8}
+    part = dense_qk(tiny(), 1, 2, 1)[np.ix_([3, 5, 8], [3, 5, 8])]
+    assert float(qk_circuit(tiny(), 1, 2, tokens=[3, 5, 8])["logit"][0]) == pytest.approx(part.max(), abs=1e-5)
+    assert qk_circuit(tiny(), 1, 2, tokens=[3])["query_text"].values.tolist() == ["<3>"]
+
+
+def test_rows_of_the_table_without_a_text_are_left_out():
+    model = wb.Model("pocket")
+    assert router_tokens(model, 0, k=1).attrs["n_tokens"] == len(model.tokenizer) < model.config.d_vocab
+
+
+def test_what_is_not_there_is_refused():
+    model = tiny()
+    for call in (lambda: ov_circuit(model, 9, 0), lambda: router_tokens(model, -9)):
+        with pytest.raises(NotRecorded, match=r"there is no layer -?9; this model has 0 to 3"):
+            call()
+    with pytest.raises(NotRecorded, match="there is no head 10"):
+        qk_circuit(model, 0, 10)
+    with pytest.raises(NotRecorded, match="there is no neuron 64"):
+        expert_writes(model, 0, 0, neurons=[64])
+    with pytest.raises(ValueError, match="layer 0 sees keys at the distances 0 to 11, and none at 12"):
+        qk_circuit(model, 0, 0, distance=12)
+    with pytest.raises(ValueError, match="0 or more"):
+        qk_distance(model, [-1])
+    with pytest.raises(ValueError, match="not 0"):
+        head_sinks(model, keys=0)
+    with pytest.raises(PromptError, match="ids from 0 to 175"):
+        ov_circuit(model, 0, 0, tokens=[176])
