@@ -172,6 +172,10 @@ class Findings:
         for identity, (worst, where) in other._worst.items():
             self.add(identity, worst, where)
 
+    def forget(self, check: Callable) -> None:
+        """As if this identity had not been checked."""
+        self._worst = {i: worst for i, worst in self._worst.items() if i not in BY_LAYER or BY_LAYER[i][0] is not check}
+
     def add_layer(self, v: Values, layer: int, config: dict, where: str) -> None:
         for identity, (check, involved) in BY_LAYER.items():
             if not self.edited.intersection(involved):
