@@ -86,6 +86,13 @@ def parser() -> argparse.ArgumentParser:
     _asking(c)
     _as_json(c, "the sizes in bytes")
 
+    c = _command(commands, "figures", figures, "make the figures of the docs again, or say whether they would change")
+    c.add_argument("names", metavar="NAME", nargs="*", help="the figures (default: all of the folder)")
+    c.add_argument("--check", action="store_true", help="write nothing; code 3 if other numbers or bytes come out")
+    c.add_argument("--folder", metavar="FOLDER", default="docs/figures", help="the scripts (default: docs/figures)")
+    c.add_argument("-o", "--output", metavar="FOLDER", help="where pictures go (default: out, beside the scripts)")
+    _as_json(c, "what became of each")
+
     c = _command(commands, "doctor", doctor, "say what this machine has, and which gpt-oss fits it")
     _as_json(c, "the same, sizes in bytes,")
 
@@ -196,10 +203,10 @@ def info(given: argparse.Namespace) -> int:
 
 
 def show(given: argparse.Namespace) -> int:
-    from workbench.views.page import save_page
+    from workbench.views import score_sheet
 
-    opened = wb.load(given.path)
-    page = save_page(opened, given.output or _free(Path(given.path).resolve().name.removesuffix(".trace"), ".html"))
+    target = given.output or _free(Path(given.path).resolve().name.removesuffix(".trace"), ".html")
+    page = score_sheet(wb.load(given.path)).to_html(target)
     print(f"written to {visible(str(page))}")
     return 0
 
@@ -270,6 +277,23 @@ def estimate(given: argparse.Namespace) -> int:
     else:
         print(told)
     return 0
+
+
+def figures(given: argparse.Namespace) -> int:
+    from workbench.figures.remaking import check, renew
+
+    folder = Path(given.folder)
+    out = Path(given.output) if given.output else folder / "out"
+    found = []
+    for verdict in check(folder, given.names) if given.check else renew(folder, out, given.names):
+        found.append(verdict)
+        if not given.json:
+            print(visible(f"{verdict.state}: {verdict.name}{f': {verdict.why}' if verdict.why else ''}"), flush=True)
+    if given.json:
+        _print_json([{"name": one.name, "state": one.state, "why": one.why} for one in found])
+    elif not given.check:
+        print(f"written to {visible(str(out))}")
+    return 0 if not given.check or all(one.ok for one in found) else UNVERIFIED
 
 
 def doctor(given: argparse.Namespace) -> int:

@@ -1,1 +1,6 @@
-"""Views: from a trace to what a reader sees. They know no model and no torch."""
+"""Views: from a trace to what a reader sees, in Jupyter and as a page. They know no model and no torch."""
+
+from workbench.views.sheet import score_sheet as score_sheet
+from workbench.views.transcript import tokens as tokens
+
+__all__ = ["score_sheet", "tokens"]

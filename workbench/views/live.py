@@ -1,0 +1,81 @@
+"""A view in Jupyter: two outputs, a snapshot that is saved and a widget that is alive; CSS chooses which one is seen.
+
+The widget's state is small and never needed: its numbers come as messages when it is drawn, so a notebook that is
+opened without a kernel, untrusted, or in another program shows the snapshot instead of an error.
+"""
+
+from functools import cache
+from typing import Any
+from uuid import uuid4
+
+from workbench.views.script import script, style
+from workbench.views.still import table
+from workbench.views.view import View
+from workbench.visible import html
+
+# The snapshot goes when the live view beside it is drawn; a widget that cannot be drawn goes if there is a snapshot.
+_CHOOSE = """<style>
+.jp-OutputArea-child:has([data-wb-still="{id}"]):has(+ .jp-OutputArea-child .wb) {{ display: none; }}
+.jp-OutputArea-child:has([data-wb-still="{id}"]) + .jp-OutputArea-child:has(> .jupyter-widgets):not(:has(.wb)) {{
+  display: none;
+}}
+</style>"""
+
+
+def show(view: View) -> None:
+    """Display a view: in Jupyter twice, elsewhere as its `repr`."""
+    from IPython import get_ipython
+    from IPython.display import display
+
+    if not hasattr(get_ipython(), "kernel"):
+        display({"text/plain": repr(view)}, raw=True)
+        return
+    live = widget(view)
+    display({"text/html": snapshot(view, live is not None), "text/plain": repr(view)}, raw=True)
+    if live is not None:
+        data, metadata = live._repr_mimebundle_()
+        display({**data, "text/plain": "(the live view: run this cell)"}, metadata=metadata, raw=True)
+
+
+def snapshot(view: View, living: bool = True) -> str:
+    """The view as HTML that needs no script; a mark that CSS finds it by."""
+    mark = uuid4().hex[:12]
+    note = "snapshot: run the cell for the live view" if living else "snapshot: pip install gpt-oss-workbench[lab]"
+    choose = _CHOOSE.format(id=mark) if living else ""
+    return f'{choose}<div data-wb-still="{mark}">{table(view.still())}<small>{html(repr(view))}, {note}</small></div>'
+
+
+def widget(view: View) -> Any:
+    """The view's widget, made once; None without anywidget."""
+    with view._lock:
+        if view._live is None:
+            try:
+                made = _class()
+            except ImportError:
+                return None
+            live = made(_esm=script(view.module) + "export default { render: renderLive };\n", picked=view._picked)
+            live.on_msg(lambda _, message, buffers: live.send(*_answer(view, message)))
+            view._live = live
+        return view._live
+
+
+def _answer(view: View, message: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Runs on Jupyter's own thread while cells run: reads what cannot change, and never raises."""
+    number = message.get("id")
+    try:
+        return {"id": number}, [view.reply(str(message["kind"]), message.get("wanted") or {})]
+    except Exception as error:  # the reader sees it where the view would be
+        return {"id": number, "error": f"{type(error).__name__}: {error}"}, []
+
+
+@cache
+def _class() -> type:
+    import anywidget
+    import traitlets
+
+    class Live(anywidget.AnyWidget):
+        _esm = traitlets.Unicode().tag(sync=True)
+        _css = traitlets.Unicode(style()).tag(sync=True)
+        picked = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+
+    return Live

@@ -1,0 +1,156 @@
+// The tokens as text: messages by channel, steps by kind, or the colour of a number a token. Every token is one span.
+import { frame, make, mix, number, plain, register } from "./shared.js";
+
+const WIDE = 7.4; // of a letter in a saved transcript
+const PART = 200; // tokens, about, that the browser lays out together; parts out of sight cost nothing
+
+export function transcript(view, ctx, { tall, tint = null }) {
+  const { tokens, bus, data, theme, signal } = ctx, { state } = bus, { n } = tokens, spans = new Array(n), { logprob } = data.arrays;
+  const box = make("div", { className: "wb-text", role: "document", label: "transcript" });
+  box.style.maxHeight = tall + "px";
+  const span = (i, message) => {
+    const made = make("span", { textContent: tokens.text(i).replaceAll("\n", "↵\n") || "∅" });
+    const step = tokens.steps[tokens.step[i]], names = ["wb-t"];
+    if (i < message.content || i >= message.end) names.push("wb-head");
+    else if (step && !tint) names.push("wb-kind", "k" + step.colour);
+    if (logprob && i >= tokens.given && !tint) names.push(...(logprob[i] < Math.log(0.1) ? ["wb-rarer"] : logprob[i] < Math.log(0.5) ? ["wb-rare"] : []));
+    made.className = names.join(" ");
+    if (step?.start === i) made.dataset.step = tokens.step[i] + 1;
+    made.place = i;
+    return (spans[i] = made);
+  };
+  for (const message of tokens.messages) {
+    const who = make("div", { className: "wb-who" }, ...(message.channel ? [make("b", { textContent: message.channel }), message.who] : [make("b", { textContent: message.who })]));
+    const said = make("div"), row = make("div", { className: `wb-message k${message.colour}` }, who, said);
+    if (message.to) who.append(` to ${message.to}`);
+    let part = null, size = 0;
+    for (let i = message.start; i < message.stop; i++) {
+      const begins = spans[i - 1]?.textContent.endsWith("\n") || tokens.steps[tokens.step[i]]?.start === i;
+      if (!part || (size >= PART && begins) || size >= 2 * PART) said.append((part = make("div", { className: "wb-part" }))), (size = 0);
+      part.append(span(i, message));
+      size++;
+    }
+    if (!message.complete) said.append(make("div", { className: "wb-part", textContent: "the run ended inside this message" }));
+    box.append(row);
+  }
+  view.body.append(box);
+
+  const at = (event) => event.target.place ?? -1;
+  view.on(box, "pointerover", (event) => bus.set({ hover: at(event) }));
+  view.on(box, "pointerleave", () => bus.set({ hover: -1 }));
+  view.on(box, "click", (event) => {
+    ctx.el.focus({ preventScroll: true });
+    if (at(event) >= 0) bus.set({ lock: state.lock === at(event) ? -1 : at(event) });
+  });
+  const reveal = (i) => {
+    const token = spans[i]?.getBoundingClientRect(), seen = box.getBoundingClientRect();
+    if (token && (token.top < seen.top || token.bottom > seen.bottom)) box.scrollTop += token.top - seen.top - seen.height / 3;
+  };
+  let [hover, lock, over] = [-1, -1, false];
+  view.on(box, "pointerenter", () => (over = true));
+  view.on(box, "pointerleave", () => (over = false));
+  const place = () => {
+    if (hover !== state.hover) {
+      spans[hover]?.classList.remove("wb-on");
+      spans[(hover = state.hover)]?.classList.add("wb-on");
+    }
+    if (lock !== state.lock) {
+      spans[lock]?.classList.remove("wb-kept");
+      spans[(lock = state.lock)]?.classList.add("wb-kept");
+      if (!over) reveal(lock);
+    }
+  };
+  let lit = [];
+  const filter = () => {
+    const mask = tokens.mask(state.only, state.lock);
+    spans.forEach((s, i) => s.classList.toggle("wb-off", !!mask && !mask[i]));
+  };
+  const find = () => {
+    for (const s of lit) s.classList.remove("wb-hit");
+    lit = tokens.find(state.query).flatMap(([a, b]) => spans.slice(a, b));
+    for (const s of lit) s.classList.add("wb-hit");
+    if (lit.length && state.lock < 0) reveal(lit[0].place);
+  };
+  const colour = () => {
+    if (tint) spans.forEach((s, i) => (s.style.background = tint(i, theme.of) ?? ""));
+  };
+  colour();
+  theme.changed.add(colour);
+  place();
+  if (state.only) filter();
+  if (state.query) find();
+  bus.on((_, keys) => {
+    place();
+    if (keys.has("only") || (state.only && keys.has("lock"))) filter();
+    if (keys.has("query")) find();
+    if (keys.has("from") && state.to >= 0) reveal(state.from);
+  }, signal);
+
+  /** The same as lines of fixed width, for SVG and PNG: the tokens of the window. */
+  const lines = (width) => {
+    const found = [], most = Math.floor((width - 112) / WIDE), stop = state.to < 0 ? n : state.to;
+    let line = null;
+    for (let i = state.from; i < stop; i++) {
+      const message = tokens.messages[tokens.owner[i]];
+      if (message.start === i || !line) found.push((line = { message, first: true, used: 0, words: [] }));
+      for (const [k, text] of spans[i].textContent.split("\n").entries()) {
+        const size = [...text].reduce((sum, letter) => sum + (letter > "\u1100" ? 2 : 1), 0);
+        if (k || (line.used && line.used + size > most)) found.push((line = { message, used: 0, words: [] }));
+        if (size) line.words.push([i, line.used, text, size]), (line.used += size);
+      }
+    }
+    return found;
+  };
+  view.figures.push({
+    size: (width) => lines(width).length * 20 + 8,
+    draw(pen, width, y) {
+      const c = theme.of;
+      for (const { message, first, words } of lines(width)) {
+        pen.rect(8, y + 2, 3, 18, c["k" + message.colour]);
+        if (first) pen.text(15, y + 15, message.name, { fill: c.ink, bold: true, size: 11, width: 84 });
+        for (const [i, at, text, size] of words) {
+          const x = 104 + at * WIDE, step = tokens.steps[tokens.step[i]], kept = i === state.lock;
+          const fill = kept ? c.mark : tint ? tint(i, c) : step && mix(c.paper, c["k" + step.colour], 0.28);
+          if (fill) pen.rect(x, y + 2, size * WIDE, 18, fill);
+          pen.text(x, y + 15, text, { fill: kept ? c.paper : c.ink, size: WIDE / 0.602, mono: true });
+        }
+        y += 20;
+      }
+    },
+  });
+}
+
+export function legend(view, tokens, logprob) {
+  const kinds = new Map(tokens.steps.map((s) => [s.kind, s.colour]));
+  if (!kinds.size && !logprob) return;
+  const line = make("div", { className: "wb-legend" });
+  for (const [kind, colour] of kinds) line.append(make("span", { className: "k" + colour, textContent: `${plain(kind)} ${tokens.steps.filter((s) => s.kind === kind).length}` }));
+  if (logprob && tokens.given < tokens.n) line.append(make("i", { className: "wb-rare", textContent: "p under ½" }), make("i", { className: "wb-rarer", textContent: "p under ⅒" }));
+  view.body.append(line);
+}
+
+register("transcript", (ctx) => {
+  const { data, tokens, theme } = ctx, { values, logprob } = data.arrays, { low, high, label, unit } = data.scale ?? {};
+  const sided = low < 0 && high > 0, most = Math.max(-low, high); // white is 0 where values have two signs
+  const colour = (v, c) => {
+    if (!Number.isFinite(v)) return null;
+    const share = sided ? Math.abs(v) / most : (v - low) / (high - low || 1);
+    return mix(c.paper, sided ? (v < 0 ? c.minus : c.plus) : c.k0, 0.62 * Math.max(0, Math.min(1, share)));
+  };
+  const read = (i) => [
+    ...(logprob && Number.isFinite(logprob[i]) ? [`log-probability ${number(logprob[i])} nats (p ${number(Math.exp(logprob[i]))})`] : []),
+    ...(values ? [`${label} ${number(values[i])} ${unit}`.trim()] : []),
+  ];
+  const view = frame(ctx, { label: "tokens", args: () => data.args, read });
+  if (values) {
+    const draw = (pen, width, y) => {
+      const c = theme.of;
+      pen.text(0, y + 13, [label, unit].filter(Boolean).join(", "), { fill: c.ink, bold: true, width: 220 });
+      for (let k = 0; k < 60; k++) pen.rect(280 + k * 2, y + 3, 2, 12, colour(low + ((high - low) * k) / 59, c));
+      pen.text(275, y + 13, number(low), { fill: c.soft, align: "end", size: 11 });
+      pen.text(405, y + 13, number(high), { fill: c.soft, size: 11 });
+    };
+    view.plot({ size: () => 22, draw, label: "colour scale" });
+  } else legend(view, tokens, logprob);
+  transcript(view, ctx, { tall: data.tall, tint: values && ((i, c) => colour(values[i], c)) });
+});
