@@ -1,0 +1,101 @@
+"""INIF: what NDIF's own package reads in the files is the trace, text by text and span by span."""
+
+import gzip
+import json
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import workbench as wb
+from tests.interop.test_tables import HOSTILE, made
+from workbench.interop.inif import save_inif, to_inif
+from workbench.spans import Span
+from workbench.traces import Trace
+
+inif = pytest.importorskip("inif", reason="inif is NDIF's package: pip install -c constraints.txt inif")
+
+
+@pytest.fixture(scope="module")
+def trace() -> Trace:
+    return wb.trace(wb.chat("What is 247+138?", reasoning="high"))
+
+
+@pytest.mark.parametrize("name", ["a.inif.json", "a.json.gz", "a.inif"])
+def test_ndifs_package_reads_the_trace_in_it(trace, tmp_path, name):
+    document = inif.load(save_inif(trace, tmp_path / name))
+    [sample] = document.samples
+    assert (
+        sample.id == trace.id and document.metadata.model.name == "pocket" and document.metadata.inif_version == "0.1"
+    )
+    assert [t.id for t in sample.tokens] == trace.tokens and [t.token for t in sample.tokens] == trace.pieces
+    assert sample.texts == ["".join(trace.pieces)]
+    assert (sample.input_tokens, sample.output_tokens) == (trace.prompt_length, len(trace) - trace.prompt_length)
+
+
+def test_its_selections_find_messages_steps_and_tags(trace):
+    from inif.io import from_dict
+    from inif.selectors import select_by_span, select_by_tag
+
+    document = from_dict(to_inif(trace))
+
+    [sample] = document.samples
+    for number, step in enumerate(wb.steps(trace)):
+        chosen = select_by_span(sample, f"step {number}")
+        assert "".join(t.token or "" for t in chosen.tokens) == step.text
+    for number, span in enumerate(trace.spans):
+        assert select_by_span(sample, f"message {number}").positions == list(range(span.start, span.stop))
+    final = select_by_tag(sample, "final")
+    assert "".join(t.token or "" for t in final.tokens) == trace.text(channel="final")
+    assert select_by_tag(sample, "generated").positions == list(range(trace.prompt_length, len(trace)))
+
+
+def test_lanes_stand_at_their_tokens_and_what_is_no_number_is_absent(trace):
+    tokens = to_inif(trace, ["logprob"])["samples"][0]["tokens"]
+    assert "logprob" not in tokens[0] and "entropy" not in tokens[5]
+    assert [t["logprob"] for t in tokens[1:]] == trace["logprob"][1:].tolist()
+
+
+def test_the_viewer_of_the_package_escapes_what_a_model_wrote(tmp_path):
+    """Not ours, but ours to know: a hostile token leaves in data, exactly, and its reader is what makes it safe."""
+    one = made(spans=[Span(0, 9, 1, 9, "user")])
+    document = inif.load(save_inif(one, tmp_path / "a.inif.json"))
+    assert [t.token for t in document.samples[0].tokens] == HOSTILE
+    inif.save_html(document, tmp_path / "a.html")
+    assert "<img src=x" not in (tmp_path / "a.html").read_text("utf-8")
+
+
+@given(texts=st.lists(st.text(max_size=6), min_size=9, max_size=9))
+@settings(max_examples=30, deadline=None)
+def test_any_text_survives_exactly(texts, tmp_path_factory):
+    one = made(pieces=texts)
+    document = inif.load(save_inif(one, tmp_path_factory.mktemp("i") / "a.inif"))
+    assert [t.token for t in document.samples[0].tokens] == one.pieces
+
+
+def test_a_file_is_the_same_bytes_each_time_and_plain_json(trace, tmp_path):
+    first, again = (save_inif(trace, tmp_path / name).read_bytes() for name in ("a.inif", "b.inif"))
+    assert first == again and json.loads(gzip.decompress(first)) == to_inif(trace)
+
+
+def test_several_traces_are_samples_of_one_document_about_one_model(trace):
+    other = wb.trace("What is 12+30?")
+    assert [s["id"] for s in to_inif([trace, other])["samples"]] == [trace.id, other.id]
+    with pytest.raises(ValueError, match="about one model; these are of pocket, made"):
+        to_inif([trace, made()])
+    with pytest.raises(ValueError, match="given twice"):
+        to_inif([trace, trace])
+    with pytest.raises(ValueError, match="of none"):
+        to_inif([])
+    with pytest.raises(ValueError, match="'margin' is not one number a position; logprob, entropy are"):
+        to_inif(trace, ["margin"])
+
+
+def test_a_file_that_cannot_be_written_leaves_what_was_there(trace, tmp_path):
+    path = tmp_path / "a.inif.json"
+    path.write_text("mine")
+    with pytest.raises(ValueError, match="margin"):
+        save_inif(trace, path, ["margin"])
+    with pytest.raises(FileNotFoundError):
+        save_inif(trace, tmp_path / "none" / "a.json")
+    assert path.read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["a.inif.json"]
