@@ -57,6 +57,8 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.causal.patching import patch_sweep as patch_sweep
     from workbench.causal.path_patching import path_patching as path_patching
     from workbench.causal.resampling import resampling as resampling
+    from workbench.causal.steering import steering_effect as steering_effect
+    from workbench.causal.steering import steering_vector as steering_vector
     from workbench.causal.suppression import suppression as suppression
     from workbench.circuits.experts import expert_writes as expert_writes
     from workbench.circuits.experts import router_tokens as router_tokens
@@ -121,6 +123,8 @@ _HOME = {  # public name -> the module that defines it
     "patch_sweep": "workbench.causal.patching",
     "path_patching": "workbench.causal.path_patching",
     "suppression": "workbench.causal.suppression",
+    "steering_vector": "workbench.causal.steering",
+    "steering_effect": "workbench.causal.steering",
     "attribution_patching": "workbench.causal.attribution_patching",
     "logit_attribution": "workbench.causal.attribution",
     "expert_knockout": "workbench.causal.knockout",

@@ -73,7 +73,7 @@ def attention_knockout(
     if not several or min(several) < 0 or max(several) >= c.n_heads:
         raise EditError(f"the model has the heads 0..{c.n_heads - 1}; asked for {several}")
     asked = np.zeros((n, n), bool)
-    asked[np.ix_(_positions(queries, n), _positions(keys, n))] = True
+    asked[np.ix_(positions_of(queries, n), positions_of(keys, n))] = True
     distance = np.subtract.outer(np.arange(n), np.arange(n))
     allowed = (distance >= least) & (distance >= 0)
     if all(c.is_sliding(layer) for layer in chosen):
@@ -126,14 +126,14 @@ def _layers(model: Model, layers: str | Sequence[int]) -> list[int]:
     return chosen
 
 
-def _positions(places: Places, n: int) -> list[int]:
+def positions_of(places: Places, n: int) -> list[int]:
     """The positions that steps, slices and numbers stand for, in order."""
     if isinstance(places, Step | Span):
         places = slice(places.start, places.stop)
     if isinstance(places, slice):
         found = list(range(n)[places])
     elif isinstance(places, Iterable):
-        found = sorted({p for place in places for p in _positions(place, n)})
+        found = sorted({p for place in places for p in positions_of(place, n)})
     else:
         found = whole_numbers(places)
     if not found or found[0] < 0 or found[-1] >= n:
