@@ -62,6 +62,8 @@ class Subject:
     reasons: dict[str, str] = field(default_factory=dict)  # hook point or preset -> why it is not there
     notes: list[str] = field(default_factory=list)
     squares: int = 0  # arrays of head query key that a layer holds while it runs
+    replays: bool = False  # what a run left before is played again: nothing tells how an unhooked one would differ
+    deaf_to: set[str] = field(default_factory=set)  # hook points whose values are not what their names say
 
     @property
     def n_layers(self) -> int:
@@ -167,7 +169,8 @@ def probe(subject: Subject, tokens: Sequence[int]) -> Prober:
     seen = subject.run(batch, prober)
     found, finite = prober.findings, bool(seen.isfinite().all())
     found.add(identities.FINITE, 0.0 if finite else float("inf"), "the probe")
-    found.add(identities.UNHOOKED, identities.gap(exact(seen), exact(bare)), "the probe")
+    if not subject.replays:
+        found.add(identities.UNHOOKED, identities.gap(exact(seen), exact(bare)), "the probe")
     if subject.read_out is not None and prober.last is not None:
         lens = identities.gap(exact(subject.read_out(prober.last[:, -16:])), exact(seen[:, -16:]))
         if lens <= identities.TOLERANCE[subject.dtype] or subject.is_gpt_oss:

@@ -115,12 +115,13 @@ class Places:
         return any(type(layer.mlp).__name__.startswith("Mxfp4") for layer in self.layers)
 
 
-def places_of(model: Any) -> Places:
-    """Raises InteropError if `model` is no causal language model of transformers with one stack of blocks."""
+def places_of(given: Any) -> Places:
+    """Raises InteropError if `given` is no causal language model of transformers with one stack of blocks."""
     import torch
 
+    model: Any = given
     what = f"{type(model).__module__.split('.')[0]}'s {type(model).__name__}"
-    if not isinstance(model, torch.nn.Module) or not hasattr(model, "config"):
+    if not isinstance(given, torch.nn.Module) or not hasattr(model, "config"):
         raise InteropError(f"{what} is no model of transformers; give a model such as GptOssForCausalLM")
     unembed = getattr(model, "get_output_embeddings", lambda: None)()
     if unembed is None:
@@ -413,7 +414,7 @@ class Listener:
         for layer in self.places.layers:
             own = getattr(getattr(layer.attn, "config", None), "_attn_implementation", None)
             for kind in type(layer.attn).__mro__:
-                file = sys.modules.get(kind.__module__)
+                file: Any = sys.modules.get(kind.__module__)
                 interface = getattr(file, "ALL_ATTENTION_FUNCTIONS", None)
                 if own is not None and interface is not None and hasattr(file, "eager_attention_forward"):
                     before = interface.get(own, file.eager_attention_forward)
