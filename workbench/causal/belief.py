@@ -38,7 +38,7 @@ def belief(
 
     Raises NotRecorded if the run has no analysis before a final message, PromptError if the model cannot encode texts.
     """
-    thought, final = _messages(trace)
+    thought, final = messages(trace)
     cut = [slice(p.start, p.stop) for p in (steps(trace) if parts is None else parts)]
     ends = [thought.content_start, *(part.stop for part in cut if part.stop <= thought.content_stop)]
     between = trace.tokens[thought.content_stop : final.content_start]
@@ -74,14 +74,14 @@ def belief(
     return found
 
 
-def _messages(trace: Trace) -> tuple[Span, Span]:
+def messages(trace: Trace) -> tuple[Span, Span]:
     """The last final message, and the analysis before it, whether the run wrote them or read them."""
     spans = [span for span in trace.spans if span.role == "assistant"]
     final = next((i for i in reversed(range(len(spans))) if spans[i].channel == "final"), None)
     thoughts = [span for span in spans[:final] if span.channel == "analysis"]
     if final is None or not thoughts:
         raise NotRecorded(
-            "belief is about an answer after a chain of thought: this text has no final message after an analysis. "
+            "this is about an answer after a chain of thought, and this text has no final message after an analysis. "
             "Let it write on (max_tokens), or ask with reasoning='high'."
         )
     return thoughts[-1], spans[final]

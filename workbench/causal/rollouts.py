@@ -31,14 +31,30 @@ def rollouts(
 
     Raises PromptError as `model.generate` does.
     """
-    model.check_prompt(tokens, max_tokens)
+    [written] = side_by_side(model, [tokens], n, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    return written
+
+
+@torch.inference_mode()
+def side_by_side(
+    model: Model,
+    texts: Sequence[Sequence[int]],
+    n: int,
+    *,
+    max_tokens: int = 512,
+    temperature: float = 1.0,
+    seed: int = 0,
+) -> list[list[list[int]]]:
+    """The same for several texts of one length: `n` continuations of each, all in one batch."""
+    for tokens in texts:
+        model.check_prompt(tokens, max_tokens)
     dice = torch.Generator().manual_seed(seed)
     cache = KVCache(model.config, whole=False)
-    ids = torch.tensor([list(tokens)], device=model.device)
-    for start, stop in passes(len(tokens) - 1):
+    ids = torch.tensor([list(tokens) for tokens in texts], device=model.device)
+    for start, stop in passes(ids.shape[1] - 1):
         model.forward(ids[:, start:stop], None, cache, slice(0, 0))
-    cache, ids = cache.fork(n), ids[:, -1:].expand(n, 1)
-    rows, written = torch.arange(n), [[] for _ in range(n)]
+    cache, ids = cache.fork(n), ids[:, -1:].repeat_interleave(n, 0)
+    rows, written = torch.arange(len(ids)), [[] for _ in range(len(ids))]
     stops = torch.tensor(sorted(model.stop_ids))
     for _ in range(max_tokens):
         drawn = _draw(model.forward(ids, None, cache)[:, -1], temperature, dice)
@@ -51,7 +67,7 @@ def rollouts(
             rows, drawn = rows[going], drawn[going]
             cache = cache.select(going.nonzero()[:, 0].to(model.device))
         ids = drawn[:, None].to(model.device)
-    return written
+    return [written[i : i + n] for i in range(0, len(written), n)]
 
 
 def _draw(logits: Tensor, temperature: float, dice: torch.Generator) -> Tensor:
