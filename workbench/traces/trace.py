@@ -4,6 +4,7 @@ import operator
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -173,6 +174,16 @@ class Trace:
         """
         return disk.write(path, self._manifest, self._arrays)
 
+    def to_transformer_lens(self, model: Any = None) -> Any:
+        """The hook points as an `ActivationCache` of TransformerLens; `model` is a bridge, for the methods that need it.
+
+        >>> trace.to_transformer_lens()["blocks.0.attn.hook_sink"].shape  # doctest: +SKIP
+        torch.Size([1, 4, 74])
+
+        Raises MissingDependency.
+        """
+        return import_module("workbench.interop.transformer_lens").to_cache(self, model)  # by name, as views are
+
     # How it looks.
 
     def __repr__(self) -> str:
@@ -183,6 +194,10 @@ class Trace:
         size = f"{len(self)} tokens, {manifest.model['config']['n_layers']} layers"
         size += ", partial" if manifest.status == "partial" else ""
         return f"<Trace {visible(manifest.model['name'])}: {size}; {self._state()}; {holds or 'no arrays'}>"
+
+    def _ipython_display_(self) -> None:
+        """In a notebook the compact score sheet, elsewhere the line above."""
+        import_module("workbench.views.sheet").compact(self)._ipython_display_()  # by name: views stand above traces
 
     def summary(self) -> str:
         """Some lines that say what the run was, what it left, and whether it can be trusted."""

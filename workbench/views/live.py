@@ -13,23 +13,20 @@ from workbench.views.still import table
 from workbench.views.view import View
 from workbench.visible import html
 
-# The snapshot goes when the live view beside it is drawn; a widget that cannot be drawn goes if there is a snapshot.
+# The snapshot goes when the live view beside it is drawn; until then, and where it never is, the widget's output does.
 _CHOOSE = """<style>
 .jp-OutputArea-child:has([data-wb-still="{id}"]):has(+ .jp-OutputArea-child .wb) {{ display: none; }}
-.jp-OutputArea-child:has([data-wb-still="{id}"]) + .jp-OutputArea-child:has(> .jupyter-widgets):not(:has(.wb)) {{
-  display: none;
-}}
+.jp-OutputArea-child:has([data-wb-still="{id}"]) + .jp-OutputArea-child:not(:has(.wb)) {{ display: none; }}
 </style>"""
 
 
 def show(view: View) -> None:
-    """Display a view: in Jupyter twice, elsewhere as its `repr`."""
+    """Display a view, in Jupyter; elsewhere NotImplementedError tells IPython to print what `repr` gives."""
     from IPython import get_ipython
     from IPython.display import display
 
     if not hasattr(get_ipython(), "kernel"):
-        display({"text/plain": repr(view)}, raw=True)
-        return
+        raise NotImplementedError
     live = widget(view)
     display({"text/html": snapshot(view, live is not None), "text/plain": repr(view)}, raw=True)
     if live is not None:

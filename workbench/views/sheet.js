@@ -2,7 +2,7 @@
 import { axisOf, columns, frame, make, number, plain, ramp, raster, register, spread, ticks, veil } from "./shared.js";
 import { legend, transcript } from "./transcript.js";
 
-const ROWS = 128, ARCS = 150, GAP = 9, SCALE = 62;
+const ROWS = 128, ARCS = 150, GAP = 9, SCALE = 76;
 
 register("sheet", (ctx) => {
   const { data, tokens, bus, theme } = ctx, { state } = bus, { n } = tokens, { arrays } = data;
@@ -43,7 +43,7 @@ register("sheet", (ctx) => {
   const gutter = (width) => (width < 560 ? 0 : 168);
   const axis = (width) => axisOf(state, n, gutter(width), Math.max(40, width - gutter(width) - SCALE));
   const visible = () => shown.filter((name) => name !== "transcript").map((name) => lanes.get(name));
-  const tall = (lane, width) => (gutter(width) ? 0 : 16) + (!lane.values ? 18 : lane.kind === "arcs" ? 84 : lane.kind === "bars" ? 40 : lane.names ? Math.max(24, 15 * lane.rows) : lane.rows <= 8 ? 60 : lane.rows <= 40 ? 100 : 144);
+  const tall = (lane, width) => (gutter(width) ? 0 : 16) + (!lane.values ? 18 : lane.kind === "arcs" ? 84 : lane.kind === "bars" ? 40 : lane.names ? Math.max(54, 15 * lane.rows) : lane.rows <= 8 ? 60 : lane.rows <= 40 ? 100 : 144);
   const HEAD = 44;
   const layout = (width) => {
     let y = HEAD;
@@ -64,7 +64,8 @@ register("sheet", (ctx) => {
       if (part.stop <= a.from || part.start >= a.to) continue;
       const x1 = Math.max(a.x0, a.x(part.start)), x2 = Math.min(a.x0 + a.width, a.x(part.stop));
       pen.rect(x1, y, Math.max(0.5, x2 - x1 - 0.75), 16, c["k" + part.colour], 0.42);
-      if (x2 - x1 > 16) pen.text(x1 + 4, y + 12, part.label, { fill: c.ink, size: 10.5, width: x2 - x1 - 6 });
+      const label = part.short && x2 - x1 < 56 ? part.short : part.label;
+      if (x2 - x1 > 12) pen.text(x1 + 4, y + 12, label, { fill: c.ink, size: 10.5, width: x2 - x1 - 6 });
     }
   };
   const bars = (pen, a, { values, keep, low, high }, y, h) => {
@@ -93,14 +94,14 @@ register("sheet", (ctx) => {
       return best === best ? Math.max(0, Math.min(255, ((best - low) / span) * 255)) : -1;
     };
     pen.image(a.x0, y, a.width, h, raster(a.columns, drawn, colours, cell));
-    const x = a.x0 + a.width + 8, key = raster(48, 1, colours, (_, k) => (k / 47) * 255);
+    const x = a.x0 + a.width + 8, key = raster(60, 1, colours, (_, k) => (k / 59) * 255);
     if (lane.names) lane.names.forEach((name, r) => pen.text(x, y + (r + 0.5) * (h / rows) + 4, name, { fill: c.ink, size: 10.5, width: SCALE - 10 }));
     else {
       pen.text(x, y + 9, `layer ${rows - 1}`, { fill: c.soft, size: 10.5 });
       pen.text(x, y + h - 1, "layer 0", { fill: c.soft, size: 10.5 });
-      pen.image(x, y + h / 2 - 9, 48, 6, key);
+      pen.image(x, y + h / 2 - 9, 60, 6, key);
       pen.text(x, y + h / 2 + 8, number(low), { fill: c.soft, size: 10 });
-      pen.text(x + 48, y + h / 2 + 8, number(high), { fill: c.soft, size: 10, align: "end" });
+      pen.text(x + 60, y + h / 2 + 8, number(high), { fill: c.soft, size: 10, align: "end" });
     }
   };
   const arcs = (pen, a, lane, y, h) => {
@@ -122,13 +123,13 @@ register("sheet", (ctx) => {
   const draw = (pen, width, y0) => {
     const c = theme.of, a = axis(width), { placed, end } = layout(width), bottom = y0 + end;
     ribbon(pen, a, y0 + 2, tokens.messages.map((m) => ({ ...m, label: m.name })), "messages");
-    ribbon(pen, a, y0 + 22, tokens.steps.map((s, i) => ({ ...s, label: `${i + 1} ${plain(s.kind)}` })), "steps");
+    ribbon(pen, a, y0 + 22, tokens.steps.map((s, i) => ({ ...s, short: String(i + 1), label: `${i + 1} ${plain(s.kind)}` })), "steps");
     for (const { start } of tokens.steps) if (start > a.from && start < a.to && tokens.steps.length < a.width / 6) pen.rect(a.x(start) - 0.5, y0 + 40, 1, end - 44, c.line);
     for (const { lane, y, h, top } of placed) {
-      const unit = [lane.unit, lane.values && lane.kind !== "arcs" && a.shared && `downsampled (${lane.keep})`].filter(Boolean).join("; ");
+      const unit = [lane.unit, lane.values && lane.names && `pale ${number(lane.low ?? spread(lane.values)[0])}, dark ${number(lane.high ?? spread(lane.values)[1])}`, lane.values && lane.kind !== "arcs" && a.shared && `downsampled (${lane.keep})`].filter(Boolean).join("; ");
       if (a.x0) {
         pen.text(a.x0 - 12, y0 + y + 12, lane.label, { fill: lane.values ? c.ink : c.soft, bold: true, size: 12, align: "end", width: a.x0 - 16 });
-        if (h > 30) for (const [k, line] of wrapped(unit).entries()) pen.text(a.x0 - 12, y0 + y + 26 + 13 * k, line, { fill: c.soft, size: 10.5, align: "end", width: a.x0 - 14 });
+        if (lane.values) for (const [k, line] of wrapped(unit).entries()) pen.text(a.x0 - 12, y0 + y + 26 + 13 * k, line, { fill: c.soft, size: 10.5, align: "end", width: a.x0 - 14 });
       } else pen.text(0, y0 + top + 12, `${lane.label}  ${unit}`, { fill: c.soft, size: 11, width });
       if (!lane.values) pen.text(a.x0, y0 + y + 12, lane.missing, { fill: c.soft, size: 11, width: a.width + SCALE });
       else if (lane.kind === "heat") heatmap(pen, a, lane, y0 + y, h);

@@ -1,0 +1,192 @@
+"""Views in a real JupyterLab on the loopback: alive, and as the snapshot that a notebook keeps."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import workbench as wb
+from tests.views import made
+from tests.views.browser import CHROMIUM, FLAGS, OUT, needed
+from tests.views.lab import Lab, lab
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
+pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[lab]'")
+pytest.importorskip("anywidget", reason="anywidget is not installed: pip install -e '.[lab]'")
+pytestmark = needed
+
+CELLS = [
+    "import workbench as wb\ntrace = wb.load('made.trace')",
+    "trace",
+    "view = wb.views.tokens(trace, trace['entropy'])\nview",
+]
+SHOWN = """() => [...document.querySelectorAll(".jp-OutputArea-child")].filter(o => o.checkVisibility()).map(o =>
+  o.querySelector(".wb") ? "live" : o.querySelector("[data-wb-still], table img") ? "snapshot" : o.innerText.trim())"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Lab]:
+    with lab() as running:
+        talk = [*made.TALK, ("assistant", "final", made.HOSTILE)]
+        made.run(talk).save(running.root / "made.trace")
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator:
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def page(server: Lab, browser) -> Iterator[Any]:
+    """The notebook, opened and run; it fails at the end if a view asked anybody but the server for something."""
+    page = browser.new_page(viewport={"width": 1400, "height": 1500})
+    asked: list[str] = []
+    alarms: list[str] = []
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
+    page.on("pageerror", lambda error: alarms.append(str(error)))
+    server.write("live.ipynb", CELLS)
+    server.open(page, "live.ipynb")
+    server.run_all(page)
+    page.wait_for_function("document.querySelectorAll('.wb .wb-t').length > 0", timeout=30_000)
+    page.wait_for_function("document.querySelectorAll('.wb').length == 2", timeout=30_000)
+    yield page
+    assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
+    assert alarms == []
+
+
+def kept(page) -> list[int]:
+    page.wait_for_timeout(300)  # a message to the kernel or from it
+    return page.evaluate("[...document.querySelectorAll('.wb-kept')].map(token => token.place)")
+
+
+def test_a_trace_shows_itself_and_its_snapshot_gives_way(page):
+    assert page.evaluate(SHOWN) == ["live", "live"]
+    assert page.locator(".wb-plot canvas").first.is_visible()
+
+
+def test_a_click_in_one_cell_marks_the_other_and_reaches_python(server: Lab, page):
+    page.locator(".wb").first.locator(".wb-t").nth(30).click()
+    assert kept(page) == [30, 30]
+    assert server.ask(page, "print(view.picked)") == "{'pos': 30}"
+
+
+def test_python_moves_the_mark(server: Lab, page):
+    server.ask(page, "view.picked = 44")
+    assert kept(page) == [44, 44]
+    assert server.ask(page, "print(view.picked)") == "{'pos': 44}"
+    server.ask(page, "view.picked = None")
+    assert kept(page) == []
+
+
+def test_keys_in_a_view_do_not_reach_jupyter(server: Lab, page):
+    page.locator(".wb").first.locator(".wb-t").nth(30).click()
+    for key in ("ArrowRight", "d", "d", "x", "a", "ArrowDown"):
+        page.keyboard.press(key)
+    assert kept(page) == [31, 31]
+    assert page.evaluate("window.jupyterapp.shell.currentWidget.content.widgets.length") == len(CELLS)
+
+
+def test_views_answer_while_a_cell_runs(server: Lab, page):
+    busy = page.evaluate(
+        """() => { const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
+             window.busy = kernel.requestExecute({code: "import time; time.sleep(3)"}).done.then(() => window.busy = 0);
+             return true; }"""
+    )
+    assert busy
+    page.locator(".wb").nth(1).locator(".wb-t").nth(12).click()
+    assert kept(page) == [12, 12]
+    assert page.evaluate("window.busy !== 0")
+    page.wait_for_function("window.busy === 0", timeout=20_000)
+
+
+def test_running_a_cell_again_leaves_no_subscriber_behind(server: Lab, page):
+    size = "[...globalThis[Symbol.for('workbench.views.1')].values()].map(bus => bus.size())"
+    before = page.evaluate(size)
+    for _ in range(2):
+        server.run_all(page)
+        page.wait_for_function("document.querySelectorAll('.wb').length == 2", timeout=30_000)
+        page.wait_for_timeout(300)
+    assert page.evaluate(size) == before
+
+
+def test_dark_is_dark(server: Lab, page):
+    for theme, paper in (("Dark", "rgb(22, 24, 28)"), ("Light", "rgb(255, 255, 255)")):
+        page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
+        page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'")
+        page.wait_for_timeout(700)
+        assert page.evaluate("getComputedStyle(document.querySelector('.wb')).backgroundColor") == paper
+        OUT.mkdir(parents=True, exist_ok=True)
+        page.screenshot(path=OUT / f"jupyter-{theme.lower()}.png")
+
+
+# Last: the notebook is saved, and its kernel is gone.
+
+
+@pytest.fixture(scope="module")
+def saved(server: Lab, page) -> Path:
+    server.save(page)
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.wait_for_timeout(500)
+    return server.root / "live.ipynb"
+
+
+def test_a_notebook_stays_small(saved: Path):
+    book = json.loads(saved.read_text("utf-8"))
+    assert "widgets" not in book["metadata"]
+    assert saved.stat().st_size < 2 * 100_000
+
+
+def test_a_notebook_that_is_opened_without_its_kernel_shows_snapshots(server: Lab, browser, saved: Path):
+    page = browser.new_page(viewport={"width": 1400, "height": 1500})
+    server.open(page, saved.name)
+    page.wait_for_timeout(2000)
+    assert page.evaluate(SHOWN) == ["snapshot", "snapshot"]
+    page.screenshot(path=OUT / "jupyter-reopened.png")
+    page.close()
+
+
+def test_a_notebook_that_nobody_trusts_shows_snapshots_and_runs_nothing(server: Lab, browser, saved: Path):
+    book = json.loads(saved.read_text("utf-8"))
+    book["cells"][0]["source"] = "'written by somebody else'"  # and so not signed
+    (server.root / "foreign.ipynb").write_text(json.dumps(book), "utf-8")
+    page = browser.new_page(viewport={"width": 1400, "height": 1500})
+    alarms: list[str] = []
+    page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
+    server.open(page, "foreign.ipynb")
+    page.wait_for_timeout(2000)
+    assert page.evaluate(SHOWN).count("snapshot") == 2
+    assert "live" not in page.evaluate(SHOWN)
+    assert alarms == []
+    page.screenshot(path=OUT / "jupyter-untrusted.png")
+    page.close()
+
+
+def test_a_notebook_as_a_page_shows_snapshots_and_asks_for_nothing_of_ours(browser, saved: Path, tmp_path: Path):
+    convert = [sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", str(tmp_path), str(saved)]
+    subprocess.run(convert, check=True, capture_output=True)
+    page = browser.new_page(viewport={"width": 1400, "height": 1500})
+    alarms: list[str] = []
+    page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
+    page.goto((tmp_path / "live.html").as_uri(), wait_until="domcontentloaded")
+    page.wait_for_timeout(1000)
+    assert page.evaluate(SHOWN).count("snapshot") == 2
+    assert alarms == []
+    page.screenshot(path=OUT / "jupyter-nbconvert.png")
+    page.close()
+
+
+def test_a_snapshot_holds_every_word_as_text():
+    sheet = wb.views.tokens(made.run())
+    from workbench.views.live import snapshot
+
+    assert "b=3+4=7" in snapshot(sheet)
+    assert "<script" not in snapshot(wb.views.tokens(made.run([("user", None, made.HOSTILE)])))
