@@ -10,6 +10,8 @@ WorkbenchError
 ├── ResumeError            a trace that this model, as it is now, cannot go on with
 ├── EditError              an edit that matched nothing, never fired, or returned something else than a tensor
 ├── BudgetError            the recording would not fit; the message names cheaper choices
+├── FigureError            a figure whose numbers do not fit together; the message says which
+├── InteropError           a model, cache or session of another library that no trace can be made from
 ├── MissingDependency      an optional package is needed; the message says how to install it
 └── TraceError
     ├── TraceNotFound      there is no trace at that path
@@ -57,6 +59,14 @@ class EditError(WorkbenchError):
 
 
 class BudgetError(WorkbenchError):
+    pass
+
+
+class FigureError(WorkbenchError, ValueError):
+    pass
+
+
+class InteropError(WorkbenchError):
     pass
 
 

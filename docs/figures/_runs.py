@@ -1,0 +1,51 @@
+"""What the figures share: pocket, held-out problems with their true graphs, and the traces of reading them; made once.
+
+The texts are read as they should be solved, not written by the model: a figure does not depend on what it gets right.
+Seeds are fixed and pocket runs on one thread: the same versions on one kind of processor give the same bits. Another
+kind adds up in another order; what is drawn is rounded to a hundred-thousandth of the largest, which hides nearly all.
+"""
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import cache
+from pathlib import Path
+from random import Random
+from typing import NamedTuple
+
+import workbench as wb
+from workbench.pocket.families import CHAINS, make
+from workbench.pocket.problems import Problem
+from workbench.pocket.rendering import render
+
+__all__ = ["CHAINS", "Read", "Sequence", "main", "pocket", "read"]
+
+
+class Read(NamedTuple):
+    problem: Problem
+    parts: list[slice]  # its steps, as positions
+    trace: wb.Trace
+
+
+@cache
+def pocket() -> wb.Model:
+    return wb.Model("pocket")
+
+
+@cache
+def read(family: str, n: int, length: int, record: str = "attention") -> list[Read]:
+    """The first `n` held-out problems of a family, of that length, as the model reads them."""
+    rng = Random(f"figures {family}")
+    found = []
+    for _ in range(n):
+        problem = make(family, rng, length=length, split="test", wording=None)
+        rendered = render(problem, "high")
+        found.append(Read(problem, list(rendered.steps), pocket().trace(list(rendered.ids), record=record)))
+    return found
+
+
+def main(script: str, draw: Callable[[], tuple[wb.figures.Figure, Sequence[wb.Trace]]]) -> None:
+    """Draws the figure of a script beside it, in out/, or where the first argument says."""
+    folder = Path(sys.argv[1] if len(sys.argv) > 1 else Path(script).parent / "out")
+    figure, traces = draw()
+    for path in wb.figures.save(figure, folder / Path(script).stem, source=traces, code=script):
+        print(path)

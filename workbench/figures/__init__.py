@@ -1,0 +1,41 @@
+"""Figures for papers and for the screen: labelled arrays to one checked value, and that to SVG, PDF, PNG or plotly.
+
+    figure = wb.figures.heatmap(wb.sink_mass(trace).mean("query"))
+    wb.figures.save(figure, "sinks", source=trace)    # sinks.svg .pdf .png, and sinks.csv and sinks.json beside them
+    figure.plotly()                                   # the same, interactive
+
+A Figure holds what is drawn and nothing else: it knows no model, and both faces draw the same numbers.
+"""
+
+from workbench.figures.arrays import bars, heatmap, line, scatter, stacked
+from workbench.figures.compose import above, beside
+from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Line, Points, Rule
+from workbench.figures.origins import provenance
+from workbench.figures.saving import save
+from workbench.figures.spec import WIDTHS, Axis, Figure, Panel
+from workbench.figures.thoughts import step_matrix, strip
+
+__all__ = [
+    "WIDTHS",
+    "Arcs",
+    "Axis",
+    "Bars",
+    "Blocks",
+    "Cells",
+    "Figure",
+    "Line",
+    "Panel",
+    "Points",
+    "Rule",
+    "above",
+    "bars",
+    "beside",
+    "heatmap",
+    "line",
+    "provenance",
+    "save",
+    "scatter",
+    "stacked",
+    "step_matrix",
+    "strip",
+]

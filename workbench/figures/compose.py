@@ -1,0 +1,50 @@
+"""Several figures on one sheet: their panels, under one title and one note."""
+
+from dataclasses import replace
+
+from workbench.figures.spec import WIDTHS, Figure
+
+
+def beside(
+    *figures: Figure, title: str = "", note: str = "", width: float = WIDTHS["page"], height: float | None = None
+) -> Figure:
+    """Figures of one panel each, from left to right; the title of each becomes that of its panel.
+
+    >>> one = Figure(panels=[Panel(marks=[Rule(at=1.0)])], title="a")
+    >>> beside(one, one).columns, beside(one, one).panels[1].title
+    (2, 'a')
+
+    Raises FigureError without figures.
+    """
+    return _together(figures, len(figures), title, note, width, height)
+
+
+def above(
+    *figures: Figure, title: str = "", note: str = "", width: float = WIDTHS["text"], height: float | None = None
+) -> Figure:
+    """Figures from top to bottom, each as high as it was in relation to the others.
+
+    >>> one = Figure(panels=[Panel(marks=[Rule(at=1.0)])], height=30)
+    >>> above(one, one).height, above(one, one).columns
+    (60.0, 1)
+
+    Raises FigureError without figures.
+    """
+    return _together(figures, 1, title, note, width, height)
+
+
+def _together(
+    figures: tuple[Figure, ...], columns: int, title: str, note: str, width: float, height: float | None
+) -> Figure:
+    panels, rows, notes = [], [], []
+    for figure in figures:
+        titled = figure.panels if len(figure.panels) > 1 else [replace(figure.panels[0], title=figure.title)]
+        panels += titled
+        total = sum(figure.rows)
+        rows += [(figure.height or 0) * row / total for row in figure.rows]
+        notes.append(figure.note)
+    note = note or " ".join(dict.fromkeys(text for text in notes if text))
+    if columns > 1:
+        tallest = max((figure.height or 0 for figure in figures), default=0)
+        return Figure(panels=panels, title=title, note=note, width=width, height=height or tallest, columns=columns)
+    return Figure(panels=panels, title=title, note=note, width=width, height=height or sum(rows), rows=rows)

@@ -1,0 +1,144 @@
+"""Writes a figure: pictures, the table of what they show, and where it comes from. All of it, or nothing new."""
+
+import csv
+import json
+import os
+from collections.abc import Sequence
+from contextlib import suppress
+from hashlib import sha256
+from io import StringIO
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from workbench.errors import FigureError, MissingDependency
+from workbench.figures.marks import Row
+from workbench.figures.origins import origin
+from workbench.figures.paper import FORMATS, images
+from workbench.figures.spec import Figure
+from workbench.traces import Trace
+from workbench.visible import visible
+
+COLUMNS = ("panel", "mark", "name", *Row._fields)
+_number = count()
+
+
+def save(
+    figure: Figure,
+    path: str | os.PathLike,
+    *,
+    source: Trace | Sequence[Trace] = (),
+    code: str | os.PathLike | None = None,
+    parquet: bool = False,
+) -> list[Path]:
+    """Writes a figure in place of what was there, and gives the paths of what was written.
+
+    `path` with .svg, .pdf or .png is that picture; without, it is all three. Beside them come a .csv with every number
+    that is drawn (a .parquet too, if asked for) and a .json that says where the figure comes from: the ids of the
+    traces in `source`, their model, the versions, and the sha256 of the script `code`. The pictures say the same in
+    their metadata: see `provenance`. The same figure gives the same bytes.
+
+    >>> figure = Figure(panels=[Panel(marks=[Rule(at=1.0)])], title="one line")
+    >>> save(figure, "out/one-line.svg", source=trace)  # doctest: +SKIP
+    [PosixPath('out/one-line.svg'), PosixPath('out/one-line.csv'), PosixPath('out/one-line.json')]
+
+    Raises MissingDependency without matplotlib (or pyarrow), and FigureError for another suffix; nothing is written
+    then.
+    """
+    path = Path(path)
+    suffix = path.suffix.removeprefix(".").lower()
+    if suffix and suffix not in FORMATS:
+        raise FigureError(
+            f"{visible(path.name)!r} ends in .{visible(suffix)}; a picture is one of {', '.join(FORMATS)}, "
+            "and a name without an ending gives all three"
+        )
+    formats = (suffix,) if suffix else FORMATS
+    stem = path.with_suffix("") if suffix else path
+    files = contents(figure, formats, source=source, code=code)
+    if parquet:
+        files["parquet"] = _parquet(figure)
+    stem.parent.mkdir(parents=True, exist_ok=True)
+    return [write(stem.with_name(f"{stem.name}.{ending}"), data) for ending, data in files.items()]
+
+
+def contents(
+    figure: Figure,
+    formats: Sequence[str] = FORMATS,
+    *,
+    source: Trace | Sequence[Trace] = (),
+    code: str | os.PathLike | None = None,
+) -> dict[str, bytes]:
+    """What `save` would write, by ending."""
+    data = table(figure)
+    told = origin(figure, data, [source] if isinstance(source, Trace) else source, code)
+    files = images(figure, formats, told)
+    files["csv"] = data
+    about = told | {
+        "note": figure.note,
+        "mm": [figure.width, figure.height],
+        "sha256": {ending: sha256(image).hexdigest() for ending, image in files.items()},
+    }
+    files["json"] = (json.dumps(about, indent=1, sort_keys=True) + "\n").encode()
+    return files
+
+
+def table(figure: Figure) -> bytes:
+    """Every number of a figure as CSV, one row a drawn thing, in the units of its axes.
+
+    Texts stand as JSON strings, quotes and all: so they come back exactly, and a token such as `=1+2` is no formula to
+    a spreadsheet.
+
+    >>> print(table(Figure(panels=[Panel(marks=[Line(x=[0, 1], y=[0.5, 1.0], name="p")])])).decode())
+    panel,mark,name,x,y,low,high,value,text
+    0,line,\"""p\""",0,0.5,,,,
+    0,line,\"""p\""",1,1,,,,
+    <BLANKLINE>
+    """
+    out = StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(COLUMNS)
+    for panel, mark, row in figure.numbers():
+        numbers = ["" if x is None else f"{x:.17g}" if x != round(x) else f"{x:.0f}" for x in row[:-1]]
+        writer.writerow([panel, mark.kind, json.dumps(mark.name), *map(_short, numbers), _quoted(row.text)])
+    return out.getvalue().encode()
+
+
+def _short(number: str) -> str:
+    """The shortest text that reads back as that number."""
+    return repr(float(number)) if "." in number or "e" in number else number
+
+
+def _quoted(text: str | None) -> str:
+    return "" if text is None else json.dumps(text)
+
+
+def _parquet(figure: Figure) -> bytes:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        raise MissingDependency("pyarrow is not installed. Run: pip install pyarrow, or leave out `parquet`") from None
+    rows: list[dict[str, Any]] = [
+        {"panel": panel, "mark": mark.kind, "name": mark.name, **row._asdict()} for panel, mark, row in figure.numbers()
+    ]
+    kinds = {"panel": pyarrow.int64(), "mark": pyarrow.string(), "name": pyarrow.string(), "text": pyarrow.string()}
+    schema = pyarrow.schema([(column, kinds.get(column, pyarrow.float64())) for column in COLUMNS])
+    out = pyarrow.BufferOutputStream()
+    parquet.write_table(pyarrow.Table.from_pylist(rows, schema), out, write_page_checksum=True)
+    return out.getvalue().to_pybytes()
+
+
+def write(path: Path, data: bytes) -> Path:
+    """A file takes its place whole, with one rename, or not at all."""
+    staged = path.with_name(f".{path.name}.writing-{os.getpid()}-{next(_number)}")
+    try:
+        with open(staged, "xb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(staged, path)
+    except BaseException:
+        with suppress(FileNotFoundError):
+            staged.unlink()
+        raise
+    return path
