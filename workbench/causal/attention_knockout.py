@@ -1,5 +1,6 @@
 """What is missed when chosen tokens cannot look at chosen others, against cutting as much attention elsewhere."""
 
+import os
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -11,6 +12,7 @@ from tqdm.auto import tqdm
 
 from workbench import names
 from workbench.analysis import statistics
+from workbench.causal.cells import Cells, of_model
 from workbench.causal.reading import LOGITS, Reading, divergence
 from workbench.errors import EditError, NotRecorded
 from workbench.kernels.attention import BLOCK
@@ -38,6 +40,7 @@ def attention_knockout(
     mode: str = "mask",
     controls: int = 20,
     seed: int = 0,
+    resume: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
     """How much changes if the tokens `queries` do not see the tokens `keys`, next to what chance would do.
 
@@ -56,6 +59,7 @@ def attention_knockout(
     `high`; over the positions of this one text: for many, collect the means and use `wb.statistics.mean`), the
     `null` (the mean of each control) and `p`, how often a control is as large. `attrs` tell what was cut: `edges`,
     `mass` (attention, a mean over layers and heads, summed over edges), `distance` (mean), and the same of controls.
+    `resume` is a file that keeps finished controls, as for `patch_sweep`.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> cut = wb.attention_knockout(model, trace, slice(30, 40), slice(5, 15), controls=3)
@@ -63,7 +67,7 @@ def attention_knockout(
     (('pos',), ('control', 'pos'), True)
 
     Raises EditError for another mode, layers or heads that the model does not have, and no edge to cut; NotRecorded
-    for positions that the trace does not have.
+    for positions that the trace does not have, ResumeError as `patch_sweep` does.
     """
     chosen = _layers(model, layers)
     if mode not in MODES:
@@ -84,7 +88,9 @@ def attention_knockout(
     start = int(edges.any(1).argmax())
     begin = start // BLOCK * BLOCK  # from where a block of attention begins, positions get the same bits again
     values = [names.at("blocks.*.attn.hook_v", layer) for layer in chosen] if mode == "mean" else []
-    with model.listening() as flag, torch.inference_mode():
+    asked_for = {"what": "attention_knockout", "tokens": trace.tokens, "edges": edges, "allowed": allowed & ~asked}
+    asked_for |= {"layers": chosen, "heads": several, "mode": mode, "controls": controls, "seed": seed}
+    with model.listening() as flag, torch.inference_mode(), Cells(resume, of_model(model) | asked_for) as cells:
         base = Reading(model, trace.tokens, values)
         mass = _mass(base, chosen, several, begin)
         dice = np.random.default_rng(seed)
@@ -94,6 +100,10 @@ def attention_knockout(
         for i in tqdm(range(0, len(sets), rows), desc="cutting", unit="pass", leave=False, disable=None):
             flag.check()
             part = slice(i, i + rows)
+            numbers = range(len(sets))[part]
+            if all(number in cells for number in numbers):
+                kl[part], gap[part] = np.stack([cells[number] for number in numbers], 1)
+                continue
             cut = torch.as_tensor(np.stack(sets[part])[:, begin:], device=model.device)
             tap = _Cut(base, chosen, several, cut, begin, mode)
             seen = base.again(begin, tap, n=len(cut))
@@ -101,6 +111,8 @@ def attention_knockout(
             before = base.resid(c.n_layers)[:, start:]
             kl[part] = divergence(model, before.expand_as(last), last).double().cpu().numpy()
             gap[part] = _fall(model, before, last)
+            for number in numbers:
+                cells.put(number, np.stack([kl[number], gap[number]]))
     coords = {"pos": np.arange(start, n), "control": np.arange(controls)}
     data = {"kl": ("pos", kl[0]), "gap": ("pos", gap[0])}
     data |= {"control_kl": (("control", "pos"), kl[1:]), "control_gap": (("control", "pos"), gap[1:])}

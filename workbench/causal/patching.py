@@ -1,5 +1,6 @@
 """Activation patching: values of one run are put into another, place by place, and an outcome is read off."""
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import names
+from workbench.causal.cells import Cells, of_model
 from workbench.causal.reading import At, Reading
 from workbench.errors import HookNameError, PromptError
 from workbench.runner.gpt_oss import unembed
@@ -78,6 +80,7 @@ def patch_sweep(
     site: str = "resid_pre",
     positions: Sequence[int] | None = None,
     by_head: bool = False,
+    resume: str | os.PathLike[str] | None = None,
 ) -> xr.DataArray:
     """What each place carries (layer pos): the outcome with that place's value taken from the clean run.
 
@@ -85,6 +88,8 @@ def patch_sweep(
     both as they are. `site` is any hook point with an axis of positions; `positions` are those that differ unless
     given: what is equal in both up to a place is equal at that place. With `by_head` (sites with an axis of heads) the
     heads are patched one by one, at all these positions together (layer head).
+
+    `resume` is a file that keeps finished cells: the same sweep, asked for again, goes on from there.
 
     A pass starts at its place, with the keys and values before it and the residual stream below it as they were.
 
@@ -94,7 +99,8 @@ def patch_sweep(
     >>> sweep.dims, bool(np.isclose(sweep[0, 0], 1, atol=1e-3))  # the only token that differs carries all, at first
     (('layer', 'pos'), True)
 
-    Raises PromptError if the prompts are not equally long or do not differ, HookNameError for a site without positions.
+    Raises PromptError if the prompts are not equally long or do not differ, HookNameError for a site without positions,
+    ResumeError if the file holds another sweep.
     """
     point = names.full(site)
     axes = names.axes(point)
@@ -106,7 +112,9 @@ def patch_sweep(
     c = model.config
     points = [names.at(point, layer) for layer in range(c.n_layers)]
     last = names.at("blocks.*.hook_resid_post", c.n_layers - 1)
-    with model.listening() as flag, torch.inference_mode():
+    asked = {"what": "patch_sweep", "clean": theirs, "corrupt": ours, "outcome": outcome, "site": point}
+    asked |= {"positions": at.tolist(), "by_head": by_head}
+    with model.listening() as flag, torch.inference_mode(), Cells(resume, of_model(model) | asked) as cells:
         base, other = Reading(model, ours), Reading(model, theirs, points)
         ends = [outcome(reading.logits(slice(-1, None))[:, 0])[0].item() for reading in (base, other)]
         shape = (c.n_layers, c.n_heads if by_head else len(at))
@@ -114,6 +122,10 @@ def patch_sweep(
         todo = [(layer, part) for layer in range(c.n_layers) for part in _parts(base, shape[1], at, by_head)]
         for layer, part in tqdm(todo, desc="patching", unit="pass", leave=False, disable=None):
             flag.check()
+            numbers = [layer * shape[1] + i for i in range(shape[1])[part]]
+            if all(number in cells for number in numbers):
+                values[layer, part] = [cells[number] for number in numbers]
+                continue
             start = int(at.min()) if by_head else int(at[part].min())
             n = len(range(shape[1])[part])
             tap = _Place(points[layer], other.seen[points[layer]], start, part, at, by_head)
@@ -123,6 +135,8 @@ def patch_sweep(
             model.forward_from(resid, layer, Chain(tap, seen), cache, slice(0, 0))
             logits = unembed(c, model.weights, seen[last][:, -1:])[:, 0]
             values[layer, part] = outcome(logits).double().cpu().numpy()
+            for number, value in zip(numbers, values[layer, part]):
+                cells.put(number, value)
     scaled = (values - ends[0]) / (ends[1] - ends[0])
     dims = ("layer", "head" if by_head else "pos")
     coords = {"layer": np.arange(c.n_layers), dims[1]: np.arange(c.n_heads) if by_head else at}

@@ -1,5 +1,6 @@
 """Path patching: what one part of the model wrote reaches one reader of it as in another run, and no other reader."""
 
+import os
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import names
+from workbench.causal.cells import Cells, of_model
 from workbench.causal.patching import ROWS, WORK, Outcome, two_prompts
 from workbench.causal.reading import Reading
 from workbench.causal.suppression import Routed
@@ -40,6 +42,7 @@ def path_patching(
     *,
     positions: Sequence[int] | None = None,
     routes: str = "held",
+    resume: str | os.PathLike[str] | None = None,
 ) -> xr.DataArray:
     """What goes from one sender straight to each receiver (receiver): the outcome with that path as in the corrupt run.
 
@@ -54,7 +57,7 @@ def path_patching(
 
     With `routes="held"` the experts of the clean run run, with their weights: what is found is content, as
     `wb.suppression(…, routes=True)` calls it, and no router is a receiver. With "free" it has re-weighting and
-    re-routing in it.
+    re-routing in it. `resume` is a file that keeps finished paths, as for `patch_sweep`.
 
     >>> gap = wb.logit_gap(model, "8", "7")
     >>> clean, corrupt = (model.tokens(f"What is 12+{n}?") for n in (36, 35))
@@ -64,7 +67,7 @@ def path_patching(
 
     Raises PromptError if the prompts are not equally long or do not differ, EditError for a sender or receiver that the
     model does not have, a receiver before the sender, and edits in force at what a receiver reads, ValueError for other
-    `routes`. (arXiv 2211.00593, 2304.05969)
+    `routes`, ResumeError as `patch_sweep` does. (arXiv 2211.00593, 2304.05969)
     """
     if routes not in ROUTES:
         raise ValueError(f"routes is 'held' or 'free', not {routes!r}")
@@ -84,13 +87,16 @@ def path_patching(
     ours, theirs, _ = two_prompts(model, corrupt, clean)  # the text that is run is the clean one
     weights = [names.at("blocks.*.mlp.hook_expert_weights", layer) for layer in range(c.n_layers)]
     record = _written(sender)
-    with model.listening() as flag, torch.inference_mode():
+    where = None if positions is None else np.asarray(positions, int).tolist()
+    inputs = {"what": "path_patching", "clean": ours, "corrupt": theirs, "outcome": outcome, "sender": sender}
+    inputs |= {"receivers": sets, "positions": where, "routes": routes}
+    with model.listening() as flag, torch.inference_mode(), Cells(resume, of_model(model) | inputs) as cells:
         base = Reading(model, ours, [*weights, *record])
         other = Reading(model, theirs, [*weights, *record])
         ends = [outcome(reading.logits(slice(-1, None))[:, 0])[0].item() for reading in (base, other)]
         change = _write(other, sender) - _write(base, sender)
-        if positions is not None:
-            elsewhere = np.setdiff1d(np.arange(len(base)), np.asarray(positions, int))
+        if where is not None:
+            elsewhere = np.setdiff1d(np.arange(len(base)), where)
             change[:, torch.as_tensor(elsewhere, device=change.device)] = 0
         moved = change[0].ne(0).any(-1).nonzero()
         # from where a block of attention begins: then positions meet the same products, and get the same bits
@@ -101,8 +107,13 @@ def path_patching(
         todo = list(_batches(sets, c, (len(base) - start) * c.d_model))
         for layer, rows in tqdm(todo, desc="following paths", unit="pass", leave=False, disable=None):
             flag.check()
+            if all(i in cells for i in rows):
+                values[rows] = [cells[i] for i in rows]
+                continue
             edges = _Edges(model, change[:, start:], [sets[i] for i in rows])
             values[rows] = _run(base, outcome, Chain(edges, *_held(base, start, routes)), layer, start, len(rows))
+            for i in rows:
+                cells.put(i, values[i])
     scaled = (np.array([*values, total]) - ends[0]) / (ends[1] - ends[0])
     coords = {"receiver": [_label(several) for several in sets]}
     attrs = {"long_name": f"from {_label([sender])}", "units": "share of the gap", "routes": routes}

@@ -1,5 +1,6 @@
 """Steering: the direction in which two sets of places differ, and what adding more and more of it does to a run."""
 
+import os
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -8,6 +9,7 @@ from tqdm.auto import tqdm
 
 from workbench import names
 from workbench.causal.attention_knockout import Places, positions_of
+from workbench.causal.cells import Cells, of_model
 from workbench.errors import EditError, HookNameError, PromptError
 from workbench.runner.edits import steer
 from workbench.runner.model import Model, Prompt
@@ -77,6 +79,7 @@ def steering_effect(
     controls: int = 8,
     record: str = "",
     seed: int = 0,
+    resume: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
     """The metric of a run that is steered by `scale * vector` (scale), next to what other directions do to it.
 
@@ -87,6 +90,7 @@ def steering_effect(
     these often move behaviour as much as a vector that was meant to. `attrs` of `steered` hold the metric of the
     `plain` run, the `slope` by scale (least squares), that of each control and contrast (`null`, `null_unrelated`), and
     `p`, how often a random direction has as steep a one. At scale 0 every run is the plain one, bit for bit.
+    `resume` is a file that keeps finished runs, as for `patch_sweep`.
 
     >>> chain = wb.steps(trace)
     >>> read = model.trace(trace, record="residuals")
@@ -98,7 +102,7 @@ def steering_effect(
     (('control', 'scale'), True)
 
     Raises EditError for a vector that says no `point` or is all zeros, and without an unrelated contrast; PromptError
-    as `model.generate` does.
+    as `model.generate` does, ResumeError as `patch_sweep` does.
     """
     point = vector.attrs.get("point")
     norm = float(np.linalg.norm(vector))
@@ -116,15 +120,22 @@ def steering_effect(
             return float(metric(model.generate(prompt, max_tokens=max_tokens, record=record)))
         return float(metric(model.trace(prompt, record=record)))
 
-    plain = run()
     found = {name: np.zeros((len(several), len(scales))) for name, several in directions.items()}
     todo = [
         (name, i, j) for name, several in directions.items() for i in range(len(several)) for j in range(len(scales))
     ]
-    for name, i, j in tqdm(todo, desc="steering", unit="run", leave=False, disable=None):
-        direction = directions[name][i] * (norm / np.linalg.norm(directions[name][i]))
-        with model.edit(point, steer(direction, scales[j]), positions=positions):
-            found[name][i, j] = run()
+    asked = {"what": "steering_effect", "tokens": model.tokens(prompt), "point": point, "norm": norm, "metric": metric}
+    asked |= {"directions": directions, "scales": list(scales), "max_tokens": max_tokens, "positions": positions}
+    with Cells(resume, of_model(model) | asked | {"record": record}) as cells:
+        if 0 not in cells:
+            cells.put(0, run())
+        plain = float(cells[0])
+        for number, (name, i, j) in enumerate(tqdm(todo, desc="steering", unit="run", leave=False, disable=None), 1):
+            if number not in cells:
+                direction = directions[name][i] * (norm / np.linalg.norm(directions[name][i]))
+                with model.edit(point, steer(direction, scales[j]), positions=positions):
+                    cells.put(number, run())
+            found[name][i, j] = cells[number]
     data = {
         "steered": ("scale", found["steered"][0]),
         "random": (("control", "scale"), found["random"]),
