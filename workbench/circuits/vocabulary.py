@@ -14,7 +14,8 @@ from workbench.errors import NotRecorded, PromptError
 from workbench.runner.gpt_oss import rms_norm
 from workbench.runner.model import Model
 
-NUMBERS = 1 << 24  # of one piece of a product, at most: 67 MB in fp32
+NUMBERS = 1 << 24  # of one piece of embeddings, at most: 67 MB in fp32
+TILE = 512, 1024  # rows and columns of a product at a time: 2 MB; larger ones took four times as long on a CPU
 
 
 def wide(model: Model) -> torch.dtype:
@@ -70,29 +71,39 @@ def writing(model: Model, ids: Tensor, vectors: Tensor) -> Tensor:
 def largest_pairs(left: Tensor, right: Tensor, k: int, desc: str) -> tuple[Tensor, Tensor, Tensor]:
     """The k largest entries of left · rightᵀ: their values, rows and columns, without the whole of the product.
 
-    The longest rows come first. No row can reach more than its length times the longest column, so the rest is left
-    out as soon as that is less than what was found.
+    The longest rows and columns meet first, in tiles that stay in the processor's cache. No entry is larger than the
+    length of its row times that of its column, so the rest is left out as soon as that is less than what was found.
     """
     k = min(k, len(left) * len(right))
-    length = left.norm(dim=1)
-    order = length.argsort(descending=True)
-    reach = length[order] * right.norm(dim=1).max() * (1 + 1e-5)  # rounding must not cut off an entry
+    (rows, down), (columns, across) = _longest_first(left), _longest_first(right)
+    left, right = left[rows], right[columns]
     values = left.new_full((k,), -torch.inf)
     places = torch.zeros(2, k, dtype=torch.long, device=left.device)
-    step = max(1, NUMBERS // len(right))
+    worst = -np.inf
     with tqdm(total=len(left), desc=desc, unit="token", leave=False, disable=None, delay=1) as bar:
-        for start in range(0, len(left), step):
-            if float(reach[start]) < float(values[-1]):
+        for i in range(0, len(left), TILE[0]):
+            if down[i] * across[0] < worst:
                 break
-            rows = order[start : start + step]
-            product = left[rows] @ right.T
-            row, column = (product > values[-1]).nonzero(as_tuple=True)
-            if len(row) > 4 * k:  # most often in the first piece
-                row, column = _of_flat(product.flatten().topk(min(k, product.numel())).indices, len(right))
-            values, best = torch.cat((values, product[row, column])).topk(k)
-            places = torch.cat((places, torch.stack((rows[row], column))), 1)[:, best]
-            bar.update(len(rows))
-    return values, places[0], places[1]
+            for j in range(0, len(right), TILE[1]):
+                if down[i] * across[j] < worst:
+                    break
+                product = left[i : i + TILE[0]] @ right[j : j + TILE[1]].T
+                if float(product.max()) <= worst:
+                    continue
+                found = product.flatten().topk(min(k, product.numel()))
+                where = torch.stack((i + found.indices // product.shape[1], j + found.indices % product.shape[1]))
+                values, best = torch.cat((values, found.values)).topk(k)
+                places = torch.cat((places, where), 1)[:, best]
+                worst = float(values[-1])
+            bar.update(min(TILE[0], len(left) - i))
+    return values, rows[places[0]], columns[places[1]]
+
+
+def _longest_first(vectors: Tensor) -> tuple[Tensor, list[float]]:
+    """The order of the vectors by length, and their lengths in it; rounding must not cut off an entry."""
+    length = vectors.norm(dim=1)
+    order = length.argsort(descending=True)
+    return order, (length[order] * (1 + 1e-5)).tolist()
 
 
 def texts(model: Model, ids: np.ndarray) -> np.ndarray:
@@ -100,10 +111,6 @@ def texts(model: Model, ids: np.ndarray) -> np.ndarray:
     unique, place = np.unique(ids, return_inverse=True)
     said: Callable[[int], str] = lambda n: model.tokenizer.pieces([n])[0] if model.tokenizer else f"<{n}>"  # noqa: E731
     return np.array([said(int(n)) for n in unique], object)[place].reshape(ids.shape)
-
-
-def _of_flat(flat: Tensor, width: int) -> tuple[Tensor, Tensor]:
-    return flat // width, flat % width
 
 
 def _pieces(model: Model, ids: Tensor, width: int) -> Iterator[Tensor]:
