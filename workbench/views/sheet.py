@@ -79,7 +79,7 @@ class ScoreSheet(View):
         said = list(messages(trace.spans, n))
         rows = [still.Row("messages", png=still.ribbon(n, [(m.start, m.stop, colour_of(m)) for m in said]), height=10)]
         for message in said if "transcript" in self.shown else []:
-            text = visible("".join(trace.pieces[message.content]), "\n")
+            text = visible("".join(trace.pieces[message.content]), "↵ ")
             name = message.channel or message.author or message.role
             rows.append(still.Row(visible(name), text=text[:600] + ("…" if len(text) > 600 else "")))
         return rows + [_still(self.lanes[name]) for name in self.shown if name != "transcript"]

@@ -127,7 +127,7 @@ def _row(row: Row) -> str:
             f'<img src="data:image/png;base64,{data}" alt="{html(row.label)}" width="{WIDTH}" height="{row.height}">'
         )
     small = f"<br><small>{html(row.unit)}</small>" if row.unit else ""
-    return (
-        f'<tr><th scope="row" align="right">{html(row.label)}{small}</th><td align="left">{picture}'
-        f'{html(row.text)}</td><td align="left"><small>{html(row.scale)}</small></td></tr>'
+    return (  # a div in each cell, for Jupyter's own style aligns cells to the right
+        f'<tr><th scope="row"><div align="right">{html(row.label)}{small}</div></th><td><div align="left">{picture}'
+        f'{html(row.text)}</div></td><td><div align="left"><small>{html(row.scale)}</small></div></td></tr>'
     )

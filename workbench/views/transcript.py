@@ -39,7 +39,7 @@ class Tokens(View):
         said = list(messages(trace.spans, n))
         rows = [still.Row("messages", png=still.ribbon(n, [(m.start, m.stop, colour_of(m)) for m in said]), height=10)]
         for message in said:
-            text = visible("".join(trace.pieces[message.content]), "\n")
+            text = visible("".join(trace.pieces[message.content]), "↵ ")
             name = message.channel or message.author or message.role
             rows.append(still.Row(visible(name), text=text[:1500] + ("…" if len(text) > 1500 else "")))
         return rows

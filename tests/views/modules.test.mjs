@@ -1,0 +1,99 @@
+// The ES modules without a browser: what they read, find, share out and write. Run by test_modules.py, or `node --test`.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { axisOf, busOf, columns, mix, number, ramp, spread, SvgPen, Tokens, unpack } from "../../workbench/views/shared.js";
+
+const data = unpack(new Uint8Array(readFileSync(process.env.PAYLOAD)));
+const { arrays } = data;
+const state = { from: 0, to: -1 };
+
+test("a payload of Python is read as it was written, wherever in memory it begins", () => {
+  assert.deepEqual(arrays.numbers.shape, [2, 3]);
+  assert.deepEqual([...arrays.numbers], [0, 1, 2, 3, 4, 5]);
+  assert.ok(Number.isNaN(arrays.values[3]));
+  const bytes = readFileSync(process.env.PAYLOAD), moved = new Uint8Array(bytes.length + 3);
+  moved.set(bytes, 3);
+  assert.deepEqual([...unpack(moved.subarray(3)).arrays.numbers], [0, 1, 2, 3, 4, 5]);
+});
+
+test("columns that tokens share keep what Python keeps", () => {
+  const axis = axisOf(state, arrays.values.length, 0, arrays.most.length);
+  assert.ok(axis.shared);
+  assert.deepEqual([...columns(axis, arrays.values, "max")], [...arrays.most]);
+  assert.deepEqual([...columns(axis, arrays.values, "min")], [...arrays.least]);
+});
+
+test("every position has its own place on the axis, and is found there again", () => {
+  for (const [from, to] of [[0, -1], [17, 80], [99, 100]]) {
+    const axis = axisOf({ from, to }, 100, 12.5, 640);
+    for (let p = axis.from; p < axis.to; p++) assert.equal(axis.at(axis.x(p) + axis.cell / 2), p);
+    assert.equal(axis.at(12), -1);
+    assert.equal(axis.at(652.5), -1);
+  }
+});
+
+test("a search finds every text that tokens join to, whatever its case", () => {
+  const tokens = new Tokens(data);
+  const joined = [...Array(tokens.n).keys()].map(tokens.text).join("");
+  for (const query of ["a+4", "CHECK", ". ", "=9.", "nowhere"]) {
+    const found = tokens.find(query);
+    assert.equal(found.length, joined.toLowerCase().split(query.toLowerCase()).length - 1, query);
+    for (const [a, b] of found) {
+      const text = [...Array(b - a).keys()].map((k) => tokens.text(a + k)).join("").toLowerCase();
+      assert.ok(text.includes(query.toLowerCase()));
+    }
+  }
+  assert.deepEqual(tokens.find(""), []);
+});
+
+test("filters keep what they name", () => {
+  const tokens = new Tokens(data), count = (only, lock = -1) => tokens.mask(only, lock).reduce((a, b) => a + b, 0);
+  assert.equal(tokens.mask("", -1), null);
+  assert.equal(count("given") + count("written"), tokens.n);
+  const names = [...new Set(tokens.messages.map((m) => m.name))];
+  assert.equal(names.reduce((sum, name) => sum + count("channel:" + name), 0), tokens.n);
+  const step = tokens.steps[1];
+  assert.equal(count("step", step.start), step.stop - step.start);
+  assert.equal(count("same", 0), [...tokens.piece].filter((p) => p === tokens.piece[0]).length);
+});
+
+test("the views of a trace share one state and hear of changes once a frame", () => {
+  const waiting = [];
+  globalThis.requestAnimationFrame = (f) => waiting.push(f);
+  const [bus, ended] = [busOf("made"), new AbortController()], heard = [];
+  assert.equal(busOf("made"), bus);
+  bus.on((s, keys) => heard.push([s.hover, [...keys]]), ended.signal);
+  bus.set({ hover: 3 });
+  bus.set({ hover: 4, lock: 1 });
+  bus.set({ lock: 1 });
+  assert.equal(waiting.length, 1);
+  waiting.shift()();
+  assert.deepEqual(heard, [[4, ["hover", "lock"]]]);
+  bus.set({ hover: 4 });
+  assert.equal(waiting.length, 0);
+  ended.abort();
+  assert.equal(bus.size(), 0);
+});
+
+test("what is written into an SVG is text", () => {
+  const pen = new SvgPen();
+  pen.text(0, 0, `</text><script>alert(1)</script> & "quoted"`, { fill: `"><img src=x>` });
+  const svg = pen.done(10, 10);
+  assert.ok(!/<script|<img/.test(svg));
+  assert.ok(svg.includes("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;quoted&quot;"));
+});
+
+test("a ramp of colours goes one way in lightness", () => {
+  const light = (c) => 0.2126 * (c & 255) + 0.7152 * ((c >> 8) & 255) + 0.0722 * ((c >> 16) & 255);
+  for (const high of ["#0b4a86", "#8a3c00", "#06553f", "#4c2a85"]) {
+    const colours = [...ramp("#eef1f4", high)].map(light);
+    assert.ok(colours.every((c, i) => !i || c <= colours[i - 1] + 0.8), high);
+  }
+  assert.equal(mix("#000000", "#ffffff", 0.5), "#808080");
+});
+
+test("numbers are short, and what is none is a dash", () => {
+  assert.deepEqual([0, 1, -1.5, 0.12345, 1234567, 1e-5, NaN, null].map(number), ["0", "1", "−1.5", "0.123", "1.2e+6", "1.0e−5", "–", "–"]);
+  assert.deepEqual(spread(new Float32Array([NaN, 2, -1, Infinity])), [-1, 2]);
+});

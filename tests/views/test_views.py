@@ -1,0 +1,265 @@
+"""What views give in Python: payloads, snapshots, what they refuse; nothing of it needs a browser."""
+
+import struct
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import xarray as xr
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+import workbench as wb
+from tests.views import made
+from workbench.traces import Trace
+from workbench.views import still
+from workbench.views.live import _answer, snapshot
+from workbench.views.payload import KINDS, packed, unpacked
+from workbench.views.script import script
+
+
+@given(
+    header=st.dictionaries(st.text().filter(lambda k: k != "arrays"), st.none() | st.text() | st.integers()),
+    arrays=st.dictionaries(
+        st.text(),
+        st.sampled_from(KINDS).flatmap(lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, min_side=0))),
+    ),
+)
+def test_a_payload_comes_out_as_it_went_in(header, arrays):
+    data = packed(header, arrays)
+    assert len(data) % 8 == 0
+    told, found = unpacked(data)
+    assert told == header
+    assert list(found) == list(arrays)
+    for name, array in arrays.items():
+        assert found[name].dtype == array.dtype
+        assert np.array_equal(found[name], array, equal_nan=array.dtype.kind == "f")
+
+
+def test_a_payload_refuses_what_javascript_cannot_read():
+    with pytest.raises(TypeError, match="int64"):
+        packed({}, {"ids": np.arange(3)})
+    with pytest.raises(ValueError):
+        packed({"x": float("nan")}, {})
+
+
+def test_what_is_picked_can_be_said_in_python():
+    view = wb.views.tokens(made.run(), picked=4)
+    assert view.picked == {"pos": 4}
+    view.picked = 9
+    assert view.picked == {"pos": 9}
+    view.picked = {"pos": 3, "layer": 2}
+    assert view.payload()[0]["picked"] == {"pos": 3, "layer": 2}
+    view.picked = None
+    assert view.picked is None
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"picked": 98}, "positions 0 to 97"),
+        ({"picked": -1}, "positions 0 to 97"),
+        ({"window": (5, 5)}, "first, stop"),
+        ({"window": (0, 99)}, r"\(0, 98\)"),
+        ({"window": (3,)}, "first, stop"),
+        ({"lanes": ["entropie"]}, "there is no lane 'entropie'; there are transcript, belief"),
+        ({"lanes": [xr.DataArray(np.zeros(5), dims="pos")]}, "98 positions, not {'pos': 5}"),
+        ({"lanes": [3]}, "not int"),
+        ({"belief": xr.DataArray(np.zeros(5), dims="pos")}, "wb.belief"),
+        ({"drift": xr.DataArray(np.zeros((4, 2, 2)), dims=("layer", "step", "key_step"))}, "routing_drift"),
+        ({"arcs": xr.DataArray(np.zeros((2, 2)), dims=("step", "key_step"))}, "this trace has 7 steps"),
+    ],
+)
+def test_a_wrong_wish_says_what_there_is(wrong, says):
+    with pytest.raises(ValueError, match=says):
+        wb.views.score_sheet(made.run(), **wrong)
+
+
+def test_values_must_be_one_for_each_token():
+    with pytest.raises(ValueError, match="98 tokens"):
+        wb.views.tokens(made.run(), np.zeros(97))
+
+
+def test_lanes_come_in_the_order_in_which_they_are_named_with_your_own_among_them():
+    trace = made.run()
+    own = xr.DataArray(np.arange(98.0), dims="pos", attrs={"long_name": "my own", "units": "apples"})
+    by_head = xr.DataArray(np.zeros((3, 98)), dims=("head", "pos"), name="heads")
+    sheet = wb.views.score_sheet(trace, ["sink", own, "logprob", by_head])
+    assert sheet.shown == ("sink", "my own", "logprob", "heads")
+    header, arrays = sheet.payload()
+    [mine] = [lane for lane in header["lanes"] if lane["name"] == "my own"]
+    assert (mine["kind"], mine["unit"]) == ("bars", "apples")
+    assert np.array_equal(arrays["lane:my own"], own.values)
+    assert sheet.lanes["heads"].names == ("head 0", "head 1", "head 2")
+
+
+def test_a_view_keeps_what_it_was_given_when_the_array_changes():
+    values = np.zeros(98)
+    own = xr.DataArray(values, dims="pos", name="own")
+    views = wb.views.tokens(made.run(), values), wb.views.score_sheet(made.run(), [own])
+    values[:] = 7
+    assert views[0].payload()[1]["values"].max() == 0
+    assert views[1].payload()[1]["lane:own"].max() == 0
+
+
+def test_the_sink_lane_is_the_mean_over_heads_and_depth_that_of_the_lens():
+    trace = made.run()
+    sheet = wb.views.score_sheet(trace)
+    assert np.allclose(sheet.lanes["sink"].values, np.stack([trace["sink", layer].mean(0) for layer in range(4)]))
+    assert np.array_equal(sheet.lanes["depth"].values, wb.settle_depth(trace).values)
+    assert np.allclose(sheet.lanes["norm"].values, np.log10(trace["resid_norm"]))
+
+
+def test_belief_holds_from_the_end_of_a_step_to_the_end_of_the_next():
+    trace = made.run()
+    ends = [step.stop for step in wb.steps(trace)]
+    curve = xr.DataArray(
+        [[0.1], [0.4], [0.9]],
+        {"step": [0, 1, 2], "answer": ["9"], "pos": ("step", [20, *ends[:2]])},
+        ("step", "answer"),
+    )
+    values = wb.views.score_sheet(trace, belief=curve).lanes["belief"].values
+    assert values is not None
+    assert np.isnan(values[:20]).all()
+    assert np.allclose(values[20 : ends[0]], 0.1)
+    assert np.allclose(values[ends[0] : ends[1]], 0.4)
+    assert np.allclose(values[ends[1] :], 0.9)
+
+
+def test_drift_is_drawn_over_the_step_that_differs_from_the_one_before():
+    trace = made.run()
+    steps = wb.steps(trace)
+    drift = np.arange(4 * 7 * 7, dtype=float).reshape(4, 7, 7)
+    lane = wb.views.score_sheet(trace, drift=xr.DataArray(drift, dims=("layer", "step", "key_step"))).lanes["drift"]
+    assert lane.values is not None
+    for number in range(1, 7):
+        stretch = lane.values[:, steps[number].start : steps[number].stop]
+        assert np.array_equal(stretch, np.repeat(drift[:, number, number - 1, None], stretch.shape[1], 1))
+    assert np.isnan(lane.values[:, : steps[1].start]).all()
+
+
+def test_missing_lanes_say_what_would_give_them():
+    lanes = wb.views.score_sheet(made.run(lanes=False)).lanes
+    assert all(lane.values is None for lane in lanes.values())
+    assert lanes["depth"].missing == 'not in this trace; record="lens" records it'
+    assert lanes["belief"].missing.endswith("score_sheet(trace, belief=wb.belief(model, trace))")
+    assert '"entropy"' in lanes["entropy"].missing
+
+
+def test_lanes_of_another_size_are_left_out_and_not_misplaced():
+    trace = made.run()
+    odd = made.arrays(trace.tokens, 4, 0) | {
+        "entropy": np.zeros(len(trace) + 3, "f4"),
+        "margin": np.zeros((2, len(trace)), "f4"),
+        "logprob": np.full(len(trace), np.nan, "f4"),
+        "resid_norm": np.full((4, len(trace)), np.inf, "f4"),
+        "lens_ids": np.zeros((4, 200, 5), "i4"),
+        "top_ids": np.zeros((2, 2), "i4"),
+    }
+    sheet = wb.views.score_sheet(Trace(made.run(lanes=False).manifest, odd))
+    assert [name for name in ("entropy", "margin", "depth") if sheet.lanes[name].values is not None] == []
+    unpacked(sheet.reply("open", {}))
+    assert "nan" not in snapshot(sheet)
+
+
+@pytest.mark.parametrize("count", [0, 1, 2])
+def test_a_trace_of_almost_nothing_has_all_views(count: int):
+    trace = made.run([], tokens=[5] * count, pieces=["x"] * count, prompt_length=count, generation=None, lanes=False)
+    for view in (wb.views.score_sheet(trace), wb.views.tokens(trace)):
+        assert len(unpacked(view.reply("open", {}))[1]["piece"]) == count
+        assert "data-wb-still" in snapshot(view)
+
+
+def test_four_thousand_tokens_of_text_are_less_than_seventy_kilobytes():
+    said = made.words("So we add 12 and 34, which gives 46. Wait, check that again. ") * 300
+    trace = made.run([("assistant", "analysis", said[:4_090])], layers=24)
+    assert len(trace) == 4_096
+    assert len(wb.views.tokens(trace).reply("open", {})) < 70_000
+
+
+def test_a_question_that_fails_is_answered_with_why():
+    view = wb.views.tokens(made.run())
+    head, buffers = _answer(view, {"id": "7", "kind": "tile", "wanted": {}})
+    assert head == {"id": "7", "error": "LookupError: this view has no 'tile' to give"}
+    assert buffers == []
+    head, [data] = _answer(view, {"id": "8", "kind": "open"})
+    assert head == {"id": "8"}
+    assert unpacked(data)[0]["view"] == "transcript"
+    assert "error" in _answer(view, {})[0]
+
+
+def test_without_anywidget_a_view_is_its_snapshot(monkeypatch: pytest.MonkeyPatch):
+    shown = []
+    monkeypatch.setattr("workbench.views.live._class", lambda: (_ for _ in ()).throw(ImportError("anywidget")))
+    monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=True))
+    monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
+    wb.views.tokens(made.run())._ipython_display_()
+    [only] = shown
+    assert "pip install gpt-oss-workbench[lab]" in only["text/html"]
+    assert "display: none" not in only["text/html"]
+
+
+def test_outside_of_jupyter_a_trace_and_a_view_are_one_line():
+    for shown in (made.run(), wb.views.tokens(made.run())):
+        with pytest.raises(NotImplementedError):  # which IPython takes for: print what repr gives
+            shown._ipython_display_()
+
+
+def test_the_state_of_a_widget_is_its_script_and_nothing_of_the_trace():
+    pytest.importorskip("anywidget")
+    from workbench.views.live import widget
+
+    view = wb.views.tokens(made.run())
+    live = widget(view)
+    assert widget(view) is live
+    state = live.get_state()
+    text = str({key: value for key, value in state.items() if key not in ("_esm", "_css")})
+    assert len(text) < 2000
+    assert state["_esm"].startswith(script("transcript")[:100])
+    live.close()
+
+
+# Snapshots.
+
+
+def pixels(data: bytes) -> np.ndarray:
+    """The cells of a palette PNG."""
+    width, height = struct.unpack(">II", data[16:24])
+    body, at = b"", 8
+    while at < len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        assert zlib.crc32(data[at + 4 : at + 8 + size]) == struct.unpack(">I", data[at + 8 + size : at + 12 + size])[0]
+        body += data[at + 8 : at + 8 + size] if kind == b"IDAT" else b""
+        at += 12 + size
+    return np.frombuffer(zlib.decompress(body), "u1").reshape(height, width + 1)[:, 1:]
+
+
+def test_downsampling_keeps_every_extreme():
+    values = np.random.default_rng(0).normal(size=(3, 5000))
+    kept = still.columns(values, "max", 700)
+    assert kept.shape == (3, 700)
+    assert np.array_equal(kept.max(1), values.max(1))
+    assert np.array_equal(still.columns(values, "min", 700).min(1), values.min(1))
+    few = np.arange(10.0)
+    assert still.columns(few, "max", 10) is few
+
+
+def test_a_bar_is_as_high_as_its_value():
+    drawn = pixels(still.bars(np.array([0.0, 0.5, 1.0, np.nan]), "max", 0.0, 1.0, height=10))
+    assert drawn.shape == (10, still.WIDTH)
+    assert drawn[:, :: still.WIDTH // 4].sum(0).tolist() == [0, 5, 10, 0]
+    hanging = pixels(still.bars(np.array([0.0, -0.5, -1.0]), "min", -1.0, 0.0, height=10))
+    assert hanging[0, :: still.WIDTH // 3].tolist() == [0, 1, 1]
+    assert hanging.sum(0)[:: still.WIDTH // 3].tolist() == [0, 5, 10]
+
+
+def test_a_heat_map_fills_every_cell_but_those_without_a_number():
+    values = np.random.default_rng(0).random((4, 50))
+    values[1, 7] = np.nan
+    drawn = pixels(still.heat(values, "max", 0.0, 1.0, height=4))
+    first = [at * still.WIDTH // 50 + 1 for at in range(50)]
+    assert np.argwhere(drawn[:, first] == 0).tolist() == [[2, 7]]  # row 0 is at the bottom
+    order = np.argsort(values[0])
+    assert (np.diff(drawn[3, first][order].astype(int)) >= 0).all()
