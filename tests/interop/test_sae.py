@@ -95,6 +95,14 @@ def test_a_normed_sae_does_not_see_how_long_its_input_is(norm, x):
         sae.decode(sae.encode(x))
 
 
+def test_rows_read_one_by_one_are_the_product_with_all_of_them(x):
+    sae = random_sae(k=5)
+    active = sae.encode(x)
+    assert 0 < (active != 0).sum() * 16 <= active.numel()  # few enough to be read one by one
+    assert torch.allclose(sae.written(active), active @ sae.W_dec, rtol=1e-5, atol=1e-5)
+    assert torch.equal(sae.written(torch.zeros(3, 2, F)), torch.zeros(3, 2, D))
+
+
 # A trace in features.
 
 

@@ -118,7 +118,7 @@ class SAE:
         for name, (vector, width) in vectors.items():
             if vector.numel() != 1 and vector.shape != (width,):
                 raise CheckpointError(f"{name} is {list(vector.shape)}; with these matrices it is [{width}]")
-        self.W_enc, self.W_dec = W_enc.float(), W_dec.float()
+        self.W_enc, self.W_dec = W_enc.float(), W_dec.float().contiguous()  # rows of W_dec are read one by one
         self.b_enc, self.b_dec, limits = (v.float().to(W_enc.device).expand(n) for v, n in vectors.values())
         self.threshold = None if threshold is None else limits
         every = {
@@ -181,9 +181,7 @@ class SAE:
         >>> bool((sae.decode(sae.encode(x)) == x).all())  # this one keeps every number, and minus it
         True
         """
-        if self.rescaled:
-            features = features / self._lengths()
-        made = features @ self.W_dec + self.b_dec
+        made = self.written(features) + self.b_dec
         if self.norm == "none":
             return made
         if x is None:
@@ -191,8 +189,33 @@ class SAE:
         _, scale, shift = self._normed(x)
         return made * scale + shift
 
+    def written(self, features: "Tensor") -> "Tensor":
+        """The rows of W_dec that features (… feature) add up to, before bias and scale: … d_model.
+
+        >>> import torch
+        >>> sae = identity("blocks.2.hook_resid_post", 128)
+        >>> float(sae.written(2 * torch.eye(256)[7]).sum())
+        2.0
+        """
+        from torch.nn.functional import embedding_bag
+
+        if self.rescaled:
+            features = features / self._lengths()
+        flat = features.reshape(-1, self.d_sae)
+        active = flat != 0
+        counts = active.sum(-1)
+        if int(counts.sum()) * 16 > flat.numel():
+            return features @ self.W_dec
+        row, number = active.nonzero(as_tuple=True)  # few of many: their rows are read, and no others
+        bags = {"offsets": counts.cumsum(0) - counts, "mode": "sum", "per_sample_weights": flat[row, number]}
+        return embedding_bag(number, self.W_dec, **bags).reshape(*features.shape[:-1], self.d_model)
+
     def _lengths(self) -> "Tensor":
         return self.W_dec.norm(dim=-1).clamp(min=1e-30)  # a row of zeros writes nothing, and is no reason for a NaN
+
+    def scale(self, x: "Tensor") -> Any:
+        """What a norm divides x by, on its way in: 1 where there is none."""
+        return self._normed(x)[1]
 
     def _normed(self, x: "Tensor") -> tuple["Tensor", Any, Any]:
         """What is read of x, and the scale and shift that it lost."""
@@ -305,8 +328,8 @@ class Clamp:
 
 
 def _through(sae: SAE, x: "Tensor", hook, change: Callable[["Tensor"], "Tensor"], error: bool) -> "Tensor":
-    """The value with its features changed. The error term is never formed: x + (what is written now - what was written)
-    is the same sum, and where no feature changes it is x to the last bit."""
+    """The value with its features changed. The error term is never formed: x and what the change of features writes
+    are the same sum, and where no feature changes it is x to the last bit."""
     import torch
 
     if hook.name != sae.site:
@@ -318,9 +341,11 @@ def _through(sae: SAE, x: "Tensor", hook, change: Callable[["Tensor"], "Tensor"]
     made = []
     for part in sae.rows(x):
         features = sae.encode(part)
-        new = sae.decode(change(features), part)
+        changed = change(features)
         if error:
-            new = part.to(new) + (new - sae.decode(features, part))
+            new = part.to(features) + sae.written(changed - features) * sae.scale(part)
+        else:
+            new = sae.decode(changed, part)
         made.append(new.to(x))
     return torch.cat(made).reshape(x.shape)
 
