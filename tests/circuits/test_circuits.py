@@ -13,6 +13,7 @@ import workbench as wb
 from tests.constructed import CLASSES, WINDOW, V, constructed
 from tests.runner import textbook
 from tests.runner.models import some_tokens, tiny
+from tests.runner.pretend import pretended_cuda
 from workbench.circuits import vocabulary
 from workbench.circuits.experts import expert_writes, router_tokens
 from workbench.circuits.heads import head_sinks, ov_circuit, qk_circuit, qk_distance
@@ -259,6 +260,24 @@ def test_only_the_given_tokens_are_looked_at():
 def test_rows_of_the_table_without_a_text_are_left_out():
     model = wb.Model("pocket")
     assert router_tokens(model, 0, k=1).attrs["n_tokens"] == len(model.tokenizer) < model.config.d_vocab
+
+
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda model: head_sinks(model),
+        lambda model: ov_circuit(model, 1, 2),
+        lambda model: qk_circuit(model, 1, 2),
+        lambda model: qk_distance(model, [0, 1, 20]).to_dataset(name="logit"),
+        lambda model: router_tokens(model, 1),
+        lambda model: expert_writes(model, 1, 2, neurons=[0, 5]),
+    ],
+)
+def test_weights_on_another_device_say_the_same(read):
+    here = read(wb.Model("pocket"))
+    with pretended_cuda():
+        there = read(wb.Model("pocket", device="cuda"))
+    assert here.identical(there)
 
 
 def test_what_is_not_there_is_refused():
