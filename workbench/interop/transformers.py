@@ -382,7 +382,7 @@ class Listener:
         spread = share.new_zeros(*share.shape[:2], logits).scatter(-1, chosen, share)
         self.hear(here + "hook_expert_weights", spread)
         if self.ear.wants(here + "hook_expert_out"):
-            self.hear(here + "hook_expert_out", _one_by_one(experts, hidden[0], chosen[0])[None], derived=True)
+            self.hear(here + "hook_expert_out", _one_by_one(experts.forward, hidden[0], chosen[0])[None], derived=True)
 
     def _mlp(self, i: int, layer: Layer, args: tuple, out: Any) -> None:
         here = f"blocks.{i}.mlp."
@@ -528,7 +528,7 @@ def _hidden(mask: Any, rows: slice, n: int, window: int | None, device: Any) -> 
     return late | (key <= query - window) if window else late
 
 
-def _one_by_one(experts: Any, hidden: "Tensor", chosen: "Tensor") -> "Tensor":
+def _one_by_one(experts: Callable, hidden: "Tensor", chosen: "Tensor") -> "Tensor":
     """pos choice d_model: what each chosen expert says before its weight, by the model's own experts function."""
     import torch
 
@@ -536,7 +536,7 @@ def _one_by_one(experts: Any, hidden: "Tensor", chosen: "Tensor") -> "Tensor":
     for start in range(0, len(hidden), AT_ONCE):
         x, which = hidden[start : start + AT_ONCE], chosen[start : start + AT_ONCE]
         ones = torch.ones(which.numel(), 1, dtype=x.dtype, device=x.device)
-        said.append(experts.forward(x.repeat_interleave(k, 0), which.reshape(-1, 1), ones).view(len(x), k, -1))
+        said.append(experts(x.repeat_interleave(k, 0), which.reshape(-1, 1), ones).view(len(x), k, -1))
     return torch.cat(said)
 
 
