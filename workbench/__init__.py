@@ -78,6 +78,10 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.segments import steps as steps
     from workbench.traces import Trace as Trace
     from workbench.traces import load as load
+    from workbench.tune.lens import lens_kl as lens_kl
+    from workbench.tune.lens import load_lens as load_lens
+    from workbench.tune.lens import train_lens as train_lens
+    from workbench.tune.lens import tuned_lens as tuned_lens
 
 __version__ = "0.1.0"
 
@@ -131,6 +135,10 @@ _HOME = {  # public name -> the module that defines it
     "attention_knockout": "workbench.causal.attention_knockout",
     "resampling": "workbench.causal.resampling",
     "faithfulness": "workbench.causal.faithfulness",
+    "train_lens": "workbench.tune.lens",
+    "load_lens": "workbench.tune.lens",
+    "tuned_lens": "workbench.tune.lens",
+    "lens_kl": "workbench.tune.lens",
     "expert_writes": "workbench.circuits.experts",
     "router_tokens": "workbench.circuits.experts",
     "head_sinks": "workbench.circuits.heads",

@@ -1,0 +1,1 @@
+"""What is trained on a model's own activations, and belongs to that model alone."""
