@@ -9,12 +9,13 @@ import pytest
 import workbench as wb
 
 HERE = Path(__file__).parent
-ROOMS = ("workbench.analysis.", "workbench.causal.", "workbench.circuits.")
+ROOMS = ("workbench.analysis.", "workbench.causal.", "workbench.circuits.", "workbench.tune.")
 PUBLIC = sorted(name for name, home in wb._HOME.items() if home.startswith(ROOMS) and callable(getattr(wb, name)))
 FILES = [
     *HERE.glob("test_*.py"),
     *(HERE.parent / "causal").glob("test_*.py"),
     *(HERE.parent / "circuits").glob("test_*.py"),
+    *(HERE.parent / "tune").glob("test_*.py"),
     HERE.parent / "test_patterns.py",
 ]
 

@@ -120,8 +120,9 @@ def train_lens(
 def load_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
     """The lens in a file that `TunedLens.save` wrote, for the model that it was trained on; bit for bit what was saved.
 
+    >>> from tempfile import mkdtemp
     >>> lens = wb.train_lens(model, [trace], passes=1)
-    >>> wb.load_lens(lens.save("pocket.lens.safetensors"), model)  # doctest: +SKIP
+    >>> wb.load_lens(lens.save(Path(mkdtemp()) / "pocket.safetensors"), model)
     <TunedLens of pocket: 6 layers, 64 tokens>
 
     Raises CheckpointError if the file is absent, damaged or no lens, or if it was trained on other weights.
