@@ -22,10 +22,10 @@ GAP = LogitGap(3, 8)
 SENDERS = [("head", 1, 4), ("attn", 0), ("mlp", 1), ("expert", 0, 2)]
 
 
-def pair(n: int = 80) -> tuple[list[int], list[int]]:
+def pair(n: int = 150) -> tuple[list[int], list[int]]:
     corrupt = some_tokens(n)
     clean = list(corrupt)
-    clean[66], clean[74] = (corrupt[66] + 5) % 170, (corrupt[74] + 9) % 170
+    clean[136], clean[144] = (corrupt[136] + 5) % 170, (corrupt[144] + 9) % 170
     return clean, corrupt
 
 
@@ -65,13 +65,13 @@ def test_a_sender_that_writes_the_same_changes_no_bit_by_any_path(sender):
     """Both runs are the same up to the last token, so nothing differs at the positions before."""
     model, (clean, _) = tiny(), pair()
     other = [*clean[:-1], (clean[-1] + 1) % 170]
-    found = path_patching(model, clean, other, GAP, sender, routes="free", positions=range(79))
+    found = path_patching(model, clean, other, GAP, sender, routes="free", positions=range(149))
     assert (
         (found == 0).all()
         and found.attrs["total"] == 0
         and found.size == len(readers(model.config, sender, routes="free"))
     )
-    held = path_patching(model, clean, other, GAP, sender, positions=range(79))
+    held = path_patching(model, clean, other, GAP, sender, positions=range(149))
     assert (held == 0).all() and held.attrs["total"] == 0
 
 
@@ -125,7 +125,7 @@ def test_one_path_is_what_a_whole_run_with_that_input_replaced_gives(receiver):
     plain = rms_norm(x - change, norm, model.config.eps)
     with ExitStack() as edits:
         if word in "qkv":
-            made = (normed @ getattr(w, f"w_{word}").T + getattr(w, f"b_{word}")).view(80, -1, 16)
+            made = (normed @ getattr(w, f"w_{word}").T + getattr(w, f"b_{word}")).view(150, -1, 16)
 
             def put(x):
                 x[0, :, numbers[1]] = made[:, numbers[1]]
@@ -149,9 +149,9 @@ def test_positions_that_are_not_named_stay_as_they_were(monkeypatch):
     model, (clean, corrupt) = tiny(), pair()
     sender, several = ("mlp", 0), [("v", 1, 0), ("v", 1, 1), ("mlp", 2), ("logits",)]
     whole = path_patching(model, clean, corrupt, GAP, sender, several)
-    named = path_patching(model, clean, corrupt, GAP, sender, several, positions=range(66, 80))
+    named = path_patching(model, clean, corrupt, GAP, sender, several, positions=range(136, 150))
     assert np.allclose(whole, named, atol=1e-6)
-    early = path_patching(model, clean, corrupt, GAP, sender, several, positions=[66])
+    early = path_patching(model, clean, corrupt, GAP, sender, several, positions=[136])
     assert float(early.sel(receiver="logits")) == 0 and abs(float(early.sel(receiver="v 1 0"))) > 0
     monkeypatch.setattr("workbench.causal.path_patching.ROWS", 1)
     assert np.allclose(path_patching(model, clean, corrupt, GAP, sender, several), whole, atol=1e-6)

@@ -15,10 +15,10 @@ from workbench.analysis import statistics
 from workbench.causal.cells import Cells, of_model
 from workbench.causal.reading import LOGITS, Reading, divergence
 from workbench.errors import EditError, NotRecorded
-from workbench.kernels.attention import BLOCK
 from workbench.runner.gpt_oss import unembed
 from workbench.runner.model import Model
 from workbench.runner.taps import Tap, whole_numbers
+from workbench.runner.tracing import LEAST
 from workbench.segments import Step
 from workbench.spans import Span
 from workbench.traces import Trace
@@ -86,7 +86,7 @@ def attention_knockout(
     if not edges.any():
         raise EditError(f"no edge is cut: no query comes {least} tokens or more after a key that these layers see")
     start = int(edges.any(1).argmax())
-    begin = start // BLOCK * BLOCK  # from where a block of attention begins, positions get the same bits again
+    begin = start // LEAST * LEAST  # from where a pass may begin, positions get the same bits again
     values = [names.at("blocks.*.attn.hook_v", layer) for layer in chosen] if mode == "mean" else []
     asked_for = {"what": "attention_knockout", "tokens": trace.tokens, "edges": edges, "allowed": allowed & ~asked}
     asked_for |= {"layers": chosen, "heads": several, "mode": mode, "controls": controls, "seed": seed}

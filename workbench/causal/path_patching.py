@@ -17,12 +17,11 @@ from workbench.causal.patching import ROWS, WORK, Outcome, two_prompts
 from workbench.causal.reading import Reading
 from workbench.causal.suppression import Routed
 from workbench.errors import EditError
-from workbench.kernels.attention import BLOCK
-from workbench.kernels.linear import linear
 from workbench.runner.config import Config
-from workbench.runner.gpt_oss import rms_norm, unembed
+from workbench.runner.gpt_oss import linear, rms_norm, unembed
 from workbench.runner.model import Model, Prompt
 from workbench.runner.taps import Chain, Recorder, Tap
+from workbench.runner.tracing import LEAST
 
 Part = tuple[Any, ...]  # a word, and where there is one its layer and its number in it
 SENDERS = {"head": "n_heads", "expert": "n_experts", "attn": None, "mlp": None}  # what a layer has that many of
@@ -99,8 +98,8 @@ def path_patching(
             elsewhere = np.setdiff1d(np.arange(len(base)), where)
             change[:, torch.as_tensor(elsewhere, device=change.device)] = 0
         moved = change[0].ne(0).any(-1).nonzero()
-        # from where a block of attention begins: then positions meet the same products, and get the same bits
-        start = int(moved[0]) // BLOCK * BLOCK if len(moved) else (len(base) - 1) // BLOCK * BLOCK
+        # from where a pass may begin: then positions meet the same products, and get the same bits
+        start = int(moved[0]) // LEAST * LEAST if len(moved) else (len(base) - 1) // LEAST * LEAST
         values = np.zeros(len(sets))
         everything = Chain(_Whole(sender, change[:, start:]), *_held(base, start, routes))
         total = _run(base, outcome, everything, sender[1], start, 1)[0]
