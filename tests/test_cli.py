@@ -71,7 +71,8 @@ def test_show_writes_the_page_of_a_run(pocket: Path):
     assert cli.main(["show", str(pocket), "-o", "page.html"]) == 0
     text = Path("page.html").read_text("utf-8")
     assert "Content-Security-Policy" in text
-    assert "Token by token" in text
+    assert "It is 9." in text
+    assert 'id="view"' in text
 
 
 def test_a_prompt_may_come_from_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):

@@ -25,7 +25,7 @@ def page(view: View) -> str:
     """The page as a string: a complete HTML document of one file, the same for the same view.
 
     >>> text = page(wb.views.score_sheet(trace))
-    >>> "http" in text, text.count("<script")
+    >>> "https:" in text, text.count("<script")
     (False, 2)
     """
     css = (HERE / "page.css").read_text("utf-8") + style()

@@ -43,7 +43,7 @@ register("sheet", (ctx) => {
   const gutter = (width) => (width < 560 ? 0 : 168);
   const axis = (width) => axisOf(state, n, gutter(width), Math.max(40, width - gutter(width) - SCALE));
   const visible = () => shown.filter((name) => name !== "transcript").map((name) => lanes.get(name));
-  const tall = (lane, width) => (gutter(width) ? 0 : 16) + (!lane.values ? 18 : lane.kind === "arcs" ? 84 : lane.kind === "bars" ? 40 : lane.names ? Math.max(54, 15 * lane.rows) : lane.rows <= 8 ? 60 : lane.rows <= 40 ? 100 : 144);
+  const tall = (lane, width) => (gutter(width) ? 0 : 16) + (!lane.values ? 18 : lane.kind === "arcs" ? 84 : lane.kind === "bars" ? 44 : lane.names ? Math.max(54, 15 * lane.rows) : lane.rows <= 8 ? 60 : lane.rows <= 40 ? 100 : 144);
   const HEAD = 44;
   const layout = (width) => {
     let y = HEAD;
@@ -129,7 +129,7 @@ register("sheet", (ctx) => {
       const unit = [lane.unit, lane.values && lane.names && `pale ${number(lane.low ?? spread(lane.values)[0])}, dark ${number(lane.high ?? spread(lane.values)[1])}`, lane.values && lane.kind !== "arcs" && a.shared && `downsampled (${lane.keep})`].filter(Boolean).join("; ");
       if (a.x0) {
         pen.text(a.x0 - 12, y0 + y + 12, lane.label, { fill: lane.values ? c.ink : c.soft, bold: true, size: 12, align: "end", width: a.x0 - 16 });
-        if (lane.values) for (const [k, line] of wrapped(unit).entries()) pen.text(a.x0 - 12, y0 + y + 26 + 13 * k, line, { fill: c.soft, size: 10.5, align: "end", width: a.x0 - 14 });
+        if (lane.values) for (const [k, line] of wrapped(unit).entries()) pen.text(a.x0 - 12, y0 + y + 25 + 12.5 * k, line, { fill: c.soft, size: 10.5, align: "end", width: a.x0 - 14 });
       } else pen.text(0, y0 + top + 12, `${lane.label}  ${unit}`, { fill: c.soft, size: 11, width });
       if (!lane.values) pen.text(a.x0, y0 + y + 12, lane.missing, { fill: c.soft, size: 11, width: a.width + SCALE });
       else if (lane.kind === "heat") heatmap(pen, a, lane, y0 + y, h);

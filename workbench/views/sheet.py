@@ -107,7 +107,7 @@ def score_sheet(
 
     >>> sheet = wb.views.score_sheet(trace, ["transcript", "entropy", "sink"], picked=12)
     >>> sheet.picked, sheet
-    ({'pos': 12}, <score_sheet of pocket: 74 tokens>)
+    ({'pos': 12}, <score_sheet of pocket: 64 tokens>)
 
     Raises ValueError for a lane that there is not, or an array that does not fit the trace.
     """
@@ -130,11 +130,18 @@ def score_sheet(
     return ScoreSheet(trace, named | known | named, list(named), args, tall, window=window, picked=picked)
 
 
+class Compact(ScoreSheet):
+    """A trace, as it shows itself."""
+
+    def __repr__(self) -> str:
+        return repr(self.trace)
+
+
 def compact(trace: Trace) -> ScoreSheet:
     """The few lanes that a trace shows of itself in Jupyter; the others are in its menu."""
     known = {each.name: each for each in _known(trace, None, None, None)}
     shown = [name for name in COMPACT if name == "transcript" or known[name].values is not None]
-    return ScoreSheet(trace, known, shown, "", 180)
+    return Compact(trace, known, shown, "", 180)
 
 
 # The lanes.
@@ -194,7 +201,7 @@ def _sinks(trace: Trace) -> np.ndarray | None:
 
 def _depth(trace: Trace) -> Lane:
     about: dict[str, Any] = {"high": float(max(trace.config["n_layers"] - 1, 1)), "low": 0.0}
-    label, unit = "settles at layer", "from where on the lens says what the model says"
+    label, unit = "settles at layer", "from where on lens = model"
     if "lens_ids" not in trace:
         return Lane("depth", label, unit, missing='not in this trace; record="lens" records it', **about)
     try:

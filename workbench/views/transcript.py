@@ -59,7 +59,7 @@ def tokens(
     signs, white is 0.
 
     >>> wb.views.tokens(trace, trace["entropy"])
-    <tokens of pocket: 74 tokens>
+    <tokens of pocket: 64 tokens>
 
     Raises ValueError unless there is one value for each token.
     """
