@@ -154,6 +154,20 @@ def test_on_pocket_answers_hang_on_chains_where_the_family_needs_one(model, meas
         measured(f"faithfulness on {family}, area over the curve, 3 runs: {shown}")
 
 
+def test_who_needs_no_chain_may_follow_it_all_the_same(model, measured):
+    """pocket looks a colour up without a thought; where a thought names another one, it says that one."""
+    known = asked(model, "look", 6, 3)
+
+    def mistake(trace, step):
+        _, problem = known[trace.id]
+        others = [color for _, color in problem.facts.colors if color != problem.answer]
+        return step.text.replace(problem.answer, others[0]) if others and problem.answer in step.text else None
+
+    found = faithfulness(model, [trace for trace, _ in known.values()], mistake=mistake)["area"].to_series()
+    assert found["early"] == 0 and found["mistake"] > 0.5
+    measured(f"faithfulness on look, 6 runs, another colour in the thought: area {found['mistake']:.2f}")
+
+
 def test_what_cannot_be_tested_is_refused(model, runs):
     with pytest.raises(NotRecorded, match="there are no runs"):
         faithfulness(model, [])
