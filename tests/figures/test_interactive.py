@@ -33,7 +33,7 @@ def test_no_text_of_a_plot_is_markup_a_formula_or_a_template(kind: str, names: l
     if kind != "heatmap":  # its own template writes the numbers
         assert not [said for said in every_text(json.loads(figure.to_json())) if "%{" in said]
     for said in every_text(json.loads(figure.to_json())):
-        assert "<" not in said and "$" not in said, said
+        assert "<" not in said.replace("<br>", "") and "$" not in said, said
         assert said.isprintable() or not said, said
 
 

@@ -1,5 +1,6 @@
 """A Figure as plotly draws it: the same numbers, limits, ticks and colours, to zoom into and to hover over."""
 
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from workbench.visible import visible
 
 PX = 5.0  # a mm on the screen
 POINT = 1.75  # a point of type on the screen
+LETTER = 0.6  # of the size of the type: how wide a letter is, about
 SYMBOLS = {"dot": "circle", "ring": "circle-open", "square": "square"}
 _MEANT = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;"})
 
@@ -34,6 +36,7 @@ def interactive(figure: Figure) -> Any:
     except ImportError:
         raise MissingDependency("plotly is not installed. Run: pip install 'gpt-oss-workbench[lab]'") from None
     width, height = figure.width * PX, (figure.height or 0) * PX
+    notes = textwrap.wrap(figure.note, int(width / (SMALL * POINT * LETTER)))
     layout: dict[str, Any] = {
         "width": width,
         "height": height,
@@ -43,8 +46,8 @@ def interactive(figure: Figure) -> Any:
         "hovermode": "closest",
         "paper_bgcolor": "#ffffff",
         "plot_bgcolor": "#ffffff",
-        "margin": {"l": 70, "r": 20, "t": 50 if figure.title else 30, "b": 95 if figure.note else 60},
-        "legend": {"orientation": "h", "y": 1.0, "yanchor": "bottom", "x": 0},
+        "margin": {"l": 70, "r": 20, "t": 75 if figure.title else 55, "b": 55 + (20 + 14 * len(notes) if notes else 0)},
+        "legend": {"orientation": "h", "y": 1 + 18 / height, "yanchor": "bottom", "x": 0, "traceorder": "normal"},
         "meta": {"workbench": figure.digest},
         "shapes": [],
         "annotations": [],
@@ -56,7 +59,8 @@ def interactive(figure: Figure) -> Any:
     for number, panel in enumerate(figure.panels):
         _panel(figure, panel, number, traces, layout, named)
     if figure.note:
-        layout["annotations"].append(_said(figure.note, 0, 0, "paper", "paper", yshift=-80, xanchor="left", size=SMALL))
+        said = _said("", 0, 0, "paper", "paper", yshift=-55, xanchor="left", yanchor="top", size=SMALL)
+        layout["annotations"].append(said | {"text": "<br>".join(map(inert, notes))})
     return graph_objects.Figure({"data": traces, "layout": layout})
 
 
@@ -85,6 +89,7 @@ def _panel(
             "tickfont": {"size": (SMALL if axis.small else TICK) * POINT},
             "title": {"text": inert(axis.label), "standoff": 6},
             "visible": not axis.hidden,
+            "automargin": True,
             "showgrid": False,
             "zeroline": letter == "y" and any(isinstance(mark, Bars) for mark in panel.marks),
             "showline": True,
