@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from random import Random
 
 import numpy as np
@@ -11,7 +12,7 @@ import torch
 from tests.pocket.test_training import random_model, some_ids
 from workbench.causal.suppression import Hidden
 from workbench.pocket.eval import accuracy as measured
-from workbench.pocket.eval import figures
+from workbench.pocket.eval import card, figures
 from workbench.pocket.eval.accuracy import problems, right
 from workbench.pocket.eval.causes import Cut, NoSinks, prefix
 from workbench.pocket.eval.routing import _channels, knows, routing
@@ -205,3 +206,13 @@ def test_transformers_writes_what_the_runner_writes(model, tmp_path):
     assert found["texts_alike"]["share"] == 1 and found["logits_differ_by"] < 2e-5 * found["largest_logit"]
     other = parity(model, export(random_model(1), tmp_path / "other"), 1, max_tokens=12)
     assert other["texts_alike"]["share"] == 0 and other["logits_differ_by"] > 0.1
+
+
+def test_the_card_says_what_was_measured():
+    pocket = Path(__file__).parents[2] / "data" / "pocket"
+    text = (pocket / "README.md").read_text(encoding="utf-8")
+    results = json.loads((pocket / "results.json").read_text(encoding="utf-8"))
+    assert results["digest"] == Model(pocket).digest
+    assert card.filled(text, results) == text
+    results["tokens_per_second"] += 1
+    assert card.filled(text, results) != text

@@ -67,8 +67,8 @@ def routing(model: Model, n: int, shuffles: int = 20) -> dict[str, Any]:
     return {
         "tokens": chosen.shape[1],
         "layers": layers,
-        "sink_mean": mean.round(4).tolist(),
-        "sink_max": most.round(4).tolist(),
+        "sink_mean": mean.astype(float).round(4).tolist(),
+        "sink_max": most.astype(float).round(4).tolist(),
         "heads_with_5_percent_somewhere": round(float((most >= 0.05).mean()), 3),
         "heads_with_5_percent_on_average": round(float((mean >= 0.05).mean()), 3),
     }
