@@ -111,6 +111,7 @@ def from_cache(
         values["hook_logits"] = subject.read_out(values[last])
     subject.run = lambda given, ear: _play(values, subject, given.shape[1], ear)
     subject.replays = True
+    subject.deaf_to.discard(RESULT)  # what a cache holds was computed
     subject.notes.append("from an ActivationCache: the run itself was not watched")
     return hearing.record(subject, batch[row], record, None)
 
