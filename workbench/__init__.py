@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench import errors as errors
     from workbench import figures as figures
+    from workbench import interop as interop
     from workbench import names as names
     from workbench import views as views
     from workbench.analysis import statistics as statistics
@@ -155,6 +156,7 @@ _HOME = {  # public name -> the module that defines it
     "errors": "workbench.errors",
     "statistics": "workbench.analysis.statistics",
     "views": "workbench.views",
+    "interop": "workbench.interop",
     "figures": "workbench.figures",
 }
 __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]

@@ -8,7 +8,14 @@ import workbench as wb
 from tests.interop.made import EVERYTHING, TOLERANCE, gaps, hf, ours, statuses, tokens
 from tests.interop.others import DENSE, ROUTED, other
 from workbench import identities
-from workbench.errors import HookNameError, InteropError, MissingDependency, NotRecorded, PromptError, VerificationWarning
+from workbench.errors import (
+    HookNameError,
+    InteropError,
+    MissingDependency,
+    NotRecorded,
+    PromptError,
+    VerificationWarning,
+)
 from workbench.interop import versions
 from workbench.interop.transformers import record
 from workbench.traces import load

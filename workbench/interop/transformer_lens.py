@@ -1,8 +1,8 @@
 """A Trace from TransformerLens, of a bridge's run or of an ActivationCache, and a Trace as an ActivationCache.
 
 Hook points have the same names; only its hook_normalized is before the norm's scale, and ours is its norm's hook_out:
-what attention and router read. TransformerLens shows no sink: its share is computed from the scores and the learned sink
-logits, and marked "derived"; a cache whose rows and sinks do not sum to 1 is refused.
+what attention and router read. TransformerLens shows no sink: its share is computed from the scores and the learned
+sink logits, and marked "derived"; a cache whose rows and sinks do not sum to 1 is refused.
 
 Compatibility mode folds the bias of values into the bias of the output, as if every row of a pattern summed to 1. In a
 model with sinks no row does, so such a run is another model's (measured on gpt-oss's shape: 58 % of the likeliest next
