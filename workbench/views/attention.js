@@ -2,15 +2,18 @@
 import { axisOf, frame, number, ramp, raster, register, ticks, veil } from "./shared.js";
 import { answers, list, menu, scale, squares } from "./grid.js";
 
-const LEFT = 104, TOP = 46;
+const LEFT = 104, TOP = 54;
 
 register("attention", (ctx) => {
   const { data, tokens, bus, theme } = ctx, { state } = bus, { n } = tokens, { arrays } = data;
   const value = (level) => (level / 255) ** 2; // as Python made the levels
   const now = () => ({ layer: state.layer < 0 ? data.layer : state.layer, head: Math.max(0, Math.min(data.heads - 1, state.head)) });
-  const store = answers(ctx.ask, () => [small, large].forEach((f) => f.paint()));
+  let small, large; // the two plots: made last, asked for from the beginning
+  const store = answers(ctx.ask, () => [small, large].forEach((f) => f?.paint()));
   store.put("layer", { layer: data.layer }, { arrays: { thumbs: arrays.thumbs, means: arrays.means }, factor: data.small });
   store.put("head", { layer: data.layer, head: data.head, from: 0, to: n }, { arrays: { cells: arrays.cells, sinks: arrays.sinks }, factor: data.factor });
+  const beside = (width) => width >= 760;
+  const axis = (width = large?.box.clientWidth ?? 900) => axisOf(state, n, LEFT, Math.max(120, Math.min(640, width - LEFT - 20 - (beside(width) ? 260 : 0))));
   const layer = () => store.get("layer", { layer: now().layer });
   /** The cells to draw from: exact ones of the window where there are, or of all tokens, or the thumbnail. */
   const cells = (a) => {
@@ -31,18 +34,18 @@ register("attention", (ctx) => {
   // What a token looks at: the exact row of a kept one, or what the cells show.
   const tops = (query, most) => {
     const row = query === state.lock && store.get("row", { ...now(), query });
-    const seen = row?.arrays ? null : cells(axis(large.box.clientWidth)), side = seen?.cells.shape[0];
+    const seen = row?.arrays ? null : cells(axis()), side = seen?.cells.shape[0];
     if (!row?.arrays && seen?.factor !== 1) return [];
     const at = row?.arrays ? (k) => row.arrays.row[k] : (k) => value(seen.cells[(query - seen.start) * side + k - seen.start]);
     const first = seen?.start ?? 0, keys = Array.from({ length: Math.max(0, query + 1 - first) }, (_, k) => k + first);
-    const best = keys.map((k) => [`${tokens.word(k)}  ${k}`, at(k), k]).filter(([, v]) => v > 0).sort((p, q) => q[1] - p[1]).slice(0, most);
+    const best = keys.map((k) => [`${tokens.word(k)}  ${k}`, at(k)]).filter(([, v]) => v > 0).sort((p, q) => q[1] - p[1]).slice(0, most);
     const sink = row?.arrays ? row.sink : seen.sinks?.[query - seen.start];
-    return [...best, ...(sink >= 0 ? [["sink", sink, -1]] : [])];
+    return [...best, ...(sink >= 0 ? [["sink", sink]] : [])];
   };
   const read = (i) => {
     const { layer: l, head } = now(), lines = [`layer ${l}, head ${head} looks most at: ${tops(i, 5).map(([t, v]) => `${t} (${number(v)})`).join(", ") || "keep the token to see"}`];
     if (state.key < 0 || i !== state.hover) return lines;
-    const seen = cells(axis(large.box.clientWidth)), side = seen?.cells.shape[0], place = (p) => Math.floor((p - seen.start) / seen.factor);
+    const seen = cells(axis()), side = seen?.cells.shape[0], place = (p) => Math.floor((p - seen.start) / seen.factor);
     const level = seen && state.key <= i ? seen.cells[place(i) * side + place(state.key)] : 0;
     return [`at “${tokens.word(state.key)}” ${state.key}: ${state.key > i ? "not yet written" : "≈ " + number(value(level)) + (seen?.factor > 1 ? `, the largest of ${seen.factor} × ${seen.factor} tokens` : "")}`, ...lines];
   };
@@ -68,7 +71,7 @@ register("attention", (ctx) => {
     all.paper = theme.of.paper;
     return (all.pictures ??= Array.from({ length: data.heads }, (_, h) => raster(side, side, colours, (r, c) => (c > r ? -1 : thumbs[(h * side + r) * side + c]))));
   };
-  const small = view.plot({
+  small = view.plot({
     label: "all heads of the layer", on: ["layer", "head"],
     size: (width) => tile(width).at(data.heads - 1)[1] + data.thumb + 16,
     draw(pen, width, y0) {
@@ -91,17 +94,15 @@ register("attention", (ctx) => {
   });
 
   // One head, large.
-  const beside = (width) => width >= 760;
-  const axis = (width) => axisOf(state, n, LEFT, Math.max(120, Math.min(640, width - LEFT - 20 - (beside(width) ? 260 : 0))));
   const down = (a, p) => TOP + a.x(p) - a.x0;
-  const large = view.plot({
+  large = view.plot({
     label: "one head", on: ["layer", "head", "from", "to", "lock", "only"],
     size: (width) => TOP + axis(width).width + 24 + (beside(width) ? 0 : 190),
     draw(pen, width, y0) {
       const c = theme.of, a = axis(width), seen = cells(a), { layer: l, head } = now(), side = a.width, m = a.columns, y = y0 + TOP, edge = data.window_of[l];
       const rough = seen && (seen.factor > 1 || a.shared);
-      pen.text(LEFT, y0 + 14, `head ${head}, ${told()}`, { fill: c.ink, bold: true, size: 12, width: width - LEFT });
-      pen.text(LEFT, y0 + 30, "query: rows, downwards; key: columns" + (rough ? ` · downsampled (max): ${Math.max(seen.factor, Math.ceil((a.to - a.from) / m))} tokens a cell` : ""), { fill: c.soft, size: 11, width: width - LEFT });
+      pen.text(LEFT, y0 + 22, `head ${head}, ${told()}`, { fill: c.ink, bold: true, size: 12, width: width - LEFT });
+      pen.text(LEFT, y0 + 38, "query: rows, downwards; key: columns" + (rough ? ` · downsampled (max): ${Math.max(seen.factor, Math.ceil((a.to - a.from) / m))} tokens a cell` : ""), { fill: c.soft, size: 11, width: width - LEFT });
       pen.rect(LEFT - 1, y - 1, side + 2, side + 2, c.line);
       pen.rect(LEFT, y, side, side, c.paper);
       if (seen) {
@@ -121,13 +122,14 @@ register("attention", (ctx) => {
       ticks(pen, a, y + side + 1, c);
       const step = Math.max(1, Math.ceil(13 / a.cell));
       for (let p = a.from; p < a.to; p += step) pen.text(LEFT - 6, y0 + down(a, p) + (step > 1 ? 9 : a.cell / 2 + 4), step > 1 ? `${tokens.word(p)}  ${p}` : tokens.word(p), { fill: step > 1 ? c.soft : c.ink, size: Math.min(11, 10 + a.cell / 26), align: "end", width: LEFT - 8 });
-      const [x, top] = beside(width) ? [LEFT + side + 34, y0 + 14] : [LEFT, y + side + 36], kept = state.lock, found = kept >= 0 ? tops(kept, 7) : [];
+      const [x, top] = beside(width) ? [LEFT + side + 34, y0 + 22] : [LEFT, y + side + 36], kept = state.lock, found = kept >= 0 ? tops(kept, 7) : [];
       pen.text(x, top, kept >= 0 ? `“${tokens.word(kept)}” ${kept} looks at` : "click to keep a query: its top keys are here", { fill: kept >= 0 ? c.ink : c.soft, bold: kept >= 0, size: 12, width: width - x });
-      list(pen, c, x, top + 12, Math.min(226, width - x), found);
+      if (kept >= 0 && !found.length) pen.text(x, top + 20, store.get("row", { ...now(), query: kept })?.error ? "its keys take Python: run the cell" : "…", { fill: c.soft, size: 11, width: width - x });
+      list(pen, c, x, top + 12, Math.min(226, width - x), found.map(([text, v]) => [text, v, v]));
     },
     axis,
     hit(x, y) {
-      const a = axis(large.box.clientWidth), key = a.at(x), hover = a.at(a.x0 + y - TOP);
+      const a = axis(), key = a.at(x), hover = a.at(a.x0 + y - TOP);
       return hover < 0 || key < 0 ? null : { hover, key };
     },
     mark(_, width) {

@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 
 from workbench import patterns
-from workbench.errors import NotRecorded
 from workbench.traces import Trace
 from workbench.views import still
 from workbench.views.payload import Payload
@@ -14,6 +13,7 @@ from workbench.views.view import View
 
 CELLS = 1024  # of the large head, each way
 BYTES = 300_000  # of all thumbnails of a layer
+SIDE = 168  # of a thumbnail, at most, in cells and in pixels: a cell is never less than a pixel
 QUERIES = 256  # of a stretch that are held at a time
 
 
@@ -37,10 +37,10 @@ class Heads(View):
             "head": self.head,
             "heads": config["n_heads"],
             "window_of": [config["window"] if kind == "sliding_attention" else 0 for kind in config["layer_types"]],
-            "thumb": min(max(thumbs["thumbs"].shape[-1], 56), 160),
+            "thumb": max(thumbs["thumbs"].shape[-1], 56),
             "small": small["factor"],
             "factor": large["factor"],
-            "hint": f"{n:,} tokens. Click a head to see it large, a row to keep its query; ↑ ↓ layers, [ ] heads, + − 0 to zoom.",
+            "hint": f"{n:,} tokens. Click a head, or a row to keep its query; ↑ ↓ layers, [ ] heads, + − zoom.",
         }
         return header, arrays | thumbs | cells
 
@@ -71,7 +71,7 @@ class Heads(View):
     def _layer(self, layer: int) -> Payload:
         config = self.trace.config
         size = max(16, int((BYTES / config["n_heads"]) ** 0.5))
-        view = patterns.view(self.trace, layer, size=min(size, 160))
+        view = patterns.view(self.trace, layer, size=min(size, SIDE))
         return {"factor": view.factor}, {"thumbs": _levels(view.cells), "means": view.sink.astype("f4")}
 
     def _head(self, layer: int, head: int, start: int, stop: int) -> Payload:
@@ -80,10 +80,8 @@ class Heads(View):
         start, stop = max(0, start), min(stop, n)
         factor = -(-(stop - start) // CELLS)
         edges = np.arange(0, stop - start, factor)
-        sinks = patterns.rows(trace, layer, [head], slice(0, 0))[1]
         if (start, stop) == (0, n):
-            cells = patterns.view(trace, layer, [head], CELLS).cells[0]
-            sinks = _sinks(trace, layer, head)
+            cells, sinks = patterns.view(trace, layer, [head], CELLS).cells[0], _sinks(trace, layer, head)
         else:
             cells, parts = np.zeros((len(edges), len(edges)), "f4"), []
             step = factor * max(1, QUERIES // factor)
@@ -136,7 +134,4 @@ def _levels(pattern: np.ndarray) -> np.ndarray:
 def _sinks(trace: Trace, layer: int, head: int) -> np.ndarray:
     if ("sink", layer) in trace:
         return np.asarray(trace["sink", layer], np.float32)[head]
-    return 1 - patterns.rows(trace, layer, [head])[0][0].sum(-1)
-
-
-__all__ = ["NotRecorded"]
+    return patterns.tile(trace, layer, [head], slice(None), slice(0, 1))[1][0]

@@ -32,7 +32,7 @@ export function busOf(id) {
   if (bus) return bus;
   const subscribers = new Set();
   let changed = new Set();
-  const state = { hover: -1, row: -1, lock: -1, layer: -1, head: -1, from: 0, to: -1, query: "", only: "" };
+  const state = { hover: -1, row: -1, key: -1, lock: -1, layer: -1, head: -1, from: 0, to: -1, query: "", only: "" };
   const tell = () => {
     const keys = changed;
     changed = new Set();
@@ -438,7 +438,7 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
       tally();
     }
     if (keys.has("only")) only.value = state.only;
-    if (["hover", "row", "lock", "layer"].some((k) => keys.has(k))) show();
+    if (["hover", "row", "key", "lock", "layer", "head"].some((k) => keys.has(k))) show();
     if (keys.has("lock")) told.textContent = lines(state.lock).slice(0, 2).join(". "); // said aloud, where hovering is not
   }, signal);
   if (state.query || state.only) Object.assign(search, { value: state.query }), (only.value = state.only), (hits = tokens.find(state.query)), tally();
@@ -485,9 +485,9 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
         drag.hidden = false;
         Object.assign(drag.style, { left: Math.min(x, begin) + "px", width: Math.abs(x - begin) + "px" });
       }
-      bus.set({ row: -1, ...(where(x, y) ?? { hover: -1 }) });
+      bus.set({ row: -1, key: -1, ...(where(x, y) ?? { hover: -1 }) });
     });
-    on(box, "pointerleave", () => ((begin = null), (drag.hidden = true), bus.set({ hover: -1, row: -1 })));
+    on(box, "pointerleave", () => ((begin = null), (drag.hidden = true), bus.set({ hover: -1, row: -1, key: -1 })));
     on(box, "pointerdown", (event) => (begin = axis ? spot(event)[0] : null));
     on(box, "click", (event) => {
       const [x, y] = spot(event), wide = !drag.hidden;
@@ -498,7 +498,7 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
         const [from, to] = [a.at(inside(Math.min(x, begin))), a.at(inside(Math.max(x, begin))) + 1];
         bus.set({ from, to: Math.max(to, Math.min(from + 8, tokens.n)) });
       } else {
-        const { hover, row = -1, ...rest } = where(x, y) ?? {}, again = state.lock === hover && (row < 0 || row === state.layer);
+        const { hover, row = -1, key, ...rest } = where(x, y) ?? {}, again = state.lock === hover && (row < 0 || row === state.layer);
         if (hover >= 0) bus.set(again ? { lock: -1 } : { lock: hover, ...(row >= 0 && { layer: row }), ...rest });
       }
       begin = null;

@@ -1,0 +1,126 @@
+"""A made run with all that the views of layers, heads, experts and steps read; no two of its sizes are the same.
+
+And a view that is alive without Jupyter: Python answers what the browser asks, through the same messages.
+"""
+
+from base64 import b64encode
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from tests.views import made
+from tests.views.browser import Seen
+from workbench.segments import steps
+from workbench.traces import Manifest, Trace
+from workbench.views.script import script, style
+
+LAYERS, HEADS, KV, D_HEAD, WINDOW, EXPERTS, ACTIVE = 4, 6, 2, 5, 9, 11, 3
+
+
+def whole(talk: list[made.Message] = made.TALK, *, heads: int = HEADS, seed: int = 0) -> Trace:
+    """A run with queries, keys and sinks, routes, a lens, and attention between steps."""
+    base = made.run(talk, layers=LAYERS, seed=seed)
+    rng, n = np.random.default_rng(seed + 1), len(base)
+    sizes = {"n_heads": heads, "n_kv_heads": KV, "d_head": D_HEAD, "window": WINDOW}
+    sizes |= {"n_experts": EXPERTS, "n_active": ACTIVE}
+    model = base.manifest.model | {"config": base.config | sizes}
+    arrays = {name: base.stored(name) for name in base.names() if not name.startswith("blocks")}
+    arrays["sinks"] = rng.normal(size=(LAYERS, heads)).astype("f4")
+    for layer in range(LAYERS):
+        at = f"blocks.{layer}."
+        arrays[at + "attn.hook_rot_q"] = rng.normal(size=(n, heads, D_HEAD)).astype("f4") * 2
+        arrays[at + "attn.hook_rot_k"] = rng.normal(size=(n, KV, D_HEAD)).astype("f4")
+        chosen = np.argsort(-rng.gumbel(size=(n, EXPERTS)) - np.arange(EXPERTS) * 0.3, axis=1)[:, :ACTIVE]
+        shares = np.sort(rng.dirichlet(np.ones(ACTIVE), n))[:, ::-1]
+        weights = np.zeros((n, EXPERTS), "f4")
+        np.put_along_axis(weights, chosen, shares.astype("f4"), 1)
+        arrays[at + "mlp.hook_expert_indices"] = chosen.astype("i4")
+        arrays[at + "mlp.hook_expert_weights"] = weights
+    ids = sorted(set(base.tokens))
+    arrays["lens_ids"] = rng.choice(ids, (LAYERS, n, 5)).astype("i4")
+    p = np.sort(rng.dirichlet(np.full(6, 0.5), (LAYERS, n)))[..., :0:-1]
+    arrays["lens_logprobs"] = np.log(p + 1e-9).astype("f4")
+    arrays["lens_entropy"] = rng.gamma(1, 1, (LAYERS, n)).astype("f4")
+    arrays["lens_kl"] = rng.gamma(1, 1, (LAYERS, n)).astype("f4")
+    if count := len(steps(base)):
+        arrays["step_attention"] = np.tril(rng.beta(1, 9, (LAYERS, heads, count, count))).astype("f4")
+    kept = {f.name: getattr(base.manifest, f.name) for f in fields(Manifest) if f.init}
+    return Trace(Manifest(**kept | {"model": model, "tensors": {}}), arrays)
+
+
+HOSTILE = [("user", None, made.HOSTILE), ("assistant", "analysis", made.HOSTILE)]
+
+_LIVE = """
+const state = { picked: null };
+let heard;
+const model = {
+  get: (key) => state[key],
+  set: (key, value) => { state[key] = value; },
+  save_changes: () => { window.picked = state.picked; },
+  on: (name, f) => { if (name === "msg:custom") heard = f; },
+  off: () => {},
+  async send({ id, kind, wanted }) {
+    const [error, text] = await window.reply(kind, wanted), bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    heard({ id, ...(error && { error }) }, [new DataView(bytes.buffer)]);
+  },
+};
+renderLive({ model, el: document.getElementById("view") }).then(() => document.documentElement.classList.add("drawn"));
+"""
+
+
+class Alive(Seen):
+    """A view that Python answers."""
+
+    def __init__(self, browser, view, folder: Path, **options):
+        self.asked: list[str] = []
+        self.view = view
+        page = browser.new_page(viewport={"width": 1280, "height": 900}, **options)
+        self.page, self.complaints, self.requests = page, [], []
+        page.on("console", lambda message: self.complaints.append(message.text))
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("request", lambda request: self.requests.append(request.url))
+        page.expose_function("reply", self._reply)
+        path = folder / "alive.html"
+        text = script(view.module) + _LIVE
+        path.write_text(
+            f'<!doctype html><meta charset="utf-8"><style>{style()}</style><body><div id="view"></div>'
+            f'<script type="module">{text}</script>',
+            "utf-8",
+        )
+        page.goto(path.as_uri())
+        page.wait_for_selector("html.drawn", state="attached")
+
+    def _reply(self, kind: str, wanted: dict) -> list[str]:
+        self.asked.append(kind)
+        try:
+            return ["", b64encode(self.view.reply(kind, wanted)).decode()]
+        except Exception as error:
+            return [f"{type(error).__name__}: {error}", ""]
+
+    def picked(self):
+        self.settled()
+        return self.page.evaluate("window.picked")
+
+
+def inert(seen: Seen, browser, tmp_path: Path) -> str:
+    """Every token hovered, the drawing saved: nothing ran and nothing became markup. Gives the drawing's texts."""
+    box = seen.page.locator(".wb-plot >> nth=-1").bounding_box()
+    for x in np.linspace(box["x"] + 2, box["x"] + box["width"] - 2, 24):
+        seen.page.mouse.move(x, box["y"] + box["height"] / 2)
+    seen.page.mouse.click(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
+    with seen.page.expect_download() as download:
+        seen.page.get_by_role("button", name="save what is shown as SVG").click()
+    download.value.save_as(tmp_path / "saved.svg")
+    drawing, alarms = browser.new_page(), []
+    drawing.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
+    drawing.goto((tmp_path / "saved.svg").as_uri())
+    assert drawing.locator("script, img, [onmouseover], [onerror]").count() == 0
+    texts = " ".join(drawing.locator("text").all_text_contents())
+    assert alarms == []
+    drawing.close()
+    assert seen.page.locator("script").count() == 2
+    assert seen.page.locator("#view img, #view script").count() == 0
+    assert not set(texts) & set("\u202e\u2066\u200b\x00\ud800")
+    seen.requests[:] = [url for url in seen.requests if not url.startswith("blob:")]
+    return texts
