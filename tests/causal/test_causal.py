@@ -8,6 +8,7 @@ import workbench as wb
 from tests.constructed import V, constructed
 from tests.runner.models import some_tokens, tiny
 from workbench.causal.belief import belief
+from workbench.causal.knockout import expert_knockout
 from workbench.causal.patching import LogitGap, logit_gap, patch_sweep
 from workbench.causal.reading import Reading, divergence
 from workbench.causal.suppression import Hidden, Routed, suppression
@@ -148,6 +149,32 @@ def test_patching_what_does_not_differ_gives_the_corrupt_run_and_all_of_it_the_c
     assert np.allclose(sweep.sel(layer=0, pos=slice(13, None)), 0, atol=1e-4)
     last = patch_sweep(model, clean, corrupt, gap, site="resid_post", positions=[29]).sel(layer=3)
     assert float(last[0]) == pytest.approx(1, abs=1e-4)
+
+
+def test_an_edit_where_a_layer_begins_is_met_once():
+    model, (clean, corrupt), gap = tiny(), pair(), LogitGap(3, 8)
+    shift = torch.randn(model.config.d_model, generator=torch.Generator().manual_seed(0))
+    with model.edit("blocks.2.hook_resid_pre", lambda x: x + shift):
+        same = patch_sweep(model, clean, corrupt, gap, positions=[0, 5, 11])
+        ends = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupt, clean)]
+        spared = expert_knockout(model, model.trace(corrupt), 2, [0], mode="renorm")["kl"]
+    assert np.allclose(same, 0, atol=1e-4)
+    assert [same.attrs["corrupt"], same.attrs["clean"]] == pytest.approx(ends, rel=1e-4)
+    assert float(spared[0]) == pytest.approx(float(_spared_by_hand(corrupt, shift)), abs=1e-5)
+
+
+def _spared_by_hand(tokens: list[int], shift: torch.Tensor) -> torch.Tensor:
+    """The KL of layer 2 without expert 0, the others sharing its weight, by two whole runs under the edit."""
+    model = tiny()
+
+    def without(weights: torch.Tensor) -> torch.Tensor:
+        weights[..., 0] = 0
+        return weights / weights.sum(-1, keepdim=True)
+
+    with model.edit("blocks.2.hook_resid_pre", lambda x: x + shift):
+        plain = model.forward(torch.tensor([tokens]))
+        with model.edit("blocks.2.mlp.hook_expert_weights", without):
+            return kl(plain, model.forward(torch.tensor([tokens]))).mean()
 
 
 def test_heads_are_patched_one_by_one():

@@ -62,10 +62,10 @@ def attribution_patching(
     at = np.arange(first, len(ours)) if positions is None else np.asarray(positions, int)
     c = model.config
     wanted = [point] if point != EXPERTS else [point, "blocks.*.mlp.hook_expert_weights"]
-    record = [names.at(p, layer) for p in [*wanted, "blocks.*.hook_resid_post"] for layer in range(c.n_layers)]
+    record = [names.at(p, layer) for p in wanted for layer in range(c.n_layers)]
     effect, flips = [], np.zeros((c.n_layers, len(at)), bool)
     with model.listening() as flag:
-        base, other = Reading(model, ours, ["hook_embed", *record]), Reading(model, theirs, record)
+        base, other = Reading(model, ours, record), Reading(model, theirs, record)
         with torch.enable_grad():
             before, gradient = _of_outcome(base, outcome)
             for layer in tqdm(reversed(range(c.n_layers)), "gradients", c.n_layers, leave=False, disable=None):
@@ -115,8 +115,7 @@ def _of_layer(base: Reading, layer: int, point: str, above: Tensor) -> tuple[Ten
     The layer is computed once more, with a graph, which is gone before the next is: what is held is one layer of it.
     """
     model = base.model
-    below = "hook_embed" if layer == 0 else names.at("blocks.*.hook_resid_post", layer - 1)
-    x = base.seen[below].clone().requires_grad_()
+    x = base.resid(layer).clone().requires_grad_()
     out = names.at("blocks.*.hook_resid_post", layer)
     seen = Recorder([point, out], device=model.device, keep_grad=True)
     tap = Chain(*model.edits_in_force(), seen)

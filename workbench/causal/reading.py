@@ -38,7 +38,8 @@ class At(Tap):
 class Reading:
     """A text that was read under the edits in force: its cache, and what was kept of it, batch axis first.
 
-    The residual streams of all layers and the experts that ran are always kept; `record` names more hook points.
+    What enters each layer and the experts that ran are always kept; `record` names more hook points. What enters is
+    what the layer before it left: a pass that starts there meets the edits at the layer's own hook points once.
     """
 
     @torch.inference_mode()
@@ -46,10 +47,9 @@ class Reading:
         model.check_prompt(tokens)
         self.model, self.tokens = model, list(tokens)
         self.cache = KVCache(model.config)
-        wanted = [names.at("blocks.*.hook_resid_pre", layer) for layer in range(model.config.n_layers)]
-        wanted += [names.at("blocks.*.mlp.hook_expert_indices", layer) for layer in range(model.config.n_layers)]
-        wanted.append(names.at("blocks.*.hook_resid_post", model.config.n_layers - 1))
-        self.seen = Recorder([*wanted, *record], device=model.device)
+        wanted = ["blocks.*.hook_resid_post", "blocks.*.mlp.hook_expert_indices"]
+        wanted = [names.at(point, layer) for point in wanted for layer in range(model.config.n_layers)]
+        self.seen = Recorder(["hook_embed", *wanted, *record], device=model.device)
         ids = torch.tensor([self.tokens], device=model.device)
         for start, stop in passes(len(self.tokens)):
             model.forward(ids[:, start:stop], self.seen, self.cache, slice(0, 0))
@@ -58,10 +58,8 @@ class Reading:
         return len(self.tokens)
 
     def resid(self, layer: int) -> Tensor:
-        """The residual stream before a layer, or after the last (batch pos d_model)."""
-        n = self.model.config.n_layers
-        point = "blocks.*.hook_resid_pre" if layer < n else "blocks.*.hook_resid_post"
-        return self.seen[names.at(point, min(layer, n - 1))]
+        """The residual stream that enters a layer, or that the last one leaves (batch pos d_model)."""
+        return self.seen["hook_embed" if layer == 0 else names.at("blocks.*.hook_resid_post", layer - 1)]
 
     def routes(self, layer: int) -> Tensor:
         """The experts that ran (batch pos choice)."""
