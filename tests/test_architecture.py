@@ -28,7 +28,7 @@ ROOMS: dict[str, set[str]] = {
     "store": DATA,
     "analysis": DATA,
     "views": DATA | {"analysis"},  # analyses need no torch, and a lane is computed in one place
-    "figures": DATA - {"patterns"},
+    "figures": (DATA - {"patterns"}) | {"__init__"},  # for the version in what a picture says
     "conversation": GROUND,
     "kernels": set(),
     "runner": DATA | {"identities", "conversation", "kernels", "__init__"},  # for the version in a manifest
