@@ -1,5 +1,5 @@
 // What the views of layers, heads and steps share: choices in the bar, answers that are kept, squares, scales, bars.
-import { make, number, raster } from "./shared.js";
+import { axisOf, make, number, raster, ticks, veil } from "./shared.js";
 
 /** A menu in the bar of a view: [value, text] pairs; `f` hears of a choice. */
 export function menu(view, label, pairs, f) {
@@ -53,4 +53,86 @@ export function list(pen, c, x, y, width, rows) {
     pen.text(x + 4, y + k * 18 + 12, text, { fill: c.ink, size: 11, width: width - 56 });
     pen.text(x + width, y + k * 18 + 12, number(value), { fill: c.soft, size: 11, align: "end" });
   });
+}
+
+/** How far from the left the token axis begins: names of rows stand there. */
+export const gutter = (width) => (width < 560 ? 64 : 150);
+
+/** A plot over the token axis, with its title, marks and positions. `draw(pen, axis, y, height)`; `row(y)` gives the layer. */
+export function strip(view, ctx, { label, title, size, draw, row = () => -1, on = [] }) {
+  const { tokens, bus, theme } = ctx, { state } = bus, top = 20;
+  const axis = (width) => axisOf(state, tokens.n, gutter(width), Math.max(40, width - gutter(width) - 8));
+  const plot = view.plot({
+    label, axis, on: ["from", "to", "only", "lock", ...on],
+    size: (width) => top + size(width) + 22,
+    draw(pen, width, y0) {
+      const a = axis(width), h = size(width), c = theme.of;
+      pen.text(0, y0 + 13, title(a) + (a.shared ? " · downsampled (max)" : ""), { fill: c.ink, bold: true, size: 12, width });
+      draw(pen, a, y0 + top, h);
+      veil(pen, a, tokens.mask(state.only, state.lock), y0 + top, h, c);
+      ticks(pen, a, y0 + top + h + 1, c);
+    },
+    hit(x, y) {
+      const hover = axis(plot.box.clientWidth).at(x);
+      return hover < 0 ? null : { hover, row: row(y - top, plot.box.clientWidth) };
+    },
+    mark(_, width) {
+      const a = axis(width), h = size(width);
+      return [[state.lock, true], [state.hover, false]].filter(([p]) => p >= a.from && p < a.to).map(([p, lock]) => ({ x: a.x(p), y: top, w: Math.max(1, a.cell), h, lock }));
+    },
+  });
+  return plot;
+}
+
+/** A plot of named cells. `cells()` gives {title, rows, columns, at(r, c), low, high, colours, unit, height, widest}; `told(r, c)` is said of a
+ *  cell, `link(r, c)` what the bus hears while the mouse is on it, `pick(r, c)` what a click does, `kept()` gives [row, column] or -1s. */
+export function matrix(view, ctx, { label, cells, told, link = () => ({ hover: -1 }), pick = () => {}, kept = () => [-1, -1], on = [] }) {
+  const { bus, theme, el } = ctx, top = 42;
+  let over = null;
+  const place = (width) => {
+    const m = cells(), x0 = gutter(width) + (m.wide ?? 0);
+    return { m, x0, w: Math.max(1, Math.min(m.widest ?? 34, (width - x0 - 8) / m.columns.length)), h: m.height ?? Math.max(4, Math.min(16, 420 / m.rows.length)) };
+  };
+  const spot = (x, y) => {
+    const { m, x0, w, h } = place(plot.box.clientWidth), [r, k] = [Math.floor((y - top) / h), Math.floor((x - x0) / w)];
+    return r >= 0 && k >= 0 && r < m.rows.length && k < m.columns.length ? [r, k] : null;
+  };
+  const plot = view.plot({
+    label, on: ["layer", ...on],
+    size(width) {
+      const { m, h } = place(width);
+      return top + m.rows.length * h + 8;
+    },
+    draw(pen, width, y0) {
+      const { m, x0, w, h } = place(width), c = theme.of, y = y0 + top, [rows, columns] = [m.rows.length, m.columns.length], span = m.high - m.low || 1;
+      pen.text(0, y0 + 13, m.title, { fill: c.ink, bold: true, size: 12, width: width < 700 ? width : width - 250 });
+      if (width >= 700) scale(pen, c, width - 240, y0 + 4, m.colours, number(m.low), number(m.high), m.unit);
+      if (!rows || !columns) return;
+      pen.image(x0, y, w * columns, h * rows, raster(columns, rows, m.colours, (r, k) => {
+        const v = m.at(r, k);
+        return v !== v ? -1 : Math.max(0, Math.min(255, ((v - m.low) / span) * 255));
+      }));
+      const each = Math.ceil(11 / h), some = Math.ceil((8 + 6.5 * Math.max(...m.columns.map((t) => String(t).length))) / w);
+      m.rows.forEach((text, r) => r % each || pen.text(x0 - 6, y + (r + 0.5) * h + 4, text, { fill: m.mine === r ? c.mark : c.ink, size: Math.min(11, Math.max(9, h)), align: "end", bold: m.mine === r, width: x0 - 8 }));
+      m.columns.forEach((text, k) => k % some || pen.text(x0 + (k + 0.5) * w, y - 4, text, { fill: c.soft, size: 10, align: "center" }));
+    },
+    hit(x, y) {
+      over = spot(x, y);
+      return over && { ...link(...over), cell: label + over };
+    },
+    mark(_, width) {
+      const { m, x0, w, h } = place(width), marks = [], [row, column] = kept();
+      if (row >= 0 && row < m.rows.length) marks.push({ x: x0, y: top + row * h, w: w * m.columns.length, h, lock: true });
+      if (column >= 0 && column < m.columns.length) marks.push({ x: x0 + column * w, y: top, w, h: h * m.rows.length, lock: true });
+      if (over && over[0] < m.rows.length) marks.push({ x: x0 + over[1] * w, y: top + over[0] * h, w, h });
+      return marks;
+    },
+  });
+  view.on(plot.box, "pointerleave", () => ((over = null), bus.set({ cell: "" })));
+  view.on(plot.box, "click", (event) => {
+    const r = plot.box.getBoundingClientRect(), found = spot(event.clientX - r.left, event.clientY - r.top);
+    if (found) pick(...found);
+  });
+  bus.on(() => over && (el.querySelector(".wb-said").textContent = told(...over)), ctx.signal);
+  return plot;
 }
