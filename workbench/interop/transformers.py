@@ -191,6 +191,9 @@ def subject_of(model: Any, tokenizer: Any = None) -> Subject:
     if not _turns(places):
         why = "positions do not reach this model's attention by rotation; q and k are what it gets"
         subject.reasons |= dict.fromkeys(("blocks.*.attn.hook_rot_q", "blocks.*.attn.hook_rot_k"), why)
+    kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
+    if others := sorted(kinds - {dtype}):  # transformers 5.9 leaves experts from MXFP4 in bfloat16, whatever is asked
+        subject.notes.append(f"the model is in {dtype}, but some of its weights are in {', '.join(others)}")
     if hooks := sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()):
         subject.notes.append(f"the model had {hooks} hooks of its own, and what they do is in these numbers")
     return subject
