@@ -9,6 +9,7 @@ from tests.interop.made import EVERYTHING, TOLERANCE, gaps, hf, ours, statuses, 
 from tests.interop.others import DENSE, ROUTED, other
 from workbench import identities
 from workbench.errors import (
+    BudgetError,
     HookNameError,
     InteropError,
     MissingDependency,
@@ -16,11 +17,9 @@ from workbench.errors import (
     PromptError,
     VerificationWarning,
 )
-from workbench.interop import versions
+from workbench.interop import hearing, versions
 from workbench.interop.transformers import record, subject_of
 from workbench.traces import load
-
-POINTS = ("sink", "pattern", "attn_scores", "expert_out", "router_logits", "resid_post")
 
 
 def logits(model, n=70):
@@ -281,6 +280,15 @@ def test_a_word_of_which_there_is_nothing_is_refused_before_anything_runs():
         record(other("gpt2"), tokens(), record="attention")
     with pytest.raises(HookNameError, match="resid_post"):
         record(other("llama"), tokens(), record="resid_pos")
+
+
+def test_a_recording_that_would_not_fit_is_refused_and_auto_takes_what_fits(model, monkeypatch):
+    monkeypatch.setattr(hearing, "free_memory", lambda device: 2_000_000)
+    with pytest.raises(BudgetError, match="patterns 784 kB, experts 323 kB"):
+        record(model, tokens(), record="patterns experts values residuals")
+    trace = record(model, tokens(), record="auto", budget=400_000)
+    assert any(line.startswith("experts") for line in trace.manifest.gave_way)
+    assert trace.verified and ("expert_out", 0) not in trace
 
 
 def test_ids_that_the_model_does_not_have_are_refused(model):
