@@ -59,7 +59,7 @@ export function list(pen, c, x, y, width, rows) {
 export const gutter = (width) => (width < 560 ? 64 : 150);
 
 /** A plot over the token axis, with its title, marks and positions. `draw(pen, axis, y, height)`; `row(y)` gives the layer. */
-export function strip(view, ctx, { label, title, size, draw, row = () => -1, on = [] }) {
+export function strip(view, ctx, { label, title, size, draw, row = () => -1, on = [], pooled = true }) {
   const { tokens, bus, theme } = ctx, { state } = bus, top = 20;
   const axis = (width) => axisOf(state, tokens.n, gutter(width), Math.max(40, width - gutter(width) - 8));
   const plot = view.plot({
@@ -67,7 +67,7 @@ export function strip(view, ctx, { label, title, size, draw, row = () => -1, on 
     size: (width) => top + size(width) + 22,
     draw(pen, width, y0) {
       const a = axis(width), h = size(width), c = theme.of;
-      pen.text(0, y0 + 13, title(a) + (a.shared ? " · downsampled (max)" : ""), { fill: c.ink, bold: true, size: 12, width });
+      pen.text(0, y0 + 13, title(a) + (pooled && a.shared ? " · downsampled (max)" : ""), { fill: c.ink, bold: true, size: 12, width });
       draw(pen, a, y0 + top, h);
       veil(pen, a, tokens.mask(state.only, state.lock), y0 + top, h, c);
       ticks(pen, a, y0 + top + h + 1, c);
