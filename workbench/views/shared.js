@@ -539,6 +539,7 @@ async function mount(el, bytes, { signal, ask, model }) {
     model.save_changes();
   }, signal);
   DRAW[data.view]({ el, data, tokens, bus, signal, theme, ask });
+  performance.mark("workbench:drawn", { detail: data.view });
 }
 
 /** anywidget's render: the payload, and whatever a view asks for later, come as answers with one binary buffer. */
