@@ -114,7 +114,7 @@ def heads(
 
     >>> trace = wb.trace("What is 12+30?")
     >>> wb.views.heads(trace, layer=1, head=2)
-    <heads of pocket: 58 tokens>
+    <heads of pocket: 51 tokens>
 
     Raises NotRecorded if the trace holds neither that layer's patterns nor queries and keys, or has no such head.
     """

@@ -66,7 +66,7 @@ def steps(
 
     >>> trace = wb.trace("What is 12+30?", record="steps")
     >>> wb.views.steps(trace, {"attention": wb.step_attention(trace)})
-    <steps of pocket: 58 tokens>
+    <steps of pocket: 51 tokens>
 
     Raises ValueError for an array without those axes, or of another number of steps; NotRecorded without steps or, if
     no array is given, without record="steps".

@@ -61,7 +61,7 @@ def routing(
     expert's number means nothing outside its layer.
 
     >>> wb.views.routing(wb.trace("What is 12+30?"), layer=3)
-    <routing of pocket: 58 tokens>
+    <routing of pocket: 51 tokens>
 
     Raises NotRecorded if the trace lacks the routes, or if there is no such layer.
     """

@@ -69,7 +69,7 @@ def lens(trace: Trace, *, window: tuple[int, int] | None = None, picked: int | N
     where the last layer says the same. The stretch follows the kept token and the zoom.
 
     >>> wb.views.lens(wb.trace("What is 12+30?", record="lens"), picked=30)
-    <lens of pocket: 58 tokens>
+    <lens of pocket: 51 tokens>
 
     Raises NotRecorded without record="lens".
     """
