@@ -32,7 +32,7 @@ export function busOf(id) {
   if (bus) return bus;
   const subscribers = new Set();
   let changed = new Set();
-  const state = { hover: -1, row: -1, key: -1, lock: -1, layer: -1, head: -1, from: 0, to: -1, query: "", only: "" };
+  const state = { hover: -1, row: -1, key: -1, cell: "", lock: -1, layer: -1, head: -1, from: 0, to: -1, query: "", only: "" };
   const tell = () => {
     const keys = changed;
     changed = new Set();
@@ -438,7 +438,7 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
       tally();
     }
     if (keys.has("only")) only.value = state.only;
-    if (["hover", "row", "key", "lock", "layer", "head"].some((k) => keys.has(k))) show();
+    if (["hover", "row", "key", "cell", "lock", "layer", "head"].some((k) => keys.has(k))) show();
     if (keys.has("lock")) told.textContent = lines(state.lock).slice(0, 2).join(". "); // said aloud, where hovering is not
   }, signal);
   if (state.query || state.only) Object.assign(search, { value: state.query }), (only.value = state.only), (hits = tokens.find(state.query)), tally();
