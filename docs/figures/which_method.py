@@ -45,7 +45,7 @@ def draw() -> tuple[Figure, Sequence[wb.Trace]]:
         low=low,
         high=high,
         null=0.5,
-        title="In chains this short, nearness finds what a step uses as well as any method",
+        title="In chains this short, nearness finds what a step uses nearly as well as any method",
         note=f"n = {N} held-out problems of length {LENGTH} a family; 95 % intervals, cluster bootstrap over problems. "
         "Steps use what is near, so nearness is what a method has to beat.",
     )

@@ -42,7 +42,8 @@ def test_the_numbers_in_the_picture_are_those_of_the_table():
     told = [row.y for _, mark, row in figure.numbers() if mark.kind == "bars"]
     with _settings(needed(), "x"):
         axes = _sheet(figure).axes[0]
-    assert [patch.get_height() for patch in axes.patches] == told
+    [bars] = [one for one in axes.collections if type(one).__name__ == "PolyCollection"]
+    assert [path.vertices[:, 1].max() for path in bars.get_paths()] == told
     plotly = pytest.importorskip("plotly")
     assert plotly is not None
     assert list(figure.plotly().data[0].y) == told

@@ -262,7 +262,7 @@ def _flipped(axis: Axis) -> Axis:
 def _text(value: Any, of: str) -> str:
     """A coordinate as a legend or an axis says it."""
     if isinstance(value, str):
-        return value
+        return str(value)  # numpy has its own
     return f"{of} {value}".strip()
 
 

@@ -10,7 +10,7 @@ def beside(
 ) -> Figure:
     """Figures of one panel each, from left to right; the title of each becomes that of its panel.
 
-    >>> one = Figure(panels=[Panel(marks=[Rule(at=1.0)])], title="a")
+    >>> one = wb.figures.Figure(panels=[wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], title="a")
     >>> beside(one, one).columns, beside(one, one).panels[1].title
     (2, 'a')
 
@@ -24,7 +24,7 @@ def above(
 ) -> Figure:
     """Figures from top to bottom, each as high as it was in relation to the others.
 
-    >>> one = Figure(panels=[Panel(marks=[Rule(at=1.0)])], height=30)
+    >>> one = wb.figures.Figure(panels=[wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], height=30)
     >>> above(one, one).height, above(one, one).columns
     (60.0, 1)
 

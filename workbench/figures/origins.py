@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
-from workbench import __version__
+import workbench as wb
 from workbench.errors import FigureError
 from workbench.figures.spec import Figure
 from workbench.traces import Trace
@@ -46,7 +46,7 @@ def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.
         "traces": ids,
         "models": models,
         "numerics": numerics,
-        "workbench": __version__,
+        "workbench": wb.__version__,
         "drawn_with": versions(),
     }
 
@@ -72,9 +72,9 @@ def provenance(path: str | os.PathLike) -> dict[str, Any]:
     `traces` are ids, `models` their names and digests, `numerics` what computed them, `code` the script and its sha256,
     `spec` and `data` the sha256 of the figure and of its table, `drawn_with` versions.
 
-    >>> figure = Figure(panels=[Panel(marks=[Rule(at=1.0)])], title="one line")
-    >>> paths = save(figure, "out/one-line.svg", source=trace)  # doctest: +SKIP
-    >>> provenance("out/one-line.svg")["traces"] == [trace.id]  # doctest: +SKIP
+    >>> figure = wb.figures.Figure(panels=[wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], title="one line")
+    >>> paths = wb.figures.save(figure, "out/one-line.svg", source=trace)  # doctest: +SKIP
+    >>> wb.figures.provenance("out/one-line.svg")["traces"] == [trace.id]  # doctest: +SKIP
     True
 
     Raises FigureError if the file is none of these, or says nothing.

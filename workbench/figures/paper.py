@@ -174,6 +174,9 @@ def _sheet(figure: Figure) -> Any:
         text.set_parse_math(False)  # pyright: ignore
     sheet.get_layout_engine().execute(sheet)  # pyright: ignore  once for all formats
     sheet.set_layout_engine(None)  # pyright: ignore
+    for axes in sheet.axes:  # the solver's last bits differ from process to process, and ids are made of them
+        left, bottom, width_, height_ = (round(side, 5) for side in axes.get_position().bounds)
+        axes.set_position((left, bottom, width_, height_))
     return sheet
 
 
@@ -258,7 +261,11 @@ def _line(axes: Any, mark: Line, per_unit: float) -> None:
 
 
 def _bars(axes: Any, mark: Bars, per_unit: float) -> None:
-    axes.bar(mark.x, mark.y - mark.base, mark.width, mark.base, color=_color(mark), lw=0)
+    from matplotlib.collections import PolyCollection
+
+    left, right = mark.x - mark.width / 2, mark.x + mark.width / 2
+    corners = np.stack([[left, right, right, left], [mark.base, mark.base, mark.y, mark.y]], -1).transpose(1, 0, 2)
+    axes.add_collection(PolyCollection(list(corners[~np.isnan(mark.y)]), facecolors=_color(mark), lw=0), autolim=False)
     _whiskers(axes, mark)
 
 

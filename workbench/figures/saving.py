@@ -38,8 +38,8 @@ def save(
     traces in `source`, their model, the versions, and the sha256 of the script `code`. The pictures say the same in
     their metadata: see `provenance`. The same figure gives the same bytes.
 
-    >>> figure = Figure(panels=[Panel(marks=[Rule(at=1.0)])], title="one line")
-    >>> save(figure, "out/one-line.svg", source=trace)  # doctest: +SKIP
+    >>> figure = wb.figures.Figure(panels=[wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], title="one line")
+    >>> wb.figures.save(figure, "out/one-line.svg", source=trace)  # doctest: +SKIP
     [PosixPath('out/one-line.svg'), PosixPath('out/one-line.csv'), PosixPath('out/one-line.json')]
 
     Raises MissingDependency without matplotlib (or pyarrow), and FigureError for another suffix; nothing is written
@@ -88,7 +88,8 @@ def table(figure: Figure) -> bytes:
     Texts stand as JSON strings, quotes and all: so they come back exactly, and a token such as `=1+2` is no formula to
     a spreadsheet.
 
-    >>> print(table(Figure(panels=[Panel(marks=[Line(x=[0, 1], y=[0.5, 1.0], name="p")])])).decode())
+    >>> curve = wb.figures.Line(x=[0, 1], y=[0.5, 1.0], name="p")
+    >>> print(table(wb.figures.Figure(panels=[wb.figures.Panel(marks=[curve])])).decode())
     panel,mark,name,x,y,low,high,value,text
     0,line,\"""p\""",0,0.5,,,,
     0,line,\"""p\""",1,1,,,,

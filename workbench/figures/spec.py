@@ -113,7 +113,8 @@ class Figure:
     Sizes are in mm, those of the paper: `WIDTHS` has the usual widths. `rows` are the heights of the rows of panels,
     relative to each other.
 
-    >>> figure = Figure(panels=[Panel(marks=[Line(x=[0, 1, 2], y=[0.1, 0.5, 0.9], name="p")])], width=WIDTHS["column"])
+    >>> curve = wb.figures.Line(x=[0, 1, 2], y=[0.1, 0.5, 0.9], name="p")
+    >>> figure = wb.figures.Figure(panels=[wb.figures.Panel(marks=[curve])], width=wb.figures.WIDTHS["column"])
     >>> figure.height, [row.y for _, _, row in figure.numbers()]
     (60.0, [0.1, 0.5, 0.9])
 
