@@ -11,6 +11,7 @@ from tests.views import made
 from tests.views.browser import CHROMIUM, FLAGS, Seen, needed
 from tests.views.whole import HEADS, HOSTILE, LAYERS, WINDOW, Alive, inert, whole
 from workbench.errors import NotRecorded
+from workbench.views import attention
 from workbench.views.attention import CELLS
 from workbench.views.live import snapshot
 from workbench.views.payload import unpacked
@@ -167,7 +168,7 @@ def test_hovering_a_cell_names_query_and_key_and_a_click_keeps_the_query(browser
     assert told == pytest.approx(float(pattern[50, 33]), abs=0.004)
     assert len(seen.marks()) == 2
     seen.page.mouse.click(*cell(seen, 50, 33, n))
-    assert len(seen.marks(".wb-lock")) == 1
+    assert len(seen.marks(".wb-lock")) == 3  # of the row, and two of the thumbnail
     top = int(pattern[50].argmax())
     assert f"{top} (" in seen.said().split("looks most at: ")[1].split(",")[0]
     seen.page.keyboard.press("ArrowRight")
@@ -224,6 +225,34 @@ def test_zooming_a_long_run_asks_for_the_exact_stretch(browser, tmp_path: Path):
     assert (tmp_path / "zoomed.svg").read_text("utf-8").count("downsampled (max)") == 1  # the thumbnails
     seen.page.keyboard.press("0")
     seen.page.close()
+
+
+@needed
+def test_of_a_very_long_run_a_preview_comes_first_and_then_the_exact_picture(browser, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(attention, "QUICK", 500)
+    trace = whole(LONG)
+    view = wb.views.heads(trace, 1, 2)
+    header, arrays = view.payload()
+    exact = pooled(levels(wb.pattern(trace, 1, 2)), 2)
+    assert header["quick"]
+    last = levels(wb.pattern(trace, 1, 2))[1::2]  # of each cell, its last query
+    assert (arrays["cells"][: len(last), 0] == last[:, :2].max(1)).all()
+    assert (arrays["cells"] <= exact).all()
+    seen = Alive(browser, view, tmp_path)
+    seen.page.wait_for_timeout(800)
+    assert seen.asked.count("head") == 1
+    with seen.page.expect_download() as download:
+        seen.page.get_by_role("button", name="save what is shown as SVG").click()
+    download.value.save_as(tmp_path / "exact.svg")
+    assert "preview" not in (tmp_path / "exact.svg").read_text("utf-8")
+    seen.page.close()
+    page = Seen(browser, view.to_html(tmp_path / "page.html"))
+    with page.page.expect_download() as download:
+        page.page.get_by_role("button", name="save what is shown as SVG").click()
+    download.value.save_as(tmp_path / "page.svg")
+    assert "preview" not in (tmp_path / "page.svg").read_text("utf-8")
+    assert view.quick
+    page.page.close()
 
 
 @needed

@@ -11,7 +11,7 @@ register("attention", (ctx) => {
   let small, large; // the two plots: made last, asked for from the beginning
   const store = answers(ctx.ask, () => [small, large].forEach((f) => f?.paint()));
   store.put("layer", { layer: data.layer }, { arrays: { thumbs: arrays.thumbs, means: arrays.means }, factor: data.small });
-  store.put("head", { layer: data.layer, head: data.head, from: 0, to: n }, { arrays: { cells: arrays.cells, sinks: arrays.sinks }, factor: data.factor });
+  store.put("head", { layer: data.layer, head: data.head, from: 0, to: n, ...(data.quick && { quick: 1 }) }, { preview: data.quick, arrays: { cells: arrays.cells, sinks: arrays.sinks }, factor: data.factor });
   const beside = (width) => width >= 760;
   const axis = (width = large?.box.clientWidth ?? 900) => axisOf(state, n, LEFT, Math.max(120, Math.min(640, width - LEFT - 20 - (beside(width) ? 260 : 0))));
   const layer = () => store.get("layer", { layer: now().layer });
@@ -20,11 +20,20 @@ register("attention", (ctx) => {
     const one = now(), all = layer(), coarse = data.factor > 1 && a.to - a.from < n;
     const close = coarse && store.get("head", { ...one, from: a.from, to: a.to });
     if (close?.arrays) return { cells: close.arrays.cells, sinks: close.arrays.sinks, start: a.from, factor: close.factor };
-    const whole = store.get("head", { ...one, from: 0, to: n });
-    if (whole?.arrays) return { cells: whole.arrays.cells, sinks: whole.arrays.sinks, start: 0, factor: whole.factor };
+    const quick = data.quick && store.get("head", { ...one, from: 0, to: n, quick: 1 }); // what is fast, and then what is exact
+    const whole = (!data.quick || quick) && store.get("head", { ...one, from: 0, to: n }), best = whole?.arrays ? whole : quick;
+    if (best?.arrays) return { cells: best.arrays.cells, sinks: best.arrays.sinks, start: 0, factor: best.factor, preview: best.preview };
     if (!all?.arrays) return null;
     const { thumbs } = all.arrays, side = thumbs.shape[1];
     return { cells: Object.assign(thumbs.subarray(one.head * side * side, (one.head + 1) * side * side), { shape: [side, side] }), start: 0, factor: all.factor };
+  };
+  const drawn = new WeakMap(); // by their cells: going back to a head draws what is there
+  const picture = (a, { cells: of, start, factor }) => {
+    const key = [a.from, a.to, a.columns, theme.of.paper, start].join(), kept = drawn.get(of), m = a.columns;
+    if (kept?.key === key) return kept.made;
+    const levels = squares(a, of, start, factor), made = raster(m, m, ramp(theme.of.low, theme.of.blue), (r, k) => (k > r ? -1 : levels[r * m + k]));
+    drawn.set(of, { key, made });
+    return made;
   };
   const told = () => {
     const { layer: l } = now(), all = layer();
@@ -72,20 +81,24 @@ register("attention", (ctx) => {
     return (all.pictures ??= Array.from({ length: data.heads }, (_, h) => raster(side, side, colours, (r, c) => (c > r ? -1 : thumbs[(h * side + r) * side + c]))));
   };
   small = view.plot({
-    label: "all heads of the layer", on: ["layer", "head"],
+    label: "all heads of the layer", on: ["layer"],
     size: (width) => tile(width).at(data.heads - 1)[1] + data.thumb + 16,
     draw(pen, width, y0) {
       const c = theme.of, { side, at } = tile(width), all = layer();
       pen.text(0, y0 + 12, told() + (all?.factor > 1 ? ` · downsampled (max): ${all.factor} × ${all.factor} tokens a cell` : ""), { fill: all?.error ? c.plus : c.soft, size: 11, width });
       if (!all?.arrays) return;
       pictures(all).forEach((picture, h) => {
-        const [x, y] = at(h), mine = h === now().head;
-        pen.rect(x - 1, y0 + y - 1, side + 2, side + 2, mine ? c.mark : c.line);
+        const [x, y] = at(h);
+        pen.rect(x - 1, y0 + y - 1, side + 2, side + 2, c.line);
         pen.rect(x, y0 + y, side, side, c.paper);
         pen.image(x, y0 + y, side, side, picture);
-        pen.text(x, y0 + y + side + 11, `${h}`, { fill: mine ? c.mark : c.ink, bold: mine, size: 10 });
+        pen.text(x, y0 + y + side + 11, `${h}`, { fill: c.ink, size: 10 });
         pen.text(x + side, y0 + y + side + 11, `sink ${number(+all.arrays.means[h].toFixed(2))}`, { fill: c.soft, size: 9.5, align: "end", width: side - 14 });
       });
+    },
+    mark(_, width) {
+      const { side, at } = tile(width), [x, y] = at(now().head);
+      return [{ x, y: y + side, w: side, h: 14, lock: true }, { x, y: y - 3, w: side, h: 2, lock: true }];
     },
   });
   view.on(small.box, "click", (event) => {
@@ -102,12 +115,11 @@ register("attention", (ctx) => {
       const c = theme.of, a = axis(width), seen = cells(a), { layer: l, head } = now(), side = a.width, m = a.columns, y = y0 + TOP, edge = data.window_of[l];
       const rough = seen && (seen.factor > 1 || a.shared);
       pen.text(LEFT, y0 + 22, `head ${head}, ${told()}`, { fill: c.ink, bold: true, size: 12, width: width - LEFT });
-      pen.text(LEFT, y0 + 38, "query: rows, downwards; key: columns" + (rough ? ` · downsampled (max): ${Math.max(seen.factor, Math.ceil((a.to - a.from) / m))} tokens a cell` : ""), { fill: c.soft, size: 11, width: width - LEFT });
+      pen.text(LEFT, y0 + 38, "query: rows, downwards; key: columns" + (seen?.preview ? ` · preview: every ${seen.factor}th query, largest of ${seen.factor} keys` : rough ? ` · downsampled (max): ${Math.max(seen.factor, Math.ceil((a.to - a.from) / m))} tokens a cell` : ""), { fill: c.soft, size: 11, width: width - LEFT });
       pen.rect(LEFT - 1, y - 1, side + 2, side + 2, c.line);
       pen.rect(LEFT, y, side, side, c.paper);
       if (seen) {
-        const levels = squares(a, seen.cells, seen.start, seen.factor), colours = ramp(c.low, c.blue);
-        pen.image(LEFT, y, side, side, raster(m, m, colours, (r, k) => (k > r ? -1 : levels[r * m + k])));
+        pen.image(LEFT, y, side, side, picture(a, seen));
         if (seen.sinks) pen.image(LEFT + side + 5, y, 10, side, raster(1, m, ramp(c.low, c.brown), (r) => 255 * Math.max(...span(a, r, seen).map((i) => seen.sinks[i]))));
         pen.text(LEFT + side + 10, y - 4, "sink", { fill: c.soft, size: 10, align: "center" });
       }

@@ -1,6 +1,8 @@
 """The heads of a layer: all as thumbnails, one large, and what each token looks at. Patterns come when asked for."""
 
+import os
 from collections.abc import Mapping
+from copy import copy
 from typing import Any
 
 import numpy as np
@@ -11,6 +13,7 @@ from workbench.views import still
 from workbench.views.payload import Payload
 from workbench.views.view import View
 
+QUICK = 4096  # tokens from which on a preview comes first
 CELLS = 1024  # of the large head, each way
 BYTES = 300_000  # of all thumbnails of a layer
 SIDE = 168  # of a thumbnail, at most, in cells and in pixels: a cell is never less than a pixel
@@ -26,12 +29,13 @@ class Heads(View):
     def __init__(self, trace: Trace, layer: int, head: int, **place: Any):
         super().__init__(trace, **place)
         self.layer, self.head = layer, head
+        self.quick = len(trace) > QUICK  # alive, a preview comes first
 
     def payload(self) -> Payload:
         config, n = self.trace.config, len(self.trace)
         header, arrays = self.common()
         small, thumbs = self._layer(self.layer)
-        large, cells = self._head(self.layer, self.head, 0, n)
+        large, cells = self._head(self.layer, self.head, 0, n, self.quick)
         header |= {
             "layer": self.layer,
             "head": self.head,
@@ -40,6 +44,7 @@ class Heads(View):
             "thumb": max(thumbs["thumbs"].shape[-1], 56),
             "small": small["factor"],
             "factor": large["factor"],
+            "quick": self.quick,
             "hint": f"{n:,} tokens. Click a head, or a row to keep its query; ↑ ↓ layers, [ ] heads, + − zoom.",
         }
         return header, arrays | thumbs | cells
@@ -50,7 +55,9 @@ class Heads(View):
         if kind == "layer":
             return self._layer(layer)
         if kind == "head":
-            return self._head(layer, int(wanted["head"]), int(wanted["from"]), int(wanted["to"]))
+            return self._head(
+                layer, int(wanted["head"]), int(wanted["from"]), int(wanted["to"]), bool(wanted.get("quick"))
+            )
         if kind == "row":
             query = int(wanted["query"])
             row, sink = patterns.rows(self.trace, layer, [int(wanted["head"])], slice(query, query + 1))
@@ -58,15 +65,21 @@ class Heads(View):
         return super().answer(kind, wanted)
 
     def still(self) -> list[still.Row]:
-        size = min(len(self.trace), 320)
-        view = patterns.view(self.trace, self.layer, [self.head], size)
+        view = patterns.view(self.trace, self.layer, [self.head], 320, sampled=self.quick)
         kind = self.trace.config["layer_types"][self.layer].replace("_", " ")
         rough = f"; downsampled (max), {view.factor} × {view.factor} tokens a cell" if view.factor > 1 else ""
+        rough = f"; every {view.factor}th query, the largest of {view.factor} keys" if self.quick else rough
         label = f"layer {self.layer}, head {self.head}"
         unit = f"{kind}; row: query, column: key{rough}"
         scale = f"√ scale, 0 to 1; mean mass on the sink {view.sink[0]:.2f}"
         picture = still.heat(np.sqrt(view.cells[0][::-1]), "max", 0.0, 1.0, height=len(view.cells[0]))
         return [still.Row(label, unit, picture, scale=scale, height=still.WIDTH)]
+
+    def to_html(self, path: os.PathLike | str):
+        """As of every view; a page holds the exact picture, for nobody would send it later."""
+        exact = copy(self)
+        exact.quick = False
+        return View.to_html(exact, path)
 
     def _layer(self, layer: int) -> Payload:
         config = self.trace.config
@@ -74,14 +87,18 @@ class Heads(View):
         view = patterns.view(self.trace, layer, size=min(size, SIDE))
         return {"factor": view.factor}, {"thumbs": _levels(view.cells), "means": view.sink.astype("f4")}
 
-    def _head(self, layer: int, head: int, start: int, stop: int) -> Payload:
-        """Cells (query key) of the stretch start:stop, each the largest of factor x factor; sinks (query), likewise."""
+    def _head(self, layer: int, head: int, start: int, stop: int, quick: bool = False) -> Payload:
+        """Cells (query key) of the stretch start:stop, each the largest of factor x factor; sinks (query), likewise.
+
+        A `quick` one of all tokens looks at the last query of each cell only.
+        """
         trace, n = self.trace, len(self.trace)
         start, stop = max(0, start), min(stop, n)
         factor = -(-(stop - start) // CELLS)
         edges = np.arange(0, stop - start, factor)
         if (start, stop) == (0, n):
-            cells, sinks = patterns.view(trace, layer, [head], CELLS).cells[0], _sinks(trace, layer, head)
+            cells = patterns.view(trace, layer, [head], CELLS, sampled=quick).cells[0]
+            sinks = _sinks(trace, layer, head)
         else:
             cells, parts = np.zeros((len(edges), len(edges)), "f4"), []
             step = factor * max(1, QUERIES // factor)
@@ -93,7 +110,10 @@ class Heads(View):
                 cells[at : at + len(rows)] = np.maximum.reduceat(rows, edges, axis=1)
                 parts.append(sink[0])
             sinks = np.concatenate(parts)
-        return {"factor": factor}, {"cells": _levels(cells), "sinks": np.maximum.reduceat(sinks, edges).astype("f4")}
+        return {"factor": factor, "preview": quick}, {
+            "cells": _levels(cells),
+            "sinks": np.maximum.reduceat(sinks, edges).astype("f4"),
+        }
 
 
 def heads(

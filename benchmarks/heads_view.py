@@ -1,0 +1,114 @@
+"""What the view of heads costs: thumbnails of a layer, going from head to head, one head of a long run.
+
+    python -m benchmarks.heads_view                # 1,024 tokens with 64 heads; 16,384 tokens with 8
+    python -m benchmarks.heads_view --rounds 9
+
+Made queries and keys in gpt-oss's shape (d_head 64, 8 kv heads, windows of 128), fp32. "python" is the answer of
+Python alone, packed: it is what the patterns cost. "switch" is in Chromium, from the key until the head that was asked
+for is on the screen, Python's answer included (through the browser's own protocol, as base64, which costs more than
+Jupyter's binary messages do); "cached" is back to a head that was there before. Medians and p95 in ms.
+"""
+
+import argparse
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+from playwright.sync_api import sync_playwright
+
+import workbench as wb
+from tests.views import whole
+from tests.views.browser import CHROMIUM, FLAGS
+
+WATCH = """() => {
+  const { scale } = CanvasRenderingContext2D.prototype;  // called once a drawing
+  window.painted = 0;
+  CanvasRenderingContext2D.prototype.scale = function (...a) {
+    const after = new MessageChannel();
+    after.port1.onmessage = () => { window.painted = performance.now(); };
+    requestAnimationFrame(() => after.port2.postMessage(0));
+    return scale.apply(this, a);
+  };
+}"""
+SWITCH = """async ([key, wait]) => {
+  const begin = performance.now();
+  document.querySelector(".wb").dispatchEvent(new KeyboardEvent("keydown", { key, bubbles: true }));
+  await new Promise((done) => setTimeout(done, wait));
+  return window.painted - begin;
+}"""
+
+
+def trace_of(n: int, heads: int) -> wb.Trace:
+    """A run of about n tokens whose layers are one sliding and one full."""
+    talk = [("user", None, ["Go."]), ("assistant", "analysis", ["a"] * (n - 11))]
+    sizes = {"LAYERS": 2, "KV": 8, "D_HEAD": 64, "WINDOW": 128}
+    before = {name: getattr(whole, name) for name in sizes}
+    try:
+        for name, size in sizes.items():
+            setattr(whole, name, size)
+        trace = whole.whole(talk, heads=heads)
+    finally:
+        for name, size in before.items():
+            setattr(whole, name, size)
+    # every recording keeps the mass on the sinks; here any numbers will do
+    arrays = {name: trace.stored(name) for name in trace.names()}
+    rng = np.random.default_rng(0)
+    arrays |= {f"blocks.{layer}.attn.hook_sink": rng.random((heads, len(trace)), "f4") for layer in range(2)}
+    return wb.Trace(replace(trace.manifest, tensors={}), arrays)
+
+
+def timed(rounds: int, act: Callable[[], object]) -> list[float]:
+    found = []
+    for _ in range(rounds):
+        began = time.perf_counter()
+        act()
+        found.append(1000 * (time.perf_counter() - began))
+    return found
+
+
+def line(what: str, times: list[float], more: str = "") -> None:
+    late = float(np.percentile(times, 95))
+    print(f"  {what:<52}{statistics.median(times):>9.0f}{late:>9.0f}   {more}", flush=True)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    print(f"load {os.getloadavg()[0]:.1f}, {os.environ.get('OMP_NUM_THREADS', 'all')} threads")
+    print(f"  {'ms':<52}{'median':>9}{'p95':>9}")
+    short, long = trace_of(1024, 64), trace_of(16_384, 8)
+    for layer, kind in enumerate(("sliding", "full")):
+        view = wb.views.heads(short, layer)
+        size = view.answer("layer", {"layer": layer})[1]["thumbs"].nbytes
+        took = timed(rounds, lambda view=view, layer=layer: view.reply("layer", {"layer": layer}))
+        line(f"64 thumbnails, {len(short):,} tokens, {kind}: python", took, f"{size / 1000:.0f} kB")
+    wanted = {"layer": 1, "head": 3, "from": 0, "to": len(short)}
+    line(f"one head, {len(short):,}², full: python", timed(rounds, lambda: wb.views.heads(short).reply("head", wanted)))
+    with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        seen = whole.Alive(browser, wb.views.heads(short, 1), Path(folder))
+        seen.page.wait_for_timeout(1000)
+        seen.page.evaluate(WATCH)
+        new = [seen.page.evaluate(SWITCH, ["]", 2500]) for _ in range(rounds)]
+        old = [seen.page.evaluate(SWITCH, ["[", 500]) for _ in range(rounds)]
+        line(f"switch to a head, {len(short):,}²", new)
+        line(f"switch to a head, {len(short):,}², cached", old)
+        browser.close()
+    for layer, kind in enumerate(("sliding", "full")):
+        wanted = {"layer": layer, "head": 3, "from": 0, "to": len(long)}
+        view = wb.views.heads(long, layer)
+        quick = wanted | {"quick": 1}
+        took = timed(rounds, lambda view=view, wanted=quick: view.reply("head", wanted))
+        line(f"one head, {len(long):,} tokens, preview, {kind}: python", took)
+        took = timed(rounds, lambda view=view, wanted=wanted: view.reply("head", wanted))
+        line(f"one head, {len(long):,} tokens, downsampled, {kind}: python", took)
+
+
+if __name__ == "__main__":
+    main()
