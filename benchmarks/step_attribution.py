@@ -135,7 +135,7 @@ def measured(model: wb.Model, family: str, n: int) -> dict:
         curve = belief(model, trace, parts=parts)["p"].values[:, 0]
         if family != "addition":  # the digits of a sum are stated one by one
             other = [i for i, step in enumerate(problem.steps) if step.value != problem.answer]
-            jumps.append(int(np.argmax(np.diff(curve))) - (max(other) + 1))
+            jumps.append(int(np.argmax(np.diff(curve))) - (max(other, default=-1) + 1))
     table = {}
     for name, parts_ in points.items():
         s, t = np.concatenate(parts_), np.concatenate(truth[name])
@@ -176,8 +176,16 @@ def written(model: wb.Model, results: dict[str, dict]) -> str:
     for name, key in hidden.items():
         cells = [f"{np.median(f[key]):.3f}" if f[key] else "—" for f in results.values()]
         lines.append(f"| {name} | {' | '.join(cells)} |")
+    cells = [
+        f"{np.mean(np.array(f['asides']) <= np.quantile(f['unused'], 0.95)):.2f} (n={len(f['asides'])})"
+        if f["asides"] and f["unused"]
+        else "—"
+        for f in results.values()
+    ]
+    lines.append(f"| asides inside the null: no larger than 95 % of those not used | {' | '.join(cells)} |")
     lines += ["", "Belief: how far its largest jump lies from the step from which on the answer stands, in steps.", ""]
     lines += ["| | " + " | ".join(results) + " |", f"|---|{'---|' * len(results)}"]
+    lines.append(f"| problems | {' | '.join(str(len(f['jumps'])) for f in results.values())} |")
     jumps = [np.abs(f["jumps"]) for f in results.values()]
     lines.append(f"| mean distance | {' | '.join(f'{j.mean():.2f}' if len(j) else '—' for j in jumps)} |")
     lines.append(f"| at that very step | {' | '.join(f'{(j == 0).mean():.2f}' if len(j) else '—' for j in jumps)} |")

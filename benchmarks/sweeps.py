@@ -4,7 +4,7 @@
     python -m benchmarks.sweeps --tokens 64 --rounds 5 --json out.json
 
 Two texts differ in their first token, so every place may matter. Each tool computes the outcome (the difference of two
-logits at the last position) for every layer and position, with the clean run's residual stream there, on the same
+logits at the last position, the clean run's likeliest and least likely) for every layer and position, with the clean run's residual stream there, on the same
 weights in fp32: we by `wb.patch_sweep`, TransformerLens by its own `patching.get_act_patch_resid_pre` on a bridge, and
 nnsight by the loop of its documentation, a trace a place. For a peer a place costs the same wherever it is, so the
 peers sweep every eighth position (`--every`) and their times are multiplied; what they find must be ours to 1e-4.
@@ -50,15 +50,18 @@ class Case:
         self.clean = self.corrupt.clone()
         self.clean[0, 0] += 1
         self.n, self.n_layers = n, self.ours.config.n_layers
+        with torch.inference_mode():
+            last = self.ours.forward(self.clean, logits_at=slice(-1, None))[0, -1]
+        self.one, self.other = int(last.argmax()), int(last.argmin())  # far apart: rounding is small beside it
 
     def gap(self, logits: torch.Tensor) -> torch.Tensor:
-        return logits[:, 3] - logits[:, 8]
+        return logits[:, self.one] - logits[:, self.other]
 
 
 def ours(case: Case, every: int) -> np.ndarray:
     import workbench as wb
 
-    gap = wb.logit_gap(case.ours, 3, 8)
+    gap = wb.logit_gap(case.ours, case.one, case.other)
     sweep = wb.patch_sweep(
         case.ours, case.clean[0].tolist(), case.corrupt[0].tolist(), gap, positions=range(0, case.n, every)
     )
