@@ -98,7 +98,7 @@ def weights(
     tokens each neuron raises and lowers.
 
     >>> wb.views.weights(trace, wb.head_sinks(model), wb.router_tokens(model, 0, k=5))
-    <weights of pocket: 51 tokens>
+    <weights of pocket: 64 tokens>
 
     Raises ValueError if nothing is given, or what is given is of a model of another size.
     """
