@@ -51,7 +51,8 @@ def settled(values: np.ndarray) -> np.ndarray:
     if not len(known) or (known == np.rint(known)).all():
         return values + 0.0
     largest = np.abs(known).max()
-    return np.round(values, DIGITS - 1 - floor(log10(largest))) + 0.0  # no negative zeros
+    decimals = min(DIGITS - 1 - floor(log10(largest)), 300)  # 10^decimals is a number
+    return np.round(values, decimals) + 0.0  # no negative zeros
 
 
 class Mark:
