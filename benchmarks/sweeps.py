@@ -4,10 +4,11 @@
     python -m benchmarks.sweeps --tokens 64 --rounds 5 --json out.json
 
 Two texts differ in their first token, so every place may matter. Each tool computes the outcome (the difference of two
-logits at the last position, the clean run's likeliest and least likely) for every layer and position, with the clean run's residual stream there, on the same
-weights in fp32: we by `wb.patch_sweep`, TransformerLens by its own `patching.get_act_patch_resid_pre` on a bridge, and
-nnsight by the loop of its documentation, a trace a place. For a peer a place costs the same wherever it is, so the
-peers sweep every eighth position (`--every`) and their times are multiplied; what they find must be ours to 1e-4.
+logits at the last position, the clean run's likeliest and least likely) for every layer and position, with the clean
+run's residual stream there, on the same weights in fp32: we by `wb.patch_sweep`, TransformerLens by its own
+`patching.get_act_patch_resid_pre` on a bridge, and nnsight by the loop of its documentation, a trace a place. For a
+peer a place costs the same wherever it is, so the peers sweep every eighth position (`--every`) and their times are
+multiplied; what they find must be ours to 1e-4.
 
 A figure is the median over the rounds of the ratio of two times of one round, one process, in turn.
 """

@@ -4,6 +4,7 @@ A test that measures something says so with `measured(…)`; the figures are pri
 """
 
 import os
+from functools import partial
 
 import pytest
 import torch
@@ -11,17 +12,16 @@ import torch
 os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
 
-_FIGURES = pytest.StashKey[list]()
-
 
 @pytest.fixture
-def measured(request):
+def measured(record_property):
     """Call it with a sentence that holds a figure."""
-    return request.config.stash.setdefault(_FIGURES, []).append
+    return partial(record_property, "measured")
 
 
-def pytest_terminal_summary(terminalreporter, config):
-    if figures := config.stash.get(_FIGURES, []):
+def pytest_terminal_summary(terminalreporter):
+    reports = [r for outcome in ("passed", "failed") for r in terminalreporter.getreports(outcome)]
+    if figures := [text for report in reports for name, text in report.user_properties if name == "measured"]:
         terminalreporter.section("measured")
         for figure in figures:
             terminalreporter.write_line(figure)

@@ -181,7 +181,8 @@ def test_importing_workbench_is_fast():
 def test_traces_views_and_analyses_load_without_torch():
     code = (
         "import sys; sys.modules['torch'] = None\n"
-        "import workbench as wb, workbench.views, workbench.views.page, workbench.cli, workbench.analysis, workbench.identities\n"
+        "import workbench as wb, workbench.views, workbench.views.page, workbench.cli\n"
+        "import workbench.analysis, workbench.identities\n"
         "wb.load, wb.check, wb.steps, wb.Trace; print('loaded')"
     )
     assert child(code) == "loaded"

@@ -1,7 +1,7 @@
 """What must hold in every run of a gpt-oss model, checked on whatever a recording holds. Numpy only.
 
-Of another model, recorded through `workbench.interop`, the config says what is different: no sinks ("sinks": False), how
-a router's weights follow from its logits ("router"), experts that every token meets ("shared_experts").
+Of another model, recorded through `workbench.interop`, the config says what is different: no sinks ("sinks": False),
+how a router's weights follow from its logits ("router"), experts that every token meets ("shared_experts").
 
 An identity is a function from the values of one layer (or of the whole run) to the size of its violation, relative to
 the largest value involved; None where the values that it needs were not recorded. The same functions check a probe in

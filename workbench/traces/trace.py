@@ -175,7 +175,7 @@ class Trace:
         return disk.write(path, self._manifest, self._arrays)
 
     def to_transformer_lens(self, model: Any = None) -> Any:
-        """The hook points as an `ActivationCache` of TransformerLens; `model` is a bridge, for the methods that need it.
+        """The hook points as TransformerLens's `ActivationCache`; `model` is a bridge, for the methods that need it.
 
         >>> trace.to_transformer_lens()["blocks.0.attn.hook_sink"].shape  # doctest: +SKIP
         torch.Size([1, 4, 74])

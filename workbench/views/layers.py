@@ -1,6 +1,5 @@
 """The logit lens: what each layer would predict at each token, as colour for all and as words where one looks."""
 
-
 import numpy as np
 
 from workbench.traces import Trace
