@@ -261,7 +261,7 @@ def test_sdpa_shows_what_eager_shows(family):
 
 
 @pytest.mark.parametrize("family", ["gpt2", "qwen2_moe"])
-@pytest.mark.parametrize("view", ["score_sheet", "tokens", "heads"])
+@pytest.mark.parametrize("view", ["score_sheet", "tokens", "heads", "lens"])
 def test_every_view_draws_a_dense_model_and_one_with_experts(view, family):
     from workbench.views.page import page
 
