@@ -1,6 +1,5 @@
 """Two runs side by side: aligned whatever they say, numbers and differences over one axis, each linked to the other."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +10,7 @@ from hypothesis import strategies as st
 
 import workbench as wb
 from tests.views import made
-from tests.views.browser import CHROMIUM, FLAGS, Seen, needed
+from tests.views.browser import Seen, needed
 from tests.views.whole import HOSTILE, Alive, inert
 from workbench.errors import NotRecorded
 from workbench.views.live import snapshot
@@ -78,17 +77,6 @@ def test_a_snapshot_says_where_they_part():
     assert "where they part first" in text
     assert text.count("<img") == 6
     assert "<script" not in snapshot(wb.views.compare(FIRST, made.run(HOSTILE)))
-
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @needed

@@ -1,6 +1,5 @@
 """The heads of a layer: their pixels are the patterns, and every click and key reaches what it says."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 import workbench as wb
 from tests.views import made
-from tests.views.browser import CHROMIUM, FLAGS, Seen, needed
+from tests.views.browser import Seen, needed
 from tests.views.whole import HEADS, HOSTILE, LAYERS, WINDOW, Alive, inert, whole
 from workbench.errors import NotRecorded
 from workbench.views import attention
@@ -95,16 +94,6 @@ def test_a_snapshot_shows_the_head():
 
 
 # In the browser.
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def box(seen: Seen, number: int) -> dict:

@@ -1,6 +1,5 @@
 """The lens: words and numbers as `logit_lens` gives them, in a grid that follows the reader."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 import workbench as wb
 from tests.views import made
-from tests.views.browser import CHROMIUM, FLAGS, Seen, needed
+from tests.views.browser import Seen, needed
 from tests.views.whole import HOSTILE, LAYERS, Alive, inert, whole
 from workbench.errors import NotRecorded
 from workbench.views.live import snapshot
@@ -38,17 +37,6 @@ def test_a_snapshot_says_the_words_of_the_kept_token():
     assert "at position 40" in text
     assert text.count("<img") == 1
     assert "<script" not in snapshot(wb.views.lens(whole(HOSTILE), picked=6))
-
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def word_cell(seen: Seen, column: int, layer: int) -> tuple[float, float]:

@@ -8,19 +8,10 @@ import pytest
 
 import workbench as wb
 from tests.views import made
-from tests.views.browser import CHROMIUM, FLAGS, Seen, needed
+from tests.views.browser import Seen, needed
 from workbench.visible import visible
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 pytestmark = needed
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture

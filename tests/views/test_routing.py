@@ -1,6 +1,5 @@
 """Routing: the choices and loads that the analyses give, and what mouse and keys make of them."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -8,7 +7,7 @@ import pytest
 
 import workbench as wb
 from tests.views import made
-from tests.views.browser import CHROMIUM, FLAGS, Seen, needed
+from tests.views.browser import Seen, needed
 from tests.views.whole import ACTIVE, EXPERTS, HOSTILE, LAYERS, Alive, inert, whole
 from workbench.errors import NotRecorded
 from workbench.views.live import snapshot
@@ -37,17 +36,6 @@ def test_a_snapshot_shows_load_and_weights():
     assert "expert load" in text
     assert "weights, layer 2" in text
     assert text.count("<img") == 2
-
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def load_cell(seen: Seen, plot: int, row: int, expert: int, rows: int) -> tuple[float, float]:

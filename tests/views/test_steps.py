@@ -1,6 +1,5 @@
 """Steps: any array from step to step, as it is, in a matrix and as arcs."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import xarray as xr
 
 import workbench as wb
 from tests.views import made
-from tests.views.browser import CHROMIUM, FLAGS, Seen, needed
+from tests.views.browser import Seen, needed
 from tests.views.whole import HEADS, HOSTILE, LAYERS, Alive, inert, whole
 from workbench.errors import NotRecorded
 from workbench.views.live import snapshot
@@ -74,17 +73,6 @@ def test_a_snapshot_shows_every_array():
     text = snapshot(wb.views.steps(whole(), {"a": effects(), "b": abs(effects())}))
     assert text.count("<img") == 2
     assert "nats" in text
-
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 def at(seen: Seen, step: int, key_step: int) -> tuple[float, float]:

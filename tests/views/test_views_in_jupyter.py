@@ -11,10 +11,9 @@ import pytest
 
 import workbench as wb
 from tests.views import made
-from tests.views.browser import CHROMIUM, FLAGS, OUT, needed
+from tests.views.browser import OUT, needed
 from tests.views.lab import Lab, lab
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[lab]'")
 pytest.importorskip("anywidget", reason="anywidget is not installed: pip install -e '.[lab]'")
 pytestmark = needed
@@ -34,14 +33,6 @@ def server() -> Iterator[Lab]:
         talk = [*made.TALK, ("assistant", "final", made.HOSTILE)]
         made.run(talk).save(running.root / "made.trace")
         yield running
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @pytest.fixture(scope="module")

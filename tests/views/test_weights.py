@@ -1,6 +1,5 @@
 """Weights: what the circuits say, beside what the run did; of another model, or nothing, is refused."""
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,7 +8,7 @@ import xarray as xr
 
 import workbench as wb
 from tests.views import made
-from tests.views.browser import CHROMIUM, FLAGS, Seen, needed
+from tests.views.browser import Seen, needed
 from tests.views.whole import EXPERTS, HEADS, LAYERS, Alive, inert, whole
 from workbench.views.live import snapshot
 from workbench.views.parameters import NEURONS
@@ -80,17 +79,6 @@ def test_a_snapshot_shows_sinks_and_words():
     assert "r1e0k0" in text
     assert f"raised{TOTAL - 1}k0" in text
     assert "<script" not in snapshot(wb.views.weights(whole(), routers=[router(1, made.HOSTILE)]))
-
-
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
 
 
 @needed
