@@ -98,8 +98,9 @@ def answer_in(text: str) -> str | None:
 def render(problem: Problem, effort: str) -> Rendered:
     """The whole conversation, as it is trained.
 
-    What a wrong step has wrong is not supervised, for nobody should learn to write it; that a correction follows is.
-    Nor is the end of the longest analyses: it would teach that no more than so many steps can follow.
+    What a wrong step has wrong is not supervised, for nobody should learn to write it, nor to go on from it as if it
+    were right; that a correction follows is, and what follows from a wrong step once it has been passed over. Nor
+    is the end of the longest analyses: it would teach that no more than so many steps can follow.
 
     >>> from random import Random
     >>> from workbench.pocket.families import make
@@ -129,7 +130,8 @@ def render(problem: Problem, effort: str) -> Rendered:
         places.append(_tokens(a, b, stops))
         if step.slip_from is not None:
             wrong = _tokens(a + step.slip_from, b, stops)
-            supervised[wrong] = [False] * (wrong.stop - wrong.start)
+            until = wrong.stop + (not (problem.slip and problem.slip.corrected))
+            supervised[wrong.start : until] = [False] * (until - wrong.start)
     if problem.length == problem.facts.longest:
         supervised[places[-1].stop] = False
     return Rendered(tuple(ids), tuple(supervised), tuple(places))

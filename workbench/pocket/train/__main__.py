@@ -3,6 +3,7 @@
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 MALLOC = (
@@ -12,26 +13,34 @@ MALLOC = (
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Trains (or goes on with) the run in a folder, then writes it as gpt-oss has it: rounded to MXFP4, and in bf16."""
+    """Trains (or goes on with) both courses of a run, then writes it as gpt-oss has it: in MXFP4, and in bf16.
+
+    The first course is in FOLDER, the second, in which more steps are wrong, begins with its last.pt, in FOLDER/slips.
+    """
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__)
-    parser.add_argument("folder", type=Path, help="of the run: last.pt, curve.jsonl, and model/ in the end")
-    parser.add_argument("--tokens", type=float, default=18e6, help="how long it trains (default: 18e6)")
+    parser.add_argument("folder", type=Path, help="of the run: last.pt, curve.jsonl, slips/, and model/ in the end")
+    parser.add_argument("--tokens", type=float, default=18e6, help="of the first course (default: 18e6)")
+    parser.add_argument("--slips", type=float, default=6e6, help="tokens of the second course (default: 6e6)")
     parser.add_argument("--workers", type=int, default=2, help="processes, a core each (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=1280, help="tokens a worker and a step (default: 1280)")
     parser.add_argument("--lr", type=float, default=0.002, help="of Muon (default: 0.002)")
     parser.add_argument("--every", type=float, default=5e5, help="tokens between two checkpoints (default: 5e5)")
-    parser.add_argument("--steps", type=int, help="stop after so many steps; the same command goes on")
-    parser.add_argument("--start", help="a last.pt whose weights it begins with, for variants")
+    parser.add_argument("--steps", type=int, help="stop after so many steps of a course; the same command goes on")
+    parser.add_argument("--start", type=Path, help="a last.pt of a first course: the second alone")
     parser.add_argument("--plain", action="store_true", help="without torch.compile: half as fast, no compiler needed")
     args = parser.parse_args(argv)
-    from workbench.pocket.train.checkpoint import load
+    from workbench.pocket.train.checkpoint import finished, load
     from workbench.pocket.train.export import export
     from workbench.pocket.train.plan import Plan
     from workbench.pocket.train.run import train
 
-    plan = Plan(tokens=args.tokens, seed=args.seed, batch=args.batch, lr=args.lr, start=args.start)
-    last = train(plan, args.folder, workers=args.workers, compiled=not args.plain, every=args.every, steps=args.steps)
+    how = {"workers": args.workers, "compiled": not args.plain, "every": args.every, "steps": args.steps}
+    plan = Plan(tokens=args.tokens, seed=args.seed, batch=args.batch, lr=args.lr)
+    last = args.start or train(plan, args.folder, **how)
+    if finished(last):
+        second = replace(plan, tokens=args.slips, course="slips", start=str(last))
+        last = train(second, args.folder / "slips", **how)
     model = load(last)
     export(model, args.folder / "model")
     export(model, args.folder / "model-bf16", packed=False)

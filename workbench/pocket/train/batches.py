@@ -94,10 +94,12 @@ def split(rendered: list[Rendered], tokens: int) -> list[list[Rendered]]:
     return batches
 
 
-def pool(seed: int, worker: int, number: int, progress: float, tokens: int) -> list[list[Rendered]]:
+def pool(
+    seed: int, worker: int, number: int, progress: float, tokens: int, course: str = "first"
+) -> list[list[Rendered]]:
     """Batches of one pool in random order; the same arguments give the same batches."""
     rng = Random(f"{seed}/{worker}/{number}")
-    batches = split([render(*draw(rng, progress)) for _ in range(POOL)], tokens)
+    batches = split([render(*draw(rng, progress, course)) for _ in range(POOL)], tokens)
     rng.shuffle(batches)
     return batches
 
@@ -119,12 +121,14 @@ class Place:
         return cls(int(row[0]), int(row[1]), row[2])
 
 
-def stream(seed: int, worker: int, place: Place, tokens: int, progress: Callable[[], float]) -> Iterator[Batch]:
+def stream(
+    seed: int, worker: int, place: Place, tokens: int, progress: Callable[[], float], course: str = "first"
+) -> Iterator[Batch]:
     """Batches without end from `place` on, which moves along; `progress` is asked when a new pool is drawn."""
     if place == Place():
         place.progress = progress()
     while True:
-        batches = pool(seed, worker, place.pool, place.progress, tokens)
+        batches = pool(seed, worker, place.pool, place.progress, tokens, course)
         while place.index < len(batches):
             rng = Random(f"{seed}/{worker}/{place.pool}/{place.index}")
             place.index += 1

@@ -44,6 +44,12 @@ def resume(path: Path, plan: Plan, shared: Shared, state: State) -> None:
     state.places = [Place.of(row) for row in held["places"].tolist()]
 
 
+def finished(path: Path) -> bool:
+    """Whether the run of a checkpoint is at its end."""
+    held = torch.load(path, weights_only=True)
+    return held["tokens"] >= held["plan"]["tokens"]
+
+
 def snapshot(model: Pocket, path: Path) -> None:
     """The weights alone, for `load`."""
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}

@@ -1,5 +1,7 @@
-"""Which problems are trained when: families, efforts, lengths and slips by the progress of a run, 0 to 1."""
+"""Which problems are trained when: families, efforts, lengths and slips by the progress of a course, 0 to 1."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from random import Random
 
 from workbench.pocket.families import CHAINS, FAMILIES, make, slips
@@ -19,16 +21,37 @@ WARM_UP = FAMILY | {"say": 0.40, "look": 0.20}  # copying first
 EFFORT = {"low": 0.15, "medium": 0.12, "high": 0.73}
 EFFORT_ELSE = {"low": 0.4, "medium": 0.2, "high": 0.4}  # where no chain of thought is needed
 COPYING, SHORT, SLIPS = 0.015, 0.05, 0.15  # until when copying leads and problems are short; from when steps are wrong
-SLIPPING = 0.15  # of the chains at high effort
 
 
-def draw(rng: Random, progress: float) -> tuple[Problem, str]:
+@dataclass(frozen=True)
+class Course:
+    """One of the two parts of the training: how many chains at high effort have a wrong step, and of those, how many
+    leave it wrong and go on from it."""
+
+    slipping: Mapping[str, float]
+    passed: float
+    from_nothing: bool  # begins with short problems and copying
+
+
+COURSES = {
+    "first": Course(dict.fromkeys(CHAINS, 0.15), passed=0.0, from_nothing=True),
+    # A list is only seen to be wrong when all of it has been compared, so lists slip most.
+    "slips": Course(
+        {"variables": 0.25, "addition": 0.4, "hops": 0.5, "swaps": 0.4, "lists": 0.65}, passed=0.25, from_nothing=False
+    ),
+}
+
+
+def draw(rng: Random, progress: float, course: str = "first") -> tuple[Problem, str]:
     """A problem of the training split, and the effort it is rendered at.
 
     >>> problem, effort = draw(Random(0), progress=0.5)
     >>> problem.split, problem.wording.trained, effort in ("low", "medium", "high")
     ('train', True, True)
     """
+    plan = COURSES[course]
+    if not plan.from_nothing:
+        progress = 1.0
     weights = WARM_UP if progress < COPYING else FAMILY
     family = rng.choices(list(weights), list(weights.values()))[0]
     efforts = EFFORT if family in CHAINS else EFFORT_ELSE
@@ -38,6 +61,8 @@ def draw(rng: Random, progress: float) -> tuple[Problem, str]:
         kind = FAMILIES[family]
         length = rng.choice([n for n in kind.lengths if n <= (kind.shortest + kind.longest) // 2])
     problem = make(family, rng, length=length, split="train", wording=None)
-    if effort == "high" and progress > SLIPS and rng.random() < SLIPPING and (wrong := slips(problem, rng)):
-        problem = problem.slipped(rng.choice(wrong))
+    if effort == "high" and progress > SLIPS and rng.random() < plan.slipping.get(family, 0.0):
+        corrected = plan.passed == 0 or rng.random() >= plan.passed
+        if wrong := slips(problem, rng, corrected=corrected):
+            problem = problem.slipped(rng.choice(wrong))
     return problem, effort

@@ -22,6 +22,7 @@ class Plan:
     seed: int = 0
     shape: Config = field(default_factory=lambda: SHAPE)
     start: str | None = None  # a checkpoint whose weights it begins with; then all problems are there at once
+    course: str = "first"  # which problems: see `mix`
 
     def rate(self, step: int, progress: float) -> float:
         """The share of the learning rates: a warm-up, a plateau, a line to 0.
