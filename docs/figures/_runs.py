@@ -32,9 +32,9 @@ def pocket() -> wb.Model:
 
 
 @cache
-def read(family: str, n: int, length: int, record: str = "attention") -> list[Read]:
-    """The first `n` held-out problems of a family, of that length, as the model reads them."""
-    rng = Random(f"figures {family}")
+def read(family: str, n: int, length: int, record: str = "attention", seed: str = "figures") -> list[Read]:
+    """The first `n` held-out problems of a family, of that length, as the model reads them; another seed, others."""
+    rng = Random(f"{seed} {family}")
     found = []
     for _ in range(n):
         problem = make(family, rng, length=length, split="test", wording=None)
