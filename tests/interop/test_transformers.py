@@ -16,6 +16,7 @@ from workbench.errors import (
     NotRecorded,
     PromptError,
     VerificationWarning,
+    WorkbenchError,
 )
 from workbench.interop import hearing, versions
 from workbench.interop.transformers import record, subject_of
@@ -260,14 +261,49 @@ def test_sdpa_shows_what_eager_shows(family):
     assert max(found.values()) < TOLERANCE
 
 
-@pytest.mark.parametrize("family", ["gpt2", "qwen2_moe"])
-@pytest.mark.parametrize("view", ["score_sheet", "tokens", "heads", "lens"])
+VIEWS = {
+    "gpt2": ["score_sheet", "tokens", "heads", "lens", "compare"],
+    "qwen2_moe": ["score_sheet", "tokens", "heads", "lens", "compare", "routing"],  # its layer 1 has no experts
+}
+
+
+@pytest.mark.parametrize(("family", "view"), [(family, view) for family, views in VIEWS.items() for view in views])
 def test_every_view_draws_a_dense_model_and_one_with_experts(view, family):
     from workbench.views.page import page
 
-    draw = getattr(wb.views, view)
-    text = page(draw(record(other(family), tokens(), record=EVERYTHING)))
+    trace = record(other(family), tokens(), record=EVERYTHING)
+    given = [trace, trace] if view == "compare" else [trace]
+    text = page(getattr(wb.views, view)(*given))
     assert "</html>" in text and other(family).__class__.__name__ in text
+
+
+def test_routes_are_counted_in_the_layers_that_have_experts(foreign):
+    trace = foreign["qwen2_moe"]
+    assert trace.layers("expert_indices") == (0, 2)
+    load = wb.expert_load(trace)
+    assert load.layer.values.tolist() == [0, 2]
+    assert np.allclose(load.sum("expert"), trace.config["n_active"])
+    for layer in (0, 2):
+        alone = np.bincount(trace["expert_indices", layer].ravel(), minlength=trace.config["n_experts"])
+        assert np.allclose(load.sel(layer=layer), alone / len(trace))
+    assert wb.transitions(trace).layer.values.tolist() == [0]
+    assert wb.router_entropy(trace).sizes == {"layer": 2, "pos": len(trace)}
+    assert np.allclose(np.diag(wb.fixed_token_routing(trace, int(trace.tokens[0]))), 1)
+
+
+@pytest.mark.parametrize(
+    ("family", "view", "why"),
+    [
+        ("gpt2", "routing", "'expert_indices' was not recorded"),
+        ("gpt2", "steps", "step"),
+        ("gpt2", "weights", "nothing to show"),
+        ("qwen2_moe", "steps", "step"),
+        ("qwen2_moe", "weights", "nothing to show"),
+    ],
+)
+def test_a_view_of_what_a_model_does_not_have_says_so(family, view, why, foreign):
+    with pytest.raises((WorkbenchError, ValueError), match=why):
+        getattr(wb.views, view)(foreign[family])
 
 
 # -- what is refused

@@ -2,6 +2,8 @@
 
 An expert's number means nothing beyond its layer: expert 3 of one layer has nothing to do with expert 3 of the next. So
 nothing here compares numbers across layers, and every figure follows if a layer's experts are renumbered.
+
+The axis `layer` holds the layers whose routes the trace has, by their numbers: all of them in gpt-oss.
 """
 
 from collections.abc import Sequence
@@ -59,8 +61,8 @@ def expert_load(trace: Trace, where: Where = None, *, weighted: bool = False) ->
     Raises NotRecorded if `where` names no position.
     """
     at = positions(trace, where)
-    counts = _counts(trace, at)
-    values = np.asarray(trace["expert_weights"])[:, at].mean(1) if weighted else counts / len(at)
+    counts = _ran(trace, at).sum(1)
+    values = _stacked(trace, "expert_weights", at).mean(1) if weighted else counts / len(at)
     n_experts = trace.config["n_experts"]
     return _labelled(
         values,
@@ -70,6 +72,7 @@ def expert_load(trace: Trace, where: Where = None, *, weighted: bool = False) ->
         n=len(at),
         entropy=statistics.entropy(counts).tolist(),
         max_entropy=float(np.log(n_experts)),
+        layers=trace.layers("expert_indices"),
     )
 
 
@@ -86,21 +89,23 @@ def router_entropy(trace: Trace, of: str = "router") -> xr.DataArray:
     Raises ValueError for another `of`.
     """
     if of == "router":
-        logits = np.asarray(trace["router_logits"], np.float64)
+        logits = _stacked(trace, "router_logits")
         e = np.exp(logits - logits.max(-1, keepdims=True))
         p = e / e.sum(-1, keepdims=True)
     elif of == "chosen":
-        p = np.asarray(trace["expert_weights"], np.float64)
+        p = _stacked(trace, "expert_weights")
     else:
         raise ValueError(f"of is 'router' or 'chosen', not {of!r}")
     values = -np.where(p > 0, p * np.log(np.maximum(p, 1e-300)), 0).sum(-1)
-    return _labelled(values, ("layer", "pos"), f"entropy of the {of}", "nats")
+    layers = trace.layers("router_logits" if of == "router" else "expert_weights")
+    return _labelled(values, ("layer", "pos"), f"entropy of the {of}", "nats", layers=layers)
 
 
 def router_margin(trace: Trace) -> xr.DataArray:
     """By how much the last expert that runs beat the first that does not, in logits (layer pos).
 
-    Where it is small, another rounding may choose another expert: no claim about a route should hang on it.
+    Where it is small, another rounding may choose another expert: no claim about a route should hang on it. NaN in a
+    layer without experts.
 
     >>> bool((router_margin(wb.trace("What is 12+30?")) >= 0).all())
     True
@@ -127,11 +132,12 @@ def coactivation(trace: Trace, where: Where = None) -> xr.DataArray:
     k, n = trace.config["n_active"], trace.config["n_experts"]
     even = float(np.log2(n * (k - 1) / (k * (n - 1)))) if k > 1 else float("-inf")
     lift = _lift(both, load[:, :, None] * load[:, None, :])
-    return _labelled(lift, ("layer", "expert", "other_expert"), "co-activation lift", "bits", n=ran.shape[1], even=even)
+    dims, layers = ("layer", "expert", "other_expert"), trace.layers("expert_indices")
+    return _labelled(lift, dims, "co-activation lift", "bits", layers=layers, n=ran.shape[1], even=even)
 
 
 def transitions(trace: Trace, where: Where = None, *, lift: bool = False) -> xr.DataArray:
-    """How often an expert of the next layer runs where an expert of this one does (layer expert next_expert).
+    """How often an expert of the next layer with experts runs where one of this layer does (layer expert next_expert).
 
     Rows sum to the number of chosen experts, and are NaN for an expert that never runs; with `lift`, log2 over the next
     expert's own load, in bits: 0 where the two have nothing to do with each other.
@@ -152,7 +158,8 @@ def transitions(trace: Trace, where: Where = None, *, lift: bool = False) -> xr.
         with np.errstate(divide="ignore", invalid="ignore"):
             values = both / load[:-1, :, None]
     units = "bits" if lift else "probability"
-    return _labelled(values, ("layer", "expert", "next_expert"), "transitions", units, n=ran.shape[1])
+    dims, layers = ("layer", "expert", "next_expert"), trace.layers("expert_indices")[:-1]
+    return _labelled(values, dims, "transitions", units, layers=layers, n=ran.shape[1])
 
 
 def specialisation(
@@ -192,7 +199,8 @@ def specialisation(
     label = np.array([str(named[i]) for named, at in zip(lists, kept) for i in at])
     token = np.concatenate([np.asarray(trace.tokens)[at] for trace, at in zip(several, kept)]) if given_token else None
     figures: dict[str, list[float]] = {"information": [], "null": [], "p": []}
-    for layer in range(several[0].config["n_layers"]):
+    layers = several[0].layers("expert_indices")
+    for layer in layers:
         chosen = np.concatenate([trace["expert_indices", layer][at] for trace, at in zip(several, kept)])
         expert = chosen[np.arange(len(chosen)), rng.integers(0, chosen.shape[1], len(chosen))]
         plain = statistics.information(expert, label, token)
@@ -203,8 +211,7 @@ def specialisation(
     attrs = {"units": "bits", "n": len(label), "n_prompts": len(several), "shuffles": shuffles, "given": "token"}
     if not given_token:
         del attrs["given"]
-    layers = {"layer": np.arange(len(figures["p"]))}
-    return xr.Dataset({name: ("layer", values) for name, values in figures.items()}, layers, attrs)
+    return xr.Dataset({name: ("layer", values) for name, values in figures.items()}, {"layer": list(layers)}, attrs)
 
 
 def routing_drift(
@@ -240,7 +247,7 @@ def routing_drift(
             for a, b in ((i, j), (j, i)):
                 raw[:, a, b], chance[:, a, b] = observed, null.mean(0)
                 reached[:, a, b] = (1 + (null >= observed).sum(0)) / (shuffles + 1)
-    dims, coords = ("layer", "step", "key_step"), {"layer": np.arange(n_layers)}
+    dims, coords = ("layer", "step", "key_step"), {"layer": list(trace.layers("expert_indices"))}
     data = {"drift": (dims, raw - chance), "raw": (dims, raw), "p": (dims, reached)}
     return xr.Dataset(data, coords, {"units": "bits", "shuffles": shuffles})
 
@@ -261,8 +268,8 @@ def fixed_token_routing(trace: Trace, token: int | str, layer: int | None = None
     at = np.array([i for i, (n, piece) in enumerate(zip(trace.tokens, trace.pieces)) if token in (n, piece)], int)
     if not len(at):
         raise NotRecorded(f"the trace has no token {token!r}")
-    weights = np.asarray(trace["expert_weights"] if layer is None else trace["expert_weights", layer][None], np.float64)
-    flat = weights[:, at].transpose(1, 0, 2).reshape(len(at), -1)
+    weights = _stacked(trace, "expert_weights", at, None if layer is None else [layer])
+    flat = weights.transpose(1, 0, 2).reshape(len(at), -1)
     least = np.minimum(flat[:, None], flat[None]).sum(-1)
     most = np.maximum(flat[:, None], flat[None]).sum(-1)
     values = least / most
@@ -276,16 +283,19 @@ def _apart(ran: np.ndarray, cut: int) -> np.ndarray:
     return statistics.jsd(ran[:, :cut].sum(1), ran[:, cut:].sum(1))
 
 
+def _stacked(
+    trace: Trace, name: str, at: np.ndarray | slice = slice(None), layers: Sequence[int] | None = None
+) -> np.ndarray:
+    """The arrays of the layers that have one, in float64, at some positions."""
+    return np.stack([np.asarray(trace[name, n], np.float64)[at] for n in layers or trace.layers(name)])
+
+
 def _ran(trace: Trace, at: np.ndarray) -> np.ndarray:
     """1 where an expert runs (layer pos expert)."""
-    chosen = np.asarray(trace["expert_indices"])[:, at]
+    chosen = np.stack([trace["expert_indices", layer][at] for layer in trace.layers("expert_indices")])
     ran = np.zeros((*chosen.shape[:2], trace.config["n_experts"]))
     np.put_along_axis(ran, chosen, 1.0, -1)
     return ran
-
-
-def _counts(trace: Trace, at: np.ndarray) -> np.ndarray:
-    return _ran(trace, at).sum(1)
 
 
 def _lift(both: np.ndarray, chance: np.ndarray) -> np.ndarray:
@@ -293,6 +303,8 @@ def _lift(both: np.ndarray, chance: np.ndarray) -> np.ndarray:
         return np.where(chance > 0, np.log2(both / chance), np.nan)
 
 
-def _labelled(values: np.ndarray, dims: tuple[str, ...], name: str, units: str, **attrs: Any) -> xr.DataArray:
-    coords = {dim: np.arange(n) for dim, n in zip(dims, values.shape)}
+def _labelled(
+    values: np.ndarray, dims: tuple[str, ...], name: str, units: str, layers: Sequence[int] = (), **attrs: Any
+) -> xr.DataArray:
+    coords = {dim: np.arange(n) for dim, n in zip(dims, values.shape)} | ({"layer": list(layers)} if layers else {})
     return xr.DataArray(values, coords, dims, attrs={"long_name": name, "units": units, **attrs})

@@ -160,6 +160,19 @@ class Trace:
         """The same in the dtype in which it was recorded: bfloat16 stays bfloat16 (of `ml_dtypes`)."""
         return self._get(key, lambda array: array)
 
+    def layers(self, name: str) -> tuple[int, ...]:
+        """The layers in which a hook point was recorded: in some models only some have experts, say.
+
+        >>> trace.layers("expert_indices")  # doctest: +SKIP
+        (0, 1, 2, 3, 4, 5)
+
+        Raises NotRecorded if it was in none, HookNameError if no hook point has that name.
+        """
+        point = hooks.full(name)
+        if "*" not in point:
+            raise HookNameError(f"{visible(name)!r} is one array, without layers; ask for trace[{visible(name)!r}]")
+        return tuple(self._layers(point))
+
     def source(self, key: Key) -> str:
         """Where the array comes from: "forward", "live", "replay" or "derived"; joined by a comma if layers differ."""
         return self._sources(self._find(key)[0])
@@ -303,15 +316,20 @@ class Trace:
             if hooks.at(point, layer) not in tensors:
                 raise self._not_recorded(hooks.at(point, layer), hooks.short(point))
             return [hooks.at(point, layer)], None, False
-        layers = [number for number in range(n_layers) if hooks.at(point, number) in tensors]
-        if not layers:
-            raise self._not_recorded(hooks.short(point), hooks.short(point))
+        layers = self._layers(point)
         if len(layers) < n_layers:
             raise NotRecorded(
                 f"{name!r} was recorded in the layers {', '.join(map(str, layers))} only, of {n_layers}. "
                 f"Ask for one of them: trace[{name!r}, {layers[0]}]."
             )
         return [hooks.at(point, number) for number in layers], None, True
+
+    def _layers(self, point: str) -> list[int]:
+        n_layers = self._manifest.model["config"]["n_layers"]
+        found = [layer for layer in range(n_layers) if hooks.at(point, layer) in self._manifest.tensors]
+        if not found:
+            raise self._not_recorded(hooks.short(point), hooks.short(point))
+        return found
 
     def _holds(self) -> str:
         return visible(", ".join(dict.fromkeys(hooks.short(name) for name in self.names()))) or "nothing"

@@ -4,22 +4,24 @@ import { gutter, matrix, menu, strip } from "./grid.js";
 
 register("routing", (ctx) => {
   const { data, tokens, bus, theme } = ctx, { state } = bus, { n } = tokens, { chosen, weights } = data.arrays;
-  const { layers, experts } = data, active = chosen.shape[2], layer = () => (state.layer < 0 ? data.layer : state.layer);
+  const { experts, routed } = data, layers = routed.length, active = chosen.shape[2];
+  // Rows are the layers that have experts. Another view may show one that has none: then the last one before it stands here.
+  const place = (number) => Math.max(0, routed.findLastIndex((l) => l <= number)), layer = () => place(state.layer < 0 ? data.layer : state.layer);
   const at = (l, i, k) => (l * n + i) * active + k, share = (place) => weights[place] / 65535;
   let expert = -1; // the kept one: where it runs, and nothing else, is coloured
   const shown = (l, i) => Array.from({ length: active }, (_, k) => `${chosen[at(l, i, k)]} (${number(share(at(l, i, k)))})`).join(", ");
   const read = (i) => {
-    const l = state.row >= 0 ? state.row : layer();
-    return [`layer ${l} ran the experts ${shown(l, i)}`];
+    const l = state.row >= 0 ? place(state.row) : layer();
+    return [`layer ${routed[l]} ran the experts ${shown(l, i)}`];
   };
-  const view = frame(ctx, { label: "routing", read, args: () => `, layer=${layer()}` });
-  const layerMenu = menu(view, "layer (↑ ↓)", Array.from({ length: layers }, (_, i) => [i, `layer ${i}`]), (v) => bus.set({ layer: +v }));
+  const view = frame(ctx, { label: "routing", read, args: () => `, layer=${routed[layer()]}` });
+  const layerMenu = menu(view, "layer (↑ ↓)", routed.map((l) => [l, `layer ${l}`]), (v) => bus.set({ layer: +v }));
   const expertMenu = menu(view, "expert", [[-1, "all experts"], ...Array.from({ length: experts }, (_, i) => [i, `expert ${i}`])], (v) => keep(+v));
   const keep = (e) => {
     expertMenu.value = expert = e;
     view.figures.forEach((f) => f.paint());
   };
-  bus.on(() => (layerMenu.value = layer()), ctx.signal);
+  bus.on(() => (layerMenu.value = routed[layer()]), ctx.signal);
   bus.set({ layer: data.layer });
 
   // An expert's colour is the same in all layers, but its number means something in its own layer only.
@@ -40,7 +42,7 @@ register("routing", (ctx) => {
     label: "chosen experts by layer and token", on: ["layer"],
     title: () => `chosen experts, colour: expert${expert < 0 ? "" : ` (only ${expert})`}; ${active} rows a layer, the heaviest above`,
     size: () => layers * (active * each + 2),
-    row: (y) => Math.max(0, layers - 1 - Math.floor(y / (active * each + 2))),
+    row: (y) => routed[Math.max(0, layers - 1 - Math.floor(y / (active * each + 2)))],
     draw(pen, a, y) {
       const c = theme.of, all = colours(), h = active * each, some = Math.ceil(11 / (h + 2));
       for (let l = 0; l < layers; l++) {
@@ -49,14 +51,14 @@ register("routing", (ctx) => {
           const i = best(a, column, (p) => (expert < 0 || chosen[at(l, p, k)] === expert ? weights[at(l, p, k)] : 1));
           return i < 0 ? -1 : chosen[at(l, i, k)];
         }));
-        if (l % some === 0 || mine) pen.text(a.x0 - 6, top + h / 2 + 4, `layer ${l}`, { fill: mine ? c.mark : c.ink, bold: mine, size: 10.5, align: "end" });
+        if (l % some === 0 || mine) pen.text(a.x0 - 6, top + h / 2 + 4, `layer ${routed[l]}`, { fill: mine ? c.mark : c.ink, bold: mine, size: 10.5, align: "end" });
       }
     },
   });
   const tall = Math.max(3, Math.min(12, Math.round(300 / experts)));
   strip(view, ctx, {
     label: "the layer's experts by token", on: ["layer"],
-    title: () => `layer ${layer()}: weight of each expert, pale 0, dark 1`,
+    title: () => `layer ${routed[layer()]}: weight of each expert, pale 0, dark 1`,
     size: () => experts * tall,
     draw(pen, a, y) {
       const c = theme.of, l = layer(), found = new Uint8Array(experts * a.columns), some = Math.ceil(11 / tall);
@@ -86,7 +88,7 @@ register("routing", (ctx) => {
   };
   const byLayer = () => {
     const positions = every(), rows = Array.from({ length: layers }, (_, r) => load(layers - 1 - r, positions));
-    return look(`by layer: load of each expert, ${positions.length.toLocaleString("en")} tokens`, rows, rows.map((_, r) => `layer ${layers - 1 - r}`), layers - 1 - layer());
+    return look(`by layer: load of each expert, ${positions.length.toLocaleString("en")} tokens`, rows, rows.map((_, r) => `layer ${routed[layers - 1 - r]}`), layers - 1 - layer());
   };
   const groups = () => {
     const mask = tokens.mask(state.only, state.lock), names = [...new Set(tokens.messages.map((m) => m.name))], range = (parts) => parts.flatMap(({ start, stop }) => Array.from({ length: stop - start }, (_, i) => start + i)).filter((i) => !mask || mask[i]);
@@ -94,7 +96,7 @@ register("routing", (ctx) => {
   };
   const byGroup = () => {
     const found = groups();
-    return { ...look(`by channel and step: load of layer ${layer()}`, found.map(([, positions]) => load(layer(), positions)), found.map(([name]) => name), -1), first: found.map(([, positions]) => positions[0] ?? -1) };
+    return { ...look(`by channel and step: load of layer ${routed[layer()]}`, found.map(([, positions]) => load(layer(), positions)), found.map(([name]) => name), -1), first: found.map(([, positions]) => positions[0] ?? -1) };
   };
   const chart = (label, cells, rest) => {
     let kept = null, key = ""; // counted anew only when something changed
@@ -105,6 +107,6 @@ register("routing", (ctx) => {
     };
     matrix(view, ctx, { label, cells: now, kept: () => [-1, expert], on: ["only", "lock"], told: (r, e) => `${now().rows[r]}, expert ${e}\nruns at ${number(100 * now().at(r, e))} % of the positions`, link: (r) => ({ hover: now().first?.[r] ?? -1 }), ...rest });
   };
-  chart("load by layer", byLayer, { pick: (r, e) => (bus.set({ layer: layers - 1 - r }), keep(expert === e ? -1 : e)) });
+  chart("load by layer", byLayer, { pick: (r, e) => (bus.set({ layer: routed[layers - 1 - r] }), keep(expert === e ? -1 : e)) });
   chart("load by channel and step", byGroup, { pick: (_, e) => keep(expert === e ? -1 : e) });
 });
