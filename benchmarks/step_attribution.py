@@ -11,7 +11,9 @@ problems. Cost is in passes over the text, for S steps. "Nearness" is no method 
 use what is near.
 
 Then, over the same problems: does hiding an aside, which nothing depends on, change what follows by less than hiding a
-step that is used? And when the model is made to answer after each step, where does its belief jump?
+step that is used? Once over whole steps, and once without the token that a step begins with: that one says which step
+comes next, for which it matters that the aside has been said already; the others say what
+comes out. And when the model is made to answer after each step, where does its belief jump?
 """
 
 import argparse
@@ -47,6 +49,7 @@ COST = {
     "routing shift": "S",
     "value changed": "S",
 }
+HIDDEN = {"steps": "the effect on a whole later step", "values": "the effect on a later step but for its first token"}
 
 
 def problems(family: str, n: int) -> list[Problem]:
@@ -56,8 +59,8 @@ def problems(family: str, n: int) -> list[Problem]:
     return [make(family, rng, length=rng.choice(lengths), split="test", wording=None) for _ in range(n)]
 
 
-def scores(model: wb.Model, trace: Trace, parts: list[slice]) -> dict[str, Matrix]:
-    """What each method says of every pair of steps."""
+def scores(model: wb.Model, trace: Trace, parts: list[slice]) -> tuple[dict[str, Matrix], Matrix]:
+    """What each method says of every pair of steps, and suppression without the tokens that steps begin with."""
     attention = step_attention(trace, parts)
     full = [layer for layer, kind in enumerate(trace.config["layer_types"]) if kind == "full_attention"]
     n = len(parts)
@@ -77,7 +80,7 @@ def scores(model: wb.Model, trace: Trace, parts: list[slice]) -> dict[str, Matri
     found["routing shift"] = later["routing"].values
     found["suppression, all"] = suppression(model, trace, parts, queries="all")["effect"].values
     found["value changed"] = changed(model, trace, parts)
-    return found
+    return found, np.stack([later["by_token"].values[p.start + 1 : p.stop].mean(0) for p in parts])
 
 
 @torch.inference_mode()
@@ -89,7 +92,7 @@ def changed(model: wb.Model, trace: Trace, parts: list[slice]) -> Matrix:
     for j, part in enumerate(parts):
         at = part.stop - 1
         own = trace.pieces[at]
-        kin = sorted({t for t, p in zip(trace.tokens, trace.pieces) if p != own and kind(p) == kind(own)})
+        kin = sorted({t for t, p in zip(trace.tokens, trace.pieces) if p != own and alike(p) == alike(own)})
         if not kin:
             continue
         tokens = list(trace.tokens)
@@ -102,7 +105,7 @@ def changed(model: wb.Model, trace: Trace, parts: list[slice]) -> Matrix:
     return out
 
 
-def kind(piece: str) -> str:
+def alike(piece: str) -> str:
     text = piece.strip()
     return "digit" if text.isdigit() else "name" if text[:1].isupper() else "letter" if len(text) == 1 else text
 
@@ -112,7 +115,8 @@ def measured(model: wb.Model, family: str, n: int) -> dict:
     points: dict[str, list[np.ndarray]] = {}
     cluster: dict[str, list[np.ndarray]] = {}
     truth: dict[str, list[np.ndarray]] = {}
-    used, unused, asides, jumps = [], [], [], []
+    jumps: list[int] = []
+    hidden: dict[str, dict[str, list[float]]] = {which: {"used": [], "unused": [], "asides": []} for which in HIDDEN}
     for number, problem in enumerate(tqdm(problems(family, n), desc=family, leave=False, disable=None)):
         rendered = render(problem, "high")
         trace = model.trace(list(rendered.ids), record="attention")
@@ -122,16 +126,16 @@ def measured(model: wb.Model, family: str, n: int) -> dict:
         if not any(worked[j] for i, j in pairs if j in edges[i]):
             continue
         true = np.array([j in edges[i] for i, j in pairs])
-        for name, matrix in scores(model, trace, parts).items():
+        found, values = scores(model, trace, parts)
+        for name, matrix in found.items():
             points.setdefault(name, []).append(matrix[pairs[:, 0], pairs[:, 1]])
             truth.setdefault(name, []).append(true)
             cluster.setdefault(name, []).append(np.full(len(pairs), number))
-            if name == "suppression, later":
-                values = matrix[pairs[:, 0], pairs[:, 1]]
-                aside = np.array([problem.steps[j].distractor for _, j in pairs])
-                used += values[true].tolist()
-                unused += values[~true & ~aside].tolist()
-                asides += values[aside].tolist()
+        aside = np.array([problem.steps[j].distractor for _, j in pairs])
+        for which, matrix in zip(HIDDEN, (found["suppression, later"], values)):
+            effect = matrix[pairs[:, 0], pairs[:, 1]]
+            for kind, at in (("used", true), ("unused", ~true & ~aside), ("asides", aside)):
+                hidden[which][kind] += effect[at].tolist()
         curve = belief(model, trace, parts=parts)["p"].values[:, 0]
         if family != "addition":  # the digits of a sum are stated one by one
             other = [i for i, step in enumerate(problem.steps) if step.value != problem.answer]
@@ -141,7 +145,7 @@ def measured(model: wb.Model, family: str, n: int) -> dict:
         s, t = np.concatenate(parts_), np.concatenate(truth[name])
         interval = statistics.bootstrap(area(s, t), len(s), np.concatenate(cluster[name]), resamples=1000)
         table[name] = [float(x) for x in (interval.value, interval.low, interval.high)]
-    return {"auroc": table, "n": n, "used": used, "unused": unused, "asides": asides, "jumps": jumps}
+    return {"auroc": table, "n": n, "hidden": hidden, "jumps": jumps}
 
 
 def area(s: np.ndarray, t: np.ndarray) -> Callable[[np.ndarray], float]:
@@ -165,24 +169,21 @@ def written(model: wb.Model, results: dict[str, dict]) -> str:
             cell = found["auroc"].get(name)
             cells.append("—" if cell is None else f"{cell[0]:.2f} ({cell[1]:.2f}–{cell[2]:.2f})")
         lines.append(f"| {name} | {cost} | {' | '.join(cells)} |")
-    lines += [
-        "",
-        "Hiding one step from all later ones (`suppression, later`): the median effect on a later step, in nats.",
-        "",
-        "| hidden | " + " | ".join(results) + " |",
-        f"|---|{'---|' * len(results)}",
-    ]
-    hidden = {"a step that it uses": "used", "a step that it does not use": "unused", "an aside": "asides"}
-    for name, key in hidden.items():
-        cells = [f"{np.median(f[key]):.3f}" if f[key] else "—" for f in results.values()]
-        lines.append(f"| {name} | {' | '.join(cells)} |")
-    cells = [
-        f"{np.mean(np.array(f['asides']) <= np.quantile(f['unused'], 0.95)):.2f} (n={len(f['asides'])})"
-        if f["asides"] and f["unused"]
-        else "—"
-        for f in results.values()
-    ]
-    lines.append(f"| asides inside the null: no larger than 95 % of those not used | {' | '.join(cells)} |")
+    for which, words in HIDDEN.items():
+        lines += ["", f"Hiding one step from all later ones (`suppression, later`), {words}, in nats: the median.", ""]
+        lines += ["| hidden | " + " | ".join(results) + " |", f"|---|{'---|' * len(results)}"]
+        kinds = {"a step that it uses": "used", "a step that it does not use": "unused", "an aside": "asides"}
+        effects = [f["hidden"][which] for f in results.values()]
+        for name, key in kinds.items():
+            cells = [f"{np.median(e[key]):.3f}" if e[key] else "—" for e in effects]
+            lines.append(f"| {name} | {' | '.join(cells)} |")
+        cells = [
+            f"{np.mean(np.array(e['asides']) <= np.quantile(e['unused'], 0.95)):.2f} (n={len(e['asides'])})"
+            if e["asides"] and e["unused"]
+            else "—"
+            for e in effects
+        ]
+        lines.append(f"| asides inside the null: no larger than 95 % of those not used | {' | '.join(cells)} |")
     lines += ["", "Belief: how far its largest jump lies from the step from which on the answer stands, in steps.", ""]
     lines += ["| | " + " | ".join(results) + " |", f"|---|{'---|' * len(results)}"]
     lines.append(f"| problems | {' | '.join(str(len(f['jumps'])) for f in results.values())} |")

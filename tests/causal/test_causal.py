@@ -57,6 +57,7 @@ def test_suppression_is_what_a_whole_run_with_the_keys_masked_gives(trace, queri
     for j, part in enumerate(PARTS):
         hidden = model.forward(ids, Hidden(part, part.start if queries == "all" else part.stop))
         change = kl(plain, hidden)[0]
+        assert np.allclose(found["by_token"][1:, j], change[:-1], atol=1e-5)
         for i, other in enumerate(PARTS):
             before = slice(max(other.start - 1, 0), other.stop - 1)  # where its tokens are predicted
             want = float(change[before].sum()) / (other.stop - other.start)

@@ -64,8 +64,8 @@ def suppression(
     The step `key_step` is hidden from every query after it (`queries="later"`), in all layers and heads. `effect` is
     the mean of KL(as it was || hidden) over the predictions of the tokens of `step`, each made at the token before, in
     nats; `routing` the share of the experts at those tokens that are others then, a mean over layers. Cells on and
-    above the diagonal are exactly 0. With `queries="all"` the step is hidden from its own tokens too, as in arXiv
-    2506.19143, and the diagonal is not 0.
+    above the diagonal are exactly 0. `by_token` (pos key_step) is that KL for the prediction of each single token. With
+    `queries="all"` the step is hidden from its own tokens too, as in arXiv 2506.19143, and the diagonal is not 0.
 
     With `routes=True`, each effect is also split, by two more runs whose experts are held: `content`, with the experts
     and weights of the plain run; `reweighting`, what free weights add; `rerouting`, what free experts add. The three
@@ -85,6 +85,7 @@ def suppression(
         raise NotRecorded(f"one step acts on another: two are needed, and there are {len(cut)}; give `parts` as slices")
     n = len(cut)
     figures = {"effect": np.zeros((n, n)), "routing": np.zeros((n, n))}
+    by_token = np.zeros((len(trace), n))
     if routes:
         figures |= {name: np.zeros((n, n)) for name in ("content", "reweighting", "rerouting")}
     weights = [names.at("blocks.*.mlp.hook_expert_weights", layer) for layer in range(model.config.n_layers)]
@@ -98,17 +99,19 @@ def suppression(
             hide = Hidden(part, start)
             effect, moved = _change(plain, start, hide)
             by_step = {"effect": effect, "routing": moved}
+            by_token[start + 1 :, j] = effect[:-1]  # a token is predicted at the one before
             if routes:
                 held, _ = _change(plain, start, Chain(hide, Routed(plain, start, weights=True)))
                 free, _ = _change(plain, start, Chain(hide, Routed(plain, start, weights=False)))
                 by_step |= {"content": held, "reweighting": free - held, "rerouting": effect - free}
             for name, values in by_step.items():
-                shift = start + (name != "routing")  # a token is predicted at the one before
+                shift = start + (name != "routing")
                 for i, other in enumerate(cut):
                     at = values[max(other.start - shift, 0) : max(other.stop - shift, 0)]
                     figures[name][i, j] = at.sum() / max(other.stop - other.start, 1)
     dims = ("step", "key_step")
-    found = xr.Dataset({name: (dims, values) for name, values in figures.items()}, attrs={"queries": queries, "n": n})
+    held = {name: (dims, values) for name, values in figures.items()} | {"by_token": (("pos", "key_step"), by_token)}
+    found = xr.Dataset(held, attrs={"queries": queries, "n": n})
     for name in found.data_vars:
         found[name].attrs["units"] = "share of experts" if name == "routing" else "nats"
     return found
