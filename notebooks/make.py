@@ -1,0 +1,150 @@
+"""Makes notebooks of their sources: `python notebooks/make.py [NAME…]` runs NN_name.py and writes NN_name.ipynb.
+
+The source (jupytext's percent format) is what is edited and reviewed; the notebook is the same cells with what they
+give. A cell's title is its id in the notebook. What differs from one run to the next without meaning (times, ids that
+are drawn by lot) is left out or replaced, so making a notebook twice gives the same file. It is written whole or not
+at all: where a cell fails, what was there stays.
+"""
+
+import hashlib
+import os
+import re
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import jupytext
+import nbformat
+from nbclient import NotebookClient
+from nbclient.exceptions import CellExecutionError
+from nbformat import NotebookNode
+
+HERE = Path(__file__).parent
+METADATA = {
+    "kernelspec": {"display_name": "Python 3", "language": "python", "name": "python3"},
+    "language_info": {
+        "name": "python",
+        "file_extension": ".py",
+        "mimetype": "text/x-python",
+        "pygments_lexer": "ipython3",
+    },
+}
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+_MARK = re.compile(r'data-wb-still="([0-9a-f]+)"')
+_WIDGET = "application/vnd.jupyter.widget-view+json"
+_LIVE = "(the live view: run this cell)"  # workbench.views.live
+
+
+def sources() -> list[Path]:
+    """Every source beside this file, in order."""
+    return sorted(HERE.glob("[0-9][0-9]_*.py"))
+
+
+def read(source: Path) -> NotebookNode:
+    """The notebook that a source describes, not run; ValueError names the cell whose title cannot be its id."""
+    notebook = jupytext.read(source, fmt="py:percent")
+    seen: set[str] = set()
+    for place, cell in enumerate(notebook.cells, 1):
+        title = cell.metadata.pop("title", "")
+        name = "-".join(title.split())
+        where = f"{source.name}: cell {place}, which begins with {cell.source.partition(chr(10))[0][:60]!r},"
+        if not re.fullmatch(r"[a-z]+(-[a-z]+)*", name) or len(name) > 64:
+            raise ValueError(f"{where} has the title {title!r}; after '# %%' write one or two lower-case words")
+        if name in seen:
+            raise ValueError(f"{where} has the title {title!r}, as a cell before it has; each has its own")
+        if cell.metadata:
+            raise ValueError(f"{where} has settings ({', '.join(cell.metadata)}); write the title alone")
+        seen.add(name)
+        cell.id = name
+    notebook.metadata = nbformat.from_dict(METADATA)
+    notebook.nbformat_minor = 5
+    nbformat.validate(notebook)
+    return notebook
+
+
+def run(notebook: NotebookNode, folder: Path) -> NotebookNode:
+    """The same notebook with what its cells give, run from top to bottom in `folder` by a kernel of its own."""
+    os.environ.update(ENVIRONMENT)  # the kernel has this process's environment
+    NotebookClient(
+        notebook,
+        timeout=600,
+        kernel_name="python3",
+        record_timing=False,
+        store_widget_state=False,
+        resources={"metadata": {"path": str(folder)}},
+    ).execute()
+    notebook.metadata = nbformat.from_dict(METADATA)  # the kernel writes its version there
+    for cell in notebook.cells:
+        if cell.cell_type == "code":
+            cell.outputs = _joined(output for output in cell.outputs if not _is_a_bar(output))
+            for place, output in enumerate(cell.outputs):
+                _settle(output, hashlib.sha256(f"{cell.id} {place}".encode()).hexdigest())
+    return notebook
+
+
+def _is_a_bar(output: NotebookNode) -> bool:
+    """Bars of progress are widgets: they tell the time, and without a kernel show nothing."""
+    data = output.get("data", {})
+    return _WIDGET in data and data.get("text/plain") != _LIVE
+
+
+def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
+    """What is printed in pieces, depending on the moment, as one."""
+    found: list[NotebookNode] = []
+    for output in outputs:
+        if found and output.output_type == "stream" and found[-1].get("name") == output.name:
+            found[-1].text += output.text
+        else:
+            found.append(output)
+    return found
+
+
+def _settle(output: NotebookNode, name: str) -> None:
+    """Gives the parts of a view that find each other by ids drawn by lot the ids of their place."""
+    data = output.get("data", {})
+    if _WIDGET in data:
+        data[_WIDGET]["model_id"] = name[:32]
+    for mark in set(_MARK.findall(data.get("text/html", ""))):
+        data["text/html"] = data["text/html"].replace(mark, name[:12])
+
+
+def write(notebook: NotebookNode, path: Path) -> None:
+    """The notebook in a file, whole or not at all."""
+    nbformat.validate(notebook)
+    text = nbformat.writes(notebook).rstrip("\n") + "\n"
+    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with open(descriptor, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        os.unlink(name)
+        raise
+
+
+def main(names: Sequence[str]) -> int:
+    known = {source.stem: source for source in sources()}
+    wanted = [Path(name).stem for name in names] or list(known)
+    unknown = [name for name in wanted if name not in known]
+    if unknown:
+        print(f"no such notebook: {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        return 2
+    for name in wanted:
+        begun = time.monotonic()
+        try:
+            notebook = run(read(known[name]), HERE)
+        except (ValueError, CellExecutionError) as error:
+            print(f"{name}: not made.\n{error}", file=sys.stderr)
+            return 1
+        write(notebook, HERE / f"{name}.ipynb")
+        print(f"{name}.ipynb  {time.monotonic() - begun:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
