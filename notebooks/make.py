@@ -73,6 +73,7 @@ def run(notebook: NotebookNode, folder: Path) -> NotebookNode:
         kernel_name="python3",
         record_timing=False,
         store_widget_state=False,
+        extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(folder)}},
     ).execute()
     notebook.metadata = nbformat.from_dict(METADATA)  # the kernel writes its version there

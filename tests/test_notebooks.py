@@ -1,28 +1,105 @@
-"""Each notebook runs from top to bottom, in an empty folder, and its headline numbers still hold."""
+"""Each notebook runs from top to bottom and its headline numbers still hold; it is what its source says, as made."""
 
+import re
+import shutil
 from pathlib import Path
 
 import nbformat
 import pytest
 from nbclient import NotebookClient
 
+from notebooks import make
+
 HOME = Path(__file__).parent.parent
-NOTEBOOKS = sorted((HOME / "notebooks").glob("*.ipynb"))
+FOLDER = HOME / "notebooks"
+NAMES = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.*") if path.suffix in (".ipynb", ".py"))
+NAMES = list(dict.fromkeys(NAMES))
+# Each runs on whatever core is free; the other tests of a file stay together (tests/conftest.py).
+ALONE = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES]
+QUIET = pytest.mark.filterwarnings("ignore:Proactor event loop", "ignore::DeprecationWarning:zmq")
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-@pytest.mark.filterwarnings("ignore:Proactor event loop", "ignore::DeprecationWarning:zmq")
-def test_a_notebook_runs_from_top_to_bottom(path, tmp_path):
-    notebook = nbformat.read(path, as_version=4)
+def stored(name: str) -> nbformat.NotebookNode:
+    return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
+
+
+@QUIET
+@pytest.mark.parametrize("name", ALONE)
+def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path):
+    for folder in ("notebooks", "docs/figures"):  # laid out as here, so that nothing is left here
+        shutil.copytree(HOME / folder, tmp_path / folder, ignore=shutil.ignore_patterns("out", "__pycache__", ".*"))
+    resources = {"metadata": {"path": str(tmp_path / "notebooks")}}
+    NotebookClient(stored(name), timeout=600, resources=resources).execute()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_and_its_source_have_the_same_cells(name: str):
+    cells = [[(c.id, c.cell_type, c.source) for c in n.cells] for n in (make.read(FOLDER / f"{name}.py"), stored(name))]
+    assert cells[0] == cells[1], f"run: python notebooks/make.py {name}"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_is_stored_as_it_was_made(name: str):
+    notebook = stored(name)
     nbformat.validate(notebook)
-    client = NotebookClient(notebook, timeout=300, resources={"metadata": {"path": str(tmp_path)}})
-    client.execute()
-
-
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
-def test_a_notebook_is_stored_with_its_outputs_and_stable_cell_ids(path):
-    notebook = nbformat.read(path, as_version=4)
+    assert notebook.metadata == make.METADATA  # no versions, no state of widgets
     code = [cell for cell in notebook.cells if cell.cell_type == "code"]
-    assert any(cell.outputs for cell in code) and "widgets" not in notebook.metadata
-    assert not any(output.output_type == "error" for cell in code for output in cell.outputs)
-    assert all(cell.id.replace("-", "").isalpha() for cell in notebook.cells)
+    assert [cell.execution_count for cell in code] == list(range(1, len(code) + 1))
+    outputs = [output for cell in code for output in cell.outputs]
+    assert outputs
+    for output in outputs:
+        assert output.output_type != "error"
+        assert output.get("name") != "stderr", output.text
+        shown = output.get("text", "") + "".join(str(data) for data in output.get("data", {}).values())
+        assert not re.search(r"<script|\bsrc=\W*https?:| at 0x[0-9a-f]{6}|[\"' (/](?:home|root|tmp)/", shown)
+
+
+# -- how they are made
+
+GOOD = """# %% words [markdown]
+# # Words
+
+# %% print
+import sys
+print(sys.path is not None)
+
+# %% two words
+6 * 7
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(make, "HERE", tmp_path)
+    for name, value in make.ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)  # what is set while a test runs is undone
+    return tmp_path
+
+
+@QUIET
+def test_a_notebook_made_twice_is_the_same_file_and_one_that_fails_is_not_written(folder: Path):
+    source, made = folder / "01_words.py", folder / "01_words.ipynb"
+    source.write_text(GOOD)
+    assert make.main([]) == 0
+    first = made.read_bytes()
+    assert make.main(["01_words.py"]) == 0 and made.read_bytes() == first
+    notebook = nbformat.read(made, as_version=4)
+    assert [cell.id for cell in notebook.cells] == ["words", "print", "two-words"]
+    assert notebook.cells[2].outputs[0]["data"]["text/plain"] == "42"
+    source.write_text(GOOD + "\n# %% wrong\nassert 6 * 9 == 42\n")
+    assert make.main(["01_words"]) == 1 and made.read_bytes() == first
+    assert sorted(path.name for path in folder.iterdir()) == ["01_words.ipynb", "01_words.py"]
+
+
+@pytest.mark.parametrize("title", ["", "Words", "print", "step 2", "a_b", 'print tags=["x"]'])
+def test_a_title_that_cannot_be_an_id_is_refused_and_its_cell_named(folder: Path, title: str, capsys):
+    (folder / "01_words.py").write_text(f"{GOOD}\n# %% {title}\nlast = 1\n")
+    assert make.main([]) == 1
+    assert "01_words.py: cell 4, which begins with 'last = 1'" in capsys.readouterr().err
+    assert not (folder / "01_words.ipynb").exists()
+
+
+def test_a_notebook_that_is_not_there_is_named_with_those_that_are(folder: Path, capsys):
+    (folder / "01_words.py").write_text(GOOD)
+    assert make.main(["02_more"]) == 2
+    assert capsys.readouterr().err == "no such notebook: 02_more; there are 01_words\n"
