@@ -14,8 +14,6 @@ HOME = Path(__file__).parent.parent
 FOLDER = HOME / "notebooks"
 NAMES = sorted(path.stem for path in FOLDER.glob("[0-9][0-9]_*.*") if path.suffix in (".ipynb", ".py"))
 NAMES = list(dict.fromkeys(NAMES))
-# Each runs on whatever core is free; the other tests of a file stay together (tests/conftest.py).
-ALONE = [pytest.param(name, marks=pytest.mark.xdist_group(name)) for name in NAMES]
 QUIET = pytest.mark.filterwarnings("ignore:Proactor event loop", "ignore::DeprecationWarning:zmq")
 
 
@@ -24,7 +22,7 @@ def stored(name: str) -> nbformat.NotebookNode:
 
 
 @QUIET
-@pytest.mark.parametrize("name", ALONE)
+@pytest.mark.parametrize("name", NAMES)  # each on a core that is free: tests/conftest.py
 def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path):
     for folder in ("notebooks", "docs/figures"):  # laid out as here, so that nothing is left here
         shutil.copytree(HOME / folder, tmp_path / folder, ignore=shutil.ignore_patterns("out", "__pycache__", ".*"))
