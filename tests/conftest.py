@@ -15,7 +15,7 @@ torch.set_num_threads(1)
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
-    """With --dist loadfile the tests of a file share a core, for its fixtures; but each notebook runs where one is free."""
+    """With --dist loadfile the tests of a file share a core, for its fixtures; a notebook runs where one is free."""
     from xdist.scheduler import LoadFileScheduling
 
     class Scheduling(LoadFileScheduling):
