@@ -1,12 +1,15 @@
 """Where does attention go? The ledger of every layer: sink, self, first token, window, and what lies beyond it."""
 
+from functools import cache
+
+import numpy as np
 import xarray as xr
 from _runs import CHAINS, Sequence, main, read
 
 import workbench as wb
 from workbench.figures import Figure, stacked
 
-N, LENGTH = 6, 4
+N, LENGTH, SEED = 6, 4, "anatomy"
 PARTS = {
     "sink": "the sink",
     "self": "itself",
@@ -16,24 +19,44 @@ PARTS = {
 }
 
 
-def draw() -> tuple[Figure, Sequence[wb.Trace]]:
-    traces = [one.trace for family in CHAINS for one in read(family, N, LENGTH)]
-    ledgers = xr.concat([wb.attention_ledger(trace) for trace in traces], "text")
+def traces() -> list[wb.Trace]:
+    return [one.trace for family in CHAINS for one in read(family, N, LENGTH, seed=SEED)]
+
+
+def even(trace: wb.Trace) -> np.ndarray:
+    """What would lie beyond the window if what is not in the sink were spread evenly over the keys (layer head)."""
+    query = np.arange(len(trace))
+    share = np.maximum(query - trace.config["window"], 0) / (query + 1)  # the first token has a part of its own
+    return ((1 - np.asarray(trace["sink"], float)) * share).mean(-1)
+
+
+@cache
+def measure() -> xr.Dataset:
+    """`mean` (part layer); `beyond` the window in full layers, and with an `even` spread: both with bounds (bound)."""
+    ledgers = xr.concat([wb.attention_ledger(trace) for trace in traces()], "text")
+    kinds = [kind.split("_")[0] for kind in traces()[0].config["layer_types"]]
     mean = ledgers[list(PARTS)].mean(("text", "head")).to_dataarray("part").assign_coords(part=list(PARTS.values()))
-    kinds = traces[0].config["layer_types"]
-    mean = mean.assign_coords(layer=[f"{i} {kind.split('_')[0]}" for i, kind in enumerate(kinds)])
-    by_text = ledgers["beyond"].sel(layer=[i for i, kind in enumerate(kinds) if kind[0] == "f"]).mean(("head", "layer"))
-    sure = wb.statistics.mean(by_text.values)
+    full = [i for i, kind in enumerate(kinds) if kind == "full"]
+    beyond = wb.statistics.mean(ledgers["beyond"].sel(layer=full).mean(("head", "layer")).values)
+    spread = wb.statistics.mean(np.array([even(trace)[full].mean() for trace in traces()]))
+    coords = {"layer": [f"{i} {kind}" for i, kind in enumerate(kinds)], "bound": ["value", "low", "high"]}
+    bounds = {"beyond": ("bound", np.array(beyond[:3])), "even": ("bound", np.array(spread[:3]))}
+    return xr.Dataset({"mean": mean.drop_vars("layer")} | bounds, coords, {"n": len(traces())})
+
+
+def draw() -> tuple[Figure, Sequence[wb.Trace]]:
+    found = measure()
+    (value, low, high), spread = found["beyond"].values, float(found["even"][0])
     figure = stacked(
-        mean.assign_attrs(long_name="share of attention", units="1"),
+        found["mean"].assign_attrs(long_name="share of attention", units="1"),
         by="part",
         title="What full layers of pocket are for: beyond the window",
-        note=f"n = {len(traces)} texts of {len(CHAINS)} families, means over queries, heads and texts; window "
-        f"{traces[0].config['window']}. Beyond it, in full layers: {sure.value:.2f} ({sure.low:.2f} to {sure.high:.2f}"
-        ", 95 %, over texts); in sliding layers 0 by construction.",
+        note=f"n = {found.attrs['n']} texts of {len(CHAINS)} families, means over queries, heads and texts; window "
+        f"{traces()[0].config['window']}. Beyond it, in full layers: {value:.2f} ({low:.2f} to {high:.2f}, 95 %, over "
+        f"texts; spread evenly it would be {spread:.2f}); in sliding layers 0 by construction.",
         height=62,
     )
-    return figure, traces
+    return figure, traces()
 
 
 if __name__ == "__main__":
