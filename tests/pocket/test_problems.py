@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from workbench.errors import PromptError
 from workbench.pocket.families import CHAINS, CONTROLS, FAMILIES, make, otherwise, slips, wordings
 from workbench.pocket.problems import Problem, Slip
-from workbench.pocket.train.mix import draw
+from workbench.pocket.train.mix import COURSES, draw
 
 SEEDS = st.integers(0, 2**32)
 
@@ -258,3 +258,26 @@ def test_the_changed_rule_changes_what_drop_does_and_nothing_else():
     assert any(otherwise(p).answer != p.answer for p in drawn)
     with pytest.raises(PromptError, match="problem of hops"):
         otherwise(make("hops", Random(0)))
+
+
+@given(problems(("lists",)), SEEDS)
+@settings(max_examples=100, deadline=None)
+def test_a_foreign_digit_is_one_that_the_list_never_had(problem, seed):
+    plain = problem.steps
+    for slip in slips(problem, Random(seed), foreign=True):
+        right = plain[slip.number].value
+        differ = [(a, b) for a, b in zip(right, slip.value) if a != b]
+        assert len(right) == len(slip.value) and len(differ) == 1 and differ[0][1] not in problem.facts.row
+
+
+@pytest.mark.parametrize("course", ["first", "slips"])
+def test_a_course_has_the_slips_that_it_names(course):
+    rng = Random(1)
+    drawn = [draw(rng, 0.5, course) for _ in range(6000)]
+    chains = [problem for problem, effort in drawn if effort == "high" and problem.family in CHAINS]
+    for family, share in COURSES[course].slipping.items():
+        mine = [problem.slip for problem in chains if problem.family == family]
+        wrong = [slip for slip in mine if slip]
+        assert abs(len(wrong) / len(mine) - share) < 0.07
+        assert abs(sum(not slip.corrected for slip in wrong) / len(wrong) - COURSES[course].passed) < 0.12
+    assert not any(problem.slip for problem, effort in drawn if effort != "high" or problem.family not in CHAINS)

@@ -117,6 +117,20 @@ def test_all_that_the_assistant_says_is_supervised_but_for_wrong_values_and_the_
     assert list(rendered.ids[hidden[0] : place.stop]) == wrong[same:]
 
 
+@given(slipped(corrected=False))
+@settings(max_examples=80, deadline=None)
+def test_nobody_learns_to_go_on_from_a_wrong_step_but_what_follows_from_it_is_learned(pair):
+    _, problem = pair
+    if problem.slip is None:
+        return
+    rendered = render(problem, "high")
+    at = next(i for i, step in enumerate(problem.steps) if step.kind == "wrong")
+    stop = rendered.steps[at].stop
+    assert not rendered.supervised[stop - 1] and not rendered.supervised[stop]
+    rest = rendered.supervised[stop + 1 :]
+    assert rest.count(False) == (problem.length == problem.facts.longest and at + 1 < len(problem.steps))
+
+
 def test_what_the_calculator_says_is_not_supervised():
     problem = make("calculator", Random(0))
     rendered = render(problem, "low")

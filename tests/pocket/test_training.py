@@ -298,3 +298,20 @@ def test_a_variant_differs_in_attention_alone_and_by_a_low_rank():
             assert values[1] > 0 and values[2] < 1e-4 * values[0], name
         else:
             assert not difference.any(), name
+
+
+def test_the_command_trains_both_courses_and_the_second_begins_with_the_first(tmp_path, monkeypatch):
+    from workbench.pocket.train.__main__ import main
+
+    monkeypatch.setattr("workbench.pocket.train.batches.POOL", 24)
+    monkeypatch.setattr("workbench.pocket.train.run.mimetic", lambda model: None)
+    command = [str(tmp_path), "--tokens", "1500", "--slips", "1500", "--batch", "700", "--workers", "1", "--plain"]
+    main([*command, "--steps", "1"])
+    assert not (tmp_path / "slips").exists()  # the first course is not at its end
+    main(command)
+    first, second = (torch.load(tmp_path / name) for name in ("last.pt", "slips/last.pt"))
+    assert (first["plan"]["course"], second["plan"]["course"]) == ("first", "slips")
+    assert second["plan"]["start"] == str(tmp_path / "last.pt")
+    shipped = Model(tmp_path / "model-bf16", dtype="float32").weights.embed
+    assert torch.equal(shipped, second["model"]["embed"].to(torch.bfloat16).float())
+    assert not torch.equal(first["model"]["embed"], second["model"]["embed"])

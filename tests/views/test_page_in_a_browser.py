@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+import pypdf
 import pytest
 
 import workbench as wb
@@ -129,7 +130,7 @@ def test_lanes_are_chosen_and_ordered_by_the_reader_and_python_says_how(seen: Se
     assert (", ".join(f'"{name}"' for name in sheet.shown), sheet.picked) == (lanes, {"pos": 7})
 
 
-@pytest.mark.parametrize(("button", "suffix"), [("SVG", "svg"), ("PNG", "png")])
+@pytest.mark.parametrize(("button", "suffix"), [("SVG", "svg"), ("PNG", "png"), ("PDF", "pdf")])
 def test_what_is_shown_can_be_saved(seen: Seen, button: str, suffix: str, tmp_path: Path):
     with seen.page.expect_download() as download:
         seen.page.get_by_role("button", name=f"save what is shown as {button}").click()
@@ -139,12 +140,38 @@ def test_what_is_shown_can_be_saved(seen: Seen, button: str, suffix: str, tmp_pa
     data = path.read_bytes()
     if suffix == "png":
         assert data.startswith(b"\x89PNG")
+    elif suffix == "pdf":
+        [sheet] = pypdf.PdfReader(path).pages
+        text = sheet.extract_text()
+        assert "router margin" in text
+        assert made.run().id in text
+        assert len(sheet["/Resources"]["/XObject"]) >= 3
     else:
         text = data.decode("utf-8")
         assert "router margin" in text
         assert made.run().id in text
         assert text.count("<image ") >= 3
     seen.requests[:] = [url for url in seen.requests if not url.startswith("blob:")]  # the file that it saved
+
+
+def test_a_saved_pdf_keeps_letters_that_its_fonts_have_and_shows_the_others_as_they_are_seen(browser, tmp_path: Path):
+    said = ["So", " (é)", " \\", " 中文", " ש", " ½", " −", "\u202e", "."]
+    seen = Seen(browser, wb.views.tokens(made.run([("assistant", "final", said)])).to_html(tmp_path / "page.html"))
+    saved = []
+    for turn in range(2):
+        with seen.page.expect_download() as download:
+            seen.page.get_by_role("button", name="save what is shown as PDF").click()
+        download.value.save_as(tmp_path / f"{turn}.pdf")
+        saved.append((tmp_path / f"{turn}.pdf").read_bytes())
+    assert saved[0] == saved[1]
+    [sheet] = pypdf.PdfReader(tmp_path / "0.pdf").pages
+    text = sheet.extract_text()
+    assert all(piece in text for piece in ("So", "(é)", "\\", "½", "."))
+    assert "中" not in text
+    inked = [np.asarray(image.image.convert("RGBA"))[..., 3].max() for image in sheet.images]
+    assert len(inked) >= 4
+    assert min(inked) == 255  # what is drawn there can be seen
+    seen.requests[:] = [url for url in seen.requests if not url.startswith("blob:")]
 
 
 @pytest.mark.parametrize("view", ["score_sheet", "tokens"])

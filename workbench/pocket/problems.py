@@ -119,6 +119,10 @@ class Facts(Protocol):
         """A wrong value for a step of `think(question)`; None where the step cannot be wrong."""
         return None
 
+    def foreign(self, number: int, rng: Random) -> str | None:
+        """A wrong value with something in it that the step cannot have from anywhere; `wrong` where all are so."""
+        return self.wrong(number, rng)
+
     @property
     def call(self) -> str | None:
         """What the calculator is asked, if it is."""

@@ -1,6 +1,8 @@
 // What every view shares: payloads, the bus that links the views of a trace, colours, pens, the token axis, the frame.
 // Text of a model comes from Python, already made visible by workbench.visible, and enters the page as textContent only.
 
+import { PdfPen } from "./pdf.js";
+
 // A module is evaluated once a view in Jupyter, so what views share lives on globalThis.
 const BUSES = (globalThis[Symbol.for("workbench.views.1")] ??= new Map());
 const DRAW = {};
@@ -377,6 +379,11 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     sheet.draw(pen);
     save(name + ".svg", "image/svg+xml", pen.done(sheet.width, sheet.height));
   };
+  const pdf = async () => {
+    const sheet = paper(), pen = new PdfPen(sheet.width, sheet.height, (context) => new CanvasPen(context));
+    sheet.draw(pen);
+    save(name + ".pdf", "application/pdf", await pen.done());
+  };
   const png = () => {
     const sheet = paper(), canvas = make("canvas", { width: sheet.width * 2, height: sheet.height * 2 }), context = canvas.getContext("2d");
     context.scale(2, 2);
@@ -398,7 +405,7 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     search, button("‹", "previous (Shift+Enter)", () => go(-1)), button("›", "next (Enter)", () => go(1)), count, only,
     make("span", { className: "wb-gap" }),
     button("−", "zoom out (-)", () => zoom(2)), button("+", "zoom in (+)", () => zoom(0.5)), button("all", "all tokens (0)", () => bus.set({ from: 0, to: -1 })),
-    button("SVG", "save what is shown as SVG", svg), button("PNG", "save what is shown as PNG", png), button("Python", "the line that makes this view", python));
+    button("SVG", "save what is shown as SVG", svg), button("PDF", "save what is shown as PDF", pdf), button("PNG", "save what is shown as PNG", png), button("Python", "the line that makes this view", python));
   Object.assign(el, { tabIndex: 0 });
   el.setAttribute("role", "group");
   el.setAttribute("aria-label", `${label}. Arrow keys move along the tokens and layers, slash searches, plus and minus zoom, Escape lets go.`);

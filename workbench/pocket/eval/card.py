@@ -63,6 +63,10 @@ def tables(results: dict[str, Any]) -> str:
                 )
             ],
         ),
+        "In lists a wrong step has a digit that was never in the list. Two digits exchanged, which only working the "
+        "step out again shows: the answer follows "
+        f"{_share(causes['lists']['two_digits_exchanged']['passed_over']['follows'])}, it says “Wait” "
+        f"{_share(causes['lists']['two_digits_exchanged']['left_free']['says_wait'])}.",
         f"Routers, over {routing['tokens']} tokens of held-out texts: the share of what is to be known that the first "
         "expert tells (normalised mutual information), and by chance.",
         _table(

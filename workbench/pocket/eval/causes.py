@@ -56,12 +56,13 @@ def prefix(problem: Problem, number: int, *, passed: bool) -> str:
     return prompt(problem, "high") + ANALYSIS + (said if passed else said[: -len(steps[-1].stop)])
 
 
-def planted(family: str, n: int) -> list[tuple[Problem, Slip]]:
-    """Held-out problems with a slip each that leads to another answer, and has a step after it."""
+def planted(family: str, n: int, *, foreign: bool = True) -> list[tuple[Problem, Slip]]:
+    """Held-out problems with a slip each that leads to another answer, and has a step after it; without `foreign`, of
+    the kind that is only seen by working the step out again."""
     rng = Random(f"slip {family}")
     cases: list[tuple[Problem, Slip]] = []
     for problem in problems(family, 20 * n):
-        free = [Slip(s.number, s.value, corrected=False) for s in slips(problem, rng)]
+        free = [Slip(s.number, s.value, corrected=False) for s in slips(problem, rng, foreign=foreign)]
         changed = [s for s in free if problem.slipped(s).answer != problem.answer]
         changed = [s for s in changed if problem.slipped(s).steps[s.number].stop == ","]
         if changed and len(cases) < n:
@@ -114,6 +115,7 @@ def causes(model: Model, n: int) -> dict[str, Any]:
     sets = {family: problems(family, n) for family in CHAINS}
     longest = {family: problems(family, n, length=FAMILIES[family].longest) for family in CHAINS}
     cases = {family: planted(family, n) for family in CHAINS}
+    exchanged = planted("lists", n, foreign=False)
     plain = answered(model, sets, "high")
     no_sinks = answered(model, sets, "high", tap=NoSinks())
     long, near = answered(model, longest, "high"), answered(model, longest, "high", tap=Cut(model.config))
@@ -125,10 +127,7 @@ def causes(model: Model, n: int) -> dict[str, Any]:
         out[family] = {
             "plain": share(right(asked, plain[family])),
             "false_alarms": false_alarms(asked, plain[family]),
-            "wrong_step": {
-                "passed_over": {"follows": share(follows), "is_right": share(still)},
-                "left_free": {"says_wait": share(waits), "is_right": share(mended)},
-            },
+            "wrong_step": _wrong(follows, still, waits, mended),
             "analysis_skipped": share(list(islice(at_once, len(asked)))),
             "final_sees": {
                 f"no {part}" if part != "nothing" else "everything": cut_off(model, asked, part)
@@ -138,4 +137,14 @@ def causes(model: Model, n: int) -> dict[str, Any]:
             "longest": share(right(longest[family], long[family])),
             "longest_far_edges_cut": share(right(longest[family], near[family])),
         }
+    out["lists"]["two_digits_exchanged"] = _wrong(*zip(*wrong_steps(model, exchanged)))
     return out
+
+
+def _wrong(
+    follows: Sequence[bool], still: Sequence[bool], waits: Sequence[bool], mended: Sequence[bool]
+) -> dict[str, Any]:
+    return {
+        "passed_over": {"follows": share(follows), "is_right": share(still)},
+        "left_free": {"says_wait": share(waits), "is_right": share(mended)},
+    }

@@ -61,9 +61,10 @@ def make(
             return problem
 
 
-def slips(problem: Problem, rng: Random, *, corrected: bool = True) -> list[Slip]:
-    """One slip for every step of a problem that can be wrong."""
-    drawn = ((number, problem.facts.wrong(number, rng)) for number in range(len(problem.steps)))
+def slips(problem: Problem, rng: Random, *, corrected: bool = True, foreign: bool = False) -> list[Slip]:
+    """One slip for every step of a problem that can be wrong; with `foreign`, of the kind that is seen at a glance."""
+    wrong = problem.facts.foreign if foreign else problem.facts.wrong
+    drawn = ((number, wrong(number, rng)) for number in range(len(problem.steps)))
     return [Slip(number, value, corrected) for number, value in drawn if value is not None]
 
 

@@ -83,6 +83,14 @@ class Lists(Facts):
         i = rng.choice(places)
         return row[:i] + row[i + 1] + row[i] + row[i + 2 :]
 
+    def foreign(self, number: int, rng: Random) -> str | None:
+        """One digit is one that the list never had."""
+        if number == 0:
+            return None
+        row = self.think(self.question(Wording()))[number].value
+        i = rng.randrange(len(row)) if row else 0
+        return row[:i] + rng.choice([d for d in "0123456789" if d not in self.row]) + row[i + 1 :] if row else None
+
 
 @dataclass(frozen=True)
 class OtherLists(Lists):

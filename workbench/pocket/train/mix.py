@@ -30,14 +30,18 @@ class Course:
 
     slipping: Mapping[str, float]
     passed: float
+    foreign: float  # of the slips, how many are of the kind that is seen at a glance
     from_nothing: bool  # begins with short problems and copying
 
 
 COURSES = {
-    "first": Course(dict.fromkeys(CHAINS, 0.15), passed=0.0, from_nothing=True),
+    "first": Course(dict.fromkeys(CHAINS, 0.15), passed=0.0, foreign=0.0, from_nothing=True),
     # A list is only seen to be wrong when all of it has been compared, so lists slip most.
     "slips": Course(
-        {"variables": 0.25, "addition": 0.4, "hops": 0.5, "swaps": 0.4, "lists": 0.65}, passed=0.25, from_nothing=False
+        {"variables": 0.25, "addition": 0.4, "hops": 0.5, "swaps": 0.4, "lists": 0.65},
+        passed=0.25,
+        foreign=0.75,
+        from_nothing=False,
     ),
 }
 
@@ -63,6 +67,7 @@ def draw(rng: Random, progress: float, course: str = "first") -> tuple[Problem, 
     problem = make(family, rng, length=length, split="train", wording=None)
     if effort == "high" and progress > SLIPS and rng.random() < plan.slipping.get(family, 0.0):
         corrected = plan.passed == 0 or rng.random() >= plan.passed
-        if wrong := slips(problem, rng, corrected=corrected):
+        foreign = plan.foreign > 0 and rng.random() < plan.foreign
+        if wrong := slips(problem, rng, corrected=corrected, foreign=foreign):
             problem = problem.slipped(rng.choice(wrong))
     return problem, effort
