@@ -1,6 +1,7 @@
 """The figures: what is written is what the runner writes, interventions do what they say, statistics are exact."""
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from random import Random
@@ -189,12 +190,16 @@ def test_wilson_covers_its_share():
 def test_figures_are_drawn_from_results(tmp_path):
     cell = {"new_wordings": share([True, True, False])}
     curve = [{"tokens": t, "high": dict.fromkeys(FAMILIES, t / 10)} for t in (5, 10)]
-    (tmp_path / "curve.jsonl").write_text("\n".join(map(json.dumps, [{"plan": {}}, *curve])))
+    courses = [{"plan": {}}, *curve, {"plan": {}}, *curve]  # the second is counted on from the end of the first
+    (tmp_path / "curve.jsonl").write_text("\n".join(map(json.dumps, courses)))
     results = {"accuracy": {"hops/low": cell, "hops/high": cell}, "routing": {"sink_mean": [[0.25, 0.5]]}}
     figures.draw(results, tmp_path / "curve.jsonl", tmp_path)
     bars = (tmp_path / "accuracy.svg").read_text()
     assert bars.count('height="106.7"') == 2
-    assert (tmp_path / "curve.svg").read_text().count("<polyline") == len(FAMILIES)
+    drawn = (tmp_path / "curve.svg").read_text()
+    assert drawn.count("<polyline") == len(FAMILIES)
+    places = re.search(r'points="([^"]*)"', drawn)[1].split()
+    assert [float(place.split(",")[0]) for place in places] == [190, 330, 470, 610]
     assert ">0.25<" in (tmp_path / "sinks.svg").read_text()
 
 

@@ -20,8 +20,20 @@ def draw(results: dict[str, Any], curve: Path | None, folder: Path) -> None:
     if "routing" in results:
         (folder / "sinks.svg").write_text(sinks(results["routing"]["sink_mean"]), encoding="utf-8")
     if curve is not None:
-        lines = [json.loads(line) for line in curve.read_text(encoding="utf-8").splitlines()]
-        (folder / "curve.svg").write_text(learning([line for line in lines if "high" in line]), encoding="utf-8")
+        (folder / "curve.svg").write_text(learning(_scored(curve)), encoding="utf-8")
+
+
+def _scored(curve: Path) -> list[dict[str, Any]]:
+    """The lines with scores; the tokens of a second course are counted on from the end of the first."""
+    before, now, found = 0, 0, []
+    for line in map(json.loads, curve.read_text(encoding="utf-8").splitlines()):
+        if "plan" in line:  # a course begins
+            before, now = before + now, 0
+            continue
+        now = line["tokens"]
+        if "high" in line:
+            found.append(line | {"tokens": before + now})
+    return found
 
 
 def accuracy(cells: dict[str, Any]) -> str:
