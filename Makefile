@@ -1,4 +1,4 @@
-# make demo | test | check | lab | test-long. Set-up happens by itself, once; `make clean` undoes it.
+# make demo | test | check | lab | docs | test-long. Set-up happens by itself, once; `make clean` undoes it.
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
@@ -11,7 +11,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-long check format lab browser clean
+.PHONY: help demo test test-long check format lab docs browser clean
 .DEFAULT_GOAL := help
 
 help:
@@ -19,6 +19,7 @@ help:
 	@echo 'make test       all tests'
 	@echo 'make check      format, lint, types, tests'
 	@echo 'make lab        JupyterLab in notebooks/'
+	@echo 'make docs       the documentation as a site, in out/docs'
 	@echo 'make test-long  all tests, the long ones at full size'
 
 # Once: a venv, with a pip that is new enough for the constraints.
@@ -68,6 +69,11 @@ format: $(VENV)/.dev
 
 lab: $(VENV)/.dev
 	cd notebooks && ../$(BIN)/python -m workbench.cli lab
+
+# Where a warning is an error. Notebooks are shown as they are stored: nothing runs.
+docs: $(VENV)/.dev
+	$(BIN)/sphinx-build -W --keep-going -q -b html -d out/docs.doctrees docs out/docs
+	@echo 'out/docs/index.html'
 
 # The browser tests skip, and say so, where this cannot install it.
 browser:

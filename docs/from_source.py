@@ -1,0 +1,234 @@
+"""What the pages of the reference are made of: docstrings, hook points and commands, read from the package itself.
+
+Three directives. `{api} workbench.analysis` writes an entry for every public name that is defined there; `{hooks}` the
+tables of hook points, lanes and presets; `{commands}` the commands of the shell. Docstrings are Markdown, with examples
+of doctest. In all pages and notebooks, `wb.name` in code type leads to its entry.
+"""
+
+import argparse
+import inspect
+import re
+from collections.abc import Iterator
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from docutils import nodes
+from docutils.statemachine import StringList
+from sphinx.application import Sphinx
+from sphinx.util.docutils import SphinxDirective
+from sphinx.util.inspect import signature, stringify_signature
+
+import workbench as wb
+from workbench import names
+
+SPACES = ("views", "figures", "interop", "statistics", "errors", "names")  # modules that are public names
+_CODE = re.compile(r"(?:wb|workbench)\.([A-Za-z_][\w.]*)(?:\(.*)?", re.DOTALL)
+
+
+def public() -> Iterator[tuple[str, Any]]:
+    """Every public name, as it is called ("workbench.views.tokens"), with what it stands for."""
+    for name in wb.__all__:
+        if name not in SPACES:
+            yield f"workbench.{name}", getattr(wb, name)
+    for space in SPACES:
+        module = getattr(wb, space)
+        if space == "interop":
+            for part in ("transformers", "transformer_lens", "nnsight", "tables", "inif", "sae", "circuit_tracer"):
+                yield from _of(f"workbench.interop.{part}", import_module(f"workbench.interop.{part}"))
+        else:
+            yield from _of(f"workbench.{space}", module)
+    for name, value in _of("workbench.traces", import_module("workbench.traces")):
+        if name.rpartition(".")[2] not in wb.__all__:
+            yield name, value
+
+
+def _of(prefix: str, module: Any) -> Iterator[tuple[str, Any]]:
+    listed = getattr(module, "__all__", None)
+    for name, value in vars(module).items():
+        here = inspect.isroutine(value) or inspect.isclass(value)
+        if name in listed if listed else here and not name.startswith("_") and value.__module__ == module.__name__:
+            yield f"{prefix}.{name}", value
+
+
+def markdown(docstring: str) -> list[str]:
+    """A docstring as lines of Markdown: examples fenced, and nothing outside code taken for markup.
+
+    >>> markdown("Adds *args.\\n\\n>>> 1 + 1\\n2\\n\\nRaises ValueError.")
+    ['Adds \\\\*args.', '', '```pycon', '>>> 1 + 1', '2', '```', '', 'Raises ValueError.']
+    """
+    lines: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", inspect.cleandoc(docstring)):
+        code = paragraph.startswith("    ")
+        if paragraph.lstrip().startswith(">>>"):
+            shown = re.sub(r"[ ]*# doctest:.*", "", paragraph)
+            paragraph = f"```pycon\n{shown}\n```"
+        elif not code:
+            paragraph = _plain(paragraph)
+        lines += [*paragraph.split("\n"), ""]
+    return lines[:-1]
+
+
+def _plain(text: str) -> str:
+    """Text in which only backticks, and a list's `* `, mean something."""
+    parts = text.split("`")
+    return "`".join(re.sub(r"([<\[\]]|\*(?! ))", r"\\\1", part) if i % 2 == 0 else part for i, part in enumerate(parts))
+
+
+def entry(name: str, value: Any) -> list[str]:
+    """The reference entry of one name, in MyST; of a class also its public methods and properties."""
+    lines = markdown(value.__doc__ or "") if hasattr(value, "__qualname__") else []
+    if not lines:
+        return _directive("data", name, [f":value: {value!r}"], 5)
+    origin = f"{value.__module__}.{value.__qualname__}"
+    head = [] if origin == name else [f":canonical: {origin}"]
+    if inspect.isroutine(value):
+        return _directive("function", f"{name}{_signature(value)}", [*head, "", *lines], 5)
+    for member, kind, what in _members(value):
+        shown = member if kind == "property" else f"{member}{_signature(what, kind != 'staticmethod')}"
+        lines += ["", *_directive(kind, shown, ["", *markdown(what.__doc__ or "")], 4)]
+    if issubclass(value, Warning | Exception):  # their arguments are of no interest: ours raise them
+        return _directive("exception", name, [*head, "", *lines], 5)
+    return _directive("class", f"{name}{_signature(value)}", [*head, "", *lines], 5)
+
+
+def _directive(kind: str, title: str, content: list[str], colons: int) -> list[str]:
+    return [f"{':' * colons}{{py:{kind}}} {title}", *content, ":" * colons, ""]
+
+
+def _members(kind: type) -> Iterator[tuple[str, str, Any]]:
+    for name, raw in vars(kind).items():
+        if name.startswith("_"):
+            continue
+        if isinstance(raw, property):
+            yield name, "property", raw.fget
+        elif isinstance(raw, classmethod | staticmethod):
+            yield name, type(raw).__name__, raw.__func__
+        elif inspect.isfunction(raw):
+            yield name, "method", raw
+
+
+def _signature(value: Any, bound: bool = False) -> str:
+    try:
+        return stringify_signature(signature(value, bound_method=bound), unqualified_typehints=True)
+    except ValueError:  # an exception says no more than its class
+        return "()"
+
+
+class _Written(SphinxDirective):
+    """A directive whose content is Markdown that `lines` gives."""
+
+    def lines(self) -> list[str]:
+        raise NotImplementedError
+
+    def run(self) -> list[nodes.Node]:
+        source = f"{Path(__file__).name}, {self.name} {' '.join(self.arguments)}"
+        parent = nodes.Element()
+        self.state.nested_parse(StringList(self.lines(), source), 0, parent)
+        return parent.children
+
+
+class Api(_Written):
+    required_arguments = 1
+    optional_arguments = 9
+
+    def lines(self) -> list[str]:
+        homes = tuple(self.arguments)
+        found = [(name, value) for name, value in public() if _home(name, value) in homes]
+        if not found:
+            raise self.error(f"no public name is defined in {homes}")
+        return [line for name, value in found for line in entry(name, value)]
+
+
+def _home(name: str, value: Any) -> str:
+    """Where the entry stands: the room in which a name is defined, or the module through which it is called."""
+    parts = name.split(".")
+    if len(parts) > 2:
+        return ".".join(parts[:-1])
+    return ".".join(value.__module__.split(".")[:2])
+
+
+class Hooks(_Written):
+    required_arguments = 1  # points, lanes or presets
+
+    def lines(self) -> list[str]:
+        notes = dict(re.findall(r'^ +"([^"]+)": [^#\n]*# (.+)$', inspect.getsource(names), re.MULTILINE))
+        head, rows = [], []
+        if self.arguments[0] == "points":
+            head = ["hook point", "short", "axes", "recorded by", "is"]
+            for point, axes in names.POINTS.items():
+                by = [f"`{word}`" for word, points in names.PRESETS.items() if point in points and word != "everything"]
+                by = ["always"] if point in names.ALWAYS else by or ["`everything`"]
+                rows.append(
+                    [
+                        f"`{point}`",
+                        f"`{names.short(point)}`",
+                        f"`{' '.join(axes)}`",
+                        ", ".join(by),
+                        notes.get(point, ""),
+                    ]
+                )
+        elif self.arguments[0] == "lanes":
+            head = ["lane", "axes", "recorded by", "is"]
+            for lane, axes in names.LANES.items():
+                by = [f"`{word}`" for word, lanes in names.PRESETS.items() if lane in lanes]
+                by = ["always"] if lane in names.ALWAYS else by or ["its name"]
+                rows.append([f"`{lane}`", f"`{' '.join(axes)}`", ", ".join(by), notes.get(lane, "")])
+        else:
+            head = ["preset", "records"]
+            for word, points in names.PRESETS.items():
+                what = "every hook point" if word == "everything" else ", ".join(f"`{point}`" for point in points)
+                rows.append([f"`{word}`", what])
+        return [
+            _row(head),
+            _row(["---"] * len(head)),
+            *(_row([cell.replace("|", "\\|") for cell in row]) for row in rows),
+        ]
+
+
+def _row(cells: list[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+class Commands(_Written):
+    def lines(self) -> list[str]:
+        from workbench.cli import parser
+
+        lines: list[str] = []
+        [choices] = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
+        for name, command in choices.choices.items():
+            usage = re.sub(r"\s+", " ", command.format_usage().removeprefix("usage: ")).strip()
+            lines += [f"**workbench {name}**: {_plain(command.description or '')}", "", "```text", usage, "```", ""]
+            for action in command._actions:
+                if action.dest != "help":
+                    shown = ", ".join(action.option_strings) or action.metavar or action.dest
+                    lines.append(f"* `{shown}`: {_plain(action.help or '')}")
+            lines.append("")
+        return lines
+
+
+def _link(app: Sphinx, tree: nodes.document, page: str) -> None:
+    """`wb.pattern` in code type becomes a link to its entry, wherever it stands."""
+    known = app.env.domains["py"].objects  # pyright: ignore[reportAttributeAccessIssue]
+    for literal in list(tree.findall(nodes.literal)):
+        found = _CODE.fullmatch(literal.astext())
+        target = known.get(f"workbench.{found[1].rstrip('.')}") if found else None
+        if target and not isinstance(literal.parent, nodes.reference) and not target.aliased:
+            where = app.builder.get_relative_uri(page, target.docname) + f"#{target.node_id}"
+            literal.replace_self(nodes.reference("", "", literal.deepcopy(), internal=True, refuri=where))
+
+
+def _without_live(app: Sphinx, tree: nodes.document) -> None:
+    """Of a view's two outputs the snapshot stays; the other says what it is to a notebook's reader."""
+    for block in list(tree.findall(nodes.literal_block)):
+        if block.astext().strip() == "(the live view: run this cell)":
+            block.parent.remove(block)
+
+
+def setup(app: Sphinx) -> dict[str, bool]:
+    app.add_directive("api", Api)
+    app.add_directive("hooks", Hooks)
+    app.add_directive("commands", Commands)
+    app.connect("doctree-read", _without_live)
+    app.connect("doctree-resolved", _link)
+    return {"parallel_read_safe": True, "parallel_write_safe": True}
