@@ -59,7 +59,7 @@ def draw() -> tuple[Figure, Sequence[wb.Trace]]:
         written=True,
         low=0,
         high=1,
-        title="The heads that pocket cannot add without",
+        title="Heads without which pocket writes sums differently",
         note=f"n = {N} held-out additions of {LENGTH} digits; {int(found['whole'].sum())} are written word by word "
         "with all heads. Ringed: p < 0.05 for all heads together (Westfall and Young, signs flipped by text). "
         f"Intervals are at most {float((found['high'] - found['low']).max()):.2f} wide (Wilson, 95 %).",
