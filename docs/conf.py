@@ -32,6 +32,7 @@ html_static_path = ["site.css"]
 html_css_files = ["site.css"]
 html_copy_source = False
 html_show_sourcelink = False
+html_show_search_summary = False  # it fetches pages, which a browser refuses for files; results show without
 python_maximum_signature_line_length = 88
 pygments_style = "friendly"
 pygments_dark_style = "native"

@@ -1,0 +1,196 @@
+"""The site of the docs: built without a warning; what is in it leads somewhere, stays here, and leaves no name out."""
+
+import inspect
+import os
+import pkgutil
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from functools import cache
+from html.parser import HTMLParser
+from importlib import import_module
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import pytest
+
+import workbench as wb
+from tests.views.browser import CHROMIUM, FLAGS, needed
+from workbench import names
+
+HOME = Path(__file__).parent.parent
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """As `make docs` builds it."""
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", f"{out}.trees"]
+    built = subprocess.run([*command, "docs", str(out)], cwd=HOME, capture_output=True, text=True, timeout=1800)
+    assert built.returncode == 0 and not built.stderr, built.stderr
+    return out
+
+
+class Page(HTMLParser):
+    """What a page has (ids), leads to (links) and loads by itself (loads)."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.ids: set[str] = set()
+        self.links: set[str] = set()
+        self.loads: set[str] = set()
+        self.feed(path.read_text("utf-8"))
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        given = {name: value or "" for name, value in attrs}
+        self.ids |= {given[name] for name in ("id", "name") if name in given}
+        if tag == "a" and "href" in given:
+            self.links.add(given["href"])
+        elif tag == "link" and given.get("rel") not in ("index", "search", "next", "prev", "canonical"):
+            self.loads.add(given["href"])
+        self.loads |= {given[name] for name in ("src", "poster", "data") if name in given}
+        self.loads |= {part.split()[0] for part in given.get("srcset", "").split(",") if part.strip()}
+
+
+@cache
+def page(path: Path) -> Page:
+    return Page(path)
+
+
+def pages(site: Path) -> Iterator[tuple[Path, Page]]:
+    for path in sorted(site.rglob("*.html")):
+        yield path, page(path)
+
+
+def test_every_page_and_every_notebook_is_in_the_site(site: Path):
+    sources = [path.relative_to(HOME / "docs") for path in (HOME / "docs").rglob("*.md")]
+    sources += [path.relative_to(HOME) for path in (HOME / "notebooks").glob("[0-9]*.ipynb")]
+    assert not [source for source in sources if not (site / source.with_suffix(".html")).exists()]
+
+
+def test_every_link_and_anchor_leads_somewhere(site: Path):
+    dead = []
+    for path, found in pages(site):
+        for link in found.links | found.loads:
+            parts = urlsplit(link)
+            if parts.scheme or parts.netloc:
+                continue
+            target = path.parent / unquote(parts.path) if parts.path else path
+            there = target.exists()
+            if there and parts.fragment and target.suffix == ".html":
+                there = unquote(parts.fragment) in page(target.resolve()).ids
+            if not there:
+                dead.append(f"{path.relative_to(site)}: {link}")
+    assert not dead
+
+
+def test_no_page_names_another_host_for_anything_that_it_loads(site: Path):
+    assert not [
+        f"{path.relative_to(site)}: {load}"
+        for path, found in pages(site)
+        for load in found.loads
+        if re.match(r"(?:\w+:)?//", load)
+    ]
+    for sheet in site.rglob("*.css"):
+        assert not re.search(r"(?:@import|url\()\s*[\"']?(?:https?:)?//", sheet.read_text("utf-8")), sheet
+
+
+@needed
+def test_a_browser_asks_nobody_else_and_finds_what_is_searched_for(site: Path, measured):
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        requests: list[str] = []
+        complaints: list[str] = []
+        window = browser.new_page()
+        window.set_default_timeout(120_000)  # a busy machine is no fault of the site
+        window.on("request", lambda request: requests.append(request.url))
+        window.on("console", lambda message: complaints.append(message.text))
+        window.on("pageerror", lambda error: complaints.append(str(error)))
+        looked = ["index", "reference/analysis", "reference/hook_points", "comparison"]
+        looked += [f"notebooks/{path.stem}" for path in (site / "notebooks").glob("*.html")]
+        for name in looked:
+            window.goto((site / f"{name}.html").as_uri())
+        window.goto((site / "search.html").as_uri() + "?q=attention_ledger")
+        window.wait_for_selector("#search-results a[href*='reference/analysis.html']")
+        browser.close()
+    measured(f"site: {len(looked) + 1} pages looked at, {len(requests)} requests, all for files of the site")
+    assert not [url for url in requests if not url.startswith((site.as_uri(), "data:"))]
+    assert complaints == []
+
+
+# -- the reference
+
+
+def public() -> list[str]:
+    """Every public name: what `wb` has, and what its modules have."""
+    found = []
+    for name in wb.__all__:
+        value = getattr(wb, name)
+        if not inspect.ismodule(value):
+            found.append(f"workbench.{name}")
+        elif name == "interop":
+            rooms = [import_module(room.name) for room in pkgutil.iter_modules(value.__path__, f"{value.__name__}.")]
+            mine = [room for room in rooms if room.__name__.rpartition(".")[2] not in INSIDE]
+            found += [f"{room.__name__}.{of}" for room in mine for of in contents(room)]
+        else:
+            found += [f"workbench.{name}.{of}" for of in contents(value)]
+    return found
+
+
+INSIDE = ("hearing", "text", "versions")  # what the others of interop are made of
+
+
+def contents(module) -> list[str]:
+    if hasattr(module, "__all__"):
+        return list(module.__all__)
+    return [
+        name
+        for name, value in vars(module).items()
+        if not name.startswith("_") and getattr(value, "__module__", None) == module.__name__ and callable(value)
+    ]
+
+
+@cache
+def entries(site: Path) -> frozenset[str]:
+    from sphinx.util.inventory import InventoryFile
+
+    inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
+    return frozenset(name for kind, found in inventory.data.items() if kind.startswith("py:") for name in found)
+
+
+def test_every_public_name_has_an_entry_in_the_reference(site: Path):
+    missing = [name for name in public() if name not in entries(site)]
+    assert not missing, "say where they stand: an {api} directive in docs/reference, or SPACES in docs/from_source.py"
+
+
+@pytest.mark.parametrize("kind", ["Model", "Trace"])
+def test_every_public_method_has_an_entry_in_the_reference(site: Path, kind: str):
+    methods = [name for name in vars(getattr(wb, kind)) if not name.startswith("_")]
+    shown = [name for name in methods if f"workbench.{kind}.{name}" in entries(site)]
+    assert len(shown) > 10 and shown == methods
+
+
+def test_every_hook_point_and_lane_is_in_the_table(site: Path):
+    text = (site / "reference/hook_points.html").read_text("utf-8")
+    shown = set(re.findall(r'<span class="pre">([^<]+)</span>', text))
+    assert {*names.POINTS, *names.LANES, *names.PRESETS} <= shown
+
+
+def test_a_docstring_is_shown_as_it_is_meant():
+    sys.path.insert(0, os.fspath(HOME / "docs"))
+    try:
+        markdown = import_module("from_source").markdown
+    finally:
+        sys.path.pop(0)
+    assert markdown("Adds *args <b>.\n\n>>> 1 + 1  # doctest: +SKIP\n2\n\nRaises `a*b*c` [x].") == [
+        r"Adds \*args \<b>.",
+        "",
+        "```pycon",
+        ">>> 1 + 1",
+        "2",
+        "```",
+        "",
+        r"Raises `a*b*c` \[x\].",
+    ]
