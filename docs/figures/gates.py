@@ -61,9 +61,9 @@ def measure() -> xr.Dataset:
 
 def draw() -> tuple[Figure, Sequence[wb.Trace]]:
     found, sheets = measure(), []
-    for name, label in (("written", "written word by word"), ("tokens", "tokens as they should be")):
+    for name, label in (("written", "texts written word by word"), ("tokens", "tokens likeliest in their place")):
         sure = wb.statistics.mean(found[name].values)
-        array = xr.DataArray(sure.value, {"set": list(SETS)}, "set", attrs={"long_name": label, "units": "share"})
+        array = xr.DataArray(sure.value, {"set": list(SETS)}, "set", attrs={"long_name": "share"})
         sheets.append(bars(array, low=sure.low, high=sure.high, title=label, height=45))
     figure = above(
         *sheets,

@@ -52,16 +52,15 @@ def measure() -> xr.Dataset:
 
 def draw() -> tuple[Figure, Sequence[wb.Trace]]:
     found = measure()
+    missed = ", ".join(f"{layer}.{head}" for layer, head in np.argwhere((found["p"] < 0.05).values))
     figure = heatmap(
         found["kept"].assign_attrs(long_name="still written", units="share"),
-        marked=found["p"] < 0.05,
-        marked_name="missed",
         written=True,
         low=0,
         high=1,
         title="Heads without which pocket writes sums differently",
         note=f"n = {N} held-out additions of {LENGTH} digits; {int(found['whole'].sum())} are written word by word "
-        "with all heads. Ringed: p < 0.05 for all heads together (Westfall and Young, signs flipped by text). "
+        f"with all heads. Missed, with p < 0.05 for all together (Westfall and Young, over texts): {missed}. "
         f"Intervals are at most {float((found['high'] - found['low']).max()):.2f} wide (Wilson, 95 %).",
         height=75,
         width=wb.figures.WIDTHS["column"],

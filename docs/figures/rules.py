@@ -59,17 +59,17 @@ def draw() -> tuple[Figure, Sequence[wb.Trace]]:
     sheets = []
     for rule, period in (("previous token", 10), ("duplicate token", 10), ("induction", 10), ("induction", 30)):
         one = {"rule": rule, "period": period}
-        more = (measure()["mass"] - measure()["null"]).mean("sequence").sel(one).clip(0)
-        more = more.assign_attrs(long_name="mass above the null", units="share")
+        more = (measure()["mass"] - measure()["null"]).mean("sequence").sel(one)
+        more = more.where(followers().sel(one)).assign_attrs(long_name="mass above the null", units="share")
         title = rule if rule == "previous token" else f"{rule}, period {period}"
-        sheets.append(heatmap(more, marked=followers().sel(one), marked_name="follows", written=True, title=title))
+        sheets.append(heatmap(more, written=True, low=0, title=title))
     figure = beside(
         *sheets,
         title="Induction in pocket is the work of layer 1, and reaches beyond the window",
         note=f"n = {N} sequences a period, of words drawn at random; window {pocket().config.window}, so sliding "
         "layers (0, 2, 4) see nothing 30 back. Null: the same words after other ones; of the previous token, an even "
-        "spread. "
-        f"Ringed: at least {LEAST} above it, p < 0.05 for all tests together (Westfall and Young, over sequences).",
+        f"spread. Grey: not {LEAST} above it, or not p < 0.05 for all tests together (Westfall and Young, over "
+        "sequences).",
         height=62,
     )
     return figure, [trace for pairs in runs().values() for pair in pairs for trace in pair]
