@@ -3,8 +3,6 @@
 One pass tells: greedy text is the text that was read if, and only if, each of its tokens is the likeliest in its place.
 """
 
-from collections.abc import Callable
-from contextlib import nullcontext
 from functools import cache
 
 import numpy as np
@@ -20,32 +18,27 @@ SINKS, FULL = "blocks.*.attn.hook_sink", "blocks.[135].attn.hook_attn_scores"
 SETS = ("as it is", "sinks held", "sinks moved", "no sinks", "no far edges", "no near edges")
 
 
-def edits(trace: wb.Trace) -> dict[str, tuple[str, Callable] | None]:
-    """What is done to sinks, by head, and to what the full layers see beyond and within the window."""
+def likeliest(trace: wb.Trace) -> np.ndarray:
+    """For each token that the model should write: is it the likeliest in its place? (set pos), a row of a pass a set."""
+    ids, thought = torch.tensor([trace.tokens]), next(s for s in trace.spans if s.channel == "analysis")
     sink, window = torch.tensor(np.asarray(trace["sink"])), trace.config["window"]  # layer head query
-    others = sink[..., torch.randperm(sink.shape[-1], generator=torch.Generator().manual_seed(0))]
     mean = sink.mean(-1, keepdim=True).expand_as(sink)
+    others = sink[..., torch.randperm(sink.shape[-1], generator=torch.Generator().manual_seed(0))]
 
-    def put(values):
-        return SINKS, lambda x, hook: values[hook.layer][None, :, hook.positions.start : hook.positions.stop]
+    def gate(x, hook):
+        at = slice(hook.positions.start, hook.positions.stop)
+        x[1], x[2], x[3] = mean[hook.layer][:, at], others[hook.layer][:, at], 0
+        return x
 
-    def cut(low, high):  # edges of that length; a token always sees itself
-        def hide(x, hook):
-            behind = torch.tensor(hook.positions)[:, None] - torch.arange(x.shape[-1])
-            return x.masked_fill((behind >= low) & (behind < high), -torch.inf)
+    def cut(x, hook):
+        behind = torch.tensor(hook.positions)[:, None] - torch.arange(x.shape[-1])
+        x[4].masked_fill_(behind >= window, -torch.inf)
+        x[5].masked_fill_((behind > 0) & (behind < window), -torch.inf)  # a token always sees itself
+        return x
 
-        return FULL, hide
-
-    made = (None, put(mean), put(others), put(0 * sink), cut(window, len(trace)), cut(1, window))
-    return dict(zip(SETS, made, strict=True))
-
-
-def likeliest(trace: wb.Trace, edit: tuple[str, Callable] | None) -> np.ndarray:
-    """For each token that the model should write: is it the likeliest in its place?"""
-    ids, (thought, *_) = torch.tensor([trace.tokens]), [s for s in trace.spans if s.channel == "analysis"]
-    with torch.inference_mode(), pocket().edit(*edit) if edit else nullcontext():
-        top = pocket().forward(ids).argmax(-1)
-    return (top == ids.roll(-1))[0, thought.content_start - 1 : -1].numpy()
+    with torch.inference_mode(), pocket().edit(SINKS, gate), pocket().edit(FULL, cut):
+        top = pocket().forward(ids.expand(len(SETS), -1)).argmax(-1)
+    return (top == ids.roll(-1))[:, thought.content_start - 1 : -1].numpy()
 
 
 @cache
@@ -53,8 +46,8 @@ def measure() -> xr.Dataset:
     """By problem (set problem): `written`, whether all of thought and answer is written as it should; `tokens`, the
     share of tokens that are the likeliest in their places. `family` (problem)."""
     runs = [(family, one.trace) for family in CHAINS for one in read(family, N, LENGTH, seed=SEED)]
-    hits = [[likeliest(trace, edit) for edit in edits(trace).values()] for _, trace in runs]
-    data = {"written": [[h.all() for h in by] for by in hits], "tokens": [[h.mean() for h in by] for by in hits]}
+    hits = [likeliest(trace) for _, trace in runs]
+    data = {"written": [one.all(-1) for one in hits], "tokens": [one.mean(-1) for one in hits]}
     coords = {"set": list(SETS), "family": ("problem", [family for family, _ in runs])}
     return xr.Dataset({name: (("problem", "set"), np.array(d, float)) for name, d in data.items()}, coords)
 
@@ -64,7 +57,7 @@ def draw() -> tuple[Figure, Sequence[wb.Trace]]:
     for name, label in (("written", "texts written word by word"), ("tokens", "tokens likeliest in their place")):
         sure = wb.statistics.mean(found[name].values)
         array = xr.DataArray(sure.value, {"set": list(SETS)}, "set", attrs={"long_name": "share"})
-        sheets.append(bars(array, low=sure.low, high=sure.high, title=label, height=45))
+        sheets.append(bars(array, low=np.asarray(sure.low), high=np.asarray(sure.high), title=label, height=45))
     figure = above(
         *sheets,
         title="Sinks are gates: at the wrong tokens they harm more than if there were none",

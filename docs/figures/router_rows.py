@@ -67,8 +67,8 @@ def draw() -> tuple[Figure, Sequence[wb.Trace]]:
     figure = line(
         found["share"].mean("text").assign_attrs(long_name="of the experts that ran", units="share"),
         by="way",
-        low=sure.low,
-        high=sure.high,
+        low=np.asarray(sure.low),
+        high=np.asarray(sure.high),
         null=found["null"].mean("text"),
         title="The router's rows tell the routes of the first layer, and less above",
         note=f"n = {found.sizes['text']} held-out texts of {len(CHAINS)} families; bands: 95 % intervals over texts. "
