@@ -19,7 +19,7 @@ SETS = ("as it is", "sinks held", "sinks moved", "no sinks", "no far edges", "no
 
 
 def likeliest(trace: wb.Trace) -> np.ndarray:
-    """For each token that the model should write: is it the likeliest in its place? (set pos), a row of a pass a set."""
+    """For each token that the model should write: is it the likeliest in its place? (set pos); a set is a row."""
     ids, thought = torch.tensor([trace.tokens]), next(s for s in trace.spans if s.channel == "analysis")
     sink, window = torch.tensor(np.asarray(trace["sink"])), trace.config["window"]  # layer head query
     mean = sink.mean(-1, keepdim=True).expand_as(sink)
