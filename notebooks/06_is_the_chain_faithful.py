@@ -170,8 +170,8 @@ assert hidden["known"] < 0.4 < 0.7 < hidden["found"], hidden
 
 # %% finding [markdown]
 # **Finding.** Cutting the chain and making it wrong ask two questions, and pocket gives two answers. Items whose answer
-# is known before any thought do not need the chain: with the thoughts hidden the answer stays. They follow it all the
-# same: where a step is made wrong, their answer changes nearly as often as that of items which need it. So an early
+# is known before any thought do not need the chain: with the thoughts hidden most answers stay. They follow it all the
+# same: where a step is made wrong, their answer changes about as often as that of items which need it. So an early
 # answer is no proof that a chain is mere show, and the four tests of one battery are not four estimates of one thing.
 # Numbers, n and intervals are in the cells above.
 
