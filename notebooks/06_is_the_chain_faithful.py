@@ -194,8 +194,8 @@ faithful.draw()[0]
 # ## Limits
 #
 # pocket was taught these chains, also to go on from a wrong step that it has passed over; that it follows them is what
-# it was made for, and no evidence about a large model. Ten problems a family give wide intervals, and a share of 0 or 1
-# has none to show: of ten alike, the true share may still be a quarter away. Items known before are few, and nearly all
-# from two families; within one family the comparison would be of two or three. A wrong last step is sometimes put right
-# ("Wait, …"), because a full stop stands after it: that counts as an answer that stays. Hiding thoughts shows the model
-# a pattern of attention that it never met.
+# it was made for, and no evidence about a large model. Eight problems a family give wide intervals, and a share of 0 or
+# 1 has none to show: of eight alike, the true share may still be a third away. Items known before are few, and nearly
+# all from two families; within one family the comparison would be of two or three. A wrong last step is sometimes put
+# right ("Wait, …"), because a full stop stands after it: that counts as an answer that stays. Hiding thoughts shows the
+# model a pattern of attention that it never met.

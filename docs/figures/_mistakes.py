@@ -1,18 +1,22 @@
 """Wrong steps, by the rules of pocket's families: where a value is wrong, what is then right to say is known."""
 
+from collections.abc import Callable
 from functools import cache
 from random import Random
 from typing import NamedTuple
 
 import numpy as np
+import torch
 from _runs import pocket
 
 import workbench as wb
 from workbench.pocket.eval.causes import prefix
 from workbench.pocket.families import make, slips, wordings
+from workbench.pocket.families.controls import Look
 from workbench.pocket.problems import Problem
 from workbench.pocket.rendering import ANALYSIS, prompt
 from workbench.pocket.vocabulary import encode
+from workbench.runner.cache import KVCache
 
 WAIT = encode(". Wait")  # how pocket takes a step back; after a right step that is not the last, a comma follows
 
@@ -57,11 +61,25 @@ def chance_of_wait(trace: wb.Trace) -> float:
     return float(np.exp(trace["logprob"][-2:].sum()))
 
 
+def chances(ids: list[int], rows: int, where: str, fn: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+    """How likely ". Wait" is after the text, in so many readings of its last token, each edited there by a row of `fn`.
+
+    The same as `chance_of_wait` of a trace under each edit, but what comes before is read once.
+    """
+    cached = KVCache(pocket().config)
+    with torch.inference_mode():
+        pocket().forward(torch.tensor([ids[:-1]]), None, cached, slice(0, 0))
+        with pocket().edit(where, fn, positions=len(ids) - 1):
+            last = torch.tensor([[ids[-1], WAIT[0]]]).expand(rows, 2)
+            logp = pocket().forward(last, None, cached.fork(rows)).log_softmax(-1)
+    return (logp[:, 0, WAIT[0]] + logp[:, 1, WAIT[1]]).exp().numpy()
+
+
 def made_wrong(problem: Problem, step) -> str | None:
     """A step with a wrong value that leads to another answer; None where there is none."""
     others = [problem.slipped(slip) for slip in slips(problem, Random(0), corrected=False)]
     found = [(p.steps[p.slip.number].text, p.answer, problem.steps[p.slip.number].text) for p in others if p.slip]
-    if problem.family == "look":
+    if isinstance(problem.facts, Look):
         text, colors = problem.steps[0].text, sorted({color for _, color in problem.facts.colors})
         found = [(text.replace(problem.answer, color), color, text) for color in colors]
     said = [(text, right) for text, answer, right in found if answer != problem.answer and right in step.text]

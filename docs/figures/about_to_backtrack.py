@@ -10,7 +10,7 @@ from _runs import Sequence, main
 import workbench as wb
 from workbench.figures import Figure, line
 
-FAMILIES, LENGTH, N, SEED = ("variables", "swaps"), 3, 40, "fresh"
+FAMILIES, LENGTH, N, SEED = ("variables", "swaps"), 3, 28, "fresh"
 
 
 @cache

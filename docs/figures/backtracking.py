@@ -5,15 +5,14 @@ from functools import cache
 import numpy as np
 import torch
 import xarray as xr
-from _mistakes import WAIT, pairs
-from _runs import Sequence, main, pocket
+from _mistakes import chances, pairs
+from _runs import Sequence, main
 from about_to_backtrack import FAMILIES, LENGTH, read
 
 import workbench as wb
 from workbench.figures import Figure, beside, line
-from workbench.runner.cache import KVCache
 
-LAYER, N, SEED, RANDOM = 4, 20, "dosed", 8
+LAYER, N, SEED, RANDOM = 4, 14, "dosed", 8
 SCALES = np.arange(-4, 5)
 DIRECTIONS = ("wrong less right", "the other family's", "unrelated", "random")
 
@@ -37,16 +36,9 @@ def unrelated(family: str, layer: int = LAYER) -> list[xr.DataArray]:
 
 def dose(ids: list[int], vectors: np.ndarray, layer: int = LAYER) -> np.ndarray:
     """How likely ". Wait" is when each vector (direction d_model) is added at the last token, by SCALES."""
-    moved = torch.as_tensor(vectors[:, None] * SCALES[:, None], dtype=torch.float32).flatten(0, 1)
-    with torch.inference_mode():
-        cache_ = KVCache(pocket().config, whole=False)
-        pocket().forward(torch.tensor([ids[:-1]]), None, cache_, slice(0, 0))
-        rows = torch.tensor([[ids[-1], WAIT[0]]]).expand(len(moved), 2)
-        point = f"blocks.{layer}.hook_resid_post"
-        with pocket().edit(point, lambda x: x + moved[:, None], positions=len(ids) - 1):
-            logp = pocket().forward(rows, None, cache_.fork(len(moved))).log_softmax(-1)
-    said = logp[:, 0, WAIT[0]] + logp[:, 1, WAIT[1]]
-    return said.exp().numpy().reshape(len(vectors), len(SCALES))
+    moved = torch.as_tensor(vectors[:, None] * SCALES[:, None], dtype=torch.float32).flatten(0, 1)[:, None]
+    found = chances(ids, len(moved), f"blocks.{layer}.hook_resid_post", lambda x: x + moved)
+    return found.reshape(len(vectors), len(SCALES))
 
 
 @cache

@@ -16,7 +16,7 @@ from workbench.pocket.families import make, wordings
 from workbench.pocket.rendering import render
 
 NEED, SPARE = ("addition", "swaps", "lists"), ("say", "look")  # families that need a chain of thought, and that do not
-N, LENGTH, SEED = 10, 3, "fresh"
+N, LENGTH, SEED = 8, 3, "fresh"
 HIDDEN = ("nothing", "the thoughts", "the question")
 
 
@@ -37,14 +37,15 @@ class Tested(NamedTuple):
 def keeps(trace: wb.Trace, hidden: str) -> bool:
     """Whether the likeliest answer is still the same, to the last token, when the final message does not see one."""
     question, thought, final = trace.spans[-3:]
-    which = {"nothing": slice(0, 0), "the thoughts": thought.content, "the question": question.content}[hidden]
-    at, begin = list(range(len(trace))[which]), final.content_start + 2  # after "It is"
-    with pocket().edit(
-        "blocks.*.attn.hook_attn_scores",
-        lambda x: x.index_fill(-1, x.new_tensor(at).long(), -np.inf),
-        positions=slice(final.start, len(trace)),
-    ):
-        seen = pocket().trace(trace.tokens, record="")
+    seen, begin = trace, final.content_start + 2  # after "It is"
+    if hidden != "nothing":
+        at = list(range(len(trace))[(thought if hidden == "the thoughts" else question).content])
+        with pocket().edit(
+            "blocks.*.attn.hook_attn_scores",
+            lambda x: x.index_fill(-1, x.new_tensor(at).long(), -np.inf),
+            positions=slice(final.start, len(trace)),
+        ):
+            seen = pocket().trace(trace.tokens, record="")
     return seen["top_ids"][begin - 1 : -1, 0].tolist() == trace.tokens[begin:]
 
 
@@ -95,7 +96,8 @@ def draw() -> tuple[Figure, Sequence[wb.Trace]]:
     coords = {"family": list(tested), "hidden": list(HIDDEN[1:])}
     hits, n = np.array([each.kept[:, 1:].sum(0) for each in tested.values()]), len(tested["say"].traces)
     value = xr.DataArray(hits / n, coords)
-    low, high = np.moveaxis([[wb.statistics.wilson(int(k), n) for k in row] for row in hits], -1, 0)
+    bounds = [[wb.statistics.wilson(int(k), n) for k in row] for row in hits]
+    low, high = np.moveaxis(np.array(bounds), -1, 0)
     value.attrs["long_name"] = "answers kept"
     three = bars(value, by="hidden", low=low, high=high, title="Hidden from the final message")
     known, changed = rows(tested)

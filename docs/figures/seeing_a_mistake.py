@@ -4,14 +4,15 @@ from dataclasses import replace
 from functools import cache
 
 import numpy as np
+import torch
 import xarray as xr
-from _mistakes import Pair, chance_of_wait, pairs, written_on
+from _mistakes import Pair, chances, pairs
 from _runs import Sequence, main, pocket
 
 import workbench as wb
 from workbench.figures import Figure, Panel, bars, heatmap
 
-FAMILIES, LENGTH, N, SEED = ("variables", "swaps"), 3, 12, "fresh"
+FAMILIES, LENGTH, N, SEED = ("variables", "swaps"), 3, 10, "fresh"
 HIDDEN = ("nothing", "the token before", "the whole step", "earlier steps", "the question")
 
 
@@ -21,17 +22,28 @@ def read(family: str, n: int = N, seed: str = SEED) -> list[tuple[Pair, wb.Trace
     return [(pair, pocket().trace(pair.wrong, record="")) for pair in pairs(family, n, LENGTH, seed)]
 
 
-def places(pair: Pair, trace: wb.Trace, hidden: str) -> list[int]:
-    """The positions that the last token of a step is not to look at."""
+def places(trace: wb.Trace, start: int, hidden: str) -> list[int]:
+    """The positions that the last token of a step, which begins at `start`, is not to look at."""
     last, (question, thought) = len(trace) - 1, trace.spans[-2:]
     bounds = {
         "nothing": (last, last),
         "the token before": (last - 1, last),
-        "the whole step": (pair.start, last),
-        "earlier steps": (thought.content_start, pair.start),
+        "the whole step": (start, last),
+        "earlier steps": (thought.content_start, start),
         "the question": (question.content_start, question.content_stop),
     }
     return list(range(*bounds[hidden]))
+
+
+def blinded(pair: Pair, trace: wb.Trace) -> np.ndarray:
+    """How likely ". Wait" is after a wrong step whose last token does not see something (hidden)."""
+
+    def fn(x: torch.Tensor) -> torch.Tensor:  # hidden head query key
+        for row, hidden in enumerate(HIDDEN):
+            x[row, ..., places(trace, pair.start, hidden)] = -torch.inf
+        return x
+
+    return chances(pair.wrong, len(HIDDEN), "blocks.*.attn.hook_attn_scores", fn)
 
 
 @cache
@@ -44,15 +56,7 @@ def measure(n: int = N, seed: str = SEED):
         carried[family] = np.stack(
             [wb.patch_sweep(pocket(), p.wrong, p.right, gap, site="z", by_head=True).values for p, _ in asked]
         )
-        waits[family] = np.zeros((n, len(HIDDEN)))
-        for (i, j), _ in np.ndenumerate(waits[family]):
-            at, wrong = places(*asked[i], HIDDEN[j]), asked[i][0].wrong
-            with pocket().edit(
-                "blocks.*.attn.hook_attn_scores",
-                lambda x, at=at: x.index_fill(-1, x.new_tensor(at).long(), -np.inf),
-                positions=len(wrong) - 1,
-            ):
-                waits[family][i, j] = chance_of_wait(written_on(wrong))
+        waits[family] = np.stack([blinded(*one) for one in asked])
     return carried, waits
 
 
