@@ -217,11 +217,11 @@ print(f"both, less the two alone: {more.value:.2f} ({more.low:.2f} to {more.high
 assert more.low < 0 < more.high, more  # the guess is not borne out: the two add up
 
 # %% finding [markdown]
-# **Finding.** Over all pairs of steps nothing is shown: nearness alone has an AUROC of 0.95 and more, and attention
-# and hiding a step stand beside it (18 problems of three families). So compare what is equally far apart, where
-# nearness has 0.50. In variables (24 problems, 30 used pairs and 114 others) changing a value tells the used ones with
-# 1.00, hiding with 0.99 (0.98 to 1.00), and plain attention, which costs one pass in all, with 0.95 (0.91 to 0.98).
-# Receiver heads do not, 0.61 (0.48 to 0.73); over all pairs they are below chance, for they say one number a step, and
+# **Finding.** Over all pairs of steps nothing is shown: nearness alone has an AUROC of 0.95 and more, and attention and
+# hiding a step stand beside it (18 problems of three families). So compare what is equally far apart, where nearness
+# has 0.50. In variables (24 problems, 30 used pairs and 114 others) changing a value tells the used ones with 1.00,
+# hiding with 0.99 (0.98 to 1.00), and plain attention, which costs one pass in all, with 0.95 (0.91 to 0.98). Receiver
+# heads are not shown to, 0.61 (0.48 to 0.73); over all pairs they are below chance, for they say one number a step, and
 # none for the last four, which are used most here. In lists (16 problems, 16 and 48) hiding has 0.90 (0.84 to 0.95),
 # less than attention with 1.00, and why is open: that the wrong row stands in for the hidden one was a guess that the
 # measurement did not bear out. Resampling sees a step only where the chain goes astray: the wrong one takes accuracy

@@ -53,6 +53,11 @@ def nearness(trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
     return -np.abs(np.subtract.outer(range(len(parts)), range(len(parts)))).astype(float)
 
 
+def area(score: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> float:
+    """AUROC of the pairs in `rows`, for a bootstrap over them."""
+    return wb.statistics.auroc(score[rows], truth[rows])
+
+
 METHODS: dict[str, Method] = {
     "nearness": nearness,
     "receiver heads": received,

@@ -10,14 +10,17 @@ from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+import numpy as np
 
 import workbench as wb
+from workbench.analysis.statistics import Interval
 from workbench.pocket.families import CHAINS, make
 from workbench.pocket.problems import Problem
 from workbench.pocket.rendering import render
 
-__all__ = ["CHAINS", "Read", "Sequence", "main", "pocket", "read"]
+__all__ = ["CHAINS", "Read", "Sequence", "bounds", "main", "pocket", "read", "texts"]
 
 
 class Read(NamedTuple):
@@ -41,6 +44,20 @@ def read(family: str, n: int, length: int, record: str = "attention", seed: str 
         rendered = render(problem, "high")
         found.append(Read(problem, list(rendered.steps), pocket().trace(list(rendered.ids), record=record)))
     return found
+
+
+def texts(n: int, length: int, seed: str, record: str = "attention") -> list[wb.Trace]:
+    """The traces of `n` such problems of each family that needs a chain of thought."""
+    return [one.trace for family in CHAINS for one in read(family, n, length, record, seed)]
+
+
+def bounds(sure: Any) -> list[np.ndarray]:
+    """The values, the lower and the upper bounds of intervals in lists, or in lists of lists."""
+
+    def part(of: Any, name: str) -> Any:
+        return getattr(of, name) if isinstance(of, Interval) else [part(each, name) for each in of]
+
+    return [np.array(part(sure, name)) for name in ("value", "low", "high")]
 
 
 def main(script: str, draw: Callable[[], tuple[wb.figures.Figure, Sequence[wb.Trace]]]) -> None:

@@ -4,7 +4,7 @@ from functools import cache
 
 import numpy as np
 import xarray as xr
-from _runs import CHAINS, Sequence, main, pocket, read
+from _runs import CHAINS, Sequence, bounds, main, pocket, read
 
 import workbench as wb
 from workbench.analysis.statistics import Interval
@@ -32,7 +32,7 @@ def measure(seed: str = "fresh") -> dict[str, Interval]:
 
 def draw() -> tuple[Figure, Sequence[wb.Trace]]:
     found = measure()
-    value, low, high = (np.array([getattr(each, part) for each in found.values()]) for part in ("value", "low", "high"))
+    value, low, high = bounds(found.values())
     attrs = {"long_name": "probability of the right answer", "units": "1"}
     figure = bars(
         xr.DataArray(value.T, {"when": list(WHEN), "family": list(FAMILIES)}, ("when", "family"), attrs=attrs),

@@ -1,15 +1,16 @@
 """Where does attention go? The ledger of every layer: sink, self, first token, window, and what lies beyond it."""
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import xarray as xr
-from _runs import CHAINS, Sequence, main, read
+from _runs import CHAINS, Sequence, main, texts
 
 import workbench as wb
 from workbench.figures import Figure, stacked
 
 N, LENGTH, SEED = 6, 4, "anatomy"
+traces = partial(texts, N, LENGTH, SEED)
 PARTS = {
     "sink": "the sink",
     "self": "itself",
@@ -17,10 +18,6 @@ PARTS = {
     "local": "the window",
     "beyond": "beyond the window",
 }
-
-
-def traces() -> list[wb.Trace]:
-    return [one.trace for family in CHAINS for one in read(family, N, LENGTH, seed=SEED)]
 
 
 def even(trace: wb.Trace) -> np.ndarray:

@@ -3,51 +3,21 @@
 The title was chosen on the problems of the seed "figures"; what is drawn are others.
 """
 
-from functools import cache
-
 import numpy as np
 import xarray as xr
-from _runs import CHAINS, Sequence, main, read
+from _runs import Sequence, bounds, main, texts
+from _settled import KINDS, LENGTH, N, measure
 
 import workbench as wb
-from workbench.analysis.statistics import Interval
 from workbench.figures import WIDTHS, Figure, beside, line
 
-N, LENGTH = 6, 4
-KINDS = {
-    "a digit": str.isdigit,
-    "a name": str.istitle,
-    "punctuation": lambda text: not text.isalnum() and len(text) == 1,
-}
-
-
-def texts(seed: str) -> list[wb.Trace]:
-    return [one.trace for family in CHAINS for one in read(family, N, LENGTH, "lens", seed)]
-
-
-@cache
-def measure(seed: str = "fresh") -> list[Interval]:
-    """For each kind of token, by layer (figure layer): the share that is settled there, and KL from the end in nats."""
-    found = []
-    for is_one in KINDS.values():
-        values, of = [], []
-        for number, trace in enumerate(texts(seed)):
-            kl, depth = wb.logit_lens(trace)["kl"].values, wb.settle_depth(trace).values
-            settled = depth <= np.arange(len(kl))[:, None]
-            for span in trace.spans:
-                if span.channel == "analysis":
-                    at = [p for p in range(span.content_start, span.content_stop) if is_one(trace.pieces[p].strip())]
-                    before = [p - 1 for p in at]  # a token is predicted at the one before
-                    values.append(np.stack([settled[:, before].T, kl[:, before].T], 1))
-                    of += [number] * len(at)
-        found.append(wb.statistics.mean(np.concatenate(values), of))
-    return found
+__all__ = ["KINDS", "draw", "measure"]
 
 
 def draw() -> tuple[Figure, Sequence[wb.Trace]]:
-    means, traces, panels = measure(), texts("fresh"), []
+    means, traces, panels = measure(), texts(N, LENGTH, "fresh", "lens"), []
     counts = [f"{m.n} of {m.n_clusters} texts" for m in means]
-    value, low, high = (np.array([getattr(m, part) for m in means]) for part in ("value", "low", "high"))
+    value, low, high = bounds(means)
     coords = {"predicted": list(KINDS), "layer": np.arange(traces[0].config["n_layers"])}
     for number, (name, units) in enumerate((("share whose likeliest token stays", "1"), ("KL from the end", "nats"))):
         array = xr.DataArray(

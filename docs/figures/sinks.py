@@ -1,19 +1,16 @@
 """How much each head gates itself away: the mean mass on its sink, and whether its learned sink already says so."""
 
-from functools import cache
+from functools import cache, partial
 
 import numpy as np
 import xarray as xr
-from _runs import CHAINS, Sequence, main, read
+from _runs import CHAINS, Sequence, main, texts
 
 import workbench as wb
 from workbench.figures import Figure, beside, heatmap, scatter
 
 N, LENGTH, SEED = 6, 4, "anatomy"
-
-
-def traces() -> list[wb.Trace]:
-    return [one.trace for family in CHAINS for one in read(family, N, LENGTH, seed=SEED)]
+traces = partial(texts, N, LENGTH, SEED)
 
 
 @cache

@@ -7,8 +7,8 @@ from functools import cache, partial
 
 import numpy as np
 import xarray as xr
-from _methods import METHODS
-from _runs import Sequence, main, read
+from _methods import METHODS, area
+from _runs import Sequence, bounds, main, read
 
 import workbench as wb
 from workbench.analysis.statistics import Interval
@@ -16,10 +16,6 @@ from workbench.figures import Figure, bars
 
 FAMILIES, N, LENGTH = ("variables", "hops", "lists"), 6, 6  # receiver heads need seven steps
 SHOWN = ("nearness", "receiver heads", "attention", "suppression")
-
-
-def area(score: np.ndarray, truth: np.ndarray, rows: np.ndarray) -> float:
-    return wb.statistics.auroc(score[rows], truth[rows])
 
 
 @cache
@@ -44,9 +40,7 @@ def measure(seed: str = "fresh") -> dict[tuple[str, str], Interval]:
 
 def draw() -> tuple[Figure, Sequence[wb.Trace]]:
     found, coords, dims = measure(), {"method": list(SHOWN), "family": list(FAMILIES)}, ("method", "family")
-    value, low, high = (
-        np.array([[getattr(found[m, f], part) for f in FAMILIES] for m in SHOWN]) for part in ("value", "low", "high")
-    )
+    value, low, high = bounds([[found[m, f] for f in FAMILIES] for m in SHOWN])
     figure = bars(
         xr.DataArray(value, coords, dims, attrs={"long_name": "AUROC"}),
         by="method",
