@@ -12,8 +12,8 @@ use what is near.
 
 Then, over the same problems: does hiding an aside, which nothing depends on, change what follows by less than hiding a
 step that is used? Once over whole steps, and once without the token that a step begins with: that one says which step
-comes next, for which it matters that the aside has been said already; the others say what
-comes out. And when the model is made to answer after each step, where does its belief jump?
+comes next, for which it matters that the aside has been said already; the others say what comes out. And when the
+model is made to answer after each step, where does its belief jump?
 """
 
 import argparse

@@ -287,7 +287,7 @@ def _stacked(
     trace: Trace, name: str, at: np.ndarray | slice = slice(None), layers: Sequence[int] | None = None
 ) -> np.ndarray:
     """The arrays of the layers that have one, in float64, at some positions."""
-    return np.stack([np.asarray(trace[name, n], np.float64)[at] for n in layers or trace.layers(name)])
+    return np.stack([np.asarray(trace[name, n][at], np.float64) for n in layers or trace.layers(name)])
 
 
 def _ran(trace: Trace, at: np.ndarray) -> np.ndarray:

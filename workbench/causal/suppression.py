@@ -110,8 +110,8 @@ def suppression(
                     at = values[max(other.start - shift, 0) : max(other.stop - shift, 0)]
                     figures[name][i, j] = at.sum() / max(other.stop - other.start, 1)
     dims = ("step", "key_step")
-    held = {name: (dims, values) for name, values in figures.items()} | {"by_token": (("pos", "key_step"), by_token)}
-    found = xr.Dataset(held, attrs={"queries": queries, "n": n})
+    data = {name: (dims, values) for name, values in figures.items()} | {"by_token": (("pos", "key_step"), by_token)}
+    found = xr.Dataset(data, attrs={"queries": queries, "n": n})
     for name in found.data_vars:
         found[name].attrs["units"] = "share of experts" if name == "routing" else "nats"
     return found

@@ -18,8 +18,9 @@ export class PdfPen {
     Object.assign(this, { width, height, pen });
   }
   #alpha(alpha) {
+    if (alpha >= 1) return "";
     if (!this.alphas.has(alpha)) this.alphas.set(alpha, this.alphas.size);
-    return alpha < 1 ? `/A${this.alphas.get(alpha)} gs ` : "";
+    return `/A${this.alphas.get(alpha)} gs `;
   }
   #colour = (fill) => [1, 3, 5].map((i) => short(parseInt(fill.slice(i, i + 2), 16) / 255)).join(" ");
   #put(line) {

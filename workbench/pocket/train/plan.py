@@ -21,7 +21,7 @@ class Plan:
     z_loss: float = 0.001
     seed: int = 0
     shape: Config = field(default_factory=lambda: SHAPE)
-    start: str | None = None  # a checkpoint whose weights it begins with; then all problems are there at once
+    start: str | None = None  # a checkpoint whose weights it begins with
     course: str = "first"  # which problems: see `mix`
 
     def rate(self, step: int, progress: float) -> float:

@@ -84,10 +84,7 @@ class Worker:
 
     def run(self, curve: TextIO | None) -> None:
         plan, state, job, wait = self.plan, self.state, self.job, self.job.barrier.wait
-        begun = plan.start is not None
-        batches = stream(
-            plan.seed, self.worker, self.place, plan.batch, lambda: 1.0 if begun else self.progress, plan.course
-        )
+        batches = stream(plan.seed, self.worker, self.place, plan.batch, lambda: self.progress, plan.course)
         asked = exam(self.worker, self.n_workers, job.n_exam)
         losses: list[float] = []
         if curve and state.step == 0:
