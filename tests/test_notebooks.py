@@ -24,7 +24,7 @@ def stored(name: str) -> nbformat.NotebookNode:
 @QUIET
 @pytest.mark.parametrize("name", NAMES)  # each on a core that is free: tests/conftest.py
 def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path):
-    for folder in ("notebooks", "docs/figures"):  # laid out as here, so that nothing is left here
+    for folder in ("notebooks", "docs/figures", "data"):  # laid out as here, so that nothing is left here
         shutil.copytree(HOME / folder, tmp_path / folder, ignore=shutil.ignore_patterns("out", "__pycache__", ".*"))
     resources = {"metadata": {"path": str(tmp_path / "notebooks")}}
     NotebookClient(stored(name), timeout=600, resources=resources).execute()
