@@ -1,5 +1,7 @@
 """What is read when, and what is given back: of a model that is read straight from its file."""
 
+import subprocess
+import sys
 from concurrent.futures import Future
 
 import pytest
@@ -129,3 +131,38 @@ def test_reading_maps_what_the_file_holds(tmp_path):
         assert torch.equal(mapped, data)
         pages.give_back([(mapped.data_ptr(), mapped.nbytes)])
     assert torch.equal(mapped, data)
+
+
+LARGE_BLOCKS = """
+import platform, sys
+import numpy as np
+from workbench.runner.weights import pages
+
+kept = []
+
+def in_the_heap(n):
+    kept.append(block := np.empty(n, "u1"))
+    heap = next(line for line in open("/proc/self/maps") if "[heap]" in line).split()[0]
+    first, last = (int(part, 16) for part in heap.split("-"))
+    return first <= block.ctypes.data < last
+
+if platform.libc_ver()[0] != "glibc":
+    sys.exit(9)
+np.empty(30 << 20, "u1")  # freed at once: now glibc keeps what is not larger
+before = in_the_heap(20 << 20)
+pages.keep_apart()
+print(before, in_the_heap(20 << 20), in_the_heap(1 << 10))
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="Linux's malloc")
+def test_large_blocks_go_back_to_the_system_once_a_large_model_is_mapped():
+    done = subprocess.run([sys.executable, "-c", LARGE_BLOCKS], capture_output=True, text=True, check=False)
+    if done.returncode == 9:
+        pytest.skip("another libc than glibc")
+    assert done.stdout.split() == ["True", "False", "True"], done.stderr
+
+
+def test_a_small_model_leaves_the_process_as_it_is(folder, monkeypatch):
+    monkeypatch.setattr(pages, "keep_apart", lambda: pytest.fail("this model is small"))
+    Model(folder)

@@ -68,11 +68,11 @@ def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b by BLAS; bf16 in fp32, rounded once, where the processor has no arithmetic of its own for it."""
     if not widens(x):
         return F.linear(x, weight, bias)
-    wide, parts = x.float(), []
+    wide, y = x.float(), x.new_empty(len(x), len(weight))
     for i in range(0, len(weight), WIDENED):
-        b = None if bias is None else bias[i : i + WIDENED].float()
-        parts.append(F.linear(wide, weight[i : i + WIDENED].float(), b).to(x.dtype))
-    return parts[0] if len(parts) == 1 else torch.cat(parts, -1)
+        part = slice(i, i + WIDENED)
+        y[:, part] = F.linear(wide, weight[part].float(), None if bias is None else bias[part].float())
+    return y
 
 
 def widens(x: Tensor) -> bool:

@@ -13,7 +13,7 @@ from workbench.runner.gpt_oss import unembed
 from workbench.runner.taps import Recorder, Tap
 from workbench.runner.weights.form import Weights
 
-AT_A_TIME = 64  # positions whose predictions are made at once: each number of a vocabulary in fp32, several times over
+AT_A_TIME = 16  # positions whose predictions are made at once: each number of a vocabulary in fp32, several times over
 
 # Lanes that follow from the prediction or the route: in a generated trace they tell what happened while generating.
 LIVE = ("logprob", "entropy", "top_ids", "top_logprobs", "margin")
@@ -30,6 +30,7 @@ class Predictions(Tap):
     def __init__(self, c: Config, weights: Weights, lens: bool = False):
         self.c, self.weights, self.lens = c, weights, lens
         self.rows: dict[str, list[Tensor]] = {}
+        self._room = slice(0, 0), 0  # where in the newest rows what is predicted now belongs, and their length
         self._resid: dict[int, Tensor] = {}
 
     def wants(self, name: str) -> bool:
@@ -40,6 +41,7 @@ class Predictions(Tap):
             n, step = x.shape[1], x.shape[1] if self.lens else AT_A_TIME
             with torch.no_grad():
                 for i in range(0, n, step):
+                    self._room = slice(i, min(i + step, n)), n
                     self._predict(x[0, i : i + step], offset + i)
         elif self.lens and name.endswith("hook_resid_post"):
             layer = names.layer_of(name)
@@ -65,13 +67,18 @@ class Predictions(Tap):
     def _read_out(self, resid: Tensor) -> Tensor:
         return unembed(self.c, self.weights, resid)
 
-    def _keep(self, name: str, x: Tensor) -> None:
-        self.rows.setdefault(name, []).append(x.to("cpu", torch.float32))
+    def _keep(self, name: str, x: Tensor, dtype: torch.dtype = torch.float32) -> None:
+        """Into rows that are made once for a call: what is kept must not lie between blocks that come and go."""
+        at, n = self._room
+        rows = self.rows.setdefault(name, [])
+        if at.start == 0:
+            rows.append(torch.empty(n, *x.shape[1:], dtype=dtype))
+        rows[-1][at] = x.to("cpu", dtype)
 
     def _keep_top(self, name: str, p: Tensor, k: int) -> None:
         top = p.topk(k, -1)
         self._keep(f"{name} logprobs", top.values)
-        self.rows.setdefault(f"{name} ids", []).append(top.indices.to("cpu", torch.int32))
+        self._keep(f"{name} ids", top.indices, torch.int32)
 
     def lanes(self) -> dict[str, np.ndarray]:
         joined = {name: torch.cat(rows).numpy() for name, rows in self.rows.items()}
@@ -113,17 +120,18 @@ class Chosen(Tap):
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name == "hook_logits":
             with torch.no_grad():
+                verdict = torch.empty(x.shape[1])
+                known = 0
                 for i in range(0, x.shape[1], AT_A_TIME):
-                    self._judge(x[0, i : i + AT_A_TIME], self._start + offset + i + 1)
+                    logp = log_softmax(x[0, i : i + AT_A_TIME])
+                    first = self._start + offset + i + 1  # the position of the token after the first of these
+                    following = self.tokens[first : first + len(logp)].to(logp.device)
+                    said = logp[: len(following)].gather(-1, following[:, None])[:, 0]
+                    verdict[i : i + len(following)] = said.to("cpu", torch.float32)
+                    known = i + len(following)
+                self.logprob.append(verdict[:known])
+                self.last = logp[-1].clone()
         return x
-
-    def _judge(self, logits: Tensor, first: int) -> None:
-        """`first` is the position of the token that comes after the first of these."""
-        logp = log_softmax(logits)
-        following = self.tokens[first : first + len(logp)].to(logp.device)
-        verdict = logp[: len(following)].gather(-1, following[:, None])[:, 0]
-        self.logprob.append(verdict.to("cpu", torch.float32))
-        self.last = logp[-1].clone()
 
     def after(self, logits: Tensor) -> None:
         """Begins in the middle of a text: `logits` are those of the token to come; lanes begin with that token."""

@@ -9,7 +9,7 @@ register("attention", (ctx) => {
   const value = (level) => (level / 255) ** 2; // as Python made the levels
   const now = () => ({ layer: state.layer < 0 ? data.layer : state.layer, head: Math.max(0, Math.min(data.heads - 1, state.head)) });
   let small, large; // the two plots: made last, asked for from the beginning
-  const store = answers(ctx.ask, () => [small, large].forEach((f) => f?.paint()));
+  const store = answers(ctx.ask, (kind) => (kind === "layer" && small?.paint(), large?.paint()));
   store.put("layer", { layer: data.layer }, { arrays: { thumbs: arrays.thumbs, means: arrays.means }, factor: data.small });
   store.put("head", { layer: data.layer, head: data.head, from: 0, to: n, ...(data.quick && { quick: 1 }) }, { preview: data.quick, arrays: { cells: arrays.cells, sinks: arrays.sinks }, factor: data.factor });
   const beside = (width) => width >= 760;

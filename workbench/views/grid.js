@@ -19,7 +19,7 @@ export function answers(ask, arrived, most = 64) {
   return {
     put: (kind, wanted, answer) => keep(name(kind, wanted), answer),
     get(kind, wanted) {
-      const key = name(kind, wanted), done = (answer) => (keep(key, answer), arrived());
+      const key = name(kind, wanted), done = (answer) => (keep(key, answer), arrived(kind));
       if (!kept.has(key)) keep(key, null), ask(kind, wanted).then(done, (error) => done({ error: error.message }));
       return kept.get(key);
     },
@@ -28,11 +28,14 @@ export function answers(ask, arrived, most = 64) {
 
 /** Levels of a square of cells, `factor` tokens each from token `start` on, as the largest in each cell of the axis. */
 export function squares(axis, cells, start, factor) {
-  const [side] = cells.shape, m = axis.columns, last = side - 1, found = new Uint8Array(m * m);
-  const ends = Array.from({ length: m }, (_, c) => axis.column(c).map((p, i) => Math.max(0, Math.min(last, Math.floor((p - i - start) / factor)))));
+  const [side] = cells.shape, m = axis.columns, place = (p) => Math.max(0, Math.min(side - 1, Math.floor((p - start) / factor)));
+  const ends = Int32Array.from({ length: 2 * m }, (_, i) => place(axis.column(i >> 1)[i & 1] - (i & 1))); // first and last cell of each
+  const rows = new Uint8Array(m * side), found = new Uint8Array(m * m); // first over queries, then over keys
+  for (let r = 0; r < m; r++) for (let i = ends[2 * r]; i <= ends[2 * r + 1]; i++)
+    for (let j = 0, at = r * side, from = i * side; j < side; j++, at++, from++) if (cells[from] > rows[at]) rows[at] = cells[from];
   for (let r = 0; r < m; r++) for (let c = 0; c <= r; c++) {
     let best = 0;
-    for (let i = ends[r][0]; i <= ends[r][1]; i++) for (let j = ends[c][0]; j <= ends[c][1]; j++) best = Math.max(best, cells[i * side + j]);
+    for (let j = r * side + ends[2 * c], last = r * side + ends[2 * c + 1]; j <= last; j++) if (rows[j] > best) best = rows[j];
     found[r * m + c] = best;
   }
   return found;

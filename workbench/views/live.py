@@ -13,10 +13,11 @@ from workbench.views.still import table
 from workbench.views.view import View
 from workbench.visible import html
 
-# The snapshot goes when the live view beside it is drawn; until then, and where it never is, the widget's output does.
+# The snapshot goes when the live view beside it is drawn, which says so by .wb-alive (shared.js); until then, and where
+# it never is, the widget's output does. A :has that looked inside a live view would do so at every move of the mouse.
 _CHOOSE = """<style>
-.jp-OutputArea-child:has([data-wb-still="{id}"]):has(+ .jp-OutputArea-child .wb) {{ display: none; }}
-.jp-OutputArea-child:has([data-wb-still="{id}"]) + .jp-OutputArea-child:not(:has(.wb)) {{ display: none; }}
+.jp-OutputArea-child:has(> * > [data-wb-still="{id}"]):has(+ .wb-alive) {{ display: none; }}
+.jp-OutputArea-child:has(> * > [data-wb-still="{id}"]) + .jp-OutputArea-child:not(.wb-alive) {{ display: none; }}
 </style>"""
 
 

@@ -566,7 +566,18 @@ export async function renderLive({ model, el, signal = new AbortController().sig
     waiting.set(id, [done, failed]);
     model.send({ id, kind, wanted });
   });
-  await mount(el, await request("open"), { signal, model, ask: async (kind, wanted) => unpack(await request(kind, wanted)) });
+  const bytes = await request("open");
+  await alive(el, signal);
+  await mount(el, bytes, { signal, model, ask: async (kind, wanted) => unpack(await request(kind, wanted)) });
+}
+
+/** Marks the output that holds a live view, by which the style beside the snapshot chooses (workbench/views/live.py). */
+async function alive(el, signal) {
+  const output = () => el.closest(".jp-OutputArea-child");
+  while (!output() && !el.isConnected && !signal.aborted) await new Promise(requestAnimationFrame);
+  const place = output();
+  place?.classList.add("wb-alive");
+  signal.addEventListener("abort", () => place?.classList.remove("wb-alive"));
 }
 
 /** A page that nothing answers: the block of data is all there is. */

@@ -2,36 +2,58 @@
 import { frame, make, mix, number, plain, register } from "./shared.js";
 
 const WIDE = 7.4; // of a letter in a saved transcript
-const PART = 200; // tokens, about, that the browser lays out together; parts out of sight cost nothing
+const PART = 200; // tokens, about, that become spans together, when they come into sight; until then they are one text
+const FIRST = 3; // parts that are made at once: what is seen first
 
 export function transcript(view, ctx, { tall, tint = null }) {
-  const { tokens, bus, data, theme, signal } = ctx, { state } = bus, { n } = tokens, spans = new Array(n), { logprob } = data.arrays;
+  const { tokens, bus, data, theme, signal } = ctx, { state } = bus, { n } = tokens, { logprob } = data.arrays;
+  const shown = tokens.words.map((word) => word.replaceAll("\n", "↵\n") || "∅"), text = (i) => shown[tokens.piece[i]];
+  const spans = new Array(n), part = new Array(n); // of each token; spans where they are made
   const box = make("div", { className: "wb-text", role: "document", label: "transcript" });
   box.style.maxHeight = tall + "px";
+  let [hover, lock, over] = [-1, -1, false], mask = null, hits = new Uint8Array(n), lit = [];
+
   const span = (i, message) => {
-    const made = make("span", { textContent: tokens.text(i).replaceAll("\n", "↵\n") || "∅" });
-    const step = tokens.steps[tokens.step[i]], names = ["wb-t"];
+    const made = make("span", { textContent: text(i) }), step = tokens.steps[tokens.step[i]], names = ["wb-t"];
     if (i < message.content || i >= message.end) names.push("wb-head");
     else if (step && !tint) names.push("wb-kind", "k" + step.colour);
     if (logprob && i >= tokens.given && !tint) names.push(...(logprob[i] < Math.log(0.1) ? ["wb-rarer"] : logprob[i] < Math.log(0.5) ? ["wb-rare"] : []));
+    for (const [name, is] of [["wb-on", i === hover], ["wb-kept", i === lock], ["wb-off", mask && !mask[i]], ["wb-hit", hits[i]]]) if (is) names.push(name);
     made.className = names.join(" ");
     if (step?.start === i) made.dataset.step = tokens.step[i] + 1;
+    if (tint) made.style.background = tint(i, theme.of) ?? "";
     made.place = i;
     return (spans[i] = made);
   };
+  const build = (one) => {
+    if (spans[one.start]) return;
+    one.el.replaceChildren(...Array.from({ length: one.stop - one.start }, (_, k) => span(one.start + k, one.message)));
+    watch.unobserve(one.el);
+  };
+  const watch = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && build(target.part)), { root: box, rootMargin: "400px 0px" });
+  signal.addEventListener("abort", () => watch.disconnect());
+  const parts = [];
   for (const message of tokens.messages) {
     const who = make("div", { className: "wb-who" }, ...(message.channel ? [make("b", { textContent: message.channel }), message.who] : [make("b", { textContent: message.who })]));
     const said = make("div"), row = make("div", { className: `wb-message k${message.colour}` }, who, said);
     if (message.to) who.append(` to ${message.to}`);
-    let part = null, size = 0;
+    let one = null;
     for (let i = message.start; i < message.stop; i++) {
-      const begins = spans[i - 1]?.textContent.endsWith("\n") || tokens.steps[tokens.step[i]]?.start === i;
-      if (!part || (size >= PART && begins) || size >= 2 * PART) said.append((part = make("div", { className: "wb-part" }))), (size = 0);
-      part.append(span(i, message));
-      size++;
+      const size = one ? i - one.start : 0, begins = size && (text(i - 1).endsWith("\n") || tokens.steps[tokens.step[i]]?.start === i);
+      if (!one || (size >= PART && begins) || size >= 2 * PART) {
+        one = { el: make("div", { className: "wb-part" }), start: i, stop: i, message };
+        parts.push((one.el.part = one));
+        said.append(one.el);
+      }
+      one.stop = i + 1;
+      part[i] = one;
     }
     if (!message.complete) said.append(make("div", { className: "wb-part", textContent: "the run ended inside this message" }));
     box.append(row);
+  }
+  for (const [k, one] of parts.entries()) {
+    if (k < FIRST) build(one);
+    else (one.el.textContent = Array.from({ length: one.stop - one.start }, (_, i) => text(one.start + i)).join("")), watch.observe(one.el);
   }
   view.body.append(box);
 
@@ -43,10 +65,11 @@ export function transcript(view, ctx, { tall, tint = null }) {
     if (at(event) >= 0) bus.set({ lock: state.lock === at(event) ? -1 : at(event) });
   });
   const reveal = (i) => {
-    const token = spans[i]?.getBoundingClientRect(), seen = box.getBoundingClientRect();
-    if (token && (token.top < seen.top || token.bottom > seen.bottom)) box.scrollTop += token.top - seen.top - seen.height / 3;
+    if (i < 0 || i >= n) return;
+    build(part[i]);
+    const token = spans[i].getBoundingClientRect(), seen = box.getBoundingClientRect();
+    if (token.top < seen.top || token.bottom > seen.bottom) box.scrollTop += token.top - seen.top - seen.height / 3;
   };
-  let [hover, lock, over] = [-1, -1, false];
   view.on(box, "pointerenter", () => (over = true));
   view.on(box, "pointerleave", () => (over = false));
   const place = () => {
@@ -60,22 +83,17 @@ export function transcript(view, ctx, { tall, tint = null }) {
       if (!over) reveal(lock);
     }
   };
-  let lit = [];
   const filter = () => {
-    const mask = tokens.mask(state.only, state.lock);
+    mask = tokens.mask(state.only, state.lock);
     spans.forEach((s, i) => s.classList.toggle("wb-off", !!mask && !mask[i]));
   };
   const find = () => {
-    for (const s of lit) s.classList.remove("wb-hit");
-    lit = tokens.find(state.query).flatMap(([a, b]) => spans.slice(a, b));
-    for (const s of lit) s.classList.add("wb-hit");
-    if (lit.length && state.lock < 0) reveal(lit[0].place);
+    for (const i of lit) (hits[i] = 0), spans[i]?.classList.remove("wb-hit");
+    lit = tokens.find(state.query).flatMap(([a, b]) => Array.from({ length: b - a }, (_, k) => a + k));
+    for (const i of lit) (hits[i] = 1), spans[i]?.classList.add("wb-hit");
+    if (lit.length && state.lock < 0) reveal(lit[0]);
   };
-  const colour = () => {
-    if (tint) spans.forEach((s, i) => (s.style.background = tint(i, theme.of) ?? ""));
-  };
-  colour();
-  theme.changed.add(colour);
+  if (tint) theme.changed.add(() => spans.forEach((s, i) => (s.style.background = tint(i, theme.of) ?? "")));
   place();
   if (state.only) filter();
   if (state.query) find();
@@ -93,7 +111,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
     for (let i = state.from; i < stop; i++) {
       const message = tokens.messages[tokens.owner[i]];
       if (message.start === i || !line) found.push((line = { message, first: true, used: 0, words: [] }));
-      for (const [k, text] of spans[i].textContent.split("\n").entries()) {
+      for (const [k, text] of text(i).split("\n").entries()) {
         const size = [...text].reduce((sum, letter) => sum + (letter > "\u1100" ? 2 : 1), 0);
         if (k || (line.used && line.used + size > most)) found.push((line = { message, used: 0, words: [] }));
         if (size) line.words.push([i, line.used, text, size]), (line.used += size);

@@ -12,6 +12,7 @@ A mapped weight that is written into in place is lost with its page: change valu
 
 import ctypes
 import mmap
+import sys
 from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
@@ -29,6 +30,8 @@ FEW = 8  # experts of a layer, at most, in a pass over a token or two
 READERS = 4  # requests under way at once: a disk answers several together faster than one after the other
 PIECE = 1 << 19  # bytes: more at a time, and Linux may read only the first of them
 DONT_NEED, POPULATE, WILL_NEED = 4, 22, 3  # madvise(2): POPULATE_READ came with Linux 5.14
+LARGE = 1 << 30  # bytes of mapped weights, from which on a pass's own memory is looked after too
+APART, MMAP_THRESHOLD = 16 << 20, -3  # bytes, and what mallopt(3) calls it
 
 Range = tuple[int, int]  # address, bytes
 Key = tuple[int, int | None]  # layer and expert; None is all but the experts
@@ -157,12 +160,25 @@ def borrowed(weights: "Weights", mapped: Iterable[Tensor], memory: str) -> "Weig
     """The same weights, with what is to be done about the pages of `mapped`, which were read from a file."""
     if weights.embed.device.type != "cpu":  # copied to a GPU: no page of the file is in use
         return weights
+    mapped = list(mapped)
+    if sum(t.nbytes for t in mapped) >= LARGE:
+        keep_apart()
     return replace(weights, pages=(Borrowed if memory == "small" else Mapped)(weights, mapped))
 
 
 def can_give_back() -> bool:
     """Whether this system takes pages back: Linux and macOS do."""
     return hasattr(mmap, "MADV_DONTNEED")
+
+
+def keep_apart() -> None:
+    """Large blocks of this process come from the system and go back to it, as glibc does until it has seen a few.
+
+    Then it keeps blocks of up to 32 MB in its heap, where small ones that stay cut them up: that is a quarter of a
+    pass's own memory (six layers of the 20b, 1,024 positions recorded: 1.18 GB, and 0.91 so).
+    """
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(MMAP_THRESHOLD, APART)
 
 
 def give_back(ranges: Iterable[Range]) -> None:
