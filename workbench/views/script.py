@@ -6,7 +6,7 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
-_COMMENT = re.compile(r"^\s*(?://.*|/\*\*.*|\*.*)\n", re.MULTILINE)
+_COMMENT = re.compile(r"^\s*(?://.*|/\*\*.*|\*.*)\n|\s+// [^\"'`\n]*$", re.MULTILINE)
 
 
 @cache

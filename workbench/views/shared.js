@@ -174,14 +174,11 @@ export class CanvasPen {
   }
   text(x, y, text, { fill, size = 12, align = "start", bold = false, mono = false, width = Infinity }) {
     Object.assign(this.c, { fillStyle: fill, font: font(size, bold, mono), textAlign: align });
-    if (this.c.measureText(text).width > width) {
-      let [low, high] = [0, text.length];
-      while (low < high) {
-        const half = (low + high + 1) >> 1;
-        if (this.c.measureText(text.slice(0, half) + "…").width <= width) low = half;
-        else high = half - 1;
-      }
-      text = low ? text.slice(0, low) + "…" : "";
+    const wide = (kept) => this.c.measureText(kept).width;
+    if (wide(text) > width) {
+      let kept = text.slice(0, (text.length * width) / wide(text));
+      while (kept && wide(kept + "…") > width) kept = kept.slice(0, -1);
+      text = kept && kept + "…";
     }
     this.c.fillText(text, x, y);
   }
@@ -445,7 +442,7 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
       tally();
     }
     if (keys.has("only")) only.value = state.only;
-    if (["hover", "row", "key", "cell", "lock", "layer", "head"].some((k) => keys.has(k))) show();
+    show();
     if (keys.has("lock")) told.textContent = lines(state.lock).slice(0, 2).join(". "); // said aloud, where hovering is not
   }, signal);
   if (state.query || state.only) Object.assign(search, { value: state.query }), (only.value = state.only), (hits = tokens.find(state.query)), tally();
@@ -575,9 +572,9 @@ export async function renderLive({ model, el, signal = new AbortController().sig
 async function alive(el, signal) {
   const output = () => el.closest(".jp-OutputArea-child");
   while (!output() && !el.isConnected && !signal.aborted) await new Promise(requestAnimationFrame);
-  const place = output();
-  place?.classList.add("wb-alive");
-  signal.addEventListener("abort", () => place?.classList.remove("wb-alive"));
+  const { classList } = output() ?? el;
+  classList.add("wb-alive");
+  signal.addEventListener("abort", () => classList.remove("wb-alive"));
 }
 
 /** A page that nothing answers: the block of data is all there is. */

@@ -160,6 +160,7 @@ register("sheet", (ctx) => {
 
   const menu = make("div", { className: "wb-menu", role: "group", label: "lanes" });
   const list = () => {
+    text.hidden = !shown.includes("transcript");
     menu.replaceChildren();
     for (const name of [...shown, ...[...lanes.keys()].filter((k) => !shown.includes(k))]) {
       const box = make("input", { type: "checkbox", checked: shown.includes(name) });
@@ -176,7 +177,6 @@ register("sheet", (ctx) => {
   const change = (next) => {
     shown = next;
     list();
-    text.hidden = !shown.includes("transcript");
     stage.paint();
   };
   const details = make("details", {}, make("summary", { textContent: "lanes", title: "which lanes, in which order" }), menu);
@@ -186,16 +186,8 @@ register("sheet", (ctx) => {
   view.body.append(text);
   transcript({ ...view, body: text }, ctx, { tall: data.tall });
   const stage = view.plot({ size, draw, hit: (x, y) => hit(x, y), mark, axis, on: ["from", "to", "query", "only", "lock"], label: "lanes: " + data.lanes.map((l) => l.label).join(", ") });
-  text.hidden = !shown.includes("transcript");
   list();
 });
 
 /** A unit in lines of at most 28 letters. */
-function wrapped(text) {
-  const lines = [""];
-  for (const word of text.split(" ")) {
-    if ((lines.at(-1) + " " + word).trim().length > 28) lines.push("");
-    lines.push((lines.pop() + " " + word).trim());
-  }
-  return lines;
-}
+const wrapped = (text) => (text.match(/\S.{0,27}(?=\s|$)|\S+/g) ?? [""]);

@@ -5,21 +5,21 @@ const WIDE = 7.4; // of a letter in a saved transcript
 const PART = 200; // tokens, about, that become spans together, when they come into sight; until then they are one text
 const FIRST = 3; // parts that are made at once: what is seen first
 
+const range = (from, to) => Array.from({ length: to - from }, (_, k) => from + k);
+
 export function transcript(view, ctx, { tall, tint = null }) {
   const { tokens, bus, data, theme, signal } = ctx, { state } = bus, { n } = tokens, { logprob } = data.arrays;
   const shown = tokens.words.map((word) => word.replaceAll("\n", "↵\n") || "∅"), text = (i) => shown[tokens.piece[i]];
   const spans = new Array(n), part = new Array(n); // of each token; spans where they are made
   const box = make("div", { className: "wb-text", role: "document", label: "transcript" });
   box.style.maxHeight = tall + "px";
-  let [hover, lock, over] = [-1, -1, false], mask = null, hits = new Uint8Array(n), lit = [];
+  let [hover, lock] = [-1, -1], mask = null, hits = new Uint8Array(n), lit = [];
 
   const span = (i, message) => {
-    const made = make("span", { textContent: text(i) }), step = tokens.steps[tokens.step[i]], names = ["wb-t"];
-    if (i < message.content || i >= message.end) names.push("wb-head");
-    else if (step && !tint) names.push("wb-kind", "k" + step.colour);
-    if (logprob && i >= tokens.given && !tint) names.push(...(logprob[i] < Math.log(0.1) ? ["wb-rarer"] : logprob[i] < Math.log(0.5) ? ["wb-rare"] : []));
-    for (const [name, is] of [["wb-on", i === hover], ["wb-kept", i === lock], ["wb-off", mask && !mask[i]], ["wb-hit", hits[i]]]) if (is) names.push(name);
-    made.className = names.join(" ");
+    const made = make("span", { textContent: text(i) }), step = tokens.steps[tokens.step[i]], head = i < message.content || i >= message.end;
+    const p = logprob && i >= tokens.given && !tint ? Math.exp(logprob[i]) : 1, rare = p < 0.1 ? "wb-rarer" : p < 0.5 && "wb-rare";
+    const kind = head ? "wb-head" : step && !tint && "wb-kind k" + step.colour, off = mask && !mask[i] && "wb-off";
+    made.className = ["wb-t", kind, rare, off, i === hover && "wb-on", i === lock && "wb-kept", hits[i] && "wb-hit"].filter(Boolean).join(" ");
     if (step?.start === i) made.dataset.step = tokens.step[i] + 1;
     if (tint) made.style.background = tint(i, theme.of) ?? "";
     made.place = i;
@@ -27,14 +27,14 @@ export function transcript(view, ctx, { tall, tint = null }) {
   };
   const build = (one) => {
     if (spans[one.start]) return;
-    one.el.replaceChildren(...Array.from({ length: one.stop - one.start }, (_, k) => span(one.start + k, one.message)));
+    one.el.replaceChildren(...range(one.start, one.stop).map((i) => span(i, one.message)));
     watch.unobserve(one.el);
   };
-  const watch = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && build(target.part)), { root: box, rootMargin: "400px 0px" });
+  const watch = new IntersectionObserver((seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && build(target.stretch)), { root: box, rootMargin: "400px 0px" });
   signal.addEventListener("abort", () => watch.disconnect());
   const parts = [];
   for (const message of tokens.messages) {
-    const who = make("div", { className: "wb-who" }, ...(message.channel ? [make("b", { textContent: message.channel }), message.who] : [make("b", { textContent: message.who })]));
+    const who = make("div", { className: "wb-who" }, make("b", { textContent: message.channel || message.who }), message.channel ? message.who : "");
     const said = make("div"), row = make("div", { className: `wb-message k${message.colour}` }, who, said);
     if (message.to) who.append(` to ${message.to}`);
     let one = null;
@@ -42,7 +42,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
       const size = one ? i - one.start : 0, begins = size && (text(i - 1).endsWith("\n") || tokens.steps[tokens.step[i]]?.start === i);
       if (!one || (size >= PART && begins) || size >= 2 * PART) {
         one = { el: make("div", { className: "wb-part" }), start: i, stop: i, message };
-        parts.push((one.el.part = one));
+        parts.push((one.el.stretch = one));
         said.append(one.el);
       }
       one.stop = i + 1;
@@ -53,7 +53,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
   }
   for (const [k, one] of parts.entries()) {
     if (k < FIRST) build(one);
-    else (one.el.textContent = Array.from({ length: one.stop - one.start }, (_, i) => text(one.start + i)).join("")), watch.observe(one.el);
+    else (one.el.textContent = range(one.start, one.stop).map(text).join("")), watch.observe(one.el);
   }
   view.body.append(box);
 
@@ -65,23 +65,17 @@ export function transcript(view, ctx, { tall, tint = null }) {
     if (at(event) >= 0) bus.set({ lock: state.lock === at(event) ? -1 : at(event) });
   });
   const reveal = (i) => {
-    if (i < 0 || i >= n) return;
+    if (!part[i]) return;
     build(part[i]);
     const token = spans[i].getBoundingClientRect(), seen = box.getBoundingClientRect();
     if (token.top < seen.top || token.bottom > seen.bottom) box.scrollTop += token.top - seen.top - seen.height / 3;
   };
-  view.on(box, "pointerenter", () => (over = true));
-  view.on(box, "pointerleave", () => (over = false));
+  const move = (name, from, to) => (spans[from]?.classList.remove(name), spans[to]?.classList.add(name));
   const place = () => {
-    if (hover !== state.hover) {
-      spans[hover]?.classList.remove("wb-on");
-      spans[(hover = state.hover)]?.classList.add("wb-on");
-    }
-    if (lock !== state.lock) {
-      spans[lock]?.classList.remove("wb-kept");
-      spans[(lock = state.lock)]?.classList.add("wb-kept");
-      if (!over) reveal(lock);
-    }
+    if (hover !== state.hover) move("wb-on", hover, (hover = state.hover));
+    if (lock === state.lock) return;
+    move("wb-kept", lock, (lock = state.lock));
+    if (!box.matches(":hover")) reveal(lock);
   };
   const filter = () => {
     mask = tokens.mask(state.only, state.lock);
@@ -89,7 +83,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
   };
   const find = () => {
     for (const i of lit) (hits[i] = 0), spans[i]?.classList.remove("wb-hit");
-    lit = tokens.find(state.query).flatMap(([a, b]) => Array.from({ length: b - a }, (_, k) => a + k));
+    lit = tokens.find(state.query).flatMap(([a, b]) => range(a, b));
     for (const i of lit) (hits[i] = 1), spans[i]?.classList.add("wb-hit");
     if (lit.length && state.lock < 0) reveal(lit[0]);
   };
@@ -111,10 +105,10 @@ export function transcript(view, ctx, { tall, tint = null }) {
     for (let i = state.from; i < stop; i++) {
       const message = tokens.messages[tokens.owner[i]];
       if (message.start === i || !line) found.push((line = { message, first: true, used: 0, words: [] }));
-      for (const [k, text] of text(i).split("\n").entries()) {
-        const size = [...text].reduce((sum, letter) => sum + (letter > "\u1100" ? 2 : 1), 0);
+      for (const [k, piece] of text(i).split("\n").entries()) {
+        const size = [...piece].reduce((sum, letter) => sum + (letter > "\u1100" ? 2 : 1), 0);
         if (k || (line.used && line.used + size > most)) found.push((line = { message, used: 0, words: [] }));
-        if (size) line.words.push([i, line.used, text, size]), (line.used += size);
+        if (size) line.words.push([i, line.used, piece, size]), (line.used += size);
       }
     }
     return found;
