@@ -20,9 +20,9 @@ def visible(text: str, newline: str = "␊") -> str:
     >>> visible("a\tb\n\u202ecod.exe\u200b")
     'a␉b␊⟨U+202E⟩cod.exe⟨U+200B⟩'
     """
-    if text.isascii() and text.isprintable():
-        return text
-    return "".join(newline if char == "\n" else _visible(char) for char in text)
+    return newline.join(
+        line if line.isascii() and line.isprintable() else "".join(map(_visible, line)) for line in text.split("\n")
+    )
 
 
 def html(text: str, newline: str = "␊") -> str:

@@ -269,8 +269,11 @@ export function columns(axis, values, keep, start = 0) {
 }
 
 export const spread = (values) => {
-  let [low, high] = [Infinity, -Infinity];
-  for (const v of values) if (Number.isFinite(v)) (low = Math.min(low, v)), (high = Math.max(high, v));
+  let low = Infinity, high = -Infinity;
+  values.forEach((v) => {
+    if (v < low && v > -Infinity) low = v;
+    if (v > high && v < Infinity) high = v;
+  });
   return low <= high ? [low, high] : [0, 0];
 };
 
@@ -543,7 +546,7 @@ async function mount(el, bytes, { signal, ask, model }) {
     model.save_changes();
   }, signal);
   DRAW[data.view]({ el, data, tokens, bus, signal, theme, ask });
-  performance.mark("workbench:drawn", { detail: data.view });
+  performance.mark("workbench:drawn");
 }
 
 /** anywidget's render: the payload, and whatever a view asks for later, come as answers with one binary buffer. */
@@ -579,7 +582,8 @@ async function alive(el, signal) {
 
 /** A page that nothing answers: the block of data is all there is. */
 export async function renderFrozen() {
-  const text = document.getElementById("data").textContent, packed = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+  const text = atob(document.getElementById("data").textContent), packed = new Uint8Array(text.length);
+  for (let i = 0; i < text.length; i++) packed[i] = text.charCodeAt(i);
   const whole = await new Response(new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate"))).arrayBuffer();
   const ask = async (kind) => { throw new Error(`${kind} needs Python: this page holds what was drawn when it was written`); };
   await mount(document.getElementById("view"), new Uint8Array(whole), { signal: new AbortController().signal, ask });

@@ -44,9 +44,8 @@ register("sheet", (ctx) => {
   const axis = (width) => axisOf(state, n, gutter(width), Math.max(40, width - gutter(width) - SCALE));
   const visible = () => shown.filter((name) => name !== "transcript").map((name) => lanes.get(name));
   const tall = (lane, width) => (gutter(width) ? 0 : 16) + (!lane.values ? 18 : lane.kind === "arcs" ? 84 : lane.kind === "bars" ? 44 : lane.names ? Math.max(54, 15 * lane.rows) : lane.rows <= 8 ? 60 : lane.rows <= 40 ? 100 : 144);
-  const HEAD = 44;
   const layout = (width) => {
-    let y = HEAD;
+    let y = 44; // under the two ribbons
     const placed = visible().map((lane) => {
       const h = tall(lane, width), here = { lane, y: y + (gutter(width) ? 0 : 16), h: h - (gutter(width) ? 0 : 16), top: y };
       y += h + GAP;

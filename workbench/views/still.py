@@ -102,7 +102,7 @@ def png(cells: np.ndarray, colours: list[str]) -> bytes:
     head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
     palette = b"".join(bytes.fromhex(colour or "000000") for colour in colours)
     clear = bytes(0 if not colour else 255 for colour in colours)
-    body = zlib.compress(lines.tobytes(), 9)
+    body = zlib.compress(lines.tobytes(), 6)
     parts = ((b"IHDR", head), (b"PLTE", palette), (b"tRNS", clear), (b"IDAT", body), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, data) for name, data in parts)
 

@@ -28,7 +28,8 @@ import os
 import threading
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any, ClassVar
+from functools import lru_cache
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
@@ -150,9 +151,20 @@ def common(view: View) -> Payload:
     return header, arrays
 
 
+class _Text(NamedTuple):
+    pieces: tuple[str, ...]
+    spans: tuple[Span, ...]
+
+
+@lru_cache(maxsize=8)  # of traces that are shown one beside another: every view of one needs them
+def _steps(text: _Text) -> list[Step]:
+    return steps(text)
+
+
 def parts(trace: Trace) -> list[Step]:
     """The steps that lie within the trace."""
-    return [step for step in steps(trace) if 0 <= step.start < step.stop <= len(trace)]
+    found = _steps(_Text(tuple(trace.pieces), tuple(trace.spans)))
+    return [step for step in found if 0 <= step.start < step.stop <= len(trace)]
 
 
 def lane(trace: Trace, name: str, *shape: int) -> np.ndarray | None:
