@@ -30,7 +30,7 @@ WATCH = """() => {
   CanvasRenderingContext2D.prototype.scale = function (...a) {
     const after = new MessageChannel();
     after.port1.onmessage = () => { window.painted = performance.now(); };
-    requestAnimationFrame(() => after.port2.postMessage(0));
+    after.port2.postMessage(0);  // heard after the frame that this drawing is part of
     return scale.apply(this, a);
   };
 }"""
@@ -91,9 +91,8 @@ def main() -> None:
     line(f"one head, {len(short):,}², full: python", timed(rounds, lambda: wb.views.heads(short).reply("head", wanted)))
     with lab() as server, sync_playwright() as p:
         short.save(server.root / "made.trace")
-        page = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_page(
-            viewport={"width": 1400, "height": 1400}
-        )
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        page = browser.new_page(viewport={"width": 1400, "height": 1400})
         server.write("heads.ipynb", ["import workbench as wb\nwb.views.heads(wb.load('made.trace'), layer=1)"])
         server.open(page, "heads.ipynb")
         server.run_all(page)

@@ -9,7 +9,7 @@ register("attention", (ctx) => {
   const value = (level) => (level / 255) ** 2; // as Python made the levels
   const now = () => ({ layer: state.layer < 0 ? data.layer : state.layer, head: Math.max(0, Math.min(data.heads - 1, state.head)) });
   let small, large; // the two plots: made last, asked for from the beginning
-  const store = answers(ctx.ask, (kind) => (kind === "layer" && small?.paint(), large?.paint()));
+  const store = answers(ctx.ask, (kind, { head = now().head }) => (kind === "layer" && small?.paint(), head === now().head && large?.paint(), ahead()));
   store.put("layer", { layer: data.layer }, { arrays: { thumbs: arrays.thumbs, means: arrays.means }, factor: data.small });
   store.put("head", { layer: data.layer, head: data.head, from: 0, to: n, ...(data.quick && { quick: 1 }) }, { preview: data.quick, arrays: { cells: arrays.cells, sinks: arrays.sinks }, factor: data.factor });
   const beside = (width) => width >= 760;
@@ -26,6 +26,11 @@ register("attention", (ctx) => {
     if (!all?.arrays) return null;
     const { thumbs } = all.arrays, side = thumbs.shape[1];
     return { cells: Object.assign(thumbs.subarray(one.head * side * side, (one.head + 1) * side * side), { shape: [side, side] }), start: 0, factor: all.factor };
+  };
+  /** The heads beside this one are asked for before they are wanted, once this one is here. */
+  const ahead = () => {
+    const { layer: l, head } = now(), asked = (h) => store.get("head", { layer: l, head: (h + data.heads) % data.heads, from: 0, to: n });
+    if (!data.quick && asked(head)?.arrays) asked(head + 1), asked(head - 1);
   };
   const drawn = new WeakMap(); // by their cells: going back to a head draws what is there
   const picture = (a, { cells: of, start, factor }) => {
@@ -65,7 +70,7 @@ register("attention", (ctx) => {
   });
   const layers = menu(view, "layer (↑ ↓)", data.window_of.map((w, i) => [i, `layer ${i}${w ? ` · ${w}` : ""}`]), (v) => bus.set({ layer: +v }));
   const heads = menu(view, "head ([ ])", Array.from({ length: data.heads }, (_, i) => [i, `head ${i}`]), (v) => bus.set({ head: +v }));
-  const follow = () => ((layers.value = now().layer), (heads.value = now().head));
+  const follow = () => ((layers.value = now().layer), (heads.value = now().head), ahead());
   bus.on(follow, ctx.signal);
   bus.set({ layer: data.layer, head: data.head });
 

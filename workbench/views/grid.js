@@ -19,7 +19,7 @@ export function answers(ask, arrived, most = 64) {
   return {
     put: (kind, wanted, answer) => keep(name(kind, wanted), answer),
     get(kind, wanted) {
-      const key = name(kind, wanted), done = (answer) => (keep(key, answer), arrived(kind));
+      const key = name(kind, wanted), done = (answer) => (keep(key, answer), arrived(kind, wanted));
       if (!kept.has(key)) keep(key, null), ask(kind, wanted).then(done, (error) => done({ error: error.message }));
       return kept.get(key);
     },

@@ -514,7 +514,7 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     watch.observe(box);
     theme.changed.add(later);
     signal.addEventListener("abort", () => (watch.disconnect(), theme.changed.delete(later)));
-    bus.on((_, changed) => (keys.some((k) => changed.has(k)) ? later() : point()), signal);
+    bus.on((_, changed) => (keys.some((k) => changed.has(k)) ? paint() : point()), signal);
     const figure = { size, draw, paint: later, box };
     figures.push(figure);
     paint();
