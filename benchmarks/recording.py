@@ -26,7 +26,7 @@ What runs, and what it keeps of every layer:
     TransformerLens plain, rec.   patterns, router logits, resid_pre, resid_mid, resid_post, by run_with_cache
 
 Before anything is measured, everybody's patterns, router logits and residual streams at the smallest size (256 at most)
-must agree to 1e-5 of their largest value; ours are recomputed from rot_q, rot_k and sinks,
+must agree to 3e-5 of their largest value; ours are recomputed from rot_q, rot_k and sinks,
 as a reader of a trace would.
 
 Time. In each round fresh processes load the model, then every row runs once (256 tokens twice), starting two rows later
@@ -82,7 +82,7 @@ DIMS = dict(SHAPES[os.environ.get(SHAPE, "small")])
 LAYERS = range(DIMS["n_layers"])
 SIZES = (256, 512, 1024, 2048)
 AGREE_AT = 256  # tokens at most: patterns of four tools are held at once
-TOLERANCE = 1e-5
+TOLERANCE = 3e-5  # fp32 sums of up to 2,880 terms in another order: 1.1e-5 was seen at that width
 PEERS = ("transformers", "nnsight", "TransformerLens")
 PLAIN, RECORDED, PATTERNS = "plain", "recorded", "+patterns"
 OURS, OURS_RECORDED = ("workbench", PLAIN), ("workbench", RECORDED)

@@ -116,8 +116,8 @@ needed_heads.draw()[0]
 # ## Finding
 #
 # A few heads cannot be done without. Some of them cost the answer. Others change the text and not the answer, so this
-# one question would have passed them over. Without the head below nearly every sum is doubted: after a step that is
-# right comes a full stop in place of the comma, and "Wait".
+# one question would have passed them over. Without the head below most sums are doubted: after a step that is right
+# comes a full stop in place of the comma, and "Wait".
 
 # %% finding
 always, once = set(missed), set(needed)
@@ -132,7 +132,7 @@ print(f"with all heads {float(found['whole'].mean()):.2f}. This question:")
 print(f"{without.text(channel='analysis')!r} -> {without.text(channel='final')!r}")
 
 # %% finding-holds
-assert once & always and spared == (5, 0) and high < 0.3, (once, always, spared)
+assert once & always and spared == (5, 0) and high < 0.6, (once, always, spared)
 assert without.text(channel="final") == right and "Wait" in without.text(channel="analysis")
 
 # %% keep-text [markdown]

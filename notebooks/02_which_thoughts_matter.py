@@ -216,16 +216,30 @@ more = wb.statistics.mean(hiding @ [-1, -1, 1])
 print(f"both, less the two alone: {more.value:.2f} ({more.low:.2f} to {more.high:.2f})")
 assert more.low < 0 < more.high, more  # the guess is not borne out: the two add up
 
-# %% finding [markdown]
-# **Finding.** Over all pairs of steps nothing is shown: nearness alone has an AUROC of 0.95 and more, and attention and
-# hiding a step stand beside it (18 problems of three families). So compare what is equally far apart, where nearness
-# has 0.50. In variables (24 problems, 30 used pairs and 114 others) changing a value tells the used ones with 1.00,
-# hiding with 0.99 (0.98 to 1.00), and plain attention, which costs one pass in all, with 0.95 (0.91 to 0.98). Receiver
-# heads are not shown to, 0.61 (0.48 to 0.73); over all pairs they are below chance, for they say one number a step, and
-# none for the last four, which are used most here. In lists (16 problems, 16 and 48) hiding has 0.90 (0.84 to 0.95),
-# less than attention with 1.00, and why is open: that the wrong row stands in for the hidden one was a guess that the
-# measurement did not bear out. Resampling sees a step only where the chain goes astray: the wrong one takes accuracy
-# from 1 to 0, and no other moves it at all.
+# %% finding
+from IPython.display import Markdown
+
+
+def told(method, family):
+    return "{:.2f} ({:.2f} to {:.2f})".format(*made.auroc[method, family][:3])
+
+
+pairs = {
+    family: f"{far_edges.SETS[family]} problems, {used} used pairs and {not_used} others"
+    for family, (used, not_used) in made.pairs.items()
+}
+near = min(float(which_method.measure()["nearness", family].value) for family in which_method.FAMILIES)
+Markdown(f"""**Finding.** Over all pairs of steps nothing is shown: nearness alone has an AUROC of {near:.2f} and
+more, and attention and hiding a step stand beside it ({len(which_method.FAMILIES)} families of {which_method.N}
+problems). So compare what is equally far apart, where nearness has 0.50. In variables ({pairs["variables"]})
+changing a value tells the used ones with {told("another value", "variables")}, hiding with
+{told("suppression", "variables")}, and plain attention, which costs one pass in all, with
+{told("attention", "variables")}. Receiver heads are not shown to, {told("receiver heads", "variables")}; over all
+pairs they are below chance, for they say one number a step, and none for the last four, which are used most here.
+In lists ({pairs["lists"]}) hiding has {told("suppression", "lists")}, less than attention with
+{told("attention", "lists")}, and why is open: that the wrong row stands in for the hidden one was a guess that
+the measurement did not bear out. Resampling sees a step only where the chain goes astray: the wrong one takes
+accuracy from 1 to 0, and no other moves it at all.""")
 
 # %% twenty [markdown]
 # ## With your 20b

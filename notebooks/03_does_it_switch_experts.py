@@ -164,16 +164,20 @@ assert wb.statistics.mean(by_word - answered).low > -0.02  # matched, it is not 
 assert abs((by_word - called).mean() - 0.015) < 0.015  # another name keeps nearly all of it
 assert inside.mean() > 0.6 * by_word.mean()  # so does no header at all
 
-# %% finding [markdown]
-# **Finding.** pocket's answer is routed as differently from its analysis as the analyses of two kinds of problem are
-# from each other: 0.25 bits word by word, where the last step differs from the others by 0.04 (50 problems, intervals
-# over problems above; what chance gives is taken off). Words are part of it: once the token is known, little more than
-# half is left of what experts tell about the channel, for most words stand on one side only. Among those that both
-# sides have, nothing goes when they are matched. The channel's name is worth 0.015 bits of the 0.25, and most of the
-# rest stays when the very same sentence is written into the analysis: what switches the experts is saying "It is …",
-# not being in `final`.
-#
-# So "the model switches experts between channels" is true here, and a poor description.
+# %% finding
+from IPython.display import Markdown
+
+n = found.attrs["n"] * found.attrs["families"]
+Markdown(f"""**Finding.** pocket's answer is routed as differently from its analysis as the analyses of two kinds
+of problem are from each other: {by_word.mean():.2f} bits word by word, where the last step differs from the
+others by {step.mean():.2f} ({n} problems, intervals over problems above; what chance gives is taken off). Words
+are part of it: once the token is known, {left:.0%} are left of what experts tell about the channel, for most
+words stand on one side only. Among those that both sides have, nothing goes when they are matched. The channel's
+name is worth {(by_word - called).mean():.3f} bits of the {by_word.mean():.2f}, and most of the rest stays when
+the very same sentence is written into the analysis: what switches the experts is saying "It is …", not being in
+`final`.
+
+So "the model switches experts between channels" is true here, and a poor description.""")
 
 # %% figure-text [markdown]
 # ## The figure

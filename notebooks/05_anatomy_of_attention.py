@@ -235,7 +235,7 @@ for name, where_to, fn in (
     print(f"{name:12} {''.join(edited.pieces[edited.prompt_length :])!r}")
 
 # %% worth-text [markdown]
-# Over forty held-out problems: is the solution still written, word by word? One pass tells, for greedy text is the text
+# Over sixty held-out problems: is the solution still written, word by word? One pass tells, for greedy text is the text
 # that was read exactly if each of its tokens is the likeliest in its place. Taking sinks away does two things: heads
 # speak louder on average, and they no longer fall silent where they used to. Two controls keep the amount and take the
 # timing: each head's sink is held at its mean, or moved to other tokens of the text. For the far edges the
@@ -260,8 +260,10 @@ print("p, sinks moved against none:", float(wb.statistics.sign_flip(timing.value
 
 # %% worth-holds
 assert float(share.sel(set="as it is")) > 0.9, share
-assert abs(float(share.sel(set="no sinks")) - 0.93) < 0.15, share
-assert abs(float(share.sel(set="sinks moved")) - 0.25) < 0.2, share
+assert abs(float(share.sel(set="no sinks")) - 0.85) < 0.12, share
+assert float(wb.statistics.sign_flip(lost.values)) < 0.05
+assert float(share.sel(set="sinks held")) < float(share.sel(set="no sinks")), share
+assert abs(float(share.sel(set="sinks moved")) - 0.13) < 0.15, share
 assert float(wb.statistics.sign_flip(timing.values)) < 0.01
 assert float(share.sel(set="no far edges")) < 0.1, share
 tokens = done["tokens"].mean("problem")
@@ -273,11 +275,12 @@ gates.draw()[0]
 # %% finding-text [markdown]
 # ## Finding
 #
-# Taken away, sinks are hardly missed: whether anything is lost at all, forty problems cannot tell. (The card of the
-# model has 300 a family, and finds a loss, most of it in addition.) Given to the wrong tokens, they break most texts.
-# So they are gates, and what matters is when they are shut, more than how much they take. Induction is the work of one
-# full layer, on top of a head of a sliding layer that looks one token back, and it does not end at the window. Far
-# edges carry less than their even share of attention, and without them nothing is solved.
+# Taken away, sinks are missed in one text of six or seven, most of them additions. (Forty problems could not tell; the
+# card of the model, with 300 a family, says the same.) Held at their mean they are worse than taken away, and given to
+# the wrong tokens they break most texts. So they are gates, and what matters is when they are shut, more than how much
+# they take. Induction is the work of one full layer, on top of a head of a sliding layer that looks one token back, and
+# it does not end at the window. Far edges carry less than their even share of attention, and without them nothing is
+# solved.
 
 # %% finding
 told = {}

@@ -31,7 +31,8 @@ METADATA = {
         "pygments_lexer": "ipython3",
     },
 }
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+# One thread: pocket is too small for two, which then wait for each other.
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 _MARK = re.compile(r'data-wb-still="([0-9a-f]+)"')
 _WIDGET = "application/vnd.jupyter.widget-view+json"
 _LIVE = "(the live view: run this cell)"  # workbench.views.live

@@ -23,11 +23,35 @@ def stored(name: str) -> nbformat.NotebookNode:
 
 @QUIET
 @pytest.mark.parametrize("name", NAMES)  # each on a core that is free: tests/conftest.py
-def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path):
+def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    for variable, value in make.ENVIRONMENT.items():
+        monkeypatch.setenv(variable, value)
     for folder in ("notebooks", "docs/figures", "data"):  # laid out as here, so that nothing is left here
         shutil.copytree(HOME / folder, tmp_path / folder, ignore=shutil.ignore_patterns("out", "__pycache__", ".*"))
     resources = {"metadata": {"path": str(tmp_path / "notebooks")}}
-    NotebookClient(stored(name), timeout=600, resources=resources).execute()
+    ran, kept = stored(name), stored(name)
+    NotebookClient(ran, timeout=600, resources=resources).execute()
+    for now, then in zip(ran.cells, kept.cells, strict=True):
+        assert alike(findings(now), findings(then)), f"{now.id} now says {findings(now)}"
+
+
+def findings(cell: nbformat.NotebookNode) -> str:
+    """What a cell says in prose, its numbers included: it is made of what was measured."""
+    shown = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", [])]
+    return "\n".join("".join(text) for text in shown)
+
+
+def alike(one: str, other: str) -> bool:
+    """The same words, and numbers that another processor may round to the next hundredth."""
+    number = re.compile(r"\d+(?:\.\d+)?")
+    pairs = zip(number.findall(one), number.findall(other), strict=False)
+    return number.sub("#", one) == number.sub("#", other) and all(abs(float(a) - float(b)) < 0.011 for a, b in pairs)
+
+
+def test_a_finding_that_says_another_number_or_word_is_not_alike():
+    assert alike("in 32 of 32 (0.89 to 1.00)", "in 32 of 32 (0.90 to 1.00)")
+    assert not alike("in 32 of 32 (0.89 to 1.00)", "in 31 of 32 (0.89 to 1.00)")
+    assert not alike("it is read off", "it is not read off")
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -5,8 +5,9 @@ workbench: layer pos head kv_head query key d_model d_head expert choice step ra
 """
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from fnmatch import fnmatchcase
+from functools import lru_cache
 
 from workbench.errors import HookNameError
 
@@ -144,14 +145,13 @@ def axes(name: str) -> tuple[str, ...]:
     return known[point]
 
 
-def all_points(n_layers: int) -> Iterator[str]:
+@lru_cache(maxsize=64)
+def all_points(n_layers: int) -> tuple[str, ...]:
     """Every hook point of a model, in the order in which the forward pass meets them."""
-    block = [p for p in POINTS if "*" in p]
-    first = list(POINTS).index(block[0])
-    yield from list(POINTS)[:first]
-    for layer in range(n_layers):
-        yield from (at(p, layer) for p in block)
-    yield from list(POINTS)[first + len(block) :]
+    points, block = list(POINTS), [p for p in POINTS if "*" in p]
+    first = points.index(block[0])
+    layers = [at(p, layer) for layer in range(n_layers) for p in block]
+    return (*points[:first], *layers, *points[first + len(block) :])
 
 
 def short(name: str) -> str:
@@ -193,11 +193,15 @@ def match(glob: str, n_layers: int) -> list[str]:
 
     Raises HookNameError, with the nearest names, if nothing matches.
     """
-    pattern = _BY_SHORT.get(glob, glob)
-    found = [name for name in all_points(n_layers) if fnmatchcase(name, pattern)]
+    found = _matching(_BY_SHORT.get(glob, glob), n_layers)
     if not found:
         raise unknown(glob, [*_BY_SHORT, *all_points(n_layers)])
-    return found
+    return list(found)
+
+
+@lru_cache(maxsize=512)
+def _matching(pattern: str, n_layers: int) -> tuple[str, ...]:
+    return tuple(name for name in all_points(n_layers) if fnmatchcase(name, pattern))
 
 
 def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
@@ -220,7 +224,8 @@ def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
             except HookNameError:
                 raise unknown(word, [*PRESETS, *LANES, *_BY_SHORT, *all_points(n_layers)]) from None
     always = {name for p in ALWAYS if p in POINTS for name in match(p, n_layers)} | set(ALWAYS)
-    return [name for name in [*all_points(n_layers), *LANES] if name in wanted - always]
+    wanted -= always
+    return [name for name in [*all_points(n_layers), *LANES] if name in wanted]
 
 
 def unknown(name: str, known: Iterable[str]) -> HookNameError:

@@ -9,7 +9,7 @@ from _runs import CHAINS, pocket, read
 
 import workbench as wb
 
-N, LENGTH, SEED = 8, 5, "gates"
+N, LENGTH, SEED = 12, 5, "gates"
 SINKS, FULL = "blocks.*.attn.hook_sink", "blocks.[135].attn.hook_attn_scores"
 SETS = ("as it is", "sinks held", "sinks moved", "no sinks", "no far edges", "no near edges")
 

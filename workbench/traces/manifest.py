@@ -57,22 +57,26 @@ class TensorInfo:
         _set(self, shape=_ints(self.shape), axes=tuple(self.axes))
         _set(self, pieces=tuple(Piece(part, _ints(shape), digest) for part, shape, digest in self.pieces))
         check_shape(self.dtype, self.shape)
-        _want(len(self.axes) == len(self.shape), f"a tensor with {len(self.shape)} axes names {len(self.axes)} of them")
+        if len(self.axes) != len(self.shape):
+            raise ValueError(f"a tensor with {len(self.shape)} axes names {len(self.axes)} of them")
         _want(len(set(self.axes)) == len(self.axes), "an axis occurs twice")
         for axis in self.axes:
-            _want(isinstance(axis, str) and _AXIS.fullmatch(axis), f"{_show(axis)} is no axis name")
-        _want(self.source in SOURCES, f"source is {_show(self.source)}, not one of {', '.join(SOURCES)}")
+            if not (isinstance(axis, str) and _AXIS.fullmatch(axis)):
+                raise ValueError(f"{_show(axis)} is no axis name")
+        if self.source not in SOURCES:
+            raise ValueError(f"source is {_show(self.source)}, not one of {', '.join(SOURCES)}")
         for piece in self.pieces:
             check_shape(self.dtype, piece.shape)
-            _want(isinstance(piece.part, str) and PART.fullmatch(piece.part), f"{_show(piece.part)} is no part")
-            _want(
-                isinstance(piece.sha256, str) and _HASH.fullmatch(piece.sha256), f"{_show(piece.sha256)} is no sha256"
-            )
+            if not (isinstance(piece.part, str) and PART.fullmatch(piece.part)):
+                raise ValueError(f"{_show(piece.part)} is no part")
+            if not (isinstance(piece.sha256, str) and _HASH.fullmatch(piece.sha256)):
+                raise ValueError(f"{_show(piece.sha256)} is no sha256")
             _want(len(piece.shape) == len(self.shape), "a piece has other axes than its tensor")
         if self.pieces:
             _want(len({piece.part for piece in self.pieces}) == len(self.pieces), "a part occurs twice")
             whole = joined_shape(self.axes, [piece.shape for piece in self.pieces])
-            _want(whole == self.shape, f"the pieces make {list(whole)}, not {list(self.shape)}")
+            if whole != self.shape:
+                raise ValueError(f"the pieces make {list(whole)}, not {list(self.shape)}")
 
     @property
     def nbytes(self) -> int:
@@ -192,7 +196,8 @@ class Manifest:
             for name, info in _dict(data["tensors"], "tensors").items():
                 _keys(info, [f.name for f in fields(TensorInfo)], f"tensors[{_show(name)}]")
                 for key in ("shape", "axes", "pieces"):
-                    _want(isinstance(info[key], list), f"tensors[{_show(name)}].{key} is no list")
+                    if not (isinstance(info[key], list)):
+                        raise ValueError(f"tensors[{_show(name)}].{key} is no list")
                 for piece in info["pieces"]:
                     _want(isinstance(piece, list) and len(piece) == 3, "a piece is not [part, shape, sha256]")
                     _want(isinstance(piece[1], list), "the shape of a piece is no list")
@@ -247,7 +252,8 @@ def _set(frozen: object, **values: Any) -> None:
 
 
 def _ints(shape: Sequence[Any]) -> tuple[int, ...]:
-    _want(isinstance(shape, Sequence) and all(type(n) is int for n in shape), f"{_show(shape)} is no shape")
+    if not (isinstance(shape, Sequence) and all(type(n) is int for n in shape)):
+        raise ValueError(f"{_show(shape)} is no shape")
     return tuple(shape)
 
 
@@ -255,7 +261,8 @@ def _keys(value: Any, wanted: Any, what: str) -> None:
     _want(isinstance(value, dict), f"{what} is no JSON object")
     missing, unknown = sorted(set(wanted) - set(value)), sorted(set(value) - set(wanted))
     _want(not missing, f"{what} lacks {', '.join(missing)}")
-    _want(not unknown, f"{what} has the unknown key {_show(unknown[0] if unknown else '')}")
+    if unknown:
+        raise ValueError(f"{what} has the unknown key {_show(unknown[0])}")
 
 
 def _plain(value: Any, what: str) -> Any:
@@ -279,21 +286,24 @@ def _plain(value: Any, what: str) -> Any:
 def _of(*kinds: type) -> Check:
     def check(value: Any, what: str) -> Any:
         names = " or ".join(kind.__name__ for kind in kinds)
-        _want(type(value) in kinds, f"{what} is {_show(value)}, not {names}")
+        if type(value) not in kinds:
+            raise ValueError(f"{what} is {_show(value)}, not {names}")
         return value
 
     return check
 
 
 def _count(value: Any, what: str) -> int:
-    _want(type(value) is int and 0 <= value < 2**53, f"{what} is {_show(value)}, not a whole number from 0")
+    if not (type(value) is int and 0 <= value < 2**53):
+        raise ValueError(f"{what} is {_show(value)}, not a whole number from 0")
     return value
 
 
 def _number(value: Any, what: str) -> float:
     """A float always: 0 and 0.0 would be spelled differently, and give one run two ids."""
     finite = isfinite(value) if type(value) is float else type(value) is int and abs(value) < 2**53
-    _want(finite, f"{what} is {_show(value)}, not a finite number")
+    if not (finite):
+        raise ValueError(f"{what} is {_show(value)}, not a finite number")
     return float(value)
 
 
@@ -303,7 +313,8 @@ def _or_none(check: Check) -> Check:
 
 def _listed(kind: type | Check) -> Check:
     def check(value: Any, what: str) -> list:
-        _want(isinstance(value, list), f"{what} is {_show(value)}, not a list")
+        if not (isinstance(value, list)):
+            raise ValueError(f"{what} is {_show(value)}, not a list")
         if isinstance(kind, type):
             _want(all(type(item) is kind for item in value), f"{what} may hold only {kind.__name__}")
             return value
@@ -313,7 +324,8 @@ def _listed(kind: type | Check) -> Check:
 
 
 def _dict(value: Any, what: str) -> dict:
-    _want(isinstance(value, dict), f"{what} is {_show(value)}, not a dict")
+    if not (isinstance(value, dict)):
+        raise ValueError(f"{what} is {_show(value)}, not a dict")
     return value
 
 
@@ -341,7 +353,8 @@ def _record(**checks: Check) -> Check:
 
 def _one_of(*words: str) -> Check:
     def check(value: Any, what: str) -> str:
-        _want(value in words, f"{what} is {_show(value)}, not {' or '.join(words)}")
+        if value not in words:
+            raise ValueError(f"{what} is {_show(value)}, not {' or '.join(words)}")
         return value
 
     return check
@@ -380,20 +393,22 @@ def _tokens(value: Any, what: str) -> list[int]:
 
 def _words(value: Any, what: str) -> dict:
     for token, text in _dict(value, what).items():
-        _want(
-            token.isascii() and token.isdigit() and len(token) < 10, f"{what} has the key {_show(token)}, no token id"
-        )
-        _want(isinstance(text, str), f"{what}[{token}] is {_show(text)}, not a text")
+        if not (token.isascii() and token.isdigit() and len(token) < 10):
+            raise ValueError(f"{what} has the key {_show(token)}, no token id")
+        if not (isinstance(text, str)):
+            raise ValueError(f"{what}[{token}] is {_show(text)}, not a text")
     return value
 
 
 def _stop(value: Any, what: str) -> list:
-    _want(isinstance(value, list) and all(type(v) in (int, str) for v in value), f"{what} is {_show(value)}")
+    if not (isinstance(value, list) and all(type(v) in (int, str) for v in value)):
+        raise ValueError(f"{what} is {_show(value)}")
     return value
 
 
 def _span(span: Any, count: int) -> Span:
-    _want(isinstance(span, Span), f"{_show(span)} is no Span")
+    if not (isinstance(span, Span)):
+        raise ValueError(f"{_show(span)} is no Span")
     for name in ("start", "stop", "content_start", "content_stop"):
         _count(getattr(span, name), f"span.{name}")
     ordered = span.start <= span.content_start <= span.content_stop <= span.stop <= count
@@ -401,7 +416,8 @@ def _span(span: Any, count: int) -> Span:
     _want(type(span.role) is str and type(span.complete) is bool, "a span lacks its role or `complete`")
     words = {name: getattr(span, name) for name in ("role", "channel", "recipient", "author", "content_type")}
     for name, text in words.items():
-        _want(text is None or type(text) is str, f"span.{name} is {_show(text)}, not text")
+        if not (text is None or type(text) is str):
+            raise ValueError(f"span.{name} is {_show(text)}, not text")
     return replace(span, **{name: _plain(text, name) for name, text in words.items()})
 
 

@@ -1,0 +1,94 @@
+"""Each notebook in a real JupyterLab: as it is stored, without running anything, and run from top to bottom.
+
+Minutes, so WORKBENCH_LONG=1 switches it on; the screenshots in out/screenshots are there to be looked at.
+"""
+
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.views.browser import OUT, needed
+from tests.views.lab import HOME, Lab, lab
+
+pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[lab]'")
+NAMES = sorted(path.stem for path in (HOME / "notebooks").glob("[0-9][0-9]_*.ipynb"))
+pytestmark = [
+    needed,
+    pytest.mark.long,
+    pytest.mark.skipif(not os.environ.get("WORKBENCH_LONG"), reason="minutes; WORKBENCH_LONG=1 switches it on"),
+]
+
+# Every cell, those out of sight too: what it shows, and whether it is an error.
+SCROLL = """async () => {
+  const box = document.querySelector(".jp-WindowedPanel-outer"), step = box.clientHeight / 2;
+  for (let y = 0; y < box.scrollHeight; y += step) { box.scrollTop = y; await new Promise(f => setTimeout(f, 150)); }
+}"""
+SEEN = """() => window.jupyterapp.shell.currentWidget.content.widgets.map(cell => ({
+  id: cell.model.id,
+  errors: cell.node.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]').length,
+  live: cell.node.querySelectorAll(".wb").length,
+  stills: [...cell.node.querySelectorAll("[data-wb-still]")].filter(e => e.checkVisibility()).length,
+  missing: cell.node.innerText.includes("Error displaying widget") || cell.node.innerText.includes("Loading widget"),
+}))"""
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Lab]:
+    with lab() as running:
+        for folder in ("notebooks", "docs/figures", "data"):
+            ignored = shutil.ignore_patterns("out", "__pycache__", ".*")
+            shutil.copytree(HOME / folder, running.root / folder, ignore=ignored)
+        yield running
+
+
+@pytest.fixture
+def page(browser, server: Lab) -> Iterator[Any]:
+    page, asked = browser.new_page(viewport={"width": 1300, "height": 1800}), []
+    page.on("request", lambda request: asked.append(request.url))
+    yield page
+    page.close()
+    assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
+
+
+def shot(page: Any, name: str) -> None:
+    """The notebook in pictures, a screen at a time."""
+    OUT.mkdir(parents=True, exist_ok=True)
+    for old in OUT.glob(f"{name}-*.png"):
+        old.unlink()
+    height = page.evaluate("document.querySelector('.jp-WindowedPanel-outer').scrollHeight")
+    for number, top in enumerate(range(0, height, 1600)):
+        page.evaluate(f"document.querySelector('.jp-WindowedPanel-outer').scrollTop = {top}")
+        page.wait_for_timeout(500)
+        page.screenshot(path=OUT / f"{name}-{number:02}.png")
+
+
+def views_of(name: str) -> int:
+    """How many views the stored notebook shows."""
+    return (HOME / "notebooks" / f"{name}.ipynb").read_text("utf-8").count("(the live view: run this cell)")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_that_is_only_opened_shows_its_snapshots(name: str, server: Lab, page):
+    server.open(page, f"notebooks/{name}.ipynb")
+    page.evaluate(SCROLL)
+    seen = page.evaluate(SEEN)
+    assert sum(cell["live"] for cell in seen) == 0
+    assert sum(cell["stills"] for cell in seen) == views_of(name)
+    assert [cell["id"] for cell in seen if cell["errors"] or cell["missing"]] == []
+    shot(page, f"notebook-{name}-stored")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_that_is_run_is_alive(name: str, server: Lab, page, tmp_path: Path):
+    server.open(page, f"notebooks/{name}.ipynb")
+    server.run_all(page, timeout=600_000)
+    page.wait_for_timeout(1000)
+    page.evaluate(SCROLL)
+    seen = page.evaluate(SEEN)
+    assert [cell["id"] for cell in seen if cell["errors"] or cell["missing"]] == []
+    assert sum(cell["live"] for cell in seen) == views_of(name) and not any(cell["stills"] for cell in seen)
+    shot(page, f"notebook-{name}-run")
