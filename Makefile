@@ -68,7 +68,7 @@ format: $(VENV)/.dev
 	$(BIN)/ruff check --fix .
 
 lab: $(VENV)/.dev
-	cd notebooks && ../$(BIN)/python -m workbench.cli lab
+	cd notebooks && ../$(BIN)/python -m workbench.cli lab 00_first_trace.ipynb
 
 # Where a warning is an error. Notebooks are shown as they are stored: nothing runs.
 docs: $(VENV)/.dev

@@ -199,7 +199,7 @@ is elsewhere. That is a look ahead by one hop, not of the answer: two steps befo
 variables, where the next value must be worked out, there is nothing a step before either; it stands in the stream
 at the token before it is written, from layer 2 on. Effort changes little of that: before it thinks, pocket is
 right with {chains[:, :2].max():.2f} or less in the five families that need a chain, at low effort and at high,
-and nearly always after ({chains[:, 2].min():.2f} or more).""")
+and nearly always after.""")
 
 # %% twenty [markdown]
 # ## With your 20b

@@ -38,7 +38,7 @@ def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypat
 def findings(cell: nbformat.NotebookNode) -> str:
     """What a cell says in prose, its numbers included: it is made of what was measured."""
     shown = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", [])]
-    return "\n".join("".join(text) for text in shown)
+    return "".join("".join(text) for text in shown)
 
 
 def alike(one: str, other: str) -> bool:
