@@ -31,7 +31,8 @@ SEEN = """() => window.jupyterapp.shell.currentWidget.content.widgets.map(cell =
   id: cell.model.id,
   errors: cell.node.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]').length,
   live: cell.node.querySelectorAll(".wb").length,
-  stills: [...cell.node.querySelectorAll("[data-wb-still]")].filter(e => e.checkVisibility()).length,
+  stills: [...cell.node.querySelectorAll(".jp-OutputArea-child")].filter(output =>
+    output.checkVisibility() && output.querySelector("[data-wb-still], table img")).length,
   missing: cell.node.innerText.includes("Error displaying widget") || cell.node.innerText.includes("Loading widget"),
 }))"""
 
