@@ -140,7 +140,7 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.Monkey
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     with pytest.raises(MissingDependency, match=r"gpt-oss-workbench\[figures\]"):
         every_kind()["rule"].image("png")
-    assert "figures" in every_kind()["rule"]._repr_mimebundle_()["text/plain"]
+    assert "figures" in every_kind()["rule"]._repr_mimebundle_()[0]["text/plain"]
 
 
 def test_a_large_matrix_is_one_image_and_small_files():

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 WIDTHS = {"column": 85.0, "text": 140.0, "page": 180.0}  # mm: one of two columns, a page of one, a page of two
 LEAST, MOST = 20.0, 1000.0  # mm
 HEIGHT = 60.0  # mm of a row of panels
+PIXELS = 6.0  # a mm on the screen: type of 7 points is then as large as that of a notebook
 
 Tick = tuple[float, str]
 
@@ -175,17 +176,21 @@ class Figure:
 
         return images(self, [format])[format]
 
-    def _repr_mimebundle_(self, **_: Any) -> dict[str, Any]:
-        """In Jupyter it shows itself, without a script and without a network, whether or not a kernel is there."""
+    def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+        """In Jupyter it shows itself, without a script and without a network, whether or not a kernel is there.
+
+        As large as its type is easy to read: a figure of one column does not fill the page.
+        """
         from base64 import b64encode
 
         from workbench.errors import MissingDependency
 
         plain = {"text/plain": repr(self)}
         try:
-            return plain | {"image/png": b64encode(self.image("png")).decode()}
+            shown = {"image/png": {"width": round(self.width * PIXELS)}}
+            return plain | {"image/png": b64encode(self.image("png")).decode()}, shown
         except MissingDependency as missing:
-            return {"text/plain": f"{self!r}\n{missing}"}
+            return {"text/plain": f"{self!r}\n{missing}"}, {}
 
     def __repr__(self) -> str:
         marks = ", ".join(mark.kind for panel in self.panels for mark in panel.marks)
