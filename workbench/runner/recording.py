@@ -120,16 +120,14 @@ class Chosen(Tap):
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name == "hook_logits":
             with torch.no_grad():
-                verdict = torch.empty(x.shape[1])
-                known = 0
+                first = self._start + offset + 1  # the position of the token after the first of these
+                following = self.tokens[first : first + x.shape[1]].to(x.device)
+                verdict = torch.empty(len(following))
                 for i in range(0, x.shape[1], AT_A_TIME):
-                    logp = log_softmax(x[0, i : i + AT_A_TIME])
-                    first = self._start + offset + i + 1  # the position of the token after the first of these
-                    following = self.tokens[first : first + len(logp)].to(logp.device)
-                    said = logp[: len(following)].gather(-1, following[:, None])[:, 0]
-                    verdict[i : i + len(following)] = said.to("cpu", torch.float32)
-                    known = i + len(following)
-                self.logprob.append(verdict[:known])
+                    logp, wanted = log_softmax(x[0, i : i + AT_A_TIME]), following[i : i + AT_A_TIME]
+                    said = logp[: len(wanted)].gather(-1, wanted[:, None])[:, 0]
+                    verdict[i : i + len(wanted)] = said.to("cpu", torch.float32)
+                self.logprob.append(verdict)
                 self.last = logp[-1].clone()
         return x
 

@@ -196,7 +196,7 @@ class Manifest:
             for name, info in _dict(data["tensors"], "tensors").items():
                 _keys(info, [f.name for f in fields(TensorInfo)], f"tensors[{_show(name)}]")
                 for key in ("shape", "axes", "pieces"):
-                    if not (isinstance(info[key], list)):
+                    if not isinstance(info[key], list):
                         raise ValueError(f"tensors[{_show(name)}].{key} is no list")
                 for piece in info["pieces"]:
                     _want(isinstance(piece, list) and len(piece) == 3, "a piece is not [part, shape, sha256]")
@@ -238,6 +238,7 @@ Check = Callable[[Any, str], Any]
 
 
 def _want(truth: object, otherwise: str) -> None:
+    """For texts that cost nothing; one that shows a value is made where it is raised, for most values are right."""
     if not truth:
         raise ValueError(otherwise)
 
@@ -302,7 +303,7 @@ def _count(value: Any, what: str) -> int:
 def _number(value: Any, what: str) -> float:
     """A float always: 0 and 0.0 would be spelled differently, and give one run two ids."""
     finite = isfinite(value) if type(value) is float else type(value) is int and abs(value) < 2**53
-    if not (finite):
+    if not finite:
         raise ValueError(f"{what} is {_show(value)}, not a finite number")
     return float(value)
 
@@ -313,7 +314,7 @@ def _or_none(check: Check) -> Check:
 
 def _listed(kind: type | Check) -> Check:
     def check(value: Any, what: str) -> list:
-        if not (isinstance(value, list)):
+        if not isinstance(value, list):
             raise ValueError(f"{what} is {_show(value)}, not a list")
         if isinstance(kind, type):
             _want(all(type(item) is kind for item in value), f"{what} may hold only {kind.__name__}")
@@ -324,7 +325,7 @@ def _listed(kind: type | Check) -> Check:
 
 
 def _dict(value: Any, what: str) -> dict:
-    if not (isinstance(value, dict)):
+    if not isinstance(value, dict):
         raise ValueError(f"{what} is {_show(value)}, not a dict")
     return value
 
@@ -395,7 +396,7 @@ def _words(value: Any, what: str) -> dict:
     for token, text in _dict(value, what).items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
             raise ValueError(f"{what} has the key {_show(token)}, no token id")
-        if not (isinstance(text, str)):
+        if not isinstance(text, str):
             raise ValueError(f"{what}[{token}] is {_show(text)}, not a text")
     return value
 
@@ -407,7 +408,7 @@ def _stop(value: Any, what: str) -> list:
 
 
 def _span(span: Any, count: int) -> Span:
-    if not (isinstance(span, Span)):
+    if not isinstance(span, Span):
         raise ValueError(f"{_show(span)} is no Span")
     for name in ("start", "stop", "content_start", "content_stop"):
         _count(getattr(span, name), f"span.{name}")

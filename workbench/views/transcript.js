@@ -1,4 +1,5 @@
-// The tokens as text: messages by channel, steps by kind, or the colour of a number a token. Every token is one span.
+// The tokens as text: messages by channel, steps by kind, or the colour of a number a token. A token
+// is one span once it comes into sight.
 import { frame, make, mix, number, plain, register } from "./shared.js";
 
 const WIDE = 7.4; // of a letter in a saved transcript
