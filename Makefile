@@ -30,7 +30,7 @@ $(VENV)/.made:
 	@touch $@
 
 # The native kernels, again when their source changes. Without a C compiler it says so and all goes on with torch.
-$(VENV)/.native: $(VENV)/.made workbench/kernels/native.c workbench/kernels/build.py
+$(VENV)/.native: $(VENV)/.made $(wildcard workbench/kernels/*.[ch]) workbench/kernels/build.py
 	@$(BIN)/python -I workbench/kernels/build.py && touch $@ || true
 
 # Again when the dependencies change. A venv with the extras also serves `make demo`.

@@ -11,7 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench.errors import NotRecorded, PromptError
-from workbench.runner.gpt_oss import rms_norm
+from workbench.kernels.rows import rms_norm
 from workbench.runner.model import Model
 
 NUMBERS = 1 << 24  # of one piece of embeddings, at most: 67 MB in fp32

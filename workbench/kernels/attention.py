@@ -49,9 +49,9 @@ def scores(q: Tensor, k: Tensor, block: Block, offset: int, window: int | None) 
     """
     n_batch, _, n_heads, d_head = q.shape
     n_kv = k.shape[1]
-    if alone(q, k):
-        s = native.scores(q[0, 0], k[0, :, block.first : block.last])[None, :, None]
-        return hide(s, block, offset, window)
+    if native.takes(q) and native.takes(k):
+        late = offset + block.start - block.first
+        return native.scores(q[:, block.start : block.stop], k[:, :, block.first : block.last], late, window)
     rows = q[:, block.start : block.stop].transpose(1, 2)  # batch head query d_head
     n_rows = rows.shape[2]
     rows = rows.reshape(n_batch, n_kv, n_heads // n_kv * n_rows, d_head)
@@ -67,14 +67,6 @@ def scores(q: Tensor, k: Tensor, block: Block, offset: int, window: int | None) 
     return hide(s, block, offset, window)
 
 
-def alone(q: Tensor, k: Tensor) -> bool:
-    """Whether this is one query of one text (q: batch pos …) that the native kernels take, and no gradient is wanted.
-
-    A decoded token has one query: the products then are too small for BLAS, and the time is in reading the keys.
-    """
-    return q.shape[:2] == (1, 1) and native.takes(q) and native.takes(k)
-
-
 def hide(s: Tensor, block: Block, offset: int, window: int | None) -> Tensor:
     """Writes -inf where a key lies after its query or outside the window: only in the block's two ends can it."""
     n = block.stop - block.start
@@ -88,13 +80,14 @@ def hide(s: Tensor, block: Block, offset: int, window: int | None) -> Tensor:
     return s
 
 
-def normalise(s: Tensor, sinks: Tensor) -> tuple[Tensor, Tensor]:
+def normalise(s: Tensor, sinks: Tensor, first: int = 0) -> tuple[Tensor, Tensor]:
     """The softmax over keys and sink, in fp32 or better: the pattern (rows sum to 1 - sink) and the sink's share.
 
-    s: batch head query key; sinks: head. A row with no key at all gives a pattern of zeros and a sink of exactly 1.
+    s: batch head query key; sinks: head; first: the absolute position of the first key. A row with no key at all gives
+    a pattern of zeros and a sink of exactly 1.
     """
-    if alone(s.transpose(1, 2), s):
-        return s, native.softmax_sink_(s[0, :, 0], sinks)[None, :, None]
+    if native.takes(s) and s.dtype == torch.float32 and not (torch.is_grad_enabled() and sinks.requires_grad):
+        return s, native.softmax_(s, sinks, first)
     sink = sinks.to(s.dtype)[:, None, None]
     # the shift cancels, so it needs no gradient; detached, the two steps below may reuse the memory of s
     top = torch.maximum(s.detach().amax(-1, keepdim=True), sink.detach())
@@ -112,15 +105,15 @@ def exp_or_zero(x: Tensor) -> Tensor:
     return F.threshold(x.clamp_(min=math.log(tiny) + 1).exp_(), 4 * tiny, 0.0)
 
 
-def mix(pattern: Tensor, v: Tensor, block: Block) -> Tensor:
+def mix(pattern: Tensor, v: Tensor, block: Block, gone: int = 0) -> Tensor:
     """The values weighted by one block of the pattern: batch query head d_head.
 
-    pattern: batch head query key of the block; v: batch kv_head key d_head (all keys so far).
+    pattern: batch head query key of the block; v: batch kv_head key d_head, all keys so far but for the first `gone`.
     """
     n_batch, n_heads, n_rows, n_keys = pattern.shape
     n_kv, d_head = v.shape[1], v.shape[-1]
-    if alone(pattern.transpose(1, 2), v):
-        return native.mix(pattern[0, :, 0].float(), v[0, :, block.first : block.last])[None, None]
+    if native.takes(pattern) and native.takes(v):
+        return native.mix(pattern.float().contiguous(), v[:, :, block.first : block.last], gone + block.first)
     p = pattern.to(v.dtype).reshape(n_batch, n_kv, n_heads // n_kv * n_rows, n_keys)
     keys = v[:, :, block.first : block.last]
     z = torch.matmul(p.float(), keys.float()).to(v.dtype) if widens(p) else torch.matmul(p, keys)

@@ -13,7 +13,10 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "native.c"
+SOURCES = (SOURCE, HERE / "vectors.h", HERE / "fixed_order.h")  # the others are included by the first
 LIBRARY = HERE / ("_native.dylib" if sys.platform == "darwin" else "_native.so")
+# No contraction: a * b + c is one operation only where the source says fmaf, on every machine
+FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 HOW = "install a C compiler (apt install gcc / xcode-select --install) and run: python -m workbench.kernels.build"
 
 
@@ -23,7 +26,7 @@ class CannotBuild(Exception):
 
 def digest() -> str:
     """What the library carries, so that one that was built from another source is never used."""
-    return hashlib.sha256(SOURCE.read_bytes()).hexdigest()
+    return hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
 
 
 def compiler() -> list[str] | None:
@@ -41,7 +44,7 @@ def build(target: Path = LIBRARY, cc: list[str] | None = None, flags: tuple[str,
     if cc is None:
         raise CannotBuild(f"no C compiler here: {HOW}")
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    command = [*cc, "-O3", "-shared", "-fPIC", "-fvisibility=hidden", "-fno-math-errno", "-fno-trapping-math",
+    command = [*cc, *FLAGS, "-shared", "-fPIC", "-fvisibility=hidden",
                f'-DWORKBENCH_SOURCE="{digest()}"', *flags, str(SOURCE), "-o", str(temporary), "-lm"]  # fmt: skip
     try:
         # Apple's clang has no OpenMP; there the threads come from the system

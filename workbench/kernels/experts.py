@@ -8,8 +8,8 @@ from torch import Tensor
 
 from . import jit, native
 from .adapted import Adapted, plain
-from .linear import FEW, ROWS, changed, product
-from .packed import Matrices, Packed, dense
+from .linear import ROWS, changed, product
+from .packed import Matrices, dense
 
 
 def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
@@ -37,10 +37,7 @@ def choices(indices: Tensor, weight: Tensor) -> Tensor:
 
 
 class Plan(NamedTuple):
-    """Who computes what: the rows of all experts one after the other, each expert's rows filled up to a multiple of 4.
-
-    A position's bits then do not depend on how many other positions share its expert (see `linear`).
-    """
+    """Who computes what: the rows of all experts one after the other; each expert's may be filled up to a multiple."""
 
     groups: list[tuple[int, int, int]]  # expert, first row, last row
     rows: Tensor  # row -> position that it reads
@@ -73,53 +70,43 @@ def run(
 
     x: pos d_model; ran, share: pos choice; up: expert 2*d_mlp d_model; down: expert d_model d_mlp.
     """
-    ours = takes(x, plain(up)) and takes(x, plain(down))
-    p = plan(ran, share, 1 if ours else ROWS)  # a row of the native kernels never knows its neighbours
+    together = takes(x, plain(up)) and takes(x, plain(down))
+    p = plan(ran, share, 1 if native.takes(x) or together else ROWS)
     if not p.groups:
         return x.new_zeros(*ran.shape, x.shape[-1])
-    if ours:
-        y = _packed(x, p, up, up_bias, down, down_bias, alpha, limit)
-    else:
-        y = _one_by_one(x, p, up, up_bias, down, down_bias, alpha, limit)
+    product_of = _together if together else _one_by_one
+    gated = native.swiglu if native.takes(x) else swiglu
+
+    def all_of(rows: Tensor, matrices: Matrices | Adapted, bias: Tensor) -> Tensor:
+        return _changed(product_of(rows, p, plain(matrices), bias), rows, p, matrices)
+
+    y = all_of(gated(all_of(x.index_select(0, p.rows), up, up_bias), alpha, limit), down, down_bias)
     said = y.index_select(0, p.slots).view(*ran.shape, x.shape[-1])
     return said if p.everyone else said * (share != 0)[..., None]
 
 
 def takes(x: Tensor, matrices: Matrices) -> bool:
-    """Whether the native kernels, or numba's, compute with these: packed on the CPU, and no gradient is wanted."""
-    if not isinstance(matrices, Packed) or not matrices.usual:
+    """Whether the native kernels, or numba's, compute all experts at once: on the CPU, and no gradient is wanted."""
+    if isinstance(matrices, Tensor):
+        return native.takes(x) and native.takes(matrices)
+    if not matrices.usual:
         return False
+    return native.takes(x) if native.isa() is not None else jit.takes_decode(x)
+
+
+def _together(rows: Tensor, p: Plan, m: Matrices, bias: Tensor) -> Tensor:
+    """All experts at once; MXFP4 is read as it is."""
+    if isinstance(m, Tensor):
+        return native.linear_experts(rows, p.groups, m, bias)
     if native.isa() is None:
-        return jit.takes_decode(x)
-    return native.takes(x)
+        return jit.linear_mxfp4(rows, p.groups, m.blocks, m.scales, bias)
+    return native.linear_experts(rows, p.groups, (m.blocks, m.scales), bias)
 
 
-def _packed(x: Tensor, p: Plan, up, up_bias: Tensor, down, down_bias: Tensor, alpha: float, limit: float) -> Tensor:
-    """All experts at once, straight from MXFP4. Which form is used depends on the pass alone: see `FEW`."""
-    if native.isa() is None:
-        linear_mxfp4, gated, how = jit.linear_mxfp4, swiglu, ()
-    else:
-        linear_mxfp4, gated, how = native.linear_mxfp4, native.swiglu, (x.shape[0] <= FEW,)
-
-    def all_of(rows: Tensor, matrices: Matrices | Adapted, bias: Tensor) -> Tensor:
-        m = plain(matrices)
-        assert isinstance(m, Packed)
-        return _changed(linear_mxfp4(rows, p.groups, m.blocks, m.scales, bias, *how), rows, p, matrices)
-
-    return all_of(gated(all_of(x.index_select(0, p.rows), up, up_bias), alpha, limit), down, down_bias)
-
-
-def _one_by_one(x: Tensor, p: Plan, up, up_bias: Tensor, down, down_bias: Tensor, alpha: float, limit: float) -> Tensor:
+def _one_by_one(rows: Tensor, p: Plan, m: Matrices, bias: Tensor) -> Tensor:
     """One expert's matrix after the other, so that only one at a time is dequantised."""
-
-    def each(rows: Tensor, matrices: Matrices | Adapted, bias: Tensor) -> Tensor:
-        m = plain(matrices)
-        y = torch.cat([product(rows[a:b], dense(m, e, x.dtype), bias[e]) for e, a, b in p.groups])
-        return _changed(y, rows, p, matrices)
-
-    h = each(x.index_select(0, p.rows), up, up_bias)
-    gated = native.swiglu if native.takes(h) else swiglu
-    return each(gated(h, alpha, limit), down, down_bias)
+    multiply = native.linear if native.takes(rows) and native.takes(bias) else product
+    return torch.cat([multiply(rows[a:b], dense(m, e, rows.dtype), bias[e]) for e, a, b in p.groups])
 
 
 def _changed(y: Tensor, rows: Tensor, p: Plan, matrices: Matrices | Adapted) -> Tensor:

@@ -58,7 +58,8 @@ def takes_decode(x: Tensor) -> bool:
 def linear_mxfp4(
     x: Tensor, groups: Sequence[tuple[int, int, int]], blocks: Tensor, scales: Tensor, bias: Tensor
 ) -> Tensor:
-    """`native.linear_mxfp4` with `few`: the same contract."""
+    """`native.linear_experts` for MXFP4 and a few rows: the same contract, other roundings."""
+    native.check_groups(groups, x.shape[0])
     native.check_mxfp4(x, groups, blocks, scales, bias)
     n_out, n_groups = scales.shape[1:]
     y = torch.empty(x.shape[0], n_out)

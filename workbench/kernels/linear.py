@@ -12,30 +12,24 @@ from .packed import Matrices
 
 ROWS = 4
 WIDENED = 8192  # rows of a matrix that are widened at once: 94 MB in the 20b
-FEW = 4  # rows of a pass up to which the decode kernels are used: they stream weights, the others reuse them
-
-SOME = 32  # rows up to which the same is faster than to widen the whole matrix first
+FEW = 4  # rows up to which numba computes
 
 
 def linear(x: Tensor, weight: Tensor | Adapted, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b, with the rows filled up to a multiple of 4.
+    """x W^T + b. By the native kernels, a row's bits do not depend on the other rows.
 
-    BLAS picks other kernels, and so other roundings, for 1, 2, 3, 5 and 7 rows than for many. With the rows filled up
-    a position's bits do not depend on how many positions are computed beside it: an edit at one position can be
-    traced by exact equality, and an expert that gets one token computes as if it got four.
+    BLAS, which computes it elsewhere, promises nothing of the kind: it rounds differently for different numbers of
+    rows. They are filled up to a multiple of 4, which is enough on some processors; `rows_independent` finds out.
     """
     if isinstance(weight, Adapted):
         assert isinstance(weight.matrix, Tensor)
         return changed(linear(x, weight.matrix, bias), x, weight)
     flat = x.reshape(-1, x.shape[-1])
     n = flat.shape[0]
-    if n <= (SOME if widens(flat) else FEW) and streams(flat, weight):
-        ours = jit if native.isa() is None else native
-        if n <= FEW:
-            y = ours.linear_bf16(flat, weight, bias)
-        else:
-            y = torch.cat([ours.linear_bf16(rows, weight, bias) for rows in flat.split(FEW)])
-        return y.view(*x.shape[:-1], weight.shape[0])
+    if native.takes(flat) and native.takes(weight):
+        return native.linear(flat, weight, bias).view(*x.shape[:-1], weight.shape[0])
+    if n <= FEW and streams(flat, weight):
+        return jit.linear_bf16(flat, weight, bias).view(*x.shape[:-1], weight.shape[0])
     if spare := -n % ROWS:
         flat = F.pad(flat, (0, 0, 0, spare))
     y = product(flat, weight, bias)
@@ -56,12 +50,10 @@ def changed(y: Tensor, x: Tensor, matrix: Matrices | Adapted, expert: int | None
 
 
 def streams(x: Tensor, weight: Tensor) -> bool:
-    """Whether the native bf16 kernel computes this: on the CPU, and no gradient is wanted."""
+    """Whether numba computes these few rows in bf16: on the CPU, no native kernels, and no gradient is wanted."""
     if x.dtype != torch.bfloat16 or x.device.type != "cpu" or not weight.is_contiguous():
         return False
-    if native.isa() is None:
-        return jit.takes_decode(x)
-    return native.takes(x)
+    return native.isa() is None and jit.takes_decode(x)
 
 
 def product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:

@@ -1,13 +1,18 @@
-/* The arithmetic that takes the time, for the processor at hand: products with weights that stay in MXFP4, and what a
- * decoded token needs of attention. Called through ctypes by native.py, which checks every shape; nothing is checked
- * here. reference.py, experts.py and attention.py say in torch what these must equal.
+/* The arithmetic that takes the time, for the processor at hand: every product of a forward pass, from fp32, bf16 and
+ * MXFP4 alike, attention, and the functions of a row. Called through ctypes by native.py, which checks every shape;
+ * nothing is checked here. linear.py, experts.py, attention.py and rows.py say in torch what these must equal.
+ *
+ * A row's bits depend on that row alone: not on the other rows, the threads, or which of the forms below is used.
+ * In fp32, and in bf16 without AVX-512, they do not depend on the processor either: fixed_order.h defines the order of
+ * additions, vectors.h has its operations for each processor. bf16 with AVX-512 has an order of its own: two products
+ * and their sum are one instruction there.
  *
  * An MXFP4 row is a run of groups: 16 bytes of codes (byte i: element 2i low, 2i + 1 high) and one scale byte s; an
  * element is FP4[code] * 2^(s - 127). Every FP4 number is a bf16 whose two bytes come out of two 16-entry tables.
  *
- * Two forms. "few": one row of weights is one sequential stream, read once, decoded in registers, applied to up to
- * four tokens. "many": 32 rows are decoded into a panel that stays in the cache, then met by all tokens in register
- * tiles. Within a form the operations on one token never depend on how many others there are.
+ * A product has two forms that give the same bits. For up to four rows of an expert, each row of weights is one
+ * sequential stream, decoded in registers. For more, some rows of weights are decoded into a panel that stays in the
+ * cache, and all rows of x meet it there.
  */
 #include <math.h>
 #include <stddef.h>
@@ -53,6 +58,9 @@ typedef int64_t i64;
 #endif
 
 enum { PORTABLE = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };
+enum { FP32 = 0, BF16 = 1, MXFP4 = 2 }; /* how weights are stored */
+enum { FEW = 4, STRIP = 64, TILE = 256, STEP = 64, NEAR = 512 };
+/* rows of the first form; outputs and rows of a piece; weights at once; numbers of a row that stay in the nearest cache */
 
 /* The high and the low byte of each FP4 number as bf16. */
 #define HIGH 0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40, 0x40, 0x40, 0x80, 0xBF, 0xBF, 0xBF, 0xC0, 0xC0, 0xC0, 0xC0
@@ -99,795 +107,127 @@ static void each(i64 n, int threads, Work work, void *job) {
     for (i64 i = 0; i < n; i++) work(job, (size_t)i);
 }
 
-/* ---- the kernels of a level ---- */
+#include "vectors.h"
 
-enum { PANEL = 32, FOUR = 4, BLOCK = 384 }; /* rows of a panel; tokens at once in "few"; tokens of a piece in "many" */
+/* ---- exp and log, by operations that IEEE 754 defines: libm's differ between machines ---- */
 
+/* 2^n * e^r with |r| <= ln 2 / 2; two powers, because 2^128 is no float. NaN stays NaN; x may be anything. */
+IN float exponential(float x) {
+    const float round = 12582912.f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
+    float y = x > 100.f ? 100.f : x < -110.f ? -110.f : x;
+    float shifted = fmaf(y, 1.44269504088896341f, round), n = shifted - round;
+    float r = fmaf(n, 2.12194440e-4f, fmaf(n, -0.693359375f, y));
+    float p = fmaf(1.98412698e-4f, r, 1.38888889e-3f);
+    p = fmaf(p, r, 8.33333333e-3f), p = fmaf(p, r, 4.16666667e-2f), p = fmaf(p, r, 1.66666667e-1f), p = fmaf(p, r, .5f);
+    p = fmaf(p * r, r, r) + 1.f;
+    int32_t k = (int32_t)(as_bits(shifted) - 0x4b400000u);
+    k = k > 160 ? 160 : k < -160 ? -160 : k; /* of NaN the bits are anything */
+    int32_t half = k >> 1;
+    return p * as_float((u32)(half + 127) << 23) * as_float((u32)(k - half + 127) << 23);
+}
+IN float exponential_or_zero(float x) { /* what would leave the normal numbers is exactly 0 */
+    float e = exponential(x);
+    return e < 4 * 1.17549435e-38f ? 0.f : e;
+}
+/* e ln 2 + 2 artanh(t) with t = (m - 1) / (m + 1), m within sqrt 2 of 1: in fp64, rounded once. */
+static float logarithm(float x) {
+    if (!(x > 0) || x > 3.4028234e38f) return x == 0 ? -INFINITY : x > 0 ? x : NAN;
+    double m = x;
+    uint64_t bits;
+    memcpy(&bits, &m, 8);
+    int e = (int)(bits >> 52) - 1023; /* a subnormal float is a normal double */
+    bits = (bits & 0xfffffffffffffull) | (1023ull << 52);
+    memcpy(&m, &bits, 8);
+    if (m > 1.4142135623730951) m *= .5, e++;
+    double t = (m - 1) / (m + 1), s = t * t, sum = 0;
+    for (int i = 19; i >= 1; i -= 2) sum = sum * s + 1. / i;
+    return (float)(e * 0.6931471805599453 + 2 * t * sum);
+}
+IN float gated(float gate, float up, float alpha, float limit) {
+    gate = gate > limit ? limit : gate;
+    up = up > limit ? limit : up < -limit ? -limit : up;
+    return (up + 1.f) * (gate * (1.f / (1.f + exponential(-(alpha * gate)))));
+}
+#define MORE(a, b) ((b) > (a) ? (b) : (a))
+
+/* Rows of n numbers and a function of each: see fixed_order.h for what the members mean to which. */
 typedef struct {
-    /* few: x row -> the order in which `row` meets the weights, whole pairs of groups; then M <= 4 dot products */
-    void (*order)(const void *x, int bf16, i64 groups, void *to);
-    void (*row)(const u8 *codes, const u8 *scales, i64 groups, const void *x, size_t stride, int m, float *out);
-    /* many: x -> tiles; 32 rows -> a panel; a tile of tokens times a panel, added up in sums[token][32] */
-    void (*panel)(const u8 *codes, i64 code_row, const u8 *scales, i64 scale_row, int rows, i64 groups, void *to);
-    void (*tile)(int m, const void *panel, const void *x, i64 x_row, i64 groups, float *sums, int first);
-    const u8 *place; /* sums[token][i] belongs to row place[i] of the panel; NULL: to row i */
-    int size;        /* bytes of a weight or an activation as these read them */
-    int tokens;      /* of a tile */
-    int chunk;       /* groups of a panel */
-    int packed;      /* whether tiles are packed [k][tokens]; otherwise they are rows of x itself */
-} Kernels;
+    const void *x;
+    void *out;
+    const float *scale, *other;
+    i64 n, count;
+    float eps, alpha, limit;
+    int bf16;
+} Rows;
 
-/* Elements of a row of x in "few": whole pairs of groups, and room for what a kernel notes about the row. */
-IN size_t width_few(i64 groups) { return 32 * (size_t)(groups + (groups & 1)) + 16; }
+#define CAT_(a, b) a##_##b
+#define CAT(a, b) CAT_(a, b)
 
-/* ---- portable ---- */
+#define LEVEL plain
+#define TARGET
+#define MANY_ROWS 1
+#define MANY_COLS 1
+#define WEIGH_ROWS 1
+#include "fixed_order.h"
+#if defined(__x86_64__)
+#define LEVEL avx2
+#define TARGET T2
+#define MANY_ROWS 3
+#define MANY_COLS 2
+#define WEIGH_ROWS 2
+#include "fixed_order.h"
+#endif
+#if defined(HAS512)
+#define LEVEL avx512
+#define TARGET T512
+#define MANY_ROWS 4
+#define MANY_COLS 4
+#define WEIGH_ROWS 4
+#include "fixed_order.h"
+#endif
+#if defined(__aarch64__)
+#define LEVEL neon
+#define TARGET
+#define MANY_ROWS 2
+#define MANY_COLS 2
+#define WEIGH_ROWS 2
+#include "fixed_order.h"
+#endif
 
-static void order_plain(const void *x, int bf16, i64 groups, void *to) {
-    for (i64 k = 0; k < 32 * groups; k++) ((float *)to)[k] = load(x, k, bf16);
-}
+/* ---- a row of MXFP4: decoded to fp32, and met by up to four rows of x while it is decoded ----
+ *
+ * `few` takes x in an order of its own (`order`), so that what comes out of a register of codes meets it as it is. */
 
-IN void row_plain_m(const u8 *codes, const u8 *scales, i64 groups, const float *x, size_t stride, int m, float *out) {
-    float sum[FOUR][8] = {{0}};
-    for (i64 g = 0; g < groups; g++) {
+static void decode_plain(const u8 *codes, const u8 *scales, i64 groups, float *out) {
+    for (i64 g = 0; g < groups; g++, out += 32) {
         const u8 *p = codes + 16 * g;
-        float w[32], s = power(scales[g]);
-        for (int i = 0; i < 16; i++) w[2 * i] = FP4[p[i] & 15], w[2 * i + 1] = FP4[p[i] >> 4];
-        for (int t = 0; t < m; t++) {
-            const float *y = x + t * stride + 32 * g;
-            for (int i = 0; i < 8; i++)
-                sum[t][i] += s * ((w[i] * y[i] + w[i + 8] * y[i + 8]) + (w[i + 16] * y[i + 16] + w[i + 24] * y[i + 24]));
-        }
-    }
-    for (int t = 0; t < m; t++) {
-        const float *s = sum[t];
-        out[t] = ((s[0] + s[4]) + (s[1] + s[5])) + ((s[2] + s[6]) + (s[3] + s[7]));
+        float s = power(scales[g]);
+        for (int i = 0; i < 16; i++) out[2 * i] = FP4[p[i] & 15] * s, out[2 * i + 1] = FP4[p[i] >> 4] * s;
     }
 }
-static void row_plain(const u8 *c, const u8 *s, i64 g, const void *x, size_t stride, int m, float *out) {
-    for (int t = 0; t < m; t++) row_plain_m(c, s, g, (const float *)x + t * stride, stride, 1, out + t);
-}
-
-static void panel_plain(const u8 *codes, i64 code_row, const u8 *scales, i64 scale_row, int rows, i64 groups, void *to) {
-    float *out = to;
-    memset(out, 0, sizeof(float) * 32 * groups * PANEL);
-    for (int r = 0; r < rows; r++)
-        for (i64 g = 0; g < groups; g++) {
-            const u8 *p = codes + r * code_row + 16 * g;
-            float s = power(scales[r * scale_row + g]), *o = out + (r / 16) * 16 * 32 * groups + 512 * g + r % 16;
-            for (int i = 0; i < 16; i++) o[32 * i] = FP4[p[i] & 15] * s, o[32 * i + 16] = FP4[p[i] >> 4] * s;
+static void order_plain(const float *x, i64 groups, float *to) { memcpy(to, x, sizeof(float) * 32 * (size_t)groups); }
+/* Some rows of weights, `row` and `scale_row` bytes apart, with m <= FEW rows of x: y[t * STRIP + row]. */
+typedef struct { const u8 *codes, *scales; i64 row, scale_row, rows, groups; } Rowset;
+static void few_plain(const Rowset *w, const float *x, int m, float *y) {
+    for (i64 o = 0; o < w->rows; o++) {
+        float s[FEW][16] = {{0}}, of_group[32];
+        for (i64 g = 0; g < w->groups; g++) {
+            decode_plain(w->codes + o * w->row + 16 * g, w->scales + o * w->scale_row + g, 1, of_group);
+            for (int t = 0; t < m; t++)
+                for (int k = 0; k < 32; k++) s[t][k & 15] = fmaf(x[32 * (t * w->groups + g) + k], of_group[k], s[t][k & 15]);
         }
-}
-
-/* Two halves of 16 outputs; the panel of each is [k][16], and x is packed [k][6]. */
-IN void tile_plain_m(int m, const float *w, const float *x, i64 n, float *sums, int first) {
-    float a[6][16];
-    for (int t = 0; t < m; t++) for (int i = 0; i < 16; i++) a[t][i] = 0;
-    for (i64 k = 0; k < n; k++, w += 16, x += 6)
-        for (int t = 0; t < m; t++) for (int i = 0; i < 16; i++) a[t][i] += w[i] * x[t];
-    for (int t = 0; t < m; t++)
-        for (int i = 0; i < 16; i++) sums[PANEL * t + i] = first ? a[t][i] : sums[PANEL * t + i] + a[t][i];
-}
-static void tile_plain(int m, const void *panel, const void *x, i64 x_row, i64 groups, float *sums, int first) {
-    (void)x_row;
-    for (int h = 0; h < 2; h++) {
-        const float *w = (const float *)panel + h * 16 * 32 * groups;
-        for (int t = 0; t < m; t += 2) {
-            if (m - t >= 2) tile_plain_m(2, w, (const float *)x + t, 32 * groups, sums + PANEL * t + 16 * h, first);
-            else tile_plain_m(1, w, (const float *)x + t, 32 * groups, sums + PANEL * t + 16 * h, first);
-        }
+        for (int t = 0; t < m; t++) y[t * STRIP + o] = tree(s[t]);
     }
 }
-
-/* What is done to each token of a tile, written out by the preprocessor: only then does clang keep the sums of more
- * than three in registers. */
-#define AT(n, ...) { enum { t = n }; __VA_ARGS__ }
-#define TOKENS_6(m, ...) \
-    AT(0, __VA_ARGS__) if ((m) > 1) AT(1, __VA_ARGS__) if ((m) > 2) AT(2, __VA_ARGS__) \
-    if ((m) > 3) AT(3, __VA_ARGS__) if ((m) > 4) AT(4, __VA_ARGS__) if ((m) > 5) AT(5, __VA_ARGS__)
-#define TOKENS_12(m, ...) \
-    TOKENS_6(m, __VA_ARGS__) \
-    if ((m) > 6) AT(6, __VA_ARGS__) if ((m) > 7) AT(7, __VA_ARGS__) if ((m) > 8) AT(8, __VA_ARGS__) \
-    if ((m) > 9) AT(9, __VA_ARGS__) if ((m) > 10) AT(10, __VA_ARGS__) if ((m) > 11) AT(11, __VA_ARGS__)
 
 /* M is a constant in each call, so that the sums are registers. */
-#define BY_TOKENS_4(f, m, ...) \
-    switch (m) { case 1: f(1, __VA_ARGS__); break; case 2: f(2, __VA_ARGS__); break; \
-                 case 3: f(3, __VA_ARGS__); break; default: f(4, __VA_ARGS__); }
-#define BY_TOKENS_6(f, m, ...) \
-    switch (m) { case 5: f(5, __VA_ARGS__); break; case 6: f(6, __VA_ARGS__); break; \
-                 default: BY_TOKENS_4(f, m, __VA_ARGS__) }
-#define BY_TOKENS_12(f, m, ...) \
-    switch (m) { case 7: f(7, __VA_ARGS__); break; case 8: f(8, __VA_ARGS__); break; \
-                 case 9: f(9, __VA_ARGS__); break; case 10: f(10, __VA_ARGS__); break; \
-                 case 11: f(11, __VA_ARGS__); break; case 12: f(12, __VA_ARGS__); break; \
-                 default: BY_TOKENS_6(f, m, __VA_ARGS__) }
+#define BY_ROWS_4(f, r, m, ...) \
+    switch (m) { case 1: f(r, 1, __VA_ARGS__); break; case 2: f(r, 2, __VA_ARGS__); break; \
+                 case 3: f(r, 3, __VA_ARGS__); break; default: f(r, 4, __VA_ARGS__); }
 
 #if defined(__x86_64__)
-/* ---- AVX2: in fp32, exact for bf16 input too; "few" in whole numbers ---- */
-
 static const u8 HIGH2[32] __attribute__((aligned(32))) = {HIGH, HIGH}, LOW2[32] __attribute__((aligned(32))) = {LOW, LOW};
 
-/* 32 nibbles -> 32 numbers: w[0] and w[1] are bytes 0, 2, 4, 6 and 1, 3, 5, 7 of each half, w[2] and w[3] the rest. */
-T2 IN void numbers2(__m256i nibbles, __m256 w[4]) {
-    const __m256i top = _mm256_set1_epi32((int)0xffff0000);
-    __m256i h = _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)HIGH2), nibbles);
-    __m256i l = _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)LOW2), nibbles);
-    __m256i a = _mm256_unpacklo_epi8(l, h), b = _mm256_unpackhi_epi8(l, h);
-    w[0] = _mm256_castsi256_ps(_mm256_slli_epi32(a, 16)), w[1] = _mm256_castsi256_ps(_mm256_and_si256(a, top));
-    w[2] = _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), w[3] = _mm256_castsi256_ps(_mm256_and_si256(b, top));
-}
-
-T2 IN float total2(__m256 v) {
-    __m128 a = _mm_add_ps(_mm256_castps256_ps128(v), _mm256_extractf128_ps(v, 1));
-    a = _mm_add_ps(a, _mm_movehl_ps(a, a));
-    return _mm_cvtss_f32(_mm_add_ss(a, _mm_movehdup_ps(a)));
-}
-
-/* "few" multiplies integers, exactly: eight bits at a time take fewer instructions than fp32 whose weights must first
- * be made of their codes. Of a group of x every number becomes v * 2^e, v whole and |v| <= 2^22, so that what is lost
- * is less than 2^-22 of the group's largest; v is three signed digits of eight bits. A doubled FP4 number plus 12 lies
- * in 0..24, is a byte of a table, and its products with digits never overflow; 12 times the sum of v is taken off.
- *
- * A pair of groups: three planes of digits, lowest first, each of 32 even elements and 32 odd ones (16 of either
- * group); then what is to be taken off, for each four lanes of a group. After all pairs the powers 2^(e - 1). */
-enum { PAIR = 224, DIGITS = 3 };
-static const u8 UP12[32] __attribute__((aligned(32))) = {12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0,
-                                                         12, 13, 14, 15, 16, 18, 20, 24, 12, 11, 10, 9, 8, 6, 4, 0};
-
-/* The group's numbers as whole ones; gives the power of two that one of them counts. */
-T2 static float whole_avx2(const float x[32], int32_t v[32]) {
-    float most = 0;
-    for (int i = 0; i < 32; i++) most = fabsf(x[i]) > most ? fabsf(x[i]) : most;
-    int e = (int)(as_bits(most) >> 23) - 126; /* most < 2^e */
-    e = e < -100 ? -100 : e;                  /* below, all are as good as nothing; 2^(22 - e) must be a float */
-    float up = as_float((u32)(22 - e + 127) << 23);
-    for (int i = 0; i < 32; i++) v[i] = (int32_t)rintf(x[i] * up);
-    return as_float((u32)(e - 22 + 127) << 23);
-}
-
-T2 static void order_avx2(const void *x, int bf16, i64 groups, void *to) {
-    u8 *o = to;
-    float *powers = (float *)(o + PAIR * ((groups + 1) / 2));
-    int *plain = (int *)to + width_few(groups) - 1;
-    *plain = 0;
-    for (i64 k = 0; k < 32 * groups; k++) *plain |= (as_bits(load(x, k, bf16)) & 0x7f800000) == 0x7f800000;
-    if (*plain) { order_plain(x, bf16, groups, to); return; } /* infinite or NaN: no whole number is like that */
-    for (i64 g = 0; g < groups; g += 2, o += PAIR) {
-        int32_t off[8] __attribute__((aligned(32))) = {0};
-        memset(o, 0, PAIR);
-        for (int b = 0; b < 2 && g + b < groups; b++) {
-            float y[32];
-            int32_t v[32];
-            for (int i = 0; i < 32; i++) y[i] = load(x, 32 * (g + b) + i, bf16);
-            powers[g + b] = .5f * whole_avx2(y, v);
-            for (int i = 0; i < 32; i++) off[4 * b + i / 8] += 12 * v[i];
-            for (int plane = 0; plane < DIGITS; plane++)
-                for (int i = 0; i < 32; i++) {
-                    int8_t digit = (int8_t)v[i];
-                    o[64 * plane + 32 * (i & 1) + 16 * b + i / 2] = (u8)digit;
-                    v[i] = (v[i] - digit) >> 8;
-                }
-        }
-        memcpy(o + 64 * DIGITS, off, sizeof off);
-    }
-}
-
-T2 IN void row_avx2_m(int m, const u8 *codes, const u8 *scales, i64 groups, const u8 *x, size_t stride, float *out) {
-    const __m256i low = _mm256_set1_epi8(15), table = _mm256_load_si256((const __m256i *)UP12);
-    const __m256i one = _mm256_set1_epi16(1), byte = _mm256_set1_epi16(256), spread = _mm256_setr_epi32(0, 0, 0, 0, 1, 1, 1, 1);
-    const u8 *powers = x + PAIR * ((groups + 1) / 2);
-    __m256 sum[FOUR];
-    float s[FOUR][64];
-    UNROLL for (int t = 0; t < m; t++) sum[t] = _mm256_setzero_ps();
-    for (i64 start = 0; start < groups; start += 64) {
-        i64 n = least(64, groups - start), g;
-        for (g = 0; g + 8 <= n; g += 8) {
-            __m256 k = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(
-                _mm_loadl_epi64((const __m128i *)(scales + start + g))), 23));
-            UNROLL for (int t = 0; t < m; t++)
-                _mm256_storeu_ps(s[t] + g, _mm256_mul_ps(k, _mm256_loadu_ps((const float *)(powers + t * stride) + start + g)));
-        }
-        for (; g < n; g++)
-            UNROLL for (int t = 0; t < m; t++) s[t][g] = power(scales[start + g]) * ((const float *)(powers + t * stride))[start + g];
-        if (n & 1) UNROLL for (int t = 0; t < m; t++) s[t][n] = 0;
-        for (g = 0; g < n; g += 2) {
-            const u8 *p = codes + 16 * (start + g), *y = x + PAIR / 2 * (start + g);
-            _mm_prefetch((const char *)p + 8192, _MM_HINT_T0);
-            __m256i b = g + 1 < n ? _mm256_loadu_si256((const __m256i *)p)
-                : _mm256_inserti128_si256(_mm256_setzero_si256(), _mm_loadu_si128((const __m128i *)p), 0);
-            __m256i even = _mm256_shuffle_epi8(table, _mm256_and_si256(b, low));
-            __m256i odd = _mm256_shuffle_epi8(table, _mm256_and_si256(_mm256_srli_epi16(b, 4), low));
-            UNROLL for (int t = 0; t < m; t++) {
-                const __m256i *z = (const __m256i *)(y + t * stride);
-                __m256i d0 = _mm256_add_epi16(_mm256_maddubs_epi16(even, z[0]), _mm256_maddubs_epi16(odd, z[1]));
-                __m256i d1 = _mm256_add_epi16(_mm256_maddubs_epi16(even, z[2]), _mm256_maddubs_epi16(odd, z[3]));
-                __m256i d2 = _mm256_add_epi16(_mm256_maddubs_epi16(even, z[4]), _mm256_maddubs_epi16(odd, z[5]));
-                __m256i v = _mm256_add_epi32(_mm256_madd_epi16(d1, byte), _mm256_slli_epi32(_mm256_madd_epi16(d2, one), 16));
-                v = _mm256_add_epi32(v, _mm256_sub_epi32(_mm256_madd_epi16(d0, one), z[6]));
-                __m256 k = _mm256_permutevar_ps(_mm256_castpd_ps(_mm256_broadcast_sd((const double *)(s[t] + g))), spread);
-                sum[t] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(v), k, sum[t]);
-            }
-        }
-    }
-    UNROLL for (int t = 0; t < m; t++) out[t] = total2(sum[t]);
-}
-T2 static void row_avx2(const u8 *c, const u8 *s, i64 g, const void *x, size_t stride, int m, float *out) {
-    int plain = 0;
-    for (int t = 0; t < m; t++) plain |= ((const int *)x)[(t + 1) * stride - 1];
-    if (!plain) { BY_TOKENS_4(row_avx2_m, m, c, s, g, x, 4 * stride, out) return; }
-    for (int t = 0; t < m; t++) {
-        const float *y = (const float *)x + t * stride;
-        if (((const int *)y)[stride - 1]) row_plain(c, s, g, y, stride, 1, out + t);
-        else row_avx2_m(1, c, s, g, (const u8 *)y, 4 * stride, out + t);
-    }
-}
-
-/* The bytes of 32 rows are transposed, so that a register holds one byte of each: rows 0-15 in one half, 16-31 in the
- * other. What `numbers2` makes of it comes in the order of PLACE2. */
-static const u8 PLACE2[PANEL] = {0, 2, 4, 6, 16, 18, 20, 22, 1, 3, 5, 7, 17, 19, 21, 23,
-                                 8, 10, 12, 14, 24, 26, 28, 30, 9, 11, 13, 15, 25, 27, 29, 31};
-
-T2 static void panel_avx2(const u8 *codes, i64 code_row, const u8 *scales, i64 scale_row, int rows, i64 groups, void *to) {
-    const __m256i low = _mm256_set1_epi8(15);
-    float *first = to, *second = first + 16 * 32 * groups;
-    for (i64 g = 0; g < groups; g++) {
-        __m256i a[16], b[16];
-        float s[PANEL] __attribute__((aligned(32)));
-        UNROLL for (int r = 0; r < 16; r++) {
-            __m128i x = r < rows ? _mm_loadu_si128((const __m128i *)(codes + r * code_row + 16 * g)) : _mm_setzero_si128();
-            __m128i y = r + 16 < rows ? _mm_loadu_si128((const __m128i *)(codes + (r + 16) * code_row + 16 * g))
-                                      : _mm_setzero_si128();
-            a[r] = _mm256_inserti128_si256(_mm256_castsi128_si256(x), y, 1);
-        }
-        UNROLL for (int pass = 0; pass < 4; pass++) { /* each interleaves the upper with the lower half */
-            UNROLL for (int i = 0; i < 8; i++)
-                b[2 * i] = _mm256_unpacklo_epi8(a[i], a[i + 8]), b[2 * i + 1] = _mm256_unpackhi_epi8(a[i], a[i + 8]);
-            UNROLL for (int i = 0; i < 16; i++) a[i] = b[i];
-        }
-        for (int i = 0; i < PANEL; i++) s[i] = PLACE2[i] < rows ? power(scales[PLACE2[i] * scale_row + g]) : 0;
-        __m256 k[4];
-        for (int i = 0; i < 4; i++) k[i] = _mm256_load_ps(s + 8 * i);
-        for (int j = 0; j < 16; j++)
-            for (int nibble = 0; nibble < 2; nibble++) {
-                __m256 w[4];
-                i64 at = 16 * (32 * g + 2 * j + nibble);
-                numbers2(_mm256_and_si256(nibble ? _mm256_srli_epi16(a[j], 4) : a[j], low), w);
-                _mm256_store_ps(first + at, _mm256_mul_ps(w[0], k[0]));
-                _mm256_store_ps(first + at + 8, _mm256_mul_ps(w[1], k[1]));
-                _mm256_store_ps(second + at, _mm256_mul_ps(w[2], k[2]));
-                _mm256_store_ps(second + at + 8, _mm256_mul_ps(w[3], k[3]));
-            }
-    }
-}
-
-T2 IN void tile_avx2_m(int m, const float *w, const float *x, i64 n, float *sums, int first) {
-    __m256 a[6][2];
-    TOKENS_6(m, a[t][0] = a[t][1] = _mm256_setzero_ps();)
-    UNROLL4 for (i64 k = 0; k < n; k++) {
-        __m256 u = _mm256_load_ps(w + 16 * k), v = _mm256_load_ps(w + 16 * k + 8), y;
-        TOKENS_6(m,
-            y = _mm256_broadcast_ss(x + 6 * k + t);
-            a[t][0] = _mm256_fmadd_ps(u, y, a[t][0]), a[t][1] = _mm256_fmadd_ps(v, y, a[t][1]);)
-    }
-    TOKENS_6(m,
-        float *s = sums + PANEL * t;
-        if (!first) a[t][0] = _mm256_add_ps(a[t][0], _mm256_load_ps(s)), a[t][1] = _mm256_add_ps(a[t][1], _mm256_load_ps(s + 8));
-        _mm256_store_ps(s, a[t][0]), _mm256_store_ps(s + 8, a[t][1]);)
-}
-T2 static void half_avx2(int m, const float *w, const float *x, i64 n, float *sums, int first) {
-    BY_TOKENS_6(tile_avx2_m, m, w, x, n, sums, first)
-}
-T2 static void tile_avx2(int m, const void *panel, const void *x, i64 x_row, i64 groups, float *sums, int first) {
-    (void)x_row;
-    half_avx2(m, panel, x, 32 * groups, sums, first);
-    half_avx2(m, (const float *)panel + 16 * 32 * groups, x, 32 * groups, sums + 16, first);
-}
-#endif
-
-#if defined(HAS512)
-/* ---- AVX-512 with bf16: two products and their sum in one instruction ---- */
-
-static const u16 BF16[32] __attribute__((aligned(64))) = {
-    0x0000, 0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040, 0x4080, 0x40C0, 0x8000, 0xBF00, 0xBF80, 0xBFC0, 0xC000, 0xC040, 0xC080, 0xC0C0,
-    0x0000, 0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040, 0x4080, 0x40C0, 0x8000, 0xBF00, 0xBF80, 0xBFC0, 0xC000, 0xC040, 0xC080, 0xC0C0};
-
-/* Of every pair of groups first the even, then the odd elements. */
-static void order_avx512(const void *x, int bf16, i64 groups, void *to) {
-    u16 *o = to;
-    (void)bf16;
-    for (i64 g = 0; g < groups; g += 2)
-        for (int nibble = 0; nibble < 2; nibble++)
-            for (int i = 0; i < 32; i++) *o++ = g + i / 16 < groups ? ((const u16 *)x)[32 * g + 2 * i + nibble] : 0;
-}
-
-T512 IN void row_avx512_m(int m, const u8 *codes, const u8 *scales, i64 groups, const u16 *x, size_t stride, float *out) {
-    const __m512i table = _mm512_load_si512(BF16);
-    const __m512i spread = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    __m512 even[FOUR], odd[FOUR], zero = _mm512_setzero_ps();
-    float s[64] __attribute__((aligned(64)));
-    UNROLL for (int t = 0; t < m; t++) even[t] = odd[t] = zero;
-    for (i64 start = 0; start < groups; start += 64) {
-        i64 n = least(64, groups - start);
-        for (i64 g = 0; g < n; g += 16) { /* what lies past the end becomes 0 */
-            __mmask16 there = n - g >= 16 ? 0xffff : (__mmask16)((1u << (n - g)) - 1);
-            _mm512_store_ps(s + g, _mm512_castsi512_ps(_mm512_slli_epi32(
-                _mm512_cvtepu8_epi32(_mm_maskz_loadu_epi8(there, scales + start + g)), 23)));
-        }
-        for (i64 g = 0; g < n; g += 2) {
-            const u8 *p = codes + 16 * (start + g);
-            const u16 *y = x + 32 * (start + g);
-            _mm_prefetch((const char *)p + 8192, _MM_HINT_T0);
-            __m256i bytes = g + 1 < n ? _mm256_loadu_si256((const __m256i *)p)
-                : _mm256_inserti128_si256(_mm256_setzero_si256(), _mm_loadu_si128((const __m128i *)p), 0);
-            __m512i b = _mm512_cvtepu8_epi16(bytes); /* the lookup reads the low five bits: the table is there twice */
-            __m512i v = _mm512_permutexvar_epi16(b, table), w = _mm512_permutexvar_epi16(_mm512_srli_epi16(b, 4), table);
-            __m512 k = _mm512_permutexvar_ps(spread, _mm512_castps128_ps512(_mm_castpd_ps(_mm_load_sd((const double *)(s + g)))));
-            UNROLL for (int t = 0; t < m; t++) {
-                const u16 *z = y + t * stride;
-                __m512 a = _mm512_dpbf16_ps(zero, (__m512bh)v, (__m512bh)_mm512_loadu_si512(z));
-                __m512 c = _mm512_dpbf16_ps(zero, (__m512bh)w, (__m512bh)_mm512_loadu_si512(z + 32));
-                even[t] = _mm512_fmadd_ps(a, k, even[t]), odd[t] = _mm512_fmadd_ps(c, k, odd[t]);
-            }
-        }
-    }
-    UNROLL for (int t = 0; t < m; t++) out[t] = _mm512_reduce_add_ps(_mm512_add_ps(even[t], odd[t]));
-}
-T512 static void row_avx512(const u8 *c, const u8 *s, i64 g, const void *x, size_t stride, int m, float *out) {
-    BY_TOKENS_4(row_avx512_m, m, c, s, g, x, stride, out)
-}
-
-/* 16 rows -> [pair of k][16][2]; the scale is added to the exponents, which `safe_scales` has shown to have room. */
-T512 static void half_panel_avx512(const u8 *codes, i64 code_row, const u8 *scales, i64 scale_row, int rows, i64 groups, u16 *to) {
-    static const u8 QUARTERS[64] __attribute__((aligned(64))) = {
-        0, 16, 32, 48, 1, 17, 33, 49, 2, 18, 34, 50, 3, 19, 35, 51, 4, 20, 36, 52, 5, 21, 37, 53, 6, 22, 38, 54, 7, 23, 39, 55,
-        8, 24, 40, 56, 9, 25, 41, 57, 10, 26, 42, 58, 11, 27, 43, 59, 12, 28, 44, 60, 13, 29, 45, 61, 14, 30, 46, 62, 15, 31, 47, 63};
-    const __m512i table = _mm512_load_si512(BF16), size = _mm512_set1_epi16(0x7fff), order = _mm512_load_si512(QUARTERS);
-    for (i64 g = 0; g < groups; g++) {
-        __m512i a[4];
-        int s[16] __attribute__((aligned(64)));
-        u8 t[64 * 4] __attribute__((aligned(64)));
-        UNROLL for (int i = 0; i < 4; i++) { /* four rows: byte j of each becomes dword j */
-            __m128i r[4];
-            UNROLL for (int j = 0; j < 4; j++)
-                r[j] = 4 * i + j < rows ? _mm_loadu_si128((const __m128i *)(codes + (4 * i + j) * code_row + 16 * g)) : _mm_setzero_si128();
-            __m512i v = _mm512_castsi128_si512(r[0]);
-            v = _mm512_inserti32x4(v, r[1], 1), v = _mm512_inserti32x4(v, r[2], 2), v = _mm512_inserti32x4(v, r[3], 3);
-            a[i] = _mm512_permutexvar_epi8(order, v);
-        }
-        for (int r = 0; r < 16; r++) {
-            int e = r < rows ? ((int)scales[r * scale_row + g] - 127) * 128 : 0;
-            s[r] = (int)((u32)(e & 0xffff) * 0x10001u);
-        }
-        __m512i add = _mm512_load_si512(s);
-        __m512i b0 = _mm512_unpacklo_epi32(a[0], a[1]), b1 = _mm512_unpackhi_epi32(a[0], a[1]);
-        __m512i b2 = _mm512_unpacklo_epi32(a[2], a[3]), b3 = _mm512_unpackhi_epi32(a[2], a[3]);
-        _mm512_store_si512(t, _mm512_unpacklo_epi64(b0, b2)), _mm512_store_si512(t + 64, _mm512_unpackhi_epi64(b0, b2));
-        _mm512_store_si512(t + 128, _mm512_unpacklo_epi64(b1, b3)), _mm512_store_si512(t + 192, _mm512_unpackhi_epi64(b1, b3));
-        UNROLL for (int j = 0; j < 16; j++) { /* byte j of 16 rows: the low nibble to the low half, the high to the high */
-            __m512i b = _mm512_cvtepu8_epi32(_mm_load_si128((const __m128i *)(t + 64 * (j & 3) + 16 * (j >> 2))));
-            b = _mm512_permutexvar_epi16(_mm512_or_si512(b, _mm512_slli_epi32(b, 12)), table);
-            b = _mm512_mask_add_epi16(b, _mm512_test_epi16_mask(b, size), b, add); /* a zero stays one */
-            _mm512_store_si512(to + (16 * g + j) * 2 * PANEL, b);
-        }
-    }
-}
-T512 static void panel_avx512(const u8 *codes, i64 code_row, const u8 *scales, i64 scale_row, int rows, i64 groups, void *to) {
-    int more = rows > 16 ? rows - 16 : 0;
-    half_panel_avx512(codes, code_row, scales, scale_row, rows - more, groups, to);
-    half_panel_avx512(codes + 16 * code_row, code_row, scales + 16 * scale_row, scale_row, more, groups, (u16 *)to + PANEL);
-}
-
-T512 IN void tile_avx512_m(int m, const u16 *w, const u16 *x, i64 x_row, i64 pairs, float *sums, int first) {
-    __m512 a[12][2];
-    TOKENS_12(m, a[t][0] = a[t][1] = _mm512_setzero_ps();)
-    for (i64 k = 0; k < pairs; k++) {
-        __m512bh u = (__m512bh)_mm512_load_si512(w + 64 * k), v = (__m512bh)_mm512_load_si512(w + 64 * k + 32), y;
-        int pair;
-        TOKENS_12(m,
-            memcpy(&pair, x + t * x_row + 2 * k, 4);
-            y = (__m512bh)_mm512_set1_epi32(pair);
-            a[t][0] = _mm512_dpbf16_ps(a[t][0], u, y), a[t][1] = _mm512_dpbf16_ps(a[t][1], v, y);)
-    }
-    TOKENS_12(m,
-        float *s = sums + PANEL * t;
-        if (!first) a[t][0] = _mm512_add_ps(a[t][0], _mm512_load_ps(s)), a[t][1] = _mm512_add_ps(a[t][1], _mm512_load_ps(s + 16));
-        _mm512_store_ps(s, a[t][0]), _mm512_store_ps(s + 16, a[t][1]);)
-}
-T512 static void tile_avx512(int m, const void *panel, const void *x, i64 x_row, i64 groups, float *sums, int first) {
-    BY_TOKENS_12(tile_avx512_m, m, panel, x, x_row, 16 * groups, sums, first)
-}
-#endif
-
-#if defined(__aarch64__)
-/* ---- NEON: fp32 as in AVX2, four numbers at a time ---- */
-
-static const u8 HIGH1[16] = {HIGH}, LOW1[16] = {LOW};
-
-/* 16 nibbles -> 16 numbers, in order. */
-IN void numbers_neon(uint8x16_t nibbles, float32x4_t w[4]) {
-    uint8x16_t h = vqtbl1q_u8(vld1q_u8(HIGH1), nibbles), l = vqtbl1q_u8(vld1q_u8(LOW1), nibbles);
-    uint16x8_t a = vreinterpretq_u16_u8(vzip1q_u8(l, h)), b = vreinterpretq_u16_u8(vzip2q_u8(l, h));
-    w[0] = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(a), 16)), w[1] = vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(a), 16));
-    w[2] = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(b), 16)), w[3] = vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(b), 16));
-}
-
-/* Of every group first the even, then the odd elements. */
-static void order_neon(const void *x, int bf16, i64 groups, void *to) {
-    float *o = to;
-    for (i64 g = 0; g < groups; g++)
-        for (int nibble = 0; nibble < 2; nibble++)
-            for (int i = 0; i < 16; i++) *o++ = load(x, 32 * g + 2 * i + nibble, bf16);
-}
-
-IN void row_neon_m(int m, const u8 *codes, const u8 *scales, i64 groups, const float *x, size_t stride, float *out) {
-    float32x4_t sum[FOUR];
-    for (int t = 0; t < m; t++) sum[t] = vdupq_n_f32(0);
-    for (i64 g = 0; g < groups; g++) {
-        __builtin_prefetch(codes + 16 * g + 4096);
-        uint8x16_t b = vld1q_u8(codes + 16 * g);
-        float32x4_t w[8];
-        float s = power(scales[g]);
-        numbers_neon(vandq_u8(b, vdupq_n_u8(15)), w);
-        numbers_neon(vshrq_n_u8(b, 4), w + 4);
-        for (int t = 0; t < m; t++) {
-            const float *z = x + t * stride + 32 * g;
-            float32x4_t a = vmulq_f32(w[0], vld1q_f32(z)), c = vmulq_f32(w[1], vld1q_f32(z + 4));
-            for (int i = 2; i < 8; i += 2) {
-                a = vfmaq_f32(a, w[i], vld1q_f32(z + 4 * i));
-                c = vfmaq_f32(c, w[i + 1], vld1q_f32(z + 4 * i + 4));
-            }
-            sum[t] = vfmaq_n_f32(sum[t], vaddq_f32(a, c), s);
-        }
-    }
-    for (int t = 0; t < m; t++) out[t] = vaddvq_f32(sum[t]);
-}
-static void row_neon(const u8 *c, const u8 *s, i64 g, const void *x, size_t stride, int m, float *out) {
-    BY_TOKENS_4(row_neon_m, m, c, s, g, x, stride, out)
-}
-
-/* As in AVX2: transposed bytes, so that a register holds one byte of 16 rows. */
-static void panel_neon(const u8 *codes, i64 code_row, const u8 *scales, i64 scale_row, int rows, i64 groups, void *to) {
-    for (int half = 0; half < 2; half++)
-        for (i64 g = 0; g < groups; g++) {
-            float *o = (float *)to + half * 16 * 32 * groups + 16 * 32 * g, s[16];
-            uint8x16_t a[16], b[16];
-            for (int r = 0; r < 16; r++) {
-                int row = 16 * half + r;
-                a[r] = row < rows ? vld1q_u8(codes + row * code_row + 16 * g) : vdupq_n_u8(0);
-                s[r] = row < rows ? power(scales[row * scale_row + g]) : 0;
-            }
-            UNROLL for (int pass = 0; pass < 4; pass++) {
-                UNROLL for (int i = 0; i < 8; i++) b[2 * i] = vzip1q_u8(a[i], a[i + 8]), b[2 * i + 1] = vzip2q_u8(a[i], a[i + 8]);
-                UNROLL for (int i = 0; i < 16; i++) a[i] = b[i];
-            }
-            for (int j = 0; j < 16; j++) {
-                float32x4_t w[8];
-                numbers_neon(vandq_u8(a[j], vdupq_n_u8(15)), w);
-                numbers_neon(vshrq_n_u8(a[j], 4), w + 4);
-                for (int i = 0; i < 8; i++) vst1q_f32(o + 32 * j + 4 * i, vmulq_f32(w[i], vld1q_f32(s + 4 * (i & 3))));
-            }
-        }
-}
-
-IN void tile_neon_m(int m, const float *w, const float *x, i64 n, float *sums, int first) {
-    float32x4_t a[6][4];
-    TOKENS_6(m, a[t][0] = a[t][1] = a[t][2] = a[t][3] = vdupq_n_f32(0);)
-    for (i64 k = 0; k < n; k++) {
-        const float *p = w + 16 * k;
-        float32x4_t v0 = vld1q_f32(p), v1 = vld1q_f32(p + 4), v2 = vld1q_f32(p + 8), v3 = vld1q_f32(p + 12);
-        TOKENS_6(m,
-            float y = x[6 * k + t];
-            a[t][0] = vfmaq_n_f32(a[t][0], v0, y), a[t][1] = vfmaq_n_f32(a[t][1], v1, y);
-            a[t][2] = vfmaq_n_f32(a[t][2], v2, y), a[t][3] = vfmaq_n_f32(a[t][3], v3, y);)
-    }
-    TOKENS_6(m,
-        float *s = sums + PANEL * t;
-        if (!first) {
-            a[t][0] = vaddq_f32(a[t][0], vld1q_f32(s)), a[t][1] = vaddq_f32(a[t][1], vld1q_f32(s + 4));
-            a[t][2] = vaddq_f32(a[t][2], vld1q_f32(s + 8)), a[t][3] = vaddq_f32(a[t][3], vld1q_f32(s + 12));
-        }
-        vst1q_f32(s, a[t][0]), vst1q_f32(s + 4, a[t][1]), vst1q_f32(s + 8, a[t][2]), vst1q_f32(s + 12, a[t][3]);)
-}
-static void half_neon(int m, const float *w, const float *x, i64 n, float *sums, int first) {
-    BY_TOKENS_6(tile_neon_m, m, w, x, n, sums, first)
-}
-static void tile_neon(int m, const void *panel, const void *x, i64 x_row, i64 groups, float *sums, int first) {
-    (void)x_row;
-    half_neon(m, panel, x, 32 * groups, sums, first);
-    half_neon(m, (const float *)panel + 16 * 32 * groups, x, 32 * groups, sums + 16, first);
-}
-#endif
-
-static const Kernels *kernels(int level, int bf16) {
-    static const Kernels plain = {order_plain, row_plain, panel_plain, tile_plain, NULL, 4, 6, 4, 1};
-#if defined(HAS512)
-    static const Kernels avx512 = {order_avx512, row_avx512, panel_avx512, tile_avx512, NULL, 2, 12, 30, 0};
-    if (level == AVX512 && bf16) return &avx512;
-#endif
-#if defined(__x86_64__)
-    static const Kernels avx2 = {order_avx2, row_avx2, panel_avx2, tile_avx2, PLACE2, 4, 6, 4, 1};
-    if (level >= AVX2) return &avx2;
-#elif defined(__aarch64__)
-    static const Kernels neon = {order_neon, row_neon, panel_neon, tile_neon, NULL, 4, 6, 4, 1};
-    if (level == NEON) return &neon;
-#endif
-    (void)level, (void)bf16;
-    return &plain;
-}
-
-/* ---- x times the matrices of several experts ---- */
-
-typedef struct { i64 expert, first, last; } Group;
-typedef struct { i64 group, row, n_rows, out, n_out; const u8 *x; } Piece; /* some tokens of an expert, some outputs */
-
-typedef struct {
-    const Kernels *k;
-    const u8 *codes, *scales;
-    const void *x, *bias;
-    void *out;
-    i64 code_expert, code_row, scale_expert, scale_row, bias_expert, n_out, n_groups;
-    int bf16, failed;
-    const Group *groups;
-    Piece *pieces;
-} Product;
-
-static void piece_few(void *job, size_t i) {
-    Product *p = job;
-    Piece *w = p->pieces + i;
-    i64 expert = p->groups[w->group].expert;
-    const u8 *codes = p->codes + expert * p->code_expert, *scales = p->scales + expert * p->scale_expert;
-    size_t stride = width_few(p->n_groups);
-    for (i64 n = w->out; n < w->out + w->n_out; n++) {
-        float bias = p->bias ? load(p->bias, expert * p->bias_expert + n, p->bf16) : 0, y[FOUR];
-        for (i64 t = 0; t < w->n_rows; t += FOUR) {
-            int m = (int)least(FOUR, w->n_rows - t);
-            p->k->row(codes + n * p->code_row, scales + n * p->scale_row, p->n_groups, w->x + t * stride * p->k->size, stride, m, y);
-            for (int j = 0; j < m; j++) store(p->out, (w->row + t + j) * p->n_out + n, y[j] + bias, p->bf16);
-        }
-    }
-}
-
-static void piece_many(void *job, size_t i) {
-    Product *p = job;
-    Piece *w = p->pieces + i;
-    const Kernels *k = p->k;
-    i64 expert = p->groups[w->group].expert, panels = (w->n_out + PANEL - 1) / PANEL, tokens = k->tokens;
-    i64 rows = (w->n_rows + tokens - 1) / tokens * tokens, in = 32 * p->n_groups;
-    const u8 *codes = p->codes + expert * p->code_expert, *scales = p->scales + expert * p->scale_expert;
-    size_t panel_bytes = (size_t)k->chunk * 32 * PANEL * k->size;
-    u8 *panel = room(panel_bytes + sizeof(float) * PANEL * rows * panels);
-    if (!panel) { p->failed = 1; return; }
-    float *sums = (float *)(panel + panel_bytes);
-    for (i64 g = 0; g < p->n_groups; g += k->chunk) { /* what x has in these groups stays in the cache for all panels */
-        i64 n = least(k->chunk, p->n_groups - g);
-        for (i64 j = 0; j < panels; j++) {
-            i64 out = w->out + PANEL * j;
-            k->panel(codes + out * p->code_row + 16 * g, p->code_row, scales + out * p->scale_row + g, p->scale_row,
-                     (int)least(PANEL, w->out + w->n_out - out), n, panel);
-            for (i64 t = 0; t < w->n_rows; t += tokens) {
-                const u8 *x = w->x + (t * in + 32 * g * (k->packed ? tokens : 1)) * k->size;
-                k->tile((int)least(tokens, w->n_rows - t), panel, x, in, n, sums + PANEL * (j * rows + t), g == 0);
-            }
-        }
-    }
-    for (i64 j = 0; j < panels; j++) {
-        i64 out = w->out + PANEL * j, n = least(PANEL, w->out + w->n_out - out);
-        float bias[PANEL] = {0};
-        int from[PANEL];
-        for (int r = 0; r < PANEL; r++) from[k->place ? k->place[r] : r] = r;
-        for (i64 r = 0; p->bias && r < n; r++) bias[r] = load(p->bias, expert * p->bias_expert + out + r, p->bf16);
-        for (i64 t = 0; t < w->n_rows; t++) {
-            const float *s = sums + PANEL * (j * rows + t);
-            i64 at = (w->row + t) * p->n_out + out;
-            if (p->bf16) for (i64 r = 0; r < n; r++) ((u16 *)p->out)[at + r] = narrow(s[from[r]] + bias[r]);
-            else for (i64 r = 0; r < n; r++) ((float *)p->out)[at + r] = s[from[r]] + bias[r];
-        }
-    }
-    free(panel);
-}
-
-/* x as the kernels read it: a row for "few", a tile for "many". */
-typedef struct { const void *from; void *to; i64 tokens; } Input;
-typedef struct { const Kernels *k; i64 n_groups; int bf16, few; Input *inputs; } Inputs;
-
-static void piece_input(void *job, size_t i) {
-    Inputs *p = job;
-    Input *x = p->inputs + i;
-    i64 in = 32 * p->n_groups, width = p->k->tokens;
-    if (p->few) { p->k->order(x->from, p->bf16, p->n_groups, x->to); return; }
-    float *to = x->to;
-    if (p->bf16) for (i64 t = 0; t < x->tokens; t++) for (i64 c = 0; c < in; c++) to[c * width + t] = wide(((const u16 *)x->from)[t * in + c]);
-    else for (i64 t = 0; t < x->tokens; t++) for (i64 c = 0; c < in; c++) to[c * width + t] = ((const float *)x->from)[t * in + c];
-}
-
-/* 0, or 1 where there is no memory. Groups cover the rows of x in order. Strides in elements; bias may be NULL. */
-API int wb_linear_mxfp4(int level, int threads, int bf16, int few, const void *x, const i64 *groups, i64 count,
-                        const u8 *codes, i64 code_expert, i64 code_row, const u8 *scales, i64 scale_expert, i64 scale_row,
-                        const void *bias, i64 bias_expert, i64 n_out, i64 n_groups, void *out) {
-    Product p = {kernels(level, bf16), codes, scales, x, bias, out, code_expert, code_row, scale_expert, scale_row,
-                 bias_expert, n_out, n_groups, bf16, 0, (const Group *)groups, NULL};
-    const Kernels *k = p.k;
-    i64 in = 32 * n_groups, width = (i64)width_few(n_groups), slots = 0, n = 0, step = few ? 512 : 2 * PANEL;
-    i64 ranges = (n_out + step - 1) / step;
-    for (i64 g = 0; g < count; g++) {
-        i64 rows = p.groups[g].last - p.groups[g].first;
-        slots += few ? rows : (rows + k->tokens - 1) / k->tokens * k->tokens;
-        n += ranges * (few ? 1 : (rows + BLOCK - 1) / BLOCK);
-    }
-    int direct = !few && !k->packed; /* the kernel reads x as it lies */
-    u8 *ours = direct ? NULL : room((size_t)slots * (few ? width : in) * k->size);
-    i64 n_in = 0;
-    Inputs y = {k, n_groups, bf16, few, malloc(sizeof(Input) * (slots + 1))};
-    p.pieces = malloc(sizeof(Piece) * (n + 1));
-    if ((!direct && !ours) || !p.pieces || !y.inputs) { free(ours), free(p.pieces), free(y.inputs); return 1; }
-    size_t element = bf16 ? 2 : 4;
-    u8 *to = ours;
-    n = 0;
-    for (i64 g = 0; g < count; g++) {
-        const Group *e = p.groups + g;
-        i64 rows = e->last - e->first, block = few ? rows : BLOCK;
-        const u8 *from = (const u8 *)x + e->first * in * element;
-        for (i64 t = 0; t < rows; t += block)
-            for (i64 r = 0; r < ranges; r++)
-                p.pieces[n++] = (Piece){g, e->first + t, least(block, rows - t), r * step, least(step, n_out - r * step),
-                                        direct ? from + t * in * element : to + t * (few ? width : in) * k->size};
-        i64 step_in = few ? 1 : k->tokens;
-        for (i64 t = 0; ours && t < rows; t += step_in, to += (few ? width : step_in * in) * k->size)
-            y.inputs[n_in++] = (Input){from + t * in * element, to, least(step_in, rows - t)};
-    }
-    each(n_in, n_in * in > 1 << 16 ? threads : 1, piece_input, &y);
-    each(n, threads, few ? piece_few : piece_many, &p);
-    free(ours), free(p.pieces), free(y.inputs);
-    return p.failed;
-}
-
-/* ---- x times a matrix of bf16, for up to four tokens: the weights are one stream ---- */
-
-enum { STEP = 64 }; /* weights at once; x is filled up with zeros to a multiple, and so is the end of each row */
-
-#define ENDING(w, k, n) /* where the weights k.. of a row of n lie: the last ones in a copy that has zeros after them */ \
-    const u16 *p = (w) + (k); \
-    u16 end[STEP] __attribute__((aligned(64))); \
-    if ((n) - (k) < STEP) { \
-        memset(end, 0, sizeof end); \
-        memcpy(end, p, sizeof(u16) * (size_t)((n) - (k))); \
-        p = end; \
-    }
-
-IN void stream_plain_m(int m, const u16 *w, i64 n, const float *x, size_t stride, float *out) {
-    float a[FOUR][16] = {{0}};
-    for (i64 k = 0; k < n; k += STEP) {
-        ENDING(w, k, n)
-        for (int j = 0; j < STEP; j += 16)
-            for (int t = 0; t < m; t++)
-                for (int i = 0; i < 16; i++) a[t][i] += wide(p[j + i]) * x[t * stride + k + j + i];
-    }
-    for (int t = 0; t < m; t++) {
-        float *s = a[t];
-        for (int h = 8; h; h /= 2) for (int i = 0; i < h; i++) s[i] += s[i + h];
-        out[t] = s[0];
-    }
-}
-static void stream_plain(const u16 *w, i64 n, const void *x, size_t stride, int m, float *out) {
-    BY_TOKENS_4(stream_plain_m, m, w, n, x, stride, out)
-}
-
-#if defined(__x86_64__)
-/* Of 16 weights the even ones are shifted up, the odd ones masked; x lies in that order. Four sums a token, so that none
- * waits for the one before; of three or four tokens two are done first, and the row is in the cache for the others. */
-T2 IN void steps_avx2(int m, const u16 *p, const float *x, size_t stride, __m256 a[2][4]) {
-    const __m256i top = _mm256_set1_epi32((int)0xffff0000);
-    UNROLL for (int j = 0; j < STEP; j += 16) {
-        __m256i b = _mm256_loadu_si256((const __m256i *)(p + j));
-        __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), odd = _mm256_castsi256_ps(_mm256_and_si256(b, top));
-        UNROLL for (int t = 0; t < m; t++) {
-            const float *y = x + t * stride + j;
-            __m256 *s = a[t] + j / 16 % 2 * 2;
-            s[0] = _mm256_fmadd_ps(even, _mm256_loadu_ps(y), s[0]);
-            s[1] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(y + 8), s[1]);
-        }
-    }
-}
-T2 IN void stream_avx2_m(int m, const u16 *w, i64 n, const float *x, size_t stride, float *out) {
-    __m256 a[2][4];
-    i64 k = 0;
-    UNROLL for (int t = 0; t < m; t++) a[t][0] = a[t][1] = a[t][2] = a[t][3] = _mm256_setzero_ps();
-    for (; k + STEP <= n; k += STEP) {
-        _mm_prefetch((const char *)(w + k) + 1024, _MM_HINT_T0), _mm_prefetch((const char *)(w + k) + 1088, _MM_HINT_T0);
-        steps_avx2(m, w + k, x + k, stride, a);
-    }
-    if (k < n) {
-        ENDING(w, k, n)
-        steps_avx2(m, p, x + k, stride, a);
-    }
-    UNROLL for (int t = 0; t < m; t++) out[t] = total2(_mm256_add_ps(_mm256_add_ps(a[t][0], a[t][1]), _mm256_add_ps(a[t][2], a[t][3])));
-}
-T2 static void stream_avx2(const u16 *w, i64 n, const void *x, size_t stride, int m, float *out) {
-    for (int t = 0; t < m; t += 2) {
-        const float *y = (const float *)x + t * stride;
-        if (t + 1 < m) stream_avx2_m(2, w, n, y, stride, out + t);
-        else stream_avx2_m(1, w, n, y, stride, out + t);
-    }
-}
-#endif
-#if defined(HAS512)
-T512 IN void stream_avx512_m(int m, const u16 *w, i64 n, const u16 *x, size_t stride, float *out) {
-    __m512 a[FOUR][2];
-    UNROLL for (int t = 0; t < m; t++) a[t][0] = a[t][1] = _mm512_setzero_ps();
-    for (i64 k = 0; k < n; k += STEP) {
-        ENDING(w, k, n)
-        _mm_prefetch((const char *)(w + k) + 8192, _MM_HINT_T0), _mm_prefetch((const char *)(w + k) + 8256, _MM_HINT_T0);
-        __m512bh u = (__m512bh)_mm512_loadu_si512(p), v = (__m512bh)_mm512_loadu_si512(p + 32);
-        UNROLL for (int t = 0; t < m; t++) {
-            const u16 *y = x + t * stride + k;
-            a[t][0] = _mm512_dpbf16_ps(a[t][0], u, (__m512bh)_mm512_loadu_si512(y));
-            a[t][1] = _mm512_dpbf16_ps(a[t][1], v, (__m512bh)_mm512_loadu_si512(y + 32));
-        }
-    }
-    UNROLL for (int t = 0; t < m; t++) out[t] = _mm512_reduce_add_ps(_mm512_add_ps(a[t][0], a[t][1]));
-}
-T512 static void stream_avx512(const u16 *w, i64 n, const void *x, size_t stride, int m, float *out) {
-    BY_TOKENS_4(stream_avx512_m, m, w, n, x, stride, out)
-}
-#endif
-
-typedef struct {
-    void (*stream)(const u16 *w, i64 n, const void *x, size_t stride, int m, float *out);
-    const u16 *w, *bias;
-    const void *x;
-    u16 *out;
-    i64 w_row, n, n_out;
-    size_t stride;
-    int m;
-} Stream;
-
-enum { OUTPUTS = 128 };
-
-static void piece_stream(void *job, size_t i) {
-    Stream *p = job;
-    float y[FOUR];
-    for (i64 o = OUTPUTS * (i64)i; o < least(p->n_out, OUTPUTS * ((i64)i + 1)); o++) {
-        p->stream(p->w + o * p->w_row, p->n, p->x, p->stride, p->m, y);
-        for (int t = 0; t < p->m; t++) p->out[t * p->n_out + o] = narrow(y[t] + (p->bias ? wide(p->bias[o]) : 0));
-    }
-}
-
-API int wb_linear_bf16(int level, int threads, const u16 *x, i64 m, const u16 *w, i64 w_row, const u16 *bias, i64 n,
-                       i64 n_out, u16 *out) {
-    size_t stride = (size_t)(n + STEP - 1) / STEP * STEP;
-    Stream p = {stream_plain, w, bias, NULL, out, w_row, n, n_out, stride, (int)m};
-    void *ours = room(sizeof(float) * stride * (size_t)m);
-    if (!ours) return 1;
-    p.x = ours;
-    for (i64 t = 0; t < m; t++)
-        for (i64 k = 0; k < (i64)stride; k++) {
-            u16 v = k < n ? x[t * n + k] : 0;
-            if (level == AVX512) ((u16 *)ours)[t * stride + k] = v;
-            else if (level == AVX2) ((float *)ours)[t * stride + k / 16 * 16 + k % 16 / 2 + k % 2 * 8] = wide(v);
-            else ((float *)ours)[t * stride + k] = wide(v);
-        }
-#if defined(__x86_64__)
-    if (level == AVX2) p.stream = stream_avx2;
-#endif
-#if defined(HAS512)
-    if (level == AVX512) p.stream = stream_avx512;
-#endif
-    each((n_out + OUTPUTS - 1) / OUTPUTS, threads, piece_stream, &p);
-    free(ours);
-    return 0;
-}
-
-/* ---- MXFP4 as numbers, and what may be computed without looking at each number ---- */
-
-typedef struct { const u8 *codes, *scales; void *out; i64 n; int bf16, level; } Decode;
-
-enum { GROUPS = 2048 };
-
-static void number_bits(u8 scale, u32 bits[16]) { /* through fp64, so that 2^-127 and beyond come out right */
-    for (int c = 0; c < 16; c++) bits[c] = scale == 255 ? 0x7fc00000 : as_bits((float)ldexp(FP4[c], scale - 127));
-}
-
-#if defined(__x86_64__)
 /* 32 numbers of a group whose scale keeps them normal, in order. */
 T2 static void group_avx2(const u8 *codes, u8 scale, void *out, int bf16) {
     __m128i b = _mm_loadu_si128((const __m128i *)codes), low = _mm_set1_epi8(15);
@@ -912,7 +252,749 @@ T2 static void group_avx2(const u8 *codes, u8 scale, void *out, int bf16) {
         }
     }
 }
+T2 static void decode_avx2(const u8 *codes, const u8 *scales, i64 groups, float *out) {
+    for (i64 g = 0; g < groups; g++) group_avx2(codes + 16 * g, scales[g], out + 32 * g, 0);
+}
+
+/* A group's low nibbles (even elements) fill one half of a register, its high ones the other; of 16 elements the first
+ * sum then has these, the second the rest. */
+static const u8 PLACE2[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
+
+static void order_avx2(const float *x, i64 groups, float *to) {
+    for (i64 k = 0; k < 32 * groups; k += 16) for (int i = 0; i < 16; i++) to[k + i] = x[k + PLACE2[i]];
+}
+T2 IN float placed2(const __m256 a[2], const u8 place[16]) {
+    float s[16], as[16];
+    _mm256_storeu_ps(as, a[0]), _mm256_storeu_ps(as + 8, a[1]);
+    for (int i = 0; i < 16; i++) s[place[i]] = as[i];
+    return tree(s);
+}
+T2 IN void numbers2(const u8 *codes, __m256 w[4]) {
+    const __m256i top = _mm256_set1_epi32((int)0xffff0000), low = _mm256_set1_epi8(15);
+    __m128i c = _mm_loadu_si128((const __m128i *)codes);
+    __m256i b = _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(c), _mm_srli_epi16(c, 4), 1), low);
+    __m256i h = _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)HIGH2), b);
+    __m256i l = _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)LOW2), b);
+    __m256i p = _mm256_unpacklo_epi8(l, h), q = _mm256_unpackhi_epi8(l, h);
+    w[0] = _mm256_castsi256_ps(_mm256_slli_epi32(p, 16)), w[1] = _mm256_castsi256_ps(_mm256_and_si256(p, top));
+    w[2] = _mm256_castsi256_ps(_mm256_slli_epi32(q, 16)), w[3] = _mm256_castsi256_ps(_mm256_and_si256(q, top));
+}
+/* The scales of up to 64 groups as numbers. */
+T2 IN void powers2(const u8 *scales, i64 n, float s[64]) {
+    i64 g = 0;
+    for (; g + 8 <= n; g += 8)
+        _mm256_storeu_ps(s + g, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(scales + g))), 23)));
+    for (; g < n; g++) s[g] = power(scales[g]);
+}
+/* R rows of weights, so that with one row of x there are enough sums to add to at once. */
+T2 IN void few_avx2_m(int R, int m, const Rowset *w, i64 o, const float *x, float *y) {
+    __m256 a[2][FEW][2];
+    float s[2][64];
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) a[r][t][0] = a[r][t][1] = _mm256_setzero_ps();
+    for (i64 start = 0; start < w->groups; start += 64) {
+        i64 n = least(64, w->groups - start);
+        UNROLL for (int r = 0; r < R; r++) powers2(w->scales + (o + r) * w->scale_row + start, n, s[r]);
+        for (i64 g = 0; g < n; g++) {
+            UNROLL for (int r = 0; r < R; r++) {
+                const u8 *p = w->codes + (o + r) * w->row + 16 * (start + g);
+                __m256 u[4], scale = _mm256_broadcast_ss(s[r] + g);
+                if (R == 1 || r) _mm_prefetch((const char *)(w->codes + o * w->row + R * 16 * (start + g)) + 8192, _MM_HINT_T0);
+                numbers2(p, u);
+                UNROLL for (int i = 0; i < 4; i++) u[i] = _mm256_mul_ps(u[i], scale);
+                UNROLL for (int t = 0; t < m; t++) {
+                    const float *v = x + 32 * (t * w->groups + start + g);
+                    a[r][t][0] = _mm256_fmadd_ps(u[0], _mm256_loadu_ps(v), a[r][t][0]);
+                    a[r][t][1] = _mm256_fmadd_ps(u[1], _mm256_loadu_ps(v + 8), a[r][t][1]);
+                    a[r][t][0] = _mm256_fmadd_ps(u[2], _mm256_loadu_ps(v + 16), a[r][t][0]);
+                    a[r][t][1] = _mm256_fmadd_ps(u[3], _mm256_loadu_ps(v + 24), a[r][t][1]);
+                }
+            }
+        }
+    }
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) y[t * STRIP + o + r] = placed2(a[r][t], PLACE2);
+}
+T2 static void few_avx2(const Rowset *w, const float *x, int m, float *y) {
+    i64 o = 0;
+    if (m == 1) for (; o + 2 <= w->rows; o += 2) few_avx2_m(2, 1, w, o, x, y);
+    for (; o < w->rows; o++) BY_ROWS_4(few_avx2_m, 1, m, w, o, x, y)
+}
+
+/* Of 16 weights in bf16 the even ones are shifted up, the odd ones masked; x lies in that order. */
+static const u8 HALVES2[16] = {0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15};
+static void halves_avx2(const float *x, i64 n, float *to) { /* filled up to a multiple of 16 */
+    for (i64 k = 0; k < n; k += 16) for (int i = 0; i < 16; i++) to[k + i] = k + HALVES2[i] < n ? x[k + HALVES2[i]] : 0;
+}
+T2 IN void sixteen_avx2(int m, const u16 *p, const float *x, i64 xs, __m256 (*a)[2]) {
+    const __m256i top = _mm256_set1_epi32((int)0xffff0000);
+    __m256i b = _mm256_loadu_si256((const __m256i *)p);
+    __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), odd = _mm256_castsi256_ps(_mm256_and_si256(b, top));
+    UNROLL for (int t = 0; t < m; t++) {
+        a[t][0] = _mm256_fmadd_ps(even, _mm256_loadu_ps(x + t * xs), a[t][0]);
+        a[t][1] = _mm256_fmadd_ps(odd, _mm256_loadu_ps(x + t * xs + 8), a[t][1]);
+    }
+}
+T2 IN void stream_avx2_m(int R, int m, const u16 *w, i64 ws, i64 n, const float *x, i64 xs, float *y) {
+    __m256 a[2][FEW][2];
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) a[r][t][0] = a[r][t][1] = _mm256_setzero_ps();
+    i64 k = 0;
+    for (; k + 32 <= n; k += 32) {
+        UNROLL for (int r = 0; r < R; r++) {
+            const u16 *p = w + r * ws + k;
+            _mm_prefetch((const char *)p + 1024, _MM_HINT_T0);
+            sixteen_avx2(m, p, x + k, xs, a[r]), sixteen_avx2(m, p + 16, x + k + 16, xs, a[r]);
+        }
+    }
+    for (; k < n; k += 16)
+        UNROLL for (int r = 0; r < R; r++) {
+            u16 end[16] = {0};
+            memcpy(end, w + r * ws + k, sizeof(u16) * (size_t)least(16, n - k));
+            sixteen_avx2(m, end, x + k, xs, a[r]);
+        }
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) y[t * STRIP + r] = placed2(a[r][t], HALVES2);
+}
+T2 static void stream_avx2(const u16 *w, i64 ws, i64 rows, i64 n, const float *x, i64 xs, int m, float *y) {
+    for (i64 o = 0; o < rows; o++) BY_ROWS_4(stream_avx2_m, 1, m, w + o * ws, ws, n, x, xs, y + o)
+}
 #endif
+
+#if defined(__aarch64__)
+static const u8 HIGH1[16] = {HIGH}, LOW1[16] = {LOW};
+
+/* 16 nibbles -> 16 numbers, in order. */
+IN void numbers_neon(uint8x16_t nibbles, float32x4_t w[4]) {
+    uint8x16_t h = vqtbl1q_u8(vld1q_u8(HIGH1), nibbles), l = vqtbl1q_u8(vld1q_u8(LOW1), nibbles);
+    uint16x8_t a = vreinterpretq_u16_u8(vzip1q_u8(l, h)), b = vreinterpretq_u16_u8(vzip2q_u8(l, h));
+    w[0] = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(a), 16)), w[1] = vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(a), 16));
+    w[2] = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(b), 16)), w[3] = vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(b), 16));
+}
+/* A group, scaled: its 16 even elements, then its 16 odd ones. */
+IN void group_neon(const u8 *codes, u8 scale, float32x4_t w[8]) {
+    uint8x16_t b = vld1q_u8(codes);
+    numbers_neon(vandq_u8(b, vdupq_n_u8(15)), w);
+    numbers_neon(vshrq_n_u8(b, 4), w + 4);
+    UNROLL for (int i = 0; i < 8; i++) w[i] = vmulq_n_f32(w[i], power(scale));
+}
+static void decode_neon(const u8 *codes, const u8 *scales, i64 groups, float *out) {
+    for (i64 g = 0; g < groups; g++, out += 32) {
+        float32x4_t w[8];
+        group_neon(codes + 16 * g, scales[g], w);
+        UNROLL for (int i = 0; i < 4; i++)
+            vst1q_f32(out + 8 * i, vzip1q_f32(w[i], w[i + 4])), vst1q_f32(out + 8 * i + 4, vzip2q_f32(w[i], w[i + 4]));
+    }
+}
+static const u8 PLACE1[16] = {0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15};
+static void order_neon(const float *x, i64 groups, float *to) {
+    for (i64 g = 0; g < groups; g++) for (int i = 0; i < 32; i++) to[32 * g + i % 2 * 16 + i / 2] = x[32 * g + i];
+}
+IN void few_neon_m(int R, int m, const Rowset *w, i64 o, const float *x, float *y) {
+    float32x4_t a[FEW][4];
+    (void)R;
+    UNROLL for (int t = 0; t < m; t++) UNROLL for (int i = 0; i < 4; i++) a[t][i] = vdupq_n_f32(0);
+    for (i64 g = 0; g < w->groups; g++) {
+        const u8 *p = w->codes + o * w->row + 16 * g;
+        float32x4_t u[8];
+        __builtin_prefetch(p + 4096);
+        group_neon(p, w->scales[o * w->scale_row + g], u);
+        UNROLL for (int t = 0; t < m; t++) {
+            const float *v = x + 32 * (t * w->groups + g);
+            UNROLL for (int i = 0; i < 4; i++) { /* of even, then of odd elements: the first eight, then the others */
+                int at = i / 2 * 4 + i % 2;
+                a[t][i] = vfmaq_f32(a[t][i], u[at], vld1q_f32(v + 4 * at));
+                a[t][i] = vfmaq_f32(a[t][i], u[at + 2], vld1q_f32(v + 4 * at + 8));
+            }
+        }
+    }
+    UNROLL for (int t = 0; t < m; t++) {
+        float s[16], as[16];
+        UNROLL for (int i = 0; i < 4; i++) vst1q_f32(as + 4 * i, a[t][i]);
+        for (int i = 0; i < 16; i++) s[PLACE1[i]] = as[i];
+        y[t * STRIP + o] = tree(s);
+    }
+}
+static void few_neon(const Rowset *w, const float *x, int m, float *y) {
+    for (i64 o = 0; o < w->rows; o++) BY_ROWS_4(few_neon_m, 1, m, w, o, x, y)
+}
+#endif
+
+#if defined(HAS512)
+/* ---- bf16 with AVX-512: two products and their sum in one instruction ----
+ *
+ * 16 sums, to each of which every instruction adds two products, then totals4's tree. 64 elements are a step; of MXFP4 a
+ * step is a pair of groups, first the even elements, then the odd ones. */
+
+static const u16 BF16S[32] __attribute__((aligned(64))) = {
+    0x0000, 0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040, 0x4080, 0x40C0, 0x8000, 0xBF00, 0xBF80, 0xBFC0, 0xC000, 0xC040, 0xC080, 0xC0C0,
+    0x0000, 0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040, 0x4080, 0x40C0, 0x8000, 0xBF00, 0xBF80, 0xBFC0, 0xC000, 0xC040, 0xC080, 0xC0C0};
+
+/* x in that order, whole steps. */
+static void order_bf16(const u16 *x, i64 groups, u16 *o) {
+    for (i64 g = 0; g < groups; g += 2)
+        for (int nibble = 0; nibble < 2; nibble++)
+            for (int i = 0; i < 32; i++) *o++ = g + i / 16 < groups ? x[32 * g + 2 * i + nibble] : 0;
+}
+
+/* Sixteen bits for each scale of up to 64 groups: what is added to a bf16 to multiply it. What lies past the end is 0. */
+T512 IN void exponents_avx512(const u8 *scales, i64 n, u16 add[64]) {
+    for (i64 g = 0; g < n; g += 32) {
+        __mmask32 there = n - g >= 32 ? 0xffffffffu : (__mmask32)((1u << (n - g)) - 1);
+        __m512i s = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(there, scales + g));
+        _mm512_storeu_si512(add + g, _mm512_slli_epi16(_mm512_sub_epi16(s, _mm512_set1_epi16(127)), 7));
+    }
+}
+
+/* A step of weights. The table has FP4's numbers twice, for either group of the pair, with its scale in the exponents;
+ * zeros have none. */
+T512 IN void step_avx512(const u8 *p, int both, const u16 *add, __m512i *even, __m512i *odd) {
+    const __m512i table = _mm512_load_si512(BF16S), nibble = _mm512_set1_epi16(15);
+    const __m512i second = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
+    __m256i bytes = both ? _mm256_loadu_si256((const __m256i *)p)
+        : _mm256_inserti128_si256(_mm256_setzero_si256(), _mm_loadu_si128((const __m128i *)p), 0);
+    int pair;
+    memcpy(&pair, add, 4);
+    __m512i scale = _mm512_permutexvar_epi16(_mm512_srli_epi16(second, 4), _mm512_set1_epi32(pair)); /* 16 times the first, 16 times the second */
+    __m512i scaled = _mm512_mask_add_epi16(table, 0xfefefefeu, table, scale);
+    __m512i b = _mm512_cvtepu8_epi16(bytes);
+    *even = _mm512_permutexvar_epi16(_mm512_or_si512(_mm512_and_si512(b, nibble), second), scaled);
+    *odd = _mm512_permutexvar_epi16(_mm512_or_si512(_mm512_srli_epi16(b, 4), second), scaled);
+}
+T512 static void decode_bf16(const u8 *codes, const u8 *scales, i64 groups, u16 *out) {
+    u16 add[64];
+    for (i64 start = 0; start < groups; start += 64) {
+        i64 n = least(64, groups - start);
+        exponents_avx512(scales + start, n, add);
+        for (i64 g = 0; g < n; g += 2, out += 64) {
+            __m512i even, odd;
+            step_avx512(codes + 16 * (start + g), g + 1 < n, add + g, &even, &odd);
+            _mm512_storeu_si512(out, even), _mm512_storeu_si512(out + 32, odd);
+        }
+    }
+}
+T512 IN void totals_bf16(int count, const __m512 *a, float *y, i64 ys) { /* count <= FEW */
+    __m512 t[FEW];
+    float of[FEW];
+    UNROLL for (int i = 0; i < FEW; i++) t[i] = i < count ? a[i] : _mm512_setzero_ps();
+    totals4_avx512(t, of);
+    UNROLL for (int i = 0; i < count; i++) y[i * ys] = of[i];
+}
+/* R rows of weights, so that with one row of x there are enough sums to add to at once. */
+T512 IN void few_bf16_m(int R, int m, const Rowset *w, i64 o, const u16 *x, i64 xs, float *y) {
+    __m512 a[2][FEW];
+    u16 add[2][64];
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) a[r][t] = _mm512_setzero_ps();
+    for (i64 start = 0; start < w->groups; start += 64) {
+        i64 n = least(64, w->groups - start);
+        UNROLL for (int r = 0; r < R; r++) exponents_avx512(w->scales + (o + r) * w->scale_row + start, n, add[r]);
+        for (i64 g = 0; g < n; g += 2)
+            UNROLL for (int r = 0; r < R; r++) {
+                const u8 *p = w->codes + (o + r) * w->row + 16 * (start + g);
+                const u16 *v = x + 32 * (start + g);
+                __m512i even, odd;
+                if (R == 1 || r) _mm_prefetch((const char *)(w->codes + o * w->row + R * 16 * (start + g)) + 8192, _MM_HINT_T0);
+                step_avx512(p, g + 1 < n, add[r] + g, &even, &odd);
+                UNROLL for (int t = 0; t < m; t++) a[r][t] = _mm512_dpbf16_ps(a[r][t], (__m512bh)even, (__m512bh)_mm512_loadu_si512(v + t * xs));
+                UNROLL for (int t = 0; t < m; t++) a[r][t] = _mm512_dpbf16_ps(a[r][t], (__m512bh)odd, (__m512bh)_mm512_loadu_si512(v + t * xs + 32));
+            }
+    }
+    UNROLL for (int r = 0; r < R; r++) totals_bf16(m, a[r], y + o + r, STRIP);
+}
+T512 static void few_bf16(const Rowset *w, const u16 *x, i64 xs, int m, float *y) {
+    i64 o = 0;
+    if (m == 1) for (; o + 2 <= w->rows; o += 2) few_bf16_m(2, 1, w, o, x, xs, y);
+    if (m == 2) for (; o + 2 <= w->rows; o += 2) few_bf16_m(2, 2, w, o, x, xs, y);
+    for (; o < w->rows; o++) BY_ROWS_4(few_bf16_m, 1, m, w, o, x, xs, y)
+}
+
+/* n bf16 weights a row, with rows of x that are filled up to whole steps. */
+T512 IN __m512i weights_at(const u16 *w, i64 left) { /* 32 of them; zeros after the end */
+    if (left >= 32) return _mm512_loadu_si512(w);
+    return _mm512_maskz_loadu_epi16(left > 0 ? (__mmask32)((1ull << left) - 1) : 0, w);
+}
+T512 IN void step_bf16(int R, int C, const u16 *x, i64 xs, const u16 *w, i64 ws, i64 left, __m512 *a) {
+    UNROLL for (int h = 0; h < 2; h++) {
+        __m512bh u[6];
+        UNROLL for (int r = 0; r < R; r++) u[r] = (__m512bh)_mm512_loadu_si512(x + r * xs + 32 * h);
+        UNROLL for (int c = 0; c < C; c++) {
+            __m512bh p = (__m512bh)weights_at(w + c * ws + 32 * h, left - 32 * h);
+            UNROLL for (int r = 0; r < R; r++) a[r * C + c] = _mm512_dpbf16_ps(a[r * C + c], p, u[r]);
+        }
+    }
+}
+T512 IN void block_bf16(int R, int C, const u16 *x, i64 xs, const u16 *w, i64 ws, i64 n, int ahead, float *y, i64 ys) {
+    __m512 a[24];
+    UNROLL for (int i = 0; i < R * C; i++) a[i] = _mm512_setzero_ps();
+    i64 k = 0;
+    for (; k + STEP <= n; k += STEP) {
+        if (ahead) UNROLL for (int c = 0; c < C; c++) {
+            const char *p = (const char *)(w + c * ws + k) + 8192;
+            _mm_prefetch(p, _MM_HINT_T0), _mm_prefetch(p + 64, _MM_HINT_T0);
+        }
+        step_bf16(R, C, x + k, xs, w + k, ws, STEP, a);
+    }
+    if (k < n) step_bf16(R, C, x + k, xs, w + k, ws, n - k, a);
+    UNROLL for (int r = 0; r < R; r++) totals_bf16(C, a + r * C, y + r * ys, 1);
+}
+/* For up to four rows of x: each row of weights is one stream. */
+T512 IN void stream_bf16_m(int C, int m, const u16 *w, i64 ws, i64 n, const u16 *x, i64 xs, float *y) {
+    block_bf16(m, C, x, xs, w, ws, n, 1, y, STRIP);
+}
+T512 static void stream_bf16(const u16 *w, i64 ws, i64 rows, i64 n, const u16 *x, i64 xs, int m, float *y) {
+    for (i64 o = 0; o < rows; o++) BY_ROWS_4(stream_bf16_m, 1, m, w + o * ws, ws, n, x, xs, y + o)
+}
+T512 static void dots_bf16(const u16 *x, i64 xs, i64 rows, const u16 *w, i64 ws, i64 cols, i64 n, float *y, i64 ys) {
+    enum { R = 6, C = 4, TALL = 48 }; /* a tile of x stays in the second cache */
+    i64 whole = cols / C * C;
+    for (i64 r = 0; r < rows; r += TALL) {
+        i64 end = least(rows, r + TALL), i;
+        for (i64 c = 0; c < whole; c += C) {
+            const u16 *weights = w + c * ws;
+            for (i = r; i + R <= end; i += R) block_bf16(R, C, x + i * xs, xs, weights, ws, n, 0, y + i * ys + c, ys);
+            for (; i + 3 <= end; i += 3) block_bf16(3, C, x + i * xs, xs, weights, ws, n, 0, y + i * ys + c, ys);
+            for (; i < end; i++) block_bf16(1, C, x + i * xs, xs, weights, ws, n, 0, y + i * ys + c, ys);
+        }
+        for (i64 c = whole; c < cols; c++) for (i = r; i < end; i++)
+            block_bf16(1, 1, x + i * xs, xs, w + c * ws, ws, n, 0, y + i * ys + c, ys);
+    }
+}
+#endif
+
+/* ---- what a level computes with ---- */
+
+typedef void (*RowFunction)(const Rows *p, i64 row);
+enum { RMS, SWIGLU, LOG_SOFTMAX, ENTROPY, MIXTURE, ROW_FUNCTIONS };
+
+typedef struct {
+    void (*dots)(const float *x, i64 xs, i64 rows, const void *w, i64 ws, i64 cols, i64 n, int bf16, float *y, i64 ys);
+    void (*weigh)(i64 rows, const float *p, i64 ps, const float *v, i64 width, i64 n, float *to, i64 ts);
+    void (*softmax_row)(float *s, i64 n, i64 first, float sink, float *mass);
+    RowFunction row[ROW_FUNCTIONS];
+    void (*decode)(const u8 *codes, const u8 *scales, i64 groups, float *out);
+    void (*order)(const float *x, i64 groups, float *to);
+    void (*few)(const Rowset *w, const float *x, int m, float *y);
+    /* the same for bf16, where there is something better than `dots`, and the order in which it takes x */
+    void (*stream)(const u16 *w, i64 ws, i64 rows, i64 n, const float *x, i64 xs, int m, float *y);
+    void (*halves)(const float *x, i64 n, float *to);
+} Level;
+
+#define ROWS_OF(l) {rms_row_##l, swiglu_row_##l, log_softmax_row_##l, entropy_row_##l, mixture_row_##l}
+static const Level *level_of(int level) {
+    static const Level plain = {dots_plain, weigh_plain, softmax_row_plain, ROWS_OF(plain), decode_plain, order_plain, few_plain, NULL, NULL};
+#if defined(HAS512)
+    static const Level avx512 = {dots_avx512, weigh_avx512, softmax_row_avx512, ROWS_OF(avx512), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2};
+    if (level == AVX512) return &avx512;
+#endif
+#if defined(__x86_64__)
+    static const Level avx2 = {dots_avx2, weigh_avx2, softmax_row_avx2, ROWS_OF(avx2), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2};
+    if (level >= AVX2) return &avx2;
+#elif defined(__aarch64__)
+    static const Level neon = {dots_neon, weigh_neon, softmax_row_neon, ROWS_OF(neon), decode_neon, order_neon, few_neon, NULL, NULL};
+    if (level == NEON) return &neon;
+#endif
+    (void)level;
+    return &plain;
+}
+
+/* ---- x times the matrices of one or several experts ---- */
+
+typedef struct { i64 expert, first, last; } Group;
+typedef struct { i64 expert, row, n_rows, out, n_out; } Piece; /* some rows of an expert, some outputs */
+
+typedef struct {
+    const Level *l;
+    int stored, bf16, pairs; /* how the weights are stored; whether x and the result are bf16; whether by dpbf16 */
+    int failed;
+    const void *x, *ordered; /* as the kernels read it; in the order of `few` */
+    i64 x_row, ordered_row;
+    const void *w, *bias;
+    const u8 *scales;
+    i64 w_expert, w_row, w_step, scale_expert, scale_row, bias_expert, n, n_out, out_row; /* w_step: between the numbers of a row */
+    void *out;
+    Piece *pieces;
+} Product;
+
+IN const void *weight_row(const Product *p, i64 expert, i64 out) {
+    i64 at = expert * p->w_expert + out * p->w_row;
+    return (const u8 *)p->w + at * (p->stored == FP32 ? 4 : p->stored == BF16 ? 2 : 1);
+}
+IN const u8 *scale_row(const Product *p, i64 expert, i64 out) { return p->scales + expert * p->scale_expert + out * p->scale_row; }
+
+/* Each row of weights once, for up to four rows of x. */
+static void streamed(const Product *p, const Piece *w, float *y) {
+    const void *at = weight_row(p, w->expert, w->out);
+    const u8 *scales = p->stored == MXFP4 ? scale_row(p, w->expert, w->out) : NULL;
+    const void *x = (const u8 *)p->ordered + w->row * p->ordered_row * (p->pairs ? 2 : 4);
+    int m = (int)w->n_rows;
+    Rowset rows = {at, scales, p->w_row, p->scale_row, w->n_out, p->n / 32};
+#if defined(HAS512)
+    if (p->pairs && p->stored == MXFP4) { few_bf16(&rows, x, p->ordered_row, m, y); return; }
+    if (p->pairs) { stream_bf16(at, p->w_row, w->n_out, p->n, (const u16 *)p->x + w->row * p->x_row, p->x_row, m, y); return; }
+#endif
+    if (p->stored == BF16) { p->l->stream(at, p->w_row, w->n_out, p->n, x, p->ordered_row, m, y); return; }
+    p->l->few(&rows, x, m, y);
+}
+
+/* Rows of weights whose numbers lie apart (a transposed matrix), one row after the other; zeros after the end. */
+static void turned(const Product *p, const void *at, i64 rows, i64 width, void *to) {
+    for (i64 k = 0; k < width; k++)
+        for (i64 r = 0; r < rows; r++) {
+            i64 from = k * p->w_step + r * p->w_row;
+            if (p->pairs) ((u16 *)to)[r * width + k] = k < p->n ? ((const u16 *)at)[from] : 0;
+            else ((float *)to)[r * width + k] = load(at, from, p->stored == BF16);
+        }
+}
+
+static int by_panel(const Product *p, const Piece *w, float *y) {
+    i64 n = p->n, groups = n / 32;
+    int as_it_lies = p->stored != MXFP4 && p->w_step == 1;
+    if (as_it_lies && !p->pairs && (p->stored == FP32 || w->n_rows <= FEW)) { /* nothing to decode, or not worth it */
+        p->l->dots((const float *)p->x + w->row * p->x_row, p->x_row, w->n_rows, weight_row(p, w->expert, w->out), p->w_row, w->n_out, n, p->stored == BF16, y, STRIP);
+        return 0;
+    }
+#if defined(HAS512)
+    if (as_it_lies && p->pairs) {
+        dots_bf16((const u16 *)p->x + w->row * p->x_row, p->x_row, w->n_rows, weight_row(p, w->expert, w->out), p->w_row, w->n_out, n, y, STRIP);
+        return 0;
+    }
+#endif
+    i64 width = p->pairs ? (n + STEP - 1) / STEP * STEP : n, rows = least(w->n_out, 32);
+    u8 *panel = room((size_t)(rows * width) * (p->pairs ? 2 : 4));
+    if (!panel) return 1;
+    for (i64 o = 0; o < w->n_out; o += rows) {
+        i64 m = least(rows, w->n_out - o);
+        for (i64 r = 0; r < m; r++) {
+            const void *at = weight_row(p, w->expert, w->out + o + r);
+#if defined(HAS512)
+            if (p->pairs && p->stored == MXFP4) decode_bf16(at, scale_row(p, w->expert, w->out + o + r), groups, (u16 *)panel + r * width);
+            else
+#endif
+            if (p->stored == MXFP4) p->l->decode(at, scale_row(p, w->expert, w->out + o + r), groups, (float *)panel + r * n);
+            else if (p->w_step == 1) for (i64 k = 0; k < n; k++) ((float *)panel)[r * n + k] = wide(((const u16 *)at)[k]);
+        }
+        if (p->w_step != 1) turned(p, weight_row(p, w->expert, w->out + o), m, width, panel);
+#if defined(HAS512)
+        const u16 *x = p->stored == MXFP4 ? (const u16 *)p->ordered + w->row * p->ordered_row : (const u16 *)p->x + w->row * p->x_row;
+        if (p->pairs) dots_bf16(x, p->stored == MXFP4 ? p->ordered_row : p->x_row, w->n_rows, (const u16 *)panel, width, m, width, y + o, STRIP);
+        else
+#endif
+        p->l->dots((const float *)p->x + w->row * p->x_row, p->x_row, w->n_rows, panel, n, m, n, 0, y + o, STRIP);
+    }
+    free(panel);
+    return 0;
+}
+
+static void piece_product(void *job, size_t i) {
+    Product *p = job;
+    const Piece *w = p->pieces + i;
+    float few[FEW * STRIP], *y = w->n_rows <= FEW ? few : room(sizeof(float) * STRIP * (size_t)w->n_rows);
+    if (!y) { p->failed = 1; return; }
+    int by_row = w->n_rows <= FEW && p->w_step == 1 && (p->stored == MXFP4 || p->pairs || (p->stored == BF16 && p->l->stream));
+    if (by_row) streamed(p, w, y);
+    else if (by_panel(p, w, y)) p->failed = 1;
+    float bias[STRIP];
+    for (i64 o = 0; o < w->n_out; o++) bias[o] = p->bias ? load(p->bias, w->expert * p->bias_expert + w->out + o, p->bf16) : 0;
+    for (i64 r = 0; r < w->n_rows; r++) {
+        i64 at = (w->row + r) * p->out_row + w->out;
+        const float *s = y + r * STRIP;
+        if (p->bf16) for (i64 o = 0; o < w->n_out; o++) ((u16 *)p->out)[at + o] = narrow(s[o] + bias[o]);
+        else for (i64 o = 0; o < w->n_out; o++) ((float *)p->out)[at + o] = s[o] + bias[o];
+    }
+    if (y != few) free(y);
+}
+
+/* x as the kernels read it, row by row. */
+typedef struct { const Product *p; const void *from; i64 from_row; void *x, *ordered; } Input;
+
+static void piece_input(void *job, size_t i) {
+    Input *q = job;
+    const Product *p = q->p;
+    i64 n = p->n, row = (i64)i;
+    const u16 *h = (const u16 *)q->from + row * q->from_row;
+    const float *f = (const float *)q->from + row * q->from_row;
+#if defined(HAS512)
+    if (p->pairs) {
+        if (q->ordered) order_bf16(h, n / 32, (u16 *)q->ordered + row * p->ordered_row);
+        if (q->x) {
+            u16 *to = (u16 *)q->x + row * p->x_row;
+            memcpy(to, h, 2 * (size_t)n);
+            memset(to + n, 0, 2 * (size_t)(p->x_row - n));
+        }
+        return;
+    }
+#endif
+    if (p->bf16) {
+        float *to = (float *)q->x + row * n;
+        for (i64 k = 0; k < n; k++) to[k] = wide(h[k]);
+        f = to;
+    }
+    if (q->ordered && p->stored == MXFP4) p->l->order(f, n / 32, (float *)q->ordered + row * p->ordered_row);
+    else if (q->ordered) p->l->halves(f, n, (float *)q->ordered + row * p->ordered_row);
+}
+
+/* 0, or 1 where there is no memory. out[row] = x[row] times the matrix of the row's expert, plus its bias, in the dtype
+ * of x. Groups (expert, first row, last row) cover the rows of x in order. Strides in elements; bias may be NULL. */
+API int wb_linear(int level, int threads, int stored, int bf16, const void *x, i64 x_row, const i64 *groups, i64 count,
+                  const void *w, i64 w_expert, i64 w_row, i64 w_step, const u8 *scales, i64 scale_expert, i64 scale_row,
+                  const void *bias, i64 bias_expert, i64 n, i64 n_out, void *out, i64 out_row) {
+    const Group *g = (const Group *)groups;
+    i64 rows = count ? g[count - 1].last : 0, pieces = 0;
+    int few = 0;
+    for (i64 i = 0; i < count; i++) {
+        few |= (g[i].last - g[i].first - 1) % TILE < FEW; /* the last of its pieces */
+        pieces += (g[i].last - g[i].first + TILE - 1) / TILE;
+    }
+    pieces *= (n_out + STRIP - 1) / STRIP;
+    Product p = {level_of(level), stored, bf16, 0, 0, x, NULL, x_row, n, w, bias, scales, w_expert, w_row, w_step, scale_expert, scale_row,
+                 bias_expert, n, n_out, out_row, out, malloc(sizeof(Piece) * (size_t)(pieces + 1))};
+#if defined(HAS512)
+    p.pairs = level == AVX512 && bf16;
+#endif
+    void *ours = NULL, *ordered = NULL;
+    int copies = p.pairs ? stored == BF16 && (n % STEP || x_row % STEP) : bf16, failed = !p.pieces;
+    int orders = stored == MXFP4 ? few || p.pairs : stored == BF16 && few && !p.pairs && p.l->stream;
+    if (copies) p.x_row = p.pairs ? (n + STEP - 1) / STEP * STEP : n, ours = room((size_t)(rows * p.x_row) * (p.pairs ? 2 : 4)), failed |= !ours;
+    if (orders) p.ordered_row = stored == MXFP4 && !p.pairs ? n : (n + STEP - 1) / STEP * STEP, ordered = room((size_t)(rows * p.ordered_row) * (p.pairs ? 2 : 4)), failed |= !ordered;
+    if (failed) { free(p.pieces), free(ours), free(ordered); return 1; }
+    if (copies) p.x = ours;
+    p.ordered = ordered;
+    if (rows * n_out < (1 << 20) / (n + 1)) threads = 1; /* too small to be worth waking a thread */
+    Input input = {&p, x, x_row, ours, ordered};
+    if (copies || orders) each(rows, rows * n > 1 << 16 ? threads : 1, piece_input, &input);
+    pieces = 0;
+    for (i64 i = 0; i < count; i++)
+        for (i64 r = g[i].first; r < g[i].last; r += TILE)
+            for (i64 o = 0; o < n_out; o += STRIP)
+                p.pieces[pieces++] = (Piece){g[i].expert, r, least(TILE, g[i].last - r), o, least(STRIP, n_out - o)};
+    each(pieces, threads, piece_product, &p);
+    free(p.pieces), free(ours), free(ordered);
+    return p.failed;
+}
+
+/* ---- attention: scores, pattern with sink, values ---- */
+
+/* Queries are [batch][query][head][d], keys and values [batch][kv][key][d], with any strides but d's; scores and
+ * patterns are [batch][head][query][key] in fp32. Head h reads kv head h / (heads / kv). */
+typedef struct {
+    const Level *l;
+    int bf16, failed;
+    i64 batch, queries, heads, kv, keys, d, width; /* width: d up to a multiple of 16 */
+    i64 cache_batch, cache_head, cache_key;
+    i64 late, window; /* query i sees the keys j <= late + i, and j > late + i - window if there is a window */
+    i64 first;        /* the absolute position of key 0 */
+    float scale;
+    const float *q;
+    const void *cache;
+    float *s, *sums, *mass;
+    const float *sinks;
+} Attend;
+
+enum { SPAN = 512, CHUNK = 64 }; /* keys of a piece; keys at once */
+
+IN i64 most(i64 a, i64 b) { return a > b ? a : b; }
+static i64 spans(const Attend *p) { return (p->first % SPAN + p->keys + SPAN - 1) / SPAN; }
+/* Local keys of a span: its ends are multiples of SPAN of the absolute position. */
+static void span(const Attend *p, i64 i, i64 *from, i64 *to) {
+    i64 start = SPAN * i - p->first % SPAN;
+    *from = most(0, start), *to = least(p->keys, start + SPAN);
+}
+/* A piece too small to be worth waking a thread stays here. */
+static int worth(const Attend *p, int threads) { return p->batch * p->heads * p->queries * p->keys * p->d < (1 << 18) ? 1 : threads; }
+
+/* n keys or values as fp32, width numbers each, zeros after the d that there are. */
+static void widened(const Attend *p, i64 b, i64 kv, i64 key, i64 n, float *to) {
+    for (i64 j = 0; j < n; j++, to += p->width) {
+        i64 at = b * p->cache_batch + kv * p->cache_head + (key + j) * p->cache_key, i = 0;
+        if (p->bf16) for (; i < p->d; i++) to[i] = wide(((const u16 *)p->cache)[at + i]);
+        else for (; i < p->d; i++) to[i] = ((const float *)p->cache)[at + i];
+        for (; i < p->width; i++) to[i] = 0;
+    }
+}
+
+static void piece_scores(void *job, size_t piece) {
+    Attend *p = job;
+    i64 n_spans = spans(p), kv = (i64)piece / n_spans % p->kv, b = (i64)piece / n_spans / p->kv, group = p->heads / p->kv;
+    i64 from, to, at_once = 4;
+    span(p, (i64)piece % n_spans, &from, &to);
+    float *keys = room(sizeof(float) * CHUNK * (size_t)p->width), t[4 * CHUNK];
+    if (!keys) { p->failed = 1; return; }
+    for (i64 j = from; j < to; j += CHUNK) {
+        i64 n = least(CHUNK, to - j);
+        widened(p, b, kv, j, n, keys);
+        for (i64 h = kv * group; h < (kv + 1) * group; h++)
+            for (i64 i = 0; i < p->queries; i += at_once) {
+                i64 m = least(at_once, p->queries - i);
+                i64 seen = p->window < 0 ? 0 : most(0, p->late + i - p->window + 1 - j), end = least(n, p->late + i + m - j);
+                if (seen < end) p->l->dots(p->q + ((b * p->queries + i) * p->heads + h) * p->width, p->heads * p->width, m, keys + seen * p->width, p->width, end - seen, p->width, 0, t + seen, CHUNK);
+                for (i64 r = 0; r < m; r++) {
+                    float *s = p->s + ((b * p->heads + h) * p->queries + i + r) * p->keys + j;
+                    i64 last = p->late + i + r - j, first = p->window < 0 ? -1 : last - p->window;
+                    i64 a = least(n, most(0, first + 1)), z = most(a, least(n, last + 1));
+                    for (i64 c = 0; c < a; c++) s[c] = -INFINITY;
+                    if (p->bf16) for (i64 c = a; c < z; c++) s[c] = wide(narrow(t[r * CHUNK + c] * p->scale));
+                    else for (i64 c = a; c < z; c++) s[c] = t[r * CHUNK + c] * p->scale;
+                    for (i64 c = z; c < n; c++) s[c] = -INFINITY;
+                }
+            }
+    }
+    free(keys);
+}
+
+API int wb_scores(int level, int threads, int bf16, const void *q, i64 q_batch, i64 q_pos, i64 q_head, i64 batch, i64 queries,
+                  i64 heads, i64 d, const void *k, i64 kv, i64 keys, i64 k_batch, i64 k_head, i64 k_key, i64 late, i64 window, float *s) {
+    Attend p = {.l = level_of(level), .bf16 = bf16, .batch = batch, .queries = queries, .heads = heads, .kv = kv, .keys = keys,
+                .d = d, .width = (d + 15) / 16 * 16, .cache_batch = k_batch, .cache_head = k_head, .cache_key = k_key,
+                .late = late, .window = window, .scale = (float)(1 / sqrt((double)d)), .cache = k, .s = s};
+    float *wide_q = room(sizeof(float) * (size_t)(batch * queries * heads * p.width)), *to = wide_q;
+    if (!wide_q) return 1;
+    for (i64 b = 0; b < batch; b++)
+        for (i64 i = 0; i < queries; i++)
+            for (i64 h = 0; h < heads; h++, to += p.width) {
+                i64 at = b * q_batch + i * q_pos + h * q_head, c = 0;
+                if (bf16) for (; c < d; c++) to[c] = wide(((const u16 *)q)[at + c]);
+                else for (; c < d; c++) to[c] = ((const float *)q)[at + c];
+                for (; c < p.width; c++) to[c] = 0;
+            }
+    p.q = wide_q;
+    each(batch * kv * spans(&p), worth(&p, threads), piece_scores, &p);
+    free(wide_q);
+    return p.failed;
+}
+
+typedef struct { const Level *l; float *s, *mass; const float *sinks; i64 rows, n, first, heads, queries; } Softmax;
+enum { SOFTMAX_ROWS = 8 };
+static void piece_softmax(void *job, size_t piece) {
+    Softmax *p = job;
+    for (i64 r = SOFTMAX_ROWS * (i64)piece; r < least(p->rows, SOFTMAX_ROWS * ((i64)piece + 1)); r++)
+        p->l->softmax_row(p->s + r * p->n, p->n, p->first, p->sinks ? p->sinks[r / p->queries % p->heads] : -INFINITY, p->mass ? p->mass + r : NULL);
+}
+/* Rows [batch][head][query] of n scores become the pattern, in place; mass gets the sink's share. Without sinks: a softmax. */
+API void wb_softmax(int level, int threads, float *s, i64 batch, i64 heads, i64 queries, i64 n, i64 first, const float *sinks, float *mass) {
+    Softmax p = {level_of(level), s, mass, sinks, batch * heads * queries, n, first, heads, queries};
+    each((p.rows + SOFTMAX_ROWS - 1) / SOFTMAX_ROWS, p.rows * n < 1 << 13 ? 1 : threads, piece_softmax, &p);
+}
+
+/* The weights of up to CHUNK keys for some queries of a head, as the values meet them; and where the first and the last
+ * that is not 0 lies, in each row. */
+IN void weights(const Attend *p, i64 b, i64 h, i64 i, i64 rows, i64 key, i64 n, float *w, i64 *from, i64 *to) {
+    for (i64 r = 0; r < rows; r++, w += CHUNK) {
+        const float *s = p->s + ((b * p->heads + h) * p->queries + i + r) * p->keys + key;
+        if (p->bf16) for (i64 j = 0; j < n; j++) w[j] = wide(narrow(s[j]));
+        else for (i64 j = 0; j < n; j++) w[j] = s[j];
+        i64 a = 0, z = n;
+        while (a < z && w[a] == 0) a++;
+        while (z > a && w[z - 1] == 0) z--;
+        from[r] = a, to[r] = z;
+    }
+}
+
+/* What a chunk of keys adds to some queries of a head: sums[row * row_stride ...]. Rows that see other keys than their
+ * neighbours are computed by themselves, so that what stands on a key that one does not see never meets it. */
+static void mix_chunk(const Attend *p, i64 b, i64 h, i64 i, i64 rows, i64 key, i64 n, const float *values, float *w, float *sums, i64 row_stride) {
+    i64 from[CHUNK], to[CHUNK], r = 0;
+    weights(p, b, h, i, rows, key, n, w, from, to);
+    while (r < rows) {
+        i64 m = 1;
+        while (r + m < rows && from[r + m] == from[r] && to[r + m] == to[r]) m++;
+        if (from[r] < to[r])
+            p->l->weigh(m, w + r * CHUNK + from[r], CHUNK, values + from[r] * p->width, p->width, to[r] - from[r], sums + r * row_stride, row_stride);
+        r += m;
+    }
+}
+
+/* Many queries: a head, all its keys. */
+static void piece_mix_many(void *job, size_t piece) {
+    Attend *p = job;
+    i64 h = (i64)piece % p->heads, b = (i64)piece / p->heads, kv = h / (p->heads / p->kv);
+    float *values = room(sizeof(float) * CHUNK * (size_t)(p->width + CHUNK)), *w = values + CHUNK * p->width;
+    float *sums = p->sums + (b * p->heads + h) * p->queries * p->width;
+    if (!values) { p->failed = 1; return; }
+    for (i64 j = 0; j < p->keys;) {
+        i64 n = least(CHUNK - (p->first + j) % CHUNK, p->keys - j);
+        widened(p, b, kv, j, n, values);
+        for (i64 i = 0; i < p->queries; i += CHUNK)
+            mix_chunk(p, b, h, i, least(CHUNK, p->queries - i), j, n, values, w, sums + i * p->width, p->width);
+        j += n;
+    }
+    free(values);
+}
+/* Few queries: a span of the keys for all heads that share them; each chunk has sums of its own, which are added up after. */
+static void piece_mix_few(void *job, size_t piece) {
+    Attend *p = job;
+    i64 n_spans = spans(p), kv = (i64)piece / n_spans % p->kv, b = (i64)piece / n_spans / p->kv, group = p->heads / p->kv, from, to;
+    span(p, (i64)piece % n_spans, &from, &to);
+    float *values = room(sizeof(float) * CHUNK * (size_t)(p->width + CHUNK)), *w = values + CHUNK * p->width;
+    if (!values) { p->failed = 1; return; }
+    i64 rows = p->batch * p->heads * p->queries;
+    for (i64 j = from; j < to;) {
+        i64 n = least(CHUNK - (p->first + j) % CHUNK, to - j), chunk = (p->first % SPAN + j) / CHUNK;
+        widened(p, b, kv, j, n, values);
+        for (i64 h = kv * group; h < (kv + 1) * group; h++)
+            mix_chunk(p, b, h, 0, p->queries, j, n, values, w, p->sums + (chunk * rows + (b * p->heads + h) * p->queries) * p->width, p->width);
+        j += n;
+    }
+    free(values);
+}
+
+enum { FEW_QUERIES = 8 };
+API int wb_mix(int level, int threads, int bf16, float *pattern, i64 batch, i64 heads, i64 queries, i64 keys, const void *v, i64 kv,
+               i64 d, i64 v_batch, i64 v_head, i64 v_key, i64 first, void *out) {
+    Attend p = {.l = level_of(level), .bf16 = bf16, .batch = batch, .queries = queries, .heads = heads, .kv = kv, .keys = keys,
+                .d = d, .width = (d + 15) / 16 * 16, .cache_batch = v_batch, .cache_head = v_head, .cache_key = v_key,
+                .first = first, .cache = v, .s = pattern};
+    int few = queries <= FEW_QUERIES;
+    i64 parts = few ? most(1, spans(&p) * (SPAN / CHUNK)) : 1, rows = batch * heads * queries, size = rows * p.width;
+    p.sums = room(sizeof(float) * (size_t)(parts * size));
+    if (!p.sums) return 1;
+    memset(p.sums, 0, sizeof(float) * (size_t)(parts * size));
+    if (few) each(batch * kv * spans(&p), worth(&p, threads), piece_mix_few, &p);
+    else each(batch * heads, worth(&p, threads), piece_mix_many, &p);
+    for (i64 j = 1; j < parts; j++) for (i64 i = 0; i < size; i++) p.sums[i] += p.sums[j * size + i];
+    for (i64 b = 0; b < batch; b++)
+        for (i64 h = 0; h < heads; h++)
+            for (i64 i = 0; i < queries; i++)
+                for (i64 c = 0; c < d; c++)
+                    store(out, ((b * queries + i) * heads + h) * d + c, p.sums[((b * heads + h) * queries + i) * p.width + c], bf16);
+    free(p.sums);
+    return p.failed;
+}
+
+/* ---- functions of rows ---- */
+
+typedef struct { Rows rows; RowFunction of; i64 count, at_once; } RowJob;
+static void piece_rows(void *job, size_t piece) {
+    RowJob *p = job;
+    for (i64 r = p->at_once * (i64)piece; r < least(p->count, p->at_once * ((i64)piece + 1)); r++) p->of(&p->rows, r);
+}
+static void by_rows(int level, int threads, int which, i64 count, Rows rows) {
+    RowJob p = {rows, level_of(level)->row[which], count, most(1, 4096 / (rows.n + 1))};
+    each((count + p.at_once - 1) / p.at_once, count * rows.n < 1 << 15 ? 1 : threads, piece_rows, &p);
+}
+
+/* x / sqrt(mean x^2 + eps) * scale; without a scale, the norm of each row in fp32. */
+API void wb_rms_norm(int level, int threads, int bf16, const void *x, i64 rows, i64 n, const float *scale, float eps, void *out) {
+    by_rows(level, threads, RMS, rows, (Rows){.x = x, .out = out, .scale = scale, .n = n, .eps = eps, .bf16 = bf16});
+}
+API void wb_swiglu(int level, int threads, int bf16, const void *x, i64 rows, i64 n, float alpha, float limit, void *out) {
+    by_rows(level, threads, SWIGLU, rows, (Rows){.x = x, .out = out, .n = n, .alpha = alpha, .limit = limit, .bf16 = bf16});
+}
+API void wb_log_softmax(int level, int threads, int bf16, const void *x, i64 rows, i64 n, float *out) {
+    by_rows(level, threads, LOG_SOFTMAX, rows, (Rows){.x = x, .out = out, .n = n, .bf16 = bf16});
+}
+/* sum of exp(a) (a - b); without b the entropy. */
+API void wb_entropy(int level, int threads, const float *a, const float *b, i64 rows, i64 n, float *out) {
+    by_rows(level, threads, ENTROPY, rows, (Rows){.x = a, .other = b, .out = out, .n = n});
+}
+API void wb_mixture(int level, int threads, int bf16, const void *x, const float *share, i64 rows, i64 count, i64 n, void *out) {
+    by_rows(level, threads, MIXTURE, rows, (Rows){.x = x, .other = share, .out = out, .n = n, .count = count, .bf16 = bf16});
+}
+
+/* ---- MXFP4 as numbers, and what may be computed without looking at each number ---- */
+
+typedef struct { const u8 *codes, *scales; void *out; i64 n; int bf16, level; } Decode;
+
+enum { GROUPS = 2048 };
+
+static void number_bits(u8 scale, u32 bits[16]) { /* through fp64, so that 2^-127 and beyond come out right */
+    for (int c = 0; c < 16; c++) bits[c] = scale == 255 ? 0x7fc00000 : as_bits((float)ldexp(FP4[c], scale - 127));
+}
 
 static void piece_decode(void *job, size_t i) {
     Decode *p = job;
@@ -975,321 +1057,6 @@ API int wb_within(int threads, const u8 *scales, i64 n, int low, int high) {
     for (i64 i = 0; i < pieces; i++) bad |= p.found[i];
     free(p.found);
     return !bad;
-}
-
-/* ---- exp, one number at a time in the source, as many as the processor takes in the object ---- */
-
-/* 2^n * e^r with |r| <= ln 2 / 2; two powers, because 2^128 is no float. NaN stays NaN; x may be anything. */
-IN float exponential(float x) {
-    const float round = 12582912.f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
-    float y = x > 100.f ? 100.f : x < -110.f ? -110.f : x;
-    float shifted = y * 1.44269504088896341f + round, n = shifted - round;
-    float r = (y - n * 0.693359375f) + n * 2.12194440e-4f;
-    float p = 1.98412698e-4f;
-    p = p * r + 1.38888889e-3f, p = p * r + 8.33333333e-3f, p = p * r + 4.16666667e-2f, p = p * r + 1.66666667e-1f;
-    p = p * r + .5f, p = p * r * r + r + 1.f;
-    int32_t k = (int32_t)(as_bits(shifted) - 0x4b400000u);
-    k = k > 160 ? 160 : k < -160 ? -160 : k; /* of NaN the bits are anything */
-    int32_t half = k >> 1;
-    return p * as_float((u32)(half + 127) << 23) * as_float((u32)(k - half + 127) << 23);
-}
-
-/* ---- swiglu ---- */
-
-typedef struct { const void *x; void *out; i64 rows, n; float alpha, limit; int bf16, level; } Gate;
-
-IN float gated(float gate, float up, float alpha, float limit) {
-    gate = gate > limit ? limit : gate;
-    up = up > limit ? limit : up < -limit ? -limit : up;
-    return (up + 1.f) * (gate * (1.f / (1.f + exponential(-(alpha * gate)))));
-}
-IN void gate_row(const Gate *p, i64 row) {
-    i64 n = p->n;
-    float alpha = p->alpha, limit = p->limit;
-    if (p->bf16) {
-        const u32 *x = (const u32 *)p->x + row * n; /* a gate and the up beside it */
-        u16 *o = (u16 *)p->out + row * n;
-        for (i64 i = 0; i < n; i++) {
-            u32 pair;
-            memcpy(&pair, x + i, 4);
-            o[i] = narrow(gated(as_float(pair << 16), as_float(pair & 0xffff0000u), alpha, limit));
-        }
-    } else {
-        const float *x = (const float *)p->x + 2 * row * n;
-        float *o = (float *)p->out + row * n;
-        for (i64 i = 0; i < n; i++) o[i] = gated(x[2 * i], x[2 * i + 1], alpha, limit);
-    }
-}
-static void gate_plain(const Gate *p, i64 row) { gate_row(p, row); }
-#if defined(__x86_64__)
-T2 static void gate_avx2(const Gate *p, i64 row) { gate_row(p, row); }
-#endif
-enum { GATED = 4 };
-static void piece_gate(void *job, size_t i) {
-    Gate *p = job;
-    for (i64 r = GATED * (i64)i; r < least(p->rows, GATED * ((i64)i + 1)); r++)
-#if defined(__x86_64__)
-        if (p->level >= AVX2) gate_avx2(p, r); else
-#endif
-        gate_plain(p, r);
-}
-
-API void wb_swiglu(int level, int threads, int bf16, const void *x, i64 rows, i64 n, float alpha, float limit, void *out) {
-    Gate p = {x, out, rows, n, alpha, limit, bf16, level};
-    each((rows + GATED - 1) / GATED, threads, piece_gate, &p);
-}
-
-/* ---- attention of one query: scores, pattern, values ---- */
-
-typedef struct {
-    int bf16, level, failed;
-    i64 heads, kv, keys, d, head_stride, key_stride;
-    float scale;
-    const void *cache; /* keys or values */
-    float *q, *s;      /* fp32 [head][d], [head][key] */
-    const float *sinks;
-    float *mass, *sums;
-} Attend;
-
-enum { SPAN = 512, BITE = 64 }; /* keys of a piece: fixed, so that no sum depends on the number of threads; keys at once */
-
-IN void widen(const Attend *p, i64 kv, i64 key, float *to, int bf16) {
-    i64 at = kv * p->head_stride + key * p->key_stride;
-    for (i64 i = 0; i < p->d; i++) to[i] = load(p->cache, at + i, bf16);
-}
-IN float finished(float s, float scale, int bf16) { return bf16 ? wide(narrow(s * scale)) : s * scale; }
-
-IN void scores_span(const Attend *p, i64 kv, i64 from, i64 to, float *room8, int bf16) {
-    i64 group = p->heads / p->kv, d = p->d;
-    for (i64 j = from; j < to; j++) {
-        widen(p, kv, j, room8, bf16);
-        for (i64 h = kv * group; h < (kv + 1) * group; h++) {
-            const float *q = p->q + h * d;
-            float a[8] = {0}, rest = 0;
-            i64 i = 0;
-            for (; i + 8 <= d; i += 8) for (int c = 0; c < 8; c++) a[c] += q[i + c] * room8[i + c];
-            for (; i < d; i++) rest += q[i] * room8[i];
-            float s = ((a[0] + a[4]) + (a[1] + a[5])) + ((a[2] + a[6]) + (a[3] + a[7])) + rest;
-            p->s[h * p->keys + j] = finished(s, p->scale, bf16);
-        }
-    }
-}
-
-/* The pattern of a few keys, rounded to the values' dtype: w[head][BITE]. */
-IN void weights(const Attend *p, i64 head, i64 from, i64 n, float *w) {
-    for (i64 h = 0; h < p->heads / p->kv; h++) {
-        const float *s = p->s + (head + h) * p->keys + from;
-        if (p->bf16) for (i64 j = 0; j < n; j++) w[h * BITE + j] = wide(narrow(s[j]));
-        else for (i64 j = 0; j < n; j++) w[h * BITE + j] = s[j];
-    }
-}
-
-/* The values of a few keys, weighted, added to sums[head][d]; w: [head][BITE]. Summed by themselves first: long sums
- * of small numbers lose bits. */
-static void mix_plain(i64 heads, const float *w, i64 n, const float *values, i64 d, float *sums) {
-    for (i64 h = 0; h < heads; h++)
-        for (i64 i = 0; i < d; i += 8) {
-            float a[8] = {0};
-            int m = (int)least(8, d - i);
-            for (i64 j = 0; j < n; j++)
-                for (int c = 0; c < m; c++) a[c] += w[h * BITE + j] * values[j * d + i + c];
-            for (int c = 0; c < m; c++) sums[h * d + i + c] += a[c];
-        }
-}
-
-#if defined(__x86_64__)
-/* d is a multiple of 8. Eight keys at a time: the eight sums of a head are added up across by one tree of adds. */
-T2 IN __m256 totals8(const __m256 a[8]) {
-    __m256 b = _mm256_hadd_ps(_mm256_hadd_ps(a[0], a[1]), _mm256_hadd_ps(a[2], a[3]));
-    __m256 c = _mm256_hadd_ps(_mm256_hadd_ps(a[4], a[5]), _mm256_hadd_ps(a[6], a[7]));
-    return _mm256_add_ps(_mm256_permute2f128_ps(b, c, 0x20), _mm256_permute2f128_ps(b, c, 0x31));
-}
-T2 IN __m256 rounded8(__m256 v) { /* `narrow` and back */
-    __m256i b = _mm256_castps_si256(v), odd = _mm256_and_si256(_mm256_srli_epi32(b, 16), _mm256_set1_epi32(1));
-    __m256i r = _mm256_add_epi32(_mm256_add_epi32(b, _mm256_set1_epi32(0x7fff)), odd);
-    __m256 y = _mm256_castsi256_ps(_mm256_and_si256(r, _mm256_set1_epi32((int)0xffff0000)));
-    return _mm256_blendv_ps(y, _mm256_castsi256_ps(_mm256_set1_epi32(0x7fc00000)), _mm256_cmp_ps(v, v, _CMP_UNORD_Q));
-}
-T2 IN void widen8(const Attend *p, i64 kv, i64 key, float *to, int bf16) {
-    i64 at = kv * p->head_stride + key * p->key_stride, size = bf16 ? 2 : 4, far = 32 * p->key_stride;
-    for (i64 i = 0; i < p->d; i += 64 / size) _mm_prefetch((const char *)p->cache + size * (at + far + i), _MM_HINT_T0);
-    for (i64 i = 0; i < p->d; i += 8) {
-        __m256 v;
-        if (bf16) v = _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)((const u16 *)p->cache + at + i))), 16));
-        else v = _mm256_loadu_ps((const float *)p->cache + at + i);
-        _mm256_storeu_ps(to + i, v);
-    }
-}
-T2 IN void scores_eights(const Attend *p, i64 kv, i64 from, i64 to, float *room8, int bf16, i64 d) {
-    i64 group = p->heads / p->kv;
-    for (i64 j = from; j < to; j += 8) {
-        i64 n = least(8, to - j);
-        for (i64 r = 0; r < 8; r++) {
-            if (r < n) widen8(p, kv, j + r, room8 + r * d, bf16);
-            else memset(room8 + r * d, 0, sizeof(float) * (size_t)d);
-        }
-        for (i64 h = kv * group; h < (kv + 1) * group; h++) {
-            const float *q = p->q + h * d;
-            __m256 a[8];
-            UNROLL for (int r = 0; r < 8; r++) a[r] = _mm256_setzero_ps();
-            for (i64 i = 0; i < d; i += 8) {
-                __m256 y = _mm256_loadu_ps(q + i);
-                UNROLL for (int r = 0; r < 8; r++) a[r] = _mm256_fmadd_ps(y, _mm256_loadu_ps(room8 + r * d + i), a[r]);
-            }
-            __m256 s = _mm256_mul_ps(totals8(a), _mm256_set1_ps(p->scale));
-            float *to_s = p->s + h * p->keys + j, some[8];
-            if (bf16) s = rounded8(s);
-            _mm256_storeu_ps(n == 8 ? to_s : some, s);
-            for (i64 r = 0; n < 8 && r < n; r++) to_s[r] = some[r];
-        }
-    }
-}
-T2 static void scores_avx2(const Attend *p, i64 kv, i64 from, i64 to, float *room8) {
-    if (p->d % 8) { if (p->bf16) scores_span(p, kv, from, to, room8, 1); else scores_span(p, kv, from, to, room8, 0); }
-    else if (p->bf16 && p->d == 64) scores_eights(p, kv, from, to, room8, 1, 64); /* as in every gpt-oss */
-    else if (p->bf16) scores_eights(p, kv, from, to, room8, 1, p->d);
-    else scores_eights(p, kv, from, to, room8, 0, p->d);
-}
-T2 IN void mix_avx2_m(int m, const float *w, i64 n, const float *values, i64 d, float *sums) {
-    for (i64 i = 0; i < d; i += 32) {
-        __m256 a[2][4];
-        UNROLL for (int t = 0; t < m; t++) UNROLL for (int c = 0; c < 4; c++) a[t][c] = _mm256_setzero_ps();
-        const float *v = values + i;
-        for (i64 j = 0; j < n; j++, v += d)
-            UNROLL for (int t = 0; t < m; t++) {
-                __m256 y = _mm256_broadcast_ss(w + t * BITE + j);
-                UNROLL for (int c = 0; c < 4; c++) a[t][c] = _mm256_fmadd_ps(y, _mm256_loadu_ps(v + 8 * c), a[t][c]);
-            }
-        UNROLL for (int t = 0; t < m; t++) UNROLL for (int c = 0; c < 4; c++) {
-            float *s = sums + t * d + i + 8 * c;
-            _mm256_storeu_ps(s, _mm256_add_ps(_mm256_loadu_ps(s), a[t][c]));
-        }
-    }
-}
-T2 static void mix_avx2(const Attend *p, i64 kv, i64 from, float *w, i64 n, float *values, float *sums) {
-    i64 h = 0, heads = p->heads / p->kv, d = p->d;
-    weights(p, kv * heads, from, n, w);
-    for (i64 j = 0; j < n; j++) {
-        if (p->bf16) widen8(p, kv, from + j, values + j * d, 1);
-        else widen8(p, kv, from + j, values + j * d, 0);
-    }
-    if (d == 64) for (; h + 2 <= heads; h += 2) mix_avx2_m(2, w + h * BITE, n, values, 64, sums + h * 64);
-    for (; h + 2 <= heads; h += 2) mix_avx2_m(2, w + h * BITE, n, values, d, sums + h * d);
-    if (h < heads) mix_avx2_m(1, w + h * BITE, n, values, d, sums + h * d);
-}
-#endif
-
-static i64 spans(const Attend *p) { return (p->keys + SPAN - 1) / SPAN; }
-
-/* A piece too small to be worth waking a thread stays here. */
-static int worth(const Attend *p, int threads) { return p->heads * p->keys * p->d < (1 << 18) ? 1 : threads; }
-
-static void piece_scores(void *job, size_t i) {
-    Attend *p = job;
-    i64 kv = (i64)i / spans(p), from = SPAN * ((i64)i % spans(p)), to = least(p->keys, from + SPAN);
-    float *space = room(sizeof(float) * 8 * (size_t)p->d);
-    if (!space) { p->failed = 1; return; }
-#if defined(__x86_64__)
-    if (p->level >= AVX2) scores_avx2(p, kv, from, to, space); else
-#endif
-    if (p->bf16) scores_span(p, kv, from, to, space, 1);
-    else scores_span(p, kv, from, to, space, 0);
-    free(space);
-}
-
-API int wb_scores(int level, int threads, int bf16, const void *q, i64 q_row, i64 heads, i64 d, const void *k, i64 kv,
-                  i64 keys, i64 head_stride, i64 key_stride, float *s) {
-    Attend p = {bf16, level, 0, heads, kv, keys, d, head_stride, key_stride, (float)(1 / sqrt((double)d)), k, NULL, s, NULL, NULL, NULL};
-    p.q = room(sizeof(float) * (size_t)(heads * d));
-    if (!p.q) return 1;
-    for (i64 h = 0; h < heads; h++) for (i64 i = 0; i < d; i++) p.q[h * d + i] = load(q, h * q_row + i, bf16);
-    each(kv * spans(&p), worth(&p, threads), piece_scores, &p);
-    free(p.q);
-    return p.failed;
-}
-
-enum { LANES = 32 };
-#define ACROSS(s, op) \
-    for (int h = LANES / 2; h; h /= 2) for (int i = 0; i < h; i++) s[i] = op(s[i], s[i + h]);
-#define MORE(a, b) ((b) > (a) ? (b) : (a))
-#define SUM(a, b) ((a) + (b))
-
-IN float exponential_or_zero(float x) { /* what would leave the normal numbers is exactly 0 */
-    float e = exponential(x);
-    return e < 4 * 1.17549435e-38f ? 0.f : e;
-}
-IN void softmax_row(float *s, i64 n, float sink, float *mass) {
-    float top[LANES], sum[LANES] = {0}, last = sink;
-    i64 j = 0;
-    for (int i = 0; i < LANES; i++) top[i] = sink;
-    for (; j + LANES <= n; j += LANES) for (int i = 0; i < LANES; i++) top[i] = MORE(top[i], s[j + i]);
-    for (; j < n; j++) last = MORE(last, s[j]);
-    ACROSS(top, MORE)
-    float highest = MORE(top[0], last), rest = 0;
-    for (j = 0; j + LANES <= n; j += LANES)
-        for (int i = 0; i < LANES; i++) {
-            float e = exponential_or_zero(s[j + i] - highest);
-            s[j + i] = e, sum[i] += e;
-        }
-    for (; j < n; j++) s[j] = exponential_or_zero(s[j] - highest), rest += s[j];
-    ACROSS(sum, SUM)
-    float e = expf(sink - highest), total = sum[0] + rest + e, by = 1.f / total;
-    for (j = 0; j < n; j++) s[j] *= by;
-    *mass = e / total;
-}
-static void softmax_plain(float *s, i64 n, float sink, float *mass) { softmax_row(s, n, sink, mass); }
-#if defined(__x86_64__)
-T2 static void softmax_avx2(float *s, i64 n, float sink, float *mass) { softmax_row(s, n, sink, mass); }
-#endif
-static void piece_softmax(void *job, size_t h) {
-    Attend *p = job;
-#if defined(__x86_64__)
-    if (p->level >= AVX2) { softmax_avx2(p->s + (i64)h * p->keys, p->keys, p->sinks[h], p->mass + h); return; }
-#endif
-    softmax_plain(p->s + (i64)h * p->keys, p->keys, p->sinks[h], p->mass + h);
-}
-
-API void wb_softmax_sink(int level, int threads, float *s, i64 heads, i64 keys, const float *sinks, float *mass) {
-    Attend p = {0, level, 0, heads, 1, keys, 8, 0, 0, 0, NULL, NULL, s, sinks, mass, NULL};
-    each(heads, worth(&p, threads), piece_softmax, &p);
-}
-
-static void piece_mix(void *job, size_t i) {
-    Attend *p = job;
-    i64 kv = (i64)i / spans(p), span = (i64)i % spans(p), group = p->heads / p->kv, d = p->d;
-    float *sums = p->sums + (span * p->heads + kv * group) * d, *values = room(sizeof(float) * (size_t)(BITE * (d + group)));
-    if (!values) { p->failed = 1; return; }
-    float *w = values + BITE * d;
-    memset(sums, 0, sizeof(float) * (size_t)(group * d));
-    for (i64 from = SPAN * span; from < least(p->keys, SPAN * (span + 1)); from += BITE) {
-        i64 n = least(BITE, least(p->keys, SPAN * (span + 1)) - from);
-#if defined(__x86_64__)
-        if (p->level >= AVX2 && d % 32 == 0) {
-            mix_avx2(p, kv, from, w, n, values, sums);
-            continue;
-        }
-#endif
-        weights(p, kv * group, from, n, w);
-        for (i64 j = 0; j < n; j++) widen(p, kv, from + j, values + j * d, p->bf16);
-        mix_plain(group, w, n, values, d, sums);
-    }
-    free(values);
-}
-
-API int wb_mix(int level, int threads, int bf16, float *pattern, i64 heads, i64 keys, const void *v, i64 kv, i64 d,
-               i64 head_stride, i64 key_stride, void *out) {
-    Attend p = {bf16, level, 0, heads, kv, keys, d, head_stride, key_stride, 0, v, NULL, pattern, NULL, NULL, NULL};
-    i64 n = spans(&p);
-    p.sums = room(sizeof(float) * (size_t)(n * heads * d));
-    if (!p.sums) return 1;
-    each(kv * n, worth(&p, threads), piece_mix, &p);
-    for (i64 i = 0; i < heads * d; i++) {
-        float sum = 0;
-        for (i64 j = 0; j < n; j++) sum += p.sums[j * heads * d + i];
-        store(out, i, sum, bf16);
-    }
-    free(p.sums);
-    return p.failed;
 }
 
 /* ---- what this library is, and what this machine can run ---- */

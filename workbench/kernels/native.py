@@ -25,14 +25,17 @@ INSTALL = "pip install numba"
 
 _I, _L, _P, _F = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _SIGNATURES = {
-    "wb_linear_mxfp4": (_I, [_I, _I, _I, _I, _P, _P, _L, _P, _L, _L, _P, _L, _L, _P, _L, _L, _L, _P]),
-    "wb_linear_bf16": (_I, [_I, _I, _P, _L, _P, _L, _P, _L, _L, _P]),
+    "wb_linear": (_I, [_I, _I, _I, _I, _P, _L, _P, _L, _P, _L, _L, _L, _P, _L, _L, _P, _L, _L, _L, _P, _L]),
     "wb_dequantise": (None, [_I, _I, _I, _P, _P, _L, _P]),
     "wb_within": (_I, [_I, _P, _L, _I, _I]),
+    "wb_rms_norm": (None, [_I, _I, _I, _P, _L, _L, _P, _F, _P]),
     "wb_swiglu": (None, [_I, _I, _I, _P, _L, _L, _F, _F, _P]),
-    "wb_scores": (_I, [_I, _I, _I, _P, _L, _L, _L, _P, _L, _L, _L, _L, _P]),
-    "wb_softmax_sink": (None, [_I, _I, _P, _L, _L, _P, _P]),
-    "wb_mix": (_I, [_I, _I, _I, _P, _L, _L, _P, _L, _L, _L, _L, _P]),
+    "wb_log_softmax": (None, [_I, _I, _I, _P, _L, _L, _P]),
+    "wb_entropy": (None, [_I, _I, _P, _P, _L, _L, _P]),
+    "wb_mixture": (None, [_I, _I, _I, _P, _P, _L, _L, _L, _P]),
+    "wb_scores": (_I, [_I, _I, _I, _P, *[_L] * 7, _P, *[_L] * 7, _P]),
+    "wb_softmax": (None, [_I, _I, _P, _L, _L, _L, _L, _L, _P, _P]),
+    "wb_mix": (_I, [_I, _I, _I, _P, *[_L] * 4, _P, *[_L] * 6, _P]),
     "wb_runs": (_I, [_I]),
     "wb_threaded": (_I, []),
     "wb_source": (ctypes.c_char_p, []),
@@ -163,43 +166,52 @@ def safe_scales(scales: Tensor) -> bool:
     return bool(_memory(inside))
 
 
-def linear_mxfp4(
-    x: Tensor, groups: Sequence[tuple[int, int, int]], blocks: Tensor, scales: Tensor, bias: Tensor, few: bool
-) -> Tensor:
-    """x W^T + b, every expert for its rows, in fp32 and rounded once; W is never written out.
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b in the dtype of x: sums in fp32, rounded once; the bits of a row do not depend on the other rows.
 
-    x: row in, sorted by expert; groups: (expert, first row, last row), which cover the rows in order; blocks: uint8
-    expert out group 16; scales: uint8 expert out group; bias: expert out, as x. `few` streams the weights, which is
-    best up to four rows an expert; otherwise they are decoded once for many. Within a form the bits of a row do not
-    depend on the other rows. ValueError for what does not belong together; scales must be `safe_scales`.
+    x: row in; weight: out in, as x. ValueError for shapes, dtypes and strides that it does not take.
     """
-    flat = check_mxfp4(x, groups, blocks, scales, bias)
-    n_out, n_groups = scales.shape[1:]
-    out = x.new_empty(x.shape[0], n_out)
-    if not out.numel() or not n_groups:
-        return out if not out.numel() else out.copy_(torch.cat([bias[e].expand(b - a, -1) for e, a, b in groups]))
-    ends = (ctypes.c_int64 * len(flat))(*flat)
-    _memory(
-        _library().wb_linear_mxfp4(
-            _level(), _threads(), x.dtype == torch.bfloat16, few, x.data_ptr(), ends, len(flat) // 3,
-            blocks.data_ptr(), *blocks.stride()[:2], scales.data_ptr(), *scales.stride()[:2],
-            bias.data_ptr(), bias.stride(0), n_out, n_groups, out.data_ptr(),
-        )
-    )  # fmt: skip
-    return out
+    rows = x.shape[0] if x.ndim == 2 else 0
+    return linear_experts(x, [(0, 0, rows)], weight[None], None if bias is None else bias[None])
 
 
-def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b for 1 to 4 rows in bf16: sums in fp32, rounded once; the bits of a row do not depend on the others."""
-    check_bf16(x, weight, bias)
-    n_out = weight.shape[0]
-    x = x.contiguous()
+def linear_experts(
+    x: Tensor, groups: Sequence[tuple[int, int, int]], weights: Tensor | tuple[Tensor, Tensor], bias: Tensor | None
+) -> Tensor:
+    """x W^T + b, every expert's matrix for its rows: sums in fp32, rounded once; a row's bits depend on that row alone.
+
+    Args:
+        x: row in, sorted by expert; fp32 or bf16.
+        groups: (expert, first row, last row), which cover the rows in order.
+        weights: expert out in, as x, with any strides; or MXFP4 as (blocks, scales): uint8 expert out group 16, and
+            expert out group. Blocks are never written out as a whole; scales must be `safe_scales`.
+        bias: expert out, as x; or None.
+
+    Returns: row out, as x.
+
+    Raises: ValueError for shapes, dtypes and strides that do not belong together.
+    """
+    flat = check_groups(groups, x.shape[0] if x.ndim == 2 else -1)
+    if isinstance(weights, Tensor):
+        check_experts(x, groups, weights, bias)
+        n_out, n_in = weights.shape[1:]
+        stored = int(weights.dtype == torch.bfloat16)
+        where = (weights.data_ptr(), *weights.stride(), None, 0, 0)
+    else:
+        blocks, scales = weights
+        check_mxfp4(x, groups, blocks, scales, bias)
+        n_out, n_in = scales.shape[1], GROUP * scales.shape[2]
+        stored = 2
+        where = (blocks.data_ptr(), *blocks.stride()[:2], 1, scales.data_ptr(), *scales.stride()[:2])
     out = x.new_empty(x.shape[0], n_out)
-    where = None if bias is None else bias.data_ptr()
+    if not out.numel():
+        return out
     _memory(
-        _library().wb_linear_bf16(
-            _level(), _threads(), x.data_ptr(), x.shape[0], weight.data_ptr(), weight.stride(0), where,
-            x.shape[1], n_out, out.data_ptr(),
+        _library().wb_linear(
+            _level(), _threads(), stored, x.dtype == torch.bfloat16, x.data_ptr(), x.stride(0),
+            (ctypes.c_int64 * len(flat))(*flat), len(flat) // 3, *where,
+            None if bias is None else bias.data_ptr(), 0 if bias is None else bias.stride(0), n_in, n_out,
+            out.data_ptr(), n_out,
         )
     )  # fmt: skip
     return out
@@ -230,91 +242,178 @@ def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
     """`experts.swiglu`: x [..., 2n] with gate 0, up 0, gate 1, …; in fp32, rounded once."""
     _check(x.dtype in DTYPES and x.ndim >= 1 and x.shape[-1] % 2 == 0, "x is bf16 or fp32 [..., 2n]", x)
     x = _cpu(x).contiguous()
-    n = x.shape[-1] // 2
-    out = x.new_empty(*x.shape[:-1], n)
-    rows = out.numel() // n if n else 0
-    _library().wb_swiglu(
-        _level(), _threads() if out.numel() > 1 << 15 else 1, x.dtype == torch.bfloat16, x.data_ptr(), rows, n, alpha,
-        limit, out.data_ptr(),
-    )  # fmt: skip
+    out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+    _library().wb_swiglu(*_row_arguments(x, out.shape[-1]), alpha, limit, out.data_ptr())
     return out
 
 
-def scores(q: Tensor, k: Tensor) -> Tensor:
-    """q·k / sqrt(d_head) of one query, rounded to the dtype of q, in fp32: head key.
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """`rows.rms_norm`: x / sqrt(mean x² + eps) · scale over the last axis, in fp32, rounded once. scale: fp32."""
+    _check(x.dtype in DTYPES and x.ndim >= 1, "x is bf16 or fp32 [..., n]", x)
+    _check(
+        scale.dtype == torch.float32 and scale.shape == x.shape[-1:] and scale.is_contiguous(), "scale is [n]", scale
+    )
+    x = _cpu(x, scale).contiguous()
+    out = torch.empty_like(x)
+    _library().wb_rms_norm(*_row_arguments(x), scale.data_ptr(), eps, out.data_ptr())
+    return out
 
-    q: head d_head; k: kv_head key d_head, a view of a cache if need be. Head h reads kv_head h // (heads / kv_heads).
+
+def norm(x: Tensor) -> Tensor:
+    """sqrt(sum x²) over the last axis, in fp32."""
+    _check(x.dtype in DTYPES and x.ndim >= 1, "x is bf16 or fp32 [..., n]", x)
+    x = _cpu(x).contiguous()
+    out = torch.empty(x.shape[:-1])
+    _library().wb_rms_norm(*_row_arguments(x), None, 0.0, out.data_ptr())
+    return out
+
+
+def log_softmax(x: Tensor) -> Tensor:
+    """Log-probabilities over the last axis, in fp32."""
+    _check(x.dtype in DTYPES and x.ndim >= 1, "x is bf16 or fp32 [..., n]", x)
+    x = _cpu(x).contiguous()
+    out = torch.empty(x.shape)
+    _library().wb_log_softmax(*_row_arguments(x), out.data_ptr())
+    return out
+
+
+def divergence(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """sum exp(a) (a - b) over the last axis, of log-probabilities in fp32; without b, the entropy -sum exp(a) a."""
+    for t in (a,) if b is None else (a, b):
+        _check(
+            t.dtype == torch.float32 and t.shape == a.shape and t.ndim >= 1, "log-probabilities are fp32 [..., n]", t
+        )
+    a, other = _cpu(a).contiguous(), None if b is None else _cpu(b).contiguous()
+    out = torch.empty(a.shape[:-1])
+    level, threads, _, where, rows, n = _row_arguments(a)
+    _library().wb_entropy(level, threads, where, None if other is None else other.data_ptr(), rows, n, out.data_ptr())
+    return out
+
+
+def mixture(share: Tensor, x: Tensor) -> Tensor:
+    """The rows of x (row choice n, bf16 or fp32) weighted by share (row choice, fp32) and added up in fp32: row n."""
+    _check(x.dtype in DTYPES and x.ndim == 3, "x is [row, choice, n], bf16 or fp32", x)
+    _check(share.dtype == torch.float32 and share.shape == x.shape[:2], "share is fp32 [row, choice]", share)
+    x, share = _cpu(x, share).contiguous(), share.contiguous()
+    out = x.new_empty(x.shape[0], x.shape[2])
+    _library().wb_mixture(
+        _level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), share.data_ptr(), *x.shape, out.data_ptr()
+    )
+    return out
+
+
+def _row_arguments(x: Tensor, n: int | None = None) -> tuple:
+    n = x.shape[-1] if n is None else n
+    rows = x.numel() // x.shape[-1] if x.numel() else 0
+    return _level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), rows, n
+
+
+def scores(q: Tensor, k: Tensor, late: int, window: int | None) -> Tensor:
+    """q·k / sqrt(d_head), rounded to the dtype of q, in fp32: batch head query key; -inf where a key may not be seen.
+
+    q: batch query head d_head; k: batch kv_head key d_head, a view of a cache if need be. Head h reads kv_head
+    h // (heads / kv_heads). Query i sees the keys up to late + i, and with a window only the last `window` of them.
     """
-    _check(q.dtype in DTYPES and q.ndim == 2 and q.shape[1] > 0, "q is [head, d_head], bf16 or fp32", q)
-    _check(q.shape[1] <= 1 or q.stride(1) == 1, "a head of q lies together", q)
-    _keys(q.dtype, q.shape[0], q.shape[1], k)
-    s = torch.empty(q.shape[0], k.shape[1], dtype=torch.float32)
+    _check(q.dtype in DTYPES and q.ndim == 4 and q.shape[3] > 0, "q is [batch, query, head, d_head], bf16 or fp32", q)
+    _check(q.shape[3] <= 1 or q.stride(3) == 1, "a head of q lies together", q)
+    _keys(q, q.shape[2], q.shape[3], k)
+    s = torch.empty(q.shape[0], q.shape[2], q.shape[1], k.shape[2])
     _memory(
         _library().wb_scores(
-            _level(), _threads(), q.dtype == torch.bfloat16, _cpu(q, k).data_ptr(), q.stride(0), q.shape[0], q.shape[1],
-            k.data_ptr(), k.shape[0], k.shape[1], k.stride(0), k.stride(1), s.data_ptr(),
+            _level(), _threads(), q.dtype == torch.bfloat16, _cpu(q, k).data_ptr(), *q.stride()[:3], *q.shape,
+            k.data_ptr(), k.shape[1], k.shape[2], *k.stride()[:3], late, -1 if window is None else window, s.data_ptr(),
         )
     )  # fmt: skip
     return s
 
 
-def softmax_sink_(s: Tensor, sinks: Tensor) -> Tensor:
-    """Scores [head, key] become the pattern in place, rows summing to 1 - sink; gives the sink's share by head."""
-    _check(s.dtype == torch.float32 and s.ndim == 2 and s.is_contiguous(), "s is fp32 [head, key], contiguous", s)
-    _check(sinks.shape == s.shape[:1], "one sink a head", sinks)
-    sinks = _cpu(sinks, s).to(torch.float32).contiguous()
-    mass = torch.empty(s.shape[0])
-    _library().wb_softmax_sink(
-        _level(), _threads(), s.data_ptr(), s.shape[0], s.shape[1], sinks.data_ptr(), mass.data_ptr()
-    )
+def softmax_(s: Tensor, sinks: Tensor | None = None, first: int = 0) -> Tensor:
+    """Scores [batch, head, query, key] become the pattern in place, rows summing to 1 - sink; gives the sinks' shares.
+
+    sinks: one logit a head, or None: then rows sum to 1. first: the absolute position of the first key, so that a row's
+    bits do not depend on which keys before and after its own are there as -inf. Shares: batch head query.
+    """
+    _check(s.dtype == torch.float32 and s.ndim == 4, "s is fp32 [batch, head, query, key]", s)
+    _check(s.is_contiguous(), "s is contiguous", s)
+    n_batch, n_heads, n_queries, n_keys = s.shape
+    if sinks is not None:
+        _check(sinks.shape == (n_heads,), "one sink a head", sinks)
+        sinks = _cpu(sinks).to(torch.float32).contiguous()
+    mass = torch.empty(s.shape[:3])
+    _library().wb_softmax(
+        _level(), _threads(), _cpu(s).data_ptr(), n_batch, n_heads, n_queries, n_keys, first,
+        None if sinks is None else sinks.data_ptr(), mass.data_ptr(),
+    )  # fmt: skip
     return mass
 
 
-def mix(pattern: Tensor, v: Tensor) -> Tensor:
-    """The values weighted by the pattern, which is rounded to their dtype first: head d_head.
+def mix(pattern: Tensor, v: Tensor, first: int = 0) -> Tensor:
+    """The values weighted by the pattern, which is rounded to their dtype first: batch query head d_head.
 
-    pattern: fp32 head key; v: kv_head key d_head.
+    pattern: fp32 batch head query key; v: batch kv_head key d_head; first: the absolute position of the first key.
     """
-    _check(pattern.dtype == torch.float32 and pattern.ndim == 2, "pattern is fp32 [head, key]", pattern)
+    _check(pattern.dtype == torch.float32 and pattern.ndim == 4, "pattern is fp32 [batch, head, query, key]", pattern)
     _check(pattern.is_contiguous(), "pattern is contiguous", pattern)
     _check(v.dtype in DTYPES, "v is bf16 or fp32", v)
-    _keys(v.dtype, pattern.shape[0], v.shape[-1] if v.ndim else 0, v)
-    _check(v.shape[1] == pattern.shape[1], f"{pattern.shape[1]} keys", v)
-    out = torch.empty(pattern.shape[0], v.shape[2], dtype=v.dtype)
+    n_batch, n_heads, n_queries, n_keys = pattern.shape
+    _keys(v, n_heads, v.shape[-1] if v.ndim else 0, v)
+    _check(v.shape[0] == n_batch and v.shape[2] == n_keys, f"{n_batch} texts of {n_keys} keys", v)
+    out = torch.empty(n_batch, n_queries, n_heads, v.shape[3], dtype=v.dtype)
     _memory(
         _library().wb_mix(
             _level(), _threads(), v.dtype == torch.bfloat16, _cpu(pattern, v).data_ptr(), *pattern.shape, v.data_ptr(),
-            v.shape[0], v.shape[2], v.stride(0), v.stride(1), out.data_ptr(),
+            v.shape[1], v.shape[3], *v.stride()[:3], first, out.data_ptr(),
         )
     )  # fmt: skip
     return out
 
 
+def check_groups(groups: Sequence[tuple[int, int, int]], rows: int) -> list[int]:
+    """The groups, one number after the other; ValueError unless they cover the rows in order."""
+    row, flat = 0, []
+    for expert, first, last in groups:
+        if not (expert >= 0 and first == row <= last):
+            raise ValueError(f"groups cover the rows in order, with experts from 0: got {(expert, first, last)}")
+        row = last
+        flat += (expert, first, last)
+    if row != rows:
+        raise ValueError(f"groups end at row {row} of {rows}")
+    return flat
+
+
+def check_experts(x: Tensor, groups: Sequence[tuple[int, int, int]], weights: Tensor, bias: Tensor | None) -> None:
+    """ValueError for what `linear_experts` does not take."""
+    _check(x.dtype in DTYPES and x.ndim == 2 and _within(x, 1), "x is [row, in], bf16 or fp32, each row together", x)
+    _check(weights.dtype == x.dtype and weights.ndim == 3, "weights are [expert, out, in], in the dtype of x", weights)
+    _check(weights.shape[2] == x.shape[1], f"a row of weights has {x.shape[1]} numbers", weights)
+    _check_bias(x, groups, weights.shape[0], weights.shape[1], bias)
+    _cpu(x, weights)
+
+
+def _check_bias(x: Tensor, groups, n_experts: int, n_out: int, bias: Tensor | None) -> None:
+    if any(expert >= n_experts for expert, _, _ in groups):
+        raise ValueError(f"there are experts 0 to {n_experts - 1}; groups name {max(e for e, _, _ in groups)}")
+    if bias is not None:
+        _check(
+            bias.dtype == x.dtype and bias.shape == (n_experts, n_out), "bias is [expert, out], in the dtype of x", bias
+        )
+        _check(n_out <= 1 or bias.stride(1) == 1, "the bias of an expert lies together", bias)
+        _cpu(bias)
+
+
 def check_mxfp4(
-    x: Tensor, groups: Sequence[tuple[int, int, int]], blocks: Tensor, scales: Tensor, bias: Tensor
-) -> list[int]:
-    """ValueError for what `linear_mxfp4` does not take; otherwise the groups, one number after the other."""
-    _check(x.dtype in DTYPES and x.ndim == 2 and x.is_contiguous(), "x is [row, in], contiguous, bf16 or fp32", x)
+    x: Tensor, groups: Sequence[tuple[int, int, int]], blocks: Tensor, scales: Tensor, bias: Tensor | None
+) -> None:
+    """ValueError for what `linear_experts` does not take of MXFP4."""
+    _check(x.dtype in DTYPES and x.ndim == 2 and _within(x, 1), "x is [row, in], bf16 or fp32, each row together", x)
     _check(blocks.dtype == torch.uint8 and blocks.ndim == 4, "blocks are uint8 [expert, out, group, 16]", blocks)
     n_experts, n_out, n_groups, _ = blocks.shape
     _check(blocks.shape[3] == BYTES and x.shape[1] == GROUP * n_groups, f"blocks hold rows of {x.shape[1]}", blocks)
     _check(_within(blocks, 2), "the codes of a row lie together", blocks)
     _check(scales.dtype == torch.uint8 and scales.shape == blocks.shape[:3], "scales go with the blocks", scales)
     _check(_within(scales, 1), "the scales of a row lie together", scales)
-    _check(bias.dtype == x.dtype and bias.shape == (n_experts, n_out), "bias is [expert, out] as x", bias)
-    _check(n_out <= 1 or bias.stride(1) == 1, "the bias of an expert lies together", bias)
-    row, flat = 0, []
-    for expert, first, last in groups:
-        if not (0 <= expert < n_experts and first == row <= last):
-            raise ValueError(
-                f"groups cover the rows in order, with experts 0 to {n_experts - 1}: {expert, first, last}"
-            )
-        row = last
-        flat += (expert, first, last)
-    if row != x.shape[0]:
-        raise ValueError(f"groups end at row {row} of {x.shape[0]}")
-    _cpu(x, blocks, scales, bias)
-    return flat
+    _check_bias(x, groups, n_experts, n_out, bias)
+    _cpu(x, blocks, scales)
 
 
 def check_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
@@ -331,10 +430,11 @@ def check_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
     _cpu(x, weight)
 
 
-def _keys(dtype: torch.dtype, heads: int, d_head: int, cache: Tensor) -> None:
-    _check(cache.dtype == dtype and cache.ndim == 3, f"keys and values are {dtype} [kv_head, key, d_head]", cache)
-    _check(cache.shape[2] == d_head and (d_head <= 1 or cache.stride(2) == 1), f"d_head is {d_head}, together", cache)
-    _check(cache.shape[0] > 0 and heads % cache.shape[0] == 0, f"{heads} heads share the kv heads evenly", cache)
+def _keys(of: Tensor, heads: int, d_head: int, cache: Tensor) -> None:
+    want = f"keys and values are {of.dtype} [batch, kv_head, key, d_head]"
+    _check(cache.dtype == of.dtype and cache.ndim == 4 and cache.shape[0] == of.shape[0], want, cache)
+    _check(cache.shape[3] == d_head and (d_head <= 1 or cache.stride(3) == 1), f"d_head is {d_head}, together", cache)
+    _check(cache.shape[1] > 0 and heads % cache.shape[1] == 0, f"{heads} heads share the kv heads evenly", cache)
 
 
 def _within(x: Tensor, dims: int) -> bool:

@@ -22,7 +22,8 @@ from torch import Tensor
 from workbench.errors import CacheError
 from workbench.kernels import attention as attend
 from workbench.kernels.experts import choices, run
-from workbench.kernels.linear import linear, widens
+from workbench.kernels.linear import linear
+from workbench.kernels.rows import mixture, rms_norm, softmax
 from workbench.runner.cache import KVCache
 from workbench.runner.config import Config
 from workbench.runner.taps import Tap
@@ -31,22 +32,16 @@ from workbench.runner.weights.form import Block, Weights
 LOGITS_AT_A_TIME = 256  # positions: 256 x 201,088 logits in fp32 are 206 MB
 
 
-def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean x² + eps) · scale, in fp32 or better, in the dtype of x."""
-    t = x.to(torch.promote_types(x.dtype, torch.float32))
-    t = t * torch.rsqrt(t.square().mean(-1, keepdim=True) + eps)
-    return (t * scale).to(x.dtype)
-
-
 @lru_cache(maxsize=16)
 def rope_frequencies(c: Config, dtype: torch.dtype = torch.float32) -> tuple[Tensor, float]:
     """YaRN (arXiv 2309.00071): angle per position of each pair, and the factor on cos and sin.
 
-    High frequencies are left alone, low ones are divided by `rope_factor`, and a linear ramp joins the two.
+    High frequencies are left alone, low ones are divided by `rope_factor`, and a linear ramp joins the two. Computed in
+    fp64 and rounded to `dtype`: powers in fp32 differ between processors.
     """
-    base = c.rope_theta ** (torch.arange(0, c.d_head, 2, dtype=dtype) / c.d_head)
+    base = c.rope_theta ** (torch.arange(0, c.d_head, 2, dtype=torch.float64) / c.d_head)
     if c.rope_factor == 1.0:
-        return 1 / base, 1.0
+        return (1 / base).to(dtype), 1.0
 
     def edge(rotations: float) -> float:
         """The pair that turns this often within the original context."""
@@ -56,17 +51,21 @@ def rope_frequencies(c: Config, dtype: torch.dtype = torch.float32) -> tuple[Ten
     if c.rope_truncate:
         low, high = math.floor(low), math.ceil(high)
     low, high = max(low, 0), min(high, c.d_head - 1)
-    pair = torch.arange(c.d_head // 2, dtype=dtype)
+    pair = torch.arange(c.d_head // 2, dtype=torch.float64)
     stretched = ((pair - low) / max(high - low, 0.001)).clamp(0, 1)
-    return stretched / (c.rope_factor * base) + (1 - stretched) / base, 0.1 * math.log(c.rope_factor) + 1.0
+    frequency = stretched / (c.rope_factor * base) + (1 - stretched) / base
+    return frequency.to(dtype), 0.1 * math.log(c.rope_factor) + 1.0
 
 
 def rope_table(c: Config, start: int, stop: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin for positions start:stop, each pos 1 d_head, as the two halves of a head meet them."""
+    """cos and sin for positions start:stop, each pos 1 d_head, as the two halves of a head meet them.
+
+    Angles are rounded as the reference rounds them; their cos and sin are computed in fp64 and rounded.
+    """
     dtype = torch.promote_types(like.dtype, torch.float32)
     frequency, scale = rope_frequencies(c, dtype)
-    angle = torch.arange(start, stop, dtype=dtype)[:, None] * frequency
-    cos, sin = (angle.cos() * scale)[:, None].to(like.device), (angle.sin() * scale)[:, None].to(like.device)
+    angle = (torch.arange(start, stop, dtype=dtype)[:, None] * frequency).double()
+    cos, sin = ((f(angle).to(dtype) * scale)[:, None].to(like.device) for f in (torch.cos, torch.sin))
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
@@ -98,11 +97,10 @@ def attention(
     out = linear(z.reshape(n_batch, n_pos, -1), w.w_o, w.b_o)
     if tap.wants(here + "hook_result"):
         by_head = w.whole("w_o").view(c.d_model, c.n_heads, c.d_head)
-        wide = torch.float32 if widens(z) else z.dtype
-        result = torch.einsum("bphd,mhd->bphm", z.to(wide), by_head.to(wide)).to(z.dtype)
+        result = torch.stack([linear(z[:, :, head], by_head[:, head]) for head in range(c.n_heads)], 2)
         if (edited := tap(here + "hook_result", result)) is not result:
             changed = (edited != result).flatten(2).any(-1, keepdim=True)  # other positions keep their bits
-            out = torch.where(changed | edited.requires_grad, edited.sum(2) + w.b_o, out)
+            out = torch.where(changed | edited.requires_grad, sum(edited.unbind(2)) + w.b_o, out)
     return out
 
 
@@ -113,11 +111,11 @@ def _streamed(
     z = []
     see = tap.pattern_rows(here)
     for block in attend.blocks(q.shape[1], k.shape[2], window):
-        pattern, sink = attend.normalise(attend.scores(q, k, block, start, window), sinks)
+        pattern, sink = attend.normalise(attend.scores(q, k, block, start, window), sinks, gone + block.first)
         pattern = _gate(pattern, sink, tap(here + "hook_sink", sink, block.start))
         if see:
             see(pattern, block.start, gone + block.first)
-        z.append(attend.mix(pattern, v, block))
+        z.append(attend.mix(pattern, v, block, gone))
     return torch.cat(z, 1)
 
 
@@ -134,7 +132,8 @@ def _whole(
     if (edited := tap(here + "hook_attn_scores", scores)) is not scores:
         blocks = [_opened(block, edited, -torch.inf) for block in blocks]
         parts = [_rows(edited, block) for block in blocks]
-    patterns, sink = zip(*(attend.normalise(part, sinks) for part in parts), strict=True)
+    found = [attend.normalise(part, sinks, block.first) for part, block in zip(parts, blocks, strict=True)]
+    patterns, sink = zip(*found, strict=True)
     pattern = _join(patterns, blocks, torch.zeros_like(scores))
     sink = torch.cat(sink, -1)
     pattern = _gate(pattern, sink, tap(here + "hook_sink", sink)).to(v.dtype)  # as the values meet it
@@ -182,7 +181,7 @@ def experts(c: Config, weights: Weights, layer: int, x: Tensor, tap: Tap) -> Ten
     logits = tap(here + "router.hook_out", linear(x, w.w_router, w.b_router))
     top = logits.topk(c.n_active, -1).indices
     chosen = tap(here + "hook_expert_indices", top)
-    spread = torch.zeros_like(logits).scatter(-1, chosen, logits.gather(-1, chosen).softmax(-1))
+    spread = torch.zeros_like(logits).scatter(-1, chosen, softmax(logits.gather(-1, chosen)))
     weight = tap(here + "hook_expert_weights", spread)
     routed = chosen is top and weight is spread  # by the router alone
 
@@ -196,10 +195,7 @@ def experts(c: Config, weights: Weights, layer: int, x: Tensor, tap: Tap) -> Ten
     m = w.experts
     said = run(flat, ran, share, m.up, m.up_bias, m.down, m.down_bias, c.swiglu_alpha, c.swiglu_limit)
     said = tap(here + "hook_expert_out", said.view(*x.shape[:2], -1, c.d_model))
-    # experts are added up in fp32 or better, and rounded once
-    wide = torch.promote_types(x.dtype, torch.float32)
-    out = torch.matmul(share.view(*said.shape[:2], 1, -1).to(wide), said.to(wide))
-    return out[:, :, 0].to(x.dtype)
+    return mixture(share.view(said.shape[:3]), said)
 
 
 def likely(c: Config, w: Block, x: Tensor) -> list[int]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from workbench import names
+from workbench.kernels.linear import linear
+from workbench.kernels.rows import divergence, entropy, log_softmax, norm
 from workbench.runner.config import Config
 from workbench.runner.gpt_oss import unembed
 from workbench.runner.taps import Recorder, Tap
@@ -62,7 +64,7 @@ class Predictions(Tap):
             p = final if layer == last else log_softmax(self._read_out(self._resid[layer][:, at])[0])
             self._keep_top(f"lens {layer}", p, k)
             self._keep(f"lens_entropy {layer}", entropy(p))
-            self._keep(f"lens_kl {layer}", (final.exp() * (final - p)).nan_to_num(0.0).sum(-1))
+            self._keep(f"lens_kl {layer}", divergence(final, p))
 
     def _read_out(self, resid: Tensor) -> Tensor:
         return unembed(self.c, self.weights, resid)
@@ -159,8 +161,7 @@ class Norms(Tap):
         if lane := self.lane_of.get(name.rpartition(".")[2]):
             layer = names.layer_of(name)
             assert layer is not None
-            norm = torch.linalg.vector_norm(x.detach()[0], dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
-            self.rows[lane][layer].append(norm.to("cpu", torch.float32))
+            self.rows[lane][layer].append(norm(x.detach()[0]).to("cpu", torch.float32))
         return x
 
     def lanes(self) -> dict[str, np.ndarray]:
@@ -194,21 +195,13 @@ class StepAttention(Tap):
             at = self._start + first_query
             query = self.member[:, at : at + p.shape[1]]
             key = self.member[:, first_key : first_key + p.shape[2]]
-            self.pooled[layer] += query @ (p @ key.T)
+            mass = linear(p, key)  # head query step
+            self.pooled[layer] += linear(mass.transpose(1, 2), query).transpose(1, 2)
 
         return see
 
     def lanes(self) -> dict[str, np.ndarray]:
         return {"step_attention": (self.pooled / self.size[:, None]).numpy()}
-
-
-def log_softmax(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
-
-
-def entropy(logp: Tensor) -> Tensor:
-    """In nats; an impossible token counts 0."""
-    return -(logp.exp() * logp).nan_to_num(0.0).sum(-1)
 
 
 def margins(c: Config, recorder: Recorder) -> np.ndarray:

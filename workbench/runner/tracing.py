@@ -18,7 +18,6 @@ from workbench import identities, names
 from workbench.conversation.parse import parse
 from workbench.errors import VerificationWarning
 from workbench.kernels import native
-from workbench.kernels.linear import SOME
 from workbench.runner import budget
 from workbench.runner.cache import KVCache
 from workbench.runner.gpt_oss import forward, unembed
@@ -36,6 +35,7 @@ if TYPE_CHECKING:
     from workbench.runner.model import Model
 
 AT_ONCE = 1024  # positions of a pass: each expert of the 20b then gets 128 of them, enough to be worth its reading
+SOME = 32  # a last pass is longer than this: a short one costs as much as a long one
 LEAST = 128  # of a pass, and what longer ones are multiples of
 HELD = 192 << 20  # bytes of a recording that may wait to be written: it and what it is made of are held together
 PROBE = 160  # positions at most: past the 128-token window of the published models

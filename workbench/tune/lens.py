@@ -23,9 +23,10 @@ from tqdm.auto import tqdm
 from workbench import names
 from workbench.analysis import statistics
 from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.kernels.rows import entropy, log_softmax
 from workbench.runner.gpt_oss import unembed
 from workbench.runner.model import Model, Prompt
-from workbench.runner.recording import entropy, log_softmax, tensor
+from workbench.runner.recording import tensor
 from workbench.runner.taps import Recorder
 from workbench.traces import Trace
 
