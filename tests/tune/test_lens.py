@@ -47,8 +47,12 @@ def untrained(model: Model) -> TunedLens:
 
 
 def same(ours, theirs, tolerance: float) -> bool:
+    """Whether all figures are within the tolerance, and tokens equal wherever it does not decide between two ranks."""
     close = all(np.allclose(ours[name], theirs[name], atol=tolerance) for name in FIGURES)
-    return close and bool((ours["token"] == theirs["token"]).all())
+    apart = -np.diff(theirs["logprob"].values) > 2 * tolerance  # of ranks 0 and 1, 1 and 2, …
+    clear = apart & np.insert(apart[..., :-1], 0, True, -1)
+    equal = (ours["token"] == theirs["token"]).values[..., :-1]
+    return close and bool(equal[clear].all()) and clear.mean() > 0.9
 
 
 def test_untrained_it_is_the_logit_lens():
