@@ -257,7 +257,11 @@ def test_any_pattern_of_a_model_without_sinks_is_recomputed(family, foreign):
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
 def test_sdpa_shows_what_eager_shows(family):
-    found = gaps(record(other(family, "sdpa"), tokens(), record="everything"), record(other(family), tokens()))
+    ids = tokens(seed=363)
+    with torch.no_grad():
+        likeliest = other(family)(torch.tensor([ids])).logits.topk(21, -1).values
+    assert -likeliest.diff().max() > 5e-5, "rounding decides no rank"
+    found = gaps(record(other(family, "sdpa"), ids, record="everything"), record(other(family), ids))
     assert max(found.values()) < TOLERANCE
 
 

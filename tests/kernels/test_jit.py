@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from tests.levels import computing_with
 from workbench.kernels import build, jit, native, reference
 
 pytest.importorskip("numba", reason="no numba in this environment, nothing of jit.py is tested: pip install numba")
@@ -22,10 +23,9 @@ ROOT = build.HERE.parents[1]
 
 @pytest.fixture(autouse=True)
 def decoding():
-    native.use("numba")
-    yield
-    native._State.broken = ""
-    native.use(None)
+    with computing_with("numba"):
+        yield
+        native._State.broken = ""
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.levels import AT_START
 from workbench.kernels import attention, build, experts, native, reference
 
 TOLERANCE = 4e-7  # of the largest value, for fp32
@@ -36,7 +37,7 @@ def emulated(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def restored():
     yield
-    native.use(None)
+    native.use(AT_START)
 
 
 @pytest.fixture(params=LEVELS)

@@ -1,5 +1,6 @@
-"""Training: the fast model is gpt-oss, what it starts from is what is said, and a run that stops goes on."""
+"""Training: the model is gpt-oss, its start is what is said, a run that stops goes on, the dtype is an argument."""
 
+import json
 from dataclasses import replace
 from itertools import pairwise
 from random import Random
@@ -8,11 +9,13 @@ import pytest
 import torch
 
 from workbench.errors import CheckpointError
+from workbench.kernels.linear import multiplies_bf16
 from workbench.kernels.reference import dequantise_mxfp4
 from workbench.pocket.families import FAMILIES, make
 from workbench.pocket.rendering import render
 from workbench.pocket.train.batches import Place, batch, pool, split, spread, stream
-from workbench.pocket.train.checkpoint import load
+from workbench.pocket.train.checkpoint import load, snapshot
+from workbench.pocket.train.exam import exam_problems
 from workbench.pocket.train.experts import Experts
 from workbench.pocket.train.export import export, mxfp4
 from workbench.pocket.train.init import mimetic
@@ -21,10 +24,12 @@ from workbench.pocket.train.optimiser import adamw, muon, orthogonal
 from workbench.pocket.train.plan import Plan
 from workbench.pocket.train.run import train
 from workbench.pocket.train.shared import Shared
+from workbench.pocket.train.variant import variant
 from workbench.pocket.vocabulary import pieces
 from workbench.runner.gpt_oss import forward
 from workbench.runner.model import Model
 from workbench.runner.taps import Recorder
+from workbench.runner.weights.embedded import embedded_folder
 
 SMALL = replace(
     SHAPE,
@@ -273,20 +278,78 @@ def test_two_workers_train_as_one_would_on_both_batches(tmp_path):
 def test_another_plan_does_not_go_on_with_a_run(tmp_path, monkeypatch):
     monkeypatch.setattr("workbench.pocket.train.batches.POOL", 24)
     train(PLAN, tmp_path, workers=1, compiled=False, every=1e9, exam=1, steps=1)
-    with pytest.raises(CheckpointError, match="is of another run"):
+    with pytest.raises(CheckpointError, match=r"is of another run \(lr 0.002 there, 0.1 here\)"):
         train(replace(PLAN, lr=0.1), tmp_path, workers=1, compiled=False, exam=1)
+    with pytest.raises(CheckpointError, match=r"is of another run \(dtype 'float32' there, 'bfloat16' here\)"):
+        train(replace(PLAN, dtype="bfloat16"), tmp_path, workers=1, compiled=False, exam=1)
+
+
+@pytest.fixture(params=[True, False])
+def has_bf16_units(request, monkeypatch):
+    """A processor with units for bf16, and one without."""
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: request.param)
+    multiplies_bf16.cache_clear()
+    yield request.param
+    multiplies_bf16.cache_clear()
+
+
+def test_the_processor_does_not_choose_the_dtype_of_training(has_bf16_units):
+    assert multiplies_bf16() == has_bf16_units
+    assert Plan().dtype == "float32" and random_model().dtype == torch.float32
+    assert Pocket(SMALL, "bfloat16").dtype == torch.bfloat16
+
+
+def test_curve_and_checkpoint_name_the_dtype_that_a_run_was_trained_in(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.pocket.train.batches.POOL", 24)
+    after_a_step = {}
+    for dtype in ("float32", "bfloat16"):
+        plan = replace(PLAN, dtype=dtype)
+        saved = torch.load(train(plan, tmp_path / dtype, workers=1, compiled=False, every=1e9, exam=1, steps=1))
+        logged = json.loads((tmp_path / dtype / "curve.jsonl").read_text().splitlines()[0])
+        assert logged["plan"]["dtype"] == saved["plan"]["dtype"] == dtype
+        assert all(weight.dtype == torch.float32 for weight in saved["model"].values())
+        after_a_step[dtype] = saved["model"]["blocks.1.w_o"]
+    assert not torch.equal(*after_a_step.values()), "the products were computed in the dtype that is named"
+    assert torch.allclose(*after_a_step.values(), atol=PLAN.lr)
+
+
+def test_in_bf16_the_logits_are_those_of_float32_but_for_rounding():
+    exact, rounded = random_model(), random_model()
+    rounded.dtype = torch.bfloat16
+    with torch.no_grad():
+        logits, near = exact(some_ids()), rounded(some_ids())
+    assert near.dtype == torch.bfloat16 and not torch.equal(near.float(), logits)
+    assert (near.float() - logits).square().mean() < 0.01 * logits.var()
+
+
+def test_a_snapshot_names_its_dtype_and_is_loaded_in_the_one_that_is_asked_for(tmp_path):
+    snapshot(Pocket(SMALL, "bfloat16"), tmp_path / "at-25.pt")
+    assert torch.load(tmp_path / "at-25.pt")["dtype"] == "bfloat16"
+    assert load(tmp_path / "at-25.pt").dtype == torch.float32
+    assert load(tmp_path / "at-25.pt", "bfloat16").dtype == torch.bfloat16
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bf16", ""])
+def test_a_dtype_that_training_does_not_have_is_refused_before_anything_is_written(dtype):
+    for refused in (lambda: replace(PLAN, dtype=dtype), lambda: Pocket(SMALL, dtype)):
+        with pytest.raises(CheckpointError, match=f"one of 'float32', 'bfloat16' for training, got '{dtype}'"):
+            refused()
+
+
+def test_the_recipe_of_the_shipped_weights_names_the_dtype_that_their_curve_does():
+    lines = map(json.loads, (embedded_folder() / "curve.jsonl").read_text().splitlines())
+    trained_in = {line["dtype"].removeprefix("torch.") for line in lines if "plan" in line}
+    recipe = (embedded_folder() / "README.md").read_text().partition("## How it was made")[2]
+    assert trained_in == {"float32"}
+    assert "workbench.pocket.train runs/pocket --dtype float32 " in recipe and "courses ran in float32" in recipe
 
 
 def test_every_test_problem_of_the_exam_is_held_out():
-    from workbench.pocket.train.exam import exam_problems
-
     asked = [p for family in FAMILIES for p in exam_problems(family, 8)]
     assert all(p.split == "test" and not p.wording.trained for p in asked)
 
 
 def test_a_variant_differs_in_attention_alone_and_by_a_low_rank():
-    from workbench.pocket.train.variant import variant
-
     model = random_model()
     before = {name: p.clone() for name, p in model.named_parameters()}
     made = dict(variant(model, tokens=1500, rank=2).named_parameters())
@@ -305,11 +368,15 @@ def test_the_command_trains_both_courses_and_the_second_begins_with_the_first(tm
 
     monkeypatch.setattr("workbench.pocket.train.batches.POOL", 24)
     monkeypatch.setattr("workbench.pocket.train.run.mimetic", lambda model: None)
+    monkeypatch.setattr("workbench.pocket.train.exam.exam_problems", lambda family, n: exam_problems(family, 1))
+    monkeypatch.setattr("workbench.pocket.train.plan.SHAPE", PLAN.shape)
     command = [str(tmp_path), "--tokens", "1500", "--slips", "1500", "--batch", "700", "--workers", "1", "--plain"]
+    command += ["--dtype", "bfloat16"]
     main([*command, "--steps", "1"])
     assert not (tmp_path / "slips").exists()  # the first course is not at its end
     main(command)
     first, second = (torch.load(tmp_path / name) for name in ("last.pt", "slips/last.pt"))
+    assert first["plan"]["dtype"] == second["plan"]["dtype"] == "bfloat16"
     assert (first["plan"]["course"], second["plan"]["course"]) == ("first", "slips")
     assert second["plan"]["start"] == str(tmp_path / "last.pt")
     shipped = Model(tmp_path / "model-bf16", dtype="float32").weights.embed

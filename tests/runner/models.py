@@ -21,6 +21,16 @@ def tiny(seed: int = 0) -> Model:
     return model
 
 
+def lead(x: torch.Tensor, k: int = 1) -> float:
+    """By how much the k-th largest number of a row exceeds the next one, in the row where it does so least.
+
+    Where this is about the size of rounding, another processor may choose the other one. A test that compares choices
+    of two programs takes inputs where it is large, and says so.
+    """
+    top = x.double().topk(k + 1, -1).values
+    return float((top[..., k - 1] - top[..., k]).min())
+
+
 def some_tokens(n: int, seed: int = 0, n_vocab: int = 170) -> list[int]:
     return torch.randint(0, n_vocab, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
 

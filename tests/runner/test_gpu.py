@@ -12,10 +12,11 @@ import torch
 
 import workbench as wb
 from tests.checkpoints import Random
+from tests.levels import computing_with
 from tests.runner.models import ctrl_c_in_pass, some_tokens
 from tests.runner.pretend import OnCuda, pretended_cuda
 from workbench import names
-from workbench.kernels import experts, native
+from workbench.kernels import experts
 from workbench.kernels.packed import Packed
 from workbench.kernels.reference import dequantise_mxfp4
 from workbench.runner.generate import Interrupted
@@ -38,13 +39,12 @@ def folder(tmp_path_factory):
 @pytest.fixture(params=[pytest.param("cuda", marks=gpu), "pretended"])
 def tolerance(request):
     """By how much numbers may differ from the CPU's plain torch: a pretended GPU is the CPU."""
-    native.use("torch")
-    if request.param == "cuda":
-        yield 1e-4
-    else:
-        with pretended_cuda():
-            yield 0.0
-    native.use(None)
+    with computing_with("torch"):
+        if request.param == "cuda":
+            yield 1e-4
+        else:
+            with pretended_cuda():
+                yield 0.0
 
 
 @pytest.fixture(params=["small", "fast"])
@@ -203,11 +203,8 @@ def test_packed_experts_dequantised_one_by_one_are_the_reference_bit_for_bit(dty
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
 def test_a_packed_model_is_the_dequantised_one_bit_for_bit_where_torch_computes(folder, dtype):
-    native.use("torch")
-    try:
+    with computing_with("torch"):
         a, b = (Model(folder, memory=memory, dtype=dtype).trace(TOKENS, record=RECORD) for memory in ("small", "fast"))
-    finally:
-        native.use(None)
     assert a.names() == b.names() and len(a.names()) > 2 * (len(names.POINTS) - 3)
     for name in a.names():
         assert np.array_equal(a.stored(name), b.stored(name), equal_nan=a.stored(name).dtype.kind == "f"), name

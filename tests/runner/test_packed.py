@@ -6,6 +6,7 @@ import torch
 
 import workbench as wb
 from tests.checkpoints import Random
+from tests.levels import computing_with
 from workbench import names
 from workbench.errors import BudgetError, CheckpointError, TraceExists, TraceNotFound
 from workbench.kernels import native
@@ -31,9 +32,8 @@ def folder(tmp_path_factory):
 def level(request):
     if request.param == "numba":
         pytest.importorskip("numba")
-    native.use(request.param)
-    yield request.param
-    native.use(None)
+    with computing_with(request.param):
+        yield request.param
 
 
 def gap(a: torch.Tensor, b: torch.Tensor) -> float:

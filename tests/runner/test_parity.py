@@ -6,6 +6,7 @@ import torch
 
 from tests.checkpoints import Random
 from tests.runner import textbook
+from tests.runner.models import lead
 from workbench import names
 from workbench.runner.cache import KVCache
 from workbench.runner.gpt_oss import forward
@@ -23,7 +24,8 @@ def random():
 
 @pytest.fixture(scope="module")
 def tokens(random):
-    return torch.randint(0, random.config.d_vocab, (3, POSITIONS), generator=torch.Generator().manual_seed(0))
+    """A text in which every router has a clear favorite; `theirs` checks it."""
+    return torch.randint(0, random.config.d_vocab, (3, POSITIONS), generator=torch.Generator().manual_seed(59))
 
 
 @pytest.fixture(scope="module")
@@ -81,6 +83,8 @@ def theirs(hf, tokens):
         seen["hook_logits"] = hf(tokens, output_attentions=True).logits
     for handle in handles:
         handle.remove()
+    routers = [logits for name, logits in seen.items() if name.endswith("router.hook_out")]
+    assert min(lead(logits, c.num_experts_per_tok) for logits in routers) > 1e-3, "rounding chooses no expert"
     return seen
 
 
@@ -143,6 +147,7 @@ def test_greedy_tokens_equal_those_of_transformers(random, hf, tokens):
     model = Model(hf)
     for row in tokens[:, :40].tolist():
         trace = model.generate(row, max_tokens=30, record="")
+        assert lead(model.forward(torch.tensor([trace.tokens]))[0, 39:-1]) > 1e-3, "rounding chooses no token"
         with torch.no_grad():
             out = hf.generate(
                 torch.tensor([row]), max_new_tokens=30, do_sample=False, eos_token_id=sorted(model.stop_ids) or None
@@ -164,8 +169,9 @@ def test_gradients_equal_those_of_transformers(random, hf, tokens):
     assert gap(recorder["hook_embed"].grad, embeds["theirs"].grad) < 1e-4
 
 
-def test_bf16_rounds_to_other_experts_no_more_often_than_transformers_does(random, tokens, measured):
+def test_bf16_rounds_to_other_experts_no_more_often_than_transformers_does(random, measured):
     """Near ties bf16 takes other experts: what can be asked is that the chosen sets agree with fp32 as often."""
+    tokens = torch.randint(0, random.config.d_vocab, (12, POSITIONS), generator=torch.Generator().manual_seed(0))
     n_layers = random.config.n_layers
     sets = {}
     for name, dtype in (("ours", torch.bfloat16), ("fp32", torch.float32)):
@@ -187,7 +193,7 @@ def test_bf16_rounds_to_other_experts_no_more_often_than_transformers_does(rando
         f"bf16, share of equal top-k sets: ours = transformers {equal('ours', 'transformers'):.3f}, "
         f"ours = fp32 {equal('ours', 'fp32'):.3f}, transformers = fp32 {equal('transformers', 'fp32'):.3f}"
     )
-    assert equal("ours", "fp32") > equal("transformers", "fp32") - 0.03  # the noise of 840 (layer, position)
+    assert equal("ours", "fp32") > equal("transformers", "fp32") - 0.03  # the noise of 3,360 (layer, position) is 0.005
 
 
 @pytest.mark.parametrize("question", ["What is 247+138?", "Say Hal Cal Dee.", "Mod 10: a=3, b=a+4, c=b*2. Find c."])

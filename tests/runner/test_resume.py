@@ -13,6 +13,7 @@ import torch
 
 import workbench as wb
 from tests.checkpoints import Random
+from tests.levels import computing_with
 from tests.runner.models import ctrl_c_in_pass, some_tokens, tiny
 from workbench import names
 from workbench.conversation.chat import chat
@@ -79,16 +80,13 @@ def test_a_generation_interrupted_at_any_token_ends_as_if_it_had_not_been(model,
 def test_packed_experts_and_every_dtype_resume_to_the_same_bits(folder, tmp_path, level, dtype):
     if level == "numba":
         pytest.importorskip("numba")
-    native.use(level)
-    try:
+    with computing_with(level):
         model = Model(folder, memory="small", dtype=dtype)
         model.stop_ids = frozenset()
         whole = model.generate(PROMPT, max_tokens=N, record="", **DRAWN)
         for n in (2, 5):
             left = wb.load(interrupted(model, n, record="", **DRAWN).save(tmp_path / f"{n}.trace"))
             same(model.resume(left), whole)
-    finally:
-        native.use(None)
 
 
 def test_past_the_window_and_the_room_of_the_cache_no_bit_changes(model, tmp_path):

@@ -28,9 +28,21 @@ def logits(model, tap: Tap | None = None, tokens=TOKENS):
         return forward(model.config, model.weights, torch.tensor([tokens]), tap)
 
 
-def test_recording_everything_changes_no_bit_of_the_logits(model):
+@pytest.fixture(scope="module")
+def plain(model):
+    """The logits of a run that nobody looks at."""
+    return logits(model)
+
+
+@pytest.fixture(scope="module")
+def everything(model):
+    """A trace of that run with every hook point."""
+    return model.trace(TOKENS, record=[*POINTS, "logits"])
+
+
+def test_recording_everything_changes_no_bit_of_the_logits(model, plain):
     recorder = Recorder(POINTS)
-    assert torch.equal(logits(model), logits(model, recorder))
+    assert torch.equal(plain, logits(model, recorder)) and torch.equal(plain, logits(model))
     assert sorted(recorder.seen) == sorted(POINTS)
 
 
@@ -44,15 +56,15 @@ def test_recorded_shapes_have_the_axes_that_the_table_of_names_says(model):
 
 
 @pytest.mark.parametrize("name", POINTS)
-def test_an_identity_edit_changes_no_bit(model, name):
+def test_an_identity_edit_changes_no_bit(model, plain, name):
     for fn in (lambda x: x, lambda x: x.clone()):
         edit = Edit(name, fn, [name], model.config)
-        assert torch.equal(logits(model), logits(model, edit))
+        assert torch.equal(plain, logits(model, edit))
         assert edit.tally.fired and not edit.tally.changed
 
 
 @pytest.mark.parametrize("name", [p for p in POINTS if p.startswith("blocks.1") or "." not in p])
-def test_an_edit_has_an_effect_and_earlier_positions_keep_every_bit(model, name):
+def test_an_edit_has_an_effect_and_earlier_positions_keep_every_bit(model, plain, name):
     def change(x):
         return x.roll(1, -1) if x.dtype == torch.int64 else x * 1.25
 
@@ -61,9 +73,9 @@ def test_an_edit_has_an_effect_and_earlier_positions_keep_every_bit(model, name)
 
     fn = reverse_experts if name.endswith("indices") else change
     edit = Edit(name, fn, [name], model.config, positions=slice(40, None))
-    before, after = logits(model), logits(model, edit)
-    assert torch.equal(before[:, :40], after[:, :40])
-    assert not torch.equal(before[:, 40:], after[:, 40:])
+    after = logits(model, edit)
+    assert torch.equal(plain[:, :40], after[:, :40])
+    assert not torch.equal(plain[:, 40:], after[:, 40:])
     assert edit.tally.changed and edit.tally.positions == 30
 
 
@@ -86,17 +98,21 @@ def test_one_row_of_a_batch_is_bit_identical_to_the_row_alone(model):
 
 
 @pytest.mark.parametrize("name", POINTS)
-def test_patching_a_run_with_itself_changes_nothing(model, name):
-    trace = model.trace(TOKENS, record=[name, "logits"])
-    with model.patch(name, trace):
+def test_patching_a_run_with_itself_changes_nothing(model, everything, name):
+    with model.patch(name, everything):
         patched = model.trace(TOKENS, record="logits")
-    assert np.array_equal(trace["logits"], patched["logits"])
+    assert np.array_equal(everything["logits"], patched["logits"])
     assert patched.edits[0]["fired"] > 0 and patched.edits[0]["changed"] == 0
 
 
+@pytest.fixture(scope="module")
+def source(model):
+    """Another text."""
+    return model.trace(some_tokens(70, 5), record="residuals logits")
+
+
 @pytest.mark.parametrize("layer", range(4))
-def test_patching_all_positions_at_a_layer_gives_the_source_run(model, layer):
-    source = model.trace(some_tokens(70, 5), record="residuals logits")
+def test_patching_all_positions_at_a_layer_gives_the_source_run(model, source, layer):
     with model.patch(f"blocks.{layer}.hook_resid_post", source):
         patched = model.trace(TOKENS, record="logits")
     assert np.array_equal(source["logits"], patched["logits"])

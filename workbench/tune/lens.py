@@ -33,6 +33,7 @@ from workbench.traces import Trace
 AT_ONCE = 1 << 24  # log-probabilities held at a time: of every layer, at some positions
 EPS = 1e-4  # of Adam: a layer that is right already has gradients of rounding (1e-9), and must not be moved by them
 FORMAT = "workbench tuned lens 1"
+DTYPES = {"float32": torch.float32, "float64": torch.float64}  # of translators; bf16 would round Adam's steps away
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,27 +70,49 @@ class TunedLens:
 
 
 def train_lens(
-    model: Model, texts: Sequence[Prompt], *, passes: int = 4, lr: float = 0.002, seed: int = 0
+    model: Model,
+    texts: Sequence[Prompt],
+    *,
+    passes: int = 4,
+    lr: float = 0.002,
+    seed: int = 0,
+    dtype: torch.dtype | str = "float32",
 ) -> TunedLens:
     """A tuned lens of a model: translators that bring each layer's prediction near the final one, over these texts.
 
     Begins as the logit lens; Adam, one step a text, on the mean of KL(final || layer) over layers and positions, the
-    rate falling to 0. `texts` are prompts, token ids or traces: best what the model itself wrote, some thousand tokens
-    for a small model. Keep others for `wb.lens_kl`, which says what was gained.
+    rate falling to 0.
+
+    Args:
+        model: the model that the lens is for. Its weights do not change.
+        texts: prompts, token ids or traces: best what the model itself wrote, some thousand tokens for a small model.
+            Keep others for `wb.lens_kl`, which says what was gained.
+        passes: how many times each text is used.
+        lr: the learning rate of the first step.
+        seed: of the order of the texts.
+        dtype: of the translators and their training, float32 or float64 (a torch dtype or its name). The model runs in
+            the dtype that it was loaded with; `lens.told` and the saved file name both.
+
+    Returns:
+        A TunedLens: weight (layer d_model d_model) and bias (layer d_model) for all layers but the last.
 
     >>> lens = wb.train_lens(model, [trace], passes=1)
     >>> lens
     <TunedLens of pocket: 6 layers, 64 tokens>
 
-    Raises PromptError without texts, EditError while an edit is in force. Ctrl-C ends it at the next hook point.
+    Raises PromptError without texts, CheckpointError for another dtype, EditError while an edit is in force.
+    Ctrl-C ends it at the next hook point.
     """
     ids = [model.tokens(text) for text in texts]
     if not ids:
         raise PromptError("a lens is trained on texts: give traces, prompts or token ids")
     if model.edits_in_force():
         raise EditError("a lens belongs to a model as it is: train it outside of `with model.edit(…)`")
-    c, wide = model.config, torch.promote_types(model.dtype, torch.float32)
-    on = {"device": model.device, "dtype": wide}
+    dtype_name = str(dtype).removeprefix("torch.")
+    if dtype_name not in DTYPES:
+        raise CheckpointError(f"dtype must be one of {', '.join(map(repr, DTYPES))} for a lens, got {dtype_name!r}")
+    c = model.config
+    on = {"device": model.device, "dtype": DTYPES[dtype_name]}
     weight = torch.zeros(c.n_layers - 1, c.d_model, c.d_model, **on, requires_grad=True)
     bias = torch.zeros(c.n_layers - 1, c.d_model, **on, requires_grad=True)
     lens = TunedLens(weight, bias)
@@ -114,6 +137,8 @@ def train_lens(
         "passes": passes,
         "lr": lr,
         "seed": seed,
+        "dtype": dtype_name,
+        "model_dtype": model.dtype_name,
     }
     return TunedLens(weight.detach(), bias.detach(), told)
 

@@ -25,6 +25,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--batch", type=int, default=1280, help="tokens a worker and a step (default: 1280)")
     parser.add_argument("--lr", type=float, default=0.002, help="of Muon (default: 0.002)")
+    products = {"choices": ("float32", "bfloat16"), "default": "float32"}  # `DTYPES`, without loading torch for --help
+    parser.add_argument("--dtype", **products, help="of activations and products (default: float32)")
     parser.add_argument("--every", type=float, default=5e5, help="tokens between two checkpoints (default: 5e5)")
     parser.add_argument("--steps", type=int, help="stop after so many steps of a course; the same command goes on")
     parser.add_argument("--start", type=Path, help="a last.pt of a first course: the second alone")
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     from workbench.pocket.train.run import train
 
     how = {"workers": args.workers, "compiled": not args.plain, "every": args.every, "steps": args.steps}
-    plan = Plan(tokens=args.tokens, seed=args.seed, batch=args.batch, lr=args.lr)
+    plan = Plan(tokens=args.tokens, seed=args.seed, batch=args.batch, lr=args.lr, dtype=args.dtype)
     last = args.start or train(plan, args.folder, **how)
     if finished(last):
         second = replace(plan, tokens=args.slips, course="slips", start=str(last))

@@ -34,10 +34,14 @@ def save(path: Path, plan: Plan, shared: Shared, state: State, model: Pocket) ->
 def resume(path: Path, plan: Plan, shared: Shared, state: State) -> None:
     """Puts a run back to where it was saved. Raises CheckpointError if it is not the run of `plan`."""
     held = torch.load(path, weights_only=True)
-    if held["plan"] != asdict(plan) or len(held["places"]) != len(state.places):
+    saved = {"workers": len(held["places"]), **held["plan"]}
+    requested = {"workers": len(state.places), **asdict(plan)}
+    differing = [name for name in saved | requested if saved.get(name) != requested.get(name)]
+    if differing:
+        values = "; ".join(f"{name} {saved.get(name)!r} there, {requested.get(name)!r} here" for name in differing)
         raise CheckpointError(
-            f"{path} is of another run: {held['plan']} with {len(held['places'])} workers. Give the same plan and "
-            f"number of workers to go on with it, or another folder to begin a new run."
+            f"{path} is of another run ({values}). Give the same plan and number of workers to go on with it, or "
+            f"another folder to begin a new run."
         )
     shared.restore(held["state"])
     state.step, state.tokens, state.cpu = held["step"], held["tokens"], held["cpu"]
@@ -51,14 +55,14 @@ def finished(path: Path) -> bool:
 
 
 def snapshot(model: Pocket, path: Path) -> None:
-    """The weights alone, for `load`."""
+    """The weights and the dtype that they were trained in, for `load`."""
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    torch.save({"model": weights, "shape": asdict(model.c)}, path)
+    torch.save({"model": weights, "shape": asdict(model.c), "dtype": model.dtype_name}, path)
 
 
-def load(path: Path) -> Pocket:
-    """The model of a checkpoint or a snapshot."""
+def load(path: Path, dtype: str = "float32") -> Pocket:
+    """The model of a checkpoint or a snapshot, computing in `dtype` whatever it was trained in."""
     held = torch.load(path, weights_only=True)
-    model = Pocket(Config(**{**held["shape"], "layer_types": tuple(held["shape"]["layer_types"])}))
+    model = Pocket(Config(**{**held["shape"], "layer_types": tuple(held["shape"]["layer_types"])}), dtype)
     model.load_state_dict(held["model"])
     return model

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from workbench.kernels.linear import multiplies_bf16
+from workbench.errors import CheckpointError
 from workbench.pocket.train.elementwise import OPS
 from workbench.pocket.train.experts import Experts
 from workbench.pocket.vocabulary import d_vocab
@@ -33,6 +33,20 @@ SHAPE = Config(
     layer_types=("sliding_attention", "full_attention") * 3,
 )
 PLACES = 2048  # how far away from the first token one may stand
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def training_dtype(name: str) -> torch.dtype:
+    """The dtype of a training run by its name. It is the caller's choice on every machine, never the processor's.
+
+    >>> training_dtype("bfloat16")
+    torch.bfloat16
+
+    Raises CheckpointError for any other than "float32" and "bfloat16".
+    """
+    if name not in DTYPES:
+        raise CheckpointError(f"dtype must be one of {', '.join(map(repr, DTYPES))} for training, got {name!r}")
+    return DTYPES[name]
 
 
 @dataclass(slots=True)
@@ -90,21 +104,21 @@ class Block(nn.Module):
 class Pocket(nn.Module):
     """Logits from token ids: `model(ids, routing, at)`, at the flat positions `at` or at all.
 
-    `place` is where RoPE takes each token to stand, by default where it does. Masks know nothing of it.
+    `place` is where RoPE takes each token to stand, by default where it does. Masks know nothing of it. Parameters are
+    float32; activations and products are in `dtype`, "float32" or "bfloat16"; norms, softmax and SwiGLU in float32.
 
     >>> model = Pocket(SHAPE)
     >>> sum(p.numel() for p in model.parameters()) == SHAPE.n_params
     True
     """
 
-    def __init__(self, c: Config):
+    def __init__(self, c: Config, dtype: str = "float32"):
         super().__init__()
-        self.c = c
+        self.c, self.dtype = c, training_dtype(dtype)
         self.embed = nn.Parameter(torch.randn(c.d_vocab, c.d_model) * 4 / math.sqrt(c.d_model))
         self.blocks = nn.ModuleList(Block(c, layer) for layer in range(c.n_layers))
         self.ln_final = nn.Parameter(torch.ones(c.d_model))
         self.unembed = nn.Parameter(torch.randn(c.d_vocab, c.d_model) * 0.2 / math.sqrt(c.d_model))
-        self.dtype = torch.bfloat16 if multiplies_bf16() else torch.float32
         frequency, scale = rope_frequencies(c)
         angle = torch.outer(torch.arange(PLACES).float(), frequency)
         self._cos, self._sin = angle.cos() * scale, angle.sin() * scale  # place d_head/2
@@ -125,6 +139,10 @@ class Pocket(nn.Module):
         if at is not None:
             x = x.index_select(0, at)
         return OPS["norm"](x, self.ln_final, self.c.eps) @ self.unembed.to(self.dtype).t()
+
+    @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
 
     @property
     def layers(self) -> list[Block]:

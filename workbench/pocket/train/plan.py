@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from workbench.pocket.train.batches import Place
-from workbench.pocket.train.model import SHAPE
+from workbench.pocket.train.model import SHAPE, training_dtype
 from workbench.runner.config import Config
 
 
@@ -23,6 +23,10 @@ class Plan:
     shape: Config = field(default_factory=lambda: SHAPE)
     start: str | None = None  # a checkpoint whose weights it begins with
     course: str = "first"  # which problems: see `mix`
+    dtype: str = "float32"  # of activations and products, or "bfloat16"; weights and optimizer stay float32
+
+    def __post_init__(self) -> None:
+        training_dtype(self.dtype)
 
     def rate(self, step: int, progress: float) -> float:
         """The share of the learning rates: a warm-up, a plateau, a line to 0.

@@ -34,7 +34,7 @@ def train(
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)
-    model = Pocket(plan.shape)
+    model = Pocket(plan.shape, plan.dtype)
     mimetic(model)
     if plan.start:
         model.load_state_dict(checkpoint.load(Path(plan.start)).state_dict())

@@ -24,7 +24,7 @@ from workbench.pocket.train.batches import batch, split
 from workbench.pocket.train.checkpoint import load, snapshot
 from workbench.pocket.train.export import export
 from workbench.pocket.train.mix import draw
-from workbench.pocket.train.model import Pocket
+from workbench.pocket.train.model import DTYPES, Pocket
 
 CHANGED = ("w_qkv", "w_o")
 
@@ -43,7 +43,7 @@ class LowRank:
 
 
 def variant(model: Pocket, *, tokens: float = 1e6, rank: int = 4, lr: float = 0.003, seed: int = 0) -> Pocket:
-    """The changed model; `model` itself, which gave the start, is not touched."""
+    """The changed model, trained in the dtype of `model`; `model` itself, which gave the start, is not touched."""
     torch.manual_seed(seed)
     base = {name: p.detach() for name, p in model.named_parameters()}
     changes = {name: LowRank.of(w, rank) for name, w in base.items() if name.endswith(CHANGED)}
@@ -63,7 +63,7 @@ def variant(model: Pocket, *, tokens: float = 1e6, rank: int = 4, lr: float = 0.
                 optimiser.zero_grad(set_to_none=True)
                 seen += float(b.real.sum())
                 bar.update(int(b.real.sum()))
-    made = Pocket(model.c)
+    made = Pocket(model.c, model.dtype_name)
     made.load_state_dict({name: w.detach() for name, w in changed(base, changes).items()})
     return made
 
@@ -89,9 +89,10 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("folder", type=Path, help="gets variant.pt and model/")
     parser.add_argument("--tokens", type=float, default=1e6)
     parser.add_argument("--rank", type=int, default=4)
+    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of products (default: float32)")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    made = variant(load(args.start), tokens=args.tokens, rank=args.rank)
+    made = variant(load(args.start, args.dtype), tokens=args.tokens, rank=args.rank)
     args.folder.mkdir(parents=True, exist_ok=True)
     snapshot(made, args.folder / "variant.pt")
     export(made, args.folder / "model")

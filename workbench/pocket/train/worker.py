@@ -66,7 +66,7 @@ class Worker:
 
     def __init__(self, worker: int, job: Job):
         self.worker, self.job, self.plan, self.shared, self.state = worker, job, job.plan, job.shared, job.state
-        self.model = Pocket(self.plan.shape)
+        self.model = Pocket(self.plan.shape, self.plan.dtype)
         self.shared.adopt(self.model, worker)
         self.n_workers = len(self.shared.grads)
         c = self.plan.shape
@@ -88,7 +88,7 @@ class Worker:
         asked = exam(self.worker, self.n_workers, job.n_exam)
         losses: list[float] = []
         if curve and state.step == 0:
-            _print({"plan": asdict(plan), "workers": self.n_workers, "dtype": str(self.model.dtype)}, curve)
+            _print({"plan": asdict(plan), "workers": self.n_workers}, curve)
         total, hidden = int(plan.tokens), None if curve else True
         with tqdm(total=total, initial=int(state.tokens), unit="tok", unit_scale=True, disable=hidden) as bar:
             while state.tokens < plan.tokens and state.step != job.last:
