@@ -14,6 +14,7 @@ from torch import Tensor
 
 from workbench import names
 from workbench.conversation.chat import Chat, as_chat
+from workbench.conversation.template import read_template
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import CheckpointError, EditError, PromptError
 from workbench.runner import generate as generation
@@ -72,7 +73,7 @@ class Model:
         folder = Path(tokenizer) if tokenizer else checkpoint.folder
         readable = tokenizer or (folder and (folder / "tokenizer.json").is_file())  # without one, token ids only
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and readable else None
-        self.template = _template(folder)
+        self.template = read_template(folder) if folder else None
         self.adapter: dict | None = None  # for the manifest: which adapter is in force, how strongly, on which weights
         self.partial: Trace | None = None  # what the last generation had written when it was interrupted, or failed
         self.probed: tuple | None = None  # the last probe: its length, the kernels, what it found
@@ -350,8 +351,3 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if isinstance(dtype, str) and not isinstance(found, torch.dtype):
         raise CheckpointError(f"{dtype!r} is no dtype; gpt-oss runs in 'float32', 'bfloat16' or 'float64'")
     return found
-
-
-def _template(folder: Path | None) -> str | None:
-    path = folder / "chat_template.jinja" if folder else None
-    return path.read_text(encoding="utf-8") if path and path.is_file() else None
