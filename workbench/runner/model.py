@@ -237,10 +237,10 @@ class Model:
         """The same model with a LoRA adapter in force: a Model of its own, that shares the weights with this one.
 
         `folder`: what PEFT's `save_pretrained` leaves (adapter_config.json, adapter_model.safetensors), for q_proj,
-        k_proj, v_proj, o_proj, mlp.router.weight, mlp.experts.gate_up_proj and mlp.experts.down_proj. `scale` times
-        the change is added to what each matrix gives (any finite number: 0 is this model to the last bit, 1 what was
-        trained). Nothing is merged: experts stay packed, and a further scale costs no memory. Traces tell folder,
-        digest and scale, and have another `weights_digest`.
+        k_proj, v_proj, o_proj, mlp.router.weight, mlp.experts.gate_up_proj and mlp.experts.down_proj; or a folder with
+        one such folder inside. `scale` times the change is added to what each matrix gives (any finite number: 0 is
+        this model to the last bit, 1 what was trained). Nothing is merged: experts stay packed, and a further scale
+        costs no memory. Traces tell folder, digest and scale, and have another `weights_digest`.
 
         >>> changed = model.with_adapter("my-adapter", scale=0.5)  # doctest: +SKIP
         >>> changed  # doctest: +SKIP
