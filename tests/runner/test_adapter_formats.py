@@ -192,7 +192,7 @@ def test_a_factor_with_another_number_of_axes_is_refused(trained, tmp_path, shap
     with copy_of(trained["oblong", 5].folder, tmp_path / "a") as folder:
         tensors = load_file(folder / WEIGHTS)
         save_file(tensors | {LAYER + "mlp.experts.lora_A.weight": torch.ones(shape)}, folder / WEIGHTS)
-        with pytest.raises(CheckpointError, match="the factors of model.layers.0.mlp.experts.down_proj are"):
+        with pytest.raises(CheckpointError, match=r"the factors of model\.layers\.0\.mlp\.experts\.down_proj are"):
             read_adapter(folder, OBLONG.config)
 
 

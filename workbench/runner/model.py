@@ -148,7 +148,8 @@ class Model:
         Ctrl-C raises KeyboardInterrupt and keeps what there is in `model.partial`, a trace that can be saved and that
         `model.resume` goes on with. Before the prompt was read there is nothing to keep.
 
-        Raises PromptError, HookNameError, BudgetError (before anything runs).
+        Raises PromptError, HookNameError, BudgetError (before anything runs); NotFinite where a token is to be
+        drawn and the logits hold NaN.
         """
         tokens, notes = self.rendered(prompt)
         return generation.generate(
