@@ -298,6 +298,19 @@ def test_a_chat_template_of_another_form_is_refused(folder, value):
         jinja.read_template(folder)
 
 
+def test_a_template_that_cannot_be_read_is_named(folder):
+    for data, words in ((b"version https://git-lfs.github.com/spec/v1", "git lfs pull"), (b"\xff{{", "cannot be read")):
+        (folder / "chat_template.jinja").write_bytes(data)
+        with pytest.raises(CheckpointError, match=words):
+            jinja.read_template(folder)
+
+
+def test_line_ends_of_windows_are_those_of_python(folder):
+    (folder / "chat_template.jinja").write_bytes(ONE.replace("{% for", "\r\n{% for").encode())
+    got, want = rendered(folder)
+    assert got == want
+
+
 def test_the_roles_of_tokens_are_read_as_transformers_reads_them(folder):
     from transformers import AutoTokenizer
 
@@ -312,6 +325,16 @@ def test_the_roles_of_tokens_are_read_as_transformers_reads_them(folder):
     (folder / "special_tokens_map.json").unlink()
     with pytest.raises(CheckpointError, match="bos_token must be text, it is 7"):
         Tokenizer.from_folder(folder)
+
+
+def test_a_control_token_of_one_character_cannot_be_said():
+    from tokenizers import Tokenizer as Rust
+
+    rust = Rust.from_file(str(POCKET / "tokenizer.json"))
+    rust.add_special_tokens([AddedToken("☐")])
+    ours = Tokenizer(rust.to_str().encode())
+    ids = jinja.render(chat("a ☐ b"), ours, "☐{% for m in messages %}{{ m.content | tojson(true) }}{% endfor %}")
+    assert ids.count(ours.special["☐"]) == 1 and ours.decode(ids) == '☐"a ☐ b"'
 
 
 def test_a_control_token_without_angle_brackets_cannot_be_said(both):

@@ -128,6 +128,10 @@ def test_what_is_missing_is_said_with_how_to_convert_again(tmp_path):
         refused(written(tmp_path, **{f"gpt-oss.{name}": None}), f"has no {name}", "convert_hf_to_gguf.py")
 
 
+def test_a_number_of_layers_that_no_model_has_is_refused_at_once(tmp_path):
+    refused(written(tmp_path, **{"gpt-oss.block_count": 4_000_000_000}), "block_count must be at most 10,000")
+
+
 # -- files and pieces
 
 
@@ -165,6 +169,7 @@ def test_pieces_that_are_not_all_there_or_not_of_one_model_are_named(pieces):
     files[1].write_bytes(spare)
     whole.write_bytes(files[0].read_bytes())
     refused(whole, "one of 3 pieces, and its name does not say which", "llama-gguf-split --merge")
+    refused(written(whole.parent, **{"split.count": "3"}), "one of 3 pieces, and its name does not say which")
     files[2].write_text(POINTER)
     refused(files[0], "oss-00003-of-00003.gguf is git-lfs's pointer", "git lfs pull")
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from jinja2 import TemplateError
 
 from workbench.conversation.environment import environment
-from workbench.conversation.tokenizer import Tokenizer, read_settings
+from workbench.conversation.tokenizer import Tokenizer, read_settings, refuse_lfs_pointer
 from workbench.errors import CheckpointError, PromptError
 
 if TYPE_CHECKING:
@@ -63,19 +63,20 @@ def render(chat: "Chat", tokenizer: Tokenizer, template: Template) -> list[int]:
     template = chosen_template(template, tools=any(not tool.builtin for tool in chat.tools))
     _refuse_what_it_drops(chat, tokenizer, template)
     inputs = _inputs(chat, template)
-    bar, seam = _unused(template + json.dumps([inputs, tokenizer.roles], ensure_ascii=False))
-    # a control token without a bar in its name is pulled apart where somebody said it
-    away = {name: name[:1] + seam + name[1:] for name in tokenizer.special if BAR not in name} | {BAR: bar}
-    text = _run(template, _put_away(inputs, away), tokenizer.roles, plain=bar + seam)
+    away, back = _seams(tokenizer, template + json.dumps([inputs, tokenizer.roles], ensure_ascii=False))
+    plain = "".join(map(chr, back))
+    text = _run(template, _put_away(inputs, away), tokenizer.roles, plain)
     ids: list[int] = []
     for part in tokenizer.split(text):
-        ids += tokenizer.encode(part.replace(seam, "").replace(bar, BAR)) if isinstance(part, str) else [part]
+        ids += tokenizer.encode(part.translate(back)) if isinstance(part, str) else [part]
     return ids
 
 
 def _text_of(path: Path) -> str:
     try:
-        return path.read_text(encoding="utf-8")
+        data = path.read_bytes()
+        refuse_lfs_pointer(data, str(path))
+        return data.decode("utf-8").replace("\r\n", "\n")
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}. Copy it again from the checkpoint.") from None
 
@@ -99,10 +100,23 @@ def _in_settings(path: Path) -> dict[str, str]:
     return found
 
 
-def _unused(text: str) -> tuple[str, str]:
-    """Two private-use characters that `text` does not hold."""
-    free = (chr(code) for code in range(0xE000, 0xF8FF) if chr(code) not in text)
-    return next(free), next(free)
+def _seams(tokenizer: Tokenizer, text: str) -> tuple[dict[str, str], dict[int, str | None]]:
+    """What stands for the parts of control tokens while the template runs, and how to undo it.
+
+    A bar becomes a private-use character that `text` does not hold. A control token without one (`[MASK]`, `</s>`) is
+    pulled apart by another where it stands as a whole; one of a single character is put away like the bar.
+    """
+    free = (code for code in range(0xE000, 0xF8FF) if chr(code) not in text)
+    seam = next(free)
+    back: dict[int, str | None] = {seam: None}
+    away = {}
+    for name in tokenizer.special:
+        if BAR not in name and len(name) > 1:
+            away[name] = name[0] + chr(seam) + name[1:]
+    for character in (BAR, *(name for name in tokenizer.special if len(name) == 1 and name != BAR)):
+        private = next(free)
+        away[character], back[private] = chr(private), character
+    return away, back
 
 
 def _put_away(value: Any, away: Mapping[str, str]) -> Any:

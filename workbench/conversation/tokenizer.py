@@ -41,8 +41,7 @@ class Tokenizer:
         self, tokenizer_json: bytes, origin: str = "tokenizer.json", *, roles: Mapping[str, str] | None = None
     ):
         """Raises CheckpointError, naming `origin`, if the bytes are no tokenizer."""
-        if tokenizer_json.startswith(LFS_POINTER):
-            raise CheckpointError(f"{origin} is git-lfs's pointer to the file, not the file. Run: git lfs pull")
+        refuse_lfs_pointer(tokenizer_json, origin)
         try:
             self._rust = _Rust.from_buffer(tokenizer_json)
         except Exception as error:  # the Rust side raises bare Exception
@@ -222,8 +221,7 @@ def read_settings(path: Path) -> dict[str, Any]:
         return {}
     except OSError as error:
         raise CheckpointError(f"{path} cannot be read: {error}") from error
-    if data.startswith(LFS_POINTER):
-        raise CheckpointError(f"{path} is git-lfs's pointer to the file, not the file. Run: git lfs pull")
+    refuse_lfs_pointer(data, str(path))
     try:
         value = json.loads(data)
     except ValueError as error:
@@ -231,6 +229,12 @@ def read_settings(path: Path) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, not an object.")
     return value
+
+
+def refuse_lfs_pointer(data: bytes, origin: str) -> None:
+    """CheckpointError if git-lfs has left a note in place of the file's content."""
+    if data.startswith(LFS_POINTER):
+        raise CheckpointError(f"{origin} is git-lfs's pointer to the file, not the file. Run: git lfs pull")
 
 
 def symbol_bytes(symbol: str) -> bytes:

@@ -82,7 +82,7 @@ def refuse_tensors(names: Iterable[str], readable: Iterable[str], file: Path) ->
     if not (names := list(names)):
         return
     known = (FORMATS[p] for p in FORMATS if any(re.search(p, name) for name in names))
-    whose, advice = next(known, ("", MERGE))
+    whose, advice = next(known, ("Their format is not known.", MERGE))
     raise CheckpointError(
         f"{file} changes what cannot be adapted here: {listed(names, 'tensor', 'tensors')}. {whose} Readable are LoRA "
         f"factors as PEFT writes them, of {', '.join(readable)}. {advice}"

@@ -16,7 +16,7 @@ from workbench.runner.weights.digest import weights_digest
 from workbench.runner.weights.form import Block, Checkpoint, Experts, Weights
 from workbench.runner.weights.gguf_keys import ARCH, CONVERT, check_keys, layer_types, swiglu_limit
 from workbench.runner.weights.gguf_open import open_gguf
-from workbench.runner.weights.hf_config import DEFAULT, integer, number
+from workbench.runner.weights.hf_config import DEFAULT, integer, layer_count, number
 from workbench.runner.weights.match import (
     Holding,
     Shape,
@@ -99,7 +99,7 @@ def _config(meta: dict[str, Any], shapes: dict[str, Shape], where: str) -> Confi
     if TOP["embed"] not in shapes or len(shapes[TOP["embed"]]) != 2:
         raise CheckpointError(f"{where} has no matrix {TOP['embed']}. {CONVERT}")
     whole, real = partial(integer, has, where, advice=CONVERT), partial(number, has, where, advice=CONVERT)
-    n_layers = whole("block_count")
+    n_layers = layer_count(has, where, "block_count", advice=CONVERT)
     config = Config(
         n_layers=n_layers,
         d_model=whole("embedding_length"),

@@ -43,10 +43,11 @@ def open_gguf(file: Path) -> Opened:
     found = PIECE.fullmatch(file.stem)
     if found is None or int(found["count"]) < 2:
         opened = _open(file)
-        if (count := opened.meta.get("split.count", 0)) > 1:
+        if (count := opened.meta.get("split.count", 0)) not in (0, 1):
             raise CheckpointError(
                 f"{file} is one of {count} pieces, and its name does not say which. Name the pieces as they came "
-                f"(….-00001-of-{count:05}.gguf), or join them: llama-gguf-split --merge FIRST_PIECE whole.gguf"
+                f"(such as {file.stem}-00001-of-00003.gguf), or join them: llama-gguf-split --merge FIRST_PIECE "
+                f"whole.gguf"
             )
         return opened
     count = int(found["count"])

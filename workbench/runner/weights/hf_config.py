@@ -12,6 +12,7 @@ DEFAULT = Config()
 UNPACKED = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
 ROPE_KEYS = {"rope_type", "type", "factor", "beta_fast", "beta_slow", "original_max_position_embeddings", "truncate"}
 ROPE_KEYS |= {"rope_theta", "attention_factor", "partial_rotary_factor"}
+MAX_LAYERS = 10_000
 COPY = "Copy config.json again from where the weights came from."
 
 
@@ -31,7 +32,7 @@ def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
             raise CheckpointError(
                 f"{where}: {key} is {raw[key]!r}; gpt-oss, and so the forward pass here, has {want!r}."
             )
-    n_layers = integer(raw, where, "num_hidden_layers")
+    n_layers = layer_count(raw, where, "num_hidden_layers")
     n_ctx = integer(raw, where, "max_position_embeddings")
     kinds = raw.get("layer_types") or [DEFAULT.layer_types[i % 2] for i in range(n_layers)]
     if not isinstance(kinds, list):
@@ -113,6 +114,14 @@ def integer(raw: Mapping[str, Any], where: str, *keys: str, advice: str = COPY) 
     raise CheckpointError(f"{where} has no {keys[0]}. {advice}")
 
 
+def layer_count(raw: Mapping[str, Any], where: str, key: str, *, advice: str = COPY) -> int:
+    """The number of layers; CheckpointError for one that no model has: a list of so many would fill the memory."""
+    n_layers = integer(raw, where, key, advice=advice)
+    if n_layers > MAX_LAYERS:
+        raise CheckpointError(f"{where}: {key} must be at most {MAX_LAYERS:,}, it is {n_layers:,}. {advice}")
+    return n_layers
+
+
 def number(raw: Mapping[str, Any], where: str, key: str, *, default: float | None = None, advice: str = COPY) -> float:
     """The number under `key`, and `default` where it is absent or null; CheckpointError if there is neither."""
     value = raw.get(key)
@@ -131,14 +140,15 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not given:  # every version of transformers fills in the published values
         return {} if theta is None else {"rope_theta": theta}
     key, rope = next(((k, v) for k, v in given.items() if v is not None), ("rope_scaling", None))
+    for name, value in given.items():
+        if not isinstance(value, dict) and (value is not None or rope is None):
+            raise CheckpointError(
+                f"{where}: {name} is {value!r}: transformers 4 reads that as plain RoPE, transformers 5 as YaRN. "
+                f"Write what the model was trained with: an object with rope_type."
+            )
     if len(given) == 2 and None not in given.values() and _differ(*given.values()):
         raise CheckpointError(f"{where}: rope_parameters and rope_scaling contradict each other. Remove one of them.")
     where = f"{where}: {key}"
-    if not isinstance(rope, dict):
-        raise CheckpointError(
-            f"{where} is {rope!r}: transformers 4 reads that as plain RoPE, transformers 5 as YaRN. "
-            f"Write what the model was trained with: an object with rope_type."
-        )
     rope = {key: value for key, value in rope.items() if value is not None}
     kind = rope.get("rope_type", rope.get("type"))
     if kind not in ("yarn", "default"):
