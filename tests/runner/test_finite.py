@@ -102,6 +102,17 @@ def test_an_edit_that_gives_infinity_is_named_and_what_was_written_is_kept():
     model.partial = None
 
 
+def test_an_expert_that_is_banned_is_not_taken_for_the_place(tmp_path):
+    model = damaged(tmp_path, "model.layers.2.self_attn.o_proj.weight")
+
+    def without_expert_0(x):
+        x[..., 0] = -torch.inf
+        return x
+
+    with model.edit("blocks.0.mlp.router.hook_out", without_expert_0):
+        assert "the first NaN is at blocks.2.hook_attn_out (layer 2), position 0" in failure(model)
+
+
 def test_values_that_grow_too_large_are_told_from_weights_that_hold_nan(tmp_path):
     tensors = {k: v.clone() for k, v in MODEL.hf_tensors(mxfp4=False).items()}
     tensors["lm_head.weight"] *= 1e38

@@ -76,7 +76,7 @@ def _text_of(path: Path) -> str:
     try:
         data = path.read_bytes()
         refuse_lfs_pointer(data, str(path))
-        return data.decode("utf-8").replace("\r\n", "\n")
+        return data.decode("utf-8").replace("\r\n", "\n").replace("\r", "\n")  # as Python reads a text file
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read: {error}. Copy it again from the checkpoint.") from None
 

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from workbench.runner.model import Model
 
 FINAL = {"hook_embed": ("embed",), "ln_final.hook_normalized": ("ln_final",), "hook_logits": ("ln_final", "unembed")}
+EXCLUDING = ("router.hook_out", "hook_attn_scores", "hook_logits")  # where minus infinity excludes a choice
 
 
 def usable(logits: Tensor) -> bool:
@@ -51,7 +52,7 @@ def not_finite(model: "Model", tokens: Sequence[int], *taps: Tap) -> NotFinite:
         return NotFinite(f"no token can be drawn: the first {found.kind} is at {where}. {_reason(model, found.name)}")
     return NotFinite(
         "the logits of this run hold NaN or infinity, and reading the same text again does not show where it begins. "
-        "Run doctor: `python -m workbench doctor`."
+        "`workbench doctor` says what this machine runs it with."
     )
 
 
@@ -100,7 +101,11 @@ class _Finder(Tap):
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if x.is_floating_point() and not bool(x.isfinite().all()):
             by_position = x.movedim(position_axis(name), 0).flatten(1)
-            at = int((~by_position.isfinite()).any(1).nonzero()[0])
-            kind = "NaN" if bool(by_position[at].isnan().any()) else "infinity"
-            raise _Found(name, self.start + offset + at, kind)
+            bad = ~by_position.isfinite()
+            if name.endswith(EXCLUDING):
+                bad &= by_position != -torch.inf
+            if bad.any():
+                at = int(bad.any(1).nonzero()[0])
+                kind = "NaN" if bool(by_position[at].isnan().any()) else "infinity"
+                raise _Found(name, self.start + offset + at, kind)
         return x

@@ -140,16 +140,17 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not given:  # every version of transformers fills in the published values
         return {} if theta is None else {"rope_theta": theta}
     key, rope = next(((k, v) for k, v in given.items() if v is not None), ("rope_scaling", None))
-    for name, value in given.items():
-        if not isinstance(value, dict) and (value is not None or rope is None):
-            raise CheckpointError(
-                f"{where}: {name} is {value!r}: transformers 4 reads that as plain RoPE, transformers 5 as YaRN. "
-                f"Write what the model was trained with: an object with rope_type."
-            )
+    wrong = ((k, v) for k, v in given.items() if v is not None and not isinstance(v, dict))
+    name, value = next(wrong, (key, rope))
+    if not isinstance(value, dict):
+        raise CheckpointError(
+            f"{where}: {name} is {value!r}: transformers 4 reads that as plain RoPE, transformers 5 as YaRN. "
+            f"Write what the model was trained with: an object with rope_type."
+        )
     if len(given) == 2 and None not in given.values() and _differ(*given.values()):
         raise CheckpointError(f"{where}: rope_parameters and rope_scaling contradict each other. Remove one of them.")
     where = f"{where}: {key}"
-    rope = {key: value for key, value in rope.items() if value is not None}
+    rope = {key: value for key, value in (rope or {}).items() if value is not None}
     kind = rope.get("rope_type", rope.get("type"))
     if kind not in ("yarn", "default"):
         raise CheckpointError(f"{where}: rope_type is {kind!r}; known are 'yarn' (gpt-oss) and 'default' (no YaRN).")
