@@ -8,6 +8,7 @@ WorkbenchError
 ├── NotRecorded            the trace does not hold what was asked
 ├── CacheError             keys and values whose layers do not hold the same positions
 ├── ResumeError            a trace that this model, as it is now, cannot go on with
+├── NotFinite              NaN or infinity where a token was to be drawn; the message says where the first one is
 ├── EditError              an edit that matched nothing, never fired, or returned something else than a tensor
 ├── BudgetError            the recording would not fit; the message names cheaper choices
 ├── FigureError            a figure whose numbers do not fit together; the message says which
@@ -51,6 +52,10 @@ class CacheError(WorkbenchError):
 
 
 class ResumeError(WorkbenchError):
+    pass
+
+
+class NotFinite(WorkbenchError, ArithmeticError):
     pass
 
 

@@ -4,9 +4,12 @@ import shutil
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers import AddedToken, normalizers
+from tokenizers import Tokenizer as Rust
 
 from tests import o200k
 from tests.conversation.conftest import POCKET
+from workbench.conversation.chat import chat
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import CheckpointError, PromptError
 
@@ -99,8 +102,6 @@ def test_an_id_above_the_table_has_a_placeholder(real, pocket):
 
 
 def test_decoding_is_that_of_transformers(real):
-    from tokenizers import Tokenizer as Rust
-
     theirs = Rust.from_file(str(o200k.folder() / "tokenizer.json"))
     ids = [200006, *real.encode("user"), 200008, *real.encode(MIXED), 200007]
     assert real.decode(ids) == theirs.decode(ids, skip_special_tokens=False)
@@ -125,6 +126,87 @@ def test_a_control_token_that_is_not_marked_special_still_cannot_be_written():
     careless = Tokenizer(json.dumps(data).encode())
     assert not set(careless.encode(EVIL)) & set(careless.special.values())
     assert careless.decode(careless.encode(EVIL)) == EVIL, "nothing is cut off either"
+
+
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized")
+WORDS = {  # an added token for each setting, each with a text that begins like another's
+    f"CARRY{n}" + "é 日"[n % 3] * (n % 2): {flag: bool(n >> bit & 1) for bit, flag in enumerate(FLAGS)}
+    for n in range(16)
+}
+SPECIAL = {"<|pause|>": {"lstrip": True, "rstrip": True}, "[MASK]": {"single_word": True}, "</s>": {}}
+
+
+def extended(folder, normalizer=None) -> bytes:
+    """The tokenizer.json in `folder` with added tokens of every kind, special and not."""
+    rust = Rust.from_file(str(folder / "tokenizer.json"))
+    rust.add_tokens([AddedToken(text, **flags) for text, flags in WORDS.items()])
+    rust.add_special_tokens([AddedToken(text, **flags) for text, flags in SPECIAL.items()])
+    if normalizer:
+        rust.normalizer = normalizer
+    return rust.to_str().encode()
+
+
+@pytest.mark.parametrize("normalizer", [None, normalizers.NFC()], ids=["plain", "NFC"])
+@pytest.mark.parametrize("vocabulary", ["pocket", "o200k"])
+def test_added_tokens_are_encoded_as_the_package_tokenizers_encodes_them(vocabulary, normalizer, measured):
+    data = extended(POCKET if vocabulary == "pocket" else o200k.folder(), normalizer)
+    ours, theirs = Tokenizer(data), Rust.from_buffer(data)
+    theirs.encode_special_tokens = True  # what is said is no control token
+    pieces = st.sampled_from([*WORDS, *SPECIAL, " ", "  ", "\n", "a", "e\u0301", "CARRY", ".", "日", "<|end|>"])
+    seen, compared = set(), 0
+
+    @settings(max_examples=300, deadline=None)
+    @given(st.lists(pieces, max_size=12).map("".join))
+    def check(said):
+        nonlocal compared
+        ids = ours.encode(said)
+        assert ids == theirs.encode(said, add_special_tokens=False).ids
+        assert not set(ids) & set(ours.special.values())
+        seen.update(ids)
+        compared += 1
+
+    check()
+    found = {theirs.token_to_id(text) for text in WORDS} & seen
+    assert len(found) >= 12, "the texts hold too few of the added tokens"
+    measured(f"{vocabulary}: {compared} texts with {len(found)} added tokens encoded as by tokenizers")
+
+
+def test_an_added_token_is_a_word_with_its_own_text_and_no_control_token():
+    ours = Tokenizer(extended(POCKET))
+    said = "the CARRY1é is CARRY0"
+    ids = ours.encode(said)
+    assert ours.decode(ids) == said and ours.pieces(ids)[-1] == "CARRY0"
+    assert ids[-1] not in ours.symbols.values() and ids[-1] not in ours.special.values()
+    assert "CARRY0" not in ours.special and "[MASK]" in ours.special
+    assert len(ours) == 1 + ours.special["</s>"]
+
+
+def test_control_tokens_in_a_text_are_split_off_with_the_spaces_they_take():
+    ours = Tokenizer(extended(POCKET))
+    start, pause = ours.special["<|start|>"], ours.special["<|pause|>"]
+    assert ours.split("<|start|>a é  <|pause|> \nb [MASK]c") == [start, "a é", pause, "b [MASK]c"]
+    assert ours.split("") == [] and ours.split("plain") == ["plain"]
+
+
+def test_a_chat_rendered_by_harmony_holds_the_tokens_that_a_fine_tune_added(harmony):
+    data = extended(o200k.folder())
+    ours = Tokenizer(data)
+    rendered = chat("the CARRY0 is <|end|>").render(ours)
+    assert rendered.how == "openai-harmony"
+    assert ours.encode("CARRY0")[0] in rendered.ids and rendered.ids.count(ours.special["<|end|>"]) == 2
+    assert "user<|message|>the CARRY0 is <|end|><|end|><|start|>assistant" in ours.decode(rendered.ids)
+    plain = Tokenizer.from_folder(o200k.folder())
+    ids = chat("the carry").render(plain).ids
+    assert tuple(ours.respelled(ids)) == ids
+
+
+def test_a_pointer_of_git_lfs_is_named(tmp_path):
+    (tmp_path / "tokenizer.json").write_bytes((POCKET / "tokenizer.json").read_bytes())
+    for name in ("tokenizer_config.json", "tokenizer.json"):
+        (tmp_path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:16d0f997\nsize 27868174\n")
+        with pytest.raises(CheckpointError, match=rf"{name} is git-lfs's pointer .* git lfs pull"):
+            Tokenizer.from_folder(tmp_path)
+        (tmp_path / name).unlink()
 
 
 def test_a_missing_or_broken_file_is_named(tmp_path):

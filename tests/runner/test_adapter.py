@@ -244,8 +244,9 @@ def test_what_is_no_plain_lora_is_refused_by_its_name(folder, settings, words):
 
 
 def test_damaged_folders_are_refused(folder, tmp_path):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(ModelNotFound, match="there is no adapter in"):
-        tiny().with_adapter(tmp_path)
+        tiny().with_adapter(tmp_path / "empty")
     file = folder / room.WEIGHTS
     whole = file.read_bytes()
     for keep in (0, 7, 300, len(whole) - 10):

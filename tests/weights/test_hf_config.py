@@ -6,6 +6,7 @@ from tests.checkpoints import CONFIG, Random
 from workbench.errors import CheckpointError
 from workbench.runner.config import Config
 from workbench.runner.weights.hf_config import parse_hf_config
+from workbench.runner.weights.original import parse_original_config
 
 RAW = Random().hf_config()
 ROPE = RAW["rope_scaling"]
@@ -41,6 +42,47 @@ def test_a_key_may_be_absent_where_all_versions_agree_on_its_value():
     assert parse(num_local_experts="absent", num_experts=8, num_experts_per_tok="absent") == CONFIG
 
 
+NULLABLE = ("layer_types", "rms_norm_eps", "swiglu_limit", "swiglu_alpha", "hidden_act", "attention_bias",
+            "tie_word_embeddings", "rope_theta", "quantization_config", "num_experts", "rope_parameters")  # fmt: skip
+NULLABLE_ROPE = ("attention_factor", "beta_fast", "beta_slow", "rope_theta", "partial_rotary_factor", "mscale", "type")
+
+
+@pytest.mark.parametrize("key", [*NULLABLE, *NULLABLE_ROPE])
+def test_null_is_what_an_absent_key_is(key):
+    if key in NULLABLE:
+        assert parse(**{key: None}) == parse(**{key: "absent"}) == CONFIG
+    else:
+        assert parse(rope_scaling=rope(**{key: None})) == parse(rope_scaling=rope(**{key: "absent"})) == CONFIG
+
+
+@pytest.mark.parametrize("key", ["hidden_size", "vocab_size", "sliding_window", "head_dim"])
+def test_null_and_absent_are_refused_alike_where_no_value_is_known(key):
+    texts = []
+    for value in (None, "absent"):
+        with pytest.raises(CheckpointError) as caught:
+            parse(**{key: value})
+        texts.append(str(caught.value))
+    assert texts[0] == texts[1] and f"no {key}" in texts[0]
+
+
+def test_null_in_one_of_two_ropes_contradicts_nothing():
+    assert parse(rope_parameters=ROPE | {"beta_fast": None, "rope_theta": None}) == CONFIG
+
+
+@pytest.mark.parametrize("value", [None, "absent"])
+def test_yarn_without_its_original_length_says_what_to_add(value):
+    """As saved by transformers whose own default has no such key."""
+    with pytest.raises(CheckpointError) as caught:
+        parse(rope_scaling=rope(original_max_position_embeddings=value))
+    for words in ('Add "original_max_position_embeddings": 4096 if', "or 131072 if it was trained by transformers"):
+        assert words in str(caught.value)
+
+
+def test_null_in_the_config_of_original_is_an_absent_key():
+    raw = Random().original_config()
+    assert parse_original_config(raw | {"swiglu_limit": None}, "x") == parse_original_config(raw, "x")
+
+
 def test_plain_rope_has_factor_one():
     assert parse(rope_scaling={"rope_type": "default"}).rope_factor == 1.0
 
@@ -64,6 +106,7 @@ def test_a_missing_truncate_is_refused_with_both_choices(rope_key):
         ({"hidden_size": "absent"}, "no hidden_size"),
         ({"hidden_size": "96"}, "must be an integer"),
         ({"hidden_size": True}, "must be an integer"),
+        ({"num_hidden_layers": 10**10, "layer_types": "absent"}, "must be at most 10,000, it is 10,000,000,000"),
         ({"hidden_size": -1}, "d_model must be positive"),
         ({"head_dim": "absent"}, "no head_dim"),
         ({"head_dim": 15}, "must be even"),
@@ -76,6 +119,9 @@ def test_a_missing_truncate_is_refused_with_both_choices(rope_key):
         ({"layer_types": "full_attention"}, "must be a list"),
         ({"sliding_window": None}, "no sliding_window"),
         ({"rope_scaling": None}, "transformers 4 reads that as plain"),
+        ({"rope_scaling": [1]}, r"rope_scaling is \[1\]"),
+        ({"rope_parameters": [1]}, r"rope_parameters is \[1\]"),
+        ({"rope_parameters": "yarn", "rope_scaling": None}, "rope_parameters is 'yarn'"),
         ({"rope_scaling": rope(rope_type="llama3")}, "'llama3'"),
         ({"rope_scaling": rope(rope_type="absent")}, "rope_type is None"),
         ({"rope_scaling": rope(factor="absent")}, "no factor"),

@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 
 from workbench.runner.cache import KVCache
+from workbench.runner.drawing import probabilities
+from workbench.runner.finite import not_finite, usable
 from workbench.runner.model import Model
 from workbench.runner.tracing import passes
 
@@ -29,7 +31,7 @@ def rollouts(
     >>> a == b == model.generate(prompt, max_tokens=20).tokens[len(prompt):]
     True
 
-    Raises PromptError as `model.generate` does.
+    Raises PromptError and NotFinite as `model.generate` does.
     """
     [written] = side_by_side(model, [tokens], n, max_tokens=max_tokens, temperature=temperature, seed=seed)
     return written
@@ -57,7 +59,11 @@ def side_by_side(
     rows, written = torch.arange(len(ids)), [[] for _ in range(len(ids))]
     stops = torch.tensor(sorted(model.stop_ids))
     for _ in range(max_tokens):
-        drawn = _draw(model.forward(ids, None, cache)[:, -1], temperature, dice)
+        logits = model.forward(ids, None, cache)[:, -1]
+        if not usable(logits):
+            bad = int((~logits.amax(-1).isfinite()).nonzero()[0])
+            raise not_finite(model, [*texts[int(rows[bad]) // n], *written[int(rows[bad])]])
+        drawn = _draw(logits, temperature, dice)
         for row, token in zip(rows.tolist(), drawn.tolist()):
             written[row].append(token)
         going = ~torch.isin(drawn, stops)
@@ -74,4 +80,4 @@ def _draw(logits: Tensor, temperature: float, dice: torch.Generator) -> Tensor:
     logits = logits.float().cpu()
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial((logits / temperature).softmax(-1), 1, generator=dice)[:, 0]
+    return torch.multinomial(probabilities(logits, temperature), 1, generator=dice)[:, 0]

@@ -63,10 +63,11 @@ class Chat:
     reasoning: str = "medium"
     date: str | None = None
 
-    def render(self, tokenizer: Tokenizer, template: str | None = None) -> Rendered:
+    def render(self, tokenizer: Tokenizer, template: jinja.Template | None = None) -> Rendered:
         """The ids that ask for the assistant's answer; they end with `<|start|>assistant`.
 
-        For gpt-oss's own vocabulary openai-harmony writes them, otherwise `template`, the model's chat template.
+        For gpt-oss's own vocabulary openai-harmony writes them, otherwise `template`, the model's chat template (of
+        several by name "tool_use" where there are tools, else "default").
         Both treat what was said as plain text: a user who writes `<|end|>` ends nothing.
 
         >>> tokenizer = Tokenizer.from_folder("data/pocket")
@@ -81,7 +82,7 @@ class Chat:
         Raises PromptError if the template has no place for something that was said, or if there is no template.
         """
         if encoding := harmony_encoding(tokenizer):
-            ids, how = harmony.render(self, encoding), "openai-harmony"
+            ids, how = tokenizer.respelled(harmony.render(self, encoding)), "openai-harmony"
         elif template is not None:
             ids, how = jinja.render(self, tokenizer, template), "template"
         else:

@@ -13,6 +13,8 @@ from workbench import names
 from workbench.errors import PromptError
 from workbench.runner import tracing
 from workbench.runner.cache import KVCache
+from workbench.runner.drawing import probabilities
+from workbench.runner.finite import not_finite, usable
 from workbench.runner.gpt_oss import forward
 from workbench.runner.interrupts import Interrupt
 from workbench.runner.recording import LIVE_POINTS, Chosen, Predictions, arrays, margins
@@ -99,6 +101,8 @@ class Live:
             if not self.wrote:
                 self._read()
             while not (end := self._end()):
+                if s.temperature and not usable(self.reached.logits):  # greedy, the trace says it: it does not verify
+                    raise not_finite(self.model, self.tokens, self.flag)
                 token = choose(self.reached.logits, s.temperature, s.top_p, s.seed, len(self.tokens) - n)
                 self.chosen.follow(token)
                 self.tokens.append(token)
@@ -146,11 +150,12 @@ class Live:
 
 
 def choose(logits: Tensor, temperature: float, top_p: float, seed: int, n: int) -> int:
-    """The n-th token to be written: the likeliest at temperature 0, otherwise drawn from the smallest set with mass
-    `top_p`. The dice depend on `seed` and `n` alone, so a run can be taken up anywhere."""
+    """The n-th token to be written: the likeliest at temperature 0 and where a temperature is too small to divide by,
+    otherwise drawn from the smallest set with mass `top_p`. The dice depend on `seed` and `n` alone, so a run can be
+    taken up anywhere. The logits must be finite."""
     if temperature == 0:
         return int(logits.argmax())
-    p = (logits.detach().to("cpu", torch.float64) / temperature).softmax(-1)
+    p = probabilities(logits.detach().to("cpu", torch.float64), temperature)
     if top_p < 1:
         ordered, index = p.sort(descending=True, stable=True)
         enough = int((ordered.cumsum(0) - ordered < top_p).sum())

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from workbench import names
 from workbench.conversation.chat import Chat, as_chat
+from workbench.conversation.template import read_template
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import CheckpointError, EditError, PromptError
 from workbench.runner import generate as generation
@@ -72,7 +73,7 @@ class Model:
         folder = Path(tokenizer) if tokenizer else checkpoint.folder
         readable = tokenizer or (folder and (folder / "tokenizer.json").is_file())  # without one, token ids only
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and readable else None
-        self.template = _template(folder)
+        self.template = read_template(folder) if folder else None
         self.adapter: dict | None = None  # for the manifest: which adapter is in force, how strongly, on which weights
         self.partial: Trace | None = None  # what the last generation had written when it was interrupted, or failed
         self.probed: tuple | None = None  # the last probe: its length, the kernels, what it found
@@ -147,7 +148,8 @@ class Model:
         Ctrl-C raises KeyboardInterrupt and keeps what there is in `model.partial`, a trace that can be saved and that
         `model.resume` goes on with. Before the prompt was read there is nothing to keep.
 
-        Raises PromptError, HookNameError, BudgetError (before anything runs).
+        Raises PromptError, HookNameError, BudgetError (before anything runs); NotFinite where a token is to be
+        drawn and the logits hold NaN.
         """
         tokens, notes = self.rendered(prompt)
         return generation.generate(
@@ -236,10 +238,10 @@ class Model:
         """The same model with a LoRA adapter in force: a Model of its own, that shares the weights with this one.
 
         `folder`: what PEFT's `save_pretrained` leaves (adapter_config.json, adapter_model.safetensors), for q_proj,
-        k_proj, v_proj, o_proj, mlp.router.weight, mlp.experts.gate_up_proj and mlp.experts.down_proj. `scale` times
-        the change is added to what each matrix gives (any finite number: 0 is this model to the last bit, 1 what was
-        trained). Nothing is merged: experts stay packed, and a further scale costs no memory. Traces tell folder,
-        digest and scale, and have another `weights_digest`.
+        k_proj, v_proj, o_proj, mlp.router.weight, mlp.experts.gate_up_proj and mlp.experts.down_proj; or a folder with
+        one such folder inside. `scale` times the change is added to what each matrix gives (any finite number: 0 is
+        this model to the last bit, 1 what was trained). Nothing is merged: experts stay packed, and a further scale
+        costs no memory. Traces tell folder, digest and scale, and have another `weights_digest`.
 
         >>> changed = model.with_adapter("my-adapter", scale=0.5)  # doctest: +SKIP
         >>> changed  # doctest: +SKIP
@@ -350,8 +352,3 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
     if isinstance(dtype, str) and not isinstance(found, torch.dtype):
         raise CheckpointError(f"{dtype!r} is no dtype; gpt-oss runs in 'float32', 'bfloat16' or 'float64'")
     return found
-
-
-def _template(folder: Path | None) -> str | None:
-    path = folder / "chat_template.jinja" if folder else None
-    return path.read_text(encoding="utf-8") if path and path.is_file() else None

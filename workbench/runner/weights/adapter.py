@@ -2,7 +2,8 @@
 
 Readable are linear layers of the attention (`target_modules`: q_proj, k_proj, v_proj, o_proj) and parameters of the MLP
 (`target_parameters`: mlp.router.weight, mlp.experts.gate_up_proj, mlp.experts.down_proj), with patterns of ranks and
-alphas, and rsLoRA. Whatever else would change what the model computes is refused by its name.
+alphas, and rsLoRA, as any version of PEFT writes them. Whatever else would change what the model computes is refused by
+its name.
 """
 
 import math
@@ -15,16 +16,24 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.errors import CheckpointError, ModelNotFound
+from workbench.errors import CheckpointError
 from workbench.kernels.adapted import Adapted
 from workbench.runner.config import Config
+from workbench.runner.weights.adapter_formats import (
+    CONFIG,
+    WEIGHTS,
+    find_adapter,
+    place_of,
+    reads_its_output,
+    refuse_settings_of_others,
+    refuse_tensors,
+)
 from workbench.runner.weights.digest import weights_digest
 from workbench.runner.weights.files import Incomplete, mapped, read_json
 from workbench.runner.weights.form import Block, Experts, Weights
 from workbench.runner.weights.hf import BLOCK, EXPERTS
 from workbench.runner.weights.match import DENSE, block_shapes, listed
 
-CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 IN_BLOCK, IN_EXPERTS = ("w_q", "w_k", "w_v", "w_o", "w_router"), ("up", "down")  # what may be changed
 HF = {name: (BLOCK | EXPERTS)[name] for name in (*IN_BLOCK, *IN_EXPERTS)}  # as transformers names parameters of a layer
 # What adapter_config.json may say without changing what an adapter computes: where it came from, how training began.
@@ -36,10 +45,10 @@ HARMLESS = {
 }  # fmt: skip
 KNOWN = {
     "peft_type", "r", "lora_alpha", "rank_pattern", "alpha_pattern", "use_rslora", "target_parameters", "bias",
-    "init_lora_weights",
+    "init_lora_weights", "transformers_version",
 }  # fmt: skip
 KEEP_THE_BASE = (None, True, False, "gaussian", "eva", "orthogonal")  # ways to begin that leave the model as it is
-KEY = re.compile(r"base_model\.model\.(?:model\.)?layers\.(\d+)\.(.+)\.lora_([AB])\.weight")
+Pairs = dict[tuple[int, str], dict[str, Tensor]]  # by layer and field, the factors "A" and "B" as they are stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,14 +89,14 @@ class Adapter:
 
 
 def read_adapter(folder: Path, config: Config) -> Adapter:
-    """The LoRA adapter in a folder, for a model of this shape.
+    """The LoRA adapter in a folder, or in the only folder inside that holds one, for a model of this shape.
 
     Raises ModelNotFound if there is none; CheckpointError if it is damaged, of another shape, or of a kind that is not
     LoRA as it is read here: the text says which.
     """
-    if not (folder / CONFIG).is_file():
-        raise ModelNotFound(f"there is no adapter in {folder}: PEFT saves {CONFIG} and {WEIGHTS} into a folder.")
+    folder = find_adapter(folder)
     told = read_json(folder / CONFIG)
+    refuse_settings_of_others(told, folder / CONFIG)
     _refuse(told, folder)
     file = folder / WEIGHTS
     if not file.is_file():
@@ -107,13 +116,14 @@ def read_adapter(folder: Path, config: Config) -> Adapter:
             )
         if missing := {"A", "B"} - set(pair):
             raise CheckpointError(f"{file} has no lora_{missing.pop()} for {_place(layer, name)}. Save it again.")
+    turned = _turned(pairs, told, config, file)
     factors = {
-        (layer, name): _factors(pair["A"], pair["B"], layer, name, told, config, file)
+        (layer, name): _factors(pair["A"], pair["B"], layer, name, told, config, file, turned=turned)
         for (layer, name), pair in pairs.items()
     }
     if not factors:
         raise CheckpointError(f"{file} is empty: it changes nothing.")
-    said = repr([(place, f.scaling) for place, f in sorted(factors.items())]).encode()
+    said = repr([(place, f.scaling) for place, f in sorted(factors.items())] + ["turned"] * turned).encode()
     digest = weights_digest(tensors | {"scaling": torch.frombuffer(bytearray(said), dtype=torch.uint8)})
     return Adapter(folder.resolve().name, digest, factors)
 
@@ -152,25 +162,47 @@ def _refuse(told: Mapping[str, Any], folder: Path) -> None:
         raise CheckpointError(f"{folder / CONFIG}: target_parameters is no list. Save the adapter again.")
 
 
-def _pairs(tensors: Mapping[str, Tensor], told: Mapping[str, Any], file: Path) -> dict[tuple[int, str], dict]:
-    """By layer and field, the two factors as they are stored."""
-    pairs: dict[tuple[int, str], dict[str, Tensor]] = {}
-    unknown = []
+def _pairs(tensors: Mapping[str, Tensor], told: Mapping[str, Any], file: Path) -> Pairs:
+    """The factors, by what they change."""
+    pairs: Pairs = {}
+    unknown, adapters = [], set()
     for key, tensor in tensors.items():
-        found = KEY.fullmatch(key)
-        name = _field(int(found[1]), found[2], told) if found else None
-        if found is None or name is None:
+        place = place_of(key)
+        name = _field(place.layer, place.module, told) if place else None
+        if place is None or name is None:
             unknown.append(key)
             continue
         if tensor.dtype not in DENSE or not bool(tensor.isfinite().all()):
             raise CheckpointError(f"{file}: {key} holds {tensor.dtype} numbers, or NaN or infinity. Save it again.")
-        pairs.setdefault((int(found[1]), name), {})[found[3]] = tensor
-    if unknown:
-        raise CheckpointError(
-            f"{file} changes what cannot be adapted here: {listed(unknown, 'tensor', 'tensors')}. Readable are LoRA "
-            f"factors of {', '.join(HF.values())}. Merge it with PEFT, model.merge_and_unload(), and load that."
-        )
+        adapters.add(place.adapter)
+        pair = pairs.setdefault((place.layer, name), {})
+        if len(adapters) == 1 and place.factor in pair:
+            raise CheckpointError(f"{file} holds lora_{place.factor} of {_place(place.layer, name)} twice.")
+        pair[place.factor] = tensor
+    refuse_tensors(unknown, HF.values(), file)
+    if len(adapters) > 1:
+        names = ", ".join(sorted(repr(name) for name in adapters))
+        raise CheckpointError(f"{file} holds {len(adapters)} adapters: {names}. Save each into a file of its own.")
     return pairs
+
+
+def _turned(pairs: Pairs, told: Mapping[str, Any], config: Config, file: Path) -> bool:
+    """Whether the factors of experts lie the other way round; CheckpointError if that cannot be known."""
+    shapes = {}
+    for (layer, name), pair in pairs.items():
+        if name in IN_EXPERTS and pair["A"].ndim == pair["B"].ndim == 2:  # of others the shapes are refused afterwards
+            _, n_out, n_in = block_shapes(config)[name]
+            shapes[_place(layer, name)] = (pair["A"].shape[-1], pair["B"].shape[0]), n_out, n_in
+    turned = reads_its_output(shapes, told)
+    if turned is None:
+        raise CheckpointError(
+            f"{file} changes {min(shapes)}, whose matrices are square, and was saved by PEFT "
+            f"{told.get('peft_version')}: which of the two factors reads the input depends on the version of "
+            f"transformers that it was trained with, and nothing here says which. Add "
+            f'"transformers_version": "4.57.0", or whichever it was, to {CONFIG}; or merge it with the PEFT and '
+            f"transformers that trained it, model.merge_and_unload(), and load that."
+        )
+    return turned
 
 
 def _field(layer: int, module: str, told: Mapping[str, Any]) -> str | None:
@@ -188,14 +220,16 @@ def _field(layer: int, module: str, told: Mapping[str, Any]) -> str | None:
 
 
 def _factors(
-    a: Tensor, b: Tensor, layer: int, name: str, told: Mapping[str, Any], config: Config, file: Path
+    a: Tensor, b: Tensor, layer: int, name: str, told: Mapping[str, Any], config: Config, file: Path, *, turned: bool
 ) -> Factors:
     place = _place(layer, name)
     rank = _by_pattern(told.get("rank_pattern") or {}, place, told["r"])
     alpha = _by_pattern(told.get("alpha_pattern") or {}, place, told["lora_alpha"])
     *experts, n_out, n_in = block_shapes(config)[name]
     n = math.prod(experts)
-    want = [n * rank, n_in], [n_out, n * rank]
+    turned = turned and bool(experts)
+    first, last = (n_out, n_in) if turned else (n_in, n_out)
+    want = [n * rank, first], [last, n * rank]
     if [list(a.shape), list(b.shape)] != list(want):
         raise CheckpointError(
             f"{file}: the factors of {place} are {list(a.shape)} and {list(b.shape)}. Of rank {rank}, as "
@@ -203,8 +237,10 @@ def _factors(
             f"It was made for {told.get('base_model_name_or_path') or 'a model that it does not name'}."
         )
     if experts:  # rows of a: expert by expert; columns of b: rank by rank, the experts of one rank side by side
-        a = a.view(n, rank, n_in)
-        b = b.view(n_out, rank, n).permute(2, 0, 1).contiguous()
+        a = a.view(n, rank, first)
+        b = b.view(last, rank, n).permute(2, 0, 1).contiguous()
+    if turned:  # the change of a matrix [out, in] is then the transpose of b a
+        a, b = b.mT.contiguous(), a.mT.contiguous()
     return Factors(a, b, alpha / math.sqrt(rank) if told.get("use_rslora") else alpha / rank)
 
 

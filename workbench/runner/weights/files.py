@@ -12,6 +12,7 @@ from workbench.errors import CheckpointError
 from workbench.runner.weights.match import listed
 
 INDEX = "model.safetensors.index.json"
+LFS_POINTER = b"version https://git-lfs"
 
 
 class Incomplete(CheckpointError):
@@ -24,6 +25,8 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise Incomplete(f"{path.parent} has no {path.name}. Copy it there from where the weights came from.") from None
     except (OSError, ValueError) as error:
+        if is_lfs_pointer(path):
+            raise Incomplete(f"{path} is git-lfs's pointer to the file, not the file. Run: git lfs pull") from None
         raise CheckpointError(f"{path} cannot be read as JSON: {error}. Fetch it again.") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, not an object.")
@@ -65,15 +68,16 @@ def mapped(files: Iterable[Path]) -> dict[str, Tensor]:
                         raise CheckpointError(f"{file} holds {name!r}, and so does another file beside it.")
                     tensors[name] = shard.get_tensor(name)
         except (SafetensorError, OSError) as error:
-            if _starts_with(file, b"version https://git-lfs"):
+            if is_lfs_pointer(file):
                 raise Incomplete(f"{file} is git-lfs's pointer to the file, not the file. Run: git lfs pull") from None
             raise Incomplete(f"{file} is damaged or cut short ({error}). Fetch it again.") from None
     return dict(sorted(tensors.items()))
 
 
-def _starts_with(file: Path, start: bytes) -> bool:
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether git has left its note on where the file is, as it does in a clone without git-lfs."""
     try:
-        with file.open("rb") as f:
-            return f.read(len(start)) == start
+        with file.open("rb") as opened:
+            return opened.read(len(LFS_POINTER)) == LFS_POINTER
     except OSError:
         return False

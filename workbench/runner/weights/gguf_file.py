@@ -1,5 +1,6 @@
-"""gpt-oss as llama.cpp has it: one .gguf file. Needs the optional package gguf."""
+"""gpt-oss as llama.cpp has it: a .gguf file, whole or in pieces. Needs the optional package gguf."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,14 +8,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.errors import CheckpointError, MissingDependency
+from workbench.errors import CheckpointError
 from workbench.kernels.packed import Matrices
 from workbench.kernels.reference import dequantise_mxfp4_ggml, repack_mxfp4_ggml
 from workbench.runner.config import Config
 from workbench.runner.weights.digest import weights_digest
-from workbench.runner.weights.files import Incomplete
 from workbench.runner.weights.form import Block, Checkpoint, Experts, Weights
-from workbench.runner.weights.hf_config import DEFAULT, integer, number
+from workbench.runner.weights.gguf_keys import ARCH, CONVERT, check_keys, layer_types, swiglu_limit
+from workbench.runner.weights.gguf_open import open_gguf
+from workbench.runner.weights.hf_config import DEFAULT, integer, layer_count, number
 from workbench.runner.weights.match import (
     Holding,
     Shape,
@@ -56,32 +58,22 @@ def read_gguf(
 ) -> Checkpoint:
     """The checkpoint in a .gguf file, its experts in MXFP4 or any type that the package gguf can dequantise.
 
-    The tokenizer is looked for beside it, as tokenizer.json. MissingDependency without the package gguf;
-    CheckpointError for another architecture, a split or damaged file, tensors that do not fit its metadata.
+    Of a split model `file` is any piece. The tokenizer is looked for beside it, as tokenizer.json. MissingDependency
+    without the package gguf; CheckpointError for another architecture, damaged or absent files, settings that would
+    change what the model computes, tensors that do not fit the metadata.
 
     >>> read_gguf(Path("gpt-oss-20b-mxfp4.gguf"), name="20b", dtype=None, device=torch.device("cpu"))  # doctest: +SKIP
     """
-    try:
-        import gguf
-    except ImportError:
-        raise MissingDependency(
-            "reading a .gguf file needs the package gguf: pip install 'gpt-oss-workbench[interop]'"
-        ) from None
-    try:
-        reader = gguf.GGUFReader(file, mode="c")  # copy on write: torch wants memory that it may write to
-        wanted = ("general.", "split.", "gpt-oss.", EOS)  # and not 200,000 tokens and their merges
-        meta = {key: field.contents() for key, field in reader.fields.items() if key.startswith(wanted)}
-    except (ValueError, LookupError, OSError, OverflowError) as error:
-        raise Incomplete(f"{file} is damaged, cut short, or no GGUF file ({error}). Fetch it again.") from None
-    where = str(file)
-    config = _config(meta, {t.name: _shape(t) for t in reader.tensors}, where)
-    raw = {t.name: t for t in reader.tensors}
-    mxfp4 = any(t.tensor_type.name == "MXFP4" for t in reader.tensors)
+    opened = open_gguf(file)
+    meta, tensors, where = opened.meta, opened.tensors, str(file)
+    config = _config(meta, {name: _shape(t) for name, t in tensors.items()}, where)
+    check_keys(meta, config, where)
+    mxfp4 = any(t.tensor_type.name == "MXFP4" for t in tensors.values())
     hold = holding(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=False)
-    stored = {f"{t.name} {t.tensor_type.name}": torch.from_numpy(t.data) for t in reader.tensors}
+    stored = {f"{name} {t.tensor_type.name}": torch.from_numpy(t.data) for name, t in tensors.items()}
     return Checkpoint(
         config=config,
-        weights=_weights(raw, config, where=where, hold=hold),
+        weights=_weights(tensors, config, where=where, hold=hold),
         name=name,
         folder=file.parent,
         format="gguf",
@@ -91,7 +83,7 @@ def read_gguf(
 
 
 def _config(meta: dict[str, Any], shapes: dict[str, Shape], where: str) -> Config:
-    """llama.cpp's constants for what the file does not say: layer types, clamp, and alpha of SwiGLU."""
+    """What the file says, and llama.cpp's constants where it does not: layer types, clamp, and alpha of SwiGLU."""
     arch = meta.get("general.architecture")
     if arch == "gptoss":
         raise CheckpointError(
@@ -100,36 +92,34 @@ def _config(meta: dict[str, Any], shapes: dict[str, Shape], where: str) -> Confi
         )
     if arch != "gpt-oss":
         raise CheckpointError(f"{where}: the architecture is {arch!r}, this project reads 'gpt-oss'.")
-    if meta.get("split.count", 0) > 1:
-        raise CheckpointError(
-            f"{where} is one of {meta['split.count']} pieces. Join them: llama-gguf-split --merge {where} whole.gguf"
-        )
-    has = {key.removeprefix("gpt-oss."): value for key, value in meta.items()}
+    has = {key.removeprefix(ARCH): value for key, value in meta.items() if key.startswith(ARCH)}
     scaling = has.get("rope.scaling.type")
     if scaling != "yarn":
-        raise CheckpointError(f"{where}: rope.scaling.type is {scaling!r}, gpt-oss has 'yarn'. Convert it again.")
-    n_layers = integer(has, where, "block_count")
+        raise CheckpointError(f"{where}: rope.scaling.type is {scaling!r}, gpt-oss has 'yarn'. {CONVERT}")
     if TOP["embed"] not in shapes or len(shapes[TOP["embed"]]) != 2:
-        raise CheckpointError(f"{where} has no matrix {TOP['embed']}. Convert it again.")
+        raise CheckpointError(f"{where} has no matrix {TOP['embed']}. {CONVERT}")
+    whole, real = partial(integer, has, where, advice=CONVERT), partial(number, has, where, advice=CONVERT)
+    n_layers = layer_count(has, where, "block_count", advice=CONVERT)
     config = Config(
         n_layers=n_layers,
-        d_model=integer(has, where, "embedding_length"),
-        n_heads=integer(has, where, "attention.head_count"),
-        n_kv_heads=integer(has, where, "attention.head_count_kv"),
-        d_head=integer(has, where, "attention.key_length"),
-        n_experts=integer(has, where, "expert_count"),
-        n_active=integer(has, where, "expert_used_count"),
-        d_mlp=integer(has, where, "expert_feed_forward_length"),
+        d_model=whole("embedding_length"),
+        n_heads=whole("attention.head_count"),
+        n_kv_heads=whole("attention.head_count_kv"),
+        d_head=whole("attention.key_length"),
+        n_experts=whole("expert_count"),
+        n_active=whole("expert_used_count"),
+        d_mlp=whole("expert_feed_forward_length"),
         d_vocab=shapes[TOP["embed"]][0],
-        n_ctx=integer(has, where, "context_length"),
-        window=integer(has, where, "attention.sliding_window"),
-        layer_types=tuple(DEFAULT.layer_types[i % 2] for i in range(n_layers)),
-        eps=_decimal(number(has, where, "attention.layer_norm_rms_epsilon")),
-        rope_theta=_decimal(number(has, where, "rope.freq_base")),
-        rope_factor=_decimal(number(has, where, "rope.scaling.factor")),
-        rope_beta_fast=_decimal(number(has, where, "rope.scaling.yarn_beta_fast", default=DEFAULT.rope_beta_fast)),
-        rope_beta_slow=_decimal(number(has, where, "rope.scaling.yarn_beta_slow", default=DEFAULT.rope_beta_slow)),
-        rope_original=integer(has, where, "rope.scaling.original_context_length"),
+        n_ctx=whole("context_length"),
+        window=whole("attention.sliding_window"),
+        layer_types=layer_types(meta, n_layers, where),
+        swiglu_limit=_decimal(swiglu_limit(meta, DEFAULT.swiglu_limit, where)),
+        eps=_decimal(real("attention.layer_norm_rms_epsilon")),
+        rope_theta=_decimal(real("rope.freq_base")),
+        rope_factor=_decimal(real("rope.scaling.factor")),
+        rope_beta_fast=_decimal(real("rope.scaling.yarn_beta_fast", default=DEFAULT.rope_beta_fast)),
+        rope_beta_slow=_decimal(real("rope.scaling.yarn_beta_slow", default=DEFAULT.rope_beta_slow)),
+        rope_original=whole("rope.scaling.original_context_length"),
     )
     return check_config(config, where)
 
@@ -181,7 +171,7 @@ def _numbers(stored: Any, *, where: str, dtype: torch.dtype, device: torch.devic
         return dequantise_mxfp4_ggml(data.to(device), dtype=dtype)
     if kind.name == "BF16":  # the reader gives its bytes
         return data.view(torch.bfloat16).to(device, dtype)
-    if kind.name not in ("F32", "F16"):
+    if kind.name not in ("F32", "F16", "F64"):
         try:
             data = torch.from_numpy(quants.dequantize(stored.data, kind))
         except NotImplementedError:

@@ -14,6 +14,7 @@ from workbench.runner.weights.digest import weights_digest
 from workbench.runner.weights.files import Incomplete, hf_files, mapped, read_json
 from workbench.runner.weights.form import Block, Checkpoint, Experts, Weights
 from workbench.runner.weights.hf_config import parse_hf_config
+from workbench.runner.weights.layouts import check_layout
 from workbench.runner.weights.match import (
     Holding,
     Shape,
@@ -76,6 +77,7 @@ def read_hf(
         raise Incomplete(f"{folder} has a config.json and no model*.safetensors. Fetch the weights too.")
     tensors = mapped(files)
     where = str(folder)
+    check_layout(tensors, where)  # before the memory is asked about: what cannot be read need not fit
     hold = holding(
         config, where, dtype=dtype, device=device, memory=memory, packed=is_packed(tensors), mapped=True
     )  # fmt: skip
@@ -97,7 +99,6 @@ def is_packed(tensors: Mapping[str, Tensor]) -> bool:
 def hf_weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold: Holding) -> Weights:
     """The internal form of tensors that have transformers' names; those that need no conversion share their memory."""
     mxfp4 = is_packed(tensors)
-    _check_known(tensors, where)
     check_tensors(_expected(config, packed=mxfp4, where=where), tensors, where)
     check_finite(tensors, where)
     device, dtype = hold.device, hold.dtype
@@ -140,24 +141,3 @@ def _expected(config: Config, *, packed: bool, where: str) -> dict[str, Shape]:
             else:
                 expected[key] = (shape[0], shape[2], shape[1])
     return expected
-
-
-def _check_known(tensors: Mapping[str, Tensor], where: str) -> None:
-    """CheckpointError for the ways, seen in the wild, in which a gpt-oss is stored and cannot be read."""
-    for name, tensor in tensors.items():
-        if name.endswith("_proj_blocks") and tensor.dtype != torch.uint8:
-            raise CheckpointError(
-                f"{where}: {name} holds {str(tensor.dtype).removeprefix('torch.')} numbers, not MXFP4 blocks. "
-                f"transformers writes such files when a model that it dequantised on loading is saved; it cannot read "
-                f"them back either. Save again with model.save_pretrained(…, save_original_format=False)."
-            )
-        if ".experts.gate_up_projs." in name or ".experts.down_projs." in name or ".quant_state" in name:
-            raise CheckpointError(
-                f"{where}: {name!r} is unsloth's layout, one linear layer per expert in bitsandbytes' 4 bits. "
-                f"Readable are MXFP4 as published, and bf16: take the model that this one was made from, "
-                f"or merge and save it in 16 bits (unsloth: save_method='merged_16bit')."
-            )
-        if "lora_" in name:
-            raise CheckpointError(
-                f"{where}: {name!r} belongs to a LoRA adapter. Merge it first: model = model.merge_and_unload()"
-            )

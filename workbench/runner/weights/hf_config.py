@@ -12,12 +12,14 @@ DEFAULT = Config()
 UNPACKED = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
 ROPE_KEYS = {"rope_type", "type", "factor", "beta_fast", "beta_slow", "original_max_position_embeddings", "truncate"}
 ROPE_KEYS |= {"rope_theta", "attention_factor", "partial_rotary_factor"}
+MAX_LAYERS = 10_000
+COPY = "Copy config.json again from where the weights came from."
 
 
 def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
     """The Config that `raw` describes; CheckpointError where it is not gpt-oss, or a value cannot be known.
 
-    A key may be absent only where every version of transformers fills in the value of the published models.
+    A key may be absent, or null, only where every version of transformers fills in the value of the published models.
 
     >>> parse_hf_config({"model_type": "llama"}, "config.json")
     Traceback (most recent call last):
@@ -26,11 +28,11 @@ def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
     if raw.get("model_type") != "gpt_oss":
         raise CheckpointError(f"{where}: model_type is {raw.get('model_type')!r}, this project reads 'gpt_oss'.")
     for key, want in (("tie_word_embeddings", False), ("attention_bias", True), ("hidden_act", "silu")):
-        if raw.get(key, want) != want:
+        if raw.get(key) not in (None, want):
             raise CheckpointError(
                 f"{where}: {key} is {raw[key]!r}; gpt-oss, and so the forward pass here, has {want!r}."
             )
-    n_layers = integer(raw, where, "num_hidden_layers")
+    n_layers = layer_count(raw, where, "num_hidden_layers")
     n_ctx = integer(raw, where, "max_position_embeddings")
     kinds = raw.get("layer_types") or [DEFAULT.layer_types[i % 2] for i in range(n_layers)]
     if not isinstance(kinds, list):
@@ -102,20 +104,30 @@ def written_hf_config(c: Config, *, packed: bool) -> dict[str, Any]:
     return raw
 
 
-def integer(raw: Mapping[str, Any], where: str, *keys: str) -> int:
-    """The first of `keys` that is there; CheckpointError if none is, or if it is no integer."""
+def integer(raw: Mapping[str, Any], where: str, *keys: str, advice: str = COPY) -> int:
+    """The first of `keys` that is there and not null; CheckpointError if none is, or if it is no integer."""
     for key in keys:
         if raw.get(key) is not None:
             if type(raw[key]) is not int:
                 raise CheckpointError(f"{where}: {key} must be an integer, it is {raw[key]!r}.")
             return raw[key]
-    raise CheckpointError(f"{where} has no {keys[0]}. Copy config.json again from where the weights came from.")
+    raise CheckpointError(f"{where} has no {keys[0]}. {advice}")
 
 
-def number(raw: Mapping[str, Any], where: str, key: str, *, default: float | None = None) -> float:
-    value = raw.get(key, default)
+def layer_count(raw: Mapping[str, Any], where: str, key: str, *, advice: str = COPY) -> int:
+    """The number of layers; CheckpointError for one that no model has: a list of so many would fill the memory."""
+    n_layers = integer(raw, where, key, advice=advice)
+    if n_layers > MAX_LAYERS:
+        raise CheckpointError(f"{where}: {key} must be at most {MAX_LAYERS:,}, it is {n_layers:,}. {advice}")
+    return n_layers
+
+
+def number(raw: Mapping[str, Any], where: str, key: str, *, default: float | None = None, advice: str = COPY) -> float:
+    """The number under `key`, and `default` where it is absent or null; CheckpointError if there is neither."""
+    value = raw.get(key)
+    value = default if value is None else value
     if value is None:
-        raise CheckpointError(f"{where} has no {key}. Copy config.json again from where the weights came from.")
+        raise CheckpointError(f"{where} has no {key}. {advice}")
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise CheckpointError(f"{where}: {key} must be a number, it is {value!r}.")
     return float(value)
@@ -128,18 +140,21 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     if not given:  # every version of transformers fills in the published values
         return {} if theta is None else {"rope_theta": theta}
     key, rope = next(((k, v) for k, v in given.items() if v is not None), ("rope_scaling", None))
+    wrong = ((k, v) for k, v in given.items() if v is not None and not isinstance(v, dict))
+    name, value = next(wrong, (key, rope))
+    if not isinstance(value, dict):
+        raise CheckpointError(
+            f"{where}: {name} is {value!r}: transformers 4 reads that as plain RoPE, transformers 5 as YaRN. "
+            f"Write what the model was trained with: an object with rope_type."
+        )
     if len(given) == 2 and None not in given.values() and _differ(*given.values()):
         raise CheckpointError(f"{where}: rope_parameters and rope_scaling contradict each other. Remove one of them.")
     where = f"{where}: {key}"
-    if not isinstance(rope, dict):
-        raise CheckpointError(
-            f"{where} is {rope!r}: transformers 4 reads that as plain RoPE, transformers 5 as YaRN. "
-            f"Write what the model was trained with: an object with rope_type."
-        )
+    rope = {key: value for key, value in (rope or {}).items() if value is not None}
     kind = rope.get("rope_type", rope.get("type"))
     if kind not in ("yarn", "default"):
         raise CheckpointError(f"{where}: rope_type is {kind!r}; known are 'yarn' (gpt-oss) and 'default' (no YaRN).")
-    if unknown := sorted(k for k, v in rope.items() if k not in ROPE_KEYS and v is not None):
+    if unknown := sorted(rope.keys() - ROPE_KEYS):
         raise CheckpointError(f"{where}: {unknown[0]!r} would change RoPE in a way that the forward pass here has not.")
     if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise CheckpointError(
@@ -153,6 +168,15 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"{where} has no 'truncate'. The published gpt-oss have false; transformers takes true where the key is "
             f'absent, which changes the frequencies in the middle. Add "truncate": false if this model descends from '
             f'the published ones, or "truncate": true if it was trained by transformers with this very config.json.'
+        )
+    if "original_max_position_embeddings" not in rope:
+        n_ctx = integer(raw, where, "max_position_embeddings")
+        raise CheckpointError(
+            f"{where} has no original_max_position_embeddings, the positions before YaRN stretched them. The published "
+            f"gpt-oss have {DEFAULT.rope_original}; transformers takes max_position_embeddings ({n_ctx}) where it is "
+            f'absent, which changes the frequencies. Add "original_max_position_embeddings": {DEFAULT.rope_original} '
+            f"if this model descends from the published ones, or {n_ctx} if it was trained by transformers with this "
+            f"very config.json."
         )
     factor = number(rope, where, "factor")
     attention = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
@@ -168,5 +192,5 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Do two ropes disagree where both speak?"""
-    return any(a[k] != b[k] for k in a.keys() & b.keys() if k != "type")
+    """Do two ropes disagree where both speak? null says nothing."""
+    return any(a[k] != b[k] for k in a.keys() & b.keys() if k != "type" and None not in (a[k], b[k]))

@@ -11,6 +11,7 @@ from workbench.runner.weights.form import Checkpoint
 from workbench.runner.weights.hf import hf_weights, is_packed
 from workbench.runner.weights.hf_config import parse_hf_config
 from workbench.runner.weights.hub import NAME, snapshot_folder
+from workbench.runner.weights.layouts import check_layout
 from workbench.runner.weights.match import Holding
 from workbench.runner.weights.stop import stop_ids
 
@@ -38,6 +39,7 @@ def read_live(model: Any, *, dtype: torch.dtype | None, device: torch.device | N
         )
     config = parse_hf_config(raw, f"the config of {where}")
     tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    check_layout(tensors, where)
     if is_packed(tensors):
         raise CheckpointError(f"{where} has packed experts. Load it with Mxfp4Config(dequantize=True).")
     if any(tensor.is_meta for tensor in tensors.values()):

@@ -1,6 +1,7 @@
 """One door to every format: what lies at a place decides how it is read, never the shape of a tensor."""
 
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from workbench.runner.weights.embedded import embedded_folder
 from workbench.runner.weights.files import Incomplete, read_json
 from workbench.runner.weights.form import Checkpoint
 from workbench.runner.weights.gguf_file import read_gguf
+from workbench.runner.weights.gguf_open import model_name
 from workbench.runner.weights.hf import read_hf
 from workbench.runner.weights.hub import NAME, download_command, snapshot_folder
 from workbench.runner.weights.live import read_live
@@ -28,10 +30,11 @@ def load(
 ) -> Checkpoint:
     """A gpt-oss checkpoint in the one internal form, equal bit for bit whatever the format it came in.
 
-    `where` is "pocket" (the embedded model), a folder (Hugging Face, original/, or holding a .gguf), a .gguf file, a
-    name such as "openai/gpt-oss-20b" in the local Hugging Face cache, or a transformers GptOssForCausalLM, whose memory
-    is shared. `dtype` is float32, bfloat16 or float64; None means float32 below 1e9 parameters and bfloat16 above, or
-    a model object's own. `device` None means the CPU, or a model object's own. Nothing is ever downloaded.
+    `where` is "pocket" (the embedded model), a folder (Hugging Face, original/, or holding a .gguf), a .gguf file (of a
+    split model any piece), a name such as "openai/gpt-oss-20b" in the local Hugging Face cache, or a transformers
+    GptOssForCausalLM, whose memory is shared. `dtype` is float32, bfloat16 or float64; None means float32 below 1e9
+    parameters and bfloat16 above, or a model object's own. `device` None means the CPU, or a model object's own.
+    Nothing is ever downloaded.
 
     Experts in MXFP4 stay packed, and what the file holds in `dtype` is used where it lies, mapped and not copied; a
     model that takes less than 256 MB is dequantised. `memory`: "fast" keeps mapped pages once they were used, "small"
@@ -70,8 +73,9 @@ def load(
         return _read_folder(path, name=_folder_name(path), dtype=dtype, device=target, memory=memory)
     if path.is_file():
         if path.suffix != ".gguf":
+            _refuse_cut_gguf([path.name], path.parent)
             raise CheckpointError(f"{path} is a file and no .gguf. Give the folder that holds it and its config.json.")
-        return read_gguf(path, name=path.stem, dtype=dtype, device=target, memory=memory)
+        return read_gguf(path, name=model_name(path), dtype=dtype, device=target, memory=memory)
     if isinstance(where, str) and NAME.fullmatch(text):
         try:
             return _read_folder(snapshot_folder(text), name=text, dtype=dtype, device=target, memory=memory)
@@ -86,7 +90,7 @@ def load(
 def _read_folder(
     folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str
 ) -> Checkpoint:
-    """By its files: a model of Hugging Face's, OpenAI's layout here or in original/, a .gguf."""
+    """By its files: a model of Hugging Face's, OpenAI's layout here or in original/, a .gguf or all pieces of one."""
     holds = sorted(p.name for p in folder.iterdir())
     weights = [n for n in holds if n.endswith((".safetensors", ".safetensors.index.json"))]
     ggufs = [n for n in holds if n.endswith(".gguf")]
@@ -103,13 +107,32 @@ def _read_folder(
         return read(folder, name=name, dtype=dtype, device=device, memory=memory)
     if has_original:
         return read_original(original, name=name, dtype=dtype, device=device, memory=memory)
-    if len(ggufs) == 1:
+    models = {model_name(Path(n)): n for n in reversed(ggufs)}  # pieces of one model count once
+    if len(models) == 1:
         return read_gguf(folder / ggufs[0], name=name, dtype=dtype, device=device, memory=memory)
-    if ggufs:
-        raise CheckpointError(f"{folder} holds {len(ggufs)} .gguf files: {', '.join(ggufs[:6])}. Give one of them.")
+    if models:
+        firsts = sorted(models.values())
+        raise CheckpointError(f"{folder} holds {len(firsts)} .gguf files: {', '.join(firsts[:6])}. Give one of them.")
+    _refuse_cut_gguf(holds, folder)
     if any(n.endswith((".bin", ".pt", ".pth")) for n in holds):
         raise CheckpointError(f"{folder} holds no safetensors but .bin or .pt files, which are never opened here.")
+    if inside := sorted({p.parent.name for end in ("gguf", "safetensors") for p in folder.glob(f"*/*.{end}")}):
+        raise CheckpointError(
+            f"{folder} holds no weights itself, its folders do: {', '.join(inside[:6])}. Give one of them, such as "
+            f"{str(folder / inside[0])!r}"
+        )
     raise Incomplete(f"{folder} holds no weights (*.safetensors, *.gguf). It has: {', '.join(holds[:8]) or 'nothing'}.")
+
+
+def _refuse_cut_gguf(names: list[str], folder: Path) -> None:
+    """CheckpointError for a .gguf that was cut into files by another program than llama.cpp's."""
+    cut = sorted(n for n in names if re.search(r"\.gguf[.-]", n))
+    if cut:
+        whole = cut[0][: cut[0].index(".gguf")] + ".gguf"
+        raise CheckpointError(
+            f"{folder / cut[0]} is a part of a .gguf that was cut like any file. Join the parts, in order:  "
+            f"cat {whole}* > whole.gguf"
+        )
 
 
 def _folder_name(folder: Path) -> str:

@@ -13,7 +13,7 @@ from workbench.runner.config import Config
 from workbench.runner.weights.digest import weights_digest
 from workbench.runner.weights.files import Incomplete, mapped, read_json
 from workbench.runner.weights.form import Block, Checkpoint, Experts, Weights
-from workbench.runner.weights.hf_config import DEFAULT, integer, number
+from workbench.runner.weights.hf_config import DEFAULT, integer, layer_count, number
 from workbench.runner.weights.match import (
     Holding,
     Shape,
@@ -73,7 +73,7 @@ def read_original(
 
 def parse_original_config(raw: Mapping[str, Any], where: str) -> Config:
     """eps, alpha, the order of layer types and `truncate` are constants of OpenAI's code, not in the file."""
-    n_layers = integer(raw, where, "num_hidden_layers")
+    n_layers = layer_count(raw, where, "num_hidden_layers")
     original = integer(raw, where, "initial_context_length")
     factor = number(raw, where, "rope_scaling_factor")
     config = Config(

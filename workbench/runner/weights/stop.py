@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import CheckpointError
-from workbench.runner.weights.files import read_json
+from workbench.runner.weights.files import Incomplete, is_lfs_pointer, read_json
 
 STOPS = ("<|return|>", "<|endoftext|>", "<|call|>")
 # The first release of gpt-oss forgot <|call|> in generation_config.json: hence the union. Without any tokenizer,
@@ -40,6 +40,8 @@ def stop_ids(folder: Path | None, named: Iterable[int | list[int] | None], *, d_
 def _added_tokens(folder: Path) -> list[tuple[str, int]]:
     file = folder / "tokenizer.json"
     if file.is_file():
+        if is_lfs_pointer(file):
+            raise Incomplete(f"{file} is git-lfs's pointer to the file, not the file. Run: git lfs pull")
         try:
             return [(t["content"], t["id"]) for t in _list_in(file.read_text(encoding="utf-8"))]
         except (ValueError, LookupError, TypeError) as error:
