@@ -4,6 +4,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from workbench.conversation.chat import with_reasoning
+
 if TYPE_CHECKING:
     from workbench.runner.budget import Estimate
     from workbench.runner.model import Model
@@ -31,14 +33,15 @@ def trace(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    reasoning: str = "high",
+    reasoning: str | None = None,
     stop: Sequence[int | str] = (),
 ) -> "Trace":
     """Asks a model, lets it think and answer, and gives the verified Trace of both.
 
     `prompt`: a question, a `wb.chat(…)`, or token ids. `model`: a name or folder as for `wb.Model` (kept for the next
-    call), or a Model. `reasoning` is the effort of a question given as str: "low", "medium" or "high".
-    The other arguments are those of `Model.generate`.
+    call), or a Model. `reasoning` is the effort of a question or chat: "low", "medium" or "high"; without it, the model's
+    own default, as in `Model.generate` (medium for gpt-oss, high for pocket). The other arguments are those of
+    `Model.generate`.
 
     >>> wb.trace("What is 12+30?").text(channel="final")
     'It is 42.'
@@ -46,7 +49,7 @@ def trace(
     Raises ModelNotFound, CheckpointError, PromptError, HookNameError, BudgetError.
     """
     return model_of(model).generate(
-        question(prompt, reasoning), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
+        with_reasoning(prompt, reasoning), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
         record=record, stop=stop,
     )  # fmt: skip
 
@@ -72,7 +75,7 @@ def estimate(
     *,
     record: str | Sequence[str] = "auto",
     max_tokens: int = 1024,
-    reasoning: str = "high",
+    reasoning: str | None = None,
 ) -> "Estimate":
     """How big the trace of such a run would be, before it is made: `.bytes`, `.memory`, `.by_name`, `.fits`.
 
@@ -84,13 +87,4 @@ def estimate(
 
     Raises what `trace` raises, but BudgetError.
     """
-    return model_of(model).estimate(question(prompt, reasoning), record=record, max_tokens=max_tokens)
-
-
-def question(prompt, reasoning: str):
-    """A str becomes a chat with that effort; everything else says its effort itself."""
-    if not isinstance(prompt, str):
-        return prompt
-    from workbench.conversation.chat import chat
-
-    return chat(prompt, reasoning=reasoning)
+    return model_of(model).estimate(with_reasoning(prompt, reasoning), record=record, max_tokens=max_tokens)

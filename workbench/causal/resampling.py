@@ -14,18 +14,19 @@ from workbench.conversation.parse import parse
 from workbench.errors import NotRecorded
 from workbench.runner.model import Model
 from workbench.segments import Step, steps
+from workbench.spans import last_turn
 from workbench.traces import Trace
 
 Answer = Callable[[Sequence[int]], str | None]  # of a whole text, as token ids
 
 
 def final_text(model: Model) -> Answer:
-    """Reads the answer of a text: its last final message, None if it has none."""
+    """Reads the answer of a text: the final message of its last turn, None if it has none."""
 
     def read(tokens: Sequence[int]) -> str | None:
         assert model.tokenizer is not None
-        spans = [span for span in parse(tokens, model.tokenizer) if span.channel == "final"]
-        return model.tokenizer.decode(list(tokens[spans[-1].content])) if spans else None
+        final = last_turn(parse(tokens, model.tokenizer)).answer
+        return None if final is None else model.tokenizer.decode(list(tokens[final.content]))
 
     return read
 
