@@ -4,8 +4,6 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
-from workbench.conversation.chat import with_reasoning
-
 if TYPE_CHECKING:
     from workbench.runner.budget import Estimate
     from workbench.runner.model import Model
@@ -49,7 +47,7 @@ def trace(
     Raises ModelNotFound, CheckpointError, PromptError, HookNameError, BudgetError.
     """
     return model_of(model).generate(
-        with_reasoning(prompt, reasoning), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
+        question(prompt, reasoning), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
         record=record, stop=stop,
     )  # fmt: skip
 
@@ -87,4 +85,11 @@ def estimate(
 
     Raises what `trace` raises, but BudgetError.
     """
-    return model_of(model).estimate(with_reasoning(prompt, reasoning), record=record, max_tokens=max_tokens)
+    return model_of(model).estimate(question(prompt, reasoning), record=record, max_tokens=max_tokens)
+
+
+def question(prompt, reasoning: str | None):
+    """The prompt with that effort; None leaves it as it is."""
+    from workbench.conversation.chat import with_reasoning
+
+    return with_reasoning(prompt, reasoning)

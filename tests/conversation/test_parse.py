@@ -50,15 +50,15 @@ def content(text: str, tokenizer, start_role: str | None = None) -> list[str]:
         ("<|start|>assistant<|channel|>analysis<|message|>", {"role": "assistant", "channel": "analysis"}),
         (
             "<|start|>assistant to=functions.f<|channel|>commentary <|constrain|> json<|message|>",
-            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "json"},
+            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "<|constrain|>json"},
         ),
         (
             "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>",
-            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "json"},
+            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "<|constrain|>json"},
         ),
         (
             "<|start|>assistant<|channel|>commentary to=functions.f<|constrain|>json<|message|>",
-            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "json"},
+            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "<|constrain|>json"},
         ),
         (
             "<|start|>assistant to=python<|channel|>analysis code<|message|>",
@@ -123,7 +123,7 @@ def test_an_open_prompt_ends_in_an_empty_message_of_the_assistant(pocket):
         ),
         ("analysis<|message|>x<|return|>", "assistant", [({"role": "assistant", "channel": "analysis"}, "x", True)]),
         ("<|start|>nobody<|message|>x<|end|>", None, [({"role": "unparsed"}, "x", True)]),
-        ("<|start|><|channel|>final<|message|>x<|end|>", None, [({"role": "unparsed", "channel": "final"}, "x", True)]),
+        ("<|start|><|channel|>final<|message|>x<|end|>", None, [({"role": "assistant", "channel": "final"}, "x", True)]),
         ("<|start|>assistant<|channel|><|message|>x<|end|>", None, [({"role": "assistant"}, "x", True)]),
         ("<|start|>assistant<|message|>no channel<|return|>", None, [({"role": "assistant"}, "no channel", True)]),
         (
@@ -237,9 +237,8 @@ def test_well_formed_conversations_are_read_as_harmony_reads_them(real, harmony)
         spans = parse(ids, real)
         assert len(spans) == len(theirs) == len(messages)
         for span, want in zip(spans, theirs):
-            content_type = (want.content_type or "").removeprefix("<|constrain|>") or None
             assert (span.role, span.channel, span.recipient) == (want.author.role.value, want.channel, want.recipient)
-            assert (span.author, span.content_type) == (want.author.name, content_type)
+            assert (span.author, span.content_type) == (want.author.name, want.content_type)
             assert real.decode(ids[span.content]) == want.content[0].to_dict()["text"]
             assert span.complete
 
@@ -274,5 +273,5 @@ def test_the_call_that_harmony_writes_but_cannot_read_is_read(real, harmony):
         "role": "assistant",
         "channel": "commentary",
         "recipient": "functions.f",
-        "content_type": "json",
+        "content_type": "<|constrain|>json",
     }

@@ -25,6 +25,7 @@ HAS = {  # what a message of history may say besides role, content and ids
 }
 NAME = re.compile(r"[\w.\-]+")  # of a tool that is described
 WORD = re.compile(r"[^\s<|>=]+")  # of a header: channel, recipient, content type
+WRITTEN = re.compile(r"\S+")  # the same in a message that a model wrote
 
 
 @dataclass(frozen=True, slots=True)
@@ -203,8 +204,8 @@ def _name(value: Any, what: str) -> str:
     return value
 
 
-def _word(value: Any, what: str) -> str:
-    if not isinstance(value, str) or not WORD.fullmatch(value):
+def _word(value: Any, what: str, form: re.Pattern[str] = WORD) -> str:
+    if not isinstance(value, str) or not form.fullmatch(value):
         raise PromptError(f"{what} must be one word without white space, '=', '<', '|' and '>', got {value!r}")
     return valid(value)
 
@@ -233,14 +234,17 @@ def _message(raw: Any, number: int, functions: set[str]) -> Message:
             raise PromptError(f"{what} has {key!r}, which a message of role {role!r} has not{hint}")
     if role == "user":
         return Message(role, content, ids=ids)
-    # what has been written keeps its names; elsewhere a function may be named without its namespace
-    given = {key: _word(raw[key], f"the {key} of {what}") for key in ("recipient", "channel") if raw.get(key) is not None}
-    recipient, channel = given.get("recipient"), given.get("channel")
-    content_type = None if raw.get("content_type") is None else _type(raw["content_type"], f"the content_type of {what}")
-    name = _word(raw.get("name"), f"the name of {what} (which tool answers?)") if role == "tool" else None
-    if ids is None:
-        recipient = _full_name(recipient, functions)
-        name = _full_name(name, functions)
+    form = WORD if ids is None else WRITTEN
+    channel, recipient = (
+        None if raw.get(key) is None else _word(raw[key], f"the {key} of {what}", form)
+        for key in ("channel", "recipient")
+    )
+    content_type = (
+        None if raw.get("content_type") is None else _type(raw["content_type"], f"the content_type of {what}", form)
+    )
+    name = _word(raw.get("name"), f"the name of {what} (which tool answers?)", form) if role == "tool" else None
+    if ids is None:  # what has been written keeps its names; elsewhere a function may be named without its namespace
+        recipient, name = _full_name(recipient, functions), _full_name(name, functions)
     if role == "tool":
         if "recipient" not in raw:
             recipient = "assistant"
@@ -263,10 +267,10 @@ def _ids(value: Any, what: str) -> tuple[int, ...]:
         raise PromptError(f"{what} must be token ids, got {value!r}") from None
 
 
-def _type(value: Any, what: str) -> str:
+def _type(value: Any, what: str, form: re.Pattern[str]) -> str:
     """A content type as it stands in a header: one word, or one after `<|constrain|>`."""
     text = str(value)
-    word = _word(text.removeprefix(CONSTRAIN).strip(), what)
+    word = _word(text.removeprefix(CONSTRAIN).strip(), what, form)
     return CONSTRAIN + word if text.startswith(CONSTRAIN) else word
 
 

@@ -40,8 +40,8 @@ def history(trace: Written) -> list[dict[str, Any]]:
 'It is 42.'), ('user', None, 'And 3+4?')]
     """
     tokens, pieces, spans = trace.tokens, trace.pieces, list(trace.spans)
-    if spans and _is_open(spans[-1]):
-        spans.pop()
+    if spans and "".join(pieces[spans[-1].start :]) == "<|start|>assistant":
+        spans.pop()  # a prompt ends so, for the answer that is asked for
     messages = []
     for span in spans:
         if span.role in ("system", "developer"):
@@ -55,12 +55,6 @@ def history(trace: Written) -> list[dict[str, Any]]:
             message["role"] = "assistant"
         messages.append(message | {"ids": tuple(tokens[span.start : span.stop])})
     return messages
-
-
-def _is_open(span: Span) -> bool:
-    """Whether a message has only been begun, as a prompt does that asks for the assistant's answer."""
-    header = span.channel or span.recipient or span.content_type
-    return not span.complete and not header and span.content_start == span.content_stop
 
 
 def shown(messages: Sequence["Message"], *, keep_thoughts: bool) -> list["Message"]:
