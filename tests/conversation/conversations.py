@@ -9,7 +9,7 @@ from workbench.conversation.tokenizer import Tokenizer
 
 WEATHER = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
 CLOCK = {"name": "now", "description": "The time"}
-TEXTS = ["", "It is 5.", "7+8=15, 2+3+1=6.", "naïve 日本 👩‍👧\n", '{"city": "Oslo"}', "<|end|> as text", " leading", "json"]
+TEXTS = ["", "It is 5.", "7+8=15, 2+3+1=6.", "naïve 日本 👩‍👧\n", '{"city": "Oslo"}', "a <|end> b", " leading", "json"]
 NAMES = ["functions.get_weather", "functions.now", "get_weather", "python", "browser.search", "browser.open", "a/b:c-d"]
 TYPES = [" <|constrain|>json", "<|constrain|>json", " <|constrain|> json", " json", " code", ""]
 BROKEN = [  # headers that models do write, or might

@@ -33,7 +33,7 @@ HEADER_TOKENS = 64  # a header without <|message|> is looked for in so many toke
 _NAME = re.compile(r"\s*[\w.\-]*")
 _RECIPIENT = re.compile(r"\s*to=[^\s<|>{}()\[\]\"',;]+")
 _RECIPIENT_BEGINS = re.compile(r"\s*(?:t|to|to=[^\s<|>{}()\[\]\"',;]*)?")
-_GLUED = re.compile(rf"(assistant)?({'|'.join(CHANNELS)})?(to=.*)?", re.DOTALL)  # names that run into each other
+_GLUED = re.compile(r"(assistant)?({0})?({0})?(to=.*)?".format("|".join(CHANNELS)), re.DOTALL)  # run into each other
 
 
 def parse(ids: Sequence[int], tokenizer: Tokenizer, start_role: str | None = None) -> list[Span]:
@@ -148,7 +148,7 @@ def _address(sections: Sequence[tuple[str, list[str]]]) -> tuple[str | None, str
             elif marker == CONSTRAIN and number == 0:
                 constrained = marker + word
             elif word in CHANNELS:
-                unmarked = unmarked or word
+                unmarked = word
             else:
                 loose.append(word)
                 if marker or addressed:
