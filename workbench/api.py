@@ -37,8 +37,8 @@ def trace(
     """Asks a model, lets it think and answer, and gives the verified Trace of both.
 
     `prompt`: a question, a `wb.chat(…)`, or token ids. `model`: a name or folder as for `wb.Model` (kept for the next
-    call), or a Model. `reasoning` is the effort of a question or chat: "low", "medium" or "high"; without it, the model's
-    own default, as in `Model.generate` (medium for gpt-oss, high for pocket). The other arguments are those of
+    call), or a Model. `reasoning` is the effort of a question or chat: "low", "medium" or "high"; without it, it is the
+    model's own default, as in `Model.generate` (medium for gpt-oss, high for pocket). The other arguments are those of
     `Model.generate`.
 
     >>> wb.trace("What is 12+30?").text(channel="final")

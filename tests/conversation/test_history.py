@@ -245,7 +245,9 @@ def test_a_function_without_its_namespace_is_the_same_function(real, harmony):
     text = real.decode(chat(None, tools=[tool], history=LOOP).render(real).ids)
     assert " to=functions.get_weather<|channel|>" in text and "<|start|>functions.get_weather to=assistant" in text
     full = [m | {k: f"functions.{m[k]}" for k in ("recipient", "name") if k in m} for m in LOOP]
-    assert real.decode(chat(None, tools=[tool | {"name": "functions.get_weather"}], history=full).render(real).ids) == text
+    assert (
+        real.decode(chat(None, tools=[tool | {"name": "functions.get_weather"}], history=full).render(real).ids) == text
+    )
 
 
 def test_built_in_tools_stay_bare_and_a_function_of_that_name_does_not(real, harmony):

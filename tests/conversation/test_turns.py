@@ -72,7 +72,9 @@ def test_a_turn_is_a_question_and_all_up_to_its_answer(which, request):
 
 
 def test_what_follows_the_answer_did_not_lead_to_it():
-    said = [Span(n, n + 1, n, n + 1, "assistant", channel) for n, channel in enumerate(("analysis", "final", "analysis"))]
+    said = [
+        Span(n, n + 1, n, n + 1, "assistant", channel) for n, channel in enumerate(("analysis", "final", "analysis"))
+    ]
     (turn,) = turns(said)
     assert turn.thoughts == (said[0],) and turn.answer == said[1]
     assert turns([])[0].messages == () and turns([])[0].answer is None

@@ -171,11 +171,13 @@ def with_reasoning(prompt: Any, reasoning: str | None) -> Any:
         return chat(prompt, reasoning=reasoning)
     if not isinstance(prompt, Chat):
         raise PromptError(
-            f"reasoning={reasoning!r} is for a question or a wb.chat(…); this prompt is {type(prompt).__name__}, and its "
-            "system message says its effort already. Leave reasoning out."
+            f"reasoning={reasoning!r} is for a question or a wb.chat(…); this prompt is {type(prompt).__name__}, and "
+            "its system message says its effort already. Leave reasoning out."
         )
     if prompt.reasoning not in (None, reasoning):
-        raise PromptError(f"this chat has reasoning={prompt.reasoning!r}, and reasoning={reasoning!r} is asked for as well")
+        raise PromptError(
+            f"this chat has reasoning={prompt.reasoning!r}, and reasoning={reasoning!r} is asked for as well"
+        )
     return replace(prompt, reasoning=_effort(reasoning))
 
 

@@ -29,9 +29,10 @@ class Written(Protocol):
 def history(trace: Written) -> list[dict[str, Any]]:
     """The messages of a conversation, for `wb.chat(history=…)`: those of the user, the assistant and its tools.
 
-    Each has `ids`, its tokens as they were written, so it comes back exactly so in the next prompt, its header too; only
-    `<|return|>` becomes `<|end|>`, as gpt-oss was trained. Change a message, and the change is what is rendered. System
-    and developer texts are arguments of `wb.chat`. A message that cannot be read counts as the assistant's.
+    Each has `ids`, its tokens as they were written, so that it comes back exactly so in the next prompt, its header
+    too; only `<|return|>` becomes `<|end|>`, as gpt-oss was trained. Change a message, and the change is what is
+    rendered. System and developer texts are arguments of `wb.chat`. A message that cannot be read counts as the
+    assistant's.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> ask = wb.chat("And 3+4?", history=wb.history(trace))

@@ -160,7 +160,7 @@ def _address(sections: Sequence[tuple[str, list[str]]]) -> tuple[str | None, str
 
 
 def _implied(pieces: Sequence[str], named: int, *, started: bool, needs_role: bool) -> int:
-    """How many tokens are the header of a message without `<|message|>`; `named` of them say that it is the assistant's.
+    """How many tokens are the header of a message without `<|message|>`; `named` of them are the assistant's name.
 
     >>> _implied(["<|channel|>", "analysis", " I", " must"], 0, started=False, needs_role=False)
     2
