@@ -49,12 +49,12 @@ class Turn:
 
     @property
     def answer(self) -> Span | None:
-        finals = self._said("final")
+        finals = self._on_channel("final")
         return finals[-1] if finals else None
 
     @property
     def thoughts(self) -> tuple[Span, ...]:
-        return self._before_answer(self._said("analysis"))
+        return self._before_answer(self._on_channel("analysis"))
 
     @property
     def calls(self) -> tuple[Span, ...]:
@@ -70,9 +70,9 @@ class Turn:
             return self.thoughts
         if channel == "final":
             return () if self.answer is None else (self.answer,)
-        return self._said(channel)
+        return self._on_channel(channel)
 
-    def _said(self, channel: str) -> tuple[Span, ...]:
+    def _on_channel(self, channel: str) -> tuple[Span, ...]:
         return tuple(
             span for span in self.messages if span.role == "assistant" and span.channel == channel and not is_call(span)
         )

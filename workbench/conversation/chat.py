@@ -18,7 +18,7 @@ from workbench.spans import NO_TOOL, Span
 EFFORTS = ("low", "medium", "high")
 BUILTIN = ("browser", "python")
 HISTORY_ROLES = ("user", "assistant", "tool")
-HAS = {  # what a message of history may say besides role, content and ids
+EXTRA_KEYS = {  # what a message of history may say besides role, content and ids
     "user": (),
     "assistant": ("channel", "recipient", "content_type", "thinking"),
     "tool": ("channel", "recipient", "content_type", "name"),
@@ -230,7 +230,7 @@ def _message(raw: Any, number: int, functions: set[str]) -> Message:
         content = valid(content)  # a tool may well have nothing to say, and a model write nothing
     else:
         content = _text(content, f"the content of {what}")
-    for key in set(known) - {"role", "content", "ids"} - set(HAS[role]):
+    for key in set(known) - {"role", "content", "ids"} - set(EXTRA_KEYS[role]):
         if raw.get(key) is not None:
             hint = "; a call names its tool as 'recipient'" if (role, key) == ("assistant", "name") else ""
             raise PromptError(f"{what} has {key!r}, which a message of role {role!r} has not{hint}")

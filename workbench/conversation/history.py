@@ -89,7 +89,7 @@ def as_written(message: "Message", tokenizer: Tokenizer, *, last: bool) -> list[
         return None
     ids = list(message.ids)
     spans = parse(ids, tokenizer)
-    if len(spans) != 1 or not _says(spans[0], message):
+    if len(spans) != 1 or not _same_header(spans[0], message):
         return None
     (span,) = spans
     header, content, end = ids[: span.content_start], ids[span.content], ids[span.content_stop :]
@@ -104,7 +104,7 @@ def _end(span: Span, tokenizer: Tokenizer) -> int:
     return tokenizer.special["<|call|>" if is_call(span) else "<|end|>"]
 
 
-def _says(span: Span, message: "Message") -> bool:
+def _same_header(span: Span, message: "Message") -> bool:
     """Whether the header of a message is that of a span."""
     role = "assistant" if span.role == "unparsed" else span.role
     if role != message.role or role == "user":
@@ -126,13 +126,15 @@ def put_back(ids: list[int], messages: Sequence["Message"], tokenizer: Tokenizer
     for number, (span, message) in enumerate(zip(spans, messages, strict=True)):
         last = number + 1 == len(messages) or messages[number + 1].ids is None
         written = as_written(message, tokenizer, last=last)
-        same = written and _says(span, message) and _same(tokenizer.decode(ids[span.content]), message.content)
+        same = (
+            written and _same_header(span, message) and _same_text(tokenizer.decode(ids[span.content]), message.content)
+        )
         out += [*ids[at : span.start], *(written if written and same else ids[span.start : span.stop])]
         at = span.stop
     return out + ids[at:]
 
 
-def _same(text: str, other: str) -> bool:
+def _same_text(text: str, other: str) -> bool:
     """Whether two texts are equal, or the same JSON with other spaces."""
     try:
         return text == other or json.loads(text) == json.loads(other)
