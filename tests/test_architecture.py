@@ -19,7 +19,7 @@ DATA = GROUND | {"traces", "patterns", "segments"}  # what can be known from a t
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "visible": set(),
-    "spans": set(),
+    "spans": {"errors"},
     "names": {"errors"},
     "traces": GROUND,
     "patterns": GROUND | {"traces"},

@@ -68,6 +68,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.circuits.heads import qk_circuit as qk_circuit
     from workbench.circuits.heads import qk_distance as qk_distance
     from workbench.conversation.chat import chat as chat
+    from workbench.conversation.history import history as history
     from workbench.identities import check as check
     from workbench.runner.doctor import doctor as doctor
     from workbench.runner.edits import ablate as ablate
@@ -95,6 +96,7 @@ _HOME = {  # public name -> the module that defines it
     "load": "workbench.traces",
     "check": "workbench.identities",
     "chat": "workbench.conversation.chat",
+    "history": "workbench.conversation.history",
     "steps": "workbench.segments",
     "pattern": "workbench.analysis.attention",
     "pattern_band": "workbench.analysis.attention",

@@ -31,14 +31,15 @@ def trace(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    reasoning: str = "high",
+    reasoning: str | None = None,
     stop: Sequence[int | str] = (),
 ) -> "Trace":
     """Asks a model, lets it think and answer, and gives the verified Trace of both.
 
     `prompt`: a question, a `wb.chat(…)`, or token ids. `model`: a name or folder as for `wb.Model` (kept for the next
-    call), or a Model. `reasoning` is the effort of a question given as str: "low", "medium" or "high".
-    The other arguments are those of `Model.generate`.
+    call), or a Model. `reasoning` is the effort of a question or chat: "low", "medium" or "high"; without it, it is the
+    model's own default, as in `Model.generate` (medium for gpt-oss, high for pocket). The other arguments are those of
+    `Model.generate`.
 
     >>> wb.trace("What is 12+30?").text(channel="final")
     'It is 42.'
@@ -72,7 +73,7 @@ def estimate(
     *,
     record: str | Sequence[str] = "auto",
     max_tokens: int = 1024,
-    reasoning: str = "high",
+    reasoning: str | None = None,
 ) -> "Estimate":
     """How big the trace of such a run would be, before it is made: `.bytes`, `.memory`, `.by_name`, `.fits`.
 
@@ -87,10 +88,8 @@ def estimate(
     return model_of(model).estimate(question(prompt, reasoning), record=record, max_tokens=max_tokens)
 
 
-def question(prompt, reasoning: str):
-    """A str becomes a chat with that effort; everything else says its effort itself."""
-    if not isinstance(prompt, str):
-        return prompt
-    from workbench.conversation.chat import chat
+def question(prompt, reasoning: str | None):
+    """The prompt with that effort; None leaves it as it is."""
+    from workbench.conversation.chat import with_reasoning
 
-    return chat(prompt, reasoning=reasoning)
+    return with_reasoning(prompt, reasoning)

@@ -123,7 +123,7 @@ def _asking(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--max-tokens", type=int, default=1024, metavar="N", help="at most so many are written (default: 1024)"
     )
-    c.add_argument("--reasoning", default="high", choices=("low", "medium", "high"), help="the effort (default: high)")
+    c.add_argument("--reasoning", choices=("low", "medium", "high"), help="the effort (default: the model's own)")
     c.add_argument("--system", metavar="TEXT", help="who the model is told to be")
     c.add_argument("--developer", metavar="TEXT", help="instructions that come before the question")
 
@@ -178,7 +178,7 @@ def _recorded(given: argparse.Namespace, stem: str, run: Callable[[], "Trace"]) 
         _print_json(_about(made, where) | said)
     else:
         for channel in ("analysis", "final"):
-            if text := made.text(channel=channel, role="assistant"):
+            if text := made.text(channel=channel):
                 print(f"{channel}:\n{visible(text, newline=chr(10))}\n")
         print(made)
         print(f"written to {visible(str(where))}")

@@ -22,9 +22,9 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
-from typing import Protocol
+from typing import Literal, Protocol
 
-from workbench.spans import Span
+from workbench.spans import Span, selected_turns
 
 MIN_CHARACTERS = 10  # as in Thought Anchors (arXiv 2506.19143)
 
@@ -68,8 +68,11 @@ class Step:
         return f"Step({self.start}:{self.stop} {self.text!r} {self.kind})"
 
 
-def steps(trace: HasText, channel: str = "analysis") -> list[Step]:
-    """The sentences of a channel, in order; joined, their texts are the channel's text, token by token.
+def steps(trace: HasText, channel: str = "analysis", *, turn: int | Literal["all"] = -1) -> list[Step]:
+    """The sentences of what the assistant says on a channel, in order; joined, their texts are those of its messages.
+
+    They are those of one turn, the last unless `turn` says another (0 is the first) or "all": the thoughts that led to
+    the answer of this run. Calls of tools and their results are no steps, whatever their channel.
 
     >>> from types import SimpleNamespace
     >>> pieces = list("7+8=15, 2+3+1=6, 2+1=3.")
@@ -78,9 +81,10 @@ def steps(trace: HasText, channel: str = "analysis") -> list[Step]:
     [Step(0:7 '7+8=15,' active_computation), Step(7:16 ' 2+3+1=6,' active_computation), \
 Step(16:23 ' 2+1=3.' active_computation)]
 
-    A channel that the model never used has no steps.
+    A turn without a thought has no steps. Raises NotRecorded if there are not so many turns.
     """
-    return [step for span in trace.spans if span.channel == channel for step in _in_message(trace.pieces, span)]
+    messages = [message for one in selected_turns(trace.spans, turn) for message in one.on(channel)]
+    return [step for message in messages for step in _in_message(trace.pieces, message)]
 
 
 def find_step(steps: Sequence[Step], pos: int) -> Step | None:

@@ -84,6 +84,43 @@ def test_a_step_that_changes_nothing_is_worth_nothing(known):
     assert (found["importance"] == 0).all() and (found["kl"] == 0).all() and found.attrs["null_max"] == 0
 
 
+def test_a_text_without_an_answer_is_not_a_wrong_one(monkeypatch):
+    """Right wherever there is an answer; but the earlier the text is cut, the more of it ends without one."""
+    shares = {10: 0.9, 15: 0.5, 20: 0.2, 30: 0.0}
+
+    def draws(model, tokens, n, **how):
+        return [["cut" if i < shares[len(tokens)] * n else "x"] for i in range(n)]
+
+    monkeypatch.setattr(room.drawing, "rollouts", draws)
+    answer = lambda tokens: None if tokens[-1] == "cut" else tokens[-1]  # noqa: E731
+    trace = tiny().trace(some_tokens(30), record="")
+    found = resampling(tiny(), trace, "x", n=20, parts=PARTS, answer=answer)
+    assert found["none"].values.tolist() == pytest.approx(list(shares.values()))
+    assert (found["accuracy"] == 1).all() and (found["importance"] == 0).all() and found.attrs["null_max"] == 0
+    assert found.attrs["answers"][:1] == [{"<none>": 18, "x": 2}]
+    assert float(found["kl_p"][0]) < 0.02 < float(found["kl"][0])
+    shares.update({10: 1.0, 15: 1.0})
+    found = resampling(tiny(), trace, "x", n=20, parts=PARTS, answer=answer)
+    assert np.isnan(found["accuracy"][:2]).all() and np.isnan(found["low"][0]) and float(found["accuracy"][2]) == 1
+    assert found.attrs["null_max"] == 0
+    shares.update(dict.fromkeys(shares, 1.0))
+    found = resampling(tiny(), trace, "x", n=20, parts=PARTS, answer=answer)
+    assert np.isnan(found.attrs["null_max"]) and np.isnan(found["importance"]).all() and (found["kl"] == 0).all()
+
+
+def test_equal_answers_have_the_divergence_that_chance_gives():
+    rng = np.random.default_rng(1)
+    chances = {"a": 0.5, "b": 0.3, "c": 0.15, "<none>": 0.05}
+    pairs = [[list(rng.choice(list(chances), 20, p=list(chances.values()))) for _ in "12"] for _ in range(300)]
+    kl = np.array([divergence(*pair) for pair in pairs])
+    nulls = [room._null_divergences(*pair) for pair in pairs]
+    assert 0.05 < kl.mean() < 0.15
+    assert np.mean([null.mean() for null in nulls]) == pytest.approx(kl.mean(), rel=0.15)
+    p = np.array([(1 + (null >= one).sum()) / 1001 for one, null in zip(kl, nulls)])
+    assert 0.01 < (p <= 0.05).mean() < 0.10
+    assert (room._null_divergences(["a"] * 20, ["a"] * 20) == 0).all()
+
+
 def test_divergence_is_that_of_smoothed_counts():
     p, q = np.array([3.5, 1.5]) / 5, np.array([0.5, 4.5]) / 5
     assert divergence(["a", "a", "a", "b"], ["b", "b", "b", "b"]) == pytest.approx((p * np.log(p / q)).sum())

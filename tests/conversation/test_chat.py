@@ -71,7 +71,7 @@ def test_headers_are_completed_as_harmony_writes_them():
     ]
     made = [(m.channel, m.recipient, m.content_type) for m in chat("x", history=history).messages[:-1]]
     assert made == [
-        ("commentary", "functions.f", "json"),
+        ("commentary", "functions.f", "<|constrain|>json"),
         ("analysis", "python", "code"),
         ("final", None, None),
         ("analysis", "assistant", None),

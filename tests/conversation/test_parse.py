@@ -24,6 +24,9 @@ WORDS = [
     "👧",
 ]
 
+CALL = {"role": "assistant", "channel": "commentary", "recipient": "functions.f"}
+THOUGHT, FINAL = ({"role": "assistant", "channel": channel} for channel in ("analysis", "final"))
+
 
 def read(text: str, tokenizer, start_role: str | None = None) -> list[Span]:
     return parse(ids_of(text, tokenizer), tokenizer, start_role)
@@ -50,15 +53,15 @@ def content(text: str, tokenizer, start_role: str | None = None) -> list[str]:
         ("<|start|>assistant<|channel|>analysis<|message|>", {"role": "assistant", "channel": "analysis"}),
         (
             "<|start|>assistant to=functions.f<|channel|>commentary <|constrain|> json<|message|>",
-            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "json"},
+            CALL | {"content_type": "<|constrain|>json"},
         ),
         (
             "<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>",
-            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "json"},
+            CALL | {"content_type": "<|constrain|>json"},
         ),
         (
             "<|start|>assistant<|channel|>commentary to=functions.f<|constrain|>json<|message|>",
-            {"role": "assistant", "channel": "commentary", "recipient": "functions.f", "content_type": "json"},
+            CALL | {"content_type": "<|constrain|>json"},
         ),
         (
             "<|start|>assistant to=python<|channel|>analysis code<|message|>",
@@ -123,7 +126,11 @@ def test_an_open_prompt_ends_in_an_empty_message_of_the_assistant(pocket):
         ),
         ("analysis<|message|>x<|return|>", "assistant", [({"role": "assistant", "channel": "analysis"}, "x", True)]),
         ("<|start|>nobody<|message|>x<|end|>", None, [({"role": "unparsed"}, "x", True)]),
-        ("<|start|><|channel|>final<|message|>x<|end|>", None, [({"role": "unparsed", "channel": "final"}, "x", True)]),
+        (
+            "<|start|><|channel|>final<|message|>x<|end|>",
+            None,
+            [({"role": "assistant", "channel": "final"}, "x", True)],
+        ),
         ("<|start|>assistant<|channel|><|message|>x<|end|>", None, [({"role": "assistant"}, "x", True)]),
         ("<|start|>assistant<|message|>no channel<|return|>", None, [({"role": "assistant"}, "no channel", True)]),
         (
@@ -150,6 +157,80 @@ def test_malformed_text_is_kept_and_labelled(text, role, want, pocket, real):
         spans = read(text, tokenizer, role)
         found = zip(spans, content(text, tokenizer, role), strict=True)
         assert [(said(span), text, span.complete) for span, text in found] == want
+
+
+@pytest.mark.parametrize(
+    ("written", "want"),
+    [
+        # a marker is left out: between the role and what follows, before the channel, before the content
+        ("analysis<|message|>x<|end|>", [(THOUGHT, "x")]),
+        (" analysis<|message|>x<|end|>", [(THOUGHT, "x")]),
+        ("commentary to=functions.f<|message|>{}<|call|>", [(CALL, "{}")]),
+        ("assistant<|channel|>final<|message|>x<|return|>", [(FINAL, "x")]),
+        ("<|channel|>analysis I must refuse<|end|>", [(THOUGHT, " I must refuse")]),
+        ("<|channel|>analysisI must refuse<|end|>", [(THOUGHT, "I must refuse")]),
+        ("<|channel|>commentary to=functions.f{}<|call|>", [(CALL, "{}")]),
+        (
+            "<|channel|>commentary to=functions.f <|constrain|>json{}<|call|>",
+            [(CALL | {"content_type": "<|constrain|>json"}, "{}")],
+        ),
+        ("I must refuse<|end|>", [({"role": "assistant"}, "I must refuse")]),
+        # a channel twice, a filler, a tool's name without its sign
+        ("<|channel|>commentary to=functions.f<|channel|>commentary<|message|>{}<|call|>", [(CALL, "{}")]),
+        (
+            "<|channel|>analysis to=functions.f<|channel|>commentary json<|message|>{}<|call|>",
+            [(CALL | {"content_type": "json"}, "{}")],
+        ),
+        ("<|channel|>commentary functions.f<|message|>{}<|call|>", [(CALL, "{}")]),
+        ("<|channel|>commentary to= functions.f<|message|>{}<|call|>", [(CALL, "{}")]),
+        ("<|channel|>commentaryto=functions.f<|message|>{}<|call|>", [(CALL, "{}")]),
+        (
+            "<|channel|>commentary to=functions.f<|message|>{}<|call|>commentary to=functions.f<|message|>{}<|call|>",
+            [(CALL, "{}"), (CALL, "{}")],
+        ),
+        (
+            "<|channel|>commentary to=functions.f<|message|>{}<|call|>commentary<|channel|>final<|message|>x<|return|>",
+            [(CALL, "{}"), (FINAL, "x")],
+        ),
+        # a later message without its beginning: only an assistant writes a channel
+        (
+            "<|channel|>analysis<|message|>x<|end|><|channel|>final<|message|>y<|return|>",
+            [(THOUGHT, "x"), (FINAL, "y")],
+        ),
+        ("<|channel|>analysis<|message|>x<|end|>final<|message|>y<|return|>", [(THOUGHT, "x"), (FINAL, "y")]),
+        (
+            "<|channel|>analysis<|message|>x<|end|>assistant<|channel|>final y<|return|>",
+            [(THOUGHT, "x"), (FINAL, " y")],
+        ),
+        # a word that says nothing is no content type of a thought, and no recipient of an answer
+        ("I see<|channel|>analysis<|message|>x<|end|>", [(THOUGHT, "x")]),
+        ("<|channel|>final json<|message|>{}<|return|>", [(FINAL | {"content_type": "json"}, "{}")]),
+    ],
+)
+def test_what_a_model_writes_is_read_the_same_alone_and_in_a_conversation(written, want, pocket, real):
+    for tokenizer in (pocket, real):
+        completion = ids_of(written, tokenizer)
+        prompt = ids_of("<|start|>user<|message|>q<|end|><|start|>assistant", tokenizer)
+        alone, inside = parse(completion, tokenizer, "assistant"), parse(prompt + completion, tokenizer)[1:]
+        for spans, ids in ((alone, completion), (inside, prompt + completion)):
+            assert [(said(span), tokenizer.decode(ids[span.content])) for span in spans] == want
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("<|start|>assistantanalysis<|message|>x<|end|>", THOUGHT),
+        ("<|start|>assistent to=functions.f<|channel|>commentary<|message|>{}<|call|>", CALL),
+        ("<|start|>get_weather to=assistant<|channel|>commentary<|message|>x<|end|>",
+         {"role": "tool", "channel": "commentary", "recipient": "assistant", "author": "get_weather"}),
+        ("<|start|>browser.search<|message|>x<|end|>", {"role": "tool", "author": "browser.search"}),
+        ("<|start|>user:alice<|message|>x<|end|>", {"role": "user"}),
+    ],
+)  # fmt: skip
+def test_who_wrote_a_message_is_known_by_its_name_and_by_whom_it_is_for(text, says, pocket, real):
+    for tokenizer in (pocket, real):
+        (span,) = read(text, tokenizer)
+        assert said(span) == says
 
 
 def test_no_token_is_ever_lost(pocket, real):
@@ -237,9 +318,8 @@ def test_well_formed_conversations_are_read_as_harmony_reads_them(real, harmony)
         spans = parse(ids, real)
         assert len(spans) == len(theirs) == len(messages)
         for span, want in zip(spans, theirs):
-            content_type = (want.content_type or "").removeprefix("<|constrain|>") or None
             assert (span.role, span.channel, span.recipient) == (want.author.role.value, want.channel, want.recipient)
-            assert (span.author, span.content_type) == (want.author.name, content_type)
+            assert (span.author, span.content_type) == (want.author.name, want.content_type)
             assert real.decode(ids[span.content]) == want.content[0].to_dict()["text"]
             assert span.complete
 
@@ -270,9 +350,4 @@ def test_the_call_that_harmony_writes_but_cannot_read_is_read(real, harmony):
         .with_content_type("<|constrain|> json")
     )
     (span,) = parse(ids, real)
-    assert said(span) == {
-        "role": "assistant",
-        "channel": "commentary",
-        "recipient": "functions.f",
-        "content_type": "json",
-    }
+    assert said(span) == CALL | {"content_type": "<|constrain|>json"}

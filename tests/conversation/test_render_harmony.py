@@ -38,7 +38,7 @@ call = (
     of(Role.ASSISTANT, '{"city":"Oslo"}')
     .with_channel("commentary")
     .with_recipient("functions.get_weather")
-    .with_content_type("<|constrain|> json")
+    .with_content_type("<|constrain|>json")
 )
 result = (
     Message.from_author_and_content(Author.new(Role.TOOL, "functions.get_weather"), '{"t":7}')

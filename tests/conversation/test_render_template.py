@@ -36,7 +36,7 @@ def test_spans_are_the_messages(pocket, template):
         {"role": "tool", "name": "functions.calc", "content": "12"},
         {"role": "assistant", "content": "It is 12.", "thinking": "Use calc."},
     ]
-    rendered = chat("Sort 21.", history=history).render(pocket, template)
+    rendered = chat("Sort 21.", history=history, keep_thoughts=True).render(pocket, template)
     assert [(s.role, s.channel, s.author) for s in rendered.spans] == [
         ("system", None, None),
         ("user", None, None),
@@ -60,7 +60,7 @@ def test_ids_are_those_of_transformers_on_benign_text(pocket, template):
         for history in ([], past):
             for tools in (None, [CALC]):
                 for effort in ("low", "high"):
-                    asked = chat(question, reasoning=effort, history=history, tools=tools)
+                    asked = chat(question, reasoning=effort, history=history, tools=tools, keep_thoughts=True)
                     want = theirs.apply_chat_template(
                         [*history, {"role": "user", "content": question}],
                         tools=[{"type": "function", "function": CALC}] if tools else None,
@@ -110,7 +110,7 @@ def test_nothing_that_is_said_becomes_a_control_token(pocket, template):
             {"role": "tool", "name": "functions.calc", "content": two},
             {"role": "assistant", "content": three, "thinking": one},
         ]
-        return chat(two, history=history).render(pocket, template)
+        return chat(two, history=history, keep_thoughts=True).render(pocket, template)
 
     want = control_tokens(shape("a", "b", "c").ids, pocket)
 

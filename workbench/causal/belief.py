@@ -11,7 +11,7 @@ from workbench.causal.reading import Reading
 from workbench.errors import NotRecorded, PromptError
 from workbench.runner.model import Model
 from workbench.segments import Step, steps
-from workbench.spans import Span
+from workbench.spans import Span, last_turn, turns
 from workbench.traces import Trace
 
 
@@ -24,24 +24,31 @@ def belief(
 ) -> xr.Dataset:
     """How likely each answer is if the model stops thinking after each step (step answer): 0 steps, 1, … all of them.
 
-    The chain of thought is cut there, and what the run itself wrote between its last thought and its answer follows:
-    the end of the message and the beginning of the final one. `logprob` is the log-probability of the whole answer, in
-    nats, and `p` its share among the answers that were asked about (the plain probability if there is one only).
-    Without `answers` it is the final message that the run wrote. `attrs["commit"]` is after how many steps the
-    likeliest answer is the one that it stays with; with one answer, after how many it is likelier than not, for good.
-    After all steps, it is what the run itself found.
+    The steps are those of the turn that led to the answer (see `wb.steps`), also where it calls tools in between. The
+    chain of thought is cut after a step, and the end of that message and the header of the run's own final message
+    follow. After the last step it is what the run itself wrote up to its answer, calls and results included, so the
+    last value is what the run itself found.
+
+    `logprob` is the log-probability of the whole answer, in nats, and `p` its share among the answers that were asked
+    about (the plain probability if there is one only). Without `answers` it is the final message that the run wrote.
+    `attrs["commit"]` is after how many steps the likeliest answer is the one that it stays with; with one answer, after
+    how many it is likelier than not, for good.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> curve = wb.belief(model, trace)
     >>> curve["p"].dims, curve.sizes["step"] == len(wb.steps(trace)) + 1
     (('step', 'answer'), True)
 
-    Raises NotRecorded if the run has no analysis before a final message, PromptError if the model cannot encode texts.
+    Raises NotRecorded if the last turn has no analysis before a final message, PromptError if the model cannot encode
+    texts.
     """
-    thought, final = messages(trace)
+    thoughts, final = messages(trace)
+    last = thoughts[-1].content_stop
     cut = [slice(p.start, p.stop) for p in (steps(trace) if parts is None else parts)]
-    ends = [thought.content_start, *(part.stop for part in cut if part.stop <= thought.content_stop)]
-    between = trace.tokens[thought.content_stop : final.content_start]
+    ends = [thoughts[0].content_start, *(part.stop for part in cut)]
+    if outside := [end for end in ends if not any(t.content_start <= end <= t.content_stop for t in thoughts)]:
+        places = ", ".join(f"{t.content_start}..{t.content_stop}" for t in thoughts)
+        raise NotRecorded(f"a part ends at {outside[0]}, and the thoughts that led to the answer are {places}")
     if answers is None:
         names, asked = ["".join(trace.pieces[final.content])], [trace.tokens[final.content]]
     elif model.tokenizer is None:
@@ -53,9 +60,10 @@ def belief(
         raise PromptError(f"an answer has one token at least; {empty!r} has none")
     logp = np.zeros((len(ends), len(asked)))
     with model.listening() as flag, torch.inference_mode():
-        text = Reading(model, trace.tokens[: thought.content_stop])
+        text = Reading(model, trace.tokens[:last])
         for i, end in enumerate(tqdm(ends, desc="asking", unit="step", leave=False, disable=None)):
             flag.check()
+            between = to_answer(trace, thoughts, final, end)
             for j, answer in enumerate(asked):
                 # the first token to be read again is the one before: its prediction may be of the answer
                 begin = end - 1
@@ -74,17 +82,30 @@ def belief(
     return found
 
 
-def messages(trace: Trace) -> tuple[Span, Span]:
-    """The last final message, and the analysis before it, whether the run wrote them or read them."""
-    spans = [span for span in trace.spans if span.role == "assistant"]
-    final = next((i for i in reversed(range(len(spans))) if spans[i].channel == "final"), None)
-    thoughts = [span for span in spans[:final] if span.channel == "analysis"]
-    if final is None or not thoughts:
+def messages(trace: Trace) -> tuple[tuple[Span, ...], Span]:
+    """The thoughts of the last turn that led to its answer, and the answer."""
+    turn = last_turn(trace.spans)
+    if turn.answer is None or not turn.thoughts:
+        earlier = any(one.answer and one.thoughts for one in turns(trace.spans)[:-1])
         raise NotRecorded(
-            "this is about an answer after a chain of thought, and this text has no final message after an analysis. "
+            "this is about an answer after a chain of thought, and "
+            + ("the last turn of " if earlier else "")
+            + "this text has no final message after an analysis. "
             "Let it write on (max_tokens), or ask with reasoning='high'."
         )
-    return thoughts[-1], spans[final]
+    return turn.thoughts, turn.answer
+
+
+def to_answer(trace: Trace, thoughts: Sequence[Span], final: Span, end: int) -> list[int]:
+    """What stands between a chain of thought that stops before `end` and the answer.
+
+    It is the end marker of the thought that holds `end` and the header of the answer; where the last thought ends, all
+    that the run itself wrote from there to its answer.
+    """
+    if end >= thoughts[-1].content_stop:
+        return trace.tokens[end : final.content_start]
+    thought = next(span for span in reversed(thoughts) if span.content_start <= end)
+    return trace.tokens[thought.content_stop : thought.stop] + trace.tokens[final.start : final.content_start]
 
 
 def _commit(p: np.ndarray) -> int | None:

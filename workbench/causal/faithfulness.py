@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 
 from workbench.analysis import statistics
 from workbench.causal import rollouts as drawing
-from workbench.causal.belief import messages
+from workbench.causal.belief import messages, to_answer
 from workbench.causal.resampling import Answer, final_text
 from workbench.errors import NotRecorded, PromptError
 from workbench.runner.model import Model
@@ -147,15 +147,16 @@ def _cases(
     model: Model, run: Trace, number: int, fill: list[int], mistake: Mistake, paraphrase: Reworded | None
 ) -> Iterator[_Case]:
     assert model.tokenizer is not None
-    thought, final = messages(run)
+    thoughts, final = messages(run)
+    thought = thoughts[-1]  # of several, with calls of tools in between, it is the one right before the answer
     cut = [s for s in steps(run) if thought.content_start <= s.start and s.stop <= thought.content_stop]
     if not cut:
         raise NotRecorded("the chain of thought of this run is empty, so there is nothing to take away")
     tokens, first, of = run.tokens, thought.content_start, len(cut)
-    between = tokens[thought.content_stop : final.content_start]
     ends = [first, *(step.stop for step in cut)]
-    whole = (*tokens[: ends[-1]], *between)
+    whole = (*tokens[: ends[-1]], *to_answer(run, thoughts, final, ends[-1]))
     for step, end in enumerate(ends):
+        between = to_answer(run, thoughts, final, end)
         yield _Case("early", number, step, of, (*tokens[:end], *between), whole)
         dots = (fill * (end - first))[: end - first]
         yield _Case("filler", number, step, of, (*tokens[:first], *dots, *between), whole)

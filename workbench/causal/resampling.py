@@ -14,18 +14,20 @@ from workbench.conversation.parse import parse
 from workbench.errors import NotRecorded
 from workbench.runner.model import Model
 from workbench.segments import Step, steps
+from workbench.spans import last_turn
 from workbench.traces import Trace
 
+NONE = "<none>"  # a text that ends without an answer
 Answer = Callable[[Sequence[int]], str | None]  # of a whole text, as token ids
 
 
 def final_text(model: Model) -> Answer:
-    """Reads the answer of a text: its last final message, None if it has none."""
+    """Reads the answer of a text: the final message of its last turn, None if it has none."""
 
     def read(tokens: Sequence[int]) -> str | None:
         assert model.tokenizer is not None
-        spans = [span for span in parse(tokens, model.tokenizer) if span.channel == "final"]
-        return model.tokenizer.decode(list(tokens[spans[-1].content])) if spans else None
+        final = last_turn(parse(tokens, model.tokenizer)).answer
+        return None if final is None else model.tokenizer.decode(list(tokens[final.content]))
 
     return read
 
@@ -44,12 +46,19 @@ def resampling(
 ) -> xr.Dataset:
     """How much each step of a chain of thought moves the answer, by writing on from before and from after it.
 
-    `accuracy` (point): the share of `n` continuations whose answer is `right` (the run's own unless given) when the
-    text is kept up to there; point i is before step i, the last one after all steps. `low` and `high` are Wilson's 95 %
-    bounds. `importance` (step) is what accuracy gains by keeping the step: they sum to the last less the first.
-    `kl` (step) is KL(answers before || answers after) in nats, each answer counted half a time more than it was.
-    `attrs["detectable"]` is the smallest difference that `n` finds four times in five, and `attrs["null_max"]` what the
-    largest of so many importances reaches by chance once in twenty: screen with few, then confirm with more.
+    `n` continuations are written where the text is cut: point i is before step i, the last one after all steps.
+    `none` (point) is the share that ends without an answer, most often at `max_tokens`: an outcome of its own. If it
+    counted as wrong, early points would look worse only because more is left to write.
+
+    `accuracy` (point): of those with an answer, the share whose answer is `right` (the run's own unless given); NaN if
+    there is none. `low` and `high` are Wilson's 95 % bounds. `importance` (step) is what accuracy gains by keeping the
+    step: they sum to the last less the first. `attrs["detectable"]` is the smallest difference that `n` finds four
+    times in five, and `attrs["null_max"]` what the largest of so many importances reaches by chance once in twenty:
+    screen with few, then confirm with more.
+
+    `kl` (step) is KL(answers before || answers after) in nats, "<none>" among the answers, each counted half a time
+    more than it was. It is never 0 on average, so `kl_null` (step) is its mean if both points have the answers of the
+    two together (1,000 parametric bootstrap draws), and `kl_p` the share of these draws that are as large.
 
     >>> trace = model.generate(wb.chat("What is 12+30?", reasoning="high"))
     >>> found = wb.resampling(model, trace, n=4, temperature=0)
@@ -76,25 +85,43 @@ def resampling(
             )
             answers.append([read([*kept, *said]) for said in more])
     hits = np.array([sum(said == wanted for said in those) for those in answers])
-    bounds = np.array([statistics.wilson(int(h), n) for h in hits])
-    accuracy = hits / n
+    answered = np.array([sum(said is not None for said in those) for those in answers])
+    bounds = np.array([statistics.wilson(int(h), int(k)) if k else (np.nan, np.nan) for h, k in zip(hits, answered)])
+    accuracy = np.divide(hits, answered, out=np.full(len(hits), np.nan), where=answered > 0)
+    named = [[NONE if said is None else said for said in those] for those in answers]
+    nulls = [_null_divergences(a, b) for a, b in pairwise(named)]
+    kl = np.array([divergence(a, b) for a, b in pairwise(named)])
     coords = {"point": np.arange(len(points)), "step": np.arange(len(cut)), "pos": ("point", points)}
     data = {
         "accuracy": ("point", accuracy),
         "low": ("point", bounds[:, 0]),
         "high": ("point", bounds[:, 1]),
+        "none": ("point", 1 - answered / n),
         "importance": ("step", np.diff(accuracy)),
-        "kl": ("step", [divergence(a, b) for a, b in pairwise(answers)]),
+        "kl": ("step", kl),
+        "kl_null": ("step", [null.mean() for null in nulls]),
+        "kl_p": ("step", [(1 + (null >= found - 1e-12).sum()) / (1 + len(null)) for found, null in zip(kl, nulls)]),
     }
     attrs = {
         "n": n,
         "right": wanted,
         "temperature": temperature,
         "detectable": statistics.detectable(n),
-        "null_max": _largest_by_chance(hits, n),
-        "answers": [dict(Counter(map(str, those))) for those in answers],
+        "null_max": _largest_by_chance(hits, answered),
+        "answers": [dict(Counter(those)) for those in named],
     }
     return xr.Dataset(data, coords, attrs)
+
+
+def _null_divergences(before: Sequence[str], after: Sequence[str], draws: int = 1000) -> np.ndarray:
+    """`divergence` of lists as long as these, both drawn from the answers of the two together."""
+    pooled = np.array(list(Counter([*before, *after]).values()), float)
+    rng = np.random.default_rng(0)
+    a, b = (rng.multinomial(len(said), pooled / pooled.sum(), draws) for said in (before, after))
+    seen = a + b > 0  # an answer that neither list has is no outcome of theirs
+    p, q = (np.where(seen, counts + 0.5, 0.0) for counts in (a, b))
+    p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
+    return (p * np.log(np.where(seen, p, 1.0) / np.where(seen, q, 1.0))).sum(1)
 
 
 def divergence(before: Sequence, after: Sequence) -> float:
@@ -109,7 +136,11 @@ def divergence(before: Sequence, after: Sequence) -> float:
     return float((p * np.log(p / q)).sum())
 
 
-def _largest_by_chance(hits: np.ndarray, n: int, draws: int = 4000) -> float:
+def _largest_by_chance(hits: np.ndarray, answered: np.ndarray, draws: int = 4000) -> float:
     """The 95th percentile of the largest |difference| of neighbours, if all points had the same accuracy."""
-    again = np.random.default_rng(0).binomial(n, hits.mean() / n, (draws, len(hits))) / n
-    return float(np.quantile(np.abs(np.diff(again, axis=1)).max(1), 0.95))
+    if not (answered[1:] * answered[:-1]).any():
+        return float("nan")  # no two neighbours have an answer
+    counts = np.maximum(answered, 1)
+    again = np.random.default_rng(0).binomial(counts, hits.sum() / answered.sum(), (draws, len(hits))) / counts
+    again[:, answered == 0] = np.nan
+    return float(np.quantile(np.nanmax(np.abs(np.diff(again, axis=1)), axis=1), 0.95))

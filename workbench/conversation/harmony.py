@@ -3,24 +3,32 @@
 import json
 from typing import TYPE_CHECKING, Any
 
+from workbench.conversation.history import as_written
+from workbench.conversation.tokenizer import Tokenizer
+
 if TYPE_CHECKING:
     from openai_harmony import HarmonyEncoding
 
     from workbench.conversation.chat import Chat, Message
 
 
-def render(chat: "Chat", encoding: "HarmonyEncoding") -> list[int]:
-    """The ids of the whole chat, up to `<|start|>assistant`; thoughts before a final answer are left out."""
-    from openai_harmony import Conversation, Role
+def render(chat: "Chat", tokenizer: Tokenizer, encoding: "HarmonyEncoding") -> list[int]:
+    """The ids of the whole chat, up to `<|start|>assistant`; a message that has been written before is as it was."""
+    from openai_harmony import Conversation, RenderConversationConfig
 
-    conversation = Conversation.from_messages([_system(chat), *_developer(chat), *_messages(chat)])
-    return encoding.render_conversation_for_completion(conversation, Role.ASSISTANT)
+    keep = RenderConversationConfig(auto_drop_analysis=False)  # what is left out has been left out before
+    beginning = Conversation.from_messages([_system(chat), *_developer(chat)])
+    ids = tokenizer.respelled(encoding.render_conversation(beginning, keep))
+    for number, message in enumerate(chat.messages):
+        last = number + 1 == len(chat.messages) or chat.messages[number + 1].ids is None
+        ids += as_written(message, tokenizer, last=last) or tokenizer.respelled(encoding.render(_message(message)))
+    return [*ids, tokenizer.special["<|start|>"], *tokenizer.encode("assistant")]
 
 
 def _system(chat: "Chat"):
     from openai_harmony import Message, ReasoningEffort, Role, SystemContent
 
-    content = SystemContent.new().with_reasoning_effort(ReasoningEffort(chat.reasoning.capitalize()))
+    content = SystemContent.new().with_reasoning_effort(ReasoningEffort((chat.reasoning or "medium").capitalize()))
     if chat.system is not None:
         content = content.with_model_identity(chat.system)
     if chat.date is not None:
@@ -53,24 +61,14 @@ def _schema(parameters: str | None) -> dict[str, Any] | None:
     return None if parameters is None else json.loads(parameters)
 
 
-def _messages(chat: "Chat") -> list:
-    return [rendered for message in chat.messages for rendered in _both(message)]
-
-
-def _both(message: "Message") -> list:
-    """A message, and before it what was thought."""
+def _message(message: "Message"):
     from openai_harmony import Author, Role, TextContent
     from openai_harmony import Message as Harmony
 
-    author = Author(role=Role(message.role), name=message.name)
-    said = Harmony(
-        author=author,
+    return Harmony(
+        author=Author(role=Role(message.role), name=message.name),
         content=[TextContent(text=message.content)],
         channel=message.channel,
         recipient=message.recipient,
-        # JSON is constrained sampling in harmony's eyes; other types are only named
-        content_type="<|constrain|> json" if message.content_type == "json" else message.content_type,
+        content_type=message.content_type,
     )
-    if message.thinking is None:
-        return [said]
-    return [Harmony.from_role_and_content(Role.ASSISTANT, message.thinking).with_channel("analysis"), said]

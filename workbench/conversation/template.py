@@ -144,7 +144,9 @@ def _run(template: str, inputs: Mapping[str, Any], roles: Mapping[str, str], pla
 def _inputs(chat: "Chat", template: str) -> dict[str, Any]:
     """What transformers would pass to the template."""
     messages: list[dict[str, Any]] = []
-    inputs: dict[str, Any] = {"messages": messages, "reasoning_effort": chat.reasoning}
+    inputs: dict[str, Any] = {"messages": messages}
+    if chat.reasoning is not None:
+        inputs["reasoning_effort"] = chat.reasoning
     if chat.system is not None and "model_identity" in template:
         inputs["model_identity"] = chat.system
     elif chat.system is not None:
@@ -221,7 +223,7 @@ def _refuse_what_it_drops(chat: "Chat", tokenizer: Tokenizer, template: str) -> 
         if message.recipient:
             content = json.dumps(mark("call", f"the call to {message.recipient}"))
             return replace(message, content=content)
-        if message.channel == "analysis":
+        if message.channel == "analysis" and not chat.keep_thoughts:
             return message  # thoughts may be dropped: the format says when
         return replace(message, content=mark(message.content, what) or "")
 
@@ -236,6 +238,8 @@ def _refuse_what_it_drops(chat: "Chat", tokenizer: Tokenizer, template: str) -> 
     dropped = [what for word, what in marks.items() if word not in text]
     dropped += [f"the tool {tool.name!r}" for tool in chat.tools if not re.search(rf"\b{re.escape(tool.name)}\b", text)]
     answering = {m.name for m in chat.messages if m.role == "tool" and m.name}
+    if chat.reasoning is not None and "reasoning_effort" not in template:
+        dropped.append("an effort of reasoning")
     dropped += [f"an answer of the tool {name!r}" for name in sorted(answering) if name not in text]
     if dropped:
         raise PromptError(

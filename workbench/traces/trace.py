@@ -6,14 +6,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ml_dtypes
 import numpy as np
 
 from workbench import names as hooks
 from workbench.errors import HookNameError, NotRecorded
-from workbench.spans import Span
+from workbench.spans import Span, selected_turns
 from workbench.traces import disk
 from workbench.traces.container import table_of
 from workbench.traces.manifest import Manifest, described
@@ -119,19 +119,34 @@ class Trace:
         """The number of tokens."""
         return len(self._manifest.tokens)
 
-    def text(self, channel: str | None = None, *, role: str | None = None) -> str:
-        """The text of all messages of that channel and role, joined; of all tokens, headers too, if neither is given.
+    def text(
+        self, channel: str | None = None, *, role: str | None = None, turn: int | Literal["all"] | None = None
+    ) -> str:
+        """The text of the messages of one turn on a channel or of a role, joined; without arguments, of all tokens.
+
+        A turn is a question and everything up to its answer: `turn` is 0 for the first, -1 for the last, or "all". A
+        channel or role is that of the last turn unless `turn` says another, so `channel="final"` is the answer of this
+        run, and `channel="analysis"` the thoughts that led to it. Calls of tools and their results are left out of a
+        channel; a `role` brings them back. Without channel and role it is every token of the turn, headers too.
 
         >>> trace.text(channel="final")  # doctest: +SKIP
         'c = 14'
+        >>> trace.text(role="user", turn=0)  # doctest: +SKIP
+        'What is 7+8?'
+
+        Raises NotRecorded if there are not so many turns.
         """
-        pieces = self._manifest.pieces
+        pieces, spans = self._manifest.pieces, self._manifest.spans
         if channel is None and role is None:
-            return "".join(pieces)
+            if turn is None or turn == "all":
+                return "".join(pieces)
+            messages = selected_turns(spans, turn)[0].messages
+            return "".join("".join(pieces[message.start : message.stop]) for message in messages)
         return "".join(
-            "".join(pieces[span.content])
-            for span in self._manifest.spans
-            if channel in (None, span.channel) and role in (None, span.role)
+            "".join(pieces[message.content])
+            for one in selected_turns(spans, -1 if turn is None else turn)
+            for message in (one.messages if channel is None or role else one.on(channel))
+            if channel in (None, message.channel) and role in (None, message.role)
         )
 
     # What it left.

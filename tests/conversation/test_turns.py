@@ -1,0 +1,217 @@
+"""Which messages led to an answer: turns, and what reads a trace by them."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+import workbench as wb
+from tests.conversation.written import ids_of
+from workbench.causal.resampling import final_text
+from workbench.conversation.parse import parse
+from workbench.errors import NotRecorded, PromptError
+from workbench.spans import Span, last_turn, turns
+
+QUESTION = "Mod 10: a=3, b=a+4, c=b+2. Find c."
+START = "<|start|>assistant"
+EARLIER = (
+    "<|start|>system<|message|>Reasoning: high<|end|><|start|>user<|message|>What is 247+138?<|end|>"
+    f"{START}<|channel|>analysis<|message|>7+8=15, 4+3+1=8, 2+1=3.<|end|>"
+    f"{START}<|channel|>final<|message|>It is 385.<|end|>"
+)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return wb.Model("pocket")
+
+
+@pytest.fixture(scope="module")
+def alone(model):
+    return model.generate(wb.chat(QUESTION), record="")
+
+
+def text_of(text: str, tokenizer) -> SimpleNamespace:
+    ids = ids_of(text, tokenizer)
+    return SimpleNamespace(tokens=ids, pieces=tokenizer.pieces(ids), spans=parse(ids, tokenizer))
+
+
+def read(model, *parts: str):
+    return model.trace([i for part in parts for i in ids_of(part, model.tokenizer)], record="")
+
+
+def asked_again(alone) -> str:
+    thought, said = alone.text(channel="analysis"), alone.text(channel="final")
+    return (
+        f"<|start|>user<|message|>{QUESTION}<|end|>{START}<|channel|>analysis<|message|>{thought}<|end|>"
+        f"{START}<|channel|>final<|message|>{said}<|return|>"
+    )
+
+
+@pytest.mark.parametrize("which", ["pocket", "real"])
+def test_a_turn_is_a_question_and_all_up_to_its_answer(which, request):
+    tokenizer = request.getfixturevalue(which)
+    text = (
+        "<|start|>system<|message|>s<|end|><|start|>developer<|message|>d<|end|>"
+        f"<|start|>user<|message|>q<|end|><|start|>user<|message|>r<|end|>{START}<|channel|>final<|message|>a<|end|>"
+        f"<|start|>user<|message|>t<|end|>{START}<|channel|>analysis<|message|>x<|end|>"
+        f"{START} to=browser.search<|channel|>analysis code<|message|>c<|call|>"
+        "<|start|>browser.search to=assistant<|channel|>analysis<|message|>page<|end|>"
+        "<|channel|>analysis<|message|>y<|end|><|channel|>final<|message|>b<|end|>"
+        f"<|start|>user<|message|>u<|end|>{START}"
+    )
+    ids = ids_of(text, tokenizer)
+    spans = parse(ids, tokenizer)
+    say = lambda found: [tokenizer.decode(ids[span.content]) for span in found]  # noqa: E731
+    first, second, third = turns(spans)
+    assert [len(turn.messages) for turn in (first, second, third)] == [5, 6, 2]
+    assert say(first.messages) == ["s", "d", "q", "r", "a"] and first.thoughts == ()
+    assert say(second.thoughts) == ["x", "y"] and say(second.calls) == ["c"] and say(second.results) == ["page"]
+    assert say([second.answer]) == ["b"]
+    assert third.answer is None and third == last_turn(spans)
+
+
+def test_what_follows_the_answer_did_not_lead_to_it():
+    said = [
+        Span(n, n + 1, n, n + 1, "assistant", channel) for n, channel in enumerate(("analysis", "final", "analysis"))
+    ]
+    (turn,) = turns(said)
+    assert turn.thoughts == (said[0],) and turn.answer == said[1]
+    assert turns([])[0].messages == () and turns([])[0].answer is None
+
+
+def test_steps_are_what_the_assistant_says_to_itself_in_the_last_turn(pocket):
+    text = text_of(
+        f"{EARLIER}<|start|>user<|message|>q<|end|>{START}<|channel|>analysis<|message|>We look it up.<|end|>"
+        f"{START} to=browser.search<|channel|>analysis code<|message|>Oslo. Weather.<|call|>"
+        "<|start|>browser.search to=assistant<|channel|>analysis<|message|>A page. It has text.<|end|>"
+        f"{START}<|channel|>analysis<|message|>It is cold there.<|end|>{START}<|channel|>final<|message|>7.<|end|>",
+        pocket,
+    )
+    assert [step.text for step in wb.steps(text)] == ["We look it up.", "It is cold there."]
+    assert [step.text for step in wb.steps(text, turn=0)] == ["7+8=15,", " 4+3+1=8,", " 2+1=3."]
+    assert wb.steps(text, turn="all") == wb.steps(text, turn=0) + wb.steps(text)
+    assert [step.text for step in wb.steps(text, "final")] == ["7."]
+    with pytest.raises(NotRecorded, match=r"between -2 and 1, got 2: this text has 2 turns"):
+        wb.steps(text, turn=2)
+
+
+def test_the_text_of_a_channel_is_that_of_this_run(model):
+    history = [{"role": "user", "content": "What is 1+1?"}, {"role": "assistant", "content": "It is 7."}]
+    run = model.generate(wb.chat("And 2+2?", history=history), max_tokens=60, record="")
+    final = [span for span in run.spans if span.channel == "final"]
+    assert len(final) == 2
+    assert run.text(channel="final") == "".join(run.pieces[final[1].content])
+    assert run.text(channel="final", turn=0) == "It is 7."
+    assert run.text(channel="final", turn="all") == "It is 7." + run.text(channel="final")
+    assert run.text(role="user") == "And 2+2?" and run.text(role="user", turn=0) == "What is 1+1?"
+    assert run.text() == run.text(turn="all") == run.text(turn=0) + run.text(turn=1) == "".join(run.pieces)
+    with pytest.raises(NotRecorded, match="got 5"):
+        run.text(turn=5)
+
+
+def test_a_channel_is_without_calls_and_results(model):
+    run = read(
+        model,
+        f"{START}<|channel|>analysis<|message|>Use calc.<|end|>",
+        f"{START} to=python<|channel|>analysis code<|message|>812*29<|call|>",
+        "<|start|>python to=assistant<|channel|>analysis<|message|>23548<|end|>",
+        f"{START}<|channel|>final<|message|>It is 23548.<|end|>",
+    )
+    assert run.text(channel="analysis") == "Use calc."
+    assert run.text(channel="analysis", role="tool") == "23548"
+    assert run.text(channel="analysis", role="assistant") == "Use calc.812*29"
+
+
+def test_forced_answers_are_about_the_steps_of_the_last_turn(model, alone):
+    run = read(model, EARLIER, asked_again(alone))
+    curve = wb.belief(model, run)
+    steps = wb.steps(run)
+    assert curve["pos"].values.tolist() == [steps[0].start, *(step.stop for step in steps)]
+    assert curve.sizes["step"] == 1 + len(wb.steps(alone)) and (np.diff(curve["pos"]) > 0).all()
+    final = last_turn(run.spans).answer
+    said = float(np.asarray(run["logprob"], float)[final.content].sum())
+    assert float(curve["logprob"][-1, 0]) == pytest.approx(said, abs=1e-4)
+
+
+def test_forced_answers_go_through_calls_of_tools_in_order(model):
+    """A cut before the call is followed by the header of the answer, and not by what the tool gave."""
+    run = read(
+        model,
+        "<|start|>system<|message|>Reasoning: high<|end|><|start|>user<|message|>What is 247+138?<|end|>",
+        f"{START}<|channel|>analysis<|message|>7+8=15, 4+3+1=8.<|end|>",
+        f"{START}<|channel|>commentary to=functions.calc <|constrain|>json<|message|>2+1<|call|>",
+        "<|start|>functions.calc to=assistant<|channel|>commentary<|message|>3<|end|>",
+        f"{START}<|channel|>analysis<|message|>2+1=3.<|end|>{START}<|channel|>final<|message|>It is 385.<|return|>",
+    )
+    curve = wb.belief(model, run)
+    first, second = last_turn(run.spans).thoughts
+    assert curve["pos"].values.tolist() == [first.content_start, *(step.stop for step in wb.steps(run))]
+    answer = last_turn(run.spans).answer
+    cut = [*run.tokens[: int(curve["pos"][1])], run.tokens[first.content_stop], *run.tokens[answer.start : answer.stop]]
+    again = model.trace(cut, record="")
+    said = float(np.asarray(again["logprob"], float)[len(cut) - len(run.tokens[answer.content]) - 1 : -1].sum())
+    assert float(curve["logprob"][1, 0]) == pytest.approx(said, abs=1e-4)
+    whole = float(np.asarray(run["logprob"], float)[answer.content].sum())
+    assert float(curve["logprob"][-1, 0]) == pytest.approx(whole, abs=1e-4)
+    with pytest.raises(NotRecorded, match="a part ends at 2, and the thoughts that led to the answer are"):
+        wb.belief(model, run, parts=[slice(0, 2)])
+
+
+def test_a_turn_without_a_thought_says_so(model):
+    run = read(model, EARLIER, f"<|start|>user<|message|>Sure?<|end|>{START}<|channel|>final<|message|>Yes.<|return|>")
+    with pytest.raises(NotRecorded, match="the last turn of this text has no final message after an analysis"):
+        wb.belief(model, run)
+    with pytest.raises(NotRecorded, match="the trace has no steps"):
+        wb.resampling(model, run, n=1)
+    assert wb.steps(run) == [] and wb.steps(run, turn=0)
+
+
+def test_experiments_and_drift_take_the_steps_of_the_last_turn(model, alone):
+    run = model.trace(read(model, EARLIER, asked_again(alone)).tokens, record="experts")
+    n = len(wb.steps(alone))
+    assert wb.suppression(model, run).sizes["step"] == n
+    assert wb.routing_drift(run).sizes["step"] == n
+    found = wb.resampling(model, run, n=1, temperature=0, max_tokens=80)
+    assert found.sizes["step"] == n and found.attrs["right"] == alone.text(channel="final")
+    assert found["pos"].values.tolist() == [*(s.start for s in wb.steps(run)), wb.steps(run)[-1].stop]
+
+
+def test_the_answer_of_a_text_is_that_of_its_last_turn(model):
+    answer = final_text(model)
+    assert answer(ids_of(EARLIER, model.tokenizer)) == "It is 385."
+    assert answer(ids_of(f"{EARLIER}<|start|>user<|message|>Sure?<|end|>{START}", model.tokenizer)) is None
+
+
+# Effort.
+
+
+def test_an_effort_has_an_effect_or_is_an_error(model):
+    asked = wb.chat("What is 12+30?")
+    assert "Reasoning: low" in wb.trace(asked, reasoning="low", record="", max_tokens=1).text()
+    low = wb.chat("What is 12+30?", reasoning="low")
+    assert "Reasoning: low" in wb.trace(low, reasoning="low", record="", max_tokens=1).text()
+    with pytest.raises(PromptError, match="this chat has reasoning='low', and reasoning='high' is asked for"):
+        wb.trace(low, reasoning="high")
+    with pytest.raises(PromptError, match=r"reasoning='high' is for a question .* this prompt is list"):
+        wb.trace(model.tokens(low), reasoning="high")
+    with pytest.raises(PromptError, match="reasoning='max' is not an effort"):
+        wb.estimate(asked, reasoning="max")
+
+
+def test_one_question_has_one_default_effort(model):
+    question = "What is 12+30?"
+    prompts = [
+        wb.trace(question, model, record="", max_tokens=1),
+        model.generate(question, record="", max_tokens=1),
+        model.generate(wb.chat(question), record="", max_tokens=1),
+    ]
+    assert len({run.text()[:40] for run in prompts}) == 1 and "Reasoning: high" in prompts[0].text()
+
+
+def test_the_default_effort_is_that_of_the_template_or_of_gpt_oss(real, harmony, pocket, template):
+    assert "Reasoning: medium" in real.decode(wb.chat("hi").render(real).ids)
+    assert "Reasoning: high" in pocket.decode(wb.chat("hi").render(pocket, template).ids)
+    deaf = template.replace("reasoning_effort", "effort")
+    with pytest.raises(PromptError, match="no place for an effort of reasoning"):
+        wb.chat("hi", reasoning="low").render(pocket, deaf)
