@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import workbench as wb
 from workbench.errors import MissingDependency, PromptError, TraceCorrupt, TraceExists, TraceUnsafe, WorkbenchError
+from workbench.paths import expanded
 from workbench.visible import visible
 
 if TYPE_CHECKING:
@@ -155,13 +156,13 @@ def trace(given: argparse.Namespace) -> int:
 
 def resume(given: argparse.Namespace) -> int:
     left = wb.load(given.path)
-    stem = f"{Path(given.path).resolve().name.removesuffix('.trace')}-resumed"
+    stem = f"{expanded(given.path).resolve().name.removesuffix('.trace')}-resumed"
     return _recorded(given, stem, lambda: wb.resume(left, model=given.model))
 
 
 def _recorded(given: argparse.Namespace, stem: str, run: Callable[[], "Trace"]) -> int:
     """Runs, and writes the trace that it gives, or that an interrupt leaves of it."""
-    target = Path(given.output) if given.output else _free(stem, ".trace")
+    target = expanded(given.output) if given.output else _free(stem, ".trace")
     if os.path.lexists(target):
         raise TraceExists(f"{visible(str(target))} is there already. Give another path with -o.")
     stopped = False
@@ -205,7 +206,7 @@ def info(given: argparse.Namespace) -> int:
 def show(given: argparse.Namespace) -> int:
     from workbench.views import score_sheet
 
-    target = given.output or _free(Path(given.path).resolve().name.removesuffix(".trace"), ".html")
+    target = given.output or _free(expanded(given.path).resolve().name.removesuffix(".trace"), ".html")
     page = score_sheet(wb.load(given.path)).to_html(target)
     print(f"written to {visible(str(page))}")
     return 0
@@ -282,8 +283,8 @@ def estimate(given: argparse.Namespace) -> int:
 def figures(given: argparse.Namespace) -> int:
     from workbench.figures.remaking import check, renew
 
-    folder = Path(given.folder)
-    out = Path(given.output) if given.output else folder / "out"
+    folder = expanded(given.folder)
+    out = expanded(given.output) if given.output else folder / "out"
     found = []
     for verdict in check(folder, given.names) if given.check else renew(folder, out, given.names):
         found.append(verdict)

@@ -10,6 +10,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as _Rust
 
 from workbench.errors import CheckpointError, PromptError
+from workbench.paths import expanded
 
 GPT_OSS_DIGEST = "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3"  # as published, both sizes
 
@@ -50,7 +51,7 @@ class Tokenizer:
 
         Raises CheckpointError if `tokenizer.json` is missing or cannot be read.
         """
-        path = Path(folder) / "tokenizer.json"
+        path = expanded(folder) / "tokenizer.json"
         try:
             data = path.read_bytes()
         except FileNotFoundError:

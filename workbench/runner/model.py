@@ -16,6 +16,7 @@ from workbench import names
 from workbench.conversation.chat import Chat, as_chat
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.paths import expanded
 from workbench.runner import generate as generation
 from workbench.runner import gpt_oss, tracing
 from workbench.runner.budget import Estimate
@@ -69,7 +70,7 @@ class Model:
         self.stop_ids = frozenset(checkpoint.stop_ids)
         self.device = str(self.weights.embed.device)
         self.dtype: torch.dtype = self.weights.embed.dtype
-        folder = Path(tokenizer) if tokenizer else checkpoint.folder
+        folder = expanded(tokenizer) if tokenizer else checkpoint.folder
         readable = tokenizer or (folder and (folder / "tokenizer.json").is_file())  # without one, token ids only
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and readable else None
         self.template = _template(folder)
@@ -115,7 +116,7 @@ class Model:
         tokens, notes = self.rendered(prompt)
         self.check_prompt(tokens)
         with self.listening() as flag:
-            path = None if to is None else Path(to)
+            path = None if to is None else expanded(to)
             run = tracing.start(self, record, tokens, len(tokens), budget, notes, path)
             with tracing.writing(run, tokens, len(tokens), path) as writer:
                 kept = tracing.record_pass(run, tokens, flag, writer=writer)
@@ -152,7 +153,7 @@ class Model:
         tokens, notes = self.rendered(prompt)
         return generation.generate(
             self, tokens, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
-            record=record, stop=stop, budget=budget, to=None if to is None else Path(to), notes=notes,
+            record=record, stop=stop, budget=budget, to=None if to is None else expanded(to), notes=notes,
         )  # fmt: skip
 
     def resume(self, partial: Trace, *, to: str | os.PathLike[str] | None = None) -> Trace:
@@ -170,7 +171,7 @@ class Model:
         Raises ResumeError unless the model has the same weights, tokenizer and dtype, and the same edits are in force;
         BudgetError, TraceExists (before anything runs).
         """
-        return generation.resume(self, partial, to=None if to is None else Path(to))
+        return generation.resume(self, partial, to=None if to is None else expanded(to))
 
     def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> Estimate:
         """How big the trace would be, before it is made: bytes on disk, memory while it runs, and what fits."""
@@ -205,16 +206,17 @@ class Model:
     def edit(self, where: str, fn: Callable, *, positions=None) -> Editing:
         """`with model.edit(glob, fn):` replaces the value at every hook point that `where` names by `fn(value)`.
 
-        `fn(x)` or `fn(x, hook)` gets a copy (batch axis first) and returns a tensor of that shape; `hook` has name,
-        layer and absolute positions. `positions`: an int, a slice or several ints, absolute. Edits nest in the order
-        of entry, hold for this thread, and are undone however the block is left. The trace's manifest tells how often
-        each fired and how much it changed; one that never fires raises EditError.
+        `fn(x)`, `fn(x, hook)` or `fn(x, *, hook)` gets a copy (batch axis first) and returns a tensor of that shape;
+        `hook` has name, layer and absolute positions. `positions`: an int, a slice or several ints, absolute. Edits
+        nest in the order of entry and are undone however the block is left. They hold for this thread, and within it
+        for this task of an event loop; one that a generator entered rests while the generator does. The trace's
+        manifest says how often each fired and how much it changed; one that never fires raises EditError.
 
         >>> with model.edit("blocks.1.hook_mlp_out", lambda x: 0 * x): ablated = model.generate("What is 12+30?")
         >>> ablated.edits[0]["fired"] > 0
         True
 
-        Raises HookNameError if nothing matches.
+        Raises HookNameError if nothing matches, EditError for a function that cannot be called so.
         """
         points = names.match(where, self.config.n_layers)
         return Editing(self._stack, Edit(where, fn, points, self.config, positions), self)
@@ -229,7 +231,7 @@ class Model:
         return Editing(self._stack, Edit(where, _Patch(values, source.id), points, self.config, positions), self)
 
     def edits_in_force(self) -> list[Edit]:
-        """The edits that a run on this thread would meet, in order."""
+        """The edits that a run here and now would be under, in order."""
         return self._stack.in_force()
 
     def with_adapter(self, folder: str | os.PathLike[str], *, scale: float = 1.0) -> "Model":
@@ -253,7 +255,7 @@ class Model:
             raise EditError(f"an adapter has a finite scale, not {scale}")
         if self.adapter:
             raise EditError(f"{self.name} has an adapter already: call with_adapter on the model without one")
-        found = read_adapter(Path(folder).expanduser(), self.config)
+        found = read_adapter(expanded(folder), self.config)
         other = copy(self)
         other.weights = found.on(self.weights, scale)
         other.adapter = {"name": found.name, "digest": found.digest, "scale": scale, "base": self.digest}

@@ -15,6 +15,7 @@ from typing import Self
 import numpy as np
 
 from workbench.errors import TraceError, TraceExists, TraceNotFound
+from workbench.paths import absolute
 from workbench.traces.container import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_all, write_part
 from workbench.traces.files import Staging, show
 from workbench.traces.manifest import Manifest, Piece, TensorInfo, described
@@ -38,7 +39,7 @@ def write(path: os.PathLike | str, manifest: Manifest, arrays: Mapping[str, np.n
     Raises TraceExists if anything else is at `path` (it is never touched), TraceError if the disk is full or cannot
     be written (nothing is left behind), ValueError or HookNameError for arrays that the manifest does not fit.
     """
-    target = _target(path)
+    target = absolute(path)
     tensors = table_of(arrays)
     table = described(manifest.tensors, tensors)
     manifest = replace(manifest, tensors=table)
@@ -99,7 +100,7 @@ class TraceWriter:
     """
 
     def __init__(self, path: os.PathLike | str, manifest: Manifest, *, keep_partial: bool = False):
-        self.path = _target(path)
+        self.path = absolute(path)
         self.manifest = manifest
         self.keep_partial = keep_partial
         self.done = False  # committed or aborted
@@ -243,10 +244,6 @@ class TraceWriter:
             f"the trace could not be written to {show(self.path)}: {why}. Nothing of it was left there, and nothing "
             f"that was there was touched."
         )
-
-
-def _target(path: os.PathLike | str) -> Path:
-    return Path(os.path.abspath(os.fspath(path)))
 
 
 def _part(number: int) -> str:

@@ -18,6 +18,7 @@ from threading import Lock
 import numpy as np
 
 from workbench.errors import TraceCorrupt, TraceError, TraceNotFound, TraceUnsafe
+from workbench.paths import absolute, expanded
 from workbench.traces.canonical import canonical, parse
 from workbench.traces.container import MAX_HEADER, Slot, check_shape, from_raw, header_length, parse_header
 from workbench.traces.files import open_dir, open_file, read, show, want_memory
@@ -57,7 +58,7 @@ class Stored(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: os.PathLike | str):
-        self.path = Path(os.path.abspath(os.fspath(path)))
+        self.path = absolute(path)
         with _about(self.path), open_dir(self.path) as folder:
             try:
                 with open_file(folder, MANIFEST, MAX_MANIFEST) as (fd, size):
@@ -163,7 +164,7 @@ def verify(path: os.PathLike | str) -> Report:
             count += 1
         except TraceError as error:
             problems.append(error)
-    return Report(Path(path), count, size, tuple(problems))
+    return Report(expanded(path), count, size, tuple(problems))
 
 
 def _parts(manifest: Manifest) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from workbench.errors import CheckpointError, ModelNotFound
+from workbench.paths import expanded
 from workbench.runner.weights.embedded import embedded_folder
 from workbench.runner.weights.files import Incomplete, read_json
 from workbench.runner.weights.form import Checkpoint
@@ -63,7 +64,7 @@ def load(
         return read_live(where, dtype=dtype, device=target)
     target = target or torch.device("cpu")
     text = os.fspath(where)
-    path = Path(text).expanduser()
+    path = expanded(where)
     if where == POCKET:
         return _read_folder(embedded_folder(), name=POCKET, dtype=dtype, device=target, memory=memory)
     if path.is_dir():
