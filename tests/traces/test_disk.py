@@ -271,7 +271,7 @@ def test_a_folder_that_takes_no_files_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="could not be written"):
         made.trace().save("/proc/a")
     with pytest.raises(TraceError, match="could not be written"):
-        made.trace().save(tmp_path / ("a" * 250))
+        made.trace().save(tmp_path / ("a" * 256))
     with_file(tmp_path / "file")
     with pytest.raises(TraceError, match="could not be written"):
         made.trace().save(tmp_path / "file" / "a")
