@@ -202,10 +202,10 @@ def _recorded(given: argparse.Namespace, stem: str, run: Callable[[], "Trace"]) 
     if failure:
         raise failure
     if stopped:
-        if made.status == "partial" and where:
+        if made.status == "partial":
             print(
                 f"interrupted: {visible(str(where))} is partial, it ends where you stopped it. Go on with:\n"
-                f"  workbench resume {_quoted(where)}{_model_of(given, made)}",
+                f"  workbench resume {_quoted(target)}{_model_of(given, made)}",
                 file=sys.stderr,
             )
         return INTERRUPTED

@@ -26,6 +26,7 @@ _STAGING = re.compile(r"\.(.+)\.writing-([0-9]{1,10})-([0-9]{1,10})", re.DOTALL)
 _NO_SYNC = {
     errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR,
 }  # fmt: skip
+AT_ONCE = 1 << 30  # bytes of one call: macOS refuses 2 GB, and Linux stops there
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -101,13 +102,21 @@ def read(fd: int, start: int, stop: int) -> np.ndarray:
     view, done = data.data, 0
     while done < len(view):
         try:
-            count = os.preadv(fd, [view[done:]], start + done)
+            count = _read_into(fd, view[done : done + AT_ONCE], start + done)
         except OSError as error:
             raise TraceCorrupt(f"the disk cannot read it: {error.strerror}") from None
         if count == 0:
             raise TraceCorrupt("a file is shorter than it was when it was opened")
         done += count
     return data
+
+
+def _read_into(fd: int, view: memoryview, at: int) -> int:
+    if hasattr(os, "preadv"):  # not in every Python on macOS
+        return os.preadv(fd, [view], at)
+    data = os.pread(fd, len(view), at)
+    view[: len(data)] = data
+    return len(data)
 
 
 _POINTERS = {  # how a pointer file begins -> whose it is, and what puts the file in its place
