@@ -230,6 +230,9 @@ class Trace:
         """In a notebook the compact score sheet, elsewhere the line above."""
         import_module("workbench.views.sheet").compact(self)._ipython_display_()  # by name: views stand above traces
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return import_module("workbench.views.sheet").compact(self)._repr_mimebundle_(include, exclude)
+
     def summary(self) -> str:
         """Some lines that say what the run was, what it left, and whether it can be trusted."""
         manifest, tensors = self._manifest, self._manifest.tensors

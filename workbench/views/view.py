@@ -118,6 +118,11 @@ class View:
 
         show(self)
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        from workbench.views.live import bundle
+
+        return bundle(self)
+
     def __repr__(self) -> str:
         name = visible(self.trace.manifest.model["name"])
         return f"<{self.call.rpartition('.')[2].partition('(')[0]} of {name}: {len(self.trace):,} tokens>"
