@@ -53,8 +53,8 @@ def test_joiners_that_shape_letters_and_emoji_stay(what: str) -> None:
 @pytest.mark.parametrize("joiner", ["\u200c", "\u200d"])
 @pytest.mark.parametrize(
     "text",
-    ["a{}b", "{}", "{}a", "a{}", "1{}2", "Auf{}lage", "日{}本", " {} ", "می{0}{0}خواهم", "क्{0}{0}ष", "👨{0}{0}👩", "😀{}a",
-     "a{}😀", "\u3164{}्", "\u2800{}\u2800"],
+    ["a{}b", "{}", "{}a", "a{}", "1{}2", "Auf{}lage", "日{}本", " {} ", "می{0}{0}خواهم", "क्{0}{0}ष",
+     "👨{0}{0}👩", "😀{}a", "a{}😀", "\u3164{}्", "\u2800{}\u2800"],
 )  # fmt: skip
 def test_joiners_that_hide_are_shown(joiner: str, text: str) -> None:
     assert f"⟨U+{ord(joiner):04X}⟩" in visible(text.format(joiner))
