@@ -106,7 +106,7 @@ def test_models_are_pickled_and_copied_by_their_source(tmp_path, monkeypatch):
     for name, model in loaded(tmp_path).items():
         want = model.trace(ASK, record="logits")["logits"]
         data = pickle.dumps(model)
-        assert len(data) < 1000, name
+        assert len(data) < 5000, name  # no weights
         with monkeypatch.context() as patch:
             patch.chdir("/")
             for made in (pickle.loads(data), copy.deepcopy(model)):
@@ -120,8 +120,10 @@ def test_a_model_with_an_adapter_comes_back_with_it(tmp_path):
     train(tmp_path / "adapter", target_modules=["q_proj"])
     base = wb.Model(BASE.write_hf_mxfp4(tmp_path / "base"))
     model = base.with_adapter(tmp_path / "adapter", scale=0.5)
+    model.stop_ids = frozenset({7})
     made = pickle.loads(pickle.dumps(model))
     assert (made.digest, made.adapter, made.name) == (model.digest, model.adapter, model.name)
+    assert made.stop_ids == {7}
     tokens = torch.tensor([[1, 2, 3]])
     assert torch.equal(made.forward(tokens), model.forward(tokens))
 

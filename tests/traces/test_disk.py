@@ -511,4 +511,5 @@ def test_a_place_for_no_trace_is_found_out_before_a_run(where: str, tmp_path: Pa
 def test_a_place_is_checked_without_a_trace_of_it(tmp_path: Path) -> None:
     check_place(tmp_path / "new" / "deep" / "a")
     check_place(made.trace().save(tmp_path / "a"))
+    check_place("/")  # that something else is there is for the writer to say
     assert os.listdir(tmp_path) == ["a"]

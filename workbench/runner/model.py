@@ -105,7 +105,8 @@ class Model:
                 f"{self.name} has edits in force ({', '.join(e.glob for e in edits)}), which hold in this context "
                 f"alone. Pickle or deep-copy it outside of the `with`, and edit the copy."
             )
-        return _reloaded, (self._source, self._adapter_at, self.digest)
+        set_by_hand = {"stop_ids": self.stop_ids, "template": self.template}
+        return _reloaded, (self._source, self._adapter_at, self.digest), set_by_hand
 
     def __repr__(self) -> str:
         c, edits = self.config, [e.glob for e in self.edits_in_force()]

@@ -62,8 +62,8 @@ def write(path: os.PathLike | str, manifest: Manifest, arrays: Mapping[str, np.n
 def check_place(path: os.PathLike | str) -> None:
     """TraceError if a trace could not be written to `path`: found out before a run, not after it. Leaves nothing."""
     target = absolute(path)
-    there = next(folder for folder in target.parents if folder.exists())
     try:
+        there = next((folder for folder in target.parents if folder.exists()), target)
         staging = Staging(there / target.name)
         try:
             sync(staging.path)
