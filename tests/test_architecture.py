@@ -13,13 +13,14 @@ import workbench as wb
 ROOT = Path(wb.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-GROUND = {"errors", "visible", "spans", "names"}
+GROUND = {"errors", "visible", "spans", "names", "paths"}
 DATA = GROUND | {"traces", "patterns", "segments"}  # what can be known from a trace alone
 # room -> the rooms it may import from, besides itself
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "visible": set(),
     "spans": {"errors"},
+    "paths": set(),
     "names": {"errors"},
     "traces": GROUND,
     "patterns": GROUND | {"traces"},

@@ -1,11 +1,13 @@
 """The `workbench` command, from outside: what it prints, what it writes, and the code it leaves."""
 
+import errno
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -281,3 +283,48 @@ def test_a_terminal_that_knows_no_unicode_gets_numbers(tmp_path: Path):
     )
     assert done.returncode == 0, done.stderr
     assert b"U+202E" in done.stdout
+
+
+# A place that cannot be written.
+
+
+def test_a_place_that_cannot_be_written_is_found_out_before_the_run(capsys, monkeypatch):
+    monkeypatch.setattr(wb.Model, "generate", lambda *_, **__: pytest.fail("the model ran"))
+    Path("file").write_text("mine")
+    for where in ("/proc/a.trace", "file/a.trace", "n" * 256):
+        assert cli.main(["trace", ASK, "-o", where]) == 1
+        assert "could not be written" in capsys.readouterr().err
+    assert os.listdir() == ["file"]
+
+
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_disk_that_is_full_after_the_run_costs_neither_the_answer_nor_the_trace(
+    as_json: bool, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    real = os.write
+
+    def full(fd: int, data: bytes) -> int:
+        if str(tmp_path) in os.readlink(f"/proc/self/fd/{fd}"):
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return real(fd, data)
+
+    monkeypatch.setattr(os, "write", full)
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere := Path(tempfile.mkdtemp())))
+    try:
+        assert cli.main(["trace", ASK, "--record", "", "-o", "a.trace", *(["--json"] if as_json else [])]) == 1
+        out, err = capsys.readouterr()
+        [saved] = elsewhere.glob("workbench-*/a.trace")
+        trace = wb.load(saved)
+        assert "the disk is full" in err and str(saved) in err
+        if as_json:
+            assert json.loads(out)["final"] == trace.text(channel="final") and json.loads(out)["path"] == str(saved)
+        else:
+            assert trace.text(channel="final") in out and f"written to {saved}" in out
+        assert os.listdir(tmp_path) == []
+        monkeypatch.setattr(tempfile, "tempdir", "/proc")
+        assert cli.main(["trace", ASK, "--record", "", "-o", "a.trace", *(["--json"] if as_json else [])]) == 1
+        out, err = capsys.readouterr()
+        assert trace.text(channel="final") in out and "the disk is full" in err
+        assert (json.loads(out)["path"] is None) if as_json else "not written" in out
+    finally:
+        shutil.rmtree(elsewhere)

@@ -53,6 +53,33 @@ def texts(said: str) -> list[str]:
         ["f(x=1, y=2) = 3,", " g(x=2, y=2) = 4."],
         # other punctuation
         ["在这里我们需要计算一个简单的和。", "三加四等于七，所以答案是七，对吗？", "对，我们已经检查过这个答案了！"],
+        # the full stop of each script
+        ["हमें दो संख्याएँ जोड़नी हैं।", " पहले हम इकाई जोड़ते हैं।", " फिर दहाई।"],
+        ["ہمیں دو اعداد جمع کرنے ہیں۔", " پہلے اکائیاں جمع کریں۔", " پھر دہائیاں جمع۔"],
+        ["هل هذا العدد أولي؟", " لا، إنه يقبل القسمة على سبعة."],
+        ["Մենք պետք է գումարենք։", " Հետո ստուգենք պատասխանը։"],
+        ["መጀመሪያ እንደምራለን።", " ከዚያ እናረጋግጣለን።"],
+        ["আমাদের দুটি সংখ্যা যোগ করতে হবে।", " তারপর উত্তর।"],
+        ["ပထမဦးစွာ ပေါင်းပါမည်။", " ထို့နောက် စစ်ဆေးပါမည်။"],
+        ["យើងត្រូវបូកលេខពីរ។", " បន្ទាប់មកពិនិត្យចម្លើយ។"],
+        ["ᠪᠢᠳᠡ ᠲᠣᠭ᠎ᠠ ᠨᠡᠮᠡᠨ᠎ᠡ᠃", " ᠳᠠᠷᠠᠭ᠎ᠠ ᠱᠠᠯᠭᠠᠨ᠎ᠠ᠃"],
+        ["वह बोला, «दस जोड़ो।»", " फिर उसने सत्रह बताया।"],
+        ["क्या यह सही है?", " हाँ, यह सही है।"],
+        ["最初の値は３．１４です。", "次にこれを二倍にします．", "だから答えは６．２８です。"],
+        ["これは正しいでしょうか⁉", "はい、これは正しい答えです。"],
+        ["یہ ٹھیک ہے؟!", " جی ہاں، ٹھیک ہے۔"],
+        # abbreviations
+        ["The train leaves at 5 p.m. and arrives at 7 p.m. on that day.", " So it takes two hours."],
+        ["He came at 9 a.m. We left at 10."[:15], " We left the house at ten."],
+        ["It is in the U.S. and in the U.K. too.", " We note the U.S. Senate here."],
+        ["He lives in the U.S.", " The house is in Ohio."],
+        [
+            "Smith Inc. and Jones Ltd. merged, says Lee et al. (2023) in vol. 3, pp. 4 to 9.",
+            " That was on Jan. 5 of it.",
+        ],
+        ["Mt. Everest and St. Louis are far apart.", " See problem No. 5 of the list."],
+        ["Сложим числа, т.е. найдём сумму.", " Затем проверим ответ."],
+        ["Wir nehmen z.B. Pi und d.h. etwa 3,14.", " Dann folgt die Antwort."],
         # code is one piece
         ["The code is this:\n", "```python\nx = f(1, 2)\nprint(x). Yes\n```\n", "That prints three."],
         ["Unfinished code:\n", "```\na = 1. b\nc"],
@@ -130,6 +157,12 @@ bits = st.sampled_from(
         "`",
         "我们",
         "👩\u200d👧",
+        "फिर दो।",
+        "۔",
+        "U.S. ",
+        "5 p.m. ",
+        "No. ",
+        "．",
         "\t",
     ]
 )

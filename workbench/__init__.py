@@ -8,8 +8,22 @@
 Importing this package is cheap: torch is loaded when a model is, and traces open without it.
 """
 
+import sys
 from importlib import import_module
 from typing import TYPE_CHECKING
+
+from workbench.errors import UnsupportedPlatform
+
+try:
+    import fcntl as _locks
+except ImportError:  # Windows, and Python in a browser
+    _locks = None
+if _locks is None or sys.platform == "win32":
+    raise UnsupportedPlatform(
+        f"workbench runs on Linux and macOS, not on {sys.platform}: traces are read and written through folders that "
+        f"are open and locked (fcntl), which this system does not have. On Windows, install it inside WSL 2: "
+        f"https://learn.microsoft.com/windows/wsl/install"
+    )
 
 if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench import errors as errors

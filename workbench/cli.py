@@ -10,12 +10,22 @@ import os
 import re
 import shlex
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import workbench as wb
-from workbench.errors import MissingDependency, PromptError, TraceCorrupt, TraceExists, TraceUnsafe, WorkbenchError
+from workbench.errors import (
+    MissingDependency,
+    PromptError,
+    TraceCorrupt,
+    TraceError,
+    TraceExists,
+    TraceUnsafe,
+    WorkbenchError,
+)
+from workbench.paths import expanded
 from workbench.visible import visible
 
 if TYPE_CHECKING:
@@ -155,15 +165,22 @@ def trace(given: argparse.Namespace) -> int:
 
 def resume(given: argparse.Namespace) -> int:
     left = wb.load(given.path)
-    stem = f"{Path(given.path).resolve().name.removesuffix('.trace')}-resumed"
+    stem = f"{expanded(given.path).resolve().name.removesuffix('.trace')}-resumed"
     return _recorded(given, stem, lambda: wb.resume(left, model=given.model))
 
 
 def _recorded(given: argparse.Namespace, stem: str, run: Callable[[], "Trace"]) -> int:
-    """Runs, and writes the trace that it gives, or that an interrupt leaves of it."""
-    target = Path(given.output) if given.output else _free(stem, ".trace")
+    """Runs, and writes the trace that it gives, or that an interrupt leaves of it.
+
+    A place that cannot be written is refused before the run. If writing fails all the same, say because the disk is
+    full by then, the answer is printed and the trace goes where temporary files do, before the error is raised.
+    """
+    target = expanded(given.output) if given.output else _free(stem, ".trace")
     if os.path.lexists(target):
         raise TraceExists(f"{visible(str(target))} is there already. Give another path with -o.")
+    from workbench.traces import check_place
+
+    check_place(target)
     stopped = False
     try:
         made = run()
@@ -172,7 +189,7 @@ def _recorded(given: argparse.Namespace, stem: str, run: Callable[[], "Trace"]) 
         if made is None:
             raise
         stopped = True
-    where = made.save(target)
+    where, failure = _saved(made, target)
     if given.json:
         said = {channel: made.text(channel=channel) for channel in ("analysis", "final")}
         _print_json(_about(made, where) | said)
@@ -181,7 +198,9 @@ def _recorded(given: argparse.Namespace, stem: str, run: Callable[[], "Trace"]) 
             if text := made.text(channel=channel):
                 print(f"{channel}:\n{visible(text, newline=chr(10))}\n")
         print(made)
-        print(f"written to {visible(str(where))}")
+        print(f"written to {visible(str(where))}" if where else "not written")
+    if failure:
+        raise failure
     if stopped:
         if made.status == "partial":
             print(
@@ -191,6 +210,18 @@ def _recorded(given: argparse.Namespace, stem: str, run: Callable[[], "Trace"]) 
             )
         return INTERRUPTED
     return UNVERIFIED if any(line["status"] == "fails" for line in made.verification) else 0
+
+
+def _saved(made: "Trace", target: Path) -> tuple[Path | None, TraceError | None]:
+    """Where the trace was written, and what went wrong if that is not `target`."""
+    try:
+        return made.save(target), None
+    except TraceError as error:
+        try:
+            elsewhere = made.save(Path(tempfile.mkdtemp(prefix="workbench-")) / target.name)
+        except (TraceError, OSError):
+            return None, error
+        return elsewhere, type(error)(f"{error} The trace is at {elsewhere} instead; move it before it is cleaned up.")
 
 
 def info(given: argparse.Namespace) -> int:
@@ -205,7 +236,7 @@ def info(given: argparse.Namespace) -> int:
 def show(given: argparse.Namespace) -> int:
     from workbench.views import score_sheet
 
-    target = given.output or _free(Path(given.path).resolve().name.removesuffix(".trace"), ".html")
+    target = given.output or _free(expanded(given.path).resolve().name.removesuffix(".trace"), ".html")
     page = score_sheet(wb.load(given.path)).to_html(target)
     print(f"written to {visible(str(page))}")
     return 0
@@ -282,8 +313,8 @@ def estimate(given: argparse.Namespace) -> int:
 def figures(given: argparse.Namespace) -> int:
     from workbench.figures.remaking import check, renew
 
-    folder = Path(given.folder)
-    out = Path(given.output) if given.output else folder / "out"
+    folder = expanded(given.folder)
+    out = expanded(given.output) if given.output else folder / "out"
     found = []
     for verdict in check(folder, given.names) if given.check else renew(folder, out, given.names):
         found.append(verdict)
@@ -336,9 +367,9 @@ def _question(given: argparse.Namespace) -> Any:
     return wb.chat(text, reasoning=given.reasoning, system=given.system, developer=given.developer)
 
 
-def _about(made: "Trace", where: os.PathLike | str) -> dict[str, Any]:
+def _about(made: "Trace", where: os.PathLike | str | None) -> dict[str, Any]:
     return {
-        "path": os.fspath(where),
+        "path": None if where is None else os.fspath(where),
         "id": made.id,
         "status": made.status,
         "verified": made.verified,

@@ -14,6 +14,7 @@ WorkbenchError
 ├── FigureError            a figure whose numbers do not fit together; the message says which
 ├── InteropError           a model, cache or session of another library that no trace can be made from
 ├── MissingDependency      an optional package is needed; the message says how to install it
+├── UnsupportedPlatform    this system lacks what traces are read and written with; the message says where it runs
 └── TraceError
     ├── TraceNotFound      there is no trace at that path
     ├── TraceCorrupt       bytes differ from their hash, or the manifest does not describe its files
@@ -76,6 +77,10 @@ class InteropError(WorkbenchError):
 
 
 class MissingDependency(WorkbenchError, ImportError):
+    pass
+
+
+class UnsupportedPlatform(WorkbenchError, ImportError):
     pass
 
 

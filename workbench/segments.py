@@ -2,16 +2,18 @@
 
 One rule for where a step ends, the same for a 20b model's prose and for pocket's shorthand:
 
-1. A sentence ends after `.`, `?` or `!` that white space or the end follows (`3.14` is one number), after `。`, `？`
-   and `！`, and at every line break. Not after `e.g.` and its like, not after a list marker (`1.`), and after `...`
-   only if a capital follows. A fenced block of code is one piece.
+1. A sentence ends after `.`, `?` or `!` that white space or the end follows (`3.14` is one number), after any other
+   sentence terminator of Unicode (`。`, `।`, `؟`), and at every line break. Not after `e.g.` and its like, not after a
+   list marker (`1.`), and after `...` only if a capital follows. `p.m.` and `etc.` end one before a capital, `U.S.`
+   before a word that begins sentences (`The`). A fenced block of code is one piece.
 2. In shorthand, a clause is a step: a comma with a space after it ends one if worked clauses of one kind stand on both
    sides, outside brackets. Worked is an equation with one word at most (`7+8=15, 2+3+1=6`), or a clause of the same
    shape as its neighbour (`1 Jim to Kay, 2 Kay to Dee`), one that goes on from what its neighbour ends with (`Jim to
    Kay, Kay to Dee`), or one word and its result (`drop 294, turn 429`). `1,000`, `f(x=1, y=2)` and "if x=1, we get"
    stay whole.
 3. A piece of fewer than ten characters joins the next, the last one the one before, unless it is an equation, a word
-   and its result, or a clause by rule 2.
+   and its result, a clause by rule 2, or two words or more that end in their script's own full stop (`फिर दहाई।`):
+   unlike `.` that is never part of a number or an abbreviation.
 
 White space after a sentence belongs to the next one, as in the tokens (` So`), but line breaks to the line they end. An
 end inside a token moves to the end of that token.
@@ -130,7 +132,7 @@ def _merged(pieces: list[tuple[int, int]], texts: Sequence[str], cuts: dict[int,
         start = a if begin is None else begin
         text = "".join(texts[start:b])
         clause = cuts.get(a, False) or cuts.get(b, False)
-        if len(text.strip()) >= MIN_CHARACTERS or (text.strip() and (clause or _worked(text))):
+        if len(text.strip()) >= MIN_CHARACTERS or (text.strip() and (clause or _worked(text) or _unmistakable(text))):
             merged.append((start, b))
             begin = None
         else:
@@ -144,21 +146,61 @@ def _merged(pieces: list[tuple[int, int]], texts: Sequence[str], cuts: dict[int,
 
 # Where sentences end.
 
+# Unicode 17.0, auxiliary/SentenceBreakProperty.txt: Sentence_Break=STerm, without the ASCII ones. First those of
+# scripts that part words by spaces, then those of East Asia and of all scripts.
+_OWN_STOPS = (
+    "\u0589\u061d-\u061f\u06d4\u0700-\u0702\u07f9\u0837\u0839\u083d\u083e\u0964\u0965\u104a\u104b\u1362\u1367\u1368\u166e"
+    "\u1735\u1736\u17d4\u17d5\u1803\u1809\u1944\u1945\u1aa8-\u1aab\u1b4e\u1b4f\u1b5a\u1b5b\u1b5e\u1b5f\u1b7d-\u1b7f\u1c3b"
+    "\u1c3c\u1c7e\u1c7f\u2cf9-\u2cfb\u2e2e\u2e3c\u2e53\u2e54\u2e60\u2e61\ua4ff\ua60e\ua60f\ua6f3\ua6f7\ua876\ua877\ua8ce"
+    "\ua8cf\ua92f\ua9c8\ua9c9\uaa5d-\uaa5f\uaaf0\uaaf1\uabeb\U00010a56\U00010a57\U00010f55-\U00010f59"
+    "\U00010f86-\U00010f89\U00011047\U00011048\U000110be-\U000110c1\U00011141-\U00011143\U000111c5\U000111c6"
+    "\U000111cd\U000111de\U000111df\U00011238\U00011239\U0001123b\U0001123c\U000112a9\U000113d4\U000113d5"
+    "\U0001144b\U0001144c\U000115c2\U000115c3\U000115c9-\U000115d7\U00011641\U00011642\U0001173c-\U0001173e"
+    "\U00011944\U00011946\U00011a42\U00011a43\U00011a9b\U00011a9c\U00011c41\U00011c42\U00011ef7\U00011ef8"
+    "\U00011f43\U00011f44\U00016a6e\U00016a6f\U00016af5\U00016b37\U00016b38\U00016b44\U00016d6e\U00016d6f"
+    "\U00016e98\U0001bc9f\U0001da88"
+)
+_WIDE_STOPS = "\u203c\u203d\u2047-\u2049\u3002\ufe12\ufe15\ufe16\ufe56\ufe57\uff01\uff1f\uff61"
+_FULL_STOPS = "\u2024\ufe52\uff0e"  # Sentence_Break=ATerm without ".": they stand in numbers too
+_CLOSING = "」』”’）】〉》»›)\\]\"'\ufe0f"
+
 _END = re.compile(
-    r"""
+    rf"""
     (?P<fence>^[ \t]*```.*?(?:^[ \t]*```[ \t]*$\n?|\Z))   # a block of code, closed or not
     | (?P<line>[ \t\r]*\n(?:[ \t\r]*\n)*)                # with the blank lines after it
-    | (?P<wide>…*[。？！]+[」』”’）】]*(?:[ \t\r]*\n)*)      # no white space needed
-    | (?P<stop>[.?!…]+["'”’)\]*_`]*)(?=\s|\Z)(?:[ \t\r]*\n)*
+    | (?P<wide>[!?…]*(?:[{_OWN_STOPS}{_WIDE_STOPS}]|[{_FULL_STOPS}](?!\d))   # no white space needed
+        [!?{_OWN_STOPS}{_WIDE_STOPS}]*[{_CLOSING}]*(?:[ \t\r]*\n)*)
+    | (?P<stop>[.?!…]+["'”’»›)\]*_`]*)(?=\s|\Z)(?:[ \t\r]*\n)*
     """,
     re.VERBOSE | re.MULTILINE | re.DOTALL,
 )
+_OWN_END = re.compile(rf"[{_OWN_STOPS}][{_CLOSING}\s]*\Z")
 _MARKER = re.compile(r"(?:^|\n)[ \t]*(?:[-*•][ \t]+)?(?:\d{1,3}|[A-Za-z]|[ivx]{2,4})\.\Z")
 _ABBREVIATED = re.compile(
-    r"(?:\A|[^A-Za-z.])(?:e\.g|i\.e|cf|vs|approx|resp|Dr|Mr|Mrs|Ms|Prof|Fig|Figs|Eq|Eqs|Sec|Thm)\.\Z"
+    r"(?:\A|[^A-Za-z.])(?:e\.g|i\.e|a\.k\.a|z\.B|d\.h|cf|vs|approx|resp|Dr|Mr|Mrs|Ms|Prof|Fig|Figs|Eq|Eqs|Sec|Thm"
+    r"|St|Mt|Gen|Sen|Gov|Rev|Lt|Capt|Sgt)\.\Z"
 )
-_ETC = re.compile(r"(?:\A|[^A-Za-z.])etc\.\Z")
+_BEFORE_SMALL = re.compile(r"(?:\A|[^A-Za-z.])(?:etc|al|ca|Inc|Ltd|Co|Corp|Jr|Sr|Ave|Dept|Univ|Ph\.D|[BM]\.Sc)\.\Z")
+_BEFORE_NUMBER = re.compile(
+    r"(?:(?:\A|[^A-Za-z.])(?:Nos|Nr|pp|vol|Vol|ch|Ch|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec)"
+    r"|[a-z,] (?:No|p))\.\Z"
+)
+_INITIALS = re.compile(r"(?<![^\W\d_])(?<!\.)(?:[^\W\d_]\.)+[^\W\d_]\.\Z")  # p.m., U.S.
+_BEGINNING = {  # words that begin sentences and seldom go on after U.S.
+    "A", "After", "All", "Also", "An", "And", "Are", "As", "At", "Because", "Before", "Both", "But", "By", "Can",
+    "Could", "Did", "Do", "Does", "Each", "Every", "Finally", "First", "For", "From", "Given", "He", "Hence", "Her",
+    "Here", "His", "How", "However", "I", "If", "In", "Is", "It", "Its", "Let", "My", "Next", "No", "Not", "Now",
+    "On", "Or", "Our", "Second", "She", "Should", "Since", "So", "Some", "Suppose", "That", "The", "Their", "Then",
+    "There", "Therefore", "These", "They", "This", "Those", "Thus", "To", "Using", "Wait", "Was", "We", "Were",
+    "What", "When", "Where", "Which", "While", "Who", "Why", "Will", "With", "Would", "Yes", "You", "Your",
+}  # fmt: skip
+_FIRST_WORD = re.compile(r"[^\W\d_]+")
 _ELLIPSIS = re.compile(r"(?:\.\.+|…)[\"'”’)\]*_`]*\Z")
+
+
+def _unmistakable(text: str) -> bool:
+    """Whether a short text is a sentence all the same: two words or more, and the full stop of their script."""
+    return len(text.split()) >= 2 and bool(_OWN_END.search(text))
 
 
 def _ends(text: str) -> dict[int, bool]:
@@ -180,10 +222,18 @@ def _ends(text: str) -> dict[int, bool]:
 
 def _is_end(text: str, start: int, at: int) -> bool:
     """Whether the full stop (question mark, …) at `start:at` ends a sentence."""
-    following = text[at:].lstrip()[:1]
+    rest = text[at : at + 40].lstrip()
+    following = rest[:1]
     before = "\n" * (start < 12) + text[max(0, start - 12) : start + 1]
-    if _MARKER.search(before) or _ABBREVIATED.search(before) or (_ETC.search(before) and following.islower()):
+    if _MARKER.search(before) or _ABBREVIATED.search(before):
         return False
+    if _BEFORE_SMALL.search(before) and (following.islower() or following == "("):
+        return False
+    if _BEFORE_NUMBER.search(before) and following.isdigit():
+        return False
+    if following and (initials := _INITIALS.search(before)):
+        word = _FIRST_WORD.match(rest)
+        return following.isupper() and (initials[0].islower() or (word is not None and word[0] in _BEGINNING))
     return not _ELLIPSIS.match(text[start:at]) or not following or following.isupper()
 
 

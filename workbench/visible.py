@@ -4,6 +4,7 @@ Every Python view, `repr` and error message that shows text which a model or a f
 """
 
 import unicodedata
+from collections.abc import Collection, Sequence
 from html import escape
 
 # Code points that draw nothing although Unicode does not call them controls: they can carry hidden text.
@@ -11,18 +12,55 @@ _BLANK = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0}
 _BLANK |= {*range(0x180B, 0x1810), *range(0xE0100, 0xE01F0)}  # variation selectors; U+FE0F stays, emoji need it
 
 
+# Unicode 17.0: where letters join, so that a joiner shapes the word around it, as Persian and Mongolian need it (the
+# blocks of the scripts in ArabicShaping.txt, and Khmer); and what joiners put together to one emoji
+# (Extended_Pictographic in emoji-data.txt).
+_JOINING = (
+    range(0x0600, 0x0780), range(0x07C0, 0x0800), range(0x0840, 0x0900), range(0x1780, 0x18B0), range(0xA840, 0xA880),
+    range(0xFB50, 0xFE00), range(0xFE70, 0xFEFF), range(0x10AC0, 0x10B00), range(0x10B80, 0x10BB0),
+    range(0x10D00, 0x10D40), range(0x10EC0, 0x10FE0), range(0x1E900, 0x1E960),
+)  # fmt: skip
+_PICTURES = (
+    range(0x2194, 0x21AB), range(0x231A, 0x2400), range(0x25AA, 0x25FF), range(0x2600, 0x27C0), range(0x2934, 0x2936),
+    range(0x2B05, 0x2B56), range(0x1F000, 0x1F1E6), range(0x1F200, 0x1F3FB), range(0x1F400, 0x1FC00),
+)  # fmt: skip
+_AFTER_PICTURE = {0xFE0F, *range(0x1F3FB, 0x1F400)}  # shown as emoji, skin tones
+_NON_JOINER, _JOINER = "\u200c", "\u200d"
+_VIRAMA = 9  # the combining class of what takes the vowel off an Indic letter
+
+
 def visible(text: str, newline: str = "␊") -> str:
     r"""The same text with every control, bidi and zero-width character replaced by a form that can be seen.
 
     Controls become their pictures (tab ␉, escape ␛), all others their number. `newline` stands for each line feed;
-    give "\n" to keep the lines.
+    give "\n" to keep the lines. A joiner stays where it shapes letters or emoji, and is shown where it would hide.
 
     >>> visible("a\tb\n\u202ecod.exe\u200b")
     'a␉b␊⟨U+202E⟩cod.exe⟨U+200B⟩'
+    >>> visible("a\u200db") == "a⟨U+200D⟩b", visible("می\u200cخواهم") == "می\u200cخواهم"
+    (True, True)
     """
     return newline.join(
-        line if line.isascii() and line.isprintable() else "".join(map(_visible, line)) for line in text.split("\n")
+        line if line.isascii() and line.isprintable() else "".join(_visible(line, at) for at in range(len(line)))
+        for line in text.split("\n")
     )
+
+
+def visible_pieces(pieces: Sequence[str], newline: str = "␊") -> list[str]:
+    """`visible` of the tokens of one text, each as it is seen among its neighbors: a token may begin with a joiner.
+
+    >>> visible_pieces(["می", "\u200cخواهم"]) == ["می", "\u200cخواهم"]
+    True
+    """
+    text, at, shown = "".join(pieces), 0, []
+    for piece in pieces:
+        if piece.isascii() and piece.isprintable():
+            shown.append(piece)
+        else:
+            places = range(at, at + len(piece))
+            shown.append("".join(newline if text[i] == "\n" else _visible(text, i) for i in places))
+        at += len(piece)
+    return shown
 
 
 def html(text: str, newline: str = "␊") -> str:
@@ -34,7 +72,8 @@ def html(text: str, newline: str = "␊") -> str:
     return escape(visible(text, newline), quote=True)
 
 
-def _visible(char: str) -> str:
+def _visible(text: str, at: int) -> str:
+    char = text[at]
     code = ord(char)
     if code < 0x20:
         return chr(0x2400 + code)
@@ -42,4 +81,43 @@ def _visible(char: str) -> str:
         return "␡"
     if code not in _BLANK and (char.isprintable() or unicodedata.category(char) == "Zs"):
         return char
+    if char in (_NON_JOINER, _JOINER) and _shapes(text, at):
+        return char
     return f"⟨U+{code:04X}⟩"
+
+
+def _shapes(text: str, at: int) -> bool:
+    """Whether the joiner there makes its neighbors look otherwise, as writing needs it, and so hides nothing."""
+    before, after = text[at - 1 : at] if at else "", text[at + 1 : at + 2]
+    if after in (_NON_JOINER, _JOINER) and after:
+        return False
+    if before and unicodedata.combining(before) == _VIRAMA:
+        return True
+    if after and unicodedata.combining(after) == _VIRAMA:
+        return before.isalpha() and ord(before) not in _BLANK
+    if text[at] == _JOINER and _is_picture(_base(text, at, _AFTER_PICTURE)) and _is_picture(after):
+        return True
+    sides = [_joins(_base(text, at, ())), _joins(after)]
+    return all(sides) if text[at] == _NON_JOINER else any(sides)
+
+
+def _base(text: str, at: int, skipped: Collection[int]) -> str:
+    """The last character before a place that is neither a mark nor in `skipped`."""
+    at -= 1
+    while at >= 0 and _is_mark(text[at], skipped):
+        at -= 1
+    return text[at] if at >= 0 else ""
+
+
+def _is_mark(char: str, skipped: Collection[int]) -> bool:
+    return ord(char) not in _BLANK and (unicodedata.category(char) == "Mn" or ord(char) in skipped)
+
+
+def _joins(char: str) -> bool:
+    if not char or ord(char) in _BLANK or unicodedata.category(char)[0] not in "LM":
+        return False
+    return any(ord(char) in block for block in _JOINING)
+
+
+def _is_picture(char: str) -> bool:
+    return bool(char) and any(ord(char) in block for block in _PICTURES)

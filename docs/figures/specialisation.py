@@ -29,7 +29,8 @@ def draw() -> tuple[Figure, Sequence[wb.Trace]]:
         null=given["null"],
         title="Experts of pocket know the kind of problem, beyond its tokens",
         note=f"n = {plain.attrs['n']} tokens of the analyses of {len(traces)} texts, {len(CHAINS)} families; less the "
-        "mean of 100 shuffles. Chance: their 95th percentile, the token known. Tokens of one text are not independent.",
+        "mean of 100 shuffles of the tokens. Chance: the 95th percentile when whole texts exchange their families, the "
+        "token known.",
     )
     return figure, traces
 

@@ -201,3 +201,101 @@ def test_two_traces_together_are_as_one(known):
     twice = specialisation([known, known], [labels, labels], shuffles=10)
     assert twice.attrs["n"] == 6 * V and twice.attrs["n_prompts"] == 2
     assert np.all(np.abs(twice["information"] - np.log2(CLASSES)) < 0.2)
+
+
+# p-values over prompts.
+
+
+def texts_of_prompts(n_prompts: int, rng: np.random.Generator, *, n: int = 40, effect=None) -> list[wb.Trace]:
+    """Texts whose routes depend on the prompt: each prefers experts of its own, and `effect` (prompt) others still."""
+    made_anew = []
+    for number in range(n_prompts):
+        preferred = rng.permutation(12)[:4]
+        ran = np.array([[rng.permutation(preferred)[:2] for _ in range(n)]])
+        if effect is not None:
+            ran = effect(number, ran)
+        made_anew.append(routed(ran, 12, tokens=[number, *rng.integers(20, 40, n - 1)]))
+    return made_anew
+
+
+def halves(ran: np.ndarray, then: np.ndarray) -> np.ndarray:
+    """The first half of a text as it is, the second as in `then`."""
+    return np.where(np.arange(40)[None, :, None] < 20, ran, then)
+
+
+def false_alarms(p_of, n: int = 100) -> float:
+    return float(np.mean([p_of(np.random.default_rng(seed)) <= 0.05 for seed in range(n)]))
+
+
+def test_a_label_of_the_prompt_is_found_by_chance_no_more_often_than_the_p_says(measured):
+    def p_of(rng, cluster=True):
+        texts = texts_of_prompts(10, rng)
+        labels = [[bool(label)] * 40 for label in rng.permutation(10) % 2]
+        if not cluster:  # as if all tokens were of one prompt
+            texts = [routed(np.concatenate([t["expert_indices", 0] for t in texts])[None], 12)]
+            labels = [[label for named in labels for label in named]]
+        return float(specialisation(texts, labels, shuffles=39)["p"][0])
+
+    by_prompt, by_token = false_alarms(p_of), false_alarms(lambda rng: p_of(rng, cluster=False), 20)
+    measured(f"a label of the prompt that means nothing: p <= 0.05 in {by_prompt:.0%}, by token {by_token:.0%}")
+    assert by_prompt <= 0.11 and by_token > 0.9
+
+
+def test_labels_in_blocks_are_found_by_chance_no_more_often_than_the_p_says(measured):
+    def p_of(rng):
+        texts = texts_of_prompts(8, rng, effect=lambda _, ran: halves(ran, 11 - ran))
+        labels = [np.roll(np.arange(40) < 20, rng.integers(40)).tolist() for _ in texts]
+        return float(specialisation(texts, labels, shuffles=39)["p"][0])
+
+    alarms = false_alarms(p_of)
+    measured(f"labels in blocks that mean nothing: p <= 0.05 in {alarms:.0%}")
+    assert alarms <= 0.11
+
+
+@pytest.mark.parametrize("given_token", [False, True])
+@pytest.mark.parametrize("of", ["the prompt", "the position"])
+def test_what_holds_in_all_prompts_is_found(of, given_token):
+    rng = np.random.default_rng(5)
+    labels = [np.full(40, k % 2) if of == "the prompt" else rng.integers(0, 2, 40) for k in range(16)]
+    chosen = [routed(np.stack([4 * label, 4 * label + 1 + rng.integers(0, 3, 40)], -1)[None], 12,
+                     tokens=[k, *rng.integers(20, 24, 39)]) for k, label in enumerate(labels)]  # fmt: skip
+    found = specialisation(chosen, [label.tolist() for label in labels], given_token=given_token, shuffles=99)
+    assert float(found["p"][0]) == 0.01 and float(found["information"][0]) > 0.8
+    assert float(found["null"][0]) < float(found["information"][0])
+    assert found.attrs["shuffled"] == "prompts" and found.attrs["n_problems"] == 16
+
+
+def test_runs_with_the_same_question_are_one_prompt(known):
+    labels = [n % CLASSES for n in known.tokens]
+    found = specialisation([known, known], [labels, labels], shuffles=10)
+    assert found.attrs["n_problems"] == 1 and found.attrs["shuffled"] == "positions"
+    both = routing_drift([known, known], [[slice(0, 30), slice(30, 60)]] * 2, shuffles=10)
+    assert both.attrs["shuffled"] == "positions"
+
+
+def test_drift_over_prompts_is_exact_by_exchanging_parts(measured):
+    parts = [slice(0, 20), slice(20, 40)]
+
+    def p_of(rng):  # each prompt changes its experts half way, each to others
+        texts = texts_of_prompts(8, rng, effect=lambda _, ran: halves(ran, rng.permutation(12)[ran]))
+        return float(routing_drift(texts, [parts] * 8, shuffles=39)["p"][0, 1, 0])
+
+    alarms = false_alarms(p_of)
+    measured(f"drift that is another one in each prompt: p <= 0.05 in {alarms:.0%}")
+    assert alarms <= 0.11
+    rng = np.random.default_rng(1)
+    alike = texts_of_prompts(8, rng, effect=lambda _, ran: halves(ran % 6, 6 + ran % 6))
+    found = routing_drift(alike, [parts] * 8, shuffles=400)
+    assert float(found["p"][0, 1, 0]) < 0.03 and float(found["drift"][0, 0, 1]) > 0.3
+    assert found.attrs["n_problems"] == 8 and found["raw"].dims == ("layer", "step", "key_step")
+    one = routing_drift(alike[0], parts, shuffles=20)
+    assert one.attrs["shuffled"] == "positions"
+
+
+def test_traces_and_parts_that_do_not_fit_are_refused(trace):
+    with pytest.raises(ValueError, match="2 traces need 2 lists of parts, not 1"):
+        routing_drift([trace, trace], [[slice(0, 5), slice(5, 9)]])
+    with pytest.raises(ValueError, match="they have 2, 3"):
+        routing_drift([trace, trace], [[slice(0, 5), slice(5, 9)], [slice(0, 5), slice(5, 9), slice(9, 12)]])
+    with pytest.raises(ValueError, match="none"):
+        routing_drift([])

@@ -198,5 +198,5 @@ def test_an_edit_whose_entry_was_interrupted_is_not_in_force(model):
             assert model.edits_in_force() == [], f"line {lines[-1]}"
         finally:
             sys.settrace(None)
-            editing.thread = None
+            editing.__exit__(KeyboardInterrupt, None, None)
     assert met >= 4

@@ -1,5 +1,6 @@
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable
 from hashlib import sha256
@@ -294,3 +295,53 @@ def test_what_a_reader_refuses_a_writer_does_not_write(monkeypatch: pytest.Monke
     assert os.listdir(tmp_path) == []
     with pytest.raises(TraceUnsafe):
         encode_header({f"t{n}": ("F32", [1]) for n in range(20_001)})
+
+
+# What a copy by git, git-lfs or the hub did to it, with the way out.
+
+POINTERS = {
+    "git lfs pull": b"version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 12345\n",
+    "git annex get": b"/annex/objects/SHA256E-s5--4d7a.safetensors\n",
+}
+
+
+@pytest.mark.parametrize("file", ["manifest.json", PART])
+@pytest.mark.parametrize("command", POINTERS)
+def test_a_pointer_says_what_puts_the_file_in_its_place(file: str, command: str, path: Path) -> None:
+    (path / file).write_bytes(POINTERS[command])
+    with pytest.raises(TraceCorrupt, match=rf"{file} is git-(lfs|annex)'s pointer .* {command}"):
+        read_all(path)
+
+
+LINE_ENDS = {
+    "autocrlf": lambda data: data.replace(b"\n", b"\r\n"),
+    "a byte order mark": lambda data: b"\xef\xbb\xbf" + data,
+    "no last line end": lambda data: data.rstrip(b"\n"),
+    "old Macs": lambda data: data.replace(b"\n", b"\r"),
+    "one more line": lambda data: data + b"\n",
+}
+
+
+@pytest.mark.parametrize("change", LINE_ENDS)
+def test_changed_line_ends_are_told_from_damage(change: str, path: Path) -> None:
+    manifest = path / "manifest.json"
+    manifest.write_bytes(LINE_ENDS[change](manifest.read_bytes()))
+    with pytest.raises(TraceCorrupt, match=r"line ends .* were changed.*autocrlf.*\.gitattributes"):
+        load(path)
+    manifest.write_bytes(manifest.read_bytes().replace(b"made", b"mode"))
+    with pytest.raises(TraceCorrupt, match="differs from its own hash"):
+        load(path)
+
+
+def test_links_as_the_hub_leaves_them_say_how_to_read_the_trace(path: Path, tmp_path: Path) -> None:
+    snapshot = tmp_path / "snapshot"
+    snapshot.mkdir()
+    for file in path.iterdir():
+        (snapshot / file.name).symlink_to(file)
+    with pytest.raises(TraceUnsafe, match=r"manifest.json is a symlink to .*cp -rL .*--local-dir"):
+        load(snapshot)
+    shutil.copytree(snapshot, tmp_path / "copy")  # follows links, as cp -rL does
+    assert verify(tmp_path / "copy").ok
+    (tmp_path / "link").symlink_to(path)
+    with pytest.raises(TraceUnsafe, match=f"leads to: {re.escape(str(path))}$"):
+        load(tmp_path / "link")

@@ -2,6 +2,7 @@
 import errno
 import os
 import signal
+import stat
 import subprocess
 import sys
 import threading
@@ -15,7 +16,7 @@ import pytest
 
 from tests.traces import made
 from workbench.errors import HookNameError, TraceError, TraceExists
-from workbench.traces import Trace, TraceWriter, disk, files, load, predicted_bytes, verify, write
+from workbench.traces import Trace, TraceWriter, check_place, disk, files, load, predicted_bytes, verify, write
 from workbench.traces.container import table_of
 
 
@@ -271,7 +272,7 @@ def test_a_folder_that_takes_no_files_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="could not be written"):
         made.trace().save("/proc/a")
     with pytest.raises(TraceError, match="could not be written"):
-        made.trace().save(tmp_path / ("a" * 250))
+        made.trace().save(tmp_path / ("a" * 256))
     with_file(tmp_path / "file")
     with pytest.raises(TraceError, match="could not be written"):
         made.trace().save(tmp_path / "file" / "a")
@@ -451,3 +452,64 @@ def test_relative_paths_and_odd_names_work(tmp_path: Path, monkeypatch: pytest.M
     assert trace["logprob"].shape == (9,)  # still found
     assert verify(tmp_path / "c").ok and verify(tmp_path / "é\u202e").ok
     assert str(verify(tmp_path / "é\u202e")).isprintable()
+
+
+# File systems that cannot make a folder's names durable.
+
+
+def without_folder_fsync(code: int, real: Any = os.fsync) -> Any:
+    def fsync(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(code, os.strerror(code))
+        real(fd)
+
+    return fsync
+
+
+@pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES])
+def test_where_folders_cannot_be_fsynced_the_trace_is_written_with_a_note(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "fsync", without_folder_fsync(code))
+    path = made.trace().save(tmp_path / "new" / "a")
+    assert verify(path).ok and os.listdir(tmp_path / "new") == ["a"]
+    assert "a power cut soon after could undo it" in caplog.text and str(path) in caplog.text
+    check_place(tmp_path / "b")
+    made.streamed(tmp_path / "c", (5, 4))
+    assert len(caplog.records) == 2
+
+
+def test_where_nothing_can_be_fsynced_the_trace_is_written_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fsync(fd: int) -> None:
+        raise OSError(errno.EINVAL, "Invalid argument")
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    assert verify(made.trace().save(tmp_path / "a")).ok
+
+
+@pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS])
+def test_a_disk_that_fails_is_found_out_before_a_run_and_leaves_nothing(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "fsync", without_folder_fsync(code))
+    for attempt in (lambda: check_place(tmp_path / "a"), lambda: made.trace().save(tmp_path / "a")):
+        with pytest.raises(TraceError, match="could not be written"):
+            attempt()
+        assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("where", ["/proc/a", "file/a", "n" * 256, "nul\0"])
+def test_a_place_for_no_trace_is_found_out_before_a_run(where: str, tmp_path: Path) -> None:
+    with_file(tmp_path / "file")
+    with pytest.raises(TraceError, match="could not be written"):
+        check_place(tmp_path / where)
+    with pytest.raises(TraceError, match="could not be written"):
+        made.trace().save(tmp_path / where)
+    assert os.listdir(tmp_path) == ["file"]
+
+
+def test_a_place_is_checked_without_a_trace_of_it(tmp_path: Path) -> None:
+    check_place(tmp_path / "new" / "deep" / "a")
+    check_place(made.trace().save(tmp_path / "a"))
+    check_place("/")  # that something else is there is for the writer to say
+    assert os.listdir(tmp_path) == ["a"]

@@ -1,11 +1,13 @@
 import html as stdlib
+import re
 import sys
 import unicodedata
 
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.visible import html, visible
+from workbench.visible import html, visible, visible_pieces
 
 
 def test_text_that_hides_nothing_is_shown_as_it_is() -> None:
@@ -19,6 +21,54 @@ def test_what_cannot_be_seen_is_shown() -> None:
         "⟨U+202E⟩cod.exe⟨U+202C⟩ ⟨U+200B⟩⟨U+FEFF⟩⟨U+2028⟩⟨U+00AD⟩"
     )
     assert visible("\ud800\U000e0041\U000e0101\u3164") == "⟨U+D800⟩⟨U+E0041⟩⟨U+E0101⟩⟨U+3164⟩"
+
+
+SHAPED = {
+    "Persian": "می\u200cخواهم نمی\u200cدانم خانه\u200cها کتاب\u200cها قرارداد\u200cها",
+    "Persian with marks": "مُ\u200cن",
+    "an Arabic form": "ه\u200d",
+    "Kurdish": "بە\u200cهێز",
+    "Hindi": "क्\u200dष क्\u200cष",
+    "Bengali": "র\u200d্য ত্\u200d",
+    "Malayalam": "അവന്\u200d",
+    "Kannada": "ರ\u200d್ಕ",
+    "Sinhala": "ශ්\u200dරී",
+    "Mongolian": "ᠭ\u200dᠠ",
+    "Khmer": "ស៊\u200cី",
+    "a family": "👨\u200d👩\u200d👧\u200d👦",
+    "a flag": "🏳️\u200d🌈 🏴\u200d☠️",
+    "a profession": "👩🏽\u200d⚕️ 🧑🏿\u200d🚀",
+    "a heart": "❤️\u200d🔥",
+    "a polar bear": "🐻\u200d❄️",
+}
+
+
+@pytest.mark.parametrize("what", SHAPED)
+def test_joiners_that_shape_letters_and_emoji_stay(what: str) -> None:
+    assert visible(SHAPED[what]) == SHAPED[what]
+    for pieces in (list(SHAPED[what]), [SHAPED[what][:3], "", SHAPED[what][3:]]):
+        assert visible_pieces(pieces) == pieces
+
+
+@pytest.mark.parametrize("joiner", ["\u200c", "\u200d"])
+@pytest.mark.parametrize(
+    "text",
+    ["a{}b", "{}", "{}a", "a{}", "1{}2", "Auf{}lage", "日{}本", " {} ", "می{0}{0}خواهم", "क्{0}{0}ष",
+     "👨{0}{0}👩", "😀{}a", "a{}😀", "\u3164{}्", "\u2800{}\u2800"],
+)  # fmt: skip
+def test_joiners_that_hide_are_shown(joiner: str, text: str) -> None:
+    assert f"⟨U+{ord(joiner):04X}⟩" in visible(text.format(joiner))
+
+
+@settings(max_examples=400)
+@given(st.lists(st.sampled_from([*"\u200c\u200dمد\u064fक्র👨🏽\ufe0fa\nᠭ\u180b\u3164\u034f\u202e❤", "", "می\u200c"])))
+def test_joiners_in_any_company(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert visible(visible(text)) == visible(text)
+    assert "".join(visible_pieces(pieces)) == visible(text) and "".join(visible_pieces(pieces, "\n")) == visible(
+        text, "\n"
+    )
+    assert not re.search("[\u200c\u200d]{2}", visible(text))
 
 
 def test_lines_can_be_kept() -> None:

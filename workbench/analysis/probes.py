@@ -49,7 +49,8 @@ def linear_probe(
     model, and `gain` over it with `gain_low` and `gain_high`, by paired bootstrap. For both, `identity` may give
     something else than the token at the place (the token before it, a name), in lists like `labels`.
 
-    `direction` (layer label d_model) is fitted on all places: what to add to the stream for more of a label.
+    `direction` (layer label d_model) is fitted on all places: along it the label is read. That does not mean that the
+    model reads it there: what can be decoded need not steer. Whether it does is an experiment, `wb.steering_effect`.
 
     >>> traces = [wb.trace(f"What is {n}+30?", record="blocks.*.hook_resid_post", max_tokens=1) for n in range(12, 22)]
     >>> labels = [[piece == "+" for piece in trace.pieces] for trace in traces]

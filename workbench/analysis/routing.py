@@ -13,6 +13,7 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis import statistics
+from workbench.analysis.problems import problem
 from workbench.errors import NotRecorded
 from workbench.segments import Step, steps
 from workbench.traces import Trace
@@ -174,9 +175,14 @@ def specialisation(
 
     `labels` are one for each position of the trace (of each trace, if there are several); positions whose label is None
     are left out. One of the experts that run stands for all, drawn evenly. `information` is I(expert; label), less the
-    mean over shuffled labels, which is its bias; `null` is their 95th percentile less that mean, and `p` the share of
-    shuffles that reach the figure. With `given_token`, I(expert; label | token): what is left when the token is known,
-    for most of what experts "specialise" in is the token itself.
+    mean over labels shuffled among positions, which is its bias. With `given_token`, I(expert; label | token): what is
+    left when the token is known, for much of what experts "specialise" in is the token itself.
+
+    `p` is how often chance reaches the figure, and `null` the 95th percentile of chance, less the same bias. The unit
+    of replication is the prompt: with several prompts (runs with the same question are one), chance is whole prompts
+    that exchange their labels, see `statistics.shuffled_information`, and `attrs["shuffled"]` is "prompts". With a
+    single one it is "positions", as if each were independent: such a p is about this text, and too small where
+    neighbors are alike.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> found = specialisation(trace, [piece.isdigit() for piece in trace.pieces], shuffles=20)
@@ -198,58 +204,85 @@ def specialisation(
         raise NotRecorded("no position has a label: each is None")
     label = np.array([str(named[i]) for named, at in zip(lists, kept) for i in at])
     token = np.concatenate([np.asarray(trace.tokens)[at] for trace, at in zip(several, kept)]) if given_token else None
+    prompts = np.repeat(_prompts(several), [len(at) for at in kept])
+    n_problems = len(np.unique(prompts))
     figures: dict[str, list[float]] = {"information": [], "null": [], "p": []}
     layers = several[0].layers("expert_indices")
     for layer in layers:
         chosen = np.concatenate([trace["expert_indices", layer][at] for trace, at in zip(several, kept)])
         expert = chosen[np.arange(len(chosen)), rng.integers(0, chosen.shape[1], len(chosen))]
         plain = statistics.information(expert, label, token)
-        null = statistics.shuffled_information(expert, label, token, shuffles=shuffles, seed=seed)
-        figures["information"].append(plain - float(null.mean()))
-        figures["null"].append(float(np.quantile(null, 0.95) - null.mean()))
-        figures["p"].append((1 + int((null >= plain).sum())) / (shuffles + 1))
+        by_position = statistics.shuffled_information(expert, label, token, shuffles=shuffles, seed=seed)
+        chance, bias = by_position, float(by_position.mean())
+        if n_problems > 1:
+            chance = statistics.shuffled_information(
+                expert, label, token, clusters=prompts, shuffles=shuffles, seed=seed + 1
+            )
+        figures["information"].append(plain - bias)
+        figures["null"].append(float(np.quantile(chance, 0.95)) - bias)
+        figures["p"].append((1 + int((chance >= plain - 1e-12).sum())) / (shuffles + 1))
     attrs = {"units": "bits", "n": len(label), "n_prompts": len(several), "shuffles": shuffles, "given": "token"}
+    attrs |= {"n_problems": n_problems, "shuffled": "prompts" if n_problems > 1 else "positions"}
     if not given_token:
         del attrs["given"]
     return xr.Dataset({name: ("layer", values) for name, values in figures.items()}, {"layer": list(layers)}, attrs)
 
 
 def routing_drift(
-    trace: Trace, parts: Sequence[Step | slice] | None = None, *, shuffles: int = 50, seed: int = 0
+    traces: Trace | Sequence[Trace],
+    parts: Sequence[Step | slice] | Sequence[Sequence[Step | slice]] | None = None,
+    *,
+    shuffles: int = 50,
+    seed: int = 0,
 ) -> xr.Dataset:
     """How differently two parts of a text are routed, in bits (layer step key_step); the parts are its steps, or yours.
 
-    The Jensen-Shannon divergence of their loads, less its mean when the positions of both are dealt out anew: two
-    halves of one text, 15 positions each, differ by 0.2 bits by chance. `drift` is what is left, `raw` what there was,
-    and `p` how often chance reaches it.
+    `raw` is the Jensen-Shannon divergence of their loads, `drift` that less what chance gives, and `p` how often chance
+    reaches it. Of one text, chance is the positions of both parts dealt out anew (two halves of one text, 15 positions
+    each, differ by 0.2 bits so): such a p is about this text alone, as if positions were independent, and too small
+    where neighbors are alike.
+
+    Several traces, with a list of parts for each, answer for prompts: the loads are means over prompts, and chance is
+    whole prompts that exchange the two parts. What differs in each prompt but not alike in all is chance then, and the
+    smallest p is 2 / 2^prompts: give six or more. Runs with the same question are one prompt; `attrs["shuffled"]` says
+    which was done, "positions" or "prompts".
 
     >>> trace = wb.trace("What is 12+30?")
     >>> drift = routing_drift(trace, [slice(0, 12), slice(12, 24)], shuffles=20)["drift"]
     >>> drift.dims, bool(np.isnan(drift[0, 0, 0]))
     (('layer', 'step', 'key_step'), True)
 
-    Raises NotRecorded if the trace has fewer than two parts.
+    Raises NotRecorded if a trace has fewer than two parts, ValueError if the traces have not equally many.
     """
-    pieces = list(steps(trace) if parts is None else parts)
-    if len(pieces) < 2:
-        raise NotRecorded(f"drift is between two steps at least; there are {len(pieces)}: give `parts`, as slices")
-    spots = [np.arange(len(trace))[slice(p.start, p.stop)] for p in pieces]
-    ran = _ran(trace, np.arange(len(trace)))
-    n_layers, n = len(ran), len(spots)
+    several = [traces] if isinstance(traces, Trace) else list(traces)
+    given: list[Any] = [parts] if isinstance(traces, Trace) else [None] * len(several) if parts is None else list(parts)
+    if len(given) != len(several):
+        raise ValueError(f"{len(several)} traces need {len(several)} lists of parts, not {len(given)}")
+    spots = [_spots(trace, pieces) for trace, pieces in zip(several, given)]
+    if not spots or len({len(at) for at in spots}) > 1:
+        counts = ", ".join(str(len(at)) for at in spots)
+        raise ValueError(f"each trace must have as many parts as the others; they have {counts or 'none'}")
+    rans = [_ran(trace, np.arange(len(trace))) for trace in several]
+    prompts = _prompts(several)
+    n_problems = len(np.unique(prompts))
+    n_layers, n = len(rans[0]), len(spots[0])
     rng = np.random.default_rng(seed)
     raw, chance, reached = (np.full((n_layers, n, n), np.nan) for _ in range(3))
+    loads = np.array([[ran[:, at].mean(1) for at in here] for ran, here in zip(rans, spots)])  # trace part layer expert
     for i in range(n):
         for j in range(i):
-            both = np.concatenate([spots[i], spots[j]])
-            cut = len(spots[i])
-            observed = _apart(ran[:, both], cut)
-            null = np.stack([_apart(ran[:, rng.permutation(both)], cut) for _ in range(shuffles)])
+            if n_problems > 1:
+                observed, null = _exchanged(loads[:, [i, j]], prompts, shuffles, rng)
+            else:
+                observed, null = _dealt([(ran, at[i], at[j]) for ran, at in zip(rans, spots)], shuffles, rng)
             for a, b in ((i, j), (j, i)):
                 raw[:, a, b], chance[:, a, b] = observed, null.mean(0)
-                reached[:, a, b] = (1 + (null >= observed).sum(0)) / (shuffles + 1)
-    dims, coords = ("layer", "step", "key_step"), {"layer": list(trace.layers("expert_indices"))}
+                reached[:, a, b] = (1 + (null >= observed - 1e-12).sum(0)) / (shuffles + 1)
+    dims, coords = ("layer", "step", "key_step"), {"layer": list(several[0].layers("expert_indices"))}
     data = {"drift": (dims, raw - chance), "raw": (dims, raw), "p": (dims, reached)}
-    return xr.Dataset(data, coords, {"units": "bits", "shuffles": shuffles})
+    attrs = {"units": "bits", "shuffles": shuffles, "n_problems": n_problems}
+    attrs["shuffled"] = "prompts" if n_problems > 1 else "positions"
+    return xr.Dataset(data, coords, attrs)
 
 
 def fixed_token_routing(trace: Trace, token: int | str, layer: int | None = None) -> xr.DataArray:
@@ -276,6 +309,44 @@ def fixed_token_routing(trace: Trace, token: int | str, layer: int | None = None
     coords = {"pos": at, "other_pos": at}
     attrs = {"long_name": "similarity of routes", "units": "1", "n": len(at)}
     return xr.DataArray(values, coords, ("pos", "other_pos"), attrs=attrs)
+
+
+def _spots(trace: Trace, parts: Sequence[Step | slice] | None) -> list[np.ndarray]:
+    """The positions of each part."""
+    pieces = list(steps(trace) if parts is None else parts)
+    if len(pieces) < 2:
+        raise NotRecorded(f"drift is between two steps at least; there are {len(pieces)}: give `parts`, as slices")
+    return [np.arange(len(trace))[slice(p.start, p.stop)] for p in pieces]
+
+
+def _dealt(
+    texts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], shuffles: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The divergence of two parts of one text (layer), and with their positions dealt out anew (shuffle layer)."""
+    first, second = [ran[:, a] for ran, a, _ in texts], [ran[:, b] for ran, _, b in texts]
+    ran = np.concatenate(first + second, 1)
+    cut = sum(len(a) for _, a, _ in texts)
+    null = [_apart(ran[:, rng.permutation(ran.shape[1])], cut) for _ in range(shuffles)]
+    return _apart(ran, cut), np.stack(null)
+
+
+def _exchanged(
+    loads: np.ndarray, prompts: np.ndarray, shuffles: int, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    """The divergence (layer) of mean loads (trace part layer expert), and with parts exchanged (shuffle layer)."""
+
+    def divergence(swapped: np.ndarray) -> np.ndarray:
+        mixed = np.where(swapped[prompts][:, None, None, None], loads[:, ::-1], loads)
+        by_prompt = np.stack([mixed[prompts == prompt].mean(0) for prompt in np.unique(prompts)])
+        return statistics.jsd(*by_prompt.mean(0))
+
+    n = int(prompts.max()) + 1
+    return divergence(np.zeros(n, bool)), np.stack([divergence(rng.random(n) < 0.5) for _ in range(shuffles)])
+
+
+def _prompts(traces: Sequence[Trace]) -> np.ndarray:
+    """The number of each trace's prompt: runs with the same question have the same."""
+    return np.unique([str(problem(trace)) for trace in traces], return_inverse=True)[1]
 
 
 def _apart(ran: np.ndarray, cut: int) -> np.ndarray:

@@ -281,26 +281,46 @@ def shuffled_information(
     y: np.ndarray,
     given: np.ndarray | None = None,
     *,
+    clusters: Sequence | np.ndarray | None = None,
     shuffles: int = 100,
     seed: int = 0,
 ) -> np.ndarray:
     """I(x; y | given) in bits, as often as said, with y in random order (within each value of `given`): the null.
 
-    Its mean is the bias of the plain figure; the share of it that reaches the figure is the p-value.
+    Its mean is the bias of the plain figure; the share of it that reaches the figure is the p-value, if observations
+    are independent. Where they are not, `clusters` says which belong together (the prompt of each): then whole clusters
+    exchange their values of y, in the order in which they stand, each begun at a random place and repeated as far as
+    needed. So what neighbors share, and what a whole cluster shares, is in the null too.
 
     >>> x = np.arange(200) % 4
     >>> bool(information(x, x) > shuffled_information(x, x).max())
     True
+    >>> prompts = np.repeat(np.arange(4), 50)  # one value a prompt: of four prompts nothing can be said
+    >>> null = shuffled_information(prompts, prompts % 2, clusters=prompts)
+    >>> float((null >= information(prompts, prompts % 2)).mean())
+    1.0
+
+    Raises ValueError if `clusters` are not as many as the observations.
     """
     rng = np.random.default_rng(seed)
     y, strata = np.asarray(y), _strata(len(x), given)
-    told = []
+    number, n_clusters = _clusters(len(y), clusters)
+    members = [[stratum[number[stratum] == c] for c in np.unique(number[stratum])] for stratum in strata]
+    nulls = []
     for _ in range(shuffles):
         mixed = y.copy()
-        for stratum in strata:
-            mixed[stratum] = y[rng.permutation(stratum)]
-        told.append(information(x, mixed, given))
-    return np.array(told)
+        if clusters is None:
+            for stratum in strata:
+                mixed[stratum] = y[rng.permutation(stratum)]
+        else:
+            rank = rng.permutation(n_clusters)  # one order for all strata: a cluster's values move together
+            for groups in members:
+                order = sorted(range(len(groups)), key=lambda i: rank[number[groups[i][0]]])
+                for group, source in zip(groups, (groups[i] for i in order)):
+                    begin = rng.integers(len(source))
+                    mixed[group] = y[source[(begin + np.arange(len(group))) % len(source)]]
+        nulls.append(information(x, mixed, given))
+    return np.array(nulls)
 
 
 def jsd(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:

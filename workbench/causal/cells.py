@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import ResumeError
+from workbench.paths import expanded, scratch
 from workbench.runner.model import Model
 from workbench.runner.taps import fingerprint
 from workbench.visible import visible
@@ -33,7 +34,7 @@ class Cells:
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, inputs: Mapping[str, Any]):
-        self.path = None if path is None else Path(path)
+        self.path = None if path is None else expanded(path)
         self.inputs = {name: fingerprint(value) for name, value in inputs.items()}
         self._cells: dict[str, Any] = {}
         self._written = time.monotonic()
@@ -80,7 +81,7 @@ class Cells:
         self._written = time.monotonic()
         if self.path is None:
             return
-        beside = self.path.with_name(f".{self.path.name}.writing-{os.getpid()}")
+        beside = scratch(self.path)
         try:
             with beside.open("w", encoding="utf-8") as file:
                 json.dump({"kind": KIND, "inputs": self.inputs, "cells": self._cells}, file)

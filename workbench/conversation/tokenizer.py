@@ -14,6 +14,7 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as _Rust
 
 from workbench.errors import CheckpointError, PromptError
+from workbench.paths import expanded
 
 GPT_OSS_DIGEST = "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3"  # as published, both sizes
 CONTROL = re.compile(r"<\|.*\|>", re.DOTALL)  # the form of gpt-oss's control tokens, whatever the file marks as special
@@ -68,7 +69,7 @@ class Tokenizer:
 
         Raises CheckpointError if `tokenizer.json` is missing, or a file cannot be read.
         """
-        path = Path(folder) / "tokenizer.json"
+        path = expanded(folder) / "tokenizer.json"
         try:
             data = path.read_bytes()
         except FileNotFoundError:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.conversation.tokenizer import symbol_bytes
+from workbench.paths import expanded
 
 if TYPE_CHECKING:
     from openai_harmony import HarmonyEncoding
@@ -39,8 +40,8 @@ def harmony_encoding(tokenizer: "Tokenizer") -> "HarmonyEncoding | None":
 def cache_folder() -> Path:
     """Where rebuilt files are kept: $WORKBENCH_CACHE, else $XDG_CACHE_HOME/gpt-oss-workbench, else ~/.cache/…"""
     if chosen := os.environ.get("WORKBENCH_CACHE"):
-        return Path(chosen)
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "gpt-oss-workbench"
+        return expanded(chosen)
+    return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gpt-oss-workbench"
 
 
 def ranks(symbols: Mapping[str, int]) -> bytes:

@@ -10,13 +10,13 @@ import platform
 import re
 from collections.abc import Iterable
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import workbench as wb
 from workbench.errors import FigureError
 from workbench.figures.spec import Figure
+from workbench.paths import expanded
 from workbench.traces import Trace
 from workbench.visible import visible
 
@@ -42,7 +42,7 @@ def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.
         "data": sha256(data).hexdigest(),
         "code": None
         if code is None
-        else {"name": Path(code).name, "sha256": sha256(Path(code).read_bytes()).hexdigest()},
+        else {"name": expanded(code).name, "sha256": sha256(expanded(code).read_bytes()).hexdigest()},
         "traces": ids,
         "models": models,
         "numerics": numerics,
@@ -79,7 +79,7 @@ def provenance(path: str | os.PathLike) -> dict[str, Any]:
 
     Raises FigureError if the file is none of these, or says nothing.
     """
-    path = Path(path)
+    path = expanded(path)
     with open(path, "rb") as file:
         data = file.read(LIMIT)
     try:

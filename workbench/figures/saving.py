@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha256
 from io import StringIO
-from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ from workbench.figures.marks import Row
 from workbench.figures.origins import origin
 from workbench.figures.paper import FORMATS, images
 from workbench.figures.spec import Figure
+from workbench.paths import expanded, scratch
 from workbench.traces import Trace
 from workbench.visible import visible
 
 COLUMNS = ("panel", "mark", "name", *Row._fields)
-_number = count()
 
 
 def save(
@@ -45,7 +44,7 @@ def save(
     Raises MissingDependency without matplotlib (or pyarrow), and FigureError for another suffix; nothing is written
     then.
     """
-    path = Path(path)
+    path = expanded(path)
     suffix = path.suffix.removeprefix(".").lower()
     if suffix and suffix not in FORMATS:
         raise FigureError(
@@ -131,7 +130,7 @@ def _parquet(figure: Figure) -> bytes:
 
 def write(path: Path, data: bytes) -> Path:
     """A file takes its place whole, with one rename, or not at all."""
-    staged = path.with_name(f".{path.name}.writing-{os.getpid()}-{next(_number)}")
+    staged = scratch(path)
     try:
         with open(staged, "xb") as file:
             file.write(data)

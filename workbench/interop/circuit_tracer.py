@@ -7,13 +7,13 @@ step, for the arcs of the score sheet.
 
 import os
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
 from workbench.errors import TraceCorrupt, TraceNotFound
+from workbench.paths import expanded
 from workbench.segments import Step, steps
 from workbench.traces import Trace
 from workbench.traces.canonical import parse
@@ -46,7 +46,7 @@ def read_graph(path: os.PathLike | str) -> xr.Dataset:
     Raises TraceNotFound if there is no file, TraceCorrupt if it is not such a graph: not JSON, a key missing or of
     another type, an edge from or to a node that there is not, or two nodes of one name with an edge to it.
     """
-    path = Path(path)
+    path = expanded(path)
     try:
         data = parse(path.read_bytes(), str(path))
     except FileNotFoundError:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import names as hooks
+from workbench.paths import expanded
 from workbench.segments import steps
 from workbench.traces import Trace
 from workbench.visible import visible
@@ -73,7 +74,7 @@ def save_inif(
     >>> save_inif(trace, "first.inif.json")  # doctest: +SKIP
     PosixPath('first.inif.json')
     """
-    path = Path(path)
+    path = expanded(path)
     text = json.dumps(to_inif(traces, lanes), allow_nan=False).encode("ascii")
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -21,6 +21,7 @@ import xarray as xr
 
 from workbench import names
 from workbench.errors import CheckpointError, EditError, HookNameError, ModelNotFound
+from workbench.paths import expanded
 from workbench.traces import Trace
 from workbench.visible import visible
 
@@ -488,7 +489,7 @@ def load(where: str | Path, *, site: str | None = None, device: str = "cpu") -> 
     Raises ModelNotFound (nothing there), CheckpointError (damaged, or of a kind that is not read here: the text says
     which), HookNameError (its site is none of d_model numbers).
     """
-    folder = Path(where).expanduser()
+    folder = expanded(where)
     release, _, number = str(where).partition("/")
     if not folder.is_dir() and release in PUBLISHED:
         folder = _published(release, number)

@@ -16,6 +16,7 @@ import xarray as xr
 
 from workbench import names as hooks
 from workbench.errors import MissingDependency, NotRecorded, TraceCorrupt
+from workbench.paths import expanded
 from workbench.segments import steps
 from workbench.traces import Piece, Trace
 from workbench.traces.container import DTYPES, raw
@@ -152,7 +153,7 @@ def to_parquet(trace: Trace, what: str, path: os.PathLike | str) -> Path:
 
     Raises ValueError for another table, MissingDependency without pyarrow.
     """
-    path = Path(path)
+    path = expanded(path)
     table = to_pandas(trace, what)
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:

@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from workbench.conversation.chat import Chat, as_chat
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import PromptError
+from workbench.paths import expanded
 from workbench.traces import Trace
 
 
@@ -56,7 +57,7 @@ def reader_of(given: Any, folder: Path | None, is_gpt_oss: bool) -> Reader | Non
     if isinstance(given, Tokenizer | Foreign):
         return given
     if given is None or isinstance(given, str | Path):
-        place = folder if given is None else Path(given)
+        place = folder if given is None else expanded(given)
         if place is None or not any((place / name).is_file() for name in ("tokenizer.json", "tokenizer_config.json")):
             return None
         if is_gpt_oss and (place / "tokenizer.json").is_file():

@@ -5,7 +5,7 @@ fraction of the writing; the trace says which is which, and on how many routes t
 """
 
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from workbench.errors import PromptError
 from workbench.runner import partial, tracing
 from workbench.runner.live import Live, Settings
 from workbench.traces import Trace, TraceWriter
+from workbench.visible import visible
 
 if TYPE_CHECKING:
     from workbench.runner.model import Model
@@ -28,6 +29,9 @@ class Interrupted(KeyboardInterrupt):
         what = "`model.resume(model.partial)` goes on" if trace.status == "partial" else "it is all in `model.partial`"
         super().__init__(f"interrupted after {len(trace)} tokens; {what}")
         self.trace = trace
+
+    def __reduce__(self):
+        return Interrupted, (self.trace,)
 
 
 def generate(
@@ -111,13 +115,37 @@ def _routes(model: "Model", live: dict[str, np.ndarray], replay: dict[str, np.nd
     return compared, differ
 
 
+def _several(stop: Any) -> list[Any]:
+    """One id or text, or several, as a list."""
+    if isinstance(stop, str):
+        return [stop]
+    try:
+        return [operator.index(stop)]
+    except TypeError:
+        if isinstance(stop, Iterable) and not isinstance(stop, bytes | bytearray | Mapping):
+            return list(stop)
+    raise PromptError(f"stop must be token ids and texts, as in stop=['\\n', 7], or () for none; got {stop!r}")
+
+
+def _stop_id(model: "Model", given: Any) -> int:
+    try:
+        token = -1 if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        token = -1
+    if not 0 <= token < model.config.d_vocab:
+        raise PromptError(
+            f"stop has {visible(repr(given)[:60])}, which is not a text and not a token id of {model.name} "
+            f"(0..{model.config.d_vocab - 1})"
+        )
+    return token
+
+
 def _stops(model: "Model", stop: Sequence[int | str]) -> tuple[int | str, ...]:
     """Token ids in order, then texts: the model's own ends and those given."""
     ids, texts = set(model.stop_ids), []
-    several: Any = [stop] if isinstance(stop, str) or hasattr(stop, "__index__") else stop
-    for s in several:
+    for s in _several(stop):
         if not isinstance(s, str):
-            ids.add(operator.index(s))
+            ids.add(_stop_id(model, s))
         elif model.tokenizer is None:
             raise PromptError(f"this model has no tokenizer, so it cannot stop at {s!r}; give token ids")
         elif s in model.tokenizer.special:

@@ -44,6 +44,8 @@ class Settings:
             raise PromptError(
                 f"max_tokens must be at least 1, got {self.max_tokens}; `model.trace` records without writing"
             )
+        for name in ("temperature", "top_p"):
+            object.__setattr__(self, name, _real(name, getattr(self, name)))
         if not 0 <= self.temperature < float("inf"):
             raise PromptError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
         if not 0 < self.top_p <= 1:
@@ -56,6 +58,15 @@ class Settings:
     @classmethod
     def again(cls, told: Mapping[str, Any]) -> "Settings":
         return cls(told["max_tokens"], told["temperature"], told["top_p"], told["seed"], tuple(told["stop"]))
+
+
+def _real(name: str, value: Any) -> float:
+    try:
+        if not isinstance(value, str | bytes | bytearray | bool):
+            return float(value)
+    except (TypeError, ValueError, OverflowError, RuntimeError):
+        pass
+    raise PromptError(f"{name} must be a number, got {value!r}")
 
 
 class Reached(NamedTuple):

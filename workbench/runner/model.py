@@ -2,23 +2,26 @@
 
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workbench import names
-from workbench.conversation.chat import Chat, as_chat
+from workbench.conversation.chat import Chat
 from workbench.conversation.template import read_template
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.paths import absolute, expanded
 from workbench.runner import generate as generation
-from workbench.runner import gpt_oss, tracing
+from workbench.runner import gpt_oss, prompts, tracing
 from workbench.runner.budget import Estimate
 from workbench.runner.cache import KVCache
 from workbench.runner.editing import Editing, EditStack
@@ -26,11 +29,11 @@ from workbench.runner.interrupts import Interrupt, listening
 from workbench.runner.recording import tensor
 from workbench.runner.taps import Chain, Edit, Tap
 from workbench.runner.threads import one_thread
-from workbench.runner.weights import load
+from workbench.runner.weights import POCKET, load
 from workbench.runner.weights.adapter import read_adapter
-from workbench.traces import Trace
+from workbench.traces import Trace, check_place
 
-Prompt = str | Chat | Trace | Sequence[int]
+Prompt = str | Chat | Trace | Sequence[int] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Tensor | np.ndarray
 SMALL = 5e7  # parameters: below, one thread is faster than two
 
 
@@ -65,20 +68,46 @@ class Model:
         tokenizer=None,
     ):
         checkpoint = load(where, dtype=_dtype(dtype), device=device, memory=memory)
+        self._source = _source(where, checkpoint.weights.embed.dtype, device, memory, tokenizer)
         self.config, self.weights = checkpoint.config, checkpoint.weights
         self.name, self.format, self.digest = checkpoint.name, checkpoint.format, checkpoint.digest
         self.stop_ids = frozenset(checkpoint.stop_ids)
         self.device = str(self.weights.embed.device)
         self.dtype: torch.dtype = self.weights.embed.dtype
-        folder = Path(tokenizer) if tokenizer else checkpoint.folder
+        folder = expanded(tokenizer) if tokenizer else checkpoint.folder
         readable = tokenizer or (folder and (folder / "tokenizer.json").is_file())  # without one, token ids only
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and readable else None
         self.template = read_template(folder) if folder else None
+        self._adapter_at: tuple[str, float] | None = None  # its folder and scale
         self.adapter: dict | None = None  # for the manifest: which adapter is in force, how strongly, on which weights
         self.partial: Trace | None = None  # what the last generation had written when it was interrupted, or failed
         self.probed: tuple | None = None  # the last probe: its length, the kernels, what it found
         self._stack = EditStack()
         self._running: list[Interrupt] = []
+
+    def __copy__(self) -> "Model":
+        """A Model of its own, without edits, that shares the weights with this one."""
+        other = object.__new__(type(self))
+        other.__dict__.update(self.__dict__)
+        other.partial, other.probed = None, None
+        other._stack, other._running = EditStack(), []
+        return other
+
+    def __reduce__(self):
+        """Pickled and deep-copied as the place that it was loaded from, which is read again."""
+        if self._source is None:
+            raise CheckpointError(
+                f"{self.name} shares the memory of an object and has no files to be loaded from again, so it cannot be "
+                f"pickled or deep-copied. Call save_pretrained on the object and give that folder to wb.Model, or make "
+                f"the Model where it is needed."
+            )
+        if edits := self.edits_in_force():
+            raise EditError(
+                f"{self.name} has edits in force ({', '.join(e.glob for e in edits)}), which hold in this context "
+                f"alone. Pickle or deep-copy it outside of the `with`, and edit the copy."
+            )
+        set_by_hand = {"stop_ids": self.stop_ids, "template": self.template}
+        return _reloaded, (self._source, self._adapter_at, self.digest), set_by_hand
 
     def __repr__(self) -> str:
         c, edits = self.config, [e.glob for e in self.edits_in_force()]
@@ -106,7 +135,8 @@ class Model:
     ) -> Trace:
         """A Trace of a text that is already there: the model reads it and writes nothing.
 
-        `prompt`: a question (str; rendered as `wb.chat` does), a `wb.chat(…)`, token ids, or another Trace (its text).
+        `prompt`: a question (str; rendered as `wb.chat` does), a `wb.chat(…)`, messages ([{"role": …, "content": …}]),
+        token ids (a list, an array or tensor of one row, what a tokenizer gives), or another Trace (its text).
         `record`: presets, hook points, globs, or "auto": all that fits `budget` bytes (a quarter of the free memory).
         `to`: a path where the trace is written while it is recorded, so that it may be larger than the memory.
 
@@ -116,7 +146,7 @@ class Model:
         tokens, notes = self.rendered(prompt)
         self.check_prompt(tokens)
         with self.listening() as flag:
-            path = None if to is None else Path(to)
+            path = _place(to)
             run = tracing.start(self, record, tokens, len(tokens), budget, notes, path)
             with tracing.writing(run, tokens, len(tokens), path) as writer:
                 kept = tracing.record_pass(run, tokens, flag, writer=writer)
@@ -154,7 +184,7 @@ class Model:
         tokens, notes = self.rendered(prompt)
         return generation.generate(
             self, tokens, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
-            record=record, stop=stop, budget=budget, to=None if to is None else Path(to), notes=notes,
+            record=record, stop=stop, budget=budget, to=_place(to), notes=notes,
         )  # fmt: skip
 
     def resume(self, partial: Trace, *, to: str | os.PathLike[str] | None = None) -> Trace:
@@ -172,7 +202,7 @@ class Model:
         Raises ResumeError unless the model has the same weights, tokenizer and dtype, and the same edits are in force;
         BudgetError, TraceExists (before anything runs).
         """
-        return generation.resume(self, partial, to=None if to is None else Path(to))
+        return generation.resume(self, partial, to=_place(to))
 
     def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> Estimate:
         """How big the trace would be, before it is made: bytes on disk, memory while it runs, and what fits."""
@@ -207,16 +237,17 @@ class Model:
     def edit(self, where: str, fn: Callable, *, positions=None) -> Editing:
         """`with model.edit(glob, fn):` replaces the value at every hook point that `where` names by `fn(value)`.
 
-        `fn(x)` or `fn(x, hook)` gets a copy (batch axis first) and returns a tensor of that shape; `hook` has name,
-        layer and absolute positions. `positions`: an int, a slice or several ints, absolute. Edits nest in the order
-        of entry, hold for this thread, and are undone however the block is left. The trace's manifest tells how often
-        each fired and how much it changed; one that never fires raises EditError.
+        `fn(x)`, `fn(x, hook)` or `fn(x, *, hook)` gets a copy (batch axis first) and returns a tensor of that shape;
+        `hook` has name, layer and absolute positions. `positions`: an int, a slice or several ints, absolute. Edits
+        nest in the order of entry and are undone however the block is left. They hold for this thread, and within it
+        for this task of an event loop; one that a generator entered rests while the generator does. The trace's
+        manifest says how often each fired and how much it changed; one that never fires raises EditError.
 
         >>> with model.edit("blocks.1.hook_mlp_out", lambda x: 0 * x): ablated = model.generate("What is 12+30?")
         >>> ablated.edits[0]["fired"] > 0
         True
 
-        Raises HookNameError if nothing matches.
+        Raises HookNameError if nothing matches, EditError for a function that cannot be called so.
         """
         points = names.match(where, self.config.n_layers)
         return Editing(self._stack, Edit(where, fn, points, self.config, positions), self)
@@ -231,7 +262,7 @@ class Model:
         return Editing(self._stack, Edit(where, _Patch(values, source.id), points, self.config, positions), self)
 
     def edits_in_force(self) -> list[Edit]:
-        """The edits that a run on this thread would meet, in order."""
+        """The edits that a run here and now would be under, in order."""
         return self._stack.in_force()
 
     def with_adapter(self, folder: str | os.PathLike[str], *, scale: float = 1.0) -> "Model":
@@ -255,32 +286,30 @@ class Model:
             raise EditError(f"an adapter has a finite scale, not {scale}")
         if self.adapter:
             raise EditError(f"{self.name} has an adapter already: call with_adapter on the model without one")
-        found = read_adapter(Path(folder).expanduser(), self.config)
+        found = read_adapter(expanded(folder), self.config)
         other = copy(self)
+        other._adapter_at = (str(absolute(folder)), scale)
         other.weights = found.on(self.weights, scale)
         other.adapter = {"name": found.name, "digest": found.digest, "scale": scale, "base": self.digest}
         other.digest = f"sha256:{sha256(repr((self.digest, found.digest, scale)).encode()).hexdigest()}"
         other.name = f"{self.name} + {scale:g} {found.name}"
-        other.partial, other.probed = None, None
-        other._stack, other._running = EditStack(), []
         return other
 
     # -- prompts
 
     def tokens(self, prompt: Prompt) -> list[int]:
-        """The token ids of a prompt: a question is put into a chat; ids and traces are taken as they are."""
+        """The token ids of a prompt: a question or messages become a chat; ids and traces are taken as they are."""
         return self.rendered(prompt)[0]
 
     def rendered(self, prompt: Prompt) -> tuple[list[int], list[str]]:
         """The token ids of a prompt, and a note for the manifest on who made them of a chat."""
-        if isinstance(prompt, Trace):
-            return list(prompt.tokens), []
-        if isinstance(prompt, str | Chat):
-            if self.tokenizer is None:
-                raise PromptError("this model has no tokenizer: give token ids, or wb.Model(…, tokenizer=folder)")
-            made = as_chat(prompt).render(self.tokenizer, self.template)
-            return list(made.ids), [f"the prompt was rendered by {made.how}"]
-        return [int(t) for t in prompt], []
+        read = prompts.read(prompt)
+        if isinstance(read, list):
+            return read, []
+        if self.tokenizer is None:
+            raise PromptError("this model has no tokenizer: give token ids, or wb.Model(…, tokenizer=folder)")
+        made = read.render(self.tokenizer, self.template)
+        return list(made.ids), [f"the prompt was rendered by {made.how}"]
 
     def check_prompt(self, tokens: Sequence[int], more: int = 0) -> None:
         """Raises PromptError for an empty prompt, an id that the model does not have, or too many positions."""
@@ -345,6 +374,34 @@ class _Patch:
     def _same(theirs, ours, name: str) -> None:
         if tuple(theirs) != tuple(ours):
             raise EditError(f"the patch at {name!r} has {tuple(theirs)} a position, this model has {tuple(ours)}")
+
+
+def _source(where, dtype: torch.dtype, device, memory: str, tokenizer) -> dict | None:
+    """The arguments that load the same model again from anywhere on this machine; None for an object in memory."""
+    if not isinstance(where, str | os.PathLike):
+        return None
+    place = str(where) if where == POCKET or not expanded(where).exists() else str(absolute(where))
+    found = str(absolute(tokenizer)) if tokenizer else None
+    return {"where": place, "dtype": dtype, "device": device, "memory": memory, "tokenizer": found}
+
+
+def _reloaded(source: dict, adapter_at: tuple[str, float] | None, digest: str) -> Model:
+    model = Model(**source)
+    if adapter_at is not None:
+        model = model.with_adapter(adapter_at[0], scale=adapter_at[1])
+    if model.digest != digest:
+        raise CheckpointError(
+            f"{source['where']!r} holds other weights now than when the model was pickled: load it by its name instead"
+        )
+    return model
+
+
+def _place(to: str | os.PathLike[str] | None) -> Path | None:
+    """Where a trace is to be written while it is recorded; TraceError, before anything runs, if it cannot be."""
+    if to is None:
+        return None
+    check_place(to)
+    return expanded(to)
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -105,7 +105,7 @@ def position_axis(name: str) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """Where an edit is called: what a function of two arguments gets as its second."""
+    """Where an edit is called: what its function gets as `hook`."""
 
     name: str
     layer: int | None
@@ -154,18 +154,25 @@ class Tally:
 class Edit(Tap):
     """Replaces the value at every hook point in `points` by what `fn` makes of it.
 
-    `fn(x)` or `fn(x, hook)` gets its own copy and may write into it; it returns a tensor of the same shape. If that is
-    bit for bit what was there, the run goes on as if nothing had been edited. With `positions`, only those absolute
-    positions take the new value.
+    `fn(x)`, `fn(x, hook)` or `fn(x, *, hook)` gets its own copy and may write into it; it returns a tensor of the same
+    shape. If that is bit for bit what was there, the run goes on as if nothing had been edited. With `positions`, only
+    those absolute positions take the new value.
+
+    Raises EditError for a function that cannot be called so.
     """
 
     def __init__(self, glob: str, fn: Callable, points: Collection[str], config: Config, positions=None):
         self.glob, self.fn, self.points, self.config = glob, fn, frozenset(points), config
         self.positions = _positions(positions)
-        self.fired = 0  # ever
         self.tally = Tally()  # of the run under way, or of the last one
-        self._takes_hook = _arguments(fn) >= 2
+        self._fired = [0]  # ever; shared with copies, which run on other threads
+        self._takes_hook = _takes_hook(fn)
         self._start = 0
+
+    @property
+    def fired(self) -> int:
+        """How often it was called, in all runs."""
+        return self._fired[0]
 
     def wants(self, name: str) -> bool:
         return name in self.points
@@ -184,16 +191,21 @@ class Edit(Tap):
             return x
         given = x.clone()
         hook = Hook(name, names.layer_of(name), at, self.config.n_active)
-        y = self.fn(given, hook) if self._takes_hook else self.fn(given)
+        y = self._new_value(given, hook)
         y = self._checked(name, x, y)
         if self.positions is not None and y is not x:
             rows = torch.as_tensor(list(here), device=x.device)
             y = x.index_copy(axis, rows, y.index_select(axis, rows))
         same = torch.equal(x, y)
-        self.fired += 1
+        self._fired[0] += 1
         self.tally.add(len(here), x, None if same else y)
         # a tensor in a graph is a change of the graph even if no bit differs: detach, or a delta of zeros
         return x if same and not (x.requires_grad or y.requires_grad) else y
+
+    def _new_value(self, x: Tensor, hook: Hook) -> Any:
+        if self._takes_hook == "by keyword":
+            return self.fn(x, hook=hook)
+        return self.fn(x, hook) if self._takes_hook == "by position" else self.fn(x)
 
     def _checked(self, name: str, x: Tensor, y) -> Tensor:
         if not isinstance(y, Tensor) or y.shape != x.shape:
@@ -256,17 +268,37 @@ def whole_numbers(given: Any) -> list[int]:
         return [operator.index(g) for g in given]
 
 
-def _arguments(fn: Callable) -> int:
-    if isinstance(fn, torch.nn.Module):  # its __call__ takes anything
-        fn = fn.forward
+def _takes_hook(fn: Callable) -> str:
+    """How a function takes its Hook: "by keyword" if it has a parameter of that name (TransformerLens's convention) or
+    takes any keyword, "by position" if it has another second parameter that must be given, or "" if it takes none.
+    """
+    if not callable(fn):
+        raise EditError(f"an edit is a function of the value, fn(x) or fn(x, hook), got a {type(fn).__name__}")
+    called = fn.forward if isinstance(fn, torch.nn.Module) else fn  # a module's __call__ takes anything
     try:
-        kinds = inspect.signature(fn).parameters.values()
+        signature = inspect.signature(called)
     except (TypeError, ValueError):  # some C functions have no signature
-        return 1
-    required = [p for p in kinds if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD) and p.default is p.empty]
-    if any(p.kind is p.VAR_POSITIONAL for p in kinds):
-        return 2
-    return len(required)
+        return ""
+    parameters = list(signature.parameters.values())
+    kinds = {p.kind for p in parameters}
+    named = [p for p in parameters[1:] if p.name == "hook"]
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = [p for p in positional if p.default is p.empty]
+    if named and named[0].kind in (named[0].POSITIONAL_OR_KEYWORD, named[0].KEYWORD_ONLY):
+        how = "by keyword"
+    elif named or len(required) >= 2 or inspect.Parameter.VAR_POSITIONAL in kinds:
+        how = "by position"
+    else:
+        how = "by keyword" if inspect.Parameter.VAR_KEYWORD in kinds else ""
+    x, hook = object(), object()
+    try:
+        signature.bind(x, *([hook] if how == "by position" else []), **({"hook": hook} if how == "by keyword" else {}))
+    except TypeError as error:
+        raise EditError(
+            f"an edit is called as fn(x), fn(x, hook) or fn(x, hook=hook), and {_label(fn)}{signature} cannot be "
+            f"({error}). Bind its other arguments first, with functools.partial or a lambda."
+        ) from None
+    return how
 
 
 def _shape(y) -> str:

@@ -1,6 +1,6 @@
 """Traces: what a run of a model left behind, in memory and on disk. Opens without torch, a model or a network."""
 
-from workbench.traces.disk import TraceWriter, predicted_bytes, write
+from workbench.traces.disk import TraceWriter, check_place, predicted_bytes, write
 from workbench.traces.manifest import Manifest, Piece, TensorInfo
 from workbench.traces.stored import Report, verify
 from workbench.traces.trace import Trace, load
@@ -12,6 +12,7 @@ __all__ = [
     "TensorInfo",
     "Trace",
     "TraceWriter",
+    "check_place",
     "load",
     "predicted_bytes",
     "verify",

@@ -16,6 +16,7 @@ import numpy as np
 
 from workbench.errors import TraceCorrupt, TraceUnsafe
 from workbench.traces.canonical import canonical, parse
+from workbench.traces.files import sync_file
 from workbench.visible import visible
 
 MAX_HEADER = 8 << 20  # bytes
@@ -182,7 +183,7 @@ def write_part(fd: int, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
         data = raw(array)
         hashes[name] = sha256(data).hexdigest()
         write_all(fd, data)
-    os.fsync(fd)
+    sync_file(fd)
     return hashes
 
 

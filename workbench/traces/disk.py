@@ -4,6 +4,7 @@ Everything is written into a folder beside the target, made durable, and renamed
 """
 
 import errno
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,13 +16,19 @@ from typing import Self
 import numpy as np
 
 from workbench.errors import TraceError, TraceExists, TraceNotFound
+from workbench.paths import absolute
 from workbench.traces.container import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_all, write_part
-from workbench.traces.files import Staging, show
+from workbench.traces.files import Staging, show, sync, sync_file
 from workbench.traces.manifest import Manifest, Piece, TensorInfo, described
 from workbench.traces.pieces import joined_shape
 from workbench.traces.stored import MANIFEST, Stored, encode_manifest
 from workbench.visible import visible
 
+_log = logging.getLogger(__name__)
+NOT_DURABLE = (
+    "The trace is at %s, but its file system cannot be told to put names on the disk at once (fsync): "
+    "a power cut soon after could undo it."
+)
 PART_BYTES = 1 << 30  # `write` starts a new part when the next tensor would make this one larger
 MAX_PARTS = 100_000
 MAX_PIECES = 300_000  # keeps the manifest within what a reader takes
@@ -38,7 +45,7 @@ def write(path: os.PathLike | str, manifest: Manifest, arrays: Mapping[str, np.n
     Raises TraceExists if anything else is at `path` (it is never touched), TraceError if the disk is full or cannot
     be written (nothing is left behind), ValueError or HookNameError for arrays that the manifest does not fit.
     """
-    target = _target(path)
+    target = absolute(path)
     tensors = table_of(arrays)
     table = described(manifest.tensors, tensors)
     manifest = replace(manifest, tensors=table)
@@ -50,6 +57,20 @@ def write(path: os.PathLike | str, manifest: Manifest, arrays: Mapping[str, np.n
         for names in split(tensors):
             writer.append(_Some(arrays, {name: tensors[name] for name in names}))
         return writer.commit()
+
+
+def check_place(path: os.PathLike | str) -> None:
+    """TraceError if a trace could not be written to `path`: found out before a run, not after it. Leaves nothing."""
+    target = absolute(path)
+    try:
+        there = next((folder for folder in target.parents if folder.exists()), target)
+        staging = Staging(there / target.name)
+        try:
+            sync(staging.path)
+        finally:
+            staging.abort()
+    except OSError as error:
+        raise _failure(target, error) from error
 
 
 def predicted_bytes(manifest: Manifest, tensors: Mapping[str, tuple[str, Sequence[int]]]) -> int:
@@ -99,7 +120,7 @@ class TraceWriter:
     """
 
     def __init__(self, path: os.PathLike | str, manifest: Manifest, *, keep_partial: bool = False):
-        self.path = _target(path)
+        self.path = absolute(path)
         self.manifest = manifest
         self.keep_partial = keep_partial
         self.done = False  # committed or aborted
@@ -110,7 +131,7 @@ class TraceWriter:
         try:
             self._staging = Staging(self.path)
         except OSError as error:
-            raise self._failure(error) from error
+            raise _failure(self.path, error) from error
 
     def append(self, arrays: Mapping[str, np.ndarray], *, source: str | None = None) -> None:
         """Write one part: a whole prefill, or the next positions. Arrays of one name are joined along "pos" or "query".
@@ -170,6 +191,8 @@ class TraceWriter:
                         raise
                     continue  # another process was faster: look again at what it left
                 self.done = True
+                if not self._staging.durable:
+                    _log.warning(NOT_DURABLE, show(self.path))
                 return self.path
 
     def so_far(self) -> Stored:
@@ -204,7 +227,7 @@ class TraceWriter:
         fd = self._staging.create(MANIFEST)
         try:
             write_all(fd, data)
-            os.fsync(fd)
+            sync_file(fd)
         finally:
             os.close(fd)
 
@@ -226,27 +249,24 @@ class TraceWriter:
             yield
         except OSError as error:
             self.abort()
-            raise self._failure(error) from error
+            raise _failure(self.path, error) from error
         except TraceError:
             self.abort()
             raise
 
-    def _failure(self, error: OSError) -> TraceError:
-        why = error.strerror or str(error)
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            try:
-                free = f"{shutil.disk_usage(self.path.parent).free:,} bytes are free"
-            except OSError:
-                free = "how much is free is not known"
-            why = f"the disk is full ({free} now)"
-        return TraceError(
-            f"the trace could not be written to {show(self.path)}: {why}. Nothing of it was left there, and nothing "
-            f"that was there was touched."
-        )
 
-
-def _target(path: os.PathLike | str) -> Path:
-    return Path(os.path.abspath(os.fspath(path)))
+def _failure(target: Path, error: OSError) -> TraceError:
+    why = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        try:
+            free = f"{shutil.disk_usage(target.parent).free:,} bytes are free"
+        except OSError:
+            free = "how much is free is not known"
+        why = f"the disk is full ({free} now)"
+    return TraceError(
+        f"the trace could not be written to {show(target)}: {why}. Nothing of it was left there, and nothing "
+        f"that was there was touched."
+    )
 
 
 def _part(number: int) -> str:

@@ -6,6 +6,7 @@
 Nothing is mapped into memory: what was verified is a private copy, so it cannot change or vanish afterwards.
 """
 
+import codecs
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
@@ -18,9 +19,10 @@ from threading import Lock
 import numpy as np
 
 from workbench.errors import TraceCorrupt, TraceError, TraceNotFound, TraceUnsafe
+from workbench.paths import absolute, expanded
 from workbench.traces.canonical import canonical, parse
 from workbench.traces.container import MAX_HEADER, Slot, check_shape, from_raw, header_length, parse_header
-from workbench.traces.files import open_dir, open_file, read, show, want_memory
+from workbench.traces.files import open_dir, open_file, read, refuse_pointer, show, want_memory
 from workbench.traces.manifest import Manifest
 from workbench.traces.pieces import join
 
@@ -44,10 +46,28 @@ def decode_manifest(data: bytes) -> Manifest:
 
     Raises TraceCorrupt if the bytes differ from their own hash or describe no trace, TraceVersion for another schema.
     """
-    body, between, end = data.removeprefix(_BEFORE).rpartition(_BETWEEN)
-    if not (data.startswith(_BEFORE) and between) or end != sha256(body).hexdigest().encode() + _AFTER:
+    body = _body(data)
+    if body is None:
+        refuse_pointer(MANIFEST, data)
+        if _body(_with_our_line_ends(data)) is not None:
+            raise TraceCorrupt(
+                f"the line ends of {MANIFEST} were changed, as git's core.autocrlf and some editors do; nothing else "
+                f"was. In git: git config core.autocrlf false, delete the trace's folder, git checkout -- FOLDER; and "
+                f"add a line '*.trace/** -text' to .gitattributes"
+            )
         raise TraceCorrupt("the manifest differs from its own hash")
     return Manifest.from_json(parse(body, "the manifest"))
+
+
+def _body(data: bytes) -> bytes | None:
+    """What the hash in manifest.json is of; None if it is not its hash."""
+    body, between, end = data.removeprefix(_BEFORE).rpartition(_BETWEEN)
+    right = data.startswith(_BEFORE) and between and end == sha256(body).hexdigest().encode() + _AFTER
+    return body if right else None
+
+
+def _with_our_line_ends(data: bytes) -> bytes:
+    return data.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n") + b"\n"
 
 
 class Stored(Mapping[str, np.ndarray]):
@@ -57,7 +77,7 @@ class Stored(Mapping[str, np.ndarray]):
     """
 
     def __init__(self, path: os.PathLike | str):
-        self.path = Path(os.path.abspath(os.fspath(path)))
+        self.path = absolute(path)
         with _about(self.path), open_dir(self.path) as folder:
             try:
                 with open_file(folder, MANIFEST, MAX_MANIFEST) as (fd, size):
@@ -68,6 +88,10 @@ class Stored(Mapping[str, np.ndarray]):
         self._slots: dict[str, tuple[int, dict[str, Slot]]] = {}
         self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
         self._lock = Lock()
+
+    def __reduce__(self):
+        """Pickled as the path and the hash of what is there: see `reopened`."""
+        return reopened, (str(self.path), self.manifest.content_hash)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self.manifest.tensors)
@@ -115,12 +139,27 @@ class Stored(Mapping[str, np.ndarray]):
     def _header(self, fd: int, size: int, part: str) -> dict[str, Slot]:
         """Where the tensors of a part lie, once the header says the same as the manifest."""
         if self._slots.get(part, (None,))[0] != size:
+            refuse_pointer(part, read(fd, 0, min(64, size)).tobytes())
             length = header_length(read(fd, 0, min(8, size)).tobytes(), size)
             slots = parse_header(read(fd, 0, length).tobytes(), size)
             if {name: (slot.dtype, slot.shape) for name, slot in slots.items()} != self._parts[part]:
                 raise TraceCorrupt(f"the header of {part} and the manifest tell of different tensors")
             self._slots[part] = size, slots
         return self._slots[part][1]
+
+
+def reopened(path: str, content_hash: str) -> Stored:
+    """The same trace on disk, from its pickle. Raises TraceNotFound if it was moved, TraceCorrupt if it is another."""
+    try:
+        stored = Stored(path)
+    except TraceNotFound as error:
+        raise TraceNotFound(
+            f"{error}. The pickle of a trace on disk is its path, not its numbers: the folder must stay where it was, "
+            f"or be loaded from where it is now"
+        ) from None
+    if stored.manifest.content_hash != content_hash:
+        raise TraceCorrupt(f"another trace is at {show(path)} now than when this one was pickled; load it by its path")
+    return stored
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,7 +202,7 @@ def verify(path: os.PathLike | str) -> Report:
             count += 1
         except TraceError as error:
             problems.append(error)
-    return Report(Path(path), count, size, tuple(problems))
+    return Report(expanded(path), count, size, tuple(problems))
 
 
 def _parts(manifest: Manifest) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:

@@ -4,18 +4,19 @@ import operator
 import os
 from collections.abc import Mapping
 from dataclasses import replace
+from hashlib import sha256
 from importlib import import_module
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import ml_dtypes
 import numpy as np
 
 from workbench import names as hooks
-from workbench.errors import HookNameError, NotRecorded
+from workbench.errors import HookNameError, NotRecorded, TraceCorrupt
 from workbench.spans import Span, selected_turns
 from workbench.traces import disk
-from workbench.traces.container import table_of
+from workbench.traces.container import from_raw, raw, table_of
 from workbench.traces.manifest import Manifest, described
 from workbench.traces.stored import Stored
 from workbench.visible import visible
@@ -37,6 +38,8 @@ class Trace:
 
     The arrays given are not copied: do not change them afterwards. Raises ValueError if they are not those that
     `manifest.tensors` describes; an array that it does not mention counts as recorded in a forward pass.
+
+    A copy of a trace is the trace itself. The pickle of one that was loaded is its path and its hash.
     """
 
     __slots__ = ("_arrays", "_manifest")
@@ -54,6 +57,21 @@ class Trace:
             arrays = {name: _locked(array) for name, array in arrays.items()}
         self._manifest = manifest
         self._arrays = arrays
+
+    def __copy__(self) -> Self:
+        """Itself: nothing in it can be changed."""
+        return self
+
+    def __deepcopy__(self, memo: object) -> Self:
+        return self
+
+    def __reduce__(self):
+        """Pickled by its path if it is on disk, otherwise by its numbers and their hashes, which are checked again."""
+        if isinstance(self._arrays, Stored):
+            return _of_stored, (self._arrays,)
+        arrays = {name: (table_of({name: a})[name], raw(a).tobytes()) for name, a in self._arrays.items()}
+        hashes = {name: sha256(data).hexdigest() for name, (_, data) in arrays.items()}
+        return _of_bytes, (self._manifest, arrays, hashes)
 
     # What the run was.
 
@@ -227,6 +245,9 @@ class Trace:
         """In a notebook the compact score sheet, elsewhere the line above."""
         import_module("workbench.views.sheet").compact(self)._ipython_display_()  # by name: views stand above traces
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return import_module("workbench.views.sheet").compact(self)._repr_mimebundle_(include, exclude)
+
     def summary(self) -> str:
         """Some lines that say what the run was, what it left, and whether it can be trusted."""
         manifest, tensors = self._manifest, self._manifest.tensors
@@ -374,6 +395,22 @@ def load(path: os.PathLike | str) -> Trace:
     """
     stored = Stored(path)
     return Trace(stored.manifest, stored)
+
+
+def _of_stored(stored: Stored) -> Trace:
+    return Trace(stored.manifest, stored)
+
+
+def _of_bytes(
+    manifest: Manifest, arrays: dict[str, tuple[tuple[str, tuple[int, ...]], bytes]], hashes: dict[str, str]
+) -> Trace:
+    """A trace from its pickle: its numbers lie in bytes, so nothing can make them writable."""
+    made = {}
+    for name, ((dtype, shape), data) in arrays.items():
+        if sha256(data).hexdigest() != hashes[name]:
+            raise TraceCorrupt(f"the bytes of {name!r} differ from their hash: the pickle is damaged")
+        made[name] = from_raw(np.frombuffer(data, np.uint8), dtype, shape)
+    return Trace(manifest, made)
 
 
 def _locked(array: np.ndarray) -> np.ndarray:

@@ -24,6 +24,7 @@ from workbench import names
 from workbench.analysis import statistics
 from workbench.errors import CheckpointError, EditError, PromptError
 from workbench.kernels.rows import entropy, log_softmax
+from workbench.paths import expanded, scratch
 from workbench.runner.gpt_oss import unembed
 from workbench.runner.model import Model, Prompt
 from workbench.runner.recording import tensor
@@ -56,10 +57,10 @@ class TunedLens:
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Writes one .safetensors file, whole or not at all. CheckpointError if something is there already."""
-        path = Path(path).expanduser()
+        path = expanded(path)
         if path.exists():
             raise CheckpointError(f"{path} is there already: give another name, or delete it first.")
-        part = path.with_name(f".{path.name}.{os.getpid()}")
+        part = scratch(path)
         try:
             told = {"format": FORMAT, "told": json.dumps(self.told)}
             save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, part, metadata=told)
@@ -153,7 +154,7 @@ def load_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
 
     Raises CheckpointError if the file is absent, damaged or no lens, or if it was trained on other weights.
     """
-    path = Path(path).expanduser()
+    path = expanded(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}

@@ -2,8 +2,12 @@
 
 The widget's state is small and never needed: its numbers come as messages when it is drawn, so a notebook that is
 opened without a kernel, untrusted, or in another program shows the snapshot instead of an error.
+
+Where there is room for one output only (a display handle, `Output.append_display_data`, another program that asks for a
+mime bundle) it is the snapshot.
 """
 
+import sys
 from functools import cache
 from typing import Any
 from uuid import uuid4
@@ -22,11 +26,12 @@ _CHOOSE = """<style>
 
 
 def show(view: View) -> None:
-    """Display a view, in Jupyter; elsewhere NotImplementedError tells IPython to print what `repr` gives."""
+    """Display a view, in Jupyter; elsewhere, and where one output is asked for, NotImplementedError tells IPython to
+    take the mime bundle."""
     from IPython import get_ipython
     from IPython.display import display
 
-    if not hasattr(get_ipython(), "kernel"):
+    if not hasattr(get_ipython(), "kernel") or _one_output_is_asked_for():
         raise NotImplementedError
     live = widget(view)
     display({"text/html": snapshot(view, live is not None), "text/plain": repr(view)}, raw=True)
@@ -40,7 +45,39 @@ def snapshot(view: View, living: bool = True) -> str:
     mark = uuid4().hex[:12]
     note = "snapshot: run the cell for the live view" if living else "snapshot: pip install gpt-oss-workbench[lab]"
     choose = _CHOOSE.format(id=mark) if living else ""
-    return f'{choose}<div data-wb-still="{mark}">{table(view.still())}<small>{html(repr(view))}, {note}</small></div>'
+    return choose + _still(view, mark, note)
+
+
+def bundle(view: View) -> dict[str, str]:
+    """The view as one output, by mime type: its snapshot, and its line for a terminal."""
+    found = sys.modules.get("IPython")
+    shell = found.get_ipython() if found else None
+    if shell is not None and not hasattr(shell, "kernel"):  # a terminal shows no HTML
+        return {"text/plain": repr(view)}
+    note = "snapshot: the view alone on the last line of a cell is live"
+    return {"text/html": _still(view, uuid4().hex[:12], note), "text/plain": repr(view)}
+
+
+def _still(view: View, mark: str, note: str) -> str:
+    return f'<div data-wb-still="{mark}">{table(view.still())}<small>{html(repr(view))}, {note}</small></div>'
+
+
+def _one_output_is_asked_for() -> bool:
+    """Whether whoever asks IPython for the formats of a view wants them back, instead of having the view displayed.
+
+    IPython has one question for both, so its stack is looked at: the last line of a cell and a plain `display(view)`
+    have the view displayed; a display with an id, with some formats only, and all others who call `format` do not.
+    """
+    frame = sys._getframe(1)
+    while frame and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("format", "IPython.core.formatters"):
+        frame = frame.f_back
+    if frame is None or frame.f_back is None:  # called by itself
+        return False
+    caller = frame.f_back
+    name, module = caller.f_code.co_name, str(caller.f_globals.get("__name__"))
+    if name == "display" and module.startswith("IPython.core.display"):
+        return any(caller.f_locals.get(key) is not None for key in ("display_id", "include", "exclude"))
+    return not (name == "compute_format_data" and module == "IPython.core.displayhook")
 
 
 def widget(view: View) -> Any:

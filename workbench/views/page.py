@@ -13,6 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
+from workbench.paths import expanded, scratch
 from workbench.spans import Span
 from workbench.traces import Trace
 from workbench.views.script import HERE, script, style
@@ -52,10 +53,10 @@ def page(view: View) -> str:
 
 def save_page(view: View, path: os.PathLike | str) -> Path:
     """Writes `page(view)` to `path`, in place of what was there, whole or not at all; gives the path."""
-    path = Path(path)
+    path = expanded(path)
     text = page(view)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside = scratch(path)
     try:
         beside.write_text(text, "utf-8")
         os.replace(beside, path)

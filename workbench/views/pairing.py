@@ -12,7 +12,7 @@ from workbench.traces import Trace
 from workbench.views import still
 from workbench.views.payload import Payload
 from workbench.views.view import View
-from workbench.visible import visible
+from workbench.visible import visible, visible_pieces
 
 Pair = tuple[xr.DataArray, xr.DataArray]
 
@@ -46,7 +46,7 @@ class Compare(View):
 
     def payload(self) -> Payload:
         header, arrays = self.common()
-        texts = [visible(piece, "\n") for piece in self.other.pieces]
+        texts = visible_pieces(self.other.pieces, "\n")
         places = {text: place for place, text in enumerate(header["words"])}
         piece = [places.setdefault(text, len(places)) for text in texts]
         header["words"] = list(places)

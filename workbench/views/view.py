@@ -38,7 +38,7 @@ from workbench.spans import Span
 from workbench.traces import Trace
 from workbench.views.payload import Payload, packed
 from workbench.views.still import Row
-from workbench.visible import visible
+from workbench.visible import visible, visible_pieces
 
 # A kind of step and a channel have the same colour in every view: .k0 to .k8 in views.css.
 _KINDS = {kind: place for place, kind in enumerate(kind for kind in KINDS if kind != "unknown")}
@@ -118,6 +118,11 @@ class View:
 
         show(self)
 
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        from workbench.views.live import bundle
+
+        return bundle(self)
+
     def __repr__(self) -> str:
         name = visible(self.trace.manifest.model["name"])
         return f"<{self.call.rpartition('.')[2].partition('(')[0]} of {name}: {len(self.trace):,} tokens>"
@@ -125,7 +130,7 @@ class View:
 
 def common(view: View) -> Payload:
     trace, n = view.trace, len(view.trace)
-    texts = [visible(piece, "\n") for piece in trace.pieces]
+    texts = visible_pieces(trace.pieces, "\n")
     words, piece = _words(texts)
     header: dict[str, Any] = {
         "view": view.module,

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from workbench.paths import expanded
 from workbench.pocket.eval.accuracy import accuracy
 from workbench.pocket.eval.causes import causes
 from workbench.pocket.eval.figures import draw
@@ -20,7 +21,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("-n", type=int, default=300, help="problems a cell (default: 300)")
     parser.add_argument("--unrounded", help="the same model in bf16: what MXFP4 costs")
     parser.add_argument(
-        "--out", type=Path, default=Path("eval"), help="where results.json and figures go (default: eval)"
+        "--out", type=expanded, default=Path("eval"), help="where results.json and figures go (default: eval)"
     )
     parser.add_argument("--curve", type=Path, help="the curve.jsonl of its training, for the figure")
     parser.add_argument("--only", choices=("accuracy", "causes", "routing", "parity"), help="one part alone")

@@ -5,6 +5,7 @@ import re
 from pathlib import Path
 
 from workbench.errors import ModelNotFound
+from workbench.paths import expanded
 
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
@@ -13,9 +14,9 @@ def cache_folder() -> Path:
     """Where `hf download` puts models: $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub."""
     cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if cache:
-        return Path(os.path.expandvars(cache)).expanduser()
+        return expanded(os.path.expandvars(cache))
     home = os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface"
-    return Path(os.path.expandvars(home)).expanduser() / "hub"
+    return expanded(os.path.expandvars(home)) / "hub"
 
 
 def snapshot_folder(name: str) -> Path:

@@ -48,6 +48,8 @@ def read_live(model: Any, *, dtype: torch.dtype | None, device: torch.device | N
             f"folder or name instead of the object."
         )
     embed = model.get_input_embeddings().weight
+    if (device or embed.device).type == "mps":
+        raise CheckpointError(f"{where} is on mps, where workbench does not run. Move it with .to('cpu') first.")
     dtype = dtype or embed.dtype
     if dtype not in (torch.float32, torch.bfloat16, torch.float64):
         raise CheckpointError(

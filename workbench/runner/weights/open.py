@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from workbench.errors import CheckpointError, ModelNotFound
+from workbench.paths import expanded
 from workbench.runner.weights.embedded import embedded_folder
 from workbench.runner.weights.files import Incomplete, read_json
 from workbench.runner.weights.form import Checkpoint
@@ -56,7 +57,7 @@ def load(
         raise CheckpointError(f"weights are held in torch.float32, bfloat16 or float64, not in {dtype!r}.")
     if memory not in ("auto", "fast", "small"):
         raise CheckpointError(f"memory is 'auto', 'fast' or 'small', not {memory!r}.")
-    target = torch.device(device) if device is not None else None
+    target = _device(device)
     if not isinstance(where, str | os.PathLike):
         if not (hasattr(where, "state_dict") and hasattr(getattr(where, "config", None), "to_dict")):
             raise ModelNotFound(
@@ -66,7 +67,7 @@ def load(
         return read_live(where, dtype=dtype, device=target)
     target = target or torch.device("cpu")
     text = os.fspath(where)
-    path = Path(text).expanduser()
+    path = expanded(where)
     if where == POCKET:
         return _read_folder(embedded_folder(), name=POCKET, dtype=dtype, device=target, memory=memory)
     if path.is_dir():
@@ -85,6 +86,29 @@ def load(
         f"there is no model at {text!r}. Give a folder, a .gguf file, 'pocket' (the embedded model), or a name such as "
         f"'openai/gpt-oss-20b' that the local Hugging Face cache holds."
     )
+
+
+def _device(device: Any) -> torch.device | None:
+    """The CPU, or a CUDA device that answers; CheckpointError for any other."""
+    if device is None:
+        return None
+    allowed = "device is 'cpu' (or None), or where there is a GPU of NVIDIA's, 'cuda' or 'cuda:0'"
+    try:
+        target = torch.device(device)
+    except (RuntimeError, TypeError, ValueError):
+        raise CheckpointError(f"{device!r} is not a device: {allowed}.") from None
+    if target.type == "cpu":
+        return torch.device("cpu")
+    if target.type == "mps":
+        raise CheckpointError(f"workbench does not run on mps; it runs on the CPU of the same machine: {allowed}.")
+    if target.type != "cuda":
+        raise CheckpointError(f"workbench does not run on {target.type}: {allowed}.")
+    try:
+        torch.empty(1, device=target)
+    except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts
+        why = str(error).strip().partition("\n")[0]
+        raise CheckpointError(f"there is no device {device!r} on this machine ({why}): {allowed}.") from None
+    return target
 
 
 def _read_folder(

@@ -8,7 +8,6 @@ activations stay finite, and the router's choices follow the token.
 import json
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from math import prod
@@ -20,6 +19,7 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from workbench.errors import BudgetError, CheckpointError, ModelNotFound
+from workbench.paths import absolute, expanded, scratch
 from workbench.runner.config import Config
 from workbench.runner.memory import show
 from workbench.runner.weights.hf import BLOCK, EXPERTS, TOP
@@ -75,7 +75,7 @@ def synth(
     (something is in the way, a shape that no gpt-oss can have), BudgetError (the disk has not enough room).
     """
     c, shards = _config(like, layers)
-    target = Path(os.path.abspath(os.fspath(folder)))
+    target = absolute(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target} is there already and not empty. Give another folder; nothing was written.")
     copied = _tokenizer(tokenizer)
@@ -88,9 +88,9 @@ def synth(
             f"the checkpoint takes {show(need)}, and {target.parent} has {show(free)} free. Give a folder on another "
             f"disk, or fewer layers: each takes {show(_layer_bytes(c))}."
         )
-    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}.writing-", dir=target.parent))
+    staging = scratch(target)
+    staging.mkdir()
     try:
-        staging.chmod(0o755)
         with tqdm(total=need, unit="B", unit_scale=True, desc=target.name, disable=None, leave=False) as bar:
             for name, entries in files.items():
                 _write(staging / name, entries, seed, bar)
@@ -122,9 +122,10 @@ def _config(like: str | Config, layers: int | None) -> tuple[Config, int]:
 def _tokenizer(folder: str | os.PathLike[str] | None) -> list[Path]:
     if folder is None:
         return []
-    if not (Path(folder) / TOKENIZER[0]).is_file():
+    place = expanded(folder)
+    if not (place / TOKENIZER[0]).is_file():
         raise ModelNotFound(f"{folder} has no {TOKENIZER[0]}. Give the folder of a model that has one, or none.")
-    return [Path(folder) / name for name in TOKENIZER if (Path(folder) / name).is_file()]
+    return [place / name for name in TOKENIZER if (place / name).is_file()]
 
 
 def _entries(c: Config) -> Iterator[tuple[int, Entry]]:

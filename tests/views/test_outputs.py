@@ -1,0 +1,93 @@
+"""How a view and a trace are shown by whoever may show them: one output or two, never none and never a second copy."""
+
+import pytest
+from IPython.core.displayhook import DisplayHook
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.display import DisplayHandle, display, update_display
+
+import workbench as wb
+from tests.views import made
+
+
+class Published(list):
+    """What a kernel would send: each display, by its id, and the results of cells."""
+
+    def publish(self, data, metadata=None, *, transient=None, update=False, **_):
+        self.append((data, (transient or {}).get("display_id"), update))
+
+
+@pytest.fixture
+def shell(monkeypatch):
+    """A shell that says it is a kernel's, and what it publishes."""
+    made_anew = InteractiveShell.instance()
+    monkeypatch.setattr(made_anew, "kernel", object(), raising=False)
+    monkeypatch.setattr(made_anew, "display_pub", published := Published())
+    monkeypatch.setattr(made_anew.display_formatter, "active_types", made_anew.display_formatter.format_types)
+    for module in ("IPython", "IPython.core.getipython", "IPython.core.display_functions"):
+        monkeypatch.setattr(f"{module}.get_ipython", lambda: made_anew, raising=False)
+    yield made_anew, published
+    InteractiveShell.clear_instance()
+
+
+THINGS = [lambda: wb.views.tokens(made.run()), lambda: wb.views.score_sheet(made.run()), made.run]
+
+
+@pytest.fixture(params=THINGS, ids=["tokens", "score sheet", "trace"])
+def thing(request):
+    return request.param()
+
+
+def is_snapshot(data) -> bool:
+    return "data-wb-still" in data["text/html"] and "display: none" not in data["text/html"] and data["text/plain"]
+
+
+def test_a_plain_display_and_the_last_line_of_a_cell_show_both_outputs(shell, thing):
+    here, published = shell
+    display(thing)
+    assert len(published) == 2 and "display: none" in published[0][0]["text/html"]
+    assert "application/vnd.jupyter.widget-view+json" in published[1][0]
+    published.clear()
+    assert DisplayHook(shell=here).compute_format_data(thing) == ({}, {})
+    assert len(published) == 2
+
+
+def test_a_display_handle_has_one_output_and_updates_it(shell, thing):
+    _, published = shell
+    handle = display(thing, display_id=True)
+    handle.update(thing)
+    named = DisplayHandle("mine")
+    named.display(thing)
+    update_display(thing, display_id="mine")
+    assert [(id_, update) for _, id_, update in published] == [
+        (handle.display_id, False), (handle.display_id, True), ("mine", False), ("mine", True),
+    ]  # fmt: skip
+    assert all(is_snapshot(data) for data, _, _ in published)
+
+
+def test_an_output_widget_gets_one_output(shell, thing):
+    widgets = pytest.importorskip("ipywidgets")
+    _, published = shell
+    output = widgets.Output()
+    output.append_display_data(thing)
+    assert published == [] and len(output.outputs) == 1
+    assert is_snapshot(output.outputs[0]["data"])
+
+
+def test_who_asks_for_the_formats_gets_them(shell, thing):
+    here, published = shell
+    data, _ = here.display_formatter.format(thing)
+    assert is_snapshot(data)
+    display(thing, include=["text/plain"])
+    assert published == [({"text/plain": data["text/plain"]}, None, False)]
+
+
+def test_without_ipython_a_mime_bundle_is_the_snapshot(thing, monkeypatch):
+    monkeypatch.setattr("IPython.get_ipython", lambda: None)  # as in marimo
+    assert is_snapshot(thing._repr_mimebundle_())
+    assert is_snapshot(thing._repr_mimebundle_(include=None, exclude=None))
+
+
+def test_in_a_terminal_it_is_one_line_and_no_picture_is_drawn(thing, monkeypatch):
+    monkeypatch.setattr("IPython.get_ipython", lambda: object())
+    monkeypatch.setattr("workbench.views.live.table", lambda *_: pytest.fail("a snapshot was drawn"))
+    assert list(thing._repr_mimebundle_()) == ["text/plain"]
