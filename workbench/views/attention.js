@@ -7,7 +7,7 @@ const LEFT = 104, TOP = 54;
 register("attention", (ctx) => {
   const { data, tokens, bus, theme } = ctx, { state } = bus, { n } = tokens, { arrays } = data;
   const value = (level) => (level / 255) ** 2; // as Python made the levels
-  const now = () => ({ layer: state.layer < 0 ? data.layer : state.layer, head: Math.max(0, Math.min(data.heads - 1, state.head)) });
+  const now = () => ({ layer: state.layer < 0 ? data.layer : state.layer, head: state.head < 0 ? data.head : Math.min(data.heads - 1, state.head) });
   let small, large; // the two plots: made last, asked for from the beginning
   const store = answers(ctx.ask, (kind, { head = now().head }) => (kind === "layer" && small?.paint(), head === now().head && large?.paint(), ahead()));
   store.put("layer", { layer: data.layer }, { arrays: { thumbs: arrays.thumbs, means: arrays.means }, factor: data.small });
@@ -72,7 +72,6 @@ register("attention", (ctx) => {
   const heads = menu(view, "head ([ ])", Array.from({ length: data.heads }, (_, i) => [i, `head ${i}`]), (v) => bus.set({ head: +v }));
   const follow = () => ((layers.value = now().layer), (heads.value = now().head), ahead());
   bus.on(follow, ctx.signal);
-  bus.set({ layer: data.layer, head: data.head });
 
   // Thumbnails.
   const tile = (width) => {

@@ -27,33 +27,63 @@ export function unpack(bytes) {
   return data;
 }
 
-// The bus: one state for all views of a trace in the page. Changes of one frame reach every view once, together.
+// The bus of a trace: what all of its views in the page share. Changes of one frame reach every view once, together.
 
-export function busOf(id) {
-  let bus = BUSES.get(id);
-  if (bus) return bus;
+const START = { hover: -1, row: -1, key: -1, cell: "", lock: -1, layer: -1, head: -1, from: 0, to: -1, query: "", only: "" };
+const OWN = ["layer", "head", "from", "to", "only"]; // what each view has for itself
+const some = (from, keep) => Object.fromEntries(Object.entries(from).filter(([key]) => keep(key)));
+
+function busWith(state) {
   const subscribers = new Set();
   let changed = new Set();
-  const state = { hover: -1, row: -1, key: -1, cell: "", lock: -1, layer: -1, head: -1, from: 0, to: -1, query: "", only: "" };
   const tell = () => {
     const keys = changed;
     changed = new Set();
-    for (const f of [...subscribers]) f(state, keys);
+    if (keys.size) for (const f of [...subscribers]) f(state, keys);
   };
-  bus = {
+  return {
     state,
     set(patch) {
       const before = changed.size;
       for (const key in patch) if (state[key] !== patch[key]) (state[key] = patch[key]), changed.add(key);
       if (changed.size && !before) requestAnimationFrame(tell);
     },
+    tell: (keys) => (keys.forEach((key) => changed.add(key)), tell()),
     on(f, signal) {
       subscribers.add(f);
       signal.addEventListener("abort", () => subscribers.delete(f));
     },
     size: () => subscribers.size,
   };
-  BUSES.set(id, bus);
+}
+
+export function busOf(id) {
+  if (!BUSES.has(id)) BUSES.set(id, Object.assign(busWith({ ...START }), { linked: 0 }));
+  return BUSES.get(id);
+}
+
+/** The bus as one view has it. Hover, kept token and search are those of all views of the trace; layer, head, stretch
+ *  and filter are its own, until `link(true)` shares them with the other linked views: the first brings its own. */
+export function viewOf(shared, own, signal) {
+  const state = Object.setPrototypeOf({ ...some(START, (key) => OWN.includes(key)), ...own }, shared.state);
+  const bus = busWith(state), { set } = bus, is = (key) => !linked && OWN.includes(key);
+  let linked = false;
+  bus.set = (patch) => {
+    shared.set(some(patch, (key) => !is(key))); // first: what changes with it reaches the view in the same frame
+    set(some(patch, is));
+  };
+  bus.link = (on) => {
+    if (on === linked) return;
+    const before = some(state, (key) => OWN.includes(key)), first = !shared.linked;
+    linked = on;
+    shared.linked += on ? 1 : -1;
+    if (!on) return void Object.assign(state, before);
+    for (const key of OWN) delete state[key];
+    shared.set(first ? before : some(before, (key) => state[key] === -1 && key !== "to")); // a layer that nobody has yet
+    bus.tell(OWN.filter((key) => state[key] !== before[key]));
+  };
+  shared.on((_, keys) => bus.tell([...keys].filter((key) => !is(key))), signal);
+  signal.addEventListener("abort", () => bus.link(false));
   return bus;
 }
 
@@ -103,7 +133,7 @@ export class Tokens {
   }
   place(i) {
     const m = this.messages[this.owner[i]], s = this.steps[this.step[i]];
-    return (m ? m.name : "") + (s ? `, step ${this.step[i] + 1} (${plain(s.kind)})` : "");
+    return (m ? m.name : "") + (s ? `, step ${this.step[i]} (${plain(s.kind)})` : "");
   }
 }
 
@@ -321,7 +351,7 @@ function save(name, type, content) {
 
 /** options: label; args(state) -> Python arguments; read(position, state) -> lines; keys(event) -> true if it was one. */
 export function frame(ctx, { label, args = () => "", read = () => [], keys = () => false }) {
-  const { el, data, tokens, bus, signal, theme } = ctx, { state } = bus, figures = [];
+  const { el, data, tokens, bus, signal, theme, alone } = ctx, { state } = bus, figures = [];
   const on = (target, type, f) => target.addEventListener(type, f, { signal });
   const button = (text, title, f) => {
     const made = make("button", { type: "button", textContent: text, title, label: title });
@@ -412,6 +442,15 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
   el.setAttribute("data-lm-suppress-shortcuts", "true"); // or JupyterLab would take the keys for its own
   el.append(bar, code, body, said, told);
 
+  if (!alone) {
+    const link = button("link", "link: share layer, head, zoom and filter with the other linked views of this trace", () => {
+      const on = link.getAttribute("aria-pressed") !== "true";
+      link.setAttribute("aria-pressed", on);
+      bus.link(on);
+    });
+    link.setAttribute("aria-pressed", false);
+    bar.insertBefore(link, bar.querySelector(".wb-gap"));
+  }
   on(search, "input", () => bus.set({ query: search.value }));
   on(only, "change", () => bus.set({ only: only.value }));
   on(el, "keydown", (event) => {
@@ -526,17 +565,16 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
 // Mounting: in Jupyter by a model, in a page by the block of data in it.
 
 async function mount(el, bytes, { signal, ask, model }) {
-  const data = unpack(bytes), bus = busOf(data.trace), tokens = new Tokens(data);
+  const data = unpack(bytes), tokens = new Tokens(data), [from, to] = data.window ?? [0, -1], { layer = -1, head = -1 } = { ...data, ...data.picked };
+  const bus = viewOf(busOf(data.trace), { from, to, layer, head }, signal), { state } = bus; // as the code says
   el.replaceChildren();
   el.classList.add("wb");
-  const theme = themed(el, signal), { state } = bus;
-  if (data.window) bus.set({ from: data.window[0], to: data.window[1] });
-  const take = () => {
-    const picked = model?.get("picked") ?? data.picked;
-    bus.set(picked ? { lock: picked.pos, layer: picked.layer ?? -1, head: picked.head ?? -1 } : { lock: -1 });
-  };
-  if (data.picked || model?.get("picked")) take();
-  model?.on("change:picked", take);
+  const theme = themed(el, signal), kept = model?.get("picked") ?? data.picked;
+  if (kept) bus.set({ lock: kept.pos });
+  model?.on("change:picked", () => {
+    const { pos = -1, layer = state.layer, head = state.head } = model.get("picked") ?? {};
+    bus.set({ lock: pos, layer, head });
+  });
   bus.on((_, keys) => {
     if (!model || !["lock", "layer", "head"].some((key) => keys.has(key))) return;
     const named = Object.entries({ pos: state.lock, layer: state.layer, head: state.head }).filter(([, v]) => v >= 0);
@@ -545,7 +583,7 @@ async function mount(el, bytes, { signal, ask, model }) {
     model.set("picked", picked);
     model.save_changes();
   }, signal);
-  DRAW[data.view]({ el, data, tokens, bus, signal, theme, ask });
+  DRAW[data.view]({ el, data, tokens, bus, signal, theme, ask, alone: !model });
   performance.mark("workbench:drawn");
 }
 

@@ -25,7 +25,7 @@ register("sheet", (ctx) => {
     const s = stepOf(i), { size } = lane;
     if (s < 0 || s >= size) return "";
     const strongest = (at) => [...Array(size).keys()].map((k) => [k, lane.values[at(k)]]).filter(([k, v]) => k !== s && v)
-      .sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 3).map(([k, v]) => `step ${k + 1} ${number(v)}`).join(", ");
+      .sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 3).map(([k, v]) => `step ${k} ${number(v)}`).join(", ");
     return `${lane.label}: from ${strongest((k) => s * size + k) || "none"}; to ${strongest((k) => k * size + s) || "none"}`;
   };
   const read = (i) => {
@@ -122,7 +122,7 @@ register("sheet", (ctx) => {
   const draw = (pen, width, y0) => {
     const c = theme.of, a = axis(width), { placed, end } = layout(width), bottom = y0 + end;
     ribbon(pen, a, y0 + 2, tokens.messages.map((m) => ({ ...m, label: m.name })), "messages");
-    ribbon(pen, a, y0 + 22, tokens.steps.map((s, i) => ({ ...s, short: String(i + 1), label: `${i + 1} ${plain(s.kind)}` })), "steps");
+    ribbon(pen, a, y0 + 22, tokens.steps.map((s, i) => ({ ...s, short: String(i), label: `${i} ${plain(s.kind)}` })), "steps");
     for (const { start } of tokens.steps) if (start > a.from && start < a.to && tokens.steps.length < a.width / 6) pen.rect(a.x(start) - 0.5, y0 + 40, 1, end - 44, c.line);
     for (const { lane, y, h, top } of placed) {
       const unit = [lane.unit, lane.values && lane.names && `pale ${number(lane.low ?? spread(lane.values)[0])}, dark ${number(lane.high ?? spread(lane.values)[1])}`, lane.values && lane.kind !== "arcs" && a.shared && `downsampled (${lane.keep})`].filter(Boolean).join("; ");

@@ -21,7 +21,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
     const p = logprob && i >= tokens.given && !tint ? Math.exp(logprob[i]) : 1, rare = p < 0.1 ? "wb-rarer" : p < 0.5 && "wb-rare";
     const kind = head ? "wb-head" : step && !tint && "wb-kind k" + step.colour, off = mask && !mask[i] && "wb-off";
     made.className = ["wb-t", kind, rare, off, i === hover && "wb-on", i === lock && "wb-kept", hits[i] && "wb-hit"].filter(Boolean).join(" ");
-    if (step?.start === i) made.dataset.step = tokens.step[i] + 1;
+    if (step?.start === i) made.dataset.step = tokens.step[i];
     if (tint) made.style.background = tint(i, theme.of) ?? "";
     made.place = i;
     return (spans[i] = made);
