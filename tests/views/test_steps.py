@@ -21,6 +21,12 @@ def effects(seed: int = 0) -> xr.DataArray:
     return xr.DataArray(values, dims=("step", "key_step"), attrs={"long_name": "suppression", "units": "nats"})
 
 
+def matrices(view) -> dict[tuple[int, int], np.ndarray]:
+    """What a view sends at once, by array and layer; -1 is the mean."""
+    header, arrays = view.payload()
+    return {(m["array"], m["layer"]): arrays[f"{k}:cells"] for k, m in enumerate(header["matrices"])}
+
+
 def test_the_numbers_are_those_of_the_array_whatever_the_order_of_its_axes():
     trace, array = whole(), effects()
     drift = xr.DataArray(
@@ -28,29 +34,33 @@ def test_the_numbers_are_those_of_the_array_whatever_the_order_of_its_axes():
     )
     drift[:, 2, 2] = np.nan
     view = wb.views.steps(trace, {"one": array.T, "two": drift, "three": xr.Dataset({"p": 3, "drift": drift})})
-    header, arrays = view.payload()
+    header, _ = view.payload()
+    every = list(range(LAYERS))
     assert [(each["label"], each["layers"]) for each in header["edges"]] == [
-        ("one", 1),
-        ("two", LAYERS),
-        ("three", LAYERS),
+        ("one", []),
+        ("two", every),
+        ("three", every),
     ]
-    assert np.allclose(arrays["edges:0"][0], array.values)
-    assert np.allclose(arrays["edges:1"], drift.values, equal_nan=True)
-    assert np.allclose(arrays["edges:2"], drift.values, equal_nan=True)
+    found = matrices(view)
+    assert np.allclose(found[0, -1], array.values)
+    for number in (1, 2):
+        assert np.allclose([found[number, layer] for layer in every], drift.values, equal_nan=True)
+        assert np.allclose(found[number, -1], drift.mean("layer").values, equal_nan=True)
 
 
 def test_without_an_array_it_is_attention_as_a_mean_over_heads():
     trace = whole()
-    header, arrays = wb.views.steps(trace).payload()
-    assert header["edges"][0]["over"] == f", mean over {HEADS} heads"
-    assert np.allclose(arrays["edges:0"], wb.step_attention(trace).mean("head").values)
+    view = wb.views.steps(trace)
+    assert view.payload()[0]["edges"][0]["over"] == f", mean over {HEADS} heads"
+    layers = [matrices(view)[0, layer] for layer in range(LAYERS)]
+    assert np.allclose(layers, wb.step_attention(trace).mean("head").values)
 
 
 def test_an_array_that_was_given_may_change_afterwards():
     array = effects()
     view = wb.views.steps(whole(), array)
     array[:] = 7
-    assert np.allclose(view.payload()[1]["edges:0"][0], effects().values)
+    assert np.allclose(matrices(view)[0, -1], effects().values)
 
 
 def test_what_does_not_fit_is_told():
@@ -77,8 +87,8 @@ def test_a_snapshot_shows_every_array():
 
 def at(seen: Seen, step: int, key_step: int) -> tuple[float, float]:
     box = seen.page.locator(".wb-plot >> nth=0").bounding_box()
-    tall = (box["height"] - 50) / COUNT
-    return box["x"] + 150 + (key_step + 0.5) * 34, box["y"] + 42 + (step + 0.5) * tall
+    side = (box["height"] - 50) / COUNT  # cells are square
+    return box["x"] + 150 + (key_step + 0.5) * side, box["y"] + 42 + (step + 0.5) * side
 
 
 def number(value: float) -> str:
@@ -91,7 +101,7 @@ def test_a_cell_says_both_steps_and_a_click_keeps_the_first_token(browser, tmp_p
     seen = Alive(browser, wb.views.steps(trace, array), tmp_path)
     seen.page.mouse.move(*at(seen, 4, 1))
     said = seen.said()
-    assert said.startswith("step 5 (")
+    assert said.startswith("step 4 (")
     assert f"{number(float(array[4, 1]))} nats" in said
     assert wb.steps(trace)[1].text.strip()[:6] in said.splitlines()[2]
     seen.page.mouse.click(*at(seen, 4, 1))

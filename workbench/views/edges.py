@@ -177,14 +177,18 @@ def _numbers(layers: Sequence[int]) -> str:
     return f"{first} to {last}" if len(layers) == last - first + 1 else ", ".join(map(str, layers))
 
 
-def _still(each: Edges, layer: int) -> still.Row:
-    matrix, count = each.of(layer), len(each.mean)
+def matrix_row(label: str, unit: str, axes: str, matrix: np.ndarray) -> still.Row:
+    """A row of a snapshot: the matrix (step key_step), step 0 at the top left."""
     most, sided = _scale(matrix)
-    factor = -(-count // HEIGHT)
+    factor = -(-len(matrix) // HEIGHT)
     cells = pooled(matrix, factor)[::-1]
     picture = still.heat(cells, "max", -most if sided else 0.0, most, "both" if sided else "blue", HEIGHT)
-    unit = f"row: step, 0 at the top; column: key_step, 0 to {count - 1}{each.over}"
-    unit += f", layer {layer}" if layer >= 0 else f", mean over {len(each.layers)} layers" if each.layers else ""
-    unit += f"; downsampled, {factor} × {factor} steps a cell" if factor > 1 else ""
-    scale = f"{'−' if sided else ''}{most if sided else 0:.3g} to {most:.3g} {each.unit}"
-    return still.Row(each.label, unit, picture, scale=scale, height=HEIGHT)
+    axes += f"; steps 0 to {len(matrix) - 1}"
+    axes += f"; downsampled, {factor} × {factor} steps a cell" if factor > 1 else ""
+    scale = f"{'−' if sided else ''}{most if sided else 0:.3g} to {most:.3g} {unit}"
+    return still.Row(label, axes, picture, scale=scale, height=HEIGHT)
+
+
+def _still(each: Edges, layer: int) -> still.Row:
+    where = f", layer {layer}" if layer >= 0 else f", mean over {len(each.layers)} layers" if each.layers else ""
+    return matrix_row(each.label, each.unit, f"row: step, column: key_step{each.over}{where}", each.of(layer))

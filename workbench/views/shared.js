@@ -29,9 +29,8 @@ export function unpack(bytes) {
 
 // The bus of a trace: what all of its views in the page share. Changes of one frame reach every view once, together.
 
-const START = { hover: -1, row: -1, key: -1, cell: "", lock: -1, layer: -1, head: -1, from: 0, to: -1, query: "", only: "" };
-const OWN = ["layer", "head", "from", "to", "only"]; // what each view has for itself
-const some = (from, keep) => Object.fromEntries(Object.entries(from).filter(([key]) => keep(key)));
+const OWN = { layer: -1, head: -1, from: 0, to: -1, only: "" }; // what each view has for itself
+const START = { hover: -1, row: -1, key: -1, cell: "", lock: -1, query: "", ...OWN };
 
 function busWith(state) {
   const subscribers = new Set();
@@ -65,24 +64,24 @@ export function busOf(id) {
 /** The bus as one view has it. Hover, kept token and search are those of all views of the trace; layer, head, stretch
  *  and filter are its own, until `link(true)` shares them with the other linked views: the first brings its own. */
 export function viewOf(shared, own, signal) {
-  const state = Object.setPrototypeOf({ ...some(START, (key) => OWN.includes(key)), ...own }, shared.state);
-  const bus = busWith(state), { set } = bus, is = (key) => !linked && OWN.includes(key);
+  const state = Object.setPrototypeOf({ ...OWN, ...own }, shared.state), bus = busWith(state), { set } = bus;
   let linked = false;
+  const mine = (key) => !linked && key in OWN;
   bus.set = (patch) => {
-    shared.set(some(patch, (key) => !is(key))); // first: what changes with it reaches the view in the same frame
-    set(some(patch, is));
+    const [theirs, rest] = [{}, {}];
+    for (const key in patch) (mine(key) ? rest : theirs)[key] = patch[key];
+    shared.set(theirs); // first: what changes with it reaches the view in the same frame
+    set(rest);
   };
   bus.link = (on) => {
     if (on === linked) return;
-    const before = some(state, (key) => OWN.includes(key)), first = !shared.linked;
     linked = on;
+    if (on && !shared.linked) shared.set({ ...state });
     shared.linked += on ? 1 : -1;
-    if (!on) return void Object.assign(state, before);
-    for (const key of OWN) delete state[key];
-    shared.set(first ? before : some(before, (key) => state[key] === -1 && key !== "to")); // a layer that nobody has yet
-    bus.tell(OWN.filter((key) => state[key] !== before[key]));
+    for (const key in OWN) on ? delete state[key] : (state[key] = state[key]); // what it does not have is the shared one
+    if (on) bus.tell(Object.keys(OWN));
   };
-  shared.on((_, keys) => bus.tell([...keys].filter((key) => !is(key))), signal);
+  shared.on((_, keys) => bus.tell([...keys].filter((key) => !mine(key))), signal);
   signal.addEventListener("abort", () => bus.link(false));
   return bus;
 }
@@ -358,6 +357,8 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     on(made, "click", f);
     return made;
   };
+  const link = button("link", "share layer, head, zoom and filter with the other linked views of this trace", () => bus.link((link.ariaPressed = link.ariaPressed !== "true")));
+  link.ariaPressed = false;
   const search = make("input", { type: "search", placeholder: "search  /", label: "search tokens" });
   const count = make("span", { className: "wb-count", role: "status" });
   const only = make("select", { label: "show only", title: "what is not chosen is greyed out" });
@@ -432,25 +433,16 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     navigator.clipboard?.writeText(code.value).catch(() => {});
   };
   const bar = make("div", { className: "wb-bar", role: "toolbar", label: label + ": tools" },
-    search, button("‹", "previous (Shift+Enter)", () => go(-1)), button("›", "next (Enter)", () => go(1)), count, only,
+    search, button("‹", "previous (Shift+Enter)", () => go(-1)), button("›", "next (Enter)", () => go(1)), count, only, ...(alone ? [] : [link]),
     make("span", { className: "wb-gap" }),
     button("−", "zoom out (-)", () => zoom(2)), button("+", "zoom in (+)", () => zoom(0.5)), button("all", "all tokens (0)", () => bus.set({ from: 0, to: -1 })),
-    button("SVG", "save what is shown as SVG", svg), button("PDF", "save what is shown as PDF", pdf), button("PNG", "save what is shown as PNG", png), button("Python", "the line that makes this view", python));
+    ...Object.entries({ SVG: svg, PDF: pdf, PNG: png }).map(([kind, f]) => button(kind, "save what is shown as " + kind, f)), button("Python", "the line that makes this view", python));
   Object.assign(el, { tabIndex: 0 });
   el.setAttribute("role", "group");
   el.setAttribute("aria-label", `${label}. Arrow keys move along the tokens and layers, slash searches, plus and minus zoom, Escape lets go.`);
   el.setAttribute("data-lm-suppress-shortcuts", "true"); // or JupyterLab would take the keys for its own
   el.append(bar, code, body, said, told);
 
-  if (!alone) {
-    const link = button("link", "link: share layer, head, zoom and filter with the other linked views of this trace", () => {
-      const on = link.getAttribute("aria-pressed") !== "true";
-      link.setAttribute("aria-pressed", on);
-      bus.link(on);
-    });
-    link.setAttribute("aria-pressed", false);
-    bar.insertBefore(link, bar.querySelector(".wb-gap"));
-  }
   on(search, "input", () => bus.set({ query: search.value }));
   on(only, "change", () => bus.set({ only: only.value }));
   on(el, "keydown", (event) => {

@@ -1,8 +1,9 @@
 // From step to step: any arrays (step key_step) as a matrix and as arcs over the tokens. Steps are numbered from 0.
 import { axisOf, frame, number, plain, ramp, register } from "./shared.js";
 import { answers, gutter, matrix, menu, strip } from "./grid.js";
+import { MOST_ARCS, arcs, linksOf } from "./arcs.js";
 
-const MOST_ARCS = 200, ARCS_TALL = 116, SIDE = 360;
+const ARCS_TALL = 116, SIDE = 360;
 
 /** Cells (row column) of a square matrix, from:to of it, `by` x `by` at a time, each with its value of the largest size. */
 export function shared(values, side, from, to, by) {
@@ -57,15 +58,9 @@ register("steps", (ctx) => {
     for (let i = steps[s].start; i < steps[s].stop && text.length < 70; i++) text += tokens.word(i);
     return text.length > 70 ? text.slice(0, 70) + "…" : text;
   };
-  /** The strongest links of a step, with it as the row (0) or the column (1). */
-  const strongest = (s, side) => {
-    const { ends, strength } = whole()?.arrays ?? { strength: [] }, found = [];
-    for (let i = strength.length - 1; i >= 0 && found.length < 4; i--) if (ends[2 * i + side] === s) found.push(`${ends[2 * i + 1 - side]} (${number(strength[i])})`);
-    return found.join(", ") || "none";
-  };
   const read = (i) => {
-    const s = tokens.step[i];
-    return s < 0 ? ["in no step"] : [`“${snippet(s)}”`, `from steps ${strongest(s, 0)} · to steps ${strongest(s, 1)}`];
+    const s = tokens.step[i], found = whole()?.arrays;
+    return s < 0 ? ["in no step"] : [`“${snippet(s)}”`, ...(found ? [`from steps ${linksOf(found, s, 0)} · to steps ${linksOf(found, s, 1)}`] : [])];
   };
   const view = frame(ctx, { label: "steps", read, args: () => data.args + (state.layer >= 0 ? `, layer=${state.layer}` : "") });
   if (edges.length > 1) menu(view, "array", edges.map(({ label }, k) => [k, label]), (v) => ((which = +v), redraw()));
@@ -90,27 +85,19 @@ register("steps", (ctx) => {
     link: (r, k) => ({ hover: steps[kept.groups[r][0]].start, key: steps[kept.groups[k][0]].start }),
     kept: () => [group(state.lock), -1],
   });
-  const arcs = () => {
-    const { first, stop, all, one } = best(), { ends, strength } = one?.arrays ?? { strength: [] }, found = [];
-    for (let i = strength.length - 1; i >= 0 && found.length < MOST_ARCS; i--) {
-      const [s, k] = [ends[2 * i], ends[2 * i + 1]];
-      if (Math.abs(strength[i]) > one.high / 50 && Math.min(s, k) >= first && Math.max(s, k) < stop) found.push([s, k, strength[i]]);
-    }
-    return { found: found.reverse(), high: one?.high ?? 1, sided: one?.sided, part: one === all && stop - first < count };
+  const links = () => {
+    const { first, stop, all, one } = best();
+    return { ends: [], strength: [], ...one?.arrays, high: one?.high, sided: one?.sided, part: one === all && stop - first < count };
   };
   strip(view, ctx, {
     label: "arcs over the tokens", on: ["layer"], pooled: false, size: () => ARCS_TALL,
     title() {
-      const { found, sided, part } = arcs();
-      return `the same as arcs over the tokens${found.length === MOST_ARCS ? `, the strongest ${MOST_ARCS}` : part ? ", of the strongest of all steps" : ""}${sided ? "; orange: positive, blue: negative" : ""}`;
+      const { strength, sided, part } = links();
+      return `the same as arcs over the tokens${strength.length > MOST_ARCS ? `, the strongest ${MOST_ARCS}${part ? " of all steps" : ""}` : ""}${sided ? "; orange: positive, blue: negative" : ""}`;
     },
     draw(pen, a, y) {
-      const c = theme.of, { found, high } = arcs(), mine = state.lock >= 0 ? tokens.step[state.lock] : -1, bottom = y + ARCS_TALL - 18;
-      const middle = (s) => a.x((steps[s].start + steps[s].stop) / 2), wide = Math.max(1, a.x(steps.at(-1).stop) - a.x(steps[0].start)), inside = (x) => x >= a.x0 && x <= a.x0 + a.width;
-      for (const [s, k, v] of found) {
-        const share = Math.min(1, Math.abs(v) / high), [x1, x2] = [middle(k), middle(s)], other = mine >= 0 && s !== mine && k !== mine;
-        if (inside(x1) && inside(x2)) pen.arc(Math.min(x1, x2), Math.max(x1, x2), bottom - 2, (ARCS_TALL - 24) * Math.sqrt(Math.abs(x2 - x1) / wide), v < 0 ? c.minus : c.plus, 0.6 + 3 * share, (other ? 0.12 : 1) * (0.2 + 0.75 * share));
-      }
+      const c = theme.of, found = links(), mine = state.lock >= 0 ? tokens.step[state.lock] : -1, bottom = y + ARCS_TALL - 18;
+      arcs(pen, a, c, steps, found, found.high, bottom - 2, ARCS_TALL - 24, mine);
       steps.forEach((s, i) => {
         const x1 = Math.max(a.x0, a.x(s.start)), x2 = Math.min(a.x0 + a.width, a.x(s.stop));
         if (x2 <= x1) return;
