@@ -13,7 +13,7 @@ export function linksOf({ ends, strength }, s, side) {
 /** The strongest links as arcs over the token axis, on a line at y, at most `tall`; those of the step `mine` stand out. */
 export function arcs(pen, axis, c, steps, { ends, strength }, high, y, tall, mine) {
   const middle = (s) => axis.x((steps[s].start + steps[s].stop) / 2), inside = (x) => x >= axis.x0 && x <= axis.x0 + axis.width;
-  const wide = Math.max(1, axis.x(steps.at(-1).stop) - axis.x(steps[0].start));
+  const wide = Math.max(1, Math.min(axis.width, axis.x(steps.at(-1).stop) - axis.x(steps[0].start)));
   for (let i = Math.max(0, strength.length - MOST_ARCS); i < strength.length; i++) {
     const v = strength[i], [s, k] = [ends[2 * i], ends[2 * i + 1]], [x1, x2] = [middle(k), middle(s)], share = Math.min(1, Math.abs(v) / high), other = mine >= 0 && s !== mine && k !== mine;
     if (share > 0.02 && inside(x1) && inside(x2)) pen.arc(Math.min(x1, x2), Math.max(x1, x2), y, tall * Math.sqrt(Math.abs(x2 - x1) / wide), v < 0 ? c.minus : c.plus, 0.6 + 3 * share, (other ? 0.12 : 1) * (0.2 + 0.75 * share));

@@ -64,14 +64,11 @@ class Steps(View):
         header |= {"numbers": numbers, "matrices": []}
         first = (0, self.layer if self.layer in (-1, *self.edges[0].layers) else -1)
         every = [(array, layer) for array, each in enumerate(self.edges) for layer in (-1, *each.layers)]
-        sent = 0
-        for array, layer in dict.fromkeys([first, *every]):
+        fits = max(1, BYTES // (4 * min(count, CELLS) ** 2))
+        for number, (array, layer) in enumerate(list(dict.fromkeys([first, *every]))[:fits]):
             head, found = self._cells(array, layer, 0, count)
-            sent += sum(values.nbytes for values in found.values())
-            if sent > BYTES and header["matrices"]:
-                break
-            arrays |= {f"{len(header['matrices'])}:{name}": values for name, values in found.items()}
             header["matrices"].append(head | {"array": array, "layer": layer})
+            arrays |= {f"{number}:{name}": values for name, values in found.items()}
         return header, arrays
 
     def answer(self, kind: str, wanted: Mapping[str, Any]) -> Payload:

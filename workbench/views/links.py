@@ -32,9 +32,15 @@ def strongest(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     np.fill_diagonal(size, 0)
     picked = np.zeros(size.shape, bool)
     for axis in (0, 1):
-        best = np.argpartition(size, -min(EACH, count), axis=axis)
-        np.put_along_axis(picked, best.take(range(-min(EACH, count), 0), axis), True, axis)
-    picked.ravel()[np.argpartition(size.ravel(), -min(MOST, size.size))[-MOST:]] = True
+        rest = size.copy()
+        for _ in range(min(EACH, count)):
+            at = rest.argmax(axis, keepdims=True)
+            np.put_along_axis(picked, at, True, axis)
+            np.put_along_axis(rest, at, -1, axis)
+    rows = np.sort(size.max(1, initial=0))
+    least = rows[-MOST] if count >= MOST else 0.0  # at least `MOST` cells are as large: only they can be among them
+    large = np.flatnonzero(size >= max(least, np.finfo("f4").tiny))
+    picked.ravel()[large[np.argsort(-size.ravel()[large], kind="stable")[:MOST]]] = True
     places = np.argwhere(picked & (size > 0))
     order = np.argsort(size[tuple(places.T)], kind="stable")
     places = places[order].astype("i4")

@@ -63,13 +63,11 @@ register("steps", (ctx) => {
     return s < 0 ? ["in no step"] : [`“${snippet(s)}”`, ...(found ? [`from steps ${linksOf(found, s, 0)} · to steps ${linksOf(found, s, 1)}`] : [])];
   };
   const view = frame(ctx, { label: "steps", read, args: () => data.args + (state.layer >= 0 ? `, layer=${state.layer}` : "") });
-  if (edges.length > 1) menu(view, "array", edges.map(({ label }, k) => [k, label]), (v) => ((which = +v), redraw()));
-  if (data.numbers.length) {
-    const layers = menu(view, "layer (↑ ↓)", [[-1, "mean over layers"], ...data.numbers.map((l) => [l, `layer ${l}`])], (v) => bus.set({ layer: +v }));
-    const follow = () => (layers.value = state.layer);
-    bus.on(follow, ctx.signal);
-    follow();
-  }
+  if (edges.length > 1) menu(view, "array", edges.map(({ label }, k) => [k, label]), (v) => ((which = +v), follow(), redraw()));
+  const layers = menu(view, "layer (↑ ↓)", [[-1, "mean over layers"], ...data.numbers.map((l) => [l, `layer ${l}`])], (v) => bus.set({ layer: +v }));
+  const follow = () => ((layers.value = state.layer), (layers.hidden = !edges[which].layers.length));
+  bus.on(follow, ctx.signal);
+  follow();
   const group = (p) => {
     const { groups, begin, each } = kept, s = p >= 0 ? tokens.step[p] : -1;
     return groups && s >= begin ? Math.floor((s - begin) / each) : -1;
