@@ -199,7 +199,7 @@ def test_two_thousand_steps_are_sent_as_a_mean_and_a_layer_when_it_is_asked_for(
     header, arrays = unpacked(packed)
     assert (header["factor"], header["start"]) == (1, 1400)
     assert np.array_equal(arrays["cells"], array.sel(layer=2).values[1400:1600, 1400:1600])
-    assert header["high"] == 4  # the scale is that of the whole matrix
+    assert header["high"] == arrays["cells"].max() < 4  # the scale is that of the stretch
     with pytest.raises(LookupError, match="layer 1 is not in this array; it has the layers 0, 2, 3"):
         view.reply("cells", wanted | {"layer": 1})
 

@@ -81,10 +81,10 @@ class Steps(View):
         return [_still(each, self.layer if self.layer in each.layers else -1) for each in self.edges]
 
     def _cells(self, array: int, layer: int, start: int, stop: int) -> Payload:
-        """At most `CELLS` cells each way, the strongest links among those steps, and the scale of the whole matrix."""
+        """At most `CELLS` cells each way, the strongest links among those steps, and their scale."""
         matrix = self.edges[array].of(layer)
-        high, sided = _scale(matrix)
         part = matrix[start:stop, start:stop]
+        high, sided = _scale(part)[0], _scale(matrix)[1]
         factor = max(1, -(-len(part) // CELLS))
         ends, values = strongest(part)
         header = {"start": start, "factor": factor, "high": high, "sided": sided}
