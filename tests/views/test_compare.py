@@ -1,5 +1,6 @@
 """Two runs side by side: aligned whatever they say, numbers and differences over one axis, each linked to the other."""
 
+import re
 import time
 from itertools import combinations, pairwise
 from pathlib import Path
@@ -178,6 +179,64 @@ def test_the_texts_can_be_hovered(browser, tmp_path: Path):
     seen.page.mouse.move(box["x"] + 150 + 66 * 2.5, box["y"] + 26 + 42 + 10)
     per = int((box["width"] - 158) // 66)
     assert f"position {per + 2} ·" in seen.said()
+    seen.page.close()
+
+
+def rows(seen: Seen, folder: Path) -> tuple[list[str], str]:
+    """The texts of the drawing, and what it says of the rows that it leaves out."""
+    with seen.page.expect_download() as download:
+        seen.page.get_by_role("button", name="save what is shown as SVG").click()
+    download.value.save_as(folder / "saved.svg")
+    drawn = re.findall(r"<text [^>]*>([^<]*)</text>", (folder / "saved.svg").read_text("utf-8"))
+    return drawn, next((text for text in drawn if text.startswith("… ")), "")
+
+
+@needed
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_of_five_thousand_tokens_are_drawn_to_their_end_and_say_what_is_left_out(browser, tmp_path: Path, scheme):
+    said = [word for number in range(1250) for word in (" So", " c", "=", f"{number}")]
+    other = [*said[:4], " Wait", *said[4:2600], *said[2604:]]
+    first, second = (made.run([("user", None, ["Go."]), ("assistant", "analysis", text)]) for text in (said, other))
+    view = wb.views.compare(first, second)
+    assert view._counts() == (len(first) - 4, 4, 1)
+    seen = Alive(browser, view, tmp_path, color_scheme=scheme)
+    per = int((seen.page.locator(".wb-plot >> nth=-1").bounding_box()["width"] - 158) // 66)
+    total = len(view.left)
+    drawn, left_out = rows(seen, tmp_path)
+    begin = next(c for c in range(total) if view.left[c] < 0) - 8
+    below = -(-(total - begin - 8 * per) // per)
+    assert left_out == f"… 1 more row above, {below} more rows below"
+    assert " Wait" in drawn
+    seen.shot(f"compare-5000-{scheme}")
+    assert f"{1249}" not in drawn
+    for key in ("PageDown", "PageDown"):
+        seen.page.locator(".wb").press(key)
+    assert rows(seen, tmp_path)[1] == f"… 17 more rows above, {below - 16} more rows below"
+    for _ in range(below // 8):
+        seen.page.get_by_role("button", name="later rows of the texts").click()
+    drawn, left_out = rows(seen, tmp_path)
+    assert left_out == f"… {-(-(total - 8 * per) // per)} more rows above"
+    assert f"{1249}" in drawn
+    seen.page.locator(".wb").press("PageUp")
+    assert "below" in rows(seen, tmp_path)[1]
+    seen.page.locator(".wb").press("Home")  # a kept token is shown
+    seen.page.locator(".wb").press("ArrowRight")
+    assert "above" not in rows(seen, tmp_path)[1]
+    seen.page.locator(".wb").press("PageDown")  # and the texts may leave it
+    assert "8 more rows above" in rows(seen, tmp_path)[1]
+    assert [text for text in seen.complaints if "willReadFrequently" not in text] == []
+    seen.page.close()
+
+
+@needed
+def test_short_texts_are_drawn_whole(browser, tmp_path: Path):
+    seen = Alive(browser, wb.views.compare(FIRST, SECOND), tmp_path)
+    drawn, left_out = rows(seen, tmp_path)
+    assert left_out == ""
+    assert [text.strip() for text in drawn].count("So") == sum(
+        t.strip() == "So" for run in (FIRST, SECOND) for t in run.pieces
+    )
+    assert seen.page.get_by_role("button", name="later rows of the texts").count() == 0
     seen.page.close()
 
 
