@@ -92,7 +92,7 @@ def weights(
     """What the weights say of heads and experts, beside what they did in a run of the same model.
 
     `sinks=wb.head_sinks(model)`: the learned sinks (layer head), over what the heads gave to them in this run. A click
-    goes to that layer and head in all views of the trace. `routers=wb.router_tokens(model, layer)`, one or several: for
+    goes to that layer and head in all views that are linked with it. `routers=wb.router_tokens(model, layer)`, one or several: for
     which tokens each expert is preferred, how often by embeddings alone and how often in this run; the experts that ran
     at a token are marked when it is pointed at. `experts=wb.expert_writes(model, layer, expert)`, one or several: which
     tokens each neuron raises and lowers.

@@ -551,7 +551,7 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     paint();
     return figure;
   }
-  return { bar, body, plot, figures, on, button, search: () => hits };
+  return { bar, body, plot, figures, on, button, show, search: () => hits };
 }
 
 // Mounting: in Jupyter by a model, in a page by the block of data in it.
