@@ -12,7 +12,7 @@ from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import HEADS, HOSTILE, LAYERS, Alive, inert, whole
 from workbench.errors import NotRecorded
-from workbench.views.edges import BYTES, CELLS
+from workbench.views.edges import BYTES, CELLS, _edges
 from workbench.views.links import EACH, MOST, pooled, strongest
 from workbench.views.live import snapshot
 from workbench.views.payload import unpacked
@@ -213,6 +213,8 @@ def test_a_layer_is_shown_first_if_it_is_given():
     assert "mean over 3 layers" in snapshot(wb.views.steps(trace, array))
     with pytest.raises(ValueError, match="layer=1 is in none of the arrays; they have the layers 0, 2, 3"):
         wb.views.steps(trace, array, layer=1)
+    named = array[:, :5, :5].assign_coords(layer=["first", "second", "third"])
+    assert _edges("named", named, 5).layers == (0, 1, 2)
     with pytest.raises(ValueError, match="no array has an axis layer"):
         wb.views.steps(trace, array.sel(layer=2, drop=True), layer=1)
 

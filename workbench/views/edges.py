@@ -148,8 +148,9 @@ def _edges(name: str, array: Array, count: int) -> Edges:
     over = f", mean over {array.sizes['head']} heads" if "head" in array.dims else ""
     attrs = array.attrs
     label = visible(str(name or attrs.get("long_name") or array.name or "from step to step"))
-    layers = tuple(int(number) for number in array["layer"].values) if "layer" in array.dims else ()
-    each = array if layers else array.expand_dims("layer")
+    each = array if "layer" in array.dims else array.expand_dims("layer")
+    numbers = array["layer"].values if "layer" in array.dims else np.array([], int)
+    layers = tuple((numbers if numbers.dtype.kind in "iu" else np.arange(len(numbers))).tolist())
     values = np.empty((each.sizes["layer"], count, count), "f4")
     total, known = np.zeros((count, count)), np.zeros((count, count), "i4")
     for place in range(len(values)):  # one layer at a time: all heads of all layers would take many times the memory

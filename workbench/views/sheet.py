@@ -87,7 +87,7 @@ class ScoreSheet(View):
         for message in said if "transcript" in self.shown else []:
             text = visible("".join(trace.pieces[message.content]), "↵ ")
             name = message.channel or message.author or message.role
-            rows.append(still.Row(visible(name), text=text[:600] + ("…" if len(text) > 600 else "")))
+            rows.append(still.Row(visible(name), text=still.cut(text, 600)))
         return rows + [_still(self.lanes[name]) for name in self.shown if name != "transcript"]
 
 

@@ -62,7 +62,7 @@ register("steps", (ctx) => {
     const s = tokens.step[i], found = whole()?.arrays;
     return s < 0 ? ["in no step"] : [`“${snippet(s)}”`, ...(found ? [`from steps ${linksOf(found, s, 0)} · to steps ${linksOf(found, s, 1)}`] : [])];
   };
-  const view = frame(ctx, { label: "steps", read, args: () => data.args + (state.layer >= 0 ? `, layer=${state.layer}` : "") });
+  const view = frame(ctx, { label: "steps", read, args: () => data.args + (data.numbers.includes(state.layer) ? `, layer=${state.layer}` : "") });
   if (edges.length > 1) menu(view, "array", edges.map(({ label }, k) => [k, label]), (v) => ((which = +v), follow(), redraw()));
   const layers = menu(view, "layer (↑ ↓)", [[-1, "mean over layers"], ...data.numbers.map((l) => [l, `layer ${l}`])], (v) => bus.set({ layer: +v }));
   const follow = () => ((layers.value = state.layer), (layers.hidden = !edges[which].layers.length));

@@ -13,7 +13,8 @@ How to add a view, say of things:
    then `register("things", (ctx) => { … })`. `ctx` is {el, data, tokens, bus, signal, theme, ask}: `data` is the
    payload, `data.arrays` its arrays with `.shape`; `bus.state` is what the view shows and `bus.set({hover: 7})` changes
    it: hover, row, key, lock and query are those of all views of the trace, layer, head, from, to and only are its own
-   until it is linked (`layer` and `head` of the payload are where it begins); `theme.of.ink` is a colour of views.css; `await ask("tile", {layer, head})` is an answer of Python, unpacked, and fails in a page.
+   until it is linked (`layer` and `head` of the payload are where it begins); `theme.of.ink` is a colour of views.css;
+   `await ask("tile", {layer, head})` is an answer of Python, unpacked, and fails in a page.
    `const view = frame(ctx, {label, args, read, keys})` makes the tools, the keys and the line below. `view.plot({size,
    draw, hit, mark, on, axis})` makes a canvas: `draw(pen, width, y0)` uses a pen (rect, text, arc, image) and so is
    also the SVG and PNG; it runs when a key of the bus in `on` changes. `mark(state)` gives rectangles, laid over the
