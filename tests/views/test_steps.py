@@ -204,6 +204,18 @@ def test_two_thousand_steps_are_sent_as_a_mean_and_a_layer_when_it_is_asked_for(
         view.reply("cells", wanted | {"layer": 1})
 
 
+def test_a_score_sheet_sends_the_strongest_links_of_two_thousand_steps_and_no_matrix():
+    trace, array = long()
+    arcs = array.sel(layer=2, drop=True)
+    sheet = wb.views.score_sheet(trace, ["arcs"], arcs=arcs)
+    header, arrays = sheet.payload()
+    assert sum(arrays[name].nbytes for name in ("ends:arcs", "lane:arcs")) < 300_000
+    assert (arrays["ends:arcs"][-1].tolist(), float(arrays["lane:arcs"][-1])) == ([1500, 700], 4.0)
+    assert next(lane for lane in header["lanes"] if lane["name"] == "arcs")["kind"] == "arcs"
+    assert "downsampled, 13 × 13 steps a cell" in snapshot(sheet)
+    assert "−3 to 3" in snapshot(wb.views.score_sheet(trace, ["arcs"], arcs=array.sel(layer=0, drop=True)))
+
+
 def test_a_layer_is_shown_first_if_it_is_given():
     trace, array = long()
     view = wb.views.steps(trace, array, layer=3)
