@@ -2,7 +2,9 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { axisOf, busOf, columns, mix, number, ramp, spread, SvgPen, Tokens, unpack } from "../../workbench/views/shared.js";
+import { arcs, linksOf } from "../../workbench/views/arcs.js";
+import { axisOf, busOf, columns, mix, number, ramp, spread, SvgPen, Tokens, unpack, viewOf } from "../../workbench/views/shared.js";
+import { shared } from "../../workbench/views/steps.js";
 
 const data = unpack(new Uint8Array(readFileSync(process.env.PAYLOAD)));
 const { arrays } = data;
@@ -74,6 +76,68 @@ test("the views of a trace share one state and hear of changes once a frame", ()
   assert.equal(waiting.length, 0);
   ended.abort();
   assert.equal(bus.size(), 0);
+});
+
+/** Two views of a trace, what each of them heard, and `frame()`, which lets one frame pass. */
+function two(id) {
+  const waiting = [], ended = new AbortController();
+  globalThis.requestAnimationFrame = (f) => waiting.push(f);
+  const views = [0, 5].map((layer) => viewOf(busOf(id), { layer, head: layer }, ended.signal)), heard = [[], []];
+  views.forEach((view, k) => view.on((_, keys) => heard[k].push([...keys].sort().join()), ended.signal));
+  return { views, heard, ended, frame: () => waiting.splice(0).forEach((f) => f()) };
+}
+
+test("layer, head, stretch and filter belong to a view; hover, kept token and search to all views of the trace", () => {
+  const { views: [a, b], heard, ended, frame } = two("own");
+  a.set({ layer: 3, from: 10, to: 20, only: "given", hover: 7, query: "x" });
+  frame();
+  assert.deepEqual([a, b].map(({ state: s }) => [s.layer, s.head, s.from, s.to, s.only, s.hover, s.query]), [[3, 0, 10, 20, "given", 7, "x"], [5, 5, 0, -1, "", 7, "x"]]);
+  assert.deepEqual(heard, [["from,hover,layer,only,query,to"], ["hover,query"]]); // each once, in the same frame
+  b.set({ head: 2 });
+  frame();
+  assert.deepEqual([heard[0].length, heard[1].at(-1)], [1, "head"]);
+  const later = viewOf(busOf("own"), {}, ended.signal); // a view that opens later begins as its own code says
+  assert.deepEqual([later.state.layer, later.state.from, later.state.hover], [-1, 0, 7]);
+  ended.abort();
+  assert.equal(busOf("own").size(), 0);
+});
+
+test("linked views share what would be their own, until they are not", () => {
+  const { views: [a, b], heard, ended, frame } = two("linked");
+  a.link(true);
+  assert.equal(b.state.layer, 5);
+  b.link(true); // the first brings its own, the second takes it
+  assert.deepEqual([b.state.layer, b.state.head], [0, 0]);
+  assert.ok(heard[1].at(-1).includes("layer"));
+  frame();
+  b.set({ layer: 4 });
+  frame();
+  assert.deepEqual([a.state.layer, heard[0].at(-1)], [4, "layer"]);
+  b.link(false);
+  b.set({ layer: 1 });
+  a.set({ layer: 2 });
+  frame();
+  assert.deepEqual([a.state.layer, b.state.layer, busOf("linked").linked], [2, 1, 1]);
+  ended.abort();
+  assert.equal(busOf("linked").linked, 0);
+});
+
+test("steps that share a cell show their value of the largest size", () => {
+  const values = Float32Array.of(1, -2, NaN, 3, 4, -5, NaN, NaN, NaN);
+  assert.deepEqual([...shared(values, 3, 0, 3, 1)], [...values]);
+  assert.deepEqual([...shared(values, 3, 0, 3, 2)], [4, -5, NaN, NaN]);
+  assert.deepEqual([...shared(values, 3, 1, 3, 1)], [4, -5, NaN, NaN]);
+});
+
+test("arcs are the strongest 200 links, and a step names its strongest 4", () => {
+  const size = 300, ends = Int32Array.from({ length: 2 * size }, (_, i) => (i % 2 ? 0 : 1 + (i >> 1) % 6)), strength = Float32Array.from({ length: size }, (_, i) => (i + 1) * (i % 2 ? 1 : -1));
+  const links = { ends, strength }, drawn = [], steps = Array.from({ length: 7 }, (_, s) => ({ start: s, stop: s + 1 }));
+  arcs({ arc: (...all) => drawn.push(all) }, axisOf(state, 7, 0, 700), { plus: "p", minus: "m" }, steps, links, 300, 100, 80, -1);
+  assert.equal(drawn.length, 200);
+  assert.equal(drawn.filter(([, , , , colour]) => colour === "m").length, 100);
+  assert.equal(linksOf(links, 1, 0), "0 (−295), 0 (−289), 0 (−283), 0 (−277)");
+  assert.equal(linksOf(links, 0, 0), "none");
+  assert.ok(linksOf(links, 0, 1).startsWith("6 (300), 5 (−299)"));
 });
 
 test("what is written into an SVG is text", () => {

@@ -1,5 +1,8 @@
 """Two runs side by side: aligned whatever they say, numbers and differences over one axis, each linked to the other."""
 
+import re
+import time
+from itertools import combinations, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +16,7 @@ from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import HOSTILE, Alive, inert
 from workbench.errors import NotRecorded
+from workbench.views.diff import common
 from workbench.views.live import snapshot
 from workbench.views.pairing import aligned
 
@@ -36,6 +40,54 @@ def test_every_token_stands_once_and_in_order(first: list[str], second: list[str
 def test_what_both_begin_with_stands_above_itself(head: list[str], first: list[str], second: list[str]):
     left, right = aligned(head + first, head + second)
     assert left[: len(head)].tolist() == right[: len(head)].tolist() == list(range(len(head)))
+
+
+def longest(first: list[str], second: list[str]) -> int:
+    """The length of the longest common subsequence, by the textbook's table, a diagonal at a time."""
+    a, b = (
+        np.unique(first + second, return_inverse=True)[1][part] for part in (slice(len(first)), slice(len(first), None))
+    )
+    before = last = np.zeros(len(a) + 1, "i4")  # by position in first: of this diagonal i + j, and of those before
+    for total in range(2, len(a) + len(b) + 1):
+        i = np.arange(max(1, total - len(b)), min(len(a), total - 1) + 1)
+        now = np.zeros(len(a) + 1, "i4")
+        now[i] = np.where(a[i - 1] == b[total - i - 1], before[i - 1] + 1, np.maximum(last[i - 1], last[i]))
+        before, last = last, now
+    return int(last[len(a)])
+
+
+@given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abcd"), max_size=12))
+def test_as_many_tokens_stand_above_their_like_as_there_can_be(first: list[str], second: list[str]):
+    pairs = common(first, second)
+    assert all(first[i] == second[j] for i, j in pairs)
+    assert all(i < k and j < m for (i, j), (k, m) in pairwise(pairs))
+    sizes = range(min(len(first), len(second)), -1, -1)
+    assert len(pairs) == next(k for k in sizes if set(combinations(first, k)) & set(combinations(second, k)))
+
+
+@pytest.mark.parametrize("words", [2, 17, 5000])
+@pytest.mark.parametrize("how", ["one in front", "a tenth changed", "a stretch moved", "unrelated"])
+def test_texts_of_five_thousand_tokens_are_aligned_by_an_exact_diff(words: int, how: str):
+    rng = np.random.default_rng(words)
+    first = [f"w{number}" for number in rng.integers(0, words, 5000)]
+    other = [f"w{number}" for number in rng.integers(0, words, 5000)]
+    second = {
+        "one in front": ["w0", *first],
+        "a tenth changed": [
+            b if change else a for a, b, change in zip(first, other, rng.random(5000) < 0.1, strict=True)
+        ],
+        "a stretch moved": first[1000:2000] + first[:1000] + first[2000:],
+        "unrelated": other,
+    }[how]
+    began = time.process_time()
+    left, right = aligned(first, second)
+    assert time.process_time() - began < 2  # 0.02 s; a diff that is quadratic takes minutes
+    same = sum(i >= 0 and j >= 0 and first[i] == second[j] for i, j in zip(left.tolist(), right.tolist(), strict=True))
+    assert [i for i in left.tolist() if i >= 0] == list(range(len(first)))
+    assert [j for j in right.tolist() if j >= 0] == list(range(len(second)))
+    assert same == longest(first, second)
+    if how == "one in front":
+        assert same == 5000
 
 
 def test_counts_and_differences_are_those_of_the_runs():
@@ -127,6 +179,64 @@ def test_the_texts_can_be_hovered(browser, tmp_path: Path):
     seen.page.mouse.move(box["x"] + 150 + 66 * 2.5, box["y"] + 26 + 42 + 10)
     per = int((box["width"] - 158) // 66)
     assert f"position {per + 2} ·" in seen.said()
+    seen.page.close()
+
+
+def rows(seen: Seen, folder: Path) -> tuple[list[str], str]:
+    """The texts of the drawing, and what it says of the rows that it leaves out."""
+    with seen.page.expect_download() as download:
+        seen.page.get_by_role("button", name="save what is shown as SVG").click()
+    download.value.save_as(folder / "saved.svg")
+    drawn = re.findall(r"<text [^>]*>([^<]*)</text>", (folder / "saved.svg").read_text("utf-8"))
+    return drawn, next((text for text in drawn if text.startswith("… ")), "")
+
+
+@needed
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_texts_of_five_thousand_tokens_are_drawn_to_their_end_and_say_what_is_left_out(browser, tmp_path: Path, scheme):
+    said = [word for number in range(1250) for word in (" So", " c", "=", f"{number}")]
+    other = [*said[:4], " Wait", *said[4:2600], *said[2604:]]
+    first, second = (made.run([("user", None, ["Go."]), ("assistant", "analysis", text)]) for text in (said, other))
+    view = wb.views.compare(first, second)
+    assert view._counts() == (len(first) - 4, 4, 1)
+    seen = Alive(browser, view, tmp_path, color_scheme=scheme)
+    per = int((seen.page.locator(".wb-plot >> nth=-1").bounding_box()["width"] - 158) // 66)
+    total = len(view.left)
+    drawn, left_out = rows(seen, tmp_path)
+    begin = next(c for c in range(total) if view.left[c] < 0) - 8
+    below = -(-(total - begin - 8 * per) // per)
+    assert left_out == f"… 1 more row above, {below} more rows below"
+    assert " Wait" in drawn
+    seen.shot(f"compare-5000-{scheme}")
+    assert f"{1249}" not in drawn
+    for key in ("PageDown", "PageDown"):
+        seen.page.locator(".wb").press(key)
+    assert rows(seen, tmp_path)[1] == f"… 17 more rows above, {below - 16} more rows below"
+    for _ in range(below // 8):
+        seen.page.get_by_role("button", name="later rows of the texts").click()
+    drawn, left_out = rows(seen, tmp_path)
+    assert left_out == f"… {-(-(total - 8 * per) // per)} more rows above"
+    assert f"{1249}" in drawn
+    seen.page.locator(".wb").press("PageUp")
+    assert "below" in rows(seen, tmp_path)[1]
+    seen.page.locator(".wb").press("Home")  # a kept token is shown
+    seen.page.locator(".wb").press("ArrowRight")
+    assert "above" not in rows(seen, tmp_path)[1]
+    seen.page.locator(".wb").press("PageDown")  # and the texts may leave it
+    assert "8 more rows above" in rows(seen, tmp_path)[1]
+    assert [text for text in seen.complaints if "willReadFrequently" not in text] == []
+    seen.page.close()
+
+
+@needed
+def test_short_texts_are_drawn_whole(browser, tmp_path: Path):
+    seen = Alive(browser, wb.views.compare(FIRST, SECOND), tmp_path)
+    drawn, left_out = rows(seen, tmp_path)
+    assert left_out == ""
+    assert [text.strip() for text in drawn].count("So") == sum(
+        t.strip() == "So" for run in (FIRST, SECOND) for t in run.pieces
+    )
+    assert seen.page.get_by_role("button", name="later rows of the texts").count() == 0
     seen.page.close()
 
 

@@ -44,8 +44,8 @@ def test_hovering_a_lane_marks_its_token(seen: Seen):
     x, y = middle(seen, 41)
     seen.page.mouse.move(0, 0)
     seen.page.mouse.move(x, y)
-    assert seen.page.locator(".wb-t.wb-on").count() == 1
     assert "position 41 ·" in seen.said()
+    assert seen.page.locator(".wb-t.wb-on").count() == 1
 
 
 def test_a_click_keeps_the_mark_and_keys_move_it(seen: Seen):
@@ -65,6 +65,7 @@ def test_what_is_kept_is_said_aloud(seen: Seen):
     seen.token(20).hover()
     assert seen.page.locator(".wb-told").inner_text() == ""
     seen.token(20).click()
+    seen.settled()
     assert "position 20 ·" in seen.page.locator(".wb-told").inner_text()
 
 

@@ -66,6 +66,22 @@ def test_loads_are_what_expert_load_gives_also_of_a_channel(browser, tmp_path: P
 
 
 @needed
+def test_many_steps_share_rows_of_loads(browser, tmp_path: Path):
+    said = [word for number in range(230) for word in made.words(f"So c={number}. ")]
+    trace = whole([("user", None, ["Go."]), ("assistant", "analysis", said)])
+    steps = wb.steps(trace)
+    assert len(steps) == 230
+    seen = Alive(browser, wb.views.routing(trace, 2), tmp_path)
+    box = seen.page.locator(".wb-plot >> nth=-1").bounding_box()
+    each = (box["height"] - 50) / 79  # user and analysis, then 3 steps a row
+    assert box["height"] < 500
+    seen.page.mouse.move(box["x"] + 155, box["y"] + 42 + 3.5 * each)
+    load = wb.expert_load(trace, slice(steps[3].start, steps[5].stop)).sel(layer=2, expert=0)
+    assert seen.said() == f"steps 3–5, expert 0\nruns at {100 * float(load):.3g} % of the positions"
+    seen.page.close()
+
+
+@needed
 def test_a_token_says_its_experts_and_clicks_keep_layer_and_token(browser, tmp_path: Path):
     trace = whole()
     seen = Alive(browser, wb.views.routing(trace, 1), tmp_path)

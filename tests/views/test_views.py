@@ -263,3 +263,7 @@ def test_a_heat_map_fills_every_cell_but_those_without_a_number():
     assert np.argwhere(drawn[:, first] == 0).tolist() == [[2, 7]]  # row 0 is at the bottom
     order = np.argsort(values[0])
     assert (np.diff(drawn[3, first][order].astype(int)) >= 0).all()
+
+
+def test_a_text_that_is_cut_says_so():
+    assert [still.cut("abc", most) for most in (2, 3)] == ["ab…", "abc"]

@@ -13,6 +13,7 @@ import workbench as wb
 from tests.views import made
 from tests.views.browser import OUT, needed
 from tests.views.lab import Lab, lab
+from tests.views.whole import whole
 
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[lab]'")
 pytest.importorskip("anywidget", reason="anywidget is not installed: pip install -e '.[lab]'")
@@ -117,6 +118,38 @@ def test_dark_is_dark(server: Lab, page):
         assert page.evaluate("getComputedStyle(document.querySelector('.wb')).backgroundColor") == paper
         OUT.mkdir(parents=True, exist_ok=True)
         page.screenshot(path=OUT / f"jupyter-{theme.lower()}.png")
+
+
+def menus(page) -> list[list[str]]:
+    """Layer and head of each view that is alive."""
+    page.wait_for_function("document.querySelectorAll('.wb canvas').length >= 4", timeout=30_000)
+    page.wait_for_timeout(300)
+    return page.evaluate(
+        "[...document.querySelectorAll('.wb')].map(wb => [...wb.querySelectorAll('select')].slice(1).map(m => m.value))"
+    )
+
+
+def test_two_views_of_heads_show_the_layer_and_head_of_their_code_run_reloaded_and_stored(server: Lab, browser):
+    whole().save(server.root / "whole.trace")
+    cells = ["import workbench as wb\ntrace = wb.load('whole.trace')"]
+    cells += [f"wb.views.heads(trace, layer={layer}, head={head})" for layer, head in ((0, 1), (3, 5))]
+    server.write("heads.ipynb", cells)
+    page = browser.new_page(viewport={"width": 1400, "height": 2600})
+    server.open(page, "heads.ipynb")
+    server.run_all(page)
+    assert menus(page) == [["0", "1"], ["3", "5"]]
+    page.locator(".wb").nth(1).press("End")  # a token that is kept is that of both, and carries no layer over
+    page.locator(".wb").nth(0).press("ArrowUp")
+    assert menus(page) == [["1", "1"], ["3", "5"]]
+    server.save(page)
+    server.open(page, "heads.ipynb")
+    assert menus(page) == [["0", "1"], ["3", "5"]]
+    page.screenshot(path=OUT / "jupyter-heads.png")
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.close()
+    outputs = json.loads((server.root / "heads.ipynb").read_text("utf-8"))["cells"]
+    stored = ["".join("".join(one["data"].get("text/html", "")) for one in cell["outputs"]) for cell in outputs[1:]]
+    assert ["layer 0, head 1" in stored[0], "layer 3, head 5" in stored[1]] == [True, True]
 
 
 # Last: the notebook is saved, and its kernel is gone.

@@ -57,24 +57,26 @@ let heard;
 const model = {
   get: (key) => state[key],
   set: (key, value) => { state[key] = value; },
-  save_changes: () => { window.picked = state.picked; },
+  save_changes: () => { if (!NUMBER) window.picked = state.picked; },
   on: (name, f) => { if (name === "msg:custom") heard = f; },
   off: () => {},
   async send({ id, kind, wanted }) {
-    const [error, text] = await window.reply(kind, wanted), bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
+    const [error, text] = await window.reply(NUMBER, kind, wanted);
+    const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     heard({ id, ...(error && { error }) }, [new DataView(bytes.buffer)]);
   },
 };
-renderLive({ model, el: document.getElementById("view") }).then(() => document.documentElement.classList.add("drawn"));
+await renderLive({ model, el: document.querySelectorAll(".view")[NUMBER] });
+if (document.querySelectorAll(".wb").length === VIEWS) document.documentElement.classList.add("drawn");
 """
 
 
 class Alive(Seen):
-    """A view that Python answers."""
+    """A view that Python answers, or several of them, each with a script of its own, as in Jupyter."""
 
-    def __init__(self, browser, view, folder: Path, **options):
+    def __init__(self, browser, view, folder: Path, *others, **options):
         self.asked: list[str] = []
-        self.view = view
+        self.views = [view, *others]
         page = browser.new_page(viewport={"width": 1280, "height": 900}, **options)
         self.page, self.complaints, self.requests = page, [], []
         page.on("console", lambda message: self.complaints.append(message.text))
@@ -82,19 +84,22 @@ class Alive(Seen):
         page.on("request", lambda request: self.requests.append(request.url))
         page.expose_function("reply", self._reply)
         path = folder / "alive.html"
-        text = script(view.module) + _LIVE
+        live = _LIVE.replace("VIEWS", str(len(self.views)))
+        places = '<div id="view" class="view"></div>' + '<div class="view"></div>' * len(others)
+        scripts = "".join(
+            f'<script type="module">{script(each.module)}{live.replace("NUMBER", str(number))}</script>'
+            for number, each in enumerate(self.views)
+        )
         path.write_text(
-            f'<!doctype html><meta charset="utf-8"><style>{style()}</style><body><div id="view"></div>'
-            f'<script type="module">{text}</script>',
-            "utf-8",
+            f'<!doctype html><meta charset="utf-8"><style>{style()}</style><body>{places}{scripts}', "utf-8"
         )
         page.goto(path.as_uri())
         page.wait_for_selector("html.drawn", state="attached")
 
-    def _reply(self, kind: str, wanted: dict) -> list[str]:
+    def _reply(self, number: int, kind: str, wanted: dict) -> list[str]:
         self.asked.append(kind)
         try:
-            return ["", b64encode(self.view.reply(kind, wanted)).decode()]
+            return ["", b64encode(self.views[number].reply(kind, wanted)).decode()]
         except Exception as error:
             return [f"{type(error).__name__}: {error}", ""]
 

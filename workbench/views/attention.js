@@ -7,9 +7,9 @@ const LEFT = 104, TOP = 54;
 register("attention", (ctx) => {
   const { data, tokens, bus, theme } = ctx, { state } = bus, { n } = tokens, { arrays } = data;
   const value = (level) => (level / 255) ** 2; // as Python made the levels
-  const now = () => ({ layer: state.layer < 0 ? data.layer : state.layer, head: Math.max(0, Math.min(data.heads - 1, state.head)) });
+  const now = () => ({ layer: state.layer < 0 ? data.layer : state.layer, head: state.head < 0 ? data.head : Math.min(data.heads - 1, state.head) });
   let small, large; // the two plots: made last, asked for from the beginning
-  const store = answers(ctx.ask, (kind, { head = now().head }) => (kind === "layer" && small?.paint(), head === now().head && large?.paint(), ahead()));
+  const store = answers(ctx.ask, (kind, { head = now().head }) => (kind === "layer" && small?.paint(), head === now().head && large?.paint(), view.show(), ahead()));
   store.put("layer", { layer: data.layer }, { arrays: { thumbs: arrays.thumbs, means: arrays.means }, factor: data.small });
   store.put("head", { layer: data.layer, head: data.head, from: 0, to: n, ...(data.quick && { quick: 1 }) }, { preview: data.quick, arrays: { cells: arrays.cells, sinks: arrays.sinks }, factor: data.factor });
   const beside = (width) => width >= 760;
@@ -57,7 +57,8 @@ register("attention", (ctx) => {
     return [...best, ...(sink >= 0 ? [["sink", sink]] : [])];
   };
   const read = (i) => {
-    const { layer: l, head } = now(), lines = [`layer ${l}, head ${head} looks most at: ${tops(i, 5).map(([t, v]) => `${t} (${number(v)})`).join(", ") || "keep the token to see"}`];
+    const { layer: l, head } = now(), about = i === state.lock && store.get("row", { ...now(), query: i })?.arrays ? "" : "≈ ";
+    const lines = [`layer ${l}, head ${head} looks most at: ${tops(i, 5).map(([t, v]) => `${t} (${about}${number(v)})`).join(", ") || "keep the token to see"}`];
     if (state.key < 0 || i !== state.hover) return lines;
     const seen = cells(axis()), side = seen?.cells.shape[0], place = (p) => Math.floor((p - seen.start) / seen.factor);
     const level = seen && state.key <= i ? seen.cells[place(i) * side + place(state.key)] : 0;
@@ -72,7 +73,6 @@ register("attention", (ctx) => {
   const heads = menu(view, "head ([ ])", Array.from({ length: data.heads }, (_, i) => [i, `head ${i}`]), (v) => bus.set({ head: +v }));
   const follow = () => ((layers.value = now().layer), (heads.value = now().head), ahead());
   bus.on(follow, ctx.signal);
-  bus.set({ layer: data.layer, head: data.head });
 
   // Thumbnails.
   const tile = (width) => {

@@ -2,7 +2,7 @@
 import { busOf, columns, frame, mix, number, register, spread } from "./shared.js";
 import { gutter, strip } from "./grid.js";
 
-const PAIR_WIDE = 66, PAIR_TALL = 42, LINES = 5, BARS = 34;
+const PAIR_WIDE = 66, PAIR_TALL = 42, LINES = 8, BARS = 34;
 
 register("compare", (ctx) => {
   const { data, tokens, bus, theme } = ctx, { state } = bus, { n } = tokens, { left, right, piece2 } = data.arrays, [first, second] = data.names;
@@ -20,7 +20,7 @@ register("compare", (ctx) => {
     const c = column[i], j = right[c], other = j < 0 ? `not in ${second}` : same(c) ? `position ${j} in ${second}` : `“${word2(j)}”, position ${j}, in ${second}`;
     return [other, ...(partner[i] < 0 ? [] : lanes.map(({ label, unit, a, b, gap }) => `${label}: ${number(a[i])} and ${number(b[i])}, ${second} − ${first} ${number(gap[i])} ${unit}`))];
   };
-  const view = frame(ctx, { label: "compare", read, args: () => data.args, keys: ({ key }) => ["d", "D"].includes(key) && (jump(key === "d" ? 1 : -1), true) });
+  const view = frame(ctx, { label: "compare", read, args: () => data.args, keys: ({ key }) => ({ d: () => jump(1), D: () => jump(-1), PageUp: () => page(-1), PageDown: () => page(1) })[key]?.() ?? false });
   // Where the texts part: the first column of each stretch that differs.
   const parts = Array.from({ length: size }, (_, c) => c).filter((c) => !same(c) && (c === 0 || same(c - 1)));
   const before = (c) => {
@@ -30,6 +30,7 @@ register("compare", (ctx) => {
   const jump = (by) => {
     const here = state.lock < 0 ? -1 : column[state.lock], next = by > 0 ? parts.find((c) => before(c) > (state.lock < 0 ? -1 : state.lock)) : parts.findLast((c) => c < here && before(c) < state.lock);
     if (next !== undefined) bus.set({ lock: before(next) });
+    return true;
   };
   view.bar.insertBefore(view.button("next difference", "where the texts part next (d)", () => jump(1)), view.bar.querySelector(".wb-gap"));
 
@@ -68,18 +69,25 @@ register("compare", (ctx) => {
     });
   }
 
-  let begin = 0;
+  // The texts: as many rows of pairs as fit, and how many there are above and below. They follow the kept token and the zoom.
+  let begin = state.from > 0 ? column[state.from] : Math.max(0, (parts[0] ?? 0) - 8), followed = -1;
   const grid = (width) => {
     const per = Math.max(1, Math.floor((width - gutter(width) - 8) / PAIR_WIDE)), fit = per * LINES, at = state.lock >= 0 ? column[state.lock] : -1;
-    if (at >= 0 && (at < begin || at >= begin + fit)) begin = at - (fit >> 1);
+    if (state.lock !== followed && at >= 0 && (at < begin || at >= begin + fit)) begin = at - (fit >> 1);
+    followed = state.lock;
     begin = Math.max(0, Math.min(begin, size - fit));
-    return { per, fit, x0: gutter(width) };
+    return { per, fit, x0: gutter(width), lines: Math.min(LINES, Math.ceil(size / per)), above: Math.ceil(begin / per), below: Math.ceil(Math.max(0, size - begin - fit) / per) };
   };
-  if (state.lock < 0 && parts.length) begin = Math.max(0, parts[0] - 8);
+  const page = (by) => {
+    begin += by * grid(words.box.clientWidth).fit;
+    words.paint();
+    return true;
+  };
+  bus.on((_, keys) => keys.has("from") && state.to >= 0 && state.lock < 0 && (begin = column[state.from]), ctx.signal); // heard before the plot paints
   const spot = (c, { per, x0 }) => [x0 + ((c - begin) % per) * PAIR_WIDE, 26 + Math.floor((c - begin) / per) * PAIR_TALL];
   const words = view.plot({
-    label: "aligned texts", on: ["lock", "only"],
-    size: (width) => 30 + Math.min(LINES, Math.ceil(size / grid(width).per)) * PAIR_TALL,
+    label: "aligned texts", on: ["lock", "only", "from"],
+    size: (width) => 46 + grid(width).lines * PAIR_TALL,
     draw(pen, width, y0) {
       const c = theme.of, g = grid(width), mask = tokens.mask(state.only, state.lock), [blue, amber] = [mix(c.paper, c.k0, 0.3), mix(c.paper, c.k1, 0.4)];
       pen.text(0, y0 + 13, data.summary, { fill: c.ink, bold: true, size: 12, width });
@@ -94,10 +102,12 @@ register("compare", (ctx) => {
           if (i >= 0) pen.text(x + 3, y0 + y + dy + 12, text, { fill: alike && dy ? c.soft : ink, bold: !alike, size: 11.5, width: PAIR_WIDE - 6 });
         }
       }
+      const { above, below } = g, more = (n, where) => `${n.toLocaleString("en")} more row${n === 1 ? "" : "s"} ${where}`;
+      if (above || below) pen.text(g.x0, y0 + 38 + g.lines * PAIR_TALL, "… " + [above && more(above, "above"), below && more(below, "below")].filter(Boolean).join(", "), { fill: c.ink, size: 12, width: width - g.x0 });
     },
     hit(x, y) {
       const g = grid(words.box.clientWidth), k = Math.floor((x - g.x0) / PAIR_WIDE), c = begin + Math.floor((y - 26) / PAIR_TALL) * g.per + k;
-      return k < 0 || k >= g.per || y < 26 || c >= size ? null : { hover: before(c) };
+      return k < 0 || k >= g.per || y < 26 || c >= Math.min(size, begin + g.fit) ? null : { hover: before(c) };
     },
     mark(_, width) {
       const g = grid(width);
@@ -107,4 +117,5 @@ register("compare", (ctx) => {
       });
     },
   });
+  if (size > grid(words.box.clientWidth).fit) view.body.append(view.button("↑ rows", "earlier rows of the texts (Page ↑)", () => page(-1)), " ", view.button("↓ rows", "later rows of the texts (Page ↓)", () => page(1)));
 });

@@ -1,6 +1,7 @@
 """From step to step: any labelled array (step key_step), as a matrix and as arcs over the tokens."""
 
-from collections.abc import Mapping
+import operator
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,7 @@ from workbench.analysis.heads import step_attention
 from workbench.errors import NotRecorded
 from workbench.traces import Trace
 from workbench.views import still
+from workbench.views.links import pooled, strongest
 from workbench.views.payload import Payload
 from workbench.views.view import View, parts
 from workbench.visible import visible
@@ -18,17 +20,30 @@ from workbench.visible import visible
 Array = xr.DataArray | xr.Dataset
 
 
+CELLS = 760  # steps, or stretches of them, that are sent each way: two for each pixel of the matrix
+HEIGHT = 160  # of a snapshot, in pixels
+BYTES = 4_000_000  # of the matrices that travel at once; the others come when they are asked for
+
+
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """One array from step to step: values (layer step key_step), one layer if it has none."""
+    """One array from step to step: values (layer step key_step), and their mean over the layers."""
 
     label: str
     unit: str
     over: str  # what a mean was taken over
+    layers: tuple[int, ...]  # their numbers; none if it has no layers
     values: np.ndarray
+    mean: np.ndarray
 
     def header(self) -> dict[str, Any]:
-        return {"label": self.label, "unit": self.unit, "over": self.over, "layers": len(self.values)}
+        return {"label": self.label, "unit": self.unit, "over": self.over, "layers": list(self.layers)}
+
+    def of(self, layer: int) -> np.ndarray:
+        """The matrix (step key_step) of a layer, or of -1, which is the mean."""
+        if layer != -1 and layer not in self.layers:
+            raise LookupError(f"layer {layer} is not in this array; it has the layers {_numbers(self.layers)}")
+        return self.mean if layer == -1 else self.values[self.layers.index(layer)]
 
 
 class Steps(View):
@@ -37,22 +52,49 @@ class Steps(View):
     module = "steps"
     call = "wb.views.steps(trace"
 
-    def __init__(self, trace: Trace, edges: list[Edges], args: str, **place: Any):
+    def __init__(self, trace: Trace, edges: list[Edges], layer: int, args: str, **place: Any):
         super().__init__(trace, **place)
-        self.edges, self.args = edges, args
+        self.edges, self.layer, self.args = edges, layer, args
 
     def payload(self) -> Payload:
         header, arrays = self.common()
-        header |= {"args": self.args, "edges": [each.header() for each in self.edges]}
-        return header, arrays | {f"edges:{number}": each.values for number, each in enumerate(self.edges)}
+        count = len(header["steps"])
+        numbers = sorted({layer for each in self.edges for layer in each.layers})
+        header |= {"args": self.args, "edges": [each.header() for each in self.edges], "layer": self.layer}
+        header |= {"numbers": numbers, "matrices": []}
+        first = (0, self.layer if self.layer in (-1, *self.edges[0].layers) else -1)
+        every = [(array, layer) for array, each in enumerate(self.edges) for layer in (-1, *each.layers)]
+        fits = max(1, BYTES // (4 * min(count, CELLS) ** 2))
+        for number, (array, layer) in enumerate(list(dict.fromkeys([first, *every]))[:fits]):
+            head, found = self._cells(array, layer, 0, count)
+            header["matrices"].append(head | {"array": array, "layer": layer})
+            arrays |= {f"{number}:{name}": values for name, values in found.items()}
+        return header, arrays
+
+    def answer(self, kind: str, wanted: Mapping[str, Any]) -> Payload:
+        """The "cells" of an array and a layer, or -1 for the mean, from one step to before another."""
+        if kind != "cells":
+            return super().answer(kind, wanted)
+        return self._cells(*(int(wanted[name]) for name in ("array", "layer", "from", "to")))
 
     def still(self) -> list[still.Row]:
-        return [_still(each) for each in self.edges]
+        return [_still(each, self.layer if self.layer in each.layers else -1) for each in self.edges]
+
+    def _cells(self, array: int, layer: int, start: int, stop: int) -> Payload:
+        """At most `CELLS` cells each way, the strongest links among those steps, and their scale."""
+        matrix = self.edges[array].of(layer)
+        part = matrix[start:stop, start:stop]
+        high, sided = _scale(part)[0], _scale(matrix)[1]
+        factor = max(1, -(-len(part) // CELLS))
+        ends, values = strongest(part)
+        header = {"start": start, "factor": factor, "high": high, "sided": sided}
+        return header, {"cells": pooled(part, factor), "ends": ends + np.int32(start), "strength": values}
 
 
 def steps(
     trace: Trace,
     arrays: Array | Mapping[str, Array] | None = None,
+    layer: int | None = None,
     *,
     window: tuple[int, int] | None = None,
     picked: int | None = None,
@@ -61,15 +103,17 @@ def steps(
 
     `arrays` is any labelled array with step and key_step, or several by name, among which the reader chooses: attention
     (`wb.step_attention(trace)`, which it is unless given), suppression (`wb.suppression(model, trace)`), the shift of
-    routes (`wb.routing_drift(trace)`). An axis "layer" is chosen by arrow keys, and its mean shown at first; of an axis
-    "head" it is the mean. The scale leaves out the diagonal.
+    routes (`wb.routing_drift(trace)`). Of an axis "layer" the mean is shown at first, or the `layer` that is given;
+    menu and arrow keys choose another. Of an axis "head" it is the mean. The scale leaves out the diagonal. Steps are
+    numbered from 0, as in `wb.steps(trace)`. Where steps share a cell it has their value of the largest size, and the
+    view says "downsampled"; zoomed in, it is exact. A page holds what fits into 4 MB; other layers take Python.
 
     >>> trace = wb.trace("What is 12+30?", record="steps")
     >>> wb.views.steps(trace, {"attention": wb.step_attention(trace)})
     <steps of pocket: 51 tokens>
 
-    Raises ValueError for an array without those axes, or of another number of steps; NotRecorded without steps or, if
-    no array is given, without record="steps".
+    Raises ValueError for an array without those axes, of another number of steps, or without that layer; NotRecorded
+    without steps or, if no array is given, without record="steps".
     """
     count = len(parts(trace))
     if not count:
@@ -80,7 +124,12 @@ def steps(
     edges = [_edges(name, array, count) for name, array in named]
     if not edges:
         raise ValueError("arrays is empty; give one labelled array (step key_step), or several by name")
-    return Steps(trace, edges, args, window=window, picked=picked)
+    layers = sorted({each for one in edges for each in one.layers})
+    number = None if layer is None else operator.index(layer)
+    if number is not None and number not in layers:
+        there = f"they have the layers {_numbers(layers)}" if layers else "no array has an axis layer"
+        raise ValueError(f"layer={layer} is in none of the arrays; {there}")
+    return Steps(trace, edges, -1 if number is None else number, args, window=window, picked=picked)
 
 
 def _edges(name: str, array: Array, count: int) -> Edges:
@@ -99,21 +148,45 @@ def _edges(name: str, array: Array, count: int) -> Edges:
     over = f", mean over {array.sizes['head']} heads" if "head" in array.dims else ""
     attrs = array.attrs
     label = visible(str(name or attrs.get("long_name") or array.name or "from step to step"))
-    array = array.mean("head") if over else array
-    array = array if "layer" in array.dims else array.expand_dims("layer")
-    values = array.transpose("layer", "step", "key_step").values.astype("f4")
-    return Edges(label, visible(str(attrs.get("units", ""))), over, np.where(np.isfinite(values), values, np.nan))
+    each = array if "layer" in array.dims else array.expand_dims("layer")
+    numbers = array["layer"].values if "layer" in array.dims else np.array([], int)
+    layers = tuple((numbers if numbers.dtype.kind in "iu" else np.arange(len(numbers))).tolist())
+    values = np.empty((each.sizes["layer"], count, count), "f4")
+    total, known = np.zeros((count, count)), np.zeros((count, count), "i4")
+    for place in range(len(values)):  # one layer at a time: all heads of all layers would take many times the memory
+        one = each.isel(layer=place)
+        one = (one.mean("head") if over else one).transpose("step", "key_step").values
+        finite = np.isfinite(one)
+        values[place] = np.where(finite, one, np.nan)
+        total += np.where(finite, one, 0)
+        known += finite
+    mean = np.where(known > 0, total / np.maximum(known, 1), np.nan).astype("f4")
+    return Edges(label, visible(str(attrs.get("units", ""))), over, layers, values, mean)
 
 
-def _still(each: Edges) -> still.Row:
-    layers = len(each.values)
-    known = np.isfinite(each.values)
-    total = np.where(known, each.values, 0).sum(0)
-    mean = np.where(known.any(0), total / np.maximum(known.sum(0), 1), np.nan)
-    off = mean[~np.eye(len(mean), dtype=bool) & np.isfinite(mean)]
-    most = float(np.abs(off).max(initial=0.0)) or 1.0
-    sided = bool((off < 0).any())
-    picture = still.heat(mean[::-1], "max", -most if sided else 0.0, most, "both" if sided else "blue", 160)
-    unit = f"row: step, column: key_step{each.over}" + (f", mean over {layers} layers" if layers > 1 else "")
-    scale = f"{'−' if sided else ''}{most if sided else 0:.3g} to {most:.3g} {each.unit}"
-    return still.Row(each.label, unit, picture, scale=scale, height=160)
+def _scale(matrix: np.ndarray) -> tuple[float, bool]:
+    """The largest size of a value off the diagonal, 1 if there is none, and whether one of them is negative."""
+    off = matrix[~np.eye(len(matrix), dtype=bool) & np.isfinite(matrix)]
+    return float(np.abs(off).max(initial=0.0)) or 1.0, bool((off < 0).any())
+
+
+def _numbers(layers: Sequence[int]) -> str:
+    first, last = min(layers, default=0), max(layers, default=-1)
+    return f"{first} to {last}" if len(layers) == last - first + 1 else ", ".join(map(str, layers))
+
+
+def matrix_row(label: str, unit: str, axes: str, matrix: np.ndarray) -> still.Row:
+    """A row of a snapshot: the matrix (step key_step), step 0 at the top left."""
+    most, sided = _scale(matrix)
+    factor = -(-len(matrix) // HEIGHT)
+    cells = pooled(matrix, factor)[::-1]
+    picture = still.heat(cells, "max", -most if sided else 0.0, most, "both" if sided else "blue", HEIGHT)
+    axes += f"; steps 0 to {len(matrix) - 1}"
+    axes += f"; downsampled, {factor} × {factor} steps a cell" if factor > 1 else ""
+    scale = f"{'−' if sided else ''}{most if sided else 0:.3g} to {most:.3g} {unit}"
+    return still.Row(label, axes, picture, scale=scale, height=HEIGHT)
+
+
+def _still(each: Edges, layer: int) -> still.Row:
+    where = f", layer {layer}" if layer >= 0 else f", mean over {len(each.layers)} layers" if each.layers else ""
+    return matrix_row(each.label, each.unit, f"row: step, column: key_step{each.over}{where}", each.of(layer))

@@ -87,14 +87,14 @@ export function strip(view, ctx, { label, title, size, draw, row = () => -1, on 
   return plot;
 }
 
-/** A plot of named cells. `cells()` gives {title, rows, columns, at(r, c), low, high, colours, unit, height, widest}; `told(r, c)` is said of a
- *  cell, `link(r, c)` what the bus hears while the mouse is on it, `pick(r, c)` what a click does, `kept()` gives [row, column] or -1s. */
+/** A plot of named cells. `cells(width)` gives {title, rows, columns, at(r, c), low, high, colours, unit, note, height, widest}, with `side` for square
+ *  cells that together are no taller; `told(r, c)` is said of a cell, `link(r, c)` what the bus hears while the mouse is on it, `pick(r, c)` what a click does, `kept()` gives [row, column] or -1s. */
 export function matrix(view, ctx, { label, cells, told, link = () => ({ hover: -1 }), pick = () => {}, kept = () => [-1, -1], on = [] }) {
   const { bus, theme, el } = ctx, top = 42;
   let over = null;
   const place = (width) => {
-    const m = cells(), x0 = gutter(width) + (m.wide ?? 0);
-    return { m, x0, w: Math.max(1, Math.min(m.widest ?? 34, (width - x0 - 8) / m.columns.length)), h: m.height ?? Math.max(4, Math.min(16, 420 / m.rows.length)) };
+    const m = cells(width), x0 = gutter(width) + (m.wide ?? 0), w = Math.max(1, Math.min(m.widest ?? 34, (width - x0 - 8) / m.columns.length, (m.side ?? Infinity) / m.rows.length));
+    return { m, x0, w, h: m.side ? w : (m.height ?? Math.max(4, Math.min(16, 420 / m.rows.length))) };
   };
   const spot = (x, y) => {
     const { m, x0, w, h } = place(plot.box.clientWidth), [r, k] = [Math.floor((y - top) / h), Math.floor((x - x0) / w)];
@@ -110,6 +110,7 @@ export function matrix(view, ctx, { label, cells, told, link = () => ({ hover: -
       const { m, x0, w, h } = place(width), c = theme.of, y = y0 + top, [rows, columns] = [m.rows.length, m.columns.length], span = m.high - m.low || 1;
       pen.text(0, y0 + 13, m.title, { fill: c.ink, bold: true, size: 12, width: width < 700 ? width : width - 250 });
       if (width >= 700) scale(pen, c, width - 240, y0 + 4, m.colours, number(m.low), number(m.high), m.unit);
+      if (m.note) pen.text(0, y0 + 27, m.note, { fill: c.soft, size: 11, width: width < 700 ? width : width - 250 });
       if (!rows || !columns) return;
       pen.image(x0, y, w * columns, h * rows, raster(columns, rows, m.colours, (r, k) => {
         const v = m.at(r, k);
@@ -127,7 +128,7 @@ export function matrix(view, ctx, { label, cells, told, link = () => ({ hover: -
       const { m, x0, w, h } = place(width), marks = [], [row, column] = kept();
       if (row >= 0 && row < m.rows.length) marks.push({ x: x0, y: top + row * h, w: w * m.columns.length, h, lock: true });
       if (column >= 0 && column < m.columns.length) marks.push({ x: x0 + column * w, y: top, w, h: h * m.rows.length, lock: true });
-      if (over && over[0] < m.rows.length) marks.push({ x: x0 + over[1] * w, y: top + over[0] * h, w, h });
+      if (over && over[0] < m.rows.length && over[1] < m.columns.length) marks.push({ x: x0 + over[1] * w, y: top + over[0] * h, w, h });
       return marks;
     },
   });

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any
 
 import numpy as np
@@ -10,6 +9,7 @@ import xarray as xr
 
 from workbench.traces import Trace
 from workbench.views import still
+from workbench.views.diff import common
 from workbench.views.payload import Payload
 from workbench.views.view import View
 from workbench.visible import visible, visible_pieces
@@ -57,7 +57,8 @@ class Compare(View):
         header |= {"args": self.args, "names": list(self.names), "other": self.other.id, "lanes": lanes}
         header["summary"] = self.summary()
         header["hint"] = (
-            "Hover, click to keep, ← → to move, d and D to the next difference, / to search, + − 0 to zoom."
+            "Hover, click to keep, ← → to move, d and D to the next difference, Page ↑ ↓ for more rows, / to search, "
+            "+ − 0 to zoom."
         )
         arrays |= {"left": self.left, "right": self.right, "piece2": np.array(piece, "u4")}
         for number, lane in enumerate(self.lanes):
@@ -146,19 +147,22 @@ def compare(
 def aligned(first: Sequence[str], second: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     """Positions that stand above each other, -1 where a text has none: each appears once, in order.
 
+    As many tokens as possible stand above one with the same text, however long the texts are.
+
     >>> aligned(["a", "b", "c"], ["a", "c", "d"])
     (array([ 0,  1,  2, -1], dtype=int32), array([ 0, -1,  1,  2], dtype=int32))
     """
-    begin = 0
-    while begin < min(len(first), len(second)) and first[begin] == second[begin]:
-        begin += 1
-    left, right = list(range(begin)), list(range(begin))
-    matcher = SequenceMatcher(None, first[begin:], second[begin:])  # what both begin with costs nothing
-    for _, i, i_stop, j, j_stop in matcher.get_opcodes():
-        size = max(i_stop - i, j_stop - j)
-        left += [begin + i + k if i + k < i_stop else -1 for k in range(size)]
-        right += [begin + j + k if j + k < j_stop else -1 for k in range(size)]
-    return np.array(left, "i4"), np.array(right, "i4")
+    left: list[int] = []
+    right: list[int] = []
+    i = j = 0
+    for i_next, j_next in [*common(first, second), (len(first), len(second))]:
+        size = max(i_next - i, j_next - j)  # what differs stands above what differs
+        left += [i + k if i + k < i_next else -1 for k in range(size)]
+        right += [j + k if j + k < j_next else -1 for k in range(size)]
+        left.append(i_next)
+        right.append(j_next)
+        i, j = i_next + 1, j_next + 1
+    return np.array(left[:-1], "i4"), np.array(right[:-1], "i4")
 
 
 def _both(lane: str | Pair, trace: Trace, other: Trace) -> Both:

@@ -70,13 +70,13 @@ class Weights(View):
             rows.append(still.Row(label, unit, picture, scale="0 to 1", height=96))
         for router in self.routers:
             words = "; ".join(f"{e}: {' '.join(words[:3])}" for e, words in enumerate(router["words"]))
-            rows.append(still.Row(f"router of layer {router['layer']}", "preferred for", text=words[:3000]))
+            rows.append(still.Row(f"router of layer {router['layer']}", "preferred for", text=still.cut(words, 3000)))
         for one in self.experts:
             words = "; ".join(
                 f"{k}: {' '.join(said[:3])}" for k, said in zip(one["neurons"], one["raised"], strict=True)
             )
             label = f"layer {one['layer']}, expert {one['expert']}"
-            rows.append(still.Row(label, "its neurons raise", text=words[:3000]))
+            rows.append(still.Row(label, "its neurons raise", text=still.cut(words, 3000)))
         return rows
 
 
@@ -92,10 +92,10 @@ def weights(
     """What the weights say of heads and experts, beside what they did in a run of the same model.
 
     `sinks=wb.head_sinks(model)`: the learned sinks (layer head), over what the heads gave to them in this run. A click
-    goes to that layer and head in all views of the trace. `routers=wb.router_tokens(model, layer)`, one or several: for
-    which tokens each expert is preferred, how often by embeddings alone and how often in this run; the experts that ran
-    at a token are marked when it is pointed at. `experts=wb.expert_writes(model, layer, expert)`, one or several: which
-    tokens each neuron raises and lowers.
+    goes to that layer and head, also in views that are linked with this one. `routers=wb.router_tokens(model, layer)`,
+    one or several: for which tokens each expert is preferred, how often by embeddings alone and how often in this run;
+    the experts that ran at a token are marked when it is pointed at. `experts=wb.expert_writes(model, layer, expert)`,
+    one or several: which tokens each neuron raises and lowers.
 
     >>> wb.views.weights(trace, wb.head_sinks(model), wb.router_tokens(model, 0, k=5))
     <weights of pocket: 64 tokens>

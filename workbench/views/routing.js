@@ -22,7 +22,7 @@ register("routing", (ctx) => {
     view.figures.forEach((f) => f.paint());
   };
   bus.on(() => (layerMenu.value = routed[layer()]), ctx.signal);
-  bus.set({ layer: data.layer });
+  layerMenu.value = routed[layer()];
 
   // An expert's colour is the same in all layers, but its number means something in its own layer only.
   let table = [], made = "";
@@ -90,9 +90,12 @@ register("routing", (ctx) => {
     const positions = every(), rows = Array.from({ length: layers }, (_, r) => load(layers - 1 - r, positions));
     return look(`by layer: load of each expert, ${positions.length.toLocaleString("en")} tokens`, rows, rows.map((_, r) => `layer ${routed[layers - 1 - r]}`), layers - 1 - layer());
   };
-  const groups = () => {
-    const mask = tokens.mask(state.only, state.lock), names = [...new Set(tokens.messages.map((m) => m.name))], range = (parts) => parts.flatMap(({ start, stop }) => Array.from({ length: stop - start }, (_, i) => start + i)).filter((i) => !mask || mask[i]);
-    return [...names.map((name) => [name, range(tokens.messages.filter((m) => m.name === name))]), ...tokens.steps.map((s, i) => [`${i + 1} ${plain(s.kind)}`, range([s])])];
+  const groups = () => { // at most 100 rows of steps: where there are more, each row is a stretch of them
+    const mask = tokens.mask(state.only, state.lock), names = [...new Set(tokens.messages.map((m) => m.name))], many = Math.ceil(tokens.steps.length / 100), range = (parts) => parts.flatMap(({ start, stop }) => Array.from({ length: stop - start }, (_, i) => start + i)).filter((i) => !mask || mask[i]);
+    return [...names.map((name) => [name, range(tokens.messages.filter((m) => m.name === name))]), ...Array.from({ length: Math.ceil(tokens.steps.length / (many || 1)) }, (_, g) => {
+      const part = tokens.steps.slice(g * many, (g + 1) * many);
+      return [many > 1 ? `steps ${g * many}–${g * many + part.length - 1}` : `${g} ${plain(part[0].kind)}`, range(part)];
+    })];
   };
   const byGroup = () => {
     const found = groups();

@@ -27,33 +27,62 @@ export function unpack(bytes) {
   return data;
 }
 
-// The bus: one state for all views of a trace in the page. Changes of one frame reach every view once, together.
+// The bus of a trace: what all of its views in the page share. Changes of one frame reach every view once, together.
 
-export function busOf(id) {
-  let bus = BUSES.get(id);
-  if (bus) return bus;
+const OWN = { layer: -1, head: -1, from: 0, to: -1, only: "" }; // what each view has for itself
+const START = { hover: -1, row: -1, key: -1, cell: "", lock: -1, query: "", ...OWN };
+
+function busWith(state) {
   const subscribers = new Set();
   let changed = new Set();
-  const state = { hover: -1, row: -1, key: -1, cell: "", lock: -1, layer: -1, head: -1, from: 0, to: -1, query: "", only: "" };
   const tell = () => {
     const keys = changed;
     changed = new Set();
-    for (const f of [...subscribers]) f(state, keys);
+    if (keys.size) for (const f of [...subscribers]) f(state, keys);
   };
-  bus = {
+  return {
     state,
     set(patch) {
       const before = changed.size;
       for (const key in patch) if (state[key] !== patch[key]) (state[key] = patch[key]), changed.add(key);
       if (changed.size && !before) requestAnimationFrame(tell);
     },
+    tell: (keys) => (keys.forEach((key) => changed.add(key)), tell()),
     on(f, signal) {
       subscribers.add(f);
       signal.addEventListener("abort", () => subscribers.delete(f));
     },
     size: () => subscribers.size,
   };
-  BUSES.set(id, bus);
+}
+
+export function busOf(id) {
+  if (!BUSES.has(id)) BUSES.set(id, Object.assign(busWith({ ...START }), { linked: 0 }));
+  return BUSES.get(id);
+}
+
+/** The bus as one view has it. Hover, kept token and search are those of all views of the trace; layer, head, stretch
+ *  and filter are its own, until `link(true)` shares them with the other linked views: the first brings its own. */
+export function viewOf(shared, own, signal) {
+  const state = Object.setPrototypeOf({ ...OWN, ...own }, shared.state), bus = busWith(state), { set } = bus;
+  let linked = false;
+  const mine = (key) => !linked && key in OWN;
+  bus.set = (patch) => {
+    const [theirs, rest] = [{}, {}];
+    for (const key in patch) (mine(key) ? rest : theirs)[key] = patch[key];
+    shared.set(theirs); // first: what changes with it reaches the view in the same frame
+    set(rest);
+  };
+  bus.link = (on) => {
+    if (on === linked) return;
+    linked = on;
+    if (on && !shared.linked) shared.set({ ...state });
+    shared.linked += on ? 1 : -1;
+    for (const key in OWN) on ? delete state[key] : (state[key] = state[key]); // what it does not have is the shared one
+    if (on) bus.tell(Object.keys(OWN));
+  };
+  shared.on((_, keys) => bus.tell([...keys].filter((key) => !mine(key))), signal);
+  signal.addEventListener("abort", () => bus.link(false));
   return bus;
 }
 
@@ -103,7 +132,7 @@ export class Tokens {
   }
   place(i) {
     const m = this.messages[this.owner[i]], s = this.steps[this.step[i]];
-    return (m ? m.name : "") + (s ? `, step ${this.step[i] + 1} (${plain(s.kind)})` : "");
+    return (m ? m.name : "") + (s ? `, step ${this.step[i]} (${plain(s.kind)})` : "");
   }
 }
 
@@ -321,13 +350,15 @@ function save(name, type, content) {
 
 /** options: label; args(state) -> Python arguments; read(position, state) -> lines; keys(event) -> true if it was one. */
 export function frame(ctx, { label, args = () => "", read = () => [], keys = () => false }) {
-  const { el, data, tokens, bus, signal, theme } = ctx, { state } = bus, figures = [];
+  const { el, data, tokens, bus, signal, theme, alone } = ctx, { state } = bus, figures = [];
   const on = (target, type, f) => target.addEventListener(type, f, { signal });
   const button = (text, title, f) => {
     const made = make("button", { type: "button", textContent: text, title, label: title });
     on(made, "click", f);
     return made;
   };
+  const link = button("link", "share layer, head, zoom and filter with the other linked views of this trace", () => bus.link((link.ariaPressed = link.ariaPressed !== "true")));
+  link.ariaPressed = false;
   const search = make("input", { type: "search", placeholder: "search  /", label: "search tokens" });
   const count = make("span", { className: "wb-count", role: "status" });
   const only = make("select", { label: "show only", title: "what is not chosen is greyed out" });
@@ -402,10 +433,10 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     navigator.clipboard?.writeText(code.value).catch(() => {});
   };
   const bar = make("div", { className: "wb-bar", role: "toolbar", label: label + ": tools" },
-    search, button("‹", "previous (Shift+Enter)", () => go(-1)), button("›", "next (Enter)", () => go(1)), count, only,
+    search, button("‹", "previous (Shift+Enter)", () => go(-1)), button("›", "next (Enter)", () => go(1)), count, only, ...(alone ? [] : [link]),
     make("span", { className: "wb-gap" }),
     button("−", "zoom out (-)", () => zoom(2)), button("+", "zoom in (+)", () => zoom(0.5)), button("all", "all tokens (0)", () => bus.set({ from: 0, to: -1 })),
-    button("SVG", "save what is shown as SVG", svg), button("PDF", "save what is shown as PDF", pdf), button("PNG", "save what is shown as PNG", png), button("Python", "the line that makes this view", python));
+    ...Object.entries({ SVG: svg, PDF: pdf, PNG: png }).map(([kind, f]) => button(kind, "save what is shown as " + kind, f)), button("Python", "the line that makes this view", python));
   Object.assign(el, { tabIndex: 0 });
   el.setAttribute("role", "group");
   el.setAttribute("aria-label", `${label}. Arrow keys move along the tokens and layers, slash searches, plus and minus zoom, Escape lets go.`);
@@ -520,23 +551,22 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     paint();
     return figure;
   }
-  return { bar, body, plot, figures, on, button, search: () => hits };
+  return { bar, body, plot, figures, on, button, show, search: () => hits };
 }
 
 // Mounting: in Jupyter by a model, in a page by the block of data in it.
 
 async function mount(el, bytes, { signal, ask, model }) {
-  const data = unpack(bytes), bus = busOf(data.trace), tokens = new Tokens(data);
+  const data = unpack(bytes), tokens = new Tokens(data), [from, to] = data.window ?? [0, -1], { layer = -1, head = -1 } = { ...data, ...data.picked };
+  const bus = viewOf(busOf(data.trace), { from, to, layer, head }, signal), { state } = bus; // as the code says
   el.replaceChildren();
   el.classList.add("wb");
-  const theme = themed(el, signal), { state } = bus;
-  if (data.window) bus.set({ from: data.window[0], to: data.window[1] });
-  const take = () => {
-    const picked = model?.get("picked") ?? data.picked;
-    bus.set(picked ? { lock: picked.pos, layer: picked.layer ?? -1, head: picked.head ?? -1 } : { lock: -1 });
-  };
-  if (data.picked || model?.get("picked")) take();
-  model?.on("change:picked", take);
+  const theme = themed(el, signal), kept = model?.get("picked") ?? data.picked;
+  if (kept) bus.set({ lock: kept.pos });
+  model?.on("change:picked", () => {
+    const { pos = -1, layer = state.layer, head = state.head } = model.get("picked") ?? {};
+    bus.set({ lock: pos, layer, head });
+  });
   bus.on((_, keys) => {
     if (!model || !["lock", "layer", "head"].some((key) => keys.has(key))) return;
     const named = Object.entries({ pos: state.lock, layer: state.layer, head: state.head }).filter(([, v]) => v >= 0);
@@ -545,7 +575,7 @@ async function mount(el, bytes, { signal, ask, model }) {
     model.set("picked", picked);
     model.save_changes();
   }, signal);
-  DRAW[data.view]({ el, data, tokens, bus, signal, theme, ask });
+  DRAW[data.view]({ el, data, tokens, bus, signal, theme, ask, alone: !model });
   performance.mark("workbench:drawn");
 }
 

@@ -1,12 +1,13 @@
 // The score sheet: one token axis, and under the transcript whatever lanes the reader wants to see beside each other.
 import { axisOf, columns, frame, make, number, plain, ramp, raster, register, spread, ticks, veil } from "./shared.js";
-import { legend, transcript } from "./transcript.js";
+import { legend, transcript } from "./text.js";
+import { arcs, linksOf } from "./arcs.js";
 
-const ROWS = 128, ARCS = 150, GAP = 9, SCALE = 76;
+const ROWS = 128, GAP = 9, SCALE = 76;
 
 register("sheet", (ctx) => {
   const { data, tokens, bus, theme } = ctx, { state } = bus, { n } = tokens, { arrays } = data;
-  const lanes = new Map(data.lanes.map((lane) => [lane.name, { ...lane, values: arrays["lane:" + lane.name] }]));
+  const lanes = new Map(data.lanes.map((lane) => [lane.name, { ...lane, values: arrays["lane:" + lane.name], strength: arrays["lane:" + lane.name], ends: arrays["ends:" + lane.name] }]));
   let shown = data.shown.filter((name) => lanes.has(name));
   const stepOf = (i) => tokens.step[i];
 
@@ -22,11 +23,8 @@ register("sheet", (ctx) => {
     return `${label} ${number(values[best * n + i])} (${keep}, ${lane.names ? lane.names[best] : "layer " + best})`;
   };
   const edges = (lane, i) => {
-    const s = stepOf(i), { size } = lane;
-    if (s < 0 || s >= size) return "";
-    const strongest = (at) => [...Array(size).keys()].map((k) => [k, lane.values[at(k)]]).filter(([k, v]) => k !== s && v)
-      .sort((a, b) => Math.abs(b[1]) - Math.abs(a[1])).slice(0, 3).map(([k, v]) => `step ${k + 1} ${number(v)}`).join(", ");
-    return `${lane.label}: from ${strongest((k) => s * size + k) || "none"}; to ${strongest((k) => k * size + s) || "none"}`;
+    const s = stepOf(i);
+    return s < 0 ? "" : `${lane.label}: from steps ${linksOf(lane, s, 0)}; to steps ${linksOf(lane, s, 1)}`;
   };
   const read = (i) => {
     const said = shown.map((name) => lanes.get(name)).filter((lane) => lane.values).map((lane) =>
@@ -103,18 +101,13 @@ register("sheet", (ctx) => {
       pen.text(x + 60, y + h / 2 + 8, number(high), { fill: c.soft, size: 10, align: "end" });
     }
   };
-  const arcs = (pen, a, lane, y, h) => {
-    const { values, size: count } = lane, c = theme.of, found = [], mine = state.lock >= 0 ? stepOf(state.lock) : -1;
-    const middle = (s) => a.x((tokens.steps[s].start + tokens.steps[s].stop) / 2);
-    for (let s = 0; s < count; s++) for (let k = 0; k < count; k++) if (s !== k && values[s * count + k]) found.push([s, k, values[s * count + k]]);
-    found.sort((p, q) => Math.abs(p[2]) - Math.abs(q[2]));
-    const most = Math.abs(found.at(-1)?.[2] ?? 0), wide = Math.max(1, a.x(n) - a.x(0));
-    for (const [s, k, v] of found.slice(-ARCS)) {
-      const [x1, x2] = [middle(k), middle(s)], share = Math.abs(v) / most, other = mine >= 0 && s !== mine && k !== mine;
-      if (share < 0.03 || Math.min(x1, x2) < a.x0 || Math.max(x1, x2) > a.x0 + a.width) continue;
-      pen.arc(x1, x2, y + h - 6, 6 + (h - 14) * Math.min(1, Math.sqrt(Math.abs(x2 - x1) / wide)), v < 0 ? c.minus : c.plus, 0.6 + 3 * share, (other ? 0.12 : 1) * (0.2 + 0.75 * share));
+  const over = (pen, a, lane, y, h) => {
+    const c = theme.of, most = Math.abs(lane.strength.at(-1) ?? 0);
+    arcs(pen, a, c, tokens.steps, lane, most, y + h - 6, h - 12, state.lock >= 0 ? stepOf(state.lock) : -1);
+    for (const { start, stop } of tokens.steps) {
+      const x = a.x((start + stop) / 2);
+      if (x >= a.x0 && x <= a.x0 + a.width) pen.rect(x - 1.5, y + h - 6, 3, 3, c.ink);
     }
-    for (let s = 0; s < count; s++) if (middle(s) >= a.x0 && middle(s) <= a.x0 + a.width) pen.rect(middle(s) - 1.5, y + h - 6, 3, 3, c.ink);
     pen.text(a.x0 + a.width + 8, y + 10, number(most), { fill: c.soft, size: 10.5 });
     pen.text(a.x0 + a.width + 8, y + 22, "thickest", { fill: c.soft, size: 10 });
   };
@@ -122,7 +115,7 @@ register("sheet", (ctx) => {
   const draw = (pen, width, y0) => {
     const c = theme.of, a = axis(width), { placed, end } = layout(width), bottom = y0 + end;
     ribbon(pen, a, y0 + 2, tokens.messages.map((m) => ({ ...m, label: m.name })), "messages");
-    ribbon(pen, a, y0 + 22, tokens.steps.map((s, i) => ({ ...s, short: String(i + 1), label: `${i + 1} ${plain(s.kind)}` })), "steps");
+    ribbon(pen, a, y0 + 22, tokens.steps.map((s, i) => ({ ...s, short: String(i), label: `${i} ${plain(s.kind)}` })), "steps");
     for (const { start } of tokens.steps) if (start > a.from && start < a.to && tokens.steps.length < a.width / 6) pen.rect(a.x(start) - 0.5, y0 + 40, 1, end - 44, c.line);
     for (const { lane, y, h, top } of placed) {
       const unit = [lane.unit, lane.values && lane.names && `pale ${number(lane.low ?? spread(lane.values)[0])}, dark ${number(lane.high ?? spread(lane.values)[1])}`, lane.values && lane.kind !== "arcs" && a.shared && `downsampled (${lane.keep})`].filter(Boolean).join("; ");
@@ -132,7 +125,7 @@ register("sheet", (ctx) => {
       } else pen.text(0, y0 + top + 12, `${lane.label}  ${unit}`, { fill: c.soft, size: 11, width });
       if (!lane.values) pen.text(a.x0, y0 + y + 12, lane.missing, { fill: c.soft, size: 11, width: a.width + SCALE });
       else if (lane.kind === "heat") heatmap(pen, a, lane, y0 + y, h);
-      else if (lane.kind === "arcs") arcs(pen, a, lane, y0 + y, h);
+      else if (lane.kind === "arcs") over(pen, a, lane, y0 + y, h);
       else {
         const ends = bars(pen, a, lane, y0 + y, h);
         pen.text(a.x0 + a.width + 8, y0 + y + 9, number(ends[1]), { fill: c.soft, size: 10.5 });

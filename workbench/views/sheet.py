@@ -11,6 +11,8 @@ import xarray as xr
 from workbench.analysis.depth import settle_depth
 from workbench.traces import Trace
 from workbench.views import still
+from workbench.views.edges import matrix_row
+from workbench.views.links import strongest
 from workbench.views.payload import Payload
 from workbench.views.view import View, colour_of, fitted, lane, messages, parts
 from workbench.visible import visible
@@ -70,7 +72,11 @@ class ScoreSheet(View):
             "shown": list(self.shown),
             "tall": self.tall,
         }
-        arrays |= {f"lane:{each.name}": each.values for each in self.lanes.values() if each.values is not None}
+        for each in self.lanes.values():
+            if each.values is not None and each.kind == "arcs":
+                arrays[f"ends:{each.name}"], arrays[f"lane:{each.name}"] = strongest(each.values)
+            elif each.values is not None:
+                arrays[f"lane:{each.name}"] = each.values
         _expect(self.trace, header, arrays)
         return header, arrays
 
@@ -81,7 +87,7 @@ class ScoreSheet(View):
         for message in said if "transcript" in self.shown else []:
             text = visible("".join(trace.pieces[message.content]), "↵ ")
             name = message.channel or message.author or message.role
-            rows.append(still.Row(visible(name), text=text[:600] + ("…" if len(text) > 600 else "")))
+            rows.append(still.Row(visible(name), text=still.cut(text, 600)))
         return rows + [_still(self.lanes[name]) for name in self.shown if name != "transcript"]
 
 
@@ -313,8 +319,7 @@ def _still(each: Lane) -> still.Row:
     scale = f"{low:.3g} to {high:.3g}".replace("-", "−")
     shared = f"; downsampled ({each.keep})" if each.values.shape[-1] > still.WIDTH and each.kind != "arcs" else ""
     if each.kind == "arcs":
-        picture = still.heat(each.values[::-1], "max", 0.0, most, height=96)
-        return still.Row(each.label, each.unit + "; row: to, column: from", picture, scale=scale, height=96)
+        return matrix_row(each.label, each.unit, "row: to, column: from", each.values)
     if each.kind == "heat":
         picture = still.heat(each.values, each.keep, low, high, each.ramp)
         return still.Row(each.label, each.unit + shared, picture, scale=scale, height=48)

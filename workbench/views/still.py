@@ -25,6 +25,11 @@ _RAMPS = {
 }
 
 
+def cut(text: str, most: int) -> str:
+    """The text, or its beginning and "…" if it is longer than that."""
+    return text if len(text) <= most else text[:most] + "…"
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """One row of a snapshot: what it is, in which unit, its picture (PNG) or a text, and the ends of its scale."""

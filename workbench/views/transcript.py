@@ -41,7 +41,7 @@ class Tokens(View):
         for message in said:
             text = visible("".join(trace.pieces[message.content]), "↵ ")
             name = message.channel or message.author or message.role
-            rows.append(still.Row(visible(name), text=text[:1500] + ("…" if len(text) > 1500 else "")))
+            rows.append(still.Row(visible(name), text=still.cut(text, 1500)))
         return rows
 
 

@@ -11,9 +11,10 @@ How to add a view, say of things:
 2. `views/things.js`: `import { frame, register, … } from "./shared.js";` (named imports on one line, no renaming: the
    files are joined into one script, so top-level names must differ from those of `shared.js` and of what is imported),
    then `register("things", (ctx) => { … })`. `ctx` is {el, data, tokens, bus, signal, theme, ask}: `data` is the
-   payload, `data.arrays` its arrays with `.shape`; `bus.state` is what all views of the trace share (hover, row,
-   key, lock, layer, head, from, to, query, only) and `bus.set({hover: 7})` changes it; `theme.of.ink` is a colour of
-   views.css; `await ask("tile", {layer, head})` is an answer of Python, unpacked, and fails in a page.
+   payload, `data.arrays` its arrays with `.shape`; `bus.state` is what the view shows and `bus.set({hover: 7})` changes
+   it: hover, row, key, lock and query are those of all views of the trace, layer, head, from, to and only are its own
+   until it is linked (`layer` and `head` of the payload are where it begins); `theme.of.ink` is a colour of views.css;
+   `await ask("tile", {layer, head})` is an answer of Python, unpacked, and fails in a page.
    `const view = frame(ctx, {label, args, read, keys})` makes the tools, the keys and the line below. `view.plot({size,
    draw, hit, mark, on, axis})` makes a canvas: `draw(pen, width, y0)` uses a pen (rect, text, arc, image) and so is
    also the SVG and PNG; it runs when a key of the bus in `on` changes. `mark(state)` gives rectangles, laid over the
@@ -50,8 +51,10 @@ GREY = 8
 class View:
     """What all views have: `picked`, `to_html`, and how they show themselves in Jupyter.
 
-    `picked` is what the reader keeps by a click, by the names of the axes, `{"pos": 37, "layer": 3}`, or None; views of
-    one trace share it. Setting it moves the mark in the browser.
+    `picked` is what the reader keeps by a click, by the names of the axes, `{"pos": 37, "layer": 3}`, or None. Views of
+    one trace share its position; layer and head, like zoom and filter, belong to each view, which begins with those
+    of its code. "link" in the bar of several views makes them share these too. Setting `picked` moves the mark in the
+    browser.
     """
 
     module: ClassVar[str]  # the ES module that draws it
