@@ -198,7 +198,7 @@ class Findings:
                 finite = np.isfinite(worst)
                 entry |= {
                     "status": "holds" if holds else "fails",
-                    "worst": worst if finite else None,
+                    "worst": float(f"{worst:.2e}") if finite else None,  # further digits are those of numpy's BLAS
                     "why": f"worst in {where}" + ("" if finite else ", where it is not finite"),
                 }
             elif touched := self.edited.intersection(involved.get(identity, ())):

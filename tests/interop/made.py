@@ -19,7 +19,7 @@ EVERYTHING = "everything lens steps"
 TOLERANCE = 1e-5  # of the largest value, in fp32
 
 
-def tokens(n: int = POSITIONS, seed: int = 192) -> list[int]:
+def tokens(n: int = POSITIONS, seed: int = 323) -> list[int]:
     """A text on which `hf()` has no near ties: `ours` checks it."""
     return torch.randint(0, 170, (n,), generator=torch.Generator().manual_seed(seed)).tolist()
 

@@ -67,7 +67,11 @@ def test_all_formats_stay_packed_alike(form, tmp_path):
         "original": lambda: RANDOM.write_original(tmp_path / "m"),
         "gguf": lambda: RANDOM.write_gguf(tmp_path / "m.gguf"),
     }[form]()
-    held = Model(where, memory="small").weights.blocks[2].experts
+    model = Model(where, memory="small")
+    with torch.no_grad():
+        logits = model.forward(TOKENS)
+        assert torch.equal(logits, Model(RANDOM.write_hf_mxfp4(tmp_path / "hf"), memory="small").forward(TOKENS))
+    held = model.weights.blocks[2].experts
     for name in ("up", "down"):
         theirs = RANDOM.tensors[f"block.2.mlp.{'mlp1' if name == 'up' else 'mlp2'}_weight.blocks"]
         assert torch.equal(getattr(held, name).blocks, theirs)

@@ -190,10 +190,16 @@ def test_a_fresh_process_finishes_what_another_began(tmp_path):
 
 def test_another_process_with_other_numerics_goes_on_and_says_so(model):
     left = interrupted(model, 5)
-    numerics = left.manifest.numerics | {"kernels": "neon", "threads": 8}
-    elsewhere = Trace(replace(left.manifest, numerics=numerics), {name: left.stored(name) for name in left.names()})
-    done, whole = model.resume(elsewhere), model.generate(PROMPT, max_tokens=N)
-    assert done.manifest.notes == ["the first 33 positions were written with kernels neon, threads 8"]
+    arrays = {name: left.stored(name) for name in left.names()}
+
+    def elsewhere(**numerics):
+        return Trace(replace(left.manifest, numerics=left.manifest.numerics | numerics), arrays)
+
+    whole = model.generate(PROMPT, max_tokens=N)
+    same_bits = model.resume(elsewhere(kernels="neon", threads=8))
+    assert same_bits.manifest.notes == [] and same_bits.id == whole.id
+    done = model.resume(elsewhere(arithmetic="torch", threads=8))
+    assert done.manifest.notes == ["the first 33 positions were written with arithmetic torch"]
     assert done.tokens == whole.tokens and done.id == whole.id and done.verified
 
 

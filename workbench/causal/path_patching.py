@@ -27,6 +27,7 @@ Part = tuple[Any, ...]  # a word, and where there is one its layer and its numbe
 SENDERS = {"head": "n_heads", "expert": "n_experts", "attn": None, "mlp": None}  # what a layer has that many of
 RECEIVERS = {"q": "n_heads", "k": "n_kv_heads", "v": "n_kv_heads", "mlp": None, "router": None, "logits": None}
 ROUTES = ("held", "free")
+ROUNDING = 1e-5  # of the largest write: where rows are not independent, smaller changes count as none
 OURS = ("hook_resid_pre", "ln1.hook_normalized", "attn.hook_q", "attn.hook_k", "attn.hook_v")
 OURS += ("hook_resid_mid", "ln2.hook_normalized", "mlp.router.hook_out")  # made anew here, without edits
 
@@ -46,7 +47,8 @@ def path_patching(
     """What goes from one sender straight to each receiver (receiver): the outcome with that path as in the corrupt run.
 
     In shares of the gap: 0 is the outcome of the clean run, in which everything else happens, 1 that of the corrupt
-    one; `attrs` hold both, and as `total` what the sender does by all paths together. The sender is `("head", layer,
+    one; `attrs` hold both, as `tolerance` the change that still counts as none (0 where `model.rows_independent`), and
+    as `total` what the sender does by all paths together. The sender is `("head", layer,
     head)`, `("attn", layer)`, `("mlp", layer)` or `("expert", layer, expert)`, with its weight. A receiver reads the
     residual stream, at every position, as if the sender had written there what it wrote in the corrupt run; nobody else
     does, and what comes after the receiver follows from what it then writes. Receivers are `("q", layer, head)`,
@@ -97,7 +99,8 @@ def path_patching(
         if where is not None:
             elsewhere = np.setdiff1d(np.arange(len(base)), where)
             change[:, torch.as_tensor(elsewhere, device=change.device)] = 0
-        moved = change[0].ne(0).any(-1).nonzero()
+        least = 0.0 if model.rows_independent else ROUNDING * float(_write(base, sender).abs().max())
+        moved = change[0].abs().gt(least).any(-1).nonzero()
         # from where a pass may begin: then positions meet the same products, and get the same bits
         start = int(moved[0]) // LEAST * LEAST if len(moved) else (len(base) - 1) // LEAST * LEAST
         values = np.zeros(len(sets))
@@ -116,7 +119,7 @@ def path_patching(
     scaled = (np.array([*values, total]) - ends[0]) / (ends[1] - ends[0])
     coords = {"receiver": [_label(several) for several in sets]}
     attrs = {"long_name": f"from {_label([sender])}", "units": "share of the gap", "routes": routes}
-    attrs |= {"clean": ends[0], "corrupt": ends[1], "total": float(scaled[-1]), "n": len(base)}
+    attrs |= {"clean": ends[0], "corrupt": ends[1], "total": float(scaled[-1]), "n": len(base), "tolerance": least}
     return xr.DataArray(scaled[:-1], coords, ("receiver",), attrs=attrs)
 
 

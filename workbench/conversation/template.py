@@ -240,7 +240,8 @@ def _refuse_what_it_drops(chat: "Chat", tokenizer: Tokenizer, template: str) -> 
     answering = {m.name for m in chat.messages if m.role == "tool" and m.name}
     if chat.reasoning is not None and "reasoning_effort" not in template:
         dropped.append("an effort of reasoning")
-    dropped += [f"an answer of the tool {name!r}" for name in sorted(answering) if name not in text]
+    silent = [name for name in sorted(answering) if name.removeprefix("functions.") not in text]
+    dropped += [f"an answer of the tool {name!r}" for name in silent]
     if dropped:
         raise PromptError(
             f"the model's chat template has no place for {', '.join(dropped)}. Leave it out, or give token ids."

@@ -452,6 +452,7 @@ def numerics(subject: Subject) -> dict[str, Any]:
     return {
         "dtype": subject.dtype,
         "device": subject.device,
+        "arithmetic": ", ".join([subject.kernels, *(f"{name} {version(name)}" for name in subject.libraries)]),
         "kernels": subject.kernels,
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),

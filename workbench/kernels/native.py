@@ -118,6 +118,21 @@ def isa() -> str | None:
     return None if _State.level is None else next(name for name, i in LEVELS.items() if i == _State.level)
 
 
+FIXED_ORDER, BF16_PAIRS = "fixed order 1", "avx512-bf16"  # see fixed_order.h; other names if the order ever changes
+PORTABLE = (FIXED_ORDER, BF16_PAIRS)  # arithmetic whose bits depend on neither threads nor versions
+
+
+def arithmetic(dtype: torch.dtype, device: str) -> str:
+    """What the bits of a run in this dtype depend on besides weights and tokens, as one name.
+
+    "fixed order 1" is the same on every processor; "avx512-bf16" on all that have it. Of "numba" and "torch" the bits
+    depend on versions, processor and threads too.
+    """
+    if device != "cpu" or dtype not in DTYPES or isa() is None:
+        return (decode() or "torch") if device == "cpu" else "torch"
+    return BF16_PAIRS if dtype == torch.bfloat16 and isa() == "avx512-bf16" else FIXED_ORDER
+
+
 def takes(x: Tensor) -> bool:
     """Whether C computes with this here: on the CPU, in bf16 or fp32, and no gradient is wanted."""
     plain = x.device.type == "cpu" and x.dtype in DTYPES

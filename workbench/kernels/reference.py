@@ -60,7 +60,7 @@ def repack_mxfp4_ggml(rows: Tensor) -> tuple[Tensor, Tensor]:
     even, odd = groups[..., 1::2], groups[..., 2::2]
     first = (even & 15) | (odd << 4)  # uint8 drops what is shifted out
     second = (even >> 4) | (odd & 0xF0)
-    return torch.cat((first, second), -1), groups[..., 0]
+    return torch.cat((first, second), -1), groups[..., 0].contiguous()  # the kernels read a row's scales as one run
 
 
 def _decode(codes: Tensor, scales: Tensor, out: Tensor) -> None:

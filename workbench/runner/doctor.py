@@ -80,6 +80,7 @@ class Report:
     cores: int  # that this process may use
     threads: int  # that torch uses
     kernels: str
+    rows_independent: dict[str, bool]  # by dtype, of models on the CPU
     memory: int
     memory_free: int
     memory_limit: int | None  # of the container
@@ -118,6 +119,7 @@ def doctor() -> Report:
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         kernels=_kernels(),
+        rows_independent={name: _rows_independent(name) for name in ("float32", "bfloat16")},
         memory=psutil.virtual_memory().total,
         memory_free=free,
         memory_limit=_limit(),
@@ -187,6 +189,20 @@ def _cpu() -> str:
     except OSError:
         found = None
     return found[1].strip() if found else platform.processor() or platform.machine()
+
+
+def _rows_independent(dtype: str) -> bool:
+    """Tried on products of random numbers: see `Model.rows_independent`, which tries those of a model."""
+    try:
+        from workbench.kernels import independence, native
+        from workbench.kernels.linear import linear
+    except (ImportError, OSError):
+        return False
+    generator = torch.Generator().manual_seed(1)
+    sizes = (192, 192), (512, 128), (2880, 512)
+    weights = [torch.randn(m, n, generator=generator).to(getattr(torch, dtype)) for n, m in sizes]
+    products = [(lambda x, w=w: linear(x, w), w.shape[1]) for w in weights]
+    return native.decode() is None and independence.rows_independent(products, weights[0])
 
 
 def _kernels() -> str:
@@ -263,10 +279,19 @@ def _cached(cache: Path) -> Iterator[Cached]:
         yield Cached(name, size, problem)
 
 
+def _rows(independent: dict[str, bool]) -> str:
+    """Whether a position's bits depend on what is computed beside it."""
+    if all(independent.values()):
+        return "independent of each other: edits, patches and resumed runs are exact to the last bit"
+    which = ", ".join(dtype for dtype, holds in independent.items() if not holds)
+    return f"in {which} their last bits depend on the rows beside them: exact comparisons use a tolerance"
+
+
 def _lines(r: Report) -> Iterator[str]:
     limit = f", the container may take {show(r.memory_limit)}" if r.memory_limit is not None else ""
     yield f"machine    {r.cpu}, {r.cores} cores, {r.threads} threads; {r.system}"
     yield f"kernels    {r.kernels.removeprefix('native kernels: ')}"
+    yield f"rows       {_rows(r.rows_independent)}"
     yield f"memory     {show(r.memory_free)} free of {show(r.memory)}{limit}"
     yield f"GPU        {'; '.join(r.gpus) or 'none that torch sees'}"
     yield f"disk       {show(r.disk_free)} free here; {show(r.cache_disk_free)} at {r.cache}"

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from workbench.errors import CacheError
 from workbench.kernels import attention as attend
+from workbench.kernels import independence
 from workbench.kernels.experts import choices, run
 from workbench.kernels.linear import linear
 from workbench.kernels.rows import mixture, rms_norm, softmax
@@ -207,6 +208,35 @@ def likely(c: Config, w: Block, x: Tensor) -> list[int]:
 def unembed(c: Config, weights: Weights, resid: Tensor) -> Tensor:
     """The logits that a residual stream would give if it were the last: batch pos d_vocab (the logit lens)."""
     return linear(rms_norm(resid, weights.ln_final, c.eps), weights.unembed)
+
+
+def rows_independent(c: Config, weights: Weights) -> bool:
+    """Whether a row's bits do not depend on its neighbours, in the products of this model with the kernels in use."""
+    w, e = weights.blocks[0], weights.blocks[0].experts
+    device = w.w_router.device
+    one, choice = torch.ones(1, 1, device=device), torch.zeros(1, 1, dtype=torch.long, device=device)
+
+    def expert(x: Tensor) -> Tensor:
+        ran, share = choice.expand(len(x), 1), one.expand(len(x), 1)
+        return run(x, ran, share, e.up, e.up_bias, e.down, e.down_bias, c.swiglu_alpha, c.swiglu_limit)[:, 0]
+
+    def attended(x: Tensor) -> Tensor:
+        """Each row a query, by itself or in a block, to the same keys."""
+        q = x.view(1, len(x), 1, c.d_head)
+        keys = torch.linspace(-1, 1, 64 * c.d_head, device=x.device, dtype=x.dtype).view(1, 1, 64, c.d_head)
+        block = attend.Block(0, len(x), 0, 64)
+        pattern, _ = attend.normalise(attend.scores(q, keys, block, 63, None), w.sinks[:1])
+        return attend.mix(pattern, keys, block)[0, :, 0]
+
+    products = [
+        (lambda x: linear(x, w.w_q, w.b_q), c.d_model),
+        (lambda x: linear(x, w.w_o, w.b_o), c.n_heads * c.d_head),
+        (lambda x: linear(x, weights.unembed[:1024]), c.d_model),
+        (lambda x: rms_norm(x, w.ln1, c.eps), c.d_model),
+        (expert, c.d_model),
+        (attended, c.d_head),
+    ]
+    return independence.rows_independent(products, weights.embed)
 
 
 def forward(

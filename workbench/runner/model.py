@@ -19,6 +19,7 @@ from workbench.conversation.chat import Chat
 from workbench.conversation.template import read_template
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.kernels import native
 from workbench.paths import absolute, expanded
 from workbench.runner import generate as generation
 from workbench.runner import gpt_oss, prompts, tracing
@@ -81,9 +82,11 @@ class Model:
         self._adapter_at: tuple[str, float] | None = None  # its folder and scale
         self.adapter: dict | None = None  # for the manifest: which adapter is in force, how strongly, on which weights
         self.partial: Trace | None = None  # what the last generation had written when it was interrupted, or failed
-        self.probed: tuple | None = None  # the last probe: its length, the kernels, what it found
+        self.probed: tuple | None = None  # the kernels of the last probe, and what it found
+        self._independent: tuple[tuple, bool] | None = None  # the kernels that were tried, and what came of it
         self._stack = EditStack()
         self._running: list[Interrupt] = []
+        _ = self.rows_independent  # tried now, so that the first run does not wait for it
 
     def __copy__(self) -> "Model":
         """A Model of its own, without edits, that shares the weights with this one."""
@@ -122,6 +125,20 @@ class Model:
     @property
     def config_dict(self) -> dict:
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self.config).items()}
+
+    @property
+    def rows_independent(self) -> bool:
+        """Whether a position's bits are the same whatever is computed beside it: other positions, texts, a cache.
+
+        True by the native kernels; of torch and GPUs a few rows of each kind of product tell, tried when the model is
+        loaded and again when other kernels are chosen.
+        """
+        kernels = tracing.kernels_in_use()
+        if self._independent is None or self._independent[0] != kernels:
+            # numba computes a few rows in its own order, and leaves more to torch
+            tried = native.decode() is None and gpt_oss.rows_independent(self.config, self.weights)
+            self._independent = kernels, tried
+        return self._independent[1]
 
     # -- running
 

@@ -39,7 +39,14 @@ SOME = 32  # a last pass is longer than this: a short one costs as much as a lon
 LEAST = 128  # of a pass, and what longer ones are multiples of
 HELD = 192 << 20  # bytes of a recording that may wait to be written: it and what it is made of are held together
 PROBE = 160  # positions at most: past the 128-token window of the published models
+PROBE_STRIDE = 7919  # a prime: the probe's tokens come from all over the vocabulary
 PROBED = slice(-16, None)  # of these, where logits are compared: all that came before is in them
+
+
+NEIGHBOURS = (
+    "with these kernels a position's last bits depend on what is computed beside it: positions before an edit may "
+    "differ from those of an unedited run by rounding"
+)
 
 
 @dataclass(frozen=True)
@@ -150,6 +157,8 @@ def start(
         budget.refuse_if_device_too_small(working, free_memory(model.device), model.device)
     for edit in edits:
         edit.tally = Tally()
+    if not model.rows_independent and any(edit.positions is not None for edit in edits):
+        notes = [*notes, NEIGHBOURS]
     return Run(model, planned, edits, list(notes))
 
 
@@ -324,17 +333,19 @@ class Prober(Tap):
         self.held = {}
 
 
-def probe(model: "Model", tokens: Sequence[int]) -> identities.Findings:
+def probe(model: "Model") -> identities.Findings:
     """A short pass with every hook point recorded, beside one with none: all identities, and equality bit for bit.
 
-    What it finds is about the model and its kernels, not about the text: one that was as long is not repeated.
+    What it finds is about the model and its kernels. So it reads a text of its own: what a trace says of itself must
+    not depend on which texts the model met before.
     """
-    n = min(len(tokens), PROBE, max(model.config.window + 32, 64))
-    kernels = (native.isa(), native.decode(), torch.get_num_threads())
-    if model.probed and model.probed[0] >= n and model.probed[1] == kernels:
-        return model.probed[2]
+    kernels = kernels_in_use()
+    if model.probed and model.probed[0] == kernels:
+        return model.probed[1]
+    c = model.config
+    n = min(PROBE, max(c.window + 32, 64), c.n_ctx)
     findings = identities.Findings(model.dtype_name)
-    batch = torch.tensor([list(tokens[:n])], device=model.device)
+    batch = torch.arange(1, n + 1, device=model.device)[None] * PROBE_STRIDE % c.d_vocab
     prober = Prober(model, findings)
     with torch.no_grad():
         bare = forward(model.config, model.weights, batch, logits_at=PROBED)
@@ -343,7 +354,7 @@ def probe(model: "Model", tokens: Sequence[int]) -> identities.Findings:
     findings.add(identities.FINITE, 0.0 if bool(seen.isfinite().all()) else float("inf"), "the probe")
     findings.add(identities.UNHOOKED, identities.gap(exact(seen), exact(bare)), "the probe")
     findings.add(identities.LENS, identities.gap(exact(lens), exact(seen)), "the probe")
-    model.probed = n, kernels, findings
+    model.probed = kernels, findings
     return findings
 
 
@@ -359,6 +370,11 @@ def words(model: "Model", tokens: Sequence[int], kept: Mapping[str, np.ndarray])
     return {str(t): model.tokenizer.pieces([t])[0] for t in ids}
 
 
+def kernels_in_use() -> tuple:
+    """What decides how products are computed, besides the tensors: where it is the same, so are the bits."""
+    return native.isa(), native.decode(), torch.get_num_threads()
+
+
 def describe_edits(run: Run) -> list[dict]:
     """For the manifest: each edit, how often it fired in this run, and how much it changed."""
     return [edit.describe() | {"points": sorted(edit.points)} | edit.tally.told() for edit in run.edits]
@@ -369,6 +385,8 @@ def numerics(model: "Model") -> dict:
     return {
         "dtype": model.dtype_name,
         "device": str(model.device),
+        "arithmetic": native.arithmetic(model.dtype, model.device),
+        "rows_independent": model.rows_independent,
         "kernels": (native.isa() or native.decode() or "torch") if model.device == "cpu" else "torch",
         "threads": torch.get_num_threads(),
         "cpu": torch.backends.cpu.get_cpu_capability(),
@@ -448,7 +466,7 @@ def build(
     trace = Trace(made, kept)
     findings = identities.Findings(model.dtype_name, identities.edited_points(trace))
     if not run.edits and status == "complete":
-        findings.take(probe(model, tokens))
+        findings.take(probe(model))
     found = identities.check(trace, findings)
     trace = Trace(replace(made, verification=found), kept)
     failed = [f["identity"] for f in found if f["status"] == "fails"]

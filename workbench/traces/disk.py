@@ -319,7 +319,8 @@ def _want_same(existing: Stored, manifest: Manifest, arrays: Mapping[str, np.nda
     """TraceExists, naming what differs, unless both traces say the same, however they are cut into parts."""
     old, new = existing.manifest, manifest
     was, now = old.to_json(), new.to_json()
-    differ = [key for key in was if key not in ("created", "tensors") and was[key] != now[key]]
+    elsewhere = ("created", "numerics", "tensors")  # when and where it was made; ids agree on what decides the bits
+    differ = [key for key in was if key not in elsewhere and was[key] != now[key]]
     differ += sorted(set(old.tensors) ^ set(new.tensors))
     for name in sorted(old.tensors.keys() & new.tensors.keys()):
         if replace(old.tensors[name], pieces=()) != replace(new.tensors[name], pieces=()):

@@ -20,6 +20,7 @@ from workbench.traces.pieces import joined_shape
 from workbench.visible import visible
 
 SCHEMA = 1
+BITS = ("dtype", "arithmetic")  # the numerics that decide the bits of a run, and so are part of its id
 SOURCES = ("live", "replay", "forward", "derived")
 PART = re.compile(r"part-[0-9]{5}\.safetensors")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -104,7 +105,7 @@ class Manifest:
     >>> model = {"name": "pocket", "format": "hf-bf16", "weights_digest": "d1", "tokenizer_digest": None}
     >>> model["config"] = {"n_layers": 4}
     >>> Manifest(model=model, tokens=[5, 7], pieces=["a", "b"], prompt_length=2).id
-    'a892a185ee7fbd5c2995ad982c4ada2b'
+    'a2ab3e04a5686ef8f4f86ac254c5d2b5'
 
     Raises ValueError for a field of the wrong type or one that contradicts another.
     """
@@ -120,7 +121,7 @@ class Manifest:
     record: list[str] = field(default_factory=list)  # what was asked for
     edits: list[dict[str, Any]] = field(default_factory=list)  # each has "identity"
     generation: dict[str, Any] | None = None  # max_tokens, temperature, top_p, seed, stop, finish
-    numerics: dict[str, Any] = field(default_factory=dict)  # dtype, device, kernels, threads, library versions
+    numerics: dict[str, Any] = field(default_factory=dict)  # dtype, arithmetic; device, kernels, threads, versions
     routes: dict[str, int] | None = None  # {"compared", "differ"}: expert choices, live against replay
     verification: list[dict[str, Any]] = field(default_factory=list)  # identity, status, worst, tolerance, why
     gave_way: list[str] = field(default_factory=list)  # what the budget made the recording leave out
@@ -145,7 +146,11 @@ class Manifest:
         return f"<Manifest {self.id} of {visible(self.model['name'])}: {len(self.tokens)} tokens, {self.status}>"
 
     def spec(self) -> dict[str, Any]:
-        """What identifies the run: the same spec twice should leave the same numbers."""
+        """What identifies the run: the same spec twice leaves the same numbers.
+
+        Of the numerics only dtype and arithmetic: where the arithmetic is the same, processor, threads and versions
+        change no bit.
+        """
         generation = self.generation and {k: v for k, v in self.generation.items() if k != "finish"}
         return {
             "model": {key: self.model[key] for key in ("weights_digest", "tokenizer_digest")},
@@ -153,7 +158,7 @@ class Manifest:
             "record": self.record,
             "edits": [edit["identity"] for edit in self.edits],
             "generation": generation,
-            "numerics": self.numerics,
+            "numerics": {key: self.numerics.get(key) for key in BITS},
         }
 
     @property
@@ -163,9 +168,13 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """64 hex digits: the sha256 of everything but `created`; it holds for one way of cutting the run into parts."""
+        """64 hex digits: the sha256 of what the run left; it holds for one way of cutting the run into parts.
+
+        Not of when and on which machine it was made: `created`, and the numerics that the id does not look at.
+        """
         content = self.to_json()
         del content["created"]
+        content["numerics"] = {key: self.numerics.get(key) for key in BITS}
         return sha256(canonical(content)).hexdigest()
 
     def to_json(self) -> dict[str, Any]:

@@ -1,0 +1,55 @@
+"""One fp32 run of pocket has the bits that were committed, on whatever machine this is."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+
+import workbench as wb
+from tests.golden import pocket_fp32
+from tests.levels import computing_with
+from workbench.kernels import native
+
+pytestmark = pytest.mark.skipif(native.isa() is None, reason=native.why())
+GOLDEN = json.loads(pocket_fp32.FILE.read_text())
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    return wb.Model("pocket", dtype="float32")
+
+
+@pytest.mark.parametrize("level", native.levels())
+def test_every_array_has_the_bits_that_were_committed(pocket, level, measured):
+    with computing_with(level):
+        trace = pocket_fp32.recorded(pocket)
+        assert pocket_fp32.digests(trace) == GOLDEN["arrays"]
+        assert (trace.id, len(trace)) == (GOLDEN["id"], GOLDEN["tokens"])
+    assert trace.verified and trace.manifest.numerics["rows_independent"] is True
+    measured(f"golden: {len(GOLDEN['arrays'])} arrays of pocket in fp32 equal at level {level}")
+
+
+def test_two_threads_and_a_busy_process_give_the_same_id_and_content(pocket, monkeypatch):
+    pocket.trace("What is 12+30?")  # this process has met other texts before
+    here = pocket_fp32.recorded(pocket)
+    monkeypatch.setattr("workbench.runner.model.SMALL", 0)  # so that pocket, too, runs on all threads
+    was = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        two = pocket_fp32.recorded(pocket)
+    finally:
+        torch.set_num_threads(was)
+    assert (two.id, two.manifest.content_hash) == (here.id, here.manifest.content_hash)
+    assert two.manifest.numerics["threads"] == 2
+
+
+def test_a_process_of_its_own_gives_the_same_id_and_content(pocket, tmp_path):
+    code = "import sys; from tests.golden.pocket_fp32 import recorded; import workbench as wb; "
+    code += "recorded(wb.Model('pocket')).save(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "alone")], check=True, timeout=120)
+    pocket.trace("What is 12+30?")  # this process has met other texts before
+    pocket_fp32.recorded(pocket).save(tmp_path / "here")
+    alone, here = wb.load(tmp_path / "alone"), wb.load(tmp_path / "here")
+    assert (alone.id, alone.manifest.content_hash) == (here.id, here.manifest.content_hash)
