@@ -25,6 +25,13 @@ def pytest_xdist_make_scheduler(config, log):
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
+def pytest_report_header():
+    from workbench.kernels import native
+    from workbench.runner.doctor import cpu_name
+
+    return f"kernels: {native.why().removeprefix('native kernels: ')}; levels here: {', '.join(native.kinds())}; {cpu_name()}"
+
+
 @pytest.fixture
 def measured(record_property):
     """Call it with a sentence that holds a figure."""

@@ -59,8 +59,8 @@ typedef int64_t i64;
 
 enum { PORTABLE = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };
 enum { FP32 = 0, BF16 = 1, MXFP4 = 2 }; /* how weights are stored */
-enum { FEW = 4, STRIP = 64, TILE = 256, STEP = 64, NEAR = 512 };
-/* rows of the first form; outputs and rows of a piece; weights at once; numbers of a row that stay in the nearest cache */
+enum { AT_ONCE = 6, FEW = 4, STRIP = 64, TILE = 256, STEP = 64, NEAR = 512 };
+/* rows that are packed together; rows of the first form; outputs and rows of a piece; weights at once; numbers of a row that stay in the nearest cache */
 
 /* The high and the low byte of each FP4 number as bf16. */
 #define HIGH 0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40, 0x40, 0x40, 0x80, 0xBF, 0xBF, 0xBF, 0xC0, 0xC0, 0xC0, 0xC0
@@ -192,6 +192,79 @@ typedef struct {
 #define MANY_COLS 2
 #define WEIGH_ROWS 2
 #include "fixed_order.h"
+#endif
+
+#if defined(__x86_64__)
+/* ---- many rows with AVX2: fixed_order.h's sums with outputs in the lanes ----
+ *
+ * With 16 registers, blocks of dot products wait for the cache. Here six rows of x meet 16 rows of weights: both are
+ * packed by k mod 16, so that one of the 16 partial sums is added up at a time, in order of k, and the sums meet in the
+ * order of the tree. The bits are those of `dots`. */
+
+enum { SIX = AT_ONCE, EIGHT = 8 };
+
+/* Eight rows of eight numbers: columns become rows. */
+T2 IN void turn8(const __m256 in[8], __m256 out[8]) {
+    __m256 a[8], b[8];
+    UNROLL for (int i = 0; i < 4; i++) a[2 * i] = _mm256_unpacklo_ps(in[2 * i], in[2 * i + 1]), a[2 * i + 1] = _mm256_unpackhi_ps(in[2 * i], in[2 * i + 1]);
+    UNROLL for (int i = 0; i < 2; i++) {
+        b[4 * i] = _mm256_shuffle_ps(a[4 * i], a[4 * i + 2], 0x44), b[4 * i + 1] = _mm256_shuffle_ps(a[4 * i], a[4 * i + 2], 0xee);
+        b[4 * i + 2] = _mm256_shuffle_ps(a[4 * i + 1], a[4 * i + 3], 0x44), b[4 * i + 3] = _mm256_shuffle_ps(a[4 * i + 1], a[4 * i + 3], 0xee);
+    }
+    UNROLL for (int i = 0; i < 4; i++) out[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20), out[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
+}
+/* Up to eight rows of n numbers -> to[k mod 16][k / 16][...], `wide` numbers apart; what is not there is 0. */
+T2 static void pack8(const float *x, i64 xs, i64 rows, i64 n, float *to, i64 wide) {
+    i64 deep = (n + 15) / 16;
+    for (i64 k = 0; k < 16 * deep; k += EIGHT) {
+        __m256 in[8], out[8];
+        float end[8] = {0};
+        for (i64 r = 0; r < EIGHT; r++) {
+            if (r >= rows || k >= n) in[r] = _mm256_setzero_ps();
+            else if (k + EIGHT <= n) in[r] = _mm256_loadu_ps(x + r * xs + k);
+            else memcpy(end, x + r * xs + k, sizeof(float) * (size_t)(n - k)), in[r] = _mm256_loadu_ps(end);
+        }
+        turn8(in, out);
+        for (i64 i = 0; i < EIGHT; i++) _mm256_storeu_ps(to + ((k + i) % 16 * deep + k / 16) * wide, out[i]);
+    }
+}
+T2 IN void six_avx2(const float *x, const float *w, i64 deep, float *y, i64 ys) {
+    static const u8 REVERSED[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
+    V16_avx2 sums[5][SIX];
+    for (int i = 0; i < 16; i++) {
+        const float *u = x + REVERSED[i] * deep * EIGHT, *v = w + REVERSED[i] * deep * 16;
+        V16_avx2 a[SIX];
+        int height = 0;
+        UNROLL for (int t = 0; t < SIX; t++) a[t] = zero_avx2();
+        for (i64 j = 0; j < deep; j++) {
+            V16_avx2 b = load_avx2(v + 16 * j);
+            UNROLL for (int t = 0; t < SIX; t++) a[t] = fma_avx2(all_avx2(u[EIGHT * j + t]), b, a[t]);
+        }
+        for (; i >> height & 1; height++) UNROLL for (int t = 0; t < SIX; t++) a[t] = add_avx2(sums[height][t], a[t]);
+        UNROLL for (int t = 0; t < SIX; t++) sums[height][t] = a[t];
+    }
+    for (int t = 0; t < SIX; t++) store_avx2(y + t * ys, sums[4][t]);
+}
+
+/* Rows of x as `six_avx2` takes them: numbers for each six, and the packing. */
+static i64 packed_avx2(i64 n) { return (n + 15) / 16 * 16 * EIGHT; }
+T2 static void pack_avx2(const float *x, i64 xs, i64 rows, i64 n, float *to) {
+    for (i64 r = 0; r + SIX <= rows; r += SIX) pack8(x + r * xs, xs, SIX, n, to + r / SIX * packed_avx2(n), EIGHT);
+}
+/* As `dots_avx2`, for the whole sixes of the rows; `room16` holds 16 packed rows of weights. */
+T2 static void sixes_avx2(const float *packed, i64 rows, const float *w, i64 ws, i64 cols, i64 n, float *room16, float *y, i64 ys) {
+    i64 deep = (n + 15) / 16;
+    for (i64 c = 0; c < cols; c += 16) {
+        i64 m = least(16, cols - c);
+        pack8(w + c * ws, ws, least(EIGHT, m), n, room16, 16);
+        pack8(w + (c + EIGHT) * ws, ws, m - EIGHT, n, room16 + EIGHT, 16);
+        for (i64 r = 0; r + SIX <= rows; r += SIX) {
+            float t[SIX * 16];
+            six_avx2(packed + r / SIX * packed_avx2(n), room16, deep, t, 16);
+            for (i64 i = 0; i < SIX; i++) memcpy(y + (r + i) * ys + c, t + 16 * i, sizeof(float) * (size_t)m);
+        }
+    }
+}
 #endif
 
 /* ---- a row of MXFP4: decoded to fp32, and met by up to four rows of x while it is decoded ----
@@ -573,20 +646,24 @@ typedef struct {
     /* the same for bf16, where there is something better than `dots`, and the order in which it takes x */
     void (*stream)(const u16 *w, i64 ws, i64 rows, i64 n, const float *x, i64 xs, int m, float *y);
     void (*halves)(const float *x, i64 n, float *to);
+    /* the same as `dots` for many rows, where there is something better */
+    i64 (*packed)(i64 n);
+    void (*pack)(const float *x, i64 xs, i64 rows, i64 n, float *to);
+    void (*sixes)(const float *packed, i64 rows, const float *w, i64 ws, i64 cols, i64 n, float *room16, float *y, i64 ys);
 } Level;
 
 #define ROWS_OF(l) {rms_row_##l, swiglu_row_##l, log_softmax_row_##l, entropy_row_##l, mixture_row_##l}
 static const Level *level_of(int level) {
-    static const Level plain = {dots_plain, weigh_plain, softmax_row_plain, ROWS_OF(plain), decode_plain, order_plain, few_plain, NULL, NULL};
+    static const Level plain = {dots_plain, weigh_plain, softmax_row_plain, ROWS_OF(plain), decode_plain, order_plain, few_plain, NULL, NULL, NULL, NULL, NULL};
 #if defined(HAS512)
-    static const Level avx512 = {dots_avx512, weigh_avx512, softmax_row_avx512, ROWS_OF(avx512), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2};
+    static const Level avx512 = {dots_avx512, weigh_avx512, softmax_row_avx512, ROWS_OF(avx512), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2, NULL, NULL, NULL};
     if (level == AVX512) return &avx512;
 #endif
 #if defined(__x86_64__)
-    static const Level avx2 = {dots_avx2, weigh_avx2, softmax_row_avx2, ROWS_OF(avx2), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2};
+    static const Level avx2 = {dots_avx2, weigh_avx2, softmax_row_avx2, ROWS_OF(avx2), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2, packed_avx2, pack_avx2, sixes_avx2};
     if (level >= AVX2) return &avx2;
 #elif defined(__aarch64__)
-    static const Level neon = {dots_neon, weigh_neon, softmax_row_neon, ROWS_OF(neon), decode_neon, order_neon, few_neon, NULL, NULL};
+    static const Level neon = {dots_neon, weigh_neon, softmax_row_neon, ROWS_OF(neon), decode_neon, order_neon, few_neon, NULL, NULL, NULL, NULL, NULL};
     if (level == NEON) return &neon;
 #endif
     (void)level;
@@ -642,22 +719,43 @@ static void turned(const Product *p, const void *at, i64 rows, i64 width, void *
         }
 }
 
+/* Products with rows of weights in fp32, by whichever form is quicker. `space` is for the second, if any: rows of x that
+ * were packed, then room for 16 rows of weights. */
+static void met(const Product *p, const Piece *w, const float *weights, i64 ws, i64 cols, const float *space, float *y) {
+    const float *x = (const float *)p->x + w->row * p->x_row;
+    i64 sixes = space ? w->n_rows / AT_ONCE * AT_ONCE : 0, n = p->n;
+    if (sixes) p->l->sixes(space, sixes, weights, ws, cols, n, (float *)space + sixes / AT_ONCE * p->l->packed(n), y, STRIP);
+    if (sixes < w->n_rows) p->l->dots(x + sixes * p->x_row, p->x_row, w->n_rows - sixes, weights, ws, cols, n, 0, y + sixes * STRIP, STRIP);
+}
+
 static int by_panel(const Product *p, const Piece *w, float *y) {
     i64 n = p->n, groups = n / 32;
     int as_it_lies = p->stored != MXFP4 && p->w_step == 1;
-    if (as_it_lies && !p->pairs && (p->stored == FP32 || w->n_rows <= FEW)) { /* nothing to decode, or not worth it */
-        p->l->dots((const float *)p->x + w->row * p->x_row, p->x_row, w->n_rows, weight_row(p, w->expert, w->out), p->w_row, w->n_out, n, p->stored == BF16, y, STRIP);
+    const void *first = weight_row(p, w->expert, w->out);
+    if (as_it_lies && !p->pairs && p->stored == BF16 && w->n_rows <= FEW) { /* not worth decoding */
+        p->l->dots((const float *)p->x + w->row * p->x_row, p->x_row, w->n_rows, first, p->w_row, w->n_out, n, 1, y, STRIP);
         return 0;
     }
 #if defined(HAS512)
     if (as_it_lies && p->pairs) {
-        dots_bf16((const u16 *)p->x + w->row * p->x_row, p->x_row, w->n_rows, weight_row(p, w->expert, w->out), p->w_row, w->n_out, n, y, STRIP);
+        dots_bf16((const u16 *)p->x + w->row * p->x_row, p->x_row, w->n_rows, first, p->w_row, w->n_out, n, y, STRIP);
         return 0;
     }
 #endif
+    float *space = NULL;
+    if (!p->pairs && p->l->sixes && w->n_rows >= 2 * AT_ONCE && n >= 256) {
+        space = room(sizeof(float) * (size_t)(w->n_rows / AT_ONCE * p->l->packed(n) + (n + 15) / 16 * 256));
+        if (!space) return 1;
+        p->l->pack((const float *)p->x + w->row * p->x_row, p->x_row, w->n_rows, n, space);
+    }
+    if (as_it_lies && p->stored == FP32) {
+        met(p, w, first, p->w_row, w->n_out, space, y);
+        free(space);
+        return 0;
+    }
     i64 width = p->pairs ? (n + STEP - 1) / STEP * STEP : n, rows = least(w->n_out, 32);
     u8 *panel = room((size_t)(rows * width) * (p->pairs ? 2 : 4));
-    if (!panel) return 1;
+    if (!panel) { free(space); return 1; }
     for (i64 o = 0; o < w->n_out; o += rows) {
         i64 m = least(rows, w->n_out - o);
         for (i64 r = 0; r < m; r++) {
@@ -675,9 +773,9 @@ static int by_panel(const Product *p, const Piece *w, float *y) {
         if (p->pairs) dots_bf16(x, p->stored == MXFP4 ? p->ordered_row : p->x_row, w->n_rows, (const u16 *)panel, width, m, width, y + o, STRIP);
         else
 #endif
-        p->l->dots((const float *)p->x + w->row * p->x_row, p->x_row, w->n_rows, panel, n, m, n, 0, y + o, STRIP);
+        met(p, w, (const float *)panel, n, m, space, y + o);
     }
-    free(panel);
+    free(panel), free(space);
     return 0;
 }
 

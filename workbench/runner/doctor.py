@@ -115,7 +115,7 @@ def doctor() -> Report:
     free, cache = free_memory(), cache_folder()
     return Report(
         system=f"{platform.system()} {platform.release()} {platform.machine()}",
-        cpu=_cpu(),
+        cpu=cpu_name(),
         cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
         threads=torch.get_num_threads(),
         kernels=_kernels(),
@@ -183,7 +183,7 @@ def _models() -> Iterator[tuple[str, Config]]:
     yield from PUBLISHED.items()
 
 
-def _cpu() -> str:
+def cpu_name() -> str:
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
