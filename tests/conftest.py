@@ -29,7 +29,8 @@ def pytest_report_header():
     from workbench.kernels import native
     from workbench.runner.doctor import cpu_name
 
-    return f"kernels: {native.why().removeprefix('native kernels: ')}; levels here: {', '.join(native.kinds())}; {cpu_name()}"
+    kinds = ", ".join(native.kinds())
+    return f"kernels: {native.why().removeprefix('native kernels: ')}; levels here: {kinds}; {cpu_name()}"
 
 
 @pytest.fixture

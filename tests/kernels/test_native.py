@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from tests.levels import AT_START
 from workbench.kernels import attention, build, experts, native, reference
+from workbench.traces import manifest
 
 TOLERANCE = 4e-7  # of the largest value, for fp32
 BF16 = 2**-8  # half a step of bf16, relative
@@ -426,6 +427,12 @@ def test_a_pass_without_rows_gives_no_rows(level):
 
 def test_a_matrix_without_columns_gives_its_bias(level):
     assert native.linear(torch.empty(3, 0), torch.empty(2, 0), torch.tensor([1.0, 2.0])).tolist() == [[1, 2]] * 3
+
+
+def test_the_names_of_our_arithmetic_are_those_that_a_manifest_trusts(level):
+    names = {native.arithmetic(dtype, "cpu") for dtype in DTYPES}
+    assert names <= set(manifest.PORTABLE) and native.arithmetic(torch.float32, "cpu") == "fixed order 1"
+    assert native.arithmetic(torch.float64, "cpu") == native.arithmetic(torch.float32, "cuda:0") == "torch"
 
 
 def test_what_does_not_belong_together_raises():

@@ -18,6 +18,7 @@ from workbench.errors import FigureError
 from workbench.figures.spec import Figure
 from workbench.paths import expanded
 from workbench.traces import Trace
+from workbench.traces.manifest import deciding
 from workbench.visible import visible
 
 LIMIT = 256 << 20  # bytes of a picture that is read
@@ -35,7 +36,8 @@ def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.
         ids.append(trace.id)
         model = {key: manifest.model[key] for key in ("name", "weights_digest", "tokenizer_digest")}
         models += [model] if model not in models else []
-        numerics += [manifest.numerics] if manifest.numerics not in numerics else []
+        decides = deciding(manifest.numerics)  # so that a figure has the same bytes wherever its numbers are the same
+        numerics += [decides] if decides not in numerics else []
     return {
         "title": figure.title,
         "spec": figure.digest,

@@ -119,7 +119,6 @@ def isa() -> str | None:
 
 
 FIXED_ORDER, BF16_PAIRS = "fixed order 1", "avx512-bf16"  # see fixed_order.h; other names if the order ever changes
-PORTABLE = (FIXED_ORDER, BF16_PAIRS)  # arithmetic whose bits depend on neither threads nor versions
 
 
 def arithmetic(dtype: torch.dtype, device: str) -> str:

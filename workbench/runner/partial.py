@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, NoReturn
 
 from workbench import names
 from workbench.errors import ResumeError
-from workbench.kernels import native
 from workbench.runner import tracing
 from workbench.runner.cache import KVCache
 from workbench.runner.interrupts import Interrupt
@@ -17,7 +16,7 @@ from workbench.runner.live import Live, Reached, Settings
 from workbench.runner.recording import array, tensor
 from workbench.runner.taps import Edit, Tally
 from workbench.traces import Trace
-from workbench.traces.manifest import BITS
+from workbench.traces.manifest import deciding
 
 if TYPE_CHECKING:
     from workbench.runner.model import Model
@@ -100,8 +99,8 @@ def _refuse(model: "Model", partial: Trace, edits: list[Edit]) -> Settings:
 
 def _changed(then: dict, now: dict) -> list[str]:
     """What the bits depended on then and is otherwise now. Of torch's they depend on threads and versions too."""
-    keys = BITS if now["arithmetic"] in native.PORTABLE else sorted({*then, *now})
-    return [f"{key} {then.get(key)}" for key in keys if then.get(key) != now.get(key)]
+    then, now = deciding(then), deciding(now)
+    return [f"{key} {then.get(key)}" for key in sorted(then.keys() & now.keys()) if then[key] != now[key]]
 
 
 def _under(globs: list[str]) -> str:

@@ -21,6 +21,7 @@ from workbench.visible import visible
 
 SCHEMA = 1
 BITS = ("dtype", "arithmetic")  # the numerics that decide the bits of a run, and so are part of its id
+PORTABLE = ("fixed order 1", "avx512-bf16")  # arithmetic whose bits depend on neither threads nor versions
 SOURCES = ("live", "replay", "forward", "derived")
 PART = re.compile(r"part-[0-9]{5}\.safetensors")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -215,6 +216,18 @@ class Manifest:
             return cls(**data | {"spans": spans, "tensors": tensors})
         except (ValueError, TypeError, RecursionError) as error:
             raise TraceCorrupt(f"the manifest does not describe a trace: {str(error)[:300]}") from None
+
+
+def deciding(numerics: Mapping[str, Any]) -> dict[str, Any]:
+    """Those of a run's numerics that decide its bits: dtype and arithmetic; all, where the arithmetic is not portable.
+
+    >>> deciding({"dtype": "float32", "arithmetic": "fixed order 1", "threads": 2})
+    {'dtype': 'float32', 'arithmetic': 'fixed order 1'}
+    >>> deciding({"dtype": "float32", "arithmetic": "torch", "threads": 2})["threads"]
+    2
+    """
+    portable = numerics.get("arithmetic") in PORTABLE
+    return {key: value for key, value in numerics.items() if key in BITS or not portable}
 
 
 def described(
