@@ -23,7 +23,13 @@ def another_value(trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
             texts.append(changed)
             at.append(j)
     ids = torch.tensor(texts)
-    said = pocket().forward(ids)[:, :-1].log_softmax(-1).gather(-1, ids[:1, 1:, None].expand(len(ids), -1, -1))[..., 0]
+    said = (
+        pocket()
+        .forward(ids)[:, :-1]
+        .double()
+        .log_softmax(-1)
+        .gather(-1, ids[:1, 1:, None].expand(len(ids), -1, -1))[..., 0]
+    )
     lost = np.pad((said[:1] - said[1:]).double().numpy(), ((0, 0), (1, 0)))  # step pos
     effect = np.zeros((len(parts), len(parts)))
     for j, row in zip(at, lost):

@@ -71,7 +71,7 @@ def chances(ids: list[int], rows: int, where: str, fn: Callable[[torch.Tensor], 
         pocket().forward(torch.tensor([ids[:-1]]), None, cached, slice(0, 0))
         with pocket().edit(where, fn, positions=len(ids) - 1):
             last = torch.tensor([[ids[-1], WAIT[0]]]).expand(rows, 2)
-            logp = pocket().forward(last, None, cached.fork(rows)).log_softmax(-1)
+            logp = pocket().forward(last, None, cached.fork(rows)).double().log_softmax(-1)
     return (logp[:, 0, WAIT[0]] + logp[:, 1, WAIT[1]]).exp().numpy()
 
 

@@ -112,6 +112,7 @@ def test_decoding_token_by_token_equals_one_pass(made, base):
     for i in range(IDS.shape[1]):
         rows.append(model.forward(IDS[:, i : i + 1], None, cache))
     assert apart(torch.cat(rows, 1), model.forward(IDS)) < 1e-5
+    assert torch.equal(torch.cat(rows, 1), model.forward(IDS)) or not model.rows_independent
 
 
 def test_a_change_at_one_position_leaves_earlier_ones_bit_for_bit(made, base):
@@ -120,6 +121,10 @@ def test_a_change_at_one_position_leaves_earlier_ones_bit_for_bit(made, base):
     other[0, 37] = (other[0, 37] + 1) % 170
     a, b = model.forward(IDS), model.forward(other)
     assert torch.equal(a[:, :37], b[:, :37]) and not torch.equal(a[:, 37:], b[:, 37:])
+
+
+def test_rows_are_tried_under_an_adapter_too(made, base):
+    assert base.with_adapter(made["all, by patterns"].folder).rows_independent == base.rows_independent
 
 
 def test_a_trace_under_an_adapter_verifies_and_tells_which_it_was(made, base, tmp_path):

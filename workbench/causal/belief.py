@@ -10,6 +10,7 @@ from tqdm.auto import tqdm
 from workbench.causal.reading import Reading
 from workbench.errors import NotRecorded, PromptError
 from workbench.runner.model import Model
+from workbench.runner.recording import log_softmax
 from workbench.segments import Step, steps
 from workbench.spans import Span, last_turn, turns
 from workbench.traces import Trace
@@ -70,7 +71,7 @@ def belief(
                 ids = torch.tensor([[trace.tokens[begin], *between, *answer]], device=model.device)
                 cache = text.cache.fork(1, begin)
                 logits = model.forward(ids[:, :-1], None, cache, slice(len(between), None))
-                found = logits[0].float().log_softmax(-1)
+                found = log_softmax(logits[0])
                 said = torch.tensor(answer, device=model.device)
                 logp[i, j] = float(found.gather(-1, said[:, None]).double().sum())
     share = np.exp(logp - logp.max(-1, keepdims=True))

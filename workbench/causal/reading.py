@@ -13,6 +13,8 @@ from workbench import names
 from workbench.runner.cache import KVCache
 from workbench.runner.gpt_oss import unembed
 from workbench.runner.model import Model
+from workbench.runner.recording import divergence as kl_divergence
+from workbench.runner.recording import log_softmax
 from workbench.runner.taps import Chain, Recorder, Tap
 from workbench.runner.tracing import passes
 
@@ -87,8 +89,6 @@ def divergence(model: Model, p: Tensor, q: Tensor) -> Tensor:
     """KL(p || q) in nats of what two last residual streams predict (batch pos d_model each): batch pos."""
     found = []
     for start in range(0, p.shape[1], LOGITS):
-        a, b = (
-            unembed(model.config, model.weights, x[:, start : start + LOGITS]).float().log_softmax(-1) for x in (p, q)
-        )
-        found.append((a.exp() * (a - b)).nan_to_num(0.0).sum(-1))
+        a, b = (log_softmax(unembed(model.config, model.weights, x[:, start : start + LOGITS])) for x in (p, q))
+        found.append(kl_divergence(a, b))
     return torch.cat(found, 1) if found else p.new_zeros(p.shape[:2])

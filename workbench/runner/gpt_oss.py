@@ -213,7 +213,7 @@ def unembed(c: Config, weights: Weights, resid: Tensor) -> Tensor:
 def rows_independent(c: Config, weights: Weights) -> bool:
     """Whether a row's bits do not depend on its neighbours, in the products of this model with the kernels in use."""
     w, e = weights.blocks[0], weights.blocks[0].experts
-    device = w.w_router.device
+    device = weights.embed.device
     one, choice = torch.ones(1, 1, device=device), torch.zeros(1, 1, dtype=torch.long, device=device)
 
     def expert(x: Tensor) -> Tensor:

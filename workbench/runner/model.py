@@ -92,7 +92,7 @@ class Model:
         """A Model of its own, without edits, that shares the weights with this one."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.partial, other.probed = None, None
+        other.partial, other.probed, other._independent = None, None, None
         other._stack, other._running = EditStack(), []
         return other
 
