@@ -200,3 +200,12 @@ def test_numbers_travel_as_they_are():
     assert np.array_equal(arrays["lane:entropy"], trace["entropy"])
     assert np.array_equal(arrays["lane:margin"], trace["margin"])
     assert np.array_equal(arrays["lane:logprob"], trace["logprob"], equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("before", "how"), [("", "sha256"), ("sha256:", "sha256"), ("sampled-sha256:", "sha256 of samples")]
+)
+def test_the_weights_are_shown_by_their_digest_and_how_it_was_made(before: str, how: str):
+    model = made.run().manifest.model | {"weights_digest": before + "3f" * 32}
+    text = Outline(page(wb.views.score_sheet(made.run(model=model)))).text
+    assert f"weights{'3f' * 6}{how}, first 12" in text

@@ -265,3 +265,18 @@ def test_tokens_are_coloured_by_a_number(browser, tmp_path: Path):
     seen.token(0).hover()
     assert "value −1" in seen.said()
     seen.close()
+
+
+def test_no_name_of_a_role_or_channel_is_broken_in_two(browser, tmp_path: Path):
+    talk: list[made.Message] = [("assistant", channel, ["x"]) for channel in ("analysis", "commentary", "final")]
+    talk = [*((role, None, ["x"]) for role in ("system", "developer", "user", "tool", "unparsed")), *talk]
+    seen = Seen(browser, wb.views.score_sheet(made.run(talk)).to_html(tmp_path / "page.html"))
+    lines = seen.page.evaluate(
+        """[...document.querySelectorAll(".wb-who b")].map(name => {
+          const line = document.createRange();
+          line.selectNodeContents(name);
+          return [name.textContent, line.getClientRects().length];
+        })"""
+    )
+    assert "commentary" in dict(lines) and set(dict(lines).values()) == {1}
+    seen.close()

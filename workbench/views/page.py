@@ -118,11 +118,13 @@ def _header(trace: Trace) -> str:
     notes += ['<span class="trust fails">partial: the run was stopped</span>'] if m.status == "partial" else []
     notes += [f'<span class="trust edit">{_count(len(m.edits), "edit")} in force</span>'] if m.edits else []
     size = sum(info.nbytes for info in m.tensors.values())
+    how, _, weights = m.model["weights_digest"].rpartition(":")
+    read = "sha256 of samples" if how == "sampled-sha256" else "sha256"
     facts = [
         ("tokens", f"{len(trace):,}", f"{m.prompt_length:,} given, {generated:,} generated"),
         ("layers", f"{m.model['config']['n_layers']}", html(m.model["format"])),
         ("recorded", _bytes(size), f"in {_count(len(m.tensors), 'array')}"),
-        ("weights", f"<code>{html(m.model['weights_digest'].removeprefix('sha256:')[:12])}</code>", "sha256, first 12"),
+        ("weights", f"<code>{html(weights[:12])}</code>", f"{read}, first 12"),
         ("trace", f"<code>{m.id[:12]}</code>", html(m.created[:19].replace("T", " "))),
     ]
     cells = "".join(f"<div><dt>{label}</dt><dd>{value}<small>{more}</small></dd></div>" for label, value, more in facts)
