@@ -210,7 +210,9 @@ def words(record: str | Iterable[str]) -> list[str]:
     >>> words("residuals attention")
     ['residuals', 'attention']
     """
-    found = record.split() if isinstance(record, str) else list(record) if isinstance(record, Iterable) else [record]
+    if isinstance(record, str):
+        return record.split()
+    found = list(record) if isinstance(record, Iterable) else [record]
     if others := [word for word in found if not isinstance(word, str)]:
         raise HookNameError(
             f"record has {others[0]!r}, and it must be names: presets, hook points and globs, as in "
