@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Any
 
 from workbench.errors import HookNameError
 
@@ -212,7 +213,7 @@ def words(record: str | Iterable[str]) -> list[str]:
     """
     if isinstance(record, str):
         return record.split()
-    found = list(record) if isinstance(record, Iterable) else [record]
+    found: list[Any] = list(record) if isinstance(record, Iterable) else [record]
     if others := [word for word in found if not isinstance(word, str)]:
         raise HookNameError(
             f"record has {others[0]!r}, and it must be names: presets, hook points and globs, as in "
