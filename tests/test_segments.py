@@ -53,6 +53,9 @@ def texts(said: str) -> list[str]:
         ["f(x=1, y=2) = 3,", " g(x=2, y=2) = 4."],
         # other punctuation
         ["在这里我们需要计算一个简单的和。", "三加四等于七，所以答案是七，对吗？", "对，我们已经检查过这个答案了！"],
+        ["答案是五。", "但我需要检查一下！", "对吗？是的。"],
+        ["答えは十です。", "確認します！"],
+        ["그것은 다섯입니다.", " 네, 맞습니다."],
         # the full stop of each script
         ["हमें दो संख्याएँ जोड़नी हैं।", " पहले हम इकाई जोड़ते हैं।", " फिर दहाई।"],
         ["ہمیں دو اعداد جمع کرنے ہیں۔", " پہلے اکائیاں جمع کریں۔", " پھر دہائیاں جمع۔"],
@@ -80,6 +83,9 @@ def texts(said: str) -> list[str]:
         ["Mt. Everest and St. Louis are far apart.", " See problem No. 5 of the list."],
         ["Сложим числа, т.е. найдём сумму.", " Затем проверим ответ."],
         ["Wir nehmen z.B. Pi und d.h. etwa 3,14.", " Dann folgt die Antwort."],
+        ["Das gilt z. B. für Pi und d. h. etwa für 3,14.", " Dann folgt die Antwort."],
+        ["Сложим числа, т. е. найдём сумму.", " А. С. Пушкин писал стихи."],
+        ["It was shown by Smith et al. 2020 on ca. 500 texts.", " We use it here."],
         # code is one piece
         ["The code is this:\n", "```python\nx = f(1, 2)\nprint(x). Yes\n```\n", "That prints three."],
         ["Unfinished code:\n", "```\na = 1. b\nc"],

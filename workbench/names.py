@@ -8,6 +8,7 @@ import difflib
 from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from functools import lru_cache
+from typing import Any
 
 from workbench.errors import HookNameError
 
@@ -204,6 +205,23 @@ def _matching(pattern: str, n_layers: int) -> tuple[str, ...]:
     return tuple(name for name in all_points(n_layers) if fnmatchcase(name, pattern))
 
 
+def words(record: str | Iterable[str]) -> list[str]:
+    """The presets, globs and names in `record`, one by one; HookNameError for what is none of them.
+
+    >>> words("residuals attention")
+    ['residuals', 'attention']
+    """
+    if isinstance(record, str):
+        return record.split()
+    found: list[Any] = list(record) if isinstance(record, Iterable) else [record]
+    if others := [word for word in found if not isinstance(word, str)]:
+        raise HookNameError(
+            f"record has {others[0]!r}, and it must be names: presets, hook points and globs, as in "
+            "record='residuals attention', or '' for none"
+        )
+    return found
+
+
 def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
     """The hook points and lanes that presets, globs and names in `record` stand for, without those in `ALWAYS`.
 
@@ -212,9 +230,8 @@ def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
 
     Raises HookNameError, with the nearest names and the presets, for a word that stands for nothing.
     """
-    words = record.split() if isinstance(record, str) else list(record)
     wanted: set[str] = set()
-    for word in words:
+    for word in words(record):
         for glob in PRESETS.get(word, (word,)):
             if glob in LANES:
                 wanted.add(glob)

@@ -25,6 +25,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import Literal, Protocol
+from unicodedata import east_asian_width
 
 from workbench.spans import Span, selected_turns
 
@@ -132,7 +133,9 @@ def _merged(pieces: list[tuple[int, int]], texts: Sequence[str], cuts: dict[int,
         start = a if begin is None else begin
         text = "".join(texts[start:b])
         clause = cuts.get(a, False) or cuts.get(b, False)
-        if len(text.strip()) >= MIN_CHARACTERS or (text.strip() and (clause or _worked(text) or _unmistakable(text))):
+        if _width(text.strip()) >= MIN_CHARACTERS or (
+            text.strip() and (clause or _worked(text) or _unmistakable(text))
+        ):
             merged.append((start, b))
             begin = None
         else:
@@ -142,6 +145,15 @@ def _merged(pieces: list[tuple[int, int]], texts: Sequence[str], cuts: dict[int,
             begin = merged.pop()[0]
         merged.append((begin, pieces[-1][1]))
     return merged
+
+
+def _width(text: str) -> int:
+    """The number of characters, where one of Chinese, Japanese or Korean counts twice: it says as much as a syllable.
+
+    >>> _width("答案是五。"), _width("It is 5.")
+    (10, 8)
+    """
+    return len(text) if text.isascii() else sum(1 + (east_asian_width(character) in "WF") for character in text)
 
 
 # Where sentences end.
@@ -181,11 +193,14 @@ _ABBREVIATED = re.compile(
     r"|St|Mt|Gen|Sen|Gov|Rev|Lt|Capt|Sgt)\.\Z"
 )
 _BEFORE_SMALL = re.compile(r"(?:\A|[^A-Za-z.])(?:etc|al|ca|Inc|Ltd|Co|Corp|Jr|Sr|Ave|Dept|Univ|Ph\.D|[BM]\.Sc)\.\Z")
+_CITED = re.compile(r"(?:\A|[^A-Za-z.])(?:al|ca)\.\Z")  # et al. 2020, ca. 5
 _BEFORE_NUMBER = re.compile(
     r"(?:(?:\A|[^A-Za-z.])(?:Nos|Nr|pp|vol|Vol|ch|Ch|Jan|Feb|Mar|Apr|Jun|Jul|Aug|Sep|Sept|Oct|Nov|Dec)"
     r"|[a-z,] (?:No|p))\.\Z"
 )
-_INITIALS = re.compile(r"(?<![^\W\d_])(?<!\.)(?:[^\W\d_]\.)+[^\W\d_]\.\Z")  # p.m., U.S.
+_INITIALS = re.compile(r"(?<![^\W\d_])(?<!\.)(?:[^\W\d_]\.[ \u00a0\u202f]?)+[^\W\d_]\.\Z")  # p.m., U.S., z. B.
+_FIRST_INITIAL = re.compile(r"(?<![^\W\d_])[a-zа-я]\.\Z")  # of z. B., т. е.
+_NEXT_INITIAL = re.compile(r"[^\W\d_]\.(?=\s)")
 _BEGINNING = {  # words that begin sentences and seldom go on after U.S.
     "A", "After", "All", "Also", "An", "And", "Are", "As", "At", "Because", "Before", "Both", "But", "By", "Can",
     "Could", "Did", "Do", "Does", "Each", "Every", "Finally", "First", "For", "From", "Given", "He", "Hence", "Her",
@@ -229,7 +244,11 @@ def _is_end(text: str, start: int, at: int) -> bool:
         return False
     if _BEFORE_SMALL.search(before) and (following.islower() or following == "("):
         return False
+    if _CITED.search(before) and following.isdigit():
+        return False
     if _BEFORE_NUMBER.search(before) and following.isdigit():
+        return False
+    if _FIRST_INITIAL.search(before) and _NEXT_INITIAL.match(rest):
         return False
     if following and (initials := _INITIALS.search(before)):
         word = _FIRST_WORD.match(rest)

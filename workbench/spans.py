@@ -1,5 +1,6 @@
 """Messages as stretches of token positions, and the turns of a conversation. Knows nothing of tokenizers or models."""
 
+import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -117,12 +118,15 @@ def selected_turns(spans: Sequence[Span], which: int | Literal["all"] = -1) -> l
     found = turns(spans)
     if which == "all":
         return found
-    if not isinstance(which, int) or not -len(found) <= which < len(found):
+    number = -1 - len(found)  # of no turn
+    if not isinstance(which, bool) and hasattr(which, "__index__"):  # of numpy too
+        number = operator.index(which)
+    if not -len(found) <= number < len(found):
         raise NotRecorded(
             f"turn must be 'all' or between {-len(found)} and {len(found) - 1}, got {which!r}: "
             f"this text has {len(found)} turn{'s' * (len(found) > 1)}"
         )
-    return [found[which]]
+    return [found[number]]
 
 
 def last_turn(spans: Sequence[Span]) -> Turn:

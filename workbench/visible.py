@@ -25,6 +25,10 @@ _PICTURES = (
     range(0x2B05, 0x2B56), range(0x1F000, 0x1F1E6), range(0x1F200, 0x1F3FB), range(0x1F400, 0x1FC00),
 )  # fmt: skip
 _AFTER_PICTURE = {0xFE0F, *range(0x1F3FB, 0x1F400)}  # shown as emoji, skin tones
+# The three flags that are written as tags behind a black one: England, Scotland, Wales (emoji-sequences.txt).
+_FLAGS = tuple(
+    "\U0001f3f4" + "".join(chr(0xE0000 + ord(c)) for c in name + "\x7f") for name in ("gbeng", "gbsct", "gbwls")
+)
 _NON_JOINER, _JOINER = "\u200c", "\u200d"
 _VIRAMA = 9  # the combining class of what takes the vowel off an Indic letter
 
@@ -82,6 +86,9 @@ def _visible(text: str, at: int) -> str:
     if code not in _BLANK and (char.isprintable() or unicodedata.category(char) == "Zs"):
         return char
     if char in (_NON_JOINER, _JOINER) and _shapes(text, at):
+        return char
+    flag = text.rfind(_FLAGS[0][0], max(0, at - len(_FLAGS[0]) + 1), at)
+    if flag >= 0 and text.startswith(_FLAGS, flag):
         return char
     return f"⟨U+{code:04X}⟩"
 

@@ -94,6 +94,10 @@ def test_steps_are_what_the_assistant_says_to_itself_in_the_last_turn(pocket):
     assert [step.text for step in wb.steps(text, "final")] == ["7."]
     with pytest.raises(NotRecorded, match=r"between -2 and 1, got 2: this text has 2 turns"):
         wb.steps(text, turn=2)
+    assert wb.steps(text, turn=np.int64(0)) == wb.steps(text, turn=0)
+    for wrong in (True, 0.0, None, "last"):
+        with pytest.raises(NotRecorded, match="turn must be"):
+            wb.steps(text, turn=wrong)
 
 
 def test_the_text_of_a_channel_is_that_of_this_run(model):
@@ -156,6 +160,16 @@ def test_forced_answers_go_through_calls_of_tools_in_order(model):
     assert float(curve["logprob"][-1, 0]) == pytest.approx(whole, abs=1e-4)
     with pytest.raises(NotRecorded, match="a part ends at 2, and the thoughts that led to the answer are"):
         wb.belief(model, run, parts=[slice(0, 2)])
+
+
+def test_what_is_asked_about_is_texts_and_a_number_of_them(model, alone):
+    assert wb.belief(model, alone, "It is 42.").equals(wb.belief(model, alone, ["It is 42."]))
+    for wrong in ([], [None], [42], ["It is 42.", b"x"]):
+        with pytest.raises(PromptError, match="answers must be texts"):
+            wb.belief(model, alone, wrong)
+    for wrong in (0, -1, None, 1.5):
+        with pytest.raises(PromptError, match="n must be a whole number"):
+            wb.resampling(model, alone, n=wrong)
 
 
 def test_a_turn_without_a_thought_says_so(model):

@@ -2,8 +2,11 @@
 
 import asyncio
 import contextlib
+import copy
 import functools
+import pickle
 import threading
+import warnings
 
 import pytest
 import torch
@@ -214,8 +217,20 @@ def test_every_form_of_function_gets_the_hook(model, fn, seen):
     assert seen == [Hook("blocks.1.attn.hook_z", 1, range(8), model.config.n_active)]
 
 
+def scripted():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch would have nobody write TorchScript any more
+        return torch.jit.script(torch.nn.ReLU())
+
+
 @pytest.mark.parametrize(
-    "fn", [torch.relu, torch.nn.functional.relu, lambda x, scale=0.5: x * scale, torch.nn.Identity()]
+    "fn",
+    [
+        torch.relu,
+        torch.nn.functional.relu,
+        lambda x, scale=0.5: x * scale,
+        torch.nn.Identity(),
+    ],
 )
 def test_a_function_of_the_value_alone_gets_no_hook(model, fn):
     with model.edit("blocks.1.hook_mlp_out", fn):
@@ -230,6 +245,7 @@ def test_a_function_of_the_value_alone_gets_no_hook(model, fn):
         (lambda: 0, "too many positional"),
         (0.5, "got a float"),
         (None, "got a NoneType"),
+        (scripted(), "TorchScript"),
     ],
 )
 def test_a_function_that_cannot_be_called_so_is_refused_before_it_runs(model, fn, why):
@@ -241,3 +257,9 @@ def test_edits_that_are_ready_made_get_the_hook_too(model):
     with model.edit("blocks.1.mlp.router.hook_out", wb.ban(0)):
         trace = model.trace(TOKENS, record="")
     assert not (trace["expert_indices", 1] == 0).any()
+
+
+@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_an_edit_is_not_copied_out_of_its_block(model, way):
+    with pytest.raises(EditError, match="make it again"):
+        way(model.edit("hook_embed", torch.relu))

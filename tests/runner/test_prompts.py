@@ -4,11 +4,12 @@ from collections import UserDict
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
 import workbench as wb
-from workbench.errors import CheckpointError, PromptError
+from workbench.errors import CheckpointError, HookNameError, PromptError
 from workbench.runner.prompts import read
 
 ASK = "What is 1+1?"
@@ -100,6 +101,13 @@ WRONG = {
     "a message without content": ([{"role": "user"}], "content"),
     "a message of nobody": ([{"content": ASK}], "role"),
     "two system messages": ([{"role": "system", "content": "a"}] * 2, "system"),
+    "a table": (pd.DataFrame([IDS]), "columns"),
+    "masked entries": (np.ma.array(IDS, mask=[0, 0, 1]), "masked"),
+    "more than any id": (np.array([2**63], np.uint64), "9223372036854775808"),
+    "a sparse tensor": (torch.tensor([IDS]).to_sparse(), "sparse"),
+    "a tensor without values": (torch.ones(3, dtype=int, device="meta"), "meta"),
+    "a mask of text": ({"input_ids": IDS, "attention_mask": "111"}, "attention_mask"),
+    "a ragged mask": ({"input_ids": IDS, "attention_mask": [[1], [1, 1]]}, "attention_mask"),
     "nothing": ([], "empty"),
     "an empty row": (torch.zeros(1, 0, dtype=int), "empty"),
     "an empty question": ("", "empty"),
@@ -168,3 +176,10 @@ def test_a_device_that_is_not_here_is_refused(device):
 @pytest.mark.parametrize("device", [None, "cpu", "cpu:0", torch.device("cpu")])
 def test_the_cpu_is_always_here(device):
     assert wb.Model("pocket", device=device).device == "cpu"
+
+
+@pytest.mark.parametrize("record", [None, 5, ["residuals", 5], [None], {"residuals": 1}.values()])
+def test_what_to_record_is_said_by_names(model, record):
+    for ask in (model.trace, model.generate, model.estimate):
+        with pytest.raises(HookNameError, match="must be names"):
+            ask(ASK, record=record)

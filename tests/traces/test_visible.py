@@ -35,6 +35,7 @@ SHAPED = {
     "Sinhala": "ශ්\u200dරී",
     "Mongolian": "ᠭ\u200dᠠ",
     "Khmer": "ស៊\u200cី",
+    "a flag of tags": "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f!",
     "a family": "👨\u200d👩\u200d👧\u200d👦",
     "a flag": "🏳️\u200d🌈 🏴\u200d☠️",
     "a profession": "👩🏽\u200d⚕️ 🧑🏿\u200d🚀",
@@ -69,6 +70,12 @@ def test_joiners_in_any_company(pieces: list[str]) -> None:
         text, "\n"
     )
     assert not re.search("[\u200c\u200d]{2}", visible(text))
+
+
+def test_tags_that_hide_text_are_shown() -> None:
+    tags = "".join(chr(0xE0000 + ord(letter)) for letter in "gbeng")
+    for text in (tags, "🏴" + tags, "🏳" + tags + "\U000e007f", "🏴" + tags + "a", "🏴" + tags + "\U000e007f" + tags):
+        assert "⟨U+E0067⟩" in visible(text)
 
 
 def test_lines_can_be_kept() -> None:

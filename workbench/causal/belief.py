@@ -19,7 +19,7 @@ from workbench.traces import Trace
 def belief(
     model: Model,
     trace: Trace,
-    answers: Sequence[str] | None = None,
+    answers: Sequence[str] | str | None = None,
     *,
     parts: Sequence[Step | slice] | None = None,
 ) -> xr.Dataset:
@@ -55,7 +55,10 @@ def belief(
     elif model.tokenizer is None:
         raise PromptError("this model has no tokenizer, so it cannot encode answers: leave them out")
     else:
-        names, asked = list(answers), [list(model.tokenizer.encode(text)) for text in answers]
+        names = [answers] if isinstance(answers, str) else list(answers)
+        if not names or not all(isinstance(text, str) for text in names):
+            raise PromptError(f"answers must be texts, as in answers=['Yes', 'No'], got {answers!r}")
+        asked = [list(model.tokenizer.encode(text)) for text in names]
     if not all(asked):
         empty = next(name for name, ids in zip(names, asked) if not ids)
         raise PromptError(f"an answer has one token at least; {empty!r} has none")

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from workbench.analysis import statistics
 from workbench.causal import rollouts as drawing
 from workbench.conversation.parse import parse
-from workbench.errors import NotRecorded
+from workbench.errors import NotRecorded, PromptError
 from workbench.runner.model import Model
 from workbench.segments import Step, steps
 from workbench.spans import last_turn
@@ -70,6 +70,10 @@ def resampling(
     cut = [slice(p.start, p.stop) for p in (steps(trace) if parts is None else parts)]
     if not cut:
         raise NotRecorded("the trace has no steps, for nothing was thought in it: give `parts`, as slices")
+    if not isinstance(n, int | np.integer) or n < 1:
+        raise PromptError(
+            f"n must be a whole number of 1 or more, the texts that are written from each point, got {n!r}"
+        )
     read = answer or final_text(model)
     wanted = read(trace.tokens) if right is None else right
     if wanted is None:

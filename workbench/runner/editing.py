@@ -82,6 +82,12 @@ class Editing:
                 f"inside the `with` and in the same thread (a new thread has no edits), and check the positions."
             )
 
+    def __reduce_ex__(self, protocol):
+        raise EditError(
+            f"the edit at {self.tap.glob!r} belongs to this model in this process and cannot be copied or pickled; "
+            "make it again with model.edit(…)"
+        )
+
     def holds_here(self) -> bool:
         """Whether a run that starts here and now is under this edit."""
         if not self._in_force:

@@ -38,6 +38,8 @@ def read(prompt: Any) -> Chat | list[int]:
         return _mapping(prompt)
     if isinstance(prompt, Tensor | np.ndarray):
         return _array(prompt)
+    if getattr(prompt, "ndim", 1) == 2:  # a table of pandas, which iterates over the names of its columns
+        raise _not_a_prompt(f"it is a {type(prompt).__name__} with columns; give one column or row of it")
     if isinstance(prompt, bytes | bytearray | memoryview):
         raise _not_a_prompt(f"it is {type(prompt).__name__}; decode it to str first")
     if isinstance(prompt, set | frozenset) or not isinstance(prompt, Iterable):
@@ -69,7 +71,7 @@ def _mapping(prompt: Mapping[Any, Any]) -> Chat | list[int]:
         ids, mask = read(prompt["input_ids"]), prompt.get("attention_mask")
         if not isinstance(ids, list):
             raise _not_a_prompt("its input_ids are not token ids")
-        if mask is not None and not torch.as_tensor(mask).bool().all():
+        if mask is not None and not _whole(mask):
             raise _not_a_prompt("its attention_mask leaves tokens out; give one prompt without padding")
         return ids
     if "messages" in prompt:
@@ -80,8 +82,26 @@ def _mapping(prompt: Mapping[Any, Any]) -> Chat | list[int]:
     raise _not_a_prompt(f"it is a dict with {keys or 'nothing in it'}")
 
 
+def _whole(mask: Any) -> bool:
+    """Whether a mask leaves no token out."""
+    try:
+        return bool(torch.as_tensor(mask).bool().all())
+    except (TypeError, ValueError, RuntimeError):
+        raise _not_a_prompt(f"its attention_mask is {visible(repr(mask)[:60])}, and a mask is a row of 1") from None
+
+
 def _array(prompt: Tensor | np.ndarray) -> list[int]:
-    row = prompt.detach().cpu() if isinstance(prompt, Tensor) else torch.from_numpy(_numeric(prompt))
+    if isinstance(prompt, Tensor):
+        if prompt.is_nested or prompt.is_meta or prompt.layout != torch.strided:
+            kind = "nested" if prompt.is_nested else "on the meta device" if prompt.is_meta else "sparse"
+            raise _not_a_prompt(f"it is a tensor that is {kind}; give a dense one")
+        row = prompt.detach().cpu()
+    elif np.ma.is_masked(prompt):
+        raise _not_a_prompt("it is an array with masked entries; give one prompt without padding")
+    elif prompt.dtype.kind == "u" and prompt.max(initial=0) >= 2**63:
+        raise _not_a_prompt(f"its largest entry is {prompt.max()}, which is not a token id")
+    else:
+        row = torch.from_numpy(_numeric(prompt))
     if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool:
         raise _not_a_prompt(f"it is an array of {prompt.dtype}, and token ids are whole numbers")
     if row.ndim not in (1, 2) or (row.ndim == 2 and row.shape[0] != 1):

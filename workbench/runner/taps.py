@@ -274,6 +274,8 @@ def _takes_hook(fn: Callable) -> str:
     """
     if not callable(fn):
         raise EditError(f"an edit is a function of the value, fn(x) or fn(x, hook), got a {type(fn).__name__}")
+    if isinstance(fn, torch.jit.ScriptModule | torch.jit.ScriptFunction):
+        raise EditError("an edit cannot be TorchScript, whose code no trace can name; give what it was compiled from")
     called = fn.forward if isinstance(fn, torch.nn.Module) else fn  # a module's __call__ takes anything
     try:
         signature = inspect.signature(called)

@@ -83,7 +83,7 @@ def plan(
     `streamed`: what was recorded leaves the memory after each pass.
     """
     c, dtype = model.config, model.dtype_name
-    words = tuple(record.split() if isinstance(record, str) else record)
+    words = tuple(names.words(record))
     spans, pieces = text_of(model, tokens)
     n_steps = len(found_steps(spans, pieces)) + max(0, n_pos - len(tokens)) // 8  # a step is rarely shorter
     free = free_memory("cpu")  # where recordings are kept, also those of a GPU
