@@ -118,6 +118,14 @@ def test_what_a_model_wrote_comes_back_as_it_was(call, real, harmony):
     assert again(asked, ids, real) == as_prompt(ids, real)
 
 
+@pytest.mark.parametrize("role", ["developer", "system"])
+def test_late_instructions_which_a_chat_cannot_hold_are_refused_and_not_dropped(role, real, harmony):
+    late = f"<|channel|>final<|message|>Yes.<|end|><|start|>{role}<|message|>Be brief.<|end|>"
+    late += "<|start|>user<|message|>Go on."
+    with pytest.raises(PromptError, match=f"followed by {role} text"):
+        again(chat("hi"), [*chat("hi").render(real).ids, *ids_of(late + "<|end|>", real)], real)
+
+
 def test_tokens_that_the_tokenizer_would_not_choose_come_back_too(real, harmony):
     asked = chat("hi")
     letters = [i for letter in "It is five." for i in real.encode(letter)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from workbench.conversation.parse import parse
 from workbench.conversation.tokenizer import Tokenizer
+from workbench.errors import PromptError
 from workbench.spans import Span, is_call
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def history(trace: Written) -> list[dict[str, Any]]:
     Each has `ids`, its tokens as they were written, so that it comes back exactly so in the next prompt, its header
     too; only `<|return|>` becomes `<|end|>`, as gpt-oss was trained. Change a message, and the change is what is
     rendered. System and developer texts are arguments of `wb.chat`. A message that cannot be read counts as the
-    assistant's.
+    assistant's. Raises PromptError for system or developer text after the first message, which a chat cannot hold.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> ask = wb.chat("And 3+4?", history=wb.history(trace))
@@ -46,6 +47,11 @@ def history(trace: Written) -> list[dict[str, Any]]:
     messages = []
     for span in spans:
         if span.role in ("system", "developer"):
+            if messages:
+                raise PromptError(
+                    f"message {len(messages)} of the conversation is followed by {span.role} text, and `wb.chat` takes "
+                    f"that only before the first message. Render the tokens of the trace itself, or leave the text out."
+                )
             continue
         message: dict[str, Any] = {"role": span.role, "content": "".join(pieces[span.content])}
         if span.role != "user":
