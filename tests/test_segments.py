@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from tests import o200k
 from tests.conversation.conftest import POCKET
 from workbench.conversation.tokenizer import Tokenizer
-from workbench.segments import KINDS, Step, find_step, kind, steps
+from workbench.errors import PromptError
+from workbench.segments import KINDS, Step, find_step, kind, steps, stretches
 from workbench.spans import Span
 
 
@@ -260,3 +261,17 @@ def test_a_step_is_found_by_position():
 )
 def test_a_step_is_of_the_kind_a_reader_would_say(said, want):
     assert kind(said) == want
+
+
+TEXT = SimpleNamespace(pieces=["a"] * 9, spans=[])
+
+
+def test_parts_are_stretches_of_positions_within_the_text():
+    assert stretches(TEXT, [slice(2, 4), slice(-3, None), slice(0, 10**6)]) == [slice(2, 4), slice(6, 9), slice(0, 9)]
+    assert stretches(TEXT, [slice(5, 5)]) == [slice(5, 5)] and stretches(TEXT, []) == [] and stretches(TEXT) == []
+
+
+@pytest.mark.parametrize("part", [5, "steps", None, (0, 3), slice(5, 3), slice(20, 30), slice(0, 6, 2), slice("a", 2)])
+def test_a_part_that_is_no_stretch_of_positions_is_refused_by_its_number(part):
+    with pytest.raises(PromptError, match=r"parts\[1\]"):
+        stretches(TEXT, [slice(0, 2), part])

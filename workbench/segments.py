@@ -27,6 +27,7 @@ from itertools import accumulate, pairwise
 from typing import Literal, Protocol
 from unicodedata import east_asian_width
 
+from workbench.errors import PromptError
 from workbench.spans import Span, selected_turns
 
 MIN_CHARACTERS = 10  # as in Thought Anchors (arXiv 2506.19143)
@@ -88,6 +89,31 @@ Step(16:23 ' 2+1=3.' active_computation)]
     """
     messages = [message for one in selected_turns(trace.spans, turn) for message in one.on(channel)]
     return [step for message in messages for step in _in_message(trace.pieces, message)]
+
+
+def stretches(trace: HasText, parts: Sequence[Step | slice] | None = None) -> list[slice]:
+    """The positions of each part, as slices within the trace: of its steps, unless `parts` are given.
+
+    >>> trace = wb.trace("What is 12+30?")
+    >>> stretches(trace, [slice(-3, None)]) == [slice(len(trace) - 3, len(trace))]
+    True
+
+    Raises PromptError for a part that is neither a Step nor a slice, has a stride, or lies outside of the text.
+    """
+    found = []
+    n = len(trace.pieces)
+    for number, part in enumerate(steps(trace) if parts is None else parts):
+        if not isinstance(part, Step | slice):
+            raise PromptError(f"parts[{number}] is {part!r}: a part is a Step of wb.steps(…) or a slice of positions")
+        try:
+            start, stop, stride = slice(part.start, part.stop, getattr(part, "step", None)).indices(n)
+        except (TypeError, ValueError) as error:
+            raise PromptError(f"parts[{number}] is {part!r}: {error}") from None
+        if stride != 1 or start > stop or (part.start or 0) > n:
+            why = "has a stride" if stride != 1 else f"lies nowhere in the {n} positions"
+            raise PromptError(f"parts[{number}], {part!r}, {why}: give a stretch of positions, as slice(start, stop)")
+        found.append(slice(start, stop))
+    return found
 
 
 def find_step(steps: Sequence[Step], pos: int) -> Step | None:

@@ -11,7 +11,7 @@ import xarray as xr
 
 from workbench import patterns
 from workbench.errors import NotRecorded
-from workbench.segments import Step, steps
+from workbench.segments import Step, stretches
 from workbench.traces import Trace
 
 QUERIES = 256  # of a layer that are held at a time
@@ -148,7 +148,7 @@ def step_attention(trace: Trace, parts: Sequence[Step | slice] | None = None) ->
     if parts is None and "step_attention" in trace:
         values = np.asarray(trace["step_attention"])
     else:
-        cut = [slice(p.start, p.stop) for p in (steps(trace) if parts is None else parts)]
+        cut = stretches(trace, parts)
         if not cut:
             raise NotRecorded("the trace has no steps, for nothing was thought in it: give `parts`, as slices")
         size = np.array([len(range(len(trace))[part]) for part in cut])

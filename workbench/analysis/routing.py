@@ -15,7 +15,7 @@ import xarray as xr
 from workbench.analysis import statistics
 from workbench.analysis.problems import problem
 from workbench.errors import NotRecorded
-from workbench.segments import Step, steps
+from workbench.segments import Step, stretches
 from workbench.traces import Trace
 
 Where = str | slice | Sequence[int] | np.ndarray | None
@@ -313,10 +313,10 @@ def fixed_token_routing(trace: Trace, token: int | str, layer: int | None = None
 
 def _spots(trace: Trace, parts: Sequence[Step | slice] | None) -> list[np.ndarray]:
     """The positions of each part."""
-    pieces = list(steps(trace) if parts is None else parts)
-    if len(pieces) < 2:
-        raise NotRecorded(f"drift is between two steps at least; there are {len(pieces)}: give `parts`, as slices")
-    return [np.arange(len(trace))[slice(p.start, p.stop)] for p in pieces]
+    found = stretches(trace, parts)
+    if len(found) < 2:
+        raise NotRecorded(f"drift is between two steps at least; there are {len(found)}: give `parts`, as slices")
+    return [np.arange(len(trace))[part] for part in found]
 
 
 def _dealt(

@@ -11,7 +11,7 @@ from workbench.causal.reading import Reading
 from workbench.errors import NotRecorded, PromptError
 from workbench.runner.model import Model
 from workbench.runner.recording import log_softmax
-from workbench.segments import Step, steps
+from workbench.segments import Step, stretches
 from workbench.spans import Span, last_turn, turns
 from workbench.traces import Trace
 
@@ -45,7 +45,7 @@ def belief(
     """
     thoughts, final = messages(trace)
     last = thoughts[-1].content_stop
-    cut = [slice(p.start, p.stop) for p in (steps(trace) if parts is None else parts)]
+    cut = stretches(trace, parts)
     ends = [thoughts[0].content_start, *(part.stop for part in cut)]
     if outside := [end for end in ends if not any(t.content_start <= end <= t.content_stop for t in thoughts)]:
         places = ", ".join(f"{t.content_start}..{t.content_stop}" for t in thoughts)

@@ -13,7 +13,7 @@ from workbench.causal import rollouts as drawing
 from workbench.conversation.parse import parse
 from workbench.errors import NotRecorded, PromptError
 from workbench.runner.model import Model
-from workbench.segments import Step, steps
+from workbench.segments import Step, stretches
 from workbench.spans import last_turn
 from workbench.traces import Trace
 
@@ -67,7 +67,7 @@ def resampling(
 
     Raises NotRecorded if the trace has no steps, or no answer and none was given. (arXiv 2506.19143)
     """
-    cut = [slice(p.start, p.stop) for p in (steps(trace) if parts is None else parts)]
+    cut = stretches(trace, parts)
     if not cut:
         raise NotRecorded("the trace has no steps, for nothing was thought in it: give `parts`, as slices")
     if not isinstance(n, int | np.integer) or n < 1:

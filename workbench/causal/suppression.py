@@ -13,7 +13,7 @@ from workbench.causal.reading import Reading, divergence
 from workbench.errors import NotRecorded
 from workbench.runner.model import Model
 from workbench.runner.taps import Chain, Tap
-from workbench.segments import Step, steps
+from workbench.segments import Step, stretches
 from workbench.traces import Trace
 
 VARIANTS = ("later", "all")
@@ -76,11 +76,12 @@ def suppression(
     >>> found["effect"].dims, float(found["effect"][0, 1]), bool(found["effect"][2, 0] > 0)
     (('step', 'key_step'), 0.0, True)
 
-    Raises NotRecorded if there are fewer than two parts, ValueError for another `queries`.
+    Raises NotRecorded if there are fewer than two parts, PromptError for a part that is no stretch of positions,
+    ValueError for another `queries`.
     """
     if queries not in VARIANTS:
         raise ValueError(f"queries is 'later' or 'all', not {queries!r}")
-    cut = [slice(p.start, p.stop) for p in (steps(trace) if parts is None else parts)]
+    cut = stretches(trace, parts)
     if len(cut) < 2:
         raise NotRecorded(f"one step acts on another: two are needed, and there are {len(cut)}; give `parts` as slices")
     n = len(cut)
