@@ -213,56 +213,59 @@ T2 IN void turn8(const __m256 in[8], __m256 out[8]) {
     }
     UNROLL for (int i = 0; i < 4; i++) out[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20), out[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
 }
-/* Up to eight rows of n numbers -> to[k mod 16][k / 16][...], `wide` numbers apart; what is not there is 0. */
-T2 static void pack8(const float *x, i64 xs, i64 rows, i64 n, float *to, i64 wide) {
-    i64 deep = (n + 15) / 16;
-    for (i64 k = 0; k < 16 * deep; k += EIGHT) {
-        __m256 in[8], out[8];
-        float end[8] = {0};
-        for (i64 r = 0; r < EIGHT; r++) {
-            if (r >= rows || k >= n) in[r] = _mm256_setzero_ps();
-            else if (k + EIGHT <= n) in[r] = _mm256_loadu_ps(x + r * xs + k);
-            else memcpy(end, x + r * xs + k, sizeof(float) * (size_t)(n - k)), in[r] = _mm256_loadu_ps(end);
+/* Rows of n numbers, at most `wide` of them: element k of all goes to to[k mod 16 * share + k / 16 * wide]; what is not
+ * there is 0. Eight at a time are written, also where `wide` is six. */
+T2 static void pack_rows(const float *x, i64 xs, i64 rows, i64 n, float *to, i64 wide, i64 share) {
+    for (i64 k = 0; k < (n + 15) / 16 * 16; k += EIGHT)
+        for (i64 first = 0; first < wide; first += EIGHT) {
+            const float *at = x + first * xs + k;
+            __m256 in[8], out[8];
+            UNROLL for (int r = 0; r < EIGHT; r++) {
+                if (first + r >= rows || k >= n) in[r] = _mm256_setzero_ps();
+                else if (k + EIGHT <= n) in[r] = _mm256_loadu_ps(at + r * xs);
+                else {
+                    float end[8] = {0};
+                    memcpy(end, at + r * xs, sizeof(float) * (size_t)(n - k));
+                    in[r] = _mm256_loadu_ps(end);
+                }
+            }
+            turn8(in, out);
+            float *place = to + k % 16 * share + k / 16 * wide + first;
+            UNROLL for (int i = 0; i < EIGHT; i++) _mm256_storeu_ps(place + i * share, out[i]);
         }
-        turn8(in, out);
-        for (i64 i = 0; i < EIGHT; i++) _mm256_storeu_ps(to + ((k + i) % 16 * deep + k / 16) * wide, out[i]);
-    }
 }
-T2 IN void six_avx2(const float *x, const float *w, i64 deep, float *y, i64 ys) {
-    static const u8 REVERSED[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
-    V16_avx2 sums[5][SIX];
-    for (int i = 0; i < 16; i++) {
-        const float *u = x + REVERSED[i] * deep * EIGHT, *v = w + REVERSED[i] * deep * 16;
-        V16_avx2 a[SIX];
-        int height = 0;
-        UNROLL for (int t = 0; t < SIX; t++) a[t] = zero_avx2();
-        for (i64 j = 0; j < deep; j++) {
-            V16_avx2 b = load_avx2(v + 16 * j);
-            UNROLL for (int t = 0; t < SIX; t++) a[t] = fma_avx2(all_avx2(u[EIGHT * j + t]), b, a[t]);
-        }
-        for (; i >> height & 1; height++) UNROLL for (int t = 0; t < SIX; t++) a[t] = add_avx2(sums[height][t], a[t]);
-        UNROLL for (int t = 0; t < SIX; t++) sums[height][t] = a[t];
+/* One of the 16 partial sums of six rows with 16 outputs, the i-th in the order of the tree; `sums` are those that wait
+ * for their partners, by height in the tree: the total is at height 4. */
+T2 IN void six_avx2(int i, const float *x, const float *w, i64 deep, float (*sums)[SIX * 16]) {
+    V16_avx2 a[SIX];
+    int height = 0;
+    UNROLL for (int t = 0; t < SIX; t++) a[t] = zero_avx2();
+    UNROLL4 for (i64 j = 0; j < deep; j++) {
+        V16_avx2 b = load_avx2(w + 16 * j);
+        UNROLL for (int t = 0; t < SIX; t++) a[t] = fma_avx2(all_avx2(x[SIX * j + t]), b, a[t]);
     }
-    for (int t = 0; t < SIX; t++) store_avx2(y + t * ys, sums[4][t]);
+    for (; i >> height & 1; height++) UNROLL for (int t = 0; t < SIX; t++) a[t] = add_avx2(load_avx2(sums[height] + 16 * t), a[t]);
+    UNROLL for (int t = 0; t < SIX; t++) store_avx2(sums[height] + 16 * t, a[t]);
 }
 
-/* Rows of x as `six_avx2` takes them: numbers for each six, and the packing. */
-static i64 packed_avx2(i64 n) { return (n + 15) / 16 * 16 * EIGHT; }
-T2 static void pack_avx2(const float *x, i64 xs, i64 rows, i64 n, float *to) {
-    for (i64 r = 0; r + SIX <= rows; r += SIX) pack8(x + r * xs, xs, SIX, n, to + r / SIX * packed_avx2(n), EIGHT);
-}
-/* As `dots_avx2`, for the whole sixes of the rows; `room16` holds 16 packed rows of weights. */
-T2 static void sixes_avx2(const float *packed, i64 rows, const float *w, i64 ws, i64 cols, i64 n, float *room16, float *y, i64 ys) {
-    i64 deep = (n + 15) / 16;
+/* Rows of x as `six_avx2` takes them: a partial sum's share of six rows, and the packing. */
+static i64 share_avx2(i64 n) { return (n + 15) / 16 * SIX + EIGHT; } /* packing writes eight numbers for six */
+static i64 packed_avx2(i64 n) { return 16 * share_avx2(n); }
+T2 static void pack_avx2(const float *x, i64 xs, i64 n, float *to) { pack_rows(x, xs, SIX, n, to, SIX, share_avx2(n)); }
+/* As `dots_avx2`, for the whole sixes of the rows. `space` holds 16 packed rows of weights, then the waiting sums. A
+ * share of the weights stays in the nearest cache for all rows. */
+static i64 space_avx2(i64 rows, i64 n) { return (n + 15) / 16 * 256 + rows / SIX * 5 * SIX * 16; }
+T2 static void sixes_avx2(const float *packed, i64 rows, const float *w, i64 ws, i64 cols, i64 n, float *space, float *y, i64 ys) {
+    static const u8 REVERSED[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
+    i64 deep = (n + 15) / 16, share = share_avx2(n), sixes = rows / SIX;
+    float (*sums)[5][SIX * 16] = (float (*)[5][SIX * 16])(space + deep * 256);
     for (i64 c = 0; c < cols; c += 16) {
         i64 m = least(16, cols - c);
-        pack8(w + c * ws, ws, least(EIGHT, m), n, room16, 16);
-        pack8(w + (c + EIGHT) * ws, ws, m - EIGHT, n, room16 + EIGHT, 16);
-        for (i64 r = 0; r + SIX <= rows; r += SIX) {
-            float t[SIX * 16];
-            six_avx2(packed + r / SIX * packed_avx2(n), room16, deep, t, 16);
-            for (i64 i = 0; i < SIX; i++) memcpy(y + (r + i) * ys + c, t + 16 * i, sizeof(float) * (size_t)m);
-        }
+        pack_rows(w + c * ws, ws, m, n, space, 16, 16 * deep);
+        for (int i = 0; i < 16; i++)
+            for (i64 r = 0; r < sixes; r++)
+                six_avx2(i, packed + r * packed_avx2(n) + REVERSED[i] * share, space + REVERSED[i] * deep * 16, deep, sums[r]);
+        for (i64 r = 0; r < sixes * SIX; r++) memcpy(y + r * ys + c, sums[r / SIX][4] + r % SIX * 16, sizeof(float) * (size_t)m);
     }
 }
 #endif
@@ -648,22 +651,23 @@ typedef struct {
     void (*halves)(const float *x, i64 n, float *to);
     /* the same as `dots` for many rows, where there is something better */
     i64 (*packed)(i64 n);
-    void (*pack)(const float *x, i64 xs, i64 rows, i64 n, float *to);
-    void (*sixes)(const float *packed, i64 rows, const float *w, i64 ws, i64 cols, i64 n, float *room16, float *y, i64 ys);
+    i64 (*space)(i64 rows, i64 n);
+    void (*pack)(const float *x, i64 xs, i64 n, float *to);
+    void (*sixes)(const float *packed, i64 rows, const float *w, i64 ws, i64 cols, i64 n, float *space, float *y, i64 ys);
 } Level;
 
 #define ROWS_OF(l) {rms_row_##l, swiglu_row_##l, log_softmax_row_##l, entropy_row_##l, mixture_row_##l}
 static const Level *level_of(int level) {
-    static const Level plain = {dots_plain, weigh_plain, softmax_row_plain, ROWS_OF(plain), decode_plain, order_plain, few_plain, NULL, NULL, NULL, NULL, NULL};
+    static const Level plain = {dots_plain, weigh_plain, softmax_row_plain, ROWS_OF(plain), decode_plain, order_plain, few_plain, NULL, NULL, NULL, NULL, NULL, NULL};
 #if defined(HAS512)
-    static const Level avx512 = {dots_avx512, weigh_avx512, softmax_row_avx512, ROWS_OF(avx512), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2, NULL, NULL, NULL};
+    static const Level avx512 = {dots_avx512, weigh_avx512, softmax_row_avx512, ROWS_OF(avx512), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2, NULL, NULL, NULL, NULL};
     if (level == AVX512) return &avx512;
 #endif
 #if defined(__x86_64__)
-    static const Level avx2 = {dots_avx2, weigh_avx2, softmax_row_avx2, ROWS_OF(avx2), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2, packed_avx2, pack_avx2, sixes_avx2};
+    static const Level avx2 = {dots_avx2, weigh_avx2, softmax_row_avx2, ROWS_OF(avx2), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2, packed_avx2, space_avx2, pack_avx2, sixes_avx2};
     if (level >= AVX2) return &avx2;
 #elif defined(__aarch64__)
-    static const Level neon = {dots_neon, weigh_neon, softmax_row_neon, ROWS_OF(neon), decode_neon, order_neon, few_neon, NULL, NULL, NULL, NULL, NULL};
+    static const Level neon = {dots_neon, weigh_neon, softmax_row_neon, ROWS_OF(neon), decode_neon, order_neon, few_neon, NULL, NULL, NULL, NULL, NULL, NULL};
     if (level == NEON) return &neon;
 #endif
     (void)level;
@@ -673,13 +677,14 @@ static const Level *level_of(int level) {
 /* ---- x times the matrices of one or several experts ---- */
 
 typedef struct { i64 expert, first, last; } Group;
-typedef struct { i64 expert, row, n_rows, out, n_out; } Piece; /* some rows of an expert, some outputs */
+typedef struct { i64 expert, row, n_rows, out, n_out, six; } Piece; /* some rows of an expert, some outputs; the first of its packed sixes */
 
 typedef struct {
     const Level *l;
     int stored, bf16, pairs; /* how the weights are stored; whether x and the result are bf16; whether by dpbf16 */
     int failed;
     const void *x, *ordered; /* as the kernels read it; in the order of `few` */
+    float *packed;           /* six rows at a time, for `sixes`; NULL where these are not used */
     i64 x_row, ordered_row;
     const void *w, *bias;
     const u8 *scales;
@@ -719,12 +724,11 @@ static void turned(const Product *p, const void *at, i64 rows, i64 width, void *
         }
 }
 
-/* Products with rows of weights in fp32, by whichever form is quicker. `space` is for the second, if any: rows of x that
- * were packed, then room for 16 rows of weights. */
-static void met(const Product *p, const Piece *w, const float *weights, i64 ws, i64 cols, const float *space, float *y) {
+/* Products with rows of weights in fp32, by whichever form is quicker. `space` is what `sixes` needs, NULL without them. */
+static void met(const Product *p, const Piece *w, const float *weights, i64 ws, i64 cols, float *space, float *y) {
     const float *x = (const float *)p->x + w->row * p->x_row;
-    i64 sixes = space ? w->n_rows / AT_ONCE * AT_ONCE : 0, n = p->n;
-    if (sixes) p->l->sixes(space, sixes, weights, ws, cols, n, (float *)space + sixes / AT_ONCE * p->l->packed(n), y, STRIP);
+    i64 n = p->n, sixes = space ? w->n_rows / AT_ONCE * AT_ONCE : 0;
+    if (sixes) p->l->sixes(p->packed + w->six * p->l->packed(n), sixes, weights, ws, cols, n, space, y, STRIP);
     if (sixes < w->n_rows) p->l->dots(x + sixes * p->x_row, p->x_row, w->n_rows - sixes, weights, ws, cols, n, 0, y + sixes * STRIP, STRIP);
 }
 
@@ -743,10 +747,9 @@ static int by_panel(const Product *p, const Piece *w, float *y) {
     }
 #endif
     float *space = NULL;
-    if (!p->pairs && p->l->sixes && w->n_rows >= 2 * AT_ONCE && n >= 256) {
-        space = room(sizeof(float) * (size_t)(w->n_rows / AT_ONCE * p->l->packed(n) + (n + 15) / 16 * 256));
+    if (w->six >= 0) {
+        space = room(sizeof(float) * (size_t)p->l->space(w->n_rows, n));
         if (!space) return 1;
-        p->l->pack((const float *)p->x + w->row * p->x_row, p->x_row, w->n_rows, n, space);
     }
     if (as_it_lies && p->stored == FP32) {
         met(p, w, first, p->w_row, w->n_out, space, y);
@@ -827,6 +830,17 @@ static void piece_input(void *job, size_t i) {
     else if (q->ordered) p->l->halves(f, n, (float *)q->ordered + row * p->ordered_row);
 }
 
+/* How many sixes of these rows are packed: where there are few, or they are short, it does not pay. */
+static i64 sixes_of(const Product *p, i64 rows) {
+    return !p->pairs && p->l->sixes && rows >= 2 * AT_ONCE && p->n >= 256 ? rows / AT_ONCE : 0;
+}
+static void piece_pack(void *job, size_t i) { /* a piece's rows; those of the first outputs stand for all */
+    const Product *p = job;
+    const Piece *w = p->pieces + i;
+    for (i64 k = 0; w->six >= 0 && w->out == 0 && k < w->n_rows / AT_ONCE; k++)
+        p->l->pack((const float *)p->x + (w->row + k * AT_ONCE) * p->x_row, p->x_row, p->n, p->packed + (w->six + k) * p->l->packed(p->n));
+}
+
 /* 0, or 1 where there is no memory. out[row] = x[row] times the matrix of the row's expert, plus its bias, in the dtype
  * of x. Groups (expert, first row, last row) cover the rows of x in order. Strides in elements; bias may be NULL. */
 API int wb_linear(int level, int threads, int stored, int bf16, const void *x, i64 x_row, const i64 *groups, i64 count,
@@ -840,7 +854,7 @@ API int wb_linear(int level, int threads, int stored, int bf16, const void *x, i
         pieces += (g[i].last - g[i].first + TILE - 1) / TILE;
     }
     pieces *= (n_out + STRIP - 1) / STRIP;
-    Product p = {level_of(level), stored, bf16, 0, 0, x, NULL, x_row, n, w, bias, scales, w_expert, w_row, w_step, scale_expert, scale_row,
+    Product p = {level_of(level), stored, bf16, 0, 0, x, NULL, NULL, x_row, n, w, bias, scales, w_expert, w_row, w_step, scale_expert, scale_row,
                  bias_expert, n, n_out, out_row, out, malloc(sizeof(Piece) * (size_t)(pieces + 1))};
 #if defined(HAS512)
     p.pairs = level == AVX512 && bf16;
@@ -856,13 +870,22 @@ API int wb_linear(int level, int threads, int stored, int bf16, const void *x, i
     if (rows * n_out < (1 << 20) / (n + 1)) threads = 1; /* too small to be worth waking a thread */
     Input input = {&p, x, x_row, ours, ordered};
     if (copies || orders) each(rows, rows * n > 1 << 16 ? threads : 1, piece_input, &input);
+    i64 sixes = 0;
     pieces = 0;
     for (i64 i = 0; i < count; i++)
-        for (i64 r = g[i].first; r < g[i].last; r += TILE)
+        for (i64 r = g[i].first; r < g[i].last; r += TILE) {
+            i64 m = least(TILE, g[i].last - r), of_these = sixes_of(&p, m);
             for (i64 o = 0; o < n_out; o += STRIP)
-                p.pieces[pieces++] = (Piece){g[i].expert, r, least(TILE, g[i].last - r), o, least(STRIP, n_out - o)};
-    each(pieces, threads, piece_product, &p);
-    free(p.pieces), free(ours), free(ordered);
+                p.pieces[pieces++] = (Piece){g[i].expert, r, m, o, least(STRIP, n_out - o), of_these ? sixes : -1};
+            sixes += of_these;
+        }
+    if (sixes) {
+        p.packed = room(sizeof(float) * (size_t)(sixes * p.l->packed(n)));
+        if (p.packed) each(pieces, threads, piece_pack, &p);
+        else p.failed = 1;
+    }
+    if (!p.failed) each(pieces, threads, piece_product, &p);
+    free(p.pieces), free(ours), free(ordered), free(p.packed);
     return p.failed;
 }
 
