@@ -832,7 +832,7 @@ static void piece_input(void *job, size_t i) {
 
 /* How many sixes of these rows are packed: where there are few, or they are short, it does not pay. */
 static i64 sixes_of(const Product *p, i64 rows) {
-    return !p->pairs && p->l->sixes && rows >= 2 * AT_ONCE && p->n >= 256 ? rows / AT_ONCE : 0;
+    return !p->pairs && p->l->sixes && rows >= 3 * AT_ONCE && p->n >= 256 ? rows / AT_ONCE : 0;
 }
 static void piece_pack(void *job, size_t i) { /* a piece's rows; those of the first outputs stand for all */
     const Product *p = job;
