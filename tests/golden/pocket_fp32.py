@@ -1,16 +1,22 @@
 """Digests of everything that one fp32 run of pocket leaves: python -m tests.golden.pocket_fp32 writes them anew.
 
+    python -m tests.golden.pocket_fp32 --compare avx2 portable    # compares at these levels, and says what differs
+    bash tests/golden/under_qemu.sh /tmp/arm                      # the same on aarch64
+
 The same on every processor, at every level of the native kernels and with any number of threads; other digests mean
 that numbers have changed, which a CHANGELOG line should say.
 """
 
+import argparse
 import hashlib
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 
 import workbench as wb
+from workbench.kernels import native
 
 FILE = Path(__file__).with_suffix(".json")
 QUESTION = "Mod 10: a=3, b=a+4, c=b+2, d=c*3, e=d+a, f=e+b, g=f*2. Find g."
@@ -28,11 +34,31 @@ def digests(trace: wb.Trace) -> dict[str, str]:
     return {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
 
 
-def main() -> None:
-    trace = recorded(wb.Model("pocket"))
-    found = {"id": trace.id, "tokens": len(trace), "arrays": digests(trace)}
-    FILE.write_text(json.dumps(found, indent=1) + "\n")
+def compare(level: str, model: wb.Model) -> bool:
+    """Whether a run at this level of kernels is the committed one; prints what differs."""
+    golden = json.loads(FILE.read_text())
+    native.use(level)
+    trace = recorded(model)
+    found = digests(trace)
+    differ = [name for name in golden["arrays"] if found.get(name) != golden["arrays"][name]]
+    print(
+        f"{level}: id {'equal' if trace.id == golden['id'] else 'differs'}, {len(differ)} of {len(found)} arrays differ"
+    )
+    return not differ and trace.id == golden["id"]
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser("python -m tests.golden.pocket_fp32")
+    parser.add_argument("--compare", nargs="+", metavar="LEVEL", help="compare, and write nothing")
+    args = parser.parse_args()
+    model = wb.Model("pocket", dtype="float32")
+    if args.compare:
+        return 0 if all([compare(level, model) for level in args.compare]) else 1
+    trace = recorded(model)
+    kept = {"id": trace.id, "tokens": len(trace), "arrays": digests(trace)}
+    FILE.write_text(json.dumps(kept, indent=1) + "\n")
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())
