@@ -50,8 +50,8 @@ TARGET IN void L(dots_of)(const float *x, i64 xs, i64 rows, const void *w, i64 w
     const char *at = w;
     i64 size = bf16 ? 2 : 4, r = 0, whole = cols / C * C;
     while (rows - r >= R) {
-        i64 end = r + least(TALL, (rows - r) / R * R), deep = end - r > R ? NEAR : n;
-        for (i64 k = 0; k < n; k += deep) {
+        i64 end = r + least(TALL, (rows - r) / R * R), deep = end - r > R ? NEAR : n + 1;
+        for (i64 k = 0; k == 0 || k < n; k += deep) { /* once also where n is 0: then all sums are 0 */
             i64 m = least(deep, n - k);
             V *s = sums;
             for (i64 c = 0; c < whole; c += C)
