@@ -12,7 +12,6 @@ from .packed import Matrices
 
 ROWS = 4
 WIDENED = 8192  # rows of a matrix that are widened at once: 94 MB in the 20b
-FEW = 4  # rows up to which numba computes
 
 
 def linear(x: Tensor, weight: Tensor | Adapted, bias: Tensor | None = None) -> Tensor:
@@ -28,7 +27,7 @@ def linear(x: Tensor, weight: Tensor | Adapted, bias: Tensor | None = None) -> T
     n = flat.shape[0]
     if native.takes(flat) and native.takes(weight):
         return native.linear(flat, weight, bias).view(*x.shape[:-1], weight.shape[0])
-    if n <= FEW and streams(flat, weight):
+    if streams(flat, weight):
         return jit.linear_bf16(flat, weight, bias).view(*x.shape[:-1], weight.shape[0])
     if spare := -n % ROWS:
         flat = F.pad(flat, (0, 0, 0, spare))

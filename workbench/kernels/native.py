@@ -18,7 +18,7 @@ from .reference import BYTES, GROUP
 
 LEVELS = {"avx512-bf16": 3, "avx2": 2, "neon": 1, "portable": 0}  # best first
 SAFE = (47, 207)  # scale bytes whose numbers, times activations from 2^-30 to 2^30, stay normal in every form
-FEW = 4  # rows that `linear_bf16` takes
+FEW = 4  # rows that numba takes at once, see jit.py
 DTYPES = (torch.bfloat16, torch.float32)
 WANTED = "WORKBENCH_KERNELS"
 INSTALL = "pip install numba"
@@ -431,7 +431,7 @@ def check_mxfp4(
 
 
 def check_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """ValueError for what `linear_bf16` does not take."""
+    """ValueError for what `jit.linear_bf16` does not take."""
     _check(x.dtype == torch.bfloat16 and x.ndim == 2 and 1 <= x.shape[0] <= FEW, f"x is bf16 [1 to {FEW}, in]", x)
     _check(weight.dtype == torch.bfloat16 and weight.ndim == 2, "weight is bf16 [out, in]", weight)
     _check(weight.shape[1] == x.shape[1] and _within(weight, 1), f"a row of weights is {x.shape[1]} together", weight)

@@ -98,7 +98,9 @@ def attention(
     out = linear(z.reshape(n_batch, n_pos, -1), w.w_o, w.b_o)
     if tap.wants(here + "hook_result"):
         by_head = w.whole("w_o").view(c.d_model, c.n_heads, c.d_head)
-        result = torch.stack([linear(z[:, :, head], by_head[:, head]) for head in range(c.n_heads)], 2)
+        result = z.new_empty(n_batch, n_pos, c.n_heads, c.d_model)  # the largest value of a pass: there is one of it
+        for head in range(c.n_heads):
+            result[:, :, head] = linear(z[:, :, head], by_head[:, head])
         if (edited := tap(here + "hook_result", result)) is not result:
             changed = (edited != result).flatten(2).any(-1, keepdim=True)  # other positions keep their bits
             out = torch.where(changed | edited.requires_grad, sum(edited.unbind(2)) + w.b_o, out)

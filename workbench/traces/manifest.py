@@ -159,8 +159,11 @@ class Manifest:
             "record": self.record,
             "edits": [edit["identity"] for edit in self.edits],
             "generation": generation,
-            "numerics": {key: self.numerics.get(key) for key in BITS},
+            "numerics": self._bits(),
         }
+
+    def _bits(self) -> dict[str, Any]:
+        return {key: self.numerics.get(key) for key in BITS}
 
     @property
     def id(self) -> str:
@@ -175,7 +178,7 @@ class Manifest:
         """
         content = self.to_json()
         del content["created"]
-        content["numerics"] = {key: self.numerics.get(key) for key in BITS}
+        content["numerics"] = self._bits()
         return sha256(canonical(content)).hexdigest()
 
     def to_json(self) -> dict[str, Any]:
