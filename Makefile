@@ -30,8 +30,8 @@ $(VENV)/.made:
 	@touch $@
 
 # The native kernels, again when their source changes. Without a C compiler it says so and all goes on with torch.
-$(VENV)/.native: $(VENV)/.made $(wildcard workbench/kernels/*.[ch]) workbench/kernels/build.py
-	@$(BIN)/python -I workbench/kernels/build.py && touch $@ || true
+$(VENV)/.native: $(VENV)/.made $(wildcard workbench/model/kernels/*.[ch]) workbench/model/kernels/build.py
+	@$(BIN)/python -I workbench/model/kernels/build.py && touch $@ || true
 
 # Again when the dependencies change. A venv with the extras also serves `make demo`.
 $(VENV)/.core: $(VENV)/.made pyproject.toml constraints.txt | $(VENV)/.native

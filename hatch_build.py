@@ -7,7 +7,7 @@ from pathlib import Path
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-BUILD = "workbench/kernels/build.py"
+BUILD = "workbench/model/kernels/build.py"
 
 
 class CustomBuildHook(BuildHookInterface):

@@ -50,8 +50,8 @@ import torch
 
 from benchmarks.full_size import Child, gb, say, tokens_of
 from benchmarks.peers_full import answer, clocks, from_disk, since
-from workbench.kernels.packed import Packed
-from workbench.runner.weights.pages import READERS, Mapped, give_back
+from workbench.model.checkpoints.pages import READERS, Mapped, give_back
+from workbench.model.kernels.packed import Packed
 
 WAYS = ("ahead", "reads", "faults")
 ROWS = ("decode-warm", "prefill-warm", "start-warm", "decode-cold", "first-cold", "start-cold", "prefill-cold")
@@ -77,7 +77,7 @@ class Worker:
         self.cache = None
 
     def about(self) -> dict:
-        from workbench.kernels import native
+        from workbench.model.kernels import native
 
         return {"text": f"{self.model!r}, {native.why()}", "d_vocab": self.model.config.d_vocab}
 
@@ -97,7 +97,7 @@ class Worker:
         return {}
 
     def prefill(self, tokens: list[int]) -> dict:
-        from workbench.runner.cache import KVCache
+        from workbench.model.cache import KVCache
 
         self.cache = KVCache(self.model.config)
         return self.decode(tokens)
@@ -114,8 +114,8 @@ class Worker:
 
 
 def _guessed(model, tokens: list[int]) -> dict[str, list[float]]:
-    from workbench.runner.gpt_oss import likely
-    from workbench.runner.taps import Recorder
+    from workbench.model.gpt_oss import likely
+    from workbench.recording.taps import Recorder
 
     c, shares = model.config, {"hook_resid_mid": [], "hook_resid_post": []}
     wanted = {f"blocks.{i}.{name}" for i in range(c.n_layers) for name in (*shares, "mlp.hook_expert_indices")}

@@ -1,6 +1,6 @@
 """The same work at two commits, by turns: python -m benchmarks.commits BEFORE [--model FOLDER].
 
-    git worktree add --detach /tmp/before COMMIT && (cd /tmp/before && python -I workbench/kernels/build.py)
+    git worktree add --detach /tmp/before COMMIT && (cd /tmp/before && python -I workbench/model/kernels/build.py)
     workbench synth --like 20b --layers 2 /tmp/cut
     python -m benchmarks.commits /tmp/before --model /tmp/cut
     python -m benchmarks.commits /tmp/before --model /tmp/cut --kernels avx2
@@ -38,7 +38,7 @@ def shortest(work, times: int) -> float:
 
 def products() -> dict[str, float]:
     """Dense products of a 20b layer and of pocket's size."""
-    from workbench.kernels.linear import linear
+    from workbench.model.kernels.linear import linear
 
     generator, found = torch.Generator().manual_seed(0), {}
     for dtype, n_in, n_out, rows in [
@@ -54,7 +54,7 @@ def products() -> dict[str, float]:
 def pocket() -> dict[str, float]:
     """Reading, writing and a trace of the embedded model in fp32."""
     import workbench as wb
-    from workbench.runner.cache import KVCache
+    from workbench.model.cache import KVCache
 
     model = wb.Model("pocket", dtype="float32")
     ids = torch.randint(0, 150, (1, 256), generator=torch.Generator().manual_seed(0))
@@ -76,7 +76,7 @@ def pocket() -> dict[str, float]:
 def cut(folder: str) -> dict[str, float]:
     """Reading and writing of a few layers of the 20b in bf16, experts in MXFP4."""
     import workbench as wb
-    from workbench.runner.cache import KVCache
+    from workbench.model.cache import KVCache
 
     model, nothing = wb.Model(folder), slice(0, 0)
     ids = torch.randint(0, model.config.d_vocab, (1, 512), generator=torch.Generator().manual_seed(0))
@@ -96,7 +96,7 @@ def cut(folder: str) -> dict[str, float]:
 
 
 def measured(folder: str | None, kernels: str | None) -> dict[str, float]:
-    from workbench.kernels import native
+    from workbench.model.kernels import native
 
     torch.set_num_threads(1)
     native.use(kernels)

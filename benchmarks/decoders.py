@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from benchmarks.full_size import Ours, ratio, say, tokens_of
-from workbench.kernels import native
+from workbench.model.kernels import native
 
 
 def measure(ours: Ours, kinds: list[str], context: list[int], tokens: list[int], rounds: int) -> dict[str, np.ndarray]:

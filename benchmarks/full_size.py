@@ -51,7 +51,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers_full import SAMPLED, answer, clocks, since
-from workbench.runner.taps import Tap
+from workbench.recording.taps import Tap
 
 RECORD = "attention residuals"
 PIECE = 512  # tokens that extend a context at once
@@ -91,20 +91,20 @@ class Ours:
     """Answers what benchmarks.peers_full answers, and more."""
 
     def __init__(self, folder: str, threads: int, memory: str):
-        from workbench import Model, names
+        from workbench import Model, hooks
 
         torch.set_num_threads(threads)
         torch.set_grad_enabled(False)
         self.model = Model(folder, memory=memory)
         self.config = self.model.config
-        self.points = names.expand(RECORD.split(), self.config.n_layers)
-        self.live = [n for n in names.match("blocks.*.mlp.*", self.config.n_layers) if n.endswith(self._routes)]
+        self.points = hooks.expand(RECORD.split(), self.config.n_layers)
+        self.live = [n for n in hooks.match("blocks.*.mlp.*", self.config.n_layers) if n.endswith(self._routes)]
         self.cache = None
 
     _routes = ("router.hook_out", "hook_expert_indices", "hook_expert_weights")
 
     def about(self) -> dict:
-        from workbench.kernels import native
+        from workbench.model.kernels import native
 
         text = f"{self.model!r}, {native.why()}, torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
         return {"text": text, "d_vocab": self.config.d_vocab, "n_layers": self.config.n_layers}
@@ -113,8 +113,8 @@ class Ours:
         return self.model.forward(torch.tensor([tokens]), tap, self.cache, slice(-1, None))
 
     def prefill(self, tokens: list[int], record: bool = False) -> dict:
-        from workbench.runner.cache import KVCache
-        from workbench.runner.taps import Recorder
+        from workbench.model.cache import KVCache
+        from workbench.recording.taps import Recorder
 
         self.cache, before = KVCache(self.config), clocks()
         recorder = Recorder(self.points) if record else None
@@ -130,8 +130,8 @@ class Ours:
         return {"seconds": since(before)}
 
     def decode(self, tokens: list[int], live: bool = False) -> dict:
-        from workbench.runner.recording import Chosen, Predictions
-        from workbench.runner.taps import Chain, Recorder
+        from workbench.recording.summaries import Chosen, Predictions
+        from workbench.recording.taps import Chain, Recorder
 
         tap, length, taken = None, self.cache.length(), []
         if live:
@@ -148,7 +148,7 @@ class Ours:
         """The seconds of Model.trace, and of two of its parts where they are called what they were called."""
         import warnings
 
-        from workbench.runner import tracing
+        from workbench.recording import tracing
 
         inner: dict[str, list[float]] = {}
         own = {name: getattr(tracing, name) for name in ("record_pass", "probe") if hasattr(tracing, name)}

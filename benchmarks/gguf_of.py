@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.runner.config import Config
-from workbench.runner.weights import gguf_file, hf
-from workbench.runner.weights.files import hf_files, mapped, read_json
-from workbench.runner.weights.hf_config import parse_hf_config
+from workbench.model.checkpoints import gguf, hf
+from workbench.model.checkpoints.folder_files import hf_files, mapped, read_json
+from workbench.model.checkpoints.hf_config import parse_hf_config
+from workbench.model.config import Config
 
 DENSE = ("q8_0", "bf16")
 ROWS = 4096  # of a dense matrix, converted at a time
@@ -69,7 +69,7 @@ def to_gguf(folder: Path, file: Path, *, dense: str = "q8_0") -> Path:
 
 
 def pack_mxfp4_ggml(blocks: Tensor, scales: Tensor) -> Tensor:
-    """Rows of ggml's MXFP4, uint8 [..., 17*group]: what `repack_mxfp4_ggml` of workbench.kernels.reference undoes."""
+    """Rows of ggml's MXFP4, uint8 [..., 17*group]: the reverse of `repack_mxfp4_ggml` (model/kernels/reference.py)."""
     first, second = blocks[..., :8], blocks[..., 8:]
     rows = torch.empty(*scales.shape, 17, dtype=torch.uint8)
     rows[..., 0] = scales
@@ -95,16 +95,16 @@ def _pieces(tensors: dict[str, Tensor], c: Config, dense: str) -> Iterator[Piece
         )
 
     for field in ("embed", "unembed", "ln_final"):
-        yield plain(gguf_file.TOP[field], tensors[hf.TOP[field]])
+        yield plain(gguf.TOP[field], tensors[hf.TOP[field]])
     for n in range(c.n_layers):
         here, there = f"model.layers.{n}.", f"blk.{n}."
         for field, key in hf.BLOCK.items():
-            yield plain(there + gguf_file.BLOCK[field], tensors[here + key])
+            yield plain(there + gguf.BLOCK[field], tensors[here + key])
         for half, rows in enumerate((slice(0, None, 2), slice(1, None, 2))):  # gate, up
-            yield experts(there + gguf_file.UP["up"][half], here + hf.EXPERTS["up"], rows)
-            yield plain(there + gguf_file.UP["up_bias"][half], tensors[here + hf.EXPERTS["up_bias"]][:, rows])
-        yield experts(there + gguf_file.DOWN["down"], here + hf.EXPERTS["down"], slice(None))
-        yield plain(there + gguf_file.DOWN["down_bias"], tensors[here + hf.EXPERTS["down_bias"]])
+            yield experts(there + gguf.UP["up"][half], here + hf.EXPERTS["up"], rows)
+            yield plain(there + gguf.UP["up_bias"][half], tensors[here + hf.EXPERTS["up_bias"]][:, rows])
+        yield experts(there + gguf.DOWN["down"], here + hf.EXPERTS["down"], slice(None))
+        yield plain(there + gguf.DOWN["down_bias"], tensors[here + hf.EXPERTS["down_bias"]])
 
 
 def _kind(name: str, shape: tuple[int, ...], dense: str) -> str:

@@ -53,7 +53,7 @@ class Worker:
         self.model = Model(folder, memory=kind)
 
     def about(self) -> dict:
-        from workbench.kernels import native
+        from workbench.model.kernels import native
 
         streams = "to" in inspect.signature(self.model.trace).parameters
         return {"text": f"{self.model!r}, {native.why()}", "streams": streams, "d_vocab": self.model.config.d_vocab}

@@ -24,8 +24,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from workbench import patterns
-from workbench.traces import Manifest, Trace
+from workbench.traces import Manifest, Trace, patterns
 
 CONFIG = {
     "n_layers": 2,

@@ -107,13 +107,13 @@ class Workbench:
     )
 
     def __init__(self, folder: Path):
-        from workbench.runner.weights import load
+        from workbench.model.checkpoints import load
 
         self.model = load(folder / "mxfp4", dtype=torch.float32)
 
     def __call__(self, tokens: Tensor, mode: str):
-        from workbench.runner.gpt_oss import forward
-        from workbench.runner.taps import Recorder
+        from workbench.model.gpt_oss import forward
+        from workbench.recording.taps import Recorder
 
         points = {PLAIN: (), RECORDED: self.POINTS, PATTERNS: (*self.POINTS, "attn.hook_pattern")}[mode]
         tap = Recorder(f"blocks.{layer}.{point}" for layer in LAYERS for point in points) if points else None
@@ -121,7 +121,7 @@ class Workbench:
         return forward(self.model.config, self.model.weights, tokens, tap, logits_at=last), tap
 
     def values(self, kept) -> dict[str, np.ndarray]:
-        from workbench.patterns import recompute
+        from workbench.traces.patterns import recompute
 
         _, tap = kept
         values = {}

@@ -29,9 +29,9 @@ from tqdm.auto import tqdm
 import workbench as wb
 from workbench.analysis import statistics
 from workbench.analysis.heads import receiver_heads, step_attention
-from workbench.causal.belief import belief
-from workbench.causal.reading import Reading, divergence
-from workbench.causal.suppression import suppression
+from workbench.experiments.cached_run import Reading, divergence
+from workbench.experiments.forced_answers import belief
+from workbench.experiments.suppression import suppression
 from workbench.pocket.families import CHAINS, FAMILIES, make
 from workbench.pocket.problems import Problem
 from workbench.pocket.rendering import render

@@ -147,7 +147,7 @@ def main() -> None:
     parser.add_argument("--models", nargs="*", default=["pocket", "random"], choices=["pocket", "random"])
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
-    from workbench.runner.weights.embedded import embedded_folder
+    from workbench.model.checkpoints.bundled import embedded_folder
 
     results = {}
     with tempfile.TemporaryDirectory() as scratch:

@@ -28,7 +28,7 @@ import workbench as wb
 from tests.views import made
 from tests.views.browser import CHROMIUM, FLAGS
 from tests.views.lab import Lab, lab
-from workbench.views.live import snapshot
+from workbench.views.notebook import snapshot
 from workbench.views.script import HERE, script, style
 
 # One line for each view: the cell that shows it, and what is there once it is drawn.

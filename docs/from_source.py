@@ -20,7 +20,7 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import signature, stringify_signature
 
 import workbench as wb
-from workbench import names
+from workbench import hooks
 
 SPACES = ("views", "figures", "interop", "statistics", "errors", "names")  # modules that are public names
 _CODE = re.compile(r"(?:wb|workbench)\.([A-Za-z_][\w.]*)(?:\(.*)?", re.DOTALL)
@@ -152,17 +152,17 @@ class Hooks(_Written):
     required_arguments = 1  # points, lanes or presets
 
     def lines(self) -> list[str]:
-        notes = dict(re.findall(r'^ +"([^"]+)": [^#\n]*# (.+)$', inspect.getsource(names), re.MULTILINE))
+        notes = dict(re.findall(r'^ +"([^"]+)": [^#\n]*# (.+)$', inspect.getsource(hooks), re.MULTILINE))
         head, rows = [], []
         if self.arguments[0] == "points":
             head = ["hook point", "short", "axes", "recorded by", "is"]
-            for point, axes in names.POINTS.items():
-                by = [f"`{word}`" for word, points in names.PRESETS.items() if point in points and word != "everything"]
-                by = ["always"] if point in names.ALWAYS else by or ["`everything`"]
+            for point, axes in hooks.POINTS.items():
+                by = [f"`{word}`" for word, points in hooks.PRESETS.items() if point in points and word != "everything"]
+                by = ["always"] if point in hooks.ALWAYS else by or ["`everything`"]
                 rows.append(
                     [
                         f"`{point}`",
-                        f"`{names.short(point)}`",
+                        f"`{hooks.short(point)}`",
                         f"`{' '.join(axes)}`",
                         ", ".join(by),
                         notes.get(point, ""),
@@ -170,13 +170,13 @@ class Hooks(_Written):
                 )
         elif self.arguments[0] == "lanes":
             head = ["lane", "axes", "recorded by", "is"]
-            for lane, axes in names.LANES.items():
-                by = [f"`{word}`" for word, lanes in names.PRESETS.items() if lane in lanes]
-                by = ["always"] if lane in names.ALWAYS else by or ["its name"]
+            for lane, axes in hooks.LANES.items():
+                by = [f"`{word}`" for word, lanes in hooks.PRESETS.items() if lane in lanes]
+                by = ["always"] if lane in hooks.ALWAYS else by or ["its name"]
                 rows.append([f"`{lane}`", f"`{' '.join(axes)}`", ", ".join(by), notes.get(lane, "")])
         else:
             head = ["preset", "records"]
-            for word, points in names.PRESETS.items():
+            for word, points in hooks.PRESETS.items():
                 what = "every hook point" if word == "everything" else ", ".join(f"`{point}`" for point in points)
                 rows.append([f"`{word}`", what])
         return [

@@ -35,7 +35,7 @@ METADATA = {
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 _MARK = re.compile(r'data-wb-still="([0-9a-f]+)"')
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-_LIVE = "(the live view: run this cell)"  # workbench.views.live
+_LIVE = "(the live view: run this cell)"  # workbench.views.notebook
 
 
 def sources() -> list[Path]:

@@ -20,8 +20,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.runner.config import Config
-from workbench.runner.weights.form import Block, Checkpoint, Experts, Weights
+from workbench.model.checkpoints.tensors import Block, Checkpoint, Experts, Weights
+from workbench.model.config import Config
 
 CONFIG = Config(
     n_layers=4,

@@ -26,8 +26,8 @@ def pytest_xdist_make_scheduler(config, log):
 
 
 def pytest_report_header():
-    from workbench.kernels import native
-    from workbench.runner.doctor import cpu_name
+    from workbench.model.kernels import native
+    from workbench.recording.doctor import cpu_name
 
     kinds = ", ".join(native.kinds())
     return f"kernels: {native.why().removeprefix('native kernels: ')}; levels here: {kinds}; {cpu_name()}"

@@ -12,8 +12,8 @@ from functools import cache
 import torch
 
 from tests.checkpoints import Random
-from workbench.runner.gpt_oss import rope_frequencies
-from workbench.runner.model import Model
+from workbench.model.gpt_oss import rope_frequencies
+from workbench.model.model import Model
 
 V, D, HEAD, WINDOW, CLASSES = 64, 256, 128, 12, 4
 TOKEN, BEFORE, NEXT = slice(0, V), slice(V, 2 * V), slice(2 * V, 3 * V)  # of the residual stream

@@ -4,7 +4,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from workbench.kernels import native
+from workbench.model.kernels import native
 
 AT_START = os.environ.get(native.WANTED) or None  # what this run of the tests is about; None is the best level
 

@@ -13,35 +13,30 @@ import workbench as wb
 ROOT = Path(wb.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-GROUND = {"errors", "visible", "spans", "names", "paths"}
-DATA = GROUND | {"traces", "patterns", "segments"}  # what can be known from a trace alone
-# room -> the rooms it may import from, besides itself
+BASE = {"errors", "text", "hooks", "paths"}
+DATA = BASE | {"traces"}  # what can be known from a trace alone
+# package -> the packages it may import from, besides itself
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
-    "visible": set(),
-    "spans": {"errors"},
+    "text": set(),
     "paths": set(),
-    "names": {"errors"},
-    "traces": GROUND,
-    "patterns": GROUND | {"traces"},
-    "segments": GROUND | {"traces"},
-    "identities": DATA,
-    "store": DATA,
+    "hooks": {"errors"},
+    "traces": BASE,
+    "conversation": DATA,
     "analysis": DATA,
-    "views": DATA | {"analysis"},  # analyses need no torch, and a lane is computed in one place
-    "figures": (DATA - {"patterns"}) | {"__init__"},  # for the version in what a picture says
-    "conversation": GROUND,
-    "kernels": set(),
-    "runner": DATA | {"identities", "conversation", "kernels", "__init__"},  # for the version in a manifest
-    "causal": DATA | {"analysis", "runner", "conversation"},
-    "tune": DATA | {"analysis", "runner", "conversation", "kernels"},
-    "pocket": DATA | {"analysis", "causal", "runner", "conversation", "kernels"},
-    "circuits": GROUND | {"runner", "kernels"},
-    "interop": DATA | {"identities", "conversation", "runner", "causal"},  # what a splice costs is an experiment
-    "api": DATA | {"conversation", "runner"},
-    "cli": DATA | {"identities", "conversation", "api", "views", "figures", "__init__"},
+    "views": DATA | {"analysis"},  # analyses need no torch, and a summary is computed in one place
+    "figures": DATA | {"__init__"},  # for the version in what a picture says
+    "edits": DATA | {"model", "recording"},
+    "model": DATA | {"conversation", "edits", "recording"},
+    "recording": DATA | {"conversation", "edits", "model", "__init__"},  # for the version in a manifest
+    "experiments": DATA | {"analysis", "conversation", "edits", "model", "recording"},
+    "pocket": DATA | {"analysis", "conversation", "edits", "experiments", "model", "recording"},
+    "circuits": BASE | {"model"},
+    "interop": DATA | {"conversation", "experiments", "model", "recording"},  # what a splice costs is an experiment
+    "api": DATA | {"conversation", "model", "recording"},
+    "cli": DATA | {"api", "conversation", "figures", "views", "__init__"},
 }
-WITH_TORCH = {"runner", "kernels", "causal", "circuits", "tune", "pocket/train", "pocket/eval"}
+WITH_TORCH = {"circuits", "edits", "experiments", "model", "pocket/eval", "pocket/train", "recording"}
 OPTIONAL = {
     "jupyterlab",
     "ipywidgets",
@@ -183,7 +178,7 @@ def test_traces_views_and_analyses_load_without_torch():
     code = (
         "import sys; sys.modules['torch'] = None\n"
         "import workbench as wb, workbench.views, workbench.views.page, workbench.cli\n"
-        "import workbench.analysis, workbench.identities\n"
+        "import workbench.analysis, workbench.traces.verification\n"
         "wb.load, wb.check, wb.steps, wb.Trace; print('loaded')"
     )
     assert child(code) == "loaded"
@@ -215,5 +210,5 @@ def test_the_problems_of_pocket_do_not_know_how_it_is_trained_or_measured():
     for path in (ROOT / "pocket").rglob("*.py"):
         floor = path.relative_to(ROOT / "pocket").parts[0]
         for name, _ in imports(path):
-            above = name.startswith(("workbench.pocket.train", "workbench.pocket.eval", "workbench.runner"))
+            above = name.startswith(("workbench.pocket.train", "workbench.pocket.eval", "workbench.model"))
             assert floor in ("train", "eval") or not above, f"{path} imports {name}"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 import workbench as wb
-from tests.runner.models import ctrl_c_in_pass
+from tests.model.models import ctrl_c_in_pass
 from tests.traces import made
 from workbench import cli
 

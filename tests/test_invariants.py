@@ -12,10 +12,10 @@ import pytest
 import torch
 
 from tests.checkpoints import Random
-from workbench.runner.config import Config
-from workbench.runner.gpt_oss import forward, forward_from
-from workbench.runner.taps import Edit, Recorder
-from workbench.runner.weights.form import Checkpoint
+from workbench.model.checkpoints.tensors import Checkpoint
+from workbench.model.config import Config
+from workbench.model.gpt_oss import forward, forward_from
+from workbench.recording.taps import Edit, Recorder
 
 HERE = Path(__file__).parent
 WHERE = [
@@ -76,9 +76,9 @@ def checkpoint() -> Checkpoint:
 
 @pytest.fixture(scope="module")
 def seen(checkpoint) -> Recorder:
-    from workbench import names
+    from workbench import hooks
 
-    recorder = Recorder(names.all_points(checkpoint.config.n_layers))
+    recorder = Recorder(hooks.all_points(checkpoint.config.n_layers))
     run(checkpoint, recorder)
     return recorder
 
@@ -200,7 +200,7 @@ def test_who_does_not_choose_an_expert_does_not_miss_it(checkpoint, seen):
         return x
 
     out = Recorder([f"blocks.{layer}.hook_mlp_out"])
-    from workbench.runner.taps import Chain
+    from workbench.recording.taps import Chain
 
     run(checkpoint, Chain(edit(checkpoint, f"blocks.{layer}.mlp.hook_expert_weights", drop), out))
     change = (out[f"blocks.{layer}.hook_mlp_out"] - seen[f"blocks.{layer}.hook_mlp_out"])[0].abs().amax(-1)
@@ -261,8 +261,8 @@ def test_load_entropy_and_distance_from_even_make_ln_e(seen):
 
 
 def test_an_adapter_at_scale_0_changes_no_bit_and_at_1_is_its_sum(checkpoint):
-    from workbench.runner.weights.adapter import IN_BLOCK, IN_EXPERTS, Adapter, Factors
-    from workbench.runner.weights.match import block_shapes
+    from workbench.model.checkpoints.adapter import IN_BLOCK, IN_EXPERTS, Adapter, Factors
+    from workbench.model.checkpoints.validate import block_shapes
 
     def factors(name: str) -> Factors:
         *experts, n_out, n_in = block_shapes(checkpoint.config)[name]

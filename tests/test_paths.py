@@ -8,12 +8,12 @@ import pytest
 
 import workbench as wb
 from tests.checkpoints import Random
-from tests.runner.test_adapter import BASE, train
+from tests.model.test_adapter import BASE, train
 from tests.traces import made as made_trace
-from workbench.causal.cells import Cells
-from workbench.interop import circuit_tracer, inif, tables
+from workbench.experiments.checkpoint import Cells
+from workbench.interop import circuit_tracer, inif, xarray_tables
+from workbench.model.checkpoints.bundled import embedded_folder
 from workbench.paths import absolute, expanded, scratch
-from workbench.runner.weights.embedded import embedded_folder
 from workbench.traces import TraceWriter, verify, write
 
 ROOT = Path(wb.__file__).parent
@@ -57,7 +57,7 @@ def test_pages_figures_and_exports_are_written_under_the_home_folder(home, trace
     pictures = wb.figures.save(figure, "~/figures/one.svg", code=__file__)
     assert pictures[0] == home / "figures/one.svg" and wb.figures.provenance("~/figures/one.svg")
     inif.save_inif(trace, "~/trace.inif.json")
-    assert (home / "trace.inif.json").is_file() and tables.to_parquet(
+    assert (home / "trace.inif.json").is_file() and xarray_tables.to_parquet(
         trace, "tokens", "~/tokens.parquet"
     ) == home / "tokens.parquet"
     with Cells("~/cells.json", {"a": 1}) as cells:
@@ -128,7 +128,7 @@ def test_every_legal_name_is_written(home, model, trace, name):
 
 
 def test_a_name_that_is_too_long_is_found_out_before_the_run(home, model, monkeypatch):
-    monkeypatch.setattr("workbench.runner.tracing.record_pass", lambda *_, **__: pytest.fail("the model ran"))
+    monkeypatch.setattr("workbench.recording.tracing.record_pass", lambda *_, **__: pytest.fail("the model ran"))
     for name in ("n" * 256, "文" * 86):
         with pytest.raises(wb.errors.TraceError, match="too long"):
             model.trace("What is 1+1?", record="", to=home / name)

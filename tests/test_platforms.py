@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.traces import made
-from workbench.traces import files, load
+from workbench.traces import load, untrusted_files
 
 ROOT = Path(__file__).parent.parent
 
@@ -46,7 +46,7 @@ def test_on_macos_without_a_compiler_a_run_is_recorded_saved_and_read(tmp_path):
     code = f"""
 import os, sys, psutil, torch  # these two ask for the system when they are imported
 import workbench as wb
-from workbench.kernels import native
+from workbench.model.kernels import native
 sys.platform = "darwin"
 del os.preadv
 native.use("torch")
@@ -64,7 +64,7 @@ print(again.manifest.numerics["kernels"])
 def test_large_arrays_are_read_in_several_calls(tmp_path, monkeypatch):
     path = made.trace().save(tmp_path / "a.trace")
     want = {name: np.array(load(path).stored(name)) for name in load(path).names()}
-    monkeypatch.setattr(files, "AT_ONCE", 7)
+    monkeypatch.setattr(untrusted_files, "AT_ONCE", 7)
     for hide in (False, True):
         if hide:
             monkeypatch.delattr("os.preadv")

@@ -17,7 +17,7 @@ import pytest
 
 import workbench as wb
 from tests.views.browser import CHROMIUM, FLAGS, needed
-from workbench import names
+from workbench import hooks
 
 HOME = Path(__file__).parent.parent
 
@@ -175,7 +175,7 @@ def test_every_public_method_has_an_entry_in_the_reference(site: Path, kind: str
 def test_every_hook_point_and_lane_is_in_the_table(site: Path):
     text = (site / "reference/hook_points.html").read_text("utf-8")
     shown = set(re.findall(r'<span class="pre">([^<]+)</span>', text))
-    assert {*names.POINTS, *names.LANES, *names.PRESETS} <= shown
+    assert {*hooks.POINTS, *hooks.LANES, *hooks.PRESETS} <= shown
 
 
 def test_a_docstring_is_shown_as_it_is_meant():

@@ -28,18 +28,13 @@ if _locks is None or sys.platform == "win32":
 if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench import errors as errors
     from workbench import figures as figures
+    from workbench import hooks as hooks
     from workbench import interop as interop
-    from workbench import names as names
     from workbench import views as views
     from workbench.analysis import statistics as statistics
     from workbench.analysis.attention import pattern as pattern
     from workbench.analysis.attention import pattern_band as pattern_band
     from workbench.analysis.attention import pattern_view as pattern_view
-    from workbench.analysis.depth import forking_tokens as forking_tokens
-    from workbench.analysis.depth import logit_lens as logit_lens
-    from workbench.analysis.depth import massive_activations as massive_activations
-    from workbench.analysis.depth import resid_cosine as resid_cosine
-    from workbench.analysis.depth import settle_depth as settle_depth
     from workbench.analysis.heads import attention_ledger as attention_ledger
     from workbench.analysis.heads import attention_rollout as attention_rollout
     from workbench.analysis.heads import head_scores as head_scores
@@ -47,6 +42,11 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.analysis.heads import retrieval_scores as retrieval_scores
     from workbench.analysis.heads import sink_mass as sink_mass
     from workbench.analysis.heads import step_attention as step_attention
+    from workbench.analysis.lens import forking_tokens as forking_tokens
+    from workbench.analysis.lens import logit_lens as logit_lens
+    from workbench.analysis.lens import massive_activations as massive_activations
+    from workbench.analysis.lens import resid_cosine as resid_cosine
+    from workbench.analysis.lens import settle_depth as settle_depth
     from workbench.analysis.probes import linear_probe as linear_probe
     from workbench.analysis.routing import coactivation as coactivation
     from workbench.analysis.routing import expert_load as expert_load
@@ -62,19 +62,6 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.api import estimate as estimate
     from workbench.api import resume as resume
     from workbench.api import trace as trace
-    from workbench.causal.attention_knockout import attention_knockout as attention_knockout
-    from workbench.causal.attribution import logit_attribution as logit_attribution
-    from workbench.causal.attribution_patching import attribution_patching as attribution_patching
-    from workbench.causal.belief import belief as belief
-    from workbench.causal.faithfulness import faithfulness as faithfulness
-    from workbench.causal.knockout import expert_knockout as expert_knockout
-    from workbench.causal.patching import logit_gap as logit_gap
-    from workbench.causal.patching import patch_sweep as patch_sweep
-    from workbench.causal.path_patching import path_patching as path_patching
-    from workbench.causal.resampling import resampling as resampling
-    from workbench.causal.steering import steering_effect as steering_effect
-    from workbench.causal.steering import steering_vector as steering_vector
-    from workbench.causal.suppression import suppression as suppression
     from workbench.circuits.experts import expert_writes as expert_writes
     from workbench.circuits.experts import router_tokens as router_tokens
     from workbench.circuits.heads import head_sinks as head_sinks
@@ -83,21 +70,34 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.circuits.heads import qk_distance as qk_distance
     from workbench.conversation.chat import chat as chat
     from workbench.conversation.history import history as history
-    from workbench.identities import check as check
-    from workbench.runner.doctor import doctor as doctor
-    from workbench.runner.edits import ablate as ablate
-    from workbench.runner.edits import ban as ban
-    from workbench.runner.edits import force as force
-    from workbench.runner.edits import steer as steer
-    from workbench.runner.model import Model as Model
-    from workbench.runner.weights.synth import synth as synth
-    from workbench.segments import steps as steps
+    from workbench.edits.library import ablate as ablate
+    from workbench.edits.library import ban as ban
+    from workbench.edits.library import force as force
+    from workbench.edits.library import steer as steer
+    from workbench.experiments.activation_patching import logit_gap as logit_gap
+    from workbench.experiments.activation_patching import patch_sweep as patch_sweep
+    from workbench.experiments.attention_knockout import attention_knockout as attention_knockout
+    from workbench.experiments.attribution_patching import attribution_patching as attribution_patching
+    from workbench.experiments.expert_knockout import expert_knockout as expert_knockout
+    from workbench.experiments.faithfulness import faithfulness as faithfulness
+    from workbench.experiments.forced_answers import belief as belief
+    from workbench.experiments.logit_attribution import logit_attribution as logit_attribution
+    from workbench.experiments.path_patching import path_patching as path_patching
+    from workbench.experiments.resampling import resampling as resampling
+    from workbench.experiments.steering import steering_effect as steering_effect
+    from workbench.experiments.steering import steering_vector as steering_vector
+    from workbench.experiments.suppression import suppression as suppression
+    from workbench.experiments.tuned_lens import lens_kl as lens_kl
+    from workbench.experiments.tuned_lens import load_lens as load_lens
+    from workbench.experiments.tuned_lens import train_lens as train_lens
+    from workbench.experiments.tuned_lens import tuned_lens as tuned_lens
+    from workbench.model.checkpoints.synth import synth as synth
+    from workbench.model.model import Model as Model
+    from workbench.recording.doctor import doctor as doctor
     from workbench.traces import Trace as Trace
     from workbench.traces import load as load
-    from workbench.tune.lens import lens_kl as lens_kl
-    from workbench.tune.lens import load_lens as load_lens
-    from workbench.tune.lens import train_lens as train_lens
-    from workbench.tune.lens import tuned_lens as tuned_lens
+    from workbench.traces.steps import steps as steps
+    from workbench.traces.verification import check as check
 
 __version__ = "0.1.0"
 
@@ -105,21 +105,21 @@ _HOME = {  # public name -> the module that defines it
     "trace": "workbench.api",
     "estimate": "workbench.api",
     "resume": "workbench.api",
-    "Model": "workbench.runner.model",
+    "Model": "workbench.model.model",
     "Trace": "workbench.traces",
     "load": "workbench.traces",
-    "check": "workbench.identities",
+    "check": "workbench.traces.verification",
     "chat": "workbench.conversation.chat",
     "history": "workbench.conversation.history",
-    "steps": "workbench.segments",
+    "steps": "workbench.traces.steps",
     "pattern": "workbench.analysis.attention",
     "pattern_band": "workbench.analysis.attention",
     "pattern_view": "workbench.analysis.attention",
-    "forking_tokens": "workbench.analysis.depth",
-    "logit_lens": "workbench.analysis.depth",
-    "massive_activations": "workbench.analysis.depth",
-    "resid_cosine": "workbench.analysis.depth",
-    "settle_depth": "workbench.analysis.depth",
+    "forking_tokens": "workbench.analysis.lens",
+    "logit_lens": "workbench.analysis.lens",
+    "massive_activations": "workbench.analysis.lens",
+    "resid_cosine": "workbench.analysis.lens",
+    "settle_depth": "workbench.analysis.lens",
     "attention_ledger": "workbench.analysis.heads",
     "attention_rollout": "workbench.analysis.heads",
     "head_scores": "workbench.analysis.heads",
@@ -139,36 +139,36 @@ _HOME = {  # public name -> the module that defines it
     "resid_basis": "workbench.analysis.trajectories",
     "resid_trajectory": "workbench.analysis.trajectories",
     "step_cosine": "workbench.analysis.trajectories",
-    "belief": "workbench.causal.belief",
-    "logit_gap": "workbench.causal.patching",
-    "patch_sweep": "workbench.causal.patching",
-    "path_patching": "workbench.causal.path_patching",
-    "suppression": "workbench.causal.suppression",
-    "steering_vector": "workbench.causal.steering",
-    "steering_effect": "workbench.causal.steering",
-    "attribution_patching": "workbench.causal.attribution_patching",
-    "logit_attribution": "workbench.causal.attribution",
-    "expert_knockout": "workbench.causal.knockout",
-    "attention_knockout": "workbench.causal.attention_knockout",
-    "resampling": "workbench.causal.resampling",
-    "faithfulness": "workbench.causal.faithfulness",
-    "train_lens": "workbench.tune.lens",
-    "load_lens": "workbench.tune.lens",
-    "tuned_lens": "workbench.tune.lens",
-    "lens_kl": "workbench.tune.lens",
+    "belief": "workbench.experiments.forced_answers",
+    "logit_gap": "workbench.experiments.activation_patching",
+    "patch_sweep": "workbench.experiments.activation_patching",
+    "path_patching": "workbench.experiments.path_patching",
+    "suppression": "workbench.experiments.suppression",
+    "steering_vector": "workbench.experiments.steering",
+    "steering_effect": "workbench.experiments.steering",
+    "attribution_patching": "workbench.experiments.attribution_patching",
+    "logit_attribution": "workbench.experiments.logit_attribution",
+    "expert_knockout": "workbench.experiments.expert_knockout",
+    "attention_knockout": "workbench.experiments.attention_knockout",
+    "resampling": "workbench.experiments.resampling",
+    "faithfulness": "workbench.experiments.faithfulness",
+    "train_lens": "workbench.experiments.tuned_lens",
+    "load_lens": "workbench.experiments.tuned_lens",
+    "tuned_lens": "workbench.experiments.tuned_lens",
+    "lens_kl": "workbench.experiments.tuned_lens",
     "expert_writes": "workbench.circuits.experts",
     "router_tokens": "workbench.circuits.experts",
     "head_sinks": "workbench.circuits.heads",
     "ov_circuit": "workbench.circuits.heads",
     "qk_circuit": "workbench.circuits.heads",
     "qk_distance": "workbench.circuits.heads",
-    "ban": "workbench.runner.edits",
-    "force": "workbench.runner.edits",
-    "ablate": "workbench.runner.edits",
-    "steer": "workbench.runner.edits",
-    "synth": "workbench.runner.weights.synth",
-    "doctor": "workbench.runner.doctor",
-    "names": "workbench.names",
+    "ban": "workbench.edits.library",
+    "force": "workbench.edits.library",
+    "ablate": "workbench.edits.library",
+    "steer": "workbench.edits.library",
+    "synth": "workbench.model.checkpoints.synth",
+    "doctor": "workbench.recording.doctor",
+    "names": "workbench.hooks",
     "errors": "workbench.errors",
     "statistics": "workbench.analysis.statistics",
     "views": "workbench.views",

@@ -5,15 +5,15 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workbench.runner.budget import Estimate
-    from workbench.runner.model import Model
+    from workbench.model.model import Model
+    from workbench.recording.budget import Estimate
     from workbench.traces import Trace
 
 
 @lru_cache(maxsize=1)
 def kept_model(where: str) -> "Model":
     """The model that the last call used: loading one takes longer than most questions."""
-    from workbench.runner.model import Model
+    from workbench.model.model import Model
 
     return Model(where)
 

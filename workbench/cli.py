@@ -26,7 +26,7 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.paths import expanded
-from workbench.visible import visible
+from workbench.text import visible
 
 if TYPE_CHECKING:
     from workbench.traces import Trace

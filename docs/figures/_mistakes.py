@@ -10,13 +10,13 @@ import torch
 from _runs import pocket
 
 import workbench as wb
+from workbench.model.cache import KVCache
 from workbench.pocket.eval.causes import prefix
 from workbench.pocket.families import make, slips, wordings
 from workbench.pocket.families.controls import Look
 from workbench.pocket.problems import Problem
 from workbench.pocket.rendering import ANALYSIS, prompt
 from workbench.pocket.vocabulary import encode
-from workbench.runner.cache import KVCache
 
 WAIT = encode(". Wait")  # how pocket takes a step back; after a right step that is not the last, a comma follows
 

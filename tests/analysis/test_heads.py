@@ -7,7 +7,7 @@ import xarray as xr
 
 import workbench as wb
 from tests.constructed import WINDOW, V, constructed
-from tests.runner.models import some_tokens, tiny
+from tests.model.models import some_tokens, tiny
 from tests.traces import made
 from workbench.analysis.heads import (
     attention_ledger,

@@ -9,7 +9,7 @@ import pytest
 import workbench as wb
 
 HERE = Path(__file__).parent
-ROOMS = ("workbench.analysis.", "workbench.causal.", "workbench.circuits.", "workbench.tune.")
+ROOMS = ("workbench.analysis.", "workbench.experiments.", "workbench.circuits.", "workbench.experiments.")
 PUBLIC = sorted(name for name, home in wb._HOME.items() if home.startswith(ROOMS) and callable(getattr(wb, name)))
 FILES = [
     *HERE.glob("test_*.py"),

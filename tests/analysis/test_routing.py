@@ -7,7 +7,7 @@ import pytest
 
 import workbench as wb
 from tests.constructed import CLASSES, V, constructed
-from tests.runner.models import some_tokens, tiny
+from tests.model.models import some_tokens, tiny
 from tests.traces import made
 from workbench.analysis.routing import (
     coactivation,
@@ -21,7 +21,7 @@ from workbench.analysis.routing import (
     transitions,
 )
 from workbench.errors import NotRecorded
-from workbench.spans import Span
+from workbench.traces.spans import Span
 
 FIGURES = {  # each, and its axes of experts
     "load": lambda t: (expert_load(t), ("expert",)),

@@ -12,15 +12,15 @@ from hypothesis import strategies as st
 
 import workbench as wb
 from tests.constructed import CLASSES, WINDOW, V, constructed
-from tests.runner import textbook
-from tests.runner.models import some_tokens, tiny
-from tests.runner.pretend import pretended_cuda
+from tests.model import textbook
+from tests.model.models import some_tokens, tiny
+from tests.model.pretend import pretended_cuda
 from workbench.circuits import vocabulary
 from workbench.circuits.experts import expert_writes, router_tokens
 from workbench.circuits.heads import head_sinks, ov_circuit, qk_circuit, qk_distance
 from workbench.errors import NotRecorded, PromptError
-from workbench.kernels.experts import swiglu
-from workbench.kernels.packed import Packed
+from workbench.model.kernels.experts import swiglu
+from workbench.model.kernels.packed import Packed
 
 C = tiny().config
 PLACES = [(0, 0), (0, 9), (1, 3), (2, 7)]  # layer, head: ten heads, five share keys and values

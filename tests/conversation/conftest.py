@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from tests import o200k
+from workbench.conversation.o200k import harmony_encoding
 from workbench.conversation.tokenizer import Tokenizer
-from workbench.conversation.vocabulary import harmony_encoding
 
 POCKET = Path(__file__).parents[2] / "data" / "pocket"
 

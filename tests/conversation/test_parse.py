@@ -5,7 +5,7 @@ from openai_harmony import Author, Conversation, Message, RenderConversationConf
 
 from tests.conversation.written import ids_of
 from workbench.conversation.parse import parse
-from workbench.spans import Span
+from workbench.traces.spans import Span
 
 CONTROL = ["start", "channel", "message", "constrain", "end", "return", "call", "endoftext"]
 WORDS = [

@@ -7,10 +7,10 @@ import pytest
 
 import workbench as wb
 from tests.conversation.written import ids_of
-from workbench.causal.resampling import final_text
 from workbench.conversation.parse import parse
 from workbench.errors import NotRecorded, PromptError
-from workbench.spans import Span, last_turn, turns
+from workbench.experiments.resampling import final_text
+from workbench.traces.spans import Span, last_turn, turns
 
 QUESTION = "Mod 10: a=3, b=a+4, c=b+2. Find c."
 START = "<|start|>assistant"

@@ -7,7 +7,7 @@ import pytest
 from tests.figures.hostile import SETS
 from tests.figures.made import every_kind
 from tests.views.browser import CHROMIUM, FLAGS, needed
-from workbench.visible import visible
+from workbench.text import visible
 
 plotly = pytest.importorskip("plotly", reason="needs the extra `lab`")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")

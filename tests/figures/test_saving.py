@@ -36,7 +36,7 @@ def test_the_numbers_of_the_table_are_those_that_both_faces_draw(kind: str):
 
 def test_the_numbers_in_the_picture_are_those_of_the_table():
     """Read back from the matplotlib artists and from plotly, bar by bar and cell by cell."""
-    from workbench.figures.paper import _settings, _sheet, needed
+    from workbench.figures.backends.matplotlib import _settings, _sheet, needed
 
     figure = every_kind()["bars"]
     told = [row.y for _, mark, row in figure.numbers() if mark.kind == "bars"]

@@ -13,8 +13,8 @@ from hypothesis.extra import numpy as arrays
 from tests.figures.made import curves, every_kind
 from workbench import figures as f
 from workbench.errors import FigureError
-from workbench.figures.looks import SCALES, SERIES, luminance, round_ticks, shades
 from workbench.figures.marks import settled
+from workbench.figures.theme import SCALES, SERIES, luminance, round_ticks, shades
 
 NAN, INF = float("nan"), float("inf")
 LINE = f.Line(x=[0, 1], y=[0, 1])

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 
 import workbench as wb
-from workbench.kernels import native
+from workbench.model.kernels import native
 
 FILE = Path(__file__).with_suffix(".json")
 QUESTION = "Mod 10: a=3, b=a+4, c=b+2, d=c*3, e=d+a, f=e+b, g=f*2. Find g."

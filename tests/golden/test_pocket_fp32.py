@@ -10,7 +10,7 @@ import torch
 import workbench as wb
 from tests.golden import pocket_fp32
 from tests.levels import computing_with
-from workbench.kernels import native
+from workbench.model.kernels import native
 
 pytestmark = pytest.mark.skipif(native.isa() is None, reason=native.why())
 GOLDEN = json.loads(pocket_fp32.FILE.read_text())
@@ -34,7 +34,7 @@ def test_every_array_has_the_bits_that_were_committed(pocket, level, measured):
 def test_two_threads_and_a_busy_process_give_the_same_id_and_content(pocket, monkeypatch):
     pocket.trace("What is 12+30?")  # this process has met other texts before
     here = pocket_fp32.recorded(pocket)
-    monkeypatch.setattr("workbench.runner.model.SMALL", 0)  # so that pocket, too, runs on all threads
+    monkeypatch.setattr("workbench.model.model.SMALL", 0)  # so that pocket, too, runs on all threads
     was = torch.get_num_threads()
     try:
         torch.set_num_threads(2)

@@ -25,6 +25,6 @@ for name in typing_extensions.py six.py sympy mpmath networkx jinja2 filelock fs
 for info in "$SITE"/*.dist-info; do ln -sfn "$info" pure/; done
 
 rm -rf tree && git clone -q "$ROOT" tree && cd tree
-CC=aarch64-linux-gnu-gcc python3 -I workbench/kernels/build.py
+CC=aarch64-linux-gnu-gcc python3 -I workbench/model/kernels/build.py
 export PYTHONPATH=$PWD:$1/site:$1/pure PYTHONDONTWRITEBYTECODE=1 HF_HUB_OFFLINE=1
 exec qemu-aarch64-static -L "$1/root" "$1/root/usr/bin/python3.11" -m tests.golden.pocket_fp32 --compare neon portable

@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from tests.checkpoints import Random
-from workbench import names
-from workbench.runner.model import Model
+from workbench import hooks
+from workbench.model.model import Model
 from workbench.traces import Trace
 
 POSITIONS = 70  # the window is 12
@@ -33,7 +33,7 @@ def hf(dtype: torch.dtype = torch.float32, seed: int = 3) -> Any:
 def ours() -> Trace:
     """Our own runner's trace of it: no expert, token or rank is chosen by rounding, so all libraries' are equal."""
     trace = Model(hf()).trace(tokens(), record=EVERYTHING)
-    likeliest = np.sort(trace["logits"], -1)[:, : -names.RANKS["top_ids"] - 2 : -1]
+    likeliest = np.sort(trace["logits"], -1)[:, : -hooks.RANKS["top_ids"] - 2 : -1]
     assert trace["margin"].min() > 1e-3
     assert -np.diff(likeliest).max() > 1e-4 and -np.diff(trace["lens_logprobs"]).max() > 1e-4
     return trace

@@ -14,9 +14,9 @@ from tests.interop.circuit_graph import LAYERS, TOKENS
 from tests.traces.made import arrays, manifest
 from workbench.errors import TraceCorrupt, TraceNotFound
 from workbench.interop.circuit_tracer import read_graph, step_edges
-from workbench.segments import Step
-from workbench.spans import Span
 from workbench.traces import Trace
+from workbench.traces.spans import Span
+from workbench.traces.steps import Step
 from workbench.views import score_sheet
 from workbench.views.page import page
 

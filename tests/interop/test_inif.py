@@ -8,10 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import workbench as wb
-from tests.interop.test_tables import HOSTILE, made
+from tests.interop.test_xarray_tables import HOSTILE, made
 from workbench.interop.inif import save_inif, to_inif
-from workbench.spans import Span
 from workbench.traces import Trace
+from workbench.traces.spans import Span
 
 inif = pytest.importorskip("inif", reason="inif is NDIF's package: pip install -c constraints.txt inif")
 

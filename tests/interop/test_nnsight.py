@@ -8,10 +8,10 @@ import torch
 
 from tests.interop.made import EVERYTHING, TOLERANCE, gaps, hf, ours, statuses, tokenizer, tokens
 from tests.interop.others import other
-from workbench import names
+from workbench import hooks
 from workbench.errors import HookNameError, InteropError
 from workbench.interop.nnsight import PATHS, path, record, wrap
-from workbench.runner.model import Model
+from workbench.model.model import Model
 
 nnsight = pytest.importorskip("nnsight")
 pytestmark = pytest.mark.filterwarnings("ignore:LanguageModel is deprecated")
@@ -50,7 +50,7 @@ def test_a_language_model_is_recorded_too():
 
 
 def test_every_hook_point_has_a_path_but_what_transformers_never_computes():
-    assert set(names.POINTS) - set(PATHS) == {"blocks.*.attn.hook_result", "blocks.*.mlp.hook_expert_out"}
+    assert set(hooks.POINTS) - set(PATHS) == {"blocks.*.attn.hook_result", "blocks.*.mlp.hook_expert_out"}
     assert path("blocks.2.attn.hook_sink").startswith("model.layers[2].self_attn.source.")
     with pytest.raises(HookNameError, match="no path"):
         path("blocks.2.mlp.hook_expert_out")

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 from safetensors.torch import save_file
 
 from tests.interop import saelens
-from tests.runner.models import some_tokens, tiny
+from tests.model.models import some_tokens, tiny
+from workbench.edits.library import steer
 from workbench.errors import CheckpointError, EditError, HookNameError, ModelNotFound, NotRecorded, WorkbenchError
-from workbench.interop.sae import SAE, features, identity, load, reconstruction, site_of, splice_cost
-from workbench.runner.edits import steer
+from workbench.interop.sae_formats import SAE, features, identity, load, reconstruction, site_of, splice_cost
 
 SITE = "blocks.2.hook_resid_post"
 D, F = 96, 160
@@ -129,7 +129,7 @@ def test_reconstruction_is_the_definition_token_by_token(trace, x):
 def test_parts_of_few_rows_give_what_all_rows_give(trace, monkeypatch):
     sae = random_sae()
     whole, held = features(trace, sae), reconstruction(trace, sae)
-    monkeypatch.setattr("workbench.interop.sae.WORK", 7 * F)
+    monkeypatch.setattr("workbench.interop.sae_formats.WORK", 7 * F)
     parts = features(trace, sae)
     assert (parts["pos"] == whole["pos"]).all() and np.allclose(parts, whole, rtol=1e-5)
     assert np.allclose(reconstruction(trace, sae)["fvu"], held["fvu"], rtol=1e-5)

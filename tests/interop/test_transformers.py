@@ -7,7 +7,6 @@ import torch
 import workbench as wb
 from tests.interop.made import EVERYTHING, TOLERANCE, gaps, hf, ours, statuses, tokens
 from tests.interop.others import DENSE, ROUTED, other
-from workbench import identities
 from workbench.errors import (
     BudgetError,
     HookNameError,
@@ -18,9 +17,9 @@ from workbench.errors import (
     VerificationWarning,
     WorkbenchError,
 )
-from workbench.interop import hearing, versions
+from workbench.interop import adapter, versions
 from workbench.interop.transformers import record, subject_of
-from workbench.traces import load
+from workbench.traces import load, verification
 
 
 def logits(model, n=70):
@@ -200,7 +199,7 @@ def test_on_fused_kernels_routes_are_derived_and_experts_refused_with_the_reason
 def test_a_question_is_read_as_our_runner_reads_it():
     from transformers import AutoModelForCausalLM
 
-    from workbench.runner.weights.embedded import embedded_folder
+    from workbench.model.checkpoints.bundled import embedded_folder
 
     model = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32)
     theirs = record(model.float(), "What is 12+30?")  # transformers 5.9 leaves its experts in bfloat16
@@ -226,10 +225,10 @@ def test_another_family_leaves_a_verified_trace_that_opens(family, foreign, tmp_
         out = model(torch.tensor([tokens()]), output_hidden_states=True, output_attentions=True, use_cache=False)
     again = load(trace.save(tmp_path / "other.trace"))
     assert again.verified and "fails" not in statuses(wb.check(again)).values()
-    assert identities.gap(again["logits"], out.logits[0].numpy()) < TOLERANCE
+    assert verification.gap(again["logits"], out.logits[0].numpy()) < TOLERANCE
     for layer in range(3):
-        assert identities.gap(again["resid_pre", layer], out.hidden_states[layer][0].numpy()) < TOLERANCE
-        assert identities.gap(again["pattern", layer], out.attentions[layer][0].numpy()) < TOLERANCE
+        assert verification.gap(again["resid_pre", layer], out.hidden_states[layer][0].numpy()) < TOLERANCE
+        assert verification.gap(again["pattern", layer], out.attentions[layer][0].numpy()) < TOLERANCE
 
 
 @pytest.mark.parametrize("family", [*DENSE, *ROUTED])
@@ -251,7 +250,7 @@ def test_any_pattern_of_a_model_without_sinks_is_recomputed(family, foreign):
     kept = record(other(family), tokens(), record="attention")
     for layer in range(3):
         rows = wb.pattern(kept, layer=layer)
-        assert identities.gap(rows.values, foreign[family]["pattern", layer]) < TOLERANCE
+        assert verification.gap(rows.values, foreign[family]["pattern", layer]) < TOLERANCE
         assert abs(rows.values.sum(-1) - 1).max() < 1e-6
 
 
@@ -323,7 +322,7 @@ def test_a_word_of_which_there_is_nothing_is_refused_before_anything_runs():
 
 
 def test_a_recording_that_would_not_fit_is_refused_and_auto_takes_what_fits(model, monkeypatch):
-    monkeypatch.setattr(hearing, "free_memory", lambda device: 2_000_000)
+    monkeypatch.setattr(adapter, "free_memory", lambda device: 2_000_000)
     with pytest.raises(BudgetError, match="patterns 784 kB, experts 323 kB"):
         record(model, tokens(), record="patterns experts values residuals")
     trace = record(model, tokens(), record="auto", budget=400_000)

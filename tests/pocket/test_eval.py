@@ -11,7 +11,9 @@ import pytest
 import torch
 
 from tests.pocket.test_training import random_model, some_ids
-from workbench.causal.suppression import Hidden
+from workbench.experiments.suppression import Hidden
+from workbench.model.gpt_oss import forward
+from workbench.model.model import Model
 from workbench.pocket.eval import accuracy as measured
 from workbench.pocket.eval import card, figures
 from workbench.pocket.eval.accuracy import problems, right
@@ -24,9 +26,7 @@ from workbench.pocket.problems import Slip
 from workbench.pocket.rendering import call, final, prompt, render, result, thought
 from workbench.pocket.train.export import export
 from workbench.pocket.vocabulary import encode, pieces
-from workbench.runner.gpt_oss import forward
-from workbench.runner.model import Model
-from workbench.runner.taps import Chain, Recorder
+from workbench.recording.taps import Chain, Recorder
 
 
 @pytest.fixture(scope="module")

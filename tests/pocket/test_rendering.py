@@ -29,8 +29,8 @@ from workbench.pocket.rendering import (
 )
 from workbench.pocket.train.mix import draw
 from workbench.pocket.vocabulary import d_vocab, encode, pieces, symbols, tokenizer_json
-from workbench.segments import steps
-from workbench.spans import Span
+from workbench.traces.spans import Span
+from workbench.traces.steps import steps
 
 CALC = {"name": "calc", "description": "", "parameters": {"type": "object", "properties": {}}}
 POCKET = Path(__file__).parents[2] / "data" / "pocket"

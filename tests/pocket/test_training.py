@@ -9,8 +9,11 @@ import pytest
 import torch
 
 from workbench.errors import CheckpointError
-from workbench.kernels.linear import multiplies_bf16
-from workbench.kernels.reference import dequantise_mxfp4
+from workbench.model.checkpoints.bundled import embedded_folder
+from workbench.model.gpt_oss import forward
+from workbench.model.kernels.linear import multiplies_bf16
+from workbench.model.kernels.reference import dequantise_mxfp4
+from workbench.model.model import Model
 from workbench.pocket.families import FAMILIES, make
 from workbench.pocket.rendering import render
 from workbench.pocket.train.batches import Place, batch, pool, split, spread, stream
@@ -26,10 +29,7 @@ from workbench.pocket.train.run import train
 from workbench.pocket.train.shared import Shared
 from workbench.pocket.train.variant import variant
 from workbench.pocket.vocabulary import pieces
-from workbench.runner.gpt_oss import forward
-from workbench.runner.model import Model
-from workbench.runner.taps import Recorder
-from workbench.runner.weights.embedded import embedded_folder
+from workbench.recording.taps import Recorder
 
 SMALL = replace(
     SHAPE,

@@ -7,8 +7,8 @@ from typing import Any
 import ml_dtypes
 import numpy as np
 
-from workbench.spans import Span
 from workbench.traces import Manifest, Trace, TraceWriter
+from workbench.traces.spans import Span
 
 LAYERS, WIDTH, HEADS, KV, HEAD, EXPERTS, ACTIVE, VOCAB = 3, 10, 4, 2, 6, 7, 2, 11
 CONFIG = {

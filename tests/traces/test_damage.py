@@ -12,8 +12,8 @@ import pytest
 
 from tests.traces import made
 from workbench.errors import TraceCorrupt, TraceError, TraceNotFound, TraceUnsafe, TraceVersion
-from workbench.traces import load, stored, verify
-from workbench.traces.container import MAX_HEADER, encode_header
+from workbench.traces import load, reader, verify
+from workbench.traces.format import MAX_HEADER, encode_header
 
 PART = "part-00000.safetensors"
 NEXT = "part-00001.safetensors"
@@ -239,14 +239,14 @@ def test_a_header_bomb_is_unsafe_and_not_read(path: Path) -> None:
 def test_a_file_that_shrinks_after_it_was_opened_is_an_error_and_no_crash(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    trace, real = load(path), stored.read
+    trace, real = load(path), reader.read
     trace["logprob"]
 
     def shrinking(fd: int, start: int, stop: int) -> Any:
         os.truncate(path / PART, 100)
         return real(fd, start, stop)
 
-    monkeypatch.setattr(stored, "read", shrinking)
+    monkeypatch.setattr(reader, "read", shrinking)
     with pytest.raises(TraceCorrupt, match="shorter than it was"):
         trace["margin"]
 
@@ -289,7 +289,7 @@ def test_a_new_file_in_the_folder_changes_nothing(path: Path) -> None:
 
 
 def test_what_a_reader_refuses_a_writer_does_not_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(stored, "MAX_MANIFEST", 100)
+    monkeypatch.setattr(reader, "MAX_MANIFEST", 100)
     with pytest.raises(TraceUnsafe):
         made.trace().save(tmp_path / "a")
     assert os.listdir(tmp_path) == []

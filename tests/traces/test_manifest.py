@@ -8,10 +8,10 @@ from hypothesis import strategies as st
 
 from tests.traces import made
 from workbench.errors import TraceCorrupt, TraceError, TraceUnsafe, TraceVersion
-from workbench.spans import Span
-from workbench.traces.canonical import canonical, parse
+from workbench.traces.canonical_json import canonical, parse
 from workbench.traces.manifest import Manifest, Piece, TensorInfo
-from workbench.traces.stored import decode_manifest, encode_manifest
+from workbench.traces.reader import decode_manifest, encode_manifest
+from workbench.traces.spans import Span
 
 INFO = TensorInfo("F32", (9, 10), ("pos", "d_model"), "live", (Piece("part-00000.safetensors", (9, 10), "a" * 64),))
 FULL = made.manifest(

@@ -10,8 +10,8 @@ import pytest
 
 from tests.traces import made
 from workbench.errors import HookNameError, NotRecorded
-from workbench.spans import Span
 from workbench.traces import Trace, load
+from workbench.traces.spans import Span
 
 KEYS: list[Any] = [
     "logprob",
@@ -247,7 +247,7 @@ def test_arrays_must_be_those_that_the_manifest_describes() -> None:
 
 
 def test_many_threads_read_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workbench.traces.stored.CACHE", 1000)  # so small that it is emptied all the time
+    monkeypatch.setattr("workbench.traces.reader.CACHE", 1000)  # so small that it is emptied all the time
     trace, expected = load(made.streamed(tmp_path / "a")), made.joined()
     names = sorted(expected) * 20
 

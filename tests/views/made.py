@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from workbench.spans import Span
 from workbench.traces import Manifest, Trace
+from workbench.traces.spans import Span
 
 Message = tuple[str, str | None, list[str]]  # role, channel, the texts of its tokens
 

@@ -4,7 +4,7 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { arcs, linksOf } from "../../workbench/views/arcs.js";
 import { axisOf, busOf, columns, mix, number, ramp, spread, SvgPen, Tokens, unpack, viewOf } from "../../workbench/views/shared.js";
-import { shared } from "../../workbench/views/steps.js";
+import { shared } from "../../workbench/views/steps_view.js";
 
 const data = unpack(new Uint8Array(readFileSync(process.env.PAYLOAD)));
 const { arrays } = data;

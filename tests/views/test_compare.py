@@ -16,9 +16,9 @@ from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import HOSTILE, Alive, inert
 from workbench.errors import NotRecorded
+from workbench.views.compare_view import aligned
 from workbench.views.diff import common
-from workbench.views.live import snapshot
-from workbench.views.pairing import aligned
+from workbench.views.notebook import snapshot
 
 OTHER = [
     *made.TALK[:2],

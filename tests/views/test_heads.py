@@ -10,9 +10,9 @@ from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import HEADS, HOSTILE, LAYERS, WINDOW, Alive, inert, whole
 from workbench.errors import NotRecorded
-from workbench.views import attention
-from workbench.views.attention import CELLS
-from workbench.views.live import snapshot
+from workbench.views import heads_view
+from workbench.views.heads_view import CELLS
+from workbench.views.notebook import snapshot
 from workbench.views.payload import unpacked
 
 LONG = [("user", None, ["Go."]), ("assistant", "analysis", made.words("So we add 12 and 34. ") * 200)]
@@ -218,7 +218,7 @@ def test_zooming_a_long_run_asks_for_the_exact_stretch(browser, tmp_path: Path):
 
 @needed
 def test_of_a_very_long_run_a_preview_comes_first_and_then_the_exact_picture(browser, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(attention, "QUICK", 500)
+    monkeypatch.setattr(heads_view, "QUICK", 500)
     trace = whole(LONG)
     view = wb.views.heads(trace, 1, 2)
     header, arrays = view.payload()

@@ -10,7 +10,7 @@ from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import HOSTILE, LAYERS, Alive, inert, whole
 from workbench.errors import NotRecorded
-from workbench.views.live import snapshot
+from workbench.views.notebook import snapshot
 
 HEADER, WIDE, TALL = 62, 62, 19
 

@@ -10,7 +10,7 @@ import pytest
 
 import workbench as wb
 from tests.views import made
-from workbench.views import still
+from workbench.views import snapshot_html
 from workbench.views.payload import packed
 from workbench.views.script import HERE, script, style
 
@@ -24,7 +24,7 @@ def test_the_modules_do_in_node_what_they_should(tmp_path: Path):
     values = np.random.default_rng(0).normal(size=1000).astype("f4")
     values[3] = np.nan
     arrays |= {"numbers": np.arange(6, dtype="i4").reshape(2, 3), "values": values}
-    arrays |= {"most": still.columns(values, "max", 64), "least": still.columns(values, "min", 64)}
+    arrays |= {"most": snapshot_html.columns(values, "max", 64), "least": snapshot_html.columns(values, "min", 64)}
     (tmp_path / "payload").write_bytes(packed(header, arrays))
     run = subprocess.run(
         ["node", "--test", str(HOME / "modules.test.mjs")],

@@ -89,5 +89,5 @@ def test_without_ipython_a_mime_bundle_is_the_snapshot(thing, monkeypatch):
 
 def test_in_a_terminal_it_is_one_line_and_no_picture_is_drawn(thing, monkeypatch):
     monkeypatch.setattr("IPython.get_ipython", lambda: object())
-    monkeypatch.setattr("workbench.views.live.table", lambda *_: pytest.fail("a snapshot was drawn"))
+    monkeypatch.setattr("workbench.views.notebook.table", lambda *_: pytest.fail("a snapshot was drawn"))
     assert list(thing._repr_mimebundle_()) == ["text/plain"]

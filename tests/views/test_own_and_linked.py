@@ -8,7 +8,7 @@ import xarray as xr
 import workbench as wb
 from tests.views.browser import needed
 from tests.views.whole import Alive, whole
-from workbench.views.live import snapshot
+from workbench.views.notebook import snapshot
 
 pytestmark = needed
 

@@ -13,9 +13,9 @@ import pytest
 
 import workbench as wb
 from tests.views import made
+from workbench.text import visible
 from workbench.views.page import page
 from workbench.views.payload import unpacked
-from workbench.visible import visible
 
 VOID = {"meta", "br", "img", "link", "input", "hr"}
 

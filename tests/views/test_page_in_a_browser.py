@@ -10,7 +10,7 @@ import pytest
 import workbench as wb
 from tests.views import made
 from tests.views.browser import Seen, needed
-from workbench.visible import visible
+from workbench.text import visible
 
 pytestmark = needed
 

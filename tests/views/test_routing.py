@@ -10,7 +10,7 @@ from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import ACTIVE, EXPERTS, HOSTILE, LAYERS, Alive, inert, whole
 from workbench.errors import NotRecorded
-from workbench.views.live import snapshot
+from workbench.views.notebook import snapshot
 
 
 def test_the_choices_are_those_of_the_trace_with_the_heaviest_first():

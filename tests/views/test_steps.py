@@ -12,10 +12,10 @@ from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import HEADS, HOSTILE, LAYERS, Alive, inert, whole
 from workbench.errors import NotRecorded
-from workbench.views.edges import BYTES, CELLS, _edges
-from workbench.views.links import EACH, MOST, pooled, strongest
-from workbench.views.live import snapshot
+from workbench.views.notebook import snapshot
 from workbench.views.payload import unpacked
+from workbench.views.step_links import EACH, MOST, pooled, strongest
+from workbench.views.steps_view import BYTES, CELLS, _edges
 
 COUNT = len(wb.steps(made.run()))
 

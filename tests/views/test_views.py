@@ -14,8 +14,8 @@ from hypothesis.extra import numpy as hnp
 import workbench as wb
 from tests.views import made
 from workbench.traces import Trace
-from workbench.views import still
-from workbench.views.live import _answer, snapshot
+from workbench.views import snapshot_html
+from workbench.views.notebook import _answer, snapshot
 from workbench.views.payload import KINDS, packed, unpacked
 from workbench.views.script import script
 
@@ -192,7 +192,7 @@ def test_a_question_that_fails_is_answered_with_why():
 
 def test_without_anywidget_a_view_is_its_snapshot(monkeypatch: pytest.MonkeyPatch):
     shown = []
-    monkeypatch.setattr("workbench.views.live._class", lambda: (_ for _ in ()).throw(ImportError("anywidget")))
+    monkeypatch.setattr("workbench.views.notebook._class", lambda: (_ for _ in ()).throw(ImportError("anywidget")))
     monkeypatch.setattr("IPython.get_ipython", lambda: SimpleNamespace(kernel=True))
     monkeypatch.setattr("IPython.display.display", lambda data, **_: shown.append(data))
     wb.views.tokens(made.run())._ipython_display_()
@@ -209,7 +209,7 @@ def test_outside_of_jupyter_a_trace_and_a_view_are_one_line():
 
 def test_the_state_of_a_widget_is_its_script_and_nothing_of_the_trace():
     pytest.importorskip("anywidget")
-    from workbench.views.live import widget
+    from workbench.views.notebook import widget
 
     view = wb.views.tokens(made.run())
     live = widget(view)
@@ -238,32 +238,32 @@ def pixels(data: bytes) -> np.ndarray:
 
 def test_downsampling_keeps_every_extreme():
     values = np.random.default_rng(0).normal(size=(3, 5000))
-    kept = still.columns(values, "max", 700)
+    kept = snapshot_html.columns(values, "max", 700)
     assert kept.shape == (3, 700)
     assert np.array_equal(kept.max(1), values.max(1))
-    assert np.array_equal(still.columns(values, "min", 700).min(1), values.min(1))
+    assert np.array_equal(snapshot_html.columns(values, "min", 700).min(1), values.min(1))
     few = np.arange(10.0)
-    assert still.columns(few, "max", 10) is few
+    assert snapshot_html.columns(few, "max", 10) is few
 
 
 def test_a_bar_is_as_high_as_its_value():
-    drawn = pixels(still.bars(np.array([0.0, 0.5, 1.0, np.nan]), "max", 0.0, 1.0, height=10))
-    assert drawn.shape == (10, still.WIDTH)
-    assert drawn[:, :: still.WIDTH // 4].sum(0).tolist() == [0, 5, 10, 0]
-    hanging = pixels(still.bars(np.array([0.0, -0.5, -1.0]), "min", -1.0, 0.0, height=10))
-    assert hanging[0, :: still.WIDTH // 3].tolist() == [0, 1, 1]
-    assert hanging.sum(0)[:: still.WIDTH // 3].tolist() == [0, 5, 10]
+    drawn = pixels(snapshot_html.bars(np.array([0.0, 0.5, 1.0, np.nan]), "max", 0.0, 1.0, height=10))
+    assert drawn.shape == (10, snapshot_html.WIDTH)
+    assert drawn[:, :: snapshot_html.WIDTH // 4].sum(0).tolist() == [0, 5, 10, 0]
+    hanging = pixels(snapshot_html.bars(np.array([0.0, -0.5, -1.0]), "min", -1.0, 0.0, height=10))
+    assert hanging[0, :: snapshot_html.WIDTH // 3].tolist() == [0, 1, 1]
+    assert hanging.sum(0)[:: snapshot_html.WIDTH // 3].tolist() == [0, 5, 10]
 
 
 def test_a_heat_map_fills_every_cell_but_those_without_a_number():
     values = np.random.default_rng(0).random((4, 50))
     values[1, 7] = np.nan
-    drawn = pixels(still.heat(values, "max", 0.0, 1.0, height=4))
-    first = [at * still.WIDTH // 50 + 1 for at in range(50)]
+    drawn = pixels(snapshot_html.heat(values, "max", 0.0, 1.0, height=4))
+    first = [at * snapshot_html.WIDTH // 50 + 1 for at in range(50)]
     assert np.argwhere(drawn[:, first] == 0).tolist() == [[2, 7]]  # row 0 is at the bottom
     order = np.argsort(values[0])
     assert (np.diff(drawn[3, first][order].astype(int)) >= 0).all()
 
 
 def test_a_text_that_is_cut_says_so():
-    assert [still.cut("abc", most) for most in (2, 3)] == ["ab…", "abc"]
+    assert [snapshot_html.cut("abc", most) for most in (2, 3)] == ["ab…", "abc"]

@@ -210,7 +210,7 @@ def test_a_notebook_as_a_page_shows_snapshots_and_asks_for_nothing_of_ours(brows
 
 def test_a_snapshot_holds_every_word_as_text():
     sheet = wb.views.tokens(made.run())
-    from workbench.views.live import snapshot
+    from workbench.views.notebook import snapshot
 
     assert "b=3+4=7" in snapshot(sheet)
     assert "<script" not in snapshot(wb.views.tokens(made.run([("user", None, made.HOSTILE)])))

@@ -10,8 +10,8 @@ import workbench as wb
 from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import EXPERTS, HEADS, LAYERS, Alive, inert, whole
-from workbench.views.live import snapshot
-from workbench.views.parameters import NEURONS
+from workbench.views.notebook import snapshot
+from workbench.views.weights_view import NEURONS
 
 RANKS, TOTAL = 3, 70
 

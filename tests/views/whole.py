@@ -11,8 +11,8 @@ import numpy as np
 
 from tests.views import made
 from tests.views.browser import Seen
-from workbench.segments import steps
 from workbench.traces import Manifest, Trace
+from workbench.traces.steps import steps
 from workbench.views.script import script, style
 
 LAYERS, HEADS, KV, D_HEAD, WINDOW, EXPERTS, ACTIVE = 4, 6, 2, 5, 9, 11, 3

@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from workbench import patterns
 from workbench.errors import NotRecorded
-from workbench.traces import Trace
+from workbench.traces import Trace, patterns
 
 Head = int | Sequence[int] | None
 

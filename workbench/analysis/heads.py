@@ -9,10 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import xarray as xr
 
-from workbench import patterns
 from workbench.errors import NotRecorded
-from workbench.segments import Step, stretches
-from workbench.traces import Trace
+from workbench.traces import Trace, patterns
+from workbench.traces.steps import Step, stretches
 
 QUERIES = 256  # of a layer that are held at a time
 NEAR = 4  # steps behind a step that do not count as far back (arXiv 2506.19143)

@@ -11,9 +11,9 @@ import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
-from workbench import names
+from workbench import hooks
 from workbench.analysis import statistics
-from workbench.analysis.problems import problem
+from workbench.analysis.problem_groups import problem
 from workbench.errors import HookNameError, MissingDependency
 from workbench.traces import Trace
 
@@ -199,8 +199,8 @@ def _bounds(hit: np.ndarray, group: np.ndarray, seed: int) -> tuple[float, float
 
 def _axis(at: str) -> str:
     """The name of the axis of a hook point's vectors."""
-    axes = names.POINTS.get(names.full(at), ())
-    if "*" not in names.full(at) or len(axes) != 2 or axes[0] != "pos":
+    axes = hooks.POINTS.get(hooks.full(at), ())
+    if "*" not in hooks.full(at) or len(axes) != 2 or axes[0] != "pos":
         raise HookNameError(
             f"{at!r} is not one vector a position in every layer, as 'resid_post' is: its axes are {axes}"
         )

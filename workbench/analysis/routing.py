@@ -13,10 +13,10 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis import statistics
-from workbench.analysis.problems import problem
+from workbench.analysis.problem_groups import problem
 from workbench.errors import NotRecorded
-from workbench.segments import Step, stretches
 from workbench.traces import Trace
+from workbench.traces.steps import Step, stretches
 
 Where = str | slice | Sequence[int] | np.ndarray | None
 

@@ -10,10 +10,10 @@ from collections.abc import Sequence
 import numpy as np
 import xarray as xr
 
-from workbench.analysis.problems import problem
+from workbench.analysis.problem_groups import problem
 from workbench.errors import NotRecorded
-from workbench.segments import Step, steps
 from workbench.traces import Trace
+from workbench.traces.steps import Step, steps
 
 Parts = Sequence[Step | slice]
 

@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench.circuits.vocabulary import NUMBERS, chosen, in_range, reading, texts, wide, writing
-from workbench.kernels.adapted import Adapted
-from workbench.kernels.packed import dense
-from workbench.runner.model import Model
+from workbench.model.kernels.lora import Adapted
+from workbench.model.kernels.packed import dense
+from workbench.model.model import Model
 
 
 @torch.inference_mode()

@@ -13,8 +13,8 @@ import xarray as xr
 from torch import Tensor
 
 from workbench.circuits.vocabulary import chosen, in_range, largest_pairs, reading, texts, wide, writing
-from workbench.runner.gpt_oss import rope_table, rotate
-from workbench.runner.model import Model
+from workbench.model.gpt_oss import rope_table, rotate
+from workbench.model.model import Model
 
 
 def head_sinks(model: Model, *, keys: int | None = None) -> xr.Dataset:

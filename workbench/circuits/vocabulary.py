@@ -11,8 +11,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench.errors import NotRecorded, PromptError
-from workbench.kernels.rows import rms_norm
-from workbench.runner.model import Model
+from workbench.model.kernels.rows import rms_norm
+from workbench.model.model import Model
 
 NUMBERS = 1 << 24  # of one piece of embeddings, at most: 67 MB in fp32
 TILE = 512, 1024  # rows and columns of a product at a time: 2 MB; larger ones took four times as long on a CPU

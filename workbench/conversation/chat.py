@@ -9,11 +9,11 @@ from typing import Any
 from workbench.conversation import harmony
 from workbench.conversation import template as jinja
 from workbench.conversation.history import put_back, shown
+from workbench.conversation.o200k import harmony_encoding
 from workbench.conversation.parse import CONSTRAIN, parse
 from workbench.conversation.tokenizer import Tokenizer, valid
-from workbench.conversation.vocabulary import harmony_encoding
 from workbench.errors import PromptError
-from workbench.spans import NO_TOOL, Span
+from workbench.traces.spans import NO_TOOL, Span
 
 EFFORTS = ("low", "medium", "high")
 BUILTIN = ("browser", "python")

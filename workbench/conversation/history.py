@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from workbench.conversation.parse import parse
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import PromptError
-from workbench.spans import Span, is_call
+from workbench.traces.spans import Span, is_call
 
 if TYPE_CHECKING:
     from workbench.conversation.chat import Message

@@ -21,7 +21,7 @@ import re
 from collections.abc import Sequence
 
 from workbench.conversation.tokenizer import Tokenizer
-from workbench.spans import NO_TOOL, Span
+from workbench.traces.spans import NO_TOOL, Span
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 CHANNELS = ("analysis", "commentary", "final")

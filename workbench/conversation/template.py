@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from jinja2 import TemplateError
 
-from workbench.conversation.environment import environment
+from workbench.conversation.jinja_environment import environment
 from workbench.conversation.tokenizer import Tokenizer, read_settings, refuse_lfs_pointer
 from workbench.errors import CheckpointError, PromptError
 

@@ -157,7 +157,7 @@ class Tokenizer:
         """Whether this is o200k_harmony, gpt-oss's own vocabulary, id for id."""
         if self.digest == GPT_OSS_DIGEST:
             return True
-        from workbench.conversation.vocabulary import is_o200k_base  # the same table, saved by another writer
+        from workbench.conversation.o200k import is_o200k_base  # the same table, saved by another writer
 
         return self.special.get("<|start|>") == 200006 and is_o200k_base(self.symbols)
 

@@ -10,7 +10,7 @@ A Figure holds what is drawn and nothing else: it knows no model, and both faces
 from workbench.figures.arrays import bars, heatmap, line, scatter, stacked
 from workbench.figures.compose import above, beside
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Line, Points, Rule
-from workbench.figures.origins import provenance
+from workbench.figures.provenance_record import provenance
 from workbench.figures.saving import save
 from workbench.figures.spec import WIDTHS, Axis, Figure, Panel
 from workbench.figures.thoughts import step_matrix, strip

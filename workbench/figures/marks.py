@@ -12,8 +12,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from workbench.errors import FigureError
-from workbench.figures.looks import SCALES, SERIES
-from workbench.visible import visible
+from workbench.figures.theme import SCALES, SERIES
+from workbench.text import visible
 
 DIGITS = 5
 SHAPES = ("dot", "ring", "square")

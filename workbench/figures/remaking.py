@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import FigureError, WorkbenchError
-from workbench.figures.paper import FORMATS
+from workbench.figures.backends.matplotlib import FORMATS
 from workbench.figures.saving import contents, write
 from workbench.figures.spec import Figure
-from workbench.visible import visible
+from workbench.text import visible
 
 SUMS = "sums.json"
 

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import FigureError, MissingDependency
+from workbench.figures.backends.matplotlib import FORMATS, images
 from workbench.figures.marks import Row
-from workbench.figures.origins import origin
-from workbench.figures.paper import FORMATS, images
+from workbench.figures.provenance_record import origin
 from workbench.figures.spec import Figure
 from workbench.paths import expanded, scratch
+from workbench.text import visible
 from workbench.traces import Trace
-from workbench.visible import visible
 
 COLUMNS = ("panel", "mark", "name", *Row._fields)
 

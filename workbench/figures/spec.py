@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import FigureError
-from workbench.figures.looks import number, round_ticks
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Mark, Row
+from workbench.figures.theme import number, round_ticks
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as Interactive
@@ -166,13 +166,13 @@ class Figure:
 
     def plotly(self) -> "Interactive":
         """The same as an interactive `plotly.graph_objects.Figure`; MissingDependency without plotly (extra `lab`)."""
-        from workbench.figures.interactive import interactive
+        from workbench.figures.backends.plotly import interactive
 
         return interactive(self)
 
     def image(self, format: str = "svg") -> bytes:
         """The same for paper, as the bytes of an SVG, a PDF or a PNG; MissingDependency without matplotlib."""
-        from workbench.figures.paper import images
+        from workbench.figures.backends.matplotlib import images
 
         return images(self, [format])[format]
 

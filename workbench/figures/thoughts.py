@@ -9,8 +9,8 @@ from workbench.errors import FigureError
 from workbench.figures.arrays import _label, _note, rings
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Mark
 from workbench.figures.spec import WIDTHS, Axis, Figure, Panel, Tick
-from workbench.segments import steps
 from workbench.traces import Trace
+from workbench.traces.steps import steps
 
 READABLE = 110  # tokens whose texts fit below a page
 ALONG = ("pos", "query", "key")  # axes that are positions

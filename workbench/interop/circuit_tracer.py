@@ -14,10 +14,10 @@ import xarray as xr
 
 from workbench.errors import TraceCorrupt, TraceNotFound
 from workbench.paths import expanded
-from workbench.segments import Step, steps
+from workbench.text import visible
 from workbench.traces import Trace
-from workbench.traces.canonical import parse
-from workbench.visible import visible
+from workbench.traces.canonical_json import parse
+from workbench.traces.steps import Step, steps
 
 KINDS = {  # their feature_type -> ours
     "embedding": "token",
@@ -37,7 +37,7 @@ def read_graph(path: os.PathLike | str) -> xr.Dataset:
     embedding; a logit's is theirs, n_layers + 1), `pos`, `feature` (of its layer's transcoder; -1 if it is none),
     `activation`, `influence` (cumulated, as they prune by it) and `probability` of a logit, NaN where the file has
     none, and `label`. Of each edge: `source` and `target` (places of nodes) and `weight`. `token` (pos) is the prompt.
-    Texts are as the file has them: show them through `workbench.visible`.
+    Texts are as the file has them: show them through `workbench.text`.
 
     >>> graph = read_graph("tests/interop/circuit_graph.json")
     >>> graph.sizes["node"], graph.sizes["edge"], graph.attrs["slug"]

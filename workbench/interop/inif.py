@@ -12,11 +12,11 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from workbench import names as hooks
+from workbench import hooks as hooks
 from workbench.paths import expanded
-from workbench.segments import steps
+from workbench.text import visible
 from workbench.traces import Trace
-from workbench.visible import visible
+from workbench.traces.steps import steps
 
 VERSION = "0.1"
 TEMPLATE = "template"  # inif's role of a token that is in no message's content

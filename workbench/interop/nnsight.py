@@ -10,19 +10,19 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import workbench.names as names
+import workbench.hooks as names
 from workbench.errors import HookNameError, InteropError
-from workbench.interop import hearing
-from workbench.interop.text import ids_of
+from workbench.interop import adapter
+from workbench.interop.readers import ids_of
 from workbench.interop.transformers import _by_head, _check_ids, _hidden, _one_by_one, subject_of
 from workbench.interop.versions import require
-from workbench.runner.taps import Tap
+from workbench.recording.taps import Tap
 from workbench.traces import Trace
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from workbench.runner.model import Model
+    from workbench.model.model import Model
 
 ATTENTION = "model.layers[{layer}].self_attn.source.attention_interface_1"
 # hook point -> where it is under an nnsight model, for nnsight 0.8 and transformers 5
@@ -109,7 +109,7 @@ def record(
     subject.run = lambda tokens, ear: _run(model, module, subject.n_layers, tokens, ear, subject.derived)
     tokens, notes = ids_of(ask, subject.reader, getattr(given, "chat_template", None), True)
     _check_ids(tokens, module)
-    return hearing.record(subject, tokens, record, budget, notes)
+    return adapter.record(subject, tokens, record, budget, notes)
 
 
 def _run(model: Any, module: Any, n_layers: int, tokens: "Tensor", ear: Tap | None, derived: set[str]) -> "Tensor":

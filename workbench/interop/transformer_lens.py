@@ -16,19 +16,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import workbench.names as names
-from workbench import identities
+import workbench.hooks as names
 from workbench.errors import InteropError, MissingDependency
-from workbench.interop import hearing
-from workbench.interop.hearing import Subject
-from workbench.interop.text import ids_of, reader_of
+from workbench.interop import adapter
+from workbench.interop.adapter import Subject
+from workbench.interop.readers import ids_of, reader_of
 from workbench.interop.versions import require
-from workbench.runner.recording import tensor
-from workbench.runner.taps import Tap
-from workbench.runner.tracing import exact
-from workbench.runner.weights.digest import weights_digest
-from workbench.runner.weights.hf_config import parse_hf_config
-from workbench.traces import Trace
+from workbench.model.checkpoints.digest import weights_digest
+from workbench.model.checkpoints.hf_config import parse_hf_config
+from workbench.recording.summaries import tensor
+from workbench.recording.taps import Tap
+from workbench.recording.tracing import exact
+from workbench.traces import Trace, verification
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -64,7 +63,7 @@ def record(
     subject.run = lambda tokens, ear: _run(bridge, subject, tokens, ear)
     template = getattr(bridge.tokenizer, "chat_template", None)
     tokens, notes = ids_of(ask, subject.reader, template, subject.is_gpt_oss)
-    return hearing.record(subject, tokens, record, budget, notes)
+    return adapter.record(subject, tokens, record, budget, notes)
 
 
 def from_cache(
@@ -113,7 +112,7 @@ def from_cache(
     subject.replays = True
     subject.deaf_to.discard(RESULT)  # what a cache holds was computed
     subject.notes.append("from an ActivationCache: the run itself was not watched")
-    return hearing.record(subject, batch[row], record, None)
+    return adapter.record(subject, batch[row], record, None)
 
 
 def to_cache(trace: Trace, model: Any = None) -> Any:
@@ -390,7 +389,7 @@ class _Ears:
         sink = self.sink
         if sink is None and has:
             sink = (1 - total).to(torch.promote_types(pattern.dtype, torch.float32))
-        tolerance = identities.TOLERANCE[self.subject.dtype]
+        tolerance = verification.TOLERANCE[self.subject.dtype]
         off = float((total + (0 if sink is None else sink) - 1).abs().max())
         no_room = has and self.subject.sinks is not None and float((total - 1).abs().max()) < 1e-6
         if off > tolerance or no_room or float(total.max()) > 1 + tolerance:

@@ -15,15 +15,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.errors import InteropError
-from workbench.interop import hearing
-from workbench.interop.hearing import Subject
-from workbench.interop.text import ids_of, reader_of
+from workbench.interop import adapter
+from workbench.interop.adapter import Subject
+from workbench.interop.readers import ids_of, reader_of
 from workbench.interop.versions import require
-from workbench.runner.taps import Tap
-from workbench.runner.tracing import exact
-from workbench.runner.weights.digest import weights_digest
-from workbench.runner.weights.hf_config import parse_hf_config
-from workbench.runner.weights.live import _folder as folder_of
+from workbench.model.checkpoints.digest import weights_digest
+from workbench.model.checkpoints.from_transformers import _folder as folder_of
+from workbench.model.checkpoints.hf_config import parse_hf_config
+from workbench.recording.taps import Tap
+from workbench.recording.tracing import exact
 from workbench.traces import Trace
 
 if TYPE_CHECKING:
@@ -77,7 +77,7 @@ def record(
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
     tokens, notes = ids_of(ask, subject.reader, template, subject.is_gpt_oss)
     _check_ids(tokens, model)
-    return hearing.record(subject, tokens, record, budget, notes)
+    return adapter.record(subject, tokens, record, budget, notes)
 
 
 # -- where everything is ----------------------------------------------------------------------------------------------

@@ -1,9 +1,9 @@
 """Traces: what a run of a model left behind, in memory and on disk. Opens without torch, a model or a network."""
 
-from workbench.traces.disk import TraceWriter, check_place, predicted_bytes, write
 from workbench.traces.manifest import Manifest, Piece, TensorInfo
-from workbench.traces.stored import Report, verify
+from workbench.traces.reader import Report, verify
 from workbench.traces.trace import Trace, load
+from workbench.traces.writer import TraceWriter, check_place, predicted_bytes, write
 
 __all__ = [
     "Manifest",

@@ -11,13 +11,13 @@ from hashlib import sha256
 from math import isfinite
 from typing import Any, NamedTuple
 
-from workbench import names as hooks
+from workbench import hooks as hooks
 from workbench.errors import TraceCorrupt, TraceVersion
-from workbench.spans import Span
-from workbench.traces.canonical import canonical
-from workbench.traces.container import check_name, check_shape
-from workbench.traces.pieces import joined_shape
-from workbench.visible import visible
+from workbench.text import visible
+from workbench.traces.canonical_json import canonical
+from workbench.traces.format import check_name, check_shape
+from workbench.traces.spans import Span
+from workbench.traces.tensor_parts import joined_shape
 
 SCHEMA = 1
 BITS = ("dtype", "arithmetic")  # the numerics that decide the bits of a run, and so are part of its id

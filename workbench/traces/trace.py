@@ -12,14 +12,14 @@ from typing import Any, Literal, Self
 import ml_dtypes
 import numpy as np
 
-from workbench import names as hooks
+from workbench import hooks as hooks
 from workbench.errors import HookNameError, NotRecorded, TraceCorrupt
-from workbench.spans import Span, selected_turns
-from workbench.traces import disk
-from workbench.traces.container import from_raw, raw, table_of
+from workbench.text import visible
+from workbench.traces import writer
+from workbench.traces.format import from_raw, raw, table_of
 from workbench.traces.manifest import Manifest, described
-from workbench.traces.stored import Stored
-from workbench.visible import visible
+from workbench.traces.reader import Stored
+from workbench.traces.spans import Span, selected_turns
 
 _NARROW = {np.dtype(kind) for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)}
 Key = str | tuple[str, int]
@@ -30,7 +30,7 @@ class Trace:
 
     `trace["resid_post", 3]` is one layer [pos d_model]; `trace["resid_post"]` all layers [layer pos d_model];
     `trace["blocks.3.hook_resid_post"]`, `trace["logprob"]` and `trace["logits"]` are what their names say. Arrays are
-    read-only and come in the order of axes that `workbench.names` gives; bfloat16 is widened to float32, exactly.
+    read-only and come in the order of axes that `workbench.hooks` gives; bfloat16 is widened to float32, exactly.
 
     >>> trace = Trace(manifest, {"blocks.0.hook_resid_post": np.zeros((74, 128), "f4")})  # doctest: +SKIP
     >>> trace["resid_post", 0].shape  # doctest: +SKIP
@@ -95,7 +95,7 @@ class Trace:
 
     @property
     def pieces(self) -> list[str]:
-        """The text of every token, as the model wrote it: show it through `workbench.visible`."""
+        """The text of every token, as the model wrote it: show it through `workbench.text`."""
         return list(self._manifest.pieces)
 
     @property
@@ -218,7 +218,7 @@ class Trace:
         >>> trace.save("traces/first")  # doctest: +SKIP
         PosixPath('/home/me/traces/first')
         """
-        return disk.write(path, self._manifest, self._arrays)
+        return writer.write(path, self._manifest, self._arrays)
 
     def to_transformer_lens(self, model: Any = None) -> Any:
         """The hook points as TransformerLens's `ActivationCache`; `model` is a bridge, for the methods that need it.
@@ -243,10 +243,12 @@ class Trace:
 
     def _ipython_display_(self) -> None:
         """In a notebook the compact score sheet, elsewhere the line above."""
-        import_module("workbench.views.sheet").compact(self)._ipython_display_()  # by name: views stand above traces
+        import_module("workbench.views.score_sheet_view").compact(
+            self
+        )._ipython_display_()  # by name: views stand above traces
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return import_module("workbench.views.sheet").compact(self)._repr_mimebundle_(include, exclude)
+        return import_module("workbench.views.score_sheet_view").compact(self)._repr_mimebundle_(include, exclude)
 
     def summary(self) -> str:
         """Some lines that say what the run was, what it left, and whether it can be trusted."""

@@ -1,4 +1,4 @@
-// Links from step to step, as workbench.views.links picks them: ends (link 2: step, key_step), strength, the largest last.
+// Links from step to step, as workbench.views.step_links picks them: ends (link 2: step, key_step), strength, the largest last.
 import { number } from "./shared.js";
 
 export const MOST_ARCS = 200;

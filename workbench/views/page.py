@@ -2,7 +2,7 @@
 
 The page needs no network, no server and no Python. Its content policy allows one style and one script, by hash, and
 nothing else: should text of a model ever become markup, it could neither run nor load anything. Without script it
-still says all that was said. All text that a model or a file chose goes through `workbench.visible`.
+still says all that was said. All text that a model or a file chose goes through `workbench.text`.
 """
 
 import os
@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from workbench.paths import expanded, scratch
-from workbench.spans import Span
+from workbench.text import html
 from workbench.traces import Trace
+from workbench.traces.spans import Span
 from workbench.views.script import HERE, script, style
-from workbench.views.still import table
+from workbench.views.snapshot_html import table
 from workbench.views.view import View, colour_of, messages
-from workbench.visible import html
 
 
 def page(view: View) -> str:

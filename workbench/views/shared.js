@@ -1,5 +1,5 @@
 // What every view shares: payloads, the bus that links the views of a trace, colours, pens, the token axis, the frame.
-// Text of a model comes from Python, already made visible by workbench.visible, and enters the page as textContent only.
+// Text of a model comes from Python, already made visible by workbench.text, and enters the page as textContent only.
 
 import { PdfPen } from "./pdf.js";
 
@@ -601,7 +601,7 @@ export async function renderLive({ model, el, signal = new AbortController().sig
   await mount(el, bytes, { signal, model, ask: async (kind, wanted) => unpack(await request(kind, wanted)) });
 }
 
-/** Marks the output that holds a live view, by which the style beside the snapshot chooses (workbench/views/live.py). */
+/** Marks the output that holds a live view, by which the style beside the snapshot chooses (workbench/views/notebook.py). */
 async function alive(el, signal) {
   const output = () => el.closest(".jp-OutputArea-child");
   while (!output() && !el.isConnected && !signal.aborted) await new Promise(requestAnimationFrame);

@@ -4,7 +4,7 @@ How to add a view, say of things:
 
 1. `views/things.py`: a subclass of `View` and a public function that makes it and checks what it was asked for.
    `module = "things"`; `payload()` gives the header and the arrays that the browser draws from (start from
-   `self.common()`, which has the tokens, messages and steps; text of a model goes through `workbench.visible`);
+   `self.common()`, which has the tokens, messages and steps; text of a model goes through `workbench.text`);
    `still()` gives rows for the snapshot; `answer(kind, wanted)` gives more when the browser asks for it (a tile, a
    layer). All three may run on another thread: read the trace, change nothing. Arrays that the caller gave are copied
    when the view is made. Export the function in `views/__init__.py`; no file has the name of a public function.
@@ -34,12 +34,12 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from workbench.segments import KINDS, Step, steps
-from workbench.spans import Span
+from workbench.text import visible, visible_pieces
 from workbench.traces import Trace
+from workbench.traces.spans import Span
+from workbench.traces.steps import KINDS, Step, steps
 from workbench.views.payload import Payload, packed
-from workbench.views.still import Row
-from workbench.visible import visible, visible_pieces
+from workbench.views.snapshot_html import Row
 
 # A kind of step and a channel have the same colour in every view: .k0 to .k8 in views.css.
 _KINDS = {kind: place for place, kind in enumerate(kind for kind in KINDS if kind != "unknown")}
@@ -117,12 +117,12 @@ class View:
         return save_page(self, path)
 
     def _ipython_display_(self) -> None:
-        from workbench.views.live import show
+        from workbench.views.notebook import show
 
         show(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        from workbench.views.live import bundle
+        from workbench.views.notebook import bundle
 
         return bundle(self)
 

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import torch
 
+from workbench.model.model import Model
 from workbench.paths import expanded
 from workbench.pocket.eval.accuracy import accuracy
 from workbench.pocket.eval.causes import causes
 from workbench.pocket.eval.figures import draw
 from workbench.pocket.eval.parity import parity, speed
 from workbench.pocket.eval.routing import routing
-from workbench.runner.model import Model
 
 
 def main(argv: list[str] | None = None) -> None:

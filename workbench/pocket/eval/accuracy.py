@@ -5,14 +5,14 @@ from itertools import islice
 from random import Random
 from typing import Any
 
+from workbench.model.model import Model
 from workbench.pocket.eval.share import share
 from workbench.pocket.eval.writing import write
 from workbench.pocket.families import FAMILIES, make, wordings
 from workbench.pocket.problems import Problem
 from workbench.pocket.rendering import EFFORTS, analysis, answer_in, call, prompt, result, thought
 from workbench.pocket.vocabulary import encode
-from workbench.runner.model import Model
-from workbench.runner.taps import Tap
+from workbench.recording.taps import Tap
 
 
 def problems(family: str, n: int, *, length: int | None = None, trained_wording: bool = False) -> list[Problem]:

@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.causal.suppression import Hidden
+from workbench.experiments.suppression import Hidden
+from workbench.model.config import Config
+from workbench.model.model import Model
 from workbench.pocket.eval.accuracy import answered, problems, right
 from workbench.pocket.eval.share import share
 from workbench.pocket.eval.writing import read, write
@@ -16,9 +18,7 @@ from workbench.pocket.families import CHAINS, FAMILIES, slips
 from workbench.pocket.problems import Problem, Slip
 from workbench.pocket.rendering import ANALYSIS, FINAL, answer_in, final, prompt, thought
 from workbench.pocket.vocabulary import encode
-from workbench.runner.config import Config
-from workbench.runner.model import Model
-from workbench.runner.taps import Tap
+from workbench.recording.taps import Tap
 
 
 class NoSinks(Tap):

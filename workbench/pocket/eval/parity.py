@@ -9,14 +9,14 @@ from typing import Any
 import torch
 
 from workbench.errors import MissingDependency
+from workbench.model.cache import KVCache
+from workbench.model.gpt_oss import forward
+from workbench.model.model import Model
 from workbench.pocket.eval.share import share
 from workbench.pocket.eval.writing import write
 from workbench.pocket.families import FAMILIES, make
 from workbench.pocket.rendering import EFFORTS, prompt, render
 from workbench.pocket.vocabulary import encode
-from workbench.runner.cache import KVCache
-from workbench.runner.gpt_oss import forward
-from workbench.runner.model import Model
 
 
 @torch.inference_mode()

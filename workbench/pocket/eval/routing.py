@@ -7,15 +7,15 @@ import numpy as np
 import torch
 
 from workbench.analysis.statistics import entropy, information, shuffled_information
+from workbench.model.gpt_oss import forward
+from workbench.model.model import Model
 from workbench.pocket.eval.accuracy import problems
 from workbench.pocket.eval.writing import alike
 from workbench.pocket.families import CHAINS
 from workbench.pocket.families.people import COLORS, NAMES
 from workbench.pocket.rendering import render
 from workbench.pocket.vocabulary import SPECIALS, pieces
-from workbench.runner.gpt_oss import forward
-from workbench.runner.model import Model
-from workbench.runner.taps import Recorder
+from workbench.recording.taps import Recorder
 
 DEAD = 0.05  # of an even share
 

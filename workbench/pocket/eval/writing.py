@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from workbench.runner.cache import KVCache
-from workbench.runner.gpt_oss import forward
-from workbench.runner.model import Model
-from workbench.runner.taps import Tap
+from workbench.model.cache import KVCache
+from workbench.model.gpt_oss import forward
+from workbench.model.model import Model
+from workbench.recording.taps import Tap
 
 ROWS = 64
 

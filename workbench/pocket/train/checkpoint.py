@@ -7,11 +7,11 @@ from pathlib import Path
 import torch
 
 from workbench.errors import CheckpointError
+from workbench.model.config import Config
 from workbench.pocket.train.batches import Place
 from workbench.pocket.train.model import Pocket
 from workbench.pocket.train.plan import Plan, State
 from workbench.pocket.train.shared import Shared
-from workbench.runner.config import Config
 
 
 def save(path: Path, plan: Plan, shared: Shared, state: State, model: Pocket) -> None:

@@ -8,11 +8,11 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.kernels.reference import FP4, GROUP
+from workbench.model.checkpoints.hf_config import written_hf_config
+from workbench.model.kernels.reference import FP4, GROUP
 from workbench.pocket.rendering import TEMPLATE
 from workbench.pocket.train.model import Pocket
 from workbench.pocket.vocabulary import PAD, symbols, tokenizer_json
-from workbench.runner.weights.hf_config import written_hf_config
 
 LEVELS = FP4[:8]  # the numbers above zero
 EDGES = tuple((a + b) / 2 for a, b in pairwise(LEVELS))

@@ -8,8 +8,8 @@ what those wrote, and every sink has a logit of 2.
 
 import torch
 
+from workbench.model.gpt_oss import rope_frequencies
 from workbench.pocket.train.model import Pocket
-from workbench.runner.gpt_oss import rope_frequencies
 
 SINK = 2.0
 BACK = {0: (1, 2), 2: (1, 3)}  # layer: how far back the heads of its first group look

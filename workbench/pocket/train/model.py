@@ -13,11 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from workbench.errors import CheckpointError
+from workbench.model.config import Config
+from workbench.model.gpt_oss import rope_frequencies
 from workbench.pocket.train.elementwise import OPS
 from workbench.pocket.train.experts import Experts
 from workbench.pocket.vocabulary import d_vocab
-from workbench.runner.config import Config
-from workbench.runner.gpt_oss import rope_frequencies
 
 SHAPE = Config(
     n_layers=6,

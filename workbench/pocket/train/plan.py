@@ -2,9 +2,9 @@
 
 from dataclasses import dataclass, field
 
+from workbench.model.config import Config
 from workbench.pocket.train.batches import Place
 from workbench.pocket.train.model import SHAPE, training_dtype
-from workbench.runner.config import Config
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,88 @@
+"""The lens, what settles when, forks, and the residual stream: exact on arrays whose answer is known."""
+
+import numpy as np
+import pytest
+
+import workbench as wb
+from tests.constructed import V, constructed
+from tests.model.models import some_tokens, tiny
+from tests.traces import made
+from workbench.analysis.lens import forking_tokens, logit_lens, massive_activations, resid_cosine, settle_depth
+from workbench.errors import NotRecorded
+
+
+def lanes(ids: np.ndarray, kl: np.ndarray) -> wb.Trace:
+    n = ids.shape[1]
+    arrays = {"lens_ids": ids[..., None], "lens_kl": kl.astype("f4")}
+    return wb.Trace(made.manifest(n), arrays)
+
+
+def test_the_last_layer_of_the_lens_is_the_model_itself():
+    trace = tiny().trace(some_tokens(40), record="lens")
+    lens = logit_lens(trace)
+    k = lens.sizes["rank"]
+    assert np.array_equal(lens["token"][-1], trace["top_ids"][:, :k])
+    assert np.allclose(lens["logprob"][-1], trace["top_logprobs"][:, :k], atol=1e-5)
+    assert float(abs(lens["kl"][-1]).max()) < 1e-5 and float(lens["kl"].min()) > -1e-5
+    assert np.allclose(lens["entropy"][-1], trace["entropy"], atol=1e-5)
+    assert float(lens["entropy"].max()) <= np.log(trace.config["d_vocab"]) + 1e-5
+
+
+def test_the_layer_that_decides_is_the_one_that_was_made_to():
+    """The induction head of layer 1 predicts; before it nothing is known, after it nothing changes."""
+    tokens = [V - 1, *range(40), *range(40)]
+    trace = constructed().trace(tokens, record="lens")
+    depth = settle_depth(trace)
+    assert (depth[42:-1] == 1).all()
+    assert (settle_depth(trace, kl=0.05)[42:-1] >= 1).all()
+    lens = logit_lens(trace)
+    assert [int(n) for n in lens["token"][1, 42:80, 0]] == tokens[43:81]
+
+
+def test_settling_is_the_first_layer_after_the_last_change():
+    ids = np.array([[7, 1, 5, 2], [7, 7, 7, 2], [7, 7, 5, 2], [7, 7, 5, 9]])
+    kl = np.array([[0.4, 2, 9, 1], [0.2, 0.4, 0.1, 1], [0.1, 0.6, 0.2, 1], [0, 0, 0, 0]])
+    trace = lanes(ids, kl)
+    assert settle_depth(trace).values.tolist() == [0, 1, 2, 3]
+    assert settle_depth(trace, kl=0.5).values.tolist() == [0, 3, 1, 3]
+    deep = [settle_depth(trace, kl=g).values for g in (0.05, 0.3, 1.5)]
+    assert (deep[0] >= deep[1]).all() and (deep[1] >= deep[2]).all()
+
+
+@pytest.mark.parametrize("share", [0.2, 0.5, 1.0])
+def test_forks_are_the_least_decided_of_what_was_written(share):
+    entropy = np.arange(9, dtype="f4")[::-1]  # the prompt is least decided, and does not count
+    trace = wb.Trace(made.manifest(prompt_length=4), {"entropy": entropy.copy()})
+    forks = forking_tokens(trace, share)
+    assert forks["pos"].values.tolist() == [4, 5, 6, 7, 8][: int(np.ceil(5 * share))]
+    assert forks.values.tolist() == [5, 4, 3, 2, 1][: int(np.ceil(5 * share))]
+
+
+def test_forks_that_cannot_be_are_refused():
+    trace = wb.Trace(made.manifest(), {"entropy": np.zeros(9, "f4")})
+    with pytest.raises(ValueError, match="this is 0"):
+        forking_tokens(trace, 0)
+    with pytest.raises(NotRecorded, match="nothing was written"):
+        forking_tokens(trace)
+
+
+def test_cosines_and_massive_activations_are_found_where_they_were_put():
+    rng = np.random.default_rng(0)
+    resid = rng.normal(size=(made.LAYERS, 9, made.WIDTH)).astype("f4")
+    resid[1, 4, 7], resid[2, 0, 3] = 5000, -3000
+    arrays = {}
+    for layer in range(made.LAYERS):
+        arrays[f"blocks.{layer}.hook_resid_post"] = resid[layer]
+        arrays[f"blocks.{layer}.hook_resid_pre"] = resid[layer] * (2 if layer else -1)
+    trace = wb.Trace(made.manifest(), arrays)
+    cosine = resid_cosine(trace)
+    assert np.allclose(cosine[0], -1) and np.allclose(cosine[1:], 1)
+    found = massive_activations(trace)
+    assert found.values.tolist() == [5000, -3000]
+    assert [found[name].values.tolist() for name in ("layer", "pos", "d_model")] == [[1, 2], [4, 0], [7, 3]]
+    assert massive_activations(trace, above=4000).sizes["activation"] == 1
+
+
+def test_a_trace_without_a_lens_says_what_would_give_one():
+    with pytest.raises(NotRecorded, match="record='lens'"):
+        logit_lens(wb.Trace(made.manifest(), {}))

@@ -1,0 +1,285 @@
+"""Experiments: exact where the answer is known, nothing where nothing was done, the same by the long way round."""
+
+import numpy as np
+import pytest
+import torch
+
+import workbench as wb
+from tests.checkpoints import Random
+from tests.constructed import V, constructed
+from tests.model.models import some_tokens, tiny
+from workbench.errors import HookNameError, NotRecorded, PromptError
+from workbench.experiments.activation_patching import LogitGap, logit_gap, patch_sweep
+from workbench.experiments.cached_run import Reading, divergence
+from workbench.experiments.expert_knockout import expert_knockout
+from workbench.experiments.forced_answers import belief
+from workbench.experiments.suppression import Hidden, Routed, suppression
+from workbench.model.model import Model
+from workbench.recording.taps import Chain, Recorder, Tap
+
+PARTS = [slice(0, 15), slice(15, 30), slice(30, 44), slice(44, 60)]
+
+
+@pytest.fixture(scope="module")
+def trace():
+    return tiny().trace(some_tokens(60), record="")
+
+
+def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
+    a, b = p.double().log_softmax(-1), q.double().log_softmax(-1)
+    return (a.exp() * (a - b)).sum(-1)
+
+
+def test_reading_again_without_an_edit_changes_nothing():
+    model = tiny()
+    text = Reading(model, some_tokens(60))
+    last = f"blocks.{model.config.n_layers - 1}.hook_resid_post"
+    for start in (0, 1, 37, 59):
+        seen = text.again(start, Tap(), n=2)
+        assert torch.allclose(seen[last], text.resid(4)[:, start:].expand(2, -1, -1), atol=1e-5)
+        assert torch.equal(seen["blocks.2.mlp.hook_expert_indices"][1], text.routes(2)[0, start:])
+    assert torch.allclose(text.logits(), model.forward(torch.tensor([text.tokens])), atol=1e-5)
+    assert float(divergence(model, text.resid(4), text.resid(4)).abs().max()) == 0
+
+
+def test_a_long_text_is_read_in_pieces_with_the_same_numbers(monkeypatch):
+    exact = Model(Random(seed=0).transformers(torch.float64))
+    whole = Reading(exact, some_tokens(60))
+    monkeypatch.setattr("workbench.recording.tracing.AT_ONCE", 17)
+    pieces = Reading(exact, some_tokens(60))
+    for layer in range(5):
+        assert torch.allclose(whole.resid(layer), pieces.resid(layer), atol=1e-12)
+
+
+@pytest.mark.parametrize("queries", ["later", "all"])
+def test_suppression_is_what_a_whole_run_with_the_keys_masked_gives(trace, queries):
+    model = tiny()
+    found = suppression(model, trace, PARTS, queries=queries)
+    ids = torch.tensor([trace.tokens])
+    plain = model.forward(ids)
+    for j, part in enumerate(PARTS):
+        hidden = model.forward(ids, Hidden(part, part.start if queries == "all" else part.stop))
+        change = kl(plain, hidden)[0]
+        assert np.allclose(found["by_token"][1:, j], change[:-1], atol=1e-5)
+        for i, other in enumerate(PARTS):
+            before = slice(max(other.start - 1, 0), other.stop - 1)  # where its tokens are predicted
+            want = float(change[before].sum()) / (other.stop - other.start)
+            assert float(found["effect"][i, j]) == pytest.approx(want, abs=1e-5)
+            assert (i > j) or (queries == "all" and i == j) or float(found["effect"][i, j]) == 0
+            assert (i > j) or (queries == "all" and i == j) or float(found["routing"][i, j]) == 0
+    assert float(found["effect"].min()) >= -1e-6 and float(found["effect"][3, 2]) > 0
+    assert (float(found["effect"][1, 1]) > 0) == (queries == "all")
+
+
+def test_hiding_nothing_changes_nothing(trace):
+    found = suppression(tiny(), trace, [slice(5, 5), slice(10, 20), slice(20, 60)])
+    assert float(abs(found["effect"][:, 0]).max()) < 1e-6 and float(found["routing"][:, 0].max()) == 0
+
+
+def test_the_three_parts_of_an_effect_sum_to_it_and_held_routes_change_none(trace):
+    model = tiny()
+    found = suppression(model, trace, PARTS, routes=True)
+    total = found["content"] + found["reweighting"] + found["rerouting"]
+    assert np.allclose(total, found["effect"], atol=1e-9)
+    assert float(abs(found["rerouting"]).max()) > 0  # somewhere a route flips
+    text = Reading(model, trace.tokens, [f"blocks.{n}.mlp.hook_expert_weights" for n in range(4)])
+    for weights in (False, True):
+        seen = text.again(20, Chain(Hidden(slice(0, 15), 20), Routed(text, 20, weights=weights)))
+        for layer in range(4):
+            ours = seen[f"blocks.{layer}.mlp.hook_expert_indices"][0].sort(-1).values
+            assert torch.equal(ours, text.routes(layer)[0, 20:].sort(-1).values)
+        alone = text.again(20, Routed(text, 20, weights=weights))  # held to what they are anyway
+        last = "blocks.3.hook_resid_post"
+        assert torch.allclose(alone[last], text.resid(4)[:, 20:], atol=1e-5)
+
+
+def test_where_no_route_flips_free_experts_add_nothing(trace):
+    found = suppression(tiny(), trace, PARTS, routes=True)
+    same = found["routing"].values == 0
+    assert np.allclose(found["rerouting"].values[same], 0, atol=1e-6)
+
+
+def test_the_step_that_is_copied_is_the_one_that_matters():
+    """In the model set by hand, what follows repeats the first twenty tokens and needs nothing else."""
+    copied = [7, 3, 15, 0, 19, 11, 5, 17, 2, 13, 9, 1, 16, 4, 12, 8, 18, 6, 14, 10]
+    tokens = [V - 1, *copied, *range(20, 40), *copied]
+    trace = constructed().trace(tokens, record="")
+    found = suppression(constructed(), trace, [slice(1, 21), slice(21, 41), slice(41, 61)])["effect"]
+    assert float(found[2, 0]) > 1
+    assert float(abs(found[2, 1])) < 0.01 * float(found[2, 0])
+
+
+def test_what_cannot_be_suppressed_is_refused(trace):
+    with pytest.raises(NotRecorded, match="two are needed, and there are 1"):
+        suppression(tiny(), trace, PARTS[:1])
+    with pytest.raises(ValueError, match="'later' or 'all', not 'none'"):
+        suppression(tiny(), trace, PARTS, queries="none")
+
+
+# -- patching
+
+
+def pair(n: int = 30) -> tuple[list[int], list[int]]:
+    corrupt = some_tokens(n)
+    clean = list(corrupt)
+    clean[12], clean[20] = (corrupt[12] + 5) % 170, (corrupt[20] + 9) % 170
+    return clean, corrupt
+
+
+@pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "resid_post", "z"])
+def test_a_sweep_is_what_patching_place_by_place_gives(site, monkeypatch):
+    monkeypatch.setattr("workbench.experiments.activation_patching.ROWS", 7)
+    model, (clean, corrupt), gap = tiny(), pair(), LogitGap(3, 8)
+    sweep = patch_sweep(model, clean, corrupt, gap, site=site)
+    assert sweep["pos"].values.tolist() == list(range(12, 30))
+    source = model.trace(clean, record=site)
+    ends = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupt, clean)]
+    for layer in (0, 2, 3):
+        for pos in (12, 15, 20, 29):
+            with model.patch(wb.hooks.at(wb.hooks.full(site), layer), source, positions=pos):
+                logits = model.forward(torch.tensor([corrupt]))[:, -1]
+            want = (float(gap(logits)) - ends[0]) / (ends[1] - ends[0])
+            assert float(sweep.sel(layer=layer, pos=pos)) == pytest.approx(want, abs=1e-4)
+
+
+def test_patching_what_does_not_differ_gives_the_corrupt_run_and_all_of_it_the_clean_one():
+    model, (clean, corrupt), gap = tiny(), pair(), LogitGap(3, 8)
+    before = patch_sweep(model, clean, corrupt, gap, positions=[0, 5, 11])
+    assert np.allclose(before, 0, atol=1e-4)
+    one = list(corrupt)
+    one[12] = (corrupt[12] + 5) % 170
+    sweep = patch_sweep(model, one, corrupt, gap)
+    assert float(sweep.sel(layer=0, pos=12)) == pytest.approx(1, abs=1e-4)
+    assert np.allclose(sweep.sel(layer=0, pos=slice(13, None)), 0, atol=1e-4)
+    last = patch_sweep(model, clean, corrupt, gap, site="resid_post", positions=[29]).sel(layer=3)
+    assert float(last[0]) == pytest.approx(1, abs=1e-4)
+
+
+def test_an_edit_where_a_layer_begins_is_met_once():
+    model, (clean, corrupt), gap = tiny(), pair(), LogitGap(3, 8)
+    shift = torch.randn(model.config.d_model, generator=torch.Generator().manual_seed(0))
+    with model.edit("blocks.2.hook_resid_pre", lambda x: x + shift):
+        same = patch_sweep(model, clean, corrupt, gap, positions=[0, 5, 11])
+        ends = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupt, clean)]
+        spared = expert_knockout(model, model.trace(corrupt), 2, [0], mode="renorm")["kl"]
+    assert np.allclose(same, 0, atol=1e-4)
+    assert [same.attrs["corrupt"], same.attrs["clean"]] == pytest.approx(ends, rel=1e-4)
+    assert float(spared[0]) == pytest.approx(float(_spared_by_hand(corrupt, shift)), abs=1e-5)
+
+
+def _spared_by_hand(tokens: list[int], shift: torch.Tensor) -> torch.Tensor:
+    """The KL of layer 2 without expert 0, the others sharing its weight, by two whole runs under the edit."""
+    model = tiny()
+
+    def without(weights: torch.Tensor) -> torch.Tensor:
+        weights[..., 0] = 0
+        return weights / weights.sum(-1, keepdim=True)
+
+    with model.edit("blocks.2.hook_resid_pre", lambda x: x + shift):
+        plain = model.forward(torch.tensor([tokens]))
+        with model.edit("blocks.2.mlp.hook_expert_weights", without):
+            return kl(plain, model.forward(torch.tensor([tokens]))).mean()
+
+
+def test_heads_are_patched_one_by_one():
+    model, (clean, corrupt), gap = tiny(), pair(), LogitGap(3, 8)
+    sweep = patch_sweep(model, clean, corrupt, gap, site="z", by_head=True)
+    assert sweep.dims == ("layer", "head") and sweep.shape == (4, 10)
+    source = model.trace(clean, record="z")
+    theirs = torch.tensor(source["z", 2])
+
+    def put(x):
+        x[:, :, 6] = theirs[:, 6]
+        return x
+
+    with model.edit("blocks.2.attn.hook_z", put):
+        logits = model.forward(torch.tensor([corrupt]))[:, -1]
+    ends = sweep.attrs["corrupt"], sweep.attrs["clean"]
+    want = (float(gap(logits)) - ends[0]) / (ends[1] - ends[0])
+    assert float(sweep.sel(layer=2, head=6)) == pytest.approx(want, abs=1e-4)
+
+
+def test_only_the_induction_head_carries_what_is_copied():
+    """The token after the first place differs; the last token asks for it."""
+    model = constructed()
+    clean, corrupt = ([V - 1, 5, 6, token, *range(20, 40), 6] for token in (8, 9))
+    gap = LogitGap(8, 9)
+    heads = patch_sweep(model, clean, corrupt, gap, site="z", by_head=True)
+    assert float(heads.sel(layer=1, head=0)) == pytest.approx(1, abs=1e-3)
+    others = heads.copy()
+    others.loc[{"layer": 1, "head": 0}] = 0
+    assert float(abs(others).max()) < 1e-3
+    places = patch_sweep(model, clean, corrupt, gap)
+    assert float(places.sel(layer=1, pos=3)) == pytest.approx(1, abs=1e-3)  # where it stands, until it is read
+    assert float(places.sel(layer=2, pos=24)) == pytest.approx(1, abs=1e-3)  # where it is needed, from then on
+    assert float(abs(places.sel(layer=2, pos=3))) < 1e-3
+
+
+def test_sweeps_that_cannot_be_are_refused():
+    model, (clean, corrupt) = tiny(), pair()
+    gap = LogitGap(3, 8)
+    with pytest.raises(PromptError, match="the clean prompt has 29 tokens and the corrupt one 30"):
+        patch_sweep(model, clean[1:], corrupt, gap)
+    with pytest.raises(PromptError, match="the two prompts are the same"):
+        patch_sweep(model, corrupt, corrupt, gap)
+    with pytest.raises(HookNameError, match="'pattern' has the axes head query key"):
+        patch_sweep(model, clean, corrupt, gap, site="pattern")
+    with pytest.raises(HookNameError, match="needs heads"):
+        patch_sweep(model, clean, corrupt, gap, by_head=True)
+    with pytest.raises(PromptError, match="no tokenizer: give the id of '7'"):
+        logit_gap(model, "7", "8")
+
+
+# -- belief
+
+
+@pytest.fixture(scope="module")
+def pocket():
+    model = wb.Model("pocket")
+    return model, model.generate(wb.chat("What is 247+138?", reasoning="high"), record="")
+
+
+def test_after_all_steps_it_is_what_the_run_itself_found(pocket):
+    model, run = pocket
+    curve = belief(model, run)
+    final = next(span for span in run.spans if span.channel == "final")
+    said = np.asarray(run["logprob"], float)[final.content].sum()
+    assert float(curve["logprob"][-1, 0]) == pytest.approx(said, abs=1e-4)
+    assert curve["answer"].values.tolist() == [run.text(channel="final")]
+    assert float(curve["p"][-1, 0]) > 0.5 > float(curve["p"][0, 0])
+    assert 0 < curve.attrs["commit"] <= curve.attrs["n"]
+
+
+def test_belief_is_what_reading_the_cut_text_gives(pocket):
+    model, run = pocket
+    answers = ["It is 385.", "It is 375."]
+    curve = belief(model, run, answers)
+    assert np.allclose(curve["p"].sum("answer"), 1)
+    thought = next(s for s in run.spans if s.channel == "analysis" and s.content_start >= run.prompt_length)
+    final = next(s for s in run.spans if s.channel == "final")
+    between = run.tokens[thought.content_stop : final.content_start]
+    for i in (0, 2, curve.sizes["step"] - 1):
+        end = int(curve["pos"][i])
+        for j, answer in enumerate(answers):
+            said = model.tokenizer.encode(answer)
+            ids = torch.tensor([run.tokens[:end] + between + said])
+            logp = model.forward(ids)[0].double().log_softmax(-1)
+            want = sum(float(logp[len(ids[0]) - len(said) - 1 + n, token]) for n, token in enumerate(said))
+            assert float(curve["logprob"][i, j]) == pytest.approx(want, abs=1e-3)
+
+
+def test_a_run_without_a_thought_or_an_answer_has_no_belief(pocket):
+    model, run = pocket
+    with pytest.raises(NotRecorded, match="no final message after an analysis"):
+        belief(model, model.trace(run.tokens[: run.prompt_length], record=""))
+    with pytest.raises(PromptError, match="an answer has one token at least"):
+        belief(model, run, ["It is 385.", ""])
+
+
+def test_experiments_leave_no_edit_behind(pocket):
+    model, run = pocket
+    before = model.forward(torch.tensor([run.tokens]))
+    belief(model, run)
+    suppression(model, run)
+    seen = Recorder(["hook_embed"])
+    assert torch.equal(model.forward(torch.tensor([run.tokens]), seen), before) and not model.edits_in_force()

@@ -1,0 +1,128 @@
+"""A sweep that was interrupted and goes on is one that never was; a file of something else is left alone."""
+
+import json
+from functools import partial
+
+import numpy as np
+import pytest
+
+from tests.model.models import some_tokens, tiny
+from workbench.errors import ResumeError
+from workbench.experiments.activation_patching import LogitGap, patch_sweep
+from workbench.experiments.attention_knockout import attention_knockout
+from workbench.experiments.checkpoint import Cells
+from workbench.experiments.path_patching import path_patching
+from workbench.experiments.steering import steering_effect, steering_vector
+
+GAP = LogitGap(3, 8)
+
+
+def pair(n: int = 30) -> tuple[list[int], list[int]]:
+    corrupt = some_tokens(n)
+    clean = list(corrupt)
+    clean[12] = (corrupt[12] + 5) % 170
+    return clean, corrupt
+
+
+def entropy(trace) -> float:
+    return float(trace["entropy"].sum())
+
+
+def sweeps():
+    model, (clean, corrupt) = tiny(), pair()
+    trace = model.trace(clean, record="residuals")
+    vector, other = (steering_vector([(trace, a)], [(trace, b)], 1) for a, b in ((3, 4), (5, 6)))
+    return {
+        "places": partial(patch_sweep, model, clean, corrupt, GAP),
+        "heads": partial(patch_sweep, model, clean, corrupt, GAP, site="z", by_head=True),
+        "paths": partial(path_patching, model, clean, corrupt, GAP, ("mlp", 1), positions=range(12, 30)),
+        "edges": partial(attention_knockout, model, trace, slice(20, 30), slice(5, 15), controls=9),
+        "steering": partial(steering_effect, model, clean, vector, entropy, unrelated=[other], controls=3),
+    }
+
+
+@pytest.fixture
+def puts(monkeypatch) -> list[int]:
+    """The cells that were computed; with a limit in `puts.limit`, that is where Ctrl-C comes."""
+
+    class Puts(list):
+        limit = 10**9
+
+    seen, put = Puts(), Cells.put
+
+    def counted(cells, cell, values):
+        if len(seen) >= seen.limit:
+            raise KeyboardInterrupt
+        seen.append(cell)
+        put(cells, cell, values)
+
+    monkeypatch.setattr(Cells, "put", counted)
+    for room in ("patching", "path_patching"):
+        monkeypatch.setattr(f"workbench.experiments.{room}.ROWS", 2)
+    monkeypatch.setattr("workbench.experiments.attention_knockout.WORK", 1)
+    return seen
+
+
+@pytest.mark.parametrize("name", ["places", "heads", "paths", "edges", "steering"])
+def test_interrupted_and_gone_on_with_is_the_same_bit_for_bit_and_computes_nothing_twice(name, puts, tmp_path):
+    sweep = sweeps()[name]
+    whole = sweep()
+    every = list(puts)
+    for limit in (3, len(every) // 2):
+        path = tmp_path / f"{limit}.cells"
+        puts.clear()
+        puts.limit = limit
+        with pytest.raises(KeyboardInterrupt):
+            sweep(resume=path)
+        kept = len(json.loads(path.read_text())["cells"])
+        assert kept == limit
+        puts.clear()
+        puts.limit = 10**9
+        assert sweep(resume=path).identical(whole)
+        assert len(every) - kept <= len(puts) <= len(every) - kept + 1  # a pass of two that was kept by half
+        puts.clear()
+        assert sweep(resume=path).identical(whole) and not puts
+        assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
+
+
+def test_a_file_of_other_inputs_is_refused_by_name_and_left_as_it_is(tmp_path):
+    model, (clean, corrupt) = tiny(), pair()
+    path = tmp_path / "places.cells"
+    patch_sweep(model, clean, corrupt, GAP, resume=path)
+    before = path.read_bytes()
+    with pytest.raises(ResumeError, match="the cells of another sweep; other than here are: outcome"):
+        patch_sweep(model, clean, corrupt, LogitGap(3, 9), resume=path)
+    with pytest.raises(ResumeError, match="other than here are: positions, site"):
+        patch_sweep(model, clean, corrupt, GAP, site="mlp_out", positions=[13], resume=path)
+    with pytest.raises(ResumeError, match="other than here are: weights"):
+        patch_sweep(tiny(1), clean, corrupt, GAP, resume=path)
+    with model.edit("blocks.1.hook_mlp_out", lambda x: 0 * x):
+        model.trace(clean, record="")
+        with pytest.raises(ResumeError, match="other than here are: edits"):
+            patch_sweep(model, clean, corrupt, GAP, resume=path)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize("content", ["", "{}", "[1, 2]", '{"kind": "a plan", "inputs": {}, "cells": {}}', "my notes"])
+def test_a_file_that_is_something_else_is_refused_and_left_as_it_is(content, tmp_path):
+    path = tmp_path / "notes.txt"
+    path.write_text(content)
+    with pytest.raises(ResumeError, match="does not hold finished cells of a sweep: give another path"):
+        Cells(path, {"tokens": [1]})
+    assert path.read_text() == content
+
+
+def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(puts, tmp_path):
+    model, (clean, corrupt) = tiny(), pair()
+    with pytest.raises(FileNotFoundError):
+        patch_sweep(model, clean, corrupt, GAP, resume=tmp_path / "no" / "cells")
+    assert not puts
+
+
+def test_numbers_come_back_bit_for_bit_not_a_number_included(tmp_path):
+    values = np.array([0.1, 1 / 3, -0.0, np.nan, np.inf, 5e-324])
+    with Cells(tmp_path / "a", {"x": 1}) as cells:
+        cells.put(7, values)
+        cells.put(8, np.pi)
+    with Cells(tmp_path / "a", {"x": 1}) as cells:
+        assert cells[7].tobytes() == values.tobytes() and float(cells[8]) == np.pi and 9 not in cells

@@ -1,0 +1,198 @@
+"""Paths: all of them are the sender, none of them changes a bit, and in a linear network they add up."""
+
+from contextlib import ExitStack
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+import workbench as wb
+from tests.checkpoints import Random
+from tests.constructed import V, constructed
+from tests.model.models import some_tokens, tiny
+from workbench.errors import EditError, PromptError
+from workbench.experiments.activation_patching import LogitGap, patch_sweep
+from workbench.experiments.path_patching import path_patching, readers
+from workbench.model.gpt_oss import rms_norm
+from workbench.model.model import Model
+from workbench.recording.taps import Recorder
+
+GAP = LogitGap(3, 8)
+SENDERS = [("head", 1, 4), ("attn", 0), ("mlp", 1), ("expert", 0, 2)]
+
+
+def pair(n: int = 150) -> tuple[list[int], list[int]]:
+    corrupt = some_tokens(n)
+    clean = list(corrupt)
+    clean[136], clean[144] = (corrupt[136] + 5) % 170, (corrupt[144] + 9) % 170
+    return clean, corrupt
+
+
+def share(found, logits: torch.Tensor) -> float:
+    """An outcome in the units of what was found."""
+    return (float(GAP(logits[:, -1])) - found.attrs["clean"]) / (found.attrs["corrupt"] - found.attrs["clean"])
+
+
+@pytest.mark.parametrize("sender", SENDERS)
+@pytest.mark.parametrize("routes", ["held", "free"])
+def test_the_path_through_every_receiver_is_the_sender_itself(sender, routes):
+    model, (clean, corrupt) = tiny(), pair()
+    every = readers(model.config, sender, routes=routes)
+    found = path_patching(model, clean, corrupt, GAP, sender, [every], routes=routes)
+    assert abs(found.attrs["total"]) > 1e-3
+    assert float(found[0]) == pytest.approx(found.attrs["total"], abs=1e-4)
+
+
+def test_all_paths_of_a_head_are_what_patching_it_in_a_whole_run_gives():
+    model, (clean, corrupt) = tiny(), pair()
+    every = readers(model.config, ("head", 1, 4), routes="free")
+    found = path_patching(model, clean, corrupt, GAP, ("head", 1, 4), [every], routes="free")
+    theirs = torch.tensor(model.trace(corrupt, record="z")["z", 1])
+
+    def put(x):
+        x[:, :, 4] = theirs[:, 4]
+        return x
+
+    with model.edit("blocks.1.attn.hook_z", put):
+        want = share(found, model.forward(torch.tensor([clean])))
+    assert float(found[0]) == pytest.approx(want, abs=1e-4)
+    assert found.attrs["total"] == pytest.approx(want, abs=1e-4)
+
+
+@pytest.mark.parametrize("sender", SENDERS)
+def test_a_sender_that_writes_the_same_changes_no_bit_by_any_path(sender):
+    """Both runs are the same up to the last token, so nothing differs at the positions before."""
+    model, (clean, _) = tiny(), pair()
+    other = [*clean[:-1], (clean[-1] + 1) % 170]
+    found = path_patching(model, clean, other, GAP, sender, routes="free", positions=range(149))
+    assert (
+        (found == 0).all()
+        and found.attrs["total"] == 0
+        and found.size == len(readers(model.config, sender, routes="free"))
+    )
+    held = path_patching(model, clean, other, GAP, sender, positions=range(149))
+    assert (held == 0).all() and held.attrs["total"] == 0
+
+
+def linear_model() -> Model:
+    """Norms divide by a constant, and gates are at their limit: with patterns and routes held, all is linear."""
+    model = Model(Random(seed=0).transformers(torch.float64))
+    model.config = replace(model.config, eps=1e8)
+    for block in model.weights.blocks:
+        block.experts.up[:, ::2] = 0
+        block.experts.up_bias[:, ::2] = 100
+        block.experts.up_bias[:, 1::2] = 0
+        for matrix in (block.w_v, block.w_o, block.experts.up, block.experts.down):
+            matrix *= 20  # so that what goes by two steps counts
+    return model
+
+
+@pytest.mark.parametrize("sender", [*SENDERS[:3], ("expert", 0, 1)])
+def test_in_a_linear_network_the_paths_sum_to_the_whole(sender):
+    model, (clean, corrupt) = linear_model(), pair()
+    points = wb.hooks.match("blocks.*.attn.hook_pattern", 4)
+    plain = Recorder(points)
+    model.forward(torch.tensor([clean]), plain)
+
+    def held(x, hook):
+        return plain[hook.name][:, :, hook.positions.start : hook.positions.stop, : x.shape[-1]].expand_as(x).clone()
+
+    with model.edit("blocks.*.attn.hook_pattern", held):
+        found = path_patching(model, clean, corrupt, GAP, sender)
+    assert abs(found.attrs["total"]) > 1e-3
+    assert float(found.sum()) == pytest.approx(found.attrs["total"], rel=1e-6)
+    by_word = {
+        word: float(abs(found[[str(r).startswith(word) for r in found["receiver"].values]]).sum()) for word in "qkvml"
+    }
+    assert by_word["q"] == by_word["k"] == 0 < min(by_word["v"], by_word["m"], by_word["l"])
+
+
+@pytest.mark.parametrize("receiver", [("q", 2, 7), ("k", 3, 1), ("v", 2, 0), ("mlp", 1), ("router", 2), ("logits",)])
+def test_one_path_is_what_a_whole_run_with_that_input_replaced_gives(receiver):
+    """The receiver's input is computed here by hand, from the clean stream and the difference of what was written."""
+    model, (clean, corrupt) = tiny(), pair()
+    found = path_patching(model, clean, corrupt, GAP, ("attn", 1), [receiver], routes="free")
+    ours, theirs = (model.trace(tokens, record="residuals writes") for tokens in (clean, corrupt))
+    change = torch.tensor(theirs["attn_out", 1] - ours["attn_out", 1])
+    word, *numbers = receiver
+    layer = numbers[0] if numbers else 3
+    stream = {"mlp": "resid_mid", "router": "resid_mid", "logits": "resid_post"}.get(word, "resid_pre")
+    x = torch.tensor(ours[stream, layer]) + change
+    w = model.weights.blocks[layer]
+    norm = w.ln2 if stream == "resid_mid" else w.ln1
+    normed = rms_norm(x, norm, model.config.eps)
+    plain = rms_norm(x - change, norm, model.config.eps)
+    with ExitStack() as edits:
+        if word in "qkv":
+            made = (normed @ getattr(w, f"w_{word}").T + getattr(w, f"b_{word}")).view(150, -1, 16)
+
+            def put(x):
+                x[0, :, numbers[1]] = made[:, numbers[1]]
+                return x
+
+            edits.enter_context(model.edit(f"blocks.{layer}.attn.hook_{word}", put))
+        elif word == "logits":
+            edits.enter_context(model.edit("blocks.3.hook_resid_post", lambda x: x + change))
+        else:
+            seen = normed if word == "router" else plain
+            logits = seen @ w.w_router.T + w.b_router
+            edits.enter_context(model.edit(f"blocks.{layer}.mlp.router.hook_out", lambda x: x * 0 + logits))
+            if word == "mlp":
+                edits.enter_context(model.edit(f"blocks.{layer}.ln2.hook_normalized", lambda x: x * 0 + normed))
+        want = share(found, model.forward(torch.tensor([clean])))
+    assert float(found[0]) == pytest.approx(want, abs=1e-4)
+    assert abs(want) > 1e-4
+
+
+def test_positions_that_are_not_named_stay_as_they_were(monkeypatch):
+    model, (clean, corrupt) = tiny(), pair()
+    sender, several = ("mlp", 0), [("v", 1, 0), ("v", 1, 1), ("mlp", 2), ("logits",)]
+    whole = path_patching(model, clean, corrupt, GAP, sender, several)
+    named = path_patching(model, clean, corrupt, GAP, sender, several, positions=range(136, 150))
+    assert np.allclose(whole, named, atol=1e-6)
+    early = path_patching(model, clean, corrupt, GAP, sender, several, positions=[136])
+    assert float(early.sel(receiver="logits")) == 0 and abs(float(early.sel(receiver="v 1 0"))) > 0
+    monkeypatch.setattr("workbench.experiments.path_patching.ROWS", 1)
+    assert np.allclose(path_patching(model, clean, corrupt, GAP, sender, several), whole, atol=1e-6)
+
+
+def test_the_induction_head_reads_keys_and_values_of_the_heads_before_it():
+    """It finds the place by what the head that looks back wrote there, and sends what it copies to the logits alone."""
+    model = constructed()
+    clean, corrupt = ([V - 1, 5, before, 8, *range(20, 40), 6] for before in (6, 7))
+    found = path_patching(model, clean, corrupt, LogitGap(8, 9), ("head", 0, 0))
+    assert float(found.sel(receiver="k 1 0")) == pytest.approx(1, abs=1e-3)
+    others = found.where(found["receiver"] != "k 1 0", 0)
+    assert float(abs(others).max()) < 1e-3
+    out = path_patching(model, clean, corrupt, LogitGap(8, 9), ("head", 1, 0))
+    assert float(out.sel(receiver="logits")) == pytest.approx(1, abs=1e-3)
+    heads = patch_sweep(model, corrupt, clean, LogitGap(8, 9), site="z", by_head=True)
+    assert float(heads.sel(layer=0, head=0)) == pytest.approx(found.attrs["total"], abs=1e-3)
+
+
+def test_a_router_that_is_held_is_no_receiver():
+    model, (clean, corrupt) = tiny(), pair()
+    held = path_patching(model, clean, corrupt, GAP, ("mlp", 1), [("router", 2), ("router", 3)])
+    free = path_patching(model, clean, corrupt, GAP, ("mlp", 1), [("router", 2), ("router", 3)], routes="free")
+    assert (held == 0).all() and (abs(free) > 0).all()
+    names = path_patching(model, clean, corrupt, GAP, ("mlp", 2))["receiver"].values.tolist()
+    assert names == [*(f"q 3 {h}" for h in range(10)), "k 3 0", "k 3 1", "v 3 0", "v 3 1", "mlp 3", "logits"]
+
+
+def test_paths_that_cannot_be_are_refused():
+    model, (clean, corrupt) = tiny(), pair()
+    with pytest.raises(ValueError, match="routes is 'held' or 'free', not 'thawed'"):
+        path_patching(model, clean, corrupt, GAP, ("mlp", 1), routes="thawed")
+    with pytest.raises(EditError, match="a sender begins with one of head, expert, attn, mlp, not with 'logits'"):
+        path_patching(model, clean, corrupt, GAP, ("logits",))
+    with pytest.raises(EditError, match=r"a sender 'head' is \('head', layer, its number\), within 0\.\.3 and 0\.\.9"):
+        path_patching(model, clean, corrupt, GAP, ("head", 1, 10))
+    with pytest.raises(EditError, match="'q 1 0' is computed before 'mlp 1' writes"):
+        path_patching(model, clean, corrupt, GAP, ("mlp", 1), [("q", 1, 0)])
+    with pytest.raises(PromptError, match="the two prompts are the same"):
+        path_patching(model, clean, clean, GAP, ("mlp", 1))
+    with model.edit("blocks.2.attn.hook_q", lambda x: 2 * x):
+        model.forward(torch.tensor([clean]))
+        with pytest.raises(EditError, match="leave out the edits at"):
+            path_patching(model, clean, corrupt, GAP, ("mlp", 1))

@@ -1,0 +1,88 @@
+/* Every kernel at every level that runs here, on numbers that are the same on every machine: a line a level and dtype,
+ * with a hash of what each kernel gave. In fp32 all lines must be equal, here and on other processors; in bf16 those
+ * without avx512. Products are computed for all rows at once and for each by itself: `rows` says if these differ. */
+#include "../../workbench/model/kernels/native.c"
+#include <stdio.h>
+
+static u32 state;
+static int differ;
+static float next(void) { state = state * 1664525u + 1013904223u; return (float)(int32_t)state * 4.656612873e-10f; }
+static void fill(void *p, i64 n, int bf16) { for (i64 i = 0; i < n; i++) store(p, i, next(), bf16); }
+static void bytes(u8 *p, i64 n, int low, int count) { for (i64 i = 0; i < n; i++) next(), p[i] = (u8)(low + (int)(state >> 16) % count); }
+
+static uint64_t sum;
+static void add(const void *p, i64 n) { for (i64 i = 0; i < n; i++) sum = (sum ^ ((const u8 *)p)[i]) * 1099511628211ull; }
+static void print(const char *name) { printf(" %s=%016llx", name, (unsigned long long)sum); sum = 1469598103934665603ull; }
+
+static void product(int level, int bf16, int stored) {
+    static const i64 SHAPES[][4] = {{32, 5, 3, 1}, {128, 128, 70, 3}, {192, 37, 9, 2}, {2880, 33, 7, 1}, {96, 70, 300, 1}, {1600, 65, 61, 2}, {77, 19, 30, 1}};
+    for (int s = 0; s < 7; s++) {
+        i64 n = SHAPES[s][0], n_out = SHAPES[s][1], rows = SHAPES[s][2], experts = SHAPES[s][3], size = bf16 ? 2 : 4, groups = n / 32;
+        if (stored == MXFP4 && n % 32) continue;
+        char *x = malloc(rows * n * 4), *w = malloc(experts * n_out * n * 4), *bias = malloc(experts * n_out * 4);
+        char *y = calloc(rows * n_out, 4), *one = calloc(n_out, 4);
+        u8 *codes = malloc(experts * n_out * groups * 16 + 16), *scales = malloc(experts * n_out * groups + 1);
+        state = 7 + s;
+        fill(x, rows * n, bf16), fill(w, experts * n_out * n, bf16), fill(bias, experts * n_out, bf16);
+        bytes(codes, experts * n_out * groups * 16, 0, 256), bytes(scales, experts * n_out * groups, 117, 7);
+        i64 ends[9];
+        for (i64 e = 0; e < experts; e++) ends[3 * e] = e, ends[3 * e + 1] = rows * e / experts, ends[3 * e + 2] = rows * (e + 1) / experts;
+        const void *of = stored == MXFP4 ? (void *)codes : (void *)w;
+        i64 row = stored == MXFP4 ? groups * 16 : n;
+        wb_linear(level, 2, stored, bf16, x, n, ends, experts, of, n_out * row, row, 1, scales, n_out * groups, groups, bias, n_out, n, n_out, y, n_out);
+        add(y, rows * n_out * size);
+        for (i64 e = 0; e < experts; e++)
+            for (i64 r = ends[3 * e + 1]; r < ends[3 * e + 2]; r++) {
+                i64 alone[3] = {e, 0, 1};
+                wb_linear(level, 1, stored, bf16, x + r * n * size, n, alone, 1, of, n_out * row, row, 1, scales, n_out * groups, groups, bias, n_out, n, n_out, one, n_out);
+                differ |= memcmp(one, y + r * n_out * size, n_out * size) != 0;
+            }
+        free(x), free(w), free(bias), free(y), free(one), free(codes), free(scales);
+    }
+}
+
+static void attention(int level, int bf16) {
+    enum { HEADS = 6, KV = 2, QUERIES = 70, KEYS = 700, D = 40, START = 13 };
+    static float q[QUERIES * HEADS * D], k[KV * KEYS * D], v[KV * KEYS * D], s[HEADS * QUERIES * KEYS], sinks[HEADS], mass[HEADS * QUERIES], z[QUERIES * HEADS * D];
+    state = 3;
+    fill(q, QUERIES * HEADS * D, bf16), fill(k, KV * KEYS * D, bf16), fill(v, KV * KEYS * D, bf16), fill(sinks, HEADS, 0);
+    for (int window = -1; window < 300; window += 150) {
+        wb_scores(level, 1, bf16, q, 0, HEADS * D, D, 1, QUERIES, HEADS, D, k, KV, KEYS, 0, KEYS * D, D, KEYS - QUERIES, window, s);
+        add(s, sizeof s), print("scores");
+        wb_softmax(level, 2, s, 1, HEADS, QUERIES, KEYS, START, sinks, mass);
+        add(s, sizeof s), add(mass, sizeof mass), print("softmax");
+        wb_mix(level, 2, bf16, s, 1, HEADS, QUERIES, KEYS, v, KV, D, 0, KEYS * D, D, START, z);
+        add(z, QUERIES * HEADS * D * (bf16 ? 2 : 4));
+        wb_mix(level, 1, bf16, s, 1, HEADS, 1, KEYS, v, KV, D, 0, KEYS * D, D, START, z); /* the form for few queries */
+        add(z, HEADS * D * (bf16 ? 2 : 4)), print("mix");
+    }
+}
+
+static void rows(int level, int bf16) {
+    enum { ROWS = 5, N = 333, C = 4 };
+    static float x[ROWS * C * 2 * N], scale[N], y[ROWS * C * 2 * N], p[ROWS * N], share[ROWS * C];
+    state = 11;
+    fill(x, ROWS * C * 2 * N, bf16), fill(scale, N, 0), fill(share, ROWS * C, 0);
+    i64 size = bf16 ? 2 : 4;
+    wb_rms_norm(level, 1, bf16, x, ROWS, N, scale, 1e-5f, y), add(y, ROWS * N * size), print("rms");
+    wb_rms_norm(level, 1, bf16, x, ROWS, N, NULL, 0, y), add(y, ROWS * 4), print("norm");
+    wb_swiglu(level, 1, bf16, x, ROWS, N, 1.702f, 7, y), add(y, ROWS * N * size), print("swiglu");
+    wb_mixture(level, 1, bf16, x, share, ROWS, C, N, y), add(y, ROWS * N * size), print("mixture");
+    wb_log_softmax(level, 1, bf16, x, ROWS, N, y), add(y, ROWS * N * 4), print("logp");
+    wb_log_softmax(level, 1, bf16, (char *)x + ROWS * N * size, ROWS, N, p);
+    wb_entropy(level, 1, y, NULL, ROWS, N, scale), wb_entropy(level, 1, y, p, ROWS, N, scale + ROWS), add(scale, 2 * ROWS * 4), print("entropy");
+}
+
+int main(void) {
+    static const char *NAMES[] = {"portable", "neon", "avx2", "avx512-bf16"};
+    sum = 1469598103934665603ull;
+    for (int level = 0; level < 4; level++)
+        for (int bf16 = 0; bf16 < 2 && wb_runs(level); bf16++) {
+            printf("%s %s", NAMES[level], bf16 ? "bfloat16" : "float32");
+            product(level, bf16, bf16), print("linear");
+            product(level, bf16, MXFP4), print("mxfp4");
+            attention(level, bf16), rows(level, bf16);
+            printf(" rows=%s\n", differ ? "differ" : "equal");
+        }
+    return 0;
+}

@@ -1,0 +1,100 @@
+"""A position has the same bits whatever is computed beside it; and where it has not, what depends on that says so."""
+
+import pytest
+import torch
+
+import workbench as wb
+from tests.levels import computing_with
+from workbench.model.cache import KVCache
+from workbench.model.kernels import independence, native
+from workbench.recording.tracing import NEIGHBOURS
+
+N = 70  # past the window of pocket, and past a block of queries
+IDS = torch.randint(0, 150, (3, N), generator=torch.Generator().manual_seed(1))
+
+needs_kernels = pytest.mark.skipif(native.isa() is None, reason=native.why())
+
+
+@pytest.fixture(scope="module", params=["float32", "bfloat16"])
+def pocket(request):
+    return wb.Model("pocket", dtype=request.param)
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", native.levels())
+def test_every_prefix_of_a_text_has_the_bits_of_the_whole(pocket, level):
+    lengths = range(1, N) if level == native.levels()[0] else (1, 2, 5, 16, 33, 64, 65)
+    with computing_with(level), torch.no_grad():
+        whole = pocket.forward(IDS[:1])[0]
+        assert [n for n in lengths if not torch.equal(pocket.forward(IDS[:1, :n])[0], whole[:n])] == []
+
+
+@needs_kernels
+@pytest.mark.parametrize("level", native.levels())
+def test_a_text_has_the_same_bits_in_a_batch_and_token_by_token(pocket, level):
+    with computing_with(level), torch.no_grad():
+        batch = pocket.forward(IDS)
+        for text, alone in zip(IDS, batch):
+            assert torch.equal(pocket.forward(text[None])[0], alone)
+        cache = KVCache(pocket.config, whole=False)
+        steps = [pocket.forward(IDS[:1, i : i + 1], cache=cache)[0] for i in range(N)]
+        assert torch.equal(torch.cat(steps), batch[0])
+
+
+@needs_kernels
+def test_a_generated_trace_and_its_replay_agree_in_every_bit(pocket):
+    written = pocket.generate("What is 12+30?", max_tokens=40, record="residuals")
+    read = pocket.trace(written, record="residuals")
+    assert written.manifest.routes is not None and written.manifest.routes["differ"] == 0
+    assert all((written.stored(name) == read.stored(name)).all() for name in ("top_logprobs", "margin", "entropy"))
+
+
+def test_the_check_finds_products_whose_rows_depend_on_each_other(monkeypatch):
+    w = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
+
+    def leaks(x):
+        return x @ w + (1e-6 if len(x) == 15 else 0)
+
+    assert independence.rows_independent([(lambda x: 2 * x, 8)], w)
+    assert not independence.rows_independent([(lambda x: 2 * x, 8), (leaks, 8)], w)
+
+
+@pytest.fixture
+def dependent(monkeypatch):
+    """Pocket with products whose rows depend on each other, as far as it knows."""
+    model = wb.Model("pocket")
+    monkeypatch.setattr(independence, "rows_independent", lambda products, like: False)
+    monkeypatch.setattr(model, "_independent", None)
+    return model
+
+
+def test_where_rows_depend_on_each_other_traces_and_path_patching_say_so(dependent, monkeypatch):
+    assert dependent.rows_independent is False
+    trace = dependent.trace("What is 12+30?")
+    assert trace.manifest.numerics["rows_independent"] is False and NEIGHBOURS not in trace.manifest.notes
+    with dependent.edit("hook_embed", lambda x: 0 * x, positions=3):
+        assert NEIGHBOURS in dependent.trace("What is 12+30?").manifest.notes
+    gap = wb.logit_gap(dependent, "8", "7")
+    clean, corrupt = (dependent.tokens(f"What is 12+{n}?") for n in (36, 35))
+    found = wb.path_patching(dependent, clean, corrupt, gap, ("mlp", 3), [("logits",)])
+    assert found.attrs["tolerance"] > 0
+    monkeypatch.undo()
+    model = wb.Model("pocket")
+    exact = wb.path_patching(model, clean, corrupt, gap, ("mlp", 3), [("logits",)])
+    assert float(abs(found - exact).max()) < 1e-4 and (exact.attrs["tolerance"] == 0) == model.rows_independent
+
+
+def test_numba_which_computes_few_rows_in_its_own_order_is_not_trusted():
+    if "numba" not in native.kinds():
+        pytest.skip("no numba here")
+    with computing_with("numba"):
+        assert wb.Model("pocket").rows_independent is False
+
+
+def test_the_doctor_says_whether_rows_are_independent():
+    report = wb.doctor()
+    if native.isa():
+        assert report.rows_independent == {"float32": True, "bfloat16": True}
+        assert "exact to the last bit" in str(report)
+    with computing_with("torch"):
+        assert set(wb.doctor().rows_independent) == {"float32", "bfloat16"}

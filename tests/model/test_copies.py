@@ -1,0 +1,163 @@
+"""Copies and pickles: of a trace, a model, and an interrupted run."""
+
+import copy
+import os
+import pickle
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+import workbench as wb
+from tests.model.models import tiny
+from tests.model.test_adapter import BASE, train
+from workbench.errors import CheckpointError, EditError, TraceCorrupt, TraceNotFound
+from workbench.model.checkpoints.bundled import embedded_folder
+from workbench.recording.generate import Interrupted
+
+ASK = "What is 1+1?"
+WAYS = [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return wb.Model("pocket")
+
+
+@pytest.fixture(scope="module")
+def trace(model):
+    return model.trace(ASK, record="residuals")
+
+
+@pytest.fixture
+def saved(trace, tmp_path):
+    return wb.load(trace.save(tmp_path / "a.trace"))
+
+
+@pytest.mark.parametrize("where", ["memory", "disk"])
+@pytest.mark.parametrize("way", WAYS, ids=["copy", "deepcopy", "pickle"])
+def test_a_copy_of_a_trace_is_the_trace_and_read_only(trace, saved, where, way):
+    given = trace if where == "memory" else saved
+    made = way(given)
+    assert made.id == given.id and made.verified and made.names() == given.names()
+    assert made.manifest == given.manifest
+    for key in ("embed", "resid_post", ("resid_post", 2), "logprob", "expert_indices"):
+        array = made[key]
+        assert np.array_equal(array, given[key], equal_nan=True) and made.stored(key).dtype == given.stored(key).dtype
+        with pytest.raises(ValueError, match="read-only"):
+            array[...] = 99
+
+
+def test_what_was_unpickled_cannot_be_made_writable(trace):
+    array = pickle.loads(pickle.dumps(trace)).stored("blocks.0.hook_resid_post")
+    with pytest.raises(ValueError, match="WRITEABLE"):
+        array.flags.writeable = True
+
+
+def test_a_pickle_whose_numbers_were_changed_is_no_verified_trace(trace):
+    data = bytearray(pickle.dumps(trace))
+    at = data.find(np.asarray(trace["embed"]).tobytes()[:64])
+    data[at] ^= 1
+    with pytest.raises(TraceCorrupt, match="hook_embed"):
+        pickle.loads(bytes(data))
+
+
+def test_the_pickle_of_a_saved_trace_is_its_path(saved, model, tmp_path):
+    data = pickle.dumps(saved)
+    assert len(data) < 1000
+    shutil.move(tmp_path / "a.trace", tmp_path / "b.trace")
+    with pytest.raises(TraceNotFound, match="must stay where it was"):
+        pickle.loads(data)
+    model.trace("What is 2+2?", record="").save(tmp_path / "a.trace")
+    with pytest.raises(TraceCorrupt, match="another trace"):
+        pickle.loads(data)
+
+
+def answer_of(model, trace):
+    """Runs in another process."""
+    return model.trace(trace, record="").id, float(trace["logprob"][1:].sum())
+
+
+def test_a_model_and_a_trace_go_to_another_process(model, saved):
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+        there = pool.submit(answer_of, model, saved).result()
+    assert there == answer_of(model, saved)
+
+
+def loaded(tmp_path: Path) -> dict[str, wb.Model]:
+    shutil.copytree(embedded_folder(), tmp_path / "here")
+    edited = wb.Model("pocket")
+    with edited.edit("blocks.1.hook_mlp_out", lambda x: 0 * x):
+        edited.trace(ASK, record="")
+    return {
+        "small": wb.Model("pocket", memory="small"),
+        "edited before": edited,
+        "float64": wb.Model("pocket", dtype="float64"),
+        "folder": wb.Model(os.path.relpath(tmp_path / "here"), tokenizer=tmp_path / "here"),
+    }
+
+
+def test_models_are_pickled_and_copied_by_their_source(tmp_path, monkeypatch):
+    for name, model in loaded(tmp_path).items():
+        want = model.trace(ASK, record="logits")["logits"]
+        data = pickle.dumps(model)
+        assert len(data) < 5000, name  # no weights
+        with monkeypatch.context() as patch:
+            patch.chdir("/")
+            for made in (pickle.loads(data), copy.deepcopy(model)):
+                assert (made.digest, made.dtype, made.device, made.name) == (
+                    model.digest, model.dtype, model.device, model.name,
+                )  # fmt: skip
+                assert np.array_equal(made.trace(ASK, record="logits")["logits"], want), name
+
+
+def test_a_model_with_an_adapter_comes_back_with_it(tmp_path):
+    train(tmp_path / "adapter", target_modules=["q_proj"])
+    base = wb.Model(BASE.write_hf_mxfp4(tmp_path / "base"))
+    model = base.with_adapter(tmp_path / "adapter", scale=0.5)
+    model.stop_ids = frozenset({7})
+    made = pickle.loads(pickle.dumps(model))
+    assert (made.digest, made.adapter, made.name) == (model.digest, model.adapter, model.name)
+    assert made.stop_ids == {7}
+    tokens = torch.tensor([[1, 2, 3]])
+    assert torch.equal(made.forward(tokens), model.forward(tokens))
+
+
+def test_weights_that_were_replaced_in_the_meantime_are_not_the_models(tmp_path):
+    folder = shutil.copytree(embedded_folder(), tmp_path / "here")
+    data = pickle.dumps(wb.Model(folder))
+    weights = load_file(folder / "model.safetensors")
+    weights["model.norm.weight"] += 1
+    save_file(weights, folder / "model.safetensors")
+    with pytest.raises(CheckpointError, match="other weights now"):
+        pickle.loads(data)
+
+
+def test_a_model_without_a_source_and_one_under_edits_say_why_not(model):
+    for way in WAYS[1:]:
+        with pytest.raises(CheckpointError, match="save_pretrained"):
+            way(tiny())
+        with model.edit("hook_embed", lambda x: x):
+            model.trace(ASK, record="")
+            with pytest.raises(EditError, match="outside of the `with`"):
+                way(model)
+
+
+def test_a_copy_of_a_model_has_its_own_edits_and_the_same_weights(model):
+    made = copy.copy(model)
+    assert made.weights is model.weights
+    with made.edit("hook_embed", lambda x: x):
+        assert model.edits_in_force() == [] and model.trace(ASK, record="").edits == []
+        assert len(made.trace(ASK, record="").edits) == 1
+
+
+@pytest.mark.parametrize("way", WAYS, ids=["copy", "deepcopy", "pickle"])
+def test_an_interrupt_is_pickled_with_its_trace(trace, way):
+    interrupt = Interrupted(trace)
+    made = way(interrupt)
+    assert isinstance(made, KeyboardInterrupt) and str(made) == str(interrupt) and made.trace.id == trace.id

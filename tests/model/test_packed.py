@@ -1,0 +1,251 @@
+"""Experts that stay in MXFP4: the same values at every hook point, the same edits, in memory that is given back."""
+
+import numpy as np
+import pytest
+import torch
+
+import workbench as wb
+from tests.checkpoints import Random
+from tests.levels import computing_with
+from workbench import hooks
+from workbench.errors import BudgetError, CheckpointError, TraceExists, TraceNotFound
+from workbench.model.cache import KVCache
+from workbench.model.checkpoints.pages import Borrowed, Mapped
+from workbench.model.kernels import native
+from workbench.model.kernels.packed import Packed
+from workbench.model.model import Model
+from workbench.recording import tracing
+from workbench.recording.taps import Recorder
+
+RANDOM = Random(seed=5)
+N = 70  # past the window of 12, and past a block of 64
+TOKENS = torch.randint(0, RANDOM.config.d_vocab, (1, N), generator=torch.Generator().manual_seed(1))
+LEVELS = [*native.levels(), "numba", "torch"]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return RANDOM.write_hf_mxfp4(tmp_path_factory.mktemp("packed") / "model")
+
+
+@pytest.fixture(params=LEVELS)
+def level(request):
+    if request.param == "numba":
+        pytest.importorskip("numba")
+    with computing_with(request.param):
+        yield request.param
+
+
+def gap(a: torch.Tensor, b: torch.Tensor) -> float:
+    a, b = a.double(), b.double()
+    both = a.isfinite() & b.isfinite()
+    assert torch.equal(a.isfinite(), b.isfinite())
+    return float((a - b)[both].abs().max() / b[both].abs().max().clamp(min=1e-30))
+
+
+def everything(model: Model, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
+    recorder = Recorder(hooks.all_points(model.config.n_layers))
+    with torch.no_grad():
+        model.forward(tokens, recorder)
+    return {name: recorder[name] for name in recorder.seen}
+
+
+def test_every_hook_point_has_the_same_value_packed_and_dequantised(folder, level):
+    dense, packed = Model(folder), Model(folder, memory="small")
+    assert isinstance(packed.weights.blocks[0].experts.up, Packed)
+    assert isinstance(dense.weights.blocks[0].experts.up, torch.Tensor)
+    a, b = everything(packed, TOKENS), everything(dense, TOKENS)
+    assert list(a) == list(b) and len(a) == 4 * (len(hooks.POINTS) - 3) + 3
+    worst = {name: gap(a[name], b[name]) for name in a}
+    assert max(worst.values()) < 1e-5, max(worst, key=lambda name: worst[name])
+
+
+@pytest.mark.parametrize("form", ["hf", "original", "gguf"])
+def test_all_formats_stay_packed_alike(form, tmp_path):
+    where = {
+        "hf": lambda: RANDOM.write_hf_mxfp4(tmp_path / "m"),
+        "original": lambda: RANDOM.write_original(tmp_path / "m"),
+        "gguf": lambda: RANDOM.write_gguf(tmp_path / "m.gguf"),
+    }[form]()
+    model = Model(where, memory="small")
+    with torch.no_grad():
+        logits = model.forward(TOKENS)
+        assert torch.equal(logits, Model(RANDOM.write_hf_mxfp4(tmp_path / "hf"), memory="small").forward(TOKENS))
+    held = model.weights.blocks[2].experts
+    for name in ("up", "down"):
+        theirs = RANDOM.tensors[f"block.2.mlp.{'mlp1' if name == 'up' else 'mlp2'}_weight.blocks"]
+        assert torch.equal(getattr(held, name).blocks, theirs)
+
+
+EDITS = {
+    "an ablated expert": ("blocks.1.mlp.hook_expert_weights", wb.ablate(expert=3)),
+    "a banned expert": ("blocks.*.mlp.router.hook_out", wb.ban(expert=2)),
+    "a forced expert": ("blocks.2.mlp.router.hook_out", wb.force(expert=6)),
+    "a patched head": ("blocks.1.attn.hook_z", lambda x: torch.cat((x[:, :, :3] * 0.5, x[:, :, 3:]), 2)),
+    "what an expert says": ("blocks.3.mlp.hook_expert_out", lambda x: x * 1.5),
+    "an edited residual": ("blocks.2.hook_resid_mid", lambda x: x + 0.25),
+}
+
+
+@pytest.mark.parametrize("edit", EDITS)
+def test_edits_do_the_same_packed_and_dequantised(folder, edit):
+    where, fn = EDITS[edit]
+    dense, packed = Model(folder), Model(folder, memory="small")
+    plain = dense.forward(TOKENS)
+    with dense.edit(where, fn):
+        a = dense.forward(TOKENS)
+    with packed.edit(where, fn):
+        b = packed.forward(TOKENS)
+    assert gap(a, plain) > 1e-3  # it does something
+    assert gap(b, a) < 1e-5
+
+
+def test_gradients_pass_through_packed_experts(folder):
+    grads = []
+    for memory in ("fast", "small"):
+        model = Model(folder, memory=memory)
+        recorder = Recorder(["blocks.0.hook_resid_mid"], keep_grad=True)
+        with model.edit("hook_embed", lambda x: x.requires_grad_()):
+            model.forward(TOKENS[:, :20], recorder)[0, -1, 7].backward()
+        grads.append(recorder["blocks.0.hook_resid_mid"].grad)
+    assert gap(grads[1], grads[0]) < 1e-5 and float(grads[0].abs().max()) > 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_decoding_token_by_token_equals_one_pass(folder, level, dtype):
+    model = Model(folder, memory="small", dtype=dtype)
+    with torch.no_grad():
+        whole = model.forward(TOKENS)
+        cache, rows = KVCache(model.config, whole=False), []
+        for i in range(N):
+            rows.append(model.forward(TOKENS[:, i : i + 1], cache=cache))
+    if model.rows_independent:
+        assert torch.equal(torch.cat(rows, 1), whole)
+    assert gap(torch.cat(rows, 1), whole) < (1e-4 if dtype == "float32" else 0.2)
+
+
+def test_given_back_pages_are_read_again(folder):
+    fast, small = Model(folder, memory="fast", dtype="bfloat16"), Model(folder, memory="small", dtype="bfloat16")
+    assert type(fast.weights.pages) is Mapped and type(small.weights.pages) is Borrowed
+    first = small.forward(TOKENS)
+    assert torch.equal(small.forward(TOKENS), first)
+    assert gap(fast.forward(TOKENS), first) < 0.05
+
+
+def test_only_the_files_own_bytes_are_ever_given_back(folder):
+    small = Model(folder, memory="small")  # fp32: the dense weights were converted, and lie in ordinary memory
+    pages = small.weights.pages
+    assert isinstance(pages, Borrowed)
+    w = small.weights.blocks[0]
+    borrowed = {start for start, _ in pages._rest[0] + pages._matrices[0]}
+    assert w.experts.up.blocks.data_ptr() in borrowed and w.w_q.data_ptr() not in borrowed
+    before = w.w_q.clone()
+    small.forward(TOKENS)
+    assert torch.equal(w.w_q, before)
+
+
+@pytest.mark.parametrize("scale", [0, 1, 46, 208, 230])
+def test_scales_that_the_kernels_do_not_take_are_computed_by_torch(scale, tmp_path):
+    model = Random(seed=6)
+    model.tensors["block.1.mlp.mlp2_weight.scales"][2, 5, 0] = scale
+    folder = model.write_hf_mxfp4(tmp_path / "m")
+    dense, packed = Model(folder), Model(folder, memory="small")
+    assert native.isa() is None or not packed.weights.blocks[1].experts.down.usual
+    assert gap(packed.forward(TOKENS), dense.forward(TOKENS)) < 1e-5
+
+
+def test_memory_must_be_a_known_word():
+    with pytest.raises(CheckpointError, match="'auto', 'fast' or 'small'"):
+        Model("pocket", memory="tiny")
+
+
+# Long texts, in passes.
+
+
+@pytest.fixture
+def short_passes(monkeypatch):
+    monkeypatch.setattr(tracing, "AT_ONCE", 64)
+
+
+@pytest.mark.parametrize("memory", ["fast", "small"])
+def test_a_text_read_in_passes_has_the_same_bits(folder, monkeypatch, memory):
+    tokens = torch.randint(0, 176, (200,), generator=torch.Generator().manual_seed(2)).tolist()
+    model = Model(folder, memory=memory)
+    record = "residuals writes attention values experts patterns lens logits"
+    whole = model.trace(tokens, record=record)
+    monkeypatch.setattr(tracing, "AT_ONCE", 64)
+    cut = model.trace(tokens, record=record)
+    assert cut.names() == whole.names()
+    for name in whole.names():
+        assert np.array_equal(cut.stored(name), whole.stored(name), equal_nan=True), name
+    assert all(f["status"] != "fails" for f in cut.verification)
+
+
+def test_a_trace_written_while_it_is_recorded_is_the_same(folder, short_passes, tmp_path):
+    tokens = TOKENS[0].tolist() * 2
+    model = Model(folder)
+    kept = model.trace(tokens, record="residuals attention patterns lens")
+    written = model.trace(tokens, record="residuals attention patterns lens", to=tmp_path / "a.trace")
+    assert written.names() == kept.names() and written.id == kept.id
+    for name in kept.names():
+        assert np.array_equal(written.stored(name), kept.stored(name), equal_nan=True), name
+    assert [f["status"] for f in written.verification] == [f["status"] for f in kept.verification]
+    assert wb.load(tmp_path / "a.trace").manifest.status == "complete"
+    with pytest.raises(TraceExists):
+        model.trace(tokens[:-1], to=tmp_path / "a.trace")
+
+
+def test_a_generation_written_while_it_is_replayed_is_the_same(folder, short_passes, tmp_path):
+    model = Model(folder)
+    prompt = TOKENS[0].tolist()
+    kept = model.generate(prompt, max_tokens=70, record="residuals attention")
+    written = model.generate(prompt, max_tokens=70, record="residuals attention", to=tmp_path / "g.trace")
+    assert written.tokens == kept.tokens and written.manifest.routes == kept.manifest.routes
+    for name in kept.names():
+        assert np.array_equal(written.stored(name), kept.stored(name), equal_nan=True), name
+        assert written.source(name) == kept.source(name)
+
+
+def test_an_interrupted_recording_leaves_nothing_behind(folder, short_passes, tmp_path):
+    model = Model(folder)
+    seen = []
+
+    def stop(x, hook):
+        seen.append(hook.positions)
+        model.stop()
+        return x
+
+    with model.edit("blocks.3.hook_resid_post", stop), pytest.raises(KeyboardInterrupt):
+        model.trace(TOKENS[0].tolist(), to=tmp_path / "a.trace")
+    assert seen and not list(tmp_path.iterdir())
+    with pytest.raises(TraceNotFound):
+        wb.load(tmp_path / "a.trace")
+
+
+def test_a_trace_that_does_not_fit_the_disk_is_refused_before_the_run(folder, tmp_path, monkeypatch):
+    monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
+    with pytest.raises(BudgetError, match="the disk of"):
+        Model(folder).trace(TOKENS[0].tolist(), to=tmp_path / "a.trace")
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_edited_run_is_one_pass(folder, short_passes):
+    model, lengths = Model(folder), []
+    with model.edit("hook_embed", lambda x: lengths.append(x.shape[1]) or x):
+        model.trace(TOKENS[0].tolist())
+    assert lengths == [N]
+
+
+def test_the_more_is_recorded_the_shorter_are_the_passes_that_are_written(folder, monkeypatch, tmp_path):
+    tokens = torch.randint(0, 176, (500,), generator=torch.Generator().manual_seed(2)).tolist()
+    model = Model(folder)
+    record = "residuals attention"
+    passes = lambda **how: tracing.plan(model, record, tokens, 500, None, **how).at_once  # noqa: E731
+    assert passes(streamed=True) == passes(streamed=False) == tracing.AT_ONCE
+    monkeypatch.setattr(tracing, "HELD", 1)
+    assert passes(streamed=True) == tracing.LEAST and passes(streamed=False) == tracing.AT_ONCE
+    whole = model.trace(tokens, record=record)
+    written = model.trace(tokens, record=record, to=tmp_path / "a.trace")
+    assert written.id == whole.id
+    for name in whole.names():
+        assert np.array_equal(written.stored(name), whole.stored(name), equal_nan=True), name

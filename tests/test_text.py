@@ -1,0 +1,100 @@
+import html as stdlib
+import re
+import sys
+import unicodedata
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workbench.text import html, visible, visible_pieces
+
+
+def test_text_that_hides_nothing_is_shown_as_it_is() -> None:
+    for text in ("", "plain", "naïve 日本語 العربية ❤️ a\u00a0b"):
+        assert visible(text) == text
+
+
+def test_what_cannot_be_seen_is_shown() -> None:
+    assert visible("a\tb\r\n\x1b[31m\x7f") == "a␉b␍␊␛[31m␡"
+    assert visible("\u202ecod.exe\u202c \u200b\ufeff\u2028\u00ad") == (
+        "⟨U+202E⟩cod.exe⟨U+202C⟩ ⟨U+200B⟩⟨U+FEFF⟩⟨U+2028⟩⟨U+00AD⟩"
+    )
+    assert visible("\ud800\U000e0041\U000e0101\u3164") == "⟨U+D800⟩⟨U+E0041⟩⟨U+E0101⟩⟨U+3164⟩"
+
+
+SHAPED = {
+    "Persian": "می\u200cخواهم نمی\u200cدانم خانه\u200cها کتاب\u200cها قرارداد\u200cها",
+    "Persian with marks": "مُ\u200cن",
+    "an Arabic form": "ه\u200d",
+    "Kurdish": "بە\u200cهێز",
+    "Hindi": "क्\u200dष क्\u200cष",
+    "Bengali": "র\u200d্য ত্\u200d",
+    "Malayalam": "അവന്\u200d",
+    "Kannada": "ರ\u200d್ಕ",
+    "Sinhala": "ශ්\u200dරී",
+    "Mongolian": "ᠭ\u200dᠠ",
+    "Khmer": "ស៊\u200cី",
+    "a flag of tags": "\U0001f3f4\U000e0067\U000e0062\U000e0065\U000e006e\U000e0067\U000e007f!",
+    "a family": "👨\u200d👩\u200d👧\u200d👦",
+    "a flag": "🏳️\u200d🌈 🏴\u200d☠️",
+    "a profession": "👩🏽\u200d⚕️ 🧑🏿\u200d🚀",
+    "a heart": "❤️\u200d🔥",
+    "a polar bear": "🐻\u200d❄️",
+}
+
+
+@pytest.mark.parametrize("what", SHAPED)
+def test_joiners_that_shape_letters_and_emoji_stay(what: str) -> None:
+    assert visible(SHAPED[what]) == SHAPED[what]
+    for pieces in (list(SHAPED[what]), [SHAPED[what][:3], "", SHAPED[what][3:]]):
+        assert visible_pieces(pieces) == pieces
+
+
+@pytest.mark.parametrize("joiner", ["\u200c", "\u200d"])
+@pytest.mark.parametrize(
+    "text",
+    ["a{}b", "{}", "{}a", "a{}", "1{}2", "Auf{}lage", "日{}本", " {} ", "می{0}{0}خواهم", "क्{0}{0}ष",
+     "👨{0}{0}👩", "😀{}a", "a{}😀", "\u3164{}्", "\u2800{}\u2800"],
+)  # fmt: skip
+def test_joiners_that_hide_are_shown(joiner: str, text: str) -> None:
+    assert f"⟨U+{ord(joiner):04X}⟩" in visible(text.format(joiner))
+
+
+@settings(max_examples=400)
+@given(st.lists(st.sampled_from([*"\u200c\u200dمد\u064fक्র👨🏽\ufe0fa\nᠭ\u180b\u3164\u034f\u202e❤", "", "می\u200c"])))
+def test_joiners_in_any_company(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    assert visible(visible(text)) == visible(text)
+    assert "".join(visible_pieces(pieces)) == visible(text) and "".join(visible_pieces(pieces, "\n")) == visible(
+        text, "\n"
+    )
+    assert not re.search("[\u200c\u200d]{2}", visible(text))
+
+
+def test_tags_that_hide_text_are_shown() -> None:
+    tags = "".join(chr(0xE0000 + ord(letter)) for letter in "gbeng")
+    for text in (tags, "🏴" + tags, "🏳" + tags + "\U000e007f", "🏴" + tags + "a", "🏴" + tags + "\U000e007f" + tags):
+        assert "⟨U+E0067⟩" in visible(text)
+
+
+def test_lines_can_be_kept() -> None:
+    assert visible("a\nb\t\u202e", "\n") == "a\nb␉⟨U+202E⟩"
+    assert html("<\n>", "<br>") == "&lt;&lt;br&gt;&gt;"  # what stands for a newline is text too
+
+
+def test_no_control_or_format_character_passes() -> None:
+    every = map(chr, range(sys.maxunicode + 1))
+    hidden = "".join(char for char in every if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp"))
+    shown = visible(hidden)
+    assert shown.isprintable()
+    assert len(hidden) > 2000 and not set(hidden) & set(shown)
+    shown.encode()  # halves of characters are gone too
+
+
+@given(st.text(st.characters()))
+def test_showing_twice_is_showing_once_and_html_cannot_be_left(text: str) -> None:
+    assert visible(visible(text)) == visible(text)
+    safe = html(text)
+    assert not set("<>\"'\n") & set(safe)
+    assert stdlib.unescape(safe) == visible(text) or "&" in text

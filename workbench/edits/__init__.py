@@ -1,0 +1,1 @@
+"""Edits: functions that replace values while a model runs, and the stack of those in force."""

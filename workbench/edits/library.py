@@ -1,0 +1,140 @@
+"""Ready-made edits: values for `model.edit(where, …)`. Each is a small frozen callable, so a manifest can name it."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.errors import EditError
+from workbench.recording.taps import whole_numbers
+
+
+def _numbers(what: str, given: int | Sequence[int]) -> tuple[int, ...]:
+    try:
+        several = tuple(whole_numbers(given))
+    except TypeError:
+        several = ()
+    if not several or min(several) < 0:
+        raise EditError(f"{what} must be one number or several, counted from 0, got {given!r}")
+    return several
+
+
+def _fits(what: str, wanted: Sequence[int], n: int, hook) -> None:
+    if max(wanted) >= n:
+        raise EditError(f"{hook.name!r} has {n} {what}s, 0..{n - 1}; {what} {max(wanted)} was asked for")
+
+
+@dataclass(frozen=True)
+class Ban:
+    experts: tuple[int, ...]
+
+    def __call__(self, x: Tensor, hook) -> Tensor:
+        _at_router(hook)
+        n = x.shape[-1]
+        _fits("expert", self.experts, n, hook)
+        if n - len(set(self.experts)) < hook.n_active:
+            raise EditError(f"{hook.n_active} of {n} experts must run; {len(set(self.experts))} cannot be banned")
+        x[..., list(self.experts)] = -torch.inf
+        return x
+
+
+@dataclass(frozen=True)
+class Force:
+    experts: tuple[int, ...]
+    ahead: float
+
+    def __call__(self, x: Tensor, hook) -> Tensor:
+        _at_router(hook)
+        _fits("expert", self.experts, x.shape[-1], hook)
+        if len(set(self.experts)) > hook.n_active:
+            raise EditError(f"{hook.n_active} experts run for a token; {len(set(self.experts))} cannot be forced")
+        x[..., list(self.experts)] = x.amax(-1, keepdim=True) + self.ahead
+        return x
+
+
+@dataclass(frozen=True)
+class Ablate:
+    what: str
+    which: tuple[int, ...]
+
+    def __call__(self, x: Tensor, hook) -> Tensor:
+        ending = "attn.hook_z" if self.what == "head" else "mlp.hook_expert_weights"
+        if not hook.name.endswith(ending):
+            raise EditError(f"an ablated {self.what} is an edit at 'blocks.*.{ending}', not at {hook.name!r}")
+        axis = -2 if self.what == "head" else -1
+        _fits(self.what, self.which, x.shape[axis], hook)
+        return x.index_fill(axis, torch.tensor(self.which, device=x.device), 0)
+
+
+@dataclass(frozen=True, eq=False)
+class Steer:
+    vector: np.ndarray
+    scale: float
+
+    def __call__(self, x: Tensor, hook) -> Tensor:
+        if x.shape[-1] != len(self.vector):
+            raise EditError(f"{hook.name!r} has {x.shape[-1]} numbers a position; the vector has {len(self.vector)}")
+        return x + self.scale * torch.as_tensor(self.vector, device=x.device).to(x.dtype)
+
+
+def _at_router(hook) -> None:
+    if not hook.name.endswith("router.hook_out"):
+        raise EditError(f"experts are banned and forced at 'blocks.*.mlp.router.hook_out', not at {hook.name!r}")
+
+
+def ban(expert: int | Sequence[int]) -> Ban:
+    """An edit for `router_logits`: these experts are never chosen; the next best are, with weights made anew.
+
+    >>> with model.edit("blocks.1.mlp.router.hook_out", wb.ban(expert=7)): trace = model.generate("What is 12+30?")
+    >>> bool((trace["expert_indices", 1] == 7).any())
+    False
+
+    Raises EditError for an expert that the model does not have, or if fewer would be left than must run.
+    """
+    return Ban(_numbers("expert", expert))
+
+
+def force(expert: int | Sequence[int], ahead: float = 0.01) -> Force:
+    """An edit for `router_logits`: these experts are always chosen, `ahead` above the largest logit there was.
+
+    >>> with model.edit("blocks.1.mlp.router.hook_out", wb.force(expert=7)): trace = model.generate("What is 12+30?")
+    >>> bool((trace["expert_indices", 1] == 7).any(-1).all())
+    True
+
+    The rule of SteerMoE (arXiv 2509.09660). Raises EditError for an expert that the model does not have, and for
+    more experts than run for a token.
+    """
+    return Force(_numbers("expert", expert), float(ahead))
+
+
+def ablate(*, head: int | Sequence[int] | None = None, expert: int | Sequence[int] | None = None) -> Ablate:
+    """An edit that silences heads (at `z`) or experts (at `expert_weights`; the others keep their weights).
+
+    >>> with model.edit("blocks.2.attn.hook_z", wb.ablate(head=3)): trace = model.generate(question)
+
+    Raises EditError unless exactly one of `head` and `expert` is given.
+    """
+    if (head is None) == (expert is None):
+        raise EditError("ablate either heads or experts: wb.ablate(head=3) or wb.ablate(expert=[1, 7])")
+    given = head if expert is None else expert
+    assert given is not None
+    what = "head" if expert is None else "expert"
+    return Ablate(what, _numbers(what, given))
+
+
+def steer(vector, scale: float = 1.0) -> Steer:
+    """An edit that adds `scale * vector` (d_model numbers) to a residual stream or a write; scale 0 changes no bit.
+
+    >>> away = trace["resid_post", 2][60] - trace["resid_post", 2][50]
+    >>> with model.edit("blocks.2.hook_resid_post", wb.steer(away, 0.5)): steered = model.trace(trace)
+    >>> steered.edits[0]["positions_met"] == len(trace)
+    True
+
+    Raises EditError for anything but one row of finite numbers, and where the hook point has another width.
+    """
+    vector = np.asarray(vector, np.float32)
+    if vector.ndim != 1 or not np.isfinite(vector).all():
+        raise EditError(f"a steering vector is one row of finite numbers, got an array of shape {vector.shape}")
+    return Steer(vector, float(scale))

@@ -1,0 +1,1 @@
+"""What draws a Figure: matplotlib for files, plotly for the screen."""

@@ -1,0 +1,255 @@
+"""The hook points of gpt-oss: their names, axes, groups, and how many numbers each holds.
+
+Names are TransformerLens's where it has one. `*` stands for the layer. Axis names are the same everywhere in
+workbench: layer pos head kv_head query key d_model d_head expert choice step rank d_vocab.
+"""
+
+import difflib
+from collections.abc import Iterable
+from fnmatch import fnmatchcase
+from functools import lru_cache
+from typing import Any
+
+from workbench.errors import HookNameError
+
+POINTS: dict[str, tuple[str, ...]] = {
+    name: tuple(axes.split())
+    for name, axes in {
+        "hook_embed": "pos d_model",
+        "blocks.*.hook_resid_pre": "pos d_model",
+        "blocks.*.ln1.hook_normalized": "pos d_model",
+        "blocks.*.attn.hook_q": "pos head d_head",
+        "blocks.*.attn.hook_k": "pos kv_head d_head",
+        "blocks.*.attn.hook_v": "pos kv_head d_head",
+        "blocks.*.attn.hook_rot_q": "pos head d_head",  # after RoPE
+        "blocks.*.attn.hook_rot_k": "pos kv_head d_head",
+        "blocks.*.attn.hook_attn_scores": "head query key",  # -inf where a key may not be seen
+        "blocks.*.attn.hook_sink": "head query",  # ours: the probability that goes to the learned sink
+        "blocks.*.attn.hook_pattern": "head query key",  # rows sum to 1 - sink
+        "blocks.*.attn.hook_z": "pos head d_head",
+        "blocks.*.attn.hook_result": "pos head d_model",
+        "blocks.*.hook_attn_out": "pos d_model",
+        "blocks.*.hook_resid_mid": "pos d_model",
+        "blocks.*.ln2.hook_normalized": "pos d_model",  # what the router and the experts read
+        "blocks.*.mlp.router.hook_out": "pos expert",  # the router's logits
+        "blocks.*.mlp.hook_expert_indices": "pos choice",
+        "blocks.*.mlp.hook_expert_weights": "pos expert",  # dense; zero = not chosen
+        "blocks.*.mlp.hook_expert_out": "pos choice d_model",  # ours: before the weight is applied
+        "blocks.*.hook_mlp_out": "pos d_model",
+        "blocks.*.hook_resid_post": "pos d_model",
+        "ln_final.hook_normalized": "pos d_model",
+        "hook_logits": "pos d_vocab",
+    }.items()
+}
+
+# Summaries of a run, one small array each, kept under these names beside the hook points.
+LANES: dict[str, tuple[str, ...]] = {
+    name: tuple(axes.split())
+    for name, axes in {
+        "logprob": "pos",  # of the token at pos, given the ones before it; NaN at pos 0
+        "entropy": "pos",  # of the prediction made at pos, in nats
+        "top_ids": "pos rank",
+        "top_logprobs": "pos rank",
+        "margin": "layer pos",  # router logit of the last chosen expert minus that of the first not chosen
+        "resid_norm": "layer pos",  # L2 norm of resid_post
+        "attn_out_norm": "layer pos",
+        "mlp_out_norm": "layer pos",
+        "lens_ids": "layer pos rank",
+        "lens_logprobs": "layer pos rank",
+        "lens_entropy": "layer pos",
+        "lens_kl": "layer pos",  # KL(final prediction || prediction of this layer), in nats
+        "step_attention": "layer head step key_step",  # mean over the step's queries of the mass on the other step
+        "sinks": "layer head",  # the learned sink logits: with rot_q and rot_k they give any pattern
+    }.items()
+}
+
+# In partial traces only: where an interrupted generation stood, so that it can be gone on with.
+STATE: dict[str, tuple[str, ...]] = {
+    "blocks.*.attn.cache_k": ("kv_head", "key", "d_head"),  # after RoPE; the last keys that the layer still needs
+    "blocks.*.attn.cache_v": ("kv_head", "key", "d_head"),
+    "next_logits": ("d_vocab",),  # of the token to come
+}
+
+PRESETS: dict[str, tuple[str, ...]] = {
+    "residuals": ("hook_embed", "blocks.*.hook_resid_pre", "blocks.*.hook_resid_mid", "blocks.*.hook_resid_post"),
+    "writes": ("blocks.*.hook_attn_out", "blocks.*.hook_mlp_out"),
+    "attention": ("blocks.*.attn.hook_rot_q", "blocks.*.attn.hook_rot_k"),  # any pattern, exactly, on demand
+    "patterns": ("blocks.*.attn.hook_pattern",),
+    "values": ("blocks.*.attn.hook_v", "blocks.*.attn.hook_z"),
+    "experts": ("blocks.*.mlp.hook_expert_out",),
+    "logits": ("hook_logits",),
+    "lens": ("lens_ids", "lens_logprobs", "lens_entropy", "lens_kl"),
+    "steps": ("step_attention",),
+    "everything": tuple(POINTS),
+}
+
+# Recorded in every trace: small, and most views need them.
+ALWAYS: tuple[str, ...] = (
+    "blocks.*.attn.hook_sink",
+    "blocks.*.mlp.router.hook_out",
+    "blocks.*.mlp.hook_expert_indices",
+    "blocks.*.mlp.hook_expert_weights",
+    "logprob",
+    "entropy",
+    "top_ids",
+    "top_logprobs",
+    "margin",
+    "resid_norm",
+    "attn_out_norm",
+    "mlp_out_norm",
+    "sinks",
+)
+RANKS = {"top_ids": 20, "top_logprobs": 20, "lens_ids": 5, "lens_logprobs": 5}
+
+
+def at(point: str, layer: int) -> str:
+    """The hook point of one layer.
+
+    >>> at("blocks.*.hook_resid_post", 3)
+    'blocks.3.hook_resid_post'
+    """
+    return point.replace("*", str(layer), 1)
+
+
+def layer_of(name: str) -> int | None:
+    """The layer in a hook point's name; None where it has none.
+
+    >>> layer_of("blocks.12.attn.hook_z"), layer_of("hook_embed")
+    (12, None)
+    """
+    parts = name.split(".")
+    return (
+        int(parts[1]) if parts[0] == "blocks" and len(parts) > 1 and parts[1].isascii() and parts[1].isdigit() else None
+    )
+
+
+def point_of(name: str) -> str:
+    """The entry of `POINTS` that a full name belongs to.
+
+    >>> point_of("blocks.12.attn.hook_z")
+    'blocks.*.attn.hook_z'
+    """
+    layer = layer_of(name)
+    return name if layer is None else name.replace(f"blocks.{layer}.", "blocks.*.", 1)
+
+
+def axes(name: str) -> tuple[str, ...]:
+    """The axes of a hook point or lane, in order; a Trace has no batch axis.
+
+    >>> axes("blocks.0.attn.hook_pattern")
+    ('head', 'query', 'key')
+    """
+    known = POINTS | LANES | STATE
+    point = point_of(name)
+    if point not in known:
+        raise unknown(name, known)
+    return known[point]
+
+
+@lru_cache(maxsize=64)
+def all_points(n_layers: int) -> tuple[str, ...]:
+    """Every hook point of a model, in the order in which the forward pass meets them."""
+    points, block = list(POINTS), [p for p in POINTS if "*" in p]
+    first = points.index(block[0])
+    layers = [at(p, layer) for layer in range(n_layers) for p in block]
+    return (*points[:first], *layers, *points[first + len(block) :])
+
+
+def short(name: str) -> str:
+    """The short form of a hook point, as in `trace["resid_post", 3]`.
+
+    >>> short("blocks.*.hook_resid_post"), short("blocks.*.mlp.router.hook_out"), short("blocks.*.ln1.hook_normalized")
+    ('resid_post', 'router_logits', 'ln1_normalized')
+    """
+    tail = point_of(name).removeprefix("blocks.*.")
+    if tail == "mlp.router.hook_out":
+        return "router_logits"
+    module, _, last = tail.rpartition(".")
+    last = last.removeprefix("hook_")
+    return f"{module}_{last}" if last == "normalized" else last
+
+
+_BY_SHORT = {short(p): p for p in POINTS}
+
+
+def full(name: str, layer: int | None = None) -> str:
+    """The full name for a short one: what `trace["resid_post", 3]` looks up.
+
+    >>> full("pattern", 3), full("logits"), full("router_logits", 0)
+    ('blocks.3.attn.hook_pattern', 'hook_logits', 'blocks.0.mlp.router.hook_out')
+
+    Raises HookNameError, with the nearest names, if there is none.
+    """
+    point = _BY_SHORT.get(name, name)
+    if point not in POINTS and point_of(name) not in POINTS:
+        raise unknown(name, [*_BY_SHORT, *POINTS])
+    return point if layer is None else at(point, layer)
+
+
+def match(glob: str, n_layers: int) -> list[str]:
+    """The hook points that a name, short name or glob stands for, in the model's order.
+
+    >>> match("blocks.*.hook_attn_out", 2)
+    ['blocks.0.hook_attn_out', 'blocks.1.hook_attn_out']
+
+    Raises HookNameError, with the nearest names, if nothing matches.
+    """
+    found = _matching(_BY_SHORT.get(glob, glob), n_layers)
+    if not found:
+        raise unknown(glob, [*_BY_SHORT, *all_points(n_layers)])
+    return list(found)
+
+
+@lru_cache(maxsize=512)
+def _matching(pattern: str, n_layers: int) -> tuple[str, ...]:
+    return tuple(name for name in all_points(n_layers) if fnmatchcase(name, pattern))
+
+
+def words(record: str | Iterable[str]) -> list[str]:
+    """The presets, globs and names in `record`, one by one; HookNameError for what is none of them.
+
+    >>> words("residuals attention")
+    ['residuals', 'attention']
+    """
+    if isinstance(record, str):
+        return record.split()
+    found: list[Any] = list(record) if isinstance(record, Iterable) else [record]
+    if others := [word for word in found if not isinstance(word, str)]:
+        raise HookNameError(
+            f"record has {others[0]!r}, and it must be names: presets, hook points and globs, as in "
+            "record='residuals attention', or '' for none"
+        )
+    return found
+
+
+def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
+    """The hook points and lanes that presets, globs and names in `record` stand for, without those in `ALWAYS`.
+
+    >>> expand("residuals", 1)
+    ['hook_embed', 'blocks.0.hook_resid_pre', 'blocks.0.hook_resid_mid', 'blocks.0.hook_resid_post']
+
+    Raises HookNameError, with the nearest names and the presets, for a word that stands for nothing.
+    """
+    wanted: set[str] = set()
+    for word in words(record):
+        for glob in PRESETS.get(word, (word,)):
+            if glob in LANES:
+                wanted.add(glob)
+                continue
+            try:
+                wanted.update(match(glob, n_layers))
+            except HookNameError:
+                raise unknown(word, [*PRESETS, *LANES, *_BY_SHORT, *all_points(n_layers)]) from None
+    always = {name for p in ALWAYS if p in POINTS for name in match(p, n_layers)} | set(ALWAYS)
+    wanted -= always
+    return [name for name in [*all_points(n_layers), *LANES] if name in wanted]
+
+
+def unknown(name: str, known: Iterable[str]) -> HookNameError:
+    """The error for a name that stands for nothing: it gives the nearest names and the presets."""
+    near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
+    hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    return HookNameError(
+        f"no hook point matches {name!r}.{hint} Presets: {', '.join(PRESETS)}. "
+        f"Names look like 'blocks.0.hook_resid_pre'; `workbench.hooks.POINTS` lists them all."
+    )

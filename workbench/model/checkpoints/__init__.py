@@ -1,0 +1,5 @@
+"""Weights of gpt-oss, read from any published format into one form: `load(where)`."""
+
+from workbench.model.checkpoints.formats import POCKET, load
+
+__all__ = ["POCKET", "load"]

@@ -1,0 +1,83 @@
+"""JSON and safetensors files of a folder, found whole or refused; tensors are mapped, not read. Knows no gpt-oss."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from workbench.errors import CheckpointError
+from workbench.model.checkpoints.validate import listed
+
+INDEX = "model.safetensors.index.json"
+LFS_POINTER = b"version https://git-lfs"
+
+
+class Incomplete(CheckpointError):
+    """Files of the checkpoint are absent or cut short: fetching it again would help."""
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise Incomplete(f"{path.parent} has no {path.name}. Copy it there from where the weights came from.") from None
+    except (OSError, ValueError) as error:
+        if is_lfs_pointer(path):
+            raise Incomplete(f"{path} is git-lfs's pointer to the file, not the file. Run: git lfs pull") from None
+        raise CheckpointError(f"{path} cannot be read as JSON: {error}. Fetch it again.") from None
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, not an object.")
+    return value
+
+
+def hf_files(folder: Path) -> list[Path]:
+    """The files that hold a Hugging Face model: model.safetensors, or whatever the index names; [] if neither is there.
+
+    Shard names are taken as the index gives them (gpt-oss-20b counts from 0: three files "of 2"). Incomplete (a
+    CheckpointError) if a named file is absent, CheckpointError if a name leads out of the folder.
+    """
+    if (folder / "model.safetensors").is_file():  # transformers prefers it too
+        return [folder / "model.safetensors"]
+    if not (folder / INDEX).is_file():
+        return sorted(folder.glob("model*.safetensors"))
+    names = read_json(folder / INDEX).get("weight_map")
+    if not isinstance(names, dict) or not names or not all(isinstance(n, str) for n in names.values()):
+        raise CheckpointError(f"{folder / INDEX} has no weight_map from tensor names to file names. Fetch it again.")
+    files = sorted(set(names.values()))
+    for name in files:
+        if name in ("", ".", "..") or any(c in name for c in "/\\:\0"):
+            raise CheckpointError(f"{folder / INDEX} names {name!r}: a shard must lie in the folder itself.")
+    if absent := [name for name in files if not (folder / name).is_file()]:
+        what = listed(absent, "shard that the index names is absent", "shards that the index names are absent")
+        raise Incomplete(f"{folder}: {what}. It has {len(files) - len(absent)} of {len(files)}; fetch the rest.")
+    return [folder / name for name in files]
+
+
+def mapped(files: Iterable[Path]) -> dict[str, Tensor]:
+    """Every tensor by name, sorted; its bytes are read when it is used. CheckpointError for a file that is damaged,
+    cut short, or repeats a name of another."""
+    tensors: dict[str, Tensor] = {}
+    for file in files:
+        try:
+            with safe_open(file, framework="pt", device="cpu") as shard:
+                for name in shard.keys():  # noqa: SIM118 (it is no dict)
+                    if name in tensors:
+                        raise CheckpointError(f"{file} holds {name!r}, and so does another file beside it.")
+                    tensors[name] = shard.get_tensor(name)
+        except (SafetensorError, OSError) as error:
+            if is_lfs_pointer(file):
+                raise Incomplete(f"{file} is git-lfs's pointer to the file, not the file. Run: git lfs pull") from None
+            raise Incomplete(f"{file} is damaged or cut short ({error}). Fetch it again.") from None
+    return dict(sorted(tensors.items()))
+
+
+def is_lfs_pointer(file: Path) -> bool:
+    """Whether git has left its note on where the file is, as it does in a clone without git-lfs."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(len(LFS_POINTER)) == LFS_POINTER
+    except OSError:
+        return False

@@ -1,0 +1,207 @@
+"""gpt-oss as llama.cpp has it: a .gguf file, whole or in pieces. Needs the optional package gguf."""
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.errors import CheckpointError
+from workbench.model.checkpoints.digest import weights_digest
+from workbench.model.checkpoints.gguf_keys import ARCH, CONVERT, check_keys, layer_types, swiglu_limit
+from workbench.model.checkpoints.gguf_pieces import open_gguf
+from workbench.model.checkpoints.hf_config import DEFAULT, integer, layer_count, number
+from workbench.model.checkpoints.stop_tokens import stop_ids
+from workbench.model.checkpoints.tensors import Block, Checkpoint, Experts, Weights
+from workbench.model.checkpoints.validate import (
+    Holding,
+    Shape,
+    block_shapes,
+    check_config,
+    check_finite,
+    check_scales,
+    check_shapes,
+    holding,
+    packed,
+    top_shapes,
+)
+from workbench.model.config import Config
+from workbench.model.kernels.packed import Matrices
+from workbench.model.kernels.reference import dequantise_mxfp4_ggml, repack_mxfp4_ggml
+
+TOP = {"embed": "token_embd.weight", "ln_final": "output_norm.weight", "unembed": "output.weight"}
+BLOCK = {
+    "ln1": "attn_norm.weight",
+    "w_q": "attn_q.weight",
+    "b_q": "attn_q.bias",
+    "w_k": "attn_k.weight",
+    "b_k": "attn_k.bias",
+    "w_v": "attn_v.weight",
+    "b_v": "attn_v.bias",
+    "sinks": "attn_sinks.weight",
+    "w_o": "attn_output.weight",
+    "b_o": "attn_output.bias",
+    "ln2": "post_attention_norm.weight",
+    "w_router": "ffn_gate_inp.weight",
+    "b_router": "ffn_gate_inp.bias",
+}
+DOWN = {"down": "ffn_down_exps.weight", "down_bias": "ffn_down_exps.bias"}
+# gate and up lie apart: the even and the odd rows of ours
+UP = {"up": ("ffn_gate_exps.weight", "ffn_up_exps.weight"), "up_bias": ("ffn_gate_exps.bias", "ffn_up_exps.bias")}
+EOS = "tokenizer.ggml.eos_token_id"
+
+
+def read_gguf(
+    file: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str = "fast"
+) -> Checkpoint:
+    """The checkpoint in a .gguf file, its experts in MXFP4 or any type that the package gguf can dequantise.
+
+    Of a split model `file` is any piece. The tokenizer is looked for beside it, as tokenizer.json. MissingDependency
+    without the package gguf; CheckpointError for another architecture, damaged or absent files, settings that would
+    change what the model computes, tensors that do not fit the metadata.
+
+    >>> read_gguf(Path("gpt-oss-20b-mxfp4.gguf"), name="20b", dtype=None, device=torch.device("cpu"))  # doctest: +SKIP
+    """
+    opened = open_gguf(file)
+    meta, tensors, where = opened.meta, opened.tensors, str(file)
+    config = _config(meta, {name: _shape(t) for name, t in tensors.items()}, where)
+    check_keys(meta, config, where)
+    mxfp4 = any(t.tensor_type.name == "MXFP4" for t in tensors.values())
+    hold = holding(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=False)
+    stored = {f"{name} {t.tensor_type.name}": torch.from_numpy(t.data) for name, t in tensors.items()}
+    return Checkpoint(
+        config=config,
+        weights=_weights(tensors, config, where=where, hold=hold),
+        name=name,
+        folder=file.parent,
+        format="gguf",
+        digest=weights_digest(stored),
+        stop_ids=stop_ids(file.parent, [meta.get(EOS)], d_vocab=config.d_vocab),
+    )
+
+
+def _config(meta: dict[str, Any], shapes: dict[str, Shape], where: str) -> Config:
+    """What the file says, and llama.cpp's constants where it does not: layer types, clamp, and alpha of SwiGLU."""
+    arch = meta.get("general.architecture")
+    if arch == "gptoss":
+        raise CheckpointError(
+            f"{where}: architecture 'gptoss' is Ollama's own layout. Use a .gguf made by llama.cpp ('gpt-oss'), "
+            f"such as ggml-org/gpt-oss-20b-GGUF, or the safetensors of openai/gpt-oss-20b."
+        )
+    if arch != "gpt-oss":
+        raise CheckpointError(f"{where}: the architecture is {arch!r}, this project reads 'gpt-oss'.")
+    has = {key.removeprefix(ARCH): value for key, value in meta.items() if key.startswith(ARCH)}
+    scaling = has.get("rope.scaling.type")
+    if scaling != "yarn":
+        raise CheckpointError(f"{where}: rope.scaling.type is {scaling!r}, gpt-oss has 'yarn'. {CONVERT}")
+    if TOP["embed"] not in shapes or len(shapes[TOP["embed"]]) != 2:
+        raise CheckpointError(f"{where} has no matrix {TOP['embed']}. {CONVERT}")
+    whole, real = partial(integer, has, where, advice=CONVERT), partial(number, has, where, advice=CONVERT)
+    n_layers = layer_count(has, where, "block_count", advice=CONVERT)
+    config = Config(
+        n_layers=n_layers,
+        d_model=whole("embedding_length"),
+        n_heads=whole("attention.head_count"),
+        n_kv_heads=whole("attention.head_count_kv"),
+        d_head=whole("attention.key_length"),
+        n_experts=whole("expert_count"),
+        n_active=whole("expert_used_count"),
+        d_mlp=whole("expert_feed_forward_length"),
+        d_vocab=shapes[TOP["embed"]][0],
+        n_ctx=whole("context_length"),
+        window=whole("attention.sliding_window"),
+        layer_types=layer_types(meta, n_layers, where),
+        swiglu_limit=_decimal(swiglu_limit(meta, DEFAULT.swiglu_limit, where)),
+        eps=_decimal(real("attention.layer_norm_rms_epsilon")),
+        rope_theta=_decimal(real("rope.freq_base")),
+        rope_factor=_decimal(real("rope.scaling.factor")),
+        rope_beta_fast=_decimal(real("rope.scaling.yarn_beta_fast", default=DEFAULT.rope_beta_fast)),
+        rope_beta_slow=_decimal(real("rope.scaling.yarn_beta_slow", default=DEFAULT.rope_beta_slow)),
+        rope_original=whole("rope.scaling.original_context_length"),
+    )
+    return check_config(config, where)
+
+
+def _weights(tensors: dict[str, Any], config: Config, *, where: str, hold: Holding) -> Weights:
+    check_shapes(_expected(config), {name: _shape(t) for name, t in tensors.items()}, where)
+    vectors = {name: torch.from_numpy(t.data) for name, t in tensors.items() if t.tensor_type.name in ("F32", "F16")}
+    check_finite(vectors, where)
+
+    def tensor(name: str) -> Tensor:
+        return _numbers(tensors[name], where=where, dtype=hold.dtype, device=hold.device)
+
+    def matrix(names: list[str]) -> Matrices:
+        """One tensor, or two whose rows alternate."""
+        if any(tensors[name].tensor_type.name != "MXFP4" for name in names):
+            return torch.stack([tensor(name) for name in names], 2).flatten(1, 2)
+        rows = [torch.from_numpy(tensors[name].data) for name in names]  # a quarter of the bytes to move
+        for name, row in zip(names, rows, strict=True):
+            check_scales(name, row[..., 0::17], where)
+        both = torch.stack(rows, 2).flatten(1, 2)
+        if hold.packs(config):  # in the order of safetensors, so a copy
+            return packed(names[0], *repack_mxfp4_ggml(both), where, hold.device)
+        return dequantise_mxfp4_ggml(both.to(hold.device), dtype=hold.dtype)
+
+    def block(n: int) -> Block:
+        at = f"blk.{n}."
+        return Block(
+            **{field: tensor(at + key) for field, key in BLOCK.items()},
+            experts=Experts(
+                up=matrix([at + key for key in UP["up"]]),
+                up_bias=torch.stack([tensor(at + key) for key in UP["up_bias"]], 2).flatten(1, 2),
+                down=matrix([at + DOWN["down"]]),
+                down_bias=tensor(at + DOWN["down_bias"]),
+            ),
+        )
+
+    top = {field: tensor(key) for field, key in TOP.items()}
+    blocks = tuple(block(n) for n in range(config.n_layers))
+    return Weights(top["embed"], blocks, top["ln_final"], top["unembed"])
+
+
+def _numbers(stored: Any, *, where: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """One tensor of the reader as numbers in its logical shape."""
+    from gguf import quants
+
+    kind, data = stored.tensor_type, torch.from_numpy(stored.data)
+    if kind.name == "MXFP4":
+        check_scales(stored.name, data[..., 0::17], where)
+        return dequantise_mxfp4_ggml(data.to(device), dtype=dtype)
+    if kind.name == "BF16":  # the reader gives its bytes
+        return data.view(torch.bfloat16).to(device, dtype)
+    if kind.name not in ("F32", "F16", "F64"):
+        try:
+            data = torch.from_numpy(quants.dequantize(stored.data, kind))
+        except NotImplementedError:
+            raise CheckpointError(
+                f"{where}: {stored.name} has type {kind.name}, which the package gguf cannot dequantise. "
+                f"Take a file whose dense tensors are F32, F16, BF16 or Q8_0."
+            ) from None
+    return data.to(device, dtype)
+
+
+def _expected(config: Config) -> dict[str, Shape]:
+    shapes = block_shapes(config)
+    expected = {TOP[field]: shape for field, shape in top_shapes(config).items()}
+    for n in range(config.n_layers):
+        at = f"blk.{n}."
+        expected |= {at + key: shapes[field] for field, key in (BLOCK | DOWN).items()}
+        for field, keys in UP.items():
+            experts, rows, *rest = shapes[field]
+            expected |= {at + key: (experts, rows // 2, *rest) for key in keys}
+    return expected
+
+
+def _shape(stored: Any) -> Shape:
+    return tuple(int(n) for n in reversed(stored.shape))  # ggml counts from the innermost axis
+
+
+def _decimal(value: float) -> float:
+    """The shortest number that is the same float32, which is what GGUF keeps.
+
+    >>> _decimal(9.999999747378752e-06)
+    1e-05
+    """
+    return float(str(np.float32(value)))

@@ -1,0 +1,128 @@
+"""The settings of a .gguf's metadata: which are used, which must have the value that gpt-oss has, which change nothing.
+
+llama.cpp shares its settings between all architectures, so a file may hold one that changes what a model computes and
+that a loader for gpt-oss has no place for. Such a setting is refused by its name.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.errors import CheckpointError
+from workbench.model.checkpoints.validate import listed
+from workbench.model.config import Config
+
+ARCH = "gpt-oss."
+CONVERT = "Convert the model again with llama.cpp's convert_hf_to_gguf.py."
+INSTEAD = "Take a file as llama.cpp's converter writes it, such as ggml-org/gpt-oss-20b-GGUF, or the safetensors."
+# what a Config is made of
+USED = {
+    "context_length", "embedding_length", "block_count", "expert_feed_forward_length", "attention.head_count",
+    "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon", "attention.sliding_window",
+    "attention.sliding_window_pattern", "expert_count", "expert_used_count", "rope.freq_base", "rope.scaling.type",
+    "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast",
+    "rope.scaling.yarn_beta_slow", "swiglu_clamp_exp",
+}  # fmt: skip
+# what is about something that gpt-oss does not have or do: dense MLPs, embeddings of whole texts, weights of experts
+# that do not sum to 1 (a softmax over the chosen ones does)
+HARMLESS = {"feed_forward_length", "rope.scaling.finetuned", "pooling_type", "expert_weights_norm"}
+SOFTMAX_OVER_CHOSEN = 3  # LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX_WEIGHT
+
+
+def required(c: Config) -> dict[str, tuple[Any, ...]]:
+    """By setting, the values with which it changes nothing; any other would change what the model computes."""
+    none, one = (0,), (1,)
+    return {
+        "vocab_size": (c.d_vocab,),
+        "embedding_length_out": (c.d_model,),
+        "attention.value_length": (c.d_head,),
+        "attention.key_length_swa": (c.d_head,),
+        "attention.value_length_swa": (c.d_head,),
+        "attention.scale": (c.d_head**-0.5,),
+        "attention.causal": one,
+        "attention.output_scale": one,
+        "rope.dimension_count": (c.d_head,),
+        "rope.dimension_count_swa": (c.d_head,),
+        "rope.freq_base_swa": (c.rope_theta,),
+        "rope.scaling.attn_factor": one,
+        "rope.scaling.yarn_attn_factor": one,
+        "rope.scaling.yarn_ext_factor": one,
+        "rope.scaling.yarn_log_multiplier": none,
+        "logit_scale": one,
+        "embedding_scale": one,
+        "residual_scale": one,
+        "expert_weights_scale": one,
+        "expert_gating_func": (SOFTMAX_OVER_CHOSEN,),
+        "expert_group_count": (0, 1),
+        "expert_group_used_count": (0, 1),
+        "interleave_moe_layer_step": one,
+        "moe_every_n_layers": (0, 1),
+    } | dict.fromkeys(
+        (
+            "attention.clamp_kqv", "attention.max_alibi_bias", "attention.shared_kv_layers", "attn_logit_softcapping",
+            "router_logit_softcapping", "final_logit_softcapping", "expert_shared_count",
+            "expert_shared_feed_forward_length", "leading_dense_block_count", "nextn_predict_layers",
+            "use_parallel_residual",
+        ),
+        none,
+    )  # fmt: skip
+
+
+def check_keys(meta: Mapping[str, Any], config: Config, where: str) -> None:
+    """CheckpointError for a setting that would change what the model computes, or may. `meta`: all of a file's.
+
+    llama.cpp reads settings of the file's own architecture; those of others ("general.name") describe the file.
+    """
+    if (kind := meta.get("general.type", "model")) != "model":
+        raise CheckpointError(f"{where}: general.type is {kind!r}; this file holds no model but what belongs to one.")
+    allowed = required(config)
+    unknown = []
+    for key, value in meta.items():
+        name = key.removeprefix(ARCH)
+        if name == key or name in USED | HARMLESS:
+            continue
+        if name not in allowed:
+            unknown.append(key)
+        elif not any(_same(value, neutral) for neutral in allowed[name]):
+            values = " or ".join(f"{neutral:g}" for neutral in allowed[name])
+            raise CheckpointError(
+                f"{where}: {key} is {value!r}, which would change what the model computes; the forward pass here has "
+                f"{values}. {INSTEAD}"
+            )
+    if unknown:
+        what = listed(sorted(unknown), "setting that is not gpt-oss's", "settings that are not gpt-oss's")
+        raise CheckpointError(f"{where} has {what}. It may change what the model computes. {INSTEAD}")
+
+
+def layer_types(meta: Mapping[str, Any], n_layers: int, where: str) -> tuple[str, ...]:
+    """ "sliding_attention" or "full_attention" by layer; gpt-oss's alternate where the file does not say.
+
+    A period of n means n - 1 layers that slide and one that does not; a list says it layer by layer.
+    """
+    pattern = meta.get(ARCH + "attention.sliding_window_pattern", 2)
+    if isinstance(pattern, list) and len(pattern) == n_layers:
+        slides = [bool(value) for value in pattern]
+    elif type(pattern) is int and pattern >= 1:
+        slides = [layer % pattern < pattern - 1 for layer in range(n_layers)]
+    else:
+        raise CheckpointError(
+            f"{where}: {ARCH}attention.sliding_window_pattern must be a period, or a list with one value for each of "
+            f"the {n_layers} layers; it is {pattern!r}. {CONVERT}"
+        )
+    return tuple("sliding_attention" if sliding else "full_attention" for sliding in slides)
+
+
+def swiglu_limit(meta: Mapping[str, Any], default: float, where: str) -> float:
+    """Where SwiGLU is clamped: one number for all layers."""
+    value = meta.get(ARCH + "swiglu_clamp_exp", default)
+    limits = set(value) if isinstance(value, list) else {value}
+    if len(limits) != 1 or not all(isinstance(limit, int | float) and 0 < limit < math.inf for limit in limits):
+        raise CheckpointError(
+            f"{where}: {ARCH}swiglu_clamp_exp is {value!r}; gpt-oss clamps all layers at one number above 0. {INSTEAD}"
+        )
+    return float(limits.pop())
+
+
+def _same(value: Any, neutral: float) -> bool:
+    """Equal as float32, which is what GGUF keeps."""
+    return isinstance(value, int | float) and math.isclose(value, neutral, rel_tol=1e-6)

@@ -1,0 +1,143 @@
+"""gpt-oss as huggingface.co has it: experts in MXFP4, or dequantised by transformers and saved."""
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from workbench.errors import CheckpointError
+from workbench.model.checkpoints.digest import weights_digest
+from workbench.model.checkpoints.folder_files import Incomplete, hf_files, mapped, read_json
+from workbench.model.checkpoints.hf_config import parse_hf_config
+from workbench.model.checkpoints.layouts import check_layout
+from workbench.model.checkpoints.pages import borrowed
+from workbench.model.checkpoints.stop_tokens import stop_ids
+from workbench.model.checkpoints.tensors import Block, Checkpoint, Experts, Weights
+from workbench.model.checkpoints.validate import (
+    Holding,
+    Shape,
+    block_shapes,
+    check_finite,
+    check_scales,
+    check_tensors,
+    holding,
+    packed,
+    packed_shapes,
+    top_shapes,
+)
+from workbench.model.config import Config
+from workbench.model.kernels.packed import Matrices
+from workbench.model.kernels.reference import dequantise_mxfp4
+
+TOP = {"embed": "model.embed_tokens.weight", "ln_final": "model.norm.weight", "unembed": "lm_head.weight"}
+BLOCK = {
+    "ln1": "input_layernorm.weight",
+    "w_q": "self_attn.q_proj.weight",
+    "b_q": "self_attn.q_proj.bias",
+    "w_k": "self_attn.k_proj.weight",
+    "b_k": "self_attn.k_proj.bias",
+    "w_v": "self_attn.v_proj.weight",
+    "b_v": "self_attn.v_proj.bias",
+    "sinks": "self_attn.sinks",
+    "w_o": "self_attn.o_proj.weight",
+    "b_o": "self_attn.o_proj.bias",
+    "ln2": "post_attention_layernorm.weight",
+    "w_router": "mlp.router.weight",
+    "b_router": "mlp.router.bias",
+}
+EXPERTS = {
+    "up": "mlp.experts.gate_up_proj",
+    "up_bias": "mlp.experts.gate_up_proj_bias",
+    "down": "mlp.experts.down_proj",
+    "down_bias": "mlp.experts.down_proj_bias",
+}
+
+
+def read_hf(
+    folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str = "fast"
+) -> Checkpoint:
+    """The checkpoint in a Hugging Face folder, MXFP4 or bf16 by the keys it holds; CheckpointError if it is not whole.
+
+    >>> from workbench.model.checkpoints.bundled import embedded_folder
+    >>> read_hf(embedded_folder(), name="pocket", dtype=None, device=torch.device("cpu")).format
+    'hf-mxfp4'
+    """
+    raw = read_json(folder / "config.json")
+    config = parse_hf_config(raw, str(folder / "config.json"))
+    quantised = raw.get("quantization_config") or {}
+    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    if method not in (None, "mxfp4"):
+        raise CheckpointError(
+            f"{folder}: the weights are quantised by {method!r}; readable are MXFP4 as published, and bf16. "
+            f"Take the model that this one was made from, or export it in bf16."
+        )
+    files = hf_files(folder)
+    if not files:
+        raise Incomplete(f"{folder} has a config.json and no model*.safetensors. Fetch the weights too.")
+    tensors = mapped(files)
+    where = str(folder)
+    check_layout(tensors, where)  # before the memory is asked about: what cannot be read need not fit
+    hold = holding(
+        config, where, dtype=dtype, device=device, memory=memory, packed=is_packed(tensors), mapped=True
+    )  # fmt: skip
+    return Checkpoint(
+        config=config,
+        weights=borrowed(hf_weights(tensors, config, where=where, hold=hold), tensors.values(), hold.memory),
+        name=name,
+        folder=folder,
+        format="hf-mxfp4" if is_packed(tensors) else "hf-bf16",
+        digest=weights_digest(tensors),
+        stop_ids=stop_ids(folder, [raw.get("eos_token_id")], d_vocab=config.d_vocab),
+    )
+
+
+def is_packed(tensors: Mapping[str, Tensor]) -> bool:
+    return any(name.endswith("_scales") for name in tensors)
+
+
+def hf_weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold: Holding) -> Weights:
+    """The internal form of tensors that have transformers' names; those that need no conversion share their memory."""
+    mxfp4 = is_packed(tensors)
+    check_tensors(_expected(config, packed=mxfp4, where=where), tensors, where)
+    check_finite(tensors, where)
+    device, dtype = hold.device, hold.dtype
+
+    def matrix(name: str) -> Matrices:
+        if not mxfp4:  # transformers keeps [expert, in, out]
+            return tensors[name].to(device, dtype).transpose(1, 2)
+        blocks, scales = tensors[name + "_blocks"], tensors[name + "_scales"]
+        if hold.packs(config):
+            return packed(name + "_scales", blocks, scales, where, device)
+        check_scales(name + "_scales", scales, where)
+        return dequantise_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)
+
+    def block(n: int) -> Block:
+        at = f"model.layers.{n}."
+        return Block(
+            **{field: tensors[at + key].to(device, dtype) for field, key in BLOCK.items()},
+            experts=Experts(
+                up=matrix(at + EXPERTS["up"]),
+                up_bias=tensors[at + EXPERTS["up_bias"]].to(device, dtype),
+                down=matrix(at + EXPERTS["down"]),
+                down_bias=tensors[at + EXPERTS["down_bias"]].to(device, dtype),
+            ),
+        )
+
+    top = {field: tensors[key].to(device, dtype) for field, key in TOP.items()}
+    blocks = tuple(block(n) for n in range(config.n_layers))
+    return Weights(top["embed"], blocks, top["ln_final"], top["unembed"])
+
+
+def _expected(config: Config, *, packed: bool, where: str) -> dict[str, Shape]:
+    expected = {TOP[field]: shape for field, shape in top_shapes(config).items()}
+    for n in range(config.n_layers):
+        for field, shape in block_shapes(config).items():
+            key = f"model.layers.{n}." + (BLOCK | EXPERTS)[field]
+            if field not in ("up", "down"):
+                expected[key] = shape
+            elif packed:
+                expected[key + "_blocks"], expected[key + "_scales"] = packed_shapes(shape, where)
+            else:
+                expected[key] = (shape[0], shape[2], shape[1])
+    return expected

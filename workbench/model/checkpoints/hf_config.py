@@ -1,0 +1,196 @@
+"""config.json of a Hugging Face gpt-oss, and transformers' config object, as a Config. Reads numbers, no weights."""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from workbench.errors import CheckpointError
+from workbench.model.checkpoints.validate import check_config
+from workbench.model.config import Config
+
+DEFAULT = Config()
+UNPACKED = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
+ROPE_KEYS = {"rope_type", "type", "factor", "beta_fast", "beta_slow", "original_max_position_embeddings", "truncate"}
+ROPE_KEYS |= {"rope_theta", "attention_factor", "partial_rotary_factor"}
+MAX_LAYERS = 10_000
+COPY = "Copy config.json again from where the weights came from."
+
+
+def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
+    """The Config that `raw` describes; CheckpointError where it is not gpt-oss, or a value cannot be known.
+
+    A key may be absent, or null, only where every version of transformers fills in the value of the published models.
+
+    >>> parse_hf_config({"model_type": "llama"}, "config.json")
+    Traceback (most recent call last):
+    workbench.errors.CheckpointError: config.json: model_type is 'llama', this project reads 'gpt_oss'.
+    """
+    if raw.get("model_type") != "gpt_oss":
+        raise CheckpointError(f"{where}: model_type is {raw.get('model_type')!r}, this project reads 'gpt_oss'.")
+    for key, want in (("tie_word_embeddings", False), ("attention_bias", True), ("hidden_act", "silu")):
+        if raw.get(key) not in (None, want):
+            raise CheckpointError(
+                f"{where}: {key} is {raw[key]!r}; gpt-oss, and so the forward pass here, has {want!r}."
+            )
+    n_layers = layer_count(raw, where, "num_hidden_layers")
+    n_ctx = integer(raw, where, "max_position_embeddings")
+    kinds = raw.get("layer_types") or [DEFAULT.layer_types[i % 2] for i in range(n_layers)]
+    if not isinstance(kinds, list):
+        raise CheckpointError(f"{where}: layer_types must be a list, it is {kinds!r}.")
+    slides = "sliding_attention" in kinds
+    config = Config(
+        n_layers=n_layers,
+        d_model=integer(raw, where, "hidden_size"),
+        n_heads=integer(raw, where, "num_attention_heads"),
+        n_kv_heads=integer(raw, where, "num_key_value_heads"),
+        d_head=integer(raw, where, "head_dim"),
+        n_experts=integer(raw, where, "num_local_experts", "num_experts"),
+        n_active=integer(raw, where, "num_experts_per_tok", "experts_per_token"),
+        d_mlp=integer(raw, where, "intermediate_size"),
+        d_vocab=integer(raw, where, "vocab_size"),
+        n_ctx=n_ctx,
+        window=integer(raw, where, "sliding_window") if slides else n_ctx,
+        layer_types=tuple(map(str, kinds)),
+        eps=number(raw, where, "rms_norm_eps", default=DEFAULT.eps),
+        swiglu_limit=number(raw, where, "swiglu_limit", default=DEFAULT.swiglu_limit),
+        swiglu_alpha=number(raw, where, "swiglu_alpha", default=DEFAULT.swiglu_alpha),
+        **_rope(raw, where),
+    )
+    return check_config(config, where)
+
+
+def written_hf_config(c: Config, *, packed: bool) -> dict[str, Any]:
+    """config.json of a Config, as the releases write it; `parse_hf_config` takes it back.
+
+    `packed`: the experts are stored in MXFP4.
+    """
+    raw = {
+        "architectures": ["GptOssForCausalLM"],
+        "attention_bias": True,
+        "attention_dropout": 0.0,
+        "head_dim": c.d_head,
+        "hidden_act": "silu",
+        "hidden_size": c.d_model,
+        "initializer_range": 0.02,
+        "intermediate_size": c.d_mlp,
+        "layer_types": list(c.layer_types),
+        "max_position_embeddings": c.n_ctx,
+        "model_type": "gpt_oss",
+        "num_attention_heads": c.n_heads,
+        "num_experts_per_tok": c.n_active,
+        "num_hidden_layers": c.n_layers,
+        "num_key_value_heads": c.n_kv_heads,
+        "num_local_experts": c.n_experts,
+        "output_router_logits": False,
+        "rms_norm_eps": c.eps,
+        "rope_scaling": {
+            "beta_fast": c.rope_beta_fast,
+            "beta_slow": c.rope_beta_slow,
+            "factor": c.rope_factor,
+            "original_max_position_embeddings": c.rope_original,
+            "rope_type": "yarn",
+            "truncate": c.rope_truncate,
+        },
+        "rope_theta": int(c.rope_theta) if c.rope_theta.is_integer() else c.rope_theta,
+        "router_aux_loss_coef": 0.9,
+        "sliding_window": c.window,
+        "swiglu_limit": c.swiglu_limit,
+        "tie_word_embeddings": False,
+        "use_cache": True,
+        "vocab_size": c.d_vocab,
+    }
+    if packed:
+        raw["quantization_config"] = {"modules_to_not_convert": list(UNPACKED), "quant_method": "mxfp4"}
+    return raw
+
+
+def integer(raw: Mapping[str, Any], where: str, *keys: str, advice: str = COPY) -> int:
+    """The first of `keys` that is there and not null; CheckpointError if none is, or if it is no integer."""
+    for key in keys:
+        if raw.get(key) is not None:
+            if type(raw[key]) is not int:
+                raise CheckpointError(f"{where}: {key} must be an integer, it is {raw[key]!r}.")
+            return raw[key]
+    raise CheckpointError(f"{where} has no {keys[0]}. {advice}")
+
+
+def layer_count(raw: Mapping[str, Any], where: str, key: str, *, advice: str = COPY) -> int:
+    """The number of layers; CheckpointError for one that no model has: a list of so many would fill the memory."""
+    n_layers = integer(raw, where, key, advice=advice)
+    if n_layers > MAX_LAYERS:
+        raise CheckpointError(f"{where}: {key} must be at most {MAX_LAYERS:,}, it is {n_layers:,}. {advice}")
+    return n_layers
+
+
+def number(raw: Mapping[str, Any], where: str, key: str, *, default: float | None = None, advice: str = COPY) -> float:
+    """The number under `key`, and `default` where it is absent or null; CheckpointError if there is neither."""
+    value = raw.get(key)
+    value = default if value is None else value
+    if value is None:
+        raise CheckpointError(f"{where} has no {key}. {advice}")
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise CheckpointError(f"{where}: {key} must be a number, it is {value!r}.")
+    return float(value)
+
+
+def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """The fields of Config that begin with rope_, from `rope_scaling` (transformers 4) or `rope_parameters` (5)."""
+    theta = number(raw, where, "rope_theta", default=DEFAULT.rope_theta) if raw.get("rope_theta") is not None else None
+    given = {key: raw[key] for key in ("rope_parameters", "rope_scaling") if key in raw}
+    if not given:  # every version of transformers fills in the published values
+        return {} if theta is None else {"rope_theta": theta}
+    key, rope = next(((k, v) for k, v in given.items() if v is not None), ("rope_scaling", None))
+    wrong = ((k, v) for k, v in given.items() if v is not None and not isinstance(v, dict))
+    name, value = next(wrong, (key, rope))
+    if not isinstance(value, dict):
+        raise CheckpointError(
+            f"{where}: {name} is {value!r}: transformers 4 reads that as plain RoPE, transformers 5 as YaRN. "
+            f"Write what the model was trained with: an object with rope_type."
+        )
+    if len(given) == 2 and None not in given.values() and _differ(*given.values()):
+        raise CheckpointError(f"{where}: rope_parameters and rope_scaling contradict each other. Remove one of them.")
+    where = f"{where}: {key}"
+    rope = {key: value for key, value in (rope or {}).items() if value is not None}
+    kind = rope.get("rope_type", rope.get("type"))
+    if kind not in ("yarn", "default"):
+        raise CheckpointError(f"{where}: rope_type is {kind!r}; known are 'yarn' (gpt-oss) and 'default' (no YaRN).")
+    if unknown := sorted(rope.keys() - ROPE_KEYS):
+        raise CheckpointError(f"{where}: {unknown[0]!r} would change RoPE in a way that the forward pass here has not.")
+    if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
+        raise CheckpointError(
+            f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']!r}; gpt-oss turns all."
+        )
+    fields = {"rope_theta": number(rope, where, "rope_theta", default=theta or DEFAULT.rope_theta)}
+    if kind == "default":
+        return fields | {"rope_factor": 1.0}
+    if type(rope.get("truncate")) is not bool:
+        raise CheckpointError(
+            f"{where} has no 'truncate'. The published gpt-oss have false; transformers takes true where the key is "
+            f'absent, which changes the frequencies in the middle. Add "truncate": false if this model descends from '
+            f'the published ones, or "truncate": true if it was trained by transformers with this very config.json.'
+        )
+    if "original_max_position_embeddings" not in rope:
+        n_ctx = integer(raw, where, "max_position_embeddings")
+        raise CheckpointError(
+            f"{where} has no original_max_position_embeddings, the positions before YaRN stretched them. The published "
+            f"gpt-oss have {DEFAULT.rope_original}; transformers takes max_position_embeddings ({n_ctx}) where it is "
+            f'absent, which changes the frequencies. Add "original_max_position_embeddings": {DEFAULT.rope_original} '
+            f"if this model descends from the published ones, or {n_ctx} if it was trained by transformers with this "
+            f"very config.json."
+        )
+    factor = number(rope, where, "factor")
+    attention = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+    if not math.isclose(number(rope, where, "attention_factor", default=attention), attention, rel_tol=1e-6):
+        raise CheckpointError(f"{where}: attention_factor is {rope['attention_factor']}, YaRN's own is {attention}.")
+    return fields | {
+        "rope_factor": factor,
+        "rope_beta_fast": number(rope, where, "beta_fast", default=DEFAULT.rope_beta_fast),
+        "rope_beta_slow": number(rope, where, "beta_slow", default=DEFAULT.rope_beta_slow),
+        "rope_original": integer(rope, where, "original_max_position_embeddings"),
+        "rope_truncate": rope["truncate"],
+    }
+
+
+def _differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
+    """Do two ropes disagree where both speak? null says nothing."""
+    return any(a[k] != b[k] for k in a.keys() & b.keys() if k != "type" and None not in (a[k], b[k]))

@@ -1,0 +1,159 @@
+"""gpt-oss as OpenAI's own code has it: the folder original/ of their repositories."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from workbench.model.checkpoints.digest import weights_digest
+from workbench.model.checkpoints.folder_files import Incomplete, mapped, read_json
+from workbench.model.checkpoints.hf_config import DEFAULT, integer, layer_count, number
+from workbench.model.checkpoints.pages import borrowed
+from workbench.model.checkpoints.stop_tokens import stop_ids
+from workbench.model.checkpoints.tensors import Block, Checkpoint, Experts, Weights
+from workbench.model.checkpoints.validate import (
+    Holding,
+    Shape,
+    block_shapes,
+    check_config,
+    check_finite,
+    check_scales,
+    check_tensors,
+    holding,
+    packed,
+    packed_shapes,
+    top_shapes,
+)
+from workbench.model.config import Config
+from workbench.model.kernels.packed import Matrices
+from workbench.model.kernels.reference import dequantise_mxfp4
+
+TOP = {"embed": "embedding.weight", "ln_final": "norm.scale", "unembed": "unembedding.weight"}
+BLOCK = {
+    "ln1": "attn.norm.scale",
+    "sinks": "attn.sinks",
+    "w_o": "attn.out.weight",
+    "b_o": "attn.out.bias",
+    "ln2": "mlp.norm.scale",
+    "w_router": "mlp.gate.weight",
+    "b_router": "mlp.gate.bias",
+}
+EXPERTS = {"up": "mlp.mlp1_weight", "up_bias": "mlp.mlp1_bias", "down": "mlp.mlp2_weight", "down_bias": "mlp.mlp2_bias"}
+
+
+def read_original(
+    folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str = "fast"
+) -> Checkpoint:
+    """The checkpoint in an original/ folder, MXFP4 or bf16 by the keys it holds; CheckpointError if it is not whole.
+
+    The tokenizer is looked for in the folder and then in its parent, where Hugging Face's repositories keep it.
+
+    >>> read_original(Path("20b/original"), name="20b", dtype=None, device=torch.device("cpu"))  # doctest: +SKIP
+    """
+    config = parse_original_config(read_json(folder / "config.json"), str(folder / "config.json"))
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise Incomplete(f"{folder} has a config.json and no *.safetensors. Fetch the weights too.")
+    tensors = mapped(files)
+    where, mxfp4 = str(folder), is_packed(tensors)
+    hold = holding(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=True)
+    home = folder.parent if not (folder / "tokenizer.json").is_file() and folder.name == "original" else folder
+    return Checkpoint(
+        config=config,
+        weights=borrowed(_weights(tensors, config, where=where, hold=hold), tensors.values(), hold.memory),
+        name=name,
+        folder=home,
+        format="original",
+        digest=weights_digest(tensors),
+        stop_ids=stop_ids(home, [], d_vocab=config.d_vocab),
+    )
+
+
+def parse_original_config(raw: Mapping[str, Any], where: str) -> Config:
+    """eps, alpha, the order of layer types and `truncate` are constants of OpenAI's code, not in the file."""
+    n_layers = layer_count(raw, where, "num_hidden_layers")
+    original = integer(raw, where, "initial_context_length")
+    factor = number(raw, where, "rope_scaling_factor")
+    config = Config(
+        n_layers=n_layers,
+        d_model=integer(raw, where, "hidden_size"),
+        n_heads=integer(raw, where, "num_attention_heads"),
+        n_kv_heads=integer(raw, where, "num_key_value_heads"),
+        d_head=integer(raw, where, "head_dim"),
+        n_experts=integer(raw, where, "num_experts"),
+        n_active=integer(raw, where, "experts_per_token"),
+        d_mlp=integer(raw, where, "intermediate_size"),
+        d_vocab=integer(raw, where, "vocab_size"),
+        n_ctx=int(original * factor),
+        window=integer(raw, where, "sliding_window"),
+        layer_types=tuple(DEFAULT.layer_types[i % 2] for i in range(n_layers)),
+        swiglu_limit=number(raw, where, "swiglu_limit", default=DEFAULT.swiglu_limit),
+        rope_theta=number(raw, where, "rope_theta"),
+        rope_factor=factor,
+        rope_beta_slow=number(raw, where, "rope_ntk_alpha"),
+        rope_beta_fast=number(raw, where, "rope_ntk_beta"),
+        rope_original=original,
+    )
+    return check_config(config, where)
+
+
+def is_packed(tensors: Mapping[str, Tensor]) -> bool:
+    return any(name.endswith(".scales") for name in tensors)
+
+
+def _weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold: Holding) -> Weights:
+    mxfp4 = is_packed(tensors)
+    check_tensors(_expected(config, packed=mxfp4, where=where), tensors, where)
+    check_finite(tensors, where)
+    device, dtype = hold.device, hold.dtype
+    kv = config.n_kv_heads * config.d_head
+    rows = [config.n_heads * config.d_head, kv, kv]
+
+    def dense(name: str) -> Tensor:
+        return tensors[name].to(device, dtype)
+
+    def matrix(name: str) -> Matrices:
+        if not mxfp4:  # unlike transformers', already [expert, out, in]
+            return dense(name)
+        blocks, scales = tensors[name + ".blocks"], tensors[name + ".scales"]
+        if hold.packs(config):
+            return packed(name + ".scales", blocks, scales, where, device)
+        check_scales(name + ".scales", scales, where)
+        return dequantise_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)
+
+    def block(n: int) -> Block:
+        at = f"block.{n}."
+        w = dense(at + "attn.qkv.weight").split(rows)
+        b = dense(at + "attn.qkv.bias").split(rows)
+        return Block(
+            **{field: dense(at + key) for field, key in BLOCK.items()},
+            **dict(zip(("w_q", "w_k", "w_v"), w, strict=True)),
+            **dict(zip(("b_q", "b_k", "b_v"), b, strict=True)),
+            experts=Experts(
+                up=matrix(at + EXPERTS["up"]),
+                up_bias=dense(at + EXPERTS["up_bias"]),
+                down=matrix(at + EXPERTS["down"]),
+                down_bias=dense(at + EXPERTS["down_bias"]),
+            ),
+        )
+
+    top = {field: dense(key) for field, key in TOP.items()}
+    blocks = tuple(block(n) for n in range(config.n_layers))
+    return Weights(top["embed"], blocks, top["ln_final"], top["unembed"])
+
+
+def _expected(config: Config, *, packed: bool, where: str) -> dict[str, Shape]:
+    shapes = block_shapes(config)
+    rows = shapes["w_q"][0] + shapes["w_k"][0] + shapes["w_v"][0]
+    expected = {TOP[field]: shape for field, shape in top_shapes(config).items()}
+    for n in range(config.n_layers):
+        at = f"block.{n}."
+        expected[at + "attn.qkv.weight"], expected[at + "attn.qkv.bias"] = (rows, config.d_model), (rows,)
+        expected |= {at + key: shapes[field] for field, key in (BLOCK | EXPERTS).items()}
+        if packed:
+            for field in ("up", "down"):
+                key = at + EXPERTS[field]
+                expected[key + ".blocks"], expected[key + ".scales"] = packed_shapes(expected.pop(key), where)
+    return expected

@@ -1,0 +1,226 @@
+"""Checkpoints of the published shapes with random weights: for benchmarks and bug reports, where the real ones are not.
+
+The layout is that of huggingface.co/openai/gpt-oss-20b and -120b: names, shapes, dtypes, names of shards, config. Only
+which layer lies in which shard is not copied: whole layers go to each. The numbers mean nothing, but behave:
+activations stay finite, and the router's choices follow the token.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from math import prod
+from pathlib import Path
+from zlib import crc32
+
+import ml_dtypes
+import numpy as np
+from tqdm.auto import tqdm
+
+from workbench.errors import BudgetError, CheckpointError, ModelNotFound
+from workbench.model.checkpoints.hf import BLOCK, EXPERTS, TOP
+from workbench.model.checkpoints.hf_config import written_hf_config
+from workbench.model.checkpoints.validate import block_shapes, check_config, packed_shapes, top_shapes
+from workbench.model.config import Config
+from workbench.model.memory import show
+from workbench.paths import absolute, expanded, scratch
+
+SHAPES = {"20b": Config(), "120b": Config(n_layers=36, n_experts=128, layer_types=Config().layer_types[:2] * 18)}
+SHARDS = {"20b": 3, "120b": 15}  # named from 0, "of" one less than there are
+STD = 0.02  # of dense weights and biases
+SCALES = (117, 123)  # scale bytes: 2^-10 to 2^-5
+PIECE = 1 << 24  # numbers made at once; a multiple of 8
+SPARE = 1 << 28  # bytes of the disk that are left free
+TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One tensor to write."""
+
+    name: str
+    dtype: str  # safetensors' word
+    shape: tuple[int, ...]
+    kind: str  # what its numbers are: "ones", "normal", "sinks", "codes", "scales"
+
+    @property
+    def nbytes(self) -> int:
+        return prod(self.shape) * (2 if self.dtype == "BF16" else 1)
+
+
+def synth(
+    like: str | Config,
+    folder: str | os.PathLike[str],
+    *,
+    layers: int | None = None,
+    seed: int = 0,
+    tokenizer: str | os.PathLike[str] | None = None,
+) -> Path:
+    """Writes a checkpoint of random numbers in the published layout; gives its folder.
+
+    `like`: "20b" (13.8 GB), "120b" (65 GB), or a Config of your own. `layers`: only its first so many. It loads, runs
+    and is recorded like the published one, and at the same speed. The same seed gives the same bytes; a tensor depends
+    on the seed, its name and its shape, so a model of 6 layers is the beginning of one with 24. `tokenizer`: a folder
+    whose tokenizer.json and chat template are copied; without one the model takes token ids. The folder appears whole
+    or not at all, also when interrupted.
+
+    >>> wb.synth("20b", "models/random-20b", layers=2).name  # doctest: +SKIP
+    'random-20b'
+    >>> wb.synth("7b", "models/random-7b")
+    Traceback (most recent call last):
+    workbench.errors.ModelNotFound: there is no published gpt-oss '7b'; there are '20b' and '120b'.
+
+    Raises, before it writes: ModelNotFound (no such `like`, no tokenizer.json in `tokenizer`), CheckpointError
+    (something is in the way, a shape that no gpt-oss can have), BudgetError (the disk has not enough room).
+    """
+    c, shards = _config(like, layers)
+    target = absolute(folder)
+    if target.exists() and (not target.is_dir() or any(target.iterdir())):
+        raise CheckpointError(f"{target} is there already and not empty. Give another folder; nothing was written.")
+    copied = _tokenizer(tokenizer)
+    files = _shards(c, shards)
+    need = sum(entry.nbytes for entries in files.values() for entry in entries)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(target.parent).free
+    if need + SPARE > free:
+        raise BudgetError(
+            f"the checkpoint takes {show(need)}, and {target.parent} has {show(free)} free. Give a folder on another "
+            f"disk, or fewer layers: each takes {show(_layer_bytes(c))}."
+        )
+    staging = scratch(target)
+    staging.mkdir()
+    try:
+        with tqdm(total=need, unit="B", unit_scale=True, desc=target.name, disable=None, leave=False) as bar:
+            for name, entries in files.items():
+                _write(staging / name, entries, seed, bar)
+        _describe(staging, c, files)
+        for path in copied:
+            shutil.copyfile(path, staging / path.name)
+        if target.exists():
+            target.rmdir()
+        staging.rename(target)
+    except BaseException:
+        shutil.rmtree(staging, ignore_errors=True)
+        raise
+    return target
+
+
+def _config(like: str | Config, layers: int | None) -> tuple[Config, int]:
+    if isinstance(like, str) and like not in SHAPES:
+        raise ModelNotFound(f"there is no published gpt-oss {like!r}; there are {' and '.join(map(repr, SHAPES))}.")
+    c = SHAPES[like] if isinstance(like, str) else like
+    shards = min(SHARDS[like], c.n_layers) if isinstance(like, str) else min(3, c.n_layers)
+    if layers is not None:
+        if not 1 <= layers <= c.n_layers:
+            raise CheckpointError(f"{layers} layers were asked for; this shape has 1 to {c.n_layers}.")
+        shards = max(1, round(shards * layers / c.n_layers))
+        c = replace(c, n_layers=layers, layer_types=c.layer_types[:layers])
+    return check_config(c, "a synthetic checkpoint"), shards
+
+
+def _tokenizer(folder: str | os.PathLike[str] | None) -> list[Path]:
+    if folder is None:
+        return []
+    place = expanded(folder)
+    if not (place / TOKENIZER[0]).is_file():
+        raise ModelNotFound(f"{folder} has no {TOKENIZER[0]}. Give the folder of a model that has one, or none.")
+    return [place / name for name in TOKENIZER if (place / name).is_file()]
+
+
+def _entries(c: Config) -> Iterator[tuple[int, Entry]]:
+    """Every tensor, with the layer that decides its shard."""
+    top = top_shapes(c)
+    yield 0, Entry(TOP["embed"], "BF16", top["embed"], "normal")
+    for layer in range(c.n_layers):
+        at = f"model.layers.{layer}."
+        for field, shape in block_shapes(c).items():
+            if field in ("up", "down"):
+                blocks, scales = packed_shapes(shape, "a synthetic checkpoint")
+                yield layer, Entry(at + EXPERTS[field] + "_blocks", "U8", blocks, "codes")
+                yield layer, Entry(at + EXPERTS[field] + "_scales", "U8", scales, "scales")
+            else:
+                kind = {"ln1": "ones", "ln2": "ones", "sinks": "sinks"}.get(field, "normal")
+                yield layer, Entry(at + (BLOCK | EXPERTS)[field], "BF16", shape, kind)
+    yield c.n_layers - 1, Entry(TOP["ln_final"], "BF16", top["ln_final"], "ones")
+    yield c.n_layers - 1, Entry(TOP["unembed"], "BF16", top["unembed"], "normal")
+
+
+def _shards(c: Config, n: int) -> dict[str, list[Entry]]:
+    files: dict[str, list[Entry]] = {f"model-{i:05d}-of-{n - 1:05d}.safetensors": [] for i in range(n)}
+    names = list(files)
+    for layer, entry in _entries(c):
+        files[names[layer * n // c.n_layers]].append(entry)
+    return files
+
+
+def _layer_bytes(c: Config) -> int:
+    return sum(entry.nbytes for layer, entry in _entries(c) if layer == 0 and ".layers.0." in entry.name)
+
+
+def _write(path: Path, entries: list[Entry], seed: int, bar: tqdm) -> None:
+    """One shard: safetensors' header, then the numbers of one tensor after the other.
+
+    In the order of safetensors itself, the wider types first and then by name: so every tensor is aligned.
+    """
+    header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
+    start = 0
+    entries = sorted(entries, key=lambda entry: (entry.dtype != "BF16", entry.name))
+    for entry in entries:
+        place = [start, start + entry.nbytes]
+        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": place}
+        start += entry.nbytes
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    with path.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for entry in entries:
+            dice = np.random.Generator(np.random.SFC64([seed, crc32(entry.name.encode())]))
+            left = prod(entry.shape)
+            while left:
+                n = min(left, PIECE)
+                file.write(_numbers(entry.kind, n, dice).data)
+                left -= n
+            bar.update(entry.nbytes)
+
+
+def _numbers(kind: str, n: int, dice: np.random.Generator) -> np.ndarray:
+    """The next `n` numbers of a tensor, as bytes."""
+    if kind == "codes":
+        return dice.integers(0, 1 << 64, -(-n // 8), dtype="<u8").view(np.uint8)[:n]  # as bytes(n), 7 times as fast
+    if kind == "scales":
+        return dice.integers(*SCALES, n, dtype=np.uint8)
+    if kind == "ones":
+        x = np.ones(n, np.float32)
+    else:
+        x = dice.standard_normal(n, dtype=np.float32)
+        x *= 1.0 if kind == "sinks" else STD
+    return x.astype(ml_dtypes.bfloat16).view(np.uint8)
+
+
+def _describe(folder: Path, c: Config, files: dict[str, list[Entry]]) -> None:
+    """The index, config.json and generation_config.json, as published."""
+    total = sum(entry.nbytes for entries in files.values() for entry in entries)
+    where = {entry.name: name for name, entries in files.items() for entry in entries}
+    eos = [200002, 199999, 200012] if c.d_vocab > 200012 else [c.d_vocab - 1]
+    pad = 199999 if c.d_vocab > 199999 else None
+    config = written_hf_config(c, packed=True) | {
+        "eos_token_id": eos[0],
+        "experts_per_token": c.n_active,
+        "initial_context_length": c.rope_original,
+        "pad_token_id": pad,
+        "transformers_version": "4.55.0.dev0",
+    }
+    generation = {
+        "bos_token_id": 199998,
+        "do_sample": True,
+        "eos_token_id": eos,
+        "pad_token_id": pad,
+    }
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+    for name, content in (
+        ("config.json", config),
+        ("generation_config.json", generation),
+        ("model.safetensors.index.json", index),
+    ):
+        (folder / name).write_text(json.dumps(content, indent=2, sort_keys=True) + "\n", encoding="utf-8")

@@ -1,0 +1,68 @@
+"""The one form in which the runner holds weights: plain tensors, all matrices as [out, in]."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from torch import Tensor
+
+from workbench.model.checkpoints.pages import RESIDENT, Resident
+from workbench.model.config import Config
+from workbench.model.kernels.lora import Adapted, whole
+from workbench.model.kernels.packed import Matrices
+
+
+@dataclass(frozen=True, slots=True)
+class Experts:
+    """All experts of one layer, packed or dequantised. Rows of `up` are interleaved: gate 0, up 0, gate 1, up 1, …"""
+
+    up: Matrices | Adapted  # expert 2*d_mlp d_model
+    up_bias: Tensor  # expert 2*d_mlp
+    down: Matrices | Adapted  # expert d_model d_mlp
+    down_bias: Tensor  # expert d_model
+
+
+@dataclass(frozen=True, slots=True)
+class Block:
+    """One layer. What may be adapted is a matrix, or one with a low-rank change beside it: `whole` adds them."""
+
+    ln1: Tensor  # d_model
+    w_q: Tensor | Adapted  # head*d_head d_model
+    b_q: Tensor
+    w_k: Tensor | Adapted  # kv_head*d_head d_model
+    b_k: Tensor
+    w_v: Tensor | Adapted
+    b_v: Tensor
+    sinks: Tensor  # head
+    w_o: Tensor | Adapted  # d_model head*d_head
+    b_o: Tensor
+    ln2: Tensor  # d_model
+    w_router: Tensor | Adapted  # expert d_model
+    b_router: Tensor  # expert
+    experts: Experts
+
+    def whole(self, name: str) -> Tensor:
+        """The matrix `name` ("w_q", "w_o", "w_router" …) as the model uses it, an adapter's change included."""
+        return whole(getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True)
+class Weights:
+    embed: Tensor  # d_vocab d_model
+    blocks: Sequence[Block]
+    ln_final: Tensor  # d_model
+    unembed: Tensor  # d_vocab d_model
+    pages: Resident = RESIDENT  # what a pass tells about the weights that it is about to use, or has used
+
+
+@dataclass(frozen=True, slots=True)
+class Checkpoint:
+    """What a loader gives: the weights, their shape, and where they came from."""
+
+    config: Config
+    weights: Weights
+    name: str  # "pocket", "openai/gpt-oss-20b", or the folder's name
+    folder: Path | None  # where tokenizer.json and chat_template.jinja are looked for
+    format: str  # "hf-mxfp4" | "hf-bf16" | "original" | "gguf" | "transformers object"
+    digest: str  # of the weights; see `digest.py`
+    stop_ids: tuple[int, ...]  # eos ids that config.json and generation_config.json name

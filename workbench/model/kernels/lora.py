@@ -1,0 +1,36 @@
+"""Matrices with a low-rank change beside them (LoRA, arXiv 2106.09685): W + s B A, never added up.
+
+So W stays where it lies, mapped or packed in MXFP4, and is not rounded anew; another s costs nothing.
+"""
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from workbench.model.kernels.packed import Matrices
+
+
+class Adapted(NamedTuple):
+    matrix: Matrices  # [out, in], or [expert, out, in]
+    a: Tensor  # [rank, in], or [expert, rank, in]
+    b: Tensor  # [out, rank], or [expert, out, rank]
+    scale: float
+
+
+def plain(matrix: Matrices | Adapted) -> Matrices:
+    """The matrix without its change."""
+    return matrix.matrix if isinstance(matrix, Adapted) else matrix
+
+
+def whole(matrix: Tensor | Adapted) -> Tensor:
+    """The matrix with its change added, for who reads weights: a new tensor, in fp32 or better, where there is one.
+
+    >>> whole(Adapted(torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0], [3.0]]), 0.5)).tolist()
+    [[1.0, 0.0], [1.5, 4.0]]
+    """
+    if not isinstance(matrix, Adapted):
+        return matrix
+    assert isinstance(matrix.matrix, Tensor), "an expert's matrix may be packed: see `dense`"
+    wide = torch.promote_types(matrix.matrix.dtype, torch.float32)
+    return matrix.matrix.to(wide) + matrix.scale * (matrix.b.to(wide) @ matrix.a.to(wide))

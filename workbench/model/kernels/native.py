@@ -1,0 +1,500 @@
+"""The native kernels, where this machine has them: what native.c computes, with tensors in and out.
+
+The library is compiled when workbench is installed and a C compiler is there (build.py). Without it `isa()` is None,
+`why()` says in one line what to do, and every caller computes the same with torch; where numba is installed,
+`decode()` says so and the products of single tokens are left to it (jit.py).
+"""
+
+import ctypes
+import importlib.util
+import os
+from collections.abc import Sequence
+
+import torch  # before the library: both then share torch's OpenMP and its threads
+from torch import Tensor
+
+from workbench.model.kernels import build
+from workbench.model.kernels.reference import BYTES, GROUP
+
+LEVELS = {"avx512-bf16": 3, "avx2": 2, "neon": 1, "portable": 0}  # best first
+SAFE = (47, 207)  # scale bytes whose numbers, times activations from 2^-30 to 2^30, stay normal in every form
+FEW = 4  # rows that numba takes at once, see jit.py
+DTYPES = (torch.bfloat16, torch.float32)
+WANTED = "WORKBENCH_KERNELS"
+INSTALL = "pip install numba"
+
+_I, _L, _P, _F = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+_SIGNATURES = {
+    "wb_linear": (_I, [_I, _I, _I, _I, _P, _L, _P, _L, _P, _L, _L, _L, _P, _L, _L, _P, _L, _L, _L, _P, _L]),
+    "wb_dequantise": (None, [_I, _I, _I, _P, _P, _L, _P]),
+    "wb_within": (_I, [_I, _P, _L, _I, _I]),
+    "wb_rms_norm": (None, [_I, _I, _I, _P, _L, _L, _P, _F, _P]),
+    "wb_swiglu": (None, [_I, _I, _I, _P, _L, _L, _F, _F, _P]),
+    "wb_log_softmax": (None, [_I, _I, _I, _P, _L, _L, _P]),
+    "wb_entropy": (None, [_I, _I, _P, _P, _L, _L, _P]),
+    "wb_mixture": (None, [_I, _I, _I, _P, _P, _L, _L, _L, _P]),
+    "wb_scores": (_I, [_I, _I, _I, _P, *[_L] * 7, _P, *[_L] * 7, _P]),
+    "wb_softmax": (None, [_I, _I, _P, _L, _L, _L, _L, _L, _P, _P]),
+    "wb_mix": (_I, [_I, _I, _I, _P, *[_L] * 4, _P, *[_L] * 6, _P]),
+    "wb_runs": (_I, [_I]),
+    "wb_threaded": (_I, []),
+    "wb_source": (ctypes.c_char_p, []),
+}
+
+
+class _State:
+    """What is loaded and what is wanted; filled at first use, so that importing costs nothing."""
+
+    loaded = False
+    library: ctypes.CDLL | None = None
+    missing = ""  # why there is no library
+    wanted: str | None = None
+    level: int | None = None  # None: torch computes
+    levels: tuple[str, ...] = ()
+    decoder: str | None = None  # "numba": it computes what torch is slow at
+    broken = ""  # why numba, which is installed, cannot be used
+
+
+def _load() -> None:
+    """Open the library once and choose the best level, or what WORKBENCH_KERNELS asks for."""
+    if _State.loaded:
+        return
+    _State.library, _State.levels, _State.missing = None, (), ""
+    try:
+        _State.library = _open()
+        _State.levels = tuple(name for name, i in LEVELS.items() if _State.library.wb_runs(i))
+    except (OSError, AttributeError, build.CannotBuild) as e:
+        _State.missing = str(e)
+    _State.loaded = True
+    wanted = os.environ.get(WANTED) or None
+    try:
+        use(wanted)
+    except ValueError as e:
+        use("torch" if _State.library is None else None)
+        _State.missing = f"{WANTED}: {e}"
+
+
+def _open() -> ctypes.CDLL:
+    if not build.LIBRARY.exists():
+        raise build.CannotBuild(f"not compiled: {build.HOW}")
+    library = ctypes.CDLL(str(build.LIBRARY))
+    for name, (result, arguments) in _SIGNATURES.items():
+        function = getattr(library, name)
+        function.restype, function.argtypes = result, arguments
+    if build.SOURCE.exists() and library.wb_source().decode() != build.digest():
+        raise build.CannotBuild("compiled from another native.c; run: python -m workbench.model.kernels.build")
+    return library
+
+
+def use(level: str | None) -> None:
+    """Compute with this level from now on: one of `kinds()`, or None for the best there is."""
+    can = kinds()
+    if level is not None and level not in can:
+        raise ValueError(f"{level} kernels do not run here; what does: {', '.join(can)}")
+    _State.wanted = level
+    chosen = level or can[0]
+    _State.level = LEVELS.get(chosen)
+    _State.decoder = "numba" if chosen == "numba" else None
+
+
+def kinds() -> list[str]:
+    """What this machine can compute with, best first: `levels()`, "numba" for single tokens only, "torch" for all."""
+    return [*levels(), *(["numba"] if _has_numba() else []), "torch"]
+
+
+def _has_numba() -> bool:
+    return not _State.broken and importlib.util.find_spec("numba") is not None
+
+
+def without_numba(reason: str) -> None:
+    """From now on torch computes what numba would have."""
+    _State.broken = reason.splitlines()[0]
+    _State.decoder = None
+
+
+def isa() -> str | None:
+    """The level in use; None where torch computes."""
+    _load()
+    return None if _State.level is None else next(name for name, i in LEVELS.items() if i == _State.level)
+
+
+FIXED_ORDER, BF16_PAIRS = "fixed order 1", "avx512-bf16"  # see fixed_order.h; other names if the order ever changes
+
+
+def arithmetic(dtype: torch.dtype, device: str) -> str:
+    """What the bits of a run in this dtype depend on besides weights and tokens, as one name.
+
+    "fixed order 1" is the same on every processor; "avx512-bf16" on all that have it. Of "numba" and "torch" the bits
+    depend on versions, processor and threads too.
+    """
+    if device != "cpu" or dtype not in DTYPES or isa() is None:
+        return (decode() or "torch") if device == "cpu" else "torch"
+    return BF16_PAIRS if dtype == torch.bfloat16 and isa() == "avx512-bf16" else FIXED_ORDER
+
+
+def takes(x: Tensor) -> bool:
+    """Whether C computes with this here: on the CPU, in bf16 or fp32, and no gradient is wanted."""
+    plain = x.device.type == "cpu" and x.dtype in DTYPES
+    return plain and isa() is not None and not (torch.is_grad_enabled() and x.requires_grad)
+
+
+def decode() -> str | None:
+    """ "numba" where it computes the products of single tokens, see jit.py; None where C does, or torch."""
+    _load()
+    return _State.decoder
+
+
+def levels() -> list[str]:
+    """What this machine can run, best first; empty without the library."""
+    _load()
+    return list(_State.levels)
+
+
+def why() -> str:
+    """One line for people: which kernels are in use, or why none are and how to get them."""
+    name = isa()
+    if name is None:
+        off = _State.wanted in ("torch", "numba") and not _State.missing
+        reason = "switched off" if off else _State.missing
+        if decode():
+            rest = "numba decodes (compiling takes seconds once), for the rest torch computes"
+            return f"no native kernels, {rest}: {reason}"
+        if _State.broken:
+            reason += f" (numba is installed but fails: {_State.broken})"
+        elif not off and not _has_numba():
+            reason += f"; or, for tokens one by one: {INSTALL}"
+        return f"no native kernels, torch computes: {reason}"
+    threads = "" if _library().wb_threaded() else ", compiled without OpenMP: one thread"
+    asked = f" ({_State.missing})" if _State.missing else ""
+    return f"native kernels: {name}{threads}{asked}"
+
+
+def safe_scales(scales: Tensor) -> bool:
+    """Whether every scale byte lies where all forms are exact; outside, `dequantise` and torch are the way."""
+    _check(scales.dtype == torch.uint8, "scales are uint8", scales)
+    if decode() == "numba":
+        low, high = torch.aminmax(scales) if scales.numel() else SAFE
+        return SAFE[0] <= int(low) and int(high) <= SAFE[1]
+    flat = _cpu(scales).contiguous()
+    inside = _library().wb_within(_threads(), flat.data_ptr(), flat.numel(), *SAFE)
+    return bool(_memory(inside))
+
+
+def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b in the dtype of x: sums in fp32, rounded once; the bits of a row do not depend on the other rows.
+
+    x: row in; weight: out in, as x. ValueError for shapes, dtypes and strides that it does not take.
+    """
+    rows = x.shape[0] if x.ndim == 2 else 0
+    return linear_experts(x, [(0, 0, rows)], weight[None], None if bias is None else bias[None])
+
+
+def linear_experts(
+    x: Tensor, groups: Sequence[tuple[int, int, int]], weights: Tensor | tuple[Tensor, Tensor], bias: Tensor | None
+) -> Tensor:
+    """x W^T + b, every expert's matrix for its rows: sums in fp32, rounded once; a row's bits depend on that row alone.
+
+    Args:
+        x: row in, sorted by expert; fp32 or bf16.
+        groups: (expert, first row, last row), which cover the rows in order.
+        weights: expert out in, as x, with any strides; or MXFP4 as (blocks, scales): uint8 expert out group 16, and
+            expert out group. Blocks are never written out as a whole; scales must be `safe_scales`.
+        bias: expert out, as x; or None.
+
+    Returns: row out, as x.
+
+    Raises: ValueError for shapes, dtypes and strides that do not belong together.
+    """
+    flat = check_groups(groups, x.shape[0] if x.ndim == 2 else -1)
+    if isinstance(weights, Tensor):
+        check_experts(x, groups, weights, bias)
+        n_out, n_in = weights.shape[1:]
+        stored = int(weights.dtype == torch.bfloat16)
+        where = (weights.data_ptr(), *weights.stride(), None, 0, 0)
+    else:
+        blocks, scales = weights
+        check_mxfp4(x, groups, blocks, scales, bias)
+        n_out, n_in = scales.shape[1], GROUP * scales.shape[2]
+        stored = 2
+        where = (blocks.data_ptr(), *blocks.stride()[:2], 1, scales.data_ptr(), *scales.stride()[:2])
+    out = x.new_empty(x.shape[0], n_out)
+    if not out.numel():
+        return out
+    _memory(
+        _library().wb_linear(
+            _level(), _threads(), stored, x.dtype == torch.bfloat16, x.data_ptr(), x.stride(0),
+            (ctypes.c_int64 * len(flat))(*flat), len(flat) // 3, *where,
+            None if bias is None else bias.data_ptr(), 0 if bias is None else bias.stride(0), n_in, n_out,
+            out.data_ptr(), n_out,
+        )
+    )  # fmt: skip
+    return out
+
+
+def dequantise(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`reference.dequantise_mxfp4`, bit for bit, in fp32 or bf16."""
+    _check(blocks.dtype == scales.dtype == torch.uint8, "blocks and scales are uint8", blocks)
+    if blocks.shape != (*scales.shape, BYTES):
+        raise ValueError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together")
+    if dtype not in DTYPES:
+        raise ValueError(f"MXFP4 is dequantised to float32 or bfloat16 here, not {dtype}")
+    blocks, scales = _cpu(blocks).contiguous(), _cpu(scales).contiguous()
+    out = torch.empty(*scales.shape[:-1], GROUP * scales.shape[-1], dtype=dtype)
+    _library().wb_dequantise(
+        _level(),
+        _threads(),
+        dtype == torch.bfloat16,
+        blocks.data_ptr(),
+        scales.data_ptr(),
+        scales.numel(),
+        out.data_ptr(),
+    )
+    return out
+
+
+def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
+    """`experts.swiglu`: x [..., 2n] with gate 0, up 0, gate 1, …; in fp32, rounded once."""
+    _check(x.dtype in DTYPES and x.ndim >= 1 and x.shape[-1] % 2 == 0, "x is bf16 or fp32 [..., 2n]", x)
+    x = _cpu(x).contiguous()
+    out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
+    _library().wb_swiglu(*_row_arguments(x, out.shape[-1]), alpha, limit, out.data_ptr())
+    return out
+
+
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """`rows.rms_norm`: x / sqrt(mean x² + eps) · scale over the last axis, in fp32, rounded once. scale: fp32."""
+    _check(x.dtype in DTYPES and x.ndim >= 1, "x is bf16 or fp32 [..., n]", x)
+    _check(
+        scale.dtype == torch.float32 and scale.shape == x.shape[-1:] and scale.is_contiguous(), "scale is [n]", scale
+    )
+    x = _cpu(x, scale).contiguous()
+    out = torch.empty_like(x)
+    _library().wb_rms_norm(*_row_arguments(x), scale.data_ptr(), eps, out.data_ptr())
+    return out
+
+
+def norm(x: Tensor) -> Tensor:
+    """sqrt(sum x²) over the last axis, in fp32."""
+    _check(x.dtype in DTYPES and x.ndim >= 1, "x is bf16 or fp32 [..., n]", x)
+    x = _cpu(x).contiguous()
+    out = torch.empty(x.shape[:-1])
+    _library().wb_rms_norm(*_row_arguments(x), None, 0.0, out.data_ptr())
+    return out
+
+
+def log_softmax(x: Tensor) -> Tensor:
+    """Log-probabilities over the last axis, in fp32."""
+    _check(x.dtype in DTYPES and x.ndim >= 1, "x is bf16 or fp32 [..., n]", x)
+    x = _cpu(x).contiguous()
+    out = torch.empty(x.shape)
+    _library().wb_log_softmax(*_row_arguments(x), out.data_ptr())
+    return out
+
+
+def divergence(a: Tensor, b: Tensor | None = None) -> Tensor:
+    """sum exp(a) (a - b) over the last axis, of log-probabilities in fp32; without b, the entropy -sum exp(a) a."""
+    for t in (a,) if b is None else (a, b):
+        _check(
+            t.dtype == torch.float32 and t.shape == a.shape and t.ndim >= 1, "log-probabilities are fp32 [..., n]", t
+        )
+    a, other = _cpu(a).contiguous(), None if b is None else _cpu(b).contiguous()
+    out = torch.empty(a.shape[:-1])
+    level, threads, _, where, rows, n = _row_arguments(a)
+    _library().wb_entropy(level, threads, where, None if other is None else other.data_ptr(), rows, n, out.data_ptr())
+    return out
+
+
+def mixture(share: Tensor, x: Tensor) -> Tensor:
+    """The rows of x (row choice n, bf16 or fp32) weighted by share (row choice, fp32) and added up in fp32: row n."""
+    _check(x.dtype in DTYPES and x.ndim == 3, "x is [row, choice, n], bf16 or fp32", x)
+    _check(share.dtype == torch.float32 and share.shape == x.shape[:2], "share is fp32 [row, choice]", share)
+    x, share = _cpu(x, share).contiguous(), share.contiguous()
+    out = x.new_empty(x.shape[0], x.shape[2])
+    _library().wb_mixture(
+        _level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), share.data_ptr(), *x.shape, out.data_ptr()
+    )
+    return out
+
+
+def _row_arguments(x: Tensor, n: int | None = None) -> tuple:
+    n = x.shape[-1] if n is None else n
+    rows = x.numel() // x.shape[-1] if x.numel() else 0
+    return _level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), rows, n
+
+
+def scores(q: Tensor, k: Tensor, late: int, window: int | None) -> Tensor:
+    """q·k / sqrt(d_head), rounded to the dtype of q, in fp32: batch head query key; -inf where a key may not be seen.
+
+    q: batch query head d_head; k: batch kv_head key d_head, a view of a cache if need be. Head h reads kv_head
+    h // (heads / kv_heads). Query i sees the keys up to late + i, and with a window only the last `window` of them.
+    """
+    _check(q.dtype in DTYPES and q.ndim == 4 and q.shape[3] > 0, "q is [batch, query, head, d_head], bf16 or fp32", q)
+    _check(q.shape[3] <= 1 or q.stride(3) == 1, "a head of q lies together", q)
+    _keys(q, q.shape[2], q.shape[3], k)
+    s = torch.empty(q.shape[0], q.shape[2], q.shape[1], k.shape[2])
+    _memory(
+        _library().wb_scores(
+            _level(), _threads(), q.dtype == torch.bfloat16, _cpu(q, k).data_ptr(), *q.stride()[:3], *q.shape,
+            k.data_ptr(), k.shape[1], k.shape[2], *k.stride()[:3], late, -1 if window is None else window, s.data_ptr(),
+        )
+    )  # fmt: skip
+    return s
+
+
+def softmax_(s: Tensor, sinks: Tensor | None = None, first: int = 0) -> Tensor:
+    """Scores [batch, head, query, key] become the pattern in place, rows summing to 1 - sink; gives the sinks' shares.
+
+    sinks: one logit a head, or None: then rows sum to 1. first: the absolute position of the first key, so that a row's
+    bits do not depend on which keys before and after its own are there as -inf. Shares: batch head query.
+    """
+    _check(s.dtype == torch.float32 and s.ndim == 4, "s is fp32 [batch, head, query, key]", s)
+    _check(s.is_contiguous(), "s is contiguous", s)
+    n_batch, n_heads, n_queries, n_keys = s.shape
+    if sinks is not None:
+        _check(sinks.shape == (n_heads,), "one sink a head", sinks)
+        sinks = _cpu(sinks).to(torch.float32).contiguous()
+    mass = torch.empty(s.shape[:3])
+    _library().wb_softmax(
+        _level(), _threads(), _cpu(s).data_ptr(), n_batch, n_heads, n_queries, n_keys, first,
+        None if sinks is None else sinks.data_ptr(), mass.data_ptr(),
+    )  # fmt: skip
+    return mass
+
+
+def mix(pattern: Tensor, v: Tensor, first: int = 0) -> Tensor:
+    """The values weighted by the pattern, which is rounded to their dtype first: batch query head d_head.
+
+    pattern: fp32 batch head query key; v: batch kv_head key d_head; first: the absolute position of the first key.
+    """
+    _check(pattern.dtype == torch.float32 and pattern.ndim == 4, "pattern is fp32 [batch, head, query, key]", pattern)
+    _check(pattern.is_contiguous(), "pattern is contiguous", pattern)
+    _check(v.dtype in DTYPES, "v is bf16 or fp32", v)
+    n_batch, n_heads, n_queries, n_keys = pattern.shape
+    _keys(v, n_heads, v.shape[-1] if v.ndim else 0, v)
+    _check(v.shape[0] == n_batch and v.shape[2] == n_keys, f"{n_batch} texts of {n_keys} keys", v)
+    out = torch.empty(n_batch, n_queries, n_heads, v.shape[3], dtype=v.dtype)
+    _memory(
+        _library().wb_mix(
+            _level(), _threads(), v.dtype == torch.bfloat16, _cpu(pattern, v).data_ptr(), *pattern.shape, v.data_ptr(),
+            v.shape[1], v.shape[3], *v.stride()[:3], first, out.data_ptr(),
+        )
+    )  # fmt: skip
+    return out
+
+
+def check_groups(groups: Sequence[tuple[int, int, int]], rows: int) -> list[int]:
+    """The groups, one number after the other; ValueError unless they cover the rows in order."""
+    row, flat = 0, []
+    for expert, first, last in groups:
+        if not (expert >= 0 and first == row <= last):
+            raise ValueError(f"groups cover the rows in order, with experts from 0: got {(expert, first, last)}")
+        row = last
+        flat += (expert, first, last)
+    if row != rows:
+        raise ValueError(f"groups end at row {row} of {rows}")
+    return flat
+
+
+def check_experts(x: Tensor, groups: Sequence[tuple[int, int, int]], weights: Tensor, bias: Tensor | None) -> None:
+    """ValueError for what `linear_experts` does not take."""
+    _check(x.dtype in DTYPES and x.ndim == 2 and _within(x, 1), "x is [row, in], bf16 or fp32, each row together", x)
+    _check(weights.dtype == x.dtype and weights.ndim == 3, "weights are [expert, out, in], in the dtype of x", weights)
+    _check(weights.shape[2] == x.shape[1], f"a row of weights has {x.shape[1]} numbers", weights)
+    _check_bias(x, groups, weights.shape[0], weights.shape[1], bias)
+    _cpu(x, weights)
+
+
+def _check_bias(x: Tensor, groups, n_experts: int, n_out: int, bias: Tensor | None) -> None:
+    if any(expert >= n_experts for expert, _, _ in groups):
+        raise ValueError(f"there are experts 0 to {n_experts - 1}; groups name {max(e for e, _, _ in groups)}")
+    if bias is not None:
+        _check(
+            bias.dtype == x.dtype and bias.shape == (n_experts, n_out), "bias is [expert, out], in the dtype of x", bias
+        )
+        _check(n_out <= 1 or bias.stride(1) == 1, "the bias of an expert lies together", bias)
+        _cpu(bias)
+
+
+def check_mxfp4(
+    x: Tensor, groups: Sequence[tuple[int, int, int]], blocks: Tensor, scales: Tensor, bias: Tensor | None
+) -> None:
+    """ValueError for what `linear_experts` does not take of MXFP4."""
+    _check(x.dtype in DTYPES and x.ndim == 2 and _within(x, 1), "x is [row, in], bf16 or fp32, each row together", x)
+    _check(blocks.dtype == torch.uint8 and blocks.ndim == 4, "blocks are uint8 [expert, out, group, 16]", blocks)
+    n_experts, n_out, n_groups, _ = blocks.shape
+    _check(blocks.shape[3] == BYTES and x.shape[1] == GROUP * n_groups, f"blocks hold rows of {x.shape[1]}", blocks)
+    _check(_within(blocks, 2), "the codes of a row lie together", blocks)
+    _check(scales.dtype == torch.uint8 and scales.shape == blocks.shape[:3], "scales go with the blocks", scales)
+    _check(_within(scales, 1), "the scales of a row lie together", scales)
+    _check_bias(x, groups, n_experts, n_out, bias)
+    _cpu(x, blocks, scales)
+
+
+def check_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """ValueError for what `jit.linear_bf16` does not take."""
+    _check(x.dtype == torch.bfloat16 and x.ndim == 2 and 1 <= x.shape[0] <= FEW, f"x is bf16 [1 to {FEW}, in]", x)
+    _check(weight.dtype == torch.bfloat16 and weight.ndim == 2, "weight is bf16 [out, in]", weight)
+    _check(weight.shape[1] == x.shape[1] and _within(weight, 1), f"a row of weights is {x.shape[1]} together", weight)
+    n_out = weight.shape[0]
+    if bias is not None:
+        _check(
+            bias.dtype == torch.bfloat16 and bias.shape == (n_out,) and bias.is_contiguous(), "bias is bf16 [out]", bias
+        )
+        _cpu(bias)
+    _cpu(x, weight)
+
+
+def _keys(of: Tensor, heads: int, d_head: int, cache: Tensor) -> None:
+    want = f"keys and values are {of.dtype} [batch, kv_head, key, d_head]"
+    _check(cache.dtype == of.dtype and cache.ndim == 4 and cache.shape[0] == of.shape[0], want, cache)
+    _check(cache.shape[3] == d_head and (d_head <= 1 or cache.stride(3) == 1), f"d_head is {d_head}, together", cache)
+    _check(cache.shape[1] > 0 and heads % cache.shape[1] == 0, f"{heads} heads share the kv heads evenly", cache)
+
+
+def _within(x: Tensor, dims: int) -> bool:
+    """Whether the last `dims` dimensions lie as in a contiguous tensor; a dimension of one has no stride to mind."""
+    if x.is_contiguous():
+        return True
+    step = 1
+    for size, stride in zip(reversed(x.shape[-dims:]), reversed(x.stride()[-dims:])):
+        if size > 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
+def _check(holds: bool, must: str, x: Tensor) -> None:
+    if not holds:
+        raise ValueError(f"{must}; got {x.dtype} {tuple(x.shape)} with strides {x.stride()}")
+
+
+def _cpu(x: Tensor, *others: Tensor) -> Tensor:
+    for t in (x, *others):
+        if t.device.type != "cpu" or t.layout != torch.strided:
+            raise ValueError(f"the native kernels compute on the CPU, not on {t.device}")
+    return x
+
+
+def _library() -> ctypes.CDLL:
+    _load()
+    if _State.library is None:
+        raise ValueError(why())
+    return _State.library
+
+
+def _level() -> int:
+    _load()
+    if _State.level is None:
+        raise ValueError(why())
+    return _State.level
+
+
+def _threads() -> int:
+    return torch.get_num_threads()
+
+
+def _memory(result: int) -> int:
+    """What C returned, unless it had no memory: 1 from a product, -1 from a scan."""
+    if result < 0:
+        raise MemoryError("no memory for the native kernels")
+    return result

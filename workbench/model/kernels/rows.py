@@ -1,0 +1,66 @@
+"""Functions of a row: norms, softmax, entropy. Torch says what is meant; the native kernels compute it where they can.
+
+Theirs have one order of additions and one exp, so that a row has the same bits on every processor.
+"""
+
+import torch
+from torch import Tensor
+
+from workbench.model.kernels import native
+
+
+def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean x² + eps) · scale over the last axis, in fp32 or better, in the dtype of x."""
+    if native.takes(x) and native.takes(scale):
+        return native.rms_norm(x, scale.float().contiguous(), eps)
+    t = widened(x)
+    t = t * torch.rsqrt(t.square().mean(-1, keepdim=True) + eps)
+    return (t * scale).to(x.dtype)
+
+
+def norm(x: Tensor) -> Tensor:
+    """sqrt(sum x²) over the last axis, in fp32 or better."""
+    if native.takes(x):
+        return native.norm(x)
+    return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
+
+
+def softmax(x: Tensor) -> Tensor:
+    """Probabilities over the last axis, in the dtype of x."""
+    if native.takes(x):
+        p = x.float().clone(memory_format=torch.contiguous_format)
+        native.softmax_(p.view(1, 1, -1, p.shape[-1]))
+        return p.to(x.dtype)
+    return x.softmax(-1)
+
+
+def log_softmax(logits: Tensor) -> Tensor:
+    """Log-probabilities over the last axis, in fp32 or better."""
+    return native.log_softmax(logits) if native.takes(logits) else widened(logits).log_softmax(-1)
+
+
+def entropy(logp: Tensor) -> Tensor:
+    """Of log-probabilities over the last axis, in nats; an impossible token counts 0."""
+    if logp.dtype == torch.float32 and native.takes(logp):
+        return native.divergence(logp)
+    return -(logp.exp() * logp).nan_to_num(0.0).sum(-1)
+
+
+def divergence(logp: Tensor, logq: Tensor) -> Tensor:
+    """KL(p ‖ q) over the last axis, in nats; what p holds impossible counts 0."""
+    if logp.dtype == logq.dtype == torch.float32 and native.takes(logp) and native.takes(logq):
+        return native.divergence(logp, logq)
+    return (logp.exp() * (logp - logq)).nan_to_num(0.0).sum(-1)
+
+
+def mixture(share: Tensor, x: Tensor) -> Tensor:
+    """The rows of x [..., choice, n] weighted by share [..., choice], added up in fp32 or better and rounded once."""
+    if native.takes(x) and native.takes(share):
+        n_choices, n = x.shape[-2:]
+        out = native.mixture(share.reshape(-1, n_choices).float(), x.reshape(-1, n_choices, n))
+        return out.view(*x.shape[:-2], n)
+    return torch.matmul(widened(share)[..., None, :], widened(x))[..., 0, :].to(x.dtype)
+
+
+def widened(x: Tensor) -> Tensor:
+    return x.to(torch.promote_types(x.dtype, torch.float32))

@@ -1,0 +1,142 @@
+"""What a prompt may be: text, a chat, messages, token ids in any of the usual containers, or a Trace. Nothing else is
+guessed at: what is not clearly one of these is a PromptError, and never taken as ids by accident."""
+
+import operator
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench.conversation.chat import Chat, as_chat, chat
+from workbench.errors import PromptError
+from workbench.text import visible
+from workbench.traces import Trace
+
+FORMS = (
+    "A prompt is a question (str), a wb.chat(…), messages ([{'role': 'user', 'content': …}]), token ids "
+    "(whole numbers), or a Trace."
+)
+
+
+def read(prompt: Any) -> Chat | list[int]:
+    """The prompt as a Chat that is still to be rendered, or as token ids.
+
+    >>> read([{"role": "user", "content": "What is 1+1?"}]) == chat("What is 1+1?")
+    True
+    >>> read(torch.tensor([[1, 2, 3]])), read({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 1, 1]]})
+    ([1, 2, 3], [1, 2, 3])
+
+    Raises PromptError for anything else, and for more than one row.
+    """
+    if isinstance(prompt, Trace):
+        return list(prompt.tokens)
+    if isinstance(prompt, str | Chat):
+        return as_chat(prompt)
+    if isinstance(prompt, Mapping):
+        return _mapping(prompt)
+    if isinstance(prompt, Tensor | np.ndarray):
+        return _array(prompt)
+    if getattr(prompt, "ndim", 1) == 2:  # a table of pandas, which iterates over the names of its columns
+        raise _not_a_prompt(f"it is a {type(prompt).__name__} with columns; give one column or row of it")
+    if isinstance(prompt, bytes | bytearray | memoryview):
+        raise _not_a_prompt(f"it is {type(prompt).__name__}; decode it to str first")
+    if isinstance(prompt, set | frozenset) or not isinstance(prompt, Iterable):
+        return _encoding(prompt)
+    entries = list(prompt)
+    if entries and all(isinstance(entry, Mapping) for entry in entries):
+        return messages(entries)
+    if entries and all(map(_is_row, entries)):
+        if len(entries) > 1:
+            raise _not_a_prompt(f"it has {len(entries)} rows; give one prompt at a time")
+        return read(entries[0])
+    return [_id(entry, place) for place, entry in enumerate(entries)]
+
+
+def messages(given: Sequence[Mapping[str, Any]]) -> Chat:
+    """A chat from messages: at most one of "system" and one of "developer" first, which are what these arguments of
+    `wb.chat` are, then what was said until now."""
+    rest = list(given)
+    first: dict[str, Any] = {}
+    while rest and rest[0].get("role") in ("system", "developer") and rest[0]["role"] not in first:
+        first[rest[0]["role"]] = rest[0].get("content")
+        rest = rest[1:]
+    return chat(None, history=rest, **first)
+
+
+def _mapping(prompt: Mapping[Any, Any]) -> Chat | list[int]:
+    """What a tokenizer of transformers gives, a dict with messages, or one message."""
+    if "input_ids" in prompt:
+        ids, mask = read(prompt["input_ids"]), prompt.get("attention_mask")
+        if not isinstance(ids, list):
+            raise _not_a_prompt("its input_ids are not token ids")
+        if mask is not None and not _whole(mask):
+            raise _not_a_prompt("its attention_mask leaves tokens out; give one prompt without padding")
+        return ids
+    if "messages" in prompt:
+        return read(prompt["messages"])
+    if "role" in prompt:
+        return messages([prompt])
+    keys = ", ".join(visible(repr(key)[:40]) for key in list(prompt)[:5])
+    raise _not_a_prompt(f"it is a dict with {keys or 'nothing in it'}")
+
+
+def _whole(mask: Any) -> bool:
+    """Whether a mask leaves no token out."""
+    try:
+        return bool(torch.as_tensor(mask).bool().all())
+    except (TypeError, ValueError, RuntimeError):
+        raise _not_a_prompt(f"its attention_mask is {visible(repr(mask)[:60])}, and a mask is a row of 1") from None
+
+
+def _array(prompt: Tensor | np.ndarray) -> list[int]:
+    if isinstance(prompt, Tensor):
+        if prompt.is_nested or prompt.is_meta or prompt.layout != torch.strided:
+            kind = "nested" if prompt.is_nested else "on the meta device" if prompt.is_meta else "sparse"
+            raise _not_a_prompt(f"it is a tensor that is {kind}; give a dense one")
+        row = prompt.detach().cpu()
+    elif np.ma.is_masked(prompt):
+        raise _not_a_prompt("it is an array with masked entries; give one prompt without padding")
+    elif prompt.dtype.kind == "u" and prompt.max(initial=0) >= 2**63:
+        raise _not_a_prompt(f"its largest entry is {prompt.max()}, which is not a token id")
+    else:
+        row = torch.from_numpy(_numeric(prompt))
+    if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool:
+        raise _not_a_prompt(f"it is an array of {prompt.dtype}, and token ids are whole numbers")
+    if row.ndim not in (1, 2) or (row.ndim == 2 and row.shape[0] != 1):
+        raise _not_a_prompt(f"it is an array of shape {tuple(row.shape)}; give one row, one prompt at a time")
+    return row.reshape(-1).tolist()
+
+
+def _numeric(array: np.ndarray) -> np.ndarray:
+    if array.dtype.kind not in "iufcb":
+        raise _not_a_prompt(f"it is an array of {array.dtype}, and token ids are whole numbers")
+    return array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(np.float64)
+
+
+def _is_row(entry: Any) -> bool:
+    if isinstance(entry, Tensor | np.ndarray):
+        return entry.ndim > 0
+    return isinstance(entry, Sequence) and not isinstance(entry, str | bytes | bytearray)
+
+
+def _encoding(prompt: Any) -> list[int]:
+    """The ids of a tokenizers.Encoding, which is no sequence."""
+    ids = getattr(prompt, "ids", None)
+    if not isinstance(ids, list):
+        raise _not_a_prompt("it is None" if prompt is None else f"it is a {type(prompt).__name__}")
+    return [_id(entry, place) for place, entry in enumerate(ids)]
+
+
+def _id(entry: Any, place: int) -> int:
+    try:
+        if not isinstance(entry, bool | np.bool_):
+            return operator.index(entry)
+    except TypeError:
+        pass
+    raise _not_a_prompt(f"its entry {place} is {visible(repr(entry)[:60])}, which is not a token id")
+
+
+def _not_a_prompt(why: str) -> PromptError:
+    return PromptError(f"this is not a prompt: {why}. {FORMS}")

@@ -1,0 +1,1 @@
+"""Recording: from a run of a model to its Trace."""

@@ -1,0 +1,174 @@
+"""How big a recording will be, told before the run; and what to leave out when it would not fit."""
+
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from workbench import hooks
+from workbench.errors import BudgetError
+from workbench.model.config import Config
+from workbench.model.memory import show
+
+# What record="auto" takes, the most useful for its size first; the rest follows from these or is asked for by name.
+AUTO = ("steps", "lens", "attention", "residuals", "writes", "values", "experts")
+AUTO_SHARE = 0.25  # of the memory that is free: a notebook holds several traces
+REFUSE_SHARE = 0.8
+WORDS = {"float32": "F32", "bfloat16": "BF16", "float64": "F64"}
+SIZES = {"F32": 4, "BF16": 2, "F64": 8, "I32": 4}
+
+Shapes = dict[str, tuple[str, tuple[int, ...]]]  # name -> safetensors dtype word, shape
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """What a recording will take: `bytes` on disk, `memory` while it runs (both in bytes), and the share of each name.
+
+    `fits` compares `memory` with 80 % of what the machine or the container has free.
+    """
+
+    bytes: int
+    memory: int
+    free: int
+    by_name: dict[str, int]
+    positions: int
+    gave_way: tuple[str, ...] = ()
+    n_steps: int = 0
+
+    @property
+    def fits(self) -> bool:
+        return self.memory <= REFUSE_SHARE * self.free
+
+    def __str__(self) -> str:
+        parts = [f"{show(size)} {name}" for name, size in sorted(self.by_name.items(), key=lambda kv: -kv[1])[:6]]
+        verdict = "fits" if self.fits else "does not fit"
+        left = f"; left out: {', '.join(self.gave_way)}" if self.gave_way else ""
+        return (
+            f"{show(self.bytes)} on disk for {self.positions} positions ({', '.join(parts)}); "
+            f"{show(self.memory)} of memory while it runs, {show(self.free)} free: {verdict}{left}"
+        )
+
+
+def word(name: str, dtype: str) -> str:
+    """The dtype in which a hook point or lane is kept; `dtype` is the model's."""
+    ending = name.rpartition(".")[2]
+    if name.endswith("_ids") or ending == "hook_expert_indices":
+        return "I32"
+    if name in hooks.LANES and name != "sinks":
+        return "F32"
+    if name == "sinks" or ending in ("hook_sink", "hook_attn_scores"):
+        return "F64" if dtype == "float64" else "F32"
+    return WORDS[dtype]
+
+
+def shape(c: Config, name: str, n_pos: int, n_steps: int) -> tuple[int, ...]:
+    """The shape that a hook point or lane will have in a trace of `n_pos` positions."""
+    size = {
+        "pos": n_pos,
+        "query": n_pos,
+        "key": n_pos,
+        "layer": c.n_layers,
+        "head": c.n_heads,
+        "kv_head": c.n_kv_heads,
+        "d_head": c.d_head,
+        "d_model": c.d_model,
+        "d_vocab": c.d_vocab,
+        "expert": c.n_experts,
+        "choice": c.n_active,
+        "step": n_steps,
+        "key_step": n_steps,
+        "rank": min(hooks.RANKS.get(name, 0), c.d_vocab),
+    }
+    return tuple(size[axis] for axis in hooks.axes(name))
+
+
+def shapes(c: Config, wanted: Sequence[str], dtype: str, n_pos: int, n_steps: int) -> Shapes:
+    return {name: (word(name, dtype), shape(c, name, n_pos, n_steps)) for name in wanted}
+
+
+def size(entry: tuple[str, tuple[int, ...]]) -> int:
+    n = SIZES[entry[0]]
+    for d in entry[1]:
+        n *= d
+    return n
+
+
+def by_short_name(table: Shapes) -> dict[str, int]:
+    total: dict[str, int] = {}
+    for name, entry in table.items():
+        key = name if name in hooks.LANES else hooks.short(name)
+        total[key] = total.get(key, 0) + size(entry)
+    return total
+
+
+def working_memory(c: Config, dtype: str, n_pos: int, wanted: Sequence[str], at_once: int) -> int:
+    """About what a run takes besides weights and recording: keys and values, one layer's values, a piece of logits.
+
+    `at_once`: the positions of one pass, of the `n_pos` of the text.
+    """
+    item = SIZES[WORDS[dtype]]
+    cache = 2 * c.n_layers * c.n_kv_heads * c.d_head * n_pos * item
+    layer = at_once * (8 * c.d_model + 4 * c.n_heads * c.d_head + 4 * c.d_mlp * c.n_active) * max(item, 4)
+    attention = 3 * c.n_heads * 64 * n_pos * 4
+    if any(name.endswith(("hook_attn_scores", "hook_pattern")) for name in wanted):
+        attention += 5 * c.n_heads * at_once * n_pos * 4  # of one layer: scores, pattern, and their blocks
+    if "lens_ids" in wanted:
+        attention += c.n_layers * at_once * c.d_model * item  # residual streams wait for the final prediction
+    return cache + layer + attention + 3 * 256 * c.d_vocab * 4
+
+
+def take_what_fits(c: Config, dtype: str, n_pos: int, n_steps: int, budget: float) -> tuple[list[str], tuple[str, ...]]:
+    """The presets that record="auto" takes within `budget` bytes, and those that had to give way."""
+    taken: list[str] = []
+    gave_way = []
+    for preset in AUTO:
+        wanted = hooks.expand(preset, c.n_layers)  # no two presets of AUTO share a name
+        cost = sum(size(entry) for entry in shapes(c, wanted, dtype, n_pos, n_steps).values())
+        if cost <= budget:
+            budget -= cost
+            taken.append(preset)
+        else:
+            gave_way.append(f"{preset} ({show(cost)})")
+    return taken, tuple(gave_way)
+
+
+def refuse_if_device_too_small(working: int, free: int, device: str) -> None:
+    if working > REFUSE_SHARE * free:
+        raise BudgetError(
+            f"a pass needs about {show(working)} on {device}, and 80 % of the {show(free)} that are free there is "
+            f"{show(REFUSE_SHARE * free)}. Shorten the text, or record fewer patterns."
+        )
+
+
+def refuse_if_disk_too_small(nbytes: int, path: Path) -> None:
+    """Raises BudgetError if the disk on which `path` lies has not enough room, before anything runs."""
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    free = shutil.disk_usage(folder).free
+    if nbytes > free:
+        raise BudgetError(
+            f"the trace takes about {show(nbytes)}, and the disk of {folder} has {show(free)} free. "
+            f"Record less, or give a place on another disk."
+        )
+
+
+def refuse_if_too_big(c: Config, estimate: Estimate, dtype: str, asked: Mapping[str, Sequence[str]]) -> None:
+    """Raises BudgetError, with the price of each thing asked for and of the cheaper choices, before anything runs."""
+    if estimate.fits:
+        return
+    price = lambda words: show(  # noqa: E731
+        sum(size(e) for e in shapes(c, words, dtype, estimate.positions, estimate.n_steps).values())
+    )
+    cheaper = {
+        "record='attention' (any pattern on demand)": hooks.expand("attention", c.n_layers),
+        "record='residuals'": hooks.expand("residuals", c.n_layers),
+        "one layer, record='blocks.0.hook_resid_*'": hooks.match("blocks.0.hook_resid_*", c.n_layers),
+        "record='' (routing, predictions, sinks, norms only)": [],
+    }
+    wants = f"It asks for: {', '.join(f'{k} {price(v)}' for k, v in asked.items())}. " if asked else ""
+    raise BudgetError(
+        f"recording {' '.join(asked) or 'this'} over {estimate.positions} positions needs "
+        f"{show(estimate.memory)} of memory, and 80 % of the {show(estimate.free)} that are free is "
+        f"{show(REFUSE_SHARE * estimate.free)}. {wants}"
+        f"Cheaper: {'; '.join(f'{k} {price(v)}' for k, v in cheaper.items())}; "
+        f"or record='auto', which takes what fits."
+    )

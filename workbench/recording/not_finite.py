@@ -1,0 +1,111 @@
+"""Where a run stops having numbers: the first NaN or infinity, by hook point, position and the weight it comes from."""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from workbench import hooks
+from workbench.errors import NotFinite
+from workbench.model.cache import KVCache
+from workbench.model.checkpoints.hf import BLOCK, EXPERTS, TOP
+from workbench.model.checkpoints.tensors import Weights
+from workbench.model.gpt_oss import forward
+from workbench.model.kernels.lora import Adapted
+from workbench.model.kernels.packed import Packed
+from workbench.recording.taps import Chain, Tap, position_axis
+from workbench.recording.tracing import passes
+
+if TYPE_CHECKING:
+    from workbench.model.model import Model
+
+FINAL = {"hook_embed": ("embed",), "ln_final.hook_normalized": ("ln_final",), "hook_logits": ("ln_final", "unembed")}
+EXCLUDING = ("router.hook_out", "hook_attn_scores", "hook_logits")  # where minus infinity excludes a choice
+
+
+def usable(logits: Tensor) -> bool:
+    """Whether a token can be drawn by these logits: none is NaN or infinity. Some may be minus infinity, not all.
+
+    >>> usable(torch.tensor([0.0, -torch.inf])), usable(torch.tensor([0.0, torch.nan]))
+    (True, False)
+    """
+    return bool(logits.amax(-1).isfinite().all())  # NaN is the maximum of all that hold one
+
+
+def not_finite(model: "Model", tokens: Sequence[int], *taps: Tap) -> NotFinite:
+    """The error that says where the first NaN or infinity is when the model reads `tokens`, under the edits in force.
+
+    `taps` see the pass that looks for it, before anything else: an `Interrupt` can end it.
+    """
+    finder, edits = _Finder(), model.edits_in_force()
+    cache = KVCache(model.config, whole=bool(edits))
+    ids = torch.tensor([list(tokens)], device=model.device)
+    try:
+        with torch.no_grad():
+            for start, stop in [(0, len(tokens))] if edits else passes(len(tokens)):
+                batch, tap = ids[:, start:stop], Chain(*taps, *edits, finder)
+                forward(model.config, model.weights, batch, tap, cache, slice(-1, None))
+    except _Found as found:
+        layer = hooks.layer_of(found.name)
+        where = f"{found.name}{'' if layer is None else f' (layer {layer})'}, position {found.at}"
+        return NotFinite(f"no token can be drawn: the first {found.kind} is at {where}. {_reason(model, found.name)}")
+    return NotFinite(
+        "the logits of this run hold NaN or infinity, and reading the same text again does not show where it begins. "
+        "`workbench doctor` says what this machine runs it with."
+    )
+
+
+def _reason(model: "Model", name: str) -> str:
+    """What is likely to blame, and what to do."""
+    if bad := sorted(_weights_with_nan(model.weights, name)):
+        return f"The weight {bad[0]} holds NaN or infinity. Fetch or export the checkpoint again."
+    if edits := model.edits_in_force():
+        return f"Its weights are finite; look at the edits in force: {', '.join(edit.glob for edit in edits)}."
+    wider = ", or load the model with dtype=torch.float32" if model.dtype == torch.bfloat16 else ""
+    return (
+        f"The weights there are finite, so the values have grown too large for {model.dtype_name}: look at the "
+        f"scale of an adapter and at the norms of the weights{wider}."
+    )
+
+
+def _weights_with_nan(weights: Weights, name: str) -> Iterator[str]:
+    """The weights that a hook point's value is made of in its layer and that are not finite, by transformers' names."""
+    layer = hooks.layer_of(name)
+    if layer is None:
+        yield from (TOP[field] for field in FINAL.get(name, TOP) if not _finite(getattr(weights, field)))
+        return
+    block = weights.blocks[layer]
+    for part, keys in ((block, BLOCK), (block.experts, EXPERTS)):
+        yield from (f"model.layers.{layer}.{key}" for field, key in keys.items() if not _finite(getattr(part, field)))
+
+
+def _finite(weight: Tensor | Packed | Adapted) -> bool:
+    if isinstance(weight, Adapted):
+        return all(_finite(part) for part in (weight.matrix, weight.a, weight.b))
+    return isinstance(weight, Packed) or bool(weight.isfinite().all())  # a packed scale of NaN is refused on loading
+
+
+class _Found(Exception):
+    """Ends the pass at the first value that is not finite."""
+
+    def __init__(self, name: str, at: int, kind: str):
+        super().__init__(name)
+        self.name, self.at, self.kind = name, at, kind
+
+
+class _Finder(Tap):
+    def begin(self, start: int, n: int) -> None:
+        self.start = start
+
+    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
+        if x.is_floating_point() and not bool(x.isfinite().all()):
+            by_position = x.movedim(position_axis(name), 0).flatten(1)
+            bad = ~by_position.isfinite()
+            if name.endswith(EXCLUDING):
+                bad &= by_position != -torch.inf
+            if bad.any():
+                at = int(bad.any(1).nonzero()[0])
+                kind = "NaN" if bool(by_position[at].isnan().any()) else "infinity"
+                raise _Found(name, self.start + offset + at, kind)
+        return x

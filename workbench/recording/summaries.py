@@ -1,0 +1,237 @@
+"""From taps to a Trace: what to record, the lanes that summarise a run, and the arrays that are kept."""
+
+from collections.abc import Sequence
+
+import ml_dtypes
+import numpy as np
+import torch
+from torch import Tensor
+
+from workbench import hooks
+from workbench.model.checkpoints.tensors import Weights
+from workbench.model.config import Config
+from workbench.model.gpt_oss import unembed
+from workbench.model.kernels.linear import linear
+from workbench.model.kernels.rows import divergence, entropy, log_softmax, norm
+from workbench.recording.taps import Recorder, Tap
+
+AT_A_TIME = 16  # positions whose predictions are made at once: each number of a vocabulary in fp32, several times over
+
+# Lanes that follow from the prediction or the route: in a generated trace they tell what happened while generating.
+LIVE = ("logprob", "entropy", "top_ids", "top_logprobs", "margin")
+LIVE_POINTS = ("blocks.*.mlp.router.hook_out", "blocks.*.mlp.hook_expert_indices", "blocks.*.mlp.hook_expert_weights")
+
+
+class Predictions(Tap):
+    """Log-probability, entropy and the top next tokens at every position; with the lens, also of every layer.
+
+    The logits pass by a few hundred positions at a time and are not kept. For the lens, the residual streams of the
+    pass are kept until the final prediction is known.
+    """
+
+    def __init__(self, c: Config, weights: Weights, lens: bool = False):
+        self.c, self.weights, self.lens = c, weights, lens
+        self.rows: dict[str, list[Tensor]] = {}
+        self._room = slice(0, 0), 0  # where in the newest rows what is predicted now belongs, and their length
+        self._resid: dict[int, Tensor] = {}
+
+    def wants(self, name: str) -> bool:
+        return name == "hook_logits"
+
+    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
+        if name == "hook_logits":
+            n, step = x.shape[1], x.shape[1] if self.lens else AT_A_TIME
+            with torch.no_grad():
+                for i in range(0, n, step):
+                    self._room = slice(i, min(i + step, n)), n
+                    self._predict(x[0, i : i + step], offset + i)
+        elif self.lens and name.endswith("hook_resid_post"):
+            layer = hooks.layer_of(name)
+            assert layer is not None
+            self._resid[layer] = x.detach()
+        return x
+
+    def _predict(self, logits: Tensor, offset: int) -> None:
+        final = log_softmax(logits)
+        self._keep("entropy", entropy(final))
+        k = min(hooks.RANKS["top_ids"], self.c.d_vocab)
+        self._keep_top("top", final, k)
+        if not self.lens:
+            return
+        at = slice(offset, offset + logits.shape[0])
+        last, k = self.c.n_layers - 1, min(hooks.RANKS["lens_ids"], self.c.d_vocab)
+        for layer in range(self.c.n_layers):
+            p = final if layer == last else log_softmax(self._read_out(self._resid[layer][:, at])[0])
+            self._keep_top(f"lens {layer}", p, k)
+            self._keep(f"lens_entropy {layer}", entropy(p))
+            self._keep(f"lens_kl {layer}", divergence(final, p))
+
+    def _read_out(self, resid: Tensor) -> Tensor:
+        return unembed(self.c, self.weights, resid)
+
+    def _keep(self, name: str, x: Tensor, dtype: torch.dtype = torch.float32) -> None:
+        """Into rows that are made once for a call: what is kept must not lie between blocks that come and go."""
+        at, n = self._room
+        rows = self.rows.setdefault(name, [])
+        if at.start == 0:
+            rows.append(torch.empty(n, *x.shape[1:], dtype=dtype))
+        rows[-1][at] = x.to("cpu", dtype)
+
+    def _keep_top(self, name: str, p: Tensor, k: int) -> None:
+        top = p.topk(k, -1)
+        self._keep(f"{name} logprobs", top.values)
+        self._keep(f"{name} ids", top.indices, torch.int32)
+
+    def lanes(self) -> dict[str, np.ndarray]:
+        joined = {name: torch.cat(rows).numpy() for name, rows in self.rows.items()}
+        lanes = {
+            "entropy": joined["entropy"],
+            "top_ids": joined["top ids"],
+            "top_logprobs": joined["top logprobs"],
+        }
+        if self.lens:
+            layers = range(self.c.n_layers)
+            for lane, row in (
+                ("lens_ids", "lens {} ids"),
+                ("lens_logprobs", "lens {} logprobs"),
+                ("lens_entropy", "lens_entropy {}"),
+                ("lens_kl", "lens_kl {}"),
+            ):
+                lanes[lane] = np.stack([joined[row.format(layer)] for layer in layers])
+        return lanes
+
+
+class Chosen(Tap):
+    """The log-probability of each token of a text, given the ones before; NaN for the first.
+
+    While generating, each new token is told by `follow`, which gives it the last prediction's verdict.
+    """
+
+    def __init__(self, tokens: Sequence[int]):
+        self.tokens = torch.tensor(list(tokens))
+        self.logprob = [torch.full((1,), torch.nan)]
+        self.last = torch.empty(0)  # log-probabilities of the token after the last one read
+        self._start = 0
+
+    def wants(self, name: str) -> bool:
+        return name == "hook_logits"
+
+    def begin(self, start: int, n: int) -> None:
+        self._start = start
+
+    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
+        if name == "hook_logits":
+            with torch.no_grad():
+                first = self._start + offset + 1  # the position of the token after the first of these
+                following = self.tokens[first : first + x.shape[1]].to(x.device)
+                verdict = torch.empty(len(following))
+                for i in range(0, x.shape[1], AT_A_TIME):
+                    logp, wanted = log_softmax(x[0, i : i + AT_A_TIME]), following[i : i + AT_A_TIME]
+                    said = logp[: len(wanted)].gather(-1, wanted[:, None])[:, 0]
+                    verdict[i : i + len(wanted)] = said.to("cpu", torch.float32)
+                self.logprob.append(verdict)
+                self.last = logp[-1].clone()
+        return x
+
+    def after(self, logits: Tensor) -> None:
+        """Begins in the middle of a text: `logits` are those of the token to come; lanes begin with that token."""
+        self.logprob, self.last = [], log_softmax(logits)
+
+    def follow(self, token: int) -> None:
+        self.logprob.append(self.last[token].to("cpu", torch.float32)[None])
+
+    def lanes(self) -> dict[str, np.ndarray]:
+        return {"logprob": torch.cat(self.logprob).numpy()}
+
+
+class Norms(Tap):
+    """L2 norms of the residual stream and of what attention and experts write, layer by layer."""
+
+    def __init__(self, n_layers: int):
+        self.lane_of = {
+            "hook_resid_post": "resid_norm",
+            "hook_attn_out": "attn_out_norm",
+            "hook_mlp_out": "mlp_out_norm",
+        }
+        self.rows: dict[str, list[list[Tensor]]] = {
+            lane: [[] for _ in range(n_layers)] for lane in self.lane_of.values()
+        }
+
+    def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
+        if lane := self.lane_of.get(name.rpartition(".")[2]):
+            layer = hooks.layer_of(name)
+            assert layer is not None
+            self.rows[lane][layer].append(norm(x.detach()[0]).to("cpu", torch.float32))
+        return x
+
+    def lanes(self) -> dict[str, np.ndarray]:
+        return {lane: np.stack([torch.cat(rows).numpy() for rows in by_layer]) for lane, by_layer in self.rows.items()}
+
+
+class StepAttention(Tap):
+    """Mean attention between steps, by head: over the queries of one step, the mass on the keys of another.
+
+    layer head step key_step. Rows sum to 1 - mean sink - the mass on tokens outside all steps. Pooled block by block:
+    no pattern is ever held.
+    """
+
+    def __init__(self, c: Config, n_pos: int, steps: Sequence[slice]):
+        self.member = torch.zeros(len(steps), n_pos)
+        for i, step in enumerate(steps):
+            self.member[i, step] = 1
+        self.size = self.member.sum(1).clamp(min=1)
+        self.pooled = torch.zeros(c.n_layers, c.n_heads, len(steps), len(steps))
+        self._start = 0
+
+    def begin(self, start: int, n: int) -> None:
+        self._start = start
+
+    def pattern_rows(self, here: str):
+        layer = hooks.layer_of(here)
+        assert layer is not None
+
+        def see(pattern: Tensor, first_query: int, first_key: int) -> None:
+            p = pattern.detach()[0].to("cpu", torch.float32)
+            at = self._start + first_query
+            query = self.member[:, at : at + p.shape[1]]
+            key = self.member[:, first_key : first_key + p.shape[2]]
+            mass = linear(p, key)  # head query step
+            self.pooled[layer] += linear(mass.transpose(1, 2), query).transpose(1, 2)
+
+        return see
+
+    def lanes(self) -> dict[str, np.ndarray]:
+        return {"step_attention": (self.pooled / self.size[:, None]).numpy()}
+
+
+def margins(c: Config, recorder: Recorder) -> np.ndarray:
+    """layer pos: by how much the last chosen expert was ahead of the first one not chosen."""
+    rows = []
+    for layer in range(c.n_layers):
+        logits = recorder[f"blocks.{layer}.mlp.router.hook_out"][0].float()
+        if c.n_active == c.n_experts:
+            rows.append(torch.full(logits.shape[:1], torch.inf).numpy())
+            continue
+        top = logits.topk(c.n_active + 1, -1).values
+        rows.append((top[:, -2] - top[:, -1]).cpu().numpy())
+    return np.stack(rows).astype(np.float32)
+
+
+def arrays(recorder: Recorder) -> dict[str, np.ndarray]:
+    """What a recorder kept of a batch of one, as numpy: no batch axis, bfloat16 kept as bfloat16, indices as int32."""
+    return {name: array(recorder[name][0]) for name in recorder.seen}
+
+
+def array(x: Tensor) -> np.ndarray:
+    x = x.detach().cpu()
+    if x.dtype == torch.bfloat16:
+        return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
+    return (x.int() if x.dtype == torch.int64 else x).numpy()
+
+
+def tensor(a: np.ndarray) -> Tensor:
+    """The reverse of `array`."""
+    a = np.ascontiguousarray(a)
+    if a.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(a.view(np.uint16).copy()).view(torch.bfloat16)
+    return torch.from_numpy(a.copy())

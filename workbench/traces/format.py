@@ -1,0 +1,209 @@
+"""A part: one safetensors file, written as a stream and read with our own bounded parser.
+
+The format: eight bytes with the header's length, a JSON header, then the tensors' bytes without gaps. Knows nothing
+of traces, manifests or positions; hashes and paths are the caller's.
+"""
+
+import os
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from math import prod
+
+import ml_dtypes
+import numpy as np
+
+from workbench.errors import TraceCorrupt, TraceUnsafe
+from workbench.text import visible
+from workbench.traces.canonical_json import canonical, parse
+from workbench.traces.untrusted_files import sync_file
+
+MAX_HEADER = 8 << 20  # bytes
+MAX_TENSORS = 20_000  # in one part
+MAX_DIMS = 8
+MAX_TENSOR = 64 << 30  # bytes; zero-sized axes count as one, so a shape alone can never ask for more
+NAME = re.compile(r"[a-z][a-z0-9_]{0,63}(\.[a-z0-9_]{1,64}){0,7}")
+
+DTYPES: dict[str, np.dtype] = {
+    word: np.dtype(kind).newbyteorder("<")
+    for word, kind in {
+        "BOOL": np.bool_,
+        "U8": np.uint8,
+        "I8": np.int8,
+        "U16": np.uint16,
+        "I16": np.int16,
+        "U32": np.uint32,
+        "I32": np.int32,
+        "U64": np.uint64,
+        "I64": np.int64,
+        "F8_E4M3": ml_dtypes.float8_e4m3fn,
+        "F8_E5M2": ml_dtypes.float8_e5m2,
+        "F16": np.float16,
+        "BF16": ml_dtypes.bfloat16,
+        "F32": np.float32,
+        "F64": np.float64,
+    }.items()
+}
+_WORDS = {dtype.name: word for word, dtype in DTYPES.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """Where one tensor lies: bytes `start:stop` of the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    stop: int
+
+
+def word(dtype: np.dtype) -> str:
+    """The safetensors word for a numpy dtype; TypeError if there is none.
+
+    >>> word(np.dtype("float32")), word(np.dtype(ml_dtypes.bfloat16))
+    ('F32', 'BF16')
+    """
+    if dtype.name not in _WORDS:
+        raise TypeError(f"a trace cannot hold {dtype.name}; it holds {', '.join(_WORDS)}")
+    return _WORDS[dtype.name]
+
+
+def check_name(name: object) -> str:
+    """`name` itself if it may name a tensor, such as 'blocks.12.mlp.router.hook_out'; TraceUnsafe if not."""
+    if not isinstance(name, str) or len(name) > 200 or not NAME.fullmatch(name):
+        raise TraceUnsafe(f"{visible(repr(name)[:80])} is no tensor name; names look like 'blocks.12.hook_mlp_out'")
+    return name
+
+
+def check_shape(dtype: object, shape: object) -> int:
+    """The bytes that a tensor takes; TraceCorrupt if these are no dtype and shape, TraceUnsafe if they are absurd.
+
+    >>> check_shape("BF16", [3, 5])
+    30
+    """
+    if not isinstance(dtype, str) or dtype not in DTYPES:
+        raise TraceCorrupt(f"{visible(repr(dtype)[:40])} is no dtype; there are {', '.join(DTYPES)}")
+    if not isinstance(shape, Sequence) or isinstance(shape, str) or any(type(n) is not int or n < 0 for n in shape):
+        raise TraceCorrupt(f"{visible(repr(shape)[:80])} is no shape")
+    item = DTYPES[dtype].itemsize
+    if (
+        len(shape) > MAX_DIMS
+        or any(n > MAX_TENSOR for n in shape)
+        or item * prod(max(n, 1) for n in shape) > MAX_TENSOR
+    ):
+        raise TraceUnsafe(f"a tensor of {dtype} {str(shape)[:80]} is over the limit of {MAX_TENSOR >> 30} GiB")
+    return item * prod(shape)
+
+
+def in_order(table: Mapping[str, tuple[str, Sequence[int]]]) -> list[str]:
+    """The order of tensors in a part: wide items first, as others' mapped reads want them aligned; then by name."""
+    return sorted(table, key=lambda name: (-DTYPES[table[name][0]].itemsize, name))
+
+
+def encode_header(table: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
+    """All that comes before the tensors' bytes of a part that holds name -> (dtype word, shape).
+
+    >>> encode_header({"logprob": ("F32", [2])})[8:]
+    b'{"logprob":{"data_offsets":[0,8],"dtype":"F32","shape":[2]}}    '
+
+    Raises TraceUnsafe for what a reader would refuse: too many tensors, too long a header, hostile names.
+    """
+    sizes = {check_name(name): check_shape(*entry) for name, entry in table.items()}
+    header, end = {}, 0
+    for name in in_order(table):
+        dtype, shape = table[name]
+        header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end := end + sizes[name]]}
+    text = canonical(header)
+    text += b" " * (-len(text) % 8)
+    if len(table) > MAX_TENSORS or len(text) > MAX_HEADER:
+        raise TraceUnsafe(f"{len(table)} tensors in one part are too many; the limit is {MAX_TENSORS}")
+    return len(text).to_bytes(8, "little") + text
+
+
+def parse_header(data: bytes, size: int) -> dict[str, Slot]:
+    """Where the tensors of a part of `size` bytes lie; `data` is the file from its first byte to the header's end.
+
+    Raises TraceCorrupt unless the tensors fill the rest of the file without gap, overlap or trailing byte, and
+    TraceUnsafe beyond the limits.
+    """
+    header = parse(data[8:], "the header of a part")
+    if not isinstance(header, dict):
+        raise TraceCorrupt("the header of a part is no JSON object")
+    if len(header) > MAX_TENSORS:
+        raise TraceUnsafe(f"a part with {len(header)} tensors is over the limit of {MAX_TENSORS}")
+    slots = []
+    for name, entry in header.items():
+        check_name(name)
+        if not isinstance(entry, dict) or set(entry) != {"dtype", "shape", "data_offsets"}:
+            raise TraceCorrupt(f"the header entry of {name!r} is not (dtype, shape, data_offsets)")
+        nbytes = check_shape(entry["dtype"], entry["shape"])
+        offsets = entry["data_offsets"]
+        if not isinstance(offsets, list) or len(offsets) != 2 or any(type(n) is not int or n < 0 for n in offsets):
+            raise TraceCorrupt(f"the offsets of {name!r} are not two whole numbers")
+        if offsets[1] - offsets[0] != nbytes:
+            raise TraceCorrupt(f"the offsets of {name!r} do not fit its dtype and shape")
+        slots.append((offsets[0], offsets[1], name, Slot(entry["dtype"], tuple(entry["shape"]), *offsets)))
+    end = 0
+    for start, stop, name, _ in sorted(slots, key=lambda slot: slot[:3]):
+        if start != end:
+            raise TraceCorrupt(f"the bytes of {name!r} leave a gap or overlap others")
+        end = stop
+    if len(data) + end != size:
+        raise TraceCorrupt(f"a part has {size} bytes; its header describes {len(data) + end}")
+    base = len(data)
+    return {name: Slot(slot.dtype, slot.shape, base + start, base + stop) for start, stop, name, slot in slots}
+
+
+def header_length(first: bytes, size: int) -> int:
+    """How many bytes come before the tensors, told by the first eight of a file of `size` bytes."""
+    length = int.from_bytes(first, "little")
+    if length > size - 8:
+        raise TraceCorrupt(f"a part of {size} bytes says that its header has {length}")
+    if length > MAX_HEADER:
+        raise TraceUnsafe(f"a header of {length} bytes is over the limit of {MAX_HEADER}")
+    return 8 + length
+
+
+def table_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, tuple[int, ...]]]:
+    """name -> (dtype word, shape); a mapping that knows this without reading its arrays says so in `.table()`."""
+    table = getattr(arrays, "table", None)
+    return table() if table else {name: (word(array.dtype), array.shape) for name, array in arrays.items()}
+
+
+def write_part(fd: int, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
+    """Write one part to an open file, one tensor at a time, and fsync it. Gives the sha256 of every tensor's bytes."""
+    table = table_of(arrays)
+    write_all(fd, encode_header(table))
+    hashes = {}
+    for name in in_order(table):
+        array = arrays[name]
+        if (word(array.dtype), array.shape) != table[name]:
+            raise ValueError(f"{name!r} became {array.dtype} {list(array.shape)} while it was written")
+        data = raw(array)
+        hashes[name] = sha256(data).hexdigest()
+        write_all(fd, data)
+    sync_file(fd)
+    return hashes
+
+
+def raw(array: np.ndarray) -> memoryview:
+    """The bytes of an array as a part holds them: C order, little-endian."""
+    array = np.asarray(array, dtype=DTYPES[word(array.dtype)], order="C")
+    return array.reshape(-1).view(np.uint8).data
+
+
+def from_raw(data: np.ndarray, dtype: str, shape: Sequence[int]) -> np.ndarray:
+    """The array that these bytes are; read-only. TraceCorrupt if a truth value is neither 0 nor 1."""
+    if dtype == "BOOL" and data.size and data.max() > 1:
+        raise TraceCorrupt("a truth value is neither 0 nor 1")
+    array = data.view(DTYPES[dtype]).reshape(shape)
+    array.flags.writeable = False
+    return array
+
+
+def write_all(fd: int, data: bytes | memoryview) -> None:
+    """`os.write` until all is written: one call may take less."""
+    view = memoryview(data)
+    while view:
+        view = view[os.write(fd, view) :]

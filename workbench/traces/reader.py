@@ -1,0 +1,237 @@
+"""A trace on disk, read: every array has been compared with its hash before anyone sees it.
+
+    <name>/part-00000.safetensors …   what was recorded; a part is a prefill or some decoded tokens
+    <name>/manifest.json              written last, with its own hash around it
+
+Nothing is mapped into memory: what was verified is a private copy, so it cannot change or vanish afterwards.
+"""
+
+import codecs
+import os
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from hashlib import sha256
+from pathlib import Path
+from threading import Lock
+
+import numpy as np
+
+from workbench.errors import TraceCorrupt, TraceError, TraceNotFound, TraceUnsafe
+from workbench.paths import absolute, expanded
+from workbench.traces.canonical_json import canonical, parse
+from workbench.traces.format import MAX_HEADER, Slot, check_shape, from_raw, header_length, parse_header
+from workbench.traces.manifest import Manifest
+from workbench.traces.tensor_parts import join
+from workbench.traces.untrusted_files import open_dir, open_file, read, refuse_pointer, show, want_memory
+
+MANIFEST = "manifest.json"
+MAX_MANIFEST = 64 << 20  # bytes
+CACHE = 256 << 20  # bytes of verified arrays that are kept
+_BEFORE, _BETWEEN, _AFTER = b'{"manifest":', b',"sha256":"', b'"}\n'
+
+
+def encode_manifest(manifest: Manifest) -> bytes:
+    """The bytes of manifest.json; TraceUnsafe if they are more than a reader takes."""
+    body = canonical(manifest.to_json())
+    data = _BEFORE + body + _BETWEEN + sha256(body).hexdigest().encode() + _AFTER
+    if len(data) > MAX_MANIFEST:
+        raise TraceUnsafe(f"a manifest of {len(data)} bytes is over the limit of {MAX_MANIFEST}; write fewer parts")
+    return data
+
+
+def decode_manifest(data: bytes) -> Manifest:
+    """The manifest in the bytes of manifest.json.
+
+    Raises TraceCorrupt if the bytes differ from their own hash or describe no trace, TraceVersion for another schema.
+    """
+    body = _body(data)
+    if body is None:
+        refuse_pointer(MANIFEST, data)
+        if _body(_with_our_line_ends(data)) is not None:
+            raise TraceCorrupt(
+                f"the line ends of {MANIFEST} were changed, as git's core.autocrlf and some editors do; nothing else "
+                f"was. In git: git config core.autocrlf false, delete the trace's folder, git checkout -- FOLDER; and "
+                f"add a line '*.trace/** -text' to .gitattributes"
+            )
+        raise TraceCorrupt("the manifest differs from its own hash")
+    return Manifest.from_json(parse(body, "the manifest"))
+
+
+def _body(data: bytes) -> bytes | None:
+    """What the hash in manifest.json is of; None if it is not its hash."""
+    body, between, end = data.removeprefix(_BEFORE).rpartition(_BETWEEN)
+    right = data.startswith(_BEFORE) and between and end == sha256(body).hexdigest().encode() + _AFTER
+    return body if right else None
+
+
+def _with_our_line_ends(data: bytes) -> bytes:
+    return data.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n") + b"\n"
+
+
+class Stored(Mapping[str, np.ndarray]):
+    """The arrays of a trace on disk, in the dtype in which they are stored, read when asked for, and read-only.
+
+    May be used from several threads. Raises TraceNotFound, TraceCorrupt, TraceUnsafe or TraceVersion.
+    """
+
+    def __init__(self, path: os.PathLike | str):
+        self.path = absolute(path)
+        with _about(self.path), open_dir(self.path) as folder:
+            try:
+                with open_file(folder, MANIFEST, MAX_MANIFEST) as (fd, size):
+                    self.manifest = decode_manifest(read(fd, 0, size).tobytes())
+            except TraceNotFound:
+                raise TraceNotFound("there is a folder, but no manifest.json in it, so it is no trace") from None
+            self._parts = _parts(self.manifest)
+        self._slots: dict[str, tuple[int, dict[str, Slot]]] = {}
+        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._lock = Lock()
+
+    def __reduce__(self):
+        """Pickled as the path and the hash of what is there: see `reopened`."""
+        return reopened, (str(self.path), self.manifest.content_hash)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.manifest.tensors)
+
+    def __len__(self) -> int:
+        return len(self.manifest.tensors)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.manifest.tensors
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        with self._lock:
+            if name in self._kept:
+                self._kept.move_to_end(name)
+                return self._kept[name]
+        array = self.read(name)
+        with self._lock:
+            self._kept[name] = array
+            while sum(kept.nbytes for kept in self._kept.values()) > CACHE:
+                self._kept.popitem(last=False)
+        return array
+
+    def table(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        """name -> (dtype word, shape), from the manifest."""
+        return {name: (info.dtype, info.shape) for name, info in self.manifest.tensors.items()}
+
+    def read(self, name: str) -> np.ndarray:
+        """The array as it is on the disk now, whatever is kept in memory."""
+        info = self.manifest.tensors[name]
+        arrays = []
+        with _about(self.path), open_dir(self.path) as folder:
+            want_memory(info.nbytes)
+            for part, shape, digest in info.pieces:
+                with _open_part(folder, part, self._parts[part]) as (fd, size):
+                    slot = self._header(fd, size, part)[name]
+                    data = read(fd, slot.start, slot.stop)
+                if sha256(data.data).hexdigest() != digest:
+                    raise TraceCorrupt(f"the bytes of {name!r} in {part} differ from their hash")
+                arrays.append(from_raw(data, info.dtype, shape))
+            try:
+                return join(name, info.dtype, info.axes, arrays)
+            except MemoryError:
+                raise TraceUnsafe(f"{name!r} has {info.nbytes} bytes, which do not fit into memory") from None
+
+    def _header(self, fd: int, size: int, part: str) -> dict[str, Slot]:
+        """Where the tensors of a part lie, once the header says the same as the manifest."""
+        if self._slots.get(part, (None,))[0] != size:
+            refuse_pointer(part, read(fd, 0, min(64, size)).tobytes())
+            length = header_length(read(fd, 0, min(8, size)).tobytes(), size)
+            slots = parse_header(read(fd, 0, length).tobytes(), size)
+            if {name: (slot.dtype, slot.shape) for name, slot in slots.items()} != self._parts[part]:
+                raise TraceCorrupt(f"the header of {part} and the manifest tell of different tensors")
+            self._slots[part] = size, slots
+        return self._slots[part][1]
+
+
+def reopened(path: str, content_hash: str) -> Stored:
+    """The same trace on disk, from its pickle. Raises TraceNotFound if it was moved, TraceCorrupt if it is another."""
+    try:
+        stored = Stored(path)
+    except TraceNotFound as error:
+        raise TraceNotFound(
+            f"{error}. The pickle of a trace on disk is its path, not its numbers: the folder must stay where it was, "
+            f"or be loaded from where it is now"
+        ) from None
+    if stored.manifest.content_hash != content_hash:
+        raise TraceCorrupt(f"another trace is at {show(path)} now than when this one was pickled; load it by its path")
+    return stored
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What `verify` found: how much was read, and what was wrong with it."""
+
+    path: Path
+    tensors: int  # read whole, with the right hash
+    bytes: int  # in these
+    problems: tuple[TraceError, ...]
+
+    @property
+    def ok(self) -> bool:
+        return not self.problems
+
+    def __str__(self) -> str:
+        found = f"{self.tensors} tensors, {self.bytes:,} bytes, all as they were written"
+        if self.problems:
+            found = (
+                f"{len(self.problems)} of {self.tensors + len(self.problems)} tensors are damaged: {self.problems[0]}"
+            )
+        return f"{show(self.path)}: {found}"
+
+
+def verify(path: os.PathLike | str) -> Report:
+    """Every tensor of a trace on disk, read and compared with its hash; damage is collected, not raised.
+
+    >>> verify("traces/first").ok  # doctest: +SKIP
+    True
+
+    Raises what `load` raises if the manifest itself cannot be trusted: TraceNotFound, TraceCorrupt, TraceUnsafe,
+    TraceVersion.
+    """
+    stored = Stored(path)
+    count = size = 0
+    problems = []
+    for name in stored:
+        try:
+            size += stored.read(name).nbytes
+            count += 1
+        except TraceError as error:
+            problems.append(error)
+    return Report(expanded(path), count, size, tuple(problems))
+
+
+def _parts(manifest: Manifest) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
+    """What each part must hold: name -> (dtype word, shape)."""
+    parts: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
+    for name, info in manifest.tensors.items():
+        if not info.pieces:
+            raise TraceCorrupt(f"the manifest does not say in which part {name!r} lies")
+        for piece in info.pieces:
+            parts.setdefault(piece.part, {})[name] = info.dtype, piece.shape
+    return parts
+
+
+@contextmanager
+def _open_part(folder: int, part: str, holds: dict[str, tuple[str, tuple[int, ...]]]) -> Iterator[tuple[int, int]]:
+    limit = 8 + MAX_HEADER + sum(check_shape(*entry) for entry in holds.values())
+    try:
+        with open_file(folder, part, limit) as opened:
+            yield opened
+    except TraceNotFound as error:
+        raise TraceCorrupt(str(error)) from None
+
+
+@contextmanager
+def _about(path: Path) -> Iterator[None]:
+    """The same error, with the trace that it is about in front."""
+    try:
+        yield
+    except TraceError as error:
+        if show(path) in str(error):
+            raise
+        raise type(error)(f"{show(path)}: {error}") from error.__cause__

@@ -1,0 +1,293 @@
+"""Files that may be hostile, and folders that must appear whole: the only code of this room that opens anything.
+
+Reading follows no symlink, waits for no FIFO, and reads no device; writing ends in fsync and one rename. Knows
+nothing of manifests or tensors.
+"""
+
+import errno
+import fcntl
+import os
+import re
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import numpy as np
+
+from workbench.errors import TraceCorrupt, TraceError, TraceNotFound, TraceUnsafe
+from workbench.paths import scratch
+from workbench.text import visible
+
+_STAGING = re.compile(r"\.(.+)\.writing-([0-9]{1,10})-([0-9]{1,10})", re.DOTALL)
+# What a file system answers that has no fsync for this kind of file (some CIFS, vboxsf and FUSE mounts): nothing is
+# wrong with the disk then. EIO, ENOSPC and EDQUOT are never among them.
+_NO_SYNC = {
+    errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR,
+}  # fmt: skip
+AT_ONCE = 1 << 30  # bytes of one call: macOS refuses 2 GB, and Linux stops there
+_READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+
+
+def show(path: os.PathLike | str) -> str:
+    """A path as an error may print it."""
+    return visible(os.fspath(path))
+
+
+@contextmanager
+def open_dir(path: Path) -> Iterator[int]:
+    """The descriptor of a folder, itself no symlink.
+
+    Raises TraceNotFound if there is none, TraceUnsafe if the path is a symlink, a FIFO, a socket or a device.
+    """
+    try:
+        fd = os.open(path, _READ | os.O_DIRECTORY)
+    except ValueError as error:  # a NUL in the path
+        raise TraceNotFound(f"there is no trace at {show(path)}: {error}") from None
+    except OSError as error:
+        kind = "nothing" if error.errno == errno.ENOENT else _kind(path)
+        if kind in ("nothing", "a file"):
+            what = "" if kind == "nothing" else "; that is a file, and a trace is a folder"
+            raise TraceNotFound(f"there is no trace at {show(path)}{what}") from None
+        if kind == "a symlink":
+            raise TraceUnsafe(
+                f"{show(path)} is a symlink; a trace is a folder, and links are not followed. Give the path that it "
+                f"leads to: {show(os.path.realpath(path))}"
+            ) from None
+        if kind != "a folder":
+            raise TraceUnsafe(f"{show(path)} is {kind}; a trace is a folder") from None
+        raise TraceError(f"{show(path)} cannot be opened: {error.strerror}") from None
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
+@contextmanager
+def open_file(folder: int, name: str, limit: int) -> Iterator[tuple[int, int]]:
+    """The descriptor and the size in bytes of a regular file in an open folder.
+
+    Raises TraceNotFound if it is missing, TraceUnsafe if it is no regular file or larger than `limit` bytes.
+    """
+    try:
+        fd = os.open(name, _READ, dir_fd=folder)
+    except OSError as error:
+        if error.errno == errno.ENOENT:
+            raise TraceNotFound(f"{name} is missing") from None
+        if error.errno in (errno.ELOOP, errno.ENXIO, errno.ENODEV):
+            raise TraceUnsafe(_not_regular(folder, name)) from None
+        raise TraceError(f"{name} cannot be opened: {error.strerror}") from None
+    try:
+        info = os.fstat(fd)
+        if not stat.S_ISREG(info.st_mode):
+            raise TraceUnsafe(f"{name} is {_name_of(info.st_mode)}; a trace holds only regular files")
+        if info.st_size > limit:
+            raise TraceUnsafe(f"{name} has {info.st_size} bytes; the limit is {limit}")
+        yield fd, info.st_size
+    finally:
+        os.close(fd)
+
+
+def read(fd: int, start: int, stop: int) -> np.ndarray:
+    """The bytes `start:stop` of an open file, in memory that nothing else can change.
+
+    Raises TraceCorrupt if the file ends before, TraceUnsafe if they do not fit into memory.
+    """
+    want_memory(stop - start)
+    try:
+        data = np.empty(stop - start, np.uint8)
+    except MemoryError:
+        raise TraceUnsafe(f"{stop - start} bytes do not fit into memory") from None
+    view, done = data.data, 0
+    while done < len(view):
+        try:
+            count = _read_into(fd, view[done : done + AT_ONCE], start + done)
+        except OSError as error:
+            raise TraceCorrupt(f"the disk cannot read it: {error.strerror}") from None
+        if count == 0:
+            raise TraceCorrupt("a file is shorter than it was when it was opened")
+        done += count
+    return data
+
+
+def _read_into(fd: int, view: memoryview, at: int) -> int:
+    if hasattr(os, "preadv"):  # not in every Python on macOS
+        return os.preadv(fd, [view], at)
+    data = os.pread(fd, len(view), at)
+    view[: len(data)] = data
+    return len(data)
+
+
+_POINTERS = {  # how a pointer file begins -> whose it is, and what puts the file in its place
+    b"version https://git-lfs.github.com/": ("git-lfs", "git lfs pull"),
+    b"version https://hawser.github.com/": ("git-lfs", "git lfs pull"),
+    b"/annex/objects/": ("git-annex", "git annex get ."),
+}
+
+
+def refuse_pointer(name: str, start: bytes) -> None:
+    """TraceCorrupt, with the way out, if a file that starts so only points to the one that was committed."""
+    for begin, (whose, command) in _POINTERS.items():
+        if start.startswith(begin):
+            raise TraceCorrupt(f"{name} is {whose}'s pointer to the file, not the file. Run in its folder: {command}")
+
+
+def want_memory(size: int) -> None:
+    """TraceUnsafe if `size` bytes are more than this machine has: the system would promise them, and then kill us."""
+    if size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
+        raise TraceUnsafe(f"{size} bytes are more than this machine's memory")
+
+
+class Staging:
+    """A new folder beside `target` that takes its place whole, or goes without a trace.
+
+    Named `.<name>.writing-<pid>-<n>` (of a long name its beginning), and locked: who finds one whose process is dead
+    and whose lock is free may remove it, and that is what making the next one in the same folder does.
+    """
+
+    def __init__(self, target: Path):
+        self.target = target
+        if "\0" in os.fspath(target):
+            raise OSError(errno.EINVAL, "a path cannot have a NUL in it")
+        _make_parents(target.parent)
+        sweep(target.parent)
+        with suppress(FileNotFoundError):
+            os.lstat(target)  # a name that is too long is found out now, not when the folder is to be renamed
+        while True:
+            self.path = scratch(target)
+            with suppress(FileExistsError):
+                self.path.mkdir()
+                break
+        self.durable = True  # until `commit` finds that the file system cannot do that
+        self._lock: int | None = os.open(self.path, _READ | os.O_DIRECTORY)
+        with suppress(OSError):  # some network file systems have no locks; there nothing is ever swept
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+    def create(self, name: str) -> int:
+        """A descriptor to write a new file of that name; close it yourself."""
+        flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
+        return os.open(self.path / name, flags, 0o666)
+
+    def remove(self, name: str) -> None:
+        with suppress(FileNotFoundError):
+            os.unlink(self.path / name)
+
+    def commit(self) -> None:
+        """Make every name durable and rename the folder to `target`; OSError if something is there.
+
+        `durable` says afterwards whether the file system could do that.
+        """
+        self.durable = bool(sync(self.path))
+        os.rename(self.path, self.target)  # replaces an empty folder, and nothing else
+        self._unlock()
+        try:
+            self.durable = bool(sync(self.target.parent)) and self.durable
+        except OSError as error:
+            raise TraceError(
+                f"the trace is at {show(self.target)}, but a power cut could still undo it: {error.strerror}"
+            ) from error
+
+    def abort(self) -> None:
+        shutil.rmtree(self.path, ignore_errors=True)
+        self._unlock()
+
+    def _unlock(self) -> None:
+        if self._lock is not None:
+            lock, self._lock = self._lock, None
+            os.close(lock)
+
+
+def sweep(folder: Path) -> list[Path]:
+    """Remove what dead processes left half written in `folder`, and nothing else; gives what was removed."""
+    gone = []
+    for entry in os.scandir(folder):
+        found = _STAGING.fullmatch(entry.name)
+        if not found or not entry.is_dir(follow_symlinks=False) or _alive(int(found[2])):
+            continue
+        with suppress(OSError):
+            lock = os.open(entry.path, _READ | os.O_DIRECTORY)
+            try:
+                # A pid says nothing about processes of another container or host; the lock does.
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(entry.path, ignore_errors=True)
+                gone.append(Path(entry.path))
+            finally:
+                os.close(lock)
+    return gone
+
+
+def sync(folder: Path) -> bool:
+    """Make the names in a folder durable; False if its file system cannot do that."""
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+        return False
+    try:
+        return sync_file(fd)
+    finally:
+        os.close(fd)
+
+
+def sync_file(fd: int) -> bool:
+    """Wait until what was written to an open file is on the disk; False if its file system cannot do that."""
+    try:
+        os.fsync(fd)
+    except OSError as error:
+        if error.errno not in _NO_SYNC:
+            raise
+        return False
+    return True
+
+
+def _make_parents(folder: Path) -> None:
+    missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
+    for parent in reversed(missing):
+        with suppress(FileExistsError):
+            parent.mkdir()
+        sync(parent.parent)
+
+
+def _alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except (OSError, OverflowError):
+        return True  # there, but not ours; or no pid at all, and then not ours to remove
+    return True
+
+
+def _not_regular(folder: int, name: str) -> str:
+    """Why a name in an open folder is not read, and the way out if it is a symlink."""
+    try:
+        target = os.readlink(name, dir_fd=folder)
+    except OSError:
+        return f"{name} is not a file; a trace holds only regular files"
+    return (
+        f"{name} is a symlink to {show(target)[:200]}, which is not followed; a trace holds only regular files. Copy "
+        f"the folder with its files in place of the links: cp -rL FOLDER COPY. From the Hugging Face hub: "
+        f"hf download REPOSITORY --local-dir FOLDER (local_dir= in Python)"
+    )
+
+
+def _kind(path: Path) -> str:
+    try:
+        return _name_of(os.lstat(path).st_mode)
+    except OSError:
+        return "nothing"
+
+
+def _name_of(mode: int) -> str:
+    for test, name in (
+        (stat.S_ISLNK, "a symlink"),
+        (stat.S_ISDIR, "a folder"),
+        (stat.S_ISREG, "a file"),
+        (stat.S_ISFIFO, "a FIFO"),
+        (stat.S_ISSOCK, "a socket"),
+    ):
+        if test(mode):
+            return name
+    return "a device"

@@ -1,0 +1,263 @@
+"""What must hold in every run of a gpt-oss model, checked on whatever a recording holds. Numpy only.
+
+Of another model, recorded through `workbench.interop`, the config says what is different: no sinks ("sinks": False),
+how a router's weights follow from its logits ("router"), experts that every token meets ("shared_experts").
+
+An identity is a function from the values of one layer (or of the whole run) to the size of its violation, relative to
+the largest value involved; None where the values that it needs were not recorded. The same functions check a probe in
+which everything is recorded, the trace that is kept, and a trace that was opened years later.
+"""
+
+from collections.abc import Callable, Mapping
+
+import ml_dtypes
+import numpy as np
+
+from workbench import hooks
+from workbench.traces import Trace, patterns
+
+Values = Mapping[str, np.ndarray]  # by short name: "resid_pre", "pattern", …
+
+# fp32: sums of some hundred terms; bf16: 8 bits of mantissa, a handful of roundings between the two sides
+TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 5e-2, "float16": 1e-2}
+
+
+# how the weights of the chosen experts follow from the router's logits
+KEPT_SOFTMAX = "softmax of the kept logits"  # gpt-oss, and whoever makes the kept weights sum to 1
+SOFTMAX_KEPT = "kept part of the softmax"
+
+
+def sinkless(config: dict) -> bool:
+    """Whether the model is known to have no sinks: its patterns' rows sum to 1."""
+    return config.get("sinks") is False
+
+
+def gap(a: np.ndarray, b: np.ndarray) -> float:
+    """The largest difference, relative to the largest value of b."""
+    a, b = np.asarray(a, np.float64), np.asarray(b, np.float64)
+    if a.size == 0:
+        return 0.0
+    return float(np.abs(a - b).max() / max(np.abs(b).max(), 1e-30))
+
+
+def worst(gaps: list[float]) -> float | None:
+    """The largest, NaN if one is NaN; None of none."""
+    return float(np.max(gaps)) if gaps else None
+
+
+def writes_add_up(v: Values, layer: int, config: dict) -> float | None:
+    """resid_pre + attn_out = resid_mid, and resid_mid + mlp_out = resid_post."""
+    gaps = []
+    for before, write, after in (("resid_pre", "attn_out", "resid_mid"), ("resid_mid", "mlp_out", "resid_post")):
+        if before in v and write in v and after in v:
+            gaps.append(gap(v[before] + v[write], v[after]))
+    return worst(gaps)
+
+
+def pattern_and_sink_sum_to_one(v: Values, layer: int, config: dict) -> float | None:
+    if "pattern" not in v or not ("sink" in v or sinkless(config)):
+        return None
+    total = v["pattern"].astype(np.float64).sum(-1) + v.get("sink", 0)
+    return gap(total, np.ones_like(total))
+
+
+def pattern_comes_from_queries_and_keys(v: Values, layer: int, config: dict) -> float | None:
+    """softmax over q·k and the sink gives the recorded sink mass (and pattern, where it was recorded)."""
+    if sinkless(config) and "pattern" in v:
+        v = {"sinks": patterns.no_sinks(config), "sink": np.zeros(v["pattern"].shape[:2]), **v}
+    if not all(name in v for name in ("rot_q", "rot_k", "sinks", "sink")):
+        return None
+    dtype = v["dtype"].dtype
+    gaps = []
+    # some rows are enough: a wrong mask, scale, window or sink shows in all of them
+    n = len(v["rot_q"])
+    for start in sorted({0, n // 2, max(0, n - 8)}):
+        at = slice(start, start + 8)
+        pattern, sink = patterns.recompute(config, layer, v["rot_q"], v["rot_k"], v["sinks"], dtype, queries=at)
+        gaps.append(gap(sink, v["sink"][:, at]))
+        if "pattern" in v:
+            gaps.append(gap(pattern, v["pattern"][:, at]))
+    return worst(gaps)
+
+
+def sliding_rows_are_zero_beyond_the_window(v: Values, layer: int, config: dict) -> float | None:
+    if "pattern" not in v or config["layer_types"][layer] != "sliding_attention":
+        return None
+    n = v["pattern"].shape[-1]
+    outside = v["pattern"][:, patterns.hidden(config, layer, np.arange(n), n)]
+    return float(np.abs(outside).max(initial=0.0))
+
+
+def heads_and_bias_make_attn_out(v: Values, layer: int, config: dict) -> float | None:
+    if not all(name in v for name in ("result", "b_o", "attn_out")):
+        return None
+    return gap(v["result"].astype(np.float64).sum(1) + v["b_o"], v["attn_out"])
+
+
+def router_weights_are_the_softmax_of_the_kept_logits(v: Values, layer: int, config: dict) -> float | None:
+    law = config.get("router", KEPT_SOFTMAX)
+    if law not in (KEPT_SOFTMAX, SOFTMAX_KEPT):
+        return None
+    if not all(name in v for name in ("router_logits", "expert_indices", "expert_weights")):
+        return None
+    logits, chosen = v["router_logits"].astype(np.float64), v["expert_indices"]
+    kept = np.take_along_axis(logits, chosen, -1)
+    top = kept.max(-1, keepdims=True)
+    e = np.exp(kept - top)
+    total = e if law == KEPT_SOFTMAX else np.exp(logits - top)
+    share = np.zeros_like(logits)
+    np.put_along_axis(share, chosen, e / total.sum(-1, keepdims=True), -1)
+    rest = logits.copy()
+    np.put_along_axis(rest, chosen, -np.inf, -1)
+    overlooked = np.maximum(rest.max(-1) - kept.min(-1), 0).max()  # a logit above the kept ones
+    return worst([gap(v["expert_weights"], share), float(overlooked)])
+
+
+def weighted_experts_make_mlp_out(v: Values, layer: int, config: dict) -> float | None:
+    if config.get("shared_experts") or not all(
+        name in v for name in ("expert_out", "expert_indices", "expert_weights", "mlp_out")
+    ):
+        return None
+    share = np.take_along_axis(v["expert_weights"], v["expert_indices"], -1).astype(np.float64)
+    return gap(np.einsum("pc,pcd->pd", share, v["expert_out"]), v["mlp_out"])
+
+
+Check = Callable[[Values, int, dict], float | None]
+# each identity, and the values that it compares: an edit at one of them excuses it
+BY_LAYER: dict[str, tuple[Check, tuple[str, ...]]] = {
+    "residual + writes = next residual": (
+        writes_add_up,
+        ("resid_pre", "attn_out", "resid_mid", "mlp_out", "resid_post"),
+    ),
+    "pattern + sink = 1": (pattern_and_sink_sum_to_one, ("pattern", "sink")),
+    "pattern = softmax(q·k, sink)": (
+        pattern_comes_from_queries_and_keys,
+        ("attn_scores", "pattern", "sink"),
+    ),
+    "sliding rows are zero beyond the window": (sliding_rows_are_zero_beyond_the_window, ("attn_scores", "pattern")),
+    "head results + bias = attn_out": (heads_and_bias_make_attn_out, ("result", "attn_out")),
+    "router weights = softmax of the kept logits": (
+        router_weights_are_the_softmax_of_the_kept_logits,
+        ("router_logits", "expert_indices", "expert_weights"),
+    ),
+    "weighted expert outputs = mlp_out": (
+        weighted_experts_make_mlp_out,
+        ("expert_indices", "expert_weights", "expert_out", "mlp_out"),
+    ),
+}
+EMBEDDING = "embedding + all writes = last residual"
+LENS = "lens of the last layer = the logits"
+FINITE = "logits are finite"
+UNHOOKED = "logits equal the unhooked run's"
+
+
+class Findings:
+    """The worst violation of each identity so far, and the list for the manifest."""
+
+    def __init__(self, dtype: str, edited: frozenset[str] = frozenset()):
+        self.tolerance = dict.fromkeys([*BY_LAYER, EMBEDDING, LENS], TOLERANCE[dtype])
+        self.tolerance |= {FINITE: 0.0, UNHOOKED: 0.0}  # bit for bit
+        self.edited = edited  # short names of the points that an edit touched
+        self._worst: dict[str, tuple[float, str]] = {}
+
+    def add(self, identity: str, worst: float | None, where: str) -> None:
+        if worst is None:
+            return
+        worst = float("inf") if np.isnan(worst) else worst
+        if identity not in self._worst or worst > self._worst[identity][0]:
+            self._worst[identity] = (worst, where)
+
+    def take(self, other: "Findings") -> None:
+        """What another check found counts here too."""
+        for identity, (worst, where) in other._worst.items():
+            self.add(identity, worst, where)
+
+    def forget(self, check: Callable) -> None:
+        """As if this identity had not been checked."""
+        self._worst = {i: worst for i, worst in self._worst.items() if i not in BY_LAYER or BY_LAYER[i][0] is not check}
+
+    def add_layer(self, v: Values, layer: int, config: dict, where: str) -> None:
+        for identity, (check, involved) in BY_LAYER.items():
+            if not self.edited.intersection(involved):
+                self.add(identity, check(v, layer, config), f"{where}, layer {layer}")
+
+    def report(self) -> list[dict]:
+        """For the manifest: identity, status, worst, tolerance, why."""
+        found = []
+        involved = {identity: touched for identity, (_, touched) in BY_LAYER.items()}
+        for identity in [*BY_LAYER, EMBEDDING, LENS, FINITE, UNHOOKED]:
+            entry = {
+                "identity": identity,
+                "status": "not checked",
+                "worst": None,
+                "tolerance": self.tolerance[identity],
+            }
+            if identity in self._worst:
+                worst, where = self._worst[identity]
+                holds = worst <= self.tolerance[identity]
+                finite = np.isfinite(worst)
+                entry |= {
+                    "status": "holds" if holds else "fails",
+                    "worst": float(f"{worst:.2e}") if finite else None,  # further digits are those of numpy's BLAS
+                    "why": f"worst in {where}" + ("" if finite else ", where it is not finite"),
+                }
+            elif touched := self.edited.intersection(involved.get(identity, ())):
+                entry["why"] = f"an edit is at {', '.join(sorted(touched))}"
+            elif self.edited:
+                entry["why"] = "the run is edited; an unedited one, or values that were not recorded, would tell"
+            else:
+                entry["why"] = "the values that it compares were not recorded"
+            found.append(entry)
+        return found
+
+
+def empty(dtype: str) -> np.ndarray:
+    """Nothing, in the model's dtype: how a check learns which roundings the model made."""
+    return np.empty(0, ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
+
+
+def check(trace: Trace, findings: Findings | None = None) -> list[dict]:
+    """Checks a trace against the model's identities, from its numbers alone: identity, status, worst, tolerance, why.
+
+    `worst` is relative to the largest value involved. Opens no model: `check(wb.load(path))` works for ever.
+    What only a model can tell (its biases, the unhooked run) was checked when the trace was made, and stands in
+    `trace.verification`.
+
+    >>> [f["status"] for f in wb.check(trace) if f["identity"] == "router weights = softmax of the kept logits"]
+    ['holds']
+    """
+    config = trace.config
+    findings = findings or Findings(trace.manifest.numerics.get("dtype", "float32"), edited_points(trace))
+    dtype = empty(trace.manifest.numerics.get("dtype", "float32"))
+    shorts = {s for _, involved in BY_LAYER.values() for s in involved} | {"rot_q", "rot_k"}
+    sources = {name: trace.source(name) for name in trace.names()}
+    for layer in range(config["n_layers"]):
+        held = {s: hooks.full(s, layer) for s in shorts}
+        held = {s: name for s, name in held.items() if name in sources}
+        if {sources[name] for name in held.values()} == {"live", "replay"}:
+            # live and replayed values may sit on different routes: compare each kind with itself
+            groups = [{s: n for s, n in held.items() if sources[n] == kind} for kind in ("live", "replay")]
+        else:
+            groups = [held]
+        for group in groups:
+            v = {s: trace[name] for s, name in group.items()} | {"dtype": dtype}
+            if "sinks" in trace:
+                v["sinks"] = trace["sinks"][layer]
+            findings.add_layer(v, layer, config, "the trace")
+    if not findings.edited and all(s in trace for s in ("hook_embed", "attn_out", "mlp_out")):
+        last = config["n_layers"] - 1
+        if ("resid_post", last) in trace:
+            total = trace["hook_embed"] + trace["attn_out"].sum(0) + trace["mlp_out"].sum(0)
+            findings.add(EMBEDDING, gap(total, trace["resid_post", last]), "the trace")
+    one_route = not (trace.manifest.routes or {}).get("differ", 0)  # the lens is replayed, predictions may be live
+    if not findings.edited and one_route and "lens_logprobs" in trace:
+        n = trace["lens_logprobs"].shape[-1]
+        findings.add(LENS, gap(trace["lens_logprobs"][-1], trace["top_logprobs"][:, :n]), "the trace")
+    if "top_logprobs" in trace:
+        findings.add(FINITE, 0.0 if np.isfinite(trace["top_logprobs"]).all() else float("inf"), "the trace")
+    return findings.report()
+
+
+def edited_points(trace: Trace) -> frozenset[str]:
+    """The short names of the points that the trace's edits touched."""
+    return frozenset(map(hooks.short, patterns.edited_points(trace)))

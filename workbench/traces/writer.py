@@ -1,0 +1,366 @@
+"""Writing traces: a trace appears at its path whole, or not at all, and never replaces another.
+
+Everything is written into a folder beside the target, made durable, and renamed into place. `stored.py` reads.
+"""
+
+import errno
+import logging
+import os
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from workbench.errors import TraceError, TraceExists, TraceNotFound
+from workbench.paths import absolute
+from workbench.text import visible
+from workbench.traces.format import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_all, write_part
+from workbench.traces.manifest import Manifest, Piece, TensorInfo, described
+from workbench.traces.reader import MANIFEST, Stored, encode_manifest
+from workbench.traces.tensor_parts import joined_shape
+from workbench.traces.untrusted_files import Staging, show, sync, sync_file
+
+_log = logging.getLogger(__name__)
+NOT_DURABLE = (
+    "The trace is at %s, but its file system cannot be told to put names on the disk at once (fsync): "
+    "a power cut soon after could undo it."
+)
+PART_BYTES = 1 << 30  # `write` starts a new part when the next tensor would make this one larger
+MAX_PARTS = 100_000
+MAX_PIECES = 300_000  # keeps the manifest within what a reader takes
+
+
+def write(path: os.PathLike | str, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> Path:
+    """Write a whole trace; gives its path. If the same trace is there already, nothing is written.
+
+    `manifest.tensors` may tell the source and the axes of each array; see `described`.
+
+    >>> write("traces/first", manifest, {"logprob": np.zeros(74, "f4")})  # doctest: +SKIP
+    PosixPath('/home/me/traces/first')
+
+    Raises TraceExists if anything else is at `path` (it is never touched), TraceError if the disk is full or cannot
+    be written (nothing is left behind), ValueError or HookNameError for arrays that the manifest does not fit.
+    """
+    target = absolute(path)
+    tensors = table_of(arrays)
+    table = described(manifest.tensors, tensors)
+    manifest = replace(manifest, tensors=table)
+    existing = _existing(target, manifest)
+    if existing is not None:
+        _want_same(existing, manifest, arrays)
+        return target
+    with TraceWriter(target, manifest) as writer:
+        for names in split(tensors):
+            writer.append(_Some(arrays, {name: tensors[name] for name in names}))
+        return writer.commit()
+
+
+def check_place(path: os.PathLike | str) -> None:
+    """TraceError if a trace could not be written to `path`: found out before a run, not after it. Leaves nothing."""
+    target = absolute(path)
+    try:
+        there = next((folder for folder in target.parents if folder.exists()), target)
+        staging = Staging(there / target.name)
+        try:
+            sync(staging.path)
+        finally:
+            staging.abort()
+    except OSError as error:
+        raise _failure(target, error) from error
+
+
+def predicted_bytes(manifest: Manifest, tensors: Mapping[str, tuple[str, Sequence[int]]]) -> int:
+    """How many bytes `write` would put on disk for name -> (dtype word, shape): exact, without the arrays.
+
+    >>> predicted_bytes(manifest, {"logprob": ("F32", (74,))})  # doctest: +SKIP
+    1874
+
+    Raises what `write` raises for tensors that the manifest does not fit.
+    """
+    table, total = described(manifest.tensors, tensors), 0
+    for number, names in enumerate(split(tensors)):
+        total += len(encode_header({name: tensors[name] for name in names}))
+        for name in names:
+            total += table[name].nbytes
+            table[name] = replace(table[name], pieces=(Piece(_part(number), table[name].shape, "0" * 64),))
+    return total + len(encode_manifest(replace(manifest, tensors=table)))
+
+
+def split(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> list[list[str]]:
+    """Which tensors `write` puts into which part: in their order, up to `PART_BYTES` each."""
+    parts: list[list[str]] = []
+    size = 0
+    for name, entry in tensors.items():
+        nbytes = check_shape(*entry)
+        if not parts or size + nbytes > PART_BYTES or len(parts[-1]) == MAX_TENSORS // 2:
+            parts.append([])
+            size = 0
+        parts[-1].append(name)
+        size += nbytes
+    return parts
+
+
+class TraceWriter:
+    """A trace that is written while the run goes on; it appears at `path` when it is committed.
+
+    >>> with TraceWriter("traces/long", manifest, keep_partial=True) as writer:  # doctest: +SKIP
+    ...     writer.append(prefill, source="live")  # {"blocks.0.hook_resid_post": [pos d_model], …}
+    ...     writer.append(decoded, source="live")  # the next positions; any number of them
+    ...     writer.commit(finished_manifest)
+
+    The end of the `with` commits if nothing else did. An exception in it, Ctrl-C too, leaves nothing behind; with
+    `keep_partial` it commits what was appended until then, with the status "partial" and `writer.manifest`, which
+    you may replace as the run goes on. Not for use from several threads.
+
+    Raises TraceExists at once if another trace, or anything else, is at `path`; TraceError if the disk fails.
+    """
+
+    def __init__(self, path: os.PathLike | str, manifest: Manifest, *, keep_partial: bool = False):
+        self.path = absolute(path)
+        self.manifest = manifest
+        self.keep_partial = keep_partial
+        self.done = False  # committed or aborted
+        self._written: list[dict[str, tuple[TensorInfo, str]]] = []  # by part: what each piece is, and its hash
+        self._whole: dict[str, TensorInfo] = {}  # what each tensor is so far
+        self._pieces = 0
+        _existing(self.path, manifest)
+        try:
+            self._staging = Staging(self.path)
+        except OSError as error:
+            raise _failure(self.path, error) from error
+
+    def append(self, arrays: Mapping[str, np.ndarray], *, source: str | None = None) -> None:
+        """Write one part: a whole prefill, or the next positions. Arrays of one name are joined along "pos" or "query".
+
+        `source` is "live", "replay" or "forward"; without it the manifest's own table tells. Returns when the bytes
+        are on the disk.
+
+        Raises ValueError or HookNameError, before anything is written, for arrays that do not fit those before;
+        TraceError if the disk is full or fails, and then the whole trace is gone.
+        """
+        self._must_be_open()
+        if not arrays:
+            return
+        number = len(self._written)
+        known = {name: info for name, info in self.manifest.tensors.items() if name in arrays}
+        pieces = described(known, table_of(arrays), source=source)
+        whole = {name: _grown(name, self._whole.get(name), piece) for name, piece in pieces.items()}
+        if number >= MAX_PARTS or self._pieces + len(pieces) > MAX_PIECES:
+            raise ValueError(
+                f"{number} parts with {self._pieces} pieces are all that a trace takes; append more at a time"
+            )
+        with self._telling():
+            try:
+                fd = self._staging.create(_part(number))
+                try:
+                    hashes = write_part(fd, arrays)
+                finally:
+                    os.close(fd)
+            except BaseException:
+                self._staging.remove(_part(number))
+                raise
+        self._whole = self._whole | whole
+        self._pieces += len(pieces)
+        self._written = [*self._written, {name: (piece, hashes[name]) for name, piece in pieces.items()}]
+
+    def commit(self, manifest: Manifest | None = None, *, status: str | None = None) -> Path:
+        """Put the trace in its place; gives the path. `manifest` is the last word, without it `self.manifest` is.
+
+        Raises TraceExists if something else came there in the meantime or the same run left other numbers before;
+        TraceError if the disk fails. Then nothing of this trace is left.
+        """
+        self._must_be_open()
+        final = manifest or self.manifest
+        final = replace(final, tensors=self._tensors(), status=status or final.status)
+        with self._telling():
+            self._write_manifest(final)
+            while True:
+                existing = _existing(self.path, final)
+                if existing is not None:
+                    _want_same(existing, final, Stored(self._staging.path))
+                    self.abort()
+                    return self.path
+                try:
+                    self._staging.commit()
+                except OSError as error:
+                    if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+                        raise
+                    continue  # another process was faster: look again at what it left
+                self.done = True
+                if not self._staging.durable:
+                    _log.warning(NOT_DURABLE, show(self.path))
+                return self.path
+
+    def so_far(self) -> Stored:
+        """What was appended until now, read as it will be read: to be checked before it is committed."""
+        self._must_be_open()
+        with self._telling():
+            self._write_manifest(replace(self.manifest, tensors=self._tensors(), status="partial"))
+        return Stored(self._staging.path)
+
+    def abort(self) -> None:
+        """Leave nothing behind. Does nothing after a commit."""
+        if not self.done:
+            self.done = True
+            self._staging.abort()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if self.done:
+            return
+        try:
+            if kind is None:
+                self.commit()
+            elif self.keep_partial and self._written:
+                self.commit(status="partial")
+        finally:
+            self.abort()
+
+    def _write_manifest(self, manifest: Manifest) -> None:
+        data = encode_manifest(manifest)
+        fd = self._staging.create(MANIFEST)
+        try:
+            write_all(fd, data)
+            sync_file(fd)
+        finally:
+            os.close(fd)
+
+    def _tensors(self) -> dict[str, TensorInfo]:
+        pieces: dict[str, list[Piece]] = {}
+        for number, part in enumerate(self._written):
+            for name, (piece, digest) in part.items():
+                pieces.setdefault(name, []).append(Piece(_part(number), piece.shape, digest))
+        return {name: replace(self._whole[name], pieces=tuple(of)) for name, of in pieces.items()}
+
+    def _must_be_open(self) -> None:
+        if self.done:
+            raise ValueError(f"the writer of {show(self.path)} is closed: it was committed or aborted")
+
+    @contextmanager
+    def _telling(self) -> Iterator[None]:
+        """An error of the disk, or of what is at the path, ends the trace; the disk's is told in words."""
+        try:
+            yield
+        except OSError as error:
+            self.abort()
+            raise _failure(self.path, error) from error
+        except TraceError:
+            self.abort()
+            raise
+
+
+def _failure(target: Path, error: OSError) -> TraceError:
+    why = error.strerror or str(error)
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        try:
+            free = f"{shutil.disk_usage(target.parent).free:,} bytes are free"
+        except OSError:
+            free = "how much is free is not known"
+        why = f"the disk is full ({free} now)"
+    return TraceError(
+        f"the trace could not be written to {show(target)}: {why}. Nothing of it was left there, and nothing "
+        f"that was there was touched."
+    )
+
+
+def _part(number: int) -> str:
+    return f"part-{number:05d}.safetensors"
+
+
+def _grown(name: str, before: TensorInfo | None, piece: TensorInfo) -> TensorInfo:
+    """What the tensor is with one more piece; ValueError if it does not fit."""
+    if before is None:
+        return piece
+    for what, old, new in (
+        ("dtype", before.dtype, piece.dtype),
+        ("source", before.source, piece.source),
+        ("axes", before.axes, piece.axes),
+    ):
+        if old != new:
+            raise ValueError(f"{name!r} began with the {what} {old}, and this part has {new}")
+    try:
+        return replace(before, shape=joined_shape(before.axes, [before.shape, piece.shape]))
+    except ValueError as error:
+        raise ValueError(f"{name!r}: {error}") from None
+
+
+def _existing(target: Path, manifest: Manifest) -> Stored | None:
+    """The trace of the same run at `target`; None if nothing is there; TraceExists for anything else."""
+    instead = "Nothing was written. Choose another path, or move that away first."
+    try:
+        stored = Stored(target)
+    except TraceNotFound:
+        if not os.path.lexists(target):
+            return None
+        if os.path.lexists(target / MANIFEST):  # it came just now
+            return _existing(target, manifest)
+        if target.is_dir() and not any(target.iterdir()):
+            return None
+        kind = "a folder with other things in it" if target.is_dir() else "a file"
+        raise TraceExists(f"{show(target)} is {kind}. {instead}") from None
+    except TraceError as error:
+        raise TraceExists(f"what is at {show(target)} cannot be read: {error}. {instead}") from error
+    found = stored.manifest
+    if found.id != manifest.id:
+        raise TraceExists(
+            f"another trace is at {show(target)}: {found.id[:8]} of {visible(found.model['name'])}, "
+            f"{len(found.tokens)} tokens; this one is {manifest.id[:8]}. {instead}"
+        )
+    return stored
+
+
+def _want_same(existing: Stored, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> None:
+    """TraceExists, naming what differs, unless both traces say the same, however they are cut into parts."""
+    old, new = existing.manifest, manifest
+    was, now = old.to_json(), new.to_json()
+    elsewhere = ("created", "numerics", "tensors")  # when and where it was made; ids agree on what decides the bits
+    differ = [key for key in was if key not in elsewhere and was[key] != now[key]]
+    differ += sorted(set(old.tensors) ^ set(new.tensors))
+    for name in sorted(old.tensors.keys() & new.tensors.keys()):
+        if replace(old.tensors[name], pieces=()) != replace(new.tensors[name], pieces=()):
+            differ.append(name)
+            continue
+        try:
+            if raw(existing.read(name)) != raw(arrays[name]):
+                differ.append(name)
+        except TraceError as error:
+            raise TraceExists(f"the trace at {show(existing.path)} is damaged: {error}. Move it away first.") from error
+    if not differ:
+        return
+    if "status" in differ:
+        why = f"The one there is {old.status}, this one is {new.status}."
+    else:
+        why = "Not deterministic?"
+    raise TraceExists(
+        f"the same run ({new.id[:8]}) is already at {show(existing.path)}, with other content: "
+        f"{', '.join(differ[:5])}{', …' if len(differ) > 5 else ''}. {why} Nothing was written. "
+        f"Save this one at another path to compare them, or move that one away."
+    )
+
+
+class _Some(Mapping[str, np.ndarray]):
+    """Some entries of a mapping, each still looked up only when it is asked for."""
+
+    def __init__(self, arrays: Mapping[str, np.ndarray], table: dict[str, tuple[str, tuple[int, ...]]]):
+        self._arrays, self._table = arrays, table
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._table)
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._table
+
+    def __getitem__(self, name: str) -> np.ndarray:
+        return self._arrays[name]
+
+    def table(self) -> dict[str, tuple[str, tuple[int, ...]]]:
+        return self._table

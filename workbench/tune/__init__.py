@@ -1,1 +1,0 @@
-"""What is trained on a model's own activations, and belongs to that model alone."""

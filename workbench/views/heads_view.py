@@ -1,0 +1,156 @@
+"""The heads of a layer: all as thumbnails, one large, and what each token looks at. Patterns come when asked for."""
+
+import os
+from collections.abc import Mapping
+from copy import copy
+from typing import Any
+
+import numpy as np
+
+from workbench.traces import Trace, patterns
+from workbench.views import snapshot_html
+from workbench.views.payload import Payload
+from workbench.views.view import View
+
+QUICK = 4096  # tokens from which on a preview comes first
+CELLS = 1024  # of the large head, each way
+BYTES = 300_000  # of all thumbnails of a layer
+SIDE = 168  # of a thumbnail, at most, in cells and in pixels: a cell is never less than a pixel
+QUERIES = 256  # of a stretch that are held at a time
+
+
+class Heads(View):
+    """What `heads` gives."""
+
+    module = "heads_view"
+    call = "wb.views.heads(trace"
+
+    def __init__(self, trace: Trace, layer: int, head: int, **place: Any):
+        super().__init__(trace, **place)
+        self.layer, self.head = layer, head
+        self.quick = len(trace) > QUICK  # alive, a preview comes first
+
+    def payload(self) -> Payload:
+        config, n = self.trace.config, len(self.trace)
+        header, arrays = self.common()
+        small, thumbs = self._layer(self.layer)
+        large, cells = self._head(self.layer, self.head, 0, n, self.quick)
+        header |= {
+            "layer": self.layer,
+            "head": self.head,
+            "heads": config["n_heads"],
+            "window_of": [config["window"] if kind == "sliding_attention" else 0 for kind in config["layer_types"]],
+            "thumb": max(thumbs["thumbs"].shape[-1], 56),
+            "small": small["factor"],
+            "factor": large["factor"],
+            "quick": self.quick,
+            "hint": f"{n:,} tokens. Click a head, or a row to keep its query; ↑ ↓ layers, [ ] heads, + − zoom.",
+        }
+        return header, arrays | thumbs | cells
+
+    def answer(self, kind: str, wanted: Mapping[str, Any]) -> Payload:
+        """A "layer" (its thumbnails), a "head" (from:to, at most `CELLS` each way), or the exact "row" of a query."""
+        layer = int(wanted["layer"])
+        if kind == "layer":
+            return self._layer(layer)
+        if kind == "head":
+            return self._head(
+                layer, int(wanted["head"]), int(wanted["from"]), int(wanted["to"]), bool(wanted.get("quick"))
+            )
+        if kind == "row":
+            query = int(wanted["query"])
+            row, sink = patterns.rows(self.trace, layer, [int(wanted["head"])], slice(query, query + 1))
+            return {"sink": float(sink[0, 0])}, {"row": row[0, 0].astype("f4")}
+        return super().answer(kind, wanted)
+
+    def still(self) -> list[snapshot_html.Row]:
+        view = patterns.view(self.trace, self.layer, [self.head], 320, sampled=self.quick)
+        kind = self.trace.config["layer_types"][self.layer].replace("_", " ")
+        rough = f"; downsampled (max), {view.factor} × {view.factor} tokens a cell" if view.factor > 1 else ""
+        rough = f"; every {view.factor}th query, the largest of {view.factor} keys" if self.quick else rough
+        label = f"layer {self.layer}, head {self.head}"
+        unit = f"{kind}; row: query, column: key{rough}"
+        scale = f"√ scale, 0 to 1; mean mass on the sink {view.sink[0]:.2f}"
+        picture = snapshot_html.heat(np.sqrt(view.cells[0][::-1]), "max", 0.0, 1.0, height=len(view.cells[0]))
+        return [snapshot_html.Row(label, unit, picture, scale=scale, height=snapshot_html.WIDTH)]
+
+    def to_html(self, path: os.PathLike | str):
+        """As of every view; a page holds the exact picture, for nobody would send it later."""
+        exact = copy(self)
+        exact.quick = False
+        return View.to_html(exact, path)
+
+    def _layer(self, layer: int) -> Payload:
+        config = self.trace.config
+        size = max(16, int((BYTES / config["n_heads"]) ** 0.5))
+        view = patterns.view(self.trace, layer, size=min(size, SIDE))
+        return {"factor": view.factor}, {"thumbs": _levels(view.cells), "means": view.sink.astype("f4")}
+
+    def _head(self, layer: int, head: int, start: int, stop: int, quick: bool = False) -> Payload:
+        """Cells (query key) of the stretch start:stop, each the largest of factor x factor; sinks (query), likewise.
+
+        A `quick` one of all tokens looks at the last query of each cell only.
+        """
+        trace, n = self.trace, len(self.trace)
+        start, stop = max(0, start), min(stop, n)
+        factor = -(-(stop - start) // CELLS)
+        edges = np.arange(0, stop - start, factor)
+        if (start, stop) == (0, n):
+            cells = patterns.view(trace, layer, [head], CELLS, sampled=quick).cells[0]
+            sinks = _sinks(trace, layer, head)
+        else:
+            cells, parts = np.zeros((len(edges), len(edges)), "f4"), []
+            step = factor * max(1, QUERIES // factor)
+            for first in range(start, stop, step):
+                last = min(first + step, stop)
+                tile, sink = patterns.tile(trace, layer, [head], slice(first, last), slice(start, stop))
+                rows = np.maximum.reduceat(tile[0], np.arange(0, last - first, factor), axis=0)
+                at = (first - start) // factor
+                cells[at : at + len(rows)] = np.maximum.reduceat(rows, edges, axis=1)
+                parts.append(sink[0])
+            sinks = np.concatenate(parts)
+        return {"factor": factor, "preview": quick}, {
+            "cells": _levels(cells),
+            "sinks": np.maximum.reduceat(sinks, edges).astype("f4"),
+        }
+
+
+def heads(
+    trace: Trace,
+    layer: int | None = None,
+    head: int = 0,
+    *,
+    window: tuple[int, int] | None = None,
+    picked: int | None = None,
+) -> Heads:
+    """The attention heads of a layer as thumbnails, and one of them large: rows are queries, columns keys.
+
+    Beside the large head: what it gives to its sink, query by query; the edge of a sliding layer's window; and the keys
+    that the kept query looks at most. Arrow keys go through the layers, `[` and `]` through the heads. The shade is the
+    square root of the attention, so that a tenth can be told from nothing. Where several tokens share a cell it is the
+    largest of theirs, and the view says "downsampled (max)"; zoomed in, it is exact. A page holds this layer's
+    thumbnails and this head; the others take Python. The layer is the first whose patterns are there, unless given.
+
+    >>> trace = wb.trace("What is 12+30?")
+    >>> wb.views.heads(trace, layer=1, head=2)
+    <heads of pocket: 51 tokens>
+
+    Raises NotRecorded if the trace holds neither that layer's patterns nor queries and keys, or has no such head.
+    """
+    n_layers = trace.config["n_layers"]
+    if layer is None:
+        there = [i for i in range(n_layers) if ("pattern", i) in trace or ("rot_q", i) in trace]
+        layer = there[0] if there else 0
+    patterns.rows(trace, layer, [head], slice(0, 1))
+    return Heads(trace, layer % n_layers, head % trace.config["n_heads"], window=window, picked=picked)
+
+
+def _levels(pattern: np.ndarray) -> np.ndarray:
+    """0 to 255, over the square root."""
+    return np.sqrt(np.clip(pattern, 0, 1) * 65025.0).round().astype("u1")
+
+
+def _sinks(trace: Trace, layer: int, head: int) -> np.ndarray:
+    if ("sink", layer) in trace:
+        return np.asarray(trace["sink", layer], np.float32)[head]
+    return patterns.tile(trace, layer, [head], slice(None), slice(0, 1))[1][0]

@@ -1,0 +1,77 @@
+"""Which experts run at each token: by layer, by expert, by channel and step."""
+
+from typing import Any
+
+import numpy as np
+
+from workbench.analysis.routing import expert_load
+from workbench.errors import NotRecorded
+from workbench.traces import Trace
+from workbench.views import snapshot_html
+from workbench.views.payload import Payload
+from workbench.views.view import View
+
+
+class Routing(View):
+    """What `routing` gives."""
+
+    module = "routing_view"
+    call = "wb.views.routing(trace"
+
+    def __init__(self, trace: Trace, layer: int, **place: Any):
+        super().__init__(trace, **place)
+        self.layer = layer
+
+    def payload(self) -> Payload:
+        header, arrays = self.common()
+        routed = self.trace.layers("expert_indices")
+        chosen = np.stack([self.trace["expert_indices", layer] for layer in routed])  # layer pos choice
+        weights = np.stack([self.trace["expert_weights", layer] for layer in routed]).astype(np.float32)
+        weights = np.take_along_axis(weights, chosen, -1)
+        order = np.argsort(-weights, -1, kind="stable")
+        chosen, weights = np.take_along_axis(chosen, order, -1), np.take_along_axis(weights, order, -1)
+        experts = self.trace.config["n_experts"]
+        header |= {"layer": self.layer, "experts": experts, "routed": list(routed)}
+        arrays |= {
+            "chosen": chosen.astype("u1" if experts <= 256 else "u2"),
+            "weights": (np.clip(weights, 0, 1) * 65535).round().astype("u2"),
+        }
+        return header, arrays
+
+    def still(self) -> list[snapshot_html.Row]:
+        load = expert_load(self.trace)
+        most = float(load.max())
+        picture = snapshot_html.heat(load.values, "max", 0.0, most, "brown", 96)
+        scale = f"0 to {most:.2g} of the positions"
+        layers = f"row: layer, {load.layer.values[0]} at the bottom; column: expert, 0 to {load.sizes['expert'] - 1}"
+        rows = [snapshot_html.Row("expert load", layers, picture, scale=scale, height=96)]
+        weights = np.asarray(self.trace["expert_weights", self.layer], np.float32).T[::-1]  # expert pos
+        shared = "; downsampled (max)" if len(self.trace) > snapshot_html.WIDTH else ""
+        picture = snapshot_html.heat(weights, "max", 0.0, 1.0, height=max(96, len(weights)))
+        unit = f"row: expert, 0 at the top; column: token{shared}"
+        return [*rows, snapshot_html.Row(f"weights, layer {self.layer}", unit, picture, scale="0 to 1", height=96)]
+
+
+def routing(
+    trace: Trace, layer: int | None = None, *, window: tuple[int, int] | None = None, picked: int | None = None
+) -> Routing:
+    """Which experts run: tokens x layers x chosen experts, then by layer, then by channel and step.
+
+    From the top: the chosen experts of every layer, coloured by expert; the weight of each expert of one layer, token
+    by token; how often each expert runs, layer by layer; and how often in each channel and step. Loads count the tokens
+    that the filter keeps. A click on a load keeps an expert, and then only where that one runs has a colour. An
+    expert's number means nothing outside its layer. Without `layer`, the first that has experts is shown.
+
+    >>> wb.views.routing(wb.trace("What is 12+30?"), layer=3)
+    <routing of pocket: 51 tokens>
+
+    Raises NotRecorded if the trace lacks the routes, or if there is no such layer.
+    """
+    n_layers = trace.config["n_layers"]
+    if layer is None:
+        layer = trace.layers("expert_indices")[0]
+    if not -n_layers <= layer < n_layers:
+        raise NotRecorded(f"there is no layer {layer}; this model has the layers 0 to {n_layers - 1}")
+    for name in ("expert_indices", "expert_weights"):
+        trace.stored((name, layer))
+    return Routing(trace, layer % n_layers, window=window, picked=picked)

@@ -1,0 +1,192 @@
+"""From step to step: any labelled array (step key_step), as a matrix and as arcs over the tokens."""
+
+import operator
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from workbench.analysis.heads import step_attention
+from workbench.errors import NotRecorded
+from workbench.text import visible
+from workbench.traces import Trace
+from workbench.views import snapshot_html
+from workbench.views.payload import Payload
+from workbench.views.step_links import pooled, strongest
+from workbench.views.view import View, parts
+
+Array = xr.DataArray | xr.Dataset
+
+
+CELLS = 760  # steps, or stretches of them, that are sent each way: two for each pixel of the matrix
+HEIGHT = 160  # of a snapshot, in pixels
+BYTES = 4_000_000  # of the matrices that travel at once; the others come when they are asked for
+
+
+@dataclass(frozen=True, slots=True)
+class Edges:
+    """One array from step to step: values (layer step key_step), and their mean over the layers."""
+
+    label: str
+    unit: str
+    over: str  # what a mean was taken over
+    layers: tuple[int, ...]  # their numbers; none if it has no layers
+    values: np.ndarray
+    mean: np.ndarray
+
+    def header(self) -> dict[str, Any]:
+        return {"label": self.label, "unit": self.unit, "over": self.over, "layers": list(self.layers)}
+
+    def of(self, layer: int) -> np.ndarray:
+        """The matrix (step key_step) of a layer, or of -1, which is the mean."""
+        if layer != -1 and layer not in self.layers:
+            raise LookupError(f"layer {layer} is not in this array; it has the layers {_numbers(self.layers)}")
+        return self.mean if layer == -1 else self.values[self.layers.index(layer)]
+
+
+class Steps(View):
+    """What `steps` gives."""
+
+    module = "steps_view"
+    call = "wb.views.steps(trace"
+
+    def __init__(self, trace: Trace, edges: list[Edges], layer: int, args: str, **place: Any):
+        super().__init__(trace, **place)
+        self.edges, self.layer, self.args = edges, layer, args
+
+    def payload(self) -> Payload:
+        header, arrays = self.common()
+        count = len(header["steps"])
+        numbers = sorted({layer for each in self.edges for layer in each.layers})
+        header |= {"args": self.args, "edges": [each.header() for each in self.edges], "layer": self.layer}
+        header |= {"numbers": numbers, "matrices": []}
+        first = (0, self.layer if self.layer in (-1, *self.edges[0].layers) else -1)
+        every = [(array, layer) for array, each in enumerate(self.edges) for layer in (-1, *each.layers)]
+        fits = max(1, BYTES // (4 * min(count, CELLS) ** 2))
+        for number, (array, layer) in enumerate(list(dict.fromkeys([first, *every]))[:fits]):
+            head, found = self._cells(array, layer, 0, count)
+            header["matrices"].append(head | {"array": array, "layer": layer})
+            arrays |= {f"{number}:{name}": values for name, values in found.items()}
+        return header, arrays
+
+    def answer(self, kind: str, wanted: Mapping[str, Any]) -> Payload:
+        """The "cells" of an array and a layer, or -1 for the mean, from one step to before another."""
+        if kind != "cells":
+            return super().answer(kind, wanted)
+        return self._cells(*(int(wanted[name]) for name in ("array", "layer", "from", "to")))
+
+    def still(self) -> list[snapshot_html.Row]:
+        return [_still(each, self.layer if self.layer in each.layers else -1) for each in self.edges]
+
+    def _cells(self, array: int, layer: int, start: int, stop: int) -> Payload:
+        """At most `CELLS` cells each way, the strongest links among those steps, and their scale."""
+        matrix = self.edges[array].of(layer)
+        part = matrix[start:stop, start:stop]
+        high, sided = _scale(part)[0], _scale(matrix)[1]
+        factor = max(1, -(-len(part) // CELLS))
+        ends, values = strongest(part)
+        header = {"start": start, "factor": factor, "high": high, "sided": sided}
+        return header, {"cells": pooled(part, factor), "ends": ends + np.int32(start), "strength": values}
+
+
+def steps(
+    trace: Trace,
+    arrays: Array | Mapping[str, Array] | None = None,
+    layer: int | None = None,
+    *,
+    window: tuple[int, int] | None = None,
+    picked: int | None = None,
+) -> Steps:
+    """How the steps of a chain of thought bear on each other: a matrix (step key_step), and arcs over the tokens.
+
+    `arrays` is any labelled array with step and key_step, or several by name, among which the reader chooses: attention
+    (`wb.step_attention(trace)`, which it is unless given), suppression (`wb.suppression(model, trace)`), the shift of
+    routes (`wb.routing_drift(trace)`). Of an axis "layer" the mean is shown at first, or the `layer` that is given;
+    menu and arrow keys choose another. Of an axis "head" it is the mean. The scale leaves out the diagonal. Steps are
+    numbered from 0, as in `wb.steps(trace)`. Where steps share a cell it has their value of the largest size, and the
+    view says "downsampled"; zoomed in, it is exact. A page holds what fits into 4 MB; other layers take Python.
+
+    >>> trace = wb.trace("What is 12+30?", record="steps")
+    >>> wb.views.steps(trace, {"attention": wb.step_attention(trace)})
+    <steps of pocket: 51 tokens>
+
+    Raises ValueError for an array without those axes, of another number of steps, or without that layer; NotRecorded
+    without steps or, if no array is given, without record="steps".
+    """
+    count = len(parts(trace))
+    if not count:
+        raise NotRecorded("the trace has no steps, for nothing was thought in it: this view shows one to another")
+    args = "" if arrays is None else ", arrays"
+    found = step_attention(trace) if arrays is None else arrays
+    named = found.items() if isinstance(found, Mapping) and not isinstance(found, xr.Dataset) else [("", found)]
+    edges = [_edges(name, array, count) for name, array in named]
+    if not edges:
+        raise ValueError("arrays is empty; give one labelled array (step key_step), or several by name")
+    layers = sorted({each for one in edges for each in one.layers})
+    number = None if layer is None else operator.index(layer)
+    if number is not None and number not in layers:
+        there = f"they have the layers {_numbers(layers)}" if layers else "no array has an axis layer"
+        raise ValueError(f"layer={layer} is in none of the arrays; {there}")
+    return Steps(trace, edges, -1 if number is None else number, args, window=window, picked=picked)
+
+
+def _edges(name: str, array: Array, count: int) -> Edges:
+    if isinstance(array, xr.Dataset):
+        there = [each for each in array.data_vars.values() if {"step", "key_step"} <= set(each.dims)]
+        array = there[0] if there else xr.DataArray()
+    if not isinstance(array, xr.DataArray) or not {"step", "key_step"} <= set(array.dims):
+        what = f"the axes {array.dims}" if isinstance(array, xr.DataArray) else f"a {type(array).__name__}"
+        raise ValueError(f"{visible(name) or 'arrays'} has {what}; it takes a labelled array (step key_step)")
+    extra = set(array.dims) - {"layer", "head", "step", "key_step"}
+    if extra or array.sizes["step"] != count or array.sizes["key_step"] != count:
+        raise ValueError(
+            f"{visible(name) or 'arrays'} is {dict(array.sizes)}; it takes (step key_step), with layer and head if you "
+            f"like, and this trace has {count} steps"
+        )
+    over = f", mean over {array.sizes['head']} heads" if "head" in array.dims else ""
+    attrs = array.attrs
+    label = visible(str(name or attrs.get("long_name") or array.name or "from step to step"))
+    each = array if "layer" in array.dims else array.expand_dims("layer")
+    numbers = array["layer"].values if "layer" in array.dims else np.array([], int)
+    layers = tuple((numbers if numbers.dtype.kind in "iu" else np.arange(len(numbers))).tolist())
+    values = np.empty((each.sizes["layer"], count, count), "f4")
+    total, known = np.zeros((count, count)), np.zeros((count, count), "i4")
+    for place in range(len(values)):  # one layer at a time: all heads of all layers would take many times the memory
+        one = each.isel(layer=place)
+        one = (one.mean("head") if over else one).transpose("step", "key_step").values
+        finite = np.isfinite(one)
+        values[place] = np.where(finite, one, np.nan)
+        total += np.where(finite, one, 0)
+        known += finite
+    mean = np.where(known > 0, total / np.maximum(known, 1), np.nan).astype("f4")
+    return Edges(label, visible(str(attrs.get("units", ""))), over, layers, values, mean)
+
+
+def _scale(matrix: np.ndarray) -> tuple[float, bool]:
+    """The largest size of a value off the diagonal, 1 if there is none, and whether one of them is negative."""
+    off = matrix[~np.eye(len(matrix), dtype=bool) & np.isfinite(matrix)]
+    return float(np.abs(off).max(initial=0.0)) or 1.0, bool((off < 0).any())
+
+
+def _numbers(layers: Sequence[int]) -> str:
+    first, last = min(layers, default=0), max(layers, default=-1)
+    return f"{first} to {last}" if len(layers) == last - first + 1 else ", ".join(map(str, layers))
+
+
+def matrix_row(label: str, unit: str, axes: str, matrix: np.ndarray) -> snapshot_html.Row:
+    """A row of a snapshot: the matrix (step key_step), step 0 at the top left."""
+    most, sided = _scale(matrix)
+    factor = -(-len(matrix) // HEIGHT)
+    cells = pooled(matrix, factor)[::-1]
+    picture = snapshot_html.heat(cells, "max", -most if sided else 0.0, most, "both" if sided else "blue", HEIGHT)
+    axes += f"; steps 0 to {len(matrix) - 1}"
+    axes += f"; downsampled, {factor} × {factor} steps a cell" if factor > 1 else ""
+    scale = f"{'−' if sided else ''}{most if sided else 0:.3g} to {most:.3g} {unit}"
+    return snapshot_html.Row(label, axes, picture, scale=scale, height=HEIGHT)
+
+
+def _still(each: Edges, layer: int) -> snapshot_html.Row:
+    where = f", layer {layer}" if layer >= 0 else f", mean over {len(each.layers)} layers" if each.layers else ""
+    return matrix_row(each.label, each.unit, f"row: step, column: key_step{each.over}{where}", each.of(layer))

@@ -1,0 +1,77 @@
+"""The tokens of a run as text: coloured by channel and step, or by a number for each token."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import xarray as xr
+
+from workbench.text import visible
+from workbench.traces import Trace
+from workbench.views import snapshot_html
+from workbench.views.payload import Payload
+from workbench.views.view import View, colour_of, messages
+
+
+class Tokens(View):
+    """What `tokens` gives."""
+
+    module = "tokens_view"
+    call = "wb.views.tokens(trace"
+
+    def __init__(self, trace: Trace, values: np.ndarray | None, label: str, unit: str, **place: Any):
+        super().__init__(trace, **place)
+        self.values, self.label, self.unit = values, label, unit
+
+    def payload(self) -> Payload:
+        header, arrays = self.common()
+        header |= {"tall": 360}
+        if self.values is not None:
+            finite = self.values[np.isfinite(self.values)]
+            low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+            header |= {"args": ", values"}
+            header |= {"scale": {"label": self.label, "unit": self.unit, "low": low, "high": high}}
+            arrays |= {"values": self.values}
+        return header, arrays
+
+    def still(self) -> list[snapshot_html.Row]:
+        trace, n = self.trace, len(self.trace)
+        said = list(messages(trace.spans, n))
+        rows = [
+            snapshot_html.Row(
+                "messages", png=snapshot_html.ribbon(n, [(m.start, m.stop, colour_of(m)) for m in said]), height=10
+            )
+        ]
+        for message in said:
+            text = visible("".join(trace.pieces[message.content]), "↵ ")
+            name = message.channel or message.author or message.role
+            rows.append(snapshot_html.Row(visible(name), text=snapshot_html.cut(text, 1500)))
+        return rows
+
+
+def tokens(
+    trace: Trace,
+    values: xr.DataArray | Sequence[float] | np.ndarray | None = None,
+    *,
+    window: Sequence[int] | None = None,
+    picked: int | None = None,
+) -> Tokens:
+    """The text of a run, token by token: coloured by step and channel, or by `values`, one number for each token.
+
+    Control, bidi and zero-width characters are shown as what they are. Underlined is what was written with a
+    probability under ½ (dotted) or ⅒. `values` may be a DataArray (pos) with `long_name` and `units`; where it has both
+    signs, white is 0.
+
+    >>> wb.views.tokens(trace, trace["entropy"])
+    <tokens of pocket: 64 tokens>
+
+    Raises ValueError unless there is one value for each token.
+    """
+    label, unit, array = "value", "", None
+    if values is not None:
+        attrs = values.attrs if isinstance(values, xr.DataArray) else {}
+        label, unit = visible(str(attrs.get("long_name", "value"))), visible(str(attrs.get("units", "")))
+        array = np.array(values, "f4")
+        if array.shape != (len(trace),):
+            raise ValueError(f"values have the shape {array.shape}; this trace has {len(trace)} tokens")
+    return Tokens(trace, array, label, unit, window=window, picked=picked)
