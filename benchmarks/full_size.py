@@ -51,7 +51,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers_full import SAMPLED, answer, clocks, since
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 
 RECORD = "attention residuals"
 PIECE = 512  # tokens that extend a context at once
@@ -131,7 +131,8 @@ class Ours:
 
     def decode(self, tokens: list[int], live: bool = False) -> dict:
         from workbench.recording.summaries import Chosen, Predictions
-        from workbench.recording.taps import Chain, Recorder
+        from workbench.recording.taps import Recorder
+        from workbench.taps import Chain
 
         tap, length, taken = None, self.cache.length(), []
         if live:

@@ -16,7 +16,7 @@ from workbench.interop import adapter
 from workbench.interop.readers import ids_of
 from workbench.interop.transformers import _by_head, _check_ids, _hidden, _one_by_one, subject_of
 from workbench.interop.versions import require
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 from workbench.traces import Trace
 
 if TYPE_CHECKING:

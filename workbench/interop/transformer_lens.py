@@ -22,11 +22,10 @@ from workbench.interop import adapter
 from workbench.interop.adapter import Subject
 from workbench.interop.readers import ids_of, reader_of
 from workbench.interop.versions import require
+from workbench.model.arrays import exact, tensor
 from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.hf_config import parse_hf_config
-from workbench.recording.summaries import tensor
-from workbench.recording.taps import Tap
-from workbench.recording.tracing import exact
+from workbench.taps import Tap
 from workbench.traces import Trace, verification
 
 if TYPE_CHECKING:

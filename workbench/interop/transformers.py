@@ -19,11 +19,11 @@ from workbench.interop import adapter
 from workbench.interop.adapter import Subject
 from workbench.interop.readers import ids_of, reader_of
 from workbench.interop.versions import require
+from workbench.model.arrays import exact
 from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.from_transformers import _folder as folder_of
 from workbench.model.checkpoints.hf_config import parse_hf_config
-from workbench.recording.taps import Tap
-from workbench.recording.tracing import exact
+from workbench.taps import Tap
 from workbench.traces import Trace
 
 if TYPE_CHECKING:

@@ -18,9 +18,12 @@ from workbench import hooks
 from workbench.conversation.chat import Chat
 from workbench.conversation.template import read_template
 from workbench.conversation.tokenizer import Tokenizer
+from workbench.edits.edit import Edit
+from workbench.edits.library import Patch
 from workbench.edits.stack import Editing, EditStack
 from workbench.errors import CheckpointError, EditError, PromptError
 from workbench.model import gpt_oss, prompts
+from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
 from workbench.model.checkpoints import POCKET, load
 from workbench.model.checkpoints.adapter import read_adapter
@@ -31,8 +34,7 @@ from workbench.paths import absolute, expanded
 from workbench.recording import generate as generation
 from workbench.recording import tracing
 from workbench.recording.budget import Estimate
-from workbench.recording.summaries import tensor
-from workbench.recording.taps import Chain, Edit, Tap
+from workbench.taps import Chain, Tap
 from workbench.traces import Trace, check_place
 
 Prompt = str | Chat | Trace | Sequence[int] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Tensor | np.ndarray
@@ -134,7 +136,7 @@ class Model:
         True by the native kernels; of torch and GPUs a few rows of each kind of product tell, tried when the model is
         loaded and again when other kernels are chosen.
         """
-        kernels = tracing.kernels_in_use()
+        kernels = native.in_use()
         if self._independent is None or self._independent[0] != kernels:
             # numba computes a few rows in its own order, and leaves more to torch
             tried = native.decode() is None and gpt_oss.rows_independent(self.config, self.weights)
@@ -277,7 +279,7 @@ class Model:
         """
         points = hooks.match(where, self.config.n_layers)
         values = {name: tensor(source.stored(name)) for name in points}
-        return Editing(self._stack, Edit(where, _Patch(values, source.id), points, self.config, positions), self)
+        return Editing(self._stack, Edit(where, Patch(values, source.id), points, self.config, positions), self)
 
     def edits_in_force(self) -> list[Edit]:
         """The edits that a run here and now would be under, in order."""
@@ -356,42 +358,6 @@ class Model:
     def _under_edits(self, tap: Tap | None) -> Tap:
         edits = self.edits_in_force()
         return Chain(*edits, *([tap] if tap else []))
-
-
-class _Patch:
-    """Takes the values of another run, for the positions that it has."""
-
-    def __init__(self, values: dict[str, Tensor], source: str):
-        self.values, self.source = values, source
-
-    def __repr__(self) -> str:
-        return f"patch from trace {self.source}"
-
-    def __call__(self, x: Tensor, hook) -> Tensor:
-        theirs = self.values[hook.name].to(x)
-        axes = hooks.axes(hook.name)
-        n = theirs.shape[axes.index("query" if "query" in axes else "pos")]
-        at = hook.positions
-        rows = slice(0, max(0, min(at.stop, n) - at.start))
-        take = slice(at.start, at.start + rows.stop)
-        if "query" not in axes:
-            given = theirs[take]
-            self._same(given.shape[1:], x.shape[2:], hook.name)
-            x[:, rows] = given
-            return x
-        given = theirs[:, take]
-        if "key" in axes:
-            keys = min(given.shape[-1], x.shape[-1])
-            self._same(given.shape[:1], x.shape[1:2], hook.name)
-            x[:, :, rows, :keys] = given[..., :keys]
-        else:
-            x[:, :, rows] = given
-        return x
-
-    @staticmethod
-    def _same(theirs, ours, name: str) -> None:
-        if tuple(theirs) != tuple(ours):
-            raise EditError(f"the patch at {name!r} has {tuple(theirs)} a position, this model has {tuple(ours)}")
 
 
 def _source(where, dtype: torch.dtype, device, memory: str, tokenizer) -> dict | None:

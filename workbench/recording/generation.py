@@ -10,15 +10,18 @@ import torch
 from torch import Tensor
 
 from workbench import hooks
+from workbench.edits.edit import Tally
 from workbench.errors import PromptError
+from workbench.model import prefill
 from workbench.model.cache import KVCache
 from workbench.model.gpt_oss import forward
 from workbench.model.interrupts import Interrupt
 from workbench.model.sampling import probabilities
 from workbench.recording import tracing
 from workbench.recording.not_finite import not_finite, usable
-from workbench.recording.summaries import LIVE_POINTS, Chosen, Predictions, arrays, margins
-from workbench.recording.taps import Chain, Recorder, Tally
+from workbench.recording.summaries import LIVE_POINTS, Chosen, Predictions, margins
+from workbench.recording.taps import Recorder, arrays
+from workbench.taps import Chain
 from workbench.traces.format import word
 from workbench.traces.tensor_parts import join
 
@@ -125,7 +128,7 @@ class Live:
         """Reads what has not been read yet."""
         first = self.reached.read
         new = self.tokens[first:]
-        for start, stop in [(0, len(new))] if self.run.edits else tracing.passes(len(new)):
+        for start, stop in [(0, len(new))] if self.run.edits else prefill.chunks(len(new)):
             batch = torch.tensor([new[start:stop]], device=self.model.device)
             logits = forward(self.model.config, self.model.weights, batch, self.tap, self.cache, slice(-1, None))
             self.reached = Reached(first + stop, logits[0, -1], [replace(edit.tally) for edit in self.run.edits])

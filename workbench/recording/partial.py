@@ -8,13 +8,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from workbench import hooks
+from workbench.edits.edit import Edit, Tally
 from workbench.errors import ResumeError
+from workbench.model.arrays import array, tensor
 from workbench.model.cache import KVCache
 from workbench.model.interrupts import Interrupt
 from workbench.recording import tracing
 from workbench.recording.generation import Live, Reached, Settings
-from workbench.recording.summaries import array, tensor
-from workbench.recording.taps import Edit, Tally
 from workbench.traces import Trace
 from workbench.traces.manifest import deciding
 
@@ -62,7 +62,7 @@ def take_up(model: "Model", partial: Trace, flag: Interrupt, to: Path | None) ->
         told.tokens,
         before,
         KVCache.of(c, cache, n, whole=bool(edits)),
-        Reached(n, held(LOGITS), [Tally.again(edit) for edit in told.edits]),
+        Reached(n, held(LOGITS), [Tally.from_manifest(edit) for edit in told.edits]),
     )
     return live
 

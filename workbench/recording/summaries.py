@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor
@@ -13,7 +12,8 @@ from workbench.model.config import Config
 from workbench.model.gpt_oss import unembed
 from workbench.model.kernels.linear import linear
 from workbench.model.kernels.rows import divergence, entropy, log_softmax, norm
-from workbench.recording.taps import Recorder, Tap
+from workbench.recording.taps import Recorder
+from workbench.taps import Tap
 
 AT_A_TIME = 16  # positions whose predictions are made at once: each number of a vocabulary in fp32, several times over
 
@@ -215,23 +215,3 @@ def margins(c: Config, recorder: Recorder) -> np.ndarray:
         top = logits.topk(c.n_active + 1, -1).values
         rows.append((top[:, -2] - top[:, -1]).cpu().numpy())
     return np.stack(rows).astype(np.float32)
-
-
-def arrays(recorder: Recorder) -> dict[str, np.ndarray]:
-    """What a recorder kept of a batch of one, as numpy: no batch axis, bfloat16 kept as bfloat16, indices as int32."""
-    return {name: array(recorder[name][0]) for name in recorder.seen}
-
-
-def array(x: Tensor) -> np.ndarray:
-    x = x.detach().cpu()
-    if x.dtype == torch.bfloat16:
-        return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return (x.int() if x.dtype == torch.int64 else x).numpy()
-
-
-def tensor(a: np.ndarray) -> Tensor:
-    """The reverse of `array`."""
-    a = np.ascontiguousarray(a)
-    if a.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(a.view(np.uint16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(a.copy())

@@ -16,15 +16,19 @@ from tqdm.auto import tqdm
 import workbench
 from workbench import hooks
 from workbench.conversation.parse import parse
+from workbench.edits.edit import Edit, Tally
 from workbench.errors import VerificationWarning
+from workbench.model import prefill
+from workbench.model.arrays import exact
 from workbench.model.cache import KVCache
 from workbench.model.gpt_oss import forward, unembed
 from workbench.model.interrupts import Interrupt
 from workbench.model.kernels import native
 from workbench.model.memory import free_memory
 from workbench.recording import budget
-from workbench.recording.summaries import LIVE, LIVE_POINTS, Chosen, Norms, Predictions, StepAttention, arrays, margins
-from workbench.recording.taps import Chain, Edit, Recorder, Tally, Tap
+from workbench.recording.summaries import LIVE, LIVE_POINTS, Chosen, Norms, Predictions, StepAttention, margins
+from workbench.recording.taps import Recorder, arrays
+from workbench.taps import Chain, Tap
 from workbench.traces import Manifest, TensorInfo, Trace, TraceWriter, load, predicted_bytes, verification
 from workbench.traces.format import word
 from workbench.traces.spans import Span
@@ -34,10 +38,7 @@ from workbench.traces.tensor_parts import join
 if TYPE_CHECKING:
     from workbench.model.model import Model
 
-AT_ONCE = 1024  # positions of a pass: each expert of the 20b then gets 128 of them, enough to be worth its reading
-SOME = 32  # a last pass is longer than this: a short one costs as much as a long one
-LEAST = 128  # of a pass, and what longer ones are multiples of
-HELD = 192 << 20  # bytes of a recording that may wait to be written: it and what it is made of are held together
+MAX_PENDING_BYTES = 192 << 20  # of a recording that waits to be written: it and what it is made of are held together
 PROBE = 160  # positions at most: past the 128-token window of the published models
 PROBE_STRIDE = 7919  # a prime: the probe's tokens come from all over the vocabulary
 PROBED = slice(-16, None)  # of these, where logits are compared: all that came before is in them
@@ -98,11 +99,11 @@ def plan(
     wanted = hooks.expand([word for word in words if word != "auto"], c.n_layers)
     table = budget.shapes(c, [*base, *wanted], dtype, n_pos, n_steps)
     held = sum(map(budget.size, table.values()))
-    at_once = n_pos if model.edits_in_force() else AT_ONCE
-    if streamed and at_once == AT_ONCE:
-        fits = HELD * n_pos // max(held, 1) // LEAST * LEAST
-        at_once = min(AT_ONCE, max(LEAST, fits))
-    longest = min(n_pos, at_once + SOME)
+    at_once = n_pos if model.edits_in_force() else prefill.CHUNK_POSITIONS
+    if streamed and at_once == prefill.CHUNK_POSITIONS:
+        fits = MAX_PENDING_BYTES * n_pos // max(held, 1) // prefill.CHUNK_ALIGN * prefill.CHUNK_ALIGN
+        at_once = min(prefill.CHUNK_POSITIONS, max(prefill.CHUNK_ALIGN, fits))
+    longest = min(n_pos, at_once + prefill.MIN_LAST_CHUNK)
     if streamed:
         held = held * longest // max(n_pos, 1)
     draft = manifest(model, tokens, len(tokens), words, [], spans=spans, pieces=pieces)
@@ -152,7 +153,7 @@ def start(
         budget.refuse_if_disk_too_small(planned.estimate.bytes, to)
     if model.device != "cpu":
         wanted = [*planned.points, *planned.lanes]
-        longest = min(n_pos, planned.at_once + SOME)
+        longest = min(n_pos, planned.at_once + prefill.MIN_LAST_CHUNK)
         working = budget.working_memory(model.config, model.dtype_name, n_pos, wanted, longest)
         budget.refuse_if_device_too_small(working, free_memory(model.device), model.device)
     for edit in edits:
@@ -195,21 +196,6 @@ def found_steps(spans: list[Span], pieces: list[str]) -> list:
     return steps(Text(spans, pieces))
 
 
-def passes(n: int, at_once: int | None = None) -> Iterator[tuple[int, int]]:
-    """A text of `n` positions in passes of about `at_once`, cut where blocks of attention end, none of them short.
-
-    So cut, each position meets the same products in the same order as in one pass, and gets the same bits.
-
-    >>> list(passes(2100, at_once=1024)), list(passes(2050, at_once=1024))
-    ([(0, 1024), (1024, 2048), (2048, 2100)], [(0, 1024), (1024, 2050)])
-    """
-    start, at_once = 0, at_once or AT_ONCE
-    while start < n:
-        stop = n if n - start <= at_once + SOME else start + at_once
-        yield start, stop
-        start = stop
-
-
 def record_pass(
     run: Run, tokens: Sequence[int], flag: Interrupt, live: bool = True, writer: TraceWriter | None = None
 ) -> dict[str, np.ndarray]:
@@ -238,7 +224,7 @@ def record_pass(
             source = "forward" if live else "replay"
             writer.append({name: a for name, a in found.items() if name not in seen_live}, source=source)
 
-    cut = [(0, len(tokens))] if run.edits else list(passes(len(tokens), planned.at_once))
+    cut = [(0, len(tokens))] if run.edits else list(prefill.chunks(len(tokens), planned.at_once))
     whole = any(name.endswith(("hook_pattern", "hook_attn_scores")) for name in wanted)
     cache = KVCache(c, whole=whole) if len(cut) > 1 else None
     chosen = Chosen(tokens)
@@ -292,11 +278,6 @@ def sinks(model: "Model") -> np.ndarray:
     return np.stack([exact(w.sinks) for w in model.weights.blocks])
 
 
-def exact(x: torch.Tensor) -> np.ndarray:
-    """In fp32 or better: no bit is lost."""
-    return x.detach().to("cpu", torch.promote_types(x.dtype, torch.float32)).numpy()
-
-
 class Prober(Tap):
     """Checks the identities of one layer as soon as the pass has left it, so that one layer is held at a time."""
 
@@ -341,7 +322,7 @@ def probe(model: "Model") -> verification.Findings:
     What it finds is about the model and its kernels. So it reads a text of its own: what a trace says of itself must
     not depend on which texts the model met before.
     """
-    kernels = kernels_in_use()
+    kernels = native.in_use()
     if model.probed and model.probed[0] == kernels:
         return model.probed[1]
     c = model.config
@@ -372,14 +353,9 @@ def words(model: "Model", tokens: Sequence[int], kept: Mapping[str, np.ndarray])
     return {str(t): model.tokenizer.pieces([t])[0] for t in ids}
 
 
-def kernels_in_use() -> tuple:
-    """What decides how products are computed, besides the tensors: where it is the same, so are the bits."""
-    return native.isa(), native.decode(), torch.get_num_threads()
-
-
 def describe_edits(run: Run) -> list[dict]:
     """For the manifest: each edit, how often it fired in this run, and how much it changed."""
-    return [edit.describe() | {"points": sorted(edit.points)} | edit.tally.told() for edit in run.edits]
+    return [edit.describe() | {"points": sorted(edit.points)} | edit.tally.to_manifest() for edit in run.edits]
 
 
 def numerics(model: "Model") -> dict:
