@@ -15,7 +15,8 @@ from workbench.model.checkpoints.pages import Borrowed, Mapped
 from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
 from workbench.model.model import Model
-from workbench.recording import tracing
+from workbench.recording import plan
+from workbench.recording.source import ModelSource
 from workbench.recording.taps import Recorder
 
 RANDOM = Random(seed=5)
@@ -241,9 +242,9 @@ def test_the_more_is_recorded_the_shorter_are_the_passes_that_are_written(folder
     tokens = torch.randint(0, 176, (500,), generator=torch.Generator().manual_seed(2)).tolist()
     model = Model(folder)
     record = "residuals attention"
-    passes = lambda **how: tracing.plan(model, record, tokens, 500, None, **how).at_once  # noqa: E731
+    passes = lambda **how: plan.plan(ModelSource(model), record, tokens, 500, None, **how).chunk  # noqa: E731
     assert passes(streamed=True) == passes(streamed=False) == prefill.CHUNK_POSITIONS
-    monkeypatch.setattr(tracing, "MAX_PENDING_BYTES", 1)
+    monkeypatch.setattr(plan, "MAX_PENDING_BYTES", 1)
     assert passes(streamed=True) == prefill.CHUNK_ALIGN and passes(streamed=False) == prefill.CHUNK_POSITIONS
     whole = model.trace(tokens, record=record)
     written = model.trace(tokens, record=record, to=tmp_path / "a.trace")

@@ -15,7 +15,7 @@ import torch
 
 from tests.model.models import some_tokens, tiny
 from workbench import hooks
-from workbench.recording.generate import Interrupted
+from workbench.recording.generation import Interrupted
 from workbench.taps import Tap
 
 TOKENS = some_tokens(24)

@@ -21,9 +21,9 @@ from workbench.errors import BudgetError, ResumeError, TraceExists
 from workbench.model import prefill
 from workbench.model.kernels import native
 from workbench.model.model import Model
-from workbench.recording import tracing
-from workbench.recording.generate import Interrupted
-from workbench.recording.generation import choose
+from workbench.recording import generation, plan
+from workbench.recording.decoding import choose
+from workbench.recording.generation import Interrupted
 from workbench.recording.taps import Recorder
 from workbench.traces import Trace
 
@@ -258,7 +258,7 @@ def test_a_streamed_generation_is_resumed_into_its_place(folder, monkeypatch, tm
 def test_a_place_that_is_taken_is_refused_before_the_model_writes(model, monkeypatch, tmp_path):
     left = interrupted(model, 4)
     where = left.save(tmp_path / "here")
-    monkeypatch.setattr("workbench.recording.generation.forward", lambda *_: pytest.fail("the model ran"))
+    monkeypatch.setattr("workbench.recording.source.forward", lambda *_: pytest.fail("the model ran"))
     with pytest.raises(TraceExists):
         model.generate(PROMPT, max_tokens=N, to=where)
     with pytest.raises(TraceExists):
@@ -272,7 +272,7 @@ def test_a_replay_that_fails_loses_no_token(model, monkeypatch, tmp_path):
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracing, "record_pass", full)
+        patch.setattr(generation, "record", full)
         with pytest.raises(OSError, match="full"):
             model.generate(PROMPT, max_tokens=N)
     assert len(model.partial) == len(PROMPT) + N
@@ -377,7 +377,7 @@ def test_a_partial_trace_without_the_state_of_the_run_is_refused(model):
 
 def test_what_does_not_fit_is_refused_and_stays(model, monkeypatch):
     left = interrupted(model, 4)
-    monkeypatch.setattr(tracing, "free_memory", lambda *_: 1000)
+    monkeypatch.setattr(plan, "free_memory", lambda *_: 1000)
     with pytest.raises(BudgetError):
         model.resume(left)
     assert model.partial is left

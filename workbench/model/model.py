@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -22,6 +22,7 @@ from workbench.edits.edit import Edit
 from workbench.edits.library import Patch
 from workbench.edits.stack import Editing, EditStack
 from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts
 from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
@@ -31,11 +32,11 @@ from workbench.model.interrupts import Interrupt, listening
 from workbench.model.kernels import native
 from workbench.model.threads import one_thread
 from workbench.paths import absolute, expanded
-from workbench.recording import generate as generation
-from workbench.recording import tracing
-from workbench.recording.budget import Estimate
 from workbench.taps import Chain, Tap
 from workbench.traces import Trace, check_place
+
+if TYPE_CHECKING:
+    from workbench.recording.budget import Estimate
 
 Prompt = str | Chat | Trace | Sequence[int] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Tensor | np.ndarray
 SMALL = 5e7  # parameters: below, one thread is faster than two
@@ -165,15 +166,8 @@ class Model:
         """
         tokens, notes = self.rendered(prompt)
         self.check_prompt(tokens)
-        with self.listening() as flag:
-            path = _place(to)
-            run = tracing.start(self, record, tokens, len(tokens), budget, notes, path)
-            with tracing.writing(run, tokens, len(tokens), path) as writer:
-                kept = tracing.record_pass(run, tokens, flag, writer=writer)
-                flag.check()
-                made = tracing.build(run, tokens, len(tokens), kept, dict.fromkeys(kept, "forward"), writer=writer)
-            flag.check()
-        return made
+        recording = upward(__name__, "workbench.recording.record")
+        return recording.trace_model(self, tokens, record, budget, notes, _place(to))
 
     def generate(
         self,
@@ -202,9 +196,10 @@ class Model:
         drawn and the logits hold NaN.
         """
         tokens, notes = self.rendered(prompt)
+        generation = upward(__name__, "workbench.recording.generation")
         return generation.generate(
             self, tokens, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
-            record=record, stop=stop, budget=budget, to=_place(to), notes=notes,
+            request=record, stop=stop, budget=budget, to=_place(to), notes=notes,
         )  # fmt: skip
 
     def resume(self, partial: Trace, *, to: str | os.PathLike[str] | None = None) -> Trace:
@@ -222,13 +217,13 @@ class Model:
         Raises ResumeError unless the model has the same weights, tokenizer and dtype, and the same edits are in force;
         BudgetError, TraceExists (before anything runs).
         """
-        return generation.resume(self, partial, to=_place(to))
+        return upward(__name__, "workbench.recording.generation").resume(self, partial, to=_place(to))
 
-    def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> Estimate:
+    def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> "Estimate":
         """How big the trace would be, before it is made: bytes on disk, memory while it runs, and what fits."""
         tokens = self.tokens(prompt)
         self.check_prompt(tokens, max_tokens)
-        return tracing.plan(self, record, tokens, len(tokens) + max_tokens, None).estimate
+        return upward(__name__, "workbench.recording.plan").estimate(self, tokens, record, len(tokens) + max_tokens)
 
     def forward(
         self, tokens: Tensor, tap: Tap | None = None, cache: KVCache | None = None, logits_at: slice = slice(None)
