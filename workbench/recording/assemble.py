@@ -66,6 +66,7 @@ def assemble(
     manifest = replace(
         draft(source, tokens, prompt_length, plan.words),
         tensors=table,
+        edits=edits(source),
         gave_way=list(plan.gave_way),
         notes=[*plan.notes, *notes],
         words=predicted_texts(source, tokens, arrays),
@@ -81,7 +82,7 @@ def assemble(
 def draft(
     source: Source, tokens: Sequence[int], prompt_length: int, words: Sequence[str], text: Text | None = None
 ) -> Manifest:
-    """The manifest without tensors: which model, which text, under which edits, computed how."""
+    """The manifest without tensors and edits: which model, which text, computed how."""
     text = text or text_of(source, tokens)
     return Manifest(
         model=source.identity(),
@@ -90,9 +91,13 @@ def draft(
         spans=text.spans,
         prompt_length=prompt_length,
         record=list(words),
-        edits=[e.describe() | {"points": sorted(e.points)} | e.tally.to_manifest() for e in source.edits],
         numerics=numerics(source),
     )
+
+
+def edits(source: Source) -> list[dict[str, Any]]:
+    """For the manifest: each edit, how often it fired in this run, and how much it changed."""
+    return [e.describe() | {"points": sorted(e.points)} | e.tally.to_manifest() for e in source.edits]
 
 
 def numerics(source: Source) -> dict[str, Any]:

@@ -10,6 +10,7 @@ assemble.py  all of it -> Trace
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,7 @@ from workbench import hooks
 from workbench.edits.edit import Tally
 from workbench.model import prefill
 from workbench.model.interrupts import Interrupt
-from workbench.recording.assemble import assemble, draft
+from workbench.recording.assemble import assemble, draft, edits
 from workbench.recording.plan import Plan, affordable_plan
 from workbench.recording.source import ModelSource, Source, batch_of, text_of
 from workbench.recording.summaries import LIVE, LIVE_POINTS, Chosen, Norms, Predictions, StepAttention, margins
@@ -164,7 +165,8 @@ def writing(
     if to is None:
         yield None
         return
-    with TraceWriter(to, draft(source, tokens, prompt_length, plan.words)) as writer:
+    manifest = replace(draft(source, tokens, prompt_length, plan.words), edits=edits(source))
+    with TraceWriter(to, manifest) as writer:
         yield writer
         writer.abort()  # unless it was committed
 
