@@ -13,26 +13,29 @@ import workbench as wb
 ROOT = Path(wb.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"errors", "text", "hooks", "paths"}
+BASE = {"errors", "text", "hooks", "paths", "lazy_imports"}
 DATA = BASE | {"traces"}  # what can be known from a trace alone
+RUNS = DATA | {"taps", "conversation", "edits", "model", "recording"}  # a model, run and recorded
 # package -> the packages it may import from, besides itself
 ROOMS: dict[str, set[str]] = {
     "errors": set(),
     "text": set(),
     "paths": set(),
+    "lazy_imports": set(),
     "hooks": {"errors"},
+    "taps": {"hooks"},
     "traces": BASE,
     "conversation": DATA,
     "analysis": DATA,
     "views": DATA | {"analysis"},  # analyses need no torch, and a summary is computed in one place
     "figures": DATA | {"__init__"},  # for the version in what a picture says
-    "edits": DATA | {"model", "recording"},
-    "model": DATA | {"conversation", "edits", "recording"},
-    "recording": DATA | {"conversation", "edits", "model", "__init__"},  # for the version in a manifest
-    "experiments": DATA | {"analysis", "conversation", "edits", "model", "recording"},
-    "pocket": DATA | {"analysis", "conversation", "edits", "experiments", "model", "recording"},
+    "edits": DATA | {"taps"},
+    "model": DATA | {"taps", "conversation", "edits"},
+    "recording": DATA | {"taps", "conversation", "edits", "model", "__init__"},  # for the version in a manifest
+    "experiments": RUNS | {"analysis"},
+    "pocket": RUNS | {"analysis", "experiments"},
     "circuits": BASE | {"model"},
-    "interop": DATA | {"conversation", "experiments", "model", "recording"},  # what a splice costs is an experiment
+    "interop": RUNS | {"experiments"},  # what a splice costs is an experiment
     "api": DATA | {"conversation", "model", "recording"},
     "cli": DATA | {"api", "conversation", "figures", "views", "__init__"},
 }

@@ -12,10 +12,11 @@ import pytest
 import torch
 
 from tests.checkpoints import Random
+from workbench.edits.edit import Edit
 from workbench.model.checkpoints.tensors import Checkpoint
 from workbench.model.config import Config
 from workbench.model.gpt_oss import forward, forward_from
-from workbench.recording.taps import Edit, Recorder
+from workbench.recording.taps import Recorder
 
 HERE = Path(__file__).parent
 WHERE = [
@@ -200,7 +201,7 @@ def test_who_does_not_choose_an_expert_does_not_miss_it(checkpoint, seen):
         return x
 
     out = Recorder([f"blocks.{layer}.hook_mlp_out"])
-    from workbench.recording.taps import Chain
+    from workbench.taps import Chain
 
     run(checkpoint, Chain(edit(checkpoint, f"blocks.{layer}.mlp.hook_expert_weights", drop), out))
     change = (out[f"blocks.{layer}.hook_mlp_out"] - seen[f"blocks.{layer}.hook_mlp_out"])[0].abs().amax(-1)

@@ -128,7 +128,7 @@ def test_every_legal_name_is_written(home, model, trace, name):
 
 
 def test_a_name_that_is_too_long_is_found_out_before_the_run(home, model, monkeypatch):
-    monkeypatch.setattr("workbench.recording.tracing.record_pass", lambda *_, **__: pytest.fail("the model ran"))
+    monkeypatch.setattr("workbench.recording.record.record", lambda *_, **__: pytest.fail("the model ran"))
     for name in ("n" * 256, "文" * 86):
         with pytest.raises(wb.errors.TraceError, match="too long"):
             model.trace("What is 1+1?", record="", to=home / name)

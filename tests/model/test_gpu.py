@@ -21,7 +21,7 @@ from workbench.model.kernels import experts
 from workbench.model.kernels.packed import Packed
 from workbench.model.kernels.reference import dequantise_mxfp4
 from workbench.model.model import Model
-from workbench.recording.generate import Interrupted
+from workbench.recording.generation import Interrupted
 
 gpu = (
     pytest.mark.gpu,

@@ -12,13 +12,14 @@ from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.analysis import statistics
+from workbench.edits.positions import whole_numbers
 from workbench.errors import EditError, NotRecorded
 from workbench.experiments.cached_run import LOGITS, Reading, divergence
 from workbench.experiments.checkpoint import Cells, of_model
 from workbench.model.gpt_oss import unembed
 from workbench.model.model import Model
-from workbench.recording.taps import Tap, whole_numbers
-from workbench.recording.tracing import LEAST
+from workbench.model.prefill import CHUNK_ALIGN
+from workbench.taps import Tap
 from workbench.traces import Trace
 from workbench.traces.spans import Span
 from workbench.traces.steps import Step
@@ -86,7 +87,7 @@ def attention_knockout(
     if not edges.any():
         raise EditError(f"no edge is cut: no query comes {least} tokens or more after a key that these layers see")
     start = int(edges.any(1).argmax())
-    begin = start // LEAST * LEAST  # from where a pass may begin, positions get the same bits again
+    begin = start // CHUNK_ALIGN * CHUNK_ALIGN  # from where a pass may begin, positions get the same bits again
     values = [hooks.at("blocks.*.attn.hook_v", layer) for layer in chosen] if mode == "mean" else []
     asked_for = {"what": "attention_knockout", "tokens": trace.tokens, "edges": edges, "allowed": allowed & ~asked}
     asked_for |= {"layers": chosen, "heads": several, "mode": mode, "controls": controls, "seed": seed}

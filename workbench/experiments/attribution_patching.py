@@ -15,7 +15,8 @@ from workbench.experiments.activation_patching import Outcome, two_prompts
 from workbench.experiments.cached_run import Reading
 from workbench.model.gpt_oss import forward_from, unembed
 from workbench.model.model import Model, Prompt
-from workbench.recording.taps import Chain, Recorder
+from workbench.recording.taps import Recorder
+from workbench.taps import Chain
 
 EXPERTS = "blocks.*.mlp.hook_expert_out"
 WIDTHS = ("d_model", "d_head")  # axes that are summed over: what is left is a place

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from workbench.edits.fingerprint import fingerprint
 from workbench.errors import ResumeError
 from workbench.model.model import Model
 from workbench.paths import expanded, scratch
-from workbench.recording.taps import fingerprint
 from workbench.text import visible
 
 EVERY = 2.0  # seconds between two writings: what a killed process loses at most

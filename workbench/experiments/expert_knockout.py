@@ -13,7 +13,8 @@ from workbench.errors import EditError
 from workbench.experiments.cached_run import At, Reading, divergence
 from workbench.model.cache import KVCache
 from workbench.model.model import Model
-from workbench.recording.taps import Chain, Recorder
+from workbench.recording.taps import Recorder
+from workbench.taps import Chain
 from workbench.traces import Trace
 
 MODES = ("mask", "zero", "renorm", "mean")

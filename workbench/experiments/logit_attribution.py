@@ -9,7 +9,7 @@ from workbench.errors import NotRecorded
 from workbench.experiments.activation_patching import token_id
 from workbench.experiments.cached_run import Reading
 from workbench.model.model import Model
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 from workbench.traces import Trace
 
 

@@ -20,8 +20,9 @@ from workbench.experiments.suppression import Routed
 from workbench.model.config import Config
 from workbench.model.gpt_oss import linear, rms_norm, unembed
 from workbench.model.model import Model, Prompt
-from workbench.recording.taps import Chain, Recorder, Tap
-from workbench.recording.tracing import LEAST
+from workbench.model.prefill import CHUNK_ALIGN
+from workbench.recording.taps import Recorder
+from workbench.taps import Chain, Tap
 
 Part = tuple[Any, ...]  # a word, and where there is one its layer and its number in it
 SENDERS = {"head": "n_heads", "expert": "n_experts", "attn": None, "mlp": None}  # what a layer has that many of
@@ -102,7 +103,9 @@ def path_patching(
         least = 0.0 if model.rows_independent else ROUNDING * float(_write(base, sender).abs().max())
         moved = change[0].abs().gt(least).any(-1).nonzero()
         # from where a pass may begin: then positions meet the same products, and get the same bits
-        start = int(moved[0]) // LEAST * LEAST if len(moved) else (len(base) - 1) // LEAST * LEAST
+        start = (
+            int(moved[0]) // CHUNK_ALIGN * CHUNK_ALIGN if len(moved) else (len(base) - 1) // CHUNK_ALIGN * CHUNK_ALIGN
+        )
         values = np.zeros(len(sets))
         everything = Chain(_Whole(sender, change[:, start:]), *_held(base, start, routes))
         total = _run(base, outcome, everything, sender[1], start, 1)[0]

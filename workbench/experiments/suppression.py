@@ -12,7 +12,7 @@ from workbench import hooks
 from workbench.errors import NotRecorded
 from workbench.experiments.cached_run import Reading, divergence
 from workbench.model.model import Model
-from workbench.recording.taps import Chain, Tap
+from workbench.taps import Chain, Tap
 from workbench.traces import Trace
 from workbench.traces.steps import Step, stretches
 

@@ -23,11 +23,11 @@ from tqdm.auto import tqdm
 from workbench import hooks
 from workbench.analysis import statistics
 from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.model.arrays import tensor
 from workbench.model.gpt_oss import unembed
 from workbench.model.kernels.rows import entropy, log_softmax
 from workbench.model.model import Model, Prompt
 from workbench.paths import expanded, scratch
-from workbench.recording.summaries import tensor
 from workbench.recording.taps import Recorder
 from workbench.traces import Trace
 

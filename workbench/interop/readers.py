@@ -3,22 +3,14 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from workbench.conversation.chat import Chat, as_chat
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import PromptError
 from workbench.paths import expanded
+from workbench.recording.source import Reader
 from workbench.traces import Trace
-
-
-class Reader(Protocol):
-    """What a trace needs of a tokenizer; workbench's own is one."""
-
-    digest: str
-
-    def encode(self, text: str) -> list[int]: ...
-    def pieces(self, ids: Iterable[int]) -> list[str]: ...
 
 
 class Foreign:

@@ -101,7 +101,7 @@ class SAE:
     ):
         import torch
 
-        from workbench.recording.taps import fingerprint
+        from workbench.edits.fingerprint import fingerprint
 
         self.site = site_of(site)
         self.k, self.norm = k, norm
@@ -262,7 +262,7 @@ class SAE:
 
         Raises EditError for a feature that there is not, or a value that is not finite.
         """
-        from workbench.recording.taps import whole_numbers
+        from workbench.edits.positions import whole_numbers
 
         try:
             wanted = tuple(whole_numbers(feature))

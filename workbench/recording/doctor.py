@@ -24,7 +24,7 @@ from workbench.model.checkpoints.validate import FAST_SHARE, PACKED_BYTES, SMALL
 from workbench.model.config import Config
 from workbench.model.memory import free_memory, show
 from workbench.recording import budget
-from workbench.recording.tracing import always
+from workbench.recording.plan import always
 
 DISTRIBUTION = "gpt-oss-workbench"
 LIBRARIES = ("torch", "numpy", "safetensors", "tokenizers", "openai-harmony", "xarray")

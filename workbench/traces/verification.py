@@ -145,6 +145,13 @@ BY_LAYER: dict[str, tuple[Check, tuple[str, ...]]] = {
         ("expert_indices", "expert_weights", "expert_out", "mlp_out"),
     ),
 }
+
+
+def identity_of(check: Check) -> str:
+    """The name of the identity that a function checks."""
+    return next(identity for identity, (function, _) in BY_LAYER.items() if function is check)
+
+
 EMBEDDING = "embedding + all writes = last residual"
 LENS = "lens of the last layer = the logits"
 FINITE = "logits are finite"
@@ -172,9 +179,9 @@ class Findings:
         for identity, (worst, where) in other._worst.items():
             self.add(identity, worst, where)
 
-    def forget(self, check: Callable) -> None:
+    def forget(self, identity: str) -> None:
         """As if this identity had not been checked."""
-        self._worst = {i: worst for i, worst in self._worst.items() if i not in BY_LAYER or BY_LAYER[i][0] is not check}
+        self._worst.pop(identity, None)
 
     def add_layer(self, v: Values, layer: int, config: dict, where: str) -> None:
         for identity, (check, involved) in BY_LAYER.items():

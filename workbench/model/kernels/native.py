@@ -121,6 +121,11 @@ def isa() -> str | None:
 FIXED_ORDER, BF16_PAIRS = "fixed order 1", "avx512-bf16"  # see fixed_order.h; other names if the order ever changes
 
 
+def in_use() -> tuple:
+    """What decides how products are computed, besides the tensors: where it is the same, so are the bits."""
+    return isa(), decode(), torch.get_num_threads()
+
+
 def arithmetic(dtype: torch.dtype, device: str) -> str:
     """What the bits of a run in this dtype depend on besides weights and tokens, as one name.
 

@@ -18,7 +18,7 @@ from workbench.pocket.families import CHAINS, FAMILIES, slips
 from workbench.pocket.problems import Problem, Slip
 from workbench.pocket.rendering import ANALYSIS, FINAL, answer_in, final, prompt, thought
 from workbench.pocket.vocabulary import encode
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 
 
 class NoSinks(Tap):

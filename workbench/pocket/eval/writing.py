@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from workbench.model.cache import KVCache
 from workbench.model.gpt_oss import forward
 from workbench.model.model import Model
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 
 ROWS = 64
 
