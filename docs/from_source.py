@@ -34,7 +34,7 @@ def public() -> Iterator[tuple[str, Any]]:
     for space in SPACES:
         module = getattr(wb, space)
         if space == "interop":
-            for part in ("transformers", "transformer_lens", "nnsight", "tables", "inif", "sae", "circuit_tracer"):
+            for part in dir(module):
                 yield from _of(f"workbench.interop.{part}", import_module(f"workbench.interop.{part}"))
         else:
             yield from _of(f"workbench.{space}", module)

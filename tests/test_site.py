@@ -139,7 +139,7 @@ def public() -> list[str]:
     return found
 
 
-INSIDE = ("hearing", "text", "versions")  # what the others of interop are made of
+INSIDE = ("adapter", "readers", "versions")  # what the others of interop are made of
 
 
 def contents(module) -> list[str]:

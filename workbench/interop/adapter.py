@@ -6,7 +6,6 @@ identities hold; what the probe did not hear is absent from the trace, never zer
 """
 
 import platform
-import sys
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -460,7 +459,7 @@ def numerics(subject: Subject) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "workbench": sys.modules["workbench"].__version__,
+        "workbench": version("gpt-oss-workbench"),
         **{package: version(package) for package in subject.libraries},
     }
 

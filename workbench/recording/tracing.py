@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,6 @@ import numpy as np
 import torch
 from tqdm.auto import tqdm
 
-import workbench
 from workbench import hooks
 from workbench.conversation.parse import parse
 from workbench.errors import VerificationWarning
@@ -395,7 +395,7 @@ def numerics(model: "Model") -> dict:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "workbench": workbench.__version__,
+        "workbench": version("gpt-oss-workbench"),
     }
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from workbench.model.checkpoints.pages import RESIDENT, Resident
+from workbench.model.checkpoints.residency import RESIDENT, Residency
 from workbench.model.config import Config
 from workbench.model.kernels.lora import Adapted, whole
 from workbench.model.kernels.packed import Matrices
@@ -52,7 +52,7 @@ class Weights:
     blocks: Sequence[Block]
     ln_final: Tensor  # d_model
     unembed: Tensor  # d_vocab d_model
-    pages: Resident = RESIDENT  # what a pass tells about the weights that it is about to use, or has used
+    pages: Residency = RESIDENT  # what a pass tells about the weights that it is about to use, or has used
 
 
 @dataclass(frozen=True, slots=True)
