@@ -1,22 +1,23 @@
-"""The imports that go upward: from a module to one that stands above it, made when the call needs it.
+"""The imports that go against the layers: each is declared here with its reason, and done when a function runs.
 
-All other imports go downward, to packages that stand below (`tests/test_architecture.py`). An arrow that is not in this
-table is refused here, and one that nothing uses fails that test.
+Packages import downward only. A method of a low object that is made of a higher package's work (`model.trace` records)
+imports it through `upward`, so that the architecture test can list every such arrow.
 """
 
 from importlib import import_module
 from types import ModuleType
 
-UPWARD: dict[tuple[str, str], str] = {  # (importing module, imported module) -> why
+# (importing module, imported module) -> why
+UPWARD: dict[tuple[str, str], str] = {
     (
         "workbench.traces.trace",
         "workbench.views.score_sheet_view",
-    ): "a trace at the end of a notebook cell shows itself",
+    ): "a trace in a notebook shows its score sheet",
 }
 
 
 def upward(importer: str, module: str) -> ModuleType:
-    """The module `module`, imported for `importer`; raises ImportError if `UPWARD` does not declare the arrow."""
+    """The module, imported now. Raises ImportError unless the arrow from `importer` is declared in `UPWARD`."""
     if (importer, module) not in UPWARD:
-        raise ImportError(f"{importer} may not import {module}: lazy_imports.UPWARD does not declare it")
+        raise ImportError(f"{importer} may not import {module}: declare it in {__name__}.UPWARD, with a reason")
     return import_module(module)
