@@ -141,7 +141,7 @@ class Api(_Written):
 
 
 def _home(name: str, value: Any) -> str:
-    """Where the entry stands: the room in which a name is defined, or the module through which it is called."""
+    """Where the entry stands: the package in which a name is defined, or the module through which it is called."""
     parts = name.split(".")
     if len(parts) > 2:
         return ".".join(parts[:-1])

@@ -185,6 +185,11 @@ def test_the_page_on_the_architecture_has_its_generated_parts():
     assert page == architecture.generated(page), "run: python docs/architecture.py"
 
 
+def test_the_readme_names_every_package():
+    readme = (HOME / "README.md").read_text("utf-8")
+    assert not [path.parent.name for path in ROOT.glob("*/__init__.py") if f"\n  {path.parent.name}/ " not in readme]
+
+
 def test_every_long_file_is_listed_with_a_reason():
     sources = [path for path in ROOT.rglob("*") if path.suffix in {".py", ".js", ".c", ".h", ".css"}]
     long = {path.relative_to(ROOT).as_posix() for path in sources if len(path.read_text("utf-8").splitlines()) > LONG}

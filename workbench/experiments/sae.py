@@ -77,7 +77,7 @@ class SAE:
     Raises CheckpointError if the shapes do not fit each other or a number is not finite, HookNameError for the site.
     """
 
-    # Tensors lie outside __dict__: an edit is told from another by what is in it (`runner.taps.fingerprint`), and there
+    # Tensors lie outside __dict__: an edit is told from another by what is in it (`edits.fingerprint`), and there
     # the digest stands for them, so that gigabytes are hashed once and not in every run.
     __slots__ = ("W_dec", "W_enc", "__dict__", "b_dec", "b_enc", "threshold")
 

@@ -1,4 +1,4 @@
-"""The one form in which the runner holds weights: plain tensors, all matrices as [out, in]."""
+"""The one form in which the model holds weights: plain tensors, all matrices as [out, in]."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
