@@ -68,7 +68,7 @@ def test_pages_figures_and_exports_are_written_under_the_home_folder(home, trace
 
 
 def test_models_tokenizers_adapters_and_lenses_are_found_under_the_home_folder(home, model, trace, monkeypatch):
-    os.symlink(embedded_folder(), home / "pocket")
+    (home / "pocket").symlink_to(embedded_folder())
     assert wb.Model("~/pocket", tokenizer="~/pocket").tokens("What is 1+1?") == trace.tokens
     assert wb.conversation.tokenizer.Tokenizer.from_folder("~/pocket").special
     train(home / "adapter", target_modules=["q_proj"])

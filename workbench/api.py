@@ -19,6 +19,7 @@ def kept_model(where: str) -> "Model":
 
 
 def model_of(model: "str | Model") -> "Model":
+    """The model itself, or the one that is found under a name or in a folder."""
     return kept_model(model) if isinstance(model, str) else model
 
 

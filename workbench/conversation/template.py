@@ -205,7 +205,6 @@ def _refuse_what_it_drops(chat: Chat, tokenizer: Tokenizer, template: str) -> No
 
     Texts are replaced by words that occur nowhere else, and looked for; tools must be there by name.
     """
-
     marks: dict[str, str] = {}  # word -> what it stands for
 
     def mark(text: str | None, what: str) -> str | None:

@@ -302,6 +302,8 @@ def identity(site: str, d_model: int) -> SAE:
 
 @dataclass(frozen=True)
 class Splice:
+    """The edit of `SAE.splice`."""
+
     sae: SAE
     error: bool
 
@@ -311,6 +313,8 @@ class Splice:
 
 @dataclass(frozen=True)
 class Clamp:
+    """The edit of `SAE.ablate` and `SAE.steer`."""
+
     sae: SAE
     features: tuple[int, ...]
     value: float
@@ -326,7 +330,8 @@ class Clamp:
 
 def _through(sae: SAE, x: "Tensor", hook, change: Callable[["Tensor"], "Tensor"], error: bool) -> "Tensor":
     """The value with its features changed. The error term is never formed: x and what the change of features writes
-    are the same sum, and where no feature changes it is x to the last bit."""
+    are the same sum, and where no feature changes it is x to the last bit.
+    """
     import torch
 
     if hook.name != sae.site:

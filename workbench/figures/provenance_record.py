@@ -80,7 +80,7 @@ def provenance(path: str | os.PathLike) -> dict[str, Any]:
     Raises FigureError if the file is none of these, or says nothing.
     """
     path = expanded(path)
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         data = file.read(LIMIT)
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):

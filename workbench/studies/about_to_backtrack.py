@@ -32,6 +32,7 @@ def measure(model: wb.Model, n: int = N, seed: str = SEED) -> dict[str, xr.Datas
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found = measure(model)
     figures = []
     for family, probe in found.items():

@@ -20,6 +20,8 @@ FAMILIES, N, LENGTH, AROUND = ("variables", "hops", "swaps", "lists"), 12, 5, np
 
 
 class Measured(NamedTuple):
+    """Belief over the last steps, by problem."""
+
     share: Interval  # of belief (what step): in the answer in the end, and in what the last step says
     settled: dict[str, list[bool]]  # family -> did belief settle with the very step that states the answer?
     traces: list[wb.Trace]
@@ -27,6 +29,7 @@ class Measured(NamedTuple):
 
 @cache
 def measure(model: wb.Model, seed: str = "fresh") -> Measured:
+    """Belief in the values of the last steps, over held-out problems of four families."""
     rows, settled, traces = [], {family: [] for family in FAMILIES}, []
     for family in FAMILIES:
         for problem, _, trace in read(model, family, N, LENGTH, "", seed):
@@ -46,6 +49,7 @@ def measure(model: wb.Model, seed: str = "fresh") -> Measured:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     share, _, traces = measure(model)
     what = ["the answer in the end", "what the last step says"]
     coords = {"what": what, "step": ("step", AROUND, {"long_name": "steps from the one that states the answer"})}

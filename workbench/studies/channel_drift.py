@@ -61,6 +61,7 @@ def reference() -> np.ndarray:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found = measure(model)
     lines = []
     for color, name in enumerate(found["compared"].values[[0, 1, 4]]):

@@ -45,10 +45,12 @@ def received(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.nda
 
 
 def attention(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
+    """The mean attention of each step on each earlier one, over all heads."""
     return wb.step_attention(trace, parts).mean(("layer", "head")).values
 
 
 def suppression(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
+    """What hiding each earlier step does to a later one, in nats."""
     return wb.suppression(model, trace, parts)["effect"].values
 
 

@@ -32,6 +32,7 @@ def measure(model: wb.Model, seed: str = "fresh") -> dict[str, Interval]:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found = measure(model)
     value, low, high = bounds(found.values())
     attrs = {"long_name": "probability of the right answer", "units": "1"}

@@ -86,6 +86,7 @@ def rows(tested: dict[str, Tested]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     tested = measure(model)
     early = {family: each.found.sel(test="early") for family, each in tested.items()}
     curves = xr.concat([early[family] for family in NEED], xr.IndexVariable("family", list(NEED)))

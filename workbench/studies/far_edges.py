@@ -25,6 +25,8 @@ SETS, LENGTH = {"variables": 24, "lists": 16}, 5  # family -> how many problems
 
 
 class Measured(NamedTuple):
+    """How each method tells used pairs of steps from others."""
+
     auroc: dict[tuple[str, str], Interval]  # method, family
     medians: dict[tuple[str, str], tuple[float, float]]  # of true pairs, of the others that are as far apart
     pairs: dict[str, tuple[int, int]]  # family -> how many of both
@@ -76,6 +78,7 @@ def by_distance(score: np.ndarray, truth: np.ndarray, distance: np.ndarray, rows
 
 @cache
 def measure(model: wb.Model, seed: str = "fresh") -> Measured:
+    """Each method on all pairs of steps that are not neighbors, by family."""
     made = Measured({}, {}, {}, [])
     for family, n in SETS.items():
         problems = read(model, family, n, seed)
@@ -95,6 +98,7 @@ def measure(model: wb.Model, seed: str = "fresh") -> Measured:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     made = measure(model)
     value, low, high = bounds([[made.auroc[m, f] for f in SETS] for m in METHODS])
     coords = {"method": list(METHODS), "family": list(SETS)}

@@ -80,6 +80,7 @@ def errors(found: xr.Dataset) -> dict[str, wb.statistics.Interval]:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found, traces = measure(model)
     sure, flips = errors(found), found["flips"].values > 0
     four = [[sure[name] for name in names] for names in (("flip", "held_flip"), ("same", "held_same"))]

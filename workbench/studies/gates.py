@@ -47,7 +47,8 @@ def likeliest(model: wb.Model, trace: wb.Trace) -> np.ndarray:
 @cache
 def measure(model: wb.Model) -> xr.Dataset:
     """By problem (set problem): `written`, whether all of thought and answer is written as it should; `tokens`, the
-    share of tokens that are the likeliest in their places. `family` (problem)."""
+    share of tokens that are the likeliest in their places. `family` (problem).
+    """
     runs = [(family, one.trace) for family in CHAINS for one in read(model, family, N, LENGTH, seed=SEED)]
     hits = [likeliest(model, trace) for _, trace in runs]
     data = {"written": [one.all(-1) for one in hits], "tokens": [one.mean(-1) for one in hits]}
@@ -56,6 +57,7 @@ def measure(model: wb.Model) -> xr.Dataset:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found, sheets = measure(model), []
     for name, label in (("written", "texts written word by word"), ("tokens", "tokens likeliest in their place")):
         sure = wb.statistics.mean(found[name].values)

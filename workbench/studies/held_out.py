@@ -19,6 +19,8 @@ from workbench.pocket.rendering import render
 
 
 class Read(NamedTuple):
+    """A held-out problem, as the model reads its solution."""
+
     problem: Problem
     parts: list[slice]  # its steps, as positions
     trace: wb.Trace
@@ -26,6 +28,7 @@ class Read(NamedTuple):
 
 @cache
 def pocket() -> wb.Model:
+    """The embedded model, loaded once."""
     return wb.Model("pocket")
 
 

@@ -25,6 +25,7 @@ PLACES = {  # what is read off: of which steps the value, counted from the last;
 
 @cache
 def measure(model: wb.Model, family: str, place: str, seed: str = "fresh") -> xr.Dataset:
+    """`wb.linear_probe` for the values of steps, at one of `PLACES`."""
     traces, labels = [], []
     for problem, parts, trace in read(model, family, N, LENGTH, RECORD, seed):
         label: list[str | None] = [None] * len(trace)
@@ -50,6 +51,7 @@ def scores(
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     panels, traces = [], []
     for family in FAMILIES:
         found = [measure(model, family, place) for place in PLACES]

@@ -15,6 +15,7 @@ N, LENGTH, SEED = 6, 4, "anatomy"
 
 
 def traces(model: wb.Model) -> list[wb.Trace]:
+    """The texts that are measured."""
     return texts(model, N, LENGTH, SEED)
 
 
@@ -49,6 +50,7 @@ def measure(model: wb.Model) -> xr.Dataset:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found = measure(model)
     (value, low, high), spread = found["beyond"].values, float(found["even"][0])
     window = traces(model)[0].config["window"]

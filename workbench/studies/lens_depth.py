@@ -43,6 +43,7 @@ def measure(model: wb.Model, seed: str = "fresh") -> list[Interval]:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     means, traces, panels = measure(model), texts(model, N, LENGTH, "fresh", "lens"), []
     counts = [f"{m.n} of {m.n_clusters} texts" for m in means]
     value, low, high = bounds(means)

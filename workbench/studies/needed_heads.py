@@ -36,7 +36,8 @@ def changes(model: wb.Model, traces: Sequence[wb.Trace]) -> list[tuple[str, str]
 def measure(model: wb.Model) -> xr.Dataset:
     """`kept`, the share of texts still written without a head, with `low` and `high` (layer head); `p`, adjusted for
     all heads: under the null silencing gains as often as it loses; `first`, what most often changes first, and in how
-    many texts. `whole` (text): those written with all heads."""
+    many texts. `whole` (text): those written with all heads.
+    """
     traces = [one.trace for one in read(model, FAMILY, N, LENGTH, "", SEED)]
     shape, whole, without = (model.config.n_layers, model.config.n_heads), changes(model, traces), []
     for layer, head in np.ndindex(shape):
@@ -53,6 +54,7 @@ def measure(model: wb.Model) -> xr.Dataset:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found = measure(model)
     missed = ", ".join(f"{layer}.{head}" for layer, head in np.argwhere((found["p"] < 0.05).values))
     figure = heatmap(

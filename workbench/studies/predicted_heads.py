@@ -17,6 +17,7 @@ N, LENGTH, SEED, FAR = 6, 4, "weights", 64
 
 
 def traces(model: wb.Model) -> list[wb.Trace]:
+    """The texts that are measured."""
     return texts(model, N, LENGTH, SEED)
 
 
@@ -35,7 +36,8 @@ def predicted(model: wb.Model) -> np.ndarray:
 @cache
 def measure(model: wb.Model) -> xr.Dataset:
     """`weights` and `runs` with `low` and `high` over texts (name layer head); `rank`, Spearman's correlation over the
-    heads of a kind of layer, and `p`, how often one of shuffled heads is as large (name kind)."""
+    heads of a kind of layer, and `p`, how often one of shuffled heads is as large (name kind).
+    """
     seen = [[wb.head_scores(t)["previous_token"].values, wb.sink_mass(t).mean("query").values] for t in traces(model)]
     told, sure, rng = predicted(model), wb.statistics.mean(np.array(seen)), np.random.default_rng(0)
     rank, p = np.zeros((2, len(NAMES), len(KINDS)))
@@ -52,6 +54,7 @@ def measure(model: wb.Model) -> xr.Dataset:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found, sheets, said = measure(model), [], []
     kinds = [kind.split("_")[0] for kind in traces(model)[0].config["layer_types"]]
     heads = [(layer, head) for layer in range(len(kinds)) for head in range(found.sizes["head"])]

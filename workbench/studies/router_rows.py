@@ -19,6 +19,7 @@ N, LENGTH, SEED = 6, 4, "weights"
 
 
 def traces(model: wb.Model) -> list[wb.Trace]:
+    """The texts that are measured."""
     return texts(model, N, LENGTH, SEED)
 
 
@@ -68,6 +69,7 @@ def measure(model: wb.Model) -> xr.Dataset:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found = measure(model)
     sure = wb.statistics.mean(found["share"].values)
     figure = line(

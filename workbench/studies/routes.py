@@ -17,7 +17,8 @@ PARTS = {"content": "content", "reweighting": "other weights", "rerouting": "oth
 @cache
 def measure(model: wb.Model, seed: str = SEED, n: int = N) -> xr.Dataset:
     """Of hiding each step, means over pairs of steps of a problem: `parts` of the effect on a step that uses it, in
-    nats (family part problem), and `shift`, the share of experts that are others (family pair problem)."""
+    nats (family part problem), and `shift`, the share of experts that are others (family pair problem).
+    """
     parts = np.zeros((len(FAMILIES), len(PARTS), n))
     shift = np.zeros((len(FAMILIES), 2, n))
     for f, family in enumerate(FAMILIES):
@@ -37,6 +38,7 @@ def measure(model: wb.Model, seed: str = SEED, n: int = N) -> xr.Dataset:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found, panels = measure(model), []
     for name, by, label in (
         ("parts", "part", "effect on a step that uses it (nats)"),

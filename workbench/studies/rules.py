@@ -57,6 +57,7 @@ def followers(model: wb.Model) -> xr.DataArray:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     sheets = []
     for rule, period in (("previous token", 10), ("duplicate token", 10), ("induction", 10), ("induction", 30)):
         one = {"rule": rule, "period": period}

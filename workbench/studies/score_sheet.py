@@ -11,6 +11,7 @@ from workbench.studies.held_out import read
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     [one] = read(model, "hops", 1, 4, "attention lens")
     trace = one.trace
     entropy = xr.DataArray(np.asarray(trace["entropy"]), dims="pos", attrs={"units": "nats"})

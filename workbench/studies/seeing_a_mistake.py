@@ -53,7 +53,8 @@ def blinded(model: wb.Model, pair: Pair, trace: wb.Trace) -> np.ndarray:
 @cache
 def measure(model: wb.Model, n: int = N, seed: str = SEED):
     """By family: the share of the gap that each head carries (problem layer head), and how likely ". Wait" is after a
-    wrong step whose last token does not see something (problem hidden)."""
+    wrong step whose last token does not see something (problem hidden).
+    """
     carried, waits = {}, {}
     for family in FAMILIES:
         asked, gap = read(model, family, n, seed), wb.logit_gap(model, ".", ",")
@@ -65,6 +66,7 @@ def measure(model: wb.Model, n: int = N, seed: str = SEED):
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     carried, waits = measure(model)
     panels: list[Panel] = []
     for family, rows in carried.items():

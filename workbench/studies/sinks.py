@@ -15,6 +15,7 @@ N, LENGTH, SEED = 6, 4, "anatomy"
 
 
 def traces(model: wb.Model) -> list[wb.Trace]:
+    """The texts that are measured."""
     return texts(model, N, LENGTH, SEED)
 
 
@@ -37,6 +38,7 @@ def measure(model: wb.Model) -> xr.Dataset:
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found = measure(model)
     mass = found["mass"].assign_attrs(long_name="mass on the sink", units="share")
     heads = [(layer, head) for layer in range(mass.sizes["layer"]) for head in range(mass.sizes["head"])]

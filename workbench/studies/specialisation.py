@@ -13,6 +13,7 @@ N, LENGTH = 6, 4
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     traces, labels = [], []
     for family in CHAINS:
         for one in read(model, family, N, LENGTH):

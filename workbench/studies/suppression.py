@@ -10,6 +10,7 @@ from workbench.studies.held_out import read
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     problem, parts, trace = read(model, "variables", 1, 5)[0]
     effect = wb.suppression(model, trace, parts)["effect"].assign_attrs(long_name="effect")
     n = len(parts)

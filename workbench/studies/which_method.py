@@ -40,6 +40,7 @@ def measure(model: wb.Model, seed: str = "fresh") -> dict[tuple[str, str], Inter
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
     found, coords, dims = measure(model), {"method": list(SHOWN), "family": list(FAMILIES)}, ("method", "family")
     value, low, high = bounds([[found[m, f] for f in FAMILIES] for m in SHOWN])
     figure = bars(

@@ -33,6 +33,7 @@ def inert(text: str) -> str:
 
 
 def interactive(figure: "Figure") -> Any:
+    """The figure as plotly's own; raises MissingDependency without plotly."""
     try:
         from plotly import graph_objects
     except ImportError:

@@ -37,7 +37,8 @@ Key = tuple[int, int | None]  # layer and expert; None is all but the experts
 
 class Mapped(Resident):
     """Weights in a mapped file, all of them kept once they were read; but for the embedding, of which a pass needs
-    few rows, and the operating system maps many around each."""
+    few rows, and the operating system maps many around each.
+    """
 
     def __init__(self, weights: Weights, mapped: Iterable[Tensor]):
         files = {t.untyped_storage().data_ptr() for t in mapped}  # what was converted has another storage

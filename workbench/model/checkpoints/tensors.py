@@ -48,6 +48,8 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
+    """All tensors of a model."""
+
     embed: Tensor  # d_vocab d_model
     blocks: Sequence[Block]
     ln_final: Tensor  # d_model
