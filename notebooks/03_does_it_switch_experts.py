@@ -20,7 +20,6 @@
 # small enough to ask.
 
 # %% ask
-
 import numpy as np
 
 import workbench as wb

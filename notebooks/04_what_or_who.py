@@ -20,7 +20,6 @@
 # the gradient, which knows nothing of other experts, does it fail where they are switched?
 
 # %% ask
-
 import numpy as np
 import torch
 

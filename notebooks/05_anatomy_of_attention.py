@@ -20,7 +20,6 @@
 # Which heads follow a rule that can be named? And what breaks when sinks, or long edges, are taken away?
 
 # %% ask
-
 import numpy as np
 import torch
 

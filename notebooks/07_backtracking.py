@@ -20,7 +20,6 @@
 # it?
 
 # %% ask
-
 import numpy as np
 
 import workbench as wb

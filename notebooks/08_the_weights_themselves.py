@@ -20,7 +20,6 @@
 # problems, beside a null, and in places it fails.
 
 # %% ask
-
 import numpy as np
 
 import workbench as wb

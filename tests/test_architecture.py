@@ -14,7 +14,7 @@ import pytest
 import workbench as wb
 from docs import architecture
 from docs.architecture import LONG, LONG_FILES, PACKAGES, WITH_TORCH
-from workbench.lazy_imports import UPWARD
+from workbench.lazy_imports import UPWARD, upward
 
 HOME = Path(__file__).parent.parent
 ROOT = Path(wb.__file__).parent
@@ -144,7 +144,7 @@ def test_every_import_upward_is_declared_and_used():
 
 def test_an_upward_import_that_is_not_declared_is_refused():
     with pytest.raises(ImportError, match=r"workbench\.hooks may not import workbench\.api"):
-        wb.lazy_imports.upward("workbench.hooks", "workbench.api")
+        upward("workbench.hooks", "workbench.api")
 
 
 def test_modules_are_imported_by_name_only_from_a_table():
