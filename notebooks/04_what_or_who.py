@@ -24,10 +24,7 @@ import numpy as np
 import torch
 
 import workbench as wb
-from workbench.studies import (
-    first_order,  # the two figures of this notebook, and what they measure
-    routes,
-)
+from workbench.studies import first_order, routes  # the two figures of this notebook, and what they measure
 
 model = wb.Model("pocket")
 trace = model.generate(wb.chat("List 47298. Do: drop, rotate, reverse.", reasoning="high"))
