@@ -11,13 +11,13 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-long check format lab docs browser clean
+.PHONY: help demo test test-long check js format lab docs browser clean
 .DEFAULT_GOAL := help
 
 help:
 	@echo 'make demo       pocket thinks, answers and is recorded: chain of thought, verified trace, HTML page, in out/'
 	@echo 'make test       all tests'
-	@echo 'make check      format, lint, types, tests'
+	@echo 'make check      format, lint and types of Python and JavaScript, then make test'
 	@echo 'make lab        JupyterLab in notebooks/'
 	@echo 'make docs       the documentation as a site, in out/docs'
 	@echo 'make test-long  all tests, the long ones at full size'
@@ -57,11 +57,11 @@ test-long: export WORKBENCH_LONG := 1
 test-long: $(VENV)/.dev browser
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: $(VENV)/.dev browser
+check: $(VENV)/.dev js
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(MAKE) test
 
 format: $(VENV)/.dev
 	$(BIN)/ruff format .

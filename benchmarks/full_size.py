@@ -459,6 +459,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.serve:
         return serve(args)
+    check_arguments(parser, args)
+    return measured(args)
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program where the arguments do not fit each other."""
     if args.only != "ours" and not (args.llama and (args.gguf_q8 or args.gguf_bf16)):
         parser.error("--llama PYTHON and --gguf-q8 or --gguf-bf16 are missing; or --only ours")
     args.contexts = sorted(args.contexts)
@@ -466,6 +472,9 @@ def main() -> None:
     if any(b - a <= grown for a, b in zip(args.contexts, args.contexts[1:])):
         parser.error(f"contexts lie nearer than the {grown} tokens that the rounds add")
 
+
+def forms_of(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
+    """The peers: their names, and the arguments of their workers."""
     forms: list[tuple[str, list[str]]] = []
     if args.only != "ours":
         if args.gguf_q8:
@@ -475,6 +484,12 @@ def main() -> None:
             ]
         if args.gguf_bf16:
             forms += [("llama.cpp, bf16", [args.gguf_bf16])]
+    return forms
+
+
+def measured(args: argparse.Namespace) -> None:
+    grown = args.decode * (args.rounds + 1)
+    forms = forms_of(args)
     common = ["--threads", str(args.threads)]
     ours = Child(
         sys.executable, "-m", "benchmarks.full_size", "--serve", "--model", args.model, "--memory", args.memory, *common
@@ -517,7 +532,6 @@ def main() -> None:
         args.json.write_text(
             json.dumps({"about": about["text"], "clock": clock, "reads": reads, "found": every}, indent=1)
         )
-    return None
 
 
 if __name__ == "__main__":

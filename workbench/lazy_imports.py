@@ -12,6 +12,10 @@ UPWARD: dict[tuple[str, str], str] = {
     ("workbench.model.model", "workbench.recording.record"): "model.trace records the text that the model reads",
     ("workbench.model.model", "workbench.recording.generation"): "model.generate and model.resume record a generation",
     ("workbench.model.model", "workbench.recording.plan"): "model.estimate plans a recording without making it",
+    (
+        "workbench.traces.trace",
+        "workbench.views.score_sheet_view",
+    ): "a trace in a notebook shows its score sheet",
 }
 
 

@@ -118,9 +118,8 @@ def test_decoding_token_by_token_equals_one_pass(folder, level, dtype):
     model = Model(folder, memory="small", dtype=dtype)
     with torch.no_grad():
         whole = model.forward(TOKENS)
-        cache, rows = KVCache(model.config, whole=False), []
-        for i in range(N):
-            rows.append(model.forward(TOKENS[:, i : i + 1], cache=cache))
+        cache = KVCache(model.config, whole=False)
+        rows = [model.forward(TOKENS[:, i : i + 1], cache=cache) for i in range(N)]
     if model.rows_independent:
         assert torch.equal(torch.cat(rows, 1), whole)
     assert gap(torch.cat(rows, 1), whole) < (1e-4 if dtype == "float32" else 0.2)

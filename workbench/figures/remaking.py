@@ -1,8 +1,9 @@
 """Makes the figures of a folder again, and says whether they are what they were: the same bytes, or why not.
 
 A script of that folder defines `draw()`, which gives a Figure and the traces behind it; a name that begins with `_`
-is no figure. `sums.json` keeps, for each, the sha256 of the figure as a value, of its table, of its script and of the
-three pictures, and with which versions they were made. So a check tells apart: other bytes from the same versions,
+is no figure. `CODE`, if it is there, is the file that measures and draws, where that is not the script. `sums.json`
+keeps, for each, the sha256 of the figure as a value, of its table, of its script and of the three pictures, and with
+which versions they were made. So a check tells apart: other bytes from the same versions,
 which must not be; another picture of the same numbers, by other versions; and other numbers.
 """
 
@@ -63,10 +64,10 @@ def remake(script: Path) -> dict[str, bytes]:
     """
     with _beside(script.parent):
         try:
-            draw = runpy.run_path(str(script), run_name=script.stem).get("draw")
-            if draw is None:
+            names = runpy.run_path(str(script), run_name=script.stem)
+            if "draw" not in names:
                 raise FigureError("it defines no draw()")
-            figure, traces = draw()
+            figure, traces = names["draw"]()
         except WorkbenchError as error:
             raise FigureError(f"{visible(script.name)}: {error}") from error
         except Exception as error:
@@ -75,7 +76,7 @@ def remake(script: Path) -> dict[str, bytes]:
             raise FigureError(f"{visible(script.name)}{where}: {type(error).__name__}: {error}") from error
     if not isinstance(figure, Figure):
         raise FigureError(f"{visible(script.name)}: draw() gives a Figure and its traces, not {type(figure).__name__}")
-    return contents(figure, source=traces, code=script)
+    return contents(figure, source=traces, code=names.get("CODE", script))
 
 
 def entry(files: Mapping[str, bytes]) -> dict[str, Any]:

@@ -120,7 +120,7 @@ def to_cache(trace: Trace, model: Any = None) -> Any:
     `model`: a bridge, for the cache's methods that need one. What TransformerLens has no name for (sink, expert_out)
     keeps workbench's.
 
-    >>> cache = trace.to_transformer_lens()
+    >>> cache = wb.interop.transformer_lens.to_cache(trace)
     >>> cache["blocks.1.attn.hook_sink"].shape == (1, trace.config["n_heads"], len(trace))
     True
 

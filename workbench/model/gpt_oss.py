@@ -71,6 +71,7 @@ def rope_table(c: Config, start: int, stop: int, like: Tensor) -> tuple[Tensor, 
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries or keys, turned by the angles of their positions."""
     wide = x.to(cos.dtype)
     return (wide * cos + wide.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 

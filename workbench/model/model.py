@@ -16,6 +16,7 @@ from torch import Tensor
 
 from workbench import hooks
 from workbench.conversation.chat import Chat
+from workbench.conversation.render import render
 from workbench.conversation.template import read_template
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.edits.edit import Edit
@@ -323,7 +324,7 @@ class Model:
             return read, []
         if self.tokenizer is None:
             raise PromptError("this model has no tokenizer: give token ids, or wb.Model(…, tokenizer=folder)")
-        made = read.render(self.tokenizer, self.template)
+        made = render(read, self.tokenizer, self.template)
         return list(made.ids), [f"the prompt was rendered by {made.how}"]
 
     def check_prompt(self, tokens: Sequence[int], more: int = 0) -> None:

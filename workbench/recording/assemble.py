@@ -5,12 +5,12 @@ import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-import workbench
 from workbench import hooks
 from workbench.errors import VerificationWarning
 from workbench.recording.source import Source, Text, text_of
@@ -110,7 +110,7 @@ def numerics(source: Source) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "workbench": workbench.__version__,
+        "workbench": version("gpt-oss-workbench"),
         **source.numerics(),
     }
 

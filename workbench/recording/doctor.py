@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import torch
 
-import workbench as wb
 from workbench import hooks
 from workbench.conversation import o200k
 from workbench.errors import WorkbenchError
@@ -127,7 +126,7 @@ def doctor() -> Report:
         disk_free=_disk_free(Path.cwd()),
         cache=str(cache),
         cache_disk_free=_disk_free(cache),
-        versions={"workbench": wb.__version__, "python": platform.python_version()}
+        versions={"workbench": _version("gpt-oss-workbench"), "python": platform.python_version()}
         | {name: _version(name) for name in LIBRARIES},
         packages=tuple(_packages()),
         harmony=_harmony(),

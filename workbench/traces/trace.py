@@ -5,7 +5,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -14,6 +13,7 @@ import numpy as np
 
 from workbench import hooks as hooks
 from workbench.errors import HookNameError, NotRecorded, TraceCorrupt
+from workbench.lazy_imports import upward
 from workbench.text import visible
 from workbench.traces import writer
 from workbench.traces.format import from_raw, raw, table_of
@@ -220,16 +220,6 @@ class Trace:
         """
         return writer.write(path, self._manifest, self._arrays)
 
-    def to_transformer_lens(self, model: Any = None) -> Any:
-        """The hook points as TransformerLens's `ActivationCache`; `model` is a bridge, for the methods that need it.
-
-        >>> trace.to_transformer_lens()["blocks.0.attn.hook_sink"].shape  # doctest: +SKIP
-        torch.Size([1, 4, 74])
-
-        Raises MissingDependency.
-        """
-        return import_module("workbench.interop.transformer_lens").to_cache(self, model)  # by name, as views are
-
     # How it looks.
 
     def __repr__(self) -> str:
@@ -243,12 +233,11 @@ class Trace:
 
     def _ipython_display_(self) -> None:
         """In a notebook the compact score sheet, elsewhere the line above."""
-        import_module("workbench.views.score_sheet_view").compact(
-            self
-        )._ipython_display_()  # by name: views stand above traces
+        upward(__name__, "workbench.views.score_sheet_view").compact(self)._ipython_display_()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return import_module("workbench.views.score_sheet_view").compact(self)._repr_mimebundle_(include, exclude)
+        score_sheet = upward(__name__, "workbench.views.score_sheet_view").compact(self)
+        return score_sheet._repr_mimebundle_(include, exclude)
 
     def summary(self) -> str:
         """Some lines that say what the run was, what it left, and whether it can be trusted."""

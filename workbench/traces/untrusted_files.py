@@ -1,4 +1,4 @@
-"""Files that may be hostile, and folders that must appear whole: the only code of this room that opens anything.
+"""Files that may be hostile, and folders that must appear whole: the only code of this package that opens anything.
 
 Reading follows no symlink, waits for no FIFO, and reads no device; writing ends in fsync and one rename. Knows
 nothing of manifests or tensors.

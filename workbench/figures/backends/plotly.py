@@ -1,15 +1,17 @@
 """A Figure as plotly draws it: the same numbers, limits, ticks and colours, to zoom into and to hover over."""
 
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench.errors import MissingDependency
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Line, Mark, Points, Rule
-from workbench.figures.spec import Figure, Panel
 from workbench.figures.theme import FAINT, INK, LABEL, NOTHING, SERIES, SMALL, TICK, TINTS, TITLE, shades
 from workbench.text import visible
+
+if TYPE_CHECKING:
+    from workbench.figures.spec import Figure, Panel
 
 PX = 5.0  # a mm on the screen
 POINT = 1.75  # a point of type on the screen
@@ -30,7 +32,8 @@ def inert(text: str) -> str:
     return visible(text, newline="↵").translate(_MEANT)
 
 
-def interactive(figure: Figure) -> Any:
+def interactive(figure: "Figure") -> Any:
+    """The figure as plotly's own; raises MissingDependency without plotly."""
     try:
         from plotly import graph_objects
     except ImportError:
@@ -65,8 +68,8 @@ def interactive(figure: Figure) -> Any:
 
 
 def _panel(
-    figure: Figure,
-    panel: Panel,
+    figure: "Figure",
+    panel: "Panel",
     number: int,
     traces: list[dict[str, Any]],
     layout: dict[str, Any],
@@ -116,7 +119,7 @@ def _panel(
             traces.append(trace)
 
 
-def _domain(figure: Figure, number: int) -> tuple[list[float], list[float]]:
+def _domain(figure: "Figure", number: int) -> tuple[list[float], list[float]]:
     """Which part of the sheet a panel takes, 0 to 1 from the left and from below."""
     gap = 0.11
     row, column = divmod(number, figure.columns)

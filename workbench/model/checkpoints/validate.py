@@ -25,6 +25,7 @@ DENSE = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 
 
 def top_shapes(c: Config) -> dict[str, Shape]:
+    """By field of Weights, outside of the blocks."""
     return {"embed": (c.d_vocab, c.d_model), "ln_final": (c.d_model,), "unembed": (c.d_vocab, c.d_model)}
 
 
@@ -78,6 +79,7 @@ def check_tensors(expected: Mapping[str, Shape], tensors: Mapping[str, Tensor], 
 
 
 def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], where: str) -> None:
+    """Raises CheckpointError that lists everything missing, unexpected and of another shape."""
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
     wrong = [
@@ -157,6 +159,7 @@ def check_config(c: Config, where: str) -> Config:
 
 
 def default_dtype(config: Config, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype that was asked for; without one, fp32 for a small model and bf16 for a large one."""
     return dtype or (torch.float32 if config.n_params < 1e9 else torch.bfloat16)
 
 

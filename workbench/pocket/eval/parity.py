@@ -1,4 +1,4 @@
-"""The same weights in transformers, and how fast the runner writes."""
+"""The same weights in transformers, and how fast workbench writes."""
 
 import time
 import warnings

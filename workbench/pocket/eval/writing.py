@@ -1,4 +1,4 @@
-"""Greedy text for many prompts at once, by the runner's own forward pass: prompts of one length share a batch."""
+"""Greedy text for many prompts at once, by workbench's own forward pass: prompts of one length share a batch."""
 
 from collections.abc import Iterator, Sequence
 

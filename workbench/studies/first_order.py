@@ -1,15 +1,18 @@
-"""Pairs of texts that differ in one step's value, patched exactly and to first order, with routes free and held."""
+"""Where attribution patching fails: its error where routes flip and where they do not, and with the routes held.
 
-from collections.abc import Callable
+Pairs of texts that differ in one step's value, patched exactly and to first order, with routes free and held.
+"""
+
+from collections.abc import Callable, Sequence
 from functools import cache
 from random import Random
 
 import numpy as np
 import torch
 import xarray as xr
-from _runs import pocket
 
 import workbench as wb
+from workbench.figures import Figure, bars, beside, scatter
 from workbench.pocket.families import make, slips
 from workbench.pocket.rendering import render
 
@@ -42,9 +45,9 @@ def held(trace: wb.Trace) -> Callable:
 
 
 @cache
-def measure(seed: str = SEED, n: int = N) -> tuple[xr.Dataset, tuple[wb.Trace, ...]]:
+def measure(model: wb.Model, seed: str = SEED, n: int = N) -> tuple[xr.Dataset, tuple[wb.Trace, ...]]:
     """Every place of every pair: to first order and exact, both again with routes held, whether routes flip there."""
-    model, rows, traces = pocket(), [], []
+    rows, traces = [], []
     for clean, corrupt in (pair for family in FAMILIES for pair in pairs(family, n, LENGTH, seed)):
         asked = (model, clean[:-1], corrupt[:-1], wb.logit_gap(model, clean[-1], corrupt[-1]))
         traces.append(model.trace(corrupt[:-1], record=""))
@@ -74,3 +77,26 @@ def errors(found: xr.Dataset) -> dict[str, wb.statistics.Interval]:
     sure = wb.statistics.bootstrap(told, len(pair), pair, resamples=500)
     assert isinstance(sure.value, np.ndarray)
     return {name: sure._replace(value=v, low=a, high=b) for name, v, a, b in zip(TOLD, *sure[:3], strict=True)}
+
+
+def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
+    """The figure, and the traces behind it."""
+    found, traces = measure(model)
+    sure, flips = errors(found), found["flips"].values > 0
+    four = [[sure[name] for name in names] for names in (("flip", "held_flip"), ("same", "held_same"))]
+    coords = {"place": ["other experts", "same experts"], "routes": ["as they are", "held"]}
+    mean = xr.DataArray(np.array([[each[:3] for each in row] for row in four]), coords, ("place", "routes", "bound"))
+    value, low, high = mean.transpose("bound", ...)
+    figure = beside(
+        scatter(
+            found["exact"].assign_attrs(long_name="patched (share of the gap)"),
+            found["line"].assign_attrs(long_name="to first order (share of the gap)"),
+            groups=["other experts in the two texts" if flip else "same experts" for flip in flips],
+        ),
+        bars(value.assign_attrs(long_name="mean error (share of the gap)"), by="routes", low=low, high=high),
+        title="Where routes flip, attribution patching errs; with the routes held it errs as much",
+        note=f"n = {found.attrs['n']} pairs of held-out texts ({', '.join(FAMILIES)}) that differ in the value of one "
+        f"step; {len(flips)} places of {SITE}, other experts at {flips.mean():.0%}. 95 % intervals, cluster bootstrap "
+        "over pairs. Held: both texts use the experts of the one that is patched, in patching and to first order.",
+    )
+    return figure, traces

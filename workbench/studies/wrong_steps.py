@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from _runs import pocket
 
 import workbench as wb
 from workbench.model.cache import KVCache
@@ -46,9 +45,9 @@ def pairs(family: str, n: int, length: int, seed: str) -> list[Pair]:
     return found
 
 
-def written_on(ids: list[int], record: str = "") -> wb.Trace:
+def written_on(model: wb.Model, ids: list[int], record: str = "") -> wb.Trace:
     """The text read with ". Wait" after it: what the model makes of that stands at its last three positions."""
-    return pocket().trace([*ids, *WAIT], record=record)
+    return model.trace([*ids, *WAIT], record=record)
 
 
 def takes_back(trace: wb.Trace) -> bool:
@@ -61,17 +60,19 @@ def chance_of_wait(trace: wb.Trace) -> float:
     return float(np.exp(trace["logprob"][-2:].sum()))
 
 
-def chances(ids: list[int], rows: int, where: str, fn: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
+def chances(
+    model: wb.Model, ids: list[int], rows: int, where: str, fn: Callable[[torch.Tensor], torch.Tensor]
+) -> np.ndarray:
     """How likely ". Wait" is after the text, in so many readings of its last token, each edited there by a row of `fn`.
 
     The same as `chance_of_wait` of a trace under each edit, but what comes before is read once.
     """
-    cached = KVCache(pocket().config)
+    cached = KVCache(model.config)
     with torch.inference_mode():
-        pocket().forward(torch.tensor([ids[:-1]]), None, cached, slice(0, 0))
-        with pocket().edit(where, fn, positions=len(ids) - 1):
+        model.forward(torch.tensor([ids[:-1]]), None, cached, slice(0, 0))
+        with model.edit(where, fn, positions=len(ids) - 1):
             last = torch.tensor([[ids[-1], WAIT[0]]]).expand(rows, 2)
-            logp = pocket().forward(last, None, cached.fork(rows)).double().log_softmax(-1)
+            logp = model.forward(last, None, cached.fork(rows)).double().log_softmax(-1)
     return (logp[:, 0, WAIT[0]] + logp[:, 1, WAIT[1]]).exp().numpy()
 
 

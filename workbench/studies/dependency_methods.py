@@ -4,28 +4,26 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from _runs import pocket
 
 import workbench as wb
 
-Method = Callable[[wb.Trace, Sequence[slice]], np.ndarray]
+Method = Callable[[wb.Model, wb.Trace, Sequence[slice]], np.ndarray]
 
 
 @torch.inference_mode()
-def another_value(trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
+def another_value(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
     """What each step's text loses in log-probability if the last digit of another step is one more, in nats a token."""
     texts, at = [list(trace.tokens)], []
     for j, part in enumerate(parts):
         digit = trace.pieces[part.stop - 1].strip()
         if digit.isdigit():
             changed = list(trace.tokens)
-            [changed[part.stop - 1]] = pocket().tokenizer.encode(str((int(digit) + 1) % 10))
+            [changed[part.stop - 1]] = model.tokenizer.encode(str((int(digit) + 1) % 10))
             texts.append(changed)
             at.append(j)
     ids = torch.tensor(texts)
     said = (
-        pocket()
-        .forward(ids)[:, :-1]
+        model.forward(ids)[:, :-1]
         .double()
         .log_softmax(-1)
         .gather(-1, ids[:1, 1:, None].expand(len(ids), -1, -1))[..., 0]
@@ -37,7 +35,7 @@ def another_value(trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
     return effect
 
 
-def received(trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
+def received(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
     """How much steps far on look at each, by the four heads that single some out; least where none is far on."""
     steps = wb.steps(trace)
     heads = wb.receiver_heads(wb.step_attention(trace, steps)).stack(at=("layer", "head"))
@@ -46,15 +44,17 @@ def received(trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
     return np.tile(best.mean("at").fillna(-1).values[of], (len(parts), 1))
 
 
-def attention(trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
+def attention(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
+    """The mean attention of each step on each earlier one, over all heads."""
     return wb.step_attention(trace, parts).mean(("layer", "head")).values
 
 
-def suppression(trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
-    return wb.suppression(pocket(), trace, parts)["effect"].values
+def suppression(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
+    """What hiding each earlier step does to a later one, in nats."""
+    return wb.suppression(model, trace, parts)["effect"].values
 
 
-def nearness(trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
+def nearness(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
     """No method, but what any has to beat."""
     return -np.abs(np.subtract.outer(range(len(parts)), range(len(parts)))).astype(float)
 
