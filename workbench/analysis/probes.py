@@ -14,7 +14,7 @@ from tqdm.auto import tqdm
 from workbench import hooks
 from workbench.analysis import statistics
 from workbench.analysis.problem_groups import problem
-from workbench.errors import HookNameError, MissingDependency
+from workbench.errors import ArgumentError, HookNameError, MissingDependency
 from workbench.traces import Trace
 
 CONTROLS = 10  # control tasks that are drawn
@@ -78,11 +78,11 @@ def linear_probe(
     kinds, y = np.unique(label, return_inverse=True)
     n_problems = len(np.unique(group))
     if len(kinds) < 2:
-        raise ValueError(
+        raise ArgumentError(
             f"a probe tells labels apart, and {'the only one is ' + kinds[0] if len(kinds) else 'none is'} given"
         )
     if not 2 <= folds <= n_problems:
-        raise ValueError(
+        raise ArgumentError(
             f"{n_problems} problems cannot be dealt into {folds} folds: give more traces, or folds=2 to it"
         )
 
@@ -209,7 +209,9 @@ def _axis(at: str) -> str:
 
 def _same_length(traces: Sequence[Trace], given: Sequence[Sequence], what: str) -> None:
     if len(given) != len(traces):
-        raise ValueError(f"{len(traces)} traces need {len(traces)} lists of {what}, not {len(given)}")
+        raise ArgumentError(f"{len(traces)} traces need {len(traces)} lists of {what}, not {len(given)}")
     for trace, those in zip(traces, given):
         if len(those) != len(trace):
-            raise ValueError(f"{len(those)} {what} for {len(trace)} positions: give one for each, None to leave it out")
+            raise ArgumentError(
+                f"{len(those)} {what} for {len(trace)} positions: give one for each, None to leave it out"
+            )

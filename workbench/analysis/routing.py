@@ -14,7 +14,8 @@ import xarray as xr
 
 from workbench.analysis import statistics
 from workbench.analysis.problem_groups import problem
-from workbench.errors import NotRecorded
+from workbench.checks import resolve_position
+from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace
 from workbench.traces.steps import Step, stretches
 
@@ -37,7 +38,10 @@ def positions(trace: Trace, where: Where = None) -> np.ndarray:
         spans = [every[span.content] for span in trace.spans if where in (span.channel, span.role)]
         chosen = np.concatenate(spans) if spans else every[:0]
     else:
-        chosen = every[where] if isinstance(where, slice) else every[np.asarray(where, int)]
+        numbers = where if isinstance(where, slice) else np.asarray(where, int)
+        for end in () if isinstance(numbers, slice) or not numbers.size else (numbers.min(), numbers.max()):
+            resolve_position(end, len(trace))
+        chosen = every[numbers]
     if not len(chosen):
         there = sorted({name for span in trace.spans for name in (span.channel, span.role) if name})
         raise NotRecorded(
@@ -96,7 +100,7 @@ def router_entropy(trace: Trace, of: str = "router") -> xr.DataArray:
     elif of == "chosen":
         p = _stacked(trace, "expert_weights")
     else:
-        raise ValueError(f"of is 'router' or 'chosen', not {of!r}")
+        raise ArgumentError(f"of is 'router' or 'chosen', not {of!r}")
     values = -np.where(p > 0, p * np.log(np.maximum(p, 1e-300)), 0).sum(-1)
     layers = trace.layers("router_logits" if of == "router" else "expert_weights")
     return _labelled(values, ("layer", "pos"), f"entropy of the {of}", "nats", layers=layers)
@@ -194,10 +198,12 @@ def specialisation(
     several = [traces] if isinstance(traces, Trace) else list(traces)
     lists: list[Any] = [labels] if isinstance(traces, Trace) else list(labels)
     if len(lists) != len(several):
-        raise ValueError(f"{len(several)} traces need {len(several)} lists of labels, not {len(lists)}")
+        raise ArgumentError(f"{len(several)} traces need {len(several)} lists of labels, not {len(lists)}")
     for trace, named in zip(several, lists):
         if len(named) != len(trace):
-            raise ValueError(f"{len(named)} labels for {len(trace)} positions: give one for each, None to leave it out")
+            raise ArgumentError(
+                f"{len(named)} labels for {len(trace)} positions: give one for each, None to leave it out"
+            )
     rng = np.random.default_rng(seed)
     kept = [np.array([i for i, label in enumerate(named) if label is not None], int) for named in lists]
     if not sum(map(len, kept)):
@@ -257,11 +263,11 @@ def routing_drift(
     several = [traces] if isinstance(traces, Trace) else list(traces)
     given: list[Any] = [parts] if isinstance(traces, Trace) else [None] * len(several) if parts is None else list(parts)
     if len(given) != len(several):
-        raise ValueError(f"{len(several)} traces need {len(several)} lists of parts, not {len(given)}")
+        raise ArgumentError(f"{len(several)} traces need {len(several)} lists of parts, not {len(given)}")
     spots = [_spots(trace, pieces) for trace, pieces in zip(several, given)]
     if not spots or len({len(at) for at in spots}) > 1:
         counts = ", ".join(str(len(at)) for at in spots)
-        raise ValueError(f"each trace must have as many parts as the others; they have {counts or 'none'}")
+        raise ArgumentError(f"each trace must have as many parts as the others; they have {counts or 'none'}")
     rans = [_ran(trace, np.arange(len(trace))) for trace in several]
     prompts = _prompts(several)
     n_problems = len(np.unique(prompts))

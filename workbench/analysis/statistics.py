@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from workbench.errors import ArgumentError
+
 RESAMPLES = 2000
 BITS = 1 / log(2)  # nats to bits
 
@@ -39,7 +41,7 @@ def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
     Raises ValueError unless 0 <= hits <= n and n > 0.
     """
     if not 0 <= hits <= n or n == 0:
-        raise ValueError(f"{hits} of {n} is no share")
+        raise ArgumentError(f"{hits} of {n} is no share")
     z, p = _z(level), hits / n
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
@@ -110,11 +112,11 @@ def bootstrap(
 def _clusters(n: int, clusters: Sequence | np.ndarray | None) -> tuple[np.ndarray, int]:
     """The number of each observation's cluster, and how many clusters there are."""
     if n == 0:
-        raise ValueError("there are no observations, so there is nothing to estimate")
+        raise ArgumentError("there are no observations, so there is nothing to estimate")
     if clusters is None:
         return np.arange(n), n
     if len(clusters) != n:
-        raise ValueError(f"{len(clusters)} clusters were named for {n} observations: name one for each")
+        raise ArgumentError(f"{len(clusters)} clusters were named for {n} observations: name one for each")
     names, number = np.unique(np.asarray(clusters), return_inverse=True)
     return number, len(names)
 
@@ -186,7 +188,7 @@ def _flips(differences: np.ndarray, seed: int, resamples: int) -> tuple[np.ndarr
     differences = np.asarray(differences, np.float64)
     n = len(differences)
     if n < 2:
-        raise ValueError(f"{n} units are too few to test anything: give at least 2, in the first axis")
+        raise ArgumentError(f"{n} units are too few to test anything: give at least 2, in the first axis")
     square = (differences**2).sum(0)
     signs = np.random.default_rng(seed).choice((-1.0, 1.0), (resamples, n))
 
@@ -224,7 +226,7 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
     scores, truth = np.asarray(scores, np.float64).ravel(), np.asarray(truth, bool).ravel()
     n_true, n_rest = int(truth.sum()), int((~truth).sum())
     if not n_true or not n_rest:
-        raise ValueError(f"{n_true} true ones and {n_rest} others: to tell them apart there must be some of both")
+        raise ArgumentError(f"{n_true} true ones and {n_rest} others: to tell them apart there must be some of both")
     _, place, count = np.unique(scores, return_inverse=True, return_counts=True)
     ranks = (np.cumsum(count) - (count - 1) / 2)[place]
     return float((ranks[truth].sum() - n_true * (n_true + 1) / 2) / (n_true * n_rest))

@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis.problem_groups import problem
-from workbench.errors import NotRecorded
+from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace
 from workbench.traces.steps import Step, steps
 
@@ -38,7 +38,7 @@ def resid_basis(
     Raises NotRecorded if `at` was not recorded or there are no steps, ValueError if `n` components need more steps.
     """
     if not traces or (parts is not None and len(parts) != len(traces)):
-        raise ValueError(f"{len(traces)} traces need as many lists of parts, and one of each at least")
+        raise ArgumentError(f"{len(traces)} traces need as many lists of parts, and one of each at least")
     lists = [_spots(trace, None if parts is None else parts[i]) for i, trace in enumerate(traces)]
     rows = sum(map(len, lists))
     means, components, shares = [], [], []
@@ -46,7 +46,9 @@ def resid_basis(
         paths = [_means(trace[at, layer], spots) for trace, spots in zip(traces, lists)]
         x = np.concatenate(paths)
         if not 0 < n <= min(rows - 1, x.shape[1]):
-            raise ValueError(f"{rows} steps of {x.shape[1]} numbers have no {n} components: give more traces, or n={1}")
+            raise ArgumentError(
+                f"{rows} steps of {x.shape[1]} numbers have no {n} components: give more traces, or n={1}"
+            )
         _, size, axes = np.linalg.svd(x - x.mean(0), full_matrices=False)
         along = np.mean([path[-1] - path[0] for path in paths], 0) @ axes[:n].T
         means.append(x.mean(0))
@@ -84,7 +86,7 @@ def resid_trajectory(
     Raises ValueError if the problem was in the fit, or for a basis of another width; NotRecorded as `resid_basis` does.
     """
     if _mark(trace) in basis.attrs["problems"]:
-        raise ValueError(
+        raise ArgumentError(
             f"this problem is one of the {basis.attrs['n_problems']} that the basis was fitted on, so its path would "
             "look better than it is: fit the basis on other problems"
         )
@@ -93,7 +95,7 @@ def resid_trajectory(
     for layer in basis["layer"].values:
         x = np.asarray(trace[at, int(layer)], np.float64)
         if x.shape[1] != basis.sizes["d_model"]:
-            raise ValueError(f"the basis is {basis.sizes['d_model']} numbers wide, this model {x.shape[1]}")
+            raise ArgumentError(f"the basis is {basis.sizes['d_model']} numbers wide, this model {x.shape[1]}")
         axes = basis["direction"].sel(layer=layer).values
         centre = basis["mean"].sel(layer=layer).values
         means = _means(x, spots)
@@ -141,7 +143,7 @@ def step_cosine(
     """
     if basis is not None:
         if _mark(trace) in basis.attrs["problems"]:
-            raise ValueError("this problem is one of those that the basis was fitted on: fit it on other problems")
+            raise ArgumentError("this problem is one of those that the basis was fitted on: fit it on other problems")
         at = basis.attrs["at"]
     spots, values = _spots(trace, parts), []
     for layer in range(trace.config["n_layers"]):

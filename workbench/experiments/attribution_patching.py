@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.errors import CheckpointError, HookNameError
+from workbench.errors import ArgumentError, CheckpointError, HookNameError
 from workbench.experiments.activation_patching import Outcome, two_prompts
 from workbench.experiments.cached_run import Reading
 from workbench.model.gpt_oss import forward_from, unembed
@@ -105,7 +105,9 @@ def _of_outcome(base: Reading, outcome: Outcome) -> tuple[float, Tensor]:
     last = base.resid(model.config.n_layers).clone().requires_grad_()
     value = outcome(unembed(model.config, model.weights, last[:, -1:])[:, 0])[0]
     if not value.requires_grad:
-        raise ValueError("this outcome has no gradient: make it of torch's operations on the logits, without numbers")
+        raise ArgumentError(
+            "this outcome has no gradient: make it of torch's operations on the logits, without numbers"
+        )
     return value.item(), torch.autograd.grad(value, last)[0]
 
 

@@ -17,7 +17,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import FigureError, WorkbenchError
+from workbench.errors import ArgumentError, FigureError, WorkbenchError
 from workbench.figures.backends.matplotlib import FORMATS
 from workbench.figures.saving import contents, write
 from workbench.figures.spec import Figure
@@ -153,7 +153,7 @@ def kept_sums(folder: Path) -> dict[str, Any]:
         kept = json.loads(path.read_text("utf-8"))
         for name, sums in kept.items():
             if not {"spec", "data", "code", "versions", *FORMATS} <= set(sums):
-                raise ValueError(f"{name} is not whole")
+                raise ArgumentError(f"{name} is not whole")
     except (ValueError, AttributeError, TypeError) as error:
         raise FigureError(f"{visible(str(path))} cannot be read: {error}. Take it from git again") from None
     return kept

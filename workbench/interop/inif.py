@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import hooks as hooks
+from workbench.errors import ArgumentError
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
@@ -41,15 +42,15 @@ def to_inif(traces: Trace | Sequence[Trace], lanes: Iterable[str] = ("logprob", 
     lanes = tuple(lanes)
     models = {trace.manifest.model["weights_digest"]: trace.manifest.model["name"] for trace in given}
     if len(models) != 1:
-        raise ValueError(
+        raise ArgumentError(
             f"an INIF document is about one model; these are of {visible(', '.join(models.values())) or 'none'}"
         )
     if len({trace.id for trace in given}) < len(given):
-        raise ValueError("a trace was given twice; the samples of a document are told apart by their traces' ids")
+        raise ArgumentError("a trace was given twice; the samples of a document are told apart by their traces' ids")
     wrong = [lane for lane in lanes if hooks.LANES.get(lane) != ("pos",)]
     if wrong:
         fit = ", ".join(name for name, axes in hooks.LANES.items() if axes == ("pos",))
-        raise ValueError(f"{wrong[0]!r} is not one number a position; {fit} are")
+        raise ArgumentError(f"{wrong[0]!r} is not one number a position; {fit} are")
     [(digest, name)] = models.items()
     about = {"name": name, "loading_config": given[0].manifest.numerics}
     return {

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from workbench import hooks as hooks
-from workbench.errors import MissingDependency, NotRecorded, TraceCorrupt
+from workbench.errors import ArgumentError, MissingDependency, NotRecorded, TraceCorrupt
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Piece, Trace
@@ -98,7 +98,7 @@ def from_xarray(data: xr.Dataset) -> Trace:
     no trace.
     """
     if "manifest" not in data or data["manifest"].dtype != np.uint8:
-        raise ValueError("this Dataset is no trace: it has no variable `manifest`, which to_xarray writes")
+        raise ArgumentError("this Dataset is no trace: it has no variable `manifest`, which to_xarray writes")
     manifest = decode_manifest(data["manifest"].values.tobytes())
     arrays: dict[str, np.ndarray] = {}
     for name, info in manifest.tensors.items():
@@ -135,7 +135,7 @@ def to_pandas(trace: Trace, what: str = "tokens") -> "pd.DataFrame":
     import pandas as pd
 
     if what not in TABLES:
-        raise ValueError(f"a table is one of {', '.join(TABLES)}, not {what!r}")
+        raise ArgumentError(f"a table is one of {', '.join(TABLES)}, not {what!r}")
     table = pd.DataFrame(TABLES[what](trace))
     if "step" in table:
         table["step"] = table["step"].astype("Int64")  # whole numbers, where there is one

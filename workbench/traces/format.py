@@ -14,7 +14,7 @@ from math import prod
 import ml_dtypes
 import numpy as np
 
-from workbench.errors import TraceCorrupt, TraceUnsafe
+from workbench.errors import ArgumentError, ArgumentTypeError, TraceCorrupt, TraceUnsafe
 from workbench.text import visible
 from workbench.traces.canonical_json import canonical, parse
 from workbench.traces.untrusted_files import sync_file
@@ -65,7 +65,7 @@ def word(dtype: np.dtype) -> str:
     ('F32', 'BF16')
     """
     if dtype.name not in _WORDS:
-        raise TypeError(f"a trace cannot hold {dtype.name}; it holds {', '.join(_WORDS)}")
+        raise ArgumentTypeError(f"a trace cannot hold {dtype.name}; it holds {', '.join(_WORDS)}")
     return _WORDS[dtype.name]
 
 
@@ -179,7 +179,7 @@ def write_part(fd: int, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     for name in in_order(table):
         array = arrays[name]
         if (word(array.dtype), array.shape) != table[name]:
-            raise ValueError(f"{name!r} became {array.dtype} {list(array.shape)} while it was written")
+            raise ArgumentError(f"{name!r} became {array.dtype} {list(array.shape)} while it was written")
         data = raw(array)
         hashes[name] = sha256(data).hexdigest()
         write_all(fd, data)

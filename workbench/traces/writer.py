@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from workbench.errors import TraceError, TraceExists, TraceNotFound
+from workbench.errors import ArgumentError, TraceError, TraceExists, TraceNotFound
 from workbench.paths import absolute
 from workbench.text import visible
 from workbench.traces.format import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_all, write_part
@@ -150,7 +150,7 @@ class TraceWriter:
         pieces = described(known, table_of(arrays), source=source)
         whole = {name: _grown(name, self._whole.get(name), piece) for name, piece in pieces.items()}
         if number >= MAX_PARTS or self._pieces + len(pieces) > MAX_PIECES:
-            raise ValueError(
+            raise ArgumentError(
                 f"{number} parts with {self._pieces} pieces are all that a trace takes; append more at a time"
             )
         with self._telling():
@@ -240,7 +240,7 @@ class TraceWriter:
 
     def _must_be_open(self) -> None:
         if self.done:
-            raise ValueError(f"the writer of {show(self.path)} is closed: it was committed or aborted")
+            raise ArgumentError(f"the writer of {show(self.path)} is closed: it was committed or aborted")
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -283,11 +283,11 @@ def _grown(name: str, before: TensorInfo | None, piece: TensorInfo) -> TensorInf
         ("axes", before.axes, piece.axes),
     ):
         if old != new:
-            raise ValueError(f"{name!r} began with the {what} {old}, and this part has {new}")
+            raise ArgumentError(f"{name!r} began with the {what} {old}, and this part has {new}")
     try:
         return replace(before, shape=joined_shape(before.axes, [before.shape, piece.shape]))
     except ValueError as error:
-        raise ValueError(f"{name!r}: {error}") from None
+        raise ArgumentError(f"{name!r}: {error}") from None
 
 
 def _existing(target: Path, manifest: Manifest) -> Stored | None:

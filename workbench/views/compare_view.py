@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from workbench.errors import ArgumentError
 from workbench.text import visible, visible_pieces
 from workbench.traces import Trace
 from workbench.views import snapshot_html
@@ -180,6 +181,8 @@ def _both(lane: str | Pair, trace: Trace, other: Trace) -> Both:
     for values, run in zip(pair, (trace, other), strict=True):
         array = np.array(values, "f4")
         if array.shape != (len(run),):
-            raise ValueError(f"{label} has the shape {array.shape}; it takes one number for each of {len(run)} tokens")
+            raise ArgumentError(
+                f"{label} has the shape {array.shape}; it takes one number for each of {len(run)} tokens"
+            )
         arrays.append(np.where(np.isfinite(array), array, np.nan).astype("f4"))
     return Both(label, unit, *arrays)

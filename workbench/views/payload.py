@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.errors import ArgumentTypeError
+
 KINDS = ("f4", "f8", "i4", "u1", "u2", "u4")  # what a typed array of JavaScript can be
 Payload = tuple[dict[str, Any], dict[str, np.ndarray]]
 
@@ -28,7 +30,7 @@ def packed(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes
     for name, array in arrays.items():
         kind = array.dtype.str.lstrip("<>|=")
         if kind not in KINDS:
-            raise TypeError(f"{name!r} is {array.dtype}; a view can read {', '.join(KINDS)}")
+            raise ArgumentTypeError(f"{name!r} is {array.dtype}; a view can read {', '.join(KINDS)}")
         table[name] = [kind, list(array.shape), size]
         parts.append(_filled(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()))
         size += len(parts[-1])

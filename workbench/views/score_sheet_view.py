@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis.lens import settle_depth
+from workbench.errors import ArgumentError
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
@@ -126,7 +127,7 @@ def score_sheet(
     names = list(LANES) if lanes is None else [each if isinstance(each, str) else "" for each in lanes]
     wrong = [name for name in names if name and name not in known]
     if wrong:
-        raise ValueError(
+        raise ArgumentError(
             f"there is no lane {visible(repr(wrong[0]))}; there are {', '.join(known)}, and your own arrays"
         )
     mine = iter([_own(array, number, trace) for number, array in enumerate(own)])
@@ -232,7 +233,7 @@ def _belief(found: Any, n: int) -> Lane:
         return Lane("belief", missing="an experiment: score_sheet(trace, belief=wb.belief(model, trace))", **about)
     curve = found["p"] if isinstance(found, xr.Dataset) else found
     if set(curve.dims) != {"step", "answer"} or "pos" not in curve.coords:
-        raise ValueError(f"belief has the axes {curve.dims}; give what wb.belief(model, trace) gives: (step answer)")
+        raise ArgumentError(f"belief has the axes {curve.dims}; give what wb.belief(model, trace) gives: (step answer)")
     values, ends = curve.transpose("answer", "step").values, [*curve["pos"].values.tolist(), n]
     rows = np.full((len(values), n), np.nan, "f4")
     for number, (start, stop) in enumerate(pairwise(ends)):
@@ -255,7 +256,9 @@ def _drift(trace: Trace, found: Any) -> Lane:
     drift = found["drift"] if isinstance(found, xr.Dataset) else found
     pieces = parts(trace)
     if set(drift.dims) != {"layer", "step", "key_step"} or drift.sizes["step"] != len(pieces):
-        raise ValueError(f"drift is {dict(drift.sizes)}; give wb.routing_drift(trace): (layer, {len(pieces)} steps, …)")
+        raise ArgumentError(
+            f"drift is {dict(drift.sizes)}; give wb.routing_drift(trace): (layer, {len(pieces)} steps, …)"
+        )
     values = drift.transpose("layer", "step", "key_step").values
     rows = np.full((len(values), len(trace)), np.nan, "f4")
     for number, piece in enumerate(pieces[1:], 1):
@@ -271,7 +274,7 @@ def _arcs(trace: Trace, found: Any) -> Lane:
     edges = found["effect"] if isinstance(found, xr.Dataset) else found
     count = len(parts(trace))
     if set(edges.dims) != {"step", "key_step"} or edges.shape != (count, count):
-        raise ValueError(f"arcs is {dict(edges.sizes)}; it takes (step, key_step), and this trace has {count} steps")
+        raise ArgumentError(f"arcs is {dict(edges.sizes)}; it takes (step, key_step), and this trace has {count} steps")
     label = visible(str(edges.attrs.get("long_name", "causal edges")))
     unit = visible(str(edges.attrs.get("units", "nats")))
     values = _finite(edges.transpose("step", "key_step").values.astype("f4"))
@@ -281,7 +284,7 @@ def _arcs(trace: Trace, found: Any) -> Lane:
 def _own(array: xr.DataArray, number: int, trace: Trace) -> Lane:
     n = len(trace)
     if not isinstance(array, xr.DataArray) or not 1 <= array.ndim <= 2 or array.sizes.get("pos") != n:
-        raise ValueError(
+        raise ArgumentError(
             f"a lane of your own is a DataArray (pos) or (layer pos) with {n} positions, not {_what(array)}"
         )
     name = visible(str(array.name or array.attrs.get("long_name") or f"own {number + 1}"))

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from workbench.errors import ArgumentError
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
@@ -73,5 +74,5 @@ def tokens(
         label, unit = visible(str(attrs.get("long_name", "value"))), visible(str(attrs.get("units", "")))
         array = np.array(values, "f4")
         if array.shape != (len(trace),):
-            raise ValueError(f"values have the shape {array.shape}; this trace has {len(trace)} tokens")
+            raise ArgumentError(f"values have the shape {array.shape}; this trace has {len(trace)} tokens")
     return Tokens(trace, array, label, unit, window=window, picked=picked)

@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch  # before the library: both then share torch's OpenMP and its threads
 from torch import Tensor
 
+from workbench.checks import check_expert
+from workbench.errors import ArgumentError
 from workbench.model.kernels import build
 from workbench.model.kernels.reference import BYTES, GROUP
 
@@ -90,7 +92,7 @@ def use(level: str | None) -> None:
     """Compute with this level from now on: one of `kinds()`, or None for the best there is."""
     can = kinds()
     if level is not None and level not in can:
-        raise ValueError(f"{level} kernels do not run here; what does: {', '.join(can)}")
+        raise ArgumentError(f"{level} kernels do not run here; what does: {', '.join(can)}")
     _State.wanted = level
     chosen = level or can[0]
     _State.level = LEVELS.get(chosen)
@@ -235,9 +237,9 @@ def dequantise(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float3
     """`reference.dequantise_mxfp4`, bit for bit, in fp32 or bf16."""
     _check(blocks.dtype == scales.dtype == torch.uint8, "blocks and scales are uint8", blocks)
     if blocks.shape != (*scales.shape, BYTES):
-        raise ValueError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together")
+        raise ArgumentError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together")
     if dtype not in DTYPES:
-        raise ValueError(f"MXFP4 is dequantised to float32 or bfloat16 here, not {dtype}")
+        raise ArgumentError(f"MXFP4 is dequantised to float32 or bfloat16 here, not {dtype}")
     blocks, scales = _cpu(blocks).contiguous(), _cpu(scales).contiguous()
     out = torch.empty(*scales.shape[:-1], GROUP * scales.shape[-1], dtype=dtype)
     _library().wb_dequantise(
@@ -387,11 +389,11 @@ def check_groups(groups: Sequence[tuple[int, int, int]], rows: int) -> list[int]
     row, flat = 0, []
     for expert, first, last in groups:
         if not (expert >= 0 and first == row <= last):
-            raise ValueError(f"groups cover the rows in order, with experts from 0: got {(expert, first, last)}")
+            raise ArgumentError(f"groups cover the rows in order, with experts from 0: got {(expert, first, last)}")
         row = last
         flat += (expert, first, last)
     if row != rows:
-        raise ValueError(f"groups end at row {row} of {rows}")
+        raise ArgumentError(f"groups end at row {row} of {rows}")
     return flat
 
 
@@ -406,7 +408,7 @@ def check_experts(x: Tensor, groups: Sequence[tuple[int, int, int]], weights: Te
 
 def _check_bias(x: Tensor, groups, n_experts: int, n_out: int, bias: Tensor | None) -> None:
     if any(expert >= n_experts for expert, _, _ in groups):
-        raise ValueError(f"there are experts 0 to {n_experts - 1}; groups name {max(e for e, _, _ in groups)}")
+        check_expert(max(expert for expert, _, _ in groups), n_experts)
     if bias is not None:
         _check(
             bias.dtype == x.dtype and bias.shape == (n_experts, n_out), "bias is [expert, out], in the dtype of x", bias
@@ -465,27 +467,27 @@ def _within(x: Tensor, dims: int) -> bool:
 
 def _check(holds: bool, must: str, x: Tensor) -> None:
     if not holds:
-        raise ValueError(f"{must}; got {x.dtype} {tuple(x.shape)} with strides {x.stride()}")
+        raise ArgumentError(f"{must}; got {x.dtype} {tuple(x.shape)} with strides {x.stride()}")
 
 
 def _cpu(x: Tensor, *others: Tensor) -> Tensor:
     for t in (x, *others):
         if t.device.type != "cpu" or t.layout != torch.strided:
-            raise ValueError(f"the native kernels compute on the CPU, not on {t.device}")
+            raise ArgumentError(f"the native kernels compute on the CPU, not on {t.device}")
     return x
 
 
 def _library() -> ctypes.CDLL:
     _load()
     if _State.library is None:
-        raise ValueError(why())
+        raise ArgumentError(why())
     return _State.library
 
 
 def _level() -> int:
     _load()
     if _State.level is None:
-        raise ValueError(why())
+        raise ArgumentError(why())
     return _State.level
 
 
