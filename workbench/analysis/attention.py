@@ -36,8 +36,8 @@ def pattern(
     >>> wb.pattern(trace, layer=1, head=2, queries=slice(8, 16), keys=slice(0, 8)).shape
     (8, 8)
 
-    Raises NotRecorded if the trace holds neither, if the run was edited where it matters, or if there is no such layer,
-    head, query or key.
+    Raises NotRecorded if the trace holds neither, or if the run was edited where it matters; SelectionError if there
+    is no such layer, head, query or key.
     """
     heads, dims = _heads(trace, layer, head)
     at, seen = _positions("query", queries, len(trace)), _positions("key", keys, len(trace))
@@ -95,7 +95,7 @@ def pattern_view(
     >>> view.attrs["downsampled"], bool(view.max() == wb.pattern(trace, layer=1, head=2).max())
     ('max', True)
 
-    Raises NotRecorded as `wb.pattern` does, ValueError for a size below 1.
+    Raises NotRecorded as `wb.pattern` does, ArgumentError for a size below 1.
     """
     heads, dims = _heads(trace, layer, head)
     view = patterns.view(trace, layer, heads, size, sampled=sampled)

@@ -177,7 +177,7 @@ def receiver_heads(attention: xr.DataArray, *, ignore: int = NEAR) -> xr.Dataset
     >>> int(found["vertical"][0, 0].argmax("step")), round(float(found["kurtosis"][0, 0]), 2)
     (6, 5.11)
 
-    Raises ValueError if there are fewer than `ignore` + 3 steps.
+    Raises ArgumentError if there are fewer than `ignore` + 3 steps.
     """
     n = attention.sizes["step"]
     if n < ignore + 3:

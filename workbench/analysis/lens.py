@@ -68,7 +68,7 @@ def forking_tokens(trace: Trace, share: float = 0.2) -> xr.DataArray:
     >>> bool((np.diff(forks) <= 0).all()), bool((forks["pos"] >= trace.prompt_length).all())
     (True, True)
 
-    Raises ValueError unless 0 < share <= 1, NotRecorded if nothing was written.
+    Raises ArgumentError unless 0 < share <= 1, NotRecorded if nothing was written.
     """
     if not 0 < share <= 1:
         raise ArgumentError(f"a share lies above 0 and is 1 at most; this is {share}")

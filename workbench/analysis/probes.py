@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from workbench import hooks
 from workbench.analysis import statistics
 from workbench.analysis.problem_groups import problem
-from workbench.errors import ArgumentError, HookNameError, MissingDependency
+from workbench.checks import require
+from workbench.errors import ArgumentError, HookNameError
 from workbench.traces import Trace
 
 CONTROLS = 10  # control tasks that are drawn
@@ -60,8 +61,8 @@ def linear_probe(
     >>> float(found["baseline"])  # so this says nothing of the model: which token is a plus is seen without it
     1.0
 
-    Raises ValueError if labels and positions are not equally many, with fewer than two labels, or with fewer problems
-    than folds; HookNameError for a point that is not one vector a position; NotRecorded if it was not recorded;
+    Raises ArgumentError if labels and positions are not equally many, with fewer than two labels, or with fewer
+    problems than folds; HookNameError for a point that is not one vector a position; NotRecorded if it was not recorded;
     MissingDependency without scikit-learn.
     """
     ridge = _ridge(penalty)
@@ -144,13 +145,11 @@ def linear_probe(
 
 def _ridge(penalty: float) -> Fit:
     """A function that fits standardised numbers (place feature) to targets (place target)."""
-    try:
-        from sklearn.linear_model import Ridge
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError:
-        raise MissingDependency("probes are fitted with scikit-learn: pip install 'gpt-oss-workbench[lab]'") from None
-    return lambda x, targets: make_pipeline(StandardScaler(), Ridge(penalty)).fit(x, targets)
+    ridge = require("sklearn.linear_model", extra="lab").Ridge(penalty)
+    scaler = require("sklearn.preprocessing", extra="lab").StandardScaler()
+    pipeline = require("sklearn.pipeline", extra="lab").make_pipeline(scaler, ridge)
+    clone = require("sklearn.base", extra="lab").clone
+    return lambda x, targets: clone(pipeline).fit(x, targets)
 
 
 def _held_out(fit: Fit, x: np.ndarray, tasks: np.ndarray, n_kinds: int, fold: np.ndarray) -> np.ndarray:

@@ -29,7 +29,7 @@ def positions(trace: Trace, where: Where = None) -> np.ndarray:
     >>> positions(trace, slice(2, 5)).tolist(), len(positions(trace)) == len(trace)
     ([2, 3, 4], True)
 
-    Raises NotRecorded if no position is left.
+    Raises NotRecorded if no position is left, SelectionError for a position that the trace does not have.
     """
     every = np.arange(len(trace))
     if where is None:
@@ -91,7 +91,7 @@ def router_entropy(trace: Trace, of: str = "router") -> xr.DataArray:
     >>> bool(router_entropy(trace, "chosen").max() <= np.log(trace.config["n_active"]) + 1e-6)
     True
 
-    Raises ValueError for another `of`.
+    Raises ArgumentError for another `of`.
     """
     if of == "router":
         logits = _stacked(trace, "router_logits")
@@ -193,7 +193,7 @@ def specialisation(
     >>> sorted(found.data_vars), found["information"].dims
     (['information', 'null', 'p'], ('layer',))
 
-    Raises ValueError if labels and positions are not equally many, NotRecorded if no position has a label.
+    Raises ArgumentError if labels and positions are not equally many, NotRecorded if no position has a label.
     """
     several = [traces] if isinstance(traces, Trace) else list(traces)
     lists: list[Any] = [labels] if isinstance(traces, Trace) else list(labels)
@@ -258,7 +258,7 @@ def routing_drift(
     >>> drift.dims, bool(np.isnan(drift[0, 0, 0]))
     (('layer', 'step', 'key_step'), True)
 
-    Raises NotRecorded if a trace has fewer than two parts, ValueError if the traces have not equally many.
+    Raises NotRecorded if a trace has fewer than two parts, ArgumentError if the traces have not equally many.
     """
     several = [traces] if isinstance(traces, Trace) else list(traces)
     given: list[Any] = [parts] if isinstance(traces, Trace) else [None] * len(several) if parts is None else list(parts)

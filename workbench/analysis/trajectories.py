@@ -35,7 +35,7 @@ def resid_basis(
     >>> basis["direction"].dims, basis.attrs["n_problems"]
     (('layer', 'component', 'd_model'), 4)
 
-    Raises NotRecorded if `at` was not recorded or there are no steps, ValueError if `n` components need more steps.
+    Raises NotRecorded if `at` was not recorded or there are no steps, ArgumentError if `n` components need more steps.
     """
     if not traces or (parts is not None and len(parts) != len(traces)):
         raise ArgumentError(f"{len(traces)} traces need as many lists of parts, and one of each at least")
@@ -83,7 +83,8 @@ def resid_trajectory(
     >>> walk["path"].dims, walk.sizes["step"] == len(wb.steps(traces[0]))
     (('layer', 'step', 'component'), True)
 
-    Raises ValueError if the problem was in the fit, or for a basis of another width; NotRecorded as `resid_basis` does.
+    Raises ArgumentError if the problem was in the fit, or for a basis of another width; NotRecorded as `resid_basis`
+    does.
     """
     if _mark(trace) in basis.attrs["problems"]:
         raise ArgumentError(
@@ -139,7 +140,7 @@ def step_cosine(
     >>> cosine.dims, bool(np.allclose(np.diagonal(cosine, axis1=1, axis2=2), 1))
     (('layer', 'step', 'key_step'), True)
 
-    Raises ValueError if the problem was in the fit, NotRecorded as `resid_basis` does.
+    Raises ArgumentError if the problem was in the fit, NotRecorded as `resid_basis` does.
     """
     if basis is not None:
         if _mark(trace) in basis.attrs["problems"]:

@@ -29,7 +29,7 @@ def head_sinks(model: Model, *, keys: int | None = None) -> xr.Dataset:
     >>> found["logit"].dims, bool(((found["share"] > 0) & (found["share"] < 1)).all())
     (('layer', 'head'), True)
 
-    Raises ValueError without a key.
+    Raises ArgumentError without a key.
     """
     c = model.config
     keys = c.window if keys is None else keys
@@ -107,7 +107,7 @@ def qk_circuit(
     >>> found["logit"].dims, bool((np.diff(found["logit"]) <= 0).all())
     (('pair',), True)
 
-    Raises ValueError for a distance that the layer does not see, SelectionError if there is no such layer or head,
+    Raises ArgumentError for a distance that the layer does not see, SelectionError if there is no such layer or head,
     PromptError for an id that the model does not have.
     """
     c = model.config
@@ -143,7 +143,7 @@ def qk_distance(
     >>> found.dims, bool(np.isnan(found.sel(layer=0, distance=slice(model.config.window, None))).all())
     (('layer', 'head', 'distance'), True)
 
-    Raises ValueError for a negative distance, PromptError for an id that the model does not have.
+    Raises ArgumentError for a negative distance, PromptError for an id that the model does not have.
     """
     c, ids = model.config, chosen(model, tokens)
     if not len(distances) or min(distances) < 0:

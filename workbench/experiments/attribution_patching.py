@@ -49,7 +49,7 @@ def attribution_patching(
     (True, ('layer', 'pos'))
 
     Raises PromptError as `patch_sweep` does, HookNameError for another site, CheckpointError for a model in bfloat16,
-    ValueError for an outcome that has no gradient. (Nanda 2023; arXiv 2310.10348; where it fails: arXiv 2403.00745)
+    ArgumentError for an outcome that has no gradient. (Nanda 2023; arXiv 2310.10348; where it fails: arXiv 2403.00745)
     """
     if model.dtype not in (torch.float32, torch.float64):
         raise CheckpointError(

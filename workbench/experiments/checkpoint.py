@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import ResumeError
+from workbench.files import atomic_write
 from workbench.model.model import Model
-from workbench.paths import expanded, scratch
+from workbench.paths import expanded
 from workbench.recording.taps import fingerprint
 from workbench.text import visible
 
@@ -81,15 +82,7 @@ class Cells:
         self._written = time.monotonic()
         if self.path is None:
             return
-        beside = scratch(self.path)
-        try:
-            with beside.open("w", encoding="utf-8") as file:
-                json.dump({"kind": KIND, "inputs": self.inputs, "cells": self._cells}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, self.path)
-        finally:
-            beside.unlink(missing_ok=True)
+        atomic_write(self.path, json.dumps({"kind": KIND, "inputs": self.inputs, "cells": self._cells}))
 
 
 def of_model(model: Model) -> dict[str, Any]:

@@ -77,7 +77,7 @@ def suppression(
     (('step', 'key_step'), 0.0, True)
 
     Raises NotRecorded if there are fewer than two parts, PromptError for a part that is no stretch of positions,
-    ValueError for another `queries`.
+    ArgumentError for another `queries`.
     """
     if queries not in VARIANTS:
         raise ArgumentError(f"queries is 'later' or 'all', not {queries!r}")

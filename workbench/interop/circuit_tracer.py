@@ -93,7 +93,7 @@ def step_edges(graph: xr.Dataset, trace: Trace, parts: Sequence[Step] | None = N
     >>> step_edges(graph, trace).dims  # doctest: +SKIP
     ('step', 'key_step')
 
-    Raises ValueError if the graph is of another text: its tokens must be the first of the trace.
+    Raises ArgumentError if the graph is of another text: its tokens must be the first of the trace.
     """
     tokens = graph["token"].values.tolist()
     if trace.pieces[: len(tokens)] != tokens:

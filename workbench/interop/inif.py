@@ -14,6 +14,7 @@ from typing import Any
 
 from workbench import hooks as hooks
 from workbench.errors import ArgumentError
+from workbench.files import atomic_write
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
@@ -35,7 +36,7 @@ def to_inif(traces: Trace | Sequence[Trace], lanes: Iterable[str] = ("logprob", 
     >>> sample["id"] == trace.id, [token["token"] for token in sample["tokens"]] == trace.pieces
     (True, True)
 
-    Raises ValueError for traces of several models, for one trace twice, and for a lane that is not one number
+    Raises ArgumentError for traces of several models, for one trace twice, and for a lane that is not one number
     a position.
     """
     given = [traces] if isinstance(traces, Trace) else list(traces)
@@ -77,13 +78,7 @@ def save_inif(
     """
     path = expanded(path)
     text = json.dumps(to_inif(traces, lanes), allow_nan=False).encode("ascii")
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(gzip.compress(text, mtime=0) if path.name.endswith((".inif", ".gz")) else text)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    return atomic_write(path, gzip.compress(text, mtime=0) if path.name.endswith((".inif", ".gz")) else text)
 
 
 def _sample(trace: Trace, lanes: tuple[str, ...]) -> dict[str, Any]:

@@ -108,7 +108,7 @@ class Manifest:
     >>> Manifest(model=model, tokens=[5, 7], pieces=["a", "b"], prompt_length=2).id
     'a2ab3e04a5686ef8f4f86ac254c5d2b5'
 
-    Raises ValueError for a field of the wrong type or one that contradicts another.
+    Raises ArgumentError for a field of the wrong type or one that contradicts another.
     """
 
     model: dict[str, Any]  # name, format, weights_digest, tokenizer_digest, config; adapter, if one was in force
@@ -239,8 +239,8 @@ def described(
     """The tensor table for name -> (dtype word, shape), before anything is written.
 
     Axes and source come from `known`, a manifest's own table, where a name is there; else the axes are those of the
-    hook point or lane, and the source is "forward". Raises HookNameError for a name that neither knows, ValueError if
-    a shape has other axes or if `known` describes a tensor that is not given.
+    hook point or lane, and the source is "forward". Raises HookNameError for a name that neither knows, ArgumentError
+    if a shape has other axes or if `known` describes a tensor that is not given.
     """
     absent = sorted(set(known) - set(tensors))
     if absent:
@@ -257,7 +257,7 @@ def described(
 
 
 # What follows says, field by field, what a manifest may hold. A check takes a plain value and the name of the field,
-# and gives the value back or raises ValueError.
+# and gives the value back or raises ArgumentError.
 
 Check = Callable[[Any, str], Any]
 

@@ -48,8 +48,8 @@ def rows(trace: Trace, layer: int, heads: Heads, queries: slice = slice(None)) -
     >>> pattern.shape == (1, 1, len(trace)), bool(abs(pattern.sum() + sink.sum() - 1) < 1e-6)
     (True, True)
 
-    Raises NotRecorded if the trace holds neither the pattern nor queries, keys and sinks, if the run was edited where
-    it matters, or if there is no such layer or head.
+    Raises NotRecorded if the trace holds neither the pattern nor queries, keys and sinks, or if the run was edited
+    where it matters; SelectionError if there is no such layer or head.
     """
     return tile(trace, layer, heads, queries, slice(None))
 
@@ -126,7 +126,7 @@ def view(trace: Trace, layer: int, heads: Heads = slice(None), size: int = 512, 
     >>> cells.shape[0] == trace.config["n_heads"], factor == -(-len(trace) // 32)
     (True, True)
 
-    Raises NotRecorded as `rows` does, ValueError for a size below 1.
+    Raises NotRecorded as `rows` does, ArgumentError for a size below 1.
     """
     source = _source(trace, layer)
     chosen, n = _chosen(source, heads), source.n

@@ -26,7 +26,7 @@ def key_axis(axes: Sequence[str]) -> int | None:
 
 
 def joined_shape(axes: Sequence[str], shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The shape of the whole tensor; ValueError if its pieces do not fit together.
+    """The shape of the whole tensor; ArgumentError if its pieces do not fit together.
 
     >>> joined_shape(("head", "query", "key"), [(4, 10, 10), (4, 1, 11)])
     (4, 11, 11)

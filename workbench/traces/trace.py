@@ -36,7 +36,7 @@ class Trace:
     >>> trace["resid_post", 0].shape  # doctest: +SKIP
     (74, 128)
 
-    The arrays given are not copied: do not change them afterwards. Raises ValueError if they are not those that
+    The arrays given are not copied: do not change them afterwards. Raises ArgumentError if they are not those that
     `manifest.tensors` describes; an array that it does not mention counts as recorded in a forward pass.
 
     A copy of a trace is the trace itself. The pickle of one that was loaded is its path and its hash.

@@ -24,7 +24,7 @@ def packed(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes
     >>> unpacked(packed({"view": "made"}, {"lane": np.arange(3, dtype="f4")}))
     ({'view': 'made'}, {'lane': array([0., 1., 2.], dtype=float32)})
 
-    Raises TypeError for an array of another dtype than `KINDS`, ValueError for a header that is no JSON.
+    Raises ArgumentTypeError for an array of another dtype than `KINDS`, ValueError for a header that is no JSON.
     """
     table, parts, size = {}, [], 0
     for name, array in arrays.items():

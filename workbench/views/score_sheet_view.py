@@ -10,7 +10,7 @@ import xarray as xr
 
 from workbench.analysis.lens import settle_depth
 from workbench.errors import ArgumentError
-from workbench.text import visible
+from workbench.text import range_text, visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.payload import Payload
@@ -120,7 +120,7 @@ def score_sheet(
     >>> sheet.picked, sheet
     ({'pos': 12}, <score_sheet of pocket: 64 tokens>)
 
-    Raises ValueError for a lane that there is not, or an array that does not fit the trace.
+    Raises ArgumentError for a lane that there is not, or an array that does not fit the trace.
     """
     n, own = len(trace), [each for each in lanes or () if not isinstance(each, str)]
     known = {each.name: each for each in _known(trace, belief, drift, arcs)}
@@ -323,7 +323,7 @@ def _still(each: Lane) -> snapshot_html.Row:
     finite = each.values[np.isfinite(each.values)]
     least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     low, high = each.low if each.low is not None else least, each.high if each.high is not None else most
-    scale = f"{low:.3g} to {high:.3g}".replace("-", "−")
+    scale = range_text(low, high)
     shared = (
         f"; downsampled ({each.keep})" if each.values.shape[-1] > snapshot_html.WIDTH and each.kind != "arcs" else ""
     )

@@ -10,7 +10,7 @@ import xarray as xr
 
 from workbench.analysis.heads import step_attention
 from workbench.errors import ArgumentError, NotRecorded, SelectionError
-from workbench.text import visible
+from workbench.text import range_text, visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.payload import Payload
@@ -112,7 +112,7 @@ def steps(
     >>> wb.views.steps(trace, {"attention": wb.step_attention(trace)})
     <steps of pocket: 51 tokens>
 
-    Raises ValueError for an array without those axes, of another number of steps, or without that layer; NotRecorded
+    Raises ArgumentError for an array without those axes, of another number of steps, or without that layer; NotRecorded
     without steps or, if no array is given, without record="steps".
     """
     count = len(parts(trace))
@@ -183,7 +183,7 @@ def matrix_row(label: str, unit: str, axes: str, matrix: np.ndarray) -> snapshot
     picture = snapshot_html.heat(cells, "max", -most if sided else 0.0, most, "both" if sided else "blue", HEIGHT)
     axes += f"; steps 0 to {len(matrix) - 1}"
     axes += f"; downsampled, {factor} × {factor} steps a cell" if factor > 1 else ""
-    scale = f"{'−' if sided else ''}{most if sided else 0:.3g} to {most:.3g} {unit}"
+    scale = f"{range_text(-most if sided else 0.0, most)} {unit}"
     return snapshot_html.Row(label, axes, picture, scale=scale, height=HEIGHT)
 
 

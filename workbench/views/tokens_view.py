@@ -66,7 +66,7 @@ def tokens(
     >>> wb.views.tokens(trace, trace["entropy"])
     <tokens of pocket: 64 tokens>
 
-    Raises ValueError unless there is one value for each token.
+    Raises ArgumentError unless there is one value for each token.
     """
     label, unit, array = "value", "", None
     if values is not None:

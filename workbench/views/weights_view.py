@@ -106,7 +106,7 @@ def weights(
     >>> wb.views.weights(trace, wb.head_sinks(model), wb.router_tokens(model, 0, k=5))
     <weights of pocket: 64 tokens>
 
-    Raises ValueError if nothing is given, or what is given is of a model of another size.
+    Raises ArgumentError if nothing is given, or what is given is of a model of another size.
     """
     several = [[each] if isinstance(each, xr.Dataset) else list(each) for each in (routers, experts)]
     if sinks is None and not any(several):

@@ -185,7 +185,7 @@ def safe_scales(scales: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b in the dtype of x: sums in fp32, rounded once; the bits of a row do not depend on the other rows.
 
-    x: row in; weight: out in, as x. ValueError for shapes, dtypes and strides that it does not take.
+    x: row in; weight: out in, as x. ArgumentError for shapes, dtypes and strides that it does not take.
     """
     rows = x.shape[0] if x.ndim == 2 else 0
     return linear_experts(x, [(0, 0, rows)], weight[None], None if bias is None else bias[None])
@@ -205,7 +205,7 @@ def linear_experts(
 
     Returns: row out, as x.
 
-    Raises: ValueError for shapes, dtypes and strides that do not belong together.
+    Raises: ArgumentError for shapes, dtypes and strides that do not belong together.
     """
     flat = check_groups(groups, x.shape[0] if x.ndim == 2 else -1)
     if isinstance(weights, Tensor):
@@ -385,7 +385,7 @@ def mix(pattern: Tensor, v: Tensor, first: int = 0) -> Tensor:
 
 
 def check_groups(groups: Sequence[tuple[int, int, int]], rows: int) -> list[int]:
-    """The groups, one number after the other; ValueError unless they cover the rows in order."""
+    """The groups, one number after the other; ArgumentError unless they cover the rows in order."""
     row, flat = 0, []
     for expert, first, last in groups:
         if not (expert >= 0 and first == row <= last):
@@ -398,7 +398,7 @@ def check_groups(groups: Sequence[tuple[int, int, int]], rows: int) -> list[int]
 
 
 def check_experts(x: Tensor, groups: Sequence[tuple[int, int, int]], weights: Tensor, bias: Tensor | None) -> None:
-    """ValueError for what `linear_experts` does not take."""
+    """ArgumentError for what `linear_experts` does not take."""
     _check(x.dtype in DTYPES and x.ndim == 2 and _within(x, 1), "x is [row, in], bf16 or fp32, each row together", x)
     _check(weights.dtype == x.dtype and weights.ndim == 3, "weights are [expert, out, in], in the dtype of x", weights)
     _check(weights.shape[2] == x.shape[1], f"a row of weights has {x.shape[1]} numbers", weights)
@@ -420,7 +420,7 @@ def _check_bias(x: Tensor, groups, n_experts: int, n_out: int, bias: Tensor | No
 def check_mxfp4(
     x: Tensor, groups: Sequence[tuple[int, int, int]], blocks: Tensor, scales: Tensor, bias: Tensor | None
 ) -> None:
-    """ValueError for what `linear_experts` does not take of MXFP4."""
+    """ArgumentError for what `linear_experts` does not take of MXFP4."""
     _check(x.dtype in DTYPES and x.ndim == 2 and _within(x, 1), "x is [row, in], bf16 or fp32, each row together", x)
     _check(blocks.dtype == torch.uint8 and blocks.ndim == 4, "blocks are uint8 [expert, out, group, 16]", blocks)
     n_experts, n_out, n_groups, _ = blocks.shape
@@ -433,7 +433,7 @@ def check_mxfp4(
 
 
 def check_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """ValueError for what `jit.linear_bf16` does not take."""
+    """ArgumentError for what `jit.linear_bf16` does not take."""
     _check(x.dtype == torch.bfloat16 and x.ndim == 2 and 1 <= x.shape[0] <= FEW, f"x is bf16 [1 to {FEW}, in]", x)
     _check(weight.dtype == torch.bfloat16 and weight.ndim == 2, "weight is bf16 [out, in]", weight)
     _check(weight.shape[1] == x.shape[1] and _within(weight, 1), f"a row of weights is {x.shape[1]} together", weight)

@@ -22,7 +22,7 @@ def dequantise_mxfp4(blocks: Tensor, scales: Tensor, *, dtype: torch.dtype = tor
     """The exact numbers rounded to `dtype`: uint8 [..., group, 16] and [..., group] give [..., 32*group].
 
     Byte i of a group holds element 2i in its low and 2i + 1 in its high nibble, as in every safetensors release.
-    ValueError for a dtype other than float32, bfloat16, float64, and for shapes that do not belong together.
+    ArgumentError for a dtype other than float32, bfloat16, float64, and for shapes that do not belong together.
 
     >>> blocks = torch.zeros(1, 16, dtype=torch.uint8)
     >>> blocks[0, :2] = torch.tensor([0x2B, 0xF1])
