@@ -13,7 +13,7 @@ import workbench as wb
 ROOT = Path(wb.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 
-BASE = {"errors", "text", "hooks", "paths"}
+BASE = {"errors", "text", "hooks", "paths", "checks", "files"}
 DATA = BASE | {"traces"}  # what can be known from a trace alone
 # package -> the packages it may import from, besides itself
 ROOMS: dict[str, set[str]] = {
@@ -21,6 +21,8 @@ ROOMS: dict[str, set[str]] = {
     "text": set(),
     "paths": set(),
     "hooks": {"errors"},
+    "checks": {"errors", "text"},
+    "files": {"errors", "paths", "text"},
     "traces": BASE,
     "conversation": DATA,
     "analysis": DATA,

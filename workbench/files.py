@@ -58,9 +58,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
         fd = os.open(path, _AGAIN)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileError(
-                    f"{visible(str(path))} is not a regular file any more; {visible(str(target))} was not written"
-                )
+                raise FileError(f"{visible(str(path))} is not a file any more: nothing was written.")
             sync_file(fd)
         finally:
             os.close(fd)

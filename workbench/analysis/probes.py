@@ -62,8 +62,8 @@ def linear_probe(
     1.0
 
     Raises ArgumentError if labels and positions are not equally many, with fewer than two labels, or with fewer
-    problems than folds; HookNameError for a point that is not one vector a position; NotRecorded if it was not recorded;
-    MissingDependency without scikit-learn.
+    problems than folds; HookNameError for a point that is not one vector a position; NotRecorded if it was not
+    recorded; MissingDependency without scikit-learn.
     """
     ridge = _ridge(penalty)
     axis = _axis(at)

@@ -42,10 +42,10 @@ def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
 
     Raises ArgumentError unless 0 <= hits <= n and n > 0.
     """
-    from scipy.stats import binomtest  # here, because scipy.stats takes most of a second to import
-
     if not 0 <= hits <= n or n == 0 or (int(hits), int(n)) != (hits, n):
         raise ArgumentError(f"hits must be a whole number between 0 and n, and n at least 1, got {hits} of {n}.")
+    from scipy.stats import binomtest  # here, because scipy.stats takes more than a second to import
+
     interval = binomtest(int(hits), int(n)).proportion_ci(level, method="wilson")
     return min(float(interval.low), hits / n), max(float(interval.high), hits / n)  # rounding crosses p at 0 and 1
 

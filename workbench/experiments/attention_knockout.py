@@ -13,7 +13,7 @@ from tqdm.auto import tqdm
 from workbench import hooks
 from workbench.analysis import statistics
 from workbench.checks import check_head, check_layer, check_position
-from workbench.errors import ArgumentError, EditError, SelectionError
+from workbench.errors import EditError, SelectionError
 from workbench.experiments.cached_run import LOGITS, Reading, divergence
 from workbench.experiments.checkpoint import Cells, of_model
 from workbench.model.gpt_oss import unembed
@@ -67,8 +67,8 @@ def attention_knockout(
     >>> cut["kl"].dims, cut["control_kl"].dims, bool((cut["pos"] == np.arange(30, len(trace))).all())
     (('pos',), ('control', 'pos'), True)
 
-    Raises EditError for another mode and where there is no edge to cut; SelectionError for layers, heads and positions
-    that there are not, ArgumentError for no layer or no head, ResumeError as `patch_sweep` does.
+    Raises EditError for another mode, no layer or no head, and where there is no edge to cut; SelectionError for layers,
+    heads and positions that there are not, ResumeError as `patch_sweep` does.
     """
     chosen = _layers(model, layers)
     if mode not in MODES:
@@ -76,7 +76,7 @@ def attention_knockout(
     c, n = model.config, len(trace)
     several = list(range(c.n_heads)) if heads is None else [check_head(h, c.n_heads) for h in heads]
     if not several:
-        raise ArgumentError("heads is empty: give at least one head, or None for all of them.")
+        raise EditError("heads is empty: give at least one head, or None for all of them.")
     asked = np.zeros((n, n), bool)
     asked[np.ix_(positions_of(queries, n), positions_of(keys, n))] = True
     distance = np.subtract.outer(np.arange(n), np.arange(n))
@@ -135,7 +135,7 @@ def _layers(model: Model, layers: str | Sequence[int]) -> list[int]:
     kinds["sliding"] = [i for i in every if c.is_sliding(i)]
     chosen = kinds.get(layers, []) if isinstance(layers, str) else [check_layer(i, c.n_layers) for i in layers]
     if not chosen:
-        raise ArgumentError(
+        raise EditError(
             f"layers must be 'all', 'full', 'sliding' or some of 0 to {c.n_layers - 1}, got {layers!r}."
             + (" This model has no such layer." if layers in kinds else "")
         )

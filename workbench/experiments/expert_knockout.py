@@ -10,7 +10,7 @@ from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.checks import check_expert, check_layer
-from workbench.errors import ArgumentError, EditError
+from workbench.errors import EditError
 from workbench.experiments.cached_run import At, Reading, divergence
 from workbench.model.cache import KVCache
 from workbench.model.model import Model
@@ -40,8 +40,8 @@ def expert_knockout(
     >>> bool((found["kl"].values[found["chosen"].values == 0] == 0).all())
     True
 
-    Raises EditError for another mode, SelectionError for an expert or a layer that the model does not have,
-    ArgumentError without experts.
+    Raises EditError for another mode and without experts, SelectionError for an expert or a layer that the model does
+    not have.
     """
     c = model.config
     wanted = list(range(c.n_experts)) if experts is None else [check_expert(e, c.n_experts) for e in experts]
@@ -49,7 +49,7 @@ def expert_knockout(
         raise EditError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
     layer = check_layer(layer, c.n_layers)
     if not wanted:
-        raise ArgumentError("experts is empty: give at least one expert, or None for all of them.")
+        raise EditError("experts is empty: give at least one expert, or None for all of them.")
     here = f"blocks.{layer}.mlp.hook_expert_out"
     with model.listening() as flag, torch.inference_mode():
         plain = Reading(model, trace.tokens, [here] if mode == "mean" else ())

@@ -68,9 +68,10 @@ def path_patching(
     >>> paths.dims, paths["receiver"].values.tolist()
     (('receiver',), ['mlp 3', 'v 4 0', 'logits'])
 
-    Raises PromptError if the prompts are not equally long or do not differ, SelectionError for a sender or receiver that
-    the model does not have, EditError for one of another kind, a receiver before the sender, and edits in force at what
-    a receiver reads, ArgumentError for other `routes`, ResumeError as `patch_sweep` does. (arXiv 2211.00593, 2304.05969)
+    Raises PromptError if the prompts are not equally long or do not differ, SelectionError for a sender or receiver
+    that the model does not have, EditError for one of another kind, a receiver before the sender, and edits in force at
+    what a receiver reads, ArgumentError for other `routes`, ResumeError as `patch_sweep` does. (arXiv 2211.00593,
+    2304.05969)
     """
     if routes not in ROUTES:
         raise ArgumentError(f"routes is 'held' or 'free', not {routes!r}")

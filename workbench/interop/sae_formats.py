@@ -261,12 +261,12 @@ class SAE:
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> with model.edit(sae.site, sae.steer(7, 4.0), positions=slice(20, None)): pushed = model.trace(trace)
 
-        Raises SelectionError for a feature that there is not, EditError for a value that is not finite.
+        Raises SelectionError for a feature that there is not, EditError for none and for a value that is not finite.
         """
         several = [feature] if np.ndim(feature) == 0 else feature
         wanted = tuple(check_index("feature", each, self.d_sae) for each in several)  # pyright: ignore[reportGeneralTypeIssues]
         if not wanted:
-            raise ArgumentError("feature is empty: give at least one feature.")
+            raise EditError("feature is empty: give at least one feature.")
         if not np.isfinite(value):
             raise EditError(f"a feature is set to a finite value, not {value}")
         return Clamp(self, wanted, float(value))
