@@ -190,7 +190,7 @@ def test_places_are_found_by_channel_role_slice_and_list():
 def test_labels_that_do_not_fit_are_refused(trace):
     with pytest.raises(ValueError, match="3 labels for 60 positions"):
         specialisation(trace, [1, 2, 3])
-    with pytest.raises(ValueError, match="2 traces need 2 lists of labels, not 1"):
+    with pytest.raises(ValueError, match="labels must be one list for each of the 2 traces, got 1 lists"):
         specialisation([trace, trace], [[0] * 60])
     with pytest.raises(NotRecorded, match="no position has a label"):
         specialisation(trace, [None] * 60)
@@ -293,7 +293,7 @@ def test_drift_over_prompts_is_exact_by_exchanging_parts(measured):
 
 
 def test_traces_and_parts_that_do_not_fit_are_refused(trace):
-    with pytest.raises(ValueError, match="2 traces need 2 lists of parts, not 1"):
+    with pytest.raises(ValueError, match="parts must be one list for each of the 2 traces, got 1 lists"):
         routing_drift([trace, trace], [[slice(0, 5), slice(5, 9)]])
     with pytest.raises(ValueError, match="they have 2, 3"):
         routing_drift([trace, trace], [[slice(0, 5), slice(5, 9)], [slice(0, 5), slice(5, 9), slice(9, 12)]])

@@ -293,9 +293,9 @@ def test_what_is_not_there_is_refused():
         expert_writes(model, 0, 0, neurons=[64])
     with pytest.raises(ValueError, match="distance must be between 0 and 11 in layer 0, got 12"):
         qk_circuit(model, 0, 0, distance=12)
-    with pytest.raises(ValueError, match="0 or more"):
+    with pytest.raises(ValueError, match="none below 0"):
         qk_distance(model, [-1])
-    with pytest.raises(ValueError, match="not 0"):
+    with pytest.raises(ValueError, match="keys must be at least 1, got 0"):
         head_sinks(model, keys=0)
     with pytest.raises(PromptError, match="ids from 0 to 175"):
         ov_circuit(model, 0, 0, tokens=[176])

@@ -182,7 +182,7 @@ def test_a_router_that_is_held_is_no_receiver():
 
 def test_paths_that_cannot_be_are_refused():
     model, (clean, corrupt) = tiny(), pair()
-    with pytest.raises(ValueError, match="routes is 'held' or 'free', not 'thawed'"):
+    with pytest.raises(ValueError, match="routes must be 'held' or 'free', got 'thawed'"):
         path_patching(model, clean, corrupt, GAP, ("mlp", 1), routes="thawed")
     with pytest.raises(EditError, match="a sender begins with one of head, expert, attn, mlp, not with 'logits'"):
         path_patching(model, clean, corrupt, GAP, ("logits",))

@@ -147,7 +147,7 @@ def test_parts_of_few_rows_give_what_all_rows_give(trace, monkeypatch):
 def test_a_trace_without_the_site_or_of_another_width_is_an_error_that_says_so(trace):
     with pytest.raises(NotRecorded, match="record='resid_post'"):
         features(tiny().trace(some_tokens(20), record="writes"), random_sae())
-    with pytest.raises(SelectionError, match="layer must be between 0 and .*, got 23"):
+    with pytest.raises(SelectionError, match=r"layer must be between 0 and .*, got 23"):
         reconstruction(trace, random_sae("resid_post_layer_23_trainer_1"))
     with pytest.raises(CheckpointError, match=r"reads 128 numbers .* has 96"):
         features(trace, identity(SITE, 128))

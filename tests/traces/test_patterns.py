@@ -219,7 +219,7 @@ def test_a_layer_without_a_window_has_no_band_and_the_error_names_those_with_one
 
 
 def test_a_size_below_one_is_an_error():
-    with pytest.raises(ValueError, match="size is 1 or more"):
+    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
         wb.pattern_view(made(20), 0, size=0)
 
 

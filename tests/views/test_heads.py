@@ -79,7 +79,7 @@ def test_all_thumbnails_of_a_layer_stay_under_300_kb():
 def test_a_trace_without_patterns_says_what_records_them():
     with pytest.raises(NotRecorded, match="record='attention'"):
         wb.views.heads(made.run(layers=4, model=whole().manifest.model))
-    with pytest.raises(SelectionError, match="head must be between 0 and .*, got 6"):
+    with pytest.raises(SelectionError, match=r"head must be between 0 and .*, got 6"):
         wb.views.heads(whole(), head=6)
     with pytest.raises(LookupError, match="no 'pattern'"):
         wb.views.heads(whole()).answer("pattern", {"layer": 0})

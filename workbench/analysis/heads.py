@@ -181,7 +181,9 @@ def receiver_heads(attention: xr.DataArray, *, ignore: int = NEAR) -> xr.Dataset
     """
     n = attention.sizes["step"]
     if n < ignore + 3:
-        raise ArgumentError(f"{n} steps are too few: {ignore + 3} are needed where the {ignore} nearest do not count")
+        raise ArgumentError(
+            f"{n} steps are too few: the nearest {ignore} do not count, so at least {ignore + 3} are needed."
+        )
     values = attention.transpose("layer", "head", "step", "key_step").values
     vertical = np.full((*values.shape[:2], n), np.nan)
     for step in range(n - ignore):

@@ -71,7 +71,7 @@ def forking_tokens(trace: Trace, share: float = 0.2) -> xr.DataArray:
     Raises ArgumentError unless 0 < share <= 1, NotRecorded if nothing was written.
     """
     if not 0 < share <= 1:
-        raise ArgumentError(f"a share lies above 0 and is 1 at most; this is {share}")
+        raise ArgumentError(f"share must be above 0 and at most 1, got {share}.")
     written = np.arange(max(trace.prompt_length, 1), len(trace))
     if not len(written):
         raise NotRecorded("nothing was written in this run: forks are where the model chose")

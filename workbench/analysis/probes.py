@@ -79,12 +79,10 @@ def linear_probe(
     kinds, y = np.unique(label, return_inverse=True)
     n_problems = len(np.unique(group))
     if len(kinds) < 2:
-        raise ArgumentError(
-            f"a probe tells labels apart, and {'the only one is ' + kinds[0] if len(kinds) else 'none is'} given"
-        )
+        raise ArgumentError(f"a probe needs at least two different labels, got {', '.join(map(str, kinds)) or 'none'}.")
     if not 2 <= folds <= n_problems:
         raise ArgumentError(
-            f"{n_problems} problems cannot be dealt into {folds} folds: give more traces, or folds=2 to it"
+            f"folds must be between 2 and {n_problems}, the number of problems, got {folds}. Give more traces."
         )
 
     rng = np.random.default_rng(seed)
@@ -208,9 +206,9 @@ def _axis(at: str) -> str:
 
 def _same_length(traces: Sequence[Trace], given: Sequence[Sequence], what: str) -> None:
     if len(given) != len(traces):
-        raise ArgumentError(f"{len(traces)} traces need {len(traces)} lists of {what}, not {len(given)}")
+        raise ArgumentError(f"{what} must be one list for each of the {len(traces)} traces, got {len(given)} lists.")
     for trace, those in zip(traces, given):
         if len(those) != len(trace):
             raise ArgumentError(
-                f"{len(those)} {what} for {len(trace)} positions: give one for each, None to leave it out"
+                f"{what} must be one for each of the {len(trace)} positions (None leaves it out), got {len(those)}."
             )

@@ -100,7 +100,7 @@ def router_entropy(trace: Trace, of: str = "router") -> xr.DataArray:
     elif of == "chosen":
         p = _stacked(trace, "expert_weights")
     else:
-        raise ArgumentError(f"of is 'router' or 'chosen', not {of!r}")
+        raise ArgumentError(f"of must be 'router' or 'chosen', got {of!r}.")
     values = -np.where(p > 0, p * np.log(np.maximum(p, 1e-300)), 0).sum(-1)
     layers = trace.layers("router_logits" if of == "router" else "expert_weights")
     return _labelled(values, ("layer", "pos"), f"entropy of the {of}", "nats", layers=layers)
@@ -198,11 +198,11 @@ def specialisation(
     several = [traces] if isinstance(traces, Trace) else list(traces)
     lists: list[Any] = [labels] if isinstance(traces, Trace) else list(labels)
     if len(lists) != len(several):
-        raise ArgumentError(f"{len(several)} traces need {len(several)} lists of labels, not {len(lists)}")
+        raise ArgumentError(f"labels must be one list for each of the {len(several)} traces, got {len(lists)} lists.")
     for trace, named in zip(several, lists):
         if len(named) != len(trace):
             raise ArgumentError(
-                f"{len(named)} labels for {len(trace)} positions: give one for each, None to leave it out"
+                f"labels must be one for each of the {len(trace)} positions (None leaves it out), got {len(named)}."
             )
     rng = np.random.default_rng(seed)
     kept = [np.array([i for i, label in enumerate(named) if label is not None], int) for named in lists]
@@ -263,11 +263,11 @@ def routing_drift(
     several = [traces] if isinstance(traces, Trace) else list(traces)
     given: list[Any] = [parts] if isinstance(traces, Trace) else [None] * len(several) if parts is None else list(parts)
     if len(given) != len(several):
-        raise ArgumentError(f"{len(several)} traces need {len(several)} lists of parts, not {len(given)}")
+        raise ArgumentError(f"parts must be one list for each of the {len(several)} traces, got {len(given)} lists.")
     spots = [_spots(trace, pieces) for trace, pieces in zip(several, given)]
     if not spots or len({len(at) for at in spots}) > 1:
         counts = ", ".join(str(len(at)) for at in spots)
-        raise ArgumentError(f"each trace must have as many parts as the others; they have {counts or 'none'}")
+        raise ArgumentError(f"every trace must have the same number of parts, got {counts or 'none'}.")
     rans = [_ran(trace, np.arange(len(trace))) for trace in several]
     prompts = _prompts(several)
     n_problems = len(np.unique(prompts))

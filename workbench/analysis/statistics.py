@@ -114,11 +114,11 @@ def bootstrap(
 def _clusters(n: int, clusters: Sequence | np.ndarray | None) -> tuple[np.ndarray, int]:
     """The number of each observation's cluster, and how many clusters there are."""
     if n == 0:
-        raise ArgumentError("there are no observations, so there is nothing to estimate")
+        raise ArgumentError("there are no observations: give at least one.")
     if clusters is None:
         return np.arange(n), n
     if len(clusters) != n:
-        raise ArgumentError(f"{len(clusters)} clusters were named for {n} observations: name one for each")
+        raise ArgumentError(f"clusters must be one for each of the {n} observations, got {len(clusters)}.")
     names, number = np.unique(np.asarray(clusters), return_inverse=True)
     return number, len(names)
 
@@ -194,7 +194,7 @@ def _flips(differences: np.ndarray, seed: int, resamples: int) -> tuple[np.ndarr
     differences = np.asarray(differences, np.float64)
     n = len(differences)
     if n < 2:
-        raise ArgumentError(f"{n} units are too few to test anything: give at least 2, in the first axis")
+        raise ArgumentError(f"a test needs at least 2 units along the first axis, got {n}.")
     square = (differences**2).sum(0)
     signs = np.random.default_rng(seed).choice((-1.0, 1.0), (resamples, n))
 
@@ -235,7 +235,7 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
     scores, truth = np.asarray(scores, np.float64).ravel(), np.asarray(truth, bool).ravel()
     n_true, n_rest = int(truth.sum()), int((~truth).sum())
     if not n_true or not n_rest:
-        raise ArgumentError(f"{n_true} true ones and {n_rest} others: to tell them apart there must be some of both")
+        raise ArgumentError(f"truth must hold some of both, true and false, got {n_true} true and {n_rest} false.")
     ranks = rankdata(scores)
     return float((ranks[truth].sum() - n_true * (n_true + 1) / 2) / (n_true * n_rest))
 

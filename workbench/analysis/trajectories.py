@@ -38,7 +38,7 @@ def resid_basis(
     Raises NotRecorded if `at` was not recorded or there are no steps, ArgumentError if `n` components need more steps.
     """
     if not traces or (parts is not None and len(parts) != len(traces)):
-        raise ArgumentError(f"{len(traces)} traces need as many lists of parts, and one of each at least")
+        raise ArgumentError(f"give at least one trace, and one list of parts for each: got {len(traces)} traces.")
     lists = [_spots(trace, None if parts is None else parts[i]) for i, trace in enumerate(traces)]
     rows = sum(map(len, lists))
     means, components, shares = [], [], []
@@ -47,7 +47,8 @@ def resid_basis(
         x = np.concatenate(paths)
         if not 0 < n <= min(rows - 1, x.shape[1]):
             raise ArgumentError(
-                f"{rows} steps of {x.shape[1]} numbers have no {n} components: give more traces, or n={1}"
+                f"{n} components need more than {n} steps of at least {n} numbers, got {rows} steps of {x.shape[1]}. "
+                "Give more traces or a smaller n."
             )
         _, size, axes = np.linalg.svd(x - x.mean(0), full_matrices=False)
         along = np.mean([path[-1] - path[0] for path in paths], 0) @ axes[:n].T
@@ -96,7 +97,9 @@ def resid_trajectory(
     for layer in basis["layer"].values:
         x = np.asarray(trace[at, int(layer)], np.float64)
         if x.shape[1] != basis.sizes["d_model"]:
-            raise ArgumentError(f"the basis is {basis.sizes['d_model']} numbers wide, this model {x.shape[1]}")
+            raise ArgumentError(
+                f"the basis has d_model={basis.sizes['d_model']} and this trace {x.shape[1]}: fit it on this model's traces."
+            )
         axes = basis["direction"].sel(layer=layer).values
         centre = basis["mean"].sel(layer=layer).values
         means = _means(x, spots)

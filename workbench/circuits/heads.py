@@ -34,7 +34,7 @@ def head_sinks(model: Model, *, keys: int | None = None) -> xr.Dataset:
     c = model.config
     keys = c.window if keys is None else keys
     if keys < 1:
-        raise ArgumentError(f"a sink shares with one key at least, not {keys}")
+        raise ArgumentError(f"keys must be at least 1, got {keys}.")
     logit = torch.stack([block.sinks for block in model.weights.blocks]).double().cpu().numpy()
     data = {
         "logit": (("layer", "head"), logit),
@@ -147,7 +147,7 @@ def qk_distance(
     """
     c, ids = model.config, chosen(model, tokens)
     if not len(distances) or min(distances) < 0:
-        raise ArgumentError(f"distances are 0 or more, and one at least: {list(distances)[:5]}")
+        raise ArgumentError(f"distances must be at least one number, none below 0, got {list(distances)[:5]}.")
     values = np.full((c.n_layers, c.n_heads, len(distances)), np.nan)
     for layer in range(c.n_layers):
         seen = [i for i, distance in enumerate(distances) if not c.is_sliding(layer) or distance < c.window]

@@ -67,8 +67,8 @@ def attention_knockout(
     >>> cut["kl"].dims, cut["control_kl"].dims, bool((cut["pos"] == np.arange(30, len(trace))).all())
     (('pos',), ('control', 'pos'), True)
 
-    Raises EditError for another mode, no layer or no head, and where there is no edge to cut; SelectionError for layers,
-    heads and positions that there are not, ResumeError as `patch_sweep` does.
+    Raises EditError for another mode, no layer or no head, and where there is no edge to cut; SelectionError for
+    layers, heads and positions that there are not, ResumeError as `patch_sweep` does.
     """
     chosen = _layers(model, layers)
     if mode not in MODES:

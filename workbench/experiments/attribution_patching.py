@@ -106,7 +106,7 @@ def _of_outcome(base: Reading, outcome: Outcome) -> tuple[float, Tensor]:
     value = outcome(unembed(model.config, model.weights, last[:, -1:])[:, 0])[0]
     if not value.requires_grad:
         raise ArgumentError(
-            "this outcome has no gradient: make it of torch's operations on the logits, without numbers"
+            "this outcome has no gradient: compute it from the logits with torch's operations, without plain numbers."
         )
     return value.item(), torch.autograd.grad(value, last)[0]
 

@@ -74,7 +74,7 @@ def path_patching(
     2304.05969)
     """
     if routes not in ROUTES:
-        raise ArgumentError(f"routes is 'held' or 'free', not {routes!r}")
+        raise ArgumentError(f"routes must be 'held' or 'free', got {routes!r}.")
     c = model.config
     _known(c, sender, SENDERS, "sender")
     asked: Sequence[Any] = readers(c, sender, routes=routes) if receivers is None else receivers

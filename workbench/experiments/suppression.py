@@ -80,7 +80,7 @@ def suppression(
     ArgumentError for another `queries`.
     """
     if queries not in VARIANTS:
-        raise ArgumentError(f"queries is 'later' or 'all', not {queries!r}")
+        raise ArgumentError(f"queries must be 'later' or 'all', got {queries!r}.")
     cut = stretches(trace, parts)
     if len(cut) < 2:
         raise NotRecorded(f"one step acts on another: two are needed, and there are {len(cut)}; give `parts` as slices")

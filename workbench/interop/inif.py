@@ -44,14 +44,14 @@ def to_inif(traces: Trace | Sequence[Trace], lanes: Iterable[str] = ("logprob", 
     models = {trace.manifest.model["weights_digest"]: trace.manifest.model["name"] for trace in given}
     if len(models) != 1:
         raise ArgumentError(
-            f"an INIF document is about one model; these are of {visible(', '.join(models.values())) or 'none'}"
+            f"an INIF document is about one model, got traces of {visible(', '.join(models.values())) or 'none'}."
         )
     if len({trace.id for trace in given}) < len(given):
-        raise ArgumentError("a trace was given twice; the samples of a document are told apart by their traces' ids")
+        raise ArgumentError("a trace was given twice: a document tells its samples apart by the ids of their traces.")
     wrong = [lane for lane in lanes if hooks.LANES.get(lane) != ("pos",)]
     if wrong:
         fit = ", ".join(name for name, axes in hooks.LANES.items() if axes == ("pos",))
-        raise ArgumentError(f"{wrong[0]!r} is not one number a position; {fit} are")
+        raise ArgumentError(f"{wrong[0]!r} does not hold one number for each position; these lanes do: {fit}.")
     [(digest, name)] = models.items()
     about = {"name": name, "loading_config": given[0].manifest.numerics}
     return {

@@ -100,7 +100,7 @@ def from_xarray(data: xr.Dataset) -> Trace:
     that is no trace.
     """
     if "manifest" not in data or data["manifest"].dtype != np.uint8:
-        raise ArgumentError("this Dataset is no trace: it has no variable `manifest`, which to_xarray writes")
+        raise ArgumentError("this Dataset holds no trace: the variable `manifest`, which to_xarray writes, is missing.")
     manifest = decode_manifest(data["manifest"].values.tobytes())
     arrays: dict[str, np.ndarray] = {}
     for name, info in manifest.tensors.items():

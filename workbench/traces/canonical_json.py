@@ -24,7 +24,7 @@ def parse(data: bytes, what: str) -> Any:
     def finite(text: str) -> float:
         number = float(text)
         if number - number != 0:  # 1e999 is an infinity too
-            raise ArgumentError(f"{text[:20]} is no finite number")
+            raise ArgumentError(f"{text[:20]} is not a finite number")
         return number
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

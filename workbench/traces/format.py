@@ -64,7 +64,7 @@ def word(dtype: np.dtype) -> str:
     ('F32', 'BF16')
     """
     if dtype.name not in _WORDS:
-        raise ArgumentTypeError(f"a trace cannot hold {dtype.name}; it holds {', '.join(_WORDS)}")
+        raise ArgumentTypeError(f"a trace cannot hold {dtype.name}: convert it to one of {', '.join(_WORDS)}.")
     return _WORDS[dtype.name]
 
 

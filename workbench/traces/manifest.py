@@ -64,15 +64,15 @@ class TensorInfo:
         _want(len(set(self.axes)) == len(self.axes), "an axis occurs twice")
         for axis in self.axes:
             if not (isinstance(axis, str) and _AXIS.fullmatch(axis)):
-                raise ArgumentError(f"{_show(axis)} is no axis name")
+                raise ArgumentError(f"{_show(axis)} is not the name of an axis")
         if self.source not in SOURCES:
             raise ArgumentError(f"source is {_show(self.source)}, not one of {', '.join(SOURCES)}")
         for piece in self.pieces:
             check_shape(self.dtype, piece.shape)
             if not (isinstance(piece.part, str) and PART.fullmatch(piece.part)):
-                raise ArgumentError(f"{_show(piece.part)} is no part")
+                raise ArgumentError(f"{_show(piece.part)} is not the name of a part")
             if not (isinstance(piece.sha256, str) and _HASH.fullmatch(piece.sha256)):
-                raise ArgumentError(f"{_show(piece.sha256)} is no sha256")
+                raise ArgumentError(f"{_show(piece.sha256)} is not a sha256")
             _want(len(piece.shape) == len(self.shape), "a piece has other axes than its tensor")
         if self.pieces:
             _want(len({piece.part for piece in self.pieces}) == len(self.pieces), "a part occurs twice")
@@ -210,7 +210,7 @@ class Manifest:
                 _keys(info, [f.name for f in fields(TensorInfo)], f"tensors[{_show(name)}]")
                 for key in ("shape", "axes", "pieces"):
                     if not isinstance(info[key], list):
-                        raise ArgumentError(f"tensors[{_show(name)}].{key} is no list")
+                        raise ArgumentError(f"tensors[{_show(name)}].{key} is not a list")
                 for piece in info["pieces"]:
                     _want(isinstance(piece, list) and len(piece) == 3, "a piece is not [part, shape, sha256]")
                     _want(isinstance(piece[1], list), "the shape of a piece is no list")
@@ -279,7 +279,7 @@ def _set(frozen: object, **values: Any) -> None:
 
 def _ints(shape: Sequence[Any]) -> tuple[int, ...]:
     if not (isinstance(shape, Sequence) and all(type(n) is int for n in shape)):
-        raise ArgumentError(f"{_show(shape)} is no shape")
+        raise ArgumentError(f"{_show(shape)} is not a shape")
     return tuple(shape)
 
 
@@ -420,7 +420,7 @@ def _tokens(value: Any, what: str) -> list[int]:
 def _words(value: Any, what: str) -> dict:
     for token, text in _dict(value, what).items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise ArgumentError(f"{what} has the key {_show(token)}, no token id")
+            raise ArgumentError(f"{what} has the key {_show(token)}, which is not a token id")
         if not isinstance(text, str):
             raise ArgumentError(f"{what}[{token}] is {_show(text)}, not a text")
     return value
@@ -434,7 +434,7 @@ def _stop(value: Any, what: str) -> list:
 
 def _span(span: Any, count: int) -> Span:
     if not isinstance(span, Span):
-        raise ArgumentError(f"{_show(span)} is no Span")
+        raise ArgumentError(f"{_show(span)} is not a Span")
     for name in ("start", "stop", "content_start", "content_stop"):
         _count(getattr(span, name), f"span.{name}")
     ordered = span.start <= span.content_start <= span.content_stop <= span.stop <= count

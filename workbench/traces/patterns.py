@@ -131,7 +131,7 @@ def view(trace: Trace, layer: int, heads: Heads = slice(None), size: int = 512, 
     source = _source(trace, layer)
     chosen, n = _chosen(source, heads), source.n
     if (size := operator.index(size)) < 1:
-        raise ArgumentError(f"a view of {size} x {size} cells cannot be made; size is 1 or more")
+        raise ArgumentError(f"size must be at least 1, got {size}.")
     factor = max(1, -(-n // size))
     if factor == 1:
         whole, sink = _tile(source, chosen, slice(None), slice(None))

@@ -182,7 +182,7 @@ def _both(lane: str | Pair, trace: Trace, other: Trace) -> Both:
         array = np.array(values, "f4")
         if array.shape != (len(run),):
             raise ArgumentError(
-                f"{label} has the shape {array.shape}; it takes one number for each of {len(run)} tokens"
+                f"{label} must be one number for each of the {len(run)} tokens, got the shape {array.shape}."
             )
         arrays.append(np.where(np.isfinite(array), array, np.nan).astype("f4"))
     return Both(label, unit, *arrays)

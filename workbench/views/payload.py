@@ -30,7 +30,7 @@ def packed(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes
     for name, array in arrays.items():
         kind = array.dtype.str.lstrip("<>|=")
         if kind not in KINDS:
-            raise ArgumentTypeError(f"{name!r} is {array.dtype}; a view can read {', '.join(KINDS)}")
+            raise ArgumentTypeError(f"{name!r} must have one of the dtypes {', '.join(KINDS)}, got {array.dtype}.")
         table[name] = [kind, list(array.shape), size]
         parts.append(_filled(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()))
         size += len(parts[-1])

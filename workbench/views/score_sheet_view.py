@@ -233,7 +233,7 @@ def _belief(found: Any, n: int) -> Lane:
         return Lane("belief", missing="an experiment: score_sheet(trace, belief=wb.belief(model, trace))", **about)
     curve = found["p"] if isinstance(found, xr.Dataset) else found
     if set(curve.dims) != {"step", "answer"} or "pos" not in curve.coords:
-        raise ArgumentError(f"belief has the axes {curve.dims}; give what wb.belief(model, trace) gives: (step answer)")
+        raise ArgumentError(f"belief must be what wb.belief(model, trace) gives, (step answer), got {curve.dims}.")
     values, ends = curve.transpose("answer", "step").values, [*curve["pos"].values.tolist(), n]
     rows = np.full((len(values), n), np.nan, "f4")
     for number, (start, stop) in enumerate(pairwise(ends)):
@@ -257,7 +257,7 @@ def _drift(trace: Trace, found: Any) -> Lane:
     pieces = parts(trace)
     if set(drift.dims) != {"layer", "step", "key_step"} or drift.sizes["step"] != len(pieces):
         raise ArgumentError(
-            f"drift is {dict(drift.sizes)}; give wb.routing_drift(trace): (layer, {len(pieces)} steps, …)"
+            f"drift must be wb.routing_drift(trace), with (layer, {len(pieces)} steps, …), got {dict(drift.sizes)}."
         )
     values = drift.transpose("layer", "step", "key_step").values
     rows = np.full((len(values), len(trace)), np.nan, "f4")
@@ -285,7 +285,7 @@ def _own(array: xr.DataArray, number: int, trace: Trace) -> Lane:
     n = len(trace)
     if not isinstance(array, xr.DataArray) or not 1 <= array.ndim <= 2 or array.sizes.get("pos") != n:
         raise ArgumentError(
-            f"a lane of your own is a DataArray (pos) or (layer pos) with {n} positions, not {_what(array)}"
+            f"a lane of your own must be a DataArray (pos) or (layer pos) with {n} positions, not {_what(array)}"
         )
     name = visible(str(array.name or array.attrs.get("long_name") or f"own {number + 1}"))
     about = (name, visible(str(array.attrs.get("long_name", name))), visible(str(array.attrs.get("units", ""))))

@@ -74,5 +74,7 @@ def tokens(
         label, unit = visible(str(attrs.get("long_name", "value"))), visible(str(attrs.get("units", "")))
         array = np.array(values, "f4")
         if array.shape != (len(trace),):
-            raise ArgumentError(f"values have the shape {array.shape}; this trace has {len(trace)} tokens")
+            raise ArgumentError(
+                f"values must be one number for each of the {len(trace)} tokens, got shape {array.shape}."
+            )
     return Tokens(trace, array, label, unit, window=window, picked=picked)

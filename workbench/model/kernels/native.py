@@ -92,7 +92,7 @@ def use(level: str | None) -> None:
     """Compute with this level from now on: one of `kinds()`, or None for the best there is."""
     can = kinds()
     if level is not None and level not in can:
-        raise ArgumentError(f"{level} kernels do not run here; what does: {', '.join(can)}")
+        raise ArgumentError(f"{level} kernels do not run here. Choose one of {', '.join(can)}.")
     _State.wanted = level
     chosen = level or can[0]
     _State.level = LEVELS.get(chosen)
@@ -239,7 +239,7 @@ def dequantise(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float3
     if blocks.shape != (*scales.shape, BYTES):
         raise ArgumentError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together")
     if dtype not in DTYPES:
-        raise ArgumentError(f"MXFP4 is dequantised to float32 or bfloat16 here, not {dtype}")
+        raise ArgumentError(f"MXFP4 is dequantized to float32 or bfloat16 here, got {dtype}.")
     blocks, scales = _cpu(blocks).contiguous(), _cpu(scales).contiguous()
     out = torch.empty(*scales.shape[:-1], GROUP * scales.shape[-1], dtype=dtype)
     _library().wb_dequantise(
@@ -389,11 +389,11 @@ def check_groups(groups: Sequence[tuple[int, int, int]], rows: int) -> list[int]
     row, flat = 0, []
     for expert, first, last in groups:
         if not (expert >= 0 and first == row <= last):
-            raise ArgumentError(f"groups cover the rows in order, with experts from 0: got {(expert, first, last)}")
+            raise ArgumentError(f"groups must cover the rows in order, experts from 0, got {(expert, first, last)}.")
         row = last
         flat += (expert, first, last)
     if row != rows:
-        raise ArgumentError(f"groups end at row {row} of {rows}")
+        raise ArgumentError(f"groups must end at row {rows}, the last one, got {row}.")
     return flat
 
 
@@ -473,7 +473,7 @@ def _check(holds: bool, must: str, x: Tensor) -> None:
 def _cpu(x: Tensor, *others: Tensor) -> Tensor:
     for t in (x, *others):
         if t.device.type != "cpu" or t.layout != torch.strided:
-            raise ArgumentError(f"the native kernels compute on the CPU, not on {t.device}")
+            raise ArgumentError(f"the native kernels need tensors on the CPU, got one on {t.device}.")
     return x
 
 

@@ -68,7 +68,7 @@ def repack_mxfp4_ggml(rows: Tensor) -> tuple[Tensor, Tensor]:
 def _decode(codes: Tensor, scales: Tensor, out: Tensor) -> None:
     """Fill `out` [group, byte, nibble] from codes [group, byte] and scales [group]."""
     if out.dtype not in _PAIR:
-        raise ArgumentError(f"MXFP4 is dequantised to float32, bfloat16 or float64, not {out.dtype}")
+        raise ArgumentError(f"MXFP4 is dequantized to float32, bfloat16 or float64, got {out.dtype}.")
     byte = torch.arange(256, device=codes.device)
     value = torch.tensor(FP4, dtype=out.dtype, device=codes.device)
     pairs = torch.stack((value[byte & 15], value[byte >> 4]), -1).view(_PAIR[out.dtype]).flatten()
