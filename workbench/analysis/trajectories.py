@@ -98,7 +98,7 @@ def resid_trajectory(
         x = np.asarray(trace[at, int(layer)], np.float64)
         if x.shape[1] != basis.sizes["d_model"]:
             raise ArgumentError(
-                f"the basis has d_model={basis.sizes['d_model']} and this trace {x.shape[1]}: fit it on this model's traces."
+                f"the basis has d_model={basis.sizes['d_model']} and this trace {x.shape[1]}: fit it on its own traces."
             )
         axes = basis["direction"].sel(layer=layer).values
         centre = basis["mean"].sel(layer=layer).values
