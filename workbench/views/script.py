@@ -13,7 +13,7 @@ _COMMENT = re.compile(r"^\s*(?://.*|/\*\*.*|\*.*)\n|\s+// [^\"'`\n]*$", re.MULTI
 def script(*modules: str) -> str:
     """Those modules and what they import, each once and before who needs it, as one text without imports or exports.
 
-    >>> script("sheet").count("register = ")
+    >>> script("score_sheet_view").count("register = ")
     1
     """
     done: dict[str, str] = {}
