@@ -82,7 +82,7 @@ def test_models_tokenizers_adapters_and_lenses_are_found_under_the_home_folder(h
     tiny = Random(n_layers=1).config
     assert wb.synth(tiny, "~/synth", tokenizer="~/pocket") == home / "synth"
     monkeypatch.setenv("WORKBENCH_CACHE", "~/cache")
-    assert wb.conversation.vocabulary.cache_folder() == home / "cache"
+    assert wb.conversation.o200k.cache_folder() == home / "cache"
 
 
 def test_the_command_line_expands_what_no_shell_has(home, trace, capsys):

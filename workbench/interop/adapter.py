@@ -21,11 +21,12 @@ from workbench.conversation.parse import parse
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import BudgetError, InteropError, NotRecorded, VerificationWarning
 from workbench.interop.readers import Reader
-from workbench.model.memory import free_memory, show
+from workbench.model.memory import free_memory
 from workbench.recording.budget import AUTO, AUTO_SHARE, REFUSE_SHARE
 from workbench.recording.summaries import Chosen, Norms, Predictions, StepAttention, array
 from workbench.recording.taps import Chain, Recorder, Tap
 from workbench.recording.tracing import PROBE, WORDS, always, exact, found_steps
+from workbench.text import size_text as show
 from workbench.traces import Manifest, TensorInfo, Trace, verification
 from workbench.traces.format import word
 from workbench.traces.spans import Span

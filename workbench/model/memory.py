@@ -5,8 +5,6 @@ from pathlib import Path
 import psutil
 import torch
 
-from workbench.text import size_text as show  # noqa: F401
-
 
 def free_memory(device: str | torch.device = "cpu") -> int:
     """Bytes that a run may still take: of the machine, of the container's limit, or of the GPU."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from workbench import hooks
 from workbench.errors import BudgetError
 from workbench.model.config import Config
-from workbench.model.memory import show
+from workbench.text import size_text as show
 
 # What record="auto" takes, the most useful for its size first; the rest follows from these or is asked for by name.
 AUTO = ("steps", "lens", "attention", "residuals", "writes", "values", "experts")
