@@ -1,5 +1,6 @@
 """Files appear whole or not at all: on any error, in any step, what was there is there still and nothing else is."""
 
+import ast
 import os
 import stat
 import threading
@@ -9,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import workbench as wb
 from workbench import files
 from workbench.errors import FileError
 from workbench.files import atomic_folder, atomic_path, atomic_write
@@ -194,3 +196,23 @@ def test_every_file_of_a_folder_is_on_the_disk_before_the_folder_has_its_name(tm
     target = tmp_path / "model"
     inodes = [str(p.stat().st_ino) for p in (target / "deep", target / "deep" / "a", target)]
     assert events == [*inodes, "rename", str(tmp_path.stat().st_ino)]
+
+
+# What writes a file beside its target: the compiler's output, which is made where nothing of ours can be imported, and
+# the folder of a trace, which is locked while it grows.
+ELSEWHERE = {"model/kernels/build.py": {"os.replace"}, "traces/untrusted_files.py": {"os.rename"}}
+STEPS = {"os.replace", "os.rename", "os.fsync", "os.link", "tempfile.mkstemp", "tempfile.NamedTemporaryFile"}
+
+
+def test_files_are_put_into_place_by_this_module_alone():
+    found = {}
+    for path in sorted(Path(wb.__file__).parent.rglob("*.py")):
+        called = {
+            ast.unparse(node.func)
+            for node in ast.walk(ast.parse(path.read_text("utf-8")))
+            if isinstance(node, ast.Call)
+        }
+        if called & STEPS:
+            found[path.relative_to(Path(wb.__file__).parent).as_posix()] = called & STEPS
+    assert found.pop("files.py") == {"os.replace", "os.rename", "os.fsync"}
+    assert found == ELSEWHERE
