@@ -57,7 +57,7 @@ def puts(monkeypatch) -> list[int]:
         put(cells, cell, values)
 
     monkeypatch.setattr(Cells, "put", counted)
-    for room in ("patching", "path_patching"):
+    for room in ("activation_patching", "path_patching"):
         monkeypatch.setattr(f"workbench.experiments.{room}.ROWS", 2)
     monkeypatch.setattr("workbench.experiments.attention_knockout.WORK", 1)
     return seen

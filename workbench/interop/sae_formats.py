@@ -187,7 +187,7 @@ class SAE:
         if self.norm == "none":
             return made
         if x is None:
-            raise ArgumentError(f"this SAE normalizes its input by {self.norm}: give decode that input as well.")
+            raise ArgumentError(f"this SAE normalizes its input by {self.norm}: give decode the x that was encoded.")
         _, scale, shift = self._normed(x)
         return made * scale + shift
 
