@@ -16,15 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import workbench as wb
-from workbench.errors import (
-    MissingDependency,
-    PromptError,
-    TraceCorrupt,
-    TraceError,
-    TraceExists,
-    TraceUnsafe,
-    WorkbenchError,
-)
+from workbench.checks import require
+from workbench.errors import PromptError, TraceCorrupt, TraceError, TraceExists, TraceUnsafe, WorkbenchError
 from workbench.paths import expanded
 from workbench.text import visible
 
@@ -353,10 +346,7 @@ def synth(given: argparse.Namespace) -> int:
 
 def lab(given: argparse.Namespace) -> int:
     """The command `workbench lab`; gives its exit code."""
-    from importlib.util import find_spec
-
-    if find_spec("jupyterlab") is None:
-        raise MissingDependency("JupyterLab is not installed. Run: pip install 'gpt-oss-workbench[lab]'")
+    require("jupyterlab", extra="lab")
     quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container one is root, and JupyterLab would refuse
         quiet.append("--allow-root")

@@ -113,7 +113,7 @@ def test_the_step_that_is_copied_is_the_one_that_matters():
 def test_what_cannot_be_suppressed_is_refused(trace):
     with pytest.raises(NotRecorded, match="two are needed, and there are 1"):
         suppression(tiny(), trace, PARTS[:1])
-    with pytest.raises(ValueError, match="'later' or 'all', not 'none'"):
+    with pytest.raises(ValueError, match="'later' or 'all', got 'none'"):
         suppression(tiny(), trace, PARTS, queries="none")
 
 

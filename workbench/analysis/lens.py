@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from workbench.errors import NotRecorded
+from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace
 
 
@@ -68,10 +68,10 @@ def forking_tokens(trace: Trace, share: float = 0.2) -> xr.DataArray:
     >>> bool((np.diff(forks) <= 0).all()), bool((forks["pos"] >= trace.prompt_length).all())
     (True, True)
 
-    Raises ValueError unless 0 < share <= 1, NotRecorded if nothing was written.
+    Raises ArgumentError unless 0 < share <= 1, NotRecorded if nothing was written.
     """
     if not 0 < share <= 1:
-        raise ValueError(f"a share lies above 0 and is 1 at most; this is {share}")
+        raise ArgumentError(f"share must be above 0 and at most 1, got {share}.")
     written = np.arange(max(trace.prompt_length, 1), len(trace))
     if not len(written):
         raise NotRecorded("nothing was written in this run: forks are where the model chose")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from workbench.conversation.bpe_bytes import symbol_bytes
 from workbench.conversation.tokenizer import Tokenizer
+from workbench.files import atomic_write
 from workbench.paths import expanded
 
 if TYPE_CHECKING:
@@ -91,11 +92,11 @@ def _vocabulary_folder(tokenizer: Tokenizer) -> Iterator[Path]:
         return
     data = ranks(tokenizer.symbols)
     try:
-        _write(kept / FILE, data)
+        kept.mkdir(parents=True, exist_ok=True)
+        atomic_write(kept / FILE, data)
     except OSError:  # a read-only home: do without the cache
         with tempfile.TemporaryDirectory() as scratch:
-            _write(Path(scratch) / FILE, data)
-            yield Path(scratch)
+            yield atomic_write(Path(scratch) / FILE, data).parent
         return
     yield kept
 
@@ -105,21 +106,6 @@ def _is_right(path: Path) -> bool:
         return hashlib.sha256(path.read_bytes()).hexdigest() == RANKS_SHA256
     except OSError:
         return False
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of it or nothing: another process never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
 
 
 @contextmanager

@@ -19,7 +19,8 @@ import numpy as np
 import xarray as xr
 
 from workbench import hooks
-from workbench.errors import CheckpointError, EditError, HookNameError
+from workbench.checks import check_index
+from workbench.errors import ArgumentError, CheckpointError, EditError, HookNameError
 from workbench.text import visible
 from workbench.traces import Trace
 
@@ -182,7 +183,7 @@ class SAE:
         if self.norm == "none":
             return made
         if x is None:
-            raise ValueError(f"this SAE reads through {self.norm}: give decode the x that was encoded as well")
+            raise ArgumentError(f"this SAE normalizes its input by {self.norm}: give decode the x that was encoded.")
         _, scale, shift = self._normed(x)
         return made * scale + shift
 
@@ -246,7 +247,7 @@ class SAE:
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> with model.edit(sae.site, sae.ablate([7, 200])): without = model.trace(trace)
 
-        Raises EditError for a feature that there is not.
+        Raises SelectionError for a feature that there is not.
         """
         return self.steer(feature, 0.0)
 
@@ -256,16 +257,12 @@ class SAE:
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> with model.edit(sae.site, sae.steer(7, 4.0), positions=slice(20, None)): pushed = model.trace(trace)
 
-        Raises EditError for a feature that there is not, or a value that is not finite.
+        Raises SelectionError for a feature that there is not, EditError for none and for a value that is not finite.
         """
-        from workbench.edits.positions import whole_numbers
-
-        try:
-            wanted = tuple(whole_numbers(feature))
-        except TypeError:
-            wanted = ()
-        if not wanted or min(wanted) < 0 or max(wanted) >= self.d_sae:
-            raise EditError(f"this SAE has the features 0..{self.d_sae - 1}; {feature!r} was asked for")
+        several = [feature] if np.ndim(feature) == 0 else feature
+        wanted = tuple(check_index("feature", each, self.d_sae) for each in several)  # pyright: ignore[reportGeneralTypeIssues]
+        if not wanted:
+            raise EditError("feature is empty: give at least one feature.")
         if not np.isfinite(value):
             raise EditError(f"a feature is set to a finite value, not {value}")
         return Clamp(self, wanted, float(value))
@@ -277,7 +274,7 @@ class SAE:
         >>> sae.direction(7).shape
         (128,)
 
-        Raises EditError for a feature that there is not.
+        Raises SelectionError for a feature that there is not.
         """
         [feature] = self.ablate(feature).features
         row = self.W_dec[feature]

@@ -20,8 +20,9 @@ from typing import Any
 
 from workbench.errors import FigureError, WorkbenchError
 from workbench.figures.backends.matplotlib import FORMATS
-from workbench.figures.saving import contents, write
+from workbench.figures.saving import contents
 from workbench.figures.spec import Figure
+from workbench.files import atomic_write
 from workbench.text import visible
 
 SUMS = "sums.json"
@@ -138,10 +139,10 @@ def renew(folder: Path, out: Path, names: Sequence[str] = ()) -> Iterator[Verdic
         verdict = compare(script.stem, kept.get(script.stem), made)
         out.mkdir(parents=True, exist_ok=True)
         for ending, data in files.items():
-            write(out / f"{script.stem}.{ending}", data)
+            atomic_write(out / f"{script.stem}.{ending}", data)
         kept[script.stem] = made
         text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
-        write(folder / SUMS, text.encode())  # after each, so an interrupt loses one figure at most
+        atomic_write(folder / SUMS, text.encode())  # after each, so an interrupt loses one figure at most
         yield verdict
 
 
@@ -154,7 +155,7 @@ def kept_sums(folder: Path) -> dict[str, Any]:
         kept = json.loads(path.read_text("utf-8"))
         for name, sums in kept.items():
             if not {"spec", "data", "code", "versions", *FORMATS} <= set(sums):
-                raise ValueError(f"{name} is not whole")
+                raise FigureError(f"{name} is not whole")
     except (ValueError, AttributeError, TypeError) as error:
         raise FigureError(f"{visible(str(path))} cannot be read: {error}. Take it from git again") from None
     return kept

@@ -15,7 +15,7 @@ from workbench.errors import HookNameError, InteropError
 from workbench.interop import adapter
 from workbench.interop.readers import ids_of
 from workbench.interop.transformers import _by_head, _check_ids, _hidden, _one_by_one, source_of
-from workbench.interop.versions import require
+from workbench.interop.versions import check_release
 from workbench.taps import Tap
 from workbench.traces import Trace
 
@@ -87,7 +87,7 @@ def record(
     Raises InteropError for another model than gpt-oss, fused experts, or another attention than eager; NotRecorded,
     HookNameError, PromptError, BudgetError, MissingDependency.
     """
-    require("transformers", "nnsight")
+    check_release("transformers", "nnsight")
     module = getattr(model, "_module", None)
     if module is None or not hasattr(model, "trace"):
         raise InteropError(f"a {type(model).__name__} is no model of nnsight; give an NNsight or a LanguageModel")
@@ -201,7 +201,7 @@ def wrap(model: "Model") -> Any:
 
     Raises MissingDependency.
     """
-    require("nnsight")
+    check_release("nnsight")
     import nnsight
 
     return nnsight.NNsight(_module(model))

@@ -17,11 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import workbench.hooks as names
-from workbench.errors import InteropError, MissingDependency
+from workbench.checks import require
+from workbench.errors import InteropError
 from workbench.interop import adapter
 from workbench.interop.adapter import ForeignSource
 from workbench.interop.readers import ids_of, reader_of
-from workbench.interop.versions import require
+from workbench.interop.versions import check_release
 from workbench.model.arrays import exact, tensor
 from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.hf_config import parse_hf_config
@@ -57,7 +58,7 @@ def record(
     Raises InteropError for a bridge whose value biases were folded although the model has sinks, or whose rows and
     sinks do not sum to 1; NotRecorded, HookNameError, PromptError, BudgetError, MissingDependency.
     """
-    require("transformers", "transformer-lens")
+    check_release("transformers", "transformer-lens")
     source = _source(bridge, tokenizer)
     source.forward = lambda tokens, tap: _run(bridge, source, tokens, tap)
     template = getattr(bridge.tokenizer, "chat_template", None)
@@ -86,7 +87,7 @@ def from_cache(
 
     Raises InteropError where the cache is not that of those tokens, has no logits, or breaks what is said above.
     """
-    require("transformers", "transformer-lens")
+    check_release("transformers", "transformer-lens")
     held = dict(cache.items())
     bridge = getattr(cache, "model", None) if model is None else model
     ids = tokens.tolist() if hasattr(tokens, "tolist") else list(tokens)
@@ -126,12 +127,8 @@ def to_cache(trace: Trace, model: Any = None) -> Any:
 
     Raises MissingDependency.
     """
-    require("transformer-lens")
-    try:
-        from transformer_lens import ActivationCache
-    except ImportError as error:
-        raise MissingDependency(f"transformer-lens is installed and cannot be imported: {error}") from error
-
+    check_release("transformer-lens")
+    ActivationCache = require("transformer_lens", extra="interop").ActivationCache
     held = {}
     for name in trace.names():
         if names.point_of(name) not in names.POINTS:

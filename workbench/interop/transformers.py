@@ -18,7 +18,7 @@ from workbench.errors import InteropError
 from workbench.interop import adapter
 from workbench.interop.adapter import ForeignSource
 from workbench.interop.readers import ids_of, reader_of
-from workbench.interop.versions import require
+from workbench.interop.versions import check_release
 from workbench.model.arrays import exact
 from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.from_transformers import _folder as folder_of
@@ -69,7 +69,7 @@ def record(
     Raises InteropError for what is no causal model that can be recorded, NotRecorded for a word of `record` of which it
     has nothing, HookNameError, PromptError, BudgetError, MissingDependency for a release that is not supported.
     """
-    require("transformers")
+    check_release("transformers")
     source = source_of(model, tokenizer)
     template = getattr(getattr(model, "tokenizer", tokenizer), "chat_template", None)
     folder = folder_of(_name(model))

@@ -8,7 +8,7 @@ from pathlib import Path
 from workbench import hooks
 from workbench.errors import BudgetError
 from workbench.model.config import Config
-from workbench.model.memory import show
+from workbench.text import size_text
 
 # What record="auto" takes, the most useful for its size first; the rest follows from these or is asked for by name.
 AUTO = ("steps", "lens", "attention", "residuals", "writes", "values", "experts")
@@ -40,12 +40,12 @@ class Estimate:
         return self.memory <= REFUSE_SHARE * self.free
 
     def __str__(self) -> str:
-        parts = [f"{show(size)} {name}" for name, size in sorted(self.by_name.items(), key=lambda kv: -kv[1])[:6]]
+        parts = [f"{size_text(size)} {name}" for name, size in sorted(self.by_name.items(), key=lambda kv: -kv[1])[:6]]
         verdict = "fits" if self.fits else "does not fit"
         left = f"; left out: {', '.join(self.gave_way)}" if self.gave_way else ""
         return (
-            f"{show(self.bytes)} on disk for {self.positions} positions ({', '.join(parts)}); "
-            f"{show(self.memory)} of memory while it runs, {show(self.free)} free: {verdict}{left}"
+            f"{size_text(self.bytes)} on disk for {self.positions} positions ({', '.join(parts)}); "
+            f"{size_text(self.memory)} of memory while it runs, {size_text(self.free)} free: {verdict}{left}"
         )
 
 
@@ -120,8 +120,8 @@ def working_memory(c: Config, dtype: str, n_pos: int, wanted: Sequence[str], chu
 def refuse_if_device_too_small(working: int, free: int, device: str) -> None:
     if working > REFUSE_SHARE * free:
         raise BudgetError(
-            f"a pass needs about {show(working)} on {device}, and 80 % of the {show(free)} that are free there is "
-            f"{show(REFUSE_SHARE * free)}. Shorten the text, or record fewer patterns."
+            f"a pass needs about {size_text(working)} on {device}, and 80 % of the {size_text(free)} that are free there is "
+            f"{size_text(REFUSE_SHARE * free)}. Shorten the text, or record fewer patterns."
         )
 
 
@@ -131,7 +131,7 @@ def refuse_if_disk_too_small(nbytes: int, path: Path) -> None:
     free = shutil.disk_usage(folder).free
     if nbytes > free:
         raise BudgetError(
-            f"the trace takes about {show(nbytes)}, and the disk of {folder} has {show(free)} free. "
+            f"the trace takes about {size_text(nbytes)}, and the disk of {folder} has {size_text(free)} free. "
             f"Record less, or give a place on another disk."
         )
 
@@ -152,12 +152,12 @@ def refuse_if_too_big(
         "one layer, record='blocks.0.hook_resid_*'": hooks.match("blocks.0.hook_resid_*", n_layers),
         "record='' (routing, predictions, sinks, norms only)": [],
     }
-    wants = f"It asks for: {', '.join(f'{k} {show(price(v))}' for k, v in asked.items())}. " if asked else ""
+    wants = f"It asks for: {', '.join(f'{k} {size_text(price(v))}' for k, v in asked.items())}. " if asked else ""
     choices = {k: v for k, v in cheaper.items() if set(v) <= set(available)}
     raise BudgetError(
         f"recording {' '.join(asked) or 'this'} over {estimate.positions} positions needs "
-        f"{show(estimate.memory)} of memory, and 80 % of the {show(estimate.free)} that are free is "
-        f"{show(REFUSE_SHARE * estimate.free)}. {wants}"
-        f"Cheaper: {'; '.join(f'{k} {show(price(v))}' for k, v in choices.items())}; "
+        f"{size_text(estimate.memory)} of memory, and 80 % of the {size_text(estimate.free)} that are free is "
+        f"{size_text(REFUSE_SHARE * estimate.free)}. {wants}"
+        f"Cheaper: {'; '.join(f'{k} {size_text(price(v))}' for k, v in choices.items())}; "
         f"or record='auto', which takes what fits."
     )

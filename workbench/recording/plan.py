@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING
 from workbench import hooks
 from workbench.errors import NotRecorded
 from workbench.model import prefill
-from workbench.model.memory import free_memory, show
+from workbench.model.memory import free_memory
 from workbench.recording import budget
 from workbench.recording.assemble import TEXT_RANKS, draft
 from workbench.recording.source import ModelSource, Source, text_of
+from workbench.text import size_text
 from workbench.traces import Manifest, predicted_bytes, verification
 
 if TYPE_CHECKING:
@@ -179,7 +180,7 @@ def _what_fits(
             left -= cost
             taken.append(preset)
         elif names:
-            gave_way.append(f"{preset} ({show(cost)})")
+            gave_way.append(f"{preset} ({size_text(cost)})")
     return taken, tuple(gave_way)
 
 

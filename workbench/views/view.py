@@ -34,6 +34,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from workbench.checks import check_index
+from workbench.errors import ArgumentError
 from workbench.text import visible, visible_pieces
 from workbench.traces import Trace
 from workbench.traces.spans import Span
@@ -62,10 +64,10 @@ class View:
 
     def __init__(self, trace: Trace, *, window: Sequence[int] | None = None, picked: int | None = None):
         n = len(trace)
-        if picked is not None and not 0 <= picked < n:
-            raise ValueError(f"picked={picked} is no position of this trace; it has the positions 0 to {n - 1}")
+        if picked is not None:
+            check_index("picked", picked, n)
         if window is not None and (len(window) != 2 or not 0 <= window[0] < window[1] <= n):
-            raise ValueError(f"window={tuple(window)} is no stretch of this trace; write (first, stop) within (0, {n})")
+            raise ArgumentError(f"window must be (first, stop) with 0 <= first < stop <= {n}, got {tuple(window)}.")
         self.trace = trace
         self.window = None if window is None else (int(window[0]), int(window[1]))
         self._picked: dict[str, int] | None = None if picked is None else {"pos": int(picked)}

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.errors import FigureError, MissingDependency
+from workbench.checks import require
+from workbench.errors import FigureError
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Line, Mark, Points, Rule
 from workbench.figures.theme import (
     FAINT,
@@ -29,11 +30,10 @@ from workbench.figures.theme import (
     TINTS,
     TITLE,
     luminance,
-    number,
     round_ticks,
     shades,
 )
-from workbench.text import visible
+from workbench.text import number_text, visible
 
 if TYPE_CHECKING:
     from workbench.figures.spec import Figure, Panel
@@ -76,13 +76,9 @@ def images(
 
 def needed() -> Any:
     """matplotlib; MissingDependency without it."""
-    try:
-        import matplotlib
-        import matplotlib.figure
-        import matplotlib.style
-    except ImportError:
-        raise MissingDependency("matplotlib is not installed. Run: pip install 'gpt-oss-workbench[figures]'") from None
-    return matplotlib
+    for part in ("figure", "style"):  # not there before they are imported by name
+        require(f"matplotlib.{part}", extra="figures")
+    return require("matplotlib", extra="figures")
 
 
 @lru_cache(maxsize=1)
@@ -301,7 +297,7 @@ def _cells(axes: Any, mark: Cells, per_unit: float) -> None:
     shown = ScalarMappable(Normalize(*ends), scale)
     bar = axes.figure.colorbar(shown, ax=axes, aspect=22, fraction=0.06, pad=0.015)
     ticks = round_ticks(*ends, 5)
-    bar.set_ticks(ticks, labels=[number(tick) for tick in ticks], minor=False)
+    bar.set_ticks(ticks, labels=[number_text(tick) for tick in ticks], minor=False)
     bar.set_label(drawable(mark.label), size=LABEL)
     bar.outline.set_linewidth(0.4)
 

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.errors import MissingDependency
+from workbench.checks import require
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Line, Mark, Points, Rule
 from workbench.figures.theme import FAINT, INK, LABEL, NOTHING, SERIES, SMALL, TICK, TINTS, TITLE, shades
 from workbench.text import visible
@@ -34,10 +34,7 @@ def inert(text: str) -> str:
 
 def interactive(figure: "Figure") -> Any:
     """The figure as plotly's own; raises MissingDependency without plotly."""
-    try:
-        from plotly import graph_objects
-    except ImportError:
-        raise MissingDependency("plotly is not installed. Run: pip install 'gpt-oss-workbench[lab]'") from None
+    graph_objects = require("plotly.graph_objects", extra="lab")
     width, height = figure.width * PX, (figure.height or 0) * PX
     notes = textwrap.wrap(figure.note, int(width / (SMALL * POINT * LETTER)))
     layout: dict[str, Any] = {

@@ -15,7 +15,8 @@ from workbench.model.checkpoints.pages import can_give_back
 from workbench.model.config import Config
 from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
-from workbench.model.memory import free_memory, show
+from workbench.model.memory import free_memory
+from workbench.text import size_text
 
 Shape = tuple[int, ...]
 SMALL_MATTER = 256e6  # bytes: a model that takes less is dequantised, and runs the same on every machine
@@ -209,8 +210,8 @@ def holding(
         smaller = ", or dtype=torch.bfloat16" if target.itemsize > 2 else ""
         advice = "" if packed else " With the experts in MXFP4, as published, it takes a third or less."
         raise BudgetError(
-            f"{where}: its {config.n_params:,} parameters take {show(need)} in {_short(target)}, and {device} has "
-            f"{show(free)} free.{advice} Take a machine or a GPU with more memory{smaller}."
+            f"{where}: its {config.n_params:,} parameters take {size_text(need)} in {_short(target)}, and {device} has "
+            f"{size_text(free)} free.{advice} Take a machine or a GPU with more memory{smaller}."
         )
     return held
 

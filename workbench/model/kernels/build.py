@@ -51,7 +51,7 @@ def build(target: Path = LIBRARY, cc: list[str] | None = None, flags: tuple[str,
         for threads in (["-fopenmp"], []) if sys.platform != "darwin" else ([],):
             done = subprocess.run([*command, *threads], capture_output=True, text=True)
             if done.returncode == 0:
-                temporary.replace(target)
+                temporary.replace(target)  # not `files.atomic_path`: a build imports nothing of ours
                 return target
     except OSError as e:
         raise CannotBuild(f"{cc[0]} does not start ({e}): {HOW}") from None
