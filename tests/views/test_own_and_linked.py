@@ -56,7 +56,7 @@ def test_two_views_of_heads_show_the_layer_and_head_of_their_code_when_run_and_w
 
 def test_a_kept_token_is_that_of_both_views_and_says_the_layer_and_head_of_the_first(heads: Alive):
     heads.page.locator(".wb").nth(1).press("End")
-    assert heads.picked() == {"pos": len(whole()) - 1, "layer": 0, "head": 1}
+    assert heads.selected() == {"pos": len(whole()) - 1, "layer": 0, "head": 1}
     assert choices(heads) == [["", "0", "1"], ["", "3", "5"]]
     said = heads.page.locator(".wb-said").all_inner_texts()
     assert [f"layer {layer}, head {head} looks" in text for (layer, head), text in zip([(0, 1), (3, 5)], said)] == [
@@ -108,7 +108,7 @@ def test_steps_have_the_numbers_of_the_array_and_of_python_everywhere(browser, t
         [[float(r > k) * (r + k / 100) for k in range(count)] for r in range(count)], dims=("step", "key_step")
     )
     views = [
-        wb.views.score_sheet(trace, arcs=array, picked=steps[3].start),
+        wb.views.score_sheet(trace, arcs=array, selected=steps[3].start),
         wb.views.steps(trace, array),
         wb.views.tokens(trace),
         wb.views.routing(trace),

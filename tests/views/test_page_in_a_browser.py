@@ -126,9 +126,9 @@ def test_lanes_are_chosen_and_ordered_by_the_reader_and_python_says_how(seen: Se
     seen.page.get_by_role("button", name="the line that makes this view").click()
     line = seen.page.locator(".wb-code").input_value()
     lanes = '"transcript", "entropy", "logprob", "depth", "sink", "margin", "norm"'
-    assert line == f"wb.views.score_sheet(trace, lanes=({lanes}), picked=7)"
+    assert line == f"wb.views.score_sheet(trace, lanes=({lanes}), selected=7)"
     sheet = eval(line, {"wb": wb, "trace": made.run()})
-    assert (", ".join(f'"{name}"' for name in sheet.shown), sheet.picked) == (lanes, {"pos": 7})
+    assert (", ".join(f'"{name}"' for name in sheet.shown), sheet.selected) == (lanes, {"pos": 7})
 
 
 @pytest.mark.parametrize(("button", "suffix"), [("SVG", "svg"), ("PNG", "png"), ("PDF", "pdf")])
@@ -229,7 +229,7 @@ def test_a_trace_without_lanes_says_how_to_record_them(browser, tmp_path: Path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 420])
 def test_nothing_is_wider_than_the_window(browser, tmp_path: Path, scheme, width: int):
-    path = wb.views.score_sheet(made.run(), picked=50).to_html(tmp_path / "page.html")
+    path = wb.views.score_sheet(made.run(), selected=50).to_html(tmp_path / "page.html")
     seen = Seen(browser, path, color_scheme=scheme, width=width)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     paper = seen.page.evaluate("getComputedStyle(document.querySelector('.wb')).backgroundColor")
@@ -241,7 +241,7 @@ def test_nothing_is_wider_than_the_window(browser, tmp_path: Path, scheme, width
 def test_sixteen_thousand_tokens_are_drawn_and_say_that_they_share_columns(browser, tmp_path: Path):
     said = made.words("So we add 12 and 34, which gives 46. Wait, check that again. ") * 800
     trace = made.run([("user", None, ["Add."]), ("assistant", "analysis", said[:16_000])], layers=4)
-    seen = Seen(browser, wb.views.score_sheet(trace, picked=9_000).to_html(tmp_path / "page.html"))
+    seen = Seen(browser, wb.views.score_sheet(trace, selected=9_000).to_html(tmp_path / "page.html"))
     # all of the text is there, spans only where it is seen
     whole = "".join(seen.page.locator(".wb-part").all_text_contents()).replace("↵", "")
     assert whole == "".join(visible(piece, "\n") or "∅" for piece in trace.pieces)

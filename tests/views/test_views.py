@@ -46,21 +46,21 @@ def test_a_payload_refuses_what_javascript_cannot_read():
 
 
 def test_what_is_picked_can_be_said_in_python():
-    view = wb.views.tokens(made.run(), picked=4)
-    assert view.picked == {"pos": 4}
-    view.picked = 9
-    assert view.picked == {"pos": 9}
-    view.picked = {"pos": 3, "layer": 2}
-    assert view.payload()[0]["picked"] == {"pos": 3, "layer": 2}
-    view.picked = None
-    assert view.picked is None
+    view = wb.views.tokens(made.run(), selected=4)
+    assert view.selected == {"pos": 4}
+    view.selected = 9
+    assert view.selected == {"pos": 9}
+    view.selected = {"pos": 3, "layer": 2}
+    assert view.payload()[0]["selected"] == {"pos": 3, "layer": 2}
+    view.selected = None
+    assert view.selected is None
 
 
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"picked": 98}, "positions 0 to 97"),
-        ({"picked": -1}, "positions 0 to 97"),
+        ({"selected": 98}, "positions 0 to 97"),
+        ({"selected": -1}, "positions 0 to 97"),
         ({"window": (5, 5)}, "first, stop"),
         ({"window": (0, 99)}, r"\(0, 98\)"),
         ({"window": (3,)}, "first, stop"),
@@ -181,7 +181,7 @@ def test_four_thousand_tokens_of_text_are_less_than_seventy_kilobytes():
 
 def test_a_question_that_fails_is_answered_with_why():
     view = wb.views.tokens(made.run())
-    head, buffers = _answer(view, {"id": "7", "kind": "tile", "wanted": {}})
+    head, buffers = _answer(view, {"id": "7", "kind": "tile", "request": {}})
     assert head == {"id": "7", "error": "LookupError: this view has no 'tile' to give"}
     assert buffers == []
     head, [data] = _answer(view, {"id": "8", "kind": "open"})

@@ -68,14 +68,14 @@ def test_a_trace_shows_itself_and_its_snapshot_gives_way(page):
 def test_a_click_in_one_cell_marks_the_other_and_reaches_python(server: Lab, page):
     page.locator(".wb").first.locator(".wb-t").nth(30).click()
     assert kept(page) == [30, 30]
-    assert server.ask(page, "print(view.picked)") == "{'pos': 30}"
+    assert server.ask(page, "print(view.selected)") == "{'pos': 30}"
 
 
 def test_python_moves_the_mark(server: Lab, page):
-    server.ask(page, "view.picked = 44")
+    server.ask(page, "view.selected = 44")
     assert kept(page) == [44, 44]
-    assert server.ask(page, "print(view.picked)") == "{'pos': 44}"
-    server.ask(page, "view.picked = None")
+    assert server.ask(page, "print(view.selected)") == "{'pos': 44}"
+    server.ask(page, "view.selected = None")
     assert kept(page) == []
 
 

@@ -52,16 +52,16 @@ def whole(talk: list[made.Message] = made.TALK, *, heads: int = HEADS, seed: int
 HOSTILE = [("user", None, made.HOSTILE), ("assistant", "analysis", made.HOSTILE)]
 
 _LIVE = """
-const state = { picked: null };
+const state = { selected: null };
 let heard;
 const model = {
   get: (key) => state[key],
   set: (key, value) => { state[key] = value; },
-  save_changes: () => { if (!NUMBER) window.picked = state.picked; },
+  save_changes: () => { if (!NUMBER) window.selected = state.selected; },
   on: (name, f) => { if (name === "msg:custom") heard = f; },
   off: () => {},
-  async send({ id, kind, wanted }) {
-    const [error, text] = await window.reply(NUMBER, kind, wanted);
+  async send({ id, kind, request }) {
+    const [error, text] = await window.reply(NUMBER, kind, request);
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     heard({ id, ...(error && { error }) }, [new DataView(bytes.buffer)]);
   },
@@ -96,16 +96,16 @@ class Alive(Seen):
         page.goto(path.as_uri())
         page.wait_for_selector("html.drawn", state="attached")
 
-    def _reply(self, number: int, kind: str, wanted: dict) -> list[str]:
+    def _reply(self, number: int, kind: str, request: dict) -> list[str]:
         self.asked.append(kind)
         try:
-            return ["", b64encode(self.views[number].reply(kind, wanted)).decode()]
+            return ["", b64encode(self.views[number].reply(kind, request)).decode()]
         except Exception as error:
             return [f"{type(error).__name__}: {error}", ""]
 
-    def picked(self):
+    def selected(self):
         self.settled()
-        return self.page.evaluate("window.picked")
+        return self.page.evaluate("window.selected")
 
 
 def inert(seen: Seen, browser, tmp_path: Path) -> str:

@@ -1,6 +1,12 @@
+// @ts-check
 // Two runs beside each other: lanes over the first one's tokens, and the aligned texts as words.
-import { busOf, columns, frame, mix, number, register, spread } from "./shared.js";
-import { gutter, strip } from "./grid.js";
+import { mix } from "./drawing.js";
+import { register } from "./mount.js";
+import { gutter, strip } from "./plots.js";
+import { columns, spread } from "./token_axis.js";
+import { number } from "./token_index.js";
+import { busOf } from "./trace_bus.js";
+import { frame } from "./view_frame.js";
 
 const PAIR_WIDE = 66,
   PAIR_TALL = 42,
@@ -154,7 +160,7 @@ register("compare", (ctx) => {
     });
   }
 
-  // The texts: as many rows of pairs as fit, and how many there are above and below. They follow the kept token and the zoom.
+  // The texts: as many rows of pairs as fit, and how many there are above and below. They follow the pinned token and the zoom.
   let begin = state.from > 0 ? column[state.from] : Math.max(0, (parts[0] ?? 0) - 8),
     followed = -1;
   const grid = (width) => {

@@ -1,11 +1,16 @@
+// @ts-check
 // The heads of a layer: all as thumbnails, one large, what a token looks at, the sink beside it, the window's edge.
-import { axisOf, frame, number, ramp, raster, register, ticks, veil } from "./shared.js";
-import { answers, list, menu, scale, squares } from "./grid.js";
+import { ramp, raster } from "./drawing.js";
+import { register } from "./mount.js";
+import { queryCache, list, menu, scale, squares } from "./plots.js";
+import { axisOf, ticks, veil } from "./token_axis.js";
+import { number } from "./token_index.js";
+import { frame } from "./view_frame.js";
 
 const LEFT = 104,
   TOP = 54;
 
-register("attention", (ctx) => {
+register("heads", (ctx) => {
   const { data, tokens, bus, theme } = ctx,
     { state } = bus,
     { n } = tokens,
@@ -16,7 +21,7 @@ register("attention", (ctx) => {
     head: state.head < 0 ? data.head : Math.min(data.heads - 1, state.head),
   });
   let small, large; // the two plots: made last, asked for from the beginning
-  const store = answers(
+  const store = queryCache(
     ctx.ask,
     (kind, { head = now().head }) => (
       kind === "layer" && small?.paint(),
@@ -83,7 +88,7 @@ register("attention", (ctx) => {
       factor: all.factor,
     };
   };
-  /** The heads beside this one are asked for before they are wanted, once this one is here. */
+  /** The heads beside this one are asked for ahead of time, once this one is here. */
   const ahead = () => {
     const { layer: l, head } = now(),
       asked = (h) =>
@@ -93,9 +98,9 @@ register("attention", (ctx) => {
   const drawn = new WeakMap(); // by their cells: going back to a head draws what is there
   const picture = (a, { cells: of, start, factor }) => {
     const key = [a.from, a.to, a.columns, theme.of.paper, start].join(),
-      kept = drawn.get(of),
+      cached = drawn.get(of),
       m = a.columns;
-    if (kept?.key === key) return kept.made;
+    if (cached?.key === key) return cached.made;
     const levels = squares(a, of, start, factor),
       made = raster(m, m, ramp(theme.of.low, theme.of.blue), (r, k) =>
         k > r ? -1 : levels[r * m + k],
@@ -114,7 +119,7 @@ register("attention", (ctx) => {
     );
   };
 
-  // What a token looks at: the exact row of a kept one, or what the cells show.
+  // What a token looks at: the exact row of a pinned one, or what the cells show.
   const tops = (query, most) => {
     const row = query === state.lock && store.get("row", { ...now(), query });
     const seen = row?.arrays ? null : cells(axis()),
@@ -140,7 +145,7 @@ register("attention", (ctx) => {
       `layer ${l}, head ${head} looks most at: ${
         tops(i, 5)
           .map(([t, v]) => `${t} (${about}${number(v)})`)
-          .join(", ") || "keep the token to see"
+          .join(", ") || "pin the token to see"
       }`,
     ];
     if (state.key < 0 || i !== state.hover) return lines;
@@ -149,7 +154,7 @@ register("attention", (ctx) => {
       place = (p) => Math.floor((p - seen.start) / seen.factor);
     const level = seen && state.key <= i ? seen.cells[place(i) * side + place(state.key)] : 0;
     return [
-      `at “${tokens.word(state.key)}” ${state.key}: ${state.key > i ? "not yet written" : `≈ ${number(value(level))}${seen?.factor > 1 ? `, the largest of ${seen.factor} × ${seen.factor} tokens` : ""}`}`,
+      `at “${tokens.word(state.key)}” ${state.key}: ${state.key > i ? "not yet generated" : `≈ ${number(value(level))}${seen?.factor > 1 ? `, the largest of ${seen.factor} × ${seen.factor} tokens` : ""}`}`,
       ...lines,
     ];
   };
@@ -342,21 +347,21 @@ register("attention", (ctx) => {
           },
         );
       const [x, top] = beside(width) ? [LEFT + side + 34, y0 + 22] : [LEFT, y + side + 36],
-        kept = state.lock,
-        found = kept >= 0 ? tops(kept, 7) : [];
+        pinned = state.lock,
+        found = pinned >= 0 ? tops(pinned, 7) : [];
       pen.text(
         x,
         top,
-        kept >= 0
-          ? `“${tokens.word(kept)}” ${kept} looks at`
-          : "click to keep a query: its top keys are here",
-        { fill: kept >= 0 ? c.ink : c.soft, bold: kept >= 0, size: 12, width: width - x },
+        pinned >= 0
+          ? `“${tokens.word(pinned)}” ${pinned} looks at`
+          : "click to pin a query: its top keys are here",
+        { fill: pinned >= 0 ? c.ink : c.soft, bold: pinned >= 0, size: 12, width: width - x },
       );
-      if (kept >= 0 && !found.length)
+      if (pinned >= 0 && !found.length)
         pen.text(
           x,
           top + 20,
-          store.get("row", { ...now(), query: kept })?.error
+          store.get("row", { ...now(), query: pinned })?.error
             ? "its keys take Python: run the cell"
             : "…",
           { fill: c.soft, size: 11, width: width - x },

@@ -1,6 +1,10 @@
+// @ts-check
 // The lens: what every layer would predict at every token; all tokens as colour, and a stretch of them as words.
-import { frame, mix, number, ramp, raster, register } from "./shared.js";
-import { gutter, menu, scale, strip } from "./grid.js";
+import { mix, ramp, raster } from "./drawing.js";
+import { register } from "./mount.js";
+import { gutter, menu, scale, strip } from "./plots.js";
+import { number } from "./token_index.js";
+import { frame } from "./view_frame.js";
 
 const WIDE_CELL = 62,
   TALL_CELL = 19,
@@ -55,10 +59,10 @@ register("lens", (ctx) => {
   const level = (v) => ((v - looks[look].low) / (looks[look].high - looks[look].low || 1)) * 255;
   const colours = () => ramp(theme.of.low, theme.of[looks[look].ramp]);
 
-  // The stretch that is shown as words: it moves when the kept token or the window leaves it.
+  // The stretch that is shown as words: it moves when the pinned token or the window leaves it.
   let first = data.window
     ? data.window[0]
-    : Math.max(0, Math.min(state.lock, n) >= 0 ? state.lock - 4 : tokens.given - 2);
+    : Math.max(0, Math.min(state.lock, n) >= 0 ? state.lock - 4 : tokens.promptLength - 2);
   const stretch = (width) => {
     const fit = Math.max(1, Math.min(n, Math.floor((width - gutter(width) - 8) / WIDE_CELL)));
     if (state.lock >= 0 && (state.lock < first || state.lock >= first + fit))

@@ -1,6 +1,10 @@
+// @ts-check
 // Which experts run: tokens x layers x chosen experts, one layer's experts over the tokens, loads by layer, channel and step.
-import { frame, mix, number, plain, ramp, raster, register } from "./shared.js";
-import { gutter, matrix, menu, strip } from "./grid.js";
+import { mix, ramp, raster } from "./drawing.js";
+import { register } from "./mount.js";
+import { gutter, matrix, menu, strip } from "./plots.js";
+import { number, plain } from "./token_index.js";
+import { frame } from "./view_frame.js";
 
 register("routing", (ctx) => {
   const { data, tokens, bus, theme } = ctx,
@@ -19,7 +23,7 @@ register("routing", (ctx) => {
     layer = () => place(state.layer < 0 ? data.layer : state.layer);
   const at = (l, i, k) => (l * n + i) * active + k,
     share = (place) => weights[place] / 65535;
-  let expert = -1; // the kept one: where it runs, and nothing else, is coloured
+  let expert = -1; // the pinned one: where it runs, and nothing else, is coloured
   const shown = (l, i) =>
     Array.from(
       { length: active },
@@ -61,11 +65,7 @@ register("routing", (ctx) => {
         (_, e) =>
           ramp(
             ...Array(2).fill(
-              mix(
-                c.paper,
-                c[`k${e % 8}`],
-                1 - (0.75 * Math.floor(e / 8)) / Math.ceil(experts / 8),
-              ),
+              mix(c.paper, c[`k${e % 8}`], 1 - (0.75 * Math.floor(e / 8)) / Math.ceil(experts / 8)),
             ),
           )[0],
       );
@@ -226,19 +226,19 @@ register("routing", (ctx) => {
     };
   };
   const chart = (label, cells, rest) => {
-    let kept = null,
+    let cached = null,
       key = ""; // counted anew only when something changed
     const now = () => {
-      const wanted = [layer(), state.only, state.only && state.lock, theme.of.paper].join();
-      if (key !== wanted) (kept = cells()), (key = wanted);
-      return kept;
+      const shownNow = [layer(), state.only, state.only && state.lock, theme.of.paper].join();
+      if (key !== shownNow) (cached = cells()), (key = shownNow);
+      return cached;
     };
     matrix(view, ctx, {
       label,
       cells: now,
-      kept: () => [-1, expert],
+      pinned: () => [-1, expert],
       on: ["only", "lock"],
-      told: (r, e) =>
+      describe: (r, e) =>
         `${now().rows[r]}, expert ${e}\nruns at ${number(100 * now().at(r, e))} % of the positions`,
       link: (r) => ({ hover: now().first?.[r] ?? -1 }),
       ...rest,

@@ -1,26 +1,18 @@
+// @ts-check
 // The score sheet: one token axis, and under the transcript whatever lanes the reader wants to see beside each other.
-import {
-  axisOf,
-  columns,
-  frame,
-  make,
-  number,
-  plain,
-  ramp,
-  raster,
-  register,
-  spread,
-  ticks,
-  veil,
-} from "./shared.js";
-import { legend, transcript } from "./token_text.js";
-import { arcs, linksOf } from "./arcs.js";
+import { ramp, raster } from "./drawing.js";
+import { register } from "./mount.js";
+import { arcs, linksOf } from "./step_arcs.js";
+import { axisOf, columns, spread, ticks, veil } from "./token_axis.js";
+import { number, plain } from "./token_index.js";
+import { legend, transcript } from "./transcript.js";
+import { frame, make } from "./view_frame.js";
 
 const ROWS = 128,
   GAP = 9,
   SCALE = 76;
 
-register("sheet", (ctx) => {
+register("score_sheet", (ctx) => {
   const { data, tokens, bus, theme } = ctx,
     { state } = bus,
     { n } = tokens,

@@ -1,13 +1,18 @@
+// @ts-check
 // From step to step: any arrays (step key_step) as a matrix and as arcs over the tokens. Steps are numbered from 0.
-import { axisOf, frame, number, plain, ramp, register } from "./shared.js";
-import { answers, gutter, matrix, menu, strip } from "./grid.js";
-import { MOST_ARCS, arcs, linksOf } from "./arcs.js";
+import { ramp } from "./drawing.js";
+import { register } from "./mount.js";
+import { queryCache, gutter, matrix, menu, strip } from "./plots.js";
+import { MOST_ARCS, arcs, linksOf } from "./step_arcs.js";
+import { axisOf } from "./token_axis.js";
+import { number, plain } from "./token_index.js";
+import { frame } from "./view_frame.js";
 
 const ARCS_TALL = 116,
   SIDE = 360;
 
 /** Cells (row column) of a square matrix, from:to of it, `by` x `by` at a time, each with its value of the largest size. */
-export function shared(values, side, from, to, by) {
+export function pooled(values, side, from, to, by) {
   const size = Math.ceil((to - from) / by),
     found = new Float32Array(size * size).fill(NaN);
   for (let r = from; r < to; r++)
@@ -26,10 +31,10 @@ register("steps", (ctx) => {
     { edges } = data,
     count = steps.length;
   let which = 0,
-    kept = {},
+    cached = {},
     key = "";
   const redraw = () => view.figures.forEach((f) => f.paint());
-  const store = answers(ctx.ask, redraw, 24);
+  const store = queryCache(ctx.ask, redraw, 24);
   data.matrices.forEach(({ array, layer, ...rest }, k) => {
     const arrays = Object.fromEntries(
       ["cells", "ends", "strength"].map((name) => [name, data.arrays[`${k}:${name}`]]),
@@ -68,9 +73,9 @@ register("steps", (ctx) => {
           ? `, mean over ${layers.length} layers`
           : `, layer ${layer()}`
         : "",
-      wanted = [which, layer(), first, stop, side, theme.of.paper].join();
-    if (key === wanted && kept.one === one) return kept;
-    key = wanted;
+      shownNow = [which, layer(), first, stop, side, theme.of.paper].join();
+    if (key === shownNow && cached.one === one) return cached;
+    key = shownNow;
     const { of: c } = theme,
       none = {
         one,
@@ -84,11 +89,11 @@ register("steps", (ctx) => {
         side: SIDE,
         title: `${label}${where} · ${one?.error ?? (one ? "no step here" : "…")}`,
       };
-    if (!one?.arrays || !stop) return (kept = none);
+    if (!one?.arrays || !stop) return (cached = none);
     const { start, factor, high, sided } = one,
       [from, to] = [Math.floor((first - start) / factor), Math.ceil((stop - start) / factor)];
     const by = Math.ceil((to - from) / side),
-      found = shared(one.arrays.cells, one.arrays.cells.shape[0], from, to, by),
+      found = pooled(one.arrays.cells, one.arrays.cells.shape[0], from, to, by),
       size = Math.ceil((to - from) / by),
       each = by * factor,
       begin = start + from * factor;
@@ -99,7 +104,7 @@ register("steps", (ctx) => {
     const columns = groups.map(([s]) => s),
       rows = groups.map(([s]) => (each > 1 ? s : `${s} ${plain(steps[s].kind)}`));
     const rough = each > 1 ? ` · downsampled: the largest of ${each} × ${each} steps` : "";
-    return (kept = {
+    return (cached = {
       one,
       groups,
       each,
@@ -157,7 +162,7 @@ register("steps", (ctx) => {
   bus.on(follow, ctx.signal);
   follow();
   const group = (p) => {
-    const { groups, begin, each } = kept,
+    const { groups, begin, each } = cached,
       s = p >= 0 ? tokens.step[p] : -1;
     return groups && s >= begin ? Math.floor((s - begin) / each) : -1;
   };
@@ -165,8 +170,8 @@ register("steps", (ctx) => {
     label: "step by step",
     cells: now,
     on: ["from", "to"],
-    told(r, k) {
-      const { groups, at, each } = kept,
+    describe(r, k) {
+      const { groups, at, each } = cached,
         [row, column] = [groups?.[r], groups?.[k]];
       if (!row || !column) return "";
       const texts =
@@ -174,10 +179,10 @@ register("steps", (ctx) => {
       return `${name(...row)} from ${name(...column)}: ${number(at(r, k))} ${edges[which].unit}${each > 1 ? `, the largest of ${each} × ${each} steps` : ""}${texts}`;
     },
     link: (r, k) => ({
-      hover: steps[kept.groups[r][0]].start,
-      key: steps[kept.groups[k][0]].start,
+      hover: steps[cached.groups[r][0]].start,
+      key: steps[cached.groups[k][0]].start,
     }),
-    kept: () => [group(state.lock), -1],
+    pinned: () => [group(state.lock), -1],
   });
   const links = () => {
     const { first, stop, all, one } = best();

@@ -1,8 +1,12 @@
+// @ts-check
 // A view of the tokens: by channel and step, or by a number for each.
-import { frame, mix, number, register } from "./shared.js";
-import { legend, transcript } from "./token_text.js";
+import { mix } from "./drawing.js";
+import { register } from "./mount.js";
+import { number } from "./token_index.js";
+import { legend, transcript } from "./transcript.js";
+import { frame } from "./view_frame.js";
 
-register("transcript", (ctx) => {
+register("tokens", (ctx) => {
   const { data, tokens, theme } = ctx,
     { values, logprob } = data.arrays,
     { low, high, label, unit } = data.scale ?? {};

@@ -1,6 +1,10 @@
+// @ts-check
 // What the weights say, beside what this run did: sinks of the heads, tokens of the router's rows, words of the experts.
-import { frame, number, ramp, register } from "./shared.js";
-import { gutter, matrix, menu } from "./grid.js";
+import { ramp } from "./drawing.js";
+import { register } from "./mount.js";
+import { gutter, matrix, menu } from "./plots.js";
+import { number } from "./token_index.js";
+import { frame } from "./view_frame.js";
 
 const ROW_TALL = 18,
   BAR_WIDE = 96;
@@ -53,7 +57,7 @@ register("weights", (ctx) => {
       (_, r) => `layer ${layers - 1 - r}${data.sliding[layers - 1 - r] ? " (sliding)" : ""}`,
     );
   const place = (r, h) => (layers - 1 - r) * data.heads + h;
-  const told = (r, h) => {
+  const describe = (r, h) => {
     const { logit, share, mass } = arrays,
       i = place(r, h);
     return [
@@ -68,8 +72,8 @@ register("weights", (ctx) => {
   const heat = (title, values, unit, colour) =>
     matrix(view, ctx, {
       label: title,
-      told,
-      kept: () => [state.layer >= 0 ? layers - 1 - state.layer : -1, state.head],
+      describe,
+      pinned: () => [state.layer >= 0 ? layers - 1 - state.layer : -1, state.head],
       cells: () => ({
         title,
         rows: named,
@@ -108,26 +112,22 @@ register("weights", (ctx) => {
             parts = rows[0]?.words.length ?? 1,
             wide = (width - x1) / parts;
           pen.text(0, y0 + 13, title, { fill: c.ink, bold: true, size: 12, width });
-          above
-            .slice(0, bars)
-            .forEach((text, k) =>
-              pen.text(x0 + k * BAR_WIDE, y0 + 33, text, {
+          above.slice(0, bars).forEach((text, k) =>
+            pen.text(x0 + k * BAR_WIDE, y0 + 33, text, {
+              fill: c.soft,
+              size: 10.5,
+              width: BAR_WIDE - 6,
+            }),
+          );
+          above.slice(-parts).forEach(
+            (text, k) =>
+              rows.length &&
+              pen.text(x1 + k * wide, y0 + 33, text, {
                 fill: c.soft,
                 size: 10.5,
-                width: BAR_WIDE - 6,
+                width: wide - 6,
               }),
-            );
-          above
-            .slice(-parts)
-            .forEach(
-              (text, k) =>
-                rows.length &&
-                pen.text(x1 + k * wide, y0 + 33, text, {
-                  fill: c.soft,
-                  size: 10.5,
-                  width: wide - 6,
-                }),
-            );
+          );
           rows.forEach(({ name, bars: values, words }, r) => {
             const y = y0 + top + r * ROW_TALL;
             if (r % 2) pen.rect(0, y, width, ROW_TALL, c.faint, 0.7);

@@ -1,5 +1,6 @@
+// @ts-check
 // Links from step to step, as workbench.views.step_links picks them: ends (link 2: step, key_step), strength, the largest last.
-import { number } from "./shared.js";
+import { number } from "./token_index.js";
 
 export const MOST_ARCS = 200;
 

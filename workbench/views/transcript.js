@@ -1,6 +1,9 @@
+// @ts-check
 // The tokens as text: messages by channel, steps by kind, or the colour of a number a token. A token
 // is one span once it comes into sight.
-import { make, mix, plain } from "./shared.js";
+import { mix } from "./drawing.js";
+import { plain } from "./token_index.js";
+import { make } from "./view_frame.js";
 
 const WIDE = 7.4; // of a letter in a saved transcript
 const PART = 200; // tokens, about, that become spans together, when they come into sight; until then they are one text
@@ -28,7 +31,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
     const made = make("span", { textContent: text(i) }),
       step = tokens.steps[tokens.step[i]],
       head = i < message.content || i >= message.end;
-    const p = logprob && i >= tokens.given && !tint ? Math.exp(logprob[i]) : 1,
+    const p = logprob && i >= tokens.promptLength && !tint ? Math.exp(logprob[i]) : 1,
       rare = p < 0.1 ? "wb-rarer" : p < 0.5 && "wb-rare";
     const kind = head ? "wb-head" : step && !tint && `wb-kind k${step.colour}`,
       off = mask && !mask[i] && "wb-off";
@@ -38,7 +41,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
       rare,
       off,
       i === hover && "wb-on",
-      i === lock && "wb-kept",
+      i === lock && "wb-pinned",
       hits[i] && "wb-hit",
     ]
       .filter(Boolean)
@@ -115,7 +118,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
   const place = () => {
     if (hover !== state.hover) move("wb-on", hover, (hover = state.hover));
     if (lock === state.lock) return;
-    move("wb-kept", lock, (lock = state.lock));
+    move("wb-pinned", lock, (lock = state.lock));
     if (!box.matches(":hover")) reveal(lock);
   };
   const filter = () => {
@@ -172,15 +175,15 @@ export function transcript(view, ctx, { tall, tint = null }) {
         for (const [i, at, text, size] of words) {
           const x = 104 + at * WIDE,
             step = tokens.steps[tokens.step[i]],
-            kept = i === state.lock;
-          const fill = kept
+            pinned = i === state.lock;
+          const fill = pinned
             ? c.mark
             : tint
               ? tint(i, c)
               : step && mix(c.paper, c[`k${step.colour}`], 0.28);
           if (fill) pen.rect(x, y + 2, size * WIDE, 18, fill);
           pen.text(x, y + 15, text, {
-            fill: kept ? c.paper : c.ink,
+            fill: pinned ? c.paper : c.ink,
             size: WIDE / 0.602,
             mono: true,
           });
@@ -202,7 +205,7 @@ export function legend(view, tokens, logprob) {
         textContent: `${plain(kind)} ${tokens.steps.filter((s) => s.kind === kind).length}`,
       }),
     );
-  if (logprob && tokens.given < tokens.n)
+  if (logprob && tokens.promptLength < tokens.n)
     line.append(
       make("i", { className: "wb-rare", textContent: "p under ½" }),
       make("i", { className: "wb-rarer", textContent: "p under ⅒" }),

@@ -1,5 +1,9 @@
-// What the views of layers, heads and steps share: choices in the bar, answers that are kept, squares, scales, bars.
-import { axisOf, make, number, raster, ticks, veil } from "./shared.js";
+// @ts-check
+// What the views of layers, heads and steps share: choices in the bar, cached queries, squares, scales, bars.
+import { raster } from "./drawing.js";
+import { axisOf, ticks, veil } from "./token_axis.js";
+import { number } from "./token_index.js";
+import { make } from "./view_frame.js";
 
 /** A menu in the bar of a view: [value, text] pairs; `f` hears of a choice. */
 export function menu(view, label, pairs, f) {
@@ -10,22 +14,22 @@ export function menu(view, label, pairs, f) {
   return made;
 }
 
-/** Answers of Python, asked once and kept: `get(kind, wanted)` gives the answer, null while it is on its way. */
-export function answers(ask, arrived, most = 64) {
-  const kept = new Map(),
-    name = (kind, wanted) => kind + JSON.stringify(wanted);
-  const keep = (key, answer) => {
-    if (kept.size >= most) kept.delete(kept.keys().next().value);
-    kept.set(key, answer);
+/** Results of queries to Python: `get(kind, request)` asks once and gives null until the result is there. */
+export function queryCache(ask, arrived, limit = 64) {
+  const results = new Map(),
+    name = (kind, request) => kind + JSON.stringify(request);
+  const store = (key, result) => {
+    if (results.size >= limit) results.delete(results.keys().next().value);
+    results.set(key, result);
   };
   return {
-    put: (kind, wanted, answer) => keep(name(kind, wanted), answer),
-    get(kind, wanted) {
-      const key = name(kind, wanted),
-        done = (answer) => (keep(key, answer), arrived(kind, wanted));
-      if (!kept.has(key))
-        keep(key, null), ask(kind, wanted).then(done, (error) => done({ error: error.message }));
-      return kept.get(key);
+    put: (kind, request, result) => store(name(kind, request), result),
+    get(kind, request) {
+      const key = name(kind, request),
+        done = (result) => (store(key, result), arrived(kind, request));
+      if (!results.has(key))
+        store(key, null), ask(kind, request).then(done, (error) => done({ error: error.message }));
+      return results.get(key);
     },
   };
 }
@@ -129,17 +133,17 @@ export function strip(
 }
 
 /** A plot of named cells. `cells(width)` gives {title, rows, columns, at(r, c), low, high, colours, unit, note, height, widest}, with `side` for square
- *  cells that together are no taller; `told(r, c)` is said of a cell, `link(r, c)` what the bus hears while the mouse is on it, `pick(r, c)` what a click does, `kept()` gives [row, column] or -1s. */
+ *  cells that together are no taller; `describe(r, c)` is said of a cell, `link(r, c)` what the bus hears while the mouse is on it, `pick(r, c)` what a click does, `pinned()` gives [row, column] or -1s. */
 export function matrix(
   view,
   ctx,
   {
     label,
     cells,
-    told,
+    describe,
     link = () => ({ hover: -1 }),
     pick = () => {},
-    kept = () => [-1, -1],
+    pinned = () => [-1, -1],
     on = [],
   },
 ) {
@@ -233,7 +237,7 @@ export function matrix(
     mark(_, width) {
       const { m, x0, w, h } = place(width),
         marks = [],
-        [row, column] = kept();
+        [row, column] = pinned();
       if (row >= 0 && row < m.rows.length)
         marks.push({ x: x0, y: top + row * h, w: w * m.columns.length, h, lock: true });
       if (column >= 0 && column < m.columns.length)
@@ -249,6 +253,6 @@ export function matrix(
       found = spot(event.clientX - r.left, event.clientY - r.top);
     if (found) pick(...found);
   });
-  bus.on(() => over && (el.querySelector(".wb-said").textContent = told(...over)), ctx.signal);
+  bus.on(() => over && (el.querySelector(".wb-said").textContent = describe(...over)), ctx.signal);
   return plot;
 }
