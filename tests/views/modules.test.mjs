@@ -2,21 +2,13 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { arcs, linksOf } from "../../workbench/views/arcs.js";
-import {
-  axisOf,
-  busOf,
-  columns,
-  mix,
-  number,
-  ramp,
-  spread,
-  SvgPen,
-  Tokens,
-  unpack,
-  viewOf,
-} from "../../workbench/views/shared.js";
-import { shared } from "../../workbench/views/steps_view.js";
+import { SvgPen, mix, ramp } from "../../workbench/views/drawing.js";
+import { unpack } from "../../workbench/views/mount.js";
+import { arcs, linksOf } from "../../workbench/views/step_arcs.js";
+import { pooled } from "../../workbench/views/steps_view.js";
+import { axisOf, columns, spread } from "../../workbench/views/token_axis.js";
+import { Tokens, number } from "../../workbench/views/token_index.js";
+import { busOf, viewOf } from "../../workbench/views/trace_bus.js";
 
 const data = unpack(new Uint8Array(readFileSync(process.env.PAYLOAD)));
 const { arrays } = data;
@@ -73,7 +65,7 @@ test("filters keep what they name", () => {
   const tokens = new Tokens(data),
     count = (only, lock = -1) => tokens.mask(only, lock).reduce((a, b) => a + b, 0);
   assert.equal(tokens.mask("", -1), null);
-  assert.equal(count("given") + count("written"), tokens.n);
+  assert.equal(count("prompt") + count("generated"), tokens.n);
   const names = [...new Set(tokens.messages.map((m) => m.name))];
   assert.equal(
     names.reduce((sum, name) => sum + count("channel:" + name), 0),
@@ -116,19 +108,19 @@ function two(id) {
   return { views, heard, ended, frame: () => waiting.splice(0).forEach((f) => f()) };
 }
 
-test("layer, head, stretch and filter belong to a view; hover, kept token and search to all views of the trace", () => {
+test("layer, head, stretch and filter belong to a view; hover, pinned token and search to all views of the trace", () => {
   const {
     views: [a, b],
     heard,
     ended,
     frame,
   } = two("own");
-  a.set({ layer: 3, from: 10, to: 20, only: "given", hover: 7, query: "x" });
+  a.set({ layer: 3, from: 10, to: 20, only: "prompt", hover: 7, query: "x" });
   frame();
   assert.deepEqual(
     [a, b].map(({ state: s }) => [s.layer, s.head, s.from, s.to, s.only, s.hover, s.query]),
     [
-      [3, 0, 10, 20, "given", 7, "x"],
+      [3, 0, 10, 20, "prompt", 7, "x"],
       [5, 5, 0, -1, "", 7, "x"],
     ],
   );
@@ -169,9 +161,9 @@ test("linked views share what would be their own, until they are not", () => {
 
 test("steps that share a cell show their value of the largest size", () => {
   const values = Float32Array.of(1, -2, NaN, 3, 4, -5, NaN, NaN, NaN);
-  assert.deepEqual([...shared(values, 3, 0, 3, 1)], [...values]);
-  assert.deepEqual([...shared(values, 3, 0, 3, 2)], [4, -5, NaN, NaN]);
-  assert.deepEqual([...shared(values, 3, 1, 3, 1)], [4, -5, NaN, NaN]);
+  assert.deepEqual([...pooled(values, 3, 0, 3, 1)], [...values]);
+  assert.deepEqual([...pooled(values, 3, 0, 3, 2)], [4, -5, NaN, NaN]);
+  assert.deepEqual([...pooled(values, 3, 1, 3, 1)], [4, -5, NaN, NaN]);
 });
 
 test("arcs are the strongest 200 links, and a step names its strongest 4", () => {

@@ -219,7 +219,7 @@ def test_texts_of_five_thousand_tokens_are_drawn_to_their_end_and_say_what_is_le
     assert f"{1249}" in drawn
     seen.page.locator(".wb").press("PageUp")
     assert "below" in rows(seen, tmp_path)[1]
-    seen.page.locator(".wb").press("Home")  # a kept token is shown
+    seen.page.locator(".wb").press("Home")  # a pinned token is shown
     seen.page.locator(".wb").press("ArrowRight")
     assert "above" not in rows(seen, tmp_path)[1]
     seen.page.locator(".wb").press("PageDown")  # and the texts may leave it

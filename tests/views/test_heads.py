@@ -133,7 +133,7 @@ def alike(seen: Seen, pattern: np.ndarray) -> float:
 
 
 @needed
-def test_darker_is_more_attention_and_what_is_not_yet_written_is_blank(browser, tmp_path: Path):
+def test_darker_is_more_attention_and_what_is_not_yet_generated_is_blank(browser, tmp_path: Path):
     trace = whole()
     n, pattern = len(trace), wb.pattern(trace, 1, 2).values
     seen = Seen(browser, wb.views.heads(trace, 1, 2).to_html(tmp_path / "page.html"))
@@ -145,7 +145,7 @@ def test_darker_is_more_attention_and_what_is_not_yet_written_is_blank(browser, 
 
 
 @needed
-def test_hovering_a_cell_names_query_and_key_and_a_click_keeps_the_query(browser, tmp_path: Path):
+def test_hovering_a_cell_names_query_and_key_and_a_click_pins_the_query(browser, tmp_path: Path):
     trace = whole()
     n, pattern = len(trace), wb.pattern(trace, 1, 2).values
     seen = Seen(browser, wb.views.heads(trace, 1, 2).to_html(tmp_path / "page.html"))

@@ -31,7 +31,7 @@ def test_a_trace_without_a_lens_says_what_records_it():
         wb.views.lens(made.run(lanes=False))
 
 
-def test_a_snapshot_says_the_words_of_the_kept_token():
+def test_a_snapshot_says_the_words_of_the_pinned_token():
     trace = whole()
     text = snapshot(wb.views.lens(trace, selected=40))
     assert "at position 40" in text
@@ -45,7 +45,7 @@ def word_cell(seen: Seen, column: int, layer: int) -> tuple[float, float]:
 
 
 @needed
-def test_a_cell_says_what_its_layer_predicts_and_a_click_keeps_both(browser, tmp_path: Path):
+def test_a_cell_says_what_its_layer_predicts_and_a_click_pins_both(browser, tmp_path: Path):
     trace = whole()
     lens = wb.logit_lens(trace)
     seen = Alive(browser, wb.views.lens(trace), tmp_path)
@@ -67,7 +67,7 @@ def test_a_cell_says_what_its_layer_predicts_and_a_click_keeps_both(browser, tmp
 
 
 @needed
-def test_the_words_follow_the_kept_token(browser, tmp_path: Path):
+def test_the_words_follow_the_pinned_token(browser, tmp_path: Path):
     trace = whole()
     seen = Alive(browser, wb.views.lens(trace, selected=5), tmp_path)
     seen.page.locator(".wb").press("End")

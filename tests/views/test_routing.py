@@ -82,7 +82,7 @@ def test_many_steps_share_rows_of_loads(browser, tmp_path: Path):
 
 
 @needed
-def test_a_token_says_its_experts_and_clicks_keep_layer_and_token(browser, tmp_path: Path):
+def test_a_token_says_its_experts_and_clicks_pin_layer_and_token(browser, tmp_path: Path):
     trace = whole()
     seen = Alive(browser, wb.views.routing(trace, 1), tmp_path)
     box = seen.page.locator(".wb-plot >> nth=0").bounding_box()
@@ -100,7 +100,7 @@ def test_a_token_says_its_experts_and_clicks_keep_layer_and_token(browser, tmp_p
     assert seen.selected() == {"pos": 39, "layer": LAYERS - 3}
     seen.page.get_by_role("button", name="the line that makes this view").click()
     assert seen.page.locator(".wb-code").input_value() == "wb.views.routing(trace, layer=1, selected=39)"
-    seen.page.mouse.click(*load_cell(seen, 2, 0, 4, LAYERS))  # keeps an expert, and its layer
+    seen.page.mouse.click(*load_cell(seen, 2, 0, 4, LAYERS))  # pins an expert, and its layer
     seen.settled()
     assert [seen.page.locator(f"select >> nth={k}").input_value() for k in (1, 2)] == [str(LAYERS - 1), "4"]
     assert seen.complaints == []

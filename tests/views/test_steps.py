@@ -133,7 +133,7 @@ def number(value: float) -> str:
 
 
 @needed
-def test_a_cell_says_both_steps_and_a_click_keeps_the_first_token(browser, tmp_path: Path):
+def test_a_cell_says_both_steps_and_a_click_pins_the_first_token(browser, tmp_path: Path):
     trace, array = whole(), effects()
     seen = Alive(browser, wb.views.steps(trace, array), tmp_path)
     seen.page.mouse.move(*at(seen, 4, 1))

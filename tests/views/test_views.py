@@ -59,8 +59,8 @@ def test_what_is_picked_can_be_said_in_python():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"selected": 98}, "positions 0 to 97"),
-        ({"selected": -1}, "positions 0 to 97"),
+        ({"selected": 98}, "selected must be between 0 and 97"),
+        ({"selected": -1}, "selected must be between 0 and 97"),
         ({"window": (5, 5)}, "first, stop"),
         ({"window": (0, 99)}, r"\(0, 98\)"),
         ({"window": (3,)}, "first, stop"),

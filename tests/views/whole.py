@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.views import made
-from tests.views.browser import Seen
+from tests.views.browser import Seen, noticing
 from workbench.traces import Manifest, Trace
 from workbench.traces.steps import steps
 from workbench.views.script import script, style
@@ -77,7 +77,7 @@ class Alive(Seen):
     def __init__(self, browser, view, folder: Path, *others, **options):
         self.asked: list[str] = []
         self.views = [view, *others]
-        page = browser.new_page(viewport={"width": 1280, "height": 900}, **options)
+        page = noticing(browser.new_page(viewport={"width": 1280, "height": 900}, **options))
         self.page, self.complaints, self.requests = page, [], []
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))

@@ -126,9 +126,9 @@ def heads(
     """The attention heads of a layer as thumbnails, and one of them large: rows are queries, columns keys.
 
     Beside the large head: what it gives to its sink, query by query; the edge of a sliding layer's window; and the keys
-    that the pinned query looks at most. Arrow keys go through the layers, `[` and `]` through the heads. The shade is the
-    square root of the attention, so that a tenth can be told from nothing. Where several tokens share a cell it is the
-    largest of theirs, and the view says "downsampled (max)"; zoomed in, it is exact. A page holds this layer's
+    that the pinned query attends to most. Arrow keys go through the layers, `[` and `]` through the heads. The shade is
+    the square root of the attention, so that a tenth can be told from nothing. Where several tokens share a cell it is
+    the largest of theirs, and the view says "downsampled (max)"; zoomed in, it is exact. A page holds this layer's
     thumbnails and this head; the others take Python. The layer is the first whose patterns are there, unless given.
 
     >>> trace = wb.trace("What is 12+30?")

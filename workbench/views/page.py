@@ -17,9 +17,9 @@ from workbench.paths import expanded, scratch
 from workbench.text import html
 from workbench.traces import Trace
 from workbench.traces.spans import Span
+from workbench.views.outline import colour_of, messages
 from workbench.views.script import HERE, script, style
 from workbench.views.snapshot_html import table
-from workbench.views.outline import colour_of, messages
 
 if TYPE_CHECKING:
     from workbench.views.view import View

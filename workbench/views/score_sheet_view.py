@@ -12,10 +12,10 @@ from workbench.analysis.lens import settle_depth
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
+from workbench.views.outline import colour_of, messages, parts
 from workbench.views.payload import Payload
 from workbench.views.step_links import strongest
 from workbench.views.steps_view import matrix_row
-from workbench.views.outline import colour_of, messages, parts
 from workbench.views.view import View, fitted, lane
 
 LANES = (

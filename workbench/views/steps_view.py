@@ -13,9 +13,9 @@ from workbench.errors import NotRecorded
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
+from workbench.views.outline import parts
 from workbench.views.payload import Payload
 from workbench.views.step_links import pooled, strongest
-from workbench.views.outline import parts
 from workbench.views.view import View
 
 Array = xr.DataArray | xr.Dataset

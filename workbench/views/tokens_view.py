@@ -9,8 +9,8 @@ import xarray as xr
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
-from workbench.views.payload import Payload
 from workbench.views.outline import colour_of, messages
+from workbench.views.payload import Payload
 from workbench.views.view import View
 
 

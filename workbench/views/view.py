@@ -2,25 +2,26 @@
 
 How to add a view, say of things:
 
-1. `views/things.py`: a subclass of `View` and a public function that makes it and checks what it was asked for.
-   `module = "things"`; `payload()` gives the header and the arrays that the browser draws from (start from
+1. `views/things_view.py`: a subclass of `View` and a public function that makes it and checks what it was asked for.
+   `module = "things_view"`; `payload()` gives the header and the arrays that the browser draws from (start from
    `self.common()`, which has the tokens, messages and steps; text of a model goes through `workbench.text`);
-   `snapshot()` gives rows for the snapshot; `query(kind, request)` gives more when the browser asks for it (a tile, a
-   layer). All three may run on another thread: read the trace, change nothing. Arrays that the caller gave are copied
+   `snapshot()` gives rows for a saved notebook; `query(kind, request)` gives more when the browser asks for it (a tile,
+   a layer). All three may run on another thread: read the trace, change nothing. Arrays that the caller gave are copied
    when the view is made. Export the function in `views/__init__.py`; no file has the name of a public function.
-2. `views/things.js`: `import { frame, register, … } from "./shared.js";` (named imports on one line, no renaming: the
-   files are joined into one script, so top-level names must differ from those of `shared.js` and of what is imported),
-   then `register("things", (ctx) => { … })`. `ctx` is {el, data, tokens, bus, signal, theme, ask}: `data` is the
-   payload, `data.arrays` its arrays with `.shape`; `bus.state` is what the view shows and `bus.set({hover: 7})` changes
-   it: hover, row, key, lock and query are those of all views of the trace, layer, head, from, to and only are its own
-   until it is linked (`layer` and `head` of the payload are where it begins); `theme.of.ink` is a colour of views.css;
-   `await ask("tile", {layer, head})` is an answer of Python, unpacked, and fails in a page.
-   `const view = frame(ctx, {label, args, read, keys})` makes the tools, the keys and the line below. `view.plot({size,
-   draw, hit, mark, on, axis})` makes a canvas: `draw(pen, width, y0)` uses a pen (rect, text, arc, image) and so is
-   also the SVG and PNG; it runs when a key of the bus in `on` changes. `mark(state)` gives rectangles, laid over the
-   canvas while the mouse moves: hovering draws nothing anew. `axisOf`, `columns`, `ticks`, `veil`, `raster`, `ramp` do
-   the token axis, what shares a column, positions, filters, heat maps, colours. Listeners go through `view.on`.
-   Where tokens share columns, say "downsampled (max)".
+2. `views/things_view.js`, which begins with `// @ts-check`: named imports without renaming from the modules beside it
+   (they are joined into one script, so top-level names must differ from those of what is imported), then
+   `register("things", (ctx) => { … })`, from mount.js. `ctx` is {el, data, tokens, bus, signal, theme, ask}, as
+   tests/js/views.d.ts says: `data` is the payload, `data.arrays` its arrays with `.shape`; `bus.state` is what the view
+   shows and `bus.set({hover: 7})` changes it: hover, row, key, lock and query are those of all views of the trace,
+   layer, head, from, to and only are its own until it is linked (`layer` and `head` of the payload are where it
+   begins); `theme.of.ink` is a colour of views.css; `await ask("tile", {layer, head})` is the result of a query,
+   unpacked, and fails in a page. `const view = frame(ctx, {label, args, read, keys})`, from view_frame.js, makes the
+   tools, the keys and the line below. `view.plot({size, draw, hit, mark, on, axis})` makes a canvas: `draw(pen, width,
+   y0)` uses a pen (rect, text, arc, image) and so is also the SVG and PNG; it runs when a key of the bus in `on`
+   changes. `mark(state)` gives rectangles, laid over the canvas while the mouse moves: hovering draws nothing anew.
+   token_axis.js and drawing.js do the token axis, what shares a column, positions, filters, heat maps, colours;
+   plots.js has plots that several views use. Listeners go through `view.on`. Where tokens share columns, say
+   "downsampled (max)". `make js` formats, lints and type-checks it.
 3. `tests/views/`: the payload in Python; drawn, hovered and clicked in the browser, with hostile tokens, light and
    dark (`tests/views/browser.py`); a row in `benchmarks/views.py`. Look at the screenshots.
 """
@@ -42,10 +43,10 @@ from workbench.views.snapshot_html import Row
 class View:
     """What all views have: `selected`, `to_html`, and how they show themselves in Jupyter.
 
-    `selected` is what the reader keeps by a click, by the names of the axes, `{"pos": 37, "layer": 3}`, or None. Views of
-    one trace share its position; layer and head, like zoom and filter, belong to each view, which begins with those
-    of its code. "link" in the bar of several views makes them share these too. Setting `selected` moves the mark in the
-    browser.
+    `selected` is what the reader pinned by a click, by the names of the axes, `{"pos": 37, "layer": 3}`, or None. Views
+    of one trace share its position; layer and head, like zoom and filter, belong to each view, which begins with those
+    of its code. "link" in the bar of several views makes them share these too. Setting `selected` moves the mark in
+    the browser.
     """
 
     module: ClassVar[str]  # the ES module that draws it
@@ -54,7 +55,7 @@ class View:
     def __init__(self, trace: Trace, *, window: Sequence[int] | None = None, selected: int | None = None):
         n = len(trace)
         if selected is not None and not 0 <= selected < n:
-            raise ValueError(f"selected={selected} is no position of this trace; it has the positions 0 to {n - 1}")
+            raise ValueError(f"selected must be between 0 and {n - 1}, got {selected}")
         if window is not None and (len(window) != 2 or not 0 <= window[0] < window[1] <= n):
             raise ValueError(f"window={tuple(window)} is no stretch of this trace; write (first, stop) within (0, {n})")
         self.trace = trace
