@@ -62,7 +62,7 @@ class Seen:
         return self.page.locator(f"#view .wb-part .wb-t >> nth={position}")
 
     def settled(self) -> None:
-        """Waits until the page has handled every key and click so far, and two frames more: views hear of changes by frame.
+        """Waits until the page has handled every key and click so far, and two frames more: views hear of changes then.
 
         Playwright may go on before the page has handled a key. Keys and clicks are handled in order, so a Shift that is
         pressed now, which means nothing to a view, is handled after all of them.

@@ -68,7 +68,7 @@ test("filters keep what they name", () => {
   assert.equal(count("prompt") + count("generated"), tokens.n);
   const names = [...new Set(tokens.messages.map((m) => m.name))];
   assert.equal(
-    names.reduce((sum, name) => sum + count("channel:" + name), 0),
+    names.reduce((sum, name) => sum + count(`channel:${name}`), 0),
     tokens.n,
   );
   const step = tokens.steps[1];

@@ -3,7 +3,7 @@
 import { mix } from "./drawing.js";
 import { register } from "./mount.js";
 import { gutter, strip } from "./plots.js";
-import { columns, spread } from "./token_axis.js";
+import { columns, pointed, spread } from "./token_axis.js";
 import { number } from "./token_index.js";
 import { busOf } from "./trace_bus.js";
 import { frame } from "./view_frame.js";
@@ -28,7 +28,10 @@ register("compare", (ctx) => {
       left[c] >= 0 && right[c] >= 0 && tokens.text(left[c]) === tokens.words[piece2[right[c]]];
   for (let c = 0; c < size; c++) {
     if (left[c] >= 0) column[left[c]] = c;
-    if (same(c)) (partner[left[c]] = right[c]), (back[right[c]] = left[c]);
+    if (same(c)) {
+      partner[left[c]] = right[c];
+      back[right[c]] = left[c];
+    }
   }
   const lanes = data.lanes.map((lane) => {
     const [a, b] = ["a:", "b:"].map((side) => data.arrays[side + lane.name]),
@@ -98,9 +101,14 @@ register("compare", (ctx) => {
     );
     other.on((state2, keys) => {
       for (const k of ["hover", "lock"])
-        if (keys.has(k) && state2[k] >= 0 && back[state2[k]] >= 0)
-          (theirs ||= k === "hover"), bus.set({ [k]: back[state2[k]] });
-      if (keys.has("hover") && state2.hover < 0 && theirs) (theirs = false), bus.set({ hover: -1 });
+        if (keys.has(k) && state2[k] >= 0 && back[state2[k]] >= 0) {
+          theirs ||= k === "hover";
+          bus.set({ [k]: back[state2[k]] });
+        }
+      if (keys.has("hover") && state2.hover < 0 && theirs) {
+        theirs = false;
+        bus.set({ hover: -1 });
+      }
     }, ctx.signal);
   }
 
@@ -142,7 +150,7 @@ register("compare", (ctx) => {
           pen.rect(a.x0, zero - 0.25, a.width, 0.5, c.soft, 0.6);
           cells.forEach(
             (v, i) =>
-              v === v &&
+              !Number.isNaN(v) &&
               v &&
               pen.rect(
                 a.x0 + i * wide,
@@ -185,11 +193,9 @@ register("compare", (ctx) => {
     words.paint();
     return true;
   };
-  bus.on(
-    (_, keys) =>
-      keys.has("from") && state.to >= 0 && state.lock < 0 && (begin = column[state.from]),
-    ctx.signal,
-  ); // heard before the plot paints
+  bus.on((_, keys) => {
+    if (keys.has("from") && state.to >= 0 && state.lock < 0) begin = column[state.from];
+  }, ctx.signal); // heard before the plot paints
   const spot = (c, { per, x0 }) => [
     x0 + ((c - begin) % per) * PAIR_WIDE,
     26 + Math.floor((c - begin) / per) * PAIR_TALL,
@@ -223,10 +229,11 @@ register("compare", (ctx) => {
             width: x - 8,
           });
         }
-        for (const [i, text, dy, tint] of [
-          [left[k], left[k] < 0 ? "" : tokens.word(left[k]), 0, blue],
-          [right[k], right[k] < 0 ? "" : word2(right[k]), 17, amber],
-        ]) {
+        const pair = [
+          { i: left[k], text: left[k] < 0 ? "" : tokens.word(left[k]), dy: 0, tint: blue },
+          { i: right[k], text: right[k] < 0 ? "" : word2(right[k]), dy: 17, tint: amber },
+        ];
+        for (const { i, text, dy, tint } of pair) {
           pen.rect(x, y0 + y + dy, PAIR_WIDE - 2, 16, i < 0 ? c.faint : alike ? c.paper : tint);
           if (i >= 0)
             pen.text(x + 3, y0 + y + dy + 12, text, {
@@ -260,12 +267,9 @@ register("compare", (ctx) => {
     },
     mark(_, width) {
       const g = grid(width);
-      return [
-        [state.lock, true],
-        [state.hover, false],
-      ]
-        .filter(([i]) => i >= 0 && column[i] >= begin && column[i] < begin + g.fit)
-        .map(([i, lock]) => {
+      return pointed(state)
+        .filter(({ position: i }) => i >= 0 && column[i] >= begin && column[i] < begin + g.fit)
+        .map(({ position: i, lock }) => {
           const [x, y] = spot(column[i], g);
           return { x, y, w: PAIR_WIDE - 2, h: 33, lock };
         });

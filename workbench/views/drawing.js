@@ -7,10 +7,15 @@ export function isDark() {
   const { jpThemeLight } = document.body.dataset,
     { classList } = document.body;
   if (jpThemeLight !== undefined) return jpThemeLight === "false";
-  if (/vscode-/.test(classList)) return !classList.contains("vscode-light");
+  if (/vscode-/.test(classList.value)) return !classList.contains("vscode-light");
   return matchMedia("(prefers-color-scheme: dark)").matches;
 }
 
+/**
+ * @param {HTMLElement} el
+ * @param {AbortSignal} signal
+ * @returns {Theme}
+ */
 export function themed(el, signal) {
   const theme = { of: {}, changed: new Set() };
   const read = () => {
@@ -36,7 +41,13 @@ const COLOURS =
   );
 
 const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
-/** The colour a share of the way from one to the other, all as "#rrggbb". */
+/**
+ * The colour a share of the way from one to the other, all as "#rrggbb".
+ *
+ * @param {string} a
+ * @param {string} b
+ * @param {number} share
+ */
 export const mix = (a, b, share) => {
   const [p, q] = [rgb(a), rgb(b)];
   return (
@@ -50,7 +61,11 @@ export const mix = (a, b, share) => {
       .join("")
   );
 };
-/** 256 colours, as pixels, through two or more stops: from theme.low to a dark one, or minus, low, plus. */
+/**
+ * 256 colours, as pixels, through two or more stops: from theme.low to a dark one, or minus, low, plus.
+ *
+ * @param {...string} stops
+ */
 export function ramp(...stops) {
   const colours = new Uint32Array(256);
   for (let i = 0; i < 256; i++) {
@@ -160,7 +175,14 @@ const SANS = 'Inter, system-ui, "Segoe UI", "DejaVu Sans", sans-serif';
 const MONO = "ui-monospace, 'DejaVu Sans Mono', Menlo, monospace";
 const font = (size, bold, mono) => `${bold ? "600 " : ""}${size}px ${mono ? MONO : SANS}`;
 
-/** Cells (row column) as a picture to be stretched: `at(row, column)` gives a place in the ramp, or -1 for none. */
+/**
+ * Cells (row column) as a picture to be stretched: `at(row, column)` gives a place in the ramp, or -1 for none.
+ *
+ * @param {number} columns
+ * @param {number} rows
+ * @param {Uint32Array} colours
+ * @param {(row: number, column: number) => number} at
+ */
 export function raster(columns, rows, colours, at) {
   const canvas = Object.assign(document.createElement("canvas"), {
     width: columns || 1,

@@ -3,7 +3,7 @@
 import { ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
 import { queryCache, list, menu, scale, squares } from "./plots.js";
-import { axisOf, ticks, veil } from "./token_axis.js";
+import { axisOf, pointed, ticks, veil } from "./token_axis.js";
 import { number } from "./token_index.js";
 import { frame } from "./view_frame.js";
 
@@ -21,15 +21,12 @@ register("heads", (ctx) => {
     head: state.head < 0 ? data.head : Math.min(data.heads - 1, state.head),
   });
   let small, large; // the two plots: made last, asked for from the beginning
-  const store = queryCache(
-    ctx.ask,
-    (kind, { head = now().head }) => (
-      kind === "layer" && small?.paint(),
-      head === now().head && large?.paint(),
-      view.show(),
-      ahead()
-    ),
-  );
+  const store = queryCache(ctx.ask, (kind, { head = now().head }) => {
+    kind === "layer" && small?.paint();
+    head === now().head && large?.paint();
+    view.show();
+    ahead();
+  });
   store.put(
     "layer",
     { layer: data.layer },
@@ -93,7 +90,10 @@ register("heads", (ctx) => {
     const { layer: l, head } = now(),
       asked = (h) =>
         store.get("head", { layer: l, head: (h + data.heads) % data.heads, from: 0, to: n });
-    if (!data.quick && asked(head)?.arrays) asked(head + 1), asked(head - 1);
+    if (!data.quick && asked(head)?.arrays) {
+      asked(head + 1);
+      asked(head - 1);
+    }
   };
   const drawn = new WeakMap(); // by their cells: going back to a head draws what is there
   const picture = (a, { cells: of, start, factor }) => {
@@ -163,7 +163,11 @@ register("heads", (ctx) => {
     label: "heads",
     read,
     args: () => `, layer=${now().layer}, head=${now().head}`,
-    keys: ({ key }) => ["[", "]"].includes(key) && (turn(key === "[" ? -1 : 1), true),
+    keys: ({ key }) => {
+      if (key !== "[" && key !== "]") return false;
+      turn(key === "[" ? -1 : 1);
+      return true;
+    },
   });
   const layers = menu(
     view,
@@ -177,7 +181,11 @@ register("heads", (ctx) => {
     Array.from({ length: data.heads }, (_, i) => [i, `head ${i}`]),
     (v) => bus.set({ head: +v }),
   );
-  const follow = () => ((layers.value = now().layer), (heads.value = now().head), ahead());
+  const follow = () => {
+    layers.value = now().layer;
+    heads.value = now().head;
+    ahead();
+  };
   bus.on(follow, ctx.signal);
 
   // Thumbnails.
@@ -196,9 +204,10 @@ register("heads", (ctx) => {
       colours = ramp(theme.of.low, theme.of.blue);
     if (all.paper !== theme.of.paper) all.pictures = null;
     all.paper = theme.of.paper;
-    return (all.pictures ??= Array.from({ length: data.heads }, (_, h) =>
+    all.pictures ??= Array.from({ length: data.heads }, (_, h) =>
       raster(side, side, colours, (r, c) => (c > r ? -1 : thumbs[(h * side + r) * side + c])),
-    ));
+    );
+    return all.pictures;
   };
   small = view.plot({
     label: "all heads of the layer",
@@ -387,10 +396,7 @@ register("heads", (ctx) => {
         marks = [],
         size = Math.max(1, a.cell),
         inside = (p) => p >= a.from && p < a.to;
-      for (const [p, lock] of [
-        [state.lock, true],
-        [state.hover, false],
-      ])
+      for (const { position: p, lock } of pointed(state))
         if (inside(p)) marks.push({ x: LEFT, y: down(a, p), w: a.width + 16, h: size, lock });
       const key = state.key >= 0 ? state.key : state.hover;
       if (inside(key)) marks.push({ x: a.x(key), y: TOP, w: size, h: a.width });
@@ -400,7 +406,13 @@ register("heads", (ctx) => {
   follow();
 });
 
-/** The rows of the cells that a row of the axis covers. */
+/**
+ * The rows of the cells that a row of the axis covers.
+ *
+ * @param {Axis} a
+ * @param {number} r
+ * @param {{ start: number, factor: number, sinks?: Numbers }} cells
+ */
 function span(a, r, { start, factor, sinks }) {
   const [from, to] = a
     .column(r)

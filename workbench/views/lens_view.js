@@ -3,6 +3,7 @@
 import { mix, ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
 import { gutter, menu, scale, strip } from "./plots.js";
+import { pointed } from "./token_axis.js";
 import { number } from "./token_index.js";
 import { frame } from "./view_frame.js";
 
@@ -52,10 +53,10 @@ register("lens", (ctx) => {
     looks.map(({ label }, k) => [k, `colour: ${label}`]),
     (v) => {
       look = +v;
-      view.figures.forEach((f) => f.paint());
+      view.figures.forEach((f) => f.paint?.());
     },
   );
-  choice.value = look;
+  choice.value = String(look);
   const level = (v) => ((v - looks[look].low) / (looks[look].high - looks[look].low || 1)) * 255;
   const colours = () => ramp(theme.of.low, theme.of[looks[look].ramp]);
 
@@ -70,7 +71,9 @@ register("lens", (ctx) => {
     first = Math.max(0, Math.min(first, n - fit));
     return { fit, x0: gutter(width), stop: first + fit };
   };
-  bus.on((_, keys) => keys.has("from") && state.to >= 0 && (first = state.from), ctx.signal);
+  bus.on((_, keys) => {
+    if (keys.has("from") && state.to >= 0) first = state.from;
+  }, ctx.signal);
 
   let large = null;
   const each = Math.max(4, Math.min(16, Math.round(200 / layers)));
@@ -92,7 +95,7 @@ register("lens", (ctx) => {
           let most = NaN;
           for (let [i, b] = a.column(column); i < b; i++)
             if (!(value(layers - 1 - r, i) <= most)) most = value(layers - 1 - r, i);
-          return most !== most ? -1 : Math.max(0, level(most));
+          return Number.isNaN(most) ? -1 : Math.max(0, level(most));
         }),
       );
       for (let l = 0; l < layers; l += some)
@@ -168,7 +171,7 @@ register("lens", (ctx) => {
             top,
             WIDE_CELL - 1,
             TALL_CELL - 1,
-            v === v && !off
+            !Number.isNaN(v) && !off
               ? mix(c.low, all, 0.45 * Math.max(0, Math.min(1, level(v) / 255)))
               : c.faint,
           );
@@ -194,10 +197,7 @@ register("lens", (ctx) => {
     mark(_, width) {
       const { x0, stop } = stretch(width),
         marks = [];
-      for (const [i, lock] of [
-        [state.lock, true],
-        [state.hover, false],
-      ])
+      for (const { position: i, lock } of pointed(state))
         if (i >= first && i < stop)
           marks.push({
             x: x0 + (i - first) * WIDE_CELL,

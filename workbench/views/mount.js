@@ -6,8 +6,15 @@ import { busOf, viewOf } from "./trace_bus.js";
 
 const DRAW = {};
 
-/** Names the function that draws a view: `draw(ctx)`, with ctx = { el, data, tokens, bus, signal, theme, ask }. */
-export const register = (name, draw) => (DRAW[name] = draw);
+/**
+ * Names the function that draws a view: `draw(ctx)`, with ctx = { el, data, tokens, bus, signal, theme, ask }.
+ *
+ * @param {string} name
+ * @param {(ctx: ViewContext) => void} draw
+ */
+export const register = (name, draw) => {
+  DRAW[name] = draw;
+};
 
 // Payloads: a header and arrays in one buffer, as workbench.views.payload packs them.
 
@@ -20,6 +27,10 @@ const KINDS_OF = {
   u4: Uint32Array,
 };
 
+/**
+ * @param {Uint8Array<ArrayBuffer>} bytes
+ * @returns {Payload}
+ */
 export function unpack(bytes) {
   if (bytes.byteOffset % 8) bytes = bytes.slice();
   const { buffer, byteOffset } = bytes;
@@ -37,6 +48,11 @@ export function unpack(bytes) {
   return data;
 }
 
+/**
+ * @param {HTMLElement} el
+ * @param {Uint8Array<ArrayBuffer>} bytes
+ * @param {{ signal: AbortSignal, ask: Ask, model?: WidgetModel }} how
+ */
 async function mount(el, bytes, { signal, ask, model }) {
   const data = unpack(bytes),
     tokens = new Tokens(data),
@@ -58,7 +74,9 @@ async function mount(el, bytes, { signal, ask, model }) {
     const named = Object.entries({ pos: state.lock, layer: state.layer, head: state.head }).filter(
       ([, v]) => v >= 0,
     );
-    const selected = state.lock < 0 ? null : Object.fromEntries(named);
+    const selected = /** @type {Payload["selected"]} */ (
+      state.lock < 0 ? null : Object.fromEntries(named)
+    );
     if (JSON.stringify(selected) === JSON.stringify(model.get("selected"))) return;
     model.set("selected", selected);
     model.save_changes();
@@ -67,7 +85,11 @@ async function mount(el, bytes, { signal, ask, model }) {
   performance.mark("workbench:drawn");
 }
 
-/** anywidget's render: the payload, and whatever a view asks for later, come as replies with one binary buffer. */
+/**
+ * anywidget's render: the payload, and whatever a view asks for later, come as replies with one binary buffer.
+ *
+ * @param {{ model: WidgetModel, el: HTMLElement, signal?: AbortSignal }} widget
+ */
 export async function renderLive({ model, el, signal = new AbortController().signal }) {
   const waiting = new Map();
   const heard = (message, buffers) => {
@@ -94,7 +116,12 @@ export async function renderLive({ model, el, signal = new AbortController().sig
   });
 }
 
-/** Marks the output that holds a live view, by which the style beside the snapshot chooses (workbench/views/notebook.py). */
+/**
+ * Marks the output that holds a live view, by which the style beside the snapshot chooses (workbench/views/notebook.py).
+ *
+ * @param {HTMLElement} el
+ * @param {AbortSignal} signal
+ */
 async function alive(el, signal) {
   const output = () => el.closest(".jp-OutputArea-child");
   while (!output() && !el.isConnected && !signal.aborted) await new Promise(requestAnimationFrame);

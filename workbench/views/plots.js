@@ -1,11 +1,18 @@
 // @ts-check
 // What the views of layers, heads and steps share: choices in the bar, cached queries, squares, scales, bars.
 import { raster } from "./drawing.js";
-import { axisOf, ticks, veil } from "./token_axis.js";
+import { axisOf, pointed, ticks, veil } from "./token_axis.js";
 import { number } from "./token_index.js";
 import { make } from "./view_frame.js";
 
-/** A menu in the bar of a view: [value, text] pairs; `f` hears of a choice. */
+/**
+ * A menu in the bar of a view: [value, text] pairs; `f` hears of a choice.
+ *
+ * @param {View} view
+ * @param {string} label
+ * @param {[number | string, string][]} pairs
+ * @param {(value: string) => void} f
+ */
 export function menu(view, label, pairs, f) {
   const options = pairs.map(([value, text]) => make("option", { value, textContent: text })),
     made = make("select", { label, title: label }, ...options);
@@ -14,7 +21,12 @@ export function menu(view, label, pairs, f) {
   return made;
 }
 
-/** Results of queries to Python: `get(kind, request)` asks once and gives null until the result is there. */
+/**
+ * Results of queries to Python: `get(kind, request)` asks once and gives null until the result is there.
+ *
+ * @param {Ask} ask
+ * @param {(kind: string, request: Record<string, any>) => void} arrived
+ */
 export function queryCache(ask, arrived, limit = 64) {
   const results = new Map(),
     name = (kind, request) => kind + JSON.stringify(request);
@@ -26,15 +38,27 @@ export function queryCache(ask, arrived, limit = 64) {
     put: (kind, request, result) => store(name(kind, request), result),
     get(kind, request) {
       const key = name(kind, request),
-        done = (result) => (store(key, result), arrived(kind, request));
-      if (!results.has(key))
-        store(key, null), ask(kind, request).then(done, (error) => done({ error: error.message }));
+        done = (result) => {
+          store(key, result);
+          arrived(kind, request);
+        };
+      if (!results.has(key)) {
+        store(key, null);
+        ask(kind, request).then(done, (error) => done({ error: error.message }));
+      }
       return results.get(key);
     },
   };
 }
 
-/** Levels of a square of cells, `factor` tokens each from token `start` on, as the largest in each cell of the axis. */
+/**
+ * Levels of a square of cells, `factor` tokens each from token `start` on, as the largest in each cell of the axis.
+ *
+ * @param {Axis} axis
+ * @param {Numbers} cells
+ * @param {number} start
+ * @param {number} factor
+ */
 export function squares(axis, cells, start, factor) {
   const [side] = cells.shape,
     m = axis.columns,
@@ -58,7 +82,18 @@ export function squares(axis, cells, start, factor) {
   return found;
 }
 
-/** What the colours mean: a strip with its two ends. */
+/**
+ * What the colours mean: a strip with its two ends.
+ *
+ * @param {Pen} pen
+ * @param {Colours} c
+ * @param {number} x
+ * @param {number} y
+ * @param {Uint32Array} colours
+ * @param {string} low
+ * @param {string} high
+ * @param {string} label
+ */
 export function scale(pen, c, x, y, colours, low, high, label) {
   pen.image(
     x,
@@ -72,7 +107,16 @@ export function scale(pen, c, x, y, colours, low, high, label) {
   pen.text(x + 70, y + 8, label, { fill: c.soft, size: 10.5 });
 }
 
-/** Rows of [text, share of the width, number]: a bar behind each text. */
+/**
+ * Rows of [text, share of the width, number]: a bar behind each text.
+ *
+ * @param {Pen} pen
+ * @param {Colours} c
+ * @param {number} x
+ * @param {number} y
+ * @param {number} width
+ * @param {[string, number, number][]} rows
+ */
 export function list(pen, c, x, y, width, rows) {
   rows.forEach(([text, share, value], k) => {
     pen.rect(x, y + k * 18, Math.max(0, share) * width, 15, c.bar, 0.3);
@@ -81,10 +125,20 @@ export function list(pen, c, x, y, width, rows) {
   });
 }
 
-/** How far from the left the token axis begins: names of rows stand there. */
+/**
+ * How far from the left the token axis begins: names of rows stand there.
+ *
+ * @param {number} width
+ */
 export const gutter = (width) => (width < 560 ? 64 : 150);
 
-/** A plot over the token axis, with its title, marks and positions. `draw(pen, axis, y, height)`; `row(y)` gives the layer. */
+/**
+ * A plot over the token axis, with its title, marks and positions. `draw(pen, axis, y, height)`; `row(y)` gives the layer.
+ *
+ * @param {View} view
+ * @param {ViewContext} ctx
+ * @param {StripOptions} options
+ */
 export function strip(
   view,
   ctx,
@@ -121,19 +175,22 @@ export function strip(
     mark(_, width) {
       const a = axis(width),
         h = size(width);
-      return [
-        [state.lock, true],
-        [state.hover, false],
-      ]
-        .filter(([p]) => p >= a.from && p < a.to)
-        .map(([p, lock]) => ({ x: a.x(p), y: top, w: Math.max(1, a.cell), h, lock }));
+      return pointed(state)
+        .filter(({ position: p }) => p >= a.from && p < a.to)
+        .map(({ position: p, lock }) => ({ x: a.x(p), y: top, w: Math.max(1, a.cell), h, lock }));
     },
   });
   return plot;
 }
 
-/** A plot of named cells. `cells(width)` gives {title, rows, columns, at(r, c), low, high, colours, unit, note, height, widest}, with `side` for square
- *  cells that together are no taller; `describe(r, c)` is said of a cell, `link(r, c)` what the bus hears while the mouse is on it, `pick(r, c)` what a click does, `pinned()` gives [row, column] or -1s. */
+/**
+ * A plot of named cells. `cells(width)` gives {title, rows, columns, at(r, c), low, high, colours, unit, note, height, widest}, with `side` for square
+ * cells that together are no taller; `describe(r, c)` is said of a cell, `link(r, c)` what the bus hears while the mouse is on it, `pick(r, c)` what a click does, `pinned()` gives [row, column] or -1s.
+ *
+ * @param {View} view
+ * @param {ViewContext} ctx
+ * @param {MatrixOptions} options
+ */
 export function matrix(
   view,
   ctx,
@@ -149,6 +206,7 @@ export function matrix(
 ) {
   const { bus, theme, el } = ctx,
     top = 42;
+  /** @type {[number, number] | null} */
   let over = null;
   const place = (width) => {
     const m = cells(width),
@@ -168,6 +226,11 @@ export function matrix(
       h: m.side ? w : (m.height ?? Math.max(4, Math.min(16, 420 / m.rows.length))),
     };
   };
+  /**
+   * @param {number} x
+   * @param {number} y
+   * @returns {[number, number] | null}
+   */
   const spot = (x, y) => {
     const { m, x0, w, h } = place(plot.box.clientWidth),
       [r, k] = [Math.floor((y - top) / h), Math.floor((x - x0) / w)];
@@ -208,7 +271,7 @@ export function matrix(
         h * rows,
         raster(columns, rows, m.colours, (r, k) => {
           const v = m.at(r, k);
-          return v !== v ? -1 : Math.max(0, Math.min(255, ((v - m.low) / span) * 255));
+          return Number.isNaN(v) ? -1 : Math.max(0, Math.min(255, ((v - m.low) / span) * 255));
         }),
       );
       const each = Math.ceil(11 / h),
@@ -247,12 +310,17 @@ export function matrix(
       return marks;
     },
   });
-  view.on(plot.box, "pointerleave", () => ((over = null), bus.set({ cell: "" })));
+  view.on(plot.box, "pointerleave", () => {
+    over = null;
+    bus.set({ cell: "" });
+  });
   view.on(plot.box, "click", (event) => {
     const r = plot.box.getBoundingClientRect(),
       found = spot(event.clientX - r.left, event.clientY - r.top);
     if (found) pick(...found);
   });
-  bus.on(() => over && (el.querySelector(".wb-said").textContent = describe(...over)), ctx.signal);
+  bus.on(() => {
+    if (over) el.querySelector(".wb-said").textContent = describe(...over);
+  }, ctx.signal);
   return plot;
 }

@@ -2,7 +2,7 @@
 // Which experts run: tokens x layers x chosen experts, one layer's experts over the tokens, loads by layer, channel and step.
 import { mix, ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
-import { gutter, matrix, menu, strip } from "./plots.js";
+import { matrix, menu, strip } from "./plots.js";
 import { number, plain } from "./token_index.js";
 import { frame } from "./view_frame.js";
 
@@ -43,18 +43,27 @@ register("routing", (ctx) => {
   const expertMenu = menu(
     view,
     "expert",
-    [[-1, "all experts"], ...Array.from({ length: experts }, (_, i) => [i, `expert ${i}`])],
+    [
+      [-1, "all experts"],
+      ...Array.from(
+        { length: experts },
+        (_, i) => /** @type {[number, string]} */ ([i, `expert ${i}`]),
+      ),
+    ],
     (v) => keep(+v),
   );
   const keep = (e) => {
-    expertMenu.value = expert = e;
-    view.figures.forEach((f) => f.paint());
+    expert = e;
+    expertMenu.value = String(e);
+    view.figures.forEach((f) => f.paint?.());
   };
-  bus.on(() => (layerMenu.value = routed[layer()]), ctx.signal);
+  bus.on(() => {
+    layerMenu.value = routed[layer()];
+  }, ctx.signal);
   layerMenu.value = routed[layer()];
 
   // An expert's colour is the same in all layers, but its number means something in its own layer only.
-  let table = [],
+  let table = new Uint32Array(),
     made = "";
   const colours = () => {
     const c = theme.of,
@@ -75,7 +84,10 @@ register("routing", (ctx) => {
   const best = (a, column, weight) => {
     let [found, most] = [-1, 0];
     for (let [i, b] = a.column(column); i < b; i++)
-      if (weight(i) > most) (found = i), (most = weight(i));
+      if (weight(i) > most) {
+        found = i;
+        most = weight(i);
+      }
     return found;
   };
   const each = Math.max(2, Math.min(6, Math.round(300 / layers / active)));
@@ -168,7 +180,7 @@ register("routing", (ctx) => {
   };
   const numbers = Array.from({ length: experts }, (_, e) => e);
   const look = (title, rows, names, mine) => {
-    const high = Math.max(1e-9, ...rows.flatMap((row) => [...row].filter((v) => v === v)));
+    const high = Math.max(1e-9, ...rows.flatMap((row) => [...row].filter((v) => !Number.isNaN(v))));
     return {
       title,
       rows: names,
@@ -230,7 +242,10 @@ register("routing", (ctx) => {
       key = ""; // counted anew only when something changed
     const now = () => {
       const shownNow = [layer(), state.only, state.only && state.lock, theme.of.paper].join();
-      if (key !== shownNow) (cached = cells()), (key = shownNow);
+      if (key !== shownNow) {
+        cached = cells();
+        key = shownNow;
+      }
       return cached;
     };
     matrix(view, ctx, {
@@ -245,7 +260,10 @@ register("routing", (ctx) => {
     });
   };
   chart("load by layer", byLayer, {
-    pick: (r, e) => (bus.set({ layer: routed[layers - 1 - r] }), keep(expert === e ? -1 : e)),
+    pick: (r, e) => {
+      bus.set({ layer: routed[layers - 1 - r] });
+      keep(expert === e ? -1 : e);
+    },
   });
   chart("load by channel and step", byGroup, { pick: (_, e) => keep(expert === e ? -1 : e) });
 });

@@ -3,7 +3,7 @@
 import { ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
 import { arcs, linksOf } from "./step_arcs.js";
-import { axisOf, columns, spread, ticks, veil } from "./token_axis.js";
+import { axisOf, columns, pointed, spread, ticks, veil } from "./token_axis.js";
 import { number, plain } from "./token_index.js";
 import { legend, transcript } from "./transcript.js";
 import { frame, make } from "./view_frame.js";
@@ -33,14 +33,14 @@ register("score_sheet", (ctx) => {
 
   // What is said of a token.
   const heat = (lane, i) => {
-    const { values, rows, label, unit, keep } = lane,
+    const { values, rows, label, keep } = lane,
       row = state.row >= 0 ? state.row : state.layer;
     if (row >= 0 && row < rows && !lane.names)
       return `${label} ${number(values[row * n + i])} in layer ${row}`;
     let best = 0;
     for (let r = 1; r < rows; r++) {
       const [v, b] = [values[r * n + i], values[best * n + i]];
-      if (b !== b || (keep === "min" ? v < b : v > b)) best = r;
+      if (Number.isNaN(b) || (keep === "min" ? v < b : v > b)) best = r;
     }
     return `${label} ${number(values[best * n + i])} (${keep}, ${lane.names ? lane.names[best] : `layer ${best}`})`;
   };
@@ -144,7 +144,7 @@ register("score_sheet", (ctx) => {
       gap = wide > 4 ? Math.min(2, wide * 0.2) : 0;
     pen.rect(a.x0, zero - 0.25, a.width, 0.5, theme.of.soft, 0.6);
     cells.forEach((v, i) => {
-      if (v !== v) return;
+      if (Number.isNaN(v)) return;
       const to = at(v),
         tip = Math.min(zero, to);
       pen.rect(
@@ -176,9 +176,9 @@ register("score_sheet", (ctx) => {
         l++
       ) {
         const v = cells[lane.names ? rows - 1 - l : l][k];
-        if (best !== best || (keep === "min" ? v < best : v > best)) best = v;
+        if (Number.isNaN(best) || (keep === "min" ? v < best : v > best)) best = v;
       }
-      return best === best ? Math.max(0, Math.min(255, ((best - low) / span) * 255)) : -1;
+      return !Number.isNaN(best) ? Math.max(0, Math.min(255, ((best - low) / span) * 255)) : -1;
     };
     pen.image(a.x0, y, a.width, h, raster(a.columns, drawn, colours, cell));
     const x = a.x0 + a.width + 8,
@@ -325,10 +325,7 @@ register("score_sheet", (ctx) => {
     const a = axis(width),
       marks = [],
       h = layout(width).end - 4;
-    for (const [i, lock] of [
-      [state.lock, true],
-      [state.hover, false],
-    ])
+    for (const { position: i, lock } of pointed(state))
       if (i >= a.from && i < a.to) marks.push({ x: a.x(i), y: 0, w: Math.max(1, a.cell), h, lock });
     return marks;
   };

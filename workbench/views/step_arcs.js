@@ -4,7 +4,13 @@ import { number } from "./token_index.js";
 
 export const MOST_ARCS = 200;
 
-/** The strongest links of a step as text, with it as their row (side 0) or their column (1). */
+/**
+ * The strongest links of a step as text, with it as their row (side 0) or their column (1).
+ *
+ * @param {Links} links
+ * @param {number} s
+ * @param {0 | 1} side
+ */
 export function linksOf({ ends, strength }, s, side) {
   const found = [];
   for (let i = strength.length - 1; i >= 0 && found.length < 4; i--)
@@ -12,7 +18,19 @@ export function linksOf({ ends, strength }, s, side) {
   return found.join(", ") || "none";
 }
 
-/** The strongest links as arcs over the token axis, on a line at y, at most `tall`; those of the step `mine` stand out. */
+/**
+ * The strongest links as arcs over the token axis, on a line at y, at most `tall`; those of the step `mine` stand out.
+ *
+ * @param {Pen} pen
+ * @param {Axis} axis
+ * @param {Colours} c
+ * @param {Step[]} steps
+ * @param {Links} links
+ * @param {number} high
+ * @param {number} y
+ * @param {number} tall
+ * @param {number} mine
+ */
 export function arcs(pen, axis, c, steps, { ends, strength }, high, y, tall, mine) {
   const middle = (s) => axis.x((steps[s].start + steps[s].stop) / 2),
     inside = (x) => x >= axis.x0 && x <= axis.x0 + axis.width;

@@ -11,7 +11,15 @@ import { frame } from "./view_frame.js";
 const ARCS_TALL = 116,
   SIDE = 360;
 
-/** Cells (row column) of a square matrix, from:to of it, `by` x `by` at a time, each with its value of the largest size. */
+/**
+ * Cells (row column) of a square matrix, from:to of it, `by` x `by` at a time, each with its value of the largest size.
+ *
+ * @param {ArrayLike<number>} values
+ * @param {number} side
+ * @param {number} from
+ * @param {number} to
+ * @param {number} by
+ */
 export function pooled(values, side, from, to, by) {
   const size = Math.ceil((to - from) / by),
     found = new Float32Array(size * size).fill(NaN);
@@ -19,7 +27,7 @@ export function pooled(values, side, from, to, by) {
     for (let c = from; c < to; c++) {
       const v = values[r * side + c],
         at = Math.floor((r - from) / by) * size + Math.floor((c - from) / by);
-      if (!(Math.abs(v) <= Math.abs(found[at])) && v === v) found[at] = v;
+      if (!(Math.abs(v) <= Math.abs(found[at])) && !Number.isNaN(v)) found[at] = v;
     }
   return found;
 }
@@ -31,9 +39,9 @@ register("steps", (ctx) => {
     { edges } = data,
     count = steps.length;
   let which = 0,
-    cached = {},
+    cached = /** @type {any} */ ({}),
     key = "";
-  const redraw = () => view.figures.forEach((f) => f.paint());
+  const redraw = () => view.figures.forEach((f) => f.paint?.());
   const store = queryCache(ctx.ask, redraw, 24);
   data.matrices.forEach(({ array, layer, ...rest }, k) => {
     const arrays = Object.fromEntries(
@@ -89,7 +97,10 @@ register("steps", (ctx) => {
         side: SIDE,
         title: `${label}${where} · ${one?.error ?? (one ? "no step here" : "…")}`,
       };
-    if (!one?.arrays || !stop) return (cached = none);
+    if (!one?.arrays || !stop) {
+      cached = none;
+      return cached;
+    }
     const { start, factor, high, sided } = one,
       [from, to] = [Math.floor((first - start) / factor), Math.ceil((stop - start) / factor)];
     const by = Math.ceil((to - from) / side),
@@ -104,7 +115,7 @@ register("steps", (ctx) => {
     const columns = groups.map(([s]) => s),
       rows = groups.map(([s]) => (each > 1 ? s : `${s} ${plain(steps[s].kind)}`));
     const rough = each > 1 ? ` · downsampled: the largest of ${each} × ${each} steps` : "";
-    return (cached = {
+    cached = {
       one,
       groups,
       each,
@@ -119,7 +130,8 @@ register("steps", (ctx) => {
       unit,
       title: label + where + over,
       note: `row: step, column: key_step${rough}`,
-    });
+    };
+    return cached;
   };
   const snippet = (s) => {
     let text = "";
@@ -148,7 +160,11 @@ register("steps", (ctx) => {
       view,
       "array",
       edges.map(({ label }, k) => [k, label]),
-      (v) => ((which = +v), follow(), redraw()),
+      (v) => {
+        which = +v;
+        follow();
+        redraw();
+      },
     );
   const layers = menu(
     view,
@@ -156,9 +172,10 @@ register("steps", (ctx) => {
     [[-1, "mean over layers"], ...data.numbers.map((l) => [l, `layer ${l}`])],
     (v) => bus.set({ layer: +v }),
   );
-  const follow = () => (
-    (layers.value = state.layer), (layers.hidden = !edges[which].layers.length)
-  );
+  const follow = () => {
+    layers.value = String(state.layer);
+    layers.hidden = !edges[which].layers.length;
+  };
   bus.on(follow, ctx.signal);
   follow();
   const group = (p) => {

@@ -1,6 +1,13 @@
 // @ts-check
 // The token axis: the stretch from:to of the bus, laid out between x0 and x0 + width.
 
+/**
+ * @param {Pick<State, "from" | "to">} state
+ * @param {number} n
+ * @param {number} x0
+ * @param {number} width
+ * @returns {Axis}
+ */
 export function axisOf(state, n, x0, width) {
   const from = Math.max(0, Math.min(state.from, n - 1)),
     to = state.to < 0 ? n : Math.min(n, Math.max(state.to, from + 1));
@@ -26,7 +33,14 @@ export function axisOf(state, n, x0, width) {
   };
 }
 
-/** One number a column of the axis, of values[start + position]: its "max" or "min"; NaN only where all are. */
+/**
+ * One number a column of the axis, of values[start + position]: its "max" or "min"; NaN only where all are.
+ *
+ * @param {Axis} axis
+ * @param {ArrayLike<number>} values
+ * @param {string} keep
+ * @param {number} start
+ */
 export function columns(axis, values, keep, start = 0) {
   const found = new Float32Array(axis.columns),
     less = keep === "min";
@@ -35,13 +49,14 @@ export function columns(axis, values, keep, start = 0) {
     let best = NaN;
     for (let i = a; i < b; i++) {
       const v = values[start + i];
-      if (best !== best || (less ? v < best : v > best)) best = v;
+      if (Number.isNaN(best) || (less ? v < best : v > best)) best = v;
     }
     found[c] = best;
   }
   return found;
 }
 
+/** @param {Float32Array} values */
 export const spread = (values) => {
   let low = Infinity,
     high = -Infinity;
@@ -52,7 +67,14 @@ export const spread = (values) => {
   return low <= high ? [low, high] : [0, 0];
 };
 
-/** Positions at round numbers, under whatever the axis belongs to. */
+/**
+ * Positions at round numbers, under whatever the axis belongs to.
+ *
+ * @param {Pen} pen
+ * @param {Axis} axis
+ * @param {number} y
+ * @param {Colours} theme
+ */
 export function ticks(pen, axis, y, theme) {
   const span = axis.to - axis.from,
     most = Math.max(1, axis.width / 70);
@@ -70,7 +92,16 @@ export function ticks(pen, axis, y, theme) {
   }
 }
 
-/** Greyed out: the columns of which the filter keeps no token. */
+/**
+ * Greyed out: the columns of which the filter keeps no token.
+ *
+ * @param {Pen} pen
+ * @param {Axis} axis
+ * @param {Uint8Array | null} mask
+ * @param {number} y
+ * @param {number} h
+ * @param {Colours} theme
+ */
 export function veil(pen, axis, mask, y, h, theme) {
   if (!mask) return;
   for (let c = 0, begin = -1; c <= axis.columns; c++) {
@@ -78,6 +109,19 @@ export function veil(pen, axis, mask, y, h, theme) {
     for (let [i, b] = kept ? [0, 0] : axis.column(c); i < b && !kept; i++) kept = !!mask[i];
     const x = axis.x0 + (c / axis.columns) * axis.width;
     if (!kept && begin < 0) begin = x;
-    if (kept && begin >= 0) pen.rect(begin, y, x - begin, h, theme.paper, 0.78), (begin = -1);
+    if (kept && begin >= 0) {
+      pen.rect(begin, y, x - begin, h, theme.paper, 0.78);
+      begin = -1;
+    }
   }
 }
+
+/**
+ * The pinned position and the one under the mouse, -1 where there is none.
+ *
+ * @param {State} state
+ */
+export const pointed = (state) => [
+  { position: state.lock, lock: true },
+  { position: state.hover, lock: false },
+];

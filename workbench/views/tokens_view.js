@@ -29,7 +29,7 @@ register("tokens", (ctx) => {
   ];
   const view = frame(ctx, { label: "tokens", args: () => data.args, read });
   if (values) {
-    const draw = (pen, width, y) => {
+    const draw = (pen, _width, y) => {
       const c = theme.of;
       pen.text(0, y + 13, [label, unit].filter(Boolean).join(", "), {
         fill: c.ink,

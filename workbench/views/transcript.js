@@ -11,6 +11,11 @@ const FIRST = 3; // parts that are made at once: what is seen first
 
 const range = (from, to) => Array.from({ length: to - from }, (_, k) => from + k);
 
+/**
+ * @param {View} view
+ * @param {ViewContext} ctx
+ * @param {{ tall: number, tint?: ((i: number, c: Colours) => string | null) | null }} options
+ */
 export function transcript(view, ctx, { tall, tint = null }) {
   const { tokens, bus, data, theme, signal } = ctx,
     { state } = bus,
@@ -46,10 +51,11 @@ export function transcript(view, ctx, { tall, tint = null }) {
     ]
       .filter(Boolean)
       .join(" ");
-    if (step?.start === i) made.dataset.step = tokens.step[i];
+    if (step?.start === i) made.dataset.step = String(tokens.step[i]);
     if (tint) made.style.background = tint(i, theme.of) ?? "";
     made.place = i;
-    return (spans[i] = made);
+    spans[i] = made;
+    return made;
   };
   const build = (one) => {
     if (spans[one.start]) return;
@@ -78,7 +84,8 @@ export function transcript(view, ctx, { tall, tint = null }) {
         begins = size && (text(i - 1).endsWith("\n") || tokens.steps[tokens.step[i]]?.start === i);
       if (!one || (size >= PART && begins) || size >= 2 * PART) {
         one = { el: make("div", { className: "wb-part" }), start: i, stop: i, message };
-        parts.push((one.el.stretch = one));
+        one.el.stretch = one;
+        parts.push(one);
         said.append(one.el);
       }
       one.stop = i + 1;
@@ -92,8 +99,10 @@ export function transcript(view, ctx, { tall, tint = null }) {
   }
   for (const [k, one] of parts.entries()) {
     if (k < FIRST) build(one);
-    else
-      (one.el.textContent = range(one.start, one.stop).map(text).join("")), watch.observe(one.el);
+    else {
+      one.el.textContent = range(one.start, one.stop).map(text).join("");
+      watch.observe(one.el);
+    }
   }
   view.body.append(box);
 
@@ -112,13 +121,18 @@ export function transcript(view, ctx, { tall, tint = null }) {
     if (token.top < seen.top || token.bottom > seen.bottom)
       box.scrollTop += token.top - seen.top - seen.height / 3;
   };
-  const move = (name, from, to) => (
-    spans[from]?.classList.remove(name), spans[to]?.classList.add(name)
-  );
+  const move = (name, from, to) => {
+    spans[from]?.classList.remove(name);
+    spans[to]?.classList.add(name);
+  };
   const place = () => {
-    if (hover !== state.hover) move("wb-on", hover, (hover = state.hover));
+    if (hover !== state.hover) {
+      move("wb-on", hover, state.hover);
+      hover = state.hover;
+    }
     if (lock === state.lock) return;
-    move("wb-pinned", lock, (lock = state.lock));
+    move("wb-pinned", lock, state.lock);
+    lock = state.lock;
     if (!box.matches(":hover")) reveal(lock);
   };
   const filter = () => {
@@ -126,14 +140,22 @@ export function transcript(view, ctx, { tall, tint = null }) {
     spans.forEach((s, i) => s.classList.toggle("wb-off", !!mask && !mask[i]));
   };
   const find = () => {
-    for (const i of lit) (hits[i] = 0), spans[i]?.classList.remove("wb-hit");
+    for (const i of lit) {
+      hits[i] = 0;
+      spans[i]?.classList.remove("wb-hit");
+    }
     lit = tokens.find(state.query).flatMap(([a, b]) => range(a, b));
-    for (const i of lit) (hits[i] = 1), spans[i]?.classList.add("wb-hit");
+    for (const i of lit) {
+      hits[i] = 1;
+      spans[i]?.classList.add("wb-hit");
+    }
     if (lit.length && state.lock < 0) reveal(lit[0]);
   };
   if (tint)
     theme.changed.add(() =>
-      spans.forEach((s, i) => (s.style.background = tint(i, theme.of) ?? "")),
+      spans.forEach((s, i) => {
+        s.style.background = tint(i, theme.of) ?? "";
+      }),
     );
   place();
   if (state.only) filter();
@@ -151,15 +173,20 @@ export function transcript(view, ctx, { tall, tint = null }) {
       most = Math.floor((width - 112) / WIDE),
       stop = state.to < 0 ? n : state.to;
     let line = null;
+    const start = (message, first) => {
+      line = { message, first, used: 0, words: [] };
+      found.push(line);
+    };
     for (let i = state.from; i < stop; i++) {
       const message = tokens.messages[tokens.owner[i]];
-      if (message.start === i || !line)
-        found.push((line = { message, first: true, used: 0, words: [] }));
+      if (message.start === i || !line) start(message, true);
       for (const [k, piece] of text(i).split("\n").entries()) {
         const size = [...piece].reduce((sum, letter) => sum + (letter > "\u1100" ? 2 : 1), 0);
-        if (k || (line.used && line.used + size > most))
-          found.push((line = { message, used: 0, words: [] }));
-        if (size) line.words.push([i, line.used, piece, size]), (line.used += size);
+        if (k || (line.used && line.used + size > most)) start(message, false);
+        if (size) {
+          line.words.push([i, line.used, piece, size]);
+          line.used += size;
+        }
       }
     }
     return found;
@@ -194,6 +221,11 @@ export function transcript(view, ctx, { tall, tint = null }) {
   });
 }
 
+/**
+ * @param {View} view
+ * @param {import("./token_index.js").Tokens} tokens
+ * @param {Numbers} [logprob]
+ */
 export function legend(view, tokens, logprob) {
   const kinds = new Map(tokens.steps.map((s) => [s.kind, s.colour]));
   if (!kinds.size && !logprob) return;

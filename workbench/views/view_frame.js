@@ -4,6 +4,13 @@ import { CanvasPen, SvgPen } from "./drawing.js";
 import { axisOf } from "./token_axis.js";
 import { plain } from "./token_index.js";
 
+/**
+ * @template {keyof HTMLElementTagNameMap} Name
+ * @param {Name} name
+ * @param {Record<string, any>} properties
+ * @param {...(Node | string)} children
+ * @returns {HTMLElementTagNameMap[Name]}
+ */
 export function make(name, properties = {}, ...children) {
   const { role, label, ...rest } = properties,
     element = Object.assign(document.createElement(name), rest);
@@ -13,6 +20,11 @@ export function make(name, properties = {}, ...children) {
   return element;
 }
 
+/**
+ * @param {string} name
+ * @param {string} type
+ * @param {BlobPart} content
+ */
 function save(name, type, content) {
   const url = URL.createObjectURL(
     content instanceof Blob ? content : new Blob([content], { type }),
@@ -21,7 +33,13 @@ function save(name, type, content) {
   setTimeout(() => URL.revokeObjectURL(url), 1e4);
 }
 
-/** options: label; args(state) -> Python arguments; read(position, state) -> lines; keys(event) -> true if it was one. */
+/**
+ * options: label; args(state) -> Python arguments; read(position, state) -> lines; keys(event) -> true if it was one.
+ *
+ * @param {ViewContext} ctx
+ * @param {FrameOptions} options
+ * @returns {View}
+ */
 export function frame(ctx, { label, args = () => "", read = () => [], keys = () => false }) {
   const { el, data, tokens, bus, signal, theme, alone } = ctx,
     { state } = bus,
@@ -35,9 +53,13 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
   const link = button(
     "link",
     "share layer, head, zoom and filter with the other linked views of this trace",
-    () => bus.link((link.ariaPressed = link.ariaPressed !== "true")),
+    () => {
+      const on = link.ariaPressed !== "true";
+      link.ariaPressed = String(on);
+      bus.link(on);
+    },
   );
-  link.ariaPressed = false;
+  link.ariaPressed = "false";
   const search = make("input", {
     type: "search",
     placeholder: "search  /",
@@ -49,7 +71,7 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     said = make("div", { className: "wb-said" });
   const told = make("div", { className: "wb-told", role: "status" }),
     code = make("input", { className: "wb-code", readOnly: true, hidden: true, label: "Python" });
-  const option = (value, text, parent = only) =>
+  const option = (value, text, parent = /** @type {Element} */ (only)) =>
     parent.append(make("option", { value, textContent: text }));
   const group = (name, pairs) => {
     const inside = make("optgroup", { label: name });
@@ -89,12 +111,13 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     lock(hits[hit][0]);
     tally();
   };
-  const tally = () =>
-    (count.textContent = state.query
+  const tally = () => {
+    count.textContent = state.query
       ? hits.length
         ? `${hit + 1} of ${hits.length.toLocaleString("en")}`
         : "nothing"
-      : "");
+      : "";
+  };
   const move = (by) => {
     const at = state.lock >= 0 ? state.lock : state.hover;
     lock(Math.max(0, Math.min(tokens.n - 1, at < 0 ? 0 : at + by)));
@@ -109,7 +132,10 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
         const { of } = theme;
         pen.rect(0, 0, this.width, this.height, of.paper);
         let y = 0;
-        figures.forEach((f, i) => (f.draw(pen, width, y), (y += heights[i] + 8)));
+        figures.forEach((f, i) => {
+          f.draw(pen, width, y);
+          y += heights[i] + 8;
+        });
         pen.text(8, this.height - 9, data.foot, { fill: of.soft, size: 10 });
       },
     };
@@ -172,7 +198,10 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
   on(el, "keydown", (event) => {
     if (event.target === search) {
       if (event.key === "Enter") go(event.shiftKey ? -1 : 1);
-      else if (event.key === "Escape") bus.set({ query: "" }), el.focus();
+      else if (event.key === "Escape") {
+        bus.set({ query: "" });
+        el.focus();
+      }
       event.stopPropagation();
       return;
     }
@@ -218,8 +247,9 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
           `“${tokens.word(i)}”  position ${i.toLocaleString("en")} · ${i < tokens.promptLength ? "prompt" : "generated"} · ${tokens.place(i)}`,
           ...read(i, state),
         ];
-  const show = () =>
-    (said.textContent = lines(state.hover >= 0 ? state.hover : state.lock).join("\n") || data.hint);
+  const show = () => {
+    said.textContent = lines(state.hover >= 0 ? state.hover : state.lock).join("\n") || data.hint;
+  };
   bus.on((_, keys) => {
     if (keys.has("query")) {
       if (search.value !== state.query) search.value = state.query;
@@ -231,16 +261,21 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     show();
     if (keys.has("lock")) told.textContent = lines(state.lock).slice(0, 2).join(". "); // said aloud, where hovering is not
   }, signal);
-  if (state.query || state.only)
-    Object.assign(search, { value: state.query }),
-      (only.value = state.only),
-      (hits = tokens.find(state.query)),
-      tally();
+  if (state.query || state.only) {
+    Object.assign(search, { value: state.query });
+    only.value = state.only;
+    hits = tokens.find(state.query);
+    tally();
+  }
   show();
 
-  /** A canvas that is drawn anew only when its content changes. Hovering moves marks above it and draws nothing.
-   *  plot: size(width) -> height; draw(pen, width, y0); hit(x, y) -> { hover: position, row: layer }, or null;
-   *  mark(state) -> [{x, y, w, h, lock}]; on: keys of the bus that change the drawing; axis(width) to zoom by dragging. */
+  /**
+   * A canvas that is drawn anew only when its content changes. Hovering moves marks above it and draws nothing.
+   * plot: size(width) -> height; draw(pen, width, y0); hit(x, y) -> { hover: position, row: layer }, or null;
+   * mark(state) -> [{x, y, w, h, lock}]; on: keys of the bus that change the drawing; axis(width) to zoom by dragging.
+   *
+   * @param {PlotOptions} options
+   */
   function plot({
     size,
     draw,
@@ -277,11 +312,16 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
       draw(new CanvasPen(context), width, 0);
       point();
     };
-    const later = () => (due ||= requestAnimationFrame(paint));
+    const later = () => {
+      if (!due) due = requestAnimationFrame(paint);
+    };
     const point = () => {
       const rectangles = width ? mark(state, width) : [];
       rectangles.forEach((m, i) => {
-        if (!marks[i]) box.append((marks[i] = make("div")));
+        if (!marks[i]) {
+          marks[i] = make("div");
+          box.append(marks[i]);
+        }
         marks[i].className = m.lock ? "wb-mark wb-lock" : "wb-mark";
         Object.assign(marks[i].style, {
           transform: `translate(${m.x}px, ${m.y}px)`,
@@ -306,12 +346,14 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
       }
       bus.set({ row: -1, key: -1, ...(where(x, y) ?? { hover: -1 }) });
     });
-    on(
-      box,
-      "pointerleave",
-      () => ((begin = null), (drag.hidden = true), bus.set({ hover: -1, row: -1, key: -1 })),
-    );
-    on(box, "pointerdown", (event) => (begin = axis ? spot(event)[0] : null));
+    on(box, "pointerleave", () => {
+      begin = null;
+      drag.hidden = true;
+      bus.set({ hover: -1, row: -1, key: -1 });
+    });
+    on(box, "pointerdown", (event) => {
+      begin = axis ? spot(event)[0] : null;
+    });
     on(box, "click", (event) => {
       const [x, y] = spot(event),
         wide = !drag.hidden;
@@ -333,7 +375,10 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     const watch = new ResizeObserver(() => Math.round(box.clientWidth) !== width && later());
     watch.observe(box);
     theme.changed.add(later);
-    signal.addEventListener("abort", () => (watch.disconnect(), theme.changed.delete(later)));
+    signal.addEventListener("abort", () => {
+      watch.disconnect();
+      theme.changed.delete(later);
+    });
     bus.on((_, changed) => (keys.some((k) => changed.has(k)) ? paint() : point()), signal);
     const figure = { size, draw, paint: later, box };
     figures.push(figure);

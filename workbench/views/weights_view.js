@@ -47,7 +47,9 @@ register("weights", (ctx) => {
     Array.from({ length: layers }, (_, l) => [l, `layer ${l}`]),
     (v) => bus.set({ layer: +v }),
   );
-  const follow = () => (layerMenu.value = layer());
+  const follow = () => {
+    layerMenu.value = layer();
+  };
   bus.on(follow, ctx.signal);
   follow();
 
@@ -97,7 +99,7 @@ register("weights", (ctx) => {
     heat("sinks in this run: mean over queries", arrays.mass, "probability", "brown");
 
   /** Rows with a name, bars and words. `content()` gives { title, heads, rows: [{ name, bars: [[share, text]], words: [text] }], marked }. */
-  const table = (label, content, on, pick = () => {}) => {
+  const table = (label, content, on, pick = (_row) => {}) => {
     const top = 40,
       plot = view.plot({
         label,
@@ -155,7 +157,7 @@ register("weights", (ctx) => {
         mark(_, width) {
           const row = (r, lock) => ({ x: 0, y: top + r * ROW_TALL, w: width, h: ROW_TALL, lock }),
             count = content().rows.length,
-            { marked = () => [] } = content();
+            marked = content().marked ?? ((_) => []);
           return [
             ...marked(state.lock).map((r) => row(r, true)),
             ...marked(state.hover).map((r) => row(r, false)),
@@ -203,12 +205,15 @@ register("weights", (ctx) => {
       [],
       (e) => {
         const at = experts.findIndex((x) => x.layer === layer() && x.expert === e);
-        if (at >= 0) (which = at), redraw();
+        if (at >= 0) {
+          which = at;
+          redraw();
+        }
       },
     );
   const redraw = () => {
-    if (expertMenu) expertMenu.value = which;
-    view.figures.forEach((f) => f.paint());
+    if (expertMenu) expertMenu.value = String(which);
+    view.figures.forEach((f) => f.paint?.());
   };
   const expertMenu =
     experts.length > 1 &&
@@ -216,7 +221,10 @@ register("weights", (ctx) => {
       view,
       "expert",
       experts.map((x, k) => [k, `layer ${x.layer}, expert ${x.expert}`]),
-      (v) => ((which = +v), redraw()),
+      (v) => {
+        which = +v;
+        redraw();
+      },
     );
   if (experts.length)
     table("expert", () => {
