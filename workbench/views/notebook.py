@@ -19,7 +19,7 @@ from workbench.views.snapshot_html import table
 if TYPE_CHECKING:
     from workbench.views.view import View
 
-# The snapshot goes when the live view beside it is drawn, which says so by .wb-alive (shared.js); until then, and where
+# The snapshot goes when the live view beside it is drawn, which says so by .wb-alive (mount.js); until then, and where
 # it never is, the widget's output does. A :has that looked inside a live view would do so at every move of the mouse.
 _CHOOSE = """<style>
 .jp-OutputArea-child:has(> * > [data-wb-still="{id}"]):has(+ .wb-alive) {{ display: none; }}
