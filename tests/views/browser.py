@@ -74,6 +74,12 @@ class Seen:
         self.settled()
         return self.page.locator(".wb-said").inner_text()
 
+    def python(self) -> str:
+        """The line that makes the view, as its button says it."""
+        self.page.get_by_role("button", name="the line that makes this view").click()
+        self.settled()
+        return self.page.locator(".wb-code").input_value()
+
     def marks(self, kind: str = ".wb-mark:not(.wb-lock)") -> list[tuple[float, float]]:
         """Left and right end of the marks, in pixels from the left of the lanes."""
         self.settled()

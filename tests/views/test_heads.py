@@ -183,8 +183,7 @@ def test_heads_and_layers_change_by_click_key_and_menu_and_python_says_which(bro
     shown[0].select_option("3")
     seen.page.mouse.click(*cell(seen, 30, 12, len(trace)))
     assert seen.selected() == {"pos": 30, "layer": 3, "head": 1}
-    seen.page.get_by_role("button", name="the line that makes this view").click()
-    line = seen.page.locator(".wb-code").input_value()
+    line = seen.python()
     assert line == "wb.views.heads(trace, layer=3, head=1, selected=30)"
     assert {"layer", "head", "row"} <= set(seen.asked)
     seen.page.wait_for_timeout(300)

@@ -76,8 +76,7 @@ def test_the_words_follow_the_pinned_token(browser, tmp_path: Path):
     fit = int((box["width"] - 158) // WIDE)
     seen.page.mouse.move(*word_cell(seen, fit - 1, 0))
     assert f"position {len(trace) - 1} ·" in seen.said()
-    seen.page.get_by_role("button", name="the line that makes this view").click()
-    assert seen.page.locator(".wb-code").input_value() == f"wb.views.lens(trace, selected={len(trace) - 1})"
+    assert seen.python() == f"wb.views.lens(trace, selected={len(trace) - 1})"
     seen.page.close()
 
 

@@ -26,6 +26,7 @@ def lines(seen: Alive) -> list[str]:
     found = []
     for view in seen.page.locator(".wb").all():
         view.get_by_role("button", name="the line that makes this view").click()
+        seen.settled()
         found.append(view.locator(".wb-code").input_value())
         view.get_by_role("button", name="the line that makes this view").click()
     return found

@@ -111,8 +111,7 @@ def test_dragging_over_the_lanes_zooms_to_what_was_marked(seen: Seen):
     seen.page.mouse.move((x1 + x2) / 2, y)
     seen.page.mouse.move(x2, y)
     seen.page.mouse.up()
-    seen.page.get_by_role("button", name="the line that makes this view").click()
-    assert "window=(20, 60)" in seen.page.locator(".wb-code").input_value()
+    assert "window=(20, 60)" in seen.python()
 
 
 def test_lanes_are_chosen_and_ordered_by_the_reader_and_python_says_how(seen: Seen):
@@ -122,8 +121,7 @@ def test_lanes_are_chosen_and_ordered_by_the_reader_and_python_says_how(seen: Se
         seen.page.locator(".wb-menu label", has_text=label).locator("input").uncheck()
     seen.page.get_by_role("button", name="entropy up").click()
     seen.token(7).click()
-    seen.page.get_by_role("button", name="the line that makes this view").click()
-    line = seen.page.locator(".wb-code").input_value()
+    line = seen.python()
     lanes = '"transcript", "entropy", "logprob", "depth", "sink", "margin", "norm"'
     assert line == f"wb.views.score_sheet(trace, lanes=({lanes}), selected=7)"
     sheet = eval(line, {"wb": wb, "trace": made.run()})

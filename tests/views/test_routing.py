@@ -98,8 +98,7 @@ def test_a_token_says_its_experts_and_clicks_pin_layer_and_token(browser, tmp_pa
     seen.page.keyboard.press("ArrowDown")
     seen.page.keyboard.press("ArrowLeft")
     assert seen.selected() == {"pos": 39, "layer": LAYERS - 3}
-    seen.page.get_by_role("button", name="the line that makes this view").click()
-    assert seen.page.locator(".wb-code").input_value() == "wb.views.routing(trace, layer=1, selected=39)"
+    assert seen.python() == "wb.views.routing(trace, layer=1, selected=39)"
     seen.page.mouse.click(*load_cell(seen, 2, 0, 4, LAYERS))  # pins an expert, and its layer
     seen.settled()
     assert [seen.page.locator(f"select >> nth={k}").input_value() for k in (1, 2)] == [str(LAYERS - 1), "4"]
