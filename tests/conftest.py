@@ -1,10 +1,12 @@
 """What holds for every test: one thread (the models are tiny, and two threads only wait for each other), no network.
 
-A test that measures something says so with `measured(…)`; the figures are printed at the end of the run.
+A test that measures something says so with `measured(…)`; the figures are printed at the end of the run, and so are the
+ten files that took the longest.
 """
 
 import asyncio
 import os
+from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -16,6 +18,27 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
 
 
+# The files that take the longest begin first, so that no core ends long before the other.
+FIRST = [
+    "tests/test_notebooks.py",
+    "tests/views/test_views_in_jupyter.py",
+    "tests/model/kernels/test_native.py",
+    "tests/test_site.py",
+    "tests/views/test_page_in_a_browser.py",
+    "tests/recording/test_resume.py",
+    "tests/views/test_heads.py",
+    "tests/conversation/test_tokenizer.py",
+    "tests/test_docs.py",
+    "tests/test_docstrings.py",
+    "tests/pocket/test_training.py",
+]
+
+
+def pytest_collection_modifyitems(items):
+    place = {name: number for number, name in enumerate(FIRST)}
+    items.sort(key=lambda item: place.get(item.nodeid.split("::")[0], len(FIRST)))
+
+
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """With --dist loadfile the tests of a file share a core, for its fixtures; a notebook runs where one is free."""
@@ -25,6 +48,7 @@ def pytest_xdist_make_scheduler(config, log):
         def _split_scope(self, nodeid: str) -> str:
             return nodeid if "test_a_notebook_runs" in nodeid else super()._split_scope(nodeid)
 
+    config.option.loadscopereorder = False  # the order is the one above, not by the number of tests
     return Scheduling(config, log) if config.getvalue("dist") == "loadfile" else None
 
 
@@ -81,3 +105,11 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("measured")
         for figure in figures:
             terminalreporter.write_line(figure)
+    seconds: Counter[str] = Counter()
+    for report in (report for kind in terminalreporter.stats.values() for report in kind):
+        if isinstance(report, pytest.TestReport):
+            seconds[report.nodeid.split("::")[0]] += report.duration
+    if len(seconds) > 10:
+        terminalreporter.section("slowest files")
+        for name, taken in seconds.most_common(10):
+            terminalreporter.write_line(f"{taken:6.1f} s  {name}")

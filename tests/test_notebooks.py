@@ -1,5 +1,9 @@
-"""Each notebook runs from top to bottom and its headline numbers still hold; it is what its source says, as made."""
+"""Each notebook runs from top to bottom and its headline numbers still hold; it is what its source says, as made.
 
+The first two run here; all of them take ten minutes, so WORKBENCH_LONG=1 switches the others on.
+"""
+
+import os
 import re
 import shutil
 from pathlib import Path
@@ -21,8 +25,13 @@ def stored(name: str) -> nbformat.NotebookNode:
     return nbformat.read(FOLDER / f"{name}.ipynb", as_version=4)
 
 
+LONG = pytest.mark.skipif(not os.environ.get("WORKBENCH_LONG"), reason="minutes; WORKBENCH_LONG=1 switches it on")
+
+
 @QUIET
-@pytest.mark.parametrize("name", NAMES)  # each on a core that is free: tests/conftest.py
+@pytest.mark.parametrize(  # each on a core that is free: tests/conftest.py
+    "name", [name if name < "02" else pytest.param(name, marks=[pytest.mark.long, LONG]) for name in NAMES]
+)
 def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for variable, value in make.ENVIRONMENT.items():
         monkeypatch.setenv(variable, value)

@@ -1,5 +1,6 @@
 """Earlier messages: what of them is shown to the model, and that what it wrote comes back as it was."""
 
+import os
 from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
@@ -81,13 +82,13 @@ def test_a_conversation_is_read_alone_as_inside_and_comes_back_as_it_was(real, h
     check()
 
 
-def test_ten_thousand_mutated_headers_are_read_without_an_error_or_a_loss(real):
+def test_thousands_of_mutated_headers_are_read_without_an_error_or_a_loss(real):
     rng = Random(0)
     headers = [ids_of(text, real) for text in [*BROKEN, *STARTS, *TYPES, *(f" to={name}" for name in NAMES)]]
     headers = [header for header in headers if header]
     prompt = ids_of("<|start|>user<|message|>hi<|end|><|start|>assistant", real)
     end = real.special["<|end|>"]
-    for number in range(10_000):
+    for number in range(10_000 if os.environ.get("WORKBENCH_LONG") else 2_000):
         completion = [*mutated(rng, real, headers), *[real.special["<|message|>"]] * (number % 2), 84, end]
         same_after_a_prompt(prompt, completion, real)
         text = text_of(prompt + completion, real)

@@ -1,6 +1,6 @@
 """Nothing of ours is left behind: not after an error anywhere, not after Ctrl-C at any moment, not on another thread.
 
-200 faults and 1,000 interrupts here; `make test-long` (WORKBENCH_LONG=1) makes it 10,000 interrupts.
+200 faults and 300 interrupts here; `make test-long` (WORKBENCH_LONG=1) makes it 10,000 interrupts.
 """
 
 import os
@@ -19,7 +19,7 @@ from workbench.recording.generate import Interrupted
 from workbench.recording.taps import Tap
 
 TOKENS = some_tokens(24)
-INTERRUPTS = 10_000 if os.environ.get("WORKBENCH_LONG") else 1_000
+INTERRUPTS = 10_000 if os.environ.get("WORKBENCH_LONG") else 300
 
 
 @pytest.fixture(scope="module")

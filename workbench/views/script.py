@@ -24,7 +24,7 @@ _KEYWORD = re.compile(r"(?:return|typeof|case|in|of|void|delete|throw|new|await|
 def script(*modules: str) -> str:
     """Those modules and what they import, each once and before who needs it, as one text without imports or exports.
 
-    >>> script("tokens_view").count("register = ") + script("tokens_view").count("register=")
+    >>> script("score_sheet_view").count("register=")
     1
     """
     done: dict[str, str] = {}

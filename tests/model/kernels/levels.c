@@ -1,13 +1,44 @@
 /* Every kernel at every level that runs here, on numbers that are the same on every machine: a line a level and dtype,
  * with a hash of what each kernel gave. In fp32 all lines must be equal, here and on other processors; in bf16 those
  * without avx512. Products are computed for all rows at once and for each by itself: `rows` says if these differ. */
-#include "../../workbench/model/kernels/native.c"
+#ifdef LINKED /* with a library that is compiled already; else the kernels are compiled with this file */
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+typedef uint8_t u8;
+typedef uint16_t u16;
+typedef uint32_t u32;
+typedef int64_t i64;
+enum { MXFP4 = 2 };
+int wb_linear(int level, int threads, int stored, int bf16, const void *x, i64 x_row, const i64 *groups, i64 count,
+    const void *w, i64 w_expert, i64 w_row, i64 w_step, const u8 *scales, i64 scale_expert, i64 scale_row, const void
+    *bias, i64 bias_expert, i64 n, i64 n_out, void *out, i64 out_row);
+int wb_scores(int level, int threads, int bf16, const void *q, i64 q_batch, i64 q_pos, i64 q_head, i64 batch, i64
+    queries, i64 heads, i64 d, const void *k, i64 kv, i64 keys, i64 k_batch, i64 k_head, i64 k_key, i64 late, i64
+    window, float *s);
+void wb_softmax(int level, int threads, float *s, i64 batch, i64 heads, i64 queries, i64 n, i64 first, const float
+    *sinks, float *mass);
+int wb_mix(int level, int threads, int bf16, float *pattern, i64 batch, i64 heads, i64 queries, i64 keys, const void
+    *v, i64 kv, i64 d, i64 v_batch, i64 v_head, i64 v_key, i64 first, void *out);
+void wb_rms_norm(int level, int threads, int bf16, const void *x, i64 rows, i64 n, const float *scale, float eps, void
+    *out);
+void wb_swiglu(int level, int threads, int bf16, const void *x, i64 rows, i64 n, float alpha, float limit, void *out);
+void wb_log_softmax(int level, int threads, int bf16, const void *x, i64 rows, i64 n, float *out);
+void wb_entropy(int level, int threads, const float *a, const float *b, i64 rows, i64 n, float *out);
+void wb_mixture(int level, int threads, int bf16, const void *x, const float *share, i64 rows, i64 count, i64 n, void
+    *out);
+int wb_runs(int level);
+#else
+#include "../../../workbench/model/kernels/native.c"
+#endif
 #include <stdio.h>
 
 static u32 state;
 static int differ;
 static float next(void) { state = state * 1664525u + 1013904223u; return (float)(int32_t)state * 4.656612873e-10f; }
-static void fill(void *p, i64 n, int bf16) { for (i64 i = 0; i < n; i++) store(p, i, next(), bf16); }
+static u16 rounded(float f) { u32 b; memcpy(&b, &f, 4); return (u16)((b + 0x7fff + (b >> 16 & 1)) >> 16); } /* to bf16, ties to even */
+static void put(void *p, i64 i, float f, int bf16) { if (bf16) ((u16 *)p)[i] = rounded(f); else ((float *)p)[i] = f; }
+static void fill(void *p, i64 n, int bf16) { for (i64 i = 0; i < n; i++) put(p, i, next(), bf16); }
 static void bytes(u8 *p, i64 n, int low, int count) { for (i64 i = 0; i < n; i++) next(), p[i] = (u8)(low + (int)(state >> 16) % count); }
 
 static uint64_t sum;

@@ -1,6 +1,7 @@
 """Compiling the native kernels: with a compiler, without one, for another processor, and as part of a wheel."""
 
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -122,11 +123,16 @@ def test_the_wheel_holds_the_library_where_there_is_a_compiler(tmp_path, compile
     for name in ["pyproject.toml", "README.md", "LICENSE", "hatch_build.py", "workbench/__init__.py"]:
         (source / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copy(ROOT / name, source / name)
-    shutil.copytree(build.HERE, source / "workbench/kernels", ignore=shutil.ignore_patterns("_native*", "__pycache__"))
+    shutil.copytree(
+        build.HERE, source / "workbench/model/kernels", ignore=shutil.ignore_patterns("_native*", "__pycache__")
+    )
     shutil.copy(ROOT / ".gitignore", source / ".gitignore")
     (source / "data/pocket").mkdir(parents=True)
     (source / "data/pocket/x").write_text("")
-    env = {**os.environ} if compiler else {**os.environ, "PATH": ""}
+    quick = tmp_path / "cc"  # what the compiler makes of it is tested elsewhere
+    quick.write_text(f'#!/bin/sh\nexec {shlex.join(build.compiler() or [])} "$@" -O0\n')
+    quick.chmod(0o755)
+    env = {**os.environ, "CC": str(quick)} if compiler else {**os.environ, "PATH": ""}
     done = subprocess.run(
         [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", str(tmp_path)],
         cwd=source, env=env, capture_output=True, text=True, check=False,

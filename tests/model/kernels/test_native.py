@@ -28,7 +28,7 @@ if "avx512-bf16" not in LEVELS and platform.machine() == "x86_64" and build.comp
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory):
     """The library with AVX-512 in plain C (avx512.h); None where the compiler cannot."""
-    flags = ("-O1", "-w", "-include", str(build.HERE.parents[2] / "tests/model/kernels/avx512.h"))
+    flags = ("-O0", "-w", "-include", str(build.HERE.parents[2] / "tests/model/kernels/avx512.h"))
     try:
         return build.build(tmp_path_factory.mktemp("native") / build.LIBRARY.name, flags=flags)
     except build.CannotBuild as e:
@@ -248,16 +248,16 @@ def of_levels(command):
     return {tuple(line.split()[:2]): line.split()[2:] for line in lines}
 
 
-def compiled(target, *command):
-    """levels.c as the library is compiled."""
-    subprocess.run([*command, *build.FLAGS, "-w", str(LEVELS_C), "-o", str(target), "-lm"], check=True)
+def linked(target, library):
+    """levels.c with kernels that are compiled already."""
+    command = [*build.compiler(), "-O1", "-w", "-DLINKED", str(LEVELS_C), str(library), f"-Wl,-rpath,{library.parent}"]
+    subprocess.run([*command, "-o", str(target), "-lm"], check=True)
     return target
 
 
 @pytest.mark.skipif(not build.compiler(), reason="no C compiler")
-def test_every_level_gives_the_same_bits(tmp_path, measured):
-    cc = build.compiler()
-    found = of_levels([str(compiled(tmp_path / "here", *cc))])
+def test_every_level_gives_the_same_bits(tmp_path, measured, request):
+    found = of_levels([str(linked(tmp_path / "here", build.LIBRARY))])
     portable = {dtype: found["portable", dtype] for dtype in ("float32", "bfloat16")}
     for (name, dtype), hashes in found.items():
         assert hashes[-1] == "rows=equal"
@@ -265,15 +265,16 @@ def test_every_level_gives_the_same_bits(tmp_path, measured):
             assert hashes == portable[dtype], (name, dtype)
     measured(f"kernels: {', '.join(sorted({name for name, _ in found}))} agree bit for bit in fp32")
     if platform.machine() == "x86_64":
-        emulation = ["-include", str(LEVELS_C.with_name("avx512.h"))]
-        emulated = of_levels([str(compiled(tmp_path / "emulated", *cc, *emulation))])
+        emulated = of_levels([str(linked(tmp_path / "emulated", request.getfixturevalue("emulated")))])
         assert emulated["avx512-bf16", "float32"] == portable["float32"]
         assert emulated["avx512-bf16", "bfloat16"][-1] == "rows=equal"
         if ("avx512-bf16", "bfloat16") in found:
             assert emulated["avx512-bf16", "bfloat16"] == found["avx512-bf16", "bfloat16"]
     arm, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64-static")
     if arm and emulator:
-        neon = of_levels([emulator, str(compiled(tmp_path / "arm", arm, "-static"))])
+        target = tmp_path / "arm"
+        subprocess.run([arm, "-static", *build.FLAGS, "-w", str(LEVELS_C), "-o", str(target), "-lm"], check=True)
+        neon = of_levels([emulator, str(target)])
         assert {dtype: neon["neon", dtype] for dtype in portable} == portable
         assert {dtype: neon["portable", dtype] for dtype in portable} == portable
         measured("kernels: neon, under qemu, has the bits of this processor in fp32 and bf16")
