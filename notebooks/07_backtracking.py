@@ -116,7 +116,7 @@ for key in row.values.argsort()[::-1][:3]:
     print(f"{row.values[key]:.2f} of its attention is on {went_back.pieces[key]!r}, {last - key} back")
 
 # %% heads-view
-wb.views.heads(went_back, int(layer), int(head), picked=last)
+wb.views.heads(went_back, int(layer), int(head), selected=last)
 
 # %% heads-read [markdown]
 # The head that carries most looks at the very token that was written: it passes on which name that is, not how it

@@ -4,9 +4,12 @@ A test that measures something says so with `measured(…)`; the figures are pri
 ten files that took the longest.
 """
 
+import asyncio
 import os
 from collections import Counter
+from collections.abc import Iterator
 from functools import partial
+from typing import Any
 
 import pytest
 import torch
@@ -55,6 +58,39 @@ def pytest_report_header():
 
     kinds = ", ".join(native.kinds())
     return f"kernels: {native.why().removeprefix('native kernels: ')}; levels here: {kinds}; {cpu_name()}"
+
+
+@pytest.fixture(scope="session")
+def chromium() -> Iterator[Any]:
+    """One browser for all tests of a process: it and its driver take seconds to start."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
+    from tests.views.browser import CHROMIUM, FLAGS
+
+    with playwright.sync_playwright() as p:
+        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture(scope="module")
+def browser(chromium) -> Iterator[Any]:
+    """The browser, for the tests of a file; what they left open is closed behind them."""
+    yield chromium
+    for context in chromium.contexts:
+        context.close()
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item):
+    """Playwright leaves its event loop as the running one of this thread, where other tests could then run none."""
+    loop = asyncio._get_running_loop()
+    if loop is None or "chromium" in item.fixturenames:
+        return (yield)
+    asyncio._set_running_loop(None)
+    try:
+        return (yield)
+    finally:
+        asyncio._set_running_loop(loop)
 
 
 @pytest.fixture

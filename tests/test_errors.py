@@ -87,7 +87,7 @@ def trace() -> wb.Trace:
         lambda trace: wb.forking_tokens(trace, 2.0),
         lambda trace: wb.statistics.wilson(5, 4),
         lambda trace: wb.views.tokens(trace, [1.0]),
-        lambda trace: wb.views.score_sheet(trace, picked=10_000),
+        lambda trace: wb.views.score_sheet(trace, selected=10_000),
         lambda trace: wb.views.routing(trace, 6),
     ],
 )

@@ -16,7 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import workbench as wb
-from tests.views.browser import CHROMIUM, FLAGS, needed
+from tests.views.browser import needed
 from workbench import hooks
 
 HOME = Path(__file__).parent.parent
@@ -97,24 +97,21 @@ def test_no_page_names_another_host_for_anything_that_it_loads(site: Path):
 
 
 @needed
-def test_a_browser_asks_nobody_else_and_finds_what_is_searched_for(site: Path, measured):
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        requests: list[str] = []
-        complaints: list[str] = []
-        window = browser.new_page()
-        window.set_default_timeout(120_000)  # a busy machine is no fault of the site
-        window.on("request", lambda request: requests.append(request.url))
-        window.on("console", lambda message: complaints.append(message.text))
-        window.on("pageerror", lambda error: complaints.append(str(error)))
-        looked = ["index", "reference/analysis", "reference/hook_points", "comparison"]
-        looked += [f"notebooks/{path.stem}" for path in (site / "notebooks").glob("*.html")]
-        for name in looked:
-            window.goto((site / f"{name}.html").as_uri())
-        window.goto((site / "search.html").as_uri() + "?q=attention_ledger")
-        window.wait_for_selector("#search-results a[href*='reference/analysis.html']")
-        browser.close()
+def test_a_browser_asks_nobody_else_and_finds_what_is_searched_for(site: Path, browser, measured):
+    requests: list[str] = []
+    complaints: list[str] = []
+    window = browser.new_page()
+    window.set_default_timeout(120_000)  # a busy machine is no fault of the site
+    window.on("request", lambda request: requests.append(request.url))
+    window.on("console", lambda message: complaints.append(message.text))
+    window.on("pageerror", lambda error: complaints.append(str(error)))
+    looked = ["index", "reference/analysis", "reference/hook_points", "comparison"]
+    looked += [f"notebooks/{path.stem}" for path in (site / "notebooks").glob("*.html")]
+    for name in looked:
+        window.goto((site / f"{name}.html").as_uri())
+    window.goto((site / "search.html").as_uri() + "?q=attention_ledger")
+    window.wait_for_selector("#search-results a[href*='reference/analysis.html']")
+    window.close()
     measured(f"site: {len(looked) + 1} pages looked at, {len(requests)} requests, all for files of the site")
     assert not [url for url in requests if not url.startswith((site.as_uri(), "data:"))]
     assert complaints == []

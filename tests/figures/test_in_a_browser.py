@@ -6,36 +6,33 @@ import pytest
 
 from tests.figures.hostile import SETS
 from tests.figures.made import every_kind
-from tests.views.browser import CHROMIUM, FLAGS, needed
+from tests.views.browser import needed
 from workbench.text import visible
 
 plotly = pytest.importorskip("plotly", reason="needs the extra `lab`")
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: pip install -e '.[dev]'")
 pytestmark = needed
 
 
-def test_hostile_texts_are_shown_as_they_are_and_nothing_runs_or_is_fetched(tmp_path: Path):
+def test_hostile_texts_are_shown_as_they_are_and_nothing_runs_or_is_fetched(browser, tmp_path: Path):
     from plotly.offline import get_plotlyjs
 
     (tmp_path / "plotly.js").write_text(get_plotlyjs(), "utf-8")
     asked, ran = [], []
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
-        for number, names in enumerate(SETS):
-            kinds = {kind: figure.plotly() for kind, figure in every_kind(names).items() if kind in ("bars", "rule")}
-            body = "".join(one.to_html(include_plotlyjs=False, full_html=False, div_id=k) for k, one in kinds.items())
-            file = tmp_path / f"{number}.html"
-            file.write_text(f"<meta charset=utf-8><script src=plotly.js></script>{body}", "utf-8")
-            page.goto(file.as_uri())
-            page.wait_for_selector("#rule .annotation-text", state="attached")
-            texts = "document.querySelectorAll('#bars .xtick text')"
-            drawn = page.evaluate(f"[...{texts}].map(node => node.textContent)")
-            said = [visible(name, newline="↵").strip() for name in names if name]
-            assert [text.strip() for text in drawn] == said
-            assert page.evaluate("document.querySelectorAll('#bars svg a, #bars svg image, #bars img').length") == 0
-        browser.close()
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+    for number, names in enumerate(SETS):
+        kinds = {kind: figure.plotly() for kind, figure in every_kind(names).items() if kind in ("bars", "rule")}
+        body = "".join(one.to_html(include_plotlyjs=False, full_html=False, div_id=k) for k, one in kinds.items())
+        file = tmp_path / f"{number}.html"
+        file.write_text(f"<meta charset=utf-8><script src=plotly.js></script>{body}", "utf-8")
+        page.goto(file.as_uri())
+        page.wait_for_selector("#rule .annotation-text", state="attached")
+        texts = "document.querySelectorAll('#bars .xtick text')"
+        drawn = page.evaluate(f"[...{texts}].map(node => node.textContent)")
+        said = [visible(name, newline="↵").strip() for name in names if name]
+        assert [text.strip() for text in drawn] == said
+        assert page.evaluate("document.querySelectorAll('#bars svg a, #bars svg image, #bars img').length") == 0
+    page.close()
     assert not ran
     assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]

@@ -17,6 +17,23 @@ FLAGS = [
     "--disable-sync",
 ]
 OUT = Path(__file__).parents[2] / "out" / "screenshots"
+NOTICE_SHIFT = """
+globalThis.shiftHandled = false;
+addEventListener("keydown", ({ key }) => { shiftHandled ||= key === "Shift"; }, true);
+"""
+SETTLED = """async () => {
+  const frame = () => new Promise(requestAnimationFrame);
+  while (!shiftHandled) await frame();
+  shiftHandled = false;
+  await frame();
+  await frame();
+}"""
+
+
+def noticing(page):
+    """The page, which notices when it has handled a Shift: `Seen.settled` waits for that."""
+    page.add_init_script(NOTICE_SHIFT)
+    return page
 
 
 class Seen:
@@ -25,7 +42,7 @@ class Seen:
     def __init__(self, browser, path: Path, *, width: int = 1280, height: int = 900, **options):
         self.complaints: list[str] = []
         self.requests: list[str] = []
-        self.page = browser.new_page(viewport={"width": width, "height": height}, **options)
+        self.page = noticing(browser.new_page(viewport={"width": width, "height": height}, **options))
         self.page.on("console", lambda message: self.complaints.append(message.text))
         self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
         self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
@@ -45,12 +62,23 @@ class Seen:
         return self.page.locator(f"#view .wb-part .wb-t >> nth={position}")
 
     def settled(self) -> None:
-        """Two frames later: the views hear of a change once a frame."""
-        self.page.evaluate("new Promise(done => requestAnimationFrame(() => requestAnimationFrame(done)))")
+        """Waits until the page has handled every key and click so far, and two frames more: views hear of changes then.
+
+        Playwright may go on before the page has handled a key. Keys and clicks are handled in order, so a Shift that is
+        pressed now, which means nothing to a view, is handled after all of them.
+        """
+        self.page.keyboard.press("Shift")
+        self.page.evaluate(SETTLED)
 
     def said(self) -> str:
         self.settled()
         return self.page.locator(".wb-said").inner_text()
+
+    def python(self) -> str:
+        """The line that makes the view, as its button says it."""
+        self.page.get_by_role("button", name="the line that makes this view").click()
+        self.settled()
+        return self.page.locator(".wb-code").input_value()
 
     def marks(self, kind: str = ".wb-mark:not(.wb-lock)") -> list[tuple[float, float]]:
         """Left and right end of the marks, in pixels from the left of the lanes."""

@@ -1,16 +1,14 @@
-"""The browser of the tests of views: one for the tests of a file."""
+"""What the tests of views share: one JupyterLab for all files that a process runs."""
 
 from collections.abc import Iterator
 
 import pytest
 
-from tests.views.browser import CHROMIUM, FLAGS
+from tests.views.lab import Lab, lab
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator:
-    playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
-    with playwright.sync_playwright() as p:
-        browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
+@pytest.fixture(scope="session")
+def jupyterlab() -> Iterator[Lab]:
+    pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[lab]'")
+    with lab() as running:
+        yield running

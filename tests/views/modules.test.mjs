@@ -2,9 +2,13 @@
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
-import { arcs, linksOf } from "../../workbench/views/arcs.js";
-import { axisOf, busOf, columns, mix, number, ramp, spread, SvgPen, Tokens, unpack, viewOf } from "../../workbench/views/shared.js";
-import { shared } from "../../workbench/views/steps_view.js";
+import { SvgPen, mix, ramp } from "../../workbench/views/drawing.js";
+import { unpack } from "../../workbench/views/mount.js";
+import { arcs, linksOf } from "../../workbench/views/step_arcs.js";
+import { pooled } from "../../workbench/views/steps_view.js";
+import { axisOf, columns, spread } from "../../workbench/views/token_axis.js";
+import { Tokens, number } from "../../workbench/views/token_index.js";
+import { busOf, viewOf } from "../../workbench/views/trace_bus.js";
 
 const data = unpack(new Uint8Array(readFileSync(process.env.PAYLOAD)));
 const { arrays } = data;
@@ -14,7 +18,8 @@ test("a payload of Python is read as it was written, wherever in memory it begin
   assert.deepEqual(arrays.numbers.shape, [2, 3]);
   assert.deepEqual([...arrays.numbers], [0, 1, 2, 3, 4, 5]);
   assert.ok(Number.isNaN(arrays.values[3]));
-  const bytes = readFileSync(process.env.PAYLOAD), moved = new Uint8Array(bytes.length + 3);
+  const bytes = readFileSync(process.env.PAYLOAD),
+    moved = new Uint8Array(bytes.length + 3);
   moved.set(bytes, 3);
   assert.deepEqual([...unpack(moved.subarray(3)).arrays.numbers], [0, 1, 2, 3, 4, 5]);
 });
@@ -27,7 +32,11 @@ test("columns that tokens share keep what Python keeps", () => {
 });
 
 test("every position has its own place on the axis, and is found there again", () => {
-  for (const [from, to] of [[0, -1], [17, 80], [99, 100]]) {
+  for (const [from, to] of [
+    [0, -1],
+    [17, 80],
+    [99, 100],
+  ]) {
     const axis = axisOf({ from, to }, 100, 12.5, 640);
     for (let p = axis.from; p < axis.to; p++) assert.equal(axis.at(axis.x(p) + axis.cell / 2), p);
     assert.equal(axis.at(12), -1);
@@ -42,7 +51,10 @@ test("a search finds every text that tokens join to, whatever its case", () => {
     const found = tokens.find(query);
     assert.equal(found.length, joined.toLowerCase().split(query.toLowerCase()).length - 1, query);
     for (const [a, b] of found) {
-      const text = [...Array(b - a).keys()].map((k) => tokens.text(a + k)).join("").toLowerCase();
+      const text = [...Array(b - a).keys()]
+        .map((k) => tokens.text(a + k))
+        .join("")
+        .toLowerCase();
       assert.ok(text.includes(query.toLowerCase()));
     }
   }
@@ -50,11 +62,15 @@ test("a search finds every text that tokens join to, whatever its case", () => {
 });
 
 test("filters keep what they name", () => {
-  const tokens = new Tokens(data), count = (only, lock = -1) => tokens.mask(only, lock).reduce((a, b) => a + b, 0);
+  const tokens = new Tokens(data),
+    count = (only, lock = -1) => tokens.mask(only, lock).reduce((a, b) => a + b, 0);
   assert.equal(tokens.mask("", -1), null);
-  assert.equal(count("given") + count("written"), tokens.n);
+  assert.equal(count("prompt") + count("generated"), tokens.n);
   const names = [...new Set(tokens.messages.map((m) => m.name))];
-  assert.equal(names.reduce((sum, name) => sum + count("channel:" + name), 0), tokens.n);
+  assert.equal(
+    names.reduce((sum, name) => sum + count(`channel:${name}`), 0),
+    tokens.n,
+  );
   const step = tokens.steps[1];
   assert.equal(count("step", step.start), step.stop - step.start);
   assert.equal(count("same", 0), [...tokens.piece].filter((p) => p === tokens.piece[0]).length);
@@ -63,7 +79,8 @@ test("filters keep what they name", () => {
 test("the views of a trace share one state and hear of changes once a frame", () => {
   const waiting = [];
   globalThis.requestAnimationFrame = (f) => waiting.push(f);
-  const [bus, ended] = [busOf("made"), new AbortController()], heard = [];
+  const [bus, ended] = [busOf("made"), new AbortController()],
+    heard = [];
   assert.equal(busOf("made"), bus);
   bus.on((s, keys) => heard.push([s.hover, [...keys]]), ended.signal);
   bus.set({ hover: 3 });
@@ -80,18 +97,33 @@ test("the views of a trace share one state and hear of changes once a frame", ()
 
 /** Two views of a trace, what each of them heard, and `frame()`, which lets one frame pass. */
 function two(id) {
-  const waiting = [], ended = new AbortController();
+  const waiting = [],
+    ended = new AbortController();
   globalThis.requestAnimationFrame = (f) => waiting.push(f);
-  const views = [0, 5].map((layer) => viewOf(busOf(id), { layer, head: layer }, ended.signal)), heard = [[], []];
-  views.forEach((view, k) => view.on((_, keys) => heard[k].push([...keys].sort().join()), ended.signal));
+  const views = [0, 5].map((layer) => viewOf(busOf(id), { layer, head: layer }, ended.signal)),
+    heard = [[], []];
+  views.forEach((view, k) =>
+    view.on((_, keys) => heard[k].push([...keys].sort().join()), ended.signal),
+  );
   return { views, heard, ended, frame: () => waiting.splice(0).forEach((f) => f()) };
 }
 
-test("layer, head, stretch and filter belong to a view; hover, kept token and search to all views of the trace", () => {
-  const { views: [a, b], heard, ended, frame } = two("own");
-  a.set({ layer: 3, from: 10, to: 20, only: "given", hover: 7, query: "x" });
+test("layer, head, stretch and filter belong to a view; hover, pinned token and search to all views of the trace", () => {
+  const {
+    views: [a, b],
+    heard,
+    ended,
+    frame,
+  } = two("own");
+  a.set({ layer: 3, from: 10, to: 20, only: "prompt", hover: 7, query: "x" });
   frame();
-  assert.deepEqual([a, b].map(({ state: s }) => [s.layer, s.head, s.from, s.to, s.only, s.hover, s.query]), [[3, 0, 10, 20, "given", 7, "x"], [5, 5, 0, -1, "", 7, "x"]]);
+  assert.deepEqual(
+    [a, b].map(({ state: s }) => [s.layer, s.head, s.from, s.to, s.only, s.hover, s.query]),
+    [
+      [3, 0, 10, 20, "prompt", 7, "x"],
+      [5, 5, 0, -1, "", 7, "x"],
+    ],
+  );
   assert.deepEqual(heard, [["from,hover,layer,only,query,to"], ["hover,query"]]); // each once, in the same frame
   b.set({ head: 2 });
   frame();
@@ -103,7 +135,12 @@ test("layer, head, stretch and filter belong to a view; hover, kept token and se
 });
 
 test("linked views share what would be their own, until they are not", () => {
-  const { views: [a, b], heard, ended, frame } = two("linked");
+  const {
+    views: [a, b],
+    heard,
+    ended,
+    frame,
+  } = two("linked");
   a.link(true);
   assert.equal(b.state.layer, 5);
   b.link(true); // the first brings its own, the second takes it
@@ -124,15 +161,29 @@ test("linked views share what would be their own, until they are not", () => {
 
 test("steps that share a cell show their value of the largest size", () => {
   const values = Float32Array.of(1, -2, NaN, 3, 4, -5, NaN, NaN, NaN);
-  assert.deepEqual([...shared(values, 3, 0, 3, 1)], [...values]);
-  assert.deepEqual([...shared(values, 3, 0, 3, 2)], [4, -5, NaN, NaN]);
-  assert.deepEqual([...shared(values, 3, 1, 3, 1)], [4, -5, NaN, NaN]);
+  assert.deepEqual([...pooled(values, 3, 0, 3, 1)], [...values]);
+  assert.deepEqual([...pooled(values, 3, 0, 3, 2)], [4, -5, NaN, NaN]);
+  assert.deepEqual([...pooled(values, 3, 1, 3, 1)], [4, -5, NaN, NaN]);
 });
 
 test("arcs are the strongest 200 links, and a step names its strongest 4", () => {
-  const size = 300, ends = Int32Array.from({ length: 2 * size }, (_, i) => (i % 2 ? 0 : 1 + (i >> 1) % 6)), strength = Float32Array.from({ length: size }, (_, i) => (i + 1) * (i % 2 ? 1 : -1));
-  const links = { ends, strength }, drawn = [], steps = Array.from({ length: 7 }, (_, s) => ({ start: s, stop: s + 1 }));
-  arcs({ arc: (...all) => drawn.push(all) }, axisOf(state, 7, 0, 700), { plus: "p", minus: "m" }, steps, links, 300, 100, 80, -1);
+  const size = 300,
+    ends = Int32Array.from({ length: 2 * size }, (_, i) => (i % 2 ? 0 : 1 + ((i >> 1) % 6))),
+    strength = Float32Array.from({ length: size }, (_, i) => (i + 1) * (i % 2 ? 1 : -1));
+  const links = { ends, strength },
+    drawn = [],
+    steps = Array.from({ length: 7 }, (_, s) => ({ start: s, stop: s + 1 }));
+  arcs(
+    { arc: (...all) => drawn.push(all) },
+    axisOf(state, 7, 0, 700),
+    { plus: "p", minus: "m" },
+    steps,
+    links,
+    300,
+    100,
+    80,
+    -1,
+  );
   assert.equal(drawn.length, 200);
   assert.equal(drawn.filter(([, , , , colour]) => colour === "m").length, 100);
   assert.equal(linksOf(links, 1, 0), "0 (−295), 0 (−289), 0 (−283), 0 (−277)");
@@ -152,12 +203,24 @@ test("a ramp of colours goes one way in lightness", () => {
   const light = (c) => 0.2126 * (c & 255) + 0.7152 * ((c >> 8) & 255) + 0.0722 * ((c >> 16) & 255);
   for (const high of ["#0b4a86", "#8a3c00", "#06553f", "#4c2a85"]) {
     const colours = [...ramp("#eef1f4", high)].map(light);
-    assert.ok(colours.every((c, i) => !i || c <= colours[i - 1] + 0.8), high);
+    assert.ok(
+      colours.every((c, i) => !i || c <= colours[i - 1] + 0.8),
+      high,
+    );
   }
   assert.equal(mix("#000000", "#ffffff", 0.5), "#808080");
 });
 
 test("numbers are short, and what is none is a dash", () => {
-  assert.deepEqual([0, 1, -1.5, 0.12345, 1234567, 1e-5, NaN, null].map(number), ["0", "1", "−1.5", "0.123", "1.2e+6", "1.0e−5", "–", "–"]);
+  assert.deepEqual([0, 1, -1.5, 0.12345, 1234567, 1e-5, NaN, null].map(number), [
+    "0",
+    "1",
+    "−1.5",
+    "0.123",
+    "1.2e+6",
+    "1.0e−5",
+    "–",
+    "–",
+  ]);
   assert.deepEqual(spread(new Float32Array([NaN, 2, -1, Infinity])), [-1, 2]);
 });

@@ -143,13 +143,12 @@ def test_a_token_says_both_numbers_and_d_goes_to_the_next_difference(browser, tm
     seen.page.locator(".wb").press("Home")
     seen.page.locator(".wb").press("d")
     first = next(int(i) for i, j in zip(view.left, view.right, strict=True) if FIRST.pieces[i] != SECOND.pieces[j])
-    assert seen.picked() == {"pos": first}
+    assert seen.selected() == {"pos": first}
     seen.page.locator(".wb").press("d")
-    assert seen.picked()["pos"] > first
+    assert seen.selected()["pos"] > first
     seen.page.locator(".wb").press("D")
-    assert seen.picked() == {"pos": first}
-    seen.page.get_by_role("button", name="the line that makes this view").click()
-    assert seen.page.locator(".wb-code").input_value() == f"wb.views.compare(trace, other, picked={first})"
+    assert seen.selected() == {"pos": first}
+    assert seen.python() == f"wb.views.compare(trace, other, selected={first})"
     assert seen.complaints == []
     seen.page.close()
 
@@ -163,7 +162,7 @@ def test_what_is_pointed_at_is_pointed_at_in_the_views_of_the_other_run(browser,
     assert seen.page.evaluate(there + ".state.lock") == len(SECOND) - 1
     seen.page.evaluate(there + ".set({ lock: 3, hover: 4 })")
     seen.settled()
-    assert seen.picked() == {"pos": 3}
+    assert seen.selected() == {"pos": 3}
     assert "position 4 ·" in seen.said()
     seen.page.evaluate(there + ".set({ hover: -1 })")
     seen.settled()
@@ -174,7 +173,7 @@ def test_what_is_pointed_at_is_pointed_at_in_the_views_of_the_other_run(browser,
 
 @needed
 def test_the_texts_can_be_hovered(browser, tmp_path: Path):
-    seen = Alive(browser, wb.views.compare(FIRST, SECOND, picked=0), tmp_path)
+    seen = Alive(browser, wb.views.compare(FIRST, SECOND, selected=0), tmp_path)
     box = seen.page.locator(".wb-plot >> nth=-1").bounding_box()
     seen.page.mouse.move(box["x"] + 150 + 66 * 2.5, box["y"] + 26 + 42 + 10)
     per = int((box["width"] - 158) // 66)
@@ -219,7 +218,7 @@ def test_texts_of_five_thousand_tokens_are_drawn_to_their_end_and_say_what_is_le
     assert f"{1249}" in drawn
     seen.page.locator(".wb").press("PageUp")
     assert "below" in rows(seen, tmp_path)[1]
-    seen.page.locator(".wb").press("Home")  # a kept token is shown
+    seen.page.locator(".wb").press("Home")  # a pinned token is shown
     seen.page.locator(".wb").press("ArrowRight")
     assert "above" not in rows(seen, tmp_path)[1]
     seen.page.locator(".wb").press("PageDown")  # and the texts may leave it
@@ -243,7 +242,7 @@ def test_short_texts_are_drawn_whole(browser, tmp_path: Path):
 @needed
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 420)])
 def test_it_fits_the_window_in_light_and_dark(browser, tmp_path: Path, scheme, width: int):
-    path = wb.views.compare(FIRST, SECOND, picked=60).to_html(tmp_path / "page.html")
+    path = wb.views.compare(FIRST, SECOND, selected=60).to_html(tmp_path / "page.html")
     seen = Seen(browser, path, color_scheme=scheme, width=width)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     seen.shot(f"compare-{scheme}-{width}")

@@ -55,7 +55,7 @@ def test_where_tokens_share_a_cell_it_is_the_largest_of_theirs():
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_stretch_is_that_piece_of_the_whole_pattern(start: int, stop: int, layer: int):
     trace = whole(LONG)
-    header, arrays = wb.views.heads(trace).answer("head", {"layer": layer, "head": 5, "from": start, "to": stop})
+    header, arrays = wb.views.heads(trace).query("head", {"layer": layer, "head": 5, "from": start, "to": stop})
     piece = levels(wb.pattern(trace, layer, 5))[start:stop, start:stop]
     assert (arrays["cells"] == pooled(piece, header["factor"])).all()
     sinks = 1 - wb.pattern(trace, layer, 5).values.sum(-1)
@@ -65,13 +65,13 @@ def test_a_stretch_is_that_piece_of_the_whole_pattern(start: int, stop: int, lay
 
 def test_the_row_of_a_query_is_exact():
     trace = whole()
-    header, arrays = wb.views.heads(trace).answer("row", {"layer": 3, "head": 2, "query": 40})
+    header, arrays = wb.views.heads(trace).query("row", {"layer": 3, "head": 2, "query": 40})
     assert (arrays["row"] == wb.pattern(trace, 3, 2, 40).values).all()
     assert header["sink"] == pytest.approx(1 - arrays["row"].sum(), abs=1e-6)
 
 
 def test_all_thumbnails_of_a_layer_stay_under_300_kb():
-    _, arrays = wb.views.heads(whole(LONG, heads=64)).answer("layer", {"layer": 1})
+    _, arrays = wb.views.heads(whole(LONG, heads=64)).query("layer", {"layer": 1})
     assert arrays["thumbs"].shape[0] == 64
     assert arrays["thumbs"].nbytes <= 300_000
 
@@ -82,7 +82,7 @@ def test_a_trace_without_patterns_says_what_records_them():
     with pytest.raises(SelectionError, match=r"head must be between 0 and .*, got 6"):
         wb.views.heads(whole(), head=6)
     with pytest.raises(LookupError, match="no 'pattern'"):
-        wb.views.heads(whole()).answer("pattern", {"layer": 0})
+        wb.views.heads(whole()).query("pattern", {"layer": 0})
 
 
 def test_a_snapshot_shows_the_head():
@@ -133,7 +133,7 @@ def alike(seen: Seen, pattern: np.ndarray) -> float:
 
 
 @needed
-def test_darker_is_more_attention_and_what_is_not_yet_written_is_blank(browser, tmp_path: Path):
+def test_darker_is_more_attention_and_what_is_not_yet_generated_is_blank(browser, tmp_path: Path):
     trace = whole()
     n, pattern = len(trace), wb.pattern(trace, 1, 2).values
     seen = Seen(browser, wb.views.heads(trace, 1, 2).to_html(tmp_path / "page.html"))
@@ -145,7 +145,7 @@ def test_darker_is_more_attention_and_what_is_not_yet_written_is_blank(browser, 
 
 
 @needed
-def test_hovering_a_cell_names_query_and_key_and_a_click_keeps_the_query(browser, tmp_path: Path):
+def test_hovering_a_cell_names_query_and_key_and_a_click_pins_the_query(browser, tmp_path: Path):
     trace = whole()
     n, pattern = len(trace), wb.pattern(trace, 1, 2).values
     seen = Seen(browser, wb.views.heads(trace, 1, 2).to_html(tmp_path / "page.html"))
@@ -182,10 +182,9 @@ def test_heads_and_layers_change_by_click_key_and_menu_and_python_says_which(bro
     seen.page.locator(".wb").press("[")
     shown[0].select_option("3")
     seen.page.mouse.click(*cell(seen, 30, 12, len(trace)))
-    assert seen.picked() == {"pos": 30, "layer": 3, "head": 1}
-    seen.page.get_by_role("button", name="the line that makes this view").click()
-    line = seen.page.locator(".wb-code").input_value()
-    assert line == "wb.views.heads(trace, layer=3, head=1, picked=30)"
+    assert seen.selected() == {"pos": 30, "layer": 3, "head": 1}
+    line = seen.python()
+    assert line == "wb.views.heads(trace, layer=3, head=1, selected=30)"
     assert {"layer", "head", "row"} <= set(seen.asked)
     seen.page.wait_for_timeout(300)
     assert alike(seen, wb.pattern(trace, 3, 1).values) > 0.9  # marks lie over it
@@ -246,7 +245,7 @@ def test_of_a_very_long_run_a_preview_comes_first_and_then_the_exact_picture(bro
 
 @needed
 def test_a_page_says_what_it_does_not_hold(browser, tmp_path: Path):
-    seen = Seen(browser, wb.views.heads(whole(LONG), 0, 1, picked=700).to_html(tmp_path / "page.html"))
+    seen = Seen(browser, wb.views.heads(whole(LONG), 0, 1, selected=700).to_html(tmp_path / "page.html"))
     seen.page.locator(".wb").press("]")
     seen.page.locator("select >> nth=1").select_option("2")
     seen.settled()
@@ -262,7 +261,7 @@ def test_a_page_says_what_it_does_not_hold(browser, tmp_path: Path):
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [1280, 420])
 def test_it_fits_the_window_in_light_and_dark(browser, tmp_path: Path, scheme, width: int):
-    path = wb.views.heads(whole(), 0, 3, picked=50).to_html(tmp_path / "page.html")
+    path = wb.views.heads(whole(), 0, 3, selected=50).to_html(tmp_path / "page.html")
     seen = Seen(browser, path, color_scheme=scheme, width=width)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     seen.shot(f"heads-{scheme}-{width}")
@@ -272,7 +271,7 @@ def test_it_fits_the_window_in_light_and_dark(browser, tmp_path: Path, scheme, w
 @needed
 def test_hostile_tokens_are_seen_and_inert(browser, tmp_path: Path):
     trace = whole(HOSTILE)
-    seen = Seen(browser, wb.views.heads(trace, 1, 0, picked=20).to_html(tmp_path / "page.html"))
+    seen = Seen(browser, wb.views.heads(trace, 1, 0, selected=20).to_html(tmp_path / "page.html"))
     texts = inert(seen, browser, tmp_path)
     assert "<script>" in texts
     assert "⟨U+202E⟩" in texts

@@ -31,12 +31,12 @@ def test_a_trace_without_a_lens_says_what_records_it():
         wb.views.lens(made.run(lanes=False))
 
 
-def test_a_snapshot_says_the_words_of_the_kept_token():
+def test_a_snapshot_says_the_words_of_the_pinned_token():
     trace = whole()
-    text = snapshot(wb.views.lens(trace, picked=40))
+    text = snapshot(wb.views.lens(trace, selected=40))
     assert "at position 40" in text
     assert text.count("<img") == 1
-    assert "<script" not in snapshot(wb.views.lens(whole(HOSTILE), picked=6))
+    assert "<script" not in snapshot(wb.views.lens(whole(HOSTILE), selected=6))
 
 
 def word_cell(seen: Seen, column: int, layer: int) -> tuple[float, float]:
@@ -45,7 +45,7 @@ def word_cell(seen: Seen, column: int, layer: int) -> tuple[float, float]:
 
 
 @needed
-def test_a_cell_says_what_its_layer_predicts_and_a_click_keeps_both(browser, tmp_path: Path):
+def test_a_cell_says_what_its_layer_predicts_and_a_click_pins_both(browser, tmp_path: Path):
     trace = whole()
     lens = wb.logit_lens(trace)
     seen = Alive(browser, wb.views.lens(trace), tmp_path)
@@ -58,7 +58,7 @@ def test_a_cell_says_what_its_layer_predicts_and_a_click_keeps_both(browser, tmp
     assert f"{np.exp(float(lens['logprob'][2, first + 3, 0])):.3g}" in said
     assert f"entropy {float(lens['entropy'][2, first + 3]):.3g} nats" in said
     seen.page.mouse.click(*word_cell(seen, 3, 2))
-    assert seen.picked() == {"pos": first + 3, "layer": 2}
+    assert seen.selected() == {"pos": first + 3, "layer": 2}
     seen.page.keyboard.press("ArrowUp")
     seen.page.mouse.move(0, 0)
     assert "layer 3 predicts" in seen.said()
@@ -67,17 +67,16 @@ def test_a_cell_says_what_its_layer_predicts_and_a_click_keeps_both(browser, tmp
 
 
 @needed
-def test_the_words_follow_the_kept_token(browser, tmp_path: Path):
+def test_the_words_follow_the_pinned_token(browser, tmp_path: Path):
     trace = whole()
-    seen = Alive(browser, wb.views.lens(trace, picked=5), tmp_path)
+    seen = Alive(browser, wb.views.lens(trace, selected=5), tmp_path)
     seen.page.locator(".wb").press("End")
     seen.settled()
     box = seen.page.locator(".wb-plot >> nth=1").bounding_box()
     fit = int((box["width"] - 158) // WIDE)
     seen.page.mouse.move(*word_cell(seen, fit - 1, 0))
     assert f"position {len(trace) - 1} ·" in seen.said()
-    seen.page.get_by_role("button", name="the line that makes this view").click()
-    assert seen.page.locator(".wb-code").input_value() == f"wb.views.lens(trace, picked={len(trace) - 1})"
+    assert seen.python() == f"wb.views.lens(trace, selected={len(trace) - 1})"
     seen.page.close()
 
 
@@ -97,7 +96,7 @@ def test_the_colour_can_be_entropy_or_divergence(browser, tmp_path: Path):
 @needed
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 420)])
 def test_it_fits_the_window_in_light_and_dark(browser, tmp_path: Path, scheme, width: int):
-    path = wb.views.lens(whole(), picked=50).to_html(tmp_path / "page.html")
+    path = wb.views.lens(whole(), selected=50).to_html(tmp_path / "page.html")
     seen = Seen(browser, path, color_scheme=scheme, width=width)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     seen.shot(f"lens-{scheme}-{width}")
@@ -106,6 +105,6 @@ def test_it_fits_the_window_in_light_and_dark(browser, tmp_path: Path, scheme, w
 
 @needed
 def test_hostile_tokens_are_seen_and_inert(browser, tmp_path: Path):
-    seen = Seen(browser, wb.views.lens(whole(HOSTILE), picked=12).to_html(tmp_path / "page.html"))
+    seen = Seen(browser, wb.views.lens(whole(HOSTILE), selected=12).to_html(tmp_path / "page.html"))
     assert "<scr" in inert(seen, browser, tmp_path)
     seen.close()

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from tests.views.browser import OUT, needed
-from tests.views.lab import HOME, Lab, lab
+from tests.views.lab import HOME, Lab
 
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[lab]'")
 NAMES = sorted(path.stem for path in (HOME / "notebooks").glob("[0-9][0-9]_*.ipynb"))
@@ -38,12 +38,11 @@ SEEN = """() => window.jupyterapp.shell.currentWidget.content.widgets.map(cell =
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Lab]:
-    with lab() as running:
-        for folder in ("notebooks", "docs/figures", "data"):
-            ignored = shutil.ignore_patterns("out", "__pycache__", ".*")
-            shutil.copytree(HOME / folder, running.root / folder, ignore=ignored)
-        yield running
+def server(jupyterlab: Lab) -> Lab:
+    for folder in ("notebooks", "docs/figures", "data"):
+        ignored = shutil.ignore_patterns("out", "__pycache__", ".*")
+        shutil.copytree(HOME / folder, jupyterlab.root / folder, ignore=ignored)
+    return jupyterlab
 
 
 @pytest.fixture

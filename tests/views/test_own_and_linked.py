@@ -26,6 +26,7 @@ def lines(seen: Alive) -> list[str]:
     found = []
     for view in seen.page.locator(".wb").all():
         view.get_by_role("button", name="the line that makes this view").click()
+        seen.settled()
         found.append(view.locator(".wb-code").input_value())
         view.get_by_role("button", name="the line that makes this view").click()
     return found
@@ -54,9 +55,9 @@ def test_two_views_of_heads_show_the_layer_and_head_of_their_code_when_run_and_w
         assert f"layer {layer}, head {head}" in snapshot(wb.views.heads(trace, layer, head))
 
 
-def test_a_kept_token_is_that_of_both_views_and_says_the_layer_and_head_of_the_first(heads: Alive):
+def test_a_pinned_token_is_that_of_both_views_and_says_the_layer_and_head_of_the_first(heads: Alive):
     heads.page.locator(".wb").nth(1).press("End")
-    assert heads.picked() == {"pos": len(whole()) - 1, "layer": 0, "head": 1}
+    assert heads.selected() == {"pos": len(whole()) - 1, "layer": 0, "head": 1}
     assert choices(heads) == [["", "0", "1"], ["", "3", "5"]]
     said = heads.page.locator(".wb-said").all_inner_texts()
     assert [f"layer {layer}, head {head} looks" in text for (layer, head), text in zip([(0, 1), (3, 5)], said)] == [
@@ -67,20 +68,20 @@ def test_a_kept_token_is_that_of_both_views_and_says_the_layer_and_head_of_the_f
 def test_zoom_and_filter_are_those_of_one_view_until_both_are_linked(heads: Alive):
     first, second = heads.page.locator(".wb").all()
     first.press("+")
-    first.locator("select").first.select_option("written")
-    assert choices(heads) == [["written", "0", "1"], ["", "3", "5"]]
+    first.locator("select").first.select_option("generated")
+    assert choices(heads) == [["generated", "0", "1"], ["", "3", "5"]]
     assert ["window=" in line for line in lines(heads)] == [True, False]
     for view in (first, second):
         view.get_by_role("button", name="share layer, head, zoom and filter").click()
-    assert choices(heads) == [["written", "0", "1"]] * 2
+    assert choices(heads) == [["generated", "0", "1"]] * 2
     assert len(set(lines(heads))) == 1
     second.press("ArrowUp")
     second.press("]")
-    assert choices(heads) == [["written", "1", "2"]] * 2
+    assert choices(heads) == [["generated", "1", "2"]] * 2
     heads.shot("heads-linked")
     first.get_by_role("button", name="share layer, head, zoom and filter").click()
     second.press("ArrowUp")
-    assert choices(heads) == [["written", "1", "2"], ["written", "2", "2"]]
+    assert choices(heads) == [["generated", "1", "2"], ["generated", "2", "2"]]
 
 
 def test_views_of_other_kinds_show_what_their_code_says_beside_it(browser, tmp_path: Path):
@@ -108,7 +109,7 @@ def test_steps_have_the_numbers_of_the_array_and_of_python_everywhere(browser, t
         [[float(r > k) * (r + k / 100) for k in range(count)] for r in range(count)], dims=("step", "key_step")
     )
     views = [
-        wb.views.score_sheet(trace, arcs=array, picked=steps[3].start),
+        wb.views.score_sheet(trace, arcs=array, selected=steps[3].start),
         wb.views.steps(trace, array),
         wb.views.tokens(trace),
         wb.views.routing(trace),

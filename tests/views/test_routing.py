@@ -82,7 +82,7 @@ def test_many_steps_share_rows_of_loads(browser, tmp_path: Path):
 
 
 @needed
-def test_a_token_says_its_experts_and_clicks_keep_layer_and_token(browser, tmp_path: Path):
+def test_a_token_says_its_experts_and_clicks_pin_layer_and_token(browser, tmp_path: Path):
     trace = whole()
     seen = Alive(browser, wb.views.routing(trace, 1), tmp_path)
     box = seen.page.locator(".wb-plot >> nth=0").bounding_box()
@@ -93,14 +93,13 @@ def test_a_token_says_its_experts_and_clicks_keep_layer_and_token(browser, tmp_p
     assert "position 40 ·" in seen.said()
     assert f"layer {LAYERS - 1} ran the experts {top} (" in seen.said()
     seen.page.mouse.click(x, box["y"] + 20 + each * 1.5)
-    assert seen.picked() == {"pos": 40, "layer": LAYERS - 2}
+    assert seen.selected() == {"pos": 40, "layer": LAYERS - 2}
     assert len(seen.marks(".wb-lock")) >= 2
     seen.page.keyboard.press("ArrowDown")
     seen.page.keyboard.press("ArrowLeft")
-    assert seen.picked() == {"pos": 39, "layer": LAYERS - 3}
-    seen.page.get_by_role("button", name="the line that makes this view").click()
-    assert seen.page.locator(".wb-code").input_value() == "wb.views.routing(trace, layer=1, picked=39)"
-    seen.page.mouse.click(*load_cell(seen, 2, 0, 4, LAYERS))  # keeps an expert, and its layer
+    assert seen.selected() == {"pos": 39, "layer": LAYERS - 3}
+    assert seen.python() == "wb.views.routing(trace, layer=1, selected=39)"
+    seen.page.mouse.click(*load_cell(seen, 2, 0, 4, LAYERS))  # pins an expert, and its layer
     seen.settled()
     assert [seen.page.locator(f"select >> nth={k}").input_value() for k in (1, 2)] == [str(LAYERS - 1), "4"]
     assert seen.complaints == []
@@ -110,7 +109,7 @@ def test_a_token_says_its_experts_and_clicks_keep_layer_and_token(browser, tmp_p
 @needed
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 420)])
 def test_it_fits_the_window_in_light_and_dark(browser, tmp_path: Path, scheme, width: int):
-    path = wb.views.routing(whole(), 2, picked=50).to_html(tmp_path / "page.html")
+    path = wb.views.routing(whole(), 2, selected=50).to_html(tmp_path / "page.html")
     seen = Seen(browser, path, color_scheme=scheme, width=width)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     seen.shot(f"routing-{scheme}-{width}")

@@ -133,7 +133,7 @@ def number(value: float) -> str:
 
 
 @needed
-def test_a_cell_says_both_steps_and_a_click_keeps_the_first_token(browser, tmp_path: Path):
+def test_a_cell_says_both_steps_and_a_click_pins_the_first_token(browser, tmp_path: Path):
     trace, array = whole(), effects()
     seen = Alive(browser, wb.views.steps(trace, array), tmp_path)
     seen.page.mouse.move(*at(seen, 4, 1))
@@ -142,7 +142,7 @@ def test_a_cell_says_both_steps_and_a_click_keeps_the_first_token(browser, tmp_p
     assert f"{number(float(array[4, 1]))} nats" in said
     assert wb.steps(trace)[1].text.strip()[:6] in said.splitlines()[2]
     seen.page.mouse.click(*at(seen, 4, 1))
-    assert seen.picked() == {"pos": wb.steps(trace)[4].start}
+    assert seen.selected() == {"pos": wb.steps(trace)[4].start}
     assert len(seen.marks(".wb-lock")) == 2
     seen.page.mouse.move(0, 0)
     assert "from steps" in seen.said()
@@ -193,15 +193,15 @@ def test_two_thousand_steps_are_sent_as_a_mean_and_a_layer_when_it_is_asked_for(
     assert max(arrays["0:cells"].shape) <= CELLS
     assert arrays["0:cells"][500, 233] == pytest.approx(mean[1500:1503, 699:702].max())
     assert matrix["high"] == pytest.approx(mean.max())
-    wanted = {"array": 0, "layer": 2, "from": 1400, "to": 1600}
-    packed = view.reply("cells", wanted)
+    request = {"array": 0, "layer": 2, "from": 1400, "to": 1600}
+    packed = view.reply("cells", request)
     assert len(packed) < BYTES
     header, arrays = unpacked(packed)
     assert (header["factor"], header["start"]) == (1, 1400)
     assert np.array_equal(arrays["cells"], array.sel(layer=2).values[1400:1600, 1400:1600])
     assert header["high"] == arrays["cells"].max() < 4  # the scale is that of the stretch
     with pytest.raises(LookupError, match="layer 1 is not in this array; it has the layers 0, 2, 3"):
-        view.reply("cells", wanted | {"layer": 1})
+        view.reply("cells", request | {"layer": 1})
 
 
 def test_a_score_sheet_sends_the_strongest_links_of_two_thousand_steps_and_no_matrix():
@@ -247,7 +247,7 @@ def test_two_thousand_steps_fit_and_are_exact_where_one_zooms(browser, tmp_path:
     assert seen.said() == "steps 1500–1505 from steps 696–701: 1 nats, the largest of 6 × 6 steps"
     seen.shot(f"steps-2000-{scheme}")
     seen.page.mouse.click(box["x"] + 150 + 116.5 * side, box["y"] + 42 + 250.5 * side)
-    assert seen.picked() == {"pos": wb.steps(trace)[1500].start}
+    assert seen.selected() == {"pos": wb.steps(trace)[1500].start}
     seen.page.mouse.move(0, 0)
     assert "from steps 700 (1)" in seen.said()
     for _ in range(5):
@@ -298,7 +298,7 @@ def test_the_arcs_are_those_of_the_array(browser, tmp_path: Path):
 @needed
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 420)])
 def test_it_fits_the_window_in_light_and_dark(browser, tmp_path: Path, scheme, width: int):
-    path = wb.views.steps(whole(), effects(), picked=60).to_html(tmp_path / "page.html")
+    path = wb.views.steps(whole(), effects(), selected=60).to_html(tmp_path / "page.html")
     seen = Seen(browser, path, color_scheme=scheme, width=width)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     seen.shot(f"steps-{scheme}-{width}")

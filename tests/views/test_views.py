@@ -46,15 +46,15 @@ def test_a_payload_refuses_what_javascript_cannot_read():
         packed({"x": float("nan")}, {})
 
 
-def test_what_is_picked_can_be_said_in_python():
-    view = wb.views.tokens(made.run(), picked=4)
-    assert view.picked == {"pos": 4}
-    view.picked = 9
-    assert view.picked == {"pos": 9}
-    view.picked = {"pos": 3, "layer": 2}
-    assert view.payload()[0]["picked"] == {"pos": 3, "layer": 2}
-    view.picked = None
-    assert view.picked is None
+def test_what_is_selected_can_be_said_in_python():
+    view = wb.views.tokens(made.run(), selected=4)
+    assert view.selected == {"pos": 4}
+    view.selected = 9
+    assert view.selected == {"pos": 9}
+    view.selected = {"pos": 3, "layer": 2}
+    assert view.payload()[0]["selected"] == {"pos": 3, "layer": 2}
+    view.selected = None
+    assert view.selected is None
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_a_wrong_wish_says_what_there_is(wrong, says):
 
 
 @pytest.mark.parametrize("wrong", [98, -1])
-def test_a_position_that_the_trace_does_not_have_cannot_be_picked(wrong):
-    with pytest.raises(SelectionError, match=rf"^picked must be between 0 and 97, got {wrong}\.$"):
-        wb.views.score_sheet(made.run(), picked=wrong)
+def test_a_position_that_the_trace_does_not_have_cannot_be_selected(wrong):
+    with pytest.raises(SelectionError, match=rf"^selected must be between 0 and 97, got {wrong}\.$"):
+        wb.views.score_sheet(made.run(), selected=wrong)
 
 
 def test_values_must_be_one_for_each_token():
@@ -186,7 +186,7 @@ def test_four_thousand_tokens_of_text_are_less_than_seventy_kilobytes():
 
 def test_a_question_that_fails_is_answered_with_why():
     view = wb.views.tokens(made.run())
-    head, buffers = _answer(view, {"id": "7", "kind": "tile", "wanted": {}})
+    head, buffers = _answer(view, {"id": "7", "kind": "tile", "request": {}})
     assert head == {"id": "7", "error": "LookupError: this view has no 'tile' to give"}
     assert buffers == []
     head, [data] = _answer(view, {"id": "8", "kind": "open"})

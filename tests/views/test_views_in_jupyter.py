@@ -12,7 +12,7 @@ import pytest
 import workbench as wb
 from tests.views import made
 from tests.views.browser import OUT, needed
-from tests.views.lab import Lab, lab
+from tests.views.lab import Lab
 from tests.views.whole import whole
 
 pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[lab]'")
@@ -29,11 +29,9 @@ SHOWN = """() => [...document.querySelectorAll(".jp-OutputArea-child")].filter(o
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[Lab]:
-    with lab() as running:
-        talk = [*made.TALK, ("assistant", "final", made.HOSTILE)]
-        made.run(talk).save(running.root / "made.trace")
-        yield running
+def server(jupyterlab: Lab) -> Lab:
+    made.run([*made.TALK, ("assistant", "final", made.HOSTILE)]).save(jupyterlab.root / "made.trace")
+    return jupyterlab
 
 
 @pytest.fixture(scope="module")
@@ -51,13 +49,14 @@ def page(server: Lab, browser) -> Iterator[Any]:
     page.wait_for_function("document.querySelectorAll('.wb .wb-t').length > 0", timeout=30_000)
     page.wait_for_function("document.querySelectorAll('.wb').length == 2", timeout=30_000)
     yield page
+    page.close()
     assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
     assert alarms == []
 
 
-def kept(page) -> list[int]:
+def pinned(page) -> list[int]:
     page.wait_for_timeout(300)  # a message to the kernel or from it
-    return page.evaluate("[...document.querySelectorAll('.wb-kept')].map(token => token.place)")
+    return page.evaluate("[...document.querySelectorAll('.wb-pinned')].map(token => token.place)")
 
 
 def test_a_trace_shows_itself_and_its_snapshot_gives_way(page):
@@ -67,23 +66,23 @@ def test_a_trace_shows_itself_and_its_snapshot_gives_way(page):
 
 def test_a_click_in_one_cell_marks_the_other_and_reaches_python(server: Lab, page):
     page.locator(".wb").first.locator(".wb-t").nth(30).click()
-    assert kept(page) == [30, 30]
-    assert server.ask(page, "print(view.picked)") == "{'pos': 30}"
+    assert pinned(page) == [30, 30]
+    assert server.ask(page, "print(view.selected)") == "{'pos': 30}"
 
 
 def test_python_moves_the_mark(server: Lab, page):
-    server.ask(page, "view.picked = 44")
-    assert kept(page) == [44, 44]
-    assert server.ask(page, "print(view.picked)") == "{'pos': 44}"
-    server.ask(page, "view.picked = None")
-    assert kept(page) == []
+    server.ask(page, "view.selected = 44")
+    assert pinned(page) == [44, 44]
+    assert server.ask(page, "print(view.selected)") == "{'pos': 44}"
+    server.ask(page, "view.selected = None")
+    assert pinned(page) == []
 
 
 def test_keys_in_a_view_do_not_reach_jupyter(server: Lab, page):
     page.locator(".wb").first.locator(".wb-t").nth(30).click()
     for key in ("ArrowRight", "d", "d", "x", "a", "ArrowDown"):
         page.keyboard.press(key)
-    assert kept(page) == [31, 31]
+    assert pinned(page) == [31, 31]
     assert page.evaluate("window.jupyterapp.shell.currentWidget.content.widgets.length") == len(CELLS)
 
 
@@ -95,7 +94,7 @@ def test_views_answer_while_a_cell_runs(server: Lab, page):
     )
     assert busy
     page.locator(".wb").nth(1).locator(".wb-t").nth(12).click()
-    assert kept(page) == [12, 12]
+    assert pinned(page) == [12, 12]
     assert page.evaluate("window.busy !== 0")
     page.wait_for_function("window.busy === 0", timeout=20_000)
 
@@ -138,7 +137,7 @@ def test_two_views_of_heads_show_the_layer_and_head_of_their_code_run_reloaded_a
     server.open(page, "heads.ipynb")
     server.run_all(page)
     assert menus(page) == [["0", "1"], ["3", "5"]]
-    page.locator(".wb").nth(1).press("End")  # a token that is kept is that of both, and carries no layer over
+    page.locator(".wb").nth(1).press("End")  # a token that is pinned is that of both, and carries no layer over
     page.locator(".wb").nth(0).press("ArrowUp")
     assert menus(page) == [["1", "1"], ["3", "5"]]
     server.save(page)

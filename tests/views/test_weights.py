@@ -85,7 +85,7 @@ def test_a_snapshot_shows_sinks_and_words():
 @needed
 def test_a_click_on_a_sink_goes_to_its_layer_and_head(browser, tmp_path: Path):
     trace = whole()
-    seen = Alive(browser, wb.views.weights(trace, sinks(), [router(1), router(2)], picked=30), tmp_path)
+    seen = Alive(browser, wb.views.weights(trace, sinks(), [router(1), router(2)], selected=30), tmp_path)
     box = seen.page.locator(".wb-plot >> nth=0").bounding_box()
     tall = (box["height"] - 50) / LAYERS
     x, y = box["x"] + 150 + 34 * 4.5, box["y"] + 42 + tall * (LAYERS - 1 - 2 + 0.5)
@@ -94,16 +94,15 @@ def test_a_click_on_a_sink_goes_to_its_layer_and_head(browser, tmp_path: Path):
     assert said.startswith("layer 2 (sliding), head 4\n")
     assert f"sink logit {float(sinks()['logit'][2, 4]):.3g}" in said
     seen.page.mouse.click(x, y)
-    assert seen.picked() == {"pos": 30, "layer": 2, "head": 4}
+    assert seen.selected() == {"pos": 30, "layer": 2, "head": 4}
     seen.page.mouse.move(0, 0)
     ran = trace["expert_indices", 2][30]
     assert all(f"expert {e} of layer 2: “r2e{e}k0”" in seen.said() for e in ran[:1])
     assert len(seen.page.locator(".wb-plot >> nth=1").locator(".wb-lock").all()) == len(ran)
     seen.page.locator(".wb").press("ArrowDown")
     seen.page.locator(".wb").press("ArrowDown")
-    seen.page.get_by_role("button", name="the line that makes this view").click()
-    line = "wb.views.weights(trace, sinks=sinks, routers=routers, picked=30)"
-    assert seen.page.locator(".wb-code").input_value() == line
+    line = "wb.views.weights(trace, sinks=sinks, routers=routers, selected=30)"
+    assert seen.python() == line
     with seen.page.expect_download() as download:
         seen.page.get_by_role("button", name="save what is shown as SVG").click()
     download.value.save_as(tmp_path / "saved.svg")
@@ -130,7 +129,7 @@ def test_experts_are_chosen_by_the_reader(browser, tmp_path: Path):
 @needed
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 420)])
 def test_it_fits_the_window_in_light_and_dark(browser, tmp_path: Path, scheme, width: int):
-    view = wb.views.weights(whole(), sinks(), [router(1)], [expert(2, 5)], picked=30)
+    view = wb.views.weights(whole(), sinks(), [router(1)], [expert(2, 5)], selected=30)
     seen = Seen(browser, view.to_html(tmp_path / "page.html"), color_scheme=scheme, width=width)
     assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
     seen.shot(f"weights-{scheme}-{width}")

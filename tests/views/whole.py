@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.views import made
-from tests.views.browser import Seen
+from tests.views.browser import Seen, noticing
 from workbench.traces import Manifest, Trace
 from workbench.traces.steps import steps
 from workbench.views.script import script, style
@@ -52,16 +52,16 @@ def whole(talk: list[made.Message] = made.TALK, *, heads: int = HEADS, seed: int
 HOSTILE = [("user", None, made.HOSTILE), ("assistant", "analysis", made.HOSTILE)]
 
 _LIVE = """
-const state = { picked: null };
+const state = { selected: null };
 let heard;
 const model = {
   get: (key) => state[key],
   set: (key, value) => { state[key] = value; },
-  save_changes: () => { if (!NUMBER) window.picked = state.picked; },
+  save_changes: () => { if (!NUMBER) window.selected = state.selected; },
   on: (name, f) => { if (name === "msg:custom") heard = f; },
   off: () => {},
-  async send({ id, kind, wanted }) {
-    const [error, text] = await window.reply(NUMBER, kind, wanted);
+  async send({ id, kind, request }) {
+    const [error, text] = await window.reply(NUMBER, kind, request);
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
     heard({ id, ...(error && { error }) }, [new DataView(bytes.buffer)]);
   },
@@ -77,7 +77,7 @@ class Alive(Seen):
     def __init__(self, browser, view, folder: Path, *others, **options):
         self.asked: list[str] = []
         self.views = [view, *others]
-        page = browser.new_page(viewport={"width": 1280, "height": 900}, **options)
+        page = noticing(browser.new_page(viewport={"width": 1280, "height": 900}, **options))
         self.page, self.complaints, self.requests = page, [], []
         page.on("console", lambda message: self.complaints.append(message.text))
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
@@ -96,16 +96,16 @@ class Alive(Seen):
         page.goto(path.as_uri())
         page.wait_for_selector("html.drawn", state="attached")
 
-    def _reply(self, number: int, kind: str, wanted: dict) -> list[str]:
+    def _reply(self, number: int, kind: str, request: dict) -> list[str]:
         self.asked.append(kind)
         try:
-            return ["", b64encode(self.views[number].reply(kind, wanted)).decode()]
+            return ["", b64encode(self.views[number].reply(kind, request)).decode()]
         except Exception as error:
             return [f"{type(error).__name__}: {error}", ""]
 
-    def picked(self):
+    def selected(self):
         self.settled()
-        return self.page.evaluate("window.picked")
+        return self.page.evaluate("window.selected")
 
 
 def inert(seen: Seen, browser, tmp_path: Path) -> str:

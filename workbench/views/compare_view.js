@@ -1,47 +1,114 @@
+// @ts-check
 // Two runs beside each other: lanes over the first one's tokens, and the aligned texts as words.
-import { busOf, columns, frame, mix, number, register, spread } from "./shared.js";
-import { gutter, strip } from "./grid.js";
+import { mix } from "./drawing.js";
+import { register } from "./mount.js";
+import { gutter, strip } from "./plots.js";
+import { columns, pointed, spread } from "./token_axis.js";
+import { number } from "./token_index.js";
+import { busOf } from "./trace_bus.js";
+import { frame } from "./view_frame.js";
 
-const PAIR_WIDE = 66, PAIR_TALL = 42, LINES = 8, BARS = 34;
+const PAIR_WIDE = 66,
+  PAIR_TALL = 42,
+  LINES = 8,
+  BARS = 34;
 
 register("compare", (ctx) => {
-  const { data, tokens, bus, theme } = ctx, { state } = bus, { n } = tokens, { left, right, piece2 } = data.arrays, [first, second] = data.names;
-  const size = left.length, partner = new Int32Array(n).fill(-1), column = new Int32Array(n), back = new Int32Array(piece2.length).fill(-1);
-  const word2 = (j) => tokens.words[piece2[j]].replaceAll("\n", "↵") || "∅", same = (c) => left[c] >= 0 && right[c] >= 0 && tokens.text(left[c]) === tokens.words[piece2[right[c]]];
+  const { data, tokens, bus, theme } = ctx,
+    { state } = bus,
+    { n } = tokens,
+    { left, right, piece2 } = data.arrays,
+    [first, second] = data.names;
+  const size = left.length,
+    partner = new Int32Array(n).fill(-1),
+    column = new Int32Array(n),
+    back = new Int32Array(piece2.length).fill(-1);
+  const word2 = (j) => tokens.words[piece2[j]].replaceAll("\n", "↵") || "∅",
+    same = (c) =>
+      left[c] >= 0 && right[c] >= 0 && tokens.text(left[c]) === tokens.words[piece2[right[c]]];
   for (let c = 0; c < size; c++) {
     if (left[c] >= 0) column[left[c]] = c;
-    if (same(c)) (partner[left[c]] = right[c]), (back[right[c]] = left[c]);
+    if (same(c)) {
+      partner[left[c]] = right[c];
+      back[right[c]] = left[c];
+    }
   }
   const lanes = data.lanes.map((lane) => {
-    const [a, b] = ["a:", "b:"].map((side) => data.arrays[side + lane.name]), aligned = Float32Array.from(a, (_, i) => (partner[i] < 0 ? NaN : b[partner[i]]));
+    const [a, b] = ["a:", "b:"].map((side) => data.arrays[side + lane.name]),
+      aligned = Float32Array.from(a, (_, i) => (partner[i] < 0 ? NaN : b[partner[i]]));
     return { ...lane, a, b: aligned, gap: aligned.map((v, i) => v - a[i]) };
   });
   const read = (i) => {
-    const c = column[i], j = right[c], other = j < 0 ? `not in ${second}` : same(c) ? `position ${j} in ${second}` : `“${word2(j)}”, position ${j}, in ${second}`;
-    return [other, ...(partner[i] < 0 ? [] : lanes.map(({ label, unit, a, b, gap }) => `${label}: ${number(a[i])} and ${number(b[i])}, ${second} − ${first} ${number(gap[i])} ${unit}`))];
+    const c = column[i],
+      j = right[c],
+      other =
+        j < 0
+          ? `not in ${second}`
+          : same(c)
+            ? `position ${j} in ${second}`
+            : `“${word2(j)}”, position ${j}, in ${second}`;
+    return [
+      other,
+      ...(partner[i] < 0
+        ? []
+        : lanes.map(
+            ({ label, unit, a, b, gap }) =>
+              `${label}: ${number(a[i])} and ${number(b[i])}, ${second} − ${first} ${number(gap[i])} ${unit}`,
+          )),
+    ];
   };
-  const view = frame(ctx, { label: "compare", read, args: () => data.args, keys: ({ key }) => ({ d: () => jump(1), D: () => jump(-1), PageUp: () => page(-1), PageDown: () => page(1) })[key]?.() ?? false });
+  const view = frame(ctx, {
+    label: "compare",
+    read,
+    args: () => data.args,
+    keys: ({ key }) =>
+      ({ d: () => jump(1), D: () => jump(-1), PageUp: () => page(-1), PageDown: () => page(1) })[
+        key
+      ]?.() ?? false,
+  });
   // Where the texts part: the first column of each stretch that differs.
-  const parts = Array.from({ length: size }, (_, c) => c).filter((c) => !same(c) && (c === 0 || same(c - 1)));
+  const parts = Array.from({ length: size }, (_, c) => c).filter(
+    (c) => !same(c) && (c === 0 || same(c - 1)),
+  );
   const before = (c) => {
     while (c > 0 && left[c] < 0) c--;
     return Math.max(0, left[c]);
   };
   const jump = (by) => {
-    const here = state.lock < 0 ? -1 : column[state.lock], next = by > 0 ? parts.find((c) => before(c) > (state.lock < 0 ? -1 : state.lock)) : parts.findLast((c) => c < here && before(c) < state.lock);
+    const here = state.lock < 0 ? -1 : column[state.lock],
+      next =
+        by > 0
+          ? parts.find((c) => before(c) > (state.lock < 0 ? -1 : state.lock))
+          : parts.findLast((c) => c < here && before(c) < state.lock);
     if (next !== undefined) bus.set({ lock: before(next) });
     return true;
   };
-  view.bar.insertBefore(view.button("next difference", "where the texts part next (d)", () => jump(1)), view.bar.querySelector(".wb-gap"));
+  view.bar.insertBefore(
+    view.button("next difference", "where the texts part next (d)", () => jump(1)),
+    view.bar.querySelector(".wb-gap"),
+  );
 
   // What is pointed at in one run is pointed at in the other, in all of its views.
   if (data.other !== data.trace) {
     const other = busOf(data.other);
     let theirs = false;
-    bus.on((_, keys) => ["hover", "lock"].forEach((k) => keys.has(k) && other.set({ [k]: state[k] < 0 ? -1 : partner[state[k]] })), ctx.signal);
+    bus.on(
+      (_, keys) =>
+        ["hover", "lock"].forEach(
+          (k) => keys.has(k) && other.set({ [k]: state[k] < 0 ? -1 : partner[state[k]] }),
+        ),
+      ctx.signal,
+    );
     other.on((state2, keys) => {
-      for (const k of ["hover", "lock"]) if (keys.has(k) && state2[k] >= 0 && back[state2[k]] >= 0) (theirs ||= k === "hover"), bus.set({ [k]: back[state2[k]] });
-      if (keys.has("hover") && state2.hover < 0 && theirs) (theirs = false), bus.set({ hover: -1 });
+      for (const k of ["hover", "lock"])
+        if (keys.has(k) && state2[k] >= 0 && back[state2[k]] >= 0) {
+          theirs ||= k === "hover";
+          bus.set({ [k]: back[state2[k]] });
+        }
+      if (keys.has("hover") && state2.hover < 0 && theirs) {
+        theirs = false;
+        bus.set({ hover: -1 });
+      }
     }, ctx.signal);
   }
 
@@ -50,17 +117,49 @@ register("compare", (ctx) => {
     return high.map((v, i) => (-low[i] > v ? low[i] : v));
   };
   for (const lane of lanes) {
-    const [[low1, high1], [low2, high2]] = [spread(lane.a), spread(lane.b)], low = Math.min(0, low1, low2), high = Math.max(0, high1, high2), most = Math.max(...spread(lane.gap).map(Math.abs)) || 1;
+    const [[low1, high1], [low2, high2]] = [spread(lane.a), spread(lane.b)],
+      low = Math.min(0, low1, low2),
+      high = Math.max(0, high1, high2),
+      most = Math.max(...spread(lane.gap).map(Math.abs)) || 1;
     strip(view, ctx, {
-      label: lane.label, title: (a) => `${lane.label}${lane.unit ? `, ${lane.unit}` : ""}${a.shared ? ` · downsampled (${lane.keep}; the larger difference)` : ""}`, pooled: false, size: () => 3 * (BARS + 6),
+      label: lane.label,
+      title: (a) =>
+        `${lane.label}${lane.unit ? `, ${lane.unit}` : ""}${a.shared ? ` · downsampled (${lane.keep}; the larger difference)` : ""}`,
+      pooled: false,
+      size: () => 3 * (BARS + 6),
       draw(pen, a, y) {
-        const c = theme.of, wide = a.width / a.columns, gap = wide > 4 ? 1 : 0;
+        const c = theme.of,
+          wide = a.width / a.columns,
+          gap = wide > 4 ? 1 : 0;
         const row = (k, name, cells, bottom, top, colour) => {
-          const base = y + k * (BARS + 6), at = (v) => base + BARS - ((v - bottom) / (top - bottom || 1)) * BARS, zero = at(0);
-          pen.text(a.x0 - 6, base + 12, name, { fill: c.ink, size: 11, align: "end", width: a.x0 - 8 });
-          pen.text(a.x0 - 6, base + 25, `${number(bottom)} to ${number(top)}`, { fill: c.soft, size: 10, align: "end", width: a.x0 - 8 });
+          const base = y + k * (BARS + 6),
+            at = (v) => base + BARS - ((v - bottom) / (top - bottom || 1)) * BARS,
+            zero = at(0);
+          pen.text(a.x0 - 6, base + 12, name, {
+            fill: c.ink,
+            size: 11,
+            align: "end",
+            width: a.x0 - 8,
+          });
+          pen.text(a.x0 - 6, base + 25, `${number(bottom)} to ${number(top)}`, {
+            fill: c.soft,
+            size: 10,
+            align: "end",
+            width: a.x0 - 8,
+          });
           pen.rect(a.x0, zero - 0.25, a.width, 0.5, c.soft, 0.6);
-          cells.forEach((v, i) => v === v && v && pen.rect(a.x0 + i * wide, Math.min(zero, at(v)), wide - gap, Math.max(0.75, Math.abs(at(v) - zero)), colour(v)));
+          cells.forEach(
+            (v, i) =>
+              !Number.isNaN(v) &&
+              v &&
+              pen.rect(
+                a.x0 + i * wide,
+                Math.min(zero, at(v)),
+                wide - gap,
+                Math.max(0.75, Math.abs(at(v) - zero)),
+                colour(v),
+              ),
+          );
         };
         row(0, first, columns(a, lane.a, lane.keep), low, high, () => c.k0);
         row(1, second, columns(a, lane.b, lane.keep), low, high, () => c.k1);
@@ -69,53 +168,117 @@ register("compare", (ctx) => {
     });
   }
 
-  // The texts: as many rows of pairs as fit, and how many there are above and below. They follow the kept token and the zoom.
-  let begin = state.from > 0 ? column[state.from] : Math.max(0, (parts[0] ?? 0) - 8), followed = -1;
+  // The texts: as many rows of pairs as fit, and how many there are above and below. They follow the pinned token and the zoom.
+  let begin = state.from > 0 ? column[state.from] : Math.max(0, (parts[0] ?? 0) - 8),
+    followed = -1;
   const grid = (width) => {
-    const per = Math.max(1, Math.floor((width - gutter(width) - 8) / PAIR_WIDE)), fit = per * LINES, at = state.lock >= 0 ? column[state.lock] : -1;
-    if (state.lock !== followed && at >= 0 && (at < begin || at >= begin + fit)) begin = at - (fit >> 1);
+    const per = Math.max(1, Math.floor((width - gutter(width) - 8) / PAIR_WIDE)),
+      fit = per * LINES,
+      at = state.lock >= 0 ? column[state.lock] : -1;
+    if (state.lock !== followed && at >= 0 && (at < begin || at >= begin + fit))
+      begin = at - (fit >> 1);
     followed = state.lock;
     begin = Math.max(0, Math.min(begin, size - fit));
-    return { per, fit, x0: gutter(width), lines: Math.min(LINES, Math.ceil(size / per)), above: Math.ceil(begin / per), below: Math.ceil(Math.max(0, size - begin - fit) / per) };
+    return {
+      per,
+      fit,
+      x0: gutter(width),
+      lines: Math.min(LINES, Math.ceil(size / per)),
+      above: Math.ceil(begin / per),
+      below: Math.ceil(Math.max(0, size - begin - fit) / per),
+    };
   };
   const page = (by) => {
     begin += by * grid(words.box.clientWidth).fit;
     words.paint();
     return true;
   };
-  bus.on((_, keys) => keys.has("from") && state.to >= 0 && state.lock < 0 && (begin = column[state.from]), ctx.signal); // heard before the plot paints
-  const spot = (c, { per, x0 }) => [x0 + ((c - begin) % per) * PAIR_WIDE, 26 + Math.floor((c - begin) / per) * PAIR_TALL];
+  bus.on((_, keys) => {
+    if (keys.has("from") && state.to >= 0 && state.lock < 0) begin = column[state.from];
+  }, ctx.signal); // heard before the plot paints
+  const spot = (c, { per, x0 }) => [
+    x0 + ((c - begin) % per) * PAIR_WIDE,
+    26 + Math.floor((c - begin) / per) * PAIR_TALL,
+  ];
   const words = view.plot({
-    label: "aligned texts", on: ["lock", "only", "from"],
+    label: "aligned texts",
+    on: ["lock", "only", "from"],
     size: (width) => 46 + grid(width).lines * PAIR_TALL,
     draw(pen, width, y0) {
-      const c = theme.of, g = grid(width), mask = tokens.mask(state.only, state.lock), [blue, amber] = [mix(c.paper, c.k0, 0.3), mix(c.paper, c.k1, 0.4)];
+      const c = theme.of,
+        g = grid(width),
+        mask = tokens.mask(state.only, state.lock),
+        [blue, amber] = [mix(c.paper, c.k0, 0.3), mix(c.paper, c.k1, 0.4)];
       pen.text(0, y0 + 13, data.summary, { fill: c.ink, bold: true, size: 12, width });
       for (let k = begin; k < Math.min(size, begin + g.fit); k++) {
-        const [x, y] = spot(k, g), alike = same(k), off = mask && left[k] >= 0 && !mask[left[k]], ink = off ? c.soft : c.ink;
+        const [x, y] = spot(k, g),
+          alike = same(k),
+          off = mask && left[k] >= 0 && !mask[left[k]],
+          ink = off ? c.soft : c.ink;
         if (x === g.x0) {
-          pen.text(x - 6, y0 + y + 13, left[k] >= 0 ? `${first}  ${left[k]}` : first, { fill: c.ink, size: 10.5, align: "end", width: x - 8 });
-          pen.text(x - 6, y0 + y + 30, right[k] >= 0 ? `${second}  ${right[k]}` : second, { fill: c.ink, size: 10.5, align: "end", width: x - 8 });
+          pen.text(x - 6, y0 + y + 13, left[k] >= 0 ? `${first}  ${left[k]}` : first, {
+            fill: c.ink,
+            size: 10.5,
+            align: "end",
+            width: x - 8,
+          });
+          pen.text(x - 6, y0 + y + 30, right[k] >= 0 ? `${second}  ${right[k]}` : second, {
+            fill: c.ink,
+            size: 10.5,
+            align: "end",
+            width: x - 8,
+          });
         }
-        for (const [i, text, dy, tint] of [[left[k], left[k] < 0 ? "" : tokens.word(left[k]), 0, blue], [right[k], right[k] < 0 ? "" : word2(right[k]), 17, amber]]) {
+        const pair = [
+          { i: left[k], text: left[k] < 0 ? "" : tokens.word(left[k]), dy: 0, tint: blue },
+          { i: right[k], text: right[k] < 0 ? "" : word2(right[k]), dy: 17, tint: amber },
+        ];
+        for (const { i, text, dy, tint } of pair) {
           pen.rect(x, y0 + y + dy, PAIR_WIDE - 2, 16, i < 0 ? c.faint : alike ? c.paper : tint);
-          if (i >= 0) pen.text(x + 3, y0 + y + dy + 12, text, { fill: alike && dy ? c.soft : ink, bold: !alike, size: 11.5, width: PAIR_WIDE - 6 });
+          if (i >= 0)
+            pen.text(x + 3, y0 + y + dy + 12, text, {
+              fill: alike && dy ? c.soft : ink,
+              bold: !alike,
+              size: 11.5,
+              width: PAIR_WIDE - 6,
+            });
         }
       }
-      const { above, below } = g, more = (n, where) => `${n.toLocaleString("en")} more row${n === 1 ? "" : "s"} ${where}`;
-      if (above || below) pen.text(g.x0, y0 + 38 + g.lines * PAIR_TALL, "… " + [above && more(above, "above"), below && more(below, "below")].filter(Boolean).join(", "), { fill: c.ink, size: 12, width: width - g.x0 });
+      const { above, below } = g,
+        more = (n, where) => `${n.toLocaleString("en")} more row${n === 1 ? "" : "s"} ${where}`;
+      if (above || below)
+        pen.text(
+          g.x0,
+          y0 + 38 + g.lines * PAIR_TALL,
+          "… " +
+            [above && more(above, "above"), below && more(below, "below")]
+              .filter(Boolean)
+              .join(", "),
+          { fill: c.ink, size: 12, width: width - g.x0 },
+        );
     },
     hit(x, y) {
-      const g = grid(words.box.clientWidth), k = Math.floor((x - g.x0) / PAIR_WIDE), c = begin + Math.floor((y - 26) / PAIR_TALL) * g.per + k;
-      return k < 0 || k >= g.per || y < 26 || c >= Math.min(size, begin + g.fit) ? null : { hover: before(c) };
+      const g = grid(words.box.clientWidth),
+        k = Math.floor((x - g.x0) / PAIR_WIDE),
+        c = begin + Math.floor((y - 26) / PAIR_TALL) * g.per + k;
+      return k < 0 || k >= g.per || y < 26 || c >= Math.min(size, begin + g.fit)
+        ? null
+        : { hover: before(c) };
     },
     mark(_, width) {
       const g = grid(width);
-      return [[state.lock, true], [state.hover, false]].filter(([i]) => i >= 0 && column[i] >= begin && column[i] < begin + g.fit).map(([i, lock]) => {
-        const [x, y] = spot(column[i], g);
-        return { x, y, w: PAIR_WIDE - 2, h: 33, lock };
-      });
+      return pointed(state)
+        .filter(({ position: i }) => i >= 0 && column[i] >= begin && column[i] < begin + g.fit)
+        .map(({ position: i, lock }) => {
+          const [x, y] = spot(column[i], g);
+          return { x, y, w: PAIR_WIDE - 2, h: 33, lock };
+        });
     },
   });
-  if (size > grid(words.box.clientWidth).fit) view.body.append(view.button("↑ rows", "earlier rows of the texts (Page ↑)", () => page(-1)), " ", view.button("↓ rows", "later rows of the texts (Page ↓)", () => page(1)));
+  if (size > grid(words.box.clientWidth).fit)
+    view.body.append(
+      view.button("↑ rows", "earlier rows of the texts (Page ↑)", () => page(-1)),
+      " ",
+      view.button("↓ rows", "later rows of the texts (Page ↓)", () => page(1)),
+    );
 });

@@ -58,7 +58,7 @@ class Compare(View):
         header |= {"args": self.args, "names": list(self.names), "other": self.other.id, "lanes": lanes}
         header["summary"] = self.summary()
         header["hint"] = (
-            "Hover, click to keep, ← → to move, d and D to the next difference, Page ↑ ↓ for more rows, / to search, "
+            "Hover, click to pin, ← → to move, d and D to the next difference, Page ↑ ↓ for more rows, / to search, "
             "+ − 0 to zoom."
         )
         arrays |= {"left": self.left, "right": self.right, "piece2": np.array(piece, "u4")}
@@ -74,7 +74,7 @@ class Compare(View):
             f"{second:,} only in {self.names[1]} (amber)"
         )
 
-    def still(self) -> list[snapshot_html.Row]:
+    def snapshot(self) -> list[snapshot_html.Row]:
         rows = [snapshot_html.Row("tokens", text=self.summary())]
         differ = np.flatnonzero(~self._same())
         if len(differ):
@@ -123,7 +123,7 @@ def compare(
     *,
     names: tuple[str, str] | None = None,
     window: tuple[int, int] | None = None,
-    picked: int | None = None,
+    selected: int | None = None,
 ) -> Compare:
     """Two runs, of one model or of two, side by side: aligned by the texts of their tokens, over the first one's axis.
 
@@ -146,7 +146,7 @@ def compare(
     args = "" if tuple(lane.label for lane in both) == ("logprob", "entropy") and plain else ", lanes"
     if plain and args:
         args = f", lanes={[str(lane) for lane in lanes]!r}"
-    return Compare(trace, other, both, args, (visible(said[0]), visible(said[1])), window=window, picked=picked)
+    return Compare(trace, other, both, args, (visible(said[0]), visible(said[1])), window=window, selected=selected)
 
 
 def aligned(first: Sequence[str], second: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

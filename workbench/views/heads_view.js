@@ -1,96 +1,231 @@
+// @ts-check
 // The heads of a layer: all as thumbnails, one large, what a token looks at, the sink beside it, the window's edge.
-import { axisOf, frame, number, ramp, raster, register, ticks, veil } from "./shared.js";
-import { answers, list, menu, scale, squares } from "./grid.js";
+import { ramp, raster } from "./drawing.js";
+import { register } from "./mount.js";
+import { queryCache, list, menu, scale, squares } from "./plots.js";
+import { axisOf, pointed, ticks, veil } from "./token_axis.js";
+import { number } from "./token_index.js";
+import { frame } from "./view_frame.js";
 
-const LEFT = 104, TOP = 54;
+const LEFT = 104,
+  TOP = 54;
 
-register("attention", (ctx) => {
-  const { data, tokens, bus, theme } = ctx, { state } = bus, { n } = tokens, { arrays } = data;
+register("heads", (ctx) => {
+  const { data, tokens, bus, theme } = ctx,
+    { state } = bus,
+    { n } = tokens,
+    { arrays } = data;
   const value = (level) => (level / 255) ** 2; // as Python made the levels
-  const now = () => ({ layer: state.layer < 0 ? data.layer : state.layer, head: state.head < 0 ? data.head : Math.min(data.heads - 1, state.head) });
+  const now = () => ({
+    layer: state.layer < 0 ? data.layer : state.layer,
+    head: state.head < 0 ? data.head : Math.min(data.heads - 1, state.head),
+  });
   let small, large; // the two plots: made last, asked for from the beginning
-  const store = answers(ctx.ask, (kind, { head = now().head }) => (kind === "layer" && small?.paint(), head === now().head && large?.paint(), view.show(), ahead()));
-  store.put("layer", { layer: data.layer }, { arrays: { thumbs: arrays.thumbs, means: arrays.means }, factor: data.small });
-  store.put("head", { layer: data.layer, head: data.head, from: 0, to: n, ...(data.quick && { quick: 1 }) }, { preview: data.quick, arrays: { cells: arrays.cells, sinks: arrays.sinks }, factor: data.factor });
+  const store = queryCache(ctx.ask, (kind, { head = now().head }) => {
+    kind === "layer" && small?.paint();
+    head === now().head && large?.paint();
+    view.show();
+    ahead();
+  });
+  store.put(
+    "layer",
+    { layer: data.layer },
+    { arrays: { thumbs: arrays.thumbs, means: arrays.means }, factor: data.small },
+  );
+  store.put(
+    "head",
+    { layer: data.layer, head: data.head, from: 0, to: n, ...(data.quick && { quick: 1 }) },
+    {
+      preview: data.quick,
+      arrays: { cells: arrays.cells, sinks: arrays.sinks },
+      factor: data.factor,
+    },
+  );
   const beside = (width) => width >= 760;
-  const axis = (width = large?.box.clientWidth ?? 900) => axisOf(state, n, LEFT, Math.max(120, Math.min(640, width - LEFT - 20 - (beside(width) ? 260 : 0))));
+  const axis = (width = large?.box.clientWidth ?? 900) =>
+    axisOf(
+      state,
+      n,
+      LEFT,
+      Math.max(120, Math.min(640, width - LEFT - 20 - (beside(width) ? 260 : 0))),
+    );
   const layer = () => store.get("layer", { layer: now().layer });
   /** The cells to draw from: exact ones of the window where there are, or of all tokens, or the thumbnail. */
   const cells = (a) => {
-    const one = now(), all = layer(), coarse = data.factor > 1 && a.to - a.from < n;
+    const one = now(),
+      all = layer(),
+      coarse = data.factor > 1 && a.to - a.from < n;
     const close = coarse && store.get("head", { ...one, from: a.from, to: a.to });
-    if (close?.arrays) return { cells: close.arrays.cells, sinks: close.arrays.sinks, start: a.from, factor: close.factor };
+    if (close?.arrays)
+      return {
+        cells: close.arrays.cells,
+        sinks: close.arrays.sinks,
+        start: a.from,
+        factor: close.factor,
+      };
     const quick = data.quick && store.get("head", { ...one, from: 0, to: n, quick: 1 }); // what is fast, and then what is exact
-    const whole = (!data.quick || quick) && store.get("head", { ...one, from: 0, to: n }), best = whole?.arrays ? whole : quick;
-    if (best?.arrays) return { cells: best.arrays.cells, sinks: best.arrays.sinks, start: 0, factor: best.factor, preview: best.preview };
+    const whole = (!data.quick || quick) && store.get("head", { ...one, from: 0, to: n }),
+      best = whole?.arrays ? whole : quick;
+    if (best?.arrays)
+      return {
+        cells: best.arrays.cells,
+        sinks: best.arrays.sinks,
+        start: 0,
+        factor: best.factor,
+        preview: best.preview,
+      };
     if (!all?.arrays) return null;
-    const { thumbs } = all.arrays, side = thumbs.shape[1];
-    return { cells: Object.assign(thumbs.subarray(one.head * side * side, (one.head + 1) * side * side), { shape: [side, side] }), start: 0, factor: all.factor };
+    const { thumbs } = all.arrays,
+      side = thumbs.shape[1];
+    return {
+      cells: Object.assign(thumbs.subarray(one.head * side * side, (one.head + 1) * side * side), {
+        shape: [side, side],
+      }),
+      start: 0,
+      factor: all.factor,
+    };
   };
-  /** The heads beside this one are asked for before they are wanted, once this one is here. */
+  /** The heads beside this one are asked for ahead of time, once this one is here. */
   const ahead = () => {
-    const { layer: l, head } = now(), asked = (h) => store.get("head", { layer: l, head: (h + data.heads) % data.heads, from: 0, to: n });
-    if (!data.quick && asked(head)?.arrays) asked(head + 1), asked(head - 1);
+    const { layer: l, head } = now(),
+      asked = (h) =>
+        store.get("head", { layer: l, head: (h + data.heads) % data.heads, from: 0, to: n });
+    if (!data.quick && asked(head)?.arrays) {
+      asked(head + 1);
+      asked(head - 1);
+    }
   };
   const drawn = new WeakMap(); // by their cells: going back to a head draws what is there
   const picture = (a, { cells: of, start, factor }) => {
-    const key = [a.from, a.to, a.columns, theme.of.paper, start].join(), kept = drawn.get(of), m = a.columns;
-    if (kept?.key === key) return kept.made;
-    const levels = squares(a, of, start, factor), made = raster(m, m, ramp(theme.of.low, theme.of.blue), (r, k) => (k > r ? -1 : levels[r * m + k]));
+    const key = [a.from, a.to, a.columns, theme.of.paper, start].join(),
+      cached = drawn.get(of),
+      m = a.columns;
+    if (cached?.key === key) return cached.made;
+    const levels = squares(a, of, start, factor),
+      made = raster(m, m, ramp(theme.of.low, theme.of.blue), (r, k) =>
+        k > r ? -1 : levels[r * m + k],
+      );
     drawn.set(of, { key, made });
     return made;
   };
   const told = () => {
-    const { layer: l } = now(), all = layer();
-    return all?.error ?? (all ? `layer ${l}, ${data.window_of[l] ? `sliding, window ${data.window_of[l]}` : "full attention"}` : `layer ${l} …`);
+    const { layer: l } = now(),
+      all = layer();
+    return (
+      all?.error ??
+      (all
+        ? `layer ${l}, ${data.window_of[l] ? `sliding, window ${data.window_of[l]}` : "full attention"}`
+        : `layer ${l} …`)
+    );
   };
 
-  // What a token looks at: the exact row of a kept one, or what the cells show.
+  // What a token looks at: the exact row of a pinned one, or what the cells show.
   const tops = (query, most) => {
     const row = query === state.lock && store.get("row", { ...now(), query });
-    const seen = row?.arrays ? null : cells(axis()), side = seen?.cells.shape[0];
+    const seen = row?.arrays ? null : cells(axis()),
+      side = seen?.cells.shape[0];
     if (!row?.arrays && seen?.factor !== 1) return [];
-    const at = row?.arrays ? (k) => row.arrays.row[k] : (k) => value(seen.cells[(query - seen.start) * side + k - seen.start]);
-    const first = seen?.start ?? 0, keys = Array.from({ length: Math.max(0, query + 1 - first) }, (_, k) => k + first);
-    const best = keys.map((k) => [`${tokens.word(k)}  ${k}`, at(k)]).filter(([, v]) => v > 0).sort((p, q) => q[1] - p[1]).slice(0, most);
+    const at = row?.arrays
+      ? (k) => row.arrays.row[k]
+      : (k) => value(seen.cells[(query - seen.start) * side + k - seen.start]);
+    const first = seen?.start ?? 0,
+      keys = Array.from({ length: Math.max(0, query + 1 - first) }, (_, k) => k + first);
+    const best = keys
+      .map((k) => [`${tokens.word(k)}  ${k}`, at(k)])
+      .filter(([, v]) => v > 0)
+      .sort((p, q) => q[1] - p[1])
+      .slice(0, most);
     const sink = row?.arrays ? row.sink : seen.sinks?.[query - seen.start];
     return [...best, ...(sink >= 0 ? [["sink", sink]] : [])];
   };
   const read = (i) => {
-    const { layer: l, head } = now(), about = i === state.lock && store.get("row", { ...now(), query: i })?.arrays ? "" : "≈ ";
-    const lines = [`layer ${l}, head ${head} looks most at: ${tops(i, 5).map(([t, v]) => `${t} (${about}${number(v)})`).join(", ") || "keep the token to see"}`];
+    const { layer: l, head } = now(),
+      about = i === state.lock && store.get("row", { ...now(), query: i })?.arrays ? "" : "≈ ";
+    const lines = [
+      `layer ${l}, head ${head} looks most at: ${
+        tops(i, 5)
+          .map(([t, v]) => `${t} (${about}${number(v)})`)
+          .join(", ") || "pin the token to see"
+      }`,
+    ];
     if (state.key < 0 || i !== state.hover) return lines;
-    const seen = cells(axis()), side = seen?.cells.shape[0], place = (p) => Math.floor((p - seen.start) / seen.factor);
+    const seen = cells(axis()),
+      side = seen?.cells.shape[0],
+      place = (p) => Math.floor((p - seen.start) / seen.factor);
     const level = seen && state.key <= i ? seen.cells[place(i) * side + place(state.key)] : 0;
-    return [`at “${tokens.word(state.key)}” ${state.key}: ${state.key > i ? "not yet written" : "≈ " + number(value(level)) + (seen?.factor > 1 ? `, the largest of ${seen.factor} × ${seen.factor} tokens` : "")}`, ...lines];
+    return [
+      `at “${tokens.word(state.key)}” ${state.key}: ${state.key > i ? "not yet generated" : `≈ ${number(value(level))}${seen?.factor > 1 ? `, the largest of ${seen.factor} × ${seen.factor} tokens` : ""}`}`,
+      ...lines,
+    ];
   };
   const turn = (by) => bus.set({ head: (now().head + by + data.heads) % data.heads });
   const view = frame(ctx, {
-    label: "heads", read, args: () => `, layer=${now().layer}, head=${now().head}`,
-    keys: ({ key }) => ["[", "]"].includes(key) && (turn(key === "[" ? -1 : 1), true),
+    label: "heads",
+    read,
+    args: () => `, layer=${now().layer}, head=${now().head}`,
+    keys: ({ key }) => {
+      if (key !== "[" && key !== "]") return false;
+      turn(key === "[" ? -1 : 1);
+      return true;
+    },
   });
-  const layers = menu(view, "layer (↑ ↓)", data.window_of.map((w, i) => [i, `layer ${i}${w ? ` · ${w}` : ""}`]), (v) => bus.set({ layer: +v }));
-  const heads = menu(view, "head ([ ])", Array.from({ length: data.heads }, (_, i) => [i, `head ${i}`]), (v) => bus.set({ head: +v }));
-  const follow = () => ((layers.value = now().layer), (heads.value = now().head), ahead());
+  const layers = menu(
+    view,
+    "layer (↑ ↓)",
+    data.window_of.map((w, i) => [i, `layer ${i}${w ? ` · ${w}` : ""}`]),
+    (v) => bus.set({ layer: +v }),
+  );
+  const heads = menu(
+    view,
+    "head ([ ])",
+    Array.from({ length: data.heads }, (_, i) => [i, `head ${i}`]),
+    (v) => bus.set({ head: +v }),
+  );
+  const follow = () => {
+    layers.value = now().layer;
+    heads.value = now().head;
+    ahead();
+  };
   bus.on(follow, ctx.signal);
 
   // Thumbnails.
   const tile = (width) => {
-    const side = data.thumb, per = Math.max(1, Math.min(data.heads, Math.floor((width + 6) / (side + 6))));
-    return { side, per, at: (h) => [(h % per) * (side + 6), 22 + Math.floor(h / per) * (side + 20)] };
+    const side = data.thumb,
+      per = Math.max(1, Math.min(data.heads, Math.floor((width + 6) / (side + 6))));
+    return {
+      side,
+      per,
+      at: (h) => [(h % per) * (side + 6), 22 + Math.floor(h / per) * (side + 20)],
+    };
   };
   const pictures = (all) => {
-    const { thumbs } = all.arrays, side = thumbs.shape[1], colours = ramp(theme.of.low, theme.of.blue);
+    const { thumbs } = all.arrays,
+      side = thumbs.shape[1],
+      colours = ramp(theme.of.low, theme.of.blue);
     if (all.paper !== theme.of.paper) all.pictures = null;
     all.paper = theme.of.paper;
-    return (all.pictures ??= Array.from({ length: data.heads }, (_, h) => raster(side, side, colours, (r, c) => (c > r ? -1 : thumbs[(h * side + r) * side + c]))));
+    all.pictures ??= Array.from({ length: data.heads }, (_, h) =>
+      raster(side, side, colours, (r, c) => (c > r ? -1 : thumbs[(h * side + r) * side + c])),
+    );
+    return all.pictures;
   };
   small = view.plot({
-    label: "all heads of the layer", on: ["layer"],
+    label: "all heads of the layer",
+    on: ["layer"],
     size: (width) => tile(width).at(data.heads - 1)[1] + data.thumb + 16,
     draw(pen, width, y0) {
-      const c = theme.of, { side, at } = tile(width), all = layer();
-      pen.text(0, y0 + 12, told() + (all?.factor > 1 ? ` · downsampled (max): ${all.factor} × ${all.factor} tokens a cell` : ""), { fill: all?.error ? c.plus : c.soft, size: 11, width });
+      const c = theme.of,
+        { side, at } = tile(width),
+        all = layer();
+      pen.text(
+        0,
+        y0 + 12,
+        told() +
+          (all?.factor > 1
+            ? ` · downsampled (max): ${all.factor} × ${all.factor} tokens a cell`
+            : ""),
+        { fill: all?.error ? c.plus : c.soft, size: 11, width },
+      );
       if (!all?.arrays) return;
       pictures(all).forEach((picture, h) => {
         const [x, y] = at(h);
@@ -98,60 +233,171 @@ register("attention", (ctx) => {
         pen.rect(x, y0 + y, side, side, c.paper);
         pen.image(x, y0 + y, side, side, picture);
         pen.text(x, y0 + y + side + 11, `${h}`, { fill: c.ink, size: 10 });
-        pen.text(x + side, y0 + y + side + 11, `sink ${number(+all.arrays.means[h].toFixed(2))}`, { fill: c.soft, size: 9.5, align: "end", width: side - 14 });
+        pen.text(x + side, y0 + y + side + 11, `sink ${number(+all.arrays.means[h].toFixed(2))}`, {
+          fill: c.soft,
+          size: 9.5,
+          align: "end",
+          width: side - 14,
+        });
       });
     },
     mark(_, width) {
-      const { side, at } = tile(width), [x, y] = at(now().head);
-      return [{ x, y: y + side, w: side, h: 14, lock: true }, { x, y: y - 3, w: side, h: 2, lock: true }];
+      const { side, at } = tile(width),
+        [x, y] = at(now().head);
+      return [
+        { x, y: y + side, w: side, h: 14, lock: true },
+        { x, y: y - 3, w: side, h: 2, lock: true },
+      ];
     },
   });
   view.on(small.box, "click", (event) => {
-    const r = small.box.getBoundingClientRect(), { side, at } = tile(r.width), [x, y] = [event.clientX - r.left, event.clientY - r.top];
-    for (let h = 0; h < data.heads; h++) if (x >= at(h)[0] && x < at(h)[0] + side && y >= at(h)[1] && y < at(h)[1] + side) bus.set({ head: h });
+    const r = small.box.getBoundingClientRect(),
+      { side, at } = tile(r.width),
+      [x, y] = [event.clientX - r.left, event.clientY - r.top];
+    for (let h = 0; h < data.heads; h++)
+      if (x >= at(h)[0] && x < at(h)[0] + side && y >= at(h)[1] && y < at(h)[1] + side)
+        bus.set({ head: h });
   });
 
   // One head, large.
   const down = (a, p) => TOP + a.x(p) - a.x0;
   large = view.plot({
-    label: "one head", on: ["layer", "head", "from", "to", "lock", "only"],
+    label: "one head",
+    on: ["layer", "head", "from", "to", "lock", "only"],
     size: (width) => TOP + axis(width).width + 24 + (beside(width) ? 0 : 190),
     draw(pen, width, y0) {
-      const c = theme.of, a = axis(width), seen = cells(a), { layer: l, head } = now(), side = a.width, m = a.columns, y = y0 + TOP, edge = data.window_of[l];
+      const c = theme.of,
+        a = axis(width),
+        seen = cells(a),
+        { layer: l, head } = now(),
+        side = a.width,
+        m = a.columns,
+        y = y0 + TOP,
+        edge = data.window_of[l];
       const rough = seen && (seen.factor > 1 || a.shared);
-      pen.text(LEFT, y0 + 22, `head ${head}, ${told()}`, { fill: c.ink, bold: true, size: 12, width: width - LEFT });
-      pen.text(LEFT, y0 + 38, "query: rows, downwards; key: columns" + (seen?.preview ? ` · preview: every ${seen.factor}th query, largest of ${seen.factor} keys` : rough ? ` · downsampled (max): ${Math.max(seen.factor, Math.ceil((a.to - a.from) / m))} tokens a cell` : ""), { fill: c.soft, size: 11, width: width - LEFT });
+      pen.text(LEFT, y0 + 22, `head ${head}, ${told()}`, {
+        fill: c.ink,
+        bold: true,
+        size: 12,
+        width: width - LEFT,
+      });
+      pen.text(
+        LEFT,
+        y0 + 38,
+        "query: rows, downwards; key: columns" +
+          (seen?.preview
+            ? ` · preview: every ${seen.factor}th query, largest of ${seen.factor} keys`
+            : rough
+              ? ` · downsampled (max): ${Math.max(seen.factor, Math.ceil((a.to - a.from) / m))} tokens a cell`
+              : ""),
+        { fill: c.soft, size: 11, width: width - LEFT },
+      );
       pen.rect(LEFT - 1, y - 1, side + 2, side + 2, c.line);
       pen.rect(LEFT, y, side, side, c.paper);
       if (seen) {
         pen.image(LEFT, y, side, side, picture(a, seen));
-        if (seen.sinks) pen.image(LEFT + side + 5, y, 10, side, raster(1, m, ramp(c.low, c.brown), (r) => 255 * Math.max(...span(a, r, seen).map((i) => seen.sinks[i]))));
+        if (seen.sinks)
+          pen.image(
+            LEFT + side + 5,
+            y,
+            10,
+            side,
+            raster(
+              1,
+              m,
+              ramp(c.low, c.brown),
+              (r) => 255 * Math.max(...span(a, r, seen).map((i) => seen.sinks[i])),
+            ),
+          );
         pen.text(LEFT + side + 10, y - 4, "sink", { fill: c.soft, size: 10, align: "center" });
       }
-      if (edge) for (let d = 0; d < side; d += Math.max(2, a.cell)) {
-        const x = a.x(a.from) + d - edge * a.cell; // the last key that a row no longer sees
-        if (x + a.cell > LEFT && x >= LEFT - a.cell) pen.rect(Math.max(LEFT, x + a.cell - 1), y + d, 1, Math.min(Math.max(2, a.cell), side - d), c.k5);
-      }
-      if (edge) pen.text(LEFT + side - 4, y + 14, `orange: edge of the window of ${edge}`, { fill: c.k5, size: 10.5, align: "end" });
-      scale(pen, c, LEFT + side - 190, y + (edge ? 24 : 8), ramp(c.low, c.blue), "0", "1", "attention, √ scale");
+      if (edge)
+        for (let d = 0; d < side; d += Math.max(2, a.cell)) {
+          const x = a.x(a.from) + d - edge * a.cell; // the last key that a row no longer sees
+          if (x + a.cell > LEFT && x >= LEFT - a.cell)
+            pen.rect(
+              Math.max(LEFT, x + a.cell - 1),
+              y + d,
+              1,
+              Math.min(Math.max(2, a.cell), side - d),
+              c.k5,
+            );
+        }
+      if (edge)
+        pen.text(LEFT + side - 4, y + 14, `orange: edge of the window of ${edge}`, {
+          fill: c.k5,
+          size: 10.5,
+          align: "end",
+        });
+      scale(
+        pen,
+        c,
+        LEFT + side - 190,
+        y + (edge ? 24 : 8),
+        ramp(c.low, c.blue),
+        "0",
+        "1",
+        "attention, √ scale",
+      );
       const mask = tokens.mask(state.only, state.lock);
       veil(pen, a, mask, y, side, c);
       ticks(pen, a, y + side + 1, c);
       const step = Math.max(1, Math.ceil(13 / a.cell));
-      for (let p = a.from; p < a.to; p += step) pen.text(LEFT - 6, y0 + down(a, p) + (step > 1 ? 9 : a.cell / 2 + 4), step > 1 ? `${tokens.word(p)}  ${p}` : tokens.word(p), { fill: step > 1 ? c.soft : c.ink, size: Math.min(11, 10 + a.cell / 26), align: "end", width: LEFT - 8 });
-      const [x, top] = beside(width) ? [LEFT + side + 34, y0 + 22] : [LEFT, y + side + 36], kept = state.lock, found = kept >= 0 ? tops(kept, 7) : [];
-      pen.text(x, top, kept >= 0 ? `“${tokens.word(kept)}” ${kept} looks at` : "click to keep a query: its top keys are here", { fill: kept >= 0 ? c.ink : c.soft, bold: kept >= 0, size: 12, width: width - x });
-      if (kept >= 0 && !found.length) pen.text(x, top + 20, store.get("row", { ...now(), query: kept })?.error ? "its keys take Python: run the cell" : "…", { fill: c.soft, size: 11, width: width - x });
-      list(pen, c, x, top + 12, Math.min(226, width - x), found.map(([text, v]) => [text, v, v]));
+      for (let p = a.from; p < a.to; p += step)
+        pen.text(
+          LEFT - 6,
+          y0 + down(a, p) + (step > 1 ? 9 : a.cell / 2 + 4),
+          step > 1 ? `${tokens.word(p)}  ${p}` : tokens.word(p),
+          {
+            fill: step > 1 ? c.soft : c.ink,
+            size: Math.min(11, 10 + a.cell / 26),
+            align: "end",
+            width: LEFT - 8,
+          },
+        );
+      const [x, top] = beside(width) ? [LEFT + side + 34, y0 + 22] : [LEFT, y + side + 36],
+        pinned = state.lock,
+        found = pinned >= 0 ? tops(pinned, 7) : [];
+      pen.text(
+        x,
+        top,
+        pinned >= 0
+          ? `“${tokens.word(pinned)}” ${pinned} looks at`
+          : "click to pin a query: its top keys are here",
+        { fill: pinned >= 0 ? c.ink : c.soft, bold: pinned >= 0, size: 12, width: width - x },
+      );
+      if (pinned >= 0 && !found.length)
+        pen.text(
+          x,
+          top + 20,
+          store.get("row", { ...now(), query: pinned })?.error
+            ? "its keys take Python: run the cell"
+            : "…",
+          { fill: c.soft, size: 11, width: width - x },
+        );
+      list(
+        pen,
+        c,
+        x,
+        top + 12,
+        Math.min(226, width - x),
+        found.map(([text, v]) => [text, v, v]),
+      );
     },
     axis,
     hit(x, y) {
-      const a = axis(), key = a.at(x), hover = a.at(a.x0 + y - TOP);
+      const a = axis(),
+        key = a.at(x),
+        hover = a.at(a.x0 + y - TOP);
       return hover < 0 || key < 0 ? null : { hover, key };
     },
     mark(_, width) {
-      const a = axis(width), marks = [], size = Math.max(1, a.cell), inside = (p) => p >= a.from && p < a.to;
-      for (const [p, lock] of [[state.lock, true], [state.hover, false]]) if (inside(p)) marks.push({ x: LEFT, y: down(a, p), w: a.width + 16, h: size, lock });
+      const a = axis(width),
+        marks = [],
+        size = Math.max(1, a.cell),
+        inside = (p) => p >= a.from && p < a.to;
+      for (const { position: p, lock } of pointed(state))
+        if (inside(p)) marks.push({ x: LEFT, y: down(a, p), w: a.width + 16, h: size, lock });
       const key = state.key >= 0 ? state.key : state.hover;
       if (inside(key)) marks.push({ x: a.x(key), y: TOP, w: size, h: a.width });
       return marks;
@@ -160,8 +406,16 @@ register("attention", (ctx) => {
   follow();
 });
 
-/** The rows of the cells that a row of the axis covers. */
+/**
+ * The rows of the cells that a row of the axis covers.
+ *
+ * @param {Axis} a
+ * @param {number} r
+ * @param {{ start: number, factor: number, sinks?: Numbers }} cells
+ */
 function span(a, r, { start, factor, sinks }) {
-  const [from, to] = a.column(r).map((p, i) => Math.max(0, Math.min(sinks.length - 1, Math.floor((p - i - start) / factor))));
+  const [from, to] = a
+    .column(r)
+    .map((p, i) => Math.max(0, Math.min(sinks.length - 1, Math.floor((p - i - start) / factor))));
   return Array.from({ length: to - from + 1 }, (_, i) => from + i);
 }

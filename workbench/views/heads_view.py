@@ -44,26 +44,26 @@ class Heads(View):
             "small": small["factor"],
             "factor": large["factor"],
             "quick": self.quick,
-            "hint": f"{n:,} tokens. Click a head, or a row to keep its query; ↑ ↓ layers, [ ] heads, + − zoom.",
+            "hint": f"{n:,} tokens. Click a head, or a row to pin its query; ↑ ↓ layers, [ ] heads, + − zoom.",
         }
         return header, arrays | thumbs | cells
 
-    def answer(self, kind: str, wanted: Mapping[str, Any]) -> Payload:
+    def query(self, kind: str, request: Mapping[str, Any]) -> Payload:
         """A "layer" (its thumbnails), a "head" (from:to, at most `CELLS` each way), or the exact "row" of a query."""
-        layer = int(wanted["layer"])
+        layer = int(request["layer"])
         if kind == "layer":
             return self._layer(layer)
         if kind == "head":
             return self._head(
-                layer, int(wanted["head"]), int(wanted["from"]), int(wanted["to"]), bool(wanted.get("quick"))
+                layer, int(request["head"]), int(request["from"]), int(request["to"]), bool(request.get("quick"))
             )
         if kind == "row":
-            query = int(wanted["query"])
-            row, sink = patterns.rows(self.trace, layer, [int(wanted["head"])], slice(query, query + 1))
+            query = int(request["query"])
+            row, sink = patterns.rows(self.trace, layer, [int(request["head"])], slice(query, query + 1))
             return {"sink": float(sink[0, 0])}, {"row": row[0, 0].astype("f4")}
-        return super().answer(kind, wanted)
+        return super().query(kind, request)
 
-    def still(self) -> list[snapshot_html.Row]:
+    def snapshot(self) -> list[snapshot_html.Row]:
         view = patterns.view(self.trace, self.layer, [self.head], 320, sampled=self.quick)
         kind = self.trace.config["layer_types"][self.layer].replace("_", " ")
         rough = f"; downsampled (max), {view.factor} × {view.factor} tokens a cell" if view.factor > 1 else ""
@@ -121,14 +121,14 @@ def heads(
     head: int = 0,
     *,
     window: tuple[int, int] | None = None,
-    picked: int | None = None,
+    selected: int | None = None,
 ) -> Heads:
     """The attention heads of a layer as thumbnails, and one of them large: rows are queries, columns keys.
 
     Beside the large head: what it gives to its sink, query by query; the edge of a sliding layer's window; and the keys
-    that the kept query looks at most. Arrow keys go through the layers, `[` and `]` through the heads. The shade is the
-    square root of the attention, so that a tenth can be told from nothing. Where several tokens share a cell it is the
-    largest of theirs, and the view says "downsampled (max)"; zoomed in, it is exact. A page holds this layer's
+    that the pinned query attends to most. Arrow keys go through the layers, `[` and `]` through the heads. The shade is
+    the square root of the attention, so that a tenth can be told from nothing. Where several tokens share a cell it is
+    the largest of theirs, and the view says "downsampled (max)"; zoomed in, it is exact. A page holds this layer's
     thumbnails and this head; the others take Python. The layer is the first whose patterns are there, unless given.
 
     >>> trace = wb.trace("What is 12+30?")
@@ -143,7 +143,7 @@ def heads(
         there = [i for i in range(n_layers) if ("pattern", i) in trace or ("rot_q", i) in trace]
         layer = there[0] if there else 0
     patterns.rows(trace, layer, [head], slice(0, 1))
-    return Heads(trace, layer % n_layers, head % trace.config["n_heads"], window=window, picked=picked)
+    return Heads(trace, layer % n_layers, head % trace.config["n_heads"], window=window, selected=selected)
 
 
 def _levels(pattern: np.ndarray) -> np.ndarray:

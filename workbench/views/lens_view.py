@@ -44,7 +44,7 @@ class Lens(View):
         }
         return header, arrays
 
-    def still(self) -> list[snapshot_html.Row]:
+    def snapshot(self) -> list[snapshot_html.Row]:
         trace, words = self.trace, self.trace.words
         first = np.asarray(trace["lens_ids"])[..., 0]
         chance = np.exp(np.asarray(trace["lens_logprobs"], np.float64)[..., 0])
@@ -52,31 +52,33 @@ class Lens(View):
         picture = snapshot_html.heat(chance, "max", 0.0, 1.0, height=96)
         unit = f"row: layer, 0 at the bottom; column: token{shared}"
         rows = [snapshot_html.Row("probability of the first", unit, picture, scale="0 to 1", height=96)]
-        picked = (self.picked or {}).get("pos", max(trace.prompt_length - 1, 0))
-        if picked < len(trace):
-            said = [words.get(i, f"#{i}") for i in first[:, picked].tolist()]
+        selected = (self.selected or {}).get("pos", max(trace.prompt_length - 1, 0))
+        if selected < len(trace):
+            said = [words.get(i, f"#{i}") for i in first[:, selected].tolist()]
             text = ", ".join(f"{layer} “{visible(word)}”" for layer, word in enumerate(said))
             rows.append(
-                snapshot_html.Row(f"at position {picked}", f"“{visible(trace.pieces[picked])}”", text=f"layer {text}")
+                snapshot_html.Row(
+                    f"at position {selected}", f"“{visible(trace.pieces[selected])}”", text=f"layer {text}"
+                )
             )
         return rows
 
 
-def lens(trace: Trace, *, window: tuple[int, int] | None = None, picked: int | None = None) -> Lens:
+def lens(trace: Trace, *, window: tuple[int, int] | None = None, selected: int | None = None) -> Lens:
     """What each layer would predict if the model ended there: layers x tokens, as colour and as words.
 
     Above, all tokens, coloured by the probability of the layer's first choice, the entropy of its prediction or how far
     that is from the final one. Below, as many tokens as fit, with the word that each layer would say next; it is bold
-    where the last layer says the same. The stretch follows the kept token and the zoom.
+    where the last layer says the same. The stretch follows the pinned token and the zoom.
 
-    >>> wb.views.lens(wb.trace("What is 12+30?", record="lens"), picked=30)
+    >>> wb.views.lens(wb.trace("What is 12+30?", record="lens"), selected=30)
     <lens of pocket: 51 tokens>
 
     Raises NotRecorded without record="lens".
     """
     for name in ("lens_ids", "lens_logprobs", "lens_entropy", "lens_kl"):
         trace.stored(name)
-    return Lens(trace, window=window, picked=picked)
+    return Lens(trace, window=window, selected=selected)
 
 
 def _most(values: np.ndarray) -> float:

@@ -9,15 +9,17 @@ mime bundle) it is the snapshot.
 
 import sys
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from workbench.text import html
 from workbench.views.script import script, style
 from workbench.views.snapshot_html import table
-from workbench.views.view import View
 
-# The snapshot goes when the live view beside it is drawn, which says so by .wb-alive (shared.js); until then, and where
+if TYPE_CHECKING:
+    from workbench.views.view import View
+
+# The snapshot goes when the live view beside it is drawn, which says so by .wb-alive (mount.js); until then, and where
 # it never is, the widget's output does. A :has that looked inside a live view would do so at every move of the mouse.
 _CHOOSE = """<style>
 .jp-OutputArea-child:has(> * > [data-wb-still="{id}"]):has(+ .wb-alive) {{ display: none; }}
@@ -25,7 +27,7 @@ _CHOOSE = """<style>
 </style>"""
 
 
-def show(view: View) -> None:
+def show(view: "View") -> None:
     """Display a view, in Jupyter; elsewhere, and where one output is asked for, NotImplementedError tells IPython to
     take the mime bundle."""
     from IPython import get_ipython
@@ -40,26 +42,26 @@ def show(view: View) -> None:
         display({**data, "text/plain": "(the live view: run this cell)"}, metadata=metadata, raw=True)
 
 
-def snapshot(view: View, living: bool = True) -> str:
+def snapshot(view: "View", living: bool = True) -> str:
     """The view as HTML that needs no script; a mark that CSS finds it by."""
     mark = uuid4().hex[:12]
     note = "snapshot: run the cell for the live view" if living else "snapshot: pip install gpt-oss-workbench[lab]"
     choose = _CHOOSE.format(id=mark) if living else ""
-    return choose + _still(view, mark, note)
+    return choose + _snapshot_html(view, mark, note)
 
 
-def bundle(view: View) -> dict[str, str]:
+def bundle(view: "View") -> dict[str, str]:
     """The view as one output, by mime type: its snapshot, and its line for a terminal."""
     found = sys.modules.get("IPython")
     shell = found.get_ipython() if found else None
     if shell is not None and not hasattr(shell, "kernel"):  # a terminal shows no HTML
         return {"text/plain": repr(view)}
     note = "snapshot: the view alone on the last line of a cell is live"
-    return {"text/html": _still(view, uuid4().hex[:12], note), "text/plain": repr(view)}
+    return {"text/html": _snapshot_html(view, uuid4().hex[:12], note), "text/plain": repr(view)}
 
 
-def _still(view: View, mark: str, note: str) -> str:
-    return f'<div data-wb-still="{mark}">{table(view.still())}<small>{html(repr(view))}, {note}</small></div>'
+def _snapshot_html(view: "View", mark: str, note: str) -> str:
+    return f'<div data-wb-still="{mark}">{table(view.snapshot())}<small>{html(repr(view))}, {note}</small></div>'
 
 
 def _one_output_is_asked_for() -> bool:
@@ -80,7 +82,7 @@ def _one_output_is_asked_for() -> bool:
     return not (name == "compute_format_data" and module == "IPython.core.displayhook")
 
 
-def widget(view: View) -> Any:
+def widget(view: "View") -> Any:
     """The view's widget, made once; None without anywidget."""
     with view._lock:
         if view._live is None:
@@ -88,17 +90,17 @@ def widget(view: View) -> Any:
                 made = _class()
             except ImportError:
                 return None
-            live = made(_esm=script(view.module) + "export default { render: renderLive };\n", picked=view._picked)
+            live = made(_esm=script(view.module) + "export default { render: renderLive };\n", selected=view._selected)
             live.on_msg(lambda _, message, buffers: live.send(*_answer(view, message)))
             view._live = live
         return view._live
 
 
-def _answer(view: View, message: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+def _answer(view: "View", message: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
     """Runs on Jupyter's own thread while cells run: reads what cannot change, and never raises."""
     number = message.get("id")
     try:
-        return {"id": number}, [view.reply(str(message["kind"]), message.get("wanted") or {})]
+        return {"id": number}, [view.reply(str(message["kind"]), message.get("request") or {})]
     except Exception as error:  # the reader sees it where the view would be
         return {"id": number, "error": f"{type(error).__name__}: {error}"}, []
 
@@ -111,6 +113,6 @@ def _class() -> type:
     class Live(anywidget.AnyWidget):
         _esm = traitlets.Unicode().tag(sync=True)
         _css = traitlets.Unicode(style()).tag(sync=True)
-        picked = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+        selected = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
 
     return Live

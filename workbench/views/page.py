@@ -11,19 +11,22 @@ from base64 import b64encode
 from collections.abc import Mapping
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from workbench.files import atomic_write
 from workbench.paths import expanded
 from workbench.text import html, number_text, size_text
 from workbench.traces import Trace
 from workbench.traces.spans import Span
+from workbench.views.outline import colour_of, messages
 from workbench.views.script import HERE, script, style
 from workbench.views.snapshot_html import table
-from workbench.views.view import View, colour_of, messages
+
+if TYPE_CHECKING:
+    from workbench.views.view import View
 
 
-def page(view: View) -> str:
+def page(view: "View") -> str:
     """The page as a string: a complete HTML document of one file, the same for the same view.
 
     >>> text = page(wb.views.score_sheet(trace))
@@ -38,7 +41,7 @@ def page(view: View) -> str:
         "base-uri 'none'; form-action 'none'"
     )
     trace = view.trace
-    rows = table([row for row in view.still() if row.png or not row.text])
+    rows = table([row for row in view.snapshot() if row.png or not row.text])
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
@@ -52,7 +55,7 @@ def page(view: View) -> str:
     )
 
 
-def save_page(view: View, path: os.PathLike | str) -> Path:
+def save_page(view: "View", path: os.PathLike | str) -> Path:
     """Writes `page(view)` to `path`, in place of what was there, whole or not at all; gives the path."""
     path = expanded(path)
     text = page(view)
@@ -116,7 +119,7 @@ def _header(trace: Trace) -> str:
     how, _, weights = m.model["weights_digest"].rpartition(":")
     read = "sha256 of samples" if how == "sampled-sha256" else "sha256"
     facts = [
-        ("tokens", f"{len(trace):,}", f"{m.prompt_length:,} given, {generated:,} generated"),
+        ("tokens", f"{len(trace):,}", f"{m.prompt_length:,} prompt, {generated:,} generated"),
         ("layers", f"{m.model['config']['n_layers']}", html(m.model["format"])),
         ("recorded", size_text(size), f"in {_count(len(m.tensors), 'array')}"),
         ("weights", f"<code>{html(weights[:12])}</code>", f"{read}, first 12"),

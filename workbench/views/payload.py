@@ -1,7 +1,7 @@
 """What Python sends to a view: a header of plain values and named arrays, packed into one buffer.
 
 The buffer is: the length of the header as a 32-bit number, four bytes of nothing, the header as ASCII JSON, and the
-arrays; header and arrays are filled up to multiples of 8. Numbers are little-endian. `shared.js` reads it uncopied.
+arrays; header and arrays are filled up to multiples of 8. Numbers are little-endian. `mount.js` reads it uncopied.
 """
 
 import json

@@ -1,80 +1,177 @@
+// @ts-check
 // Which experts run: tokens x layers x chosen experts, one layer's experts over the tokens, loads by layer, channel and step.
-import { frame, mix, number, plain, ramp, raster, register } from "./shared.js";
-import { gutter, matrix, menu, strip } from "./grid.js";
+import { mix, ramp, raster } from "./drawing.js";
+import { register } from "./mount.js";
+import { matrix, menu, strip } from "./plots.js";
+import { number, plain } from "./token_index.js";
+import { frame } from "./view_frame.js";
 
 register("routing", (ctx) => {
-  const { data, tokens, bus, theme } = ctx, { state } = bus, { n } = tokens, { chosen, weights } = data.arrays;
-  const { experts, routed } = data, layers = routed.length, active = chosen.shape[2];
+  const { data, tokens, bus, theme } = ctx,
+    { state } = bus,
+    { n } = tokens,
+    { chosen, weights } = data.arrays;
+  const { experts, routed } = data,
+    layers = routed.length,
+    active = chosen.shape[2];
   // Rows are the layers that have experts. Another view may show one that has none: then the last one before it stands here.
-  const place = (number) => Math.max(0, routed.findLastIndex((l) => l <= number)), layer = () => place(state.layer < 0 ? data.layer : state.layer);
-  const at = (l, i, k) => (l * n + i) * active + k, share = (place) => weights[place] / 65535;
-  let expert = -1; // the kept one: where it runs, and nothing else, is coloured
-  const shown = (l, i) => Array.from({ length: active }, (_, k) => `${chosen[at(l, i, k)]} (${number(share(at(l, i, k)))})`).join(", ");
+  const place = (number) =>
+      Math.max(
+        0,
+        routed.findLastIndex((l) => l <= number),
+      ),
+    layer = () => place(state.layer < 0 ? data.layer : state.layer);
+  const at = (l, i, k) => (l * n + i) * active + k,
+    share = (place) => weights[place] / 65535;
+  let expert = -1; // the pinned one: where it runs, and nothing else, is coloured
+  const shown = (l, i) =>
+    Array.from(
+      { length: active },
+      (_, k) => `${chosen[at(l, i, k)]} (${number(share(at(l, i, k)))})`,
+    ).join(", ");
   const read = (i) => {
     const l = state.row >= 0 ? place(state.row) : layer();
     return [`layer ${routed[l]} ran the experts ${shown(l, i)}`];
   };
   const view = frame(ctx, { label: "routing", read, args: () => `, layer=${routed[layer()]}` });
-  const layerMenu = menu(view, "layer (↑ ↓)", routed.map((l) => [l, `layer ${l}`]), (v) => bus.set({ layer: +v }));
-  const expertMenu = menu(view, "expert", [[-1, "all experts"], ...Array.from({ length: experts }, (_, i) => [i, `expert ${i}`])], (v) => keep(+v));
+  const layerMenu = menu(
+    view,
+    "layer (↑ ↓)",
+    routed.map((l) => [l, `layer ${l}`]),
+    (v) => bus.set({ layer: +v }),
+  );
+  const expertMenu = menu(
+    view,
+    "expert",
+    [
+      [-1, "all experts"],
+      ...Array.from(
+        { length: experts },
+        (_, i) => /** @type {[number, string]} */ ([i, `expert ${i}`]),
+      ),
+    ],
+    (v) => keep(+v),
+  );
   const keep = (e) => {
-    expertMenu.value = expert = e;
-    view.figures.forEach((f) => f.paint());
+    expert = e;
+    expertMenu.value = String(e);
+    view.figures.forEach((f) => f.paint?.());
   };
-  bus.on(() => (layerMenu.value = routed[layer()]), ctx.signal);
+  bus.on(() => {
+    layerMenu.value = routed[layer()];
+  }, ctx.signal);
   layerMenu.value = routed[layer()];
 
   // An expert's colour is the same in all layers, but its number means something in its own layer only.
-  let table = [], made = "";
+  let table = new Uint32Array(),
+    made = "";
   const colours = () => {
-    const c = theme.of, all = ramp(c.low, c.blue);
-    if (made !== c.paper) table = Uint32Array.from({ length: experts }, (_, e) => ramp(...Array(2).fill(mix(c.paper, c["k" + (e % 8)], 1 - (0.75 * Math.floor(e / 8)) / Math.ceil(experts / 8))))[0]);
+    const c = theme.of,
+      all = ramp(c.low, c.blue);
+    if (made !== c.paper)
+      table = Uint32Array.from(
+        { length: experts },
+        (_, e) =>
+          ramp(
+            ...Array(2).fill(
+              mix(c.paper, c[`k${e % 8}`], 1 - (0.75 * Math.floor(e / 8)) / Math.ceil(experts / 8)),
+            ),
+          )[0],
+      );
     made = c.paper;
     return expert < 0 ? table : table.map((colour, e) => (e === expert ? colour : all[0]));
   };
   const best = (a, column, weight) => {
     let [found, most] = [-1, 0];
-    for (let [i, b] = a.column(column); i < b; i++) if (weight(i) > most) (found = i), (most = weight(i));
+    for (let [i, b] = a.column(column); i < b; i++)
+      if (weight(i) > most) {
+        found = i;
+        most = weight(i);
+      }
     return found;
   };
   const each = Math.max(2, Math.min(6, Math.round(300 / layers / active)));
   strip(view, ctx, {
-    label: "chosen experts by layer and token", on: ["layer"],
-    title: () => `chosen experts, colour: expert${expert < 0 ? "" : ` (only ${expert})`}; ${active} rows a layer, the heaviest above`,
+    label: "chosen experts by layer and token",
+    on: ["layer"],
+    title: () =>
+      `chosen experts, colour: expert${expert < 0 ? "" : ` (only ${expert})`}; ${active} rows a layer, the heaviest above`,
     size: () => layers * (active * each + 2),
     row: (y) => routed[Math.max(0, layers - 1 - Math.floor(y / (active * each + 2)))],
     draw(pen, a, y) {
-      const c = theme.of, all = colours(), h = active * each, some = Math.ceil(11 / (h + 2));
+      const c = theme.of,
+        all = colours(),
+        h = active * each,
+        some = Math.ceil(11 / (h + 2));
       for (let l = 0; l < layers; l++) {
-        const top = y + (layers - 1 - l) * (h + 2), mine = l === layer();
-        pen.image(a.x0, top, a.width, h, raster(a.columns, active, all, (k, column) => {
-          const i = best(a, column, (p) => (expert < 0 || chosen[at(l, p, k)] === expert ? weights[at(l, p, k)] : 1));
-          return i < 0 ? -1 : chosen[at(l, i, k)];
-        }));
-        if (l % some === 0 || mine) pen.text(a.x0 - 6, top + h / 2 + 4, `layer ${routed[l]}`, { fill: mine ? c.mark : c.ink, bold: mine, size: 10.5, align: "end" });
+        const top = y + (layers - 1 - l) * (h + 2),
+          mine = l === layer();
+        pen.image(
+          a.x0,
+          top,
+          a.width,
+          h,
+          raster(a.columns, active, all, (k, column) => {
+            const i = best(a, column, (p) =>
+              expert < 0 || chosen[at(l, p, k)] === expert ? weights[at(l, p, k)] : 1,
+            );
+            return i < 0 ? -1 : chosen[at(l, i, k)];
+          }),
+        );
+        if (l % some === 0 || mine)
+          pen.text(a.x0 - 6, top + h / 2 + 4, `layer ${routed[l]}`, {
+            fill: mine ? c.mark : c.ink,
+            bold: mine,
+            size: 10.5,
+            align: "end",
+          });
       }
     },
   });
   const tall = Math.max(3, Math.min(12, Math.round(300 / experts)));
   strip(view, ctx, {
-    label: "the layer's experts by token", on: ["layer"],
+    label: "the layer's experts by token",
+    on: ["layer"],
     title: () => `layer ${routed[layer()]}: weight of each expert, pale 0, dark 1`,
     size: () => experts * tall,
     draw(pen, a, y) {
-      const c = theme.of, l = layer(), found = new Uint8Array(experts * a.columns), some = Math.ceil(11 / tall);
-      for (let column = 0; column < a.columns; column++) for (let [i, b] = a.column(column); i < b; i++) for (let k = 0; k < active; k++) {
-        const cell = chosen[at(l, i, k)] * a.columns + column;
-        found[cell] = Math.max(found[cell], share(at(l, i, k)) * 255);
-      }
-      pen.image(a.x0, y, a.width, experts * tall, raster(a.columns, experts, ramp(c.low, c.blue), (e, column) => found[e * a.columns + column]));
-      for (let e = 0; e < experts; e++) if (e % some === 0 || e === expert) pen.text(a.x0 - 6, y + (e + 0.5) * tall + 4, `expert ${e}`, { fill: e === expert ? c.mark : c.soft, size: 10, align: "end" });
+      const c = theme.of,
+        l = layer(),
+        found = new Uint8Array(experts * a.columns),
+        some = Math.ceil(11 / tall);
+      for (let column = 0; column < a.columns; column++)
+        for (let [i, b] = a.column(column); i < b; i++)
+          for (let k = 0; k < active; k++) {
+            const cell = chosen[at(l, i, k)] * a.columns + column;
+            found[cell] = Math.max(found[cell], share(at(l, i, k)) * 255);
+          }
+      pen.image(
+        a.x0,
+        y,
+        a.width,
+        experts * tall,
+        raster(
+          a.columns,
+          experts,
+          ramp(c.low, c.blue),
+          (e, column) => found[e * a.columns + column],
+        ),
+      );
+      for (let e = 0; e < experts; e++)
+        if (e % some === 0 || e === expert)
+          pen.text(a.x0 - 6, y + (e + 0.5) * tall + 4, `expert ${e}`, {
+            fill: e === expert ? c.mark : c.soft,
+            size: 10,
+            align: "end",
+          });
     },
   });
 
   // Loads: of how many positions an expert is one of those that run.
   const load = (l, positions) => {
     const count = new Float32Array(experts).fill(positions.length ? 0 : NaN);
-    for (const i of positions) for (let k = 0; k < active; k++) count[chosen[at(l, i, k)]] += 1 / positions.length;
+    for (const i of positions)
+      for (let k = 0; k < active; k++) count[chosen[at(l, i, k)]] += 1 / positions.length;
     return count;
   };
   const every = () => {
@@ -83,33 +180,90 @@ register("routing", (ctx) => {
   };
   const numbers = Array.from({ length: experts }, (_, e) => e);
   const look = (title, rows, names, mine) => {
-    const high = Math.max(1e-9, ...rows.flatMap((row) => [...row].filter((v) => v === v)));
-    return { title, rows: names, columns: numbers, at: (r, e) => rows[r][e], low: 0, high, colours: ramp(theme.of.low, theme.of.brown), unit: "share of positions", mine };
+    const high = Math.max(1e-9, ...rows.flatMap((row) => [...row].filter((v) => !Number.isNaN(v))));
+    return {
+      title,
+      rows: names,
+      columns: numbers,
+      at: (r, e) => rows[r][e],
+      low: 0,
+      high,
+      colours: ramp(theme.of.low, theme.of.brown),
+      unit: "share of positions",
+      mine,
+    };
   };
   const byLayer = () => {
-    const positions = every(), rows = Array.from({ length: layers }, (_, r) => load(layers - 1 - r, positions));
-    return look(`by layer: load of each expert, ${positions.length.toLocaleString("en")} tokens`, rows, rows.map((_, r) => `layer ${routed[layers - 1 - r]}`), layers - 1 - layer());
+    const positions = every(),
+      rows = Array.from({ length: layers }, (_, r) => load(layers - 1 - r, positions));
+    return look(
+      `by layer: load of each expert, ${positions.length.toLocaleString("en")} tokens`,
+      rows,
+      rows.map((_, r) => `layer ${routed[layers - 1 - r]}`),
+      layers - 1 - layer(),
+    );
   };
-  const groups = () => { // at most 100 rows of steps: where there are more, each row is a stretch of them
-    const mask = tokens.mask(state.only, state.lock), names = [...new Set(tokens.messages.map((m) => m.name))], many = Math.ceil(tokens.steps.length / 100), range = (parts) => parts.flatMap(({ start, stop }) => Array.from({ length: stop - start }, (_, i) => start + i)).filter((i) => !mask || mask[i]);
-    return [...names.map((name) => [name, range(tokens.messages.filter((m) => m.name === name))]), ...Array.from({ length: Math.ceil(tokens.steps.length / (many || 1)) }, (_, g) => {
-      const part = tokens.steps.slice(g * many, (g + 1) * many);
-      return [many > 1 ? `steps ${g * many}–${g * many + part.length - 1}` : `${g} ${plain(part[0].kind)}`, range(part)];
-    })];
+  const groups = () => {
+    // at most 100 rows of steps: where there are more, each row is a stretch of them
+    const mask = tokens.mask(state.only, state.lock),
+      names = [...new Set(tokens.messages.map((m) => m.name))],
+      many = Math.ceil(tokens.steps.length / 100),
+      range = (parts) =>
+        parts
+          .flatMap(({ start, stop }) => Array.from({ length: stop - start }, (_, i) => start + i))
+          .filter((i) => !mask || mask[i]);
+    return [
+      ...names.map((name) => [name, range(tokens.messages.filter((m) => m.name === name))]),
+      ...Array.from({ length: Math.ceil(tokens.steps.length / (many || 1)) }, (_, g) => {
+        const part = tokens.steps.slice(g * many, (g + 1) * many);
+        return [
+          many > 1
+            ? `steps ${g * many}–${g * many + part.length - 1}`
+            : `${g} ${plain(part[0].kind)}`,
+          range(part),
+        ];
+      }),
+    ];
   };
   const byGroup = () => {
     const found = groups();
-    return { ...look(`by channel and step: load of layer ${routed[layer()]}`, found.map(([, positions]) => load(layer(), positions)), found.map(([name]) => name), -1), first: found.map(([, positions]) => positions[0] ?? -1) };
+    return {
+      ...look(
+        `by channel and step: load of layer ${routed[layer()]}`,
+        found.map(([, positions]) => load(layer(), positions)),
+        found.map(([name]) => name),
+        -1,
+      ),
+      first: found.map(([, positions]) => positions[0] ?? -1),
+    };
   };
   const chart = (label, cells, rest) => {
-    let kept = null, key = ""; // counted anew only when something changed
+    let cached = null,
+      key = ""; // counted anew only when something changed
     const now = () => {
-      const wanted = [layer(), state.only, state.only && state.lock, theme.of.paper].join();
-      if (key !== wanted) (kept = cells()), (key = wanted);
-      return kept;
+      const shownNow = [layer(), state.only, state.only && state.lock, theme.of.paper].join();
+      if (key !== shownNow) {
+        cached = cells();
+        key = shownNow;
+      }
+      return cached;
     };
-    matrix(view, ctx, { label, cells: now, kept: () => [-1, expert], on: ["only", "lock"], told: (r, e) => `${now().rows[r]}, expert ${e}\nruns at ${number(100 * now().at(r, e))} % of the positions`, link: (r) => ({ hover: now().first?.[r] ?? -1 }), ...rest });
+    matrix(view, ctx, {
+      label,
+      cells: now,
+      pinned: () => [-1, expert],
+      on: ["only", "lock"],
+      describe: (r, e) =>
+        `${now().rows[r]}, expert ${e}\nruns at ${number(100 * now().at(r, e))} % of the positions`,
+      link: (r) => ({ hover: now().first?.[r] ?? -1 }),
+      ...rest,
+    });
   };
-  chart("load by layer", byLayer, { pick: (r, e) => (bus.set({ layer: routed[layers - 1 - r] }), keep(expert === e ? -1 : e)) });
+  chart("load by layer", byLayer, {
+    pick: (r, e) => {
+      bus.set({ layer: routed[layers - 1 - r] });
+      keep(expert === e ? -1 : e);
+    },
+  });
   chart("load by channel and step", byGroup, { pick: (_, e) => keep(expert === e ? -1 : e) });
 });

@@ -38,7 +38,7 @@ class Routing(View):
         }
         return header, arrays
 
-    def still(self) -> list[snapshot_html.Row]:
+    def snapshot(self) -> list[snapshot_html.Row]:
         load = expert_load(self.trace)
         most = float(load.max())
         picture = snapshot_html.heat(load.values, "max", 0.0, most, "brown", 96)
@@ -53,13 +53,13 @@ class Routing(View):
 
 
 def routing(
-    trace: Trace, layer: int | None = None, *, window: tuple[int, int] | None = None, picked: int | None = None
+    trace: Trace, layer: int | None = None, *, window: tuple[int, int] | None = None, selected: int | None = None
 ) -> Routing:
     """Which experts run: tokens x layers x chosen experts, then by layer, then by channel and step.
 
     From the top: the chosen experts of every layer, coloured by expert; the weight of each expert of one layer, token
     by token; how often each expert runs, layer by layer; and how often in each channel and step. Loads count the tokens
-    that the filter keeps. A click on a load keeps an expert, and then only where that one runs has a colour. An
+    that the filter keeps. A click on a load pins an expert, and then only where that one runs has a colour. An
     expert's number means nothing outside its layer. Without `layer`, the first that has experts is shown.
 
     >>> wb.views.routing(wb.trace("What is 12+30?"), layer=3)
@@ -73,4 +73,4 @@ def routing(
     layer = resolve_layer(layer, n_layers)
     for name in ("expert_indices", "expert_weights"):
         trace.stored((name, layer))
-    return Routing(trace, layer, window=window, picked=picked)
+    return Routing(trace, layer, window=window, selected=selected)

@@ -13,10 +13,11 @@ from workbench.errors import ArgumentError
 from workbench.text import range_text, visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
+from workbench.views.outline import colour_of, messages, parts
 from workbench.views.payload import Payload
 from workbench.views.step_links import strongest
 from workbench.views.steps_view import matrix_row
-from workbench.views.view import View, colour_of, fitted, lane, messages, parts
+from workbench.views.view import View, fitted, lane
 
 LANES = (
     "transcript",
@@ -81,7 +82,7 @@ class ScoreSheet(View):
         _expect(self.trace, header, arrays)
         return header, arrays
 
-    def still(self) -> list[snapshot_html.Row]:
+    def snapshot(self) -> list[snapshot_html.Row]:
         trace, n = self.trace, len(self.trace)
         said = list(messages(trace.spans, n))
         rows = [
@@ -104,7 +105,7 @@ def score_sheet(
     drift: xr.Dataset | xr.DataArray | None = None,
     arcs: xr.Dataset | xr.DataArray | None = None,
     window: Sequence[int] | None = None,
-    picked: int | None = None,
+    selected: int | None = None,
 ) -> ScoreSheet:
     """A run over one token axis: the transcript, and under it the lanes that are named, in that order.
 
@@ -114,10 +115,10 @@ def score_sheet(
     `belief=wb.belief(model, trace)`), "drift" (of routing from the step before, bits;
     `drift=wb.routing_drift(trace)`), "arcs" (from step to step: `arcs=wb.suppression(model, trace)`, or any array with
     step and key_step). An array of your own, (pos) or (layer pos), is a lane too. A lane that the trace lacks says what
-    would record it. `window` is the stretch shown first, `picked` the position that is kept.
+    would record it. `window` is the stretch shown first, `selected` the position that is pinned.
 
-    >>> sheet = wb.views.score_sheet(trace, ["transcript", "entropy", "sink"], picked=12)
-    >>> sheet.picked, sheet
+    >>> sheet = wb.views.score_sheet(trace, ["transcript", "entropy", "sink"], selected=12)
+    >>> sheet.selected, sheet
     ({'pos': 12}, <score_sheet of pocket: 64 tokens>)
 
     Raises ArgumentError for a lane that there is not, or an array that does not fit the trace.
@@ -138,7 +139,7 @@ def score_sheet(
     given = {"belief": belief, "drift": drift, "arcs": arcs}
     args = "".join(f", {name}={name}" for name, value in given.items() if value is not None)
     tall = 260 if n <= 600 else 320
-    return ScoreSheet(trace, named | known | named, list(named), args, tall, window=window, picked=picked)
+    return ScoreSheet(trace, named | known | named, list(named), args, tall, window=window, selected=selected)
 
 
 class Compact(ScoreSheet):

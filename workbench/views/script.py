@@ -1,19 +1,30 @@
-"""The script of a page or a widget: ES modules written by hand, joined without a bundler. Nothing is fetched."""
+"""The script of a page or a widget: ES modules written by hand, joined without a bundler. Nothing is fetched.
+
+What is sent has the tokens of the source, without comments, indentation and the line breaks of the formatter.
+"""
 
 import re
+from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
 
 HERE = Path(__file__).parent
 _IMPORT = re.compile(r'^import \{[^}]*\} from "\./(\w+)\.js";\n', re.MULTILINE)
-_COMMENT = re.compile(r"^\s*(?://.*|/\*\*.*|\*.*)\n|\s+// [^\"'`\n]*$", re.MULTILINE)
+_SPACE = re.compile(r"(?:\s|//[^\n]*|/\*.*?\*/)+", re.DOTALL)
+_STRING = re.compile(r'"(?:[^"\\\n]|\\.)*"|' r"'(?:[^'\\\n]|\\.)*'", re.DOTALL)
+_REGEX = re.compile(r"/(?:[^/\\\[\n]|\\.|\[(?:[^\]\\\n]|\\.)*\])+/\w*")
+_TEMPLATE_TEXT = re.compile(r"(?:[^`\\$]|\\.|\$(?!\{))*", re.DOTALL)
+_WORD = re.compile(r"[\w$#]+")
+# After these a slash divides; after anything else it begins a regular expression.
+_VALUE_END = re.compile(r"[\w$)\]}\"'`]$")
+_KEYWORD = re.compile(r"(?:return|typeof|case|in|of|void|delete|throw|new|await|yield|else|do)$")
 
 
 @cache
 def script(*modules: str) -> str:
     """Those modules and what they import, each once and before who needs it, as one text without imports or exports.
 
-    >>> script("score_sheet_view").count("register = ")
+    >>> script("score_sheet_view").count("register=")
     1
     """
     done: dict[str, str] = {}
@@ -28,8 +39,89 @@ def _add(module: str, done: dict[str, str]) -> None:
     text = (HERE / f"{module}.js").read_text("utf-8")
     for needed in _IMPORT.findall(text):
         _add(needed, done)
-    text = _COMMENT.sub("", _IMPORT.sub("", text))
-    done[module] = re.sub(r"^\s*(?:export )?", "", text, flags=re.MULTILINE)
+    done[module] = stripped(_IMPORT.sub("", text)) + "\n"
+
+
+def stripped(source: str) -> str:
+    """The same program in fewer bytes: without comments, exports, trailing commas and space that separates nothing.
+
+    A line still ends after each statement that ended one. The source must have all of its semicolons, as the formatter
+    writes them.
+
+    >>> stripped("export const half = (x) => x / 2; // of it\\nconst text = `a  b`;\\n")
+    'const half=(x)=>x/2;\\nconst text=`a  b`;'
+    """
+    tokens = [token for token in tokenized(source) if token.strip() != "export"]
+    parts: list[str] = []
+    last = ""  # the last part that is not white
+    for place, token in enumerate(tokens):
+        following = tokens[place + 1] if place + 1 < len(tokens) else ""
+        if _SPACE.fullmatch(token):
+            if last.endswith((";", "}")) and "\n" in token and following[:1] not in {"", ")", "]", "}", ",", ";", "."}:
+                parts.append("\n")
+            elif last and following and _must_be_apart(last, following):
+                parts.append(" ")
+            continue
+        if (
+            token == ","
+            and "\n" in following
+            and tokens[place + 2][:1] in {")", "]", "}"}
+            and last not in {"", ",", "["}
+        ):
+            continue
+        parts.append(token)
+        last = token
+    return "".join(parts)
+
+
+def _must_be_apart(left: str, right: str) -> bool:
+    """Whether two tokens would be read as others if they touched."""
+    a, b = left[-1], right[0]
+    if _WORD.fullmatch(a) and (_WORD.fullmatch(b) or (b == "." and a.isdigit())):
+        return True
+    return (a == b and a in "+-/&|*=<>?") or (a == "/" and b == "*")
+
+
+def tokenized(source: str) -> Iterator[str]:
+    """JavaScript as strings, templates, regular expressions, words, signs, and what is white (space and comments).
+
+    >>> list(tokenized("a /b/ /* c */ c"))
+    ['a', ' ', '/', 'b', '/', ' /* c */ ', 'c']
+    """
+    at, before = 0, ""
+    while at < len(source):
+        if white := _SPACE.match(source, at):
+            yield white[0]
+            at = white.end()
+            continue
+        divides = bool(_VALUE_END.search(before)) and not _KEYWORD.match(before)
+        if source[at] == "`":
+            stop = _template_end(source, at)
+        elif (
+            found := _STRING.match(source, at) or (not divides and _REGEX.match(source, at)) or _WORD.match(source, at)
+        ):
+            stop = found.end()
+        else:
+            stop = at + 1
+        before = source[at:stop]
+        yield before
+        at = stop
+
+
+def _template_end(source: str, start: int) -> int:
+    """Where the template that begins at `start` ends; its ${…} may hold templates."""
+    at = start + 1
+    while True:
+        text = _TEMPLATE_TEXT.match(source, at)
+        at = text.end() if text else at
+        if source[at] == "`":
+            return at + 1
+        depth, at = 1, at + 2  # behind ${
+        for token in tokenized(source[at:]):
+            at += len(token)
+            depth += (token == "{") - (token == "}")
+            if not depth:
+                break
 
 
 @cache

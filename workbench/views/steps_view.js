@@ -1,106 +1,250 @@
+// @ts-check
 // From step to step: any arrays (step key_step) as a matrix and as arcs over the tokens. Steps are numbered from 0.
-import { axisOf, frame, number, plain, ramp, register } from "./shared.js";
-import { answers, gutter, matrix, menu, strip } from "./grid.js";
-import { MOST_ARCS, arcs, linksOf } from "./arcs.js";
+import { ramp } from "./drawing.js";
+import { register } from "./mount.js";
+import { queryCache, gutter, matrix, menu, strip } from "./plots.js";
+import { MOST_ARCS, arcs, linksOf } from "./step_arcs.js";
+import { axisOf } from "./token_axis.js";
+import { number, plain } from "./token_index.js";
+import { frame } from "./view_frame.js";
 
-const ARCS_TALL = 116, SIDE = 360;
+const ARCS_TALL = 116,
+  SIDE = 360;
 
-/** Cells (row column) of a square matrix, from:to of it, `by` x `by` at a time, each with its value of the largest size. */
-export function shared(values, side, from, to, by) {
-  const size = Math.ceil((to - from) / by), found = new Float32Array(size * size).fill(NaN);
-  for (let r = from; r < to; r++) for (let c = from; c < to; c++) {
-    const v = values[r * side + c], at = Math.floor((r - from) / by) * size + Math.floor((c - from) / by);
-    if (!(Math.abs(v) <= Math.abs(found[at])) && v === v) found[at] = v;
-  }
+/**
+ * Cells (row column) of a square matrix, from:to of it, `by` x `by` at a time, each with its value of the largest size.
+ *
+ * @param {ArrayLike<number>} values
+ * @param {number} side
+ * @param {number} from
+ * @param {number} to
+ * @param {number} by
+ */
+export function pooled(values, side, from, to, by) {
+  const size = Math.ceil((to - from) / by),
+    found = new Float32Array(size * size).fill(NaN);
+  for (let r = from; r < to; r++)
+    for (let c = from; c < to; c++) {
+      const v = values[r * side + c],
+        at = Math.floor((r - from) / by) * size + Math.floor((c - from) / by);
+      if (!(Math.abs(v) <= Math.abs(found[at])) && !Number.isNaN(v)) found[at] = v;
+    }
   return found;
 }
 
 register("steps", (ctx) => {
-  const { data, tokens, bus, theme } = ctx, { state } = bus, { steps } = tokens, { edges } = data, count = steps.length;
-  let which = 0, kept = {}, key = "";
-  const redraw = () => view.figures.forEach((f) => f.paint());
-  const store = answers(ctx.ask, redraw, 24);
+  const { data, tokens, bus, theme } = ctx,
+    { state } = bus,
+    { steps } = tokens,
+    { edges } = data,
+    count = steps.length;
+  let which = 0,
+    cached = /** @type {any} */ ({}),
+    key = "";
+  const redraw = () => view.figures.forEach((f) => f.paint?.());
+  const store = queryCache(ctx.ask, redraw, 24);
   data.matrices.forEach(({ array, layer, ...rest }, k) => {
-    const arrays = Object.fromEntries(["cells", "ends", "strength"].map((name) => [name, data.arrays[`${k}:${name}`]]));
+    const arrays = Object.fromEntries(
+      ["cells", "ends", "strength"].map((name) => [name, data.arrays[`${k}:${name}`]]),
+    );
     store.put("cells", { array, layer, from: 0, to: count }, { ...rest, arrays });
   });
   const layer = () => (edges[which].layers.length ? state.layer : -1);
   const whole = () => store.get("cells", { array: which, layer: layer(), from: 0, to: count });
   /** The steps of which the zoom shows a token: [first, stop]. */
   const stretch = () => {
-    const { from, to } = axisOf(state, tokens.n, 0, 1), first = steps.findIndex((s) => s.stop > from), stop = steps.findLastIndex((s) => s.start < to) + 1;
+    const { from, to } = axisOf(state, tokens.n, 0, 1),
+      first = steps.findIndex((s) => s.stop > from),
+      stop = steps.findLastIndex((s) => s.start < to) + 1;
     return first < 0 || stop <= first ? [0, 0] : [first, stop];
   };
   /** What is shown: exact cells of the stretch where they are there, or of all steps. */
   const best = () => {
-    const [first, stop] = stretch(), all = whole();
-    const close = all?.arrays && stop && stop - first < count && store.get("cells", { array: which, layer: layer(), from: first, to: stop });
+    const [first, stop] = stretch(),
+      all = whole();
+    const close =
+      all?.arrays &&
+      stop &&
+      stop - first < count &&
+      store.get("cells", { array: which, layer: layer(), from: first, to: stop });
     return { first, stop, all, one: close?.arrays ? close : all };
   };
-  const name = (s, stop = s + 1) => (stop > s + 1 ? `steps ${s}–${stop - 1}` : `step ${s} (${plain(steps[s].kind)})`);
+  const name = (s, stop = s + 1) =>
+    stop > s + 1 ? `steps ${s}–${stop - 1}` : `step ${s} (${plain(steps[s].kind)})`;
   /** What the matrix shows, at a width: cells with the groups of steps that share them. */
   const now = (width) => {
-    const { first, stop, one } = best(), { label, unit, over, layers } = edges[which], side = Math.min(SIDE, Math.max(40, width - gutter(width) - 8));
-    const where = layers.length ? (layer() < 0 ? `, mean over ${layers.length} layers` : `, layer ${layer()}`) : "", wanted = [which, layer(), first, stop, side, theme.of.paper].join();
-    if (key === wanted && kept.one === one) return kept;
-    key = wanted;
-    const { of: c } = theme, none = { one, rows: [], columns: [], at: () => NaN, low: 0, high: 1, colours: ramp(c.low, c.blue), unit, side: SIDE, title: `${label}${where} · ${one?.error ?? (one ? "no step here" : "…")}` };
-    if (!one?.arrays || !stop) return (kept = none);
-    const { start, factor, high, sided } = one, [from, to] = [Math.floor((first - start) / factor), Math.ceil((stop - start) / factor)];
-    const by = Math.ceil((to - from) / side), found = shared(one.arrays.cells, one.arrays.cells.shape[0], from, to, by), size = Math.ceil((to - from) / by), each = by * factor, begin = start + from * factor;
-    const groups = Array.from({ length: size }, (_, g) => [begin + g * each, Math.min(count, begin + (g + 1) * each)]);
-    const columns = groups.map(([s]) => s), rows = groups.map(([s]) => (each > 1 ? s : `${s} ${plain(steps[s].kind)}`));
+    const { first, stop, one } = best(),
+      { label, unit, over, layers } = edges[which],
+      side = Math.min(SIDE, Math.max(40, width - gutter(width) - 8));
+    const where = layers.length
+        ? layer() < 0
+          ? `, mean over ${layers.length} layers`
+          : `, layer ${layer()}`
+        : "",
+      shownNow = [which, layer(), first, stop, side, theme.of.paper].join();
+    if (key === shownNow && cached.one === one) return cached;
+    key = shownNow;
+    const { of: c } = theme,
+      none = {
+        one,
+        rows: [],
+        columns: [],
+        at: () => NaN,
+        low: 0,
+        high: 1,
+        colours: ramp(c.low, c.blue),
+        unit,
+        side: SIDE,
+        title: `${label}${where} · ${one?.error ?? (one ? "no step here" : "…")}`,
+      };
+    if (!one?.arrays || !stop) {
+      cached = none;
+      return cached;
+    }
+    const { start, factor, high, sided } = one,
+      [from, to] = [Math.floor((first - start) / factor), Math.ceil((stop - start) / factor)];
+    const by = Math.ceil((to - from) / side),
+      found = pooled(one.arrays.cells, one.arrays.cells.shape[0], from, to, by),
+      size = Math.ceil((to - from) / by),
+      each = by * factor,
+      begin = start + from * factor;
+    const groups = Array.from({ length: size }, (_, g) => [
+      begin + g * each,
+      Math.min(count, begin + (g + 1) * each),
+    ]);
+    const columns = groups.map(([s]) => s),
+      rows = groups.map(([s]) => (each > 1 ? s : `${s} ${plain(steps[s].kind)}`));
     const rough = each > 1 ? ` · downsampled: the largest of ${each} × ${each} steps` : "";
-    return (kept = { one, groups, each, begin, rows, columns, side, at: (r, k) => found[r * size + k], low: sided ? -high : 0, high, colours: sided ? ramp(c.minus, c.low, c.plus) : none.colours, unit, title: label + where + over, note: `row: step, column: key_step${rough}` });
+    cached = {
+      one,
+      groups,
+      each,
+      begin,
+      rows,
+      columns,
+      side,
+      at: (r, k) => found[r * size + k],
+      low: sided ? -high : 0,
+      high,
+      colours: sided ? ramp(c.minus, c.low, c.plus) : none.colours,
+      unit,
+      title: label + where + over,
+      note: `row: step, column: key_step${rough}`,
+    };
+    return cached;
   };
   const snippet = (s) => {
     let text = "";
     for (let i = steps[s].start; i < steps[s].stop && text.length < 70; i++) text += tokens.word(i);
-    return text.length > 70 ? text.slice(0, 70) + "…" : text;
+    return text.length > 70 ? `${text.slice(0, 70)}…` : text;
   };
   const read = (i) => {
-    const s = tokens.step[i], found = whole()?.arrays;
-    return s < 0 ? ["in no step"] : [`“${snippet(s)}”`, ...(found ? [`from steps ${linksOf(found, s, 0)} · to steps ${linksOf(found, s, 1)}`] : [])];
+    const s = tokens.step[i],
+      found = whole()?.arrays;
+    return s < 0
+      ? ["in no step"]
+      : [
+          `“${snippet(s)}”`,
+          ...(found
+            ? [`from steps ${linksOf(found, s, 0)} · to steps ${linksOf(found, s, 1)}`]
+            : []),
+        ];
   };
-  const view = frame(ctx, { label: "steps", read, args: () => data.args + (data.numbers.includes(state.layer) ? `, layer=${state.layer}` : "") });
-  if (edges.length > 1) menu(view, "array", edges.map(({ label }, k) => [k, label]), (v) => ((which = +v), follow(), redraw()));
-  const layers = menu(view, "layer (↑ ↓)", [[-1, "mean over layers"], ...data.numbers.map((l) => [l, `layer ${l}`])], (v) => bus.set({ layer: +v }));
-  const follow = () => ((layers.value = state.layer), (layers.hidden = !edges[which].layers.length));
+  const view = frame(ctx, {
+    label: "steps",
+    read,
+    args: () => data.args + (data.numbers.includes(state.layer) ? `, layer=${state.layer}` : ""),
+  });
+  if (edges.length > 1)
+    menu(
+      view,
+      "array",
+      edges.map(({ label }, k) => [k, label]),
+      (v) => {
+        which = +v;
+        follow();
+        redraw();
+      },
+    );
+  const layers = menu(
+    view,
+    "layer (↑ ↓)",
+    [[-1, "mean over layers"], ...data.numbers.map((l) => [l, `layer ${l}`])],
+    (v) => bus.set({ layer: +v }),
+  );
+  const follow = () => {
+    layers.value = String(state.layer);
+    layers.hidden = !edges[which].layers.length;
+  };
   bus.on(follow, ctx.signal);
   follow();
   const group = (p) => {
-    const { groups, begin, each } = kept, s = p >= 0 ? tokens.step[p] : -1;
+    const { groups, begin, each } = cached,
+      s = p >= 0 ? tokens.step[p] : -1;
     return groups && s >= begin ? Math.floor((s - begin) / each) : -1;
   };
   matrix(view, ctx, {
-    label: "step by step", cells: now, on: ["from", "to"],
-    told(r, k) {
-      const { groups, at, each } = kept, [row, column] = [groups?.[r], groups?.[k]];
+    label: "step by step",
+    cells: now,
+    on: ["from", "to"],
+    describe(r, k) {
+      const { groups, at, each } = cached,
+        [row, column] = [groups?.[r], groups?.[k]];
       if (!row || !column) return "";
-      const texts = each > 1 ? "" : `\n${row[0]}: “${snippet(row[0])}”\n${column[0]}: “${snippet(column[0])}”`;
+      const texts =
+        each > 1 ? "" : `\n${row[0]}: “${snippet(row[0])}”\n${column[0]}: “${snippet(column[0])}”`;
       return `${name(...row)} from ${name(...column)}: ${number(at(r, k))} ${edges[which].unit}${each > 1 ? `, the largest of ${each} × ${each} steps` : ""}${texts}`;
     },
-    link: (r, k) => ({ hover: steps[kept.groups[r][0]].start, key: steps[kept.groups[k][0]].start }),
-    kept: () => [group(state.lock), -1],
+    link: (r, k) => ({
+      hover: steps[cached.groups[r][0]].start,
+      key: steps[cached.groups[k][0]].start,
+    }),
+    pinned: () => [group(state.lock), -1],
   });
   const links = () => {
     const { first, stop, all, one } = best();
-    return { ends: [], strength: [], ...one?.arrays, high: one?.high, sided: one?.sided, part: one === all && stop - first < count };
+    return {
+      ends: [],
+      strength: [],
+      ...one?.arrays,
+      high: one?.high,
+      sided: one?.sided,
+      part: one === all && stop - first < count,
+    };
   };
   strip(view, ctx, {
-    label: "arcs over the tokens", on: ["layer"], pooled: false, size: () => ARCS_TALL,
+    label: "arcs over the tokens",
+    on: ["layer"],
+    pooled: false,
+    size: () => ARCS_TALL,
     title() {
       const { strength, sided, part } = links();
       return `the same as arcs over the tokens${strength.length > MOST_ARCS ? `, the strongest ${MOST_ARCS}${part ? " of all steps" : ""}` : ""}${sided ? "; orange: positive, blue: negative" : ""}`;
     },
     draw(pen, a, y) {
-      const c = theme.of, found = links(), mine = state.lock >= 0 ? tokens.step[state.lock] : -1, bottom = y + ARCS_TALL - 18;
+      const c = theme.of,
+        found = links(),
+        mine = state.lock >= 0 ? tokens.step[state.lock] : -1,
+        bottom = y + ARCS_TALL - 18;
       arcs(pen, a, c, steps, found, found.high, bottom - 2, ARCS_TALL - 24, mine);
       steps.forEach((s, i) => {
-        const x1 = Math.max(a.x0, a.x(s.start)), x2 = Math.min(a.x0 + a.width, a.x(s.stop));
+        const x1 = Math.max(a.x0, a.x(s.start)),
+          x2 = Math.min(a.x0 + a.width, a.x(s.stop));
         if (x2 <= x1) return;
-        pen.rect(x1, bottom, Math.max(0.5, x2 - x1 - 1), 16, c["k" + s.colour], i === mine ? 0.9 : 0.45);
-        if (x2 - x1 > 14) pen.text(x1 + 3, bottom + 12, x2 - x1 > 90 ? `${i} ${plain(s.kind)}` : String(i), { fill: c.ink, size: 10.5, width: x2 - x1 - 4 });
+        pen.rect(
+          x1,
+          bottom,
+          Math.max(0.5, x2 - x1 - 1),
+          16,
+          c[`k${s.colour}`],
+          i === mine ? 0.9 : 0.45,
+        );
+        if (x2 - x1 > 14)
+          pen.text(x1 + 3, bottom + 12, x2 - x1 > 90 ? `${i} ${plain(s.kind)}` : String(i), {
+            fill: c.ink,
+            size: 10.5,
+            width: x2 - x1 - 4,
+          });
       });
       pen.text(a.x0 - 6, bottom + 12, "steps", { fill: c.soft, size: 11, align: "end" });
     },

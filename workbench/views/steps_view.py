@@ -13,9 +13,10 @@ from workbench.errors import ArgumentError, NotRecorded, SelectionError
 from workbench.text import range_text, visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
+from workbench.views.outline import parts
 from workbench.views.payload import Payload
 from workbench.views.step_links import pooled, strongest
-from workbench.views.view import View, parts
+from workbench.views.view import View
 
 Array = xr.DataArray | xr.Dataset
 
@@ -71,13 +72,13 @@ class Steps(View):
             arrays |= {f"{number}:{name}": values for name, values in found.items()}
         return header, arrays
 
-    def answer(self, kind: str, wanted: Mapping[str, Any]) -> Payload:
+    def query(self, kind: str, request: Mapping[str, Any]) -> Payload:
         """The "cells" of an array and a layer, or -1 for the mean, from one step to before another."""
         if kind != "cells":
-            return super().answer(kind, wanted)
-        return self._cells(*(int(wanted[name]) for name in ("array", "layer", "from", "to")))
+            return super().query(kind, request)
+        return self._cells(*(int(request[name]) for name in ("array", "layer", "from", "to")))
 
-    def still(self) -> list[snapshot_html.Row]:
+    def snapshot(self) -> list[snapshot_html.Row]:
         return [_still(each, self.layer if self.layer in each.layers else -1) for each in self.edges]
 
     def _cells(self, array: int, layer: int, start: int, stop: int) -> Payload:
@@ -97,7 +98,7 @@ def steps(
     layer: int | None = None,
     *,
     window: tuple[int, int] | None = None,
-    picked: int | None = None,
+    selected: int | None = None,
 ) -> Steps:
     """How the steps of a chain of thought bear on each other: a matrix (step key_step), and arcs over the tokens.
 
@@ -129,7 +130,7 @@ def steps(
     if number is not None and number not in layers:
         there = f"they have the layers {_numbers(layers)}" if layers else "no array has an axis layer"
         raise SelectionError(f"layer={layer} is in none of the arrays; {there}")
-    return Steps(trace, edges, -1 if number is None else number, args, window=window, picked=picked)
+    return Steps(trace, edges, -1 if number is None else number, args, window=window, selected=selected)
 
 
 def _edges(name: str, array: Array, count: int) -> Edges:

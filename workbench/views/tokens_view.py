@@ -10,8 +10,9 @@ from workbench.errors import ArgumentError
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
+from workbench.views.outline import colour_of, messages
 from workbench.views.payload import Payload
-from workbench.views.view import View, colour_of, messages
+from workbench.views.view import View
 
 
 class Tokens(View):
@@ -35,7 +36,7 @@ class Tokens(View):
             arrays |= {"values": self.values}
         return header, arrays
 
-    def still(self) -> list[snapshot_html.Row]:
+    def snapshot(self) -> list[snapshot_html.Row]:
         trace, n = self.trace, len(self.trace)
         said = list(messages(trace.spans, n))
         rows = [
@@ -55,7 +56,7 @@ def tokens(
     values: xr.DataArray | Sequence[float] | np.ndarray | None = None,
     *,
     window: Sequence[int] | None = None,
-    picked: int | None = None,
+    selected: int | None = None,
 ) -> Tokens:
     """The text of a run, token by token: coloured by step and channel, or by `values`, one number for each token.
 
@@ -77,4 +78,4 @@ def tokens(
             raise ArgumentError(
                 f"values must be one number for each of the {len(trace)} tokens, got shape {array.shape}."
             )
-    return Tokens(trace, array, label, unit, window=window, picked=picked)
+    return Tokens(trace, array, label, unit, window=window, selected=selected)

@@ -63,7 +63,7 @@ class Weights(View):
             }
         return header, arrays
 
-    def still(self) -> list[snapshot_html.Row]:
+    def snapshot(self) -> list[snapshot_html.Row]:
         rows = []
         if self.sinks:
             unit = "row: layer, 0 at the bottom; column: head"
@@ -93,7 +93,7 @@ def weights(
     experts: xr.Dataset | Sequence[xr.Dataset] = (),
     *,
     window: tuple[int, int] | None = None,
-    picked: int | None = None,
+    selected: int | None = None,
 ) -> Weights:
     """What the weights say of heads and experts, beside what they did in a run of the same model.
 
@@ -120,7 +120,7 @@ def weights(
         found = {"keys": int(sinks.attrs["keys"]), **values}
     rows = [_router(each, config) for each in several[0]]
     return Weights(
-        trace, found, rows, [_expert(each, config) for each in several[1]], args, window=window, picked=picked
+        trace, found, rows, [_expert(each, config) for each in several[1]], args, window=window, selected=selected
     )
 
 

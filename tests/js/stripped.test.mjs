@@ -1,0 +1,33 @@
+// What is sent is the program of the source: each module, stripped by workbench.views.script, has the same syntax tree.
+// SOURCES names a JSON file of pairs [source, stripped]. Run by tests/views/test_modules.py.
+import assert from "node:assert/strict";
+import { readFileSync } from "node:fs";
+import { test } from "node:test";
+import { parse } from "acorn";
+
+const OPTIONS = /** @type {const} */ ({ ecmaVersion: "latest", sourceType: "module" });
+
+/** The tree without places, imports and exports. */
+function tree(text) {
+  const clean = (value) => {
+    if (Array.isArray(value))
+      return value.filter((v) => v?.type !== "ImportDeclaration").map(clean);
+    if (value === null || typeof value !== "object" || value instanceof RegExp)
+      return String(value);
+    if (value.type === "ExportNamedDeclaration") return clean(value.declaration);
+    const kept = Object.entries(value).filter(([key]) => key !== "start" && key !== "end");
+    return Object.fromEntries(kept.map(([key, v]) => [key, clean(v)]));
+  };
+  return clean(parse(text, OPTIONS).body);
+}
+
+for (const [name, source, stripped] of JSON.parse(readFileSync(process.env.SOURCES, "utf8"))) {
+  test(name, () => {
+    assert.deepEqual(tree(stripped), tree(source));
+    if (name.endsWith("_view")) {
+      const comments = [];
+      parse(stripped, { ...OPTIONS, onComment: comments });
+      assert.deepEqual(comments, []);
+    }
+  });
+}

@@ -1,0 +1,247 @@
+// What the modules of workbench/views hand to each other. Types only: nothing here is sent to a browser.
+
+/** A typed array of a payload, with the sizes of its axes. */
+type Numbers = Float32Array & { shape?: number[] };
+
+interface Message {
+  start: number;
+  stop: number;
+  content: number;
+  end: number;
+  who: string;
+  channel: string;
+  name: string;
+  to: string;
+  complete: boolean;
+  colour: number;
+}
+
+interface Step {
+  start: number;
+  stop: number;
+  kind: string;
+  colour: number;
+}
+
+/** What Python sends: what `common` of view.py gives, and what each view adds. */
+interface Payload {
+  view: string;
+  call: string;
+  args: string;
+  trace: string;
+  foot: string;
+  hint: string;
+  layers: number;
+  prompt_length: number;
+  words: string[];
+  messages: Message[];
+  steps: Step[];
+  window: [number, number] | null;
+  selected: { pos: number; layer?: number; head?: number } | null;
+  arrays: Record<string, Numbers>;
+  // biome-ignore lint/suspicious/noExplicitAny: each view has fields of its own
+  [field: string]: any;
+}
+
+/** What a view shows: hover to query are those of all views of a trace; layer to only its own until it is linked. */
+interface State {
+  hover: number;
+  row: number;
+  key: number;
+  cell: string;
+  lock: number;
+  query: string;
+  layer: number;
+  head: number;
+  from: number;
+  to: number;
+  only: string;
+}
+
+interface Bus {
+  state: State;
+  set(patch: Partial<State>): void;
+  tell(keys: string[]): void;
+  on(f: (state: State, keys: Set<string>) => void, signal: AbortSignal): void;
+  size(): number;
+  link?(on: boolean): void;
+  linked?: number;
+}
+
+type Colours = Record<string, string>;
+
+interface Theme {
+  of: Colours;
+  changed: Set<() => void>;
+}
+
+interface TextLook {
+  fill: string;
+  size?: number;
+  align?: "start" | "center" | "end";
+  bold?: boolean;
+  mono?: boolean;
+  width?: number;
+}
+
+/** One drawing, on a canvas or as SVG. */
+interface Pen {
+  rect(x: number, y: number, w: number, h: number, fill: string, alpha?: number): void;
+  text(x: number, y: number, text: string | number, look: TextLook): void;
+  arc(
+    x1: number,
+    x2: number,
+    y: number,
+    h: number,
+    stroke: string,
+    width: number,
+    alpha: number,
+  ): void;
+  image(x: number, y: number, w: number, h: number, picture: HTMLCanvasElement): void;
+}
+
+/** The stretch from:to of the tokens, laid out between x0 and x0 + width. */
+interface Axis {
+  from: number;
+  to: number;
+  x0: number;
+  width: number;
+  columns: number;
+  cell: number;
+  shared: boolean;
+  x(position: number): number;
+  at(x: number): number;
+  column(c: number): [number, number];
+}
+
+interface Mark {
+  x: number;
+  y: number;
+  w: number;
+  h: number;
+  lock?: boolean;
+}
+
+/** A canvas that is drawn anew only when its content changes. */
+interface PlotOptions {
+  size(width: number): number;
+  draw(pen: Pen, width: number, y0: number): void;
+  hit?(x: number, y: number): Partial<State> | null;
+  mark?(state: State, width: number): Mark[];
+  on?: string[];
+  axis?(width?: number): Axis;
+  label?: string;
+  parent?: Element;
+}
+
+interface Figure {
+  size(width: number): number;
+  draw(pen: Pen, width: number, y0: number): void;
+  paint?(): void;
+}
+
+interface Plot extends Figure {
+  paint(): void;
+  box: HTMLElement;
+}
+
+interface View {
+  bar: HTMLElement;
+  body: HTMLElement;
+  figures: Figure[];
+  plot(options: PlotOptions): Plot;
+  on(target: EventTarget, type: string, f: (event: PointerEvent & KeyboardEvent) => void): void;
+  button(text: string, title: string, f: () => void): HTMLButtonElement;
+  show(): void;
+  search(): [number, number][];
+}
+
+/** `fails` with what Python says; arrays and the rest as the view's `query` gives them. */
+// biome-ignore lint/suspicious/noExplicitAny: each view has queries of its own
+type Ask = (kind: string, request?: Record<string, any>) => Promise<any>;
+
+interface ViewContext {
+  el: HTMLElement;
+  data: Payload;
+  tokens: import("../../workbench/views/token_index.js").Tokens;
+  bus: Bus;
+  signal: AbortSignal;
+  theme: Theme;
+  ask: Ask;
+  alone: boolean;
+}
+
+interface FrameOptions {
+  label: string;
+  args?(state: State): string;
+  read?(position: number, state: State): string[];
+  keys?(event: KeyboardEvent): boolean;
+}
+
+/** A plot of named cells. */
+interface Cells {
+  title: string;
+  // biome-ignore lint/suspicious/noExplicitAny: texts or numbers
+  rows: any[];
+  // biome-ignore lint/suspicious/noExplicitAny: texts or numbers
+  columns: any[];
+  at(row: number, column: number): number;
+  low: number;
+  high: number;
+  colours: Uint32Array;
+  unit: string;
+  note?: string;
+  height?: number;
+  widest?: number;
+  wide?: number;
+  side?: number;
+  mine?: number;
+}
+
+interface MatrixOptions {
+  label: string;
+  cells(width?: number): Cells;
+  describe(row: number, column: number): string;
+  link?(row: number, column: number): Partial<State>;
+  pick?(row: number, column: number): void;
+  pinned?(): number[];
+  on?: string[];
+}
+
+interface StripOptions {
+  label: string;
+  title(axis: Axis): string;
+  size(width: number): number;
+  draw(pen: Pen, axis: Axis, y: number, height: number): void;
+  row?(y: number, width: number): number;
+  on?: string[];
+  pooled?: boolean;
+}
+
+/** The strongest links of steps: ends (link 2: step, key_step) and strength (link), the largest last. */
+interface Links {
+  ends: ArrayLike<number>;
+  strength: ArrayLike<number>;
+}
+
+/** What anywidget gives to `render`. */
+interface WidgetModel {
+  get(key: string): Payload["selected"];
+  set(key: string, value: Payload["selected"]): void;
+  save_changes(): void;
+  // biome-ignore lint/suspicious/noExplicitAny: a message of Python, or a change of a trait
+  on(event: string, f: (...args: any[]) => void): void;
+  // biome-ignore lint/suspicious/noExplicitAny: as above
+  off(event: string, f: (...args: any[]) => void): void;
+  send(message: { id: string; kind: string; request: Record<string, unknown> }): void;
+}
+
+/** What elements carry for the views. */
+interface HTMLElement {
+  /** The position that a span of the transcript shows. */
+  place?: number;
+}
+interface Element {
+  /** The tokens that a part of the transcript holds. */
+  stretch?: { el: HTMLElement; start: number; stop: number; message: Message };
+}

@@ -1,0 +1,389 @@
+// @ts-check
+// The frame of a view: search, filter, zoom and export above; plots; what is under the mouse below; keys.
+import { CanvasPen, SvgPen } from "./drawing.js";
+import { axisOf } from "./token_axis.js";
+import { plain } from "./token_index.js";
+
+/**
+ * @template {keyof HTMLElementTagNameMap} Name
+ * @param {Name} name
+ * @param {Record<string, any>} properties
+ * @param {...(Node | string)} children
+ * @returns {HTMLElementTagNameMap[Name]}
+ */
+export function make(name, properties = {}, ...children) {
+  const { role, label, ...rest } = properties,
+    element = Object.assign(document.createElement(name), rest);
+  if (role) element.setAttribute("role", role);
+  if (label) element.setAttribute("aria-label", label);
+  element.append(...children);
+  return element;
+}
+
+/**
+ * @param {string} name
+ * @param {string} type
+ * @param {BlobPart} content
+ */
+function save(name, type, content) {
+  const url = URL.createObjectURL(
+    content instanceof Blob ? content : new Blob([content], { type }),
+  );
+  make("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 1e4);
+}
+
+/**
+ * options: label; args(state) -> Python arguments; read(position, state) -> lines; keys(event) -> true if it was one.
+ *
+ * @param {ViewContext} ctx
+ * @param {FrameOptions} options
+ * @returns {View}
+ */
+export function frame(ctx, { label, args = () => "", read = () => [], keys = () => false }) {
+  const { el, data, tokens, bus, signal, theme, alone } = ctx,
+    { state } = bus,
+    figures = [];
+  const on = (target, type, f) => target.addEventListener(type, f, { signal });
+  const button = (text, title, f) => {
+    const made = make("button", { type: "button", textContent: text, title, label: title });
+    on(made, "click", f);
+    return made;
+  };
+  const link = button(
+    "link",
+    "share layer, head, zoom and filter with the other linked views of this trace",
+    () => {
+      const on = link.ariaPressed !== "true";
+      link.ariaPressed = String(on);
+      bus.link(on);
+    },
+  );
+  link.ariaPressed = "false";
+  const search = make("input", {
+    type: "search",
+    placeholder: "search  /",
+    label: "search tokens",
+  });
+  const count = make("span", { className: "wb-count", role: "status" });
+  const only = make("select", { label: "show only", title: "what is not chosen is greyed out" });
+  const body = make("div", { className: "wb-body" }),
+    said = make("div", { className: "wb-said" });
+  const told = make("div", { className: "wb-told", role: "status" }),
+    code = make("input", { className: "wb-code", readOnly: true, hidden: true, label: "Python" });
+  const option = (value, text, parent = /** @type {Element} */ (only)) =>
+    parent.append(make("option", { value, textContent: text }));
+  const group = (name, pairs) => {
+    const inside = make("optgroup", { label: name });
+    inside.setAttribute("label", name);
+    for (const [value, text] of pairs) option(value, text, inside);
+    if (pairs.length) only.append(inside);
+  };
+  option("", "all tokens");
+  group("token", [
+    ["same", "same text as the pinned one"],
+    ["step", "step of the pinned one"],
+    ["prompt", "prompt"],
+    ["generated", "generated"],
+  ]);
+  group(
+    "channel",
+    [...new Set(tokens.messages.map((m) => m.name))].map((c) => [`channel:${c}`, c]),
+  );
+  group(
+    "step",
+    [...new Set(tokens.steps.map((s) => s.kind))].map((k) => [`kind:${k}`, plain(k)]),
+  );
+
+  let hits = [],
+    hit = -1;
+  const lock = (position) => bus.set({ lock: position });
+  const zoom = (factor) => {
+    const { from, to } = axisOf(state, tokens.n, 0, 1),
+      middle = state.lock >= from && state.lock < to ? state.lock : (from + to) / 2;
+    const size = Math.max(8, Math.min(tokens.n, (to - from) * factor)),
+      begin = Math.round(Math.max(0, Math.min(tokens.n - size, middle - size / 2)));
+    bus.set(size >= tokens.n ? { from: 0, to: -1 } : { from: begin, to: Math.round(begin + size) });
+  };
+  const go = (by) => {
+    if (!hits.length) return;
+    hit = (hit + by + hits.length) % hits.length;
+    lock(hits[hit][0]);
+    tally();
+  };
+  const tally = () => {
+    count.textContent = state.query
+      ? hits.length
+        ? `${hit + 1} of ${hits.length.toLocaleString("en")}`
+        : "nothing"
+      : "";
+  };
+  const move = (by) => {
+    const at = state.lock >= 0 ? state.lock : state.hover;
+    lock(Math.max(0, Math.min(tokens.n - 1, at < 0 ? 0 : at + by)));
+  };
+  const paper = () => {
+    const width = Math.max(640, Math.round(body.clientWidth)),
+      heights = figures.map((f) => Math.ceil(f.size(width)));
+    return {
+      width,
+      height: heights.reduce((a, b) => a + b + 8, 30),
+      draw(pen) {
+        const { of } = theme;
+        pen.rect(0, 0, this.width, this.height, of.paper);
+        let y = 0;
+        figures.forEach((f, i) => {
+          f.draw(pen, width, y);
+          y += heights[i] + 8;
+        });
+        pen.text(8, this.height - 9, data.foot, { fill: of.soft, size: 10 });
+      },
+    };
+  };
+  const name = `${data.view}-${data.trace.slice(0, 12)}`;
+  const svg = () => {
+    const sheet = paper(),
+      pen = new SvgPen();
+    sheet.draw(pen);
+    save(`${name}.svg`, "image/svg+xml", pen.done(sheet.width, sheet.height));
+  };
+  const png = () => {
+    const sheet = paper(),
+      canvas = make("canvas", { width: sheet.width * 2, height: sheet.height * 2 }),
+      context = canvas.getContext("2d");
+    context.scale(2, 2);
+    sheet.draw(new CanvasPen(context));
+    canvas.toBlob((blob) => save(`${name}.png`, "image/png", blob));
+  };
+  const python = () => {
+    const { from, to } = axisOf(state, tokens.n, 0, 1);
+    let text = data.call + args(state);
+    if (from > 0 || to < tokens.n) text += `, window=(${from}, ${to})`;
+    if (state.lock >= 0) text += `, selected=${state.lock}`;
+    code.value = `${text})`;
+    code.hidden = !code.hidden;
+    if (code.hidden) return;
+    code.select();
+    navigator.clipboard?.writeText(code.value).catch(() => {});
+  };
+  const bar = make(
+    "div",
+    { className: "wb-bar", role: "toolbar", label: `${label}: tools` },
+    search,
+    button("‹", "previous (Shift+Enter)", () => go(-1)),
+    button("›", "next (Enter)", () => go(1)),
+    count,
+    only,
+    ...(alone ? [] : [link]),
+    make("span", { className: "wb-gap" }),
+    button("−", "zoom out (-)", () => zoom(2)),
+    button("+", "zoom in (+)", () => zoom(0.5)),
+    button("all", "all tokens (0)", () => bus.set({ from: 0, to: -1 })),
+    ...Object.entries({ SVG: svg, PNG: png }).map(([kind, f]) =>
+      button(kind, `save what is shown as ${kind}`, f),
+    ),
+    button("Python", "the line that makes this view", python),
+  );
+  Object.assign(el, { tabIndex: 0 });
+  el.setAttribute("role", "group");
+  el.setAttribute(
+    "aria-label",
+    `${label}. Arrow keys move along the tokens and layers, slash searches, plus and minus zoom, Escape unpins.`,
+  );
+  el.setAttribute("data-lm-suppress-shortcuts", "true"); // or JupyterLab would take the keys for its own
+  el.append(bar, code, body, said, told);
+
+  on(search, "input", () => bus.set({ query: search.value }));
+  on(only, "change", () => bus.set({ only: only.value }));
+  on(el, "keydown", (event) => {
+    if (event.target === search) {
+      if (event.key === "Enter") go(event.shiftKey ? -1 : 1);
+      else if (event.key === "Escape") {
+        bus.set({ query: "" });
+        el.focus();
+      }
+      event.stopPropagation();
+      return;
+    }
+    const editable =
+      ["SELECT", "INPUT"].includes(event.target.tagName) && event.key.startsWith("Arrow");
+    if (event.ctrlKey || event.metaKey || event.altKey || editable) return;
+    const up = (by) =>
+      data.layers &&
+      bus.set({
+        layer: Math.max(
+          0,
+          Math.min(
+            data.layers - 1,
+            state.layer < 0 ? (by > 0 ? 0 : data.layers - 1) : state.layer + by,
+          ),
+        ),
+      });
+    const act = {
+      ArrowLeft: () => move(-1),
+      ArrowRight: () => move(1),
+      ArrowUp: () => up(1),
+      ArrowDown: () => up(-1),
+      Home: () => lock(0),
+      End: () => lock(tokens.n - 1),
+      Escape: () => bus.set({ lock: -1, hover: -1 }),
+      "/": () => search.focus(),
+      n: () => go(1),
+      N: () => go(-1),
+      "+": () => zoom(0.5),
+      "-": () => zoom(2),
+      0: () => bus.set({ from: 0, to: -1 }),
+    }[event.key];
+    if (!keys(event) && !act) return;
+    if (!event.defaultPrevented) act?.();
+    event.preventDefault();
+    event.stopPropagation();
+  });
+
+  const lines = (i) =>
+    i < 0
+      ? []
+      : [
+          `“${tokens.word(i)}”  position ${i.toLocaleString("en")} · ${i < tokens.promptLength ? "prompt" : "generated"} · ${tokens.place(i)}`,
+          ...read(i, state),
+        ];
+  const show = () => {
+    said.textContent = lines(state.hover >= 0 ? state.hover : state.lock).join("\n") || data.hint;
+  };
+  bus.on((_, keys) => {
+    if (keys.has("query")) {
+      if (search.value !== state.query) search.value = state.query;
+      hits = tokens.find(state.query);
+      hit = -1;
+      tally();
+    }
+    if (keys.has("only")) only.value = state.only;
+    show();
+    if (keys.has("lock")) told.textContent = lines(state.lock).slice(0, 2).join(". "); // said aloud, where hovering is not
+  }, signal);
+  if (state.query || state.only) {
+    Object.assign(search, { value: state.query });
+    only.value = state.only;
+    hits = tokens.find(state.query);
+    tally();
+  }
+  show();
+
+  /**
+   * A canvas that is drawn anew only when its content changes. Hovering moves marks above it and draws nothing.
+   * plot: size(width) -> height; draw(pen, width, y0); hit(x, y) -> { hover: position, row: layer }, or null;
+   * mark(state) -> [{x, y, w, h, lock}]; on: keys of the bus that change the drawing; axis(width) to zoom by dragging.
+   *
+   * @param {PlotOptions} options
+   */
+  function plot({
+    size,
+    draw,
+    hit: where = () => null,
+    mark = () => [],
+    on: keys = [],
+    axis,
+    label: says = label,
+    parent = body,
+  }) {
+    const canvas = make("canvas"),
+      box = make("div", { className: "wb-plot", role: "img", label: says }, canvas),
+      marks = [];
+    const drag = make("div", { className: "wb-drag", hidden: true });
+    let width = 0,
+      height = 0,
+      due = 0,
+      begin = null;
+    box.append(drag);
+    parent.append(box);
+    const paint = () => {
+      due = 0;
+      width = Math.round(box.clientWidth);
+      if (!width) return;
+      height = Math.ceil(size(width));
+      const scale = globalThis.devicePixelRatio || 1,
+        context = canvas.getContext("2d");
+      Object.assign(canvas, {
+        width: Math.round(width * scale),
+        height: Math.round(height * scale),
+      });
+      Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
+      context.scale(scale, scale);
+      draw(new CanvasPen(context), width, 0);
+      point();
+    };
+    const later = () => {
+      if (!due) due = requestAnimationFrame(paint);
+    };
+    const point = () => {
+      const rectangles = width ? mark(state, width) : [];
+      rectangles.forEach((m, i) => {
+        if (!marks[i]) {
+          marks[i] = make("div");
+          box.append(marks[i]);
+        }
+        marks[i].className = m.lock ? "wb-mark wb-lock" : "wb-mark";
+        Object.assign(marks[i].style, {
+          transform: `translate(${m.x}px, ${m.y}px)`,
+          width: `${m.w}px`,
+          height: `${m.h}px`,
+        });
+      });
+      marks.splice(rectangles.length).forEach((m) => m.remove());
+    };
+    const spot = (event) => {
+      const r = box.getBoundingClientRect();
+      return [event.clientX - r.left, event.clientY - r.top];
+    };
+    on(box, "pointermove", (event) => {
+      const [x, y] = spot(event);
+      if (begin !== null && Math.abs(x - begin) > 4) {
+        drag.hidden = false;
+        Object.assign(drag.style, {
+          left: `${Math.min(x, begin)}px`,
+          width: `${Math.abs(x - begin)}px`,
+        });
+      }
+      bus.set({ row: -1, key: -1, ...(where(x, y) ?? { hover: -1 }) });
+    });
+    on(box, "pointerleave", () => {
+      begin = null;
+      drag.hidden = true;
+      bus.set({ hover: -1, row: -1, key: -1 });
+    });
+    on(box, "pointerdown", (event) => {
+      begin = axis ? spot(event)[0] : null;
+    });
+    on(box, "click", (event) => {
+      const [x, y] = spot(event),
+        wide = !drag.hidden;
+      drag.hidden = true;
+      el.focus({ preventScroll: true });
+      if (wide && begin !== null) {
+        const a = axis(width),
+          inside = (v) => Math.max(a.x0, Math.min(a.x0 + a.width - 1, v));
+        const [from, to] = [a.at(inside(Math.min(x, begin))), a.at(inside(Math.max(x, begin))) + 1];
+        bus.set({ from, to: Math.max(to, Math.min(from + 8, tokens.n)) });
+      } else {
+        const { hover, row = -1, key, ...rest } = where(x, y) ?? {},
+          again = state.lock === hover && (row < 0 || row === state.layer);
+        if (hover >= 0)
+          bus.set(again ? { lock: -1 } : { lock: hover, ...(row >= 0 && { layer: row }), ...rest });
+      }
+      begin = null;
+    });
+    const watch = new ResizeObserver(() => Math.round(box.clientWidth) !== width && later());
+    watch.observe(box);
+    theme.changed.add(later);
+    signal.addEventListener("abort", () => {
+      watch.disconnect();
+      theme.changed.delete(later);
+    });
+    bus.on((_, changed) => (keys.some((k) => changed.has(k)) ? paint() : point()), signal);
+    const figure = { size, draw, paint: later, box };
+    figures.push(figure);
+    paint();
+    return figure;
+  }
+  return { bar, body, plot, figures, on, button, show, search: () => hits };
+}
