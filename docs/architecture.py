@@ -76,8 +76,8 @@ WITH_TORCH = frozenset(
 LONG = 500
 LONG_FILES = {
     "interop/transformers.py": "one adapter: where each hook point is found in a model of transformers",
+    "model/kernels/native.py": "the one door to native.c: what each kernel takes, checked, with tensors in and out",
     "model/kernels/native.c": "all native kernels are one compilation: they share the order of their sums",
-    "views/shared.js": "what every view draws with: the token axis, pens, selection, keys",
 }
 
 

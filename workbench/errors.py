@@ -33,99 +33,99 @@ class WorkbenchError(Exception):
 
 
 class ArgumentError(WorkbenchError, ValueError):
-    pass
+    """An argument with a value that is not allowed."""
 
 
 class ArgumentTypeError(ArgumentError, TypeError):
-    pass
+    """An argument of a type that is not allowed."""
 
 
 class SelectionError(WorkbenchError, IndexError):
-    pass
+    """No such layer, head, expert, position or step."""
 
 
 class FileError(WorkbenchError, OSError):
-    pass
+    """A file cannot be written at that path, because something else than a file is there."""
 
 
 class ModelNotFound(WorkbenchError, LookupError):
-    pass
+    """No checkpoint at that place."""
 
 
 class CheckpointError(WorkbenchError):
-    pass
+    """A checkpoint that cannot be read as gpt-oss: missing shard, keys, wrong config."""
 
 
 class PromptError(WorkbenchError, ValueError):
-    pass
+    """An empty prompt, a token id out of range, more positions than the model has."""
 
 
 class HookNameError(WorkbenchError, LookupError):
-    pass
+    """No hook point has that name."""
 
 
 class NotRecorded(WorkbenchError, LookupError):
-    pass
+    """The trace does not hold what was asked."""
 
 
 class CacheError(WorkbenchError):
-    pass
+    """Keys and values whose layers do not hold the same positions."""
 
 
 class ResumeError(WorkbenchError):
-    pass
+    """A trace that this model, as it is now, cannot go on with."""
 
 
 class NotFinite(WorkbenchError, ArithmeticError):
-    pass
+    """NaN or infinity where a token was to be drawn."""
 
 
 class EditError(WorkbenchError):
-    pass
+    """An edit that matched nothing, never fired, or returned something else than a tensor."""
 
 
 class BudgetError(WorkbenchError):
-    pass
+    """The recording would not fit."""
 
 
 class FigureError(WorkbenchError, ValueError):
-    pass
+    """A figure whose numbers do not fit together."""
 
 
 class InteropError(WorkbenchError):
-    pass
+    """A model, cache or session of another library that no trace can be made from."""
 
 
 class MissingDependency(WorkbenchError, ImportError):
-    pass
+    """An optional package is needed."""
 
 
 class UnsupportedPlatform(WorkbenchError, ImportError):
-    pass
+    """This system lacks what traces are read and written with."""
 
 
 class TraceError(WorkbenchError):
-    pass
+    """Something is wrong with a trace on disk."""
 
 
 class TraceNotFound(TraceError, LookupError):
-    pass
+    """There is no trace at that path."""
 
 
 class TraceCorrupt(TraceError):
-    pass
+    """Bytes differ from their hash, or the manifest does not describe its files."""
 
 
 class TraceUnsafe(TraceError):
-    pass
+    """Symlinks, FIFOs, absurd sizes, names that are no names."""
 
 
 class TraceVersion(TraceError):
-    pass
+    """Written by another schema."""
 
 
 class TraceExists(TraceError):
-    pass
+    """Another trace, or the same id with other content, is already there."""
 
 
 class VerificationWarning(UserWarning):

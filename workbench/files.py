@@ -62,7 +62,7 @@ def atomic_path(target: Path) -> Iterator[Path]:
             sync_file(fd)
         finally:
             os.close(fd)
-        os.replace(path, target)
+        path.replace(target)
     except BaseException:
         with suppress(FileNotFoundError):
             path.unlink()
@@ -94,7 +94,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
             elif entry.is_dir() and not entry.is_symlink():
                 sync(entry)
         sync(path)
-        os.rename(path, target)  # replaces an empty folder, and nothing else
+        path.rename(target)  # replaces an empty folder, and nothing else
     except BaseException:
         shutil.rmtree(path, ignore_errors=True)
         raise
@@ -150,7 +150,7 @@ def kind_of(mode: int) -> str:
 def _want_regular(target: Path) -> None:
     """FileError if something else than a file is there: a rename would put a file in the place of a device."""
     try:
-        mode = os.stat(target).st_mode
+        mode = target.stat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):

@@ -29,6 +29,8 @@ def _fits(what: str, wanted: Sequence[int], n: int, hook) -> None:
 
 @dataclass(frozen=True)
 class Ban:
+    """What `ban` gives."""
+
     experts: tuple[int, ...]
 
     def __call__(self, x: Tensor, hook) -> Tensor:
@@ -43,6 +45,8 @@ class Ban:
 
 @dataclass(frozen=True)
 class Force:
+    """What `force` gives."""
+
     experts: tuple[int, ...]
     ahead: float
 
@@ -57,6 +61,8 @@ class Force:
 
 @dataclass(frozen=True)
 class Ablate:
+    """What `ablate` gives."""
+
     what: str
     which: tuple[int, ...]
 
@@ -71,6 +77,8 @@ class Ablate:
 
 @dataclass(frozen=True, eq=False)
 class Steer:
+    """What `steer` gives."""
+
     vector: np.ndarray
     scale: float
 

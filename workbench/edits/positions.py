@@ -9,6 +9,8 @@ from workbench.errors import EditError
 
 @dataclass(frozen=True)
 class Positions:
+    """Absolute positions: those in `wanted`, or those of `span`; `text` is what the manifest says."""
+
     wanted: frozenset[int] | None
     span: slice | None
     text: str

@@ -83,10 +83,12 @@ def shape(c: Config, name: str, n_pos: int, n_steps: int) -> tuple[int, ...]:
 
 
 def shapes(c: Config, wanted: Sequence[str], dtype: str, n_pos: int, n_steps: int) -> Shapes:
+    """Dtype and shape of every array that would be recorded, by full name."""
     return {name: (word(name, dtype), shape(c, name, n_pos, n_steps)) for name in wanted}
 
 
 def size(entry: tuple[str, tuple[int, ...]]) -> int:
+    """The bytes of an array of that dtype and shape."""
     n = SIZES[entry[0]]
     for d in entry[1]:
         n *= d
@@ -94,6 +96,7 @@ def size(entry: tuple[str, tuple[int, ...]]) -> int:
 
 
 def by_short_name(table: Shapes) -> dict[str, int]:
+    """Bytes by the short name of a hook point, all layers together."""
     total: dict[str, int] = {}
     for name, entry in table.items():
         key = name if name in hooks.LANES else hooks.short(name)
@@ -118,10 +121,11 @@ def working_memory(c: Config, dtype: str, n_pos: int, wanted: Sequence[str], chu
 
 
 def refuse_if_device_too_small(working: int, free: int, device: str) -> None:
+    """Raises BudgetError if a pass would not fit into what is free on the device."""
     if working > REFUSE_SHARE * free:
         raise BudgetError(
-            f"a pass needs about {size_text(working)} on {device}, and 80 % of the {size_text(free)} that are free there is "
-            f"{size_text(REFUSE_SHARE * free)}. Shorten the text, or record fewer patterns."
+            f"a pass needs about {size_text(working)} on {device}, and 80 % of the {size_text(free)} that are free "
+            f"there is {size_text(REFUSE_SHARE * free)}. Shorten the text, or record fewer patterns."
         )
 
 

@@ -171,7 +171,8 @@ class Generation:
 def choose(logits: Tensor, temperature: float, top_p: float, seed: int, n: int) -> int:
     """The n-th token to be written: the likeliest at temperature 0 and where a temperature is too small to divide by,
     otherwise drawn from the smallest set with mass `top_p`. The random numbers depend on `seed` and `n` alone, so a run
-    can be continued anywhere. The logits must be finite."""
+    can be continued anywhere. The logits must be finite.
+    """
     if temperature == 0:
         return int(logits.argmax())
     p = probabilities(logits.detach().to("cpu", torch.float64), temperature)

@@ -184,6 +184,7 @@ def _models() -> Iterator[tuple[str, Config]]:
 
 
 def cpu_name() -> str:
+    """The processor, as it calls itself."""
     try:
         found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:

@@ -141,6 +141,7 @@ def record(
 
 
 def predictions(source: Source, lens: bool) -> Predictions:
+    """The tap that summarizes what is predicted; with `lens`, after every layer too."""
     return Predictions(source.n_layers, source.config["d_vocab"], source.read_out if lens else None)
 
 

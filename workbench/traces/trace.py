@@ -252,10 +252,10 @@ class Trace:
             f"size      {sum(info.nbytes for info in tensors.values()):,} bytes in {len(tensors)} arrays",
             f"trust     {self._state()}",
         ]
-        for line in manifest.verification:
-            lines.append(
-                f"          {line['status']}: {line['identity']}" + (f" ({line['why']})" if line["why"] else "")
-            )
+        lines += [
+            f"          {line['status']}: {line['identity']}" + (f" ({line['why']})" if line["why"] else "")
+            for line in manifest.verification
+        ]
         if manifest.routes:
             lines.append(
                 f"routes    {manifest.routes['differ']} of {manifest.routes['compared']} differ, live against replay"
@@ -299,6 +299,19 @@ class Trace:
             )
         return _locked(np.stack([form(self._arrays[name]) for name in full]))
 
+    def _layer_axis(self, name: str, layer: int | None) -> int | None:
+        """The place on the layer axis of an array that is stored under this very name; None if it is wanted whole."""
+        tensors = self._manifest.tensors
+        if name not in tensors:
+            raise self._not_recorded(name, name)
+        if layer is None:
+            return None
+        if "layer" in tensors[name].axes[:1] and layer < tensors[name].shape[0]:
+            return layer
+        if layer != hooks.layer_of(name):
+            raise HookNameError(f"{name!r} is one array, without layers to choose from; ask for trace[{name!r}]")
+        return None
+
     def _find(self, key: object) -> tuple[list[str], int | None, bool]:
         """The full names that a key stands for, the place on a lane's layer axis, and whether to stack the layers."""
         n_layers = self._manifest.model["config"]["n_layers"]
@@ -311,15 +324,7 @@ class Trace:
             layer = resolve_layer(layer, n_layers)
         tensors = self._manifest.tensors
         if name in tensors or name in hooks.LANES:
-            if name not in tensors:
-                raise self._not_recorded(name, name)
-            if layer is None:
-                return [name], None, False
-            if "layer" in tensors[name].axes[:1] and layer < tensors[name].shape[0]:
-                return [name], layer, False
-            if layer != hooks.layer_of(name):
-                raise HookNameError(f"{name!r} is one array, without layers to choose from; ask for trace[{name!r}]")
-            return [name], None, False
+            return [name], self._layer_axis(name, layer), False
         try:
             point = hooks.full(name)
         except HookNameError:

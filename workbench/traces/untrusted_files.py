@@ -166,8 +166,7 @@ class Staging:
         return os.open(self.path / name, flags, 0o666)
 
     def remove(self, name: str) -> None:
-        with suppress(FileNotFoundError):
-            os.unlink(self.path / name)
+        (self.path / name).unlink(missing_ok=True)
 
     def commit(self) -> None:
         """Make every name durable and rename the folder to `target`; OSError if something is there.
@@ -175,7 +174,7 @@ class Staging:
         `durable` says afterwards whether the file system could do that.
         """
         self.durable = bool(sync(self.path))
-        os.rename(self.path, self.target)  # replaces an empty folder, and nothing else
+        self.path.rename(self.target)  # replaces an empty folder, and nothing else
         self._unlock()
         try:
             self.durable = bool(sync(self.target.parent)) and self.durable

@@ -29,7 +29,8 @@ _CHOOSE = """<style>
 
 def show(view: "View") -> None:
     """Display a view, in Jupyter; elsewhere, and where one output is asked for, NotImplementedError tells IPython to
-    take the mime bundle."""
+    take the mime bundle.
+    """
     from IPython import get_ipython
     from IPython.display import display
 

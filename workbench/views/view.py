@@ -126,6 +126,7 @@ class View:
 
 
 def common(view: View) -> Payload:
+    """What every view sends: the header that all have, and the arrays of the token axis."""
     trace, n = view.trace, len(view.trace)
     texts = visible_pieces(trace.pieces, "\n")
     words, piece = _words(texts)
