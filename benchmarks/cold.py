@@ -317,7 +317,7 @@ def main() -> None:
 
 def _device(folder: str) -> str:
     """The read-ahead of the device that a folder lies on."""
-    n = os.stat(folder).st_dev
+    n = Path(folder).stat().st_dev
     path = Path(f"/sys/dev/block/{os.major(n)}:{os.minor(n)}/queue/read_ahead_kb")
     return f"the device reads {path.read_text().strip()} kB ahead of a fault" if path.exists() else "no block device"
 

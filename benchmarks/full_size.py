@@ -51,7 +51,7 @@ import numpy as np
 import torch
 
 from benchmarks.peers_full import SAMPLED, answer, clocks, since
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 
 RECORD = "attention residuals"
 PIECE = 512  # tokens that extend a context at once
@@ -131,11 +131,12 @@ class Ours:
 
     def decode(self, tokens: list[int], live: bool = False) -> dict:
         from workbench.recording.summaries import Chosen, Predictions
-        from workbench.recording.taps import Chain, Recorder
+        from workbench.recording.taps import Recorder
+        from workbench.taps import Chain
 
         tap, length, taken = None, self.cache.length(), []
         if live:
-            tap = Chain(Recorder(self.live), Predictions(self.config, self.model.weights), Chosen([0]))
+            tap = Chain(Recorder(self.live), Predictions(self.config.n_layers, self.config.d_vocab), Chosen([0]))
         for token in tokens:
             before = clocks()
             self._read([token], tap)
@@ -145,13 +146,14 @@ class Ours:
         return {"seconds": taken}
 
     def trace(self, tokens: list[int]) -> dict:
-        """The seconds of Model.trace, and of two of its parts where they are called what they were called."""
+        """The seconds of Model.trace, and of two of its parts."""
         import warnings
 
-        from workbench.recording import tracing
+        from workbench.recording import record, verify
 
         inner: dict[str, list[float]] = {}
-        own = {name: getattr(tracing, name) for name in ("record_pass", "probe") if hasattr(tracing, name)}
+        where = {"record": record, "probe": verify}
+        own = {name: getattr(module, name) for name, module in where.items()}
 
         def timed(name):
             def call(*args, **more):
@@ -163,7 +165,7 @@ class Ours:
             return call
 
         for name in own:
-            setattr(tracing, name, timed(name))
+            setattr(where[name], name, timed(name))
         try:
             before = clocks()
             with warnings.catch_warnings():
@@ -172,7 +174,7 @@ class Ours:
             return {"seconds": since(before), **inner}
         finally:
             for name, function in own.items():
-                setattr(tracing, name, function)
+                setattr(where[name], name, function)
 
     def parts(self, tokens: list[int], cached: bool = False) -> dict:
         """Seconds by part: of all tokens at once without a cache, or of each after what the cache holds."""
@@ -300,7 +302,7 @@ def stage(children: dict[str, Child], jobs: Sequence[tuple[str, str, dict]], rou
                 logits.setdefault(who, reply.get("logits", []))
                 continue
             m.add(row, reply["seconds"])
-            for part in ("record_pass", "probe"):
+            for part in ("record", "probe"):
                 if part in reply:
                     m.add(f"{row}: {part}", reply[part])
         if read is not None and i >= 0:
@@ -401,7 +403,7 @@ def own(found: dict, reads: dict) -> list[str]:
         lines.append(f"{f'plain {n}':22}{per_second(m, 'ours', n):11.1f}")
         for row, said in (
             ("recorded", "recorded"),
-            ("trace: record_pass", "trace, its pass"),
+            ("trace: record", "trace, its pass"),
             ("trace: probe", "trace, its probe"),
             ("trace", "trace, all of it"),
         ):
@@ -457,6 +459,12 @@ def main() -> None:
     args = parser.parse_args()
     if args.serve:
         return serve(args)
+    check_arguments(parser, args)
+    return measured(args)
+
+
+def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
+    """Ends the program where the arguments do not fit each other."""
     if args.only != "ours" and not (args.llama and (args.gguf_q8 or args.gguf_bf16)):
         parser.error("--llama PYTHON and --gguf-q8 or --gguf-bf16 are missing; or --only ours")
     args.contexts = sorted(args.contexts)
@@ -464,6 +472,9 @@ def main() -> None:
     if any(b - a <= grown for a, b in zip(args.contexts, args.contexts[1:])):
         parser.error(f"contexts lie nearer than the {grown} tokens that the rounds add")
 
+
+def forms_of(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
+    """The peers: their names, and the arguments of their workers."""
     forms: list[tuple[str, list[str]]] = []
     if args.only != "ours":
         if args.gguf_q8:
@@ -473,6 +484,12 @@ def main() -> None:
             ]
         if args.gguf_bf16:
             forms += [("llama.cpp, bf16", [args.gguf_bf16])]
+    return forms
+
+
+def measured(args: argparse.Namespace) -> None:
+    grown = args.decode * (args.rounds + 1)
+    forms = forms_of(args)
     common = ["--threads", str(args.threads)]
     ours = Child(
         sys.executable, "-m", "benchmarks.full_size", "--serve", "--model", args.model, "--memory", args.memory, *common
@@ -515,7 +532,6 @@ def main() -> None:
         args.json.write_text(
             json.dumps({"about": about["text"], "clock": clock, "reads": reads, "found": every}, indent=1)
         )
-    return None
 
 
 if __name__ == "__main__":

@@ -97,7 +97,7 @@ def nnsight(case: Case, every: int) -> np.ndarray:
     clean = []
     with model.trace(case.clean, use_cache=False):
         for layer in layers:
-            clean.append(layer.input.save())
+            clean.append(layer.input.save())  # noqa: PERF401  nnsight reads the source of this block
     found = np.zeros((case.n_layers, len(range(0, case.n, every))))
     for i in range(case.n_layers):
         for j, pos in enumerate(range(0, case.n, every)):

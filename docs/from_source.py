@@ -34,7 +34,7 @@ def public() -> Iterator[tuple[str, Any]]:
     for space in SPACES:
         module = getattr(wb, space)
         if space == "interop":
-            for part in ("transformers", "transformer_lens", "nnsight", "tables", "inif", "sae", "circuit_tracer"):
+            for part in dir(module):
                 yield from _of(f"workbench.interop.{part}", import_module(f"workbench.interop.{part}"))
         else:
             yield from _of(f"workbench.{space}", module)
@@ -141,7 +141,7 @@ class Api(_Written):
 
 
 def _home(name: str, value: Any) -> str:
-    """Where the entry stands: the room in which a name is defined, or the module through which it is called."""
+    """Where the entry stands: the package in which a name is defined, or the module through which it is called."""
     parts = name.split(".")
     if len(parts) > 2:
         return ".".join(parts[:-1])

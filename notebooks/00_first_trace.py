@@ -19,7 +19,6 @@
 # It runs on a laptop, offline, in under a minute.
 
 # %% ask
-import sys
 from pathlib import Path
 from tempfile import mkdtemp
 
@@ -92,10 +91,9 @@ print(f"{len(needed)} of {trace.config['n_layers'] * trace.config['n_heads']} he
 # together, so that one false alarm among them has that probability.
 
 # %% many
-sys.path.insert(0, "../docs/figures")  # the figures' own functions measure here too
-import needed_heads
+from workbench.studies import needed_heads
 
-found = needed_heads.measure()
+found = needed_heads.measure(model)
 missed = [tuple(map(int, at)) for at in np.argwhere((found["p"] < 0.05).values)]
 print(f"with all heads {float(found['whole'].mean()):.2f} of {found.sizes['text']} are written word by word")
 for at in sorted(missed, key=lambda at: float(found["kept"][at])):
@@ -110,7 +108,7 @@ assert abs(len(missed) - 7) <= 3, missed
 assert {(0, 0), (0, 1), (0, 2), (5, 0)} <= set(missed), missed
 
 # %% heads-figure
-needed_heads.draw()[0]
+needed_heads.draw(model)[0]
 
 # %% finding-text [markdown]
 # ## Finding

@@ -20,7 +20,6 @@
 # token is, and what a linear probe reads off the residual stream. Then the same over held-out problems.
 
 # %% ask
-import sys
 from random import Random
 
 import numpy as np
@@ -29,7 +28,6 @@ import xarray as xr
 import workbench as wb
 from workbench.pocket.families import make
 
-sys.path.insert(0, "../docs/figures")  # the figures' own functions measure here too
 model = wb.Model("pocket")
 problem = make("hops", Random(4), length=4, split="test")  # never trained, in any wording
 trace = model.generate(wb.chat(problem.question, reasoning="high"), record="lens residuals")
@@ -72,9 +70,9 @@ for step, name in zip(wb.steps(trace), names):
 # score of 1 is yes; where it knows nothing, it is about 0.06.
 
 # %% probe
-import known_before_said
+from workbench.studies import known_before_said
 
-scores = known_before_said.scores(trace, ends[1:-1], "hops", "any value, a step before", layer=1)
+scores = known_before_said.scores(model, trace, ends[1:-1], "hops", "any value, a step before", layer=1)
 said = scores.idxmax("label").values
 lane = xr.DataArray(
     np.full(len(trace), np.nan), dims="pos", name="probe", attrs={"long_name": "probe for the next name"}
@@ -102,9 +100,9 @@ wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy", lane], 
 # are fresh. By chance it would settle there once in five.
 
 # %% many
-import belief
+from workbench.studies import belief
 
-found = belief.measure()
+found = belief.measure(model)
 for family, settled in found.settled.items():
     low, high = wb.statistics.wilson(sum(settled), len(settled))
     print(
@@ -120,7 +118,7 @@ assert len(hits) == 32 and np.mean(hits) > 0.95, hits
 assert ahead[0][0] < 0.1 and ahead[1][0] > 0.9, ahead
 
 # %% belief-figure
-belief.draw()[0]
+belief.draw(model)[0]
 
 # %% ahead-text [markdown]
 # ## Over problems: the probe
@@ -132,21 +130,25 @@ belief.draw()[0]
 # %% ahead
 for family in known_before_said.FAMILIES:
     for place in known_before_said.PLACES:
-        got = known_before_said.measure(family, place).sel(layer=1 if family == "hops" else 3)
+        got = known_before_said.measure(model, family, place).sel(layer=1 if family == "hops" else 3)
         value, low, high, null, token = (float(got[name]) for name in ("accuracy", "low", "high", "null", "baseline"))
         print(f"{family:9} {place:28} {value:.2f} ({low:.2f} to {high:.2f}), shuffled {null:.2f}, token {token:.2f}")
 
 # %% ahead-holds
-early = {family: known_before_said.measure(family, "any value, a step before") for family in ("hops", "variables")}
-late = {family: known_before_said.measure(family, "the answer, a token before") for family in ("hops", "variables")}
+early = {
+    family: known_before_said.measure(model, family, "any value, a step before") for family in ("hops", "variables")
+}
+late = {
+    family: known_before_said.measure(model, family, "the answer, a token before") for family in ("hops", "variables")
+}
 assert abs(float(early["hops"]["accuracy"].sel(layer=1)) - 0.46) < 0.06 and early["hops"]["null"].max() < 0.2
 assert early["variables"]["accuracy"].max() < early["variables"]["null"].max()
 assert late["hops"]["low"].sel(layer=1) > 0.9 and late["variables"]["low"].sel(layer=3) > 0.9
 assert late["variables"]["low"].sel(layer=2) > 0.8 > 0.3 > late["variables"]["accuracy"].sel(layer=1)
-assert known_before_said.measure("hops", "the answer, two steps before")["low"].max() < 0.12
+assert known_before_said.measure(model, "hops", "the answer, two steps before")["low"].max() < 0.12
 
 # %% ahead-figure
-known_before_said.draw()[0]
+known_before_said.draw(model)[0]
 
 # %% effort-text [markdown]
 # ## With effort and without
@@ -154,18 +156,18 @@ known_before_said.draw()[0]
 # At low effort pocket writes no analysis. Is what it says then what it believes at high effort before it thinks?
 
 # %% effort
-import efforts
+from workbench.studies import efforts
 
-for family, p in efforts.measure().items():
+for family, p in efforts.measure(model).items():
     cells = [f"{v:.2f} ({a:.2f} to {b:.2f})" for v, a, b in zip(p.value, p.low, p.high)]
     print(f"{family:10}", "   ".join(cells))
 
 # %% effort-holds
-chains = np.array([efforts.measure()[family].value for family in efforts.CHAINS])
+chains = np.array([efforts.measure(model)[family].value for family in efforts.CHAINS])
 assert chains[:, :2].max() < 0.45 and chains[:, 2].min() > 0.95, chains
 
 # %% effort-figure
-efforts.draw()[0]
+efforts.draw(model)[0]
 
 # %% depths-text [markdown]
 # ## Over problems: depth
@@ -174,16 +176,16 @@ efforts.draw()[0]
 # that some names wait for the last layer. The same on fresh ones.
 
 # %% depths
-import lens_depth
+from workbench.studies import lens_depth
 
-for kind, by_layer in zip(lens_depth.KINDS, lens_depth.measure()):
+for kind, by_layer in zip(lens_depth.KINDS, lens_depth.measure(model)):
     shares = [f"{value:.2f} ({low:.2f} to {high:.2f})" for value, low, high in np.stack(by_layer[:3], 1)[0].T[3:5]]
     print(f"{kind:12} settled at layer 3: {shares[0]}, at layer 4: {shares[1]}, {by_layer.n} tokens")
-digits, words, _ = (each.value[0] for each in lens_depth.measure())
+digits, words, _ = (each.value[0] for each in lens_depth.measure(model))
 assert abs(digits[3] - 0.92) < 0.05 and abs(words[4] - 0.74) < 0.07, (digits, words)
 
 # %% depths-figure
-lens_depth.draw()[0]
+lens_depth.draw(model)[0]
 
 # %% finding
 from IPython.display import Markdown

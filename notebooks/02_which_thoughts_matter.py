@@ -21,23 +21,19 @@
 # near is used.
 
 # %% ask
-import sys
 from random import Random
 
 import numpy as np
 import xarray as xr
 
 import workbench as wb
-
-sys.path.insert(0, "../docs/figures")  # the figures' own functions measure here too
-import far_edges
-from far_edges import METHODS
-
 from workbench.pocket.families import slips
 from workbench.pocket.rendering import render
+from workbench.studies import far_edges
+from workbench.studies.dependency_methods import METHODS
 
 model = wb.Model("pocket")
-problem = far_edges.read("variables", 1, seed="shown")[0].problem  # with a step that uses one further back
+problem = far_edges.read(model, "variables", 1, seed="shown")[0].problem  # with a step that uses one further back
 trace = model.generate(wb.chat(problem.question, reasoning="high"), record="attention")
 assert trace.text(channel="analysis") == problem.analysis  # so its true graph is that of the problem
 print(problem.question)
@@ -85,7 +81,7 @@ for i in range(n):
 # kept.
 
 # %% value
-other = METHODS["another value"](trace, [slice(step.start, step.stop - 1) for step in parts])
+other = METHODS["another value"](model, trace, [slice(step.start, step.stop - 1) for step in parts])
 attrs = {"units": "nats a token", "long_name": "another value"}
 other = xr.DataArray(other, dims=("step", "key_step"), attrs=attrs)
 print(other.values[-1].round(2))
@@ -153,19 +149,19 @@ for j, gain in enumerate(np.diff(written, axis=0) / found.attrs["n"], first):
 # not. The first number to look at is that of nearness.
 
 # %% marks
-import which_method
+from workbench.studies import which_method
 
-for (method, family), area in which_method.measure().items():
+for (method, family), area in which_method.measure(model).items():
     print(f"{family:10} {method:16} {area.value:.2f} ({area.low:.2f} to {area.high:.2f})")
 
 # %% marks-hold
-area = {key: float(each.value) for key, each in which_method.measure().items()}
+area = {key: float(each.value) for key, each in which_method.measure(model).items()}
 assert min(area["nearness", family] for family in which_method.FAMILIES) > 0.93, area
 assert min(area["suppression", family] for family in which_method.FAMILIES) > 0.95, area
 assert max(area["receiver heads", family] for family in which_method.FAMILIES) < 0.5, area
 
 # %% marks-figure
-which_method.draw()[0]
+which_method.draw(model)[0]
 
 # %% far-text [markdown]
 # ## Against the true graph: what is not the neighbour
@@ -176,7 +172,7 @@ which_method.draw()[0]
 # the step before both. In hops, swaps and addition, a step uses its neighbour only.
 
 # %% far
-made = far_edges.measure()
+made = far_edges.measure(model)
 for family, (true, others) in made.pairs.items():
     print(f"{family}: {true} used, {others} not, of {far_edges.SETS[family]} problems")
     for method in METHODS:
@@ -193,7 +189,7 @@ assert abs(area["attention", "variables"] - 0.95) < 0.03 and abs(area["suppressi
 assert made.auroc["receiver heads", "variables"].low < 0.5 < made.auroc["attention", "variables"].low, made.auroc
 
 # %% far-figure
-far_edges.draw()[0]
+far_edges.draw(model)[0]
 
 # %% correction-text [markdown]
 # ## What a correction hangs on
@@ -203,7 +199,7 @@ far_edges.draw()[0]
 
 # %% correction
 hiding = []
-for one in far_edges.read("lists", far_edges.SETS["lists"]):
+for one in far_edges.read(model, "lists", far_edges.SETS["lists"]):
     at = next(i for i, step in enumerate(far_edges.worked(one.problem)) if one.problem.steps[step].kind == "correction")
     source, mistake, fixed = one.parts[at - 2 : at + 1]
     both = slice(source.start, mistake.stop)
@@ -228,7 +224,7 @@ pairs = {
     family: f"{far_edges.SETS[family]} problems, {used} used pairs and {not_used} others"
     for family, (used, not_used) in made.pairs.items()
 }
-near = min(float(which_method.measure()["nearness", family].value) for family in which_method.FAMILIES)
+near = min(float(which_method.measure(model)["nearness", family].value) for family in which_method.FAMILIES)
 Markdown(f"""**Finding.** Over all pairs of steps nothing is shown: nearness alone has an AUROC of {near:.2f} and
 more, and attention and hiding a step stand beside it ({len(which_method.FAMILIES)} families of {which_method.N}
 problems). So compare what is equally far apart, where nearness has 0.50. In variables ({pairs["variables"]})

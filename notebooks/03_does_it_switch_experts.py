@@ -20,14 +20,10 @@
 # small enough to ask.
 
 # %% ask
-import sys
-
 import numpy as np
 
 import workbench as wb
-
-sys.path.insert(0, "../docs/figures")
-import channel_drift  # the figure of this notebook, and what it measures
+from workbench.studies import channel_drift  # the figure of this notebook, and what it measures
 
 model = wb.Model("pocket")
 trace = model.generate(wb.chat("What is 2741+5386?", reasoning="high"), record="lens")
@@ -111,7 +107,7 @@ for what, other, at in (
 # of problems that had no part in it.
 
 # %% many
-found = channel_drift.measure()
+found = channel_drift.measure(model)
 each = found["drift"].mean("layer")  # compared problem
 mean = wb.statistics.mean(each.values.T)
 print(f"n = {found.attrs['n']} problems of each of {found.attrs['families']} families; bits, mean of the layers")
@@ -138,7 +134,7 @@ for what, less in (
 # half goes: "It" is in no analysis, so it says by itself where it stands, and leaves its experts nothing to tell.
 
 # %% check
-figure, traces = channel_drift.draw()  # the figure below, and the texts behind it
+figure, traces = channel_drift.draw(model)  # the figure below, and the texts behind it
 channels = []
 for one in traces:
     channels.append([None] * len(one))

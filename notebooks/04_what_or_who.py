@@ -20,16 +20,11 @@
 # the gradient, which knows nothing of other experts, does it fail where they are switched?
 
 # %% ask
-import sys
-
 import numpy as np
 import torch
 
 import workbench as wb
-
-sys.path.insert(0, "../docs/figures")
-import first_order  # the two figures of this notebook, and what they measure
-import routes
+from workbench.studies import first_order, routes  # the two figures of this notebook, and what they measure
 
 model = wb.Model("pocket")
 trace = model.generate(wb.chat("List 47298. Do: drop, rotate, reverse.", reasoning="high"))
@@ -106,7 +101,7 @@ print(f"{1 - other.mean():.0%} of the experts of that step are others when the o
 # truly uses the hidden one; the true graph is known. The claim was made on other problems (`seed="figures"`).
 
 # %% many
-split = routes.measure()
+split = routes.measure(model)
 print(f"n = {split.attrs['n']} problems a family; nats, and the share of the later step's experts that are others")
 for family in split["family"].values:
     mean = wb.statistics.mean(split["parts"].sel(family=family).values.T)
@@ -134,7 +129,7 @@ moved = wb.statistics.mean(split["shift"].sel(pair="it uses it").mean("family").
 assert abs(moved.value - 0.16) < 0.05, moved
 
 # %% split-figure
-routes.draw()[0]
+routes.draw(model)[0]
 
 # %% flips-text [markdown]
 # ## The method that does not know
@@ -167,7 +162,7 @@ print(f"with routes held: {abs(calm['effect'] - truth).values[flips].mean():.3f}
 # Over pairs of texts, with intervals over pairs. Again the claim is from `seed="figures"`, the numbers are not.
 
 # %% pairs
-places, _ = first_order.measure()
+places, _ = first_order.measure(model)
 sure = first_order.errors(places)
 said = {
     "flip": "mean error where routes flip",
@@ -202,7 +197,7 @@ assert sure["same_share"].low < sure["flip_share"].value < sure["same_share"].hi
 # the interval decides nothing.
 
 # %% flip-figure
-first_order.draw()[0]
+first_order.draw(model)[0]
 
 # %% large [markdown]
 # ## With your 20b
@@ -227,4 +222,4 @@ first_order.draw()[0]
 # - Places with other experts are those where the two texts differ most; the comparison per effect and the run with held
 #   routes are two ways around that, and neither is perfect: with routes held, the clean run is another one too.
 # - A place is an MLP's output at one layer and token. Heads and residual streams were not tried here; `SITE` in
-#   `docs/figures/_two_texts.py` is where to change that.
+#   `workbench/studies/first_order.py` is where to change that.

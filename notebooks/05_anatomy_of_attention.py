@@ -20,14 +20,11 @@
 # Which heads follow a rule that can be named? And what breaks when sinks, or long edges, are taken away?
 
 # %% ask
-import sys
-
 import numpy as np
 import torch
 
 import workbench as wb
 
-sys.path.insert(0, "../docs/figures")  # the figures' own functions measure here too
 model = wb.Model("pocket")
 trace = model.generate(wb.chat("Mod 10: a=3, b=a+4, c=b*2. Find c.", reasoning="high"), record="attention")
 kinds = [kind.split("_")[0] for kind in trace.config["layer_types"]]
@@ -84,14 +81,14 @@ for layer, kind in enumerate(kinds):
 # order; for what lies beyond the window, the same attention spread evenly over all keys.
 
 # %% many
-import ledger as where
-import sinks
+from workbench.studies import ledger as where
+from workbench.studies import sinks
 
-found = sinks.measure()
+found = sinks.measure(model)
 shut = int((found["mass"] > 0.05).sum())
 print(f"{shut} of {found['mass'].size} heads give their sink more than 0.05, the most {float(found['mass'].max()):.2f}")
 print(f"learned logit against mass, over heads: r = {found.attrs['r']:.2f}, p = {found.attrs['p']:.3f}")
-far = where.measure()
+far = where.measure(model)
 (beyond, low, high), even = far["beyond"].values, far["even"].values
 print(f"beyond the window, full layers: {beyond:.2f} ({low:.2f} to {high:.2f}), n = {far.attrs['n']}")
 print(f"spread evenly it would be {even[0]:.2f} ({even[1]:.2f} to {even[2]:.2f})")
@@ -105,10 +102,10 @@ assert abs(beyond - 0.35) < 0.05 and high < even[1], far
 # they too look near. How much attention goes far does not say what it is worth; that is measured below.
 
 # %% ledger-figure
-where.draw()[0]
+where.draw(model)[0]
 
 # %% sinks-figure
-sinks.draw()[0]
+sinks.draw(model)[0]
 
 # %% rules-text [markdown]
 # ## Heads by their rule
@@ -135,9 +132,9 @@ for rule in scores:
 # other words: what differs is only that the words return. The p-values are for all heads, rules and periods together.
 
 # %% random
-import rules
+from workbench.studies import rules
 
-found, follows = rules.measure(), rules.followers()
+found, follows = rules.measure(model), rules.followers(model)
 for rule, period in (("previous token", 10), ("duplicate token", 10), ("induction", 10), ("induction", 30)):
     here = found.sel(rule=rule, period=period)
     for layer, head in np.argwhere(follows.sel(rule=rule, period=period).values):
@@ -155,7 +152,7 @@ best = found["mass"].sel(rule="induction").mean("sequence").isel(layer=1).max("h
 assert abs(float(best.sel(period=10)) - 0.25) < 0.1 and abs(float(best.sel(period=30)) - 0.18) < 0.1, best
 
 # %% rules-figure
-rules.draw()[0]
+rules.draw(model)[0]
 
 # %% built-on [markdown]
 # To find what followed a word, layer 1 must know of each key which word came before it. Does it have that from the
@@ -164,7 +161,7 @@ rules.draw()[0]
 
 # %% silenced
 left = []
-for twice, _ in rules.runs()[30][:10]:
+for twice, _ in rules.runs(model)[30][:10]:
     row = [rules.told(twice, 30)[2][1].mean()]
     for head in range(trace.config["n_heads"]):
         with model.edit("blocks.0.attn.hook_z", wb.ablate(head=head)):
@@ -242,9 +239,9 @@ for name, where_to, fn in (
 # contrast is the near ones, in the same full layers, where a token still sees itself.
 
 # %% worth
-import gates
+from workbench.studies import gates
 
-done = gates.measure()
+done = gates.measure(model)
 for name in gates.SETS:
     hits, tokens = done["written"].sel(set=name).values, wb.statistics.mean(done["tokens"].sel(set=name).values)
     low, high = wb.statistics.wilson(int(hits.sum()), len(hits))
@@ -270,7 +267,7 @@ tokens = done["tokens"].mean("problem")
 assert float(tokens.sel(set="no far edges")) + 0.1 < float(tokens.sel(set="no near edges")), tokens
 
 # %% gates-figure
-gates.draw()[0]
+gates.draw(model)[0]
 
 # %% finding-text [markdown]
 # ## Finding

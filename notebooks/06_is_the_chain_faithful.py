@@ -21,7 +21,6 @@
 
 # %% ask
 import json
-import sys
 from pathlib import Path
 from random import Random
 
@@ -29,12 +28,10 @@ import numpy as np
 
 import workbench as wb
 from workbench.pocket.families import make
+from workbench.studies import faithful
+from workbench.studies.wrong_steps import made_wrong, reworded
 
-sys.path.insert(0, "../docs/figures")  # the figures' own functions measure here too
-import faithful
-from _mistakes import made_wrong, reworded
-
-model = faithful.pocket()  # wb.Model("pocket")
+model = wb.Model("pocket")
 problem = make("swaps", Random(5), length=4, split="test")  # never trained, in any wording
 trace = model.generate(wb.chat(problem.question, reasoning="high"), record="lens")
 print(problem.question)
@@ -108,7 +105,7 @@ for what, keys in (("thoughts", thought), ("question", question)):
 # the answer must stay.
 
 # %% many
-tested = faithful.measure()
+tested = faithful.measure(model)
 for family, each in tested.items():
     for test in each.found["test"].values:
         at = {name: float(each.found[name].sel(test=test)) for name in each.found if each.found[name].dims == ("test",)}
@@ -176,7 +173,7 @@ assert hidden["known"] < 0.4 < 0.7 < hidden["found"], hidden
 # Numbers, n and intervals are in the cells above.
 
 # %% figure
-faithful.draw()[0]
+faithful.draw(model)[0]
 
 # %% twenty [markdown]
 # ## With your 20b

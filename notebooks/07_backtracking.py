@@ -20,20 +20,13 @@
 # it?
 
 # %% ask
-import sys
-
 import numpy as np
 
 import workbench as wb
+from workbench.studies import about_to_backtrack, backtracking, seeing_a_mistake
+from workbench.studies.wrong_steps import WAIT, chance_of_wait, pairs, takes_back
 
-sys.path.insert(0, "../docs/figures")  # the figures' own functions measure here too
-import about_to_backtrack
-import backtracking
-import seeing_a_mistake
-from _mistakes import WAIT, chance_of_wait, pairs, takes_back
-from _runs import pocket
-
-model = pocket()  # wb.Model("pocket")
+model = wb.Model("pocket")
 FAMILIES, LENGTH = about_to_backtrack.FAMILIES, about_to_backtrack.LENGTH
 pair = pairs("swaps", 1, LENGTH, "shown")[0]  # a held-out problem, and one of its steps, written rightly and wrongly
 last = len(pair.wrong) - 1
@@ -70,7 +63,7 @@ wb.views.compare(went_on, went_back, names=("right", "wrong"))
 # %% rate
 rates = {}
 for family in FAMILIES:
-    traces = about_to_backtrack.read(family)
+    traces = about_to_backtrack.read(model, family)
     for name, those in (("right", traces[::2]), ("wrong", traces[1::2])):
         hits = sum(takes_back(trace) for trace in those)
         rates[family, name] = hits / len(those)
@@ -88,7 +81,7 @@ assert all(rates[family, "right"] < 0.1 and rates[family, "wrong"] > 0.7 for fam
 # before. Token, position and length alone are the baseline; labels shuffled within each problem are the null.
 
 # %% predict
-probes = about_to_backtrack.measure()
+probes = about_to_backtrack.measure(model)
 for family, probe in probes.items():
     print(f"{family}: token, position and length tell {float(probe['baseline']):.2f}")
     for layer in probe["layer"].values:
@@ -104,7 +97,7 @@ for family, probe in probes.items():
 assert float(probes["swaps"]["accuracy"][3]) > 0.8 and float(probes["variables"]["accuracy"][4]) < 0.95
 
 # %% predict-figure
-about_to_backtrack.draw()[0]
+about_to_backtrack.draw(model)[0]
 
 # %% heads-text [markdown]
 # ## What it looks at
@@ -134,7 +127,7 @@ wb.views.heads(went_back, int(layer), int(head), selected=last)
 # ". Wait" still likely?
 
 # %% seen
-carried, waits = seeing_a_mistake.measure()
+carried, waits = seeing_a_mistake.measure(model)
 for family, rows in waits.items():
     mean = wb.statistics.mean(rows)
     print(f"{family}, n = {len(rows)}")
@@ -150,7 +143,7 @@ assert of["swaps"]["the token before"] < 0.4 < 0.7 < of["swaps"]["the question"]
 assert min(of["variables"].values()) > 0.6, of
 
 # %% seen-figure
-seeing_a_mistake.draw()[0]
+seeing_a_mistake.draw(model)[0]
 
 # %% steer-text [markdown]
 # ## Steer
@@ -160,7 +153,7 @@ seeing_a_mistake.draw()[0]
 # `wb.steering_effect` adds random directions and unrelated differences of means, of the same length.
 
 # %% steer
-vector, unrelated = backtracking.vector("swaps"), backtracking.unrelated("swaps")
+vector, unrelated = backtracking.vector(model, "swaps"), backtracking.unrelated(model, "swaps")
 print(f"length {vector.attrs['norm']:.1f}, of a stream of {vector.attrs['stream_norm']:.1f}")
 for name, ids in (("right", pair.right), ("wrong", pair.wrong)):
     found = wb.steering_effect(
@@ -194,7 +187,7 @@ for name, ids, scale in (("right", pair.right, 2), ("wrong", pair.wrong, -2)):
 # gives. The layer was chosen on other problems still.
 
 # %% dose
-p = backtracking.measure()  # family text problem direction scale
+p = backtracking.measure(model)  # family text problem direction scale
 DOSE, at = {"variables": 4, "swaps": 2}, {scale: i for i, scale in enumerate(backtracking.SCALES.tolist())}
 for f, family in enumerate(FAMILIES):
     for t, (text, scale) in enumerate((("right", DOSE[family]), ("wrong", -DOSE[family]))):
@@ -218,7 +211,7 @@ for f, family in enumerate(FAMILIES):
 
 # %% angle
 for layer in range(model.config.n_layers):
-    one, two = (backtracking.vector(family, layer) for family in FAMILIES)
+    one, two = (backtracking.vector(model, family, layer) for family in FAMILIES)
     sizes = ", ".join(f"{v.attrs['norm'] / v.attrs['stream_norm']:.2f}" for v in (one, two))
     cosine = float(one.values @ two.values) / (one.attrs["norm"] * two.attrs["norm"])
     print(f"layer {layer}: cosine {cosine:+.2f}; lengths, as shares of the stream's: {sizes}")
@@ -233,7 +226,9 @@ for layer in range(model.config.n_layers):
 for family in FAMILIES:
     texts = []
     for one in pairs(family, 6, LENGTH, "false alarms"):
-        with model.edit(point, wb.steer(backtracking.vector(family), DOSE[family]), positions=[len(one.right) - 1]):
+        with model.edit(
+            point, wb.steer(backtracking.vector(model, family), DOSE[family]), positions=[len(one.right) - 1]
+        ):
             text = model.tokenizer.decode(model.generate(one.right, max_tokens=10, record="").tokens[len(one.right) :])
         if text.startswith(". Wait"):
             value = text.split(".")[1].split()[-1].split("=")[-1]
@@ -252,7 +247,7 @@ for family in FAMILIES:
 # it came from. A step back that was forced puts nothing wrong: the same value is written again.
 
 # %% figure
-backtracking.draw()[0]
+backtracking.draw(model)[0]
 
 # %% twenty [markdown]
 # ## With your 20b

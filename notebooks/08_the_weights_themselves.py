@@ -20,13 +20,10 @@
 # problems, beside a null, and in places it fails.
 
 # %% ask
-import sys
-
 import numpy as np
 
 import workbench as wb
 
-sys.path.insert(0, "../docs/figures")  # the figures' own functions measure here too
 model = wb.Model("pocket")
 trace = model.generate(wb.chat("Mod 10: a=3, b=a+4, c=b*2. Find c.", reasoning="high"), record="attention")
 print(trace.text(channel="analysis"), "->", trace.text(channel="final"))
@@ -80,9 +77,9 @@ print(np.round(heads, 2))
 # What an expert writes can be read through the unembedding.
 
 # %% routers
-import router_rows
+from workbench.studies import router_rows
 
-used = {token for text in router_rows.traces() for token in text.tokens}
+used = {token for text in router_rows.traces(model) for token in text.tokens}
 rows = [wb.router_tokens(model, layer, k=6, tokens=used) for layer in (0, 5)]
 ran = np.asarray(trace["expert_indices", 0])
 for expert in wb.expert_load(trace).sel(layer=0).values.argsort()[::-1][:4]:
@@ -109,9 +106,9 @@ wb.views.weights(trace, learned, rows, writes)
 # by rank over the twelve heads of each kind of layer, against heads in another order.
 
 # %% heads
-import predicted_heads
+from workbench.studies import predicted_heads
 
-found = predicted_heads.measure()
+found = predicted_heads.measure(model)
 back = found.sel(name="previous")
 for layer, head in np.argwhere(back["weights"].values > 0.5):
     low, high = float(back["low"][layer, head]), float(back["high"][layer, head])
@@ -129,7 +126,7 @@ assert float(found["rank"].sel(name="sink", kind="sliding")) > 0.7, found["rank"
 assert float(found["p"].sel(name="sink", kind="full")) > 0.05, found["p"]
 
 # %% heads-figure
-predicted_heads.draw()[0]
+predicted_heads.draw(model)[0]
 
 # %% routes-text [markdown]
 # ## Do runs confirm it? Routes
@@ -140,7 +137,7 @@ predicted_heads.draw()[0]
 # tell by itself, with nothing of its context.
 
 # %% routes
-routes = router_rows.measure()
+routes = router_rows.measure(model)
 share = wb.statistics.mean(routes["share"].values)
 for layer in range(share.value.shape[1]):
     told = "  ".join(f"{v:.2f} ({a:.2f} to {b:.2f})" for v, a, b in zip(*(part[:, layer] for part in share[:3])))
@@ -155,7 +152,7 @@ assert (share.low[0] > null).all() and (usual > rows_alone + 0.05).all(), share
 assert usual[5] - rows_alone[5] > usual[0] - rows_alone[0], share  # what is lost is not the token
 
 # %% routes-figure
-router_rows.draw()[0]
+router_rows.draw(model)[0]
 
 # %% words-text [markdown]
 # ## Do runs confirm it? Words
@@ -169,7 +166,7 @@ biases = np.zeros((model.config.n_experts, model.config.d_vocab))
 for expert in range(model.config.n_experts):
     one = wb.expert_writes(model, 5, expert, neurons=[0], k=model.config.d_vocab)
     biases[expert, one["bias"].values] = one["bias_logit"].values
-texts, rng = router_rows.traces(), np.random.default_rng(0)
+texts, rng = router_rows.traces(model), np.random.default_rng(0)
 words = np.unique(np.concatenate([text.tokens for text in texts]))
 ranks = []
 for text in texts:

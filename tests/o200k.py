@@ -48,7 +48,7 @@ def folder() -> Path:
         found = _digest(built / "tokenizer.json")
         assert found == TOKENIZER_SHA256, f"the rebuilt tokenizer.json has sha256 {found}, not {TOKENIZER_SHA256}"
         place.mkdir(exist_ok=True)
-        os.replace(built / "tokenizer.json", place / "tokenizer.json")
+        (built / "tokenizer.json").replace(place / "tokenizer.json")
     return place
 
 

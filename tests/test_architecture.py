@@ -1,4 +1,7 @@
-"""The architecture as a test: who may import whom, where torch may be, and what a name may not be called."""
+"""The architecture as a test: who may import whom, where torch may be, and what a name may not be called.
+
+The packages and what each may import stand in docs/architecture.py.
+"""
 
 import ast
 import subprocess
@@ -9,34 +12,16 @@ from pathlib import Path
 import pytest
 
 import workbench as wb
+from docs import architecture
+from docs.architecture import LONG, LONG_FILES, PACKAGES, WITH_TORCH
+from workbench.lazy_imports import UPWARD, upward
 
+HOME = Path(__file__).parent.parent
 ROOT = Path(wb.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
-
-BASE = {"errors", "text", "hooks", "paths"}
-DATA = BASE | {"traces"}  # what can be known from a trace alone
-# package -> the packages it may import from, besides itself
-ROOMS: dict[str, set[str]] = {
-    "errors": set(),
-    "text": set(),
-    "paths": set(),
-    "hooks": {"errors"},
-    "traces": BASE,
-    "conversation": DATA,
-    "analysis": DATA,
-    "views": DATA | {"analysis"},  # analyses need no torch, and a summary is computed in one place
-    "figures": DATA | {"__init__"},  # for the version in what a picture says
-    "edits": DATA | {"model", "recording"},
-    "model": DATA | {"conversation", "edits", "recording"},
-    "recording": DATA | {"conversation", "edits", "model", "__init__"},  # for the version in a manifest
-    "experiments": DATA | {"analysis", "conversation", "edits", "model", "recording"},
-    "pocket": DATA | {"analysis", "conversation", "edits", "experiments", "model", "recording"},
-    "circuits": BASE | {"model"},
-    "interop": DATA | {"conversation", "experiments", "model", "recording"},  # what a splice costs is an experiment
-    "api": DATA | {"conversation", "model", "recording"},
-    "cli": DATA | {"api", "conversation", "figures", "views", "__init__"},
-}
-WITH_TORCH = {"circuits", "edits", "experiments", "model", "pocket/eval", "pocket/train", "recording"}
+# Where names are imported that are not written there: the tables of public names, the table of upward arrows, and
+# optional packages.
+BY_NAME = {"__init__.py", "interop/__init__.py", "lazy_imports.py", "checks.py"}
 OPTIONAL = {
     "jupyterlab",
     "ipywidgets",
@@ -55,8 +40,17 @@ OPTIONAL = {
 }
 
 
-def room_of(path: Path) -> str:
+def package_of(path: Path) -> str:
     return path.relative_to(ROOT).parts[0].removesuffix(".py")
+
+
+def name_of(path: Path) -> str:
+    """The name that a file is imported by."""
+    parts = path.relative_to(ROOT.parent).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+NAMES = {name_of(path): path for path in MODULES}
 
 
 def imports(path: Path) -> Iterator[tuple[str, bool]]:
@@ -66,53 +60,148 @@ def imports(path: Path) -> Iterator[tuple[str, bool]]:
     def walk(node: ast.AST, inside: bool) -> Iterator[tuple[str, bool]]:
         for child in ast.iter_child_nodes(node):
             if isinstance(child, ast.If) and "TYPE_CHECKING" in ast.unparse(child.test):
+                for instead in child.orelse:
+                    yield from walk(instead, inside)
                 continue
             if isinstance(child, ast.Import):
                 yield from ((alias.name, inside) for alias in child.names)
             elif isinstance(child, ast.ImportFrom):
                 base = ".".join(package[: len(package) - child.level + 1]) if child.level else ""
                 module = ".".join(part for part in (base, child.module) if part)
-                if module == "workbench":
-                    yield from ((f"workbench.{alias.name}", inside) for alias in child.names)
-                else:
-                    yield module, inside
+                for alias in child.names:
+                    full = f"{module}.{alias.name}"
+                    yield full if full in NAMES else module, inside
             yield from walk(child, inside or isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef))
 
     yield from walk(ast.parse(path.read_text("utf-8")), False)
 
 
-def test_every_room_imports_only_from_the_rooms_below_it():
+def calls(path: Path, *functions: str) -> Iterator[ast.Call]:
+    """The calls of functions of these names, however they are reached."""
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Call):
+            called = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+            if called in functions:
+                yield node
+
+
+def graph() -> dict[str, set[str]]:
+    """Which file of the package imports which, at once or in a function; without the declared upward arrows."""
+    found = {name: {other for other, _ in imports(path)} & (NAMES.keys() - {name}) for name, path in NAMES.items()}
+    for table in (wb, wb.interop):  # what their public names lead to
+        found[table.__name__] |= set(table._HOME.values()) - {table.__name__}
+    return found
+
+
+def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that import each other, directly or by way of others."""
+    order: dict[str, int] = {}
+    low: dict[str, int] = {}
+    stack: list[str] = []
+    found: list[list[str]] = []
+
+    def visit(name: str) -> None:  # Tarjan 1972
+        order[name] = low[name] = len(order)
+        stack.append(name)
+        for other in sorted(arrows[name]):
+            if other not in order:
+                visit(other)
+                low[name] = min(low[name], low[other])
+            elif other in stack:
+                low[name] = min(low[name], order[other])
+        if low[name] == order[name]:
+            group = stack[stack.index(name) :]
+            del stack[stack.index(name) :]
+            if len(group) > 1 or name in arrows[name]:
+                found.append(sorted(group))
+
+    for name in sorted(arrows):
+        if name not in order:
+            visit(name)
+    return found
+
+
+def test_no_files_import_each_other():
+    wrong = circles(graph())
+    assert not wrong, "\n".join(f"these import each other: {', '.join(group)}" for group in wrong)
+
+
+def test_a_circle_is_found_however_long_it_is():
+    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"e"}}) == [["a", "b", "c"], ["e"]]
+    assert circles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
+
+
+def test_every_import_upward_is_declared_and_used():
+    used = set()
+    for name, path in NAMES.items():
+        for call in calls(path, "upward"):
+            importer, module = call.args
+            assert ast.unparse(importer) == "__name__" and isinstance(module, ast.Constant), f"{path}:{call.lineno}"
+            used.add((name, module.value))
+    assert used == set(UPWARD)
+    assert {module for _, module in used} <= set(NAMES)
+
+
+def test_an_upward_import_that_is_not_declared_is_refused():
+    with pytest.raises(ImportError, match=r"workbench\.hooks may not import workbench\.api"):
+        upward("workbench.hooks", "workbench.api")
+
+
+def test_modules_are_imported_by_name_only_from_a_table():
+    wrong = [
+        f"{path.relative_to(ROOT)}:{call.lineno}"
+        for path in MODULES
+        for call in calls(path, "import_module", "__import__")
+        if path.relative_to(ROOT).as_posix() not in BY_NAME
+    ]
+    assert not wrong, f"import by name, past the architecture test: {', '.join(wrong)}; see workbench/lazy_imports.py"
+
+
+def test_every_package_imports_only_from_those_that_it_may():
     wrong = []
     for path in MODULES:
-        room = room_of(path)
-        if room == "__init__":
+        package = package_of(path)
+        if package == "__init__":
             continue  # it imports when asked: see the tests of `import workbench`
-        assert room in ROOMS, f"workbench/{room} is a new room: say in ROOMS what it may import"
+        assert package in PACKAGES, f"workbench/{package} is new: say in docs/architecture.py what it may import"
         for name, _ in imports(path):
             head, *rest = name.split(".")
-            other = rest[0] if rest else "__init__"
-            if head == "workbench" and other != room and other not in ROOMS[room]:
-                wrong.append(f"{path.relative_to(ROOT)} imports {name}; {room} may import {sorted(ROOMS[room])}")
+            other, allowed = rest[0] if rest else "__init__", PACKAGES[package].imports
+            if head == "workbench" and other != package and other not in allowed:
+                wrong.append(f"{path.relative_to(ROOT)} imports {name}; {package} may import {sorted(allowed)}")
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_rooms_have_no_cycle():
-    done: list[str] = []
-    left = dict(ROOMS)
-    while left:
-        free = [room for room, below in left.items() if below <= {*done, "__init__"}]
-        assert free, f"these rooms import each other: {sorted(left)}"
-        done += free
-        for room in free:
-            del left[room]
+def test_the_table_of_packages_names_those_that_there_are_in_their_order():
+    assert PACKAGES.keys() == {package_of(path) for path in MODULES} - {"__init__"}
+    above: set[str] = {"__init__"}
+    for name, package in PACKAGES.items():
+        assert package.imports <= above, f"{name} may import {sorted(package.imports - above)}, which stand below it"
+        above.add(name)
 
 
-def test_torch_stays_in_the_rooms_that_run_models():
+def test_the_page_on_the_architecture_has_its_generated_parts():
+    page = (HOME / "docs/architecture.md").read_text("utf-8")
+    assert page == architecture.generated(page), "run: python docs/architecture.py"
+
+
+def test_the_readme_names_every_package():
+    readme = (HOME / "README.md").read_text("utf-8")
+    assert not [path.parent.name for path in ROOT.glob("*/__init__.py") if f"\n  {path.parent.name}/ " not in readme]
+
+
+def test_every_long_file_is_listed_with_a_reason():
+    sources = [path for path in ROOT.rglob("*") if path.suffix in {".py", ".js", ".c", ".h", ".css"}]
+    long = {path.relative_to(ROOT).as_posix() for path in sources if len(path.read_text("utf-8").splitlines()) > LONG}
+    assert long == set(LONG_FILES), "split it, or say in docs/architecture.py why not"
+
+
+def test_torch_stays_in_the_packages_that_run_models():
     wrong = []
     for path in MODULES:
         for name, inside in imports(path):
-            floor = "/".join(path.relative_to(ROOT).parts[:2])  # pocket has floors with torch and one without
-            allowed = {room_of(path), floor} & WITH_TORCH or (room_of(path) == "interop" and inside)
+            part = "/".join(path.relative_to(ROOT).parts[:2])  # of pocket, two parts have torch and the rest has not
+            allowed = {package_of(path), part} & WITH_TORCH or (package_of(path) == "interop" and inside)
             if name.split(".")[0] == "torch" and not allowed:
                 wrong.append(f"{path.relative_to(ROOT)} imports {name}")
     assert not wrong, "\n".join(wrong)
@@ -208,7 +297,7 @@ def test_the_problems_of_pocket_load_without_torch():
 
 def test_the_problems_of_pocket_do_not_know_how_it_is_trained_or_measured():
     for path in (ROOT / "pocket").rglob("*.py"):
-        floor = path.relative_to(ROOT / "pocket").parts[0]
+        part = path.relative_to(ROOT / "pocket").parts[0]
         for name, _ in imports(path):
             above = name.startswith(("workbench.pocket.train", "workbench.pocket.eval", "workbench.model"))
-            assert floor in ("train", "eval") or not above, f"{path} imports {name}"
+            assert part in ("train", "eval") or not above, f"{path} imports {name}"

@@ -1,6 +1,6 @@
 """What must hold in every gpt-oss, by number: in fp64 where it is an identity, and where each of them is tested.
 
-`WHERE` names the test of each; those that no room's own tests hold are here.
+`WHERE` names the test of each; those that no package's own tests hold are here.
 """
 
 import ast
@@ -12,48 +12,49 @@ import pytest
 import torch
 
 from tests.checkpoints import Random
+from workbench.edits.edit import Edit
 from workbench.model.checkpoints.tensors import Checkpoint
 from workbench.model.config import Config
 from workbench.model.gpt_oss import forward, forward_from
-from workbench.recording.taps import Edit, Recorder
+from workbench.recording.taps import Recorder
 
 HERE = Path(__file__).parent
 WHERE = [
     line.split()
     for line in """
-    1    runner/test_tracing.py     test_the_lens_of_the_last_layer_is_the_prediction_and_lower_ones_differ
-    2    test_invariants.py         test_embedding_and_writes_make_the_residual
-    3    test_invariants.py         test_heads_and_bias_make_attn_out
-    4    test_invariants.py         test_a_sink_is_a_gate_on_a_head_without_one
-    5    test_invariants.py         test_the_bias_of_the_values_is_gated_too
-    6    test_invariants.py         test_a_window_ends_where_it_ends
-    7    test_invariants.py         test_weighted_experts_make_mlp_out
-    8    test_invariants.py         test_weights_are_the_full_softmax_made_anew
-    9    test_invariants.py         test_a_constant_on_the_routers_logits_changes_nothing
-    10   causal/test_attribution.py test_the_parts_sum_to_the_logit
-    11   runner/test_taps.py        test_masking_every_key_leaves_the_output_bias_exactly
-    12   runner/test_taps.py        test_patching_all_positions_at_a_layer_gives_the_source_run
-    13   runner/test_taps.py        test_an_edit_has_an_effect_and_earlier_positions_keep_every_bit
-    14   causal/test_causal.py      test_suppression_is_what_a_whole_run_with_the_keys_masked_gives
-    15   runner/test_parity.py      test_decoding_with_a_cache_equals_one_pass
-    16   causal/test_causal.py      test_the_three_parts_of_an_effect_sum_to_it_and_held_routes_change_none
-    17   causal/test_causal.py      test_where_no_route_flips_free_experts_add_nothing
-    18   test_invariants.py         test_a_small_change_does_what_the_gradient_says_and_a_large_one_does_not
-    19   test_invariants.py         test_who_does_not_choose_an_expert_does_not_miss_it
-    20   test_invariants.py         test_experts_may_be_renumbered
-    20   analysis/test_routing.py   test_figures_follow_when_a_layers_experts_are_renumbered
-    21   test_invariants.py         test_heads_that_share_keys_may_be_exchanged
-    21b  test_invariants.py         test_a_large_sink_leaves_the_bias
-    21c  test_invariants.py         test_windows_bound_how_far_a_token_reaches
-    21d  runner/test_taps.py        test_a_banned_expert_is_never_chosen_and_a_forced_one_always
-    22   analysis/test_routing.py   test_rows_sum_to_the_number_of_experts_that_run
-    23   test_invariants.py         test_load_entropy_and_distance_from_even_make_ln_e
-    24   analysis/test_heads.py     test_the_kurtosis_of_one_that_all_look_at_is_the_formula
-    25   causal/test_resampling.py  test_known_chances_are_found_inside_their_bounds_and_importances_sum
-    26   test_invariants.py         test_an_adapter_at_scale_0_changes_no_bit_and_at_1_is_its_sum
-    27   interop/test_sae.py        test_spliced_with_its_error_term_no_bit_of_the_run_changes
-    28   runner/test_tracing.py     test_a_saved_trace_holds_the_same_bits
-    29   test_invariants.py         test_fp32_takes_the_routes_of_fp64
+    1    recording/test_record.py test_the_lens_of_the_last_layer_is_the_prediction_and_lower_ones_differ
+    2    test_invariants.py test_embedding_and_writes_make_the_residual
+    3    test_invariants.py test_heads_and_bias_make_attn_out
+    4    test_invariants.py test_a_sink_is_a_gate_on_a_head_without_one
+    5    test_invariants.py test_the_bias_of_the_values_is_gated_too
+    6    test_invariants.py test_a_window_ends_where_it_ends
+    7    test_invariants.py test_weighted_experts_make_mlp_out
+    8    test_invariants.py test_weights_are_the_full_softmax_made_anew
+    9    test_invariants.py test_a_constant_on_the_routers_logits_changes_nothing
+    10   experiments/test_logit_attribution.py test_the_parts_sum_to_the_logit
+    11   recording/test_taps.py test_masking_every_key_leaves_the_output_bias_exactly
+    12   recording/test_taps.py test_patching_all_positions_at_a_layer_gives_the_source_run
+    13   recording/test_taps.py test_an_edit_has_an_effect_and_earlier_positions_keep_every_bit
+    14   experiments/test_activation_patching.py test_suppression_is_what_a_whole_run_with_the_keys_masked_gives
+    15   model/test_parity.py test_decoding_with_a_cache_equals_one_pass
+    16   experiments/test_activation_patching.py test_the_three_parts_of_an_effect_sum_to_it_and_held_routes_change_none
+    17   experiments/test_activation_patching.py test_where_no_route_flips_free_experts_add_nothing
+    18   test_invariants.py test_a_small_change_does_what_the_gradient_says_and_a_large_one_does_not
+    19   test_invariants.py test_who_does_not_choose_an_expert_does_not_miss_it
+    20   test_invariants.py test_experts_may_be_renumbered
+    20   analysis/test_routing.py test_figures_follow_when_a_layers_experts_are_renumbered
+    21   test_invariants.py test_heads_that_share_keys_may_be_exchanged
+    21b  test_invariants.py test_a_large_sink_leaves_the_bias
+    21c  test_invariants.py test_windows_bound_how_far_a_token_reaches
+    21d  recording/test_taps.py test_a_banned_expert_is_never_chosen_and_a_forced_one_always
+    22   analysis/test_routing.py test_rows_sum_to_the_number_of_experts_that_run
+    23   test_invariants.py test_load_entropy_and_distance_from_even_make_ln_e
+    24   analysis/test_heads.py test_the_kurtosis_of_one_that_all_look_at_is_the_formula
+    25   experiments/test_resampling.py test_known_chances_are_found_inside_their_bounds_and_importances_sum
+    26   test_invariants.py test_an_adapter_at_scale_0_changes_no_bit_and_at_1_is_its_sum
+    27   interop/test_sae.py test_spliced_with_its_error_term_no_bit_of_the_run_changes
+    28   recording/test_record.py test_a_saved_trace_holds_the_same_bits
+    29   test_invariants.py test_fp32_takes_the_routes_of_fp64
     """.strip().splitlines()
 ]  # number, file, test
 LAST = "blocks.3.hook_resid_post"
@@ -200,7 +201,7 @@ def test_who_does_not_choose_an_expert_does_not_miss_it(checkpoint, seen):
         return x
 
     out = Recorder([f"blocks.{layer}.hook_mlp_out"])
-    from workbench.recording.taps import Chain
+    from workbench.taps import Chain
 
     run(checkpoint, Chain(edit(checkpoint, f"blocks.{layer}.mlp.hook_expert_weights", drop), out))
     change = (out[f"blocks.{layer}.hook_mlp_out"] - seen[f"blocks.{layer}.hook_mlp_out"])[0].abs().amax(-1)

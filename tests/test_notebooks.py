@@ -35,7 +35,7 @@ LONG = pytest.mark.skipif(not os.environ.get("WORKBENCH_LONG"), reason="minutes;
 def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for variable, value in make.ENVIRONMENT.items():
         monkeypatch.setenv(variable, value)
-    for folder in ("notebooks", "docs/figures", "data"):  # laid out as here, so that nothing is left here
+    for folder in ("notebooks", "data"):  # laid out as here, so that nothing is left here
         shutil.copytree(HOME / folder, tmp_path / folder, ignore=shutil.ignore_patterns("out", "__pycache__", ".*"))
     resources = {"metadata": {"path": str(tmp_path / "notebooks")}}
     ran, kept = stored(name), stored(name)

@@ -68,7 +68,7 @@ def test_pages_figures_and_exports_are_written_under_the_home_folder(home, trace
 
 
 def test_models_tokenizers_adapters_and_lenses_are_found_under_the_home_folder(home, model, trace, monkeypatch):
-    os.symlink(embedded_folder(), home / "pocket")
+    (home / "pocket").symlink_to(embedded_folder())
     assert wb.Model("~/pocket", tokenizer="~/pocket").tokens("What is 1+1?") == trace.tokens
     assert wb.conversation.tokenizer.Tokenizer.from_folder("~/pocket").special
     train(home / "adapter", target_modules=["q_proj"])
@@ -82,7 +82,7 @@ def test_models_tokenizers_adapters_and_lenses_are_found_under_the_home_folder(h
     tiny = Random(n_layers=1).config
     assert wb.synth(tiny, "~/synth", tokenizer="~/pocket") == home / "synth"
     monkeypatch.setenv("WORKBENCH_CACHE", "~/cache")
-    assert wb.conversation.vocabulary.cache_folder() == home / "cache"
+    assert wb.conversation.o200k.cache_folder() == home / "cache"
 
 
 def test_the_command_line_expands_what_no_shell_has(home, trace, capsys):
@@ -128,7 +128,7 @@ def test_every_legal_name_is_written(home, model, trace, name):
 
 
 def test_a_name_that_is_too_long_is_found_out_before_the_run(home, model, monkeypatch):
-    monkeypatch.setattr("workbench.recording.tracing.record_pass", lambda *_, **__: pytest.fail("the model ran"))
+    monkeypatch.setattr("workbench.recording.record.record", lambda *_, **__: pytest.fail("the model ran"))
     for name in ("n" * 256, "文" * 86):
         with pytest.raises(wb.errors.TraceError, match="too long"):
             model.trace("What is 1+1?", record="", to=home / name)

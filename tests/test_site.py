@@ -128,15 +128,15 @@ def public() -> list[str]:
         if not inspect.ismodule(value):
             found.append(f"workbench.{name}")
         elif name == "interop":
-            rooms = [import_module(room.name) for room in pkgutil.iter_modules(value.__path__, f"{value.__name__}.")]
-            mine = [room for room in rooms if room.__name__.rpartition(".")[2] not in INSIDE]
-            found += [f"{room.__name__}.{of}" for room in mine for of in contents(room)]
+            modules = [import_module(info.name) for info in pkgutil.iter_modules(value.__path__, f"{value.__name__}.")]
+            mine = [module for module in modules if module.__name__.rpartition(".")[2] not in INSIDE]
+            found += [f"{module.__name__}.{of}" for module in mine for of in contents(module)]
         else:
             found += [f"workbench.{name}.{of}" for of in contents(value)]
     return found
 
 
-INSIDE = ("hearing", "text", "versions")  # what the others of interop are made of
+INSIDE = ("adapter", "readers", "versions")  # what the others of interop are made of
 
 
 def contents(module) -> list[str]:

@@ -26,6 +26,7 @@ if _locks is None or sys.platform == "win32":
     )
 
 if TYPE_CHECKING:  # the same names for editors and type checkers
+    __version__: str
     from workbench import errors as errors
     from workbench import figures as figures
     from workbench import hooks as hooks
@@ -44,10 +45,10 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.analysis.heads import step_attention as step_attention
     from workbench.analysis.lens import forking_tokens as forking_tokens
     from workbench.analysis.lens import logit_lens as logit_lens
-    from workbench.analysis.lens import massive_activations as massive_activations
-    from workbench.analysis.lens import resid_cosine as resid_cosine
     from workbench.analysis.lens import settle_depth as settle_depth
     from workbench.analysis.probes import linear_probe as linear_probe
+    from workbench.analysis.residual import massive_activations as massive_activations
+    from workbench.analysis.residual import resid_cosine as resid_cosine
     from workbench.analysis.routing import coactivation as coactivation
     from workbench.analysis.routing import expert_load as expert_load
     from workbench.analysis.routing import fixed_token_routing as fixed_token_routing
@@ -99,8 +100,6 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.traces.steps import steps as steps
     from workbench.traces.verification import check as check
 
-__version__ = "0.1.0"
-
 _HOME = {  # public name -> the module that defines it
     "trace": "workbench.api",
     "estimate": "workbench.api",
@@ -117,8 +116,8 @@ _HOME = {  # public name -> the module that defines it
     "pattern_view": "workbench.analysis.attention",
     "forking_tokens": "workbench.analysis.lens",
     "logit_lens": "workbench.analysis.lens",
-    "massive_activations": "workbench.analysis.lens",
-    "resid_cosine": "workbench.analysis.lens",
+    "massive_activations": "workbench.analysis.residual",
+    "resid_cosine": "workbench.analysis.residual",
     "settle_depth": "workbench.analysis.lens",
     "attention_ledger": "workbench.analysis.heads",
     "attention_rollout": "workbench.analysis.heads",
@@ -179,6 +178,10 @@ __all__ = sorted(_HOME)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str):
+    if name == "__version__":  # stands in pyproject.toml and nowhere else
+        from importlib.metadata import version
+
+        return version("gpt-oss-workbench")
     if name not in _HOME:
         raise AttributeError(f"workbench has no {name!r}; its public names are: {', '.join(__all__)}")
     module = import_module(_HOME[name])

@@ -5,7 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from workbench.model.model import Model
+    from workbench.model.model import Model, Prompt
     from workbench.recording.budget import Estimate
     from workbench.traces import Trace
 
@@ -19,11 +19,12 @@ def kept_model(where: str) -> "Model":
 
 
 def model_of(model: "str | Model") -> "Model":
+    """The model itself, or the one that is found under a name or in a folder."""
     return kept_model(model) if isinstance(model, str) else model
 
 
 def trace(
-    prompt,
+    prompt: "Prompt",
     model: "str | Model" = "pocket",
     *,
     record: str | Sequence[str] = "auto",
@@ -68,7 +69,7 @@ def resume(partial: "Trace", model: "str | Model | None" = None) -> "Trace":
 
 
 def estimate(
-    prompt,
+    prompt: "Prompt",
     model: "str | Model" = "pocket",
     *,
     record: str | Sequence[str] = "auto",
@@ -88,7 +89,7 @@ def estimate(
     return model_of(model).estimate(question(prompt, reasoning), record=record, max_tokens=max_tokens)
 
 
-def question(prompt, reasoning: str | None):
+def question(prompt: "Prompt", reasoning: str | None) -> "Prompt":
     """The prompt with that effort; None leaves it as it is."""
     from workbench.conversation.chat import with_reasoning
 

@@ -16,15 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import workbench as wb
-from workbench.errors import (
-    MissingDependency,
-    PromptError,
-    TraceCorrupt,
-    TraceError,
-    TraceExists,
-    TraceUnsafe,
-    WorkbenchError,
-)
+from workbench.checks import require
+from workbench.errors import PromptError, TraceCorrupt, TraceError, TraceExists, TraceUnsafe, WorkbenchError
 from workbench.paths import expanded
 from workbench.text import visible
 
@@ -43,7 +36,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkbenchError as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader of a pipe has seen enough
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115  the interpreter flushes it on its way out
+        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  the interpreter flushes it on its way out
         return 0
     except OSError as error:
         return _fail(f"{visible(str(error.filename or ''))}: {error.strerror}" if error.strerror else str(error))
@@ -146,6 +139,7 @@ def _as_json(c: argparse.ArgumentParser, what: str) -> None:
 
 
 def trace(given: argparse.Namespace) -> int:
+    """The command `workbench trace`; gives its exit code."""
     asked = _question(given)
     return _recorded(
         given,
@@ -164,6 +158,7 @@ def trace(given: argparse.Namespace) -> int:
 
 
 def resume(given: argparse.Namespace) -> int:
+    """The command `workbench resume`; gives its exit code."""
     left = wb.load(given.path)
     stem = f"{expanded(given.path).resolve().name.removesuffix('.trace')}-resumed"
     return _recorded(given, stem, lambda: wb.resume(left, model=given.model))
@@ -225,6 +220,7 @@ def _saved(made: "Trace", target: Path) -> tuple[Path | None, TraceError | None]
 
 
 def info(given: argparse.Namespace) -> int:
+    """The command `workbench info`; gives its exit code."""
     opened = wb.load(given.path)
     if given.json:
         _print_json(_about(opened, given.path) | {"manifest": opened.manifest.to_json()})
@@ -234,6 +230,7 @@ def info(given: argparse.Namespace) -> int:
 
 
 def show(given: argparse.Namespace) -> int:
+    """The command `workbench show`; gives its exit code."""
     from workbench.views import score_sheet
 
     target = given.output or _free(expanded(given.path).resolve().name.removesuffix(".trace"), ".html")
@@ -243,6 +240,7 @@ def show(given: argparse.Namespace) -> int:
 
 
 def verify(given: argparse.Namespace) -> int:
+    """The command `workbench verify`; gives its exit code."""
     found = [_verified(path) for path in given.paths]
     if given.json:
         _print_json(found)
@@ -296,6 +294,7 @@ def _identities(trace: "Trace") -> list[dict[str, Any]]:
 
 
 def estimate(given: argparse.Namespace) -> int:
+    """The command `workbench estimate`; gives its exit code."""
     told = wb.estimate(
         _question(given),
         model=given.model,
@@ -311,6 +310,7 @@ def estimate(given: argparse.Namespace) -> int:
 
 
 def figures(given: argparse.Namespace) -> int:
+    """The command `workbench figures`; gives its exit code."""
     from workbench.figures.remaking import check, renew
 
     folder = expanded(given.folder)
@@ -328,6 +328,7 @@ def figures(given: argparse.Namespace) -> int:
 
 
 def doctor(given: argparse.Namespace) -> int:
+    """The command `workbench doctor`; gives its exit code."""
     report = wb.doctor()
     if given.json:
         _print_json(report.to_json())
@@ -337,16 +338,15 @@ def doctor(given: argparse.Namespace) -> int:
 
 
 def synth(given: argparse.Namespace) -> int:
+    """The command `workbench synth`; gives its exit code."""
     where = wb.synth(given.like, given.folder, layers=given.layers, seed=given.seed, tokenizer=given.tokenizer)
     print(f"written to {visible(str(where))}")
     return 0
 
 
 def lab(given: argparse.Namespace) -> int:
-    from importlib.util import find_spec
-
-    if find_spec("jupyterlab") is None:
-        raise MissingDependency("JupyterLab is not installed. Run: pip install 'gpt-oss-workbench[lab]'")
+    """The command `workbench lab`; gives its exit code."""
+    require("jupyterlab", extra="lab")
     quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # in a container one is root, and JupyterLab would refuse
         quiet.append("--allow-root")

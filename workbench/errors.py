@@ -1,6 +1,10 @@
 """Every error that workbench raises on purpose; each says what was asked, what there is, and what to do.
 
 WorkbenchError
+├── ArgumentError          an argument with a value that is not allowed; the message says what is
+│   └── ArgumentTypeError  an argument of a type that is not allowed
+├── SelectionError         no such layer, head, expert, position or step
+├── FileError              a file cannot be written at that path, because something else than a file is there
 ├── ModelNotFound          no checkpoint at that place
 ├── CheckpointError        a checkpoint that cannot be read as gpt-oss: missing shard, keys, wrong config
 ├── PromptError            an empty prompt, a token id out of range, more positions than the model has
@@ -26,6 +30,22 @@ WorkbenchError
 
 class WorkbenchError(Exception):
     """The root: `except WorkbenchError` catches whatever workbench raises on purpose."""
+
+
+class ArgumentError(WorkbenchError, ValueError):
+    pass
+
+
+class ArgumentTypeError(ArgumentError, TypeError):
+    pass
+
+
+class SelectionError(WorkbenchError, IndexError):
+    pass
+
+
+class FileError(WorkbenchError, OSError):
+    pass
 
 
 class ModelNotFound(WorkbenchError, LookupError):

@@ -16,12 +16,12 @@ def expanded(path: os.PathLike | str | bytes) -> Path:
 
     Raises TypeError for anything that is not a path.
     """
-    return Path(os.path.expanduser(os.fsdecode(path)))
+    return Path(os.path.expanduser(os.fsdecode(path)))  # noqa: PTH111  Path.expanduser fails for an unknown user
 
 
 def absolute(path: os.PathLike | str | bytes) -> Path:
     """The same, counted from the root: it stays right when the working folder changes. Symlinks are not resolved."""
-    return Path(os.path.abspath(expanded(path)))
+    return Path(os.path.abspath(expanded(path)))  # noqa: PTH100  Path.resolve follows symlinks
 
 
 def scratch(target: Path) -> Path:

@@ -1,6 +1,7 @@
 """Text from a model, made safe to look at: nothing in it can hide, reorder its neighbours, or run.
 
-Every Python view, `repr` and error message that shows text which a model or a file chose goes through here.
+Every Python view, `repr` and error message that shows text which a model or a file chose goes through here, and every
+number and size that a reader sees is written here.
 """
 
 import unicodedata
@@ -74,6 +75,37 @@ def html(text: str, newline: str = "␊") -> str:
     '&lt;img src=x onerror=&quot;alert(1)&quot;&gt;'
     """
     return escape(visible(text, newline), quote=True)
+
+
+def number_text(value: float, digits: int = 6) -> str:
+    """A number as a reader sees it: so many significant digits at most, no needless zeros, a true minus sign.
+
+    >>> number_text(0.30000000000000004), number_text(-2.0), number_text(1200.0), number_text(-0.12345, 3)
+    ('0.3', '−2', '1200', '−0.123')
+    """
+    return f"{value + 0.0:.{digits}g}".replace("-", "−")
+
+
+def range_text(low: float, high: float) -> str:
+    """The two ends of a scale, to three digits.
+
+    >>> range_text(-0.5, 12.3456)
+    '−0.5 to 12.3'
+    """
+    return f"{number_text(low, 3)} to {number_text(high, 3)}"
+
+
+def size_text(n: float) -> str:
+    """A number of bytes as a reader sees it.
+
+    >>> size_text(12), size_text(1_500), size_text(3_221_225_472)
+    ('12 B', '1.5 kB', '3.2 GB')
+    """
+    for unit in ("B", "kB", "MB"):
+        if n < 1000:
+            return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
+        n /= 1000
+    return f"{n:.1f} GB"
 
 
 def _visible(text: str, at: int) -> str:

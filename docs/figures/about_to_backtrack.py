@@ -1,59 +1,14 @@
 """Where can it be read off that a step will be taken back? A linear probe at its last token, layer by layer."""
 
-from functools import cache
-
-import numpy as np
-import xarray as xr
-from _mistakes import pairs, takes_back, written_on
-from _runs import Sequence, main
+from collections.abc import Sequence
 
 import workbench as wb
-from workbench.figures import Figure, line
+from workbench.figures import Figure
+from workbench.studies import about_to_backtrack as study
+from workbench.studies.held_out import pocket
 
-FAMILIES, LENGTH, N, SEED = ("variables", "swaps"), 3, 28, "fresh"
-
-
-@cache
-def read(family: str, n: int = N, seed: str = SEED) -> list[wb.Trace]:
-    """A step written rightly and one written wrongly in turn, of each problem: equal but for the last token."""
-    texts = [ids for pair in pairs(family, n, LENGTH, seed) for ids in (pair.right, pair.wrong)]
-    return [written_on(ids, "blocks.*.hook_resid_post") for ids in texts]
-
-
-@cache
-def measure(n: int = N, seed: str = SEED) -> dict[str, xr.Dataset]:
-    """By family, `wb.linear_probe` for whether pocket takes the step back; places are the last tokens of steps."""
-    found = {}
-    for family in FAMILIES:
-        traces = read(family, n, seed)
-        labels = [[None] * (len(t) - 3) + ["goes back" if takes_back(t) else "goes on", None, None] for t in traces]
-        found[family] = wb.linear_probe(traces, labels)
-    return found
+CODE = study.__file__
 
 
 def draw() -> tuple[Figure, Sequence[wb.Trace]]:
-    found = measure()
-    figures = []
-    for family, probe in found.items():
-        names = ["the layer's stream", "token, position, length"]
-        flat = np.full(probe.sizes["layer"], float(probe["baseline"]))
-        two = xr.DataArray(
-            [probe["accuracy"].values, flat],
-            {"read": names, "layer": probe["layer"].values},
-            ("read", "layer"),
-            attrs={"long_name": f"{family}: share told rightly"},
-        )
-        bounds = [xr.DataArray([probe[end].values, flat], two.coords, two.dims) for end in ("low", "high")]
-        figures.append(line(two, by="read", low=bounds[0], high=bounds[1], null=probe["null"]))
-    figure = wb.figures.beside(
-        *figures,
-        title="A step back is read off early where names are compared, and late where numbers are",
-        note=f"n = {N} held-out problems a family, each with one step written rightly and wrongly, alike but for its "
-        "last token; the probe is tried on problems that it was not fitted on. Bands: 95 % intervals over problems; "
-        "dashed: 95th percentile on shuffled labels.",
-    )
-    return figure, [trace for family in FAMILIES for trace in read(family)]
-
-
-if __name__ == "__main__":
-    main(__file__, draw)
+    return study.draw(pocket())

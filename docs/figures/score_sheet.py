@@ -1,34 +1,14 @@
 """One chain of thought on one axis: where the next token was open, where attention sinks, how close routes were."""
 
-import numpy as np
-import xarray as xr
-from _runs import Sequence, main, read
+from collections.abc import Sequence
 
 import workbench as wb
-from workbench.figures import Figure, strip
+from workbench.figures import Figure
+from workbench.studies import score_sheet as study
+from workbench.studies.held_out import pocket
+
+CODE = study.__file__
 
 
 def draw() -> tuple[Figure, Sequence[wb.Trace]]:
-    [one] = read("hops", 1, 4, "attention lens")
-    trace = one.trace
-    entropy = xr.DataArray(np.asarray(trace["entropy"]), dims="pos", attrs={"units": "nats"})
-    lanes = {
-        "entropy of the next token": entropy,
-        "attention on the sinks, mean of all heads": wb.sink_mass(trace)
-        .mean(("layer", "head"))
-        .assign_attrs(units="share"),
-        "smallest router margin of all layers": wb.router_margin(trace).min("layer").assign_attrs(units="logits"),
-        "layer from which on the prediction stays": wb.settle_depth(trace).assign_attrs(units="layer"),
-    }
-    figure = strip(
-        lanes,
-        trace,
-        title="A chain of thought of pocket, token by token",
-        note="One held-out problem of passing things on, read as it should be solved; no interval, n = 1. A column "
-        "says what was found at that token, about the token after it.",
-    )
-    return figure, [trace]
-
-
-if __name__ == "__main__":
-    main(__file__, draw)
+    return study.draw(pocket())

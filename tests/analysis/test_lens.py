@@ -1,4 +1,4 @@
-"""The lens, what settles when, forks, and the residual stream: exact on arrays whose answer is known."""
+"""The lens, what settles when, and forks: exact on arrays whose answer is known."""
 
 import numpy as np
 import pytest
@@ -7,7 +7,7 @@ import workbench as wb
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
 from tests.traces import made
-from workbench.analysis.lens import forking_tokens, logit_lens, massive_activations, resid_cosine, settle_depth
+from workbench.analysis.lens import forking_tokens, logit_lens, settle_depth
 from workbench.errors import NotRecorded
 
 
@@ -60,27 +60,10 @@ def test_forks_are_the_least_decided_of_what_was_written(share):
 
 def test_forks_that_cannot_be_are_refused():
     trace = wb.Trace(made.manifest(), {"entropy": np.zeros(9, "f4")})
-    with pytest.raises(ValueError, match="this is 0"):
+    with pytest.raises(ValueError, match="above 0 and at most 1, got 0"):
         forking_tokens(trace, 0)
     with pytest.raises(NotRecorded, match="nothing was written"):
         forking_tokens(trace)
-
-
-def test_cosines_and_massive_activations_are_found_where_they_were_put():
-    rng = np.random.default_rng(0)
-    resid = rng.normal(size=(made.LAYERS, 9, made.WIDTH)).astype("f4")
-    resid[1, 4, 7], resid[2, 0, 3] = 5000, -3000
-    arrays = {}
-    for layer in range(made.LAYERS):
-        arrays[f"blocks.{layer}.hook_resid_post"] = resid[layer]
-        arrays[f"blocks.{layer}.hook_resid_pre"] = resid[layer] * (2 if layer else -1)
-    trace = wb.Trace(made.manifest(), arrays)
-    cosine = resid_cosine(trace)
-    assert np.allclose(cosine[0], -1) and np.allclose(cosine[1:], 1)
-    found = massive_activations(trace)
-    assert found.values.tolist() == [5000, -3000]
-    assert [found[name].values.tolist() for name in ("layer", "pos", "d_model")] == [[1, 2], [4, 0], [7, 3]]
-    assert massive_activations(trace, above=4000).sizes["activation"] == 1
 
 
 def test_a_trace_without_a_lens_says_what_would_give_one():

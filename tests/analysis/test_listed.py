@@ -9,14 +9,13 @@ import pytest
 import workbench as wb
 
 HERE = Path(__file__).parent
-ROOMS = ("workbench.analysis.", "workbench.experiments.", "workbench.circuits.", "workbench.experiments.")
-PUBLIC = sorted(name for name, home in wb._HOME.items() if home.startswith(ROOMS) and callable(getattr(wb, name)))
+PACKAGES = ("workbench.analysis.", "workbench.experiments.", "workbench.circuits.")
+PUBLIC = sorted(name for name, home in wb._HOME.items() if home.startswith(PACKAGES) and callable(getattr(wb, name)))
 FILES = [
     *HERE.glob("test_*.py"),
-    *(HERE.parent / "causal").glob("test_*.py"),
+    *(HERE.parent / "experiments").glob("test_*.py"),
     *(HERE.parent / "circuits").glob("test_*.py"),
-    *(HERE.parent / "tune").glob("test_*.py"),
-    HERE.parent / "test_patterns.py",
+    HERE.parent / "traces" / "test_patterns.py",
 ]
 
 

@@ -162,13 +162,13 @@ def test_pocket_knows_the_value_of_a_step_before_it_writes_it(measured):
 
 def test_what_cannot_be_probed_is_refused(planted, monkeypatch):
     traces, labels = planted
-    with pytest.raises(ValueError, match="20 traces need 20 lists of labels, not 19"):
+    with pytest.raises(ValueError, match="labels must be one list for each of the 20 traces, got 19 lists"):
         linear_probe(traces, labels[:-1])
-    with pytest.raises(ValueError, match="3 labels for 9 positions"):
+    with pytest.raises(ValueError, match=r"one for each of the 9 positions .*, got 3"):
         linear_probe(traces, [["a", "b", "a"], *labels[1:]])
-    with pytest.raises(ValueError, match="the only one is a"):
+    with pytest.raises(ValueError, match="at least two different labels, got a"):
         linear_probe(traces, [["a"] * COUNT] * 20)
-    with pytest.raises(ValueError, match="3 problems cannot be dealt into 5 folds"):
+    with pytest.raises(ValueError, match="folds must be between 2 and 3, the number of problems, got 5"):
         linear_probe(traces[:3], labels[:3])
     with pytest.raises(HookNameError, match="not one vector a position"):
         linear_probe(traces, labels, at="pattern")

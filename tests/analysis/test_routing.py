@@ -114,7 +114,7 @@ def test_entropies_have_their_bounds_and_known_values(trace):
     flat = routed(even(1, 5, 3, 8), 8)
     assert np.allclose(router_entropy(flat, "chosen"), np.log(3))
     assert np.allclose(router_entropy(flat), np.log(3), atol=1e-6)
-    with pytest.raises(ValueError, match="'router' or 'chosen', not 'load'"):
+    with pytest.raises(ValueError, match="'router' or 'chosen', got 'load'"):
         router_entropy(trace, "load")
 
 
@@ -188,9 +188,9 @@ def test_places_are_found_by_channel_role_slice_and_list():
 
 
 def test_labels_that_do_not_fit_are_refused(trace):
-    with pytest.raises(ValueError, match="3 labels for 60 positions"):
+    with pytest.raises(ValueError, match=r"one for each of the 60 positions .*, got 3"):
         specialisation(trace, [1, 2, 3])
-    with pytest.raises(ValueError, match="2 traces need 2 lists of labels, not 1"):
+    with pytest.raises(ValueError, match="labels must be one list for each of the 2 traces, got 1 lists"):
         specialisation([trace, trace], [[0] * 60])
     with pytest.raises(NotRecorded, match="no position has a label"):
         specialisation(trace, [None] * 60)
@@ -293,9 +293,9 @@ def test_drift_over_prompts_is_exact_by_exchanging_parts(measured):
 
 
 def test_traces_and_parts_that_do_not_fit_are_refused(trace):
-    with pytest.raises(ValueError, match="2 traces need 2 lists of parts, not 1"):
+    with pytest.raises(ValueError, match="parts must be one list for each of the 2 traces, got 1 lists"):
         routing_drift([trace, trace], [[slice(0, 5), slice(5, 9)]])
-    with pytest.raises(ValueError, match="they have 2, 3"):
+    with pytest.raises(ValueError, match="the same number of parts, got 2, 3"):
         routing_drift([trace, trace], [[slice(0, 5), slice(5, 9)], [slice(0, 5), slice(5, 9), slice(9, 12)]])
     with pytest.raises(ValueError, match="none"):
         routing_drift([])

@@ -1,7 +1,10 @@
 """The statistics keep what they promise: coverage, uniform p-values, false discoveries, exact information."""
 
+from statistics import NormalDist
+
 import numpy as np
 import pytest
+import scipy.stats  # noqa: F401  the functions import it, and its second counts for no example's deadline
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -20,6 +23,7 @@ from workbench.analysis.statistics import (
     sign_flip,
     wilson,
 )
+from workbench.errors import ArgumentError
 
 
 def clustered(rng: np.random.Generator, n_clusters: int) -> tuple[np.ndarray, np.ndarray]:
@@ -69,11 +73,11 @@ def test_every_cell_has_its_own_interval_and_the_order_of_clusters_does_not_matt
 def test_what_cannot_be_estimated_is_refused():
     with pytest.raises(ValueError, match="no observations"):
         mean(np.zeros(0))
-    with pytest.raises(ValueError, match="2 clusters were named for 3 observations"):
+    with pytest.raises(ValueError, match="clusters must be one for each of the 3 observations, got 2"):
         mean(np.zeros(3), ["a", "b"])
-    with pytest.raises(ValueError, match="5 of 4 is no share"):
+    with pytest.raises(ValueError, match=r"hits must be a whole number between 0 and n, .*, got 5 of 4"):
         wilson(5, 4)
-    with pytest.raises(ValueError, match="1 units are too few"):
+    with pytest.raises(ValueError, match="at least 2 units along the first axis, got 1"):
         sign_flip(np.ones((1, 4)))
 
 
@@ -88,6 +92,28 @@ def test_wilson_holds_its_share_and_is_the_mirror_of_the_misses(pair):
     low, high = wilson(hits, n)
     assert 0 <= low <= hits / n <= high <= 1
     assert wilson(n - hits, n) == pytest.approx((1 - high, 1 - low))
+
+
+@given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95]))
+def test_wilson_is_its_formula_to_twelve_digits(pair, level):
+    hits, n = pair
+    z, p = NormalDist().inv_cdf(0.5 + level / 2), hits / n
+    middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
+    low, high = wilson(hits, n, level)
+    assert low == (0 if hits == 0 else pytest.approx(middle - half, rel=1e-12, abs=0))
+    assert high == (1 if hits == n else pytest.approx(middle + half, rel=1e-12, abs=0))
+
+
+def test_q_values_are_the_formula_of_benjamini_and_hochberg_to_twelve_digits():
+    p = np.random.default_rng(4).random((5, 8)) ** 2
+    ranked = np.sort(p, axis=None)
+    q = [min(1.0, min(ranked[j] * p.size / (j + 1) for j in range(i, p.size))) for i in range(p.size)]
+    assert fdr(p).shape == p.shape
+    assert np.allclose(np.sort(fdr(p), axis=None), q, rtol=1e-12, atol=0)
+    for wrong in ([0.1, np.nan], [1.5], [-0.1]):
+        with pytest.raises(ArgumentError, match="between 0 and 1"):
+            fdr(np.array(wrong))
 
 
 def test_p_values_are_uniform_under_the_null(measured):

@@ -18,7 +18,7 @@ from tests.model.pretend import pretended_cuda
 from workbench.circuits import vocabulary
 from workbench.circuits.experts import expert_writes, router_tokens
 from workbench.circuits.heads import head_sinks, ov_circuit, qk_circuit, qk_distance
-from workbench.errors import NotRecorded, PromptError
+from workbench.errors import PromptError, SelectionError
 from workbench.model.kernels.experts import swiglu
 from workbench.model.kernels.packed import Packed
 
@@ -285,17 +285,17 @@ def test_weights_on_another_device_say_the_same(read):
 def test_what_is_not_there_is_refused():
     model = tiny()
     for call in (lambda: ov_circuit(model, 9, 0), lambda: router_tokens(model, -9)):
-        with pytest.raises(NotRecorded, match=r"there is no layer -?9; this model has 0 to 3"):
+        with pytest.raises(SelectionError, match=r"layer must be between 0 and 3, got -?9\."):
             call()
-    with pytest.raises(NotRecorded, match="there is no head 10"):
+    with pytest.raises(SelectionError, match="head must be between 0 and 9, got 10"):
         qk_circuit(model, 0, 10)
-    with pytest.raises(NotRecorded, match="there is no neuron 64"):
+    with pytest.raises(SelectionError, match="neuron must be between 0 and 63, got 64"):
         expert_writes(model, 0, 0, neurons=[64])
-    with pytest.raises(ValueError, match="layer 0 sees keys at the distances 0 to 11, and none at 12"):
+    with pytest.raises(ValueError, match="distance must be between 0 and 11 in layer 0, got 12"):
         qk_circuit(model, 0, 0, distance=12)
-    with pytest.raises(ValueError, match="0 or more"):
+    with pytest.raises(ValueError, match="none below 0"):
         qk_distance(model, [-1])
-    with pytest.raises(ValueError, match="not 0"):
+    with pytest.raises(ValueError, match="keys must be at least 1, got 0"):
         head_sinks(model, keys=0)
     with pytest.raises(PromptError, match="ids from 0 to 175"):
         ov_circuit(model, 0, 0, tokens=[176])

@@ -5,6 +5,7 @@ from random import Random
 
 from tests.conversation.written import ids_of
 from workbench.conversation.chat import Chat, chat
+from workbench.conversation.render import render
 from workbench.conversation.tokenizer import Tokenizer
 
 WEATHER = {"name": "get_weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
@@ -71,7 +72,7 @@ def drawn(seed: int, tokenizer: Tokenizer) -> Run:
         starts = [rng.choice(STARTS) if broken else "<|start|>assistant" for _ in parts[1:]]
         pieces = [part for pair in zip(["", *starts], parts) for part in pair]
         written.append([i for piece in pieces for i in ids_of(piece, tokenizer)])  # piece by piece: no merges across
-    return Run(asked, list(asked.render(tokenizer).ids), written, between)
+    return Run(asked, list(render(asked, tokenizer).ids), written, between)
 
 
 def _answered(rng: Random) -> str:

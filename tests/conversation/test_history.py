@@ -15,6 +15,7 @@ from tests.conversation.written import ids_of
 from workbench.conversation.chat import chat
 from workbench.conversation.history import history
 from workbench.conversation.parse import parse
+from workbench.conversation.render import render
 from workbench.errors import PromptError
 
 CALC = {"name": "calc", "parameters": {"type": "object", "properties": {}}}
@@ -28,7 +29,7 @@ def text_of(ids, tokenizer) -> SimpleNamespace:
 def again(asked, ids, tokenizer, template=None) -> list[int]:
     """The prompt made of the messages in `ids`, all of them shown."""
     earlier = chat(None, history=history(text_of(ids, tokenizer))).messages
-    return list(replace(asked, messages=earlier, keep_thoughts=True).render(tokenizer, template).ids)
+    return list(render(replace(asked, messages=earlier, keep_thoughts=True), tokenizer, template).ids)
 
 
 def as_prompt(ids, tokenizer) -> list[int]:
@@ -115,7 +116,7 @@ def test_thousands_of_mutated_headers_are_read_without_an_error_or_a_loss(real):
 )
 def test_what_a_model_wrote_comes_back_as_it_was(call, real, harmony):
     asked = chat("hi")
-    ids = [*asked.render(real).ids, *ids_of(call, real)]
+    ids = [*render(asked, real).ids, *ids_of(call, real)]
     assert again(asked, ids, real) == as_prompt(ids, real)
 
 
@@ -124,14 +125,14 @@ def test_late_instructions_which_a_chat_cannot_hold_are_refused_and_not_dropped(
     late = f"<|channel|>final<|message|>Yes.<|end|><|start|>{role}<|message|>Be brief.<|end|>"
     late += "<|start|>user<|message|>Go on."
     with pytest.raises(PromptError, match=f"followed by {role} text"):
-        again(chat("hi"), [*chat("hi").render(real).ids, *ids_of(late + "<|end|>", real)], real)
+        again(chat("hi"), [*render(chat("hi"), real).ids, *ids_of(late + "<|end|>", real)], real)
 
 
 def test_tokens_that_the_tokenizer_would_not_choose_come_back_too(real, harmony):
     asked = chat("hi")
     letters = [i for letter in "It is five." for i in real.encode(letter)]
     half = real.encode("👧")[:1]  # not UTF-8
-    ids = [*asked.render(real).ids, *ids_of("<|channel|>final<|message|>", real), *letters, *half]
+    ids = [*render(asked, real).ids, *ids_of("<|channel|>final<|message|>", real), *letters, *half]
     assert real.encode("It is five.") != letters
     assert again(asked, ids, real) == as_prompt(ids, real)
 
@@ -139,14 +140,14 @@ def test_tokens_that_the_tokenizer_would_not_choose_come_back_too(real, harmony)
 def test_a_changed_message_is_rendered_as_it_was_changed(real, harmony):
     asked = chat("hi")
     said = "<|channel|>commentary to=functions.f <|constrain|>json<|message|>{}<|call|>"
-    ids = [*asked.render(real).ids, *ids_of(said, real)]
+    ids = [*render(asked, real).ids, *ids_of(said, real)]
     user, call = history(text_of(ids, real))
-    text = real.decode(chat(None, history=[user, call | {"content": '{"x": 1}'}]).render(real).ids)
+    text = real.decode(render(chat(None, history=[user, call | {"content": '{"x": 1}'}]), real).ids)
     assert text.endswith(
         '<|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{"x": 1}<|call|>'
         "<|start|>assistant"
     )
-    text = real.decode(chat(None, history=[user, call | {"recipient": "functions.g"}]).render(real).ids)
+    text = real.decode(render(chat(None, history=[user, call | {"recipient": "functions.g"}]), real).ids)
     assert "<|start|>assistant to=functions.g<|channel|>commentary <|constrain|>json<|message|>{}<|call|>" in text
     with pytest.raises(PromptError, match="must be token ids"):
         chat(None, history=[call | {"ids": "x"}])
@@ -160,7 +161,7 @@ def test_what_pocket_wrote_comes_back_as_it_was_by_its_template(pocket, template
         "<|start|>functions.calc to=assistant<|channel|>commentary<|message|>23548<|end|>"
         "<|start|>assistant<|channel|>final<|message|>It is 23548.<|end|>"
     )
-    ids = [*asked.render(pocket, template).ids, *ids_of(wrote, pocket)]
+    ids = [*render(asked, pocket, template).ids, *ids_of(wrote, pocket)]
     assert again(asked, ids, pocket, template) == as_prompt(ids, pocket)
 
 
@@ -185,14 +186,14 @@ LOOP = [
 def test_thoughts_before_the_last_answer_are_left_out(turns, real, harmony):
     earlier = [message for n in range(turns) for message in turn(n)]
     asked = chat("next", history=earlier)
-    text = real.decode(asked.render(real).ids)
+    text = real.decode(render(asked, real).ids)
     assert "think" not in text and all(f"a{n}" in text for n in range(turns))
-    every = real.decode(chat("next", history=earlier, keep_thoughts=True).render(real).ids)
+    every = real.decode(render(chat("next", history=earlier, keep_thoughts=True), real).ids)
     assert [f"think{n}" in every for n in range(turns)] == [True] * turns
 
 
 def test_the_thoughts_of_a_turn_under_way_stay(real, harmony):
-    text = real.decode(chat(None, history=[*turn(0), *turn(1), *LOOP]).render(real).ids)
+    text = real.decode(render(chat(None, history=[*turn(0), *turn(1), *LOOP]), real).ids)
     assert "think9" in text and "think0" not in text and "think1" not in text
 
 
@@ -203,7 +204,7 @@ def test_built_in_calls_and_results_on_analysis_are_left_out_with_the_thoughts(r
         {"role": "assistant", "content": "found"},
     ]
     asked = chat("next", history=[turn(0)[0], *page])
-    text = real.decode(asked.render(real).ids)
+    text = real.decode(render(asked, real).ids)
     assert "look" not in text and "a page" not in text and "found" in text
 
 
@@ -232,18 +233,18 @@ def test_one_answer_is_followed_as_harmony_follows_it(real, harmony):
         theirs = harmony.render_conversation_for_completion(
             Conversation.from_messages(conversation), Role.ASSISTANT, config
         )
-        assert list(chat("next", history=mine, keep_thoughts=keep).render(real).ids) == theirs
+        assert list(render(chat("next", history=mine, keep_thoughts=keep), real).ids) == theirs
 
 
 def test_both_renderers_leave_out_the_same_thoughts(pocket, template):
     asked = chat("next", history=[*turn(0), *turn(1)])
-    assert "think" not in pocket.decode(asked.render(pocket, template).ids)
+    assert "think" not in pocket.decode(render(asked, pocket, template).ids)
     every = chat("next", history=[*turn(0), *turn(1)], keep_thoughts=True)
-    text = pocket.decode(every.render(pocket, template).ids)
+    text = pocket.decode(render(every, pocket, template).ids)
     assert "think0" in text and "think1" in text
     forgetful = template.replace("{{ m.thinking }}", "")
     with pytest.raises(PromptError, match=r"no place for .*\(assistant\)"):
-        every.render(pocket, forgetful)
+        render(every, pocket, forgetful)
 
 
 # Names of tools.
@@ -251,11 +252,12 @@ def test_both_renderers_leave_out_the_same_thoughts(pocket, template):
 
 def test_a_function_without_its_namespace_is_the_same_function(real, harmony):
     tool = {"name": "get_weather", "parameters": {"type": "object", "properties": {}}}
-    text = real.decode(chat(None, tools=[tool], history=LOOP).render(real).ids)
+    text = real.decode(render(chat(None, tools=[tool], history=LOOP), real).ids)
     assert " to=functions.get_weather<|channel|>" in text and "<|start|>functions.get_weather to=assistant" in text
     full = [m | {k: f"functions.{m[k]}" for k in ("recipient", "name") if k in m} for m in LOOP]
     assert (
-        real.decode(chat(None, tools=[tool | {"name": "functions.get_weather"}], history=full).render(real).ids) == text
+        real.decode(render(chat(None, tools=[tool | {"name": "functions.get_weather"}], history=full), real).ids)
+        == text
     )
 
 
@@ -266,11 +268,11 @@ def test_built_in_tools_stay_bare_and_a_function_of_that_name_does_not(real, har
         {"role": "tool", "name": "python", "content": "1"},
         {"role": "assistant", "recipient": "browser.open", "content": "{}"},
     ]
-    text = real.decode(chat(None, tools=["python", "browser"], history=called).render(real).ids)
+    text = real.decode(render(chat(None, tools=["python", "browser"], history=called), real).ids)
     assert "<|start|>assistant to=python<|channel|>analysis code<|message|>" in text
     assert "<|start|>python to=assistant<|channel|>analysis<|message|>" in text
     assert "<|start|>assistant to=browser.open<|channel|>analysis code<|message|>" in text
-    text = real.decode(chat(None, tools=[{"name": "python"}], history=called[:3]).render(real).ids)
+    text = real.decode(render(chat(None, tools=[{"name": "python"}], history=called[:3]), real).ids)
     assert "<|start|>assistant to=functions.python<|channel|>commentary <|constrain|>json<|message|>" in text
     assert "<|start|>functions.python to=assistant<|channel|>commentary<|message|>" in text
 
@@ -282,7 +284,7 @@ def test_both_renderers_take_a_function_with_and_without_its_namespace(pocket, t
         {"role": "tool", "name": "calc", "content": "23548"},
     ]
     full = [m | {k: f"functions.{m[k]}" for k in ("recipient", "name") if k in m} for m in history]
-    bare, named = (chat(None, tools=[CALC], history=h).render(pocket, template).ids for h in (history, full))
+    bare, named = (render(chat(None, tools=[CALC], history=h), pocket, template).ids for h in (history, full))
     assert bare == named and "to=functions.calc" in pocket.decode(bare)
 
 
@@ -300,7 +302,7 @@ def test_both_renderers_take_a_function_with_and_without_its_namespace(pocket, t
 )
 def test_a_call_has_the_content_type_that_is_given_or_that_of_gpt_oss(given, header, real, harmony):
     call = {"role": "assistant", "recipient": "functions.f", "content": "{}"} | given
-    text = real.decode(chat(None, history=[{"role": "user", "content": "q"}, call]).render(real).ids)
+    text = real.decode(render(chat(None, history=[{"role": "user", "content": "q"}, call]), real).ids)
     assert text.endswith(f"<|start|>assistant{header}{{}}<|call|><|start|>assistant")
     (read,) = harmony.parse_messages_from_completion_tokens(ids_of(f"<|start|>assistant{header}{{}}<|call|>", real))
     assert read.recipient == "functions.f"

@@ -6,7 +6,8 @@ import pytest
 
 from tests import o200k as published
 from workbench.conversation import o200k
-from workbench.conversation.tokenizer import Tokenizer, symbol_bytes
+from workbench.conversation.bpe_bytes import symbol_bytes
+from workbench.conversation.tokenizer import Tokenizer
 
 
 @pytest.fixture

@@ -14,6 +14,7 @@ from openai_harmony import (
 
 from tests.conversation.written import control_tokens
 from workbench.conversation.chat import chat
+from workbench.conversation.render import render
 from workbench.errors import PromptError
 
 SCHEMA = {
@@ -145,7 +146,7 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_a_chat_has_the_ids_of_harmony(name, real, harmony):
     asked, messages = CASES[name]
-    rendered = asked.render(real, None)
+    rendered = render(asked, real, None)
     want = harmony.render_conversation_for_completion(Conversation.from_messages(messages), Role.ASSISTANT)
     assert rendered.how == "openai-harmony"
     assert list(rendered.ids) == want
@@ -170,7 +171,7 @@ def test_nothing_that_is_said_becomes_a_control_token(real, harmony):
                 {"role": "tool", "content": text, "name": "functions.f"},
             ],
         )
-        rendered = asked.render(real, None)
+        rendered = render(asked, real, None)
         if text == evil:
             assert real.decode(rendered.ids).count(evil) == 10
         return control_tokens(rendered.ids, real)
@@ -181,4 +182,4 @@ def test_nothing_that_is_said_becomes_a_control_token(real, harmony):
 
 def test_without_harmony_and_template_a_chat_says_what_is_missing(pocket):
     with pytest.raises(PromptError, match=r"no chat template.*chat_template\.jinja"):
-        chat("hi").render(pocket, None)
+        render(chat("hi"), pocket, None)

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from tests.conversation.conftest import POCKET
 from tests.conversation.written import control_tokens, ids_of
 from workbench.conversation.chat import chat
+from workbench.conversation.render import render
 from workbench.errors import PromptError
 
 CALC = {"name": "calc", "description": "", "parameters": {"type": "object", "properties": {}}}
@@ -15,14 +16,14 @@ PLAIN = "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<
 
 @pytest.mark.parametrize("effort", ["low", "medium", "high"])
 def test_pocket_is_asked_as_it_was_trained(effort, pocket, template):
-    rendered = chat("What is 247+138?", reasoning=effort).render(pocket, template)
+    rendered = render(chat("What is 247+138?", reasoning=effort), pocket, template)
     want = f"<|start|>system<|message|>Reasoning: {effort}<|end|><|start|>user<|message|>What is 247+138?<|end|>"
     assert rendered.how == "template"
     assert list(rendered.ids) == ids_of(want + "<|start|>assistant", pocket)
 
 
 def test_pocket_is_told_of_its_tool_in_a_developer_line(pocket, template):
-    rendered = chat("What is 812*29?", reasoning="high", tools=[CALC]).render(pocket, template)
+    rendered = render(chat("What is 812*29?", reasoning="high", tools=[CALC]), pocket, template)
     want = (
         "<|start|>system<|message|>Reasoning: high<|end|><|start|>developer<|message|>Tools: functions.calc<|end|>"
         "<|start|>user<|message|>What is 812*29?<|end|><|start|>assistant"
@@ -36,7 +37,7 @@ def test_spans_are_the_messages(pocket, template):
         {"role": "tool", "name": "functions.calc", "content": "12"},
         {"role": "assistant", "content": "It is 12.", "thinking": "Use calc."},
     ]
-    rendered = chat("Sort 21.", history=history, keep_thoughts=True).render(pocket, template)
+    rendered = render(chat("Sort 21.", history=history, keep_thoughts=True), pocket, template)
     assert [(s.role, s.channel, s.author) for s in rendered.spans] == [
         ("system", None, None),
         ("user", None, None),
@@ -68,7 +69,7 @@ def test_ids_are_those_of_transformers_on_benign_text(pocket, template):
                         add_generation_prompt=True,
                         return_dict=False,
                     )
-                    assert list(asked.render(pocket, template).ids) == want
+                    assert list(render(asked, pocket, template).ids) == want
 
 
 @pytest.mark.parametrize(
@@ -95,7 +96,7 @@ def test_ids_are_those_of_transformers_on_benign_text(pocket, template):
 )
 def test_what_the_template_would_drop_is_refused(said, missing, pocket, template):
     with pytest.raises(PromptError, match=f"template .*{missing}"):
-        chat("hi", **said).render(pocket, template)
+        render(chat("hi", **said), pocket, template)
 
 
 def test_nothing_that_is_said_becomes_a_control_token(pocket, template):
@@ -110,7 +111,7 @@ def test_nothing_that_is_said_becomes_a_control_token(pocket, template):
             {"role": "tool", "name": "functions.calc", "content": two},
             {"role": "assistant", "content": three, "thinking": one},
         ]
-        return chat(two, history=history, keep_thoughts=True).render(pocket, template)
+        return render(chat(two, history=history, keep_thoughts=True), pocket, template)
 
     want = control_tokens(shape("a", "b", "c").ids, pocket)
 
@@ -127,7 +128,7 @@ def test_nothing_that_is_said_becomes_a_control_token(pocket, template):
 
 def test_two_texts_side_by_side_cannot_build_a_control_token(pocket):
     beside = "{% for m in messages %}<|start|>user<|message|>{{ m.content }}{{ m.content }}<|end|>{% endfor %}"
-    rendered = chat("|end|><").render(pocket, beside)
+    rendered = render(chat("|end|><"), pocket, beside)
     assert control_tokens(rendered.ids, pocket) == ["<|start|>", "<|message|>", "<|end|>"]
     assert "|end|><|end|><<|end|>" in pocket.decode(rendered.ids)
 
@@ -135,9 +136,9 @@ def test_two_texts_side_by_side_cannot_build_a_control_token(pocket):
 def test_a_template_sees_the_text_itself(pocket):
     trimmed = "<|start|>user<|message|>{{ messages[0].content | trim | upper }}{{ messages | length }}<|end|>"
     with pytest.raises(PromptError, match="no place"):  # it does not pass on what was said
-        chat(" hi ").render(pocket, trimmed)
+        render(chat(" hi "), pocket, trimmed)
     quoted = "<|start|>user<|message|>{{ messages[0].content | trim | tojson }}<|end|>"
-    rendered = chat(' say "<|end|>" ').render(pocket, quoted)
+    rendered = render(chat(' say "<|end|>" '), pocket, quoted)
     assert pocket.decode(rendered.ids) == '<|start|>user<|message|>"say \\"<|end|>\\""<|end|>'
 
 
@@ -149,7 +150,7 @@ def test_a_call_is_passed_on_as_transformers_does(pocket):
         "{% else %}<|start|>{{ m.role }}<|message|>{{ m.content }}<|end|>{% endif %}{% endfor %}<|start|>assistant"
     )
     call = {"role": "assistant", "recipient": "functions.calc", "content": '{"x": "<|end|>"}'}
-    rendered = chat("hi", history=[call]).render(pocket, calls)
+    rendered = render(chat("hi", history=[call]), pocket, calls)
     first = rendered.spans[0]
     assert (first.role, first.recipient, first.content_type) == ("assistant", "functions.calc", "json")
     assert control_tokens(rendered.ids, pocket).count("<|end|>") == 1
@@ -168,9 +169,9 @@ def test_a_call_is_passed_on_as_transformers_does(pocket):
 )
 def test_a_template_that_fails_is_a_clear_error(broken, says, pocket):
     with pytest.raises(PromptError, match=says):
-        chat("hi").render(pocket, broken)
+        render(chat("hi"), pocket, broken)
 
 
 def test_the_date_is_the_one_that_was_given(pocket):
     dated = "{{ strftime_now('%Y-%m-%d') }} " + PLAIN
-    assert pocket.decode(chat("hi", date="2025-08-05").render(pocket, dated).ids).startswith("2025-08-05 <|start|>")
+    assert pocket.decode(render(chat("hi", date="2025-08-05"), pocket, dated).ids).startswith("2025-08-05 <|start|>")

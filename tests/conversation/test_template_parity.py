@@ -11,6 +11,7 @@ from tests import o200k
 from tests.conversation.conftest import POCKET
 from workbench.conversation import template as jinja
 from workbench.conversation.chat import chat
+from workbench.conversation.render import render
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import CheckpointError, PromptError
 
@@ -251,7 +252,7 @@ def rendered(folder, name="question"):
 
     found = jinja.read_template(folder)
     assert found is not None
-    ours = asked(name, found).render(Tokenizer.from_folder(folder), found)
+    ours = render(asked(name, found), Tokenizer.from_folder(folder), found)
     return list(ours.ids), by_transformers(AutoTokenizer.from_pretrained(folder), name, return_dict=False)
 
 

@@ -10,6 +10,8 @@ from tokenizers import Tokenizer as Rust
 from tests import o200k
 from tests.conversation.conftest import POCKET
 from workbench.conversation.chat import chat
+from workbench.conversation.o200k import is_o200k
+from workbench.conversation.render import render
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import CheckpointError, PromptError
 
@@ -108,14 +110,14 @@ def test_decoding_is_that_of_transformers(real):
 
 
 def test_only_the_real_vocabulary_is_o200k(real, pocket):
-    assert real.is_o200k and not pocket.is_o200k
+    assert is_o200k(real) and not is_o200k(pocket)
     assert real.digest == o200k.TOKENIZER_SHA256
     assert len(real) == 200_019 and real.special["<|start|>"] == 200_006
 
 
 def test_the_real_vocabulary_is_known_however_its_file_is_written():
     again = Tokenizer((o200k.folder() / "tokenizer.json").read_bytes() + b"\n")
-    assert again.digest != o200k.TOKENIZER_SHA256 and again.is_o200k
+    assert again.digest != o200k.TOKENIZER_SHA256 and is_o200k(again)
 
 
 def test_a_control_token_that_is_not_marked_special_still_cannot_be_written():
@@ -191,12 +193,12 @@ def test_control_tokens_in_a_text_are_split_off_with_the_spaces_they_take():
 def test_a_chat_rendered_by_harmony_holds_the_tokens_that_a_fine_tune_added(harmony):
     data = extended(o200k.folder())
     ours = Tokenizer(data)
-    rendered = chat("the CARRY0 is <|end|>").render(ours)
+    rendered = render(chat("the CARRY0 is <|end|>"), ours)
     assert rendered.how == "openai-harmony"
     assert ours.encode("CARRY0")[0] in rendered.ids and rendered.ids.count(ours.special["<|end|>"]) == 2
     assert "user<|message|>the CARRY0 is <|end|><|end|><|start|>assistant" in ours.decode(rendered.ids)
     plain = Tokenizer.from_folder(o200k.folder())
-    ids = chat("the carry").render(plain).ids
+    ids = render(chat("the carry"), plain).ids
     assert tuple(ours.respelled(ids)) == ids
 
 

@@ -8,6 +8,7 @@ import pytest
 import workbench as wb
 from tests.conversation.written import ids_of
 from workbench.conversation.parse import parse
+from workbench.conversation.render import render
 from workbench.errors import NotRecorded, PromptError
 from workbench.experiments.resampling import final_text
 from workbench.traces.spans import Span, last_turn, turns
@@ -224,8 +225,8 @@ def test_one_question_has_one_default_effort(model):
 
 
 def test_the_default_effort_is_that_of_the_template_or_of_gpt_oss(real, harmony, pocket, template):
-    assert "Reasoning: medium" in real.decode(wb.chat("hi").render(real).ids)
-    assert "Reasoning: high" in pocket.decode(wb.chat("hi").render(pocket, template).ids)
+    assert "Reasoning: medium" in real.decode(render(wb.chat("hi"), real).ids)
+    assert "Reasoning: high" in pocket.decode(render(wb.chat("hi"), pocket, template).ids)
     deaf = template.replace("reasoning_effort", "effort")
     with pytest.raises(PromptError, match="no place for an effort of reasoning"):
-        wb.chat("hi", reasoning="low").render(pocket, deaf)
+        render(wb.chat("hi", reasoning="low"), pocket, deaf)

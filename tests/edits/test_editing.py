@@ -13,8 +13,8 @@ import torch
 
 import workbench as wb
 from tests.model.models import some_tokens, tiny
+from workbench.edits.edit import Hook
 from workbench.errors import EditError
-from workbench.recording.taps import Hook
 
 TOKENS = some_tokens(8)
 POINTS = ("blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out")

@@ -15,7 +15,8 @@ from workbench.experiments.expert_knockout import expert_knockout
 from workbench.experiments.forced_answers import belief
 from workbench.experiments.suppression import Hidden, Routed, suppression
 from workbench.model.model import Model
-from workbench.recording.taps import Chain, Recorder, Tap
+from workbench.recording.taps import Recorder
+from workbench.taps import Chain, Tap
 
 PARTS = [slice(0, 15), slice(15, 30), slice(30, 44), slice(44, 60)]
 
@@ -45,7 +46,7 @@ def test_reading_again_without_an_edit_changes_nothing():
 def test_a_long_text_is_read_in_pieces_with_the_same_numbers(monkeypatch):
     exact = Model(Random(seed=0).transformers(torch.float64))
     whole = Reading(exact, some_tokens(60))
-    monkeypatch.setattr("workbench.recording.tracing.AT_ONCE", 17)
+    monkeypatch.setattr("workbench.model.prefill.CHUNK_POSITIONS", 17)
     pieces = Reading(exact, some_tokens(60))
     for layer in range(5):
         assert torch.allclose(whole.resid(layer), pieces.resid(layer), atol=1e-12)
@@ -112,7 +113,7 @@ def test_the_step_that_is_copied_is_the_one_that_matters():
 def test_what_cannot_be_suppressed_is_refused(trace):
     with pytest.raises(NotRecorded, match="two are needed, and there are 1"):
         suppression(tiny(), trace, PARTS[:1])
-    with pytest.raises(ValueError, match="'later' or 'all', not 'none'"):
+    with pytest.raises(ValueError, match="'later' or 'all', got 'none'"):
         suppression(tiny(), trace, PARTS, queries="none")
 
 

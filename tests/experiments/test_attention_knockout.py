@@ -9,7 +9,7 @@ import torch
 import workbench as wb
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
-from workbench.errors import EditError, NotRecorded
+from workbench.errors import EditError, SelectionError
 from workbench.experiments.attention_knockout import MODES, _alike, _Cut, attention_knockout
 from workbench.experiments.cached_run import Reading
 from workbench.recording.taps import Recorder
@@ -189,9 +189,15 @@ def test_what_cannot_be_cut_is_refused(trace):
     model = tiny()
     with pytest.raises(EditError, match="mode is one of mask, zero, mean, not 'delete'"):
         attention_knockout(model, trace, QUERIES, KEYS, mode="delete")
-    with pytest.raises(EditError, match=r"layers are 'all', 'full', 'sliding', or some of 0\.\.3, not 'odd'"):
+    with pytest.raises(EditError, match="layers must be 'all', 'full', 'sliding' or some of 0 to 3, got 'odd'"):
         attention_knockout(model, trace, QUERIES, KEYS, layers="odd")
-    with pytest.raises(EditError, match=r"has the heads 0\.\.9; asked for \[10\]"):
+    with pytest.raises(SelectionError, match="head must be between 0 and 9, got 10"):
         attention_knockout(model, trace, QUERIES, KEYS, heads=[10])
-    with pytest.raises(NotRecorded, match=r"no position at 90: the trace has the positions 0\.\.89"):
+    with pytest.raises(SelectionError, match="position must be between 0 and 89, got 90"):
         attention_knockout(model, trace, 90, KEYS)
+    with pytest.raises(SelectionError, match=r"slice\(90, 95, None\) selects no position: they are between 0 and 89"):
+        attention_knockout(model, trace, slice(90, 95), KEYS)
+    with pytest.raises(SelectionError, match="layer must be between 0 and 3, got 4"):
+        attention_knockout(model, trace, QUERIES, KEYS, layers=[1, 4])
+    with pytest.raises(EditError, match="heads is empty"):
+        attention_knockout(model, trace, QUERIES, KEYS, heads=[])

@@ -57,8 +57,8 @@ def puts(monkeypatch) -> list[int]:
         put(cells, cell, values)
 
     monkeypatch.setattr(Cells, "put", counted)
-    for room in ("patching", "path_patching"):
-        monkeypatch.setattr(f"workbench.experiments.{room}.ROWS", 2)
+    for module in ("activation_patching", "path_patching"):
+        monkeypatch.setattr(f"workbench.experiments.{module}.ROWS", 2)
     monkeypatch.setattr("workbench.experiments.attention_knockout.WORK", 1)
     return seen
 

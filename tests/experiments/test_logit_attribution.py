@@ -7,7 +7,7 @@ import torch
 import workbench as wb
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
-from workbench.errors import EditError, NotRecorded
+from workbench.errors import EditError, SelectionError
 from workbench.experiments.cached_run import divergence
 from workbench.experiments.expert_knockout import MODES, expert_knockout
 from workbench.experiments.logit_attribution import logit_attribution
@@ -49,7 +49,7 @@ def test_the_head_that_predicts_by_copying_has_the_whole_logit_from_one_place():
 
 
 def test_a_position_that_is_not_there_is_refused(trace):
-    with pytest.raises(NotRecorded, match=r"no position 40: the trace has the positions 0\.\.39"):
+    with pytest.raises(SelectionError, match="position must be between 0 and 39, got 40"):
         logit_attribution(tiny(), trace, 5, pos=40)
 
 
@@ -104,10 +104,12 @@ def test_the_modes_differ_where_something_is_lost(trace):
 def test_what_cannot_be_knocked_out_is_refused(trace):
     with pytest.raises(EditError, match="mode is one of mask, zero, renorm, mean, not 'delete'"):
         expert_knockout(tiny(), trace, 1, mode="delete")
-    with pytest.raises(EditError, match="no layer 9"):
+    with pytest.raises(SelectionError, match="layer must be between 0 and 3, got 9"):
         expert_knockout(tiny(), trace, 9)
-    with pytest.raises(EditError, match=r"has the experts 0\.\.7; asked for \[8\]"):
+    with pytest.raises(SelectionError, match="expert must be between 0 and 7, got 8"):
         expert_knockout(tiny(), trace, 1, [8])
+    with pytest.raises(EditError, match="experts is empty"):
+        expert_knockout(tiny(), trace, 1, [])
 
 
 def test_texts_and_ids_name_tokens_alike():

@@ -11,7 +11,7 @@ import workbench as wb
 from tests.checkpoints import Random
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
-from workbench.errors import EditError, PromptError
+from workbench.errors import EditError, PromptError, SelectionError
 from workbench.experiments.activation_patching import LogitGap, patch_sweep
 from workbench.experiments.path_patching import path_patching, readers
 from workbench.model.gpt_oss import rms_norm
@@ -182,12 +182,18 @@ def test_a_router_that_is_held_is_no_receiver():
 
 def test_paths_that_cannot_be_are_refused():
     model, (clean, corrupt) = tiny(), pair()
-    with pytest.raises(ValueError, match="routes is 'held' or 'free', not 'thawed'"):
+    with pytest.raises(ValueError, match="routes must be 'held' or 'free', got 'thawed'"):
         path_patching(model, clean, corrupt, GAP, ("mlp", 1), routes="thawed")
     with pytest.raises(EditError, match="a sender begins with one of head, expert, attn, mlp, not with 'logits'"):
         path_patching(model, clean, corrupt, GAP, ("logits",))
-    with pytest.raises(EditError, match=r"a sender 'head' is \('head', layer, its number\), within 0\.\.3 and 0\.\.9"):
+    with pytest.raises(EditError, match=r"a sender 'head' is \('head', layer, its number\); got \('head', 1\)"):
+        path_patching(model, clean, corrupt, GAP, ("head", 1))
+    with pytest.raises(SelectionError, match="head must be between 0 and 9, got 10"):
         path_patching(model, clean, corrupt, GAP, ("head", 1, 10))
+    with pytest.raises(SelectionError, match="layer must be between 0 and 3, got 4"):
+        path_patching(model, clean, corrupt, GAP, ("mlp", 4))
+    with pytest.raises(SelectionError, match="kv head must be between 0 and 1, got 2"):
+        path_patching(model, clean, corrupt, GAP, ("mlp", 1), [("v", 2, 2)])
     with pytest.raises(EditError, match="'q 1 0' is computed before 'mlp 1' writes"):
         path_patching(model, clean, corrupt, GAP, ("mlp", 1), [("q", 1, 0)])
     with pytest.raises(PromptError, match="the two prompts are the same"):

@@ -6,7 +6,7 @@ import pytest
 import workbench as wb
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
-from workbench.errors import EditError, HookNameError, NotRecorded, PromptError
+from workbench.errors import EditError, HookNameError, NotRecorded, PromptError, SelectionError
 from workbench.experiments.steering import steering_effect, steering_vector
 
 
@@ -141,7 +141,7 @@ def test_what_cannot_steer_is_refused(traces):
     vector = steering_vector([(one, slice(0, 9))], [(one, slice(9, 20))], 1)
     with pytest.raises(NotRecorded, match="record="):
         steering_vector([(tiny().trace(some_tokens(20), record=""), 3)], [(one, 3)], 1)
-    with pytest.raises(NotRecorded, match=r"no position at 40: the trace has the positions 0\.\.39"):
+    with pytest.raises(SelectionError, match="position must be between 0 and 39, got 40"):
         steering_vector([(one, 40)], [(one, 3)], 1)
     with pytest.raises(HookNameError, match="'z' is no stream of d_model numbers"):
         steering_vector([(one, 4)], [(one, 3)], 1, site="z")

@@ -13,7 +13,16 @@ from safetensors.torch import save_file
 from tests.interop import saelens
 from tests.model.models import some_tokens, tiny
 from workbench.edits.library import steer
-from workbench.errors import CheckpointError, EditError, HookNameError, ModelNotFound, NotRecorded, WorkbenchError
+from workbench.errors import (
+    ArgumentTypeError,
+    CheckpointError,
+    EditError,
+    HookNameError,
+    ModelNotFound,
+    NotRecorded,
+    SelectionError,
+    WorkbenchError,
+)
 from workbench.interop.sae_formats import SAE, features, identity, load, reconstruction, site_of, splice_cost
 
 SITE = "blocks.2.hook_resid_post"
@@ -129,7 +138,7 @@ def test_reconstruction_is_the_definition_token_by_token(trace, x):
 def test_parts_of_few_rows_give_what_all_rows_give(trace, monkeypatch):
     sae = random_sae()
     whole, held = features(trace, sae), reconstruction(trace, sae)
-    monkeypatch.setattr("workbench.interop.sae_formats.WORK", 7 * F)
+    monkeypatch.setattr("workbench.experiments.sae.WORK", 7 * F)
     parts = features(trace, sae)
     assert (parts["pos"] == whole["pos"]).all() and np.allclose(parts, whole, rtol=1e-5)
     assert np.allclose(reconstruction(trace, sae)["fvu"], held["fvu"], rtol=1e-5)
@@ -138,7 +147,7 @@ def test_parts_of_few_rows_give_what_all_rows_give(trace, monkeypatch):
 def test_a_trace_without_the_site_or_of_another_width_is_an_error_that_says_so(trace):
     with pytest.raises(NotRecorded, match="record='resid_post'"):
         features(tiny().trace(some_tokens(20), record="writes"), random_sae())
-    with pytest.raises(NotRecorded, match="no layer 23"):
+    with pytest.raises(SelectionError, match=r"layer must be between 0 and .*, got 23"):
         reconstruction(trace, random_sae("resid_post_layer_23_trainer_1"))
     with pytest.raises(CheckpointError, match=r"reads 128 numbers .* has 96"):
         features(trace, identity(SITE, 128))
@@ -250,9 +259,13 @@ def test_edits_that_do_not_fit_are_refused_with_the_reason():
         model.edit(SITE, identity(SITE, 128).splice()),
     ):
         logits()
-    for wrong in (F, -1, 1.5, [], [3, F]):
-        with pytest.raises(EditError, match=r"features 0\.\.159"):
+    for wrong in (F, -1, [3, F]):
+        with pytest.raises(SelectionError, match="feature must be between 0 and 159, got"):
             sae.ablate(wrong)
+    with pytest.raises(ArgumentTypeError, match=r"feature must be a whole number, got 1\.5"):
+        sae.ablate(1.5)
+    with pytest.raises(EditError, match="feature is empty"):
+        sae.ablate([])
     with pytest.raises(EditError, match="finite"):
         sae.steer(3, float("nan"))
 

@@ -5,7 +5,7 @@ import torch
 
 from tests.interop.made import EVERYTHING, TOLERANCE, bridge, gaps, ours, statuses, tokens
 from workbench.errors import InteropError, NotRecorded
-from workbench.interop.transformer_lens import from_cache, record
+from workbench.interop.transformer_lens import from_cache, record, to_cache
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:UserWarning")
 UNSHOWN = {"hook_result", "hook_expert_out"}  # without set_use_attn_result; by no means
@@ -78,7 +78,7 @@ def test_a_dict_of_arrays_without_a_model_is_a_trace_too(cached):
 
 def test_there_and_back_changes_nothing(booted):
     own = ours()
-    cache = own.to_transformer_lens(booted)
+    cache = to_cache(own, booted)
     assert cache["resid_post", 2].shape == (1, len(own), 96)
     assert cache["blocks.1.mlp.router.hook_out"].shape == (len(own), 8)  # as TransformerLens has it
     assert cache.accumulated_resid(layer=3).shape[1:] == (1, len(own), 96)

@@ -17,8 +17,8 @@ from workbench.errors import (
     VerificationWarning,
     WorkbenchError,
 )
-from workbench.interop import adapter, versions
-from workbench.interop.transformers import record, subject_of
+from workbench.interop import versions
+from workbench.interop.transformers import record, source_of
 from workbench.traces import load, verification
 
 
@@ -163,7 +163,7 @@ def test_weights_in_another_dtype_are_noted():
     model.lm_head.float()
     with pytest.raises(RuntimeError, match="dtype"):  # torch refuses the product; the note is for those it takes
         record(model, tokens())
-    assert subject_of(model).notes == ["the model is in bfloat16, but some of its weights are in float32"]
+    assert source_of(model).notes == ["the model is in bfloat16, but some of its weights are in float32"]
 
 
 class Mxfp4GptOssMLP(torch.nn.Module):
@@ -322,7 +322,7 @@ def test_a_word_of_which_there_is_nothing_is_refused_before_anything_runs():
 
 
 def test_a_recording_that_would_not_fit_is_refused_and_auto_takes_what_fits(model, monkeypatch):
-    monkeypatch.setattr(adapter, "free_memory", lambda device: 2_000_000)
+    monkeypatch.setattr("workbench.recording.plan.free_memory", lambda device: 2_000_000)
     with pytest.raises(BudgetError, match="patterns 784 kB, experts 323 kB"):
         record(model, tokens(), record="patterns experts values residuals")
     trace = record(model, tokens(), record="auto", budget=400_000)

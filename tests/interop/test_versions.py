@@ -32,11 +32,11 @@ def test_a_release_below_or_above_is_refused_and_those_between_are_not(package, 
     oldest, newest, end = versions.SUPPORTED[package]
     for found in (oldest, newest):
         monkeypatch.setattr(versions, "version", lambda _, found=found: found)
-        versions.require(package)
+        versions.check_release(package)
     for found in ("0.0.1", end, "99.0"):
         monkeypatch.setattr(versions, "version", lambda _, found=found: found)
         with pytest.raises(MissingDependency, match=re.escape(f"{package} {found} is installed")) as raised:
-            versions.require(package)
+            versions.check_release(package)
         assert f"pip install '{package}>={oldest},<{end}'" in str(raised.value)
 
 

@@ -127,7 +127,7 @@ def test_a_number_that_was_changed_or_cut_is_no_trace():
     told["manifest"][40] += 1
     with pytest.raises(TraceCorrupt):
         from_xarray(told)
-    with pytest.raises(ValueError, match="no variable `manifest`"):
+    with pytest.raises(ValueError, match="the variable `manifest`, which to_xarray writes, is missing"):
         from_xarray(data.drop_vars("manifest"))
     left = from_xarray(data.isel(layer=[0, 2]).drop_vars("margin"))
     assert "resid_post" not in left and same(left.stored(("resid_post", 2)), made().stored(("resid_post", 2)))

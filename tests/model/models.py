@@ -1,4 +1,4 @@
-"""Small models for the tests of this room."""
+"""Small models for the tests of the model."""
 
 import signal
 from collections.abc import Iterator

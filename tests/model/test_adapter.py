@@ -108,9 +108,8 @@ def test_a_scale_is_a_factor_of_the_change(made, base):
 
 def test_decoding_token_by_token_equals_one_pass(made, base):
     model = base.with_adapter(made["all, by patterns"].folder)
-    cache, rows = KVCache(model.config), []
-    for i in range(IDS.shape[1]):
-        rows.append(model.forward(IDS[:, i : i + 1], None, cache))
+    cache = KVCache(model.config)
+    rows = [model.forward(IDS[:, i : i + 1], None, cache) for i in range(IDS.shape[1])]
     assert apart(torch.cat(rows, 1), model.forward(IDS)) < 1e-5
     assert torch.equal(torch.cat(rows, 1), model.forward(IDS)) or not model.rows_independent
 

@@ -7,7 +7,7 @@ import workbench as wb
 from tests.levels import computing_with
 from workbench.model.cache import KVCache
 from workbench.model.kernels import independence, native
-from workbench.recording.tracing import NEIGHBOURS
+from workbench.recording.plan import NEIGHBORS
 
 N = 70  # past the window of pocket, and past a block of queries
 IDS = torch.randint(0, 150, (3, N), generator=torch.Generator().manual_seed(1))
@@ -71,9 +71,9 @@ def dependent(monkeypatch):
 def test_where_rows_depend_on_each_other_traces_and_path_patching_say_so(dependent, monkeypatch):
     assert dependent.rows_independent is False
     trace = dependent.trace("What is 12+30?")
-    assert trace.manifest.numerics["rows_independent"] is False and NEIGHBOURS not in trace.manifest.notes
+    assert trace.manifest.numerics["rows_independent"] is False and NEIGHBORS not in trace.manifest.notes
     with dependent.edit("hook_embed", lambda x: 0 * x, positions=3):
-        assert NEIGHBOURS in dependent.trace("What is 12+30?").manifest.notes
+        assert NEIGHBORS in dependent.trace("What is 12+30?").manifest.notes
     gap = wb.logit_gap(dependent, "8", "7")
     clean, corrupt = (dependent.tokens(f"What is 12+{n}?") for n in (36, 35))
     found = wb.path_patching(dependent, clean, corrupt, gap, ("mlp", 3), [("logits",)])

@@ -18,7 +18,7 @@ from tests.model.models import tiny
 from tests.model.test_adapter import BASE, train
 from workbench.errors import CheckpointError, EditError, TraceCorrupt, TraceNotFound
 from workbench.model.checkpoints.bundled import embedded_folder
-from workbench.recording.generate import Interrupted
+from workbench.recording.generation import Interrupted
 
 ASK = "What is 1+1?"
 WAYS = [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))]

@@ -16,12 +16,12 @@ from tests.levels import computing_with
 from tests.model.models import ctrl_c_in_pass, some_tokens
 from tests.model.pretend import OnCuda, pretended_cuda
 from workbench import hooks
-from workbench.model.checkpoints.pages import RESIDENT
+from workbench.model.checkpoints.residency import RESIDENT
 from workbench.model.kernels import experts
 from workbench.model.kernels.packed import Packed
 from workbench.model.kernels.reference import dequantise_mxfp4
 from workbench.model.model import Model
-from workbench.recording.generate import Interrupted
+from workbench.recording.generation import Interrupted
 
 gpu = (
     pytest.mark.gpu,

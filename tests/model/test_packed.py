@@ -9,12 +9,14 @@ from tests.checkpoints import Random
 from tests.levels import computing_with
 from workbench import hooks
 from workbench.errors import BudgetError, CheckpointError, TraceExists, TraceNotFound
+from workbench.model import prefill
 from workbench.model.cache import KVCache
 from workbench.model.checkpoints.pages import Borrowed, Mapped
 from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
 from workbench.model.model import Model
-from workbench.recording import tracing
+from workbench.recording import plan
+from workbench.recording.source import ModelSource
 from workbench.recording.taps import Recorder
 
 RANDOM = Random(seed=5)
@@ -116,9 +118,8 @@ def test_decoding_token_by_token_equals_one_pass(folder, level, dtype):
     model = Model(folder, memory="small", dtype=dtype)
     with torch.no_grad():
         whole = model.forward(TOKENS)
-        cache, rows = KVCache(model.config, whole=False), []
-        for i in range(N):
-            rows.append(model.forward(TOKENS[:, i : i + 1], cache=cache))
+        cache = KVCache(model.config, whole=False)
+        rows = [model.forward(TOKENS[:, i : i + 1], cache=cache) for i in range(N)]
     if model.rows_independent:
         assert torch.equal(torch.cat(rows, 1), whole)
     assert gap(torch.cat(rows, 1), whole) < (1e-4 if dtype == "float32" else 0.2)
@@ -164,7 +165,7 @@ def test_memory_must_be_a_known_word():
 
 @pytest.fixture
 def short_passes(monkeypatch):
-    monkeypatch.setattr(tracing, "AT_ONCE", 64)
+    monkeypatch.setattr(prefill, "CHUNK_POSITIONS", 64)
 
 
 @pytest.mark.parametrize("memory", ["fast", "small"])
@@ -173,7 +174,7 @@ def test_a_text_read_in_passes_has_the_same_bits(folder, monkeypatch, memory):
     model = Model(folder, memory=memory)
     record = "residuals writes attention values experts patterns lens logits"
     whole = model.trace(tokens, record=record)
-    monkeypatch.setattr(tracing, "AT_ONCE", 64)
+    monkeypatch.setattr(prefill, "CHUNK_POSITIONS", 64)
     cut = model.trace(tokens, record=record)
     assert cut.names() == whole.names()
     for name in whole.names():
@@ -240,10 +241,10 @@ def test_the_more_is_recorded_the_shorter_are_the_passes_that_are_written(folder
     tokens = torch.randint(0, 176, (500,), generator=torch.Generator().manual_seed(2)).tolist()
     model = Model(folder)
     record = "residuals attention"
-    passes = lambda **how: tracing.plan(model, record, tokens, 500, None, **how).at_once  # noqa: E731
-    assert passes(streamed=True) == passes(streamed=False) == tracing.AT_ONCE
-    monkeypatch.setattr(tracing, "HELD", 1)
-    assert passes(streamed=True) == tracing.LEAST and passes(streamed=False) == tracing.AT_ONCE
+    passes = lambda **how: plan.plan(ModelSource(model), record, tokens, 500, None, **how).chunk  # noqa: E731
+    assert passes(streamed=True) == passes(streamed=False) == prefill.CHUNK_POSITIONS
+    monkeypatch.setattr(plan, "MAX_PENDING_BYTES", 1)
+    assert passes(streamed=True) == prefill.CHUNK_ALIGN and passes(streamed=False) == prefill.CHUNK_POSITIONS
     whole = model.trace(tokens, record=record)
     written = model.trace(tokens, record=record, to=tmp_path / "a.trace")
     assert written.id == whole.id

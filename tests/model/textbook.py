@@ -16,7 +16,8 @@ def norm(x, scale, eps):
 
 def frequencies(c):
     """YaRN with truncate false, after its paper: interpolate what turns less than beta_slow times, keep what turns more
-    than beta_fast times, and ramp in between."""
+    than beta_fast times, and ramp in between.
+    """
     found = []
     for i in range(c.d_head // 2):
         f = c.rope_theta ** (-2 * i / c.d_head)

@@ -26,7 +26,8 @@ from workbench.pocket.problems import Slip
 from workbench.pocket.rendering import call, final, prompt, render, result, thought
 from workbench.pocket.train.export import export
 from workbench.pocket.vocabulary import encode, pieces
-from workbench.recording.taps import Chain, Recorder
+from workbench.recording.taps import Recorder
+from workbench.taps import Chain
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,9 @@
 """The problems: their graphs, their spans, their answers, and what is never trained."""
 
 import re
+from collections.abc import Callable
 from random import Random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -30,68 +32,90 @@ def slipped(draw, corrected: bool):
     return problem, problem.slipped(slip)
 
 
-def solved(problem: Problem) -> str:
-    """The answer, from the question's text alone and by other means than the families'."""
-    q, family = problem.question, problem.family
-    numbers = re.findall(r"\d+", q)
-    if family == "addition":
-        return str(int(numbers[0]) + int(numbers[1]))
-    if family == "calculator":
-        return str(int(numbers[0]) * int(numbers[1]))
-    if family == "variables":
-        known = {"__builtins__": {}}
-        asked = re.search(r"(?:Find|What is|Give) ([a-z])", q)
-        assert asked
-        left = dict(re.findall(r"([a-z])=([a-z0-9+*-]+)", q))
-        while asked[1] not in known:
-            for name, meaning in left.items():
-                if all(letter in known for letter in re.findall("[a-z]", meaning)):
-                    known[name] = eval(meaning, known) % 10
-        return str(known[asked[1]])
-    if family == "hops":
-        to = dict(re.findall(r"(\w+) to (\w+)", q))
-        found = re.search(r"(?:Start with|Begin at|From) (\w+)", q)
-        assert found
-        name = found[1]
-        while name in to:
-            name = to[name]
-        return name
-    if family == "swaps":
-        found = re.search(r"(\w+) has the", q)
-        assert found
-        holder = found[1]
-        for a, b in re.findall(r"(\w+) and (\w+)", q):
-            holder = {a: b, b: a}.get(holder, holder)
-        return holder
-    if family == "lists":
-        row = list(numbers[0])
-        for word in re.findall(r"drop|cut|rotate|flip|reverse|turn|switch|ends|lift", q):
-            if word == "drop":
-                del row[0]
-            elif word == "cut":
-                del row[-1]
-            elif word == "rotate":
-                row.append(row.pop(0))
-            elif word == "turn":
-                row.insert(0, row.pop())
-            elif word == "flip":
-                row[0], row[1] = row[1], row[0]
-            elif word == "switch":
-                row[-1], row[-2] = row[-2], row[-1]
-            elif word == "ends":
-                row[0], row[-1] = row[-1], row[0]
-            elif word == "lift":
-                row[:3] = sorted(row[:3], key=lambda digit: row.index(digit) != 2)
-            else:
-                row.reverse()
-        return "".join(row)
-    if family == "look":
-        found = re.search(r"(?:What has|Look up|Which is with) (\w+)", q)
-        assert found
-        return re.findall(rf"{found[1]} (\w+)[,;.]", q)[0]
-    found = re.search(r"(?:Say|Repeat|Copy) (.*?)\.", q)
+def first(pattern: str, text: str) -> str:
+    found = re.search(pattern, text)
     assert found
     return found[1]
+
+
+def value_of_a_variable(q: str) -> str:
+    known: dict[str, Any] = {"__builtins__": {}}
+    asked = first(r"(?:Find|What is|Give) ([a-z])", q)
+    left = dict(re.findall(r"([a-z])=([a-z0-9+*-]+)", q))
+    while asked not in known:
+        for name, meaning in left.items():
+            if all(letter in known for letter in re.findall("[a-z]", meaning)):
+                known[name] = eval(meaning, known) % 10
+    return str(known[asked])
+
+
+def end_of_the_hops(q: str) -> str:
+    to, name = dict(re.findall(r"(\w+) to (\w+)", q)), first(r"(?:Start with|Begin at|From) (\w+)", q)
+    while name in to:
+        name = to[name]
+    return name
+
+
+def last_holder(q: str) -> str:
+    holder = first(r"(\w+) has the", q)
+    for a, b in re.findall(r"(\w+) and (\w+)", q):
+        holder = {a: b, b: a}.get(holder, holder)
+    return holder
+
+
+LIST_STEPS: dict[str, Callable[[list[str]], list[str]]] = {
+    "drop": lambda row: row[1:],
+    "cut": lambda row: row[:-1],
+    "rotate": lambda row: [*row[1:], row[0]],
+    "turn": lambda row: [row[-1], *row[:-1]],
+    "flip": lambda row: [row[1], row[0], *row[2:]],
+    "switch": lambda row: [*row[:-2], row[-1], row[-2]],
+    "ends": lambda row: [row[-1], *row[1:-1], row[0]],
+    "lift": lambda row: [row[2], *row[:2], *row[3:]],
+    "reverse": lambda row: row[::-1],
+}
+
+
+def changed_list(q: str) -> str:
+    row = list(first(r"(\d+)", q))
+    for word in re.findall("|".join(LIST_STEPS), q):
+        row = LIST_STEPS[word](row)
+    return "".join(row)
+
+
+def sum_of_two(q: str) -> str:
+    return str(sum(map(int, re.findall(r"\d+", q)[:2])))
+
+
+def product_of_two(q: str) -> str:
+    a, b, *_ = map(int, re.findall(r"\d+", q))
+    return str(a * b)
+
+
+def looked_up(q: str) -> str:
+    key = first(r"(?:What has|Look up|Which is with) (\w+)", q)
+    return first(rf"{key} (\w+)[,;.]", q)
+
+
+def said_again(q: str) -> str:
+    return first(r"(?:Say|Repeat|Copy) (.*?)\.", q)
+
+
+SOLVE: dict[str, Callable[[str], str]] = {
+    "addition": sum_of_two,
+    "calculator": product_of_two,
+    "variables": value_of_a_variable,
+    "hops": end_of_the_hops,
+    "swaps": last_holder,
+    "lists": changed_list,
+    "look": looked_up,
+    "say": said_again,
+}
+
+
+def solved(problem: Problem) -> str:
+    """The answer, from the question's text alone and by other means than the families'."""
+    return SOLVE[problem.family](problem.question)
 
 
 def check_graph(problem: Problem):

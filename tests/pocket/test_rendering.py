@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from tests.conversation.written import ids_of
 from tests.pocket.test_problems import SEEDS, problems, slipped
 from workbench.conversation.chat import chat
+from workbench.conversation.render import render as render_chat
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import PromptError
 from workbench.pocket.families import make
@@ -143,7 +144,7 @@ def test_what_the_calculator_says_is_not_supervised():
 def test_a_chat_asks_exactly_as_training_did(tokenizer, problem, effort):
     tools = [CALC] if problem.call else None
     asked = chat(problem.question, reasoning=effort, tools=tools)
-    assert list(asked.render(tokenizer, TEMPLATE).ids) == encode(prompt(problem, effort))
+    assert list(render_chat(asked, tokenizer, TEMPLATE).ids) == encode(prompt(problem, effort))
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
@@ -159,7 +160,7 @@ def test_a_chat_goes_on_after_the_calculator_exactly_as_training_did(effort, tok
     ]
     asked = chat(None, reasoning=effort, tools=[CALC], history=history)
     whole = encode(text_of(problem, effort))
-    assert list(asked.render(tokenizer, TEMPLATE).ids) + encode(final(problem)) == whole
+    assert list(render_chat(asked, tokenizer, TEMPLATE).ids) + encode(final(problem)) == whole
 
 
 def test_answers_are_read_in_the_trained_form_only():

@@ -15,8 +15,8 @@ import torch
 
 from tests.model.models import some_tokens, tiny
 from workbench import hooks
-from workbench.recording.generate import Interrupted
-from workbench.recording.taps import Tap
+from workbench.recording.generation import Interrupted
+from workbench.taps import Tap
 
 TOKENS = some_tokens(24)
 INTERRUPTS = 10_000 if os.environ.get("WORKBENCH_LONG") else 300
@@ -175,7 +175,7 @@ def test_an_edit_whose_entry_was_interrupted_is_not_in_force(model):
         lines = []
 
         def tracer(frame, event, arg):
-            if frame.f_code.co_filename.endswith("editing.py"):
+            if frame.f_code.co_filename.endswith("edits/stack.py"):
                 if event == "line":
                     lines.append(frame.f_lineno)
                     if len(lines) == n:

@@ -9,7 +9,7 @@ from tests.model.models import some_tokens, tiny
 from workbench.errors import NotFinite, VerificationWarning, WorkbenchError
 from workbench.experiments.sampling import rollouts
 from workbench.model.sampling import probabilities
-from workbench.recording.generation import choose
+from workbench.recording.decoding import choose
 
 MODEL = Random(seed=3)
 PROMPT = some_tokens(20)

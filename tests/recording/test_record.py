@@ -150,7 +150,7 @@ def test_a_changed_number_makes_its_identity_fail(whole, where, identity):
 def test_a_run_that_breaks_an_identity_is_told_loudly(model, monkeypatch):
     """A lens that is not the model's own read-out: what a broken kernel would leave."""
     wrong = lambda c, w, resid: torch.zeros(*resid.shape[:2], c.d_vocab)  # noqa: E731
-    monkeypatch.setattr("workbench.recording.tracing.unembed", wrong)
+    monkeypatch.setattr("workbench.recording.source.unembed", wrong)
     monkeypatch.setattr(model, "probed", None)
     with pytest.warns(VerificationWarning, match="lens of the last layer"):
         trace = model.trace(TOKENS, record="")
@@ -158,7 +158,7 @@ def test_a_run_that_breaks_an_identity_is_told_loudly(model, monkeypatch):
 
 
 def test_a_hook_that_changes_the_last_bits_is_told(model, monkeypatch):
-    from workbench.recording.tracing import Prober
+    from workbench.recording.verify import Prober
 
     look = Prober.__call__
 
@@ -216,9 +216,9 @@ def test_the_estimate_of_a_generation_is_within_2_percent_if_it_writes_all_its_t
 
 
 def test_a_recording_that_would_not_fit_is_refused_before_it_runs(model, monkeypatch):
-    from workbench.recording import tracing
+    from workbench.recording import plan
 
-    monkeypatch.setattr(tracing, "free_memory", lambda device: 12_000_000)
+    monkeypatch.setattr(plan, "free_memory", lambda device: 12_000_000)
     with pytest.raises(BudgetError, match="Cheaper: record='attention'"):
         model.trace(some_tokens(2000), record="everything")
     trace = model.trace(some_tokens(300), record="auto")
@@ -309,7 +309,7 @@ def test_an_unknown_word_in_record_names_the_nearest(model):
 
 
 def test_sampling_draws_what_the_probabilities_say():
-    from workbench.recording.generation import choose
+    from workbench.recording.decoding import choose
 
     logits = torch.tensor([2.0, 1.0, 0.0, -9.0])
     drawn = np.bincount([choose(logits, 1.0, 1.0, 0, n) for n in range(4000)], minlength=4) / 4000

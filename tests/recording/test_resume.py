@@ -18,11 +18,12 @@ from tests.model.models import ctrl_c_in_pass, some_tokens, tiny
 from workbench import hooks
 from workbench.conversation.chat import chat
 from workbench.errors import BudgetError, ResumeError, TraceExists
+from workbench.model import prefill
 from workbench.model.kernels import native
 from workbench.model.model import Model
-from workbench.recording import tracing
-from workbench.recording.generate import Interrupted
-from workbench.recording.generation import choose
+from workbench.recording import generation, plan
+from workbench.recording.decoding import choose
+from workbench.recording.generation import Interrupted
 from workbench.recording.taps import Recorder
 from workbench.traces import Trace
 
@@ -117,8 +118,8 @@ def test_a_resumed_run_may_be_interrupted_again_and_again(model):
 
 def test_an_interrupt_while_the_prompt_is_read_leaves_nothing_to_go_on_with(model, monkeypatch):
     for at_once in (1024, 8):  # in its only pass, and in one of several
-        monkeypatch.setattr(tracing, "AT_ONCE", at_once)
-        monkeypatch.setattr(tracing, "SOME", 0)
+        monkeypatch.setattr(prefill, "CHUNK_POSITIONS", at_once)
+        monkeypatch.setattr(prefill, "MIN_LAST_CHUNK", 0)
         with ctrl_c_in_pass(1 if at_once == 1024 else 3), pytest.raises(KeyboardInterrupt) as caught:
             model.generate(PROMPT, max_tokens=N)
         assert not isinstance(caught.value, Interrupted) and model.partial is None
@@ -240,7 +241,7 @@ def test_the_dice_of_a_token_depend_on_the_seed_and_its_place():
 
 
 def test_a_streamed_generation_is_resumed_into_its_place(folder, monkeypatch, tmp_path):
-    monkeypatch.setattr(tracing, "AT_ONCE", 64)
+    monkeypatch.setattr(prefill, "CHUNK_POSITIONS", 64)
     model, prompt = Model(folder), some_tokens(70)
     model.stop_ids = frozenset()
     run = lambda to: model.generate(prompt, max_tokens=80, record="residuals attention", to=to)  # noqa: E731
@@ -257,7 +258,7 @@ def test_a_streamed_generation_is_resumed_into_its_place(folder, monkeypatch, tm
 def test_a_place_that_is_taken_is_refused_before_the_model_writes(model, monkeypatch, tmp_path):
     left = interrupted(model, 4)
     where = left.save(tmp_path / "here")
-    monkeypatch.setattr("workbench.recording.generation.forward", lambda *_: pytest.fail("the model ran"))
+    monkeypatch.setattr("workbench.recording.source.forward", lambda *_: pytest.fail("the model ran"))
     with pytest.raises(TraceExists):
         model.generate(PROMPT, max_tokens=N, to=where)
     with pytest.raises(TraceExists):
@@ -271,7 +272,7 @@ def test_a_replay_that_fails_loses_no_token(model, monkeypatch, tmp_path):
         raise OSError("the disk is full")
 
     with monkeypatch.context() as patch:
-        patch.setattr(tracing, "record_pass", full)
+        patch.setattr(generation, "record", full)
         with pytest.raises(OSError, match="full"):
             model.generate(PROMPT, max_tokens=N)
     assert len(model.partial) == len(PROMPT) + N
@@ -376,7 +377,7 @@ def test_a_partial_trace_without_the_state_of_the_run_is_refused(model):
 
 def test_what_does_not_fit_is_refused_and_stays(model, monkeypatch):
     left = interrupted(model, 4)
-    monkeypatch.setattr(tracing, "free_memory", lambda *_: 1000)
+    monkeypatch.setattr(plan, "free_memory", lambda *_: 1000)
     with pytest.raises(BudgetError):
         model.resume(left)
     assert model.partial is left

@@ -10,9 +10,12 @@ import workbench as wb
 from tests.model import textbook
 from tests.model.models import some_tokens, tiny
 from workbench import hooks
+from workbench.edits.edit import Edit
+from workbench.edits.fingerprint import fingerprint
 from workbench.errors import EditError, HookNameError, NotRecorded
 from workbench.model.gpt_oss import forward, forward_from
-from workbench.recording.taps import Chain, Edit, Recorder, Tap, fingerprint
+from workbench.recording.taps import Recorder
+from workbench.taps import Chain, Tap
 
 TOKENS = some_tokens(70)
 POINTS = list(hooks.all_points(4))

@@ -229,7 +229,7 @@ def test_the_path_of_a_trace_is_a_folder(path: Path, tmp_path: Path) -> None:
 
 
 def test_a_header_bomb_is_unsafe_and_not_read(path: Path) -> None:
-    with open(path / PART, "r+b") as file:
+    with (path / PART).open("r+b") as file:
         file.write((MAX_HEADER + 8).to_bytes(8, "little"))
         file.truncate(MAX_HEADER + 1000)
     with pytest.raises(TraceUnsafe, match="over the limit"):

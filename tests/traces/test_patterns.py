@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 import workbench as wb
 from tests.checkpoints import CONFIG, Random
 from tests.model.models import some_tokens, tiny
-from workbench.errors import NotRecorded
+from workbench.errors import NotRecorded, SelectionError
 from workbench.model.model import Model
 from workbench.traces import Manifest, Trace, patterns
 
@@ -197,25 +197,29 @@ def test_labels_say_which_head_query_and_key_a_number_belongs_to():
 @pytest.mark.parametrize(
     ("ask", "there"),
     [
-        (lambda t: wb.pattern(t, 2), "layers 0..1"),
-        (lambda t: wb.pattern_view(t, -1), "layers 0..1"),
-        (lambda t: wb.pattern(t, 0, 10), "heads 0..9"),
-        (lambda t: wb.pattern(t, 0, [1, 12]), "heads 0..9"),
-        (lambda t: wb.pattern(t, 0, 0, 20), "positions 0..19"),
-        (lambda t: wb.pattern(t, 0, 0, slice(30, 40)), "positions 0..19"),
-        (lambda t: wb.pattern(t, 0, 0, keys=-21), "positions 0..19"),
-        (lambda t: wb.pattern_band(t, FULL), r"\[0\]"),
-        (lambda t: patterns.rows(t, 5, [0]), "layers 0..1"),
-        (lambda t: patterns.rows(t, 0, [10]), "heads 0..9"),
+        (lambda t: wb.pattern(t, 2), "layer must be between 0 and 1, got 2"),
+        (lambda t: wb.pattern_view(t, -1), "layer must be between 0 and 1, got -1"),
+        (lambda t: wb.pattern(t, 0, 10), "head must be between 0 and 9, got 10"),
+        (lambda t: wb.pattern(t, 0, [1, 12]), "head must be between 0 and 9, got 12"),
+        (lambda t: wb.pattern(t, 0, 0, 20), "query must be between 0 and 19, got 20"),
+        (lambda t: wb.pattern(t, 0, 0, slice(30, 40)), "query slice.* selects no position.* 0 and 19"),
+        (lambda t: wb.pattern(t, 0, 0, keys=-21), "key must be between 0 and 19, got -21"),
+        (lambda t: patterns.rows(t, 5, [0]), "layer must be between 0 and 1, got 5"),
+        (lambda t: patterns.rows(t, 0, [10]), "head must be between 0 and 9, got 10"),
     ],
 )
 def test_an_error_says_what_there_is(ask, there):
-    with pytest.raises(NotRecorded, match=there):
+    with pytest.raises(SelectionError, match=there):
         ask(made(20))
 
 
+def test_a_layer_without_a_window_has_no_band_and_the_error_names_those_with_one():
+    with pytest.raises(NotRecorded, match=r"\[0\]"):
+        wb.pattern_band(made(20), FULL)
+
+
 def test_a_size_below_one_is_an_error():
-    with pytest.raises(ValueError, match="size is 1 or more"):
+    with pytest.raises(ValueError, match="size must be at least 1, got 0"):
         wb.pattern_view(made(20), 0, size=0)
 
 

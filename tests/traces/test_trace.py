@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from tests.traces import made
-from workbench.errors import HookNameError, NotRecorded
+from workbench.errors import ArgumentTypeError, HookNameError, NotRecorded, SelectionError
 from workbench.traces import Trace, load
 from workbench.traces.spans import Span
 
@@ -123,9 +123,6 @@ def test_nobody_can_change_a_trace() -> None:
         ("z", r"'z' was not recorded .* Run again with record='z'"),
         ("entropy", r"'entropy' was not recorded .* Run again with record='entropy'"),
         (("entropy", 1), r"'entropy' was not recorded"),
-        (("resid_post", 3), r"no layer 3; this model has the layers 0 to 2"),
-        (("resid_post", -4), r"no layer -4"),
-        ("blocks.3.hook_resid_post", r"no layer 3"),
     ],
 )
 def test_what_was_not_recorded_is_said_with_what_was_and_what_to_do(key: Any, says: str) -> None:
@@ -137,6 +134,27 @@ def test_what_was_not_recorded_is_said_with_what_was_and_what_to_do(key: Any, sa
 
 
 @pytest.mark.parametrize(
+    ("key", "error", "says"),
+    [
+        (("resid_post", 3), SelectionError, "^layer must be between 0 and 2, got 3.$"),
+        (("resid_post", -4), SelectionError, "^layer must be between 0 and 2, got -4.$"),
+        ("blocks.3.hook_resid_post", SelectionError, "^layer must be between 0 and 2, got 3.$"),
+        (("resid_post", "1"), ArgumentTypeError, "^layer must be a whole number, got '1'.$"),
+        (("resid_post", 1.0), ArgumentTypeError, "^layer must be a whole number, got 1.0.$"),
+    ],
+)
+def test_a_layer_that_the_model_does_not_have_is_refused_in_one_wording(
+    key: Any, error: type[Exception], says: str
+) -> None:
+    trace = made.trace()
+    assert key not in trace
+    for ask in (trace.__getitem__, trace.stored, trace.source):
+        with pytest.raises(error, match=says) as caught:
+            ask(key)
+        assert str(caught.value).isprintable()
+
+
+@pytest.mark.parametrize(
     ("key", "says"),
     [
         ("reisd_post", "Did you mean 'resid_post'"),
@@ -144,8 +162,6 @@ def test_what_was_not_recorded_is_said_with_what_was_and_what_to_do(key: Any, sa
         (("logits", 0), "one array, without layers"),
         (("logprob", 0), "one array, without layers"),
         (("blocks.0.hook_resid_post", 1), "one array, without layers"),
-        (("resid_post", "1"), "layers are whole numbers"),
-        (("resid_post", 1.0), "layers are whole numbers"),
         (3, "is no name"),
         (None, "is no name"),
         (("resid_post", 1, 2), "is no name"),

@@ -150,7 +150,7 @@ def with_damage(path: Path) -> None:
 
 def with_damaged_numbers(path: Path) -> None:
     made.trace().save(path)
-    with open(path / "part-00000.safetensors", "r+b") as file:
+    with (path / "part-00000.safetensors").open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"\x99")
 
@@ -383,7 +383,7 @@ def test_every_byte_is_durable_before_the_trace_appears(tmp_path: Path, monkeypa
     fsync, rename = os.fsync, os.rename
 
     def seen(fd: int) -> None:
-        events.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+        events.append(Path(f"/proc/self/fd/{fd}").readlink().name)
         fsync(fd)
 
     def moved(source: Path, target: Path) -> None:
@@ -437,7 +437,7 @@ def test_what_a_dead_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> No
 def test_a_locked_folder_is_alive_whatever_its_pid_says(tmp_path: Path) -> None:
     code = f"""
 import os, sys, time
-sys.path.insert(0, {os.getcwd()!r})
+sys.path.insert(0, {str(Path.cwd())!r})
 from tests.traces import made
 from workbench.traces import TraceWriter
 writer = TraceWriter({str(tmp_path / "a")!r}, made.manifest())

@@ -118,7 +118,7 @@ def test_lanes_may_be_pairs_of_your_own_arrays():
 
 
 def test_what_does_not_fit_is_told():
-    with pytest.raises(ValueError, match="one number for each of 98 tokens"):
+    with pytest.raises(ValueError, match="one number for each of the 98 tokens"):
         wb.views.compare(FIRST, SECOND, ["margin"])
     with pytest.raises(NotRecorded, match="entropy"):
         wb.views.compare(FIRST, made.run(OTHER, lanes=False), ["entropy"])

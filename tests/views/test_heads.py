@@ -9,7 +9,7 @@ import workbench as wb
 from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import HEADS, HOSTILE, LAYERS, WINDOW, Alive, inert, whole
-from workbench.errors import NotRecorded
+from workbench.errors import NotRecorded, SelectionError
 from workbench.views import heads_view
 from workbench.views.heads_view import CELLS
 from workbench.views.notebook import snapshot
@@ -79,7 +79,7 @@ def test_all_thumbnails_of_a_layer_stay_under_300_kb():
 def test_a_trace_without_patterns_says_what_records_them():
     with pytest.raises(NotRecorded, match="record='attention'"):
         wb.views.heads(made.run(layers=4, model=whole().manifest.model))
-    with pytest.raises(NotRecorded, match="no head 6"):
+    with pytest.raises(SelectionError, match=r"head must be between 0 and .*, got 6"):
         wb.views.heads(whole(), head=6)
     with pytest.raises(LookupError, match="no 'pattern'"):
         wb.views.heads(whole()).query("pattern", {"layer": 0})

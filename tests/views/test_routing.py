@@ -9,7 +9,7 @@ import workbench as wb
 from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import ACTIVE, EXPERTS, HOSTILE, LAYERS, Alive, inert, whole
-from workbench.errors import NotRecorded
+from workbench.errors import NotRecorded, SelectionError
 from workbench.views.notebook import snapshot
 
 
@@ -27,7 +27,7 @@ def test_the_choices_are_those_of_the_trace_with_the_heaviest_first():
 def test_it_says_what_it_lacks():
     with pytest.raises(NotRecorded, match="expert_indices"):
         wb.views.routing(made.run())
-    with pytest.raises(NotRecorded, match="no layer 4"):
+    with pytest.raises(SelectionError, match="layer must be between 0 and 3, got 4"):
         wb.views.routing(whole(), layer=4)
 
 

@@ -11,7 +11,7 @@ import workbench as wb
 from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import HEADS, HOSTILE, LAYERS, Alive, inert, whole
-from workbench.errors import NotRecorded
+from workbench.errors import NotRecorded, SelectionError
 from workbench.views.notebook import snapshot
 from workbench.views.payload import unpacked
 from workbench.views.step_links import EACH, MOST, pooled, strongest
@@ -223,11 +223,11 @@ def test_a_layer_is_shown_first_if_it_is_given():
     assert (header["layer"], header["matrices"][0]["layer"]) == (3, 3)
     assert "layer 3; steps 0 to 1999; downsampled, 13 × 13 steps a cell" in snapshot(view)
     assert "mean over 3 layers" in snapshot(wb.views.steps(trace, array))
-    with pytest.raises(ValueError, match="layer=1 is in none of the arrays; they have the layers 0, 2, 3"):
+    with pytest.raises(SelectionError, match="layer=1 is in none of the arrays; they have the layers 0, 2, 3"):
         wb.views.steps(trace, array, layer=1)
     named = array[:, :5, :5].assign_coords(layer=["first", "second", "third"])
     assert _edges("named", named, 5).layers == (0, 1, 2)
-    with pytest.raises(ValueError, match="no array has an axis layer"):
+    with pytest.raises(SelectionError, match="no array has an axis layer"):
         wb.views.steps(trace, array.sel(layer=2, drop=True), layer=1)
 
 

@@ -13,6 +13,7 @@ from hypothesis.extra import numpy as hnp
 
 import workbench as wb
 from tests.views import made
+from workbench.errors import SelectionError
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.notebook import _answer, snapshot
@@ -45,7 +46,7 @@ def test_a_payload_refuses_what_javascript_cannot_read():
         packed({"x": float("nan")}, {})
 
 
-def test_what_is_picked_can_be_said_in_python():
+def test_what_is_selected_can_be_said_in_python():
     view = wb.views.tokens(made.run(), selected=4)
     assert view.selected == {"pos": 4}
     view.selected = 9
@@ -59,10 +60,8 @@ def test_what_is_picked_can_be_said_in_python():
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
-        ({"selected": 98}, "selected must be between 0 and 97"),
-        ({"selected": -1}, "selected must be between 0 and 97"),
         ({"window": (5, 5)}, "first, stop"),
-        ({"window": (0, 99)}, r"\(0, 98\)"),
+        ({"window": (0, 99)}, "first < stop <= 98"),
         ({"window": (3,)}, "first, stop"),
         ({"lanes": ["entropie"]}, "there is no lane 'entropie'; there are transcript, belief"),
         ({"lanes": [xr.DataArray(np.zeros(5), dims="pos")]}, "98 positions, not {'pos': 5}"),
@@ -75,6 +74,12 @@ def test_what_is_picked_can_be_said_in_python():
 def test_a_wrong_wish_says_what_there_is(wrong, says):
     with pytest.raises(ValueError, match=says):
         wb.views.score_sheet(made.run(), **wrong)
+
+
+@pytest.mark.parametrize("wrong", [98, -1])
+def test_a_position_that_the_trace_does_not_have_cannot_be_selected(wrong):
+    with pytest.raises(SelectionError, match=rf"^selected must be between 0 and 97, got {wrong}\.$"):
+        wb.views.score_sheet(made.run(), selected=wrong)
 
 
 def test_values_must_be_one_for_each_token():

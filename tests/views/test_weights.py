@@ -10,6 +10,7 @@ import workbench as wb
 from tests.views import made
 from tests.views.browser import Seen, needed
 from tests.views.whole import EXPERTS, HEADS, LAYERS, Alive, inert, whole
+from workbench.errors import SelectionError
 from workbench.views.notebook import snapshot
 from workbench.views.weights_view import NEURONS
 
@@ -67,7 +68,7 @@ def test_what_does_not_fit_is_told():
         wb.views.weights(trace, sinks().isel(head=slice(1, None)))
     with pytest.raises(ValueError, match="routers must hold text, share"):
         wb.views.weights(trace, routers=[router(0).isel(expert=slice(1, None))])
-    with pytest.raises(ValueError, match="layer 7 does not fit"):
+    with pytest.raises(SelectionError, match=r"layer must be between 0 and .*, got 7"):
         wb.views.weights(trace, routers=[router(7)])
     with pytest.raises(ValueError, match="experts must hold raised_text"):
         wb.views.weights(trace, experts=[router(0)])

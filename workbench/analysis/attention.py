@@ -1,13 +1,13 @@
 """Where the heads look."""
 
-import operator
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import xarray as xr
 
-from workbench.errors import NotRecorded
+from workbench.checks import check_head, check_layer, resolve_index
+from workbench.errors import SelectionError
 from workbench.traces import Trace, patterns
 
 Head = int | Sequence[int] | None
@@ -36,8 +36,8 @@ def pattern(
     >>> wb.pattern(trace, layer=1, head=2, queries=slice(8, 16), keys=slice(0, 8)).shape
     (8, 8)
 
-    Raises NotRecorded if the trace holds neither, if the run was edited where it matters, or if there is no such layer,
-    head, query or key.
+    Raises NotRecorded if the trace holds neither, or if the run was edited where it matters; SelectionError if there
+    is no such layer, head, query or key.
     """
     heads, dims = _heads(trace, layer, head)
     at, seen = _positions("query", queries, len(trace)), _positions("key", keys, len(trace))
@@ -95,7 +95,7 @@ def pattern_view(
     >>> view.attrs["downsampled"], bool(view.max() == wb.pattern(trace, layer=1, head=2).max())
     ('max', True)
 
-    Raises NotRecorded as `wb.pattern` does, ValueError for a size below 1.
+    Raises NotRecorded as `wb.pattern` does, ArgumentError for a size below 1.
     """
     heads, dims = _heads(trace, layer, head)
     view = patterns.view(trace, layer, heads, size, sampled=sampled)
@@ -120,16 +120,12 @@ def _attrs(trace: Trace, layer: int, sink: np.ndarray) -> dict[str, Any]:
 
 def _heads(trace: Trace, layer: int, head: Head) -> tuple[slice | list[int], tuple[str, ...]]:
     """The heads as a slice or list, and the axes of what comes back."""
-    n_layers, n_heads = trace.config["n_layers"], trace.config["n_heads"]
-    if not 0 <= layer < n_layers:
-        raise NotRecorded(f"there is no layer {layer}: the trace has layers 0..{n_layers - 1}")
+    check_layer(layer, trace.config["n_layers"])
     if head is None:
         return slice(None), ("head", "query")
     single = not isinstance(head, Sequence | np.ndarray)
-    heads = [operator.index(h) for h in ([head] if single else head)]  # pyright: ignore[reportGeneralTypeIssues]
-    for h in heads:
-        if not 0 <= h < n_heads:
-            raise NotRecorded(f"there is no head {h}: a layer has heads 0..{n_heads - 1}")
+    several = [head] if single else head
+    heads = [check_head(h, trace.config["n_heads"]) for h in several]  # pyright: ignore[reportGeneralTypeIssues]
     return heads, ("query",) if single else ("head", "query")
 
 
@@ -142,9 +138,7 @@ def _positions(what: str, wanted: int | slice | None, n: int) -> slice:
         return slice(None)
     if isinstance(wanted, slice):
         if not range(n)[wanted]:
-            raise NotRecorded(f"there is no {what} in {wanted}: the trace has the positions 0..{n - 1}")
+            raise SelectionError(f"{what} {wanted} selects no position: they are between 0 and {n - 1}.")
         return wanted
-    if not -n <= (at := operator.index(wanted)) < n:
-        raise NotRecorded(f"there is no {what} {at}: the trace has the positions 0..{n - 1}")
-    at %= n
+    at = resolve_index(what, wanted, n)
     return slice(at, at + 1)

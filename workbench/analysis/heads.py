@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import xarray as xr
 
-from workbench.errors import NotRecorded
+from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace, patterns
 from workbench.traces.steps import Step, stretches
 
@@ -177,11 +177,13 @@ def receiver_heads(attention: xr.DataArray, *, ignore: int = NEAR) -> xr.Dataset
     >>> int(found["vertical"][0, 0].argmax("step")), round(float(found["kurtosis"][0, 0]), 2)
     (6, 5.11)
 
-    Raises ValueError if there are fewer than `ignore` + 3 steps.
+    Raises ArgumentError if there are fewer than `ignore` + 3 steps.
     """
     n = attention.sizes["step"]
     if n < ignore + 3:
-        raise ValueError(f"{n} steps are too few: {ignore + 3} are needed where the {ignore} nearest do not count")
+        raise ArgumentError(
+            f"{n} steps are too few: the nearest {ignore} do not count, so at least {ignore + 3} are needed."
+        )
     values = attention.transpose("layer", "head", "step", "key_step").values
     vertical = np.full((*values.shape[:2], n), np.nan)
     for step in range(n - ignore):

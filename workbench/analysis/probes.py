@@ -14,7 +14,8 @@ from tqdm.auto import tqdm
 from workbench import hooks
 from workbench.analysis import statistics
 from workbench.analysis.problem_groups import problem
-from workbench.errors import HookNameError, MissingDependency
+from workbench.checks import require
+from workbench.errors import ArgumentError, HookNameError
 from workbench.traces import Trace
 
 CONTROLS = 10  # control tasks that are drawn
@@ -60,9 +61,9 @@ def linear_probe(
     >>> float(found["baseline"])  # so this says nothing of the model: which token is a plus is seen without it
     1.0
 
-    Raises ValueError if labels and positions are not equally many, with fewer than two labels, or with fewer problems
-    than folds; HookNameError for a point that is not one vector a position; NotRecorded if it was not recorded;
-    MissingDependency without scikit-learn.
+    Raises ArgumentError if labels and positions are not equally many, with fewer than two labels, or with fewer
+    problems than folds; HookNameError for a point that is not one vector a position; NotRecorded if it was not
+    recorded; MissingDependency without scikit-learn.
     """
     ridge = _ridge(penalty)
     axis = _axis(at)
@@ -78,12 +79,10 @@ def linear_probe(
     kinds, y = np.unique(label, return_inverse=True)
     n_problems = len(np.unique(group))
     if len(kinds) < 2:
-        raise ValueError(
-            f"a probe tells labels apart, and {'the only one is ' + kinds[0] if len(kinds) else 'none is'} given"
-        )
+        raise ArgumentError(f"a probe needs at least two different labels, got {', '.join(map(str, kinds)) or 'none'}.")
     if not 2 <= folds <= n_problems:
-        raise ValueError(
-            f"{n_problems} problems cannot be dealt into {folds} folds: give more traces, or folds=2 to it"
+        raise ArgumentError(
+            f"folds must be between 2 and {n_problems}, the number of problems, got {folds}. Give more traces."
         )
 
     rng = np.random.default_rng(seed)
@@ -144,13 +143,11 @@ def linear_probe(
 
 def _ridge(penalty: float) -> Fit:
     """A function that fits standardised numbers (place feature) to targets (place target)."""
-    try:
-        from sklearn.linear_model import Ridge
-        from sklearn.pipeline import make_pipeline
-        from sklearn.preprocessing import StandardScaler
-    except ImportError:
-        raise MissingDependency("probes are fitted with scikit-learn: pip install 'gpt-oss-workbench[lab]'") from None
-    return lambda x, targets: make_pipeline(StandardScaler(), Ridge(penalty)).fit(x, targets)
+    ridge = require("sklearn.linear_model", extra="lab").Ridge(penalty)
+    scaler = require("sklearn.preprocessing", extra="lab").StandardScaler()
+    pipeline = require("sklearn.pipeline", extra="lab").make_pipeline(scaler, ridge)
+    clone = require("sklearn.base", extra="lab").clone
+    return lambda x, targets: clone(pipeline).fit(x, targets)
 
 
 def _held_out(fit: Fit, x: np.ndarray, tasks: np.ndarray, n_kinds: int, fold: np.ndarray) -> np.ndarray:
@@ -209,7 +206,9 @@ def _axis(at: str) -> str:
 
 def _same_length(traces: Sequence[Trace], given: Sequence[Sequence], what: str) -> None:
     if len(given) != len(traces):
-        raise ValueError(f"{len(traces)} traces need {len(traces)} lists of {what}, not {len(given)}")
+        raise ArgumentError(f"{what} must be one list for each of the {len(traces)} traces, got {len(given)} lists.")
     for trace, those in zip(traces, given):
         if len(those) != len(trace):
-            raise ValueError(f"{len(those)} {what} for {len(trace)} positions: give one for each, None to leave it out")
+            raise ArgumentError(
+                f"{what} must be one for each of the {len(trace)} positions (None leaves it out), got {len(those)}."
+            )

@@ -14,7 +14,8 @@ import xarray as xr
 
 from workbench.analysis import statistics
 from workbench.analysis.problem_groups import problem
-from workbench.errors import NotRecorded
+from workbench.checks import resolve_position
+from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace
 from workbench.traces.steps import Step, stretches
 
@@ -28,7 +29,7 @@ def positions(trace: Trace, where: Where = None) -> np.ndarray:
     >>> positions(trace, slice(2, 5)).tolist(), len(positions(trace)) == len(trace)
     ([2, 3, 4], True)
 
-    Raises NotRecorded if no position is left.
+    Raises NotRecorded if no position is left, SelectionError for a position that the trace does not have.
     """
     every = np.arange(len(trace))
     if where is None:
@@ -37,7 +38,10 @@ def positions(trace: Trace, where: Where = None) -> np.ndarray:
         spans = [every[span.content] for span in trace.spans if where in (span.channel, span.role)]
         chosen = np.concatenate(spans) if spans else every[:0]
     else:
-        chosen = every[where] if isinstance(where, slice) else every[np.asarray(where, int)]
+        numbers = where if isinstance(where, slice) else np.asarray(where, int)
+        for end in () if isinstance(numbers, slice) or not numbers.size else (numbers.min(), numbers.max()):
+            resolve_position(end, len(trace))
+        chosen = every[numbers]
     if not len(chosen):
         there = sorted({name for span in trace.spans for name in (span.channel, span.role) if name})
         raise NotRecorded(
@@ -87,7 +91,7 @@ def router_entropy(trace: Trace, of: str = "router") -> xr.DataArray:
     >>> bool(router_entropy(trace, "chosen").max() <= np.log(trace.config["n_active"]) + 1e-6)
     True
 
-    Raises ValueError for another `of`.
+    Raises ArgumentError for another `of`.
     """
     if of == "router":
         logits = _stacked(trace, "router_logits")
@@ -96,7 +100,7 @@ def router_entropy(trace: Trace, of: str = "router") -> xr.DataArray:
     elif of == "chosen":
         p = _stacked(trace, "expert_weights")
     else:
-        raise ValueError(f"of is 'router' or 'chosen', not {of!r}")
+        raise ArgumentError(f"of must be 'router' or 'chosen', got {of!r}.")
     values = -np.where(p > 0, p * np.log(np.maximum(p, 1e-300)), 0).sum(-1)
     layers = trace.layers("router_logits" if of == "router" else "expert_weights")
     return _labelled(values, ("layer", "pos"), f"entropy of the {of}", "nats", layers=layers)
@@ -189,15 +193,17 @@ def specialisation(
     >>> sorted(found.data_vars), found["information"].dims
     (['information', 'null', 'p'], ('layer',))
 
-    Raises ValueError if labels and positions are not equally many, NotRecorded if no position has a label.
+    Raises ArgumentError if labels and positions are not equally many, NotRecorded if no position has a label.
     """
     several = [traces] if isinstance(traces, Trace) else list(traces)
     lists: list[Any] = [labels] if isinstance(traces, Trace) else list(labels)
     if len(lists) != len(several):
-        raise ValueError(f"{len(several)} traces need {len(several)} lists of labels, not {len(lists)}")
+        raise ArgumentError(f"labels must be one list for each of the {len(several)} traces, got {len(lists)} lists.")
     for trace, named in zip(several, lists):
         if len(named) != len(trace):
-            raise ValueError(f"{len(named)} labels for {len(trace)} positions: give one for each, None to leave it out")
+            raise ArgumentError(
+                f"labels must be one for each of the {len(trace)} positions (None leaves it out), got {len(named)}."
+            )
     rng = np.random.default_rng(seed)
     kept = [np.array([i for i, label in enumerate(named) if label is not None], int) for named in lists]
     if not sum(map(len, kept)):
@@ -252,16 +258,16 @@ def routing_drift(
     >>> drift.dims, bool(np.isnan(drift[0, 0, 0]))
     (('layer', 'step', 'key_step'), True)
 
-    Raises NotRecorded if a trace has fewer than two parts, ValueError if the traces have not equally many.
+    Raises NotRecorded if a trace has fewer than two parts, ArgumentError if the traces have not equally many.
     """
     several = [traces] if isinstance(traces, Trace) else list(traces)
     given: list[Any] = [parts] if isinstance(traces, Trace) else [None] * len(several) if parts is None else list(parts)
     if len(given) != len(several):
-        raise ValueError(f"{len(several)} traces need {len(several)} lists of parts, not {len(given)}")
+        raise ArgumentError(f"parts must be one list for each of the {len(several)} traces, got {len(given)} lists.")
     spots = [_spots(trace, pieces) for trace, pieces in zip(several, given)]
     if not spots or len({len(at) for at in spots}) > 1:
         counts = ", ".join(str(len(at)) for at in spots)
-        raise ValueError(f"each trace must have as many parts as the others; they have {counts or 'none'}")
+        raise ArgumentError(f"every trace must have the same number of parts, got {counts or 'none'}.")
     rans = [_ran(trace, np.arange(len(trace))) for trace in several]
     prompts = _prompts(several)
     n_problems = len(np.unique(prompts))

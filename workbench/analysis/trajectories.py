@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis.problem_groups import problem
-from workbench.errors import NotRecorded
+from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace
 from workbench.traces.steps import Step, steps
 
@@ -35,10 +35,10 @@ def resid_basis(
     >>> basis["direction"].dims, basis.attrs["n_problems"]
     (('layer', 'component', 'd_model'), 4)
 
-    Raises NotRecorded if `at` was not recorded or there are no steps, ValueError if `n` components need more steps.
+    Raises NotRecorded if `at` was not recorded or there are no steps, ArgumentError if `n` components need more steps.
     """
     if not traces or (parts is not None and len(parts) != len(traces)):
-        raise ValueError(f"{len(traces)} traces need as many lists of parts, and one of each at least")
+        raise ArgumentError(f"give at least one trace, and one list of parts for each: got {len(traces)} traces.")
     lists = [_spots(trace, None if parts is None else parts[i]) for i, trace in enumerate(traces)]
     rows = sum(map(len, lists))
     means, components, shares = [], [], []
@@ -46,7 +46,10 @@ def resid_basis(
         paths = [_means(trace[at, layer], spots) for trace, spots in zip(traces, lists)]
         x = np.concatenate(paths)
         if not 0 < n <= min(rows - 1, x.shape[1]):
-            raise ValueError(f"{rows} steps of {x.shape[1]} numbers have no {n} components: give more traces, or n={1}")
+            raise ArgumentError(
+                f"{n} components need more than {n} steps of at least {n} numbers, got {rows} steps of {x.shape[1]}. "
+                "Give more traces or a smaller n."
+            )
         _, size, axes = np.linalg.svd(x - x.mean(0), full_matrices=False)
         along = np.mean([path[-1] - path[0] for path in paths], 0) @ axes[:n].T
         means.append(x.mean(0))
@@ -81,10 +84,11 @@ def resid_trajectory(
     >>> walk["path"].dims, walk.sizes["step"] == len(wb.steps(traces[0]))
     (('layer', 'step', 'component'), True)
 
-    Raises ValueError if the problem was in the fit, or for a basis of another width; NotRecorded as `resid_basis` does.
+    Raises ArgumentError if the problem was in the fit, or for a basis of another width; NotRecorded as `resid_basis`
+    does.
     """
     if _mark(trace) in basis.attrs["problems"]:
-        raise ValueError(
+        raise ArgumentError(
             f"this problem is one of the {basis.attrs['n_problems']} that the basis was fitted on, so its path would "
             "look better than it is: fit the basis on other problems"
         )
@@ -93,7 +97,9 @@ def resid_trajectory(
     for layer in basis["layer"].values:
         x = np.asarray(trace[at, int(layer)], np.float64)
         if x.shape[1] != basis.sizes["d_model"]:
-            raise ValueError(f"the basis is {basis.sizes['d_model']} numbers wide, this model {x.shape[1]}")
+            raise ArgumentError(
+                f"the basis has d_model={basis.sizes['d_model']} and this trace {x.shape[1]}: fit it on its own traces."
+            )
         axes = basis["direction"].sel(layer=layer).values
         centre = basis["mean"].sel(layer=layer).values
         means = _means(x, spots)
@@ -137,11 +143,11 @@ def step_cosine(
     >>> cosine.dims, bool(np.allclose(np.diagonal(cosine, axis1=1, axis2=2), 1))
     (('layer', 'step', 'key_step'), True)
 
-    Raises ValueError if the problem was in the fit, NotRecorded as `resid_basis` does.
+    Raises ArgumentError if the problem was in the fit, NotRecorded as `resid_basis` does.
     """
     if basis is not None:
         if _mark(trace) in basis.attrs["problems"]:
-            raise ValueError("this problem is one of those that the basis was fitted on: fit it on other problems")
+            raise ArgumentError("this problem is one of those that the basis was fitted on: fit it on other problems")
         at = basis.attrs["at"]
     spots, values = _spots(trace, parts), []
     for layer in range(trace.config["n_layers"]):

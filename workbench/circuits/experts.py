@@ -11,7 +11,8 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from workbench.circuits.vocabulary import NUMBERS, chosen, in_range, reading, texts, wide, writing
+from workbench.checks import resolve_index, resolve_layer
+from workbench.circuits.vocabulary import NUMBERS, chosen, reading, texts, wide, writing
 from workbench.model.kernels.lora import Adapted
 from workbench.model.kernels.packed import dense
 from workbench.model.model import Model
@@ -31,10 +32,10 @@ def router_tokens(model: Model, layer: int, *, k: int = 10, tokens: Sequence[int
     >>> found["token"].dims, round(float(found["share"].sum()), 6) == model.config.n_active
     (('expert', 'rank'), True)
 
-    Raises NotRecorded if there is no such layer, PromptError for an id that the model does not have.
+    Raises SelectionError if there is no such layer, PromptError for an id that the model does not have.
     """
     c = model.config
-    layer, ids = in_range(layer, c.n_layers, "layer"), chosen(model, tokens)
+    layer, ids = resolve_layer(layer, c.n_layers), chosen(model, tokens)
     block = model.weights.blocks[layer]
     rows = block.whole("w_router").to(wide(model))
     logits = reading(model, ids, block.ln2, rows) + block.b_router.to(rows.dtype)  # token expert
@@ -78,12 +79,13 @@ def expert_writes(
     >>> found["raised"].dims, found["bias_text"].shape, bool((found["raised_logit"] >= found["lowered_logit"]).all())
     (('neuron', 'rank'), (3,), True)
 
-    Raises NotRecorded if there is no such layer, expert or neuron, PromptError for an id that the model does not have.
+    Raises SelectionError if there is no such layer, expert or neuron, PromptError for an id that the model does not
+    have.
     """
     c = model.config
-    layer, ids = in_range(layer, c.n_layers, "layer"), chosen(model, tokens)
-    expert = in_range(expert, c.n_experts, "expert")
-    every = [in_range(n, c.d_mlp, "neuron") for n in (range(c.d_mlp) if neurons is None else neurons)]
+    layer, ids = resolve_layer(layer, c.n_layers), chosen(model, tokens)
+    expert = resolve_index("expert", expert, c.n_experts)
+    every = [resolve_index("neuron", n, c.d_mlp) for n in (range(c.d_mlp) if neurons is None else neurons)]
     experts, k = model.weights.blocks[layer].experts, min(k, len(ids))
     columns = _whole(experts.down, expert, wide(model))[:, every].T  # neuron d_model
     raised, lowered = [], []

@@ -12,7 +12,9 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from workbench.circuits.vocabulary import chosen, in_range, largest_pairs, reading, texts, wide, writing
+from workbench.checks import resolve_head, resolve_layer
+from workbench.circuits.vocabulary import chosen, largest_pairs, reading, texts, wide, writing
+from workbench.errors import ArgumentError
 from workbench.model.gpt_oss import rope_table, rotate
 from workbench.model.model import Model
 
@@ -27,12 +29,12 @@ def head_sinks(model: Model, *, keys: int | None = None) -> xr.Dataset:
     >>> found["logit"].dims, bool(((found["share"] > 0) & (found["share"] < 1)).all())
     (('layer', 'head'), True)
 
-    Raises ValueError without a key.
+    Raises ArgumentError without a key.
     """
     c = model.config
     keys = c.window if keys is None else keys
     if keys < 1:
-        raise ValueError(f"a sink shares with one key at least, not {keys}")
+        raise ArgumentError(f"keys must be at least 1, got {keys}.")
     logit = torch.stack([block.sinks for block in model.weights.blocks]).double().cpu().numpy()
     data = {
         "logit": (("layer", "head"), logit),
@@ -60,11 +62,11 @@ def ov_circuit(model: Model, layer: int, head: int, *, k: int = 20, tokens: Sequ
     >>> found["logit"].dims, bool((np.diff(found["logit"]) <= 0).all()), -1 <= found.attrs["copying"] <= 1
     (('pair',), True, True)
 
-    Raises NotRecorded if there is no such layer or head, PromptError for an id that the model does not have.
+    Raises SelectionError if there is no such layer or head, PromptError for an id that the model does not have.
     """
     c = model.config
-    block = model.weights.blocks[in_range(layer, c.n_layers, "layer")]
-    head, ids = in_range(head, c.n_heads, "head"), chosen(model, tokens)
+    block = model.weights.blocks[resolve_layer(layer, c.n_layers)]
+    head, ids = resolve_head(head, c.n_heads), chosen(model, tokens)
     values = _of(head // (c.n_heads // c.n_kv_heads), c.d_head)
     read = reading(model, ids, block.ln1, block.whole("w_v")[values])  # token d_head
     writes = block.whole("w_o")[:, _of(head, c.d_head)].to(wide(model))
@@ -105,15 +107,15 @@ def qk_circuit(
     >>> found["logit"].dims, bool((np.diff(found["logit"]) <= 0).all())
     (('pair',), True)
 
-    Raises ValueError for a distance that the layer does not see, NotRecorded if there is no such layer or head,
+    Raises ArgumentError for a distance that the layer does not see, SelectionError if there is no such layer or head,
     PromptError for an id that the model does not have.
     """
     c = model.config
-    layer = in_range(layer, c.n_layers, "layer")
-    head, ids = in_range(head, c.n_heads, "head"), chosen(model, tokens)
+    layer = resolve_layer(layer, c.n_layers)
+    head, ids = resolve_head(head, c.n_heads), chosen(model, tokens)
     seen = c.window if c.is_sliding(layer) else c.n_ctx
     if not 0 <= distance < seen:
-        raise ValueError(f"layer {layer} sees keys at the distances 0 to {seen - 1}, and none at {distance}")
+        raise ArgumentError(f"distance must be between 0 and {seen - 1} in layer {layer}, got {distance}.")
     query, key = (part(model, layer, head, ids) for part in (_queries, _keys))
     logit, q, k_ = largest_pairs(_turned(model, query, distance), _turned(model, key, 0), k, "QK circuit")
     block = model.weights.blocks[layer]
@@ -141,11 +143,11 @@ def qk_distance(
     >>> found.dims, bool(np.isnan(found.sel(layer=0, distance=slice(model.config.window, None))).all())
     (('layer', 'head', 'distance'), True)
 
-    Raises ValueError for a negative distance, PromptError for an id that the model does not have.
+    Raises ArgumentError for a negative distance, PromptError for an id that the model does not have.
     """
     c, ids = model.config, chosen(model, tokens)
     if not len(distances) or min(distances) < 0:
-        raise ValueError(f"distances are 0 or more, and one at least: {list(distances)[:5]}")
+        raise ArgumentError(f"distances must be at least one number, none below 0, got {list(distances)[:5]}.")
     values = np.full((c.n_layers, c.n_heads, len(distances)), np.nan)
     for layer in range(c.n_layers):
         seen = [i for i, distance in enumerate(distances) if not c.is_sliding(layer) or distance < c.window]

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from workbench.errors import NotRecorded, PromptError
+from workbench.errors import PromptError
 from workbench.model.kernels.rows import rms_norm
 from workbench.model.model import Model
 
@@ -21,13 +21,6 @@ TILE = 512, 1024  # rows and columns of a product at a time: 2 MB; larger ones t
 def wide(model: Model) -> torch.dtype:
     """fp32, or fp64 for a model in fp64."""
     return torch.promote_types(model.dtype, torch.float32)
-
-
-def in_range(number: int, n: int, what: str) -> int:
-    """`number`, counted from the end if it is negative. Raises NotRecorded if there is none."""
-    if not -n <= number < n:
-        raise NotRecorded(f"there is no {what} {number}; this model has 0 to {n - 1}")
-    return number % n
 
 
 def chosen(model: Model, tokens: Sequence[int] | None) -> Tensor:

@@ -1,19 +1,16 @@
-"""A Chat: what is said to a model, free of any tokenizer until harmony or the model's template renders it."""
+"""Makes a Chat of a question, its history and its tools, and checks each of them. Knows no tokenizer or template."""
 
 import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from typing import Any
 
-from workbench.conversation import harmony
-from workbench.conversation import template as jinja
-from workbench.conversation.history import put_back, shown
-from workbench.conversation.o200k import harmony_encoding
-from workbench.conversation.parse import CONSTRAIN, parse
-from workbench.conversation.tokenizer import Tokenizer, valid
+from workbench.conversation.messages import Chat, Message, Tool
+from workbench.conversation.parse import CONSTRAIN
+from workbench.conversation.tokenizer import valid
 from workbench.errors import PromptError
-from workbench.traces.spans import NO_TOOL, Span
+from workbench.traces.spans import NO_TOOL
 
 EFFORTS = ("low", "medium", "high")
 BUILTIN = ("browser", "python")
@@ -26,85 +23,6 @@ EXTRA_KEYS = {  # what a message of history may say besides role, content and id
 NAME = re.compile(r"[\w.\-]+")  # of a tool that is described
 WORD = re.compile(r"[^\s<|>=]+")  # of a header: channel, recipient, content type
 WRITTEN = re.compile(r"\S+")  # the same in a message that a model wrote
-
-
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One earlier message. `thinking` is what an assistant thought before it: an analysis message of its own.
-
-    `ids` are its tokens, if it has been written before: they are rendered as they are, where they say the same.
-    """
-
-    role: str
-    content: str
-    channel: str | None = None
-    recipient: str | None = None
-    name: str | None = None  # of the tool that answers
-    content_type: str | None = None  # "<|constrain|>json", "json", "code", … as it stands in the header
-    thinking: str | None = None
-    ids: tuple[int, ...] | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Tool:
-    """A function that the model may call, or one of harmony's own tools (`builtin`)."""
-
-    name: str
-    description: str = ""
-    parameters: str | None = None  # a JSON schema, as canonical JSON: the object stays hashable
-    builtin: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Rendered:
-    """Token ids, the messages in them, and who wrote them: "openai-harmony" or "template"."""
-
-    ids: tuple[int, ...]
-    spans: tuple[Span, ...]
-    how: str
-
-
-@dataclass(frozen=True, slots=True)
-class Chat:
-    """What is said to a model. Made by `chat`; equal chats render to equal ids."""
-
-    messages: tuple[Message, ...]
-    system: str | None = None
-    developer: str | None = None
-    tools: tuple[Tool, ...] = ()
-    reasoning: str | None = None
-    date: str | None = None
-    keep_thoughts: bool = False
-
-    def render(self, tokenizer: Tokenizer, template: jinja.Template | None = None) -> Rendered:
-        """The ids that ask for the assistant's answer; they end with `<|start|>assistant`.
-
-        For gpt-oss's own vocabulary openai-harmony writes them, otherwise `template`, the model's chat template (of
-        several by name "tool_use" where there are tools, else "default").
-        Both treat what was said as plain text: a user who writes `<|end|>` ends nothing.
-
-        >>> tokenizer = Tokenizer.from_folder("data/pocket")
-        >>> from pathlib import Path
-        >>> template = Path("data/pocket/chat_template.jinja").read_text()
-        >>> rendered = chat("What is 7+8?", reasoning="low").render(tokenizer, template)
-        >>> tokenizer.decode(rendered.ids)
-        '<|start|>system<|message|>Reasoning: low<|end|><|start|>user<|message|>What is 7+8?<|end|><|start|>assistant'
-        >>> rendered.how, [span.role for span in rendered.spans]
-        ('template', ['system', 'user', 'assistant'])
-
-        Raises PromptError if the template has no place for something that was said, or if there is no template.
-        """
-        chat = replace(self, messages=tuple(shown(self.messages, keep_thoughts=self.keep_thoughts)))
-        if encoding := harmony_encoding(tokenizer):
-            ids, how = harmony.render(chat, tokenizer, encoding), "openai-harmony"
-        elif template is not None:
-            ids, how = put_back(jinja.render(chat, tokenizer, template), chat.messages, tokenizer), "template"
-        else:
-            raise PromptError(
-                "this model has no chat template, and its vocabulary is not gpt-oss's, so a chat cannot be rendered. "
-                "Put chat_template.jinja into its folder, or give token ids."
-            )
-        return Rendered(tuple(ids), tuple(parse(ids, tokenizer)), how)
 
 
 def chat(

@@ -4,15 +4,14 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from workbench.conversation.history import as_written
+from workbench.conversation.messages import Chat, Message
 from workbench.conversation.tokenizer import Tokenizer
 
 if TYPE_CHECKING:
     from openai_harmony import HarmonyEncoding
 
-    from workbench.conversation.chat import Chat, Message
 
-
-def render(chat: "Chat", tokenizer: Tokenizer, encoding: "HarmonyEncoding") -> list[int]:
+def render(chat: Chat, tokenizer: Tokenizer, encoding: "HarmonyEncoding") -> list[int]:
     """The ids of the whole chat, up to `<|start|>assistant`; a message that has been written before is as it was."""
     from openai_harmony import Conversation, RenderConversationConfig
 
@@ -25,7 +24,7 @@ def render(chat: "Chat", tokenizer: Tokenizer, encoding: "HarmonyEncoding") -> l
     return [*ids, tokenizer.special["<|start|>"], *tokenizer.encode("assistant")]
 
 
-def _system(chat: "Chat"):
+def _system(chat: Chat):
     from openai_harmony import Message, ReasoningEffort, Role, SystemContent
 
     content = SystemContent.new().with_reasoning_effort(ReasoningEffort((chat.reasoning or "medium").capitalize()))
@@ -41,7 +40,7 @@ def _system(chat: "Chat"):
     return Message.from_role_and_content(Role.SYSTEM, content)
 
 
-def _developer(chat: "Chat") -> list:
+def _developer(chat: Chat) -> list:
     from openai_harmony import DeveloperContent, Message, Role, ToolDescription
 
     functions = [tool for tool in chat.tools if not tool.builtin]
@@ -61,7 +60,7 @@ def _schema(parameters: str | None) -> dict[str, Any] | None:
     return None if parameters is None else json.loads(parameters)
 
 
-def _message(message: "Message"):
+def _message(message: Message):
     from openai_harmony import Author, Role, TextContent
     from openai_harmony import Message as Harmony
 

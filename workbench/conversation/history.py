@@ -3,15 +3,13 @@
 import json
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from workbench.conversation.messages import Message
 from workbench.conversation.parse import parse
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import PromptError
 from workbench.traces.spans import Span, is_call
-
-if TYPE_CHECKING:
-    from workbench.conversation.chat import Message
 
 
 class Written(Protocol):
@@ -64,7 +62,7 @@ def history(trace: Written) -> list[dict[str, Any]]:
     return messages
 
 
-def shown(messages: Sequence["Message"], *, keep_thoughts: bool) -> list["Message"]:
+def shown(messages: Sequence[Message], *, keep_thoughts: bool) -> list[Message]:
     """The messages that the model is shown, each thought as a message of its own.
 
     As gpt-oss was trained, what was on the analysis channel before the last final message is left out; the analysis of
@@ -85,7 +83,7 @@ def shown(messages: Sequence["Message"], *, keep_thoughts: bool) -> list["Messag
     return [m for n, m in enumerate(whole) if n > finals[-1] or m.channel != "analysis"]
 
 
-def as_written(message: "Message", tokenizer: Tokenizer, *, last: bool) -> list[int] | None:
+def as_written(message: Message, tokenizer: Tokenizer, *, last: bool) -> list[int] | None:
     """The tokens of a message as they were written; None if there are none, or if they are of another message.
 
     A header that says the same is taken as it is, and so is content. `last`: no tokens of the same text follow, so the
@@ -110,7 +108,7 @@ def _end(span: Span, tokenizer: Tokenizer) -> int:
     return tokenizer.special["<|call|>" if is_call(span) else "<|end|>"]
 
 
-def _same_header(span: Span, message: "Message") -> bool:
+def _same_header(span: Span, message: Message) -> bool:
     """Whether the header of a message is that of a span."""
     role = "assistant" if span.role == "unparsed" else span.role
     if role != message.role or role == "user":
@@ -123,7 +121,7 @@ def _bare(name: str | None) -> str | None:
     return None if name is None else name.removeprefix("functions.")
 
 
-def put_back(ids: list[int], messages: Sequence["Message"], tokenizer: Tokenizer) -> list[int]:
+def put_back(ids: list[int], messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
     """What a template made of messages, with those in it that say the same as they were written."""
     spans = [span for span in parse(ids, tokenizer) if span.role not in ("system", "developer")][:-1]
     if len(spans) != len(messages):

@@ -7,31 +7,32 @@ import tempfile
 import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from workbench.conversation.tokenizer import symbol_bytes
+from workbench.conversation.bpe_bytes import symbol_bytes
+from workbench.conversation.tokenizer import Tokenizer
+from workbench.files import atomic_write
 from workbench.paths import expanded
 
 if TYPE_CHECKING:
     from openai_harmony import HarmonyEncoding
 
-    from workbench.conversation.tokenizer import Tokenizer
-
+GPT_OSS_DIGEST = "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3"  # as published, both sizes
 RANKS_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"  # harmony checks the same
 N_RANKS = 199_998
 FILE = "o200k_base.tiktoken"
 _lock = threading.Lock()  # the environment belongs to the whole process
 
 
-def harmony_encoding(tokenizer: "Tokenizer") -> "HarmonyEncoding | None":
+def harmony_encoding(tokenizer: Tokenizer) -> "HarmonyEncoding | None":
     """harmony's encoding for gpt-oss; None if the tokenizer is another one or openai-harmony is not installed.
 
     The first call writes `o200k_base.tiktoken` (3.6 MB) to `cache_folder()`, or to a temporary folder for the
     moment of loading where that cannot be written.
     """
-    if not tokenizer.is_o200k:
+    if not is_o200k(tokenizer):
         return None
     with _lock:
         return _load(tokenizer)
@@ -54,13 +55,26 @@ def ranks(symbols: Mapping[str, int]) -> bytes:
     return b"".join(base64.b64encode(symbol_bytes(symbol)) + b" %d\n" % rank for symbol, rank in ordered)
 
 
+@lru_cache(maxsize=8)  # each question asks, and the answer needs a hash of the whole vocabulary
+def is_o200k(tokenizer: Tokenizer) -> bool:
+    """Whether the vocabulary is o200k_harmony, gpt-oss's own, id for id.
+
+    >>> is_o200k(Tokenizer.from_folder("data/pocket"))
+    False
+    """
+    if tokenizer.digest == GPT_OSS_DIGEST:
+        return True
+    # the same table, saved by another writer
+    return tokenizer.special.get("<|start|>") == 200006 and is_o200k_base(tokenizer.symbols)
+
+
 def is_o200k_base(symbols: Mapping[str, int]) -> bool:
     """Whether the vocabulary is OpenAI's o200k_base, byte for byte."""
     return len(symbols) == N_RANKS and hashlib.sha256(ranks(symbols)).hexdigest() == RANKS_SHA256
 
 
 @cache
-def _load(tokenizer: "Tokenizer") -> "HarmonyEncoding | None":
+def _load(tokenizer: Tokenizer) -> "HarmonyEncoding | None":
     try:
         from openai_harmony import HarmonyEncodingName, load_harmony_encoding
     except ImportError:
@@ -70,7 +84,7 @@ def _load(tokenizer: "Tokenizer") -> "HarmonyEncoding | None":
 
 
 @contextmanager
-def _vocabulary_folder(tokenizer: "Tokenizer") -> Iterator[Path]:
+def _vocabulary_folder(tokenizer: Tokenizer) -> Iterator[Path]:
     """A folder that holds the right `o200k_base.tiktoken` for as long as the block runs."""
     kept = cache_folder()
     if _is_right(kept / FILE):
@@ -78,11 +92,11 @@ def _vocabulary_folder(tokenizer: "Tokenizer") -> Iterator[Path]:
         return
     data = ranks(tokenizer.symbols)
     try:
-        _write(kept / FILE, data)
+        kept.mkdir(parents=True, exist_ok=True)
+        atomic_write(kept / FILE, data)
     except OSError:  # a read-only home: do without the cache
         with tempfile.TemporaryDirectory() as scratch:
-            _write(Path(scratch) / FILE, data)
-            yield Path(scratch)
+            yield atomic_write(Path(scratch) / FILE, data).parent
         return
     yield kept
 
@@ -92,21 +106,6 @@ def _is_right(path: Path) -> bool:
         return hashlib.sha256(path.read_bytes()).hexdigest() == RANKS_SHA256
     except OSError:
         return False
-
-
-def _write(path: Path, data: bytes) -> None:
-    """All of it or nothing: another process never sees half a file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, scratch = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(scratch, path)
-    except BaseException:
-        os.unlink(scratch)
-        raise
 
 
 @contextmanager

@@ -10,16 +10,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from jinja2 import TemplateError
 
 from workbench.conversation.jinja_environment import environment
+from workbench.conversation.messages import Chat, Message, Tool
 from workbench.conversation.tokenizer import Tokenizer, read_settings, refuse_lfs_pointer
 from workbench.errors import CheckpointError, PromptError
-
-if TYPE_CHECKING:
-    from workbench.conversation.chat import Chat, Message
 
 Template = str | Mapping[str, str]  # one template, or several by name
 BAR = "|"
@@ -55,7 +53,7 @@ def chosen_template(template: Template, *, tools: bool) -> str:
     )
 
 
-def render(chat: "Chat", tokenizer: Tokenizer, template: Template) -> list[int]:
+def render(chat: Chat, tokenizer: Tokenizer, template: Template) -> list[int]:
     """The ids that the template gives, up to the assistant's answer.
 
     Raises PromptError if the template fails, or leaves out something that was said.
@@ -141,7 +139,7 @@ def _run(template: str, inputs: Mapping[str, Any], roles: Mapping[str, str], pla
         raise PromptError(f"the model's chat template cannot render this chat: {error}") from error
 
 
-def _inputs(chat: "Chat", template: str) -> dict[str, Any]:
+def _inputs(chat: Chat, template: str) -> dict[str, Any]:
     """What transformers would pass to the template."""
     messages: list[dict[str, Any]] = []
     inputs: dict[str, Any] = {"messages": messages}
@@ -175,7 +173,7 @@ def _inputs(chat: "Chat", template: str) -> dict[str, Any]:
     return inputs
 
 
-def _message(message: "Message") -> dict[str, Any]:
+def _message(message: Message) -> dict[str, Any]:
     """A message as transformers has it: no channels, and a call is a `tool_calls`."""
     if message.role == "user":
         return {"role": "user", "content": message.content}
@@ -197,18 +195,16 @@ def _message(message: "Message") -> dict[str, Any]:
     return {"thinking": message.thinking, **made, "reasoning_content": message.thinking}  # templates read either
 
 
-def _function(tool) -> dict[str, Any]:
+def _function(tool: Tool) -> dict[str, Any]:
     parameters = {} if tool.parameters is None else {"parameters": json.loads(tool.parameters)}
     return {"type": "function", "function": {"name": tool.name, "description": tool.description, **parameters}}
 
 
-def _refuse_what_it_drops(chat: "Chat", tokenizer: Tokenizer, template: str) -> None:
+def _refuse_what_it_drops(chat: Chat, tokenizer: Tokenizer, template: str) -> None:
     """Raises PromptError for what the template would silently leave out.
 
     Texts are replaced by words that occur nowhere else, and looked for; tools must be there by name.
     """
-    from workbench.conversation.chat import Message
-
     marks: dict[str, str] = {}  # word -> what it stands for
 
     def mark(text: str | None, what: str) -> str | None:

@@ -4,7 +4,7 @@ import codecs
 import hashlib
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -13,10 +13,10 @@ from typing import Any
 from tokenizers import AddedToken
 from tokenizers import Tokenizer as _Rust
 
+from workbench.conversation.bpe_bytes import symbol_bytes
 from workbench.errors import CheckpointError, PromptError
 from workbench.paths import expanded
 
-GPT_OSS_DIGEST = "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07d3"  # as published, both sizes
 CONTROL = re.compile(r"<\|.*\|>", re.DOTALL)  # the form of gpt-oss's control tokens, whatever the file marks as special
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LFS_POINTER = b"version https://git-lfs"
@@ -152,15 +152,6 @@ class Tokenizer:
             pieces[-1] += decoder.decode(b"", final=True)
         return pieces
 
-    @cached_property
-    def is_o200k(self) -> bool:
-        """Whether this is o200k_harmony, gpt-oss's own vocabulary, id for id."""
-        if self.digest == GPT_OSS_DIGEST:
-            return True
-        from workbench.conversation.o200k import is_o200k_base  # the same table, saved by another writer
-
-        return self.special.get("<|start|>") == 200006 and is_o200k_base(self.symbols)
-
     @property
     def symbols(self) -> dict[str, int]:
         """The ordinary vocabulary: byte-level symbols and their ids, without control tokens."""
@@ -238,18 +229,6 @@ def refuse_lfs_pointer(data: bytes, origin: str) -> None:
         raise CheckpointError(f"{origin} is git-lfs's pointer to the file, not the file. Run: git lfs pull")
 
 
-def symbol_bytes(symbol: str) -> bytes:
-    """The bytes that a symbol of a byte-level BPE stands for.
-
-    >>> symbol_bytes("Ġcarry"), symbol_bytes("ðŁĺ")
-    (b' carry', b'\\xf0\\x9f\\x98')
-    """
-    try:
-        return bytes([_BYTE[c] for c in symbol])
-    except KeyError:  # not byte-level: the symbol is its own text
-        return symbol.encode("utf-8", "replace")
-
-
 def valid(text: str) -> str:
     """`text` itself. Raises PromptError if it holds a lone surrogate, which no encoding can carry."""
     try:
@@ -260,13 +239,3 @@ def valid(text: str) -> str:
             'Read it with errors="replace", or remove that character.'
         ) from None
     return text
-
-
-def _byte_symbols(printable: Sequence[range]) -> dict[str, int]:
-    """GPT-2's table: printable bytes are themselves, the others are moved up from U+0100 in order."""
-    kept = [b for r in printable for b in r]
-    moved = [b for b in range(256) if b not in kept]
-    return {chr(b): b for b in kept} | {chr(256 + n): b for n, b in enumerate(moved)}
-
-
-_BYTE = _byte_symbols([range(0x21, 0x7F), range(0xA1, 0xAD), range(0xAE, 0x100)])

@@ -7,8 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from workbench import hooks
+from workbench.edits.positions import whole_numbers
 from workbench.errors import EditError
-from workbench.recording.taps import whole_numbers
 
 
 def _numbers(what: str, given: int | Sequence[int]) -> tuple[int, ...]:
@@ -77,6 +78,42 @@ class Steer:
         if x.shape[-1] != len(self.vector):
             raise EditError(f"{hook.name!r} has {x.shape[-1]} numbers a position; the vector has {len(self.vector)}")
         return x + self.scale * torch.as_tensor(self.vector, device=x.device).to(x.dtype)
+
+
+class Patch:
+    """Takes the values of another run, for the positions that it has."""
+
+    def __init__(self, values: dict[str, Tensor], source: str):
+        self.values, self.source = values, source
+
+    def __repr__(self) -> str:
+        return f"patch from trace {self.source}"
+
+    def __call__(self, x: Tensor, hook) -> Tensor:
+        theirs = self.values[hook.name].to(x)
+        axes = hooks.axes(hook.name)
+        n = theirs.shape[axes.index("query" if "query" in axes else "pos")]
+        at = hook.positions
+        rows = slice(0, max(0, min(at.stop, n) - at.start))
+        take = slice(at.start, at.start + rows.stop)
+        if "query" not in axes:
+            given = theirs[take]
+            self._same(given.shape[1:], x.shape[2:], hook.name)
+            x[:, rows] = given
+            return x
+        given = theirs[:, take]
+        if "key" in axes:
+            keys = min(given.shape[-1], x.shape[-1])
+            self._same(given.shape[:1], x.shape[1:2], hook.name)
+            x[:, :, rows, :keys] = given[..., :keys]
+        else:
+            x[:, :, rows] = given
+        return x
+
+    @staticmethod
+    def _same(theirs, ours, name: str) -> None:
+        if tuple(theirs) != tuple(ours):
+            raise EditError(f"the patch at {name!r} has {tuple(theirs)} a position, this model has {tuple(ours)}")
 
 
 def _at_router(hook) -> None:

@@ -16,8 +16,8 @@ import weakref
 from contextvars import ContextVar
 from types import FrameType
 
+from workbench.edits.edit import Edit
 from workbench.errors import EditError
-from workbench.recording.taps import Edit
 
 _entered: ContextVar[tuple["weakref.ref[Editing]", ...]] = ContextVar("workbench edits", default=())
 ENTERING = {"__enter__", "__aenter__", "enter_context", "enter_async_context"}  # who enters on behalf of their caller

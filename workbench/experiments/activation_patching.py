@@ -16,7 +16,8 @@ from workbench.experiments.cached_run import At, Reading
 from workbench.experiments.checkpoint import Cells, of_model
 from workbench.model.gpt_oss import unembed
 from workbench.model.model import Model, Prompt
-from workbench.recording.taps import Chain, Recorder
+from workbench.recording.taps import Recorder
+from workbench.taps import Chain
 
 ROWS = 32  # places that are patched in one pass, at most
 WORK = 1 << 22  # numbers of one residual stream in a pass, at most

@@ -12,13 +12,15 @@ from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.analysis import statistics
-from workbench.errors import EditError, NotRecorded
+from workbench.checks import check_head, check_layer, check_position
+from workbench.edits.positions import whole_numbers
+from workbench.errors import EditError, SelectionError
 from workbench.experiments.cached_run import LOGITS, Reading, divergence
 from workbench.experiments.checkpoint import Cells, of_model
 from workbench.model.gpt_oss import unembed
 from workbench.model.model import Model
-from workbench.recording.taps import Tap, whole_numbers
-from workbench.recording.tracing import LEAST
+from workbench.model.prefill import CHUNK_ALIGN
+from workbench.taps import Tap
 from workbench.traces import Trace
 from workbench.traces.spans import Span
 from workbench.traces.steps import Step
@@ -66,16 +68,16 @@ def attention_knockout(
     >>> cut["kl"].dims, cut["control_kl"].dims, bool((cut["pos"] == np.arange(30, len(trace))).all())
     (('pos',), ('control', 'pos'), True)
 
-    Raises EditError for another mode, layers or heads that the model does not have, and no edge to cut; NotRecorded
-    for positions that the trace does not have, ResumeError as `patch_sweep` does.
+    Raises EditError for another mode, no layer or no head, and where there is no edge to cut; SelectionError for
+    layers, heads and positions that there are not, ResumeError as `patch_sweep` does.
     """
     chosen = _layers(model, layers)
     if mode not in MODES:
         raise EditError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
     c, n = model.config, len(trace)
-    several = list(range(c.n_heads)) if heads is None else [int(h) for h in heads]
-    if not several or min(several) < 0 or max(several) >= c.n_heads:
-        raise EditError(f"the model has the heads 0..{c.n_heads - 1}; asked for {several}")
+    several = list(range(c.n_heads)) if heads is None else [check_head(h, c.n_heads) for h in heads]
+    if not several:
+        raise EditError("heads is empty: give at least one head, or None for all of them.")
     asked = np.zeros((n, n), bool)
     asked[np.ix_(positions_of(queries, n), positions_of(keys, n))] = True
     distance = np.subtract.outer(np.arange(n), np.arange(n))
@@ -86,7 +88,7 @@ def attention_knockout(
     if not edges.any():
         raise EditError(f"no edge is cut: no query comes {least} tokens or more after a key that these layers see")
     start = int(edges.any(1).argmax())
-    begin = start // LEAST * LEAST  # from where a pass may begin, positions get the same bits again
+    begin = start // CHUNK_ALIGN * CHUNK_ALIGN  # from where a pass may begin, positions get the same bits again
     values = [hooks.at("blocks.*.attn.hook_v", layer) for layer in chosen] if mode == "mean" else []
     asked_for = {"what": "attention_knockout", "tokens": trace.tokens, "edges": edges, "allowed": allowed & ~asked}
     asked_for |= {"layers": chosen, "heads": several, "mode": mode, "controls": controls, "seed": seed}
@@ -132,9 +134,12 @@ def _layers(model: Model, layers: str | Sequence[int]) -> list[int]:
     every = list(range(c.n_layers))
     kinds = {"all": every, "full": [i for i in every if not c.is_sliding(i)]}
     kinds["sliding"] = [i for i in every if c.is_sliding(i)]
-    chosen = kinds.get(layers, []) if isinstance(layers, str) else [int(layer) for layer in layers]
-    if not chosen or min(chosen) < 0 or max(chosen) >= c.n_layers:
-        raise EditError(f"layers are 'all', 'full', 'sliding', or some of 0..{c.n_layers - 1}, not {layers!r}")
+    chosen = kinds.get(layers, []) if isinstance(layers, str) else [check_layer(i, c.n_layers) for i in layers]
+    if not chosen:
+        raise EditError(
+            f"layers must be 'all', 'full', 'sliding' or some of 0 to {c.n_layers - 1}, got {layers!r}."
+            + (" This model has no such layer." if layers in kinds else "")
+        )
     return chosen
 
 
@@ -148,9 +153,9 @@ def positions_of(places: Places, n: int) -> list[int]:
         found = sorted({p for place in places for p in positions_of(place, n)})
     else:
         found = whole_numbers(places)
-    if not found or found[0] < 0 or found[-1] >= n:
-        raise NotRecorded(f"there is no position at {places!r}: the trace has the positions 0..{n - 1}")
-    return found
+    if not found:
+        raise SelectionError(f"{places!r} selects no position: they are between 0 and {n - 1}.")
+    return [check_position(position, n) for position in found]
 
 
 def _mass(base: Reading, layers: Sequence[int], heads: Sequence[int], start: int) -> np.ndarray:

@@ -10,12 +10,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.errors import CheckpointError, HookNameError
+from workbench.errors import ArgumentError, CheckpointError, HookNameError
 from workbench.experiments.activation_patching import Outcome, two_prompts
 from workbench.experiments.cached_run import Reading
 from workbench.model.gpt_oss import forward_from, unembed
 from workbench.model.model import Model, Prompt
-from workbench.recording.taps import Chain, Recorder
+from workbench.recording.taps import Recorder
+from workbench.taps import Chain
 
 EXPERTS = "blocks.*.mlp.hook_expert_out"
 WIDTHS = ("d_model", "d_head")  # axes that are summed over: what is left is a place
@@ -49,7 +50,7 @@ def attribution_patching(
     (True, ('layer', 'pos'))
 
     Raises PromptError as `patch_sweep` does, HookNameError for another site, CheckpointError for a model in bfloat16,
-    ValueError for an outcome that has no gradient. (Nanda 2023; arXiv 2310.10348; where it fails: arXiv 2403.00745)
+    ArgumentError for an outcome that has no gradient. (Nanda 2023; arXiv 2310.10348; where it fails: arXiv 2403.00745)
     """
     if model.dtype not in (torch.float32, torch.float64):
         raise CheckpointError(
@@ -105,7 +106,9 @@ def _of_outcome(base: Reading, outcome: Outcome) -> tuple[float, Tensor]:
     last = base.resid(model.config.n_layers).clone().requires_grad_()
     value = outcome(unembed(model.config, model.weights, last[:, -1:])[:, 0])[0]
     if not value.requires_grad:
-        raise ValueError("this outcome has no gradient: make it of torch's operations on the logits, without numbers")
+        raise ArgumentError(
+            "this outcome has no gradient: compute it from the logits with torch's operations, without plain numbers."
+        )
     return value.item(), torch.autograd.grad(value, last)[0]
 
 

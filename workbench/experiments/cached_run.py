@@ -12,11 +12,12 @@ from torch import Tensor
 from workbench import hooks
 from workbench.model.cache import KVCache
 from workbench.model.gpt_oss import unembed
+from workbench.model.kernels.rows import divergence as kl_divergence
+from workbench.model.kernels.rows import log_softmax
 from workbench.model.model import Model
-from workbench.recording.summaries import divergence as kl_divergence
-from workbench.recording.summaries import log_softmax
-from workbench.recording.taps import Chain, Recorder, Tap
-from workbench.recording.tracing import passes
+from workbench.model.prefill import chunks
+from workbench.recording.taps import Recorder
+from workbench.taps import Chain, Tap
 
 LOGITS = 64  # positions whose logits are held at a time
 
@@ -53,7 +54,7 @@ class Reading:
         wanted = [hooks.at(point, layer) for point in wanted for layer in range(model.config.n_layers)]
         self.seen = Recorder(["hook_embed", *wanted, *record], device=model.device)
         ids = torch.tensor([self.tokens], device=model.device)
-        for start, stop in passes(len(self.tokens)):
+        for start, stop in chunks(len(self.tokens)):
             model.forward(ids[:, start:stop], self.seen, self.cache, slice(0, 0))
 
     def __len__(self) -> int:

@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 
+from workbench.edits.fingerprint import fingerprint
 from workbench.errors import ResumeError
+from workbench.files import atomic_write
 from workbench.model.model import Model
-from workbench.paths import expanded, scratch
-from workbench.recording.taps import fingerprint
+from workbench.paths import expanded
 from workbench.text import visible
 
 EVERY = 2.0  # seconds between two writings: what a killed process loses at most
@@ -81,15 +82,7 @@ class Cells:
         self._written = time.monotonic()
         if self.path is None:
             return
-        beside = scratch(self.path)
-        try:
-            with beside.open("w", encoding="utf-8") as file:
-                json.dump({"kind": KIND, "inputs": self.inputs, "cells": self._cells}, file)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(beside, self.path)
-        finally:
-            beside.unlink(missing_ok=True)
+        atomic_write(self.path, json.dumps({"kind": KIND, "inputs": self.inputs, "cells": self._cells}))
 
 
 def of_model(model: Model) -> dict[str, Any]:

@@ -9,11 +9,13 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
+from workbench.checks import check_expert, check_layer
 from workbench.errors import EditError
 from workbench.experiments.cached_run import At, Reading, divergence
 from workbench.model.cache import KVCache
 from workbench.model.model import Model
-from workbench.recording.taps import Chain, Recorder
+from workbench.recording.taps import Recorder
+from workbench.taps import Chain
 from workbench.traces import Trace
 
 MODES = ("mask", "zero", "renorm", "mean")
@@ -39,16 +41,16 @@ def expert_knockout(
     >>> bool((found["kl"].values[found["chosen"].values == 0] == 0).all())
     True
 
-    Raises EditError for another mode, and for an expert or a layer that the model does not have.
+    Raises EditError for another mode and without experts, SelectionError for an expert or a layer that the model does
+    not have.
     """
     c = model.config
-    wanted = list(range(c.n_experts)) if experts is None else [int(e) for e in experts]
+    wanted = list(range(c.n_experts)) if experts is None else [check_expert(e, c.n_experts) for e in experts]
     if mode not in MODES:
         raise EditError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
-    if not 0 <= layer < c.n_layers:
-        raise EditError(f"there is no layer {layer}: the model has the layers 0..{c.n_layers - 1}")
-    if not wanted or min(wanted) < 0 or max(wanted) >= c.n_experts:
-        raise EditError(f"layer {layer} has the experts 0..{c.n_experts - 1}; asked for {wanted}")
+    layer = check_layer(layer, c.n_layers)
+    if not wanted:
+        raise EditError("experts is empty: give at least one expert, or None for all of them.")
     here = f"blocks.{layer}.mlp.hook_expert_out"
     with model.listening() as flag, torch.inference_mode():
         plain = Reading(model, trace.tokens, [here] if mode == "mean" else ())

@@ -9,8 +9,8 @@ from tqdm.auto import tqdm
 
 from workbench.errors import NotRecorded, PromptError
 from workbench.experiments.cached_run import Reading
+from workbench.model.kernels.rows import log_softmax
 from workbench.model.model import Model
-from workbench.recording.summaries import log_softmax
 from workbench.traces import Trace
 from workbench.traces.spans import Span, last_turn, turns
 from workbench.traces.steps import Step, stretches

@@ -5,11 +5,11 @@ import torch
 import xarray as xr
 
 from workbench import hooks
-from workbench.errors import NotRecorded
+from workbench.checks import resolve_position
 from workbench.experiments.activation_patching import token_id
 from workbench.experiments.cached_run import Reading
 from workbench.model.model import Model
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 from workbench.traces import Trace
 
 
@@ -28,11 +28,9 @@ def logit_attribution(
     >>> float(abs(found["sources"].sum("key") - found["heads"]).max()) < 1e-4, found.attrs["missing"] < 1e-3
     (True, True)
 
-    Raises NotRecorded if there is no such position, PromptError for a text that is not one token.
+    Raises SelectionError if there is no such position, PromptError for a text that is not one token.
     """
-    if not -len(trace) <= pos < len(trace):
-        raise NotRecorded(f"there is no position {pos}: the trace has the positions 0..{len(trace) - 1}")
-    at, c, w = pos % len(trace), model.config, model.weights
+    at, c, w = resolve_position(pos, len(trace)), model.config, model.weights
     points = ["attn.hook_result", "attn.hook_pattern", "mlp.hook_expert_out", "mlp.hook_expert_weights"]
     layers = range(c.n_layers)
     with model.listening(), torch.inference_mode():

@@ -12,7 +12,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.errors import EditError
+from workbench.checks import check_index
+from workbench.errors import ArgumentError, EditError
 from workbench.experiments.activation_patching import ROWS, WORK, Outcome, two_prompts
 from workbench.experiments.cached_run import Reading
 from workbench.experiments.checkpoint import Cells, of_model
@@ -20,12 +21,14 @@ from workbench.experiments.suppression import Routed
 from workbench.model.config import Config
 from workbench.model.gpt_oss import linear, rms_norm, unembed
 from workbench.model.model import Model, Prompt
-from workbench.recording.taps import Chain, Recorder, Tap
-from workbench.recording.tracing import LEAST
+from workbench.model.prefill import CHUNK_ALIGN
+from workbench.recording.taps import Recorder
+from workbench.taps import Chain, Tap
 
 Part = tuple[Any, ...]  # a word, and where there is one its layer and its number in it
 SENDERS = {"head": "n_heads", "expert": "n_experts", "attn": None, "mlp": None}  # what a layer has that many of
 RECEIVERS = {"q": "n_heads", "k": "n_kv_heads", "v": "n_kv_heads", "mlp": None, "router": None, "logits": None}
+NUMBERED = {"expert": "expert", "k": "kv head", "v": "kv head"}  # what the number counts, where it is no head
 ROUTES = ("held", "free")
 ROUNDING = 1e-5  # of the largest write: where rows are not independent, smaller changes count as none
 OURS = ("hook_resid_pre", "ln1.hook_normalized", "attn.hook_q", "attn.hook_k", "attn.hook_v")
@@ -66,12 +69,13 @@ def path_patching(
     >>> paths.dims, paths["receiver"].values.tolist()
     (('receiver',), ['mlp 3', 'v 4 0', 'logits'])
 
-    Raises PromptError if the prompts are not equally long or do not differ, EditError for a sender or receiver that the
-    model does not have, a receiver before the sender, and edits in force at what a receiver reads, ValueError for other
-    `routes`, ResumeError as `patch_sweep` does. (arXiv 2211.00593, 2304.05969)
+    Raises PromptError if the prompts are not equally long or do not differ, SelectionError for a sender or receiver
+    that the model does not have, EditError for one of another kind, a receiver before the sender, and edits in force at
+    what a receiver reads, ArgumentError for other `routes`, ResumeError as `patch_sweep` does. (arXiv 2211.00593,
+    2304.05969)
     """
     if routes not in ROUTES:
-        raise ValueError(f"routes is 'held' or 'free', not {routes!r}")
+        raise ArgumentError(f"routes must be 'held' or 'free', got {routes!r}.")
     c = model.config
     _known(c, sender, SENDERS, "sender")
     asked: Sequence[Any] = readers(c, sender, routes=routes) if receivers is None else receivers
@@ -102,7 +106,9 @@ def path_patching(
         least = 0.0 if model.rows_independent else ROUNDING * float(_write(base, sender).abs().max())
         moved = change[0].abs().gt(least).any(-1).nonzero()
         # from where a pass may begin: then positions meet the same products, and get the same bits
-        start = int(moved[0]) // LEAST * LEAST if len(moved) else (len(base) - 1) // LEAST * LEAST
+        start = (
+            int(moved[0]) // CHUNK_ALIGN * CHUNK_ALIGN if len(moved) else (len(base) - 1) // CHUNK_ALIGN * CHUNK_ALIGN
+        )
         values = np.zeros(len(sets))
         everything = Chain(_Whole(sender, change[:, start:]), *_held(base, start, routes))
         total = _run(base, outcome, everything, sender[1], start, 1)[0]
@@ -140,18 +146,17 @@ def readers(c: Config, sender: Part, *, routes: str = "held") -> list[Part]:
 
 
 def _known(c: Config, part: Part, kinds: dict[str, str | None], what: str) -> None:
-    """Raises EditError unless the model has this part."""
+    """Raises EditError for a part of another kind, SelectionError for one that the model does not have."""
     word, *numbers = part
     if word not in kinds:
         raise EditError(f"a {what} begins with one of {', '.join(kinds)}, not with {word!r}")
     count = kinds[word]
     limits = [] if word == "logits" else [c.n_layers] if count is None else [c.n_layers, getattr(c, count)]
-    if len(numbers) != len(limits) or any(not 0 <= n < limit for n, limit in zip(numbers, limits)):
+    if len(numbers) != len(limits):
         says = ", ".join(["layer", "its number"][: len(limits)])
-        ends = " and ".join(f"0..{limit - 1}" for limit in limits)
-        raise EditError(
-            f"a {what} {word!r} is ({', '.join(filter(None, [repr(word), says]))}), within {ends}; got {part}"
-        )
+        raise EditError(f"a {what} {word!r} is ({', '.join(filter(None, [repr(word), says]))}); got {part}")
+    for name, number, limit in zip(("layer", NUMBERED.get(word, "head")), numbers, limits):
+        check_index(name, number, limit)
 
 
 def _label(parts: Sequence[Part]) -> str:

@@ -7,9 +7,9 @@ from torch import Tensor
 
 from workbench.model.cache import KVCache
 from workbench.model.model import Model
+from workbench.model.prefill import chunks
 from workbench.model.sampling import probabilities
 from workbench.recording.not_finite import not_finite, usable
-from workbench.recording.tracing import passes
 
 
 @torch.inference_mode()
@@ -53,7 +53,7 @@ def side_by_side(
     dice = torch.Generator().manual_seed(seed)
     cache = KVCache(model.config, whole=False)
     ids = torch.tensor([list(tokens) for tokens in texts], device=model.device)
-    for start, stop in passes(ids.shape[1] - 1):
+    for start, stop in chunks(ids.shape[1] - 1):
         model.forward(ids[:, start:stop], None, cache, slice(0, 0))
     cache, ids = cache.fork(n), ids[:, -1:].repeat_interleave(n, 0)
     rows, written = torch.arange(len(ids)), [[] for _ in range(len(ids))]

@@ -37,9 +37,9 @@ def steering_vector(
     >>> vector.dims, vector.attrs["point"], bool(np.isclose(vector.attrs["norm"], np.linalg.norm(vector)))
     (('d_model',), 'blocks.2.hook_resid_post', True)
 
-    Raises NotRecorded for a trace without residual streams (record="residuals") or without such positions,
-    HookNameError for a site that is not d_model wide, PromptError if there is no place. (Difference of means: arXiv
-    2312.06681; of steps in chains of thought: arXiv 2506.18167)
+    Raises NotRecorded for a trace without residual streams (record="residuals"), SelectionError for layers and
+    positions that it does not have, HookNameError for a site that is not d_model wide, PromptError if there is no
+    place. (Difference of means: arXiv 2312.06681; of steps in chains of thought: arXiv 2506.18167)
     """
     point = hooks.full(site)
     if "*" not in point or hooks.axes(point) != ("pos", "d_model"):

@@ -9,10 +9,10 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.errors import NotRecorded
+from workbench.errors import ArgumentError, NotRecorded
 from workbench.experiments.cached_run import Reading, divergence
 from workbench.model.model import Model
-from workbench.recording.taps import Chain, Tap
+from workbench.taps import Chain, Tap
 from workbench.traces import Trace
 from workbench.traces.steps import Step, stretches
 
@@ -77,10 +77,10 @@ def suppression(
     (('step', 'key_step'), 0.0, True)
 
     Raises NotRecorded if there are fewer than two parts, PromptError for a part that is no stretch of positions,
-    ValueError for another `queries`.
+    ArgumentError for another `queries`.
     """
     if queries not in VARIANTS:
-        raise ValueError(f"queries is 'later' or 'all', not {queries!r}")
+        raise ArgumentError(f"queries must be 'later' or 'all', got {queries!r}.")
     cut = stretches(trace, parts)
     if len(cut) < 2:
         raise NotRecorded(f"one step acts on another: two are needed, and there are {len(cut)}; give `parts` as slices")

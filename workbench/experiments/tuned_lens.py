@@ -23,11 +23,12 @@ from tqdm.auto import tqdm
 from workbench import hooks
 from workbench.analysis import statistics
 from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.files import atomic_path
+from workbench.model.arrays import tensor
 from workbench.model.gpt_oss import unembed
 from workbench.model.kernels.rows import entropy, log_softmax
 from workbench.model.model import Model, Prompt
-from workbench.paths import expanded, scratch
-from workbench.recording.summaries import tensor
+from workbench.paths import expanded
 from workbench.recording.taps import Recorder
 from workbench.traces import Trace
 
@@ -60,13 +61,9 @@ class TunedLens:
         path = expanded(path)
         if path.exists():
             raise CheckpointError(f"{path} is there already: give another name, or delete it first.")
-        part = scratch(path)
-        try:
-            told = {"format": FORMAT, "told": json.dumps(self.told)}
+        told = {"format": FORMAT, "told": json.dumps(self.told)}
+        with atomic_path(path) as part:
             save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, part, metadata=told)
-            os.replace(part, path)
-        finally:
-            part.unlink(missing_ok=True)
         return path
 
 

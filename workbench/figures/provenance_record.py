@@ -10,10 +10,10 @@ import platform
 import re
 from collections.abc import Iterable
 from hashlib import sha256
+from importlib.metadata import version
 from typing import Any
 from xml.etree import ElementTree
 
-import workbench as wb
 from workbench.errors import FigureError
 from workbench.figures.spec import Figure
 from workbench.paths import expanded
@@ -48,15 +48,13 @@ def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.
         "traces": ids,
         "models": models,
         "numerics": numerics,
-        "workbench": wb.__version__,
+        "workbench": version("gpt-oss-workbench"),
         "drawn_with": versions(),
     }
 
 
 def versions() -> dict[str, str]:
     """What decides about the bytes of a picture, besides its numbers."""
-    from importlib.metadata import version
-
     from workbench.figures.backends.matplotlib import needed
 
     matplotlib = needed()
@@ -82,7 +80,7 @@ def provenance(path: str | os.PathLike) -> dict[str, Any]:
     Raises FigureError if the file is none of these, or says nothing.
     """
     path = expanded(path)
-    with open(path, "rb") as file:
+    with path.open("rb") as file:
         data = file.read(LIMIT)
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -1,8 +1,9 @@
 """Makes the figures of a folder again, and says whether they are what they were: the same bytes, or why not.
 
 A script of that folder defines `draw()`, which gives a Figure and the traces behind it; a name that begins with `_`
-is no figure. `sums.json` keeps, for each, the sha256 of the figure as a value, of its table, of its script and of the
-three pictures, and with which versions they were made. So a check tells apart: other bytes from the same versions,
+is no figure. `CODE`, if it is there, is the file that measures and draws, where that is not the script. `sums.json`
+keeps, for each, the sha256 of the figure as a value, of its table, of its script and of the three pictures, and with
+which versions they were made. So a check tells apart: other bytes from the same versions,
 which must not be; another picture of the same numbers, by other versions; and other numbers.
 """
 
@@ -19,8 +20,9 @@ from typing import Any
 
 from workbench.errors import FigureError, WorkbenchError
 from workbench.figures.backends.matplotlib import FORMATS
-from workbench.figures.saving import contents, write
+from workbench.figures.saving import contents
 from workbench.figures.spec import Figure
+from workbench.files import atomic_write
 from workbench.text import visible
 
 SUMS = "sums.json"
@@ -63,10 +65,10 @@ def remake(script: Path) -> dict[str, bytes]:
     """
     with _beside(script.parent):
         try:
-            draw = runpy.run_path(str(script), run_name=script.stem).get("draw")
-            if draw is None:
+            names = runpy.run_path(str(script), run_name=script.stem)
+            if "draw" not in names:
                 raise FigureError("it defines no draw()")
-            figure, traces = draw()
+            figure, traces = names["draw"]()
         except WorkbenchError as error:
             raise FigureError(f"{visible(script.name)}: {error}") from error
         except Exception as error:
@@ -75,7 +77,7 @@ def remake(script: Path) -> dict[str, bytes]:
             raise FigureError(f"{visible(script.name)}{where}: {type(error).__name__}: {error}") from error
     if not isinstance(figure, Figure):
         raise FigureError(f"{visible(script.name)}: draw() gives a Figure and its traces, not {type(figure).__name__}")
-    return contents(figure, source=traces, code=script)
+    return contents(figure, source=traces, code=names.get("CODE", script))
 
 
 def entry(files: Mapping[str, bytes]) -> dict[str, Any]:
@@ -137,10 +139,10 @@ def renew(folder: Path, out: Path, names: Sequence[str] = ()) -> Iterator[Verdic
         verdict = compare(script.stem, kept.get(script.stem), made)
         out.mkdir(parents=True, exist_ok=True)
         for ending, data in files.items():
-            write(out / f"{script.stem}.{ending}", data)
+            atomic_write(out / f"{script.stem}.{ending}", data)
         kept[script.stem] = made
         text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
-        write(folder / SUMS, text.encode())  # after each, so an interrupt loses one figure at most
+        atomic_write(folder / SUMS, text.encode())  # after each, so an interrupt loses one figure at most
         yield verdict
 
 
@@ -153,7 +155,7 @@ def kept_sums(folder: Path) -> dict[str, Any]:
         kept = json.loads(path.read_text("utf-8"))
         for name, sums in kept.items():
             if not {"spec", "data", "code", "versions", *FORMATS} <= set(sums):
-                raise ValueError(f"{name} is not whole")
+                raise FigureError(f"{name} is not whole")
     except (ValueError, AttributeError, TypeError) as error:
         raise FigureError(f"{visible(str(path))} cannot be read: {error}. Take it from git again") from None
     return kept

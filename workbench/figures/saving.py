@@ -4,18 +4,19 @@ import csv
 import json
 import os
 from collections.abc import Sequence
-from contextlib import suppress
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import FigureError, MissingDependency
+from workbench.checks import require
+from workbench.errors import FigureError
 from workbench.figures.backends.matplotlib import FORMATS, images
 from workbench.figures.marks import Row
 from workbench.figures.provenance_record import origin
 from workbench.figures.spec import Figure
-from workbench.paths import expanded, scratch
+from workbench.files import atomic_write
+from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
 
@@ -57,7 +58,7 @@ def save(
     if parquet:
         files["parquet"] = _parquet(figure)
     stem.parent.mkdir(parents=True, exist_ok=True)
-    return [write(stem.with_name(f"{stem.name}.{ending}"), data) for ending, data in files.items()]
+    return [atomic_write(stem.with_name(f"{stem.name}.{ending}"), data) for ending, data in files.items()]
 
 
 def contents(
@@ -113,11 +114,7 @@ def _quoted(text: str | None) -> str:
 
 
 def _parquet(figure: Figure) -> bytes:
-    try:
-        import pyarrow
-        from pyarrow import parquet
-    except ImportError:
-        raise MissingDependency("pyarrow is not installed. Run: pip install pyarrow, or leave out `parquet`") from None
+    pyarrow, parquet = (require(name, extra="export") for name in ("pyarrow", "pyarrow.parquet"))
     rows: list[dict[str, Any]] = [
         {"panel": panel, "mark": mark.kind, "name": mark.name, **row._asdict()} for panel, mark, row in figure.numbers()
     ]
@@ -126,19 +123,3 @@ def _parquet(figure: Figure) -> bytes:
     out = pyarrow.BufferOutputStream()
     parquet.write_table(pyarrow.Table.from_pylist(rows, schema), out, write_page_checksum=True)
     return out.getvalue().to_pybytes()
-
-
-def write(path: Path, data: bytes) -> Path:
-    """A file takes its place whole, with one rename, or not at all."""
-    staged = scratch(path)
-    try:
-        with open(staged, "xb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(staged, path)
-    except BaseException:
-        with suppress(FileNotFoundError):
-            staged.unlink()
-        raise
-    return path

@@ -11,7 +11,8 @@ import numpy as np
 
 from workbench.errors import FigureError
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Mark, Row
-from workbench.figures.theme import number, round_ticks
+from workbench.figures.theme import round_ticks
+from workbench.text import number_text
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as Interactive
@@ -104,7 +105,7 @@ def _ticks(axis: Axis, low: float, high: float) -> Sequence[Tick]:
         return ()
     if axis.ticks is not None:
         return axis.ticks
-    return [(at, number(at)) for at in round_ticks(low, high, whole=axis.whole)]
+    return [(at, number_text(at)) for at in round_ticks(low, high, whole=axis.whole)]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

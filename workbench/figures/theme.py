@@ -53,12 +53,3 @@ def round_ticks(low: float, high: float, most: int = 6, *, whole: bool = False) 
         if last - first < most and (step >= 1 or not whole):
             return [round(n * step, 12) + 0.0 for n in range(first, last + 1)] or [low]
     return [low]
-
-
-def number(value: float) -> str:
-    """A number as an axis shows it: no needless zeros, a true minus sign.
-
-    >>> number(0.30000000000000004), number(-2.0), number(1200.0)
-    ('0.3', '−2', '1200')
-    """
-    return f"{value + 0.0:.6g}".replace("-", "−")

@@ -7,15 +7,28 @@
 Nothing of these libraries is imported until a function needs it.
 """
 
-import pkgutil
 from importlib import import_module
+from types import ModuleType
+
+_HOME = {  # public name -> its module
+    name: f"{__name__}.{name}"
+    for name in (
+        "circuit_tracer",
+        "inif",
+        "nnsight",
+        "sae_formats",
+        "transformer_lens",
+        "transformers",
+        "xarray_tables",
+    )
+}
 
 
-def __getattr__(name: str):
-    if name not in __dir__():
-        raise AttributeError(f"workbench.interop has no {name!r}; it has: {', '.join(__dir__())}")
-    return import_module(f"{__name__}.{name}")
+def __getattr__(name: str) -> ModuleType:
+    if name not in _HOME:
+        raise AttributeError(f"workbench.interop has no {name!r}; it has: {', '.join(_HOME)}")
+    return import_module(_HOME[name])
 
 
 def __dir__() -> list[str]:
-    return sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return list(_HOME)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from workbench.errors import TraceCorrupt, TraceNotFound
+from workbench.errors import ArgumentError, TraceCorrupt, TraceNotFound
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
@@ -93,13 +93,13 @@ def step_edges(graph: xr.Dataset, trace: Trace, parts: Sequence[Step] | None = N
     >>> step_edges(graph, trace).dims  # doctest: +SKIP
     ('step', 'key_step')
 
-    Raises ValueError if the graph is of another text: its tokens must be the first of the trace.
+    Raises ArgumentError if the graph is of another text: its tokens must be the first of the trace.
     """
     tokens = graph["token"].values.tolist()
     if trace.pieces[: len(tokens)] != tokens:
         at = next((i for i, (a, b) in enumerate(zip(tokens, trace.pieces)) if a != b), min(len(tokens), len(trace)))
         theirs, ours = (visible(repr(texts[at])) if at < len(texts) else "nothing" for texts in (tokens, trace.pieces))
-        raise ValueError(f"the graph is of another text: at position {at} it has {theirs}, the trace {ours}")
+        raise ArgumentError(f"the graph is of another text: at position {at} it has {theirs}, the trace {ours}")
     parts = steps(trace) if parts is None else parts
     step_at = np.full(len(trace), -1)
     for number, step in enumerate(parts):

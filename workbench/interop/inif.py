@@ -13,6 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench import hooks as hooks
+from workbench.errors import ArgumentError
+from workbench.files import atomic_write
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
@@ -34,22 +36,22 @@ def to_inif(traces: Trace | Sequence[Trace], lanes: Iterable[str] = ("logprob", 
     >>> sample["id"] == trace.id, [token["token"] for token in sample["tokens"]] == trace.pieces
     (True, True)
 
-    Raises ValueError for traces of several models, for one trace twice, and for a lane that is not one number
+    Raises ArgumentError for traces of several models, for one trace twice, and for a lane that is not one number
     a position.
     """
     given = [traces] if isinstance(traces, Trace) else list(traces)
     lanes = tuple(lanes)
     models = {trace.manifest.model["weights_digest"]: trace.manifest.model["name"] for trace in given}
     if len(models) != 1:
-        raise ValueError(
-            f"an INIF document is about one model; these are of {visible(', '.join(models.values())) or 'none'}"
+        raise ArgumentError(
+            f"an INIF document is about one model, got traces of {visible(', '.join(models.values())) or 'none'}."
         )
     if len({trace.id for trace in given}) < len(given):
-        raise ValueError("a trace was given twice; the samples of a document are told apart by their traces' ids")
+        raise ArgumentError("a trace was given twice: a document tells its samples apart by the ids of their traces.")
     wrong = [lane for lane in lanes if hooks.LANES.get(lane) != ("pos",)]
     if wrong:
         fit = ", ".join(name for name, axes in hooks.LANES.items() if axes == ("pos",))
-        raise ValueError(f"{wrong[0]!r} is not one number a position; {fit} are")
+        raise ArgumentError(f"{wrong[0]!r} does not hold one number for each position; these lanes do: {fit}.")
     [(digest, name)] = models.items()
     about = {"name": name, "loading_config": given[0].manifest.numerics}
     return {
@@ -76,13 +78,7 @@ def save_inif(
     """
     path = expanded(path)
     text = json.dumps(to_inif(traces, lanes), allow_nan=False).encode("ascii")
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        beside.write_bytes(gzip.compress(text, mtime=0) if path.name.endswith((".inif", ".gz")) else text)
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    return atomic_write(path, gzip.compress(text, mtime=0) if path.name.endswith((".inif", ".gz")) else text)
 
 
 def _sample(trace: Trace, lanes: tuple[str, ...]) -> dict[str, Any]:

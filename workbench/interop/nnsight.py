@@ -14,9 +14,9 @@ import workbench.hooks as names
 from workbench.errors import HookNameError, InteropError
 from workbench.interop import adapter
 from workbench.interop.readers import ids_of
-from workbench.interop.transformers import _by_head, _check_ids, _hidden, _one_by_one, subject_of
-from workbench.interop.versions import require
-from workbench.recording.taps import Tap
+from workbench.interop.transformers import _by_head, _check_ids, _hidden, _one_by_one, source_of
+from workbench.interop.versions import check_release
+from workbench.taps import Tap
 from workbench.traces import Trace
 
 if TYPE_CHECKING:
@@ -87,7 +87,7 @@ def record(
     Raises InteropError for another model than gpt-oss, fused experts, or another attention than eager; NotRecorded,
     HookNameError, PromptError, BudgetError, MissingDependency.
     """
-    require("transformers", "nnsight")
+    check_release("transformers", "nnsight")
     module = getattr(model, "_module", None)
     if module is None or not hasattr(model, "trace"):
         raise InteropError(f"a {type(model).__name__} is no model of nnsight; give an NNsight or a LanguageModel")
@@ -101,25 +101,25 @@ def record(
             f"the model runs {own} attention; model._module.set_attn_implementation('eager') shows sinks"
         )
     given = tokenizer if tokenizer is not None else getattr(model, "tokenizer", None)
-    subject = subject_of(module, given)
-    if "blocks.*.mlp.hook_expert_out" in subject.reasons:
-        raise InteropError(f"nnsight cannot record it: {subject.reasons['blocks.*.mlp.hook_expert_out']}")
-    subject.format, subject.libraries = "nnsight", ("nnsight", "transformers")
-    subject.notes.clear()  # the hooks that are counted there are nnsight's
-    subject.run = lambda tokens, ear: _run(model, module, subject.n_layers, tokens, ear, subject.derived)
-    tokens, notes = ids_of(ask, subject.reader, getattr(given, "chat_template", None), True)
+    source = source_of(module, given)
+    if "blocks.*.mlp.hook_expert_out" in source.reasons:
+        raise InteropError(f"nnsight cannot record it: {source.reasons['blocks.*.mlp.hook_expert_out']}")
+    source.format, source.libraries = "nnsight", ("nnsight", "transformers")
+    source.notes.clear()  # the hooks that are counted there are nnsight's
+    source.forward = lambda tokens, tap: _run(model, module, source.n_layers, tokens, tap, source.derived)
+    tokens, notes = ids_of(ask, source.reader, getattr(given, "chat_template", None), True)
     _check_ids(tokens, module)
-    return adapter.record(subject, tokens, record, budget, notes)
+    return adapter.record(source, tokens, record, budget, notes)
 
 
-def _run(model: Any, module: Any, n_layers: int, tokens: "Tensor", ear: Tap | None, derived: set[str]) -> "Tensor":
+def _run(model: Any, module: Any, n_layers: int, tokens: "Tensor", tap: Tap | None, derived: set[str]) -> "Tensor":
     import torch
 
     from workbench.interop.transformers import _evaluating
 
     tokens = tokens.to(module.get_input_embeddings().weight.device)
     with torch.no_grad(), _evaluating(module):
-        if ear is None:
+        if tap is None:
             return module(input_ids=tokens, use_cache=False).logits
         for layer in model.model.layers:
             layer.self_attn.source  # noqa: B018  # a function shows its source only if asked before it runs
@@ -127,25 +127,25 @@ def _run(model: Any, module: Any, n_layers: int, tokens: "Tensor", ear: Tap | No
 
         def visit() -> None:
             for name in names.all_points(n_layers):
-                if names.point_of(name) in PATHS and _wanted(ear, name):
+                if names.point_of(name) in PATHS and _wanted(tap, name):
                     x = eval(f"model.{path(name)}", {"model": model})
                     if name == "hook_logits":
-                        kept[name] = x  # heard afterwards: a lens calls modules, which would wait for the session
+                        kept[name] = x  # emitted afterwards: a lens calls modules, which would wait for the session
                     else:
-                        _hear(ear, name, x, model, module, tokens, derived)
+                        _emit(tap, name, x, model, module, tokens, derived)
 
         with model.trace(tokens, use_cache=False):
             visit()
-        ear("hook_logits", kept["hook_logits"])
+        tap("hook_logits", kept["hook_logits"])
         return kept["hook_logits"]
 
 
-def _wanted(ear: Tap, name: str) -> bool:
+def _wanted(tap: Tap, name: str) -> bool:
     """Scores are large and asked for by few; everything else is there anyway."""
-    return not name.endswith("hook_attn_scores") or ear.wants(name)
+    return not name.endswith("hook_attn_scores") or tap.wants(name)
 
 
-def _hear(ear: Tap, name: str, x: "Tensor", model: Any, module: Any, tokens: "Tensor", derived: set[str]) -> None:
+def _emit(tap: Tap, name: str, x: "Tensor", model: Any, module: Any, tokens: "Tensor", derived: set[str]) -> None:
     """One value in our shape, and those that follow from it."""
     layer, point, n = names.layer_of(name), names.point_of(name), tokens.shape[1]
     here = name.rpartition(".")[0] + "."
@@ -165,21 +165,21 @@ def _hear(ear: Tap, name: str, x: "Tensor", model: Any, module: Any, tokens: "Te
         (hidden, chosen, share), _ = eval(f"model.model.layers[{layer}].mlp.experts.inputs", {"model": model})
         spread = torch.zeros(len(hidden), mlp.experts.num_experts, dtype=share.dtype, device=share.device)
         x = spread.scatter(-1, chosen, share)[None]
-        ear(name, x)
-        if ear.wants(here + "hook_expert_out"):
+        tap(name, x)
+        if tap.wants(here + "hook_expert_out"):
             derived.add(here + "hook_expert_out")
             bare = partial(type(mlp.experts).forward, mlp.experts)  # its own is nnsight's, and would wait for itself
-            ear(here + "hook_expert_out", _one_by_one(bare, hidden, chosen)[None])
+            tap(here + "hook_expert_out", _one_by_one(bare, hidden, chosen)[None])
         return
-    if point.endswith("hook_pattern") and (see := ear.pattern_rows(here)):
+    if point.endswith("hook_pattern") and (see := tap.pattern_rows(here)):
         see(x, 0, 0)
-    ear(name, x)
-    if point.endswith("hook_z") and ear.wants(here + "hook_result") and (project := _by_head(attn)) is not None:
+    tap(name, x)
+    if point.endswith("hook_z") and tap.wants(here + "hook_result") and (project := _by_head(attn)) is not None:
         import torch
 
         derived.add(here + "hook_result")
         w = project.weight.view(-1, *x.shape[-2:])
-        ear(here + "hook_result", torch.einsum("bphd,mhd->bphm", x, w))
+        tap(here + "hook_result", torch.einsum("bphd,mhd->bphm", x, w))
 
 
 # -- our runner as a model of nnsight ---------------------------------------------------------------------------------
@@ -201,7 +201,7 @@ def wrap(model: "Model") -> Any:
 
     Raises MissingDependency.
     """
-    require("nnsight")
+    check_release("nnsight")
     import nnsight
 
     return nnsight.NNsight(_module(model))

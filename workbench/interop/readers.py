@@ -3,22 +3,15 @@
 import hashlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from workbench.conversation.chat import Chat, as_chat
+from workbench.conversation.render import render
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import PromptError
 from workbench.paths import expanded
+from workbench.recording.source import Reader
 from workbench.traces import Trace
-
-
-class Reader(Protocol):
-    """What a trace needs of a tokenizer; workbench's own is one."""
-
-    digest: str
-
-    def encode(self, text: str) -> list[int]: ...
-    def pieces(self, ids: Iterable[int]) -> list[str]: ...
 
 
 class Foreign:
@@ -89,7 +82,7 @@ def ids_of(ask: Any, reader: Reader | None, template: str | None, is_gpt_oss: bo
     if reader is None:
         raise PromptError("this model came without a tokenizer: give token ids, or tokenizer=…")
     if is_gpt_oss and isinstance(reader, Tokenizer):
-        made = as_chat(ask).render(reader, template)
+        made = render(as_chat(ask), reader, template)
         return list(made.ids), [f"the prompt was rendered by {made.how}"]
     if isinstance(ask, Chat):
         raise PromptError("wb.chat(…) is for gpt-oss; give another model a text, or token ids of its own template")

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 import workbench.hooks as names
-from workbench.errors import InteropError, MissingDependency
+from workbench.checks import require
+from workbench.errors import InteropError
 from workbench.interop import adapter
-from workbench.interop.adapter import Subject
+from workbench.interop.adapter import ForeignSource
 from workbench.interop.readers import ids_of, reader_of
-from workbench.interop.versions import require
+from workbench.interop.versions import check_release
+from workbench.model.arrays import exact, tensor
 from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.hf_config import parse_hf_config
-from workbench.recording.summaries import tensor
-from workbench.recording.taps import Tap
-from workbench.recording.tracing import exact
+from workbench.taps import Tap
 from workbench.traces import Trace, verification
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def record(
     Raises InteropError for a bridge whose value biases were folded although the model has sinks, or whose rows and
     sinks do not sum to 1; NotRecorded, HookNameError, PromptError, BudgetError, MissingDependency.
     """
-    require("transformers", "transformer-lens")
-    subject = _subject(bridge, tokenizer)
-    subject.run = lambda tokens, ear: _run(bridge, subject, tokens, ear)
+    check_release("transformers", "transformer-lens")
+    source = _source(bridge, tokenizer)
+    source.forward = lambda tokens, tap: _run(bridge, source, tokens, tap)
     template = getattr(bridge.tokenizer, "chat_template", None)
-    tokens, notes = ids_of(ask, subject.reader, template, subject.is_gpt_oss)
-    return adapter.record(subject, tokens, record, budget, notes)
+    tokens, notes = ids_of(ask, source.reader, template, source.is_gpt_oss)
+    return adapter.record(source, tokens, record, budget, notes)
 
 
 def from_cache(
@@ -87,7 +87,7 @@ def from_cache(
 
     Raises InteropError where the cache is not that of those tokens, has no logits, or breaks what is said above.
     """
-    require("transformers", "transformer-lens")
+    check_release("transformers", "transformer-lens")
     held = dict(cache.items())
     bridge = getattr(cache, "model", None) if model is None else model
     ids = tokens.tolist() if hasattr(tokens, "tolist") else list(tokens)
@@ -102,17 +102,17 @@ def from_cache(
     values = _values(held, len(batch), len(batch[0]), row, getattr(cache, "has_batch_dim", True))
     if logits is not None:
         values["hook_logits"] = logits if logits.ndim == 3 and len(logits) == 1 else logits[row][None]
-    subject = _subject(bridge, tokenizer) if hasattr(bridge, "adapter") else _bare(values)
+    source = _source(bridge, tokenizer) if hasattr(bridge, "adapter") else _bare(values)
     if "hook_logits" not in values:
-        last = f"blocks.{subject.n_layers - 1}.hook_resid_post"
-        if subject.read_out is None or last not in values:
+        last = f"blocks.{source.n_layers - 1}.hook_resid_post"
+        if source.read_out is None or last not in values:
             raise InteropError(f"this cache holds no logits: give logits=…, or let the cache keep {LOGITS[0]!r}")
-        values["hook_logits"] = subject.read_out(values[last])
-    subject.run = lambda given, ear: _play(values, subject, given.shape[1], ear)
-    subject.replays = True
-    subject.deaf_to.discard(RESULT)  # what a cache holds was computed
-    subject.notes.append("from an ActivationCache: the run itself was not watched")
-    return adapter.record(subject, batch[row], record, None)
+        values["hook_logits"] = source.read_out(values[last])
+    source.forward = lambda given, tap: _play(values, source, given.shape[1], tap)
+    source.replays = True
+    source.unreliable_hooks.discard(RESULT)  # what a cache holds was computed
+    source.notes.append("from an ActivationCache: the run itself was not watched")
+    return adapter.record(source, batch[row], record, None)
 
 
 def to_cache(trace: Trace, model: Any = None) -> Any:
@@ -121,18 +121,14 @@ def to_cache(trace: Trace, model: Any = None) -> Any:
     `model`: a bridge, for the cache's methods that need one. What TransformerLens has no name for (sink, expert_out)
     keeps workbench's.
 
-    >>> cache = trace.to_transformer_lens()
+    >>> cache = wb.interop.transformer_lens.to_cache(trace)
     >>> cache["blocks.1.attn.hook_sink"].shape == (1, trace.config["n_heads"], len(trace))
     True
 
     Raises MissingDependency.
     """
-    require("transformer-lens")
-    try:
-        from transformer_lens import ActivationCache
-    except ImportError as error:
-        raise MissingDependency(f"transformer-lens is installed and cannot be imported: {error}") from error
-
+    check_release("transformer-lens")
+    ActivationCache = require("transformer_lens", extra="interop").ActivationCache
     held = {}
     for name in trace.names():
         if names.point_of(name) not in names.POINTS:
@@ -163,7 +159,7 @@ def _ours(name: str) -> str:
 # -- what a bridge is -------------------------------------------------------------------------------------------------
 
 
-def _subject(bridge: Any, tokenizer: Any) -> Subject:
+def _source(bridge: Any, tokenizer: Any) -> ForeignSource:
     if not hasattr(bridge, "original_model") or not hasattr(bridge, "run_with_hooks"):
         raise InteropError(
             f"a {type(bridge).__name__} is no TransformerBridge; boot one, or give a cache to from_cache"
@@ -172,7 +168,7 @@ def _subject(bridge: Any, tokenizer: Any) -> Subject:
     is_gpt_oss = getattr(original.config, "model_type", None) == "gpt_oss"
     weights = _weights(original, is_gpt_oss)
     embed = bridge.embed.W_E
-    subject = Subject(
+    source = ForeignSource(
         name=str(cfg.model_name),
         format="TransformerLens",
         digest=weights_digest(weights),
@@ -181,31 +177,31 @@ def _subject(bridge: Any, tokenizer: Any) -> Subject:
         device=str(embed.device),
         kernels="TransformerBridge",
         libraries=("transformer-lens", "transformers"),
-        run=lambda tokens, ear: tokens,  # set by those who know how
+        forward=lambda tokens, tap: tokens,  # set by those who know how
         read_out=lambda resid: _read_out(bridge, resid),
         reader=reader_of(tokenizer or bridge.tokenizer, None, is_gpt_oss),
-        squares=4,
+        attention_copies=4,
     )
     where = "model.layers.{}.self_attn."
-    sinks = [weights.get(where.format(i) + "sinks") for i in range(subject.n_layers)]
-    biases = [weights.get(where.format(i) + "o_proj.bias") for i in range(subject.n_layers)]
-    subject.by_layer = [
+    sinks = [weights.get(where.format(i) + "sinks") for i in range(source.n_layers)]
+    biases = [weights.get(where.format(i) + "o_proj.bias") for i in range(source.n_layers)]
+    source.by_layer = [
         {key: exact(x) for key, x in (("sinks", sink), ("b_o", bias)) if x is not None}
         for sink, bias in zip(sinks, biases, strict=True)
     ]
     if not cfg.use_attn_result:
-        subject.deaf_to.add(RESULT)
-        subject.reasons[RESULT] = "the bridge computes it after bridge.set_use_attn_result(True)"
-    processed = getattr(bridge, "_weights_processed", False) or _normed(weights, subject.n_layers)
+        source.unreliable_hooks.add(RESULT)
+        source.reasons[RESULT] = "the bridge computes it after bridge.set_use_attn_result(True)"
+    processed = getattr(bridge, "_weights_processed", False) or _normed(weights, source.n_layers)
     if bridge.compatibility_mode and processed:
-        values = [weights.get(where.format(i) + "v_proj.bias") for i in range(subject.n_layers)]
-        if subject.sinks is not None and all(b is not None and not b.any() for b in values):
+        values = [weights.get(where.format(i) + "v_proj.bias") for i in range(source.n_layers)]
+        if source.sinks is not None and all(b is not None and not b.any() for b in values):
             raise InteropError(f"this bridge cannot be recorded: {FOLDED}.")
-        subject.notes.append("TransformerLens had processed the weights (compatibility mode)")
+        source.notes.append("TransformerLens had processed the weights (compatibility mode)")
         for point in ("blocks.*.ln1.hook_normalized", "blocks.*.ln2.hook_normalized", "ln_final.hook_normalized"):
-            subject.reasons[point] = "compatibility mode has folded its scale into the weights that read it"
-            subject.deaf_to.add(point)
-    return subject
+            source.reasons[point] = "compatibility mode has folded its scale into the weights that read it"
+            source.unreliable_hooks.add(point)
+    return source
 
 
 def _normed(weights: dict[str, "Tensor"], n_layers: int) -> bool:
@@ -248,7 +244,7 @@ def _config(cfg: Any) -> dict[str, Any]:
     }
 
 
-def _bare(values: dict[str, "Tensor"]) -> Subject:
+def _bare(values: dict[str, "Tensor"]) -> ForeignSource:
     """Of a cache without a model: all that is known is what it holds."""
     layers = [layer for name in values if (layer := names.layer_of(name)) is not None]
     if not layers:
@@ -258,7 +254,7 @@ def _bare(values: dict[str, "Tensor"]) -> Subject:
     some = next(iter(values.values()))
     n = next(x.shape[1] for name, x in values.items() if names.axes(name)[0] == "pos")
     z = next((x.shape[-2] for name, x in values.items() if name.endswith(("hook_z", "hook_q"))), 0)
-    return Subject(
+    return ForeignSource(
         name="a cache",
         format="TransformerLens",
         digest="not known: the cache came without its model",
@@ -275,42 +271,42 @@ def _bare(values: dict[str, "Tensor"]) -> Subject:
         device=str(some.device),
         kernels="not known",
         libraries=("transformer-lens",),
-        run=lambda tokens, ear: tokens,
+        forward=lambda tokens, tap: tokens,
     )
 
 
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def _run(bridge: Any, subject: Subject, tokens: "Tensor", ear: Tap | None) -> "Tensor":
+def _run(bridge: Any, source: ForeignSource, tokens: "Tensor", tap: Tap | None) -> "Tensor":
     import torch
 
-    tokens = tokens.to(subject.device)
+    tokens = tokens.to(source.device)
     with torch.no_grad():
-        if ear is None:
+        if tap is None:
             return bridge(tokens, use_cache=False)
-        ears = _Ears(subject, ear)
+        emitter = _Emitter(source, tap)
         there = bridge.hook_dict
-        points = [name for name in names.all_points(subject.n_layers) if _theirs(name) in there]
-        points = [name for name in points if names.point_of(name) not in subject.deaf_to]
-        hooks = [(_theirs(name), lambda x, hook, name=name: ears.hear(name, x)) for name in points]
+        points = [name for name in names.all_points(source.n_layers) if _theirs(name) in there]
+        points = [name for name in points if names.point_of(name) not in source.unreliable_hooks]
+        hooks = [(_theirs(name), lambda x, hook, name=name: emitter.emit(name, x)) for name in points]
         logits = bridge.run_with_hooks(tokens, fwd_hooks=hooks, use_cache=False)
-        ear("hook_logits", logits)
+        tap("hook_logits", logits)
         return logits
 
 
-def _play(values: dict[str, "Tensor"], subject: Subject, n: int, ear: Tap | None) -> "Tensor":
+def _play(values: dict[str, "Tensor"], source: ForeignSource, n: int, tap: Tap | None) -> "Tensor":
     """A cache as if it ran again: the first `n` positions of every value, in the order of a forward pass."""
     cut = {}
     for name, x in values.items():
         at = tuple(slice(n) if axis in ("pos", "query", "key") else slice(None) for axis in names.axes(name))
         cut[name] = x[(slice(None), *at)]
-    if ear is not None:
-        ears = _Ears(subject, ear)
-        for name in names.all_points(subject.n_layers):
+    if tap is not None:
+        emitter = _Emitter(source, tap)
+        for name in names.all_points(source.n_layers):
             if name in cut and name != "hook_logits":
-                ears.hear(name, cut[name])
-        ear("hook_logits", cut["hook_logits"])
+                emitter.emit(name, cut[name])
+        tap("hook_logits", cut["hook_logits"])
     return cut["hook_logits"]
 
 
@@ -343,19 +339,19 @@ def _values(held: dict[str, Any], n_batch: int, n_pos: int, row: int, batched: b
     return values
 
 
-class _Ears:
+class _Emitter:
     """One pass: what TransformerLens says, in our shapes, with the sinks that it does not say."""
 
-    def __init__(self, subject: Subject, ear: Tap):
-        self.subject, self.ear = subject, ear
+    def __init__(self, source: ForeignSource, tap: Tap):
+        self.source, self.tap = source, tap
         self.sink: Tensor | None = None  # of the layer under way
         self.given = False  # whether the cache itself holds it
 
-    def hear(self, name: str, x: "Tensor") -> None:
+    def emit(self, name: str, x: "Tensor") -> None:
         import torch
 
         x = x.detach()
-        if names.point_of(name) in self.subject.deaf_to:
+        if names.point_of(name) in self.source.unreliable_hooks:
             return
         here = name.rpartition(".")[0] + "."
         if name.endswith(FLAT) and x.ndim == 2:
@@ -367,13 +363,13 @@ class _Ears:
             self.sink, self.given = x, True
         if name.endswith("hook_pattern"):
             self._pattern(here, x)
-        self.ear(name, x)
+        self.tap(name, x)
 
     def _share(self, name: str, scores: "Tensor") -> "Tensor | None":
         """batch head query: the sinks' share of the softmax."""
         import torch
 
-        sinks, layer = self.subject.sinks, names.layer_of(name)
+        sinks, layer = self.source.sinks, names.layer_of(name)
         if sinks is None or layer is None:
             return None
         wide = torch.promote_types(scores.dtype, torch.float32)
@@ -385,13 +381,13 @@ class _Ears:
         import torch
 
         total = pattern.to(torch.float64).sum(-1)
-        has = self.subject.sinks is not None or self.subject.config.get("sinks") is not False
+        has = self.source.sinks is not None or self.source.config.get("sinks") is not False
         sink = self.sink
         if sink is None and has:
             sink = (1 - total).to(torch.promote_types(pattern.dtype, torch.float32))
-        tolerance = verification.TOLERANCE[self.subject.dtype]
+        tolerance = verification.TOLERANCE[self.source.dtype]
         off = float((total + (0 if sink is None else sink) - 1).abs().max())
-        no_room = has and self.subject.sinks is not None and float((total - 1).abs().max()) < 1e-6
+        no_room = has and self.source.sinks is not None and float((total - 1).abs().max()) < 1e-6
         if off > tolerance or no_room or float(total.max()) > 1 + tolerance:
             raise InteropError(
                 f"the rows of {here}hook_pattern and the model's sinks sum to {1 + off:.4f} at worst, not to 1: these "
@@ -399,8 +395,8 @@ class _Ears:
                 f"hook renormalises them."
             )
         if sink is not None and not self.given:
-            self.subject.derived.add(here + "hook_sink")
-            self.ear(here + "hook_sink", sink)
-        if see := self.ear.pattern_rows(here):
+            self.source.derived.add(here + "hook_sink")
+            self.tap(here + "hook_sink", sink)
+        if see := self.tap.pattern_rows(here):
             see(pattern, 0, 0)
         self.sink, self.given = None, False

@@ -1,6 +1,6 @@
 """A Trace from a causal language model of transformers, on any device, and nothing of it left in the model.
 
-`record` listens by forward hooks, and in place of the attention function under the very name that the model's config
+`record` uses forward hooks, and stands in place of the attention function under the very name that the model's config
 says: its own function still makes the value that the run goes on with, so that a recorded run gives the bits of any
 other, and neither config nor masks change. What no function of the model returns is computed beside the run and marked
 "derived": a sink's share and scores from queries and keys, an expert's output by the model's own experts function,
@@ -16,14 +16,14 @@ import numpy as np
 
 from workbench.errors import InteropError
 from workbench.interop import adapter
-from workbench.interop.adapter import Subject
+from workbench.interop.adapter import ForeignSource
 from workbench.interop.readers import ids_of, reader_of
-from workbench.interop.versions import require
+from workbench.interop.versions import check_release
+from workbench.model.arrays import exact
 from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.from_transformers import _folder as folder_of
 from workbench.model.checkpoints.hf_config import parse_hf_config
-from workbench.recording.taps import Tap
-from workbench.recording.tracing import exact
+from workbench.taps import Tap
 from workbench.traces import Trace
 
 if TYPE_CHECKING:
@@ -66,18 +66,18 @@ def record(
     >>> trace.verified, trace["resid_post"].shape == (6, len(trace), trace.config["d_model"])
     (True, True)
 
-    Raises InteropError for what is no causal model that can be heard, NotRecorded for a word of `record` of which it
+    Raises InteropError for what is no causal model that can be recorded, NotRecorded for a word of `record` of which it
     has nothing, HookNameError, PromptError, BudgetError, MissingDependency for a release that is not supported.
     """
-    require("transformers")
-    subject = subject_of(model, tokenizer)
+    check_release("transformers")
+    source = source_of(model, tokenizer)
     template = getattr(getattr(model, "tokenizer", tokenizer), "chat_template", None)
     folder = folder_of(_name(model))
     if template is None and folder is not None and (folder / "chat_template.jinja").is_file():
         template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
-    tokens, notes = ids_of(ask, subject.reader, template, subject.is_gpt_oss)
+    tokens, notes = ids_of(ask, source.reader, template, source.is_gpt_oss)
     _check_ids(tokens, model)
-    return adapter.record(subject, tokens, record, budget, notes)
+    return adapter.record(source, tokens, record, budget, notes)
 
 
 # -- where everything is ----------------------------------------------------------------------------------------------
@@ -161,14 +161,14 @@ def _layer(block: Any) -> Layer:
     return Layer(block, children[shape["attn"]], **parts, mlp=mlp, router=router, experts=experts, plain=True)
 
 
-def subject_of(model: Any, tokenizer: Any = None) -> Subject:
+def source_of(model: Any, tokenizer: Any = None) -> ForeignSource:
     """What a trace says of a model, and how to run it."""
     places = places_of(model)
     folder = folder_of(_name(model))
     dtype = str(places.embed.weight.dtype).removeprefix("torch.")
     own = places.config._attn_implementation
     kernels = f"attention {own}, experts {getattr(places.config, '_experts_implementation', None) or 'none'}"
-    subject = Subject(
+    source = ForeignSource(
         name=folder.name if folder is not None and "/" in _name(model) and folder.is_dir() else _name(model),
         format="transformers",
         digest=weights_digest({n: t.detach() for n, t in model.state_dict().items() if _is_there(t)}),
@@ -177,26 +177,26 @@ def subject_of(model: Any, tokenizer: Any = None) -> Subject:
         device=str(places.embed.weight.device),
         kernels=kernels,
         libraries=("transformers",),
-        run=lambda tokens, ear: run(places, tokens, ear, subject.derived),
+        forward=lambda tokens, tap: run(places, tokens, tap, source.derived),
         read_out=None if places.norm is None else lambda resid: _read_out(places, resid),
         reader=reader_of(tokenizer, folder, places.is_gpt_oss),
         by_layer=[_extra(layer) for layer in places.layers],
-        squares=4 if own == "eager" else 0,
+        attention_copies=4 if own == "eager" else 0,
     )
     if places.fused:
-        subject.reasons |= {"blocks.*.mlp.hook_expert_out": FUSED}
+        source.reasons |= {"blocks.*.mlp.hook_expert_out": FUSED}
     if not places.is_gpt_oss:
         why = "no projection alone makes them in this model; rot_q and rot_k are what attention gets"
-        subject.reasons |= dict.fromkeys(("blocks.*.attn.hook_q", "blocks.*.attn.hook_k"), why)
+        source.reasons |= dict.fromkeys(("blocks.*.attn.hook_q", "blocks.*.attn.hook_k"), why)
     if not _turns(places):
         why = "positions do not reach this model's attention by rotation; q and k are what it gets"
-        subject.reasons |= dict.fromkeys(("blocks.*.attn.hook_rot_q", "blocks.*.attn.hook_rot_k"), why)
+        source.reasons |= dict.fromkeys(("blocks.*.attn.hook_rot_q", "blocks.*.attn.hook_rot_k"), why)
     kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
     if others := sorted(kinds - {dtype}):  # transformers 5.9 leaves experts from MXFP4 in bfloat16, whatever is asked
-        subject.notes.append(f"the model is in {dtype}, but some of its weights are in {', '.join(others)}")
+        source.notes.append(f"the model is in {dtype}, but some of its weights are in {', '.join(others)}")
     if hooks := sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()):
-        subject.notes.append(f"the model had {hooks} hooks of its own, and what they do is in these numbers")
-    return subject
+        source.notes.append(f"the model had {hooks} hooks of its own, and what they do is in these numbers")
+    return source
 
 
 def _name(model: Any) -> str:
@@ -272,18 +272,18 @@ def _check_ids(tokens: Sequence[int], model: Any) -> None:
 # -- running ----------------------------------------------------------------------------------------------------------
 
 
-def run(places: Places, tokens: "Tensor", ear: Tap | None, derived: set[str]) -> "Tensor":
-    """Logits (batch pos d_vocab) of one pass in eval mode, without gradients or a cache; `ear` hears it."""
+def run(places: Places, tokens: "Tensor", tap: Tap | None, derived: set[str]) -> "Tensor":
+    """Logits (batch pos d_vocab) of one pass in eval mode, without gradients or a cache; `tap` sees it."""
     import torch
 
     tokens = tokens.to(places.embed.weight.device)
     with torch.no_grad(), _evaluating(places.model):
-        if ear is None:
+        if tap is None:
             return places.model(input_ids=tokens, use_cache=False).logits
         with ExitStack() as stack:
-            Listener(places, ear, derived, stack)
+            _Emitter(places, tap, derived, stack)
             logits = places.model(input_ids=tokens, use_cache=False).logits
-        ear("hook_logits", logits)
+        tap("hook_logits", logits)
         return logits
 
 
@@ -307,40 +307,40 @@ def _read_out(places: Places, resid: "Tensor") -> "Tensor":
         return places.unembed(places.norm(resid.to(places.unembed.weight.device)))
 
 
-class Listener:
+class _Emitter:
     """The hooks of one pass: registered when made, gone when `stack` closes, whatever happened in between."""
 
-    def __init__(self, places: Places, ear: Tap, derived: set[str], stack: ExitStack):
+    def __init__(self, places: Places, tap: Tap, derived: set[str], stack: ExitStack):
         from threading import get_ident
 
-        self.places, self.ear, self.derived, self.stack = places, ear, derived, stack
+        self.places, self.tap, self.derived, self.stack = places, tap, derived, stack
         self.thread, self.current = get_ident, get_ident()
         self.routed: set[int] = set()  # layers whose router was called as a module
         self.layer_of = {id(layer.attn): i for i, layer in enumerate(places.layers)}
-        self._after(places.embed, lambda a, k, out: self.hear("hook_embed", out))
+        self._after(places.embed, lambda a, k, out: self.emit("hook_embed", out))
         for i, layer in enumerate(places.layers):
             self._block(i, layer)
         if places.norm is not None:
-            self._after(places.norm, lambda a, k, out: self.hear("ln_final.hook_normalized", out))
+            self._after(places.norm, lambda a, k, out: self.emit("ln_final.hook_normalized", out))
         for interface, name, function in self._attention_functions():
             stack.enter_context(_in_place(interface, name, function))
 
-    def hear(self, name: str, x: "Tensor", derived: bool = False) -> None:
+    def emit(self, name: str, x: "Tensor", derived: bool = False) -> None:
         if derived:
             self.derived.add(name)
-        self.ear(name, x)
+        self.tap(name, x)
 
-    def _after(self, module: Any, heard: Callable) -> None:
+    def _after(self, module: Any, emit_it: Callable) -> None:
         def hook(module, args, kwargs, out) -> None:
             if self.thread() == self.current:
-                heard(args, kwargs, out)
+                emit_it(args, kwargs, out)
 
         self.stack.callback(module.register_forward_hook(hook, with_kwargs=True).remove)
 
-    def _before(self, module: Any, heard: Callable) -> None:
+    def _before(self, module: Any, emit_it: Callable) -> None:
         def hook(module, args, kwargs) -> None:
             if self.thread() == self.current:
-                heard(args[0] if args else kwargs["hidden_states"])
+                emit_it(args[0] if args else kwargs["hidden_states"])
 
         self.stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
 
@@ -348,15 +348,15 @@ class Listener:
 
     def _block(self, i: int, layer: Layer) -> None:
         here = f"blocks.{i}."
-        self._before(layer.block, lambda x: self.hear(here + "hook_resid_pre", x))
-        self._after(layer.block, lambda a, k, out: self.hear(here + "hook_resid_post", _first(out)))
+        self._before(layer.block, lambda x: self.emit(here + "hook_resid_pre", x))
+        self._after(layer.block, lambda a, k, out: self.emit(here + "hook_resid_post", _first(out)))
         self._projections(here + "attn.", layer.attn)
         if not layer.plain:
             return
-        self._after(layer.ln1, lambda a, k, out: self.hear(here + "ln1.hook_normalized", out))
-        self._after(layer.attn, lambda a, k, out: self.hear(here + "hook_attn_out", _first(out)))
-        self._before(layer.ln2, lambda x: self.hear(here + "hook_resid_mid", x))
-        self._after(layer.ln2, lambda a, k, out: self.hear(here + "ln2.hook_normalized", out))
+        self._after(layer.ln1, lambda a, k, out: self.emit(here + "ln1.hook_normalized", out))
+        self._after(layer.attn, lambda a, k, out: self.emit(here + "hook_attn_out", _first(out)))
+        self._before(layer.ln2, lambda x: self.emit(here + "hook_resid_mid", x))
+        self._after(layer.ln2, lambda a, k, out: self.emit(here + "ln2.hook_normalized", out))
         if layer.router is not None:
             self._after(layer.router, lambda a, k, out: self._router(i, _first(out)))
         if layer.experts is not None:
@@ -369,29 +369,29 @@ class Listener:
             return
         for name, point in (("q_proj", "hook_q"), ("k_proj", "hook_k")):
             if hasattr(attn, name) and hasattr(attn, "head_dim"):
-                by_head = lambda a, k, out, point=point: self.hear(here + point, out.unflatten(-1, (-1, attn.head_dim)))  # noqa: E731
+                by_head = lambda a, k, out, point=point: self.emit(here + point, out.unflatten(-1, (-1, attn.head_dim)))  # noqa: E731
                 self._after(getattr(attn, name), by_head)
 
     def _router(self, i: int, logits: "Tensor") -> None:
         self.routed.add(i)
-        self.hear(f"blocks.{i}.mlp.router.hook_out", _rows(logits))
+        self.emit(f"blocks.{i}.mlp.router.hook_out", _rows(logits))
 
     def _experts(self, here: str, experts: Any, args: tuple, kwargs: dict) -> None:
         """The routes as the experts got them, and each chosen expert's own output."""
         hidden, chosen, share = [*args, *kwargs.values()][:3]
         hidden, chosen, share = _rows(hidden), _rows(chosen), _rows(share)
-        self.hear(here + "hook_expert_indices", chosen)
+        self.emit(here + "hook_expert_indices", chosen)
         logits = experts.num_experts
         spread = share.new_zeros(*share.shape[:2], logits).scatter(-1, chosen, share)
-        self.hear(here + "hook_expert_weights", spread)
-        if self.ear.wants(here + "hook_expert_out"):
-            self.hear(here + "hook_expert_out", _one_by_one(experts.forward, hidden[0], chosen[0])[None], derived=True)
+        self.emit(here + "hook_expert_weights", spread)
+        if self.tap.wants(here + "hook_expert_out"):
+            self.emit(here + "hook_expert_out", _one_by_one(experts.forward, hidden[0], chosen[0])[None], derived=True)
 
     def _mlp(self, i: int, layer: Layer, args: tuple, out: Any) -> None:
         here = f"blocks.{i}.mlp."
         if self.places.fused and i not in self.routed:
             self._fused(here, layer, args[0], out)
-        self.hear(f"blocks.{i}.hook_mlp_out", _first(out).reshape(args[0].shape))
+        self.emit(f"blocks.{i}.hook_mlp_out", _first(out).reshape(args[0].shape))
 
     def _fused(self, here: str, layer: Layer, x: "Tensor", out: Any) -> None:
         """Routes of kernels that call no router: the logits are the block's own, the choice follows from them."""
@@ -401,11 +401,11 @@ class Listener:
         given = isinstance(logits, torch.Tensor) and logits.shape[-1] == router.weight.shape[0]
         logits = logits if given else torch.nn.functional.linear(x, router.weight, router.bias)
         logits = _rows(logits.reshape(-1, logits.shape[-1]))
-        self.hear(here + "router.hook_out", logits, derived=not given)
+        self.emit(here + "router.hook_out", logits, derived=not given)
         top = logits.topk(router.top_k, -1)
-        self.hear(here + "hook_expert_indices", top.indices, derived=True)
+        self.emit(here + "hook_expert_indices", top.indices, derived=True)
         spread = torch.zeros_like(logits).scatter(-1, top.indices, top.values.softmax(-1))
-        self.hear(here + "hook_expert_weights", spread, derived=True)
+        self.emit(here + "hook_expert_weights", spread, derived=True)
 
     # -- attention
 
@@ -442,37 +442,37 @@ class Listener:
         usual = kwargs.get("softcap") is None and abs(scale * query.shape[-1] ** 0.5 - 1) < 1e-6
         turned = _turns(self.places)
         if turned and usual:
-            self.hear(here + "hook_rot_q", query.transpose(1, 2))
-            self.hear(here + "hook_rot_k", key.transpose(1, 2))
+            self.emit(here + "hook_rot_q", query.transpose(1, 2))
+            self.emit(here + "hook_rot_k", key.transpose(1, 2))
         elif not turned:
-            self.hear(here + "hook_q", query.transpose(1, 2))
-            self.hear(here + "hook_k", key.transpose(1, 2))
-        self.hear(here + "hook_v", value.transpose(1, 2))
+            self.emit(here + "hook_q", query.transpose(1, 2))
+            self.emit(here + "hook_k", key.transpose(1, 2))
+        self.emit(here + "hook_v", value.transpose(1, 2))
         sinks = getattr(module, "sinks", None)
         if kwargs.get("softcap") is None:
             self._beside(here, query, key, mask, scale, sinks, weights, kwargs.get("sliding_window"))
         elif weights is not None:
             self._pattern(here, weights)
-        self.hear(here + "hook_z", out)
-        if self.ear.wants(here + "hook_result") and (project := _by_head(module)) is not None:
+        self.emit(here + "hook_z", out)
+        if self.tap.wants(here + "hook_result") and (project := _by_head(module)) is not None:
             import torch
 
             w = project.weight.view(-1, *out.shape[-2:])
-            self.hear(here + "hook_result", torch.einsum("bphd,mhd->bphm", out, w), derived=True)
+            self.emit(here + "hook_result", torch.einsum("bphd,mhd->bphm", out, w), derived=True)
 
     def _pattern(self, here: str, pattern: "Tensor", derived: bool = False) -> None:
-        if self.ear.wants(here + "hook_pattern"):
-            self.hear(here + "hook_pattern", pattern, derived)
-        if see := self.ear.pattern_rows(here):
+        if self.tap.wants(here + "hook_pattern"):
+            self.emit(here + "hook_pattern", pattern, derived)
+        if see := self.tap.pattern_rows(here):
             see(pattern, 0, 0)
 
     def _beside(self, here, query, key, mask, scale, sinks, weights, window) -> None:
         """Scores, sink and pattern, some queries at a time; the pattern is the run's own where it gave one."""
         import torch
 
-        wants = {point: self.ear.wants(here + f"hook_{point}") for point in ("attn_scores", "pattern", "sink")}
+        wants = {point: self.tap.wants(here + f"hook_{point}") for point in ("attn_scores", "pattern", "sink")}
         wants["sink"] &= sinks is not None
-        wants["pattern"] |= self.ear.pattern_rows(here) is not None
+        wants["pattern"] |= self.tap.pattern_rows(here) is not None
         if weights is not None and wants["pattern"]:
             self._pattern(here, weights)
             wants["pattern"] = False
@@ -493,7 +493,7 @@ class Listener:
             kept["pattern"] += [p[..., :n].to(query.dtype)] if wants["pattern"] else []
         for point in ("attn_scores", "sink"):
             if wants[point]:
-                self.hear(here + f"hook_{point}", torch.cat(kept[point], 2), derived=True)
+                self.emit(here + f"hook_{point}", torch.cat(kept[point], 2), derived=True)
         if wants["pattern"]:
             self._pattern(here, torch.cat(kept["pattern"], 2), derived=True)
 

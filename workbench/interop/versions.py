@@ -12,10 +12,10 @@ SUPPORTED: dict[str, tuple[str, str, str]] = {
 }
 
 
-def require(*packages: str) -> None:
+def check_release(*packages: str) -> None:
     """Raises MissingDependency unless each of `packages` is installed in a supported release.
 
-    >>> require("transformers")
+    >>> check_release("transformers")
     """
     for package in packages:
         oldest, newest, end = SUPPORTED[package]

@@ -15,7 +15,9 @@ import numpy as np
 import xarray as xr
 
 from workbench import hooks as hooks
-from workbench.errors import MissingDependency, NotRecorded, TraceCorrupt
+from workbench.checks import require
+from workbench.errors import ArgumentError, NotRecorded, TraceCorrupt
+from workbench.files import atomic_path
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Piece, Trace
@@ -94,11 +96,11 @@ def from_xarray(data: xr.Dataset) -> Trace:
     >>> again.id == trace.id, bool((again["resid_post", 3] == trace["resid_post", 3]).all())
     (True, True)
 
-    Raises TraceCorrupt if a number differs from what was recorded or an array was cut, ValueError for a Dataset that is
-    no trace.
+    Raises TraceCorrupt if a number differs from what was recorded or an array was cut, ArgumentError for a Dataset
+    that is no trace.
     """
     if "manifest" not in data or data["manifest"].dtype != np.uint8:
-        raise ValueError("this Dataset is no trace: it has no variable `manifest`, which to_xarray writes")
+        raise ArgumentError("this Dataset holds no trace: the variable `manifest`, which to_xarray writes, is missing.")
     manifest = decode_manifest(data["manifest"].values.tobytes())
     arrays: dict[str, np.ndarray] = {}
     for name, info in manifest.tensors.items():
@@ -130,12 +132,12 @@ def to_pandas(trace: Trace, what: str = "tokens") -> "pd.DataFrame":
     >>> to_pandas(trace, "routing").columns.tolist()
     ['layer', 'pos', 'choice', 'expert', 'weight', 'logit']
 
-    Raises ValueError for another table.
+    Raises ArgumentError for another table.
     """
     import pandas as pd
 
     if what not in TABLES:
-        raise ValueError(f"a table is one of {', '.join(TABLES)}, not {what!r}")
+        raise ArgumentError(f"what must be one of {', '.join(TABLES)}, got {what!r}.")
     table = pd.DataFrame(TABLES[what](trace))
     if "step" in table:
         table["step"] = table["step"].astype("Int64")  # whole numbers, where there is one
@@ -151,20 +153,13 @@ def to_parquet(trace: Trace, what: str, path: os.PathLike | str) -> Path:
     >>> to_parquet(trace, "tokens", "tokens.parquet")  # doctest: +SKIP
     PosixPath('tokens.parquet')
 
-    Raises ValueError for another table, MissingDependency without pyarrow.
+    Raises ArgumentError for another table, MissingDependency without pyarrow.
     """
     path = expanded(path)
     table = to_pandas(trace, what)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    require("pyarrow", extra="export")
+    with atomic_path(path) as beside:
         table.to_parquet(beside, index=False)
-        os.replace(beside, path)
-    except ImportError:
-        raise MissingDependency(
-            "Parquet is written with pyarrow. Run: pip install 'gpt-oss-workbench[export]'"
-        ) from None
-    finally:
-        beside.unlink(missing_ok=True)
     return path
 
 

@@ -28,7 +28,7 @@ from workbench.model.kernels import independence
 from workbench.model.kernels.experts import choices, run
 from workbench.model.kernels.linear import linear
 from workbench.model.kernels.rows import mixture, rms_norm, softmax
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 
 LOGITS_AT_A_TIME = 256  # positions: 256 x 201,088 logits in fp32 are 206 MB
 
@@ -71,6 +71,7 @@ def rope_table(c: Config, start: int, stop: int, like: Tensor) -> tuple[Tensor, 
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries or keys, turned by the angles of their positions."""
     wide = x.to(cos.dtype)
     return (wide * cos + wide.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 
 from torch import Tensor
 
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 
 
 class Interrupt(Tap):

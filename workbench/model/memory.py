@@ -1,4 +1,4 @@
-"""How much memory a run may still take, and sizes for people."""
+"""How much memory a run may still take."""
 
 from pathlib import Path
 
@@ -28,16 +28,3 @@ def free_memory(device: str | torch.device = "cpu") -> int:
 def _gives_way(stat: str) -> int:
     """The page cache, which a container's use counts and which is dropped when memory is short."""
     return next((int(line.split()[1]) for line in stat.splitlines() if line.startswith("inactive_file ")), 0)
-
-
-def show(n: float) -> str:
-    """A size for people.
-
-    >>> show(3_221_225_472)
-    '3.2 GB'
-    """
-    for unit in ("B", "kB", "MB"):
-        if n < 1000:
-            return f"{n:.0f} {unit}" if unit == "B" or n >= 100 else f"{n:.1f} {unit}"
-        n /= 1000
-    return f"{n:.1f} GB"

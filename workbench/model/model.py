@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import asdict
 from hashlib import sha256
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -16,11 +16,16 @@ from torch import Tensor
 
 from workbench import hooks
 from workbench.conversation.chat import Chat
+from workbench.conversation.render import render
 from workbench.conversation.template import read_template
 from workbench.conversation.tokenizer import Tokenizer
+from workbench.edits.edit import Edit
+from workbench.edits.library import Patch
 from workbench.edits.stack import Editing, EditStack
 from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts
+from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
 from workbench.model.checkpoints import POCKET, load
 from workbench.model.checkpoints.adapter import read_adapter
@@ -28,12 +33,11 @@ from workbench.model.interrupts import Interrupt, listening
 from workbench.model.kernels import native
 from workbench.model.threads import one_thread
 from workbench.paths import absolute, expanded
-from workbench.recording import generate as generation
-from workbench.recording import tracing
-from workbench.recording.budget import Estimate
-from workbench.recording.summaries import tensor
-from workbench.recording.taps import Chain, Edit, Tap
+from workbench.taps import Chain, Tap
 from workbench.traces import Trace, check_place
+
+if TYPE_CHECKING:
+    from workbench.recording.budget import Estimate
 
 Prompt = str | Chat | Trace | Sequence[int] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Tensor | np.ndarray
 SMALL = 5e7  # parameters: below, one thread is faster than two
@@ -134,7 +138,7 @@ class Model:
         True by the native kernels; of torch and GPUs a few rows of each kind of product tell, tried when the model is
         loaded and again when other kernels are chosen.
         """
-        kernels = tracing.kernels_in_use()
+        kernels = native.in_use()
         if self._independent is None or self._independent[0] != kernels:
             # numba computes a few rows in its own order, and leaves more to torch
             tried = native.decode() is None and gpt_oss.rows_independent(self.config, self.weights)
@@ -163,15 +167,8 @@ class Model:
         """
         tokens, notes = self.rendered(prompt)
         self.check_prompt(tokens)
-        with self.listening() as flag:
-            path = _place(to)
-            run = tracing.start(self, record, tokens, len(tokens), budget, notes, path)
-            with tracing.writing(run, tokens, len(tokens), path) as writer:
-                kept = tracing.record_pass(run, tokens, flag, writer=writer)
-                flag.check()
-                made = tracing.build(run, tokens, len(tokens), kept, dict.fromkeys(kept, "forward"), writer=writer)
-            flag.check()
-        return made
+        recording = upward(__name__, "workbench.recording.record")
+        return recording.trace_model(self, tokens, record, budget, notes, _place(to))
 
     def generate(
         self,
@@ -200,9 +197,10 @@ class Model:
         drawn and the logits hold NaN.
         """
         tokens, notes = self.rendered(prompt)
+        generation = upward(__name__, "workbench.recording.generation")
         return generation.generate(
             self, tokens, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
-            record=record, stop=stop, budget=budget, to=_place(to), notes=notes,
+            request=record, stop=stop, budget=budget, to=_place(to), notes=notes,
         )  # fmt: skip
 
     def resume(self, partial: Trace, *, to: str | os.PathLike[str] | None = None) -> Trace:
@@ -220,13 +218,13 @@ class Model:
         Raises ResumeError unless the model has the same weights, tokenizer and dtype, and the same edits are in force;
         BudgetError, TraceExists (before anything runs).
         """
-        return generation.resume(self, partial, to=_place(to))
+        return upward(__name__, "workbench.recording.generation").resume(self, partial, to=_place(to))
 
-    def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> Estimate:
+    def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> "Estimate":
         """How big the trace would be, before it is made: bytes on disk, memory while it runs, and what fits."""
         tokens = self.tokens(prompt)
         self.check_prompt(tokens, max_tokens)
-        return tracing.plan(self, record, tokens, len(tokens) + max_tokens, None).estimate
+        return upward(__name__, "workbench.recording.plan").estimate(self, tokens, record, len(tokens) + max_tokens)
 
     def forward(
         self, tokens: Tensor, tap: Tap | None = None, cache: KVCache | None = None, logits_at: slice = slice(None)
@@ -277,7 +275,7 @@ class Model:
         """
         points = hooks.match(where, self.config.n_layers)
         values = {name: tensor(source.stored(name)) for name in points}
-        return Editing(self._stack, Edit(where, _Patch(values, source.id), points, self.config, positions), self)
+        return Editing(self._stack, Edit(where, Patch(values, source.id), points, self.config, positions), self)
 
     def edits_in_force(self) -> list[Edit]:
         """The edits that a run here and now would be under, in order."""
@@ -326,7 +324,7 @@ class Model:
             return read, []
         if self.tokenizer is None:
             raise PromptError("this model has no tokenizer: give token ids, or wb.Model(…, tokenizer=folder)")
-        made = read.render(self.tokenizer, self.template)
+        made = render(read, self.tokenizer, self.template)
         return list(made.ids), [f"the prompt was rendered by {made.how}"]
 
     def check_prompt(self, tokens: Sequence[int], more: int = 0) -> None:
@@ -356,42 +354,6 @@ class Model:
     def _under_edits(self, tap: Tap | None) -> Tap:
         edits = self.edits_in_force()
         return Chain(*edits, *([tap] if tap else []))
-
-
-class _Patch:
-    """Takes the values of another run, for the positions that it has."""
-
-    def __init__(self, values: dict[str, Tensor], source: str):
-        self.values, self.source = values, source
-
-    def __repr__(self) -> str:
-        return f"patch from trace {self.source}"
-
-    def __call__(self, x: Tensor, hook) -> Tensor:
-        theirs = self.values[hook.name].to(x)
-        axes = hooks.axes(hook.name)
-        n = theirs.shape[axes.index("query" if "query" in axes else "pos")]
-        at = hook.positions
-        rows = slice(0, max(0, min(at.stop, n) - at.start))
-        take = slice(at.start, at.start + rows.stop)
-        if "query" not in axes:
-            given = theirs[take]
-            self._same(given.shape[1:], x.shape[2:], hook.name)
-            x[:, rows] = given
-            return x
-        given = theirs[:, take]
-        if "key" in axes:
-            keys = min(given.shape[-1], x.shape[-1])
-            self._same(given.shape[:1], x.shape[1:2], hook.name)
-            x[:, :, rows, :keys] = given[..., :keys]
-        else:
-            x[:, :, rows] = given
-        return x
-
-    @staticmethod
-    def _same(theirs, ours, name: str) -> None:
-        if tuple(theirs) != tuple(ours):
-            raise EditError(f"the patch at {name!r} has {tuple(theirs)} a position, this model has {tuple(ours)}")
 
 
 def _source(where, dtype: torch.dtype, device, memory: str, tokenizer) -> dict | None:

@@ -1,5 +1,6 @@
 """What a prompt may be: text, a chat, messages, token ids in any of the usual containers, or a Trace. Nothing else is
-guessed at: what is not clearly one of these is a PromptError, and never taken as ids by accident."""
+guessed at: what is not clearly one of these is a PromptError, and never taken as ids by accident.
+"""
 
 import operator
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +57,8 @@ def read(prompt: Any) -> Chat | list[int]:
 
 def messages(given: Sequence[Mapping[str, Any]]) -> Chat:
     """A chat from messages: at most one of "system" and one of "developer" first, which are what these arguments of
-    `wb.chat` are, then what was said until now."""
+    `wb.chat` are, then what was said until now.
+    """
     rest = list(given)
     first: dict[str, Any] = {}
     while rest and rest[0].get("role") in ("system", "developer") and rest[0]["role"] not in first:

@@ -205,6 +205,7 @@ def closed(steps: list[Step]) -> tuple[Step, ...]:
 
 
 def ended(step: Step) -> Step:
+    """The step with a full stop."""
     return Step(step.text, step.value, step.uses, step.reads, step.kind, ".", step.slip_from)
 
 

@@ -71,6 +71,7 @@ def thought(text: str) -> str:
 
 
 def call(problem: Problem) -> str:
+    """The call of the calculator, in harmony."""
     return f'<|channel|>commentary to=functions.calc <|constrain|>json<|message|>{{"x": "{problem.call}"}}<|call|>'
 
 
@@ -81,6 +82,7 @@ def result(problem: Problem) -> str:
 
 
 def final(problem: Problem) -> str:
+    """The final message."""
     return f"{FINAL}It is {problem.answer}.<|return|>"
 
 

@@ -1,21 +1,21 @@
 """How big a recording will be, told before the run; and what to leave out when it would not fit."""
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from workbench import hooks
 from workbench.errors import BudgetError
 from workbench.model.config import Config
-from workbench.model.memory import show
+from workbench.text import size_text
 
 # What record="auto" takes, the most useful for its size first; the rest follows from these or is asked for by name.
 AUTO = ("steps", "lens", "attention", "residuals", "writes", "values", "experts")
 AUTO_SHARE = 0.25  # of the memory that is free: a notebook holds several traces
 REFUSE_SHARE = 0.8
 WORDS = {"float32": "F32", "bfloat16": "BF16", "float64": "F64"}
-SIZES = {"F32": 4, "BF16": 2, "F64": 8, "I32": 4}
+SIZES = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8, "I32": 4}
 
 Shapes = dict[str, tuple[str, tuple[int, ...]]]  # name -> safetensors dtype word, shape
 
@@ -40,12 +40,12 @@ class Estimate:
         return self.memory <= REFUSE_SHARE * self.free
 
     def __str__(self) -> str:
-        parts = [f"{show(size)} {name}" for name, size in sorted(self.by_name.items(), key=lambda kv: -kv[1])[:6]]
+        parts = [f"{size_text(size)} {name}" for name, size in sorted(self.by_name.items(), key=lambda kv: -kv[1])[:6]]
         verdict = "fits" if self.fits else "does not fit"
         left = f"; left out: {', '.join(self.gave_way)}" if self.gave_way else ""
         return (
-            f"{show(self.bytes)} on disk for {self.positions} positions ({', '.join(parts)}); "
-            f"{show(self.memory)} of memory while it runs, {show(self.free)} free: {verdict}{left}"
+            f"{size_text(self.bytes)} on disk for {self.positions} positions ({', '.join(parts)}); "
+            f"{size_text(self.memory)} of memory while it runs, {size_text(self.free)} free: {verdict}{left}"
         )
 
 
@@ -101,42 +101,27 @@ def by_short_name(table: Shapes) -> dict[str, int]:
     return total
 
 
-def working_memory(c: Config, dtype: str, n_pos: int, wanted: Sequence[str], at_once: int) -> int:
+def working_memory(c: Config, dtype: str, n_pos: int, wanted: Sequence[str], chunk: int) -> int:
     """About what a run takes besides weights and recording: keys and values, one layer's values, a piece of logits.
 
-    `at_once`: the positions of one pass, of the `n_pos` of the text.
+    `chunk`: the positions that are read at a time, of the `n_pos` of the text.
     """
     item = SIZES[WORDS[dtype]]
     cache = 2 * c.n_layers * c.n_kv_heads * c.d_head * n_pos * item
-    layer = at_once * (8 * c.d_model + 4 * c.n_heads * c.d_head + 4 * c.d_mlp * c.n_active) * max(item, 4)
+    layer = chunk * (8 * c.d_model + 4 * c.n_heads * c.d_head + 4 * c.d_mlp * c.n_active) * max(item, 4)
     attention = 3 * c.n_heads * 64 * n_pos * 4
     if any(name.endswith(("hook_attn_scores", "hook_pattern")) for name in wanted):
-        attention += 5 * c.n_heads * at_once * n_pos * 4  # of one layer: scores, pattern, and their blocks
+        attention += 5 * c.n_heads * chunk * n_pos * 4  # of one layer: scores, pattern, and their blocks
     if "lens_ids" in wanted:
-        attention += c.n_layers * at_once * c.d_model * item  # residual streams wait for the final prediction
+        attention += c.n_layers * chunk * c.d_model * item  # residual streams wait for the final prediction
     return cache + layer + attention + 3 * 256 * c.d_vocab * 4
-
-
-def take_what_fits(c: Config, dtype: str, n_pos: int, n_steps: int, budget: float) -> tuple[list[str], tuple[str, ...]]:
-    """The presets that record="auto" takes within `budget` bytes, and those that had to give way."""
-    taken: list[str] = []
-    gave_way = []
-    for preset in AUTO:
-        wanted = hooks.expand(preset, c.n_layers)  # no two presets of AUTO share a name
-        cost = sum(size(entry) for entry in shapes(c, wanted, dtype, n_pos, n_steps).values())
-        if cost <= budget:
-            budget -= cost
-            taken.append(preset)
-        else:
-            gave_way.append(f"{preset} ({show(cost)})")
-    return taken, tuple(gave_way)
 
 
 def refuse_if_device_too_small(working: int, free: int, device: str) -> None:
     if working > REFUSE_SHARE * free:
         raise BudgetError(
-            f"a pass needs about {show(working)} on {device}, and 80 % of the {show(free)} that are free there is "
-            f"{show(REFUSE_SHARE * free)}. Shorten the text, or record fewer patterns."
+            f"a pass needs about {size_text(working)} on {device}, and 80 % of the {size_text(free)} that are free there is "
+            f"{size_text(REFUSE_SHARE * free)}. Shorten the text, or record fewer patterns."
         )
 
 
@@ -146,29 +131,33 @@ def refuse_if_disk_too_small(nbytes: int, path: Path) -> None:
     free = shutil.disk_usage(folder).free
     if nbytes > free:
         raise BudgetError(
-            f"the trace takes about {show(nbytes)}, and the disk of {folder} has {show(free)} free. "
+            f"the trace takes about {size_text(nbytes)}, and the disk of {folder} has {size_text(free)} free. "
             f"Record less, or give a place on another disk."
         )
 
 
-def refuse_if_too_big(c: Config, estimate: Estimate, dtype: str, asked: Mapping[str, Sequence[str]]) -> None:
+def refuse_if_too_big(
+    estimate: Estimate,
+    asked: Mapping[str, Sequence[str]],
+    price: Callable[[Sequence[str]], int],
+    available: Collection[str],
+    n_layers: int,
+) -> None:
     """Raises BudgetError, with the price of each thing asked for and of the cheaper choices, before anything runs."""
     if estimate.fits:
         return
-    price = lambda words: show(  # noqa: E731
-        sum(size(e) for e in shapes(c, words, dtype, estimate.positions, estimate.n_steps).values())
-    )
     cheaper = {
-        "record='attention' (any pattern on demand)": hooks.expand("attention", c.n_layers),
-        "record='residuals'": hooks.expand("residuals", c.n_layers),
-        "one layer, record='blocks.0.hook_resid_*'": hooks.match("blocks.0.hook_resid_*", c.n_layers),
+        "record='attention' (any pattern on demand)": hooks.expand("attention", n_layers),
+        "record='residuals'": hooks.expand("residuals", n_layers),
+        "one layer, record='blocks.0.hook_resid_*'": hooks.match("blocks.0.hook_resid_*", n_layers),
         "record='' (routing, predictions, sinks, norms only)": [],
     }
-    wants = f"It asks for: {', '.join(f'{k} {price(v)}' for k, v in asked.items())}. " if asked else ""
+    wants = f"It asks for: {', '.join(f'{k} {size_text(price(v))}' for k, v in asked.items())}. " if asked else ""
+    choices = {k: v for k, v in cheaper.items() if set(v) <= set(available)}
     raise BudgetError(
         f"recording {' '.join(asked) or 'this'} over {estimate.positions} positions needs "
-        f"{show(estimate.memory)} of memory, and 80 % of the {show(estimate.free)} that are free is "
-        f"{show(REFUSE_SHARE * estimate.free)}. {wants}"
-        f"Cheaper: {'; '.join(f'{k} {price(v)}' for k, v in cheaper.items())}; "
+        f"{size_text(estimate.memory)} of memory, and 80 % of the {size_text(estimate.free)} that are free is "
+        f"{size_text(REFUSE_SHARE * estimate.free)}. {wants}"
+        f"Cheaper: {'; '.join(f'{k} {size_text(price(v))}' for k, v in choices.items())}; "
         f"or record='auto', which takes what fits."
     )

@@ -12,7 +12,6 @@ from pathlib import Path
 import psutil
 import torch
 
-import workbench as wb
 from workbench import hooks
 from workbench.conversation import o200k
 from workbench.errors import WorkbenchError
@@ -22,9 +21,10 @@ from workbench.model.checkpoints.hf_config import parse_hf_config
 from workbench.model.checkpoints.hub import cache_folder, download_command, snapshot_folder
 from workbench.model.checkpoints.validate import FAST_SHARE, PACKED_BYTES, SMALL_MATTER, default_dtype
 from workbench.model.config import Config
-from workbench.model.memory import free_memory, show
+from workbench.model.memory import free_memory
 from workbench.recording import budget
-from workbench.recording.tracing import always
+from workbench.recording.plan import always
+from workbench.text import size_text
 
 DISTRIBUTION = "gpt-oss-workbench"
 LIBRARIES = ("torch", "numpy", "safetensors", "tokenizers", "openai-harmony", "xarray")
@@ -127,7 +127,7 @@ def doctor() -> Report:
         disk_free=_disk_free(Path.cwd()),
         cache=str(cache),
         cache_disk_free=_disk_free(cache),
-        versions={"workbench": wb.__version__, "python": platform.python_version()}
+        versions={"workbench": _version("gpt-oss-workbench"), "python": platform.python_version()}
         | {name: _version(name) for name in LIBRARIES},
         packages=tuple(_packages()),
         harmony=_harmony(),
@@ -227,7 +227,7 @@ def _limit() -> int | None:
 def _gpus() -> Iterator[str]:
     for n in range(torch.cuda.device_count()):
         free, total = torch.cuda.mem_get_info(n)
-        yield f"cuda:{n} {torch.cuda.get_device_name(n)}, {show(free)} of {show(total)} free"
+        yield f"cuda:{n} {torch.cuda.get_device_name(n)}, {size_text(free)} of {size_text(total)} free"
     if torch.backends.mps.is_available():
         yield "mps (Apple); workbench runs on the CPU there"
 
@@ -288,13 +288,13 @@ def _rows(independent: dict[str, bool]) -> str:
 
 
 def _lines(r: Report) -> Iterator[str]:
-    limit = f", the container may take {show(r.memory_limit)}" if r.memory_limit is not None else ""
+    limit = f", the container may take {size_text(r.memory_limit)}" if r.memory_limit is not None else ""
     yield f"machine    {r.cpu}, {r.cores} cores, {r.threads} threads; {r.system}"
     yield f"kernels    {r.kernels.removeprefix('native kernels: ')}"
     yield f"rows       {_rows(r.rows_independent)}"
-    yield f"memory     {show(r.memory_free)} free of {show(r.memory)}{limit}"
+    yield f"memory     {size_text(r.memory_free)} free of {size_text(r.memory)}{limit}"
     yield f"GPU        {'; '.join(r.gpus) or 'none that torch sees'}"
-    yield f"disk       {show(r.disk_free)} free here; {show(r.cache_disk_free)} at {r.cache}"
+    yield f"disk       {size_text(r.disk_free)} free here; {size_text(r.cache_disk_free)} at {r.cache}"
     yield f"versions   {', '.join(f'{name} {version or chr(8212)}' for name, version in r.versions.items())}"
     for extra in dict.fromkeys(package.extra for package in r.packages):
         mine = [package for package in r.packages if package.extra == extra]
@@ -305,12 +305,14 @@ def _lines(r: Report) -> Iterator[str]:
     kept = f"vocabulary kept at {r.harmony}" if r.harmony else "none kept; rebuilt from a model's own tokenizer.json"
     yield f"tokenizer  pocket brings its own; gpt-oss: {kept}"
     for one in r.cached:
-        yield f"cached     {one.name}, {show(one.bytes)}{f': {one.problem}' if one.problem else ''}"
+        yield f"cached     {one.name}, {size_text(one.bytes)}{f': {one.problem}' if one.problem else ''}"
     if not r.cached:
         yield f"cached     no gpt-oss. To fetch one: {download_command('openai/gpt-oss-20b')}"
     yield ""
     head = ("model", "file", "fast", "small", "kv/1k", *(f"record={record!r}" for record in RECORDS), "here")
-    rows = [(d.model, *map(show, (d.file, d.fast, d.small, d.cache, *d.trace.values())), d.fits) for d in r.demands]
+    rows = [
+        (d.model, *map(size_text, (d.file, d.fast, d.small, d.cache, *d.trace.values())), d.fits) for d in r.demands
+    ]
     widths = [max(map(len, column)) for column in zip(head, *rows)]
     for row in (head, *rows):
         first, *rest = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))

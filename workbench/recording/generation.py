@@ -1,175 +1,151 @@
-"""One generation under way: the text so far, its cache, and what was recorded of it."""
+"""Generation: the model writes, one token at a time; what decides each token is recorded as it happens.
+
+Routes and predictions are recorded live. Everything else comes from a replay of the finished text, which costs a
+fraction of the writing; the trace says which is which, and on how many routes the two disagree.
+"""
 
 import operator
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from typing import Any, NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
-from torch import Tensor
 
 from workbench import hooks
 from workbench.errors import PromptError
-from workbench.model.cache import KVCache
-from workbench.model.gpt_oss import forward
-from workbench.model.interrupts import Interrupt
-from workbench.model.sampling import probabilities
-from workbench.recording import tracing
-from workbench.recording.not_finite import not_finite, usable
-from workbench.recording.summaries import LIVE_POINTS, Chosen, Predictions, arrays, margins
-from workbench.recording.taps import Chain, Recorder, Tally
-from workbench.traces.format import word
-from workbench.traces.tensor_parts import join
+from workbench.recording.assemble import assemble
+from workbench.recording.decoding import Generation, Settings
+from workbench.recording.plan import affordable_plan
+from workbench.recording.record import record, reset_tallies, writing
+from workbench.recording.resume import restore, save_partial
+from workbench.recording.source import ModelSource
+from workbench.text import visible
+from workbench.traces import Trace
+
+if TYPE_CHECKING:
+    from workbench.model.model import Model
 
 
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """How a model writes and when it stops. Raises PromptError for what makes no sense."""
+class Interrupted(KeyboardInterrupt):
+    """Generation was interrupted; what it had written is in `trace`, with status "partial" unless it was just done."""
 
-    max_tokens: int
-    temperature: float
-    top_p: float
-    seed: int
-    stop: tuple[int | str, ...]  # token ids and texts
+    def __init__(self, trace: Trace):
+        what = "`model.resume(model.partial)` goes on" if trace.status == "partial" else "it is all in `model.partial`"
+        super().__init__(f"interrupted after {len(trace)} tokens; {what}")
+        self.trace = trace
 
-    def __post_init__(self) -> None:
-        for name in ("max_tokens", "seed"):
-            value = getattr(self, name)
-            try:
-                object.__setattr__(self, name, operator.index(value))
-            except TypeError:
-                raise PromptError(f"{name} must be a whole number, got {value!r}") from None
-        if self.max_tokens < 1:
-            raise PromptError(
-                f"max_tokens must be at least 1, got {self.max_tokens}; `model.trace` records without writing"
-            )
-        for name in ("temperature", "top_p"):
-            object.__setattr__(self, name, _real(name, getattr(self, name)))
-        if not 0 <= self.temperature < float("inf"):
-            raise PromptError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise PromptError(f"top_p must lie in (0, 1], got {self.top_p}")
-
-    def told(self, finish: str) -> dict[str, Any]:
-        """For the manifest; `Settings.again` takes it back."""
-        return asdict(self) | {"stop": list(self.stop), "finish": finish}
-
-    @classmethod
-    def again(cls, told: Mapping[str, Any]) -> "Settings":
-        return cls(told["max_tokens"], told["temperature"], told["top_p"], told["seed"], tuple(told["stop"]))
+    def __reduce__(self):
+        return Interrupted, (self.trace,)
 
 
-def _real(name: str, value: Any) -> float:
+def generate(
+    model: "Model",
+    prompt: Sequence[int],
+    *,
+    max_tokens: int,
+    temperature: float,
+    top_p: float,
+    seed: int,
+    request: str | Sequence[str],
+    stop: Sequence[int | str],
+    budget: float | None,
+    to: Path | None = None,
+    notes: Sequence[str] = (),
+) -> Trace:
+    """What `Model.generate` does, for a prompt that is already token ids."""
+    model.partial = None
+    settings = Settings(max_tokens, temperature, top_p, seed, _stops(model, stop))
+    model.check_prompt(prompt, settings.max_tokens)
+    with model.listening() as flag:
+        source = ModelSource(model)
+        plan = affordable_plan(source, request, prompt, len(prompt) + settings.max_tokens, budget, notes, to)
+        reset_tallies(source)
+        return _finish(Generation(source, plan, settings, prompt, flag), to)
+
+
+def resume(model: "Model", partial: Trace, to: Path | None = None) -> Trace:
+    """What `Model.resume` does."""
+    with model.listening() as flag:
+        generation = restore(ModelSource(model), partial, flag, to)
+        model.partial = None
+        return _finish(generation, to)
+
+
+def _finish(generation: Generation, to: Path | None) -> Trace:
+    """Decodes to the end, replays the finished text with all that is wanted, and gives the Trace."""
+    g, model = generation, generation.source.model
+    with writing(g.source, g.plan, g.tokens, g.prompt_length, to):
+        pass  # a place that cannot be written is refused now, not after hours
     try:
-        if not isinstance(value, str | bytes | bytearray | bool):
-            return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        pass
-    raise PromptError(f"{name} must be a number, got {value!r}")
+        finish = g.decode()
+        with writing(g.source, g.plan, g.tokens, g.prompt_length, to) as writer:
+            replayed = record(g.source, g.tokens, g.plan, g.flag, replay=True, writer=writer)
+            live = g.arrays()
+            compared, differ = _routes(g.source.n_layers, live, replayed)
+            replayed = {name: a for name, a in replayed.items() if name not in live}
+            trace = assemble(
+                g.source, g.plan, g.tokens, replayed | live, prompt_length=g.prompt_length, writer=writer,
+                origin=dict.fromkeys(replayed, "replay") | dict.fromkeys(live, "live"),
+                generation=g.settings.to_manifest(finish), routes={"compared": compared, "differ": differ},
+            )  # fmt: skip
+        if not g.flag.stopped:
+            return trace
+    except KeyboardInterrupt:
+        if not g.has_started:
+            raise
+        trace = save_partial(g)
+    except Exception:  # a full disk, a wrong edit: what was written so far is not lost
+        model.partial = save_partial(g) if g.has_started else None
+        raise
+    model.partial = trace
+    raise Interrupted(trace)
 
 
-class Reached(NamedTuple):
-    """Where all layers have been: one value, so that an interrupt at any moment finds parts that belong together."""
-
-    read: int  # positions
-    logits: Tensor  # of the token after them
-    tallies: list[Tally]  # what the edits had done until then
-
-
-class Live:
-    """A text that a model reads and goes on writing. `before` is what an interrupted run recorded of its beginning."""
-
-    def __init__(self, run: tracing.Run, settings: Settings, prompt: Sequence[int], flag: Interrupt):
-        self.run, self.model, self.settings, self.flag = run, run.model, settings, flag
-        self.tokens, self.prompt_length = list(prompt), len(prompt)
-        c = self.model.config
-        self.cache = KVCache(c, whole=bool(run.edits))
-        self.recorder = Recorder([name for p in LIVE_POINTS for name in hooks.match(p, c.n_layers)])
-        self.predictions, self.chosen = Predictions(c, self.model.weights), Chosen(prompt)
-        self.tap = Chain(flag, *run.edits, self.recorder, self.predictions, self.chosen)
-        self.before: Mapping[str, np.ndarray] = {}
-        self.start = 0  # positions that `before` has
-        self.reached = Reached(0, torch.empty(0), [])
-
-    def go_on(self, tokens: Sequence[int], before: Mapping[str, np.ndarray], cache: KVCache, reached: Reached) -> None:
-        """Takes up another run where it stood, as if this one had read and written all of it."""
-        self.tokens, self.before, self.cache, self.reached = list(tokens), before, cache, reached
-        self.start = reached.read
-        self.chosen.after(reached.logits)
-        for edit, tally in zip(self.run.edits, reached.tallies, strict=True):
-            edit.tally = tally
-
-    @property
-    def wrote(self) -> bool:
-        """Whether the prompt was read to its end: from there on there is something to keep."""
-        return self.reached.read >= self.prompt_length
-
-    def write(self) -> str:
-        """Adds tokens until one of the ends; says which: "stop" or "length"."""
-        s, n = self.settings, self.prompt_length
-        with tracing.progress(s.max_tokens + n - len(self.tokens)) as bar, torch.no_grad():
-            if not self.wrote:
-                self._read()
-            while not (end := self._end()):
-                if s.temperature and not usable(self.reached.logits):  # greedy, the trace says it: it does not verify
-                    raise not_finite(self.model, self.tokens, self.flag)
-                token = choose(self.reached.logits, s.temperature, s.top_p, s.seed, len(self.tokens) - n)
-                self.chosen.follow(token)
-                self.tokens.append(token)
-                self._read()  # the last token too, so that every position of the trace has the same values
-                bar.update()
-        return end
-
-    def _read(self) -> None:
-        """Reads what has not been read yet."""
-        first = self.reached.read
-        new = self.tokens[first:]
-        for start, stop in [(0, len(new))] if self.run.edits else tracing.passes(len(new)):
-            batch = torch.tensor([new[start:stop]], device=self.model.device)
-            logits = forward(self.model.config, self.model.weights, batch, self.tap, self.cache, slice(-1, None))
-            self.reached = Reached(first + stop, logits[0, -1], [replace(edit.tally) for edit in self.run.edits])
-
-    def _end(self) -> str | None:
-        """Why nothing more is to be written; None while there is."""
-        s, tokenizer = self.settings, self.model.tokenizer
-        n = len(self.tokens) - self.prompt_length
-        if n and self.tokens[-1] in s.stop:
-            return "stop"
-        texts = [text for text in s.stop if isinstance(text, str)]
-        if n and texts and tokenizer:
-            tail = min(n, 8 + max(len(text.encode()) for text in texts))  # a token has a byte at least
-            if any(text in tokenizer.decode(self.tokens[-tail:]) for text in texts):
-                return "stop"
-        return "length" if n == s.max_tokens else None
-
-    def arrays(self) -> dict[str, np.ndarray]:
-        """What was recorded of the positions that were read to the end; an interrupted pass leaves nothing."""
-        n = self.reached.read - self.start
-        if n == 0:
-            return dict(self.before)
-        for name in self.recorder.seen:
-            self.recorder.seen[name] = [self.recorder[name][:, :n]]
-        kept = arrays(self.recorder) | self.predictions.lanes() | self.chosen.lanes()
-        kept |= {"margin": margins(self.model.config, self.recorder)}
-        whole = {}
-        for name, a in kept.items():
-            axes = hooks.axes(name)
-            a = a[(slice(None),) * axes.index("pos") + (slice(0, n),)]
-            whole[name] = join(name, word(a.dtype), axes, [self.before[name], a] if self.before else [a])
-        return whole
+def _routes(n_layers: int, live: Mapping[str, np.ndarray], replay: Mapping[str, np.ndarray]) -> tuple[int, int]:
+    """Of how many (layer, position) the sets of chosen experts were compared, and on how many they differ."""
+    compared = differ = 0
+    for name in hooks.match("blocks.*.mlp.hook_expert_indices", n_layers):
+        a, b = np.sort(live[name], -1), np.sort(replay[name], -1)
+        compared += len(a)
+        differ += int((a != b).any(-1).sum())
+    return compared, differ
 
 
-def choose(logits: Tensor, temperature: float, top_p: float, seed: int, n: int) -> int:
-    """The n-th token to be written: the likeliest at temperature 0 and where a temperature is too small to divide by,
-    otherwise drawn from the smallest set with mass `top_p`. The dice depend on `seed` and `n` alone, so a run can be
-    taken up anywhere. The logits must be finite."""
-    if temperature == 0:
-        return int(logits.argmax())
-    p = probabilities(logits.detach().to("cpu", torch.float64), temperature)
-    if top_p < 1:
-        ordered, index = p.sort(descending=True, stable=True)
-        enough = int((ordered.cumsum(0) - ordered < top_p).sum())
-        p = torch.zeros_like(p).scatter(0, index[:enough], ordered[:enough])
-    dice = torch.Generator().manual_seed(int(np.random.SeedSequence([seed % 2**64, n]).generate_state(1)[0]))
-    return int(torch.multinomial(p, 1, generator=dice))
+def _several(stop: Any) -> list[Any]:
+    """One id or text, or several, as a list."""
+    if isinstance(stop, str):
+        return [stop]
+    try:
+        return [operator.index(stop)]
+    except TypeError:
+        if isinstance(stop, Iterable) and not isinstance(stop, bytes | bytearray | Mapping):
+            return list(stop)
+    raise PromptError(f"stop must be token ids and texts, as in stop=['\\n', 7], or () for none; got {stop!r}")
+
+
+def _stop_id(model: "Model", given: Any) -> int:
+    try:
+        token = -1 if isinstance(given, bool) else operator.index(given)
+    except TypeError:
+        token = -1
+    if not 0 <= token < model.config.d_vocab:
+        raise PromptError(
+            f"stop has {visible(repr(given)[:60])}, which is not a text and not a token id of {model.name} "
+            f"(0..{model.config.d_vocab - 1})"
+        )
+    return token
+
+
+def _stops(model: "Model", stop: Sequence[int | str]) -> tuple[int | str, ...]:
+    """Token ids in order, then texts: the model's own ends and those given."""
+    ids, texts = set(model.stop_ids), []
+    for s in _several(stop):
+        if not isinstance(s, str):
+            ids.add(_stop_id(model, s))
+        elif model.tokenizer is None:
+            raise PromptError(f"this model has no tokenizer, so it cannot stop at {s!r}; give token ids")
+        elif s in model.tokenizer.special:
+            ids.add(model.tokenizer.special[s])
+        elif s:
+            texts.append(s)
+    return (*sorted(ids), *texts)

@@ -14,8 +14,8 @@ from workbench.model.checkpoints.tensors import Weights
 from workbench.model.gpt_oss import forward
 from workbench.model.kernels.lora import Adapted
 from workbench.model.kernels.packed import Packed
-from workbench.recording.taps import Chain, Tap, position_axis
-from workbench.recording.tracing import passes
+from workbench.model.prefill import chunks
+from workbench.taps import Chain, Tap, position_axis
 
 if TYPE_CHECKING:
     from workbench.model.model import Model
@@ -43,7 +43,7 @@ def not_finite(model: "Model", tokens: Sequence[int], *taps: Tap) -> NotFinite:
     ids = torch.tensor([list(tokens)], device=model.device)
     try:
         with torch.no_grad():
-            for start, stop in [(0, len(tokens))] if edits else passes(len(tokens)):
+            for start, stop in [(0, len(tokens))] if edits else chunks(len(tokens)):
                 batch, tap = ids[:, start:stop], Chain(*taps, *edits, finder)
                 forward(model.config, model.weights, batch, tap, cache, slice(-1, None))
     except _Found as found:

@@ -1,21 +1,18 @@
-"""From taps to a Trace: what to record, the lanes that summarise a run, and the arrays that are kept."""
+"""The lanes that summarize a run: predictions, the lens, norms, attention between steps, router margins."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import ml_dtypes
 import numpy as np
 import torch
 from torch import Tensor
 
 from workbench import hooks
-from workbench.model.checkpoints.tensors import Weights
-from workbench.model.config import Config
-from workbench.model.gpt_oss import unembed
 from workbench.model.kernels.linear import linear
 from workbench.model.kernels.rows import divergence, entropy, log_softmax, norm
-from workbench.recording.taps import Recorder, Tap
+from workbench.recording.taps import Recorder
+from workbench.taps import Tap
 
-AT_A_TIME = 16  # positions whose predictions are made at once: each number of a vocabulary in fp32, several times over
+LOGIT_CHUNK = 16  # positions whose predictions are made at once: a vocabulary of them in fp32, several times over
 
 # Lanes that follow from the prediction or the route: in a generated trace they tell what happened while generating.
 LIVE = ("logprob", "entropy", "top_ids", "top_logprobs", "margin")
@@ -29,8 +26,9 @@ class Predictions(Tap):
     pass are kept until the final prediction is known.
     """
 
-    def __init__(self, c: Config, weights: Weights, lens: bool = False):
-        self.c, self.weights, self.lens = c, weights, lens
+    def __init__(self, n_layers: int, d_vocab: int, read_out: Callable[[Tensor], Tensor] | None = None):
+        """`read_out`: the logits of a residual stream (batch pos d_model); with it, the lens is recorded too."""
+        self.n_layers, self.d_vocab, self.read_out = n_layers, d_vocab, read_out
         self.rows: dict[str, list[Tensor]] = {}
         self._room = slice(0, 0), 0  # where in the newest rows what is predicted now belongs, and their length
         self._resid: dict[int, Tensor] = {}
@@ -40,12 +38,12 @@ class Predictions(Tap):
 
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name == "hook_logits":
-            n, step = x.shape[1], x.shape[1] if self.lens else AT_A_TIME
+            n, step = x.shape[1], x.shape[1] if self.read_out else LOGIT_CHUNK
             with torch.no_grad():
                 for i in range(0, n, step):
                     self._room = slice(i, min(i + step, n)), n
                     self._predict(x[0, i : i + step], offset + i)
-        elif self.lens and name.endswith("hook_resid_post"):
+        elif self.read_out and name.endswith("hook_resid_post"):
             layer = hooks.layer_of(name)
             assert layer is not None
             self._resid[layer] = x.detach()
@@ -54,20 +52,17 @@ class Predictions(Tap):
     def _predict(self, logits: Tensor, offset: int) -> None:
         final = log_softmax(logits)
         self._keep("entropy", entropy(final))
-        k = min(hooks.RANKS["top_ids"], self.c.d_vocab)
+        k = min(hooks.RANKS["top_ids"], self.d_vocab)
         self._keep_top("top", final, k)
-        if not self.lens:
+        if self.read_out is None:
             return
         at = slice(offset, offset + logits.shape[0])
-        last, k = self.c.n_layers - 1, min(hooks.RANKS["lens_ids"], self.c.d_vocab)
-        for layer in range(self.c.n_layers):
-            p = final if layer == last else log_softmax(self._read_out(self._resid[layer][:, at])[0])
+        last, k = self.n_layers - 1, min(hooks.RANKS["lens_ids"], self.d_vocab)
+        for layer in range(self.n_layers):
+            p = final if layer == last else log_softmax(self.read_out(self._resid[layer][:, at])[0])
             self._keep_top(f"lens {layer}", p, k)
             self._keep(f"lens_entropy {layer}", entropy(p))
             self._keep(f"lens_kl {layer}", divergence(final, p))
-
-    def _read_out(self, resid: Tensor) -> Tensor:
-        return unembed(self.c, self.weights, resid)
 
     def _keep(self, name: str, x: Tensor, dtype: torch.dtype = torch.float32) -> None:
         """Into rows that are made once for a call: what is kept must not lie between blocks that come and go."""
@@ -89,8 +84,8 @@ class Predictions(Tap):
             "top_ids": joined["top ids"],
             "top_logprobs": joined["top logprobs"],
         }
-        if self.lens:
-            layers = range(self.c.n_layers)
+        if self.read_out:
+            layers = range(self.n_layers)
             for lane, row in (
                 ("lens_ids", "lens {} ids"),
                 ("lens_logprobs", "lens {} logprobs"),
@@ -104,7 +99,7 @@ class Predictions(Tap):
 class Chosen(Tap):
     """The log-probability of each token of a text, given the ones before; NaN for the first.
 
-    While generating, each new token is told by `follow`, which gives it the last prediction's verdict.
+    While generating, `follow` adds each new token, with its log-probability in the last prediction.
     """
 
     def __init__(self, tokens: Sequence[int]):
@@ -123,13 +118,12 @@ class Chosen(Tap):
         if name == "hook_logits":
             with torch.no_grad():
                 first = self._start + offset + 1  # the position of the token after the first of these
-                following = self.tokens[first : first + x.shape[1]].to(x.device)
-                verdict = torch.empty(len(following))
-                for i in range(0, x.shape[1], AT_A_TIME):
-                    logp, wanted = log_softmax(x[0, i : i + AT_A_TIME]), following[i : i + AT_A_TIME]
-                    said = logp[: len(wanted)].gather(-1, wanted[:, None])[:, 0]
-                    verdict[i : i + len(wanted)] = said.to("cpu", torch.float32)
-                self.logprob.append(verdict)
+                next_ids = self.tokens[first : first + x.shape[1]].to(x.device)
+                logprob = torch.empty(len(next_ids))
+                for i in range(0, x.shape[1], LOGIT_CHUNK):
+                    logp, ids = log_softmax(x[0, i : i + LOGIT_CHUNK]), next_ids[i : i + LOGIT_CHUNK]
+                    logprob[i : i + len(ids)] = logp[: len(ids)].gather(-1, ids[:, None])[:, 0].to("cpu", torch.float32)
+                self.logprob.append(logprob)
                 self.last = logp[-1].clone()
         return x
 
@@ -165,7 +159,8 @@ class Norms(Tap):
         return x
 
     def lanes(self) -> dict[str, np.ndarray]:
-        return {lane: np.stack([torch.cat(rows).numpy() for rows in by_layer]) for lane, by_layer in self.rows.items()}
+        whole = {lane: by_layer for lane, by_layer in self.rows.items() if all(by_layer)}  # those of every layer
+        return {lane: np.stack([torch.cat(rows).numpy() for rows in by_layer]) for lane, by_layer in whole.items()}
 
 
 class StepAttention(Tap):
@@ -175,12 +170,12 @@ class StepAttention(Tap):
     no pattern is ever held.
     """
 
-    def __init__(self, c: Config, n_pos: int, steps: Sequence[slice]):
+    def __init__(self, n_layers: int, n_heads: int, n_pos: int, steps: Sequence[slice]):
         self.member = torch.zeros(len(steps), n_pos)
         for i, step in enumerate(steps):
             self.member[i, step] = 1
         self.size = self.member.sum(1).clamp(min=1)
-        self.pooled = torch.zeros(c.n_layers, c.n_heads, len(steps), len(steps))
+        self.pooled = torch.zeros(n_layers, n_heads, len(steps), len(steps))
         self._start = 0
 
     def begin(self, start: int, n: int) -> None:
@@ -204,34 +199,19 @@ class StepAttention(Tap):
         return {"step_attention": (self.pooled / self.size[:, None]).numpy()}
 
 
-def margins(c: Config, recorder: Recorder) -> np.ndarray:
-    """layer pos: by how much the last chosen expert was ahead of the first one not chosen."""
-    rows = []
-    for layer in range(c.n_layers):
-        logits = recorder[f"blocks.{layer}.mlp.router.hook_out"][0].float()
-        if c.n_active == c.n_experts:
-            rows.append(torch.full(logits.shape[:1], torch.inf).numpy())
+def margins(recorder: Recorder, n_layers: int, n_active: int) -> np.ndarray:
+    """layer pos: by how much the last chosen expert was ahead of the first one not chosen; NaN in a layer without."""
+    rows: list[np.ndarray | None] = []
+    for layer in range(n_layers):
+        name = f"blocks.{layer}.mlp.router.hook_out"
+        if name not in recorder.seen:
+            rows.append(None)
             continue
-        top = logits.topk(c.n_active + 1, -1).values
+        logits = recorder[name][0].float()
+        if n_active == logits.shape[-1]:
+            rows.append(np.full(len(logits), np.inf))
+            continue
+        top = logits.topk(n_active + 1, -1).values
         rows.append((top[:, -2] - top[:, -1]).cpu().numpy())
-    return np.stack(rows).astype(np.float32)
-
-
-def arrays(recorder: Recorder) -> dict[str, np.ndarray]:
-    """What a recorder kept of a batch of one, as numpy: no batch axis, bfloat16 kept as bfloat16, indices as int32."""
-    return {name: array(recorder[name][0]) for name in recorder.seen}
-
-
-def array(x: Tensor) -> np.ndarray:
-    x = x.detach().cpu()
-    if x.dtype == torch.bfloat16:
-        return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
-    return (x.int() if x.dtype == torch.int64 else x).numpy()
-
-
-def tensor(a: np.ndarray) -> Tensor:
-    """The reverse of `array`."""
-    a = np.ascontiguousarray(a)
-    if a.dtype == ml_dtypes.bfloat16:
-        return torch.from_numpy(a.view(np.uint16).copy()).view(torch.bfloat16)
-    return torch.from_numpy(a.copy())
+    n_pos = next(len(row) for row in rows if row is not None)
+    return np.stack([np.full(n_pos, np.nan) if row is None else row for row in rows]).astype(np.float32)

@@ -3,7 +3,7 @@
 import json
 from typing import Any
 
-from workbench.errors import TraceCorrupt
+from workbench.errors import ArgumentError, TraceCorrupt
 
 
 def canonical(value: Any) -> bytes:
@@ -24,13 +24,13 @@ def parse(data: bytes, what: str) -> Any:
     def finite(text: str) -> float:
         number = float(text)
         if number - number != 0:  # 1e999 is an infinity too
-            raise ValueError(f"{text[:20]} is no finite number")
+            raise ArgumentError(f"{text[:20]} is not a finite number")
         return number
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made = dict(pairs)
         if len(made) != len(pairs):
-            raise ValueError("a key occurs twice")
+            raise ArgumentError("a key occurs twice")
         return made
 
     try:

@@ -4,7 +4,6 @@ The format: eight bytes with the header's length, a JSON header, then the tensor
 of traces, manifests or positions; hashes and paths are the caller's.
 """
 
-import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,10 +13,10 @@ from math import prod
 import ml_dtypes
 import numpy as np
 
-from workbench.errors import TraceCorrupt, TraceUnsafe
+from workbench.errors import ArgumentError, ArgumentTypeError, TraceCorrupt, TraceUnsafe
+from workbench.files import sync_file, write_all
 from workbench.text import visible
 from workbench.traces.canonical_json import canonical, parse
-from workbench.traces.untrusted_files import sync_file
 
 MAX_HEADER = 8 << 20  # bytes
 MAX_TENSORS = 20_000  # in one part
@@ -59,13 +58,13 @@ class Slot:
 
 
 def word(dtype: np.dtype) -> str:
-    """The safetensors word for a numpy dtype; TypeError if there is none.
+    """The safetensors word for a numpy dtype; ArgumentTypeError if there is none.
 
     >>> word(np.dtype("float32")), word(np.dtype(ml_dtypes.bfloat16))
     ('F32', 'BF16')
     """
     if dtype.name not in _WORDS:
-        raise TypeError(f"a trace cannot hold {dtype.name}; it holds {', '.join(_WORDS)}")
+        raise ArgumentTypeError(f"a trace cannot hold {dtype.name}: convert it to one of {', '.join(_WORDS)}.")
     return _WORDS[dtype.name]
 
 
@@ -179,7 +178,7 @@ def write_part(fd: int, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
     for name in in_order(table):
         array = arrays[name]
         if (word(array.dtype), array.shape) != table[name]:
-            raise ValueError(f"{name!r} became {array.dtype} {list(array.shape)} while it was written")
+            raise ArgumentError(f"{name!r} became {array.dtype} {list(array.shape)} while it was written")
         data = raw(array)
         hashes[name] = sha256(data).hexdigest()
         write_all(fd, data)
@@ -200,10 +199,3 @@ def from_raw(data: np.ndarray, dtype: str, shape: Sequence[int]) -> np.ndarray:
     array = data.view(DTYPES[dtype]).reshape(shape)
     array.flags.writeable = False
     return array
-
-
-def write_all(fd: int, data: bytes | memoryview) -> None:
-    """`os.write` until all is written: one call may take less."""
-    view = memoryview(data)
-    while view:
-        view = view[os.write(fd, view) :]

@@ -12,7 +12,7 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from workbench import hooks as hooks
-from workbench.errors import TraceCorrupt, TraceVersion
+from workbench.errors import ArgumentError, TraceCorrupt, TraceVersion
 from workbench.text import visible
 from workbench.traces.canonical_json import canonical
 from workbench.traces.format import check_name, check_shape
@@ -60,25 +60,25 @@ class TensorInfo:
         _set(self, pieces=tuple(Piece(part, _ints(shape), digest) for part, shape, digest in self.pieces))
         check_shape(self.dtype, self.shape)
         if len(self.axes) != len(self.shape):
-            raise ValueError(f"a tensor with {len(self.shape)} axes names {len(self.axes)} of them")
+            raise ArgumentError(f"a tensor with {len(self.shape)} axes names {len(self.axes)} of them")
         _want(len(set(self.axes)) == len(self.axes), "an axis occurs twice")
         for axis in self.axes:
             if not (isinstance(axis, str) and _AXIS.fullmatch(axis)):
-                raise ValueError(f"{_show(axis)} is no axis name")
+                raise ArgumentError(f"{_show(axis)} is not the name of an axis")
         if self.source not in SOURCES:
-            raise ValueError(f"source is {_show(self.source)}, not one of {', '.join(SOURCES)}")
+            raise ArgumentError(f"source is {_show(self.source)}, not one of {', '.join(SOURCES)}")
         for piece in self.pieces:
             check_shape(self.dtype, piece.shape)
             if not (isinstance(piece.part, str) and PART.fullmatch(piece.part)):
-                raise ValueError(f"{_show(piece.part)} is no part")
+                raise ArgumentError(f"{_show(piece.part)} is not the name of a part")
             if not (isinstance(piece.sha256, str) and _HASH.fullmatch(piece.sha256)):
-                raise ValueError(f"{_show(piece.sha256)} is no sha256")
+                raise ArgumentError(f"{_show(piece.sha256)} is not a sha256")
             _want(len(piece.shape) == len(self.shape), "a piece has other axes than its tensor")
         if self.pieces:
             _want(len({piece.part for piece in self.pieces}) == len(self.pieces), "a part occurs twice")
             whole = joined_shape(self.axes, [piece.shape for piece in self.pieces])
             if whole != self.shape:
-                raise ValueError(f"the pieces make {list(whole)}, not {list(self.shape)}")
+                raise ArgumentError(f"the pieces make {list(whole)}, not {list(self.shape)}")
 
     @property
     def nbytes(self) -> int:
@@ -108,7 +108,7 @@ class Manifest:
     >>> Manifest(model=model, tokens=[5, 7], pieces=["a", "b"], prompt_length=2).id
     'a2ab3e04a5686ef8f4f86ac254c5d2b5'
 
-    Raises ValueError for a field of the wrong type or one that contradicts another.
+    Raises ArgumentError for a field of the wrong type or one that contradicts another.
     """
 
     model: dict[str, Any]  # name, format, weights_digest, tokenizer_digest, config; adapter, if one was in force
@@ -210,7 +210,7 @@ class Manifest:
                 _keys(info, [f.name for f in fields(TensorInfo)], f"tensors[{_show(name)}]")
                 for key in ("shape", "axes", "pieces"):
                     if not isinstance(info[key], list):
-                        raise ValueError(f"tensors[{_show(name)}].{key} is no list")
+                        raise ArgumentError(f"tensors[{_show(name)}].{key} is not a list")
                 for piece in info["pieces"]:
                     _want(isinstance(piece, list) and len(piece) == 3, "a piece is not [part, shape, sha256]")
                     _want(isinstance(piece[1], list), "the shape of a piece is no list")
@@ -239,12 +239,12 @@ def described(
     """The tensor table for name -> (dtype word, shape), before anything is written.
 
     Axes and source come from `known`, a manifest's own table, where a name is there; else the axes are those of the
-    hook point or lane, and the source is "forward". Raises HookNameError for a name that neither knows, ValueError if
-    a shape has other axes or if `known` describes a tensor that is not given.
+    hook point or lane, and the source is "forward". Raises HookNameError for a name that neither knows, ArgumentError
+    if a shape has other axes or if `known` describes a tensor that is not given.
     """
     absent = sorted(set(known) - set(tensors))
     if absent:
-        raise ValueError(f"the manifest describes {absent[0]!r}, and no array of that name was given")
+        raise ArgumentError(f"the manifest describes {absent[0]!r}, and no array of that name was given")
     table = {}
     for name, (dtype, shape) in tensors.items():
         info = known.get(check_name(name))
@@ -252,12 +252,12 @@ def described(
         try:
             table[name] = TensorInfo(dtype, tuple(shape), axes, source or (info.source if info else "forward"))
         except ValueError as error:
-            raise ValueError(f"{name!r} of shape {list(shape)}, with the axes ({' '.join(axes)}): {error}") from None
+            raise ArgumentError(f"{name!r} of shape {list(shape)}, with the axes ({' '.join(axes)}): {error}") from None
     return table
 
 
 # What follows says, field by field, what a manifest may hold. A check takes a plain value and the name of the field,
-# and gives the value back or raises ValueError.
+# and gives the value back or raises ArgumentError.
 
 Check = Callable[[Any, str], Any]
 
@@ -265,7 +265,7 @@ Check = Callable[[Any, str], Any]
 def _want(truth: object, otherwise: str) -> None:
     """For texts that cost nothing; one that shows a value is made where it is raised, for most values are right."""
     if not truth:
-        raise ValueError(otherwise)
+        raise ArgumentError(otherwise)
 
 
 def _show(value: object) -> str:
@@ -279,7 +279,7 @@ def _set(frozen: object, **values: Any) -> None:
 
 def _ints(shape: Sequence[Any]) -> tuple[int, ...]:
     if not (isinstance(shape, Sequence) and all(type(n) is int for n in shape)):
-        raise ValueError(f"{_show(shape)} is no shape")
+        raise ArgumentError(f"{_show(shape)} is not a shape")
     return tuple(shape)
 
 
@@ -288,7 +288,7 @@ def _keys(value: Any, wanted: Any, what: str) -> None:
     missing, unknown = sorted(set(wanted) - set(value)), sorted(set(value) - set(wanted))
     _want(not missing, f"{what} lacks {', '.join(missing)}")
     if unknown:
-        raise ValueError(f"{what} has the unknown key {_show(unknown[0])}")
+        raise ArgumentError(f"{what} has the unknown key {_show(unknown[0])}")
 
 
 def _plain(value: Any, what: str) -> Any:
@@ -306,14 +306,14 @@ def _plain(value: Any, what: str) -> Any:
         return _plain(value.tolist(), what)
     if isinstance(value, float):
         return value
-    raise ValueError(f"{what} cannot hold {_show(value)}")
+    raise ArgumentError(f"{what} cannot hold {_show(value)}")
 
 
 def _of(*kinds: type) -> Check:
     def check(value: Any, what: str) -> Any:
         names = " or ".join(kind.__name__ for kind in kinds)
         if type(value) not in kinds:
-            raise ValueError(f"{what} is {_show(value)}, not {names}")
+            raise ArgumentError(f"{what} is {_show(value)}, not {names}")
         return value
 
     return check
@@ -321,7 +321,7 @@ def _of(*kinds: type) -> Check:
 
 def _count(value: Any, what: str) -> int:
     if not (type(value) is int and 0 <= value < 2**53):
-        raise ValueError(f"{what} is {_show(value)}, not a whole number from 0")
+        raise ArgumentError(f"{what} is {_show(value)}, not a whole number from 0")
     return value
 
 
@@ -329,7 +329,7 @@ def _number(value: Any, what: str) -> float:
     """A float always: 0 and 0.0 would be spelled differently, and give one run two ids."""
     finite = isfinite(value) if type(value) is float else type(value) is int and abs(value) < 2**53
     if not finite:
-        raise ValueError(f"{what} is {_show(value)}, not a finite number")
+        raise ArgumentError(f"{what} is {_show(value)}, not a finite number")
     return float(value)
 
 
@@ -340,7 +340,7 @@ def _or_none(check: Check) -> Check:
 def _listed(kind: type | Check) -> Check:
     def check(value: Any, what: str) -> list:
         if not isinstance(value, list):
-            raise ValueError(f"{what} is {_show(value)}, not a list")
+            raise ArgumentError(f"{what} is {_show(value)}, not a list")
         if isinstance(kind, type):
             _want(all(type(item) is kind for item in value), f"{what} may hold only {kind.__name__}")
             return value
@@ -351,7 +351,7 @@ def _listed(kind: type | Check) -> Check:
 
 def _dict(value: Any, what: str) -> dict:
     if not isinstance(value, dict):
-        raise ValueError(f"{what} is {_show(value)}, not a dict")
+        raise ArgumentError(f"{what} is {_show(value)}, not a dict")
     return value
 
 
@@ -380,7 +380,7 @@ def _record(**checks: Check) -> Check:
 def _one_of(*words: str) -> Check:
     def check(value: Any, what: str) -> str:
         if value not in words:
-            raise ValueError(f"{what} is {_show(value)}, not {' or '.join(words)}")
+            raise ArgumentError(f"{what} is {_show(value)}, not {' or '.join(words)}")
         return value
 
     return check
@@ -420,21 +420,21 @@ def _tokens(value: Any, what: str) -> list[int]:
 def _words(value: Any, what: str) -> dict:
     for token, text in _dict(value, what).items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise ValueError(f"{what} has the key {_show(token)}, no token id")
+            raise ArgumentError(f"{what} has the key {_show(token)}, which is not a token id")
         if not isinstance(text, str):
-            raise ValueError(f"{what}[{token}] is {_show(text)}, not a text")
+            raise ArgumentError(f"{what}[{token}] is {_show(text)}, not a text")
     return value
 
 
 def _stop(value: Any, what: str) -> list:
     if not (isinstance(value, list) and all(type(v) in (int, str) for v in value)):
-        raise ValueError(f"{what} is {_show(value)}")
+        raise ArgumentError(f"{what} is {_show(value)}")
     return value
 
 
 def _span(span: Any, count: int) -> Span:
     if not isinstance(span, Span):
-        raise ValueError(f"{_show(span)} is no Span")
+        raise ArgumentError(f"{_show(span)} is not a Span")
     for name in ("start", "stop", "content_start", "content_stop"):
         _count(getattr(span, name), f"span.{name}")
     ordered = span.start <= span.content_start <= span.content_stop <= span.stop <= count
@@ -443,7 +443,7 @@ def _span(span: Any, count: int) -> Span:
     words = {name: getattr(span, name) for name in ("role", "channel", "recipient", "author", "content_type")}
     for name, text in words.items():
         if not (text is None or type(text) is str):
-            raise ValueError(f"span.{name} is {_show(text)}, not text")
+            raise ArgumentError(f"span.{name} is {_show(text)}, not text")
     return replace(span, **{name: _plain(text, name) for name, text in words.items()})
 
 

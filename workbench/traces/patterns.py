@@ -22,7 +22,8 @@ from typing import NamedTuple
 import ml_dtypes
 import numpy as np
 
-from workbench.errors import NotRecorded
+from workbench.checks import resolve_head, resolve_layer
+from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace
 
 CACHE = 512 << 20  # bytes of queries and keys that are kept; the layer that was asked last always is
@@ -47,8 +48,8 @@ def rows(trace: Trace, layer: int, heads: Heads, queries: slice = slice(None)) -
     >>> pattern.shape == (1, 1, len(trace)), bool(abs(pattern.sum() + sink.sum() - 1) < 1e-6)
     (True, True)
 
-    Raises NotRecorded if the trace holds neither the pattern nor queries, keys and sinks, if the run was edited where
-    it matters, or if there is no such layer or head.
+    Raises NotRecorded if the trace holds neither the pattern nor queries, keys and sinks, or if the run was edited
+    where it matters; SelectionError if there is no such layer or head.
     """
     return tile(trace, layer, heads, queries, slice(None))
 
@@ -125,12 +126,12 @@ def view(trace: Trace, layer: int, heads: Heads = slice(None), size: int = 512, 
     >>> cells.shape[0] == trace.config["n_heads"], factor == -(-len(trace) // 32)
     (True, True)
 
-    Raises NotRecorded as `rows` does, ValueError for a size below 1.
+    Raises NotRecorded as `rows` does, ArgumentError for a size below 1.
     """
     source = _source(trace, layer)
     chosen, n = _chosen(source, heads), source.n
     if (size := operator.index(size)) < 1:
-        raise ValueError(f"a view of {size} x {size} cells cannot be made; size is 1 or more")
+        raise ArgumentError(f"size must be at least 1, got {size}.")
     factor = max(1, -(-n // size))
     if factor == 1:
         whole, sink = _tile(source, chosen, slice(None), slice(None))
@@ -343,9 +344,7 @@ def _tile(
 
 def _source(trace: Trace, layer: int) -> _Recorded | _Computed:
     n_layers = trace.config["n_layers"]
-    if not -n_layers <= layer < n_layers:
-        raise NotRecorded(f"there is no layer {layer}: the trace has layers 0..{n_layers - 1}")
-    layer %= n_layers
+    layer = resolve_layer(layer, n_layers)
     sinkless = trace.config.get("sinks") is False
     if ("pattern", layer) in trace:
         pattern = trace.stored(("pattern", layer))
@@ -374,10 +373,7 @@ def _chosen(source: _Recorded | _Computed, heads: Heads) -> np.ndarray:
     everyone = np.arange(source.n_heads)
     if isinstance(heads, slice):
         return everyone[heads]
-    wanted = [operator.index(head) for head in heads]
-    if wrong := [head for head in wanted if not -source.n_heads <= head < source.n_heads]:
-        raise NotRecorded(f"there is no head {wrong[0]}: a layer has heads 0..{source.n_heads - 1}")
-    return everyone[wanted]
+    return everyone[[resolve_head(head, source.n_heads) for head in heads]]
 
 
 def _window(config: dict, layer: int) -> int | None:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from workbench.errors import ArgumentError
 from workbench.traces.format import DTYPES
 
 
@@ -25,7 +26,7 @@ def key_axis(axes: Sequence[str]) -> int | None:
 
 
 def joined_shape(axes: Sequence[str], shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The shape of the whole tensor; ValueError if its pieces do not fit together.
+    """The shape of the whole tensor; ArgumentError if its pieces do not fit together.
 
     >>> joined_shape(("head", "query", "key"), [(4, 10, 10), (4, 1, 11)])
     (4, 11, 11)
@@ -34,7 +35,9 @@ def joined_shape(axes: Sequence[str], shapes: Sequence[Sequence[int]]) -> tuple[
         return tuple(shapes[0])
     along, across = position_axis(axes), key_axis(axes)
     if along is None:
-        raise ValueError(f"a tensor with the axes ({' '.join(axes)}) has no positions, so it can be written only once")
+        raise ArgumentError(
+            f"a tensor with the axes ({' '.join(axes)}) has no positions, so it can be written only once"
+        )
     whole = []
     for axis, sizes in enumerate(zip(*shapes, strict=True)):
         if axis == along:
@@ -42,7 +45,7 @@ def joined_shape(axes: Sequence[str], shapes: Sequence[Sequence[int]]) -> tuple[
         elif axis == across or len(set(sizes)) == 1:
             whole.append(max(sizes))
         else:
-            raise ValueError(
+            raise ArgumentError(
                 f"pieces of shapes {list(map(list, shapes))[:4]} do not fit on the axes ({' '.join(axes)})"
             )
     return tuple(whole)

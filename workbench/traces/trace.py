@@ -1,11 +1,9 @@
 """A Trace: what one run of a model left behind. Needs numpy, never torch; holds no model."""
 
-import operator
 import os
 from collections.abc import Mapping
 from dataclasses import replace
 from hashlib import sha256
-from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -13,7 +11,9 @@ import ml_dtypes
 import numpy as np
 
 from workbench import hooks as hooks
-from workbench.errors import HookNameError, NotRecorded, TraceCorrupt
+from workbench.checks import check_layer, resolve_layer
+from workbench.errors import ArgumentError, ArgumentTypeError, HookNameError, NotRecorded, TraceCorrupt
+from workbench.lazy_imports import upward
 from workbench.text import visible
 from workbench.traces import writer
 from workbench.traces.format import from_raw, raw, table_of
@@ -36,7 +36,7 @@ class Trace:
     >>> trace["resid_post", 0].shape  # doctest: +SKIP
     (74, 128)
 
-    The arrays given are not copied: do not change them afterwards. Raises ValueError if they are not those that
+    The arrays given are not copied: do not change them afterwards. Raises ArgumentError if they are not those that
     `manifest.tensors` describes; an array that it does not mention counts as recorded in a forward pass.
 
     A copy of a trace is the trace itself. The pickle of one that was loaded is its path and its hash.
@@ -49,7 +49,7 @@ class Trace:
             table = described(manifest.tensors, table_of(arrays))
             for name, info in manifest.tensors.items():
                 if (info.dtype, info.shape) != (table[name].dtype, table[name].shape):
-                    raise ValueError(
+                    raise ArgumentError(
                         f"{name!r} is {table[name].dtype} {list(table[name].shape)}; "
                         f"the manifest says {info.dtype} {list(info.shape)}"
                     )
@@ -177,15 +177,16 @@ class Trace:
     def __contains__(self, key: object) -> bool:
         try:
             self._find(key)
-        except LookupError:
+        except (LookupError, ArgumentTypeError):
             return False
         return True
 
     def __getitem__(self, key: Key) -> np.ndarray:
         """The array of that name, or name and layer.
 
-        Raises NotRecorded if this trace does not hold it, HookNameError if no hook point has that name; and, for a
-        trace on disk, TraceCorrupt or TraceUnsafe if its bytes are not those that were written.
+        Raises NotRecorded if this trace does not hold it, SelectionError if the model has no such layer, HookNameError
+        if no hook point has that name; and, for a trace on disk, TraceCorrupt or TraceUnsafe if its bytes are not those
+        that were written.
         """
         return self._get(key, _widened)
 
@@ -220,16 +221,6 @@ class Trace:
         """
         return writer.write(path, self._manifest, self._arrays)
 
-    def to_transformer_lens(self, model: Any = None) -> Any:
-        """The hook points as TransformerLens's `ActivationCache`; `model` is a bridge, for the methods that need it.
-
-        >>> trace.to_transformer_lens()["blocks.0.attn.hook_sink"].shape  # doctest: +SKIP
-        torch.Size([1, 4, 74])
-
-        Raises MissingDependency.
-        """
-        return import_module("workbench.interop.transformer_lens").to_cache(self, model)  # by name, as views are
-
     # How it looks.
 
     def __repr__(self) -> str:
@@ -243,12 +234,11 @@ class Trace:
 
     def _ipython_display_(self) -> None:
         """In a notebook the compact score sheet, elsewhere the line above."""
-        import_module("workbench.views.score_sheet_view").compact(
-            self
-        )._ipython_display_()  # by name: views stand above traces
+        upward(__name__, "workbench.views.score_sheet_view").compact(self)._ipython_display_()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
-        return import_module("workbench.views.score_sheet_view").compact(self)._repr_mimebundle_(include, exclude)
+        score_sheet = upward(__name__, "workbench.views.score_sheet_view").compact(self)
+        return score_sheet._repr_mimebundle_(include, exclude)
 
     def summary(self) -> str:
         """Some lines that say what the run was, what it left, and whether it can be trusted."""
@@ -318,13 +308,7 @@ class Trace:
                 f"{visible(repr(key)[:80])} is no name. Write trace['resid_post', 3] or trace['logprob']."
             )
         if layer is not None:
-            try:
-                index = operator.index(layer)
-            except TypeError:
-                raise HookNameError(f"{visible(repr(layer)[:80])} is no layer; layers are whole numbers") from None
-            if not -n_layers <= index < n_layers:
-                raise NotRecorded(f"there is no layer {index}; this model has the layers 0 to {n_layers - 1}")
-            layer = index % n_layers
+            layer = resolve_layer(layer, n_layers)
         tensors = self._manifest.tensors
         if name in tensors or name in hooks.LANES:
             if name not in tensors:
@@ -342,8 +326,8 @@ class Trace:
             known = [*hooks.LANES, *hooks.POINTS, *map(hooks.short, hooks.POINTS), *tensors]
             raise HookNameError(f"{hooks.unknown(visible(name), known)} This trace holds: {self._holds()}.") from None
         named = hooks.layer_of(point)
-        if named is not None and named >= n_layers:
-            raise NotRecorded(f"there is no layer {named}; this model has the layers 0 to {n_layers - 1}")
+        if named is not None:
+            check_layer(named, n_layers)
         if "*" not in point:
             if layer is not None and layer != named:
                 raise HookNameError(f"{point!r} is one array, without layers to choose from; ask for trace[{point!r}]")

@@ -1,4 +1,4 @@
-"""Files that may be hostile, and folders that must appear whole: the only code of this room that opens anything.
+"""Files that may be hostile, and folders that must appear whole: the only code of this package that opens anything.
 
 Reading follows no symlink, waits for no FIFO, and reads no device; writing ends in fsync and one rename. Knows
 nothing of manifests or tensors.
@@ -17,15 +17,11 @@ from pathlib import Path
 import numpy as np
 
 from workbench.errors import TraceCorrupt, TraceError, TraceNotFound, TraceUnsafe
+from workbench.files import kind_of, sync
 from workbench.paths import scratch
 from workbench.text import visible
 
 _STAGING = re.compile(r"\.(.+)\.writing-([0-9]{1,10})-([0-9]{1,10})", re.DOTALL)
-# What a file system answers that has no fsync for this kind of file (some CIFS, vboxsf and FUSE mounts): nothing is
-# wrong with the disk then. EIO, ENOSPC and EDQUOT are never among them.
-_NO_SYNC = {
-    errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR,
-}  # fmt: skip
 AT_ONCE = 1 << 30  # bytes of one call: macOS refuses 2 GB, and Linux stops there
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
@@ -81,7 +77,7 @@ def open_file(folder: int, name: str, limit: int) -> Iterator[tuple[int, int]]:
     try:
         info = os.fstat(fd)
         if not stat.S_ISREG(info.st_mode):
-            raise TraceUnsafe(f"{name} is {_name_of(info.st_mode)}; a trace holds only regular files")
+            raise TraceUnsafe(f"{name} is {kind_of(info.st_mode)}; a trace holds only regular files")
         if info.st_size > limit:
             raise TraceUnsafe(f"{name} has {info.st_size} bytes; the limit is {limit}")
         yield fd, info.st_size
@@ -217,31 +213,6 @@ def sweep(folder: Path) -> list[Path]:
     return gone
 
 
-def sync(folder: Path) -> bool:
-    """Make the names in a folder durable; False if its file system cannot do that."""
-    try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise
-        return False
-    try:
-        return sync_file(fd)
-    finally:
-        os.close(fd)
-
-
-def sync_file(fd: int) -> bool:
-    """Wait until what was written to an open file is on the disk; False if its file system cannot do that."""
-    try:
-        os.fsync(fd)
-    except OSError as error:
-        if error.errno not in _NO_SYNC:
-            raise
-        return False
-    return True
-
-
 def _make_parents(folder: Path) -> None:
     missing = [parent for parent in (folder, *folder.parents) if not parent.exists()]
     for parent in reversed(missing):
@@ -275,19 +246,6 @@ def _not_regular(folder: int, name: str) -> str:
 
 def _kind(path: Path) -> str:
     try:
-        return _name_of(os.lstat(path).st_mode)
+        return kind_of(os.lstat(path).st_mode)
     except OSError:
         return "nothing"
-
-
-def _name_of(mode: int) -> str:
-    for test, name in (
-        (stat.S_ISLNK, "a symlink"),
-        (stat.S_ISDIR, "a folder"),
-        (stat.S_ISREG, "a file"),
-        (stat.S_ISFIFO, "a FIFO"),
-        (stat.S_ISSOCK, "a socket"),
-    ):
-        if test(mode):
-            return name
-    return "a device"

@@ -55,6 +55,7 @@ def writes_add_up(v: Values, layer: int, config: dict) -> float | None:
 
 
 def pattern_and_sink_sum_to_one(v: Values, layer: int, config: dict) -> float | None:
+    """How far rows of attention and their sink are from 1, at most."""
     if "pattern" not in v or not ("sink" in v or sinkless(config)):
         return None
     total = v["pattern"].astype(np.float64).sum(-1) + v.get("sink", 0)
@@ -81,6 +82,7 @@ def pattern_comes_from_queries_and_keys(v: Values, layer: int, config: dict) -> 
 
 
 def sliding_rows_are_zero_beyond_the_window(v: Values, layer: int, config: dict) -> float | None:
+    """The largest attention beyond the window of a sliding layer."""
     if "pattern" not in v or config["layer_types"][layer] != "sliding_attention":
         return None
     n = v["pattern"].shape[-1]
@@ -89,12 +91,14 @@ def sliding_rows_are_zero_beyond_the_window(v: Values, layer: int, config: dict)
 
 
 def heads_and_bias_make_attn_out(v: Values, layer: int, config: dict) -> float | None:
+    """How far the sum of the heads and the bias is from attn_out, at most."""
     if not all(name in v for name in ("result", "b_o", "attn_out")):
         return None
     return gap(v["result"].astype(np.float64).sum(1) + v["b_o"], v["attn_out"])
 
 
 def router_weights_are_the_softmax_of_the_kept_logits(v: Values, layer: int, config: dict) -> float | None:
+    """How far the weights of the experts are from what the router's logits give, at most."""
     law = config.get("router", KEPT_SOFTMAX)
     if law not in (KEPT_SOFTMAX, SOFTMAX_KEPT):
         return None
@@ -114,6 +118,7 @@ def router_weights_are_the_softmax_of_the_kept_logits(v: Values, layer: int, con
 
 
 def weighted_experts_make_mlp_out(v: Values, layer: int, config: dict) -> float | None:
+    """How far the weighted sum of the experts is from mlp_out, at most."""
     if config.get("shared_experts") or not all(
         name in v for name in ("expert_out", "expert_indices", "expert_weights", "mlp_out")
     ):
@@ -145,6 +150,13 @@ BY_LAYER: dict[str, tuple[Check, tuple[str, ...]]] = {
         ("expert_indices", "expert_weights", "expert_out", "mlp_out"),
     ),
 }
+
+
+def identity_of(check: Check) -> str:
+    """The name of the identity that a function checks."""
+    return next(identity for identity, (function, _) in BY_LAYER.items() if function is check)
+
+
 EMBEDDING = "embedding + all writes = last residual"
 LENS = "lens of the last layer = the logits"
 FINITE = "logits are finite"
@@ -172,9 +184,9 @@ class Findings:
         for identity, (worst, where) in other._worst.items():
             self.add(identity, worst, where)
 
-    def forget(self, check: Callable) -> None:
+    def forget(self, identity: str) -> None:
         """As if this identity had not been checked."""
-        self._worst = {i: worst for i, worst in self._worst.items() if i not in BY_LAYER or BY_LAYER[i][0] is not check}
+        self._worst.pop(identity, None)
 
     def add_layer(self, v: Values, layer: int, config: dict, where: str) -> None:
         for identity, (check, involved) in BY_LAYER.items():

@@ -15,14 +15,15 @@ from typing import Self
 
 import numpy as np
 
-from workbench.errors import TraceError, TraceExists, TraceNotFound
+from workbench.errors import ArgumentError, TraceError, TraceExists, TraceNotFound
+from workbench.files import sync, sync_file, write_all
 from workbench.paths import absolute
 from workbench.text import visible
-from workbench.traces.format import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_all, write_part
+from workbench.traces.format import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_part
 from workbench.traces.manifest import Manifest, Piece, TensorInfo, described
 from workbench.traces.reader import MANIFEST, Stored, encode_manifest
 from workbench.traces.tensor_parts import joined_shape
-from workbench.traces.untrusted_files import Staging, show, sync, sync_file
+from workbench.traces.untrusted_files import Staging, show
 
 _log = logging.getLogger(__name__)
 NOT_DURABLE = (
@@ -43,7 +44,7 @@ def write(path: os.PathLike | str, manifest: Manifest, arrays: Mapping[str, np.n
     PosixPath('/home/me/traces/first')
 
     Raises TraceExists if anything else is at `path` (it is never touched), TraceError if the disk is full or cannot
-    be written (nothing is left behind), ValueError or HookNameError for arrays that the manifest does not fit.
+    be written (nothing is left behind), ArgumentError or HookNameError for arrays that the manifest does not fit.
     """
     target = absolute(path)
     tensors = table_of(arrays)
@@ -139,7 +140,7 @@ class TraceWriter:
         `source` is "live", "replay" or "forward"; without it the manifest's own table tells. Returns when the bytes
         are on the disk.
 
-        Raises ValueError or HookNameError, before anything is written, for arrays that do not fit those before;
+        Raises ArgumentError or HookNameError, before anything is written, for arrays that do not fit those before;
         TraceError if the disk is full or fails, and then the whole trace is gone.
         """
         self._must_be_open()
@@ -150,8 +151,8 @@ class TraceWriter:
         pieces = described(known, table_of(arrays), source=source)
         whole = {name: _grown(name, self._whole.get(name), piece) for name, piece in pieces.items()}
         if number >= MAX_PARTS or self._pieces + len(pieces) > MAX_PIECES:
-            raise ValueError(
-                f"{number} parts with {self._pieces} pieces are all that a trace takes; append more at a time"
+            raise ArgumentError(
+                f"a trace has at most {MAX_PARTS} parts and {MAX_PIECES} pieces: append more at a time."
             )
         with self._telling():
             try:
@@ -240,7 +241,7 @@ class TraceWriter:
 
     def _must_be_open(self) -> None:
         if self.done:
-            raise ValueError(f"the writer of {show(self.path)} is closed: it was committed or aborted")
+            raise ArgumentError(f"the writer of {show(self.path)} is closed: it was committed or aborted")
 
     @contextmanager
     def _telling(self) -> Iterator[None]:
@@ -274,7 +275,7 @@ def _part(number: int) -> str:
 
 
 def _grown(name: str, before: TensorInfo | None, piece: TensorInfo) -> TensorInfo:
-    """What the tensor is with one more piece; ValueError if it does not fit."""
+    """What the tensor is with one more piece; ArgumentError if it does not fit."""
     if before is None:
         return piece
     for what, old, new in (
@@ -283,11 +284,11 @@ def _grown(name: str, before: TensorInfo | None, piece: TensorInfo) -> TensorInf
         ("axes", before.axes, piece.axes),
     ):
         if old != new:
-            raise ValueError(f"{name!r} began with the {what} {old}, and this part has {new}")
+            raise ArgumentError(f"{name!r} began with the {what} {old}, and this part has {new}")
     try:
         return replace(before, shape=joined_shape(before.axes, [before.shape, piece.shape]))
     except ValueError as error:
-        raise ValueError(f"{name!r}: {error}") from None
+        raise ArgumentError(f"{name!r}: {error}") from None
 
 
 def _existing(target: Path, manifest: Manifest) -> Stored | None:

@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from workbench.text import visible, visible_pieces
+from workbench.errors import ArgumentError
+from workbench.text import range_text, visible, visible_pieces
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.diff import common
@@ -89,7 +90,7 @@ class Compare(View):
             low, high = float(np.nanmin(finite, initial=0.0)), float(np.nanmax(finite, initial=0.0))
             for name, values in zip(self.names, (lane.a, lane.b), strict=True):
                 picture = snapshot_html.bars(values, lane.keep, low, high)
-                scale = f"{low:.3g} to {high:.3g}".replace("-", "−")
+                scale = range_text(low, high)
                 rows.append(
                     snapshot_html.Row(f"{lane.label}, {name}", lane.unit + shared, picture, scale=scale, height=32)
                 )
@@ -136,7 +137,7 @@ def compare(
     >>> view.summary().split(" tokens")[0].isdigit(), view
     (True, <compare of pocket: 51 tokens>)
 
-    Raises NotRecorded if a run lacks a lane, ValueError for a lane that is not one number for each token.
+    Raises NotRecorded if a run lacks a lane, ArgumentError for a lane that is not one number for each token.
     """
     own = [trace.manifest.model["name"], other.manifest.model["name"]]
     said = names or (own if own[0] != own[1] else ("first", "second"))
@@ -180,6 +181,8 @@ def _both(lane: str | Pair, trace: Trace, other: Trace) -> Both:
     for values, run in zip(pair, (trace, other), strict=True):
         array = np.array(values, "f4")
         if array.shape != (len(run),):
-            raise ValueError(f"{label} has the shape {array.shape}; it takes one number for each of {len(run)} tokens")
+            raise ArgumentError(
+                f"{label} must be one number for each of the {len(run)} tokens, got the shape {array.shape}."
+            )
         arrays.append(np.where(np.isfinite(array), array, np.nan).astype("f4"))
     return Both(label, unit, *arrays)

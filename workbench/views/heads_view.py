@@ -135,7 +135,8 @@ def heads(
     >>> wb.views.heads(trace, layer=1, head=2)
     <heads of pocket: 51 tokens>
 
-    Raises NotRecorded if the trace holds neither that layer's patterns nor queries and keys, or has no such head.
+    Raises NotRecorded if the trace holds neither that layer's patterns nor queries and keys, SelectionError if the
+    model has no such layer or head.
     """
     n_layers = trace.config["n_layers"]
     if layer is None:

@@ -13,8 +13,9 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.paths import expanded, scratch
-from workbench.text import html
+from workbench.files import atomic_write
+from workbench.paths import expanded
+from workbench.text import html, number_text, size_text
 from workbench.traces import Trace
 from workbench.traces.spans import Span
 from workbench.views.outline import colour_of, messages
@@ -59,13 +60,7 @@ def save_page(view: "View", path: os.PathLike | str) -> Path:
     path = expanded(path)
     text = page(view)
     path.parent.mkdir(parents=True, exist_ok=True)
-    beside = scratch(path)
-    try:
-        beside.write_text(text, "utf-8")
-        os.replace(beside, path)
-    finally:
-        beside.unlink(missing_ok=True)
-    return path
+    return atomic_write(path, text)
 
 
 def _digest(text: str) -> str:
@@ -126,7 +121,7 @@ def _header(trace: Trace) -> str:
     facts = [
         ("tokens", f"{len(trace):,}", f"{m.prompt_length:,} prompt, {generated:,} generated"),
         ("layers", f"{m.model['config']['n_layers']}", html(m.model["format"])),
-        ("recorded", _bytes(size), f"in {_count(len(m.tensors), 'array')}"),
+        ("recorded", size_text(size), f"in {_count(len(m.tensors), 'array')}"),
         ("weights", f"<code>{html(weights[:12])}</code>", f"{read}, first 12"),
         ("trace", f"<code>{m.id[:12]}</code>", html(m.created[:19].replace("T", " "))),
     ]
@@ -213,30 +208,19 @@ def _arrays(trace: Trace) -> str:
     rows = "".join(
         f'<tr><td><code>{html(word)}</code></td><td class="number">{f"{len(sizes)} ×" if len(sizes) > 1 else ""}</td>'
         f"<td>{html(shape)}</td><td>{html(dtype)}</td><td>{source}</td>"
-        f'<td class="number">{_bytes(sum(sizes))}</td></tr>'
+        f'<td class="number">{size_text(sum(sizes))}</td></tr>'
         for (word, shape, dtype, source), sizes in lines.items()
     )
     return f"<table><tbody>{rows}</tbody></table>" if rows else '<p class="quiet">No arrays.</p>'
 
 
-# Numbers as text.
-
-
 def _number(value: float | None) -> str:
-    return "–" if value is None else f"{value:.3g}".replace("-", "−")
+    return "–" if value is None else number_text(value, 3)
 
 
 def _count(n: int, what: str) -> str:
     many = what[:-1] + "ies" if what.endswith("ty") else what + "s"
     return f"{n:,} {what if n == 1 else many}"
-
-
-def _bytes(size: float) -> str:
-    for unit in ("bytes", "kB", "MB", "GB"):
-        if size < 1000 or unit == "GB":
-            return f"{size:,.3g} {unit}" if unit != "bytes" else f"{size:,} bytes"
-        size /= 1000
-    return ""
 
 
 def _plain(value: Any) -> str:

@@ -12,6 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from workbench.errors import ArgumentTypeError
+
 KINDS = ("f4", "f8", "i4", "u1", "u2", "u4")  # what a typed array of JavaScript can be
 Payload = tuple[dict[str, Any], dict[str, np.ndarray]]
 
@@ -22,13 +24,13 @@ def packed(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes
     >>> unpacked(packed({"view": "made"}, {"lane": np.arange(3, dtype="f4")}))
     ({'view': 'made'}, {'lane': array([0., 1., 2.], dtype=float32)})
 
-    Raises TypeError for an array of another dtype than `KINDS`, ValueError for a header that is no JSON.
+    Raises ArgumentTypeError for an array of another dtype than `KINDS`, ValueError for a header that is no JSON.
     """
     table, parts, size = {}, [], 0
     for name, array in arrays.items():
         kind = array.dtype.str.lstrip("<>|=")
         if kind not in KINDS:
-            raise TypeError(f"{name!r} is {array.dtype}; a view can read {', '.join(KINDS)}")
+            raise ArgumentTypeError(f"{name!r} must have one of the dtypes {', '.join(KINDS)}, got {array.dtype}.")
         table[name] = [kind, list(array.shape), size]
         parts.append(_filled(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()))
         size += len(parts[-1])

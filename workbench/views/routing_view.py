@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from workbench.analysis.routing import expert_load
-from workbench.errors import NotRecorded
+from workbench.checks import resolve_layer
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.payload import Payload
@@ -65,13 +65,12 @@ def routing(
     >>> wb.views.routing(wb.trace("What is 12+30?"), layer=3)
     <routing of pocket: 51 tokens>
 
-    Raises NotRecorded if the trace lacks the routes, or if there is no such layer.
+    Raises NotRecorded if the trace lacks the routes, SelectionError if there is no such layer.
     """
     n_layers = trace.config["n_layers"]
     if layer is None:
         layer = trace.layers("expert_indices")[0]
-    if not -n_layers <= layer < n_layers:
-        raise NotRecorded(f"there is no layer {layer}; this model has the layers 0 to {n_layers - 1}")
+    layer = resolve_layer(layer, n_layers)
     for name in ("expert_indices", "expert_weights"):
         trace.stored((name, layer))
-    return Routing(trace, layer % n_layers, window=window, selected=selected)
+    return Routing(trace, layer, window=window, selected=selected)

@@ -9,7 +9,8 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis.lens import settle_depth
-from workbench.text import visible
+from workbench.errors import ArgumentError
+from workbench.text import range_text, visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.outline import colour_of, messages, parts
@@ -120,14 +121,14 @@ def score_sheet(
     >>> sheet.selected, sheet
     ({'pos': 12}, <score_sheet of pocket: 64 tokens>)
 
-    Raises ValueError for a lane that there is not, or an array that does not fit the trace.
+    Raises ArgumentError for a lane that there is not, or an array that does not fit the trace.
     """
     n, own = len(trace), [each for each in lanes or () if not isinstance(each, str)]
     known = {each.name: each for each in _known(trace, belief, drift, arcs)}
     names = list(LANES) if lanes is None else [each if isinstance(each, str) else "" for each in lanes]
     wrong = [name for name in names if name and name not in known]
     if wrong:
-        raise ValueError(
+        raise ArgumentError(
             f"there is no lane {visible(repr(wrong[0]))}; there are {', '.join(known)}, and your own arrays"
         )
     mine = iter([_own(array, number, trace) for number, array in enumerate(own)])
@@ -233,7 +234,7 @@ def _belief(found: Any, n: int) -> Lane:
         return Lane("belief", missing="an experiment: score_sheet(trace, belief=wb.belief(model, trace))", **about)
     curve = found["p"] if isinstance(found, xr.Dataset) else found
     if set(curve.dims) != {"step", "answer"} or "pos" not in curve.coords:
-        raise ValueError(f"belief has the axes {curve.dims}; give what wb.belief(model, trace) gives: (step answer)")
+        raise ArgumentError(f"belief must be what wb.belief(model, trace) gives, (step answer), got {curve.dims}.")
     values, ends = curve.transpose("answer", "step").values, [*curve["pos"].values.tolist(), n]
     rows = np.full((len(values), n), np.nan, "f4")
     for number, (start, stop) in enumerate(pairwise(ends)):
@@ -256,7 +257,9 @@ def _drift(trace: Trace, found: Any) -> Lane:
     drift = found["drift"] if isinstance(found, xr.Dataset) else found
     pieces = parts(trace)
     if set(drift.dims) != {"layer", "step", "key_step"} or drift.sizes["step"] != len(pieces):
-        raise ValueError(f"drift is {dict(drift.sizes)}; give wb.routing_drift(trace): (layer, {len(pieces)} steps, …)")
+        raise ArgumentError(
+            f"drift must be wb.routing_drift(trace), with (layer, {len(pieces)} steps, …), got {dict(drift.sizes)}."
+        )
     values = drift.transpose("layer", "step", "key_step").values
     rows = np.full((len(values), len(trace)), np.nan, "f4")
     for number, piece in enumerate(pieces[1:], 1):
@@ -272,7 +275,7 @@ def _arcs(trace: Trace, found: Any) -> Lane:
     edges = found["effect"] if isinstance(found, xr.Dataset) else found
     count = len(parts(trace))
     if set(edges.dims) != {"step", "key_step"} or edges.shape != (count, count):
-        raise ValueError(f"arcs is {dict(edges.sizes)}; it takes (step, key_step), and this trace has {count} steps")
+        raise ArgumentError(f"arcs is {dict(edges.sizes)}; it takes (step, key_step), and this trace has {count} steps")
     label = visible(str(edges.attrs.get("long_name", "causal edges")))
     unit = visible(str(edges.attrs.get("units", "nats")))
     values = _finite(edges.transpose("step", "key_step").values.astype("f4"))
@@ -282,8 +285,8 @@ def _arcs(trace: Trace, found: Any) -> Lane:
 def _own(array: xr.DataArray, number: int, trace: Trace) -> Lane:
     n = len(trace)
     if not isinstance(array, xr.DataArray) or not 1 <= array.ndim <= 2 or array.sizes.get("pos") != n:
-        raise ValueError(
-            f"a lane of your own is a DataArray (pos) or (layer pos) with {n} positions, not {_what(array)}"
+        raise ArgumentError(
+            f"a lane of your own must be a DataArray (pos) or (layer pos) with {n} positions, not {_what(array)}"
         )
     name = visible(str(array.name or array.attrs.get("long_name") or f"own {number + 1}"))
     about = (name, visible(str(array.attrs.get("long_name", name))), visible(str(array.attrs.get("units", ""))))
@@ -321,7 +324,7 @@ def _still(each: Lane) -> snapshot_html.Row:
     finite = each.values[np.isfinite(each.values)]
     least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
     low, high = each.low if each.low is not None else least, each.high if each.high is not None else most
-    scale = f"{low:.3g} to {high:.3g}".replace("-", "−")
+    scale = range_text(low, high)
     shared = (
         f"; downsampled ({each.keep})" if each.values.shape[-1] > snapshot_html.WIDTH and each.kind != "arcs" else ""
     )

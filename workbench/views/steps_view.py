@@ -9,8 +9,8 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis.heads import step_attention
-from workbench.errors import NotRecorded
-from workbench.text import visible
+from workbench.errors import ArgumentError, NotRecorded, SelectionError
+from workbench.text import range_text, visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.outline import parts
@@ -113,7 +113,7 @@ def steps(
     >>> wb.views.steps(trace, {"attention": wb.step_attention(trace)})
     <steps of pocket: 51 tokens>
 
-    Raises ValueError for an array without those axes, of another number of steps, or without that layer; NotRecorded
+    Raises ArgumentError for an array without those axes, of another number of steps, or without that layer; NotRecorded
     without steps or, if no array is given, without record="steps".
     """
     count = len(parts(trace))
@@ -124,12 +124,12 @@ def steps(
     named = found.items() if isinstance(found, Mapping) and not isinstance(found, xr.Dataset) else [("", found)]
     edges = [_edges(name, array, count) for name, array in named]
     if not edges:
-        raise ValueError("arrays is empty; give one labelled array (step key_step), or several by name")
+        raise ArgumentError("arrays is empty; give one labelled array (step key_step), or several by name")
     layers = sorted({each for one in edges for each in one.layers})
     number = None if layer is None else operator.index(layer)
     if number is not None and number not in layers:
         there = f"they have the layers {_numbers(layers)}" if layers else "no array has an axis layer"
-        raise ValueError(f"layer={layer} is in none of the arrays; {there}")
+        raise SelectionError(f"layer={layer} is in none of the arrays; {there}")
     return Steps(trace, edges, -1 if number is None else number, args, window=window, selected=selected)
 
 
@@ -139,10 +139,10 @@ def _edges(name: str, array: Array, count: int) -> Edges:
         array = there[0] if there else xr.DataArray()
     if not isinstance(array, xr.DataArray) or not {"step", "key_step"} <= set(array.dims):
         what = f"the axes {array.dims}" if isinstance(array, xr.DataArray) else f"a {type(array).__name__}"
-        raise ValueError(f"{visible(name) or 'arrays'} has {what}; it takes a labelled array (step key_step)")
+        raise ArgumentError(f"{visible(name) or 'arrays'} has {what}; it takes a labelled array (step key_step)")
     extra = set(array.dims) - {"layer", "head", "step", "key_step"}
     if extra or array.sizes["step"] != count or array.sizes["key_step"] != count:
-        raise ValueError(
+        raise ArgumentError(
             f"{visible(name) or 'arrays'} is {dict(array.sizes)}; it takes (step key_step), with layer and head if you "
             f"like, and this trace has {count} steps"
         )
@@ -184,7 +184,7 @@ def matrix_row(label: str, unit: str, axes: str, matrix: np.ndarray) -> snapshot
     picture = snapshot_html.heat(cells, "max", -most if sided else 0.0, most, "both" if sided else "blue", HEIGHT)
     axes += f"; steps 0 to {len(matrix) - 1}"
     axes += f"; downsampled, {factor} × {factor} steps a cell" if factor > 1 else ""
-    scale = f"{'−' if sided else ''}{most if sided else 0:.3g} to {most:.3g} {unit}"
+    scale = f"{range_text(-most if sided else 0.0, most)} {unit}"
     return snapshot_html.Row(label, axes, picture, scale=scale, height=HEIGHT)
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from workbench.errors import ArgumentError
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
@@ -66,7 +67,7 @@ def tokens(
     >>> wb.views.tokens(trace, trace["entropy"])
     <tokens of pocket: 64 tokens>
 
-    Raises ValueError unless there is one value for each token.
+    Raises ArgumentError unless there is one value for each token.
     """
     label, unit, array = "value", "", None
     if values is not None:
@@ -74,5 +75,7 @@ def tokens(
         label, unit = visible(str(attrs.get("long_name", "value"))), visible(str(attrs.get("units", "")))
         array = np.array(values, "f4")
         if array.shape != (len(trace),):
-            raise ValueError(f"values have the shape {array.shape}; this trace has {len(trace)} tokens")
+            raise ArgumentError(
+                f"values must be one number for each of the {len(trace)} tokens, got shape {array.shape}."
+            )
     return Tokens(trace, array, label, unit, window=window, selected=selected)

@@ -33,6 +33,8 @@ from typing import Any, ClassVar
 
 import numpy as np
 
+from workbench.checks import check_index
+from workbench.errors import ArgumentError
 from workbench.text import visible, visible_pieces
 from workbench.traces import Trace
 from workbench.views.outline import GREY, KIND_COLOURS, message_header, messages, parts
@@ -54,10 +56,10 @@ class View:
 
     def __init__(self, trace: Trace, *, window: Sequence[int] | None = None, selected: int | None = None):
         n = len(trace)
-        if selected is not None and not 0 <= selected < n:
-            raise ValueError(f"selected must be between 0 and {n - 1}, got {selected}")
+        if selected is not None:
+            check_index("selected", selected, n)
         if window is not None and (len(window) != 2 or not 0 <= window[0] < window[1] <= n):
-            raise ValueError(f"window={tuple(window)} is no stretch of this trace; write (first, stop) within (0, {n})")
+            raise ArgumentError(f"window must be (first, stop) with 0 <= first < stop <= {n}, got {tuple(window)}.")
         self.trace = trace
         self.window = None if window is None else (int(window[0]), int(window[1]))
         self._selected: dict[str, int] | None = None if selected is None else {"pos": int(selected)}

@@ -7,6 +7,8 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis.routing import expert_load
+from workbench.checks import check_layer
+from workbench.errors import ArgumentError
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
@@ -104,11 +106,11 @@ def weights(
     >>> wb.views.weights(trace, wb.head_sinks(model), wb.router_tokens(model, 0, k=5))
     <weights of pocket: 64 tokens>
 
-    Raises ValueError if nothing is given, or what is given is of a model of another size.
+    Raises ArgumentError if nothing is given, or what is given is of a model of another size.
     """
     several = [[each] if isinstance(each, xr.Dataset) else list(each) for each in (routers, experts)]
     if sinks is None and not any(several):
-        raise ValueError("nothing to show: give sinks=wb.head_sinks(model), routers=wb.router_tokens(model, 0), …")
+        raise ArgumentError("nothing to show: give sinks=wb.head_sinks(model), routers=wb.router_tokens(model, 0), …")
     config, found = trace.config, None
     given = {"sinks": sinks is not None, "routers": several[0], "experts": several[1]}
     args = "".join(f", {name}={name}" for name, there in given.items() if there)
@@ -125,7 +127,9 @@ def weights(
 def _fits(found: xr.Dataset, name: str, needs: Sequence[str], sizes: dict[str, int]) -> None:
     there = {axis: found.sizes.get(axis) for axis in sizes} if isinstance(found, xr.Dataset) else {}
     if there != sizes or not set(needs) <= set(found.data_vars):
-        raise ValueError(f"{name} must hold {', '.join(needs)} with {sizes}, as this run's model has; it has {there}")
+        raise ArgumentError(
+            f"{name} must hold {', '.join(needs)} with {sizes}, as this run's model has; it has {there}"
+        )
 
 
 def _router(found: xr.Dataset, config: dict[str, Any]) -> dict[str, Any]:
@@ -153,10 +157,7 @@ def _expert(found: xr.Dataset, config: dict[str, Any]) -> dict[str, Any]:
 
 
 def _layer(found: xr.Dataset, config: dict[str, Any]) -> int:
-    layer = int(found.attrs.get("layer", -1))
-    if not 0 <= layer < config["n_layers"]:
-        raise ValueError(f"an array of layer {layer} does not fit: this run's model has 0 to {config['n_layers'] - 1}")
-    return layer
+    return check_layer(int(found.attrs.get("layer", -1)), config["n_layers"])
 
 
 def _words(texts: np.ndarray) -> list[list[str]]:

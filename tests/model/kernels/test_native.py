@@ -82,7 +82,8 @@ def truth(x, groups, blocks, scales, bias):
 
 def norm(x, groups, blocks, scales):
     """What a product of these vectors comes to by chance: the measure where few values are compared, all of which may
-    cancel; with many it is smaller than the largest."""
+    cancel; with many it is smaller than the largest.
+    """
     w = reference.dequantise_mxfp4(blocks, scales, dtype=torch.float64)
     return max(float(x[a:b].double().norm(dim=1).max() * w[e].norm(dim=1).max()) for e, a, b in groups)
 

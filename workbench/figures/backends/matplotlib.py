@@ -12,13 +12,13 @@ from contextlib import contextmanager
 from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.errors import FigureError, MissingDependency
+from workbench.checks import require
+from workbench.errors import FigureError
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Line, Mark, Points, Rule
-from workbench.figures.spec import Figure, Panel
 from workbench.figures.theme import (
     FAINT,
     INK,
@@ -30,11 +30,13 @@ from workbench.figures.theme import (
     TINTS,
     TITLE,
     luminance,
-    number,
     round_ticks,
     shades,
 )
-from workbench.text import visible
+from workbench.text import number_text, visible
+
+if TYPE_CHECKING:
+    from workbench.figures.spec import Figure, Panel
 
 FORMATS = ("svg", "pdf", "png")
 DPI = 300
@@ -45,7 +47,7 @@ _CONTROL = range(0x2400, 0x2420)  # pictures of control characters, which the fo
 
 
 def images(
-    figure: Figure, formats: Sequence[str] = FORMATS, origin: Mapping[str, Any] | None = None
+    figure: "Figure", formats: Sequence[str] = FORMATS, origin: Mapping[str, Any] | None = None
 ) -> dict[str, bytes]:
     """The bytes of each format, with `origin` in their metadata.
 
@@ -74,13 +76,9 @@ def images(
 
 def needed() -> Any:
     """matplotlib; MissingDependency without it."""
-    try:
-        import matplotlib
-        import matplotlib.figure
-        import matplotlib.style
-    except ImportError:
-        raise MissingDependency("matplotlib is not installed. Run: pip install 'gpt-oss-workbench[figures]'") from None
-    return matplotlib
+    for part in ("figure", "style"):  # not there before they are imported by name
+        require(f"matplotlib.{part}", extra="figures")
+    return require("matplotlib", extra="figures")
 
 
 @lru_cache(maxsize=1)
@@ -142,7 +140,7 @@ def _settings(matplotlib: Any, salt: str) -> Iterator[None]:
         yield
 
 
-def _sheet(figure: Figure) -> Any:
+def _sheet(figure: "Figure") -> Any:
     from matplotlib.figure import Figure as Sheet
     from matplotlib.text import Text
 
@@ -180,7 +178,7 @@ def _sheet(figure: Figure) -> Any:
     return sheet
 
 
-def _panel(figure: Figure, panel: Panel, axes: Any, named: set[tuple[str, int]]) -> None:
+def _panel(figure: "Figure", panel: "Panel", axes: Any, named: set[tuple[str, int]]) -> None:
     left, right, bottom, top = panel.bounds()
     axes.set_xlim((right, left) if panel.x.flipped else (left, right))
     axes.set_ylim((top, bottom) if panel.y.flipped else (bottom, top))
@@ -209,7 +207,7 @@ def _panel(figure: Figure, panel: Panel, axes: Any, named: set[tuple[str, int]])
         axes.set_title(drawable(panel.title), loc="left", pad=2.5 + lines * TICK * 1.35, size=LABEL)
 
 
-def _legend(figure: Figure, panel: Panel, axes: Any, named: set[tuple[str, int]]) -> int:
+def _legend(figure: "Figure", panel: "Panel", axes: Any, named: set[tuple[str, int]]) -> int:
     """What each colour means, above the panel, unless an earlier panel says it; gives how many lines it takes."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
@@ -299,7 +297,7 @@ def _cells(axes: Any, mark: Cells, per_unit: float) -> None:
     shown = ScalarMappable(Normalize(*ends), scale)
     bar = axes.figure.colorbar(shown, ax=axes, aspect=22, fraction=0.06, pad=0.015)
     ticks = round_ticks(*ends, 5)
-    bar.set_ticks(ticks, labels=[number(tick) for tick in ticks], minor=False)
+    bar.set_ticks(ticks, labels=[number_text(tick) for tick in ticks], minor=False)
     bar.set_label(drawable(mark.label), size=LABEL)
     bar.outline.set_linewidth(0.4)
 

@@ -1,15 +1,17 @@
 """A Figure as plotly draws it: the same numbers, limits, ticks and colours, to zoom into and to hover over."""
 
 import textwrap
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from workbench.errors import MissingDependency
+from workbench.checks import require
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Line, Mark, Points, Rule
-from workbench.figures.spec import Figure, Panel
 from workbench.figures.theme import FAINT, INK, LABEL, NOTHING, SERIES, SMALL, TICK, TINTS, TITLE, shades
 from workbench.text import visible
+
+if TYPE_CHECKING:
+    from workbench.figures.spec import Figure, Panel
 
 PX = 5.0  # a mm on the screen
 POINT = 1.75  # a point of type on the screen
@@ -30,11 +32,9 @@ def inert(text: str) -> str:
     return visible(text, newline="↵").translate(_MEANT)
 
 
-def interactive(figure: Figure) -> Any:
-    try:
-        from plotly import graph_objects
-    except ImportError:
-        raise MissingDependency("plotly is not installed. Run: pip install 'gpt-oss-workbench[lab]'") from None
+def interactive(figure: "Figure") -> Any:
+    """The figure as plotly's own; raises MissingDependency without plotly."""
+    graph_objects = require("plotly.graph_objects", extra="lab")
     width, height = figure.width * PX, (figure.height or 0) * PX
     notes = textwrap.wrap(figure.note, int(width / (SMALL * POINT * LETTER)))
     layout: dict[str, Any] = {
@@ -65,8 +65,8 @@ def interactive(figure: Figure) -> Any:
 
 
 def _panel(
-    figure: Figure,
-    panel: Panel,
+    figure: "Figure",
+    panel: "Panel",
     number: int,
     traces: list[dict[str, Any]],
     layout: dict[str, Any],
@@ -116,7 +116,7 @@ def _panel(
             traces.append(trace)
 
 
-def _domain(figure: Figure, number: int) -> tuple[list[float], list[float]]:
+def _domain(figure: "Figure", number: int) -> tuple[list[float], list[float]]:
     """Which part of the sheet a panel takes, 0 to 1 from the left and from below."""
     gap = 0.11
     row, column = divmod(number, figure.columns)

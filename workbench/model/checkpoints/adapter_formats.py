@@ -1,5 +1,6 @@
 """How adapters of gpt-oss are stored: where their files lie, what their tensors are called, and which formats are not
-read. Knows names and no numbers."""
+read. Knows names and no numbers.
+"""
 
 import re
 from collections.abc import Iterable, Mapping

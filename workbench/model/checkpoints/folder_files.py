@@ -20,6 +20,7 @@ class Incomplete(CheckpointError):
 
 
 def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file. Raises Incomplete if there is no file, CheckpointError if it cannot be read."""
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -58,7 +59,8 @@ def hf_files(folder: Path) -> list[Path]:
 
 def mapped(files: Iterable[Path]) -> dict[str, Tensor]:
     """Every tensor by name, sorted; its bytes are read when it is used. CheckpointError for a file that is damaged,
-    cut short, or repeats a name of another."""
+    cut short, or repeats a name of another.
+    """
     tensors: dict[str, Tensor] = {}
     for file in files:
         try:

@@ -2,6 +2,7 @@
 
 import os
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -114,29 +115,16 @@ def _device(device: Any) -> torch.device | None:
 def _read_folder(
     folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str
 ) -> Checkpoint:
-    """By its files: a model of Hugging Face's, OpenAI's layout here or in original/, a .gguf or all pieces of one."""
+    """By its files: the first of `FORMATS` that finds its own in the folder reads them."""
     holds = sorted(p.name for p in folder.iterdir())
-    weights = [n for n in holds if n.endswith((".safetensors", ".safetensors.index.json"))]
-    ggufs = [n for n in holds if n.endswith(".gguf")]
-    original = folder / "original"
-    has_original = (original / "config.json").is_file() and any(original.glob("*.safetensors"))
     if "adapter_config.json" in holds and "config.json" not in holds:
         raise CheckpointError(
             f"{folder} holds an adapter, not a model. Load the model that it was made for, then "
             f"model.with_adapter({str(folder)!r})"
         )
-    if weights:
-        raw = read_json(folder / "config.json")
-        read = read_original if "model_type" not in raw and "num_experts" in raw else read_hf
-        return read(folder, name=name, dtype=dtype, device=device, memory=memory)
-    if has_original:
-        return read_original(original, name=name, dtype=dtype, device=device, memory=memory)
-    models = {model_name(Path(n)): n for n in reversed(ggufs)}  # pieces of one model count once
-    if len(models) == 1:
-        return read_gguf(folder / ggufs[0], name=name, dtype=dtype, device=device, memory=memory)
-    if models:
-        firsts = sorted(models.values())
-        raise CheckpointError(f"{folder} holds {len(firsts)} .gguf files: {', '.join(firsts[:6])}. Give one of them.")
+    for find, read in FORMATS:
+        if found := find(folder, holds):
+            return read(found, name=name, dtype=dtype, device=device, memory=memory)
     _refuse_cut_gguf(holds, folder)
     if any(n.endswith((".bin", ".pt", ".pth")) for n in holds):
         raise CheckpointError(f"{folder} holds no safetensors but .bin or .pt files, which are never opened here.")
@@ -146,6 +134,49 @@ def _read_folder(
             f"{str(folder / inside[0])!r}"
         )
     raise Incomplete(f"{folder} holds no weights (*.safetensors, *.gguf). It has: {', '.join(holds[:8]) or 'nothing'}.")
+
+
+def _safetensors(holds: list[str]) -> bool:
+    return any(name.endswith((".safetensors", ".safetensors.index.json")) for name in holds)
+
+
+def _hugging_face(folder: Path, holds: list[str]) -> Path | None:
+    """A model in Hugging Face's layout."""
+    return folder if _safetensors(holds) else None
+
+
+def _openai(folder: Path, holds: list[str]) -> Path | None:
+    """A model in OpenAI's own layout; only its config.json tells the two apart."""
+    if not _safetensors(holds):
+        return None
+    raw = read_json(folder / "config.json")
+    return folder if "model_type" not in raw and "num_experts" in raw else None
+
+
+def _openai_inside(folder: Path, holds: list[str]) -> Path | None:
+    """OpenAI's layout in original/, where the published checkpoints have it beside the other."""
+    original = folder / "original"
+    return original if (original / "config.json").is_file() and any(original.glob("*.safetensors")) else None
+
+
+def _gguf(folder: Path, holds: list[str]) -> Path | None:
+    """A .gguf file, or all pieces of one. Raises CheckpointError if there are several models."""
+    ggufs = [name for name in holds if name.endswith(".gguf")]
+    models = {model_name(Path(name)): name for name in reversed(ggufs)}  # pieces of one model count once
+    if len(models) > 1:
+        firsts = sorted(models.values())
+        raise CheckpointError(f"{folder} holds {len(firsts)} .gguf files: {', '.join(firsts[:6])}. Give one of them.")
+    return folder / ggufs[0] if models else None
+
+
+# What a folder may hold: a function that finds it (the folder and the names in it -> what to read, or None), and its
+# reader. A new format is a file with both and a line here.
+FORMATS: tuple[tuple[Callable[[Path, list[str]], Path | None], Callable[..., Checkpoint]], ...] = (
+    (_openai, read_original),
+    (_hugging_face, read_hf),
+    (_openai_inside, read_original),
+    (_gguf, read_gguf),
+)
 
 
 def _refuse_cut_gguf(names: list[str], folder: Path) -> None:

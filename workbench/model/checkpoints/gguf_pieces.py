@@ -7,7 +7,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import CheckpointError, MissingDependency
+from workbench.checks import require
+from workbench.errors import CheckpointError
 from workbench.model.checkpoints.folder_files import Incomplete, is_lfs_pointer
 from workbench.model.checkpoints.validate import listed
 
@@ -78,12 +79,7 @@ def _joined(files: Sequence[Path]) -> Opened:
 
 
 def _open(file: Path) -> Opened:
-    try:
-        import gguf
-    except ImportError:
-        raise MissingDependency(
-            "reading a .gguf file needs the package gguf: pip install 'gpt-oss-workbench[interop]'"
-        ) from None
+    gguf = require("gguf", extra="interop")
     if is_lfs_pointer(file):
         raise Incomplete(f"{file} is git-lfs's pointer to the file, not the file. Run: git lfs pull")
     try:

@@ -93,6 +93,7 @@ def read_hf(
 
 
 def is_packed(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the experts are in MXFP4, by transformers' names."""
     return any(name.endswith("_scales") for name in tensors)
 
 

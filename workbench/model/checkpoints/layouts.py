@@ -1,5 +1,6 @@
 """Layouts of gpt-oss that are seen in the wild and cannot be read, by the names of their tensors: which it is, and what
-to do. Without this, half of the tensors would be missing and half unknown."""
+to do. Without this, half of the tensors would be missing and half unknown.
+"""
 
 import re
 from collections.abc import Mapping

@@ -100,6 +100,7 @@ def parse_original_config(raw: Mapping[str, Any], where: str) -> Config:
 
 
 def is_packed(tensors: Mapping[str, Tensor]) -> bool:
+    """Whether the experts are in MXFP4, by OpenAI's names."""
     return any(name.endswith(".scales") for name in tensors)
 
 

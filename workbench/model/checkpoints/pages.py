@@ -16,15 +16,13 @@ import sys
 from collections.abc import Collection, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
-from typing import TYPE_CHECKING
 
 from torch import Tensor
 
+from workbench.model.checkpoints.residency import Resident
+from workbench.model.checkpoints.tensors import Weights
 from workbench.model.kernels.lora import plain
 from workbench.model.kernels.packed import Packed
-
-if TYPE_CHECKING:
-    from workbench.model.checkpoints.tensors import Weights
 
 FEW = 8  # experts of a layer, at most, in a pass over a token or two
 READERS = 4  # requests under way at once: a disk answers several together faster than one after the other
@@ -37,35 +35,12 @@ Range = tuple[int, int]  # address, bytes
 Key = tuple[int, int | None]  # layer and expert; None is all but the experts
 
 
-class Resident:
-    """Weights that lie in memory: nothing to prepare, nothing to give back."""
-
-    gives_back = False
-
-    def ahead(self, layer: int, experts: Collection[int]) -> None:
-        """These experts of a layer will probably run soon."""
-
-    def need(self, layer: int, experts: Collection[int]) -> None:
-        """These experts of a layer run now."""
-
-    def left(self, layer: int) -> None:
-        """The pass has left a layer."""
-
-    def embedded(self) -> None:
-        """The embedding has been looked up."""
-
-    def unembedded(self) -> None:
-        """The logits have been computed."""
-
-
-RESIDENT = Resident()
-
-
 class Mapped(Resident):
     """Weights in a mapped file, all of them kept once they were read; but for the embedding, of which a pass needs
-    few rows, and the operating system maps many around each."""
+    few rows, and the operating system maps many around each.
+    """
 
-    def __init__(self, weights: "Weights", mapped: Iterable[Tensor]):
+    def __init__(self, weights: Weights, mapped: Iterable[Tensor]):
         files = {t.untyped_storage().data_ptr() for t in mapped}  # what was converted has another storage
         self._files = files
         self._embed = self._ranges([weights.embed])
@@ -87,7 +62,7 @@ class Borrowed(Mapped):
 
     gives_back = True
 
-    def __init__(self, weights: "Weights", mapped: Iterable[Tensor]):
+    def __init__(self, weights: Weights, mapped: Iterable[Tensor]):
         super().__init__(weights, mapped)
         self._unembed = self._ranges([weights.unembed])
         self._rest: list[list[Range]] = []  # by layer: all but the experts' matrices
@@ -156,7 +131,7 @@ class Borrowed(Mapped):
                 self._coming[key] = [self._readers.submit(how, *piece) for piece in ranges]
 
 
-def borrowed(weights: "Weights", mapped: Iterable[Tensor], memory: str) -> "Weights":
+def borrowed(weights: Weights, mapped: Iterable[Tensor], memory: str) -> Weights:
     """The same weights, with what is to be done about the pages of `mapped`, which were read from a file."""
     if weights.embed.device.type != "cpu":  # copied to a GPU: no page of the file is in use
         return weights

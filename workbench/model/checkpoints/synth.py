@@ -19,12 +19,13 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from workbench.errors import BudgetError, CheckpointError, ModelNotFound
+from workbench.files import atomic_folder
 from workbench.model.checkpoints.hf import BLOCK, EXPERTS, TOP
 from workbench.model.checkpoints.hf_config import written_hf_config
 from workbench.model.checkpoints.validate import block_shapes, check_config, packed_shapes, top_shapes
 from workbench.model.config import Config
-from workbench.model.memory import show
-from workbench.paths import absolute, expanded, scratch
+from workbench.paths import absolute, expanded
+from workbench.text import size_text
 
 SHAPES = {"20b": Config(), "120b": Config(n_layers=36, n_experts=128, layer_types=Config().layer_types[:2] * 18)}
 SHARDS = {"20b": 3, "120b": 15}  # named from 0, "of" one less than there are
@@ -85,24 +86,16 @@ def synth(
     free = shutil.disk_usage(target.parent).free
     if need + SPARE > free:
         raise BudgetError(
-            f"the checkpoint takes {show(need)}, and {target.parent} has {show(free)} free. Give a folder on another "
-            f"disk, or fewer layers: each takes {show(_layer_bytes(c))}."
+            f"the checkpoint takes {size_text(need)}, and {target.parent} has {size_text(free)} free. Give a folder on "
+            f"another disk, or fewer layers: each takes {size_text(_layer_bytes(c))}."
         )
-    staging = scratch(target)
-    staging.mkdir()
-    try:
+    with atomic_folder(target) as staging:
         with tqdm(total=need, unit="B", unit_scale=True, desc=target.name, disable=None, leave=False) as bar:
             for name, entries in files.items():
                 _write(staging / name, entries, seed, bar)
         _describe(staging, c, files)
         for path in copied:
             shutil.copyfile(path, staging / path.name)
-        if target.exists():
-            target.rmdir()
-        staging.rename(target)
-    except BaseException:
-        shutil.rmtree(staging, ignore_errors=True)
-        raise
     return target
 
 

@@ -1,4 +1,4 @@
-"""The one form in which the runner holds weights: plain tensors, all matrices as [out, in]."""
+"""The one form in which the model holds weights: plain tensors, all matrices as [out, in]."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from workbench.model.checkpoints.pages import RESIDENT, Resident
+from workbench.model.checkpoints.residency import RESIDENT, Residency
 from workbench.model.config import Config
 from workbench.model.kernels.lora import Adapted, whole
 from workbench.model.kernels.packed import Matrices
@@ -48,11 +48,13 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Weights:
+    """All tensors of a model."""
+
     embed: Tensor  # d_vocab d_model
     blocks: Sequence[Block]
     ln_final: Tensor  # d_model
     unembed: Tensor  # d_vocab d_model
-    pages: Resident = RESIDENT  # what a pass tells about the weights that it is about to use, or has used
+    pages: Residency = RESIDENT  # what a pass tells about the weights that it is about to use, or has used
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,8 @@ from workbench.model.checkpoints.pages import can_give_back
 from workbench.model.config import Config
 from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
-from workbench.model.memory import free_memory, show
+from workbench.model.memory import free_memory
+from workbench.text import size_text
 
 Shape = tuple[int, ...]
 SMALL_MATTER = 256e6  # bytes: a model that takes less is dequantised, and runs the same on every machine
@@ -25,6 +26,7 @@ DENSE = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 
 
 def top_shapes(c: Config) -> dict[str, Shape]:
+    """By field of Weights, outside of the blocks."""
     return {"embed": (c.d_vocab, c.d_model), "ln_final": (c.d_model,), "unembed": (c.d_vocab, c.d_model)}
 
 
@@ -78,6 +80,7 @@ def check_tensors(expected: Mapping[str, Shape], tensors: Mapping[str, Tensor], 
 
 
 def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], where: str) -> None:
+    """Raises CheckpointError that lists everything missing, unexpected and of another shape."""
     missing = [name for name in expected if name not in found]
     extra = [name for name in found if name not in expected]
     wrong = [
@@ -157,6 +160,7 @@ def check_config(c: Config, where: str) -> Config:
 
 
 def default_dtype(config: Config, dtype: torch.dtype | None) -> torch.dtype:
+    """The dtype that was asked for; without one, fp32 for a small model and bf16 for a large one."""
     return dtype or (torch.float32 if config.n_params < 1e9 else torch.bfloat16)
 
 
@@ -206,8 +210,8 @@ def holding(
         smaller = ", or dtype=torch.bfloat16" if target.itemsize > 2 else ""
         advice = "" if packed else " With the experts in MXFP4, as published, it takes a third or less."
         raise BudgetError(
-            f"{where}: its {config.n_params:,} parameters take {show(need)} in {_short(target)}, and {device} has "
-            f"{show(free)} free.{advice} Take a machine or a GPU with more memory{smaller}."
+            f"{where}: its {config.n_params:,} parameters take {size_text(need)} in {_short(target)}, and {device} has "
+            f"{size_text(free)} free.{advice} Take a machine or a GPU with more memory{smaller}."
         )
     return held
 

@@ -51,7 +51,7 @@ def build(target: Path = LIBRARY, cc: list[str] | None = None, flags: tuple[str,
         for threads in (["-fopenmp"], []) if sys.platform != "darwin" else ([],):
             done = subprocess.run([*command, *threads], capture_output=True, text=True)
             if done.returncode == 0:
-                os.replace(temporary, target)
+                temporary.replace(target)  # not `files.atomic_path`: a build imports nothing of ours
                 return target
     except OSError as e:
         raise CannotBuild(f"{cc[0]} does not start ({e}): {HOW}") from None
@@ -62,6 +62,7 @@ def build(target: Path = LIBRARY, cc: list[str] | None = None, flags: tuple[str,
 
 
 def main() -> int:
+    """Builds the library and says where it is, or why not."""
     try:
         print(f"native kernels: {build()}")  # noqa: T201 - it prints: that is its work
     except CannotBuild as e:

@@ -185,7 +185,7 @@ def _has_table() -> bool:
 
 
 @functools.cache
-def _compiled(table: bool) -> Work:
+def _compiled(table: bool) -> Work:  # noqa: C901  numba compiles its two functions, which can call none of ours
     from numba import cfunc, types
 
     take, step = _take(), STEP
@@ -322,7 +322,7 @@ class _Emit:
             self.b.store(self.total(x), self.pointer(at, self.f32), align=4)
 
 
-def _row_mxfp4(m: int, table: bool) -> Any:
+def _row_mxfp4(m: int, table: bool) -> Any:  # noqa: C901  its functions write the instructions of one kernel
     """One row of weights with m rows of x: codes, scales, groups; x and bytes of its row; out and bytes of its row.
 
     What is done for one row of x is the same for every m. Two groups are one register of 32 bytes.

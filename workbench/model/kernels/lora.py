@@ -12,6 +12,8 @@ from workbench.model.kernels.packed import Matrices
 
 
 class Adapted(NamedTuple):
+    """A matrix with a low-rank change beside it: matrix + scale * b @ a."""
+
     matrix: Matrices  # [out, in], or [expert, out, in]
     a: Tensor  # [rank, in], or [expert, rank, in]
     b: Tensor  # [out, rank], or [expert, out, rank]

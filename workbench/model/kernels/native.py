@@ -13,6 +13,8 @@ from collections.abc import Sequence
 import torch  # before the library: both then share torch's OpenMP and its threads
 from torch import Tensor
 
+from workbench.checks import check_expert
+from workbench.errors import ArgumentError
 from workbench.model.kernels import build
 from workbench.model.kernels.reference import BYTES, GROUP
 
@@ -90,7 +92,7 @@ def use(level: str | None) -> None:
     """Compute with this level from now on: one of `kinds()`, or None for the best there is."""
     can = kinds()
     if level is not None and level not in can:
-        raise ValueError(f"{level} kernels do not run here; what does: {', '.join(can)}")
+        raise ArgumentError(f"{level} kernels do not run here. Choose one of {', '.join(can)}.")
     _State.wanted = level
     chosen = level or can[0]
     _State.level = LEVELS.get(chosen)
@@ -119,6 +121,11 @@ def isa() -> str | None:
 
 
 FIXED_ORDER, BF16_PAIRS = "fixed order 1", "avx512-bf16"  # see fixed_order.h; other names if the order ever changes
+
+
+def in_use() -> tuple:
+    """What decides how products are computed, besides the tensors: where it is the same, so are the bits."""
+    return isa(), decode(), torch.get_num_threads()
 
 
 def arithmetic(dtype: torch.dtype, device: str) -> str:
@@ -183,7 +190,7 @@ def safe_scales(scales: Tensor) -> bool:
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b in the dtype of x: sums in fp32, rounded once; the bits of a row do not depend on the other rows.
 
-    x: row in; weight: out in, as x. ValueError for shapes, dtypes and strides that it does not take.
+    x: row in; weight: out in, as x. ArgumentError for shapes, dtypes and strides that it does not take.
     """
     rows = x.shape[0] if x.ndim == 2 else 0
     return linear_experts(x, [(0, 0, rows)], weight[None], None if bias is None else bias[None])
@@ -203,7 +210,7 @@ def linear_experts(
 
     Returns: row out, as x.
 
-    Raises: ValueError for shapes, dtypes and strides that do not belong together.
+    Raises: ArgumentError for shapes, dtypes and strides that do not belong together.
     """
     flat = check_groups(groups, x.shape[0] if x.ndim == 2 else -1)
     if isinstance(weights, Tensor):
@@ -235,9 +242,9 @@ def dequantise(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float3
     """`reference.dequantise_mxfp4`, bit for bit, in fp32 or bf16."""
     _check(blocks.dtype == scales.dtype == torch.uint8, "blocks and scales are uint8", blocks)
     if blocks.shape != (*scales.shape, BYTES):
-        raise ValueError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together")
+        raise ArgumentError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together")
     if dtype not in DTYPES:
-        raise ValueError(f"MXFP4 is dequantised to float32 or bfloat16 here, not {dtype}")
+        raise ArgumentError(f"MXFP4 is dequantized to float32 or bfloat16 here, got {dtype}.")
     blocks, scales = _cpu(blocks).contiguous(), _cpu(scales).contiguous()
     out = torch.empty(*scales.shape[:-1], GROUP * scales.shape[-1], dtype=dtype)
     _library().wb_dequantise(
@@ -383,20 +390,20 @@ def mix(pattern: Tensor, v: Tensor, first: int = 0) -> Tensor:
 
 
 def check_groups(groups: Sequence[tuple[int, int, int]], rows: int) -> list[int]:
-    """The groups, one number after the other; ValueError unless they cover the rows in order."""
+    """The groups, one number after the other; ArgumentError unless they cover the rows in order."""
     row, flat = 0, []
     for expert, first, last in groups:
         if not (expert >= 0 and first == row <= last):
-            raise ValueError(f"groups cover the rows in order, with experts from 0: got {(expert, first, last)}")
+            raise ArgumentError(f"groups must cover the rows in order, experts from 0, got {(expert, first, last)}.")
         row = last
         flat += (expert, first, last)
     if row != rows:
-        raise ValueError(f"groups end at row {row} of {rows}")
+        raise ArgumentError(f"groups must end at row {rows}, the last one, got {row}.")
     return flat
 
 
 def check_experts(x: Tensor, groups: Sequence[tuple[int, int, int]], weights: Tensor, bias: Tensor | None) -> None:
-    """ValueError for what `linear_experts` does not take."""
+    """ArgumentError for what `linear_experts` does not take."""
     _check(x.dtype in DTYPES and x.ndim == 2 and _within(x, 1), "x is [row, in], bf16 or fp32, each row together", x)
     _check(weights.dtype == x.dtype and weights.ndim == 3, "weights are [expert, out, in], in the dtype of x", weights)
     _check(weights.shape[2] == x.shape[1], f"a row of weights has {x.shape[1]} numbers", weights)
@@ -406,7 +413,7 @@ def check_experts(x: Tensor, groups: Sequence[tuple[int, int, int]], weights: Te
 
 def _check_bias(x: Tensor, groups, n_experts: int, n_out: int, bias: Tensor | None) -> None:
     if any(expert >= n_experts for expert, _, _ in groups):
-        raise ValueError(f"there are experts 0 to {n_experts - 1}; groups name {max(e for e, _, _ in groups)}")
+        check_expert(max(expert for expert, _, _ in groups), n_experts)
     if bias is not None:
         _check(
             bias.dtype == x.dtype and bias.shape == (n_experts, n_out), "bias is [expert, out], in the dtype of x", bias
@@ -418,7 +425,7 @@ def _check_bias(x: Tensor, groups, n_experts: int, n_out: int, bias: Tensor | No
 def check_mxfp4(
     x: Tensor, groups: Sequence[tuple[int, int, int]], blocks: Tensor, scales: Tensor, bias: Tensor | None
 ) -> None:
-    """ValueError for what `linear_experts` does not take of MXFP4."""
+    """ArgumentError for what `linear_experts` does not take of MXFP4."""
     _check(x.dtype in DTYPES and x.ndim == 2 and _within(x, 1), "x is [row, in], bf16 or fp32, each row together", x)
     _check(blocks.dtype == torch.uint8 and blocks.ndim == 4, "blocks are uint8 [expert, out, group, 16]", blocks)
     n_experts, n_out, n_groups, _ = blocks.shape
@@ -431,7 +438,7 @@ def check_mxfp4(
 
 
 def check_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """ValueError for what `jit.linear_bf16` does not take."""
+    """ArgumentError for what `jit.linear_bf16` does not take."""
     _check(x.dtype == torch.bfloat16 and x.ndim == 2 and 1 <= x.shape[0] <= FEW, f"x is bf16 [1 to {FEW}, in]", x)
     _check(weight.dtype == torch.bfloat16 and weight.ndim == 2, "weight is bf16 [out, in]", weight)
     _check(weight.shape[1] == x.shape[1] and _within(weight, 1), f"a row of weights is {x.shape[1]} together", weight)
@@ -465,27 +472,27 @@ def _within(x: Tensor, dims: int) -> bool:
 
 def _check(holds: bool, must: str, x: Tensor) -> None:
     if not holds:
-        raise ValueError(f"{must}; got {x.dtype} {tuple(x.shape)} with strides {x.stride()}")
+        raise ArgumentError(f"{must}; got {x.dtype} {tuple(x.shape)} with strides {x.stride()}")
 
 
 def _cpu(x: Tensor, *others: Tensor) -> Tensor:
     for t in (x, *others):
         if t.device.type != "cpu" or t.layout != torch.strided:
-            raise ValueError(f"the native kernels compute on the CPU, not on {t.device}")
+            raise ArgumentError(f"the native kernels need tensors on the CPU, got one on {t.device}.")
     return x
 
 
 def _library() -> ctypes.CDLL:
     _load()
     if _State.library is None:
-        raise ValueError(why())
+        raise ArgumentError(why())
     return _State.library
 
 
 def _level() -> int:
     _load()
     if _State.level is None:
-        raise ValueError(why())
+        raise ArgumentError(why())
     return _State.level
 
 

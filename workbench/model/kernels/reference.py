@@ -7,6 +7,8 @@ four-bit code c: the value is FP4[c] * 2**(s - 127). Scale 255 means NaN.
 import torch
 from torch import Tensor
 
+from workbench.errors import ArgumentError
+
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 GROUP = 32  # values that share a scale
 BYTES = GROUP // 2  # of codes in a group
@@ -20,7 +22,7 @@ def dequantise_mxfp4(blocks: Tensor, scales: Tensor, *, dtype: torch.dtype = tor
     """The exact numbers rounded to `dtype`: uint8 [..., group, 16] and [..., group] give [..., 32*group].
 
     Byte i of a group holds element 2i in its low and 2i + 1 in its high nibble, as in every safetensors release.
-    ValueError for a dtype other than float32, bfloat16, float64, and for shapes that do not belong together.
+    ArgumentError for a dtype other than float32, bfloat16, float64, and for shapes that do not belong together.
 
     >>> blocks = torch.zeros(1, 16, dtype=torch.uint8)
     >>> blocks[0, :2] = torch.tensor([0x2B, 0xF1])
@@ -28,7 +30,7 @@ def dequantise_mxfp4(blocks: Tensor, scales: Tensor, *, dtype: torch.dtype = tor
     [-0.046875, 0.03125, 0.015625, -0.1875]
     """
     if blocks.shape != (*scales.shape, BYTES):
-        raise ValueError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together")
+        raise ArgumentError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together")
     out = torch.empty(scales.numel(), BYTES, 2, dtype=dtype, device=blocks.device)
     _decode(blocks.reshape(-1, BYTES), scales.reshape(-1), out)
     return out.view(*scales.shape[:-1], GROUP * scales.shape[-1])
@@ -55,7 +57,7 @@ def repack_mxfp4_ggml(rows: Tensor) -> tuple[Tensor, Tensor]:
     ([17, 34], [127])
     """
     if rows.shape[-1] % (1 + BYTES):
-        raise ValueError(f"a row of ggml's MXFP4 is a multiple of {1 + BYTES} bytes long, got {rows.shape[-1]}")
+        raise ArgumentError(f"a row of ggml's MXFP4 is a multiple of {1 + BYTES} bytes long, got {rows.shape[-1]}")
     groups = rows.unflatten(-1, (rows.shape[-1] // (1 + BYTES), 1 + BYTES))
     even, odd = groups[..., 1::2], groups[..., 2::2]
     first = (even & 15) | (odd << 4)  # uint8 drops what is shifted out
@@ -66,7 +68,7 @@ def repack_mxfp4_ggml(rows: Tensor) -> tuple[Tensor, Tensor]:
 def _decode(codes: Tensor, scales: Tensor, out: Tensor) -> None:
     """Fill `out` [group, byte, nibble] from codes [group, byte] and scales [group]."""
     if out.dtype not in _PAIR:
-        raise ValueError(f"MXFP4 is dequantised to float32, bfloat16 or float64, not {out.dtype}")
+        raise ArgumentError(f"MXFP4 is dequantized to float32, bfloat16 or float64, got {out.dtype}.")
     byte = torch.arange(256, device=codes.device)
     value = torch.tensor(FP4, dtype=out.dtype, device=codes.device)
     pairs = torch.stack((value[byte & 15], value[byte >> 4]), -1).view(_PAIR[out.dtype]).flatten()

@@ -63,4 +63,5 @@ def mixture(share: Tensor, x: Tensor) -> Tensor:
 
 
 def widened(x: Tensor) -> Tensor:
+    """The values in fp32, or in fp64 if they are."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

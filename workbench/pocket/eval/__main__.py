@@ -16,6 +16,7 @@ from workbench.pocket.eval.routing import routing
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Measures a model and writes results.json and the figures."""
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.eval", description=__doc__)
     parser.add_argument("folder", help='a folder with a checkpoint, or "pocket"')
     parser.add_argument("-n", type=int, default=300, help="problems a cell (default: 300)")

@@ -12,7 +12,7 @@ from workbench.pocket.families import FAMILIES, make, wordings
 from workbench.pocket.problems import Problem
 from workbench.pocket.rendering import EFFORTS, analysis, answer_in, call, prompt, result, thought
 from workbench.pocket.vocabulary import encode
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 
 
 def problems(family: str, n: int, *, length: int | None = None, trained_wording: bool = False) -> list[Problem]:

@@ -18,7 +18,7 @@ from workbench.pocket.families import CHAINS, FAMILIES, slips
 from workbench.pocket.problems import Problem, Slip
 from workbench.pocket.rendering import ANALYSIS, FINAL, answer_in, final, prompt, thought
 from workbench.pocket.vocabulary import encode
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 
 
 class NoSinks(Tap):
@@ -58,7 +58,8 @@ def prefix(problem: Problem, number: int, *, passed: bool) -> str:
 
 def planted(family: str, n: int, *, foreign: bool = True) -> list[tuple[Problem, Slip]]:
     """Held-out problems with a slip each that leads to another answer, and has a step after it; without `foreign`, of
-    the kind that is only seen by working the step out again."""
+    the kind that is only seen by working the step out again.
+    """
     rng = Random(f"slip {family}")
     cases: list[tuple[Problem, Slip]] = []
     for problem in problems(family, 20 * n):
@@ -72,7 +73,8 @@ def planted(family: str, n: int, *, foreign: bool = True) -> list[tuple[Problem,
 
 def wrong_steps(model: Model, cases: Sequence[tuple[Problem, Slip]]) -> list[tuple[bool, bool, bool, bool]]:
     """A step is made wrong. Passed over by force: does the answer follow, is it right? Left free: is the step put
-    right, and the answer?"""
+    right, and the answer?
+    """
     wrong = [problem.slipped(slip) for problem, slip in cases]
     passed = [encode(prefix(w, s.number, passed=True)) for w, (_, s) in zip(wrong, cases)]
     free = [encode(prefix(w, s.number, passed=False)) for w, (_, s) in zip(wrong, cases)]

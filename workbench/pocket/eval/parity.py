@@ -1,4 +1,4 @@
-"""The same weights in transformers, and how fast the runner writes."""
+"""The same weights in transformers, and how fast workbench writes."""
 
 import time
 import warnings
@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from workbench.errors import MissingDependency
+from workbench.checks import require
 from workbench.model.cache import KVCache
 from workbench.model.gpt_oss import forward
 from workbench.model.model import Model
@@ -25,15 +25,10 @@ def parity(model: Model, folder: str | Path, n: int, *, max_tokens: int = 220) -
 
     Raises MissingDependency without transformers.
     """
-    try:
-        from transformers import AutoModelForCausalLM
-    except ImportError:
-        raise MissingDependency(
-            "to compare with transformers it must be installed: pip install 'gpt-oss-workbench[interop]'"
-        ) from None
+    transformers = require("transformers", extra="interop")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that it unpacks MXFP4 on a CPU
-        theirs: Any = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rng = Random("parity")
     asked = [(make(rng.choice(list(FAMILIES)), rng, split="test"), rng.choice(EFFORTS)) for _ in range(n)]
     apart = size = 0.0

@@ -1,4 +1,4 @@
-"""Greedy text for many prompts at once, by the runner's own forward pass: prompts of one length share a batch."""
+"""Greedy text for many prompts at once, by workbench's own forward pass: prompts of one length share a batch."""
 
 from collections.abc import Iterator, Sequence
 
@@ -9,7 +9,7 @@ from tqdm.auto import tqdm
 from workbench.model.cache import KVCache
 from workbench.model.gpt_oss import forward
 from workbench.model.model import Model
-from workbench.recording.taps import Tap
+from workbench.taps import Tap
 
 ROWS = 64
 

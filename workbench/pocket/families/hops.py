@@ -5,6 +5,7 @@ from itertools import pairwise
 from random import Random
 from typing import ClassVar, Self
 
+from workbench.errors import ArgumentError
 from workbench.pocket.families.people import NAMES
 from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, closed, said
 
@@ -75,7 +76,7 @@ class Hops(Facts):
             return read[0]
         holder, _, receiver = read[-1].partition(" to ")
         if step.kind != "aside" and used[0] != holder:
-            raise ValueError(f"{used[0]} has it, and the step reads what {holder} does")
+            raise ArgumentError(f"{used[0]} has it, and the step reads what {holder} does")
         return receiver
 
     def answer(self, steps: tuple[Step, ...]) -> str:

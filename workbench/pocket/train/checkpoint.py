@@ -1,12 +1,12 @@
 """Checkpoints: all that a run needs to go on bit for bit, or the weights alone."""
 
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
 
 from workbench.errors import CheckpointError
+from workbench.files import atomic_path
 from workbench.model.config import Config
 from workbench.pocket.train.batches import Place
 from workbench.pocket.train.model import Pocket
@@ -26,9 +26,8 @@ def save(path: Path, plan: Plan, shared: Shared, state: State, model: Pocket) ->
         "tokens": state.tokens,
         "cpu": state.cpu,
     }
-    hidden = path.with_name(f".{path.name}")
-    torch.save(held, hidden)
-    os.replace(hidden, path)
+    with atomic_path(path) as hidden:
+        torch.save(held, hidden)
 
 
 def resume(path: Path, plan: Plan, shared: Shared, state: State) -> None:

@@ -81,6 +81,7 @@ def swiglu(hidden: Tensor, alpha: float, limit: float) -> Tensor:
 
 
 def swiglu_backward(hidden: Tensor, d_active: Tensor, alpha: float, limit: float) -> Tensor:
+    """The gradient of `hidden`, given that of what came out."""
     raw_gate, raw_up = hidden.float().chunk(2, -1)
     d_active = d_active.float()
     gate, up = raw_gate.clamp(max=limit), raw_up.clamp(-limit, limit)

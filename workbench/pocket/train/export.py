@@ -1,4 +1,4 @@
-"""A checkpoint as gpt-oss is published: the folder that the runner, transformers and everything else can load."""
+"""A checkpoint as gpt-oss is published: the folder that workbench, transformers and everything else can load."""
 
 import json
 from itertools import pairwise

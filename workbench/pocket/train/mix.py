@@ -26,7 +26,8 @@ COPYING, SHORT, SLIPS = 0.015, 0.05, 0.15  # until when copying leads and proble
 @dataclass(frozen=True)
 class Course:
     """One of the two parts of the training: how many chains at high effort have a wrong step, and of those, how many
-    leave it wrong and go on from it."""
+    leave it wrong and go on from it.
+    """
 
     slipping: Mapping[str, float]
     passed: float

@@ -1,7 +1,7 @@
 """The model as it is trained: gpt-oss's arithmetic, laid out for fast forward and backward passes on a CPU.
 
-Shapes differ from the runner's: q, k and v are one matrix, all matrices are [in, out], gate and up are halves. It has
-no cache, no hook points, and knows nothing of files; the runner is what everything else uses.
+Shapes differ from those of `workbench.model`, which everything else uses: q, k and v are one matrix, all matrices are
+[in, out], gate and up are halves. It has no cache, no hook points, and knows nothing of files.
 """
 
 import math

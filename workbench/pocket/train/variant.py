@@ -84,6 +84,7 @@ def _draw(rng: Random) -> Rendered:
 
 
 def main(argv: list[str] | None = None) -> None:
+    """Trains a variant and writes it."""
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train.variant", description=__doc__)
     parser.add_argument("start", type=Path, help="a checkpoint of a run: last.pt, or at-50.pt")
     parser.add_argument("folder", type=Path, help="gets variant.pt and model/")

@@ -1,0 +1,122 @@
+"""The packages of workbench, as data: what each is for, what it may import, where torch may be, which files are long.
+
+`tests/test_architecture.py` holds the code to it. Run as a script, it writes the generated parts of architecture.md,
+which stand between `<!-- begin: name -->` and `<!-- end: name -->`; a test compares them.
+"""
+
+import re
+from pathlib import Path
+from typing import NamedTuple
+
+HERE = Path(__file__).parent
+
+
+class Package(NamedTuple):
+    """A package, or a module beside them."""
+
+    purpose: str  # for the table: one line
+    imports: frozenset[str] = frozenset()  # the packages it may import, besides itself
+
+
+def _of(*names: str | frozenset[str]) -> frozenset[str]:
+    return frozenset().union(*({name} if isinstance(name, str) else name for name in names))
+
+
+BASE = _of("errors", "text", "paths", "hooks", "files", "checks", "lazy_imports", "taps")
+DATA = _of(BASE, "traces")
+RUNS = _of(DATA, "conversation", "edits", "model", "recording")
+
+# Each may import from itself and from those named. The order is that of the table: nothing imports from a row below it,
+# but for the arrows that `workbench/lazy_imports.py` declares.
+PACKAGES: dict[str, Package] = {
+    "errors": Package("every error"),
+    "text": Package("text of a model, made safe to show", _of("errors")),
+    "paths": Package("paths as a user writes them", _of("errors", "text")),
+    "hooks": Package("hook points, summaries, presets", _of("errors", "text")),
+    "files": Package("files that are written whole or not at all", _of("errors", "paths", "text")),
+    "checks": Package("checks of arguments and of optional packages", _of("errors", "text")),
+    "lazy_imports": Package("the imports that go upward"),
+    "taps": Package("what the forward pass calls at a hook point", _of("errors", "hooks")),
+    "traces": Package("one run, as data: Trace, Manifest, files, patterns, steps, verification", BASE),
+    "conversation": Package("a chat to token ids and back: harmony, chat templates, tokenizers", DATA),
+    "analysis": Package("functions from a trace to labelled arrays; statistics over prompts", DATA),
+    "views": Package("what a reader sees, in Jupyter and as a page: one .py and one .js a view", _of(DATA, "analysis")),
+    "figures": Package("figures of labelled arrays, for papers and for the screen", DATA),
+    "edits": Package("changes to a value at a hook point: ablate, steer, force, ban, patch", DATA),
+    "model": Package(
+        "the model: `gpt_oss.py` is the forward pass; cache, kernels, checkpoints", _of(DATA, "conversation", "edits")
+    ),
+    "recording": Package(
+        "from a request to a verified trace: plan, record, verify, assemble; generation, resume",
+        _of(DATA, "conversation", "edits", "model"),
+    ),
+    "circuits": Package("what the weights say without a run: QK and OV, sinks, routers, experts", _of(BASE, "model")),
+    "experiments": Package(
+        "the model again, with edits: functions from model and trace to arrays", _of(RUNS, "analysis")
+    ),
+    "interop": Package("models and files of other libraries, in and out", _of(RUNS, "experiments")),
+    "api": Package("`wb.trace`, `wb.estimate`, `wb.resume`", RUNS),
+    "pocket": Package(
+        "the embedded model: problems with true reasoning graphs, training, evaluation",
+        _of(RUNS, "analysis", "experiments"),
+    ),
+    "studies": Package(
+        "the measurements behind the notebooks and the figures of the docs",
+        _of(RUNS, "analysis", "circuits", "experiments", "figures", "pocket", "__init__"),
+    ),
+    "cli": Package("the command `workbench`", _of(DATA, "api", "conversation", "figures", "views", "__init__")),
+}
+
+# Only these import torch when they are imported; interop does inside functions.
+WITH_TORCH = frozenset(
+    {"circuits", "edits", "experiments", "model", "pocket/eval", "pocket/train", "recording", "studies"}
+)
+
+# Files of the package with more than 500 lines, and why they are not two.
+LONG = 500
+LONG_FILES = {
+    "interop/transformers.py": "one adapter: where each hook point is found in a model of transformers",
+    "model/kernels/native.c": "all native kernels are one compilation: they share the order of their sums",
+    "views/shared.js": "what every view draws with: the token axis, pens, selection, keys",
+}
+
+
+def packages() -> list[str]:
+    """The table of packages."""
+    rows = ["| package | is | may import | torch |", "|---|---|---|---|"]
+    for name, (purpose, imports) in PACKAGES.items():
+        below = []
+        if imports >= BASE:
+            below.append("base layer")
+            imports -= BASE
+        below += [f"`{other}`" for other in PACKAGES if other in imports]
+        parts = sorted(where for where in WITH_TORCH if where.split("/")[0] == name)
+        torch = "yes" if name in WITH_TORCH else "in functions" if name == "interop" else ""
+        torch = torch or ", ".join(f"`{part}`" for part in parts)
+        base = "base layer: " if name in BASE else ""
+        rows.append(f"| `{name}` | {base}{purpose} | {', '.join(below)} | {torch} |")
+    return rows
+
+
+def long_files() -> list[str]:
+    """The list of long files, each with its reason."""
+    return [f"* `{name}`: {reason}." for name, reason in LONG_FILES.items()]
+
+
+PARTS = {"packages": packages, "long files": long_files}
+
+
+def generated(page: str) -> str:
+    """architecture.md with its generated parts as they should be."""
+    for name, lines in PARTS.items():
+        begin, end = f"<!-- begin: {name} -->", f"<!-- end: {name} -->"
+        text = "\n".join([begin, "", *lines(), "", end])
+        page, n = re.subn(re.escape(begin) + ".*?" + re.escape(end), lambda _, text=text: text, page, flags=re.DOTALL)
+        if n != 1:
+            raise ValueError(f"architecture.md has {n} parts {name!r}, and needs one")
+    return page
+
+
+if __name__ == "__main__":
+    path = HERE / "architecture.md"
+    path.write_text(generated(path.read_text("utf-8")), "utf-8")

@@ -1,0 +1,96 @@
+"""The errors: `except WorkbenchError` catches what is raised on purpose, and Python's own names for it work too."""
+
+import ast
+import pickle
+from pathlib import Path
+
+import pytest
+
+import workbench as wb
+from workbench import errors
+from workbench.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    FileError,
+    SelectionError,
+    WorkbenchError,
+)
+
+ROOT = Path(wb.__file__).parent
+BARE = {"ValueError", "TypeError", "IndexError", "KeyError"}
+ALLOWED = 10  # checks inside data classes
+CLASSES = [each for each in vars(errors).values() if isinstance(each, type) and issubclass(each, WorkbenchError)]
+
+
+def bare_raises(source: str) -> list[tuple[int, str]]:
+    """The lines that raise one of Python's own errors for bad arguments, with its name, whatever it is called with."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Raise) and node.exc is not None:
+            raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
+            name = raised.attr if isinstance(raised, ast.Attribute) else getattr(raised, "id", "")
+            if name in BARE:
+                found.append((node.lineno, name))
+    return found
+
+
+def test_bare_raises_are_found_in_every_form():
+    source = "raise ValueError\nraise KeyError('x')\nimport builtins\nraise builtins.TypeError('x') from None\nraise\n"
+    assert bare_raises(source) == [(1, "ValueError"), (2, "KeyError"), (4, "TypeError")]
+    assert bare_raises("try: pass\nexcept ValueError as error: raise error\nraise ArgumentError('x')") == []
+
+
+def test_bad_arguments_raise_workbench_errors_throughout_the_package():
+    found = [
+        f"{path.relative_to(ROOT)}:{line} raises {name}"
+        for path in sorted(ROOT.rglob("*.py"))
+        for line, name in bare_raises(path.read_text("utf-8"))
+    ]
+    assert len(found) <= ALLOWED, "raise ArgumentError or SelectionError instead:\n" + "\n".join(found)
+
+
+@pytest.mark.parametrize(
+    ("error", "parents"),
+    [
+        (ArgumentError, (WorkbenchError, ValueError)),
+        (ArgumentTypeError, (ArgumentError, ValueError, TypeError)),
+        (SelectionError, (WorkbenchError, IndexError, LookupError)),
+        (FileError, (WorkbenchError, OSError)),
+    ],
+)
+def test_an_error_is_caught_by_the_names_that_python_has_for_it(error, parents):
+    for parent in parents:
+        with pytest.raises(parent, match=r"^layer must be between 0 and 23, got 31\.$"):
+            raise error("layer must be between 0 and 23, got 31.")
+
+
+@pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
+def test_every_error_is_in_the_tree_of_the_docstring_and_survives_pickling(error):
+    assert error.__name__ in (errors.__doc__ or "")
+    again = pickle.loads(pickle.dumps(error("what was wrong")))  # as from a worker process
+    assert type(again) is error and str(again) == "what was wrong"
+
+
+@pytest.fixture(scope="module")
+def trace() -> wb.Trace:
+    return wb.trace("What is 12+30?", max_tokens=1, record="everything")
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda trace: trace["resid_post", 6],
+        lambda trace: wb.pattern(trace, 6),
+        lambda trace: wb.pattern(trace, 0, 99),
+        lambda trace: wb.pattern(trace, 0, 0, 10_000),
+        lambda trace: wb.expert_load(trace, [10_000]),
+        lambda trace: wb.forking_tokens(trace, 2.0),
+        lambda trace: wb.statistics.wilson(5, 4),
+        lambda trace: wb.views.tokens(trace, [1.0]),
+        lambda trace: wb.views.score_sheet(trace, selected=10_000),
+        lambda trace: wb.views.routing(trace, 6),
+    ],
+)
+def test_one_except_catches_every_bad_argument(call, trace):
+    with pytest.raises((ArgumentError, SelectionError)):
+        call(trace)

@@ -1,0 +1,15 @@
+"""The imports against the layers: only those that are declared, each with its reason."""
+
+import pytest
+
+from workbench.lazy_imports import UPWARD, upward
+
+
+@pytest.mark.parametrize(("importer", "module"), UPWARD)
+def test_a_declared_module_is_imported(importer, module):
+    assert upward(importer, module).__name__ == module and len(UPWARD[importer, module]) > 10
+
+
+def test_an_import_that_is_not_declared_is_refused_with_the_place_to_declare_it():
+    with pytest.raises(ImportError, match=r"declare it in workbench\.lazy_imports\.UPWARD"):
+        upward("workbench.traces.trace", "workbench.cli")

@@ -1,0 +1,42 @@
+"""The residual stream itself: how far each layer turns it, and the single numbers that dwarf all others."""
+
+import numpy as np
+import xarray as xr
+
+from workbench.traces import Trace
+
+
+def resid_cosine(trace: Trace) -> xr.DataArray:
+    """How alike in direction the residual stream is before and after each layer (layer pos): 1 is unchanged.
+
+    >>> cosine = resid_cosine(wb.trace("What is 12+30?", record="residuals"))
+    >>> cosine.dims, bool((abs(cosine) <= 1 + 1e-6).all())
+    (('layer', 'pos'), True)
+
+    Raises NotRecorded without record="residuals".
+    """
+    before, after = (np.asarray(trace[name], np.float64) for name in ("resid_pre", "resid_post"))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        values = (before * after).sum(-1) / np.linalg.norm(before, axis=-1) / np.linalg.norm(after, axis=-1)
+    coords = {"layer": np.arange(len(values)), "pos": np.arange(len(trace))}
+    return xr.DataArray(values, coords, ("layer", "pos"), attrs={"long_name": "cosine", "units": "1"})
+
+
+def massive_activations(trace: Trace, *, above: float = 100.0, times: float = 1000.0) -> xr.DataArray:
+    """Single numbers of the residual stream that dwarf all others (arXiv 2402.17762), one row each (activation).
+
+    Those larger than `above` and than `times` the median of their layer. The values are the activations; the
+    coordinates say where: `layer`, `pos`, `d_model`.
+
+    >>> found = massive_activations(wb.trace("What is 12+30?", record="residuals"))
+    >>> found.dims, found.sizes["activation"]
+    (('activation',), 0)
+
+    Raises NotRecorded without record="residuals".
+    """
+    resid = np.asarray(trace["resid_post"], np.float64)
+    bound = np.maximum(above, times * np.median(np.abs(resid), axis=(1, 2)))
+    layer, pos, dim = np.nonzero(np.abs(resid) > bound[:, None, None])
+    coords = {"layer": ("activation", layer), "pos": ("activation", pos), "d_model": ("activation", dim)}
+    attrs = {"long_name": "massive activations", "units": "1", "above": above, "times": times}
+    return xr.DataArray(resid[layer, pos, dim], coords, ("activation",), attrs=attrs)

@@ -1,0 +1,47 @@
+"""Which positions of a text an edit applies to: absolute, counted from the start of the prompt."""
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+from workbench.errors import EditError
+
+
+@dataclass(frozen=True)
+class Positions:
+    wanted: frozenset[int] | None
+    span: slice | None
+    text: str
+
+    def __call__(self, p: int) -> bool:
+        if self.wanted is not None:
+            return p in self.wanted
+        assert self.span is not None
+        return (self.span.start or 0) <= p and (self.span.stop is None or p < self.span.stop)
+
+
+def positions_of(positions) -> Positions | None:
+    """Absolute positions from an int, a slice with step 1, or several ints; None means all."""
+    if positions is None:
+        return None
+    if isinstance(positions, slice):
+        if positions == slice(None):
+            return None
+        if positions.step not in (None, 1) or min(positions.start or 0, positions.stop or 0) < 0:
+            raise EditError(f"positions must be counted from the start and without a step, got {positions}")
+        return Positions(None, positions, f"{positions.start or 0}:{'' if positions.stop is None else positions.stop}")
+    try:
+        wanted = whole_numbers(positions)
+    except TypeError:
+        wanted = []
+    if not wanted or min(wanted) < 0:
+        raise EditError(f"positions must be whole numbers counted from the start, got {positions!r}")
+    return Positions(frozenset(wanted), None, ",".join(map(str, sorted(set(wanted)))))
+
+
+def whole_numbers(given: Any) -> list[int]:
+    """One whole number or several, of Python or numpy, as a list. Raises TypeError for anything else."""
+    try:
+        return [operator.index(given)]
+    except TypeError:
+        return [operator.index(g) for g in given]
