@@ -191,7 +191,7 @@ def test_a_question_that_fails_is_answered_with_why():
     assert buffers == []
     head, [data] = _answer(view, {"id": "8", "kind": "open"})
     assert head == {"id": "8"}
-    assert unpacked(data)[0]["view"] == "transcript"
+    assert unpacked(data)[0]["view"] == "tokens"
     assert "error" in _answer(view, {})[0]
 
 
