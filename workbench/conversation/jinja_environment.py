@@ -4,7 +4,7 @@ import json
 import re
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any, ClassVar
+from typing import Any
 
 from jinja2 import TemplateError, nodes
 from jinja2.exceptions import SecurityError
@@ -38,7 +38,7 @@ class Generation(Extension):
     Like in transformers it is a block with a scope of its own: a variable that is set inside ends there.
     """
 
-    tags: ClassVar = {"generation"}
+    tags = {"generation"}  # noqa: RUF012  jinja declares it of instances
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno

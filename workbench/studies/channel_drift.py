@@ -79,7 +79,13 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     )
     figure = above(
         Figure(panels=[panel], height=62),
-        bars(mean, low=sure.low, high=sure.high, height=45, null=found["null"].mean("layer").values),
+        bars(
+            mean,
+            low=np.asarray(sure.low),
+            high=np.asarray(sure.high),
+            height=45,
+            null=found["null"].mean("layer").values,
+        ),
         title="The answer has experts of its own, and hardly for being called the answer",
         note=f"n = {found.attrs['n']} held-out problems of each of {len(CHAINS)} families; 95 % intervals over "
         "problems, jackknife. Jensen-Shannon divergence of expert loads, less the mean over positions dealt out anew; "

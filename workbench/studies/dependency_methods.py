@@ -6,6 +6,7 @@ import numpy as np
 import torch
 
 import workbench as wb
+from workbench.studies.held_out import tokenizer_of
 
 Method = Callable[[wb.Model, wb.Trace, Sequence[slice]], np.ndarray]
 
@@ -18,7 +19,7 @@ def another_value(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> n
         digit = trace.pieces[part.stop - 1].strip()
         if digit.isdigit():
             changed = list(trace.tokens)
-            [changed[part.stop - 1]] = model.tokenizer.encode(str((int(digit) + 1) % 10))
+            [changed[part.stop - 1]] = tokenizer_of(model).encode(str((int(digit) + 1) % 10))
             texts.append(changed)
             at.append(j)
     ids = torch.tensor(texts)

@@ -75,8 +75,8 @@ def errors(found: xr.Dataset) -> dict[str, wb.statistics.Interval]:
         return np.array([*means, *shares, 1 - kept[both[0]].sum() / free[both[0]].sum()])
 
     sure = wb.statistics.bootstrap(told, len(pair), pair, resamples=500)
-    assert isinstance(sure.value, np.ndarray)
-    return {name: sure._replace(value=v, low=a, high=b) for name, v, a, b in zip(TOLD, *sure[:3], strict=True)}
+    ends = np.array(sure[:3]).T  # what, then value, low and high
+    return {name: sure._replace(value=v, low=a, high=b) for name, (v, a, b) in zip(TOLD, ends, strict=True)}
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:

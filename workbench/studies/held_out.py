@@ -13,6 +13,7 @@ import numpy as np
 
 import workbench as wb
 from workbench.analysis.statistics import Interval
+from workbench.conversation.tokenizer import Tokenizer
 from workbench.pocket.families import CHAINS, make
 from workbench.pocket.problems import Problem
 from workbench.pocket.rendering import render
@@ -30,6 +31,12 @@ class Read(NamedTuple):
 def pocket() -> wb.Model:
     """The embedded model, loaded once."""
     return wb.Model("pocket")
+
+
+def tokenizer_of(model: wb.Model) -> Tokenizer:
+    """The model's tokenizer; the problems are texts, so it needs one."""
+    assert model.tokenizer is not None
+    return model.tokenizer
 
 
 @cache

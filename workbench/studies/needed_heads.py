@@ -14,7 +14,7 @@ import xarray as xr
 
 import workbench as wb
 from workbench.figures import Figure, heatmap
-from workbench.studies.held_out import read
+from workbench.studies.held_out import read, tokenizer_of
 
 FAMILY, N, LENGTH, SEED = "addition", 30, 3, "needed"
 
@@ -28,7 +28,7 @@ def changes(model: wb.Model, traces: Sequence[wb.Trace]) -> list[tuple[str, str]
     for trace, top in zip(traces, likeliest.tolist()):
         start = next(span for span in trace.spans if span.channel == "analysis").content_start
         wrong = [(trace.pieces[i], top[i - 1]) for i in range(start, len(trace)) if top[i - 1] != trace.tokens[i]]
-        found.append((wrong[0][0], model.tokenizer.pieces([wrong[0][1]])[0]) if wrong else None)
+        found.append((wrong[0][0], tokenizer_of(model).pieces([wrong[0][1]])[0]) if wrong else None)
     return found
 
 

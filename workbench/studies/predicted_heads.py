@@ -28,7 +28,7 @@ KINDS = ("sliding", "full")
 def predicted(model: wb.Model) -> np.ndarray:
     """From weights: the softmax of each head's mean scores by distance and its sink (name layer head)."""
     scores = wb.qk_distance(model, range(FAR))
-    weight = np.exp(scores.fillna(-np.inf))
+    weight = scores.copy(data=np.exp(scores.fillna(-np.inf).values))
     total = weight.sum("distance") + np.exp(scores["sink"])
     return np.array([(weight.sel(distance=1) / total).values, (np.exp(scores["sink"]) / total).values])
 

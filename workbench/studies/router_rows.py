@@ -65,7 +65,7 @@ def measure(model: wb.Model) -> xr.Dataset:
         share.append(np.array(by_way).T)
         null.append(shuffled)
     data = {"share": (("text", "way", "layer"), np.array(share)), "null": (("text", "layer"), np.array(null))}
-    return xr.Dataset(data, {"way": list(WAYS), "layer": np.arange(len(ran))})
+    return xr.Dataset(data, {"way": list(WAYS), "layer": np.arange(len(every[0][1]))})
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:

@@ -13,6 +13,7 @@ import xarray as xr
 
 import workbench as wb
 from workbench.figures import Figure, beside, heatmap
+from workbench.studies.held_out import tokenizer_of
 
 N, PERIODS, LEAST = 16, (10, 30), 0.05
 RULES = ("previous token", "duplicate token", "induction")
@@ -22,7 +23,8 @@ RULES = ("previous token", "duplicate token", "induction")
 def runs(model: wb.Model) -> dict[int, list[tuple[wb.Trace, wb.Trace]]]:
     """By period: words said twice, and the same words after others."""
     rng, found = np.random.default_rng(5), {}
-    words = [i for i, text in enumerate(model.tokenizer.pieces(range(len(model.tokenizer)))) if text.strip().isalpha()]
+    pieces = tokenizer_of(model).pieces(range(len(tokenizer_of(model))))
+    words = [i for i, text in enumerate(pieces) if text.strip().isalpha()]
     for period in PERIODS:
         for _ in range(N):
             said, other = rng.choice(words, (2, period), replace=False).tolist()
