@@ -29,7 +29,7 @@ from workbench.traces import Trace
 if TYPE_CHECKING:
     from torch import Tensor
 
-AT_ONCE = 256  # queries, or positions of an expert layer, that are computed beside the run at a time
+CHUNK_POSITIONS = 256  # queries, or positions of an expert layer, that are computed beside the run at a time
 # what a block calls its parts, where x + attention(norm(x)) and then x + mlp(norm(x)) is all that it does
 SHAPES = (
     {"ln1": "input_layernorm", "attn": "self_attn", "ln2": "post_attention_layernorm", "mlp": "mlp"},
@@ -481,8 +481,8 @@ class _Emitter:
         n, wide = query.shape[2], torch.promote_types(query.dtype, torch.float32)
         keys = key.repeat_interleave(query.shape[1] // key.shape[1], 1).transpose(2, 3)
         kept: dict[str, list[Tensor]] = {point: [] for point in wants}
-        for start in range(0, n, AT_ONCE):
-            rows = slice(start, start + AT_ONCE)
+        for start in range(0, n, CHUNK_POSITIONS):
+            rows = slice(start, start + CHUNK_POSITIONS)
             s = (query[:, :, rows] @ keys * scale).to(wide)
             s = s.masked_fill(_hidden(mask, rows, n, window, s.device), -torch.inf)
             kept["attn_scores"] += [s] if wants["attn_scores"] else []
@@ -536,8 +536,8 @@ def _one_by_one(experts: Callable, hidden: "Tensor", chosen: "Tensor") -> "Tenso
     import torch
 
     k, said = chosen.shape[-1], []
-    for start in range(0, len(hidden), AT_ONCE):
-        x, which = hidden[start : start + AT_ONCE], chosen[start : start + AT_ONCE]
+    for start in range(0, len(hidden), CHUNK_POSITIONS):
+        x, which = hidden[start : start + CHUNK_POSITIONS], chosen[start : start + CHUNK_POSITIONS]
         ones = torch.ones(which.numel(), 1, dtype=x.dtype, device=x.device)
         said.append(experts(x.repeat_interleave(k, 0), which.reshape(-1, 1), ones).view(len(x), k, -1))
     return torch.cat(said)

@@ -158,7 +158,7 @@ def _expanded(source: Source, words: Sequence[str], available: Collection[str]) 
     """What the words stand for. Raises NotRecorded for a word of which nothing is available."""
     for word in words:
         names = hooks.expand([word], source.n_layers)
-        if names and not set(names) & set(available):
+        if names and not any(name in available for name in names):
             shown = dict.fromkeys(hooks.short(name) for name in available if name not in hooks.LANES)
             raise NotRecorded(
                 f"{word!r} cannot be recorded from {source.name}: {source.why_absent(word, names)}. "
@@ -211,10 +211,12 @@ def _caveats(source: Source) -> list[str]:
 
 def _absent(source: Source, expanded: Sequence[str], available: Collection[str]) -> list[str]:
     """Notes on the hook points that every trace should have or that were requested, and that are not there."""
-    names = [*expanded, *always(source.n_layers)]
+    names = [name for name in [*expanded, *always(source.n_layers)] if name not in available]
+    if not names:
+        return []
     some = {hooks.point_of(name) for name in available}
     points: dict[str, list[str]] = {}
-    for point in dict.fromkeys(hooks.point_of(name) for name in names if name not in available):
+    for point in dict.fromkeys(map(hooks.point_of, names)):
         if point not in hooks.LANES:
             why = source.why_absent(point, [point]) + (" in some layers" if point in some else "")
             points.setdefault(why, []).append(hooks.short(point))
