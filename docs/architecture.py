@@ -5,6 +5,7 @@ which stand between `<!-- begin: name -->` and `<!-- end: name -->`; a test comp
 """
 
 import re
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,6 +81,60 @@ LONG_FILES = {
     "model/kernels/native.c": "all native kernels are one compilation: they share the order of their sums",
 }
 
+# The files whose code runs in `wb.trace("…")`, without kernels and checkpoints: those that tell the story, in the order
+# in which one reads them, and those that they stand on.
+TRACE_STORY = (
+    "api.py",
+    "model/model.py",
+    "recording/generation.py",
+    "recording/source.py",
+    "recording/plan.py",
+    "recording/decoding.py",
+    "recording/record.py",
+    "recording/verify.py",
+    "recording/assemble.py",
+)
+TRACE_BELOW = (
+    "__init__.py",
+    "checks.py",
+    "conversation/bpe_bytes.py",
+    "conversation/chat.py",
+    "conversation/history.py",
+    "conversation/jinja_environment.py",
+    "conversation/o200k.py",
+    "conversation/parse.py",
+    "conversation/render.py",
+    "conversation/template.py",
+    "conversation/tokenizer.py",
+    "edits/stack.py",
+    "hooks.py",
+    "lazy_imports.py",
+    "model/arrays.py",
+    "model/cache.py",
+    "model/config.py",
+    "model/gpt_oss.py",
+    "model/interrupts.py",
+    "model/memory.py",
+    "model/prefill.py",
+    "model/prompts.py",
+    "model/threads.py",
+    "recording/budget.py",
+    "recording/summaries.py",
+    "recording/taps.py",
+    "taps.py",
+    "traces/canonical_json.py",
+    "traces/format.py",
+    "traces/manifest.py",
+    "traces/patterns.py",
+    "traces/reader.py",
+    "traces/spans.py",
+    "traces/steps.py",
+    "traces/tensor_parts.py",
+    "traces/trace.py",
+    "traces/verification.py",
+    "traces/writer.py",
+)
+
 
 def packages() -> list[str]:
     """The table of packages."""
@@ -103,7 +158,21 @@ def long_files() -> list[str]:
     return [f"* `{name}`: {reason}." for name, reason in LONG_FILES.items()]
 
 
-PARTS = {"packages": packages, "long files": long_files}
+def trace_files() -> list[str]:
+    """How many files one reads to understand `wb.trace`, and which."""
+    story = " → ".join(f"`{name}`" for name in TRACE_STORY)
+    total = len(TRACE_STORY) + len(TRACE_BELOW)
+    return textwrap.wrap(
+        f"A `wb.trace(…)` runs code of {total} files, without kernels and checkpoints. {len(TRACE_STORY)} tell the "
+        f"story: {story}. The other {len(TRACE_BELOW)} are what these stand on (names of hook points, the forward "
+        f"pass, the conversation, the parts of a trace); each can be read by itself.",
+        118,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+PARTS = {"packages": packages, "long files": long_files, "files of wb.trace": trace_files}
 
 
 def generated(page: str) -> str:

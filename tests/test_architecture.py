@@ -196,6 +196,21 @@ def test_every_long_file_is_listed_with_a_reason():
     assert long == set(LONG_FILES), "split it, or say in docs/architecture.py why not"
 
 
+def test_the_files_of_a_trace_are_those_whose_code_runs():
+    code = """
+import sys, workbench as wb
+wb.trace("What is 2+2?", max_tokens=2)
+ran = set()
+sys.setprofile(lambda frame, event, _: ran.add(frame.f_code.co_filename) if event == "call" else None)
+wb.trace("What is 2+2?", max_tokens=2)
+sys.setprofile(None)
+print("\\n".join(ran))
+"""
+    ran = {Path(name).relative_to(ROOT).as_posix() for name in child(code).splitlines() if name.startswith(str(ROOT))}
+    ran = {name for name in ran if not name.startswith(("model/kernels", "model/checkpoints"))}
+    assert ran == {*architecture.TRACE_STORY, *architecture.TRACE_BELOW}
+
+
 def test_torch_stays_in_the_packages_that_run_models():
     wrong = []
     for path in MODULES:
