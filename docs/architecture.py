@@ -82,17 +82,24 @@ LONG_FILES = {
 }
 
 # The files whose code runs in `wb.trace("…")`, without kernels and checkpoints: those that tell the story, in the order
-# in which one reads them, and those that they stand on.
+# in which the page names them, and those that they stand on.
 TRACE_STORY = (
     "api.py",
     "model/model.py",
+    "model/prompts.py",
+    "conversation/render.py",
     "recording/generation.py",
     "recording/source.py",
     "recording/plan.py",
     "recording/decoding.py",
+    "model/gpt_oss.py",
+    "taps.py",
+    "recording/taps.py",
+    "recording/summaries.py",
     "recording/record.py",
-    "recording/verify.py",
     "recording/assemble.py",
+    "recording/verify.py",
+    "traces/verification.py",
 )
 TRACE_BELOW = (
     "__init__.py",
@@ -103,7 +110,6 @@ TRACE_BELOW = (
     "conversation/jinja_environment.py",
     "conversation/o200k.py",
     "conversation/parse.py",
-    "conversation/render.py",
     "conversation/template.py",
     "conversation/tokenizer.py",
     "edits/stack.py",
@@ -112,16 +118,11 @@ TRACE_BELOW = (
     "model/arrays.py",
     "model/cache.py",
     "model/config.py",
-    "model/gpt_oss.py",
     "model/interrupts.py",
     "model/memory.py",
     "model/prefill.py",
-    "model/prompts.py",
     "model/threads.py",
     "recording/budget.py",
-    "recording/summaries.py",
-    "recording/taps.py",
-    "taps.py",
     "traces/canonical_json.py",
     "traces/format.py",
     "traces/manifest.py",
@@ -131,7 +132,6 @@ TRACE_BELOW = (
     "traces/steps.py",
     "traces/tensor_parts.py",
     "traces/trace.py",
-    "traces/verification.py",
     "traces/writer.py",
 )
 
@@ -160,12 +160,11 @@ def long_files() -> list[str]:
 
 def trace_files() -> list[str]:
     """How many files one reads to understand `wb.trace`, and which."""
-    story = " → ".join(f"`{name}`" for name in TRACE_STORY)
     total = len(TRACE_STORY) + len(TRACE_BELOW)
     return textwrap.wrap(
-        f"A `wb.trace(…)` runs code of {total} files, without kernels and checkpoints. {len(TRACE_STORY)} tell the "
-        f"story: {story}. The other {len(TRACE_BELOW)} are what these stand on (names of hook points, the forward "
-        f"pass, the conversation, the parts of a trace); each can be read by itself.",
+        f"In all, a `wb.trace(…)` runs code of {total} files, kernels and checkpoints not counted. The {len(TRACE_STORY)} "
+        f"above tell the story; the other {len(TRACE_BELOW)} are what these stand on (names of hook points, the cache, "
+        f"the conversation, the parts of a trace), and each can be read by itself.",
         118,
         break_long_words=False,
         break_on_hyphens=False,
