@@ -162,9 +162,9 @@ def trace_files() -> list[str]:
     """How many files one reads to understand `wb.trace`, and which."""
     total = len(TRACE_STORY) + len(TRACE_BELOW)
     return textwrap.wrap(
-        f"In all, a `wb.trace(…)` runs code of {total} files, kernels and checkpoints not counted. The "
-        f"{len(TRACE_STORY)} above tell the story; the other {len(TRACE_BELOW)} are what these stand on (names of hook points, the cache, "
-        f"the conversation, the parts of a trace), and each can be read by itself.",
+        f"In all, a `wb.trace(…)` runs code of {total} files, kernels and checkpoints not counted. "
+        f"The {len(TRACE_STORY)} above tell the story; the other {len(TRACE_BELOW)} are what these stand on "
+        f"(names of hook points, the cache, the conversation, the parts of a trace), and each can be read by itself.",
         118,
         break_long_words=False,
         break_on_hyphens=False,
