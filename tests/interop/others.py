@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 180,
     "hidden_size": 48,
     "intermediate_size": 40,
@@ -17,13 +17,20 @@ SMALL = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 
 def _configs() -> dict[str, Any]:
     import transformers as t
 
-    gpt2 = {"vocab_size": 180, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 256, "bos_token_id": 1}
+    gpt2: dict[str, Any] = {
+        "vocab_size": 180,
+        "n_embd": 48,
+        "n_layer": 3,
+        "n_head": 6,
+        "n_positions": 256,
+        "bos_token_id": 1,
+    }
     return {
         "gpt2": lambda: t.GPT2Config(**gpt2, eos_token_id=2),
         "llama": lambda: t.LlamaConfig(**SMALL),
