@@ -19,7 +19,6 @@ from workbench.errors import FigureError
 from workbench.figures import saving
 from workbench.figures.saving import COLUMNS, contents, table
 
-
 pytest.importorskip("matplotlib", reason="needs the extra `figures`")
 
 

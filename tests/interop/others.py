@@ -23,6 +23,7 @@ EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 24
 def _configs() -> dict[str, Any]:
     import transformers as t
 
+    alike: dict[str, Any] = {"num_key_value_heads": 6}  # as many as query heads
     gpt2: dict[str, Any] = {
         "vocab_size": 180,
         "n_embd": 48,
@@ -43,7 +44,7 @@ def _configs() -> dict[str, Any]:
         "olmoe": lambda: t.OlmoeConfig(**SMALL, num_experts=5, num_experts_per_tok=2),
         "mixtral": lambda: t.MixtralConfig(**SMALL, num_local_experts=5, num_experts_per_tok=2),
         "deepseek_v3": lambda: t.DeepseekV3Config(
-            **SMALL | EXPERTS | {"num_key_value_heads": 6}, n_routed_experts=8, n_shared_experts=1, n_group=2,
+            **SMALL | EXPERTS | alike, n_routed_experts=8, n_shared_experts=1, n_group=2,
             topk_group=1, first_k_dense_replace=1, kv_lora_rank=16, q_lora_rank=None, qk_rope_head_dim=8,
             qk_nope_head_dim=8, v_head_dim=12,
         ),
