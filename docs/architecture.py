@@ -5,6 +5,7 @@ which stand between `<!-- begin: name -->` and `<!-- end: name -->`; a test comp
 """
 
 import re
+import textwrap
 from pathlib import Path
 from typing import NamedTuple
 
@@ -80,6 +81,60 @@ LONG_FILES = {
     "model/kernels/native.c": "all native kernels are one compilation: they share the order of their sums",
 }
 
+# The files whose code runs in `wb.trace("…")`, without kernels and checkpoints: those that tell the story, in the order
+# in which the page names them, and those that they stand on.
+TRACE_STORY = (
+    "api.py",
+    "model/model.py",
+    "model/prompts.py",
+    "conversation/render.py",
+    "recording/generation.py",
+    "recording/source.py",
+    "recording/plan.py",
+    "recording/decoding.py",
+    "model/gpt_oss.py",
+    "taps.py",
+    "recording/taps.py",
+    "recording/summaries.py",
+    "recording/record.py",
+    "recording/assemble.py",
+    "recording/verify.py",
+    "traces/verification.py",
+)
+TRACE_BELOW = (
+    "__init__.py",
+    "checks.py",
+    "conversation/bpe_bytes.py",
+    "conversation/chat.py",
+    "conversation/history.py",
+    "conversation/jinja_environment.py",
+    "conversation/o200k.py",
+    "conversation/parse.py",
+    "conversation/template.py",
+    "conversation/tokenizer.py",
+    "edits/stack.py",
+    "hooks.py",
+    "lazy_imports.py",
+    "model/arrays.py",
+    "model/cache.py",
+    "model/config.py",
+    "model/interrupts.py",
+    "model/memory.py",
+    "model/prefill.py",
+    "model/threads.py",
+    "recording/budget.py",
+    "traces/canonical_json.py",
+    "traces/format.py",
+    "traces/manifest.py",
+    "traces/patterns.py",
+    "traces/reader.py",
+    "traces/spans.py",
+    "traces/steps.py",
+    "traces/tensor_parts.py",
+    "traces/trace.py",
+    "traces/writer.py",
+)
+
 
 def packages() -> list[str]:
     """The table of packages."""
@@ -103,7 +158,20 @@ def long_files() -> list[str]:
     return [f"* `{name}`: {reason}." for name, reason in LONG_FILES.items()]
 
 
-PARTS = {"packages": packages, "long files": long_files}
+def trace_files() -> list[str]:
+    """How many files one reads to understand `wb.trace`, and which."""
+    total = len(TRACE_STORY) + len(TRACE_BELOW)
+    return textwrap.wrap(
+        f"In all, a `wb.trace(…)` runs code of {total} files, kernels and checkpoints not counted. The "
+        f"{len(TRACE_STORY)} above tell the story; the other {len(TRACE_BELOW)} are what these stand on (names of hook points, the cache, "
+        f"the conversation, the parts of a trace), and each can be read by itself.",
+        118,
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+
+
+PARTS = {"packages": packages, "long files": long_files, "files of wb.trace": trace_files}
 
 
 def generated(page: str) -> str:

@@ -22,7 +22,7 @@ from sphinx.util.inspect import signature, stringify_signature
 import workbench as wb
 from workbench import hooks
 
-SPACES = ("views", "figures", "interop", "statistics", "errors", "names")  # modules that are public names
+SPACES = ("views", "figures", "interop", "statistics", "errors", "hooks")  # modules that are public names
 _CODE = re.compile(r"(?:wb|workbench)\.([A-Za-z_][\w.]*)(?:\(.*)?", re.DOTALL)
 
 

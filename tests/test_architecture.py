@@ -4,6 +4,7 @@ The packages and what each may import stand in docs/architecture.py.
 """
 
 import ast
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -185,6 +186,14 @@ def test_the_page_on_the_architecture_has_its_generated_parts():
     assert page == architecture.generated(page), "run: python docs/architecture.py"
 
 
+def test_the_page_on_the_architecture_names_files_that_there_are():
+    page = (HOME / "docs/architecture.md").read_text("utf-8")
+    named = set(re.findall(r"`([\w./]+/[\w.]+\.(?:py|js|c|md))`", page))
+    examples = {name for name in named if "things" in name}  # of the recipes: files that are still to be written
+    assert examples and named - examples
+    assert not [name for name in named - examples if not any((top / name).is_file() for top in (ROOT, HOME))]
+
+
 def test_the_readme_names_every_package():
     readme = (HOME / "README.md").read_text("utf-8")
     assert not [path.parent.name for path in ROOT.glob("*/__init__.py") if f"\n  {path.parent.name}/ " not in readme]
@@ -194,6 +203,21 @@ def test_every_long_file_is_listed_with_a_reason():
     sources = [path for path in ROOT.rglob("*") if path.suffix in {".py", ".js", ".c", ".h", ".css"}]
     long = {path.relative_to(ROOT).as_posix() for path in sources if len(path.read_text("utf-8").splitlines()) > LONG}
     assert long == set(LONG_FILES), "split it, or say in docs/architecture.py why not"
+
+
+def test_the_files_of_a_trace_are_those_whose_code_runs():
+    code = """
+import sys, workbench as wb
+wb.trace("What is 2+2?", max_tokens=2)
+ran = set()
+sys.setprofile(lambda frame, event, _: ran.add(frame.f_code.co_filename) if event == "call" else None)
+wb.trace("What is 2+2?", max_tokens=2)
+sys.setprofile(None)
+print("\\n".join(ran))
+"""
+    ran = {Path(name).relative_to(ROOT).as_posix() for name in child(code).splitlines() if name.startswith(str(ROOT))}
+    ran = {name for name in ran if not name.startswith(("model/kernels", "model/checkpoints"))}
+    assert ran == {*architecture.TRACE_STORY, *architecture.TRACE_BELOW}
 
 
 def test_torch_stays_in_the_packages_that_run_models():
@@ -235,6 +259,16 @@ def test_no_submodule_has_the_name_of_a_public_function():
                 public |= {alias.asname or alias.name: node.module for alias in node.names}
         taken += [f"{here}.{name}" for name in modules & set(public)]
     assert not taken
+
+
+def test_editors_see_the_public_names_and_no_others():
+    """`_HOME` of workbench/__init__.py is for Python, the imports under TYPE_CHECKING are for editors."""
+    init = ast.parse((ROOT / "__init__.py").read_text("utf-8"))
+    [block] = [node for node in init.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    imported = [node for node in block.body if isinstance(node, ast.ImportFrom)]
+    editors = {alias.asname: (node.module, f"{node.module}.{alias.name}") for node in imported for alias in node.names}
+    assert editors.keys() == wb._HOME.keys()
+    assert [name for name, home in wb._HOME.items() if home not in editors[name]] == []
 
 
 def test_every_public_name_is_there():

@@ -25,7 +25,7 @@ if _locks is None or sys.platform == "win32":
         f"https://learn.microsoft.com/windows/wsl/install"
     )
 
-if TYPE_CHECKING:  # the same names for editors and type checkers
+if TYPE_CHECKING:  # the names of `_HOME`, for editors and type checkers
     __version__: str
     from workbench import errors as errors
     from workbench import figures as figures
@@ -100,7 +100,7 @@ if TYPE_CHECKING:  # the same names for editors and type checkers
     from workbench.traces.steps import steps as steps
     from workbench.traces.verification import check as check
 
-_HOME = {  # public name -> the module that defines it
+_HOME = {  # public name -> the module that defines it; the imports above say the same, and a test compares them
     "trace": "workbench.api",
     "estimate": "workbench.api",
     "resume": "workbench.api",
@@ -167,7 +167,7 @@ _HOME = {  # public name -> the module that defines it
     "steer": "workbench.edits.library",
     "synth": "workbench.model.checkpoints.synth",
     "doctor": "workbench.recording.doctor",
-    "names": "workbench.hooks",
+    "hooks": "workbench.hooks",
     "errors": "workbench.errors",
     "statistics": "workbench.analysis.statistics",
     "views": "workbench.views",

@@ -1,6 +1,7 @@
-"""Every public analysis, experiment and circuit has tests that run it and compare what it gives."""
+"""Every public analysis, experiment and circuit has a test of what it gives, and a place in docs/analyses.md."""
 
 import ast
+import re
 from functools import cache
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def compared() -> set[str]:
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_analysis_is_compared_with_a_known_answer(name):
     assert name in compared(), f"wb.{name} has no test: add one with an exact answer, an identity or an equivariance"
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_every_public_analysis_is_on_the_page_of_analyses(name):
+    page = (HERE.parents[1] / "docs/analyses.md").read_text("utf-8")
+    assert re.search(rf"\b{name}\b", page), f"wb.{name} is not in docs/analyses.md: add a row that says what it gives"
 
 
 def test_the_list_is_not_empty():

@@ -19,7 +19,9 @@ LAYERS, HEADS, KV, D_HEAD, WINDOW, EXPERTS, ACTIVE = 4, 6, 2, 5, 9, 11, 3
 
 
 def whole(talk: list[made.Message] = made.TALK, *, heads: int = HEADS, seed: int = 0) -> Trace:
-    """A run with queries, keys and sinks, routes, a lens, and attention between steps."""
+    """A run with queries, keys and sink logits (no mass on the sink, which only `made.run` has), routes, a lens, and
+    attention between steps.
+    """
     base = made.run(talk, layers=LAYERS, seed=seed)
     rng, n = np.random.default_rng(seed + 1), len(base)
     sizes = {"n_heads": heads, "n_kv_heads": KV, "d_head": D_HEAD, "window": WINDOW}

@@ -3,27 +3,34 @@
 How to add a view, say of things:
 
 1. `views/things_view.py`: a subclass of `View` and a public function that makes it and checks what it was asked for.
-   `module = "things_view"`; `payload()` gives the header and the arrays that the browser draws from (start from
-   `self.common()`, which has the tokens, messages and steps; text of a model goes through `workbench.text`);
-   `snapshot()` gives rows for a saved notebook; `query(kind, request)` gives more when the browser asks for it (a tile,
-   a layer). All three may run on another thread: read the trace, change nothing. Arrays that the caller gave are copied
-   when the view is made. Export the function in `views/__init__.py`; no file has the name of a public function.
+   `module = "things_view"`; `call = "wb.views.things(trace"` is the beginning of the Python that makes it, without the
+   bracket that closes: the browser adds what the reader chose. `payload()` gives the header and the arrays that the
+   browser draws from (start from `header, arrays = self.common()`, which has the tokens, messages and steps; text of a
+   model goes through `workbench.text`); `snapshot()` gives rows for a saved notebook (`Row`, with a picture of `bars`
+   or `heat`, from snapshot_html.py); `query(kind, request)` gives more when the browser asks for it (a tile, a layer).
+   All three may run on another thread: read the trace, change nothing. Arrays that the caller gave are copied when the
+   view is made. Export the function in `views/__init__.py`: the import, and its name in `__all__`. The file has `_view`
+   in its name because no file here may have that of a public function. tokens_view.py is the shortest to copy.
 2. `views/things_view.js`, which begins with `// @ts-check`: named imports without renaming from the modules beside it
    (they are joined into one script, so top-level names must differ from those of what is imported), then
    `register("things", (ctx) => { … })`, from mount.js. `ctx` is {el, data, tokens, bus, signal, theme, ask}, as
    tests/js/views.d.ts says: `data` is the payload, `data.arrays` its arrays with `.shape`; `bus.state` is what the view
    shows and `bus.set({hover: 7})` changes it: hover, row, key, lock and query are those of all views of the trace,
-   layer, head, from, to and only are its own until it is linked (`layer` and `head` of the payload are where it
-   begins); `theme.of.ink` is a colour of views.css; `await ask("tile", {layer, head})` is the result of a query,
-   unpacked, and fails in a page. `const view = frame(ctx, {label, args, read, keys})`, from view_frame.js, makes the
-   tools, the keys and the line below. `view.plot({size, draw, hit, mark, on, axis})` makes a canvas: `draw(pen, width,
-   y0)` uses a pen (rect, text, arc, image) and so is also the SVG and PNG; it runs when a key of the bus in `on`
+   layer, head, from, to and only are its own until it is linked (`layer` and `head` of the payload are where it begins;
+   -1 is none chosen); `theme.of.ink` is a colour of views.css; `await ask("tile", {layer, head})` is the result of a
+   query, unpacked, and fails in a page. `const view = frame(ctx, {label, args, read, keys})`, from view_frame.js, makes
+   the tools, the keys and the line below. `view.plot({size, draw, hit, mark, on, axis})` makes a canvas: `draw(pen,
+   width, y0)` uses a pen (rect, text, arc, image) and so is also the SVG and PNG; it runs when a key of the bus in `on`
    changes. `mark(state)` gives rectangles, laid over the canvas while the mouse moves: hovering draws nothing anew.
-   token_axis.js and drawing.js do the token axis, what shares a column, positions, filters, heat maps, colours;
-   plots.js has plots that several views use. Listeners go through `view.on`. Where tokens share columns, say
-   "downsampled (max)". `make js` formats, lints and type-checks it.
-3. `tests/views/`: the payload in Python; drawn, hovered and clicked in the browser, with hostile tokens, light and
-   dark (`tests/views/browser.py`); a row in `benchmarks/views.py`. Look at the screenshots.
+   Most views need no `plot` of their own: plots.js has `strip` (a plot over the token axis, with its title, marks,
+   positions and filter), `matrix` (named cells), `menu` and `queryCache`. token_axis.js and drawing.js do the token
+   axis, what shares a column, heat maps, colours. Listeners go through `view.on`. Where tokens share columns, say
+   "downsampled (max)". `make format` formats it, `make js` lints and type-checks it.
+3. `tests/views/test_things.py`: the payload in Python, of a made run (`made.run()` of tests/views/made.py; `whole()` of
+   tests/views/whole.py if it reads queries and keys, routes or a lens); hovered and clicked in the browser while Python
+   answers (`Alive`); as a page (`Seen`), light and dark; with hostile tokens (`HOSTILE` and `inert` of whole.py).
+   tests/views/test_lens.py has one of each. Without chromium the tests in a browser are skipped: see `make browser`.
+   Look at the screenshots, out/screenshots.
 """
 
 import os

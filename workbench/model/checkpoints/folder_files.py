@@ -34,6 +34,11 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
+def has_safetensors(holds: Iterable[str]) -> bool:
+    """Whether one of these names is a safetensors file or the index of several."""
+    return any(name.endswith((".safetensors", ".safetensors.index.json")) for name in holds)
+
+
 def hf_files(folder: Path) -> list[Path]:
     """The files that hold a Hugging Face model: model.safetensors, or whatever the index names; [] if neither is there.
 

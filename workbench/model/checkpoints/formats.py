@@ -1,4 +1,20 @@
-"""One door to every format: what lies at a place decides how it is read, never the shape of a tensor."""
+"""One door to every format: what lies at a place decides how it is read, never the shape of a tensor.
+
+How to add a format, say things (`original.py` is the shortest one to copy):
+
+1. `checkpoints/things.py`, with two functions. `find_things(folder, holds)` gets a folder and the sorted names in it,
+   and gives what is to be read, the folder or a file, or None if this is another format. `read_things(found, *, name,
+   dtype, device, memory)` gives a `Checkpoint` (tensors.py). Its steps: the settings become a `Config`; `mapped`
+   (folder_files.py) gives the tensors by name; `holding` (validate.py) decides dtype and memory, and refuses what would
+   not fit before a tensor is read; `check_tensors` and `check_finite` refuse what is not whole; all matrices become
+   [out, in], and rows of `up` interleaved; `borrowed` (pages.py) if the file's own bytes are used; `weights_digest`,
+   `stop_ids`.
+2. A line of `FORMATS` below. The first one that finds its files reads them, so put it before those that would find them
+   too. A format that is one file instead of a folder is also told by its suffix in `load`. Name the format in the
+   docstrings of `load`, `Model` (model.py) and `Checkpoint.format`.
+3. `tests/model/checkpoints/test_things.py`: a random model (`Random` of tests/checkpoints.py), written in the format,
+   gives the same bits as `Random.checkpoint()`; `named` of that file lists the tensors of both.
+"""
 
 import os
 import re
@@ -10,13 +26,13 @@ import torch
 
 from workbench.errors import CheckpointError, ModelNotFound
 from workbench.model.checkpoints.bundled import embedded_folder
-from workbench.model.checkpoints.folder_files import Incomplete, read_json
+from workbench.model.checkpoints.folder_files import Incomplete
 from workbench.model.checkpoints.from_transformers import read_live
-from workbench.model.checkpoints.gguf import read_gguf
+from workbench.model.checkpoints.gguf import find_gguf, read_gguf
 from workbench.model.checkpoints.gguf_pieces import model_name
-from workbench.model.checkpoints.hf import read_hf
+from workbench.model.checkpoints.hf import find_hf, read_hf
 from workbench.model.checkpoints.hub import NAME, download_command, snapshot_folder
-from workbench.model.checkpoints.original import read_original
+from workbench.model.checkpoints.original import find_original, find_original_inside, read_original
 from workbench.model.checkpoints.tensors import Checkpoint
 from workbench.paths import expanded
 
@@ -137,46 +153,12 @@ def _read_folder(
     raise Incomplete(f"{folder} holds no weights (*.safetensors, *.gguf). It has: {', '.join(holds[:8]) or 'nothing'}.")
 
 
-def _safetensors(holds: list[str]) -> bool:
-    return any(name.endswith((".safetensors", ".safetensors.index.json")) for name in holds)
-
-
-def _hugging_face(folder: Path, holds: list[str]) -> Path | None:
-    """A model in Hugging Face's layout."""
-    return folder if _safetensors(holds) else None
-
-
-def _openai(folder: Path, holds: list[str]) -> Path | None:
-    """A model in OpenAI's own layout; only its config.json tells the two apart."""
-    if not _safetensors(holds):
-        return None
-    raw = read_json(folder / "config.json")
-    return folder if "model_type" not in raw and "num_experts" in raw else None
-
-
-def _openai_inside(folder: Path, holds: list[str]) -> Path | None:
-    """OpenAI's layout in original/, where the published checkpoints have it beside the other."""
-    original = folder / "original"
-    return original if (original / "config.json").is_file() and any(original.glob("*.safetensors")) else None
-
-
-def _gguf(folder: Path, holds: list[str]) -> Path | None:
-    """A .gguf file, or all pieces of one. Raises CheckpointError if there are several models."""
-    ggufs = [name for name in holds if name.endswith(".gguf")]
-    models = {model_name(Path(name)): name for name in reversed(ggufs)}  # pieces of one model count once
-    if len(models) > 1:
-        firsts = sorted(models.values())
-        raise CheckpointError(f"{folder} holds {len(firsts)} .gguf files: {', '.join(firsts[:6])}. Give one of them.")
-    return folder / ggufs[0] if models else None
-
-
-# What a folder may hold: a function that finds it (the folder and the names in it -> what to read, or None), and its
-# reader. A new format is a file with both and a line here.
+# What a folder may hold, by two functions of the format's own file; the recipe is at the top of this one.
 FORMATS: tuple[tuple[Callable[[Path, list[str]], Path | None], Callable[..., Checkpoint]], ...] = (
-    (_openai, read_original),
-    (_hugging_face, read_hf),
-    (_openai_inside, read_original),
-    (_gguf, read_gguf),
+    (find_original, read_original),
+    (find_hf, read_hf),  # whatever else has safetensors must come before it
+    (find_original_inside, read_original),
+    (find_gguf, read_gguf),
 )
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.gguf_keys import ARCH, CONVERT, check_keys, layer_types, swiglu_limit
-from workbench.model.checkpoints.gguf_pieces import open_gguf
+from workbench.model.checkpoints.gguf_pieces import model_name, open_gguf
 from workbench.model.checkpoints.hf_config import DEFAULT, integer, layer_count, number
 from workbench.model.checkpoints.stop_tokens import stop_ids
 from workbench.model.checkpoints.tensors import Block, Checkpoint, Experts, Weights
@@ -51,6 +51,16 @@ DOWN = {"down": "ffn_down_exps.weight", "down_bias": "ffn_down_exps.bias"}
 # gate and up lie apart: the even and the odd rows of ours
 UP = {"up": ("ffn_gate_exps.weight", "ffn_up_exps.weight"), "up_bias": ("ffn_gate_exps.bias", "ffn_up_exps.bias")}
 EOS = "tokenizer.ggml.eos_token_id"
+
+
+def find_gguf(folder: Path, holds: list[str]) -> Path | None:
+    """The .gguf file in a folder, or the first piece of one. Raises CheckpointError if there are several models."""
+    ggufs = [name for name in holds if name.endswith(".gguf")]
+    models = {model_name(Path(name)): name for name in reversed(ggufs)}  # pieces of one model count once
+    if len(models) > 1:
+        firsts = sorted(models.values())
+        raise CheckpointError(f"{folder} holds {len(firsts)} .gguf files: {', '.join(firsts[:6])}. Give one of them.")
+    return folder / ggufs[0] if models else None
 
 
 def read_gguf(

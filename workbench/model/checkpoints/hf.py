@@ -8,7 +8,7 @@ from torch import Tensor
 
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints.digest import weights_digest
-from workbench.model.checkpoints.folder_files import Incomplete, hf_files, mapped, read_json
+from workbench.model.checkpoints.folder_files import Incomplete, has_safetensors, hf_files, mapped, read_json
 from workbench.model.checkpoints.hf_config import parse_hf_config
 from workbench.model.checkpoints.layouts import check_layout
 from workbench.model.checkpoints.pages import borrowed
@@ -52,6 +52,11 @@ EXPERTS = {
     "down": "mlp.experts.down_proj",
     "down_bias": "mlp.experts.down_proj_bias",
 }
+
+
+def find_hf(folder: Path, holds: list[str]) -> Path | None:
+    """The folder, if it may hold a model in Hugging Face's layout; `holds` are the names in it."""
+    return folder if has_safetensors(holds) else None
 
 
 def read_hf(

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workbench.model.checkpoints.digest import weights_digest
-from workbench.model.checkpoints.folder_files import Incomplete, mapped, read_json
+from workbench.model.checkpoints.folder_files import Incomplete, has_safetensors, mapped, read_json
 from workbench.model.checkpoints.hf_config import DEFAULT, integer, layer_count, number
 from workbench.model.checkpoints.pages import borrowed
 from workbench.model.checkpoints.stop_tokens import stop_ids
@@ -41,6 +41,20 @@ BLOCK = {
     "b_router": "mlp.gate.bias",
 }
 EXPERTS = {"up": "mlp.mlp1_weight", "up_bias": "mlp.mlp1_bias", "down": "mlp.mlp2_weight", "down_bias": "mlp.mlp2_bias"}
+
+
+def find_original(folder: Path, holds: list[str]) -> Path | None:
+    """The folder, if it holds a model in OpenAI's own layout; only its config.json tells it from Hugging Face's."""
+    if not has_safetensors(holds):
+        return None
+    raw = read_json(folder / "config.json")
+    return folder if "model_type" not in raw and "num_experts" in raw else None
+
+
+def find_original_inside(folder: Path, holds: list[str]) -> Path | None:
+    """The folder original/ inside, where the published checkpoints have OpenAI's layout beside the other."""
+    original = folder / "original"
+    return original if (original / "config.json").is_file() and any(original.glob("*.safetensors")) else None
 
 
 def read_original(
