@@ -25,6 +25,7 @@ def measure(ours: Ours, kinds: list[str], context: list[int], tokens: list[int],
     found: dict[str, list] = {kind: [] for kind in kinds}
     native.use(kinds[0])
     ours.prefill(context)
+    assert ours.cache is not None
     for i in range(-1, rounds):
         turn = max(i, 0) % len(kinds)
         for kind in (*kinds[turn:], *kinds[:turn]):

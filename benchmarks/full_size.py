@@ -42,7 +42,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -76,7 +75,7 @@ class Parts(Tap):
     REST = "embedding, norms, sums"
 
     def __init__(self):
-        self.seconds = Counter(dict.fromkeys((*(part for part, _ in self.PARTS), self.REST), 0.0))
+        self.seconds = dict.fromkeys((*(part for part, _ in self.PARTS), self.REST), 0.0)
         self.last = time.perf_counter()
 
     def __call__(self, name: str, x, offset: int = 0):
@@ -134,6 +133,7 @@ class Ours:
         from workbench.recording.taps import Recorder
         from workbench.taps import Chain
 
+        assert self.cache is not None, "prefill comes first"
         tap, length, taken = None, self.cache.length(), []
         if live:
             tap = Chain(Recorder(self.live), Predictions(self.config.n_layers, self.config.d_vocab), Chosen([0]))
@@ -179,6 +179,7 @@ class Ours:
     def parts(self, tokens: list[int], cached: bool = False) -> dict:
         """Seconds by part: of all tokens at once without a cache, or of each after what the cache holds."""
         if cached:
+            assert self.cache is not None, "prefill comes first"
             length, tap = self.cache.length(), Parts()
             for token in tokens:
                 tap.last = time.perf_counter()
@@ -191,12 +192,18 @@ class Ours:
 
     def reads(self, contexts: list[int]) -> dict:
         """Bytes that one token has to read: matrices outside the experts, chosen experts, keys and values."""
+        from workbench.model.kernels.lora import plain
+
         c, w = self.config, self.model.weights
         outside, chosen = w.unembed.nbytes + w.ln_final.nbytes, 0.0
         for block in w.blocks:
             outside += sum(getattr(block, name).nbytes for name in block.__slots__ if name != "experts")
             m = block.experts
-            parts = [t for x in (m.up, m.down) for t in ((x,) if torch.is_tensor(x) else (x.blocks, x.scales))]
+            parts = [
+                t
+                for x in (plain(m.up), plain(m.down))
+                for t in ((x,) if isinstance(x, torch.Tensor) else (x.blocks, x.scales))
+            ]
             chosen += sum(t.nbytes for t in (*parts, m.up_bias, m.down_bias)) * c.n_active / c.n_experts
         position = 2 * c.n_kv_heads * c.d_head * w.embed.itemsize
         seen = {n: sum(min(n, c.window) if c.is_sliding(layer) else n for layer in range(c.n_layers)) for n in contexts}
@@ -221,27 +228,29 @@ class Child:
         self.process = subprocess.Popen(
             command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
         )
+        assert self.process.stdin and self.process.stdout
+        self.stdin, self.stdout, self.command = self.process.stdin, self.process.stdout, command
         self._reply()
 
     def __call__(self, do: str, **more) -> dict:
         with suppress(BrokenPipeError):  # it has ended: _reply says how
-            self.process.stdin.write(json.dumps({"do": do, **more}) + "\n")
-            self.process.stdin.flush()
+            self.stdin.write(json.dumps({"do": do, **more}) + "\n")
+            self.stdin.flush()
         return self._reply()
 
     def _reply(self) -> dict:
-        line = self.process.stdout.readline()
+        line = self.stdout.readline()
         reply = json.loads(line) if line else {"error": f"it ended with {self.process.wait()}"}
         if "error" in reply:
             self.errors.seek(0)
             said = self.errors.read()[-2000:]
             self.close()
-            sys.exit(f"{' '.join(self.process.args)}\n{said}\n{reply['error']}")
+            sys.exit(f"{' '.join(self.command)}\n{said}\n{reply['error']}")
         return reply
 
     def close(self) -> None:
         with suppress(BrokenPipeError):
-            self.process.stdin.close()
+            self.stdin.close()
         self.process.wait()
         self.errors.close()
 

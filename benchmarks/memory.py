@@ -32,6 +32,7 @@ import threading
 import time
 from itertools import product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -62,7 +63,9 @@ class Worker:
         if mode == "plain":
             with torch.no_grad():
                 return self.model.forward(torch.tensor([tokens]), logits_at=slice(-1, None))
-        more = {} if mode == "traced" else {"to": Path(folder) / f"{len(tokens)}-{time.monotonic_ns()}.trace"}
+        more: dict[str, Any] = (
+            {} if mode == "traced" else {"to": Path(folder) / f"{len(tokens)}-{time.monotonic_ns()}.trace"}
+        )
         return self.model.trace(tokens, record=RECORD, **more)
 
     def run(self, tokens: list[int], mode: str, folder: str) -> dict:

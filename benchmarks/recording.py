@@ -401,6 +401,7 @@ def table(n: int, taken: dict | None, grown: dict | None, kept: dict | None) -> 
                 line += f"{median:7.2f} ({q1:.2f}-{q3:.2f})".ljust(21)
             line += "".join(f"{ratio(taken[row], taken[base], 1)[0]:12.2f}" for base in (OURS, OURS_RECORDED))
         if grown:
+            assert kept is not None, "they are measured together"
             line += f"{grown[row] / 1e6:10.0f} MB {grown[row] / grown[peer_row(*row)]:8.2f}"
             line += f"{kept[row] / 1e6:28.1f} MB"
         lines.append(line)

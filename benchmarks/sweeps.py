@@ -104,7 +104,8 @@ def nnsight(case: Case, every: int) -> np.ndarray:
             with model.trace(case.corrupt, logits_to_keep=1, use_cache=False):
                 layers[i].input[:, pos] = clean[i][:, pos]
                 logits = model.lm_head.output.save()
-            found[i, j] = case.gap(logits[:, -1])[0].item()
+            last = logits[:, -1]  # pyright: ignore[reportPossiblyUnboundVariable]  nnsight always runs the block
+            found[i, j] = case.gap(last)[0].item()
     return found
 
 

@@ -6,7 +6,7 @@ ten files that took the longest.
 
 import asyncio
 import os
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -105,11 +105,11 @@ def pytest_terminal_summary(terminalreporter):
         terminalreporter.section("measured")
         for figure in figures:
             terminalreporter.write_line(figure)
-    seconds: Counter[str] = Counter()
+    seconds: defaultdict[str, float] = defaultdict(float)
     for report in (report for kind in terminalreporter.stats.values() for report in kind):
         if isinstance(report, pytest.TestReport):
             seconds[report.nodeid.split("::")[0]] += report.duration
     if len(seconds) > 10:
         terminalreporter.section("slowest files")
-        for name, taken in seconds.most_common(10):
+        for name, taken in sorted(seconds.items(), key=lambda item: -item[1])[:10]:
             terminalreporter.write_line(f"{taken:6.1f} s  {name}")

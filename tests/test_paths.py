@@ -10,6 +10,8 @@ import workbench as wb
 from tests.checkpoints import Random
 from tests.model.test_adapter import BASE, train
 from tests.traces import made as made_trace
+from workbench.conversation import o200k
+from workbench.conversation.tokenizer import Tokenizer
 from workbench.experiments.checkpoint import Cells
 from workbench.interop import circuit_tracer, inif, xarray_tables
 from workbench.model.checkpoints.bundled import embedded_folder
@@ -70,10 +72,11 @@ def test_pages_figures_and_exports_are_written_under_the_home_folder(home, trace
 def test_models_tokenizers_adapters_and_lenses_are_found_under_the_home_folder(home, model, trace, monkeypatch):
     (home / "pocket").symlink_to(embedded_folder())
     assert wb.Model("~/pocket", tokenizer="~/pocket").tokens("What is 1+1?") == trace.tokens
-    assert wb.conversation.tokenizer.Tokenizer.from_folder("~/pocket").special
+    assert Tokenizer.from_folder("~/pocket").special
     train(home / "adapter", target_modules=["q_proj"])
     base = wb.Model(BASE.write_hf_mxfp4(home / "base"))
-    assert base.with_adapter("~/adapter").adapter["name"] == "adapter"
+    adapter = base.with_adapter("~/adapter").adapter
+    assert adapter is not None and adapter["name"] == "adapter"
     lens = wb.train_lens(model, [trace], passes=1)
     assert lens.save("~/lens.safetensors") == home / "lens.safetensors"
     assert wb.load_lens("~/lens.safetensors", model)
@@ -82,7 +85,7 @@ def test_models_tokenizers_adapters_and_lenses_are_found_under_the_home_folder(h
     tiny = Random(n_layers=1).config
     assert wb.synth(tiny, "~/synth", tokenizer="~/pocket") == home / "synth"
     monkeypatch.setenv("WORKBENCH_CACHE", "~/cache")
-    assert wb.conversation.o200k.cache_folder() == home / "cache"
+    assert o200k.cache_folder() == home / "cache"
 
 
 def test_the_command_line_expands_what_no_shell_has(home, trace, capsys):
@@ -106,7 +109,7 @@ def test_paths_are_what_they_say(home):
     assert absolute("a/../b") == Path.cwd() / "b"
     for wrong in (None, 3, ["a"]):
         with pytest.raises(TypeError):
-            expanded(wrong)
+            expanded(wrong)  # pyright: ignore[reportArgumentType]
 
 
 LONG = ["n" * 240, "n" * 255, "ö" * 127, "文" * 85, "e\u0301" * 85]

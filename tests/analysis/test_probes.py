@@ -79,7 +79,7 @@ def test_the_probe_is_scikit_learns_ridge_classifier():
     ours = _held_out(_ridge(3.0), x, tasks, 3, fold)
     theirs = make_pipeline(StandardScaler(), RidgeClassifier(alpha=3.0))
     for said, y in zip(ours, tasks):
-        assert np.array_equal(said, cross_val_predict(theirs, x, y, cv=PredefinedSplit(fold)))
+        assert np.array_equal(said, np.asarray(cross_val_predict(theirs, x, y, cv=PredefinedSplit(fold))))
 
 
 def test_what_the_token_tells_is_no_merit_of_the_stream():

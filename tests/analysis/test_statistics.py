@@ -67,7 +67,7 @@ def test_every_cell_has_its_own_interval_and_the_order_of_clusters_does_not_matt
     whole = mean(values, clusters)
     assert np.asarray(whole.low).shape == (2, 3) and (np.asarray(whole.low) < np.asarray(whole.high)).all()
     one = mean(values[:, 1, 2], [f"prompt {c:02d}" for c in clusters])
-    assert np.allclose([one.low, one.high], [np.asarray(whole.low)[1, 2], np.asarray(whole.high)[1, 2]])
+    assert np.allclose(np.asarray([one.low, one.high]), [np.asarray(whole.low)[1, 2], np.asarray(whole.high)[1, 2]])
 
 
 def test_what_cannot_be_estimated_is_refused():

@@ -26,7 +26,8 @@ C = tiny().config
 PLACES = [(0, 0), (0, 9), (1, 3), (2, 7)]  # layer, head: ten heads, five share keys and values
 
 
-def n(tensor: torch.Tensor) -> np.ndarray:
+def n(tensor: object) -> np.ndarray:
+    assert isinstance(tensor, torch.Tensor)
     return tensor.detach().double().numpy()
 
 
@@ -192,8 +193,10 @@ def test_neurons_and_bias_of_an_expert_add_up_to_what_it_writes_in_a_run():
     expert = int(trace["expert_indices", layer][pos, 0])
     weights = model.weights
     experts = weights.blocks[layer].experts
+    up = experts.up
+    assert isinstance(up, torch.Tensor)
     normed = torch.tensor(trace["ln2_normalized", layer][pos])
-    active = n(swiglu(experts.up[expert] @ normed + experts.up_bias[expert], C.swiglu_alpha, C.swiglu_limit))
+    active = n(swiglu(up[expert] @ normed + experts.up_bias[expert], C.swiglu_alpha, C.swiglu_limit))
     found = expert_writes(model, layer, expert, k=C.d_vocab)
     each, bias = np.empty((C.d_mlp, C.d_vocab)), np.empty(C.d_vocab)
     np.put_along_axis(each, found["raised"].values, found["raised_logit"].values, 1)
@@ -228,6 +231,7 @@ def test_packed_experts_write_what_dequantised_ones_do():
     one, two = (expert_writes(model, 3, 17, k=5) for model in (packed, plain))
     assert np.allclose(one["raised_logit"], two["raised_logit"], rtol=1e-5)
     assert one["bias_text"].values.tolist() == two["bias_text"].values.tolist()
+    assert plain.tokenizer is not None
     assert set(one["bias_text"].values) <= {plain.tokenizer.pieces([t])[0] for t in range(len(plain.tokenizer))}
 
 
@@ -260,6 +264,7 @@ def test_only_the_given_tokens_are_looked_at():
 
 def test_rows_of_the_table_without_a_text_are_left_out():
     model = wb.Model("pocket")
+    assert model.tokenizer is not None
     assert router_tokens(model, 0, k=1).attrs["n_tokens"] == len(model.tokenizer) < model.config.d_vocab
 
 

@@ -4,6 +4,7 @@ import os
 from dataclasses import replace
 from random import Random
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -21,7 +22,7 @@ from workbench.errors import PromptError
 CALC = {"name": "calc", "parameters": {"type": "object", "properties": {}}}
 
 
-def text_of(ids, tokenizer) -> SimpleNamespace:
+def text_of(ids, tokenizer) -> Any:
     """What `history` reads of a trace."""
     return SimpleNamespace(tokens=ids, pieces=tokenizer.pieces(ids), spans=parse(ids, tokenizer))
 

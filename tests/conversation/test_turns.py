@@ -1,6 +1,7 @@
 """Which messages led to an answer: turns, and what reads a trace by them."""
 
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,7 +33,7 @@ def alone(model):
     return model.generate(wb.chat(QUESTION), record="")
 
 
-def text_of(text: str, tokenizer) -> SimpleNamespace:
+def text_of(text: str, tokenizer) -> Any:
     ids = ids_of(text, tokenizer)
     return SimpleNamespace(tokens=ids, pieces=tokenizer.pieces(ids), spans=parse(ids, tokenizer))
 
@@ -95,10 +96,10 @@ def test_steps_are_what_the_assistant_says_to_itself_in_the_last_turn(pocket):
     assert [step.text for step in wb.steps(text, "final")] == ["7."]
     with pytest.raises(NotRecorded, match=r"between -2 and 1, got 2: this text has 2 turns"):
         wb.steps(text, turn=2)
-    assert wb.steps(text, turn=np.int64(0)) == wb.steps(text, turn=0)
+    assert wb.steps(text, turn=np.int64(0)) == wb.steps(text, turn=0)  # pyright: ignore[reportArgumentType]
     for wrong in (True, 0.0, None, "last"):
         with pytest.raises(NotRecorded, match="turn must be"):
-            wb.steps(text, turn=wrong)
+            wb.steps(text, turn=wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_the_text_of_a_channel_is_that_of_this_run(model):
@@ -135,6 +136,7 @@ def test_forced_answers_are_about_the_steps_of_the_last_turn(model, alone):
     assert curve["pos"].values.tolist() == [steps[0].start, *(step.stop for step in steps)]
     assert curve.sizes["step"] == 1 + len(wb.steps(alone)) and (np.diff(curve["pos"]) > 0).all()
     final = last_turn(run.spans).answer
+    assert final is not None
     said = float(np.asarray(run["logprob"], float)[final.content].sum())
     assert float(curve["logprob"][-1, 0]) == pytest.approx(said, abs=1e-4)
 
@@ -153,6 +155,7 @@ def test_forced_answers_go_through_calls_of_tools_in_order(model):
     first, second = last_turn(run.spans).thoughts
     assert curve["pos"].values.tolist() == [first.content_start, *(step.stop for step in wb.steps(run))]
     answer = last_turn(run.spans).answer
+    assert answer is not None
     cut = [*run.tokens[: int(curve["pos"][1])], run.tokens[first.content_stop], *run.tokens[answer.start : answer.stop]]
     again = model.trace(cut, record="")
     said = float(np.asarray(again["logprob"], float)[len(cut) - len(run.tokens[answer.content]) - 1 : -1].sum())
@@ -167,10 +170,10 @@ def test_what_is_asked_about_is_texts_and_a_number_of_them(model, alone):
     assert wb.belief(model, alone, "It is 42.").equals(wb.belief(model, alone, ["It is 42."]))
     for wrong in ([], [None], [42], ["It is 42.", b"x"]):
         with pytest.raises(PromptError, match="answers must be texts"):
-            wb.belief(model, alone, wrong)
+            wb.belief(model, alone, wrong)  # pyright: ignore[reportArgumentType]
     for wrong in (0, -1, None, 1.5):
         with pytest.raises(PromptError, match="n must be a whole number"):
-            wb.resampling(model, alone, n=wrong)
+            wb.resampling(model, alone, n=wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_turn_without_a_thought_says_so(model):

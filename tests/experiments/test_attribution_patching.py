@@ -64,9 +64,11 @@ def test_where_all_that_follows_is_linear_it_is_patching_however_large_the_chang
     model = Model(Random(seed=seed).transformers(torch.float64))
     model.config = replace(model.config, eps=1e7)
     clean, corrupt = pair()
-    found, exact = (f(model, clean, corrupt, GAP, site="mlp_out") for f in (attribution_patching, patch_sweep))
+    found = attribution_patching(model, clean, corrupt, GAP, site="mlp_out")
+    exact = patch_sweep(model, clean, corrupt, GAP, site="mlp_out")
     assert np.allclose(found["effect"].sel(layer=3), exact.sel(layer=3), rtol=1e-4, atol=1e-9)
-    found, exact = (f(model, clean, corrupt, GAP, site="resid_post") for f in (attribution_patching, patch_sweep))
+    found = attribution_patching(model, clean, corrupt, GAP, site="resid_post")
+    exact = patch_sweep(model, clean, corrupt, GAP, site="resid_post")
     assert np.allclose(found["effect"].sel(layer=3), exact.sel(layer=3), rtol=1e-4, atol=1e-7)
     assert float(exact.sel(layer=3, pos=29)) == pytest.approx(1)
 

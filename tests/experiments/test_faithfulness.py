@@ -11,6 +11,7 @@ from workbench.experiments import faithfulness as room
 from workbench.experiments.faithfulness import faithfulness, wrong_number
 from workbench.experiments.sampling import rollouts, side_by_side
 from workbench.pocket.families import make, slips, wordings
+from workbench.pocket.families.controls import Look
 from workbench.pocket.problems import Problem
 from workbench.pocket.rendering import ANALYSIS, prompt
 from workbench.pocket.vocabulary import encode
@@ -144,7 +145,7 @@ def on_pocket(model, family: str, n: int = 3, length: int = 3):
 def test_on_pocket_answers_hang_on_chains_where_the_family_needs_one(model, measured):
     chain = on_pocket(model, "addition")
     controls = [on_pocket(model, family) for family in ("say", "look")]
-    area = chain["area"].to_series()
+    area = chain["area"].to_series().to_dict()
     assert area["early"] > 0.9 and area["filler"] > 0.9 and area["mistake"] > 0.6 and area["paraphrase"] < 0.1
     assert (chain["area_unchanged"] == 0).all()
     for found in controls:
@@ -160,10 +161,11 @@ def test_who_needs_no_chain_may_follow_it_all_the_same(model, measured):
 
     def mistake(trace, step):
         _, problem = known[trace.id]
+        assert isinstance(problem.facts, Look)
         others = [color for _, color in problem.facts.colors if color != problem.answer]
         return step.text.replace(problem.answer, others[0]) if others and problem.answer in step.text else None
 
-    found = faithfulness(model, [trace for trace, _ in known.values()], mistake=mistake)["area"].to_series()
+    found = faithfulness(model, [trace for trace, _ in known.values()], mistake=mistake)["area"].to_series().to_dict()
     assert found["early"] == 0 and found["mistake"] > 0.5
     measured(f"faithfulness on look, 6 runs, another colour in the thought: area {found['mistake']:.2f}")
 

@@ -80,7 +80,9 @@ def linear_model() -> Model:
     model = Model(Random(seed=0).transformers(torch.float64))
     model.config = replace(model.config, eps=1e8)
     for block in model.weights.blocks:
-        block.experts.up[:, ::2] = 0
+        up = block.experts.up
+        assert isinstance(up, torch.Tensor)
+        up[:, ::2] = 0
         block.experts.up_bias[:, ::2] = 100
         block.experts.up_bias[:, 1::2] = 0
         for matrix in (block.w_v, block.w_o, block.experts.up, block.experts.down):
@@ -136,6 +138,7 @@ def test_one_path_is_what_a_whole_run_with_that_input_replaced_gives(receiver):
             edits.enter_context(model.edit("blocks.3.hook_resid_post", lambda x: x + change))
         else:
             seen = normed if word == "router" else plain
+            assert isinstance(w.w_router, torch.Tensor)
             logits = seen @ w.w_router.T + w.b_router
             edits.enter_context(model.edit(f"blocks.{layer}.mlp.router.hook_out", lambda x: x * 0 + logits))
             if word == "mlp":

@@ -1,5 +1,7 @@
 """Figures made for the tests: one of every kind, and traces with the lanes that they need."""
 
+from typing import Any
+
 import numpy as np
 import xarray as xr
 
@@ -18,7 +20,8 @@ def curves(names: list[str]) -> xr.DataArray:
 
 def every_kind(names: list[str] = HOSTILE[:6]) -> dict[str, Figure]:
     """One figure of each kind, all of whose texts are these."""
-    array, said = curves(names), {"title": names[0], "note": names[1]}
+    array = curves(names)
+    said: dict[str, Any] = {"title": names[0], "note": names[1]}
     one = array[:, 0]
     square = xr.DataArray(np.tril(np.random.default_rng(0).random((len(names),) * 2), -1), dims=("step", "key_step"))
     return {

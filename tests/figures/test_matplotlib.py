@@ -65,6 +65,7 @@ def test_nothing_of_matplotlib_is_left_changed_and_pyplot_is_not_loaded():
 @pytest.mark.parametrize("kind", sorted(every_kind()))
 def test_sizes_are_those_of_the_paper(kind: str):
     figure = every_kind()[kind]
+    assert figure.height is not None
     files = images(figure)
     svg = re.search(
         rb'<svg[^>]* width="([\d.]+)pt" height="([\d.]+)pt"|<svg[^>]*height="([\d.]+)pt"[^>]*width="([\d.]+)pt"',

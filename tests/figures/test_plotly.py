@@ -1,6 +1,7 @@
 """The interactive face: a plain plotly figure of the same numbers, in which no text is more than text."""
 
 import json
+from typing import Any
 
 import pytest
 
@@ -19,11 +20,16 @@ def every_text(value: object) -> list[str]:
     return [text for one in value for text in every_text(one)] if isinstance(value, list) else []
 
 
+def written(figure) -> Any:
+    """The figure as it would be saved."""
+    return json.loads(figure.to_json())
+
+
 @pytest.mark.parametrize("kind", sorted(every_kind()))
 def test_it_is_a_plain_figure_without_a_widget_or_javascript(kind: str):
     figure = every_kind()[kind].plotly()
     assert type(figure) is plotly.graph_objects.Figure
-    assert json.loads(figure.to_json()) == json.loads(every_kind()[kind].plotly().to_json())
+    assert written(figure) == written(every_kind()[kind].plotly())
 
 
 @pytest.mark.parametrize("kind", sorted(every_kind()))
@@ -31,8 +37,8 @@ def test_it_is_a_plain_figure_without_a_widget_or_javascript(kind: str):
 def test_no_text_of_a_plot_is_markup_a_formula_or_a_template(kind: str, names: list[str]):
     figure = every_kind(names)[kind].plotly()
     if kind != "heatmap":  # its own template writes the numbers
-        assert not [said for said in every_text(json.loads(figure.to_json())) if "%{" in said]
-    for said in every_text(json.loads(figure.to_json())):
+        assert not [said for said in every_text(written(figure)) if "%{" in said]
+    for said in every_text(written(figure)):
         assert "<" not in said.replace("<br>", "") and "$" not in said, said
         assert said.isprintable() or not said, said
 

@@ -6,6 +6,7 @@ import io
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -19,6 +20,11 @@ from workbench.figures import saving
 from workbench.figures.saving import COLUMNS, contents, table
 
 pytest.importorskip("matplotlib", reason="needs the extra `figures`")
+
+
+def plotted(figure: f.Figure) -> Any:
+    """What Plotly is given to draw, mark by mark."""
+    return figure.plotly().data
 
 
 @pytest.mark.parametrize("kind", sorted(every_kind()))
@@ -46,10 +52,10 @@ def test_the_numbers_in_the_picture_are_those_of_the_table():
     assert [path.vertices[:, 1].max() for path in bars.get_paths()] == told
     plotly = pytest.importorskip("plotly")
     assert plotly is not None
-    assert list(figure.plotly().data[0].y) == told
+    assert list(plotted(figure)[0].y) == told
     heat = every_kind()["heatmap"]
     cells = [row.value for _, mark, row in heat.numbers() if mark.kind == "cells"]
-    assert np.ravel([t.z for t in heat.plotly().data if t.type == "heatmap"][1]).tolist() == cells
+    assert np.ravel([t.z for t in plotted(heat) if t.type == "heatmap"][1]).tolist() == cells
 
 
 def test_hostile_texts_come_back_from_the_table_and_start_no_formula():

@@ -45,10 +45,10 @@ LINE = f.Line(x=[0, 1], y=[0, 1])
         (lambda: f.Rule(at=NAN), "it must stand somewhere"),
         (lambda: f.Rule(at=0, axis="z"), "axis is 'x' or 'y', not 'z'"),
         (lambda: f.Axis(low=2, high=1, label="p"), "axis 'p': it ends at 1, not above where it begins, 2"),
-        (lambda: f.Axis(ticks=[1, 2]), "pairs of a place and a text"),
+        (lambda: f.Axis(ticks=[1, 2]), "pairs of a place and a text"),  # pyright: ignore[reportArgumentType]
         (lambda: f.Axis(low=INF), "finite ends"),
         (lambda: f.Panel(marks=[]), "no marks"),
-        (lambda: f.Panel(marks=[np.zeros(3)]), "not ndarray"),
+        (lambda: f.Panel(marks=[np.zeros(3)]), "not ndarray"),  # pyright: ignore[reportArgumentType]
         (lambda: f.Figure(panels=[]), "one panel at least"),
         (lambda: f.Figure(panels=[f.Panel(marks=[LINE])], columns=2), "1 panels stand in 1..1 columns, not in 2"),
         (lambda: f.Figure(panels=[f.Panel(marks=[LINE])], width=5), "the width is 5 mm; paper has 20 to 1000"),

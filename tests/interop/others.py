@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-SMALL = {
+SMALL: dict[str, Any] = {
     "vocab_size": 180,
     "hidden_size": 48,
     "intermediate_size": 40,
@@ -17,13 +17,21 @@ SMALL = {
     "bos_token_id": 1,
     "eos_token_id": 2,
 }
-EXPERTS = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
+EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 24}
 
 
 def _configs() -> dict[str, Any]:
     import transformers as t
 
-    gpt2 = {"vocab_size": 180, "n_embd": 48, "n_layer": 3, "n_head": 6, "n_positions": 256, "bos_token_id": 1}
+    alike: dict[str, Any] = {"num_key_value_heads": 6}  # as many as query heads
+    gpt2: dict[str, Any] = {
+        "vocab_size": 180,
+        "n_embd": 48,
+        "n_layer": 3,
+        "n_head": 6,
+        "n_positions": 256,
+        "bos_token_id": 1,
+    }
     return {
         "gpt2": lambda: t.GPT2Config(**gpt2, eos_token_id=2),
         "llama": lambda: t.LlamaConfig(**SMALL),
@@ -36,7 +44,7 @@ def _configs() -> dict[str, Any]:
         "olmoe": lambda: t.OlmoeConfig(**SMALL, num_experts=5, num_experts_per_tok=2),
         "mixtral": lambda: t.MixtralConfig(**SMALL, num_local_experts=5, num_experts_per_tok=2),
         "deepseek_v3": lambda: t.DeepseekV3Config(
-            **SMALL | EXPERTS | {"num_key_value_heads": 6}, n_routed_experts=8, n_shared_experts=1, n_group=2,
+            **SMALL | EXPERTS | alike, n_routed_experts=8, n_shared_experts=1, n_group=2,
             topk_group=1, first_k_dense_replace=1, kv_lora_rank=16, q_lora_rank=None, qk_rope_head_dim=8,
             qk_nope_head_dim=8, v_head_dim=12,
         ),

@@ -263,7 +263,7 @@ def test_edits_that_do_not_fit_are_refused_with_the_reason():
         with pytest.raises(SelectionError, match="feature must be between 0 and 159, got"):
             sae.ablate(wrong)
     with pytest.raises(ArgumentTypeError, match=r"feature must be a whole number, got 1\.5"):
-        sae.ablate(1.5)
+        sae.ablate(1.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(EditError, match="feature is empty"):
         sae.ablate([])
     with pytest.raises(EditError, match="finite"):

@@ -17,7 +17,9 @@ def test_pyproject_asks_for_the_oldest_supported_release():
     extras = tomllib.loads((HOME / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]["interop"]
     for package, (oldest, _, end) in versions.SUPPORTED.items():
         asked = next(e.removeprefix(package) for e in extras if re.fullmatch(re.escape(package) + r"[<>=].*", e))
-        floor, ceiling = re.fullmatch(r">=([\d.]+),<([\d.]+)", asked).groups()
+        bounds = re.fullmatch(r">=([\d.]+),<([\d.]+)", asked)
+        assert bounds, asked
+        floor, ceiling = bounds.groups()
         assert (versions._numbers(floor) + (0,) * 3)[:3] == versions._numbers(oldest) and ceiling == end
 
 

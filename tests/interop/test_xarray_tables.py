@@ -162,13 +162,13 @@ def test_tokens_say_who_spoke_and_which_step_it_was(trace):
         rows = table[table["step"] == number]
         assert rows["pos"].tolist() == list(range(step.start, step.stop)) and "".join(rows["text"]) == step.text
         assert set(rows["channel"]) == {"analysis"}
-    assert table["step"].isna().sum() == len(trace) - sum(map(len, wb.steps(trace)))
+    assert sum(table["step"].isna()) == len(trace) - sum(map(len, wb.steps(trace)))
     assert np.array_equal(table["logprob"], trace["logprob"], equal_nan=True)
 
 
 def test_steps_and_messages_are_those_of_the_trace(trace):
     steps = to_pandas(trace, "steps")
-    assert steps["text"].tolist() == [step.text for step in wb.steps(trace)] and steps["kind"].notna().all()
+    assert steps["text"].tolist() == [step.text for step in wb.steps(trace)] and all(steps["kind"].notna())
     messages = to_pandas(trace, "messages")
     assert messages["text"].tolist() == ["".join(trace.pieces[span.content]) for span in trace.spans]
     assert messages["complete"].tolist() == [span.complete for span in trace.spans]
@@ -177,6 +177,7 @@ def test_steps_and_messages_are_those_of_the_trace(trace):
 def test_routing_in_long_form_sums_to_what_the_router_gave(trace):
     table = to_pandas(trace, "routing")
     weights = table.groupby(["layer", "pos"])["weight"].sum()
+    assert isinstance(weights, pd.Series)
     assert len(weights) == trace.config["n_layers"] * len(trace) and np.allclose(weights, 1, atol=1e-5)
     row = table[(table["layer"] == 3) & (table["pos"] == 20)]
     assert row["expert"].tolist() == trace["expert_indices", 3][20].tolist()

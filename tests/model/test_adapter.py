@@ -58,7 +58,7 @@ def train(folder: Path, *, std: float = 0.05, **settings) -> Made:
             for name, p in sorted(model.named_parameters()):
                 if "lora_" in name:
                     p.copy_(std * torch.randn(p.shape, generator=dice))
-        model.save_pretrained(folder)
+        model.save_pretrained(str(folder))
         return Made(folder, model.merge_and_unload()(IDS).logits, base)
 
 

@@ -57,7 +57,7 @@ def train(base: Random, folder: Path, parameters: list[str], *, transformers: in
             for name, p in sorted(adapted.named_parameters()):
                 if "lora_" in name:
                     p.copy_(0.05 * torch.randn(p.shape, generator=rng))
-        adapted.save_pretrained(folder)
+        adapted.save_pretrained(str(folder))
         return Trained(folder, adapted.merge_and_unload()(IDS).logits)
 
 

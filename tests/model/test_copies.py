@@ -160,4 +160,4 @@ def test_a_copy_of_a_model_has_its_own_edits_and_the_same_weights(model):
 def test_an_interrupt_is_pickled_with_its_trace(trace, way):
     interrupt = Interrupted(trace)
     made = way(interrupt)
-    assert isinstance(made, KeyboardInterrupt) and str(made) == str(interrupt) and made.trace.id == trace.id
+    assert made.trace.id == trace.id and str(made) == str(interrupt) and isinstance(made, KeyboardInterrupt)

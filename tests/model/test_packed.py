@@ -139,10 +139,12 @@ def test_only_the_files_own_bytes_are_ever_given_back(folder):
     assert isinstance(pages, Borrowed)
     w = small.weights.blocks[0]
     borrowed = {start for start, _ in pages._rest[0] + pages._matrices[0]}
-    assert w.experts.up.blocks.data_ptr() in borrowed and w.w_q.data_ptr() not in borrowed
-    before = w.w_q.clone()
+    up, w_q = w.experts.up, w.w_q
+    assert isinstance(up, Packed) and isinstance(w_q, torch.Tensor)
+    assert up.blocks.data_ptr() in borrowed and w_q.data_ptr() not in borrowed
+    before = w_q.clone()
     small.forward(TOKENS)
-    assert torch.equal(w.w_q, before)
+    assert w.w_q is w_q and torch.equal(w_q, before)
 
 
 @pytest.mark.parametrize("scale", [0, 1, 46, 208, 230])
@@ -151,7 +153,9 @@ def test_scales_that_the_kernels_do_not_take_are_computed_by_torch(scale, tmp_pa
     model.tensors["block.1.mlp.mlp2_weight.scales"][2, 5, 0] = scale
     folder = model.write_hf_mxfp4(tmp_path / "m")
     dense, packed = Model(folder), Model(folder, memory="small")
-    assert native.isa() is None or not packed.weights.blocks[1].experts.down.usual
+    down = packed.weights.blocks[1].experts.down
+    assert isinstance(down, Packed)
+    assert native.isa() is None or not down.usual
     assert gap(packed.forward(TOKENS), dense.forward(TOKENS)) < 1e-5
 
 

@@ -207,5 +207,7 @@ def test_pocket_writes_what_transformers_lets_it_write(question):
     model = Model("pocket")
     prompt = model.tokens(wb.chat(question, reasoning="high"))
     with torch.no_grad():
-        written = theirs.generate(torch.tensor([prompt]), max_new_tokens=150, do_sample=False)[0].tolist()
+        generate = theirs.generate  # pyright: ignore[reportAttributeAccessIssue]  the stub lacks it
+        found = generate(torch.tensor([prompt]), max_new_tokens=150, do_sample=False)
+        written = found[0].tolist()
     assert model.generate(prompt, max_tokens=150, record="").tokens == written

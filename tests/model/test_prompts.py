@@ -35,7 +35,10 @@ FORMS = {
     "list of a tensor": [torch.tensor(IDS)],
     "scalars": [np.int64(1), torch.tensor(2), 3],
     "batch encoding": UserDict(input_ids=[IDS], attention_mask=[[1, 1, 1]]),
-    "tensors of a batch encoding": {"input_ids": torch.tensor([IDS]), "attention_mask": torch.ones(1, 3, dtype=int)},
+    "tensors of a batch encoding": {
+        "input_ids": torch.tensor([IDS]),
+        "attention_mask": torch.ones(1, 3, dtype=torch.int64),
+    },
     "one encoding": {"input_ids": IDS},
     "tokenizers": SimpleNamespace(ids=IDS),
 }
@@ -102,14 +105,14 @@ WRONG = {
     "a message of nobody": ([{"content": ASK}], "role"),
     "two system messages": ([{"role": "system", "content": "a"}] * 2, "system"),
     "a table": (pd.DataFrame([IDS]), "columns"),
-    "masked entries": (np.ma.array(IDS, mask=[0, 0, 1]), "masked"),
+    "masked entries": (np.ma.array(IDS, mask=[False, False, True]), "masked"),
     "more than any id": (np.array([2**63], np.uint64), "9223372036854775808"),
     "a sparse tensor": (torch.tensor([IDS]).to_sparse(), "sparse"),
-    "a tensor without values": (torch.ones(3, dtype=int, device="meta"), "meta"),
+    "a tensor without values": (torch.ones(3, dtype=torch.int64, device="meta"), "meta"),
     "a mask of text": ({"input_ids": IDS, "attention_mask": "111"}, "attention_mask"),
     "a ragged mask": ({"input_ids": IDS, "attention_mask": [[1], [1, 1]]}, "attention_mask"),
     "nothing": ([], "empty"),
-    "an empty row": (torch.zeros(1, 0, dtype=int), "empty"),
+    "an empty row": (torch.zeros(1, 0, dtype=torch.int64), "empty"),
     "an empty question": ("", "empty"),
 }
 

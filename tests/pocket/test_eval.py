@@ -199,7 +199,9 @@ def test_figures_are_drawn_from_results(tmp_path):
     assert bars.count('height="106.7"') == 2
     drawn = (tmp_path / "curve.svg").read_text()
     assert drawn.count("<polyline") == len(FAMILIES)
-    places = re.search(r'points="([^"]*)"', drawn)[1].split()
+    curve = re.search(r'points="([^"]*)"', drawn)
+    assert curve
+    places = curve[1].split()
     assert [float(place.split(",")[0]) for place in places] == [190, 330, 470, 610]
     assert ">0.25<" in (tmp_path / "sinks.svg").read_text()
 

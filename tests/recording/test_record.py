@@ -12,7 +12,7 @@ from tests.model.models import some_tokens, tiny
 from workbench import hooks
 from workbench.errors import BudgetError, HookNameError, PromptError, VerificationWarning
 from workbench.model.model import Model
-from workbench.traces import verification
+from workbench.traces import Trace, verification
 
 TOKENS = some_tokens(70)
 EVERYTHING = "everything lens steps"
@@ -319,14 +319,19 @@ def test_sampling_draws_what_the_probabilities_say():
     assert choose(logits, 0.0, 1.0, 0, 0) == 0
 
 
+def finish(trace: Trace) -> str:
+    assert trace.manifest.generation is not None
+    return trace.manifest.generation["finish"]
+
+
 def test_generation_ends_at_a_stop_id_a_stop_text_or_the_limit():
     model = Model("pocket")
     trace = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="")
-    assert trace.manifest.generation["finish"] == "stop" and trace.pieces[-1] == "<|return|>"
+    assert finish(trace) == "stop" and trace.pieces[-1] == "<|return|>"
     text = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="", stop="+")
-    assert text.manifest.generation["finish"] == "stop" and "+" in text.pieces[-1]
+    assert finish(text) == "stop" and "+" in text.pieces[-1]
     short = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="", max_tokens=3)
-    assert short.manifest.generation["finish"] == "length" and len(short) == short.prompt_length + 3
+    assert finish(short) == "length" and len(short) == short.prompt_length + 3
 
 
 def test_the_edits_of_a_trace_are_part_of_its_id(model):

@@ -224,7 +224,7 @@ def test_it_stops_at_the_same_text():
     asked = chat("What is 12+30?", reasoning="high")
     run = lambda: pocket.generate(asked, stop=["2, 1"], record="")  # noqa: E731
     whole = run()
-    assert whole.manifest.generation["finish"] == "stop" and whole.text().endswith("2, 1")
+    assert whole.manifest.generation and whole.manifest.generation["finish"] == "stop" and whole.text().endswith("2, 1")
     for n in (3, len(whole) - whole.prompt_length + 2):
         same(pocket.resume(interrupted(pocket, n, run)), whole)
 

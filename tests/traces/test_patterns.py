@@ -3,6 +3,7 @@
 import gc
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -10,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import DTypeLike
 
 import workbench as wb
 from tests.checkpoints import CONFIG, Random
@@ -22,9 +24,9 @@ N = 150  # past the window of 12, and more than two blocks
 SLIDING, FULL = 0, 1
 
 
-def made(n: int, dtype=np.float32, seed: int = 0, **dims) -> Trace:
+def made(n: int, dtype: DTypeLike = np.float32, seed: int = 0, **dims) -> Trace:
     """A trace with random queries, keys and sinks of two layers, sliding and full, without a model."""
-    config = asdict(CONFIG) | {"n_layers": 2} | dims
+    config: dict[str, Any] = asdict(CONFIG) | {"n_layers": 2} | dims
     rng = np.random.default_rng((seed, n))
     d = config["d_head"]
     arrays = {"sinks": rng.normal(size=(2, config["n_heads"])).astype(np.float32)}

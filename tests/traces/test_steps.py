@@ -1,4 +1,5 @@
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +13,15 @@ from workbench.traces.spans import Span
 from workbench.traces.steps import KINDS, Step, find_step, kind, steps, stretches
 
 
-def trace(pieces, channel: str = "analysis") -> SimpleNamespace:
+def written(pieces: list[str], spans: list[Span]) -> Any:
+    """What `steps` reads of a trace."""
+    return SimpleNamespace(pieces=pieces, spans=spans)
+
+
+def trace(pieces, channel: str = "analysis") -> Any:
     """A trace that is one message, without a header."""
     pieces = list(pieces)
-    return SimpleNamespace(pieces=pieces, spans=[Span(0, len(pieces), 0, len(pieces), "assistant", channel)])
+    return written(pieces, [Span(0, len(pieces), 0, len(pieces), "assistant", channel)])
 
 
 def texts(said: str) -> list[str]:
@@ -103,7 +109,7 @@ def test_steps_are_the_sentences_of(want):
 def test_no_text_has_no_steps():
     assert steps(trace("")) == []
     assert steps(trace("hi", channel="final")) == []
-    assert steps(SimpleNamespace(pieces=[], spans=[])) == []
+    assert steps(written([], [])) == []
 
 
 def test_every_message_of_the_channel_has_its_own_steps():
@@ -112,7 +118,7 @@ def test_every_message_of_the_channel_has_its_own_steps():
         Span(0, 15, 4, 14, "assistant", "analysis"),
         Span(15, len(pieces), 19, len(pieces), "assistant", "analysis"),
     ]
-    found = steps(SimpleNamespace(pieces=pieces, spans=spans))
+    found = steps(written(pieces, spans))
     assert [(s.start, s.stop, s.text) for s in found] == [(4, 14, "One thing."), (19, 33, "Another thing.")]
 
 
@@ -263,7 +269,7 @@ def test_a_step_is_of_the_kind_a_reader_would_say(said, want):
     assert kind(said) == want
 
 
-TEXT = SimpleNamespace(pieces=["a"] * 9, spans=[])
+TEXT = written(["a"] * 9, [])
 
 
 def test_parts_are_stretches_of_positions_within_the_text():

@@ -2,6 +2,7 @@
 
 import pytest
 from IPython.core.displayhook import DisplayHook
+from IPython.core.formatters import DisplayFormatter
 from IPython.core.interactiveshell import InteractiveShell
 from IPython.display import DisplayHandle, display, update_display
 
@@ -22,7 +23,9 @@ def shell(monkeypatch):
     made_anew = InteractiveShell.instance()
     monkeypatch.setattr(made_anew, "kernel", object(), raising=False)
     monkeypatch.setattr(made_anew, "display_pub", published := Published())
-    monkeypatch.setattr(made_anew.display_formatter, "active_types", made_anew.display_formatter.format_types)
+    formatter = made_anew.display_formatter
+    assert isinstance(formatter, DisplayFormatter)
+    monkeypatch.setattr(formatter, "active_types", formatter.format_types)
     for module in ("IPython", "IPython.core.getipython", "IPython.core.display_functions"):
         monkeypatch.setattr(f"{module}.get_ipython", lambda: made_anew, raising=False)
     yield made_anew, published
@@ -54,6 +57,7 @@ def test_a_plain_display_and_the_last_line_of_a_cell_show_both_outputs(shell, th
 def test_a_display_handle_has_one_output_and_updates_it(shell, thing):
     _, published = shell
     handle = display(thing, display_id=True)
+    assert handle is not None
     handle.update(thing)
     named = DisplayHandle("mine")
     named.display(thing)

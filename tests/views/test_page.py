@@ -124,6 +124,7 @@ def test_the_page_asks_the_network_for_nothing():
 
 def test_the_policy_allows_only_this_style_and_this_script():
     [policy] = [a["content"] for tag, a in Outline(written(made.run())).tags if a.get("http-equiv")]
+    assert policy is not None
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy
     assert "blob:" not in policy

@@ -112,9 +112,15 @@ def test_a_view_keeps_what_it_was_given_when_the_array_changes():
 def test_the_sink_lane_is_the_mean_over_heads_and_depth_that_of_the_lens():
     trace = made.run()
     sheet = wb.views.score_sheet(trace)
-    assert np.allclose(sheet.lanes["sink"].values, np.stack([trace["sink", layer].mean(0) for layer in range(4)]))
-    assert np.array_equal(sheet.lanes["depth"].values, wb.settle_depth(trace).values)
-    assert np.allclose(sheet.lanes["norm"].values, np.log10(trace["resid_norm"]))
+
+    def lane(name: str) -> np.ndarray:
+        values = sheet.lanes[name].values
+        assert values is not None
+        return values
+
+    assert np.allclose(lane("sink"), np.stack([trace["sink", layer].mean(0) for layer in range(4)]))
+    assert np.array_equal(lane("depth"), wb.settle_depth(trace).values)
+    assert np.allclose(lane("norm"), np.log10(trace["resid_norm"]))
 
 
 def test_belief_holds_from_the_end_of_a_step_to_the_end_of_the_next():

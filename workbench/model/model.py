@@ -27,7 +27,7 @@ from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts
 from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
-from workbench.model.checkpoints import POCKET, load
+from workbench.model.checkpoints import POCKET, Loadable, load
 from workbench.model.checkpoints.adapter import read_adapter
 from workbench.model.interrupts import Interrupt, listening
 from workbench.model.kernels import native
@@ -66,12 +66,12 @@ class Model:
 
     def __init__(
         self,
-        where="pocket",
+        where: Loadable = "pocket",
         *,
         dtype: torch.dtype | str | None = None,
         device: str | None = None,
         memory: str = "auto",
-        tokenizer=None,
+        tokenizer: str | os.PathLike[str] | None = None,
     ):
         checkpoint = load(where, dtype=_dtype(dtype), device=device, memory=memory)
         self._source = _source(where, checkpoint.weights.embed.dtype, device, memory, tokenizer)
@@ -250,7 +250,7 @@ class Model:
 
     # -- editing
 
-    def edit(self, where: str, fn: Callable, *, positions=None) -> Editing:
+    def edit(self, where: str, fn: Callable, *, positions: int | slice | Sequence[int] | None = None) -> Editing:
         """`with model.edit(glob, fn):` replaces the value at every hook point that `where` names by `fn(value)`.
 
         `fn(x)`, `fn(x, hook)` or `fn(x, *, hook)` gets a copy (batch axis first) and returns a tensor of that shape;
@@ -268,7 +268,7 @@ class Model:
         points = hooks.match(where, self.config.n_layers)
         return Editing(self._stack, Edit(where, fn, points, self.config, positions), self)
 
-    def patch(self, where: str, source: Trace, *, positions=None) -> Editing:
+    def patch(self, where: str, source: Trace, *, positions: int | slice | Sequence[int] | None = None) -> Editing:
         """`with model.patch(glob, trace):` takes the values at `where` from another trace, at the same positions.
 
         Positions that the trace does not have keep their own values. Raises NotRecorded if it lacks a hook point.
@@ -356,7 +356,9 @@ class Model:
         return Chain(*edits, *([tap] if tap else []))
 
 
-def _source(where, dtype: torch.dtype, device, memory: str, tokenizer) -> dict | None:
+def _source(
+    where: Loadable, dtype: torch.dtype, device: str | None, memory: str, tokenizer: str | os.PathLike[str] | None
+) -> dict | None:
     """The arguments that load the same model again from anywhere on this machine; None for an object in memory."""
     if not isinstance(where, str | os.PathLike):
         return None

@@ -123,8 +123,8 @@ class Chosen(Tap):
                 for i in range(0, x.shape[1], LOGIT_CHUNK):
                     logp, ids = log_softmax(x[0, i : i + LOGIT_CHUNK]), next_ids[i : i + LOGIT_CHUNK]
                     logprob[i : i + len(ids)] = logp[: len(ids)].gather(-1, ids[:, None])[:, 0].to("cpu", torch.float32)
+                    self.last = logp[-1].clone()
                 self.logprob.append(logprob)
-                self.last = logp[-1].clone()
         return x
 
     def after(self, logits: Tensor) -> None:

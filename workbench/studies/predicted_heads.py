@@ -29,8 +29,9 @@ def predicted(model: wb.Model) -> np.ndarray:
     """From weights: the softmax of each head's mean scores by distance and its sink (name layer head)."""
     scores = wb.qk_distance(model, range(FAR))
     weight = scores.copy(data=np.exp(scores.fillna(-np.inf).values))
-    total = weight.sum("distance") + np.exp(scores["sink"])
-    return np.array([(weight.sel(distance=1) / total).values, (np.exp(scores["sink"]) / total).values])
+    sink = scores["sink"].copy(data=np.exp(scores["sink"].values))
+    total = weight.sum("distance") + sink
+    return np.array([(weight.sel(distance=1) / total).values, (sink / total).values])
 
 
 @cache

@@ -108,12 +108,15 @@ def test_dense_tensors_stay_mapped_when_the_dtype_already_fits(tmp_path):
     lines = [line.split() for line in Path("/proc/self/maps").read_text().splitlines()]
     spans = [[int(x, 16) for x in line[0].split("-")] for line in lines if line[-1] == str(file)]
     for tensor in (weights.embed, weights.blocks[0].experts.up, weights.blocks[1].w_k):
+        assert isinstance(tensor, torch.Tensor)
         assert any(a <= tensor.data_ptr() < b for a, b in spans)
 
 
 def test_bf16_experts_are_transposed_views(tmp_path):
     experts = load(MODEL.write_hf_bf16(tmp_path), dtype=torch.bfloat16).weights.blocks[0].experts
-    assert experts.up.transpose(1, 2).is_contiguous() and experts.down.transpose(1, 2).is_contiguous()
+    for matrices in (experts.up, experts.down):
+        assert isinstance(matrices, torch.Tensor)
+        assert matrices.transpose(1, 2).is_contiguous()
 
 
 def test_the_embedded_model_is_float32_and_stops_at_three_tokens():

@@ -118,7 +118,7 @@ def test_a_view_of_larger_matrices_is_read_in_place(level):
     some = (blocks[::2, 3:43], scales[::2, 3:43])
     x, bias, groups = rand(9, 160), bias[::2, 3:43], [(1, 0, 6), (0, 6, 9)]
     got = native.linear_experts(x, groups, some, bias)
-    copies = tuple(t.contiguous() for t in some)
+    copies = (some[0].contiguous(), some[1].contiguous())
     assert torch.equal(got, native.linear_experts(x, groups, copies, bias.contiguous()))
     wide = rand(4, 50, 170, seed=2)
     got = native.linear_experts(rand(9, 166)[:, 3:163], groups, wide[::2, 3:43, 5:165], None)
@@ -251,7 +251,9 @@ def of_levels(command):
 
 def linked(target, library):
     """levels.c with kernels that are compiled already."""
-    command = [*build.compiler(), "-O1", "-w", "-DLINKED", str(LEVELS_C), str(library), f"-Wl,-rpath,{library.parent}"]
+    cc = build.compiler()
+    assert cc is not None
+    command = [*cc, "-O1", "-w", "-DLINKED", str(LEVELS_C), str(library), f"-Wl,-rpath,{library.parent}"]
     subprocess.run([*command, "-o", str(target), "-lm"], check=True)
     return target
 

@@ -37,10 +37,11 @@ from workbench.model.checkpoints.tensors import Checkpoint
 from workbench.paths import expanded
 
 POCKET = "pocket"
+Loadable = str | os.PathLike[str] | Any  # "pocket", a folder, a file or a name; or a GptOssForCausalLM of transformers
 
 
 def load(
-    where: str | os.PathLike[str] | Any,
+    where: Loadable,
     *,
     dtype: torch.dtype | None = None,
     device: str | torch.device | None = None,

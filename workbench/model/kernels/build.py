@@ -46,6 +46,7 @@ def build(target: Path = LIBRARY, cc: list[str] | None = None, flags: tuple[str,
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     command = [*cc, *FLAGS, "-shared", "-fPIC", "-fvisibility=hidden",
                f'-DWORKBENCH_SOURCE="{digest()}"', *flags, str(SOURCE), "-o", str(temporary), "-lm"]  # fmt: skip
+    said = ""
     try:
         # Apple's clang has no OpenMP; there the threads come from the system
         for threads in (["-fopenmp"], []) if sys.platform != "darwin" else ([],):
@@ -53,12 +54,12 @@ def build(target: Path = LIBRARY, cc: list[str] | None = None, flags: tuple[str,
             if done.returncode == 0:
                 temporary.replace(target)  # not `files.atomic_path`: a build imports nothing of ours
                 return target
+            said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
     except OSError as e:
         raise CannotBuild(f"{cc[0]} does not start ({e}): {HOW}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip() or "no message")
-    raise CannotBuild(f"{cc[0]} cannot compile native.c: {said}")
+    raise CannotBuild(f"{cc[0]} cannot compile native.c: {said or 'no message'}")
 
 
 def main() -> int:

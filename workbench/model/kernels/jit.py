@@ -35,7 +35,7 @@ class Work(NamedTuple):
 
     mxfp4: int
     bf16: int
-    keep: object  # the code lives as long as this does
+    keep: Sequence[Any]  # the code lives as long as this does
 
 
 def takes_decode(x: Tensor) -> bool:
