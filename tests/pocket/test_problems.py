@@ -71,7 +71,7 @@ LIST_STEPS: dict[str, Callable[[list[str]], list[str]]] = {
     "flip": lambda row: [row[1], row[0], *row[2:]],
     "switch": lambda row: [*row[:-2], row[-1], row[-2]],
     "ends": lambda row: [row[-1], *row[1:-1], row[0]],
-    "lift": lambda row: [row[2], *row[:2], *row[3:]],
+    "lift": lambda row: [*row[2:3], *row[:2], *row[3:]],  # of two digits there is no third: they stay
     "reverse": lambda row: row[::-1],
 }
 

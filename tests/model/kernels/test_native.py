@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.levels import AT_START
+from workbench.errors import ArgumentError, SelectionError
 from workbench.model.kernels import attention, build, experts, native, reference
 from workbench.traces import manifest
 
@@ -456,12 +457,14 @@ def test_what_does_not_belong_together_raises():
         {"bias": rand(8, 2).T}, {"blocks": blocks[..., :15]}, {"blocks": blocks.int()}, {"blocks": blocks[:, :, :2]},
         {"blocks": torch.zeros(2, 8, 16, 3, dtype=torch.uint8).transpose(2, 3)}, {"scales": scales[:, :7]},
         {"scales": torch.zeros(2, 3, 8, dtype=torch.uint8).transpose(1, 2)}, {"scales": scales.char()},
-        {"groups": [(0, 0, 1)]}, {"groups": [(0, 0, 1), (2, 1, 4)]}, {"groups": [(0, 0, 1), (-1, 1, 4)]},
+        {"groups": [(0, 0, 1)]}, {"groups": [(0, 0, 1), (-1, 1, 4)]},
         {"groups": [(0, 0, 2), (1, 1, 4)]}, {"groups": [(0, 0, 5)]}, {"groups": []}, {"x": x.to("meta")},
     ]  # fmt: skip
     for change in bad:
-        with pytest.raises(ValueError):
+        with pytest.raises(ArgumentError):
             run(**{**good, **change})
+    with pytest.raises(SelectionError, match=r"^expert must be between 0 and 1, got 2\.$"):
+        run(**{**good, "groups": [(0, 0, 1), (2, 1, 4)]})
     h = torch.bfloat16
     k, q, p = rand(1, 2, 5, 8), rand(1, 1, 4, 8), rand(1, 4, 1, 5)
     for call in [
