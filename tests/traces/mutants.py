@@ -103,7 +103,9 @@ def change_files(folder: Path, rng: random.Random) -> None:
     path = rng.choice(sorted(folder.iterdir()))
     if rng.random() < 0.2:
         first, second = sorted(folder.glob("part-*"))[:2]
-        first.rename(folder / "x"), second.rename(first), (folder / "x").rename(second)
+        first.rename(folder / "x")
+        second.rename(first)
+        (folder / "x").rename(second)
         return
     path.unlink()
     ways: list[Callable[[], object]] = [

@@ -180,7 +180,9 @@ def test_damage_is_a_typed_error(way: str, path: Path) -> None:
 
 
 def test_swapped_parts_are_corrupt(path: Path) -> None:
-    (path / PART).rename(path / "x"), (path / NEXT).rename(path / PART), (path / "x").rename(path / NEXT)
+    (path / PART).rename(path / "x")
+    (path / NEXT).rename(path / PART)
+    (path / "x").rename(path / NEXT)
     with pytest.raises(TraceCorrupt):
         read_all(path)
 

@@ -107,7 +107,9 @@ def test_nobody_can_change_a_trace() -> None:
     for name in ("tokens", "status", "manifest", "anything"):
         with pytest.raises(AttributeError):
             setattr(trace, name, None)
-    trace.tokens.append(1), trace.pieces.clear(), trace.spans.clear(), trace.config.clear()
+    trace.tokens.append(1)
+    for part in (trace.pieces, trace.spans, trace.config):
+        part.clear()
     trace.edits[0]["identity"] = "y"
     trace.verification[0]["status"] = "fails"
     assert trace.id == made.trace(edits=[{"identity": "x"}]).id and trace.verified
