@@ -292,11 +292,6 @@ def test_importing_workbench_loads_no_torch():
     assert child(code) == "[]"
 
 
-def test_importing_workbench_is_fast():
-    code = "import time; t = time.perf_counter(); import workbench; print(time.perf_counter() - t)"
-    assert min(float(child(code)) for _ in range(5)) < 0.3
-
-
 def test_traces_views_and_analyses_load_without_torch():
     code = (
         "import sys; sys.modules['torch'] = None\n"

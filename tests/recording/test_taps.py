@@ -12,7 +12,7 @@ from tests.model.models import some_tokens, tiny
 from workbench import hooks
 from workbench.edits.edit import Edit
 from workbench.edits.fingerprint import fingerprint
-from workbench.errors import EditError, HookNameError, NotRecorded
+from workbench.errors import EditError, HookNameError, NotRecorded, SelectionError
 from workbench.model.gpt_oss import forward, forward_from
 from workbench.recording.taps import Recorder
 from workbench.taps import Chain, Tap
@@ -289,12 +289,14 @@ def test_an_edit_that_returns_no_proper_tensor_is_an_error(model, fn, says):
 def test_ready_made_edits_refuse_other_places_and_missing_experts(model):
     for where, edit, says in [
         ("hook_embed", wb.ban(expert=1), "router.hook_out"),
-        ("blocks.0.mlp.router.hook_out", wb.ban(expert=99), "expert 99"),
         ("blocks.0.hook_attn_out", wb.ablate(head=0), "hook_z"),
         ("hook_embed", wb.steer(np.zeros(5)), "5"),
         ("blocks.0.mlp.hook_expert_indices", lambda x: x + 100, "outside"),
     ]:
         with pytest.raises(EditError, match=says), model.edit(where, edit):
+            model.trace(TOKENS, record="")
+    with pytest.raises(SelectionError, match="^expert must be between 0 and 7, got 99"):
+        with model.edit("blocks.0.mlp.router.hook_out", wb.ban(expert=99)):
             model.trace(TOKENS, record="")
     with pytest.raises(EditError, match="heads or experts"):
         wb.ablate()

@@ -1,7 +1,6 @@
 """The page of a view, as text: complete, self-contained, and deaf to whatever the model wrote."""
 
 import json
-import time
 import zlib
 from base64 import b64decode
 from html.parser import HTMLParser
@@ -171,12 +170,10 @@ def test_the_verification_shows_worst_and_tolerance():
     assert "sliding layers: band only" in text
 
 
-def test_sixteen_thousand_tokens_make_a_page_quickly():
+def test_sixteen_thousand_tokens_make_a_page_of_a_few_megabytes():
     said = made.words("So we add 12 and 34, which gives 46. Wait, check that again. ") * 800
     trace = made.run([("user", None, ["Add."]), ("assistant", "analysis", said[:16_000])], layers=24)
-    started = time.perf_counter()
     text = written(trace)
-    assert time.perf_counter() - started < 5
     assert len(text.encode()) < 15e6
     assert "downsampled (max)" in text
     assert "downsampled (min)" in text

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from workbench import hooks
+from workbench.checks import check_index
 from workbench.edits.positions import whole_numbers
 from workbench.errors import EditError
 
@@ -22,11 +23,6 @@ def _numbers(what: str, given: int | Sequence[int]) -> tuple[int, ...]:
     return several
 
 
-def _fits(what: str, wanted: Sequence[int], n: int, hook) -> None:
-    if max(wanted) >= n:
-        raise EditError(f"{hook.name!r} has {n} {what}s, 0..{n - 1}; {what} {max(wanted)} was asked for")
-
-
 @dataclass(frozen=True)
 class Ban:
     """What `ban` gives."""
@@ -36,7 +32,7 @@ class Ban:
     def __call__(self, x: Tensor, hook) -> Tensor:
         _at_router(hook)
         n = x.shape[-1]
-        _fits("expert", self.experts, n, hook)
+        check_index("expert", max(self.experts), n)
         if n - len(set(self.experts)) < hook.n_active:
             raise EditError(f"{hook.n_active} of {n} experts must run; {len(set(self.experts))} cannot be banned")
         x[..., list(self.experts)] = -torch.inf
@@ -52,7 +48,7 @@ class Force:
 
     def __call__(self, x: Tensor, hook) -> Tensor:
         _at_router(hook)
-        _fits("expert", self.experts, x.shape[-1], hook)
+        check_index("expert", max(self.experts), x.shape[-1])
         if len(set(self.experts)) > hook.n_active:
             raise EditError(f"{hook.n_active} experts run for a token; {len(set(self.experts))} cannot be forced")
         x[..., list(self.experts)] = x.amax(-1, keepdim=True) + self.ahead
@@ -71,7 +67,7 @@ class Ablate:
         if not hook.name.endswith(ending):
             raise EditError(f"an ablated {self.what} is an edit at 'blocks.*.{ending}', not at {hook.name!r}")
         axis = -2 if self.what == "head" else -1
-        _fits(self.what, self.which, x.shape[axis], hook)
+        check_index(self.what, max(self.which), x.shape[axis])
         return x.index_fill(axis, torch.tensor(self.which, device=x.device), 0)
 
 
