@@ -295,9 +295,9 @@ def test_ready_made_edits_refuse_other_places_and_missing_experts(model):
     ]:
         with pytest.raises(EditError, match=says), model.edit(where, edit):
             model.trace(TOKENS, record="")
-    with pytest.raises(SelectionError, match="^expert must be between 0 and 7, got 99"):
-        with model.edit("blocks.0.mlp.router.hook_out", wb.ban(expert=99)):
-            model.trace(TOKENS, record="")
+    missing = pytest.raises(SelectionError, match=r"^expert must be between 0 and 7, got 99\.$")
+    with missing, model.edit("blocks.0.mlp.router.hook_out", wb.ban(expert=99)):
+        model.trace(TOKENS, record="")
     with pytest.raises(EditError, match="heads or experts"):
         wb.ablate()
 
