@@ -21,6 +21,7 @@ from workbench.traces.format import word
 if TYPE_CHECKING:
     from workbench.recording.plan import Plan
 
+VERSION = version("gpt-oss-workbench")  # read once: it takes a millisecond
 TEXT_RANKS = 5  # the ranks of a prediction whose texts a trace keeps
 
 
@@ -110,7 +111,7 @@ def numerics(source: Source) -> dict[str, Any]:
         "torch": torch.__version__,
         "numpy": np.__version__,
         "python": platform.python_version(),
-        "workbench": version("gpt-oss-workbench"),
+        "workbench": VERSION,
         **source.numerics(),
     }
 
