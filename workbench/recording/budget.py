@@ -140,28 +140,26 @@ def refuse_if_disk_too_small(nbytes: int, path: Path) -> None:
         )
 
 
-def refuse_if_too_big(
+def too_big(
     estimate: Estimate,
-    asked: Mapping[str, Sequence[str]],
+    requested: Mapping[str, Sequence[str]],
     price: Callable[[Sequence[str]], int],
     available: Collection[str],
     n_layers: int,
-) -> None:
-    """Raises BudgetError, with the price of each thing asked for and of the cheaper choices, before anything runs."""
-    if estimate.fits:
-        return
+) -> BudgetError:
+    """The error for a recording that does not fit: the price of each thing requested, and the cheaper choices."""
     cheaper = {
         "record='attention' (any pattern on demand)": hooks.expand("attention", n_layers),
         "record='residuals'": hooks.expand("residuals", n_layers),
         "one layer, record='blocks.0.hook_resid_*'": hooks.match("blocks.0.hook_resid_*", n_layers),
         "record='' (routing, predictions, sinks, norms only)": [],
     }
-    wants = f"It asks for: {', '.join(f'{k} {size_text(price(v))}' for k, v in asked.items())}. " if asked else ""
+    prices = ", ".join(f"{word} {size_text(price(names))}" for word, names in requested.items())
     choices = {k: v for k, v in cheaper.items() if set(v) <= set(available)}
-    raise BudgetError(
-        f"recording {' '.join(asked) or 'this'} over {estimate.positions} positions needs "
+    return BudgetError(
+        f"recording {' '.join(requested) or 'this'} over {estimate.positions} positions needs "
         f"{size_text(estimate.memory)} of memory, and 80 % of the {size_text(estimate.free)} that are free is "
-        f"{size_text(REFUSE_SHARE * estimate.free)}. {wants}"
+        f"{size_text(REFUSE_SHARE * estimate.free)}. {prices and f'It asks for: {prices}. '}"
         f"Cheaper: {'; '.join(f'{k} {size_text(price(v))}' for k, v in choices.items())}; "
         f"or record='auto', which takes what fits."
     )

@@ -59,11 +59,12 @@ def affordable_plan(
 ) -> Plan:
     """The plan of a run that is about to start. Raises what `plan` raises, and BudgetError if it would not fit."""
     made = plan(source, request, tokens, n_pos, limit, notes, streamed=to is not None)
-    available = source.available(tokens)
-    price = _prices(source, n_pos, made.estimate.n_steps)
-    asked = {word: hooks.expand([word], source.n_layers) for word in made.words if word != "auto"}
-    asked = {word: [name for name in names if name in available] for word, names in asked.items()}
-    budget.refuse_if_too_big(made.estimate, asked, price, available, source.n_layers)
+    if not made.estimate.fits:
+        available = source.available(tokens)
+        price = _prices(source, n_pos, made.estimate.n_steps)
+        words = [word for word in made.words if word != "auto"]
+        requested = {word: _there(hooks.expand([word], source.n_layers), available) for word in words}
+        raise budget.too_big(made.estimate, requested, price, available, source.n_layers)
     if to is not None:
         budget.refuse_if_disk_too_small(made.estimate.bytes, to)
     if source.device != "cpu":
