@@ -1,6 +1,7 @@
 """Checks of arguments: one wording for every index, and one error for every optional package."""
 
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -17,7 +18,7 @@ STRICT = {
     "head": checks.check_head,
     "expert": checks.check_expert,
     "position": checks.check_position,
-    "step": checks.check_step,
+    "step": partial(checks.check_index, "step"),
 }
 FROM_THE_END = {
     "layer": checks.resolve_layer,
@@ -66,7 +67,7 @@ def test_what_is_no_whole_number_is_a_type_error_that_shows_it(wrong):
 
 def test_nothing_to_choose_from_is_said():
     with pytest.raises(SelectionError, match="step 0 does not exist: there are none"):
-        checks.check_step(0, 0)
+        checks.check_index("step", 0, 0)
 
 
 def test_a_missing_package_is_an_error_that_names_the_extra(monkeypatch: pytest.MonkeyPatch):

@@ -65,11 +65,6 @@ def check_position(position: Any, n_positions: int) -> int:
     return check_index("position", position, n_positions)
 
 
-def check_step(step: Any, n_steps: int) -> int:
-    """`step` as an int; SelectionError unless it is between 0 and n_steps - 1."""
-    return check_index("step", step, n_steps)
-
-
 def resolve_layer(layer: Any, n_layers: int) -> int:
     """`layer` between 0 and n_layers - 1, counted from the end if it is negative; SelectionError if there is none."""
     return resolve_index("layer", layer, n_layers)

@@ -86,11 +86,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         yield path
         for entry in sorted(path.rglob("*")):
             if entry.is_file() and not entry.is_symlink():
-                fd = os.open(entry, _AGAIN)
-                try:
-                    sync_file(fd)
-                finally:
-                    os.close(fd)
+                _sync_opened(entry, _AGAIN)
             elif entry.is_dir() and not entry.is_symlink():
                 sync(entry)
         sync(path)
@@ -111,11 +107,15 @@ def write_all(fd: int, data: bytes | memoryview) -> None:
 def sync(folder: Path) -> bool:
     """Make the names in a folder durable; False if its file system cannot do that."""
     try:
-        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:
+        return _sync_opened(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError as error:  # of the opening
         if error.errno not in _NO_SYNC:
             raise
         return False
+
+
+def _sync_opened(path: Path, flags: int) -> bool:
+    fd = os.open(path, flags)
     try:
         return sync_file(fd)
     finally:

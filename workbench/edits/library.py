@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workbench import hooks
-from workbench.checks import check_index
+from workbench.checks import check_expert, check_index
 from workbench.edits.positions import whole_numbers
 from workbench.errors import EditError
 
@@ -32,7 +32,7 @@ class Ban:
     def __call__(self, x: Tensor, hook) -> Tensor:
         _at_router(hook)
         n = x.shape[-1]
-        check_index("expert", max(self.experts), n)
+        check_expert(max(self.experts), n)
         if n - len(set(self.experts)) < hook.n_active:
             raise EditError(f"{hook.n_active} of {n} experts must run; {len(set(self.experts))} cannot be banned")
         x[..., list(self.experts)] = -torch.inf
@@ -48,7 +48,7 @@ class Force:
 
     def __call__(self, x: Tensor, hook) -> Tensor:
         _at_router(hook)
-        check_index("expert", max(self.experts), x.shape[-1])
+        check_expert(max(self.experts), x.shape[-1])
         if len(set(self.experts)) > hook.n_active:
             raise EditError(f"{hook.n_active} experts run for a token; {len(set(self.experts))} cannot be forced")
         x[..., list(self.experts)] = x.amax(-1, keepdim=True) + self.ahead

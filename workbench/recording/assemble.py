@@ -57,7 +57,8 @@ def assemble(
         The Trace. It warns (VerificationWarning) if an identity fails.
     """
     origins = {name: origin if isinstance(origin, str) else origin[name] for name in arrays}
-    origins |= dict.fromkeys((n for n in arrays if {n, hooks.point_of(n)} & {*source.derived}), "derived")
+    if derived := source.derived:
+        origins |= {name: "derived" for name in arrays if name in derived or hooks.point_of(name) in derived}
     table = {name: TensorInfo(word(a.dtype), a.shape, hooks.axes(name), origins[name]) for name, a in arrays.items()}
     if writer:
         for each in sorted(set(origins.values())):

@@ -9,6 +9,7 @@ from workbench.text import visible
 from workbench.traces import Trace
 from workbench.traces.spans import Span
 from workbench.traces.steps import KINDS, Step, steps
+from workbench.views.snapshot_html import Row, cut, ribbon
 
 # A kind of step and a channel have the same colour in every view: .k0 to .k8 in views.css.
 KIND_COLOURS = {kind: place for place, kind in enumerate(kind for kind in KINDS if kind != "unknown")}
@@ -70,3 +71,18 @@ def message_header(span: Span) -> dict[str, Any]:
 def colour_of(span: Span) -> int:
     """Which of the palette's colours a message has."""
     return _CHANNELS.get(span.channel or "", _ROLES.get(span.role, GREY))
+
+
+def message_ribbon(trace: Trace) -> Row:
+    """The messages as a row of a snapshot: one band, each stretch in its color."""
+    stretches = [(span.start, span.stop, colour_of(span)) for span in messages(trace.spans, len(trace))]
+    return Row("messages", png=ribbon(len(trace), stretches), height=10)
+
+
+def message_texts(trace: Trace, most: int) -> list[Row]:
+    """The text of each message as a row of a snapshot, at most `most` characters of it."""
+    rows = []
+    for span in messages(trace.spans, len(trace)):
+        text = visible("".join(trace.pieces[span.content]), "↵ ")
+        rows.append(Row(visible(span.channel or span.author or span.role), text=cut(text, most)))
+    return rows

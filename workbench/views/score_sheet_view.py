@@ -13,7 +13,7 @@ from workbench.errors import ArgumentError
 from workbench.text import range_text, visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
-from workbench.views.outline import colour_of, messages, parts
+from workbench.views.outline import message_ribbon, message_texts, parts
 from workbench.views.payload import Payload
 from workbench.views.step_links import strongest
 from workbench.views.steps_view import matrix_row
@@ -83,18 +83,9 @@ class ScoreSheet(View):
         return header, arrays
 
     def snapshot(self) -> list[snapshot_html.Row]:
-        trace, n = self.trace, len(self.trace)
-        said = list(messages(trace.spans, n))
-        rows = [
-            snapshot_html.Row(
-                "messages", png=snapshot_html.ribbon(n, [(m.start, m.stop, colour_of(m)) for m in said]), height=10
-            )
-        ]
-        for message in said if "transcript" in self.shown else []:
-            text = visible("".join(trace.pieces[message.content]), "↵ ")
-            name = message.channel or message.author or message.role
-            rows.append(snapshot_html.Row(visible(name), text=snapshot_html.cut(text, 600)))
-        return rows + [_still(self.lanes[name]) for name in self.shown if name != "transcript"]
+        texts = message_texts(self.trace, 600) if "transcript" in self.shown else []
+        lanes = [_lane_row(self.lanes[name]) for name in self.shown if name != "transcript"]
+        return [message_ribbon(self.trace), *texts, *lanes]
 
 
 def score_sheet(
@@ -318,7 +309,7 @@ def _expect(trace: Trace, header: dict[str, Any], arrays: dict[str, np.ndarray])
     arrays["chance"] = np.nan_to_num(np.exp(chances[:, :3]))
 
 
-def _still(each: Lane) -> snapshot_html.Row:
+def _lane_row(each: Lane) -> snapshot_html.Row:
     if each.values is None:
         return snapshot_html.Row(each.label, each.unit, text=each.missing)
     finite = each.values[np.isfinite(each.values)]

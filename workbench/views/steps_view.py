@@ -79,7 +79,7 @@ class Steps(View):
         return self._cells(*(int(request[name]) for name in ("array", "layer", "from", "to")))
 
     def snapshot(self) -> list[snapshot_html.Row]:
-        return [_still(each, self.layer if self.layer in each.layers else -1) for each in self.edges]
+        return [_edges_row(each, self.layer if self.layer in each.layers else -1) for each in self.edges]
 
     def _cells(self, array: int, layer: int, start: int, stop: int) -> Payload:
         """At most `CELLS` cells each way, the strongest links among those steps, and their scale."""
@@ -188,6 +188,6 @@ def matrix_row(label: str, unit: str, axes: str, matrix: np.ndarray) -> snapshot
     return snapshot_html.Row(label, axes, picture, scale=scale, height=HEIGHT)
 
 
-def _still(each: Edges, layer: int) -> snapshot_html.Row:
+def _edges_row(each: Edges, layer: int) -> snapshot_html.Row:
     where = f", layer {layer}" if layer >= 0 else f", mean over {len(each.layers)} layers" if each.layers else ""
     return matrix_row(each.label, each.unit, f"row: step, column: key_step{each.over}{where}", each.of(layer))

@@ -10,7 +10,7 @@ from workbench.errors import ArgumentError
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
-from workbench.views.outline import colour_of, messages
+from workbench.views.outline import message_ribbon, message_texts
 from workbench.views.payload import Payload
 from workbench.views.view import View
 
@@ -37,18 +37,7 @@ class Tokens(View):
         return header, arrays
 
     def snapshot(self) -> list[snapshot_html.Row]:
-        trace, n = self.trace, len(self.trace)
-        said = list(messages(trace.spans, n))
-        rows = [
-            snapshot_html.Row(
-                "messages", png=snapshot_html.ribbon(n, [(m.start, m.stop, colour_of(m)) for m in said]), height=10
-            )
-        ]
-        for message in said:
-            text = visible("".join(trace.pieces[message.content]), "↵ ")
-            name = message.channel or message.author or message.role
-            rows.append(snapshot_html.Row(visible(name), text=snapshot_html.cut(text, 1500)))
-        return rows
+        return [message_ribbon(self.trace), *message_texts(self.trace, 1500)]
 
 
 def tokens(
