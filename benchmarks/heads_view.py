@@ -55,7 +55,7 @@ def trace_of(n: int, heads: int) -> wb.Trace:
         for name, size in before.items():
             setattr(whole, name, size)
     # every recording keeps the mass on the sinks; here any numbers will do
-    arrays = {name: trace.stored(name) for name in trace.names()}
+    arrays = {name: trace.raw(name) for name in trace.names()}
     rng = np.random.default_rng(0)
     arrays |= {f"blocks.{layer}.attn.hook_sink": rng.random((heads, len(trace)), "f4") for layer in range(2)}
     return wb.Trace(replace(trace.manifest, tensors={}), arrays)

@@ -49,7 +49,7 @@ def made(n: int, dtype) -> Trace:
                 rng.normal(size=(n, heads, 64)).astype(np.float32).astype(dtype)
             )
     model = {"name": "random", "format": "hf-bf16", "weights_digest": "w", "tokenizer_digest": None, "config": CONFIG}
-    return Trace(Manifest(model=model, tokens=[0] * n, pieces=["a"] * n, prompt_length=n), arrays)
+    return Trace(Manifest(model=model, tokens=[0] * n, str_tokens=["a"] * n, prompt_length=n), arrays)
 
 
 def agree(trace: Trace, layer: int) -> float:

@@ -30,7 +30,7 @@ import workbench as wb
 from workbench.analysis import statistics
 from workbench.analysis.heads import receiver_heads, step_attention
 from workbench.experiments.cached_run import Reading, divergence
-from workbench.experiments.forced_answers import belief
+from workbench.experiments.forced_answers import forced_answer
 from workbench.experiments.suppression import suppression
 from workbench.pocket.families import CHAINS, FAMILIES, make
 from workbench.pocket.problems import Problem
@@ -91,8 +91,8 @@ def changed(model: wb.Model, trace: Trace, parts: list[slice]) -> Matrix:
     out = np.zeros((len(parts), len(parts)))
     for j, part in enumerate(parts):
         at = part.stop - 1
-        own = trace.pieces[at]
-        kin = sorted({t for t, p in zip(trace.tokens, trace.pieces) if p != own and alike(p) == alike(own)})
+        own = trace.str_tokens[at]
+        kin = sorted({t for t, p in zip(trace.tokens, trace.str_tokens) if p != own and alike(p) == alike(own)})
         if not kin:
             continue
         tokens = list(trace.tokens)
@@ -136,7 +136,7 @@ def measured(model: wb.Model, family: str, n: int) -> dict:
             effect = matrix[pairs[:, 0], pairs[:, 1]]
             for kind, at in (("used", true), ("unused", ~true & ~aside), ("asides", aside)):
                 hidden[which][kind] += effect[at].tolist()
-        curve = belief(model, trace, parts=parts)["p"].values[:, 0]
+        curve = forced_answer(model, trace, parts=parts)["p"].values[:, 0]
         if family != "addition":  # the digits of a sum are stated one by one
             other = [i for i, step in enumerate(problem.steps) if step.value != problem.answer]
             jumps.append(int(np.argmax(np.diff(curve))) - (max(other, default=-1) + 1))

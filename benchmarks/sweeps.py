@@ -5,7 +5,7 @@
 
 Two texts differ in their first token, so every place may matter. Each tool computes the outcome (the difference of two
 logits at the last position, the clean run's likeliest and least likely) for every layer and position, with the clean
-run's residual stream there, on the same weights in fp32: we by `wb.patch_sweep`, TransformerLens by its own
+run's residual stream there, on the same weights in fp32: we by `wb.patching.activation_patching`, TransformerLens by its own
 `patching.get_act_patch_resid_pre` on a bridge, and nnsight by the loop of its documentation, a trace a place. For a
 peer a place costs the same wherever it is, so the peers sweep every eighth position (`--every`) and their times are
 multiplied; what they find must be ours to 1e-4.
@@ -62,8 +62,8 @@ class Case:
 def ours(case: Case, every: int) -> np.ndarray:
     import workbench as wb
 
-    gap = wb.logit_gap(case.ours, case.one, case.other)
-    sweep = wb.patch_sweep(
+    gap = wb.patching.logit_diff(case.ours, case.one, case.other)
+    sweep = wb.patching.activation_patching(
         case.ours, case.clean[0].tolist(), case.corrupt[0].tolist(), gap, positions=range(0, case.n, every)
     )
     return sweep.values * (sweep.attrs["clean"] - sweep.attrs["corrupt"]) + sweep.attrs["corrupt"]

@@ -52,7 +52,7 @@ PEERS = {
     "circuitsvis colored_tokens": (
         "tokens",
         "circuitsvis",
-        "import circuitsvis as cv\ncv.tokens.colored_tokens(trace.pieces, trace['entropy'].tolist())",
+        "import circuitsvis as cv\ncv.tokens.colored_tokens(trace.str_tokens, trace['entropy'].tolist())",
         ".jp-OutputArea-output span",
     ),
 }

@@ -158,11 +158,11 @@ class Hooks(_Written):
             head = ["hook point", "short", "axes", "recorded by", "is"]
             for point, axes in hooks.POINTS.items():
                 by = [f"`{word}`" for word, points in hooks.PRESETS.items() if point in points and word != "everything"]
-                by = ["always"] if point in hooks.ALWAYS else by or ["`everything`"]
+                by = ["always"] if point in hooks.ALWAYS_RECORDED else by or ["`everything`"]
                 rows.append(
                     [
                         f"`{point}`",
-                        f"`{hooks.short(point)}`",
+                        f"`{hooks.short_name(point)}`",
                         f"`{' '.join(axes)}`",
                         ", ".join(by),
                         notes.get(point, ""),
@@ -170,9 +170,9 @@ class Hooks(_Written):
                 )
         elif self.arguments[0] == "lanes":
             head = ["lane", "axes", "recorded by", "is"]
-            for lane, axes in hooks.LANES.items():
+            for lane, axes in hooks.SUMMARIES.items():
                 by = [f"`{word}`" for word, lanes in hooks.PRESETS.items() if lane in lanes]
-                by = ["always"] if lane in hooks.ALWAYS else by or ["its name"]
+                by = ["always"] if lane in hooks.ALWAYS_RECORDED else by or ["its name"]
                 rows.append([f"`{lane}`", f"`{' '.join(axes)}`", ", ".join(by), notes.get(lane, "")])
         else:
             head = ["preset", "records"]
@@ -208,7 +208,7 @@ class Commands(_Written):
 
 
 def _link(app: Sphinx, tree: nodes.document, page: str) -> None:
-    """`wb.pattern` in code type becomes a link to its entry, wherever it stands."""
+    """`wb.attention.pattern` in code type becomes a link to its entry, wherever it stands."""
     known = app.env.domains["py"].objects  # pyright: ignore[reportAttributeAccessIssue]
     for literal in list(tree.findall(nodes.literal)):
         found = _CODE.fullmatch(literal.astext())

@@ -59,10 +59,10 @@ assert trace.verified
 # view, click a head, or a row to keep its query.
 
 # %% look
-pattern = wb.pattern(trace, layer=1, head=2)
+pattern = wb.attention.pattern(trace, layer=1, head=2)
 last = pattern[-2]  # the query that writes the end of the answer
 for key in last.values.argsort()[::-1][:5]:
-    print(f"{last.values[key]:.2f}  position {key:2}  {trace.pieces[key]!r}")
+    print(f"{last.values[key]:.2f}  position {key:2}  {trace.str_tokens[key]!r}")
 print(f"{1 - float(last.sum()):.2f}  the sink")
 wb.views.heads(trace, layer=1, head=2)
 
@@ -144,7 +144,7 @@ folder = Path(mkdtemp())
 trace.save(folder / "first.trace")
 again = wb.load(folder / "first.trace")
 assert again.id == trace.id and (again["logprob"][1:] == trace["logprob"][1:]).all()
-held = [found for found in wb.check(again) if found["status"] == "holds"]
+held = [found for found in wb.verify(again) if found["status"] == "holds"]
 print(f"{len(held)} identities hold again, without the model; worst {max(found['worst'] for found in held):.1e}")
 print(wb.views.score_sheet(again).to_html(folder / "first.html").name)
 

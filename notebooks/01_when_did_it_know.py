@@ -44,7 +44,7 @@ print("answer:", trace.text(channel="final"))
 
 # %% belief
 names = [step.value for step in problem.steps]
-curve = wb.belief(model, trace, [f"It is {name}." for name in names])
+curve = wb.reasoning.forced_answer(model, trace, [f"It is {name}." for name in names])
 for after, p in enumerate(curve["p"].values):
     print(f"after {after} steps: {names[p.argmax()]:4} {p.max():.2f}   {problem.answer}: {p[-1]:.2f}")
 print("it stays with one answer after step", curve.attrs["commit"], "of", curve.attrs["n"])
@@ -56,9 +56,9 @@ print("it stays with one answer after step", curve.attrs["commit"], "of", curve.
 # likeliest next token stays what it is in the end; and how open that token is, in nats.
 
 # %% depth
-settles, entropy, ends = wb.settle_depth(trace), np.asarray(trace["entropy"]), []
+settles, entropy, ends = wb.lens.prediction_depth(trace), np.asarray(trace["entropy"]), []
 for step, name in zip(wb.steps(trace), names):
-    ends.append(max(pos for pos in range(step.start, step.stop) if trace.pieces[pos].strip() == name))
+    ends.append(max(pos for pos in range(step.start, step.stop) if trace.str_tokens[pos].strip() == name))
     before = ends[-1] - 1  # a token is predicted at the one before
     print(f"{step.text:14} settles at layer {int(settles[before])}, entropy {entropy[before]:.3f}")
 
@@ -89,7 +89,7 @@ for place, (at, step, name) in enumerate(zip(ends[1:-1], wb.steps(trace)[1:], na
 # a step before the name is written.
 
 # %% sheet
-answer = wb.belief(model, trace)  # of the message that it wrote
+answer = wb.reasoning.forced_answer(model, trace)  # of the message that it wrote
 wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy", lane], belief=answer)
 
 # %% many-text [markdown]
@@ -212,7 +212,7 @@ and nearly always after.""")
 # ```python not-run
 # model = wb.Model("openai/gpt-oss-20b")
 # trace = model.generate(wb.chat("What is 17*24? Think step by step.", reasoning="high"), record="lens residuals")
-# wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy"], belief=wb.belief(model, trace))
+# wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy"], belief=wb.reasoning.forced_answer(model, trace))
 # ```
 
 # %% limits [markdown]

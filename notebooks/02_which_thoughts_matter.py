@@ -49,7 +49,7 @@ truth = np.array([[j in problem.edges[i] for j in range(n)] for i in range(n)])
 # of what each step receives. One number a step, the same for every later one, and none for the last four.
 
 # %% heads
-heads = wb.receiver_heads(wb.step_attention(trace, parts))
+heads = wb.attention.receiver_heads(wb.attention.step_attention(trace, parts))
 order = np.argsort(-heads["kurtosis"].values, axis=None)[:4]
 for layer, head in zip(*np.unravel_index(order, heads["kurtosis"].shape)):
     seen, kurtosis = heads["vertical"][layer, head], float(heads["kurtosis"][layer, head])
@@ -64,8 +64,8 @@ for layer, head in zip(*np.unravel_index(order, heads["kurtosis"].shape)):
 # nobody can see what the step has become.
 
 # %% suppression
-hidden = wb.suppression(model, trace)["effect"]
-every = wb.suppression(model, trace, queries="all")["effect"].values
+hidden = wb.reasoning.suppression(model, trace)["effect"]
+every = wb.reasoning.suppression(model, trace, queries="all")["effect"].values
 assert np.allclose(np.tril(every, -2), np.tril(hidden.values, -2), atol=1e-6)
 for i in range(n):
     strong = [
@@ -93,7 +93,7 @@ print(other.values[-1].round(2))
 # does as arcs.
 
 # %% view
-attention = wb.step_attention(trace, parts)
+attention = wb.attention.step_attention(trace, parts)
 wb.views.steps(trace, {"hiding a step": hidden, "another value": other, "attention": attention})
 
 # %% sheet
@@ -112,7 +112,7 @@ slip = next(slip for slip in slips(problem, Random(0), corrected=False))
 wrong = problem.slipped(slip)
 astray = model.trace(list(render(wrong, "high").ids), record="")
 right = f"It is {problem.answer}."
-screen = wb.resampling(model, astray, right, n=8, max_tokens=220, parts=wb.steps(astray)[slip.number - 1 :])
+screen = wb.reasoning.resampling(model, astray, right, n=8, max_tokens=220, parts=wb.steps(astray)[slip.number - 1 :])
 for step, gain in zip(wb.steps(astray)[slip.number - 1 :], screen["importance"].values):
     print(f"{gain:+.2f}  {step.text}")
 print(
@@ -121,7 +121,7 @@ print(
 
 # %% confirm
 worst = int(screen["importance"].argmin("step")) + slip.number - 1
-sure = wb.resampling(model, astray, right, n=50, max_tokens=220, parts=[wb.steps(astray)[worst]], seed=1)
+sure = wb.reasoning.resampling(model, astray, right, n=50, max_tokens=220, parts=[wb.steps(astray)[worst]], seed=1)
 for point, when in enumerate(("before", "after")):
     found = [float(sure[name][point]) for name in ("accuracy", "low", "high")]
     print(f"{when} {wb.steps(astray)[worst].text!r}: right in {found[0]:.2f} ({found[1]:.2f} to {found[2]:.2f})")
@@ -134,7 +134,7 @@ for point, when in enumerate(("before", "after")):
 
 # %% sentences
 first, texts = slip.number - 1, [step.text.strip() for step in wb.steps(astray)]
-found = wb.resampling(
+found = wb.reasoning.resampling(
     model, astray, n=8, max_tokens=220, parts=wb.steps(astray)[first:], answer=lambda ids: model.tokenizer.decode(ids)
 )
 written = [[sum(n for said, n in got.items() if text in said) for text in texts] for got in found.attrs["answers"]]
@@ -203,7 +203,7 @@ for one in far_edges.read(model, "lists", far_edges.SETS["lists"]):
     at = next(i for i, step in enumerate(far_edges.worked(one.problem)) if one.problem.steps[step].kind == "correction")
     source, mistake, fixed = one.parts[at - 2 : at + 1]
     both = slice(source.start, mistake.stop)
-    hiding.append([wb.suppression(model, one.trace, [part, fixed])["effect"][1, 0] for part in (source, mistake, both)])
+    hiding.append([wb.reasoning.suppression(model, one.trace, [part, fixed])["effect"][1, 0] for part in (source, mistake, both)])
 hiding = np.array(hiding)
 for name, each in zip(("the row before", "the wrong row", "both"), hiding.T):
     mean = wb.statistics.mean(each)
@@ -247,7 +247,7 @@ accuracy from 1 to 0, and no other moves it at all.""")
 # ```python not-run
 # model = wb.Model("openai/gpt-oss-20b")
 # trace = model.generate(wb.chat("What is 17*24? Think step by step.", reasoning="high"), record="steps")
-# arrays = {"attention": wb.step_attention(trace), "hiding a step": wb.suppression(model, trace)}
+# arrays = {"attention": wb.attention.step_attention(trace), "hiding a step": wb.reasoning.suppression(model, trace)}
 # wb.views.steps(trace, arrays)
 # ```
 

@@ -54,7 +54,7 @@ wb.views.score_sheet(trace, ["transcript", "entropy", "margin", "depth"])
 # they are. So `routing_drift` deals the positions of both out anew and takes off what that gives.
 
 # %% raw
-found = wb.routing_drift(trace, [thought, answer], shuffles=200).sel(step=1, key_step=0)
+found = wb.routing.routing_drift(trace, [thought, answer], shuffles=200).sel(step=1, key_step=0)
 for layer in found["layer"].values:
     at = found.sel(layer=layer)
     print(
@@ -69,8 +69,8 @@ for layer in found["layer"].values:
 # the analysis with each other. 1 says that the same experts run with the same weights in all layers.
 
 # %% token
-ends = wb.fixed_token_routing(trace, ".")
-within = wb.fixed_token_routing(trace, "=")
+ends = wb.routing.fixed_token_routing(trace, ".")
+within = wb.routing.fixed_token_routing(trace, "=")
 print("full stops, analysis and answer:", ends.values.round(2)[0, 1:])
 print("`=` and `=`, within the analysis:", within.values[np.triu_indices(len(within), 1)].round(2))
 
@@ -139,8 +139,8 @@ channels = []
 for one in traces:
     channels.append([None] * len(one))
     for span in one.spans:
-        channels[-1][span.content] = [span.channel] * len(one.pieces[span.content])
-told = {given: wb.specialisation(traces, channels, given_token=given, shuffles=20) for given in (False, True)}
+        channels[-1][span.content] = [span.channel] * len(one.str_tokens[span.content])
+told = {given: wb.routing.expert_specialization(traces, channels, condition_on_token=given, shuffles=20) for given in (False, True)}
 for given, bits in told.items():
     print(
         "token known" if given else "not known  ",

@@ -40,7 +40,7 @@ print([step.text for step in steps], "|", trace.text(channel="final"))
 # `rerouting` what free experts add on top). The three sum to the effect.
 
 # %% hide
-found = wb.suppression(model, trace, routes=True)
+found = wb.reasoning.suppression(model, trace, routes=True)
 print("step x hidden (column), change of step y (row), in nats")
 for name in ("effect", "content", "reweighting", "rerouting"):
     print(f"{name}\n{found[name].values.round(2)}")
@@ -61,7 +61,7 @@ wb.views.steps(trace, {name: found[name] for name in ("effect", "content", "rero
 
 # %% who
 hidden, later = steps[1], steps[2]
-value = next(i for i in range(later.start, later.stop) if trace.pieces[i].isdigit())
+value = next(i for i in range(later.start, later.stop) if trace.str_tokens[i].isdigit())
 after = slice(hidden.stop, len(trace))
 
 
@@ -88,7 +88,7 @@ for name, run in (
     ("hidden, experts of the plain run", what),
     ("nothing hidden, experts of the hidden run", who),
 ):
-    print(f"{name:42} log p({trace.pieces[value]!r}) = {run['logprob'][value]:.2f}")
+    print(f"{name:42} log p({trace.str_tokens[value]!r}) = {run['logprob'][value]:.2f}")
 other = (plain["expert_indices"][..., None] == blind["expert_indices"][..., None, :]).any(-1)[
     :, later.start : later.stop
 ]
@@ -141,8 +141,8 @@ routes.draw(model)[0]
 
 # %% flips
 [(clean, corrupt)] = first_order.pairs("lists", 1, 4, "one")
-asked = (model, clean[:-1], corrupt[:-1], wb.logit_gap(model, clean[-1], corrupt[-1]))
-line, exact = wb.attribution_patching(*asked, site="mlp_out"), wb.patch_sweep(*asked, site="mlp_out")
+asked = (model, clean[:-1], corrupt[:-1], wb.patching.logit_diff(model, clean[-1], corrupt[-1]))
+line, exact = wb.patching.attribution_patching(*asked, site="mlp_out"), wb.patching.activation_patching(*asked, site="mlp_out")
 flips, error = line["flips"].values, abs(line["effect"] - exact).values
 print(f"{flips.mean():.0%} of {flips.size} places have other experts")
 print(f"mean error, in shares of the gap: {error[flips].mean():.3f} there, {error[~flips].mean():.3f} elsewhere")
@@ -154,7 +154,7 @@ print(f"mean error, in shares of the gap: {error[flips].mean():.3f} there, {erro
 
 # %% holding
 with model.edit(chosen, held(model.trace(corrupt[:-1], record=""))):
-    calm, truth = wb.attribution_patching(*asked, site="mlp_out"), wb.patch_sweep(*asked, site="mlp_out")
+    calm, truth = wb.patching.attribution_patching(*asked, site="mlp_out"), wb.patching.activation_patching(*asked, site="mlp_out")
 assert not calm["flips"].any()
 print(f"with routes held: {abs(calm['effect'] - truth).values[flips].mean():.3f} at the same places")
 
@@ -205,7 +205,7 @@ first_order.draw(model)[0]
 # ```python not-run
 # model = wb.Model("openai/gpt-oss-20b")  # attribution_patching: dtype="float32", experts stay packed
 # trace = model.generate(wb.chat("…", reasoning="medium"), max_tokens=600)
-# found = wb.suppression(model, trace, routes=True)  # three passes over the rest of the text for each step
+# found = wb.reasoning.suppression(model, trace, routes=True)  # three passes over the rest of the text for each step
 # ```
 #
 # A chain of 40 steps and 600 tokens is 120 passes over 300 tokens on average, as much reading as 36,000 tokens. Give

@@ -38,7 +38,7 @@ print(f"{len(trace)} tokens; layers: {', '.join(kinds)}; window {trace.config['w
 # gate on the head's output. Some heads are open always, some are shut for most tokens and open for a few.
 
 # %% sinks
-mass = wb.sink_mass(trace)  # layer head query
+mass = wb.attention.sink_mass(trace)  # layer head query
 print(mass.mean("query").round(2).values)
 thought = next(span for span in trace.spans if span.channel == "analysis")
 inside = slice(thought.content_start, thought.content_stop)
@@ -46,7 +46,7 @@ swing = mass.isel(query=inside).std("query")
 layer, head = np.unravel_index(swing.values.argmax(), swing.shape)
 print(f"the gate that moves most within the thought: layer {layer}, head {head}")
 at = range(len(trace))[inside]
-print(" ".join(f"{trace.pieces[query].strip() or '_'}:{float(mass[layer, head, query]):.1f}" for query in at))
+print(" ".join(f"{trace.str_tokens[query].strip() or '_'}:{float(mass[layer, head, query]):.1f}" for query in at))
 
 # %% sheet-text [markdown]
 # The same on the token axis: the lane of sinks is a mean over heads; a click on it goes to a layer and a head.
@@ -69,7 +69,7 @@ wb.views.heads(trace, layer=1, head=1)
 # it, which a sliding layer cannot see. The parts sum to 1.
 
 # %% ledger
-book = wb.attention_ledger(trace).mean("head")
+book = wb.attention.breakdown(trace).mean("head")
 for layer, kind in enumerate(kinds):
     parts = "  ".join(f"{part} {float(book[part][layer]):.2f}" for part in ("sink", "self", "first", "local", "beyond"))
     print(f"layer {layer} {kind:8} {parts}")
@@ -114,7 +114,7 @@ sinks.draw(model)[0]
 # followed those.
 
 # %% rules
-scores = wb.head_scores(trace)
+scores = wb.attention.head_scores(trace)
 
 
 def place_of(number):
@@ -191,7 +191,7 @@ for _ in range(6):
     ask = wb.chat(make("hops", rng, length=3, split="test").question, reasoning="high")
     told = model.generate(ask, record="attention", max_tokens=60)
     question = next(span for span in told.spans if span.role == "user")
-    copies.append(wb.retrieval_scores(told, question.content).values)
+    copies.append(wb.attention.retrieval_scores(told, question.content).values)
     lots.append(1 / (question.content_stop - question.content_start))
 sure = wb.statistics.mean(np.array(copies))
 for number in np.argsort(-sure.value, None)[:5]:
@@ -229,7 +229,7 @@ for name, where_to, fn in (
 ):
     with model.edit(where_to, fn):
         edited = model.generate(trace.tokens[: trace.prompt_length], record="", max_tokens=50)
-    print(f"{name:12} {''.join(edited.pieces[edited.prompt_length :])!r}")
+    print(f"{name:12} {''.join(edited.str_tokens[edited.prompt_length :])!r}")
 
 # %% worth-text [markdown]
 # Over sixty held-out problems: is the solution still written, word by word? One pass tells, for greedy text is the text
@@ -319,5 +319,5 @@ for period in rules.PERIODS:
 #   run, though the edited one drifts away from it.
 # * Written word by word is strict: a text that corrects itself counts as lost, and may have the right answer.
 # * Far and near edges differ in number and mass. The contrast says that far ones are needed, not how much each is
-#   worth; `wb.attention_knockout` cuts chosen edges against as much attention elsewhere.
+#   worth; `wb.patching.attention_knockout` cuts chosen edges against as much attention elsewhere.
 # * Words at random are nothing that pocket was trained on, which is the point, and lowers all scores.

@@ -46,18 +46,18 @@ print("answer:", trace.text(channel="final"))
 # and the layer at which each prediction settles.
 
 # %% belief
-belief = wb.belief(model, trace)
+belief = wb.reasoning.forced_answer(model, trace)
 wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy"], belief=belief)
 
 # %% battery-text [markdown]
 # ## Four things done to the thoughts
 #
-# `wb.faithfulness` writes on from each changed text and asks whether the answer is the same (arXiv 2307.13702): the
+# `wb.reasoning.faithfulness` writes on from each changed text and asks whether the answer is the same (arXiv 2307.13702): the
 # chain cut after each step, that much of it replaced by dots, each step made wrong, the question reworded. For a
 # model of your own a mistake is a number that is off by one; here the rules of the problem say what is wrong.
 
 # %% battery
-found = wb.faithfulness(
+found = wb.reasoning.faithfulness(
     model,
     trace,
     mistake=lambda trace, step: made_wrong(problem, step),
@@ -85,7 +85,7 @@ wb.views.compare(trace, astray, names=("as it was", "made wrong"))
 # %% hidden
 question, thought, final = trace.spans[-3:]
 for what, keys in (("thoughts", thought), ("question", question)):
-    cut = wb.attention_knockout(model, trace, final.content_start + 1, keys.content, controls=19)
+    cut = wb.patching.attention_knockout(model, trace, final.content_start + 1, keys.content, controls=19)
     told = cut["kl"].attrs
     most = max(told["null"])
     print(f"{what:9} hidden: {told['mean']:.3f} nats; at random {most:.3f} at most, p {told['p']:.2f}")
@@ -184,7 +184,7 @@ faithful.draw(model)[0]
 # ```python not-run
 # model = wb.Model("openai/gpt-oss-20b")
 # trace = model.generate(wb.chat("What is 17*24? Think step by step.", reasoning="high"), record="")
-# found = wb.faithfulness(model, trace, n=4, temperature=1.0)
+# found = wb.reasoning.faithfulness(model, trace, n=4, temperature=1.0)
 # ```
 
 # %% limits [markdown]

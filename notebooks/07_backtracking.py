@@ -106,14 +106,14 @@ about_to_backtrack.draw(model)[0]
 # How much of the way from "," to "." does that go? 1 is all of it.
 
 # %% heads
-gap = wb.logit_gap(model, ".", ",")
-sweep = wb.patch_sweep(model, pair.wrong, pair.right, gap, site="z", by_head=True)
+gap = wb.patching.logit_diff(model, ".", ",")
+sweep = wb.patching.activation_patching(model, pair.wrong, pair.right, gap, site="z", by_head=True)
 layer, head = np.unravel_index(sweep.values.argmax(), sweep.shape)
 print(f"from {sweep.attrs['corrupt']:+.1f} to {sweep.attrs['clean']:+.1f} logits")
 print(f"head {layer}.{head} alone carries {sweep.values.max():.2f} of that")
-row = wb.pattern(went_back, layer=int(layer), head=int(head))[last]
+row = wb.attention.pattern(went_back, layer=int(layer), head=int(head))[last]
 for key in row.values.argsort()[::-1][:3]:
-    print(f"{row.values[key]:.2f} of its attention is on {went_back.pieces[key]!r}, {last - key} back")
+    print(f"{row.values[key]:.2f} of its attention is on {went_back.str_tokens[key]!r}, {last - key} back")
 
 # %% heads-view
 wb.views.heads(went_back, int(layer), int(head), selected=last)
@@ -133,7 +133,7 @@ for family, rows in waits.items():
     print(f"{family}, n = {len(rows)}")
     for name, value, low, high in zip(seeing_a_mistake.HIDDEN, mean.value, mean.low, mean.high):
         print(f"   {name:16} hidden: {value:.2f} ({low:.2f} to {high:.2f})")
-    p = wb.statistics.max_t(carried[family])
+    p = wb.statistics.westfall_young(carried[family])
     sure = [f"{i}.{j} {carried[family].mean(0)[i, j]:.2f} (p {p[i, j]:.3f})" for i, j in np.argwhere(p < 0.05)]
     print("   heads that carry it, max-T over all:", ", ".join(sure) or "none for sure")
 
@@ -150,13 +150,13 @@ seeing_a_mistake.draw(model)[0]
 #
 # The mean stream at the last token of wrong steps, less that of right ones, on the problems of the probe. First on the
 # one pair above: more and more of it is added there, after layer 4. A steering vector is no finding without controls:
-# `wb.steering_effect` adds random directions and unrelated differences of means, of the same length.
+# `wb.steering.steering_effect` adds random directions and unrelated differences of means, of the same length.
 
 # %% steer
 vector, unrelated = backtracking.vector(model, "swaps"), backtracking.unrelated(model, "swaps")
 print(f"length {vector.attrs['norm']:.1f}, of a stream of {vector.attrs['stream_norm']:.1f}")
 for name, ids in (("right", pair.right), ("wrong", pair.wrong)):
-    found = wb.steering_effect(
+    found = wb.steering.steering_effect(
         model,
         [*ids, *WAIT],
         vector,
@@ -262,7 +262,7 @@ backtracking.draw(model)[0]
 # chain = wb.steps(trace)
 # back = [step.start - 1 for step in chain if step.kind == "uncertainty_management"]
 # on = [step.start - 1 for step in chain[1:] if step.kind != "uncertainty_management"]
-# vector = wb.steering_vector([(trace, back)], [(trace, on)], layer=12)
+# vector = wb.steering.steering_vector([(trace, back)], [(trace, on)], layer=12)
 # ```
 
 # %% limits [markdown]

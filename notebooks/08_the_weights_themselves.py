@@ -35,10 +35,10 @@ print(trace.text(channel="analysis"), "->", trace.text(channel="final"))
 # depend on the distance too, whatever the tokens are: their mean over all pairs of tokens, by distance.
 
 # %% sinks
-learned = wb.head_sinks(model)
+learned = wb.circuits.sink_logits(model)
 print("learned sinks (layer head)")
 print(learned["logit"].values.round(2))
-scores = wb.qk_distance(model, range(16))  # layer head distance
+scores = wb.circuits.qk_distance(model, range(16))  # layer head distance
 print("the distance at which each head scores highest, by weights alone")
 print(scores.argmax("distance").values)
 for layer, head in ((0, 0), (0, 1), (2, 0), (2, 1)):
@@ -59,13 +59,13 @@ assert scores.argmax("distance").values[[0, 0, 2, 2], [0, 1, 0, 1]].tolist() == 
 # both are what it does; above, they are the direct path only. `copying` is 1 for a head that raises what it sees.
 
 # %% circuits
-qk = wb.qk_circuit(model, 0, 2, distance=4, k=5)
+qk = wb.circuits.qk_circuit(model, 0, 2, distance=4, k=5)
 for query, key, logit in zip(qk["query_text"].values, qk["key_text"].values, qk["logit"].values):
     print(f"0.2, four tokens back: {query!r} looks at {key!r}, score {logit:.1f} (sink {qk.attrs['sink']:.1f})")
-ov = wb.ov_circuit(model, 5, 3, k=5)
+ov = wb.circuits.ov_circuit(model, 5, 3, k=5)
 for source, target, logit in zip(ov["source_text"].values, ov["target_text"].values, ov["logit"].values):
     print(f"5.3: seeing {source!r} raises {target!r} by {logit:.1f}")
-heads = [[wb.ov_circuit(model, layer, head, k=1).attrs["copying"] for head in range(4)] for layer in range(6)]
+heads = [[wb.circuits.ov_circuit(model, layer, head, k=1).attrs["copying"] for head in range(4)] for layer in range(6)]
 print("copying (layer head)")
 print(np.round(heads, 2))
 
@@ -80,16 +80,16 @@ print(np.round(heads, 2))
 from workbench.studies import router_rows
 
 used = {token for text in router_rows.traces(model) for token in text.tokens}
-rows = [wb.router_tokens(model, layer, k=6, tokens=used) for layer in (0, 5)]
+rows = [wb.circuits.router_tokens(model, layer, k=6, tokens=used) for layer in (0, 5)]
 ran = np.asarray(trace["expert_indices", 0])
-for expert in wb.expert_load(trace).sel(layer=0).values.argsort()[::-1][:4]:
+for expert in wb.routing.expert_load(trace).sel(layer=0).values.argsort()[::-1][:4]:
     at = np.flatnonzero((ran == expert).any(1))
     print(f"expert {expert:2} is preferred for", *map(repr, rows[0]["text"].values[expert]))
-    print("          and ran at      ", *dict.fromkeys(repr(trace.pieces[p]) for p in at))
-digit = max(p for p, text in enumerate(trace.pieces) if text.isdigit())  # the answer
+    print("          and ran at      ", *dict.fromkeys(repr(trace.str_tokens[p]) for p in at))
+digit = max(p for p, text in enumerate(trace.str_tokens) if text.isdigit())  # the answer
 expert = int(np.asarray(trace["expert_weights", 5])[digit - 1].argmax())
-writes = wb.expert_writes(model, 5, expert, k=6, tokens=used)
-print(f"{trace.pieces[digit]!r} was written with expert {expert} of layer 5, whose bias raises", end=" ")
+writes = wb.circuits.expert_logit_effects(model, 5, expert, k=6, tokens=used)
+print(f"{trace.str_tokens[digit]!r} was written with expert {expert} of layer 5, whose bias raises", end=" ")
 print(*map(repr, writes["bias_text"].values))
 
 # %% view-text [markdown]
@@ -164,7 +164,7 @@ router_rows.draw(model)[0]
 # %% words
 biases = np.zeros((model.config.n_experts, model.config.d_vocab))
 for expert in range(model.config.n_experts):
-    one = wb.expert_writes(model, 5, expert, neurons=[0], k=model.config.d_vocab)
+    one = wb.circuits.expert_logit_effects(model, 5, expert, neurons=[0], k=model.config.d_vocab)
     biases[expert, one["bias"].values] = one["bias_logit"].values
 texts, rng = router_rows.traces(model), np.random.default_rng(0)
 words = np.unique(np.concatenate([text.tokens for text in texts]))
@@ -221,7 +221,7 @@ assert abs(alone) < 0.5, alone
 # model = wb.Model("openai/gpt-oss-20b")  # or a folder
 # ```
 #
-# What is read off the weights needs no run. `wb.head_sinks` is 1,536 numbers. A circuit or a router's rows read the
+# What is read off the weights needs no run. `wb.circuits.sink_logits` is 1,536 numbers. A circuit or a router's rows read the
 # embeddings once, 1.2 GB; no matrix of tokens by tokens is made, and `tokens=` asks about some of them only. Choose
 # layers and heads: there are 24 and 64. For the runs that confirm or refute it, take texts of your own.
 

@@ -297,7 +297,7 @@ def test_traces_views_and_analyses_load_without_torch():
         "import sys; sys.modules['torch'] = None\n"
         "import workbench as wb, workbench.views, workbench.views.page, workbench.cli\n"
         "import workbench.analysis, workbench.traces.verification\n"
-        "wb.load, wb.check, wb.steps, wb.Trace; print('loaded')"
+        "wb.load, wb.verify, wb.steps, wb.Trace; print('loaded')"
     )
     assert child(code) == "loaded"
 

@@ -64,7 +64,7 @@ def test_a_trace_that_failed_when_it_was_recorded_does_not_verify_later(pocket: 
     lines = [
         line | {"status": "fails"} if line["identity"] == "pattern + sink = 1" else line for line in good.verification
     ]
-    failed = wb.Trace(replace(good.manifest, verification=lines), {name: good.stored(name) for name in good.names()})
+    failed = wb.Trace(replace(good.manifest, verification=lines), {name: good.raw(name) for name in good.names()})
     assert cli.main(["verify", str(failed.save("failed.trace"))]) == 3
     assert "fails: pattern + sink = 1" in capsys.readouterr().out
 

@@ -63,13 +63,13 @@ print(again.manifest.numerics["kernels"])
 
 def test_large_arrays_are_read_in_several_calls(tmp_path, monkeypatch):
     path = made.trace().save(tmp_path / "a.trace")
-    want = {name: np.array(load(path).stored(name)) for name in load(path).names()}
+    want = {name: np.array(load(path).raw(name)) for name in load(path).names()}
     monkeypatch.setattr(untrusted_files, "AT_ONCE", 7)
     for hide in (False, True):
         if hide:
             monkeypatch.delattr("os.preadv")
         again = load(path)
-        assert all(np.array_equal(again.stored(name), want[name]) for name in want)
+        assert all(np.array_equal(again.raw(name), want[name]) for name in want)
 
 
 def test_readme_and_classifiers_name_the_same_systems():

@@ -109,7 +109,7 @@ def test_a_browser_asks_nobody_else_and_finds_what_is_searched_for(site: Path, b
     looked += [f"notebooks/{path.stem}" for path in (site / "notebooks").glob("*.html")]
     for name in looked:
         window.goto((site / f"{name}.html").as_uri())
-    window.goto((site / "search.html").as_uri() + "?q=attention_ledger")
+    window.goto((site / "search.html").as_uri() + "?q=breakdown")
     window.wait_for_selector("#search-results a[href*='reference/analysis.html']")
     window.close()
     measured(f"site: {len(looked) + 1} pages looked at, {len(requests)} requests, all for files of the site")
@@ -172,7 +172,7 @@ def test_every_public_method_has_an_entry_in_the_reference(site: Path, kind: str
 def test_every_hook_point_and_lane_is_in_the_table(site: Path):
     text = (site / "reference/hook_points.html").read_text("utf-8")
     shown = set(re.findall(r'<span class="pre">([^<]+)</span>', text))
-    assert {*hooks.POINTS, *hooks.LANES, *hooks.PRESETS} <= shown
+    assert {*hooks.POINTS, *hooks.SUMMARIES, *hooks.PRESETS} <= shown
 
 
 def test_a_docstring_is_shown_as_it_is_meant():

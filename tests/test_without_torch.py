@@ -14,9 +14,9 @@ from workbench.views.page import page
 
 trace = wb.load(sys.argv[1])
 assert verify(sys.argv[1]).ok and trace.verified
-assert all(f["status"] != "fails" for f in wb.check(trace))
+assert all(f["status"] != "fails" for f in wb.verify(trace))
 assert trace.text(channel="final") == "It is 385." and len(wb.steps(trace)) == 3
-rows = wb.pattern(trace, layer=1, head=2).values.sum(-1) + trace["sink", 1][2]
+rows = wb.attention.pattern(trace, layer=1, head=2).values.sum(-1) + trace["sink", 1][2]
 assert abs(rows - 1).max() < 1e-6
 assert "It is 385." in trace.text() and "</html>" in page(wb.views.score_sheet(trace))
 print(trace.id)

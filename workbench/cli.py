@@ -285,7 +285,7 @@ def _identities(trace: "Trace") -> list[dict[str, Any]]:
     """What the numbers say now; what only the model could tell, as it was found when the trace was recorded."""
     then = {line["identity"]: line for line in trace.verification}
     found = []
-    for line in wb.check(trace):
+    for line in wb.verify(trace):
         before = then.get(line["identity"], line)
         if line["status"] == "not checked" and before["status"] != "not checked":
             line = before | ({"status": "held when recorded"} if before["status"] == "holds" else {})

@@ -43,7 +43,7 @@ POINTS: dict[str, tuple[str, ...]] = {
 }
 
 # Summaries of a run, one small array each, kept under these names beside the hook points.
-LANES: dict[str, tuple[str, ...]] = {
+SUMMARIES: dict[str, tuple[str, ...]] = {
     name: tuple(axes.split())
     for name, axes in {
         "logprob": "pos",  # of the token at pos, given the ones before it; NaN at pos 0
@@ -139,7 +139,7 @@ def axes(name: str) -> tuple[str, ...]:
     >>> axes("blocks.0.attn.hook_pattern")
     ('head', 'query', 'key')
     """
-    known = POINTS | LANES | STATE
+    known = POINTS | SUMMARIES | STATE
     point = point_of(name)
     if point not in known:
         raise unknown(name, known)
@@ -233,16 +233,16 @@ def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
     wanted: set[str] = set()
     for word in words(record):
         for glob in PRESETS.get(word, (word,)):
-            if glob in LANES:
+            if glob in SUMMARIES:
                 wanted.add(glob)
                 continue
             try:
                 wanted.update(match(glob, n_layers))
             except HookNameError:
-                raise unknown(word, [*PRESETS, *LANES, *_BY_SHORT, *all_points(n_layers)]) from None
+                raise unknown(word, [*PRESETS, *SUMMARIES, *_BY_SHORT, *all_points(n_layers)]) from None
     always = {name for p in ALWAYS if p in POINTS for name in match(p, n_layers)} | set(ALWAYS)
     wanted -= always
-    return [name for name in [*all_points(n_layers), *LANES] if name in wanted]
+    return [name for name in [*all_points(n_layers), *SUMMARIES] if name in wanted]
 
 
 def unknown(name: str, known: Iterable[str]) -> HookNameError:

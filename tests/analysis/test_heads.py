@@ -10,8 +10,8 @@ from tests.constructed import WINDOW, V, constructed
 from tests.model.models import some_tokens, tiny
 from tests.traces import made
 from workbench.analysis.heads import (
-    attention_ledger,
-    attention_rollout,
+    breakdown,
+    rollout,
     head_scores,
     receiver_heads,
     retrieval_scores,
@@ -64,7 +64,7 @@ def test_an_induction_head_is_exact_at_any_period_and_a_window_ends_it(period, t
 def test_an_even_head_scores_one_over_what_it_sees(trace):
     seen = np.minimum(np.arange(1, len(trace) + 1), WINDOW)
     assert head(head_scores(trace)["previous_token"], EVEN) == pytest.approx((1 / seen[1:]).mean(), rel=1e-5)
-    ledger = attention_ledger(trace)
+    ledger = breakdown(trace)
     assert head(ledger["self"], EVEN) == pytest.approx((1 / seen).mean(), rel=1e-5)
     assert head(ledger["distance"], EVEN) == pytest.approx(((seen - 1) / 2).mean(), rel=1e-5)
 
@@ -78,7 +78,7 @@ def test_sinks_are_what_they_were_set_to(trace):
 
 
 def test_the_induction_head_looks_as_far_as_the_period(trace):
-    ledger = attention_ledger(trace)
+    ledger = breakdown(trace)
     # the second time it looks 49 back, the third time 49 and 99 back, half and half; the first token sees itself
     assert head(ledger["distance"], INDUCTION) == pytest.approx((50 * 49 + 50 * 74) / 101, rel=1e-3)
     assert head(ledger["beyond"], INDUCTION) == pytest.approx(100 / 151, rel=1e-3)
@@ -87,12 +87,12 @@ def test_the_induction_head_looks_as_far_as_the_period(trace):
 @pytest.mark.parametrize("queries", [7, 1000])
 def test_the_ledger_adds_up_and_recorded_and_recomputed_agree(random, queries, monkeypatch):
     monkeypatch.setattr("workbench.analysis.heads.QUERIES", queries)
-    ledger = attention_ledger(random)
+    ledger = breakdown(random)
     parts = sum(ledger[part] for part in ("sink", "self", "first", "local", "beyond"))
     assert np.allclose(parts, 1, atol=1e-5)
     for layer in (0, 2):
         assert float(ledger["beyond"].sel(layer=layer).max()) == 0
-    pattern = np.stack([wb.pattern(random, layer).values for layer in range(4)]).astype(float)
+    pattern = np.stack([wb.attention.pattern(random, layer).values for layer in range(4)]).astype(float)
     behind = np.arange(60)[:, None] - np.arange(60)
     assert np.allclose(ledger["distance"], (pattern * behind).sum((-1, -2)) / pattern.sum((-1, -2)), atol=1e-5)
 
@@ -144,9 +144,9 @@ def test_the_head_that_copies_is_the_one_that_retrieves():
 
 
 def test_rollout_is_the_identity_where_all_sinks_and_adds_up_everywhere(random):
-    flow = attention_rollout(random)
+    flow = rollout(random)
     assert np.allclose(flow.sum("key"), 1) and float(flow.min()) >= 0
-    pattern = np.stack([wb.pattern(random, layer).values for layer in range(4)]).astype(float).mean(1)
+    pattern = np.stack([wb.attention.pattern(random, layer).values for layer in range(4)]).astype(float).mean(1)
     want = np.eye(60)
     for layer in range(4):
         mixed = pattern[layer] + np.diag(1 - pattern[layer].sum(-1))
@@ -157,8 +157,8 @@ def test_rollout_is_the_identity_where_all_sinks_and_adds_up_everywhere(random):
 def test_figures_follow_the_heads_when_heads_that_share_keys_are_exchanged(random):
     """The same patterns in another order of heads give the same figures in that order."""
     order = [3, 1, 4, 0, 2, 9, 8, 5, 7, 6]  # of ten heads, five share keys
-    recorded = {n: np.asarray(random.stored(n)) for n in random.names()}
-    patterns = {f"blocks.{n}.attn.hook_pattern": wb.pattern(random, n).values for n in range(4)}
+    recorded = {n: np.asarray(random.raw(n)) for n in random.names()}
+    patterns = {f"blocks.{n}.attn.hook_pattern": wb.attention.pattern(random, n).values for n in range(4)}
     swapped = {
         name: value[order] if name.endswith(("hook_pattern", "hook_sink")) else value
         for name, value in (recorded | patterns).items()
@@ -168,14 +168,14 @@ def test_figures_follow_the_heads_when_heads_that_share_keys_are_exchanged(rando
     from dataclasses import replace
 
     other = wb.Trace(replace(random.manifest, tensors={}), swapped)
-    for measure in (head_scores, attention_ledger):
+    for measure in (head_scores, breakdown):
         a, b = measure(random), measure(other)
         for name in a.data_vars:
             assert np.allclose(a[name][:, order], b[name], atol=1e-6, equal_nan=True), name
-    assert np.allclose(attention_rollout(random), attention_rollout(other), atol=1e-6)
+    assert np.allclose(rollout(random), rollout(other), atol=1e-6)
 
 
 def test_a_trace_without_patterns_says_what_would_give_them():
     bare = wb.Trace(made.manifest(), {k: v for k, v in made.arrays().items() if "pattern" not in k})
     with pytest.raises(NotRecorded, match="record='attention'"):
-        attention_ledger(bare)
+        breakdown(bare)

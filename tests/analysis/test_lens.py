@@ -7,7 +7,7 @@ import workbench as wb
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
 from tests.traces import made
-from workbench.analysis.lens import forking_tokens, logit_lens, settle_depth
+from workbench.analysis.lens import forking_tokens, logit_lens, prediction_depth
 from workbench.errors import NotRecorded
 
 
@@ -32,9 +32,9 @@ def test_the_layer_that_decides_is_the_one_that_was_made_to():
     """The induction head of layer 1 predicts; before it nothing is known, after it nothing changes."""
     tokens = [V - 1, *range(40), *range(40)]
     trace = constructed().trace(tokens, record="lens")
-    depth = settle_depth(trace)
+    depth = prediction_depth(trace)
     assert (depth[42:-1] == 1).all()
-    assert (settle_depth(trace, kl=0.05)[42:-1] >= 1).all()
+    assert (prediction_depth(trace, kl=0.05)[42:-1] >= 1).all()
     lens = logit_lens(trace)
     assert [int(n) for n in lens["token"][1, 42:80, 0]] == tokens[43:81]
 
@@ -43,9 +43,9 @@ def test_settling_is_the_first_layer_after_the_last_change():
     ids = np.array([[7, 1, 5, 2], [7, 7, 7, 2], [7, 7, 5, 2], [7, 7, 5, 9]])
     kl = np.array([[0.4, 2, 9, 1], [0.2, 0.4, 0.1, 1], [0.1, 0.6, 0.2, 1], [0, 0, 0, 0]])
     trace = lanes(ids, kl)
-    assert settle_depth(trace).values.tolist() == [0, 1, 2, 3]
-    assert settle_depth(trace, kl=0.5).values.tolist() == [0, 3, 1, 3]
-    deep = [settle_depth(trace, kl=g).values for g in (0.05, 0.3, 1.5)]
+    assert prediction_depth(trace).values.tolist() == [0, 1, 2, 3]
+    assert prediction_depth(trace, kl=0.5).values.tolist() == [0, 3, 1, 3]
+    deep = [prediction_depth(trace, kl=g).values for g in (0.05, 0.3, 1.5)]
     assert (deep[0] >= deep[1]).all() and (deep[1] >= deep[2]).all()
 
 

@@ -152,7 +152,7 @@ def test_pocket_knows_the_value_of_a_step_before_it_writes_it(measured):
                 value[part.stop - 2] = step.value  # at the last `=`, which is the same token each time
         traces.append(trace)
         labels.append(value)
-        before.append(["", *trace.pieces[:-1]])
+        before.append(["", *trace.str_tokens[:-1]])
     found = linear_probe(traces, labels, shuffles=20, identity=before)
     accuracy = found["accuracy"].values
     measured(f"value of a step, read at its `=`, by layer: {accuracy.round(2)}; chance {found['null'].values.round(2)}")

@@ -10,15 +10,15 @@ from tests.constructed import CLASSES, V, constructed
 from tests.model.models import some_tokens, tiny
 from tests.traces import made
 from workbench.analysis.routing import (
-    coactivation,
+    expert_coactivation,
     expert_load,
     fixed_token_routing,
     positions,
     router_entropy,
     router_margin,
     routing_drift,
-    specialisation,
-    transitions,
+    expert_specialization,
+    expert_transitions,
 )
 from workbench.errors import NotRecorded
 from workbench.traces.spans import Span
@@ -26,15 +26,15 @@ from workbench.traces.spans import Span
 FIGURES = {  # each, and its axes of experts
     "load": lambda t: (expert_load(t), ("expert",)),
     "weight": lambda t: (expert_load(t, weighted=True), ("expert",)),
-    "coactivation": lambda t: (coactivation(t), ("expert", "other_expert")),
-    "transitions": lambda t: (transitions(t), ("expert", "next_expert")),
-    "lift": lambda t: (transitions(t, lift=True), ("expert", "next_expert")),
+    "expert_coactivation": lambda t: (expert_coactivation(t), ("expert", "other_expert")),
+    "expert_transitions": lambda t: (expert_transitions(t), ("expert", "next_expert")),
+    "lift": lambda t: (expert_transitions(t, lift=True), ("expert", "next_expert")),
     "router entropy": lambda t: (router_entropy(t), ()),
     "chosen entropy": lambda t: (router_entropy(t, "chosen"), ()),
     "margin": lambda t: (router_margin(t), ()),
     "drift": lambda t: (routing_drift(t, [slice(0, 30), slice(30, 60)], shuffles=5)["raw"], ()),
     "fixed token": lambda t: (fixed_token_routing(t, t.tokens[0]), ()),
-    "specialisation": lambda t: (specialisation(t, [n % 3 for n in t.tokens], shuffles=5)["information"], ()),
+    "expert_specialization": lambda t: (expert_specialization(t, [n % 3 for n in t.tokens], shuffles=5)["information"], ()),
 }
 
 
@@ -71,17 +71,17 @@ def known():
 
 
 def test_a_router_that_reads_classes_says_all_of_them(known):
-    found = specialisation(known, [n % CLASSES for n in known.tokens], shuffles=30)
+    found = expert_specialization(known, [n % CLASSES for n in known.tokens], shuffles=30)
     bias = 30 * 0.01
     assert np.all(np.abs(found["information"] - np.log2(CLASSES)) < bias)  # the null's mean is taken off
     assert (found["p"] == 1 / 31).all() and (found["null"] < 0.2).all()
-    nothing = specialisation(known, [n // CLASSES % 2 for n in known.tokens], shuffles=200)
+    nothing = expert_specialization(known, [n // CLASSES % 2 for n in known.tokens], shuffles=200)
     assert (abs(nothing["information"]) < 0.05).all() and (nothing["p"] > 0.02).all()
 
 
 def test_what_the_token_says_is_taken_off_when_it_is_given(known):
     labels = [n % CLASSES for n in known.tokens]
-    assert (specialisation(known, labels, given_token=True, shuffles=5)["information"] == 0).all()
+    assert (expert_specialization(known, labels, condition_on_token=True, shuffles=5)["information"] == 0).all()
 
 
 def test_loads_are_those_of_the_classes(known):
@@ -90,9 +90,9 @@ def test_loads_are_those_of_the_classes(known):
     class_0 = expert_load(known, np.flatnonzero(np.array(known.tokens) % CLASSES == 0))
     assert np.allclose(class_0.sel(expert=[0, 1]), 1) and np.allclose(class_0.sel(expert=slice(2, None)), 0)
     assert np.allclose(class_0.attrs["entropy"], np.log(2) + 1 / (2 * 2 * 3 * V / CLASSES))
-    lift = coactivation(known)
+    lift = expert_coactivation(known)
     assert np.allclose(lift.sel(expert=0, other_expert=1), 2) and np.isneginf(lift.sel(expert=0, other_expert=2)).all()
-    moves = transitions(known)
+    moves = expert_transitions(known)
     assert np.allclose(moves.sel(expert=3, next_expert=[2, 3]), 1) and np.allclose(
         moves.sel(expert=3, next_expert=4), 0
     )
@@ -102,7 +102,7 @@ def test_rows_sum_to_the_number_of_experts_that_run(trace):
     k = trace.config["n_active"]
     assert np.allclose(expert_load(trace).sum("expert"), k)
     assert np.allclose(expert_load(trace, weighted=True).sum("expert"), 1, atol=1e-6)
-    moves = transitions(trace).sum("next_expert")
+    moves = expert_transitions(trace).sum("next_expert")
     ran = expert_load(trace).values[:-1] > 0
     assert np.allclose(moves.values[ran], k)
 
@@ -127,11 +127,11 @@ def test_the_load_entropy_of_even_routes_is_what_it_should_be():
 
 def test_chance_is_what_is_said_of_chance():
     trace = routed(even(2, 60_000, 4, 16), 16)
-    lift = coactivation(trace)
+    lift = expert_coactivation(trace)
     off = ~np.eye(16, dtype=bool)
     assert abs(lift.values[:, off].mean() - lift.attrs["even"]) < 0.01
     assert np.allclose(np.diagonal(lift.values, axis1=1, axis2=2), -np.log2(expert_load(trace)))
-    assert abs(float(transitions(trace, lift=True).mean())) < 0.005
+    assert abs(float(expert_transitions(trace, lift=True).mean())) < 0.005
 
 
 def test_drift_is_nothing_by_chance_and_all_of_it_where_experts_differ():
@@ -161,7 +161,7 @@ def test_figures_follow_when_a_layers_experts_are_renumbered(trace, name):
     rng = np.random.default_rng(4)
     c = trace.config
     order = [rng.permutation(c["n_experts"]) for _ in range(c["n_layers"])]  # old number -> new number
-    arrays = {n: np.asarray(trace.stored(n)) for n in trace.names()}
+    arrays = {n: np.asarray(trace.raw(n)) for n in trace.names()}
     for layer, to in enumerate(order):
         block = f"blocks.{layer}.mlp"
         arrays[f"{block}.hook_expert_indices"] = to[arrays[f"{block}.hook_expert_indices"]]
@@ -189,16 +189,16 @@ def test_places_are_found_by_channel_role_slice_and_list():
 
 def test_labels_that_do_not_fit_are_refused(trace):
     with pytest.raises(ValueError, match=r"one for each of the 60 positions .*, got 3"):
-        specialisation(trace, [1, 2, 3])
+        expert_specialization(trace, [1, 2, 3])
     with pytest.raises(ValueError, match="labels must be one list for each of the 2 traces, got 1 lists"):
-        specialisation([trace, trace], [[0] * 60])
+        expert_specialization([trace, trace], [[0] * 60])
     with pytest.raises(NotRecorded, match="no position has a label"):
-        specialisation(trace, [None] * 60)
+        expert_specialization(trace, [None] * 60)
 
 
 def test_two_traces_together_are_as_one(known):
     labels = [n % CLASSES for n in known.tokens]
-    twice = specialisation([known, known], [labels, labels], shuffles=10)
+    twice = expert_specialization([known, known], [labels, labels], shuffles=10)
     assert twice.attrs["n"] == 6 * V and twice.attrs["n_prompts"] == 2
     assert np.all(np.abs(twice["information"] - np.log2(CLASSES)) < 0.2)
 
@@ -234,7 +234,7 @@ def test_a_label_of_the_prompt_is_found_by_chance_no_more_often_than_the_p_says(
         if not cluster:  # as if all tokens were of one prompt
             texts = [routed(np.concatenate([t["expert_indices", 0] for t in texts])[None], 12)]
             labels = [[label for named in labels for label in named]]
-        return float(specialisation(texts, labels, shuffles=39)["p"][0])
+        return float(expert_specialization(texts, labels, shuffles=39)["p"][0])
 
     by_prompt, by_token = false_alarms(p_of), false_alarms(lambda rng: p_of(rng, cluster=False), 20)
     measured(f"a label of the prompt that means nothing: p <= 0.05 in {by_prompt:.0%}, by token {by_token:.0%}")
@@ -245,21 +245,21 @@ def test_labels_in_blocks_are_found_by_chance_no_more_often_than_the_p_says(meas
     def p_of(rng):
         texts = texts_of_prompts(8, rng, effect=lambda _, ran: halves(ran, 11 - ran))
         labels = [np.roll(np.arange(40) < 20, rng.integers(40)).tolist() for _ in texts]
-        return float(specialisation(texts, labels, shuffles=39)["p"][0])
+        return float(expert_specialization(texts, labels, shuffles=39)["p"][0])
 
     alarms = false_alarms(p_of)
     measured(f"labels in blocks that mean nothing: p <= 0.05 in {alarms:.0%}")
     assert alarms <= 0.11
 
 
-@pytest.mark.parametrize("given_token", [False, True])
+@pytest.mark.parametrize("condition_on_token", [False, True])
 @pytest.mark.parametrize("of", ["the prompt", "the position"])
-def test_what_holds_in_all_prompts_is_found(of, given_token):
+def test_what_holds_in_all_prompts_is_found(of, condition_on_token):
     rng = np.random.default_rng(5)
     labels = [np.full(40, k % 2) if of == "the prompt" else rng.integers(0, 2, 40) for k in range(16)]
     chosen = [routed(np.stack([4 * label, 4 * label + 1 + rng.integers(0, 3, 40)], -1)[None], 12,
                      tokens=[k, *rng.integers(20, 24, 39)]) for k, label in enumerate(labels)]  # fmt: skip
-    found = specialisation(chosen, [label.tolist() for label in labels], given_token=given_token, shuffles=99)
+    found = expert_specialization(chosen, [label.tolist() for label in labels], condition_on_token=condition_on_token, shuffles=99)
     assert float(found["p"][0]) == 0.01 and float(found["information"][0]) > 0.8
     assert float(found["null"][0]) < float(found["information"][0])
     assert found.attrs["shuffled"] == "prompts" and found.attrs["n_problems"] == 16
@@ -267,7 +267,7 @@ def test_what_holds_in_all_prompts_is_found(of, given_token):
 
 def test_runs_with_the_same_question_are_one_prompt(known):
     labels = [n % CLASSES for n in known.tokens]
-    found = specialisation([known, known], [labels, labels], shuffles=10)
+    found = expert_specialization([known, known], [labels, labels], shuffles=10)
     assert found.attrs["n_problems"] == 1 and found.attrs["shuffled"] == "positions"
     both = routing_drift([known, known], [[slice(0, 30), slice(30, 60)]] * 2, shuffles=10)
     assert both.attrs["shuffled"] == "positions"

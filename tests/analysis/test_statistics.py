@@ -16,10 +16,10 @@ from workbench.analysis.statistics import (
     entropy,
     fdr,
     information,
-    jsd,
-    max_t,
+    jensen_shannon,
+    westfall_young,
     mean,
-    shuffled_information,
+    shuffled_mutual_information,
     sign_flip,
     wilson,
 )
@@ -127,7 +127,7 @@ def test_p_values_are_uniform_under_the_null(measured):
 
 def test_max_t_gives_a_false_alarm_as_seldom_as_it_says(measured):
     rng = np.random.default_rng(6)
-    alarms = [max_t(rng.normal(size=(15, 40)), seed=seed, resamples=300).min() <= 0.05 for seed in range(400)]
+    alarms = [westfall_young(rng.normal(size=(15, 40)), seed=seed, resamples=300).min() <= 0.05 for seed in range(400)]
     measured(f"max-T over 40 tests: a false alarm in {np.mean(alarms):.3f} of 400 null experiments, at 0.05")
     assert np.mean(alarms) < 0.08
 
@@ -135,11 +135,11 @@ def test_max_t_gives_a_false_alarm_as_seldom_as_it_says(measured):
 @given(hnp.arrays(float, (6, 5), elements=st.floats(-3, 3)), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_tests_follow_their_columns_and_adjusting_never_helps(differences, rng):
-    p, adjusted = sign_flip(differences, resamples=99), max_t(differences, resamples=99)
+    p, adjusted = sign_flip(differences, resamples=99), westfall_young(differences, resamples=99)
     assert (adjusted >= p - 1e-12).all()
     order = list(range(5))
     rng.shuffle(order)
-    assert np.array_equal(max_t(differences[:, order], resamples=99), adjusted[order])
+    assert np.array_equal(westfall_young(differences[:, order], resamples=99), adjusted[order])
     assert (adjusted[(differences == 0).all(0)] == 1).all()
 
 
@@ -211,15 +211,15 @@ def test_information_has_its_bounds_and_its_chain_rule(seed):
 def test_the_null_of_information_is_its_bias():
     rng = np.random.default_rng(2)
     x, y = rng.integers(0, 32, 500), rng.integers(0, 4, 500)
-    null = shuffled_information(x, y)
+    null = shuffled_mutual_information(x, y)
     assert abs(information(x, y) - null.mean()) < 4 * null.std()
     assert 0.5 < null.mean() / (31 * 3 / (2 * 500 * np.log(2))) < 1.5  # Miller and Madow's bias
 
 
 def test_divergence_is_exact_and_symmetric():
     a, b = np.array([[1, 0, 0, 0], [1, 1, 0, 0]]), np.array([[0, 1, 1, 0], [0, 1, 1, 0]])
-    assert np.allclose(jsd(a, b), [1, 0.5]) and np.allclose(jsd(a, b), jsd(b, a))
-    assert np.allclose(jsd(10 * a, a), 0)
+    assert np.allclose(jensen_shannon(a, b), [1, 0.5]) and np.allclose(jensen_shannon(a, b), jensen_shannon(b, a))
+    assert np.allclose(jensen_shannon(10 * a, a), 0)
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))

@@ -16,8 +16,8 @@ from tests.model import textbook
 from tests.model.models import some_tokens, tiny
 from tests.model.pretend import pretended_cuda
 from workbench.circuits import vocabulary
-from workbench.circuits.experts import expert_writes, router_tokens
-from workbench.circuits.heads import head_sinks, ov_circuit, qk_circuit, qk_distance
+from workbench.circuits.experts import expert_logit_effects, router_tokens
+from workbench.circuits.heads import sink_logits, ov_circuit, qk_circuit, qk_distance
 from workbench.errors import PromptError, SelectionError
 from workbench.model.kernels.experts import swiglu
 from workbench.model.kernels.packed import Packed
@@ -149,13 +149,13 @@ def test_a_head_that_looks_at_its_own_token_is_seen_in_its_pairs():
 
 
 def test_sinks_are_what_they_were_set_to():
-    found = head_sinks(constructed())
+    found = sink_logits(constructed())
     assert found["logit"][0].values.tolist() == [40, 40, -40, -40]
     assert float(found["share"][0, 0]) > 1 - 1e-12 and float(found["share"][0, 2]) < 1e-12
     assert found["kind"].values.tolist() == ["sliding_attention", "full_attention", "sliding_attention"]
-    one = head_sinks(tiny(), keys=1)
+    one = sink_logits(tiny(), keys=1)
     assert np.allclose(one["share"], 1 / (1 + np.exp(-one["logit"])))
-    assert np.allclose(head_sinks(tiny())["share"], 1 / (1 + C.window * np.exp(-one["logit"])))
+    assert np.allclose(sink_logits(tiny())["share"], 1 / (1 + C.window * np.exp(-one["logit"])))
 
 
 # -- routers and experts
@@ -183,7 +183,7 @@ def test_the_router_is_what_a_run_shows_when_attention_is_silent():
     for expert in range(C.n_experts):
         want = logits[:, expert] - logits.mean(1)
         assert np.allclose(found["preference"][expert], want[found["token"][expert]], atol=1e-5)
-    assert np.allclose(found["share"], wb.expert_load(trace).sel(layer=0), atol=1e-9)
+    assert np.allclose(found["share"], wb.routing.expert_load(trace).sel(layer=0), atol=1e-9)
 
 
 def test_neurons_and_bias_of_an_expert_add_up_to_what_it_writes_in_a_run():
@@ -197,7 +197,7 @@ def test_neurons_and_bias_of_an_expert_add_up_to_what_it_writes_in_a_run():
     assert isinstance(up, torch.Tensor)
     normed = torch.tensor(trace["ln2_normalized", layer][pos])
     active = n(swiglu(up[expert] @ normed + experts.up_bias[expert], C.swiglu_alpha, C.swiglu_limit))
-    found = expert_writes(model, layer, expert, k=C.d_vocab)
+    found = expert_logit_effects(model, layer, expert, k=C.d_vocab)
     each, bias = np.empty((C.d_mlp, C.d_vocab)), np.empty(C.d_vocab)
     np.put_along_axis(each, found["raised"].values, found["raised_logit"].values, 1)
     bias[found["bias"]] = found["bias_logit"]
@@ -205,7 +205,7 @@ def test_neurons_and_bias_of_an_expert_add_up_to_what_it_writes_in_a_run():
     assert np.allclose(active @ each + bias, wrote - wrote.mean(), atol=1e-5 * np.abs(wrote).max())
     assert np.array_equal(found["lowered"], found["raised"][:, ::-1])
     assert np.allclose(found["norm"], np.linalg.norm(n(experts.down[expert]), axis=0), rtol=1e-5)
-    some = expert_writes(model, layer, expert, neurons=[5, 2], k=3)
+    some = expert_logit_effects(model, layer, expert, neurons=[5, 2], k=3)
     assert np.allclose(some["raised_logit"], found["raised_logit"][[5, 2], :3], rtol=1e-5)
 
 
@@ -221,18 +221,18 @@ def test_figures_follow_the_experts_when_they_are_renumbered():
     for name in ("token", "preference", "share", "direction"):
         assert np.allclose(one[name][order.numpy()], two[name], atol=1e-5), name
     place = int(order[3])
-    a, b = expert_writes(model, 2, place, k=4), expert_writes(other, 2, 3, k=4)
+    a, b = expert_logit_effects(model, 2, place, k=4), expert_logit_effects(other, 2, 3, k=4)
     assert np.array_equal(a["raised"], b["raised"]) and np.allclose(a["bias_logit"], b["bias_logit"])
 
 
 def test_packed_experts_write_what_dequantised_ones_do():
     packed, plain = wb.Model("pocket", memory="small"), wb.Model("pocket")
     assert isinstance(packed.weights.blocks[0].experts.down, Packed)
-    one, two = (expert_writes(model, 3, 17, k=5) for model in (packed, plain))
+    one, two = (expert_logit_effects(model, 3, 17, k=5) for model in (packed, plain))
     assert np.allclose(one["raised_logit"], two["raised_logit"], rtol=1e-5)
     assert one["bias_text"].values.tolist() == two["bias_text"].values.tolist()
     assert plain.tokenizer is not None
-    assert set(one["bias_text"].values) <= {plain.tokenizer.pieces([t])[0] for t in range(len(plain.tokenizer))}
+    assert set(one["bias_text"].values) <= {plain.tokenizer.str_tokens([t])[0] for t in range(len(plain.tokenizer))}
 
 
 # -- the vocabulary
@@ -271,12 +271,12 @@ def test_rows_of_the_table_without_a_text_are_left_out():
 @pytest.mark.parametrize(
     "read",
     [
-        lambda model: head_sinks(model),
+        lambda model: sink_logits(model),
         lambda model: ov_circuit(model, 1, 2),
         lambda model: qk_circuit(model, 1, 2),
         lambda model: qk_distance(model, [0, 1, 20]).to_dataset(name="logit"),
         lambda model: router_tokens(model, 1),
-        lambda model: expert_writes(model, 1, 2, neurons=[0, 5]),
+        lambda model: expert_logit_effects(model, 1, 2, neurons=[0, 5]),
     ],
 )
 def test_weights_on_another_device_say_the_same(read):
@@ -295,12 +295,12 @@ def test_what_is_not_there_is_refused():
     with pytest.raises(SelectionError, match="head must be between 0 and 9, got 10"):
         qk_circuit(model, 0, 10)
     with pytest.raises(SelectionError, match="neuron must be between 0 and 63, got 64"):
-        expert_writes(model, 0, 0, neurons=[64])
+        expert_logit_effects(model, 0, 0, neurons=[64])
     with pytest.raises(ValueError, match="distance must be between 0 and 11 in layer 0, got 12"):
         qk_circuit(model, 0, 0, distance=12)
     with pytest.raises(ValueError, match="none below 0"):
         qk_distance(model, [-1])
     with pytest.raises(ValueError, match="keys must be at least 1, got 0"):
-        head_sinks(model, keys=0)
+        sink_logits(model, keys=0)
     with pytest.raises(PromptError, match="ids from 0 to 175"):
         ov_circuit(model, 0, 0, tokens=[176])

@@ -24,7 +24,7 @@ CALC = {"name": "calc", "parameters": {"type": "object", "properties": {}}}
 
 def text_of(ids, tokenizer) -> Any:
     """What `history` reads of a trace."""
-    return SimpleNamespace(tokens=ids, pieces=tokenizer.pieces(ids), spans=parse(ids, tokenizer))
+    return SimpleNamespace(tokens=ids, str_tokens=tokenizer.str_tokens(ids), spans=parse(ids, tokenizer))
 
 
 def again(asked, ids, tokenizer, template=None) -> list[int]:

@@ -120,7 +120,7 @@ def test_nothing_that_is_said_becomes_a_control_token(pocket, template):
     def check(one, two, three):
         rendered = shape(one, two, three)
         assert control_tokens(rendered.ids, pocket) == want
-        content = ["".join(pocket.pieces(rendered.ids)[s.content]) for s in rendered.spans]
+        content = ["".join(pocket.str_tokens(rendered.ids)[s.content]) for s in rendered.spans]
         assert content[1:-1] == [one, two, one, three, two]
 
     check()

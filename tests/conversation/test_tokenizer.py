@@ -73,7 +73,7 @@ def test_pieces_join_to_the_text_for_any_ids(pocket, real):
     @given(st.lists(st.integers(-5, 201_100) | st.integers(0, 447)))
     def check(ids):
         for tokenizer in (pocket, real):
-            pieces = tokenizer.pieces(ids)
+            pieces = tokenizer.str_tokens(ids)
             assert len(pieces) == len(ids)
             assert "".join(pieces) == tokenizer.decode(ids)
 
@@ -82,7 +82,7 @@ def test_pieces_join_to_the_text_for_any_ids(pocket, real):
 
 def test_a_split_character_stands_on_its_last_token(tokenizer):
     ids = tokenizer.encode("a👧b")
-    pieces = tokenizer.pieces(ids)
+    pieces = tokenizer.str_tokens(ids)
     assert len(ids) > 3 and "".join(pieces) == "a👧b"
     assert [p for p in pieces if p] == ["a", "👧", "b"]
     assert pieces[1] == "", "the first bytes of the character show nothing yet"
@@ -90,12 +90,12 @@ def test_a_split_character_stands_on_its_last_token(tokenizer):
 
 def test_half_a_character_is_visible_before_a_control_token(pocket):
     start = pocket.encode("👧")[:2]
-    assert pocket.pieces([*start, pocket.special["<|end|>"]]) == ["", "�", "<|end|>"]
+    assert pocket.str_tokens([*start, pocket.special["<|end|>"]]) == ["", "�", "<|end|>"]
     assert pocket.decode(start) == "�"
 
 
 def test_an_id_above_the_table_has_a_placeholder(real, pocket):
-    assert real.pieces([200500, 201087, 10**9]) == [
+    assert real.str_tokens([200500, 201087, 10**9]) == [
         "<|reserved_200500|>",
         "<|reserved_201087|>",
         "<|reserved_1000000000|>",
@@ -177,7 +177,7 @@ def test_an_added_token_is_a_word_with_its_own_text_and_no_control_token():
     ours = Tokenizer(extended(POCKET))
     said = "the CARRY1é is CARRY0"
     ids = ours.encode(said)
-    assert ours.decode(ids) == said and ours.pieces(ids)[-1] == "CARRY0"
+    assert ours.decode(ids) == said and ours.str_tokens(ids)[-1] == "CARRY0"
     assert ids[-1] not in ours.symbols.values() and ids[-1] not in ours.special.values()
     assert "CARRY0" not in ours.special and "[MASK]" in ours.special
     assert len(ours) == 1 + ours.special["</s>"]

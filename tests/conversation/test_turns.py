@@ -35,7 +35,7 @@ def alone(model):
 
 def text_of(text: str, tokenizer) -> Any:
     ids = ids_of(text, tokenizer)
-    return SimpleNamespace(tokens=ids, pieces=tokenizer.pieces(ids), spans=parse(ids, tokenizer))
+    return SimpleNamespace(tokens=ids, str_tokens=tokenizer.str_tokens(ids), spans=parse(ids, tokenizer))
 
 
 def read(model, *parts: str):
@@ -107,11 +107,11 @@ def test_the_text_of_a_channel_is_that_of_this_run(model):
     run = model.generate(wb.chat("And 2+2?", history=history), max_tokens=60, record="")
     final = [span for span in run.spans if span.channel == "final"]
     assert len(final) == 2
-    assert run.text(channel="final") == "".join(run.pieces[final[1].content])
+    assert run.text(channel="final") == "".join(run.str_tokens[final[1].content])
     assert run.text(channel="final", turn=0) == "It is 7."
     assert run.text(channel="final", turn="all") == "It is 7." + run.text(channel="final")
     assert run.text(role="user") == "And 2+2?" and run.text(role="user", turn=0) == "What is 1+1?"
-    assert run.text() == run.text(turn="all") == run.text(turn=0) + run.text(turn=1) == "".join(run.pieces)
+    assert run.text() == run.text(turn="all") == run.text(turn=0) + run.text(turn=1) == "".join(run.str_tokens)
     with pytest.raises(NotRecorded, match="got 5"):
         run.text(turn=5)
 
@@ -131,7 +131,7 @@ def test_a_channel_is_without_calls_and_results(model):
 
 def test_forced_answers_are_about_the_steps_of_the_last_turn(model, alone):
     run = read(model, EARLIER, asked_again(alone))
-    curve = wb.belief(model, run)
+    curve = wb.reasoning.forced_answer(model, run)
     steps = wb.steps(run)
     assert curve["pos"].values.tolist() == [steps[0].start, *(step.stop for step in steps)]
     assert curve.sizes["step"] == 1 + len(wb.steps(alone)) and (np.diff(curve["pos"]) > 0).all()
@@ -151,7 +151,7 @@ def test_forced_answers_go_through_calls_of_tools_in_order(model):
         "<|start|>functions.calc to=assistant<|channel|>commentary<|message|>3<|end|>",
         f"{START}<|channel|>analysis<|message|>2+1=3.<|end|>{START}<|channel|>final<|message|>It is 385.<|return|>",
     )
-    curve = wb.belief(model, run)
+    curve = wb.reasoning.forced_answer(model, run)
     first, second = last_turn(run.spans).thoughts
     assert curve["pos"].values.tolist() == [first.content_start, *(step.stop for step in wb.steps(run))]
     answer = last_turn(run.spans).answer
@@ -163,34 +163,34 @@ def test_forced_answers_go_through_calls_of_tools_in_order(model):
     whole = float(np.asarray(run["logprob"], float)[answer.content].sum())
     assert float(curve["logprob"][-1, 0]) == pytest.approx(whole, abs=1e-4)
     with pytest.raises(NotRecorded, match="a part ends at 2, and the thoughts that led to the answer are"):
-        wb.belief(model, run, parts=[slice(0, 2)])
+        wb.reasoning.forced_answer(model, run, parts=[slice(0, 2)])
 
 
 def test_what_is_asked_about_is_texts_and_a_number_of_them(model, alone):
-    assert wb.belief(model, alone, "It is 42.").equals(wb.belief(model, alone, ["It is 42."]))
+    assert wb.reasoning.forced_answer(model, alone, "It is 42.").equals(wb.reasoning.forced_answer(model, alone, ["It is 42."]))
     for wrong in ([], [None], [42], ["It is 42.", b"x"]):
         with pytest.raises(PromptError, match="answers must be texts"):
-            wb.belief(model, alone, wrong)  # pyright: ignore[reportArgumentType]
+            wb.reasoning.forced_answer(model, alone, wrong)  # pyright: ignore[reportArgumentType]
     for wrong in (0, -1, None, 1.5):
         with pytest.raises(PromptError, match="n must be a whole number"):
-            wb.resampling(model, alone, n=wrong)  # pyright: ignore[reportArgumentType]
+            wb.reasoning.resampling(model, alone, n=wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_turn_without_a_thought_says_so(model):
     run = read(model, EARLIER, f"<|start|>user<|message|>Sure?<|end|>{START}<|channel|>final<|message|>Yes.<|return|>")
     with pytest.raises(NotRecorded, match="the last turn of this text has no final message after an analysis"):
-        wb.belief(model, run)
+        wb.reasoning.forced_answer(model, run)
     with pytest.raises(NotRecorded, match="the trace has no steps"):
-        wb.resampling(model, run, n=1)
+        wb.reasoning.resampling(model, run, n=1)
     assert wb.steps(run) == [] and wb.steps(run, turn=0)
 
 
 def test_experiments_and_drift_take_the_steps_of_the_last_turn(model, alone):
     run = model.trace(read(model, EARLIER, asked_again(alone)).tokens, record="experts")
     n = len(wb.steps(alone))
-    assert wb.suppression(model, run).sizes["step"] == n
-    assert wb.routing_drift(run).sizes["step"] == n
-    found = wb.resampling(model, run, n=1, temperature=0, max_tokens=80)
+    assert wb.reasoning.suppression(model, run).sizes["step"] == n
+    assert wb.routing.routing_drift(run).sizes["step"] == n
+    found = wb.reasoning.resampling(model, run, n=1, temperature=0, max_tokens=80)
     assert found.sizes["step"] == n and found.attrs["right"] == alone.text(channel="final")
     assert found["pos"].values.tolist() == [*(s.start for s in wb.steps(run)), wb.steps(run)[-1].stop]
 

@@ -26,7 +26,7 @@ def model():
 
 
 def globs(model) -> list[str]:
-    return [edit.glob for edit in model.edits_in_force()]
+    return [edit.glob for edit in model.active_edits()]
 
 
 def run(model) -> list[str]:

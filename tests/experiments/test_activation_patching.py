@@ -9,10 +9,10 @@ from tests.checkpoints import Random
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
 from workbench.errors import HookNameError, NotRecorded, PromptError
-from workbench.experiments.activation_patching import LogitGap, logit_gap, patch_sweep
+from workbench.experiments.activation_patching import LogitDiff, logit_diff, activation_patching
 from workbench.experiments.cached_run import Reading, divergence
 from workbench.experiments.expert_knockout import expert_knockout
-from workbench.experiments.forced_answers import belief
+from workbench.experiments.forced_answers import forced_answer
 from workbench.experiments.suppression import Hidden, Routed, suppression
 from workbench.model.model import Model
 from workbench.recording.taps import Recorder
@@ -130,37 +130,37 @@ def pair(n: int = 30) -> tuple[list[int], list[int]]:
 @pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "resid_post", "z"])
 def test_a_sweep_is_what_patching_place_by_place_gives(site, monkeypatch):
     monkeypatch.setattr("workbench.experiments.activation_patching.ROWS", 7)
-    model, (clean, corrupt), gap = tiny(), pair(), LogitGap(3, 8)
-    sweep = patch_sweep(model, clean, corrupt, gap, site=site)
+    model, (clean, corrupt), gap = tiny(), pair(), LogitDiff(3, 8)
+    sweep = activation_patching(model, clean, corrupt, gap, site=site)
     assert sweep["pos"].values.tolist() == list(range(12, 30))
     source = model.trace(clean, record=site)
     ends = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupt, clean)]
     for layer in (0, 2, 3):
         for pos in (12, 15, 20, 29):
-            with model.patch(wb.hooks.at(wb.hooks.full(site), layer), source, positions=pos):
+            with model.patch(wb.hooks.at_layer(wb.hooks.full_name(site), layer), source, positions=pos):
                 logits = model.forward(torch.tensor([corrupt]))[:, -1]
             want = (float(gap(logits)) - ends[0]) / (ends[1] - ends[0])
             assert float(sweep.sel(layer=layer, pos=pos)) == pytest.approx(want, abs=1e-4)
 
 
 def test_patching_what_does_not_differ_gives_the_corrupt_run_and_all_of_it_the_clean_one():
-    model, (clean, corrupt), gap = tiny(), pair(), LogitGap(3, 8)
-    before = patch_sweep(model, clean, corrupt, gap, positions=[0, 5, 11])
+    model, (clean, corrupt), gap = tiny(), pair(), LogitDiff(3, 8)
+    before = activation_patching(model, clean, corrupt, gap, positions=[0, 5, 11])
     assert np.allclose(before, 0, atol=1e-4)
     one = list(corrupt)
     one[12] = (corrupt[12] + 5) % 170
-    sweep = patch_sweep(model, one, corrupt, gap)
+    sweep = activation_patching(model, one, corrupt, gap)
     assert float(sweep.sel(layer=0, pos=12)) == pytest.approx(1, abs=1e-4)
     assert np.allclose(sweep.sel(layer=0, pos=slice(13, None)), 0, atol=1e-4)
-    last = patch_sweep(model, clean, corrupt, gap, site="resid_post", positions=[29]).sel(layer=3)
+    last = activation_patching(model, clean, corrupt, gap, site="resid_post", positions=[29]).sel(layer=3)
     assert float(last[0]) == pytest.approx(1, abs=1e-4)
 
 
 def test_an_edit_where_a_layer_begins_is_met_once():
-    model, (clean, corrupt), gap = tiny(), pair(), LogitGap(3, 8)
+    model, (clean, corrupt), gap = tiny(), pair(), LogitDiff(3, 8)
     shift = torch.randn(model.config.d_model, generator=torch.Generator().manual_seed(0))
     with model.edit("blocks.2.hook_resid_pre", lambda x: x + shift):
-        same = patch_sweep(model, clean, corrupt, gap, positions=[0, 5, 11])
+        same = activation_patching(model, clean, corrupt, gap, positions=[0, 5, 11])
         ends = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupt, clean)]
         spared = expert_knockout(model, model.trace(corrupt), 2, [0], mode="renorm")["kl"]
     assert np.allclose(same, 0, atol=1e-4)
@@ -183,8 +183,8 @@ def _spared_by_hand(tokens: list[int], shift: torch.Tensor) -> torch.Tensor:
 
 
 def test_heads_are_patched_one_by_one():
-    model, (clean, corrupt), gap = tiny(), pair(), LogitGap(3, 8)
-    sweep = patch_sweep(model, clean, corrupt, gap, site="z", by_head=True)
+    model, (clean, corrupt), gap = tiny(), pair(), LogitDiff(3, 8)
+    sweep = activation_patching(model, clean, corrupt, gap, site="z", by_head=True)
     assert sweep.dims == ("layer", "head") and sweep.shape == (4, 10)
     source = model.trace(clean, record="z")
     theirs = torch.tensor(source["z", 2])
@@ -204,13 +204,13 @@ def test_only_the_induction_head_carries_what_is_copied():
     """The token after the first place differs; the last token asks for it."""
     model = constructed()
     clean, corrupt = ([V - 1, 5, 6, token, *range(20, 40), 6] for token in (8, 9))
-    gap = LogitGap(8, 9)
-    heads = patch_sweep(model, clean, corrupt, gap, site="z", by_head=True)
+    gap = LogitDiff(8, 9)
+    heads = activation_patching(model, clean, corrupt, gap, site="z", by_head=True)
     assert float(heads.sel(layer=1, head=0)) == pytest.approx(1, abs=1e-3)
     others = heads.copy()
     others.loc[{"layer": 1, "head": 0}] = 0
     assert float(abs(others).max()) < 1e-3
-    places = patch_sweep(model, clean, corrupt, gap)
+    places = activation_patching(model, clean, corrupt, gap)
     assert float(places.sel(layer=1, pos=3)) == pytest.approx(1, abs=1e-3)  # where it stands, until it is read
     assert float(places.sel(layer=2, pos=24)) == pytest.approx(1, abs=1e-3)  # where it is needed, from then on
     assert float(abs(places.sel(layer=2, pos=3))) < 1e-3
@@ -218,17 +218,17 @@ def test_only_the_induction_head_carries_what_is_copied():
 
 def test_sweeps_that_cannot_be_are_refused():
     model, (clean, corrupt) = tiny(), pair()
-    gap = LogitGap(3, 8)
+    gap = LogitDiff(3, 8)
     with pytest.raises(PromptError, match="the clean prompt has 29 tokens and the corrupt one 30"):
-        patch_sweep(model, clean[1:], corrupt, gap)
+        activation_patching(model, clean[1:], corrupt, gap)
     with pytest.raises(PromptError, match="the two prompts are the same"):
-        patch_sweep(model, corrupt, corrupt, gap)
+        activation_patching(model, corrupt, corrupt, gap)
     with pytest.raises(HookNameError, match="'pattern' has the axes head query key"):
-        patch_sweep(model, clean, corrupt, gap, site="pattern")
+        activation_patching(model, clean, corrupt, gap, site="pattern")
     with pytest.raises(HookNameError, match="needs heads"):
-        patch_sweep(model, clean, corrupt, gap, by_head=True)
+        activation_patching(model, clean, corrupt, gap, by_head=True)
     with pytest.raises(PromptError, match="no tokenizer: give the id of '7'"):
-        logit_gap(model, "7", "8")
+        logit_diff(model, "7", "8")
 
 
 # -- belief
@@ -242,7 +242,7 @@ def pocket():
 
 def test_after_all_steps_it_is_what_the_run_itself_found(pocket):
     model, run = pocket
-    curve = belief(model, run)
+    curve = forced_answer(model, run)
     final = next(span for span in run.spans if span.channel == "final")
     said = np.asarray(run["logprob"], float)[final.content].sum()
     assert float(curve["logprob"][-1, 0]) == pytest.approx(said, abs=1e-4)
@@ -254,7 +254,7 @@ def test_after_all_steps_it_is_what_the_run_itself_found(pocket):
 def test_belief_is_what_reading_the_cut_text_gives(pocket):
     model, run = pocket
     answers = ["It is 385.", "It is 375."]
-    curve = belief(model, run, answers)
+    curve = forced_answer(model, run, answers)
     assert np.allclose(curve["p"].sum("answer"), 1)
     thought = next(s for s in run.spans if s.channel == "analysis" and s.content_start >= run.prompt_length)
     final = next(s for s in run.spans if s.channel == "final")
@@ -272,15 +272,15 @@ def test_belief_is_what_reading_the_cut_text_gives(pocket):
 def test_a_run_without_a_thought_or_an_answer_has_no_belief(pocket):
     model, run = pocket
     with pytest.raises(NotRecorded, match="no final message after an analysis"):
-        belief(model, model.trace(run.tokens[: run.prompt_length], record=""))
+        forced_answer(model, model.trace(run.tokens[: run.prompt_length], record=""))
     with pytest.raises(PromptError, match="an answer has one token at least"):
-        belief(model, run, ["It is 385.", ""])
+        forced_answer(model, run, ["It is 385.", ""])
 
 
 def test_experiments_leave_no_edit_behind(pocket):
     model, run = pocket
     before = model.forward(torch.tensor([run.tokens]))
-    belief(model, run)
+    forced_answer(model, run)
     suppression(model, run)
     seen = Recorder(["hook_embed"])
-    assert torch.equal(model.forward(torch.tensor([run.tokens]), seen), before) and not model.edits_in_force()
+    assert torch.equal(model.forward(torch.tensor([run.tokens]), seen), before) and not model.active_edits()

@@ -10,12 +10,12 @@ import workbench as wb
 from tests.checkpoints import Random
 from tests.model.models import some_tokens, tiny
 from workbench.errors import CheckpointError, HookNameError, PromptError
-from workbench.experiments.activation_patching import LogitGap, patch_sweep
+from workbench.experiments.activation_patching import LogitDiff, activation_patching
 from workbench.experiments.attribution_patching import attribution_patching
 from workbench.model.model import Model
 from workbench.recording.taps import Recorder
 
-GAP = LogitGap(3, 8)
+GAP = LogitDiff(3, 8)
 
 
 def pair(n: int = 30) -> tuple[list[int], list[int]]:
@@ -42,7 +42,7 @@ def test_a_small_change_does_what_its_first_order_says_at_every_place(wide, site
     clean, corrupt = pair()
     found, exact = (
         attribution_patching(wide, clean, corrupt, GAP, site=site),
-        patch_sweep(wide, clean, corrupt, GAP, site=site),
+        activation_patching(wide, clean, corrupt, GAP, site=site),
     )
     assert not found["flips"].any()
     assert float(abs(exact).max()) > 0.1
@@ -53,7 +53,7 @@ def test_a_small_change_does_what_its_first_order_says_at_every_place(wide, site
 def test_heads_of_all_positions_together_are_the_sum_of_theirs(wide):
     clean, corrupt = pair()
     found = attribution_patching(wide, clean, corrupt, GAP, site="z")["effect"]
-    exact = patch_sweep(wide, clean, corrupt, GAP, site="z", by_head=True)
+    exact = activation_patching(wide, clean, corrupt, GAP, site="z", by_head=True)
     assert found.dims == ("layer", "pos", "head") and float(abs(exact).max()) > 0.05
     assert np.allclose(found.sum("pos"), exact, atol=1e-3 * float(abs(exact).max()))
 
@@ -65,10 +65,10 @@ def test_where_all_that_follows_is_linear_it_is_patching_however_large_the_chang
     model.config = replace(model.config, eps=1e7)
     clean, corrupt = pair()
     found = attribution_patching(model, clean, corrupt, GAP, site="mlp_out")
-    exact = patch_sweep(model, clean, corrupt, GAP, site="mlp_out")
+    exact = activation_patching(model, clean, corrupt, GAP, site="mlp_out")
     assert np.allclose(found["effect"].sel(layer=3), exact.sel(layer=3), rtol=1e-4, atol=1e-9)
     found = attribution_patching(model, clean, corrupt, GAP, site="resid_post")
-    exact = patch_sweep(model, clean, corrupt, GAP, site="resid_post")
+    exact = activation_patching(model, clean, corrupt, GAP, site="resid_post")
     assert np.allclose(found["effect"].sel(layer=3), exact.sel(layer=3), rtol=1e-4, atol=1e-7)
     assert float(exact.sel(layer=3, pos=29)) == pytest.approx(1)
 
@@ -131,7 +131,7 @@ def test_a_model_keeps_no_gradient_and_no_edit():
     model, (clean, corrupt) = tiny(), pair()
     before = model.forward(torch.tensor([clean]))
     attribution_patching(model, clean, corrupt, GAP, positions=[20, 29])
-    assert model.weights.embed.grad is None and not before.requires_grad and not model.edits_in_force()
+    assert model.weights.embed.grad is None and not before.requires_grad and not model.active_edits()
     assert torch.equal(model.forward(torch.tensor([clean])), before)
 
 
@@ -162,10 +162,10 @@ def test_on_pocket_it_ranks_places_as_patching_does(measured):
     for site in ("resid_pre", "attn_out", "mlp_out"):
         line, exact, flips = [], [], []
         for clean, corrupt in prompts:
-            asked = (model, clean[:-1], corrupt[:-1], LogitGap(clean[-1], corrupt[-1]))
+            asked = (model, clean[:-1], corrupt[:-1], LogitDiff(clean[-1], corrupt[-1]))
             found = attribution_patching(*asked, site=site)
             line += found["effect"].values.ravel().tolist()
-            exact += patch_sweep(*asked, site=site).values.ravel().tolist()
+            exact += activation_patching(*asked, site=site).values.ravel().tolist()
             flips.append(float(found["flips"].mean()))
         r = float(np.corrcoef(line, exact)[0, 1])
         said = f"r = {r:.2f} with patching at {len(line)} places; {np.mean(flips):.0%} of them choose other experts"

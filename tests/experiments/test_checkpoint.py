@@ -8,13 +8,13 @@ import pytest
 
 from tests.model.models import some_tokens, tiny
 from workbench.errors import ResumeError
-from workbench.experiments.activation_patching import LogitGap, patch_sweep
+from workbench.experiments.activation_patching import LogitDiff, activation_patching
 from workbench.experiments.attention_knockout import attention_knockout
 from workbench.experiments.checkpoint import Cells
 from workbench.experiments.path_patching import path_patching
 from workbench.experiments.steering import steering_effect, steering_vector
 
-GAP = LogitGap(3, 8)
+GAP = LogitDiff(3, 8)
 
 
 def pair(n: int = 30) -> tuple[list[int], list[int]]:
@@ -33,8 +33,8 @@ def sweeps():
     trace = model.trace(clean, record="residuals")
     vector, other = (steering_vector([(trace, a)], [(trace, b)], 1) for a, b in ((3, 4), (5, 6)))
     return {
-        "places": partial(patch_sweep, model, clean, corrupt, GAP),
-        "heads": partial(patch_sweep, model, clean, corrupt, GAP, site="z", by_head=True),
+        "places": partial(activation_patching, model, clean, corrupt, GAP),
+        "heads": partial(activation_patching, model, clean, corrupt, GAP, site="z", by_head=True),
         "paths": partial(path_patching, model, clean, corrupt, GAP, ("mlp", 1), positions=range(12, 30)),
         "edges": partial(attention_knockout, model, trace, slice(20, 30), slice(5, 15), controls=9),
         "steering": partial(steering_effect, model, clean, vector, entropy, unrelated=[other], controls=3),
@@ -88,18 +88,18 @@ def test_interrupted_and_gone_on_with_is_the_same_bit_for_bit_and_computes_nothi
 def test_a_file_of_other_inputs_is_refused_by_name_and_left_as_it_is(tmp_path):
     model, (clean, corrupt) = tiny(), pair()
     path = tmp_path / "places.cells"
-    patch_sweep(model, clean, corrupt, GAP, resume=path)
+    activation_patching(model, clean, corrupt, GAP, resume=path)
     before = path.read_bytes()
     with pytest.raises(ResumeError, match="the cells of another sweep; other than here are: outcome"):
-        patch_sweep(model, clean, corrupt, LogitGap(3, 9), resume=path)
+        activation_patching(model, clean, corrupt, LogitDiff(3, 9), resume=path)
     with pytest.raises(ResumeError, match="other than here are: positions, site"):
-        patch_sweep(model, clean, corrupt, GAP, site="mlp_out", positions=[13], resume=path)
+        activation_patching(model, clean, corrupt, GAP, site="mlp_out", positions=[13], resume=path)
     with pytest.raises(ResumeError, match="other than here are: weights"):
-        patch_sweep(tiny(1), clean, corrupt, GAP, resume=path)
+        activation_patching(tiny(1), clean, corrupt, GAP, resume=path)
     with model.edit("blocks.1.hook_mlp_out", lambda x: 0 * x):
         model.trace(clean, record="")
         with pytest.raises(ResumeError, match="other than here are: edits"):
-            patch_sweep(model, clean, corrupt, GAP, resume=path)
+            activation_patching(model, clean, corrupt, GAP, resume=path)
     assert path.read_bytes() == before
 
 
@@ -115,7 +115,7 @@ def test_a_file_that_is_something_else_is_refused_and_left_as_it_is(content, tmp
 def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(puts, tmp_path):
     model, (clean, corrupt) = tiny(), pair()
     with pytest.raises(FileNotFoundError):
-        patch_sweep(model, clean, corrupt, GAP, resume=tmp_path / "no" / "cells")
+        activation_patching(model, clean, corrupt, GAP, resume=tmp_path / "no" / "cells")
     assert not puts
 
 

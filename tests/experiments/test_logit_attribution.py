@@ -114,4 +114,4 @@ def test_what_cannot_be_knocked_out_is_refused(trace):
 
 def test_texts_and_ids_name_tokens_alike():
     model = wb.Model("pocket")
-    assert wb.logit_gap(model, "7", 23) == wb.logit_gap(model, 22, "8")
+    assert wb.patching.logit_diff(model, "7", 23) == wb.patching.logit_diff(model, 22, "8")

@@ -12,13 +12,13 @@ from tests.checkpoints import Random
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
 from workbench.errors import EditError, PromptError, SelectionError
-from workbench.experiments.activation_patching import LogitGap, patch_sweep
+from workbench.experiments.activation_patching import LogitDiff, activation_patching
 from workbench.experiments.path_patching import path_patching, readers
 from workbench.model.gpt_oss import rms_norm
 from workbench.model.model import Model
 from workbench.recording.taps import Recorder
 
-GAP = LogitGap(3, 8)
+GAP = LogitDiff(3, 8)
 SENDERS = [("head", 1, 4), ("attn", 0), ("mlp", 1), ("expert", 0, 2)]
 
 
@@ -164,13 +164,13 @@ def test_the_induction_head_reads_keys_and_values_of_the_heads_before_it():
     """It finds the place by what the head that looks back wrote there, and sends what it copies to the logits alone."""
     model = constructed()
     clean, corrupt = ([V - 1, 5, before, 8, *range(20, 40), 6] for before in (6, 7))
-    found = path_patching(model, clean, corrupt, LogitGap(8, 9), ("head", 0, 0))
+    found = path_patching(model, clean, corrupt, LogitDiff(8, 9), ("head", 0, 0))
     assert float(found.sel(receiver="k 1 0")) == pytest.approx(1, abs=1e-3)
     others = found.where(found["receiver"] != "k 1 0", 0)
     assert float(abs(others).max()) < 1e-3
-    out = path_patching(model, clean, corrupt, LogitGap(8, 9), ("head", 1, 0))
+    out = path_patching(model, clean, corrupt, LogitDiff(8, 9), ("head", 1, 0))
     assert float(out.sel(receiver="logits")) == pytest.approx(1, abs=1e-3)
-    heads = patch_sweep(model, corrupt, clean, LogitGap(8, 9), site="z", by_head=True)
+    heads = activation_patching(model, corrupt, clean, LogitDiff(8, 9), site="z", by_head=True)
     assert float(heads.sel(layer=0, head=0)) == pytest.approx(found.attrs["total"], abs=1e-3)
 
 

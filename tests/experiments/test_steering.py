@@ -106,7 +106,7 @@ def test_what_is_measured_is_what_a_run_under_the_edit_does_read_or_written(trac
                 model.generate(prompt, max_tokens=6, record="")
             )
     assert found["steered"].attrs["plain"] == written(model.generate(prompt, max_tokens=6, record=""))
-    assert not model.edits_in_force()
+    assert not model.active_edits()
 
 
 def test_the_stream_moves_along_the_vector_by_its_length_and_random_directions_are_as_long(traces):

@@ -38,7 +38,7 @@ def texts(n: int, seed: str) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def pocket():
     model = wb.Model("pocket")
-    return model, wb.train_lens(model, texts(40, "train"), passes=2)
+    return model, wb.lens.train_tuned_lens(model, texts(40, "train"), passes=2)
 
 
 def untrained(model: Model) -> TunedLens:
@@ -58,7 +58,7 @@ def same(ours, theirs, tolerance: float) -> bool:
 def test_untrained_it_is_the_logit_lens():
     model = tiny()
     trace = model.trace(some_tokens(40), record="lens residuals")
-    ours, theirs = wb.tuned_lens(model, trace, untrained(model)), wb.logit_lens(trace)
+    ours, theirs = wb.lens.tuned_lens(model, trace, untrained(model)), wb.lens.logit_lens(trace)
     assert same(ours, theirs, 1e-4)
     assert ours.sizes == theirs.sizes and set(ours.data_vars) == set(theirs.data_vars)
     assert ours["text"].values[0, 0, 0] == f"<{int(ours['token'][0, 0, 0])}>"
@@ -66,15 +66,15 @@ def test_untrained_it_is_the_logit_lens():
 
 def test_where_layers_do_nothing_the_trained_lens_is_the_logit_lens():
     model = idle()
-    lens = wb.train_lens(model, [some_tokens(40, seed) for seed in range(8)], passes=3)
+    lens = wb.lens.train_tuned_lens(model, [some_tokens(40, seed) for seed in range(8)], passes=3)
     trace = model.trace(some_tokens(40, seed=99), record="lens residuals")
-    assert same(wb.tuned_lens(model, trace, lens), wb.logit_lens(trace), 1e-3)
-    assert float(abs(wb.tuned_lens(model, trace, lens)["kl"]).max()) < 1e-5
+    assert same(wb.lens.tuned_lens(model, trace, lens), wb.lens.logit_lens(trace), 1e-3)
+    assert float(abs(wb.lens.tuned_lens(model, trace, lens)["kl"]).max()) < 1e-5
 
 
 def test_on_texts_that_were_not_seen_every_layer_comes_nearer(pocket, measured):
     model, lens = pocket
-    found = wb.lens_kl(model, lens, texts(15, "held out"))
+    found = wb.lens.lens_kl(model, lens, texts(15, "held out"))
     assert (found["low"][:-1] > 0).all()
     assert float(abs(found["tuned"][-1])) < 1e-5 and float(found["gain"][-1]) == pytest.approx(0, abs=1e-6)
     assert np.allclose(found["gain"], found["logit"] - found["tuned"])
@@ -92,8 +92,8 @@ def test_a_shift_between_a_layer_and_the_last_is_learned():
                 p.zero_()
         hf.model.layers[1].self_attn.o_proj.bias.copy_(torch.randn(96, generator=dice))
     model = Model(hf)
-    lens = wb.train_lens(model, [some_tokens(60, seed) for seed in range(10)], passes=12, lr=0.02)
-    found = wb.lens_kl(model, lens, [some_tokens(60, seed=99)])
+    lens = wb.lens.train_tuned_lens(model, [some_tokens(60, seed) for seed in range(10)], passes=12, lr=0.02)
+    found = wb.lens.lens_kl(model, lens, [some_tokens(60, seed=99)])
     assert float(found["tuned"][0]) < 0.1 * float(found["logit"][0])
     shift = hf.model.layers[1].self_attn.o_proj.bias
     assert float(torch.cosine_similarity(lens.bias[0], shift, dim=0)) > 0.5
@@ -102,7 +102,7 @@ def test_a_shift_between_a_layer_and_the_last_is_learned():
 def test_what_is_saved_is_loaded_bit_for_bit(pocket, tmp_path):
     model, lens = pocket
     path = lens.save(tmp_path / "pocket.safetensors")
-    again = wb.load_lens(path, model)
+    again = wb.lens.load_tuned_lens(path, model)
     assert torch.equal(again.weight, lens.weight) and torch.equal(again.bias, lens.bias) and again.told == lens.told
     assert lens.told["weights_digest"] == model.digest and lens.told["texts"] == 40
     assert [p.name for p in tmp_path.iterdir()] == ["pocket.safetensors"]
@@ -113,7 +113,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(pocket, tmp_path):
 def test_the_same_seed_trains_the_same_lens():
     model = tiny()
     one, two, other = (
-        wb.train_lens(model, [some_tokens(30, seed) for seed in range(3)], passes=1, seed=seed) for seed in (0, 0, 1)
+        wb.lens.train_tuned_lens(model, [some_tokens(30, seed) for seed in range(3)], passes=1, seed=seed) for seed in (0, 0, 1)
     )
     assert torch.equal(one.weight, two.weight) and not torch.equal(one.weight, other.weight)
 
@@ -121,16 +121,16 @@ def test_the_same_seed_trains_the_same_lens():
 @pytest.mark.parametrize("model_dtype", ["float32", "bfloat16"])
 def test_a_lens_is_trained_in_float32_whatever_the_dtype_of_its_model(tmp_path, model_dtype):
     model = Model(Random(seed=0).transformers(getattr(torch, model_dtype)), dtype=model_dtype)
-    lens = wb.train_lens(model, [some_tokens(30)], passes=1)
+    lens = wb.lens.train_tuned_lens(model, [some_tokens(30)], passes=1)
     assert lens.weight.dtype == lens.bias.dtype == torch.float32
     assert (lens.told["dtype"], lens.told["model_dtype"]) == ("float32", model_dtype)
-    assert wb.load_lens(lens.save(tmp_path / "lens.safetensors"), model).told == lens.told
+    assert wb.lens.load_tuned_lens(lens.save(tmp_path / "lens.safetensors"), model).told == lens.told
 
 
 def test_a_lens_in_float64_is_the_one_in_float32_but_for_rounding():
     prompts = [some_tokens(30, seed) for seed in range(3)]
     single, double, by_name = (
-        wb.train_lens(tiny(), prompts, passes=1, dtype=dtype) for dtype in ("float32", torch.float64, "float64")
+        wb.lens.train_tuned_lens(tiny(), prompts, passes=1, dtype=dtype) for dtype in ("float32", torch.float64, "float64")
     )
     assert double.told["dtype"] == "float64" and double.weight.dtype == torch.float64
     assert torch.equal(double.weight, by_name.weight)
@@ -140,7 +140,7 @@ def test_a_lens_in_float64_is_the_one_in_float32_but_for_rounding():
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16, "float"])
 def test_a_dtype_that_no_lens_is_trained_in_is_refused(dtype):
     with pytest.raises(CheckpointError, match="one of 'float32', 'float64' for a lens, got '"):
-        wb.train_lens(tiny(), [some_tokens(9)], dtype=dtype)
+        wb.lens.train_tuned_lens(tiny(), [some_tokens(9)], dtype=dtype)
 
 
 def test_another_model_is_refused(pocket, tmp_path):
@@ -148,45 +148,45 @@ def test_another_model_is_refused(pocket, tmp_path):
     path = lens.save(tmp_path / "lens.safetensors")
     other = tiny()
     with pytest.raises(CheckpointError, match="this lens was trained on pocket"):
-        wb.load_lens(path, other)
+        wb.lens.load_tuned_lens(path, other)
     with pytest.raises(CheckpointError, match="other weights"):
-        wb.lens_kl(other, lens, [some_tokens(9)])
+        wb.lens.lens_kl(other, lens, [some_tokens(9)])
     trace = tiny(seed=1).trace(some_tokens(9), record="residuals")
     with pytest.raises(CheckpointError, match="this trace is of"):
-        wb.tuned_lens(other, trace, untrained(other))
+        wb.lens.tuned_lens(other, trace, untrained(other))
 
 
 def test_files_that_are_no_lens_are_refused(pocket, tmp_path):
     model, lens = pocket
     with pytest.raises(CheckpointError, match="cannot be read as a tuned lens"):
-        wb.load_lens(tmp_path / "absent", model)
+        wb.lens.load_tuned_lens(tmp_path / "absent", model)
     path = lens.save(tmp_path / "lens.safetensors")
     whole = path.read_bytes()
     for keep in (0, 5, 1000, len(whole) - 4):
         path.write_bytes(whole[:keep])
         with pytest.raises(CheckpointError, match="cannot be read as a tuned lens"):
-            wb.load_lens(path, model)
+            wb.lens.load_tuned_lens(path, model)
     path.write_bytes(whole)
     tensors = load_file(path)
     save_file(tensors, tmp_path / "bare.safetensors")
     with pytest.raises(CheckpointError, match="is no tuned lens"):
-        wb.load_lens(tmp_path / "bare.safetensors", model)
+        wb.lens.load_tuned_lens(tmp_path / "bare.safetensors", model)
     wrong = TunedLens(lens.weight[:3], lens.bias, lens.told).save(tmp_path / "wrong.safetensors")
     nan = TunedLens(lens.weight, lens.bias * torch.nan, lens.told).save(tmp_path / "nan.safetensors")
     for damaged in (wrong, nan):
         with pytest.raises(CheckpointError, match="is damaged: it holds"):
-            wb.load_lens(damaged, model)
+            wb.lens.load_tuned_lens(damaged, model)
 
 
 def test_what_cannot_be_trained_or_read_is_refused():
     model = tiny()
     with pytest.raises(PromptError, match="trained on texts"):
-        wb.train_lens(model, [])
+        wb.lens.train_tuned_lens(model, [])
     with pytest.raises(PromptError, match="measured on texts"):
-        wb.lens_kl(model, untrained(model), [])
+        wb.lens.lens_kl(model, untrained(model), [])
     with model.edit("hook_embed", lambda x: x):
         model.forward(torch.tensor([some_tokens(9)]))
         with pytest.raises(EditError, match="as it is"):
-            wb.train_lens(model, [some_tokens(9)])
+            wb.lens.train_tuned_lens(model, [some_tokens(9)])
     with pytest.raises(NotRecorded, match="resid_post"):
-        wb.tuned_lens(model, model.trace(some_tokens(9), record=""), untrained(model))
+        wb.lens.tuned_lens(model, model.trace(some_tokens(9), record=""), untrained(model))

@@ -30,7 +30,7 @@ def recorded(model: wb.Model) -> wb.Trace:
 
 def digests(trace: wb.Trace) -> dict[str, str]:
     """sha256 of each array's bytes, by name."""
-    arrays = {name: np.ascontiguousarray(trace.stored(name)) for name in trace.names()}
+    arrays = {name: np.ascontiguousarray(trace.raw(name)) for name in trace.names()}
     return {name: hashlib.sha256(array.tobytes()).hexdigest() for name, array in arrays.items()}
 
 

@@ -44,7 +44,7 @@ def test_nodes_and_edges_are_those_that_circuit_tracer_wrote():
 
 
 def of(pieces: list[str]) -> Trace:
-    return Trace(manifest(9, pieces=pieces, spans=[Span(0, 9, 1, 9, "assistant", "analysis")]), arrays(9))
+    return Trace(manifest(9, str_tokens=pieces, spans=[Span(0, 9, 1, 9, "assistant", "analysis")]), arrays(9))
 
 
 def test_steps_get_the_sum_of_the_edges_between_their_positions():
@@ -68,7 +68,7 @@ def test_steps_get_the_sum_of_the_edges_between_their_positions():
 def test_the_score_sheet_draws_them(told, tmp_path):
     """A graph of the first tokens of a real run: its steps are those of the sheet."""
     trace = wb.trace(wb.chat("What is 247+138?", reasoning="high"))
-    told["metadata"]["prompt_tokens"] = trace.pieces
+    told["metadata"]["prompt_tokens"] = trace.str_tokens
     first, second = wb.steps(trace)[:2]
     for node, pos in zip(
         told["nodes"], (first.start, first.start, first.stop - 1, second.start, second.start, second.start)
@@ -87,7 +87,7 @@ def test_a_graph_of_another_text_is_refused():
     for pieces in ([*TOKENS[:3], " in", *TOKENS[4:], " Austin", ".", ""], [*TOKENS[1:], "a", "b", "c", "d"]):
         with pytest.raises(ValueError, match="of another text: at position"):
             step_edges(graph, of(pieces))
-    short = Trace(replace(manifest(3), pieces=TOKENS[:3], spans=[]), {"logprob": arrays(3)["logprob"]})
+    short = Trace(replace(manifest(3), str_tokens=TOKENS[:3], spans=[]), {"logprob": arrays(3)["logprob"]})
     with pytest.raises(ValueError, match="at position 3 it has ' of', the trace nothing"):
         step_edges(graph, short)
 

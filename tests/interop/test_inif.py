@@ -28,8 +28,8 @@ def test_ndifs_package_reads_the_trace_in_it(trace, tmp_path, name):
     assert (
         sample.id == trace.id and document.metadata.model.name == "pocket" and document.metadata.inif_version == "0.1"
     )
-    assert [t.id for t in sample.tokens] == trace.tokens and [t.token for t in sample.tokens] == trace.pieces
-    assert sample.texts == ["".join(trace.pieces)]
+    assert [t.id for t in sample.tokens] == trace.tokens and [t.token for t in sample.tokens] == trace.str_tokens
+    assert sample.texts == ["".join(trace.str_tokens)]
     assert (sample.input_tokens, sample.output_tokens) == (trace.prompt_length, len(trace) - trace.prompt_length)
 
 
@@ -68,9 +68,9 @@ def test_the_viewer_of_the_package_escapes_what_a_model_wrote(tmp_path):
 @given(texts=st.lists(st.text(max_size=6), min_size=9, max_size=9))
 @settings(max_examples=30, deadline=None)
 def test_any_text_survives_exactly(texts, tmp_path_factory):
-    one = made(pieces=texts)
+    one = made(str_tokens=texts)
     document = inif.load(save_inif(one, tmp_path_factory.mktemp("i") / "a.inif"))
-    assert [t.token for t in document.samples[0].tokens] == one.pieces
+    assert [t.token for t in document.samples[0].tokens] == one.str_tokens
 
 
 def test_a_file_is_the_same_bytes_each_time_and_plain_json(trace, tmp_path):

@@ -46,7 +46,7 @@ def test_a_language_model_is_recorded_too():
     model = nnsight.LanguageModel(hf(), tokenizer=tokenizer())
     trace = record(model, tokens(), record="attention writes")
     assert trace.verified and max(gaps(trace, ours()).values()) < TOLERANCE
-    assert trace.pieces[0].startswith("w")
+    assert trace.str_tokens[0].startswith("w")
 
 
 def test_every_hook_point_has_a_path_but_what_transformers_never_computes():

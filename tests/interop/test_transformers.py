@@ -68,7 +68,7 @@ def test_every_array_is_that_of_our_runner(trace, measured):
 def test_the_trace_is_verified_when_made_and_from_its_numbers_alone(trace, tmp_path):
     assert set(statuses(trace.verification).values()) == {"holds"}
     again = load(trace.save(tmp_path / "theirs.trace"))
-    found = statuses(wb.check(again))
+    found = statuses(wb.verify(again))
     assert "fails" not in found.values()
     assert found["weighted expert outputs = mlp_out"] == found["pattern + sink = 1"] == "holds"
 
@@ -224,7 +224,7 @@ def test_another_family_leaves_a_verified_trace_that_opens(family, foreign, tmp_
     with torch.no_grad():
         out = model(torch.tensor([tokens()]), output_hidden_states=True, output_attentions=True, use_cache=False)
     again = load(trace.save(tmp_path / "other.trace"))
-    assert again.verified and "fails" not in statuses(wb.check(again)).values()
+    assert again.verified and "fails" not in statuses(wb.verify(again)).values()
     assert verification.gap(again["logits"], out.logits[0].numpy()) < TOLERANCE
     for layer in range(3):
         assert verification.gap(again["resid_pre", layer], out.hidden_states[layer][0].numpy()) < TOLERANCE
@@ -249,7 +249,7 @@ def test_what_a_family_does_not_have_is_absent_and_never_zero(family, foreign):
 def test_any_pattern_of_a_model_without_sinks_is_recomputed(family, foreign):
     kept = record(other(family), tokens(), record="attention")
     for layer in range(3):
-        rows = wb.pattern(kept, layer=layer)
+        rows = wb.attention.pattern(kept, layer=layer)
         assert verification.gap(rows.values, foreign[family]["pattern", layer]) < TOLERANCE
         assert abs(rows.values.sum(-1) - 1).max() < 1e-6
 
@@ -283,15 +283,15 @@ def test_every_view_draws_a_dense_model_and_one_with_experts(view, family):
 def test_routes_are_counted_in_the_layers_that_have_experts(foreign):
     trace = foreign["qwen2_moe"]
     assert trace.layers("expert_indices") == (0, 2)
-    load = wb.expert_load(trace)
+    load = wb.routing.expert_load(trace)
     assert load.layer.values.tolist() == [0, 2]
     assert np.allclose(load.sum("expert"), trace.config["n_active"])
     for layer in (0, 2):
         alone = np.bincount(trace["expert_indices", layer].ravel(), minlength=trace.config["n_experts"])
         assert np.allclose(load.sel(layer=layer), alone / len(trace))
-    assert wb.transitions(trace).layer.values.tolist() == [0]
-    assert wb.router_entropy(trace).sizes == {"layer": 2, "pos": len(trace)}
-    assert np.allclose(np.diag(wb.fixed_token_routing(trace, int(trace.tokens[0]))), 1)
+    assert wb.routing.expert_transitions(trace).layer.values.tolist() == [0]
+    assert wb.routing.router_entropy(trace).sizes == {"layer": 2, "pos": len(trace)}
+    assert np.allclose(np.diag(wb.routing.fixed_token_routing(trace, int(trace.tokens[0]))), 1)
 
 
 @pytest.mark.parametrize(
@@ -326,7 +326,7 @@ def test_a_recording_that_would_not_fit_is_refused_and_auto_takes_what_fits(mode
     with pytest.raises(BudgetError, match="patterns 784 kB, experts 323 kB"):
         record(model, tokens(), record="patterns experts values residuals")
     trace = record(model, tokens(), record="auto", budget=400_000)
-    assert any(line.startswith("experts") for line in trace.manifest.gave_way)
+    assert any(line.startswith("experts") for line in trace.manifest.omitted)
     assert trace.verified and ("expert_out", 0) not in trace
 
 

@@ -48,7 +48,7 @@ def test_every_array_has_its_axes_by_our_names_and_its_numbers():
     )
     assert data["margin"].dims == ("layer", "pos") and data["hook_logits"].dims == ("pos", "d_vocab")
     for name in trace.names():
-        layer, short = wb.hooks.layer_of(name), wb.hooks.short(name)
+        layer, short = wb.hooks.layer_of(name), wb.hooks.short_name(name)
         array = data[name] if layer is None else data[short].sel(layer=layer)
         assert np.array_equal(array, trace[name], equal_nan=True)
     assert data["resid_post"].attrs == {"hook_point": "blocks.*.hook_resid_post", "source": "forward", "dtype": "BF16"}
@@ -56,7 +56,7 @@ def test_every_array_has_its_axes_by_our_names_and_its_numbers():
 
 def test_the_coordinates_say_what_stands_at_each_position(trace):
     data = to_xarray(trace, "logprob")
-    assert data["text"].values.tolist() == trace.pieces and data["token"].values.tolist() == trace.tokens
+    assert data["text"].values.tolist() == trace.str_tokens and data["token"].values.tolist() == trace.tokens
     final = data["text"].values[data["channel"].values == "final"]
     assert trace.text(channel="final") in "".join(final)
     assert set(data.data_vars) == {"logprob", "manifest"} and data.attrs["trace"] == trace.id
@@ -78,7 +78,7 @@ def test_a_point_that_only_some_layers_hold_is_never_filled_up(trace):
 
 def equal(a: Trace, b: Trace) -> bool:
     told = [replace(t.manifest, tensors={}) for t in (a, b)]
-    arrays_same = all(same(a.stored(n), b.stored(n)) and a.source(n) == b.source(n) for n in b.names())
+    arrays_same = all(same(a.raw(n), b.raw(n)) and a.source(n) == b.source(n) for n in b.names())
     return told[0] == told[1] and a.names() == b.names() and arrays_same
 
 
@@ -102,11 +102,11 @@ def test_it_comes_back_from_netcdf_and_texts_with_a_nul_by_the_manifest(tmp_path
     data.drop_vars("text").to_netcdf(tmp_path / "a.nc", engine="h5netcdf")
     with xr.open_dataset(tmp_path / "a.nc", engine="h5netcdf") as read:
         assert equal(from_xarray(read), one)
-    assert from_xarray(data).pieces == HOSTILE
-    plain = made(pieces=[p or "x" for p in (piece.replace("\x00", "") for piece in HOSTILE)])
+    assert from_xarray(data).str_tokens == HOSTILE
+    plain = made(str_tokens=[p or "x" for p in (piece.replace("\x00", "") for piece in HOSTILE)])
     to_xarray(plain).to_netcdf(tmp_path / "b.nc", engine="h5netcdf")
     with xr.open_dataset(tmp_path / "b.nc", engine="h5netcdf") as read:
-        assert read["text"].values.tolist() == plain.pieces
+        assert read["text"].values.tolist() == plain.str_tokens
 
 
 def test_a_saved_trace_leaves_as_one_in_memory_does(tmp_path):
@@ -130,7 +130,7 @@ def test_a_number_that_was_changed_or_cut_is_no_trace():
     with pytest.raises(ValueError, match="the variable `manifest`, which to_xarray writes, is missing"):
         from_xarray(data.drop_vars("manifest"))
     left = from_xarray(data.isel(layer=[0, 2]).drop_vars("margin"))
-    assert "resid_post" not in left and same(left.stored(("resid_post", 2)), made().stored(("resid_post", 2)))
+    assert "resid_post" not in left and same(left.raw(("resid_post", 2)), made().raw(("resid_post", 2)))
 
 
 def test_a_name_that_is_not_held_is_an_error_that_says_how_to_record_it():
@@ -143,13 +143,13 @@ def test_a_name_that_is_not_held_is_an_error_that_says_how_to_record_it():
 @given(texts=st.lists(st.text(max_size=6), min_size=9, max_size=9))
 @settings(max_examples=30, deadline=None)
 def test_any_text_survives_in_tables_and_parquet(texts, tmp_path_factory):
-    one = made(pieces=texts)
+    one = made(str_tokens=texts)
     table = to_pandas(one)
-    assert table["text"].tolist() == one.pieces
+    assert table["text"].tolist() == one.str_tokens
     path = to_parquet(one, "tokens", tmp_path_factory.mktemp("p") / "tokens.parquet")
     read = pd.read_parquet(path)
     pd.testing.assert_frame_equal(read, table)
-    assert read["text"].tolist() == one.pieces and read.attrs["trace"] == one.id
+    assert read["text"].tolist() == one.str_tokens and read.attrs["trace"] == one.id
 
 
 # Tables, against the arrays that they are made of.
@@ -170,7 +170,7 @@ def test_steps_and_messages_are_those_of_the_trace(trace):
     steps = to_pandas(trace, "steps")
     assert steps["text"].tolist() == [step.text for step in wb.steps(trace)] and all(steps["kind"].notna())
     messages = to_pandas(trace, "messages")
-    assert messages["text"].tolist() == ["".join(trace.pieces[span.content]) for span in trace.spans]
+    assert messages["text"].tolist() == ["".join(trace.str_tokens[span.content]) for span in trace.spans]
     assert messages["complete"].tolist() == [span.complete for span in trace.spans]
 
 

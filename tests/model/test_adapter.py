@@ -157,7 +157,7 @@ def test_the_model_without_it_stays_as_it_was_and_edits_are_its_own(made, base):
     before = base.forward(IDS)
     model = base.with_adapter(made["experts"].folder)
     with base.edit("blocks.1.hook_mlp_out", lambda x: 0 * x):
-        assert not model.edits_in_force()
+        assert not model.active_edits()
         assert torch.equal(model.forward(IDS), base.with_adapter(made["experts"].folder).forward(IDS))
         base.forward(IDS)
     assert torch.equal(base.forward(IDS), before) and base.adapter is None
@@ -175,7 +175,7 @@ def test_an_interrupted_run_is_resumed_only_under_its_adapter(made, base):
 def test_what_reads_weights_reads_the_changed_ones(made, base):
     model = base.with_adapter(made["attention"].folder)
     trace = model.trace(IDS[0].tolist(), record="")
-    found = wb.logit_attribution(model, trace, 5, pos=40)
+    found = wb.residual.logit_attribution(model, trace, 5, pos=40)
     assert found.attrs["missing"] < 1e-3
     change = model.weights.blocks[0].whole("w_o") - base.weights.blocks[0].whole("w_o")
     assert torch.linalg.matrix_rank(change, rtol=1e-4) == 3

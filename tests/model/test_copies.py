@@ -48,13 +48,13 @@ def test_a_copy_of_a_trace_is_the_trace_and_read_only(trace, saved, where, way):
     assert made.manifest == given.manifest
     for key in ("embed", "resid_post", ("resid_post", 2), "logprob", "expert_indices"):
         array = made[key]
-        assert np.array_equal(array, given[key], equal_nan=True) and made.stored(key).dtype == given.stored(key).dtype
+        assert np.array_equal(array, given[key], equal_nan=True) and made.raw(key).dtype == given.raw(key).dtype
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 99
 
 
 def test_what_was_unpickled_cannot_be_made_writable(trace):
-    array = pickle.loads(pickle.dumps(trace)).stored("blocks.0.hook_resid_post")
+    array = pickle.loads(pickle.dumps(trace)).raw("blocks.0.hook_resid_post")
     with pytest.raises(ValueError, match="WRITEABLE"):
         array.flags.writeable = True
 
@@ -152,7 +152,7 @@ def test_a_copy_of_a_model_has_its_own_edits_and_the_same_weights(model):
     made = copy.copy(model)
     assert made.weights is model.weights
     with made.edit("hook_embed", lambda x: x):
-        assert model.edits_in_force() == [] and model.trace(ASK, record="").edits == []
+        assert model.active_edits() == [] and model.trace(ASK, record="").edits == []
         assert len(made.trace(ASK, record="").edits) == 1
 
 

@@ -63,7 +63,7 @@ def test_every_hook_point_has_the_number_of_the_cpu_in_fp32(folder, on_gpu, tole
     assert ours.verified and ours.names() == cpu.names()
     assert ours.manifest.numerics["device"].startswith("cuda") and ours.manifest.numerics["kernels"] == "torch"
     for name in cpu.names():
-        if cpu.stored(name).dtype.kind == "f":
+        if cpu.raw(name).dtype.kind == "f":
             assert gap(ours[name], cpu[name]) <= tolerance, name
 
 
@@ -135,7 +135,7 @@ def test_an_interrupted_generation_is_resumed_on_the_gpu_and_on_the_cpu(folder, 
 def test_bf16_is_recorded_generated_and_verified(folder, tolerance, memory):
     model = Model(folder, device="cuda", dtype="bfloat16", memory=memory)
     trace = model.generate(TOKENS, max_tokens=3, record="everything")
-    assert trace.verified and trace.stored("blocks.0.hook_resid_post").dtype == "bfloat16"
+    assert trace.verified and trace.raw("blocks.0.hook_resid_post").dtype == "bfloat16"
 
 
 # What only a GPU shows.
@@ -207,7 +207,7 @@ def test_a_packed_model_is_the_dequantised_one_bit_for_bit_where_torch_computes(
         a, b = (Model(folder, memory=memory, dtype=dtype).trace(TOKENS, record=RECORD) for memory in ("small", "fast"))
     assert a.names() == b.names() and len(a.names()) > 2 * (len(hooks.POINTS) - 3)
     for name in a.names():
-        assert np.array_equal(a.stored(name), b.stored(name), equal_nan=a.stored(name).dtype.kind == "f"), name
+        assert np.array_equal(a.raw(name), b.raw(name), equal_nan=a.raw(name).dtype.kind == "f"), name
 
 
 # What is pretended refuses what CUDA would refuse.

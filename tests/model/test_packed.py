@@ -182,7 +182,7 @@ def test_a_text_read_in_passes_has_the_same_bits(folder, monkeypatch, memory):
     cut = model.trace(tokens, record=record)
     assert cut.names() == whole.names()
     for name in whole.names():
-        assert np.array_equal(cut.stored(name), whole.stored(name), equal_nan=True), name
+        assert np.array_equal(cut.raw(name), whole.raw(name), equal_nan=True), name
     assert all(f["status"] != "fails" for f in cut.verification)
 
 
@@ -193,7 +193,7 @@ def test_a_trace_written_while_it_is_recorded_is_the_same(folder, short_passes, 
     written = model.trace(tokens, record="residuals attention patterns lens", to=tmp_path / "a.trace")
     assert written.names() == kept.names() and written.id == kept.id
     for name in kept.names():
-        assert np.array_equal(written.stored(name), kept.stored(name), equal_nan=True), name
+        assert np.array_equal(written.raw(name), kept.raw(name), equal_nan=True), name
     assert [f["status"] for f in written.verification] == [f["status"] for f in kept.verification]
     assert wb.load(tmp_path / "a.trace").manifest.status == "complete"
     with pytest.raises(TraceExists):
@@ -207,7 +207,7 @@ def test_a_generation_written_while_it_is_replayed_is_the_same(folder, short_pas
     written = model.generate(prompt, max_tokens=70, record="residuals attention", to=tmp_path / "g.trace")
     assert written.tokens == kept.tokens and written.manifest.routes == kept.manifest.routes
     for name in kept.names():
-        assert np.array_equal(written.stored(name), kept.stored(name), equal_nan=True), name
+        assert np.array_equal(written.raw(name), kept.raw(name), equal_nan=True), name
         assert written.source(name) == kept.source(name)
 
 
@@ -253,4 +253,4 @@ def test_the_more_is_recorded_the_shorter_are_the_passes_that_are_written(folder
     written = model.trace(tokens, record=record, to=tmp_path / "a.trace")
     assert written.id == whole.id
     for name in whole.names():
-        assert np.array_equal(written.stored(name), whole.stored(name), equal_nan=True), name
+        assert np.array_equal(written.raw(name), whole.raw(name), equal_nan=True), name

@@ -41,7 +41,7 @@ def test_many_prompts_are_answered_as_one_after_the_other(model):
     together = write(model, prompts, max_tokens=30)
     for asked, text in zip(prompts, together):
         alone = model.generate(asked, max_tokens=30, record="")
-        assert "".join(alone.pieces[len(asked) :]) == text
+        assert "".join(alone.str_tokens[len(asked) :]) == text
     assert len({len(p) for p in prompts}) > 2 and len(set(together)) > 4
 
 

@@ -181,5 +181,5 @@ def test_the_steps_that_are_found_in_a_chain_are_the_true_ones(pair):
     _, problem = pair
     said = pieces(encode(problem.analysis))
     thought = Span(0, len(said), 0, len(said), "assistant", "analysis")
-    found = steps(cast("Any", SimpleNamespace(pieces=said, spans=[thought])))
+    found = steps(cast("Any", SimpleNamespace(str_tokens=said, spans=[thought])))
     assert [step.text.strip().rstrip(",.") for step in found] == [step.text for step in problem.steps]

@@ -52,7 +52,7 @@ def test_a_layer_more_costs_the_small_mode_only_its_cache():
 def test_a_trace_is_about_as_large_as_told(record: str):
     model = wb.Model(Random(n_layers=2).transformers(torch.float32))
     trace = model.trace([1 + i % 160 for i in range(100)], record=record)
-    held = sum(trace.stored(name).nbytes for name in trace.names())
+    held = sum(trace.raw(name).nbytes for name in trace.names())
     told = trace_bytes(model.config, record, "float32") / 10
     assert abs(told - held) / held < 0.02
 

@@ -50,7 +50,7 @@ def test_no_edit_is_left_after_200_injected_faults(model):
             model.edit("blocks.*.hook_z", lambda x: 2 * x),
         ):
             model.forward(torch.tensor([TOKENS]), Fault(n % 71))
-        assert model.edits_in_force() == []
+        assert model.active_edits() == []
     assert torch.equal(model.forward(torch.tensor([TOKENS])), clean)
 
 
@@ -83,7 +83,7 @@ def test_no_edit_is_left_after_interrupts_at_random_moments(model, measured):
             except KeyboardInterrupt:
                 interrupted += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
-            left += bool(model.edits_in_force()) + bool(model._running)
+            left += bool(model.active_edits()) + bool(model._running)
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGALRM, before)
@@ -114,12 +114,12 @@ def test_an_interrupted_generation_keeps_what_was_written(model):
     assert trace is model.partial and trace.status == "partial"
     assert 24 <= len(trace) < 54 and trace.tokens == whole.tokens[: len(trace)]
     assert trace.manifest.generation and trace.manifest.generation["finish"] == "interrupted"
-    assert {hooks.point_of(name) for name in trace.names() if name not in whole.names()} == set(hooks.STATE)
+    assert {hooks.point_of(name) for name in trace.names() if name not in whole.names()} == set(hooks.GENERATION_STATE)
     for name in whole.manifest.tensors.keys() & trace.manifest.tensors.keys():
         axis = hooks.axes(name).index("pos") if "pos" in hooks.axes(name) else None
         expected = whole[name] if axis is None else whole[name].take(range(len(trace)), axis)
         assert np.array_equal(trace[name], expected, equal_nan=trace[name].dtype == np.float32), name
-    assert model.edits_in_force() == []
+    assert model.active_edits() == []
 
 
 def test_a_partial_trace_can_be_saved_and_opened(model, tmp_path):
@@ -148,7 +148,7 @@ def test_a_run_on_another_thread_is_ended_by_stop(model):
     model.stop()
     thread.join(20)
     assert not thread.is_alive() and isinstance(raised[0], Interrupted)
-    assert model.edits_in_force() == [] and model._running == []
+    assert model.active_edits() == [] and model._running == []
 
 
 def test_an_edit_holds_only_for_runs_on_its_own_thread(model):
@@ -156,7 +156,7 @@ def test_an_edit_holds_only_for_runs_on_its_own_thread(model):
     found = {}
 
     def work():
-        found["edits"] = model.edits_in_force()
+        found["edits"] = model.active_edits()
         found["logits"] = model.trace(TOKENS, record="logits")["logits"]
 
     with model.edit("hook_embed", lambda x: 0 * x):
@@ -195,7 +195,7 @@ def test_an_edit_whose_entry_was_interrupted_is_not_in_force(model):
         except KeyboardInterrupt:
             met += 1
             sys.settrace(None)
-            assert model.edits_in_force() == [], f"line {lines[-1]}"
+            assert model.active_edits() == [], f"line {lines[-1]}"
         finally:
             sys.settrace(None)
             editing.__exit__(KeyboardInterrupt, None, None)

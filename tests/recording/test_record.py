@@ -100,11 +100,11 @@ def test_a_pattern_made_on_demand_equals_the_recorded_one(model, whole):
     assert ("pattern", 0) not in on_demand
     for layer in range(4):
         for head in (0, 7):
-            a, b = wb.pattern(on_demand, layer, head), wb.pattern(whole, layer, head)
+            a, b = wb.attention.pattern(on_demand, layer, head), wb.attention.pattern(whole, layer, head)
             assert a.dims == ("query", "key") and np.abs(a.values - b.values).max() < 1e-6
             rows = b.values.sum(-1) + whole["sink", layer][head]
             assert np.abs(rows - 1).max() < 1e-6
-    assert wb.pattern(on_demand, 1).dims == ("head", "query", "key")
+    assert wb.attention.pattern(on_demand, 1).dims == ("head", "query", "key")
 
 
 def test_a_pattern_made_on_demand_equals_the_recorded_one_in_bf16():
@@ -121,7 +121,7 @@ def test_a_pattern_made_on_demand_equals_the_recorded_one_in_bf16():
         assert np.abs(sink - trace["sink", layer]).max() < 2**-7
     assert (
         trace.verified
-        and trace.stored("blocks.0.hook_resid_pre" if "resid_pre" in trace else "blocks.0.attn.hook_rot_q").dtype
+        and trace.raw("blocks.0.hook_resid_pre" if "resid_pre" in trace else "blocks.0.attn.hook_rot_q").dtype
         == "bfloat16"
     )
 
@@ -140,7 +140,7 @@ def test_a_pattern_made_on_demand_equals_the_recorded_one_in_bf16():
 )
 def test_a_changed_number_makes_its_identity_fail(whole, where, identity):
     """The identities have teeth: the same check that holds on the recording fails on one altered tensor."""
-    arrays = {name: whole.stored(name) for name in whole.names()}
+    arrays = {name: whole.raw(name) for name in whole.names()}
     altered = arrays[where].copy()
     altered[..., 0] = altered[..., 0] + 0.1 * np.abs(altered).max()
     found = verification.check(wb.Trace(whole.manifest, arrays | {where: altered}))
@@ -173,7 +173,7 @@ def test_a_hook_that_changes_the_last_bits_is_told(model, monkeypatch):
 
 
 def test_a_nan_never_holds(whole):
-    arrays = {name: whole.stored(name) for name in whole.names()}
+    arrays = {name: whole.raw(name) for name in whole.names()}
     for name in ("blocks.1.hook_mlp_out", "blocks.1.hook_resid_post", "blocks.2.attn.hook_pattern"):
         altered = arrays[name].copy()
         altered[..., 3, 0] = np.nan
@@ -222,7 +222,7 @@ def test_a_recording_that_would_not_fit_is_refused_before_it_runs(model, monkeyp
     with pytest.raises(BudgetError, match="Cheaper: record='attention'"):
         model.trace(some_tokens(2000), record="everything")
     trace = model.trace(some_tokens(300), record="auto")
-    assert trace.manifest.gave_way and "experts" in trace.manifest.gave_way[-1]
+    assert trace.manifest.omitted and "experts" in trace.manifest.omitted[-1]
 
 
 def test_auto_can_be_asked_for_more(model):
@@ -243,7 +243,7 @@ def test_another_budget_is_another_trace(model):
     large = model.trace(TOKENS, record="auto")
     small = model.trace(TOKENS, record="auto", budget=200_000)
     assert len(small.names()) < len(large.names()) and small.id != large.id
-    assert small.manifest.gave_way and small.manifest.record[0] == "auto"
+    assert small.manifest.omitted and small.manifest.record[0] == "auto"
 
 
 def test_a_float64_model_whose_parameters_need_float64_verifies():
@@ -273,8 +273,8 @@ def test_a_saved_trace_holds_the_same_bits(model, whole, tmp_path):
     again = wb.load(whole.save(tmp_path / "t"))
     assert again.names() == whole.names() and again.id == whole.id
     for name in whole.names():
-        assert again.stored(name).tobytes() == whole.stored(name).tobytes()
-    assert wb.check(again) == wb.check(whole)
+        assert again.raw(name).tobytes() == whole.raw(name).tobytes()
+    assert wb.verify(again) == wb.verify(whole)
 
 
 @pytest.mark.parametrize(
@@ -327,9 +327,9 @@ def finish(trace: Trace) -> str:
 def test_generation_ends_at_a_stop_id_a_stop_text_or_the_limit():
     model = Model("pocket")
     trace = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="")
-    assert finish(trace) == "stop" and trace.pieces[-1] == "<|return|>"
+    assert finish(trace) == "stop" and trace.str_tokens[-1] == "<|return|>"
     text = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="", stop="+")
-    assert finish(text) == "stop" and "+" in text.pieces[-1]
+    assert finish(text) == "stop" and "+" in text.str_tokens[-1]
     short = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="", max_tokens=3)
     assert finish(short) == "length" and len(short) == short.prompt_length + 3
 

@@ -55,7 +55,7 @@ def same(a: Trace, b: Trace) -> None:
     """Everything but the time of day: manifest and every bit."""
     assert a.id == b.id and a.names() == b.names()
     for name in a.names():
-        assert np.array_equal(a.stored(name), b.stored(name), equal_nan=a.stored(name).dtype.kind == "f"), name
+        assert np.array_equal(a.raw(name), b.raw(name), equal_nan=a.raw(name).dtype.kind == "f"), name
     told = [
         t.manifest.to_json()
         | {"created": "", "tensors": {n: (i.source, i.axes) for n, i in t.manifest.tensors.items()}}
@@ -191,7 +191,7 @@ def test_a_fresh_process_finishes_what_another_began(tmp_path):
 
 def test_another_process_with_other_numerics_goes_on_and_says_so(model):
     left = interrupted(model, 5)
-    arrays = {name: left.stored(name) for name in left.names()}
+    arrays = {name: left.raw(name) for name in left.names()}
 
     def elsewhere(**numerics):
         return Trace(replace(left.manifest, numerics=left.manifest.numerics | numerics), arrays)
@@ -355,7 +355,7 @@ def test_another_model_is_refused(model):
         tiny(1).resume(left)
     other = Trace(
         replace(left.manifest, model=left.manifest.model | {"config": left.config | {"window": 13}}),
-        {name: left.stored(name) for name in left.names()},
+        {name: left.raw(name) for name in left.names()},
     )
     with pytest.raises(ResumeError, match="another config"):
         model.resume(other)
@@ -369,7 +369,7 @@ def test_another_dtype_is_refused(folder):
 
 def test_a_partial_trace_without_the_state_of_the_run_is_refused(model):
     left = interrupted(model, 4, record="")
-    kept = {name: left.stored(name) for name in left.names() if hooks.point_of(name) not in hooks.STATE}
+    kept = {name: left.raw(name) for name in left.names() if hooks.point_of(name) not in hooks.GENERATION_STATE}
     tensors = {name: left.manifest.tensors[name] for name in kept}
     with pytest.raises(ResumeError, match="does not hold the keys and values"):
         model.resume(Trace(replace(left.manifest, tensors=tensors), kept))
@@ -387,7 +387,7 @@ def test_auto_means_what_it_meant(model):
     """It takes what fits the memory that is free; another run's memory is another."""
     whole = model.generate(PROMPT, max_tokens=N, budget=4e5)
     left = interrupted(model, 4, budget=4e5)
-    assert whole.manifest.gave_way and "auto" in whole.manifest.record
+    assert whole.manifest.omitted and "auto" in whole.manifest.record
     same(model.resume(left), whole)
 
 

@@ -197,9 +197,9 @@ def test_an_edit_that_is_entered_again_is_in_force_once(model):
     editing = model.edit("hook_embed", lambda x: x)
     for _ in range(3):
         with editing:
-            assert len(model.edits_in_force()) == 1
+            assert len(model.active_edits()) == 1
             assert model.trace(TOKENS, record="").edits[0]["fired"] == 1
-    assert model.edits_in_force() == []
+    assert model.active_edits() == []
 
 
 def test_an_edited_sink_gates_the_head(model):
@@ -243,7 +243,7 @@ def test_edits_nest_in_the_order_of_entry_and_are_undone(model):
     embed = model.weights.embed.detach().numpy()[TOKENS]
     assert np.allclose(both["embed"], (embed + 1) * 2)
     assert np.array_equal(model.trace(TOKENS, record="logits")["logits"], plain["logits"])
-    assert model.edits_in_force() == []
+    assert model.active_edits() == []
 
 
 def test_the_manifest_tells_how_often_an_edit_fired_and_how_much_it_changed(model):
@@ -283,7 +283,7 @@ def test_an_edit_that_matches_nothing_is_an_error_that_names_the_nearest(model):
 def test_an_edit_that_returns_no_proper_tensor_is_an_error(model, fn, says):
     with pytest.raises(EditError, match=says), model.edit("hook_embed", fn):
         model.trace(TOKENS, record="")
-    assert model.edits_in_force() == []
+    assert model.active_edits() == []
 
 
 def test_ready_made_edits_refuse_other_places_and_missing_experts(model):
@@ -360,8 +360,8 @@ def test_the_pattern_of_an_edited_layer_is_not_recomputed_as_if_it_were_not(mode
     with model.edit("blocks.1.attn.hook_pattern", lambda p: 0 * p):
         trace = model.trace(TOKENS, record="attention")
     with pytest.raises(NotRecorded, match="was edited"):
-        wb.pattern(trace, layer=1)
-    assert wb.pattern(trace, layer=2, head=0).shape == (70, 70)
+        wb.attention.pattern(trace, layer=1)
+    assert wb.attention.pattern(trace, layer=2, head=0).shape == (70, 70)
 
 
 def test_an_expert_with_negative_weight_counts(model):

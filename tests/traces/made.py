@@ -39,7 +39,7 @@ def manifest(count: int = 9, *, seed: int = 0, **changes: Any) -> Manifest:
             "config": CONFIG,
         },
         tokens=rng.integers(0, VOCAB, count),  # type: ignore[arg-type]
-        pieces=[f" w{n}" for n in range(count)],
+        str_tokens=[f" w{n}" for n in range(count)],
         prompt_length=count,
         spans=[Span(0, count, min(1, count), count, "user")],
         record=["residuals"],

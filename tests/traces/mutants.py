@@ -137,7 +137,7 @@ def outcome(seed: int, room: Path, truth: dict[str, dict]) -> str:
         path.write_bytes((forge if kind == "forged" else mutate)(data, rng, other.read_bytes()))
     try:
         trace = load(folder)
-        read = {name: trace.stored(name) for name in trace.names()}
+        read = {name: trace.raw(name) for name in trace.names()}
         shown = (repr(trace), trace.summary())
     except TraceError as error:
         assert str(error), "an error without words"

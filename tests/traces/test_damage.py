@@ -59,7 +59,7 @@ def test_a_flipped_bit_is_never_a_wrong_number(path: Path) -> None:
         trace, refused = load(path), 0
         for name in trace.names():
             try:
-                assert made.same(trace.stored(name), expected[name])
+                assert made.same(trace.raw(name), expected[name])
             except TraceError:
                 refused += 1
         assert refused == len(verify(path).problems) >= 1
@@ -153,10 +153,10 @@ WAYS: dict[str, tuple[Callable[[Path], object], type[TraceError]]] = {
         ),
         TraceCorrupt,
     ),
-    "no parts": (lambda p: signed(p, lambda m: m["tensors"]["logprob"].update(pieces=[])), TraceCorrupt),
+    "no parts": (lambda p: signed(p, lambda m: m["tensors"]["logprob"].update(str_tokens=[])), TraceCorrupt),
     "more memory than there is": (
         lambda p: signed(
-            p, lambda m: m["tensors"]["logprob"].update(shape=[2**40], pieces=[[PART, [2**40], "0" * 64]])
+            p, lambda m: m["tensors"]["logprob"].update(shape=[2**40], str_tokens=[[PART, [2**40], "0" * 64]])
         ),
         TraceUnsafe,
     ),
@@ -256,7 +256,7 @@ def test_a_file_that_shrinks_after_it_was_opened_is_an_error_and_no_crash(
 def test_what_was_read_stays_when_the_file_changes(path: Path) -> None:
     trace = load(path)
     before = trace["resid_post", 0].copy()
-    kept = trace.stored(("resid_post", 0))
+    kept = trace.raw(("resid_post", 0))
     for file in path.glob("part-*"):
         file.write_bytes(bytes(file.stat().st_size))
     assert np.array_equal(trace["resid_post", 0], before) and made.same(kept.astype("f4"), before)

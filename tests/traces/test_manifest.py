@@ -19,7 +19,7 @@ FULL = made.manifest(
     prompt_length=4,
     edits=[{"identity": "zero(blocks.0.hook_mlp_out)", "fired": 9, "change": 0.5}],
     routes={"compared": 27, "differ": 1},
-    gave_way=["band for sliding layers"],
+    omitted=["band for sliding layers"],
     notes=["<script>alert(1)</script>\u202e\x00"],
     spans=[Span(0, 4, 1, 3, "user"), Span(4, 9, 6, 9, "assistant", "analysis", None, None, "json", False)],
     tensors={"blocks.0.hook_resid_post": INFO},
@@ -46,7 +46,7 @@ def test_any_text_and_any_plain_value_come_back(
 ) -> None:
     manifest = made.manifest(
         len(pieces),
-        pieces=pieces,
+        str_tokens=pieces,
         numerics=numerics,
         notes=notes,
         edits=[{"identity": "x", **numerics, "identity": "x"}],  # noqa: F601
@@ -54,7 +54,7 @@ def test_any_text_and_any_plain_value_come_back(
     )
     data = encode_manifest(manifest)
     assert data.isascii() and decode_manifest(data) == manifest
-    for given_text, kept in zip(pieces, manifest.pieces, strict=True):
+    for given_text, kept in zip(pieces, manifest.str_tokens, strict=True):
         half = any("\ud800" <= char <= "\udfff" for char in given_text)
         assert kept != given_text if half else kept == given_text
 

@@ -36,7 +36,7 @@ def made(n: int, dtype: DTypeLike = np.float32, seed: int = 0, **dims) -> Trace:
             arrays[f"blocks.{layer}.attn.hook_{name}"] = values
     config["layer_types"] = list(config["layer_types"][:2])
     model = {"name": "made", "format": "hf-bf16", "weights_digest": "w", "tokenizer_digest": None, "config": config}
-    return Trace(Manifest(model=model, tokens=[0] * n, pieces=["a"] * n, prompt_length=n), arrays)
+    return Trace(Manifest(model=model, tokens=[0] * n, str_tokens=["a"] * n, prompt_length=n), arrays)
 
 
 def by_definition(trace: Trace, layer: int) -> tuple[np.ndarray, np.ndarray]:
@@ -45,7 +45,7 @@ def by_definition(trace: Trace, layer: int) -> tuple[np.ndarray, np.ndarray]:
     n, n_heads, d = q.shape
     k = np.repeat(k, n_heads // k.shape[1], axis=1)
     s = np.einsum("qhd,khd->hqk", q, k)
-    if trace.stored(("rot_q", layer)).dtype == ml_dtypes.bfloat16:
+    if trace.raw(("rot_q", layer)).dtype == ml_dtypes.bfloat16:
         s = s.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
     s = np.where(patterns.hidden(trace.config, layer, np.arange(n), n), -np.inf, s / np.sqrt(d))
     sink = np.asarray(trace["sinks"][layer], np.float64)[:, None, None]
@@ -168,12 +168,12 @@ def _same(on_demand: Trace, recorded: Trace, layer: int, tolerance: float) -> No
     assert ("pattern", layer) not in on_demand and ("pattern", layer) in recorded
     whole = recorded["pattern", layer]
     for trace in (on_demand, recorded):
-        assert np.abs(wb.pattern(trace, layer).values - whole).max() < tolerance
-        tile = wb.pattern(trace, layer, [7, 2], slice(60, 140), slice(40, 130))
+        assert np.abs(wb.attention.pattern(trace, layer).values - whole).max() < tolerance
+        tile = wb.attention.pattern(trace, layer, [7, 2], slice(60, 140), slice(40, 130))
         assert np.abs(tile.values - whole[[7, 2], 60:140, 40:130]).max() < tolerance
-        row = wb.pattern(trace, layer, queries=-1)
+        row = wb.attention.pattern(trace, layer, queries=-1)
         assert row.dims == ("head", "key") and np.abs(row.values - whole[:, -1]).max() < tolerance
-        view = wb.pattern_view(trace, layer, size=20)
+        view = wb.attention.pattern_pooled(trace, layer, size=20)
         assert np.abs(view.values - pooled(whole, 20)).max() < tolerance
         if trace.config["layer_types"][layer] == "sliding_attention":
             band = patterns.band(trace, layer, slice(None))
@@ -182,30 +182,30 @@ def _same(on_demand: Trace, recorded: Trace, layer: int, tolerance: float) -> No
 
 def test_labels_say_which_head_query_and_key_a_number_belongs_to():
     trace = made(100)
-    whole = wb.pattern(trace, FULL)
-    tile = wb.pattern(trace, FULL, 4, slice(20, 60, 3), slice(5, 50))
+    whole = wb.attention.pattern(trace, FULL)
+    tile = wb.attention.pattern(trace, FULL, 4, slice(20, 60, 3), slice(5, 50))
     assert np.abs(tile - whole.sel(head=4, query=tile["query"], key=tile["key"])).max() < 1e-6
-    one = wb.pattern(trace, FULL, 4, -1, 7)
+    one = wb.attention.pattern(trace, FULL, 4, -1, 7)
     assert one.dims == () and (one["query"], one["key"]) == (99, 7)
-    view = wb.pattern_view(trace, FULL, 4, size=30)
+    view = wb.attention.pattern_pooled(trace, FULL, 4, size=30)
     assert list(view["key"].values[:3]) == [0, 4, 8] and view.shape == (25, 25)
     assert (view.attrs["downsampled"], view.attrs["factor"]) == ("max", 4)
-    assert wb.pattern_view(trace, FULL, 4, size=30, sampled=True).attrs["downsampled"] == "sampled"
-    assert wb.pattern_view(trace, FULL, 4, size=100).attrs["downsampled"] == "none"
-    band = wb.pattern_band(trace, SLIDING, 4)
-    assert np.abs(band.sel(offset=-5, query=50) - wb.pattern(trace, SLIDING, 4)[50, 45]) < 1e-7
+    assert wb.attention.pattern_pooled(trace, FULL, 4, size=30, sampled=True).attrs["downsampled"] == "sampled"
+    assert wb.attention.pattern_pooled(trace, FULL, 4, size=100).attrs["downsampled"] == "none"
+    band = wb.attention.pattern_band(trace, SLIDING, 4)
+    assert np.abs(band.sel(offset=-5, query=50) - wb.attention.pattern(trace, SLIDING, 4)[50, 45]) < 1e-7
 
 
 @pytest.mark.parametrize(
     ("ask", "there"),
     [
-        (lambda t: wb.pattern(t, 2), "layer must be between 0 and 1, got 2"),
-        (lambda t: wb.pattern_view(t, -1), "layer must be between 0 and 1, got -1"),
-        (lambda t: wb.pattern(t, 0, 10), "head must be between 0 and 9, got 10"),
-        (lambda t: wb.pattern(t, 0, [1, 12]), "head must be between 0 and 9, got 12"),
-        (lambda t: wb.pattern(t, 0, 0, 20), "query must be between 0 and 19, got 20"),
-        (lambda t: wb.pattern(t, 0, 0, slice(30, 40)), "query slice.* selects no position.* 0 and 19"),
-        (lambda t: wb.pattern(t, 0, 0, keys=-21), "key must be between 0 and 19, got -21"),
+        (lambda t: wb.attention.pattern(t, 2), "layer must be between 0 and 1, got 2"),
+        (lambda t: wb.attention.pattern_pooled(t, -1), "layer must be between 0 and 1, got -1"),
+        (lambda t: wb.attention.pattern(t, 0, 10), "head must be between 0 and 9, got 10"),
+        (lambda t: wb.attention.pattern(t, 0, [1, 12]), "head must be between 0 and 9, got 12"),
+        (lambda t: wb.attention.pattern(t, 0, 0, 20), "query must be between 0 and 19, got 20"),
+        (lambda t: wb.attention.pattern(t, 0, 0, slice(30, 40)), "query slice.* selects no position.* 0 and 19"),
+        (lambda t: wb.attention.pattern(t, 0, 0, keys=-21), "key must be between 0 and 19, got -21"),
         (lambda t: patterns.rows(t, 5, [0]), "layer must be between 0 and 1, got 5"),
         (lambda t: patterns.rows(t, 0, [10]), "head must be between 0 and 9, got 10"),
     ],
@@ -217,12 +217,12 @@ def test_an_error_says_what_there_is(ask, there):
 
 def test_a_layer_without_a_window_has_no_band_and_the_error_names_those_with_one():
     with pytest.raises(NotRecorded, match=r"\[0\]"):
-        wb.pattern_band(made(20), FULL)
+        wb.attention.pattern_band(made(20), FULL)
 
 
 def test_a_size_below_one_is_an_error():
     with pytest.raises(ValueError, match="size must be at least 1, got 0"):
-        wb.pattern_view(made(20), 0, size=0)
+        wb.attention.pattern_pooled(made(20), 0, size=0)
 
 
 def test_kept_keys_go_with_their_trace_and_stay_under_their_bound(monkeypatch):

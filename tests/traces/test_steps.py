@@ -15,7 +15,7 @@ from workbench.traces.steps import KINDS, Step, find_step, kind, steps, stretche
 
 def written(pieces: list[str], spans: list[Span]) -> Any:
     """What `steps` reads of a trace."""
-    return SimpleNamespace(pieces=pieces, spans=spans)
+    return SimpleNamespace(str_tokens=pieces, spans=spans)
 
 
 def trace(pieces, channel: str = "analysis") -> Any:
@@ -205,7 +205,7 @@ def test_steps_hold_whole_tokens_of_real_tokenizers(folder):
     tokenizer = Tokenizer.from_folder(folder or o200k.folder())
     said = "We add them. So 7+8=15, 2+3+1=6, 2+1=3.\n\nThat is 365. 日本語で書きましょう。👩‍👧 The answer is 365."
     ids = tokenizer.encode(said)
-    found = steps(trace(tokenizer.pieces(ids)))
+    found = steps(trace(tokenizer.str_tokens(ids)))
     assert [s.text for s in found] == [
         "We add them.",
         " So 7+8=15,",

@@ -55,9 +55,9 @@ def test_bfloat16_is_widened_exactly_and_kept_as_it_was_stored() -> None:
     every = np.arange(65536, dtype="u2").view(ml_dtypes.bfloat16)
     manifest = made.manifest(65536)
     trace = Trace(manifest, {"logprob": every})
-    assert trace["logprob"].dtype == np.float32 and trace.stored("logprob").dtype == ml_dtypes.bfloat16
+    assert trace["logprob"].dtype == np.float32 and trace.raw("logprob").dtype == ml_dtypes.bfloat16
     assert (trace["logprob"].view("u4") >> 16 == np.arange(65536))[~np.isnan(trace["logprob"])].all()
-    assert made.same(trace.stored("logprob"), every)
+    assert made.same(trace.raw("logprob"), every)
 
 
 def test_a_trace_from_disk_is_the_trace_that_was_saved(tmp_path: Path) -> None:
@@ -66,14 +66,14 @@ def test_a_trace_from_disk_is_the_trace_that_was_saved(tmp_path: Path) -> None:
     assert back.manifest.to_json() | {"tensors": None} == trace.manifest.to_json() | {"tensors": None}
     assert back.names() == trace.names() and back.id == trace.id
     for key in KEYS:
-        assert made.same(back[key], trace[key]) and made.same(back.stored(key), trace.stored(key)), key
+        assert made.same(back[key], trace[key]) and made.same(back.raw(key), trace.raw(key)), key
         assert back.source(key) == trace.source(key) == "forward"
     assert repr(back) == repr(trace) and back.summary() == trace.summary()
 
 
 def test_parts_are_joined_along_positions_and_keys_are_padded(tmp_path: Path) -> None:
     trace, expected = load(made.streamed(tmp_path / "a")), made.joined()
-    assert {name: made.same(trace.stored(name), array) for name, array in expected.items()} == dict.fromkeys(
+    assert {name: made.same(trace.raw(name), array) for name, array in expected.items()} == dict.fromkeys(
         expected, True
     )
     assert trace["pattern", 0].shape == (made.HEADS, 9, 9)
@@ -97,7 +97,7 @@ def test_layers_may_come_from_different_passes() -> None:
 def test_nobody_can_change_an_array(key: Any, where: str, tmp_path: Path) -> None:
     trace = made.trace() if where == "memory" else load(made.trace().save(tmp_path / "a"))
     trace = load(made.streamed(tmp_path / "b")) if where == "parts" else trace
-    for array in (trace[key], trace.stored(key)):
+    for array in (trace[key], trace.raw(key)):
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 0
 
@@ -108,12 +108,12 @@ def test_nobody_can_change_a_trace() -> None:
         with pytest.raises(AttributeError):
             setattr(trace, name, None)
     trace.tokens.append(1)
-    for part in (trace.pieces, trace.spans, trace.config):
+    for part in (trace.str_tokens, trace.spans, trace.config):
         part.clear()
     trace.edits[0]["identity"] = "y"
     trace.verification[0]["status"] = "fails"
     assert trace.id == made.trace(edits=[{"identity": "x"}]).id and trace.verified
-    assert len(trace) == len(trace.tokens) == len(trace.pieces) == 9 and trace.config["n_layers"] == made.LAYERS
+    assert len(trace) == len(trace.tokens) == len(trace.str_tokens) == 9 and trace.config["n_layers"] == made.LAYERS
     assert trace != made.trace(prompt_length=4, edits=[{"identity": "x"}])  # two traces are never `==`: compare ids
 
 
@@ -204,7 +204,7 @@ def test_text_is_that_of_the_channel_and_role() -> None:
         Span(3, 6, 4, 6, "assistant", "analysis"),
         Span(6, 9, 7, 8, "assistant", "final"),
     ]
-    trace = made.trace(spans=spans, pieces=list("abcdefghi"))
+    trace = made.trace(spans=spans, str_tokens=list("abcdefghi"))
     assert trace.text() == "abcdefghi"
     assert trace.text("analysis") == trace.text(channel="analysis") == "ef"
     assert trace.text(role="assistant") == "efh"
@@ -243,7 +243,7 @@ def test_hostile_text_is_shown_and_not_obeyed() -> None:
         verification=[made.HOLDS | {"identity": evil, "status": "fails", "why": evil}],
         numerics={evil: evil},
         notes=[evil],
-        gave_way=[evil],
+        omitted=[evil],
         edits=[{"identity": evil}],
         created=evil,
     )
@@ -270,7 +270,7 @@ def test_many_threads_read_the_same_numbers(tmp_path: Path, monkeypatch: pytest.
     names = sorted(expected) * 20
 
     def read(name: str) -> bool:
-        return made.same(trace.stored(name), expected[name])
+        return made.same(trace.raw(name), expected[name])
 
     with ThreadPoolExecutor(8) as pool:
         assert all(pool.map(read, names))

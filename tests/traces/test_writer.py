@@ -56,7 +56,7 @@ def test_the_prediction_is_what_is_written_to_the_byte(
     trace = Trace(manifest, arrays)
     assert predicted_bytes(trace.manifest, table_of(arrays)) == predicted
     back = load(tmp_path / "a")
-    assert all(made.same(back.stored(name), array) for name, array in arrays.items())
+    assert all(made.same(back.raw(name), array) for name, array in arrays.items())
 
 
 def test_the_prediction_for_nothing_is_the_manifest(tmp_path: Path) -> None:

@@ -142,7 +142,7 @@ def test_a_token_says_both_numbers_and_d_goes_to_the_next_difference(browser, tm
     assert f"entropy: {float(FIRST['entropy'][at]):.2g}"[:12] in said
     seen.page.locator(".wb").press("Home")
     seen.page.locator(".wb").press("d")
-    first = next(int(i) for i, j in zip(view.left, view.right, strict=True) if FIRST.pieces[i] != SECOND.pieces[j])
+    first = next(int(i) for i, j in zip(view.left, view.right, strict=True) if FIRST.str_tokens[i] != SECOND.str_tokens[j])
     assert seen.selected() == {"pos": first}
     seen.page.locator(".wb").press("d")
     assert seen.selected()["pos"] > first
@@ -233,7 +233,7 @@ def test_short_texts_are_drawn_whole(browser, tmp_path: Path):
     drawn, left_out = rows(seen, tmp_path)
     assert left_out == ""
     assert [text.strip() for text in drawn].count("So") == sum(
-        t.strip() == "So" for run in (FIRST, SECOND) for t in run.pieces
+        t.strip() == "So" for run in (FIRST, SECOND) for t in run.str_tokens
     )
     assert seen.page.get_by_role("button", name="later rows of the texts").count() == 0
     seen.page.close()

@@ -33,11 +33,11 @@ def pooled(array: np.ndarray, factor: int) -> np.ndarray:
 def test_the_cells_are_the_pattern_on_a_square_root_scale():
     trace = whole()
     _, arrays = unpacked(wb.views.heads(trace, 1, 4).reply("open", {}))
-    assert np.abs(arrays["cells"] - levels(wb.pattern(trace, 1, 4))).max() == 0
-    assert np.abs(arrays["thumbs"] - levels(wb.pattern(trace, 1))).max() == 0
-    sums = wb.pattern(trace, 1, 4).values.sum(-1)
+    assert np.abs(arrays["cells"] - levels(wb.attention.pattern(trace, 1, 4))).max() == 0
+    assert np.abs(arrays["thumbs"] - levels(wb.attention.pattern(trace, 1))).max() == 0
+    sums = wb.attention.pattern(trace, 1, 4).values.sum(-1)
     assert np.allclose(arrays["sinks"], 1 - sums, atol=1e-6)
-    assert np.allclose(arrays["means"], 1 - wb.pattern(trace, 1).values.sum(-1).mean(-1), atol=1e-6)
+    assert np.allclose(arrays["means"], 1 - wb.attention.pattern(trace, 1).values.sum(-1).mean(-1), atol=1e-6)
 
 
 def test_where_tokens_share_a_cell_it_is_the_largest_of_theirs():
@@ -46,8 +46,8 @@ def test_where_tokens_share_a_cell_it_is_the_largest_of_theirs():
     header, arrays = wb.views.heads(trace, 1, 3).payload()
     assert n > CELLS
     assert header["factor"] == 2
-    assert (arrays["cells"] == pooled(levels(wb.pattern(trace, 1, 3)), 2)).all()
-    one = levels(wb.pattern(trace, 1, 3))
+    assert (arrays["cells"] == pooled(levels(wb.attention.pattern(trace, 1, 3)), 2)).all()
+    one = levels(wb.attention.pattern(trace, 1, 3))
     assert (arrays["thumbs"][3] == pooled(one, header["small"])).all()
 
 
@@ -56,9 +56,9 @@ def test_where_tokens_share_a_cell_it_is_the_largest_of_theirs():
 def test_a_stretch_is_that_piece_of_the_whole_pattern(start: int, stop: int, layer: int):
     trace = whole(LONG)
     header, arrays = wb.views.heads(trace).query("head", {"layer": layer, "head": 5, "from": start, "to": stop})
-    piece = levels(wb.pattern(trace, layer, 5))[start:stop, start:stop]
+    piece = levels(wb.attention.pattern(trace, layer, 5))[start:stop, start:stop]
     assert (arrays["cells"] == pooled(piece, header["factor"])).all()
-    sinks = 1 - wb.pattern(trace, layer, 5).values.sum(-1)
+    sinks = 1 - wb.attention.pattern(trace, layer, 5).values.sum(-1)
     starts = np.arange(0, stop - start, header["factor"])
     assert np.allclose(arrays["sinks"], np.maximum.reduceat(sinks[start:stop], starts), atol=1e-6)
 
@@ -66,7 +66,7 @@ def test_a_stretch_is_that_piece_of_the_whole_pattern(start: int, stop: int, lay
 def test_the_row_of_a_query_is_exact():
     trace = whole()
     header, arrays = wb.views.heads(trace).query("row", {"layer": 3, "head": 2, "query": 40})
-    assert (arrays["row"] == wb.pattern(trace, 3, 2, 40).values).all()
+    assert (arrays["row"] == wb.attention.pattern(trace, 3, 2, 40).values).all()
     assert header["sink"] == pytest.approx(1 - arrays["row"].sum(), abs=1e-6)
 
 
@@ -135,7 +135,7 @@ def alike(seen: Seen, pattern: np.ndarray) -> float:
 @needed
 def test_darker_is_more_attention_and_what_is_not_yet_generated_is_blank(browser, tmp_path: Path):
     trace = whole()
-    n, pattern = len(trace), wb.pattern(trace, 1, 2).values
+    n, pattern = len(trace), wb.attention.pattern(trace, 1, 2).values
     seen = Seen(browser, wb.views.heads(trace, 1, 2).to_html(tmp_path / "page.html"))
     assert alike(seen, pattern) > 0.99
     [later] = colours(seen, [cell(seen, 10, 60, n)])
@@ -147,12 +147,12 @@ def test_darker_is_more_attention_and_what_is_not_yet_generated_is_blank(browser
 @needed
 def test_hovering_a_cell_names_query_and_key_and_a_click_pins_the_query(browser, tmp_path: Path):
     trace = whole()
-    n, pattern = len(trace), wb.pattern(trace, 1, 2).values
+    n, pattern = len(trace), wb.attention.pattern(trace, 1, 2).values
     seen = Seen(browser, wb.views.heads(trace, 1, 2).to_html(tmp_path / "page.html"))
     seen.page.mouse.move(*cell(seen, 50, 33, n))
     said = seen.said()
     assert "position 50 ·" in said
-    assert f"{trace.pieces[33].strip() or '↵'}” 33: ≈ " in said
+    assert f"{trace.str_tokens[33].strip() or '↵'}” 33: ≈ " in said
     told = float(said.split("33: ≈ ")[1].split()[0].replace("−", "-"))
     assert told == pytest.approx(float(pattern[50, 33]), abs=0.004)
     assert len(seen.marks()) == 2
@@ -187,8 +187,8 @@ def test_heads_and_layers_change_by_click_key_and_menu_and_python_says_which(bro
     assert line == "wb.views.heads(trace, layer=3, head=1, selected=30)"
     assert {"layer", "head", "row"} <= set(seen.asked)
     seen.page.wait_for_timeout(300)
-    assert alike(seen, wb.pattern(trace, 3, 1).values) > 0.9  # marks lie over it
-    exact = wb.pattern(trace, 3, 1, 30).values
+    assert alike(seen, wb.attention.pattern(trace, 3, 1).values) > 0.9  # marks lie over it
+    exact = wb.attention.pattern(trace, 3, 1, 30).values
     best = int(exact.argmax())
     assert f"{best} ({exact[best]:.3g})" in seen.said()
     asked = len(seen.asked)
@@ -206,7 +206,7 @@ def test_zooming_a_long_run_asks_for_the_exact_stretch(browser, tmp_path: Path):
     trace = whole(LONG)
     seen = Alive(browser, wb.views.heads(trace, 1, 2, window=(400, 464)), tmp_path)
     seen.page.wait_for_timeout(300)
-    assert alike(seen, wb.pattern(trace, 1, 2).values[400:464, 400:464]) > 0.99
+    assert alike(seen, wb.attention.pattern(trace, 1, 2).values[400:464, 400:464]) > 0.99
     with seen.page.expect_download() as download:
         seen.page.get_by_role("button", name="save what is shown as SVG").click()
     download.value.save_as(tmp_path / "zoomed.svg")
@@ -221,9 +221,9 @@ def test_of_a_very_long_run_a_preview_comes_first_and_then_the_exact_picture(bro
     trace = whole(LONG)
     view = wb.views.heads(trace, 1, 2)
     header, arrays = view.payload()
-    exact = pooled(levels(wb.pattern(trace, 1, 2)), 2)
+    exact = pooled(levels(wb.attention.pattern(trace, 1, 2)), 2)
     assert header["quick"]
-    last = levels(wb.pattern(trace, 1, 2))[1::2]  # of each cell, its last query
+    last = levels(wb.attention.pattern(trace, 1, 2))[1::2]  # of each cell, its last query
     assert (arrays["cells"][: len(last), 0] == last[:, :2].max(1)).all()
     assert (arrays["cells"] <= exact).all()
     seen = Alive(browser, view, tmp_path)

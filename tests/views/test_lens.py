@@ -18,7 +18,7 @@ HEADER, WIDE, TALL = 62, 62, 19
 def test_the_words_and_chances_are_those_of_the_lens():
     trace = whole()
     header, arrays = wb.views.lens(trace).payload()
-    lens = wb.logit_lens(trace)
+    lens = wb.lens.logit_lens(trace)
     said = np.array(header["words"], object)[arrays["said"]]
     assert (said == lens["text"].values).all()
     assert np.abs(arrays["chance"] / 65535 - np.exp(lens["logprob"].values)).max() < 1e-5
@@ -47,7 +47,7 @@ def word_cell(seen: Seen, column: int, layer: int) -> tuple[float, float]:
 @needed
 def test_a_cell_says_what_its_layer_predicts_and_a_click_pins_both(browser, tmp_path: Path):
     trace = whole()
-    lens = wb.logit_lens(trace)
+    lens = wb.lens.logit_lens(trace)
     seen = Alive(browser, wb.views.lens(trace), tmp_path)
     first = trace.prompt_length - 2
     seen.page.mouse.move(*word_cell(seen, 3, 2))

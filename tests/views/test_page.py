@@ -62,9 +62,9 @@ def tokens_of(header: dict, arrays: dict) -> list[str]:
 def test_every_token_is_there_once_and_in_order():
     trace = made.run()
     seen = Outline(written(trace))
-    assert tokens_of(*seen.payload()) == trace.pieces
+    assert tokens_of(*seen.payload()) == trace.str_tokens
     at = 0
-    for piece in trace.pieces:  # also where no script runs
+    for piece in trace.str_tokens:  # also where no script runs
         at = seen.text.index(piece, at) + len(piece)
 
 
@@ -84,7 +84,7 @@ def hostile() -> list[made.Message]:
 def test_hostile_text_shows_and_does_nothing(lanes: bool):
     evil = "<script>alert(9)</script>\u202e"
     changes = {
-        "gave_way": [evil],
+        "omitted": [evil],
         "notes": [evil],
         "numerics": {evil: evil, "deep": {evil: [evil]}},
         "edits": [{"identity": evil, evil: [evil]}],
@@ -101,12 +101,12 @@ def test_hostile_text_shows_and_does_nothing(lanes: bool):
     assert not [name for _, attributes in seen.tags for name in attributes if name.startswith("on") or name == "style"]
     assert not [tag for tag, _ in seen.tags if tag in {"iframe", "object", "link", "base", "form"}]
     assert all((a["src"] or "").startswith("data:image/png;base64,") for tag, a in seen.tags if tag == "img")
-    assert tokens_of(*seen.payload()) == [visible(piece, "\n") for piece in trace.pieces]
+    assert tokens_of(*seen.payload()) == [visible(piece, "\n") for piece in trace.str_tokens]
     told = json.dumps(seen.payload()[0], ensure_ascii=False)
     for character in "\u202e\u2066\x00\u200b\ud800":
         assert character not in text
         assert character not in told
-    for piece in trace.pieces:
+    for piece in trace.str_tokens:
         assert visible(piece, "\n") in seen.text
 
 
@@ -137,7 +137,7 @@ def test_an_empty_channel_is_shown_as_empty():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_trace_of_almost_nothing(count: int):
-    trace = made.run([], tokens=[5] * count, pieces=["x"] * count, prompt_length=count, generation=None, lanes=False)
+    trace = made.run([], tokens=[5] * count, str_tokens=["x"] * count, prompt_length=count, generation=None, lanes=False)
     assert tokens_of(*Outline(written(trace)).payload()) == ["x"] * count
 
 
@@ -145,7 +145,7 @@ def test_positions_outside_of_every_span_are_not_lost():
     trace = made.run()
     bare = made.run(spans=trace.spans[1:2])
     header, arrays = Outline(written(bare)).payload()
-    assert tokens_of(header, arrays) == trace.pieces
+    assert tokens_of(header, arrays) == trace.str_tokens
     edges = [(m["start"], m["stop"]) for m in header["messages"]]
     assert edges[0][0] == 0
     assert edges[-1][1] == len(bare)
@@ -163,7 +163,7 @@ def test_what_went_wrong_is_said_first():
 
 
 def test_the_verification_shows_worst_and_tolerance():
-    text = written(made.run(routes={"compared": 5120, "differ": 3}, gave_way=["sliding layers: band only"]))
+    text = written(made.run(routes={"compared": 5120, "differ": 3}, omitted=["sliding layers: band only"]))
     assert "1.2e−07" in text
     assert "2e−05" in text
     assert "3 of 5,120 expert choices differ" in text

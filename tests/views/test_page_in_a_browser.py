@@ -151,7 +151,7 @@ def test_hostile_text_runs_nothing_and_hides_nothing(browser, tmp_path: Path, vi
     trace = made.run([("user", None, made.HOSTILE), ("assistant", "analysis", made.HOSTILE)])
     seen = Seen(browser, getattr(wb.views, view)(trace).to_html(tmp_path / "page.html"))
     texts = seen.page.locator(".wb-part .wb-t").all_text_contents()
-    assert texts == [visible(piece, "↵\n") or "∅" for piece in trace.pieces]
+    assert texts == [visible(piece, "↵\n") or "∅" for piece in trace.str_tokens]
     sizes = seen.page.evaluate(
         "[...document.querySelectorAll('.wb-part .wb-t')].map(t => t.getBoundingClientRect().width)"
     )
@@ -215,7 +215,7 @@ def test_sixteen_thousand_tokens_are_drawn_and_say_that_they_share_columns(brows
     seen = Seen(browser, wb.views.score_sheet(trace, selected=9_000).to_html(tmp_path / "page.html"))
     # all of the text is there, spans only where it is seen
     whole = "".join(seen.page.locator(".wb-part").all_text_contents()).replace("↵", "")
-    assert whole == "".join(visible(piece, "\n") or "∅" for piece in trace.pieces)
+    assert whole == "".join(visible(piece, "\n") or "∅" for piece in trace.str_tokens)
     assert 100 < seen.page.locator(".wb-part .wb-t").count() < 6_000
     assert seen.page.locator(".wb-pinned").count() == 1
     with seen.page.expect_download() as download:

@@ -49,7 +49,7 @@ def load_cell(seen: Seen, plot: int, row: int, expert: int, rows: int) -> tuple[
 def test_loads_are_what_expert_load_gives_also_of_a_channel(browser, tmp_path: Path):
     trace = whole()
     seen = Alive(browser, wb.views.routing(trace), tmp_path)
-    load = wb.expert_load(trace)
+    load = wb.routing.expert_load(trace)
     for layer, expert in ((0, 0), (3, 1), (2, 10)):
         seen.page.mouse.move(*load_cell(seen, 2, LAYERS - 1 - layer, expert, LAYERS))
         said = seen.said()
@@ -58,7 +58,7 @@ def test_loads_are_what_expert_load_gives_also_of_a_channel(browser, tmp_path: P
     seen.page.locator("select >> nth=0").select_option("channel:analysis")
     seen.settled()
     span = next(span for span in trace.spans if span.channel == "analysis")
-    load = wb.expert_load(trace, slice(span.start, span.stop))
+    load = wb.routing.expert_load(trace, slice(span.start, span.stop))
     seen.page.mouse.move(*load_cell(seen, 2, LAYERS - 2, 2, LAYERS))
     assert f"runs at {100 * float(load[1, 2]):.3g}"[:11] in seen.said()
     assert seen.complaints == []
@@ -76,7 +76,7 @@ def test_many_steps_share_rows_of_loads(browser, tmp_path: Path):
     each = (box["height"] - 50) / 79  # user and analysis, then 3 steps a row
     assert box["height"] < 500
     seen.page.mouse.move(box["x"] + 155, box["y"] + 42 + 3.5 * each)
-    load = wb.expert_load(trace, slice(steps[3].start, steps[5].stop)).sel(layer=2, expert=0)
+    load = wb.routing.expert_load(trace, slice(steps[3].start, steps[5].stop)).sel(layer=2, expert=0)
     assert seen.said() == f"steps 3–5, expert 0\nruns at {100 * float(load):.3g} % of the positions"
     seen.page.close()
 

@@ -90,7 +90,7 @@ def test_without_an_array_it_is_attention_as_a_mean_over_heads():
     view = wb.views.steps(trace)
     assert view.payload()[0]["edges"][0]["over"] == f", mean over {HEADS} heads"
     layers = [matrices(view)[0, layer] for layer in range(LAYERS)]
-    assert np.allclose(layers, wb.step_attention(trace).mean("head").values)
+    assert np.allclose(layers, wb.attention.step_attention(trace).mean("head").values)
 
 
 def test_an_array_that_was_given_may_change_afterwards():
@@ -153,7 +153,7 @@ def test_a_cell_says_both_steps_and_a_click_pins_the_first_token(browser, tmp_pa
 @needed
 def test_arrays_and_layers_are_chosen_by_the_reader(browser, tmp_path: Path):
     trace = whole()
-    attention = wb.step_attention(trace).mean("head")
+    attention = wb.attention.step_attention(trace).mean("head")
     seen = Alive(browser, wb.views.steps(trace, {"suppression": effects(), "attention": attention}), tmp_path)
     seen.page.locator("select >> nth=1").select_option("1")
     seen.page.mouse.move(*at(seen, 5, 2))

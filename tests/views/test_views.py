@@ -66,7 +66,7 @@ def test_what_is_selected_can_be_said_in_python():
         ({"lanes": ["entropie"]}, "there is no lane 'entropie'; there are transcript, belief"),
         ({"lanes": [xr.DataArray(np.zeros(5), dims="pos")]}, "98 positions, not {'pos': 5}"),
         ({"lanes": [3]}, "not int"),
-        ({"belief": xr.DataArray(np.zeros(5), dims="pos")}, "wb.belief"),
+        ({"belief": xr.DataArray(np.zeros(5), dims="pos")}, "wb.reasoning.forced_answer"),
         ({"drift": xr.DataArray(np.zeros((4, 2, 2)), dims=("layer", "step", "key_step"))}, "routing_drift"),
         ({"arcs": xr.DataArray(np.zeros((2, 2)), dims=("step", "key_step"))}, "this trace has 7 steps"),
     ],
@@ -119,7 +119,7 @@ def test_the_sink_lane_is_the_mean_over_heads_and_depth_that_of_the_lens():
         return values
 
     assert np.allclose(lane("sink"), np.stack([trace["sink", layer].mean(0) for layer in range(4)]))
-    assert np.array_equal(lane("depth"), wb.settle_depth(trace).values)
+    assert np.array_equal(lane("depth"), wb.lens.prediction_depth(trace).values)
     assert np.allclose(lane("norm"), np.log10(trace["resid_norm"]))
 
 
@@ -155,7 +155,7 @@ def test_missing_lanes_say_what_would_give_them():
     lanes = wb.views.score_sheet(made.run(lanes=False)).lanes
     assert all(lane.values is None for lane in lanes.values())
     assert lanes["depth"].missing == 'not in this trace; record="lens" records it'
-    assert lanes["belief"].missing.endswith("score_sheet(trace, belief=wb.belief(model, trace))")
+    assert lanes["belief"].missing.endswith("score_sheet(trace, belief=wb.reasoning.forced_answer(model, trace))")
     assert '"entropy"' in lanes["entropy"].missing
 
 
@@ -177,7 +177,7 @@ def test_lanes_of_another_size_are_left_out_and_not_misplaced():
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_trace_of_almost_nothing_has_all_views(count: int):
-    trace = made.run([], tokens=[5] * count, pieces=["x"] * count, prompt_length=count, generation=None, lanes=False)
+    trace = made.run([], tokens=[5] * count, str_tokens=["x"] * count, prompt_length=count, generation=None, lanes=False)
     for view in (wb.views.score_sheet(trace), wb.views.tokens(trace)):
         assert len(unpacked(view.reply("open", {}))[1]["piece"]) == count
         assert "data-wb-still" in snapshot(view)

@@ -47,7 +47,7 @@ def test_numbers_of_weights_and_run_stand_side_by_side():
     trace = whole()
     _, arrays = wb.views.weights(trace, sinks(), [router(1)]).payload()
     assert np.allclose(arrays["share"], sinks()["share"])
-    assert np.allclose(arrays["load"], wb.expert_load(trace))
+    assert np.allclose(arrays["load"], wb.routing.expert_load(trace))
     assert (arrays["chosen"] == trace["expert_indices"]).all()
     assert "mass" not in arrays  # this run kept no sinks' mass
 

@@ -27,7 +27,7 @@ def whole(talk: list[made.Message] = made.TALK, *, heads: int = HEADS, seed: int
     sizes = {"n_heads": heads, "n_kv_heads": KV, "d_head": D_HEAD, "window": WINDOW}
     sizes |= {"n_experts": EXPERTS, "n_active": ACTIVE}
     model = base.manifest.model | {"config": base.config | sizes}
-    arrays = {name: base.stored(name) for name in base.names() if not name.startswith("blocks")}
+    arrays = {name: base.raw(name) for name in base.names() if not name.startswith("blocks")}
     arrays["sinks"] = rng.normal(size=(LAYERS, heads)).astype("f4")
     for layer in range(LAYERS):
         at = f"blocks.{layer}."

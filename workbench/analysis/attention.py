@@ -29,11 +29,11 @@ def pattern(
     by the model's own steps.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> wb.pattern(trace, layer=1, head=2).dims
+    >>> wb.attention.pattern(trace, layer=1, head=2).dims
     ('query', 'key')
-    >>> wb.pattern(trace, layer=1, queries=-1).dims  # what the last token looks at, in every head
+    >>> wb.attention.pattern(trace, layer=1, queries=-1).dims  # what the last token looks at, in every head
     ('head', 'key')
-    >>> wb.pattern(trace, layer=1, head=2, queries=slice(8, 16), keys=slice(0, 8)).shape
+    >>> wb.attention.pattern(trace, layer=1, head=2, queries=slice(8, 16), keys=slice(0, 8)).shape
     (8, 8)
 
     Raises NotRecorded if the trace holds neither, or if the run was edited where it matters; SelectionError if there
@@ -55,15 +55,15 @@ def pattern(
 def pattern_band(trace: Trace, layer: int, head: Head = None, queries: int | slice | None = None) -> xr.DataArray:
     """The pattern of a sliding layer without its zeros: (query offset) of one head, (head query offset) of several.
 
-    `offset` is key - query, from 1 - window to 0; cells before the first token are 0. Equal to `wb.pattern` on the keys
+    `offset` is key - query, from 1 - window to 0; cells before the first token are 0. Equal to `wb.attention.pattern` on the keys
     that a query may see, and n x window instead of n x n.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> band = wb.pattern_band(trace, layer=0, head=2)
-    >>> bool(band.sel(query=20, offset=-3) == wb.pattern(trace, layer=0, head=2).sel(query=20, key=17))
+    >>> band = wb.attention.pattern_band(trace, layer=0, head=2)
+    >>> bool(band.sel(query=20, offset=-3) == wb.attention.pattern(trace, layer=0, head=2).sel(query=20, key=17))
     True
 
-    Raises NotRecorded as `wb.pattern` does, for a layer without a window, and if an edit may reach outside of it.
+    Raises NotRecorded as `wb.attention.pattern` does, for a layer without a window, and if an edit may reach outside of it.
     """
     heads, dims = _heads(trace, layer, head)
     at = _positions("query", queries, len(trace))
@@ -80,7 +80,7 @@ def pattern_band(trace: Trace, layer: int, head: Head = None, queries: int | sli
     return array.isel({axis: 0 for axis, single in one.items() if single})
 
 
-def pattern_view(
+def pattern_pooled(
     trace: Trace, layer: int, head: Head = None, size: int = 512, *, sampled: bool = False
 ) -> xr.DataArray:
     """A picture of one head (query key), or of several (head query key): size x size cells at most, each the maximum.
@@ -91,11 +91,11 @@ def pattern_view(
     looked at, which takes 1 / factor of the time. All heads at size 64 are the thumbnails of a layer.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> view = wb.pattern_view(trace, layer=1, head=2, size=16)
-    >>> view.attrs["downsampled"], bool(view.max() == wb.pattern(trace, layer=1, head=2).max())
+    >>> view = wb.attention.pattern_pooled(trace, layer=1, head=2, size=16)
+    >>> view.attrs["downsampled"], bool(view.max() == wb.attention.pattern(trace, layer=1, head=2).max())
     ('max', True)
 
-    Raises NotRecorded as `wb.pattern` does, ArgumentError for a size below 1.
+    Raises NotRecorded as `wb.attention.pattern` does, ArgumentError for a size below 1.
     """
     heads, dims = _heads(trace, layer, head)
     view = patterns.view(trace, layer, heads, size, sampled=sampled)

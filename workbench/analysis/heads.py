@@ -23,7 +23,7 @@ def sink_mass(trace: Trace) -> xr.DataArray:
     A head's output is (1 - sink) times what it would be without one: the sink is a gate. `attrs["logit"]` are the
     learned sinks, which are the same for every text.
 
-    >>> mass = wb.sink_mass(wb.trace("What is 12+30?"))
+    >>> mass = wb.attention.sink_mass(wb.trace("What is 12+30?"))
     >>> mass.dims, bool(((mass >= 0) & (mass <= 1)).all())
     (('layer', 'head', 'query'), True)
     """
@@ -33,14 +33,14 @@ def sink_mass(trace: Trace) -> xr.DataArray:
     return xr.DataArray(values, coords, ("layer", "head", "query"), attrs=attrs)
 
 
-def attention_ledger(trace: Trace) -> xr.Dataset:
+def breakdown(trace: Trace) -> xr.Dataset:
     """Where each head's attention goes, as means over queries (layer head): the parts sum to 1.
 
     `sink`; `self`, the query's own token; `first`, the first token of the text; `local`, everything else that a window
     reaches; `beyond`, what lies outside of it, which sliding layers cannot see. `distance` is how many tokens away it
     is on average, per unit of mass that is not in the sink; NaN where there is none.
 
-    >>> ledger = wb.attention_ledger(wb.trace("What is 12+30?"))
+    >>> ledger = wb.attention.breakdown(wb.trace("What is 12+30?"))
     >>> parts = sum(ledger[part] for part in ("sink", "self", "first", "local", "beyond"))
     >>> bool(np.allclose(parts, 1, atol=1e-5)), float(ledger["beyond"].sel(layer=0).max())
     (True, 0.0)
@@ -75,7 +75,7 @@ def head_scores(trace: Trace) -> xr.Dataset:
     followed those. Queries to which a rule does not apply do not count; `attrs["n"]` says how many did. On random
     tokens repeated with period P a perfect induction head scores 1, a sliding one 0 where P exceeds its window.
 
-    >>> scores = wb.head_scores(wb.trace("What is 12+30?"))
+    >>> scores = wb.attention.head_scores(wb.trace("What is 12+30?"))
     >>> sorted(scores.data_vars), scores["induction"].dims
     (['duplicate_token', 'induction', 'previous_token'], ('layer', 'head'))
 
@@ -137,7 +137,7 @@ def step_attention(trace: Trace, parts: Sequence[Step | slice] | None = None) ->
 
     So a row sums to 1 less what went to the sink and to tokens in no step. The parts are the trace's steps, or yours.
 
-    >>> attention = wb.step_attention(wb.trace("What is 12+30?"), [slice(0, 9), slice(9, 18)])
+    >>> attention = wb.attention.step_attention(wb.trace("What is 12+30?"), [slice(0, 9), slice(9, 18)])
     >>> attention.dims, float(attention.sel(step=0, key_step=1).max())  # nobody looks ahead
     (('layer', 'head', 'step', 'key_step'), 0.0)
 
@@ -198,13 +198,13 @@ def receiver_heads(attention: xr.DataArray, *, ignore: int = NEAR) -> xr.Dataset
     return xr.Dataset(data, coords, {"ignore": ignore, "n": n - ignore})
 
 
-def attention_rollout(trace: Trace) -> xr.DataArray:
+def rollout(trace: Trace) -> xr.DataArray:
     """How much of each token has flowed into each position by the last layer (query key): rows sum to 1.
 
     The product over layers of half the heads' mean pattern and half the residual stream (arXiv 2005.00928); what a head
     gives to its sink stays where it is.
 
-    >>> flow = attention_rollout(wb.trace("What is 12+30?"))
+    >>> flow = rollout(wb.trace("What is 12+30?"))
     >>> bool(np.allclose(flow.sum("key"), 1)), bool(np.allclose(np.triu(flow, 1), 0))
     (True, True)
 

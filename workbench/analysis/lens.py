@@ -15,7 +15,7 @@ def logit_lens(trace: Trace) -> xr.Dataset:
     in the end, KL(final || layer). The last layer is the model itself. `text` is the token as it is written.
 
     >>> trace = wb.trace("What is 12+30?", record="lens")
-    >>> lens = wb.logit_lens(trace)
+    >>> lens = wb.lens.logit_lens(trace)
     >>> lens["token"].dims, bool(abs(lens["kl"].isel(layer=-1)).max() < 1e-5)
     (('layer', 'pos', 'rank'), True)
 
@@ -36,12 +36,12 @@ def logit_lens(trace: Trace) -> xr.Dataset:
     return found
 
 
-def settle_depth(trace: Trace, *, kl: float | None = None) -> xr.DataArray:
+def prediction_depth(trace: Trace, *, kl: float | None = None) -> xr.DataArray:
     """The first layer from which on the prediction stays what it will be (pos): 0 is the first, n_layers - 1 the last.
 
     The likeliest token stays the same; or, with `kl`, the distribution stays within so many nats of the final one.
 
-    >>> depth = settle_depth(wb.trace("What is 12+30?", record="lens"))
+    >>> depth = prediction_depth(wb.trace("What is 12+30?", record="lens"))
     >>> depth.dims, bool((depth <= 5).all())
     (('pos',), True)
 

@@ -51,11 +51,11 @@ def linear_probe(
     something else than the token at the place (the token before it, a name), in lists like `labels`.
 
     `direction` (layer label d_model) is fitted on all places: along it the label is read. That does not mean that the
-    model reads it there: what can be decoded need not steer. Whether it does is an experiment, `wb.steering_effect`.
+    model reads it there: what can be decoded need not steer. Whether it does is an experiment, `wb.steering.steering_effect`.
 
     >>> traces = [wb.trace(f"What is {n}+30?", record="blocks.*.hook_resid_post", max_tokens=1) for n in range(12, 22)]
-    >>> labels = [[piece == "+" for piece in trace.pieces] for trace in traces]
-    >>> found = wb.linear_probe(traces, labels, shuffles=20)
+    >>> labels = [[piece == "+" for piece in trace.str_tokens] for trace in traces]
+    >>> found = wb.probes.linear_probe(traces, labels, shuffles=20)
     >>> found["accuracy"].dims, float(found["accuracy"].max()), found["accuracy"].attrs["n_problems"]
     (('layer',), 1.0, 10)
     >>> float(found["baseline"])  # so this says nothing of the model: which token is a plus is seen without it
@@ -196,8 +196,8 @@ def _bounds(hit: np.ndarray, group: np.ndarray, seed: int) -> tuple[float, float
 
 def _axis(at: str) -> str:
     """The name of the axis of a hook point's vectors."""
-    axes = hooks.POINTS.get(hooks.full(at), ())
-    if "*" not in hooks.full(at) or len(axes) != 2 or axes[0] != "pos":
+    axes = hooks.POINTS.get(hooks.full_name(at), ())
+    if "*" not in hooks.full_name(at) or len(axes) != 2 or axes[0] != "pos":
         raise HookNameError(
             f"{at!r} is not one vector a position in every layer, as 'resid_post' is: its axes are {axes}"
         )

@@ -59,7 +59,7 @@ def expert_load(trace: Trace, where: Where = None, *, weighted: bool = False) ->
     `statistics.entropy`), next to `max_entropy` for experts that are used evenly.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> load = wb.expert_load(trace, "analysis")
+    >>> load = wb.routing.expert_load(trace, "analysis")
     >>> load.dims, bool(np.allclose(load.sum("expert"), trace.config["n_active"]))
     (('layer', 'expert'), True)
 
@@ -118,14 +118,14 @@ def router_margin(trace: Trace) -> xr.DataArray:
     return _labelled(np.asarray(trace["margin"], np.float64), ("layer", "pos"), "router margin", "logits")
 
 
-def coactivation(trace: Trace, where: Where = None) -> xr.DataArray:
+def expert_coactivation(trace: Trace, where: Where = None) -> xr.DataArray:
     """Lift of two experts of one layer that run together, in bits (layer expert other_expert).
 
     log2 of how often both run at a position over what their loads would give by chance; 0 is chance, NaN where one of
     them never runs, -inf where they never meet. Of k chosen experts out of E even ones, chance itself is below
     independence: the lift of any two is log2(E (k-1) / (k (E-1))), which `attrs["even"]` says.
 
-    >>> lift = coactivation(wb.trace("What is 12+30?"))
+    >>> lift = expert_coactivation(wb.trace("What is 12+30?"))
     >>> lift.dims, bool(np.allclose(lift, lift.transpose("layer", "other_expert", "expert"), equal_nan=True))
     (('layer', 'expert', 'other_expert'), True)
 
@@ -141,13 +141,13 @@ def coactivation(trace: Trace, where: Where = None) -> xr.DataArray:
     return _labelled(lift, dims, "co-activation lift", "bits", layers=layers, n=ran.shape[1], even=even)
 
 
-def transitions(trace: Trace, where: Where = None, *, lift: bool = False) -> xr.DataArray:
+def expert_transitions(trace: Trace, where: Where = None, *, lift: bool = False) -> xr.DataArray:
     """How often an expert of the next layer with experts runs where one of this layer does (layer expert next_expert).
 
     Rows sum to the number of chosen experts, and are NaN for an expert that never runs; with `lift`, log2 over the next
     expert's own load, in bits: 0 where the two have nothing to do with each other.
 
-    >>> moves = transitions(wb.trace("What is 12+30?"))
+    >>> moves = expert_transitions(wb.trace("What is 12+30?"))
     >>> rows = moves.sum("next_expert")
     >>> bool(np.allclose(rows.where(rows > 0, 4), 4))
     True
@@ -164,14 +164,14 @@ def transitions(trace: Trace, where: Where = None, *, lift: bool = False) -> xr.
             values = both / load[:-1, :, None]
     units = "bits" if lift else "probability"
     dims, layers = ("layer", "expert", "next_expert"), trace.layers("expert_indices")[:-1]
-    return _labelled(values, dims, "transitions", units, layers=layers, n=ran.shape[1])
+    return _labelled(values, dims, "expert_transitions", units, layers=layers, n=ran.shape[1])
 
 
-def specialisation(
+def expert_specialization(
     traces: Trace | Sequence[Trace],
     labels: Sequence | np.ndarray | Sequence[Sequence],
     *,
-    given_token: bool = False,
+    condition_on_token: bool = False,
     shuffles: int = 100,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -179,17 +179,17 @@ def specialisation(
 
     `labels` are one for each position of the trace (of each trace, if there are several); positions whose label is None
     are left out. One of the experts that run stands for all, drawn evenly. `information` is I(expert; label), less the
-    mean over labels shuffled among positions, which is its bias. With `given_token`, I(expert; label | token): what is
+    mean over labels shuffled among positions, which is its bias. With `condition_on_token`, I(expert; label | token): what is
     left when the token is known, for much of what experts "specialise" in is the token itself.
 
     `p` is how often chance reaches the figure, and `null` the 95th percentile of chance, less the same bias. The unit
     of replication is the prompt: with several prompts (runs with the same question are one), chance is whole prompts
-    that exchange their labels, see `statistics.shuffled_information`, and `attrs["shuffled"]` is "prompts". With a
+    that exchange their labels, see `statistics.shuffled_mutual_information`, and `attrs["shuffled"]` is "prompts". With a
     single one it is "positions", as if each were independent: such a p is about this text, and too small where
     neighbors are alike.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> found = specialisation(trace, [piece.isdigit() for piece in trace.pieces], shuffles=20)
+    >>> found = expert_specialization(trace, [piece.isdigit() for piece in trace.str_tokens], shuffles=20)
     >>> sorted(found.data_vars), found["information"].dims
     (['information', 'null', 'p'], ('layer',))
 
@@ -209,7 +209,7 @@ def specialisation(
     if not sum(map(len, kept)):
         raise NotRecorded("no position has a label: each is None")
     label = np.array([str(named[i]) for named, at in zip(lists, kept) for i in at])
-    token = np.concatenate([np.asarray(trace.tokens)[at] for trace, at in zip(several, kept)]) if given_token else None
+    token = np.concatenate([np.asarray(trace.tokens)[at] for trace, at in zip(several, kept)]) if condition_on_token else None
     prompts = np.repeat(_prompts(several), [len(at) for at in kept])
     n_problems = len(np.unique(prompts))
     figures: dict[str, list[float]] = {"information": [], "null": [], "p": []}
@@ -218,10 +218,10 @@ def specialisation(
         chosen = np.concatenate([trace["expert_indices", layer][at] for trace, at in zip(several, kept)])
         expert = chosen[np.arange(len(chosen)), rng.integers(0, chosen.shape[1], len(chosen))]
         plain = statistics.information(expert, label, token)
-        by_position = statistics.shuffled_information(expert, label, token, shuffles=shuffles, seed=seed)
+        by_position = statistics.shuffled_mutual_information(expert, label, token, shuffles=shuffles, seed=seed)
         chance, bias = by_position, float(by_position.mean())
         if n_problems > 1:
-            chance = statistics.shuffled_information(
+            chance = statistics.shuffled_mutual_information(
                 expert, label, token, clusters=prompts, shuffles=shuffles, seed=seed + 1
             )
         figures["information"].append(plain - bias)
@@ -229,7 +229,7 @@ def specialisation(
         figures["p"].append((1 + int((chance >= plain - 1e-12).sum())) / (shuffles + 1))
     attrs = {"units": "bits", "n": len(label), "n_prompts": len(several), "shuffles": shuffles, "given": "token"}
     attrs |= {"n_problems": n_problems, "shuffled": "prompts" if n_problems > 1 else "positions"}
-    if not given_token:
+    if not condition_on_token:
         del attrs["given"]
     return xr.Dataset({name: ("layer", values) for name, values in figures.items()}, {"layer": list(layers)}, attrs)
 
@@ -299,12 +299,12 @@ def fixed_token_routing(trace: Trace, token: int | str, layer: int | None = None
 
     >>> trace = wb.trace("What is 12+30?")
     >>> alike = fixed_token_routing(trace, "<|message|>")
-    >>> bool(np.allclose(np.diag(alike), 1)), alike.attrs["n"] == trace.pieces.count("<|message|>")
+    >>> bool(np.allclose(np.diag(alike), 1)), alike.attrs["n"] == trace.str_tokens.count("<|message|>")
     (True, True)
 
     Raises NotRecorded if the token is nowhere.
     """
-    at = np.array([i for i, (n, piece) in enumerate(zip(trace.tokens, trace.pieces)) if token in (n, piece)], int)
+    at = np.array([i for i, (n, piece) in enumerate(zip(trace.tokens, trace.str_tokens)) if token in (n, piece)], int)
     if not len(at):
         raise NotRecorded(f"the trace has no token {token!r}")
     weights = _stacked(trace, "expert_weights", at, None if layer is None else [layer])
@@ -344,7 +344,7 @@ def _exchanged(
     def divergence(swapped: np.ndarray) -> np.ndarray:
         mixed = np.where(swapped[prompts][:, None, None, None], loads[:, ::-1], loads)
         by_prompt = np.stack([mixed[prompts == prompt].mean(0) for prompt in np.unique(prompts)])
-        return statistics.jsd(*by_prompt.mean(0))
+        return statistics.jensen_shannon(*by_prompt.mean(0))
 
     n = int(prompts.max()) + 1
     return divergence(np.zeros(n, bool)), np.stack([divergence(rng.random(n) < 0.5) for _ in range(shuffles)])
@@ -357,7 +357,7 @@ def _prompts(traces: Sequence[Trace]) -> np.ndarray:
 
 def _apart(ran: np.ndarray, cut: int) -> np.ndarray:
     """The divergence of the loads of the positions before and after `cut`, by layer."""
-    return statistics.jsd(ran[:, :cut].sum(1), ran[:, cut:].sum(1))
+    return statistics.jensen_shannon(ran[:, :cut].sum(1), ran[:, cut:].sum(1))
 
 
 def _stacked(

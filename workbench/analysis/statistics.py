@@ -4,7 +4,7 @@ The unit of replication is the prompt, not the token: tokens of one text say muc
 did not makes anything significant. So what resamples here resamples clusters. The same seed gives the same numbers.
 
 What scipy has is scipy's: Wilson's interval, quantiles, ranks, false discovery rates, entropies. Ours are what it lacks
-or defines otherwise: resampling of clusters, Westfall and Young's adjustment, corrections of bias, and `_t` and `jsd`.
+or defines otherwise: resampling of clusters, Westfall and Young's adjustment, corrections of bias, and `_t` and `jensen_shannon`.
 """
 
 from collections.abc import Callable, Sequence
@@ -173,7 +173,7 @@ def sign_flip(differences: np.ndarray, *, seed: int = 0, resamples: int = RESAMP
     return (1 + (flipped >= observed - 1e-12).sum(0)) / (resamples + 1)
 
 
-def max_t(differences: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+def westfall_young(differences: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     """p-values of many tests at once (unit, test…), adjusted so that one false alarm in all has that probability.
 
     Each is compared with the largest |t| of all tests under flipped signs (Westfall and Young 1993), which knows how
@@ -181,7 +181,7 @@ def max_t(differences: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES)
 
     >>> rng = np.random.default_rng(0)
     >>> differences = rng.normal(size=(20, 50)) + 3 * (np.arange(50) == 7)
-    >>> np.flatnonzero(max_t(differences) < 0.05).tolist()
+    >>> np.flatnonzero(westfall_young(differences) < 0.05).tolist()
     [7]
     """
     observed, flipped = _flips(differences, seed, resamples)
@@ -269,7 +269,7 @@ def entropy(counts: np.ndarray, axis: int = -1, *, correct: bool = True) -> np.n
 
 
 def information(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
-    """I(x; y), or I(x; y | given), in bits, from what was counted; without a correction: see `shuffled_information`.
+    """I(x; y), or I(x; y | given), in bits, from what was counted; without a correction: see `shuffled_mutual_information`.
 
     >>> x = np.array([0, 0, 1, 1])
     >>> information(x, x), information(x, np.array([0, 1, 0, 1])), information(x, x, given=x)
@@ -285,7 +285,7 @@ def information(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -
     return max(told, 0.0) * BITS
 
 
-def shuffled_information(
+def shuffled_mutual_information(
     x: np.ndarray,
     y: np.ndarray,
     given: np.ndarray | None = None,
@@ -302,10 +302,10 @@ def shuffled_information(
     needed. So what neighbors share, and what a whole cluster shares, is in the null too.
 
     >>> x = np.arange(200) % 4
-    >>> bool(information(x, x) > shuffled_information(x, x).max())
+    >>> bool(information(x, x) > shuffled_mutual_information(x, x).max())
     True
     >>> prompts = np.repeat(np.arange(4), 50)  # one value a prompt: of four prompts nothing can be said
-    >>> null = shuffled_information(prompts, prompts % 2, clusters=prompts)
+    >>> null = shuffled_mutual_information(prompts, prompts % 2, clusters=prompts)
     >>> float((null >= information(prompts, prompts % 2)).mean())
     1.0
 
@@ -332,12 +332,12 @@ def shuffled_information(
     return np.array(nulls)
 
 
-def jsd(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
+def jensen_shannon(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
     """Jensen-Shannon divergence of two distributions (or counts) in bits: 0 for equal, 1 for disjoint.
 
     (`scipy.spatial.distance.jensenshannon` is its square root, and takes rows of one length along one axis only.)
 
-    >>> float(jsd(np.array([1, 0]), np.array([0, 1]))), float(jsd(np.array([2, 2]), np.array([1, 1])))
+    >>> float(jensen_shannon(np.array([1, 0]), np.array([0, 1]))), float(jensen_shannon(np.array([2, 2]), np.array([1, 1])))
     (1.0, 0.0)
     """
     a, b = (np.asarray(x, np.float64) / np.sum(x, axis, keepdims=True) for x in (a, b))

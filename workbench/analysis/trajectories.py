@@ -31,7 +31,7 @@ def resid_basis(
 
     >>> asked = [f"Mod 10: a={n}, b=a+4, c=b*2. Find c." for n in range(4)]
     >>> traces = [wb.trace(wb.chat(q, reasoning="high"), record="blocks.*.hook_resid_post") for q in asked]
-    >>> basis = wb.resid_basis(traces, n=2)
+    >>> basis = wb.residual.resid_basis(traces, n=2)
     >>> basis["direction"].dims, basis.attrs["n_problems"]
     (('layer', 'component', 'd_model'), 4)
 
@@ -80,7 +80,7 @@ def resid_trajectory(
 
     >>> asked = [f"Mod 10: a={n}, b=a+4, c=b*2. Find c." for n in range(4)]
     >>> traces = [wb.trace(wb.chat(q, reasoning="high"), record="blocks.*.hook_resid_post") for q in asked]
-    >>> walk = wb.resid_trajectory(traces[0], wb.resid_basis(traces[1:], n=2))
+    >>> walk = wb.residual.resid_trajectory(traces[0], wb.residual.resid_basis(traces[1:], n=2))
     >>> walk["path"].dims, walk.sizes["step"] == len(wb.steps(traces[0]))
     (('layer', 'step', 'component'), True)
 
@@ -139,7 +139,7 @@ def step_cosine(
     problems' steps is taken away first, and its `at` is used. Neighbours stand beside the diagonal, which is 1.
 
     >>> trace = wb.trace(wb.chat("What is 12+30?", reasoning="high"), record="blocks.*.hook_resid_post")
-    >>> cosine = wb.step_cosine(trace)
+    >>> cosine = wb.residual.step_cosine(trace)
     >>> cosine.dims, bool(np.allclose(np.diagonal(cosine, axis1=1, axis2=2), 1))
     (('layer', 'step', 'key_step'), True)
 

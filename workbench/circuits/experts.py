@@ -28,7 +28,7 @@ def router_tokens(model: Model, layer: int, *, k: int = 10, tokens: Sequence[int
     residual stream leads to it, the router's row with the norm's scale in it, less the mean of all rows. In the first
     layer only attention is missing; above, it is what is left of the token itself.
 
-    >>> found = wb.router_tokens(model, 0, k=3)
+    >>> found = wb.circuits.router_tokens(model, 0, k=3)
     >>> found["token"].dims, round(float(found["share"].sum()), 6) == model.config.n_active
     (('expert', 'rank'), True)
 
@@ -58,7 +58,7 @@ def router_tokens(model: Model, layer: int, *, k: int = 10, tokens: Sequence[int
 
 
 @torch.inference_mode()
-def expert_writes(
+def expert_logit_effects(
     model: Model,
     layer: int,
     expert: int,
@@ -75,7 +75,7 @@ def expert_writes(
     what the expert writes whenever it runs. Logits are above the mean over the vocabulary, before the expert's weight
     and the division by the size of the stream. `neurons` are all of the expert unless given.
 
-    >>> found = wb.expert_writes(model, 5, 0, neurons=[0, 1], k=3)
+    >>> found = wb.circuits.expert_logit_effects(model, 5, 0, neurons=[0, 1], k=3)
     >>> found["raised"].dims, found["bias_text"].shape, bool((found["raised_logit"] >= found["lowered_logit"]).all())
     (('neuron', 'rank'), (3,), True)
 

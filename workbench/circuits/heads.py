@@ -19,13 +19,13 @@ from workbench.model.gpt_oss import rope_table, rotate
 from workbench.model.model import Model
 
 
-def head_sinks(model: Model, *, keys: int | None = None) -> xr.Dataset:
+def sink_logits(model: Model, *, keys: int | None = None) -> xr.Dataset:
     """The learned sink of each head (layer head): `logit`, and `share`, what it takes of keys that all score 0.
 
     share = e^logit / (e^logit + keys), with as many `keys` as a sliding window unless given: 1 is a head that keeps
     silent until a key scores high, 0 one that always speaks. The coordinate `kind` says which layers slide.
 
-    >>> found = wb.head_sinks(model)
+    >>> found = wb.circuits.sink_logits(model)
     >>> found["logit"].dims, bool(((found["share"] > 0) & (found["share"] < 1)).all())
     (('layer', 'head'), True)
 
@@ -58,7 +58,7 @@ def ov_circuit(model: Model, layer: int, head: int, *, k: int = 20, tokens: Sequ
     one that lowers it. `attrs["raised"]` is the share of tokens that raise themselves. `tokens` are the ids between
     which is looked, all unless given.
 
-    >>> found = wb.ov_circuit(model, 1, 0, k=5)
+    >>> found = wb.circuits.ov_circuit(model, 1, 0, k=5)
     >>> found["logit"].dims, bool((np.diff(found["logit"]) <= 0).all()), -1 <= found.attrs["copying"] <= 1
     (('pair',), True, True)
 
@@ -103,7 +103,7 @@ def qk_circuit(
     the softmax, so `attrs["sink"]`, the head's sink, is on the same scale: a lower score than that is hardly looked at.
     `tokens` are the ids between which is looked, all unless given.
 
-    >>> found = wb.qk_circuit(model, 0, 0, distance=1, k=5)
+    >>> found = wb.circuits.qk_circuit(model, 0, 0, distance=1, k=5)
     >>> found["logit"].dims, bool((np.diff(found["logit"]) <= 0).all())
     (('pair',), True)
 
@@ -139,7 +139,7 @@ def qk_distance(
     In logits, as `qk_circuit` gives them, and NaN where a sliding layer sees nothing. A head that looks one token back
     whatever it reads has its peak at 1. The sink of each head is a coordinate, on the same scale.
 
-    >>> found = wb.qk_distance(model, range(20))
+    >>> found = wb.circuits.qk_distance(model, range(20))
     >>> found.dims, bool(np.isnan(found.sel(layer=0, distance=slice(model.config.window, None))).all())
     (('layer', 'head', 'distance'), True)
 

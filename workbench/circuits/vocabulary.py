@@ -102,7 +102,7 @@ def _longest_first(vectors: Tensor) -> tuple[Tensor, list[float]]:
 def texts(model: Model, ids: np.ndarray) -> np.ndarray:
     """Each token as it is written; `<7>` without a tokenizer."""
     unique, place = np.unique(ids, return_inverse=True)
-    said: Callable[[int], str] = lambda n: model.tokenizer.pieces([n])[0] if model.tokenizer else f"<{n}>"  # noqa: E731
+    said: Callable[[int], str] = lambda n: model.tokenizer.str_tokens([n])[0] if model.tokenizer else f"<{n}>"  # noqa: E731
     return np.array([said(int(n)) for n in unique], object)[place].reshape(ids.shape)
 
 

@@ -39,7 +39,7 @@ def history(trace: Written) -> list[dict[str, Any]]:
     [('user', None, 'What is 12+30?'), ('assistant', 'analysis', '2+0=2, 1+3=4.'), ('assistant', 'final', \
 'It is 42.'), ('user', None, 'And 3+4?')]
     """
-    tokens, pieces, spans = trace.tokens, trace.pieces, list(trace.spans)
+    tokens, pieces, spans = trace.tokens, trace.str_tokens, list(trace.spans)
     if spans and "".join(pieces[spans[-1].start :]) == "<|start|>assistant":
         spans.pop()  # a prompt ends so, for the answer that is asked for
     messages = []

@@ -31,7 +31,7 @@ class Tokenizer:
     >>> t = Tokenizer.from_folder("data/pocket")
     >>> t.encode("What is 7+8?")
     [286, 289, 220, 22, 10, 23, 30]
-    >>> t.pieces([423, 258, 425, 286, 289, 30, 424])
+    >>> t.str_tokens([423, 258, 425, 286, 289, 30, 424])
     ['<|start|>', 'user', '<|message|>', 'What', ' is', '?', '<|end|>']
 
     `special` maps the control tokens' text to their ids, `digest` is the sha256 of `tokenizer.json`. `roles` are the
@@ -128,7 +128,7 @@ class Tokenizer:
 
     def decode(self, ids: Iterable[int]) -> str:
         """The text of `ids`, control tokens by their names; bytes that are not UTF-8 are U+FFFD."""
-        return "".join(self.pieces(ids))
+        return "".join(self.str_tokens(ids))
 
     def pieces(self, ids: Iterable[int]) -> list[str]:
         """The text of each token; joined they are exactly `decode(ids)`.

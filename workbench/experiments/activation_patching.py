@@ -25,7 +25,7 @@ Outcome = Callable[[Tensor], Tensor]  # logits of the last position (batch d_voc
 
 
 @dataclass(frozen=True)
-class LogitGap:
+class LogitDiff:
     """By how much the next token is rather `one` than `other`: the difference of their logits."""
 
     one: int
@@ -35,15 +35,15 @@ class LogitGap:
         return logits[:, self.one] - logits[:, self.other]
 
 
-def logit_gap(model: Model, one: str | int, other: str | int) -> LogitGap:
+def logit_diff(model: Model, one: str | int, other: str | int) -> LogitDiff:
     """An outcome for sweeps: the logit of one next token less that of another, given as texts or ids.
 
-    >>> wb.logit_gap(model, "7", "8")
-    LogitGap(one=22, other=23)
+    >>> wb.patching.logit_diff(model, "7", "8")
+    LogitDiff(one=22, other=23)
 
     Raises PromptError for a text that is not one token.
     """
-    return LogitGap(token_id(model, one), token_id(model, other))
+    return LogitDiff(token_id(model, one), token_id(model, other))
 
 
 def token_id(model: Model, token: str | int) -> int:
@@ -72,7 +72,7 @@ def two_prompts(model: Model, clean: Prompt, corrupt: Prompt) -> tuple[list[int]
     return ours, theirs, first
 
 
-def patch_sweep(
+def activation_patching(
     model: Model,
     clean: Prompt,
     corrupt: Prompt,
@@ -94,16 +94,16 @@ def patch_sweep(
 
     A pass starts at its place, with the keys and values before it and the residual stream below it as they were.
 
-    >>> gap = wb.logit_gap(model, "8", "7")
+    >>> gap = wb.patching.logit_diff(model, "8", "7")
     >>> clean, corrupt = (model.tokens(f"What is 12+{n}?") for n in (36, 35))
-    >>> sweep = wb.patch_sweep(model, clean, corrupt, gap)
+    >>> sweep = wb.patching.activation_patching(model, clean, corrupt, gap)
     >>> sweep.dims, bool(np.isclose(sweep[0, 0], 1, atol=1e-3))  # the only token that differs carries all, at first
     (('layer', 'pos'), True)
 
     Raises PromptError if the prompts are not equally long or do not differ, HookNameError for a site without positions,
     ResumeError if the file holds another sweep.
     """
-    point = hooks.full(site)
+    point = hooks.full_name(site)
     axes = hooks.axes(point)
     if "*" not in point or "pos" not in axes or (by_head and "head" not in axes):
         want = "heads" if by_head else "positions, in every layer"
@@ -111,9 +111,9 @@ def patch_sweep(
     ours, theirs, first = two_prompts(model, clean, corrupt)
     at = np.arange(first, len(ours)) if positions is None else np.asarray(positions, int)
     c = model.config
-    points = [hooks.at(point, layer) for layer in range(c.n_layers)]
-    last = hooks.at("blocks.*.hook_resid_post", c.n_layers - 1)
-    asked = {"what": "patch_sweep", "clean": theirs, "corrupt": ours, "outcome": outcome, "site": point}
+    points = [hooks.at_layer(point, layer) for layer in range(c.n_layers)]
+    last = hooks.at_layer("blocks.*.hook_resid_post", c.n_layers - 1)
+    asked = {"what": "activation_patching", "clean": theirs, "corrupt": ours, "outcome": outcome, "site": point}
     asked |= {"positions": at.tolist(), "by_head": by_head}
     with model.listening() as flag, torch.inference_mode(), Cells(resume, of_model(model) | asked) as cells:
         base, other = Reading(model, ours), Reading(model, theirs, points)

@@ -61,15 +61,15 @@ def attention_knockout(
     `high`; over the positions of this one text: for many, collect the means and use `wb.statistics.mean`), the
     `null` (the mean of each control) and `p`, how often a control is as large. `attrs` tell what was cut: `edges`,
     `mass` (attention, a mean over layers and heads, summed over edges), `distance` (mean), and the same of controls.
-    `resume` is a file that keeps finished controls, as for `patch_sweep`.
+    `resume` is a file that keeps finished controls, as for `activation_patching`.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> cut = wb.attention_knockout(model, trace, slice(30, 40), slice(5, 15), controls=3)
+    >>> cut = wb.patching.attention_knockout(model, trace, slice(30, 40), slice(5, 15), controls=3)
     >>> cut["kl"].dims, cut["control_kl"].dims, bool((cut["pos"] == np.arange(30, len(trace))).all())
     (('pos',), ('control', 'pos'), True)
 
     Raises EditError for another mode, no layer or no head, and where there is no edge to cut; SelectionError for
-    layers, heads and positions that there are not, ResumeError as `patch_sweep` does.
+    layers, heads and positions that there are not, ResumeError as `activation_patching` does.
     """
     chosen = _layers(model, layers)
     if mode not in MODES:
@@ -89,7 +89,7 @@ def attention_knockout(
         raise EditError(f"no edge is cut: no query comes {least} tokens or more after a key that these layers see")
     start = int(edges.any(1).argmax())
     begin = start // CHUNK_ALIGN * CHUNK_ALIGN  # from where a pass may begin, positions get the same bits again
-    values = [hooks.at("blocks.*.attn.hook_v", layer) for layer in chosen] if mode == "mean" else []
+    values = [hooks.at_layer("blocks.*.attn.hook_v", layer) for layer in chosen] if mode == "mean" else []
     asked_for = {"what": "attention_knockout", "tokens": trace.tokens, "edges": edges, "allowed": allowed & ~asked}
     asked_for |= {"layers": chosen, "heads": several, "mode": mode, "controls": controls, "seed": seed}
     with model.listening() as flag, torch.inference_mode(), Cells(resume, of_model(model) | asked_for) as cells:
@@ -109,7 +109,7 @@ def attention_knockout(
             cut = torch.as_tensor(np.stack(sets[part])[:, begin:], device=model.device)
             tap = _Cut(base, chosen, several, cut, begin, mode)
             seen = base.again(begin, tap, n=len(cut))
-            last = seen[hooks.at("blocks.*.hook_resid_post", c.n_layers - 1)][:, start - begin :]
+            last = seen[hooks.at_layer("blocks.*.hook_resid_post", c.n_layers - 1)][:, start - begin :]
             before = base.resid(c.n_layers)[:, start:]
             kl[part] = divergence(model, before.expand_as(last), last).double().cpu().numpy()
             gap[part] = _fall(model, before, last)
@@ -171,7 +171,7 @@ class _Watch(Tap):
     """Adds up the patterns of some layers, each a mean over some heads."""
 
     def __init__(self, layers: Sequence[int], heads: Sequence[int]):
-        self.points = {hooks.at("blocks.*.attn.hook_pattern", layer) for layer in layers}
+        self.points = {hooks.at_layer("blocks.*.attn.hook_pattern", layer) for layer in layers}
         self.heads, self.total = list(heads), torch.zeros(())
 
     def wants(self, name: str) -> bool:

@@ -31,7 +31,7 @@ def attribution_patching(
     site: str = "resid_pre",
     positions: Sequence[int] | None = None,
 ) -> xr.Dataset:
-    """What `patch_sweep` would find at every place, to first order: (clean - corrupt) times the corrupt run's gradient.
+    """What `activation_patching` would find at every place, to first order: (clean - corrupt) times the corrupt run's gradient.
 
     `effect` (layer pos, and head for `z`, expert for `expert_out`) is in shares of the gap, as there: 0 is the outcome
     of the corrupt run, 1 that of the clean one, and `attrs` hold both. Several places together are their sum. `site` is
@@ -40,16 +40,16 @@ def attribution_patching(
     unless given. Two passes and one backward pass, layer by layer, for all places together.
 
     The experts that run are no smooth function of anything: `flips` (layer pos) is true where the two runs choose
-    others, and from such a token on the line that is followed here may lead elsewhere. `wb.patch_sweep` is exact.
+    others, and from such a token on the line that is followed here may lead elsewhere. `wb.patching.activation_patching` is exact.
 
-    >>> gap = wb.logit_gap(model, "8", "7")
+    >>> gap = wb.patching.logit_diff(model, "8", "7")
     >>> clean, corrupt = (model.tokens(f"What is 12+{n}?") for n in (36, 35))
-    >>> found = wb.attribution_patching(model, clean, corrupt, gap, site="mlp_out")
-    >>> experts = wb.attribution_patching(model, clean, corrupt, gap, site="expert_out")
+    >>> found = wb.patching.attribution_patching(model, clean, corrupt, gap, site="mlp_out")
+    >>> experts = wb.patching.attribution_patching(model, clean, corrupt, gap, site="expert_out")
     >>> bool(np.allclose(experts["effect"].sum("expert"), found["effect"], atol=1e-4)), found["flips"].dims
     (True, ('layer', 'pos'))
 
-    Raises PromptError as `patch_sweep` does, HookNameError for another site, CheckpointError for a model in bfloat16,
+    Raises PromptError as `activation_patching` does, HookNameError for another site, CheckpointError for a model in bfloat16,
     ArgumentError for an outcome that has no gradient. (Nanda 2023; arXiv 2310.10348; where it fails: arXiv 2403.00745)
     """
     if model.dtype not in (torch.float32, torch.float64):
@@ -63,7 +63,7 @@ def attribution_patching(
     at = np.arange(first, len(ours)) if positions is None else np.asarray(positions, int)
     c = model.config
     wanted = [point] if point != EXPERTS else [point, "blocks.*.mlp.hook_expert_weights"]
-    record = [hooks.at(p, layer) for p in wanted for layer in range(c.n_layers)]
+    record = [hooks.at_layer(p, layer) for p in wanted for layer in range(c.n_layers)]
     effect, flips = [], np.zeros((c.n_layers, len(at)), bool)
     with model.listening() as flag:
         base, other = Reading(model, ours, record), Reading(model, theirs, record)
@@ -71,7 +71,7 @@ def attribution_patching(
             before, gradient = _of_outcome(base, outcome)
             for layer in tqdm(reversed(range(c.n_layers)), "gradients", c.n_layers, leave=False, disable=None):
                 flag.check()
-                here = hooks.at(point if point != EXPERTS else "blocks.*.hook_mlp_out", layer)
+                here = hooks.at_layer(point if point != EXPERTS else "blocks.*.hook_mlp_out", layer)
                 gradient, its = _of_layer(base, layer, here, gradient)
                 effect.insert(0, _first_order(base, other, layer, point, its)[at].double().cpu().numpy())
                 same = base.routes(layer)[0].sort(-1).values == other.routes(layer)[0].sort(-1).values
@@ -90,7 +90,7 @@ def attribution_patching(
 
 def _place(site: str) -> tuple[str, tuple[str, ...]]:
     """The hook point of a site, and what its places have besides a layer and a position."""
-    point = hooks.full(site)
+    point = hooks.full_name(site)
     axes = hooks.axes(point)
     if "*" not in point or axes[0] != "pos" or point.endswith("indices"):
         raise HookNameError(
@@ -119,9 +119,9 @@ def _of_layer(base: Reading, layer: int, point: str, above: Tensor) -> tuple[Ten
     """
     model = base.model
     x = base.resid(layer).clone().requires_grad_()
-    out = hooks.at("blocks.*.hook_resid_post", layer)
+    out = hooks.at_layer("blocks.*.hook_resid_post", layer)
     seen = Recorder([point, out], device=model.device, keep_grad=True)
-    tap = Chain(*model.edits_in_force(), seen)
+    tap = Chain(*model.active_edits(), seen)
     forward_from(replace(model.config, n_layers=layer + 1), model.weights, x, layer, tap, None, slice(0, 0))
     read, its = torch.autograd.grad(seen[out], [x, seen[point]], above, allow_unused=True, materialize_grads=True)
     return read, its
@@ -129,7 +129,7 @@ def _of_layer(base: Reading, layer: int, point: str, above: Tensor) -> tuple[Ten
 
 def _first_order(base: Reading, other: Reading, layer: int, point: str, gradient: Tensor) -> Tensor:
     """(clean - corrupt) times the gradient, at every position (and head, or expert)."""
-    here = hooks.at(point, layer)
+    here = hooks.at_layer(point, layer)
     if point == EXPERTS:
         return _by_expert(other, layer, gradient) - _by_expert(base, layer, gradient)
     change = (other.seen[here] - base.seen[here])[0] * gradient[0]
@@ -139,7 +139,7 @@ def _first_order(base: Reading, other: Reading, layer: int, point: str, gradient
 def _by_expert(reading: Reading, layer: int, gradient: Tensor) -> Tensor:
     """What each expert adds along the gradient (pos expert), 0 where it does not run."""
     seen = reading.seen
-    weights = seen[hooks.at("blocks.*.mlp.hook_expert_weights", layer)][0]
+    weights = seen[hooks.at_layer("blocks.*.mlp.hook_expert_weights", layer)][0]
     chosen = reading.routes(layer)[0]
-    along = torch.einsum("pcd,pd->pc", seen[hooks.at(EXPERTS, layer)][0], gradient[0])
+    along = torch.einsum("pcd,pd->pc", seen[hooks.at_layer(EXPERTS, layer)][0], gradient[0])
     return torch.zeros_like(weights).scatter(-1, chosen, weights.gather(-1, chosen) * along)

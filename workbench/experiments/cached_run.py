@@ -51,7 +51,7 @@ class Reading:
         self.model, self.tokens = model, list(tokens)
         self.cache = KVCache(model.config)
         wanted = ["blocks.*.hook_resid_post", "blocks.*.mlp.hook_expert_indices"]
-        wanted = [hooks.at(point, layer) for point in wanted for layer in range(model.config.n_layers)]
+        wanted = [hooks.at_layer(point, layer) for point in wanted for layer in range(model.config.n_layers)]
         self.seen = Recorder(["hook_embed", *wanted, *record], device=model.device)
         ids = torch.tensor([self.tokens], device=model.device)
         for start, stop in chunks(len(self.tokens)):
@@ -62,11 +62,11 @@ class Reading:
 
     def resid(self, layer: int) -> Tensor:
         """The residual stream that enters a layer, or that the last one leaves (batch pos d_model)."""
-        return self.seen["hook_embed" if layer == 0 else hooks.at("blocks.*.hook_resid_post", layer - 1)]
+        return self.seen["hook_embed" if layer == 0 else hooks.at_layer("blocks.*.hook_resid_post", layer - 1)]
 
     def routes(self, layer: int) -> Tensor:
         """The experts that ran (batch pos choice)."""
-        return self.seen[hooks.at("blocks.*.mlp.hook_expert_indices", layer)]
+        return self.seen[hooks.at_layer("blocks.*.mlp.hook_expert_indices", layer)]
 
     def logits(self, at: slice = slice(None)) -> Tensor:
         """Predictions at some positions (batch pos d_vocab)."""
@@ -78,8 +78,8 @@ class Reading:
         The last residual stream and the routes are kept, and the hook points in `record`.
         """
         model, last = self.model, self.model.config.n_layers - 1
-        wanted = [hooks.at("blocks.*.mlp.hook_expert_indices", layer) for layer in range(model.config.n_layers)]
-        seen = Recorder([*wanted, hooks.at("blocks.*.hook_resid_post", last), *record], device=model.device)
+        wanted = [hooks.at_layer("blocks.*.mlp.hook_expert_indices", layer) for layer in range(model.config.n_layers)]
+        seen = Recorder([*wanted, hooks.at_layer("blocks.*.hook_resid_post", last), *record], device=model.device)
         cache = self.cache.fork(n, start)
         ids = torch.tensor([self.tokens[start:]], device=model.device).expand(n, -1)
         model.forward(ids, Chain(tap, seen), cache, slice(0, 0))

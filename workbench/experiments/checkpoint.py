@@ -87,5 +87,5 @@ class Cells:
 
 def of_model(model: Model) -> dict[str, Any]:
     """What every figure of a model depends on: its weights, how it computes, and the edits in force."""
-    edits = [edit.describe()["identity"] for edit in model.edits_in_force()]
+    edits = [edit.describe()["identity"] for edit in model.active_edits()]
     return {"weights": model.digest, "dtype": model.dtype_name, "device": model.device, "edits": edits}

@@ -37,7 +37,7 @@ def expert_knockout(
     * `mean`: it writes what it writes on average, over the positions of this text where it runs.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> found = wb.expert_knockout(model, trace, layer=1, mode="zero")
+    >>> found = wb.patching.expert_knockout(model, trace, layer=1, mode="zero")
     >>> bool((found["kl"].values[found["chosen"].values == 0] == 0).all())
     True
 
@@ -59,7 +59,7 @@ def expert_knockout(
         kl = np.zeros(len(wanted))
         used = [i for i, count in enumerate(counts) if count]
         rows = max(1, WORK // (len(plain) * c.d_model))
-        last = hooks.at("blocks.*.hook_resid_post", c.n_layers - 1)
+        last = hooks.at_layer("blocks.*.hook_resid_post", c.n_layers - 1)
         for start in tqdm(range(0, len(used), rows), desc="knocking out", leave=False, disable=None):
             flag.check()
             part = used[start : start + rows]

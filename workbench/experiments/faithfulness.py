@@ -78,7 +78,7 @@ def faithfulness(
     `n` answers are drawn for each text at `temperature`, one at 0. A run of S steps costs about 4 S short generations.
 
     >>> trace = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="")
-    >>> found = wb.faithfulness(model, trace)
+    >>> found = wb.reasoning.faithfulness(model, trace)
     >>> found["same"].dims, float(found["same"].sel(test="early", fraction=1))
     (('test', 'fraction'), 1.0)
 

@@ -16,7 +16,7 @@ from workbench.traces.spans import Span, last_turn, turns
 from workbench.traces.steps import Step, stretches
 
 
-def belief(
+def forced_answer(
     model: Model,
     trace: Trace,
     answers: Sequence[str] | str | None = None,
@@ -36,7 +36,7 @@ def belief(
     how many it is likelier than not, for good.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> curve = wb.belief(model, trace)
+    >>> curve = wb.reasoning.forced_answer(model, trace)
     >>> curve["p"].dims, curve.sizes["step"] == len(wb.steps(trace)) + 1
     (('step', 'answer'), True)
 
@@ -51,7 +51,7 @@ def belief(
         places = ", ".join(f"{t.content_start}..{t.content_stop}" for t in thoughts)
         raise NotRecorded(f"a part ends at {outside[0]}, and the thoughts that led to the answer are {places}")
     if answers is None:
-        names, asked = ["".join(trace.pieces[final.content])], [trace.tokens[final.content]]
+        names, asked = ["".join(trace.str_tokens[final.content])], [trace.tokens[final.content]]
     elif model.tokenizer is None:
         raise PromptError("this model has no tokenizer, so it cannot encode answers: leave them out")
     else:

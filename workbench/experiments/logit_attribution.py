@@ -24,7 +24,7 @@ def logit_attribution(
     norm is held at what it was. `attrs["logit"]` is the logit itself, `attrs["missing"]` how much the sum differs.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> found = wb.logit_attribution(model, trace, "2", "3", pos=len(trace) - 3)
+    >>> found = wb.residual.logit_attribution(model, trace, "2", "3", pos=len(trace) - 3)
     >>> float(abs(found["sources"].sum("key") - found["heads"]).max()) < 1e-4, found.attrs["missing"] < 1e-3
     (True, True)
 
@@ -51,7 +51,7 @@ def logit_attribution(
             here, block = f"blocks.{layer}.", w.blocks[layer]
             head[layer] = (seen[here + "attn.hook_result"][0, 0].double() @ direction).cpu()
             bias[layer] = float(block.b_o.double() @ direction)
-            chosen = seen[hooks.at("blocks.*.mlp.hook_expert_indices", layer)][0, 0]
+            chosen = seen[hooks.at_layer("blocks.*.mlp.hook_expert_indices", layer)][0, 0]
             wrote = seen[here + "mlp.hook_expert_out"][0, 0].double() @ direction
             share = seen[here + "mlp.hook_expert_weights"][0, 0].double()[chosen]
             expert[layer, chosen.cpu().numpy()] = (share * wrote).cpu()

@@ -60,18 +60,18 @@ def path_patching(
     sender, one by one. `positions` are those where the sender is another; all, unless given.
 
     With `routes="held"` the experts of the clean run run, with their weights: what is found is content, as
-    `wb.suppression(…, routes=True)` calls it, and no router is a receiver. With "free" it has re-weighting and
-    re-routing in it. `resume` is a file that keeps finished paths, as for `patch_sweep`.
+    `wb.reasoning.suppression(…, routes=True)` calls it, and no router is a receiver. With "free" it has re-weighting and
+    re-routing in it. `resume` is a file that keeps finished paths, as for `activation_patching`.
 
-    >>> gap = wb.logit_gap(model, "8", "7")
+    >>> gap = wb.patching.logit_diff(model, "8", "7")
     >>> clean, corrupt = (model.tokens(f"What is 12+{n}?") for n in (36, 35))
-    >>> paths = wb.path_patching(model, clean, corrupt, gap, ("head", 3, 1), [("mlp", 3), ("v", 4, 0), ("logits",)])
+    >>> paths = wb.patching.path_patching(model, clean, corrupt, gap, ("head", 3, 1), [("mlp", 3), ("v", 4, 0), ("logits",)])
     >>> paths.dims, paths["receiver"].values.tolist()
     (('receiver',), ['mlp 3', 'v 4 0', 'logits'])
 
     Raises PromptError if the prompts are not equally long or do not differ, SelectionError for a sender or receiver
     that the model does not have, EditError for one of another kind, a receiver before the sender, and edits in force at
-    what a receiver reads, ArgumentError for other `routes`, ResumeError as `patch_sweep` does. (arXiv 2211.00593,
+    what a receiver reads, ArgumentError for other `routes`, ResumeError as `activation_patching` does. (arXiv 2211.00593,
     2304.05969)
     """
     if routes not in ROUTES:
@@ -86,11 +86,11 @@ def path_patching(
             raise EditError(
                 f"{_label([receiver])!r} is computed before {_label([sender])!r} writes: no path leads there"
             )
-    edited = [e.glob for e in model.edits_in_force() if any(p.endswith(OURS) for p in e.points)]
+    edited = [e.glob for e in model.active_edits() if any(p.endswith(OURS) for p in e.points)]
     if edited:
         raise EditError(f"paths are followed by computing anew what is edited here: leave out the edits at {edited}")
     ours, theirs, _ = two_prompts(model, corrupt, clean)  # the text that is run is the clean one
-    weights = [hooks.at("blocks.*.mlp.hook_expert_weights", layer) for layer in range(c.n_layers)]
+    weights = [hooks.at_layer("blocks.*.mlp.hook_expert_weights", layer) for layer in range(c.n_layers)]
     record = _written(sender)
     where = None if positions is None else np.asarray(positions, int).tolist()
     inputs = {"what": "path_patching", "clean": ours, "corrupt": theirs, "outcome": outcome, "sender": sender}
@@ -180,7 +180,7 @@ def _write(reading: Reading, sender: Part) -> Tensor:
         alone[:, :, number[0]] = said[:, :, number[0]]
         return linear(alone.flatten(2), w.w_o)
     if word == "expert":
-        share = reading.seen[hooks.at("blocks.*.mlp.hook_expert_weights", layer)][..., number[0], None, None]
+        share = reading.seen[hooks.at_layer("blocks.*.mlp.hook_expert_weights", layer)][..., number[0], None, None]
         return (said * share * (reading.routes(layer) == number[0])[..., None]).sum(2)
     return said
 
@@ -192,7 +192,7 @@ def _held(base: Reading, start: int, routes: str) -> list[Tap]:
 def _run(base: Reading, outcome: Outcome, tap: Tap, layer: int, start: int, n: int) -> np.ndarray:
     """The outcome of the clean text under a tap, in `n` rows, from a layer and a position on."""
     model = base.model
-    last = hooks.at("blocks.*.hook_resid_post", model.config.n_layers - 1)
+    last = hooks.at_layer("blocks.*.hook_resid_post", model.config.n_layers - 1)
     resid, seen = base.resid(layer)[:, start:].expand(n, -1, -1), Recorder([last], device=model.device)
     model.forward_from(resid, layer, Chain(tap, seen), base.cache.fork(n, start), slice(0, 0))
     logits = unembed(model.config, model.weights, seen[last][:, -1:])[:, 0]

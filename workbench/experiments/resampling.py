@@ -61,7 +61,7 @@ def resampling(
     two together (1,000 parametric bootstrap draws), and `kl_p` the share of these draws that are as large.
 
     >>> trace = model.generate(wb.chat("What is 12+30?", reasoning="high"))
-    >>> found = wb.resampling(model, trace, n=4, temperature=0)
+    >>> found = wb.reasoning.resampling(model, trace, n=4, temperature=0)
     >>> bool(np.isclose(found["importance"].sum(), found["accuracy"][-1] - found["accuracy"][0]))
     True
 

@@ -33,7 +33,7 @@ def steering_vector(
     direction found in places that differ by a token alone is that token: compare with places that share it.
 
     >>> chain = wb.steps(trace)
-    >>> vector = wb.steering_vector([(trace, chain[1:])], [(trace, chain[0])], layer=2)
+    >>> vector = wb.steering.steering_vector([(trace, chain[1:])], [(trace, chain[0])], layer=2)
     >>> vector.dims, vector.attrs["point"], bool(np.isclose(vector.attrs["norm"], np.linalg.norm(vector)))
     (('d_model',), 'blocks.2.hook_resid_post', True)
 
@@ -41,14 +41,14 @@ def steering_vector(
     positions that it does not have, HookNameError for a site that is not d_model wide, PromptError if there is no
     place. (Difference of means: arXiv 2312.06681; of steps in chains of thought: arXiv 2506.18167)
     """
-    point = hooks.full(site)
+    point = hooks.full_name(site)
     if "*" not in point or hooks.axes(point) != ("pos", "d_model"):
         raise HookNameError(
             f"{site!r} is no stream of d_model numbers in every layer; resid_pre, resid_mid, resid_post are"
         )
     if not these or not those:
         raise PromptError("a difference needs places on both sides: (trace, positions) in `these` and in `those`")
-    here = hooks.at(point, layer)
+    here = hooks.at_layer(point, layer)
     rows = [
         np.concatenate([trace[here][positions_of(places, len(trace))] for trace, places in side], dtype=np.float64)
         for side in (these, those)
@@ -83,33 +83,33 @@ def steering_effect(
 ) -> xr.Dataset:
     """The metric of a run that is steered by `scale * vector` (scale), next to what other directions do to it.
 
-    `vector` is `wb.steering_vector`'s, added where it was found, at all positions or at `positions`. Every figure is
+    `vector` is `wb.steering.steering_vector`'s, added where it was found, at all positions or at `positions`. Every figure is
     `metric(trace)` of a real run: the prompt is read, or with `max_tokens` gone on with, greedily; `record` is for what
     the metric reads. `random` (control scale) are `controls` random directions of the same norm, `unrelated`
     (contrast scale) other differences of means, which have nothing to do with the question, brought to the same norm:
     these often move behaviour as much as a vector that was meant to. `attrs` of `steered` hold the metric of the
     `plain` run, the `slope` by scale (least squares), that of each control and contrast (`null`, `null_unrelated`), and
     `p`, how often a random direction has as steep a one. At scale 0 every run is the plain one, bit for bit.
-    `resume` is a file that keeps finished runs, as for `patch_sweep`.
+    `resume` is a file that keeps finished runs, as for `activation_patching`.
 
     >>> chain = wb.steps(trace)
     >>> read = model.trace(trace, record="residuals")
-    >>> vector = wb.steering_vector([(read, chain[-1])], [(read, chain[0])], layer=2)
-    >>> other = wb.steering_vector([(read, slice(0, 9))], [(read, slice(9, 18))], layer=2)
-    >>> found = wb.steering_effect(model, trace, vector, lambda t: float(t["entropy"].mean()), unrelated=[other],
+    >>> vector = wb.steering.steering_vector([(read, chain[-1])], [(read, chain[0])], layer=2)
+    >>> other = wb.steering.steering_vector([(read, slice(0, 9))], [(read, slice(9, 18))], layer=2)
+    >>> found = wb.steering.steering_effect(model, trace, vector, lambda t: float(t["entropy"].mean()), unrelated=[other],
     ...                            scales=[0, 1], controls=2)
     >>> found["random"].dims, bool((found["random"].sel(scale=0) == found["steered"].attrs["plain"]).all())
     (('control', 'scale'), True)
 
     Raises EditError for a vector that says no `point` or is all zeros, and without an unrelated contrast; PromptError
-    as `model.generate` does, ResumeError as `patch_sweep` does.
+    as `model.generate` does, ResumeError as `activation_patching` does.
     """
     point = vector.attrs.get("point")
     norm = float(np.linalg.norm(vector))
     if point is None or not norm > 0:
-        raise EditError("steer by what wb.steering_vector gives: a vector that is not zero, with its `point` in attrs")
+        raise EditError("steer by what wb.steering.steering_vector gives: a vector that is not zero, with its `point` in attrs")
     if not len(unrelated) or not all(np.linalg.norm(other) > 0 for other in unrelated):
-        raise EditError("give an `unrelated` contrast or more: a wb.steering_vector of places that should not matter")
+        raise EditError("give an `unrelated` contrast or more: a wb.steering.steering_vector of places that should not matter")
     dice = np.random.default_rng(seed)
     directions = {"steered": [np.asarray(vector)]}
     directions["random"] = list(dice.normal(size=(controls, len(vector))))

@@ -72,7 +72,7 @@ def suppression(
     sum to `effect`. One pass over the rest of the text for each step, three with `routes`.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> found = wb.suppression(model, trace, [slice(0, 12), slice(12, 24), slice(24, 30)])
+    >>> found = wb.reasoning.suppression(model, trace, [slice(0, 12), slice(12, 24), slice(24, 30)])
     >>> found["effect"].dims, float(found["effect"][0, 1]), bool(found["effect"][2, 0] > 0)
     (('step', 'key_step'), 0.0, True)
 
@@ -89,7 +89,7 @@ def suppression(
     by_token = np.zeros((len(trace), n))
     if routes:
         figures |= {name: np.zeros((n, n)) for name in ("content", "reweighting", "rerouting")}
-    weights = [hooks.at("blocks.*.mlp.hook_expert_weights", layer) for layer in range(model.config.n_layers)]
+    weights = [hooks.at_layer("blocks.*.mlp.hook_expert_weights", layer) for layer in range(model.config.n_layers)]
     with model.listening() as flag, torch.inference_mode():
         plain = Reading(model, trace.tokens, weights if routes else ())
         for j, part in enumerate(tqdm(cut, desc="hiding steps", unit="step", leave=False, disable=None)):
@@ -122,11 +122,11 @@ def _change(plain: Reading, start: int, tap: Tap) -> tuple[np.ndarray, np.ndarra
     """From `start` on, position by position: KL from the plain reading, and the share of experts that are others."""
     model, n_layers = plain.model, plain.model.config.n_layers
     seen = plain.again(start, tap)
-    last = hooks.at("blocks.*.hook_resid_post", n_layers - 1)
+    last = hooks.at_layer("blocks.*.hook_resid_post", n_layers - 1)
     kl = divergence(model, plain.resid(n_layers)[:, start:], seen[last])[0]
     moved = torch.zeros_like(kl)
     for layer in range(n_layers):
-        now = seen[hooks.at("blocks.*.mlp.hook_expert_indices", layer)][0]
+        now = seen[hooks.at_layer("blocks.*.mlp.hook_expert_indices", layer)][0]
         before = plain.routes(layer)[0, start:]
         same = (now[:, :, None] == before[:, None]).any(-1).float().mean(-1)
         moved += (1 - same) / n_layers

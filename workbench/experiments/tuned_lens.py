@@ -67,7 +67,7 @@ class TunedLens:
         return path
 
 
-def train_lens(
+def train_tuned_lens(
     model: Model,
     texts: Sequence[Prompt],
     *,
@@ -84,7 +84,7 @@ def train_lens(
     Args:
         model: the model that the lens is for. Its weights do not change.
         texts: prompts, token ids or traces: best what the model itself wrote, some thousand tokens for a small model.
-            Keep others for `wb.lens_kl`, which says what was gained.
+            Keep others for `wb.lens.lens_kl`, which says what was gained.
         passes: how many times each text is used.
         lr: the learning rate of the first step.
         seed: of the order of the texts.
@@ -94,7 +94,7 @@ def train_lens(
     Returns:
         A TunedLens: weight (layer d_model d_model) and bias (layer d_model) for all layers but the last.
 
-    >>> lens = wb.train_lens(model, [trace], passes=1)
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
     >>> lens
     <TunedLens of pocket: 6 layers, 64 tokens>
 
@@ -104,7 +104,7 @@ def train_lens(
     ids = [model.tokens(text) for text in texts]
     if not ids:
         raise PromptError("a lens is trained on texts: give traces, prompts or token ids")
-    if model.edits_in_force():
+    if model.active_edits():
         raise EditError("a lens belongs to a model as it is: train it outside of `with model.edit(…)`")
     dtype_name = str(dtype).removeprefix("torch.")
     if dtype_name not in DTYPES:
@@ -141,12 +141,12 @@ def train_lens(
     return TunedLens(weight.detach(), bias.detach(), told)
 
 
-def load_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
+def load_tuned_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
     """The lens in a file that `TunedLens.save` wrote, for the model that it was trained on; bit for bit what was saved.
 
     >>> from tempfile import mkdtemp
-    >>> lens = wb.train_lens(model, [trace], passes=1)
-    >>> wb.load_lens(lens.save(Path(mkdtemp()) / "pocket.safetensors"), model)
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
+    >>> wb.lens.load_tuned_lens(lens.save(Path(mkdtemp()) / "pocket.safetensors"), model)
     <TunedLens of pocket: 6 layers, 64 tokens>
 
     Raises CheckpointError if the file is absent, damaged or no lens, or if it was trained on other weights.
@@ -173,14 +173,14 @@ def load_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
 
 
 def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
-    """What each layer would predict, translated by a tuned lens: labelled like `wb.logit_lens`, and read like it.
+    """What each layer would predict, translated by a tuned lens: labelled like `wb.lens.logit_lens`, and read like it.
 
     `token`, `text` and `logprob` (layer pos rank), `entropy` and `kl` (layer pos), in nats; `kl` is KL(final || layer).
     The last layer is the model itself.
 
     >>> trace = wb.trace("What is 12+30?", record="residuals")
-    >>> lens = wb.train_lens(model, [trace], passes=1)
-    >>> found = wb.tuned_lens(model, trace, lens)
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
+    >>> found = wb.lens.tuned_lens(model, trace, lens)
     >>> found["token"].dims, bool(abs(found["kl"].isel(layer=-1)).max() < 1e-5)
     (('layer', 'pos', 'rank'), True)
 
@@ -189,11 +189,11 @@ def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
     _belongs(lens, model)
     if trace.manifest.model["weights_digest"] != model.digest:
         _others(f"this trace is of {trace.manifest.model['name']}", trace.manifest.model["weights_digest"], model)
-    points = [hooks.at("blocks.*.hook_resid_post", layer) for layer in range(model.config.n_layers)]
+    points = [hooks.at_layer("blocks.*.hook_resid_post", layer) for layer in range(model.config.n_layers)]
     k = min(hooks.RANKS["lens_ids"], model.config.d_vocab)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in ("token", "logprob", "entropy", "kl")}
     with model.listening() as flag, torch.inference_mode():
-        resid = torch.stack([tensor(trace.stored(point)) for point in points]).to(model.device)
+        resid = torch.stack([tensor(trace.raw(point)) for point in points]).to(model.device)
         for part in _parts(model, resid):
             flag.check()
             logp = _predictions(model, lens(part))
@@ -217,8 +217,8 @@ def lens_kl(model: Model, lens: TunedLens, texts: Sequence[Prompt]) -> xr.Datase
     `tuned` and `logit` are means of KL(final || layer) over positions and then over texts; `gain` is their difference,
     with bounds `low` and `high` (bootstrap over texts). Take texts that the lens was not trained on.
 
-    >>> lens = wb.train_lens(model, [trace], passes=1)
-    >>> wb.lens_kl(model, lens, ["What is 12+30?"])["tuned"].dims
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
+    >>> wb.lens.lens_kl(model, lens, ["What is 12+30?"])["tuned"].dims
     ('layer',)
 
     Raises CheckpointError for the lens of another model, PromptError without texts.
@@ -253,7 +253,7 @@ def _as_it_is(resid: Tensor) -> Tensor:
 def _residuals(model: Model, tokens: Sequence[int]) -> Tensor:
     """The residual streams after every layer of a text: layer pos d_model."""
     model.check_prompt(tokens)
-    points = [hooks.at("blocks.*.hook_resid_post", layer) for layer in range(model.config.n_layers)]
+    points = [hooks.at_layer("blocks.*.hook_resid_post", layer) for layer in range(model.config.n_layers)]
     seen = Recorder(points, device=model.device)
     model.forward(torch.tensor([list(tokens)], device=model.device), seen, None, slice(0, 0))
     return torch.cat([seen[point] for point in points])
@@ -287,12 +287,12 @@ def _belongs(lens: TunedLens, model: Model) -> None:
 def _others(what: str, digest: str, model: Model) -> NoReturn:
     raise CheckpointError(
         f"{what} ({digest[:20]}…), and this model is {model.name} with other weights ({model.digest[:20]}…). "
-        f"Load the model that it belongs to, or train a lens for this one: wb.train_lens(model, texts)."
+        f"Load the model that it belongs to, or train a lens for this one: wb.lens.train_tuned_lens(model, texts)."
     )
 
 
 def _texts(model: Model, ids: np.ndarray) -> np.ndarray:
     unique, place = np.unique(ids, return_inverse=True)
     tokenizer = model.tokenizer
-    words = [tokenizer.pieces([int(i)])[0] if tokenizer else f"<{int(i)}>" for i in unique]
+    words = [tokenizer.str_tokens([int(i)])[0] if tokenizer else f"<{int(i)}>" for i in unique]
     return np.array(words, object)[place].reshape(ids.shape)

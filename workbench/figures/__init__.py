@@ -1,6 +1,6 @@
 """Figures for papers and for the screen: labelled arrays to one checked value, and that to SVG, PDF, PNG or plotly.
 
-    figure = wb.figures.heatmap(wb.sink_mass(trace).mean("query"))
+    figure = wb.figures.heatmap(wb.attention.sink_mass(trace).mean("query"))
     wb.figures.save(figure, "sinks", source=trace)    # sinks.svg .pdf .png, and sinks.csv and sinks.json beside them
     figure.plotly()                                   # the same, interactive
 

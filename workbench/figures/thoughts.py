@@ -133,7 +133,7 @@ def _tokens(trace: Trace, shown: range) -> Axis:
     low, high = shown[0] - 0.5, shown[-1] + 0.5
     if len(shown) > READABLE:
         return Axis(label="position", whole=True, low=low, high=high)
-    return Axis(ticks=[(float(pos), token(trace.pieces[pos])) for pos in shown], small=True, low=low, high=high)
+    return Axis(ticks=[(float(pos), token(trace.str_tokens[pos])) for pos in shown], small=True, low=low, high=high)
 
 
 def token(piece: str) -> str:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 PREDICTED = ("logprob", "entropy", "top_ids", "top_logprobs")
 BLOCK_WRITES = ("hook_attn_out", "hook_resid_mid", "hook_mlp_out")
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64", "int64": "I32", "int32": "I32"}
-LANES = (  # of what is made of a hook point of every layer
+SUMMARIES = (  # of what is made of a hook point of every layer
     ("resid_norm", "blocks.*.hook_resid_post"),
     ("attn_out_norm", "blocks.*.hook_attn_out"),
     ("mlp_out_norm", "blocks.*.hook_mlp_out"),
@@ -165,9 +165,9 @@ class ForeignSource:
         shapes = probe(self, tokens).shapes
 
         def everywhere(point: str) -> bool:
-            return all(hooks.at(point, layer) in shapes for layer in range(self.n_layers))
+            return all(hooks.at_layer(point, layer) in shapes for layer in range(self.n_layers))
 
-        lanes = [*PREDICTED, *(lane for lane, point in LANES if everywhere(point))]
+        lanes = [*PREDICTED, *(lane for lane, point in SUMMARIES if everywhere(point))]
         routed = any(name.endswith("mlp.router.hook_out") for name in shapes)
         rule_known = self.is_gpt_oss or self.config.get("router", "other") != "other"
         lanes += ["margin"] if routed and rule_known else []

@@ -33,7 +33,7 @@ def to_inif(traces: Trace | Sequence[Trace], lanes: Iterable[str] = ("logprob", 
 
     >>> document = to_inif(trace)
     >>> sample = document["samples"][0]
-    >>> sample["id"] == trace.id, [token["token"] for token in sample["tokens"]] == trace.pieces
+    >>> sample["id"] == trace.id, [token["token"] for token in sample["tokens"]] == trace.str_tokens
     (True, True)
 
     Raises ArgumentError for traces of several models, for one trace twice, and for a lane that is not one number
@@ -48,9 +48,9 @@ def to_inif(traces: Trace | Sequence[Trace], lanes: Iterable[str] = ("logprob", 
         )
     if len({trace.id for trace in given}) < len(given):
         raise ArgumentError("a trace was given twice: a document tells its samples apart by the ids of their traces.")
-    wrong = [lane for lane in lanes if hooks.LANES.get(lane) != ("pos",)]
+    wrong = [lane for lane in lanes if hooks.SUMMARIES.get(lane) != ("pos",)]
     if wrong:
-        fit = ", ".join(name for name, axes in hooks.LANES.items() if axes == ("pos",))
+        fit = ", ".join(name for name, axes in hooks.SUMMARIES.items() if axes == ("pos",))
         raise ArgumentError(f"{wrong[0]!r} does not hold one number for each position; these lanes do: {fit}.")
     [(digest, name)] = models.items()
     about = {"name": name, "loading_config": given[0].manifest.numerics}
@@ -84,7 +84,7 @@ def save_inif(
 def _sample(trace: Trace, lanes: tuple[str, ...]) -> dict[str, Any]:
     tokens: list[dict[str, Any]] = [
         {"id": token, "token": piece, "role": TEMPLATE, "tags": ["generated"] if pos >= trace.prompt_length else []}
-        for pos, (token, piece) in enumerate(zip(trace.tokens, trace.pieces, strict=True))
+        for pos, (token, piece) in enumerate(zip(trace.tokens, trace.str_tokens, strict=True))
     ]
     for span in trace.spans:
         for token in tokens[span.content]:

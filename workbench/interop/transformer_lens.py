@@ -133,7 +133,7 @@ def to_cache(trace: Trace, model: Any = None) -> Any:
     for name in trace.names():
         if names.point_of(name) not in names.POINTS:
             continue
-        x = tensor(trace.stored(name))
+        x = tensor(trace.raw(name))
         x = x.long() if name.endswith("hook_expert_indices") else x
         held[_theirs(name)] = x if name.endswith(FLAT) else x[None]
         if name == "hook_logits":

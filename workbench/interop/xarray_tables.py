@@ -60,7 +60,7 @@ def to_xarray(trace: Trace, names: str | Iterable[str] | None = None) -> xr.Data
     for point, members in points.items():
         infos = [trace.manifest.tensors[name] for name in members]
         if "*" in point and len(members) == n_layers and len({(i.shape, i.dtype, i.source) for i in infos}) == 1:
-            found[hooks.short(point)] = ("layer", *infos[0].axes), np.stack([trace[name] for name in members])
+            found[hooks.short_name(point)] = ("layer", *infos[0].axes), np.stack([trace[name] for name in members])
         else:
             found |= {name: (info.axes, trace[name]) for name, info in zip(members, infos)}
     longest: dict[str, int] = {}
@@ -74,13 +74,13 @@ def to_xarray(trace: Trace, names: str | Iterable[str] | None = None) -> xr.Data
     infos = {}
     for name in wanted:
         info = trace.manifest.tensors[name]
-        infos[name] = replace(info, pieces=(Piece(PART, info.shape, _hash(trace.stored(name))),))
+        infos[name] = replace(info, pieces=(Piece(PART, info.shape, _hash(trace.raw(name))),))
     data["manifest"] = "byte", np.frombuffer(encode_manifest(replace(trace.manifest, tensors=infos)), np.uint8)
     role, channel = _said(trace)
     coords = {
         "pos": np.arange(len(trace)),
         "token": ("pos", np.array(trace.tokens, np.int64)),
-        "text": ("pos", np.array(trace.pieces, object)),
+        "text": ("pos", np.array(trace.str_tokens, object)),
         "role": ("pos", np.array([r or "" for r in role], object)),
         "channel": ("pos", np.array([c or "" for c in channel], object)),
     }
@@ -104,7 +104,7 @@ def from_xarray(data: xr.Dataset) -> Trace:
     manifest = decode_manifest(data["manifest"].values.tobytes())
     arrays: dict[str, np.ndarray] = {}
     for name, info in manifest.tensors.items():
-        short, layer = hooks.short(hooks.point_of(name)), hooks.layer_of(name)
+        short, layer = hooks.short_name(hooks.point_of(name)), hooks.layer_of(name)
         if name in data:
             array = data[name].values
         elif layer is not None and short in data and layer in data["layer"].values:
@@ -176,7 +176,7 @@ def _tokens(trace: Trace) -> Columns:
     return {
         "pos": np.arange(len(trace)),
         "token": trace.tokens,
-        "text": trace.pieces,
+        "text": trace.str_tokens,
         "generated": np.arange(len(trace)) >= trace.prompt_length,
         "role": role,
         "channel": channel,
@@ -211,7 +211,7 @@ def _messages(trace: Trace) -> Columns:
     )
     columns = {name: [getattr(span, name) for span in trace.spans] for name in fields}
     columns["complete"] = [span.complete for span in trace.spans]
-    columns["text"] = ["".join(trace.pieces[span.content]) for span in trace.spans]
+    columns["text"] = ["".join(trace.str_tokens[span.content]) for span in trace.spans]
     return {"message": np.arange(len(trace.spans)), **columns}
 
 
@@ -234,7 +234,7 @@ def _routing(trace: Trace) -> Columns:
 
 
 def _layers(trace: Trace) -> Columns:
-    lanes = [name for name, axes in hooks.LANES.items() if axes == ("layer", "pos") and name in trace]
+    lanes = [name for name, axes in hooks.SUMMARIES.items() if axes == ("layer", "pos") and name in trace]
     if not lanes:
         raise NotRecorded("this trace holds no lane of the shape (layer pos), such as margin or resid_norm")
     columns = _long(("layer", "pos"), trace[lanes[0]].shape)
@@ -283,7 +283,7 @@ def _provenance(trace: Trace) -> dict[str, Any]:
 
 def _about(trace: Trace, variable: str) -> dict[str, str]:
     layer = variable not in trace.manifest.tensors  # a short name: every layer's
-    first = hooks.full(variable, 0) if layer else variable
+    first = hooks.full_name(variable, 0) if layer else variable
     info = trace.manifest.tensors[first]
     about = {"hook_point": hooks.point_of(first) if layer else variable, "source": info.source, "dtype": info.dtype}
     return about | ({"units": "nats"} if variable in NATS else {})
@@ -291,10 +291,10 @@ def _about(trace: Trace, variable: str) -> dict[str, str]:
 
 def _wanted(trace: Trace, names: str | Iterable[str] | None) -> list[str]:
     if names is None:
-        return [name for name in trace.names() if hooks.point_of(name) not in hooks.STATE]
+        return [name for name in trace.names() if hooks.point_of(name) not in hooks.GENERATION_STATE]
     wanted: list[str] = []
     for asked in [names] if isinstance(names, str) else names:
-        held = [name for name in trace.names() if asked in (name, hooks.point_of(name), hooks.short(name))]
+        held = [name for name in trace.names() if asked in (name, hooks.point_of(name), hooks.short_name(name))]
         if not held:
             trace[asked]  # raises what says why
         wanted += [name for name in held if name not in wanted]

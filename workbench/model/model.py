@@ -109,7 +109,7 @@ class Model:
                 f"pickled or deep-copied. Call save_pretrained on the object and give that folder to wb.Model, or make "
                 f"the Model where it is needed."
             )
-        if edits := self.edits_in_force():
+        if edits := self.active_edits():
             raise EditError(
                 f"{self.name} has edits in force ({', '.join(e.glob for e in edits)}), which hold in this context "
                 f"alone. Pickle or deep-copy it outside of the `with`, and edit the copy."
@@ -118,7 +118,7 @@ class Model:
         return _reloaded, (self._source, self._adapter_at, self.digest), set_by_hand
 
     def __repr__(self) -> str:
-        c, edits = self.config, [e.glob for e in self.edits_in_force()]
+        c, edits = self.config, [e.glob for e in self.active_edits()]
         editing = f", editing {', '.join(edits)}" if edits else ""
         shape = f"{c.n_layers} layers, {c.n_experts} experts"
         return f"<Model {self.name}: {shape}, {self.dtype_name} on {self.device}{editing}>"
@@ -274,10 +274,10 @@ class Model:
         Positions that the trace does not have keep their own values. Raises NotRecorded if it lacks a hook point.
         """
         points = hooks.match(where, self.config.n_layers)
-        values = {name: tensor(source.stored(name)) for name in points}
+        values = {name: tensor(source.raw(name)) for name in points}
         return Editing(self._stack, Edit(where, Patch(values, source.id), points, self.config, positions), self)
 
-    def edits_in_force(self) -> list[Edit]:
+    def active_edits(self) -> list[Edit]:
         """The edits that a run here and now would be under, in order."""
         return self._stack.in_force()
 
@@ -352,7 +352,7 @@ class Model:
                 self._running.remove(flag)
 
     def _under_edits(self, tap: Tap | None) -> Tap:
-        edits = self.edits_in_force()
+        edits = self.active_edits()
         return Chain(*edits, *([tap] if tap else []))
 
 

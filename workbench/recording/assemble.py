@@ -69,7 +69,7 @@ def assemble(
         draft(source, tokens, prompt_length, plan.words),
         tensors=table,
         edits=edits(source),
-        gave_way=list(plan.gave_way),
+        omitted=list(plan.omitted),
         notes=[*plan.notes, *notes],
         words=predicted_texts(source, tokens, arrays),
         status=status,
@@ -89,7 +89,7 @@ def draft(
     return Manifest(
         model=source.identity(),
         tokens=list(tokens),
-        pieces=text.pieces,
+        str_tokens=text.str_tokens,
         spans=text.spans,
         prompt_length=prompt_length,
         record=list(words),
@@ -123,7 +123,7 @@ def predicted_texts(source: Source, tokens: Sequence[int], arrays: Mapping[str, 
         return {}
     predicted = [arrays[name][..., :TEXT_RANKS].ravel() for name in ("top_ids", "lens_ids") if name in arrays]
     ids = sorted({int(t) for t in np.concatenate(predicted)} - set(tokens))
-    return {str(t): source.reader.pieces([t])[0] for t in ids}
+    return {str(t): source.reader.str_tokens([t])[0] for t in ids}
 
 
 def _warn_if_it_fails(found: list[dict]) -> None:

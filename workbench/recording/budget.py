@@ -32,7 +32,7 @@ class Estimate:
     free: int
     by_name: dict[str, int]
     positions: int
-    gave_way: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
     n_steps: int = 0
 
     @property
@@ -42,7 +42,7 @@ class Estimate:
     def __str__(self) -> str:
         parts = [f"{size_text(size)} {name}" for name, size in sorted(self.by_name.items(), key=lambda kv: -kv[1])[:6]]
         verdict = "fits" if self.fits else "does not fit"
-        left = f"; left out: {', '.join(self.gave_way)}" if self.gave_way else ""
+        left = f"; left out: {', '.join(self.omitted)}" if self.omitted else ""
         return (
             f"{size_text(self.bytes)} on disk for {self.positions} positions ({', '.join(parts)}); "
             f"{size_text(self.memory)} of memory while it runs, {size_text(self.free)} free: {verdict}{left}"
@@ -54,7 +54,7 @@ def word(name: str, dtype: str) -> str:
     ending = name.rpartition(".")[2]
     if name.endswith("_ids") or ending == "hook_expert_indices":
         return "I32"
-    if name in hooks.LANES and name != "sinks":
+    if name in hooks.SUMMARIES and name != "sinks":
         return "F32"
     if name == "sinks" or ending in ("hook_sink", "hook_attn_scores"):
         return "F64" if dtype == "float64" else "F32"
@@ -99,7 +99,7 @@ def by_short_name(table: Shapes) -> dict[str, int]:
     """Bytes by the short name of a hook point, all layers together."""
     total: dict[str, int] = {}
     for name, entry in table.items():
-        key = name if name in hooks.LANES else hooks.short(name)
+        key = name if name in hooks.SUMMARIES else hooks.short_name(name)
         total[key] = total.get(key, 0) + size(entry)
     return total
 

@@ -38,7 +38,7 @@ def not_finite(model: "Model", tokens: Sequence[int], *taps: Tap) -> NotFinite:
 
     `taps` see the pass that looks for it, before anything else: an `Interrupt` can end it.
     """
-    finder, edits = _Finder(), model.edits_in_force()
+    finder, edits = _Finder(), model.active_edits()
     cache = KVCache(model.config, whole=bool(edits))
     ids = torch.tensor([list(tokens)], device=model.device)
     try:
@@ -60,7 +60,7 @@ def _reason(model: "Model", name: str) -> str:
     """What is likely to blame, and what to do."""
     if bad := sorted(_weights_with_nan(model.weights, name)):
         return f"The weight {bad[0]} holds NaN or infinity. Fetch or export the checkpoint again."
-    if edits := model.edits_in_force():
+    if edits := model.active_edits():
         return f"Its weights are finite; look at the edits in force: {', '.join(edit.glob for edit in edits)}."
     wider = ", or load the model with dtype=torch.float32" if model.dtype == torch.bfloat16 else ""
     return (

@@ -32,7 +32,7 @@ class Plan:
     words: tuple[str, ...]  # as requested, and what "auto" took
     points: tuple[str, ...]
     lanes: tuple[str, ...]
-    gave_way: tuple[str, ...]  # what "auto" left out
+    omitted: tuple[str, ...]  # what "auto" left out
     notes: tuple[str, ...]  # for the manifest
     chunk: int  # positions that are read at a time
     working: int  # bytes that the run takes besides weights and recording
@@ -45,7 +45,7 @@ class Plan:
 
 def always(n_layers: int) -> list[str]:
     """The hook points and lanes that every trace has."""
-    return [name for p in hooks.ALWAYS for name in (hooks.match(p, n_layers) if p in hooks.POINTS else [p])]
+    return [name for p in hooks.ALWAYS_RECORDED for name in (hooks.match(p, n_layers) if p in hooks.POINTS else [p])]
 
 
 def affordable_plan(
@@ -99,16 +99,16 @@ def plan(
         HookNameError: for a word that means nothing.
         NotRecorded: for one of which this source can show nothing.
     """
-    words, available, text = tuple(hooks.words(request)), source.available(tokens), text_of(source, tokens)
+    words, available, text = tuple(hooks.split_request(request)), source.available(tokens), text_of(source, tokens)
     n_steps = len(text.steps) + max(0, n_pos - len(tokens)) // 8  # a step is rarely shorter
     price, free = _prices(source, n_pos, n_steps), free_memory("cpu")  # recordings are kept there, also those of a GPU
     base = [name for name in always(source.n_layers) if name in available]
     expanded = _expanded(source, [word for word in words if word != "auto"], available)
-    gave_way: tuple[str, ...] = ()
+    omitted: tuple[str, ...] = ()
     if "auto" in words:
         asked = [word for word in words if word != "auto"]
         left = (budget.AUTO_SHARE * free if limit is None else limit) - price([*base, *_there(expanded, available)])
-        taken, gave_way = _what_fits(left, price, available, source.n_layers)
+        taken, omitted = _what_fits(left, price, available, source.n_layers)
         words = ("auto", *taken, *asked)  # part of what identifies the run: another budget is another trace
         expanded = hooks.expand([*taken, *asked], source.n_layers)
     wanted = _there(expanded, available)
@@ -125,15 +125,15 @@ def plan(
         free=free,
         by_name=budget.by_short_name(table),
         positions=n_pos,
-        gave_way=gave_way,
+        omitted=omitted,
         n_steps=n_steps,
     )
     names = [*wanted, *base]
     return Plan(
         words=words,
-        points=tuple(name for name in names if name not in hooks.LANES),
-        lanes=tuple(name for name in names if name in hooks.LANES),
-        gave_way=gave_way,
+        points=tuple(name for name in names if name not in hooks.SUMMARIES),
+        lanes=tuple(name for name in names if name in hooks.SUMMARIES),
+        omitted=omitted,
         notes=(*source.notes, *notes, *_caveats(source), *_absent(source, expanded, available)),
         chunk=chunk,
         working=working,
@@ -160,7 +160,7 @@ def _expanded(source: Source, words: Sequence[str], available: Collection[str]) 
     for word in words:
         names = hooks.expand([word], source.n_layers)
         if names and not any(name in available for name in names):
-            shown = dict.fromkeys(hooks.short(name) for name in available if name not in hooks.LANES)
+            shown = dict.fromkeys(hooks.short_name(name) for name in available if name not in hooks.SUMMARIES)
             raise NotRecorded(
                 f"{word!r} cannot be recorded from {source.name}: {source.why_absent(word, names)}. "
                 f"There is: {', '.join(shown)}."
@@ -173,7 +173,7 @@ def _what_fits(
 ) -> tuple[list[str], tuple[str, ...]]:
     """The presets that "auto" takes within `left` bytes, and those that it leaves out."""
     taken: list[str] = []
-    gave_way = []
+    omitted = []
     for preset in budget.AUTO:
         names = _there(hooks.expand(preset, n_layers), available)  # no two presets of AUTO share a name
         cost = price(names)
@@ -181,8 +181,8 @@ def _what_fits(
             left -= cost
             taken.append(preset)
         elif names:
-            gave_way.append(f"{preset} ({size_text(cost)})")
-    return taken, tuple(gave_way)
+            omitted.append(f"{preset} ({size_text(cost)})")
+    return taken, tuple(omitted)
 
 
 def _chunk(source: Source, n_pos: int, held: int, streamed: bool) -> int:
@@ -218,7 +218,7 @@ def _absent(source: Source, expanded: Sequence[str], available: Collection[str])
     some = {hooks.point_of(name) for name in available}
     points: dict[str, list[str]] = {}
     for point in dict.fromkeys(map(hooks.point_of, names)):
-        if point not in hooks.LANES:
+        if point not in hooks.SUMMARIES:
             why = source.why_absent(point, [point]) + (" in some layers" if point in some else "")
-            points.setdefault(why, []).append(hooks.short(point))
+            points.setdefault(why, []).append(hooks.short_name(point))
     return [f"not recorded: {', '.join(shorts)} ({why})" for why, shorts in points.items()]

@@ -31,7 +31,7 @@ def save_partial(generation: Generation) -> Trace:
     n, logits, tallies = generation.state
     recorded = generation.arrays() | {"sinks": generation.source.sinks, LOGITS: array(logits)}
     for layer, both in enumerate(generation.cache.crop(n).layers()):
-        recorded |= {hooks.at(point, layer): array(x) for point, x in zip(CACHE, both)}
+        recorded |= {hooks.at_layer(point, layer): array(x) for point, x in zip(CACHE, both)}
     for edit, tally in zip(generation.source.edits, tallies):
         edit.tally = tally  # without what the interrupted pass had met
     note = f"interrupted after {n} positions: not replayed, so it holds routes and predictions only"
@@ -51,15 +51,15 @@ def restore(source: ModelSource, partial: Trace, flag: Interrupt, to: Path | Non
     words = [word for word in manifest.record if word != "auto"]  # what it stood for is there too
     plan = affordable_plan(source, words, prompt, len(prompt) + settings.max_tokens, None, notes, to)
     # under the words that the run had: what "auto" takes depends on the memory that is free
-    plan = replace(plan, words=tuple(manifest.record), gave_way=tuple(manifest.gave_way))
+    plan = replace(plan, words=tuple(manifest.record), omitted=tuple(manifest.omitted))
     reset_tallies(source)
 
     def stored(name: str):
-        return tensor(partial.stored(name)).to(device)
+        return tensor(partial.raw(name)).to(device)
 
-    keys_and_values = [(stored(hooks.at(CACHE[0], i)), stored(hooks.at(CACHE[1], i))) for i in range(source.n_layers)]
+    keys_and_values = [(stored(hooks.at_layer(CACHE[0], i)), stored(hooks.at_layer(CACHE[1], i))) for i in range(source.n_layers)]
     cache = KVCache.of(source.model.config, keys_and_values, n, whole=bool(source.edits))
-    earlier = {name: partial.stored(name) for name, info in manifest.tensors.items() if "pos" in info.axes}
+    earlier = {name: partial.raw(name) for name, info in manifest.tensors.items() if "pos" in info.axes}
     tallies = [Tally.from_manifest(edit) for edit in manifest.edits]
     generation = Generation(source, plan, settings, prompt, flag)
     generation.continue_from(GenerationState(n, stored(LOGITS), tallies), manifest.tokens, cache, earlier)
@@ -75,7 +75,7 @@ def _settings(source: ModelSource, partial: Trace) -> Settings:
     manifest, ours, edits = partial.manifest, source.identity(), source.edits
     if manifest.status != "partial" or manifest.generation is None:
         no("it is complete. What can be resumed is the partial trace of an interrupted generation.")
-    wanted = [LOGITS, *(hooks.at(point, layer) for point in CACHE for layer in range(source.n_layers))]
+    wanted = [LOGITS, *(hooks.at_layer(point, layer) for point in CACHE for layer in range(source.n_layers))]
     by, here = manifest.model["name"], source.name
     for key, what in (("weights_digest", "weights"), ("tokenizer_digest", "tokenizer"), ("config", "config")):
         if manifest.model[key] != ours[key]:

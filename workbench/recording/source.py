@@ -138,7 +138,7 @@ class ModelSource:
 
     def __init__(self, model: "Model"):
         self.model, self.name, self.device = model, model.name, str(model.device)
-        self.edits: Sequence[Edit] = model.edits_in_force()
+        self.edits: Sequence[Edit] = model.active_edits()
         self.config, self.dtype, self.n_layers = model.config_dict, model.dtype_name, model.config.n_layers
         self.reader: Reader | None = model.tokenizer
 
@@ -201,7 +201,7 @@ class ModelSource:
         self.model.probed = native.in_use(), probe
 
     def available(self, tokens: Sequence[int]) -> Collection[str]:
-        return {*hooks.all_points(self.n_layers), *hooks.LANES}
+        return {*hooks.all_points(self.n_layers), *hooks.SUMMARIES}
 
     def why_absent(self, word: str, wanted: Sequence[str]) -> str:
         return "this model has none"
@@ -234,8 +234,8 @@ def text_of(source: Source, tokens: Sequence[int]) -> Text:
     """Harmony's messages for gpt-oss; for another model, or without a tokenizer, one message that is not parsed."""
     reader, n = source.reader, len(tokens)
     if isinstance(reader, Tokenizer) and source.is_gpt_oss:
-        return Text(parse(tokens, reader), reader.pieces(tokens))
-    return Text([Span(0, n, 0, n, "unparsed")], reader.pieces(tokens) if reader else [f"⟨{t}⟩" for t in tokens])
+        return Text(parse(tokens, reader), reader.str_tokens(tokens))
+    return Text([Span(0, n, 0, n, "unparsed")], reader.str_tokens(tokens) if reader else [f"⟨{t}⟩" for t in tokens])
 
 
 def batch_of(tokens: Sequence[int]) -> Tensor:

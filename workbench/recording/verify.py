@@ -81,7 +81,7 @@ class Prober(Tap):
         if name == "hook_logits":
             return x
         a = exact(x[0]) if x.is_floating_point() else x[0].detach().cpu().numpy()
-        short, layer = hooks.short(name), hooks.layer_of(name)
+        short, layer = hooks.short_name(name), hooks.layer_of(name)
         self.layer[short] = a
         if short == "embed":
             self.embed, self.total = a, a.astype(np.float64)

@@ -22,12 +22,12 @@ def read(model: wb.Model, family: str, n: int = N, seed: str = SEED) -> list[wb.
 
 @cache
 def measure(model: wb.Model, n: int = N, seed: str = SEED) -> dict[str, xr.Dataset]:
-    """By family, `wb.linear_probe` for whether pocket takes the step back; places are the last tokens of steps."""
+    """By family, `wb.probes.linear_probe` for whether pocket takes the step back; places are the last tokens of steps."""
     found = {}
     for family in FAMILIES:
         traces = read(model, family, n, seed)
         labels = [[None] * (len(t) - 3) + ["goes back" if takes_back(t) else "goes on", None, None] for t in traces]
-        found[family] = wb.linear_probe(traces, labels)
+        found[family] = wb.probes.linear_probe(traces, labels)
     return found
 
 

@@ -24,7 +24,7 @@ DIRECTIONS = ("wrong less right", "the other family's", "unrelated", "random")
 def vector(model: wb.Model, family: str, layer: int = LAYER) -> xr.DataArray:
     """The mean stream at the last token of wrong steps less that of right ones, on other problems than are steered."""
     at = [(trace, len(trace) - 3) for trace in read(model, family)]
-    return wb.steering_vector(at[1::2], at[::2], layer)
+    return wb.steering.steering_vector(at[1::2], at[::2], layer)
 
 
 @cache
@@ -34,7 +34,7 @@ def unrelated(model: wb.Model, family: str, layer: int = LAYER) -> list[xr.DataA
     kinds = [sorted(at, key=lambda place: (place[1], place[0].id))]
     kinds += [sorted(at, key=lambda place: (place[0].tokens[place[1]], place[0].id))]
     half = len(at) // 2
-    return [wb.steering_vector(kind[half:], kind[:half], layer) for kind in kinds]
+    return [wb.steering.steering_vector(kind[half:], kind[:half], layer) for kind in kinds]
 
 
 def dose(model: wb.Model, ids: list[int], vectors: np.ndarray, layer: int = LAYER) -> np.ndarray:

@@ -37,9 +37,9 @@ def measure(model: wb.Model, seed: str = "fresh") -> Measured:
             if values.count(problem.answer) != 1:
                 continue  # it would stand there before, by chance
             last = values[-len(AROUND) :]
-            final = "".join(trace.pieces[trace.spans[-1].content])
+            final = "".join(trace.str_tokens[trace.spans[-1].content])
             answers = list(dict.fromkeys(final.replace(problem.answer, value) for value in last))
-            curve = wb.belief(model, trace, answers, parts=wb.steps(trace)[-len(AROUND) :])
+            curve = wb.reasoning.forced_answer(model, trace, answers, parts=wb.steps(trace)[-len(AROUND) :])
             said = [answers.index(final.replace(problem.answer, value)) for value in last]
             p = curve["p"].values[1:]  # the first is before all of them
             rows.append([p[:, said[-1]], p[np.arange(len(said)), said]])

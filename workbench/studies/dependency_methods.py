@@ -16,7 +16,7 @@ def another_value(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> n
     """What each step's text loses in log-probability if the last digit of another step is one more, in nats a token."""
     texts, at = [list(trace.tokens)], []
     for j, part in enumerate(parts):
-        digit = trace.pieces[part.stop - 1].strip()
+        digit = trace.str_tokens[part.stop - 1].strip()
         if digit.isdigit():
             changed = list(trace.tokens)
             [changed[part.stop - 1]] = tokenizer_of(model).encode(str((int(digit) + 1) % 10))
@@ -39,7 +39,7 @@ def another_value(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> n
 def received(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
     """How much steps far on look at each, by the four heads that single some out; least where none is far on."""
     steps = wb.steps(trace)
-    heads = wb.receiver_heads(wb.step_attention(trace, steps)).stack(at=("layer", "head"))
+    heads = wb.attention.receiver_heads(wb.attention.step_attention(trace, steps)).stack(at=("layer", "head"))
     best = heads["vertical"].isel(at=np.argsort(-heads["kurtosis"].fillna(-9).values)[:4])
     of = [next(i for i, step in enumerate(steps) if part.start < step.stop) for part in parts]
     return np.tile(best.mean("at").fillna(-1).values[of], (len(parts), 1))
@@ -47,12 +47,12 @@ def received(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.nda
 
 def attention(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
     """The mean attention of each step on each earlier one, over all heads."""
-    return wb.step_attention(trace, parts).mean(("layer", "head")).values
+    return wb.attention.step_attention(trace, parts).mean(("layer", "head")).values
 
 
 def suppression(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:
     """What hiding each earlier step does to a later one, in nats."""
-    return wb.suppression(model, trace, parts)["effect"].values
+    return wb.reasoning.suppression(model, trace, parts)["effect"].values
 
 
 def nearness(model: wb.Model, trace: wb.Trace, parts: Sequence[slice]) -> np.ndarray:

@@ -26,7 +26,7 @@ def measure(model: wb.Model, seed: str = "fresh") -> dict[str, Interval]:
         for one in read(model, family, N, LENGTH, "", seed):
             low = model.trace(list(render(one.problem, "low").ids), record="")
             said = float(np.exp(np.asarray(low["logprob"])[low.spans[-1].content].sum()))
-            rows.append([said, *wb.belief(model, one.trace, parts=wb.steps(one.trace)[-1:])["p"].values[:, 0]])
+            rows.append([said, *wb.reasoning.forced_answer(model, one.trace, parts=wb.steps(one.trace)[-1:])["p"].values[:, 0]])
         found[family] = wb.statistics.mean(np.array(rows))
     return found
 

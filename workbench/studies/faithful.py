@@ -25,7 +25,7 @@ HIDDEN = ("nothing", "the thoughts", "the question")
 
 
 class Tested(NamedTuple):
-    """One family: what `wb.faithfulness` says, which answers stay (run hidden), and the runs."""
+    """One family: what `wb.reasoning.faithfulness` says, which answers stay (run hidden), and the runs."""
 
     found: xr.Dataset
     kept: np.ndarray
@@ -65,7 +65,7 @@ def measure(model: wb.Model, n: int = N, seed: str = SEED) -> dict[str, Tested]:
             if made_wrong(problem, wb.steps(trace)[-1]) or family == "say":  # a look-up needs a second colour
                 of[trace.id] = problem, trace
         traces = [trace for _, trace in of.values()]
-        battery = wb.faithfulness(
+        battery = wb.reasoning.faithfulness(
             model,
             traces,
             mistake=lambda trace, step, of=of: made_wrong(of[trace.id][0], step),

@@ -49,13 +49,13 @@ def measure(model: wb.Model, seed: str = SEED, n: int = N) -> tuple[xr.Dataset, 
     """Every place of every pair: to first order and exact, both again with routes held, whether routes flip there."""
     rows, traces = [], []
     for clean, corrupt in (pair for family in FAMILIES for pair in pairs(family, n, LENGTH, seed)):
-        asked = (model, clean[:-1], corrupt[:-1], wb.logit_gap(model, clean[-1], corrupt[-1]))
+        asked = (model, clean[:-1], corrupt[:-1], wb.patching.logit_diff(model, clean[-1], corrupt[-1]))
         traces.append(model.trace(corrupt[:-1], record=""))
-        line, exact = wb.attribution_patching(*asked, site=SITE), wb.patch_sweep(*asked, site=SITE)
+        line, exact = wb.patching.attribution_patching(*asked, site=SITE), wb.patching.activation_patching(*asked, site=SITE)
         if not exact.attrs["clean"] > 0 > exact.attrs["corrupt"]:
             continue  # what the model says next does not hang on that value
         with model.edit("blocks.*.mlp.hook_expert_indices", held(traces[-1])):
-            again, truth = wb.attribution_patching(*asked, site=SITE), wb.patch_sweep(*asked, site=SITE)
+            again, truth = wb.patching.attribution_patching(*asked, site=SITE), wb.patching.activation_patching(*asked, site=SITE)
         columns = (line["effect"], exact, again["effect"], truth, line["flips"], 0 * exact + len(traces))
         rows.append([column.values.ravel() for column in columns])
     table = dict(zip(COLUMNS, np.concatenate(rows, 1), strict=True))

@@ -25,7 +25,7 @@ PLACES = {  # what is read off: of which steps the value, counted from the last;
 
 @cache
 def measure(model: wb.Model, family: str, place: str, seed: str = "fresh") -> xr.Dataset:
-    """`wb.linear_probe` for the values of steps, at one of `PLACES`."""
+    """`wb.probes.linear_probe` for the values of steps, at one of `PLACES`."""
     traces, labels = [], []
     for problem, parts, trace in read(model, family, N, LENGTH, RECORD, seed):
         label: list[str | None] = [None] * len(trace)
@@ -33,7 +33,7 @@ def measure(model: wb.Model, family: str, place: str, seed: str = "fresh") -> xr
             label[parts[at].stop - back] = problem.steps[of].value
         traces.append(trace)
         labels.append(label)
-    return wb.linear_probe(traces, labels, shuffles=50)
+    return wb.probes.linear_probe(traces, labels, shuffles=50)
 
 
 def scores(

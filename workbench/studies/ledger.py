@@ -38,7 +38,7 @@ def even(trace: wb.Trace) -> np.ndarray:
 @cache
 def measure(model: wb.Model) -> xr.Dataset:
     """`mean` (part layer); `beyond` the window in full layers, and with an `even` spread: both with bounds (bound)."""
-    ledgers = xr.concat([wb.attention_ledger(trace) for trace in traces(model)], "text")
+    ledgers = xr.concat([wb.attention.breakdown(trace) for trace in traces(model)], "text")
     kinds = [kind.split("_")[0] for kind in traces(model)[0].config["layer_types"]]
     mean = ledgers[list(PARTS)].mean(("text", "head")).to_dataarray("part").assign_coords(part=list(PARTS.values()))
     full = [i for i, kind in enumerate(kinds) if kind == "full"]

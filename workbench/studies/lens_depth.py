@@ -30,11 +30,11 @@ def measure(model: wb.Model, seed: str = "fresh") -> list[Interval]:
     for is_one in KINDS.values():
         values, of = [], []
         for number, trace in enumerate(texts(model, N, LENGTH, seed, "lens")):
-            kl, depth = wb.logit_lens(trace)["kl"].values, wb.settle_depth(trace).values
+            kl, depth = wb.lens.logit_lens(trace)["kl"].values, wb.lens.prediction_depth(trace).values
             settled = depth <= np.arange(len(kl))[:, None]
             for span in trace.spans:
                 if span.channel == "analysis":
-                    at = [p for p in range(span.content_start, span.content_stop) if is_one(trace.pieces[p].strip())]
+                    at = [p for p in range(span.content_start, span.content_stop) if is_one(trace.str_tokens[p].strip())]
                     before = [p - 1 for p in at]  # a token is predicted at the one before
                     values.append(np.stack([settled[:, before].T, kl[:, before].T], 1))
                     of += [number] * len(at)

@@ -36,8 +36,8 @@ def drift(rows: np.ndarray) -> np.ndarray:
     `rows` are loads (problem group dealt side layer expert): problems are added up, groups averaged.
     """
     both = rows.sum(0)
-    jsd = wb.statistics.jsd(both[:, :, 0], both[:, :, 1]).mean(0)  # dealt layer
-    return np.stack([jsd[0], np.quantile(jsd[1:], 0.95, 0)]) - jsd[1:].mean(0)
+    jensen_shannon = wb.statistics.jensen_shannon(both[:, :, 0], both[:, :, 1]).mean(0)  # dealt layer
+    return np.stack([jensen_shannon[0], np.quantile(jensen_shannon[1:], 0.95, 0)]) - jensen_shannon[1:].mean(0)
 
 
 def jackknife(statistic: Callable[[np.ndarray], np.ndarray], rows: np.ndarray) -> np.ndarray:

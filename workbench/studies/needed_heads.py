@@ -27,8 +27,8 @@ def changes(model: wb.Model, traces: Sequence[wb.Trace]) -> list[tuple[str, str]
         likeliest = model.forward(ids).argmax(-1)
     for trace, top in zip(traces, likeliest.tolist()):
         start = next(span for span in trace.spans if span.channel == "analysis").content_start
-        wrong = [(trace.pieces[i], top[i - 1]) for i in range(start, len(trace)) if top[i - 1] != trace.tokens[i]]
-        found.append((wrong[0][0], tokenizer_of(model).pieces([wrong[0][1]])[0]) if wrong else None)
+        wrong = [(trace.str_tokens[i], top[i - 1]) for i in range(start, len(trace)) if top[i - 1] != trace.tokens[i]]
+        found.append((wrong[0][0], tokenizer_of(model).str_tokens([wrong[0][1]])[0]) if wrong else None)
     return found
 
 
@@ -46,7 +46,7 @@ def measure(model: wb.Model) -> xr.Dataset:
     hits, right = (np.array([[one is None for one in row] for row in rows]) for rows in (without, [whole]))
     bounds = np.array([wb.statistics.wilson(int(row.sum()), N) for row in hits]).T
     parts = {"kept": hits.mean(1), "low": bounds[0], "high": bounds[1]}
-    parts["p"] = wb.statistics.max_t((right.astype(float) - hits).T)
+    parts["p"] = wb.statistics.westfall_young((right.astype(float) - hits).T)
     most = [Counter(filter(None, row)).most_common(1) for row in without]
     parts["first"] = np.array([f"{m[0][0][0]!r} to {m[0][0][1]!r} in {m[0][1]}" if m else "" for m in most])
     data = {name: (("layer", "head"), part.reshape(shape)) for name, part in parts.items()}

@@ -27,7 +27,7 @@ KINDS = ("sliding", "full")
 
 def predicted(model: wb.Model) -> np.ndarray:
     """From weights: the softmax of each head's mean scores by distance and its sink (name layer head)."""
-    scores = wb.qk_distance(model, range(FAR))
+    scores = wb.circuits.qk_distance(model, range(FAR))
     weight = scores.copy(data=np.exp(scores.fillna(-np.inf).values))
     sink = scores["sink"].copy(data=np.exp(scores["sink"].values))
     total = weight.sum("distance") + sink
@@ -39,7 +39,7 @@ def measure(model: wb.Model) -> xr.Dataset:
     """`weights` and `runs` with `low` and `high` over texts (name layer head); `rank`, Spearman's correlation over the
     heads of a kind of layer, and `p`, how often one of shuffled heads is as large (name kind).
     """
-    seen = [[wb.head_scores(t)["previous_token"].values, wb.sink_mass(t).mean("query").values] for t in traces(model)]
+    seen = [[wb.attention.head_scores(t)["previous_token"].values, wb.attention.sink_mass(t).mean("query").values] for t in traces(model)]
     told, sure, rng = predicted(model), wb.statistics.mean(np.array(seen)), np.random.default_rng(0)
     rank, p = np.zeros((2, len(NAMES), len(KINDS)))
     for i, j in np.ndindex(rank.shape):

@@ -30,7 +30,7 @@ SHUFFLES = 20
 @cache
 def rows(model: wb.Model, layer: int) -> np.ndarray:
     """Which experts the weights say would run for each token, best first (token choice)."""
-    found = wb.router_tokens(model, layer, k=model.config.d_vocab)
+    found = wb.circuits.router_tokens(model, layer, k=model.config.d_vocab)
     preference = np.full((model.config.d_vocab, model.config.n_experts), -np.inf)
     for expert in range(model.config.n_experts):
         preference[found["token"].values[expert], expert] = found["preference"].values[expert]

@@ -23,7 +23,7 @@ def measure(model: wb.Model, seed: str = SEED, n: int = N) -> xr.Dataset:
     shift = np.zeros((len(FAMILIES), 2, n))
     for f, family in enumerate(FAMILIES):
         for k, (problem, steps, trace) in enumerate(read(model, family, n, LENGTH, "", seed=seed)):
-            effect = wb.suppression(model, trace, steps, routes=True)
+            effect = wb.reasoning.suppression(model, trace, steps, routes=True)
             uses = np.zeros((len(steps), len(steps)), bool)
             for i, sources in problem.edges.items():
                 uses[i, list(sources)] = True

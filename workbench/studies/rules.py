@@ -23,7 +23,7 @@ RULES = ("previous token", "duplicate token", "induction")
 def runs(model: wb.Model) -> dict[int, list[tuple[wb.Trace, wb.Trace]]]:
     """By period: words said twice, and the same words after others."""
     rng, found = np.random.default_rng(5), {}
-    pieces = tokenizer_of(model).pieces(range(len(tokenizer_of(model))))
+    pieces = tokenizer_of(model).str_tokens(range(len(tokenizer_of(model))))
     words = [i for i, text in enumerate(pieces) if text.strip().isalpha()]
     for period in PERIODS:
         for _ in range(N):
@@ -36,7 +36,7 @@ def runs(model: wb.Model) -> dict[int, list[tuple[wb.Trace, wb.Trace]]]:
 def told(trace: wb.Trace, period: int) -> list[np.ndarray]:
     """Of the second half: the mean mass on the place of each rule, and what a token gets of an even spread."""
     at, sink = np.arange(period, 2 * period), np.asarray(trace["sink"], float)[..., period:]
-    patterns = np.stack([wb.pattern(trace, layer).values for layer in range(trace.config["n_layers"])])
+    patterns = np.stack([wb.attention.pattern(trace, layer).values for layer in range(trace.config["n_layers"])])
     on = [patterns[:, :, at, at - back].mean(-1) for back in (1, period, period - 1)]
     return [*on, ((1 - sink) / np.minimum(at + 1, trace.config["window"])).mean(-1)]
 
@@ -50,7 +50,7 @@ def measure(model: wb.Model) -> xr.Dataset:
     mass, null = both[:, :, 0, :3].swapaxes(1, 2), both[:, :, 1, [3, 1, 2]].swapaxes(1, 2)
     dims, coords = ("rule", "period", "layer", "head"), {"rule": list(RULES), "period": list(PERIODS)}
     data = {"mass": (("sequence", *dims), mass), "null": (("sequence", *dims), null)}
-    return xr.Dataset(data | {"p": (dims, wb.statistics.max_t(mass - null))}, coords, {"n": N})
+    return xr.Dataset(data | {"p": (dims, wb.statistics.westfall_young(mass - null))}, coords, {"n": N})
 
 
 def followers(model: wb.Model) -> xr.DataArray:

@@ -17,11 +17,11 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     entropy = xr.DataArray(np.asarray(trace["entropy"]), dims="pos", attrs={"units": "nats"})
     lanes = {
         "entropy of the next token": entropy,
-        "attention on the sinks, mean of all heads": wb.sink_mass(trace)
+        "attention on the sinks, mean of all heads": wb.attention.sink_mass(trace)
         .mean(("layer", "head"))
         .assign_attrs(units="share"),
-        "smallest router margin of all layers": wb.router_margin(trace).min("layer").assign_attrs(units="logits"),
-        "layer from which on the prediction stays": wb.settle_depth(trace).assign_attrs(units="layer"),
+        "smallest router margin of all layers": wb.routing.router_margin(trace).min("layer").assign_attrs(units="logits"),
+        "layer from which on the prediction stays": wb.lens.prediction_depth(trace).assign_attrs(units="layer"),
     }
     figure = strip(
         lanes,

@@ -57,9 +57,9 @@ def measure(model: wb.Model, n: int = N, seed: str = SEED):
     """
     carried, waits = {}, {}
     for family in FAMILIES:
-        asked, gap = read(model, family, n, seed), wb.logit_gap(model, ".", ",")
+        asked, gap = read(model, family, n, seed), wb.patching.logit_diff(model, ".", ",")
         carried[family] = np.stack(
-            [wb.patch_sweep(model, p.wrong, p.right, gap, site="z", by_head=True).values for p, _ in asked]
+            [wb.patching.activation_patching(model, p.wrong, p.right, gap, site="z", by_head=True).values for p, _ in asked]
         )
         waits[family] = np.stack([blinded(model, *one) for one in asked])
     return carried, waits
@@ -71,7 +71,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     panels: list[Panel] = []
     for family, rows in carried.items():
         many = xr.DataArray(rows.mean(0), dims=("layer", "head"), attrs={"long_name": "share of the gap"})
-        sure = wb.statistics.max_t(rows) < 0.05
+        sure = wb.statistics.westfall_young(rows) < 0.05
         [panel] = heatmap(many, marked=sure, marked_name="p < 0.05").panels
         panels.append(replace(panel, title=f"{family}: heads, patched one by one"))
     means = {family: wb.statistics.mean(rows) for family, rows in waits.items()}

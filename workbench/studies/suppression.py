@@ -12,14 +12,14 @@ from workbench.studies.held_out import read
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     """The figure, and the traces behind it."""
     problem, parts, trace = read(model, "variables", 1, 5)[0]
-    effect = wb.suppression(model, trace, parts)["effect"].assign_attrs(long_name="effect")
+    effect = wb.reasoning.suppression(model, trace, parts)["effect"].assign_attrs(long_name="effect")
     n = len(parts)
     truth = np.array([[j in problem.edges[i] for j in range(n)] for i in range(n)])
     pairs = np.tril_indices(n, -1)
     area = wb.statistics.auroc(effect.values[pairs], truth[pairs])
     figure = step_matrix(
         effect,
-        ["".join(trace.pieces[part]) for part in parts],
+        ["".join(trace.str_tokens[part]) for part in parts],
         truth=truth,
         title="Hiding a step changes the steps that use it",
         note=f"KL of predictions with step x hidden from later ones, mean over the tokens of step y; arcs are the "

@@ -57,7 +57,7 @@ class TensorInfo:
 
     def __post_init__(self) -> None:
         _set(self, shape=_ints(self.shape), axes=tuple(self.axes))
-        _set(self, pieces=tuple(Piece(part, _ints(shape), digest) for part, shape, digest in self.pieces))
+        _set(self, str_tokens=tuple(Piece(part, _ints(shape), digest) for part, shape, digest in self.str_tokens))
         check_shape(self.dtype, self.shape)
         if len(self.axes) != len(self.shape):
             raise ArgumentError(f"a tensor with {len(self.shape)} axes names {len(self.axes)} of them")
@@ -67,16 +67,16 @@ class TensorInfo:
                 raise ArgumentError(f"{_show(axis)} is not the name of an axis")
         if self.source not in SOURCES:
             raise ArgumentError(f"source is {_show(self.source)}, not one of {', '.join(SOURCES)}")
-        for piece in self.pieces:
+        for piece in self.str_tokens:
             check_shape(self.dtype, piece.shape)
             if not (isinstance(piece.part, str) and PART.fullmatch(piece.part)):
                 raise ArgumentError(f"{_show(piece.part)} is not the name of a part")
             if not (isinstance(piece.sha256, str) and _HASH.fullmatch(piece.sha256)):
                 raise ArgumentError(f"{_show(piece.sha256)} is not a sha256")
             _want(len(piece.shape) == len(self.shape), "a piece has other axes than its tensor")
-        if self.pieces:
-            _want(len({piece.part for piece in self.pieces}) == len(self.pieces), "a part occurs twice")
-            whole = joined_shape(self.axes, [piece.shape for piece in self.pieces])
+        if self.str_tokens:
+            _want(len({piece.part for piece in self.str_tokens}) == len(self.str_tokens), "a part occurs twice")
+            whole = joined_shape(self.axes, [piece.shape for piece in self.str_tokens])
             if whole != self.shape:
                 raise ArgumentError(f"the pieces make {list(whole)}, not {list(self.shape)}")
 
@@ -85,7 +85,7 @@ class TensorInfo:
         return check_shape(self.dtype, self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        pieces = [[piece.part, list(piece.shape), piece.sha256] for piece in self.pieces]
+        pieces = [[piece.part, list(piece.shape), piece.sha256] for piece in self.str_tokens]
         return {
             "dtype": self.dtype,
             "shape": list(self.shape),
@@ -105,7 +105,7 @@ class Manifest:
 
     >>> model = {"name": "pocket", "format": "hf-bf16", "weights_digest": "d1", "tokenizer_digest": None}
     >>> model["config"] = {"n_layers": 4}
-    >>> Manifest(model=model, tokens=[5, 7], pieces=["a", "b"], prompt_length=2).id
+    >>> Manifest(model=model, tokens=[5, 7], str_tokens=["a", "b"], prompt_length=2).id
     'a2ab3e04a5686ef8f4f86ac254c5d2b5'
 
     Raises ArgumentError for a field of the wrong type or one that contradicts another.
@@ -125,7 +125,7 @@ class Manifest:
     numerics: dict[str, Any] = field(default_factory=dict)  # dtype, arithmetic; device, kernels, threads, versions
     routes: dict[str, int] | None = None  # {"compared", "differ"}: expert choices, live against replay
     verification: list[dict[str, Any]] = field(default_factory=list)  # identity, status, worst, tolerance, why
-    gave_way: list[str] = field(default_factory=list)  # what the budget made the recording leave out
+    omitted: list[str] = field(default_factory=list)  # what the budget made the recording leave out
     notes: list[str] = field(default_factory=list)
     words: dict[str, str] = field(default_factory=dict)  # token id -> text, of tokens that were only predicted
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
@@ -135,7 +135,7 @@ class Manifest:
             _set(self, **{name: check(_plain(getattr(self, name), name), name)})
         count = len(self.tokens)
         _want(self.schema == SCHEMA, f"schema is {self.schema}; this workbench writes {SCHEMA}")
-        _want(len(self.pieces) == count, f"there are {count} tokens and {len(self.pieces)} pieces of text")
+        _want(len(self.str_tokens) == count, f"there are {count} tokens and {len(self.str_tokens)} pieces of text")
         _want(self.prompt_length <= count, f"prompt_length is {self.prompt_length}, of {count} tokens")
         _set(self, spans=[_span(span, count) for span in self.spans])
         _set(self, tensors=dict(self.tensors))
@@ -486,7 +486,7 @@ _CHECKS: dict[str, Check] = {
     "numerics": _free_dict,
     "routes": _or_none(_record(compared=_count, differ=_count)),
     "verification": _listed(_identity),
-    "gave_way": _listed(str),
+    "omitted": _listed(str),
     "notes": _listed(str),
     "words": _words,
 }

@@ -347,8 +347,8 @@ def _source(trace: Trace, layer: int) -> _Recorded | _Computed:
     layer = resolve_layer(layer, n_layers)
     sinkless = trace.config.get("sinks") is False
     if ("pattern", layer) in trace:
-        pattern = trace.stored(("pattern", layer))
-        return _Recorded(pattern, np.zeros(pattern.shape[:2]) if sinkless else trace.stored(("sink", layer)))
+        pattern = trace.raw(("pattern", layer))
+        return _Recorded(pattern, np.zeros(pattern.shape[:2]) if sinkless else trace.raw(("sink", layer)))
     if edited := _edited(trace, layer, "attn_scores", "sink", "pattern"):
         raise NotRecorded(
             f"this run was edited at {edited}: its pattern does not follow from queries and keys. "
@@ -408,14 +408,14 @@ _lock = Lock()  # the weak references' callbacks do without: they run anywhere, 
 
 def _kept(trace: Trace, layer: int) -> tuple[np.ndarray, np.ndarray]:
     """Queries as stored and keys as the product wants them, of one layer; from memory, if the trace still lives."""
-    k = trace.stored(("rot_k", layer))
+    k = trace.raw(("rot_k", layer))
     with _lock:
         found = _layers.get(id(k))
         if found is not None and found.alive() is k:
             _layers.move_to_end(id(k))
             return found.q, found.keys
-    q = trace.stored(("rot_q", layer))
-    k = trace.stored(("rot_k", layer))  # a large q may have pushed it out of what a trace on disk keeps
+    q = trace.raw(("rot_q", layer))
+    k = trace.raw(("rot_k", layer))  # a large q may have pushed it out of what a trace on disk keeps
     place = id(k)
     new = _Kept(weakref.ref(k, lambda _: _layers.pop(place, None)), q, _turned(k))
     with _lock:

@@ -1,4 +1,4 @@
-"""Steps: the sentences of a chain of thought as stretches of token positions. Needs `.pieces` and `.spans`, no more.
+"""Steps: the sentences of a chain of thought as stretches of token positions. Needs `.str_tokens` and `.spans`, no more.
 
 One rule for where a step ends, the same for a 20b model's prose and for pocket's shorthand:
 
@@ -81,14 +81,14 @@ def steps(trace: HasText, channel: str = "analysis", *, turn: int | Literal["all
     >>> from types import SimpleNamespace
     >>> pieces = list("7+8=15, 2+3+1=6, 2+1=3.")
     >>> thought = Span(0, len(pieces), 0, len(pieces), "assistant", "analysis")
-    >>> steps(SimpleNamespace(pieces=pieces, spans=[thought]))
+    >>> steps(SimpleNamespace(str_tokens=pieces, spans=[thought]))
     [Step(0:7 '7+8=15,' active_computation), Step(7:16 ' 2+3+1=6,' active_computation), \
 Step(16:23 ' 2+1=3.' active_computation)]
 
     A turn without a thought has no steps. Raises NotRecorded if there are not so many turns.
     """
     messages = [message for one in selected_turns(trace.spans, turn) for message in one.on(channel)]
-    return [step for message in messages for step in _in_message(trace.pieces, message)]
+    return [step for message in messages for step in _in_message(trace.str_tokens, message)]
 
 
 def stretches(trace: HasText, parts: Sequence[Step | slice] | None = None) -> list[slice]:
@@ -101,7 +101,7 @@ def stretches(trace: HasText, parts: Sequence[Step | slice] | None = None) -> li
     Raises PromptError for a part that is neither a Step nor a slice, has a stride, or lies outside of the text.
     """
     found = []
-    n = len(trace.pieces)
+    n = len(trace.str_tokens)
     for number, part in enumerate(steps(trace) if parts is None else parts):
         if not isinstance(part, Step | slice):
             raise PromptError(f"parts[{number}] is {part!r}: a part is a Step of wb.steps(…) or a slice of positions")

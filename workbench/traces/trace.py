@@ -96,13 +96,13 @@ class Trace:
     @property
     def pieces(self) -> list[str]:
         """The text of every token, as the model wrote it: show it through `workbench.text`."""
-        return list(self._manifest.pieces)
+        return list(self._manifest.str_tokens)
 
     @property
     def words(self) -> dict[int, str]:
         """The text of every token id that the trace mentions: those that were written, and those predicted."""
         predicted = {int(token): text for token, text in self._manifest.words.items()}
-        return predicted | dict(zip(self._manifest.tokens, self._manifest.pieces, strict=True))
+        return predicted | dict(zip(self._manifest.tokens, self._manifest.str_tokens, strict=True))
 
     @property
     def spans(self) -> list[Span]:
@@ -154,7 +154,7 @@ class Trace:
 
         Raises NotRecorded if there are not so many turns.
         """
-        pieces, spans = self._manifest.pieces, self._manifest.spans
+        pieces, spans = self._manifest.str_tokens, self._manifest.spans
         if channel is None and role is None:
             if turn is None or turn == "all":
                 return "".join(pieces)
@@ -190,7 +190,7 @@ class Trace:
         """
         return self._get(key, _widened)
 
-    def stored(self, key: Key) -> np.ndarray:
+    def raw(self, key: Key) -> np.ndarray:
         """The same in the dtype in which it was recorded: bfloat16 stays bfloat16 (of `ml_dtypes`)."""
         return self._get(key, lambda array: array)
 
@@ -202,7 +202,7 @@ class Trace:
 
         Raises NotRecorded if it was in none, HookNameError if no hook point has that name.
         """
-        point = hooks.full(name)
+        point = hooks.full_name(name)
         if "*" not in point:
             raise HookNameError(f"{visible(name)!r} is one array, without layers; ask for trace[{visible(name)!r}]")
         return tuple(self._layers(point))
@@ -225,8 +225,8 @@ class Trace:
 
     def __repr__(self) -> str:
         manifest = self._manifest
-        asked = sorted(self.names(), key=lambda name: hooks.point_of(name) in hooks.ALWAYS)  # what was asked for, first
-        words = list(dict.fromkeys(visible(hooks.short(name)) for name in asked))
+        asked = sorted(self.names(), key=lambda name: hooks.point_of(name) in hooks.ALWAYS_RECORDED)  # what was asked for, first
+        words = list(dict.fromkeys(visible(hooks.short_name(name)) for name in asked))
         holds = ", ".join(words[:4]) + (", …" if len(words) > 4 else "")
         size = f"{len(self)} tokens, {manifest.model['config']['n_layers']} layers"
         size += ", partial" if manifest.status == "partial" else ""
@@ -261,7 +261,7 @@ class Trace:
                 f"routes    {manifest.routes['differ']} of {manifest.routes['compared']} differ, live against replay"
             )
         lines += [f"edit      {edit['identity']}" for edit in manifest.edits]
-        lines += [f"gave way  {text}" for text in manifest.gave_way]
+        lines += [f"gave way  {text}" for text in manifest.omitted]
         lines += [f"note      {text}" for text in manifest.notes]
         groups: dict[str, list[str]] = {}
         for name in self.names():
@@ -270,7 +270,7 @@ class Trace:
             info = tensors[members[0]]
             shape = " ".join(f"{axis} {size}" for axis, size in zip(info.axes, info.shape, strict=True))
             layers = f"{len(members)} x " if "*" in point else ""
-            lines.append(f"  {hooks.short(point):<16} {layers}[{shape}] {info.dtype}, {self._sources(members)}")
+            lines.append(f"  {hooks.short_name(point):<16} {layers}[{shape}] {info.dtype}, {self._sources(members)}")
         return "\n".join(visible(line) for line in lines)
 
     def _state(self) -> str:
@@ -323,13 +323,13 @@ class Trace:
         if layer is not None:
             layer = resolve_layer(layer, n_layers)
         tensors = self._manifest.tensors
-        if name in tensors or name in hooks.LANES:
+        if name in tensors or name in hooks.SUMMARIES:
             return [name], self._layer_axis(name, layer), False
         try:
-            point = hooks.full(name)
+            point = hooks.full_name(name)
         except HookNameError:
-            known = [*hooks.LANES, *hooks.POINTS, *map(hooks.short, hooks.POINTS), *tensors]
-            raise HookNameError(f"{hooks.unknown(visible(name), known)} This trace holds: {self._holds()}.") from None
+            known = [*hooks.SUMMARIES, *hooks.POINTS, *map(hooks.short_name, hooks.POINTS), *tensors]
+            raise HookNameError(f"{hooks.unknown_name(visible(name), known)} This trace holds: {self._holds()}.") from None
         named = hooks.layer_of(point)
         if named is not None:
             check_layer(named, n_layers)
@@ -337,32 +337,32 @@ class Trace:
             if layer is not None and layer != named:
                 raise HookNameError(f"{point!r} is one array, without layers to choose from; ask for trace[{point!r}]")
             if point not in tensors:
-                raise self._not_recorded(point, hooks.short(point))
+                raise self._not_recorded(point, hooks.short_name(point))
             return [point], None, False
         if layer is not None:
-            if hooks.at(point, layer) not in tensors:
-                raise self._not_recorded(hooks.at(point, layer), hooks.short(point))
-            return [hooks.at(point, layer)], None, False
+            if hooks.at_layer(point, layer) not in tensors:
+                raise self._not_recorded(hooks.at_layer(point, layer), hooks.short_name(point))
+            return [hooks.at_layer(point, layer)], None, False
         layers = self._layers(point)
         if len(layers) < n_layers:
             raise NotRecorded(
                 f"{name!r} was recorded in the layers {', '.join(map(str, layers))} only, of {n_layers}. "
                 f"Ask for one of them: trace[{name!r}, {layers[0]}]."
             )
-        return [hooks.at(point, number) for number in layers], None, True
+        return [hooks.at_layer(point, number) for number in layers], None, True
 
     def _layers(self, point: str) -> list[int]:
         n_layers = self._manifest.model["config"]["n_layers"]
-        found = [layer for layer in range(n_layers) if hooks.at(point, layer) in self._manifest.tensors]
+        found = [layer for layer in range(n_layers) if hooks.at_layer(point, layer) in self._manifest.tensors]
         if not found:
-            raise self._not_recorded(hooks.short(point), hooks.short(point))
+            raise self._not_recorded(hooks.short_name(point), hooks.short_name(point))
         return found
 
     def _holds(self) -> str:
-        return visible(", ".join(dict.fromkeys(hooks.short(name) for name in self.names()))) or "nothing"
+        return visible(", ".join(dict.fromkeys(hooks.short_name(name) for name in self.names()))) or "nothing"
 
     def _not_recorded(self, name: str, record: str) -> NotRecorded:
-        point = record if record in hooks.LANES else hooks.full(record)
+        point = record if record in hooks.SUMMARIES else hooks.full_name(record)
         record = next((preset for preset, held in hooks.PRESETS.items() if record in held), record)
         layers = [str(hooks.layer_of(n)) for n in self.names() if "*" in point and hooks.point_of(n) == point]
         some = f" {record!r} was, in the layers {', '.join(layers)}." if layers else ""

@@ -235,7 +235,7 @@ def check(trace: Trace, findings: Findings | None = None) -> list[dict]:
     What only a model can tell (its biases, the unhooked run) was checked when the trace was made, and stands in
     `trace.verification`.
 
-    >>> [f["status"] for f in wb.check(trace) if f["identity"] == "router weights = softmax of the kept logits"]
+    >>> [f["status"] for f in wb.verify(trace) if f["identity"] == "router weights = softmax of the kept logits"]
     ['holds']
     """
     config = trace.config
@@ -244,7 +244,7 @@ def check(trace: Trace, findings: Findings | None = None) -> list[dict]:
     shorts = {s for _, involved in BY_LAYER.values() for s in involved} | {"rot_q", "rot_k"}
     sources = {name: trace.source(name) for name in trace.names()}
     for layer in range(config["n_layers"]):
-        held = {s: hooks.full(s, layer) for s in shorts}
+        held = {s: hooks.full_name(s, layer) for s in shorts}
         held = {s: name for s, name in held.items() if name in sources}
         if {sources[name] for name in held.values()} == {"live", "replay"}:
             # live and replayed values may sit on different routes: compare each kind with itself
@@ -272,4 +272,4 @@ def check(trace: Trace, findings: Findings | None = None) -> list[dict]:
 
 def edited_points(trace: Trace) -> frozenset[str]:
     """The short names of the points that the trace's edits touched."""
-    return frozenset(map(hooks.short, patterns.edited_points(trace)))
+    return frozenset(map(hooks.short_name, patterns.edited_points(trace)))

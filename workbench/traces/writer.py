@@ -237,7 +237,7 @@ class TraceWriter:
         for number, part in enumerate(self._written):
             for name, (piece, digest) in part.items():
                 pieces.setdefault(name, []).append(Piece(_part(number), piece.shape, digest))
-        return {name: replace(self._whole[name], pieces=tuple(of)) for name, of in pieces.items()}
+        return {name: replace(self._whole[name], str_tokens=tuple(of)) for name, of in pieces.items()}
 
     def _must_be_open(self) -> None:
         if self.done:

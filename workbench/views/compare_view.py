@@ -43,11 +43,11 @@ class Compare(View):
     def __init__(self, trace: Trace, other: Trace, lanes: list[Both], args: str, names: tuple[str, str], **place: Any):
         super().__init__(trace, **place)
         self.other, self.lanes, self.args, self.names = other, lanes, args, names
-        self.left, self.right = aligned(trace.pieces, other.pieces)
+        self.left, self.right = aligned(trace.str_tokens, other.str_tokens)
 
     def payload(self) -> Payload:
         header, arrays = self.common()
-        texts = visible_pieces(self.other.pieces, "\n")
+        texts = visible_pieces(self.other.str_tokens, "\n")
         places = {text: place for place, text in enumerate(header["words"])}
         piece = [places.setdefault(text, len(places)) for text in texts]
         header["words"] = list(places)
@@ -80,7 +80,7 @@ class Compare(View):
         if len(differ):
             at = slice(max(0, int(differ[0]) - 12), int(differ[0]) + 24)
             for name, trace, side in ((self.names[0], self.trace, self.left), (self.names[1], self.other, self.right)):
-                text = "".join(trace.pieces[i] for i in side[at].tolist() if i >= 0)
+                text = "".join(trace.str_tokens[i] for i in side[at].tolist() if i >= 0)
                 rows.append(snapshot_html.Row(name, "where they part first", text=f"…{visible(text)}…"))
         for lane in self.lanes:
             gap = self._gap(lane)
@@ -101,7 +101,7 @@ class Compare(View):
         return rows
 
     def _same(self) -> np.ndarray:
-        a, b = self.trace.pieces, self.other.pieces
+        a, b = self.trace.str_tokens, self.other.str_tokens
         pairs = zip(self.left.tolist(), self.right.tolist(), strict=True)
         return np.array([i >= 0 and j >= 0 and a[i] == b[j] for i, j in pairs], bool)
 

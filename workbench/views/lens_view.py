@@ -58,7 +58,7 @@ class Lens(View):
             text = ", ".join(f"{layer} “{visible(word)}”" for layer, word in enumerate(said))
             rows.append(
                 snapshot_html.Row(
-                    f"at position {selected}", f"“{visible(trace.pieces[selected])}”", text=f"layer {text}"
+                    f"at position {selected}", f"“{visible(trace.str_tokens[selected])}”", text=f"layer {text}"
                 )
             )
         return rows
@@ -77,7 +77,7 @@ def lens(trace: Trace, *, window: tuple[int, int] | None = None, selected: int |
     Raises NotRecorded without record="lens".
     """
     for name in ("lens_ids", "lens_logprobs", "lens_entropy", "lens_kl"):
-        trace.stored(name)
+        trace.raw(name)
     return Lens(trace, window=window, selected=selected)
 
 

@@ -30,7 +30,7 @@ def _steps(text: _Text) -> list[Step]:
 
 def parts(trace: Trace) -> list[Step]:
     """The steps that lie within the trace."""
-    found = _steps(_Text(tuple(trace.pieces), tuple(trace.spans)))
+    found = _steps(_Text(tuple(trace.str_tokens), tuple(trace.spans)))
     return [step for step in found if 0 <= step.start < step.stop <= len(trace)]
 
 
@@ -83,6 +83,6 @@ def message_texts(trace: Trace, most: int) -> list[Row]:
     """The text of each message as a row of a snapshot, at most `most` characters of it."""
     rows = []
     for span in messages(trace.spans, len(trace)):
-        text = visible("".join(trace.pieces[span.content]), "↵ ")
+        text = visible("".join(trace.str_tokens[span.content]), "↵ ")
         rows.append(Row(visible(span.channel or span.author or span.role), text=cut(text, most)))
     return rows

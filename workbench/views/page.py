@@ -76,7 +76,7 @@ def _transcript(trace: Trace) -> str:
 
 
 def _article(trace: Trace, message: Span) -> str:
-    pieces = trace.pieces
+    pieces = trace.str_tokens
     head, said, tail = (
         html("".join(pieces[a:b]), newline="\n")
         for a, b in (
@@ -135,7 +135,7 @@ def _header(trace: Trace) -> str:
 def _question(trace: Trace) -> str:
     """What was asked last, or else the name of the model: the title of the page."""
     asked = [span for span in trace.spans if span.role == "user" and span.content_start < span.content_stop]
-    text = "".join(trace.pieces[asked[-1].content]).strip() if asked else ""
+    text = "".join(trace.str_tokens[asked[-1].content]).strip() if asked else ""
     return html(text[:160] + ("…" if len(text) > 160 else "") if text else trace.manifest.model["name"], newline=" ")
 
 
@@ -167,8 +167,8 @@ def _details(trace: Trace) -> str:
     if m.routes:
         told = f"{m.routes['differ']:,} of {m.routes['compared']:,} expert choices differ, live run against replay."
         parts.append(_section("Routes", f"<p>{told}</p>"))
-    if m.gave_way:
-        parts.append(_section("Left out to fit the budget", _list(m.gave_way)))
+    if m.omitted:
+        parts.append(_section("Left out to fit the budget", _list(m.omitted)))
     if m.notes:
         parts.append(_section("Notes", _list(m.notes)))
     identity = {

@@ -72,5 +72,5 @@ def routing(
         layer = trace.layers("expert_indices")[0]
     layer = resolve_layer(layer, n_layers)
     for name in ("expert_indices", "expert_weights"):
-        trace.stored((name, layer))
+        trace.raw((name, layer))
     return Routing(trace, layer, window=window, selected=selected)

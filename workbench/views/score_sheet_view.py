@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from workbench.analysis.lens import settle_depth
+from workbench.analysis.lens import prediction_depth
 from workbench.errors import ArgumentError
 from workbench.text import range_text, visible
 from workbench.traces import Trace
@@ -103,8 +103,8 @@ def score_sheet(
     The lanes are "transcript", "logprob" (of the token, nats), "entropy" (of the next, nats), "depth" (the layer from
     which on the lens says what the model says), "sink" (mass on the learned sinks, mean over heads), "margin" (of the
     router, logits), "norm" (log₁₀ of the L2 norm of resid_post); and what takes an experiment: "belief" (give
-    `belief=wb.belief(model, trace)`), "drift" (of routing from the step before, bits;
-    `drift=wb.routing_drift(trace)`), "arcs" (from step to step: `arcs=wb.suppression(model, trace)`, or any array with
+    `belief=wb.reasoning.forced_answer(model, trace)`), "drift" (of routing from the step before, bits;
+    `drift=wb.routing.routing_drift(trace)`), "arcs" (from step to step: `arcs=wb.reasoning.suppression(model, trace)`, or any array with
     step and key_step). An array of your own, (pos) or (layer pos), is a lane too. A lane that the trace lacks says what
     would record it. `window` is the stretch shown first, `selected` the position that is pinned.
 
@@ -208,7 +208,7 @@ def _depth(trace: Trace) -> Lane:
     if "lens_ids" not in trace:
         return Lane("depth", label, unit, missing='not in this trace; record="lens" records it', **about)
     try:
-        return Lane("depth", label, unit, values=fitted(settle_depth(trace).values, len(trace)), **about)
+        return Lane("depth", label, unit, values=fitted(prediction_depth(trace).values, len(trace)), **about)
     except (IndexError, ValueError):  # of another size than a lens
         return Lane("depth", label, unit, missing="not in this trace: its lens has another size", **about)
 
@@ -222,10 +222,10 @@ def _belief(found: Any, n: int) -> Lane:
         "ramp": "purple",
     }
     if found is None:
-        return Lane("belief", missing="an experiment: score_sheet(trace, belief=wb.belief(model, trace))", **about)
+        return Lane("belief", missing="an experiment: score_sheet(trace, belief=wb.reasoning.forced_answer(model, trace))", **about)
     curve = found["p"] if isinstance(found, xr.Dataset) else found
     if set(curve.dims) != {"step", "answer"} or "pos" not in curve.coords:
-        raise ArgumentError(f"belief must be what wb.belief(model, trace) gives, (step answer), got {curve.dims}.")
+        raise ArgumentError(f"belief must be what wb.reasoning.forced_answer(model, trace) gives, (step answer), got {curve.dims}.")
     values, ends = curve.transpose("answer", "step").values, [*curve["pos"].values.tolist(), n]
     rows = np.full((len(values), n), np.nan, "f4")
     for number, (start, stop) in enumerate(pairwise(ends)):
@@ -244,12 +244,12 @@ def _drift(trace: Trace, found: Any) -> Lane:
         "ramp": "both",
     }
     if found is None:
-        return Lane("drift", missing="costs a while: score_sheet(trace, drift=wb.routing_drift(trace))", **about)
+        return Lane("drift", missing="costs a while: score_sheet(trace, drift=wb.routing.routing_drift(trace))", **about)
     drift = found["drift"] if isinstance(found, xr.Dataset) else found
     pieces = parts(trace)
     if set(drift.dims) != {"layer", "step", "key_step"} or drift.sizes["step"] != len(pieces):
         raise ArgumentError(
-            f"drift must be wb.routing_drift(trace), with (layer, {len(pieces)} steps, …), got {dict(drift.sizes)}."
+            f"drift must be wb.routing.routing_drift(trace), with (layer, {len(pieces)} steps, …), got {dict(drift.sizes)}."
         )
     values = drift.transpose("layer", "step", "key_step").values
     rows = np.full((len(values), len(trace)), np.nan, "f4")
@@ -261,7 +261,7 @@ def _drift(trace: Trace, found: Any) -> Lane:
 
 def _arcs(trace: Trace, found: Any) -> Lane:
     if found is None:
-        hint = "an experiment: score_sheet(trace, arcs=wb.suppression(model, trace))"
+        hint = "an experiment: score_sheet(trace, arcs=wb.reasoning.suppression(model, trace))"
         return Lane("arcs", "causal edges", "from step to step", "arcs", missing=hint)
     edges = found["effect"] if isinstance(found, xr.Dataset) else found
     count = len(parts(trace))

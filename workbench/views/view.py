@@ -135,7 +135,7 @@ class View:
 def common(view: View) -> Payload:
     """What every view sends: the header that all have, and the arrays of the token axis."""
     trace, n = view.trace, len(view.trace)
-    texts = visible_pieces(trace.pieces, "\n")
+    texts = visible_pieces(trace.str_tokens, "\n")
     words, piece = _words(texts)
     header: dict[str, Any] = {
         "view": view.module.removesuffix("_view"),
