@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 import workbench as wb
 from workbench.analysis import statistics
 from workbench.analysis.heads import receiver_heads, step_attention
-from workbench.experiments.cached_run import Reading, divergence
+from workbench.experiments.cached_run import CachedRun, divergence
 from workbench.experiments.forced_answers import forced_answer
 from workbench.experiments.suppression import suppression
 from workbench.pocket.families import CHAINS, FAMILIES, make
@@ -74,7 +74,7 @@ def scores(model: wb.Model, trace: Trace, parts: list[slice]) -> tuple[dict[str,
         best = np.unravel_index(np.argsort(-heads["kurtosis"].fillna(-9).values, None)[:4], heads["kurtosis"].shape)
         vertical = heads["vertical"].values[best].mean(0)
         found["receiver heads"] = np.tile(np.nan_to_num(vertical, nan=-1.0), (n, 1))
-    later = suppression(model, trace, parts, routes=True)
+    later = suppression(model, trace, parts, split_routing=True)
     found["suppression, later"] = later["effect"].values
     found["suppression, routes held"] = later["content"].values
     found["routing shift"] = later["routing"].values
@@ -87,7 +87,7 @@ def scores(model: wb.Model, trace: Trace, parts: list[slice]) -> tuple[dict[str,
 def changed(model: wb.Model, trace: Trace, parts: list[slice]) -> Matrix:
     """The last token of a step becomes another of its kind: how much else do later steps predict?"""
     rng = np.random.default_rng(0)
-    plain = Reading(model, trace.tokens)
+    plain = CachedRun(model, trace.tokens)
     out = np.zeros((len(parts), len(parts)))
     for j, part in enumerate(parts):
         at = part.stop - 1
@@ -97,7 +97,7 @@ def changed(model: wb.Model, trace: Trace, parts: list[slice]) -> Matrix:
             continue
         tokens = list(trace.tokens)
         tokens[at] = int(rng.choice(kin))
-        other = Reading(model, tokens)
+        other = CachedRun(model, tokens)
         last = model.config.n_layers
         kl = divergence(model, plain.resid(last), other.resid(last))[0].double().numpy()
         for i in range(j + 1, len(parts)):
@@ -136,14 +136,14 @@ def measured(model: wb.Model, family: str, n: int) -> dict:
             effect = matrix[pairs[:, 0], pairs[:, 1]]
             for kind, at in (("used", true), ("unused", ~true & ~aside), ("asides", aside)):
                 hidden[which][kind] += effect[at].tolist()
-        curve = forced_answer(model, trace, parts=parts)["p"].values[:, 0]
+        curve = forced_answer(model, trace, segments=parts)["p"].values[:, 0]
         if family != "addition":  # the digits of a sum are stated one by one
             other = [i for i, step in enumerate(problem.steps) if step.value != problem.answer]
             jumps.append(int(np.argmax(np.diff(curve))) - (max(other, default=-1) + 1))
     table = {}
     for name, parts_ in points.items():
         s, t = np.concatenate(parts_), np.concatenate(truth[name])
-        interval = statistics.bootstrap(area(s, t), len(s), np.concatenate(cluster[name]), resamples=1000)
+        interval = statistics.bootstrap_interval(area(s, t), len(s), np.concatenate(cluster[name]), resamples=1000)
         table[name] = [float(x) for x in (interval.value, interval.low, interval.high)]
     return {"auroc": table, "n": n, "hidden": hidden, "jumps": jumps}
 

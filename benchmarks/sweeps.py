@@ -5,10 +5,10 @@
 
 Two texts differ in their first token, so every place may matter. Each tool computes the outcome (the difference of two
 logits at the last position, the clean run's likeliest and least likely) for every layer and position, with the clean
-run's residual stream there, on the same weights in fp32: we by `wb.patching.activation_patching`, TransformerLens by its own
-`patching.get_act_patch_resid_pre` on a bridge, and nnsight by the loop of its documentation, a trace a place. For a
-peer a place costs the same wherever it is, so the peers sweep every eighth position (`--every`) and their times are
-multiplied; what they find must be ours to 1e-4.
+run's residual stream there, on the same weights in fp32: we by `wb.patching.activation_patching`, TransformerLens by
+its own `patching.get_act_patch_resid_pre` on a bridge, and nnsight by the loop of its documentation, a trace a place.
+For a peer a place costs the same wherever it is, so the peers sweep every eighth position (`--every`) and their times
+are multiplied; what they find must be ours to 1e-4.
 
 A figure is the median over the rounds of the ratio of two times of one round, one process, in turn.
 """
@@ -47,8 +47,8 @@ class Case:
         tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         self.lens = TransformerBridge.boot_transformers("openai/gpt-oss-20b", hf_model=hf, tokenizer=tokenizer)
         dice = torch.Generator().manual_seed(0)
-        self.corrupt = torch.randint(0, self.ours.config.d_vocab - 2, (1, n), generator=dice)
-        self.clean = self.corrupt.clone()
+        self.corrupted = torch.randint(0, self.ours.config.d_vocab - 2, (1, n), generator=dice)
+        self.clean = self.corrupted.clone()
         self.clean[0, 0] += 1
         self.n, self.n_layers = n, self.ours.config.n_layers
         with torch.inference_mode():
@@ -64,9 +64,9 @@ def ours(case: Case, every: int) -> np.ndarray:
 
     gap = wb.patching.logit_diff(case.ours, case.one, case.other)
     sweep = wb.patching.activation_patching(
-        case.ours, case.clean[0].tolist(), case.corrupt[0].tolist(), gap, positions=range(0, case.n, every)
+        case.ours, case.clean[0].tolist(), case.corrupted[0].tolist(), gap, positions=range(0, case.n, every)
     )
-    return sweep.values * (sweep.attrs["clean"] - sweep.attrs["corrupt"]) + sweep.attrs["corrupt"]
+    return sweep.values * (sweep.attrs["clean"] - sweep.attrs["corrupted"]) + sweep.attrs["corrupted"]
 
 
 @torch.no_grad()
@@ -81,7 +81,7 @@ def transformer_lens(case: Case, every: int) -> np.ndarray:
     places.columns = ["layer", "pos"]
     found = patching.generic_activation_patch(
         case.lens,
-        case.corrupt,
+        case.corrupted,
         cache,
         lambda logits: case.gap(logits[:, -1])[0],
         patching.layer_pos_patch_setter,
@@ -101,7 +101,7 @@ def nnsight(case: Case, every: int) -> np.ndarray:
     found = np.zeros((case.n_layers, len(range(0, case.n, every))))
     for i in range(case.n_layers):
         for j, pos in enumerate(range(0, case.n, every)):
-            with model.trace(case.corrupt, logits_to_keep=1, use_cache=False):
+            with model.trace(case.corrupted, logits_to_keep=1, use_cache=False):
                 layers[i].input[:, pos] = clean[i][:, pos]
                 logits = model.lm_head.output.save()
             last = logits[:, -1]  # pyright: ignore[reportPossiblyUnboundVariable]  nnsight always runs the block

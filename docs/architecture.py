@@ -37,6 +37,7 @@ PACKAGES: dict[str, Package] = {
     "files": Package("files that are written whole or not at all", _of("errors", "paths", "text")),
     "checks": Package("checks of arguments and of optional packages", _of("errors", "text")),
     "lazy_imports": Package("the imports that go upward"),
+    "topics": Package("the table of public names; `attention.py`, `routing.py`, … are topics made of it"),
     "taps": Package("what the forward pass calls at a hook point", _of("errors", "hooks")),
     "traces": Package("one run, as data: Trace, Manifest, files, patterns, steps, verification", BASE),
     "conversation": Package("a chat to token ids and back: harmony, chat templates, tokenizers", DATA),

@@ -20,18 +20,19 @@ from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import signature, stringify_signature
 
 import workbench as wb
-from workbench import hooks
+from workbench import hooks, topics
 
-SPACES = ("views", "figures", "interop", "statistics", "errors", "hooks")  # modules that are public names
 _CODE = re.compile(r"(?:wb|workbench)\.([A-Za-z_][\w.]*)(?:\(.*)?", re.DOTALL)
 
 
 def public() -> Iterator[tuple[str, Any]]:
     """Every public name, as it is called ("workbench.views.tokens"), with what it stands for."""
-    for name in wb.__all__:
-        if name not in SPACES:
-            yield f"workbench.{name}", getattr(wb, name)
-    for space in SPACES:
+    for name in topics.TOP:
+        yield f"workbench.{name}", getattr(wb, name)
+    for topic, names in topics.TOPICS.items():
+        for name in names:
+            yield f"workbench.{topic}.{name}", getattr(getattr(wb, topic), name)
+    for space in topics.MODULES:
         module = getattr(wb, space)
         if space == "interop":
             for part in dir(module):

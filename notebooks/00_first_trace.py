@@ -49,7 +49,7 @@ print("answer:", trace.text(channel="final"))
 
 # %% trust
 for found in trace.verification:
-    print(f"{found['status']:6} {found['worst']:.1e}  {found['identity']}")
+    print(f"{found['status']:6} {found['max_error']:.1e}  {found['identity']}")
 assert trace.verified
 
 # %% look-text [markdown]
@@ -145,7 +145,7 @@ trace.save(folder / "first.trace")
 again = wb.load(folder / "first.trace")
 assert again.id == trace.id and (again["logprob"][1:] == trace["logprob"][1:]).all()
 held = [found for found in wb.verify(again) if found["status"] == "holds"]
-print(f"{len(held)} identities hold again, without the model; worst {max(found['worst'] for found in held):.1e}")
+print(f"{len(held)} identities hold again, without the model; worst {max(found['max_error'] for found in held):.1e}")
 print(wb.views.score_sheet(again).to_html(folder / "first.html").name)
 
 # %% yours [markdown]

@@ -104,7 +104,7 @@ from workbench.studies import belief
 
 found = belief.measure(model)
 for family, settled in found.settled.items():
-    low, high = wb.statistics.wilson(sum(settled), len(settled))
+    low, high = wb.statistics.wilson_interval(sum(settled), len(settled))
     print(
         f"{family:10} settled with the step that states it: {sum(settled)} of {len(settled)} ({low:.2f} to {high:.2f})"
     )
@@ -190,7 +190,7 @@ lens_depth.draw(model)[0]
 # %% finding
 from IPython.display import Markdown
 
-settled, ahead_of = wb.statistics.wilson(sum(hits), len(hits)), early["hops"].sel(layer=1)
+settled, ahead_of = wb.statistics.wilson_interval(sum(hits), len(hits)), early["hops"].sel(layer=1)
 value, low, high, null, token = (float(ahead_of[name]) for name in ("accuracy", "low", "high", "null", "baseline"))
 Markdown(f"""**Finding.** Belief settles with the step that states the answer, in {sum(hits)} of {len(hits)} fresh
 problems of four families ({settled[0]:.2f} to {settled[1]:.2f}; by chance one in five), and before that it is in
@@ -209,11 +209,9 @@ and nearly always after.""")
 # One line changes, and the answers are yours to name; belief costs one short pass for each step, the lens nothing
 # beside the recording. `wb.estimate` says before how big it will be.
 #
-# ```python not-run
-# model = wb.Model("openai/gpt-oss-20b")
-# trace = model.generate(wb.chat("What is 17*24? Think step by step.", reasoning="high"), record="lens residuals")
-# wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy"], belief=wb.reasoning.forced_answer(model, trace))
-# ```
+# ```python not-run model = wb.Model("openai/gpt-oss-20b") trace = model.generate(wb.chat("What is 17*24? Think step by
+# step.", reasoning="high"), record="lens residuals") wb.views.score_sheet(trace, ["transcript", "belief", "depth",
+# "entropy"], belief=wb.reasoning.forced_answer(model, trace)) ```
 
 # %% limits [markdown]
 # ## Limits

@@ -112,7 +112,9 @@ slip = next(slip for slip in slips(problem, Random(0), corrected=False))
 wrong = problem.slipped(slip)
 astray = model.trace(list(render(wrong, "high").ids), record="")
 right = f"It is {problem.answer}."
-screen = wb.reasoning.resampling(model, astray, right, n=8, max_tokens=220, parts=wb.steps(astray)[slip.number - 1 :])
+screen = wb.reasoning.resampling(
+    model, astray, right, n=8, max_tokens=220, segments=wb.steps(astray)[slip.number - 1 :]
+)
 for step, gain in zip(wb.steps(astray)[slip.number - 1 :], screen["importance"].values):
     print(f"{gain:+.2f}  {step.text}")
 print(
@@ -121,7 +123,7 @@ print(
 
 # %% confirm
 worst = int(screen["importance"].argmin("step")) + slip.number - 1
-sure = wb.reasoning.resampling(model, astray, right, n=50, max_tokens=220, parts=[wb.steps(astray)[worst]], seed=1)
+sure = wb.reasoning.resampling(model, astray, right, n=50, max_tokens=220, segments=[wb.steps(astray)[worst]], seed=1)
 for point, when in enumerate(("before", "after")):
     found = [float(sure[name][point]) for name in ("accuracy", "low", "high")]
     print(f"{when} {wb.steps(astray)[worst].text!r}: right in {found[0]:.2f} ({found[1]:.2f} to {found[2]:.2f})")
@@ -135,7 +137,12 @@ for point, when in enumerate(("before", "after")):
 # %% sentences
 first, texts = slip.number - 1, [step.text.strip() for step in wb.steps(astray)]
 found = wb.reasoning.resampling(
-    model, astray, n=8, max_tokens=220, parts=wb.steps(astray)[first:], answer=lambda ids: model.tokenizer.decode(ids)
+    model,
+    astray,
+    n=8,
+    max_tokens=220,
+    segments=wb.steps(astray)[first:],
+    answer=lambda ids: model.tokenizer.decode(ids),
 )
 written = [[sum(n for said, n in got.items() if text in said) for text in texts] for got in found.attrs["answers"]]
 for j, gain in enumerate(np.diff(written, axis=0) / found.attrs["n"], first):
@@ -203,12 +210,14 @@ for one in far_edges.read(model, "lists", far_edges.SETS["lists"]):
     at = next(i for i, step in enumerate(far_edges.worked(one.problem)) if one.problem.steps[step].kind == "correction")
     source, mistake, fixed = one.parts[at - 2 : at + 1]
     both = slice(source.start, mistake.stop)
-    hiding.append([wb.reasoning.suppression(model, one.trace, [part, fixed])["effect"][1, 0] for part in (source, mistake, both)])
+    hiding.append(
+        [wb.reasoning.suppression(model, one.trace, [part, fixed])["effect"][1, 0] for part in (source, mistake, both)]
+    )
 hiding = np.array(hiding)
 for name, each in zip(("the row before", "the wrong row", "both"), hiding.T):
-    mean = wb.statistics.mean(each)
+    mean = wb.statistics.mean_interval(each)
     print(f"hiding {name:15} {mean.value:.2f} nats ({mean.low:.2f} to {mean.high:.2f})")
-more = wb.statistics.mean(hiding @ [-1, -1, 1])
+more = wb.statistics.mean_interval(hiding @ [-1, -1, 1])
 print(f"both, less the two alone: {more.value:.2f} ({more.low:.2f} to {more.high:.2f})")
 assert more.low < 0 < more.high, more  # the guess is not borne out: the two add up
 

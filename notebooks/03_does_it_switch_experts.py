@@ -109,7 +109,7 @@ for what, other, at in (
 # %% many
 found = channel_drift.measure(model)
 each = found["drift"].mean("layer")  # compared problem
-mean = wb.statistics.mean(each.values.T)
+mean = wb.statistics.mean_interval(each.values.T)
 print(f"n = {found.attrs['n']} problems of each of {found.attrs['families']} families; bits, mean of the layers")
 for name, value, low, high, null in zip(each["compared"].values, *mean[:3], found["null"].mean("layer").values):
     print(f"{name:26} {value:.3f} ({low:.3f} to {high:.3f}), chance {null:.3f}")
@@ -125,7 +125,7 @@ for what, less in (
     ("header and place take", by_word - inside),
     ("beyond another kind of problem", by_word - kinds),
 ):
-    value, low, high, *_ = wb.statistics.mean(less)
+    value, low, high, *_ = wb.statistics.mean_interval(less)
     print(f"{what:32} {value:+.3f} ({low:+.3f} to {high:+.3f})")
 
 # %% check-text [markdown]
@@ -140,7 +140,10 @@ for one in traces:
     channels.append([None] * len(one))
     for span in one.spans:
         channels[-1][span.content] = [span.channel] * len(one.str_tokens[span.content])
-told = {given: wb.routing.expert_specialization(traces, channels, condition_on_token=given, shuffles=20) for given in (False, True)}
+told = {
+    given: wb.routing.expert_specialization(traces, channels, condition_on_token=given, shuffles=20)
+    for given in (False, True)
+}
 for given, bits in told.items():
     print(
         "token known" if given else "not known  ",
@@ -156,7 +159,7 @@ assert abs(left - 0.55) < 0.12, left
 assert abs(by_word.mean() - 0.245) < 0.05, by_word.mean()
 assert abs(answered.mean() - 0.215) < 0.04, answered.mean()
 assert abs(step.mean() - 0.04) < 0.03, step.mean()  # the steps of one analysis differ far less
-assert wb.statistics.mean(by_word - answered).low > -0.02  # matched, it is not less
+assert wb.statistics.mean_interval(by_word - answered).low > -0.02  # matched, it is not less
 assert abs((by_word - called).mean() - 0.015) < 0.015  # another name keeps nearly all of it
 assert inside.mean() > 0.6 * by_word.mean()  # so does no header at all
 

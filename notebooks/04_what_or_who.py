@@ -35,12 +35,12 @@ print([step.text for step in steps], "|", trace.text(channel="final"))
 # ## Hide a step
 #
 # `suppression` hides each step from all later ones, in every layer and head, and measures how far what they predict
-# moves. With `routes=True` it does so twice more, with experts that are held: with the experts and weights of the plain
-# run (`content`: what they compute on), and with its experts alone (`reweighting` is what free weights add, and
-# `rerouting` what free experts add on top). The three sum to the effect.
+# moves. With `split_routing=True` it does so twice more, with experts that are held: with the experts and weights of
+# the plain run (`content`: what they compute on), and with its experts alone (`reweighting` is what free weights add,
+# and `rerouting` what free experts add on top). The three sum to the effect.
 
 # %% hide
-found = wb.reasoning.suppression(model, trace, routes=True)
+found = wb.reasoning.suppression(model, trace, split_routing=True)
 print("step x hidden (column), change of step y (row), in nats")
 for name in ("effect", "content", "reweighting", "rerouting"):
     print(f"{name}\n{found[name].values.round(2)}")
@@ -104,8 +104,8 @@ print(f"{1 - other.mean():.0%} of the experts of that step are others when the o
 split = routes.measure(model)
 print(f"n = {split.attrs['n']} problems a family; nats, and the share of the later step's experts that are others")
 for family in split["family"].values:
-    mean = wb.statistics.mean(split["parts"].sel(family=family).values.T)
-    moved = wb.statistics.mean(split["shift"].sel(family=family).values.T)
+    mean = wb.statistics.mean_interval(split["parts"].sel(family=family).values.T)
+    moved = wb.statistics.mean_interval(split["shift"].sel(family=family).values.T)
     for part, value, low, high in zip(split["part"].values, *mean[:3]):
         print(f"{family:10} {part:14} {value:+.3f} ({low:+.3f} to {high:+.3f})")
     for pair, value, low, high in zip(split["pair"].values, *moved[:3]):
@@ -115,7 +115,7 @@ for family in split["family"].values:
 shares = {}
 for family in split["family"].values:
     nats = split["parts"].sel(family=family).values  # part problem
-    shares[family] = wb.statistics.bootstrap(
+    shares[family] = wb.statistics.bootstrap_interval(
         lambda at, nats=nats: nats[:, at].mean(1) / nats[:, at].sum(0).mean(), nats.shape[1]
     )
     low, high = shares[family].low, shares[family].high
@@ -125,7 +125,7 @@ assert all(share.value[0] > 0.7 for share in shares.values()), shares  # what
 assert all(share.value[2] < 0.3 for share in shares.values()), shares  # who
 assert abs(shares["hops"].value[0] - 0.80) < 0.12, shares["hops"]
 assert abs(shares["hops"].value[2] - 0.17) < 0.12, shares["hops"]
-moved = wb.statistics.mean(split["shift"].sel(pair="it uses it").mean("family").values)
+moved = wb.statistics.mean_interval(split["shift"].sel(pair="it uses it").mean("family").values)
 assert abs(moved.value - 0.16) < 0.05, moved
 
 # %% split-figure
@@ -140,21 +140,27 @@ routes.draw(model)[0]
 # step; the outcome is which value the next step goes on with.
 
 # %% flips
-[(clean, corrupt)] = first_order.pairs("lists", 1, 4, "one")
-asked = (model, clean[:-1], corrupt[:-1], wb.patching.logit_diff(model, clean[-1], corrupt[-1]))
-line, exact = wb.patching.attribution_patching(*asked, site="mlp_out"), wb.patching.activation_patching(*asked, site="mlp_out")
+[(clean, corrupted)] = first_order.pairs("lists", 1, 4, "one")
+asked = (model, clean[:-1], corrupted[:-1], wb.patching.logit_diff(model, clean[-1], corrupted[-1]))
+line, exact = (
+    wb.patching.attribution_patching(*asked, site="mlp_out"),
+    wb.patching.activation_patching(*asked, site="mlp_out"),
+)
 flips, error = line["flips"].values, abs(line["effect"] - exact).values
 print(f"{flips.mean():.0%} of {flips.size} places have other experts")
 print(f"mean error, in shares of the gap: {error[flips].mean():.3f} there, {error[~flips].mean():.3f} elsewhere")
 
 # %% holding-text [markdown]
 # Larger errors where routes flip: it is tempting to stop here. But flips come with large changes, and large changes
-# bend everything that is not linear. So hold the routes: both texts then use the experts of the corrupt one, in
+# bend everything that is not linear. So hold the routes: both texts then use the experts of the corrupted one, in
 # patching and in its first order alike, and no route can flip. If flips were the reason, the error would go.
 
 # %% holding
-with model.edit(chosen, held(model.trace(corrupt[:-1], record=""))):
-    calm, truth = wb.patching.attribution_patching(*asked, site="mlp_out"), wb.patching.activation_patching(*asked, site="mlp_out")
+with model.edit(chosen, held(model.trace(corrupted[:-1], record=""))):
+    calm, truth = (
+        wb.patching.attribution_patching(*asked, site="mlp_out"),
+        wb.patching.activation_patching(*asked, site="mlp_out"),
+    )
 assert not calm["flips"].any()
 print(f"with routes held: {abs(calm['effect'] - truth).values[flips].mean():.3f} at the same places")
 
@@ -202,14 +208,12 @@ first_order.draw(model)[0]
 # %% large [markdown]
 # ## With your 20b
 #
-# ```python not-run
-# model = wb.Model("openai/gpt-oss-20b")  # attribution_patching: dtype="float32", experts stay packed
-# trace = model.generate(wb.chat("…", reasoning="medium"), max_tokens=600)
-# found = wb.reasoning.suppression(model, trace, routes=True)  # three passes over the rest of the text for each step
-# ```
+# ```python not-run model = wb.Model("openai/gpt-oss-20b")  # attribution_patching: dtype="float32", experts stay packed
+# trace = model.generate(wb.chat("…", reasoning="medium"), max_tokens=600) found = wb.reasoning.suppression(model,
+# trace, split_routing=True)  # three passes over the rest of the text for each step ```
 #
 # A chain of 40 steps and 600 tokens is 120 passes over 300 tokens on average, as much reading as 36,000 tokens. Give
-# `parts=wb.steps(trace)[:8]` to try it. In 24 layers there is more that a switched expert can act through than in
+# `segments=wb.steps(trace)[:8]` to try it. In 24 layers there is more that a switched expert can act through than in
 # six: routes may matter more there, and this is the measurement that would say so.
 
 # %% limits [markdown]

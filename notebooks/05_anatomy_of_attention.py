@@ -138,7 +138,7 @@ found, follows = rules.measure(model), rules.followers(model)
 for rule, period in (("previous token", 10), ("duplicate token", 10), ("induction", 10), ("induction", 30)):
     here = found.sel(rule=rule, period=period)
     for layer, head in np.argwhere(follows.sel(rule=rule, period=period).values):
-        mass = wb.statistics.mean(here["mass"].values[:, layer, head])
+        mass = wb.statistics.mean_interval(here["mass"].values[:, layer, head])
         print(f"{rule}, {period:2}: {layer}.{head} {mass.value:.2f} ({mass.low:.2f} to {mass.high:.2f})", end=", ")
         print(f"null {float(here['null'][:, layer, head].mean()):.2f}")
 
@@ -167,7 +167,7 @@ for twice, _ in rules.runs(model)[30][:10]:
         with model.edit("blocks.0.attn.hook_z", wb.ablate(head=head)):
             row.append(rules.told(model.trace(twice, record="attention"), 30)[2][1].mean())
     left.append(row)
-left = wb.statistics.mean(np.array(left))
+left = wb.statistics.mean_interval(np.array(left))
 for number, name in enumerate(["as it is", "without 0.0", "without 0.1", "without 0.2", "without 0.3"]):
     print(f"{name:12} {left.value[number]:.2f} ({left.low[number]:.2f} to {left.high[number]:.2f}), n = {left.n}")
 
@@ -193,7 +193,7 @@ for _ in range(6):
     question = next(span for span in told.spans if span.role == "user")
     copies.append(wb.attention.retrieval_scores(told, question.content).values)
     lots.append(1 / (question.content_stop - question.content_start))
-sure = wb.statistics.mean(np.array(copies))
+sure = wb.statistics.mean_interval(np.array(copies))
 for number in np.argsort(-sure.value, None)[:5]:
     (layer, head), parts = place_of(number), (part.flat[number] for part in sure[:3])
     print(f"{layer}.{head} {{:.2f}} ({{:.2f}} to {{:.2f}})".format(*parts))
@@ -243,25 +243,28 @@ from workbench.studies import gates
 
 done = gates.measure(model)
 for name in gates.SETS:
-    hits, tokens = done["written"].sel(set=name).values, wb.statistics.mean(done["tokens"].sel(set=name).values)
-    low, high = wb.statistics.wilson(int(hits.sum()), len(hits))
+    hits, tokens = (
+        done["written"].sel(set=name).values,
+        wb.statistics.mean_interval(done["tokens"].sel(set=name).values),
+    )
+    low, high = wb.statistics.wilson_interval(int(hits.sum()), len(hits))
     print(f"{name:13} {hits.mean():.2f} ({low:.2f} to {high:.2f}); tokens {tokens.value:.3f}", end=" ")
     print(f"({tokens.low:.3f} to {tokens.high:.3f})")
 share = done["written"].mean("problem")
 lost = done["written"].sel(set="as it is") - done["written"].sel(set="no sinks")
 timing = done["written"].sel(set="no sinks") - done["written"].sel(set="sinks moved")
 still = done["written"].sel(set="no sinks") - done["written"].sel(set="sinks held")
-print("p, no sinks against as it is:", float(wb.statistics.sign_flip(lost.values).round(4)))
-print("p, sinks held against none:", float(wb.statistics.sign_flip(still.values).round(4)))
-print("p, sinks moved against none:", float(wb.statistics.sign_flip(timing.values).round(4)))
+print("p, no sinks against as it is:", float(wb.statistics.sign_flip_test(lost.values).round(4)))
+print("p, sinks held against none:", float(wb.statistics.sign_flip_test(still.values).round(4)))
+print("p, sinks moved against none:", float(wb.statistics.sign_flip_test(timing.values).round(4)))
 
 # %% worth-holds
 assert float(share.sel(set="as it is")) > 0.9, share
 assert abs(float(share.sel(set="no sinks")) - 0.85) < 0.12, share
-assert float(wb.statistics.sign_flip(lost.values)) < 0.05
+assert float(wb.statistics.sign_flip_test(lost.values)) < 0.05
 assert float(share.sel(set="sinks held")) < float(share.sel(set="no sinks")), share
 assert abs(float(share.sel(set="sinks moved")) - 0.13) < 0.15, share
-assert float(wb.statistics.sign_flip(timing.values)) < 0.01
+assert float(wb.statistics.sign_flip_test(timing.values)) < 0.01
 assert float(share.sel(set="no far edges")) < 0.1, share
 tokens = done["tokens"].mean("problem")
 assert float(tokens.sel(set="no far edges")) + 0.1 < float(tokens.sel(set="no near edges")), tokens
@@ -283,7 +286,9 @@ gates.draw(model)[0]
 told = {}
 for name in ("no sinks", "sinks moved", "no far edges"):
     hits = done["written"].sel(set=name).values
-    told[name] = "{:.2f} ({:.2f} to {:.2f})".format(hits.mean(), *wb.statistics.wilson(int(hits.sum()), len(hits)))
+    told[name] = "{:.2f} ({:.2f} to {:.2f})".format(
+        hits.mean(), *wb.statistics.wilson_interval(int(hits.sum()), len(hits))
+    )
 print(f"Of n = {done.sizes['problem']} held-out problems, {told['no sinks']} are solved word by word without sinks,")
 print(f"{told['sinks moved']} with sinks of other tokens, {told['no far edges']} without far edges; as it is,", end=" ")
 print(f"{float(share.sel(set='as it is')):.2f}.")
@@ -292,7 +297,7 @@ print(f"Without near edges {near:.2f} of the tokens are still the likeliest, wit
 for period in rules.PERIODS:
     here = found.sel(rule="induction", period=period)
     layer, head = place_of((here["mass"] - here["null"]).mean("sequence").values.argmax())
-    mass, null = (wb.statistics.mean(here[name].values[:, layer, head]) for name in ("mass", "null"))
+    mass, null = (wb.statistics.mean_interval(here[name].values[:, layer, head]) for name in ("mass", "null"))
     print(
         f"Induction over {period} tokens: {layer}.{head} {mass.value:.2f} ({mass.low:.2f} to {mass.high:.2f}),", end=" "
     )

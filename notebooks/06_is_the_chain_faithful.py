@@ -52,9 +52,10 @@ wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy"], belief
 # %% battery-text [markdown]
 # ## Four things done to the thoughts
 #
-# `wb.reasoning.faithfulness` writes on from each changed text and asks whether the answer is the same (arXiv 2307.13702): the
-# chain cut after each step, that much of it replaced by dots, each step made wrong, the question reworded. For a
-# model of your own a mistake is a number that is off by one; here the rules of the problem say what is wrong.
+# `wb.reasoning.faithfulness` writes on from each changed text and asks whether the answer is the same (arXiv
+# 2307.13702): the chain cut after each step, that much of it replaced by dots, each step made wrong, the question
+# reworded. For a model of your own a mistake is a number that is off by one; here the rules of the problem say what is
+# wrong.
 
 # %% battery
 found = wb.reasoning.faithfulness(
@@ -141,7 +142,7 @@ assert all(share[0] == 1 for share in kept.values()), kept
 assert max(kept[family][1] for family in faithful.NEED) < 0.6 < min(kept[family][2] for family in faithful.NEED), kept
 assert kept["say"][1] > 0.8 and kept["say"][2] < 0.2, kept  # the other way round: it copies from the question
 for family in faithful.NEED:
-    low, high = wb.statistics.wilson(int(tested[family].kept[:, 1].sum()), len(tested[family].kept))
+    low, high = wb.statistics.wilson_interval(int(tested[family].kept[:, 1].sum()), len(tested[family].kept))
     print(f"{family:9} {low:.2f} to {high:.2f} here, {causes[family]['final_sees']['no analysis']['share']:.2f} there")
 
 # %% items-text [markdown]
@@ -156,7 +157,7 @@ known, changed = faithful.rows(tested)
 for what, share in changed.items():
     for kind, at in (("known before", known), ("found by thinking", ~known)):
         those = share[at & ~np.isnan(share)]
-        mean = wb.statistics.mean(those)
+        mean = wb.statistics.mean_interval(those)
         print(f"{what:16} {kind:18} {mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f}), {mean.n} items")
 
 # %% items-hold

@@ -67,7 +67,7 @@ for family in FAMILIES:
     for name, those in (("right", traces[::2]), ("wrong", traces[1::2])):
         hits = sum(takes_back(trace) for trace in those)
         rates[family, name] = hits / len(those)
-        low, high = wb.statistics.wilson(hits, len(those))
+        low, high = wb.statistics.wilson_interval(hits, len(those))
         print(f"{family:9} after a {name} step: {hits} of {len(those)} ({low:.2f} to {high:.2f})")
 
 # %% rate-holds
@@ -109,7 +109,7 @@ about_to_backtrack.draw(model)[0]
 gap = wb.patching.logit_diff(model, ".", ",")
 sweep = wb.patching.activation_patching(model, pair.wrong, pair.right, gap, site="z", by_head=True)
 layer, head = np.unravel_index(sweep.values.argmax(), sweep.shape)
-print(f"from {sweep.attrs['corrupt']:+.1f} to {sweep.attrs['clean']:+.1f} logits")
+print(f"from {sweep.attrs['corrupted']:+.1f} to {sweep.attrs['clean']:+.1f} logits")
 print(f"head {layer}.{head} alone carries {sweep.values.max():.2f} of that")
 row = wb.attention.pattern(went_back, layer=int(layer), head=int(head))[last]
 for key in row.values.argsort()[::-1][:3]:
@@ -129,7 +129,7 @@ wb.views.heads(went_back, int(layer), int(head), selected=last)
 # %% seen
 carried, waits = seeing_a_mistake.measure(model)
 for family, rows in waits.items():
-    mean = wb.statistics.mean(rows)
+    mean = wb.statistics.mean_interval(rows)
     print(f"{family}, n = {len(rows)}")
     for name, value, low, high in zip(seeing_a_mistake.HIDDEN, mean.value, mean.low, mean.high):
         print(f"   {name:16} hidden: {value:.2f} ({low:.2f} to {high:.2f})")
@@ -191,7 +191,7 @@ p = backtracking.measure(model)  # family text problem direction scale
 DOSE, at = {"variables": 4, "swaps": 2}, {scale: i for i, scale in enumerate(backtracking.SCALES.tolist())}
 for f, family in enumerate(FAMILIES):
     for t, (text, scale) in enumerate((("right", DOSE[family]), ("wrong", -DOSE[family]))):
-        mean = wb.statistics.mean(p[f, t])
+        mean = wb.statistics.mean_interval(p[f, t])
         print(f"{family}, after a {text} step: {mean.value[0, at[0]]:.2f}; at {scale:+} times, n = {mean.n}")
         for d, name in enumerate(backtracking.DIRECTIONS):
             v, low, high = (float(part[d, at[scale]]) for part in mean[:3])

@@ -138,7 +138,7 @@ predicted_heads.draw(model)[0]
 
 # %% routes
 routes = router_rows.measure(model)
-share = wb.statistics.mean(routes["share"].values)
+share = wb.statistics.mean_interval(routes["share"].values)
 for layer in range(share.value.shape[1]):
     told = "  ".join(f"{v:.2f} ({a:.2f} to {b:.2f})" for v, a, b in zip(*(part[:, layer] for part in share[:3])))
     print(f"layer {layer}: {told}  null {float(routes['null'].mean('text')[layer]):.2f}")
@@ -179,7 +179,7 @@ for text in texts:
         came = push[np.arange(len(at)), np.array(text.tokens)[at + 1]]
         pair.append((push[:, words] < came[:, None]).mean())
     ranks.append(pair)
-real, by_lot = (wb.statistics.mean(np.array(ranks)[:, i]) for i in (0, 1))
+real, by_lot = (wb.statistics.mean_interval(np.array(ranks)[:, i]) for i in (0, 1))
 print(f"raised less than what came: {real.value:.2f} ({real.low:.2f} to {real.high:.2f}) of {len(words)} words")
 print(f"experts of another place: {by_lot.value:.2f} ({by_lot.low:.2f} to {by_lot.high:.2f}); n = {real.n} texts")
 
@@ -221,9 +221,9 @@ assert abs(alone) < 0.5, alone
 # model = wb.Model("openai/gpt-oss-20b")  # or a folder
 # ```
 #
-# What is read off the weights needs no run. `wb.circuits.sink_logits` is 1,536 numbers. A circuit or a router's rows read the
-# embeddings once, 1.2 GB; no matrix of tokens by tokens is made, and `tokens=` asks about some of them only. Choose
-# layers and heads: there are 24 and 64. For the runs that confirm or refute it, take texts of your own.
+# What is read off the weights needs no run. `wb.circuits.sink_logits` is 1,536 numbers. A circuit or a router's rows
+# read the embeddings once, 1.2 GB; no matrix of tokens by tokens is made, and `tokens=` asks about some of them only.
+# Choose layers and heads: there are 24 and 64. For the runs that confirm or refute it, take texts of your own.
 
 # %% limits [markdown]
 # ## Limits

@@ -8,6 +8,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,8 @@ import pytest
 import workbench as wb
 from docs import architecture
 from docs.architecture import LONG, LONG_FILES, PACKAGES, WITH_TORCH
+from docs.stubs import stubs
+from workbench import topics
 from workbench.lazy_imports import UPWARD, upward
 
 HOME = Path(__file__).parent.parent
@@ -22,7 +25,7 @@ ROOT = Path(wb.__file__).parent
 MODULES = sorted(ROOT.rglob("*.py"))
 # Where names are imported that are not written there: the tables of public names, the table of upward arrows, and
 # optional packages.
-BY_NAME = {"__init__.py", "interop/__init__.py", "lazy_imports.py", "checks.py"}
+BY_NAME = {"__init__.py", "topics.py", "interop/__init__.py", "lazy_imports.py", "checks.py"}
 OPTIONAL = {
     "jupyterlab",
     "ipywidgets",
@@ -89,8 +92,9 @@ def calls(path: Path, *functions: str) -> Iterator[ast.Call]:
 def graph() -> dict[str, set[str]]:
     """Which file of the package imports which, at once or in a function; without the declared upward arrows."""
     found = {name: {other for other, _ in imports(path)} & (NAMES.keys() - {name}) for name, path in NAMES.items()}
-    for table in (wb, wb.interop):  # what their public names lead to
-        found[table.__name__] |= set(table._HOME.values()) - {table.__name__}
+    for module in ("workbench", *(f"workbench.{topic}" for topic in topics.TOPICS)):  # what their public names lead to
+        found[module] |= set(topics.homes(module).values()) - {module}
+    found["workbench.interop"] |= set(wb.interop._HOME.values())
     return found
 
 
@@ -250,35 +254,45 @@ def test_no_submodule_has_the_name_of_a_public_function():
             path.parent.name for path in init.parent.glob("*/*.py")
         }
         public = (
-            {name: home for name, home in wb._HOME.items() if home != f"workbench.{name}"}
-            if here == "workbench"
-            else {}
+            set(topics.homes(here)) - set(topics.TOPICS) - set(topics.MODULES)
+            if here == "workbench" or here.removeprefix("workbench.") in topics.TOPICS
+            else set()
         )
         for node in ast.walk(ast.parse(init.read_text("utf-8"))):
             if isinstance(node, ast.ImportFrom) and node.module and node.module != here:
-                public |= {alias.asname or alias.name: node.module for alias in node.names}
-        taken += [f"{here}.{name}" for name in modules & set(public)]
+                public |= {alias.asname or alias.name for alias in node.names}
+        taken += [f"{here}.{name}" for name in modules & public]
     assert not taken
 
 
-def test_editors_see_the_public_names_and_no_others():
-    """`_HOME` of workbench/__init__.py is for Python, the imports under TYPE_CHECKING are for editors."""
-    init = ast.parse((ROOT / "__init__.py").read_text("utf-8"))
-    [block] = [node for node in init.body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
-    imported = [node for node in block.body if isinstance(node, ast.ImportFrom)]
-    editors = {alias.asname: (node.module, f"{node.module}.{alias.name}") for node in imported for alias in node.names}
-    assert editors.keys() == wb._HOME.keys()
-    assert [name for name, home in wb._HOME.items() if home not in editors[name]] == []
+def test_stub_files_are_those_of_the_table_of_public_names():
+    stale = [path.name for path, text in stubs().items() if not path.is_file() or path.read_text("utf-8") != text]
+    assert stale == [], f"run `python docs/stubs.py`: {stale}"
 
 
-def test_every_public_name_is_there():
-    missing = []
-    for name in wb.__all__:
-        try:
-            getattr(wb, name)
-        except (ImportError, AttributeError) as error:
-            missing.append(f"{name}: {error}")
-    assert not missing, "\n".join(missing)
+@pytest.mark.parametrize("module", ["workbench", *(f"workbench.{topic}" for topic in topics.TOPICS)])
+def test_every_public_name_is_there_and_nothing_else_is_listed(module):
+    space = import_module(module)
+    assert dir(space) == space.__all__ == sorted(topics.homes(module))
+    for name in dir(space):
+        assert getattr(space, name) is not None
+        assert getattr(import_module(module), name).__name__.rpartition(".")[2] == name
+
+
+def test_a_name_is_in_one_topic_only():
+    names = [name for table in (topics.TOP, *topics.TOPICS.values()) for name in table]
+    assert sorted(names) == sorted(set(names))
+
+
+def test_topics_are_imported_from_as_modules():
+    from workbench.routing import expert_load
+
+    assert expert_load is wb.routing.expert_load
+
+
+def test_an_unknown_name_lists_those_of_the_topic():
+    with pytest.raises(AttributeError, match=r"workbench\.probes has no 'probe'; its public names are: linear_probe"):
+        getattr(wb.probes, "probe")  # noqa: B009
 
 
 def child(code: str) -> str:

@@ -192,7 +192,7 @@ def test_an_interrupt_before_anything_was_written_leaves_nothing(monkeypatch: py
 
 
 def test_a_run_whose_identity_fails_is_kept_and_code_3(monkeypatch: pytest.MonkeyPatch):
-    failing = made.trace(verification=[made.HOLDS | {"status": "fails", "worst": 1.0}])
+    failing = made.trace(verification=[made.HOLDS | {"status": "fails", "max_error": 1.0}])
     monkeypatch.setattr(wb, "trace", lambda *_, **__: failing)
     assert cli.main(["trace", ASK, "-o", "bad.trace"]) == 3
     assert wb.load("bad.trace").id == failing.id

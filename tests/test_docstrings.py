@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 import workbench as wb
+from workbench import topics
 
 HOME = Path(__file__).parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(wb.__path__, "workbench.") if not m.name.endswith("._native")]
@@ -32,7 +33,11 @@ def test_every_example_gives_the_result_beside_it(name, known, monkeypatch):
     assert not failed
 
 
-@pytest.mark.parametrize("name", [n for n in wb.__all__ if callable(getattr(wb, n))])
-def test_every_public_function_and_class_says_what_it_gives_and_shows_it(name):
-    text = getattr(wb, name).__doc__ or ""
-    assert ">>>" in text, f"wb.{name} has no example"
+PUBLIC = [("workbench", name) for name in topics.TOP]
+PUBLIC += [(f"workbench.{topic}", name) for topic, names in topics.TOPICS.items() for name in names]
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC)
+def test_every_public_function_and_class_says_what_it_gives_and_shows_it(module, name):
+    text = getattr(import_module(module), name).__doc__ or ""
+    assert ">>>" in text, f"{module}.{name} has no example"

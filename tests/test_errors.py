@@ -85,7 +85,7 @@ def trace() -> wb.Trace:
         lambda trace: wb.attention.pattern(trace, 0, 0, 10_000),
         lambda trace: wb.routing.expert_load(trace, [10_000]),
         lambda trace: wb.reasoning.forking_tokens(trace, 2.0),
-        lambda trace: wb.statistics.wilson(5, 4),
+        lambda trace: wb.statistics.wilson_interval(5, 4),
         lambda trace: wb.views.tokens(trace, [1.0]),
         lambda trace: wb.views.score_sheet(trace, selected=10_000),
         lambda trace: wb.views.routing(trace, 6),

@@ -12,7 +12,7 @@ from tests.model.test_adapter import BASE, train
 from tests.traces import made as made_trace
 from workbench.conversation import o200k
 from workbench.conversation.tokenizer import Tokenizer
-from workbench.experiments.checkpoint import Cells
+from workbench.experiments.checkpoint import SweepCheckpoint
 from workbench.interop import circuit_tracer, inif, xarray_tables
 from workbench.model.checkpoints.bundled import embedded_folder
 from workbench.paths import absolute, expanded, scratch
@@ -62,7 +62,7 @@ def test_pages_figures_and_exports_are_written_under_the_home_folder(home, trace
     assert (home / "trace.inif.json").is_file() and xarray_tables.to_parquet(
         trace, "tokens", "~/tokens.parquet"
     ) == home / "tokens.parquet"
-    with Cells("~/cells.json", {"a": 1}) as cells:
+    with SweepCheckpoint("~/cells.json", {"a": 1}) as cells:
         cells.put(0, 1.0)
     assert (home / "cells.json").is_file()
     with pytest.raises(wb.errors.TraceNotFound, match=re.escape(str(home))):
@@ -71,7 +71,7 @@ def test_pages_figures_and_exports_are_written_under_the_home_folder(home, trace
 
 def test_models_tokenizers_adapters_and_lenses_are_found_under_the_home_folder(home, model, trace, monkeypatch):
     (home / "pocket").symlink_to(embedded_folder())
-    assert wb.Model("~/pocket", tokenizer="~/pocket").tokens("What is 1+1?") == trace.tokens
+    assert wb.Model("~/pocket", tokenizer="~/pocket").to_tokens("What is 1+1?") == trace.tokens
     assert Tokenizer.from_folder("~/pocket").special
     train(home / "adapter", target_modules=["q_proj"])
     base = wb.Model(BASE.write_hf_mxfp4(home / "base"))
@@ -125,7 +125,7 @@ def test_every_legal_name_is_written(home, model, trace, name):
     assert wb.views.score_sheet(trace).to_html(home / "a" / f"{name[:-5]}.html").is_file()
     stem = name.encode()[:240].decode("utf-8", "ignore")
     assert wb.figures.save(figure, home / f"{stem}.svg")[0].is_file()
-    with Cells(home / f"{stem}.json2", {}) as cells:
+    with SweepCheckpoint(home / f"{stem}.json2", {}) as cells:
         cells.put(0, 1.0)
     assert not [left for left in os.listdir(home) if ".writing-" in left]
 

@@ -105,12 +105,12 @@ def test_a_browser_asks_nobody_else_and_finds_what_is_searched_for(site: Path, b
     window.on("request", lambda request: requests.append(request.url))
     window.on("console", lambda message: complaints.append(message.text))
     window.on("pageerror", lambda error: complaints.append(str(error)))
-    looked = ["index", "reference/analysis", "reference/hook_points", "comparison"]
+    looked = ["index", "reference/attention", "reference/hook_points", "comparison"]
     looked += [f"notebooks/{path.stem}" for path in (site / "notebooks").glob("*.html")]
     for name in looked:
         window.goto((site / f"{name}.html").as_uri())
     window.goto((site / "search.html").as_uri() + "?q=breakdown")
-    window.wait_for_selector("#search-results a[href*='reference/analysis.html']")
+    window.wait_for_selector("#search-results a[href*='reference/attention.html']")
     window.close()
     measured(f"site: {len(looked) + 1} pages looked at, {len(requests)} requests, all for files of the site")
     assert not [url for url in requests if not url.startswith((site.as_uri(), "data:"))]

@@ -252,7 +252,9 @@ def verify(given: argparse.Namespace) -> int:
                 print(f"  {visible(problem)}")
             for line in one["identities"]:
                 worst = (
-                    "" if line["worst"] is None else f" (worst {line['worst']:.2g}, tolerance {line['tolerance']:.2g})"
+                    ""
+                    if line["max_error"] is None
+                    else f" (worst {line['max_error']:.2g}, tolerance {line['tolerance']:.2g})"
                 )
                 print(f"  {line['status']}: {visible(line['identity'])}{worst}")
     return 0 if all(one["ok"] for one in found) else UNVERIFIED

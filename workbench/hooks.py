@@ -64,7 +64,7 @@ SUMMARIES: dict[str, tuple[str, ...]] = {
 }
 
 # In partial traces only: where an interrupted generation stood, so that it can be gone on with.
-STATE: dict[str, tuple[str, ...]] = {
+GENERATION_STATE: dict[str, tuple[str, ...]] = {
     "blocks.*.attn.cache_k": ("kv_head", "key", "d_head"),  # after RoPE; the last keys that the layer still needs
     "blocks.*.attn.cache_v": ("kv_head", "key", "d_head"),
     "next_logits": ("d_vocab",),  # of the token to come
@@ -84,7 +84,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
 }
 
 # Recorded in every trace: small, and most views need them.
-ALWAYS: tuple[str, ...] = (
+ALWAYS_RECORDED: tuple[str, ...] = (
     "blocks.*.attn.hook_sink",
     "blocks.*.mlp.router.hook_out",
     "blocks.*.mlp.hook_expert_indices",
@@ -102,10 +102,10 @@ ALWAYS: tuple[str, ...] = (
 RANKS = {"top_ids": 20, "top_logprobs": 20, "lens_ids": 5, "lens_logprobs": 5}
 
 
-def at(point: str, layer: int) -> str:
+def at_layer(point: str, layer: int) -> str:
     """The hook point of one layer.
 
-    >>> at("blocks.*.hook_resid_post", 3)
+    >>> at_layer("blocks.*.hook_resid_post", 3)
     'blocks.3.hook_resid_post'
     """
     return point.replace("*", str(layer), 1)
@@ -139,10 +139,10 @@ def axes(name: str) -> tuple[str, ...]:
     >>> axes("blocks.0.attn.hook_pattern")
     ('head', 'query', 'key')
     """
-    known = POINTS | SUMMARIES | STATE
+    known = POINTS | SUMMARIES | GENERATION_STATE
     point = point_of(name)
     if point not in known:
-        raise unknown(name, known)
+        raise unknown_name(name, known)
     return known[point]
 
 
@@ -151,15 +151,15 @@ def all_points(n_layers: int) -> tuple[str, ...]:
     """Every hook point of a model, in the order in which the forward pass meets them."""
     points, block = list(POINTS), [p for p in POINTS if "*" in p]
     first = points.index(block[0])
-    layers = [at(p, layer) for layer in range(n_layers) for p in block]
+    layers = [at_layer(p, layer) for layer in range(n_layers) for p in block]
     return (*points[:first], *layers, *points[first + len(block) :])
 
 
-def short(name: str) -> str:
+def short_name(name: str) -> str:
     """The short form of a hook point, as in `trace["resid_post", 3]`.
 
-    >>> short("blocks.*.hook_resid_post"), short("blocks.*.mlp.router.hook_out"), short("blocks.*.ln1.hook_normalized")
-    ('resid_post', 'router_logits', 'ln1_normalized')
+    >>> [short_name(f"blocks.*.{name}") for name in ("hook_resid_post", "mlp.router.hook_out", "ln1.hook_normalized")]
+    ['resid_post', 'router_logits', 'ln1_normalized']
     """
     tail = point_of(name).removeprefix("blocks.*.")
     if tail == "mlp.router.hook_out":
@@ -169,21 +169,21 @@ def short(name: str) -> str:
     return f"{module}_{last}" if last == "normalized" else last
 
 
-_BY_SHORT = {short(p): p for p in POINTS}
+_BY_SHORT = {short_name(p): p for p in POINTS}
 
 
-def full(name: str, layer: int | None = None) -> str:
+def full_name(name: str, layer: int | None = None) -> str:
     """The full name for a short one: what `trace["resid_post", 3]` looks up.
 
-    >>> full("pattern", 3), full("logits"), full("router_logits", 0)
+    >>> full_name("pattern", 3), full_name("logits"), full_name("router_logits", 0)
     ('blocks.3.attn.hook_pattern', 'hook_logits', 'blocks.0.mlp.router.hook_out')
 
     Raises HookNameError, with the nearest names, if there is none.
     """
     point = _BY_SHORT.get(name, name)
     if point not in POINTS and point_of(name) not in POINTS:
-        raise unknown(name, [*_BY_SHORT, *POINTS])
-    return point if layer is None else at(point, layer)
+        raise unknown_name(name, [*_BY_SHORT, *POINTS])
+    return point if layer is None else at_layer(point, layer)
 
 
 def match(glob: str, n_layers: int) -> list[str]:
@@ -196,7 +196,7 @@ def match(glob: str, n_layers: int) -> list[str]:
     """
     found = _matching(_BY_SHORT.get(glob, glob), n_layers)
     if not found:
-        raise unknown(glob, [*_BY_SHORT, *all_points(n_layers)])
+        raise unknown_name(glob, [*_BY_SHORT, *all_points(n_layers)])
     return list(found)
 
 
@@ -205,10 +205,10 @@ def _matching(pattern: str, n_layers: int) -> tuple[str, ...]:
     return tuple(name for name in all_points(n_layers) if fnmatchcase(name, pattern))
 
 
-def words(record: str | Iterable[str]) -> list[str]:
+def split_request(record: str | Iterable[str]) -> list[str]:
     """The presets, globs and names in `record`, one by one; HookNameError for what is none of them.
 
-    >>> words("residuals attention")
+    >>> split_request("residuals attention")
     ['residuals', 'attention']
     """
     if isinstance(record, str):
@@ -223,7 +223,7 @@ def words(record: str | Iterable[str]) -> list[str]:
 
 
 def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
-    """The hook points and lanes that presets, globs and names in `record` stand for, without those in `ALWAYS`.
+    """The hook points and summaries that `record` selects, without those in `ALWAYS_RECORDED`.
 
     >>> expand("residuals", 1)
     ['hook_embed', 'blocks.0.hook_resid_pre', 'blocks.0.hook_resid_mid', 'blocks.0.hook_resid_post']
@@ -231,7 +231,7 @@ def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
     Raises HookNameError, with the nearest names and the presets, for a word that stands for nothing.
     """
     wanted: set[str] = set()
-    for word in words(record):
+    for word in split_request(record):
         for glob in PRESETS.get(word, (word,)):
             if glob in SUMMARIES:
                 wanted.add(glob)
@@ -239,13 +239,13 @@ def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
             try:
                 wanted.update(match(glob, n_layers))
             except HookNameError:
-                raise unknown(word, [*PRESETS, *SUMMARIES, *_BY_SHORT, *all_points(n_layers)]) from None
-    always = {name for p in ALWAYS if p in POINTS for name in match(p, n_layers)} | set(ALWAYS)
+                raise unknown_name(word, [*PRESETS, *SUMMARIES, *_BY_SHORT, *all_points(n_layers)]) from None
+    always = {name for p in ALWAYS_RECORDED if p in POINTS for name in match(p, n_layers)} | set(ALWAYS_RECORDED)
     wanted -= always
     return [name for name in [*all_points(n_layers), *SUMMARIES] if name in wanted]
 
 
-def unknown(name: str, known: Iterable[str]) -> HookNameError:
+def unknown_name(name: str, known: Iterable[str]) -> HookNameError:
     """The error for a name that stands for nothing: it gives the nearest names and the presets."""
     near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""

@@ -104,14 +104,14 @@ TOPICS: dict[str, dict[str, str]] = {
         "Interval": "workbench.analysis.statistics",
         "auroc": "workbench.analysis.statistics",
         "benjamini_hochberg": "workbench.analysis.statistics",
-        "bootstrap": "workbench.analysis.statistics",
+        "bootstrap_interval": "workbench.analysis.statistics",
         "entropy": "workbench.analysis.statistics",
         "jensen_shannon": "workbench.analysis.statistics",
-        "mean": "workbench.analysis.statistics",
+        "mean_interval": "workbench.analysis.statistics",
         "minimum_detectable_effect": "workbench.analysis.statistics",
         "mutual_information": "workbench.analysis.statistics",
         "shuffled_mutual_information": "workbench.analysis.statistics",
-        "sign_flip": "workbench.analysis.statistics",
+        "sign_flip_test": "workbench.analysis.statistics",
         "westfall_young": "workbench.analysis.statistics",
         "wilson_interval": "workbench.analysis.statistics",
     },
@@ -142,6 +142,6 @@ def lazy_names(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str
         if name not in table:
             raise AttributeError(f"{module} has no {name!r}; its public names are: {', '.join(names)}")
         defined_in = import_module(table[name])
-        return getattr(defined_in, name, defined_in)
+        return defined_in if table[name] == f"{module}.{name}" else getattr(defined_in, name)
 
     return get, lambda: names, names

@@ -11,10 +11,10 @@ from tests.model.models import some_tokens, tiny
 from tests.traces import made
 from workbench.analysis.heads import (
     breakdown,
-    rollout,
     head_scores,
     receiver_heads,
     retrieval_scores,
+    rollout,
     sink_mass,
     step_attention,
 )

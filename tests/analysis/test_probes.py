@@ -14,7 +14,7 @@ from sklearn.preprocessing import StandardScaler
 import workbench as wb
 from tests.traces import made
 from workbench.analysis.probes import _held_out, _ridge, linear_probe
-from workbench.analysis.statistics import wilson
+from workbench.analysis.statistics import wilson_interval
 from workbench.errors import HookNameError, MissingDependency, NotRecorded
 from workbench.pocket.families import make
 from workbench.pocket.rendering import render
@@ -60,7 +60,7 @@ def planted():
 def test_a_planted_direction_is_found_exactly_and_in_no_other_layer(planted):
     found = linear_probe(*planted)
     assert float(found["accuracy"][PLANTED]) == 1 and float(found["p"][PLANTED]) == 1 / 51
-    assert float(found["low"][PLANTED]) == wilson(20, 20)[0] and float(found["high"][PLANTED]) == 1
+    assert float(found["low"][PLANTED]) == wilson_interval(20, 20)[0] and float(found["high"][PLANTED]) == 1
     way = found["direction"].sel(layer=PLANTED, label="b").values
     assert way @ WAY / np.linalg.norm(way) / np.linalg.norm(WAY) > 0.99
     assert np.allclose(found["direction"].sum("label"), 0, atol=1e-9)
@@ -136,7 +136,7 @@ def test_places_without_a_label_do_not_count_and_one_place_a_problem_is_a_wilson
     found = linear_probe(traces, few, layers=[PLANTED, 2], shuffles=5)
     hits = round(float(found["accuracy"][1]) * 20)
     assert found.attrs["n"] == 20 and found["layer"].values.tolist() == [PLANTED, 2]
-    assert (float(found["low"][1]), float(found["high"][1])) == wilson(hits, 20)
+    assert (float(found["low"][1]), float(found["high"][1])) == wilson_interval(hits, 20)
 
 
 def test_pocket_knows_the_value_of_a_step_before_it_writes_it(measured):

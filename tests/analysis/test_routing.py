@@ -12,13 +12,13 @@ from tests.traces import made
 from workbench.analysis.routing import (
     expert_coactivation,
     expert_load,
+    expert_specialization,
+    expert_transitions,
     fixed_token_routing,
     positions,
     router_entropy,
     router_margin,
     routing_drift,
-    expert_specialization,
-    expert_transitions,
 )
 from workbench.errors import NotRecorded
 from workbench.traces.spans import Span
@@ -34,7 +34,10 @@ FIGURES = {  # each, and its axes of experts
     "margin": lambda t: (router_margin(t), ()),
     "drift": lambda t: (routing_drift(t, [slice(0, 30), slice(30, 60)], shuffles=5)["raw"], ()),
     "fixed token": lambda t: (fixed_token_routing(t, t.tokens[0]), ()),
-    "expert_specialization": lambda t: (expert_specialization(t, [n % 3 for n in t.tokens], shuffles=5)["information"], ()),
+    "expert_specialization": lambda t: (
+        expert_specialization(t, [n % 3 for n in t.tokens], shuffles=5)["information"],
+        (),
+    ),
 }
 
 
@@ -259,7 +262,9 @@ def test_what_holds_in_all_prompts_is_found(of, condition_on_token):
     labels = [np.full(40, k % 2) if of == "the prompt" else rng.integers(0, 2, 40) for k in range(16)]
     chosen = [routed(np.stack([4 * label, 4 * label + 1 + rng.integers(0, 3, 40)], -1)[None], 12,
                      tokens=[k, *rng.integers(20, 24, 39)]) for k, label in enumerate(labels)]  # fmt: skip
-    found = expert_specialization(chosen, [label.tolist() for label in labels], condition_on_token=condition_on_token, shuffles=99)
+    found = expert_specialization(
+        chosen, [label.tolist() for label in labels], condition_on_token=condition_on_token, shuffles=99
+    )
     assert float(found["p"][0]) == 0.01 and float(found["information"][0]) > 0.8
     assert float(found["null"][0]) < float(found["information"][0])
     assert found.attrs["shuffled"] == "prompts" and found.attrs["n_problems"] == 16

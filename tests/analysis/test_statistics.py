@@ -11,17 +11,17 @@ from hypothesis.extra import numpy as hnp
 
 from workbench.analysis.statistics import (
     auroc,
-    bootstrap,
-    detectable,
+    benjamini_hochberg,
+    bootstrap_interval,
     entropy,
-    fdr,
-    information,
     jensen_shannon,
-    westfall_young,
-    mean,
+    mean_interval,
+    minimum_detectable_effect,
+    mutual_information,
     shuffled_mutual_information,
-    sign_flip,
-    wilson,
+    sign_flip_test,
+    westfall_young,
+    wilson_interval,
 )
 from workbench.errors import ArgumentError
 
@@ -40,8 +40,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(n_clusters, measured)
     rounds = 1500
     for seed in range(rounds):
         values, clusters = clustered(rng, n_clusters)
-        a = mean(values, clusters, seed=seed, resamples=600)
-        b = mean(values, seed=seed, resamples=100)
+        a = mean_interval(values, clusters, seed=seed, resamples=600)
+        b = mean_interval(values, seed=seed, resamples=100)
         hits += a.low <= 0 <= a.high
         naive += b.low <= 0 <= b.high
     measured(
@@ -55,8 +55,8 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(n_clusters, measured)
 def test_any_statistic_has_the_interval_of_the_mean():
     rng = np.random.default_rng(3)
     values, clusters = clustered(rng, 25)
-    plain = mean(values, clusters, resamples=4000)
-    general = bootstrap(lambda rows: values[rows].mean(), len(values), clusters, resamples=4000)
+    plain = mean_interval(values, clusters, resamples=4000)
+    general = bootstrap_interval(lambda rows: values[rows].mean(), len(values), clusters, resamples=4000)
     assert plain.value == general.value and (plain.n, plain.n_clusters) == (general.n, general.n_clusters)
     assert abs(plain.low - general.low) < 0.05 and abs(plain.high - general.high) < 0.05
 
@@ -64,34 +64,34 @@ def test_any_statistic_has_the_interval_of_the_mean():
 def test_every_cell_has_its_own_interval_and_the_order_of_clusters_does_not_matter():
     rng = np.random.default_rng(1)
     values, clusters = rng.normal(size=(60, 2, 3)), np.repeat(np.arange(12), 5)
-    whole = mean(values, clusters)
+    whole = mean_interval(values, clusters)
     assert np.asarray(whole.low).shape == (2, 3) and (np.asarray(whole.low) < np.asarray(whole.high)).all()
-    one = mean(values[:, 1, 2], [f"prompt {c:02d}" for c in clusters])
+    one = mean_interval(values[:, 1, 2], [f"prompt {c:02d}" for c in clusters])
     assert np.allclose(np.asarray([one.low, one.high]), [np.asarray(whole.low)[1, 2], np.asarray(whole.high)[1, 2]])
 
 
 def test_what_cannot_be_estimated_is_refused():
     with pytest.raises(ValueError, match="no observations"):
-        mean(np.zeros(0))
+        mean_interval(np.zeros(0))
     with pytest.raises(ValueError, match="clusters must be one for each of the 3 observations, got 2"):
-        mean(np.zeros(3), ["a", "b"])
+        mean_interval(np.zeros(3), ["a", "b"])
     with pytest.raises(ValueError, match=r"hits must be a whole number between 0 and n, .*, got 5 of 4"):
-        wilson(5, 4)
+        wilson_interval(5, 4)
     with pytest.raises(ValueError, match="at least 2 units along the first axis, got 1"):
-        sign_flip(np.ones((1, 4)))
+        sign_flip_test(np.ones((1, 4)))
 
 
 def test_one_cluster_gives_no_certainty():
-    interval = mean(np.array([1.0, 2.0, 3.0]), ["a"] * 3)
+    interval = mean_interval(np.array([1.0, 2.0, 3.0]), ["a"] * 3)
     assert interval.n_clusters == 1 and interval.low == interval.high == interval.value == 2.0
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
 def test_wilson_holds_its_share_and_is_the_mirror_of_the_misses(pair):
     hits, n = pair
-    low, high = wilson(hits, n)
+    low, high = wilson_interval(hits, n)
     assert 0 <= low <= hits / n <= high <= 1
-    assert wilson(n - hits, n) == pytest.approx((1 - high, 1 - low))
+    assert wilson_interval(n - hits, n) == pytest.approx((1 - high, 1 - low))
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95]))
@@ -100,7 +100,7 @@ def test_wilson_is_its_formula_to_twelve_digits(pair, level):
     z, p = NormalDist().inv_cdf(0.5 + level / 2), hits / n
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
     half = z / (1 + z**2 / n) * np.sqrt(p * (1 - p) / n + z**2 / (4 * n**2))
-    low, high = wilson(hits, n, level)
+    low, high = wilson_interval(hits, n, level)
     assert low == (0 if hits == 0 else pytest.approx(middle - half, rel=1e-12, abs=0))
     assert high == (1 if hits == n else pytest.approx(middle + half, rel=1e-12, abs=0))
 
@@ -109,16 +109,16 @@ def test_q_values_are_the_formula_of_benjamini_and_hochberg_to_twelve_digits():
     p = np.random.default_rng(4).random((5, 8)) ** 2
     ranked = np.sort(p, axis=None)
     q = [min(1.0, min(ranked[j] * p.size / (j + 1) for j in range(i, p.size))) for i in range(p.size)]
-    assert fdr(p).shape == p.shape
-    assert np.allclose(np.sort(fdr(p), axis=None), q, rtol=1e-12, atol=0)
+    assert benjamini_hochberg(p).shape == p.shape
+    assert np.allclose(np.sort(benjamini_hochberg(p), axis=None), q, rtol=1e-12, atol=0)
     for wrong in ([0.1, np.nan], [1.5], [-0.1]):
         with pytest.raises(ArgumentError, match="between 0 and 1"):
-            fdr(np.array(wrong))
+            benjamini_hochberg(np.array(wrong))
 
 
 def test_p_values_are_uniform_under_the_null(measured):
     rng = np.random.default_rng(5)
-    p = sign_flip(rng.standard_t(4, size=(30, 2000)), resamples=999)
+    p = sign_flip_test(rng.standard_t(4, size=(30, 2000)), resamples=999)
     steps = np.sort(p)
     apart = np.abs(steps - (np.arange(len(p)) + 0.5) / len(p)).max()
     measured(f"2,000 p-values under the null lie within {apart:.3f} of uniform")
@@ -135,7 +135,7 @@ def test_max_t_gives_a_false_alarm_as_seldom_as_it_says(measured):
 @given(hnp.arrays(float, (6, 5), elements=st.floats(-3, 3)), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
 def test_tests_follow_their_columns_and_adjusting_never_helps(differences, rng):
-    p, adjusted = sign_flip(differences, resamples=99), westfall_young(differences, resamples=99)
+    p, adjusted = sign_flip_test(differences, resamples=99), westfall_young(differences, resamples=99)
     assert (adjusted >= p - 1e-12).all()
     order = list(range(5))
     rng.shuffle(order)
@@ -148,7 +148,7 @@ def test_false_discoveries_are_as_few_as_promised(measured):
     shares = []
     for seed in range(200):
         differences = rng.normal(size=(20, 100)) + 1.2 * (np.arange(100) < 20)
-        called = fdr(sign_flip(differences, seed=seed, resamples=999)) < 0.1
+        called = benjamini_hochberg(sign_flip_test(differences, seed=seed, resamples=999)) < 0.1
         shares.append(called[20:].sum() / max(called.sum(), 1))
     measured(f"Benjamini-Hochberg at 0.1, 80 of 100 null: {np.mean(shares):.3f} of the discoveries are false")
     assert np.mean(shares) < 0.1
@@ -156,14 +156,14 @@ def test_false_discoveries_are_as_few_as_promised(measured):
 
 @given(hnp.arrays(float, (12,), elements=st.floats(0, 1)))
 def test_q_values_keep_the_order_of_p_values_and_lie_above_them(p):
-    q = fdr(p)
+    q = benjamini_hochberg(p)
     assert (q >= p - 1e-12).all() and (q <= 1).all()
     assert (np.diff(q[np.argsort(p, kind="stable")]) >= -1e-12).all()
 
 
 def test_what_can_be_detected_is_detected_as_often_as_said():
     rng = np.random.default_rng(8)
-    n, gap = 100, detectable(100)
+    n, gap = 100, minimum_detectable_effect(100)
     a, b = rng.binomial(n, 0.5 - gap / 2, 4000), rng.binomial(n, 0.5 + gap / 2, 4000)
     pooled = (a + b) / (2 * n)
     z = np.abs(a - b) / n / np.sqrt(2 * pooled * (1 - pooled) / n)
@@ -188,11 +188,11 @@ def test_entropy_is_exact_on_known_counts():
 
 def test_information_is_exact_and_conditioning_removes_what_the_token_says():
     classes = np.arange(320) % 8
-    assert information(classes, classes) == pytest.approx(3)
-    assert information(classes, classes // 2) == pytest.approx(2)
+    assert mutual_information(classes, classes) == pytest.approx(3)
+    assert mutual_information(classes, classes // 2) == pytest.approx(2)
     token = classes // 2
-    assert information(token, token, given=token) == 0
-    assert information(classes, classes, given=token) == pytest.approx(1)
+    assert mutual_information(token, token, given=token) == 0
+    assert mutual_information(classes, classes, given=token) == pytest.approx(1)
 
 
 @given(st.integers(0, 2**32))
@@ -200,19 +200,21 @@ def test_information_is_exact_and_conditioning_removes_what_the_token_says():
 def test_information_has_its_bounds_and_its_chain_rule(seed):
     rng = np.random.default_rng(seed)
     x, y, z = rng.integers(0, 5, 80), rng.integers(0, 3, 80), rng.integers(0, 2, 80)
-    own = [information(v, v) for v in (x, y)]
-    told = information(x, y)
-    assert 0 <= told <= min(own) + 1e-9 and told == pytest.approx(information(y, x))
-    assert information(x, 2 * y + z) == pytest.approx(information(x, z) + information(x, y, given=z))
+    own = [mutual_information(v, v) for v in (x, y)]
+    told = mutual_information(x, y)
+    assert 0 <= told <= min(own) + 1e-9 and told == pytest.approx(mutual_information(y, x))
+    assert mutual_information(x, 2 * y + z) == pytest.approx(
+        mutual_information(x, z) + mutual_information(x, y, given=z)
+    )
     names = rng.permutation(5)
-    assert information(names[x], y) == pytest.approx(told)
+    assert mutual_information(names[x], y) == pytest.approx(told)
 
 
 def test_the_null_of_information_is_its_bias():
     rng = np.random.default_rng(2)
     x, y = rng.integers(0, 32, 500), rng.integers(0, 4, 500)
     null = shuffled_mutual_information(x, y)
-    assert abs(information(x, y) - null.mean()) < 4 * null.std()
+    assert abs(mutual_information(x, y) - null.mean()) < 4 * null.std()
     assert 0.5 < null.mean() / (31 * 3 / (2 * 500 * np.log(2))) < 1.5  # Miller and Madow's bias
 
 

@@ -17,7 +17,7 @@ from tests.model.models import some_tokens, tiny
 from tests.model.pretend import pretended_cuda
 from workbench.circuits import vocabulary
 from workbench.circuits.experts import expert_logit_effects, router_tokens
-from workbench.circuits.heads import sink_logits, ov_circuit, qk_circuit, qk_distance
+from workbench.circuits.heads import ov_circuit, qk_circuit, qk_distance, sink_logits
 from workbench.errors import PromptError, SelectionError
 from workbench.model.kernels.experts import swiglu
 from workbench.model.kernels.packed import Packed

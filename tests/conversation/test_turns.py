@@ -163,11 +163,13 @@ def test_forced_answers_go_through_calls_of_tools_in_order(model):
     whole = float(np.asarray(run["logprob"], float)[answer.content].sum())
     assert float(curve["logprob"][-1, 0]) == pytest.approx(whole, abs=1e-4)
     with pytest.raises(NotRecorded, match="a part ends at 2, and the thoughts that led to the answer are"):
-        wb.reasoning.forced_answer(model, run, parts=[slice(0, 2)])
+        wb.reasoning.forced_answer(model, run, segments=[slice(0, 2)])
 
 
 def test_what_is_asked_about_is_texts_and_a_number_of_them(model, alone):
-    assert wb.reasoning.forced_answer(model, alone, "It is 42.").equals(wb.reasoning.forced_answer(model, alone, ["It is 42."]))
+    assert wb.reasoning.forced_answer(model, alone, "It is 42.").equals(
+        wb.reasoning.forced_answer(model, alone, ["It is 42."])
+    )
     for wrong in ([], [None], [42], ["It is 42.", b"x"]):
         with pytest.raises(PromptError, match="answers must be texts"):
             wb.reasoning.forced_answer(model, alone, wrong)  # pyright: ignore[reportArgumentType]
@@ -212,7 +214,7 @@ def test_an_effort_has_an_effect_or_is_an_error(model):
     with pytest.raises(PromptError, match="this chat has reasoning='low', and reasoning='high' is asked for"):
         wb.trace(low, reasoning="high")
     with pytest.raises(PromptError, match=r"reasoning='high' is for a question .* this prompt is list"):
-        wb.trace(model.tokens(low), reasoning="high")
+        wb.trace(model.to_tokens(low), reasoning="high")
     with pytest.raises(PromptError, match="reasoning='max' is not an effort"):
         wb.estimate(asked, reasoning="max")
 

@@ -60,7 +60,7 @@ def test_a_task_and_to_thread_take_the_edits_along_and_a_new_thread_does_not(mod
             thread.start()
             thread.join()
             traces = await asyncio.gather(*(asyncio.to_thread(model.trace, TOKENS, record="") for _ in range(4)))
-            return await asyncio.create_task(child()), [trace.edits[0]["fired"] for trace in traces]
+            return await asyncio.create_task(child()), [trace.edits[0]["n_calls"] for trace in traces]
 
     assert asyncio.run(main()) == ([POINTS[0]], [1] * 4)  # each run counts for itself
     assert elsewhere == [[]]

@@ -9,11 +9,11 @@ from tests.checkpoints import Random
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
 from workbench.errors import HookNameError, NotRecorded, PromptError
-from workbench.experiments.activation_patching import LogitDiff, logit_diff, activation_patching
-from workbench.experiments.cached_run import Reading, divergence
+from workbench.experiments.activation_patching import LogitDiff, activation_patching, logit_diff
+from workbench.experiments.cached_run import CachedRun, divergence
 from workbench.experiments.expert_knockout import expert_knockout
 from workbench.experiments.forced_answers import forced_answer
-from workbench.experiments.suppression import Hidden, Routed, suppression
+from workbench.experiments.suppression import FrozenRouting, MaskKeys, suppression
 from workbench.model.model import Model
 from workbench.recording.taps import Recorder
 from workbench.taps import Chain, Tap
@@ -33,10 +33,10 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
 
 def test_reading_again_without_an_edit_changes_nothing():
     model = tiny()
-    text = Reading(model, some_tokens(60))
+    text = CachedRun(model, some_tokens(60))
     last = f"blocks.{model.config.n_layers - 1}.hook_resid_post"
     for start in (0, 1, 37, 59):
-        seen = text.again(start, Tap(), n=2)
+        seen = text.rerun_from(start, Tap(), n=2)
         assert torch.allclose(seen[last], text.resid(4)[:, start:].expand(2, -1, -1), atol=1e-5)
         assert torch.equal(seen["blocks.2.mlp.hook_expert_indices"][1], text.routes(2)[0, start:])
     assert torch.allclose(text.logits(), model.forward(torch.tensor([text.tokens])), atol=1e-5)
@@ -45,9 +45,9 @@ def test_reading_again_without_an_edit_changes_nothing():
 
 def test_a_long_text_is_read_in_pieces_with_the_same_numbers(monkeypatch):
     exact = Model(Random(seed=0).transformers(torch.float64))
-    whole = Reading(exact, some_tokens(60))
+    whole = CachedRun(exact, some_tokens(60))
     monkeypatch.setattr("workbench.model.prefill.CHUNK_POSITIONS", 17)
-    pieces = Reading(exact, some_tokens(60))
+    pieces = CachedRun(exact, some_tokens(60))
     for layer in range(5):
         assert torch.allclose(whole.resid(layer), pieces.resid(layer), atol=1e-12)
 
@@ -59,7 +59,7 @@ def test_suppression_is_what_a_whole_run_with_the_keys_masked_gives(trace, queri
     ids = torch.tensor([trace.tokens])
     plain = model.forward(ids)
     for j, part in enumerate(PARTS):
-        hidden = model.forward(ids, Hidden(part, part.start if queries == "all" else part.stop))
+        hidden = model.forward(ids, MaskKeys(part, part.start if queries == "all" else part.stop))
         change = kl(plain, hidden)[0]
         assert np.allclose(found["by_token"][1:, j], change[:-1], atol=1e-5)
         for i, other in enumerate(PARTS):
@@ -79,23 +79,23 @@ def test_hiding_nothing_changes_nothing(trace):
 
 def test_the_three_parts_of_an_effect_sum_to_it_and_held_routes_change_none(trace):
     model = tiny()
-    found = suppression(model, trace, PARTS, routes=True)
+    found = suppression(model, trace, PARTS, split_routing=True)
     total = found["content"] + found["reweighting"] + found["rerouting"]
     assert np.allclose(total, found["effect"], atol=1e-9)
     assert float(abs(found["rerouting"]).max()) > 0  # somewhere a route flips
-    text = Reading(model, trace.tokens, [f"blocks.{n}.mlp.hook_expert_weights" for n in range(4)])
+    text = CachedRun(model, trace.tokens, [f"blocks.{n}.mlp.hook_expert_weights" for n in range(4)])
     for weights in (False, True):
-        seen = text.again(20, Chain(Hidden(slice(0, 15), 20), Routed(text, 20, weights=weights)))
+        seen = text.rerun_from(20, Chain(MaskKeys(slice(0, 15), 20), FrozenRouting(text, 20, weights=weights)))
         for layer in range(4):
             ours = seen[f"blocks.{layer}.mlp.hook_expert_indices"][0].sort(-1).values
             assert torch.equal(ours, text.routes(layer)[0, 20:].sort(-1).values)
-        alone = text.again(20, Routed(text, 20, weights=weights))  # held to what they are anyway
+        alone = text.rerun_from(20, FrozenRouting(text, 20, weights=weights))  # held to what they are anyway
         last = "blocks.3.hook_resid_post"
         assert torch.allclose(alone[last], text.resid(4)[:, 20:], atol=1e-5)
 
 
 def test_where_no_route_flips_free_experts_add_nothing(trace):
-    found = suppression(tiny(), trace, PARTS, routes=True)
+    found = suppression(tiny(), trace, PARTS, split_routing=True)
     same = found["routing"].values == 0
     assert np.allclose(found["rerouting"].values[same], 0, atol=1e-6)
 
@@ -121,51 +121,51 @@ def test_what_cannot_be_suppressed_is_refused(trace):
 
 
 def pair(n: int = 30) -> tuple[list[int], list[int]]:
-    corrupt = some_tokens(n)
-    clean = list(corrupt)
-    clean[12], clean[20] = (corrupt[12] + 5) % 170, (corrupt[20] + 9) % 170
-    return clean, corrupt
+    corrupted = some_tokens(n)
+    clean = list(corrupted)
+    clean[12], clean[20] = (corrupted[12] + 5) % 170, (corrupted[20] + 9) % 170
+    return clean, corrupted
 
 
 @pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "resid_post", "z"])
 def test_a_sweep_is_what_patching_place_by_place_gives(site, monkeypatch):
     monkeypatch.setattr("workbench.experiments.activation_patching.ROWS", 7)
-    model, (clean, corrupt), gap = tiny(), pair(), LogitDiff(3, 8)
-    sweep = activation_patching(model, clean, corrupt, gap, site=site)
+    model, (clean, corrupted), gap = tiny(), pair(), LogitDiff(3, 8)
+    sweep = activation_patching(model, clean, corrupted, gap, site=site)
     assert sweep["pos"].values.tolist() == list(range(12, 30))
     source = model.trace(clean, record=site)
-    ends = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupt, clean)]
+    ends = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupted, clean)]
     for layer in (0, 2, 3):
         for pos in (12, 15, 20, 29):
             with model.patch(wb.hooks.at_layer(wb.hooks.full_name(site), layer), source, positions=pos):
-                logits = model.forward(torch.tensor([corrupt]))[:, -1]
+                logits = model.forward(torch.tensor([corrupted]))[:, -1]
             want = (float(gap(logits)) - ends[0]) / (ends[1] - ends[0])
             assert float(sweep.sel(layer=layer, pos=pos)) == pytest.approx(want, abs=1e-4)
 
 
 def test_patching_what_does_not_differ_gives_the_corrupt_run_and_all_of_it_the_clean_one():
-    model, (clean, corrupt), gap = tiny(), pair(), LogitDiff(3, 8)
-    before = activation_patching(model, clean, corrupt, gap, positions=[0, 5, 11])
+    model, (clean, corrupted), gap = tiny(), pair(), LogitDiff(3, 8)
+    before = activation_patching(model, clean, corrupted, gap, positions=[0, 5, 11])
     assert np.allclose(before, 0, atol=1e-4)
-    one = list(corrupt)
-    one[12] = (corrupt[12] + 5) % 170
-    sweep = activation_patching(model, one, corrupt, gap)
+    one = list(corrupted)
+    one[12] = (corrupted[12] + 5) % 170
+    sweep = activation_patching(model, one, corrupted, gap)
     assert float(sweep.sel(layer=0, pos=12)) == pytest.approx(1, abs=1e-4)
     assert np.allclose(sweep.sel(layer=0, pos=slice(13, None)), 0, atol=1e-4)
-    last = activation_patching(model, clean, corrupt, gap, site="resid_post", positions=[29]).sel(layer=3)
+    last = activation_patching(model, clean, corrupted, gap, site="resid_post", positions=[29]).sel(layer=3)
     assert float(last[0]) == pytest.approx(1, abs=1e-4)
 
 
 def test_an_edit_where_a_layer_begins_is_met_once():
-    model, (clean, corrupt), gap = tiny(), pair(), LogitDiff(3, 8)
+    model, (clean, corrupted), gap = tiny(), pair(), LogitDiff(3, 8)
     shift = torch.randn(model.config.d_model, generator=torch.Generator().manual_seed(0))
     with model.edit("blocks.2.hook_resid_pre", lambda x: x + shift):
-        same = activation_patching(model, clean, corrupt, gap, positions=[0, 5, 11])
-        ends = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupt, clean)]
-        spared = expert_knockout(model, model.trace(corrupt), 2, [0], mode="renorm")["kl"]
+        same = activation_patching(model, clean, corrupted, gap, positions=[0, 5, 11])
+        ends = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupted, clean)]
+        spared = expert_knockout(model, model.trace(corrupted), 2, [0], mode="renorm")["kl"]
     assert np.allclose(same, 0, atol=1e-4)
-    assert [same.attrs["corrupt"], same.attrs["clean"]] == pytest.approx(ends, rel=1e-4)
-    assert float(spared[0]) == pytest.approx(float(_spared_by_hand(corrupt, shift)), abs=1e-5)
+    assert [same.attrs["corrupted"], same.attrs["clean"]] == pytest.approx(ends, rel=1e-4)
+    assert float(spared[0]) == pytest.approx(float(_spared_by_hand(corrupted, shift)), abs=1e-5)
 
 
 def _spared_by_hand(tokens: list[int], shift: torch.Tensor) -> torch.Tensor:
@@ -183,8 +183,8 @@ def _spared_by_hand(tokens: list[int], shift: torch.Tensor) -> torch.Tensor:
 
 
 def test_heads_are_patched_one_by_one():
-    model, (clean, corrupt), gap = tiny(), pair(), LogitDiff(3, 8)
-    sweep = activation_patching(model, clean, corrupt, gap, site="z", by_head=True)
+    model, (clean, corrupted), gap = tiny(), pair(), LogitDiff(3, 8)
+    sweep = activation_patching(model, clean, corrupted, gap, site="z", by_head=True)
     assert sweep.dims == ("layer", "head") and sweep.shape == (4, 10)
     source = model.trace(clean, record="z")
     theirs = torch.tensor(source["z", 2])
@@ -194,8 +194,8 @@ def test_heads_are_patched_one_by_one():
         return x
 
     with model.edit("blocks.2.attn.hook_z", put):
-        logits = model.forward(torch.tensor([corrupt]))[:, -1]
-    ends = sweep.attrs["corrupt"], sweep.attrs["clean"]
+        logits = model.forward(torch.tensor([corrupted]))[:, -1]
+    ends = sweep.attrs["corrupted"], sweep.attrs["clean"]
     want = (float(gap(logits)) - ends[0]) / (ends[1] - ends[0])
     assert float(sweep.sel(layer=2, head=6)) == pytest.approx(want, abs=1e-4)
 
@@ -203,30 +203,30 @@ def test_heads_are_patched_one_by_one():
 def test_only_the_induction_head_carries_what_is_copied():
     """The token after the first place differs; the last token asks for it."""
     model = constructed()
-    clean, corrupt = ([V - 1, 5, 6, token, *range(20, 40), 6] for token in (8, 9))
+    clean, corrupted = ([V - 1, 5, 6, token, *range(20, 40), 6] for token in (8, 9))
     gap = LogitDiff(8, 9)
-    heads = activation_patching(model, clean, corrupt, gap, site="z", by_head=True)
+    heads = activation_patching(model, clean, corrupted, gap, site="z", by_head=True)
     assert float(heads.sel(layer=1, head=0)) == pytest.approx(1, abs=1e-3)
     others = heads.copy()
     others.loc[{"layer": 1, "head": 0}] = 0
     assert float(abs(others).max()) < 1e-3
-    places = activation_patching(model, clean, corrupt, gap)
+    places = activation_patching(model, clean, corrupted, gap)
     assert float(places.sel(layer=1, pos=3)) == pytest.approx(1, abs=1e-3)  # where it stands, until it is read
     assert float(places.sel(layer=2, pos=24)) == pytest.approx(1, abs=1e-3)  # where it is needed, from then on
     assert float(abs(places.sel(layer=2, pos=3))) < 1e-3
 
 
 def test_sweeps_that_cannot_be_are_refused():
-    model, (clean, corrupt) = tiny(), pair()
+    model, (clean, corrupted) = tiny(), pair()
     gap = LogitDiff(3, 8)
-    with pytest.raises(PromptError, match="the clean prompt has 29 tokens and the corrupt one 30"):
-        activation_patching(model, clean[1:], corrupt, gap)
+    with pytest.raises(PromptError, match="the clean prompt has 29 tokens and the corrupted one 30"):
+        activation_patching(model, clean[1:], corrupted, gap)
     with pytest.raises(PromptError, match="the two prompts are the same"):
-        activation_patching(model, corrupt, corrupt, gap)
+        activation_patching(model, corrupted, corrupted, gap)
     with pytest.raises(HookNameError, match="'pattern' has the axes head query key"):
-        activation_patching(model, clean, corrupt, gap, site="pattern")
+        activation_patching(model, clean, corrupted, gap, site="pattern")
     with pytest.raises(HookNameError, match="needs heads"):
-        activation_patching(model, clean, corrupt, gap, by_head=True)
+        activation_patching(model, clean, corrupted, gap, by_head=True)
     with pytest.raises(PromptError, match="no tokenizer: give the id of '7'"):
         logit_diff(model, "7", "8")
 

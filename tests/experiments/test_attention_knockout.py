@@ -11,7 +11,7 @@ from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
 from workbench.errors import EditError, SelectionError
 from workbench.experiments.attention_knockout import MODES, _alike, _Cut, attention_knockout
-from workbench.experiments.cached_run import Reading
+from workbench.experiments.cached_run import CachedRun
 from workbench.recording.taps import Recorder
 
 QUERIES, KEYS = slice(66, 80), slice(20, 70)
@@ -22,13 +22,13 @@ def trace():
     return tiny().trace(some_tokens(90), record="")
 
 
-def cut_by_hand(model, tokens, mode, layers, heads, queries, keys, least=0) -> torch.Tensor:
+def cut_by_hand(model, tokens, mode, layers, heads, queries, keys, min_distance=0) -> torch.Tensor:
     """Logits of a whole run, with edits."""
     n = len(tokens)
     at = torch.arange(n)
     edge = torch.zeros(n, n, dtype=torch.bool)
     edge[queries, keys] = True
-    edge &= at[:, None] - at >= least
+    edge &= at[:, None] - at >= min_distance
     plain = Recorder([f"blocks.{layer}.attn.hook_v" for layer in layers])
     model.forward(torch.tensor([tokens]), plain)
     pattern, value = {}, {}
@@ -68,14 +68,14 @@ def cut_by_hand(model, tokens, mode, layers, heads, queries, keys, least=0) -> t
     ("layers", "numbers", "heads", "least"),
     [("all", [0, 1, 2, 3], None, 0), ("full", [1, 3], [2, 7], 12), ([2], [2], [0], 3)],
 )
-def test_a_cut_is_what_a_whole_run_with_these_edges_changed_gives(trace, mode, layers, numbers, heads, least):
+def test_a_cut_is_what_a_whole_run_with_these_edges_changed_gives(trace, mode, layers, numbers, heads, min_distance):
     model = tiny()
     found = attention_knockout(
-        model, trace, QUERIES, KEYS, layers=layers, heads=heads, least=least, mode=mode, controls=0
+        model, trace, QUERIES, KEYS, layers=layers, heads=heads, min_distance=min_distance, mode=mode, controls=0
     )
     some = list(range(10)) if heads is None else heads
     plain = model.forward(torch.tensor([trace.tokens]))[0].double()
-    cut = cut_by_hand(model, trace.tokens, mode, numbers, some, QUERIES, KEYS, least).double()
+    cut = cut_by_hand(model, trace.tokens, mode, numbers, some, QUERIES, KEYS, min_distance).double()
     a, b = plain.log_softmax(-1), cut.log_softmax(-1)
     want = (a.exp() * (a - b)).sum(-1).numpy()
     at = found["pos"].values
@@ -97,9 +97,9 @@ def test_the_modes_are_not_the_same(trace):
 
 def test_cutting_all_keys_leaves_the_sink_alone_and_the_bias_is_what_is_written(trace):
     model, seen = tiny(), Recorder(["blocks.1.hook_attn_out"])
-    base = Reading(model, trace.tokens)
+    base = CachedRun(model, trace.tokens)
     everything = torch.ones(1, 90, 90, dtype=torch.bool)
-    out = base.again(0, _Cut(base, [1], range(10), everything, 0, "mask"), record=seen.wanted)
+    out = base.rerun_from(0, _Cut(base, [1], range(10), everything, 0, "mask"), record=seen.wanted)
     assert torch.equal(out["blocks.1.hook_attn_out"], model.weights.blocks[1].b_o.expand(1, 90, -1))
 
 
@@ -131,12 +131,14 @@ def test_cutting_the_edge_that_an_induction_head_needs_costs_the_prediction_and_
 
 def test_beyond_the_window_only_full_layers_have_edges(trace):
     window = tiny().config.window
-    found = attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), layers="full", least=window, controls=0)
+    found = attention_knockout(
+        tiny(), trace, slice(60, 90), slice(0, 90), layers="full", min_distance=window, controls=0
+    )
     assert found.attrs["layers"] == [1, 3]
     assert found.attrs["edges"] == sum(q - window + 1 for q in range(60, 90))
     with pytest.raises(EditError, match="no edge is cut: no query comes 12 tokens or more after a key"):
-        attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), layers="sliding", least=window)
-    both = attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), least=window, controls=0)
+        attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), layers="sliding", min_distance=window)
+    both = attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), min_distance=window, controls=0)
     assert np.allclose(both["kl"], found["kl"], atol=1e-6)  # sliding layers have nothing to lose there
 
 

@@ -19,19 +19,19 @@ GAP = LogitDiff(3, 8)
 
 
 def pair(n: int = 30) -> tuple[list[int], list[int]]:
-    corrupt = some_tokens(n)
-    clean = list(corrupt)
-    clean[12], clean[20] = (corrupt[12] + 5) % 170, (corrupt[20] + 9) % 170
-    return clean, corrupt
+    corrupted = some_tokens(n)
+    clean = list(corrupted)
+    clean[12], clean[20] = (corrupted[12] + 5) % 170, (corrupted[20] + 9) % 170
+    return clean, corrupted
 
 
 @pytest.fixture(scope="module")
 def wide() -> Model:
     """In float64, with two tokens that almost mean the same."""
     model = Model(Random(seed=0).transformers(torch.float64))
-    clean, corrupt = pair()
+    clean, corrupted = pair()
     noise = torch.randn(96, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    for ours, theirs in zip(corrupt, clean, strict=True):
+    for ours, theirs in zip(corrupted, clean, strict=True):
         if ours != theirs:
             model.weights.embed[theirs] = model.weights.embed[ours] + 1e-5 * noise
     return model
@@ -39,10 +39,10 @@ def wide() -> Model:
 
 @pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "resid_post"])
 def test_a_small_change_does_what_its_first_order_says_at_every_place(wide, site):
-    clean, corrupt = pair()
+    clean, corrupted = pair()
     found, exact = (
-        attribution_patching(wide, clean, corrupt, GAP, site=site),
-        activation_patching(wide, clean, corrupt, GAP, site=site),
+        attribution_patching(wide, clean, corrupted, GAP, site=site),
+        activation_patching(wide, clean, corrupted, GAP, site=site),
     )
     assert not found["flips"].any()
     assert float(abs(exact).max()) > 0.1
@@ -51,9 +51,9 @@ def test_a_small_change_does_what_its_first_order_says_at_every_place(wide, site
 
 
 def test_heads_of_all_positions_together_are_the_sum_of_theirs(wide):
-    clean, corrupt = pair()
-    found = attribution_patching(wide, clean, corrupt, GAP, site="z")["effect"]
-    exact = activation_patching(wide, clean, corrupt, GAP, site="z", by_head=True)
+    clean, corrupted = pair()
+    found = attribution_patching(wide, clean, corrupted, GAP, site="z")["effect"]
+    exact = activation_patching(wide, clean, corrupted, GAP, site="z", by_head=True)
     assert found.dims == ("layer", "pos", "head") and float(abs(exact).max()) > 0.05
     assert np.allclose(found.sum("pos"), exact, atol=1e-3 * float(abs(exact).max()))
 
@@ -63,20 +63,20 @@ def test_where_all_that_follows_is_linear_it_is_patching_however_large_the_chang
     """The last MLP's write meets only the last norm, which divides by a constant if eps dwarfs everything."""
     model = Model(Random(seed=seed).transformers(torch.float64))
     model.config = replace(model.config, eps=1e7)
-    clean, corrupt = pair()
-    found = attribution_patching(model, clean, corrupt, GAP, site="mlp_out")
-    exact = activation_patching(model, clean, corrupt, GAP, site="mlp_out")
+    clean, corrupted = pair()
+    found = attribution_patching(model, clean, corrupted, GAP, site="mlp_out")
+    exact = activation_patching(model, clean, corrupted, GAP, site="mlp_out")
     assert np.allclose(found["effect"].sel(layer=3), exact.sel(layer=3), rtol=1e-4, atol=1e-9)
-    found = attribution_patching(model, clean, corrupt, GAP, site="resid_post")
-    exact = activation_patching(model, clean, corrupt, GAP, site="resid_post")
+    found = attribution_patching(model, clean, corrupted, GAP, site="resid_post")
+    exact = activation_patching(model, clean, corrupted, GAP, site="resid_post")
     assert np.allclose(found["effect"].sel(layer=3), exact.sel(layer=3), rtol=1e-4, atol=1e-7)
     assert float(exact.sel(layer=3, pos=29)) == pytest.approx(1)
 
 
 def test_heads_and_experts_sum_to_what_their_layers_write_also_where_routes_flip():
-    model, (clean, corrupt) = tiny(), pair()
+    model, (clean, corrupted) = tiny(), pair()
     found = {
-        site: attribution_patching(model, clean, corrupt, GAP, site=site)
+        site: attribution_patching(model, clean, corrupted, GAP, site=site)
         for site in ("z", "attn_out", "expert_out", "mlp_out")
     }
     assert found["mlp_out"]["flips"].any()
@@ -87,9 +87,9 @@ def test_heads_and_experts_sum_to_what_their_layers_write_also_where_routes_flip
 
 
 def test_flips_are_where_the_traces_say_that_other_experts_ran():
-    model, (clean, corrupt) = tiny(), pair()
-    found = attribution_patching(model, clean, corrupt, GAP)["flips"]
-    ours, theirs = (model.trace(tokens, record="") for tokens in (corrupt, clean))
+    model, (clean, corrupted) = tiny(), pair()
+    found = attribution_patching(model, clean, corrupted, GAP)["flips"]
+    ours, theirs = (model.trace(tokens, record="") for tokens in (corrupted, clean))
     for layer in range(4):
         a, b = (np.sort(t["expert_indices", layer], -1) for t in (ours, theirs))
         assert np.array_equal(found.sel(layer=layer), (a != b).any(-1)[12:])
@@ -98,14 +98,14 @@ def test_flips_are_where_the_traces_say_that_other_experts_ran():
 
 @pytest.mark.parametrize("site", ["resid_pre", "resid_mid", "v", "router_logits", "ln1_normalized", "result"])
 def test_layer_by_layer_it_is_the_gradient_of_one_whole_graph_under_the_edits_in_force(site):
-    model, (clean, corrupt) = tiny(), pair()
+    model, (clean, corrupted) = tiny(), pair()
     points = wb.hooks.match(site, 4)
     push = torch.randn(96, generator=torch.Generator().manual_seed(2))
     with model.edit("blocks.1.hook_resid_pre", lambda x: x + push):
-        found = attribution_patching(model, clean, corrupt, GAP, site=site)
+        found = attribution_patching(model, clean, corrupted, GAP, site=site)
         seen, theirs = Recorder(points, keep_grad=True), Recorder(points)
         with model.edit("hook_embed", lambda x: x.requires_grad_()):
-            logits = model.forward(torch.tensor([corrupt]), seen)[:, -1]
+            logits = model.forward(torch.tensor([corrupted]), seen)[:, -1]
         ends = GAP(logits)
         after = float(GAP(model.forward(torch.tensor([clean]), theirs)[:, -1]))
         gradients = torch.autograd.grad(
@@ -121,32 +121,32 @@ def test_packed_experts_give_the_gradients_of_dense_ones(tmp_path):
     random = Random(seed=0)
     random.write_hf_mxfp4(tmp_path / "packed")
     packed = Model(tmp_path / "packed", dtype="float32", memory="small")
-    dense, (clean, corrupt) = tiny(), pair()
+    dense, (clean, corrupted) = tiny(), pair()
     for site in ("resid_pre", "expert_out"):
-        a, b = (attribution_patching(model, clean, corrupt, GAP, site=site)["effect"] for model in (packed, dense))
+        a, b = (attribution_patching(model, clean, corrupted, GAP, site=site)["effect"] for model in (packed, dense))
         assert np.allclose(a, b, atol=1e-4)
 
 
 def test_a_model_keeps_no_gradient_and_no_edit():
-    model, (clean, corrupt) = tiny(), pair()
+    model, (clean, corrupted) = tiny(), pair()
     before = model.forward(torch.tensor([clean]))
-    attribution_patching(model, clean, corrupt, GAP, positions=[20, 29])
+    attribution_patching(model, clean, corrupted, GAP, positions=[20, 29])
     assert model.weights.embed.grad is None and not before.requires_grad and not model.active_edits()
     assert torch.equal(model.forward(torch.tensor([clean])), before)
 
 
 def test_what_has_no_first_order_is_refused():
-    model, (clean, corrupt) = tiny(), pair()
+    model, (clean, corrupted) = tiny(), pair()
     with pytest.raises(PromptError, match="the two prompts are the same"):
-        attribution_patching(model, corrupt, corrupt, GAP)
+        attribution_patching(model, corrupted, corrupted, GAP)
     for site, axes in (("pattern", "head query key"), ("expert_indices", "pos choice"), ("hook_embed", "pos d_model")):
         with pytest.raises(HookNameError, match=f"has the axes {axes}; attribution needs numbers at positions"):
-            attribution_patching(model, clean, corrupt, GAP, site=site)
-    with pytest.raises(ValueError, match="this outcome has no gradient"):
-        attribution_patching(model, clean, corrupt, lambda logits: logits.argmax(-1).float())
+            attribution_patching(model, clean, corrupted, GAP, site=site)
+    with pytest.raises(ValueError, match="this metric has no gradient"):
+        attribution_patching(model, clean, corrupted, lambda logits: logits.argmax(-1).float())
     half = Model(Random(seed=0).transformers(torch.bfloat16))
     with pytest.raises(CheckpointError, match=r"runs in bfloat16: load it with wb\.Model\(…, dtype='float32'\)"):
-        attribution_patching(half, clean, corrupt, GAP)
+        attribution_patching(half, clean, corrupted, GAP)
 
 
 def test_on_pocket_it_ranks_places_as_patching_does(measured):
@@ -161,8 +161,8 @@ def test_on_pocket_it_ranks_places_as_patching_does(measured):
     assert len(prompts) >= 2
     for site in ("resid_pre", "attn_out", "mlp_out"):
         line, exact, flips = [], [], []
-        for clean, corrupt in prompts:
-            asked = (model, clean[:-1], corrupt[:-1], LogitDiff(clean[-1], corrupt[-1]))
+        for clean, corrupted in prompts:
+            asked = (model, clean[:-1], corrupted[:-1], LogitDiff(clean[-1], corrupted[-1]))
             found = attribution_patching(*asked, site=site)
             line += found["effect"].values.ravel().tolist()
             exact += activation_patching(*asked, site=site).values.ravel().tolist()

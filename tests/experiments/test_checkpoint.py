@@ -10,7 +10,7 @@ from tests.model.models import some_tokens, tiny
 from workbench.errors import ResumeError
 from workbench.experiments.activation_patching import LogitDiff, activation_patching
 from workbench.experiments.attention_knockout import attention_knockout
-from workbench.experiments.checkpoint import Cells
+from workbench.experiments.checkpoint import SweepCheckpoint
 from workbench.experiments.path_patching import path_patching
 from workbench.experiments.steering import steering_effect, steering_vector
 
@@ -18,10 +18,10 @@ GAP = LogitDiff(3, 8)
 
 
 def pair(n: int = 30) -> tuple[list[int], list[int]]:
-    corrupt = some_tokens(n)
-    clean = list(corrupt)
-    clean[12] = (corrupt[12] + 5) % 170
-    return clean, corrupt
+    corrupted = some_tokens(n)
+    clean = list(corrupted)
+    clean[12] = (corrupted[12] + 5) % 170
+    return clean, corrupted
 
 
 def entropy(trace) -> float:
@@ -29,13 +29,13 @@ def entropy(trace) -> float:
 
 
 def sweeps():
-    model, (clean, corrupt) = tiny(), pair()
+    model, (clean, corrupted) = tiny(), pair()
     trace = model.trace(clean, record="residuals")
     vector, other = (steering_vector([(trace, a)], [(trace, b)], 1) for a, b in ((3, 4), (5, 6)))
     return {
-        "places": partial(activation_patching, model, clean, corrupt, GAP),
-        "heads": partial(activation_patching, model, clean, corrupt, GAP, site="z", by_head=True),
-        "paths": partial(path_patching, model, clean, corrupt, GAP, ("mlp", 1), positions=range(12, 30)),
+        "places": partial(activation_patching, model, clean, corrupted, GAP),
+        "heads": partial(activation_patching, model, clean, corrupted, GAP, site="z", by_head=True),
+        "paths": partial(path_patching, model, clean, corrupted, GAP, ("mlp", 1), positions=range(12, 30)),
         "edges": partial(attention_knockout, model, trace, slice(20, 30), slice(5, 15), controls=9),
         "steering": partial(steering_effect, model, clean, vector, entropy, unrelated=[other], controls=3),
     }
@@ -48,7 +48,7 @@ def puts(monkeypatch) -> list[int]:
     class Puts(list):
         limit = 10**9
 
-    seen, put = Puts(), Cells.put
+    seen, put = Puts(), SweepCheckpoint.put
 
     def counted(cells, cell, values):
         if len(seen) >= seen.limit:
@@ -56,7 +56,7 @@ def puts(monkeypatch) -> list[int]:
         seen.append(cell)
         put(cells, cell, values)
 
-    monkeypatch.setattr(Cells, "put", counted)
+    monkeypatch.setattr(SweepCheckpoint, "put", counted)
     for module in ("activation_patching", "path_patching"):
         monkeypatch.setattr(f"workbench.experiments.{module}.ROWS", 2)
     monkeypatch.setattr("workbench.experiments.attention_knockout.WORK", 1)
@@ -86,20 +86,20 @@ def test_interrupted_and_gone_on_with_is_the_same_bit_for_bit_and_computes_nothi
 
 
 def test_a_file_of_other_inputs_is_refused_by_name_and_left_as_it_is(tmp_path):
-    model, (clean, corrupt) = tiny(), pair()
+    model, (clean, corrupted) = tiny(), pair()
     path = tmp_path / "places.cells"
-    activation_patching(model, clean, corrupt, GAP, resume=path)
+    activation_patching(model, clean, corrupted, GAP, resume=path)
     before = path.read_bytes()
-    with pytest.raises(ResumeError, match="the cells of another sweep; other than here are: outcome"):
-        activation_patching(model, clean, corrupt, LogitDiff(3, 9), resume=path)
+    with pytest.raises(ResumeError, match="the cells of another sweep; other than here are: metric"):
+        activation_patching(model, clean, corrupted, LogitDiff(3, 9), resume=path)
     with pytest.raises(ResumeError, match="other than here are: positions, site"):
-        activation_patching(model, clean, corrupt, GAP, site="mlp_out", positions=[13], resume=path)
+        activation_patching(model, clean, corrupted, GAP, site="mlp_out", positions=[13], resume=path)
     with pytest.raises(ResumeError, match="other than here are: weights"):
-        activation_patching(tiny(1), clean, corrupt, GAP, resume=path)
+        activation_patching(tiny(1), clean, corrupted, GAP, resume=path)
     with model.edit("blocks.1.hook_mlp_out", lambda x: 0 * x):
         model.trace(clean, record="")
         with pytest.raises(ResumeError, match="other than here are: edits"):
-            activation_patching(model, clean, corrupt, GAP, resume=path)
+            activation_patching(model, clean, corrupted, GAP, resume=path)
     assert path.read_bytes() == before
 
 
@@ -108,21 +108,21 @@ def test_a_file_that_is_something_else_is_refused_and_left_as_it_is(content, tmp
     path = tmp_path / "notes.txt"
     path.write_text(content)
     with pytest.raises(ResumeError, match="does not hold finished cells of a sweep: give another path"):
-        Cells(path, {"tokens": [1]})
+        SweepCheckpoint(path, {"tokens": [1]})
     assert path.read_text() == content
 
 
 def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(puts, tmp_path):
-    model, (clean, corrupt) = tiny(), pair()
+    model, (clean, corrupted) = tiny(), pair()
     with pytest.raises(FileNotFoundError):
-        activation_patching(model, clean, corrupt, GAP, resume=tmp_path / "no" / "cells")
+        activation_patching(model, clean, corrupted, GAP, resume=tmp_path / "no" / "cells")
     assert not puts
 
 
 def test_numbers_come_back_bit_for_bit_not_a_number_included(tmp_path):
     values = np.array([0.1, 1 / 3, -0.0, np.nan, np.inf, 5e-324])
-    with Cells(tmp_path / "a", {"x": 1}) as cells:
+    with SweepCheckpoint(tmp_path / "a", {"x": 1}) as cells:
         cells.put(7, values)
         cells.put(8, np.pi)
-    with Cells(tmp_path / "a", {"x": 1}) as cells:
+    with SweepCheckpoint(tmp_path / "a", {"x": 1}) as cells:
         assert cells[7].tobytes() == values.tobytes() and float(cells[8]) == np.pi and 9 not in cells

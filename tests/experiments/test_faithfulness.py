@@ -99,7 +99,7 @@ def test_what_is_written_on_from_is_what_was_asked_for(model, runs, monkeypatch)
 
 
 def test_texts_of_one_length_are_written_on_as_each_alone(model):
-    texts = [model.tokens(wb.chat(f"What is {sum_}?", reasoning="high")) for sum_ in ("247+138", "318+245")]
+    texts = [model.to_tokens(wb.chat(f"What is {sum_}?", reasoning="high")) for sum_ in ("247+138", "318+245")]
     both = side_by_side(model, texts, 2, temperature=0, max_tokens=30)
     assert both == [rollouts(model, text, 2, temperature=0, max_tokens=30) for text in texts]
 

@@ -23,32 +23,32 @@ SENDERS = [("head", 1, 4), ("attn", 0), ("mlp", 1), ("expert", 0, 2)]
 
 
 def pair(n: int = 150) -> tuple[list[int], list[int]]:
-    corrupt = some_tokens(n)
-    clean = list(corrupt)
-    clean[136], clean[144] = (corrupt[136] + 5) % 170, (corrupt[144] + 9) % 170
-    return clean, corrupt
+    corrupted = some_tokens(n)
+    clean = list(corrupted)
+    clean[136], clean[144] = (corrupted[136] + 5) % 170, (corrupted[144] + 9) % 170
+    return clean, corrupted
 
 
 def share(found, logits: torch.Tensor) -> float:
-    """An outcome in the units of what was found."""
-    return (float(GAP(logits[:, -1])) - found.attrs["clean"]) / (found.attrs["corrupt"] - found.attrs["clean"])
+    """An metric in the units of what was found."""
+    return (float(GAP(logits[:, -1])) - found.attrs["clean"]) / (found.attrs["corrupted"] - found.attrs["clean"])
 
 
 @pytest.mark.parametrize("sender", SENDERS)
-@pytest.mark.parametrize("routes", ["held", "free"])
-def test_the_path_through_every_receiver_is_the_sender_itself(sender, routes):
-    model, (clean, corrupt) = tiny(), pair()
-    every = readers(model.config, sender, routes=routes)
-    found = path_patching(model, clean, corrupt, GAP, sender, [every], routes=routes)
+@pytest.mark.parametrize("routing", ["frozen", "recomputed"])
+def test_the_path_through_every_receiver_is_the_sender_itself(sender, routing):
+    model, (clean, corrupted) = tiny(), pair()
+    every = readers(model.config, sender, routing=routing)
+    found = path_patching(model, clean, corrupted, GAP, sender, [every], routing=routing)
     assert abs(found.attrs["total"]) > 1e-3
     assert float(found[0]) == pytest.approx(found.attrs["total"], abs=1e-4)
 
 
 def test_all_paths_of_a_head_are_what_patching_it_in_a_whole_run_gives():
-    model, (clean, corrupt) = tiny(), pair()
-    every = readers(model.config, ("head", 1, 4), routes="free")
-    found = path_patching(model, clean, corrupt, GAP, ("head", 1, 4), [every], routes="free")
-    theirs = torch.tensor(model.trace(corrupt, record="z")["z", 1])
+    model, (clean, corrupted) = tiny(), pair()
+    every = readers(model.config, ("head", 1, 4), routing="recomputed")
+    found = path_patching(model, clean, corrupted, GAP, ("head", 1, 4), [every], routing="recomputed")
+    theirs = torch.tensor(model.trace(corrupted, record="z")["z", 1])
 
     def put(x):
         x[:, :, 4] = theirs[:, 4]
@@ -65,11 +65,11 @@ def test_a_sender_that_writes_the_same_changes_no_bit_by_any_path(sender):
     """Both runs are the same up to the last token, so nothing differs at the positions before."""
     model, (clean, _) = tiny(), pair()
     other = [*clean[:-1], (clean[-1] + 1) % 170]
-    found = path_patching(model, clean, other, GAP, sender, routes="free", positions=range(149))
+    found = path_patching(model, clean, other, GAP, sender, routing="recomputed", positions=range(149))
     assert (
         (found == 0).all()
         and found.attrs["total"] == 0
-        and found.size == len(readers(model.config, sender, routes="free"))
+        and found.size == len(readers(model.config, sender, routing="recomputed"))
     )
     held = path_patching(model, clean, other, GAP, sender, positions=range(149))
     assert (held == 0).all() and held.attrs["total"] == 0
@@ -92,7 +92,7 @@ def linear_model() -> Model:
 
 @pytest.mark.parametrize("sender", [*SENDERS[:3], ("expert", 0, 1)])
 def test_in_a_linear_network_the_paths_sum_to_the_whole(sender):
-    model, (clean, corrupt) = linear_model(), pair()
+    model, (clean, corrupted) = linear_model(), pair()
     points = wb.hooks.match("blocks.*.attn.hook_pattern", 4)
     plain = Recorder(points)
     model.forward(torch.tensor([clean]), plain)
@@ -101,7 +101,7 @@ def test_in_a_linear_network_the_paths_sum_to_the_whole(sender):
         return plain[hook.name][:, :, hook.positions.start : hook.positions.stop, : x.shape[-1]].expand_as(x).clone()
 
     with model.edit("blocks.*.attn.hook_pattern", held):
-        found = path_patching(model, clean, corrupt, GAP, sender)
+        found = path_patching(model, clean, corrupted, GAP, sender)
     assert abs(found.attrs["total"]) > 1e-3
     assert float(found.sum()) == pytest.approx(found.attrs["total"], rel=1e-6)
     by_word = {
@@ -113,9 +113,9 @@ def test_in_a_linear_network_the_paths_sum_to_the_whole(sender):
 @pytest.mark.parametrize("receiver", [("q", 2, 7), ("k", 3, 1), ("v", 2, 0), ("mlp", 1), ("router", 2), ("logits",)])
 def test_one_path_is_what_a_whole_run_with_that_input_replaced_gives(receiver):
     """The receiver's input is computed here by hand, from the clean stream and the difference of what was written."""
-    model, (clean, corrupt) = tiny(), pair()
-    found = path_patching(model, clean, corrupt, GAP, ("attn", 1), [receiver], routes="free")
-    ours, theirs = (model.trace(tokens, record="residuals writes") for tokens in (clean, corrupt))
+    model, (clean, corrupted) = tiny(), pair()
+    found = path_patching(model, clean, corrupted, GAP, ("attn", 1), [receiver], routing="recomputed")
+    ours, theirs = (model.trace(tokens, record="residuals writes") for tokens in (clean, corrupted))
     change = torch.tensor(theirs["attn_out", 1] - ours["attn_out", 1])
     word, *numbers = receiver
     layer = numbers[0] if numbers else 3
@@ -149,59 +149,59 @@ def test_one_path_is_what_a_whole_run_with_that_input_replaced_gives(receiver):
 
 
 def test_positions_that_are_not_named_stay_as_they_were(monkeypatch):
-    model, (clean, corrupt) = tiny(), pair()
+    model, (clean, corrupted) = tiny(), pair()
     sender, several = ("mlp", 0), [("v", 1, 0), ("v", 1, 1), ("mlp", 2), ("logits",)]
-    whole = path_patching(model, clean, corrupt, GAP, sender, several)
-    named = path_patching(model, clean, corrupt, GAP, sender, several, positions=range(136, 150))
+    whole = path_patching(model, clean, corrupted, GAP, sender, several)
+    named = path_patching(model, clean, corrupted, GAP, sender, several, positions=range(136, 150))
     assert np.allclose(whole, named, atol=1e-6)
-    early = path_patching(model, clean, corrupt, GAP, sender, several, positions=[136])
+    early = path_patching(model, clean, corrupted, GAP, sender, several, positions=[136])
     assert float(early.sel(receiver="logits")) == 0 and abs(float(early.sel(receiver="v 1 0"))) > 0
     monkeypatch.setattr("workbench.experiments.path_patching.ROWS", 1)
-    assert np.allclose(path_patching(model, clean, corrupt, GAP, sender, several), whole, atol=1e-6)
+    assert np.allclose(path_patching(model, clean, corrupted, GAP, sender, several), whole, atol=1e-6)
 
 
 def test_the_induction_head_reads_keys_and_values_of_the_heads_before_it():
     """It finds the place by what the head that looks back wrote there, and sends what it copies to the logits alone."""
     model = constructed()
-    clean, corrupt = ([V - 1, 5, before, 8, *range(20, 40), 6] for before in (6, 7))
-    found = path_patching(model, clean, corrupt, LogitDiff(8, 9), ("head", 0, 0))
+    clean, corrupted = ([V - 1, 5, before, 8, *range(20, 40), 6] for before in (6, 7))
+    found = path_patching(model, clean, corrupted, LogitDiff(8, 9), ("head", 0, 0))
     assert float(found.sel(receiver="k 1 0")) == pytest.approx(1, abs=1e-3)
     others = found.where(found["receiver"] != "k 1 0", 0)
     assert float(abs(others).max()) < 1e-3
-    out = path_patching(model, clean, corrupt, LogitDiff(8, 9), ("head", 1, 0))
+    out = path_patching(model, clean, corrupted, LogitDiff(8, 9), ("head", 1, 0))
     assert float(out.sel(receiver="logits")) == pytest.approx(1, abs=1e-3)
-    heads = activation_patching(model, corrupt, clean, LogitDiff(8, 9), site="z", by_head=True)
+    heads = activation_patching(model, corrupted, clean, LogitDiff(8, 9), site="z", by_head=True)
     assert float(heads.sel(layer=0, head=0)) == pytest.approx(found.attrs["total"], abs=1e-3)
 
 
 def test_a_router_that_is_held_is_no_receiver():
-    model, (clean, corrupt) = tiny(), pair()
-    held = path_patching(model, clean, corrupt, GAP, ("mlp", 1), [("router", 2), ("router", 3)])
-    free = path_patching(model, clean, corrupt, GAP, ("mlp", 1), [("router", 2), ("router", 3)], routes="free")
+    model, (clean, corrupted) = tiny(), pair()
+    held = path_patching(model, clean, corrupted, GAP, ("mlp", 1), [("router", 2), ("router", 3)])
+    free = path_patching(model, clean, corrupted, GAP, ("mlp", 1), [("router", 2), ("router", 3)], routing="recomputed")
     assert (held == 0).all() and (abs(free) > 0).all()
-    names = path_patching(model, clean, corrupt, GAP, ("mlp", 2))["receiver"].values.tolist()
+    names = path_patching(model, clean, corrupted, GAP, ("mlp", 2))["receiver"].values.tolist()
     assert names == [*(f"q 3 {h}" for h in range(10)), "k 3 0", "k 3 1", "v 3 0", "v 3 1", "mlp 3", "logits"]
 
 
 def test_paths_that_cannot_be_are_refused():
-    model, (clean, corrupt) = tiny(), pair()
-    with pytest.raises(ValueError, match="routes must be 'held' or 'free', got 'thawed'"):
-        path_patching(model, clean, corrupt, GAP, ("mlp", 1), routes="thawed")
+    model, (clean, corrupted) = tiny(), pair()
+    with pytest.raises(ValueError, match="routing must be 'frozen' or 'recomputed', got 'thawed'"):
+        path_patching(model, clean, corrupted, GAP, ("mlp", 1), routing="thawed")
     with pytest.raises(EditError, match="a sender begins with one of head, expert, attn, mlp, not with 'logits'"):
-        path_patching(model, clean, corrupt, GAP, ("logits",))
+        path_patching(model, clean, corrupted, GAP, ("logits",))
     with pytest.raises(EditError, match=r"a sender 'head' is \('head', layer, its number\); got \('head', 1\)"):
-        path_patching(model, clean, corrupt, GAP, ("head", 1))
+        path_patching(model, clean, corrupted, GAP, ("head", 1))
     with pytest.raises(SelectionError, match="head must be between 0 and 9, got 10"):
-        path_patching(model, clean, corrupt, GAP, ("head", 1, 10))
+        path_patching(model, clean, corrupted, GAP, ("head", 1, 10))
     with pytest.raises(SelectionError, match="layer must be between 0 and 3, got 4"):
-        path_patching(model, clean, corrupt, GAP, ("mlp", 4))
+        path_patching(model, clean, corrupted, GAP, ("mlp", 4))
     with pytest.raises(SelectionError, match="kv head must be between 0 and 1, got 2"):
-        path_patching(model, clean, corrupt, GAP, ("mlp", 1), [("v", 2, 2)])
+        path_patching(model, clean, corrupted, GAP, ("mlp", 1), [("v", 2, 2)])
     with pytest.raises(EditError, match="'q 1 0' is computed before 'mlp 1' writes"):
-        path_patching(model, clean, corrupt, GAP, ("mlp", 1), [("q", 1, 0)])
+        path_patching(model, clean, corrupted, GAP, ("mlp", 1), [("q", 1, 0)])
     with pytest.raises(PromptError, match="the two prompts are the same"):
         path_patching(model, clean, clean, GAP, ("mlp", 1))
     with model.edit("blocks.2.attn.hook_q", lambda x: 2 * x):
         model.forward(torch.tensor([clean]))
         with pytest.raises(EditError, match="leave out the edits at"):
-            path_patching(model, clean, corrupt, GAP, ("mlp", 1))
+            path_patching(model, clean, corrupted, GAP, ("mlp", 1))

@@ -113,7 +113,8 @@ def test_what_is_saved_is_loaded_bit_for_bit(pocket, tmp_path):
 def test_the_same_seed_trains_the_same_lens():
     model = tiny()
     one, two, other = (
-        wb.lens.train_tuned_lens(model, [some_tokens(30, seed) for seed in range(3)], passes=1, seed=seed) for seed in (0, 0, 1)
+        wb.lens.train_tuned_lens(model, [some_tokens(30, seed) for seed in range(3)], passes=1, seed=seed)
+        for seed in (0, 0, 1)
     )
     assert torch.equal(one.weight, two.weight) and not torch.equal(one.weight, other.weight)
 
@@ -130,7 +131,8 @@ def test_a_lens_is_trained_in_float32_whatever_the_dtype_of_its_model(tmp_path, 
 def test_a_lens_in_float64_is_the_one_in_float32_but_for_rounding():
     prompts = [some_tokens(30, seed) for seed in range(3)]
     single, double, by_name = (
-        wb.lens.train_tuned_lens(tiny(), prompts, passes=1, dtype=dtype) for dtype in ("float32", torch.float64, "float64")
+        wb.lens.train_tuned_lens(tiny(), prompts, passes=1, dtype=dtype)
+        for dtype in ("float32", torch.float64, "float64")
     )
     assert double.told["dtype"] == "float64" and double.weight.dtype == torch.float64
     assert torch.equal(double.weight, by_name.weight)

@@ -16,7 +16,9 @@ from workbench.traces import Trace
 POSITIONS = 70  # the window is 12
 SCRATCH = tempfile.TemporaryDirectory()  # as long as the tests run: a bridge reads its tokenizer's folder again
 EVERYTHING = "everything lens steps"
-TOLERANCE = 1e-5  # of the largest value, in fp32
+# Of the largest value, in fp32. Against fp64 our own values are off by up to 5.6e-6 on every processor, those of
+# transformers by up to 8.9e-6, depending on how its BLAS adds on this processor.
+TOLERANCE = 2e-5
 
 
 def tokens(n: int = POSITIONS, seed: int = 323) -> list[int]:

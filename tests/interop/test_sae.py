@@ -140,7 +140,7 @@ def test_parts_of_few_rows_give_what_all_rows_give(trace, monkeypatch):
     whole, held = features(trace, sae), reconstruction(trace, sae)
     monkeypatch.setattr("workbench.experiments.sae.WORK", 7 * F)
     parts = features(trace, sae)
-    assert (parts["pos"] == whole["pos"]).all() and np.allclose(parts, whole, rtol=1e-5)
+    assert (parts["pos"] == whole["pos"]).all() and np.allclose(parts, whole, rtol=1e-5, atol=1e-5)
     assert np.allclose(reconstruction(trace, sae)["fvu"], held["fvu"], rtol=1e-5)
 
 
@@ -180,7 +180,7 @@ def test_what_is_spliced_is_the_reconstruction_and_only_where_it_was_asked_for(t
     got = torch.tensor(edited[SITE])
     assert torch.equal(got[:40], x[:40])
     assert torch.allclose(got[40:], sae.decode(sae.encode(x))[40:], rtol=1e-5, atol=1e-5)
-    assert edited.id != trace.id and edited.edits[0]["positions_met"] == 20
+    assert edited.id != trace.id and edited.edits[0]["n_positions"] == 20
 
 
 def test_a_silenced_feature_takes_out_what_it_wrote_and_nothing_else(trace, x):

@@ -29,7 +29,7 @@ HOSTILE = [
 
 
 def made(**changes) -> Trace:
-    return Trace(manifest(9, **{"pieces": HOSTILE, "prompt_length": 5, **changes}), arrays(9))
+    return Trace(manifest(9, **{"str_tokens": HOSTILE, "prompt_length": 5, **changes}), arrays(9))
 
 
 @pytest.fixture(scope="module")
@@ -190,7 +190,7 @@ def test_predictions_and_layers_are_the_lanes_turned_into_rows(trace):
         table.loc[(30, 2), "token"] == trace["top_ids"][30, 2]
         and table.loc[(30, 2), "logprob"] == trace["top_logprobs"][30, 2]
     )
-    assert table.loc[(30, 0), "text"] == trace.words[int(trace["top_ids"][30, 0])]
+    assert table.loc[(30, 0), "text"] == trace.vocab_text[int(trace["top_ids"][30, 0])]
     layers = to_pandas(trace, "layers").set_index(["layer", "pos"])
     assert (
         layers.loc[(2, 7), "lens_kl"] == trace["lens_kl"][2, 7]

@@ -45,7 +45,7 @@ def test_a_text_has_the_same_bits_in_a_batch_and_token_by_token(pocket, level):
 def test_a_generated_trace_and_its_replay_agree_in_every_bit(pocket):
     written = pocket.generate("What is 12+30?", max_tokens=40, record="residuals")
     read = pocket.trace(written, record="residuals")
-    assert written.manifest.routes is not None and written.manifest.routes["differ"] == 0
+    assert written.manifest.replayed_routing is not None and written.manifest.replayed_routing["different"] == 0
     assert all((written.raw(name) == read.raw(name)).all() for name in ("top_logprobs", "margin", "entropy"))
 
 
@@ -75,12 +75,12 @@ def test_where_rows_depend_on_each_other_traces_and_path_patching_say_so(depende
     with dependent.edit("hook_embed", lambda x: 0 * x, positions=3):
         assert NEIGHBORS in dependent.trace("What is 12+30?").manifest.notes
     gap = wb.patching.logit_diff(dependent, "8", "7")
-    clean, corrupt = (dependent.tokens(f"What is 12+{n}?") for n in (36, 35))
-    found = wb.patching.path_patching(dependent, clean, corrupt, gap, ("mlp", 3), [("logits",)])
+    clean, corrupted = (dependent.to_tokens(f"What is 12+{n}?") for n in (36, 35))
+    found = wb.patching.path_patching(dependent, clean, corrupted, gap, ("mlp", 3), [("logits",)])
     assert found.attrs["tolerance"] > 0
     monkeypatch.undo()
     model = wb.Model("pocket")
-    exact = wb.patching.path_patching(model, clean, corrupt, gap, ("mlp", 3), [("logits",)])
+    exact = wb.patching.path_patching(model, clean, corrupted, gap, ("mlp", 3), [("logits",)])
     assert float(abs(found - exact).max()) < 1e-4 and (exact.attrs["tolerance"] == 0) == model.rows_independent
 
 

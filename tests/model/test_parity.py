@@ -118,7 +118,7 @@ def test_every_hook_point_that_transformers_shows_agrees_in_fp32(layout, random,
     gaps = {name: gap(recorder[name], value) for name, value in theirs.items()}
     # 16 of the 22 points a layer exist as modules in transformers; embedding, final norm and logits besides
     assert len(gaps) == 16 * random.config.n_layers + 3
-    assert {n: g for n, g in gaps.items() if g > 1e-5} == {}
+    assert {n: g for n, g in gaps.items() if g > 2e-5} == {}
 
 
 def test_an_fp64_textbook_agrees_to_twelve_digits(random):
@@ -205,7 +205,7 @@ def test_pocket_writes_what_transformers_lets_it_write(question):
 
     theirs = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32)
     model = Model("pocket")
-    prompt = model.tokens(wb.chat(question, reasoning="high"))
+    prompt = model.to_tokens(wb.chat(question, reasoning="high"))
     with torch.no_grad():
         generate = theirs.generate  # pyright: ignore[reportAttributeAccessIssue]  the stub lacks it
         found = generate(torch.tensor([prompt]), max_new_tokens=150, do_sample=False)

@@ -47,7 +47,7 @@ FORMS = {
 @pytest.mark.parametrize("form", FORMS)
 def test_ids_are_taken_from_every_usual_container(model, form):
     given = FORMS[form]
-    assert model.tokens(given() if callable(given) else given) == IDS
+    assert model.to_tokens(given() if callable(given) else given) == IDS
 
 
 def test_what_a_tokenizer_gives_is_taken(model):
@@ -55,7 +55,7 @@ def test_what_a_tokenizer_gives_is_taken(model):
 
     batch = BatchEncoding({"input_ids": [IDS]}, tensor_type="pt")
     assert model.trace(batch, record="").tokens == IDS
-    assert model.tokens(model.tokenizer._rust.encode("What")) == model.tokenizer.encode("What")
+    assert model.to_tokens(model.tokenizer._rust.encode("What")) == model.tokenizer.encode("What")
 
 
 def test_messages_are_a_chat(model):
@@ -67,11 +67,11 @@ def test_messages_are_a_chat(model):
         ({"messages": [asked]}, wb.chat(ASK)),
         ([asked, said, asked], wb.chat(ASK, history=[asked, said])),
     ):
-        assert model.tokens(given) == model.tokens(chat)
+        assert model.to_tokens(given) == model.to_tokens(chat)
     first = [{"role": "system", "content": "Reply."}, {"role": "developer", "content": "Be brief."}]
     assert read([*first, asked]) == wb.chat(ASK, system="Reply.", developer="Be brief.")
     trace = model.trace([asked], record="")
-    assert trace.tokens == model.tokens(ASK) and trace.manifest.notes == model.trace(ASK, record="").manifest.notes
+    assert trace.tokens == model.to_tokens(ASK) and trace.manifest.notes == model.trace(ASK, record="").manifest.notes
 
 
 WRONG = {
@@ -129,7 +129,7 @@ def test_one_stop_or_several_are_taken(model):
     first = model.generate(ASK, max_tokens=1, record="").tokens[-1]
     for stop in (first, [first], (first,), {first}, np.array([first]), torch.tensor([first]), np.int64(first)):
         made = model.generate(ASK, max_tokens=3, record="", stop=stop)
-        assert made.manifest.generation["finish"] == "stop" and len(made) == made.prompt_length + 1
+        assert made.manifest.generation["finish_reason"] == "stop" and len(made) == made.prompt_length + 1
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from tests.pocket.test_training import random_model, some_ids
-from workbench.experiments.suppression import Hidden
+from workbench.experiments.suppression import MaskKeys
 from workbench.model.gpt_oss import forward
 from workbench.model.model import Model
 from workbench.pocket.eval import accuracy as measured
@@ -92,7 +92,7 @@ def test_a_wide_window_cuts_nothing(model):
 
 
 def test_the_blind_do_not_see_what_is_hidden_and_all_before_them_is_as_it_was(model):
-    seen, logits = patterns(model, Hidden(slice(10, 20), 40))
+    seen, logits = patterns(model, MaskKeys(slice(10, 20), 40))
     plain = patterns(model, Chain())[1]
     for layer in range(model.config.n_layers):
         pattern = seen[f"blocks.{layer}.attn.hook_pattern"]

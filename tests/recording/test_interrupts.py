@@ -113,7 +113,7 @@ def test_an_interrupted_generation_keeps_what_was_written(model):
     trace = caught.value.trace
     assert trace is model.partial and trace.status == "partial"
     assert 24 <= len(trace) < 54 and trace.tokens == whole.tokens[: len(trace)]
-    assert trace.manifest.generation and trace.manifest.generation["finish"] == "interrupted"
+    assert trace.manifest.generation and trace.manifest.generation["finish_reason"] == "interrupted"
     assert {hooks.point_of(name) for name in trace.names() if name not in whole.names()} == set(hooks.GENERATION_STATE)
     for name in whole.manifest.tensors.keys() & trace.manifest.tensors.keys():
         axis = hooks.axes(name).index("pos") if "pos" in hooks.axes(name) else None

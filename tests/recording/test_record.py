@@ -44,7 +44,7 @@ def test_a_generated_trace_verifies_and_says_what_was_live(model):
     assert trace.verified and set(statuses(trace).values()) == {"holds"}
     assert trace.source("entropy") == trace.source("blocks.1.mlp.router.hook_out") == "live"
     assert trace.source("blocks.1.hook_resid_post") == trace.source("resid_norm") == "replay"
-    assert trace.manifest.routes == {"compared": 4 * 90, "differ": 0}
+    assert trace.manifest.replayed_routing == {"compared": 4 * 90, "different": 0}
     assert trace.prompt_length == 70 and len(trace) == 90
 
 
@@ -143,7 +143,7 @@ def test_a_changed_number_makes_its_identity_fail(whole, where, identity):
     arrays = {name: whole.raw(name) for name in whole.names()}
     altered = arrays[where].copy()
     altered[..., 0] = altered[..., 0] + 0.1 * np.abs(altered).max()
-    found = verification.check(wb.Trace(whole.manifest, arrays | {where: altered}))
+    found = verification.verify(wb.Trace(whole.manifest, arrays | {where: altered}))
     assert {f["identity"]: f["status"] for f in found}[identity] == "fails"
 
 
@@ -177,8 +177,8 @@ def test_a_nan_never_holds(whole):
     for name in ("blocks.1.hook_mlp_out", "blocks.1.hook_resid_post", "blocks.2.attn.hook_pattern"):
         altered = arrays[name].copy()
         altered[..., 3, 0] = np.nan
-        found = verification.check(wb.Trace(whole.manifest, arrays | {name: altered}))
-        assert any(f["status"] == "fails" and f["worst"] is None for f in found), name
+        found = verification.verify(wb.Trace(whole.manifest, arrays | {name: altered}))
+        assert any(f["status"] == "fails" and f["max_error"] is None for f in found), name
 
 
 def test_an_identity_that_an_edit_touches_is_excused_and_says_so(model):
@@ -187,7 +187,7 @@ def test_an_identity_that_an_edit_touches_is_excused_and_says_so(model):
         trace = model.trace(TOKENS, record=EVERYTHING)
     found = {f["identity"]: f for f in trace.verification}
     assert found["pattern + sink = 1"]["status"] == "not checked"
-    assert "an edit is at" in found["pattern + sink = 1"]["why"]
+    assert "an edit is at" in found["pattern + sink = 1"]["reason"]
     assert found["head results + bias = attn_out"]["status"] == "not checked"  # only a probe has the bias
     assert found["weighted expert outputs = mlp_out"]["status"] == "holds"
 
@@ -321,7 +321,7 @@ def test_sampling_draws_what_the_probabilities_say():
 
 def finish(trace: Trace) -> str:
     assert trace.manifest.generation is not None
-    return trace.manifest.generation["finish"]
+    return trace.manifest.generation["finish_reason"]
 
 
 def test_generation_ends_at_a_stop_id_a_stop_text_or_the_limit():

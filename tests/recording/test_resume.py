@@ -213,7 +213,7 @@ def test_it_stops_at_the_same_token(model, place):
     written = model.generate(PROMPT, max_tokens=N, record="").tokens[len(PROMPT) :]
     stop = written[place]
     whole = model.generate(PROMPT, max_tokens=N, stop=[stop], record="")
-    assert whole.manifest.generation["finish"] == "stop"
+    assert whole.manifest.generation["finish_reason"] == "stop"
     n_written = len(whole) - len(PROMPT)
     for n in {2, n_written + 1, n_written + 2}:
         same(model.resume(interrupted(model, n, stop=[stop], record="")), whole)
@@ -224,7 +224,11 @@ def test_it_stops_at_the_same_text():
     asked = chat("What is 12+30?", reasoning="high")
     run = lambda: pocket.generate(asked, stop=["2, 1"], record="")  # noqa: E731
     whole = run()
-    assert whole.manifest.generation and whole.manifest.generation["finish"] == "stop" and whole.text().endswith("2, 1")
+    assert (
+        whole.manifest.generation
+        and whole.manifest.generation["finish_reason"] == "stop"
+        and whole.text().endswith("2, 1")
+    )
     for n in (3, len(whole) - whole.prompt_length + 2):
         same(pocket.resume(interrupted(pocket, n, run)), whole)
 
@@ -312,7 +316,7 @@ def test_the_same_edit_in_force_throughout_counts_each_run_once(model):
         same(model.resume(interrupted(model, N + 2, record="")), whole)
     with editing:
         same(model.generate(PROMPT, max_tokens=N, record=""), whole)
-    assert whole.edits[0]["fired"] == 1 + N + 1 and whole.edits[0]["positions_met"] == 2 * (len(PROMPT) + N)
+    assert whole.edits[0]["n_calls"] == 1 + N + 1 and whole.edits[0]["n_positions"] == 2 * (len(PROMPT) + N)
 
 
 @pytest.mark.parametrize(

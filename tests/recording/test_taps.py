@@ -63,7 +63,7 @@ def test_an_identity_edit_changes_no_bit(model, plain, name):
     for fn in (lambda x: x, lambda x: x.clone()):
         edit = Edit(name, fn, [name], model.config)
         assert torch.equal(plain, logits(model, edit))
-        assert edit.tally.fired and not edit.tally.changed
+        assert edit.tally.n_calls and not edit.tally.changed
 
 
 @pytest.mark.parametrize("name", [p for p in POINTS if p.startswith("blocks.1") or "." not in p])
@@ -106,7 +106,7 @@ def test_patching_a_run_with_itself_changes_nothing(model, everything, name):
     with model.patch(name, everything):
         patched = model.trace(TOKENS, record="logits")
     assert np.array_equal(everything["logits"], patched["logits"])
-    assert patched.edits[0]["fired"] > 0 and patched.edits[0]["changed"] == 0
+    assert patched.edits[0]["n_calls"] > 0 and patched.edits[0]["changed"] == 0
 
 
 @pytest.fixture(scope="module")
@@ -173,7 +173,7 @@ def test_a_banned_expert_is_never_chosen_and_a_forced_one_always(model):
     with model.edit("blocks.*.mlp.router.hook_out", wb.force(expert=3)):
         forced = model.trace(TOKENS)
     assert (forced["expert_indices"] == 3).any(-1).all()
-    assert banned.edits[0]["fired"] == 4 and banned.edits[0]["function"].startswith("Ban(")
+    assert banned.edits[0]["n_calls"] == 4 and banned.edits[0]["function"].startswith("Ban(")
 
 
 def test_an_ablated_head_writes_nothing_and_an_ablated_expert_is_dropped(model):
@@ -198,7 +198,7 @@ def test_an_edit_that_is_entered_again_is_in_force_once(model):
     for _ in range(3):
         with editing:
             assert len(model.active_edits()) == 1
-            assert model.trace(TOKENS, record="").edits[0]["fired"] == 1
+            assert model.trace(TOKENS, record="").edits[0]["n_calls"] == 1
     assert model.active_edits() == []
 
 
@@ -250,7 +250,7 @@ def test_the_manifest_tells_how_often_an_edit_fired_and_how_much_it_changed(mode
     with model.edit("blocks.*.hook_mlp_out", lambda x: 0.5 * x):
         trace = model.trace(TOKENS)
     (told,) = trace.edits
-    assert (told["fired"], told["changed"], told["positions_met"]) == (4, 4, 280)
+    assert (told["n_calls"], told["changed"], told["n_positions"]) == (4, 4, 280)
     assert told["relative_change"] == pytest.approx(0.5)
 
 
@@ -429,7 +429,7 @@ def test_the_change_told_is_that_of_the_run(model):
     with model.edit("hook_embed", lambda x, hook: (0.5 if len(hook.positions) == 70 else 3.0) * x):
         model.trace(TOKENS[:20], record="")
         told = model.trace(TOKENS, record="").edits[0]
-    assert told["fired"] == 1 and told["relative_change"] == pytest.approx(0.5)
+    assert told["n_calls"] == 1 and told["relative_change"] == pytest.approx(0.5)
 
 
 def test_an_edit_entered_again_must_fire_again(model):

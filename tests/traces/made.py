@@ -24,8 +24,8 @@ CONFIG = {
     "eps": 1e-5,
     "layer_types": ["sliding_attention", "full_attention", "sliding_attention"],
 }
-GENERATION = {"max_tokens": 8, "temperature": 0, "top_p": None, "seed": 1, "stop": [9], "finish": "stop"}
-HOLDS = {"identity": "pattern + sink = 1", "status": "holds", "worst": 1e-7, "tolerance": 1e-5, "why": ""}
+GENERATION = {"max_tokens": 8, "temperature": 0, "top_p": None, "seed": 1, "stop": [9], "finish_reason": "stop"}
+HOLDS = {"identity": "pattern + sink = 1", "status": "holds", "max_error": 1e-7, "tolerance": 1e-5, "reason": ""}
 
 
 def manifest(count: int = 9, *, seed: int = 0, **changes: Any) -> Manifest:
@@ -52,7 +52,7 @@ def manifest(count: int = 9, *, seed: int = 0, **changes: Any) -> Manifest:
 
 def tokens(value: list[int]) -> dict[str, Any]:
     """The fields of a manifest that follow from its tokens."""
-    return {"tokens": value, "pieces": [f"<{token}>" for token in value], "prompt_length": len(value), "spans": []}
+    return {"tokens": value, "str_tokens": [f"<{token}>" for token in value], "prompt_length": len(value), "spans": []}
 
 
 def arrays(count: int = 9, *, seed: int = 0, before: int = 0) -> dict[str, np.ndarray]:

@@ -153,10 +153,10 @@ WAYS: dict[str, tuple[Callable[[Path], object], type[TraceError]]] = {
         ),
         TraceCorrupt,
     ),
-    "no parts": (lambda p: signed(p, lambda m: m["tensors"]["logprob"].update(str_tokens=[])), TraceCorrupt),
+    "no parts": (lambda p: signed(p, lambda m: m["tensors"]["logprob"].update(chunks=[])), TraceCorrupt),
     "more memory than there is": (
         lambda p: signed(
-            p, lambda m: m["tensors"]["logprob"].update(shape=[2**40], str_tokens=[[PART, [2**40], "0" * 64]])
+            p, lambda m: m["tensors"]["logprob"].update(shape=[2**40], chunks=[[PART, [2**40], "0" * 64]])
         ),
         TraceUnsafe,
     ),

@@ -9,16 +9,16 @@ from hypothesis import strategies as st
 from tests.traces import made
 from workbench.errors import TraceCorrupt, TraceError, TraceUnsafe, TraceVersion
 from workbench.traces.canonical_json import canonical, parse
-from workbench.traces.manifest import Manifest, Piece, TensorInfo
+from workbench.traces.manifest import Chunk, Manifest, TensorInfo
 from workbench.traces.reader import decode_manifest, encode_manifest
 from workbench.traces.spans import Span
 
-INFO = TensorInfo("F32", (9, 10), ("pos", "d_model"), "live", (Piece("part-00000.safetensors", (9, 10), "a" * 64),))
+INFO = TensorInfo("F32", (9, 10), ("pos", "d_model"), "live", (Chunk("part-00000.safetensors", (9, 10), "a" * 64),))
 FULL = made.manifest(
     generation=made.GENERATION,
     prompt_length=4,
-    edits=[{"identity": "zero(blocks.0.hook_mlp_out)", "fired": 9, "change": 0.5}],
-    routes={"compared": 27, "differ": 1},
+    edits=[{"identity": "zero(blocks.0.hook_mlp_out)", "n_calls": 9, "change": 0.5}],
+    replayed_routing={"compared": 27, "different": 1},
     omitted=["band for sliding layers"],
     notes=["<script>alert(1)</script>\u202e\x00"],
     spans=[Span(0, 4, 1, 3, "user"), Span(4, 9, 6, 9, "assistant", "analysis", None, None, "json", False)],
@@ -50,7 +50,7 @@ def test_any_text_and_any_plain_value_come_back(
         numerics=numerics,
         notes=notes,
         edits=[{"identity": "x", **numerics, "identity": "x"}],  # noqa: F601
-        verification=[made.HOLDS | {"worst": worst}],
+        verification=[made.HOLDS | {"max_error": worst}],
     )
     data = encode_manifest(manifest)
     assert data.isascii() and decode_manifest(data) == manifest
@@ -70,10 +70,10 @@ def test_numpy_numbers_and_tuples_become_plain() -> None:
 @pytest.mark.parametrize("worst", [float("nan"), float("inf"), np.float32("nan")])
 def test_a_worst_that_is_no_number_is_told_in_words(worst: float) -> None:
     (line,) = made.manifest(
-        verification=[made.HOLDS | {"status": "fails", "worst": worst, "why": "overflow"}]
+        verification=[made.HOLDS | {"status": "fails", "max_error": worst, "reason": "overflow"}]
     ).verification
-    assert line["worst"] is None
-    assert line["why"] == f"overflow (the worst difference was {float(worst)})"
+    assert line["max_error"] is None
+    assert line["reason"] == f"overflow (the worst difference was {float(worst)})"
 
 
 def test_the_id_is_the_run_and_not_what_came_of_it() -> None:
@@ -84,7 +84,7 @@ def test_the_id_is_the_run_and_not_what_came_of_it() -> None:
         {"notes": ["x"]},
         {"verification": []},
         {"tokens": one.tokens[:4] + [1, 1, 1, 1, 1]},
-        {"generation": made.GENERATION | {"finish": "length"}},
+        {"generation": made.GENERATION | {"finish_reason": "length"}},
         {"generation": made.GENERATION | {"temperature": 0.0}},
     ):
         assert replace(one, **change).id == one.id, change
@@ -125,8 +125,8 @@ WRONG: list[tuple[str, Any]] = [
     ("tokens", [0] * 8),
     ("tokens", "123456789"),
     ("tokens", None),
-    ("pieces", [None] * 9),
-    ("pieces", {}),
+    ("str_tokens", [None] * 9),
+    ("str_tokens", {}),
     ("prompt_length", 10),
     ("prompt_length", -1),
     ("prompt_length", True),
@@ -138,8 +138,8 @@ WRONG: list[tuple[str, Any]] = [
     ("generation", made.GENERATION | {"stop": [[9]]}),
     ("generation", made.GENERATION | {"temperature": "0"}),
     ("numerics", []),
-    ("routes", {"compared": 1}),
-    ("routes", {"compared": 1, "differ": -1}),
+    ("replayed_routing", {"compared": 1}),
+    ("replayed_routing", {"compared": 1, "different": -1}),
     ("verification", [made.HOLDS | {"status": "true"}]),
     ("verification", [{}]),
     ("notes", [1]),
@@ -177,12 +177,12 @@ WRONG_IN_JSON: list[tuple[str, Any]] = [
             {"axes": "ab"},
             {"source": "dead"},
             {"source": []},
-            {"pieces": [["part-00000.safetensors", [9, 10]]]},
-            {"pieces": [["../../etc/passwd", [9, 10], "a" * 64]]},
-            {"pieces": [["part-00000.safetensors", [9, 10], "A" * 64]]},
-            {"pieces": [["part-00000.safetensors", [9], "a" * 64]]},
-            {"pieces": [["part-00000.safetensors", [5, 10], "a" * 64], ["part-00000.safetensors", [4, 10], "a" * 64]]},
-            {"pieces": [["part-00000.safetensors", [5, 10], "a" * 64], ["part-00001.safetensors", [4, 11], "a" * 64]]},
+            {"chunks": [["part-00000.safetensors", [9, 10]]]},
+            {"chunks": [["../../etc/passwd", [9, 10], "a" * 64]]},
+            {"chunks": [["part-00000.safetensors", [9, 10], "A" * 64]]},
+            {"chunks": [["part-00000.safetensors", [9], "a" * 64]]},
+            {"chunks": [["part-00000.safetensors", [5, 10], "a" * 64], ["part-00000.safetensors", [4, 10], "a" * 64]]},
+            {"chunks": [["part-00000.safetensors", [5, 10], "a" * 64], ["part-00001.safetensors", [4, 11], "a" * 64]]},
             {"more": 1},
         )
     ],
@@ -247,7 +247,7 @@ def test_small_pieces_cannot_make_a_huge_whole() -> None:
         "shape": [1, 2**31, 2**31],
         "axes": ["head", "query", "key"],
         "source": "live",
-        "pieces": pieces,
+        "chunks": pieces,
     }
     with pytest.raises(TraceUnsafe):
         Manifest.from_json(made.manifest().to_json() | {"tensors": {"a": info}})

@@ -10,7 +10,7 @@ from tests.conversation.conftest import POCKET
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import PromptError
 from workbench.traces.spans import Span
-from workbench.traces.steps import KINDS, Step, find_step, kind, steps, stretches
+from workbench.traces.steps import KINDS, Step, find_step, kind, segment_slices, steps
 
 
 def written(pieces: list[str], spans: list[Span]) -> Any:
@@ -273,11 +273,19 @@ TEXT = written(["a"] * 9, [])
 
 
 def test_parts_are_stretches_of_positions_within_the_text():
-    assert stretches(TEXT, [slice(2, 4), slice(-3, None), slice(0, 10**6)]) == [slice(2, 4), slice(6, 9), slice(0, 9)]
-    assert stretches(TEXT, [slice(5, 5)]) == [slice(5, 5)] and stretches(TEXT, []) == [] and stretches(TEXT) == []
+    assert segment_slices(TEXT, [slice(2, 4), slice(-3, None), slice(0, 10**6)]) == [
+        slice(2, 4),
+        slice(6, 9),
+        slice(0, 9),
+    ]
+    assert (
+        segment_slices(TEXT, [slice(5, 5)]) == [slice(5, 5)]
+        and segment_slices(TEXT, []) == []
+        and segment_slices(TEXT) == []
+    )
 
 
 @pytest.mark.parametrize("part", [5, "steps", None, (0, 3), slice(5, 3), slice(20, 30), slice(0, 6, 2), slice("a", 2)])
 def test_a_part_that_is_no_stretch_of_positions_is_refused_by_its_number(part):
     with pytest.raises(PromptError, match=r"parts\[1\]"):
-        stretches(TEXT, [slice(0, 2), part])
+        segment_slices(TEXT, [slice(0, 2), part])

@@ -130,7 +130,7 @@ def test_nobody_can_change_a_trace() -> None:
 def test_what_was_not_recorded_is_said_with_what_was_and_what_to_do(key: Any, says: str) -> None:
     trace = made.trace()
     assert key not in trace
-    for ask in (trace.__getitem__, trace.stored, trace.source):
+    for ask in (trace.__getitem__, trace.raw, trace.source):
         with pytest.raises(NotRecorded, match=says):
             ask(key)
 
@@ -150,7 +150,7 @@ def test_a_layer_that_the_model_does_not_have_is_refused_in_one_wording(
 ) -> None:
     trace = made.trace()
     assert key not in trace
-    for ask in (trace.__getitem__, trace.stored, trace.source):
+    for ask in (trace.__getitem__, trace.raw, trace.source):
         with pytest.raises(error, match=says) as caught:
             ask(key)
         assert str(caught.value).isprintable()
@@ -240,7 +240,7 @@ def test_hostile_text_is_shown_and_not_obeyed() -> None:
     evil = "\u202eevil\x1b[2J\r\n<img src=x onerror=alert(1)>"
     trace = made.trace(
         model=made.manifest().model | {"name": evil, "format": evil},
-        verification=[made.HOLDS | {"identity": evil, "status": "fails", "why": evil}],
+        verification=[made.HOLDS | {"identity": evil, "status": "fails", "reason": evil}],
         numerics={evil: evil},
         notes=[evil],
         omitted=[evil],

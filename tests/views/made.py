@@ -62,14 +62,20 @@ def run(talk: list[Message] = TALK, *, lanes: bool = True, layers: int = 4, seed
             "config": {"n_layers": layers, "layer_types": ["sliding_attention", "full_attention"] * (layers // 2)},
         },
         "tokens": tokens,
-        "pieces": pieces,
+        "str_tokens": pieces,
         "prompt_length": given,
         "spans": spans,
         "record": ["auto"],
         "numerics": {"dtype": "float32", "device": "cpu"},
-        "generation": {"max_tokens": 64, "temperature": 0, "top_p": 1, "seed": 0, "stop": [], "finish": "stop"},
+        "generation": {"max_tokens": 64, "temperature": 0, "top_p": 1, "seed": 0, "stop": [], "finish_reason": "stop"},
         "verification": [
-            {"identity": "pattern + sink = 1", "status": "holds", "worst": 1.2e-7, "tolerance": 2e-5, "why": "layer 3"}
+            {
+                "identity": "pattern + sink = 1",
+                "status": "holds",
+                "max_error": 1.2e-7,
+                "tolerance": 2e-5,
+                "reason": "layer 3",
+            }
         ],
         "created": "2026-01-02T03:04:05+00:00",
     }

@@ -142,7 +142,9 @@ def test_a_token_says_both_numbers_and_d_goes_to_the_next_difference(browser, tm
     assert f"entropy: {float(FIRST['entropy'][at]):.2g}"[:12] in said
     seen.page.locator(".wb").press("Home")
     seen.page.locator(".wb").press("d")
-    first = next(int(i) for i, j in zip(view.left, view.right, strict=True) if FIRST.str_tokens[i] != SECOND.str_tokens[j])
+    first = next(
+        int(i) for i, j in zip(view.left, view.right, strict=True) if FIRST.str_tokens[i] != SECOND.str_tokens[j]
+    )
     assert seen.selected() == {"pos": first}
     seen.page.locator(".wb").press("d")
     assert seen.selected()["pos"] > first

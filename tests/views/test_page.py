@@ -88,7 +88,7 @@ def test_hostile_text_shows_and_does_nothing(lanes: bool):
         "notes": [evil],
         "numerics": {evil: evil, "deep": {evil: [evil]}},
         "edits": [{"identity": evil, evil: [evil]}],
-        "verification": [{"identity": evil, "status": "fails", "worst": None, "tolerance": None, "why": evil}],
+        "verification": [{"identity": evil, "status": "fails", "max_error": None, "tolerance": None, "reason": evil}],
         "created": evil,
     }
     trace = made.run(hostile(), lanes=lanes, **changes)
@@ -137,7 +137,9 @@ def test_an_empty_channel_is_shown_as_empty():
 
 @pytest.mark.parametrize("count", [0, 1])
 def test_a_trace_of_almost_nothing(count: int):
-    trace = made.run([], tokens=[5] * count, str_tokens=["x"] * count, prompt_length=count, generation=None, lanes=False)
+    trace = made.run(
+        [], tokens=[5] * count, str_tokens=["x"] * count, prompt_length=count, generation=None, lanes=False
+    )
     assert tokens_of(*Outline(written(trace)).payload()) == ["x"] * count
 
 
@@ -154,7 +156,13 @@ def test_positions_outside_of_every_span_are_not_lost():
 
 
 def test_what_went_wrong_is_said_first():
-    line = {"identity": "pattern + sink = 1", "status": "fails", "worst": 0.5, "tolerance": 2e-5, "why": "layer 1"}
+    line = {
+        "identity": "pattern + sink = 1",
+        "status": "fails",
+        "max_error": 0.5,
+        "tolerance": 2e-5,
+        "reason": "layer 1",
+    }
     text = written(made.run(verification=[line], status="partial", edits=[{"identity": "e"}]))
     head = text[: text.index("</header>")]
     assert "1 of 1 identities fail" in head
@@ -163,7 +171,7 @@ def test_what_went_wrong_is_said_first():
 
 
 def test_the_verification_shows_worst_and_tolerance():
-    text = written(made.run(routes={"compared": 5120, "differ": 3}, omitted=["sliding layers: band only"]))
+    text = written(made.run(replayed_routing={"compared": 5120, "different": 3}, omitted=["sliding layers: band only"]))
     assert "1.2e−07" in text
     assert "2e−05" in text
     assert "3 of 5,120 expert choices differ" in text

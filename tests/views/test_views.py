@@ -177,7 +177,9 @@ def test_lanes_of_another_size_are_left_out_and_not_misplaced():
 
 @pytest.mark.parametrize("count", [0, 1, 2])
 def test_a_trace_of_almost_nothing_has_all_views(count: int):
-    trace = made.run([], tokens=[5] * count, str_tokens=["x"] * count, prompt_length=count, generation=None, lanes=False)
+    trace = made.run(
+        [], tokens=[5] * count, str_tokens=["x"] * count, prompt_length=count, generation=None, lanes=False
+    )
     for view in (wb.views.score_sheet(trace), wb.views.tokens(trace)):
         assert len(unpacked(view.reply("open", {}))[1]["piece"]) == count
         assert "data-wb-still" in snapshot(view)

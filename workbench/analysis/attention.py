@@ -55,15 +55,16 @@ def pattern(
 def pattern_band(trace: Trace, layer: int, head: Head = None, queries: int | slice | None = None) -> xr.DataArray:
     """The pattern of a sliding layer without its zeros: (query offset) of one head, (head query offset) of several.
 
-    `offset` is key - query, from 1 - window to 0; cells before the first token are 0. Equal to `wb.attention.pattern` on the keys
-    that a query may see, and n x window instead of n x n.
+    `offset` is key - query, from 1 - window to 0; cells before the first token are 0. Equal to `wb.attention.pattern`
+    on the keys that a query may see, and n x window instead of n x n.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> band = wb.attention.pattern_band(trace, layer=0, head=2)
     >>> bool(band.sel(query=20, offset=-3) == wb.attention.pattern(trace, layer=0, head=2).sel(query=20, key=17))
     True
 
-    Raises NotRecorded as `wb.attention.pattern` does, for a layer without a window, and if an edit may reach outside of it.
+    Raises NotRecorded as `wb.attention.pattern` does, for a layer without a window, and if an edit may reach outside of
+    it.
     """
     heads, dims = _heads(trace, layer, head)
     at = _positions("query", queries, len(trace))

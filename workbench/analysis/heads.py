@@ -11,7 +11,7 @@ import xarray as xr
 
 from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace, patterns
-from workbench.traces.steps import Step, stretches
+from workbench.traces.steps import Step, segment_slices
 
 QUERIES = 256  # of a layer that are held at a time
 NEAR = 4  # steps behind a step that do not count as far back (arXiv 2506.19143)
@@ -132,24 +132,25 @@ def retrieval_scores(trace: Trace, needle: slice) -> xr.DataArray:
     return _by_head({"retrieval": hits / len(copied)}, {"n": len(copied)})["retrieval"]
 
 
-def step_attention(trace: Trace, parts: Sequence[Step | slice] | None = None) -> xr.DataArray:
+def step_attention(trace: Trace, segments: Sequence[Step | slice] | None = None) -> xr.DataArray:
     """How much the tokens of one step look at another (layer head step key_step): a mean over queries, a sum over keys.
 
-    So a row sums to 1 less what went to the sink and to tokens in no step. The parts are the trace's steps, or yours.
+    So a row sums to 1 less what went to the sink and to tokens in no step. The segments are the trace's steps, or
+    yours.
 
     >>> attention = wb.attention.step_attention(wb.trace("What is 12+30?"), [slice(0, 9), slice(9, 18)])
     >>> attention.dims, float(attention.sel(step=0, key_step=1).max())  # nobody looks ahead
     (('layer', 'head', 'step', 'key_step'), 0.0)
 
-    Raises NotRecorded without parts, or if the trace holds neither patterns nor, for its own steps, record="steps".
+    Raises NotRecorded without segments, or if the trace holds neither patterns nor, for its own steps, record="steps".
     """
     dims = ("layer", "head", "step", "key_step")
-    if parts is None and "step_attention" in trace:
+    if segments is None and "step_attention" in trace:
         values = np.asarray(trace["step_attention"])
     else:
-        cut = stretches(trace, parts)
+        cut = segment_slices(trace, segments)
         if not cut:
-            raise NotRecorded("the trace has no steps, for nothing was thought in it: give `parts`, as slices")
+            raise NotRecorded("the trace has no steps, for nothing was thought in it: give `segments`, as slices")
         size = np.array([len(range(len(trace))[part]) for part in cut])
         inside = np.zeros((len(trace), len(cut)))
         for number, part in enumerate(cut):

@@ -82,6 +82,6 @@ def forking_tokens(trace: Trace, share: float = 0.2) -> xr.DataArray:
 
 
 def _texts(trace: Trace, ids: np.ndarray) -> np.ndarray:
-    words = trace.words
+    words = trace.vocab_text
     unique, place = np.unique(ids, return_inverse=True)
     return np.array([words.get(int(i), f"<{int(i)}>") for i in unique], object)[place].reshape(ids.shape)

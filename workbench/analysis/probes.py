@@ -51,7 +51,8 @@ def linear_probe(
     something else than the token at the place (the token before it, a name), in lists like `labels`.
 
     `direction` (layer label d_model) is fitted on all places: along it the label is read. That does not mean that the
-    model reads it there: what can be decoded need not steer. Whether it does is an experiment, `wb.steering.steering_effect`.
+    model reads it there: what can be decoded need not steer. Whether it does is an experiment,
+    `wb.steering.steering_effect`.
 
     >>> traces = [wb.trace(f"What is {n}+30?", record="blocks.*.hook_resid_post", max_tokens=1) for n in range(12, 22)]
     >>> labels = [[piece == "+" for piece in trace.str_tokens] for trace in traces]
@@ -108,7 +109,7 @@ def linear_probe(
             figures[name].append(float(value))
         figures["control"].append(float(found[1 + shuffles :].mean()) if controls else np.nan)
         chance.append(found[1 : 1 + shuffles])
-        gains.append(statistics.mean(hit[0].astype(float) - guessed, group, seed=seed))
+        gains.append(statistics.mean_interval(hit[0].astype(float) - guessed, group, seed=seed))
         fitted = ridge(x, np.eye(len(kinds))[y])
         directions.append(fitted[-1].coef_ / fitted[0].scale_)
 
@@ -187,10 +188,10 @@ def _among(y: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> np.nda
 def _bounds(hit: np.ndarray, group: np.ndarray, seed: int) -> tuple[float, float]:
     n_problems = len(np.unique(group))
     if n_problems == len(hit):
-        return statistics.wilson(int(hit.sum()), len(hit))
+        return statistics.wilson_interval(int(hit.sum()), len(hit))
     if hit.all() or not hit.any():  # a bootstrap of what is all alike has no width
-        return statistics.wilson(int(hit[0]) * n_problems, n_problems)
-    interval = statistics.mean(hit, group, seed=seed)
+        return statistics.wilson_interval(int(hit[0]) * n_problems, n_problems)
+    interval = statistics.mean_interval(hit, group, seed=seed)
     return float(interval.low), float(interval.high)
 
 

@@ -17,7 +17,7 @@ from workbench.analysis.problem_groups import problem
 from workbench.checks import resolve_position
 from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace
-from workbench.traces.steps import Step, stretches
+from workbench.traces.steps import Step, segment_slices
 
 Where = str | slice | Sequence[int] | np.ndarray | None
 
@@ -179,13 +179,13 @@ def expert_specialization(
 
     `labels` are one for each position of the trace (of each trace, if there are several); positions whose label is None
     are left out. One of the experts that run stands for all, drawn evenly. `information` is I(expert; label), less the
-    mean over labels shuffled among positions, which is its bias. With `condition_on_token`, I(expert; label | token): what is
-    left when the token is known, for much of what experts "specialise" in is the token itself.
+    mean over labels shuffled among positions, which is its bias. With `condition_on_token`, I(expert; label | token):
+    what is left when the token is known, for much of what experts "specialise" in is the token itself.
 
     `p` is how often chance reaches the figure, and `null` the 95th percentile of chance, less the same bias. The unit
     of replication is the prompt: with several prompts (runs with the same question are one), chance is whole prompts
-    that exchange their labels, see `statistics.shuffled_mutual_information`, and `attrs["shuffled"]` is "prompts". With a
-    single one it is "positions", as if each were independent: such a p is about this text, and too small where
+    that exchange their labels, see `statistics.shuffled_mutual_information`, and `attrs["shuffled"]` is "prompts". With
+    a single one it is "positions", as if each were independent: such a p is about this text, and too small where
     neighbors are alike.
 
     >>> trace = wb.trace("What is 12+30?")
@@ -209,7 +209,11 @@ def expert_specialization(
     if not sum(map(len, kept)):
         raise NotRecorded("no position has a label: each is None")
     label = np.array([str(named[i]) for named, at in zip(lists, kept) for i in at])
-    token = np.concatenate([np.asarray(trace.tokens)[at] for trace, at in zip(several, kept)]) if condition_on_token else None
+    token = (
+        np.concatenate([np.asarray(trace.tokens)[at] for trace, at in zip(several, kept)])
+        if condition_on_token
+        else None
+    )
     prompts = np.repeat(_prompts(several), [len(at) for at in kept])
     n_problems = len(np.unique(prompts))
     figures: dict[str, list[float]] = {"information": [], "null": [], "p": []}
@@ -217,7 +221,7 @@ def expert_specialization(
     for layer in layers:
         chosen = np.concatenate([trace["expert_indices", layer][at] for trace, at in zip(several, kept)])
         expert = chosen[np.arange(len(chosen)), rng.integers(0, chosen.shape[1], len(chosen))]
-        plain = statistics.information(expert, label, token)
+        plain = statistics.mutual_information(expert, label, token)
         by_position = statistics.shuffled_mutual_information(expert, label, token, shuffles=shuffles, seed=seed)
         chance, bias = by_position, float(by_position.mean())
         if n_problems > 1:
@@ -236,38 +240,42 @@ def expert_specialization(
 
 def routing_drift(
     traces: Trace | Sequence[Trace],
-    parts: Sequence[Step | slice] | Sequence[Sequence[Step | slice]] | None = None,
+    segments: Sequence[Step | slice] | Sequence[Sequence[Step | slice]] | None = None,
     *,
     shuffles: int = 50,
     seed: int = 0,
 ) -> xr.Dataset:
-    """How differently two parts of a text are routed, in bits (layer step key_step); the parts are its steps, or yours.
+    """How differently two segments of a text are routed, in bits (layer step key_step).
+
+    The segments are the steps of the trace unless given.
 
     `raw` is the Jensen-Shannon divergence of their loads, `drift` that less what chance gives, and `p` how often chance
-    reaches it. Of one text, chance is the positions of both parts dealt out anew (two halves of one text, 15 positions
-    each, differ by 0.2 bits so): such a p is about this text alone, as if positions were independent, and too small
-    where neighbors are alike.
+    reaches it. Of one text, chance is the positions of both segments dealt out anew (two halves of one text, 15
+    positions each, differ by 0.2 bits so): such a p is about this text alone, as if positions were independent, and too
+    small where neighbors are alike.
 
-    Several traces, with a list of parts for each, answer for prompts: the loads are means over prompts, and chance is
-    whole prompts that exchange the two parts. What differs in each prompt but not alike in all is chance then, and the
-    smallest p is 2 / 2^prompts: give six or more. Runs with the same question are one prompt; `attrs["shuffled"]` says
-    which was done, "positions" or "prompts".
+    Several traces, with a list of segments for each, answer for prompts: the loads are means over prompts, and chance
+    is whole prompts that exchange the two segments. What differs in each prompt but not alike in all is chance then,
+    and the smallest p is 2 / 2^prompts: give six or more. Runs with the same question are one prompt;
+    `attrs["shuffled"]` says which was done, "positions" or "prompts".
 
     >>> trace = wb.trace("What is 12+30?")
     >>> drift = routing_drift(trace, [slice(0, 12), slice(12, 24)], shuffles=20)["drift"]
     >>> drift.dims, bool(np.isnan(drift[0, 0, 0]))
     (('layer', 'step', 'key_step'), True)
 
-    Raises NotRecorded if a trace has fewer than two parts, ArgumentError if the traces have not equally many.
+    Raises NotRecorded if a trace has fewer than two segments, ArgumentError if the traces have not equally many.
     """
     several = [traces] if isinstance(traces, Trace) else list(traces)
-    given: list[Any] = [parts] if isinstance(traces, Trace) else [None] * len(several) if parts is None else list(parts)
+    given: list[Any] = (
+        [segments] if isinstance(traces, Trace) else [None] * len(several) if segments is None else list(segments)
+    )
     if len(given) != len(several):
-        raise ArgumentError(f"parts must be one list for each of the {len(several)} traces, got {len(given)} lists.")
+        raise ArgumentError(f"segments must be one list for each of the {len(several)} traces, got {len(given)} lists.")
     spots = [_spots(trace, pieces) for trace, pieces in zip(several, given)]
     if not spots or len({len(at) for at in spots}) > 1:
         counts = ", ".join(str(len(at)) for at in spots)
-        raise ArgumentError(f"every trace must have the same number of parts, got {counts or 'none'}.")
+        raise ArgumentError(f"every trace must have the same number of segments, got {counts or 'none'}.")
     rans = [_ran(trace, np.arange(len(trace))) for trace in several]
     prompts = _prompts(several)
     n_problems = len(np.unique(prompts))
@@ -317,18 +325,18 @@ def fixed_token_routing(trace: Trace, token: int | str, layer: int | None = None
     return xr.DataArray(values, coords, ("pos", "other_pos"), attrs=attrs)
 
 
-def _spots(trace: Trace, parts: Sequence[Step | slice] | None) -> list[np.ndarray]:
+def _spots(trace: Trace, segments: Sequence[Step | slice] | None) -> list[np.ndarray]:
     """The positions of each part."""
-    found = stretches(trace, parts)
+    found = segment_slices(trace, segments)
     if len(found) < 2:
-        raise NotRecorded(f"drift is between two steps at least; there are {len(found)}: give `parts`, as slices")
+        raise NotRecorded(f"drift is between two steps at least; there are {len(found)}: give `segments`, as slices")
     return [np.arange(len(trace))[part] for part in found]
 
 
 def _dealt(
     texts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], shuffles: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The divergence of two parts of one text (layer), and with their positions dealt out anew (shuffle layer)."""
+    """The divergence of two segments of one text (layer), and with their positions dealt out anew (shuffle layer)."""
     first, second = [ran[:, a] for ran, a, _ in texts], [ran[:, b] for ran, _, b in texts]
     ran = np.concatenate(first + second, 1)
     cut = sum(len(a) for _, a, _ in texts)
@@ -339,7 +347,7 @@ def _dealt(
 def _exchanged(
     loads: np.ndarray, prompts: np.ndarray, shuffles: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The divergence (layer) of mean loads (trace part layer expert), and with parts exchanged (shuffle layer)."""
+    """The divergence (layer) of mean loads (trace part layer expert), and with segments exchanged (shuffle layer)."""
 
     def divergence(swapped: np.ndarray) -> np.ndarray:
         mixed = np.where(swapped[prompts][:, None, None, None], loads[:, ::-1], loads)

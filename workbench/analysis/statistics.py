@@ -4,7 +4,8 @@ The unit of replication is the prompt, not the token: tokens of one text say muc
 did not makes anything significant. So what resamples here resamples clusters. The same seed gives the same numbers.
 
 What scipy has is scipy's: Wilson's interval, quantiles, ranks, false discovery rates, entropies. Ours are what it lacks
-or defines otherwise: resampling of clusters, Westfall and Young's adjustment, corrections of bias, and `_t` and `jensen_shannon`.
+or defines otherwise: resampling of clusters, Westfall and Young's adjustment, corrections of bias, and `_t` and
+`jensen_shannon`.
 """
 
 from collections.abc import Callable, Sequence
@@ -34,10 +35,10 @@ class Interval(NamedTuple):
 # -- intervals --------------------------------------------------------------------------------------------------------
 
 
-def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
+def wilson_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
     """Wilson's score interval of a share: between which bounds the true one lies (Wilson 1927).
 
-    >>> [round(bound, 3) for bound in wilson(95, 100)]
+    >>> [round(bound, 3) for bound in wilson_interval(95, 100)]
     [0.888, 0.978]
 
     Raises ArgumentError unless 0 <= hits <= n and n > 0.
@@ -50,7 +51,7 @@ def wilson(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
     return min(float(interval.low), hits / n), max(float(interval.high), hits / n)  # rounding crosses p at 0 and 1
 
 
-def mean(
+def mean_interval(
     values: np.ndarray,
     clusters: Sequence | np.ndarray | None = None,
     *,
@@ -64,7 +65,7 @@ def mean(
     drawn with replacement, all their observations with them. The percentiles are widened for few clusters as Student's
     t is against the normal (Hesterberg 2015, doi 10.1080/00031305.2015.1089789), which plain percentiles are not.
 
-    >>> interval = mean(np.array([1.0, 1.0, 0.0, 0.0]), ["a", "a", "b", "b"])
+    >>> interval = mean_interval(np.array([1.0, 1.0, 0.0, 0.0]), ["a", "a", "b", "b"])
     >>> float(interval.value), interval.n, interval.n_clusters
     (0.5, 4, 2)
 
@@ -82,7 +83,7 @@ def mean(
     return Interval(values.mean(0), low, high, len(values), n_clusters, level)
 
 
-def bootstrap(
+def bootstrap_interval(
     statistic: Callable[[np.ndarray], np.ndarray | float],
     n: int,
     clusters: Sequence | np.ndarray | None = None,
@@ -94,7 +95,7 @@ def bootstrap(
     """The same for any statistic: a function from the numbers of the observations, some of them repeated, to a figure.
 
     >>> x, y = np.arange(20.0), np.arange(20.0) ** 2
-    >>> interval = bootstrap(lambda rows: np.corrcoef(x[rows], y[rows])[0, 1], len(x))
+    >>> interval = bootstrap_interval(lambda rows: np.corrcoef(x[rows], y[rows])[0, 1], len(x))
     >>> bool(interval.low < interval.value < interval.high)
     True
 
@@ -160,13 +161,13 @@ def _t(level: float, freedom: int) -> float:
 # -- tests ------------------------------------------------------------------------------------------------------------
 
 
-def sign_flip(differences: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
+def sign_flip_test(differences: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
     """p-values of paired differences (unit, test…), each test for itself: were the signs by chance?
 
     Under the null a unit's difference may as well have the other sign. Two-sided; the smallest that can come out is
     1 / (resamples + 1).
 
-    >>> float(sign_flip(np.array([1.0, 2.0, 1.5, 1.0, 2.5, 1.2, 0.8, 1.1]))) < 0.02
+    >>> float(sign_flip_test(np.array([1.0, 2.0, 1.5, 1.0, 2.5, 1.2, 0.8, 1.1]))) < 0.02
     True
     """
     observed, flipped = _flips(differences, seed, resamples)
@@ -206,10 +207,10 @@ def _flips(differences: np.ndarray, seed: int, resamples: int) -> tuple[np.ndarr
     return t(differences.sum(0)), t(np.tensordot(signs, differences, 1))
 
 
-def fdr(p: np.ndarray) -> np.ndarray:
+def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     """q-values of Benjamini and Hochberg (1995): call all below 0.05, and 5 % of those are false at most, on average.
 
-    >>> fdr(np.array([0.01, 0.04, 0.03, 0.5])).round(3).tolist()
+    >>> benjamini_hochberg(np.array([0.01, 0.04, 0.03, 0.5])).round(3).tolist()
     [0.04, 0.053, 0.053, 0.5]
 
     Raises ArgumentError for what is no p-value.
@@ -240,10 +241,10 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
     return float((ranks[truth].sum() - n_true * (n_true + 1) / 2) / (n_true * n_rest))
 
 
-def detectable(n: int, share: float = 0.5, *, power: float = 0.8, level: float = 0.95) -> float:
+def minimum_detectable_effect(n: int, share: float = 0.5, *, power: float = 0.8, level: float = 0.95) -> float:
     """The smallest difference between two shares, of `n` trials each, that is found with that power.
 
-    >>> [round(detectable(n), 2) for n in (20, 50, 100, 400)]
+    >>> [round(minimum_detectable_effect(n), 2) for n in (20, 50, 100, 400)]
     [0.44, 0.28, 0.2, 0.1]
     """
     return (_z(level) + float(special.ndtri(power))) * sqrt(2 * share * (1 - share) / n)
@@ -268,11 +269,11 @@ def entropy(counts: np.ndarray, axis: int = -1, *, correct: bool = True) -> np.n
     return np.where(n.squeeze(axis) > 0, plain + bias * correct, np.nan)
 
 
-def information(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
-    """I(x; y), or I(x; y | given), in bits, from what was counted; without a correction: see `shuffled_mutual_information`.
+def mutual_information(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
+    """I(x; y), or I(x; y | given), in bits, from counts, uncorrected for bias: see `shuffled_mutual_information`.
 
     >>> x = np.array([0, 0, 1, 1])
-    >>> information(x, x), information(x, np.array([0, 1, 0, 1])), information(x, x, given=x)
+    >>> mutual_information(x, x), mutual_information(x, np.array([0, 1, 0, 1])), mutual_information(x, x, given=x)
     (1.0, 0.0, 0.0)
     """
     x, y = np.asarray(x), np.asarray(y)
@@ -302,11 +303,11 @@ def shuffled_mutual_information(
     needed. So what neighbors share, and what a whole cluster shares, is in the null too.
 
     >>> x = np.arange(200) % 4
-    >>> bool(information(x, x) > shuffled_mutual_information(x, x).max())
+    >>> bool(mutual_information(x, x) > shuffled_mutual_information(x, x).max())
     True
     >>> prompts = np.repeat(np.arange(4), 50)  # one value a prompt: of four prompts nothing can be said
     >>> null = shuffled_mutual_information(prompts, prompts % 2, clusters=prompts)
-    >>> float((null >= information(prompts, prompts % 2)).mean())
+    >>> float((null >= mutual_information(prompts, prompts % 2)).mean())
     1.0
 
     Raises ArgumentError if `clusters` are not as many as the observations.
@@ -328,7 +329,7 @@ def shuffled_mutual_information(
                 for group, source in zip(groups, (groups[i] for i in order)):
                     begin = rng.integers(len(source))
                     mixed[group] = y[source[(begin + np.arange(len(group))) % len(source)]]
-        nulls.append(information(x, mixed, given))
+        nulls.append(mutual_information(x, mixed, given))
     return np.array(nulls)
 
 
@@ -337,8 +338,10 @@ def jensen_shannon(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
 
     (`scipy.spatial.distance.jensenshannon` is its square root, and takes rows of one length along one axis only.)
 
-    >>> float(jensen_shannon(np.array([1, 0]), np.array([0, 1]))), float(jensen_shannon(np.array([2, 2]), np.array([1, 1])))
-    (1.0, 0.0)
+    >>> float(jensen_shannon(np.array([1, 0]), np.array([0, 1])))
+    1.0
+    >>> float(jensen_shannon(np.array([2, 2]), np.array([1, 1])))
+    0.0
     """
     a, b = (np.asarray(x, np.float64) / np.sum(x, axis, keepdims=True) for x in (a, b))
     h = [entropy(x, axis, correct=False) for x in ((a + b) / 2, a, b)]

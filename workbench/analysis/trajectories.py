@@ -15,16 +15,16 @@ from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace
 from workbench.traces.steps import Step, steps
 
-Parts = Sequence[Step | slice]
+Segments = Sequence[Step | slice]
 
 
 def resid_basis(
-    traces: Sequence[Trace], parts: Sequence[Parts] | None = None, *, n: int = 3, at: str = "resid_post"
+    traces: Sequence[Trace], segments: Sequence[Segments] | None = None, *, n: int = 3, at: str = "resid_post"
 ) -> xr.Dataset:
     """The directions in which steps of reasoning differ most, layer by layer: for `resid_trajectory` of other problems.
 
-    A principal component analysis of the steps' means, one row a step; `parts` gives other stretches than the steps of
-    the analysis channel, one list for each trace (slices of one position each fit it on tokens). `mean` (layer
+    A principal component analysis of the steps' means, one row a step; `segments` gives other stretches than the steps
+    of the analysis channel, one list for each trace (slices of one position each fit it on tokens). `mean` (layer
     d_model); `direction` (layer component d_model), unit vectors at right angles, the largest first, each turned so
     that the problems go along it from their first step to their last; `explained` (layer component), its share of the
     variance between steps.
@@ -37,9 +37,9 @@ def resid_basis(
 
     Raises NotRecorded if `at` was not recorded or there are no steps, ArgumentError if `n` components need more steps.
     """
-    if not traces or (parts is not None and len(parts) != len(traces)):
-        raise ArgumentError(f"give at least one trace, and one list of parts for each: got {len(traces)} traces.")
-    lists = [_spots(trace, None if parts is None else parts[i]) for i, trace in enumerate(traces)]
+    if not traces or (segments is not None and len(segments) != len(traces)):
+        raise ArgumentError(f"give at least one trace, and one list of segments for each: got {len(traces)} traces.")
+    lists = [_spots(trace, None if segments is None else segments[i]) for i, trace in enumerate(traces)]
     rows = sum(map(len, lists))
     means, components, shares = [], [], []
     for layer in range(traces[0].config["n_layers"]):
@@ -68,15 +68,15 @@ def resid_basis(
 
 
 def resid_trajectory(
-    trace: Trace, basis: xr.Dataset, parts: Parts | None = None, *, shuffles: int = 1000, seed: int = 0
+    trace: Trace, basis: xr.Dataset, segments: Segments | None = None, *, shuffles: int = 1000, seed: int = 0
 ) -> xr.Dataset:
     """The path of a run along the components of a basis that other problems gave.
 
-    `path` (layer step component) are the means of steps, or of `parts`; `tokens` (layer pos component) all positions,
-    in the units of the residual stream. `explained` (layer component) is the share of the variance between this run's
-    own steps that lies along each: small, if other problems go other ways. `progress` is the rank correlation of the
-    place along a component with the order of the steps, 1 if each goes further, and `p` how often steps in random order
-    do as well in either direction; NaN below three steps.
+    `path` (layer step component) are the means of steps, or of `segments`; `tokens` (layer pos component) all
+    positions, in the units of the residual stream. `explained` (layer component) is the share of the variance between
+    this run's own steps that lies along each: small, if other problems go other ways. `progress` is the rank
+    correlation of the place along a component with the order of the steps, 1 if each goes further, and `p` how often
+    steps in random order do as well in either direction; NaN below three steps.
 
     >>> asked = [f"Mod 10: a={n}, b=a+4, c=b*2. Find c." for n in range(4)]
     >>> traces = [wb.trace(wb.chat(q, reasoning="high"), record="blocks.*.hook_resid_post") for q in asked]
@@ -92,7 +92,7 @@ def resid_trajectory(
             f"this problem is one of the {basis.attrs['n_problems']} that the basis was fitted on, so its path would "
             "look better than it is: fit the basis on other problems"
         )
-    spots, at = _spots(trace, parts), basis.attrs["at"]
+    spots, at = _spots(trace, segments), basis.attrs["at"]
     everywhere, paths, shares = [], [], []
     for layer in basis["layer"].values:
         x = np.asarray(trace[at, int(layer)], np.float64)
@@ -131,7 +131,7 @@ def resid_trajectory(
 
 
 def step_cosine(
-    trace: Trace, parts: Parts | None = None, *, basis: xr.Dataset | None = None, at: str = "resid_post"
+    trace: Trace, segments: Segments | None = None, *, basis: xr.Dataset | None = None, at: str = "resid_post"
 ) -> xr.DataArray:
     """How alike in direction the residual streams of two steps are, by their means (layer step key_step): 1 is alike.
 
@@ -149,7 +149,7 @@ def step_cosine(
         if _mark(trace) in basis.attrs["problems"]:
             raise ArgumentError("this problem is one of those that the basis was fitted on: fit it on other problems")
         at = basis.attrs["at"]
-    spots, values = _spots(trace, parts), []
+    spots, values = _spots(trace, segments), []
     for layer in range(trace.config["n_layers"]):
         means = _means(trace[at, layer], spots)
         if basis is not None:
@@ -163,13 +163,13 @@ def step_cosine(
     return xr.DataArray(np.stack(values), {"layer": np.arange(len(values))}, dims, attrs=attrs)
 
 
-def _spots(trace: Trace, parts: Parts | None) -> list[np.ndarray]:
+def _spots(trace: Trace, segments: Segments | None) -> list[np.ndarray]:
     """The positions of each part."""
     every = np.arange(len(trace))
-    spots = [every[slice(part.start, part.stop)] for part in (steps(trace) if parts is None else parts)]
+    spots = [every[slice(part.start, part.stop)] for part in (steps(trace) if segments is None else segments)]
     if not spots or not all(map(len, spots)):
         raise NotRecorded(
-            "the trace has no steps (nothing was thought in it), or a part is empty: give `parts`, as slices"
+            "the trace has no steps (nothing was thought in it), or a part is empty: give `segments`, as slices"
         )
     return spots
 

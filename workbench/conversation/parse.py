@@ -64,7 +64,9 @@ author=None, content_type=None, complete=False)]
         named = 0  # tokens that say the role
         if role is None and list(ids[opened : min(stop, opened + len(assistant))]) == assistant:
             named = len(assistant)
-        header = tokenizer.str_tokens(ids[opened : min(stop, opened + named + HEADER_TOKENS) if body is None else body - 1])
+        header = tokenizer.str_tokens(
+            ids[opened : min(stop, opened + named + HEADER_TOKENS) if body is None else body - 1]
+        )
         if named and (body is not None or opened > at or CHANNEL in header):
             role = "assistant"
         elif named:

@@ -130,7 +130,7 @@ class Tokenizer:
         """The text of `ids`, control tokens by their names; bytes that are not UTF-8 are U+FFFD."""
         return "".join(self.str_tokens(ids))
 
-    def pieces(self, ids: Iterable[int]) -> list[str]:
+    def str_tokens(self, ids: Iterable[int]) -> list[str]:
         """The text of each token; joined they are exactly `decode(ids)`.
 
         A character whose bytes are spread over several tokens stands on the last of them, the others are "".

@@ -32,14 +32,14 @@ class Hook:
 class Tally:
     """What an edit did in one run: calls, positions met, calls that changed a bit, and the size of the change."""
 
-    fired: int = 0
+    n_calls: int = 0
     positions: int = 0
     changed: int = 0
-    before: float = 0.0  # sums of squares over entries that were finite before and after
+    before: float = 0.0  # sums of squared_norms over entries that were finite before and after
     difference: float = 0.0
 
     def add(self, n: int, x: Tensor, y: Tensor | None) -> None:
-        self.fired, self.positions = self.fired + 1, self.positions + n
+        self.n_calls, self.positions = self.n_calls + 1, self.positions + n
         if y is not None:
             self.changed += 1
             a, b = x.detach().double(), y.detach().double()
@@ -51,19 +51,19 @@ class Tally:
         """For the manifest; `Tally.from_manifest` takes it back.
 
         `relative_change` is the norm of the change over the norm of what was there, over the calls that changed
-        something and the entries that stayed finite; `squares` are the sums that it comes from.
+        something and the entries that stayed finite; `squared_norms` are the sums that it comes from.
         """
         return {
-            "fired": self.fired,
-            "positions_met": self.positions,
+            "n_calls": self.n_calls,
+            "n_positions": self.positions,
             "changed": self.changed,
             "relative_change": (self.difference / self.before) ** 0.5 if self.before > 0 else 0.0,
-            "squares": [self.before, self.difference],
+            "squared_norms": [self.before, self.difference],
         }
 
     @classmethod
     def from_manifest(cls, entry: Mapping[str, Any]) -> "Tally":
-        return cls(entry["fired"], entry["positions_met"], entry["changed"], *entry["squares"])
+        return cls(entry["n_calls"], entry["n_positions"], entry["changed"], *entry["squared_norms"])
 
 
 class Edit(Tap):
@@ -85,7 +85,7 @@ class Edit(Tap):
         self._start = 0
 
     @property
-    def fired(self) -> int:
+    def n_calls(self) -> int:
         """How often it was called, in all runs."""
         return self._fired[0]
 

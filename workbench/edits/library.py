@@ -11,6 +11,7 @@ from workbench import hooks
 from workbench.checks import check_expert, check_index
 from workbench.edits.positions import whole_numbers
 from workbench.errors import EditError
+from workbench.traces import Trace
 
 
 def _numbers(what: str, given: int | Sequence[int]) -> tuple[int, ...]:
@@ -44,14 +45,14 @@ class Force:
     """What `force` gives."""
 
     experts: tuple[int, ...]
-    ahead: float
+    margin: float
 
     def __call__(self, x: Tensor, hook) -> Tensor:
         _at_router(hook)
         check_expert(max(self.experts), x.shape[-1])
         if len(set(self.experts)) > hook.n_active:
             raise EditError(f"{hook.n_active} experts run for a token; {len(set(self.experts))} cannot be forced")
-        x[..., list(self.experts)] = x.amax(-1, keepdim=True) + self.ahead
+        x[..., list(self.experts)] = x.amax(-1, keepdim=True) + self.margin
         return x
 
 
@@ -85,39 +86,48 @@ class Steer:
 
 
 class Patch:
-    """Takes the values of another run, for the positions that it has."""
+    """The edit that `patch` returns."""
 
-    def __init__(self, values: dict[str, Tensor], source: str):
-        self.values, self.source = values, source
+    def __init__(self, source: Trace):
+        self.source = source
+        self._values: dict[str, Tensor] = {}  # by hook point, each read from the trace once
 
     def __repr__(self) -> str:
-        return f"patch from trace {self.source}"
+        return f"patch from trace {self.source.id}"
+
+    def values(self, name: str) -> Tensor:
+        """The recorded values of a hook point. Raises NotRecorded."""
+        if name not in self._values:
+            self._values[name] = torch.from_numpy(np.array(self.source[name]))  # bf16 widened to fp32: no bit is lost
+        return self._values[name]
 
     def __call__(self, x: Tensor, hook) -> Tensor:
-        theirs = self.values[hook.name].to(x)
+        recorded = self.values(hook.name).to(x)
         axes = hooks.axes(hook.name)
-        n = theirs.shape[axes.index("query" if "query" in axes else "pos")]
-        at = hook.positions
-        rows = slice(0, max(0, min(at.stop, n) - at.start))
-        take = slice(at.start, at.start + rows.stop)
+        n_recorded = recorded.shape[axes.index("query" if "query" in axes else "pos")]
+        start = hook.positions.start
+        rows = slice(0, max(0, min(hook.positions.stop, n_recorded) - start))  # of x, whose first is position `start`
+        positions = slice(start, start + rows.stop)
         if "query" not in axes:
-            given = theirs[take]
-            self._same(given.shape[1:], x.shape[2:], hook.name)
-            x[:, rows] = given
+            self._check_shape(recorded.shape[1:], x.shape[2:], hook.name)
+            x[:, rows] = recorded[positions]
             return x
-        given = theirs[:, take]
+        recorded = recorded[:, positions]
         if "key" in axes:
-            keys = min(given.shape[-1], x.shape[-1])
-            self._same(given.shape[:1], x.shape[1:2], hook.name)
-            x[:, :, rows, :keys] = given[..., :keys]
+            n_keys = min(recorded.shape[-1], x.shape[-1])
+            self._check_shape(recorded.shape[:1], x.shape[1:2], hook.name)
+            x[:, :, rows, :n_keys] = recorded[..., :n_keys]
         else:
-            x[:, :, rows] = given
+            x[:, :, rows] = recorded
         return x
 
     @staticmethod
-    def _same(theirs, ours, name: str) -> None:
-        if tuple(theirs) != tuple(ours):
-            raise EditError(f"the patch at {name!r} has {tuple(theirs)} a position, this model has {tuple(ours)}")
+    def _check_shape(recorded: Sequence[int], expected: Sequence[int], name: str) -> None:
+        if tuple(recorded) != tuple(expected):
+            raise EditError(
+                f"the patch at {name!r} has shape {tuple(recorded)} per position, this model has {tuple(expected)}. "
+                f"Patch from a trace of a model with the same config."
+            )
 
 
 def _at_router(hook) -> None:
@@ -137,8 +147,8 @@ def ban(expert: int | Sequence[int]) -> Ban:
     return Ban(_numbers("expert", expert))
 
 
-def force(expert: int | Sequence[int], ahead: float = 0.01) -> Force:
-    """An edit for `router_logits`: these experts are always chosen, `ahead` above the largest logit there was.
+def force(expert: int | Sequence[int], margin: float = 0.01) -> Force:
+    """An edit for `router_logits`: these experts are always chosen, `margin` above the largest logit there was.
 
     >>> with model.edit("blocks.1.mlp.router.hook_out", wb.force(expert=7)): trace = model.generate("What is 12+30?")
     >>> bool((trace["expert_indices", 1] == 7).any(-1).all())
@@ -147,7 +157,7 @@ def force(expert: int | Sequence[int], ahead: float = 0.01) -> Force:
     The rule of SteerMoE (arXiv 2509.09660). Raises EditError for an expert that the model does not have, and for
     more experts than run for a token.
     """
-    return Force(_numbers("expert", expert), float(ahead))
+    return Force(_numbers("expert", expert), float(margin))
 
 
 def ablate(*, head: int | Sequence[int] | None = None, expert: int | Sequence[int] | None = None) -> Ablate:
@@ -165,12 +175,28 @@ def ablate(*, head: int | Sequence[int] | None = None, expert: int | Sequence[in
     return Ablate(what, _numbers(what, given))
 
 
+def patch(source: Trace) -> Patch:
+    """An edit that replaces values by those that another trace recorded at the same hook point and positions.
+
+    Positions that the trace does not have keep their own values.
+
+    >>> other = model.trace(question, record="z")
+    >>> with model.edit("blocks.2.attn.hook_z", wb.patch(other)): patched = model.trace(question)
+    >>> patched.edits[0]["changed"]  # patching a run with itself changes nothing
+    0
+
+    When the edited model runs, raises NotRecorded if the trace lacks the hook point, EditError if it is of another
+    width.
+    """
+    return Patch(source)
+
+
 def steer(vector, scale: float = 1.0) -> Steer:
     """An edit that adds `scale * vector` (d_model numbers) to a residual stream or a write; scale 0 changes no bit.
 
     >>> away = trace["resid_post", 2][60] - trace["resid_post", 2][50]
     >>> with model.edit("blocks.2.hook_resid_post", wb.steer(away, 0.5)): steered = model.trace(trace)
-    >>> steered.edits[0]["positions_met"] == len(trace)
+    >>> steered.edits[0]["n_positions"] == len(trace)
     True
 
     Raises EditError for anything but one row of finite numbers, and where the hook point has another width.

@@ -60,7 +60,7 @@ class Editing:
     def __enter__(self):
         if self._in_force:
             raise EditError(f"the edit at {self.tap.glob!r} is already in force; make another with model.edit(…)")
-        self._fired = self.tap.fired
+        self._fired = self.tap.n_calls
         try:
             self.left = False
             self._thread, self._generator = threading.get_ident(), _generator(sys._getframe(1))
@@ -75,7 +75,7 @@ class Editing:
 
     def __exit__(self, kind, error, traceback) -> None:
         self._in_force, self.left = False, True
-        if kind is None and self.tap.fired == self._fired:
+        if kind is None and self.tap.n_calls == self._fired:
             at = "" if self.tap.positions is None else f" at positions {self.tap.positions.text}"
             raise EditError(
                 f"the edit at {self.tap.glob!r} never fired{at}: no run reached it inside the block. Run the model "

@@ -1,4 +1,4 @@
-"""Activation patching: values of one run are put into another, place by place, and an outcome is read off."""
+"""Activation patching: values of one run are put into another, place by place, and an metric is read off."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -12,8 +12,8 @@ from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.errors import HookNameError, PromptError
-from workbench.experiments.cached_run import At, Reading
-from workbench.experiments.checkpoint import Cells, of_model
+from workbench.experiments.cached_run import CachedRun, SingleHookTap
+from workbench.experiments.checkpoint import SweepCheckpoint, of_model
 from workbench.model.gpt_oss import unembed
 from workbench.model.model import Model, Prompt
 from workbench.recording.taps import Recorder
@@ -36,7 +36,7 @@ class LogitDiff:
 
 
 def logit_diff(model: Model, one: str | int, other: str | int) -> LogitDiff:
-    """An outcome for sweeps: the logit of one next token less that of another, given as texts or ids.
+    """An metric for sweeps: the logit of one next token less that of another, given as texts or ids.
 
     >>> wb.patching.logit_diff(model, "7", "8")
     LogitDiff(one=22, other=23)
@@ -54,18 +54,20 @@ def token_id(model: Model, token: str | int) -> int:
         raise PromptError(f"this model has no tokenizer: give the id of {token!r}")
     ids = model.tokenizer.encode(token)
     if len(ids) != 1:
-        raise PromptError(f"{token!r} is {len(ids)} tokens, and an outcome is about one: {ids}")
+        raise PromptError(f"{token!r} is {len(ids)} tokens, and an metric is about one: {ids}")
     return ids[0]
 
 
-def two_prompts(model: Model, clean: Prompt, corrupt: Prompt) -> tuple[list[int], list[int], int]:
-    """The tokens of the corrupt and of the clean prompt, and the first position where they differ.
+def two_prompts(model: Model, clean: Prompt, corrupted: Prompt) -> tuple[list[int], list[int], int]:
+    """The tokens of the corrupted and of the clean prompt, and the first position where they differ.
 
     Raises PromptError if they are not equally long or do not differ.
     """
-    ours, theirs = model.tokens(corrupt), model.tokens(clean)
+    ours, theirs = model.to_tokens(corrupted), model.to_tokens(clean)
     if len(ours) != len(theirs):
-        raise PromptError(f"the clean prompt has {len(theirs)} tokens and the corrupt one {len(ours)}: make them equal")
+        raise PromptError(
+            f"the clean prompt has {len(theirs)} tokens and the corrupted one {len(ours)}: make them equal"
+        )
     first = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), None)
     if first is None:
         raise PromptError("the two prompts are the same, so nothing can be patched")
@@ -75,17 +77,17 @@ def two_prompts(model: Model, clean: Prompt, corrupt: Prompt) -> tuple[list[int]
 def activation_patching(
     model: Model,
     clean: Prompt,
-    corrupt: Prompt,
-    outcome: Outcome,
+    corrupted: Prompt,
+    metric: Outcome,
     *,
     site: str = "resid_pre",
     positions: Sequence[int] | None = None,
     by_head: bool = False,
     resume: str | os.PathLike[str] | None = None,
 ) -> xr.DataArray:
-    """What each place carries (layer pos): the outcome with that place's value taken from the clean run.
+    """What each place carries (layer pos): the metric with that place's value taken from the clean run.
 
-    Both prompts have equally many tokens. 0 is the outcome of the corrupt run, 1 that of the clean one; `attrs` hold
+    Both prompts have equally many tokens. 0 is the metric of the corrupted run, 1 that of the clean one; `attrs` hold
     both as they are. `site` is any hook point with an axis of positions; `positions` are those that differ unless
     given: what is equal in both up to a place is equal at that place. With `by_head` (sites with an axis of heads) the
     heads are patched one by one, at all these positions together (layer head).
@@ -95,8 +97,8 @@ def activation_patching(
     A pass starts at its place, with the keys and values before it and the residual stream below it as they were.
 
     >>> gap = wb.patching.logit_diff(model, "8", "7")
-    >>> clean, corrupt = (model.tokens(f"What is 12+{n}?") for n in (36, 35))
-    >>> sweep = wb.patching.activation_patching(model, clean, corrupt, gap)
+    >>> clean, corrupted = (model.to_tokens(f"What is 12+{n}?") for n in (36, 35))
+    >>> sweep = wb.patching.activation_patching(model, clean, corrupted, gap)
     >>> sweep.dims, bool(np.isclose(sweep[0, 0], 1, atol=1e-3))  # the only token that differs carries all, at first
     (('layer', 'pos'), True)
 
@@ -108,16 +110,20 @@ def activation_patching(
     if "*" not in point or "pos" not in axes or (by_head and "head" not in axes):
         want = "heads" if by_head else "positions, in every layer"
         raise HookNameError(f"{site!r} has the axes {' '.join(axes)}; a sweep here needs {want}")
-    ours, theirs, first = two_prompts(model, clean, corrupt)
+    ours, theirs, first = two_prompts(model, clean, corrupted)
     at = np.arange(first, len(ours)) if positions is None else np.asarray(positions, int)
     c = model.config
     points = [hooks.at_layer(point, layer) for layer in range(c.n_layers)]
     last = hooks.at_layer("blocks.*.hook_resid_post", c.n_layers - 1)
-    asked = {"what": "activation_patching", "clean": theirs, "corrupt": ours, "outcome": outcome, "site": point}
+    asked = {"what": "activation_patching", "clean": theirs, "corrupted": ours, "metric": metric, "site": point}
     asked |= {"positions": at.tolist(), "by_head": by_head}
-    with model.listening() as flag, torch.inference_mode(), Cells(resume, of_model(model) | asked) as cells:
-        base, other = Reading(model, ours), Reading(model, theirs, points)
-        ends = [outcome(reading.logits(slice(-1, None))[:, 0])[0].item() for reading in (base, other)]
+    with (
+        model.interruptible() as flag,
+        torch.inference_mode(),
+        SweepCheckpoint(resume, of_model(model) | asked) as cells,
+    ):
+        base, other = CachedRun(model, ours), CachedRun(model, theirs, points)
+        ends = [metric(reading.logits(slice(-1, None))[:, 0])[0].item() for reading in (base, other)]
         shape = (c.n_layers, c.n_heads if by_head else len(at))
         values = np.zeros(shape)
         todo = [(layer, part) for layer in range(c.n_layers) for part in _parts(base, shape[1], at, by_head)]
@@ -135,17 +141,17 @@ def activation_patching(
             seen = Recorder([last], device=model.device)
             model.forward_from(resid, layer, Chain(tap, seen), cache, slice(0, 0))
             logits = unembed(c, model.weights, seen[last][:, -1:])[:, 0]
-            values[layer, part] = outcome(logits).double().cpu().numpy()
+            values[layer, part] = metric(logits).double().cpu().numpy()
             for number, value in zip(numbers, values[layer, part]):
                 cells.put(number, value)
     scaled = (values - ends[0]) / (ends[1] - ends[0])
     dims = ("layer", "head" if by_head else "pos")
     coords = {"layer": np.arange(c.n_layers), dims[1]: np.arange(c.n_heads) if by_head else at}
     attrs = {"long_name": f"{site} from the clean run", "units": "share of the gap", "site": site}
-    return xr.DataArray(scaled, coords, dims, attrs=attrs | {"corrupt": ends[0], "clean": ends[1]})
+    return xr.DataArray(scaled, coords, dims, attrs=attrs | {"corrupted": ends[0], "clean": ends[1]})
 
 
-class _Place(At):
+class _Place(SingleHookTap):
     """Row i of the pass takes the clean value at its own place: one position, or one head at all positions."""
 
     def __init__(self, name: str, clean: Tensor, start: int, part: slice, at: np.ndarray, by_head: bool):
@@ -162,7 +168,7 @@ class _Place(At):
         return x
 
 
-def _parts(base: Reading, n: int, at: np.ndarray, by_head: bool) -> Iterator[slice]:
+def _parts(base: CachedRun, n: int, at: np.ndarray, by_head: bool) -> Iterator[slice]:
     """Places side by side in one pass: neighbours, so that what they share is read once."""
     width = base.model.config.d_model
     begin = 0

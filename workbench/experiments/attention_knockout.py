@@ -15,8 +15,8 @@ from workbench.analysis import statistics
 from workbench.checks import check_head, check_layer, check_position
 from workbench.edits.positions import whole_numbers
 from workbench.errors import EditError, SelectionError
-from workbench.experiments.cached_run import LOGITS, Reading, divergence
-from workbench.experiments.checkpoint import Cells, of_model
+from workbench.experiments.cached_run import LOGITS, CachedRun, divergence
+from workbench.experiments.checkpoint import SweepCheckpoint, of_model
 from workbench.model.gpt_oss import unembed
 from workbench.model.model import Model
 from workbench.model.prefill import CHUNK_ALIGN
@@ -38,7 +38,7 @@ def attention_knockout(
     *,
     layers: str | Sequence[int] = "all",
     heads: Sequence[int] | None = None,
-    least: int = 0,
+    min_distance: int = 0,
     mode: str = "mask",
     controls: int = 20,
     seed: int = 0,
@@ -48,7 +48,7 @@ def attention_knockout(
 
     Both are steps, messages, slices, positions, or several of these. The edges are cut in these `layers` ("all",
     "full", "sliding", or numbers) and `heads`, unless they are shorter than `least` tokens: `layers="full",
-    least=model.config.window` cuts what only a full layer can see. Modes:
+    min_distance=model.config.window` cuts what only a full layer can see. Modes:
 
     * `mask`: hidden before the softmax; the sink and the other keys share what is left.
     * `zero`: dropped after the softmax; the others keep their weights.
@@ -58,7 +58,7 @@ def attention_knockout(
     logits the token that was likeliest falls against the runner-up. `control_kl` and `control_gap` (control pos) are
     the same for edges drawn at random, from the same queries, in the same layers and heads, to keys that are about as
     far away, until as much attention is cut. Their `attrs` hold the mean over positions, its 95 % interval (`low`,
-    `high`; over the positions of this one text: for many, collect the means and use `wb.statistics.mean`), the
+    `high`; over the positions of this one text: for many, collect the means and use `wb.statistics.mean_interval`), the
     `null` (the mean of each control) and `p`, how often a control is as large. `attrs` tell what was cut: `edges`,
     `mass` (attention, a mean over layers and heads, summed over edges), `distance` (mean), and the same of controls.
     `resume` is a file that keeps finished controls, as for `activation_patching`.
@@ -81,19 +81,25 @@ def attention_knockout(
     asked = np.zeros((n, n), bool)
     asked[np.ix_(positions_of(queries, n), positions_of(keys, n))] = True
     distance = np.subtract.outer(np.arange(n), np.arange(n))
-    allowed = (distance >= least) & (distance >= 0)
+    allowed = (distance >= min_distance) & (distance >= 0)
     if all(c.is_sliding(layer) for layer in chosen):
         allowed &= distance < c.window
     edges = asked & allowed
     if not edges.any():
-        raise EditError(f"no edge is cut: no query comes {least} tokens or more after a key that these layers see")
+        raise EditError(
+            f"no edge is cut: no query comes {min_distance} tokens or more after a key that these layers see"
+        )
     start = int(edges.any(1).argmax())
     begin = start // CHUNK_ALIGN * CHUNK_ALIGN  # from where a pass may begin, positions get the same bits again
     values = [hooks.at_layer("blocks.*.attn.hook_v", layer) for layer in chosen] if mode == "mean" else []
     asked_for = {"what": "attention_knockout", "tokens": trace.tokens, "edges": edges, "allowed": allowed & ~asked}
     asked_for |= {"layers": chosen, "heads": several, "mode": mode, "controls": controls, "seed": seed}
-    with model.listening() as flag, torch.inference_mode(), Cells(resume, of_model(model) | asked_for) as cells:
-        base = Reading(model, trace.tokens, values)
+    with (
+        model.interruptible() as flag,
+        torch.inference_mode(),
+        SweepCheckpoint(resume, of_model(model) | asked_for) as cells,
+    ):
+        base = CachedRun(model, trace.tokens, values)
         mass = _mass(base, chosen, several, begin)
         dice = np.random.default_rng(seed)
         sets = [edges, *(_alike(edges, allowed & ~asked, mass, distance, dice) for _ in range(controls))]
@@ -108,7 +114,7 @@ def attention_knockout(
                 continue
             cut = torch.as_tensor(np.stack(sets[part])[:, begin:], device=model.device)
             tap = _Cut(base, chosen, several, cut, begin, mode)
-            seen = base.again(begin, tap, n=len(cut))
+            seen = base.rerun_from(begin, tap, n=len(cut))
             last = seen[hooks.at_layer("blocks.*.hook_resid_post", c.n_layers - 1)][:, start - begin :]
             before = base.resid(c.n_layers)[:, start:]
             kl[part] = divergence(model, before.expand_as(last), last).double().cpu().numpy()
@@ -158,11 +164,11 @@ def positions_of(places: Places, n: int) -> list[int]:
     return [check_position(position, n) for position in found]
 
 
-def _mass(base: Reading, layers: Sequence[int], heads: Sequence[int], start: int) -> np.ndarray:
+def _mass(base: CachedRun, layers: Sequence[int], heads: Sequence[int], start: int) -> np.ndarray:
     """The attention of each query to each key (query key), a mean over layers and heads; 0 before `start`."""
     kept = np.zeros((len(base), len(base)))
     tap = _Watch(layers, heads)
-    base.again(start, tap)
+    base.rerun_from(start, tap)
     kept[start:] = tap.total.cpu().numpy() / len(layers)
     return kept
 
@@ -205,7 +211,9 @@ def _alike(edges: np.ndarray, free: np.ndarray, mass: np.ndarray, distance: np.n
 class _Cut(Tap):
     """In row i of the pass, the edges of set i (row query key) are cut in some layers and heads."""
 
-    def __init__(self, base: Reading, layers: Sequence[int], heads: Sequence[int], cut: Tensor, start: int, mode: str):
+    def __init__(
+        self, base: CachedRun, layers: Sequence[int], heads: Sequence[int], cut: Tensor, start: int, mode: str
+    ):
         self.base, self.layers, self.heads, self.start, self.mode = base, set(layers), list(heads), start, mode
         self.cut = cut[:, None]
         self.point = "attn.hook_attn_scores" if mode == "mask" else "attn.hook_pattern"
@@ -257,7 +265,7 @@ def _fall(model: Model, before: Tensor, after: Tensor) -> np.ndarray:
 
 def _judged(values: np.ndarray, controls: np.ndarray) -> dict:
     """The mean over positions, its interval, and what the controls say."""
-    interval, null = statistics.mean(values), controls.mean(1)
+    interval, null = statistics.mean_interval(values), controls.mean(1)
     p = (1 + int((np.abs(null) >= abs(interval.value)).sum())) / (1 + len(null))
     bounds = {"mean": float(interval.value), "low": float(interval.low), "high": float(interval.high)}
     return bounds | {"null": null.tolist(), "p": p}

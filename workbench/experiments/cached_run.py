@@ -22,7 +22,7 @@ from workbench.taps import Chain, Tap
 LOGITS = 64  # positions whose logits are held at a time
 
 
-class At(Tap):
+class SingleHookTap(Tap):
     """Changes a copy of the value at one hook point, and nothing else."""
 
     name: str
@@ -38,7 +38,7 @@ class At(Tap):
         raise NotImplementedError
 
 
-class Reading:
+class CachedRun:
     """A text that was read under the edits in force: its cache, and what was kept of it, batch axis first.
 
     What enters each layer and the experts that ran are always kept; `record` names more hook points. What enters is
@@ -72,7 +72,7 @@ class Reading:
         """Predictions at some positions (batch pos d_vocab)."""
         return unembed(self.model.config, self.model.weights, self.resid(self.model.config.n_layers)[:, at])
 
-    def again(self, start: int, tap: Tap, *, n: int = 1, record: Iterable[str] = ()) -> Recorder:
+    def rerun_from(self, start: int, tap: Tap, *, n: int = 1, record: Iterable[str] = ()) -> Recorder:
         """Reads from position `start` on once more, under `tap`, in `n` rows; what is before is as it was.
 
         The last residual stream and the routes are kept, and the hook points in `record`.

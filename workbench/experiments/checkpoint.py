@@ -20,13 +20,13 @@ EVERY = 2.0  # seconds between two writings: what a killed process loses at most
 KIND = "finished cells of a sweep"
 
 
-class Cells:
-    """`with Cells(path, inputs) as cells:` holds numbers by cell, and those that the file has are there at once.
+class SweepCheckpoint:
+    """`with SweepCheckpoint(path, inputs) as cells:` holds the results of a sweep by cell, and saves them.
 
     The file is written anew every few seconds, when the block is left in any way, and always by one rename; without a
     path nothing is written. `inputs` are all that the numbers depend on, by name.
 
-    >>> with Cells(None, {"tokens": [1, 2]}) as cells:
+    >>> with SweepCheckpoint(None, {"tokens": [1, 2]}) as cells:
     ...     cells.put(3, np.array([0.5, 0.25]))
     ...     3 in cells, 4 in cells, cells[3].tolist()
     (True, False, [0.5, 0.25])
@@ -44,7 +44,7 @@ class Cells:
                 self._cells = self._read(self.path)
             self._write()  # a place that cannot be written is refused now, not after hours
 
-    def __enter__(self) -> "Cells":
+    def __enter__(self) -> "SweepCheckpoint":
         return self
 
     def __exit__(self, kind, error, traceback) -> None:

@@ -11,7 +11,7 @@ from tqdm.auto import tqdm
 from workbench import hooks
 from workbench.checks import check_expert, check_layer
 from workbench.errors import EditError
-from workbench.experiments.cached_run import At, Reading, divergence
+from workbench.experiments.cached_run import CachedRun, SingleHookTap, divergence
 from workbench.model.cache import KVCache
 from workbench.model.model import Model
 from workbench.recording.taps import Recorder
@@ -52,8 +52,8 @@ def expert_knockout(
     if not wanted:
         raise EditError("experts is empty: give at least one expert, or None for all of them.")
     here = f"blocks.{layer}.mlp.hook_expert_out"
-    with model.listening() as flag, torch.inference_mode():
-        plain = Reading(model, trace.tokens, [here] if mode == "mean" else ())
+    with model.interruptible() as flag, torch.inference_mode():
+        plain = CachedRun(model, trace.tokens, [here] if mode == "mean" else ())
         chosen = plain.routes(layer)[0]
         counts = [int((chosen == expert).any(-1).sum()) for expert in wanted]
         kl = np.zeros(len(wanted))
@@ -76,10 +76,10 @@ def expert_knockout(
     return found
 
 
-class _Without(At):
+class _Without(SingleHookTap):
     """Row i of the pass is without the i-th expert."""
 
-    def __init__(self, layer: int, experts: Sequence[int], mode: str, plain: Reading):
+    def __init__(self, layer: int, experts: Sequence[int], mode: str, plain: CachedRun):
         self.experts, self.mode = torch.tensor(experts, device=plain.model.device), mode
         ending = {"mask": "router.hook_out", "mean": "hook_expert_out"}.get(mode, "hook_expert_weights")
         self.name = f"blocks.{layer}.mlp.{ending}"

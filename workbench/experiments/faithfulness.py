@@ -101,7 +101,7 @@ def faithfulness(
     ]
     batches = list(_alike({text for case in cases for text in (case.text, case.unchanged)}, max(1, ROWS // n)))
     said: dict[tuple[int, ...], list[str | None]] = {}
-    with model.listening() as flag:
+    with model.interruptible() as flag:
         for number, texts in enumerate(tqdm(batches, desc="writing on", leave=False, disable=None)):
             flag.check()
             more = drawing.side_by_side(
@@ -200,12 +200,12 @@ def _gathered(cases: Sequence[_Case], told: list[dict], attrs: dict) -> xr.Datas
         for f, fraction in enumerate(FRACTIONS):
             at = [which for which in (_at(run, fraction) for run in by_run.values()) if which]
             if at:
-                interval = statistics.mean(np.array([which["same"] for which in at]))
+                interval = statistics.mean_interval(np.array([which["same"] for which in at]))
                 curves["same"][t, f], curves["low"][t, f], curves["high"][t, f] = interval[:3]
                 for name in ("unchanged", "chance"):
                     curves[name][t, f] = np.mean([which[name] for which in at])
         over = np.array([np.mean([1 - found["same"] for found in those]) for those in done.values()])
-        interval = statistics.mean(over)
+        interval = statistics.mean_interval(over)
         areas["area"][t], areas["area_low"][t], areas["area_high"][t] = interval[:3]
         areas["area_unchanged"][t] = np.mean([np.mean([1 - x["unchanged"] for x in those]) for those in done.values()])
         n_runs[t] = len(done)

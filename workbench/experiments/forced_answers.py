@@ -8,12 +8,12 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from workbench.errors import NotRecorded, PromptError
-from workbench.experiments.cached_run import Reading
+from workbench.experiments.cached_run import CachedRun
 from workbench.model.kernels.rows import log_softmax
 from workbench.model.model import Model
 from workbench.traces import Trace
 from workbench.traces.spans import Span, last_turn, turns
-from workbench.traces.steps import Step, stretches
+from workbench.traces.steps import Step, segment_slices
 
 
 def forced_answer(
@@ -21,7 +21,7 @@ def forced_answer(
     trace: Trace,
     answers: Sequence[str] | str | None = None,
     *,
-    parts: Sequence[Step | slice] | None = None,
+    segments: Sequence[Step | slice] | None = None,
 ) -> xr.Dataset:
     """How likely each answer is if the model stops thinking after each step (step answer): 0 steps, 1, … all of them.
 
@@ -45,7 +45,7 @@ def forced_answer(
     """
     thoughts, final = messages(trace)
     last = thoughts[-1].content_stop
-    cut = stretches(trace, parts)
+    cut = segment_slices(trace, segments)
     ends = [thoughts[0].content_start, *(part.stop for part in cut)]
     if outside := [end for end in ends if not any(t.content_start <= end <= t.content_stop for t in thoughts)]:
         places = ", ".join(f"{t.content_start}..{t.content_stop}" for t in thoughts)
@@ -63,8 +63,8 @@ def forced_answer(
         empty = next(name for name, ids in zip(names, asked) if not ids)
         raise PromptError(f"an answer has one token at least; {empty!r} has none")
     logp = np.zeros((len(ends), len(asked)))
-    with model.listening() as flag, torch.inference_mode():
-        text = Reading(model, trace.tokens[:last])
+    with model.interruptible() as flag, torch.inference_mode():
+        text = CachedRun(model, trace.tokens[:last])
         for i, end in enumerate(tqdm(ends, desc="asking", unit="step", leave=False, disable=None)):
             flag.check()
             between = to_answer(trace, thoughts, final, end)

@@ -7,7 +7,7 @@ import xarray as xr
 from workbench import hooks
 from workbench.checks import resolve_position
 from workbench.experiments.activation_patching import token_id
-from workbench.experiments.cached_run import Reading
+from workbench.experiments.cached_run import CachedRun
 from workbench.model.model import Model
 from workbench.taps import Tap
 from workbench.traces import Trace
@@ -33,11 +33,11 @@ def logit_attribution(
     at, c, w = resolve_position(pos, len(trace)), model.config, model.weights
     points = ["attn.hook_result", "attn.hook_pattern", "mlp.hook_expert_out", "mlp.hook_expert_weights"]
     layers = range(c.n_layers)
-    with model.listening(), torch.inference_mode():
+    with model.interruptible(), torch.inference_mode():
         values = [f"blocks.{layer}.attn.hook_v" for layer in layers]
-        text = Reading(model, trace.tokens[: at + 1], values)
+        text = CachedRun(model, trace.tokens[: at + 1], values)
         wanted = [f"blocks.{layer}.{point}" for layer in layers for point in points]
-        seen = text.again(at, Tap(), record=["hook_embed", *wanted])
+        seen = text.rerun_from(at, Tap(), record=["hook_embed", *wanted])
         resid = text.resid(c.n_layers)[0, at].double()
         direction = w.unembed[token_id(model, token)].double()
         if other is not None:

@@ -15,9 +15,9 @@ from workbench import hooks
 from workbench.checks import check_index
 from workbench.errors import ArgumentError, EditError
 from workbench.experiments.activation_patching import ROWS, WORK, Outcome, two_prompts
-from workbench.experiments.cached_run import Reading
-from workbench.experiments.checkpoint import Cells, of_model
-from workbench.experiments.suppression import Routed
+from workbench.experiments.cached_run import CachedRun
+from workbench.experiments.checkpoint import SweepCheckpoint, of_model
+from workbench.experiments.suppression import FrozenRouting
 from workbench.model.config import Config
 from workbench.model.gpt_oss import linear, rms_norm, unembed
 from workbench.model.model import Model, Prompt
@@ -29,7 +29,7 @@ Part = tuple[Any, ...]  # a word, and where there is one its layer and its numbe
 SENDERS = {"head": "n_heads", "expert": "n_experts", "attn": None, "mlp": None}  # what a layer has that many of
 RECEIVERS = {"q": "n_heads", "k": "n_kv_heads", "v": "n_kv_heads", "mlp": None, "router": None, "logits": None}
 NUMBERED = {"expert": "expert", "k": "kv head", "v": "kv head"}  # what the number counts, where it is no head
-ROUTES = ("held", "free")
+ROUTING = ("frozen", "recomputed")
 ROUNDING = 1e-5  # of the largest write: where rows are not independent, smaller changes count as none
 OURS = ("hook_resid_pre", "ln1.hook_normalized", "attn.hook_q", "attn.hook_k", "attn.hook_v")
 OURS += ("hook_resid_mid", "ln2.hook_normalized", "mlp.router.hook_out")  # made anew here, without edits
@@ -38,67 +38,72 @@ OURS += ("hook_resid_mid", "ln2.hook_normalized", "mlp.router.hook_out")  # made
 def path_patching(
     model: Model,
     clean: Prompt,
-    corrupt: Prompt,
-    outcome: Outcome,
+    corrupted: Prompt,
+    metric: Outcome,
     sender: Part,
     receivers: Sequence[Part | Sequence[Part]] | None = None,
     *,
     positions: Sequence[int] | None = None,
-    routes: str = "held",
+    routing: str = "frozen",
     resume: str | os.PathLike[str] | None = None,
 ) -> xr.DataArray:
-    """What goes from one sender straight to each receiver (receiver): the outcome with that path as in the corrupt run.
+    """The direct effect of one sender on each receiver (receiver): the metric with that path as in the corrupted run.
 
-    In shares of the gap: 0 is the outcome of the clean run, in which everything else happens, 1 that of the corrupt
+    In shares of the gap: 0 is the metric of the clean run, in which everything else happens, 1 that of the corrupted
     one; `attrs` hold both, as `tolerance` the change that still counts as none (0 where `model.rows_independent`), and
-    as `total` what the sender does by all paths together. The sender is `("head", layer,
-    head)`, `("attn", layer)`, `("mlp", layer)` or `("expert", layer, expert)`, with its weight. A receiver reads the
-    residual stream, at every position, as if the sender had written there what it wrote in the corrupt run; nobody else
-    does, and what comes after the receiver follows from what it then writes. Receivers are `("q", layer, head)`,
-    `("k", layer, kv_head)`, `("v", layer, kv_head)`, `("mlp", layer)` (what the experts read), `("router", layer)` and
-    `("logits",)`; a list of them is a path through all of these at once. Unless given, they are all that come after the
-    sender, one by one. `positions` are those where the sender is another; all, unless given.
+    as `total` what the sender does by all paths together. The sender is `("head", layer, head)`, `("attn", layer)`,
+    `("mlp", layer)` or `("expert", layer, expert)`, with its weight. A receiver reads the residual stream, at every
+    position, as if the sender had written there what it wrote in the corrupted run; nobody else does, and what comes
+    after the receiver follows from what it then writes. Receivers are `("q", layer, head)`, `("k", layer, kv_head)`,
+    `("v", layer, kv_head)`, `("mlp", layer)` (what the experts read), `("router", layer)` and `("logits",)`; a list of
+    them is a path through all of these at once. Unless given, they are all that come after the sender, one by one.
+    `positions` are those where the sender is another; all, unless given.
 
-    With `routes="held"` the experts of the clean run run, with their weights: what is found is content, as
-    `wb.reasoning.suppression(…, routes=True)` calls it, and no router is a receiver. With "free" it has re-weighting and
-    re-routing in it. `resume` is a file that keeps finished paths, as for `activation_patching`.
+    With `routing="frozen"` the experts of the clean run run, with their weights: what is found is content, as
+    `wb.reasoning.suppression(…, split_routing=True)` calls it, and no router is a receiver. With "recomputed" it has
+    re-weighting and re-routing in it. `resume` is a file that keeps finished paths, as for `activation_patching`.
 
     >>> gap = wb.patching.logit_diff(model, "8", "7")
-    >>> clean, corrupt = (model.tokens(f"What is 12+{n}?") for n in (36, 35))
-    >>> paths = wb.patching.path_patching(model, clean, corrupt, gap, ("head", 3, 1), [("mlp", 3), ("v", 4, 0), ("logits",)])
+    >>> clean, corrupted = (model.to_tokens(f"What is 12+{n}?") for n in (36, 35))
+    >>> receivers = [("mlp", 3), ("v", 4, 0), ("logits",)]
+    >>> paths = wb.patching.path_patching(model, clean, corrupted, gap, ("head", 3, 1), receivers)
     >>> paths.dims, paths["receiver"].values.tolist()
     (('receiver',), ['mlp 3', 'v 4 0', 'logits'])
 
     Raises PromptError if the prompts are not equally long or do not differ, SelectionError for a sender or receiver
     that the model does not have, EditError for one of another kind, a receiver before the sender, and edits in force at
-    what a receiver reads, ArgumentError for other `routes`, ResumeError as `activation_patching` does. (arXiv 2211.00593,
-    2304.05969)
+    what a receiver reads, ArgumentError for other `routing`, ResumeError as `activation_patching` does. (arXiv
+    2211.00593, 2304.05969)
     """
-    if routes not in ROUTES:
-        raise ArgumentError(f"routes must be 'held' or 'free', got {routes!r}.")
+    if routing not in ROUTING:
+        raise ArgumentError(f"routing must be 'frozen' or 'recomputed', got {routing!r}.")
     c = model.config
     _known(c, sender, SENDERS, "sender")
-    asked: Sequence[Any] = readers(c, sender, routes=routes) if receivers is None else receivers
+    asked: Sequence[Any] = readers(c, sender, routing=routing) if receivers is None else receivers
     sets: list[list[Part]] = [[r] if isinstance(r[0], str) else list(r) for r in asked]
     for receiver in (r for several in sets for r in several):
         _known(c, receiver, RECEIVERS, "receiver")
-        if receiver not in readers(c, sender, routes="free"):
+        if receiver not in readers(c, sender, routing="recomputed"):
             raise EditError(
                 f"{_label([receiver])!r} is computed before {_label([sender])!r} writes: no path leads there"
             )
     edited = [e.glob for e in model.active_edits() if any(p.endswith(OURS) for p in e.points)]
     if edited:
         raise EditError(f"paths are followed by computing anew what is edited here: leave out the edits at {edited}")
-    ours, theirs, _ = two_prompts(model, corrupt, clean)  # the text that is run is the clean one
+    ours, theirs, _ = two_prompts(model, corrupted, clean)  # the text that is run is the clean one
     weights = [hooks.at_layer("blocks.*.mlp.hook_expert_weights", layer) for layer in range(c.n_layers)]
     record = _written(sender)
     where = None if positions is None else np.asarray(positions, int).tolist()
-    inputs = {"what": "path_patching", "clean": ours, "corrupt": theirs, "outcome": outcome, "sender": sender}
-    inputs |= {"receivers": sets, "positions": where, "routes": routes}
-    with model.listening() as flag, torch.inference_mode(), Cells(resume, of_model(model) | inputs) as cells:
-        base = Reading(model, ours, [*weights, *record])
-        other = Reading(model, theirs, [*weights, *record])
-        ends = [outcome(reading.logits(slice(-1, None))[:, 0])[0].item() for reading in (base, other)]
+    inputs = {"what": "path_patching", "clean": ours, "corrupted": theirs, "metric": metric, "sender": sender}
+    inputs |= {"receivers": sets, "positions": where, "routing": routing}
+    with (
+        model.interruptible() as flag,
+        torch.inference_mode(),
+        SweepCheckpoint(resume, of_model(model) | inputs) as cells,
+    ):
+        base = CachedRun(model, ours, [*weights, *record])
+        other = CachedRun(model, theirs, [*weights, *record])
+        ends = [metric(reading.logits(slice(-1, None))[:, 0])[0].item() for reading in (base, other)]
         change = _write(other, sender) - _write(base, sender)
         if where is not None:
             elsewhere = np.setdiff1d(np.arange(len(base)), where)
@@ -110,8 +115,8 @@ def path_patching(
             int(moved[0]) // CHUNK_ALIGN * CHUNK_ALIGN if len(moved) else (len(base) - 1) // CHUNK_ALIGN * CHUNK_ALIGN
         )
         values = np.zeros(len(sets))
-        everything = Chain(_Whole(sender, change[:, start:]), *_held(base, start, routes))
-        total = _run(base, outcome, everything, sender[1], start, 1)[0]
+        everything = Chain(_Whole(sender, change[:, start:]), *_frozen_routing(base, start, routing))
+        total = _run(base, metric, everything, sender[1], start, 1)[0]
         todo = list(_batches(sets, c, (len(base) - start) * c.d_model))
         for layer, rows in tqdm(todo, desc="following paths", unit="pass", leave=False, disable=None):
             flag.check()
@@ -119,17 +124,19 @@ def path_patching(
                 values[rows] = [cells[i] for i in rows]
                 continue
             edges = _Edges(model, change[:, start:], [sets[i] for i in rows])
-            values[rows] = _run(base, outcome, Chain(edges, *_held(base, start, routes)), layer, start, len(rows))
+            values[rows] = _run(
+                base, metric, Chain(edges, *_frozen_routing(base, start, routing)), layer, start, len(rows)
+            )
             for i in rows:
                 cells.put(i, values[i])
     scaled = (np.array([*values, total]) - ends[0]) / (ends[1] - ends[0])
     coords = {"receiver": [_label(several) for several in sets]}
-    attrs = {"long_name": f"from {_label([sender])}", "units": "share of the gap", "routes": routes}
-    attrs |= {"clean": ends[0], "corrupt": ends[1], "total": float(scaled[-1]), "n": len(base), "tolerance": least}
+    attrs = {"long_name": f"from {_label([sender])}", "units": "share of the gap", "routing": routing}
+    attrs |= {"clean": ends[0], "corrupted": ends[1], "total": float(scaled[-1]), "n": len(base), "tolerance": least}
     return xr.DataArray(scaled[:-1], coords, ("receiver",), attrs=attrs)
 
 
-def readers(c: Config, sender: Part, *, routes: str = "held") -> list[Part]:
+def readers(c: Config, sender: Part, *, routing: str = "frozen") -> list[Part]:
     """Every receiver that comes after a sender: all that read the residual stream with what it wrote in it.
 
     >>> readers(Config(n_layers=2, n_heads=2, n_kv_heads=1), ("mlp", 0))
@@ -141,7 +148,7 @@ def readers(c: Config, sender: Part, *, routes: str = "held") -> list[Part]:
             for word in ("q", "k", "v"):
                 found += [(word, layer, number) for number in range(getattr(c, str(RECEIVERS[word])))]
         if layer > sender[1] or sender[0] in ("head", "attn"):
-            found += [("mlp", layer)] if routes == "held" else [("mlp", layer), ("router", layer)]
+            found += [("mlp", layer)] if routing == "frozen" else [("mlp", layer), ("router", layer)]
     return [*found, ("logits",)]
 
 
@@ -170,7 +177,7 @@ def _written(sender: Part) -> list[str]:
     return [f"blocks.{sender[1]}.{point[sender[0]]}"]
 
 
-def _write(reading: Reading, sender: Part) -> Tensor:
+def _write(reading: CachedRun, sender: Part) -> Tensor:
     """What a sender wrote into the residual stream (batch pos d_model), up to a constant."""
     word, layer, *number = sender
     said = reading.seen[_written(sender)[0]]
@@ -185,18 +192,18 @@ def _write(reading: Reading, sender: Part) -> Tensor:
     return said
 
 
-def _held(base: Reading, start: int, routes: str) -> list[Tap]:
-    return [Routed(base, start, weights=True)] if routes == "held" else []
+def _frozen_routing(base: CachedRun, start: int, routing: str) -> list[Tap]:
+    return [FrozenRouting(base, start, weights=True)] if routing == "frozen" else []
 
 
-def _run(base: Reading, outcome: Outcome, tap: Tap, layer: int, start: int, n: int) -> np.ndarray:
-    """The outcome of the clean text under a tap, in `n` rows, from a layer and a position on."""
+def _run(base: CachedRun, metric: Outcome, tap: Tap, layer: int, start: int, n: int) -> np.ndarray:
+    """The metric of the clean text under a tap, in `n` rows, from a layer and a position on."""
     model = base.model
     last = hooks.at_layer("blocks.*.hook_resid_post", model.config.n_layers - 1)
     resid, seen = base.resid(layer)[:, start:].expand(n, -1, -1), Recorder([last], device=model.device)
     model.forward_from(resid, layer, Chain(tap, seen), base.cache.fork(n, start), slice(0, 0))
     logits = unembed(model.config, model.weights, seen[last][:, -1:])[:, 0]
-    return outcome(logits).double().cpu().numpy()
+    return metric(logits).double().cpu().numpy()
 
 
 def _batches(sets: Sequence[Sequence[Part]], c: Config, size: int) -> Iterator[tuple[int, list[int]]]:

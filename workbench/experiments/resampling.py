@@ -15,7 +15,7 @@ from workbench.experiments import sampling as drawing
 from workbench.model.model import Model
 from workbench.traces import Trace
 from workbench.traces.spans import last_turn
-from workbench.traces.steps import Step, stretches
+from workbench.traces.steps import Step, segment_slices
 
 NONE = "<none>"  # a text that ends without an answer
 Answer = Callable[[Sequence[int]], str | None]  # of a whole text, as token ids
@@ -38,7 +38,7 @@ def resampling(
     right: str | None = None,
     *,
     n: int = 20,
-    parts: Sequence[Step | slice] | None = None,
+    segments: Sequence[Step | slice] | None = None,
     answer: Answer | None = None,
     temperature: float = 1.0,
     max_tokens: int = 512,
@@ -47,7 +47,7 @@ def resampling(
     """How much each step of a chain of thought moves the answer, by writing on from before and from after it.
 
     `n` continuations are written where the text is cut: point i is before step i, the last one after all steps.
-    `none` (point) is the share that ends without an answer, most often at `max_tokens`: an outcome of its own. If it
+    `none` (point) is the share that ends without an answer, most often at `max_tokens`: an metric of its own. If it
     counted as wrong, early points would look worse only because more is left to write.
 
     `accuracy` (point): of those with an answer, the share whose answer is `right` (the run's own unless given); NaN if
@@ -67,9 +67,9 @@ def resampling(
 
     Raises NotRecorded if the trace has no steps, or no answer and none was given. (arXiv 2506.19143)
     """
-    cut = stretches(trace, parts)
+    cut = segment_slices(trace, segments)
     if not cut:
-        raise NotRecorded("the trace has no steps, for nothing was thought in it: give `parts`, as slices")
+        raise NotRecorded("the trace has no steps, for nothing was thought in it: give `segments`, as slices")
     if not isinstance(n, int | np.integer) or n < 1:
         raise PromptError(
             f"n must be a whole number of 1 or more, the texts that are written from each point, got {n!r}"
@@ -80,7 +80,7 @@ def resampling(
         raise NotRecorded("this run gave no answer: say which one is right, as `right`")
     points = [*(part.start for part in cut), cut[-1].stop]
     answers = []
-    with model.listening() as flag:
+    with model.interruptible() as flag:
         for number, point in enumerate(tqdm(points, desc="writing on", unit="step", leave=False, disable=None)):
             flag.check()
             kept = trace.tokens[:point]
@@ -90,7 +90,9 @@ def resampling(
             answers.append([read([*kept, *said]) for said in more])
     hits = np.array([sum(said == wanted for said in those) for those in answers])
     answered = np.array([sum(said is not None for said in those) for those in answers])
-    bounds = np.array([statistics.wilson(int(h), int(k)) if k else (np.nan, np.nan) for h, k in zip(hits, answered)])
+    bounds = np.array(
+        [statistics.wilson_interval(int(h), int(k)) if k else (np.nan, np.nan) for h, k in zip(hits, answered)]
+    )
     accuracy = np.divide(hits, answered, out=np.full(len(hits), np.nan), where=answered > 0)
     named = [[NONE if said is None else said for said in those] for those in answers]
     nulls = [_null_divergences(a, b) for a, b in pairwise(named)]
@@ -110,7 +112,7 @@ def resampling(
         "n": n,
         "right": wanted,
         "temperature": temperature,
-        "detectable": statistics.detectable(n),
+        "detectable": statistics.minimum_detectable_effect(n),
         "null_max": _largest_by_chance(hits, answered),
         "answers": [dict(Counter(those)) for those in named],
     }
@@ -122,7 +124,7 @@ def _null_divergences(before: Sequence[str], after: Sequence[str], draws: int = 
     pooled = np.array(list(Counter([*before, *after]).values()), float)
     rng = np.random.default_rng(0)
     a, b = (rng.multinomial(len(said), pooled / pooled.sum(), draws) for said in (before, after))
-    seen = a + b > 0  # an answer that neither list has is no outcome of theirs
+    seen = a + b > 0  # an answer that neither list has is no metric of theirs
     p, q = (np.where(seen, counts + 0.5, 0.0) for counts in (a, b))
     p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
     return (p * np.log(np.where(seen, p, 1.0) / np.where(seen, q, 1.0))).sum(1)

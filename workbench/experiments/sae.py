@@ -236,7 +236,7 @@ class SAE:
 
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> with model.edit(sae.site, sae.splice(error=True)): same = model.trace(trace)
-        >>> same.edits[0]["positions_met"] == len(trace), same.edits[0]["changed"]
+        >>> same.edits[0]["n_positions"] == len(trace), same.edits[0]["changed"]
         (True, 0)
         """
         return Splice(self, error)
@@ -426,16 +426,16 @@ def splice_cost(model: "Model", trace: Trace, sae: SAE) -> xr.Dataset:
     """
     import torch
 
-    from workbench.experiments.cached_run import Reading, divergence
+    from workbench.experiments.cached_run import CachedRun, divergence
 
     n = model.config.n_layers
     found = {}
-    with model.listening() as flag, torch.inference_mode():
-        plain = Reading(model, trace.tokens).resid(n)
+    with model.interruptible() as flag, torch.inference_mode():
+        plain = CachedRun(model, trace.tokens).resid(n)
         for name, fn in (("kl", sae.splice()), ("kl_zero", torch.zeros_like)):
             flag.check()
             with model.edit(sae.site, fn):
-                other = Reading(model, trace.tokens).resid(n)
+                other = CachedRun(model, trace.tokens).resid(n)
             found[name] = divergence(model, plain, other)[0].double().cpu().numpy()
     made = xr.Dataset({k: ("pos", v) for k, v in found.items()}, {"pos": np.arange(len(trace))}, _about(sae))
     for name in found:

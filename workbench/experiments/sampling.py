@@ -26,7 +26,7 @@ def rollouts(
 
     Drawn at `temperature`; the likeliest token each time at 0. The same seed draws the same, on one kind of machine.
 
-    >>> prompt = model.tokens("What is 12+30?")
+    >>> prompt = model.to_tokens("What is 12+30?")
     >>> a, b = rollouts(model, prompt, 2, temperature=0, max_tokens=20)
     >>> a == b == model.generate(prompt, max_tokens=20).tokens[len(prompt):]
     True

@@ -11,7 +11,7 @@ from workbench import hooks
 from workbench.edits.library import steer
 from workbench.errors import EditError, HookNameError, PromptError
 from workbench.experiments.attention_knockout import Places, positions_of
-from workbench.experiments.checkpoint import Cells, of_model
+from workbench.experiments.checkpoint import SweepCheckpoint, of_model
 from workbench.model.model import Model, Prompt
 from workbench.traces import Trace
 
@@ -83,21 +83,22 @@ def steering_effect(
 ) -> xr.Dataset:
     """The metric of a run that is steered by `scale * vector` (scale), next to what other directions do to it.
 
-    `vector` is `wb.steering.steering_vector`'s, added where it was found, at all positions or at `positions`. Every figure is
-    `metric(trace)` of a real run: the prompt is read, or with `max_tokens` gone on with, greedily; `record` is for what
-    the metric reads. `random` (control scale) are `controls` random directions of the same norm, `unrelated`
-    (contrast scale) other differences of means, which have nothing to do with the question, brought to the same norm:
-    these often move behaviour as much as a vector that was meant to. `attrs` of `steered` hold the metric of the
-    `plain` run, the `slope` by scale (least squares), that of each control and contrast (`null`, `null_unrelated`), and
-    `p`, how often a random direction has as steep a one. At scale 0 every run is the plain one, bit for bit.
+    `vector` is `wb.steering.steering_vector`'s, added where it was found, at all positions or at `positions`. Every
+    figure is `metric(trace)` of a real run: the prompt is read, or with `max_tokens` gone on with, greedily; `record`
+    is for what the metric reads. `random` (control scale) are `controls` random directions of the same norm,
+    `unrelated` (contrast scale) other differences of means, which have nothing to do with the question, brought to the
+    same norm: these often move behaviour as much as a vector that was meant to. `attrs` of `steered` hold the metric of
+    the `plain` run, the `slope` by scale (least squares), that of each control and contrast (`null`, `null_unrelated`),
+    and `p`, how often a random direction has as steep a one. At scale 0 every run is the plain one, bit for bit.
     `resume` is a file that keeps finished runs, as for `activation_patching`.
 
     >>> chain = wb.steps(trace)
     >>> read = model.trace(trace, record="residuals")
     >>> vector = wb.steering.steering_vector([(read, chain[-1])], [(read, chain[0])], layer=2)
     >>> other = wb.steering.steering_vector([(read, slice(0, 9))], [(read, slice(9, 18))], layer=2)
-    >>> found = wb.steering.steering_effect(model, trace, vector, lambda t: float(t["entropy"].mean()), unrelated=[other],
-    ...                            scales=[0, 1], controls=2)
+    >>> found = wb.steering.steering_effect(
+    ...     model, trace, vector, lambda t: float(t["entropy"].mean()), unrelated=[other], scales=[0, 1], controls=2
+    ... )
     >>> found["random"].dims, bool((found["random"].sel(scale=0) == found["steered"].attrs["plain"]).all())
     (('control', 'scale'), True)
 
@@ -107,9 +108,13 @@ def steering_effect(
     point = vector.attrs.get("point")
     norm = float(np.linalg.norm(vector))
     if point is None or not norm > 0:
-        raise EditError("steer by what wb.steering.steering_vector gives: a vector that is not zero, with its `point` in attrs")
+        raise EditError(
+            "steer by what wb.steering.steering_vector gives: a vector that is not zero, with its `point` in attrs"
+        )
     if not len(unrelated) or not all(np.linalg.norm(other) > 0 for other in unrelated):
-        raise EditError("give an `unrelated` contrast or more: a wb.steering.steering_vector of places that should not matter")
+        raise EditError(
+            "give an `unrelated` contrast or more: a wb.steering.steering_vector of places that should not matter"
+        )
     dice = np.random.default_rng(seed)
     directions = {"steered": [np.asarray(vector)]}
     directions["random"] = list(dice.normal(size=(controls, len(vector))))
@@ -124,9 +129,15 @@ def steering_effect(
     todo = [
         (name, i, j) for name, several in directions.items() for i in range(len(several)) for j in range(len(scales))
     ]
-    asked = {"what": "steering_effect", "tokens": model.tokens(prompt), "point": point, "norm": norm, "metric": metric}
+    asked = {
+        "what": "steering_effect",
+        "tokens": model.to_tokens(prompt),
+        "point": point,
+        "norm": norm,
+        "metric": metric,
+    }
     asked |= {"directions": directions, "scales": list(scales), "max_tokens": max_tokens, "positions": positions}
-    with Cells(resume, of_model(model) | asked | {"record": record}) as cells:
+    with SweepCheckpoint(resume, of_model(model) | asked | {"record": record}) as cells:
         if 0 not in cells:
             cells.put(0, run())
         plain = float(cells[0])

@@ -10,16 +10,16 @@ from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.errors import ArgumentError, NotRecorded
-from workbench.experiments.cached_run import Reading, divergence
+from workbench.experiments.cached_run import CachedRun, divergence
 from workbench.model.model import Model
 from workbench.taps import Chain, Tap
 from workbench.traces import Trace
-from workbench.traces.steps import Step, stretches
+from workbench.traces.steps import Step, segment_slices
 
 VARIANTS = ("later", "all")
 
 
-class Hidden(Tap):
+class MaskKeys(Tap):
     """No query from position `after` on sees the keys in `keys`, in any layer and head; the sink takes what is left."""
 
     def __init__(self, keys: slice, after: int):
@@ -39,10 +39,10 @@ class Hidden(Tap):
         return x
 
 
-class Routed(Tap):
+class FrozenRouting(Tap):
     """Experts are those that ran in another reading, from position `start` on; with `weights`, as heavy as there."""
 
-    def __init__(self, reading: Reading, start: int, *, weights: bool):
+    def __init__(self, reading: CachedRun, start: int, *, weights: bool):
         self.reading, self.start, self.weights = reading, start, weights
 
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
@@ -54,56 +54,59 @@ class Routed(Tap):
 def suppression(
     model: Model,
     trace: Trace,
-    parts: Sequence[Step | slice] | None = None,
+    segments: Sequence[Step | slice] | None = None,
     *,
     queries: str = "later",
-    routes: bool = False,
+    split_routing: bool = False,
 ) -> xr.Dataset:
-    """How much hiding one step changes what is predicted in another (step key_step); parts are its steps, or yours.
+    """How much hiding one step changes what is predicted in another (step key_step); segments are its steps, or yours.
 
     The step `key_step` is hidden from every query after it (`queries="later"`), in all layers and heads. `effect` is
     the mean of KL(as it was || hidden) over the predictions of the tokens of `step`, each made at the token before, in
-    nats; `routing` the share of the experts at those tokens that are others then, a mean over layers. Cells on and
-    above the diagonal are exactly 0. `by_token` (pos key_step) is that KL for the prediction of each single token. With
-    `queries="all"` the step is hidden from its own tokens too, as in arXiv 2506.19143, and the diagonal is not 0.
+    nats; `routing` the share of the experts at those tokens that are others then, a mean over layers. SweepCheckpoint
+    on and above the diagonal are exactly 0. `by_token` (pos key_step) is that KL for the prediction of each single
+    token. With `queries="all"` the step is hidden from its own tokens too, as in arXiv 2506.19143, and the diagonal is
+    not 0.
 
-    With `routes=True`, each effect is also split, by two more runs whose experts are held: `content`, with the experts
-    and weights of the plain run; `reweighting`, what free weights add; `rerouting`, what free experts add. The three
-    sum to `effect`. One pass over the rest of the text for each step, three with `routes`.
+    With `split_routing=True`, each effect is also split, by two more runs whose experts are held: `content`, with the
+    experts and weights of the plain run; `reweighting`, what free weights add; `rerouting`, what free experts add. The
+    three sum to `effect`. One pass over the rest of the text for each step, three with `split_routing`.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> found = wb.reasoning.suppression(model, trace, [slice(0, 12), slice(12, 24), slice(24, 30)])
     >>> found["effect"].dims, float(found["effect"][0, 1]), bool(found["effect"][2, 0] > 0)
     (('step', 'key_step'), 0.0, True)
 
-    Raises NotRecorded if there are fewer than two parts, PromptError for a part that is no stretch of positions,
+    Raises NotRecorded if there are fewer than two segments, PromptError for a part that is no stretch of positions,
     ArgumentError for another `queries`.
     """
     if queries not in VARIANTS:
         raise ArgumentError(f"queries must be 'later' or 'all', got {queries!r}.")
-    cut = stretches(trace, parts)
+    cut = segment_slices(trace, segments)
     if len(cut) < 2:
-        raise NotRecorded(f"one step acts on another: two are needed, and there are {len(cut)}; give `parts` as slices")
+        raise NotRecorded(
+            f"one step acts on another: two are needed, and there are {len(cut)}; give `segments` as slices"
+        )
     n = len(cut)
     figures = {"effect": np.zeros((n, n)), "routing": np.zeros((n, n))}
     by_token = np.zeros((len(trace), n))
-    if routes:
+    if split_routing:
         figures |= {name: np.zeros((n, n)) for name in ("content", "reweighting", "rerouting")}
     weights = [hooks.at_layer("blocks.*.mlp.hook_expert_weights", layer) for layer in range(model.config.n_layers)]
-    with model.listening() as flag, torch.inference_mode():
-        plain = Reading(model, trace.tokens, weights if routes else ())
+    with model.interruptible() as flag, torch.inference_mode():
+        plain = CachedRun(model, trace.tokens, weights if split_routing else ())
         for j, part in enumerate(tqdm(cut, desc="hiding steps", unit="step", leave=False, disable=None)):
             flag.check()
             start = part.start if queries == "all" else part.stop
             if start >= len(plain):
                 continue
-            hide = Hidden(part, start)
+            hide = MaskKeys(part, start)
             effect, moved = _change(plain, start, hide)
             by_step = {"effect": effect, "routing": moved}
             by_token[start + 1 :, j] = effect[:-1]  # a token is predicted at the one before
-            if routes:
-                held, _ = _change(plain, start, Chain(hide, Routed(plain, start, weights=True)))
-                free, _ = _change(plain, start, Chain(hide, Routed(plain, start, weights=False)))
+            if split_routing:
+                held, _ = _change(plain, start, Chain(hide, FrozenRouting(plain, start, weights=True)))
+                free, _ = _change(plain, start, Chain(hide, FrozenRouting(plain, start, weights=False)))
                 by_step |= {"content": held, "reweighting": free - held, "rerouting": effect - free}
             for name, values in by_step.items():
                 shift = start + (name != "routing")
@@ -118,10 +121,10 @@ def suppression(
     return found
 
 
-def _change(plain: Reading, start: int, tap: Tap) -> tuple[np.ndarray, np.ndarray]:
+def _change(plain: CachedRun, start: int, tap: Tap) -> tuple[np.ndarray, np.ndarray]:
     """From `start` on, position by position: KL from the plain reading, and the share of experts that are others."""
     model, n_layers = plain.model, plain.model.config.n_layers
-    seen = plain.again(start, tap)
+    seen = plain.rerun_from(start, tap)
     last = hooks.at_layer("blocks.*.hook_resid_post", n_layers - 1)
     kl = divergence(model, plain.resid(n_layers)[:, start:], seen[last])[0]
     moved = torch.zeros_like(kl)

@@ -101,7 +101,7 @@ def train_tuned_lens(
     Raises PromptError without texts, CheckpointError for another dtype, EditError while an edit is in force.
     Ctrl-C ends it at the next hook point.
     """
-    ids = [model.tokens(text) for text in texts]
+    ids = [model.to_tokens(text) for text in texts]
     if not ids:
         raise PromptError("a lens is trained on texts: give traces, prompts or token ids")
     if model.active_edits():
@@ -116,7 +116,7 @@ def train_tuned_lens(
     lens = TunedLens(weight, bias)
     adam = torch.optim.Adam([weight, bias], lr=lr, eps=EPS)
     order = [i for n in range(passes) for i in Random(f"{seed} {n}").sample(range(len(ids)), len(ids))]
-    with model.listening() as flag:
+    with model.interruptible() as flag:
         for done, i in enumerate(tqdm(order, desc="training", unit="text", leave=False, disable=None)):
             flag.check()
             for group in adam.param_groups:
@@ -192,7 +192,7 @@ def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
     points = [hooks.at_layer("blocks.*.hook_resid_post", layer) for layer in range(model.config.n_layers)]
     k = min(hooks.RANKS["lens_ids"], model.config.d_vocab)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in ("token", "logprob", "entropy", "kl")}
-    with model.listening() as flag, torch.inference_mode():
+    with model.interruptible() as flag, torch.inference_mode():
         resid = torch.stack([tensor(trace.raw(point)) for point in points]).to(model.device)
         for part in _parts(model, resid):
             flag.check()
@@ -227,14 +227,14 @@ def lens_kl(model: Model, lens: TunedLens, texts: Sequence[Prompt]) -> xr.Datase
     if not texts:
         raise PromptError("a lens is measured on texts: give traces, prompts or token ids")
     both = []
-    with model.listening() as flag, torch.inference_mode():
+    with model.interruptible() as flag, torch.inference_mode():
         for text in tqdm(texts, desc="reading", unit="text", leave=False, disable=None):
             flag.check()
-            parts = _parts(model, _residuals(model, model.tokens(text)))
+            parts = _parts(model, _residuals(model, model.to_tokens(text)))
             kl = [torch.cat([_kl(model, read(part)) for part in parts], 1).mean(1) for read in (lens, _as_it_is)]
             both.append(torch.stack(kl).double().cpu().numpy())
     found = np.stack(both)  # text lens layer
-    interval = statistics.mean(found[:, 1] - found[:, 0])
+    interval = statistics.mean_interval(found[:, 1] - found[:, 0])
     data = {"tuned": found[:, 0].mean(0), "logit": found[:, 1].mean(0)}
     data |= {"gain": interval.value, "low": interval.low, "high": interval.high}
     layers = {"layer": np.arange(model.config.n_layers)}

@@ -98,7 +98,9 @@ def step_edges(graph: xr.Dataset, trace: Trace, parts: Sequence[Step] | None = N
     tokens = graph["token"].values.tolist()
     if trace.str_tokens[: len(tokens)] != tokens:
         at = next((i for i, (a, b) in enumerate(zip(tokens, trace.str_tokens)) if a != b), min(len(tokens), len(trace)))
-        theirs, ours = (visible(repr(texts[at])) if at < len(texts) else "nothing" for texts in (tokens, trace.str_tokens))
+        theirs, ours = (
+            visible(repr(texts[at])) if at < len(texts) else "nothing" for texts in (tokens, trace.str_tokens)
+        )
         raise ArgumentError(f"the graph is of another text: at position {at} it has {theirs}, the trace {ours}")
     parts = steps(trace) if parts is None else parts
     step_at = np.full(len(trace), -1)

@@ -27,7 +27,7 @@ class Foreign:
         """As the tokenizer does it for a model: with a first token of its own, if it adds one."""
         return list(self.tokenizer(text)["input_ids"])
 
-    def pieces(self, ids: Iterable[int]) -> list[str]:
+    def str_tokens(self, ids: Iterable[int]) -> list[str]:
         """The text of each token; joined they are the whole text. A character stands on the last of its tokens."""
         ids = [int(i) for i in ids]
         pieces: list[str] = []

@@ -20,7 +20,7 @@ from workbench.errors import ArgumentError, NotRecorded, TraceCorrupt
 from workbench.files import atomic_path
 from workbench.paths import expanded
 from workbench.text import visible
-from workbench.traces import Piece, Trace
+from workbench.traces import Chunk, Trace
 from workbench.traces.format import DTYPES, raw
 from workbench.traces.reader import decode_manifest, encode_manifest
 from workbench.traces.steps import steps
@@ -74,7 +74,7 @@ def to_xarray(trace: Trace, names: str | Iterable[str] | None = None) -> xr.Data
     infos = {}
     for name in wanted:
         info = trace.manifest.tensors[name]
-        infos[name] = replace(info, pieces=(Piece(PART, info.shape, _hash(trace.raw(name))),))
+        infos[name] = replace(info, chunks=(Chunk(PART, info.shape, _hash(trace.raw(name))),))
     data["manifest"] = "byte", np.frombuffer(encode_manifest(replace(trace.manifest, tensors=infos)), np.uint8)
     role, channel = _said(trace)
     coords = {
@@ -114,10 +114,10 @@ def from_xarray(data: xr.Dataset) -> Trace:
         if array.shape != info.shape:
             raise TraceCorrupt(f"{visible(name)} was {list(info.shape)} and is {list(array.shape)}: it was cut")
         array = np.asarray(array, dtype=DTYPES[info.dtype], order="C")
-        if _hash(array) != info.pieces[0].sha256:
+        if _hash(array) != info.chunks[0].sha256:
             raise TraceCorrupt(f"{visible(name)} is not what was recorded: its numbers were changed, or damaged")
         arrays[name] = array
-    tensors = {name: replace(manifest.tensors[name], pieces=()) for name in arrays}
+    tensors = {name: replace(manifest.tensors[name], chunks=()) for name in arrays}
     return Trace(replace(manifest, tensors=tensors), arrays)
 
 
@@ -217,7 +217,7 @@ def _messages(trace: Trace) -> Columns:
 
 def _predictions(trace: Trace) -> Columns:
     ids = np.asarray(trace["top_ids"])
-    words = trace.words
+    words = trace.vocab_text
     columns = _long(("pos", "rank"), ids.shape)
     token = ids.ravel()
     texts = [words.get(int(i)) for i in token]

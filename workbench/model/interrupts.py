@@ -36,7 +36,7 @@ class Interrupt(Tap):
 
 
 @contextmanager
-def listening() -> Iterator[Interrupt]:
+def interruptible() -> Iterator[Interrupt]:
     """An `Interrupt` that Ctrl-C raises for as long as the block runs; the old handler is back afterwards."""
     flag = Interrupt()
     if threading.current_thread() is not threading.main_thread():

@@ -25,11 +25,10 @@ from workbench.edits.stack import Editing, EditStack
 from workbench.errors import CheckpointError, EditError, PromptError
 from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts
-from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
 from workbench.model.checkpoints import POCKET, Loadable, load
 from workbench.model.checkpoints.adapter import read_adapter
-from workbench.model.interrupts import Interrupt, listening
+from workbench.model.interrupts import Interrupt, interruptible
 from workbench.model.kernels import native
 from workbench.model.threads import one_thread
 from workbench.paths import absolute, expanded
@@ -165,7 +164,7 @@ class Model:
         A long text is read in passes of 1,024 positions, with the same numbers as in one; with edits in force it is
         read in one. Raises PromptError, HookNameError, BudgetError (before anything runs), TraceExists.
         """
-        tokens, notes = self.rendered(prompt)
+        tokens, notes = self.render(prompt)
         self.check_prompt(tokens)
         recording = upward(__name__, "workbench.recording.record")
         return recording.trace_model(self, tokens, record, budget, notes, _place(to))
@@ -196,7 +195,7 @@ class Model:
         Raises PromptError, HookNameError, BudgetError (before anything runs); NotFinite where a token is to be
         drawn and the logits hold NaN.
         """
-        tokens, notes = self.rendered(prompt)
+        tokens, notes = self.render(prompt)
         generation = upward(__name__, "workbench.recording.generation")
         return generation.generate(
             self, tokens, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
@@ -222,7 +221,7 @@ class Model:
 
     def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> "Estimate":
         """How big the trace would be, before it is made: bytes on disk, memory while it runs, and what fits."""
-        tokens = self.tokens(prompt)
+        tokens = self.to_tokens(prompt)
         self.check_prompt(tokens, max_tokens)
         return upward(__name__, "workbench.recording.plan").estimate(self, tokens, record, len(tokens) + max_tokens)
 
@@ -260,7 +259,7 @@ class Model:
         manifest says how often each fired and how much it changed; one that never fires raises EditError.
 
         >>> with model.edit("blocks.1.hook_mlp_out", lambda x: 0 * x): ablated = model.generate("What is 12+30?")
-        >>> ablated.edits[0]["fired"] > 0
+        >>> ablated.edits[0]["n_calls"] > 0
         True
 
         Raises HookNameError if nothing matches, EditError for a function that cannot be called so.
@@ -274,8 +273,10 @@ class Model:
         Positions that the trace does not have keep their own values. Raises NotRecorded if it lacks a hook point.
         """
         points = hooks.match(where, self.config.n_layers)
-        values = {name: tensor(source.raw(name)) for name in points}
-        return Editing(self._stack, Edit(where, Patch(values, source.id), points, self.config, positions), self)
+        fn = Patch(source)
+        for name in points:
+            fn.values(name)  # NotRecorded now, not in the middle of a run
+        return Editing(self._stack, Edit(where, fn, points, self.config, positions), self)
 
     def active_edits(self) -> list[Edit]:
         """The edits that a run here and now would be under, in order."""
@@ -313,11 +314,11 @@ class Model:
 
     # -- prompts
 
-    def tokens(self, prompt: Prompt) -> list[int]:
+    def to_tokens(self, prompt: Prompt) -> list[int]:
         """The token ids of a prompt: a question or messages become a chat; ids and traces are taken as they are."""
-        return self.rendered(prompt)[0]
+        return self.render(prompt)[0]
 
-    def rendered(self, prompt: Prompt) -> tuple[list[int], list[str]]:
+    def render(self, prompt: Prompt) -> tuple[list[int], list[str]]:
         """The token ids of a prompt, and a note for the manifest on who made them of a chat."""
         read = prompts.read(prompt)
         if isinstance(read, list):
@@ -342,9 +343,9 @@ class Model:
             )
 
     @contextmanager
-    def listening(self) -> Iterator[Interrupt]:
+    def interruptible(self) -> Iterator[Interrupt]:
         """While a run is on: Ctrl-C, or `stop()` on another thread, ends it at the next hook point."""
-        with listening() as flag, one_thread(self.config.n_params < SMALL):
+        with interruptible() as flag, one_thread(self.config.n_params < SMALL):
             self._running.append(flag)
             try:
                 yield flag

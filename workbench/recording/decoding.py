@@ -57,7 +57,7 @@ class Settings:
 
     def to_manifest(self, finish: str) -> dict[str, Any]:
         """The manifest's entry; `Settings.from_manifest` reads it."""
-        return asdict(self) | {"stop": list(self.stop), "finish": finish}
+        return asdict(self) | {"stop": list(self.stop), "finish_reason": finish}
 
     @classmethod
     def from_manifest(cls, entry: Mapping[str, Any]) -> "Settings":

@@ -56,7 +56,7 @@ def generate(
     model.partial = None
     settings = Settings(max_tokens, temperature, top_p, seed, _stops(model, stop))
     model.check_prompt(prompt, settings.max_tokens)
-    with model.listening() as flag:
+    with model.interruptible() as flag:
         source = ModelSource(model)
         plan = affordable_plan(source, request, prompt, len(prompt) + settings.max_tokens, budget, notes, to)
         reset_tallies(source)
@@ -65,7 +65,7 @@ def generate(
 
 def resume(model: "Model", partial: Trace, to: Path | None = None) -> Trace:
     """What `Model.resume` does."""
-    with model.listening() as flag:
+    with model.interruptible() as flag:
         generation = restore(ModelSource(model), partial, flag, to)
         model.partial = None
         return _finish(generation, to)
@@ -86,7 +86,7 @@ def _finish(generation: Generation, to: Path | None) -> Trace:
             trace = assemble(
                 g.source, g.plan, g.tokens, replayed | live, prompt_length=g.prompt_length, writer=writer,
                 origin=dict.fromkeys(replayed, "replay") | dict.fromkeys(live, "live"),
-                generation=g.settings.to_manifest(finish), routes={"compared": compared, "differ": differ},
+                generation=g.settings.to_manifest(finish), replayed_routing={"compared": compared, "different": differ},
             )  # fmt: skip
         if not g.flag.stopped:
             return trace

@@ -47,7 +47,7 @@ def trace_model(
     to: Path | None,
 ) -> Trace:
     """What `Model.trace` does, for a prompt that is already token ids."""
-    with model.listening() as flag:
+    with model.interruptible() as flag:
         trace = trace_text(ModelSource(model), tokens, request, budget, notes, to, flag)
         flag.check()
         return trace

@@ -57,7 +57,9 @@ def restore(source: ModelSource, partial: Trace, flag: Interrupt, to: Path | Non
     def stored(name: str):
         return tensor(partial.raw(name)).to(device)
 
-    keys_and_values = [(stored(hooks.at_layer(CACHE[0], i)), stored(hooks.at_layer(CACHE[1], i))) for i in range(source.n_layers)]
+    keys_and_values = [
+        (stored(hooks.at_layer(CACHE[0], i)), stored(hooks.at_layer(CACHE[1], i))) for i in range(source.n_layers)
+    ]
     cache = KVCache.of(source.model.config, keys_and_values, n, whole=bool(source.edits))
     earlier = {name: partial.raw(name) for name, info in manifest.tensors.items() if "pos" in info.axes}
     tallies = [Tally.from_manifest(edit) for edit in manifest.edits]

@@ -39,7 +39,7 @@ class Reader(Protocol):
     digest: str
 
     def encode(self, text: str) -> list[int]: ...
-    def pieces(self, ids: Iterable[int]) -> list[str]: ...
+    def str_tokens(self, ids: Iterable[int]) -> list[str]: ...
 
 
 class Source(Protocol):
@@ -223,7 +223,7 @@ class Text:
     """The messages and the text of every token: what `steps` reads of a trace, for a text that has none yet."""
 
     spans: list[Span]
-    pieces: list[str]
+    str_tokens: list[str]
 
     @property
     def steps(self) -> list:

@@ -33,7 +33,7 @@ def verify(source: Source, trace: Trace) -> list[dict]:
     findings = verification.Findings(source.dtype, verification.edited_points(trace))
     if not source.edits and trace.manifest.status == "complete":
         findings.take(probe(source, trace.tokens).findings)
-    return verification.check(trace, findings)
+    return verification.verify(trace, findings)
 
 
 def probe(source: Source, tokens: Sequence[int]) -> Probe:

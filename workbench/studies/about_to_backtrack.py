@@ -22,7 +22,7 @@ def read(model: wb.Model, family: str, n: int = N, seed: str = SEED) -> list[wb.
 
 @cache
 def measure(model: wb.Model, n: int = N, seed: str = SEED) -> dict[str, xr.Dataset]:
-    """By family, `wb.probes.linear_probe` for whether pocket takes the step back; places are the last tokens of steps."""
+    """By family, a linear probe at the last token of each step for whether pocket takes the step back."""
     found = {}
     for family in FAMILIES:
         traces = read(model, family, n, seed)

@@ -63,7 +63,7 @@ def measure(model: wb.Model, layer: int = LAYER, n: int = N, seed: str = SEED):
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     """The figure, and the traces behind it."""
-    mean = wb.statistics.mean(np.moveaxis(measure(model), 2, 0))
+    mean = wb.statistics.mean_interval(np.moveaxis(measure(model), 2, 0))
     figures = []
     for f, family in enumerate(FAMILIES):
         for t, text in enumerate(("after a right step", "after a wrong step")):

@@ -39,13 +39,13 @@ def measure(model: wb.Model, seed: str = "fresh") -> Measured:
             last = values[-len(AROUND) :]
             final = "".join(trace.str_tokens[trace.spans[-1].content])
             answers = list(dict.fromkeys(final.replace(problem.answer, value) for value in last))
-            curve = wb.reasoning.forced_answer(model, trace, answers, parts=wb.steps(trace)[-len(AROUND) :])
+            curve = wb.reasoning.forced_answer(model, trace, answers, segments=wb.steps(trace)[-len(AROUND) :])
             said = [answers.index(final.replace(problem.answer, value)) for value in last]
             p = curve["p"].values[1:]  # the first is before all of them
             rows.append([p[:, said[-1]], p[np.arange(len(said)), said]])
             settled[family].append(curve.attrs["commit"] == len(AROUND))
             traces.append(trace)
-    return Measured(wb.statistics.mean(np.array(rows)), settled, traces)
+    return Measured(wb.statistics.mean_interval(np.array(rows)), settled, traces)
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:

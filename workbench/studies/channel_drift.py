@@ -65,7 +65,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     found = measure(model)
     lines = []
     for color, name in enumerate(found["compared"].values[[0, 1, 4]]):
-        sure = wb.statistics.mean(found["drift"].sel(compared=name).values)
+        sure = wb.statistics.mean_interval(found["drift"].sel(compared=name).values)
         lines.append(Line(x=_depth(6), y=sure.value, low=sure.low, high=sure.high, name=name, color=color))
     lines.append(Line(x=_depth(24), y=reference(), name="gpt-oss-20b, all words", color=3))
     panel = Panel(
@@ -73,7 +73,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         x=Axis(label="depth (0 is the first layer, 1 the last)"),
         y=Axis(label="divergence from the analysis (bits)"),
     )
-    sure = wb.statistics.mean(found["drift"].mean("layer").values.T)
+    sure = wb.statistics.mean_interval(found["drift"].mean("layer").values.T)
     mean = xr.DataArray(
         sure.value, {"compared": found["compared"].values}, attrs={"long_name": "mean of the layers (bits)"}
     )

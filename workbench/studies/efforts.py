@@ -26,8 +26,13 @@ def measure(model: wb.Model, seed: str = "fresh") -> dict[str, Interval]:
         for one in read(model, family, N, LENGTH, "", seed):
             low = model.trace(list(render(one.problem, "low").ids), record="")
             said = float(np.exp(np.asarray(low["logprob"])[low.spans[-1].content].sum()))
-            rows.append([said, *wb.reasoning.forced_answer(model, one.trace, parts=wb.steps(one.trace)[-1:])["p"].values[:, 0]])
-        found[family] = wb.statistics.mean(np.array(rows))
+            rows.append(
+                [
+                    said,
+                    *wb.reasoning.forced_answer(model, one.trace, segments=wb.steps(one.trace)[-1:])["p"].values[:, 0],
+                ]
+            )
+        found[family] = wb.statistics.mean_interval(np.array(rows))
     return found
 
 

@@ -101,13 +101,13 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     coords = {"family": list(tested), "hidden": list(HIDDEN[1:])}
     hits, n = np.array([each.kept[:, 1:].sum(0) for each in tested.values()]), len(tested["say"].traces)
     value = xr.DataArray(hits / n, coords)
-    ends = [[wb.statistics.wilson(int(k), n) for k in row] for row in hits]
+    ends = [[wb.statistics.wilson_interval(int(k), n) for k in row] for row in hits]
     low, high = np.moveaxis(np.array(ends), -1, 0)
     value.attrs["long_name"] = "answers kept"
     three = bars(value, by="hidden", low=low, high=high, title="Hidden from the final message")
     known, changed = rows(tested)
     kinds = {"known before": known, "found by thinking": ~known}
-    means = [[wb.statistics.mean(v[at & ~np.isnan(v)]) for v in changed.values()] for at in kinds.values()]
+    means = [[wb.statistics.mean_interval(v[at & ~np.isnan(v)]) for v in changed.values()] for at in kinds.values()]
     coords = {"item": list(kinds), "done": list(changed)}
     value, low, high = (xr.DataArray(part, coords) for part in bounds(means))
     value.attrs["long_name"] = "answers that change"

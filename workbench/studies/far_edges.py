@@ -92,7 +92,7 @@ def measure(model: wb.Model, seed: str = "fresh") -> Measured:
             s = np.array([matrices[k][i, j] for k, i, j in pairs])
             made.medians[name, family] = float(np.median(s[truth])), float(np.median(s[other]))
             area = partial(by_distance, s, truth, later - earlier)
-            made.auroc[name, family] = wb.statistics.bootstrap(area, len(s), number, resamples=500)
+            made.auroc[name, family] = wb.statistics.bootstrap_interval(area, len(s), number, resamples=500)
         made.traces.extend(one.trace for one in problems)
     return made
 

@@ -48,14 +48,20 @@ def held(trace: wb.Trace) -> Callable:
 def measure(model: wb.Model, seed: str = SEED, n: int = N) -> tuple[xr.Dataset, tuple[wb.Trace, ...]]:
     """Every place of every pair: to first order and exact, both again with routes held, whether routes flip there."""
     rows, traces = [], []
-    for clean, corrupt in (pair for family in FAMILIES for pair in pairs(family, n, LENGTH, seed)):
-        asked = (model, clean[:-1], corrupt[:-1], wb.patching.logit_diff(model, clean[-1], corrupt[-1]))
-        traces.append(model.trace(corrupt[:-1], record=""))
-        line, exact = wb.patching.attribution_patching(*asked, site=SITE), wb.patching.activation_patching(*asked, site=SITE)
-        if not exact.attrs["clean"] > 0 > exact.attrs["corrupt"]:
+    for clean, corrupted in (pair for family in FAMILIES for pair in pairs(family, n, LENGTH, seed)):
+        asked = (model, clean[:-1], corrupted[:-1], wb.patching.logit_diff(model, clean[-1], corrupted[-1]))
+        traces.append(model.trace(corrupted[:-1], record=""))
+        line, exact = (
+            wb.patching.attribution_patching(*asked, site=SITE),
+            wb.patching.activation_patching(*asked, site=SITE),
+        )
+        if not exact.attrs["clean"] > 0 > exact.attrs["corrupted"]:
             continue  # what the model says next does not hang on that value
         with model.edit("blocks.*.mlp.hook_expert_indices", held(traces[-1])):
-            again, truth = wb.patching.attribution_patching(*asked, site=SITE), wb.patching.activation_patching(*asked, site=SITE)
+            again, truth = (
+                wb.patching.attribution_patching(*asked, site=SITE),
+                wb.patching.activation_patching(*asked, site=SITE),
+            )
         columns = (line["effect"], exact, again["effect"], truth, line["flips"], 0 * exact + len(traces))
         rows.append([column.values.ravel() for column in columns])
     table = dict(zip(COLUMNS, np.concatenate(rows, 1), strict=True))
@@ -74,7 +80,7 @@ def errors(found: xr.Dataset) -> dict[str, wb.statistics.Interval]:
         shares = [free[here].sum() / size[here].sum() for here in both]
         return np.array([*means, *shares, 1 - kept[both[0]].sum() / free[both[0]].sum()])
 
-    sure = wb.statistics.bootstrap(told, len(pair), pair, resamples=500)
+    sure = wb.statistics.bootstrap_interval(told, len(pair), pair, resamples=500)
     ends = np.array(sure[:3]).T  # what, then value, low and high
     return {name: sure._replace(value=v, low=a, high=b) for name, (v, a, b) in zip(TOLD, ends, strict=True)}
 

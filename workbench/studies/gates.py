@@ -60,7 +60,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     """The figure, and the traces behind it."""
     found, sheets = measure(model), []
     for name, label in (("written", "texts written word by word"), ("tokens", "tokens likeliest in their place")):
-        sure = wb.statistics.mean(found[name].values)
+        sure = wb.statistics.mean_interval(found[name].values)
         array = xr.DataArray(sure.value, {"set": list(SETS)}, "set", attrs={"long_name": "share"})
         sheets.append(bars(array, low=np.asarray(sure.low), high=np.asarray(sure.high), title=label, height=45))
     figure = above(

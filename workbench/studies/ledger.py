@@ -42,8 +42,8 @@ def measure(model: wb.Model) -> xr.Dataset:
     kinds = [kind.split("_")[0] for kind in traces(model)[0].config["layer_types"]]
     mean = ledgers[list(PARTS)].mean(("text", "head")).to_dataarray("part").assign_coords(part=list(PARTS.values()))
     full = [i for i, kind in enumerate(kinds) if kind == "full"]
-    beyond = wb.statistics.mean(ledgers["beyond"].sel(layer=full).mean(("head", "layer")).values)
-    spread = wb.statistics.mean(np.array([even(trace)[full].mean() for trace in traces(model)]))
+    beyond = wb.statistics.mean_interval(ledgers["beyond"].sel(layer=full).mean(("head", "layer")).values)
+    spread = wb.statistics.mean_interval(np.array([even(trace)[full].mean() for trace in traces(model)]))
     coords = {"layer": [f"{i} {kind}" for i, kind in enumerate(kinds)], "bound": ["value", "low", "high"]}
     bounds = {"beyond": ("bound", np.array(beyond[:3])), "even": ("bound", np.array(spread[:3]))}
     return xr.Dataset({"mean": mean.drop_vars("layer")} | bounds, coords, {"n": len(traces(model))})

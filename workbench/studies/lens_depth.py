@@ -34,11 +34,13 @@ def measure(model: wb.Model, seed: str = "fresh") -> list[Interval]:
             settled = depth <= np.arange(len(kl))[:, None]
             for span in trace.spans:
                 if span.channel == "analysis":
-                    at = [p for p in range(span.content_start, span.content_stop) if is_one(trace.str_tokens[p].strip())]
+                    at = [
+                        p for p in range(span.content_start, span.content_stop) if is_one(trace.str_tokens[p].strip())
+                    ]
                     before = [p - 1 for p in at]  # a token is predicted at the one before
                     values.append(np.stack([settled[:, before].T, kl[:, before].T], 1))
                     of += [number] * len(at)
-        found.append(wb.statistics.mean(np.concatenate(values), of))
+        found.append(wb.statistics.mean_interval(np.concatenate(values), of))
     return found
 
 

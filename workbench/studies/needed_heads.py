@@ -44,7 +44,7 @@ def measure(model: wb.Model) -> xr.Dataset:
         with model.edit(f"blocks.{layer}.attn.hook_z", wb.ablate(head=head)):
             without.append(changes(model, traces))
     hits, right = (np.array([[one is None for one in row] for row in rows]) for rows in (without, [whole]))
-    bounds = np.array([wb.statistics.wilson(int(row.sum()), N) for row in hits]).T
+    bounds = np.array([wb.statistics.wilson_interval(int(row.sum()), N) for row in hits]).T
     parts = {"kept": hits.mean(1), "low": bounds[0], "high": bounds[1]}
     parts["p"] = wb.statistics.westfall_young((right.astype(float) - hits).T)
     most = [Counter(filter(None, row)).most_common(1) for row in without]

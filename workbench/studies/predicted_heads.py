@@ -39,8 +39,11 @@ def measure(model: wb.Model) -> xr.Dataset:
     """`weights` and `runs` with `low` and `high` over texts (name layer head); `rank`, Spearman's correlation over the
     heads of a kind of layer, and `p`, how often one of shuffled heads is as large (name kind).
     """
-    seen = [[wb.attention.head_scores(t)["previous_token"].values, wb.attention.sink_mass(t).mean("query").values] for t in traces(model)]
-    told, sure, rng = predicted(model), wb.statistics.mean(np.array(seen)), np.random.default_rng(0)
+    seen = [
+        [wb.attention.head_scores(t)["previous_token"].values, wb.attention.sink_mass(t).mean("query").values]
+        for t in traces(model)
+    ]
+    told, sure, rng = predicted(model), wb.statistics.mean_interval(np.array(seen)), np.random.default_rng(0)
     rank, p = np.zeros((2, len(NAMES), len(KINDS)))
     for i, j in np.ndindex(rank.shape):
         of = [kind.startswith(KINDS[j]) for kind in traces(model)[0].config["layer_types"]]

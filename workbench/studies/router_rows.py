@@ -71,7 +71,7 @@ def measure(model: wb.Model) -> xr.Dataset:
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     """The figure, and the traces behind it."""
     found = measure(model)
-    sure = wb.statistics.mean(found["share"].values)
+    sure = wb.statistics.mean_interval(found["share"].values)
     figure = line(
         found["share"].mean("text").assign_attrs(long_name="of the experts that ran", units="share"),
         by="way",

@@ -23,7 +23,7 @@ def measure(model: wb.Model, seed: str = SEED, n: int = N) -> xr.Dataset:
     shift = np.zeros((len(FAMILIES), 2, n))
     for f, family in enumerate(FAMILIES):
         for k, (problem, steps, trace) in enumerate(read(model, family, n, LENGTH, "", seed=seed)):
-            effect = wb.reasoning.suppression(model, trace, steps, routes=True)
+            effect = wb.reasoning.suppression(model, trace, steps, split_routing=True)
             uses = np.zeros((len(steps), len(steps)), bool)
             for i, sources in problem.edges.items():
                 uses[i, list(sources)] = True
@@ -44,7 +44,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         ("parts", "part", "effect on a step that uses it (nats)"),
         ("shift", "pair", "share of experts that are others"),
     ):
-        sure = wb.statistics.mean(found[name].transpose("problem", "family", by).values)
+        sure = wb.statistics.mean_interval(found[name].transpose("problem", "family", by).values)
         value, low, high = (found[name].isel(problem=0, drop=True).copy(data=part) for part in sure[:3])
         panels.append(bars(value.assign_attrs(long_name=label), by=by, low=low, high=high))
     figure = beside(

@@ -20,7 +20,9 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         "attention on the sinks, mean of all heads": wb.attention.sink_mass(trace)
         .mean(("layer", "head"))
         .assign_attrs(units="share"),
-        "smallest router margin of all layers": wb.routing.router_margin(trace).min("layer").assign_attrs(units="logits"),
+        "smallest router margin of all layers": wb.routing.router_margin(trace)
+        .min("layer")
+        .assign_attrs(units="logits"),
         "layer from which on the prediction stays": wb.lens.prediction_depth(trace).assign_attrs(units="layer"),
     }
     figure = strip(

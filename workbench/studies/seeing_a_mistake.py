@@ -59,7 +59,10 @@ def measure(model: wb.Model, n: int = N, seed: str = SEED):
     for family in FAMILIES:
         asked, gap = read(model, family, n, seed), wb.patching.logit_diff(model, ".", ",")
         carried[family] = np.stack(
-            [wb.patching.activation_patching(model, p.wrong, p.right, gap, site="z", by_head=True).values for p, _ in asked]
+            [
+                wb.patching.activation_patching(model, p.wrong, p.right, gap, site="z", by_head=True).values
+                for p, _ in asked
+            ]
         )
         waits[family] = np.stack([blinded(model, *one) for one in asked])
     return carried, waits
@@ -74,7 +77,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         sure = wb.statistics.westfall_young(rows) < 0.05
         [panel] = heatmap(many, marked=sure, marked_name="p < 0.05").panels
         panels.append(replace(panel, title=f"{family}: heads, patched one by one"))
-    means = {family: wb.statistics.mean(rows) for family, rows in waits.items()}
+    means = {family: wb.statistics.mean_interval(rows) for family, rows in waits.items()}
     coords = {"family": list(means), "hidden": list(HIDDEN)}
     value, low, high = bounds(means.values())
     seen = xr.DataArray(value, coords, ("family", "hidden"), attrs={"long_name": "p of “. Wait”"})

@@ -26,7 +26,7 @@ def measure(model: wb.Model) -> xr.Dataset:
     `attrs["r"]` is their correlation over heads, and `attrs["p"]` how often one of shuffled heads is as large.
     """
     masses = np.array([wb.attention.sink_mass(trace).mean("query").values for trace in traces(model)])
-    sure, logit = wb.statistics.mean(masses), np.asarray(traces(model)[0]["sinks"], float)
+    sure, logit = wb.statistics.mean_interval(masses), np.asarray(traces(model)[0]["sinks"], float)
     kinds = [f"{i} {kind.split('_')[0]}" for i, kind in enumerate(traces(model)[0].config["layer_types"])]
     parts = {"mass": sure.value, "low": sure.low, "high": sure.high, "logit": logit, "range": np.ptp(masses, 0)}
     rng, x, y = np.random.default_rng(0), logit.ravel(), np.asarray(sure.value).ravel()

@@ -22,7 +22,8 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
             labels.append([family if pos in inside else None for pos in range(len(one.trace))])
             traces.append(one.trace)
     plain, given = (
-        wb.routing.expert_specialization(traces, labels, condition_on_token=condition_on_token, shuffles=100) for condition_on_token in (False, True)
+        wb.routing.expert_specialization(traces, labels, condition_on_token=condition_on_token, shuffles=100)
+        for condition_on_token in (False, True)
     )
     both = xr.concat([plain["information"], given["information"]], "about")
     both = both.assign_coords(about=["of the family", "of the family, the token known"])

@@ -35,7 +35,7 @@ def measure(model: wb.Model, seed: str = "fresh") -> dict[tuple[str, str], Inter
             of += [number] * len(pairs)
         for name in SHOWN:
             statistic = partial(area, np.array(scores[name]), np.array(truth))
-            found[name, family] = wb.statistics.bootstrap(statistic, len(of), of, resamples=500)
+            found[name, family] = wb.statistics.bootstrap_interval(statistic, len(of), of, resamples=500)
     return found
 
 

@@ -19,7 +19,7 @@ from workbench.traces.format import check_name, check_shape
 from workbench.traces.spans import Span
 from workbench.traces.tensor_parts import joined_shape
 
-SCHEMA = 1
+SCHEMA = 2
 BITS = ("dtype", "arithmetic")  # the numerics that decide the bits of a run, and so are part of its id
 PORTABLE = ("fixed order 1", "avx512-bf16")  # arithmetic whose bits depend on neither threads nor versions
 SOURCES = ("live", "replay", "forward", "derived")
@@ -29,10 +29,10 @@ _AXIS = re.compile(r"[a-z][a-z0-9_]{0,31}")
 _SPAN = [f.name for f in fields(Span)]
 
 
-class Piece(NamedTuple):
-    """The share of a tensor that lies in one part."""
+class Chunk(NamedTuple):
+    """The part of a tensor that one file of the trace holds."""
 
-    part: str  # "part-00000.safetensors"
+    file: str  # "part-00000.safetensors"
     shape: tuple[int, ...]
     sha256: str  # of its bytes
 
@@ -43,7 +43,7 @@ class TensorInfo:
 
     `source` is "forward" (one pass over known tokens), "live" (while generating), "replay" (a pass over the generated
     tokens afterwards) or "derived" (another library's run did not show it: computed beside the run, from what it did
-    show). `pieces` is empty for a trace that is only in memory.
+    show). `chunks` is empty for a trace that is only in memory.
 
     >>> TensorInfo("BF16", (74, 128), ("pos", "d_model"), "forward").nbytes
     18944
@@ -53,11 +53,11 @@ class TensorInfo:
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     source: str = "forward"
-    pieces: tuple[Piece, ...] = ()
+    chunks: tuple[Chunk, ...] = ()
 
     def __post_init__(self) -> None:
         _set(self, shape=_ints(self.shape), axes=tuple(self.axes))
-        _set(self, str_tokens=tuple(Piece(part, _ints(shape), digest) for part, shape, digest in self.str_tokens))
+        _set(self, chunks=tuple(Chunk(file, _ints(shape), digest) for file, shape, digest in self.chunks))
         check_shape(self.dtype, self.shape)
         if len(self.axes) != len(self.shape):
             raise ArgumentError(f"a tensor with {len(self.shape)} axes names {len(self.axes)} of them")
@@ -67,31 +67,31 @@ class TensorInfo:
                 raise ArgumentError(f"{_show(axis)} is not the name of an axis")
         if self.source not in SOURCES:
             raise ArgumentError(f"source is {_show(self.source)}, not one of {', '.join(SOURCES)}")
-        for piece in self.str_tokens:
-            check_shape(self.dtype, piece.shape)
-            if not (isinstance(piece.part, str) and PART.fullmatch(piece.part)):
-                raise ArgumentError(f"{_show(piece.part)} is not the name of a part")
-            if not (isinstance(piece.sha256, str) and _HASH.fullmatch(piece.sha256)):
-                raise ArgumentError(f"{_show(piece.sha256)} is not a sha256")
-            _want(len(piece.shape) == len(self.shape), "a piece has other axes than its tensor")
-        if self.str_tokens:
-            _want(len({piece.part for piece in self.str_tokens}) == len(self.str_tokens), "a part occurs twice")
-            whole = joined_shape(self.axes, [piece.shape for piece in self.str_tokens])
+        for chunk in self.chunks:
+            check_shape(self.dtype, chunk.shape)
+            if not (isinstance(chunk.file, str) and PART.fullmatch(chunk.file)):
+                raise ArgumentError(f"{_show(chunk.file)} is not the name of a part file")
+            if not (isinstance(chunk.sha256, str) and _HASH.fullmatch(chunk.sha256)):
+                raise ArgumentError(f"{_show(chunk.sha256)} is not a sha256")
+            _want(len(chunk.shape) == len(self.shape), "a chunk has other axes than its tensor")
+        if self.chunks:
+            _want(len({chunk.file for chunk in self.chunks}) == len(self.chunks), "a part occurs twice")
+            whole = joined_shape(self.axes, [chunk.shape for chunk in self.chunks])
             if whole != self.shape:
-                raise ArgumentError(f"the pieces make {list(whole)}, not {list(self.shape)}")
+                raise ArgumentError(f"the chunks make {list(whole)}, not {list(self.shape)}")
 
     @property
     def nbytes(self) -> int:
         return check_shape(self.dtype, self.shape)
 
     def to_json(self) -> dict[str, Any]:
-        pieces = [[piece.part, list(piece.shape), piece.sha256] for piece in self.str_tokens]
+        chunks = [[chunk.file, list(chunk.shape), chunk.sha256] for chunk in self.chunks]
         return {
             "dtype": self.dtype,
             "shape": list(self.shape),
             "axes": list(self.axes),
             "source": self.source,
-            "pieces": pieces,
+            "chunks": chunks,
         }
 
 
@@ -99,9 +99,9 @@ class TensorInfo:
 class Manifest:
     """What one run was: model, tokens, settings, and a table of the tensors that it left.
 
-    The fields are copied and checked here, so a Manifest is always one that can be written; do not change the lists
-    and dicts inside, use `dataclasses.replace`. Numpy numbers and tuples become plain ones, a `worst` that is NaN or
-    infinite becomes None with the number told in `why`.
+    The fields are copied and checked here, so a Manifest is always one that can be written; do not change the lists and
+    dicts inside, use `dataclasses.replace`. Numpy numbers and tuples become plain ones, a `max_error` that is NaN or
+    infinite becomes None with the number told in `reason`.
 
     >>> model = {"name": "pocket", "format": "hf-bf16", "weights_digest": "d1", "tokenizer_digest": None}
     >>> model["config"] = {"n_layers": 4}
@@ -113,7 +113,7 @@ class Manifest:
 
     model: dict[str, Any]  # name, format, weights_digest, tokenizer_digest, config; adapter, if one was in force
     tokens: list[int]
-    pieces: list[str]  # the text of every token
+    str_tokens: list[str]  # the text of every token
     prompt_length: int  # tokens[:prompt_length] were given, the rest were generated
     schema: int = SCHEMA
     status: str = "complete"  # or "partial"
@@ -121,13 +121,13 @@ class Manifest:
     spans: list[Span] = field(default_factory=list)
     record: list[str] = field(default_factory=list)  # what was asked for
     edits: list[dict[str, Any]] = field(default_factory=list)  # each has "identity"
-    generation: dict[str, Any] | None = None  # max_tokens, temperature, top_p, seed, stop, finish
+    generation: dict[str, Any] | None = None  # max_tokens, temperature, top_p, seed, stop, finish_reason
     numerics: dict[str, Any] = field(default_factory=dict)  # dtype, arithmetic; device, kernels, threads, versions
-    routes: dict[str, int] | None = None  # {"compared", "differ"}: expert choices, live against replay
-    verification: list[dict[str, Any]] = field(default_factory=list)  # identity, status, worst, tolerance, why
+    replayed_routing: dict[str, int] | None = None  # {"compared", "different"}: expert choices, live against replay
+    verification: list[dict[str, Any]] = field(default_factory=list)  # identity, status, max_error, tolerance, reason
     omitted: list[str] = field(default_factory=list)  # what the budget made the recording leave out
     notes: list[str] = field(default_factory=list)
-    words: dict[str, str] = field(default_factory=dict)  # token id -> text, of tokens that were only predicted
+    vocab_text: dict[str, str] = field(default_factory=dict)  # token id -> text, of tokens that were only predicted
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -135,7 +135,10 @@ class Manifest:
             _set(self, **{name: check(_plain(getattr(self, name), name), name)})
         count = len(self.tokens)
         _want(self.schema == SCHEMA, f"schema is {self.schema}; this workbench writes {SCHEMA}")
-        _want(len(self.str_tokens) == count, f"there are {count} tokens and {len(self.str_tokens)} pieces of text")
+        _want(
+            len(self.str_tokens) == count,
+            f"there are {count} tokens and {len(self.str_tokens)} texts of tokens (str_tokens)",
+        )
         _want(self.prompt_length <= count, f"prompt_length is {self.prompt_length}, of {count} tokens")
         _set(self, spans=[_span(span, count) for span in self.spans])
         _set(self, tensors=dict(self.tensors))
@@ -152,7 +155,7 @@ class Manifest:
         Of the numerics only dtype and arithmetic: where the arithmetic is the same, processor, threads and versions
         change no bit.
         """
-        generation = self.generation and {k: v for k, v in self.generation.items() if k != "finish"}
+        generation = self.generation and {k: v for k, v in self.generation.items() if k != "finish_reason"}
         return {
             "model": {key: self.model[key] for key in ("weights_digest", "tokenizer_digest")},
             "tokens": self.tokens if generation is None else self.tokens[: self.prompt_length],
@@ -208,12 +211,12 @@ class Manifest:
                 _keys(span, _SPAN, "a span")
             for name, info in _dict(data["tensors"], "tensors").items():
                 _keys(info, [f.name for f in fields(TensorInfo)], f"tensors[{_show(name)}]")
-                for key in ("shape", "axes", "pieces"):
+                for key in ("shape", "axes", "chunks"):
                     if not isinstance(info[key], list):
                         raise ArgumentError(f"tensors[{_show(name)}].{key} is not a list")
-                for piece in info["pieces"]:
-                    _want(isinstance(piece, list) and len(piece) == 3, "a piece is not [part, shape, sha256]")
-                    _want(isinstance(piece[1], list), "the shape of a piece is no list")
+                for chunk in info["chunks"]:
+                    _want(isinstance(chunk, list) and len(chunk) == 3, "a chunk is not [part, shape, sha256]")
+                    _want(isinstance(chunk[1], list), "the shape of a chunk is no list")
             spans = [Span(**span) for span in data["spans"]]
             tensors = {name: TensorInfo(**info) for name, info in data["tensors"].items()}
             return cls(**data | {"spans": spans, "tensors": tensors})
@@ -404,10 +407,10 @@ def _edit(value: Any, what: str) -> dict:
 
 
 def _identity(value: Any, what: str) -> dict:
-    """One line of the verification; a `worst` that JSON cannot hold moves into `why`."""
-    if isinstance(value, dict) and isinstance(value.get("worst"), float) and not isfinite(value["worst"]):
-        why = f"{value.get('why', '')} (the worst difference was {value['worst']})".strip()
-        value = value | {"worst": None, "why": why}
+    """One line of the verification; a `max_error` that JSON cannot hold moves into `reason`."""
+    if isinstance(value, dict) and isinstance(value.get("max_error"), float) and not isfinite(value["max_error"]):
+        reason = f"{value.get('reason', '')} (the worst difference was {value['max_error']})".strip()
+        value = value | {"max_error": None, "reason": reason}
     return _VERIFICATION(value, what)
 
 
@@ -417,7 +420,7 @@ def _tokens(value: Any, what: str) -> list[int]:
     return value
 
 
-def _words(value: Any, what: str) -> dict:
+def _vocab_text(value: Any, what: str) -> dict:
     for token, text in _dict(value, what).items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
             raise ArgumentError(f"{what} has the key {_show(token)}, which is not a token id")
@@ -450,9 +453,9 @@ def _span(span: Any, count: int) -> Span:
 _VERIFICATION = _record(
     identity=_of(str),
     status=_one_of("holds", "fails", "not checked"),
-    worst=_or_none(_number),
+    max_error=_or_none(_number),
     tolerance=_or_none(_number),
-    why=_of(str),
+    reason=_of(str),
 )
 _OF_A_MODEL: dict[str, Check] = {
     "name": _of(str),
@@ -469,7 +472,7 @@ _CHECKS: dict[str, Check] = {
     "created": _of(str),
     "model": _model,
     "tokens": _tokens,
-    "pieces": _listed(str),
+    "str_tokens": _listed(str),
     "prompt_length": _count,
     "record": _listed(str),
     "edits": _listed(_edit),
@@ -480,14 +483,14 @@ _CHECKS: dict[str, Check] = {
             top_p=_or_none(_number),
             seed=_of(int, type(None)),
             stop=_or_none(_stop),
-            finish=_of(str, type(None)),
+            finish_reason=_of(str, type(None)),
         )
     ),
     "numerics": _free_dict,
-    "routes": _or_none(_record(compared=_count, differ=_count)),
+    "replayed_routing": _or_none(_record(compared=_count, different=_count)),
     "verification": _listed(_identity),
     "omitted": _listed(str),
     "notes": _listed(str),
-    "words": _words,
+    "vocab_text": _vocab_text,
 }
 _FIELDS = [f.name for f in fields(Manifest)]

@@ -124,7 +124,7 @@ class Stored(Mapping[str, np.ndarray]):
         arrays = []
         with _about(self.path), open_dir(self.path) as folder:
             want_memory(info.nbytes)
-            for part, shape, digest in info.pieces:
+            for part, shape, digest in info.chunks:
                 with _open_part(folder, part, self._parts[part]) as (fd, size):
                     slot = self._header(fd, size, part)[name]
                     data = read(fd, slot.start, slot.stop)
@@ -209,10 +209,10 @@ def _parts(manifest: Manifest) -> dict[str, dict[str, tuple[str, tuple[int, ...]
     """What each part must hold: name -> (dtype word, shape)."""
     parts: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
     for name, info in manifest.tensors.items():
-        if not info.pieces:
+        if not info.chunks:
             raise TraceCorrupt(f"the manifest does not say in which part {name!r} lies")
-        for piece in info.pieces:
-            parts.setdefault(piece.part, {})[name] = info.dtype, piece.shape
+        for chunk in info.chunks:
+            parts.setdefault(chunk.file, {})[name] = info.dtype, chunk.shape
     return parts
 
 

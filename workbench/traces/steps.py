@@ -1,4 +1,4 @@
-"""Steps: the sentences of a chain of thought as stretches of token positions. Needs `.str_tokens` and `.spans`, no more.
+"""Steps: the sentences of a chain of thought, as ranges of token positions. Needs only `.str_tokens` and `.spans`.
 
 One rule for where a step ends, the same for a 20b model's prose and for pocket's shorthand:
 
@@ -49,7 +49,7 @@ class HasText(Protocol):
     """A Trace, as far as steps are concerned."""
 
     @property
-    def pieces(self) -> Sequence[str]: ...
+    def str_tokens(self) -> Sequence[str]: ...
 
     @property
     def spans(self) -> Sequence[Span]: ...
@@ -91,27 +91,31 @@ Step(16:23 ' 2+1=3.' active_computation)]
     return [step for message in messages for step in _in_message(trace.str_tokens, message)]
 
 
-def stretches(trace: HasText, parts: Sequence[Step | slice] | None = None) -> list[slice]:
-    """The positions of each part, as slices within the trace: of its steps, unless `parts` are given.
+def segment_slices(trace: HasText, segments: Sequence[Step | slice] | None = None) -> list[slice]:
+    """The positions of each part, as slices within the trace: of its steps, unless `segments` are given.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> stretches(trace, [slice(-3, None)]) == [slice(len(trace) - 3, len(trace))]
+    >>> segment_slices(trace, [slice(-3, None)]) == [slice(len(trace) - 3, len(trace))]
     True
 
     Raises PromptError for a part that is neither a Step nor a slice, has a stride, or lies outside of the text.
     """
     found = []
     n = len(trace.str_tokens)
-    for number, part in enumerate(steps(trace) if parts is None else parts):
+    for number, part in enumerate(steps(trace) if segments is None else segments):
         if not isinstance(part, Step | slice):
-            raise PromptError(f"parts[{number}] is {part!r}: a part is a Step of wb.steps(…) or a slice of positions")
+            raise PromptError(
+                f"segments[{number}] is {part!r}: a part is a Step of wb.steps(…) or a slice of positions"
+            )
         try:
             start, stop, stride = slice(part.start, part.stop, getattr(part, "step", None)).indices(n)
         except (TypeError, ValueError) as error:
-            raise PromptError(f"parts[{number}] is {part!r}: {error}") from None
+            raise PromptError(f"segments[{number}] is {part!r}: {error}") from None
         if stride != 1 or start > stop or (part.start or 0) > n:
             why = "has a stride" if stride != 1 else f"lies nowhere in the {n} positions"
-            raise PromptError(f"parts[{number}], {part!r}, {why}: give a stretch of positions, as slice(start, stop)")
+            raise PromptError(
+                f"segments[{number}], {part!r}, {why}: give a stretch of positions, as slice(start, stop)"
+            )
         found.append(slice(start, stop))
     return found
 

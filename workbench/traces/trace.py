@@ -94,14 +94,14 @@ class Trace:
         return list(self._manifest.tokens)
 
     @property
-    def pieces(self) -> list[str]:
+    def str_tokens(self) -> list[str]:
         """The text of every token, as the model wrote it: show it through `workbench.text`."""
         return list(self._manifest.str_tokens)
 
     @property
-    def words(self) -> dict[int, str]:
+    def vocab_text(self) -> dict[int, str]:
         """The text of every token id that the trace mentions: those that were written, and those predicted."""
-        predicted = {int(token): text for token, text in self._manifest.words.items()}
+        predicted = {int(token): text for token, text in self._manifest.vocab_text.items()}
         return predicted | dict(zip(self._manifest.tokens, self._manifest.str_tokens, strict=True))
 
     @property
@@ -225,7 +225,9 @@ class Trace:
 
     def __repr__(self) -> str:
         manifest = self._manifest
-        asked = sorted(self.names(), key=lambda name: hooks.point_of(name) in hooks.ALWAYS_RECORDED)  # what was asked for, first
+        asked = sorted(
+            self.names(), key=lambda name: hooks.point_of(name) in hooks.ALWAYS_RECORDED
+        )  # what was asked for, first
         words = list(dict.fromkeys(visible(hooks.short_name(name)) for name in asked))
         holds = ", ".join(words[:4]) + (", …" if len(words) > 4 else "")
         size = f"{len(self)} tokens, {manifest.model['config']['n_layers']} layers"
@@ -253,15 +255,14 @@ class Trace:
             f"trust     {self._state()}",
         ]
         lines += [
-            f"          {line['status']}: {line['identity']}" + (f" ({line['why']})" if line["why"] else "")
+            f"          {line['status']}: {line['identity']}" + (f" ({line['reason']})" if line["reason"] else "")
             for line in manifest.verification
         ]
-        if manifest.routes:
-            lines.append(
-                f"routes    {manifest.routes['differ']} of {manifest.routes['compared']} differ, live against replay"
-            )
+        if manifest.replayed_routing:
+            different, compared = manifest.replayed_routing["different"], manifest.replayed_routing["compared"]
+            lines.append(f"routing   {different} of {compared} expert choices differ, live against replay")
         lines += [f"edit      {edit['identity']}" for edit in manifest.edits]
-        lines += [f"gave way  {text}" for text in manifest.omitted]
+        lines += [f"left out  {text}" for text in manifest.omitted]
         lines += [f"note      {text}" for text in manifest.notes]
         groups: dict[str, list[str]] = {}
         for name in self.names():
@@ -329,7 +330,9 @@ class Trace:
             point = hooks.full_name(name)
         except HookNameError:
             known = [*hooks.SUMMARIES, *hooks.POINTS, *map(hooks.short_name, hooks.POINTS), *tensors]
-            raise HookNameError(f"{hooks.unknown_name(visible(name), known)} This trace holds: {self._holds()}.") from None
+            raise HookNameError(
+                f"{hooks.unknown_name(visible(name), known)} This trace holds: {self._holds()}."
+            ) from None
         named = hooks.layer_of(point)
         if named is not None:
             check_layer(named, n_layers)

@@ -201,7 +201,7 @@ class Findings:
             entry = {
                 "identity": identity,
                 "status": "not checked",
-                "worst": None,
+                "max_error": None,
                 "tolerance": self.tolerance[identity],
             }
             if identity in self._worst:
@@ -210,15 +210,15 @@ class Findings:
                 finite = np.isfinite(worst)
                 entry |= {
                     "status": "holds" if holds else "fails",
-                    "worst": float(f"{worst:.2e}") if finite else None,  # further digits are those of numpy's BLAS
-                    "why": f"worst in {where}" + ("" if finite else ", where it is not finite"),
+                    "max_error": float(f"{worst:.2e}") if finite else None,  # further digits are those of numpy's BLAS
+                    "reason": f"worst in {where}" + ("" if finite else ", where it is not finite"),
                 }
             elif touched := self.edited.intersection(involved.get(identity, ())):
-                entry["why"] = f"an edit is at {', '.join(sorted(touched))}"
+                entry["reason"] = f"an edit is at {', '.join(sorted(touched))}"
             elif self.edited:
-                entry["why"] = "the run is edited; an unedited one, or values that were not recorded, would tell"
+                entry["reason"] = "the run is edited; an unedited one, or values that were not recorded, would tell"
             else:
-                entry["why"] = "the values that it compares were not recorded"
+                entry["reason"] = "the values that it compares were not recorded"
             found.append(entry)
         return found
 
@@ -228,10 +228,10 @@ def empty(dtype: str) -> np.ndarray:
     return np.empty(0, ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
-def check(trace: Trace, findings: Findings | None = None) -> list[dict]:
+def verify(trace: Trace, findings: Findings | None = None) -> list[dict]:
     """Checks a trace against the model's identities, from its numbers alone: identity, status, worst, tolerance, why.
 
-    `worst` is relative to the largest value involved. Opens no model: `check(wb.load(path))` works for ever.
+    `max_error` is relative to the largest value involved. Opens no model: `wb.verify(wb.load(path))` works for ever.
     What only a model can tell (its biases, the unhooked run) was checked when the trace was made, and stands in
     `trace.verification`.
 
@@ -261,7 +261,9 @@ def check(trace: Trace, findings: Findings | None = None) -> list[dict]:
         if ("resid_post", last) in trace:
             total = trace["hook_embed"] + trace["attn_out"].sum(0) + trace["mlp_out"].sum(0)
             findings.add(EMBEDDING, gap(total, trace["resid_post", last]), "the trace")
-    one_route = not (trace.manifest.routes or {}).get("differ", 0)  # the lens is replayed, predictions may be live
+    one_route = not (trace.manifest.replayed_routing or {}).get(
+        "different", 0
+    )  # the lens is replayed, predictions may be live
     if not findings.edited and one_route and "lens_logprobs" in trace:
         n = trace["lens_logprobs"].shape[-1]
         findings.add(LENS, gap(trace["lens_logprobs"][-1], trace["top_logprobs"][:, :n]), "the trace")

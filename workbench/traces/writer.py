@@ -20,7 +20,7 @@ from workbench.files import sync, sync_file, write_all
 from workbench.paths import absolute
 from workbench.text import visible
 from workbench.traces.format import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_part
-from workbench.traces.manifest import Manifest, Piece, TensorInfo, described
+from workbench.traces.manifest import Chunk, Manifest, TensorInfo, described
 from workbench.traces.reader import MANIFEST, Stored, encode_manifest
 from workbench.traces.tensor_parts import joined_shape
 from workbench.traces.untrusted_files import Staging, show
@@ -87,7 +87,7 @@ def predicted_bytes(manifest: Manifest, tensors: Mapping[str, tuple[str, Sequenc
         total += len(encode_header({name: tensors[name] for name in names}))
         for name in names:
             total += table[name].nbytes
-            table[name] = replace(table[name], pieces=(Piece(_part(number), table[name].shape, "0" * 64),))
+            table[name] = replace(table[name], chunks=(Chunk(_part(number), table[name].shape, "0" * 64),))
     return total + len(encode_manifest(replace(manifest, tensors=table)))
 
 
@@ -233,11 +233,11 @@ class TraceWriter:
             os.close(fd)
 
     def _tensors(self) -> dict[str, TensorInfo]:
-        pieces: dict[str, list[Piece]] = {}
+        chunks: dict[str, list[Chunk]] = {}
         for number, part in enumerate(self._written):
             for name, (piece, digest) in part.items():
-                pieces.setdefault(name, []).append(Piece(_part(number), piece.shape, digest))
-        return {name: replace(self._whole[name], str_tokens=tuple(of)) for name, of in pieces.items()}
+                chunks.setdefault(name, []).append(Chunk(_part(number), piece.shape, digest))
+        return {name: replace(self._whole[name], chunks=tuple(of)) for name, of in chunks.items()}
 
     def _must_be_open(self) -> None:
         if self.done:
@@ -324,7 +324,7 @@ def _want_same(existing: Stored, manifest: Manifest, arrays: Mapping[str, np.nda
     differ = [key for key in was if key not in elsewhere and was[key] != now[key]]
     differ += sorted(set(old.tensors) ^ set(new.tensors))
     for name in sorted(old.tensors.keys() & new.tensors.keys()):
-        if replace(old.tensors[name], pieces=()) != replace(new.tensors[name], pieces=()):
+        if replace(old.tensors[name], chunks=()) != replace(new.tensors[name], chunks=()):
             differ.append(name)
             continue
         try:

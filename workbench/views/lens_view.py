@@ -19,7 +19,7 @@ class Lens(View):
         trace = self.trace
         header, arrays = self.common()
         different, place = np.unique(np.asarray(trace["lens_ids"]), return_inverse=True)
-        first, words = len(header["words"]), trace.words
+        first, words = len(header["words"]), trace.vocab_text
         header["words"] += [visible(words[i], "\n") if i in words else f"#{i}" for i in different.tolist()]
         chance = np.exp(np.nan_to_num(np.asarray(trace["lens_logprobs"], np.float64), nan=-np.inf))
         entropy, kl = (np.asarray(trace[f"lens_{name}"], np.float32) for name in ("entropy", "kl"))
@@ -45,7 +45,7 @@ class Lens(View):
         return header, arrays
 
     def snapshot(self) -> list[snapshot_html.Row]:
-        trace, words = self.trace, self.trace.words
+        trace, words = self.trace, self.trace.vocab_text
         first = np.asarray(trace["lens_ids"])[..., 0]
         chance = np.exp(np.asarray(trace["lens_logprobs"], np.float64)[..., 0])
         shared = "; downsampled (max)" if len(trace) > snapshot_html.WIDTH else ""

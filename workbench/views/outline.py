@@ -19,7 +19,7 @@ GREY = 8
 
 
 class _Text(NamedTuple):
-    pieces: tuple[str, ...]
+    str_tokens: tuple[str, ...]
     spans: tuple[Span, ...]
 
 

@@ -144,8 +144,8 @@ def _details(trace: Trace) -> str:
     signs = {"holds": "✓ holds", "fails": "✗ fails", "not checked": "– not checked"}
     rows = "".join(
         f'<tr class="{line["status"].split()[0]}"><td>{signs[line["status"]]}</td><td>{html(line["identity"])}</td>'
-        f'<td class="number">{_number(line["worst"])}</td><td class="number">{_number(line["tolerance"])}</td>'
-        f"<td>{html(line['why'])}</td></tr>"
+        f'<td class="number">{_number(line["max_error"])}</td><td class="number">{_number(line["tolerance"])}</td>'
+        f"<td>{html(line['reason'])}</td></tr>"
         for line in m.verification
     )
     table = (
@@ -164,9 +164,10 @@ def _details(trace: Trace) -> str:
     generation = m.generation and {k: "—" if v is None else v for k, v in m.generation.items()}
     parts.append(_section("Generation", _table(generation or {"": "none: the text was only read"})))
     parts.append(_section("Numerics", _table(m.numerics)))
-    if m.routes:
-        told = f"{m.routes['differ']:,} of {m.routes['compared']:,} expert choices differ, live run against replay."
-        parts.append(_section("Routes", f"<p>{told}</p>"))
+    if m.replayed_routing:
+        different, compared = m.replayed_routing["different"], m.replayed_routing["compared"]
+        text = f"{different:,} of {compared:,} expert choices differ, live run against replay."
+        parts.append(_section("Routing", f"<p>{text}</p>"))
     if m.omitted:
         parts.append(_section("Left out to fit the budget", _list(m.omitted)))
     if m.notes:

@@ -104,9 +104,9 @@ def score_sheet(
     which on the lens says what the model says), "sink" (mass on the learned sinks, mean over heads), "margin" (of the
     router, logits), "norm" (log₁₀ of the L2 norm of resid_post); and what takes an experiment: "belief" (give
     `belief=wb.reasoning.forced_answer(model, trace)`), "drift" (of routing from the step before, bits;
-    `drift=wb.routing.routing_drift(trace)`), "arcs" (from step to step: `arcs=wb.reasoning.suppression(model, trace)`, or any array with
-    step and key_step). An array of your own, (pos) or (layer pos), is a lane too. A lane that the trace lacks says what
-    would record it. `window` is the stretch shown first, `selected` the position that is pinned.
+    `drift=wb.routing.routing_drift(trace)`), "arcs" (from step to step: `arcs=wb.reasoning.suppression(model, trace)`,
+    or any array with step and key_step). An array of your own, (pos) or (layer pos), is a lane too. A lane that the
+    trace lacks says what would record it. `window` is the stretch shown first, `selected` the position that is pinned.
 
     >>> sheet = wb.views.score_sheet(trace, ["transcript", "entropy", "sink"], selected=12)
     >>> sheet.selected, sheet
@@ -222,10 +222,16 @@ def _belief(found: Any, n: int) -> Lane:
         "ramp": "purple",
     }
     if found is None:
-        return Lane("belief", missing="an experiment: score_sheet(trace, belief=wb.reasoning.forced_answer(model, trace))", **about)
+        return Lane(
+            "belief",
+            missing="an experiment: score_sheet(trace, belief=wb.reasoning.forced_answer(model, trace))",
+            **about,
+        )
     curve = found["p"] if isinstance(found, xr.Dataset) else found
     if set(curve.dims) != {"step", "answer"} or "pos" not in curve.coords:
-        raise ArgumentError(f"belief must be what wb.reasoning.forced_answer(model, trace) gives, (step answer), got {curve.dims}.")
+        raise ArgumentError(
+            f"belief must be what wb.reasoning.forced_answer(model, trace) gives, (step answer), got {curve.dims}."
+        )
     values, ends = curve.transpose("answer", "step").values, [*curve["pos"].values.tolist(), n]
     rows = np.full((len(values), n), np.nan, "f4")
     for number, (start, stop) in enumerate(pairwise(ends)):
@@ -244,12 +250,15 @@ def _drift(trace: Trace, found: Any) -> Lane:
         "ramp": "both",
     }
     if found is None:
-        return Lane("drift", missing="costs a while: score_sheet(trace, drift=wb.routing.routing_drift(trace))", **about)
+        return Lane(
+            "drift", missing="costs a while: score_sheet(trace, drift=wb.routing.routing_drift(trace))", **about
+        )
     drift = found["drift"] if isinstance(found, xr.Dataset) else found
     pieces = parts(trace)
     if set(drift.dims) != {"layer", "step", "key_step"} or drift.sizes["step"] != len(pieces):
         raise ArgumentError(
-            f"drift must be wb.routing.routing_drift(trace), with (layer, {len(pieces)} steps, …), got {dict(drift.sizes)}."
+            f"drift must be wb.routing.routing_drift(trace), with (layer, {len(pieces)} steps, …), "
+            f"got {dict(drift.sizes)}."
         )
     values = drift.transpose("layer", "step", "key_step").values
     rows = np.full((len(values), len(trace)), np.nan, "f4")
@@ -301,7 +310,7 @@ def _expect(trace: Trace, header: dict[str, Any], arrays: dict[str, np.ndarray])
     ids, chances = np.asarray(trace["top_ids"]), np.asarray(trace["top_logprobs"], np.float32)
     if ids.ndim != 2 or ids.shape != chances.shape or len(ids) > len(trace) or ids.shape[1] < 3:
         return
-    words = trace.words
+    words = trace.vocab_text
     different, place = np.unique(ids[:, :3], return_inverse=True)
     first = len(header["words"])
     header["words"] += [visible(words[i], "\n") if i in words else f"#{i}" for i in different.tolist()]

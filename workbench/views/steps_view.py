@@ -103,11 +103,12 @@ def steps(
     """How the steps of a chain of thought bear on each other: a matrix (step key_step), and arcs over the tokens.
 
     `arrays` is any labelled array with step and key_step, or several by name, among which the reader chooses: attention
-    (`wb.attention.step_attention(trace)`, which it is unless given), suppression (`wb.reasoning.suppression(model, trace)`), the shift of
-    routes (`wb.routing.routing_drift(trace)`). Of an axis "layer" the mean is shown at first, or the `layer` that is given;
-    menu and arrow keys choose another. Of an axis "head" it is the mean. The scale leaves out the diagonal. Steps are
-    numbered from 0, as in `wb.steps(trace)`. Where steps share a cell it has their value of the largest size, and the
-    view says "downsampled"; zoomed in, it is exact. A page holds what fits into 4 MB; other layers take Python.
+    (`wb.attention.step_attention(trace)`, which it is unless given), suppression (`wb.reasoning.suppression(model,
+    trace)`), the shift of routes (`wb.routing.routing_drift(trace)`). Of an axis "layer" the mean is shown at first, or
+    the `layer` that is given; menu and arrow keys choose another. Of an axis "head" it is the mean. The scale leaves
+    out the diagonal. Steps are numbered from 0, as in `wb.steps(trace)`. Where steps share a cell it has their value of
+    the largest size, and the view says "downsampled"; zoomed in, it is exact. A page holds what fits into 4 MB; other
+    layers take Python.
 
     >>> trace = wb.trace("What is 12+30?", record="steps")
     >>> wb.views.steps(trace, {"attention": wb.attention.step_attention(trace)})

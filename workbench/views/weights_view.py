@@ -97,11 +97,12 @@ def weights(
 ) -> Weights:
     """What the weights say of heads and experts, beside what they did in a run of the same model.
 
-    `sinks=wb.circuits.sink_logits(model)`: the learned sinks (layer head), over what the heads gave to them in this run. A click
-    goes to that layer and head, also in views that are linked with this one. `routers=wb.circuits.router_tokens(model, layer)`,
-    one or several: for which tokens each expert is preferred, how often by embeddings alone and how often in this run;
-    the experts that ran at a token are marked when it is pointed at. `experts=wb.circuits.expert_logit_effects(model, layer, expert)`,
-    one or several: which tokens each neuron raises and lowers.
+    `sinks=wb.circuits.sink_logits(model)`: the learned sinks (layer head), over what the heads gave to them in this
+    run. A click goes to that layer and head, also in views that are linked with this one.
+    `routers=wb.circuits.router_tokens(model, layer)`, one or several: for which tokens each expert is preferred, how
+    often by embeddings alone and how often in this run; the experts that ran at a token are marked when it is pointed
+    at. `experts=wb.circuits.expert_logit_effects(model, layer, expert)`, one or several: which tokens each neuron
+    raises and lowers.
 
     >>> wb.views.weights(trace, wb.circuits.sink_logits(model), wb.circuits.router_tokens(model, 0, k=5))
     <weights of pocket: 64 tokens>
@@ -110,7 +111,9 @@ def weights(
     """
     several = [[each] if isinstance(each, xr.Dataset) else list(each) for each in (routers, experts)]
     if sinks is None and not any(several):
-        raise ArgumentError("nothing to show: give sinks=wb.circuits.sink_logits(model), routers=wb.circuits.router_tokens(model, 0), …")
+        raise ArgumentError(
+            "nothing to show: give sinks=wb.circuits.sink_logits(model), routers=wb.circuits.router_tokens(model, 0), …"
+        )
     config, found = trace.config, None
     given = {"sinks": sinks is not None, "routers": several[0], "experts": several[1]}
     args = "".join(f", {name}={name}" for name, there in given.items() if there)

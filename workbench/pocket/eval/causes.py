@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.experiments.suppression import Hidden
+from workbench.experiments.suppression import MaskKeys
 from workbench.model.config import Config
 from workbench.model.model import Model
 from workbench.pocket.eval.accuracy import answered, problems, right
@@ -106,7 +106,7 @@ def cut_off(model: Model, asked: Sequence[Problem], part: str) -> dict[str, Any]
         after = len(head) + len(encode(thought(problem.analysis)))
         user = slice(head.index(encode("user")[0]), len(head) - 2)
         hidden = {"analysis": slice(len(head), after - 2), "user": user, "nothing": slice(0, 0)}[part]
-        ((_, likely),) = read(model, [ids], Hidden(hidden, after - 2))
+        ((_, likely),) = read(model, [ids], MaskKeys(hidden, after - 2))
         begin = after + len(encode(f"{FINAL}It is")) - 1
         kept.append(likely[0, begin:-1].tolist() == ids[begin + 1 :])
     return share(kept)

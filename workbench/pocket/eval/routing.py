@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from workbench.analysis.statistics import entropy, information, shuffled_mutual_information
+from workbench.analysis.statistics import entropy, mutual_information, shuffled_mutual_information
 from workbench.model.gpt_oss import forward
 from workbench.model.model import Model
 from workbench.pocket.eval.accuracy import problems
@@ -76,9 +76,9 @@ def routing(model: Model, n: int, shuffles: int = 20) -> dict[str, Any]:
 
 def knows(x: np.ndarray, y: np.ndarray, given: np.ndarray | None, shuffles: int) -> dict[str, float]:
     """How much of what is to be known of y (given what is given) x tells: 1 would be all. And the same by chance."""
-    all_of_it = information(y, y, given)
+    all_of_it = mutual_information(y, y, given)
     null = shuffled_mutual_information(x, y, given, shuffles=shuffles).mean()
-    return {"nmi": round(information(x, y, given) / all_of_it, 4), "null": round(float(null) / all_of_it, 4)}
+    return {"nmi": round(mutual_information(x, y, given) / all_of_it, 4), "null": round(float(null) / all_of_it, 4)}
 
 
 def _seen(model: Model, n: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from workbench.analysis.statistics import wilson
+from workbench.analysis.statistics import wilson_interval
 
 
 def share(hits: Sequence[bool]) -> dict[str, float | int]:
@@ -16,5 +16,5 @@ def share(hits: Sequence[bool]) -> dict[str, float | int]:
     n = len(hits)
     if not n:
         return {"n": 0, "share": float("nan"), "low": float("nan"), "high": float("nan")}
-    low, high = wilson(sum(hits), n)
+    low, high = wilson_interval(sum(hits), n)
     return {"n": n, "share": round(sum(hits) / n, 4), "low": round(low, 3), "high": round(high, 3)}
