@@ -23,7 +23,7 @@ def _of(*names: str | frozenset[str]) -> frozenset[str]:
     return frozenset().union(*({name} if isinstance(name, str) else name for name in names))
 
 
-BASE = _of("errors", "text", "paths", "hooks", "files", "checks", "lazy_imports", "taps")
+BASE = _of("errors", "text", "paths", "hooks", "files", "checks", "lazy_imports", "topics", "taps")
 DATA = _of(BASE, "traces")
 RUNS = _of(DATA, "conversation", "edits", "model", "recording")
 
@@ -131,6 +131,7 @@ TRACE_BELOW = (
     "traces/reader.py",
     "traces/spans.py",
     "traces/steps.py",
+    "topics.py",
     "traces/tensor_parts.py",
     "traces/trace.py",
     "traces/writer.py",

@@ -135,7 +135,7 @@ def test_other_problems_of_pocket_show_the_way_of_this_one():
 
 
 def test_what_has_no_path_says_why(basis):
-    with pytest.raises(NotRecorded, match="give `parts`"):
+    with pytest.raises(NotRecorded, match="give `segments`"):
         resid_basis([noise(0)])
     with pytest.raises(ValueError, match=r"4 components need more than 4 steps .*, got 4 steps of 10"):
         resid_basis([noise(0)], [STEPS], n=4)

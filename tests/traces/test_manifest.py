@@ -211,15 +211,19 @@ def test_no_key_may_be_missing(field: str) -> None:
         Manifest.from_json(data)
 
 
-@pytest.mark.parametrize("data", [None, 3, [], "x", {}, {"schema": 1}, made.manifest().to_json() | {"more": 1}])
+@pytest.mark.parametrize("data", [None, 3, [], "x", {}, {"schema": 2}, made.manifest().to_json() | {"more": 1}])
 def test_what_is_no_manifest_is_corrupt(data: Any) -> None:
     with pytest.raises(TraceCorrupt):
         Manifest.from_json(data)
 
 
-@pytest.mark.parametrize("schema", [0, 2, 10**30])
-def test_another_schema_says_so(schema: int) -> None:
-    with pytest.raises(TraceVersion, match=f"has schema {schema}, and this workbench reads schema 1"):
+@pytest.mark.parametrize(
+    ("schema", "reader"),
+    [(0, "no released version reads it"), (1, r"commit e287424\) reads it; or record it again")]
+    + [(newer, "update gpt-oss-workbench") for newer in (3, 10**30)],
+)
+def test_another_schema_names_the_version_that_reads_it(schema: int, reader: str) -> None:
+    with pytest.raises(TraceVersion, match=f"has schema {schema}, and this workbench reads schema 2: .*{reader}"):
         Manifest.from_json({"schema": schema, "whatever": "the future brings"})
 
 

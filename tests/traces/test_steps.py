@@ -287,5 +287,5 @@ def test_parts_are_stretches_of_positions_within_the_text():
 
 @pytest.mark.parametrize("part", [5, "steps", None, (0, 3), slice(5, 3), slice(20, 30), slice(0, 6, 2), slice("a", 2)])
 def test_a_part_that_is_no_stretch_of_positions_is_refused_by_its_number(part):
-    with pytest.raises(PromptError, match=r"parts\[1\]"):
+    with pytest.raises(PromptError, match=r"segments\[1\]"):
         segment_slices(TEXT, [slice(0, 2), part])

@@ -71,7 +71,7 @@ def assemble(
         edits=edits(source),
         omitted=list(plan.omitted),
         notes=[*plan.notes, *notes],
-        words=predicted_texts(source, tokens, arrays),
+        vocab_text=predicted_texts(source, tokens, arrays),
         status=status,
         **more,
     )

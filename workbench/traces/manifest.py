@@ -20,6 +20,7 @@ from workbench.traces.spans import Span
 from workbench.traces.tensor_parts import joined_shape
 
 SCHEMA = 2
+OLDER_SCHEMAS = {1: "a development version from before 0.1.0 (the last is commit e287424)"}  # schema -> what reads it
 BITS = ("dtype", "arithmetic")  # the numerics that decide the bits of a run, and so are part of its id
 PORTABLE = ("fixed order 1", "avx512-bf16")  # arithmetic whose bits depend on neither threads nor versions
 SOURCES = ("live", "replay", "forward", "derived")
@@ -201,9 +202,10 @@ class Manifest:
         if not isinstance(data, dict) or type(data.get("schema")) is not int:
             raise TraceCorrupt("the manifest is no JSON object with a schema number")
         if data["schema"] != SCHEMA:
+            reader = OLDER_SCHEMAS.get(data["schema"], "no released version")
+            hint = f"{reader} reads it; or record it again" if data["schema"] < SCHEMA else "update gpt-oss-workbench"
             raise TraceVersion(
-                f"this trace has schema {data['schema']}, and this workbench reads schema {SCHEMA}. "
-                f"{'Update gpt-oss-workbench' if data['schema'] > SCHEMA else 'Record it again'} to open it."
+                f"this trace has schema {data['schema']}, and this workbench reads schema {SCHEMA}: {hint}."
             )
         try:
             _keys(data, _FIELDS, "the manifest")
