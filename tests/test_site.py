@@ -136,7 +136,7 @@ def public() -> list[str]:
     return found
 
 
-INSIDE = ("adapter", "readers", "versions")  # what the others of interop are made of
+INSIDE = ("adapter", "readers", "sae_formats", "versions")  # what the others of interop are made of; wb.sae
 
 
 def contents(module) -> list[str]:

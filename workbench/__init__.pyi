@@ -12,6 +12,7 @@ from workbench import probes as probes
 from workbench import reasoning as reasoning
 from workbench import residual as residual
 from workbench import routing as routing
+from workbench import sae as sae
 from workbench import statistics as statistics
 from workbench import steering as steering
 from workbench import views as views
@@ -59,6 +60,7 @@ __all__ = [
     "residual",
     "resume",
     "routing",
+    "sae",
     "statistics",
     "steer",
     "steering",

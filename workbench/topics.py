@@ -92,6 +92,15 @@ TOPICS: dict[str, dict[str, str]] = {
         "resampling": "workbench.experiments.resampling",
         "suppression": "workbench.experiments.suppression",
     },
+    "sae": {
+        "SAE": "workbench.experiments.sae",
+        "features": "workbench.experiments.sae",
+        "identity": "workbench.experiments.sae",
+        "load_sae": "workbench.interop.sae_formats",
+        "reconstruction": "workbench.experiments.sae",
+        "site_of": "workbench.experiments.sae",
+        "splice_cost": "workbench.experiments.sae",
+    },
     "circuits": {
         "expert_logit_effects": "workbench.circuits.experts",
         "ov_circuit": "workbench.circuits.heads",

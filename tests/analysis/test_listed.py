@@ -55,7 +55,9 @@ def test_every_public_analysis_is_compared_with_a_known_answer(name):
 @pytest.mark.parametrize("name", PUBLIC)
 def test_every_public_analysis_is_on_the_page_of_analyses(name):
     page = (HERE.parents[1] / "docs/analyses.md").read_text("utf-8")
-    assert re.search(rf"\b{name.rpartition('.')[2]}\b", page), f"wb.{name} is not in docs/analyses.md: add a row that says what it gives"
+    assert re.search(rf"\b{name.rpartition('.')[2]}\b", page), (
+        f"wb.{name} is not in docs/analyses.md: add a row that says what it gives"
+    )
 
 
 def test_the_list_is_not_empty():

@@ -300,7 +300,7 @@ def test_drift_over_prompts_is_exact_by_exchanging_parts(measured):
 def test_traces_and_parts_that_do_not_fit_are_refused(trace):
     with pytest.raises(ValueError, match="segments must be one list for each of the 2 traces, got 1 lists"):
         routing_drift([trace, trace], [[slice(0, 5), slice(5, 9)]])
-    with pytest.raises(ValueError, match="the same number of parts, got 2, 3"):
+    with pytest.raises(ValueError, match="the same number of segments, got 2, 3"):
         routing_drift([trace, trace], [[slice(0, 5), slice(5, 9)], [slice(0, 5), slice(5, 9), slice(9, 12)]])
     with pytest.raises(ValueError, match="none"):
         routing_drift([])

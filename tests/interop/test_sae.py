@@ -23,7 +23,8 @@ from workbench.errors import (
     SelectionError,
     WorkbenchError,
 )
-from workbench.interop.sae_formats import SAE, features, identity, load, reconstruction, site_of, splice_cost
+from workbench.experiments.sae import SAE, features, identity, reconstruction, site_of, splice_cost
+from workbench.interop.sae_formats import load_sae
 
 SITE = "blocks.2.hook_resid_post"
 D, F = 96, 160
@@ -56,7 +57,7 @@ def test_it_gives_what_saelens_gives(case, tmp_path):
     told = GOLDEN[case]
     (tmp_path / "cfg.json").write_text(json.dumps(told["cfg"]))
     save_file(saelens.weights(case), tmp_path / "sae_weights.safetensors")
-    sae = load(tmp_path)
+    sae = load_sae(tmp_path)
     assert sae.site == SITE
     active = sae.encode(saelens.x())
     assert torch.allclose(active, torch.tensor(told["features"]), rtol=1e-5, atol=1e-5)
@@ -366,7 +367,7 @@ def learned(folder: Path, kind: str, **changes) -> Path:
     ],
 )
 def test_each_class_of_dictionary_learning_is_the_sae_that_it_means(kind, want, tmp_path, x):
-    sae, same = load(learned(tmp_path, kind)), random_sae(**want)
+    sae, same = load_sae(learned(tmp_path, kind)), random_sae(**want)
     assert sae.site == SITE and torch.equal(sae.encode(x), same.encode(x))
     assert torch.equal(sae.decode(sae.encode(x)), same.decode(same.encode(x)))
 
@@ -374,17 +375,17 @@ def test_each_class_of_dictionary_learning_is_the_sae_that_it_means(kind, want, 
 def test_the_published_ones_are_found_in_the_cache_by_their_names(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelNotFound, match=r"hf download andyrdt/saes-gpt-oss-20b --include"):
-        load("gpt-oss-20b-andyrdt/resid_post_layer_11_trainer_0")
+        load_sae("gpt-oss-20b-andyrdt/resid_post_layer_11_trainer_0")
     repo = tmp_path / "models--andyrdt--saes-gpt-oss-20b"
     learned(repo / "snapshots" / "abc" / "resid_post_layer_11" / "trainer_1", "BatchTopKSAE")
-    sae = load("gpt-oss-20b-andyrdt/resid_post_layer_11_trainer_1")
+    sae = load_sae("gpt-oss-20b-andyrdt/resid_post_layer_11_trainer_1")
     assert (sae.d_model, sae.d_sae) == (D, F)
     with pytest.raises(ModelNotFound, match=r"not resid_post_layer_11/trainer_0"):
-        load("gpt-oss-20b-andyrdt/resid_post_layer_11_trainer_0")
+        load_sae("gpt-oss-20b-andyrdt/resid_post_layer_11_trainer_0")
     with pytest.raises(ModelNotFound, match="named like"):
-        load("gpt-oss-20b-andyrdt/layer_11")
+        load_sae("gpt-oss-20b-andyrdt/layer_11")
     with pytest.raises(ModelNotFound, match="Give its folder"):
-        load(tmp_path / "nothing")
+        load_sae(tmp_path / "nothing")
 
 
 def saved(folder: Path, weights: dict | None = None, **cfg) -> Path:
@@ -399,12 +400,12 @@ def saved(folder: Path, weights: dict | None = None, **cfg) -> Path:
 
 def test_configs_of_before_saelens_6_mean_what_they_meant(tmp_path, x):
     old = {"metadata": None, "hook_point": SITE, "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 7}}
-    assert torch.equal(load(saved(tmp_path, **old)).encode(x), random_sae(k=7).encode(x))
+    assert torch.equal(load_sae(saved(tmp_path, **old)).encode(x), random_sae(k=7).encode(x))
 
 
 def test_a_batchtopk_saved_in_training_is_the_jumprelu_that_it_becomes(tmp_path, x):
     folder = saved(tmp_path, {"topk_threshold": torch.tensor(1.5)}, architecture="batchtopk", k=7.5)
-    assert torch.equal(load(folder).encode(x), random_sae(threshold=1.5).encode(x))
+    assert torch.equal(load_sae(folder).encode(x), random_sae(threshold=1.5).encode(x))
 
 
 REFUSED = [
@@ -426,22 +427,22 @@ REFUSED = [
 @pytest.mark.parametrize(("cfg", "weights", "says"), REFUSED, ids=[says[:20] for _, _, says in REFUSED])
 def test_what_would_be_read_wrongly_is_refused_with_the_reason(cfg, weights, says, tmp_path):
     with pytest.raises(CheckpointError, match=says):
-        load(saved(tmp_path, weights, **cfg))
+        load_sae(saved(tmp_path, weights, **cfg))
 
 
 def test_an_unknown_site_may_be_told_and_another_class_is_refused(tmp_path):
     folder = saved(tmp_path / "a", metadata={"hook_name": "transformer.h.3"})
     with pytest.raises(HookNameError, match=r"give load\(…, site=…\)"):
-        load(folder)
-    assert load(folder, site="blocks.1.hook_resid_mid").site == "blocks.1.hook_resid_mid"
+        load_sae(folder)
+    assert load_sae(folder, site="blocks.1.hook_resid_mid").site == "blocks.1.hook_resid_mid"
     with pytest.raises(CheckpointError, match="never set"):
-        load(learned(tmp_path / "b", "BatchTopKSAE", threshold=torch.tensor(-1.0)))
+        load_sae(learned(tmp_path / "b", "BatchTopKSAE", threshold=torch.tensor(-1.0)))
     folder = learned(tmp_path / "c", "AutoEncoder")
     (folder / "config.json").write_text(json.dumps({"trainer": {"dict_class": ["x"], "layer": 2}}))
     with pytest.raises(CheckpointError, match=r"AutoEncoder, AutoEncoderTopK"):
-        load(folder)
+        load_sae(folder)
     with pytest.raises(CheckpointError, match="holds neither"):
-        load(tmp_path)
+        load_sae(tmp_path)
 
 
 class Opened:
@@ -457,7 +458,7 @@ class Opened:
 def test_code_in_a_pickle_does_not_run(tmp_path):
     folder = learned(tmp_path / "sae", "AutoEncoder", evil=Opened(tmp_path / "opened"))
     with pytest.raises(CheckpointError, match="more than tensors"):
-        load(folder)
+        load_sae(folder)
     assert not (tmp_path / "opened").exists()
 
 
@@ -477,7 +478,7 @@ def test_a_damaged_file_is_an_error_of_ours_or_the_same_sae(data, tmp_path_facto
         whole[at] ^= data.draw(st.integers(1, 255))
         victim.write_bytes(whole)
     try:
-        sae = load(folder)
+        sae = load_sae(folder)
     except WorkbenchError:
         return
     assert all(bool(t.isfinite().all()) for t in (sae.W_enc, sae.W_dec, sae.b_enc, sae.b_dec))

@@ -16,7 +16,6 @@ _HOME = {  # public name -> its module
         "circuit_tracer",
         "inif",
         "nnsight",
-        "sae_formats",
         "transformer_lens",
         "transformers",
         "xarray_tables",

@@ -1,8 +1,8 @@
 """Sparse autoencoders that others trained, read from their own files, without the libraries that wrote them.
 
-`load` reads the two layouts in which they are published: SAELens's (cfg.json and sae_weights.safetensors) and
+`load_sae` reads the two layouts in which they are published: SAELens's (cfg.json and sae_weights.safetensors) and
 dictionary_learning's (config.json and ae.pt, in which gpt-oss-20b's are published). What an SAE computes, and the edits
-and measurements made with it, are in `experiments/sae.py`; its names can be imported from here too.
+and measurements made with it, are in `experiments/sae.py`.
 """
 
 import re
@@ -11,37 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import CheckpointError, HookNameError, ModelNotFound
-from workbench.experiments.sae import (
-    NORMS,
-    SAE,
-    Clamp,
-    Splice,
-    features,
-    identity,
-    reconstruction,
-    site_of,
-    splice_cost,
-)
+from workbench.experiments.sae import NORMS, SAE
 from workbench.paths import expanded
 from workbench.text import visible
 
-__all__ = [
-    "SAE",
-    "Clamp",
-    "Splice",
-    "features",
-    "identity",
-    "load",
-    "reconstruction",
-    "site_of",
-    "splice_cost",
-]
+__all__ = ["load_sae"]
 
 PUBLISHED = {"gpt-oss-20b-andyrdt": "andyrdt/saes-gpt-oss-20b"}  # SAELens's name of a release -> where it lies
 ARCHITECTURES = ("standard", "jumprelu", "topk", "batchtopk")  # of SAELens
 
 
-def load(where: str | Path, *, site: str | None = None, device: str = "cpu") -> SAE:
+def load_sae(where: str | Path, *, site: str | None = None, device: str = "cpu") -> SAE:
     """The SAE in a folder, or one of gpt-oss-20b's by its published name, from the local Hugging Face cache.
 
     `where`: a folder with cfg.json and sae_weights.safetensors (SAELens: standard, jumprelu, topk, batchtopk) or with
@@ -50,7 +30,7 @@ def load(where: str | Path, *, site: str | None = None, device: str = "cpu") -> 
     and t 0 (k 64) or 1 (k 128). `site` replaces the one that the file names. Nothing is ever downloaded, and ae.pt, a
     pickle, is read for tensors alone: code in it does not run.
 
-    >>> load("gpt-oss-20b-andyrdt/resid_post_layer_11_trainer_0")  # doctest: +SKIP
+    >>> wb.sae.load_sae("gpt-oss-20b-andyrdt/resid_post_layer_11_trainer_0")  # doctest: +SKIP
     <SAE 131072 features of blocks.11.hook_resid_post, 2880 wide, jumprelu>
 
     Raises ModelNotFound (nothing there), CheckpointError (damaged, or of a kind that is not read here: the text says
