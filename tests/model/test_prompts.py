@@ -120,9 +120,9 @@ WRONG = {
 @pytest.mark.parametrize("what", WRONG)
 def test_what_is_not_a_prompt_is_refused_by_what_it_is(model, what):
     given, why = WRONG[what]
-    for ask in (model.tokens, model.trace, model.generate, model.estimate, lambda p: wb.trace(p, model)):
+    for ask in (model.to_tokens, model.trace, model.generate, model.estimate, lambda p: wb.trace(p, model)):
         with pytest.raises(PromptError, match=why):
-            model.check_prompt(ask(given)) if ask == model.tokens else ask(given)
+            model.check_prompt(ask(given)) if ask == model.to_tokens else ask(given)
 
 
 def test_one_stop_or_several_are_taken(model):

@@ -69,7 +69,7 @@ def path(name: str) -> str:
             raise HookNameError(
                 f"{name!r} is no value of any module or call of transformers, so nnsight has no path to it"
             )
-        raise names.unknown(name, PATHS)
+        raise names.unknown_name(name, PATHS)
     return PATHS[point].format(layer=layer)
 
 
