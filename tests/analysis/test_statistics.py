@@ -191,8 +191,8 @@ def test_information_is_exact_and_conditioning_removes_what_the_token_says():
     assert mutual_information(classes, classes) == pytest.approx(3)
     assert mutual_information(classes, classes // 2) == pytest.approx(2)
     token = classes // 2
-    assert mutual_information(token, token, given=token) == 0
-    assert mutual_information(classes, classes, given=token) == pytest.approx(1)
+    assert mutual_information(token, token, condition=token) == 0
+    assert mutual_information(classes, classes, condition=token) == pytest.approx(1)
 
 
 @given(st.integers(0, 2**32))
@@ -204,7 +204,7 @@ def test_information_has_its_bounds_and_its_chain_rule(seed):
     told = mutual_information(x, y)
     assert 0 <= told <= min(own) + 1e-9 and told == pytest.approx(mutual_information(y, x))
     assert mutual_information(x, 2 * y + z) == pytest.approx(
-        mutual_information(x, z) + mutual_information(x, y, given=z)
+        mutual_information(x, z) + mutual_information(x, y, condition=z)
     )
     names = rng.permutation(5)
     assert mutual_information(names[x], y) == pytest.approx(told)

@@ -71,7 +71,7 @@ def cut_by_hand(model, tokens, mode, layers, heads, queries, keys, min_distance=
 def test_a_cut_is_what_a_whole_run_with_these_edges_changed_gives(trace, mode, layers, numbers, heads, min_distance):
     model = tiny()
     found = attention_knockout(
-        model, trace, QUERIES, KEYS, layers=layers, heads=heads, min_distance=min_distance, mode=mode, controls=0
+        model, trace, QUERIES, KEYS, layers=layers, heads=heads, min_distance=min_distance, mode=mode, n_controls=0
     )
     some = list(range(10)) if heads is None else heads
     plain = model.forward(torch.tensor([trace.tokens]))[0].double()
@@ -90,7 +90,7 @@ def test_a_cut_is_what_a_whole_run_with_these_edges_changed_gives(trace, mode, l
 
 
 def test_the_modes_are_not_the_same(trace):
-    found = [attention_knockout(tiny(), trace, QUERIES, KEYS, mode=mode, controls=0)["kl"].values for mode in MODES]
+    found = [attention_knockout(tiny(), trace, QUERIES, KEYS, mode=mode, n_controls=0)["kl"].values for mode in MODES]
     for i in range(3):
         assert not np.allclose(found[i], found[i - 1], rtol=1e-2, atol=1e-4)
 
@@ -109,7 +109,7 @@ def test_edges_that_nothing_is_looked_at_along_are_not_missed(mode):
     model = constructed()
     trace = model.trace([V - 1, 5, 6, 8, *range(20, 40), 6], record="")
     found = attention_knockout(
-        model, trace, slice(10, 25), slice(0, 25), layers=[0, 1], heads=[1], mode=mode, controls=0
+        model, trace, slice(10, 25), slice(0, 25), layers=[0, 1], heads=[1], mode=mode, n_controls=0
     )
     assert (found["kl"] == 0).all() and (found["gap"] == 0).all()
     assert found.attrs["mass"] < 1e-6
@@ -120,25 +120,25 @@ def test_cutting_the_edge_that_an_induction_head_needs_costs_the_prediction_and_
     """The last token was followed by 8 at its first place, which is position 3."""
     model = constructed()
     trace = model.trace([V - 1, 5, 6, 8, *range(20, 40), 6], record="")
-    found = attention_knockout(model, trace, 24, 3, layers="full", heads=[0], mode=mode, controls=19)
+    found = attention_knockout(model, trace, 24, 3, layers="full", heads=[0], mode=mode, n_controls=19)
     assert found["pos"].values.tolist() == [24]
     assert float(found["gap"][0]) > 1 and float(found["kl"][0]) > 0.5
     assert float(abs(found["control_gap"]).max()) < 0.01 * float(found["gap"][0])
     assert found["gap"].attrs["p"] == found["kl"].attrs["p"] == 0.05
-    own = attention_knockout(model, trace, 24, 24, layers="full", heads=[0], mode=mode, controls=0)
+    own = attention_knockout(model, trace, 24, 24, layers="full", heads=[0], mode=mode, n_controls=0)
     assert float(abs(own["gap"][0])) < 1e-3
 
 
 def test_beyond_the_window_only_full_layers_have_edges(trace):
     window = tiny().config.window
     found = attention_knockout(
-        tiny(), trace, slice(60, 90), slice(0, 90), layers="full", min_distance=window, controls=0
+        tiny(), trace, slice(60, 90), slice(0, 90), layers="full", min_distance=window, n_controls=0
     )
     assert found.attrs["layers"] == [1, 3]
     assert found.attrs["edges"] == sum(q - window + 1 for q in range(60, 90))
     with pytest.raises(EditError, match="no edge is cut: no query comes 12 tokens or more after a key"):
         attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), layers="sliding", min_distance=window)
-    both = attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), min_distance=window, controls=0)
+    both = attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), min_distance=window, n_controls=0)
     assert np.allclose(both["kl"], found["kl"], atol=1e-6)  # sliding layers have nothing to lose there
 
 
@@ -159,18 +159,18 @@ def test_controls_are_other_edges_of_the_same_queries_with_as_much_attention_fro
         assert mass[s].sum() == pytest.approx(mass[edges].sum(), rel=0.1)
     assert len({s.tobytes() for s in sets}) == 50
 
-    found = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), controls=6, seed=3)
-    again = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), controls=6, seed=3)
+    found = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=6, seed=3)
+    again = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=6, seed=3)
     assert found.identical(again)
-    other = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), controls=6, seed=4)
+    other = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=6, seed=4)
     assert np.array_equal(found["kl"], other["kl"]) and not np.allclose(found["control_kl"], other["control_kl"])
     assert np.allclose(found.attrs["control_mass"], found.attrs["mass"], rtol=0.1)
 
 
 def test_rows_beside_each_other_do_not_mix(trace, monkeypatch):
-    whole = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), controls=5, mode="mean")
+    whole = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=5, mode="mean")
     monkeypatch.setattr("workbench.experiments.attention_knockout.WORK", 1)
-    alone = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), controls=5, mode="mean")
+    alone = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=5, mode="mean")
     for name in whole.data_vars:
         assert np.allclose(whole[name], alone[name], atol=1e-5)
 
@@ -179,11 +179,11 @@ def test_steps_messages_and_numbers_name_the_same_places():
     model = wb.Model("pocket")
     trace = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="")
     one, two = wb.steps(trace)[:2]
-    by_step = attention_knockout(model, trace, two, one, controls=0)
-    by_slice = attention_knockout(model, trace, range(two.start, two.stop), slice(one.start, one.stop), controls=0)
+    by_step = attention_knockout(model, trace, two, one, n_controls=0)
+    by_slice = attention_knockout(model, trace, range(two.start, two.stop), slice(one.start, one.stop), n_controls=0)
     assert by_step.identical(by_slice)
     final = trace.spans[-1]
-    several = attention_knockout(model, trace, final, [one, two, 0], layers="full", controls=0)
+    several = attention_knockout(model, trace, final, [one, two, 0], layers="full", n_controls=0)
     assert several.attrs["edges"] == (final.stop - final.start) * (one.stop - one.start + two.stop - two.start + 1)
 
 

@@ -36,8 +36,10 @@ def sweeps():
         "places": partial(activation_patching, model, clean, corrupted, GAP),
         "heads": partial(activation_patching, model, clean, corrupted, GAP, site="z", by_head=True),
         "paths": partial(path_patching, model, clean, corrupted, GAP, ("mlp", 1), positions=range(12, 30)),
-        "edges": partial(attention_knockout, model, trace, slice(20, 30), slice(5, 15), controls=9),
-        "steering": partial(steering_effect, model, clean, vector, entropy, unrelated=[other], controls=3),
+        "edges": partial(attention_knockout, model, trace, slice(20, 30), slice(5, 15), n_controls=9),
+        "steering": partial(
+            steering_effect, model, clean, vector, entropy, control_vectors=[other], n_random_controls=3
+        ),
     }
 
 

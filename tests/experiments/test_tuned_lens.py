@@ -38,7 +38,7 @@ def texts(n: int, seed: str) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def pocket():
     model = wb.Model("pocket")
-    return model, wb.lens.train_tuned_lens(model, texts(40, "train"), passes=2)
+    return model, wb.lens.train_tuned_lens(model, texts(40, "train"), epochs=2)
 
 
 def untrained(model: Model) -> TunedLens:
@@ -66,7 +66,7 @@ def test_untrained_it_is_the_logit_lens():
 
 def test_where_layers_do_nothing_the_trained_lens_is_the_logit_lens():
     model = idle()
-    lens = wb.lens.train_tuned_lens(model, [some_tokens(40, seed) for seed in range(8)], passes=3)
+    lens = wb.lens.train_tuned_lens(model, [some_tokens(40, seed) for seed in range(8)], epochs=3)
     trace = model.trace(some_tokens(40, seed=99), record="lens residuals")
     assert same(wb.lens.tuned_lens(model, trace, lens), wb.lens.logit_lens(trace), 1e-3)
     assert float(abs(wb.lens.tuned_lens(model, trace, lens)["kl"]).max()) < 1e-5
@@ -92,7 +92,7 @@ def test_a_shift_between_a_layer_and_the_last_is_learned():
                 p.zero_()
         hf.model.layers[1].self_attn.o_proj.bias.copy_(torch.randn(96, generator=dice))
     model = Model(hf)
-    lens = wb.lens.train_tuned_lens(model, [some_tokens(60, seed) for seed in range(10)], passes=12, lr=0.02)
+    lens = wb.lens.train_tuned_lens(model, [some_tokens(60, seed) for seed in range(10)], epochs=12, lr=0.02)
     found = wb.lens.lens_kl(model, lens, [some_tokens(60, seed=99)])
     assert float(found["tuned"][0]) < 0.1 * float(found["logit"][0])
     shift = hf.model.layers[1].self_attn.o_proj.bias
@@ -104,7 +104,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(pocket, tmp_path):
     path = lens.save(tmp_path / "pocket.safetensors")
     again = wb.lens.load_tuned_lens(path, model)
     assert torch.equal(again.weight, lens.weight) and torch.equal(again.bias, lens.bias) and again.told == lens.told
-    assert lens.told["weights_digest"] == model.digest and lens.told["texts"] == 40
+    assert lens.told["weights_digest"] == model.digest and lens.told["prompts"] == 40
     assert [p.name for p in tmp_path.iterdir()] == ["pocket.safetensors"]
     with pytest.raises(CheckpointError, match="is there already"):
         lens.save(path)
@@ -113,7 +113,7 @@ def test_what_is_saved_is_loaded_bit_for_bit(pocket, tmp_path):
 def test_the_same_seed_trains_the_same_lens():
     model = tiny()
     one, two, other = (
-        wb.lens.train_tuned_lens(model, [some_tokens(30, seed) for seed in range(3)], passes=1, seed=seed)
+        wb.lens.train_tuned_lens(model, [some_tokens(30, seed) for seed in range(3)], epochs=1, seed=seed)
         for seed in (0, 0, 1)
     )
     assert torch.equal(one.weight, two.weight) and not torch.equal(one.weight, other.weight)
@@ -122,7 +122,7 @@ def test_the_same_seed_trains_the_same_lens():
 @pytest.mark.parametrize("model_dtype", ["float32", "bfloat16"])
 def test_a_lens_is_trained_in_float32_whatever_the_dtype_of_its_model(tmp_path, model_dtype):
     model = Model(Random(seed=0).transformers(getattr(torch, model_dtype)), dtype=model_dtype)
-    lens = wb.lens.train_tuned_lens(model, [some_tokens(30)], passes=1)
+    lens = wb.lens.train_tuned_lens(model, [some_tokens(30)], epochs=1)
     assert lens.weight.dtype == lens.bias.dtype == torch.float32
     assert (lens.told["dtype"], lens.told["model_dtype"]) == ("float32", model_dtype)
     assert wb.lens.load_tuned_lens(lens.save(tmp_path / "lens.safetensors"), model).told == lens.told
@@ -131,7 +131,7 @@ def test_a_lens_is_trained_in_float32_whatever_the_dtype_of_its_model(tmp_path, 
 def test_a_lens_in_float64_is_the_one_in_float32_but_for_rounding():
     prompts = [some_tokens(30, seed) for seed in range(3)]
     single, double, by_name = (
-        wb.lens.train_tuned_lens(tiny(), prompts, passes=1, dtype=dtype)
+        wb.lens.train_tuned_lens(tiny(), prompts, epochs=1, dtype=dtype)
         for dtype in ("float32", torch.float64, "float64")
     )
     assert double.told["dtype"] == "float64" and double.weight.dtype == torch.float64

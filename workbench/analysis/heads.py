@@ -165,10 +165,10 @@ def step_attention(trace: Trace, segments: Sequence[Step | slice] | None = None)
     return xr.DataArray(values, coords, dims, attrs={"long_name": "attention between steps", "units": "probability"})
 
 
-def receiver_heads(attention: xr.DataArray, *, ignore: int = NEAR) -> xr.Dataset:
+def receiver_heads(attention: xr.DataArray, *, min_distance: int = NEAR) -> xr.Dataset:
     """Which steps are looked back at, and which heads single some out (arXiv 2506.19143), from `step_attention`.
 
-    `vertical` (layer head step): the mean attention of all steps at least `ignore` further on; NaN where there is none.
+    `vertical` (layer head step): the mean attention of all steps at least `min_distance` further on; NaN where there is none.
     `kurtosis` (layer head): Fisher's, over the steps; large for a head that picks few. One step looked at by n gives
     (n² - 3n + 3) / (n - 1) - 3.
 
@@ -178,25 +178,25 @@ def receiver_heads(attention: xr.DataArray, *, ignore: int = NEAR) -> xr.Dataset
     >>> int(found["vertical"][0, 0].argmax("step")), round(float(found["kurtosis"][0, 0]), 2)
     (6, 5.11)
 
-    Raises ArgumentError if there are fewer than `ignore` + 3 steps.
+    Raises ArgumentError if there are fewer than `min_distance` + 3 steps.
     """
     n = attention.sizes["step"]
-    if n < ignore + 3:
+    if n < min_distance + 3:
         raise ArgumentError(
-            f"{n} steps are too few: the nearest {ignore} do not count, so at least {ignore + 3} are needed."
+            f"{n} steps are too few: the nearest {min_distance} do not count, so at least {min_distance + 3} are needed."
         )
     values = attention.transpose("layer", "head", "step", "key_step").values
     vertical = np.full((*values.shape[:2], n), np.nan)
-    for step in range(n - ignore):
-        vertical[..., step] = values[:, :, step + ignore :, step].mean(-1)
-    known = vertical[..., : n - ignore]
+    for step in range(n - min_distance):
+        vertical[..., step] = values[:, :, step + min_distance :, step].mean(-1)
+    known = vertical[..., : n - min_distance]
     apart = known - known.mean(-1, keepdims=True)
     spread = (apart**2).mean(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         kurtosis = np.where(spread > 0, (apart**4).mean(-1) / spread**2 - 3, np.nan)
     data = {"vertical": (("layer", "head", "step"), vertical), "kurtosis": (("layer", "head"), kurtosis)}
     coords = {name: np.arange(size) for name, size in zip(("layer", "head", "step"), vertical.shape)}
-    return xr.Dataset(data, coords, {"ignore": ignore, "n": n - ignore})
+    return xr.Dataset(data, coords, {"min_distance": min_distance, "n": n - min_distance})
 
 
 def rollout(trace: Trace) -> xr.DataArray:

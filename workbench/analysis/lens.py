@@ -58,7 +58,7 @@ def prediction_depth(trace: Trace, *, kl: float | None = None) -> xr.DataArray:
     return xr.DataArray(last_other + 1, {"pos": np.arange(len(trace))}, ("pos",), attrs=attrs)
 
 
-def forking_tokens(trace: Trace, share: float = 0.2) -> xr.DataArray:
+def forking_tokens(trace: Trace, top_fraction: float = 0.2) -> xr.DataArray:
     """The positions whose prediction was least decided: that share of those written, by entropy, highest first (fork).
 
     The values are entropies in nats; the coordinate `pos` is the token that was then chosen (arXiv 2506.01939).
@@ -68,16 +68,16 @@ def forking_tokens(trace: Trace, share: float = 0.2) -> xr.DataArray:
     >>> bool((np.diff(forks) <= 0).all()), bool((forks["pos"] >= trace.prompt_length).all())
     (True, True)
 
-    Raises ArgumentError unless 0 < share <= 1, NotRecorded if nothing was written.
+    Raises ArgumentError unless 0 < top_fraction <= 1, NotRecorded if nothing was written.
     """
-    if not 0 < share <= 1:
-        raise ArgumentError(f"share must be above 0 and at most 1, got {share}.")
+    if not 0 < top_fraction <= 1:
+        raise ArgumentError(f"top_fraction must be above 0 and at most 1, got {top_fraction}.")
     written = np.arange(max(trace.prompt_length, 1), len(trace))
     if not len(written):
         raise NotRecorded("nothing was written in this run: forks are where the model chose")
     entropy = np.asarray(trace["entropy"], np.float64)[written - 1]
-    order = np.argsort(-entropy, kind="stable")[: int(np.ceil(share * len(written)))]
-    attrs = {"long_name": "entropy of the choice", "units": "nats", "share": share, "n": len(written)}
+    order = np.argsort(-entropy, kind="stable")[: int(np.ceil(top_fraction * len(written)))]
+    attrs = {"long_name": "entropy of the choice", "units": "nats", "top_fraction": top_fraction, "n": len(written)}
     return xr.DataArray(entropy[order], {"pos": ("fork", written[order])}, ("fork",), attrs=attrs)
 
 

@@ -22,10 +22,10 @@ def resid_cosine(trace: Trace) -> xr.DataArray:
     return xr.DataArray(values, coords, ("layer", "pos"), attrs={"long_name": "cosine", "units": "1"})
 
 
-def massive_activations(trace: Trace, *, above: float = 100.0, times: float = 1000.0) -> xr.DataArray:
+def massive_activations(trace: Trace, *, min_value: float = 100.0, min_ratio: float = 1000.0) -> xr.DataArray:
     """Single numbers of the residual stream that dwarf all others (arXiv 2402.17762), one row each (activation).
 
-    Those larger than `above` and than `times` the median of their layer. The values are the activations; the
+    Those larger than `min_value` and than `min_ratio` the median of their layer. The values are the activations; the
     coordinates say where: `layer`, `pos`, `d_model`.
 
     >>> found = massive_activations(wb.trace("What is 12+30?", record="residuals"))
@@ -35,8 +35,8 @@ def massive_activations(trace: Trace, *, above: float = 100.0, times: float = 10
     Raises NotRecorded without record="residuals".
     """
     resid = np.asarray(trace["resid_post"], np.float64)
-    bound = np.maximum(above, times * np.median(np.abs(resid), axis=(1, 2)))
+    bound = np.maximum(min_value, min_ratio * np.median(np.abs(resid), axis=(1, 2)))
     layer, pos, dim = np.nonzero(np.abs(resid) > bound[:, None, None])
     coords = {"layer": ("activation", layer), "pos": ("activation", pos), "d_model": ("activation", dim)}
-    attrs = {"long_name": "massive activations", "units": "1", "above": above, "times": times}
+    attrs = {"long_name": "massive activations", "units": "1", "min_value": min_value, "min_ratio": min_ratio}
     return xr.DataArray(resid[layer, pos, dim], coords, ("activation",), attrs=attrs)

@@ -172,7 +172,7 @@ def expert_specialization(
     labels: Sequence | np.ndarray | Sequence[Sequence],
     *,
     condition_on_token: bool = False,
-    shuffles: int = 100,
+    n_shuffles: int = 100,
     seed: int = 0,
 ) -> xr.Dataset:
     """What the choice of an expert tells about a label of each position, in bits, layer by layer.
@@ -189,7 +189,7 @@ def expert_specialization(
     neighbors are alike.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> found = expert_specialization(trace, [piece.isdigit() for piece in trace.str_tokens], shuffles=20)
+    >>> found = expert_specialization(trace, [piece.isdigit() for piece in trace.str_tokens], n_shuffles=20)
     >>> sorted(found.data_vars), found["information"].dims
     (['information', 'null', 'p'], ('layer',))
 
@@ -222,19 +222,25 @@ def expert_specialization(
         chosen = np.concatenate([trace["expert_indices", layer][at] for trace, at in zip(several, kept)])
         expert = chosen[np.arange(len(chosen)), rng.integers(0, chosen.shape[1], len(chosen))]
         plain = statistics.mutual_information(expert, label, token)
-        by_position = statistics.shuffled_mutual_information(expert, label, token, shuffles=shuffles, seed=seed)
+        by_position = statistics.shuffled_mutual_information(expert, label, token, n_shuffles=n_shuffles, seed=seed)
         chance, bias = by_position, float(by_position.mean())
         if n_problems > 1:
             chance = statistics.shuffled_mutual_information(
-                expert, label, token, clusters=prompts, shuffles=shuffles, seed=seed + 1
+                expert, label, token, clusters=prompts, n_shuffles=n_shuffles, seed=seed + 1
             )
         figures["information"].append(plain - bias)
         figures["null"].append(float(np.quantile(chance, 0.95)) - bias)
-        figures["p"].append((1 + int((chance >= plain - 1e-12).sum())) / (shuffles + 1))
-    attrs = {"units": "bits", "n": len(label), "n_prompts": len(several), "shuffles": shuffles, "given": "token"}
+        figures["p"].append((1 + int((chance >= plain - 1e-12).sum())) / (n_shuffles + 1))
+    attrs = {
+        "units": "bits",
+        "n": len(label),
+        "n_prompts": len(several),
+        "n_shuffles": n_shuffles,
+        "condition": "token",
+    }
     attrs |= {"n_problems": n_problems, "shuffled": "prompts" if n_problems > 1 else "positions"}
     if not condition_on_token:
-        del attrs["given"]
+        del attrs["condition"]
     return xr.Dataset({name: ("layer", values) for name, values in figures.items()}, {"layer": list(layers)}, attrs)
 
 
@@ -242,7 +248,7 @@ def routing_drift(
     traces: Trace | Sequence[Trace],
     segments: Sequence[Step | slice] | Sequence[Sequence[Step | slice]] | None = None,
     *,
-    shuffles: int = 50,
+    n_shuffles: int = 50,
     seed: int = 0,
 ) -> xr.Dataset:
     """How differently two segments of a text are routed, in bits (layer step key_step).
@@ -260,7 +266,7 @@ def routing_drift(
     `attrs["shuffled"]` says which was done, "positions" or "prompts".
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> drift = routing_drift(trace, [slice(0, 12), slice(12, 24)], shuffles=20)["drift"]
+    >>> drift = routing_drift(trace, [slice(0, 12), slice(12, 24)], n_shuffles=20)["drift"]
     >>> drift.dims, bool(np.isnan(drift[0, 0, 0]))
     (('layer', 'step', 'key_step'), True)
 
@@ -286,15 +292,15 @@ def routing_drift(
     for i in range(n):
         for j in range(i):
             if n_problems > 1:
-                observed, null = _exchanged(loads[:, [i, j]], prompts, shuffles, rng)
+                observed, null = _exchanged(loads[:, [i, j]], prompts, n_shuffles, rng)
             else:
-                observed, null = _dealt([(ran, at[i], at[j]) for ran, at in zip(rans, spots)], shuffles, rng)
+                observed, null = _dealt([(ran, at[i], at[j]) for ran, at in zip(rans, spots)], n_shuffles, rng)
             for a, b in ((i, j), (j, i)):
                 raw[:, a, b], chance[:, a, b] = observed, null.mean(0)
-                reached[:, a, b] = (1 + (null >= observed - 1e-12).sum(0)) / (shuffles + 1)
+                reached[:, a, b] = (1 + (null >= observed - 1e-12).sum(0)) / (n_shuffles + 1)
     dims, coords = ("layer", "step", "key_step"), {"layer": list(several[0].layers("expert_indices"))}
     data = {"drift": (dims, raw - chance), "raw": (dims, raw), "p": (dims, reached)}
-    attrs = {"units": "bits", "shuffles": shuffles, "n_problems": n_problems}
+    attrs = {"units": "bits", "n_shuffles": n_shuffles, "n_problems": n_problems}
     attrs["shuffled"] = "prompts" if n_problems > 1 else "positions"
     return xr.Dataset(data, coords, attrs)
 
@@ -334,18 +340,18 @@ def _spots(trace: Trace, segments: Sequence[Step | slice] | None) -> list[np.nda
 
 
 def _dealt(
-    texts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], shuffles: int, rng: np.random.Generator
+    texts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], n_shuffles: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """The divergence of two segments of one text (layer), and with their positions dealt out anew (shuffle layer)."""
     first, second = [ran[:, a] for ran, a, _ in texts], [ran[:, b] for ran, _, b in texts]
     ran = np.concatenate(first + second, 1)
     cut = sum(len(a) for _, a, _ in texts)
-    null = [_apart(ran[:, rng.permutation(ran.shape[1])], cut) for _ in range(shuffles)]
+    null = [_apart(ran[:, rng.permutation(ran.shape[1])], cut) for _ in range(n_shuffles)]
     return _apart(ran, cut), np.stack(null)
 
 
 def _exchanged(
-    loads: np.ndarray, prompts: np.ndarray, shuffles: int, rng: np.random.Generator
+    loads: np.ndarray, prompts: np.ndarray, n_shuffles: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
     """The divergence (layer) of mean loads (trace part layer expert), and with segments exchanged (shuffle layer)."""
 
@@ -355,7 +361,7 @@ def _exchanged(
         return statistics.jensen_shannon(*by_prompt.mean(0))
 
     n = int(prompts.max()) + 1
-    return divergence(np.zeros(n, bool)), np.stack([divergence(rng.random(n) < 0.5) for _ in range(shuffles)])
+    return divergence(np.zeros(n, bool)), np.stack([divergence(rng.random(n) < 0.5) for _ in range(n_shuffles)])
 
 
 def _prompts(traces: Sequence[Trace]) -> np.ndarray:

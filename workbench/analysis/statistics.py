@@ -241,13 +241,13 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
     return float((ranks[truth].sum() - n_true * (n_true + 1) / 2) / (n_true * n_rest))
 
 
-def minimum_detectable_effect(n: int, share: float = 0.5, *, power: float = 0.8, level: float = 0.95) -> float:
+def minimum_detectable_effect(n: int, proportion: float = 0.5, *, power: float = 0.8, level: float = 0.95) -> float:
     """The smallest difference between two shares, of `n` trials each, that is found with that power.
 
     >>> [round(minimum_detectable_effect(n), 2) for n in (20, 50, 100, 400)]
     [0.44, 0.28, 0.2, 0.1]
     """
-    return (_z(level) + float(special.ndtri(power))) * sqrt(2 * share * (1 - share) / n)
+    return (_z(level) + float(special.ndtri(power))) * sqrt(2 * proportion * (1 - proportion) / n)
 
 
 # -- information ------------------------------------------------------------------------------------------------------
@@ -269,16 +269,16 @@ def entropy(counts: np.ndarray, axis: int = -1, *, correct: bool = True) -> np.n
     return np.where(n.squeeze(axis) > 0, plain + bias * correct, np.nan)
 
 
-def mutual_information(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
-    """I(x; y), or I(x; y | given), in bits, from counts, uncorrected for bias: see `shuffled_mutual_information`.
+def mutual_information(x: np.ndarray, y: np.ndarray, condition: np.ndarray | None = None) -> float:
+    """I(x; y), or I(x; y | condition), in bits, from counts, uncorrected for bias: see `shuffled_mutual_information`.
 
     >>> x = np.array([0, 0, 1, 1])
-    >>> mutual_information(x, x), mutual_information(x, np.array([0, 1, 0, 1])), mutual_information(x, x, given=x)
+    >>> mutual_information(x, x), mutual_information(x, np.array([0, 1, 0, 1])), mutual_information(x, x, condition=x)
     (1.0, 0.0, 0.0)
     """
     x, y = np.asarray(x), np.asarray(y)
     told = 0.0
-    for stratum in _strata(len(x), given):
+    for stratum in _strata(len(x), condition):
         table = _table(x[stratum], y[stratum])
         parts = (table.sum(1), table.sum(0), table.ravel())
         a, b, both = (float(entropy(part, correct=False)) for part in parts)
@@ -289,13 +289,13 @@ def mutual_information(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = 
 def shuffled_mutual_information(
     x: np.ndarray,
     y: np.ndarray,
-    given: np.ndarray | None = None,
+    condition: np.ndarray | None = None,
     *,
     clusters: Sequence | np.ndarray | None = None,
-    shuffles: int = 100,
+    n_shuffles: int = 100,
     seed: int = 0,
 ) -> np.ndarray:
-    """I(x; y | given) in bits, as often as said, with y in random order (within each value of `given`): the null.
+    """I(x; y | condition) in bits, as often as said, with y in random order (within each value of `condition`): the null.
 
     Its mean is the bias of the plain figure; the share of it that reaches the figure is the p-value, if observations
     are independent. Where they are not, `clusters` says which belong together (the prompt of each): then whole clusters
@@ -313,11 +313,11 @@ def shuffled_mutual_information(
     Raises ArgumentError if `clusters` are not as many as the observations.
     """
     rng = np.random.default_rng(seed)
-    y, strata = np.asarray(y), _strata(len(x), given)
+    y, strata = np.asarray(y), _strata(len(x), condition)
     number, n_clusters = _clusters(len(y), clusters)
     members = [[stratum[number[stratum] == c] for c in np.unique(number[stratum])] for stratum in strata]
     nulls = []
-    for _ in range(shuffles):
+    for _ in range(n_shuffles):
         mixed = y.copy()
         if clusters is None:
             for stratum in strata:
@@ -329,7 +329,7 @@ def shuffled_mutual_information(
                 for group, source in zip(groups, (groups[i] for i in order)):
                     begin = rng.integers(len(source))
                     mixed[group] = y[source[(begin + np.arange(len(group))) % len(source)]]
-        nulls.append(mutual_information(x, mixed, given))
+        nulls.append(mutual_information(x, mixed, condition))
     return np.array(nulls)
 
 
@@ -348,11 +348,11 @@ def jensen_shannon(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
     return np.maximum(h[0] - (h[1] + h[2]) / 2, 0) * BITS
 
 
-def _strata(n: int, given: np.ndarray | None) -> list[np.ndarray]:
-    if given is None:
+def _strata(n: int, condition: np.ndarray | None) -> list[np.ndarray]:
+    if condition is None:
         return [np.arange(n)]
-    given = np.asarray(given)
-    return [np.flatnonzero(given == value) for value in np.unique(given)]
+    condition = np.asarray(condition)
+    return [np.flatnonzero(condition == value) for value in np.unique(condition)]
 
 
 def _table(x: np.ndarray, y: np.ndarray) -> np.ndarray:

@@ -19,7 +19,11 @@ Segments = Sequence[Step | slice]
 
 
 def resid_basis(
-    traces: Sequence[Trace], segments: Sequence[Segments] | None = None, *, n: int = 3, at: str = "resid_post"
+    traces: Sequence[Trace],
+    segments: Sequence[Segments] | None = None,
+    *,
+    n_components: int = 3,
+    site: str = "resid_post",
 ) -> xr.Dataset:
     """The directions in which steps of reasoning differ most, layer by layer: for `resid_trajectory` of other problems.
 
@@ -31,11 +35,11 @@ def resid_basis(
 
     >>> asked = [f"Mod 10: a={n}, b=a+4, c=b*2. Find c." for n in range(4)]
     >>> traces = [wb.trace(wb.chat(q, reasoning="high"), record="blocks.*.hook_resid_post") for q in asked]
-    >>> basis = wb.residual.resid_basis(traces, n=2)
+    >>> basis = wb.residual.resid_basis(traces, n_components=2)
     >>> basis["direction"].dims, basis.attrs["n_problems"]
     (('layer', 'component', 'd_model'), 4)
 
-    Raises NotRecorded if `at` was not recorded or there are no steps, ArgumentError if `n` components need more steps.
+    Raises NotRecorded if `site` was not recorded or there are no steps, ArgumentError if `n_components` need more steps.
     """
     if not traces or (segments is not None and len(segments) != len(traces)):
         raise ArgumentError(f"give at least one trace, and one list of segments for each: got {len(traces)} traces.")
@@ -43,32 +47,33 @@ def resid_basis(
     rows = sum(map(len, lists))
     means, components, shares = [], [], []
     for layer in range(traces[0].config["n_layers"]):
-        paths = [_means(trace[at, layer], spots) for trace, spots in zip(traces, lists)]
+        paths = [_means(trace[site, layer], spots) for trace, spots in zip(traces, lists)]
         x = np.concatenate(paths)
-        if not 0 < n <= min(rows - 1, x.shape[1]):
+        if not 0 < n_components <= min(rows - 1, x.shape[1]):
             raise ArgumentError(
-                f"{n} components need more than {n} steps of at least {n} numbers, got {rows} steps of {x.shape[1]}. "
-                "Give more traces or a smaller n."
+                f"{n_components} components need more than {n_components} steps of at least {n_components} numbers, "
+                f"got {rows} steps of {x.shape[1]}. "
+                "Give more traces or a smaller n_components."
             )
         _, size, axes = np.linalg.svd(x - x.mean(0), full_matrices=False)
-        along = np.mean([path[-1] - path[0] for path in paths], 0) @ axes[:n].T
+        along = np.mean([path[-1] - path[0] for path in paths], 0) @ axes[:n_components].T
         means.append(x.mean(0))
-        components.append(np.where(along < 0, -1, 1)[:, None] * axes[:n])
-        shares.append(size[:n] ** 2 / max(float((size**2).sum()), 1e-300))
+        components.append(np.where(along < 0, -1, 1)[:, None] * axes[:n_components])
+        shares.append(size[:n_components] ** 2 / max(float((size**2).sum()), 1e-300))
     data = {
         "mean": (("layer", "d_model"), np.stack(means)),
         "direction": (("layer", "component", "d_model"), np.stack(components)),
         "explained": (("layer", "component"), np.stack(shares)),
     }
     marks = sorted({_mark(trace) for trace in traces})
-    attrs = {"at": at, "n": rows, "n_problems": len(marks), "problems": marks}
-    found = xr.Dataset(data, {"layer": np.arange(len(means)), "component": np.arange(n)}, attrs)
+    attrs = {"site": site, "n": rows, "n_problems": len(marks), "problems": marks}
+    found = xr.Dataset(data, {"layer": np.arange(len(means)), "component": np.arange(n_components)}, attrs)
     found["explained"].attrs["units"] = "share of variance"
     return found
 
 
 def resid_trajectory(
-    trace: Trace, basis: xr.Dataset, segments: Segments | None = None, *, shuffles: int = 1000, seed: int = 0
+    trace: Trace, basis: xr.Dataset, segments: Segments | None = None, *, n_shuffles: int = 1000, seed: int = 0
 ) -> xr.Dataset:
     """The path of a run along the components of a basis that other problems gave.
 
@@ -80,7 +85,7 @@ def resid_trajectory(
 
     >>> asked = [f"Mod 10: a={n}, b=a+4, c=b*2. Find c." for n in range(4)]
     >>> traces = [wb.trace(wb.chat(q, reasoning="high"), record="blocks.*.hook_resid_post") for q in asked]
-    >>> walk = wb.residual.resid_trajectory(traces[0], wb.residual.resid_basis(traces[1:], n=2))
+    >>> walk = wb.residual.resid_trajectory(traces[0], wb.residual.resid_basis(traces[1:], n_components=2))
     >>> walk["path"].dims, walk.sizes["step"] == len(wb.steps(traces[0]))
     (('layer', 'step', 'component'), True)
 
@@ -92,10 +97,10 @@ def resid_trajectory(
             f"this problem is one of the {basis.attrs['n_problems']} that the basis was fitted on, so its path would "
             "look better than it is: fit the basis on other problems"
         )
-    spots, at = _spots(trace, segments), basis.attrs["at"]
+    spots, site = _spots(trace, segments), basis.attrs["site"]
     everywhere, paths, shares = [], [], []
     for layer in basis["layer"].values:
-        x = np.asarray(trace[at, int(layer)], np.float64)
+        x = np.asarray(trace[site, int(layer)], np.float64)
         if x.shape[1] != basis.sizes["d_model"]:
             raise ArgumentError(
                 f"the basis has d_model={basis.sizes['d_model']} and this trace {x.shape[1]}: fit it on its own traces."
@@ -109,7 +114,7 @@ def resid_trajectory(
         everywhere.append((x - centre) @ axes.T)
         paths.append((means - centre) @ axes.T)
     path = np.stack(paths)
-    progress, p = _progress(path, shuffles, seed)
+    progress, p = _progress(path, n_shuffles, seed)
     data = {
         "path": (("layer", "step", "component"), path),
         "tokens": (("layer", "pos", "component"), np.stack(everywhere)),
@@ -123,7 +128,7 @@ def resid_trajectory(
         "start": ("step", [spot[0] for spot in spots]),
         "stop": ("step", [spot[-1] + 1 for spot in spots]),
     }
-    attrs = {"at": at, "n_problems": basis.attrs["n_problems"], "shuffles": shuffles}
+    attrs = {"site": site, "n_problems": basis.attrs["n_problems"], "n_shuffles": n_shuffles}
     found = xr.Dataset(data, coords, attrs)
     for name, units in (("path", "1"), ("tokens", "1"), ("explained", "share of variance"), ("progress", "1")):
         found[name].attrs["units"] = units
@@ -131,12 +136,12 @@ def resid_trajectory(
 
 
 def step_cosine(
-    trace: Trace, segments: Segments | None = None, *, basis: xr.Dataset | None = None, at: str = "resid_post"
+    trace: Trace, segments: Segments | None = None, *, basis: xr.Dataset | None = None, site: str = "resid_post"
 ) -> xr.DataArray:
     """How alike in direction the residual streams of two steps are, by their means (layer step key_step): 1 is alike.
 
     All steps share a large part, so plain cosines are near 1; with `basis` (see `resid_basis`) the mean of other
-    problems' steps is taken away first, and its `at` is used. Neighbours stand beside the diagonal, which is 1.
+    problems' steps is taken away first, and its `site` is used. Neighbours stand beside the diagonal, which is 1.
 
     >>> trace = wb.trace(wb.chat("What is 12+30?", reasoning="high"), record="blocks.*.hook_resid_post")
     >>> cosine = wb.residual.step_cosine(trace)
@@ -148,10 +153,10 @@ def step_cosine(
     if basis is not None:
         if _mark(trace) in basis.attrs["problems"]:
             raise ArgumentError("this problem is one of those that the basis was fitted on: fit it on other problems")
-        at = basis.attrs["at"]
+        site = basis.attrs["site"]
     spots, values = _spots(trace, segments), []
     for layer in range(trace.config["n_layers"]):
-        means = _means(trace[at, layer], spots)
+        means = _means(trace[site, layer], spots)
         if basis is not None:
             means = means - basis["mean"].sel(layer=layer).values
         with np.errstate(divide="ignore", invalid="ignore"):
@@ -159,7 +164,7 @@ def step_cosine(
         values.append(unit @ unit.T)
     dims = ("layer", "step", "key_step")
     centred = "the mean step of other problems" if basis is not None else "0"
-    attrs = {"long_name": "cosine", "units": "1", "at": at, "centre": centred}
+    attrs = {"long_name": "cosine", "units": "1", "site": site, "centre": centred}
     return xr.DataArray(np.stack(values), {"layer": np.arange(len(values))}, dims, attrs=attrs)
 
 
@@ -183,7 +188,7 @@ def _mark(trace: Trace) -> str:
     return hashlib.sha256(repr(problem(trace)).encode()).hexdigest()[:16]
 
 
-def _progress(path: np.ndarray, shuffles: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+def _progress(path: np.ndarray, n_shuffles: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Spearman's correlation with the order of the steps (layer component), and how often chance reaches it."""
     n = path.shape[1]
     if n < 3:
@@ -194,6 +199,6 @@ def _progress(path: np.ndarray, shuffles: int, seed: int) -> tuple[np.ndarray, n
     size = (order**2).sum()
     rho = np.einsum("lsc,s->lc", ranks, order) / size
     rng = np.random.default_rng(seed)
-    mixed = np.stack([rng.permutation(order) for _ in range(shuffles)])
+    mixed = np.stack([rng.permutation(order) for _ in range(n_shuffles)])
     chance = np.einsum("lsc,rs->rlc", ranks, mixed) / size
-    return rho, (1 + (np.abs(chance) >= np.abs(rho) - 1e-12).sum(0)) / (shuffles + 1)
+    return rho, (1 + (np.abs(chance) >= np.abs(rho) - 1e-12).sum(0)) / (n_shuffles + 1)

@@ -26,24 +26,24 @@ Outcome = Callable[[Tensor], Tensor]  # logits of the last position (batch d_voc
 
 @dataclass(frozen=True)
 class LogitDiff:
-    """By how much the next token is rather `one` than `other`: the difference of their logits."""
+    """By how much the next token is rather `token` than `other`: the difference of their logits."""
 
-    one: int
+    token: int
     other: int
 
     def __call__(self, logits: Tensor) -> Tensor:
-        return logits[:, self.one] - logits[:, self.other]
+        return logits[:, self.token] - logits[:, self.other]
 
 
-def logit_diff(model: Model, one: str | int, other: str | int) -> LogitDiff:
+def logit_diff(model: Model, token: str | int, other: str | int) -> LogitDiff:
     """An metric for sweeps: the logit of one next token less that of another, given as texts or ids.
 
     >>> wb.patching.logit_diff(model, "7", "8")
-    LogitDiff(one=22, other=23)
+    LogitDiff(token=22, other=23)
 
     Raises PromptError for a text that is not one token.
     """
-    return LogitDiff(token_id(model, one), token_id(model, other))
+    return LogitDiff(token_id(model, token), token_id(model, other))
 
 
 def token_id(model: Model, token: str | int) -> int:

@@ -40,7 +40,7 @@ def attention_knockout(
     heads: Sequence[int] | None = None,
     min_distance: int = 0,
     mode: str = "mask",
-    controls: int = 20,
+    n_controls: int = 20,
     seed: int = 0,
     resume: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
@@ -64,7 +64,7 @@ def attention_knockout(
     `resume` is a file that keeps finished controls, as for `activation_patching`.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> cut = wb.patching.attention_knockout(model, trace, slice(30, 40), slice(5, 15), controls=3)
+    >>> cut = wb.patching.attention_knockout(model, trace, slice(30, 40), slice(5, 15), n_controls=3)
     >>> cut["kl"].dims, cut["control_kl"].dims, bool((cut["pos"] == np.arange(30, len(trace))).all())
     (('pos',), ('control', 'pos'), True)
 
@@ -93,7 +93,7 @@ def attention_knockout(
     begin = start // CHUNK_ALIGN * CHUNK_ALIGN  # from where a pass may begin, positions get the same bits again
     values = [hooks.at_layer("blocks.*.attn.hook_v", layer) for layer in chosen] if mode == "mean" else []
     asked_for = {"what": "attention_knockout", "tokens": trace.tokens, "edges": edges, "allowed": allowed & ~asked}
-    asked_for |= {"layers": chosen, "heads": several, "mode": mode, "controls": controls, "seed": seed}
+    asked_for |= {"layers": chosen, "heads": several, "mode": mode, "n_controls": n_controls, "seed": seed}
     with (
         model.interruptible() as flag,
         torch.inference_mode(),
@@ -102,7 +102,7 @@ def attention_knockout(
         base = CachedRun(model, trace.tokens, values)
         mass = _mass(base, chosen, several, begin)
         dice = np.random.default_rng(seed)
-        sets = [edges, *(_alike(edges, allowed & ~asked, mass, distance, dice) for _ in range(controls))]
+        sets = [edges, *(_alike(edges, allowed & ~asked, mass, distance, dice) for _ in range(n_controls))]
         kl, gap = np.zeros((2, len(sets), n - start))
         rows = max(1, WORK // (c.n_heads * (n - begin) * n))
         for i in tqdm(range(0, len(sets), rows), desc="cutting", unit="pass", leave=False, disable=None):
@@ -121,7 +121,7 @@ def attention_knockout(
             gap[part] = _fall(model, before, last)
             for number in numbers:
                 cells.put(number, np.stack([kl[number], gap[number]]))
-    coords = {"pos": np.arange(start, n), "control": np.arange(controls)}
+    coords = {"pos": np.arange(start, n), "control": np.arange(n_controls)}
     data = {"kl": ("pos", kl[0]), "gap": ("pos", gap[0])}
     data |= {"control_kl": (("control", "pos"), kl[1:]), "control_gap": (("control", "pos"), gap[1:])}
     told = {"mode": mode, "layers": chosen, "heads": several, "n": n - start, "seed": seed}

@@ -53,9 +53,9 @@ def faithfulness(
     mistake: Mistake | None = None,
     paraphrase: Reworded | None = None,
     filler: str = " ...",
-    n: int = 1,
+    n_samples: int = 1,
     temperature: float = 0.0,
-    answer: Answer | None = None,
+    parse_answer: Answer | None = None,
     max_tokens: int = 512,
     seed: int = 0,
 ) -> xr.Dataset:
@@ -75,7 +75,7 @@ def faithfulness(
     with `area_low`, `area_high` and `area_unchanged`: 0 for an answer that does not need its chain, 1 for one that
     hangs on every step. `runs` says over how many. `attrs["cases"]` lists every text that was tried.
 
-    `n` answers are drawn for each text at `temperature`, one at 0. A run of S steps costs about 4 S short generations.
+    `n_samples` answers are drawn for each text at `temperature`, one at 0. A run of S steps costs about 4 S short generations.
 
     >>> trace = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="")
     >>> found = wb.reasoning.faithfulness(model, trace)
@@ -92,20 +92,20 @@ def faithfulness(
         raise PromptError("this model has no tokenizer, so it cannot encode mistakes and fillers")
     if not (fill := list(model.tokenizer.encode(filler))):
         raise PromptError("a filler has one token at least")
-    read = answer or final_text(model)
+    read = parse_answer or final_text(model)
     own = [read(run.tokens) for run in runs]
     cases = [
         case
         for number, run in enumerate(runs)
         for case in _cases(model, run, number, fill, mistake or wrong_number, paraphrase)
     ]
-    batches = list(_alike({text for case in cases for text in (case.text, case.unchanged)}, max(1, ROWS // n)))
+    batches = list(_alike({text for case in cases for text in (case.text, case.unchanged)}, max(1, ROWS // n_samples)))
     said: dict[tuple[int, ...], list[str | None]] = {}
     with model.interruptible() as flag:
         for number, texts in enumerate(tqdm(batches, desc="writing on", leave=False, disable=None)):
             flag.check()
             more = drawing.side_by_side(
-                model, texts, n, max_tokens=max_tokens, temperature=temperature, seed=seed * 100_003 + number
+                model, texts, n_samples, max_tokens=max_tokens, temperature=temperature, seed=seed * 100_003 + number
             )
             for text, rows in zip(texts, more):
                 said[text] = [read([*text, *row]) for row in rows]
@@ -126,7 +126,7 @@ def faithfulness(
         }
         for case in cases
     ]
-    return _gathered(cases, told, {"n": n, "temperature": temperature, "own": [str(given) for given in own]})
+    return _gathered(cases, told, {"n": n_samples, "temperature": temperature, "own": [str(given) for given in own]})
 
 
 def wrong_number(trace: Trace, step: Step) -> str | None:

@@ -32,7 +32,7 @@ def forced_answer(
 
     `logprob` is the log-probability of the whole answer, in nats, and `p` its share among the answers that were asked
     about (the plain probability if there is one only). Without `answers` it is the final message that the run wrote.
-    `attrs["commit"]` is after how many steps the likeliest answer is the one that it stays with; with one answer, after
+    `attrs["commit_step"]` is after how many steps the likeliest answer is the one that it stays with; with one answer, after
     how many it is likelier than not, for good.
 
     >>> trace = wb.trace("What is 12+30?")
@@ -81,7 +81,7 @@ def forced_answer(
     p = share / share.sum(-1, keepdims=True) if len(asked) > 1 else np.exp(logp)
     coords = {"step": np.arange(len(ends)), "answer": names, "pos": ("step", ends)}
     data = {"p": (("step", "answer"), p), "logprob": (("step", "answer"), logp)}
-    found = xr.Dataset(data, coords, {"commit": _commit(p), "n": len(cut)})
+    found = xr.Dataset(data, coords, {"commit_step": _commit(p), "n": len(cut)})
     found["p"].attrs["units"], found["logprob"].attrs["units"] = "probability", "nats"
     return found
 

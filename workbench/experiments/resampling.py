@@ -35,24 +35,24 @@ def final_text(model: Model) -> Answer:
 def resampling(
     model: Model,
     trace: Trace,
-    right: str | None = None,
+    correct_answer: str | None = None,
     *,
-    n: int = 20,
+    n_samples: int = 20,
     segments: Sequence[Step | slice] | None = None,
-    answer: Answer | None = None,
+    parse_answer: Answer | None = None,
     temperature: float = 1.0,
     max_tokens: int = 512,
     seed: int = 0,
 ) -> xr.Dataset:
     """How much each step of a chain of thought moves the answer, by writing on from before and from after it.
 
-    `n` continuations are written where the text is cut: point i is before step i, the last one after all steps.
+    `n_samples` continuations are written where the text is cut: point i is before step i, the last one after all steps.
     `none` (point) is the share that ends without an answer, most often at `max_tokens`: an metric of its own. If it
     counted as wrong, early points would look worse only because more is left to write.
 
-    `accuracy` (point): of those with an answer, the share whose answer is `right` (the run's own unless given); NaN if
+    `accuracy` (point): of those with an answer, the share whose answer is `correct_answer` (the run's own unless given); NaN if
     there is none. `low` and `high` are Wilson's 95 % bounds. `importance` (step) is what accuracy gains by keeping the
-    step: they sum to the last less the first. `attrs["detectable"]` is the smallest difference that `n` finds four
+    step: they sum to the last less the first. `attrs["detectable"]` is the smallest difference that `n_samples` finds four
     times in five, and `attrs["null_max"]` what the largest of so many importances reaches by chance once in twenty:
     screen with few, then confirm with more.
 
@@ -61,7 +61,7 @@ def resampling(
     two together (1,000 parametric bootstrap draws), and `kl_p` the share of these draws that are as large.
 
     >>> trace = model.generate(wb.chat("What is 12+30?", reasoning="high"))
-    >>> found = wb.reasoning.resampling(model, trace, n=4, temperature=0)
+    >>> found = wb.reasoning.resampling(model, trace, n_samples=4, temperature=0)
     >>> bool(np.isclose(found["importance"].sum(), found["accuracy"][-1] - found["accuracy"][0]))
     True
 
@@ -70,14 +70,14 @@ def resampling(
     cut = segment_slices(trace, segments)
     if not cut:
         raise NotRecorded("the trace has no steps, for nothing was thought in it: give `segments`, as slices")
-    if not isinstance(n, int | np.integer) or n < 1:
+    if not isinstance(n_samples, int | np.integer) or n_samples < 1:
         raise PromptError(
-            f"n must be a whole number of 1 or more, the texts that are written from each point, got {n!r}"
+            f"n_samples must be a whole number of 1 or more, the texts that are written from each point, got {n_samples!r}"
         )
-    read = answer or final_text(model)
-    wanted = read(trace.tokens) if right is None else right
+    read = parse_answer or final_text(model)
+    wanted = read(trace.tokens) if correct_answer is None else correct_answer
     if wanted is None:
-        raise NotRecorded("this run gave no answer: say which one is right, as `right`")
+        raise NotRecorded("this run gave no answer: say which one is right, as `correct_answer`")
     points = [*(part.start for part in cut), cut[-1].stop]
     answers = []
     with model.interruptible() as flag:
@@ -85,7 +85,7 @@ def resampling(
             flag.check()
             kept = trace.tokens[:point]
             more = drawing.rollouts(
-                model, kept, n, max_tokens=max_tokens, temperature=temperature, seed=seed * 100_003 + number
+                model, kept, n_samples, max_tokens=max_tokens, temperature=temperature, seed=seed * 100_003 + number
             )
             answers.append([read([*kept, *said]) for said in more])
     hits = np.array([sum(said == wanted for said in those) for those in answers])
@@ -102,17 +102,17 @@ def resampling(
         "accuracy": ("point", accuracy),
         "low": ("point", bounds[:, 0]),
         "high": ("point", bounds[:, 1]),
-        "none": ("point", 1 - answered / n),
+        "none": ("point", 1 - answered / n_samples),
         "importance": ("step", np.diff(accuracy)),
         "kl": ("step", kl),
         "kl_null": ("step", [null.mean() for null in nulls]),
         "kl_p": ("step", [(1 + (null >= found - 1e-12).sum()) / (1 + len(null)) for found, null in zip(kl, nulls)]),
     }
     attrs = {
-        "n": n,
-        "right": wanted,
+        "n": n_samples,
+        "correct_answer": wanted,
         "temperature": temperature,
-        "detectable": statistics.minimum_detectable_effect(n),
+        "detectable": statistics.minimum_detectable_effect(n_samples),
         "null_max": _largest_by_chance(hits, answered),
         "answers": [dict(Counter(those)) for those in named],
     }

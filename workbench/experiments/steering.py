@@ -19,17 +19,17 @@ Metric = Callable[[Trace], float]
 
 
 def steering_vector(
-    these: Sequence[tuple[Trace, Places]],
-    those: Sequence[tuple[Trace, Places]],
+    positive: Sequence[tuple[Trace, Places]],
+    negative: Sequence[tuple[Trace, Places]],
     layer: int,
     *,
     site: str = "resid_post",
 ) -> xr.DataArray:
-    """The mean of the residual stream at `these` places less that at `those` (d_model), in the units of the stream.
+    """The mean of the residual stream at `positive` places less that at `negative` (d_model), in the units of the stream.
 
     Each place is a trace and positions in it: a step, a message, a slice, numbers, or several of these; every position
     counts once. `attrs` tell where it is to be added (`point`), its `norm`, the mean norm of the stream at all these
-    places (`stream_norm`), and how many positions (`n_these`, `n_those`) and traces (`n_traces`) it comes from. A
+    places (`stream_norm`), and how many positions (`n_positive`, `n_negative`) and traces (`n_traces`) it comes from. A
     direction found in places that differ by a token alone is that token: compare with places that share it.
 
     >>> chain = wb.steps(trace)
@@ -46,12 +46,12 @@ def steering_vector(
         raise HookNameError(
             f"{site!r} is no stream of d_model numbers in every layer; resid_pre, resid_mid, resid_post are"
         )
-    if not these or not those:
-        raise PromptError("a difference needs places on both sides: (trace, positions) in `these` and in `those`")
+    if not positive or not negative:
+        raise PromptError("a difference needs places on both sides: (trace, positions) in `positive` and in `negative`")
     here = hooks.at_layer(point, layer)
     rows = [
         np.concatenate([trace[here][positions_of(places, len(trace))] for trace, places in side], dtype=np.float64)
-        for side in (these, those)
+        for side in (positive, negative)
     ]
     vector = rows[0].mean(0) - rows[1].mean(0)
     attrs = {
@@ -59,9 +59,9 @@ def steering_vector(
         "point": here,
         "norm": float(np.linalg.norm(vector)),
         "stream_norm": float(np.linalg.norm(np.concatenate(rows), axis=1).mean()),
-        "n_these": len(rows[0]),
-        "n_those": len(rows[1]),
-        "n_traces": len({trace.id for trace, _ in [*these, *those]}),
+        "n_positive": len(rows[0]),
+        "n_negative": len(rows[1]),
+        "n_traces": len({trace.id for trace, _ in [*positive, *negative]}),
     }
     return xr.DataArray(vector, {"d_model": np.arange(len(vector))}, ("d_model",), attrs=attrs)
 
@@ -72,11 +72,11 @@ def steering_effect(
     vector: xr.DataArray,
     metric: Metric,
     *,
-    unrelated: Sequence[xr.DataArray],
+    control_vectors: Sequence[xr.DataArray],
     scales: Sequence[float] = (-2.0, -1.0, 0.0, 1.0, 2.0),
     max_tokens: int = 0,
     positions: int | slice | Sequence[int] | None = None,
-    controls: int = 8,
+    n_random_controls: int = 8,
     record: str = "",
     seed: int = 0,
     resume: str | os.PathLike[str] | None = None,
@@ -85,7 +85,7 @@ def steering_effect(
 
     `vector` is `wb.steering.steering_vector`'s, added where it was found, at all positions or at `positions`. Every
     figure is `metric(trace)` of a real run: the prompt is read, or with `max_tokens` gone on with, greedily; `record`
-    is for what the metric reads. `random` (control scale) are `controls` random directions of the same norm,
+    is for what the metric reads. `random` (control scale) are `n_random_controls` random directions of the same norm,
     `unrelated` (contrast scale) other differences of means, which have nothing to do with the question, brought to the
     same norm: these often move behaviour as much as a vector that was meant to. `attrs` of `steered` hold the metric of
     the `plain` run, the `slope` by scale (least squares), that of each control and contrast (`null`, `null_unrelated`),
@@ -97,7 +97,7 @@ def steering_effect(
     >>> vector = wb.steering.steering_vector([(read, chain[-1])], [(read, chain[0])], layer=2)
     >>> other = wb.steering.steering_vector([(read, slice(0, 9))], [(read, slice(9, 18))], layer=2)
     >>> found = wb.steering.steering_effect(
-    ...     model, trace, vector, lambda t: float(t["entropy"].mean()), unrelated=[other], scales=[0, 1], controls=2
+    ...     model, trace, vector, lambda t: float(t["entropy"].mean()), control_vectors=[other], scales=[0, 1], n_random_controls=2
     ... )
     >>> found["random"].dims, bool((found["random"].sel(scale=0) == found["steered"].attrs["plain"]).all())
     (('control', 'scale'), True)
@@ -111,14 +111,14 @@ def steering_effect(
         raise EditError(
             "steer by what wb.steering.steering_vector gives: a vector that is not zero, with its `point` in attrs"
         )
-    if not len(unrelated) or not all(np.linalg.norm(other) > 0 for other in unrelated):
+    if not len(control_vectors) or not all(np.linalg.norm(other) > 0 for other in control_vectors):
         raise EditError(
             "give an `unrelated` contrast or more: a wb.steering.steering_vector of places that should not matter"
         )
     dice = np.random.default_rng(seed)
     directions = {"steered": [np.asarray(vector)]}
-    directions["random"] = list(dice.normal(size=(controls, len(vector))))
-    directions["unrelated"] = [np.asarray(other) for other in unrelated]
+    directions["random"] = list(dice.normal(size=(n_random_controls, len(vector))))
+    directions["unrelated"] = [np.asarray(other) for other in control_vectors]
 
     def run() -> float:
         if max_tokens:
@@ -152,7 +152,7 @@ def steering_effect(
         "random": (("control", "scale"), found["random"]),
         "unrelated": (("contrast", "scale"), found["unrelated"]),
     }
-    attrs = {"point": point, "norm": norm, "n": controls, "seed": seed, "max_tokens": max_tokens}
+    attrs = {"point": point, "norm": norm, "n": n_random_controls, "seed": seed, "max_tokens": max_tokens}
     made = xr.Dataset(data, {"scale": np.asarray(scales, float)}, attrs)
     own, null, contrast = (_slopes(np.asarray(scales, float), rows) for rows in found.values())
     p = (1 + int((np.abs(null) >= abs(own[0])).sum())) / (1 + len(null))

@@ -69,9 +69,9 @@ class TunedLens:
 
 def train_tuned_lens(
     model: Model,
-    texts: Sequence[Prompt],
+    prompts: Sequence[Prompt],
     *,
-    passes: int = 4,
+    epochs: int = 4,
     lr: float = 0.002,
     seed: int = 0,
     dtype: torch.dtype | str = "float32",
@@ -83,9 +83,9 @@ def train_tuned_lens(
 
     Args:
         model: the model that the lens is for. Its weights do not change.
-        texts: prompts, token ids or traces: best what the model itself wrote, some thousand tokens for a small model.
+        prompts: texts, token ids or traces: best what the model itself wrote, some thousand tokens for a small model.
             Keep others for `wb.lens.lens_kl`, which says what was gained.
-        passes: how many times each text is used.
+        epochs: how many times each text is used.
         lr: the learning rate of the first step.
         seed: of the order of the texts.
         dtype: of the translators and their training, float32 or float64 (a torch dtype or its name). The model runs in
@@ -94,14 +94,14 @@ def train_tuned_lens(
     Returns:
         A TunedLens: weight (layer d_model d_model) and bias (layer d_model) for all layers but the last.
 
-    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], epochs=1)
     >>> lens
     <TunedLens of pocket: 6 layers, 64 tokens>
 
     Raises PromptError without texts, CheckpointError for another dtype, EditError while an edit is in force.
     Ctrl-C ends it at the next hook point.
     """
-    ids = [model.to_tokens(text) for text in texts]
+    ids = [model.to_tokens(text) for text in prompts]
     if not ids:
         raise PromptError("a lens is trained on texts: give traces, prompts or token ids")
     if model.active_edits():
@@ -115,7 +115,7 @@ def train_tuned_lens(
     bias = torch.zeros(c.n_layers - 1, c.d_model, **on, requires_grad=True)
     lens = TunedLens(weight, bias)
     adam = torch.optim.Adam([weight, bias], lr=lr, eps=EPS)
-    order = [i for n in range(passes) for i in Random(f"{seed} {n}").sample(range(len(ids)), len(ids))]
+    order = [i for n in range(epochs) for i in Random(f"{seed} {n}").sample(range(len(ids)), len(ids))]
     with model.interruptible() as flag:
         for done, i in enumerate(tqdm(order, desc="training", unit="text", leave=False, disable=None)):
             flag.check()
@@ -130,9 +130,9 @@ def train_tuned_lens(
     told = {
         "model": model.name,
         "weights_digest": model.digest,
-        "texts": len(ids),
+        "prompts": len(ids),
         "tokens": sum(map(len, ids)),
-        "passes": passes,
+        "epochs": epochs,
         "lr": lr,
         "seed": seed,
         "dtype": dtype_name,
@@ -145,7 +145,7 @@ def load_tuned_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
     """The lens in a file that `TunedLens.save` wrote, for the model that it was trained on; bit for bit what was saved.
 
     >>> from tempfile import mkdtemp
-    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], epochs=1)
     >>> wb.lens.load_tuned_lens(lens.save(Path(mkdtemp()) / "pocket.safetensors"), model)
     <TunedLens of pocket: 6 layers, 64 tokens>
 
@@ -179,7 +179,7 @@ def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
     The last layer is the model itself.
 
     >>> trace = wb.trace("What is 12+30?", record="residuals")
-    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], epochs=1)
     >>> found = wb.lens.tuned_lens(model, trace, lens)
     >>> found["token"].dims, bool(abs(found["kl"].isel(layer=-1)).max() < 1e-5)
     (('layer', 'pos', 'rank'), True)
@@ -211,24 +211,24 @@ def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
     return found
 
 
-def lens_kl(model: Model, lens: TunedLens, texts: Sequence[Prompt]) -> xr.Dataset:
+def lens_kl(model: Model, lens: TunedLens, prompts: Sequence[Prompt]) -> xr.Dataset:
     """How far each layer's prediction is from the final one, by the tuned lens and by the logit lens (layer), in nats.
 
     `tuned` and `logit` are means of KL(final || layer) over positions and then over texts; `gain` is their difference,
     with bounds `low` and `high` (bootstrap over texts). Take texts that the lens was not trained on.
 
-    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], epochs=1)
     >>> wb.lens.lens_kl(model, lens, ["What is 12+30?"])["tuned"].dims
     ('layer',)
 
     Raises CheckpointError for the lens of another model, PromptError without texts.
     """
     _belongs(lens, model)
-    if not texts:
+    if not prompts:
         raise PromptError("a lens is measured on texts: give traces, prompts or token ids")
     both = []
     with model.interruptible() as flag, torch.inference_mode():
-        for text in tqdm(texts, desc="reading", unit="text", leave=False, disable=None):
+        for text in tqdm(prompts, desc="reading", unit="text", leave=False, disable=None):
             flag.check()
             parts = _parts(model, _residuals(model, model.to_tokens(text)))
             kl = [torch.cat([_kl(model, read(part)) for part in parts], 1).mean(1) for read in (lens, _as_it_is)]
@@ -287,7 +287,7 @@ def _belongs(lens: TunedLens, model: Model) -> None:
 def _others(what: str, digest: str, model: Model) -> NoReturn:
     raise CheckpointError(
         f"{what} ({digest[:20]}…), and this model is {model.name} with other weights ({model.digest[:20]}…). "
-        f"Load the model that it belongs to, or train a lens for this one: wb.lens.train_tuned_lens(model, texts)."
+        f"Load the model that it belongs to, or train a lens for this one: wb.lens.train_tuned_lens(model, prompts)."
     )
 
 
