@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 import workbench as wb
 from tests.traces import made
-from workbench.analysis.probes import _held_out, _ridge, linear_probe
+from workbench.analysis.probes import _cross_predict, _ridge, linear_probe
 from workbench.analysis.statistics import wilson_interval
 from workbench.errors import HookNameError, MissingDependency, NotRecorded
 from workbench.pocket.families import make
@@ -76,7 +76,7 @@ def test_the_probe_is_scikit_learns_ridge_classifier():
     rng = np.random.default_rng(1)
     x, fold = rng.normal(size=(200, 12)), rng.integers(0, 4, 200)
     tasks = np.stack([(x[:, 0] > 0) + (x[:, 1] > 0.3) * 1 + 0, rng.integers(0, 3, 200)])
-    ours = _held_out(_ridge(3.0), x, tasks, 3, fold)
+    ours = _cross_predict(_ridge(3.0), x, tasks, 3, fold)
     theirs = make_pipeline(StandardScaler(), RidgeClassifier(alpha=3.0))
     for said, y in zip(ours, tasks):
         assert np.array_equal(said, np.asarray(cross_val_predict(theirs, x, y, cv=PredefinedSplit(fold))))
@@ -164,7 +164,7 @@ def test_what_cannot_be_probed_is_refused(planted, monkeypatch):
     traces, labels = planted
     with pytest.raises(ValueError, match="labels must be one list for each of the 20 traces, got 19 lists"):
         linear_probe(traces, labels[:-1])
-    with pytest.raises(ValueError, match=r"one for each of the 9 positions .*, got 3"):
+    with pytest.raises(ValueError, match=r"one entry for each of the 9 positions .*, got 3"):
         linear_probe(traces, [["a", "b", "a"], *labels[1:]])
     with pytest.raises(ValueError, match="at least two different labels, got a"):
         linear_probe(traces, [["a"] * COUNT] * 20)

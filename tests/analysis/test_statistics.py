@@ -73,7 +73,7 @@ def test_every_cell_has_its_own_interval_and_the_order_of_clusters_does_not_matt
 def test_what_cannot_be_estimated_is_refused():
     with pytest.raises(ValueError, match="no observations"):
         mean_interval(np.zeros(0))
-    with pytest.raises(ValueError, match="clusters must be one for each of the 3 observations, got 2"):
+    with pytest.raises(ValueError, match="clusters must have one entry for each of the 3 observations, got 2"):
         mean_interval(np.zeros(3), ["a", "b"])
     with pytest.raises(ValueError, match=r"hits must be a whole number between 0 and n, .*, got 5 of 4"):
         wilson_interval(5, 4)
@@ -228,7 +228,7 @@ def test_divergence_is_exact_and_symmetric():
 def test_the_area_is_the_share_of_pairs_in_the_right_order(pairs):
     scores, truth = np.array([s for s, _ in pairs]), np.array([t for _, t in pairs])
     if truth.all() or not truth.any():
-        with pytest.raises(ValueError, match="some of both"):
+        with pytest.raises(ValueError, match="both true and false"):
             auroc(scores, truth)
         return
     order = [np.sign(a - b) / 2 + 0.5 for a in scores[truth] for b in scores[~truth]]

@@ -65,7 +65,7 @@ def cut_by_hand(model, tokens, mode, layers, heads, queries, keys, min_distance=
 
 @pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize(
-    ("layers", "numbers", "heads", "least"),
+    ("layers", "numbers", "heads", "min_distance"),
     [("all", [0, 1, 2, 3], None, 0), ("full", [1, 3], [2, 7], 12), ([2], [2], [0], 3)],
 )
 def test_a_cut_is_what_a_whole_run_with_these_edges_changed_gives(trace, mode, layers, numbers, heads, min_distance):
