@@ -170,7 +170,7 @@ def test_what_cannot_be_probed_is_refused(planted, monkeypatch):
         linear_probe(traces, [["a"] * COUNT] * 20)
     with pytest.raises(ValueError, match="folds must be between 2 and 3, the number of problems, got 5"):
         linear_probe(traces[:3], labels[:3])
-    with pytest.raises(HookNameError, match="not one vector a position"):
+    with pytest.raises(HookNameError, match="one vector per position in every layer"):
         linear_probe(traces, labels, site="pattern")
     with pytest.raises(NotRecorded, match="record='resid_mid'"):
         linear_probe(traces, labels, site="resid_mid")

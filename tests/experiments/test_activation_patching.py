@@ -129,7 +129,7 @@ def pair(n: int = 30) -> tuple[list[int], list[int]]:
 
 @pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "resid_post", "z"])
 def test_a_sweep_is_what_patching_place_by_place_gives(site, monkeypatch):
-    monkeypatch.setattr("workbench.experiments.activation_patching.ROWS", 7)
+    monkeypatch.setattr("workbench.experiments.activation_patching.MAX_ROWS", 7)
     model, (clean, corrupted), gap = tiny(), pair(), LogitDiff(3, 8)
     sweep = activation_patching(model, clean, corrupted, gap, site=site)
     assert sweep["pos"].values.tolist() == list(range(12, 30))

@@ -10,7 +10,7 @@ import workbench as wb
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
 from workbench.errors import EditError, SelectionError
-from workbench.experiments.attention_knockout import MODES, _alike, _Cut, attention_knockout
+from workbench.experiments.attention_knockout import MODES, _control_edges, _Cut, attention_knockout
 from workbench.experiments.cached_run import CachedRun
 from workbench.recording.taps import Recorder
 
@@ -81,7 +81,7 @@ def test_a_cut_is_what_a_whole_run_with_these_edges_changed_gives(trace, mode, l
     at = found["pos"].values
     assert at.tolist() == list(range(66, 90)) and float(want.max()) > 1e-4
     assert np.allclose(found["kl"], want[at], atol=1e-5)
-    two = plain.topk(2, -1).indices
+    two = plain.topk(2, -1).inrngs
     ahead = [x.gather(-1, two) for x in (plain, cut)]
     fall = (ahead[0].diff()[:, 0] - ahead[1].diff()[:, 0]).numpy() * -1
     assert np.allclose(found["gap"], fall[at], atol=1e-4)
@@ -143,13 +143,13 @@ def test_beyond_the_window_only_full_layers_have_edges(trace):
 
 
 def test_controls_are_other_edges_of_the_same_queries_with_as_much_attention_from_as_far(trace):
-    dice = np.random.default_rng(0)
-    mass = np.tril(dice.dirichlet(np.ones(90), 90))
+    rng = np.random.default_rng(0)
+    mass = np.tril(rng.dirichlet(np.ones(90), 90))
     distance = np.subtract.outer(np.arange(90), np.arange(90))
     edges = np.zeros((90, 90), bool)
     edges[66:80, 30:40] = True
     free = (distance >= 0) & ~edges
-    sets = [_alike(edges, free, mass, distance, dice) for _ in range(50)]
+    sets = [_control_edges(edges, free, mass, distance, rng) for _ in range(50)]
     far = np.mean([np.log1p(distance[s]).mean() for s in sets])
     assert far == pytest.approx(np.log1p(distance[edges]).mean(), abs=0.3)
     for s in sets:
@@ -169,7 +169,7 @@ def test_controls_are_other_edges_of_the_same_queries_with_as_much_attention_fro
 
 def test_rows_beside_each_other_do_not_mix(trace, monkeypatch):
     whole = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=5, mode="mean")
-    monkeypatch.setattr("workbench.experiments.attention_knockout.WORK", 1)
+    monkeypatch.setattr("workbench.experiments.attention_knockout.MAX_ELEMENTS_PER_PASS", 1)
     alone = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=5, mode="mean")
     for name in whole.data_vars:
         assert np.allclose(whole[name], alone[name], atol=1e-5)

@@ -60,8 +60,8 @@ def puts(monkeypatch) -> list[int]:
 
     monkeypatch.setattr(SweepCheckpoint, "put", counted)
     for module in ("activation_patching", "path_patching"):
-        monkeypatch.setattr(f"workbench.experiments.{module}.ROWS", 2)
-    monkeypatch.setattr("workbench.experiments.attention_knockout.WORK", 1)
+        monkeypatch.setattr(f"workbench.experiments.{module}.MAX_ROWS", 2)
+    monkeypatch.setattr("workbench.experiments.attention_knockout.MAX_ELEMENTS_PER_PASS", 1)
     return seen
 
 

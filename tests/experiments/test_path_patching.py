@@ -156,7 +156,7 @@ def test_positions_that_are_not_named_stay_as_they_were(monkeypatch):
     assert np.allclose(whole, named, atol=1e-6)
     early = path_patching(model, clean, corrupted, GAP, sender, several, positions=[136])
     assert float(early.sel(receiver="logits")) == 0 and abs(float(early.sel(receiver="v 1 0"))) > 0
-    monkeypatch.setattr("workbench.experiments.path_patching.ROWS", 1)
+    monkeypatch.setattr("workbench.experiments.path_patching.MAX_ROWS", 1)
     assert np.allclose(path_patching(model, clean, corrupted, GAP, sender, several), whole, atol=1e-6)
 
 

@@ -11,7 +11,7 @@ from workbench import hooks
 from workbench.edits.library import steer
 from workbench.errors import EditError, HookNameError, PromptError
 from workbench.experiments.attention_knockout import Places, positions_of
-from workbench.experiments.checkpoint import SweepCheckpoint, of_model
+from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.model.model import Model, Prompt
 from workbench.traces import Trace
 
@@ -137,7 +137,7 @@ def steering_effect(
         "metric": metric,
     }
     asked |= {"directions": directions, "scales": list(scales), "max_tokens": max_tokens, "positions": positions}
-    with SweepCheckpoint(resume, of_model(model) | asked | {"record": record}) as cells:
+    with SweepCheckpoint(resume, model_inputs(model) | asked | {"record": record}) as cells:
         if 0 not in cells:
             cells.put(0, run())
         plain = float(cells[0])
