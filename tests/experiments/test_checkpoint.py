@@ -92,7 +92,7 @@ def test_a_file_of_other_inputs_is_refused_by_name_and_left_as_it_is(tmp_path):
     path = tmp_path / "places.cells"
     activation_patching(model, clean, corrupted, GAP, resume=path)
     before = path.read_bytes()
-    with pytest.raises(ResumeError, match="the cells of another sweep; other than here are: metric"):
+    with pytest.raises(ResumeError, match="the cells of another sweep; these inputs differ: metric"):
         activation_patching(model, clean, corrupted, LogitDiff(3, 9), resume=path)
     with pytest.raises(ResumeError, match="other than here are: positions, site"):
         activation_patching(model, clean, corrupted, GAP, site="mlp_out", positions=[13], resume=path)
@@ -109,7 +109,7 @@ def test_a_file_of_other_inputs_is_refused_by_name_and_left_as_it_is(tmp_path):
 def test_a_file_that_is_something_else_is_refused_and_left_as_it_is(content, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text(content)
-    with pytest.raises(ResumeError, match="does not hold finished cells of a sweep: give another path"):
+    with pytest.raises(ResumeError, match="does not hold finished cells of a sweep; pass another path"):
         SweepCheckpoint(path, {"tokens": [1]})
     assert path.read_text() == content
 

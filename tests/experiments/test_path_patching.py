@@ -187,7 +187,9 @@ def test_paths_that_cannot_be_are_refused():
     model, (clean, corrupted) = tiny(), pair()
     with pytest.raises(ValueError, match="routing must be 'frozen' or 'recomputed', got 'thawed'"):
         path_patching(model, clean, corrupted, GAP, ("mlp", 1), routing="thawed")
-    with pytest.raises(EditError, match="a sender begins with one of head, expert, attn, mlp, not with 'logits'"):
+    with pytest.raises(
+        EditError, match="the first item of a sender must be one of head, expert, attn, mlp, got 'logits'"
+    ):
         path_patching(model, clean, corrupted, GAP, ("logits",))
     with pytest.raises(EditError, match=r"a sender 'head' is \('head', layer, its number\); got \('head', 1\)"):
         path_patching(model, clean, corrupted, GAP, ("head", 1))

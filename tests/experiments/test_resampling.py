@@ -140,5 +140,5 @@ def test_what_cannot_be_resampled_is_refused():
     trace = tiny().trace(some_tokens(30), record="")
     with pytest.raises(NotRecorded, match="no steps"):
         resampling(tiny(), trace, "x", segments=[])
-    with pytest.raises(NotRecorded, match="gave no answer"):
+    with pytest.raises(NotRecorded, match="has no answer"):
         resampling(tiny(), trace, segments=PARTS, parse_answer=lambda tokens: None)

@@ -106,9 +106,10 @@ def messages(trace: Trace) -> tuple[tuple[Span, ...], Span]:
     if turn.answer is None or not turn.thoughts:
         earlier = any(turn.answer and turn.thoughts for turn in turns(trace.spans)[:-1])
         raise NotRecorded(
-            "this needs a final message after a chain of thought, and "
+            "this needs an answer after a chain of thought, and "
             + ("the last turn of " if earlier else "")
-            + "this text has none. Generate more tokens (max_tokens), or ask with reasoning='high'."
+            + "this text has no final message after an analysis message. "
+            "Generate more tokens (max_tokens), or ask with reasoning='high'."
         )
     return turn.thoughts, turn.answer
 
