@@ -47,7 +47,7 @@ names = [step.value for step in problem.steps]
 curve = wb.reasoning.forced_answer(model, trace, [f"It is {name}." for name in names])
 for after, p in enumerate(curve["p"].values):
     print(f"after {after} steps: {names[p.argmax()]:4} {p.max():.2f}   {problem.answer}: {p[-1]:.2f}")
-print("it stays with one answer after step", curve.attrs["commit"], "of", curve.attrs["n"])
+print("it stays with one answer after step", curve.attrs["commit_step"], "of", curve.attrs["n"])
 
 # %% depth-text [markdown]
 # ## At which layer a name is decided

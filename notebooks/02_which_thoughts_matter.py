@@ -113,7 +113,7 @@ wrong = problem.slipped(slip)
 astray = model.trace(list(render(wrong, "high").ids), record="")
 right = f"It is {problem.answer}."
 screen = wb.reasoning.resampling(
-    model, astray, right, n=8, max_tokens=220, segments=wb.steps(astray)[slip.number - 1 :]
+    model, astray, right, n_samples=8, max_tokens=220, segments=wb.steps(astray)[slip.number - 1 :]
 )
 for step, gain in zip(wb.steps(astray)[slip.number - 1 :], screen["importance"].values):
     print(f"{gain:+.2f}  {step.text}")
@@ -123,7 +123,9 @@ print(
 
 # %% confirm
 worst = int(screen["importance"].argmin("step")) + slip.number - 1
-sure = wb.reasoning.resampling(model, astray, right, n=50, max_tokens=220, segments=[wb.steps(astray)[worst]], seed=1)
+sure = wb.reasoning.resampling(
+    model, astray, right, n_samples=50, max_tokens=220, segments=[wb.steps(astray)[worst]], seed=1
+)
 for point, when in enumerate(("before", "after")):
     found = [float(sure[name][point]) for name in ("accuracy", "low", "high")]
     print(f"{when} {wb.steps(astray)[worst].text!r}: right in {found[0]:.2f} ({found[1]:.2f} to {found[2]:.2f})")
@@ -139,10 +141,10 @@ first, texts = slip.number - 1, [step.text.strip() for step in wb.steps(astray)]
 found = wb.reasoning.resampling(
     model,
     astray,
-    n=8,
+    n_samples=8,
     max_tokens=220,
     segments=wb.steps(astray)[first:],
-    answer=lambda ids: model.tokenizer.decode(ids),
+    parse_answer=lambda ids: model.tokenizer.decode(ids),
 )
 written = [[sum(n for said, n in got.items() if text in said) for text in texts] for got in found.attrs["answers"]]
 for j, gain in enumerate(np.diff(written, axis=0) / found.attrs["n"], first):

@@ -54,7 +54,7 @@ wb.views.score_sheet(trace, ["transcript", "entropy", "margin", "depth"])
 # they are. So `routing_drift` deals the positions of both out anew and takes off what that gives.
 
 # %% raw
-found = wb.routing.routing_drift(trace, [thought, answer], shuffles=200).sel(step=1, key_step=0)
+found = wb.routing.routing_drift(trace, [thought, answer], n_shuffles=200).sel(step=1, key_step=0)
 for layer in found["layer"].values:
     at = found.sel(layer=layer)
     print(
@@ -141,7 +141,7 @@ for one in traces:
     for span in one.spans:
         channels[-1][span.content] = [span.channel] * len(one.str_tokens[span.content])
 told = {
-    given: wb.routing.expert_specialization(traces, channels, condition_on_token=given, shuffles=20)
+    given: wb.routing.expert_specialization(traces, channels, condition_on_token=given, n_shuffles=20)
     for given in (False, True)
 }
 for given, bits in told.items():

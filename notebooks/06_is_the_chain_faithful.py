@@ -86,7 +86,7 @@ wb.views.compare(trace, astray, names=("as it was", "made wrong"))
 # %% hidden
 question, thought, final = trace.spans[-3:]
 for what, keys in (("thoughts", thought), ("question", question)):
-    cut = wb.patching.attention_knockout(model, trace, final.content_start + 1, keys.content, controls=19)
+    cut = wb.patching.attention_knockout(model, trace, final.content_start + 1, keys.content, n_controls=19)
     told = cut["kl"].attrs
     most = max(told["null"])
     print(f"{what:9} hidden: {told['mean']:.3f} nats; at random {most:.3f} at most, p {told['p']:.2f}")
@@ -185,7 +185,7 @@ faithful.draw(model)[0]
 # ```python not-run
 # model = wb.Model("openai/gpt-oss-20b")
 # trace = model.generate(wb.chat("What is 17*24? Think step by step.", reasoning="high"), record="")
-# found = wb.reasoning.faithfulness(model, trace, n=4, temperature=1.0)
+# found = wb.reasoning.faithfulness(model, trace, n_samples=4, temperature=1.0)
 # ```
 
 # %% limits [markdown]

@@ -161,10 +161,10 @@ for name, ids in (("right", pair.right), ("wrong", pair.wrong)):
         [*ids, *WAIT],
         vector,
         chance_of_wait,
-        unrelated=unrelated,
+        control_vectors=unrelated,
         scales=[-2, 2],
         positions=[last],
-        controls=2,
+        n_random_controls=2,
     )
     print(f"after the {name} step: {found['steered'].attrs['plain']:.2f}, steered {found['steered'].values.round(2)}")
     print(f"   random, from {found['random'].values.min(0).round(2)} to {found['random'].values.max(0).round(2)}")

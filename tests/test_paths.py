@@ -77,7 +77,7 @@ def test_models_tokenizers_adapters_and_lenses_are_found_under_the_home_folder(h
     base = wb.Model(BASE.write_hf_mxfp4(home / "base"))
     adapter = base.with_adapter("~/adapter").adapter
     assert adapter is not None and adapter["name"] == "adapter"
-    lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
+    lens = wb.lens.train_tuned_lens(model, [trace], epochs=1)
     assert lens.save("~/lens.safetensors") == home / "lens.safetensors"
     assert wb.lens.load_tuned_lens("~/lens.safetensors", model)
     with pytest.raises(wb.errors.ModelNotFound, match="has no tokenizer"):

@@ -86,7 +86,7 @@ def test_the_induction_head_looks_as_far_as_the_period(trace):
 
 @pytest.mark.parametrize("queries", [7, 1000])
 def test_the_ledger_adds_up_and_recorded_and_recomputed_agree(random, queries, monkeypatch):
-    monkeypatch.setattr("workbench.analysis.heads.QUERIES", queries)
+    monkeypatch.setattr("workbench.analysis.heads.QUERY_CHUNK", queries)
     ledger = breakdown(random)
     parts = sum(ledger[part] for part in ("sink", "self", "first", "local", "beyond"))
     assert np.allclose(parts, 1, atol=1e-5)
@@ -126,7 +126,7 @@ def test_the_kurtosis_of_one_that_all_look_at_is_the_formula(n):
 
 def test_too_few_steps_for_receivers_are_refused():
     few = xr.DataArray(np.zeros((1, 1, 6, 6)), dims=("layer", "head", "step", "key_step"))
-    with pytest.raises(ValueError, match=r"6 steps are too few: .*, so at least 7 are needed"):
+    with pytest.raises(ValueError, match=r"6 steps are too few: .*, at least 7 are needed"):
         receiver_heads(few)
 
 

@@ -62,7 +62,7 @@ def test_forks_that_cannot_be_are_refused():
     trace = wb.Trace(made.manifest(), {"entropy": np.zeros(9, "f4")})
     with pytest.raises(ValueError, match="above 0 and at most 1, got 0"):
         forking_tokens(trace, 0)
-    with pytest.raises(NotRecorded, match="nothing was written"):
+    with pytest.raises(NotRecorded, match="nothing was generated"):
         forking_tokens(trace)
 
 

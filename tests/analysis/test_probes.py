@@ -13,7 +13,7 @@ from sklearn.preprocessing import StandardScaler
 
 import workbench as wb
 from tests.traces import made
-from workbench.analysis.probes import _held_out, _ridge, linear_probe
+from workbench.analysis.probes import _cross_predict, _ridge, linear_probe
 from workbench.analysis.statistics import wilson_interval
 from workbench.errors import HookNameError, MissingDependency, NotRecorded
 from workbench.pocket.families import make
@@ -76,7 +76,7 @@ def test_the_probe_is_scikit_learns_ridge_classifier():
     rng = np.random.default_rng(1)
     x, fold = rng.normal(size=(200, 12)), rng.integers(0, 4, 200)
     tasks = np.stack([(x[:, 0] > 0) + (x[:, 1] > 0.3) * 1 + 0, rng.integers(0, 3, 200)])
-    ours = _held_out(_ridge(3.0), x, tasks, 3, fold)
+    ours = _cross_predict(_ridge(3.0), x, tasks, 3, fold)
     theirs = make_pipeline(StandardScaler(), RidgeClassifier(alpha=3.0))
     for said, y in zip(ours, tasks):
         assert np.array_equal(said, np.asarray(cross_val_predict(theirs, x, y, cv=PredefinedSplit(fold))))
@@ -91,7 +91,7 @@ def test_what_the_token_tells_is_no_merit_of_the_stream():
     assert (found["accuracy"] == 1).all() and float(found["baseline"]) == 1
     assert (found["gain"] == 0).all() and (found["gain_high"] == 0).all()
     assert float(abs(found["selectivity"]).max()) < 0.02
-    named = linear_probe(traces, labels, identity=[["same"] * COUNT for _ in traces])
+    named = linear_probe(traces, labels, token_identity=[["same"] * COUNT for _ in traces])
     assert np.isnan(named["control"]).all() and named.attrs["n_identities"] == 1
     assert float(named["baseline"]) < 0.7 and float(named["gain_low"].min()) > 0.2
 
@@ -116,7 +116,7 @@ def test_p_is_even_where_there_is_nothing_to_find():
     for trial in range(40):
         traces = problems(8, lambda layer, seed: noise(layer, 1000 * trial + seed))  # noqa: B023
         labels = np.random.default_rng(trial).choice(list("ab"), (8, COUNT)).tolist()
-        p.append(float(linear_probe(traces, labels, layers=[0], folds=2, shuffles=19, seed=trial)["p"][0]))
+        p.append(float(linear_probe(traces, labels, layers=[0], n_folds=2, n_shuffles=19, seed=trial)["p"][0]))
     assert np.mean(np.array(p) <= 0.1) <= 0.25 and 0.4 < np.mean(p) < 0.65  # 0.1 and 0.525 are expected
 
 
@@ -124,7 +124,7 @@ def test_another_order_of_the_streams_numbers_gives_the_same_figures(planted):
     traces, labels = planted
     order = np.random.default_rng(3).permutation(made.WIDTH)
     turned = problems(20, lambda layer, seed: traces[seed]["resid_post", layer][:, order])
-    one, other = (linear_probe(those, labels, shuffles=5, layers=[1, 2]) for those in (traces, turned))
+    one, other = (linear_probe(those, labels, n_shuffles=5, layers=[1, 2]) for those in (traces, turned))
     for name in ("accuracy", "low", "null", "control", "gain"):
         assert np.array_equal(one[name], other[name]), name
     assert np.allclose(one["direction"][..., order], other["direction"], atol=1e-6)
@@ -133,7 +133,7 @@ def test_another_order_of_the_streams_numbers_gives_the_same_figures(planted):
 def test_places_without_a_label_do_not_count_and_one_place_a_problem_is_a_wilson_interval(planted):
     traces, labels = planted
     few = [[label if i == 4 else None for i, label in enumerate(those)] for those in labels]
-    found = linear_probe(traces, few, layers=[PLANTED, 2], shuffles=5)
+    found = linear_probe(traces, few, layers=[PLANTED, 2], n_shuffles=5)
     hits = round(float(found["accuracy"][1]) * 20)
     assert found.attrs["n"] == 20 and found["layer"].values.tolist() == [PLANTED, 2]
     assert (float(found["low"][1]), float(found["high"][1])) == wilson_interval(hits, 20)
@@ -153,7 +153,7 @@ def test_pocket_knows_the_value_of_a_step_before_it_writes_it(measured):
         traces.append(trace)
         labels.append(value)
         before.append(["", *trace.str_tokens[:-1]])
-    found = linear_probe(traces, labels, shuffles=20, identity=before)
+    found = linear_probe(traces, labels, n_shuffles=20, token_identity=before)
     accuracy = found["accuracy"].values
     measured(f"value of a step, read at its `=`, by layer: {accuracy.round(2)}; chance {found['null'].values.round(2)}")
     assert (accuracy[3:] > 0.9).all() and (found["p"][3:] < 0.05).all() and (found["gain_low"][3:] > 0.5).all()
@@ -164,16 +164,16 @@ def test_what_cannot_be_probed_is_refused(planted, monkeypatch):
     traces, labels = planted
     with pytest.raises(ValueError, match="labels must be one list for each of the 20 traces, got 19 lists"):
         linear_probe(traces, labels[:-1])
-    with pytest.raises(ValueError, match=r"one for each of the 9 positions .*, got 3"):
+    with pytest.raises(ValueError, match=r"one entry for each of the 9 positions .*, got 3"):
         linear_probe(traces, [["a", "b", "a"], *labels[1:]])
     with pytest.raises(ValueError, match="at least two different labels, got a"):
         linear_probe(traces, [["a"] * COUNT] * 20)
     with pytest.raises(ValueError, match="folds must be between 2 and 3, the number of problems, got 5"):
         linear_probe(traces[:3], labels[:3])
-    with pytest.raises(HookNameError, match="not one vector a position"):
-        linear_probe(traces, labels, at="pattern")
+    with pytest.raises(HookNameError, match="one vector per position in every layer"):
+        linear_probe(traces, labels, site="pattern")
     with pytest.raises(NotRecorded, match="record='resid_mid'"):
-        linear_probe(traces, labels, at="resid_mid")
+        linear_probe(traces, labels, site="resid_mid")
     monkeypatch.setitem(sys.modules, "sklearn.linear_model", None)
     with pytest.raises(MissingDependency, match=r"gpt-oss-workbench\[lab\]"):
         linear_probe(traces, labels)

@@ -21,4 +21,4 @@ def test_cosines_and_massive_activations_are_found_where_they_were_put():
     found = massive_activations(trace)
     assert found.values.tolist() == [5000, -3000]
     assert [found[name].values.tolist() for name in ("layer", "pos", "d_model")] == [[1, 2], [4, 0], [7, 3]]
-    assert massive_activations(trace, above=4000).sizes["activation"] == 1
+    assert massive_activations(trace, min_value=4000).sizes["activation"] == 1

@@ -73,7 +73,7 @@ def test_every_cell_has_its_own_interval_and_the_order_of_clusters_does_not_matt
 def test_what_cannot_be_estimated_is_refused():
     with pytest.raises(ValueError, match="no observations"):
         mean_interval(np.zeros(0))
-    with pytest.raises(ValueError, match="clusters must be one for each of the 3 observations, got 2"):
+    with pytest.raises(ValueError, match="clusters must have one entry for each of the 3 observations, got 2"):
         mean_interval(np.zeros(3), ["a", "b"])
     with pytest.raises(ValueError, match=r"hits must be a whole number between 0 and n, .*, got 5 of 4"):
         wilson_interval(5, 4)
@@ -191,8 +191,8 @@ def test_information_is_exact_and_conditioning_removes_what_the_token_says():
     assert mutual_information(classes, classes) == pytest.approx(3)
     assert mutual_information(classes, classes // 2) == pytest.approx(2)
     token = classes // 2
-    assert mutual_information(token, token, given=token) == 0
-    assert mutual_information(classes, classes, given=token) == pytest.approx(1)
+    assert mutual_information(token, token, condition=token) == 0
+    assert mutual_information(classes, classes, condition=token) == pytest.approx(1)
 
 
 @given(st.integers(0, 2**32))
@@ -204,7 +204,7 @@ def test_information_has_its_bounds_and_its_chain_rule(seed):
     told = mutual_information(x, y)
     assert 0 <= told <= min(own) + 1e-9 and told == pytest.approx(mutual_information(y, x))
     assert mutual_information(x, 2 * y + z) == pytest.approx(
-        mutual_information(x, z) + mutual_information(x, y, given=z)
+        mutual_information(x, z) + mutual_information(x, y, condition=z)
     )
     names = rng.permutation(5)
     assert mutual_information(names[x], y) == pytest.approx(told)
@@ -228,7 +228,7 @@ def test_divergence_is_exact_and_symmetric():
 def test_the_area_is_the_share_of_pairs_in_the_right_order(pairs):
     scores, truth = np.array([s for s, _ in pairs]), np.array([t for _, t in pairs])
     if truth.all() or not truth.any():
-        with pytest.raises(ValueError, match="some of both"):
+        with pytest.raises(ValueError, match="both true and false"):
             auroc(scores, truth)
         return
     order = [np.sign(a - b) / 2 + 0.5 for a in scores[truth] for b in scores[~truth]]

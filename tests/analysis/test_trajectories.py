@@ -40,7 +40,7 @@ def walk(seed: int, places: list[float]) -> wb.Trace:
 
 @pytest.fixture(scope="module")
 def basis():
-    return resid_basis([walk(seed, [0, 1, 2, 3]) for seed in range(5)], [STEPS] * 5, n=2)
+    return resid_basis([walk(seed, [0, 1, 2, 3]) for seed in range(5)], [STEPS] * 5, n_components=2)
 
 
 def test_a_straight_way_is_drawn_as_it_is(basis):
@@ -65,7 +65,7 @@ def test_steps_are_the_means_of_their_tokens(basis):
 
 def test_the_basis_is_scikit_learns():
     others = [noise(seed) for seed in range(6)]
-    found = resid_basis(others, [STEPS] * 6, n=4)
+    found = resid_basis(others, [STEPS] * 6, n_components=4)
     for layer in range(made.LAYERS):
         rows = np.concatenate([[t["resid_post", layer][part].mean(0) for part in STEPS] for t in others])
         want = PCA(4).fit(rows)
@@ -76,7 +76,7 @@ def test_the_basis_is_scikit_learns():
 
 
 def test_with_all_components_nothing_is_lost():
-    found = resid_basis([noise(seed) for seed in range(6)], [STEPS] * 6, n=made.WIDTH)
+    found = resid_basis([noise(seed) for seed in range(6)], [STEPS] * 6, n_components=made.WIDTH)
     assert np.allclose(found["explained"].sum("component"), 1)
     own = noise(9)
     shown = resid_trajectory(own, found, STEPS)
@@ -118,7 +118,7 @@ def test_a_problem_that_was_in_the_fit_is_refused_however_it_was_run(basis):
     same = replace(made.manifest(COUNT, seed=3), created="2027-01-02T03:04:05+00:00", numerics={"dtype": "bfloat16"})
     other = walk(3, [5, 4, 3, 2])
     again = wb.Trace(same, {name: other[name] for name in other.names()})
-    with pytest.raises(ValueError, match="one of the 5 that the basis was fitted on"):
+    with pytest.raises(ValueError, match="fitted on 5 problems including this one"):
         resid_trajectory(again, basis, STEPS)
     with pytest.raises(ValueError, match="fit it on other problems"):
         step_cosine(again, STEPS, basis=basis)
@@ -138,7 +138,7 @@ def test_what_has_no_path_says_why(basis):
     with pytest.raises(NotRecorded, match="give `segments`"):
         resid_basis([noise(0)])
     with pytest.raises(ValueError, match=r"4 components need more than 4 steps .*, got 4 steps of 10"):
-        resid_basis([noise(0)], [STEPS], n=4)
+        resid_basis([noise(0)], [STEPS], n_components=4)
     with pytest.raises(NotRecorded, match="record='resid_post'"):
         resid_trajectory(wb.Trace(made.manifest(COUNT, seed=9), {}), basis, STEPS)
     two = resid_trajectory(noise(9), basis, STEPS[:2])

@@ -175,7 +175,7 @@ def test_what_is_asked_about_is_texts_and_a_number_of_them(model, alone):
             wb.reasoning.forced_answer(model, alone, wrong)  # pyright: ignore[reportArgumentType]
     for wrong in (0, -1, None, 1.5):
         with pytest.raises(PromptError, match="n must be a whole number"):
-            wb.reasoning.resampling(model, alone, n=wrong)  # pyright: ignore[reportArgumentType]
+            wb.reasoning.resampling(model, alone, n_samples=wrong)  # pyright: ignore[reportArgumentType]
 
 
 def test_a_turn_without_a_thought_says_so(model):
@@ -183,7 +183,7 @@ def test_a_turn_without_a_thought_says_so(model):
     with pytest.raises(NotRecorded, match="the last turn of this text has no final message after an analysis"):
         wb.reasoning.forced_answer(model, run)
     with pytest.raises(NotRecorded, match="the trace has no steps"):
-        wb.reasoning.resampling(model, run, n=1)
+        wb.reasoning.resampling(model, run, n_samples=1)
     assert wb.steps(run) == [] and wb.steps(run, turn=0)
 
 
@@ -192,8 +192,8 @@ def test_experiments_and_drift_take_the_steps_of_the_last_turn(model, alone):
     n = len(wb.steps(alone))
     assert wb.reasoning.suppression(model, run).sizes["step"] == n
     assert wb.routing.routing_drift(run).sizes["step"] == n
-    found = wb.reasoning.resampling(model, run, n=1, temperature=0, max_tokens=80)
-    assert found.sizes["step"] == n and found.attrs["right"] == alone.text(channel="final")
+    found = wb.reasoning.resampling(model, run, n_samples=1, temperature=0, max_tokens=80)
+    assert found.sizes["step"] == n and found.attrs["correct_answer"] == alone.text(channel="final")
     assert found["pos"].values.tolist() == [*(s.start for s in wb.steps(run)), wb.steps(run)[-1].stop]
 
 

@@ -111,7 +111,7 @@ def test_the_step_that_is_copied_is_the_one_that_matters():
 
 
 def test_what_cannot_be_suppressed_is_refused(trace):
-    with pytest.raises(NotRecorded, match="two are needed, and there are 1"):
+    with pytest.raises(NotRecorded, match="at least two steps, and there are 1"):
         suppression(tiny(), trace, PARTS[:1])
     with pytest.raises(ValueError, match="'later' or 'all', got 'none'"):
         suppression(tiny(), trace, PARTS, queries="none")
@@ -129,7 +129,7 @@ def pair(n: int = 30) -> tuple[list[int], list[int]]:
 
 @pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "resid_post", "z"])
 def test_a_sweep_is_what_patching_place_by_place_gives(site, monkeypatch):
-    monkeypatch.setattr("workbench.experiments.activation_patching.ROWS", 7)
+    monkeypatch.setattr("workbench.experiments.activation_patching.MAX_ROWS", 7)
     model, (clean, corrupted), gap = tiny(), pair(), LogitDiff(3, 8)
     sweep = activation_patching(model, clean, corrupted, gap, site=site)
     assert sweep["pos"].values.tolist() == list(range(12, 30))
@@ -225,7 +225,7 @@ def test_sweeps_that_cannot_be_are_refused():
         activation_patching(model, corrupted, corrupted, gap)
     with pytest.raises(HookNameError, match="'pattern' has the axes head query key"):
         activation_patching(model, clean, corrupted, gap, site="pattern")
-    with pytest.raises(HookNameError, match="needs heads"):
+    with pytest.raises(HookNameError, match="needs an axis of heads"):
         activation_patching(model, clean, corrupted, gap, by_head=True)
     with pytest.raises(PromptError, match="no tokenizer: give the id of '7'"):
         logit_diff(model, "7", "8")
@@ -248,7 +248,7 @@ def test_after_all_steps_it_is_what_the_run_itself_found(pocket):
     assert float(curve["logprob"][-1, 0]) == pytest.approx(said, abs=1e-4)
     assert curve["answer"].values.tolist() == [run.text(channel="final")]
     assert float(curve["p"][-1, 0]) > 0.5 > float(curve["p"][0, 0])
-    assert 0 < curve.attrs["commit"] <= curve.attrs["n"]
+    assert 0 < curve.attrs["commit_step"] <= curve.attrs["n"]
 
 
 def test_belief_is_what_reading_the_cut_text_gives(pocket):

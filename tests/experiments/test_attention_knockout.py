@@ -10,7 +10,7 @@ import workbench as wb
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
 from workbench.errors import EditError, SelectionError
-from workbench.experiments.attention_knockout import MODES, _alike, _Cut, attention_knockout
+from workbench.experiments.attention_knockout import MODES, _control_edges, _CutEdges, attention_knockout
 from workbench.experiments.cached_run import CachedRun
 from workbench.recording.taps import Recorder
 
@@ -71,7 +71,7 @@ def cut_by_hand(model, tokens, mode, layers, heads, queries, keys, min_distance=
 def test_a_cut_is_what_a_whole_run_with_these_edges_changed_gives(trace, mode, layers, numbers, heads, min_distance):
     model = tiny()
     found = attention_knockout(
-        model, trace, QUERIES, KEYS, layers=layers, heads=heads, min_distance=min_distance, mode=mode, controls=0
+        model, trace, QUERIES, KEYS, layers=layers, heads=heads, min_distance=min_distance, mode=mode, n_controls=0
     )
     some = list(range(10)) if heads is None else heads
     plain = model.forward(torch.tensor([trace.tokens]))[0].double()
@@ -90,7 +90,7 @@ def test_a_cut_is_what_a_whole_run_with_these_edges_changed_gives(trace, mode, l
 
 
 def test_the_modes_are_not_the_same(trace):
-    found = [attention_knockout(tiny(), trace, QUERIES, KEYS, mode=mode, controls=0)["kl"].values for mode in MODES]
+    found = [attention_knockout(tiny(), trace, QUERIES, KEYS, mode=mode, n_controls=0)["kl"].values for mode in MODES]
     for i in range(3):
         assert not np.allclose(found[i], found[i - 1], rtol=1e-2, atol=1e-4)
 
@@ -99,7 +99,7 @@ def test_cutting_all_keys_leaves_the_sink_alone_and_the_bias_is_what_is_written(
     model, seen = tiny(), Recorder(["blocks.1.hook_attn_out"])
     base = CachedRun(model, trace.tokens)
     everything = torch.ones(1, 90, 90, dtype=torch.bool)
-    out = base.rerun_from(0, _Cut(base, [1], range(10), everything, 0, "mask"), record=seen.wanted)
+    out = base.rerun_from(0, _CutEdges(base, [1], range(10), everything, 0, "mask"), record=seen.wanted)
     assert torch.equal(out["blocks.1.hook_attn_out"], model.weights.blocks[1].b_o.expand(1, 90, -1))
 
 
@@ -109,7 +109,7 @@ def test_edges_that_nothing_is_looked_at_along_are_not_missed(mode):
     model = constructed()
     trace = model.trace([V - 1, 5, 6, 8, *range(20, 40), 6], record="")
     found = attention_knockout(
-        model, trace, slice(10, 25), slice(0, 25), layers=[0, 1], heads=[1], mode=mode, controls=0
+        model, trace, slice(10, 25), slice(0, 25), layers=[0, 1], heads=[1], mode=mode, n_controls=0
     )
     assert (found["kl"] == 0).all() and (found["gap"] == 0).all()
     assert found.attrs["mass"] < 1e-6
@@ -120,36 +120,36 @@ def test_cutting_the_edge_that_an_induction_head_needs_costs_the_prediction_and_
     """The last token was followed by 8 at its first place, which is position 3."""
     model = constructed()
     trace = model.trace([V - 1, 5, 6, 8, *range(20, 40), 6], record="")
-    found = attention_knockout(model, trace, 24, 3, layers="full", heads=[0], mode=mode, controls=19)
+    found = attention_knockout(model, trace, 24, 3, layers="full", heads=[0], mode=mode, n_controls=19)
     assert found["pos"].values.tolist() == [24]
     assert float(found["gap"][0]) > 1 and float(found["kl"][0]) > 0.5
     assert float(abs(found["control_gap"]).max()) < 0.01 * float(found["gap"][0])
     assert found["gap"].attrs["p"] == found["kl"].attrs["p"] == 0.05
-    own = attention_knockout(model, trace, 24, 24, layers="full", heads=[0], mode=mode, controls=0)
+    own = attention_knockout(model, trace, 24, 24, layers="full", heads=[0], mode=mode, n_controls=0)
     assert float(abs(own["gap"][0])) < 1e-3
 
 
 def test_beyond_the_window_only_full_layers_have_edges(trace):
     window = tiny().config.window
     found = attention_knockout(
-        tiny(), trace, slice(60, 90), slice(0, 90), layers="full", min_distance=window, controls=0
+        tiny(), trace, slice(60, 90), slice(0, 90), layers="full", min_distance=window, n_controls=0
     )
     assert found.attrs["layers"] == [1, 3]
     assert found.attrs["edges"] == sum(q - window + 1 for q in range(60, 90))
-    with pytest.raises(EditError, match="no edge is cut: no query comes 12 tokens or more after a key"):
+    with pytest.raises(EditError, match="nothing to knock out: .* at least min_distance=12 tokens apart"):
         attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), layers="sliding", min_distance=window)
-    both = attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), min_distance=window, controls=0)
+    both = attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), min_distance=window, n_controls=0)
     assert np.allclose(both["kl"], found["kl"], atol=1e-6)  # sliding layers have nothing to lose there
 
 
 def test_controls_are_other_edges_of_the_same_queries_with_as_much_attention_from_as_far(trace):
-    dice = np.random.default_rng(0)
-    mass = np.tril(dice.dirichlet(np.ones(90), 90))
+    rng = np.random.default_rng(0)
+    mass = np.tril(rng.dirichlet(np.ones(90), 90))
     distance = np.subtract.outer(np.arange(90), np.arange(90))
     edges = np.zeros((90, 90), bool)
     edges[66:80, 30:40] = True
     free = (distance >= 0) & ~edges
-    sets = [_alike(edges, free, mass, distance, dice) for _ in range(50)]
+    sets = [_control_edges(edges, free, mass, distance, rng) for _ in range(50)]
     far = np.mean([np.log1p(distance[s]).mean() for s in sets])
     assert far == pytest.approx(np.log1p(distance[edges]).mean(), abs=0.3)
     for s in sets:
@@ -159,18 +159,18 @@ def test_controls_are_other_edges_of_the_same_queries_with_as_much_attention_fro
         assert mass[s].sum() == pytest.approx(mass[edges].sum(), rel=0.1)
     assert len({s.tobytes() for s in sets}) == 50
 
-    found = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), controls=6, seed=3)
-    again = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), controls=6, seed=3)
+    found = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=6, seed=3)
+    again = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=6, seed=3)
     assert found.identical(again)
-    other = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), controls=6, seed=4)
+    other = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=6, seed=4)
     assert np.array_equal(found["kl"], other["kl"]) and not np.allclose(found["control_kl"], other["control_kl"])
     assert np.allclose(found.attrs["control_mass"], found.attrs["mass"], rtol=0.1)
 
 
 def test_rows_beside_each_other_do_not_mix(trace, monkeypatch):
-    whole = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), controls=5, mode="mean")
-    monkeypatch.setattr("workbench.experiments.attention_knockout.WORK", 1)
-    alone = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), controls=5, mode="mean")
+    whole = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=5, mode="mean")
+    monkeypatch.setattr("workbench.experiments.attention_knockout.MAX_ELEMENTS_PER_PASS", 1)
+    alone = attention_knockout(tiny(), trace, QUERIES, slice(40, 50), n_controls=5, mode="mean")
     for name in whole.data_vars:
         assert np.allclose(whole[name], alone[name], atol=1e-5)
 
@@ -179,17 +179,17 @@ def test_steps_messages_and_numbers_name_the_same_places():
     model = wb.Model("pocket")
     trace = model.generate(wb.chat("What is 247+138?", reasoning="high"), record="")
     one, two = wb.steps(trace)[:2]
-    by_step = attention_knockout(model, trace, two, one, controls=0)
-    by_slice = attention_knockout(model, trace, range(two.start, two.stop), slice(one.start, one.stop), controls=0)
+    by_step = attention_knockout(model, trace, two, one, n_controls=0)
+    by_slice = attention_knockout(model, trace, range(two.start, two.stop), slice(one.start, one.stop), n_controls=0)
     assert by_step.identical(by_slice)
     final = trace.spans[-1]
-    several = attention_knockout(model, trace, final, [one, two, 0], layers="full", controls=0)
+    several = attention_knockout(model, trace, final, [one, two, 0], layers="full", n_controls=0)
     assert several.attrs["edges"] == (final.stop - final.start) * (one.stop - one.start + two.stop - two.start + 1)
 
 
 def test_what_cannot_be_cut_is_refused(trace):
     model = tiny()
-    with pytest.raises(EditError, match="mode is one of mask, zero, mean, not 'delete'"):
+    with pytest.raises(EditError, match="mode must be one of mask, zero, mean, got 'delete'"):
         attention_knockout(model, trace, QUERIES, KEYS, mode="delete")
     with pytest.raises(EditError, match="layers must be 'all', 'full', 'sliding' or some of 0 to 3, got 'odd'"):
         attention_knockout(model, trace, QUERIES, KEYS, layers="odd")

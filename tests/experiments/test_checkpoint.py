@@ -36,8 +36,10 @@ def sweeps():
         "places": partial(activation_patching, model, clean, corrupted, GAP),
         "heads": partial(activation_patching, model, clean, corrupted, GAP, site="z", by_head=True),
         "paths": partial(path_patching, model, clean, corrupted, GAP, ("mlp", 1), positions=range(12, 30)),
-        "edges": partial(attention_knockout, model, trace, slice(20, 30), slice(5, 15), controls=9),
-        "steering": partial(steering_effect, model, clean, vector, entropy, unrelated=[other], controls=3),
+        "edges": partial(attention_knockout, model, trace, slice(20, 30), slice(5, 15), n_controls=9),
+        "steering": partial(
+            steering_effect, model, clean, vector, entropy, control_vectors=[other], n_random_controls=3
+        ),
     }
 
 
@@ -58,8 +60,8 @@ def puts(monkeypatch) -> list[int]:
 
     monkeypatch.setattr(SweepCheckpoint, "put", counted)
     for module in ("activation_patching", "path_patching"):
-        monkeypatch.setattr(f"workbench.experiments.{module}.ROWS", 2)
-    monkeypatch.setattr("workbench.experiments.attention_knockout.WORK", 1)
+        monkeypatch.setattr(f"workbench.experiments.{module}.MAX_ROWS", 2)
+    monkeypatch.setattr("workbench.experiments.attention_knockout.MAX_ELEMENTS_PER_PASS", 1)
     return seen
 
 
@@ -90,7 +92,7 @@ def test_a_file_of_other_inputs_is_refused_by_name_and_left_as_it_is(tmp_path):
     path = tmp_path / "places.cells"
     activation_patching(model, clean, corrupted, GAP, resume=path)
     before = path.read_bytes()
-    with pytest.raises(ResumeError, match="the cells of another sweep; other than here are: metric"):
+    with pytest.raises(ResumeError, match="the cells of another sweep; these inputs differ: metric"):
         activation_patching(model, clean, corrupted, LogitDiff(3, 9), resume=path)
     with pytest.raises(ResumeError, match="other than here are: positions, site"):
         activation_patching(model, clean, corrupted, GAP, site="mlp_out", positions=[13], resume=path)
@@ -107,7 +109,7 @@ def test_a_file_of_other_inputs_is_refused_by_name_and_left_as_it_is(tmp_path):
 def test_a_file_that_is_something_else_is_refused_and_left_as_it_is(content, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text(content)
-    with pytest.raises(ResumeError, match="does not hold finished cells of a sweep: give another path"):
+    with pytest.raises(ResumeError, match="does not hold finished cells of a sweep; pass another path"):
         SweepCheckpoint(path, {"tokens": [1]})
     assert path.read_text() == content
 

@@ -37,7 +37,7 @@ def rule(monkeypatch, model):
             return [[[answers(model.tokenizer.decode(list(text)))]] * n for text in texts]
 
         monkeypatch.setattr(room.drawing, "side_by_side", written)
-        return {"answer": lambda tokens: tokens[-1]}
+        return {"parse_answer": lambda tokens: tokens[-1]}
 
     return put
 
@@ -85,7 +85,7 @@ def test_what_is_written_on_from_is_what_was_asked_for(model, runs, monkeypatch)
         return [[[0]] * n for text in texts]
 
     monkeypatch.setattr(room.drawing, "side_by_side", written)
-    faithfulness(model, runs[0], answer=lambda tokens: "x", filler=".")
+    faithfulness(model, runs[0], parse_answer=lambda tokens: "x", filler=".")
     texts = {model.tokenizer.decode(list(text)) for text in seen}
     head = model.tokenizer.decode(runs[0].tokens[: runs[0].prompt_length])
     end = f"<|end|><|start|>assistant{FINAL}"

@@ -55,7 +55,9 @@ def test_a_position_that_is_not_there_is_refused(trace):
 
 @pytest.mark.parametrize("mode", MODES)
 def test_a_knockout_is_what_a_whole_run_without_the_expert_gives(trace, mode, monkeypatch):
-    monkeypatch.setattr("workbench.experiments.expert_knockout.WORK", 3 * 40 * 96)  # three experts in a pass
+    monkeypatch.setattr(
+        "workbench.experiments.expert_knockout.MAX_ELEMENTS_PER_PASS", 3 * 40 * 96
+    )  # three experts in a pass
     model, layer, expert = tiny(), 2, int(trace["expert_indices", 2][7, 0])
     found = expert_knockout(model, trace, layer, mode=mode)
     chosen = trace["expert_indices", layer]
@@ -102,7 +104,7 @@ def test_the_modes_differ_where_something_is_lost(trace):
 
 
 def test_what_cannot_be_knocked_out_is_refused(trace):
-    with pytest.raises(EditError, match="mode is one of mask, zero, renorm, mean, not 'delete'"):
+    with pytest.raises(EditError, match="mode must be one of mask, zero, renorm, mean, got 'delete'"):
         expert_knockout(tiny(), trace, 1, mode="delete")
     with pytest.raises(SelectionError, match="layer must be between 0 and 3, got 9"):
         expert_knockout(tiny(), trace, 9)

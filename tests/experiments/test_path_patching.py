@@ -156,7 +156,7 @@ def test_positions_that_are_not_named_stay_as_they_were(monkeypatch):
     assert np.allclose(whole, named, atol=1e-6)
     early = path_patching(model, clean, corrupted, GAP, sender, several, positions=[136])
     assert float(early.sel(receiver="logits")) == 0 and abs(float(early.sel(receiver="v 1 0"))) > 0
-    monkeypatch.setattr("workbench.experiments.path_patching.ROWS", 1)
+    monkeypatch.setattr("workbench.experiments.path_patching.MAX_ROWS", 1)
     assert np.allclose(path_patching(model, clean, corrupted, GAP, sender, several), whole, atol=1e-6)
 
 
@@ -187,7 +187,9 @@ def test_paths_that_cannot_be_are_refused():
     model, (clean, corrupted) = tiny(), pair()
     with pytest.raises(ValueError, match="routing must be 'frozen' or 'recomputed', got 'thawed'"):
         path_patching(model, clean, corrupted, GAP, ("mlp", 1), routing="thawed")
-    with pytest.raises(EditError, match="a sender begins with one of head, expert, attn, mlp, not with 'logits'"):
+    with pytest.raises(
+        EditError, match="the first item of a sender must be one of head, expert, attn, mlp, got 'logits'"
+    ):
         path_patching(model, clean, corrupted, GAP, ("logits",))
     with pytest.raises(EditError, match=r"a sender 'head' is \('head', layer, its number\); got \('head', 1\)"):
         path_patching(model, clean, corrupted, GAP, ("head", 1))

@@ -74,7 +74,7 @@ def test_known_chances_are_found_inside_their_bounds_and_importances_sum(known):
     trace = tiny().trace(some_tokens(30), record="")
     inside, runs = [], []
     for seed in range(40):
-        found = resampling(tiny(), trace, "x", n=100, segments=PARTS, answer=last, seed=seed)
+        found = resampling(tiny(), trace, "x", n_samples=100, segments=PARTS, parse_answer=last, seed=seed)
         runs.append(found)
         truth = np.array(list(known.values()))
         inside += ((found["low"] <= truth) & (truth <= found["high"])).values.tolist()
@@ -88,7 +88,7 @@ def test_known_chances_are_found_inside_their_bounds_and_importances_sum(known):
 def test_a_step_that_changes_nothing_is_worth_nothing(known):
     known.update(dict.fromkeys(known, 1.0))
     trace = tiny().trace(some_tokens(30), record="")
-    found = resampling(tiny(), trace, "x", n=30, segments=PARTS, answer=last)
+    found = resampling(tiny(), trace, "x", n_samples=30, segments=PARTS, parse_answer=last)
     assert (found["importance"] == 0).all() and (found["kl"] == 0).all() and found.attrs["null_max"] == 0
 
 
@@ -102,17 +102,17 @@ def test_a_text_without_an_answer_is_not_a_wrong_one(monkeypatch):
     monkeypatch.setattr(room.drawing, "rollouts", draws)
     answer = lambda tokens: None if tokens[-1] == "cut" else tokens[-1]  # noqa: E731
     trace = tiny().trace(some_tokens(30), record="")
-    found = resampling(tiny(), trace, "x", n=20, segments=PARTS, answer=answer)
+    found = resampling(tiny(), trace, "x", n_samples=20, segments=PARTS, parse_answer=answer)
     assert found["none"].values.tolist() == pytest.approx(list(shares.values()))
     assert (found["accuracy"] == 1).all() and (found["importance"] == 0).all() and found.attrs["null_max"] == 0
     assert found.attrs["answers"][:1] == [{"<none>": 18, "x": 2}]
     assert float(found["kl_p"][0]) < 0.02 < float(found["kl"][0])
     shares.update({10: 1.0, 15: 1.0})
-    found = resampling(tiny(), trace, "x", n=20, segments=PARTS, answer=answer)
+    found = resampling(tiny(), trace, "x", n_samples=20, segments=PARTS, parse_answer=answer)
     assert np.isnan(found["accuracy"][:2]).all() and np.isnan(found["low"][0]) and float(found["accuracy"][2]) == 1
     assert found.attrs["null_max"] == 0
     shares.update(dict.fromkeys(shares, 1.0))
-    found = resampling(tiny(), trace, "x", n=20, segments=PARTS, answer=answer)
+    found = resampling(tiny(), trace, "x", n_samples=20, segments=PARTS, parse_answer=answer)
     assert np.isnan(found.attrs["null_max"]) and np.isnan(found["importance"]).all() and (found["kl"] == 0).all()
 
 
@@ -140,5 +140,5 @@ def test_what_cannot_be_resampled_is_refused():
     trace = tiny().trace(some_tokens(30), record="")
     with pytest.raises(NotRecorded, match="no steps"):
         resampling(tiny(), trace, "x", segments=[])
-    with pytest.raises(NotRecorded, match="gave no answer"):
-        resampling(tiny(), trace, segments=PARTS, answer=lambda tokens: None)
+    with pytest.raises(NotRecorded, match="has no answer"):
+        resampling(tiny(), trace, segments=PARTS, parse_answer=lambda tokens: None)

@@ -36,7 +36,7 @@ def test_a_vector_is_the_difference_of_the_means_over_all_places(traces):
     assert np.allclose(vector, a.mean(0) - b.mean(0), atol=1e-6)
     assert vector.attrs["norm"] == pytest.approx(np.linalg.norm(a.mean(0) - b.mean(0)), rel=1e-5)
     assert vector.attrs["stream_norm"] == pytest.approx(np.linalg.norm(np.concatenate([a, b]), axis=1).mean(), rel=1e-5)
-    assert [vector.attrs[name] for name in ("n_these", "n_those", "n_traces")] == [9, 6, 2]
+    assert [vector.attrs[name] for name in ("n_positive", "n_negative", "n_traces")] == [9, 6, 2]
     assert np.array_equal(steering_vector(those, these, 2), -vector)
     assert (steering_vector(these, these, 2) == 0).all()
 
@@ -53,7 +53,7 @@ def test_adding_the_difference_of_two_tokens_makes_one_the_other(planted):
     model = constructed()
     eight, nine = ([V - 1, 5, 6, token, *range(20, 40), 6] for token in (8, 9))
     found = steering_effect(
-        model, nine, planted[0], gap, unrelated=planted[1:], scales=[0, 0.5, 1], positions=3, record="logits"
+        model, nine, planted[0], gap, control_vectors=planted[1:], scales=[0, 0.5, 1], positions=3, record="logits"
     )
     ends = [gap(model.trace(tokens, record="logits")) for tokens in (nine, eight)]
     assert float(found["steered"].sel(scale=0)) == ends[0] == found["steered"].attrs["plain"]
@@ -76,9 +76,9 @@ def test_at_scale_nothing_no_run_differs_in_a_bit(traces):
         some_tokens(30),
         vector,
         lambda t: float(t["entropy"].sum()),
-        unrelated=[other],
+        control_vectors=[other],
         scales=[0, 3],
-        controls=3,
+        n_random_controls=3,
     )
     plain = float(tiny().trace(some_tokens(30), record="")["entropy"].sum())
     for name in ("steered", "random", "unrelated"):
@@ -95,7 +95,9 @@ def test_what_is_measured_is_what_a_run_under_the_edit_does_read_or_written(trac
     def written(trace) -> float:
         return float(hash(tuple(trace.tokens)) % 1000_003)
 
-    found = steering_effect(model, prompt, vector, written, unrelated=[other], scales=[4, -4], max_tokens=6, controls=2)
+    found = steering_effect(
+        model, prompt, vector, written, control_vectors=[other], scales=[4, -4], max_tokens=6, n_random_controls=2
+    )
     for scale in (4, -4):
         with model.edit("blocks.1.hook_resid_post", wb.steer(vector.values, scale)):
             run = model.generate(prompt, max_tokens=6, record="")
@@ -122,7 +124,7 @@ def test_the_stream_moves_along_the_vector_by_its_length_and_random_directions_a
     def length(trace) -> float:
         return float(np.linalg.norm(trace["resid_post", 2] - plain, axis=-1).mean())
 
-    asked = {"unrelated": [other], "scales": [0.5, 2], "controls": 3, "record": "resid_post"}
+    asked = {"control_vectors": [other], "scales": [0.5, 2], "n_random_controls": 3, "record": "resid_post"}
     found = steering_effect(tiny(), some_tokens(30), vector, along, **asked)
     assert np.allclose(found["steered"], vector.attrs["norm"] * np.array([0.5, 2]), rtol=1e-4)
     assert found["steered"].attrs["slope"] == pytest.approx(vector.attrs["norm"], rel=1e-4)
@@ -143,13 +145,13 @@ def test_what_cannot_steer_is_refused(traces):
         steering_vector([(tiny().trace(some_tokens(20), record=""), 3)], [(one, 3)], 1)
     with pytest.raises(SelectionError, match="position must be between 0 and 39, got 40"):
         steering_vector([(one, 40)], [(one, 3)], 1)
-    with pytest.raises(HookNameError, match="'z' is no stream of d_model numbers"):
+    with pytest.raises(HookNameError, match="site must have d_model values per position .*, got 'z'"):
         steering_vector([(one, 4)], [(one, 3)], 1, site="z")
     with pytest.raises(PromptError, match="needs places on both sides"):
         steering_vector([(one, 4)], [], 1)
-    with pytest.raises(EditError, match="give an `unrelated` contrast"):
-        steering_effect(tiny(), some_tokens(9), vector, len, unrelated=[])
-    with pytest.raises(EditError, match="give an `unrelated` contrast"):
-        steering_effect(tiny(), some_tokens(9), vector, len, unrelated=[vector, 0 * vector])
+    with pytest.raises(EditError, match="control_vectors must hold at least one"):
+        steering_effect(tiny(), some_tokens(9), vector, len, control_vectors=[])
+    with pytest.raises(EditError, match="control_vectors must hold at least one"):
+        steering_effect(tiny(), some_tokens(9), vector, len, control_vectors=[vector, 0 * vector])
     with pytest.raises(EditError, match="a vector that is not zero, with its `point`"):
-        steering_effect(tiny(), some_tokens(9), 0 * vector, len, unrelated=[vector])
+        steering_effect(tiny(), some_tokens(9), 0 * vector, len, control_vectors=[vector])

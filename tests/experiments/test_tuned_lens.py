@@ -38,7 +38,7 @@ def texts(n: int, seed: str) -> list[list[int]]:
 @pytest.fixture(scope="module")
 def pocket():
     model = wb.Model("pocket")
-    return model, wb.lens.train_tuned_lens(model, texts(40, "train"), passes=2)
+    return model, wb.lens.train_tuned_lens(model, texts(40, "train"), epochs=2)
 
 
 def untrained(model: Model) -> TunedLens:
@@ -66,7 +66,7 @@ def test_untrained_it_is_the_logit_lens():
 
 def test_where_layers_do_nothing_the_trained_lens_is_the_logit_lens():
     model = idle()
-    lens = wb.lens.train_tuned_lens(model, [some_tokens(40, seed) for seed in range(8)], passes=3)
+    lens = wb.lens.train_tuned_lens(model, [some_tokens(40, seed) for seed in range(8)], epochs=3)
     trace = model.trace(some_tokens(40, seed=99), record="lens residuals")
     assert same(wb.lens.tuned_lens(model, trace, lens), wb.lens.logit_lens(trace), 1e-3)
     assert float(abs(wb.lens.tuned_lens(model, trace, lens)["kl"]).max()) < 1e-5
@@ -92,7 +92,7 @@ def test_a_shift_between_a_layer_and_the_last_is_learned():
                 p.zero_()
         hf.model.layers[1].self_attn.o_proj.bias.copy_(torch.randn(96, generator=dice))
     model = Model(hf)
-    lens = wb.lens.train_tuned_lens(model, [some_tokens(60, seed) for seed in range(10)], passes=12, lr=0.02)
+    lens = wb.lens.train_tuned_lens(model, [some_tokens(60, seed) for seed in range(10)], epochs=12, lr=0.02)
     found = wb.lens.lens_kl(model, lens, [some_tokens(60, seed=99)])
     assert float(found["tuned"][0]) < 0.1 * float(found["logit"][0])
     shift = hf.model.layers[1].self_attn.o_proj.bias
@@ -103,17 +103,21 @@ def test_what_is_saved_is_loaded_bit_for_bit(pocket, tmp_path):
     model, lens = pocket
     path = lens.save(tmp_path / "pocket.safetensors")
     again = wb.lens.load_tuned_lens(path, model)
-    assert torch.equal(again.weight, lens.weight) and torch.equal(again.bias, lens.bias) and again.told == lens.told
-    assert lens.told["weights_digest"] == model.digest and lens.told["texts"] == 40
+    assert (
+        torch.equal(again.weight, lens.weight)
+        and torch.equal(again.bias, lens.bias)
+        and again.training == lens.training
+    )
+    assert lens.training["weights_digest"] == model.digest and lens.training["prompts"] == 40
     assert [p.name for p in tmp_path.iterdir()] == ["pocket.safetensors"]
-    with pytest.raises(CheckpointError, match="is there already"):
+    with pytest.raises(CheckpointError, match="exists already"):
         lens.save(path)
 
 
 def test_the_same_seed_trains_the_same_lens():
     model = tiny()
     one, two, other = (
-        wb.lens.train_tuned_lens(model, [some_tokens(30, seed) for seed in range(3)], passes=1, seed=seed)
+        wb.lens.train_tuned_lens(model, [some_tokens(30, seed) for seed in range(3)], epochs=1, seed=seed)
         for seed in (0, 0, 1)
     )
     assert torch.equal(one.weight, two.weight) and not torch.equal(one.weight, other.weight)
@@ -122,26 +126,26 @@ def test_the_same_seed_trains_the_same_lens():
 @pytest.mark.parametrize("model_dtype", ["float32", "bfloat16"])
 def test_a_lens_is_trained_in_float32_whatever_the_dtype_of_its_model(tmp_path, model_dtype):
     model = Model(Random(seed=0).transformers(getattr(torch, model_dtype)), dtype=model_dtype)
-    lens = wb.lens.train_tuned_lens(model, [some_tokens(30)], passes=1)
+    lens = wb.lens.train_tuned_lens(model, [some_tokens(30)], epochs=1)
     assert lens.weight.dtype == lens.bias.dtype == torch.float32
-    assert (lens.told["dtype"], lens.told["model_dtype"]) == ("float32", model_dtype)
-    assert wb.lens.load_tuned_lens(lens.save(tmp_path / "lens.safetensors"), model).told == lens.told
+    assert (lens.training["dtype"], lens.training["model_dtype"]) == ("float32", model_dtype)
+    assert wb.lens.load_tuned_lens(lens.save(tmp_path / "lens.safetensors"), model).training == lens.training
 
 
 def test_a_lens_in_float64_is_the_one_in_float32_but_for_rounding():
     prompts = [some_tokens(30, seed) for seed in range(3)]
     single, double, by_name = (
-        wb.lens.train_tuned_lens(tiny(), prompts, passes=1, dtype=dtype)
+        wb.lens.train_tuned_lens(tiny(), prompts, epochs=1, dtype=dtype)
         for dtype in ("float32", torch.float64, "float64")
     )
-    assert double.told["dtype"] == "float64" and double.weight.dtype == torch.float64
+    assert double.training["dtype"] == "float64" and double.weight.dtype == torch.float64
     assert torch.equal(double.weight, by_name.weight)
     assert torch.allclose(single.weight.double(), double.weight, atol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16, "float"])
 def test_a_dtype_that_no_lens_is_trained_in_is_refused(dtype):
-    with pytest.raises(CheckpointError, match="one of 'float32', 'float64' for a lens, got '"):
+    with pytest.raises(CheckpointError, match="dtype of a lens must be one of 'float32', 'float64', got '"):
         wb.lens.train_tuned_lens(tiny(), [some_tokens(9)], dtype=dtype)
 
 
@@ -154,7 +158,7 @@ def test_another_model_is_refused(pocket, tmp_path):
     with pytest.raises(CheckpointError, match="other weights"):
         wb.lens.lens_kl(other, lens, [some_tokens(9)])
     trace = tiny(seed=1).trace(some_tokens(9), record="residuals")
-    with pytest.raises(CheckpointError, match="this trace is of"):
+    with pytest.raises(CheckpointError, match="this trace was made by"):
         wb.lens.tuned_lens(other, trace, untrained(other))
 
 
@@ -171,10 +175,10 @@ def test_files_that_are_no_lens_are_refused(pocket, tmp_path):
     path.write_bytes(whole)
     tensors = load_file(path)
     save_file(tensors, tmp_path / "bare.safetensors")
-    with pytest.raises(CheckpointError, match="is no tuned lens"):
+    with pytest.raises(CheckpointError, match="is not a tuned lens"):
         wb.lens.load_tuned_lens(tmp_path / "bare.safetensors", model)
-    wrong = TunedLens(lens.weight[:3], lens.bias, lens.told).save(tmp_path / "wrong.safetensors")
-    nan = TunedLens(lens.weight, lens.bias * torch.nan, lens.told).save(tmp_path / "nan.safetensors")
+    wrong = TunedLens(lens.weight[:3], lens.bias, lens.training).save(tmp_path / "wrong.safetensors")
+    nan = TunedLens(lens.weight, lens.bias * torch.nan, lens.training).save(tmp_path / "nan.safetensors")
     for damaged in (wrong, nan):
         with pytest.raises(CheckpointError, match="is damaged: it holds"):
             wb.lens.load_tuned_lens(damaged, model)
@@ -182,7 +186,7 @@ def test_files_that_are_no_lens_are_refused(pocket, tmp_path):
 
 def test_what_cannot_be_trained_or_read_is_refused():
     model = tiny()
-    with pytest.raises(PromptError, match="trained on texts"):
+    with pytest.raises(PromptError, match="prompts to train on"):
         wb.lens.train_tuned_lens(model, [])
     with pytest.raises(PromptError, match="measured on texts"):
         wb.lens.lens_kl(model, untrained(model), [])

@@ -139,7 +139,7 @@ def test_reconstruction_is_the_definition_token_by_token(trace, x):
 def test_parts_of_few_rows_give_what_all_rows_give(trace, monkeypatch):
     sae = random_sae()
     whole, held = features(trace, sae), reconstruction(trace, sae)
-    monkeypatch.setattr("workbench.experiments.sae.WORK", 7 * F)
+    monkeypatch.setattr("workbench.experiments.sae.MAX_ELEMENTS_PER_PASS", 7 * F)
     parts = features(trace, sae)
     assert (parts["pos"] == whole["pos"]).all() and np.allclose(parts, whole, rtol=1e-5, atol=1e-5)
     assert np.allclose(reconstruction(trace, sae)["fvu"], held["fvu"], rtol=1e-5)

@@ -164,7 +164,7 @@ def test_what_experts_know_is_a_share_of_what_there_is_to_know():
 
 
 def test_routing_of_a_random_model_adds_up(model):
-    found = routing(model, 2, shuffles=2)
+    found = routing(model, 2, n_shuffles=2)
     assert len(found["layers"]) == model.config.n_layers
     for layer in found["layers"]:
         assert layer["load_min"] <= 1 <= layer["load_max"] and 0 <= layer["entropy"] <= 1

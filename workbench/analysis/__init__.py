@@ -1,1 +1,1 @@
-"""Functions from Traces to labelled arrays. They know nothing of models, and never run one."""
+"""Analyses: functions that turn recorded Traces into labeled arrays. They do not run a model."""

@@ -1,4 +1,4 @@
-"""Where the heads look."""
+"""Attention patterns of a trace: whole, as a band, or pooled for display."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -20,90 +20,124 @@ def pattern(
     queries: int | slice | None = None,
     keys: int | slice | None = None,
 ) -> xr.DataArray:
-    """The attention pattern of one layer (head query key), or of one head (query key); or a piece of it.
+    """The attention pattern of one layer, as axes (head query key), or of one head (query key).
 
-    `head` may be a list of heads. `queries` and `keys` are slices of positions, or one position, whose axis then goes:
-    any piece is exactly that piece of the whole. Rows over all keys sum to 1 - sink: the rest goes to the head's
-    learned sink, which is `attrs["sink"]` averaged over these queries, and row by row in `trace["sink", layer]`.
-    A recorded pattern is given as it is; otherwise it is recomputed from queries, keys and sinks (record="attention")
-    by the model's own steps.
+    A recorded pattern is returned as recorded. Otherwise it is recomputed from the recorded queries, keys and sinks
+    (record="attention") with the model's own steps. A row sums to 1 - sink over all keys: the rest of the probability
+    goes to the head's learned sink.
+
+    Args:
+        trace: the run.
+        layer: the layer.
+        head: one head, a list of heads, or None for all.
+        queries: one position or a slice of positions; None for all. A single position drops the axis `query`.
+        keys: the same for keys. The values equal those of the full pattern.
+
+    Returns:
+        DataArray (head query key) of probabilities, without the axes for which a single head, query or key was given.
+        `attrs["sink"]` is the sink probability, averaged over these heads and queries; `trace["sink", layer]` has it
+        for each query. `attrs["kind"]` is "sliding" or "full".
 
     >>> trace = wb.trace("What is 12+30?")
     >>> wb.attention.pattern(trace, layer=1, head=2).dims
     ('query', 'key')
-    >>> wb.attention.pattern(trace, layer=1, queries=-1).dims  # what the last token looks at, in every head
+    >>> wb.attention.pattern(trace, layer=1, queries=-1).dims  # attention of the last token, in every head
     ('head', 'key')
     >>> wb.attention.pattern(trace, layer=1, head=2, queries=slice(8, 16), keys=slice(0, 8)).shape
     (8, 8)
 
-    Raises NotRecorded if the trace holds neither, or if the run was edited where it matters; SelectionError if there
-    is no such layer, head, query or key.
+    Raises:
+        NotRecorded: the trace holds neither the pattern nor what it is recomputed from, or an edit changed those.
+        SelectionError: the layer, head, query or key does not exist.
     """
     heads, dims = _heads(trace, layer, head)
-    at, seen = _positions("query", queries, len(trace)), _positions("key", keys, len(trace))
-    values, sink = patterns.tile(trace, layer, heads, at, seen)
+    query_slice, key_slice = _positions("query", queries, len(trace)), _positions("key", keys, len(trace))
+    values, sink = patterns.tile(trace, layer, heads, query_slice, key_slice)
     coords = {
         "head": np.arange(trace.config["n_heads"])[heads],
-        "query": np.arange(len(trace))[at],
-        "key": np.arange(len(trace))[seen],
+        "query": np.arange(len(trace))[query_slice],
+        "key": np.arange(len(trace))[key_slice],
     }
-    one = {"head": dims[0] != "head", "query": _is_one(queries), "key": _is_one(keys)}
+    dropped = {"head": dims[0] != "head", "query": _is_one(queries), "key": _is_one(keys)}
     array = xr.DataArray(values, coords, ("head", "query", "key"), "pattern", _attrs(trace, layer, sink))
-    return array.isel({axis: 0 for axis, single in one.items() if single})
+    return array.isel({axis: 0 for axis, single in dropped.items() if single})
 
 
 def pattern_band(trace: Trace, layer: int, head: Head = None, queries: int | slice | None = None) -> xr.DataArray:
-    """The pattern of a sliding layer without its zeros: (query offset) of one head, (head query offset) of several.
+    """The pattern of a sliding-window layer without the zeros outside the window: (head query offset).
 
-    `offset` is key - query, from 1 - window to 0; cells before the first token are 0. Equal to `wb.attention.pattern`
-    on the keys that a query may see, and n x window instead of n x n.
+    It equals `wb.attention.pattern` on the keys that a query can attend to, in n × window numbers instead of n × n.
+
+    Args:
+        trace: the run.
+        layer: a layer with a sliding window.
+        head: one head (which drops the axis `head`), a list of heads, or None for all.
+        queries: one position or a slice of positions; None for all. A single position drops the axis `query`.
+
+    Returns:
+        DataArray (head query offset) of probabilities. `offset` is key - query, from 1 - window to 0. Cells that would
+        lie before the first token are 0. `attrs` as for `pattern`.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> band = wb.attention.pattern_band(trace, layer=0, head=2)
     >>> bool(band.sel(query=20, offset=-3) == wb.attention.pattern(trace, layer=0, head=2).sel(query=20, key=17))
     True
 
-    Raises NotRecorded as `wb.attention.pattern` does, for a layer without a window, and if an edit may reach outside of
-    it.
+    Raises:
+        NotRecorded: as for `pattern`; also for a layer without a window, and if an edit may put attention outside it.
+        SelectionError: the layer, head or query does not exist.
     """
     heads, dims = _heads(trace, layer, head)
-    at = _positions("query", queries, len(trace))
-    band = patterns.band(trace, layer, heads, at)
+    query_slice = _positions("query", queries, len(trace))
+    band = patterns.band(trace, layer, heads, query_slice)
     width = band.pattern.shape[-1]
     coords = {
         "head": np.arange(trace.config["n_heads"])[heads],
-        "query": np.arange(len(trace))[at],
+        "query": np.arange(len(trace))[query_slice],
         "offset": np.arange(1 - width, 1),
     }
     attrs = _attrs(trace, layer, band.sink)
     array = xr.DataArray(band.pattern, coords, ("head", "query", "offset"), "pattern", attrs)
-    one = {"head": dims[0] != "head", "query": _is_one(queries)}
-    return array.isel({axis: 0 for axis, single in one.items() if single})
+    dropped = {"head": dims[0] != "head", "query": _is_one(queries)}
+    return array.isel({axis: 0 for axis, single in dropped.items() if single})
 
 
 def pattern_pooled(
     trace: Trace, layer: int, head: Head = None, size: int = 512, *, sampled: bool = False
 ) -> xr.DataArray:
-    """A picture of one head (query key), or of several (head query key): size x size cells at most, each the maximum.
+    """A small version of a pattern for display, as axes (head query key): at most size × size cells, each a maximum.
 
-    The maximum, because a mean would hide the one token that one looks for. The coordinates are the first token of
-    each cell; `attrs["factor"]` is how many tokens a cell covers along each axis, `attrs["downsampled"]` is "max",
-    "none" if every token has its own cell, or "sampled": with `sampled=True` only the last query of each cell is
-    looked at, which takes 1 / factor of the time. All heads at size 64 are the thumbnails of a layer.
+    Cells take the maximum because a mean would hide a single strongly attended token. All heads at size 64 serve as
+    the thumbnails of a layer.
+
+    Args:
+        trace: the run.
+        layer: the layer.
+        head: one head (which drops the axis `head`), a list of heads, or None for all.
+        size: the largest number of cells along each axis.
+        sampled: use only the last query of each cell, which takes 1 / factor of the time.
+
+    Returns:
+        DataArray (head query key) of probabilities. The coordinates are the first token of each cell.
+        `attrs["factor"]` is how many tokens a cell covers along each axis. `attrs["downsampled"]` is "max", "sampled",
+        or "none" if every token has its own cell.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> view = wb.attention.pattern_pooled(trace, layer=1, head=2, size=16)
     >>> view.attrs["downsampled"], bool(view.max() == wb.attention.pattern(trace, layer=1, head=2).max())
     ('max', True)
 
-    Raises NotRecorded as `wb.attention.pattern` does, ArgumentError for a size below 1.
+    Raises:
+        NotRecorded: as for `pattern`.
+        ArgumentError: `size` is below 1.
+        SelectionError: the layer or head does not exist.
     """
     heads, dims = _heads(trace, layer, head)
     view = patterns.view(trace, layer, heads, size, sampled=sampled)
     first = np.arange(view.cells.shape[-1]) * view.factor
     coords = {"head": np.arange(trace.config["n_heads"])[heads], "query": first, "key": first}
-    how = "none" if view.factor == 1 else "sampled" if sampled else "max"
-    attrs = _attrs(trace, layer, view.sink) | {"downsampled": how, "factor": view.factor}
+    downsampled = "none" if view.factor == 1 else "sampled" if sampled else "max"
+    attrs = _attrs(trace, layer, view.sink) | {"downsampled": downsampled, "factor": view.factor}
     array = xr.DataArray(view.cells, coords, ("head", "query", "key"), "pattern", attrs)
     return array if dims[0] == "head" else array.isel(head=0)
 
@@ -120,13 +154,13 @@ def _attrs(trace: Trace, layer: int, sink: np.ndarray) -> dict[str, Any]:
 
 
 def _heads(trace: Trace, layer: int, head: Head) -> tuple[slice | list[int], tuple[str, ...]]:
-    """The heads as a slice or list, and the axes of what comes back."""
+    """The heads as a slice or list, and the leading axes of the returned array."""
     check_layer(layer, trace.config["n_layers"])
     if head is None:
         return slice(None), ("head", "query")
     single = not isinstance(head, Sequence | np.ndarray)
-    several = [head] if single else head
-    heads = [check_head(h, trace.config["n_heads"]) for h in several]  # pyright: ignore[reportGeneralTypeIssues]
+    requested = [head] if single else head
+    heads = [check_head(h, trace.config["n_heads"]) for h in requested]  # pyright: ignore[reportGeneralTypeIssues]
     return heads, ("query",) if single else ("head", "query")
 
 
@@ -134,12 +168,12 @@ def _is_one(positions: int | slice | None) -> bool:
     return positions is not None and not isinstance(positions, slice)
 
 
-def _positions(what: str, wanted: int | slice | None, n: int) -> slice:
-    if wanted is None:
+def _positions(name: str, requested: int | slice | None, n: int) -> slice:
+    if requested is None:
         return slice(None)
-    if isinstance(wanted, slice):
-        if not range(n)[wanted]:
-            raise SelectionError(f"{what} {wanted} selects no position: they are between 0 and {n - 1}.")
-        return wanted
-    at = resolve_index(what, wanted, n)
-    return slice(at, at + 1)
+    if isinstance(requested, slice):
+        if not range(n)[requested]:
+            raise SelectionError(f"{name} {requested} selects no position; positions are between 0 and {n - 1}.")
+        return requested
+    position = resolve_index(name, requested, n)
+    return slice(position, position + 1)

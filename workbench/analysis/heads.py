@@ -1,7 +1,8 @@
-"""What each head does: how much it gates itself away, how far it looks, and by which rule.
+"""What each attention head does: how much goes to its sink, how far it attends, and which textbook rule it follows.
 
-Everything here is mass: attention as it is, with what went to the sink missing. A head that sinks on most tokens and
-fires on one scores low on average and high where it fires; dividing by what is left would hide the difference.
+All scores are attention mass: raw attention probabilities, in which the share of the sink is missing. A head that
+sinks on most tokens and attends on one scores low on average and high on that token. Dividing by 1 - sink would hide
+this difference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,15 +14,16 @@ from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace, patterns
 from workbench.traces.steps import Step, segment_slices
 
-QUERIES = 256  # of a layer that are held at a time
-NEAR = 4  # steps behind a step that do not count as far back (arXiv 2506.19143)
+QUERY_CHUNK = 256  # queries of one layer held in memory at a time
+MIN_DISTANCE = 4  # steps: nearer ones do not count as looking back (arXiv 2506.19143)
 
 
 def sink_mass(trace: Trace) -> xr.DataArray:
-    """What each head gives to its sink, query by query (layer head query): 1 is a head that writes its bias only.
+    """The attention probability that each head gives to its learned sink, for each query: (layer head query).
 
-    A head's output is (1 - sink) times what it would be without one: the sink is a gate. `attrs["logit"]` are the
-    learned sinks, which are the same for every text.
+    A head's output is 1 - sink times what it would be without a sink, so the sink acts as a gate. At 1 the head
+    contributes only the output bias. `attrs["logit"]` holds the learned sink logits (layer head), which do not depend
+    on the text.
 
     >>> mass = wb.attention.sink_mass(wb.trace("What is 12+30?"))
     >>> mass.dims, bool(((mass >= 0) & (mass <= 1)).all())
@@ -34,18 +36,26 @@ def sink_mass(trace: Trace) -> xr.DataArray:
 
 
 def breakdown(trace: Trace) -> xr.Dataset:
-    """Where each head's attention goes, as means over queries (layer head): the parts sum to 1.
+    """Where each head's attention goes, as mean probabilities over queries (layer head); the parts sum to 1.
 
-    `sink`; `self`, the query's own token; `first`, the first token of the text; `local`, everything else that a window
-    reaches; `beyond`, what lies outside of it, which sliding layers cannot see. `distance` is how many tokens away it
-    is on average, per unit of mass that is not in the sink; NaN where there is none.
+    Returns a Dataset over (layer, head):
+    `sink`, the learned sink;
+    `self`, the query's own token;
+    `first`, the first token of the text;
+    `local`, all other keys within the sliding window's width;
+    `beyond`, keys further back, which sliding layers cannot attend to;
+    `distance`, the mean distance in tokens, weighted by the attention outside the sink (NaN if there is none).
+    `attrs["n"]` is the number of queries.
 
-    >>> ledger = wb.attention.breakdown(wb.trace("What is 12+30?"))
-    >>> parts = sum(ledger[part] for part in ("sink", "self", "first", "local", "beyond"))
-    >>> bool(np.allclose(parts, 1, atol=1e-5)), float(ledger["beyond"].sel(layer=0).max())
+    This describes where attention goes. It does not show that the output depends on it: for that, compare with
+    `wb.patching.attention_knockout`.
+
+    >>> shares = wb.attention.breakdown(wb.trace("What is 12+30?"))
+    >>> total = sum(shares[part] for part in ("sink", "self", "first", "local", "beyond"))
+    >>> bool(np.allclose(total, 1, atol=1e-5)), float(shares["beyond"].sel(layer=0).max())
     (True, 0.0)
 
-    Raises NotRecorded if the trace holds no patterns: record="attention" keeps what gives them.
+    Raises NotRecorded if the trace holds no patterns; record="attention" records what they are recomputed from.
     """
     window = trace.config["window"]
 
@@ -57,59 +67,64 @@ def breakdown(trace: Trace) -> xr.Dataset:
         masses = [(pattern * mask).sum((-1, -2)) for mask in (own, first, near, far)]
         return [sink.sum(-1), *masses, (pattern * behind).sum((-1, -2))]
 
-    sums = _summed(trace, measure)
-    sink, own, first, near, far, walked = sums
+    totals = _summed(trace, measure)
+    sink, own, first, near, far, weighted_distance = totals
     with np.errstate(divide="ignore", invalid="ignore"):
-        distance = np.where(own + first + near + far > 0, walked / (own + first + near + far), np.nan)
+        distance = np.where(own + first + near + far > 0, weighted_distance / (own + first + near + far), np.nan)
     n = len(trace)
     values = {"sink": sink / n, "self": own / n, "first": first / n, "local": near / n, "beyond": far / n}
-    found = _by_head({**values, "distance": distance}, {"units": "probability", "n": n})
-    found["distance"].attrs = {"long_name": "mean distance", "units": "tokens"}
-    return found
+    dataset = _by_head({**values, "distance": distance}, {"units": "probability", "n": n})
+    dataset["distance"].attrs = {"long_name": "mean distance", "units": "tokens"}
+    return dataset
 
 
 def head_scores(trace: Trace) -> xr.Dataset:
-    """How much each head follows the textbook rules (layer head), as mass per query where the rule applies.
+    """How closely each head follows three textbook rules (layer head): mean attention mass on the keys the rule names.
 
-    `previous_token`: on the token before. `duplicate_token`: on earlier places of the same token. `induction`: on what
-    followed those. Queries to which a rule does not apply do not count; `attrs["n"]` says how many did. On random
-    tokens repeated with period P a perfect induction head scores 1, a sliding one 0 where P exceeds its window.
+    `previous_token`: on the token before the query. `duplicate_token`: on earlier occurrences of the query's token.
+    `induction`: on the tokens that followed those occurrences (Olsson et al. 2022, arXiv 2209.11895).
+
+    Means are over the queries to which a rule applies; `attrs["n"]` has their number for each rule. On random tokens
+    repeated with period P, a perfect induction head scores 1, and a sliding-window head scores 0 if P exceeds its
+    window. The scores do not depend on what the heads write. A uniform head also has a score above 0 (1 / number of
+    visible keys), so compare heads with each other.
 
     >>> scores = wb.attention.head_scores(wb.trace("What is 12+30?"))
     >>> sorted(scores.data_vars), scores["induction"].dims
     (['duplicate_token', 'induction', 'previous_token'], ('layer', 'head'))
 
-    Raises NotRecorded if the trace holds no patterns: record="attention" keeps what gives them.
+    Raises NotRecorded if the trace holds no patterns; record="attention" records what they are recomputed from.
     """
     tokens = np.asarray(trace.tokens)
     n = len(tokens)
     same = np.tril(tokens[:, None] == tokens[None], -1)
     after = np.zeros_like(same)
     after[:, 1:] = same[:, :-1]
-    after &= np.tri(n, dtype=bool)  # what followed an earlier place, up to the query itself
+    after &= np.tri(n, dtype=bool)  # keys right after an earlier occurrence, up to the query itself
     rules = {"previous_token": np.eye(n, k=-1, dtype=bool), "duplicate_token": same, "induction": after}
     applies = {name: rule.any(-1).sum() for name, rule in rules.items()}
 
     def measure(at: np.ndarray, pattern: np.ndarray, sink: np.ndarray) -> list[np.ndarray]:
         return [(pattern * rule[at, : pattern.shape[-1]]).sum((-1, -2)) for rule in rules.values()]
 
-    sums = _summed(trace, measure)
-    values = {name: total / max(applies[name], 1) for name, total in zip(rules, sums)}
+    totals = _summed(trace, measure)
+    values = {name: total / max(applies[name], 1) for name, total in zip(rules, totals)}
     counts = {name: int(count) for name, count in applies.items()}
     return _by_head(values, {"units": "probability", "n": counts})
 
 
 def retrieval_scores(trace: Trace, needle: slice) -> xr.DataArray:
-    """Which heads copy: of the tokens written from `needle`, for how many a head looked at the very place (layer head).
+    """Which heads copy from `needle`, a slice of the prompt (layer head): the share of copied tokens they attended to.
 
-    A written token is copied if it stands in the needle and nowhere else before it; it counts for the heads whose
-    largest attention, at the position that predicted it, is on that place (arXiv 2404.15574).
+    A generated token counts as copied if it occurs exactly once in the prompt and that place is inside `needle`. A head
+    scores for it if its largest attention, at the position that predicted the token, is on that place (retrieval heads,
+    Wu et al. 2024, arXiv 2404.15574). `attrs["n"]` is the number of copied tokens.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> retrieval_scores(trace, slice(0, trace.prompt_length)).dims
     ('layer', 'head')
 
-    Raises NotRecorded if no token was copied from there, or if the trace holds no patterns.
+    Raises NotRecorded if no token was copied from `needle`, or if the trace holds no patterns.
     """
     tokens = trace.tokens
     inside = range(len(tokens))[needle]
@@ -122,7 +137,7 @@ def retrieval_scores(trace: Trace, needle: slice) -> xr.DataArray:
         if pos >= trace.prompt_length and len(places.get(token, ())) == 1 and places[token][0] in inside
     ]
     if not copied:
-        raise NotRecorded(f"nothing that was written stands in {needle} and nowhere else before: nothing was copied")
+        raise NotRecorded(f"nothing was copied: no generated token occurs in {needle} and nowhere else in the prompt")
     hits = np.zeros((trace.config["n_layers"], trace.config["n_heads"]))
     for layer in range(len(hits)):
         for query, place in copied:
@@ -133,83 +148,89 @@ def retrieval_scores(trace: Trace, needle: slice) -> xr.DataArray:
 
 
 def step_attention(trace: Trace, segments: Sequence[Step | slice] | None = None) -> xr.DataArray:
-    """How much the tokens of one step look at another (layer head step key_step): a mean over queries, a sum over keys.
+    """How much the tokens of one step attend to another step: (layer head step key_step).
 
-    So a row sums to 1 less what went to the sink and to tokens in no step. The segments are the trace's steps, or
-    yours.
+    Each value is a mean over the queries in `step` and a sum over the keys in `key_step`. A row therefore sums to 1
+    minus the attention to the sink and to tokens outside all steps. `segments` are the steps of the trace's chain of
+    thought unless given.
 
     >>> attention = wb.attention.step_attention(wb.trace("What is 12+30?"), [slice(0, 9), slice(9, 18)])
-    >>> attention.dims, float(attention.sel(step=0, key_step=1).max())  # nobody looks ahead
+    >>> attention.dims, float(attention.sel(step=0, key_step=1).max())  # attention is causal
     (('layer', 'head', 'step', 'key_step'), 0.0)
 
-    Raises NotRecorded without segments, or if the trace holds neither patterns nor, for its own steps, record="steps".
+    Raises NotRecorded if there are no segments, or if the trace holds no patterns (and, for its own steps, was not
+    recorded with record="steps").
     """
     dims = ("layer", "head", "step", "key_step")
     if segments is None and "step_attention" in trace:
         values = np.asarray(trace["step_attention"])
     else:
-        cut = segment_slices(trace, segments)
-        if not cut:
-            raise NotRecorded("the trace has no steps, for nothing was thought in it: give `segments`, as slices")
-        size = np.array([len(range(len(trace))[part]) for part in cut])
-        inside = np.zeros((len(trace), len(cut)))
-        for number, part in enumerate(cut):
+        slices = segment_slices(trace, segments)
+        if not slices:
+            raise NotRecorded("this trace has no steps, because it has no chain of thought; give `segments` as slices")
+        size = np.array([len(range(len(trace))[part]) for part in slices])
+        inside = np.zeros((len(trace), len(slices)))
+        for number, part in enumerate(slices):
             inside[part, number] = 1
 
-        def measure(at: np.ndarray, pattern: np.ndarray, sink: np.ndarray) -> list[np.ndarray]:
+        def measure(queries: np.ndarray, pattern: np.ndarray, sink: np.ndarray) -> list[np.ndarray]:
             pooled = pattern @ inside[: pattern.shape[-1]]  # head query key_step
-            return [np.einsum("hqs,qt->hts", pooled, inside[at])]
+            return [np.einsum("hqs,qt->hts", pooled, inside[queries])]
 
         values = _summed(trace, measure)[0] / size[:, None]
     coords = {dim: np.arange(n) for dim, n in zip(dims, values.shape)}
     return xr.DataArray(values, coords, dims, attrs={"long_name": "attention between steps", "units": "probability"})
 
 
-def receiver_heads(attention: xr.DataArray, *, ignore: int = NEAR) -> xr.Dataset:
-    """Which steps are looked back at, and which heads single some out (arXiv 2506.19143), from `step_attention`.
+def receiver_heads(attention: xr.DataArray, *, min_distance: int = MIN_DISTANCE) -> xr.Dataset:
+    """Which steps later steps look back at, and which heads single some out (arXiv 2506.19143), from `step_attention`.
 
-    `vertical` (layer head step): the mean attention of all steps at least `ignore` further on; NaN where there is none.
-    `kurtosis` (layer head): Fisher's, over the steps; large for a head that picks few. One step looked at by n gives
-    (n² - 3n + 3) / (n - 1) - 3.
+    `vertical` (layer head step): mean attention that a step receives from all steps at least `min_distance` later; NaN
+    where there are none. `kurtosis` (layer head): Fisher's excess kurtosis of `vertical` over steps. It is large for a
+    head that attends to few steps. If one of n steps receives all the attention, it is (n² - 3n + 3) / (n - 1) - 3.
+
+    A receiver head shows where attention goes, not that these steps matter for the answer: compare with
+    `wb.reasoning.suppression`.
 
     >>> far = np.zeros((1, 1, 14, 14))
-    >>> far[..., 6] = 1  # all look at step 6
-    >>> found = receiver_heads(xr.DataArray(far, dims=("layer", "head", "step", "key_step")))
-    >>> int(found["vertical"][0, 0].argmax("step")), round(float(found["kurtosis"][0, 0]), 2)
+    >>> far[..., 6] = 1  # all steps attend to step 6
+    >>> receivers = receiver_heads(xr.DataArray(far, dims=("layer", "head", "step", "key_step")))
+    >>> int(receivers["vertical"][0, 0].argmax("step")), round(float(receivers["kurtosis"][0, 0]), 2)
     (6, 5.11)
 
-    Raises ArgumentError if there are fewer than `ignore` + 3 steps.
+    Raises ArgumentError if there are fewer than `min_distance` + 3 steps.
     """
     n = attention.sizes["step"]
-    if n < ignore + 3:
+    if n < min_distance + 3:
         raise ArgumentError(
-            f"{n} steps are too few: the nearest {ignore} do not count, so at least {ignore + 3} are needed."
+            f"{n} steps are too few: with min_distance={min_distance}, at least {min_distance + 3} are needed."
         )
     values = attention.transpose("layer", "head", "step", "key_step").values
     vertical = np.full((*values.shape[:2], n), np.nan)
-    for step in range(n - ignore):
-        vertical[..., step] = values[:, :, step + ignore :, step].mean(-1)
-    known = vertical[..., : n - ignore]
-    apart = known - known.mean(-1, keepdims=True)
-    spread = (apart**2).mean(-1)
+    for step in range(n - min_distance):
+        vertical[..., step] = values[:, :, step + min_distance :, step].mean(-1)
+    defined = vertical[..., : n - min_distance]
+    deviation = defined - defined.mean(-1, keepdims=True)
+    variance = (deviation**2).mean(-1)
     with np.errstate(divide="ignore", invalid="ignore"):
-        kurtosis = np.where(spread > 0, (apart**4).mean(-1) / spread**2 - 3, np.nan)
+        kurtosis = np.where(variance > 0, (deviation**4).mean(-1) / variance**2 - 3, np.nan)
     data = {"vertical": (("layer", "head", "step"), vertical), "kurtosis": (("layer", "head"), kurtosis)}
     coords = {name: np.arange(size) for name, size in zip(("layer", "head", "step"), vertical.shape)}
-    return xr.Dataset(data, coords, {"ignore": ignore, "n": n - ignore})
+    return xr.Dataset(data, coords, {"min_distance": min_distance, "n": n - min_distance})
 
 
 def rollout(trace: Trace) -> xr.DataArray:
-    """How much of each token has flowed into each position by the last layer (query key): rows sum to 1.
+    """Attention rollout (arXiv 2005.00928): how much of each token has flowed into each position by the last layer.
 
-    The product over layers of half the heads' mean pattern and half the residual stream (arXiv 2005.00928); what a head
-    gives to its sink stays where it is.
+    The result (query key) is the product over layers of ½ · (mean pattern of the heads) + ½ · identity, where the
+    identity is for the residual stream. Attention to the sink stays at the query's own position. Rows sum to 1. Rollout
+    ignores values, MLPs and experts: it summarizes attention and does not measure an effect.
 
     >>> flow = rollout(wb.trace("What is 12+30?"))
     >>> bool(np.allclose(flow.sum("key"), 1)), bool(np.allclose(np.triu(flow, 1), 0))
     (True, True)
 
-    Raises NotRecorded if the trace holds no patterns: record="attention" keeps what gives them.
+    Raises NotRecorded if the trace holds no patterns; record="attention" records what they are recomputed from.
     """
     n = len(trace)
     flow = np.eye(n)
@@ -224,15 +245,17 @@ def rollout(trace: Trace) -> xr.DataArray:
 
 
 def _blocks(trace: Trace, layer: int) -> Iterator[tuple[np.ndarray, np.ndarray, np.ndarray]]:
-    """Queries, their patterns (head query key) and sinks (head query), some at a time."""
-    for start in range(0, len(trace), QUERIES):
-        at = np.arange(start, min(start + QUERIES, len(trace)))
-        pattern, sink = patterns.tile(trace, layer, slice(None), slice(start, at[-1] + 1), slice(0, at[-1] + 1))
-        yield at, pattern.astype(np.float64), sink.astype(np.float64)
+    """Queries, their patterns (head query key) and sinks (head query), QUERY_CHUNK queries at a time."""
+    for start in range(0, len(trace), QUERY_CHUNK):
+        queries = np.arange(start, min(start + QUERY_CHUNK, len(trace)))
+        pattern, sink = patterns.tile(
+            trace, layer, slice(None), slice(start, queries[-1] + 1), slice(0, queries[-1] + 1)
+        )
+        yield queries, pattern.astype(np.float64), sink.astype(np.float64)
 
 
 def _summed(trace: Trace, measure: Callable[[np.ndarray, np.ndarray, np.ndarray], list[np.ndarray]]) -> np.ndarray:
-    """What `measure` gives for each block of queries, summed, for all layers (figure layer head …)."""
+    """`measure` of each block of queries, summed over blocks, for all layers: (measure layer head …)."""
     layers = []
     for layer in range(trace.config["n_layers"]):
         total: list[np.ndarray] | None = None
@@ -240,7 +263,7 @@ def _summed(trace: Trace, measure: Callable[[np.ndarray, np.ndarray, np.ndarray]
             part = measure(*block)
             total = part if total is None else [a + b for a, b in zip(total, part)]
         layers.append(total)
-    return np.stack([np.stack(figure) for figure in zip(*layers)])
+    return np.stack([np.stack(values) for values in zip(*layers)])
 
 
 def _by_head(values: dict[str, np.ndarray], attrs: dict) -> xr.Dataset:

@@ -1,7 +1,8 @@
-"""What can be read off a residual stream with a straight line, and how much of that is worth saying.
+"""Linear probes: what can be read linearly from a hook point, next to the baselines without which it means little.
 
-A probe finds something in almost anything: it has as many numbers as the stream is wide. So a figure stands beside what
-the same probe reaches on shuffled labels, on labels that mean nothing but hang on the token, and without the stream.
+A probe has as many weights as the residual stream is wide, so it finds something in almost anything. Its accuracy is
+therefore reported next to that of the same probe on shuffled labels, on a control task (labels drawn at random for each
+token), and to what the tokens and positions predict without the model.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +19,7 @@ from workbench.checks import require
 from workbench.errors import ArgumentError, HookNameError
 from workbench.traces import Trace
 
-CONTROLS = 10  # control tasks that are drawn
+N_CONTROL_TASKS = 10
 Fit = Callable[[np.ndarray, np.ndarray], Any]
 
 
@@ -26,101 +27,125 @@ def linear_probe(
     traces: Sequence[Trace],
     labels: Sequence[Sequence],
     *,
-    at: str = "resid_post",
+    site: str = "resid_post",
     layers: Sequence[int] | None = None,
-    identity: Sequence[Sequence] | None = None,
-    penalty: float = 1.0,
-    folds: int = 5,
-    shuffles: int = 50,
+    token_identity: Sequence[Sequence] | None = None,
+    l2_penalty: float = 1.0,
+    n_folds: int = 5,
+    n_shuffles: int = 50,
     seed: int = 0,
 ) -> xr.Dataset:
-    """How well a linear probe reads a label off each layer, on problems that it was not fitted on.
+    """How well a linear probe predicts a label from each layer, on problems that it was not fitted on.
 
-    `labels` has one list for each trace, and in it one label for each position; positions whose label is None are left
-    out. `at` is any hook point of every layer with one vector a position. The probe is a ridge regression on the
-    classes (scikit-learn's, on standardised numbers, the largest wins). It is fitted on all problems but a fold of
-    them, and tried on that fold; runs with the same question are one problem.
+    The probe is a ridge regression on the one-hot classes (scikit-learn's, on standardized inputs; the class with the
+    largest output is the prediction). Each fold of problems is predicted by a probe fitted on all other problems. Runs
+    with the same question count as one problem.
 
-    `accuracy` (layer), with `low` and `high`, 95 % bounds over problems (Wilson's where all are alike or each problem
-    has one place; otherwise by bootstrap). Beside it: `null`, the 95th percentile on shuffled labels, and `p`, how
-    often the best layer of a shuffle reaches the figure, so that it holds for the best layer too. Labels are dealt out
-    anew within their problem, or among problems if each has one label only (`attrs["shuffled"]`). `control`: the same
-    probe on labels drawn at random for each token, and `selectivity`, accuracy less that (Hewitt and Liang, arXiv
-    1909.03368); NaN if all places have the same token. `baseline`: what token, position and length tell without any
-    model, and `gain` over it with `gain_low` and `gain_high`, by paired bootstrap. For both, `identity` may give
-    something else than the token at the place (the token before it, a name), in lists like `labels`.
+    Args:
+        traces: the runs.
+        labels: one list for each trace, with one label for each position. Positions with the label None are left out.
+        site: a hook point of every layer with one vector per position.
+        layers: the layers; None for all.
+        token_identity: what the control task and the baseline use in place of the token at the position (the token
+            before it, a name), in lists like `labels`.
+        l2_penalty: the strength of the ridge penalty.
+        n_folds: number of cross-validation folds; between 2 and the number of problems.
+        n_shuffles: number of shuffles of the labels. Labels are shuffled within each problem, or among problems if each
+            problem has a single label; `attrs["shuffled"]` says which.
+        seed: of folds, shuffles, control tasks and bootstraps.
 
-    `direction` (layer label d_model) is fitted on all places: along it the label is read. That does not mean that the
-    model reads it there: what can be decoded need not steer. Whether it does is an experiment,
+    Returns:
+        Dataset over (layer), accuracies as shares of positions:
+        `accuracy`, with `low` and `high`, 95 % bounds over problems: by bootstrap, or Wilson's if each problem has one
+        position or if all predictions are right or all wrong;
+        `null`, the 95th percentile with shuffled labels; `p`, how often the best layer of a shuffle reaches the
+        accuracy, so that it also holds for the best layer;
+        `control`, the accuracy on labels drawn at random for each token, and `selectivity`, accuracy - control (Hewitt
+        and Liang 2019, arXiv 1909.03368); NaN if all positions have the same token;
+        `baseline` (no axis), the accuracy from token, position and length of the text, without the model; `gain`,
+        accuracy - baseline, with `gain_low` and `gain_high` by paired bootstrap over problems;
+        `direction` (layer label d_model), the probe's weights, fitted on all positions.
+
+    A high accuracy shows that the label can be decoded there, not that the model uses it. Test that with an experiment,
     `wb.steering.steering_effect`.
 
     >>> traces = [wb.trace(f"What is {n}+30?", record="blocks.*.hook_resid_post", max_tokens=1) for n in range(12, 22)]
-    >>> labels = [[piece == "+" for piece in trace.str_tokens] for trace in traces]
-    >>> found = wb.probes.linear_probe(traces, labels, shuffles=20)
-    >>> found["accuracy"].dims, float(found["accuracy"].max()), found["accuracy"].attrs["n_problems"]
+    >>> labels = [[token == "+" for token in trace.str_tokens] for trace in traces]
+    >>> probe = wb.probes.linear_probe(traces, labels, n_shuffles=20)
+    >>> probe["accuracy"].dims, float(probe["accuracy"].max()), probe["accuracy"].attrs["n_problems"]
     (('layer',), 1.0, 10)
-    >>> float(found["baseline"])  # so this says nothing of the model: which token is a plus is seen without it
+    >>> float(probe["baseline"])  # the tokens alone predict this label, so the accuracy says nothing about the model
     1.0
 
-    Raises ArgumentError if labels and positions are not equally many, with fewer than two labels, or with fewer
-    problems than folds; HookNameError for a point that is not one vector a position; NotRecorded if it was not
-    recorded; MissingDependency without scikit-learn.
+    Raises:
+        ArgumentError: the numbers of labels and positions differ, there are fewer than two different labels, or fewer
+            problems than folds.
+        HookNameError: the site is not one vector per position in every layer.
+        NotRecorded: the site was not recorded.
+        MissingDependency: scikit-learn is not installed.
     """
-    ridge = _ridge(penalty)
-    axis = _axis(at)
-    places = [np.array([i for i, label in enumerate(those) if label is not None], int) for those in labels]
+    ridge = _ridge(l2_penalty)
+    axis = _axis(site)
+    positions = [
+        np.array([i for i, label in enumerate(trace_labels) if label is not None], int) for trace_labels in labels
+    ]
     _same_length(traces, labels, "labels")
-    if identity is not None:
-        _same_length(traces, identity, "identities")
-    label = np.array([str(those[i]) for those, kept in zip(labels, places) for i in kept])
-    known = identity or [trace.tokens for trace in traces]
-    token = np.array([str(those[i]) for those, kept in zip(known, places) for i in kept])
+    if token_identity is not None:
+        _same_length(traces, token_identity, "token_identity")
+    label = np.array([str(trace_labels[i]) for trace_labels, at in zip(labels, positions) for i in at])
+    identities = token_identity or [trace.tokens for trace in traces]
+    token = np.array([str(trace_identities[i]) for trace_identities, at in zip(identities, positions) for i in at])
     _, numbers = np.unique([str(problem(trace)) for trace in traces], return_inverse=True)
-    group = np.concatenate([np.full(len(kept), n) for n, kept in zip(numbers, places)])
-    kinds, y = np.unique(label, return_inverse=True)
+    group = np.concatenate([np.full(len(at), n) for n, at in zip(numbers, positions)])
+    classes, y = np.unique(label, return_inverse=True)
     n_problems = len(np.unique(group))
-    if len(kinds) < 2:
-        raise ArgumentError(f"a probe needs at least two different labels, got {', '.join(map(str, kinds)) or 'none'}.")
-    if not 2 <= folds <= n_problems:
+    if len(classes) < 2:
         raise ArgumentError(
-            f"folds must be between 2 and {n_problems}, the number of problems, got {folds}. Give more traces."
+            f"a probe needs at least two different labels, got {', '.join(map(str, classes)) or 'none'}."
+        )
+    if not 2 <= n_folds <= n_problems:
+        raise ArgumentError(
+            f"n_folds must be between 2 and {n_problems}, the number of problems, got {n_folds}. Give more traces."
         )
 
     rng = np.random.default_rng(seed)
     constant = all(len(set(y[group == g])) == 1 for g in np.unique(group))
-    shuffled = [(_among if constant else _within)(y, group, rng) for _ in range(shuffles)]
-    types, kind_of = np.unique(token, return_inverse=True)
-    controls = [rng.choice(y, len(types))[kind_of] for _ in range(CONTROLS if len(types) > 1 else 0)]
-    tasks = np.stack([y, *shuffled, *controls])  # task place
-    fold = _folds(group, folds, rng)
+    shuffled = [(_shuffled_among if constant else _shuffled_within)(y, group, rng) for _ in range(n_shuffles)]
+    identity_names, identity_index = np.unique(token, return_inverse=True)
+    controls = [
+        rng.choice(y, len(identity_names))[identity_index]
+        for _ in range(N_CONTROL_TASKS if len(identity_names) > 1 else 0)
+    ]
+    tasks = np.stack([y, *shuffled, *controls])  # (task position)
+    fold = _folds(group, n_folds, rng)
 
-    position = np.array([(i, len(t)) for t, kept in zip(traces, places) for i in kept], np.float64)
-    plain = np.concatenate([np.eye(len(types))[kind_of], position], 1)
-    guessed = _held_out(ridge, plain, tasks[:1], len(kinds), fold)[0] == y
-    chosen = range(traces[0].config["n_layers"]) if layers is None else layers
-    figures: dict[str, list[float]] = {name: [] for name in ("accuracy", "low", "high", "control")}
-    gains, chance, directions = [], [], []
-    for layer in tqdm(chosen, desc="probing", unit="layer", leave=False, disable=None):
-        x = np.concatenate([trace[at, layer][kept] for trace, kept in zip(traces, places)]).astype(np.float64)
-        hit = _held_out(ridge, x, tasks, len(kinds), fold) == tasks
+    position = np.array([(i, len(t)) for t, at in zip(traces, positions) for i in at], np.float64)
+    baseline_features = np.concatenate([np.eye(len(identity_names))[identity_index], position], 1)
+    baseline_hit = _cross_predict(ridge, baseline_features, tasks[:1], len(classes), fold)[0] == y
+    layer_list = range(traces[0].config["n_layers"]) if layers is None else layers
+    scores: dict[str, list[float]] = {name: [] for name in ("accuracy", "low", "high", "control")}
+    gains, null_accuracy, directions = [], [], []
+    for layer in tqdm(layer_list, desc="probing", unit="layer", leave=False, disable=None):
+        x = np.concatenate([trace[site, layer][at] for trace, at in zip(traces, positions)]).astype(np.float64)
+        hit = _cross_predict(ridge, x, tasks, len(classes), fold) == tasks
         low, high = _bounds(hit[0], group, seed)
-        found = hit.mean(1)
-        for name, value in (("accuracy", found[0]), ("low", low), ("high", high)):
-            figures[name].append(float(value))
-        figures["control"].append(float(found[1 + shuffles :].mean()) if controls else np.nan)
-        chance.append(found[1 : 1 + shuffles])
-        gains.append(statistics.mean_interval(hit[0].astype(float) - guessed, group, seed=seed))
-        fitted = ridge(x, np.eye(len(kinds))[y])
+        task_accuracy = hit.mean(1)
+        for name, value in (("accuracy", task_accuracy[0]), ("low", low), ("high", high)):
+            scores[name].append(float(value))
+        scores["control"].append(float(task_accuracy[1 + n_shuffles :].mean()) if controls else np.nan)
+        null_accuracy.append(task_accuracy[1 : 1 + n_shuffles])
+        gains.append(statistics.mean_interval(hit[0].astype(float) - baseline_hit, group, seed=seed))
+        fitted = ridge(x, np.eye(len(classes))[y])
         directions.append(fitted[-1].coef_ / fitted[0].scale_)
 
-    accuracy, control = np.array(figures["accuracy"]), np.array(figures["control"])
-    best = np.max(chance, 0)
-    data = {name: ("layer", np.array(values)) for name, values in figures.items()}
+    accuracy, control = np.array(scores["accuracy"]), np.array(scores["control"])
+    best = np.max(null_accuracy, 0)
+    data = {name: ("layer", np.array(values)) for name, values in scores.items()}
     data |= {
         "selectivity": ("layer", accuracy - control),
-        "null": ("layer", np.quantile(chance, 0.95, axis=1)),
-        "p": ("layer", (1 + (best >= accuracy[:, None]).sum(1)) / (shuffles + 1)),
-        "baseline": ((), float(guessed.mean())),
+        "null": ("layer", np.quantile(null_accuracy, 0.95, axis=1)),
+        "p": ("layer", (1 + (best >= accuracy[:, None]).sum(1)) / (n_shuffles + 1)),
+        "baseline": ((), float(baseline_hit.mean())),
         "gain": ("layer", [float(gain.value) for gain in gains]),
         "gain_low": ("layer", [float(gain.low) for gain in gains]),
         "gain_high": ("layer", [float(gain.high) for gain in gains]),
@@ -130,86 +155,89 @@ def linear_probe(
         "units": "share of places",
         "n": len(y),
         "n_problems": n_problems,
-        "n_identities": len(types),
+        "n_identities": len(identity_names),
         "majority": float(np.bincount(y).max() / len(y)),
-        "folds": folds,
-        "shuffles": shuffles,
+        "n_folds": n_folds,
+        "n_shuffles": n_shuffles,
         "shuffled": "among problems" if constant else "within each problem",
     }
-    made = xr.Dataset(data, {"layer": list(chosen), "label": kinds}, attrs)
+    dataset = xr.Dataset(data, {"layer": list(layer_list), "label": classes}, attrs)
     for name in set(data) - {"direction"}:
-        made[name].attrs.update(attrs)
-    return made
+        dataset[name].attrs.update(attrs)
+    return dataset
 
 
-def _ridge(penalty: float) -> Fit:
-    """A function that fits standardised numbers (place feature) to targets (place target)."""
-    ridge = require("sklearn.linear_model", extra="lab").Ridge(penalty)
+def _ridge(l2_penalty: float) -> Fit:
+    """A function that fits a standardized ridge regression of targets (position target) on x (position feature)."""
+    ridge = require("sklearn.linear_model", extra="lab").Ridge(l2_penalty)
     scaler = require("sklearn.preprocessing", extra="lab").StandardScaler()
     pipeline = require("sklearn.pipeline", extra="lab").make_pipeline(scaler, ridge)
     clone = require("sklearn.base", extra="lab").clone
     return lambda x, targets: clone(pipeline).fit(x, targets)
 
 
-def _held_out(fit: Fit, x: np.ndarray, tasks: np.ndarray, n_kinds: int, fold: np.ndarray) -> np.ndarray:
-    """The class of each place (task place) by a probe that was fitted on the other folds.
+def _cross_predict(fit: Fit, x: np.ndarray, tasks: np.ndarray, n_classes: int, fold: np.ndarray) -> np.ndarray:
+    """The predicted class of each position (task position), by a probe fitted on the other folds.
 
-    The regression solves for all tasks at once: hundreds of shuffles cost little more than the labels.
+    One regression solves for all tasks at once, so hundreds of shuffles cost little more than the labels alone.
     """
-    said = np.empty_like(tasks)
-    targets = np.eye(n_kinds)[tasks.T].reshape(len(x), -1)  # place task*kind
-    for out in np.unique(fold):
-        there, rest = fold == out, fold != out
-        scores = fit(x[rest], targets[rest]).predict(x[there])
-        said[:, there] = scores.reshape(-1, len(tasks), n_kinds).argmax(-1).T
-    return said
+    predicted = np.empty_like(tasks)
+    targets = np.eye(n_classes)[tasks.T].reshape(len(x), -1)  # (position task*class)
+    for held_out_fold in np.unique(fold):
+        test, train = fold == held_out_fold, fold != held_out_fold
+        scores = fit(x[train], targets[train]).predict(x[test])
+        predicted[:, test] = scores.reshape(-1, len(tasks), n_classes).argmax(-1).T
+    return predicted
 
 
-def _folds(group: np.ndarray, folds: int, rng: np.random.Generator) -> np.ndarray:
-    """The fold of each place: whole problems, dealt out in turn."""
+def _folds(group: np.ndarray, n_folds: int, rng: np.random.Generator) -> np.ndarray:
+    """The fold of each position. All positions of a problem are in one fold."""
     problems = rng.permutation(np.unique(group))
-    dealt = dict(zip(problems.tolist(), np.arange(len(problems)) % folds))
-    return np.array([dealt[g] for g in group.tolist()])
+    fold_of = dict(zip(problems.tolist(), np.arange(len(problems)) % n_folds))
+    return np.array([fold_of[g] for g in group.tolist()])
 
 
-def _within(y: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    mixed = y.copy()
+def _shuffled_within(y: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Labels shuffled within each problem."""
+    shuffled = y.copy()
     for g in np.unique(group):
-        at = np.flatnonzero(group == g)
-        mixed[at] = y[rng.permutation(at)]
-    return mixed
+        members = np.flatnonzero(group == g)
+        shuffled[members] = y[rng.permutation(members)]
+    return shuffled
 
 
-def _among(y: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    _, first, number = np.unique(group, return_index=True, return_inverse=True)
-    return y[rng.permutation(first)][number]
+def _shuffled_among(y: np.ndarray, group: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The labels of whole problems shuffled among problems; each problem has a single label."""
+    _, first_index, number = np.unique(group, return_index=True, return_inverse=True)
+    return y[rng.permutation(first_index)][number]
 
 
 def _bounds(hit: np.ndarray, group: np.ndarray, seed: int) -> tuple[float, float]:
     n_problems = len(np.unique(group))
     if n_problems == len(hit):
         return statistics.wilson_interval(int(hit.sum()), len(hit))
-    if hit.all() or not hit.any():  # a bootstrap of what is all alike has no width
+    if hit.all() or not hit.any():  # a bootstrap of equal values has no width
         return statistics.wilson_interval(int(hit[0]) * n_problems, n_problems)
     interval = statistics.mean_interval(hit, group, seed=seed)
     return float(interval.low), float(interval.high)
 
 
-def _axis(at: str) -> str:
+def _axis(site: str) -> str:
     """The name of the axis of a hook point's vectors."""
-    axes = hooks.POINTS.get(hooks.full_name(at), ())
-    if "*" not in hooks.full_name(at) or len(axes) != 2 or axes[0] != "pos":
+    axes = hooks.POINTS.get(hooks.full_name(site), ())
+    if "*" not in hooks.full_name(site) or len(axes) != 2 or axes[0] != "pos":
         raise HookNameError(
-            f"{at!r} is not one vector a position in every layer, as 'resid_post' is: its axes are {axes}"
+            f"site must be a hook point with one vector per position in every layer, such as 'resid_post'; "
+            f"{site!r} has the axes {axes}"
         )
     return axes[1]
 
 
-def _same_length(traces: Sequence[Trace], given: Sequence[Sequence], what: str) -> None:
-    if len(given) != len(traces):
-        raise ArgumentError(f"{what} must be one list for each of the {len(traces)} traces, got {len(given)} lists.")
-    for trace, those in zip(traces, given):
-        if len(those) != len(trace):
+def _same_length(traces: Sequence[Trace], values: Sequence[Sequence], name: str) -> None:
+    if len(values) != len(traces):
+        raise ArgumentError(f"{name} must be one list for each of the {len(traces)} traces, got {len(values)} lists.")
+    for trace, row in zip(traces, values):
+        if len(row) != len(trace):
             raise ArgumentError(
-                f"{what} must be one for each of the {len(trace)} positions (None leaves it out), got {len(those)}."
+                f"{name} must have one entry for each of the {len(trace)} positions (None: left out), got {len(row)}."
             )

@@ -1,11 +1,11 @@
-"""How sure a figure is: intervals over prompts, tests that know how many there are, entropies without their bias.
+"""Statistics: intervals over prompts, tests that account for their number, entropies corrected for bias.
 
-The unit of replication is the prompt, not the token: tokens of one text say much the same, and counting them as if they
-did not makes anything significant. So what resamples here resamples clusters. The same seed gives the same numbers.
+The unit of replication is the prompt, not the token. Tokens of one text are alike, and counting them as independent
+makes anything significant. Resampling therefore resamples clusters. The same seed gives the same numbers.
 
-What scipy has is scipy's: Wilson's interval, quantiles, ranks, false discovery rates, entropies. Ours are what it lacks
-or defines otherwise: resampling of clusters, Westfall and Young's adjustment, corrections of bias, and `_t` and
-`jensen_shannon`.
+Where scipy has a function, it is used: Wilson's interval, quantiles, ranks, false discovery rates, entropies. This
+module has what scipy lacks or defines differently: cluster resampling, Westfall and Young's adjustment, bias
+corrections, `_t` and `jensen_shannon`.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,18 +17,23 @@ from scipy import special
 
 from workbench.errors import ArgumentError
 
-RESAMPLES = 2000
+RESAMPLES = 2000  # bootstrap resamples and sign flips, by default
 BITS = 1 / log(2)  # nats to bits
 
 
 class Interval(NamedTuple):
-    """A figure, the bounds between which it lies with probability `level`, and what that rests on."""
+    """An estimate with its confidence interval at `level`, and the numbers of observations and clusters behind it.
+
+    >>> interval = mean_interval(np.array([1.0, 0.0, 1.0, 0.0]))
+    >>> float(interval.value), interval.n, interval.level
+    (0.5, 4, 0.95)
+    """
 
     value: np.ndarray | float
     low: np.ndarray | float
     high: np.ndarray | float
     n: int  # observations
-    n_clusters: int  # of them, how many are independent
+    n_clusters: int  # independent groups among them
     level: float
 
 
@@ -36,7 +41,7 @@ class Interval(NamedTuple):
 
 
 def wilson_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, float]:
-    """Wilson's score interval of a share: between which bounds the true one lies (Wilson 1927).
+    """Wilson's score interval for a proportion: (low, high) at confidence `level` (Wilson 1927).
 
     >>> [round(bound, 3) for bound in wilson_interval(95, 100)]
     [0.888, 0.978]
@@ -59,17 +64,28 @@ def mean_interval(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """The mean over the first axis, with a cluster bootstrap interval for each cell of the others.
+    """The mean over the first axis with a cluster bootstrap interval, for each cell of the other axes.
 
-    `clusters` says which observations belong together (the prompt of each); without it each stands alone. Clusters are
-    drawn with replacement, all their observations with them. The percentiles are widened for few clusters as Student's
-    t is against the normal (Hesterberg 2015, doi 10.1080/00031305.2015.1089789), which plain percentiles are not.
+    Clusters are drawn with replacement, together with all their observations. For few clusters the percentiles are
+    widened as Student's t is compared with the normal distribution, because plain percentiles are too narrow then
+    (Hesterberg 2015, doi 10.1080/00031305.2015.1089789).
+
+    Args:
+        values: observations along the first axis.
+        clusters: which observations belong together (the prompt of each); None: each is independent.
+        level: the confidence level.
+        seed: of the resampling.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        Interval with `value`, `low` and `high` in the shape of one observation.
 
     >>> interval = mean_interval(np.array([1.0, 1.0, 0.0, 0.0]), ["a", "a", "b", "b"])
     >>> float(interval.value), interval.n, interval.n_clusters
     (0.5, 4, 2)
 
-    Raises ArgumentError without observations, or if `clusters` are not as many as they are.
+    Raises:
+        ArgumentError: there are no observations, or `clusters` has another length.
     """
     values = np.asarray(values, np.float64)
     number, n_clusters = _clusters(len(values), clusters)
@@ -92,46 +108,58 @@ def bootstrap_interval(
     seed: int = 0,
     resamples: int = RESAMPLES,
 ) -> Interval:
-    """The same for any statistic: a function from the numbers of the observations, some of them repeated, to a figure.
+    """A cluster bootstrap interval for any statistic.
+
+    Args:
+        statistic: a function from the row numbers of a resample (some repeated) to the estimate.
+        n: number of observations.
+        clusters: which observations belong together (the prompt of each); None: each is independent.
+        level: the confidence level.
+        seed: of the resampling.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        Interval with the statistic of all rows and its bounds, widened for few clusters as in `mean_interval`.
 
     >>> x, y = np.arange(20.0), np.arange(20.0) ** 2
     >>> interval = bootstrap_interval(lambda rows: np.corrcoef(x[rows], y[rows])[0, 1], len(x))
     >>> bool(interval.low < interval.value < interval.high)
     True
 
-    Raises ArgumentError as `mean` does.
+    Raises:
+        ArgumentError: there are no observations, or `clusters` has another length.
     """
     number, n_clusters = _clusters(n, clusters)
     members = [np.flatnonzero(number == cluster) for cluster in range(n_clusters)]
     rng = np.random.default_rng(seed)
-    again = []
+    resampled = []
     for _ in range(resamples):
         drawn = rng.integers(0, n_clusters, n_clusters)
-        again.append(statistic(np.concatenate([members[cluster] for cluster in drawn])))
-    low, high = np.nanquantile(np.asarray(again, np.float64), _tails(level, n_clusters), axis=0)
+        resampled.append(statistic(np.concatenate([members[cluster] for cluster in drawn])))
+    low, high = np.nanquantile(np.asarray(resampled, np.float64), _tails(level, n_clusters), axis=0)
     return Interval(statistic(np.arange(n)), low, high, n, n_clusters, level)
 
 
 def _clusters(n: int, clusters: Sequence | np.ndarray | None) -> tuple[np.ndarray, int]:
     """The number of each observation's cluster, and how many clusters there are."""
     if n == 0:
-        raise ArgumentError("there are no observations: give at least one.")
+        raise ArgumentError("there are no observations; give at least one")
     if clusters is None:
         return np.arange(n), n
     if len(clusters) != n:
-        raise ArgumentError(f"clusters must be one for each of the {n} observations, got {len(clusters)}.")
+        raise ArgumentError(f"clusters must have one entry for each of the {n} observations, got {len(clusters)}.")
     names, number = np.unique(np.asarray(clusters), return_inverse=True)
     return number, len(names)
 
 
 def _draws(n_clusters: int, resamples: int, seed: int) -> np.ndarray:
-    """How often each cluster is in each resample, resample cluster."""
+    """How often each cluster is in each resample: (resample cluster)."""
     rng = np.random.default_rng(seed)
     return rng.multinomial(n_clusters, np.full(n_clusters, 1 / n_clusters), size=resamples).astype(np.float64)
 
 
 def _tails(level: float, n_clusters: int) -> tuple[float, float]:
-    """The percentiles to read, wider for few clusters."""
+    """The quantiles of the bootstrap distribution that bound the interval, wider for few clusters."""
     if n_clusters < 2:
         return 0.0, 1.0
     wide = sqrt(n_clusters / (n_clusters - 1)) * _t(level, n_clusters - 1)
@@ -146,8 +174,8 @@ def _z(level: float) -> float:
 def _t(level: float, freedom: int) -> float:
     """Student's t, by its expansion around the normal (Abramowitz and Stegun 26.7.5).
 
-    Not `scipy.special.stdtrit`, which is exact: from 15 clusters on they agree to 5 digits, but the bounds of every
-    interval that was published would change in the last ones.
+    `scipy.special.stdtrit` is exact. From 15 clusters on the two agree to 5 digits, but switching would change the last
+    digits of every published interval.
     """
     z, v = _z(level), freedom
     return (
@@ -162,36 +190,41 @@ def _t(level: float, freedom: int) -> float:
 
 
 def sign_flip_test(differences: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """p-values of paired differences (unit, test…), each test for itself: were the signs by chance?
+    """Two-sided p-values of paired differences (unit, test…) by random sign flips, each test on its own.
 
-    Under the null a unit's difference may as well have the other sign. Two-sided; the smallest that can come out is
-    1 / (resamples + 1).
+    Under the null, each unit's difference could equally have the opposite sign. The statistic is |t|. The smallest
+    possible p is 1 / (resamples + 1). Units are prompts; for many tests at once use `westfall_young`.
 
     >>> float(sign_flip_test(np.array([1.0, 2.0, 1.5, 1.0, 2.5, 1.2, 0.8, 1.1]))) < 0.02
     True
+
+    Raises ArgumentError for fewer than 2 units.
     """
     observed, flipped = _flips(differences, seed, resamples)
     return (1 + (flipped >= observed - 1e-12).sum(0)) / (resamples + 1)
 
 
 def westfall_young(differences: np.ndarray, *, seed: int = 0, resamples: int = RESAMPLES) -> np.ndarray:
-    """p-values of many tests at once (unit, test…), adjusted so that one false alarm in all has that probability.
+    """p-values of many tests at once (unit, test…), adjusted for the family-wise error rate (Westfall and Young 1993).
 
-    Each is compared with the largest |t| of all tests under flipped signs (Westfall and Young 1993), which knows how
-    the tests hang together; a test without any difference has p = 1.
+    Each |t| is compared with the largest |t| of all tests under random sign flips of whole units, which accounts for
+    the dependence between tests. The probability of one or more false positives among all tests is at most the
+    threshold. A test without any difference has p = 1.
 
     >>> rng = np.random.default_rng(0)
     >>> differences = rng.normal(size=(20, 50)) + 3 * (np.arange(50) == 7)
     >>> np.flatnonzero(westfall_young(differences) < 0.05).tolist()
     [7]
+
+    Raises ArgumentError for fewer than 2 units.
     """
     observed, flipped = _flips(differences, seed, resamples)
-    most = flipped.reshape(resamples, -1).max(1)
-    return (1 + (most.reshape(-1, *(1 for _ in observed.shape)) >= observed - 1e-12).sum(0)) / (resamples + 1)
+    maximum = flipped.reshape(resamples, -1).max(1)
+    return (1 + (maximum.reshape(-1, *(1 for _ in observed.shape)) >= observed - 1e-12).sum(0)) / (resamples + 1)
 
 
 def _flips(differences: np.ndarray, seed: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
-    """|t| as observed (test…), and with the signs of whole units at random (resample test…)."""
+    """|t| as observed (test…), and with random signs of whole units (resample test…)."""
     differences = np.asarray(differences, np.float64)
     n = len(differences)
     if n < 2:
@@ -208,55 +241,62 @@ def _flips(differences: np.ndarray, seed: int, resamples: int) -> tuple[np.ndarr
 
 
 def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
-    """q-values of Benjamini and Hochberg (1995): call all below 0.05, and 5 % of those are false at most, on average.
+    """q-values of Benjamini and Hochberg (1995), in the shape of `p`: they control the false discovery rate.
+
+    If all tests with q below 0.05 are called significant, at most 5 % of them are false positives on average.
 
     >>> benjamini_hochberg(np.array([0.01, 0.04, 0.03, 0.5])).round(3).tolist()
     [0.04, 0.053, 0.053, 0.5]
 
-    Raises ArgumentError for what is no p-value.
+    Raises ArgumentError if a p-value is not between 0 and 1.
     """
     from scipy.stats import false_discovery_control
 
     p = np.asarray(p, np.float64)
     if not ((p >= 0) & (p <= 1)).all():
-        raise ArgumentError("p-values must be between 0 and 1, and none may be NaN: leave out tests without a result.")
+        raise ArgumentError("p-values must be between 0 and 1 and not NaN; leave out tests without a result")
     return false_discovery_control(p.ravel()).reshape(p.shape)
 
 
 def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
-    """How well scores tell the true from the rest: the probability that a true one has the larger score; ties half.
+    """Area under the ROC curve: the probability that a true item has a larger score than a false one; ties count half.
+
+    0.5 is chance.
 
     >>> auroc(np.array([0.1, 0.4, 0.35, 0.8]), np.array([False, False, True, True]))
     0.75
 
-    NaN if a score is NaN. Raises ArgumentError unless there are both true ones and others.
+    NaN if a score is NaN. Raises ArgumentError unless `truth` has both true and false items.
     """
     from scipy.stats import rankdata
 
     scores, truth = np.asarray(scores, np.float64).ravel(), np.asarray(truth, bool).ravel()
     n_true, n_rest = int(truth.sum()), int((~truth).sum())
     if not n_true or not n_rest:
-        raise ArgumentError(f"truth must hold some of both, true and false, got {n_true} true and {n_rest} false.")
+        raise ArgumentError(f"truth must have both true and false items, got {n_true} true and {n_rest} false")
     ranks = rankdata(scores)
     return float((ranks[truth].sum() - n_true * (n_true + 1) / 2) / (n_true * n_rest))
 
 
-def minimum_detectable_effect(n: int, share: float = 0.5, *, power: float = 0.8, level: float = 0.95) -> float:
-    """The smallest difference between two shares, of `n` trials each, that is found with that power.
+def minimum_detectable_effect(n: int, proportion: float = 0.5, *, power: float = 0.8, level: float = 0.95) -> float:
+    """The smallest difference between two proportions of `n` trials each that a test detects with probability `power`.
+
+    By the normal approximation, for proportions near `proportion`, where the default 0.5 is the hardest case.
 
     >>> [round(minimum_detectable_effect(n), 2) for n in (20, 50, 100, 400)]
     [0.44, 0.28, 0.2, 0.1]
     """
-    return (_z(level) + float(special.ndtri(power))) * sqrt(2 * share * (1 - share) / n)
+    return (_z(level) + float(special.ndtri(power))) * sqrt(2 * proportion * (1 - proportion) / n)
 
 
 # -- information ------------------------------------------------------------------------------------------------------
 
 
 def entropy(counts: np.ndarray, axis: int = -1, *, correct: bool = True) -> np.ndarray:
-    """Entropy of what was counted, in nats; `correct` adds Miller and Madow's (k - 1) / 2n for the k seen.
+    """Entropy in nats of counts along an axis, by default with the Miller-Madow bias correction (k - 1) / 2n.
 
-    What is counted seldom looks less even than it is: 100 draws from 32 equal values lose 0.15 nats.
+    k is the number of categories seen and n the total count. Without `correct`, small samples look less even than they
+    are: 100 draws from 32 equal values lose 0.15 nats. NaN where the total is 0.
 
     >>> float(entropy(np.array([5, 5]), correct=False).round(4)), float(entropy(np.array([5, 5])).round(4))
     (0.6931, 0.7431)
@@ -269,74 +309,88 @@ def entropy(counts: np.ndarray, axis: int = -1, *, correct: bool = True) -> np.n
     return np.where(n.squeeze(axis) > 0, plain + bias * correct, np.nan)
 
 
-def mutual_information(x: np.ndarray, y: np.ndarray, given: np.ndarray | None = None) -> float:
-    """I(x; y), or I(x; y | given), in bits, from counts, uncorrected for bias: see `shuffled_mutual_information`.
+def mutual_information(x: np.ndarray, y: np.ndarray, condition: np.ndarray | None = None) -> float:
+    """Mutual information I(x; y) in bits, or I(x; y | condition), estimated from counts.
+
+    The estimate is biased upward for few observations. `shuffled_mutual_information` gives the bias and the null.
 
     >>> x = np.array([0, 0, 1, 1])
-    >>> mutual_information(x, x), mutual_information(x, np.array([0, 1, 0, 1])), mutual_information(x, x, given=x)
+    >>> mutual_information(x, x), mutual_information(x, np.array([0, 1, 0, 1])), mutual_information(x, x, condition=x)
     (1.0, 0.0, 0.0)
     """
     x, y = np.asarray(x), np.asarray(y)
-    told = 0.0
-    for stratum in _strata(len(x), given):
+    nats = 0.0
+    for stratum in _strata(len(x), condition):
         table = _table(x[stratum], y[stratum])
         parts = (table.sum(1), table.sum(0), table.ravel())
         a, b, both = (float(entropy(part, correct=False)) for part in parts)
-        told += len(stratum) / len(x) * (a + b - both)
-    return max(told, 0.0) * BITS
+        nats += len(stratum) / len(x) * (a + b - both)
+    return max(nats, 0.0) * BITS
 
 
 def shuffled_mutual_information(
     x: np.ndarray,
     y: np.ndarray,
-    given: np.ndarray | None = None,
+    condition: np.ndarray | None = None,
     *,
     clusters: Sequence | np.ndarray | None = None,
-    shuffles: int = 100,
+    n_shuffles: int = 100,
     seed: int = 0,
 ) -> np.ndarray:
-    """I(x; y | given) in bits, as often as said, with y in random order (within each value of `given`): the null.
+    """The null of `mutual_information`: I(x; y | condition) in bits, for each of `n_shuffles` shuffles of y.
 
-    Its mean is the bias of the plain figure; the share of it that reaches the figure is the p-value, if observations
-    are independent. Where they are not, `clusters` says which belong together (the prompt of each): then whole clusters
-    exchange their values of y, in the order in which they stand, each begun at a random place and repeated as far as
-    needed. So what neighbors share, and what a whole cluster shares, is in the null too.
+    Its mean is the bias of the plain estimate. The share of shuffles that reach the estimate is its p-value if
+    observations are independent. If they are not, give `clusters`: then whole clusters exchange their values of y. The
+    values keep their order, start at a random place, and are repeated as often as needed. The null then also contains
+    what neighbors share and what a whole cluster shares.
+
+    Args:
+        x: one value for each observation.
+        y: the same; shuffled.
+        condition: the same; y is shuffled within each of its values.
+        clusters: the cluster of each observation (its prompt); None: each observation is independent.
+        n_shuffles: number of shuffles.
+        seed: of the shuffles.
+
+    Returns:
+        Array (n_shuffles) of mutual informations in bits.
 
     >>> x = np.arange(200) % 4
     >>> bool(mutual_information(x, x) > shuffled_mutual_information(x, x).max())
     True
-    >>> prompts = np.repeat(np.arange(4), 50)  # one value a prompt: of four prompts nothing can be said
+    >>> prompts = np.repeat(np.arange(4), 50)  # one value per prompt, so n is 4 and nothing is significant
     >>> null = shuffled_mutual_information(prompts, prompts % 2, clusters=prompts)
     >>> float((null >= mutual_information(prompts, prompts % 2)).mean())
     1.0
 
-    Raises ArgumentError if `clusters` are not as many as the observations.
+    Raises:
+        ArgumentError: `clusters` has another length than the observations.
     """
     rng = np.random.default_rng(seed)
-    y, strata = np.asarray(y), _strata(len(x), given)
+    y, strata = np.asarray(y), _strata(len(x), condition)
     number, n_clusters = _clusters(len(y), clusters)
     members = [[stratum[number[stratum] == c] for c in np.unique(number[stratum])] for stratum in strata]
     nulls = []
-    for _ in range(shuffles):
-        mixed = y.copy()
+    for _ in range(n_shuffles):
+        shuffled = y.copy()
         if clusters is None:
             for stratum in strata:
-                mixed[stratum] = y[rng.permutation(stratum)]
+                shuffled[stratum] = y[rng.permutation(stratum)]
         else:
             rank = rng.permutation(n_clusters)  # one order for all strata: a cluster's values move together
             for groups in members:
                 order = sorted(range(len(groups)), key=lambda i: rank[number[groups[i][0]]])
                 for group, source in zip(groups, (groups[i] for i in order)):
-                    begin = rng.integers(len(source))
-                    mixed[group] = y[source[(begin + np.arange(len(group))) % len(source)]]
-        nulls.append(mutual_information(x, mixed, given))
+                    offset = rng.integers(len(source))
+                    shuffled[group] = y[source[(offset + np.arange(len(group))) % len(source)]]
+        nulls.append(mutual_information(x, shuffled, condition))
     return np.array(nulls)
 
 
 def jensen_shannon(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
-    """Jensen-Shannon divergence of two distributions (or counts) in bits: 0 for equal, 1 for disjoint.
+    """Jensen-Shannon divergence of two distributions (or counts) along an axis, in bits: 0 equal, 1 disjoint.
 
-    (`scipy.spatial.distance.jensenshannon` is its square root, and takes rows of one length along one axis only.)
+    `scipy.spatial.distance.jensenshannon` is its square root and takes rows of one length along one axis only.
 
     >>> float(jensen_shannon(np.array([1, 0]), np.array([0, 1])))
     1.0
@@ -348,11 +402,11 @@ def jensen_shannon(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
     return np.maximum(h[0] - (h[1] + h[2]) / 2, 0) * BITS
 
 
-def _strata(n: int, given: np.ndarray | None) -> list[np.ndarray]:
-    if given is None:
+def _strata(n: int, condition: np.ndarray | None) -> list[np.ndarray]:
+    if condition is None:
         return [np.arange(n)]
-    given = np.asarray(given)
-    return [np.flatnonzero(given == value) for value in np.unique(given)]
+    condition = np.asarray(condition)
+    return [np.flatnonzero(condition == value) for value in np.unique(condition)]
 
 
 def _table(x: np.ndarray, y: np.ndarray) -> np.ndarray:

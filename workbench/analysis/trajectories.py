@@ -1,7 +1,7 @@
-"""The way a chain of thought takes through the residual stream, drawn on axes that other problems gave.
+"""The path of a chain of thought through the residual stream, on axes fitted on other problems.
 
-Axes fitted on the very path that they show would make any walk look like a journey: the first two components of a
-random walk are half a cosine each (arXiv 1806.08805). So a basis remembers its problems, and refuses to show them.
+Axes fitted on the path itself make any walk look structured: the first two principal components of a random walk are
+half a cosine each (arXiv 1806.08805). A basis therefore records its problems and refuses to show them.
 """
 
 import hashlib
@@ -19,172 +19,220 @@ Segments = Sequence[Step | slice]
 
 
 def resid_basis(
-    traces: Sequence[Trace], segments: Sequence[Segments] | None = None, *, n: int = 3, at: str = "resid_post"
+    traces: Sequence[Trace],
+    segments: Sequence[Segments] | None = None,
+    *,
+    n_components: int = 3,
+    site: str = "resid_post",
 ) -> xr.Dataset:
-    """The directions in which steps of reasoning differ most, layer by layer: for `resid_trajectory` of other problems.
+    """The directions in which reasoning steps differ most, layer by layer: a basis for `resid_trajectory`.
 
-    A principal component analysis of the steps' means, one row a step; `segments` gives other stretches than the steps
-    of the analysis channel, one list for each trace (slices of one position each fit it on tokens). `mean` (layer
-    d_model); `direction` (layer component d_model), unit vectors at right angles, the largest first, each turned so
-    that the problems go along it from their first step to their last; `explained` (layer component), its share of the
-    variance between steps.
+    This is a principal component analysis of the mean residual streams of the steps, with one row per step.
 
-    >>> asked = [f"Mod 10: a={n}, b=a+4, c=b*2. Find c." for n in range(4)]
-    >>> traces = [wb.trace(wb.chat(q, reasoning="high"), record="blocks.*.hook_resid_post") for q in asked]
-    >>> basis = wb.residual.resid_basis(traces, n=2)
+    Args:
+        traces: runs of the problems to fit on.
+        segments: other segments than the steps of the analysis channel, one list for each trace. Slices of one position
+            each fit the basis on tokens.
+        n_components: number of components; at most the number of steps - 1.
+        site: a hook point of every layer with one vector per position.
+
+    Returns:
+        Dataset over (layer):
+        `mean` (layer d_model), the mean over steps;
+        `direction` (layer component d_model), orthonormal vectors in order of variance, with signs chosen so that the
+        problems on average move in the positive direction from first to last step;
+        `explained` (layer component), each component's share of the variance between steps.
+        `attrs["problems"]` are hashes of the problems, by which `resid_trajectory` refuses them.
+
+    >>> questions = [f"Mod 10: a={n}, b=a+4, c=b*2. Find c." for n in range(4)]
+    >>> traces = [wb.trace(wb.chat(q, reasoning="high"), record="blocks.*.hook_resid_post") for q in questions]
+    >>> basis = wb.residual.resid_basis(traces, n_components=2)
     >>> basis["direction"].dims, basis.attrs["n_problems"]
     (('layer', 'component', 'd_model'), 4)
 
-    Raises NotRecorded if `at` was not recorded or there are no steps, ArgumentError if `n` components need more steps.
+    Raises:
+        NotRecorded: `site` was not recorded, or there are no steps.
+        ArgumentError: there are too few steps for `n_components`.
     """
     if not traces or (segments is not None and len(segments) != len(traces)):
-        raise ArgumentError(f"give at least one trace, and one list of segments for each: got {len(traces)} traces.")
-    lists = [_spots(trace, None if segments is None else segments[i]) for i, trace in enumerate(traces)]
+        raise ArgumentError(f"give at least one trace, and one list of segments for each; got {len(traces)} traces.")
+    lists = [_positions(trace, None if segments is None else segments[i]) for i, trace in enumerate(traces)]
     rows = sum(map(len, lists))
-    means, components, shares = [], [], []
+    means, components, explained = [], [], []
     for layer in range(traces[0].config["n_layers"]):
-        paths = [_means(trace[at, layer], spots) for trace, spots in zip(traces, lists)]
+        paths = [_means(trace[site, layer], segment_positions) for trace, segment_positions in zip(traces, lists)]
         x = np.concatenate(paths)
-        if not 0 < n <= min(rows - 1, x.shape[1]):
+        if not 0 < n_components <= min(rows - 1, x.shape[1]):
             raise ArgumentError(
-                f"{n} components need more than {n} steps of at least {n} numbers, got {rows} steps of {x.shape[1]}. "
-                "Give more traces or a smaller n."
+                f"{n_components} components need more than {n_components} steps of at least {n_components} numbers, "
+                f"got {rows} steps of {x.shape[1]}. "
+                "Give more traces or a smaller n_components."
             )
-        _, size, axes = np.linalg.svd(x - x.mean(0), full_matrices=False)
-        along = np.mean([path[-1] - path[0] for path in paths], 0) @ axes[:n].T
+        _, singular_values, axes = np.linalg.svd(x - x.mean(0), full_matrices=False)
+        drift = np.mean([path[-1] - path[0] for path in paths], 0) @ axes[:n_components].T
         means.append(x.mean(0))
-        components.append(np.where(along < 0, -1, 1)[:, None] * axes[:n])
-        shares.append(size[:n] ** 2 / max(float((size**2).sum()), 1e-300))
+        components.append(np.where(drift < 0, -1, 1)[:, None] * axes[:n_components])
+        explained.append(singular_values[:n_components] ** 2 / max(float((singular_values**2).sum()), 1e-300))
     data = {
         "mean": (("layer", "d_model"), np.stack(means)),
         "direction": (("layer", "component", "d_model"), np.stack(components)),
-        "explained": (("layer", "component"), np.stack(shares)),
+        "explained": (("layer", "component"), np.stack(explained)),
     }
-    marks = sorted({_mark(trace) for trace in traces})
-    attrs = {"at": at, "n": rows, "n_problems": len(marks), "problems": marks}
-    found = xr.Dataset(data, {"layer": np.arange(len(means)), "component": np.arange(n)}, attrs)
-    found["explained"].attrs["units"] = "share of variance"
-    return found
+    problem_hashes = sorted({_problem_hash(trace) for trace in traces})
+    attrs = {"site": site, "n": rows, "n_problems": len(problem_hashes), "problems": problem_hashes}
+    dataset = xr.Dataset(data, {"layer": np.arange(len(means)), "component": np.arange(n_components)}, attrs)
+    dataset["explained"].attrs["units"] = "share of variance"
+    return dataset
 
 
 def resid_trajectory(
-    trace: Trace, basis: xr.Dataset, segments: Segments | None = None, *, shuffles: int = 1000, seed: int = 0
+    trace: Trace, basis: xr.Dataset, segments: Segments | None = None, *, n_shuffles: int = 1000, seed: int = 0
 ) -> xr.Dataset:
-    """The path of a run along the components of a basis that other problems gave.
+    """The path of a run's steps along the components of a basis that was fitted on other problems.
 
-    `path` (layer step component) are the means of steps, or of `segments`; `tokens` (layer pos component) all
-    positions, in the units of the residual stream. `explained` (layer component) is the share of the variance between
-    this run's own steps that lies along each: small, if other problems go other ways. `progress` is the rank
-    correlation of the place along a component with the order of the steps, 1 if each goes further, and `p` how often
-    steps in random order do as well in either direction; NaN below three steps.
+    Args:
+        trace: a run of a problem that is not in the basis.
+        basis: from `resid_basis`.
+        segments: other segments than the steps of the analysis channel.
+        n_shuffles: random orders of the steps for `p`.
+        seed: of these orders.
 
-    >>> asked = [f"Mod 10: a={n}, b=a+4, c=b*2. Find c." for n in range(4)]
-    >>> traces = [wb.trace(wb.chat(q, reasoning="high"), record="blocks.*.hook_resid_post") for q in asked]
-    >>> walk = wb.residual.resid_trajectory(traces[0], wb.residual.resid_basis(traces[1:], n=2))
-    >>> walk["path"].dims, walk.sizes["step"] == len(wb.steps(traces[0]))
+    Returns:
+        Dataset over (layer):
+        `path` (layer step component), the step means, in units of the residual stream;
+        `tokens` (layer pos component), the same for all positions;
+        `explained` (layer component), the share of the variance between this run's steps along each component. It is
+        small if other problems move in other directions;
+        `progress` (layer component), the rank correlation (Spearman) of position along the component with step number;
+        `p` (layer component), how often steps in random order have an absolute correlation as large. Both are NaN for
+        fewer than three steps.
+        The coordinates `start` and `stop` (step) are the steps' token positions.
+
+    A path describes what changes from step to step in general, including position in the text. It does not show that
+    the model uses these directions.
+
+    >>> questions = [f"Mod 10: a={n}, b=a+4, c=b*2. Find c." for n in range(4)]
+    >>> traces = [wb.trace(wb.chat(q, reasoning="high"), record="blocks.*.hook_resid_post") for q in questions]
+    >>> path = wb.residual.resid_trajectory(traces[0], wb.residual.resid_basis(traces[1:], n_components=2))
+    >>> path["path"].dims, path.sizes["step"] == len(wb.steps(traces[0]))
     (('layer', 'step', 'component'), True)
 
-    Raises ArgumentError if the problem was in the fit, or for a basis of another width; NotRecorded as `resid_basis`
-    does.
+    Raises:
+        ArgumentError: the basis was fitted on this problem, or on another width.
+        NotRecorded: as for `resid_basis`.
     """
-    if _mark(trace) in basis.attrs["problems"]:
+    if _problem_hash(trace) in basis.attrs["problems"]:
         raise ArgumentError(
-            f"this problem is one of the {basis.attrs['n_problems']} that the basis was fitted on, so its path would "
-            "look better than it is: fit the basis on other problems"
+            f"the basis was fitted on {basis.attrs['n_problems']} problems including this one, so its path would look "
+            "better than it is; fit the basis on other problems"
         )
-    spots, at = _spots(trace, segments), basis.attrs["at"]
-    everywhere, paths, shares = [], [], []
+    segment_positions, site = _positions(trace, segments), basis.attrs["site"]
+    token_paths, paths, explained = [], [], []
     for layer in basis["layer"].values:
-        x = np.asarray(trace[at, int(layer)], np.float64)
+        x = np.asarray(trace[site, int(layer)], np.float64)
         if x.shape[1] != basis.sizes["d_model"]:
             raise ArgumentError(
-                f"the basis has d_model={basis.sizes['d_model']} and this trace {x.shape[1]}: fit it on its own traces."
+                f"the basis has d_model={basis.sizes['d_model']} and this trace has {x.shape[1]}; "
+                "fit a basis on traces of this model."
             )
         axes = basis["direction"].sel(layer=layer).values
-        centre = basis["mean"].sel(layer=layer).values
-        means = _means(x, spots)
-        own = means - means.mean(0)
+        center = basis["mean"].sel(layer=layer).values
+        means = _means(x, segment_positions)
+        centered = means - means.mean(0)
         with np.errstate(divide="ignore", invalid="ignore"):
-            shares.append(((own @ axes.T) ** 2).sum(0) / (own**2).sum())
-        everywhere.append((x - centre) @ axes.T)
-        paths.append((means - centre) @ axes.T)
+            explained.append(((centered @ axes.T) ** 2).sum(0) / (centered**2).sum())
+        token_paths.append((x - center) @ axes.T)
+        paths.append((means - center) @ axes.T)
     path = np.stack(paths)
-    progress, p = _progress(path, shuffles, seed)
+    progress, p = _progress(path, n_shuffles, seed)
     data = {
         "path": (("layer", "step", "component"), path),
-        "tokens": (("layer", "pos", "component"), np.stack(everywhere)),
-        "explained": (("layer", "component"), np.stack(shares)),
+        "tokens": (("layer", "pos", "component"), np.stack(token_paths)),
+        "explained": (("layer", "component"), np.stack(explained)),
         "progress": (("layer", "component"), progress),
         "p": (("layer", "component"), p),
     }
     coords = {
         "layer": basis["layer"].values,
         "component": basis["component"].values,
-        "start": ("step", [spot[0] for spot in spots]),
-        "stop": ("step", [spot[-1] + 1 for spot in spots]),
+        "start": ("step", [positions[0] for positions in segment_positions]),
+        "stop": ("step", [positions[-1] + 1 for positions in segment_positions]),
     }
-    attrs = {"at": at, "n_problems": basis.attrs["n_problems"], "shuffles": shuffles}
-    found = xr.Dataset(data, coords, attrs)
+    attrs = {"site": site, "n_problems": basis.attrs["n_problems"], "n_shuffles": n_shuffles}
+    dataset = xr.Dataset(data, coords, attrs)
     for name, units in (("path", "1"), ("tokens", "1"), ("explained", "share of variance"), ("progress", "1")):
-        found[name].attrs["units"] = units
-    return found
+        dataset[name].attrs["units"] = units
+    return dataset
 
 
 def step_cosine(
-    trace: Trace, segments: Segments | None = None, *, basis: xr.Dataset | None = None, at: str = "resid_post"
+    trace: Trace, segments: Segments | None = None, *, basis: xr.Dataset | None = None, site: str = "resid_post"
 ) -> xr.DataArray:
-    """How alike in direction the residual streams of two steps are, by their means (layer step key_step): 1 is alike.
+    """Cosine similarity of the mean residual streams of two steps (layer step key_step); 1 means the same direction.
 
-    All steps share a large part, so plain cosines are near 1; with `basis` (see `resid_basis`) the mean of other
-    problems' steps is taken away first, and its `at` is used. Neighbours stand beside the diagonal, which is 1.
+    All steps share a large component, so plain cosines are near 1. With `basis`, the mean step of other problems is
+    subtracted first. The diagonal is 1.
+
+    Args:
+        trace: the run.
+        segments: other segments than the steps of the analysis channel.
+        basis: from `resid_basis`, fitted on other problems; its site is used.
+        site: a hook point of every layer with one vector per position, if there is no `basis`.
+
+    Returns:
+        DataArray (layer step key_step) of cosines. `attrs["center"]` says what was subtracted.
 
     >>> trace = wb.trace(wb.chat("What is 12+30?", reasoning="high"), record="blocks.*.hook_resid_post")
     >>> cosine = wb.residual.step_cosine(trace)
     >>> cosine.dims, bool(np.allclose(np.diagonal(cosine, axis1=1, axis2=2), 1))
     (('layer', 'step', 'key_step'), True)
 
-    Raises ArgumentError if the problem was in the fit, NotRecorded as `resid_basis` does.
+    Raises:
+        ArgumentError: the basis was fitted on this problem.
+        NotRecorded: as for `resid_basis`.
     """
     if basis is not None:
-        if _mark(trace) in basis.attrs["problems"]:
-            raise ArgumentError("this problem is one of those that the basis was fitted on: fit it on other problems")
-        at = basis.attrs["at"]
-    spots, values = _spots(trace, segments), []
+        if _problem_hash(trace) in basis.attrs["problems"]:
+            raise ArgumentError("the basis was fitted on this problem; fit it on other problems")
+        site = basis.attrs["site"]
+    segment_positions, values = _positions(trace, segments), []
     for layer in range(trace.config["n_layers"]):
-        means = _means(trace[at, layer], spots)
+        means = _means(trace[site, layer], segment_positions)
         if basis is not None:
             means = means - basis["mean"].sel(layer=layer).values
         with np.errstate(divide="ignore", invalid="ignore"):
             unit = means / np.linalg.norm(means, axis=-1, keepdims=True)
         values.append(unit @ unit.T)
     dims = ("layer", "step", "key_step")
-    centred = "the mean step of other problems" if basis is not None else "0"
-    attrs = {"long_name": "cosine", "units": "1", "at": at, "centre": centred}
+    subtracted = "the mean step of other problems" if basis is not None else "0"
+    attrs = {"long_name": "cosine", "units": "1", "site": site, "center": subtracted}
     return xr.DataArray(np.stack(values), {"layer": np.arange(len(values))}, dims, attrs=attrs)
 
 
-def _spots(trace: Trace, segments: Segments | None) -> list[np.ndarray]:
-    """The positions of each part."""
-    every = np.arange(len(trace))
-    spots = [every[slice(part.start, part.stop)] for part in (steps(trace) if segments is None else segments)]
-    if not spots or not all(map(len, spots)):
+def _positions(trace: Trace, segments: Segments | None) -> list[np.ndarray]:
+    """The positions of each segment."""
+    all_positions = np.arange(len(trace))
+    segment_positions = [
+        all_positions[slice(part.start, part.stop)] for part in (steps(trace) if segments is None else segments)
+    ]
+    if not segment_positions or not all(map(len, segment_positions)):
         raise NotRecorded(
-            "the trace has no steps (nothing was thought in it), or a part is empty: give `segments`, as slices"
+            "this trace has no steps (no chain of thought), or a segment is empty; give `segments` as slices"
         )
-    return spots
+    return segment_positions
 
 
-def _means(x: np.ndarray, spots: list[np.ndarray]) -> np.ndarray:
-    return np.stack([x[spot].mean(0, dtype=np.float64) for spot in spots])
+def _means(x: np.ndarray, segment_positions: list[np.ndarray]) -> np.ndarray:
+    return np.stack([x[positions].mean(0, dtype=np.float64) for positions in segment_positions])
 
 
-def _mark(trace: Trace) -> str:
-    """What a basis remembers of a problem."""
+def _problem_hash(trace: Trace) -> str:
+    """The hash by which a basis recognizes a problem."""
     return hashlib.sha256(repr(problem(trace)).encode()).hexdigest()[:16]
 
 
-def _progress(path: np.ndarray, shuffles: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Spearman's correlation with the order of the steps (layer component), and how often chance reaches it."""
+def _progress(path: np.ndarray, n_shuffles: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Spearman's correlation with the order of the steps (layer component), and its p-value under shuffled orders."""
     n = path.shape[1]
     if n < 3:
         empty = np.full((len(path), path.shape[2]), np.nan)
@@ -194,6 +242,6 @@ def _progress(path: np.ndarray, shuffles: int, seed: int) -> tuple[np.ndarray, n
     size = (order**2).sum()
     rho = np.einsum("lsc,s->lc", ranks, order) / size
     rng = np.random.default_rng(seed)
-    mixed = np.stack([rng.permutation(order) for _ in range(shuffles)])
-    chance = np.einsum("lsc,rs->rlc", ranks, mixed) / size
-    return rho, (1 + (np.abs(chance) >= np.abs(rho) - 1e-12).sum(0)) / (shuffles + 1)
+    shuffled_orders = np.stack([rng.permutation(order) for _ in range(n_shuffles)])
+    null_rho = np.einsum("lsc,rs->rlc", ranks, shuffled_orders) / size
+    return rho, (1 + (np.abs(null_rho) >= np.abs(rho) - 1e-12).sum(0)) / (n_shuffles + 1)

@@ -1,4 +1,4 @@
-"""Activation patching: values of one run are put into another, place by place, and an metric is read off."""
+"""Activation patching: values of one run are copied into another, one site at a time, and a metric is measured."""
 
 import os
 from collections.abc import Callable, Iterator, Sequence
@@ -13,167 +13,202 @@ from tqdm.auto import tqdm
 from workbench import hooks
 from workbench.errors import HookNameError, PromptError
 from workbench.experiments.cached_run import CachedRun, SingleHookTap
-from workbench.experiments.checkpoint import SweepCheckpoint, of_model
+from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.model.gpt_oss import unembed
 from workbench.model.model import Model, Prompt
 from workbench.recording.taps import Recorder
 from workbench.taps import Chain
 
-ROWS = 32  # places that are patched in one pass, at most
-WORK = 1 << 22  # numbers of one residual stream in a pass, at most
-Outcome = Callable[[Tensor], Tensor]  # logits of the last position (batch d_vocab) -> batch
+MAX_ROWS = 32  # patches in one pass, at most
+MAX_ELEMENTS_PER_PASS = 1 << 22  # elements of one residual stream in a pass, at most
+Metric = Callable[[Tensor], Tensor]  # logits of the last position (batch d_vocab) -> batch
 
 
 @dataclass(frozen=True)
 class LogitDiff:
-    """By how much the next token is rather `one` than `other`: the difference of their logits."""
+    """The logit of `token` minus that of `other`, as a metric of the logits at the last position."""
 
-    one: int
+    token: int
     other: int
 
     def __call__(self, logits: Tensor) -> Tensor:
-        return logits[:, self.one] - logits[:, self.other]
+        return logits[:, self.token] - logits[:, self.other]
 
 
-def logit_diff(model: Model, one: str | int, other: str | int) -> LogitDiff:
-    """An metric for sweeps: the logit of one next token less that of another, given as texts or ids.
+def logit_diff(model: Model, token: str | int, other: str | int) -> LogitDiff:
+    """A metric for patching experiments: the logit of one next token minus that of another, given as texts or ids.
 
     >>> wb.patching.logit_diff(model, "7", "8")
-    LogitDiff(one=22, other=23)
+    LogitDiff(token=22, other=23)
 
-    Raises PromptError for a text that is not one token.
+    Raises PromptError for a text that is not exactly one token.
     """
-    return LogitDiff(token_id(model, one), token_id(model, other))
+    return LogitDiff(token_id(model, token), token_id(model, other))
 
 
 def token_id(model: Model, token: str | int) -> int:
-    """The id of one token, given as a text or as that. Raises PromptError for a text that is not one token."""
+    """The id of a token given as text or id. Raises PromptError for a text that is not exactly one token."""
     if not isinstance(token, str):
         return int(token)
     if model.tokenizer is None:
-        raise PromptError(f"this model has no tokenizer: give the id of {token!r}")
+        raise PromptError(f"this model has no tokenizer; give the id of token {token!r}")
     ids = model.tokenizer.encode(token)
     if len(ids) != 1:
-        raise PromptError(f"{token!r} is {len(ids)} tokens, and an metric is about one: {ids}")
+        raise PromptError(
+            f"token {token!r} is {len(ids)} tokens ({ids}); a metric needs a single token. Pass one of these ids."
+        )
     return ids[0]
 
 
 def two_prompts(model: Model, clean: Prompt, corrupted: Prompt) -> tuple[list[int], list[int], int]:
-    """The tokens of the corrupted and of the clean prompt, and the first position where they differ.
+    """The token ids of the corrupted and of the clean prompt, and the first position where they differ.
 
-    Raises PromptError if they are not equally long or do not differ.
+    Raises PromptError if they differ in length or do not differ at all.
     """
-    ours, theirs = model.to_tokens(corrupted), model.to_tokens(clean)
-    if len(ours) != len(theirs):
+    corrupted_ids, clean_ids = model.to_tokens(corrupted), model.to_tokens(clean)
+    if len(corrupted_ids) != len(clean_ids):
         raise PromptError(
-            f"the clean prompt has {len(theirs)} tokens and the corrupted one {len(ours)}: make them equal"
+            f"the clean prompt has {len(clean_ids)} tokens and the corrupted one {len(corrupted_ids)}; "
+            "make them equally long"
         )
-    first = next((i for i, (a, b) in enumerate(zip(ours, theirs)) if a != b), None)
+    first = next((i for i, (a, b) in enumerate(zip(corrupted_ids, clean_ids)) if a != b), None)
     if first is None:
-        raise PromptError("the two prompts are the same, so nothing can be patched")
-    return ours, theirs, first
+        raise PromptError("the two prompts are the same, so there is nothing to patch")
+    return corrupted_ids, clean_ids, first
 
 
 def activation_patching(
     model: Model,
     clean: Prompt,
     corrupted: Prompt,
-    metric: Outcome,
+    metric: Metric,
     *,
     site: str = "resid_pre",
     positions: Sequence[int] | None = None,
     by_head: bool = False,
     resume: str | os.PathLike[str] | None = None,
 ) -> xr.DataArray:
-    """What each place carries (layer pos): the metric with that place's value taken from the clean run.
+    """How much of a metric each position or head restores when its value is copied in from the clean run.
 
-    Both prompts have equally many tokens. 0 is the metric of the corrupted run, 1 that of the clean one; `attrs` hold
-    both as they are. `site` is any hook point with an axis of positions; `positions` are those that differ unless
-    given: what is equal in both up to a place is equal at that place. With `by_head` (sites with an axis of heads) the
-    heads are patched one by one, at all these positions together (layer head).
+    The result is normalized: 0 is the metric of the corrupted run, 1 that of the clean run. Values outside this range
+    are possible. A high value shows that the value at this site is sufficient to restore the metric in this pair of
+    prompts. It does not show that the site is necessary, nor that it generalizes to other prompts.
 
-    `resume` is a file that keeps finished cells: the same sweep, asked for again, goes on from there.
+    Args:
+        model: the model. Edits in force apply to both runs.
+        clean: the prompt that values are copied from.
+        corrupted: the prompt that is run, with as many tokens.
+        metric: a function from logits (batch d_vocab) at the last position to values (batch), such as
+            `wb.patching.logit_diff`.
+        site: a hook point of every layer with an axis of positions.
+        positions: the positions to patch; those from the first difference on unless given. Before it, both runs are
+            equal.
+        by_head: patch each head on its own, at all `positions` together, for sites with an axis of heads.
+        resume: a file that keeps finished cells. The same call continues from it after an interruption.
 
-    A pass starts at its place, with the keys and values before it and the residual stream below it as they were.
+    Returns:
+        DataArray (layer pos), or (layer head) with `by_head`, as a share of the difference between the two runs.
+        `attrs["clean"]` and `attrs["corrupted"]` are the unnormalized metrics.
 
     >>> gap = wb.patching.logit_diff(model, "8", "7")
     >>> clean, corrupted = (model.to_tokens(f"What is 12+{n}?") for n in (36, 35))
     >>> sweep = wb.patching.activation_patching(model, clean, corrupted, gap)
-    >>> sweep.dims, bool(np.isclose(sweep[0, 0], 1, atol=1e-3))  # the only token that differs carries all, at first
+    >>> sweep.dims, bool(np.isclose(sweep[0, 0], 1, atol=1e-3))  # the only different token restores all of it
     (('layer', 'pos'), True)
 
-    Raises PromptError if the prompts are not equally long or do not differ, HookNameError for a site without positions,
-    ResumeError if the file holds another sweep.
+    Raises:
+        PromptError: the prompts differ in length or do not differ at all.
+        HookNameError: the site has no positions, or no heads with `by_head`.
+        ResumeError: the file holds another sweep.
+
+    See Meng et al. 2022 (arXiv 2202.05262), and Zhang and Nanda 2023 (arXiv 2309.16042) for metrics and corruptions.
     """
     point = hooks.full_name(site)
     axes = hooks.axes(point)
     if "*" not in point or "pos" not in axes or (by_head and "head" not in axes):
-        want = "heads" if by_head else "positions, in every layer"
-        raise HookNameError(f"{site!r} has the axes {' '.join(axes)}; a sweep here needs {want}")
-    ours, theirs, first = two_prompts(model, clean, corrupted)
-    at = np.arange(first, len(ours)) if positions is None else np.asarray(positions, int)
+        needed = "an axis of heads" if by_head else "positions in every layer"
+        raise HookNameError(f"site {site!r} has the axes {' '.join(axes)}; activation patching needs {needed}")
+    corrupted_ids, clean_ids, first = two_prompts(model, clean, corrupted)
+    patched = np.arange(first, len(corrupted_ids)) if positions is None else np.asarray(positions, int)
     c = model.config
     points = [hooks.at_layer(point, layer) for layer in range(c.n_layers)]
     last = hooks.at_layer("blocks.*.hook_resid_post", c.n_layers - 1)
-    asked = {"what": "activation_patching", "clean": theirs, "corrupted": ours, "metric": metric, "site": point}
-    asked |= {"positions": at.tolist(), "by_head": by_head}
+    inputs = {
+        "what": "activation_patching",
+        "clean": clean_ids,
+        "corrupted": corrupted_ids,
+        "metric": metric,
+        "site": point,
+    }
+    inputs |= {"positions": patched.tolist(), "by_head": by_head}
     with (
         model.interruptible() as flag,
         torch.inference_mode(),
-        SweepCheckpoint(resume, of_model(model) | asked) as cells,
+        SweepCheckpoint(resume, model_inputs(model) | inputs) as cells,
     ):
-        base, other = CachedRun(model, ours), CachedRun(model, theirs, points)
-        ends = [metric(reading.logits(slice(-1, None))[:, 0])[0].item() for reading in (base, other)]
-        shape = (c.n_layers, c.n_heads if by_head else len(at))
+        corrupted_run, clean_run = CachedRun(model, corrupted_ids), CachedRun(model, clean_ids, points)
+        baselines = [metric(run.logits(slice(-1, None))[:, 0])[0].item() for run in (corrupted_run, clean_run)]
+        shape = (c.n_layers, c.n_heads if by_head else len(patched))
         values = np.zeros(shape)
-        todo = [(layer, part) for layer in range(c.n_layers) for part in _parts(base, shape[1], at, by_head)]
-        for layer, part in tqdm(todo, desc="patching", unit="pass", leave=False, disable=None):
+        batches = [
+            (layer, batch)
+            for layer in range(c.n_layers)
+            for batch in _batches(corrupted_run, shape[1], patched, by_head)
+        ]
+        for layer, batch in tqdm(batches, desc="patching", unit="pass", leave=False, disable=None):
             flag.check()
-            numbers = [layer * shape[1] + i for i in range(shape[1])[part]]
-            if all(number in cells for number in numbers):
-                values[layer, part] = [cells[number] for number in numbers]
+            cell_ids = [layer * shape[1] + i for i in range(shape[1])[batch]]
+            if all(cell_id in cells for cell_id in cell_ids):
+                values[layer, batch] = [cells[cell_id] for cell_id in cell_ids]
                 continue
-            start = int(at.min()) if by_head else int(at[part].min())
-            n = len(range(shape[1])[part])
-            tap = _Place(points[layer], other.seen[points[layer]], start, part, at, by_head)
-            cache = base.cache.fork(n, start)
-            resid = base.resid(layer)[:, start:].expand(n, -1, -1)
-            seen = Recorder([last], device=model.device)
-            model.forward_from(resid, layer, Chain(tap, seen), cache, slice(0, 0))
-            logits = unembed(c, model.weights, seen[last][:, -1:])[:, 0]
-            values[layer, part] = metric(logits).double().cpu().numpy()
-            for number, value in zip(numbers, values[layer, part]):
-                cells.put(number, value)
-    scaled = (values - ends[0]) / (ends[1] - ends[0])
+            start = int(patched.min()) if by_head else int(patched[batch].min())
+            n = len(range(shape[1])[batch])
+            tap = _PatchTap(points[layer], clean_run.seen[points[layer]], start, batch, patched, by_head)
+            cache = corrupted_run.cache.fork(n, start)
+            resid = corrupted_run.resid(layer)[:, start:].expand(n, -1, -1)
+            recorder = Recorder([last], device=model.device)
+            model.forward_from(resid, layer, Chain(tap, recorder), cache, slice(0, 0))
+            logits = unembed(c, model.weights, recorder[last][:, -1:])[:, 0]
+            values[layer, batch] = metric(logits).double().cpu().numpy()
+            for cell_id, value in zip(cell_ids, values[layer, batch]):
+                cells.put(cell_id, value)
+    scaled = (values - baselines[0]) / (baselines[1] - baselines[0])
     dims = ("layer", "head" if by_head else "pos")
-    coords = {"layer": np.arange(c.n_layers), dims[1]: np.arange(c.n_heads) if by_head else at}
+    coords = {"layer": np.arange(c.n_layers), dims[1]: np.arange(c.n_heads) if by_head else patched}
     attrs = {"long_name": f"{site} from the clean run", "units": "share of the gap", "site": site}
-    return xr.DataArray(scaled, coords, dims, attrs=attrs | {"corrupted": ends[0], "clean": ends[1]})
+    return xr.DataArray(scaled, coords, dims, attrs=attrs | {"corrupted": baselines[0], "clean": baselines[1]})
 
 
-class _Place(SingleHookTap):
-    """Row i of the pass takes the clean value at its own place: one position, or one head at all positions."""
+class _PatchTap(SingleHookTap):
+    """Row i of the pass gets the clean value at one position, or in one head at all positions."""
 
-    def __init__(self, name: str, clean: Tensor, start: int, part: slice, at: np.ndarray, by_head: bool):
-        self.name, self.clean, self.start, self.part, self.at, self.by_head = name, clean, start, part, at, by_head
+    def __init__(self, name: str, clean: Tensor, start: int, part: slice, positions: np.ndarray, by_head: bool):
+        self.name, self.clean, self.start, self.part, self.at, self.by_head = (
+            name,
+            clean,
+            start,
+            part,
+            positions,
+            by_head,
+        )
 
     def changed(self, x: Tensor) -> Tensor:
         if self.by_head:
-            here = torch.as_tensor(self.at, device=x.device)
+            positions = torch.as_tensor(self.at, device=x.device)
             for row, head in enumerate(range(x.shape[2])[self.part]):
-                x[row, here - self.start, head] = self.clean[0, here, head]
+                x[row, positions - self.start, head] = self.clean[0, positions, head]
         else:
-            here = torch.as_tensor(self.at[self.part], device=x.device)
-            x[torch.arange(len(here), device=x.device), here - self.start] = self.clean[0, here]
+            positions = torch.as_tensor(self.at[self.part], device=x.device)
+            x[torch.arange(len(positions), device=x.device), positions - self.start] = self.clean[0, positions]
         return x
 
 
-def _parts(base: CachedRun, n: int, at: np.ndarray, by_head: bool) -> Iterator[slice]:
-    """Places side by side in one pass: neighbours, so that what they share is read once."""
+def _batches(base: CachedRun, n: int, positions: np.ndarray, by_head: bool) -> Iterator[slice]:
+    """Which patches run in one pass: neighbors, so that the positions before them are computed once."""
     width = base.model.config.d_model
-    begin = 0
-    while begin < n:
-        left = len(base) - int(at.min() if by_head else at[begin:].min())
-        rows = max(1, min(ROWS, WORK // (left * width)))
-        yield slice(begin, min(begin + rows, n))
-        begin += rows
+    start = 0
+    while start < n:
+        n_pos = len(base) - int(positions.min() if by_head else positions[start:].min())
+        rows = max(1, min(MAX_ROWS, MAX_ELEMENTS_PER_PASS // (n_pos * width)))
+        yield slice(start, min(start + rows, n))
+        start += rows

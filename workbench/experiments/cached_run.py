@@ -1,7 +1,7 @@
-"""One pass over a text, and what later passes need of it: keys and values, residual streams, routes.
+"""One forward pass over a text, with what later passes reuse: KV cache, residual streams and routing.
 
-An edit at a layer and a position changes nothing before that position and below that layer. So a pass with an edit
-starts from what was read: from the cache, cut back to the position, and from the residual stream of the layer.
+An edit at a layer and position changes nothing at earlier positions or in lower layers. A pass with such an edit can
+therefore start from the cache, cut back to the position, and from the residual stream of the layer.
 """
 
 from collections.abc import Iterable, Sequence
@@ -19,11 +19,11 @@ from workbench.model.prefill import chunks
 from workbench.recording.taps import Recorder
 from workbench.taps import Chain, Tap
 
-LOGITS = 64  # positions whose logits are held at a time
+LOGIT_CHUNK = 64  # positions whose logits are in memory at a time
 
 
 class SingleHookTap(Tap):
-    """Changes a copy of the value at one hook point, and nothing else."""
+    """Changes a copy of the value at one hook point and leaves all others as they are."""
 
     name: str
 
@@ -34,15 +34,16 @@ class SingleHookTap(Tap):
         return self.changed(x.clone()) if name == self.name else x
 
     def changed(self, x: Tensor) -> Tensor:
-        """What the pass goes on with; `x` may be written into."""
+        """The value with which the pass continues. May modify `x`."""
         raise NotImplementedError
 
 
 class CachedRun:
-    """A text that was read under the edits in force: its cache, and what was kept of it, batch axis first.
+    """A forward pass over a text under the edits in force: its KV cache and recorded values, with the batch axis first.
 
-    What enters each layer and the experts that ran are always kept; `record` names more hook points. What enters is
-    what the layer before it left: a pass that starts there meets the edits at the layer's own hook points once.
+    The input of each layer and the experts that ran are always recorded; `record` names more hook points. The input of
+    a layer is recorded as the output of the layer before it, so a pass that starts there applies the edits at the
+    layer's own hook points once.
     """
 
     @torch.inference_mode()
@@ -50,9 +51,9 @@ class CachedRun:
         model.check_prompt(tokens)
         self.model, self.tokens = model, list(tokens)
         self.cache = KVCache(model.config)
-        wanted = ["blocks.*.hook_resid_post", "blocks.*.mlp.hook_expert_indices"]
-        wanted = [hooks.at_layer(point, layer) for point in wanted for layer in range(model.config.n_layers)]
-        self.seen = Recorder(["hook_embed", *wanted, *record], device=model.device)
+        points = ["blocks.*.hook_resid_post", "blocks.*.mlp.hook_expert_indices"]
+        points = [hooks.at_layer(point, layer) for point in points for layer in range(model.config.n_layers)]
+        self.seen = Recorder(["hook_embed", *points, *record], device=model.device)
         ids = torch.tensor([self.tokens], device=model.device)
         for start, stop in chunks(len(self.tokens)):
             model.forward(ids[:, start:stop], self.seen, self.cache, slice(0, 0))
@@ -61,7 +62,7 @@ class CachedRun:
         return len(self.tokens)
 
     def resid(self, layer: int) -> Tensor:
-        """The residual stream that enters a layer, or that the last one leaves (batch pos d_model)."""
+        """The residual stream before a layer; for layer n_layers, after the last layer (batch pos d_model)."""
         return self.seen["hook_embed" if layer == 0 else hooks.at_layer("blocks.*.hook_resid_post", layer - 1)]
 
     def routes(self, layer: int) -> Tensor:
@@ -69,27 +70,27 @@ class CachedRun:
         return self.seen[hooks.at_layer("blocks.*.mlp.hook_expert_indices", layer)]
 
     def logits(self, at: slice = slice(None)) -> Tensor:
-        """Predictions at some positions (batch pos d_vocab)."""
+        """Logits at some positions (batch pos d_vocab)."""
         return unembed(self.model.config, self.model.weights, self.resid(self.model.config.n_layers)[:, at])
 
     def rerun_from(self, start: int, tap: Tap, *, n: int = 1, record: Iterable[str] = ()) -> Recorder:
-        """Reads from position `start` on once more, under `tap`, in `n` rows; what is before is as it was.
+        """Reruns positions from `start` on under `tap`, in `n` identical rows; earlier ones come from the cache.
 
-        The last residual stream and the routes are kept, and the hook points in `record`.
+        Records the final residual stream, the experts that ran, and the hook points in `record`.
         """
         model, last = self.model, self.model.config.n_layers - 1
-        wanted = [hooks.at_layer("blocks.*.mlp.hook_expert_indices", layer) for layer in range(model.config.n_layers)]
-        seen = Recorder([*wanted, hooks.at_layer("blocks.*.hook_resid_post", last), *record], device=model.device)
+        points = [hooks.at_layer("blocks.*.mlp.hook_expert_indices", layer) for layer in range(model.config.n_layers)]
+        recorder = Recorder([*points, hooks.at_layer("blocks.*.hook_resid_post", last), *record], device=model.device)
         cache = self.cache.fork(n, start)
         ids = torch.tensor([self.tokens[start:]], device=model.device).expand(n, -1)
-        model.forward(ids, Chain(tap, seen), cache, slice(0, 0))
-        return seen
+        model.forward(ids, Chain(tap, recorder), cache, slice(0, 0))
+        return recorder
 
 
 def divergence(model: Model, p: Tensor, q: Tensor) -> Tensor:
-    """KL(p || q) in nats of what two last residual streams predict (batch pos d_model each): batch pos."""
-    found = []
-    for start in range(0, p.shape[1], LOGITS):
-        a, b = (log_softmax(unembed(model.config, model.weights, x[:, start : start + LOGITS])) for x in (p, q))
-        found.append(kl_divergence(a, b))
-    return torch.cat(found, 1) if found else p.new_zeros(p.shape[:2])
+    """KL(p || q) in nats (batch pos) of the predictions from two final residual streams (batch pos d_model)."""
+    kl_chunks = []
+    for start in range(0, p.shape[1], LOGIT_CHUNK):
+        a, b = (log_softmax(unembed(model.config, model.weights, x[:, start : start + LOGIT_CHUNK])) for x in (p, q))
+        kl_chunks.append(kl_divergence(a, b))
+    return torch.cat(kl_chunks, 1) if kl_chunks else p.new_zeros(p.shape[:2])

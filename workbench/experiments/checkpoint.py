@@ -1,4 +1,4 @@
-"""The cells of a sweep that are finished, kept in one file, so that an interrupted sweep goes on where it was."""
+"""Saves the finished cells of a sweep in one file, so that an interrupted sweep can continue."""
 
 import json
 import os
@@ -16,22 +16,22 @@ from workbench.model.model import Model
 from workbench.paths import expanded
 from workbench.text import visible
 
-EVERY = 2.0  # seconds between two writings: what a killed process loses at most
+SAVE_INTERVAL = 2.0  # seconds between saves: the most a killed process loses
 KIND = "finished cells of a sweep"
 
 
 class SweepCheckpoint:
-    """`with SweepCheckpoint(path, inputs) as cells:` holds the results of a sweep by cell, and saves them.
+    """`with SweepCheckpoint(path, inputs) as cells:` stores a sweep's values by cell number, and saves them.
 
-    The file is written anew every few seconds, when the block is left in any way, and always by one rename; without a
-    path nothing is written. `inputs` are all that the numbers depend on, by name.
+    The file is saved every few seconds and when the block ends for any reason, each time by an atomic rename. Without a
+    path nothing is saved. `inputs` are all values, by name, that the results depend on.
 
     >>> with SweepCheckpoint(None, {"tokens": [1, 2]}) as cells:
     ...     cells.put(3, np.array([0.5, 0.25]))
     ...     3 in cells, 4 in cells, cells[3].tolist()
     (True, False, [0.5, 0.25])
 
-    Raises ResumeError for a file with the cells of other inputs, and for one that is something else; it stays as it is.
+    Raises ResumeError if the file holds another sweep or is not such a file. The file is then left unchanged.
     """
 
     def __init__(self, path: str | os.PathLike[str] | None, inputs: Mapping[str, Any]):
@@ -42,7 +42,7 @@ class SweepCheckpoint:
         if self.path is not None:
             if self.path.exists():
                 self._cells = self._read(self.path)
-            self._write()  # a place that cannot be written is refused now, not after hours
+            self._write()  # fails now, not after hours, if the path is not writable
 
     def __enter__(self) -> "SweepCheckpoint":
         return self
@@ -58,23 +58,23 @@ class SweepCheckpoint:
 
     def put(self, cell: int, values: np.ndarray | float) -> None:
         self._cells[str(cell)] = np.asarray(values, np.float64).tolist()
-        if time.monotonic() - self._written > EVERY:
+        if time.monotonic() - self._written > SAVE_INTERVAL:
             self._write()
 
     def _read(self, path: Path) -> dict[str, Any]:
         try:
-            held = json.loads(path.read_text("utf-8"))
-            kind, inputs, cells = held["kind"], dict(held["inputs"]), dict(held["cells"])
+            content = json.loads(path.read_text("utf-8"))
+            kind, inputs, cells = content["kind"], dict(content["inputs"]), dict(content["cells"])
         except (ValueError, KeyError, TypeError):
             kind, inputs, cells = None, {}, {}
         if kind != KIND:
-            raise ResumeError(f"{visible(str(path))} does not hold {KIND}: give another path as `resume`")
+            raise ResumeError(f"{visible(str(path))} does not hold {KIND}; pass another path as `resume`")
         if inputs != self.inputs:
             names = sorted({*inputs, *self.inputs})
-            other = [visible(name) for name in names if inputs.get(name) != self.inputs.get(name)]
+            different = [visible(name) for name in names if inputs.get(name) != self.inputs.get(name)]
             raise ResumeError(
-                f"{visible(str(path))} holds the cells of another sweep; other than here are: {', '.join(other)}. Give "
-                f"another path as `resume`, or ask what was asked then"
+                f"{visible(str(path))} holds the cells of another sweep; these inputs differ: {', '.join(different)}. "
+                f"Pass another path as `resume`, or repeat the call with the same inputs"
             )
         return cells
 
@@ -85,7 +85,7 @@ class SweepCheckpoint:
         atomic_write(self.path, json.dumps({"kind": KIND, "inputs": self.inputs, "cells": self._cells}))
 
 
-def of_model(model: Model) -> dict[str, Any]:
-    """What every figure of a model depends on: its weights, how it computes, and the edits in force."""
+def model_inputs(model: Model) -> dict[str, Any]:
+    """The inputs of every measurement of a model: weights, dtype, device and the edits in force."""
     edits = [edit.describe()["identity"] for edit in model.active_edits()]
     return {"weights": model.digest, "dtype": model.dtype_name, "device": model.device, "edits": edits}

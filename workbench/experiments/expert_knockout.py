@@ -1,4 +1,4 @@
-"""What is missed when an expert is taken away, in four ways that are not the same."""
+"""Expert knockout: how much predictions change if an expert is removed, in four ways that are not equivalent."""
 
 from collections.abc import Sequence
 
@@ -19,75 +19,83 @@ from workbench.taps import Chain
 from workbench.traces import Trace
 
 MODES = ("mask", "zero", "renorm", "mean")
-WORK = 1 << 22  # numbers of one residual stream in a pass, at most
+MAX_ELEMENTS_PER_PASS = 1 << 22  # elements of one residual stream in a pass, at most
 
 
 def expert_knockout(
     model: Model, trace: Trace, layer: int, experts: Sequence[int] | None = None, *, mode: str = "mask"
 ) -> xr.Dataset:
-    """How much worse each expert of a layer could be spared (expert), read over a text.
+    """How much predictions change when one expert of a layer is removed, for each expert, over a text.
 
-    `kl` is the mean of KL(as it was || without it) over all positions, in nats; `chosen` at how many positions the
-    expert runs: where none, `kl` is exactly 0. Compare an expert with others of like load, which is what an expert of
-    this layer is worth by being used as often. Modes:
+    A large effect may only mean that the expert runs often. Compare an expert with others of similar `chosen`.
 
-    * `mask`: it is never chosen; the next best runs in its place, with weights made anew.
-    * `zero`: what it writes is dropped, the others keep their weights.
-    * `renorm`: it is dropped, and the others share its weight.
-    * `mean`: it writes what it writes on average, over the positions of this text where it runs.
+    Args:
+        model: the model.
+        trace: the text.
+        layer: the layer.
+        experts: the experts to remove, one at a time; None for all.
+        mode: "mask" removes it from the router's choice, so that the next best expert runs and weights are recomputed;
+            "zero" drops its output and leaves the other weights; "renorm" drops it and rescales the other weights to
+            the same sum; "mean" replaces its output by its mean output over the positions of this text where it runs.
+
+    Returns:
+        Dataset over (expert):
+        `kl`, the mean over positions of KL(unedited || without it), in nats; exactly 0 if the expert never runs;
+        `chosen`, the number of positions where it runs.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> found = wb.patching.expert_knockout(model, trace, layer=1, mode="zero")
-    >>> bool((found["kl"].values[found["chosen"].values == 0] == 0).all())
+    >>> effects = wb.patching.expert_knockout(model, trace, layer=1, mode="zero")
+    >>> bool((effects["kl"].values[effects["chosen"].values == 0] == 0).all())
     True
 
-    Raises EditError for another mode and without experts, SelectionError for an expert or a layer that the model does
-    not have.
+    Raises:
+        EditError: another mode, or no expert.
+        SelectionError: an expert or layer that the model does not have.
     """
     c = model.config
-    wanted = list(range(c.n_experts)) if experts is None else [check_expert(e, c.n_experts) for e in experts]
+    expert_ids = list(range(c.n_experts)) if experts is None else [check_expert(e, c.n_experts) for e in experts]
     if mode not in MODES:
-        raise EditError(f"mode is one of {', '.join(MODES)}, not {mode!r}")
+        raise EditError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
     layer = check_layer(layer, c.n_layers)
-    if not wanted:
-        raise EditError("experts is empty: give at least one expert, or None for all of them.")
-    here = f"blocks.{layer}.mlp.hook_expert_out"
+    if not expert_ids:
+        raise EditError("experts is empty; give at least one expert, or None for all")
+    output_point = f"blocks.{layer}.mlp.hook_expert_out"
     with model.interruptible() as flag, torch.inference_mode():
-        plain = CachedRun(model, trace.tokens, [here] if mode == "mean" else ())
-        chosen = plain.routes(layer)[0]
-        counts = [int((chosen == expert).any(-1).sum()) for expert in wanted]
-        kl = np.zeros(len(wanted))
+        base = CachedRun(model, trace.tokens, [output_point] if mode == "mean" else ())
+        chosen = base.routes(layer)[0]
+        counts = [int((chosen == expert).any(-1).sum()) for expert in expert_ids]
+        kl = np.zeros(len(expert_ids))
         used = [i for i, count in enumerate(counts) if count]
-        rows = max(1, WORK // (len(plain) * c.d_model))
+        rows = max(1, MAX_ELEMENTS_PER_PASS // (len(base) * c.d_model))
         last = hooks.at_layer("blocks.*.hook_resid_post", c.n_layers - 1)
         for start in tqdm(range(0, len(used), rows), desc="knocking out", leave=False, disable=None):
             flag.check()
-            part = used[start : start + rows]
-            tap = _Without(layer, [wanted[i] for i in part], mode, plain)
-            seen = Recorder([last], device=model.device)
-            resid = plain.resid(layer).expand(len(part), -1, -1)
-            model.forward_from(resid, layer, Chain(tap, seen), KVCache(c), slice(0, 0))
-            change = divergence(model, plain.resid(c.n_layers).expand_as(seen[last]), seen[last])
-            kl[part] = change.double().mean(1).cpu()
-    coords = {"expert": wanted}
+            batch = used[start : start + rows]
+            tap = _WithoutExpert(layer, [expert_ids[i] for i in batch], mode, base)
+            recorder = Recorder([last], device=model.device)
+            resid = base.resid(layer).expand(len(batch), -1, -1)
+            model.forward_from(resid, layer, Chain(tap, recorder), KVCache(c), slice(0, 0))
+            change = divergence(model, base.resid(c.n_layers).expand_as(recorder[last]), recorder[last])
+            kl[batch] = change.double().mean(1).cpu()
+    coords = {"expert": expert_ids}
     data = {"kl": ("expert", kl), "chosen": ("expert", np.array(counts))}
-    found = xr.Dataset(data, coords, {"layer": layer, "mode": mode, "n": len(trace)})
-    found["kl"].attrs["units"], found["chosen"].attrs["units"] = "nats", "positions"
-    return found
+    dataset = xr.Dataset(data, coords, {"layer": layer, "mode": mode, "n": len(trace)})
+    dataset["kl"].attrs["units"], dataset["chosen"].attrs["units"] = "nats", "positions"
+    return dataset
 
 
-class _Without(SingleHookTap):
-    """Row i of the pass is without the i-th expert."""
+class _WithoutExpert(SingleHookTap):
+    """In row i of the pass, expert i is removed."""
 
-    def __init__(self, layer: int, experts: Sequence[int], mode: str, plain: CachedRun):
-        self.experts, self.mode = torch.tensor(experts, device=plain.model.device), mode
+    def __init__(self, layer: int, experts: Sequence[int], mode: str, base: CachedRun):
+        self.experts, self.mode = torch.tensor(experts, device=base.model.device), mode
         ending = {"mask": "router.hook_out", "mean": "hook_expert_out"}.get(mode, "hook_expert_weights")
         self.name = f"blocks.{layer}.mlp.{ending}"
-        self.chosen = plain.routes(layer)[0]
+        self.chosen = base.routes(layer)[0]
         self.means: list[Tensor] = []
         if mode == "mean":
-            wrote = plain.seen[self.name][0]
-            self.means = [wrote[self.chosen == expert].mean(0) for expert in self.experts]
+            outputs = base.seen[self.name][0]
+            self.means = [outputs[self.chosen == expert].mean(0) for expert in self.experts]
 
     def changed(self, x: Tensor) -> Tensor:
         row = torch.arange(len(self.experts), device=x.device)

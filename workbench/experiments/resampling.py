@@ -1,4 +1,4 @@
-"""What a step is worth: the text is written anew from before it, and from after it, and the answers are compared."""
+"""Resampling: how much each reasoning step changes the answers that the model generates after it."""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -17,12 +17,13 @@ from workbench.traces import Trace
 from workbench.traces.spans import last_turn
 from workbench.traces.steps import Step, segment_slices
 
-NONE = "<none>"  # a text that ends without an answer
-Answer = Callable[[Sequence[int]], str | None]  # of a whole text, as token ids
+NONE = "<none>"  # stands for a continuation without an answer
+# token ids of a whole text -> its answer, or None
+AnswerParser = Callable[[Sequence[int]], str | None]
 
 
-def final_text(model: Model) -> Answer:
-    """Reads the answer of a text: the final message of its last turn, None if it has none."""
+def final_text(model: Model) -> AnswerParser:
+    """A parser of answers: the final message of a text's last turn, or None if there is none."""
 
     def read(tokens: Sequence[int]) -> str | None:
         assert model.tokenizer is not None
@@ -35,118 +36,135 @@ def final_text(model: Model) -> Answer:
 def resampling(
     model: Model,
     trace: Trace,
-    right: str | None = None,
+    correct_answer: str | None = None,
     *,
-    n: int = 20,
+    n_samples: int = 20,
     segments: Sequence[Step | slice] | None = None,
-    answer: Answer | None = None,
+    parse_answer: AnswerParser | None = None,
     temperature: float = 1.0,
     max_tokens: int = 512,
     seed: int = 0,
 ) -> xr.Dataset:
-    """How much each step of a chain of thought moves the answer, by writing on from before and from after it.
+    """How much each reasoning step changes the answer: continuations from before and from after the step.
 
-    `n` continuations are written where the text is cut: point i is before step i, the last one after all steps.
-    `none` (point) is the share that ends without an answer, most often at `max_tokens`: an metric of its own. If it
-    counted as wrong, early points would look worse only because more is left to write.
+    From each point (point i is before step i, the last one after all steps), `n_samples` continuations are generated.
+    The share without an answer (`none`, mostly cut off at `max_tokens`) is kept separate: if it counted as wrong, early
+    points would look worse only because more remains to be generated. This is resampling importance as in Thought
+    Anchors (arXiv 2506.19143).
 
-    `accuracy` (point): of those with an answer, the share whose answer is `right` (the run's own unless given); NaN if
-    there is none. `low` and `high` are Wilson's 95 % bounds. `importance` (step) is what accuracy gains by keeping the
-    step: they sum to the last less the first. `attrs["detectable"]` is the smallest difference that `n` finds four
-    times in five, and `attrs["null_max"]` what the largest of so many importances reaches by chance once in twenty:
-    screen with few, then confirm with more.
+    Args:
+        model: the model that made the run.
+        trace: a run with reasoning steps.
+        correct_answer: the answer that counts as correct; the run's own unless given.
+        n_samples: number of continuations from each point.
+        segments: other segments than the steps of the chain of thought.
+        parse_answer: from a text's token ids to its answer or None; by default the final message.
+        temperature: of the sampling.
+        max_tokens: the most tokens of each continuation.
+        seed: of the sampling.
 
-    `kl` (step) is KL(answers before || answers after) in nats, "<none>" among the answers, each counted half a time
-    more than it was. It is never 0 on average, so `kl_null` (step) is its mean if both points have the answers of the
-    two together (1,000 parametric bootstrap draws), and `kl_p` the share of these draws that are as large.
+    Returns:
+        Dataset:
+        `accuracy` (point), the share of `correct_answer` among continuations with an answer; NaN if there are none;
+        `low` and `high` (point), Wilson's 95 % bounds;
+        `none` (point), the share of continuations without an answer;
+        `importance` (step), the accuracy after the step minus that before it. They sum to the last minus the first;
+        `kl` (step), KL(answers before || answers after) in nats, with "<none>" among the answers and half a count added
+        to each (Jeffreys);
+        `kl_null` (step), its mean if both points share one answer distribution (parametric bootstrap, 1,000 draws),
+        since `kl` is above 0 even then; `kl_p` (step), the share of these draws that are as large.
+        `attrs["detectable"]` is the smallest difference that `n_samples` detects with a power of 0.8.
+        `attrs["null_max"]` is the 95th percentile of the largest |importance| of all steps under the null.
+
+    Screen with few samples, then confirm the largest steps with more samples and another seed.
 
     >>> trace = model.generate(wb.chat("What is 12+30?", reasoning="high"))
-    >>> found = wb.reasoning.resampling(model, trace, n=4, temperature=0)
-    >>> bool(np.isclose(found["importance"].sum(), found["accuracy"][-1] - found["accuracy"][0]))
+    >>> effects = wb.reasoning.resampling(model, trace, n_samples=4, temperature=0)
+    >>> bool(np.isclose(effects["importance"].sum(), effects["accuracy"][-1] - effects["accuracy"][0]))
     True
 
-    Raises NotRecorded if the trace has no steps, or no answer and none was given. (arXiv 2506.19143)
+    Raises:
+        NotRecorded: the trace has no steps, or no answer and `correct_answer` was not given.
+        PromptError: `n_samples` is not a positive whole number.
     """
-    cut = segment_slices(trace, segments)
-    if not cut:
-        raise NotRecorded("the trace has no steps, for nothing was thought in it: give `segments`, as slices")
-    if not isinstance(n, int | np.integer) or n < 1:
-        raise PromptError(
-            f"n must be a whole number of 1 or more, the texts that are written from each point, got {n!r}"
-        )
-    read = answer or final_text(model)
-    wanted = read(trace.tokens) if right is None else right
-    if wanted is None:
-        raise NotRecorded("this run gave no answer: say which one is right, as `right`")
-    points = [*(part.start for part in cut), cut[-1].stop]
+    parts = segment_slices(trace, segments)
+    if not parts:
+        raise NotRecorded("this trace has no steps, because it has no chain of thought; give `segments` as slices")
+    if not isinstance(n_samples, int | np.integer) or n_samples < 1:
+        raise PromptError(f"n_samples must be a whole number of at least 1, got {n_samples!r}")
+    answer_of = parse_answer or final_text(model)
+    correct = answer_of(trace.tokens) if correct_answer is None else correct_answer
+    if correct is None:
+        raise NotRecorded("this run has no answer; pass the correct one as `correct_answer`")
+    points = [*(part.start for part in parts), parts[-1].stop]
     answers = []
     with model.interruptible() as flag:
-        for number, point in enumerate(tqdm(points, desc="writing on", unit="step", leave=False, disable=None)):
+        for number, point in enumerate(tqdm(points, desc="resampling", unit="step", leave=False, disable=None)):
             flag.check()
-            kept = trace.tokens[:point]
-            more = drawing.rollouts(
-                model, kept, n, max_tokens=max_tokens, temperature=temperature, seed=seed * 100_003 + number
+            prefix = trace.tokens[:point]
+            continuations = drawing.rollouts(
+                model, prefix, n_samples, max_tokens=max_tokens, temperature=temperature, seed=seed * 100_003 + number
             )
-            answers.append([read([*kept, *said]) for said in more])
-    hits = np.array([sum(said == wanted for said in those) for those in answers])
-    answered = np.array([sum(said is not None for said in those) for those in answers])
+            answers.append([answer_of([*prefix, *continuation]) for continuation in continuations])
+    hits = np.array([sum(answer == correct for answer in at_point) for at_point in answers])
+    answered = np.array([sum(answer is not None for answer in at_point) for at_point in answers])
     bounds = np.array(
         [statistics.wilson_interval(int(h), int(k)) if k else (np.nan, np.nan) for h, k in zip(hits, answered)]
     )
     accuracy = np.divide(hits, answered, out=np.full(len(hits), np.nan), where=answered > 0)
-    named = [[NONE if said is None else said for said in those] for those in answers]
+    named = [[NONE if answer is None else answer for answer in at_point] for at_point in answers]
     nulls = [_null_divergences(a, b) for a, b in pairwise(named)]
     kl = np.array([divergence(a, b) for a, b in pairwise(named)])
-    coords = {"point": np.arange(len(points)), "step": np.arange(len(cut)), "pos": ("point", points)}
+    coords = {"point": np.arange(len(points)), "step": np.arange(len(parts)), "pos": ("point", points)}
     data = {
         "accuracy": ("point", accuracy),
         "low": ("point", bounds[:, 0]),
         "high": ("point", bounds[:, 1]),
-        "none": ("point", 1 - answered / n),
+        "none": ("point", 1 - answered / n_samples),
         "importance": ("step", np.diff(accuracy)),
         "kl": ("step", kl),
         "kl_null": ("step", [null.mean() for null in nulls]),
-        "kl_p": ("step", [(1 + (null >= found - 1e-12).sum()) / (1 + len(null)) for found, null in zip(kl, nulls)]),
+        "kl_p": ("step", [(1 + (null >= value - 1e-12).sum()) / (1 + len(null)) for value, null in zip(kl, nulls)]),
     }
     attrs = {
-        "n": n,
-        "right": wanted,
+        "n": n_samples,
+        "correct_answer": correct,
         "temperature": temperature,
-        "detectable": statistics.minimum_detectable_effect(n),
+        "detectable": statistics.minimum_detectable_effect(n_samples),
         "null_max": _largest_by_chance(hits, answered),
-        "answers": [dict(Counter(those)) for those in named],
+        "answers": [dict(Counter(at_point)) for at_point in named],
     }
     return xr.Dataset(data, coords, attrs)
 
 
 def _null_divergences(before: Sequence[str], after: Sequence[str], draws: int = 1000) -> np.ndarray:
-    """`divergence` of lists as long as these, both drawn from the answers of the two together."""
+    """`divergence` of two lists of the same lengths, both drawn from the pooled answers."""
     pooled = np.array(list(Counter([*before, *after]).values()), float)
     rng = np.random.default_rng(0)
-    a, b = (rng.multinomial(len(said), pooled / pooled.sum(), draws) for said in (before, after))
-    seen = a + b > 0  # an answer that neither list has is no metric of theirs
+    a, b = (rng.multinomial(len(answers), pooled / pooled.sum(), draws) for answers in (before, after))
+    seen = a + b > 0  # an answer in neither list is not counted
     p, q = (np.where(seen, counts + 0.5, 0.0) for counts in (a, b))
     p, q = p / p.sum(1, keepdims=True), q / q.sum(1, keepdims=True)
     return (p * np.log(np.where(seen, p, 1.0) / np.where(seen, q, 1.0))).sum(1)
 
 
 def divergence(before: Sequence, after: Sequence) -> float:
-    """KL(before || after) in nats of two lists of answers, each counted half a time more than it was (Jeffreys).
+    """KL(before || after) in nats of two lists of answers, with half a count added to each answer (Jeffreys).
 
     >>> divergence(["a"] * 9, ["a"] * 9)
     0.0
     """
     names = sorted({*map(str, before), *map(str, after)})
-    p, q = (np.array([Counter(map(str, said))[name] + 0.5 for name in names]) for said in (before, after))
+    p, q = (np.array([Counter(map(str, answers))[name] + 0.5 for name in names]) for answers in (before, after))
     p, q = p / p.sum(), q / q.sum()
     return float((p * np.log(p / q)).sum())
 
 
 def _largest_by_chance(hits: np.ndarray, answered: np.ndarray, draws: int = 4000) -> float:
-    """The 95th percentile of the largest |difference| of neighbours, if all points had the same accuracy."""
+    """The 95th percentile of the largest |difference| of neighboring points if all had the same accuracy."""
     if not (answered[1:] * answered[:-1]).any():
         return float("nan")  # no two neighbours have an answer
     counts = np.maximum(answered, 1)
-    again = np.random.default_rng(0).binomial(counts, hits.sum() / answered.sum(), (draws, len(hits))) / counts
-    again[:, answered == 0] = np.nan
-    return float(np.quantile(np.nanmax(np.abs(np.diff(again, axis=1)), axis=1), 0.95))
+    resampled = np.random.default_rng(0).binomial(counts, hits.sum() / answered.sum(), (draws, len(hits))) / counts
+    resampled[:, answered == 0] = np.nan
+    return float(np.quantile(np.nanmax(np.abs(np.diff(resampled, axis=1)), axis=1), 0.95))

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from workbench.model.model import Model
 
 NORMS = ("none", "layer_norm", "constant_norm_rescale")
-WORK = 1 << 24  # features computed at a time, at most
+MAX_ELEMENTS_PER_PASS = 1 << 24  # features computed at a time, at most
 EPS = 1e-5
 
 _ELSEWHERE = (  # what others call a place where d_model numbers pass; {0} is the layer
@@ -282,7 +282,7 @@ class SAE:
 
     def rows(self, x: "Tensor") -> Iterator["Tensor"]:
         """x (… d_model) in parts of few enough rows that their features fit the memory."""
-        return iter(x.reshape(-1, x.shape[-1]).split(max(1, WORK // self.d_sae)))
+        return iter(x.reshape(-1, x.shape[-1]).split(max(1, MAX_ELEMENTS_PER_PASS // self.d_sae)))
 
 
 def identity(site: str, d_model: int) -> SAE:

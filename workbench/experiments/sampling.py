@@ -1,4 +1,4 @@
-"""Many continuations of one text, drawn side by side from one cache."""
+"""Sampling of many continuations of one text, in one batch from one KV cache."""
 
 from collections.abc import Sequence
 
@@ -22,9 +22,10 @@ def rollouts(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> list[list[int]]:
-    """`n` continuations of `tokens`, each up to a stop token (which is part of it) or `max_tokens`.
+    """`n` continuations of `tokens`, each up to a stop token (included) or `max_tokens`.
 
-    Drawn at `temperature`; the likeliest token each time at 0. The same seed draws the same, on one kind of machine.
+    At temperature 0 the most likely token is taken each time. The same seed gives the same continuations on the same
+    kind of machine.
 
     >>> prompt = model.to_tokens("What is 12+30?")
     >>> a, b = rollouts(model, prompt, 2, temperature=0, max_tokens=20)
@@ -33,8 +34,8 @@ def rollouts(
 
     Raises PromptError and NotFinite as `model.generate` does.
     """
-    [written] = side_by_side(model, [tokens], n, max_tokens=max_tokens, temperature=temperature, seed=seed)
-    return written
+    [continuations] = side_by_side(model, [tokens], n, max_tokens=max_tokens, temperature=temperature, seed=seed)
+    return continuations
 
 
 @torch.inference_mode()
@@ -47,37 +48,37 @@ def side_by_side(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> list[list[list[int]]]:
-    """The same for several texts of one length: `n` continuations of each, all in one batch."""
+    """`rollouts` for several texts of equal length: `n` continuations of each, all in one batch."""
     for tokens in texts:
         model.check_prompt(tokens, max_tokens)
-    dice = torch.Generator().manual_seed(seed)
+    rng = torch.Generator().manual_seed(seed)
     cache = KVCache(model.config, whole=False)
     ids = torch.tensor([list(tokens) for tokens in texts], device=model.device)
     for start, stop in chunks(ids.shape[1] - 1):
         model.forward(ids[:, start:stop], None, cache, slice(0, 0))
     cache, ids = cache.fork(n), ids[:, -1:].repeat_interleave(n, 0)
-    rows, written = torch.arange(len(ids)), [[] for _ in range(len(ids))]
+    rows, generated = torch.arange(len(ids)), [[] for _ in range(len(ids))]
     stops = torch.tensor(sorted(model.stop_ids))
     for _ in range(max_tokens):
         logits = model.forward(ids, None, cache)[:, -1]
         if not usable(logits):
-            bad = int((~logits.amax(-1).isfinite()).nonzero()[0])
-            raise not_finite(model, [*texts[int(rows[bad]) // n], *written[int(rows[bad])]])
-        drawn = _draw(logits, temperature, dice)
-        for row, token in zip(rows.tolist(), drawn.tolist()):
-            written[row].append(token)
-        going = ~torch.isin(drawn, stops)
-        if not going.any():
+            row_index = int((~logits.amax(-1).isfinite()).nonzero()[0])
+            raise not_finite(model, [*texts[int(rows[row_index]) // n], *generated[int(rows[row_index])]])
+        next_ids = _draw(logits, temperature, rng)
+        for row, token in zip(rows.tolist(), next_ids.tolist()):
+            generated[row].append(token)
+        unfinished = ~torch.isin(next_ids, stops)
+        if not unfinished.any():
             break
-        if not going.all():
-            rows, drawn = rows[going], drawn[going]
-            cache = cache.select(going.nonzero()[:, 0].to(model.device))
-        ids = drawn[:, None].to(model.device)
-    return [written[i : i + n] for i in range(0, len(written), n)]
+        if not unfinished.all():
+            rows, next_ids = rows[unfinished], next_ids[unfinished]
+            cache = cache.select(unfinished.nonzero()[:, 0].to(model.device))
+        ids = next_ids[:, None].to(model.device)
+    return [generated[i : i + n] for i in range(0, len(generated), n)]
 
 
-def _draw(logits: Tensor, temperature: float, dice: torch.Generator) -> Tensor:
+def _draw(logits: Tensor, temperature: float, rng: torch.Generator) -> Tensor:
     logits = logits.float().cpu()
     if temperature == 0:
         return logits.argmax(-1)
-    return torch.multinomial(probabilities(logits, temperature), 1, generator=dice)[:, 0]
+    return torch.multinomial(probabilities(logits, temperature), 1, generator=rng)[:, 0]

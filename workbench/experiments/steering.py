@@ -1,4 +1,4 @@
-"""Steering: the direction in which two sets of places differ, and what adding more and more of it does to a run."""
+"""Steering: a direction from a difference of means, and what adding multiples of it does to a run."""
 
 import os
 from collections.abc import Callable, Sequence
@@ -11,57 +11,75 @@ from workbench import hooks
 from workbench.edits.library import steer
 from workbench.errors import EditError, HookNameError, PromptError
 from workbench.experiments.attention_knockout import Places, positions_of
-from workbench.experiments.checkpoint import SweepCheckpoint, of_model
+from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.model.model import Model, Prompt
 from workbench.traces import Trace
 
-Metric = Callable[[Trace], float]
+TraceMetric = Callable[[Trace], float]
 
 
 def steering_vector(
-    these: Sequence[tuple[Trace, Places]],
-    those: Sequence[tuple[Trace, Places]],
+    positive: Sequence[tuple[Trace, Places]],
+    negative: Sequence[tuple[Trace, Places]],
     layer: int,
     *,
     site: str = "resid_post",
 ) -> xr.DataArray:
-    """The mean of the residual stream at `these` places less that at `those` (d_model), in the units of the stream.
+    """The mean residual stream at `positive` positions minus that at `negative` ones (d_model).
 
-    Each place is a trace and positions in it: a step, a message, a slice, numbers, or several of these; every position
-    counts once. `attrs` tell where it is to be added (`point`), its `norm`, the mean norm of the stream at all these
-    places (`stream_norm`), and how many positions (`n_these`, `n_those`) and traces (`n_traces`) it comes from. A
-    direction found in places that differ by a token alone is that token: compare with places that share it.
+    The vector is in units of the stream. It is a difference of means (Contrastive Activation Addition, arXiv
+    2312.06681; for steps of chains of thought arXiv 2506.18167). If the two sides differ in their tokens, the direction
+    is that of the tokens: choose positions that share them. Whether the model uses the direction is what
+    `wb.steering.steering_effect` tests.
+
+    Args:
+        positive: pairs of a trace and positions in it (a step, a message, a slice, numbers, or several of these).
+        negative: the same for the other side. Every position counts once.
+        layer: the layer.
+        site: a hook point with d_model values per position in every layer.
+
+    Returns:
+        DataArray (d_model). `attrs["point"]` is the hook point to add it at, `attrs["norm"]` its length,
+        `attrs["stream_norm"]` the mean length of the stream at all these positions. `attrs["n_positive"]`,
+        `attrs["n_negative"]` and `attrs["n_traces"]` count positions and traces.
 
     >>> chain = wb.steps(trace)
     >>> vector = wb.steering.steering_vector([(trace, chain[1:])], [(trace, chain[0])], layer=2)
     >>> vector.dims, vector.attrs["point"], bool(np.isclose(vector.attrs["norm"], np.linalg.norm(vector)))
     (('d_model',), 'blocks.2.hook_resid_post', True)
 
-    Raises NotRecorded for a trace without residual streams (record="residuals"), SelectionError for layers and
-    positions that it does not have, HookNameError for a site that is not d_model wide, PromptError if there is no
-    place. (Difference of means: arXiv 2312.06681; of steps in chains of thought: arXiv 2506.18167)
+    Raises:
+        NotRecorded: a trace has no residual streams (record="residuals").
+        SelectionError: a layer or position that a trace does not have.
+        HookNameError: the site is not d_model wide in every layer.
+        PromptError: one side has no positions.
     """
     point = hooks.full_name(site)
     if "*" not in point or hooks.axes(point) != ("pos", "d_model"):
         raise HookNameError(
-            f"{site!r} is no stream of d_model numbers in every layer; resid_pre, resid_mid, resid_post are"
+            "site must have d_model values per position in every layer (resid_pre, resid_mid, resid_post), "
+            f"got {site!r}"
         )
-    if not these or not those:
-        raise PromptError("a difference needs places on both sides: (trace, positions) in `these` and in `those`")
-    here = hooks.at_layer(point, layer)
+    if not positive or not negative:
+        raise PromptError(
+            "a difference of means needs positions on both sides; give (trace, positions) in `positive` and `negative`"
+        )
+    layer_point = hooks.at_layer(point, layer)
     rows = [
-        np.concatenate([trace[here][positions_of(places, len(trace))] for trace, places in side], dtype=np.float64)
-        for side in (these, those)
+        np.concatenate(
+            [trace[layer_point][positions_of(places, len(trace))] for trace, places in side], dtype=np.float64
+        )
+        for side in (positive, negative)
     ]
     vector = rows[0].mean(0) - rows[1].mean(0)
     attrs = {
-        "long_name": f"mean {site} of these places less those",
-        "point": here,
+        "long_name": f"mean {site}, positive - negative",
+        "point": layer_point,
         "norm": float(np.linalg.norm(vector)),
         "stream_norm": float(np.linalg.norm(np.concatenate(rows), axis=1).mean()),
-        "n_these": len(rows[0]),
-        "n_those": len(rows[1]),
-        "n_traces": len({trace.id for trace, _ in [*these, *those]}),
+        "n_positive": len(rows[0]),
+        "n_negative": len(rows[1]),
+        "n_traces": len({trace.id for trace, _ in [*positive, *negative]}),
     }
     return xr.DataArray(vector, {"d_model": np.arange(len(vector))}, ("d_model",), attrs=attrs)
 
@@ -70,98 +88,120 @@ def steering_effect(
     model: Model,
     prompt: Prompt,
     vector: xr.DataArray,
-    metric: Metric,
+    metric: TraceMetric,
     *,
-    unrelated: Sequence[xr.DataArray],
+    control_vectors: Sequence[xr.DataArray],
     scales: Sequence[float] = (-2.0, -1.0, 0.0, 1.0, 2.0),
     max_tokens: int = 0,
     positions: int | slice | Sequence[int] | None = None,
-    controls: int = 8,
+    n_random_controls: int = 8,
     record: str = "",
     seed: int = 0,
     resume: str | os.PathLike[str] | None = None,
 ) -> xr.Dataset:
-    """The metric of a run that is steered by `scale * vector` (scale), next to what other directions do to it.
+    """A metric of runs steered by multiples of a vector (scale), next to random and unrelated vectors.
 
-    `vector` is `wb.steering.steering_vector`'s, added where it was found, at all positions or at `positions`. Every
-    figure is `metric(trace)` of a real run: the prompt is read, or with `max_tokens` gone on with, greedily; `record`
-    is for what the metric reads. `random` (control scale) are `controls` random directions of the same norm,
-    `unrelated` (contrast scale) other differences of means, which have nothing to do with the question, brought to the
-    same norm: these often move behaviour as much as a vector that was meant to. `attrs` of `steered` hold the metric of
-    the `plain` run, the `slope` by scale (least squares), that of each control and contrast (`null`, `null_unrelated`),
-    and `p`, how often a random direction has as steep a one. At scale 0 every run is the plain one, bit for bit.
-    `resume` is a file that keeps finished runs, as for `activation_patching`.
+    Each value is `metric(trace)` of a real run with scale · vector added at the vector's hook point. The controls
+    matter: unrelated differences of means often move behavior as much as the vector that was meant to.
+
+    Args:
+        model: the model.
+        prompt: the prompt to run.
+        vector: from `wb.steering.steering_vector`.
+        metric: a function from a Trace to a number.
+        control_vectors: at least one other difference of means, of positions that should not matter for the metric.
+            They are scaled to the length of `vector`.
+        scales: the factors.
+        max_tokens: 0 runs the prompt only; otherwise so many tokens are generated greedily.
+        positions: where the vector is added; all positions unless given.
+        n_random_controls: number of random directions of the same length.
+        record: what the metric needs recorded.
+        seed: of the random directions.
+        resume: a file that keeps finished runs. The same call continues from it after an interruption.
+
+    Returns:
+        Dataset over (scale):
+        `steered`, the metric with the vector;
+        `random` (control scale), with random directions;
+        `unrelated` (contrast scale), with `control_vectors`.
+        `attrs` of `steered`: `plain`, the metric without steering, which every run has at scale 0, bit for bit;
+        `slope`, by least squares over scales; `null` and `null_unrelated`, the slopes of the controls; `p`, how often a
+        random direction has as steep a slope.
 
     >>> chain = wb.steps(trace)
     >>> read = model.trace(trace, record="residuals")
     >>> vector = wb.steering.steering_vector([(read, chain[-1])], [(read, chain[0])], layer=2)
     >>> other = wb.steering.steering_vector([(read, slice(0, 9))], [(read, slice(9, 18))], layer=2)
-    >>> found = wb.steering.steering_effect(
-    ...     model, trace, vector, lambda t: float(t["entropy"].mean()), unrelated=[other], scales=[0, 1], controls=2
+    >>> mean_entropy = lambda t: float(t["entropy"].mean())
+    >>> effect = wb.steering.steering_effect(
+    ...     model, trace, vector, mean_entropy, control_vectors=[other], scales=[0, 1], n_random_controls=2
     ... )
-    >>> found["random"].dims, bool((found["random"].sel(scale=0) == found["steered"].attrs["plain"]).all())
+    >>> effect["random"].dims, bool((effect["random"].sel(scale=0) == effect["steered"].attrs["plain"]).all())
     (('control', 'scale'), True)
 
-    Raises EditError for a vector that says no `point` or is all zeros, and without an unrelated contrast; PromptError
-    as `model.generate` does, ResumeError as `activation_patching` does.
+    Raises:
+        EditError: the vector has no `point` or is zero, or there is no control vector that is not zero.
+        PromptError: as for `model.generate`.
+        ResumeError: the file holds another experiment.
     """
     point = vector.attrs.get("point")
     norm = float(np.linalg.norm(vector))
     if point is None or not norm > 0:
         raise EditError(
-            "steer by what wb.steering.steering_vector gives: a vector that is not zero, with its `point` in attrs"
+            "vector must be nonzero and have its hook point in attrs['point'], as wb.steering.steering_vector gives"
         )
-    if not len(unrelated) or not all(np.linalg.norm(other) > 0 for other in unrelated):
+    if not len(control_vectors) or not all(np.linalg.norm(other) > 0 for other in control_vectors):
         raise EditError(
-            "give an `unrelated` contrast or more: a wb.steering.steering_vector of places that should not matter"
+            "control_vectors must hold at least one nonzero vector, such as wb.steering.steering_vector of positions "
+            "that should not matter"
         )
-    dice = np.random.default_rng(seed)
+    rng = np.random.default_rng(seed)
     directions = {"steered": [np.asarray(vector)]}
-    directions["random"] = list(dice.normal(size=(controls, len(vector))))
-    directions["unrelated"] = [np.asarray(other) for other in unrelated]
+    directions["random"] = list(rng.normal(size=(n_random_controls, len(vector))))
+    directions["unrelated"] = [np.asarray(other) for other in control_vectors]
 
     def run() -> float:
         if max_tokens:
             return float(metric(model.generate(prompt, max_tokens=max_tokens, record=record)))
         return float(metric(model.trace(prompt, record=record)))
 
-    found = {name: np.zeros((len(several), len(scales))) for name, several in directions.items()}
-    todo = [
-        (name, i, j) for name, several in directions.items() for i in range(len(several)) for j in range(len(scales))
+    values = {name: np.zeros((len(vectors), len(scales))) for name, vectors in directions.items()}
+    runs = [
+        (name, i, j) for name, vectors in directions.items() for i in range(len(vectors)) for j in range(len(scales))
     ]
-    asked = {
+    inputs = {
         "what": "steering_effect",
         "tokens": model.to_tokens(prompt),
         "point": point,
         "norm": norm,
         "metric": metric,
     }
-    asked |= {"directions": directions, "scales": list(scales), "max_tokens": max_tokens, "positions": positions}
-    with SweepCheckpoint(resume, of_model(model) | asked | {"record": record}) as cells:
+    inputs |= {"directions": directions, "scales": list(scales), "max_tokens": max_tokens, "positions": positions}
+    with SweepCheckpoint(resume, model_inputs(model) | inputs | {"record": record}) as cells:
         if 0 not in cells:
             cells.put(0, run())
         plain = float(cells[0])
-        for number, (name, i, j) in enumerate(tqdm(todo, desc="steering", unit="run", leave=False, disable=None), 1):
-            if number not in cells:
+        for cell_id, (name, i, j) in enumerate(tqdm(runs, desc="steering", unit="run", leave=False, disable=None), 1):
+            if cell_id not in cells:
                 direction = directions[name][i] * (norm / np.linalg.norm(directions[name][i]))
                 with model.edit(point, steer(direction, scales[j]), positions=positions):
-                    cells.put(number, run())
-            found[name][i, j] = cells[number]
+                    cells.put(cell_id, run())
+            values[name][i, j] = cells[cell_id]
     data = {
-        "steered": ("scale", found["steered"][0]),
-        "random": (("control", "scale"), found["random"]),
-        "unrelated": (("contrast", "scale"), found["unrelated"]),
+        "steered": ("scale", values["steered"][0]),
+        "random": (("control", "scale"), values["random"]),
+        "unrelated": (("contrast", "scale"), values["unrelated"]),
     }
-    attrs = {"point": point, "norm": norm, "n": controls, "seed": seed, "max_tokens": max_tokens}
-    made = xr.Dataset(data, {"scale": np.asarray(scales, float)}, attrs)
-    own, null, contrast = (_slopes(np.asarray(scales, float), rows) for rows in found.values())
-    p = (1 + int((np.abs(null) >= abs(own[0])).sum())) / (1 + len(null))
-    made["steered"].attrs = {"plain": plain, "slope": float(own[0]), "null": null.tolist(), "p": p}
-    made["steered"].attrs["null_unrelated"] = contrast.tolist()
-    return made
+    attrs = {"point": point, "norm": norm, "n": n_random_controls, "seed": seed, "max_tokens": max_tokens}
+    dataset = xr.Dataset(data, {"scale": np.asarray(scales, float)}, attrs)
+    slope, random_slopes, control_slopes = (_slopes(np.asarray(scales, float), rows) for rows in values.values())
+    p = (1 + int((np.abs(random_slopes) >= abs(slope[0])).sum())) / (1 + len(random_slopes))
+    dataset["steered"].attrs = {"plain": plain, "slope": float(slope[0]), "null": random_slopes.tolist(), "p": p}
+    dataset["steered"].attrs["null_unrelated"] = control_slopes.tolist()
+    return dataset
 
 
 def _slopes(scales: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The slope of each row of values by scale, by least squares; 0 if there is one scale."""
+    """The least-squares slope of each row over scales; 0 if there is only one scale."""
     x = scales - scales.mean()
     return rows @ x / max(float(x @ x), np.finfo(float).tiny)

@@ -1,4 +1,4 @@
-"""Which thoughts matter: each step is hidden from what follows, and what changes is measured step by step."""
+"""Suppression: attention to one reasoning step is masked, and the change of later predictions is measured."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ VARIANTS = ("later", "all")
 
 
 class MaskKeys(Tap):
-    """No query from position `after` on sees the keys in `keys`, in any layer and head; the sink takes what is left."""
+    """Masks the keys in `keys` for all queries from position `after` on, in every layer and head; the sink remains."""
 
     def __init__(self, keys: slice, after: int):
         self.keys, self.after, self.start = keys, after, 0
@@ -40,14 +40,14 @@ class MaskKeys(Tap):
 
 
 class FrozenRouting(Tap):
-    """Experts are those that ran in another reading, from position `start` on; with `weights`, as heavy as there."""
+    """Uses the experts of another run from position `start` on; with `weights`, also their routing weights."""
 
-    def __init__(self, reading: CachedRun, start: int, *, weights: bool):
-        self.reading, self.start, self.weights = reading, start, weights
+    def __init__(self, run: CachedRun, start: int, *, weights: bool):
+        self.run, self.start, self.weights = run, start, weights
 
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name.endswith("mlp.hook_expert_indices") or (self.weights and name.endswith("mlp.hook_expert_weights")):
-            return self.reading.seen[name][:, self.start : self.start + x.shape[1]].expand_as(x)
+            return self.run.seen[name][:, self.start : self.start + x.shape[1]].expand_as(x)
         return x
 
 
@@ -59,78 +59,94 @@ def suppression(
     queries: str = "later",
     split_routing: bool = False,
 ) -> xr.Dataset:
-    """How much hiding one step changes what is predicted in another (step key_step); segments are its steps, or yours.
+    """How much predictions in one step change if attention to another step is masked (step key_step); Thought Anchors.
 
-    The step `key_step` is hidden from every query after it (`queries="later"`), in all layers and heads. `effect` is
-    the mean of KL(as it was || hidden) over the predictions of the tokens of `step`, each made at the token before, in
-    nats; `routing` the share of the experts at those tokens that are others then, a mean over layers. SweepCheckpoint
-    on and above the diagonal are exactly 0. `by_token` (pos key_step) is that KL for the prediction of each single
-    token. With `queries="all"` the step is hidden from its own tokens too, as in arXiv 2506.19143, and the diagonal is
-    not 0.
+    Attention to the step `key_step` is masked in all layers and heads, and the text is rerun from there (arXiv
+    2506.19143). One pass over the rest of the text per step; three with `split_routing`. The effect is on the tokens
+    that the run generated. It does not show whether another continuation would have reached the same answer: see
+    `wb.reasoning.resampling`.
 
-    With `split_routing=True`, each effect is also split, by two more runs whose experts are held: `content`, with the
-    experts and weights of the plain run; `reweighting`, what free weights add; `rerouting`, what free experts add. The
-    three sum to `effect`. One pass over the rest of the text for each step, three with `split_routing`.
+    Args:
+        model: the model.
+        trace: the text.
+        segments: other segments than the steps of the chain of thought.
+        queries: "later" masks the step for all queries after it; "all" also for its own tokens, as in the paper.
+        split_routing: split each effect by two more runs with frozen experts.
+
+    Returns:
+        Dataset over (step key_step):
+        `effect`, the mean over the tokens of `step` of KL(unedited || masked), in nats, of the prediction of each
+        token, which is made one position earlier. Exactly 0 on and above the diagonal (with "all": above the diagonal);
+        `routing`, the share of experts at these tokens that differ from the unedited run, averaged over layers;
+        `by_token` (pos key_step), the KL for the prediction of each token.
+        With `split_routing`: `content`, the effect with experts and weights of the unedited run; `reweighting`, what is
+        added by recomputed weights; `rerouting`, what is added by recomputed experts. They sum to `effect`.
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> found = wb.reasoning.suppression(model, trace, [slice(0, 12), slice(12, 24), slice(24, 30)])
-    >>> found["effect"].dims, float(found["effect"][0, 1]), bool(found["effect"][2, 0] > 0)
+    >>> effects = wb.reasoning.suppression(model, trace, [slice(0, 12), slice(12, 24), slice(24, 30)])
+    >>> effects["effect"].dims, float(effects["effect"][0, 1]), bool(effects["effect"][2, 0] > 0)
     (('step', 'key_step'), 0.0, True)
 
-    Raises NotRecorded if there are fewer than two segments, PromptError for a part that is no stretch of positions,
-    ArgumentError for another `queries`.
+    Raises:
+        NotRecorded: there are fewer than two segments.
+        PromptError: a segment is not a contiguous range of positions.
+        ArgumentError: another `queries`.
     """
     if queries not in VARIANTS:
         raise ArgumentError(f"queries must be 'later' or 'all', got {queries!r}.")
-    cut = segment_slices(trace, segments)
-    if len(cut) < 2:
+    parts = segment_slices(trace, segments)
+    if len(parts) < 2:
         raise NotRecorded(
-            f"one step acts on another: two are needed, and there are {len(cut)}; give `segments` as slices"
+            f"suppression needs at least two steps, and there are {len(parts)}; give `segments` as slices"
         )
-    n = len(cut)
-    figures = {"effect": np.zeros((n, n)), "routing": np.zeros((n, n))}
+    n = len(parts)
+    effects = {"effect": np.zeros((n, n)), "routing": np.zeros((n, n))}
     by_token = np.zeros((len(trace), n))
     if split_routing:
-        figures |= {name: np.zeros((n, n)) for name in ("content", "reweighting", "rerouting")}
+        effects |= {name: np.zeros((n, n)) for name in ("content", "reweighting", "rerouting")}
     weights = [hooks.at_layer("blocks.*.mlp.hook_expert_weights", layer) for layer in range(model.config.n_layers)]
     with model.interruptible() as flag, torch.inference_mode():
-        plain = CachedRun(model, trace.tokens, weights if split_routing else ())
-        for j, part in enumerate(tqdm(cut, desc="hiding steps", unit="step", leave=False, disable=None)):
+        base = CachedRun(model, trace.tokens, weights if split_routing else ())
+        for j, part in enumerate(tqdm(parts, desc="masking steps", unit="step", leave=False, disable=None)):
             flag.check()
             start = part.start if queries == "all" else part.stop
-            if start >= len(plain):
+            if start >= len(base):
                 continue
-            hide = MaskKeys(part, start)
-            effect, moved = _change(plain, start, hide)
-            by_step = {"effect": effect, "routing": moved}
-            by_token[start + 1 :, j] = effect[:-1]  # a token is predicted at the one before
+            mask = MaskKeys(part, start)
+            effect, rerouted = _change(base, start, mask)
+            by_step = {"effect": effect, "routing": rerouted}
+            by_token[start + 1 :, j] = effect[:-1]  # a token is predicted one position earlier
             if split_routing:
-                held, _ = _change(plain, start, Chain(hide, FrozenRouting(plain, start, weights=True)))
-                free, _ = _change(plain, start, Chain(hide, FrozenRouting(plain, start, weights=False)))
-                by_step |= {"content": held, "reweighting": free - held, "rerouting": effect - free}
+                frozen_effect, _ = _change(base, start, Chain(mask, FrozenRouting(base, start, weights=True)))
+                free_weights_effect, _ = _change(base, start, Chain(mask, FrozenRouting(base, start, weights=False)))
+                by_step |= {
+                    "content": frozen_effect,
+                    "reweighting": free_weights_effect - frozen_effect,
+                    "rerouting": effect - free_weights_effect,
+                }
             for name, values in by_step.items():
                 shift = start + (name != "routing")
-                for i, other in enumerate(cut):
-                    at = values[max(other.start - shift, 0) : max(other.stop - shift, 0)]
-                    figures[name][i, j] = at.sum() / max(other.stop - other.start, 1)
+                for i, step_slice in enumerate(parts):
+                    in_step = values[max(step_slice.start - shift, 0) : max(step_slice.stop - shift, 0)]
+                    effects[name][i, j] = in_step.sum() / max(step_slice.stop - step_slice.start, 1)
     dims = ("step", "key_step")
-    data = {name: (dims, values) for name, values in figures.items()} | {"by_token": (("pos", "key_step"), by_token)}
-    found = xr.Dataset(data, attrs={"queries": queries, "n": n})
-    for name in found.data_vars:
-        found[name].attrs["units"] = "share of experts" if name == "routing" else "nats"
-    return found
+    data = {name: (dims, values) for name, values in effects.items()} | {"by_token": (("pos", "key_step"), by_token)}
+    dataset = xr.Dataset(data, attrs={"queries": queries, "n": n})
+    for name in dataset.data_vars:
+        dataset[name].attrs["units"] = "share of experts" if name == "routing" else "nats"
+    return dataset
 
 
-def _change(plain: CachedRun, start: int, tap: Tap) -> tuple[np.ndarray, np.ndarray]:
-    """From `start` on, position by position: KL from the plain reading, and the share of experts that are others."""
-    model, n_layers = plain.model, plain.model.config.n_layers
-    seen = plain.rerun_from(start, tap)
+def _change(base: CachedRun, start: int, tap: Tap) -> tuple[np.ndarray, np.ndarray]:
+    """From `start` on, by position: KL from the unedited run, and the share of experts that differ."""
+    model, n_layers = base.model, base.model.config.n_layers
+    recorder = base.rerun_from(start, tap)
     last = hooks.at_layer("blocks.*.hook_resid_post", n_layers - 1)
-    kl = divergence(model, plain.resid(n_layers)[:, start:], seen[last])[0]
-    moved = torch.zeros_like(kl)
+    kl = divergence(model, base.resid(n_layers)[:, start:], recorder[last])[0]
+    rerouted = torch.zeros_like(kl)
     for layer in range(n_layers):
-        now = seen[hooks.at_layer("blocks.*.mlp.hook_expert_indices", layer)][0]
-        before = plain.routes(layer)[0, start:]
-        same = (now[:, :, None] == before[:, None]).any(-1).float().mean(-1)
-        moved += (1 - same) / n_layers
-    return kl.double().cpu().numpy(), moved.double().cpu().numpy()
+        after = recorder[hooks.at_layer("blocks.*.mlp.hook_expert_indices", layer)][0]
+        before = base.routes(layer)[0, start:]
+        shared = (after[:, :, None] == before[:, None]).any(-1).float().mean(-1)
+        rerouted += (1 - shared) / n_layers
+    return kl.double().cpu().numpy(), rerouted.double().cpu().numpy()

@@ -1,7 +1,7 @@
-"""The tuned lens (arXiv 2303.08112): what a layer would predict, once it is put into the words of the last one.
+"""The tuned lens (arXiv 2303.08112): what a layer would predict after a learned affine map into the last layer's basis.
 
-The logit lens reads a layer as if it were the last. A tuned lens first translates it, h + W h + b, with W and b trained
-so that the prediction comes as near to the final one as it can. It belongs to the weights that it was trained on.
+The logit lens reads a layer as if it were the last. The tuned lens first applies h + W h + b, with W and b trained so
+that the prediction is as close as possible to the final one. A lens belongs to the weights it was trained on.
 """
 
 import json
@@ -32,90 +32,94 @@ from workbench.paths import expanded
 from workbench.recording.taps import Recorder
 from workbench.traces import Trace
 
-AT_ONCE = 1 << 24  # log-probabilities held at a time: of every layer, at some positions
-EPS = 1e-4  # of Adam: a layer that is right already has gradients of rounding (1e-9), and must not be moved by them
+MAX_LOGPROBS = 1 << 24  # log-probabilities in memory at a time, of all layers at some positions
+EPS = 1e-4  # of Adam: gradients of a layer that is right already are rounding errors (1e-9) and must not move it
 FORMAT = "workbench tuned lens 1"
-DTYPES = {"float32": torch.float32, "float64": torch.float64}  # of translators; bf16 would round Adam's steps away
+DTYPES = {"float32": torch.float32, "float64": torch.float64}  # of the affine maps; bf16 would round Adam's steps away
 
 
 @dataclass(frozen=True, eq=False)
 class TunedLens:
-    """Translators of all layers but the last, which needs none. `told` says on what they were trained, and how."""
+    """Affine maps of all layers but the last, which needs none. `training` records the data, model and settings."""
 
-    weight: Tensor  # layer d_model d_model: what is added to the identity
-    bias: Tensor  # layer d_model
-    told: dict[str, Any] = field(default_factory=dict)
+    weight: Tensor  # (layer d_model d_model), added to the identity
+    bias: Tensor  # (layer d_model)
+    training: dict[str, Any] = field(default_factory=dict)
 
     def __repr__(self) -> str:
         n = len(self.bias) + 1
-        return f"<TunedLens of {self.told.get('model')}: {n} layers, {self.told.get('tokens')} tokens>"
+        return f"<TunedLens of {self.training.get('model')}: {n} layers, {self.training.get('tokens')} tokens>"
 
     def __call__(self, resid: Tensor) -> Tensor:
-        """Residual streams after every layer (layer pos d_model), translated; the last as it is."""
+        """Residual streams after every layer (layer pos d_model), mapped to the last layer's basis."""
         below = resid[:-1].to(self.weight)
         moved = below + torch.einsum("lpd,led->lpe", below, self.weight) + self.bias[:, None]
         return torch.cat((moved, resid[-1:].to(moved)))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Writes one .safetensors file, whole or not at all. CheckpointError if something is there already."""
+        """Saves to one .safetensors file, atomically, and returns its path. CheckpointError if the path exists."""
         path = expanded(path)
         if path.exists():
-            raise CheckpointError(f"{path} is there already: give another name, or delete it first.")
-        told = {"format": FORMAT, "told": json.dumps(self.told)}
+            raise CheckpointError(f"{path} exists already; give another name, or delete it first")
+        metadata = {"format": FORMAT, "training": json.dumps(self.training)}
         with atomic_path(path) as part:
-            save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, part, metadata=told)
+            save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, part, metadata=metadata)
         return path
 
 
 def train_tuned_lens(
     model: Model,
-    texts: Sequence[Prompt],
+    prompts: Sequence[Prompt],
     *,
-    passes: int = 4,
+    epochs: int = 4,
     lr: float = 0.002,
     seed: int = 0,
     dtype: torch.dtype | str = "float32",
 ) -> TunedLens:
-    """A tuned lens of a model: translators that bring each layer's prediction near the final one, over these texts.
+    """Trains a tuned lens of a model on prompts.
 
-    Begins as the logit lens; Adam, one step a text, on the mean of KL(final || layer) over layers and positions, the
-    rate falling to 0.
+    Training starts from the logit lens. Adam takes one step per prompt on the mean KL(final || layer) over layers and
+    positions, with a learning rate that falls linearly to 0.
 
     Args:
-        model: the model that the lens is for. Its weights do not change.
-        texts: prompts, token ids or traces: best what the model itself wrote, some thousand tokens for a small model.
-            Keep others for `wb.lens.lens_kl`, which says what was gained.
-        passes: how many times each text is used.
+        model: the model the lens is for. Its weights do not change.
+        prompts: prompts, token ids or traces; best texts that the model generated itself, some thousand tokens for a
+            small model. Keep others for `wb.lens.lens_kl`, which measures the improvement.
+        epochs: how many times each prompt is used.
         lr: the learning rate of the first step.
-        seed: of the order of the texts.
-        dtype: of the translators and their training, float32 or float64 (a torch dtype or its name). The model runs in
-            the dtype that it was loaded with; `lens.told` and the saved file name both.
+        seed: of the order of the prompts.
+        dtype: of the affine maps and their training, float32 or float64 (a torch dtype or its name). The model runs in
+            the dtype that it was loaded with; `lens.training` and the saved file name both.
 
     Returns:
         A TunedLens: weight (layer d_model d_model) and bias (layer d_model) for all layers but the last.
 
-    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], epochs=1)
     >>> lens
     <TunedLens of pocket: 6 layers, 64 tokens>
 
-    Raises PromptError without texts, CheckpointError for another dtype, EditError while an edit is in force.
-    Ctrl-C ends it at the next hook point.
+    Raises:
+        PromptError: there are no prompts.
+        CheckpointError: another dtype.
+        EditError: an edit is in force.
+
+    Ctrl-C stops it at the next hook point.
     """
-    ids = [model.to_tokens(text) for text in texts]
+    ids = [model.to_tokens(text) for text in prompts]
     if not ids:
-        raise PromptError("a lens is trained on texts: give traces, prompts or token ids")
+        raise PromptError("a lens needs prompts to train on; give traces, prompts or token ids")
     if model.active_edits():
-        raise EditError("a lens belongs to a model as it is: train it outside of `with model.edit(…)`")
+        raise EditError("a lens is trained on the unedited model; leave `with model.edit(…)` first")
     dtype_name = str(dtype).removeprefix("torch.")
     if dtype_name not in DTYPES:
-        raise CheckpointError(f"dtype must be one of {', '.join(map(repr, DTYPES))} for a lens, got {dtype_name!r}")
+        raise CheckpointError(f"dtype of a lens must be one of {', '.join(map(repr, DTYPES))}, got {dtype_name!r}")
     c = model.config
     on = {"device": model.device, "dtype": DTYPES[dtype_name]}
     weight = torch.zeros(c.n_layers - 1, c.d_model, c.d_model, **on, requires_grad=True)
     bias = torch.zeros(c.n_layers - 1, c.d_model, **on, requires_grad=True)
     lens = TunedLens(weight, bias)
     adam = torch.optim.Adam([weight, bias], lr=lr, eps=EPS)
-    order = [i for n in range(passes) for i in Random(f"{seed} {n}").sample(range(len(ids)), len(ids))]
+    order = [i for n in range(epochs) for i in Random(f"{seed} {n}").sample(range(len(ids)), len(ids))]
     with model.interruptible() as flag:
         for done, i in enumerate(tqdm(order, desc="training", unit="text", leave=False, disable=None)):
             flag.check()
@@ -127,68 +131,73 @@ def train_tuned_lens(
                 loss = _kl(model, lens(part))[:-1].sum() / (max(1, c.n_layers - 1) * resid.shape[1])
                 loss.backward()
             adam.step()
-    told = {
+    training = {
         "model": model.name,
         "weights_digest": model.digest,
-        "texts": len(ids),
+        "prompts": len(ids),
         "tokens": sum(map(len, ids)),
-        "passes": passes,
+        "epochs": epochs,
         "lr": lr,
         "seed": seed,
         "dtype": dtype_name,
         "model_dtype": model.dtype_name,
     }
-    return TunedLens(weight.detach(), bias.detach(), told)
+    return TunedLens(weight.detach(), bias.detach(), training)
 
 
 def load_tuned_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
-    """The lens in a file that `TunedLens.save` wrote, for the model that it was trained on; bit for bit what was saved.
+    """Loads a lens saved with `TunedLens.save`, for the model it was trained on; exact to the last bit.
 
     >>> from tempfile import mkdtemp
-    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], epochs=1)
     >>> wb.lens.load_tuned_lens(lens.save(Path(mkdtemp()) / "pocket.safetensors"), model)
     <TunedLens of pocket: 6 layers, 64 tokens>
 
-    Raises CheckpointError if the file is absent, damaged or no lens, or if it was trained on other weights.
+    Raises CheckpointError if the file is missing, damaged or not a lens, or if it was trained on other weights.
     """
     path = expanded(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (it is no dict)
-        told = json.loads(metadata.get("told", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+        training = json.loads(metadata.get("training", "null"))
     except (SafetensorError, OSError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read as a tuned lens: {error}") from None
     c = model.config
     shapes = {"weight": (c.n_layers - 1, c.d_model, c.d_model), "bias": (c.n_layers - 1, c.d_model)}
-    if metadata.get("format") != FORMAT or not isinstance(told, dict):
-        raise CheckpointError(f"{path} is no tuned lens: what `lens.save(path)` writes is.")
+    if metadata.get("format") != FORMAT or not isinstance(training, dict):
+        raise CheckpointError(f"{path} is not a tuned lens saved by `lens.save(path)`")
     weight, bias = (tensors.get(name, torch.empty(0)).to(model.device) for name in shapes)
-    lens = TunedLens(weight, bias, told)
-    _belongs(lens, model)
-    found = {name: tuple(t.shape) for name, t in tensors.items()}
-    if found != shapes or not all(bool(t.isfinite().all()) for t in tensors.values()):
-        raise CheckpointError(f"{path} is damaged: it holds {found}, not finite numbers of the shapes {shapes}.")
+    lens = TunedLens(weight, bias, training)
+    _check_weights(lens, model)
+    found_shapes = {name: tuple(t.shape) for name, t in tensors.items()}
+    if found_shapes != shapes or not all(bool(t.isfinite().all()) for t in tensors.values()):
+        raise CheckpointError(f"{path} is damaged: expected finite values of the shapes {shapes}, got {found_shapes}")
     return lens
 
 
 def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
-    """What each layer would predict, translated by a tuned lens: labelled like `wb.lens.logit_lens`, and read like it.
+    """What each layer would predict through a tuned lens, in the same form as `wb.lens.logit_lens`.
 
-    `token`, `text` and `logprob` (layer pos rank), `entropy` and `kl` (layer pos), in nats; `kl` is KL(final || layer).
-    The last layer is the model itself.
+    Returns a Dataset: `token`, `text` and `logprob` (layer pos rank), `entropy` and `kl` (layer pos), in nats; `kl` is
+    KL(final || layer). The last layer is the model's own prediction. The maps are trained to imitate the final
+    prediction, so a good early prediction shows what is linearly available there, not that the model has computed its
+    answer.
 
     >>> trace = wb.trace("What is 12+30?", record="residuals")
-    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
-    >>> found = wb.lens.tuned_lens(model, trace, lens)
-    >>> found["token"].dims, bool(abs(found["kl"].isel(layer=-1)).max() < 1e-5)
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], epochs=1)
+    >>> predictions = wb.lens.tuned_lens(model, trace, lens)
+    >>> predictions["token"].dims, bool(abs(predictions["kl"].isel(layer=-1)).max() < 1e-5)
     (('layer', 'pos', 'rank'), True)
 
-    Raises NotRecorded without record="residuals", CheckpointError if lens, model and trace are not of the same weights.
+    Raises NotRecorded if the trace was not recorded with record="residuals", CheckpointError if lens, model and trace
+    do not have the same weights.
     """
-    _belongs(lens, model)
+    _check_weights(lens, model)
     if trace.manifest.model["weights_digest"] != model.digest:
-        _others(f"this trace is of {trace.manifest.model['name']}", trace.manifest.model["weights_digest"], model)
+        _raise_other_weights(
+            f"this trace was made by {trace.manifest.model['name']}", trace.manifest.model["weights_digest"], model
+        )
     points = [hooks.at_layer("blocks.*.hook_resid_post", layer) for layer in range(model.config.n_layers)]
     k = min(hooks.RANKS["lens_ids"], model.config.d_vocab)
     rows: dict[str, list[np.ndarray]] = {name: [] for name in ("token", "logprob", "entropy", "kl")}
@@ -196,62 +205,67 @@ def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
         resid = torch.stack([tensor(trace.raw(point)) for point in points]).to(model.device)
         for part in _parts(model, resid):
             flag.check()
-            logp = _predictions(model, lens(part))
-            top = logp.topk(k, -1)
-            found = {"token": top.indices, "logprob": top.values, "entropy": entropy(logp), "kl": _from_last(logp)}
-            for name, x in found.items():
+            logprobs = _predictions(model, lens(part))
+            top = logprobs.topk(k, -1)
+            chunk = {
+                "token": top.indices,
+                "logprob": top.values,
+                "entropy": entropy(logprobs),
+                "kl": _from_last(logprobs),
+            }
+            for name, x in chunk.items():
                 rows[name].append(x.cpu().numpy())
     whole = {name: np.concatenate(parts, 1) for name, parts in rows.items()}
     dims = ("layer", "pos", "rank")
     data = {name: (dims[: a.ndim], a) for name, a in whole.items()} | {"text": (dims, _texts(model, whole["token"]))}
     coords = {dim: np.arange(n) for dim, n in zip(dims, whole["token"].shape)}
-    found = xr.Dataset(data, coords, {"lens": dict(lens.told)})
+    dataset = xr.Dataset(data, coords, {"lens": dict(lens.training)})
     for name in ("logprob", "entropy", "kl"):
-        found[name].attrs["units"] = "nats"
-    return found
+        dataset[name].attrs["units"] = "nats"
+    return dataset
 
 
-def lens_kl(model: Model, lens: TunedLens, texts: Sequence[Prompt]) -> xr.Dataset:
-    """How far each layer's prediction is from the final one, by the tuned lens and by the logit lens (layer), in nats.
+def lens_kl(model: Model, lens: TunedLens, prompts: Sequence[Prompt]) -> xr.Dataset:
+    """KL of each layer's prediction from the final one, with the tuned lens and the logit lens (layer), in nats.
 
-    `tuned` and `logit` are means of KL(final || layer) over positions and then over texts; `gain` is their difference,
-    with bounds `low` and `high` (bootstrap over texts). Take texts that the lens was not trained on.
+    `tuned` and `logit` are KL(final || layer), averaged over positions and then over prompts. `gain` is logit - tuned,
+    with bounds `low` and `high` by bootstrap over prompts. Use prompts that the lens was not trained on.
 
-    >>> lens = wb.lens.train_tuned_lens(model, [trace], passes=1)
+    >>> lens = wb.lens.train_tuned_lens(model, [trace], epochs=1)
     >>> wb.lens.lens_kl(model, lens, ["What is 12+30?"])["tuned"].dims
     ('layer',)
 
-    Raises CheckpointError for the lens of another model, PromptError without texts.
+    Raises CheckpointError for the lens of another model, PromptError if there are no prompts.
     """
-    _belongs(lens, model)
-    if not texts:
-        raise PromptError("a lens is measured on texts: give traces, prompts or token ids")
-    both = []
+    _check_weights(lens, model)
+    if not prompts:
+        raise PromptError("a lens needs prompts to be measured on; give traces, prompts or token ids")
+    per_prompt = []
     with model.interruptible() as flag, torch.inference_mode():
-        for text in tqdm(texts, desc="reading", unit="text", leave=False, disable=None):
+        for text in tqdm(prompts, desc="measuring", unit="text", leave=False, disable=None):
             flag.check()
             parts = _parts(model, _residuals(model, model.to_tokens(text)))
-            kl = [torch.cat([_kl(model, read(part)) for part in parts], 1).mean(1) for read in (lens, _as_it_is)]
-            both.append(torch.stack(kl).double().cpu().numpy())
-    found = np.stack(both)  # text lens layer
-    interval = statistics.mean_interval(found[:, 1] - found[:, 0])
-    data = {"tuned": found[:, 0].mean(0), "logit": found[:, 1].mean(0)}
+            kl = [torch.cat([_kl(model, read(part)) for part in parts], 1).mean(1) for read in (lens, _logit_lens)]
+            per_prompt.append(torch.stack(kl).double().cpu().numpy())
+    kl_by_prompt = np.stack(per_prompt)  # (text lens layer)
+    interval = statistics.mean_interval(kl_by_prompt[:, 1] - kl_by_prompt[:, 0])
+    data = {"tuned": kl_by_prompt[:, 0].mean(0), "logit": kl_by_prompt[:, 1].mean(0)}
     data |= {"gain": interval.value, "low": interval.low, "high": interval.high}
     layers = {"layer": np.arange(model.config.n_layers)}
-    made = xr.Dataset({name: ("layer", values) for name, values in data.items()}, layers, {"n": len(both)})
-    for name in made.data_vars:
-        made[name].attrs["units"] = "nats"
-    return made
+    dataset = xr.Dataset({name: ("layer", values) for name, values in data.items()}, layers, {"n": len(per_prompt)})
+    for name in dataset.data_vars:
+        dataset[name].attrs["units"] = "nats"
+    return dataset
 
 
-def _as_it_is(resid: Tensor) -> Tensor:
+def _logit_lens(resid: Tensor) -> Tensor:
     """The logit lens."""
     return resid
 
 
 @torch.no_grad()
 def _residuals(model: Model, tokens: Sequence[int]) -> Tensor:
-    """The residual streams after every layer of a text: layer pos d_model."""
+    """The residual streams after every layer (layer pos d_model)."""
     model.check_prompt(tokens)
     points = [hooks.at_layer("blocks.*.hook_resid_post", layer) for layer in range(model.config.n_layers)]
     seen = Recorder(points, device=model.device)
@@ -260,17 +274,17 @@ def _residuals(model: Model, tokens: Sequence[int]) -> Tensor:
 
 
 def _parts(model: Model, resid: Tensor) -> tuple[Tensor, ...]:
-    """The same, a few positions at a time."""
-    return resid.split(max(1, AT_ONCE // (model.config.n_layers * model.config.d_vocab)), 1)
+    """Residual streams in chunks of positions."""
+    return resid.split(max(1, MAX_LOGPROBS // (model.config.n_layers * model.config.d_vocab)), 1)
 
 
 def _predictions(model: Model, resid: Tensor) -> Tensor:
-    """Log-probabilities, layer pos d_vocab."""
+    """Log-probabilities (layer pos d_vocab)."""
     return log_softmax(unembed(model.config, model.weights, resid.to(model.dtype)))
 
 
 def _from_last(logp: Tensor) -> Tensor:
-    """KL(last layer || layer) in nats: layer pos."""
+    """KL(last layer || layer) in nats (layer pos)."""
     final = logp[-1:].detach()
     return (final.exp() * (final - logp)).nan_to_num(0.0).sum(-1)
 
@@ -279,20 +293,22 @@ def _kl(model: Model, resid: Tensor) -> Tensor:
     return _from_last(_predictions(model, resid))
 
 
-def _belongs(lens: TunedLens, model: Model) -> None:
-    if lens.told.get("weights_digest") != model.digest:
-        _others(f"this lens was trained on {lens.told.get('model')}", str(lens.told.get("weights_digest")), model)
+def _check_weights(lens: TunedLens, model: Model) -> None:
+    if lens.training.get("weights_digest") != model.digest:
+        _raise_other_weights(
+            f"this lens was trained on {lens.training.get('model')}", str(lens.training.get("weights_digest")), model
+        )
 
 
-def _others(what: str, digest: str, model: Model) -> NoReturn:
+def _raise_other_weights(what: str, digest: str, model: Model) -> NoReturn:
     raise CheckpointError(
         f"{what} ({digest[:20]}…), and this model is {model.name} with other weights ({model.digest[:20]}…). "
-        f"Load the model that it belongs to, or train a lens for this one: wb.lens.train_tuned_lens(model, texts)."
+        f"Load that model, or train a lens for this one: wb.lens.train_tuned_lens(model, prompts)."
     )
 
 
 def _texts(model: Model, ids: np.ndarray) -> np.ndarray:
     unique, place = np.unique(ids, return_inverse=True)
     tokenizer = model.tokenizer
-    words = [tokenizer.str_tokens([int(i)])[0] if tokenizer else f"<{int(i)}>" for i in unique]
-    return np.array(words, object)[place].reshape(ids.shape)
+    texts = [tokenizer.str_tokens([int(i)])[0] if tokenizer else f"<{int(i)}>" for i in unique]
+    return np.array(texts, object)[place].reshape(ids.shape)

@@ -33,7 +33,7 @@ def measure(model: wb.Model, family: str, place: str, seed: str = "fresh") -> xr
             label[parts[at].stop - back] = problem.steps[of].value
         traces.append(trace)
         labels.append(label)
-    return wb.probes.linear_probe(traces, labels, shuffles=50)
+    return wb.probes.linear_probe(traces, labels, n_shuffles=50)
 
 
 def scores(

@@ -40,7 +40,7 @@ def token_class(piece: str) -> str:
 
 
 @torch.inference_mode()
-def routing(model: Model, n: int, shuffles: int = 20) -> dict[str, Any]:
+def routing(model: Model, n: int, n_shuffles: int = 20) -> dict[str, Any]:
     """Load by layer, and the information that the first expert has about family, channel and token class.
 
     Normalised by the entropy of what is told: 1 would be certainty. Each with its null, the mean over shuffles; for
@@ -52,8 +52,8 @@ def routing(model: Model, n: int, shuffles: int = 20) -> dict[str, Any]:
     for layer in range(c.n_layers):
         load = np.bincount(chosen[layer].ravel(), minlength=c.n_experts) / chosen[layer].size * c.n_experts
         first = chosen[layer][:, 0]
-        known = {name: knows(first, labels[name], None, shuffles) for name in labels}
-        known["family given token class"] = knows(first, labels["family"], labels["token class"], shuffles)
+        known = {name: knows(first, labels[name], None, n_shuffles) for name in labels}
+        known["family given token class"] = knows(first, labels["family"], labels["token class"], n_shuffles)
         layers.append(
             {
                 "load_min": round(float(load.min()), 3),
@@ -74,10 +74,10 @@ def routing(model: Model, n: int, shuffles: int = 20) -> dict[str, Any]:
     }
 
 
-def knows(x: np.ndarray, y: np.ndarray, given: np.ndarray | None, shuffles: int) -> dict[str, float]:
+def knows(x: np.ndarray, y: np.ndarray, given: np.ndarray | None, n_shuffles: int) -> dict[str, float]:
     """How much of what is to be known of y (given what is given) x tells: 1 would be all. And the same by chance."""
     all_of_it = mutual_information(y, y, given)
-    null = shuffled_mutual_information(x, y, given, shuffles=shuffles).mean()
+    null = shuffled_mutual_information(x, y, given, n_shuffles=n_shuffles).mean()
     return {"nmi": round(mutual_information(x, y, given) / all_of_it, 4), "null": round(float(null) / all_of_it, 4)}
 
 
