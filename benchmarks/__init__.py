@@ -1,1 +1,1 @@
-"""Measurements against peers, to be run by hand: python -m benchmarks.recording. None of them is a test."""
+"""Measurements against other tools, run by hand: python -m benchmarks.recording. None of them is a test."""

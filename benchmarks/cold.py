@@ -1,39 +1,40 @@
-"""A model that lies on the disk: what explicit reads of the chosen experts give, and what reading ahead gives.
+"""A model that is not in memory but on disk: the effect of explicit reads of the chosen experts and of reading ahead.
 
     python -m benchmarks.cold --model FOLDER                                   # every row, 3 rounds
     python -m benchmarks.cold --model FOLDER --rows decode-warm decode-cold --json out.json
     python -m benchmarks.cold --model FOLDER --rows prefill-cold --prefill 512 --rounds 2
 
-FOLDER is a cut of gpt-oss-120b, `workbench synth --like 120b --layers 8 FOLDER` (16.3 GB), which the memory can hold:
-the whole has 65 GB and would never be warm here. Three ways to its bytes, each in a process of its own:
+FOLDER is a cut of gpt-oss-120b, `workbench synth --like 120b --layers 8 FOLDER` (16.3 GB), which fits into memory: the
+whole model has 65 GB and would never be warm here. Three ways to read its bytes, each in its own process:
 
-    ahead     memory="small": several readers fetch the chosen experts at once, and meanwhile or after them what the
-              next layer will need: its other weights, and the experts that its router would choose already now
+    ahead     memory="small": several readers fetch the chosen experts at once. Meanwhile or afterwards they fetch what
+              the next layer will need: its other weights, and the experts that its router would choose already now
     reads     the same without reading ahead
     faults    memory="fast": the kernel reads a page when it is touched, and as many around it as the read-ahead of the
               device says (printed: Linux has 128 kB, some clouds megabytes)
 
-Each row takes the three in turns, and every round turns their order:
+Each row runs the three in turn, and every round rotates their order:
 
-    decode-warm     token by token, all of it in the page cache (of which "ahead" and "reads" map experts anew)
-    decode-cold     token by token, the experts dropped before each, the rest in the page cache: what a model comes to
-                    that is larger than the memory, if no token chooses what one of the last had chosen
+    decode-warm     token by token, all of the file in the page cache ("ahead" and "reads" map experts anew)
+    decode-cold     token by token, the experts dropped before each, the rest in the page cache: the limit for a model
+                    that is larger than the memory, if no token chooses an expert that one of the last had chosen
     first-cold      one token, nothing of the file in memory
     prefill-warm    n tokens at once from an empty cache, logits of the last position
     prefill-cold    the same, nothing of the file in memory
     start-cold      the same as first-cold, but from the start of the process: imports, loading, first token
-    start-warm      the same, all of it in the page cache
+    start-warm      the same, all of the file in the page cache
 
-"Dropped" is madvise in all processes and posix_fadvise on the files; GB is what the process then had the disk read, by
-/proc/self/io. Before each cold round as many readers as ours read 1 GB as fast as it comes: "of the disk" is the time
-in which that speed would have read those GB, as a share of the time taken. Peak is VmHWM, set back before, so it
-counts mapped pages of files. Times are medians of the rounds (decode: of their median tokens); ratios are of the
+"Dropped" is madvise in all processes and posix_fadvise on the files. GB is what the process then read from disk, by
+/proc/self/io. Before each cold round, as many readers as workbench uses read 1 GB at full speed: "of the disk" is the
+time in which that speed would have read those GB, as a share of the time taken. Peak is VmHWM, reset before the row, so
+it counts mapped pages of files. Times are medians of the rounds (decode: of their median tokens). Ratios are of the
 same round, with quartiles.
 
-Then, how good the guess is: the share of the chosen experts that the router would have chosen from the residual stream
-before the experts of the layer before have written (hook_resid_mid: what a pass over a text reads ahead, which chooses
-most experts anyway), and after (hook_resid_post: what a single token does). A random model's residual hardly turns
-within a layer, which flatters it; so the embedded model, which was trained, but is small, is told beside. Linux only.
+Then the quality of the guess: the share of the chosen experts that the router would have chosen from the residual
+stream before the experts of the previous layer have written (hook_resid_mid: read ahead in a prefill, which chooses
+most experts anyway), and after (hook_resid_post: read ahead in a decode). A random model's residual stream hardly
+changes direction within a layer, which flatters the guess, so the embedded model, which is trained but small, is
+printed as well. Linux only.
 """
 
 import argparse
@@ -48,20 +49,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.full_size import Child, gb, say, tokens_of
-from benchmarks.peers_full import answer, clocks, from_disk, since
+from benchmarks.full_size import Child, gb, log, tokens_of
+from benchmarks.peers_full import clocks, disk_bytes_read, serve_jobs, since
 from workbench.model.checkpoints.pages import READERS, Mapped, give_back
 from workbench.model.kernels.packed import Packed
 
 WAYS = ("ahead", "reads", "faults")
 ROWS = ("decode-warm", "prefill-warm", "start-warm", "decode-cold", "first-cold", "start-cold", "prefill-cold")
 CONTEXT = 16  # tokens before those that are decoded
-READ = 1 << 30  # bytes that tell the speed of the disk
-PIECE = 1 << 20  # of them at a time
+READ = 1 << 30  # bytes that are read to measure the speed of the disk
+PIECE = 1 << 20  # bytes of each read
 QUESTION = "Mod 10: a=3, b=a+4, c=b+2. Find c."  # for the embedded model, which can answer it
 
 
-# -- the process that has the model -----------------------------------------------------------------------------------
+# -- the process that holds the model ---------------------------------------------------------------------------------
 
 
 class Worker:
@@ -82,17 +83,17 @@ class Worker:
         return {"text": f"{self.model!r}, {native.why()}", "d_vocab": self.model.config.d_vocab}
 
     def unmap(self, experts: bool = False) -> dict:
-        """The process holds no page of the file any more, or none of the experts."""
+        """Drops the process's pages of the file, or only those of the experts."""
         if experts:
-            both = [m for block in self.model.weights.blocks for m in (block.experts.up, block.experts.down)]
+            matrices = [m for block in self.model.weights.blocks for m in (block.experts.up, block.experts.down)]
             pages = self.model.weights.pages
             assert isinstance(pages, Mapped)
-            give_back(pages._ranges(t for m in both if isinstance(m, Packed) for t in (m.blocks, m.scales)))
+            give_back(pages._ranges(t for m in matrices if isinstance(m, Packed) for t in (m.blocks, m.scales)))
             return {}
         for line in Path("/proc/self/maps").read_text().splitlines():
-            place, *_, name = line.split(maxsplit=5)
+            address_range, *_, name = line.split(maxsplit=5)
             if name.startswith(f"{self.folder}/"):
-                start, stop = (int(x, 16) for x in place.split("-"))
+                start, stop = (int(x, 16) for x in address_range.split("-"))
                 give_back([(start, stop - start)])
         return {}
 
@@ -103,13 +104,13 @@ class Worker:
         return self.decode(tokens)
 
     def decode(self, tokens: list[int]) -> dict:
-        """Seconds [wall, CPU] of the tokens at once, after what was read; and the bytes that came from the disk."""
-        disk, before = from_disk(), clocks()
+        """Seconds [wall, CPU] of one pass over the tokens after those in the cache, and the bytes read from disk."""
+        disk, before = disk_bytes_read(), clocks()
         self.model.forward(torch.tensor([tokens]), None, self.cache, slice(-1, None))
-        return {"seconds": since(before), "disk": from_disk() - disk}
+        return {"seconds": since(before), "disk": disk_bytes_read() - disk}
 
     def guessed(self, tokens: list[int]) -> dict:
-        """By layer, from the second: the share of the chosen experts that a guess in the layer before holds."""
+        """By layer, from the second: the share of the chosen experts that were guessed in the layer before."""
         return {"share": _guessed(self.model, tokens)}
 
 
@@ -118,34 +119,37 @@ def _guessed(model, tokens: list[int]) -> dict[str, list[float]]:
     from workbench.recording.taps import Recorder
 
     c, shares = model.config, {"hook_resid_mid": [], "hook_resid_post": []}
-    wanted = {f"blocks.{i}.{name}" for i in range(c.n_layers) for name in (*shares, "mlp.hook_expert_indices")}
+    names = {f"blocks.{i}.{name}" for i in range(c.n_layers) for name in (*shares, "mlp.hook_expert_indices")}
     with torch.no_grad():
-        model.forward(torch.tensor([tokens]), seen := Recorder(wanted), None, slice(-1, None))
+        model.forward(torch.tensor([tokens]), recorder := Recorder(names), None, slice(-1, None))
         for point, layer in product(shares, range(1, c.n_layers)):
-            before, chosen = seen[f"blocks.{layer - 1}.{point}"], seen[f"blocks.{layer}.mlp.hook_expert_indices"]
-            found = [
+            before, chosen = (
+                recorder[f"blocks.{layer - 1}.{point}"],
+                recorder[f"blocks.{layer}.mlp.hook_expert_indices"],
+            )
+            hits = [
                 len(set(likely(c, model.weights.blocks[layer], before[:, i : i + 1])) & set(chosen[0, i].tolist()))
                 for i in range(len(tokens))
             ]
-            shares[point].append(sum(found) / chosen.numel())
+            shares[point].append(sum(hits) / chosen.numel())
     return shares
 
 
 def serve(args: argparse.Namespace) -> None:
     worker = Worker(args.model, args.serve, args.threads)
-    answer({name: getattr(worker, name) for name in ("about", "unmap", "prefill", "decode", "guessed")})
+    serve_jobs({name: getattr(worker, name) for name in ("about", "unmap", "prefill", "decode", "guessed")})
 
 
-# -- the file ---------------------------------------------------------------------------------------------------------
+# -- the files --------------------------------------------------------------------------------------------------------
 
 
 class Files:
-    """The shards of a checkpoint, and where the experts lie in them."""
+    """The shards of a checkpoint, and the positions of the experts in them."""
 
     def __init__(self, folder: Path):
-        self.open = {path: os.open(path, os.O_RDONLY) for path in sorted(folder.glob("*.safetensors"))}
+        self.descriptors = {path: os.open(path, os.O_RDONLY) for path in sorted(folder.glob("*.safetensors"))}
         self.experts: list[tuple[int, int, int]] = []  # file, start, bytes
-        for file in self.open.values():
+        for file in self.descriptors.values():
             size = int.from_bytes(os.pread(file, 8, 0), "little")
             header = json.loads(os.pread(file, size, 8))
             for name, info in header.items():
@@ -154,18 +158,18 @@ class Files:
                     self.experts.append((file, 8 + size + start, stop - start))
 
     def drop(self, experts: bool = False) -> None:
-        """Out of the page cache: the experts, or everything. Pages that a process has mapped would stay."""
-        for file, start, n in self.experts if experts else [(file, 0, 0) for file in self.open.values()]:
+        """Drops the experts, or everything, from the page cache. Pages that a process has mapped would stay."""
+        for file, start, n in self.experts if experts else [(file, 0, 0) for file in self.descriptors.values()]:
             os.posix_fadvise(file, start, n, os.POSIX_FADV_DONTNEED)
 
     def warm(self) -> None:
         """Reads everything into the page cache."""
-        for file in self.open.values():
+        for file in self.descriptors.values():
             self._read(file, 0, os.fstat(file).st_size)
 
     def speed(self) -> float:
-        """Bytes a second of the disk: up to 1 GB of the experts, which must have been dropped."""
-        file, start, n = max(self.experts, key=lambda place: place[2])
+        """The speed of the disk in bytes a second, from up to 1 GB of the experts, which must have been dropped."""
+        file, start, n = max(self.experts, key=lambda expert: expert[2])
         return self._read(file, start, min(n, READ))
 
     def _read(self, file: int, first: int, n: int) -> float:
@@ -179,7 +183,7 @@ class Files:
 
 
 class Measured:
-    """One row: by way, a round each of seconds, bytes from the disk, peak; and the disk's speed in each round."""
+    """One row: for each way and round the seconds, bytes from disk and peak memory; for each round the disk's speed."""
 
     def __init__(self):
         self.seconds: dict[str, list[float]] = {way: [] for way in WAYS}
@@ -189,44 +193,44 @@ class Measured:
 
 
 def measure(args: argparse.Namespace, row: str, n: int, children: dict[str, Child], files: Files, d_vocab: int):
-    found = Measured()
-    what, state = row.split("-")
+    measured = Measured()
+    task, state = row.split("-")
 
-    def make(cold: bool) -> None:
+    def drop(cold: bool) -> None:
         for child in children.values():
-            child("unmap", experts=what == "decode")
+            child("unmap", experts=task == "decode")
         if cold:
-            files.drop(experts=what == "decode")
+            files.drop(experts=task == "decode")
 
-    if what == "decode":
+    if task == "decode":
         for child in children.values():
             child("prefill", tokens=tokens_of(CONTEXT, d_vocab, 0))
             child("decode", tokens=tokens_of(1, d_vocab, 0))
     for i in range(args.rounds):
         if state == "cold":
-            make(cold=True)
-            found.speed.append(files.speed())
+            drop(cold=True)
+            measured.speed.append(files.speed())
         for way in (*WAYS[i % 3 :], *WAYS[: i % 3]):
             child = children[way]
-            if what == "start":
-                make(cold=state == "cold")
+            if task == "start":
+                drop(cold=state == "cold")
                 reply, peak = start(args, way, tokens_of(1, d_vocab, i)), {"peak": 0}
             else:
                 tokens = tokens_of(n, d_vocab, i + 1)
                 child("reset")
                 replies = []
-                for piece in [tokens] if what == "prefill" else [[token] for token in tokens]:
+                for piece in [tokens] if task == "prefill" else [[token] for token in tokens]:
                     if state == "cold":
-                        make(cold=True)
-                    replies.append(child("prefill" if what in ("prefill", "first") else "decode", tokens=piece))
+                        drop(cold=True)
+                    replies.append(child("prefill" if task in ("prefill", "first") else "decode", tokens=piece))
                 peak = child("memory")
-                middle = np.median([[*r["seconds"], r["disk"]] for r in replies], 0).tolist()
-                reply = {"seconds": middle[:2], "disk": middle[2]}
-            found.seconds[way].append(reply["seconds"][0])
-            found.disk[way].append(reply["disk"])
-            found.peak[way].append(peak["peak"])
-        say(f"{row} {n}, round {i + 1}: " + ", ".join(f"{way} {found.seconds[way][-1]:.2f} s" for way in WAYS))
-    return found
+                medians = np.median([[*r["seconds"], r["disk"]] for r in replies], 0).tolist()
+                reply = {"seconds": medians[:2], "disk": medians[2]}
+            measured.seconds[way].append(reply["seconds"][0])
+            measured.disk[way].append(reply["disk"])
+            measured.peak[way].append(peak["peak"])
+        log(f"{row} {n}, round {i + 1}: " + ", ".join(f"{way} {measured.seconds[way][-1]:.2f} s" for way in WAYS))
+    return measured
 
 
 def start(args: argparse.Namespace, way: str, tokens: list[int]) -> dict:
@@ -243,7 +247,7 @@ def worker(args: argparse.Namespace, way: str) -> Child:
     return Child(sys.executable, "-m", "benchmarks.cold", "--serve", way, *common)
 
 
-# -- saying it --------------------------------------------------------------------------------------------------------
+# -- the report -------------------------------------------------------------------------------------------------------
 
 
 COLUMNS = ("", "seconds: " + ", ".join(WAYS), "reads / ahead", "faults / ahead", "GB read", "of the disk", "peak GB")
@@ -271,8 +275,8 @@ def main() -> None:
     parser.add_argument("--decode", type=int, default=6, help="tokens a round (default: 6)")
     parser.add_argument("--rounds", type=int, default=3, help="default: 3")
     parser.add_argument("--threads", type=int, default=2, help="default: 2")
-    parser.add_argument("--no-guess", action="store_true", help="leave the quality of the guess out")
-    parser.add_argument("--json", type=Path, help="write every single measurement there")
+    parser.add_argument("--no-guess", action="store_true", help="skip the quality of the guess")
+    parser.add_argument("--json", type=Path, help="file for every single measurement")
     parser.add_argument("--serve", choices=WAYS, help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.serve:
@@ -281,21 +285,21 @@ def main() -> None:
     files = Files(Path(args.model))
     children = {way: worker(args, way) for way in WAYS}
     about = children["ahead"]("about")
-    how = f"{args.threads} threads, {args.rounds} rounds, {READERS} readers; {_device(args.model)}"
-    print(f"{about['text']}\n{how}", flush=True)
+    setting = f"{args.threads} threads, {args.rounds} rounds, {READERS} readers; {_device(args.model)}"
+    print(f"{about['text']}\n{setting}", flush=True)
     if {"decode-cold", *(row for row in ROWS if row.endswith("warm"))} & set(args.rows):
         files.warm()
     print(f"\n| {' | '.join(COLUMNS)} |\n|{'---|' * len(COLUMNS)}", flush=True)
-    found: dict[str, Measured] = {}
+    measured: dict[str, Measured] = {}
     for row in (row for row in ROWS if row in args.rows):
         sizes = {"decode": [args.decode], "prefill": args.prefill}.get(row.split("-")[0], [1])
         for n in sizes:
             name = row.replace("prefill", f"prefill-{n}")
-            found[name] = measure(args, row, n, children, files, about["d_vocab"])
-            print(line(name, found[name]), flush=True)
-    if speeds := [speed for m in found.values() for speed in m.speed]:
-        q1, middle, q3 = np.percentile(speeds, (25, 50, 75)) / 1e9
-        print(f"\nthe disk reads {middle:.2f} GB/s ({q1:.2f}-{q3:.2f}), {READERS} readers, {PIECE >> 10} kB at a time")
+            measured[name] = measure(args, row, n, children, files, about["d_vocab"])
+            print(line(name, measured[name]), flush=True)
+    if speeds := [speed for m in measured.values() for speed in m.speed]:
+        q1, median, q3 = np.percentile(speeds, (25, 50, 75)) / 1e9
+        print(f"\nthe disk reads {median:.2f} GB/s ({q1:.2f}-{q3:.2f}), {READERS} readers, {PIECE >> 10} kB at a time")
     if not args.no_guess:
         from workbench import Model
 
@@ -310,8 +314,8 @@ def main() -> None:
     for child in children.values():
         child.close()
     if args.json:
-        rows = {row: vars(m) for row, m in found.items()}
-        args.json.write_text(json.dumps({"about": about["text"], "how": how, "rows": rows}, indent=1))
+        rows = {row: vars(m) for row, m in measured.items()}
+        args.json.write_text(json.dumps({"about": about["text"], "setting": setting, "rows": rows}, indent=1))
     return None
 
 

@@ -1,10 +1,10 @@
-"""A Hugging Face folder of gpt-oss as one .gguf file with the same weights, so that llama.cpp can run what we run.
+"""Converts a Hugging Face folder of gpt-oss to one .gguf file with the same weights, so that llama.cpp can run it.
 
     python -m benchmarks.gguf_of /work/synth/20b-6l 20b-6l-q8.gguf --dense q8_0     # or bf16
 
-Experts are the same numbers in ggml's order of nibbles, gate and up apart. Matrices outside the experts are Q8_0, as
-in the .gguf files that llama.cpp's authors publish, or bf16, which is what the checkpoint has. Vectors and the router
-are float32. There is no vocabulary in it ("no_vocab"): it is for ids and for time, not for text. One tensor is in
+Experts are the same numbers in ggml's order of nibbles, with gate and up separated. Matrices outside the experts are
+Q8_0, as in the .gguf files that llama.cpp's authors publish, or bf16, as in the checkpoint. Vectors and the router are
+float32. The file has no vocabulary ("no_vocab"): it is for token ids and timing, not for text. Only one tensor is in
 memory at a time. Needs the package gguf.
 """
 
@@ -25,24 +25,24 @@ from workbench.model.config import Config
 
 DENSE = ("q8_0", "bf16")
 ROWS = 4096  # of a dense matrix, converted at a time
-Piece = tuple[str, tuple[int, ...], Callable[[], np.ndarray]]  # name, shape in elements, its data when asked
+Piece = tuple[str, tuple[int, ...], Callable[[], np.ndarray]]  # name, shape in elements, function that makes its data
 
 
 def to_gguf(folder: Path, file: Path, *, dense: str = "q8_0") -> Path:
-    """Writes `file` from the MXFP4 checkpoint in `folder`; `dense` is "q8_0" or "bf16". Takes the place of no file.
+    """Writes `file` from the MXFP4 checkpoint in `folder`; `dense` is "q8_0" or "bf16". Never replaces a file.
 
-    FileExistsError where `file` is there; ValueError for another `dense` or a checkpoint without MXFP4 experts.
+    Raises FileExistsError if `file` exists; ValueError for another `dense` or a checkpoint without MXFP4 experts.
     """
     import gguf
 
     if dense not in DENSE:
-        raise ValueError(f"dense is {dense!r}; there are {DENSE}.")
+        raise ValueError(f"dense must be one of {', '.join(DENSE)}, got {dense!r}.")
     if file.exists():
-        raise FileExistsError(f"{file} is there already. Give another path.")
+        raise FileExistsError(f"{file} exists already. Give another path.")
     config = parse_hf_config(read_json(folder / "config.json"), str(folder))
     tensors = mapped(hf_files(folder))
     if not hf.is_packed(tensors):
-        raise ValueError(f"{folder} has no MXFP4 experts; this converts the published layout only.")
+        raise ValueError(f"{folder} has no MXFP4 experts; only the published layout can be converted.")
     scratch = file.with_name(f".{file.name}.part")
     writer = gguf.GGUFWriter(scratch, "gpt-oss")
     _describe(writer, config, folder.name)
@@ -79,7 +79,7 @@ def pack_mxfp4_ggml(blocks: Tensor, scales: Tensor) -> Tensor:
 
 
 def _pieces(tensors: dict[str, Tensor], c: Config, dense: str) -> Iterator[Piece]:
-    """Every tensor of the .gguf: names as our own reader knows them."""
+    """Every tensor of the .gguf, under the names that workbench's own reader expects."""
 
     def plain(name: str, t: Tensor) -> Piece:
         shape = tuple(t.shape)
@@ -97,14 +97,14 @@ def _pieces(tensors: dict[str, Tensor], c: Config, dense: str) -> Iterator[Piece
     for field in ("embed", "unembed", "ln_final"):
         yield plain(gguf.TOP[field], tensors[hf.TOP[field]])
     for n in range(c.n_layers):
-        here, there = f"model.layers.{n}.", f"blk.{n}."
+        hf_prefix, gguf_prefix = f"model.layers.{n}.", f"blk.{n}."
         for field, key in hf.BLOCK.items():
-            yield plain(there + gguf.BLOCK[field], tensors[here + key])
+            yield plain(gguf_prefix + gguf.BLOCK[field], tensors[hf_prefix + key])
         for half, rows in enumerate((slice(0, None, 2), slice(1, None, 2))):  # gate, up
-            yield experts(there + gguf.UP["up"][half], here + hf.EXPERTS["up"], rows)
-            yield plain(there + gguf.UP["up_bias"][half], tensors[here + hf.EXPERTS["up_bias"]][:, rows])
-        yield experts(there + gguf.DOWN["down"], here + hf.EXPERTS["down"], slice(None))
-        yield plain(there + gguf.DOWN["down_bias"], tensors[here + hf.EXPERTS["down_bias"]])
+            yield experts(gguf_prefix + gguf.UP["up"][half], hf_prefix + hf.EXPERTS["up"], rows)
+            yield plain(gguf_prefix + gguf.UP["up_bias"][half], tensors[hf_prefix + hf.EXPERTS["up_bias"]][:, rows])
+        yield experts(gguf_prefix + gguf.DOWN["down"], hf_prefix + hf.EXPERTS["down"], slice(None))
+        yield plain(gguf_prefix + gguf.DOWN["down_bias"], tensors[hf_prefix + hf.EXPERTS["down_bias"]])
 
 
 def _kind(name: str, shape: tuple[int, ...], dense: str) -> str:
@@ -151,11 +151,11 @@ def _describe(writer, c: Config, name: str) -> None:
 
 
 if __name__ == "__main__":
-    asked = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    asked.add_argument("folder", type=Path, help="a Hugging Face folder in MXFP4")
-    asked.add_argument("file", type=Path, help="the .gguf file; must not exist")
-    asked.add_argument("--dense", choices=DENSE, default="q8_0", help="what is not an expert (default: q8_0)")
-    given = asked.parse_args()
-    began = time.perf_counter()
-    written = to_gguf(given.folder, given.file, dense=given.dense)
-    print(f"{written}: {written.stat().st_size:,} bytes in {time.perf_counter() - began:.0f} s")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path, help="a Hugging Face folder in MXFP4")
+    parser.add_argument("file", type=Path, help="the .gguf file; must not exist")
+    parser.add_argument("--dense", choices=DENSE, default="q8_0", help="format outside the experts (default: q8_0)")
+    args = parser.parse_args()
+    start = time.perf_counter()
+    file = to_gguf(args.folder, args.file, dense=args.dense)
+    print(f"{file}: {file.stat().st_size:,} bytes in {time.perf_counter() - start:.0f} s")

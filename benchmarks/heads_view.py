@@ -1,12 +1,12 @@
-"""What the view of heads costs: thumbnails of a layer, going from head to head, one head of a long run.
+"""The cost of the heads view: thumbnails of a layer, switching between heads, one head of a long run.
 
     python -m benchmarks.heads_view                # 1,024 tokens with 64 heads; 16,384 tokens with 8
     python -m benchmarks.heads_view --rounds 9
 
-Made queries and keys in gpt-oss's shape (d_head 64, 8 kv heads, windows of 128), fp32. "python" is the answer of
-Python alone, packed: it is what the patterns cost. "switch" is in a real JupyterLab on the loopback, in Chromium
-without a GPU, from the key until the head that was asked for is on the screen, the kernel's answer included; "cached"
-is back to a head that was there before. Medians and p95 in ms.
+Queries and keys are synthetic, in gpt-oss's shape (d_head 64, 8 kv heads, windows of 128), fp32. "python" is the time of
+Python's answer alone, packed: the cost of the patterns. "switch" is measured in a real JupyterLab on the loopback, in
+Chromium without a GPU, from the key press until the requested head is on the screen, the kernel's answer included.
+"cached" is switching back to a head that was shown before. Medians and p95 in ms.
 """
 
 import argparse
@@ -25,12 +25,12 @@ from tests.views.browser import CHROMIUM, FLAGS
 from tests.views.lab import lab
 
 WATCH = """() => {
-  const { scale } = CanvasRenderingContext2D.prototype;  // called once a drawing
+  const { scale } = CanvasRenderingContext2D.prototype;  // called once in each drawing
   window.painted = 0;
   CanvasRenderingContext2D.prototype.scale = function (...a) {
     const after = new MessageChannel();
     after.port1.onmessage = () => { window.painted = performance.now(); };
-    after.port2.postMessage(0);  // heard after the frame that this drawing is part of
+    after.port2.postMessage(0);  // arrives after the frame that this drawing is part of
     return scale.apply(this, a);
   };
 }"""
@@ -54,25 +54,25 @@ def trace_of(n: int, heads: int) -> wb.Trace:
     finally:
         for name, size in before.items():
             setattr(whole, name, size)
-    # every recording keeps the mass on the sinks; here any numbers will do
+    # every recording holds the mass on the sinks; any numbers will do here
     arrays = {name: trace.raw(name) for name in trace.names()}
     rng = np.random.default_rng(0)
     arrays |= {f"blocks.{layer}.attn.hook_sink": rng.random((heads, len(trace)), "f4") for layer in range(2)}
     return wb.Trace(replace(trace.manifest, tensors={}), arrays)
 
 
-def timed(rounds: int, act: Callable[[], object]) -> list[float]:
-    found = []
+def timed(rounds: int, action: Callable[[], object]) -> list[float]:
+    times = []
     for _ in range(rounds):
-        began = time.perf_counter()
-        act()
-        found.append(1000 * (time.perf_counter() - began))
-    return found
+        start = time.perf_counter()
+        action()
+        times.append(1000 * (time.perf_counter() - start))
+    return times
 
 
-def line(what: str, times: list[float], more: str = "") -> None:
-    late = float(np.percentile(times, 95))
-    print(f"  {what:<52}{statistics.median(times):>9.0f}{late:>9.0f}   {more}", flush=True)
+def line(label: str, times: list[float], extra: str = "") -> None:
+    p95 = float(np.percentile(times, 95))
+    print(f"  {label:<52}{statistics.median(times):>9.0f}{p95:>9.0f}   {extra}", flush=True)
 
 
 def main() -> None:
@@ -85,10 +85,12 @@ def main() -> None:
     for layer, kind in enumerate(("sliding", "full")):
         view = wb.views.heads(short, layer)
         size = view.query("layer", {"layer": layer})[1]["thumbs"].nbytes
-        took = timed(rounds, lambda view=view, layer=layer: view.reply("layer", {"layer": layer}))
-        line(f"64 thumbnails, {len(short):,} tokens, {kind}: python", took, f"{size / 1000:.0f} kB")
-    wanted = {"layer": 1, "head": 3, "from": 0, "to": len(short)}
-    line(f"one head, {len(short):,}², full: python", timed(rounds, lambda: wb.views.heads(short).reply("head", wanted)))
+        times = timed(rounds, lambda view=view, layer=layer: view.reply("layer", {"layer": layer}))
+        line(f"64 thumbnails, {len(short):,} tokens, {kind}: python", times, f"{size / 1000:.0f} kB")
+    request = {"layer": 1, "head": 3, "from": 0, "to": len(short)}
+    line(
+        f"one head, {len(short):,}², full: python", timed(rounds, lambda: wb.views.heads(short).reply("head", request))
+    )
     with lab() as server, sync_playwright() as p:
         short.save(server.root / "made.trace")
         browser = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
@@ -99,18 +101,18 @@ def main() -> None:
         page.wait_for_selector(".wb canvas", timeout=60_000)
         page.wait_for_timeout(1500)
         page.evaluate(WATCH)
-        new = [page.evaluate(SWITCH, ["]", 1500]) for _ in range(rounds)]
-        old = [page.evaluate(SWITCH, ["[", 500]) for _ in range(rounds)]
-        line(f"switch to a head, {len(short):,}²", new)
-        line(f"switch to a head, {len(short):,}², cached", old)
+        uncached = [page.evaluate(SWITCH, ["]", 1500]) for _ in range(rounds)]
+        cached = [page.evaluate(SWITCH, ["[", 500]) for _ in range(rounds)]
+        line(f"switch to a head, {len(short):,}²", uncached)
+        line(f"switch to a head, {len(short):,}², cached", cached)
     for layer, kind in enumerate(("sliding", "full")):
-        wanted = {"layer": layer, "head": 3, "from": 0, "to": len(long)}
+        request = {"layer": layer, "head": 3, "from": 0, "to": len(long)}
         view = wb.views.heads(long, layer)
-        quick = wanted | {"quick": 1}
-        took = timed(rounds, lambda view=view, wanted=quick: view.reply("head", wanted))
-        line(f"one head, {len(long):,} tokens, preview, {kind}: python", took)
-        took = timed(rounds, lambda view=view, wanted=wanted: view.reply("head", wanted))
-        line(f"one head, {len(long):,} tokens, downsampled, {kind}: python", took)
+        quick = request | {"quick": 1}
+        times = timed(rounds, lambda view=view, request=quick: view.reply("head", request))
+        line(f"one head, {len(long):,} tokens, preview, {kind}: python", times)
+        times = timed(rounds, lambda view=view, request=request: view.reply("head", request))
+        line(f"one head, {len(long):,} tokens, downsampled, {kind}: python", times)
 
 
 if __name__ == "__main__":

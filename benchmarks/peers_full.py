@@ -1,19 +1,19 @@
-"""llama.cpp in a process of its own, for benchmarks.full_size: one model, asked over stdin and stdout in JSON lines.
+"""llama.cpp in its own process, for benchmarks.full_size: one model that takes requests in JSON lines over stdin.
 
     PYTHON -I benchmarks/peers_full.py FILE.gguf --threads 2 [--no-repack]     # PYTHON has llama-cpp-python
 
-It imports nothing of workbench, because llama-cpp-python lives in an environment of its own. The settings are those of
-llama.cpp's own command line: mmap where it thinks so, flash attention "auto", f16 keys and values, batches of 2,048 in
-pieces of 512, and a cache of sliding layers that is no longer than their window. `--no-repack` switches off the copy of
-the weights that it makes for its fastest kernels (use_extra_bufts).
+It imports nothing of workbench, because llama-cpp-python has its own environment. The settings are those of llama.cpp's
+own command line: mmap where it chooses to, flash attention "auto", f16 keys and values, batches of 2,048 in pieces of
+512, and a cache of sliding layers that is no longer than their window. `--no-repack` switches off the copy of the
+weights that it makes for its fastest kernels (use_extra_bufts).
 
-What it answers, with the worker of benchmarks.full_size, which knows the same words:
+Requests, which the worker of benchmarks.full_size takes as well:
 
-    {"do": "about"}                     what it is, in words
+    {"do": "about"}                     a description of the model
     {"do": "prefill", "tokens": […]}    from an empty cache: seconds [wall, CPU], and some logits of the last position
-    {"do": "extend", "tokens": […]}     the same after what it has already read
-    {"do": "decode", "tokens": […]}     one token after the other, after what it has read: seconds of each
-    {"do": "reset"}                     sets the peak of resident memory back
+    {"do": "extend", "tokens": […]}     the same after the tokens that are already in the cache
+    {"do": "decode", "tokens": […]}     one token after the other, after those in the cache: seconds of each
+    {"do": "reset"}                     resets the peak of resident memory
     {"do": "memory"}                    peak since then; resident now, of it anonymous and of files; in bytes
 """
 
@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-SAMPLED = 997  # every so many logits are compared
+SAMPLED = 997  # stride of the logits that are compared
 
 
 def clocks() -> tuple[float, float]:
@@ -32,17 +32,17 @@ def clocks() -> tuple[float, float]:
 
 
 def since(before: tuple[float, float]) -> list[float]:
-    """Wall and CPU seconds."""
+    """Wall and CPU seconds since `before`."""
     return [now - then for now, then in zip(clocks(), before)]
 
 
 def reset_peak() -> dict:
-    Path("/proc/self/clear_refs").write_text("5")  # the peak is now what is resident now
+    Path("/proc/self/clear_refs").write_text("5")  # sets the peak to what is resident now
     return {}
 
 
-def from_disk() -> int:
-    """Bytes that this process had the disk read."""
+def disk_bytes_read() -> int:
+    """Bytes that this process has read from disk."""
     lines = dict(line.split(": ") for line in Path("/proc/self/io").read_text().splitlines())
     return int(lines["read_bytes"])
 
@@ -53,8 +53,8 @@ def memory() -> dict:
     return {name: int(lines[field].split()[0]) * 1024 for name, field in fields.items()}
 
 
-def answer(jobs: dict[str, Callable[..., dict]]) -> None:
-    """Answers requests until there are no more. What others print to stdout goes to stderr instead."""
+def serve_jobs(jobs: dict[str, Callable[..., dict]]) -> None:
+    """Replies to requests until stdin ends. Other output to stdout goes to stderr instead."""
     replies = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     jobs = {"reset": reset_peak, "memory": memory, **jobs}
@@ -80,17 +80,17 @@ class Llama:
         self._quiet = llama_cpp.llama_log_callback(lambda level, text, data: None)
         llama_cpp.llama_log_set(self._quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        how = llama_cpp.llama_model_default_params()
-        how.use_extra_bufts = repack
-        self.model = llama_cpp.llama_model_load_from_file(os.fsencode(file), how)
+        params = llama_cpp.llama_model_default_params()
+        params.use_extra_bufts = repack
+        self.model = llama_cpp.llama_model_load_from_file(os.fsencode(file), params)
         if not self.model:
-            sys.exit(f"llama.cpp does not load {file}")
-        how = llama_cpp.llama_context_default_params()
-        how.n_ctx, how.n_batch, how.n_ubatch, how.swa_full = n_ctx, 2048, 512, False
-        how.n_threads = how.n_threads_batch = threads
-        self.context = llama_cpp.llama_init_from_model(self.model, how)
+            sys.exit(f"llama.cpp cannot load {file}")
+        params = llama_cpp.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch, params.swa_full = n_ctx, 2048, 512, False
+        params.n_threads = params.n_threads_batch = threads
+        self.context = llama_cpp.llama_init_from_model(self.model, params)
         if not self.context:
-            sys.exit(f"llama.cpp makes no context of {n_ctx} positions")
+            sys.exit(f"llama.cpp cannot make a context of {n_ctx} positions")
         self.n_vocab = llama_cpp.llama_vocab_n_tokens(llama_cpp.llama_model_get_vocab(self.model))
         self.length = 0
 
@@ -98,24 +98,24 @@ class Llama:
         features = self.lib.llama_print_system_info().decode().strip(" |")
         return {"text": f"llama-cpp-python {self.lib.__version__}, repacking {self.repack}, {features}"}
 
-    def _read(self, tokens: list[int]) -> None:
+    def _forward(self, tokens: list[int]) -> None:
         batch = self.lib.llama_batch_init(len(tokens), 0, 1)
         batch.n_tokens = len(tokens)
         for i, token in enumerate(tokens):
             batch.token[i], batch.pos[i] = token, self.length + i
             batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
             batch.logits[i] = i == len(tokens) - 1
-        failed = self.lib.llama_decode(self.context, batch)
+        status = self.lib.llama_decode(self.context, batch)
         self.lib.llama_batch_free(batch)
-        if failed:
-            raise RuntimeError(f"llama_decode gave {failed} for {len(tokens)} tokens after {self.length}")
+        if status:
+            raise RuntimeError(f"llama_decode returned {status} for {len(tokens)} tokens after {self.length}")
         self.length += len(tokens)
         self.lib.llama_synchronize(self.context)
 
     def extend(self, tokens: list[int]) -> dict:
         before = clocks()
         for i in range(0, len(tokens), 2048):
-            self._read(tokens[i : i + 2048])
+            self._forward(tokens[i : i + 2048])
         seconds = since(before)
         logits = self.lib.llama_get_logits_ith(self.context, -1)
         return {"seconds": seconds, "logits": [logits[i] for i in range(0, self.n_vocab, SAMPLED)]}
@@ -126,26 +126,26 @@ class Llama:
         return self.extend(tokens)
 
     def decode(self, tokens: list[int]) -> dict:
-        taken = []
+        seconds = []
         for token in tokens:
             before = clocks()
-            self._read([token])
+            self._forward([token])
             self.lib.llama_get_logits_ith(self.context, -1)
-            taken.append(since(before))
-        return {"seconds": taken}
+            seconds.append(since(before))
+        return {"seconds": seconds}
 
 
 def main() -> None:
     import argparse
 
-    parser = argparse.ArgumentParser(description="llama.cpp, asked in JSON lines.")
+    parser = argparse.ArgumentParser(description="llama.cpp, controlled by JSON lines.")
     parser.add_argument("file")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-repack", action="store_true")
     parser.add_argument("--n-ctx", type=int, default=4608)
     args = parser.parse_args()
     llama = Llama(args.file, args.threads, not args.no_repack, args.n_ctx)
-    answer({name: getattr(llama, name) for name in ("about", "prefill", "extend", "decode")})
+    serve_jobs({name: getattr(llama, name) for name in ("about", "prefill", "extend", "decode")})
 
 
 if __name__ == "__main__":

@@ -1,15 +1,15 @@
-"""What views cost in a real JupyterLab: painting, hovering, reloading, and the bytes that they send and save.
+"""The cost of views in a real JupyterLab: painting, hovering, reloading, and the bytes that they send and save.
 
     python -m benchmarks.views                       # 4,096 and 16,384 tokens, 24 layers; 3 rounds
     python -m benchmarks.views --tokens 1024 --rounds 5 --json out.json
 
-A made trace with every lane, in Chromium without a GPU, on the loopback. "paint" is from running a cell until its
-content is on the screen, the kernel's work included. "hover" is from a move of the mouse until the next picture, with
-four linked views of the trace in four cells. Peers draw the same numbers in the same notebook, in turn: plotly's
-FigureWidget the router margin (layer pos), circuitsvis the tokens, if they are installed. Times are medians, hover has
-p95 too; a ratio is the median over the rounds of peer / ours. "python CPU" is what the kernel computes for a view, its
-snapshot included, and "sent" what the view gets. Where other programs run, read the CPU times, and the floor (one line
-of HTML, painted in turn) beside the others.
+A synthetic trace with every summary, in Chromium without a GPU, on the loopback. "paint" is from running a cell until its
+content is on the screen, the kernel's work included. "hover" is from a mouse move until the next picture, with four
+linked views of the trace in four cells. Other tools draw the same numbers in the same notebook, in turn, if they are
+installed: plotly's FigureWidget the router margin (layer pos), circuitsvis the tokens. Times are medians, hover has p95
+too; a ratio is the median over the rounds of the peer's time / workbench's. "python CPU" is the kernel's time for a
+view, its snapshot included, and "sent" the bytes that the view gets. On a machine with other work, read the CPU times,
+and the floor (one line of HTML, painted in turn) beside the others.
 """
 
 import argparse
@@ -31,7 +31,7 @@ from tests.views.lab import Lab, lab
 from workbench.views.notebook import snapshot
 from workbench.views.script import HERE, script, style
 
-# One line for each view: the cell that shows it, and what is there once it is drawn.
+# view -> (the cell that shows it, a selector of its content once it is drawn)
 VIEWS = {
     "tokens": ("wb.views.tokens(trace)", ".wb .wb-t"),
     "tokens by entropy": ("wb.views.tokens(trace, trace['entropy'])", ".wb .wb-t"),
@@ -41,7 +41,7 @@ VIEWS = {
     "one line of HTML, the floor": ("from IPython.display import HTML\nHTML('<p id=floor>floor</p>')", "#floor"),
 }
 LINKED = ("tokens", "tokens by entropy", "score sheet, all lanes", "score sheet, 4 lanes")
-# peer -> what of ours it is compared with, its package, its cell, what is there once it is drawn
+# peer -> (the view it is compared with, its package, its cell, a selector of its content once it is drawn)
 PEERS = {
     "plotly FigureWidget, one lane": (
         "score sheet, 4 lanes",
@@ -56,15 +56,15 @@ PEERS = {
         ".jp-OutputArea-output span",
     ),
 }
-PAINTED = """async ([place, wanted]) => {
-  const book = window.jupyterapp.shell.currentWidget.content, node = book.widgets[place].node;
-  book.activeCellIndex = place;
-  for (const old of node.querySelectorAll(wanted)) old.remove();
+PAINTED = """async ([index, selector]) => {
+  const book = window.jupyterapp.shell.currentWidget.content, node = book.widgets[index].node;
+  book.activeCellIndex = index;
+  for (const old of node.querySelectorAll(selector)) old.remove();
   const begin = performance.now();
   const painted = new Promise(done => {
     const look = () => {
-      const found = [...node.querySelectorAll(wanted)].some(e => e.getClientRects().length);
-      if (!found) return requestAnimationFrame(look);
+      const drawn = [...node.querySelectorAll(selector)].some(e => e.getClientRects().length);
+      if (!drawn) return requestAnimationFrame(look);
       const after = new MessageChannel();
       after.port1.onmessage = () => done(performance.now() - begin);
       requestAnimationFrame(() => after.port2.postMessage(0));
@@ -90,23 +90,23 @@ CONNECTED = """() => window.jupyterapp?.shell?.currentWidget?.sessionContext?.se
 
 
 def trace_of(n: int, layers: int) -> wb.Trace:
-    said = made.words("So we add 12 and 34, which gives 46. Wait, check that again.\n") * (n // 16 + 1)
+    thought = made.words("So we add 12 and 34, which gives 46. Wait, check that again.\n") * (n // 16 + 1)
     head = [("system", None, made.words("Reasoning: high")), ("user", None, made.words("Add."))]
-    spare = len(made.run([*head, ("assistant", "analysis", [])], lanes=False))
-    return made.run([*head, ("assistant", "analysis", said[: n - spare])], layers=layers)
+    overhead = len(made.run([*head, ("assistant", "analysis", [])], lanes=False))
+    return made.run([*head, ("assistant", "analysis", thought[: n - overhead])], layers=layers)
 
 
 def kernel(trace: wb.Trace) -> dict[str, tuple[int, float]]:
-    """Bytes that each view sends first, and the milliseconds of CPU that Python takes for it and its snapshot."""
-    names, found = {"wb": wb, "trace": trace}, {}
+    """For each view, the bytes that it sends first and Python's CPU time for it and its snapshot in ms."""
+    names, costs = {"wb": wb, "trace": trace}, {}
     for name, (cell, _) in VIEWS.items():
         if cell.startswith("wb."):
-            began = time.process_time()
+            start = time.process_time()
             view = eval(cell, names)
             snapshot(view)
             size = len(view.reply("open", {}))
-            found[name] = size, 1000 * (time.process_time() - began)
-    return found
+            costs[name] = size, 1000 * (time.process_time() - start)
+    return costs
 
 
 def open_notebook(page: Page, server: Lab, name: str, cells: list[str]) -> None:
@@ -116,25 +116,25 @@ def open_notebook(page: Page, server: Lab, name: str, cells: list[str]) -> None:
 
 
 def painting(page: Page, server: Lab, rounds: int) -> dict[str, list[float]]:
-    """Milliseconds of each view and each peer that is installed, round by round."""
+    """Milliseconds of each view and each installed peer, round by round."""
     peers = {name: peer for name, peer in PEERS.items() if importlib.util.find_spec(peer[1])}
     cells = [cell for cell, _ in VIEWS.values()] + [cell for _, _, cell, _ in peers.values()]
-    wanted = [drawn for _, drawn in VIEWS.values()] + [drawn for *_, drawn in peers.values()]
+    selectors = [drawn for _, drawn in VIEWS.values()] + [drawn for *_, drawn in peers.values()]
     open_notebook(page, server, "paint.ipynb", cells)
-    found: dict[str, list[float]] = {name: [] for name in [*VIEWS, *peers]}
-    for turn in range(rounds + 1):  # the first one imports
-        for place, name in enumerate(found):
-            if turn > 1 and len(found[name]) < turn - 1:
-                continue  # it failed before
+    durations: dict[str, list[float]] = {name: [] for name in [*VIEWS, *peers]}
+    for round_ in range(rounds + 1):  # the first round imports and does not count
+        for index, name in enumerate(durations):
+            if round_ > 1 and len(durations[name]) < round_ - 1:
+                continue  # it failed in an earlier round
             try:
-                took = page.evaluate(PAINTED, [place + 1, wanted[place]])
-            except Exception as error:  # a peer that cannot draw so much
+                duration = page.evaluate(PAINTED, [index + 1, selectors[index]])
+            except Exception as error:  # a peer may be unable to draw so much
                 print(f"  {name}: {str(error)[:100]}")
                 continue
             page.wait_for_timeout(200)
-            if turn:
-                found[name].append(took)
-    return {name: times for name, times in found.items() if times}
+            if round_:
+                durations[name].append(duration)
+    return {name: times for name, times in durations.items() if times}
 
 
 def hovering(page: Page, server: Lab) -> tuple[list[float], float, int]:
@@ -147,28 +147,28 @@ def hovering(page: Page, server: Lab) -> tuple[list[float], float, int]:
     metrics = page.context.new_cdp_session(page)
     metrics.send("Performance.enable", {"timeDomain": "threadTicks"})
 
-    def busy() -> float:
-        found = metrics.send("Performance.getMetrics")["metrics"]
-        return 1000 * next(line["value"] for line in found if line["name"] == "TaskDuration")  # of the page's thread
+    def page_cpu_ms() -> float:
+        values = metrics.send("Performance.getMetrics")["metrics"]
+        return 1000 * next(metric["value"] for metric in values if metric["name"] == "TaskDuration")
 
-    before = busy()
-    for place in (0, 2):
-        selector = ".wb-text" if place == 0 else ".wb-plot"
-        box = page.locator(".wb").nth(place).locator(selector).first
+    before = page_cpu_ms()
+    for view_index in (0, 2):
+        selector = ".wb-text" if view_index == 0 else ".wb-plot"
+        box = page.locator(".wb").nth(view_index).locator(selector).first
         box.scroll_into_view_if_needed()
-        where = box.bounding_box()
-        assert where is not None
+        box_area = box.bounding_box()
+        assert box_area is not None
         for i in range(100):
-            x = where["x"] + 120 + (where["width"] - 220) * ((i * 17) % 100) / 100
-            page.mouse.move(x, where["y"] + 15 + (min(where["height"], 300) - 30) * ((i * 7) % 100) / 100)
+            x = box_area["x"] + 120 + (box_area["width"] - 220) * ((i * 17) % 100) / 100
+            page.mouse.move(x, box_area["y"] + 15 + (min(box_area["height"], 300) - 30) * ((i * 7) % 100) / 100)
             page.wait_for_timeout(20)
-    times, spent = page.evaluate("window.hovered"), busy() - before
+    times, cpu_ms = page.evaluate("window.hovered"), page_cpu_ms() - before
     server.save(page)
-    return times, spent / len(times), (server.root / "linked.ipynb").stat().st_size
+    return times, cpu_ms / len(times), (server.root / "linked.ipynb").stat().st_size
 
 
 def reloading(page: Page, server: Lab) -> float:
-    """Milliseconds from the kernel being connected again to ten live views, scrolling through them."""
+    """Milliseconds from the reconnection of the kernel until ten views are live, while scrolling through them."""
     open_notebook(page, server, "ten.ipynb", [VIEWS[LINKED[i % 2]][0] for i in range(10)])
     server.run_all(page)
     page.wait_for_function(f"{DRAWN} >= 10", timeout=120_000)
@@ -179,7 +179,7 @@ def reloading(page: Page, server: Lab) -> float:
         f"""async () => {{
           const begin = performance.now(), box = document.querySelector(".jp-WindowedPanel-outer");
           while ({DRAWN} < 10 && performance.now() - begin < 120000) {{
-            box.scrollTop += 300;  // cells out of sight are not drawn before they are reached
+            box.scrollTop += 300;  // cells that are out of sight are not drawn until they are scrolled to
             await new Promise(requestAnimationFrame);
           }}
           return {DRAWN} < 10 ? NaN : performance.now() - begin;
@@ -195,16 +195,16 @@ def measure(n: int, layers: int, rounds: int) -> dict[str, Any]:
         requests: list[str] = []
         page = browser.new_page(viewport={"width": 1400, "height": 1400})
         page.on("request", lambda request: requests.append(request.url))
-        moves, spent, size = hovering(page, server)
-        ours = len(requests)
+        moves, cpu_ms, size = hovering(page, server)
+        own_requests = len(requests)
         reload = reloading(page, server)
         paint = painting(page, server, rounds)
         browser.close()
-    outside = [url for url in requests[:ours] if not url.startswith((server.url, "data:", "blob:"))]
+    outside = [url for url in requests[:own_requests] if not url.startswith((server.url, "data:", "blob:"))]
     return {
         "tokens": len(trace),
         "hover": moves,
-        "hover_cpu": spent,
+        "hover_cpu": cpu_ms,
         "paint": paint,
         "kernel": kernel(trace),
         "notebook": size,
@@ -213,26 +213,25 @@ def measure(n: int, layers: int, rounds: int) -> dict[str, Any]:
     }
 
 
-def report(found: dict[str, Any]) -> None:
-    moves = sorted(found["hover"])
-    middle, late = statistics.median(moves), float(np.percentile(moves, 95))
-    print(f"\n{found['tokens']:,} tokens (load {os.getloadavg()[0]:.1f})")
-    print(f"  hover, {len(LINKED)} linked views, {len(moves)} moves   median {middle:.0f} ms   p95 {late:.0f} ms")
-    print(f"  of which CPU time of the page's thread     {found['hover_cpu']:.1f} ms a move")
-    print(f"  reload, kernel alive, 10 views             {found['reload']:.0f} ms")
-    print(
-        f"  saved notebook, {len(LINKED)} views                  {found['notebook'] / 1000 / len(LINKED):.1f} kB a view"
-    )
-    print(f"  requests to anybody but the server         {found['outside']}")
+def report(result: dict[str, Any]) -> None:
+    moves = sorted(result["hover"])
+    median, p95 = statistics.median(moves), float(np.percentile(moves, 95))
+    print(f"\n{result['tokens']:,} tokens (load {os.getloadavg()[0]:.1f})")
+    print(f"  hover, {len(LINKED)} linked views, {len(moves)} moves   median {median:.0f} ms   p95 {p95:.0f} ms")
+    print(f"  CPU time of the page's thread              {result['hover_cpu']:.1f} ms a move")
+    print(f"  reload, kernel alive, 10 views             {result['reload']:.0f} ms")
+    saved = result["notebook"] / 1000 / len(LINKED)
+    print(f"  saved notebook, {len(LINKED)} views                  {saved:.1f} kB a view")
+    print(f"  requests to other hosts than the server    {result['outside']}")
     print(f"  {'paint':<36}{'median ms':>10}{'python CPU':>12}{'sent kB':>10}")
-    for name, times in found["paint"].items():
-        size, spent = found["kernel"].get(name, (None, None))
+    for name, times in result["paint"].items():
+        size, cpu_ms = result["kernel"].get(name, (None, None))
         line = f"  {name:<36}{statistics.median(times):>10.0f}"
-        line += "" if size is None else f"{spent:>12.0f}{size / 1000:>10.1f}"
+        line += "" if size is None else f"{cpu_ms:>12.0f}{size / 1000:>10.1f}"
         if name in PEERS:
-            ours = PEERS[name][0]
-            ratios = [peer / own for peer, own in zip(times, found["paint"][ours], strict=False)]
-            line += f"   {statistics.median(ratios):.1f} x {ours}"
+            view = PEERS[name][0]
+            ratios = [peer_time / view_time for peer_time, view_time in zip(times, result["paint"][view], strict=False)]
+            line += f"   {statistics.median(ratios):.1f} x {view}"
         print(line)
 
 
@@ -241,18 +240,18 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, nargs="+", default=[4096, 16384])
     parser.add_argument("--layers", type=int, default=24)
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="keep every single measurement here")
-    given = parser.parse_args()
+    parser.add_argument("--json", type=Path, help="file for every single measurement")
+    args = parser.parse_args()
     modules = sorted(path.stem for path in HERE.glob("*.js"))
     print(
         f"script: {len(script(*modules)) / 1000:.1f} kB of {len(modules)} modules, style {len(style()) / 1000:.1f} kB"
     )
-    every = []
-    for n in given.tokens:
-        every.append(measure(n, given.layers, given.rounds))
-        report(every[-1])
-    if given.json:
-        given.json.write_text(json.dumps(every, indent=1))
+    results = []
+    for n in args.tokens:
+        results.append(measure(n, args.layers, args.rounds))
+        report(results[-1])
+    if args.json:
+        args.json.write_text(json.dumps(results, indent=1))
 
 
 if __name__ == "__main__":

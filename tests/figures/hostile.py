@@ -1,4 +1,4 @@
-"""Texts that want to be markup, a formula, a template, a spreadsheet's formula, or not to be seen."""
+"""Texts that look like markup, a formula, a template or a spreadsheet's formula, or that are invisible."""
 
 HOSTILE = [
     "<script>alert(1)</script>",
@@ -23,4 +23,4 @@ HOSTILE = [
     "中文 🤖",
 ]
 
-SETS = [HOSTILE[:7], HOSTILE[7:14], HOSTILE[13:]]  # each of seven, as a figure takes them
+SETS = [HOSTILE[:7], HOSTILE[7:14], HOSTILE[13:]]  # seven in each, the number that a figure needs

@@ -1,4 +1,4 @@
-"""The interactive face in Chromium: hostile texts are shown letter for letter, nothing runs, nothing is fetched."""
+"""The plotly backend in Chromium: hostile texts are shown letter for letter, nothing runs, nothing is fetched."""
 
 from pathlib import Path
 
@@ -13,26 +13,26 @@ plotly = pytest.importorskip("plotly", reason="needs the extra `lab`")
 pytestmark = needed
 
 
-def test_hostile_texts_are_shown_as_they_are_and_nothing_runs_or_is_fetched(browser, tmp_path: Path):
+def test_hostile_texts_are_shown_literally_and_nothing_runs_or_is_fetched(browser, tmp_path: Path):
     from plotly.offline import get_plotlyjs
 
     (tmp_path / "plotly.js").write_text(get_plotlyjs(), "utf-8")
-    asked, ran = [], []
+    requests, dialogs = [], []
     page = browser.new_page()
-    page.on("request", lambda request: asked.append(request.url))
-    page.on("dialog", lambda dialog: (ran.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: requests.append(request.url))
+    page.on("dialog", lambda dialog: (dialogs.append(dialog.message), dialog.dismiss()))
     for number, names in enumerate(SETS):
         kinds = {kind: figure.plotly() for kind, figure in every_kind(names).items() if kind in ("bars", "rule")}
-        body = "".join(one.to_html(include_plotlyjs=False, full_html=False, div_id=k) for k, one in kinds.items())
+        body = "".join(plot.to_html(include_plotlyjs=False, full_html=False, div_id=k) for k, plot in kinds.items())
         file = tmp_path / f"{number}.html"
         file.write_text(f"<meta charset=utf-8><script src=plotly.js></script>{body}", "utf-8")
         page.goto(file.as_uri())
         page.wait_for_selector("#rule .annotation-text", state="attached")
         texts = "document.querySelectorAll('#bars .xtick text')"
-        drawn = page.evaluate(f"[...{texts}].map(node => node.textContent)")
-        said = [visible(name, newline="↵").strip() for name in names if name]
-        assert [text.strip() for text in drawn] == said
+        labels = page.evaluate(f"[...{texts}].map(node => node.textContent)")
+        expected = [visible(name, newline="↵").strip() for name in names if name]
+        assert [text.strip() for text in labels] == expected
         assert page.evaluate("document.querySelectorAll('#bars svg a, #bars svg image, #bars img').length") == 0
     page.close()
-    assert not ran
-    assert not [url for url in asked if not url.startswith(("file:", "data:", "blob:"))]
+    assert not dialogs
+    assert not [url for url in requests if not url.startswith(("file:", "data:", "blob:"))]

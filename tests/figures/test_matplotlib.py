@@ -1,4 +1,4 @@
-"""The static face: the same bytes whenever and wherever it is made, nothing of the reader's settings, text as text."""
+"""The matplotlib backend: the same bytes in every process, no influence of the user's settings, texts as text."""
 
 import hashlib
 import json
@@ -37,20 +37,20 @@ def made_in_another_process(seed: str, **environment: str) -> dict:
 
 def test_two_processes_with_other_hash_seeds_and_settings_write_the_same_bytes(tmp_path: Path):
     (tmp_path / "matplotlibrc").write_text("font.size: 31\naxes.grid: True\nsvg.fonttype: none\nfont.family: serif\n")
-    ours = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "SOURCE_DATE_EPOCH": "1", "MPLBACKEND": "svg"}
-    first, second = made_in_another_process("1"), made_in_another_process("2", **ours)
+    environment = {"MATPLOTLIBRC": str(tmp_path / "matplotlibrc"), "SOURCE_DATE_EPOCH": "1", "MPLBACKEND": "svg"}
+    first, second = made_in_another_process("1"), made_in_another_process("2", **environment)
     assert len(first) == 8
     assert first == second
 
 
-def test_a_second_drawing_later_in_one_process_is_the_same():
+def test_drawing_again_later_in_one_process_gives_the_same_bytes():
     figure = every_kind()["step_matrix"]
     first = images(figure)
     time.sleep(1.1)  # dates have seconds
     assert images(figure) == first
 
 
-def test_nothing_of_matplotlib_is_left_changed_and_pyplot_is_not_loaded():
+def test_matplotlibs_settings_are_unchanged_and_pyplot_is_not_loaded():
     before = dict(matplotlib.rcParams)
     images(every_kind()["line"], ["png"])
     assert dict(matplotlib.rcParams) == before
@@ -63,7 +63,7 @@ def test_nothing_of_matplotlib_is_left_changed_and_pyplot_is_not_loaded():
 
 
 @pytest.mark.parametrize("kind", sorted(every_kind()))
-def test_sizes_are_those_of_the_paper(kind: str):
+def test_pictures_have_the_size_of_the_figure(kind: str):
     figure = every_kind()[kind]
     assert figure.height is not None
     files = images(figure)
@@ -72,23 +72,23 @@ def test_sizes_are_those_of_the_paper(kind: str):
         files["svg"],
     )
     assert svg
-    told = [float(x) for x in svg.groups() if x]
-    assert sorted(told) == pytest.approx(sorted(x / 25.4 * 72 for x in (figure.width, figure.height)), abs=1e-3)
+    points = [float(x) for x in svg.groups() if x]
+    assert sorted(points) == pytest.approx(sorted(x / 25.4 * 72 for x in (figure.width, figure.height)), abs=1e-3)
     wide, high = (int.from_bytes(files["png"][i : i + 4], "big") for i in (16, 20))
     assert (wide, high) == pytest.approx((figure.width / 25.4 * 300, figure.height / 25.4 * 300), abs=1)
 
 
 @pytest.mark.parametrize("text", HOSTILE, ids=range(len(HOSTILE)))
-def test_hostile_text_becomes_what_the_font_can_show_and_loses_nothing(text: str):
+def test_hostile_text_is_drawn_with_the_font_and_loses_nothing(text: str):
     shown = drawable(text)
     assert shown.isprintable()
     assert all(ord(char) in font()[1] for char in shown)
-    back = re.sub(r"⟨U\+([0-9A-F]{4,6})⟩", lambda found: chr(int(found[1], 16)), shown).replace("↵", "\n")
-    assert back == text
+    restored = re.sub(r"⟨U\+([0-9A-F]{4,6})⟩", lambda match: chr(int(match[1], 16)), shown).replace("↵", "\n")
+    assert restored == text
 
 
 @pytest.mark.parametrize("kind", sorted(every_kind()))
-def test_hostile_text_is_no_markup_in_a_picture(kind: str):
+def test_hostile_text_is_not_markup_in_a_picture(kind: str):
     known = tags(every_kind(list("abcdefg"))[kind].image("svg"))
     for names in SETS:
         svg = every_kind(names)[kind].image("svg")
@@ -98,13 +98,13 @@ def test_hostile_text_is_no_markup_in_a_picture(kind: str):
 
 
 def tags(svg: bytes) -> set[bytes]:
-    """The elements as a parser finds them, which also shows that it is well-formed."""
+    """The elements as an XML parser finds them, which also shows that the file is well-formed."""
     from xml.etree import ElementTree
 
     return {element.tag.rsplit("}")[-1].encode() for element in ElementTree.fromstring(svg).iter()}
 
 
-def test_a_formula_is_shown_as_it_was_written():
+def test_a_formula_is_drawn_as_plain_text():
     dollars = f.Figure(panels=[f.Panel(marks=[f.Rule(at=1.0)], title="$x_1$")])
     broken = f.Figure(panels=[f.Panel(marks=[f.Rule(at=1.0)], title=r"$\frac{1$")])
     assert b"<!-- $x_1$ -->" in dollars.image("svg")
@@ -112,7 +112,7 @@ def test_a_formula_is_shown_as_it_was_written():
 
 
 @pytest.mark.parametrize("text", ["a\u202eb", "a\u200bb", "a\x00b", "a\nb", "a中b", "a b"])
-def test_what_has_no_picture_still_changes_the_picture(text: str):
+def test_characters_without_a_glyph_still_change_the_picture(text: str):
     def drawn(title: str) -> bytes:
         return images(f.Figure(panels=[f.Panel(marks=[f.Rule(at=1.0)], title=title)]), ["png"])["png"]
 
@@ -132,7 +132,7 @@ def test_text_in_a_pdf_is_text():
     assert b"/FontFile2" in pdf and b"/Type /Font" in pdf
 
 
-def test_a_format_that_there_is_not_is_refused():
+def test_an_unknown_format_is_refused():
     with pytest.raises(FigureError, match="there is no format 'gif': choose among svg, pdf, png"):
         every_kind()["rule"].image("gif")
 
@@ -144,7 +144,7 @@ def test_without_matplotlib_the_error_names_the_extra(monkeypatch: pytest.Monkey
     assert "figures" in every_kind()["rule"]._repr_mimebundle_()[0]["text/plain"]
 
 
-def test_a_large_matrix_is_one_image_and_small_files():
+def test_a_large_matrix_is_drawn_as_one_image_in_small_files():
     import numpy as np
     import xarray as xr
 
@@ -154,5 +154,5 @@ def test_a_large_matrix_is_one_image_and_small_files():
     assert files == images(figure)
 
 
-def test_formats_are_the_three():
+def test_the_formats_are_svg_pdf_and_png():
     assert FORMATS == ("svg", "pdf", "png")

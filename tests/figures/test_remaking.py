@@ -1,4 +1,4 @@
-"""`workbench figures`: what it makes again, and how it tells other bytes, other versions and other numbers apart."""
+"""`workbench figures`: what it re-makes, and how it distinguishes other bytes, other versions and other numbers."""
 
 import json
 import os
@@ -27,12 +27,12 @@ def draw():
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    where = tmp_path / "figures"
-    where.mkdir()
-    (where / "one.py").write_text(SCRIPT)
-    neighbour(where, [0.5, 1.5])
+    folder_path = tmp_path / "figures"
+    folder_path.mkdir()
+    (folder_path / "one.py").write_text(SCRIPT)
+    neighbour(folder_path, [0.5, 1.5])
     monkeypatch.chdir(tmp_path)
-    return where
+    return folder_path
 
 
 def neighbour(folder: Path, values: list[float]) -> None:
@@ -46,7 +46,7 @@ def run(*arguments: str) -> int:
     return cli.main(["figures", "--folder", "figures", *arguments])
 
 
-def test_a_figure_that_was_kept_is_the_same_when_it_is_made_again(folder: Path, capsys: pytest.CaptureFixture):
+def test_a_recorded_figure_is_the_same_when_remade(folder: Path, capsys: pytest.CaptureFixture):
     assert run() == 0
     assert sorted(path.name for path in (folder / "out").iterdir()) == [
         f"one.{ending}" for ending in ("csv", "json", "pdf", "png", "svg")
@@ -66,7 +66,7 @@ def test_a_check_writes_nothing(folder: Path):
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.suffix not in (".pyc", "")} == before
 
 
-def test_other_numbers_are_told_and_are_code_3(folder: Path, capsys: pytest.CaptureFixture):
+def test_other_numbers_are_reported_with_exit_code_3(folder: Path, capsys: pytest.CaptureFixture):
     run()
     neighbour(folder, [0.5, 2.5])
     capsys.readouterr()
@@ -80,93 +80,93 @@ def test_noise_in_the_last_bits_is_the_same_figure(folder: Path):
     assert run("--check") == 0
 
 
-def test_other_bytes_of_the_same_versions_are_told_and_are_code_3(folder: Path, capsys: pytest.CaptureFixture):
+def test_other_bytes_from_the_same_versions_are_reported_with_exit_code_3(folder: Path, capsys: pytest.CaptureFixture):
     run()
-    kept = json.loads((folder / "sums.json").read_text())
-    kept["one"]["png"] = "0" * 64
-    (folder / "sums.json").write_text(json.dumps(kept))
+    recorded = json.loads((folder / "sums.json").read_text())
+    recorded["one"]["png"] = "0" * 64
+    (folder / "sums.json").write_text(json.dumps(recorded))
     capsys.readouterr()
     assert run("--check", "--json") == 3
-    [told] = json.loads(capsys.readouterr().out)
-    assert told == {"name": "one", "state": "other bytes", "why": "png differs, with the same versions"}
+    [report] = json.loads(capsys.readouterr().out)
+    assert report == {"name": "one", "state": "other bytes", "why": "png differs, with the same versions"}
 
 
-def test_other_versions_under_the_same_numbers_are_told_and_are_no_error(folder: Path, capsys: pytest.CaptureFixture):
+def test_other_versions_with_the_same_numbers_are_reported_and_succeed(folder: Path, capsys: pytest.CaptureFixture):
     run()
-    kept = json.loads((folder / "sums.json").read_text())
-    kept["one"] |= {"png": "0" * 64, "versions": kept["one"]["versions"] | {"matplotlib": "3.0.0"}}
-    (folder / "sums.json").write_text(json.dumps(kept))
+    recorded = json.loads((folder / "sums.json").read_text())
+    recorded["one"] |= {"png": "0" * 64, "versions": recorded["one"]["versions"] | {"matplotlib": "3.0.0"}}
+    (folder / "sums.json").write_text(json.dumps(recorded))
     capsys.readouterr()
     assert run("--check") == 0
     out = capsys.readouterr().out
     assert out.startswith("other versions: one: the same numbers and words; matplotlib 3.0.0 then, ")
 
 
-def test_a_figure_that_is_not_kept_is_no_success(folder: Path, capsys: pytest.CaptureFixture):
+def test_a_figure_without_a_recorded_entry_fails_the_check(folder: Path, capsys: pytest.CaptureFixture):
     assert run("--check") == 3
     assert capsys.readouterr().out.startswith("new: one")
 
 
 @pytest.mark.parametrize(
-    ("script", "says"),
+    ("script", "message"),
     [
         ("x = 1", "bad.py: it defines no draw()"),
-        ("def draw():\n    return 1, []", "bad.py: draw() gives a Figure and its traces, not int"),
+        ("def draw():\n    return 1, []", "bad.py: draw() must return a Figure and its traces, got int"),
         ("def draw():\n    return {}['k']", "bad.py, line 2: KeyError: 'k'"),
         ("import no_such_module", "bad.py, line 1: ModuleNotFoundError"),
     ],
 )
-def test_a_script_that_fails_is_one_line_and_the_others_keep_their_sums(folder: Path, script: str, says: str, capsys):
+def test_a_failing_script_is_reported_in_one_line_and_no_sum_changes(folder: Path, script: str, message: str, capsys):
     run()
     before = (folder / "sums.json").read_bytes()
     (folder / "bad.py").write_text(script)
     assert run() == 1
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
     assert (folder / "sums.json").read_bytes() == before
 
 
 @pytest.mark.parametrize(
-    ("arguments", "says"), [(["two"], "there is no figure 'two'"), (["--folder", "no"], "--folder")]
+    ("arguments", "message"), [(["two"], "there is no figure 'two'"), (["--folder", "no"], "--folder")]
 )
-def test_a_name_or_folder_that_is_not_there_says_what_is(folder: Path, arguments: list[str], says: str, capsys):
+def test_an_unknown_name_or_folder_is_refused_with_the_known_ones(folder: Path, arguments, message: str, capsys):
     assert run(*arguments) == 1
-    assert says in capsys.readouterr().err
+    assert message in capsys.readouterr().err
 
 
-def test_sums_that_cannot_be_read_are_an_error_and_stay(folder: Path):
+def test_damaged_sums_are_an_error_and_stay_unchanged(folder: Path):
     (folder / "sums.json").write_text('{"one": {}}')
-    with pytest.raises(FigureError, match="cannot be read: one is not whole"):
+    with pytest.raises(FigureError, match="cannot be read: the entry one is incomplete"):
         list(remaking.check(folder))
 
 
-# The scripts of the documentation.
+# The scripts of the docs.
 
 
-def test_there_is_a_kept_sum_for_every_script_and_no_other():
-    kept = remaking.kept_sums(HOME / "docs/figures")
-    assert sorted(kept) == [script.stem for script in SCRIPTS]
+def test_every_script_has_a_recorded_entry_and_every_entry_a_script():
+    recorded = remaking.read_sums(HOME / "docs/figures")
+    assert sorted(recorded) == [script.stem for script in SCRIPTS]
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
-def test_a_script_is_short_and_says_its_question(script: Path):
+def test_a_script_is_short_and_begins_with_its_question(script: Path):
     text = script.read_text("utf-8")
     assert len(text.splitlines()) <= 60
     assert text.startswith('"""')
 
 
 @pytest.mark.parametrize("picture", sorted((HOME / "docs/images").glob("*.svg")), ids=lambda path: path.name)
-def test_a_committed_picture_is_what_its_script_made(picture: Path):
+def test_a_committed_picture_is_the_one_its_script_made(picture: Path):
     from hashlib import sha256
 
-    kept = remaking.kept_sums(HOME / "docs/figures")
-    if picture.stem in kept:
-        assert sha256(picture.read_bytes()).hexdigest() == kept[picture.stem]["svg"]
+    recorded = remaking.read_sums(HOME / "docs/figures")
+    if picture.stem in recorded:
+        assert sha256(picture.read_bytes()).hexdigest() == recorded[picture.stem]["svg"]
 
 
 @pytest.mark.long
 @pytest.mark.skipif(not os.environ.get("WORKBENCH_LONG"), reason="minutes; WORKBENCH_LONG=1 switches it on")
 def test_every_figure_of_the_docs_is_the_same_in_two_processes_with_other_hash_seeds():
-    found = []
+    entries = []
     for seed in ("1", "2"):
         code = (
             "import json; from pathlib import Path; from workbench.figures.remaking import entry, remake, scripts\n"
@@ -177,5 +177,5 @@ def test_every_figure_of_the_docs_is_the_same_in_two_processes_with_other_hash_s
             [sys.executable, "-c", code], env=env, cwd=HOME, capture_output=True, text=True, check=False
         )
         assert done.returncode == 0, done.stderr
-        found.append(json.loads(done.stdout))
-    assert found[0] == found[1]
+        entries.append(json.loads(done.stdout))
+    assert entries[0] == entries[1]

@@ -1,4 +1,4 @@
-"""What is written: the numbers that are drawn, where they come from, all or nothing."""
+"""Saved figures: the numbers that are drawn and where they come from, written completely or not at all."""
 
 import csv
 import hashlib
@@ -23,12 +23,12 @@ pytest.importorskip("matplotlib", reason="needs the extra `figures`")
 
 
 def plotted(figure: f.Figure) -> Any:
-    """What Plotly is given to draw, mark by mark."""
+    """The data that plotly draws, mark by mark."""
     return figure.plotly().data
 
 
 @pytest.mark.parametrize("kind", sorted(every_kind()))
-def test_the_numbers_of_the_table_are_those_that_both_faces_draw(kind: str):
+def test_the_table_has_the_numbers_that_both_backends_draw(kind: str):
     figure = every_kind(HOSTILE[:6])[kind]
     rows = list(csv.DictReader(io.StringIO(table(figure).decode())))
     assert tuple(rows[0]) == COLUMNS
@@ -41,24 +41,24 @@ def test_the_numbers_of_the_table_are_those_that_both_faces_draw(kind: str):
 
 
 def test_the_numbers_in_the_picture_are_those_of_the_table():
-    """Read back from the matplotlib artists and from plotly, bar by bar and cell by cell."""
-    from workbench.figures.backends.matplotlib import _settings, _sheet, needed
+    """Read from the matplotlib artists and from plotly, bar by bar and cell by cell."""
+    from workbench.figures.backends.matplotlib import _settings, _sheet, import_matplotlib
 
     figure = every_kind()["bars"]
-    told = [row.y for _, mark, row in figure.numbers() if mark.kind == "bars"]
-    with _settings(needed(), "x"):
+    heights = [row.y for _, mark, row in figure.numbers() if mark.kind == "bars"]
+    with _settings(import_matplotlib(), "x"):
         axes = _sheet(figure).axes[0]
-    [bars] = [one for one in axes.collections if type(one).__name__ == "PolyCollection"]
-    assert [path.vertices[:, 1].max() for path in bars.get_paths()] == told
+    [bars] = [collection for collection in axes.collections if type(collection).__name__ == "PolyCollection"]
+    assert [path.vertices[:, 1].max() for path in bars.get_paths()] == heights
     plotly = pytest.importorskip("plotly")
     assert plotly is not None
-    assert list(plotted(figure)[0].y) == told
+    assert list(plotted(figure)[0].y) == heights
     heat = every_kind()["heatmap"]
     cells = [row.value for _, mark, row in heat.numbers() if mark.kind == "cells"]
     assert np.ravel([t.z for t in plotted(heat) if t.type == "heatmap"][1]).tolist() == cells
 
 
-def test_hostile_texts_come_back_from_the_table_and_start_no_formula():
+def test_hostile_texts_can_be_read_back_from_the_table_and_start_no_formula():
     figure = f.scatter(*(2 * [made_array(len(HOSTILE))]), text=HOSTILE)
     rows = list(csv.reader(io.StringIO(table(figure).decode("ascii"))))
     assert [json.loads(row[-1]) for row in rows[1:]] == HOSTILE
@@ -71,29 +71,29 @@ def made_array(n: int):
     return xr.DataArray(np.arange(float(n)), dims="pos")
 
 
-def test_every_picture_says_where_it_comes_from(tmp_path: Path):
+def test_every_picture_holds_its_provenance(tmp_path: Path):
     traces = [made.trace(numerics={"dtype": "float32", "torch": "2.13.0"}), made.trace(7)]
     script = tmp_path / "script (1).py"
     script.write_text("print('<&)\\\\')", "utf-8")
     figure = every_kind()["line"]
     paths = f.save(figure, tmp_path / "out" / "a figure", source=traces, code=script)
     assert [path.name for path in paths] == [f"a figure.{ending}" for ending in ("svg", "pdf", "png", "csv", "json")]
-    beside = json.loads(paths[-1].read_text("utf-8"))
+    sidecar = json.loads(paths[-1].read_text("utf-8"))
     for path in paths[:3]:
-        told = f.provenance(path)
-        assert told["traces"] == [trace.id for trace in traces]
-        assert told["models"] == [{"name": "made", "weights_digest": "w0", "tokenizer_digest": "t"}]
-        assert {"dtype": "float32", "torch": "2.13.0"} in told["numerics"]
-        assert told["code"] == {"name": script.name, "sha256": hashlib.sha256(script.read_bytes()).hexdigest()}
-        assert told["spec"] == figure.digest
-        assert told["data"] == hashlib.sha256(paths[3].read_bytes()).hexdigest()
-        assert told["drawn_with"]["matplotlib"]
-        assert told.items() <= beside.items()
-        assert beside["sha256"][path.suffix[1:]] == hashlib.sha256(path.read_bytes()).hexdigest()
+        provenance = f.provenance(path)
+        assert provenance["traces"] == [trace.id for trace in traces]
+        assert provenance["models"] == [{"name": "made", "weights_digest": "w0", "tokenizer_digest": "t"}]
+        assert {"dtype": "float32", "torch": "2.13.0"} in provenance["numerics"]
+        assert provenance["code"] == {"name": script.name, "sha256": hashlib.sha256(script.read_bytes()).hexdigest()}
+        assert provenance["spec"] == figure.digest
+        assert provenance["data"] == hashlib.sha256(paths[3].read_bytes()).hexdigest()
+        assert provenance["drawn_with"]["matplotlib"]
+        assert provenance.items() <= sidecar.items()
+        assert sidecar["sha256"][path.suffix[1:]] == hashlib.sha256(path.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize("text", ["", *(" ".join(names) for names in SETS)], ids=range(4))
-def test_hostile_titles_do_not_break_what_a_picture_says(text: str, tmp_path: Path):
+def test_hostile_titles_do_not_damage_the_provenance(text: str, tmp_path: Path):
     figure = f.Figure(panels=[f.Panel(marks=[f.Rule(at=1.0)])], title=text)
     for path in f.save(figure, tmp_path / "x")[:3]:
         assert f.provenance(path)["title"] == text
@@ -102,37 +102,37 @@ def test_hostile_titles_do_not_break_what_a_picture_says(text: str, tmp_path: Pa
 @pytest.mark.parametrize(
     "data", [b"", b"%PDF-1.4", b"\x89PNG\r\n\x1a\n", b"<svg/>", b"<!DOCTYPE a [<!ENTITY b 'c'>]>", b"\xff"]
 )
-def test_a_picture_that_says_nothing_is_an_error(data: bytes, tmp_path: Path):
+def test_a_picture_without_provenance_is_refused(data: bytes, tmp_path: Path):
     (tmp_path / "x").write_bytes(data)
-    with pytest.raises(FigureError, match="says nothing of where it comes from"):
+    with pytest.raises(FigureError, match="holds no provenance"):
         f.provenance(tmp_path / "x")
 
 
-def test_one_ending_writes_one_picture(tmp_path: Path):
+def test_a_path_with_an_ending_gives_that_picture_only(tmp_path: Path):
     paths = f.save(every_kind()["rule"], tmp_path / "a.b.svg")
     assert [path.name for path in paths] == ["a.b.svg", "a.b.csv", "a.b.json"]
 
 
 @pytest.mark.parametrize("name", ["a.gif", "a.svgz", "a.\u202ex"])
-def test_another_ending_is_refused_and_nothing_is_written(name: str, tmp_path: Path):
-    with pytest.raises(FigureError, match="a picture is one of svg, pdf, png"):
+def test_an_unknown_ending_is_refused_and_nothing_is_written(name: str, tmp_path: Path):
+    with pytest.raises(FigureError, match="the ending must be one of svg, pdf, png"):
         f.save(every_kind()["rule"], tmp_path / name)
     assert not list(tmp_path.iterdir())
 
 
-def test_a_source_that_is_no_trace_is_refused(tmp_path: Path):
-    with pytest.raises(FigureError, match="source holds str"):
+def test_a_source_that_is_not_a_trace_is_refused(tmp_path: Path):
+    with pytest.raises(FigureError, match="source must hold Traces, got str"):
         f.save(every_kind()["rule"], tmp_path / "x", source=["first.trace"])  # pyright: ignore
     assert not list(tmp_path.iterdir())
 
 
-def test_a_disk_that_fails_leaves_what_was_there_and_no_half_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failing_disk_leaves_existing_files_and_no_partial_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     f.save(every_kind()["rule"], tmp_path / "x")
     before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
-    written = iter(range(99))
+    fsync_calls = iter(range(99))
 
     def full(fd: int) -> None:
-        if next(written) == 0:
+        if next(fsync_calls) == 0:
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "fsync", full)
@@ -141,7 +141,7 @@ def test_a_disk_that_fails_leaves_what_was_there_and_no_half_file(tmp_path: Path
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
-def test_a_drawing_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_failing_backend_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def broken(*_, **__):
         raise RuntimeError("no")
 
@@ -151,7 +151,7 @@ def test_a_drawing_that_fails_writes_nothing(tmp_path: Path, monkeypatch: pytest
     assert not list(tmp_path.iterdir())
 
 
-def test_parquet_has_the_same_numbers(tmp_path: Path):
+def test_the_parquet_table_has_the_same_numbers(tmp_path: Path):
     parquet = pytest.importorskip("pyarrow.parquet")
     figure = every_kind()["heatmap"]
     paths = f.save(figure, tmp_path / "x.svg", parquet=True)

@@ -1,4 +1,4 @@
-"""Random models of other families, as transformers builds them from a config: small, offline, nothing symmetric."""
+"""Random models of other families, as transformers builds them from a config: small, offline, all sizes different."""
 
 from functools import cache
 from typing import Any
@@ -23,7 +23,7 @@ EXPERTS: dict[str, Any] = {"num_experts_per_tok": 2, "moe_intermediate_size": 24
 def _configs() -> dict[str, Any]:
     import transformers as t
 
-    alike: dict[str, Any] = {"num_key_value_heads": 6}  # as many as query heads
+    full_kv: dict[str, Any] = {"num_key_value_heads": 6}  # the number of query heads
     gpt2: dict[str, Any] = {
         "vocab_size": 180,
         "n_embd": 48,
@@ -44,7 +44,7 @@ def _configs() -> dict[str, Any]:
         "olmoe": lambda: t.OlmoeConfig(**SMALL, num_experts=5, num_experts_per_tok=2),
         "mixtral": lambda: t.MixtralConfig(**SMALL, num_local_experts=5, num_experts_per_tok=2),
         "deepseek_v3": lambda: t.DeepseekV3Config(
-            **SMALL | EXPERTS | alike, n_routed_experts=8, n_shared_experts=1, n_group=2,
+            **SMALL | EXPERTS | full_kv, n_routed_experts=8, n_shared_experts=1, n_group=2,
             topk_group=1, first_k_dense_replace=1, kv_lora_rank=16, q_lora_rank=None, qk_rope_head_dim=8,
             qk_nope_head_dim=8, v_head_dim=12,
         ),

@@ -1,4 +1,4 @@
-"""What SAELens itself makes of small SAEs, written to saelens.json for test_sae.py. Runs where sae-lens is installed:
+"""The outputs of SAELens for small SAEs, written to saelens.json for test_sae.py. Runs where sae-lens is installed:
 
 python tests/interop/saelens.py   # with sae-lens 6.54.12, transformer-lens 3.9.0, in a venv of its own
 """
@@ -24,21 +24,21 @@ CASES: dict[str, dict[str, Any]] = {
 
 
 def numbers(*shape: int, step: float) -> torch.Tensor:
-    """Numbers that look like none in particular, and are the same everywhere."""
+    """Deterministic numbers without an obvious pattern, the same on every machine."""
     n = int(torch.tensor(shape).prod())
     return (torch.sin(step * torch.arange(1, n + 1, dtype=torch.float64)) * 1.5).float().reshape(shape)
 
 
 def weights(case: str) -> dict[str, torch.Tensor]:
-    made = {
+    tensors = {
         "W_enc": numbers(D, F, step=1.7),
         "b_enc": numbers(F, step=0.3) / 5,
         "W_dec": numbers(F, D, step=2.9),
         "b_dec": numbers(D, step=4.1) / 3,
     }
     if CASES[case]["architecture"] == "jumprelu":
-        made["threshold"] = numbers(F, step=0.7).abs()
-    return made
+        tensors["threshold"] = numbers(F, step=0.7).abs()
+    return tensors
 
 
 def x() -> torch.Tensor:
@@ -49,7 +49,7 @@ def main() -> None:
     from sae_lens import SAE, __version__
     from safetensors.torch import save_file
 
-    told: dict[str, Any] = {"sae_lens": __version__}
+    golden: dict[str, Any] = {"sae_lens": __version__}
     for case, fields in CASES.items():
         config = {"d_in": D, "d_sae": F, "metadata": {"hook_name": "blocks.2.hook_resid_post"}} | fields
         with tempfile.TemporaryDirectory() as folder:
@@ -58,10 +58,10 @@ def main() -> None:
             sae = SAE.load_from_disk(folder)
             with torch.no_grad():
                 active = sae.encode(x())
-                made = sae.decode(active)
+                reconstruction = sae.decode(active)
             cfg = json.loads((Path(folder) / "cfg.json").read_text())
-        told[case] = {"cfg": cfg, "features": active.tolist(), "reconstruction": made.tolist()}
-    (HERE / "saelens.json").write_text(json.dumps(told) + "\n")
+        golden[case] = {"cfg": cfg, "features": active.tolist(), "reconstruction": reconstruction.tolist()}
+    (HERE / "saelens.json").write_text(json.dumps(golden) + "\n")
 
 
 if __name__ == "__main__":

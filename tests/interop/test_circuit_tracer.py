@@ -1,4 +1,4 @@
-"""Attribution graphs: what circuit-tracer wrote is what is read, node by node and edge by edge, and nothing else is."""
+"""Attribution graphs: every node and edge that circuit-tracer wrote is read, and an invalid file is refused."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ FILE = Path(__file__).parent / "circuit_graph.json"  # written by circuit-tracer
 
 
 @pytest.fixture
-def told() -> dict:
+def content() -> dict:
     return json.loads(FILE.read_text("utf-8"))
 
 
@@ -43,103 +43,104 @@ def test_nodes_and_edges_are_those_that_circuit_tracer_wrote():
     assert graph["token"].values.tolist() == TOKENS and graph.attrs["scan"] == "gpt-oss-20b"
 
 
-def of(pieces: list[str]) -> Trace:
+def trace_with(pieces: list[str]) -> Trace:
     return Trace(manifest(9, str_tokens=pieces, spans=[Span(0, 9, 1, 9, "assistant", "analysis")]), arrays(9))
 
 
 def test_steps_get_the_sum_of_the_edges_between_their_positions():
-    graph, trace = read_graph(FILE), of([*TOKENS, " Austin", ".", " Yes"])
-    parts = [Step(0, 3, ""), Step(4, 5, ""), Step(5, 7, ""), Step(7, 9, "")]
-    found = step_edges(graph, trace, parts)
-    want = np.zeros((4, 4))
+    graph, trace = read_graph(FILE), trace_with([*TOKENS, " Austin", ".", " Yes"])
+    segments = [Step(0, 3, ""), Step(4, 5, ""), Step(5, 7, ""), Step(7, 9, "")]
+    summed = step_edges(graph, trace, segments)
+    expected = np.zeros((4, 4))
     for source, target, weight in zip(
         graph["source"].values, graph["target"].values, graph["weight"].values, strict=True
     ):
         a, b = (
-            next(i for i, s in enumerate(parts) if s.start <= graph["pos"].values[n] < s.stop) for n in (source, target)
+            next(i for i, s in enumerate(segments) if s.start <= graph["pos"].values[n] < s.stop)
+            for n in (source, target)
         )
-        want[b, a] += weight
-    assert np.array_equal(found, want) and want[1, 0] == 0.5 and want[2, 1] == -1.625
-    assert found.dims == ("step", "key_step") and found.attrs["edges"] == 6
-    assert float(step_edges(graph, trace, parts[1:2]).sum()) == 2.0  # edges of other steps are in none
-    assert not np.triu(found, 1).any()  # nothing flows backwards
+        expected[b, a] += weight
+    assert np.array_equal(summed, expected) and expected[1, 0] == 0.5 and expected[2, 1] == -1.625
+    assert summed.dims == ("step", "key_step") and summed.attrs["edges"] == 6
+    assert float(step_edges(graph, trace, segments[1:2]).sum()) == 2.0  # edges from or to other steps do not count
+    assert not np.triu(summed, 1).any()  # nothing flows backwards
 
 
-def test_the_score_sheet_draws_them(told, tmp_path):
+def test_the_score_sheet_draws_step_edges(content, tmp_path):
     """A graph of the first tokens of a real run: its steps are those of the sheet."""
     trace = wb.trace(wb.chat("What is 247+138?", reasoning="high"))
-    told["metadata"]["prompt_tokens"] = trace.str_tokens
+    content["metadata"]["prompt_tokens"] = trace.str_tokens
     first, second = wb.steps(trace)[:2]
     for node, pos in zip(
-        told["nodes"], (first.start, first.start, first.stop - 1, second.start, second.start, second.start)
+        content["nodes"], (first.start, first.start, first.stop - 1, second.start, second.start, second.start)
     ):
         node["ctx_idx"] = pos
     path = tmp_path / "g.json"
-    path.write_text(json.dumps(told))
+    path.write_text(json.dumps(content))
     edges = step_edges(read_graph(path), trace)
     assert float(edges[1, 0]) == -1.5 - 0.125 and float(edges[0, 0]) == 2.5 and float(edges[1, 1]) == 4.25
-    drawn = page(score_sheet(trace, lanes=["arcs"], arcs=edges))
-    assert "attribution" in drawn and drawn != page(score_sheet(trace, lanes=["arcs"], arcs=0 * edges))
+    html = page(score_sheet(trace, lanes=["arcs"], arcs=edges))
+    assert "attribution" in html and html != page(score_sheet(trace, lanes=["arcs"], arcs=0 * edges))
 
 
 def test_a_graph_of_another_text_is_refused():
     graph = read_graph(FILE)
     for pieces in ([*TOKENS[:3], " in", *TOKENS[4:], " Austin", ".", ""], [*TOKENS[1:], "a", "b", "c", "d"]):
         with pytest.raises(ValueError, match="of another text: at position"):
-            step_edges(graph, of(pieces))
+            step_edges(graph, trace_with(pieces))
     short = Trace(replace(manifest(3), str_tokens=TOKENS[:3], spans=[]), {"logprob": arrays(3)["logprob"]})
-    with pytest.raises(ValueError, match="at position 3 it has ' of', the trace nothing"):
+    with pytest.raises(ValueError, match="at position 3 the graph has ' of', the trace nothing"):
         step_edges(graph, short)
 
 
-def change(told: dict, *path, value=None) -> dict:
-    inner = told
+def change(content: dict, *path, value=None) -> dict:
+    inner = content
     for key in path[:-1]:
         inner = inner[key]
     if value is None:
         del inner[path[-1]]
     else:
         inner[path[-1]] = value
-    return told
+    return content
 
 
 @pytest.mark.parametrize(
-    ("path", "value", "says"),
+    ("path", "value", "message"),
     [
         (("nodes",), None, "lacks 'nodes'"),
         (("links",), {}, "links is '{}'"),
-        (("metadata", "prompt_tokens"), [1], "is no text"),
-        (("nodes", 2, "layer"), "zero", "has the layer 'zero'"),
-        (("nodes", 2, "ctx_idx"), 6, "at position 6, of 6"),
-        (("nodes", 2, "ctx_idx"), True, "which it cannot be"),
-        (("nodes", 2, "activation"), "much", "no number"),
-        (("nodes", 5, "token_prob"), 10**400, "no number"),
-        (("links", 0, "weight"), "1", "which it cannot be"),
-        (("links", 0, "weight"), 10**400, "over every number"),
-        (("links", 0, "source"), "9_9_9\u202e", r"9_9_9\\u202e', and there is no such node"),
-        (("nodes", 3), [], r"nodes\[3\] is no JSON object"),
+        (("metadata", "prompt_tokens"), [1], "is not a string"),
+        (("nodes", 2, "layer"), "zero", "layer is 'zero', not a layer"),
+        (("nodes", 2, "ctx_idx"), 6, "ctx_idx must be between 0 and 5, got 6"),
+        (("nodes", 2, "ctx_idx"), True, "which has the wrong type"),
+        (("nodes", 2, "activation"), "much", "not a finite number"),
+        (("nodes", 5, "token_prob"), 10**400, "not a finite number"),
+        (("links", 0, "weight"), "1", "which has the wrong type"),
+        (("links", 0, "weight"), 10**400, r"weight is larger than 1e\+300"),
+        (("links", 0, "source"), "9_9_9\u202e", r"9_9_9\\u202e', which does not exist"),
+        (("nodes", 3), [], r"nodes\[3\] is not a JSON object"),
     ],
 )
-def test_what_is_no_graph_is_refused_with_the_place(path, value, says, told, tmp_path):
+def test_an_invalid_graph_is_refused_with_its_json_path(path, value, message, content, tmp_path):
     file = tmp_path / "g.json"
-    file.write_text(json.dumps(change(told, *path, value=value)))
-    with pytest.raises(TraceCorrupt, match=says):
+    file.write_text(json.dumps(change(content, *path, value=value)))
+    with pytest.raises(TraceCorrupt, match=message):
         read_graph(file)
 
 
-def test_two_nodes_of_one_name_are_refused_where_an_edge_could_mean_either(told, tmp_path):
-    """An error of layer 4 and feature 4 of layer 0 have one name in this format, at the same position."""
+def test_an_edge_to_an_ambiguous_node_id_is_refused(content, tmp_path):
+    """In this format an error node of layer 4 and feature 4 of layer 0 have the same id at the same position."""
     file = tmp_path / "g.json"
-    told["nodes"].append(told["nodes"][2] | {"feature_type": "mlp reconstruction error", "layer": "4"})
-    file.write_text(json.dumps(told))
-    with pytest.raises(TraceCorrupt, match="two nodes have that name"):
+    content["nodes"].append(content["nodes"][2] | {"feature_type": "mlp reconstruction error", "layer": "4"})
+    file.write_text(json.dumps(content))
+    with pytest.raises(TraceCorrupt, match="the id of two nodes"):
         read_graph(file)
-    told["links"] = [link for link in told["links"] if told["nodes"][2]["node_id"] not in link.values()]
-    file.write_text(json.dumps(told))
+    content["links"] = [link for link in content["links"] if content["nodes"][2]["node_id"] not in link.values()]
+    file.write_text(json.dumps(content))
     assert read_graph(file).sizes["node"] == 7
 
 
-def test_a_file_that_is_not_there_or_no_json_is_an_error_that_says_so(tmp_path):
+def test_a_missing_file_and_invalid_json_are_errors_with_the_reason(tmp_path):
     with pytest.raises(TraceNotFound, match="no file"):
         read_graph(tmp_path / "none.json")
     (tmp_path / "a.json").write_text("{")
@@ -149,12 +150,12 @@ def test_a_file_that_is_not_there_or_no_json_is_an_error_that_says_so(tmp_path):
 
 @given(data=st.data())
 @settings(max_examples=150, deadline=None)
-def test_a_damaged_file_is_an_error_of_ours_or_a_whole_graph(data, tmp_path_factory):
-    whole = bytearray(FILE.read_bytes())
-    at = data.draw(st.integers(0, len(whole) - 1))
-    whole[at] = data.draw(st.integers(0, 255))
+def test_a_damaged_file_is_a_corrupt_trace_or_a_complete_graph(data, tmp_path_factory):
+    content = bytearray(FILE.read_bytes())
+    at = data.draw(st.integers(0, len(content) - 1))
+    content[at] = data.draw(st.integers(0, 255))
     path = tmp_path_factory.mktemp("g") / "g.json"
-    path.write_bytes(whole)
+    path.write_bytes(content)
     try:
         graph = read_graph(path)
     except TraceCorrupt:

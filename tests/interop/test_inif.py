@@ -1,4 +1,4 @@
-"""INIF: what NDIF's own package reads in the files is the trace, text by text and span by span."""
+"""INIF: NDIF's own package reads the same tokens and spans from the files as the trace holds."""
 
 import gzip
 import json
@@ -22,7 +22,7 @@ def trace() -> Trace:
 
 
 @pytest.mark.parametrize("name", ["a.inif.json", "a.json.gz", "a.inif"])
-def test_ndifs_package_reads_the_trace_in_it(trace, tmp_path, name):
+def test_ndifs_package_loads_the_exported_trace(trace, tmp_path, name):
     document = inif.load(save_inif(trace, tmp_path / name))
     [sample] = document.samples
     assert (
@@ -33,7 +33,7 @@ def test_ndifs_package_reads_the_trace_in_it(trace, tmp_path, name):
     assert (sample.input_tokens, sample.output_tokens) == (trace.prompt_length, len(trace) - trace.prompt_length)
 
 
-def test_its_selections_find_messages_steps_and_tags(trace):
+def test_inif_selectors_find_messages_steps_and_tags(trace):
     from inif.io import from_dict
     from inif.selectors import select_by_span, select_by_tag
 
@@ -50,16 +50,16 @@ def test_its_selections_find_messages_steps_and_tags(trace):
     assert select_by_tag(sample, "generated").positions == list(range(trace.prompt_length, len(trace)))
 
 
-def test_lanes_stand_at_their_tokens_and_what_is_no_number_is_absent(trace):
+def test_summaries_are_fields_of_tokens_and_nan_is_absent(trace):
     tokens = to_inif(trace, ["logprob"])["samples"][0]["tokens"]
     assert "logprob" not in tokens[0] and "entropy" not in tokens[5]
     assert [t["logprob"] for t in tokens[1:]] == trace["logprob"][1:].tolist()
 
 
 def test_the_viewer_of_the_package_escapes_what_a_model_wrote(tmp_path):
-    """Not ours, but ours to know: a hostile token leaves in data, exactly, and its reader is what makes it safe."""
-    one = made(spans=[Span(0, 9, 1, 9, "user")])
-    document = inif.load(save_inif(one, tmp_path / "a.inif.json"))
+    """The viewer is not part of workbench: a hostile token is exported unchanged, and the viewer must escape it."""
+    hostile = made(spans=[Span(0, 9, 1, 9, "user")])
+    document = inif.load(save_inif(hostile, tmp_path / "a.inif.json"))
     assert [t.token for t in document.samples[0].tokens] == HOSTILE
     inif.save_html(document, tmp_path / "a.html")
     assert "<img src=x" not in (tmp_path / "a.html").read_text("utf-8")
@@ -68,17 +68,17 @@ def test_the_viewer_of_the_package_escapes_what_a_model_wrote(tmp_path):
 @given(texts=st.lists(st.text(max_size=6), min_size=9, max_size=9))
 @settings(max_examples=30, deadline=None)
 def test_any_text_survives_exactly(texts, tmp_path_factory):
-    one = made(str_tokens=texts)
-    document = inif.load(save_inif(one, tmp_path_factory.mktemp("i") / "a.inif"))
-    assert [t.token for t in document.samples[0].tokens] == one.str_tokens
+    trace = made(str_tokens=texts)
+    document = inif.load(save_inif(trace, tmp_path_factory.mktemp("i") / "a.inif"))
+    assert [t.token for t in document.samples[0].tokens] == trace.str_tokens
 
 
-def test_a_file_is_the_same_bytes_each_time_and_plain_json(trace, tmp_path):
-    first, again = (save_inif(trace, tmp_path / name).read_bytes() for name in ("a.inif", "b.inif"))
-    assert first == again and json.loads(gzip.decompress(first)) == to_inif(trace)
+def test_repeated_exports_are_byte_identical_and_plain_json(trace, tmp_path):
+    first, second = (save_inif(trace, tmp_path / name).read_bytes() for name in ("a.inif", "b.inif"))
+    assert first == second and json.loads(gzip.decompress(first)) == to_inif(trace)
 
 
-def test_several_traces_are_samples_of_one_document_about_one_model(trace):
+def test_several_traces_of_one_model_are_samples_of_one_document(trace):
     other = wb.trace("What is 12+30?")
     assert [s["id"] for s in to_inif([trace, other])["samples"]] == [trace.id, other.id]
     with pytest.raises(ValueError, match="about one model, got traces of pocket, made"):
@@ -91,7 +91,7 @@ def test_several_traces_are_samples_of_one_document_about_one_model(trace):
         to_inif(trace, ["margin"])
 
 
-def test_a_file_that_cannot_be_written_leaves_what_was_there(trace, tmp_path):
+def test_a_failed_write_leaves_the_existing_file_unchanged(trace, tmp_path):
     path = tmp_path / "a.inif.json"
     path.write_text("mine")
     with pytest.raises(ValueError, match="margin"):

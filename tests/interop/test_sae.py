@@ -1,4 +1,4 @@
-"""SAEs: an exact one loses no bit, spliced with its error term none changes a number, files read as their makers do."""
+"""SAEs: an exact one is lossless, splicing with the error term changes no bit, files load as their libraries do."""
 
 import json
 from pathlib import Path
@@ -32,11 +32,11 @@ GOLDEN = json.loads((Path(__file__).parent / "saelens.json").read_text("utf-8"))
 
 
 def random_sae(site: str = SITE, **kind) -> SAE:
-    dice = torch.Generator().manual_seed(3)
-    rows = torch.randn(F, D, generator=dice)
+    rng = torch.Generator().manual_seed(3)
+    rows = torch.randn(F, D, generator=rng)
     rows = rows / rows.norm(dim=-1, keepdim=True)
-    bias = torch.randn(F, generator=dice) / 4
-    return SAE(site, rows.T.clone(), bias, W_dec=rows, b_dec=torch.randn(D, generator=dice) / 8, **kind)
+    bias = torch.randn(F, generator=rng) / 4
+    return SAE(site, rows.T.clone(), bias, W_dec=rows, b_dec=torch.randn(D, generator=rng) / 8, **kind)
 
 
 @pytest.fixture(scope="module")
@@ -49,55 +49,57 @@ def x(trace):
     return torch.tensor(trace[SITE])
 
 
-# What it computes.
+# Encoding and decoding.
 
 
 @pytest.mark.parametrize("case", list(saelens.CASES))
-def test_it_gives_what_saelens_gives(case, tmp_path):
-    told = GOLDEN[case]
-    (tmp_path / "cfg.json").write_text(json.dumps(told["cfg"]))
+def test_encode_and_decode_match_saelens(case, tmp_path):
+    expected = GOLDEN[case]
+    (tmp_path / "cfg.json").write_text(json.dumps(expected["cfg"]))
     save_file(saelens.weights(case), tmp_path / "sae_weights.safetensors")
     sae = load_sae(tmp_path)
     assert sae.site == SITE
     active = sae.encode(saelens.x())
-    assert torch.allclose(active, torch.tensor(told["features"]), rtol=1e-5, atol=1e-5)
-    assert ((active != 0) == (torch.tensor(told["features"]) != 0)).all() and (active != 0).any()
-    assert torch.allclose(sae.decode(active, saelens.x()), torch.tensor(told["reconstruction"]), rtol=1e-5, atol=1e-5)
+    assert torch.allclose(active, torch.tensor(expected["features"]), rtol=1e-5, atol=1e-5)
+    assert ((active != 0) == (torch.tensor(expected["features"]) != 0)).all() and (active != 0).any()
+    assert torch.allclose(
+        sae.decode(active, saelens.x()), torch.tensor(expected["reconstruction"]), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_an_sae_that_keeps_every_number_reconstructs_bit_for_bit(trace, x):
     sae = identity(SITE, D)
     assert torch.equal(sae.decode(sae.encode(x)), x)
-    held = reconstruction(trace, sae)
-    assert held.attrs["fvu"] == 0 and float(held["error"].max()) == 0
-    assert np.allclose(held["cosine"], 1) and (held["l0"] == (x != 0).sum(-1).numpy()).all()
+    measured = reconstruction(trace, sae)
+    assert measured.attrs["fvu"] == 0 and float(measured["error"].max()) == 0
+    assert np.allclose(measured["cosine"], 1) and (measured["l0"] == (x != 0).sum(-1).numpy()).all()
 
 
-def test_topk_fires_k_features_and_less_only_where_fewer_are_positive(trace, x):
-    found = reconstruction(trace, random_sae(k=7))
-    assert (found["l0"] == 7).all()
+def test_topk_activates_k_features_or_fewer_if_fewer_are_positive(trace, x):
+    measured = reconstruction(trace, random_sae(k=7))
+    assert (measured["l0"] == 7).all()
     low = random_sae(k=F)
     assert (reconstruction(trace, low)["l0"] == (low.encode(x) > 0).sum(-1).numpy()).all()
 
 
-def test_a_feature_at_or_below_its_threshold_is_silent_and_above_it_whole(x):
+def test_a_feature_is_zero_up_to_its_threshold_and_unchanged_above_it(x):
     plain, cut = random_sae().encode(x), random_sae(threshold=1.5).encode(x)
     assert torch.equal(cut, torch.where(plain > 1.5, plain, 0.0)) and 0 < (cut > 0).sum() < (plain > 0).sum()
 
 
-def test_the_lengths_of_decoder_rows_may_move_into_the_features(x):
-    """Rescaled, an SAE with any lengths is the one whose rows have length 1 (the same features, the same sum)."""
-    one = random_sae(k=9)
+def test_decoder_row_lengths_can_be_folded_into_the_features(x):
+    """A rescaled SAE with rows of any length equals the one with rows of length 1: same features, same sum."""
+    unit = random_sae(k=9)
     lengths = torch.linspace(0.2, 3, F)
-    kept = {"b_dec": one.b_dec, "k": 9, "rescaled": True}
-    same = SAE(SITE, one.W_enc / lengths, one.b_enc / lengths, W_dec=one.W_dec * lengths[:, None], **kept)
-    assert torch.allclose(same.encode(x), one.encode(x), rtol=1e-4, atol=1e-5)
-    assert torch.allclose(same.decode(same.encode(x)), one.decode(one.encode(x)), rtol=1e-4, atol=1e-4)
-    assert np.allclose(same.direction(5), one.direction(5), atol=1e-6)
+    common = {"b_dec": unit.b_dec, "k": 9, "rescaled": True}
+    scaled = SAE(SITE, unit.W_enc / lengths, unit.b_enc / lengths, W_dec=unit.W_dec * lengths[:, None], **common)
+    assert torch.allclose(scaled.encode(x), unit.encode(x), rtol=1e-4, atol=1e-5)
+    assert torch.allclose(scaled.decode(scaled.encode(x)), unit.decode(unit.encode(x)), rtol=1e-4, atol=1e-4)
+    assert np.allclose(scaled.direction(5), unit.direction(5), atol=1e-6)
 
 
 @pytest.mark.parametrize("norm", ["layer_norm", "constant_norm_rescale"])
-def test_a_normed_sae_does_not_see_how_long_its_input_is(norm, x):
+def test_a_normalized_sae_does_not_depend_on_the_length_of_its_input(norm, x):
     sae = random_sae(norm=norm)
     assert torch.allclose(sae.encode(5 * x), sae.encode(x), rtol=1e-3, atol=1e-4)
     assert torch.allclose(sae.decode(sae.encode(5 * x), 5 * x), 5 * sae.decode(sae.encode(x), x), rtol=1e-3, atol=1e-3)
@@ -105,47 +107,47 @@ def test_a_normed_sae_does_not_see_how_long_its_input_is(norm, x):
         sae.decode(sae.encode(x))
 
 
-def test_rows_read_one_by_one_are_the_product_with_all_of_them(x):
+def test_decoding_by_single_rows_equals_the_product_with_all_rows(x):
     sae = random_sae(k=5)
     active = sae.encode(x)
-    assert 0 < (active != 0).sum() * 16 <= active.numel()  # few enough to be read one by one
+    assert 0 < (active != 0).sum() * 16 <= active.numel()  # sparse enough to be decoded row by row
     assert torch.allclose(sae.written(active), active @ sae.W_dec, rtol=1e-5, atol=1e-5)
     assert torch.equal(sae.written(torch.zeros(3, 2, F)), torch.zeros(3, 2, D))
 
 
-# A trace in features.
+# Features of a trace.
 
 
-def test_features_are_the_dense_ones_without_the_zeros(trace, x):
+def test_features_are_the_nonzero_dense_ones(trace, x):
     sae = random_sae(threshold=1.0)
-    found = features(trace, sae)
+    sparse = features(trace, sae)
     dense = np.zeros((60, F), np.float32)
-    dense[found["pos"], found["feature"]] = found.values
-    assert np.array_equal(dense, sae.encode(x).numpy()) and (found != 0).all()
-    order = list(zip(found["pos"].values, -found.values, strict=True))
-    assert order == sorted(order) and found.attrs["site"] == SITE
+    dense[sparse["pos"], sparse["feature"]] = sparse.values
+    assert np.array_equal(dense, sae.encode(x).numpy()) and (sparse != 0).all()
+    order = list(zip(sparse["pos"].values, -sparse.values, strict=True))
+    assert order == sorted(order) and sparse.attrs["site"] == SITE
 
 
-def test_reconstruction_is_the_definition_token_by_token(trace, x):
+def test_reconstruction_follows_its_definition_for_every_token(trace, x):
     sae = random_sae()
-    found = reconstruction(trace, sae)
+    measured = reconstruction(trace, sae)
     y, x64 = sae.decode(sae.encode(x)).double(), x.double()
     error, spread = (x64 - y).square().sum(-1), (x64 - x64.mean(0)).square().sum(-1)
-    assert np.allclose(found["fvu"], error / spread) and np.allclose(found["error"] ** 2, error)
-    assert found.attrs["fvu"] == pytest.approx(float(error.sum() / spread.sum()))
-    assert np.allclose(found["cosine"], torch.cosine_similarity(x64, y))
+    assert np.allclose(measured["fvu"], error / spread) and np.allclose(measured["error"] ** 2, error)
+    assert measured.attrs["fvu"] == pytest.approx(float(error.sum() / spread.sum()))
+    assert np.allclose(measured["cosine"], torch.cosine_similarity(x64, y))
 
 
-def test_parts_of_few_rows_give_what_all_rows_give(trace, monkeypatch):
+def test_small_chunks_of_rows_give_the_same_as_all_rows_at_once(trace, monkeypatch):
     sae = random_sae()
-    whole, held = features(trace, sae), reconstruction(trace, sae)
+    whole, expected = features(trace, sae), reconstruction(trace, sae)
     monkeypatch.setattr("workbench.experiments.sae.MAX_ELEMENTS_PER_PASS", 7 * F)
-    parts = features(trace, sae)
-    assert (parts["pos"] == whole["pos"]).all() and np.allclose(parts, whole, rtol=1e-5, atol=1e-5)
-    assert np.allclose(reconstruction(trace, sae)["fvu"], held["fvu"], rtol=1e-5)
+    chunked = features(trace, sae)
+    assert (chunked["pos"] == whole["pos"]).all() and np.allclose(chunked, whole, rtol=1e-5, atol=1e-5)
+    assert np.allclose(reconstruction(trace, sae)["fvu"], expected["fvu"], rtol=1e-5)
 
 
-def test_a_trace_without_the_site_or_of_another_width_is_an_error_that_says_so(trace):
+def test_a_trace_without_the_site_or_of_another_width_is_refused_with_the_reason(trace):
     with pytest.raises(NotRecorded, match="record='resid_post'"):
         features(tiny().trace(some_tokens(20), record="writes"), random_sae())
     with pytest.raises(SelectionError, match=r"layer must be between 0 and .*, got 23"):
@@ -154,7 +156,7 @@ def test_a_trace_without_the_site_or_of_another_width_is_an_error_that_says_so(t
         features(trace, identity(SITE, 128))
 
 
-# The model again.
+# Edits of a model.
 
 
 def logits(n: int = 60) -> torch.Tensor:
@@ -166,7 +168,7 @@ KINDS = [{}, {"k": 7}, {"threshold": 1.0}, {"norm": "layer_norm"}, {"norm": "con
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_spliced_with_its_error_term_no_bit_of_the_run_changes(kind):
+def test_splicing_with_the_error_term_changes_no_bit_of_the_run(kind):
     model, plain = tiny(), logits()
     with model.edit(SITE, random_sae(**kind).splice(error=True)) as editing:
         assert editing is model and torch.equal(logits(), plain)
@@ -174,29 +176,29 @@ def test_spliced_with_its_error_term_no_bit_of_the_run_changes(kind):
         assert not torch.allclose(logits(), plain, atol=1e-2)
 
 
-def test_what_is_spliced_is_the_reconstruction_and_only_where_it_was_asked_for(trace, x):
+def test_splicing_writes_the_reconstruction_at_the_selected_positions_only(trace, x):
     sae = random_sae(k=7)
     with tiny().edit(SITE, sae.splice(), positions=slice(40, None)):
         edited = tiny().trace(trace, record="residuals")
-    got = torch.tensor(edited[SITE])
-    assert torch.equal(got[:40], x[:40])
-    assert torch.allclose(got[40:], sae.decode(sae.encode(x))[40:], rtol=1e-5, atol=1e-5)
+    spliced = torch.tensor(edited[SITE])
+    assert torch.equal(spliced[:40], x[:40])
+    assert torch.allclose(spliced[40:], sae.decode(sae.encode(x))[40:], rtol=1e-5, atol=1e-5)
     assert edited.id != trace.id and edited.edits[0]["n_positions"] == 20
 
 
-def test_a_silenced_feature_takes_out_what_it_wrote_and_nothing_else(trace, x):
+def test_ablating_a_feature_removes_its_contribution_and_nothing_else(trace, x):
     sae = random_sae(threshold=0.5)
     active = sae.encode(x)
     [feature] = (active > 0).sum(0).topk(1).indices.tolist()
     with tiny().edit(SITE, sae.ablate(feature)):
-        got = torch.tensor(tiny().trace(trace, record="residuals")[SITE])
-    want = x - active[:, [feature]] * sae.W_dec[feature]
-    assert torch.allclose(got, want, rtol=1e-4, atol=1e-4)
-    silent = active[:, feature] == 0
-    assert silent.any() and not silent.all() and torch.equal(got[silent], x[silent])
+        ablated = torch.tensor(tiny().trace(trace, record="residuals")[SITE])
+    expected = x - active[:, [feature]] * sae.W_dec[feature]
+    assert torch.allclose(ablated, expected, rtol=1e-4, atol=1e-4)
+    inactive = active[:, feature] == 0
+    assert inactive.any() and not inactive.all() and torch.equal(ablated[inactive], x[inactive])
 
 
-def test_a_feature_that_never_fires_may_be_silenced_without_a_change(x):
+def test_ablating_a_feature_that_never_activates_changes_nothing(x):
     sae = random_sae(threshold=0.5)
     [silent] = (sae.encode(x) > 0).sum(0).topk(1, largest=False).indices.tolist()
     cut = random_sae(threshold=torch.full((F,), 0.5).index_fill(0, torch.tensor([silent]), 1e6))
@@ -210,26 +212,26 @@ def test_steering_sets_a_feature_and_adding_its_direction_adds_to_it(trace, x):
     feature, value = 11, 4.0
     with tiny().edit(SITE, sae.steer(feature, value)):
         clamped = torch.tensor(tiny().trace(trace, record="residuals")[SITE])
-    want = x + (value - sae.encode(x)[:, [feature]]) * sae.W_dec[feature]
-    assert torch.allclose(clamped, want, rtol=1e-4, atol=1e-4)
+    expected = x + (value - sae.encode(x)[:, [feature]]) * sae.W_dec[feature]
+    assert torch.allclose(clamped, expected, rtol=1e-4, atol=1e-4)
     with tiny().edit(SITE, steer(sae.direction(feature), value)):
         added = torch.tensor(tiny().trace(trace, record="residuals")[SITE])
     assert torch.allclose(added, x + value * sae.W_dec[feature], rtol=1e-5, atol=1e-5)
 
 
-def test_the_cost_of_a_splice_is_the_kl_of_two_whole_runs(trace):
+def test_the_cost_of_a_splice_is_the_kl_between_two_complete_runs(trace):
     sae = random_sae(k=20)
     cost = splice_cost(tiny(), trace, sae)
     plain = logits().double().log_softmax(-1)[0]
     for name, fn in (("kl", sae.splice()), ("kl_zero", torch.zeros_like)):
         with tiny().edit(SITE, fn):
             other = logits().double().log_softmax(-1)[0]
-        want = (plain.exp() * (plain - other)).sum(-1)
-        assert np.allclose(cost[name], want, rtol=1e-3, atol=1e-6) and float(cost[name].mean()) > 1e-3
+        expected = (plain.exp() * (plain - other)).sum(-1)
+        assert np.allclose(cost[name], expected, rtol=1e-3, atol=1e-6) and float(cost[name].mean()) > 1e-3
     assert (splice_cost(tiny(), trace, identity(SITE, D))["kl"] == 0).all()
 
 
-def test_an_edit_is_told_from_another_by_all_that_it_reads():
+def test_edits_have_different_identities_if_any_of_their_inputs_differ():
     identities = [
         model_edit.tap.describe()["identity"]
         for sae in (random_sae(), random_sae(k=3), random_sae(threshold=0.0), identity(SITE, D))
@@ -242,8 +244,8 @@ def test_an_edit_is_told_from_another_by_all_that_it_reads():
         )
     ]
     assert len(set(identities)) == len(identities)
-    again = tiny().edit(SITE, random_sae().splice()).tap.describe()["identity"]
-    assert again == identities[0]
+    repeated = tiny().edit(SITE, random_sae().splice()).tap.describe()["identity"]
+    assert repeated == identities[0]
 
 
 def test_edits_that_do_not_fit_are_refused_with_the_reason():
@@ -260,9 +262,9 @@ def test_edits_that_do_not_fit_are_refused_with_the_reason():
         model.edit(SITE, identity(SITE, 128).splice()),
     ):
         logits()
-    for wrong in (F, -1, [3, F]):
+    for feature in (F, -1, [3, F]):
         with pytest.raises(SelectionError, match="feature must be between 0 and 159, got"):
-            sae.ablate(wrong)
+            sae.ablate(feature)
     with pytest.raises(ArgumentTypeError, match=r"feature must be a whole number, got 1\.5"):
         sae.ablate(1.5)  # pyright: ignore[reportArgumentType]
     with pytest.raises(EditError, match="feature is empty"):
@@ -275,7 +277,7 @@ def test_edits_that_do_not_fit_are_refused_with_the_reason():
 
 
 @pytest.mark.parametrize(
-    ("theirs", "ours"),
+    ("published", "site"),
     [
         ("blocks.3.hook_resid_post", "blocks.3.hook_resid_post"),
         ("blocks.0.hook_resid_mid", "blocks.0.hook_resid_mid"),
@@ -290,46 +292,46 @@ def test_edits_that_do_not_fit_are_refused_with_the_reason():
         ("hook_embed", "hook_embed"),
     ],
 )
-def test_a_site_is_found_by_the_name_that_others_give_it(theirs, ours):
-    assert site_of(theirs) == ours
+def test_site_of_understands_the_names_of_other_libraries(published, site):
+    assert site_of(published) == site
 
 
 @pytest.mark.parametrize(
     "name", ["blocks.3.attn.hook_z", "blocks.*.hook_resid_post", "post_mlp_residual", "logprob", ""]
 )
-def test_a_site_that_is_none_is_refused(name):
+def test_a_name_that_is_not_a_site_is_refused(name):
     with pytest.raises(HookNameError):
         site_of(name)
 
 
 def test_the_module_of_transformers_gives_the_numbers_of_the_site(trace):
-    """The table of names is not taken on trust: outputs of the modules that it names are the hook points."""
+    """The table of names is checked: outputs of the modules that it names are the hook points."""
     model = tiny()
     from tests.checkpoints import Random
 
-    theirs = Random(seed=0).transformers()
+    hf_model = Random(seed=0).transformers()
     names = ["model.layers.1", "model.layers.1.mlp", "model.layers.1.self_attn"]
     names += ["model.layers.1.input_layernorm", "model.layers.1.post_attention_layernorm"]
     seen = {}
-    modules = dict(theirs.named_modules())
+    modules = dict(hf_model.named_modules())
     hooks = [
         modules[name].register_forward_hook(
-            lambda module, given, out, name=name: seen.update({name: out[0] if isinstance(out, tuple) else out})
+            lambda module, args, out, name=name: seen.update({name: out[0] if isinstance(out, tuple) else out})
         )
         for name in names
     ]
     with torch.inference_mode():
-        theirs(torch.tensor([some_tokens(60)]))
+        hf_model(torch.tensor([some_tokens(60)]))
     for hook in hooks:
         hook.remove()
-    ours = model.trace(some_tokens(60), record="residuals writes ln1_normalized ln2_normalized")
+    recorded = model.trace(some_tokens(60), record="residuals writes ln1_normalized ln2_normalized")
     for name in names:
-        want = torch.tensor(ours[site_of(name)])
-        assert torch.allclose(seen[name].reshape(want.shape), want, rtol=1e-4, atol=1e-4), name
+        expected = torch.tensor(recorded[site_of(name)])
+        assert torch.allclose(seen[name].reshape(expected.shape), expected, rtol=1e-4, atol=1e-4), name
 
 
 def learned(folder: Path, kind: str, **changes) -> Path:
-    """A folder as dictionary_learning leaves it: {layer}/trainer_0 with ae.pt and config.json."""
+    """A folder in the layout of dictionary_learning: ae.pt and config.json."""
     sae = random_sae()
     linear = {"encoder.weight": sae.W_enc.T.contiguous(), "encoder.bias": sae.b_enc.clone()}
     linear |= {"decoder.weight": sae.W_dec.T.contiguous()}
@@ -357,7 +359,7 @@ def learned(folder: Path, kind: str, **changes) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("kind", "want"),
+    ("kind", "expected"),
     [
         ("AutoEncoder", {}),
         ("AutoEncoderTopK", {"k": 7}),  # its stored threshold is not used: it chooses k for each token
@@ -366,13 +368,13 @@ def learned(folder: Path, kind: str, **changes) -> Path:
         ("JumpReluAutoEncoder", {"threshold": 1.5, "subtracts": False}),
     ],
 )
-def test_each_class_of_dictionary_learning_is_the_sae_that_it_means(kind, want, tmp_path, x):
-    sae, same = load_sae(learned(tmp_path, kind)), random_sae(**want)
+def test_each_class_of_dictionary_learning_loads_as_the_sae_it_defines(kind, expected, tmp_path, x):
+    sae, same = load_sae(learned(tmp_path, kind)), random_sae(**expected)
     assert sae.site == SITE and torch.equal(sae.encode(x), same.encode(x))
     assert torch.equal(sae.decode(sae.encode(x)), same.decode(same.encode(x)))
 
 
-def test_the_published_ones_are_found_in_the_cache_by_their_names(tmp_path, monkeypatch):
+def test_published_saes_are_found_in_the_hugging_face_cache_by_name(tmp_path, monkeypatch):
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path))
     with pytest.raises(ModelNotFound, match=r"hf download andyrdt/saes-gpt-oss-20b --include"):
         load_sae("gpt-oss-20b-andyrdt/resid_post_layer_11_trainer_0")
@@ -390,20 +392,20 @@ def test_the_published_ones_are_found_in_the_cache_by_their_names(tmp_path, monk
 
 def saved(folder: Path, weights: dict | None = None, **cfg) -> Path:
     sae = random_sae()
-    made = {"W_enc": sae.W_enc, "b_enc": sae.b_enc.clone(), "W_dec": sae.W_dec, "b_dec": sae.b_dec.clone()}
+    tensors = {"W_enc": sae.W_enc, "b_enc": sae.b_enc.clone(), "W_dec": sae.W_dec, "b_dec": sae.b_dec.clone()}
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({k: v.contiguous() for k, v in (made | (weights or {})).items()}, folder / "sae_weights.safetensors")
-    told = {"architecture": "standard", "d_in": D, "d_sae": F, "metadata": {"hook_name": SITE}}
-    (folder / "cfg.json").write_text(json.dumps(told | cfg))
+    save_file({k: v.contiguous() for k, v in (tensors | (weights or {})).items()}, folder / "sae_weights.safetensors")
+    settings = {"architecture": "standard", "d_in": D, "d_sae": F, "metadata": {"hook_name": SITE}}
+    (folder / "cfg.json").write_text(json.dumps(settings | cfg))
     return folder
 
 
-def test_configs_of_before_saelens_6_mean_what_they_meant(tmp_path, x):
+def test_configs_from_before_saelens_6_keep_their_meaning(tmp_path, x):
     old = {"metadata": None, "hook_point": SITE, "activation_fn_str": "topk", "activation_fn_kwargs": {"k": 7}}
     assert torch.equal(load_sae(saved(tmp_path, **old)).encode(x), random_sae(k=7).encode(x))
 
 
-def test_a_batchtopk_saved_in_training_is_the_jumprelu_that_it_becomes(tmp_path, x):
+def test_a_batchtopk_saved_during_training_loads_as_the_jumprelu_it_becomes(tmp_path, x):
     folder = saved(tmp_path, {"topk_threshold": torch.tensor(1.5)}, architecture="batchtopk", k=7.5)
     assert torch.equal(load_sae(folder).encode(x), random_sae(threshold=1.5).encode(x))
 
@@ -412,11 +414,11 @@ REFUSED = [
     ({"architecture": "gated"}, {}, "architecture is 'gated'.*standard, jumprelu, topk"),
     ({"normalize_activations": "expected_average_only_in"}, {}, "whose factor is not in its files"),
     ({"activation_fn": "tanh-relu"}, {}, "activation is 'tanh-relu'"),
-    ({"reshape_activations": "hook_z"}, {}, "reads heads"),
+    ({"reshape_activations": "hook_z"}, {}, "input is heads"),
     ({"architecture": "jumprelu"}, {}, "lacks threshold"),
-    ({"architecture": "topk", "k": "many"}, {}, "k is 'many', not a whole number"),
+    ({"architecture": "topk", "k": "many"}, {}, "k must be a whole number, got 'many'"),
     ({"architecture": "topk", "k": F + 1}, {}, "161 of 160 features"),
-    ({"metadata": {}}, {}, "does not say where it reads"),
+    ({"metadata": {}}, {}, "names no hook point"),
     ({}, {"W_dec": torch.zeros(F, D + 1)}, "do not fit"),
     ({}, {"b_enc": torch.zeros(F - 1)}, r"b_enc is \[159\]"),
     ({}, {"b_dec": torch.full((D,), torch.nan)}, "b_dec holds NaN"),
@@ -424,15 +426,15 @@ REFUSED = [
 ]
 
 
-@pytest.mark.parametrize(("cfg", "weights", "says"), REFUSED, ids=[says[:20] for _, _, says in REFUSED])
-def test_what_would_be_read_wrongly_is_refused_with_the_reason(cfg, weights, says, tmp_path):
-    with pytest.raises(CheckpointError, match=says):
+@pytest.mark.parametrize(("cfg", "weights", "message"), REFUSED, ids=[message[:20] for _, _, message in REFUSED])
+def test_an_unsupported_sae_is_refused_with_the_reason(cfg, weights, message, tmp_path):
+    with pytest.raises(CheckpointError, match=message):
         load_sae(saved(tmp_path, weights, **cfg))
 
 
-def test_an_unknown_site_may_be_told_and_another_class_is_refused(tmp_path):
+def test_an_unknown_site_can_be_replaced_and_an_unknown_class_is_refused(tmp_path):
     folder = saved(tmp_path / "a", metadata={"hook_name": "transformer.h.3"})
-    with pytest.raises(HookNameError, match=r"give load\(…, site=…\)"):
+    with pytest.raises(HookNameError, match=r"give load_sae\(…, site=…\)"):
         load_sae(folder)
     assert load_sae(folder, site="blocks.1.hook_resid_mid").site == "blocks.1.hook_resid_mid"
     with pytest.raises(CheckpointError, match="never set"):
@@ -445,8 +447,8 @@ def test_an_unknown_site_may_be_told_and_another_class_is_refused(tmp_path):
         load_sae(tmp_path)
 
 
-class Opened:
-    """Unpickled by an unrestricted reader, it would make a folder."""
+class MakesAFolder:
+    """Makes a folder when an unrestricted reader unpickles it."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -456,7 +458,7 @@ class Opened:
 
 
 def test_code_in_a_pickle_does_not_run(tmp_path):
-    folder = learned(tmp_path / "sae", "AutoEncoder", evil=Opened(tmp_path / "opened"))
+    folder = learned(tmp_path / "sae", "AutoEncoder", evil=MakesAFolder(tmp_path / "opened"))
     with pytest.raises(CheckpointError, match="more than tensors"):
         load_sae(folder)
     assert not (tmp_path / "opened").exists()
@@ -464,19 +466,19 @@ def test_code_in_a_pickle_does_not_run(tmp_path):
 
 @given(data=st.data())
 @settings(max_examples=60, deadline=None)
-def test_a_damaged_file_is_an_error_of_ours_or_the_same_sae(data, tmp_path_factory):
-    """Cut short or with a byte changed, in either layout: never another exception, never a NaN."""
+def test_a_damaged_file_is_a_workbench_error_or_loads_unharmed(data, tmp_path_factory):
+    """Truncated or with a byte changed, in either layout: never another exception, never a NaN."""
     folder = tmp_path_factory.mktemp("sae")
     kind = data.draw(st.sampled_from(["saelens", "BatchTopKSAE"]))
     saved(folder) if kind == "saelens" else learned(folder, kind)
-    victim = data.draw(st.sampled_from(sorted(folder.iterdir())))
-    whole = bytearray(victim.read_bytes())
-    at = data.draw(st.integers(0, min(len(whole), 2000) - 1))
+    damaged = data.draw(st.sampled_from(sorted(folder.iterdir())))
+    content = bytearray(damaged.read_bytes())
+    at = data.draw(st.integers(0, min(len(content), 2000) - 1))
     if data.draw(st.booleans()):
-        victim.write_bytes(whole[:at])
+        damaged.write_bytes(content[:at])
     else:
-        whole[at] ^= data.draw(st.integers(1, 255))
-        victim.write_bytes(whole)
+        content[at] ^= data.draw(st.integers(1, 255))
+        damaged.write_bytes(content)
     try:
         sae = load_sae(folder)
     except WorkbenchError:

@@ -1,14 +1,14 @@
-"""TransformerLens's runs and caches leave the same Trace; what compatibility mode makes of sinks is refused."""
+"""TransformerLens's runs and caches give the same Trace; a compatibility mode that breaks sinks is refused."""
 
 import pytest
 import torch
 
-from tests.interop.made import EVERYTHING, TOLERANCE, bridge, gaps, ours, statuses, tokens
+from tests.interop.made import EVERYTHING, TOLERANCE, bridge, gaps, statuses, tokens, workbench_trace
 from workbench.errors import InteropError, NotRecorded
 from workbench.interop.transformer_lens import from_cache, record, to_cache
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:UserWarning")
-UNSHOWN = {"hook_result", "hook_expert_out"}  # without set_use_attn_result; by no means
+NOT_EXPOSED = {"hook_result", "hook_expert_out"}  # hook_result needs set_use_attn_result; expert_out never is
 
 
 @pytest.fixture(scope="module")
@@ -24,19 +24,20 @@ def cached(booted):
     return batch, logits, cache
 
 
-def test_a_bridge_leaves_the_trace_of_our_runner(booted, measured):
-    trace, own = record(booted, tokens(), record=EVERYTHING), ours()
-    assert {name.rpartition(".")[2] for name in set(own.names()) - set(trace.names())} == UNSHOWN
-    found = gaps(trace, own)
-    measured(f"TransformerLens against our runner, fp32: {len(found)} arrays, largest gap {max(found.values()):.1e}")
-    assert {name: gap for name, gap in found.items() if gap > TOLERANCE} == {}
+def test_a_bridge_gives_the_trace_of_workbenchs_runner(booted, measured):
+    trace, reference = record(booted, tokens(), record=EVERYTHING), workbench_trace()
+    assert {name.rpartition(".")[2] for name in set(reference.names()) - set(trace.names())} == NOT_EXPOSED
+    differences = gaps(trace, reference)
+    largest = max(differences.values())
+    measured(f"TransformerLens against our runner, fp32: {len(differences)} arrays, largest gap {largest:.1e}")
+    assert {name: gap for name, gap in differences.items() if gap > TOLERANCE} == {}
     assert trace.verified and "fails" not in statuses(trace.verification).values()
     assert trace.source("sink") == "derived" and trace.source("attn_scores") == "forward"
-    theirs, mine = trace.manifest.model, own.manifest.model
-    assert theirs["weights_digest"] == mine["weights_digest"] and theirs["config"] == mine["config"]
+    model, reference_model = trace.manifest.model, reference.manifest.model
+    assert model["weights_digest"] == reference_model["weights_digest"] and model["config"] == reference_model["config"]
 
 
-def test_the_bridge_is_as_before(booted):
+def test_recording_leaves_the_bridge_unchanged(booted):
     ids = torch.tensor([tokens()])
     with torch.no_grad():
         before = booted(ids, use_cache=False)
@@ -48,19 +49,19 @@ def test_the_bridge_is_as_before(booted):
     assert [len(m._forward_hooks) for m in booted.original_model.modules()] == hooks
 
 
-def test_results_are_there_once_the_bridge_computes_them():
+def test_head_results_are_recorded_once_the_bridge_computes_them():
     model = bridge()
     with pytest.raises(NotRecorded, match="set_use_attn_result"):
         record(model, tokens(), record="blocks.*.attn.hook_result")
     model.set_use_attn_result(True)
-    found = gaps(record(model, tokens(), record="blocks.*.attn.hook_result"), ours())
-    assert found["blocks.3.attn.hook_result"] < TOLERANCE
+    differences = gaps(record(model, tokens(), record="blocks.*.attn.hook_result"), workbench_trace())
+    assert differences["blocks.3.attn.hook_result"] < TOLERANCE
 
 
-def test_one_text_of_a_cached_batch_is_the_trace_of_that_text(cached):
+def test_one_row_of_a_cached_batch_gives_the_trace_of_that_text(cached):
     batch, logits, cache = cached
     trace = from_cache(cache, batch, row=0)
-    assert max(gaps(trace, ours()).values()) < TOLERANCE and trace.verified
+    assert max(gaps(trace, workbench_trace()).values()) < TOLERANCE and trace.verified
     assert statuses(trace.verification)["logits equal the unhooked run's"] == "not checked"
     other = from_cache(cache, batch, row=1, logits=logits)
     assert other.tokens == tokens(seed=1) and other.verified
@@ -68,28 +69,28 @@ def test_one_text_of_a_cached_batch_is_the_trace_of_that_text(cached):
         from_cache(cache, batch)
 
 
-def test_a_dict_of_arrays_without_a_model_is_a_trace_too(cached):
+def test_a_dict_of_arrays_without_a_model_becomes_a_trace(cached):
     batch, logits, cache = cached
     trace = from_cache(dict(cache.items()), batch, row=0, logits=logits)
-    assert trace.verified and max(gaps(trace, ours()).values()) < TOLERANCE
+    assert trace.verified and max(gaps(trace, workbench_trace()).values()) < TOLERANCE
     with pytest.raises(InteropError, match="holds no logits"):
         from_cache({n: x for n, x in cache.items() if "unembed" not in n}, batch, row=0)
 
 
-def test_there_and_back_changes_nothing(booted):
-    own = ours()
-    cache = to_cache(own, booted)
-    assert cache["resid_post", 2].shape == (1, len(own), 96)
-    assert cache["blocks.1.mlp.router.hook_out"].shape == (len(own), 8)  # as TransformerLens has it
-    assert cache.accumulated_resid(layer=3).shape[1:] == (1, len(own), 96)
-    again = from_cache(cache, [own.tokens])
-    found = gaps(again, own)
-    assert found.pop("logprob") < 1e-6 and "blocks.3.mlp.hook_expert_out" in found
-    points = {name: gap for name, gap in found.items() if "hook" in name}
+def test_a_round_trip_through_a_cache_changes_no_number(booted):
+    reference = workbench_trace()
+    cache = to_cache(reference, booted)
+    assert cache["resid_post", 2].shape == (1, len(reference), 96)
+    assert cache["blocks.1.mlp.router.hook_out"].shape == (len(reference), 8)  # TransformerLens's shape
+    assert cache.accumulated_resid(layer=3).shape[1:] == (1, len(reference), 96)
+    restored = from_cache(cache, [reference.tokens])
+    differences = gaps(restored, reference)
+    assert differences.pop("logprob") < 1e-6 and "blocks.3.mlp.hook_expert_out" in differences
+    points = {name: gap for name, gap in differences.items() if "hook" in name}
     assert set(points.values()) == {0.0} and len(points) == 21 * 4 + 3
 
 
-def test_a_bridge_with_folded_value_biases_is_refused_and_told_how_to_avoid_it():
+def test_a_bridge_with_folded_value_biases_is_refused_with_the_way_to_avoid_it():
     model = bridge()
     model.enable_compatibility_mode()
     with pytest.raises(InteropError, match=r"folded.*fold_value_biases=False"):
@@ -100,28 +101,28 @@ def test_a_bridge_with_folded_value_biases_is_refused_and_told_how_to_avoid_it()
         from_cache(cache, [tokens()])
 
 
-def test_compatibility_mode_without_that_folding_is_right():
+def test_compatibility_mode_without_folded_value_biases_is_recorded():
     model = bridge()
     model.enable_compatibility_mode(fold_value_biases=False)
     trace = record(model, tokens(30), record="everything")
     assert trace.verified and ("ln1_normalized", 0) not in trace
-    found = gaps(trace, record(bridge(), tokens(30), record="everything"))
-    assert max(found[f"blocks.{layer}.attn.hook_pattern"] for layer in range(3)) < 1e-4
+    differences = gaps(trace, record(bridge(), tokens(30), record="everything"))
+    assert max(differences[f"blocks.{layer}.attn.hook_pattern"] for layer in range(3)) < 1e-4
     plain = bridge()
     plain.enable_compatibility_mode(no_processing=True)
-    assert max(gaps(record(plain, tokens(), record="everything"), ours()).values()) < TOLERANCE
+    assert max(gaps(record(plain, tokens(), record="everything"), workbench_trace()).values()) < TOLERANCE
 
 
-def test_rows_that_were_renormalised_are_refused(cached, booted):
+def test_renormalized_pattern_rows_are_refused(cached, booted):
     batch, _, cache = cached
-    held = dict(cache.items())
+    activations = dict(cache.items())
     name = "blocks.1.attn.hook_pattern"
-    held[name] = held[name] / held[name].sum(-1, keepdim=True)
+    activations[name] = activations[name] / activations[name].sum(-1, keepdim=True)
     with pytest.raises(InteropError, match=r"blocks.1.attn.hook_pattern and the model's sinks sum to"):
-        from_cache(held, batch, row=0, model=booted)
-    scores_gone = {n: x for n, x in held.items() if not n.endswith("scores")}
+        from_cache(activations, batch, row=0, model=booted)
+    without_scores = {n: x for n, x in activations.items() if not n.endswith("scores")}
     with pytest.raises(InteropError, match="not this model's patterns"):
-        from_cache(scores_gone, batch, row=0, model=booted)
+        from_cache(without_scores, batch, row=0, model=booted)
 
 
 def test_a_slice_of_positions_or_other_tokens_are_refused(booted):
@@ -132,6 +133,6 @@ def test_a_slice_of_positions_or_other_tokens_are_refused(booted):
         from_cache(cache, ids)
 
 
-def test_what_is_no_bridge_is_refused():
-    with pytest.raises(InteropError, match="no TransformerBridge"):
+def test_something_else_than_a_bridge_is_refused():
+    with pytest.raises(InteropError, match="is not a TransformerBridge"):
         record(torch.nn.Linear(2, 2), tokens())

@@ -1,11 +1,11 @@
-"""A model of transformers leaves the Trace that our own runner would, and is as it was before."""
+"""A model of transformers gives the same Trace as workbench's own runner, and recording leaves the model unchanged."""
 
 import numpy as np
 import pytest
 import torch
 
 import workbench as wb
-from tests.interop.made import EVERYTHING, TOLERANCE, gaps, hf, ours, statuses, tokens
+from tests.interop.made import EVERYTHING, TOLERANCE, gaps, hf, statuses, tokens, workbench_trace
 from tests.interop.others import DENSE, ROUTED, other
 from workbench.errors import (
     BudgetError,
@@ -27,8 +27,8 @@ def logits(model, n=70):
         return model(torch.tensor([tokens(n)])).logits
 
 
-def traces_left(model):
-    """Everything that a recording could leave: hooks, registrations, flags, the config."""
+def recording_state(model):
+    """Everything that a recording could change: hooks, registrations, flags, the config."""
     from transformers.integrations.moe import ALL_EXPERTS_FUNCTIONS
     from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
     from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
@@ -55,25 +55,28 @@ def trace(model):
     return record(model, tokens(), record=EVERYTHING)
 
 
-def test_every_array_is_that_of_our_runner(trace, measured):
-    own = ours()
-    assert trace.names() == own.names()
-    found = gaps(trace, own)
-    measured(f"transformers against our runner, fp32: {len(found)} arrays, largest gap {max(found.values()):.1e}")
-    assert {name: gap for name, gap in found.items() if gap > TOLERANCE} == {}
-    theirs, mine = trace.manifest.model, own.manifest.model
-    assert {key for key in mine if theirs[key] != mine[key]} == {"format"}  # weights and config too are the same
+def test_every_array_equals_that_of_workbenchs_runner(trace, measured):
+    reference = workbench_trace()
+    assert trace.names() == reference.names()
+    differences = gaps(trace, reference)
+    measured(
+        f"transformers against our runner, fp32: {len(differences)} arrays, largest gap {max(differences.values()):.1e}"
+    )
+    assert {name: gap for name, gap in differences.items() if gap > TOLERANCE} == {}
+    model, reference_model = trace.manifest.model, reference.manifest.model
+    differing = {key for key in reference_model if model[key] != reference_model[key]}
+    assert differing == {"format"}  # weights and config are the same
 
 
-def test_the_trace_is_verified_when_made_and_from_its_numbers_alone(trace, tmp_path):
+def test_the_trace_is_verified_when_recorded_and_again_from_its_numbers_alone(trace, tmp_path):
     assert set(statuses(trace.verification).values()) == {"holds"}
-    again = load(trace.save(tmp_path / "theirs.trace"))
-    found = statuses(wb.verify(again))
-    assert "fails" not in found.values()
-    assert found["weighted expert outputs = mlp_out"] == found["pattern + sink = 1"] == "holds"
+    loaded = load(trace.save(tmp_path / "hf.trace"))
+    verdicts = statuses(wb.verify(loaded))
+    assert "fails" not in verdicts.values()
+    assert verdicts["weighted expert outputs = mlp_out"] == verdicts["pattern + sink = 1"] == "holds"
 
 
-def test_what_no_function_returns_is_marked(trace):
+def test_values_that_no_function_returns_are_marked_derived(trace):
     for name in ("sink", "attn_scores", "result", "expert_out"):
         assert trace.source(name) == "derived"
     for name in ("pattern", "router_logits", "expert_weights", "rot_q", "resid_mid", "logits"):
@@ -81,23 +84,23 @@ def test_what_no_function_returns_is_marked(trace):
 
 
 @pytest.mark.parametrize("experts", ["eager", "grouped_mm", "batched_mm"])
-def test_any_experts_function_shows_each_expert(experts):
+def test_every_experts_implementation_exposes_each_expert(experts):
     model = hf()
     model.set_experts_implementation(experts)
     before = logits(model)
-    found = gaps(record(model, tokens(), record="experts writes"), ours())
-    assert {name: gap for name, gap in found.items() if gap > TOLERANCE} == {}
-    assert "blocks.2.mlp.hook_expert_out" in found
+    differences = gaps(record(model, tokens(), record="experts writes"), workbench_trace())
+    assert {name: gap for name, gap in differences.items() if gap > TOLERANCE} == {}
+    assert "blocks.2.mlp.hook_expert_out" in differences
     assert torch.equal(logits(model), before)
 
 
-def test_another_attention_function_is_heard_under_its_own_name():
+def test_a_custom_attention_function_is_recorded_under_its_own_name():
     from transformers import AttentionInterface, AttentionMaskInterface
     from transformers.masking_utils import eager_mask
     from transformers.models.gpt_oss.modeling_gpt_oss import eager_attention_forward
 
     def silent(*args, **kwargs):
-        """Shows no pattern, as fast kernels do."""
+        """Returns no pattern, like fast kernels."""
         return eager_attention_forward(*args, **kwargs)[0], None
 
     AttentionInterface.register("silent", silent)
@@ -105,28 +108,28 @@ def test_another_attention_function_is_heard_under_its_own_name():
     try:
         model = hf()
         model.set_attn_implementation("silent")
-        before = traces_left(model)
+        before = recording_state(model)
         trace = record(model, tokens(), record=EVERYTHING)
-        assert traces_left(model) == before
+        assert recording_state(model) == before
         assert AttentionInterface._global_mapping["silent"] is silent
     finally:
         del AttentionInterface._global_mapping["silent"], AttentionMaskInterface._global_mapping["silent"]
     assert trace.source("pattern") == "derived" and trace.verified
-    assert max(gaps(trace, ours()).values()) < TOLERANCE
+    assert max(gaps(trace, workbench_trace()).values()) < TOLERANCE
 
 
-def test_recording_changes_nothing():
+def test_recording_changes_nothing_in_the_model():
     model = hf()
-    model.model.layers[1].train()  # a mixture is put back as it was
+    model.model.layers[1].train()  # a mixture of modes must be restored
     model.lm_head.weight.requires_grad_(True)
-    before, there = logits(model), traces_left(model)
+    before, state = logits(model), recording_state(model)
     record(model, tokens(), record=EVERYTHING)
-    assert traces_left(model) == there
+    assert recording_state(model) == state
     assert torch.equal(logits(model), before)
 
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
-def test_nothing_is_left_after_an_exception(error):
+def test_nothing_of_the_recording_stays_after_an_exception(error):
     model = hf()
     before = logits(model)
 
@@ -134,15 +137,15 @@ def test_nothing_is_left_after_an_exception(error):
         raise error("in the middle")
 
     handle = model.model.layers[2].mlp.register_forward_pre_hook(break_down)
-    there = traces_left(model)
+    state = recording_state(model)
     with pytest.raises(error, match="in the middle"):
         record(model, tokens(), record=EVERYTHING)
-    assert traces_left(model) == there
+    assert recording_state(model) == state
     handle.remove()
     assert torch.equal(logits(model), before)
 
 
-def test_what_the_users_own_hooks_do_is_in_the_numbers_and_in_the_verdict():
+def test_effects_of_the_users_own_hooks_are_recorded_and_fail_verification():
     model = hf()
     handle = model.model.layers[1].mlp.register_forward_hook(lambda m, a, out: (0 * out[0], out[1]))
     with pytest.warns(VerificationWarning, match="weighted expert outputs = mlp_out"):
@@ -155,13 +158,13 @@ def test_what_the_users_own_hooks_do_is_in_the_numbers_and_in_the_verdict():
 def test_bf16_is_recorded_in_bf16():
     trace = record(hf(torch.bfloat16), tokens(), record="residuals attention experts")
     assert trace.verified and trace.manifest.tensors["blocks.0.hook_resid_post"].dtype == "BF16"
-    assert abs(trace["sink"].astype(float) - ours()["sink"])[0].max() < 0.05
+    assert abs(trace["sink"].astype(float) - workbench_trace()["sink"])[0].max() < 0.05
 
 
 def test_weights_in_another_dtype_are_noted():
     model = hf(torch.bfloat16)
     model.lm_head.float()
-    with pytest.raises(RuntimeError, match="dtype"):  # torch refuses the product; the note is for those it takes
+    with pytest.raises(RuntimeError, match="dtype"):  # torch refuses this product; the note is for those it accepts
         record(model, tokens())
     assert source_of(model).notes == ["the model is in bfloat16, but some of its weights are in float32"]
 
@@ -189,51 +192,53 @@ def test_on_fused_kernels_routes_are_derived_and_experts_refused_with_the_reason
     assert trace.verified
     assert trace.source("router_logits") == "forward"
     assert trace.source("expert_indices") == trace.source("expert_weights") == "derived"
-    assert max(gaps(trace, ours()).values()) < TOLERANCE
+    assert max(gaps(trace, workbench_trace()).values()) < TOLERANCE
     assert ("expert_out", 0) not in trace
     assert any("expert_out (this model's experts run in fused MXFP4" in note for note in trace.manifest.notes)
     with pytest.raises(NotRecorded, match=r"fused MXFP4 kernels.*dequantize=True"):
         record(model, tokens(), record="experts")
 
 
-def test_a_question_is_read_as_our_runner_reads_it():
+def test_a_question_is_tokenized_as_in_workbenchs_runner():
     from transformers import AutoModelForCausalLM
 
     from workbench.model.checkpoints.bundled import embedded_folder
 
     model = AutoModelForCausalLM.from_pretrained(embedded_folder(), dtype=torch.float32)
-    theirs = record(model.float(), "What is 12+30?")  # transformers 5.9 leaves its experts in bfloat16
-    mine = wb.Model("pocket").trace("What is 12+30?")
-    assert theirs.tokens == mine.tokens and theirs.spans == mine.spans and theirs.vocab_text == mine.vocab_text
-    assert theirs.names() == mine.names() and theirs.manifest.record == mine.manifest.record
-    assert max(gaps(theirs, mine).values()) < 1e-4  # 3 layers of softmax more than once: still rounding
-    assert record(hf(), ours()).tokens == ours().tokens
+    trace = record(model.float(), "What is 12+30?")  # transformers 5.9 leaves its experts in bfloat16
+    reference = wb.Model("pocket").trace("What is 12+30?")
+    assert (
+        trace.tokens == reference.tokens and trace.spans == reference.spans and trace.vocab_text == reference.vocab_text
+    )
+    assert trace.names() == reference.names() and trace.manifest.record == reference.manifest.record
+    assert max(gaps(trace, reference).values()) < 1e-4  # 3 layers with more than one softmax: still rounding
+    assert record(hf(), workbench_trace()).tokens == workbench_trace().tokens
 
 
 # -- models of other families
 
 
 @pytest.fixture(scope="module")
-def foreign():
+def family_traces():
     return {family: record(other(family), tokens(), record="everything") for family in (*DENSE, *ROUTED)}
 
 
 @pytest.mark.parametrize("family", [*DENSE, *ROUTED])
-def test_another_family_leaves_a_verified_trace_that_opens(family, foreign, tmp_path):
-    trace, model = foreign[family], other(family)
+def test_another_family_gives_a_verified_trace_that_loads(family, family_traces, tmp_path):
+    trace, model = family_traces[family], other(family)
     with torch.no_grad():
         out = model(torch.tensor([tokens()]), output_hidden_states=True, output_attentions=True, use_cache=False)
-    again = load(trace.save(tmp_path / "other.trace"))
-    assert again.verified and "fails" not in statuses(wb.verify(again)).values()
-    assert verification.gap(again["logits"], out.logits[0].numpy()) < TOLERANCE
+    loaded = load(trace.save(tmp_path / "other.trace"))
+    assert loaded.verified and "fails" not in statuses(wb.verify(loaded)).values()
+    assert verification.gap(loaded["logits"], out.logits[0].numpy()) < TOLERANCE
     for layer in range(3):
-        assert verification.gap(again["resid_pre", layer], out.hidden_states[layer][0].numpy()) < TOLERANCE
-        assert verification.gap(again["pattern", layer], out.attentions[layer][0].numpy()) < TOLERANCE
+        assert verification.gap(loaded["resid_pre", layer], out.hidden_states[layer][0].numpy()) < TOLERANCE
+        assert verification.gap(loaded["pattern", layer], out.attentions[layer][0].numpy()) < TOLERANCE
 
 
 @pytest.mark.parametrize("family", [*DENSE, *ROUTED])
-def test_what_a_family_does_not_have_is_absent_and_never_zero(family, foreign):
-    trace = foreign[family]
+def test_what_a_family_does_not_have_is_absent_and_never_zero(family, family_traces):
+    trace = family_traces[family]
     assert "sinks" not in trace and ("sink", 0) not in trace
     routed = [layer for layer in range(3) if ("router_logits", layer) in trace]
     assert routed == {"qwen2_moe": [0, 2], "deepseek_v3": [1, 2]}.get(family, [0, 1, 2] if family in ROUTED else [])
@@ -246,22 +251,22 @@ def test_what_a_family_does_not_have_is_absent_and_never_zero(family, foreign):
 
 
 @pytest.mark.parametrize("family", ["llama", "mistral", "qwen3", "mixtral", "olmoe"])
-def test_any_pattern_of_a_model_without_sinks_is_recomputed(family, foreign):
-    kept = record(other(family), tokens(), record="attention")
+def test_patterns_of_a_model_without_sinks_are_recomputed_exactly(family, family_traces):
+    trace = record(other(family), tokens(), record="attention")
     for layer in range(3):
-        rows = wb.attention.pattern(kept, layer=layer)
-        assert verification.gap(rows.values, foreign[family]["pattern", layer]) < TOLERANCE
+        rows = wb.attention.pattern(trace, layer=layer)
+        assert verification.gap(rows.values, family_traces[family]["pattern", layer]) < TOLERANCE
         assert abs(rows.values.sum(-1) - 1).max() < 1e-6
 
 
 @pytest.mark.parametrize("family", ["llama", "mixtral"])
-def test_sdpa_shows_what_eager_shows(family):
+def test_sdpa_gives_the_same_arrays_as_eager(family):
     ids = tokens(seed=363)
     with torch.no_grad():
-        likeliest = other(family)(torch.tensor([ids])).logits.topk(21, -1).values
-    assert -likeliest.diff().max() > 5e-5, "rounding decides no rank"
-    found = gaps(record(other(family, "sdpa"), ids, record="everything"), record(other(family), ids))
-    assert max(found.values()) < TOLERANCE
+        top_logits = other(family)(torch.tensor([ids])).logits.topk(21, -1).values
+    assert -top_logits.diff().max() > 5e-5, "rounding must not decide a rank"
+    differences = gaps(record(other(family, "sdpa"), ids, record="everything"), record(other(family), ids))
+    assert max(differences.values()) < TOLERANCE
 
 
 VIEWS = {
@@ -275,20 +280,20 @@ def test_every_view_draws_a_dense_model_and_one_with_experts(view, family):
     from workbench.views.page import page
 
     trace = record(other(family), tokens(), record=EVERYTHING)
-    given = [trace, trace] if view == "compare" else [trace]
-    text = page(getattr(wb.views, view)(*given))
+    traces = [trace, trace] if view == "compare" else [trace]
+    text = page(getattr(wb.views, view)(*traces))
     assert "</html>" in text and other(family).__class__.__name__ in text
 
 
-def test_routes_are_counted_in_the_layers_that_have_experts(foreign):
-    trace = foreign["qwen2_moe"]
+def test_routes_are_counted_only_in_layers_with_experts(family_traces):
+    trace = family_traces["qwen2_moe"]
     assert trace.layers("expert_indices") == (0, 2)
     load = wb.routing.expert_load(trace)
     assert load.layer.values.tolist() == [0, 2]
     assert np.allclose(load.sum("expert"), trace.config["n_active"])
     for layer in (0, 2):
-        alone = np.bincount(trace["expert_indices", layer].ravel(), minlength=trace.config["n_experts"])
-        assert np.allclose(load.sel(layer=layer), alone / len(trace))
+        counts = np.bincount(trace["expert_indices", layer].ravel(), minlength=trace.config["n_experts"])
+        assert np.allclose(load.sel(layer=layer), counts / len(trace))
     assert wb.routing.expert_transitions(trace).layer.values.tolist() == [0]
     assert wb.routing.router_entropy(trace).sizes == {"layer": 2, "pos": len(trace)}
     assert np.allclose(np.diag(wb.routing.fixed_token_routing(trace, int(trace.tokens[0]))), 1)
@@ -304,15 +309,15 @@ def test_routes_are_counted_in_the_layers_that_have_experts(foreign):
         ("qwen2_moe", "weights", "nothing to show"),
     ],
 )
-def test_a_view_of_what_a_model_does_not_have_says_so(family, view, why, foreign):
+def test_a_view_of_something_the_model_lacks_is_refused_with_the_reason(family, view, why, family_traces):
     with pytest.raises((WorkbenchError, ValueError), match=why):
-        getattr(wb.views, view)(foreign[family])
+        getattr(wb.views, view)(family_traces[family])
 
 
-# -- what is refused
+# -- refusals
 
 
-def test_a_word_of_which_there_is_nothing_is_refused_before_anything_runs():
+def test_a_preset_that_the_model_lacks_is_refused_before_anything_runs():
     with pytest.raises(NotRecorded, match=r"'experts' cannot be recorded from LlamaForCausalLM: this model has none"):
         record(other("llama"), tokens(), record="experts")
     with pytest.raises(NotRecorded, match="rotation"):
@@ -321,7 +326,7 @@ def test_a_word_of_which_there_is_nothing_is_refused_before_anything_runs():
         record(other("llama"), tokens(), record="resid_pos")
 
 
-def test_a_recording_that_would_not_fit_is_refused_and_auto_takes_what_fits(model, monkeypatch):
+def test_a_recording_over_budget_is_refused_and_auto_records_what_fits(model, monkeypatch):
     monkeypatch.setattr("workbench.recording.plan.free_memory", lambda device: 2_000_000)
     with pytest.raises(BudgetError, match="patterns 784 kB, experts 323 kB"):
         record(model, tokens(), record="patterns experts values residuals")
@@ -330,31 +335,33 @@ def test_a_recording_that_would_not_fit_is_refused_and_auto_takes_what_fits(mode
     assert trace.verified and ("expert_out", 0) not in trace
 
 
-def test_ids_that_the_model_does_not_have_are_refused(model):
+def test_invalid_token_ids_are_refused(model):
     with pytest.raises(PromptError, match="out of range"):
         record(model, [5, 176])
     with pytest.raises(PromptError, match="empty"):
         record(model, [])
     with pytest.raises(PromptError, match="batch of 2"):
         record(model, torch.zeros(2, 5, dtype=torch.long))
-    with pytest.raises(PromptError, match="without a tokenizer"):
+    with pytest.raises(PromptError, match="has no tokenizer"):
         record(model, "a question")
 
 
-def test_what_is_no_causal_model_is_refused(model):
-    for wrong in (torch.nn.Linear(2, 2), model.model, "openai/gpt-oss-20b"):
+def test_something_else_than_a_causal_model_is_refused(model):
+    for invalid in (torch.nn.Linear(2, 2), model.model, "openai/gpt-oss-20b"):
         with pytest.raises(InteropError):
-            record(wrong, tokens())
+            record(invalid, tokens())
 
 
-@pytest.mark.parametrize(("found", "says"), [("4.57.6", "5.9.0 to below 6"), ("6.0.1", "below 6"), (None, "not inst")])
-def test_another_release_is_refused_with_the_one_to_install(found, says, monkeypatch, model):
+@pytest.mark.parametrize(
+    ("installed", "message"), [("4.57.6", "5.9.0 to below 6"), ("6.0.1", "below 6"), (None, "not inst")]
+)
+def test_an_unsupported_release_is_refused_with_the_one_to_install(installed, message, monkeypatch, model):
     def version(package):
-        if found is None:
+        if installed is None:
             raise versions.PackageNotFoundError(package)
-        return found
+        return installed
 
     monkeypatch.setattr(versions, "version", version)
-    with pytest.raises(MissingDependency, match=says) as raised:
+    with pytest.raises(MissingDependency, match=message) as raised:
         record(model, tokens())
     assert "pip install 'transformers>=5.9.0,<6'" in str(raised.value)

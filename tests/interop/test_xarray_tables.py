@@ -1,4 +1,4 @@
-"""A trace leaves as one Dataset and as tables, and comes back: bit for bit, hostile texts and all."""
+"""A trace is exported as one Dataset and as tables and restored bit for bit, hostile texts included."""
 
 from dataclasses import replace
 
@@ -37,7 +37,7 @@ def trace() -> Trace:
     return wb.trace(wb.chat("What is 247+138?", reasoning="high"), record="residuals lens steps attention")
 
 
-def test_every_array_has_its_axes_by_our_names_and_its_numbers():
+def test_every_array_has_the_named_axes_and_its_numbers():
     trace = made()
     data = to_xarray(trace)
     assert data["resid_post"].dims == ("layer", "pos", "d_model") and data["pattern"].dims == (
@@ -54,7 +54,7 @@ def test_every_array_has_its_axes_by_our_names_and_its_numbers():
     assert data["resid_post"].attrs == {"hook_point": "blocks.*.hook_resid_post", "source": "forward", "dtype": "BF16"}
 
 
-def test_the_coordinates_say_what_stands_at_each_position(trace):
+def test_coordinates_hold_token_text_and_channel_of_each_position(trace):
     data = to_xarray(trace, "logprob")
     assert data["text"].values.tolist() == trace.str_tokens and data["token"].values.tolist() == trace.tokens
     final = data["text"].values[data["channel"].values == "final"]
@@ -62,39 +62,39 @@ def test_the_coordinates_say_what_stands_at_each_position(trace):
     assert set(data.data_vars) == {"logprob", "manifest"} and data.attrs["trace"] == trace.id
 
 
-def test_lanes_of_other_lengths_keep_their_axis_under_its_name_and_length(trace):
+def test_an_axis_of_another_length_is_named_with_its_length(trace):
     data = to_xarray(trace)
     assert data["top_ids"].dims == ("pos", "rank") and data["lens_ids"].dims == ("layer", "pos", "rank_5")
     assert data["step_attention"].dims == ("layer", "head", "step", "key_step")
 
 
-def test_a_point_that_only_some_layers_hold_is_never_filled_up(trace):
-    kept = [name for name in trace.names() if name != "blocks.1.hook_resid_post"]
-    data = to_xarray(trace, kept)
+def test_a_hook_point_recorded_in_some_layers_is_never_padded(trace):
+    names = [name for name in trace.names() if name != "blocks.1.hook_resid_post"]
+    data = to_xarray(trace, names)
     assert "resid_post" not in data and "blocks.0.hook_resid_post" in data and "blocks.1.hook_resid_post" not in data
-    again = from_xarray(data)
-    assert sorted(again.names()) == sorted(kept) and (again["resid_post", 2] == trace["resid_post", 2]).all()
+    restored = from_xarray(data)
+    assert sorted(restored.names()) == sorted(names) and (restored["resid_post", 2] == trace["resid_post", 2]).all()
 
 
 def equal(a: Trace, b: Trace) -> bool:
-    told = [replace(t.manifest, tensors={}) for t in (a, b)]
+    manifests = [replace(t.manifest, tensors={}) for t in (a, b)]
     arrays_same = all(same(a.raw(n), b.raw(n)) and a.source(n) == b.source(n) for n in b.names())
-    return told[0] == told[1] and a.names() == b.names() and arrays_same
+    return manifests[0] == manifests[1] and a.names() == b.names() and arrays_same
 
 
-def test_a_dataset_gives_back_the_trace_it_was_made_of(trace):
+def test_a_dataset_restores_the_trace_it_was_made_from(trace):
     for one in (made(), trace):
         assert equal(from_xarray(to_xarray(one)), one)
 
 
-def test_it_comes_back_from_zarr_with_every_text_exactly(tmp_path):
+def test_zarr_restores_the_trace_and_every_text_exactly(tmp_path):
     one = made()
     to_xarray(one).to_zarr(tmp_path / "a.zarr", consolidated=False)
     data = xr.open_zarr(tmp_path / "a.zarr", consolidated=False, chunks=None)
     assert data["text"].values.tolist() == HOSTILE and equal(from_xarray(data), one)
 
 
-def test_it_comes_back_from_netcdf_and_texts_with_a_nul_by_the_manifest(tmp_path):
+def test_netcdf_restores_the_trace_and_texts_with_nul_from_the_manifest(tmp_path):
     one = made()
     data = to_xarray(one)
     with pytest.raises(ValueError, match="NULL"):
@@ -109,13 +109,13 @@ def test_it_comes_back_from_netcdf_and_texts_with_a_nul_by_the_manifest(tmp_path
         assert read["text"].values.tolist() == plain.str_tokens
 
 
-def test_a_saved_trace_leaves_as_one_in_memory_does(tmp_path):
+def test_a_loaded_trace_is_exported_like_one_in_memory(tmp_path):
     one = made()
     loaded = wb.load(one.save(tmp_path / "t"))
     xr.testing.assert_identical(to_xarray(loaded), to_xarray(one))
 
 
-def test_a_number_that_was_changed_or_cut_is_no_trace():
+def test_changed_numbers_and_cut_arrays_are_refused():
     data = to_xarray(made())
     changed = data.copy(deep=True)
     changed["margin"][1, 2] += 1e-6
@@ -123,17 +123,17 @@ def test_a_number_that_was_changed_or_cut_is_no_trace():
         from_xarray(changed)
     with pytest.raises(TraceCorrupt, match="it was cut"):
         from_xarray(data.isel(pos=slice(0, 4)))
-    told = data.copy(deep=True)
-    told["manifest"][40] += 1
+    damaged = data.copy(deep=True)
+    damaged["manifest"][40] += 1
     with pytest.raises(TraceCorrupt):
-        from_xarray(told)
+        from_xarray(damaged)
     with pytest.raises(ValueError, match="the variable `manifest`, which to_xarray writes, is missing"):
         from_xarray(data.drop_vars("manifest"))
-    left = from_xarray(data.isel(layer=[0, 2]).drop_vars("margin"))
-    assert "resid_post" not in left and same(left.raw(("resid_post", 2)), made().raw(("resid_post", 2)))
+    partial = from_xarray(data.isel(layer=[0, 2]).drop_vars("margin"))
+    assert "resid_post" not in partial and same(partial.raw(("resid_post", 2)), made().raw(("resid_post", 2)))
 
 
-def test_a_name_that_is_not_held_is_an_error_that_says_how_to_record_it():
+def test_a_name_that_the_trace_lacks_is_refused_with_the_way_to_record_it():
     with pytest.raises(NotRecorded, match="record="):
         to_xarray(made(), ["lens_ids"])
     with pytest.raises(HookNameError, match="resid_post"):
@@ -152,10 +152,10 @@ def test_any_text_survives_in_tables_and_parquet(texts, tmp_path_factory):
     assert read["text"].tolist() == one.str_tokens and read.attrs["trace"] == one.id
 
 
-# Tables, against the arrays that they are made of.
+# Tables, compared with the arrays that they are made from.
 
 
-def test_tokens_say_who_spoke_and_which_step_it_was(trace):
+def test_the_token_table_has_channel_and_step_of_each_token(trace):
     table = to_pandas(trace)
     assert table["generated"].sum() == len(trace) - trace.prompt_length
     for number, step in enumerate(wb.steps(trace)):
@@ -174,7 +174,7 @@ def test_steps_and_messages_are_those_of_the_trace(trace):
     assert messages["complete"].tolist() == [span.complete for span in trace.spans]
 
 
-def test_routing_in_long_form_sums_to_what_the_router_gave(trace):
+def test_the_routing_table_sums_to_the_routers_weights(trace):
     table = to_pandas(trace, "routing")
     weights = table.groupby(["layer", "pos"])["weight"].sum()
     assert isinstance(weights, pd.Series)
@@ -184,7 +184,7 @@ def test_routing_in_long_form_sums_to_what_the_router_gave(trace):
     assert row["logit"].tolist() == trace["router_logits", 3][20][row["expert"]].tolist()
 
 
-def test_predictions_and_layers_are_the_lanes_turned_into_rows(trace):
+def test_the_prediction_and_layer_tables_hold_the_summaries(trace):
     table = to_pandas(trace, "predictions").set_index(["pos", "rank"])
     assert (
         table.loc[(30, 2), "token"] == trace["top_ids"][30, 2]
@@ -198,7 +198,7 @@ def test_predictions_and_layers_are_the_lanes_turned_into_rows(trace):
     )
 
 
-def test_a_trace_that_lacks_what_a_table_needs_says_so():
+def test_a_table_that_the_trace_cannot_fill_is_refused():
     bare = Trace(manifest(9), {"logprob": arrays(9)["logprob"]})
     for what in ("routing", "predictions", "layers"):
         with pytest.raises(NotRecorded):
@@ -209,12 +209,12 @@ def test_a_trace_that_lacks_what_a_table_needs_says_so():
 
 
 @pytest.mark.parametrize("what", list(TABLES))
-def test_every_table_comes_back_from_parquet(what, trace, tmp_path):
+def test_every_table_survives_parquet(what, trace, tmp_path):
     path = to_parquet(trace, what, tmp_path / "a.parquet")
     pd.testing.assert_frame_equal(pd.read_parquet(path), to_pandas(trace, what))
 
 
-def test_a_parquet_that_cannot_be_written_leaves_what_was_there(tmp_path, monkeypatch):
+def test_a_failed_parquet_write_leaves_the_existing_file_unchanged(tmp_path, monkeypatch):
     path = tmp_path / "a.parquet"
     path.write_text("mine")
 

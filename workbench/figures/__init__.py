@@ -1,10 +1,10 @@
-"""Figures for papers and for the screen: labelled arrays to one checked value, and that to SVG, PDF, PNG or plotly.
+"""Figures for papers and for the screen: labeled arrays become a checked Figure, which becomes SVG, PDF, PNG or plotly.
 
     figure = wb.figures.heatmap(wb.attention.sink_mass(trace).mean("query"))
     wb.figures.save(figure, "sinks", source=trace)    # sinks.svg .pdf .png, and sinks.csv and sinks.json beside them
     figure.plotly()                                   # the same, interactive
 
-A Figure holds what is drawn and nothing else: it knows no model, and both faces draw the same numbers.
+A Figure holds only what is drawn. It is independent of any model, and both backends draw the same numbers.
 """
 
 from workbench.figures.arrays import bars, heatmap, line, scatter, stacked

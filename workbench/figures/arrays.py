@@ -1,4 +1,4 @@
-"""Labelled arrays to figures: one function a kind. Labels, units and n come from the array itself."""
+"""Figures of labeled arrays, one function for each kind. Labels, units and n come from the array itself."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,11 +7,11 @@ import numpy as np
 import xarray as xr
 
 from workbench.errors import FigureError
-from workbench.figures.marks import INK, Bars, Cells, Line, Mark, Points, Rule
+from workbench.figures.marks import NO_SERIES, Bars, Cells, Line, Mark, Points, Rule
 from workbench.figures.spec import WIDTHS, Axis, Figure, Panel, Tick
 
-MANY = 40  # labels on one axis that can still be read
-GROUP = 0.8  # of the room of a category that its bars take
+MAX_TICK_LABELS = 40  # labels on one axis that can still be read
+GROUP_WIDTH = 0.8  # share of a category's width that its bars take
 
 Bound = xr.DataArray | np.ndarray | None
 Null = xr.DataArray | np.ndarray | float | None
@@ -29,24 +29,30 @@ def line(
     width: float = WIDTHS["text"],
     height: float | None = None,
 ) -> Figure:
-    """A curve over the array's one axis; with `by`, one for each place of that axis.
+    """A curve over the array's axis; with `by`, one curve for each coordinate of that axis.
 
-    `low` and `high`, of the array's shape, are the band around it; `null` is what chance would give, a number or an
-    array over the same axis. The label of the values is `long_name` and `units`, the note begins with `attrs["n"]`.
+    Args:
+        array: the values, over one axis besides `by`; their label is `long_name` and `units`
+        by: the axis whose coordinates become separate curves
+        low, high: bounds of the band around each curve, with the array's shape
+        null: what chance gives, as a number or an array over the same axis
+        title, note: the texts above and below; if `attrs` has `n`, the note ends with it
+        width, height: in mm
 
-    >>> curve = xr.DataArray([0.1, 0.4, 0.9], dims="step", attrs={"long_name": "belief", "units": "probability"})
+    Raises:
+        FigureError: the array has another number of axes
+
+    >>> curve = xr.DataArray([0.1, 0.4, 0.9], dims="step", attrs={"long_name": "forced answer", "units": "probability"})
     >>> figure = line(curve, null=0.1)
     >>> figure.panels[0].y.label, [mark.kind for mark in figure.panels[0].marks]
-    ('belief (probability)', ['rule', 'line'])
-
-    Raises FigureError unless the array has one axis, besides `by`.
+    ('forced answer (probability)', ['rule', 'line'])
     """
-    along, series = _series(array, by)
-    marks: list[Mark] = _null(null, array[along])
-    for number, (name, part) in enumerate(series):
-        below, over = _bound(low, array, by, number), _bound(high, array, by, number)
-        marks.append(Line(x=_places(array, along), y=part, low=below, high=over, name=name, color=number % 7))
-    panel = Panel(marks=marks, x=_axis(array, along), y=Axis(label=_label(array)))
+    dim, curves = _series(array, by)
+    marks: list[Mark] = _null(null, array[dim])
+    for index, (name, values) in enumerate(curves):
+        lower, upper = _bound(low, array, by, index), _bound(high, array, by, index)
+        marks.append(Line(x=_coordinates(array, dim), y=values, low=lower, high=upper, name=name, color=index % 7))
+    panel = Panel(marks=marks, x=_axis(array, dim), y=Axis(label=_label(array)))
     return Figure(panels=[panel], title=title, note=_note(array, note), width=width, height=height)
 
 
@@ -62,26 +68,33 @@ def bars(
     width: float = WIDTHS["text"],
     height: float | None = None,
 ) -> Figure:
-    """A bar for each place of the array's one axis; with `by`, as many side by side as that axis has places.
+    """A bar for each coordinate of the array's axis; with `by`, one for each coordinate of that axis side by side.
 
-    `low` and `high`, of the array's shape, are intervals; `null` is what chance would give.
+    Args:
+        array: the values, over one axis besides `by`; their label is `long_name` and `units`
+        by: the axis whose coordinates become bars side by side
+        low, high: bounds of the interval of each bar, with the array's shape
+        null: what chance gives, as a number or an array over the same axis
+        title, note: the texts above and below; if `attrs` has `n`, the note ends with it
+        width, height: in mm
+
+    Raises:
+        FigureError: the array has another number of axes
 
     >>> share = xr.DataArray([0.2, 0.9], {"effort": ["low", "high"]}, dims="effort")
     >>> figure = bars(share, low=[0.1, 0.8], high=[0.3, 0.95])
     >>> figure.panels[0].ticks()[0], [row.low for _, _, row in figure.numbers()]
     (((0.0, 'low'), (1.0, 'high')), [0.1, 0.8])
-
-    Raises FigureError unless the array has one axis, besides `by`.
     """
-    along, series = _series(array, by)
+    dim, series = _series(array, by)
     marks: list[Mark] = []
-    room = GROUP / len(series)
-    for number, (name, part) in enumerate(series):
-        x = np.arange(len(part)) + (number - (len(series) - 1) / 2) * room
-        below, over = _bound(low, array, by, number), _bound(high, array, by, number)
-        marks.append(Bars(x=x, y=part, low=below, high=over, width=room, name=name, color=number % 7))
-    marks += _null(null, np.arange(array.sizes[along]))
-    panel = Panel(marks=marks, x=_categories(array, along), y=Axis(label=_label(array)))
+    bar_width = GROUP_WIDTH / len(series)
+    for index, (name, values) in enumerate(series):
+        x = np.arange(len(values)) + (index - (len(series) - 1) / 2) * bar_width
+        lower, upper = _bound(low, array, by, index), _bound(high, array, by, index)
+        marks.append(Bars(x=x, y=values, low=lower, high=upper, width=bar_width, name=name, color=index % 7))
+    marks += _null(null, np.arange(array.sizes[dim]))
+    panel = Panel(marks=marks, x=_categories(array, dim), y=Axis(label=_label(array)))
     return Figure(panels=[panel], title=title, note=_note(array, note), width=width, height=height)
 
 
@@ -94,26 +107,35 @@ def stacked(
     width: float = WIDTHS["text"],
     height: float | None = None,
 ) -> Figure:
-    """A bar for each place of the array's one axis, made of the places of `by`: parts of a whole.
+    """A bar for each coordinate of the array's axis, made of its values along `by`: the parts of a whole.
 
-    Parts above 0 stand on each other, parts below 0 hang below each other.
+    Parts above 0 are stacked upwards, parts below 0 downwards.
+
+    Args:
+        array: the values, over one axis besides `by`; their label is `long_name` and `units`
+        by: the axis of the parts
+        title, note: the texts above and below; if `attrs` has `n`, the note ends with it
+        width, height: in mm
+
+    Raises:
+        FigureError: the array has another number of axes, or holds NaN
 
     >>> parts = xr.DataArray([[0.2, 0.3], [0.8, 0.7]], {"part": ["sink", "rest"]}, dims=("part", "layer"))
     >>> [row.y for _, _, row in stacked(parts, by="part").numbers()]
     [0.2, 0.3, 1.0, 1.0]
-
-    Raises FigureError unless the array has one axis, besides `by`, and no gaps.
     """
-    along, series = _series(array, by)
-    up, down = np.zeros(array.sizes[along]), np.zeros(array.sizes[along])
+    dim, series = _series(array, by)
+    up, down = np.zeros(array.sizes[dim]), np.zeros(array.sizes[dim])
     marks: list[Mark] = []
-    for number, (name, part) in enumerate(series):
-        if np.isnan(part).any():
+    for index, (name, values) in enumerate(series):
+        if np.isnan(values).any():
             raise FigureError(f"part {name!r} holds NaN: parts of a whole have no gaps. Fill them, or draw `bars`")
-        base = np.where(part >= 0, up, down)
-        marks.append(Bars(x=np.arange(len(part)), y=base + part, base=base, name=name, color=number % 7, width=GROUP))
-        up, down = up + np.maximum(part, 0), down + np.minimum(part, 0)
-    panel = Panel(marks=marks, x=_categories(array, along), y=Axis(label=_label(array)))
+        base = np.where(values >= 0, up, down)
+        marks.append(
+            Bars(x=np.arange(len(values)), y=base + values, base=base, name=name, color=index % 7, width=GROUP_WIDTH)
+        )
+        up, down = up + np.maximum(values, 0), down + np.minimum(values, 0)
+    panel = Panel(marks=marks, x=_categories(array, dim), y=Axis(label=_label(array)))
     return Figure(panels=[panel], title=title, note=_note(array, note), width=width, height=height)
 
 
@@ -130,16 +152,25 @@ def heatmap(
     width: float = WIDTHS["text"],
     height: float | None = None,
 ) -> Figure:
-    """A cell for each number of an array with two axes: the first downwards, the second to the right.
+    """A cell for each number of an array with two axes: the first goes down, the second to the right.
 
-    Values above 0 go from white to blue; if any is below 0, blue is below, brown above, and 0 in the middle. NaN is
-    grey. `written` puts the numbers into the cells. `marked`, true or false of the array's shape, rings some of them.
+    Values above 0 go from white to blue. If any value is below 0, values below 0 are blue, those above brown, and 0 is
+    in the middle. NaN is gray.
+
+    Args:
+        array: the values, over two axes; their label is `long_name` and `units`
+        marked: true for cells that get a ring, with the array's shape; `marked_name` is their name in the legend
+        written: whether the numbers are printed in the cells
+        low, high: the ends of the color scale; by default those of the values and 0
+        title, note: the texts above and below; if `attrs` has `n`, the note ends with it
+        width, height: in mm
+
+    Raises:
+        FigureError: the array does not have two axes
 
     >>> figure = heatmap(xr.DataArray([[0.0, 1.0], [0.5, np.nan]], dims=("layer", "head")))
     >>> figure.panels[0].marks[0].scale, figure.panels[0].y.label, [row.value for _, _, row in figure.numbers()]
     ('mass', 'layer', [0.0, 1.0, 0.5, None])
-
-    Raises FigureError unless the array has two axes.
     """
     if array.ndim != 2:
         raise FigureError(f"a heat map has two axes; this array has {_dims(array)}: choose a slice or take a mean")
@@ -163,44 +194,55 @@ def scatter(
     width: float = WIDTHS["column"],
     height: float | None = None,
 ) -> Figure:
-    """A point for each pair of numbers of two arrays of one shape, coloured by `groups`, saying `text` when hovered.
+    """A point for each pair of numbers of two arrays with the same shape.
+
+    Args:
+        x, y: the coordinates of the points; each array's label is its `long_name` and `units`
+        groups: the group of each point, which decides its color
+        text: a text for each point, shown on hovering
+        title, note: the texts above and below; if `attrs` of `y` has `n`, the note ends with it
+        width, height: in mm
+
+    Raises:
+        FigureError: the arrays differ in shape, or there is not one group or text for each point
 
     >>> a = xr.DataArray([1.0, 2.0], dims="head", attrs={"long_name": "sink"})
     >>> scatter(a, a**2, groups=["sliding", "full"]).panels[0].x.label
     'sink'
-
-    Raises FigureError if the arrays differ in shape, or groups are not as many.
     """
     if x.shape != y.shape:
         raise FigureError(f"one array has shape {list(x.shape)}, the other {list(y.shape)}: a point needs both numbers")
     xs, ys = x.values.ravel().astype(float), y.values.ravel().astype(float)
-    told, of = list(text) or [""] * len(xs), list(groups) if groups is not None else [""] * len(xs)
-    if len(told) != len(xs) or len(of) != len(xs):
-        raise FigureError(f"{len(of)} groups and {len(told)} texts for {len(xs)} points: give one for each")
+    texts = list(text) or [""] * len(xs)
+    group_of = list(groups) if groups is not None else [""] * len(xs)
+    if len(texts) != len(xs) or len(group_of) != len(xs):
+        raise FigureError(f"{len(group_of)} groups and {len(texts)} texts for {len(xs)} points: give one for each")
     marks: list[Mark] = []
-    for number, group in enumerate(dict.fromkeys(of)):
-        at = [i for i, name in enumerate(of) if name == group]
-        marks.append(Points(x=xs[at], y=ys[at], name=group, color=number % 7, text=[told[i] for i in at]))
+    for number, group in enumerate(dict.fromkeys(group_of)):
+        members = [i for i, name in enumerate(group_of) if name == group]
+        marks.append(
+            Points(x=xs[members], y=ys[members], name=group, color=number % 7, text=[texts[i] for i in members])
+        )
     panel = Panel(marks=marks, x=Axis(label=_label(x)), y=Axis(label=_label(y)))
     return Figure(panels=[panel], title=title, note=_note(y, note), width=width, height=height)
 
 
-# What they share.
+# Shared by several kinds.
 
 
 def rings(marked: Any, shape: tuple[int, ...], name: str) -> list[Mark]:
-    """Rings around the cells that are marked."""
+    """Rings around the marked cells."""
     if marked is None:
         return []
-    where = np.asarray(marked, bool)
-    if where.shape != tuple(shape):
-        raise FigureError(f"marked has shape {list(where.shape)}, the array {list(shape)}")
-    rows, columns = np.nonzero(where)
+    mask = np.asarray(marked, bool)
+    if mask.shape != tuple(shape):
+        raise FigureError(f"marked must have the array's shape {list(shape)}, got {list(mask.shape)}")
+    rows, columns = np.nonzero(mask)
     return [Points(x=columns, y=rows, shape="ring", color=1, name=name)] if len(rows) else []
 
 
 def _series(array: xr.DataArray, by: str | None) -> tuple[str, list[tuple[str, np.ndarray]]]:
-    """The axis that goes to the right, and the numbers of each series with its name."""
+    """The axis that goes to the right, and each series's name and numbers."""
     others = [str(dim) for dim in array.dims if dim != by]
     if len(others) != 1 or (by is not None and by not in array.dims):
         besides = f" besides by={by!r}" if by else ""
@@ -226,11 +268,11 @@ def _null(null: Null, x: Any) -> list[Mark]:
         return []
     if np.ndim(null) == 0:
         return [Rule(at=float(null), text="chance")]  # pyright: ignore[reportArgumentType]
-    return [Line(x=np.asarray(x, float), y=np.asarray(null, float), name="chance", color=INK, dashed=True)]
+    return [Line(x=np.asarray(x, float), y=np.asarray(null, float), name="chance", color=NO_SERIES, dashed=True)]
 
 
-def _places(array: xr.DataArray, dim: str) -> np.ndarray:
-    """Where the places of an axis are: its numbers, or 0, 1, … where they are texts."""
+def _coordinates(array: xr.DataArray, dim: str) -> np.ndarray:
+    """The coordinates of an axis: its numbers, or 0, 1, … if they are texts."""
     values = array[dim].values
     return values.astype(float) if np.issubdtype(values.dtype, np.number) else np.arange(len(values), dtype=float)
 
@@ -245,12 +287,12 @@ def _axis(array: xr.DataArray, dim: str) -> Axis:
 
 
 def _categories(array: xr.DataArray, dim: str) -> Axis:
-    """An axis with one place for each coordinate, all equally far apart."""
+    """An axis with equally spaced places, one for each coordinate."""
     values, label = array[dim].values, array[dim].attrs.get("long_name", dim.replace("_", " "))
     if np.issubdtype(values.dtype, np.number) and (values == np.arange(len(values))).all():
         return Axis(label=label, whole=True)
-    every = -(-len(values) // MANY)
-    ticks: list[Tick] = [(float(i), _text(value, "")) for i, value in enumerate(values) if i % every == 0]
+    stride = -(-len(values) // MAX_TICK_LABELS)
+    ticks: list[Tick] = [(float(i), _text(value, "")) for i, value in enumerate(values) if i % stride == 0]
     texts = not np.issubdtype(values.dtype, np.number)
     return Axis(label="" if texts else label, ticks=ticks)
 
@@ -259,11 +301,11 @@ def _flipped(axis: Axis) -> Axis:
     return Axis(label=axis.label, ticks=axis.ticks, whole=axis.whole, flipped=True)
 
 
-def _text(value: Any, of: str) -> str:
-    """A coordinate as a legend or an axis says it."""
+def _text(value: Any, dim: str) -> str:
+    """A coordinate as text for a legend or an axis."""
     if isinstance(value, str):
-        return str(value)  # numpy has its own
-    return f"{of} {value}".strip()
+        return str(value)  # numpy's strings are a subclass
+    return f"{dim} {value}".strip()
 
 
 def _label(array: xr.DataArray) -> str:

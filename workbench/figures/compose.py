@@ -8,7 +8,7 @@ from workbench.figures.spec import WIDTHS, Figure
 def beside(
     *figures: Figure, title: str = "", note: str = "", width: float = WIDTHS["page"], height: float | None = None
 ) -> Figure:
-    """Figures of one panel each, from left to right; the title of each becomes that of its panel.
+    """Figures side by side, from left to right, with one panel each; the title of each becomes that of its panel.
 
     >>> one = wb.figures.Figure(panels=[wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], title="a")
     >>> beside(one, one).columns, beside(one, one).panels[1].title
@@ -22,7 +22,7 @@ def beside(
 def above(
     *figures: Figure, title: str = "", note: str = "", width: float = WIDTHS["text"], height: float | None = None
 ) -> Figure:
-    """Figures from top to bottom, each as high as it was in relation to the others.
+    """Figures from top to bottom, with their heights in proportion.
 
     >>> one = wb.figures.Figure(panels=[wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], height=30)
     >>> above(one, one).height, above(one, one).columns
@@ -45,6 +45,6 @@ def _together(
         notes.append(figure.note)
     note = note or " ".join(dict.fromkeys(text for text in notes if text))
     if columns > 1:
-        tallest = max((figure.height or 0 for figure in figures), default=0)
-        return Figure(panels=panels, title=title, note=note, width=width, height=height or tallest, columns=columns)
+        max_height = max((figure.height or 0 for figure in figures), default=0)
+        return Figure(panels=panels, title=title, note=note, width=width, height=height or max_height, columns=columns)
     return Figure(panels=panels, title=title, note=note, width=width, height=height or sum(rows), rows=rows)

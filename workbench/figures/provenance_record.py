@@ -1,7 +1,7 @@
-"""Where a figure comes from: what it says of its traces, models, code and versions, and how that is read back.
+"""Where a figure comes from: its traces, models, code and versions, as written with the figure and read back.
 
-The same facts stand in the metadata of the SVG, PDF or PNG and in the .json beside it, so a picture that has lost its
-folder can still say which runs it shows.
+The same facts are in the metadata of the SVG, PDF or PNG and in the .json beside it. A picture that was copied out of
+its folder still names the runs it shows.
 """
 
 import json
@@ -21,23 +21,23 @@ from workbench.text import visible
 from workbench.traces import Trace
 from workbench.traces.manifest import deciding
 
-LIMIT = 256 << 20  # bytes of a picture that is read
+LIMIT = 256 << 20  # bytes of a picture that are read
 _PDF = re.compile(rb"/Keywords \(((?:[^\\()]|\\.)*)\)", re.DOTALL)
 _DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 
 
 def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.PathLike | None) -> dict[str, Any]:
-    """What a figure is made of, as plain values; `data` are the bytes of its table."""
+    """The provenance of a figure, as plain values; `data` are the bytes of its table."""
     ids, models, numerics = [], [], []
     for trace in traces:
         if not isinstance(trace, Trace):
-            raise FigureError(f"a figure comes from traces; source holds {type(trace).__name__}")
+            raise FigureError(f"source must hold Traces, got {type(trace).__name__}; load it with wb.load first")
         manifest = trace.manifest
         ids.append(trace.id)
         model = {key: manifest.model[key] for key in ("name", "weights_digest", "tokenizer_digest")}
         models += [model] if model not in models else []
-        decides = deciding(manifest.numerics)  # so that a figure has the same bytes wherever its numbers are the same
-        numerics += [decides] if decides not in numerics else []
+        arithmetic = deciding(manifest.numerics)  # only what can change numbers, so that equal numbers give equal bytes
+        numerics += [arithmetic] if arithmetic not in numerics else []
     return {
         "title": figure.title,
         "spec": figure.digest,
@@ -54,50 +54,51 @@ def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.
 
 
 def versions() -> dict[str, str]:
-    """What decides about the bytes of a picture, besides its numbers."""
-    from workbench.figures.backends.matplotlib import needed
+    """The versions that the bytes of a picture depend on, besides its numbers."""
+    from workbench.figures.backends.matplotlib import import_matplotlib
 
-    matplotlib = needed()
+    matplotlib = import_matplotlib()
     from matplotlib.ft2font import __freetype_version__
 
     names = ("contourpy", "fonttools", "kiwisolver", "numpy", "pillow")
-    found = {name: version(name) for name in names}
-    found |= {"matplotlib": matplotlib.__version__, "freetype": __freetype_version__}
-    return found | {"python": platform.python_version(), "machine": platform.machine()}
+    packages = {name: version(name) for name in names}
+    packages |= {"matplotlib": matplotlib.__version__, "freetype": __freetype_version__}
+    return packages | {"python": platform.python_version(), "machine": platform.machine()}
 
 
 def provenance(path: str | os.PathLike) -> dict[str, Any]:
-    """What an SVG, PDF or PNG that `save` wrote says of where it comes from, read without matplotlib.
+    """The provenance in an SVG, PDF or PNG that `save` wrote, read without matplotlib.
 
-    `traces` are ids, `models` their names and digests, `numerics` what computed them, `code` the script and its sha256,
-    `spec` and `data` the sha256 of the figure and of its table, `drawn_with` versions.
+    `traces` are the ids of its traces, `models` their names and digests, `numerics` the arithmetic they were computed
+    with, `code` the script and its sha256, `spec` and `data` the sha256 of the figure and of its table, and
+    `drawn_with` the versions.
 
     >>> figure = wb.figures.Figure(panels=[wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], title="one line")
     >>> paths = wb.figures.save(figure, "out/one-line.svg", source=trace)  # doctest: +SKIP
     >>> wb.figures.provenance("out/one-line.svg")["traces"] == [trace.id]  # doctest: +SKIP
     True
 
-    Raises FigureError if the file is none of these, or says nothing.
+    Raises FigureError if the file is not an SVG, PDF or PNG, or holds no provenance.
     """
     path = expanded(path)
     with path.open("rb") as file:
         data = file.read(LIMIT)
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
-            told = _from_png(data)
+            text = _from_png(data)
         elif data.startswith(b"%PDF-"):
-            told = _from_pdf(data)
+            text = _from_pdf(data)
         else:
-            told = _from_svg(data)
-        found = json.loads(told) if told else None
+            text = _from_svg(data)
+        record = json.loads(text) if text else None
     except (ValueError, ElementTree.ParseError, IndexError):
-        found = None
-    if not isinstance(found, dict) or "spec" not in found:
+        record = None
+    if not isinstance(record, dict) or "spec" not in record:
         raise FigureError(
-            f"{visible(str(path))} says nothing of where it comes from: it is no SVG, PDF or PNG that "
-            "wb.figures.save wrote, or another program has written it anew"
+            f"{visible(str(path))} holds no provenance: it is not an SVG, PDF or PNG that wb.figures.save wrote, or "
+            "another program has saved it since"
         )
-    return found
+    return record
 
 
 def _from_png(data: bytes) -> str | None:
@@ -112,12 +113,12 @@ def _from_png(data: bytes) -> str | None:
 
 
 def _from_pdf(data: bytes) -> str | None:
-    found = _PDF.search(data)
-    return re.sub(rb"\\(.)", rb"\1", found[1], flags=re.DOTALL).decode("ascii") if found else None
+    match = _PDF.search(data)
+    return re.sub(rb"\\(.)", rb"\1", match[1], flags=re.DOTALL).decode("ascii") if match else None
 
 
 def _from_svg(data: bytes) -> str | None:
-    if b"<!ENTITY" in data:  # our files have none, and they could grow without bounds
+    if b"<!ENTITY" in data:  # pictures of `save` have none, and entities could expand without bounds
         return None
-    found = ElementTree.fromstring(data).find(f".//{_DESCRIPTION}")
-    return None if found is None else found.text
+    description = ElementTree.fromstring(data).find(f".//{_DESCRIPTION}")
+    return None if description is None else description.text

@@ -1,10 +1,10 @@
-"""Makes the figures of a folder again, and says whether they are what they were: the same bytes, or why not.
+"""Re-makes the figures of a folder and compares them with recorded sums: the same bytes, or the reason why not.
 
-A script of that folder defines `draw()`, which gives a Figure and the traces behind it; a name that begins with `_`
-is no figure. `CODE`, if it is there, is the file that measures and draws, where that is not the script. `sums.json`
-keeps, for each, the sha256 of the figure as a value, of its table, of its script and of the three pictures, and with
-which versions they were made. So a check tells apart: other bytes from the same versions,
-which must not be; another picture of the same numbers, by other versions; and other numbers.
+Each script of the folder defines `draw()`, which returns a Figure and the traces behind it. Files whose name begins
+with `_` are not figures. A script may define `CODE`, the file that measures and draws, if that is another file.
+`sums.json` records for each figure the sha256 of the figure as a value, of its table, of its script and of the three
+pictures, and the versions they were made with. A check therefore distinguishes three cases: other bytes from the same
+versions, which must not happen; another picture of the same numbers, from other versions; and other numbers.
 """
 
 import json
@@ -30,7 +30,7 @@ SUMS = "sums.json"
 
 @dataclass(frozen=True)
 class Verdict:
-    """What became of one figure. `state` is "same", "new", "other versions", "other bytes" or "other numbers"."""
+    """The comparison of one figure. `state` is "same", "new", "other versions", "other bytes" or "other numbers"."""
 
     name: str
     state: str
@@ -38,138 +38,140 @@ class Verdict:
 
     @property
     def ok(self) -> bool:
-        """Whether it shows what it showed: its numbers and words are the same, whoever drew them."""
+        """Whether its numbers and words are the same as recorded, whichever versions drew it."""
         return self.state in ("same", "other versions")
 
 
 def scripts(folder: Path, names: Sequence[str] = ()) -> list[Path]:
-    """The scripts of a folder, or those named; FigureError for a name that is none."""
-    there = {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
-    if not there:
+    """The scripts of a folder, or those with the given names; FigureError for a name without a script."""
+    paths = {path.stem: path for path in sorted(folder.glob("[!_]*.py"))}
+    if not paths:
         raise FigureError(
-            f"there are no figure scripts in {visible(str(folder))}: go to the folder of the repository, or name "
-            "another with --folder"
+            f"there are no figure scripts in {visible(str(folder))}: change to the folder of the repository, or name "
+            "another folder with --folder"
         )
     for name in names:
-        if name not in there:
+        if name not in paths:
             raise FigureError(
-                f"there is no figure {visible(name)!r} in {visible(str(folder))}; there are {', '.join(there)}"
+                f"there is no figure {visible(name)!r} in {visible(str(folder))}; there are {', '.join(paths)}"
             )
-    return [there[name] for name in names or there]
+    return [paths[name] for name in names or paths]
 
 
 def remake(script: Path) -> dict[str, bytes]:
-    """What a script's figure is now, by ending: the three pictures, csv and json.
+    """The files of a script's figure as drawn now, by file ending: the three pictures, csv and json.
 
-    Raises FigureError if the script fails, saying where.
+    Raises FigureError if the script fails, with the line where it failed.
     """
-    with _beside(script.parent):
+    with _import_from(script.parent):
         try:
-            names = runpy.run_path(str(script), run_name=script.stem)
-            if "draw" not in names:
+            module_globals = runpy.run_path(str(script), run_name=script.stem)
+            if "draw" not in module_globals:
                 raise FigureError("it defines no draw()")
-            figure, traces = names["draw"]()
+            figure, traces = module_globals["draw"]()
         except WorkbenchError as error:
             raise FigureError(f"{visible(script.name)}: {error}") from error
         except Exception as error:
-            at = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(script)]
-            where = f", line {at[-1]}" if at else ""
+            lines = [f.lineno for f in traceback.extract_tb(error.__traceback__) if f.filename == str(script)]
+            where = f", line {lines[-1]}" if lines else ""
             raise FigureError(f"{visible(script.name)}{where}: {type(error).__name__}: {error}") from error
     if not isinstance(figure, Figure):
-        raise FigureError(f"{visible(script.name)}: draw() gives a Figure and its traces, not {type(figure).__name__}")
-    return contents(figure, source=traces, code=names.get("CODE", script))
+        raise FigureError(
+            f"{visible(script.name)}: draw() must return a Figure and its traces, got {type(figure).__name__}"
+        )
+    return contents(figure, source=traces, code=module_globals.get("CODE", script))
 
 
 def entry(files: Mapping[str, bytes]) -> dict[str, Any]:
-    """What is kept of a figure."""
-    told = json.loads(files["json"])
+    """The entry of a figure in `sums.json`."""
+    provenance = json.loads(files["json"])
     sums = {ending: sha256(files[ending]).hexdigest() for ending in FORMATS}
-    code = told["code"]["sha256"] if told["code"] else None
+    code = provenance["code"]["sha256"] if provenance["code"] else None
     return {
-        "spec": told["spec"],
-        "data": told["data"],
+        "spec": provenance["spec"],
+        "data": provenance["data"],
         "code": code,
         **sums,
-        "versions": told["drawn_with"] | _numerics(told["numerics"]),
+        "versions": provenance["drawn_with"] | _numerics(provenance["numerics"]),
     }
 
 
-def compare(name: str, kept: Mapping[str, Any] | None, made: Mapping[str, Any]) -> Verdict:
-    """What two entries of one figure say.
+def compare(name: str, recorded: Mapping[str, Any] | None, made: Mapping[str, Any]) -> Verdict:
+    """Compares the recorded and the new entry of one figure.
 
     >>> sums = dict.fromkeys(("spec", "data", "code", "svg", "pdf", "png"), "1")
-    >>> kept = sums | {"versions": {"torch": "2.13"}}
-    >>> compare("a", kept, kept | {"png": "2"})
+    >>> recorded = sums | {"versions": {"torch": "2.13"}}
+    >>> compare("a", recorded, recorded | {"png": "2"})
     Verdict(name='a', state='other bytes', why='png differs, with the same versions')
-    >>> compare("a", kept, kept | {"png": "2", "versions": {"torch": "2.14"}})
+    >>> compare("a", recorded, recorded | {"png": "2", "versions": {"torch": "2.14"}})
     Verdict(name='a', state='other versions', why='the same numbers and words; torch 2.13 then, 2.14 now')
     """
-    if kept is None:
-        return Verdict(name, "new", f"{SUMS} did not have it")
-    changes = []
-    for key in sorted({*kept["versions"], *made["versions"]}):
-        then, now = kept["versions"].get(key), made["versions"].get(key)
-        changes += [f"{key} {then} then, {now} now"] if then != now else []
-    differ = [ending for ending in FORMATS if kept[ending] != made[ending]]
-    versions = "; ".join(changes) if changes else "with the same versions"
-    if kept["spec"] != made["spec"]:
-        what = "numbers" if kept["data"] != made["data"] else "words"
-        script = ", and its script was changed" if kept["code"] != made["code"] else ""
+    if recorded is None:
+        return Verdict(name, "new", f"{SUMS} has no entry for it")
+    changed_versions = []
+    for key in sorted({*recorded["versions"], *made["versions"]}):
+        then, now = recorded["versions"].get(key), made["versions"].get(key)
+        changed_versions += [f"{key} {then} then, {now} now"] if then != now else []
+    differing = [ending for ending in FORMATS if recorded[ending] != made[ending]]
+    versions = "; ".join(changed_versions) if changed_versions else "with the same versions"
+    if recorded["spec"] != made["spec"]:
+        what = "numbers" if recorded["data"] != made["data"] else "words"
+        script = ", and its script was changed" if recorded["code"] != made["code"] else ""
         return Verdict(name, "other numbers", f"other {what} are drawn{script}; {versions}")
-    if changes:
+    if changed_versions:
         return Verdict(name, "other versions", f"the same numbers and words; {versions}")
-    if differ:
-        script = " (its script was changed)" if kept["code"] != made["code"] else ""
-        return Verdict(name, "other bytes", f"{', '.join(differ)} differs, {versions}{script}")
+    if differing:
+        script = " (its script was changed)" if recorded["code"] != made["code"] else ""
+        return Verdict(name, "other bytes", f"{', '.join(differing)} differs, {versions}{script}")
     return Verdict(name, "same")
 
 
 def check(folder: Path, names: Sequence[str] = ()) -> Iterator[Verdict]:
-    """Makes figures again, one by one, and compares each with what is kept; writes nothing."""
-    kept = kept_sums(folder)
+    """Re-makes figures one by one and compares each with its recorded entry; writes nothing."""
+    recorded = read_sums(folder)
     for script in scripts(folder, names):
-        yield compare(script.stem, kept.get(script.stem), entry(remake(script)))
+        yield compare(script.stem, recorded.get(script.stem), entry(remake(script)))
 
 
 def renew(folder: Path, out: Path, names: Sequence[str] = ()) -> Iterator[Verdict]:
-    """Makes figures again, writes each to `out`, and keeps its sums; says what they were before."""
+    """Re-makes figures, writes each to `out` and records its entry; yields the comparison with the previous entry."""
     for script in scripts(folder, names):
         files = remake(script)
-        kept, made = kept_sums(folder), entry(files)
-        verdict = compare(script.stem, kept.get(script.stem), made)
+        recorded, made = read_sums(folder), entry(files)
+        verdict = compare(script.stem, recorded.get(script.stem), made)
         out.mkdir(parents=True, exist_ok=True)
         for ending, data in files.items():
             atomic_write(out / f"{script.stem}.{ending}", data)
-        kept[script.stem] = made
-        text = json.dumps(kept, indent=1, sort_keys=True) + "\n"
-        atomic_write(folder / SUMS, text.encode())  # after each, so an interrupt loses one figure at most
+        recorded[script.stem] = made
+        text = json.dumps(recorded, indent=1, sort_keys=True) + "\n"
+        atomic_write(folder / SUMS, text.encode())  # after each, so that an interrupt loses at most one figure
         yield verdict
 
 
-def kept_sums(folder: Path) -> dict[str, Any]:
-    """What `sums.json` says; nothing if there is none. FigureError if it is damaged."""
+def read_sums(folder: Path) -> dict[str, Any]:
+    """The entries of `sums.json`, empty if there is no such file. FigureError if it is damaged."""
     path = folder / SUMS
     if not path.exists():
         return {}
     try:
-        kept = json.loads(path.read_text("utf-8"))
-        for name, sums in kept.items():
-            if not {"spec", "data", "code", "versions", *FORMATS} <= set(sums):
-                raise FigureError(f"{name} is not whole")
+        recorded = json.loads(path.read_text("utf-8"))
+        for name, fields in recorded.items():
+            if not {"spec", "data", "code", "versions", *FORMATS} <= set(fields):
+                raise FigureError(f"the entry {name} is incomplete")
     except (ValueError, AttributeError, TypeError) as error:
-        raise FigureError(f"{visible(str(path))} cannot be read: {error}. Take it from git again") from None
-    return kept
+        raise FigureError(f"{visible(str(path))} cannot be read: {error}. Restore it from git") from None
+    return recorded
 
 
-def _numerics(several: Sequence[Mapping[str, Any]]) -> dict[str, str]:
-    """What computed the numbers; several values of one key, should there be, side by side."""
-    keys = sorted({key for one in several for key in one} - {"workbench", "numpy", "python"})
-    return {key: " and ".join(sorted({str(one.get(key)) for one in several})) for key in keys}
+def _numerics(arithmetics: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+    """The arithmetic behind the numbers; if a key has several values, they are joined by "and"."""
+    keys = sorted({key for arithmetic in arithmetics for key in arithmetic} - {"workbench", "numpy", "python"})
+    return {key: " and ".join(sorted({str(arithmetic.get(key)) for arithmetic in arithmetics})) for key in keys}
 
 
 @contextmanager
-def _beside(folder: Path) -> Iterator[None]:
-    """A script may import its neighbours, as when it is run by itself."""
+def _import_from(folder: Path) -> Iterator[None]:
+    """Lets a script import its neighbors, as it can when it is run directly."""
     sys.path.insert(0, str(folder.resolve()))
     try:
         yield

@@ -1,4 +1,4 @@
-"""Writes a figure: pictures, the table of what they show, and where it comes from. All of it, or nothing new."""
+"""Saves a figure: its pictures, the table of its numbers and its provenance. Either all is written, or nothing new."""
 
 import csv
 import json
@@ -31,26 +31,34 @@ def save(
     code: str | os.PathLike | None = None,
     parquet: bool = False,
 ) -> list[Path]:
-    """Writes a figure in place of what was there, and gives the paths of what was written.
+    """Writes a figure and returns the paths of the files. Existing files are replaced.
 
-    `path` with .svg, .pdf or .png is that picture; without, it is all three. Beside them come a .csv with every number
-    that is drawn (a .parquet too, if asked for) and a .json that says where the figure comes from: the ids of the
-    traces in `source`, their model, the versions, and the sha256 of the script `code`. The pictures say the same in
-    their metadata: see `provenance`. The same figure gives the same bytes.
+    Args:
+        figure: the figure
+        path: with the ending .svg, .pdf or .png that picture is written; without an ending all three
+        source: the traces that the figure comes from
+        code: the script that made it
+        parquet: whether to write the table as .parquet too
+
+    Returns:
+        The paths. Beside the pictures there are a .csv with every number that is drawn, and a .json with the
+        provenance: the ids of the traces, their models, the versions, and the sha256 of the script. The metadata of the
+        pictures hold the same: see `provenance`. The same figure gives the same bytes.
+
+    Raises:
+        MissingDependency: matplotlib (or pyarrow) is missing; nothing is written
+        FigureError: the path has another ending; nothing is written
 
     >>> figure = wb.figures.Figure(panels=[wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], title="one line")
     >>> wb.figures.save(figure, "out/one-line.svg", source=trace)  # doctest: +SKIP
     [PosixPath('out/one-line.svg'), PosixPath('out/one-line.csv'), PosixPath('out/one-line.json')]
-
-    Raises MissingDependency without matplotlib (or pyarrow), and FigureError for another suffix; nothing is written
-    then.
     """
     path = expanded(path)
     suffix = path.suffix.removeprefix(".").lower()
     if suffix and suffix not in FORMATS:
         raise FigureError(
-            f"{visible(path.name)!r} ends in .{visible(suffix)}; a picture is one of {', '.join(FORMATS)}, "
-            "and a name without an ending gives all three"
+            f"{visible(path.name)!r} ends in .{visible(suffix)}; the ending must be one of {', '.join(FORMATS)}, "
+            "or left out for all three"
         )
     formats = (suffix,) if suffix else FORMATS
     stem = path.with_suffix("") if suffix else path
@@ -68,25 +76,25 @@ def contents(
     source: Trace | Sequence[Trace] = (),
     code: str | os.PathLike | None = None,
 ) -> dict[str, bytes]:
-    """What `save` would write, by ending."""
+    """The files that `save` would write, by file ending."""
     data = table(figure)
-    told = origin(figure, data, [source] if isinstance(source, Trace) else source, code)
-    files = images(figure, formats, told)
+    provenance = origin(figure, data, [source] if isinstance(source, Trace) else source, code)
+    files = images(figure, formats, provenance)
     files["csv"] = data
-    about = told | {
+    record = provenance | {
         "note": figure.note,
         "mm": [figure.width, figure.height],
         "sha256": {ending: sha256(image).hexdigest() for ending, image in files.items()},
     }
-    files["json"] = (json.dumps(about, indent=1, sort_keys=True) + "\n").encode()
+    files["json"] = (json.dumps(record, indent=1, sort_keys=True) + "\n").encode()
     return files
 
 
 def table(figure: Figure) -> bytes:
-    """Every number of a figure as CSV, one row a drawn thing, in the units of its axes.
+    """Every number of a figure as CSV, one row for each drawn item, in the units of its axes.
 
-    Texts stand as JSON strings, quotes and all: so they come back exactly, and a token such as `=1+2` is no formula to
-    a spreadsheet.
+    Texts are JSON strings with their quotes: they can be read back exactly, and a spreadsheet does not take a token
+    such as `=1+2` for a formula.
 
     >>> curve = wb.figures.Line(x=[0, 1], y=[0.5, 1.0], name="p")
     >>> print(table(wb.figures.Figure(panels=[wb.figures.Panel(marks=[curve])])).decode())
@@ -105,7 +113,7 @@ def table(figure: Figure) -> bytes:
 
 
 def _short(number: str) -> str:
-    """The shortest text that reads back as that number."""
+    """The shortest text that is read back as the same number."""
     return repr(float(number)) if "." in number or "e" in number else number
 
 

@@ -1,4 +1,4 @@
-"""A figure as a value: panels, axes, marks. Checked when it is made, frozen, and the same for both faces."""
+"""A figure as a value: panels, axes and marks. It is checked when made, immutable, and the same for both backends."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -17,24 +17,24 @@ from workbench.text import number_text
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as Interactive
 
-WIDTHS = {"column": 85.0, "text": 140.0, "page": 180.0}  # mm: one of two columns, a page of one, a page of two
-LEAST, MOST = 20.0, 1000.0  # mm
+WIDTHS = {"column": 85.0, "text": 140.0, "page": 180.0}  # mm: one of two columns, a one-column page, a two-column page
+MIN_SIZE, MAX_SIZE = 20.0, 1000.0  # mm
 HEIGHT = 60.0  # mm of a row of panels
-PIXELS = 6.0  # a mm on the screen: type of 7 points is then as large as that of a notebook
+PIXELS = 6.0  # for each mm on the screen: 7-point type then has the size of a notebook's type
 
 Tick = tuple[float, str]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One axis of a panel. Bounds and ticks follow from the marks unless given; `small` is for the texts of tokens."""
+    """One axis of a panel. Bounds and ticks follow from the marks by default; `small` is for the texts of tokens."""
 
     label: str = ""
     low: float | None = None
     high: float | None = None
-    ticks: Sequence[Tick] | None = None  # (place, text)
-    whole: bool = False  # no fractions on it
-    flipped: bool = False  # its low end is at the top, or at the right
+    ticks: Sequence[Tick] | None = None  # (position, text)
+    whole: bool = False  # ticks at whole numbers only
+    flipped: bool = False  # the low end is at the top, or at the right
     hidden: bool = False
     small: bool = False
 
@@ -42,22 +42,22 @@ class Axis:
         for name in ("low", "high"):
             bound = getattr(self, name)
             if bound is not None and not isfinite(bound):
-                raise FigureError(f"axis {self.label!r}: {name} is {bound}; an axis has finite ends")
+                raise FigureError(f"axis {self.label!r}: {name} must be finite, got {bound}")
         if self.low is not None and self.high is not None and not self.low < self.high:
-            raise FigureError(f"axis {self.label!r}: it ends at {self.high:g}, not above where it begins, {self.low:g}")
+            raise FigureError(f"axis {self.label!r}: low must be below high, got {self.low:g} and {self.high:g}")
         if self.ticks is not None:
             try:
                 ticks = tuple((float(at), text) for at, text in self.ticks)
             except (TypeError, ValueError):
-                raise FigureError(f"axis {self.label!r}: ticks are pairs of a place and a text") from None
+                raise FigureError(f"axis {self.label!r}: ticks must be pairs of a position and a text") from None
             if not all(isfinite(at) and isinstance(text, str) for at, text in ticks):
-                raise FigureError(f"axis {self.label!r}: ticks are pairs of a place and a text")
+                raise FigureError(f"axis {self.label!r}: ticks must be pairs of a position and a text")
             object.__setattr__(self, "ticks", ticks)
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Panel:
-    """Marks on two axes."""
+    """Marks on a pair of axes."""
 
     marks: Sequence[Mark]
     x: Axis = field(default_factory=Axis)
@@ -67,35 +67,35 @@ class Panel:
     def __post_init__(self) -> None:
         object.__setattr__(self, "marks", tuple(self.marks))
         if not self.marks:
-            raise FigureError(f"the panel {self.title!r} has no marks: there is nothing to draw")
+            raise FigureError(f"panel {self.title!r} has no marks; give it at least one")
         for mark in self.marks:
             if not isinstance(mark, Mark):
-                raise FigureError(f"a panel holds marks (Line, Bars, Points, Cells, …), not {type(mark).__name__}")
+                raise FigureError(f"marks must be Line, Bars, Points, Cells, …, got {type(mark).__name__}")
 
     def bounds(self) -> tuple[float, float, float, float]:
-        """Left, right, bottom, top: what the marks cover with a little air, or what the axes say."""
+        """Left, right, bottom, top: the bounds of the axes, or by default the range of the marks with a margin."""
         extents = np.array([mark.extent() for mark in self.marks])
         tight = any(isinstance(mark, Cells | Blocks) for mark in self.marks)
-        found = []
+        bounds = []
         for axis, low, high in ((self.x, 0, 1), (self.y, 2, 3)):
-            known = extents[:, [low, high]][~np.isnan(extents[:, low])]
-            least, most = (float(known[:, 0].min()), float(known[:, 1].max())) if len(known) else (0.0, 1.0)
-            if least == most:
-                least, most = least - 0.5, most + 0.5
-            air = 0.0 if tight else (most - least) * 0.04
-            grounded = axis is self.y and any(isinstance(mark, Bars | Arcs) for mark in self.marks)
-            if axis is self.y and not tight and 0 < least < most / 2:
-                least = 0.0  # what has a true zero is shown from there, unless that hides its changes
-            below = 0.0 if grounded and least == 0 else air
-            above = 0.0 if grounded and most == 0 else air
-            found += [
-                least - below if axis.low is None else axis.low,
-                most + above if axis.high is None else axis.high,
+            present = extents[:, [low, high]][~np.isnan(extents[:, low])]
+            smallest, largest = (float(present[:, 0].min()), float(present[:, 1].max())) if len(present) else (0.0, 1.0)
+            if smallest == largest:
+                smallest, largest = smallest - 0.5, largest + 0.5
+            margin = 0.0 if tight else (largest - smallest) * 0.04
+            from_zero = axis is self.y and any(isinstance(mark, Bars | Arcs) for mark in self.marks)
+            if axis is self.y and not tight and 0 < smallest < largest / 2:
+                smallest = 0.0  # values with a true zero are drawn from it, unless that hides their changes
+            below = 0.0 if from_zero and smallest == 0 else margin
+            above = 0.0 if from_zero and largest == 0 else margin
+            bounds += [
+                smallest - below if axis.low is None else axis.low,
+                largest + above if axis.high is None else axis.high,
             ]
-        return found[0], found[1], found[2], found[3]
+        return bounds[0], bounds[1], bounds[2], bounds[3]
 
     def ticks(self) -> tuple[Sequence[Tick], Sequence[Tick]]:
-        """What stands at the x axis and at the y axis."""
+        """The ticks of the x axis and of the y axis."""
         left, right, bottom, top = self.bounds()
         return _ticks(self.x, left, right), _ticks(self.y, bottom, top)
 
@@ -110,17 +110,17 @@ def _ticks(axis: Axis, low: float, high: float) -> Sequence[Tick]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Figure:
-    """Panels in rows of `columns`, a title above and a note below: what it rests on, how sure it is, what chance gives.
+    """Panels in rows of `columns`, with a title above and a note below: the data, the uncertainty and the chance level.
 
-    Sizes are in mm, those of the paper: `WIDTHS` has the usual widths. `rows` are the heights of the rows of panels,
-    relative to each other.
+    Sizes are in mm on paper: `WIDTHS` has the usual widths. `rows` are the heights of the rows of panels, relative to
+    each other.
 
     >>> curve = wb.figures.Line(x=[0, 1, 2], y=[0.1, 0.5, 0.9], name="p")
     >>> figure = wb.figures.Figure(panels=[wb.figures.Panel(marks=[curve])], width=wb.figures.WIDTHS["column"])
     >>> figure.height, [row.y for _, _, row in figure.numbers()]
     (60.0, [0.1, 0.5, 0.9])
 
-    Raises FigureError, which says what is wrong with it.
+    Raises FigureError with the value that is not allowed.
     """
 
     panels: Sequence[Panel]
@@ -134,22 +134,22 @@ class Figure:
     def __post_init__(self) -> None:
         panels = tuple(self.panels)
         if not panels or not all(isinstance(panel, Panel) for panel in panels):
-            raise FigureError("a figure has one panel at least, and panels only")
+            raise FigureError("a figure needs at least one panel, and takes only panels")
         if not isinstance(self.columns, int) or not 1 <= self.columns <= len(panels):
-            raise FigureError(f"{len(panels)} panels stand in 1..{len(panels)} columns, not in {self.columns}")
+            raise FigureError(f"columns must be between 1 and {len(panels)}, the number of panels; got {self.columns}")
         n_rows = ceil(len(panels) / self.columns)
         rows = tuple(map(float, self.rows)) or (1.0,) * n_rows
         if len(rows) != n_rows or not all(isfinite(row) and row > 0 for row in rows):
-            raise FigureError(f"rows are {n_rows} heights above 0, relative to each other; these are {list(rows)}")
+            raise FigureError(f"rows must be {n_rows} relative heights above 0, got {list(rows)}")
         height = HEIGHT * n_rows if self.height is None else float(self.height)
         for name, size in (("width", self.width), ("height", height)):
-            if not LEAST <= size <= MOST:
-                raise FigureError(f"the {name} is {size:g} mm; paper has {LEAST:g} to {MOST:g}")
+            if not MIN_SIZE <= size <= MAX_SIZE:
+                raise FigureError(f"{name} must be between {MIN_SIZE:g} and {MAX_SIZE:g} mm, got {size:g}")
         for name, value in (("panels", panels), ("rows", rows), ("height", height), ("width", float(self.width))):
             object.__setattr__(self, name, value)
 
     def numbers(self) -> Iterator[tuple[int, Mark, Row]]:
-        """Everything that is drawn: the number of its panel, its mark, and its numbers."""
+        """Everything that is drawn: for each item the number of its panel, its mark and its numbers."""
         for i, panel in enumerate(self.panels):
             for mark in panel.marks:
                 for row in mark.rows():
@@ -161,26 +161,26 @@ class Figure:
 
     @property
     def digest(self) -> str:
-        """The sha256 of all of it: two figures with one digest are one figure."""
+        """The sha256 of all values: figures with the same digest are the same."""
         text = json.dumps(self.to_json(), sort_keys=True, separators=(",", ":"))
         return sha256(text.encode()).hexdigest()
 
     def plotly(self) -> "Interactive":
-        """The same as an interactive `plotly.graph_objects.Figure`; MissingDependency without plotly (extra `lab`)."""
+        """The figure as an interactive `plotly.graph_objects.Figure`; MissingDependency without the extra `lab`."""
         from workbench.figures.backends.plotly import interactive
 
         return interactive(self)
 
     def image(self, format: str = "svg") -> bytes:
-        """The same for paper, as the bytes of an SVG, a PDF or a PNG; MissingDependency without matplotlib."""
+        """The figure for paper, as the bytes of an SVG, a PDF or a PNG; MissingDependency without matplotlib."""
         from workbench.figures.backends.matplotlib import images
 
         return images(self, [format])[format]
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-        """In Jupyter it shows itself, without a script and without a network, whether or not a kernel is there.
+        """The display in Jupyter: an image without scripts or network, which needs no kernel.
 
-        As large as its type is easy to read: a figure of one column does not fill the page.
+        It is as large as its type needs to be readable, so a one-column figure does not fill the page.
         """
         from base64 import b64encode
 
@@ -205,7 +205,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, np.ndarray):
         return _plain(value.tolist())
     if isinstance(value, list | tuple):
-        return [_plain(one) for one in value]
+        return [_plain(item) for item in value]
     if isinstance(value, float) and not isfinite(value):
         return None
     return value

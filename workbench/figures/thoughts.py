@@ -1,4 +1,4 @@
-"""Figures of a text: lanes that share the token axis, and what the steps of a thought do to each other."""
+"""Figures of a text: rows over its tokens, and the effects of the steps of a chain of thought on each other."""
 
 from collections.abc import Mapping, Sequence
 
@@ -12,9 +12,9 @@ from workbench.figures.spec import WIDTHS, Axis, Figure, Panel, Tick
 from workbench.traces import Trace
 from workbench.traces.steps import steps
 
-READABLE = 110  # tokens whose texts fit below a page
-ALONG = ("pos", "query", "key")  # axes that are positions
-CHANNELS = {"analysis": 0, "final": 1, "commentary": 3}  # the colours of messages; 6, grey, for all others
+MAX_TOKEN_LABELS = 110  # tokens whose texts fit below a page
+POSITION_AXES = ("pos", "query", "key")
+CHANNELS = {"analysis": 0, "final": 1, "commentary": 3}  # the colors of messages; all others are 6, gray
 
 
 def strip(
@@ -27,37 +27,45 @@ def strip(
     width: float = WIDTHS["page"],
     height: float | None = None,
 ) -> Figure:
-    """One lane for each array, one column for each token: the messages and steps above, the texts of the tokens below.
+    """One lane for each array, one column for each token, with messages and steps above and token texts below.
 
-    The arrays have one axis, of positions; columns are bars, because nothing was measured between two tokens. `where`
-    is a stretch of the text. Texts stand below if there is room for them, positions otherwise.
+    Columns are bars rather than a curve, because there are no values between two tokens. If the tokens are too many for
+    their texts, positions are shown instead.
+
+    Args:
+        lanes: title of a lane -> array over the positions of the text
+        trace: the text
+        where: the slice of positions to show; all by default
+        title, note: the texts above and below
+        width, height: in mm
+
+    Raises:
+        FigureError: an array has another axis than the positions of the text, or no position is shown
 
     >>> figure = strip({"entropy": xr.DataArray(np.asarray(trace["entropy"]), dims="pos")}, trace)
     >>> [mark.kind for panel in figure.panels for mark in panel.marks]
     ['blocks', 'blocks', 'bars']
-
-    Raises FigureError for an array whose one axis is not the text's, or if nothing is left of it.
     """
-    shown = range(len(trace))[where or slice(None)]
-    if not lanes or not shown:
-        raise FigureError("a strip has one lane at least, and one token: give arrays over positions, and a stretch")
-    axis = Axis(low=shown[0] - 0.5, high=shown[-1] + 0.5, hidden=True)
+    positions = range(len(trace))[where or slice(None)]
+    if not lanes or not positions:
+        raise FigureError("a strip needs at least one lane and one token: give arrays over positions, and a slice")
+    axis = Axis(low=positions[0] - 0.5, high=positions[-1] + 0.5, hidden=True)
     messages = [(s.start, s.stop, s.channel or s.role) for s in trace.spans]
-    panels = [_blocks(messages, shown, axis, colors=[CHANNELS.get(text, 6) for *_, text in messages])]
-    thought = [(step.start, step.stop, str(number)) for number, step in enumerate(steps(trace))]
-    if any(start in shown for start, *_ in thought):
-        panels.append(_blocks(thought, shown, axis, colors=[0] * len(thought)))
+    panels = [_blocks(messages, positions, axis, colors=[CHANNELS.get(text, 6) for *_, text in messages])]
+    step_blocks = [(step.start, step.stop, str(number)) for number, step in enumerate(steps(trace))]
+    if any(start in positions for start, *_ in step_blocks):
+        panels.append(_blocks(step_blocks, positions, axis, colors=[0] * len(step_blocks)))
     for name, array in lanes.items():
-        if array.ndim != 1 or str(array.dims[0]) not in ALONG or array.size != len(trace):
+        if array.ndim != 1 or str(array.dims[0]) not in POSITION_AXES or array.size != len(trace):
             raise FigureError(
                 f"lane {name!r} must have one axis of {len(trace)} positions; this array has "
                 f"{dict(array.sizes)}: choose a layer or a head, or take a mean"
             )
-        y = np.asarray(array.values, float)[list(shown)]
-        bars = Bars(x=np.array(shown), y=y, width=1.0, color=0)
+        y = np.asarray(array.values, float)[list(positions)]
+        bars = Bars(x=np.array(positions), y=y, width=1.0, color=0)
         units = str(array.attrs.get("units") or "")
         panels.append(Panel(marks=[bars], x=axis, y=Axis(label=units if units != "1" else ""), title=name))
-    panels[-1] = Panel(marks=panels[-1].marks, x=_tokens(trace, shown), y=panels[-1].y, title=panels[-1].title)
+    panels[-1] = Panel(marks=panels[-1].marks, x=_tokens(trace, positions), y=panels[-1].y, title=panels[-1].title)
     rows = [0.35 if isinstance(panel.marks[0], Blocks) else 1.0 for panel in panels]
     return Figure(
         panels=panels, title=title, note=note, width=width, height=height or 12 + 16 * sum(rows) + 8, rows=rows
@@ -75,41 +83,50 @@ def step_matrix(
     width: float = WIDTHS["text"],
     height: float | None = None,
 ) -> Figure:
-    """What each step does to each later one (step key_step): a matrix, and above it arcs for the strongest effects.
+    """The effect of each step on each later one (step key_step): a matrix, with arcs above it for the largest effects.
 
-    `texts` are the steps as they were written. `truth` (step key_step) rings what is known to depend on what, where it
-    is known, and then as many arcs are drawn as there are true ones; otherwise `strongest`, or one for each step.
+    Args:
+        effect: the effects, of `key_step` on `step`
+        texts: the texts of the steps
+        truth: true where a step is known to depend on another (step key_step); these cells get a ring
+        strongest: how many arcs are drawn; by default as many as `truth` has, or one for each step
+        title, note: the texts above and below; if `attrs` has `n`, the note ends with it
+        width, height: in mm
+
+    Raises:
+        FigureError: the array is not square, or there is not one text for each step
 
     >>> effect = xr.DataArray(np.tril(np.ones((3, 3)), -1), dims=("step", "key_step"), attrs={"units": "nats"})
     >>> figure = step_matrix(effect, ["a=3.", " b=a+4.", " c=b*2."], strongest=2)
     >>> [mark.kind for panel in figure.panels for mark in panel.marks], len(figure.panels[0].marks[0].weight)
     (['arcs', 'cells'], 2)
-
-    Raises FigureError unless the array is square, and the texts are as many as its steps.
     """
     if effect.ndim != 2 or len(set(effect.shape)) != 1 or len(texts) != len(effect):
         raise FigureError(
-            f"a step matrix is square with a text for each step; this is {dict(effect.sizes)}, {len(texts)} texts"
+            f"a step matrix must be square with one text for each step; got {dict(effect.sizes)} and {len(texts)} texts"
         )
     n = len(effect)
     values = np.array(effect.values, float)
-    values[np.triu_indices(n)] = np.nan  # a step does nothing to those before it
+    values[np.triu_indices(n)] = np.nan  # a step has no effect on itself and on earlier ones
     if strongest is None:
         strongest = int(np.asarray(truth, bool).sum()) if truth is not None else n
-    order = [(i, j) for i, j in zip(*np.unravel_index(np.argsort(-np.nan_to_num(values), None, "stable"), (n, n)))]
-    best = [(int(i), int(j)) for i, j in order[:strongest] if values[i, j] > 0]
-    places: list[Tick] = [(float(i), str(i)) for i in range(n)]
-    marks: list[Mark] = [Cells(values=values, label=_label(effect) or "effect"), *rings(truth, (n, n), "truly used")]
-    written: list[Tick] = [(float(i), f"{_short(text)}  {i}") for i, text in enumerate(texts)]
+    order = zip(*np.unravel_index(np.argsort(-np.nan_to_num(values), None, "stable"), (n, n)))
+    pairs = [(int(i), int(j)) for i, j in list(order)[:strongest] if values[i, j] > 0]
+    numbers: list[Tick] = [(float(i), str(i)) for i in range(n)]
+    marks: list[Mark] = [
+        Cells(values=values, label=_label(effect) or "effect"),
+        *rings(truth, (n, n), "true dependency"),
+    ]
+    labels: list[Tick] = [(float(i), f"{_short(text)}  {i}") for i, text in enumerate(texts)]
     matrix = Panel(
         marks=marks,
-        x=Axis(label="the step that is hidden", ticks=places),
-        y=Axis(ticks=written, flipped=True),
+        x=Axis(label="hidden step", ticks=numbers),
+        y=Axis(ticks=labels, flipped=True),
     )
     panels, rows = [matrix], [1.0]
-    if best:
+    if pairs:
         arcs = Arcs(
-            source=[j for _, j in best], target=[i for i, _ in best], weight=[values[i, j] for i, j in best], color=0
+            source=[j for _, j in pairs], target=[i for i, _ in pairs], weight=[values[i, j] for i, j in pairs], color=0
         )
         bounds = Axis(low=-0.5, high=n - 0.5, hidden=True)
         panels, rows = [Panel(marks=[arcs], x=bounds, y=Axis(hidden=True, low=0)), matrix], [0.4, 1.0]
@@ -117,30 +134,33 @@ def step_matrix(
     return Figure(panels=panels, title=title, note=_note(effect, note), width=width, height=height, rows=rows)
 
 
-def _blocks(spans: Sequence[tuple[int, int, str]], shown: range, axis: Axis, colors: Sequence[int]) -> Panel:
-    kept = [(max(a, shown[0]), min(b, shown[-1] + 1), text, c) for (a, b, text), c in zip(spans, colors)]
-    kept = [one for one in kept if one[0] < one[1]]
+def _blocks(spans: Sequence[tuple[int, int, str]], positions: range, axis: Axis, colors: Sequence[int]) -> Panel:
+    clipped = [
+        (max(start, positions[0]), min(stop, positions[-1] + 1), text, color)
+        for (start, stop, text), color in zip(spans, colors)
+    ]
+    clipped = [span for span in clipped if span[0] < span[1]]
     blocks = Blocks(
-        start=[a - 0.5 for a, *_ in kept],
-        stop=[b - 0.5 for _, b, *_ in kept],
-        text=[text for *_, text, _ in kept],
-        colors=[color for *_, color in kept],
+        start=[start - 0.5 for start, *_ in clipped],
+        stop=[stop - 0.5 for _, stop, *_ in clipped],
+        text=[text for *_, text, _ in clipped],
+        colors=[color for *_, color in clipped],
     )
     return Panel(marks=[blocks], x=axis, y=Axis(low=0, high=1, hidden=True))
 
 
-def _tokens(trace: Trace, shown: range) -> Axis:
-    low, high = shown[0] - 0.5, shown[-1] + 0.5
-    if len(shown) > READABLE:
+def _tokens(trace: Trace, positions: range) -> Axis:
+    low, high = positions[0] - 0.5, positions[-1] + 0.5
+    if len(positions) > MAX_TOKEN_LABELS:
         return Axis(label="position", whole=True, low=low, high=high)
-    return Axis(ticks=[(float(pos), token(trace.str_tokens[pos])) for pos in shown], small=True, low=low, high=high)
+    return Axis(ticks=[(float(pos), token(trace.str_tokens[pos])) for pos in positions], small=True, low=low, high=high)
 
 
 def token(piece: str) -> str:
-    """A token as a label: its spaces can be seen."""
+    """A token as a label with visible spaces."""
     return piece.replace(" ", "␣") or "⟨empty⟩"
 
 
-def _short(text: str, most: int = 26) -> str:
+def _short(text: str, max_length: int = 26) -> str:
     text = text.strip()
-    return text if len(text) <= most else text[: most - 1] + "…"
+    return text if len(text) <= max_length else text[: max_length - 1] + "…"

@@ -1,10 +1,10 @@
-"""Other libraries: their models leave the same Trace, their files are read, a Trace leaves in their formats.
+"""Other libraries: traces recorded from their models, readers of their files, and exports of a Trace to their formats.
 
-    wb.interop.transformers.record(model, "What is 2+2?")       any causal model of transformers, on any device
+    wb.interop.transformers.record(model, "What is 2+2?")       any causal language model of transformers, on any device
     wb.interop.transformer_lens.record(bridge, …), from_cache   a TransformerBridge, an ActivationCache
-    wb.interop.nnsight.record(model, …), wrap(runner)           an nnsight model; our runner as one
+    wb.interop.nnsight.record(model, …), wrap(runner)           an nnsight model; workbench's runner as an nnsight model
 
-Nothing of these libraries is imported until a function needs it.
+None of these libraries is imported until a function needs it.
 """
 
 from importlib import import_module

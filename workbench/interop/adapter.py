@@ -1,9 +1,9 @@
 """A model of another library as a source of recordings.
 
-An adapter (`workbench.interop.transformers` …) makes a `ForeignSource`, whose `forward` runs the model and calls
-`tap(name, value)` at every hook point that the library shows, as our own forward pass does. A short probe finds out
-which hook points these are, and which of them are what their names say. A hook point that is not there is absent from
-the trace, never zero. This module is independent of any particular library.
+An adapter (`workbench.interop.transformers` …) makes a `ForeignSource`. Its `forward` runs the model and calls
+`tap(name, value)` at every hook point that the library exposes, as workbench's own forward pass does. A short probe run
+finds out which hook points these are, and which of them hold the value that their name stands for. A hook point that is
+not exposed is absent from the trace, never zero. This module is independent of any particular library.
 """
 
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -27,13 +27,13 @@ if TYPE_CHECKING:
 PREDICTED = ("logprob", "entropy", "top_ids", "top_logprobs")
 BLOCK_WRITES = ("hook_attn_out", "hook_resid_mid", "hook_mlp_out")
 DTYPES = {"float32": "F32", "bfloat16": "BF16", "float16": "F16", "float64": "F64", "int64": "I32", "int32": "I32"}
-SUMMARIES = (  # of what is made of a hook point of every layer
+SUMMARIES = (  # summary -> the hook point that it is computed from, in every layer
     ("resid_norm", "blocks.*.hook_resid_post"),
     ("attn_out_norm", "blocks.*.hook_attn_out"),
     ("mlp_out_norm", "blocks.*.hook_mlp_out"),
     ("step_attention", "blocks.*.attn.hook_pattern"),
 )
-SIZES = (  # of an unknown model: which size of the config is which axis of which hook point
+SIZES = (  # for an architecture without a known config: (hook point, key of the config, axis that has this size)
     ("mlp.router.hook_out", "n_experts", -1),
     ("mlp.hook_expert_indices", "n_active", -1),
     ("attn.hook_z", "n_heads", -2),
@@ -46,10 +46,10 @@ SIZES = (  # of an unknown model: which size of the config is which axis of whic
 
 @dataclass
 class ForeignSource:
-    """A model in another library's hands: a `workbench.recording.source.Source`.
+    """A model that another library runs, as a `workbench.recording.source.Source`.
 
-    `forward(tokens, tap)` gives the logits (batch pos d_vocab) of one pass, calling `tap` if there is one; it adds to
-    `derived` the hook points that it computed beside the run. `read_out` gives the logits of a residual stream.
+    `forward(tokens, tap)` returns the logits (batch pos d_vocab) of one pass and calls `tap` unless it is None. It adds
+    to `derived` the hook points that it computed beside the run. `read_out` returns the logits of a residual stream.
     """
 
     name: str
@@ -63,17 +63,17 @@ class ForeignSource:
     forward: Callable[["Tensor", Tap | None], "Tensor"]
     read_out: Callable[["Tensor"], "Tensor"] | None = None
     reader: Reader | None = None
-    by_layer: Sequence[Mapping[str, np.ndarray]] = ()  # of each layer: b_o, sinks
+    by_layer: Sequence[Mapping[str, np.ndarray]] = ()  # for each layer: b_o, sinks
     derived: set[str] = field(default_factory=set)
-    reasons: dict[str, str] = field(default_factory=dict)  # hook point or preset -> why it is not there
+    reasons: dict[str, str] = field(default_factory=dict)  # hook point or preset -> why it is absent
     notes: list[str] = field(default_factory=list)
-    attention_copies: int = 0  # arrays of head query key that a layer holds while it runs
-    replays: bool = False  # an earlier run is played back: nothing tells how an unhooked one would differ
-    unreliable_hooks: set[str] = field(default_factory=set)  # hook points whose values are not what their names say
+    attention_copies: int = 0  # arrays (head query key) that a layer holds at once while it runs
+    replays: bool = False  # an earlier run is played back, so it cannot be compared with a run without hooks
+    unreliable_hooks: set[str] = field(default_factory=set)  # hook points whose values differ from what the name means
     probed: Probe | None = None
 
     edits = ()
-    rows_independent = False  # never tried
+    rows_independent = False  # not tested for other libraries
     in_chunks = False
     probe_logits = slice(None)
 
@@ -124,7 +124,7 @@ class ForeignSource:
         return tokens[: probe_length(self.config.get("window", 0))]
 
     def learn(self, probe: Probe) -> None:
-        """Leaves out what the probe showed to be something else than its name says, and completes the config."""
+        """Leaves out hook points whose probed values are not what their names mean, and completes the config."""
         self.probed = probe
         if self.is_gpt_oss:
             return
@@ -137,7 +137,7 @@ class ForeignSource:
             (
                 verification.pattern_comes_from_queries_and_keys,
                 ("attn.hook_rot_q", "attn.hook_rot_k"),
-                "this model's patterns do not follow from queries and keys alone; record='patterns' keeps them",
+                "this model's patterns do not follow from queries and keys alone; record='patterns' records them",
             ),
         ):
             if _fails(probe, identity := verification.identity_of(check)):
@@ -146,7 +146,7 @@ class ForeignSource:
                 probe.findings.forget(identity)
         if "hook_embed" in probe.shapes and not probe.only_the_embedding_enters:
             self._leave_out(probe, ["hook_embed"])
-            why = "what enters the first layer is not the embedding alone; resid_pre of layer 0 is it"
+            why = "the first layer's input is not the embedding alone; record resid_pre of layer 0 instead"
             self.reasons["hook_embed"] = why
         if any(probe.router_rules.values()):
             self.config["router"] = _router_rule(probe, verification.TOLERANCE[self.dtype])
@@ -161,27 +161,27 @@ class ForeignSource:
             del probe.shapes[name]
 
     def available(self, tokens: Sequence[int]) -> Collection[str]:
-        """What a probe showed, in the order of its pass, and the lanes that can be made of it."""
+        """The hook points that the probe reached, in order of execution, and the summaries that follow from them."""
         shapes = probe(self, tokens).shapes
 
         def everywhere(point: str) -> bool:
             return all(hooks.at_layer(point, layer) in shapes for layer in range(self.n_layers))
 
-        lanes = [*PREDICTED, *(lane for lane, point in SUMMARIES if everywhere(point))]
+        summaries = [*PREDICTED, *(summary for summary, point in SUMMARIES if everywhere(point))]
         routed = any(name.endswith("mlp.router.hook_out") for name in shapes)
         rule_known = self.is_gpt_oss or self.config.get("router", "other") != "other"
-        lanes += ["margin"] if routed and rule_known else []
-        lanes += ["sinks"] if self.sinks is not None else []
+        summaries += ["margin"] if routed and rule_known else []
+        summaries += ["sinks"] if self.sinks is not None else []
         if self.read_out is not None and everywhere("blocks.*.hook_resid_post"):
-            lanes += hooks.PRESETS["lens"]
-        return dict.fromkeys([*shapes, *lanes])
+            summaries += hooks.PRESETS["lens"]
+        return dict.fromkeys([*shapes, *summaries])
 
     def why_absent(self, word: str, wanted: Sequence[str]) -> str:
-        for key in (word, *map(hooks.point_of, wanted)):
-            for known in (key, key.split("_")[0]):
-                if known in self.reasons:
-                    return self.reasons[known]
-        return "this model has none" if not self.is_gpt_oss else "this library does not show it"
+        for name in (word, *map(hooks.point_of, wanted)):
+            for key in (name, name.split("_")[0]):
+                if key in self.reasons:
+                    return self.reasons[key]
+        return "this model has none" if not self.is_gpt_oss else "this library does not expose it"
 
     def entry(self, name: str, n_pos: int, n_steps: int) -> tuple[str, tuple[int, ...]]:
         assert self.probed is not None
@@ -203,17 +203,17 @@ def record(
     budget: float | None,
     notes: Sequence[str] = (),
 ) -> Trace:
-    """The Trace of a text that the source reads."""
+    """The Trace of one text, from one forward pass of the source."""
     if not len(tokens):
-        raise InteropError("there is no token to read; give at least one")
+        raise InteropError("the prompt is empty; give at least one token")
     return trace_text(source, tokens, record, budget, notes)
 
 
 def _fails(probe: Probe, identity: str) -> bool:
-    return any(f["identity"] == identity and f["status"] == "fails" for f in probe.findings.report())
+    return any(finding["identity"] == identity and finding["status"] == "fails" for finding in probe.findings.report())
 
 
 def _router_rule(probe: Probe, tolerance: float) -> str:
-    """How the router's weights follow from its logits, as far as the probe can tell."""
-    holds = [rule for rule, gaps in probe.router_rules.items() if gaps and max(gaps) <= tolerance]
-    return holds[0] if holds else "other"
+    """How the router's weights follow from its logits, as far as the probe can determine it."""
+    matching = [rule for rule, gaps in probe.router_rules.items() if gaps and max(gaps) <= tolerance]
+    return matching[0] if matching else "other"

@@ -1,8 +1,8 @@
-"""Attribution graphs of circuit-tracer and Neuronpedia, read from their JSON without either: nodes and edges as arrays.
+"""Attribution graphs of circuit-tracer and Neuronpedia, read from their JSON without either library.
 
-A graph says how much one feature, token or error of the replacement model adds to another. `read_graph` reads the file
-that circuit-tracer writes for its own page and that Neuronpedia gives to download; `step_edges` sums it from step to
-step, for the arcs of the score sheet.
+A graph says how much one feature, token or error node of the replacement model adds to another. `read_graph` reads the
+JSON file that circuit-tracer writes for its own page and that Neuronpedia offers for download. `step_edges` sums the
+edges from step to step, for the arcs of the score sheet.
 """
 
 import os
@@ -19,7 +19,7 @@ from workbench.traces import Trace
 from workbench.traces.canonical_json import parse
 from workbench.traces.steps import Step, steps
 
-KINDS = {  # their feature_type -> ours
+KINDS = {  # feature_type in the file -> kind of node here
     "embedding": "token",
     "cross layer transcoder": "feature",
     "transcoder": "feature",
@@ -31,87 +31,94 @@ LARGE = 1e300
 
 
 def read_graph(path: os.PathLike | str) -> xr.Dataset:
-    """The graph in a JSON file (node; edge).
+    """The nodes and edges of an attribution graph in a JSON file, as a Dataset over (node; edge).
 
-    Of each node: `kind` ("token", "feature", "error", "logit", or theirs if it is another), `layer` (-1 for a token's
-    embedding; a logit's is theirs, n_layers + 1), `pos`, `feature` (of its layer's transcoder; -1 if it is none),
-    `activation`, `influence` (cumulated, as they prune by it) and `probability` of a logit, NaN where the file has
-    none, and `label`. Of each edge: `source` and `target` (places of nodes) and `weight`. `token` (pos) is the prompt.
-    Texts are as the file has them: show them through `workbench.text`.
+    Variables over `node`:
+        kind: "token", "feature", "error" or "logit"; any other feature_type is kept as it is in the file
+        layer: -1 for a token's embedding; the layer of a logit is the file's, n_layers + 1
+        pos: position in the prompt
+        feature: its number in its layer's transcoder; -1 for the other kinds
+        activation, influence: NaN where the file has none; `influence` is cumulative, as circuit-tracer prunes by it
+        probability: of a logit; NaN for the other kinds and where the file has none
+        label: the file's text; "" where it has none
+    Variables over `edge`: `source` and `target` (indices of nodes) and `weight`.
+    The coordinate `token` (pos) is the prompt. Texts are as in the file: display them through `workbench.text`.
 
     >>> graph = read_graph("tests/interop/circuit_graph.json")
     >>> graph.sizes["node"], graph.sizes["edge"], graph.attrs["slug"]
     (6, 6, 'capital')
 
-    Raises TraceNotFound if there is no file, TraceCorrupt if it is not such a graph: not JSON, a key missing or of
-    another type, an edge from or to a node that there is not, or two nodes of one name with an edge to it.
+    Raises TraceNotFound if the file does not exist, TraceCorrupt if it is not an attribution graph: invalid JSON, a
+    missing key or one of another type, an edge from or to an unknown node, or an edge whose node id is not unique.
     """
     path = expanded(path)
     try:
         data = parse(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise TraceNotFound(f"there is no file {visible(str(path))}") from None
-    told = _take(data, path.name, metadata=dict, nodes=list, links=list)
-    about = _take(told["metadata"], "metadata", prompt_tokens=list, slug=str)
-    tokens = about["prompt_tokens"]
-    _want(all(isinstance(token, str) for token in tokens), "metadata.prompt_tokens holds something that is no text")
-    rows = [_node(node, number, len(tokens)) for number, node in enumerate(told["nodes"])]
-    places: dict[str, int] = {}
-    twice = set()
-    for place, node in enumerate(told["nodes"]):
-        twice |= {node["node_id"]} & set(places)
-        places.setdefault(node["node_id"], place)
-    ends = []
-    for number, link in enumerate(told["links"]):
+    content = _take(data, path.name, metadata=dict, nodes=list, links=list)
+    metadata = _take(content["metadata"], "metadata", prompt_tokens=list, slug=str)
+    tokens = metadata["prompt_tokens"]
+    _check(all(isinstance(token, str) for token in tokens), "metadata.prompt_tokens holds a value that is not a string")
+    rows = [_node(node, number, len(tokens)) for number, node in enumerate(content["nodes"])]
+    index_of: dict[str, int] = {}
+    duplicate_ids = set()
+    for index, node in enumerate(content["nodes"]):
+        duplicate_ids |= {node["node_id"]} & set(index_of)
+        index_of.setdefault(node["node_id"], index)
+    edges = []
+    for number, link in enumerate(content["links"]):
         link = _take(link, f"links[{number}]", source=str, target=str, weight=(int, float))
-        _want(abs(link["weight"]) < LARGE, f"links[{number}].weight is over every number")
-        for end in (link["source"], link["target"]):
-            _want(end in places, f"links[{number}] ends at {end[:40]!r}, and there is no such node")
-            _want(end not in twice, f"links[{number}] ends at {end[:40]!r}, and two nodes have that name")
-        ends.append((places[link["source"]], places[link["target"]], float(link["weight"])))
+        _check(abs(link["weight"]) < LARGE, f"links[{number}].weight is larger than {LARGE:g}")
+        for node_id in (link["source"], link["target"]):
+            _check(node_id in index_of, f"links[{number}] names the node {node_id[:40]!r}, which does not exist")
+            _check(node_id not in duplicate_ids, f"links[{number}] names {node_id[:40]!r}, the id of two nodes")
+        edges.append((index_of[link["source"]], index_of[link["target"]], float(link["weight"])))
     columns: dict[str, Any] = {}
     for name, kind in _COLUMNS.items():
         columns[name] = "node", np.array([row[name] for row in rows], kind)
-    for name, kind, at in (("source", np.int64, 0), ("target", np.int64, 1), ("weight", np.float64, 2)):
-        columns[name] = "edge", np.array([end[at] for end in ends], kind)
+    for column, (name, kind) in enumerate((("source", np.int64), ("target", np.int64), ("weight", np.float64))):
+        columns[name] = "edge", np.array([edge[column] for edge in edges], kind)
     coords = {
-        "id": ("node", np.array([node["node_id"] for node in told["nodes"]], object)),
+        "id": ("node", np.array([node["node_id"] for node in content["nodes"]], object)),
         "token": ("pos", np.array(tokens, object)),
     }
-    attrs = {
-        key: told["metadata"][key] for key in ("slug", "scan", "prompt") if isinstance(told["metadata"].get(key), str)
-    }
+    attrs = {key: metadata[key] for key in ("slug", "scan", "prompt") if isinstance(metadata.get(key), str)}
     return xr.Dataset(columns, coords, attrs)
 
 
-def step_edges(graph: xr.Dataset, trace: Trace, parts: Sequence[Step] | None = None) -> xr.DataArray:
-    """What a graph adds from step to step (step key_step): the sum of the weights of its edges from nodes at positions
-    of `key_step` to nodes at positions of `step`. Steps that the graph's prompt does not reach have 0.
+def step_edges(graph: xr.Dataset, trace: Trace, segments: Sequence[Step] | None = None) -> xr.DataArray:
+    """Attribution from step to step (step key_step): the sum of a graph's edge weights between their positions.
 
-    `parts` are the steps of the chain of thought by default. Shown with `score_sheet(trace, arcs=step_edges(…))`.
+    An entry sums the edges from nodes at positions of `key_step` to nodes at positions of `step`. Steps beyond the end
+    of the graph's prompt have 0. `segments` are the steps of the chain of thought by default. Show the sums with
+    `score_sheet(trace, arcs=step_edges(…))`.
 
     >>> step_edges(graph, trace).dims  # doctest: +SKIP
     ('step', 'key_step')
 
-    Raises ArgumentError if the graph is of another text: its tokens must be the first of the trace.
+    Raises ArgumentError if the graph belongs to another text: its tokens must be the first tokens of the trace.
     """
     tokens = graph["token"].values.tolist()
     if trace.str_tokens[: len(tokens)] != tokens:
         at = next((i for i, (a, b) in enumerate(zip(tokens, trace.str_tokens)) if a != b), min(len(tokens), len(trace)))
-        theirs, ours = (
+        graph_token, trace_token = (
             visible(repr(texts[at])) if at < len(texts) else "nothing" for texts in (tokens, trace.str_tokens)
         )
-        raise ArgumentError(f"the graph is of another text: at position {at} it has {theirs}, the trace {ours}")
-    parts = steps(trace) if parts is None else parts
+        raise ArgumentError(
+            f"the graph is of another text: at position {at} the graph has {graph_token}, the trace {trace_token}. "
+            f"Give the trace of the graph's prompt."
+        )
+    segments = steps(trace) if segments is None else segments
     step_at = np.full(len(trace), -1)
-    for number, step in enumerate(parts):
+    for number, step in enumerate(segments):
         step_at[step.start : step.stop] = number
-    of = step_at[graph["pos"].values]  # by node
-    source, target = of[graph["source"].values], of[graph["target"].values]
+    step_of_node = step_at[graph["pos"].values]
+    source, target = step_of_node[graph["source"].values], step_of_node[graph["target"].values]
     both = (source >= 0) & (target >= 0)
-    summed = np.zeros((len(parts), len(parts)))
+    summed = np.zeros((len(segments), len(segments)))
     np.add.at(summed, (target[both], source[both]), graph["weight"].values[both])
-    numbers = np.arange(len(parts))
+    numbers = np.arange(len(segments))
     attrs = {"long_name": "attribution", "units": "1", "edges": int(both.sum()), "n": graph.sizes["edge"]}
     return xr.DataArray(summed, {"step": numbers, "key_step": numbers}, ("step", "key_step"), attrs=attrs)
 
@@ -129,53 +136,53 @@ _COLUMNS: dict[str, Any] = {
 
 
 def _node(node: Any, number: int, length: int) -> dict[str, Any]:
-    what = f"nodes[{number}]"
-    told = _take(node, what, node_id=str, feature=(int, type(None)), layer=(str, int), ctx_idx=int, feature_type=str)
-    pos, kind = told["ctx_idx"], KINDS.get(told["feature_type"], told["feature_type"])
-    _want(0 <= pos < length, f"{what} is at position {pos}, of {length}")
-    layer = EMBEDDED if told["layer"] == "E" else _layer(told["layer"], what)
-    feature = told["feature"] if kind == "feature" else None
-    name = told["node_id"].split("_")
+    place = f"nodes[{number}]"
+    fields = _take(node, place, node_id=str, feature=(int, type(None)), layer=(str, int), ctx_idx=int, feature_type=str)
+    pos, kind = fields["ctx_idx"], KINDS.get(fields["feature_type"], fields["feature_type"])
+    _check(0 <= pos < length, f"{place}.ctx_idx must be between 0 and {length - 1}, got {pos}")
+    layer = EMBEDDED if fields["layer"] == "E" else _layer(fields["layer"], place)
+    feature = fields["feature"] if kind == "feature" else None
+    name = fields["node_id"].split("_")
     if feature is not None and len(name) == 3 and name[0] == str(layer) and name[2] == str(pos) and name[1].isdecimal():
-        feature = int(name[1])  # `feature` itself is layer and number paired into one (Cantor's pairing)
-    _want(feature is None or 0 <= feature < 2**62, f"{what} has the feature {feature}")
+        feature = int(name[1])  # `feature` itself is layer and number combined into one (Cantor's pairing)
+    _check(feature is None or 0 <= feature < 2**62, f"{place}.feature must be between 0 and 2**62 - 1, got {feature}")
     return {
         "kind": kind,
         "layer": layer,
         "pos": pos,
         "feature": -1 if feature is None else feature,
-        "activation": _number(node, "activation", what),
-        "influence": _number(node, "influence", what),
-        "probability": _number(node, "token_prob", what) if kind == "logit" else np.nan,
+        "activation": _number(node, "activation", place),
+        "influence": _number(node, "influence", place),
+        "probability": _number(node, "token_prob", place) if kind == "logit" else np.nan,
         "label": node["clerp"] if isinstance(node.get("clerp"), str) else "",
     }
 
 
-def _layer(value: str | int, what: str) -> int:
+def _layer(value: str | int, place: str) -> int:
     text = str(value)
-    _want(text.isascii() and text.isdecimal() and len(text) < 6, f"{what} has the layer {text[:40]!r}")
+    _check(text.isascii() and text.isdecimal() and len(text) < 6, f"{place}.layer is {text[:40]!r}, not a layer")
     return int(text)
 
 
-def _number(node: dict[str, Any], key: str, what: str) -> float:
+def _number(node: dict[str, Any], key: str, place: str) -> float:
     value = node.get(key)
-    _want(
+    _check(
         value is None or (type(value) in (int, float) and abs(value) < LARGE),
-        f"{what}.{key} is {str(value)[:40]!r}, no number",
+        f"{place}.{key} is {str(value)[:40]!r}, not a finite number",
     )
     return np.nan if value is None else float(value)
 
 
-def _take(value: Any, what: str, **kinds: Any) -> dict[str, Any]:
-    """The same, if it is an object that has these keys with values of these types."""
-    _want(isinstance(value, dict), f"{what} is no JSON object")
+def _take(value: Any, place: str, **kinds: Any) -> dict[str, Any]:
+    """`value` itself, if it is a JSON object that has these keys with values of these types."""
+    _check(isinstance(value, dict), f"{place} is not a JSON object")
     for key, kind in kinds.items():
-        _want(key in value, f"{what} lacks {key!r}")
+        _check(key in value, f"{place} lacks {key!r}")
         fits = isinstance(value[key], kind) and not isinstance(value[key], bool)
-        _want(fits, f"{what}.{key} is {str(value[key])[:40]!r}, which it cannot be")
+        _check(fits, f"{place}.{key} is {str(value[key])[:40]!r}, which has the wrong type")
     return value
 
 
-def _want(truth: bool, otherwise: str) -> None:
-    if not truth:
-        raise TraceCorrupt(f"this is no attribution graph: {visible(otherwise)}")
+def _check(condition: bool, problem: str) -> None:
+    if not condition:
+        raise TraceCorrupt(f"this is not an attribution graph: {visible(problem)}")

@@ -1,7 +1,8 @@
 """Traces as INIF, NDIF's interchange format for tokenized texts with spans (0.1): JSON with tokens, without tensors.
 
-What the format names is written under its names; what it leaves open (extra fields of a token, tags, metadata) holds a
-token's role, channel and lanes. nnsight's tools, its HTML viewer among them, read it: see https://pypi.org/project/inif.
+What the format names is written under the format's names. A token's role, channel and summaries go where the format is
+open: extra fields of a token, tags and metadata. nnsight's tools, its HTML viewer among them, read it: see
+https://pypi.org/project/inif.
 """
 
 import gzip
@@ -21,67 +22,67 @@ from workbench.traces import Trace
 from workbench.traces.steps import steps
 
 VERSION = "0.1"
-TEMPLATE = "template"  # inif's role of a token that is in no message's content
+TEMPLATE = "template"  # INIF's role for a token outside every message's content
 
 
-def to_inif(traces: Trace | Sequence[Trace], lanes: Iterable[str] = ("logprob", "entropy")) -> dict[str, Any]:
-    """An INIF document: a sample for each trace of one model, with its tokens, messages and steps.
+def to_inif(traces: Trace | Sequence[Trace], summaries: Iterable[str] = ("logprob", "entropy")) -> dict[str, Any]:
+    """An INIF document: one sample for each trace, with its tokens, messages and steps. All traces are of one model.
 
-    A token has its `id`, its `token` (the text), its `role`, its channel and "generated" among its `tags`, and those of
-    `lanes` that the trace holds, where they are numbers. Each message and each step of the chain of thought is a span
-    with its positions. A sample's `metadata` say what the run was.
+    A token has its `id`, its `token` (the text), its `role`, and its channel and "generated" among its `tags`. It also
+    has those of `summaries` that the trace holds, where they are finite numbers. Each message and each step of the
+    chain of thought is a span with its positions. A sample's `metadata` describe the run.
 
     >>> document = to_inif(trace)
     >>> sample = document["samples"][0]
     >>> sample["id"] == trace.id, [token["token"] for token in sample["tokens"]] == trace.str_tokens
     (True, True)
 
-    Raises ArgumentError for traces of several models, for one trace twice, and for a lane that is not one number
-    a position.
+    Raises ArgumentError for traces of several models, for the same trace twice, and for a summary that does not have
+    one number for each position.
     """
-    given = [traces] if isinstance(traces, Trace) else list(traces)
-    lanes = tuple(lanes)
-    models = {trace.manifest.model["weights_digest"]: trace.manifest.model["name"] for trace in given}
+    traces = [traces] if isinstance(traces, Trace) else list(traces)
+    summaries = tuple(summaries)
+    models = {trace.manifest.model["weights_digest"]: trace.manifest.model["name"] for trace in traces}
     if len(models) != 1:
         raise ArgumentError(
             f"an INIF document is about one model, got traces of {visible(', '.join(models.values())) or 'none'}."
         )
-    if len({trace.id for trace in given}) < len(given):
-        raise ArgumentError("a trace was given twice: a document tells its samples apart by the ids of their traces.")
-    wrong = [lane for lane in lanes if hooks.SUMMARIES.get(lane) != ("pos",)]
+    if len({trace.id for trace in traces}) < len(traces):
+        raise ArgumentError("the same trace was given twice; samples of a document need different trace ids.")
+    wrong = [name for name in summaries if hooks.SUMMARIES.get(name) != ("pos",)]
     if wrong:
-        fit = ", ".join(name for name, axes in hooks.SUMMARIES.items() if axes == ("pos",))
-        raise ArgumentError(f"{wrong[0]!r} does not hold one number for each position; these lanes do: {fit}.")
+        allowed = ", ".join(name for name, axes in hooks.SUMMARIES.items() if axes == ("pos",))
+        raise ArgumentError(f"{wrong[0]!r} does not hold one number for each position; these summaries do: {allowed}.")
     [(digest, name)] = models.items()
-    about = {"name": name, "loading_config": given[0].manifest.numerics}
+    about = {"name": name, "loading_config": traces[0].manifest.numerics}
     return {
         "metadata": {
             "model": about,
             "inif_version": VERSION,
-            "created_at": given[0].manifest.created,
-            "total_samples": len(given),
+            "created_at": traces[0].manifest.created,
+            "total_samples": len(traces),
             "extra": {"weights": digest},
         },
-        "samples": [_sample(trace, lanes) for trace in given],
+        "samples": [_sample(trace, summaries) for trace in traces],
     }
 
 
 def save_inif(
-    traces: Trace | Sequence[Trace], path: os.PathLike | str, lanes: Iterable[str] = ("logprob", "entropy")
+    traces: Trace | Sequence[Trace], path: os.PathLike | str, summaries: Iterable[str] = ("logprob", "entropy")
 ) -> Path:
-    """Writes `to_inif(…)` to `path`, in place of what was there, whole or not at all; gives the path.
+    """Writes `to_inif(…)` to `path` and returns the path. An existing file is replaced, completely or not at all.
 
-    As inif reads them, names that end in .inif or .gz are gzipped JSON and all others JSON.
+    A name that ends in .inif or .gz is written as gzipped JSON, any other as JSON: this is how inif reads them.
 
     >>> save_inif(trace, "first.inif.json")  # doctest: +SKIP
     PosixPath('first.inif.json')
     """
     path = expanded(path)
-    text = json.dumps(to_inif(traces, lanes), allow_nan=False).encode("ascii")
+    text = json.dumps(to_inif(traces, summaries), allow_nan=False).encode("ascii")
     return atomic_write(path, gzip.compress(text, mtime=0) if path.name.endswith((".inif", ".gz")) else text)
 
 
-def _sample(trace: Trace, lanes: tuple[str, ...]) -> dict[str, Any]:
+def _sample(trace: Trace, summaries: tuple[str, ...]) -> dict[str, Any]:
     tokens: list[dict[str, Any]] = [
         {"id": token, "token": piece, "role": TEMPLATE, "tags": ["generated"] if pos >= trace.prompt_length else []}
         for pos, (token, piece) in enumerate(zip(trace.tokens, trace.str_tokens, strict=True))
@@ -90,19 +91,19 @@ def _sample(trace: Trace, lanes: tuple[str, ...]) -> dict[str, Any]:
         for token in tokens[span.content]:
             token["role"] = span.role
             token["tags"] += [span.channel] if span.channel else []
-    for lane in lanes:
-        if lane in trace:
-            for token, value in zip(tokens, trace[lane].tolist(), strict=True):
-                token |= {lane: value} if isfinite(value) else {}
+    for name in summaries:
+        if name in trace:
+            for token, value in zip(tokens, trace[name].tolist(), strict=True):
+                token |= {name: value} if isfinite(value) else {}
     spans = []
     for number, span in enumerate(trace.spans):
-        told = {"recipient": span.recipient, "author": span.author, "content_type": span.content_type}
+        optional = {"recipient": span.recipient, "author": span.author, "content_type": span.content_type}
         spans.append(
             {
                 "name": f"message {number}",
                 "positions": list(range(span.start, span.stop)),
                 "tags": ["message", span.role, *([span.channel] if span.channel else [])],
-                "metadata": {k: v for k, v in told.items() if v is not None} | {"complete": span.complete},
+                "metadata": {k: v for k, v in optional.items() if v is not None} | {"complete": span.complete},
             }
         )
     for number, step in enumerate(steps(trace)):

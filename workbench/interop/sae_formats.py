@@ -1,8 +1,8 @@
-"""Sparse autoencoders that others trained, read from their own files, without the libraries that wrote them.
+"""Sparse autoencoders trained by others, loaded from their published files without the libraries that wrote them.
 
-`load_sae` reads the two layouts in which they are published: SAELens's (cfg.json and sae_weights.safetensors) and
-dictionary_learning's (config.json and ae.pt, in which gpt-oss-20b's are published). What an SAE computes, and the edits
-and measurements made with it, are in `experiments/sae.py`.
+`load_sae` reads the two layouts in which SAEs are published: SAELens (cfg.json and sae_weights.safetensors) and
+dictionary_learning (config.json and ae.pt; those of gpt-oss-20b are published in this one). What an SAE computes, and
+the edits and measurements made with it, are in `experiments/sae.py`.
 """
 
 import re
@@ -17,24 +17,27 @@ from workbench.text import visible
 
 __all__ = ["load_sae"]
 
-PUBLISHED = {"gpt-oss-20b-andyrdt": "andyrdt/saes-gpt-oss-20b"}  # SAELens's name of a release -> where it lies
+PUBLISHED = {"gpt-oss-20b-andyrdt": "andyrdt/saes-gpt-oss-20b"}  # SAELens's name of a release -> its repository
 ARCHITECTURES = ("standard", "jumprelu", "topk", "batchtopk")  # of SAELens
 
 
 def load_sae(where: str | Path, *, site: str | None = None, device: str = "cpu") -> SAE:
-    """The SAE in a folder, or one of gpt-oss-20b's by its published name, from the local Hugging Face cache.
+    """The SAE in a folder, or a published SAE of gpt-oss-20b by name from the local Hugging Face cache.
 
-    `where`: a folder with cfg.json and sae_weights.safetensors (SAELens: standard, jumprelu, topk, batchtopk) or with
-    config.json and ae.pt (dictionary_learning: AutoEncoder, AutoEncoderTopK, BatchTopKSAE, MatryoshkaBatchTopKSAE,
-    JumpReluAutoEncoder); or "gpt-oss-20b-andyrdt/resid_post_layer_{l}_trainer_{t}" with l one of 3, 7, 11, 15, 19, 23
-    and t 0 (k 64) or 1 (k 128). `site` replaces the one that the file names. Nothing is ever downloaded, and ae.pt, a
-    pickle, is read for tensors alone: code in it does not run.
+    `where` is one of:
+        a folder with cfg.json and sae_weights.safetensors (SAELens: standard, jumprelu, topk, batchtopk)
+        a folder with config.json and ae.pt (dictionary_learning: AutoEncoder, AutoEncoderTopK, BatchTopKSAE,
+        MatryoshkaBatchTopKSAE, JumpReluAutoEncoder)
+        "gpt-oss-20b-andyrdt/resid_post_layer_{l}_trainer_{t}" with l one of 3, 7, 11, 15, 19, 23 and t 0 (k 64) or
+        1 (k 128)
+    `site` replaces the hook point that the file names. Nothing is ever downloaded. From ae.pt, a pickle, only tensors
+    are read: code in it does not run.
 
     >>> wb.sae.load_sae("gpt-oss-20b-andyrdt/resid_post_layer_11_trainer_0")  # doctest: +SKIP
     <SAE 131072 features of blocks.11.hook_resid_post, 2880 wide, jumprelu>
 
-    Raises ModelNotFound (nothing there), CheckpointError (damaged, or of a kind that is not read here: the text says
-    which), HookNameError (its site is none of d_model numbers).
+    Raises ModelNotFound (no such folder or name), CheckpointError (damaged files or an unsupported kind of SAE; the
+    message says which), HookNameError (`site` is not a hook point of d_model numbers).
     """
     folder = expanded(where)
     release, _, number = str(where).partition("/")
@@ -45,83 +48,84 @@ def load_sae(where: str | Path, *, site: str | None = None, device: str = "cpu")
             f"there is no SAE at {str(where)!r}. Give its folder, or a name such as "
             f"'{next(iter(PUBLISHED))}/resid_post_layer_11_trainer_0'."
         )
-    holds = sorted(path.name for path in folder.iterdir())
+    files = sorted(path.name for path in folder.iterdir())
     for config, weights, read in (
         ("cfg.json", "sae_weights.safetensors", _saelens),
         ("config.json", "ae.pt", _dictionary_learning),
     ):
-        if config in holds and weights in holds:
+        if config in files and weights in files:
             arguments = read(folder / config, folder / weights)
             break
     else:
         raise CheckpointError(
             f"{folder} holds neither cfg.json with sae_weights.safetensors (SAELens) nor config.json with ae.pt "
-            f"(dictionary_learning). It has: {', '.join(holds[:8]) or 'nothing'}."
+            f"(dictionary_learning). It has: {', '.join(files[:8]) or 'nothing'}."
         )
     arguments["site"] = site or arguments["site"]
     if not isinstance(arguments["site"], str):
-        raise CheckpointError(f"{folder} does not say where it reads. Give load(…, site='blocks.3.hook_resid_post').")
+        raise CheckpointError(f"{folder} names no hook point. Give load_sae(…, site='blocks.3.hook_resid_post').")
     tensors = {k: v.to(device) if hasattr(v, "to") else v for k, v in arguments.items()}
     try:
         return SAE(**tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}. Fetch it again.") from None
     except HookNameError as error:
-        raise HookNameError(f"{folder}: {error} If you know where it reads, give load(…, site=…).") from None
+        raise HookNameError(f"{folder}: {error} If you know its hook point, give load_sae(…, site=…).") from None
 
 
 def _published(release: str, name: str) -> Path:
     from workbench.model.checkpoints.hub import snapshot_folder
 
-    found = re.fullmatch(r"(resid_post_layer_\d+)[_/](trainer_\d+)", name)
-    if not found:
-        raise ModelNotFound(f"{name!r} is none of {release}; they are named like 'resid_post_layer_11_trainer_0'")
-    repo, inside = PUBLISHED[release], f"{found[1]}/{found[2]}"
-    command = f'hf download {repo} --include "{inside}/*"'
+    match = re.fullmatch(r"(resid_post_layer_\d+)[_/](trainer_\d+)", name)
+    if not match:
+        raise ModelNotFound(f"{name!r} is not in {release}; its SAEs are named like 'resid_post_layer_11_trainer_0'")
+    repo, subfolder = PUBLISHED[release], f"{match[1]}/{match[2]}"
+    command = f'hf download {repo} --include "{subfolder}/*"'
     try:
-        folder = snapshot_folder(repo) / inside
+        folder = snapshot_folder(repo) / subfolder
     except ModelNotFound:
         raise ModelNotFound(f"{repo} is not in the Hugging Face cache. Fetch it with:  {command}") from None
     if not folder.is_dir():
-        raise ModelNotFound(f"the Hugging Face cache has {repo}, but not {inside}. Fetch it with:  {command}")
+        raise ModelNotFound(f"the Hugging Face cache has {repo}, but not {subfolder}. Fetch it with:  {command}")
     return folder
 
 
 def _saelens(config: Path, weights: Path) -> dict[str, Any]:
     from workbench.model.checkpoints.folder_files import mapped, read_json
 
-    told = read_json(config)
-    inner = _inside(told, "metadata")  # since 6.0
-    chosen = told.get("activation_fn", told.get("activation_fn_str"))
-    extra = _inside(told, "activation_fn_kwargs")
-    kind = "topk" if chosen == "topk" else str(told.get("architecture", "standard"))
-    norm = told.get("normalize_activations") or "none"
-    _refuse(
+    settings = read_json(config)
+    metadata = _section(settings, "metadata")  # since 6.0
+    activation = settings.get("activation_fn", settings.get("activation_fn_str"))
+    activation_kwargs = _section(settings, "activation_fn_kwargs")
+    kind = "topk" if activation == "topk" else str(settings.get("architecture", "standard"))
+    norm = settings.get("normalize_activations") or "none"
+    _check_supported(
         config,
         {
-            f"its architecture is {kind!r}, and {', '.join(ARCHITECTURES)} are read": kind not in ARCHITECTURES,
-            f"its activation is {chosen!r}, and relu and topk are read": chosen not in (None, "relu", "topk"),
+            f"its architecture is {kind!r}; supported are {', '.join(ARCHITECTURES)}": kind not in ARCHITECTURES,
+            f"its activation is {activation!r}; supported are relu and topk": activation not in (None, "relu", "topk"),
             f"normalize_activations is {norm!r}, whose factor is not in its files; fold it in": norm not in NORMS,
-            "it reads heads, not d_model numbers": told.get("reshape_activations") not in (None, "none"),
+            "its input is heads, not d_model numbers": settings.get("reshape_activations") not in (None, "none"),
         },
     )
-    t = mapped([weights])
-    scaling = t.get("scaling_factor")
-    _refuse(weights, {"its scaling_factor is not folded in": scaling is not None and bool((scaling != 1).any())})
-    limit = {"jumprelu": "threshold", "batchtopk": "topk_threshold"}.get(kind)
-    _need(weights, t, {"W_enc", "b_enc", "W_dec", "b_dec", *([limit] if limit else [])})
+    tensors = mapped([weights])
+    scaling = tensors.get("scaling_factor")
+    scaled = scaling is not None and bool((scaling != 1).any())
+    _check_supported(weights, {"its scaling_factor is not folded in": scaled})
+    threshold = {"jumprelu": "threshold", "batchtopk": "topk_threshold"}.get(kind)
+    _check_tensors(weights, tensors, {"W_enc", "b_enc", "W_dec", "b_dec", *([threshold] if threshold else [])})
     return {
-        "site": inner.get("hook_name") or told.get("hook_name") or told.get("hook_point"),
-        **{name: t[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")},
-        "threshold": t[limit] if limit else None,
-        "k": _whole(config, "k", told.get("k", extra.get("k"))) if kind == "topk" else None,
-        "subtracts": bool(told.get("apply_b_dec_to_input", True)),
-        "rescaled": bool(told.get("rescale_acts_by_decoder_norm", False)) and kind in ("topk", "batchtopk"),
+        "site": metadata.get("hook_name") or settings.get("hook_name") or settings.get("hook_point"),
+        **{name: tensors[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")},
+        "threshold": tensors[threshold] if threshold else None,
+        "k": _whole_number(config, "k", settings.get("k", activation_kwargs.get("k"))) if kind == "topk" else None,
+        "subtracts": bool(settings.get("apply_b_dec_to_input", True)),
+        "rescaled": bool(settings.get("rescale_acts_by_decoder_norm", False)) and kind in ("topk", "batchtopk"),
         "norm": norm,
     }
 
 
-_LEARNED = {  # dictionary_learning's classes -> (their names for our tensors, whether b_dec is taken from what is read)
+_CLASSES = {  # class of dictionary_learning -> (its names of our tensors, whether b_dec is subtracted from the input)
     "AutoEncoder": (("encoder.weight", "encoder.bias", "decoder.weight", "bias"), True),
     "AutoEncoderTopK": (("encoder.weight", "encoder.bias", "decoder.weight", "b_dec"), True),
     "BatchTopKSAE": (("encoder.weight", "encoder.bias", "decoder.weight", "b_dec"), True),
@@ -133,75 +137,75 @@ _LEARNED = {  # dictionary_learning's classes -> (their names for our tensors, w
 def _dictionary_learning(config: Path, weights: Path) -> dict[str, Any]:
     from workbench.model.checkpoints.folder_files import read_json
 
-    told = read_json(config)
-    trainer = _inside(told, "trainer")
+    settings = read_json(config)
+    trainer = _section(settings, "trainer")
     kind, layer = str(trainer.get("dict_class")), trainer.get("layer")
-    io = _inside(told, "buffer").get("io", "out")
-    _refuse(
+    io = _section(settings, "buffer").get("io", "out")
+    _check_supported(
         config,
         {
-            f"its class is {kind!r}, and {', '.join(_LEARNED)} are read": kind not in _LEARNED,
-            f"it reads the {io!r} of a module, and outputs are read": io != "out",
+            f"its class is {kind!r}; supported are {', '.join(_CLASSES)}": kind not in _CLASSES,
+            f"its input is the {io!r} of a module; supported is the output": io != "out",
         },
     )
-    t = _unpickled(weights)
-    tensors, subtracts = _LEARNED[kind]
+    tensors = _unpickled(weights)
+    names, subtracts = _CLASSES[kind]
     thresholded = kind not in ("AutoEncoder", "AutoEncoderTopK")
-    _need(weights, t, {*tensors, *(["threshold"] if thresholded else [])})
-    turned = tensors[0] == "encoder.weight"  # of a torch.nn.Linear: (out, in)
-    arrays = dict(zip(("W_enc", "b_enc", "W_dec", "b_dec"), (t[name] for name in tensors), strict=True))
-    if turned:
+    _check_tensors(weights, tensors, {*names, *(["threshold"] if thresholded else [])})
+    transposed = names[0] == "encoder.weight"  # of a torch.nn.Linear: (out, in)
+    arrays = dict(zip(("W_enc", "b_enc", "W_dec", "b_dec"), (tensors[name] for name in names), strict=True))
+    if transposed:
         arrays |= {name: arrays[name].T for name in ("W_enc", "W_dec") if arrays[name].ndim == 2}
     if thresholded and kind != "JumpReluAutoEncoder":
-        unset = bool((t["threshold"] < 0).any())
-        _refuse(weights, {"its threshold was never set, training ended too early": unset})
+        unset = bool((tensors["threshold"] < 0).any())
+        _check_supported(weights, {"its threshold was never set, training ended too early": unset})
     submodule = trainer.get("submodule_name")
     site = submodule if isinstance(submodule, str) else f"blocks.{layer}.hook_resid_post" if layer is not None else None
     return {
         "site": site,
         **arrays,
-        "threshold": t["threshold"] if thresholded else None,
-        "k": _whole(config, "k", t.get("k", trainer.get("k"))) if kind == "AutoEncoderTopK" else None,
+        "threshold": tensors["threshold"] if thresholded else None,
+        "k": _whole_number(config, "k", tensors.get("k", trainer.get("k"))) if kind == "AutoEncoderTopK" else None,
         "subtracts": subtracts,
     }
 
 
 def _unpickled(weights: Path) -> dict[str, Any]:
-    """The tensors of a .pt file. Nothing else can come out of it: torch's own restricted unpickler reads it."""
+    """The tensors of a .pt file, read by torch's restricted unpickler: no other objects, and no code runs."""
     import torch
 
     try:
-        found = torch.load(weights, map_location="cpu", weights_only=True)
-    except Exception as error:  # damaged bytes lead an unpickler to whatever they happen to say
+        tensors = torch.load(weights, map_location="cpu", weights_only=True)
+    except Exception as error:  # damaged bytes can make an unpickler raise anything
         why = visible(str(error).splitlines()[0][:160]) if str(error) else type(error).__name__
         raise CheckpointError(f"{weights} is damaged or holds more than tensors ({why}). Fetch it again.") from None
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{weights} holds a {type(found).__name__}, not tensors by name.")
-    return found
+    if not isinstance(tensors, dict):
+        raise CheckpointError(f"{weights} holds a {type(tensors).__name__}, not a dict of tensors.")
+    return tensors
 
 
-def _refuse(file: Path, reasons: Mapping[str, bool]) -> None:
-    holding = [visible(reason) for reason, holds in reasons.items() if holds]
-    if holding:
-        raise CheckpointError(f"{file} cannot be used: {'; '.join(holding)}.")
+def _check_supported(file: Path, problems: Mapping[str, bool]) -> None:
+    present = [visible(problem) for problem, is_present in problems.items() if is_present]
+    if present:
+        raise CheckpointError(f"{file} cannot be used: {'; '.join(present)}.")
 
 
-def _need(file: Path, tensors: Mapping[str, Any], wanted: set[str]) -> None:
+def _check_tensors(file: Path, tensors: Mapping[str, Any], required: set[str]) -> None:
     import torch
 
-    lacking = sorted(name for name in wanted if not isinstance(tensors.get(name), torch.Tensor))
-    if lacking:
-        has = visible(", ".join(map(str, list(tensors)[:8])))
-        raise CheckpointError(f"{file} lacks {', '.join(lacking)}. It has: {has or 'nothing'}.")
+    missing = sorted(name for name in required if not isinstance(tensors.get(name), torch.Tensor))
+    if missing:
+        names = visible(", ".join(map(str, list(tensors)[:8])))
+        raise CheckpointError(f"{file} lacks {', '.join(missing)}. It has: {names or 'nothing'}.")
 
 
-def _inside(told: Mapping[str, Any], name: str) -> dict[str, Any]:
-    inner = told.get(name)
-    return inner if isinstance(inner, dict) else {}
+def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
+    section = settings.get(name)
+    return section if isinstance(section, dict) else {}
 
 
-def _whole(file: Path, name: str, value: Any) -> int:
+def _whole_number(file: Path, name: str, value: Any) -> int:
     try:
         return int(value)
     except (TypeError, ValueError):
-        raise CheckpointError(f"{file}: {name} is {visible(repr(value)[:40])}, not a whole number") from None
+        raise CheckpointError(f"{file}: {name} must be a whole number, got {visible(repr(value)[:40])}") from None

@@ -1,4 +1,4 @@
-"""Which releases of other libraries are supported, and an error that says so for any other."""
+"""Which releases of other libraries are supported; any other release raises MissingDependency."""
 
 from importlib.metadata import PackageNotFoundError, version
 
@@ -19,14 +19,14 @@ def check_release(*packages: str) -> None:
     """
     for package in packages:
         oldest, newest, end = SUPPORTED[package]
-        wanted = f"workbench.interop works with {package} from {oldest} to below {end}, and is tested up to {newest}"
-        cure = f"pip install '{package}>={oldest},<{end}'"
+        supported = f"workbench.interop works with {package} from {oldest} to below {end}, and is tested up to {newest}"
+        command = f"pip install '{package}>={oldest},<{end}'"
         try:
-            found = version(package)
+            installed = version(package)
         except PackageNotFoundError:
-            raise MissingDependency(f"{package} is not installed. {wanted}: {cure}") from None
-        if not _numbers(oldest) <= _numbers(found) < _numbers(end):
-            raise MissingDependency(f"{package} {found} is installed. {wanted}: {cure}")
+            raise MissingDependency(f"{package} is not installed. {supported}: {command}") from None
+        if not _numbers(oldest) <= _numbers(installed) < _numbers(end):
+            raise MissingDependency(f"{package} {installed} is installed. {supported}: {command}")
 
 
 def _numbers(release: str) -> tuple[int, ...]:

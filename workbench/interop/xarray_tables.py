@@ -1,7 +1,7 @@
-"""A trace for other people's tools: one xarray Dataset, which goes to zarr and netCDF and comes back; pandas tables.
+"""A trace as one xarray Dataset, which can be written to zarr and netCDF and read back, and as pandas tables.
 
-Nothing is rounded, renamed or made safe on the way: texts are as the model wrote them, in data, where nothing runs them
-(show them through `workbench.text`). A Dataset carries its manifest with the hash of every array, as a folder does.
+No number is rounded and no name changed. Texts are as the model wrote them, in data, where nothing executes them
+(display them through `workbench.text`). A Dataset carries its manifest with the hash of every array, as a folder does.
 """
 
 import os
@@ -28,55 +28,56 @@ from workbench.traces.steps import steps
 if TYPE_CHECKING:
     import pandas as pd
 
-PART = "part-00000.safetensors"  # where the arrays would lie if the trace were a folder
+PART = "part-00000.safetensors"  # the file that the arrays would be in if the trace were a folder
 NATS = {"logprob", "entropy", "top_logprobs", "lens_logprobs", "lens_entropy", "lens_kl"}
 
 
 def to_xarray(trace: Trace, names: str | Iterable[str] | None = None) -> xr.Dataset:
-    """A trace as one Dataset: a variable for each point and lane, with the axes that `workbench.hooks` gives.
+    """A trace as one Dataset: a variable for each hook point and summary, with the axes that `workbench.hooks` names.
 
-    A point that every layer holds is one variable under its short name (`resid_post`: layer pos d_model); one that
-    only some layers hold is a variable for each, under its full name. `names` are those to take, short or full; by
-    default all but what an interrupted generation keeps to go on from. Where an axis has several lengths the longest
-    keeps its name, and another is named with its length (`rank` and `rank_5`). bfloat16 is widened to float32.
-    Coordinates: `token`, `text`, `role` and `channel` of each `pos`. `attrs` say what the run was, and the variable
-    `manifest` says it all, in bytes: with it `from_xarray` gives the trace back.
+    A hook point recorded in every layer is one variable under its short name (`resid_post`: layer pos d_model). One
+    recorded in only some layers is a variable for each layer, under its full name. `names` selects them, short or full;
+    by default all except the state that an interrupted generation keeps for `resume`. Where an axis has several
+    lengths, the longest has the axis's name and the others the name with their length (`rank` and `rank_5`). bfloat16
+    is widened to float32. The coordinates `token`, `text`, `role` and `channel` are those of each `pos`. `attrs`
+    summarize the run. The variable `manifest` is the whole manifest in bytes, from which `from_xarray` restores the
+    trace.
 
     >>> data = to_xarray(trace, ["resid_post", "logprob"])
     >>> data["resid_post"].dims, data["logprob"].attrs["units"], data.attrs["trace"] == trace.id
     (('layer', 'pos', 'd_model'), 'nats', True)
 
-    `data.to_zarr(path, consolidated=False)` and `data.to_netcdf(path)` write it, with the extra [export]. netCDF holds
-    no text with a NUL in it: `data.drop_vars("text")` leaves out only what the manifest says as well.
+    `data.to_zarr(path, consolidated=False)` and `data.to_netcdf(path)` write it (extra: [export]). netCDF cannot hold
+    texts with a NUL: drop them with `data.drop_vars("text")`. Nothing is lost, because the manifest has them too.
 
     Raises NotRecorded or HookNameError for a name that the trace does not hold.
     """
-    wanted = _wanted(trace, names)
+    requested = _requested(trace, names)
     n_layers = trace.config["n_layers"]
     points: dict[str, list[str]] = {}
-    for name in wanted:
+    for name in requested:
         points.setdefault(hooks.point_of(name), []).append(name)
-    found: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+    arrays: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
     for point, members in points.items():
         infos = [trace.manifest.tensors[name] for name in members]
         if "*" in point and len(members) == n_layers and len({(i.shape, i.dtype, i.source) for i in infos}) == 1:
-            found[hooks.short_name(point)] = ("layer", *infos[0].axes), np.stack([trace[name] for name in members])
+            arrays[hooks.short_name(point)] = ("layer", *infos[0].axes), np.stack([trace[name] for name in members])
         else:
-            found |= {name: (info.axes, trace[name]) for name, info in zip(members, infos)}
+            arrays |= {name: (info.axes, trace[name]) for name, info in zip(members, infos)}
     longest: dict[str, int] = {}
-    for axes, array in found.values():
+    for axes, array in arrays.values():
         for axis, size in zip(axes, array.shape):
             longest[axis] = max(size, longest.get(axis, 0))
     data: dict[str, Any] = {}
-    for name, (axes, array) in found.items():
+    for name, (axes, array) in arrays.items():
         dims = [axis if size == longest[axis] else f"{axis}_{size}" for axis, size in zip(axes, array.shape)]
-        data[name] = (dims, array, _about(trace, name))
+        data[name] = (dims, array, _attributes(trace, name))
     infos = {}
-    for name in wanted:
+    for name in requested:
         info = trace.manifest.tensors[name]
         infos[name] = replace(info, chunks=(Chunk(PART, info.shape, _hash(trace.raw(name))),))
     data["manifest"] = "byte", np.frombuffer(encode_manifest(replace(trace.manifest, tensors=infos)), np.uint8)
-    role, channel = _said(trace)
+    role, channel = _roles_and_channels(trace)
     coords = {
         "pos": np.arange(len(trace)),
         "token": ("pos", np.array(trace.tokens, np.int64)),
@@ -90,14 +91,14 @@ def to_xarray(trace: Trace, names: str | Iterable[str] | None = None) -> xr.Data
 
 
 def from_xarray(data: xr.Dataset) -> Trace:
-    """The trace that `to_xarray` took: from memory, zarr or netCDF, with the arrays that are there, bit for bit.
+    """The trace that `to_xarray` exported, from memory, zarr or netCDF: the arrays in the Dataset, bit for bit.
 
-    >>> again = from_xarray(to_xarray(trace))
-    >>> again.id == trace.id, bool((again["resid_post", 3] == trace["resid_post", 3]).all())
+    >>> restored = from_xarray(to_xarray(trace))
+    >>> restored.id == trace.id, bool((restored["resid_post", 3] == trace["resid_post", 3]).all())
     (True, True)
 
-    Raises TraceCorrupt if a number differs from what was recorded or an array was cut, ArgumentError for a Dataset
-    that is no trace.
+    Raises TraceCorrupt if a number differs from the recorded one or an array was cut, ArgumentError for a Dataset that
+    does not hold a trace.
     """
     if "manifest" not in data or data["manifest"].dtype != np.uint8:
         raise ArgumentError("this Dataset holds no trace: the variable `manifest`, which to_xarray writes, is missing.")
@@ -112,27 +113,31 @@ def from_xarray(data: xr.Dataset) -> Trace:
         else:
             continue
         if array.shape != info.shape:
-            raise TraceCorrupt(f"{visible(name)} was {list(info.shape)} and is {list(array.shape)}: it was cut")
+            raise TraceCorrupt(f"{visible(name)} has shape {list(array.shape)}, not {list(info.shape)}: it was cut")
         array = np.asarray(array, dtype=DTYPES[info.dtype], order="C")
         if _hash(array) != info.chunks[0].sha256:
-            raise TraceCorrupt(f"{visible(name)} is not what was recorded: its numbers were changed, or damaged")
+            raise TraceCorrupt(f"{visible(name)} is not what was recorded: its numbers were changed or damaged")
         arrays[name] = array
     tensors = {name: replace(manifest.tensors[name], chunks=()) for name in arrays}
     return Trace(replace(manifest, tensors=tensors), arrays)
 
 
 def to_pandas(trace: Trace, what: str = "tokens") -> "pd.DataFrame":
-    """A table of a trace: `what` is one of
+    """A table of a trace. `what` is one of:
 
-    `tokens` (a row for each position: token, text, whether it was generated, role, channel, step, logprob, entropy),
-    `steps` (of the chain of thought: start, stop, tokens, kind, text), `messages`, `predictions` (pos rank: token,
-    text, logprob), `routing` (layer pos choice: expert, weight, logit) or `layers` (layer pos: all lanes of that
-    shape). Log-probabilities and entropies are in nats; `attrs` say what the run was.
+    `tokens`: a row for each position (token, text, whether it was generated, role, channel, step, logprob, entropy)
+    `steps`: the steps of the chain of thought (start, stop, tokens, kind, text)
+    `messages`: the messages, with their spans and texts
+    `predictions`: the most likely next tokens (pos rank: token, text, logprob)
+    `routing`: the chosen experts (layer pos choice: expert, weight, logit)
+    `layers`: all summaries over (layer pos)
+
+    Log-probabilities and entropies are in nats; `attrs` summarize the run.
 
     >>> to_pandas(trace, "routing").columns.tolist()
     ['layer', 'pos', 'choice', 'expert', 'weight', 'logit']
 
-    Raises ArgumentError for another table.
+    Raises ArgumentError for another value of `what`.
     """
     import pandas as pd
 
@@ -140,20 +145,20 @@ def to_pandas(trace: Trace, what: str = "tokens") -> "pd.DataFrame":
         raise ArgumentError(f"what must be one of {', '.join(TABLES)}, got {what!r}.")
     table = pd.DataFrame(TABLES[what](trace))
     if "step" in table:
-        table["step"] = table["step"].astype("Int64")  # whole numbers, where there is one
+        table["step"] = table["step"].astype("Int64")  # nullable: not every token is in a step
     table.attrs.update(_provenance(trace))
     return table
 
 
 def to_parquet(trace: Trace, what: str, path: os.PathLike | str) -> Path:
-    """Writes a table of `to_pandas` as Parquet, in place of what was there, whole or not at all; gives the path.
+    """Writes a table of `to_pandas` as Parquet and returns the path. It replaces a file in full or not at all.
 
-    `pandas.read_parquet` gives it back with its `attrs`; polars, DuckDB and R read it as well.
+    `pandas.read_parquet` restores it with its `attrs`; polars, DuckDB and R read it as well.
 
     >>> to_parquet(trace, "tokens", "tokens.parquet")  # doctest: +SKIP
     PosixPath('tokens.parquet')
 
-    Raises ArgumentError for another table, MissingDependency without pyarrow.
+    Raises ArgumentError for another value of `what`, MissingDependency without pyarrow.
     """
     path = expanded(path)
     table = to_pandas(trace, what)
@@ -163,16 +168,16 @@ def to_parquet(trace: Trace, what: str, path: os.PathLike | str) -> Path:
     return path
 
 
-# What tables are made of: name of a column -> its values.
+# The tables: name of a column -> its values.
 
 Columns = dict[str, Any]
 
 
 def _tokens(trace: Trace) -> Columns:
-    role, channel = _said(trace)
-    held: list[int | None] = [None] * len(trace)
+    role, channel = _roles_and_channels(trace)
+    step_of_token: list[int | None] = [None] * len(trace)
     for number, step in enumerate(steps(trace)):
-        held[step.start : step.stop] = [number] * len(step)
+        step_of_token[step.start : step.stop] = [number] * len(step)
     return {
         "pos": np.arange(len(trace)),
         "token": trace.tokens,
@@ -180,20 +185,20 @@ def _tokens(trace: Trace) -> Columns:
         "generated": np.arange(len(trace)) >= trace.prompt_length,
         "role": role,
         "channel": channel,
-        "step": held,
+        "step": step_of_token,
         **{name: trace[name] for name in ("logprob", "entropy") if name in trace},
     }
 
 
 def _steps(trace: Trace) -> Columns:
-    found = steps(trace)
+    all_steps = steps(trace)
     return {
-        "step": np.arange(len(found)),
-        "start": [step.start for step in found],
-        "stop": [step.stop for step in found],
-        "tokens": [len(step) for step in found],
-        "kind": [step.kind for step in found],
-        "text": [step.text for step in found],
+        "step": np.arange(len(all_steps)),
+        "start": [step.start for step in all_steps],
+        "stop": [step.stop for step in all_steps],
+        "tokens": [len(step) for step in all_steps],
+        "kind": [step.kind for step in all_steps],
+        "text": [step.text for step in all_steps],
     }
 
 
@@ -217,10 +222,10 @@ def _messages(trace: Trace) -> Columns:
 
 def _predictions(trace: Trace) -> Columns:
     ids = np.asarray(trace["top_ids"])
-    words = trace.vocab_text
+    vocab_text = trace.vocab_text
     columns = _long(("pos", "rank"), ids.shape)
     token = ids.ravel()
-    texts = [words.get(int(i)) for i in token]
+    texts = [vocab_text.get(int(i)) for i in token]
     return columns | {"token": token, "text": texts, "logprob": np.asarray(trace["top_logprobs"]).ravel()}
 
 
@@ -234,11 +239,11 @@ def _routing(trace: Trace) -> Columns:
 
 
 def _layers(trace: Trace) -> Columns:
-    lanes = [name for name, axes in hooks.SUMMARIES.items() if axes == ("layer", "pos") and name in trace]
-    if not lanes:
-        raise NotRecorded("this trace holds no lane of the shape (layer pos), such as margin or resid_norm")
-    columns = _long(("layer", "pos"), trace[lanes[0]].shape)
-    return columns | {name: np.asarray(trace[name]).ravel() for name in lanes}
+    summaries = [name for name, axes in hooks.SUMMARIES.items() if axes == ("layer", "pos") and name in trace]
+    if not summaries:
+        raise NotRecorded("this trace holds no summary over (layer pos), such as margin or resid_norm")
+    columns = _long(("layer", "pos"), trace[summaries[0]].shape)
+    return columns | {name: np.asarray(trace[name]).ravel() for name in summaries}
 
 
 TABLES: dict[str, Callable[[Trace], Columns]] = {
@@ -255,7 +260,7 @@ def _long(axes: tuple[str, ...], shape: tuple[int, ...]) -> Columns:
     return dict(zip(axes, (index.ravel() for index in np.indices(shape)), strict=True))
 
 
-def _said(trace: Trace) -> tuple[list[str | None], list[str | None]]:
+def _roles_and_channels(trace: Trace) -> tuple[list[str | None], list[str | None]]:
     """Role and channel of every position."""
     role: list[str | None] = [None] * len(trace)
     channel = list(role)
@@ -267,7 +272,7 @@ def _said(trace: Trace) -> tuple[list[str | None], list[str | None]]:
 
 
 def _provenance(trace: Trace) -> dict[str, Any]:
-    """What the run was, in what netCDF and Parquet can hold: texts and whole numbers."""
+    """A summary of the run in types that netCDF and Parquet can hold: texts and whole numbers."""
     manifest = trace.manifest
     return {
         "trace": trace.id,
@@ -281,24 +286,28 @@ def _provenance(trace: Trace) -> dict[str, Any]:
     }
 
 
-def _about(trace: Trace, variable: str) -> dict[str, str]:
-    layer = variable not in trace.manifest.tensors  # a short name: every layer's
-    first = hooks.full_name(variable, 0) if layer else variable
+def _attributes(trace: Trace, variable: str) -> dict[str, str]:
+    is_short = variable not in trace.manifest.tensors  # then it holds every layer
+    first = hooks.full_name(variable, 0) if is_short else variable
     info = trace.manifest.tensors[first]
-    about = {"hook_point": hooks.point_of(first) if layer else variable, "source": info.source, "dtype": info.dtype}
-    return about | ({"units": "nats"} if variable in NATS else {})
+    attributes = {
+        "hook_point": hooks.point_of(first) if is_short else variable,
+        "source": info.source,
+        "dtype": info.dtype,
+    }
+    return attributes | ({"units": "nats"} if variable in NATS else {})
 
 
-def _wanted(trace: Trace, names: str | Iterable[str] | None) -> list[str]:
+def _requested(trace: Trace, names: str | Iterable[str] | None) -> list[str]:
     if names is None:
         return [name for name in trace.names() if hooks.point_of(name) not in hooks.GENERATION_STATE]
-    wanted: list[str] = []
-    for asked in [names] if isinstance(names, str) else names:
-        held = [name for name in trace.names() if asked in (name, hooks.point_of(name), hooks.short_name(name))]
-        if not held:
-            trace[asked]  # raises what says why
-        wanted += [name for name in held if name not in wanted]
-    return wanted
+    requested: list[str] = []
+    for word in [names] if isinstance(names, str) else names:
+        matching = [name for name in trace.names() if word in (name, hooks.point_of(name), hooks.short_name(name))]
+        if not matching:
+            trace[word]  # raises the error that says why it is missing
+        requested += [name for name in matching if name not in requested]
+    return requested
 
 
 def _hash(array: np.ndarray) -> str:

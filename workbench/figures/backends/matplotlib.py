@@ -1,8 +1,8 @@
-"""A Figure as matplotlib draws it for paper: SVG, PDF and PNG, the same bytes whenever the same figure is made.
+"""Draws a Figure with matplotlib for paper: SVG, PDF and PNG, with the same bytes whenever the same figure is made.
 
-Nothing of a reader's own settings comes in: matplotlib's defaults, the font that it ships, Agg, no pyplot, no dates,
-and identifiers from the figure's own digest. Text is never taken for a formula, and a character that the font does not
-have is shown by its number.
+A reader's own settings have no effect: the backend uses matplotlib's defaults, the font that matplotlib ships, Agg,
+no pyplot, no dates, and identifiers from the figure's own digest. Text is never taken for a formula, and a character
+that the font does not have is shown by its code point.
 """
 
 import json
@@ -41,8 +41,8 @@ if TYPE_CHECKING:
 FORMATS = ("svg", "pdf", "png")
 DPI = 300
 INCH, POINT = 25.4, 25.4 / 72  # mm
-VECTOR = 4096  # cells; more are drawn as one image
-LETTER = 0.57  # of the size of the type: how wide a letter is, about
+VECTOR = 4096  # cells; larger matrices are drawn as one image
+LETTER = 0.57  # approximate width of a letter, as a share of the type size
 _CONTROL = range(0x2400, 0x2420)  # pictures of control characters, which the font does not have
 
 
@@ -51,40 +51,40 @@ def images(
 ) -> dict[str, bytes]:
     """The bytes of each format, with `origin` in their metadata.
 
-    Raises FigureError for a format that there is not, MissingDependency without matplotlib.
+    Raises FigureError for an unknown format, MissingDependency without matplotlib.
     """
-    for wanted in formats:
-        if wanted not in FORMATS:
-            raise FigureError(f"there is no format {visible(str(wanted))!r}: choose among {', '.join(FORMATS)}")
-    matplotlib = needed()
-    told = json.dumps(origin or {}, sort_keys=True)
-    titled = {"Title": drawable(figure.title)} if figure.title else {}
+    for name in formats:
+        if name not in FORMATS:
+            raise FigureError(f"there is no format {visible(str(name))!r}: choose among {', '.join(FORMATS)}")
+    matplotlib = import_matplotlib()
+    description = json.dumps(origin or {}, sort_keys=True)
+    title = {"Title": drawable(figure.title)} if figure.title else {}
     metadata: dict[str, dict[str, Any]] = {
-        "svg": {**titled, "Description": told, "Creator": "workbench", "Date": None},
-        "pdf": {**titled, "Keywords": told, "Creator": "workbench", "Producer": None, "CreationDate": None},
-        "png": {**titled, "Description": told, "Software": "workbench"},
+        "svg": {**title, "Description": description, "Creator": "workbench", "Date": None},
+        "pdf": {**title, "Keywords": description, "Creator": "workbench", "Producer": None, "CreationDate": None},
+        "png": {**title, "Description": description, "Software": "workbench"},
     }
-    drawn = {}
+    image_of = {}
     with _settings(matplotlib, figure.digest):
         sheet = _sheet(figure)
-        for wanted in formats:
-            out = BytesIO()
-            sheet.savefig(out, format=wanted, dpi=DPI, metadata=metadata[wanted])
-            drawn[wanted] = out.getvalue()
-    return drawn
+        for name in formats:
+            buffer = BytesIO()
+            sheet.savefig(buffer, format=name, dpi=DPI, metadata=metadata[name])
+            image_of[name] = buffer.getvalue()
+    return image_of
 
 
-def needed() -> Any:
-    """matplotlib; MissingDependency without it."""
-    for part in ("figure", "style"):  # not there before they are imported by name
+def import_matplotlib() -> Any:
+    """The module matplotlib; MissingDependency if it is not installed."""
+    for part in ("figure", "style"):  # submodules must be imported by name
         require(f"matplotlib.{part}", extra="figures")
     return require("matplotlib", extra="figures")
 
 
 @lru_cache(maxsize=1)
 def font() -> tuple[Path, frozenset[int]]:
-    """The font that matplotlib ships, and the characters that it has."""
-    matplotlib = needed()
+    """The font that matplotlib ships, and the code points that it has."""
+    matplotlib = import_matplotlib()
     from matplotlib.ft2font import FT2Font
 
     path = Path(matplotlib.get_data_path(), "fonts/ttf/DejaVuSans.ttf")
@@ -92,27 +92,27 @@ def font() -> tuple[Path, frozenset[int]]:
 
 
 def drawable(text: str) -> str:
-    r"""Text as the shipped font can show it: what it has no picture of is shown by its number.
+    r"""Text as the shipped font can show it: a character that the font lacks is shown by its code point.
 
     >>> drawable("a\n\tb \u4e2d \U0001f600")
     'a↵⟨U+0009⟩b ⟨U+4E2D⟩ 😀'
     """
-    known = font()[1]
+    in_font = font()[1]
 
-    def one(char: str) -> str:
+    def replacement(char: str) -> str:
         code = ord(char)
-        return char if code in known else f"⟨U+{code - 0x2400 if code in _CONTROL else code:04X}⟩"
+        return char if code in in_font else f"⟨U+{code - 0x2400 if code in _CONTROL else code:04X}⟩"
 
-    return "".join(map(one, visible(text, newline="↵")))
+    return "".join(map(replacement, visible(text, newline="↵")))
 
 
 @contextmanager
 def _settings(matplotlib: Any, salt: str) -> Iterator[None]:
-    """matplotlib as it comes, whatever a reader has set, and what makes its output repeat itself."""
-    ours = {
+    """matplotlib's defaults, whatever the user has set, with settings that make its output reproducible."""
+    settings = {
         "svg.hashsalt": salt,
         "svg.fonttype": "path",  # looks the same where the font is not installed
-        "pdf.fonttype": 42,  # text stays text
+        "pdf.fonttype": 42,  # text remains selectable text
         "text.parse_math": False,
         "font.size": LABEL,
         "axes.linewidth": 0.5,
@@ -136,7 +136,7 @@ def _settings(matplotlib: Any, salt: str) -> Iterator[None]:
         "legend.frameon": False,
         "hatch.linewidth": 0.4,
     }
-    with matplotlib.style.context(["default", ours]):
+    with matplotlib.style.context(["default", settings]):
         yield
 
 
@@ -149,8 +149,8 @@ def _sheet(figure: "Figure") -> Any:
     notes = textwrap.wrap(drawable(figure.note).replace(" %", "\u00a0%"), letters) if figure.note else []
     headings = textwrap.wrap(drawable(figure.title), int(width / (TITLE * LETTER * POINT))) if figure.title else []
     below = len(notes) * SMALL * 1.25 * POINT + (1.5 if notes else 0)
-    over = len(headings) * TITLE * 1.3 * POINT + (1.0 if headings else 0)
-    rect = (0, below / height, 1, 1 - (below + over) / height)
+    above = len(headings) * TITLE * 1.3 * POINT + (1.0 if headings else 0)
+    rect = (0, below / height, 1, 1 - (below + above) / height)
     sheet = Sheet(figsize=(width / INCH, height / INCH), dpi=DPI, layout="constrained")
     gap = 1.2 / INCH
     sheet.get_layout_engine().set(rect=rect, w_pad=gap, h_pad=gap / 2, wspace=0.03, hspace=0.02)  # pyright: ignore
@@ -172,7 +172,7 @@ def _sheet(figure: "Figure") -> Any:
         text.set_parse_math(False)  # pyright: ignore
     sheet.get_layout_engine().execute(sheet)  # pyright: ignore  once for all formats
     sheet.set_layout_engine(None)  # pyright: ignore
-    for axes in sheet.axes:  # the solver's last bits differ from process to process, and ids are made of them
+    for axes in sheet.axes:  # the layout's last bits differ between processes, and ids in the file depend on them
         left, bottom, width_, height_ = (round(side, 5) for side in axes.get_position().bounds)
         axes.set_position((left, bottom, width_, height_))
     return sheet
@@ -182,18 +182,18 @@ def _panel(figure: "Figure", panel: "Panel", axes: Any, named: set[tuple[str, in
     left, right, bottom, top = panel.bounds()
     axes.set_xlim((right, left) if panel.x.flipped else (left, right))
     axes.set_ylim((top, bottom) if panel.y.flipped else (bottom, top))
-    per_unit = figure.width * 0.85 / figure.columns / (right - left)  # mm, about
+    per_unit = figure.width * 0.85 / figure.columns / (right - left)  # mm, approximately
     for mark in panel.marks:
         _DRAW[mark.kind](axes, mark, per_unit)
     for letter, axis, ticks in (("x", panel.x, panel.ticks()[0]), ("y", panel.y, panel.ticks()[1])):
-        kept = getattr(axes, f"{letter}axis")
-        kept.set_ticks([at for at, _ in ticks], labels=[drawable(text) for _, text in ticks])
-        kept.set_ticks([], minor=True)
-        kept.set_label_text(drawable(axis.label))
+        axis_artist = getattr(axes, f"{letter}axis")
+        axis_artist.set_ticks([at for at, _ in ticks], labels=[drawable(text) for _, text in ticks])
+        axis_artist.set_ticks([], minor=True)
+        axis_artist.set_label_text(drawable(axis.label))
         if axis.small:
             axes.tick_params(axis=letter, labelsize=SMALL, rotation=90 if letter == "x" else 0, length=1.0)
         if axis.hidden:
-            kept.set_visible(False)
+            axis_artist.set_visible(False)
     if bottom < 0 < top and any(isinstance(mark, Bars) for mark in panel.marks):
         axes.axhline(0, color=INK, lw=0.5, zorder=2)
     filled = any(isinstance(mark, Cells) for mark in panel.marks)
@@ -208,7 +208,7 @@ def _panel(figure: "Figure", panel: "Panel", axes: Any, named: set[tuple[str, in
 
 
 def _legend(figure: "Figure", panel: "Panel", axes: Any, named: set[tuple[str, int]]) -> int:
-    """What each colour means, above the panel, unless an earlier panel says it; gives how many lines it takes."""
+    """Adds a legend above the panel for names that no earlier panel has shown; returns the number of its lines."""
     from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
@@ -246,7 +246,7 @@ def _legend(figure: "Figure", panel: "Panel", axes: Any, named: set[tuple[str, i
     return -(-len(handles) // columns)
 
 
-# One function a mark.
+# One drawing function for each mark.
 
 
 def _line(axes: Any, mark: Line, per_unit: float) -> None:
@@ -290,9 +290,9 @@ def _cells(axes: Any, mark: Cells, per_unit: float) -> None:
         light = luminance(colors) > 0.35
         for (row, column), value in np.ndenumerate(mark.values):
             if at[row, column] >= 0:
-                ink = INK if light[at[row, column]] else "#ffffff"
-                said = f"{value:.{mark.decimals()}f}".replace("-", "−")
-                axes.text(column, row, said, color=ink, size=SMALL, ha="center", va="center")
+                text_color = INK if light[at[row, column]] else "#ffffff"
+                label = f"{value:.{mark.decimals()}f}".replace("-", "−")
+                axes.text(column, row, label, color=text_color, size=SMALL, ha="center", va="center")
     ends = float(mark.low or 0), float(mark.high or 0)
     shown = ScalarMappable(Normalize(*ends), scale)
     bar = axes.figure.colorbar(shown, ax=axes, aspect=22, fraction=0.06, pad=0.015)
@@ -319,13 +319,15 @@ def _arcs(axes: Any, mark: Arcs, per_unit: float) -> None:
 
 def _rule(axes: Any, mark: Rule, per_unit: float) -> None:
     style = {"color": FAINT, "lw": 0.7, "ls": (0, (1, 1.5)), "zorder": 1}
-    said = {"size": TICK, "color": "#4d4d4d"}
+    text_style = {"size": TICK, "color": "#4d4d4d"}
     if mark.axis == "y":
         axes.axhline(mark.at, **style)
-        axes.text(1, mark.at, f" {drawable(mark.text)}", transform=axes.get_yaxis_transform(), va="center", **said)
+        axes.text(
+            1, mark.at, f" {drawable(mark.text)}", transform=axes.get_yaxis_transform(), va="center", **text_style
+        )
     else:
         axes.axvline(mark.at, **style)
-        axes.text(mark.at, 1, f" {drawable(mark.text)}", transform=axes.get_xaxis_transform(), va="top", **said)
+        axes.text(mark.at, 1, f" {drawable(mark.text)}", transform=axes.get_xaxis_transform(), va="top", **text_style)
 
 
 def _whiskers(axes: Any, mark: Bars | Points) -> None:

@@ -1,4 +1,4 @@
-"""A Figure as plotly draws it: the same numbers, limits, ticks and colours, to zoom into and to hover over."""
+"""Draws a Figure with plotly: the same numbers, limits, ticks and colors, to zoom into and to hover over."""
 
 import textwrap
 from typing import TYPE_CHECKING, Any
@@ -13,15 +13,15 @@ from workbench.text import visible
 if TYPE_CHECKING:
     from workbench.figures.spec import Figure, Panel
 
-PX = 5.0  # a mm on the screen
-POINT = 1.75  # a point of type on the screen
-LETTER = 0.6  # of the size of the type: how wide a letter is, about
+PX = 5.0  # pixels for each mm
+POINT = 1.75  # pixels for each point of type
+LETTER = 0.6  # approximate width of a letter, as a share of the type size
 SYMBOLS = {"dot": "circle", "ring": "circle-open", "square": "square"}
-_MEANT = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;"})
+_ESCAPES = str.maketrans({"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "%": "&#37;"})
 
 
 def inert(text: str) -> str:
-    """Text as plotly shows it letter for letter: no markup, no formula, no template, nothing that cannot be seen.
+    """Text that plotly shows letter for letter: no markup, no formula, no template, no invisible character.
 
     plotly takes <b>, <a href> and entities for markup, $…$ for a formula where MathJax is loaded, and %{…} for a
     template.
@@ -29,11 +29,11 @@ def inert(text: str) -> str:
     >>> inert('<b>x</b> $y$ %{z}')
     '&lt;b&gt;x&lt;/b&gt; &#36;y&#36; &#37;{z}'
     """
-    return visible(text, newline="↵").translate(_MEANT)
+    return visible(text, newline="↵").translate(_ESCAPES)
 
 
 def interactive(figure: "Figure") -> Any:
-    """The figure as plotly's own; raises MissingDependency without plotly."""
+    """The figure as a `plotly.graph_objects.Figure`; raises MissingDependency without plotly."""
     graph_objects = require("plotly.graph_objects", extra="lab")
     width, height = figure.width * PX, (figure.height or 0) * PX
     notes = textwrap.wrap(figure.note, int(width / (SMALL * POINT * LETTER)))
@@ -59,8 +59,8 @@ def interactive(figure: "Figure") -> Any:
     for number, panel in enumerate(figure.panels):
         _panel(figure, panel, number, traces, layout, named)
     if figure.note:
-        said = _said("", 0, 0, "paper", "paper", yshift=-55, xanchor="left", yanchor="top", size=SMALL)
-        layout["annotations"].append(said | {"text": "<br>".join(map(inert, notes))})
+        annotation = _annotation("", 0, 0, "paper", "paper", yshift=-55, xanchor="left", yanchor="top", size=SMALL)
+        layout["annotations"].append(annotation | {"text": "<br>".join(map(inert, notes))})
     return graph_objects.Figure({"data": traces, "layout": layout})
 
 
@@ -100,7 +100,7 @@ def _panel(
     if panel.title:
         at = {"xref": f"x{here} domain", "yref": f"y{here} domain"}
         layout["annotations"].append(
-            _said(panel.title, 0, 1, at["xref"], at["yref"], yanchor="bottom", xanchor="left", size=LABEL)
+            _annotation(panel.title, 0, 1, at["xref"], at["yref"], yanchor="bottom", xanchor="left", size=LABEL)
         )
     if any(isinstance(mark, Cells) for mark in panel.marks):
         layout[f"xaxis{here}"]["constrain"] = "domain"
@@ -117,16 +117,16 @@ def _panel(
 
 
 def _domain(figure: "Figure", number: int) -> tuple[list[float], list[float]]:
-    """Which part of the sheet a panel takes, 0 to 1 from the left and from below."""
+    """The part of the sheet that a panel takes, as shares (0 to 1) from the left and from below."""
     gap = 0.11
     row, column = divmod(number, figure.columns)
-    wide = (1 - gap * (figure.columns - 1)) / figure.columns
-    room = 1 - min(0.08, 0.5 / len(figure.rows)) * (len(figure.rows) - 1)
-    space = (1 - room) / max(len(figure.rows) - 1, 1)
-    shares = [height / sum(figure.rows) * room for height in figure.rows]
-    above = sum(shares[:row]) + space * row
-    start = column * (wide + gap)
-    return [start, min(start + wide, 1.0)], [max(1 - above - shares[row], 0.0), 1 - above]
+    panel_width = (1 - gap * (figure.columns - 1)) / figure.columns
+    panels_height = 1 - min(0.08, 0.5 / len(figure.rows)) * (len(figure.rows) - 1)
+    row_gap = (1 - panels_height) / max(len(figure.rows) - 1, 1)
+    shares = [height / sum(figure.rows) * panels_height for height in figure.rows]
+    above = sum(shares[:row]) + row_gap * row
+    start = column * (panel_width + gap)
+    return [start, min(start + panel_width, 1.0)], [max(1 - above - shares[row], 0.0), 1 - above]
 
 
 def _drawn(mark: Mark, here: str, layout: dict[str, Any], across: list[float], down: list[float]) -> list[dict]:
@@ -147,11 +147,11 @@ def _drawn(mark: Mark, here: str, layout: dict[str, Any], across: list[float], d
     if isinstance(mark, Points):
         point = {"type": "scatter", "mode": "markers", "x": _list(mark.x), "y": _list(mark.y), **_interval(mark)}
         look = {"color": color, "symbol": SYMBOLS[mark.shape], "size": 12 if mark.shape == "ring" else 6}
-        said = {"text": [inert(text) for text in mark.text], "hoverinfo": "text+x+y"} if mark.text else {}
-        return [point | {"marker": look | {"line": {"width": 2, "color": color}}} | said]
+        hover = {"text": [inert(text) for text in mark.text], "hoverinfo": "text+x+y"} if mark.text else {}
+        return [point | {"marker": look | {"line": {"width": 2, "color": color}}} | hover]
     if isinstance(mark, Cells):
         colors = shades(mark.scale or "mass", 16)
-        grey = {"type": "heatmap", "z": [[0.0] * mark.values.shape[1]] * mark.values.shape[0], "showscale": False}
+        background = {"type": "heatmap", "z": [[0.0] * mark.values.shape[1]] * mark.values.shape[0], "showscale": False}
         cells = {
             "type": "heatmap",
             "z": [_list(row) for row in mark.values],
@@ -169,7 +169,7 @@ def _drawn(mark: Mark, here: str, layout: dict[str, Any], across: list[float], d
         }
         if mark.written:
             cells["texttemplate"] = f"%{{z:.{mark.decimals()}f}}"
-        return [grey | {"colorscale": [[0, NOTHING], [1, NOTHING]], "hoverinfo": "skip"}, cells]
+        return [background | {"colorscale": [[0, NOTHING], [1, NOTHING]], "hoverinfo": "skip"}, cells]
     if isinstance(mark, Blocks):
         for start, stop, tint in zip(mark.start, mark.stop, mark.colors):
             layout["shapes"].append(
@@ -188,7 +188,7 @@ def _drawn(mark: Mark, here: str, layout: dict[str, Any], across: list[float], d
             )
         middle = (mark.start + mark.stop) / 2
         text = {"type": "scatter", "mode": "text", "x": _list(middle), "y": [0.5] * len(middle), "hoverinfo": "text"}
-        return [text | {"text": [inert(one) for one in mark.text], "textfont": {"size": TICK * POINT}}]
+        return [text | {"text": [inert(label) for label in mark.text], "textfont": {"size": TICK * POINT}}]
     if isinstance(mark, Arcs):
         return [
             {
@@ -207,16 +207,20 @@ def _drawn(mark: Mark, here: str, layout: dict[str, Any], across: list[float], d
     line = {"type": "line", "line": {"color": FAINT, "width": 1, "dash": "dot"}}
     if mark.axis == "y":
         line |= {"xref": f"x{here} domain", "yref": "y" + here, "x0": 0, "x1": 1, "y0": mark.at, "y1": mark.at}
-        said = _said(mark.text, 1, mark.at, f"x{here} domain", "y" + here, yanchor="bottom", xanchor="right", size=TICK)
+        annotation = _annotation(
+            mark.text, 1, mark.at, f"x{here} domain", "y" + here, yanchor="bottom", xanchor="right", size=TICK
+        )
     else:
         line |= {"xref": "x" + here, "yref": f"y{here} domain", "x0": mark.at, "x1": mark.at, "y0": 0, "y1": 1}
-        said = _said(mark.text, mark.at, 1, "x" + here, f"y{here} domain", yanchor="top", xanchor="left", size=TICK)
+        annotation = _annotation(
+            mark.text, mark.at, 1, "x" + here, f"y{here} domain", yanchor="top", xanchor="left", size=TICK
+        )
     layout["shapes"].append(line)
-    layout["annotations"] += [said] if mark.text else []
+    layout["annotations"] += [annotation] if mark.text else []
     return []
 
 
-def _said(text: str, x: float, y: float, xref: str, yref: str, *, size: float, **more: Any) -> dict[str, Any]:
+def _annotation(text: str, x: float, y: float, xref: str, yref: str, *, size: float, **more: Any) -> dict[str, Any]:
     place = {"x": x, "y": y, "xref": xref, "yref": yref, "showarrow": False, "align": "left"}
     return place | {"text": inert(text), "font": {"size": size * POINT}, **more}
 
