@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 import workbench as wb
 from workbench.figures import Figure
-from workbench.studies import routes as study
+from workbench.studies import content_vs_routing as study
 from workbench.studies.held_out import pocket
 
 CODE = study.__file__

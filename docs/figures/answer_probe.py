@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import workbench as wb
 from workbench.figures import Figure
-from workbench.studies import known_before_said as study
+from workbench.studies import answer_probe as study
 from workbench.studies.held_out import pocket
 
 CODE = study.__file__

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import workbench as wb
 from workbench.figures import Figure
-from workbench.studies import rules as study
+from workbench.studies import induction_heads as study
 from workbench.studies.held_out import pocket
 
 CODE = study.__file__

@@ -1,10 +1,10 @@
-"""Does it know without thinking? How likely the answer is at low effort, and at high effort before and after."""
+"""The error of attribution patching where routing flips, where it does not, and with frozen routing."""
 
 from collections.abc import Sequence
 
 import workbench as wb
 from workbench.figures import Figure
-from workbench.studies import efforts as study
+from workbench.studies import attribution_patching_error as study
 from workbench.studies.held_out import pocket
 
 CODE = study.__file__
