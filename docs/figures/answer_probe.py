@@ -1,6 +1,6 @@
-"""Is the answer in the residual stream before it is said? A probe on other problems, at the ends of earlier steps.
+"""Is the answer in the residual stream before it is generated? Linear probes for values at the ends of earlier steps.
 
-What is claimed was seen on the problems of the seed "figures"; what is drawn are others.
+The title was chosen on the problems of the seed "figures"; the figure shows other problems.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Where does attention go? The ledger of every layer: sink, self, first token, window, and what lies beyond it."""
+"""Where does attention go? Its split by layer: sink, self, first token, window, and beyond the window."""
 
 from collections.abc import Sequence
 
