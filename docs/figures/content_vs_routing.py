@@ -1,4 +1,4 @@
-"""What or who? The effect of hiding a step: what experts compute on, how they are weighted, and which of them run."""
+"""How hiding a step acts on later ones: through the experts' inputs, through their weights, or through their choice."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""What are experts about? What the choice of one tells about the kind of problem, and what is left given the token."""
+"""Information of the expert choice about the kind of problem: plain, and conditioned on the token."""
 
 from collections.abc import Sequence
 

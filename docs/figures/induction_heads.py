@@ -1,7 +1,7 @@
-"""Which head follows which rule? Words drawn at random and said twice, beside the same words after other ones.
+"""Previous-token, duplicate-token and induction heads, on sequences of random words that are repeated once.
 
-The second half is the same in both: what a head gives to the place of a rule in the one and not in the other is due to
-the words that return, not to the distance.
+The null is the same second half after a first half of other words. The attention that a head gives to the position of
+a rule in the repeated sequence and not in the null is due to the repeated words, not to the distance.
 """
 
 from collections.abc import Sequence

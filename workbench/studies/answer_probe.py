@@ -39,7 +39,13 @@ def measure(model: wb.Model, family: str, target: str, seed: str = "fresh") -> x
 
 
 def scores(
-    model: wb.Model, trace: wb.Trace, positions: Sequence[int], family: str, target: str, layer: int, seed: str = "fresh"
+    model: wb.Model,
+    trace: wb.Trace,
+    positions: Sequence[int],
+    family: str,
+    target: str,
+    layer: int,
+    seed: str = "fresh",
 ) -> xr.DataArray:
     """The probe's scores at positions of another run (position label): 1 means yes, a label's share means no evidence.
 

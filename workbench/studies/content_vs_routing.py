@@ -1,4 +1,4 @@
-"""What or who? The effect of hiding a step: what experts compute on, how they are weighted, and which of them run."""
+"""How hiding a step acts on later ones: through the experts' inputs, through their weights, or through their choice."""
 
 from collections.abc import Sequence
 from functools import cache
@@ -8,51 +8,57 @@ import xarray as xr
 
 import workbench as wb
 from workbench.figures import Figure, bars, beside
-from workbench.studies.held_out import read
+from workbench.studies.held_out import traced_problems
 
 FAMILIES, N, LENGTH, SEED = ("variables", "hops", "lists"), 6, 4, "what or who"
-PARTS = {"content": "content", "reweighting": "other weights", "rerouting": "other experts"}
+PARTS = {"content": "content", "reweighting": "reweighting", "rerouting": "rerouting"}
 
 
 @cache
 def measure(model: wb.Model, seed: str = SEED, n: int = N) -> xr.Dataset:
-    """Of hiding each step, means over pairs of steps of a problem: `parts` of the effect on a step that uses it, in
-    nats (family part problem), and `shift`, the share of experts that are others (family pair problem).
+    """The effects of hiding each step, averaged over the pairs of steps of a problem.
+
+    Returns a Dataset:
+        parts (family part problem): parts of the effect on a later step that uses the hidden one, in nats
+        shift (family pair problem): the share of the later step's experts that change, where it uses the hidden step
+            and where it does not
     """
     parts = np.zeros((len(FAMILIES), len(PARTS), n))
     shift = np.zeros((len(FAMILIES), 2, n))
     for f, family in enumerate(FAMILIES):
-        for k, (problem, steps, trace) in enumerate(read(model, family, n, LENGTH, "", seed=seed)):
+        for k, (problem, steps, trace) in enumerate(traced_problems(model, family, n, LENGTH, "", seed=seed)):
             effect = wb.reasoning.suppression(model, trace, steps, split_routing=True)
             uses = np.zeros((len(steps), len(steps)), bool)
             for i, sources in problem.edges.items():
                 uses[i, list(sources)] = True
-            rest = np.tril(~uses, -1)
+            unused = np.tril(~uses, -1)
             parts[f, :, k] = [effect[name].values[uses].mean() for name in PARTS]
-            shift[f, :, k] = [effect["routing"].values[pairs].mean() for pairs in (uses, rest)]
+            shift[f, :, k] = [effect["routing"].values[pairs].mean() for pairs in (uses, unused)]
     return xr.Dataset(
         {"parts": (("family", "part", "problem"), parts), "shift": (("family", "pair", "problem"), shift)},
-        {"family": list(FAMILIES), "part": list(PARTS.values()), "pair": ["it uses it", "it does not"]},
+        {"family": list(FAMILIES), "part": list(PARTS.values()), "pair": ["used", "not used"]},
         {"n": n},
     )
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     """The figure, and the traces behind it."""
-    found, panels = measure(model), []
+    effects, panels = measure(model), []
     for name, by, label in (
         ("parts", "part", "effect on a step that uses it (nats)"),
-        ("shift", "pair", "share of experts that are others"),
+        ("shift", "pair", "share of experts that change"),
     ):
-        sure = wb.statistics.mean_interval(found[name].transpose("problem", "family", by).values)
-        value, low, high = (found[name].isel(problem=0, drop=True).copy(data=part) for part in sure[:3])
+        mean = wb.statistics.mean_interval(effects[name].transpose("problem", "family", by).values)
+        value, low, high = (effects[name].isel(problem=0, drop=True).copy(data=bound) for bound in mean[:3])
         panels.append(bars(value.assign_attrs(long_name=label), by=by, low=low, high=high))
     figure = beside(
         *panels,
-        title="A hidden step changes what experts compute on, more than which experts compute",
-        note=f"n = {found.attrs['n']} held-out problems of length {LENGTH} a family; 95 % intervals over problems. "
-        "Means over pairs of steps; left, those in which the later step truly uses the hidden one: content (experts "
-        "and weights held), what free weights add, what free experts add; the three sum to the effect. Right, how many "
-        "of the later step's experts are others, where it uses the hidden step and where it does not.",
+        title="Hiding a step acts through the experts' inputs more than through the choice of experts",
+        note=f"n = {effects.attrs['n']} held-out problems of length {LENGTH} per family; 95 % intervals over problems. "
+        "Means over pairs of steps. Left, pairs in which the later step uses the hidden one: content is the effect "
+        "with frozen experts and weights, reweighting what recomputed weights add, rerouting what recomputed experts "
+        "add; the three sum to the effect. Right, the share of the later step's experts that change, where it uses the "
+        "hidden step and where it does not.",
     )
-    return figure, [one.trace for family in FAMILIES for one in read(model, family, N, LENGTH, "", seed=SEED)]
+    problems = (traced_problems(model, family, N, LENGTH, "", seed=SEED) for family in FAMILIES)
+    return figure, [one.trace for of_family in problems for one in of_family]

@@ -1,5 +1,4 @@
-"""Can weights alone predict what heads do? Previous-token mass and sink mass, predicted from weights and measured.
-"""
+"""Can weights alone predict what heads do? Previous-token mass and sink mass, predicted from weights and measured."""
 
 from collections.abc import Sequence
 from functools import cache

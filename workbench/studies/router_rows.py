@@ -1,5 +1,4 @@
-"""Can a token's experts be predicted from the token alone? By the router's rows, and by its experts in other texts.
-"""
+"""Can a token's experts be predicted from the token alone? By the router's rows, and by its experts in other texts."""
 
 from collections import Counter, defaultdict
 from collections.abc import Sequence

@@ -85,7 +85,9 @@ def made_wrong(problem: Problem, step) -> str | None:
     if isinstance(problem.facts, Look):
         text, colors = problem.steps[0].text, sorted({color for _, color in problem.facts.colors})
         candidates = [(text.replace(problem.answer, color), color, text) for color in colors]
-    wrong_right = [(text, right) for text, answer, right in candidates if answer != problem.answer and right in step.text]
+    wrong_right = [
+        (text, right) for text, answer, right in candidates if answer != problem.answer and right in step.text
+    ]
     return step.text.replace(wrong_right[0][1], wrong_right[0][0]) if wrong_right else None
 
 
