@@ -8,14 +8,14 @@ import xarray as xr
 
 import workbench as wb
 from workbench.figures import Figure, line
-from workbench.studies.wrong_steps import wrong_step_pairs, takes_back, trace_with_wait
+from workbench.studies.wrong_steps import takes_back, trace_with_wait, wrong_step_pairs
 
 FAMILIES, LENGTH, N, SEED = ("variables", "swaps"), 3, 28, "fresh"
 
 
 @cache
 def step_traces(model: wb.Model, family: str, n: int = N, seed: str = SEED) -> list[wb.Trace]:
-    """Traces of each problem up to one step, with the right and the wrong value in turn; only the last token differs."""
+    """Traces of each problem up to one step, with the right and the wrong value in turn; only that token differs."""
     token_ids = [ids for pair in wrong_step_pairs(family, n, LENGTH, seed) for ids in (pair.right, pair.wrong)]
     return [trace_with_wait(model, ids, "blocks.*.hook_resid_post") for ids in token_ids]
 

@@ -1,4 +1,4 @@
-"""Can backtracking be induced and suppressed? Steering by the mean difference of wrong and right steps, at rising doses.
+"""Can backtracking be induced and suppressed? Steering by the mean difference of wrong and right steps, by dose.
 
 Control directions of the same norm: the other family's difference, unrelated differences, and random directions.
 """
@@ -22,7 +22,7 @@ DIRECTIONS = ("wrong minus right", "the other family's", "unrelated", "random")
 
 @cache
 def vector(model: wb.Model, family: str, layer: int = LAYER) -> xr.DataArray:
-    """Mean residual stream at the last token of wrong steps minus that of right ones, on other problems than steered."""
+    """Mean residual stream at the last token of wrong minus right steps, on problems other than the steered ones."""
     positions = [(trace, len(trace) - 3) for trace in step_traces(model, family)]
     return wb.steering.steering_vector(positions[1::2], positions[::2], layer)
 

@@ -13,7 +13,7 @@ Method = Callable[[wb.Model, wb.Trace, Sequence[slice]], np.ndarray]
 
 @torch.inference_mode()
 def another_value(model: wb.Model, trace: wb.Trace, steps: Sequence[slice]) -> np.ndarray:
-    """Drop in log-probability of each step's text if the last digit of an earlier step is raised by 1, in nats/token."""
+    """Drop in log-probability of each step if the last digit of an earlier step is raised by 1, in nats per token."""
     texts, changed_steps = [list(trace.tokens)], []
     for j, step in enumerate(steps):
         digit = trace.str_tokens[step.stop - 1].strip()

@@ -119,8 +119,8 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         width=wb.figures.WIDTHS["page"],
         height=140,
         title="pocket follows its chain of thought even where it does not need one",
-        note=f"n = {n} held-out problems per family, length {LENGTH}; bottom right: {known.sum()} items whose answer is "
-        f"known before any thought and {(~known).sum()} others, from all families except say. 95 % intervals over "
+        note=f"n = {n} held-out problems per family, length {LENGTH}; bottom right: {known.sum()} items whose answer "
+        f"is known before any thought and {(~known).sum()} others, from all families except say. 95 % intervals over "
         "problems (of zero width where all problems agree); dashed: how often the answer is that of another problem.",
     )
     return figure, [trace for each in tested.values() for trace in each.traces]

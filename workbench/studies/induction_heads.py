@@ -33,7 +33,7 @@ def runs(model: wb.Model) -> dict[int, list[tuple[wb.Trace, wb.Trace]]]:
 
 
 def masses(trace: wb.Trace, period: int) -> list[np.ndarray]:
-    """Mean attention in the second half on the position of each of RULES, and on one key if spread evenly (layer head)."""
+    """Mean attention of the second half by rule, and the attention on one key if spread evenly (each: layer head)."""
     at, sink = np.arange(period, 2 * period), np.asarray(trace["sink"], float)[..., period:]
     patterns = np.stack([wb.attention.pattern(trace, layer).values for layer in range(trace.config["n_layers"])])
     by_rule = [patterns[:, :, at, at - back].mean(-1) for back in (1, period, period - 1)]
@@ -72,8 +72,8 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         *sheets,
         title="The induction heads of pocket are in layer 1, and reach beyond the window",
         note=f"n = {N} sequences of random words per period; window {model.config.window}, so sliding layers "
-        "(0, 2, 4) cannot attend 30 tokens back. Null: the same words after other words; for the previous token, evenly "
-        f"spread attention. Gray: less than {MIN_MASS} above the null, or adjusted p of 0.05 or more (Westfall and "
+        "(0, 2, 4) cannot attend 30 tokens back. Null: the same words after other words; for the previous token, "
+        f"evenly spread attention. Gray: less than {MIN_MASS} above the null, or adjusted p of 0.05 or more (Westfall and "
         "Young, over sequences, for all tests).",
         height=62,
     )

@@ -25,7 +25,7 @@ KINDS = {
 
 @cache
 def measure(model: wb.Model, seed: str = "fresh") -> list[Interval]:
-    """For each kind of token, means (measure layer): the share whose prediction is final, and KL in nats from the end."""
+    """By kind of token, means (measure layer): the share whose prediction is final, and KL from the end in nats."""
     by_kind = []
     for is_kind in KINDS.values():
         values, text_numbers = [], []

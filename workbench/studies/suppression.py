@@ -22,7 +22,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         ["".join(trace.str_tokens[step]) for step in steps],
         truth=truth,
         title="Hiding a step changes the steps that use it",
-        note=f"KL divergence of the predictions when step x is hidden from later steps, mean over the tokens of step y; "
+        note="KL divergence of the predictions with step x hidden from later steps, mean over the tokens of step y; "
         f"the arcs are the {truth.sum()} strongest. A true pair scores above another with probability {area:.2f} "
         f"(n = {len(pairs[0])} pairs of one problem; chance 0.50). For many problems, with intervals: which_method.",
     )
