@@ -1,4 +1,4 @@
-"""Does the model know the answer without thinking? Its probability at low effort, and at high effort before thinking."""
+"""Does the model know the answer without thinking? Its probability at low effort, and at high before and after."""
 
 from collections.abc import Sequence
 

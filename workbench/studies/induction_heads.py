@@ -73,8 +73,8 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         title="The induction heads of pocket are in layer 1, and reach beyond the window",
         note=f"n = {N} sequences of random words per period; window {model.config.window}, so sliding layers "
         "(0, 2, 4) cannot attend 30 tokens back. Null: the same words after other words; for the previous token, "
-        f"evenly spread attention. Gray: less than {MIN_MASS} above the null, or adjusted p of 0.05 or more (Westfall and "
-        "Young, over sequences, for all tests).",
+        f"evenly spread attention. Gray: less than {MIN_MASS} above the null, or adjusted p of 0.05 or more (Westfall "
+        "and Young, over sequences, for all tests).",
         height=62,
     )
     return figure, [trace for pairs in runs(model).values() for pair in pairs for trace in pair]

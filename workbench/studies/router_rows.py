@@ -84,7 +84,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         null=measured["null"].mean("text"),
         title="The router's rows predict half of the routing in the first layer, and less in later layers",
         note=f"n = {measured.sizes['text']} held-out texts of {len(CHAINS)} families; bands: 95 % intervals over "
-        f"texts. Four of {model.config.n_experts} experts run for a token. Chance: the rows applied to the same tokens in "
-        "shuffled order.",
+        f"texts. Four of {model.config.n_experts} experts run for a token. Chance: the rows applied to the same tokens "
+        "in shuffled order.",
     )
     return figure, traces(model)
