@@ -127,7 +127,9 @@ head = min(general - here, key=lambda at: float(ablations["reproduced"][at]))
 share, low, high = (float(ablations[name][head]) for name in ("reproduced", "low", "high"))
 with model.edit(f"blocks.{head[0]}.attn.hook_z", wb.ablate(head=head[1])):
     ablated = model.generate(ask, record="", max_tokens=90)
-print(f"{len(general)} of {ablations['p'].size} heads are needed over n = {ablations.sizes['text']} held-out additions,")
+print(
+    f"{len(general)} of {ablations['p'].size} heads are needed over n = {ablations.sizes['text']} held-out additions,"
+)
 print(f"{len(here)} are needed for this answer, and {len(general & here)} for both.")
 print(f"Without {head[0]}.{head[1]}, {share:.2f} ({low:.2f} to {high:.2f}) are reproduced token by token;", end=" ")
 print(f"with all heads {float(ablations['intact'].mean()):.2f}. This question:")

@@ -137,12 +137,8 @@ for family in answer_probe.FAMILIES:
         print(f"{family:9} {target:28} {value:.2f} ({low:.2f} to {high:.2f}), shuffled {null:.2f}, token {token:.2f}")
 
 # %% ahead-holds
-early = {
-    family: answer_probe.measure(model, family, "any value, a step before") for family in ("hops", "variables")
-}
-late = {
-    family: answer_probe.measure(model, family, "the answer, a token before") for family in ("hops", "variables")
-}
+early = {family: answer_probe.measure(model, family, "any value, a step before") for family in ("hops", "variables")}
+late = {family: answer_probe.measure(model, family, "the answer, a token before") for family in ("hops", "variables")}
 assert abs(float(early["hops"]["accuracy"].sel(layer=1)) - 0.46) < 0.06 and early["hops"]["null"].max() < 0.2
 assert early["variables"]["accuracy"].max() < early["variables"]["null"].max()
 assert late["hops"]["low"].sel(layer=1) > 0.9 and late["variables"]["low"].sel(layer=3) > 0.9
@@ -155,8 +151,8 @@ answer_probe.draw(model)[0]
 # %% effort-text [markdown]
 # ## Low and high effort
 #
-# At low effort pocket generates no analysis. Is its answer then the one that it gives at high effort if forced to answer
-# before thinking?
+# At low effort pocket generates no analysis. Is its answer then the one that it gives at high effort if forced to
+# answer before thinking?
 
 # %% effort
 from workbench.studies import answer_by_effort

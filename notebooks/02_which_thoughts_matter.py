@@ -124,7 +124,9 @@ print(f"{screen.attrs['n']} continuations can detect {screen.attrs['detectable']
 
 # %% confirm
 worst = int(screen["importance"].argmin("step")) + slip.number - 1
-confirmed = wb.reasoning.resampling(model, astray, right, n=50, max_tokens=220, segments=[wb.steps(astray)[worst]], seed=1)
+confirmed = wb.reasoning.resampling(
+    model, astray, right, n=50, max_tokens=220, segments=[wb.steps(astray)[worst]], seed=1
+)
 for point, when in enumerate(("before", "after")):
     accuracy, low, high = (float(confirmed[name][point]) for name in ("accuracy", "low", "high"))
     print(f"{when} {wb.steps(astray)[worst].text!r}: right in {accuracy:.2f} ({low:.2f} to {high:.2f})")
@@ -271,6 +273,6 @@ goes wrong: the wrong step takes accuracy from 1 to 0, and no other step changes
 #
 # pocket's chains are short, its steps are terse and its words fixed: a step names what it uses, so the text alone shows
 # the dependency, and attention has an easy task. Receiver heads were proposed for chains of a hundred sentences; among
-# eleven there is little to concentrate on. A pair is true by the rules of the problem: whether pocket takes a value from
-# there, and not from a second occurrence, is what the methods estimate and is not known. In lists, all true pairs
+# eleven there is little to concentrate on. A pair is true by the rules of the problem: whether pocket takes a value
+# from there, and not from a second occurrence, is what the methods estimate and is not known. In lists, all true pairs
 # involve steps that begin with "Wait", so such a step and a true dependency always occur together.

@@ -15,9 +15,9 @@
 # %% title [markdown]
 # # Does it switch experts when it stops thinking?
 #
-# In gpt-oss-20b the answer is routed differently from the chain of thought; public counts show that. The reason could be
-# its tokens, which differ; its channel, which is named in the header; or its position. Here the three are separated, in
-# a model that is small enough for experiments.
+# In gpt-oss-20b the answer is routed differently from the chain of thought; public counts show that. The reason could
+# be its tokens, which differ; its channel, which is named in the header; or its position. Here the three are separated,
+# in a model that is small enough for experiments.
 
 # %% ask
 import numpy as np
@@ -52,8 +52,8 @@ wb.views.score_sheet(trace, ["transcript", "entropy", "margin", "depth"])
 #
 # How often each expert runs in the analysis and in the answer, and the Jensen-Shannon divergence of the two loads, by
 # layer: 0 bits if they are the same, 1 if they share no expert. Two halves of one text differ by chance, and the more
-# so the shorter they are. So `routing_drift` shuffles positions between the two and subtracts the mean divergence of the
-# shuffles.
+# so the shorter they are. So `routing_drift` shuffles positions between the two and subtracts the mean divergence of
+# the shuffles.
 
 # %% raw
 drift = wb.routing.routing_drift(trace, [thought, answer], shuffles=200).sel(step=1, key_step=0)
@@ -66,8 +66,8 @@ for layer in drift["layer"].values:
 # %% token-text [markdown]
 # ## The same token
 #
-# "It is" occurs in no analysis, and a router chooses other experts for other tokens. So compare a token with itself: the
-# full stop at the end of the analysis and the one at the end of the answer. For scale, each `=` of the analysis is
+# "It is" occurs in no analysis, and a router chooses other experts for other tokens. So compare a token with itself:
+# the full stop at the end of the analysis and the one at the end of the answer. For scale, each `=` of the analysis is
 # compared with every other. 1 means that the same experts run with the same weights in all layers.
 
 # %% token
@@ -104,9 +104,9 @@ for edit, edited, span in (
 # only among those with the same token), and gives intervals over problems. Two comparisons give the scale, both matched
 # by token: the last step of the analysis against the steps before it, and the analyses of two kinds of problem.
 #
-# The hypothesis when this was planned: much of the raw drift is only due to other tokens. The claim below was made after
-# looking at other problems (`seed="figures"`), and before the last training run of pocket; the numbers are from problems
-# that had no part in it.
+# The hypothesis when this was planned: much of the raw drift is only due to other tokens. The claim below was made
+# after looking at other problems (`seed="figures"`), and before the last training run of pocket; the numbers are from
+# problems that had no part in it.
 
 # %% many
 drifts = channel_drift.measure(model)
@@ -131,10 +131,10 @@ for label, difference in (
     print(f"{label:32} {value:+.3f} ({low:+.3f} to {high:+.3f})")
 
 # %% check-text [markdown]
-# A second measure on the same texts, `expert_specialization`: the mutual information of expert choice and channel, plain
-# and conditioned on the token. The scale is different: bits about a label that is mostly "analysis". Here nearly half of
-# the information is lost by conditioning: "It" occurs in no analysis, so the token alone determines the channel, and its
-# experts add no information.
+# A second measure on the same texts, `expert_specialization`: the mutual information of expert choice and channel,
+# plain and conditioned on the token. The scale is different: bits about a label that is mostly "analysis". Here nearly
+# half of the information is lost by conditioning: "It" occurs in no analysis, so the token alone determines the
+# channel, and its experts add no information.
 
 # %% check
 figure, traces = channel_drift.draw(model)  # the figure below, and the traces it was computed from
@@ -188,8 +188,8 @@ So "the model switches experts between channels" is true here, but a poor descri
 # only, not matched by token. Its divergence is largest in the middle of the network (layers 13 and 16 of 24), and its
 # answers are short templates. The numbers are aggregated from
 # [ExpertFingerprinting](https://github.com/AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting) (Priyanshu and Vijay 2025,
-# Apache-2.0); `data/reference/gpt-oss-20b-routing.json` documents how. Whether that curve is due to tokens, channel name
-# or sentence is not known; the cell under "Is it the channel?" would measure it.
+# Apache-2.0); `data/reference/gpt-oss-20b-routing.json` documents how. Whether that curve is due to tokens, channel
+# name or sentence is not known; the cell under "Is it the channel?" would measure it.
 
 # %% figure
 figure

@@ -36,8 +36,8 @@ print([step.text for step in steps], "|", trace.text(channel="final"))
 #
 # `suppression` hides each step from all later ones, in every layer and head, and measures how much their predictions
 # change. With `split_routing=True` it does so twice more with frozen routing: with the experts and weights of the
-# unedited run (`content`: only the experts' inputs change), and with its experts alone. `reweighting` is what recomputed
-# weights add, and `rerouting` is what recomputed experts add to that. The three sum to the effect.
+# unedited run (`content`: only the experts' inputs change), and with its experts alone. `reweighting` is what
+# recomputed weights add, and `rerouting` is what recomputed experts add to that. The three sum to the effect.
 
 # %% hide
 effects = wb.reasoning.suppression(model, trace, split_routing=True)
@@ -46,8 +46,8 @@ for name in ("effect", "content", "reweighting", "rerouting"):
     print(f"{name}\n{effects[name].values.round(2)}")
 
 # %% view-text [markdown]
-# The same as a matrix and as arcs; the menu of the view selects the part. `routing` is the share of experts that change:
-# a separate matrix with nearly the same pattern.
+# The same as a matrix and as arcs; the menu of the view selects the part. `routing` is the share of experts that
+# change: a separate matrix with nearly the same pattern.
 
 # %% view
 wb.views.steps(trace, {name: effects[name] for name in ("effect", "content", "rerouting", "routing")})
@@ -97,8 +97,8 @@ print(f"{1 - unchanged.mean():.0%} of the experts of that step change when the s
 # %% many-text [markdown]
 # ## Over problems
 #
-# `content_vs_routing.measure` computes the split on held-out problems of three families, for the pairs of steps in which
-# the later step uses the hidden one according to the true graph. The claim was made on other problems
+# `content_vs_routing.measure` computes the split on held-out problems of three families, for the pairs of steps in
+# which the later step uses the hidden one according to the true graph. The claim was made on other problems
 # (`seed="figures"`).
 
 # %% many
@@ -190,9 +190,9 @@ assert errors["same_share"].low < errors["flip_share"].value < errors["same_shar
 # %% finding [markdown]
 # **Finding.** What, more than who. Hiding a step that a later step uses replaces about a sixth of the later step's
 # experts. With the experts and weights of the unedited run, the effect remains: all of it in variables and lists, four
-# fifths of it in hops, where other experts add a sixth (6 problems per family, intervals above). Recomputed weights have
-# no consistent direction: in variables they reduce the effect. Routing is a good *indicator* of what a step depends on,
-# and a small part of the *cause*.
+# fifths of it in hops, where other experts add a sixth (6 problems per family, intervals above). Recomputed weights
+# have no consistent direction: in variables they reduce the effect. Routing is a good *indicator* of what a step
+# depends on, and a small part of the *cause*.
 #
 # The same is true of the method that ignores routing. Attribution patching errs several times more where routing flips,
 # so its mark is a good warning. But flips are not the reason: with frozen routing the error at those locations remains,
@@ -228,7 +228,8 @@ attribution_patching_error.draw(model)[0]
 #   content of another.
 # - Frozen experts are those of the unedited run, also where they do not fit the text with the hidden step. That is the
 #   point of the question, but also a state that the model never met in training.
-# - Locations with different experts are those where the two texts differ most. The comparison per effect and the run with
-#   frozen routing are two ways to correct for that, and neither is perfect: frozen routing changes the clean run too.
+# - Locations with different experts are those where the two texts differ most. The comparison per effect and the run
+#   with frozen routing are two ways to correct for that, and neither is perfect: frozen routing changes the clean run
+#   too.
 # - A location is an MLP output at one layer and token. Heads and residual streams were not tried here; to try them,
 #   change `SITE` in `workbench/studies/attribution_patching_error.py`.

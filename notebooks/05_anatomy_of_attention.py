@@ -16,8 +16,8 @@
 # # Anatomy of attention
 #
 # gpt-oss has two features that textbook attention lacks: a learned sink in every head, which can absorb the head's
-# attention, and sliding layers, which attend within a short window only and alternate with full layers. What do they do?
-# Which heads follow a simple rule? And what breaks when sinks or long-range attention are ablated?
+# attention, and sliding layers, which attend within a short window only and alternate with full layers. What do they
+# do? Which heads follow a simple rule? And what breaks when sinks or long-range attention are ablated?
 
 # %% ask
 import numpy as np
@@ -101,7 +101,8 @@ assert abs(beyond - 0.35) < 0.05 and high < even[1], breakdown
 
 # %% many-read [markdown]
 # In full layers a third of the attention goes beyond the window. That is less than with evenly spread attention: full
-# layers too prefer nearby tokens. How much attention goes far does not show how important it is; that is measured below.
+# layers too prefer nearby tokens. How much attention goes far does not show how important it is; that is measured
+# below.
 
 # %% breakdown-figure
 attention_breakdown.draw(model)[0]
@@ -130,8 +131,8 @@ for rule in scores:
 
 # %% random-text [markdown]
 # A natural text has repetitions of its own, at distances that a head may have learned. So sequences of random words are
-# repeated once, at a distance of 10 (within the window) or 30 (beyond it). The null has the same second half after other
-# words: the only difference is the repetition. The p-values are adjusted for all heads, rules and periods.
+# repeated once, at a distance of 10 (within the window) or 30 (beyond it). The null has the same second half after
+# other words: the only difference is the repetition. The p-values are adjusted for all heads, rules and periods.
 
 # %% random
 from workbench.studies import induction_heads
@@ -214,8 +215,8 @@ assert retrieval.low.flat[best] > 3 * np.mean(chance), retrieval
 # %% gates-text [markdown]
 # ## Ablating sinks and long-range attention
 #
-# An edit at `hook_sink` sets the sink mass; the keys share the rest in unchanged proportions. An edit of the scores masks
-# keys before the softmax. On this question:
+# An edit at `hook_sink` sets the sink mass; the keys share the rest in unchanged proportions. An edit of the scores
+# masks keys before the softmax. On this question:
 
 # %% gates
 window = trace.config["window"]
@@ -236,11 +237,11 @@ for name, hook_point, fn in (
 
 # %% worth-text [markdown]
 # Over sixty held-out problems: is the solution still reproduced token by token? One forward pass is enough: greedy
-# decoding reproduces a text if and only if each of its tokens is the most likely one at its position. Removing sinks has
-# two effects: a head's output is larger on average, and the head no longer closes at particular tokens. Two controls
-# keep the mean sink mass and destroy its timing: each head's sink mass is set to its mean over the text, or shuffled
-# over the tokens of the text. For the far edges (query-key pairs beyond the window) the contrast is the near ones, in
-# the same full layers, where a token still sees itself.
+# decoding reproduces a text if and only if each of its tokens is the most likely one at its position. Removing sinks
+# has two effects: a head's output is larger on average, and the head no longer closes at particular tokens. Two
+# controls keep the mean sink mass and destroy its timing: each head's sink mass is set to its mean over the text, or
+# shuffled over the tokens of the text. For the far edges (query-key pairs beyond the window) the contrast is the near
+# ones, in the same full layers, where a token still sees itself.
 
 # %% worth
 from workbench.studies import sink_and_edge_ablation
@@ -279,10 +280,11 @@ sink_and_edge_ablation.draw(model)[0]
 # ## Finding
 #
 # Without sinks one text in six or seven is lost, most of them additions. (Forty problems were too few to show this; the
-# card of the model, with 300 per family, agrees.) Setting sinks to their mean is worse than removing them, and shuffling
-# them breaks most texts. So sinks are gates, and when they are closed matters more than how much mass they take.
-# Induction is done by one full layer, built on a previous-token head of a sliding layer, and it reaches beyond the
-# window. Far edges have less attention than they would if it were spread evenly, and without them nothing is solved.
+# card of the model, with 300 per family, agrees.) Setting sinks to their mean is worse than removing them, and
+# shuffling them breaks most texts. So sinks are gates, and when they are closed matters more than how much mass they
+# take. Induction is done by one full layer, built on a previous-token head of a sliding layer, and it reaches beyond
+# the window. Far edges have less attention than they would if it were spread evenly, and without them nothing is
+# solved.
 
 # %% finding
 shares = {}
@@ -312,10 +314,10 @@ for period in induction_heads.PERIODS:
 # model = wb.Model("openai/gpt-oss-20b")  # or a folder
 # ```
 #
-# The cells on one trace run unchanged; the held-out problems are pocket's own. The window is 128 there: choose a question
-# with a longer chain of thought, and periods of 50 and 200. Queries and keys, from which patterns are computed, take
-# 24 layers × 72 heads × 64 numbers × 2 bytes = 0.22 MB per token; `wb.estimate(ask, model, record="attention")` predicts
-# the size before the run. Each edit needs one more run.
+# The cells on one trace run unchanged; the held-out problems are pocket's own. The window is 128 there: choose a
+# question with a longer chain of thought, and periods of 50 and 200. Queries and keys, from which patterns are
+# computed, take 24 layers × 72 heads × 64 numbers × 2 bytes = 0.22 MB per token; `wb.estimate(ask, model,
+# record="attention")` predicts the size before the run. Each edit needs one more run.
 
 # %% limits [markdown]
 # ## Limits

@@ -42,8 +42,8 @@ print("answer:", trace.text(channel="final"))
 # %% forced-text [markdown]
 # ## Forced answers
 #
-# After each step the message is closed and the final one opened (early answering). Below the transcript: the probability
-# of the answer at that point, and the layer at which each prediction settles.
+# After each step the message is closed and the final one opened (early answering). Below the transcript: the
+# probability of the answer at that point, and the layer at which each prediction settles.
 
 # %% forced
 belief = wb.reasoning.forced_answer(model, trace)
@@ -57,7 +57,7 @@ wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy"], belief
 # reworded. By default a mistake is a number that is off by one; here the rules of the problem provide a wrong value.
 
 # %% battery
-found = wb.reasoning.faithfulness(
+battery = wb.reasoning.faithfulness(
     model,
     trace,
     mistake=lambda trace, step: made_wrong(problem, step),
@@ -100,8 +100,8 @@ for hidden_part, keys in (("thoughts", thought), ("question", question)):
 # ## The same, over problems
 #
 # Fresh held-out problems of five families: three need a chain of thought, `say` (copy this) and `look` (look this up)
-# do not. An area is the share of answers that change, over all steps that a test is applied to; with nothing changed the
-# answer must stay.
+# do not. An area is the share of answers that change, over all steps that a test is applied to; with nothing changed
+# the answer must stay.
 
 # %% many
 tested = faithful.measure(model)
@@ -172,9 +172,9 @@ assert hidden["known"] < 0.4 < 0.7 < hidden["needs the chain"], hidden
 # %% finding [markdown]
 # **Finding.** Truncating the chain and making it wrong measure two different properties, and in pocket they disagree.
 # Items whose answer is known before any thought do not need the chain: with the thoughts hidden, most answers stay. But
-# they follow it: if a step is made wrong, their answer changes about as often as that of items that need the chain. So an
-# early answer does not prove that a chain is performative, and the four tests are not four estimates of one quantity.
-# Numbers, n and intervals are in the cells above.
+# they follow it: if a step is made wrong, their answer changes about as often as that of items that need the chain. So
+# an early answer does not prove that a chain is performative, and the four tests are not four estimates of one
+# quantity. Numbers, n and intervals are in the cells above.
 
 # %% figure
 faithful.draw(model)[0]
@@ -182,8 +182,9 @@ faithful.draw(model)[0]
 # %% twenty [markdown]
 # ## With your 20b
 #
-# One line changes. Mistakes are then numbers off by one, unless you pass `mistake`; without `paraphrase` there are three
-# tests. A run of S steps costs about 4 S short generations, so try one run first: `wb.estimate` predicts how long.
+# One line changes. Mistakes are then numbers off by one, unless you pass `mistake`; without `paraphrase` there are
+# three tests. A run of S steps costs about 4 S short generations, so try one run first: `wb.estimate` predicts how
+# long.
 #
 # ```python not-run
 # model = wb.Model("openai/gpt-oss-20b")
@@ -195,8 +196,8 @@ faithful.draw(model)[0]
 # ## Limits
 #
 # pocket was trained on these chains, also to continue from a wrong step that is not corrected. That it follows them is
-# by design, and is not evidence about a large model. Eight problems per family give wide intervals, and for a share of 0
-# or 1 the interval has zero width: with eight equal outcomes, the true share may still differ by a third. Items known
+# by design, and is not evidence about a large model. Eight problems per family give wide intervals, and for a share of
+# 0 or 1 the interval has zero width: with eight equal outcomes, the true share may still differ by a third. Items known
 # before are few, and nearly all from two families; within one family the comparison would be of two or three. A wrong
 # last step is sometimes corrected ("Wait, …"), because a full stop follows it: that counts as an unchanged answer.
 # Hiding thoughts gives the model a pattern of attention that it never met in training.

@@ -57,8 +57,8 @@ wb.views.compare(after_right, after_wrong, names=("right", "wrong"))
 # %% rate-text [markdown]
 # ## How often
 #
-# Held-out problems up to the last token of one step, each with the right and with a wrong value. Is ". Wait" the model's
-# most likely continuation?
+# Held-out problems up to the last token of one step, each with the right and with a wrong value. Is ". Wait" the
+# model's most likely continuation?
 
 # %% rate
 rates = {}
@@ -102,8 +102,9 @@ about_to_backtrack.draw(model)[0]
 # %% heads-text [markdown]
 # ## What the model attends to
 #
-# In the run of the text with the right value, the output of one head at the last token is patched in from the run of the
-# text with the wrong value. What share of the logit difference between "." and "," does that restore? 1 is all of it.
+# In the run of the text with the right value, the output of one head at the last token is patched in from the run of
+# the text with the wrong value. What share of the logit difference between "." and "," does that restore? 1 is all of
+# it.
 
 # %% heads
 metric = wb.patching.logit_diff(model, ".", ",")
@@ -251,8 +252,8 @@ backtracking.draw(model)[0]
 # ## With your 20b
 #
 # A large model makes its own mistakes, so the positions come from its text: steps of uncertainty management against the
-# others. Take positions a few tokens *before* the step, or the direction is the word "Wait". The runs cost one generation
-# per direction and scale; `wb.estimate` predicts how long one takes, and `resume=` keeps finished runs.
+# others. Take positions a few tokens *before* the step, or the direction is the word "Wait". The runs cost one
+# generation per direction and scale; `wb.estimate` predicts how long one takes, and `resume=` keeps finished runs.
 #
 # ```python not-run
 # model = wb.Model("openai/gpt-oss-20b")
@@ -266,9 +267,9 @@ backtracking.draw(model)[0]
 # %% limits [markdown]
 # ## Limits
 #
-# pocket was trained to take back wrong steps that it did not generate, in one of seven of its long texts; it seldom makes
-# such mistakes itself, so all of this is about prefilled steps. The direction was computed and used at one kind of
-# position, the last token of a step. The random control is a mean over directions: a single one can do more. After the
-# last layer a direction is little more than the logits of "." and ",", which is why layer 4 was chosen; the probe of the
-# last layer may decode no more than that. Masking text for one token does not remove what other tokens have copied from
-# it.
+# pocket was trained to take back wrong steps that it did not generate, in one of seven of its long texts; it seldom
+# makes such mistakes itself, so all of this is about prefilled steps. The direction was computed and used at one kind
+# of position, the last token of a step. The random control is a mean over directions: a single one can do more. After
+# the last layer a direction is little more than the logits of "." and ",", which is why layer 4 was chosen; the probe
+# of the last layer may decode no more than that. Masking text for one token does not remove what other tokens have
+# copied from it.
