@@ -15,7 +15,7 @@
 # %% title [markdown]
 # # First trace
 #
-# Ask a small gpt-oss a question, look at how it thinks, and find out which of its heads it cannot do without.
+# Ask a small gpt-oss a question, look at its chain of thought, and find out which of its heads it needs.
 # It runs on a laptop, offline, in under a minute.
 
 # %% ask
@@ -32,9 +32,10 @@ trace = model.generate(ask)
 trace
 
 # %% thought-text [markdown]
-# ## What it thought
+# ## The chain of thought
 #
-# Harmony keeps thinking and answering in two channels. The chain of thought falls into steps, each with its tokens.
+# The Harmony format has one channel for the chain of thought and one for the answer. The chain of thought is split into
+# steps; each step has its range of tokens.
 
 # %% steps
 for step in wb.steps(trace):
@@ -44,68 +45,70 @@ print("answer:", trace.text(channel="final"))
 # %% trust-text [markdown]
 # ## Can the numbers be trusted?
 #
-# Every trace is checked against the model's own identities as it is made: the largest violation, relative to the
-# largest value involved.
+# Every trace is verified while it is recorded: certain identities hold exactly for the model, and for each of them the
+# largest violation is listed, relative to the largest value involved.
 
 # %% trust
-for found in trace.verification:
-    print(f"{found['status']:6} {found['max_error']:.1e}  {found['identity']}")
+for check in trace.verification:
+    print(f"{check['status']:6} {check['max_error']:.1e}  {check['identity']}")
 assert trace.verified
 
 # %% look-text [markdown]
-# ## Where a head looks
+# ## Where a head attends
 #
-# A row of a pattern sums to 1 minus what goes to the head's learned sink, so a head that looks nowhere shows it. In the
-# view, click a head, or a row to keep its query.
+# A row of an attention pattern sums to 1 minus the mass on the head's learned sink, so a head that attends to no token
+# is visible. In the view, click a head to select it, or a row to pin its query.
 
 # %% look
 pattern = wb.attention.pattern(trace, layer=1, head=2)
-last = pattern[-2]  # the query that writes the end of the answer
+last = pattern[-2]  # the query that predicts the end of the answer
 for key in last.values.argsort()[::-1][:5]:
     print(f"{last.values[key]:.2f}  position {key:2}  {trace.str_tokens[key]!r}")
 print(f"{1 - float(last.sum()):.2f}  the sink")
 wb.views.heads(trace, layer=1, head=2)
 
 # %% heads-text [markdown]
-# ## Which heads matter here?
+# ## Which heads matter for this question?
 #
-# Silence one head at a time, let the model think again, and see whether the answer survives. What breaks can be read.
+# Ablate one head at a time, generate again, and check whether the answer is the same. If it is not, the new text is
+# printed.
 
 # %% heads
-right, needed = trace.text(channel="final"), []
+answer, needed_here = trace.text(channel="final"), []
 for layer in range(trace.config["n_layers"]):
     for head in range(trace.config["n_heads"]):
         with model.edit(f"blocks.{layer}.attn.hook_z", wb.ablate(head=head)):
-            without = model.generate(ask, record="", max_tokens=60)
-        if without.text(channel="final") != right:
-            needed.append((layer, head))
-            print(f"without {layer}.{head}: {without.text(channel='analysis')!r} -> {without.text(channel='final')!r}")
-print(f"{len(needed)} of {trace.config['n_layers'] * trace.config['n_heads']} heads are needed for this answer")
+            ablated = model.generate(ask, record="", max_tokens=60)
+        if ablated.text(channel="final") != answer:
+            needed_here.append((layer, head))
+            print(f"without {layer}.{head}: {ablated.text(channel='analysis')!r} -> {ablated.text(channel='final')!r}")
+print(f"{len(needed_here)} of {trace.config['n_layers'] * trace.config['n_heads']} heads are needed for this answer")
 
 # %% many-text [markdown]
-# ## Which heads matter always?
+# ## Which heads matter in general?
 #
-# One question is an anecdote. So thirty held-out additions: with a head silenced, is each still written word by word?
-# One pass tells, for greedy text is the text that was read exactly if each of its tokens is the likeliest in its place.
-# Null: if a head did nothing, silencing it would mend a text as often as it breaks one. The p-values are for all heads
-# together, so that one false alarm among them has that probability.
+# One question is an anecdote, so here are thirty held-out additions: with a head ablated, is each solution still
+# reproduced token by token? One forward pass is enough: greedy decoding reproduces a text if and only if each of its
+# tokens is the most likely one at its position. Null: if a head did nothing, ablating it would repair a text as often
+# as it breaks one. The p-values are adjusted for all heads: p is the probability of at least one false positive among
+# them.
 
 # %% many
 from workbench.studies import needed_heads
 
-found = needed_heads.measure(model)
-missed = [tuple(map(int, at)) for at in np.argwhere((found["p"] < 0.05).values)]
-print(f"with all heads {float(found['whole'].mean()):.2f} of {found.sizes['text']} are written word by word")
-for at in sorted(missed, key=lambda at: float(found["kept"][at])):
-    kept, low, high, p = (float(found[name][at]) for name in ("kept", "low", "high", "p"))
-    print(f"without {at[0]}.{at[1]}: {kept:.2f} ({low:.2f} to {high:.2f}), p = {p:.4f};", end=" ")
-    print(f"most often first: {found['first'].values[at]}")
-print(f"{len(missed)} of {found['p'].size} heads are missed")
+ablations = needed_heads.measure(model)
+needed = [tuple(map(int, at)) for at in np.argwhere((ablations["p"] < 0.05).values)]
+print(f"with all heads, {float(ablations['intact'].mean()):.2f} of {ablations.sizes['text']} are reproduced")
+for at in sorted(needed, key=lambda at: float(ablations["reproduced"][at])):
+    share, low, high, p = (float(ablations[name][at]) for name in ("reproduced", "low", "high", "p"))
+    print(f"without {at[0]}.{at[1]}: {share:.2f} ({low:.2f} to {high:.2f}), p = {p:.4f};", end=" ")
+    print(f"most frequent first change: {ablations['first'].values[at]}")
+print(f"{len(needed)} of {ablations['p'].size} heads are needed")
 
 # %% many-holds
-assert float(found["whole"].mean()) > 0.9, found["whole"]
-assert abs(len(missed) - 7) <= 3, missed
-assert {(0, 0), (0, 1), (0, 2), (5, 0)} <= set(missed), missed
+assert float(ablations["intact"].mean()) > 0.9, ablations["intact"]
+assert abs(len(needed) - 7) <= 3, needed
+assert {(0, 0), (0, 1), (0, 2), (5, 0)} <= set(needed), needed
 
 # %% heads-figure
 needed_heads.draw(model)[0]
@@ -113,40 +116,43 @@ needed_heads.draw(model)[0]
 # %% finding-text [markdown]
 # ## Finding
 #
-# A few heads cannot be done without. Some of them cost the answer. Others change the text and not the answer, so this
-# one question would have passed them over. Without the head below most sums are doubted: after a step that is right
-# comes a full stop in place of the comma, and "Wait".
+# A few heads are needed. Without some of them the answer is lost. Without others the text changes but the answer does
+# not, so this one question would have missed them. Without the head below, pocket doubts most sums: a right step is
+# followed by a full stop instead of a comma, and then by "Wait".
 
 # %% finding
-always, once = set(missed), set(needed)
-spared = min(always - once, key=lambda at: float(found["kept"][at]))  # missed over all, not needed for this answer
-kept, low, high = (float(found[name][spared]) for name in ("kept", "low", "high"))
-with model.edit(f"blocks.{spared[0]}.attn.hook_z", wb.ablate(head=spared[1])):
-    without = model.generate(ask, record="", max_tokens=90)
-print(f"{len(always)} of {found['p'].size} heads are missed over n = {found.sizes['text']} held-out additions,")
-print(f"{len(once)} are needed for this answer, and {len(always & once)} are both.")
-print(f"Without {spared[0]}.{spared[1]} {kept:.2f} ({low:.2f} to {high:.2f}) are still written word by word;", end=" ")
-print(f"with all heads {float(found['whole'].mean()):.2f}. This question:")
-print(f"{without.text(channel='analysis')!r} -> {without.text(channel='final')!r}")
+general, here = set(needed), set(needed_here)
+# needed over all additions, but not for this answer
+head = min(general - here, key=lambda at: float(ablations["reproduced"][at]))
+share, low, high = (float(ablations[name][head]) for name in ("reproduced", "low", "high"))
+with model.edit(f"blocks.{head[0]}.attn.hook_z", wb.ablate(head=head[1])):
+    ablated = model.generate(ask, record="", max_tokens=90)
+print(
+    f"{len(general)} of {ablations['p'].size} heads are needed over n = {ablations.sizes['text']} held-out additions,"
+)
+print(f"{len(here)} are needed for this answer, and {len(general & here)} for both.")
+print(f"Without {head[0]}.{head[1]}, {share:.2f} ({low:.2f} to {high:.2f}) are reproduced token by token;", end=" ")
+print(f"with all heads {float(ablations['intact'].mean()):.2f}. This question:")
+print(f"{ablated.text(channel='analysis')!r} -> {ablated.text(channel='final')!r}")
 
 # %% finding-holds
-assert once & always and spared == (5, 0) and high < 0.6, (once, always, spared)
-assert without.text(channel="final") == right and "Wait" in without.text(channel="analysis")
+assert here & general and head == (5, 0) and high < 0.6, (here, general, head)
+assert ablated.text(channel="final") == answer and "Wait" in ablated.text(channel="analysis")
 
 # %% keep-text [markdown]
-# ## Keep it
+# ## Save the trace
 #
-# A trace is one file. It opens without torch, says which model and which edits it comes from, and can be checked again.
-# The page opens in a browser, without Python and without a network.
+# A trace is one file. It can be opened without torch, it names the model and the edits it was recorded with, and it can
+# be verified again. The page opens in a browser, without Python and without a network.
 
 # %% keep
 folder = Path(mkdtemp())
 trace.save(folder / "first.trace")
-again = wb.load(folder / "first.trace")
-assert again.id == trace.id and (again["logprob"][1:] == trace["logprob"][1:]).all()
-held = [found for found in wb.verify(again) if found["status"] == "holds"]
-print(f"{len(held)} identities hold again, without the model; worst {max(found['max_error'] for found in held):.1e}")
-print(wb.views.score_sheet(again).to_html(folder / "first.html").name)
+loaded = wb.load(folder / "first.trace")
+assert loaded.id == trace.id and (loaded["logprob"][1:] == trace["logprob"][1:]).all()
+holding = [check for check in wb.verify(loaded) if check["status"] == "holds"]
+print(f"{len(holding)} identities hold, without the model; worst {max(check['max_error'] for check in holding):.1e}")
+print(wb.views.score_sheet(loaded).to_html(folder / "first.html").name)
 
 # %% yours [markdown]
 # ## With your 20b
@@ -155,12 +161,13 @@ print(wb.views.score_sheet(again).to_html(folder / "first.html").name)
 # model = wb.Model("openai/gpt-oss-20b")  # or a folder
 # ```
 #
-# Everything above but pocket's own additions then runs on your model. `wb.estimate(ask, model)` says before a run how
-# large its trace would be. It has 24 layers of 64 heads, and each edit is a run of its own: silence layers first.
+# Everything above except pocket's own additions then runs on your model. `wb.estimate(ask, model)` predicts the size of
+# a trace before the run. gpt-oss-20b has 24 layers with 64 heads each, and each edit needs a run: ablate whole layers
+# first.
 
 # %% limits [markdown]
 # ## Limits
 #
-# Silencing a head takes its average away too, so a head that only writes a constant would be missed as well. Heads can
-# stand in for each other, and one that is not missed alone may be missed together with another. And pocket is small:
-# which of its heads add says nothing about a large model. How it is found out is the same.
+# Ablating a head also removes its average output, so a head that only writes a constant would count as needed. Heads
+# can replace each other, and a head that is not needed alone may be needed when another one is ablated too. And pocket
+# is small: which of its heads add says nothing about a large model. The method carries over.

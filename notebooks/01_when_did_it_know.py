@@ -15,9 +15,10 @@
 # %% title [markdown]
 # # When did it know?
 #
-# A chain of thought ends in an answer. Was the answer there before the chain came to it? Four measurements are laid on
-# one token axis: what the model would answer if it had to stop, at which layer a prediction settles, how open the next
-# token is, and what a linear probe reads off the residual stream. Then the same over held-out problems.
+# A chain of thought ends in an answer. Did the model have the answer before the chain reached it? Four measurements on
+# one token axis: the answer that the model gives if it is forced to stop, the layer at which a prediction settles, the
+# entropy of the next token, and what a linear probe decodes from the residual stream. Then the same over held-out
+# problems.
 
 # %% ask
 from random import Random
@@ -36,144 +37,142 @@ for number, step in enumerate(wb.steps(trace)):
     print(f"{number}  {step.text}")
 print("answer:", trace.text(channel="final"))
 
-# %% belief-text [markdown]
-# ## What it would say if it stopped
+# %% forced-text [markdown]
+# ## Forced answers
 #
-# The chain is cut after each step, the message closed, the final one opened, and the probability of answers read off.
-# Before it has thought, pocket guesses. Then it names what it wrote last, right or not, and the guess is gone.
+# The chain is truncated after each step, the message is closed and the final one opened, and the probability of each
+# answer is computed (early answering, Lanham et al. 2023). Before the first step pocket guesses. After that it gives
+# the name it wrote last, right or not, and the guess is gone.
 
-# %% belief
+# %% forced
 names = [step.value for step in problem.steps]
 curve = wb.reasoning.forced_answer(model, trace, [f"It is {name}." for name in names])
 for after, p in enumerate(curve["p"].values):
     print(f"after {after} steps: {names[p.argmax()]:4} {p.max():.2f}   {problem.answer}: {p[-1]:.2f}")
-print("it stays with one answer after step", curve.attrs["commit_step"], "of", curve.attrs["n"])
+print("the most likely answer is final after step", curve.attrs["commit"], "of", curve.attrs["n"])
 
 # %% depth-text [markdown]
 # ## At which layer a name is decided
 #
-# The logit lens reads every layer as if it were the last. For the token before each name, the layer from which on the
-# likeliest next token stays what it is in the end; and how open that token is, in nats.
+# The logit lens applies the unembedding to every layer as if it were the last. For the token before each name: the
+# layer from which the most likely next token no longer changes (prediction depth), and the entropy in nats.
 
 # %% depth
 settles, entropy, ends = wb.lens.prediction_depth(trace), np.asarray(trace["entropy"]), []
 for step, name in zip(wb.steps(trace), names):
     ends.append(max(pos for pos in range(step.start, step.stop) if trace.str_tokens[pos].strip() == name))
-    before = ends[-1] - 1  # a token is predicted at the one before
+    before = ends[-1] - 1  # a token is predicted at the position before it
     print(f"{step.text:14} settles at layer {int(settles[before])}, entropy {entropy[before]:.3f}")
 
 # %% probe-text [markdown]
-# ## What can be read off before
+# ## What a probe can decode earlier
 #
-# A ridge regression is fitted on 100 other problems: at the end of each hop, to the name that the next one will come
-# to. Here it is tried on this run, at the same places; at other tokens it was not fitted, and would say anything. A
-# score of 1 is yes; where it knows nothing, it is about 0.06.
+# A ridge regression is fitted on 100 other problems: at the end of each hop, it predicts the name that the next hop
+# will reach. Here it is applied to this run at the same positions; it was not fitted at other tokens, and its output
+# there is meaningless. A score of 1 means yes; without evidence the score is about 0.06.
 
 # %% probe
-from workbench.studies import known_before_said
+from workbench.studies import answer_probe
 
-scores = known_before_said.scores(model, trace, ends[1:-1], "hops", "any value, a step before", layer=1)
-said = scores.idxmax("label").values
+scores = answer_probe.scores(model, trace, ends[1:-1], "hops", "any value, a step before", layer=1)
+decoded = scores.idxmax("label").values
 lane = xr.DataArray(
     np.full(len(trace), np.nan), dims="pos", name="probe", attrs={"long_name": "probe for the next name"}
 )
 for place, (at, step, name) in enumerate(zip(ends[1:-1], wb.steps(trace)[1:], names[2:])):
     lane[at] = scores.sel(label=name)[place]
-    print(f"after {step.text:14} it says {said[place]}, and next comes {name} with {float(lane[at]):.2f}")
+    print(f"after {step.text:14} the probe gives {decoded[place]}; the next name {name} scores {float(lane[at]):.2f}")
 
 # %% sheet-text [markdown]
 # ## All of it on one axis
 #
-# The transcript, and under it belief in the answer, the layer at which the next token settles, its entropy, and the
-# probe. Belief, once it thinks, is a step: 0 until the last name is written, then 1. Where the probe is right, it is so
-# a step before the name is written.
+# Below the transcript: the probability of the answer if forced, the layer at which the next token settles, its entropy,
+# and the probe. After the first step the forced answer jumps: its probability is 0 until the last name is generated,
+# then 1. Where the probe is right, it is right one step before the name is generated.
 
 # %% sheet
-answer = wb.reasoning.forced_answer(model, trace)  # of the message that it wrote
+answer = wb.reasoning.forced_answer(model, trace)  # of the generated final message
 wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy", lane], belief=answer)
 
 # %% many-text [markdown]
-# ## Over problems: belief
+# ## Over problems: forced answers
 #
-# Held-out problems of four families, of which only the last step has the value of the answer. Does belief settle with
-# that very step, and what does it say before? That it names what was written last was noticed on other problems; these
-# are fresh. By chance it would settle there once in five.
+# Held-out problems of four families in which only the last step has the value of the answer. Does the forced answer
+# settle at that step, and what is it before? That pocket gives the value it wrote last was noticed on other problems;
+# these are fresh. By chance it would settle there in one of five problems.
 
 # %% many
-from workbench.studies import belief
+from workbench.studies import forced_answer
 
-found = belief.measure(model)
-for family, settled in found.settled.items():
+forced = forced_answer.measure(model)
+for family, settled in forced.settled.items():
     low, high = wb.statistics.wilson_interval(sum(settled), len(settled))
-    print(
-        f"{family:10} settled with the step that states it: {sum(settled)} of {len(settled)} ({low:.2f} to {high:.2f})"
-    )
-ahead = np.array([found.share.value, found.share.low, found.share.high])[:, :, -2].T  # a step before it is stated
-print("one step before, share of the answer in the end: {:.2f} ({:.2f} to {:.2f})".format(*ahead[0]))
-print("one step before, share of what was written last: {:.2f} ({:.2f} to {:.2f})".format(*ahead[1]))
+    print(f"{family:10} settles at the step that states it: {sum(settled)} of {len(settled)} ({low:.2f} to {high:.2f})")
+# one step before the answer is stated
+ahead = np.array([forced.share.value, forced.share.low, forced.share.high])[:, :, -2].T
+print("one step before, share of the final answer: {:.2f} ({:.2f} to {:.2f})".format(*ahead[0]))
+print("one step before, share of the value written last: {:.2f} ({:.2f} to {:.2f})".format(*ahead[1]))
 
 # %% many-holds
-hits = [hit for settled in found.settled.values() for hit in settled]
+hits = [hit for settled in forced.settled.values() for hit in settled]
 assert len(hits) == 32 and np.mean(hits) > 0.95, hits
 assert ahead[0][0] < 0.1 and ahead[1][0] > 0.9, ahead
 
-# %% belief-figure
-belief.draw(model)[0]
+# %% forced-figure
+forced_answer.draw(model)[0]
 
 # %% ahead-text [markdown]
 # ## Over problems: the probe
 #
-# The same places in 100 fresh problems a family, by layer. For each place: what a probe on other problems reaches, what
-# it reaches on shuffled answers, and what the token at the place tells without any model. The layers were chosen on
-# other problems: 1 for hops, where names are looked up, and 3 for variables, where values are worked out.
+# The same positions in 100 fresh problems per family, by layer. For each target: the accuracy of a probe on problems it
+# was not fitted on, its accuracy with shuffled answers, and the accuracy of predicting from the token at that position
+# alone, without any model. The layers were chosen on other problems: 1 for hops, where names are looked up, and 3 for
+# variables, where values are computed.
 
 # %% ahead
-for family in known_before_said.FAMILIES:
-    for place in known_before_said.PLACES:
-        got = known_before_said.measure(model, family, place).sel(layer=1 if family == "hops" else 3)
-        value, low, high, null, token = (float(got[name]) for name in ("accuracy", "low", "high", "null", "baseline"))
-        print(f"{family:9} {place:28} {value:.2f} ({low:.2f} to {high:.2f}), shuffled {null:.2f}, token {token:.2f}")
+for family in answer_probe.FAMILIES:
+    for target in answer_probe.TARGETS:
+        probe = answer_probe.measure(model, family, target).sel(layer=1 if family == "hops" else 3)
+        value, low, high, null, token = (float(probe[name]) for name in ("accuracy", "low", "high", "null", "baseline"))
+        print(f"{family:9} {target:28} {value:.2f} ({low:.2f} to {high:.2f}), shuffled {null:.2f}, token {token:.2f}")
 
 # %% ahead-holds
-early = {
-    family: known_before_said.measure(model, family, "any value, a step before") for family in ("hops", "variables")
-}
-late = {
-    family: known_before_said.measure(model, family, "the answer, a token before") for family in ("hops", "variables")
-}
+early = {family: answer_probe.measure(model, family, "any value, a step before") for family in ("hops", "variables")}
+late = {family: answer_probe.measure(model, family, "the answer, a token before") for family in ("hops", "variables")}
 assert abs(float(early["hops"]["accuracy"].sel(layer=1)) - 0.46) < 0.06 and early["hops"]["null"].max() < 0.2
 assert early["variables"]["accuracy"].max() < early["variables"]["null"].max()
 assert late["hops"]["low"].sel(layer=1) > 0.9 and late["variables"]["low"].sel(layer=3) > 0.9
 assert late["variables"]["low"].sel(layer=2) > 0.8 > 0.3 > late["variables"]["accuracy"].sel(layer=1)
-assert known_before_said.measure(model, "hops", "the answer, two steps before")["low"].max() < 0.12
+assert answer_probe.measure(model, "hops", "the answer, two steps before")["low"].max() < 0.12
 
 # %% ahead-figure
-known_before_said.draw(model)[0]
+answer_probe.draw(model)[0]
 
 # %% effort-text [markdown]
-# ## With effort and without
+# ## Low and high effort
 #
-# At low effort pocket writes no analysis. Is what it says then what it believes at high effort before it thinks?
+# At low effort pocket generates no analysis. Is its answer then the one that it gives at high effort if forced to
+# answer before thinking?
 
 # %% effort
-from workbench.studies import efforts
+from workbench.studies import answer_by_effort
 
-for family, p in efforts.measure(model).items():
+for family, p in answer_by_effort.measure(model).items():
     cells = [f"{v:.2f} ({a:.2f} to {b:.2f})" for v, a, b in zip(p.value, p.low, p.high)]
     print(f"{family:10}", "   ".join(cells))
 
 # %% effort-holds
-chains = np.array([efforts.measure(model)[family].value for family in efforts.CHAINS])
+chains = np.array([answer_by_effort.measure(model)[family].value for family in answer_by_effort.CHAINS])
 assert chains[:, :2].max() < 0.45 and chains[:, 2].min() > 0.95, chains
 
 # %% effort-figure
-efforts.draw(model)[0]
+answer_by_effort.draw(model)[0]
 
 # %% depths-text [markdown]
 # ## Over problems: depth
 #
-# At which layer is the next token of an analysis decided? On other problems it was seen that digits are by layer 3, and
-# that some names wait for the last layer. The same on fresh ones.
+# At which layer is the next token of an analysis decided? On other problems, digits were decided by layer 3, and some
+# names only in the last layer. Here are fresh problems.
 
 # %% depths
 from workbench.studies import lens_depth
@@ -192,32 +191,36 @@ from IPython.display import Markdown
 
 settled, ahead_of = wb.statistics.wilson_interval(sum(hits), len(hits)), early["hops"].sel(layer=1)
 value, low, high, null, token = (float(ahead_of[name]) for name in ("accuracy", "low", "high", "null", "baseline"))
-Markdown(f"""**Finding.** Belief settles with the step that states the answer, in {sum(hits)} of {len(hits)} fresh
-problems of four families ({settled[0]:.2f} to {settled[1]:.2f}; by chance one in five), and before that it is in
-what was written last. But "what would it say" is not "what does it have". In hops, the name that comes next can
-be read off layer 1 when the one before it has just been written, at many of the steps ({value:.2f}, {low:.2f} to
-{high:.2f}; {known_before_said.N} problems; shuffled {null:.2f}, from the token alone {token:.2f}), while belief
-is elsewhere. That is a look ahead by one hop, not of the answer: two steps before it there is nothing. In
-variables, where the next value must be worked out, there is nothing a step before either; it stands in the stream
-at the token before it is written, from layer 2 on. Effort changes little of that: before it thinks, pocket is
-right with {chains[:, :2].max():.2f} or less in the five families that need a chain, at low effort and at high,
-and nearly always after.""")
+Markdown(f"""**Finding.** The forced answer settles at the step that states the answer in {sum(hits)} of {len(hits)}
+fresh problems of four families ({settled[0]:.2f} to {settled[1]:.2f}; by chance one in five); before that, it is
+the value written last. But the answer that the model would give is not all that it has computed. In hops, the next
+name can be decoded from layer 1 when the previous one has just been generated, at many of the steps ({value:.2f},
+{low:.2f} to {high:.2f}; {answer_probe.N} problems; shuffled {null:.2f}, from the token alone {token:.2f}), while
+the forced answer is another name. That is a look ahead by one hop, not to the answer: two steps before the answer,
+nothing can be decoded. In variables, where the next value must be computed, nothing can be decoded one step before
+either; the value is in the residual stream from layer 2 on at the token before it is generated. Effort changes
+little: before thinking, the probability of the right answer is {chains[:, :2].max():.2f} or less in the five
+families that need a chain, at low and at high effort, and after thinking it is nearly 1.""")
 
 # %% twenty [markdown]
 # ## With your 20b
 #
-# One line changes, and the answers are yours to name; belief costs one short pass for each step, the lens nothing
-# beside the recording. `wb.estimate` says before how big it will be.
+# One line changes, and you name the answers. Forced answers cost one short pass per step; the lens costs nothing beyond
+# the recording. `wb.estimate` predicts the size of the trace.
 #
-# ```python not-run model = wb.Model("openai/gpt-oss-20b") trace = model.generate(wb.chat("What is 17*24? Think step by
-# step.", reasoning="high"), record="lens residuals") wb.views.score_sheet(trace, ["transcript", "belief", "depth",
-# "entropy"], belief=wb.reasoning.forced_answer(model, trace)) ```
+# ```python not-run
+# model = wb.Model("openai/gpt-oss-20b")
+# question = "What is 17*24? Think step by step."
+# trace = model.generate(wb.chat(question, reasoning="high"), record="lens residuals")
+# answer = wb.reasoning.forced_answer(model, trace)
+# wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy"], belief=answer)
+# ```
 
 # %% limits [markdown]
 # ## Limits
 #
-# pocket is made for such problems, and its chains are what it was taught to write: none of this is evidence about a
-# large model. Belief is what a forced answer says, which is another text than the model would have written. A probe
-# shows what can be read, not what is used; with the same problems dealt into other folds it had 0.51 in place of 0.46.
-# Belief was asked about the values of the last four steps only, and problems whose answer came up earlier by chance
-# were left out. Addition has no step that states its answer, so it is not in the first count.
+# pocket is made for such problems, and it was trained to generate these chains: none of this is evidence about a large
+# model. A forced answer follows a text that the model would not have generated itself. A probe shows what can be
+# decoded, not what is used; with the same problems split into other folds its accuracy was 0.51 instead of 0.46. Forced
+# answers were compared among the values of the last four steps only, and problems in which an earlier step has the
+# answer's value by chance were excluded. Addition has no step that states its answer, so it is not in the first count.

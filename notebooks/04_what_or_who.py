@@ -16,15 +16,15 @@
 # # What or who?
 #
 # Hide a step of a chain of thought, and later steps change. In a mixture of experts that can happen in two ways: the
-# same experts compute on something else (what), or other experts compute (who). Which is it? And when a method follows
-# the gradient, which knows nothing of other experts, does it fail where they are switched?
+# same experts get other inputs (what), or other experts run (who). Which is it? And does a method that follows the
+# gradient, which is independent of other experts, fail where the choice of experts flips?
 
 # %% ask
 import numpy as np
 import torch
 
 import workbench as wb
-from workbench.studies import first_order, routes  # the two figures of this notebook, and what they measure
+from workbench.studies import attribution_patching_error, content_vs_routing  # the two measurements and figures
 
 model = wb.Model("pocket")
 trace = model.generate(wb.chat("List 47298. Do: drop, rotate, reverse.", reasoning="high"))
@@ -34,30 +34,31 @@ print([step.text for step in steps], "|", trace.text(channel="final"))
 # %% hide-text [markdown]
 # ## Hide a step
 #
-# `suppression` hides each step from all later ones, in every layer and head, and measures how far what they predict
-# moves. With `split_routing=True` it does so twice more, with experts that are held: with the experts and weights of
-# the plain run (`content`: what they compute on), and with its experts alone (`reweighting` is what free weights add,
-# and `rerouting` what free experts add on top). The three sum to the effect.
+# `suppression` hides each step from all later ones, in every layer and head, and measures how much their predictions
+# change. With `split_routing=True` it does so twice more with frozen routing: with the experts and weights of the
+# unedited run (`content`: only the experts' inputs change), and with its experts alone. `reweighting` is what
+# recomputed weights add, and `rerouting` is what recomputed experts add to that. The three sum to the effect.
 
 # %% hide
-found = wb.reasoning.suppression(model, trace, split_routing=True)
+effects = wb.reasoning.suppression(model, trace, split_routing=True)
 print("step x hidden (column), change of step y (row), in nats")
 for name in ("effect", "content", "reweighting", "rerouting"):
-    print(f"{name}\n{found[name].values.round(2)}")
+    print(f"{name}\n{effects[name].values.round(2)}")
 
 # %% view-text [markdown]
-# The same as a matrix and as arcs; the menu of the view chooses the part. `routing` is the share of experts that are
-# others: a matrix of its own, and nearly the same pattern.
+# The same as a matrix and as arcs; the menu of the view selects the part. `routing` is the share of experts that
+# change: a separate matrix with nearly the same pattern.
 
 # %% view
-wb.views.steps(trace, {name: found[name] for name in ("effect", "content", "rerouting", "routing")})
+wb.views.steps(trace, {name: effects[name] for name in ("effect", "content", "rerouting", "routing")})
 
 # %% who-text [markdown]
 # ## Who, without what
 #
-# The split takes "what" first. The other order can be run too: read the text with nothing hidden, but with the experts
-# that ran while the second step was hidden. One edit hides, another holds; each is a function of the value at a hook
-# point. What counts is the log-probability of the first token of the third step that the second one decides.
+# The split takes "what" first. The other order can be run too: run the text with nothing hidden, but with the experts
+# that ran while the second step was hidden. One edit hides the step, another freezes the experts; each is a function of
+# the value at a hook point. The outcome is the log-probability of the first token of the third step that depends on the
+# second step.
 
 # %% who
 hidden, later = steps[1], steps[2]
@@ -69,7 +70,7 @@ def hide(x, hook):
     return x.index_fill(-1, torch.arange(hidden.start, hidden.stop), -torch.inf)
 
 
-def held(source):
+def frozen_experts(source):
     experts = torch.tensor(np.array(source["expert_indices"]))
     return lambda x, hook: experts[hook.layer, hook.positions.start : hook.positions.stop].expand_as(x).clone()
 
@@ -77,32 +78,32 @@ def held(source):
 scores, chosen = "blocks.*.attn.hook_attn_scores", "blocks.*.mlp.hook_expert_indices"
 plain = model.trace(trace, record="")
 with model.edit(scores, hide, positions=after):
-    blind = model.trace(trace, record="")
-    with model.edit(chosen, held(plain)):
+    suppressed = model.trace(trace, record="")
+    with model.edit(chosen, frozen_experts(plain)):
         what = model.trace(trace, record="")
-with model.edit(chosen, held(blind)):
+with model.edit(chosen, frozen_experts(suppressed)):
     who = model.trace(trace, record="")
 for name, run in (
     ("nothing hidden", plain),
-    ("hidden", blind),
-    ("hidden, experts of the plain run", what),
+    ("hidden", suppressed),
+    ("hidden, experts of the unedited run", what),
     ("nothing hidden, experts of the hidden run", who),
 ):
     print(f"{name:42} log p({trace.str_tokens[value]!r}) = {run['logprob'][value]:.2f}")
-other = (plain["expert_indices"][..., None] == blind["expert_indices"][..., None, :]).any(-1)[
-    :, later.start : later.stop
-]
-print(f"{1 - other.mean():.0%} of the experts of that step are others when the one before is hidden")
+unchanged = (plain["expert_indices"][..., None] == suppressed["expert_indices"][..., None, :]).any(-1)
+unchanged = unchanged[:, later.start : later.stop]
+print(f"{1 - unchanged.mean():.0%} of the experts of that step change when the step before it is hidden")
 
 # %% many-text [markdown]
 # ## Over problems
 #
-# `routes.measure` does the split on held-out problems of three families, for the pairs of steps in which the later one
-# truly uses the hidden one; the true graph is known. The claim was made on other problems (`seed="figures"`).
+# `content_vs_routing.measure` computes the split on held-out problems of three families, for the pairs of steps in
+# which the later step uses the hidden one according to the true graph. The claim was made on other problems
+# (`seed="figures"`).
 
 # %% many
-split = routes.measure(model)
-print(f"n = {split.attrs['n']} problems a family; nats, and the share of the later step's experts that are others")
+split = content_vs_routing.measure(model)
+print(f"n = {split.attrs['n']} problems per family; nats, and the share of the later step's experts that change")
 for family in split["family"].values:
     mean = wb.statistics.mean_interval(split["parts"].sel(family=family).values.T)
     moved = wb.statistics.mean_interval(split["shift"].sel(family=family).values.T)
@@ -121,109 +122,114 @@ for family in split["family"].values:
     low, high = shares[family].low, shares[family].high
     for i, part in enumerate(split["part"].values):
         print(f"{family:10} {part:14} {shares[family].value[i]:4.0%} of the effect ({low[i]:.0%} to {high[i]:.0%})")
-assert all(share.value[0] > 0.7 for share in shares.values()), shares  # what
-assert all(share.value[2] < 0.3 for share in shares.values()), shares  # who
+assert all(share.value[0] > 0.7 for share in shares.values()), shares  # what (content)
+assert all(share.value[2] < 0.3 for share in shares.values()), shares  # who (rerouting)
 assert abs(shares["hops"].value[0] - 0.80) < 0.12, shares["hops"]
 assert abs(shares["hops"].value[2] - 0.17) < 0.12, shares["hops"]
-moved = wb.statistics.mean_interval(split["shift"].sel(pair="it uses it").mean("family").values)
+moved = wb.statistics.mean_interval(split["shift"].sel(pair="used").mean("family").values)
 assert abs(moved.value - 0.16) < 0.05, moved
 
 # %% split-figure
-routes.draw(model)[0]
+content_vs_routing.draw(model)[0]
 
 # %% flips-text [markdown]
-# ## The method that does not know
+# ## A method that ignores routing
 #
-# Attribution patching replaces patching by its first order: the difference of two runs times a gradient. Which experts
-# run is no smooth function of anything, so the gradient cannot know that a patch would switch them, and
-# `attribution_patching` marks the places where the two runs chose others. Here two texts differ in the value of one
-# step; the outcome is which value the next step goes on with.
+# Attribution patching is the first-order approximation of activation patching: the difference of two runs times a
+# gradient. The choice of experts is a step function, so the gradient does not show that a patch would change it;
+# `attribution_patching` marks the locations where the two runs chose different experts. Here two texts differ in the
+# value of one step; the metric is the logit difference of the two values that the next step can continue with.
 
 # %% flips
-[(clean, corrupted)] = first_order.pairs("lists", 1, 4, "one")
-asked = (model, clean[:-1], corrupted[:-1], wb.patching.logit_diff(model, clean[-1], corrupted[-1]))
-line, exact = (
-    wb.patching.attribution_patching(*asked, site="mlp_out"),
-    wb.patching.activation_patching(*asked, site="mlp_out"),
-)
-flips, error = line["flips"].values, abs(line["effect"] - exact).values
-print(f"{flips.mean():.0%} of {flips.size} places have other experts")
+[(clean, corrupted)] = attribution_patching_error.text_pairs("lists", 1, 4, "one")
+arguments = (model, clean[:-1], corrupted[:-1], wb.patching.logit_diff(model, clean[-1], corrupted[-1]))
+first_order = wb.patching.attribution_patching(*arguments, site="mlp_out")
+exact = wb.patching.activation_patching(*arguments, site="mlp_out")
+flips, error = first_order["flips"].values, abs(first_order["effect"] - exact).values
+print(f"{flips.mean():.0%} of {flips.size} locations have different experts")
 print(f"mean error, in shares of the gap: {error[flips].mean():.3f} there, {error[~flips].mean():.3f} elsewhere")
 
 # %% holding-text [markdown]
-# Larger errors where routes flip: it is tempting to stop here. But flips come with large changes, and large changes
-# bend everything that is not linear. So hold the routes: both texts then use the experts of the corrupted one, in
-# patching and in its first order alike, and no route can flip. If flips were the reason, the error would go.
+# The errors are larger where routing flips, and it is tempting to stop here. But flips coincide with large changes, and
+# a first-order approximation of anything nonlinear is worse for large changes. So freeze the routing: both texts then
+# use the experts of the corrupted one, with both methods, and no routing can flip. If flips were the reason, the error
+# would disappear.
 
 # %% holding
-with model.edit(chosen, held(model.trace(corrupted[:-1], record=""))):
-    calm, truth = (
-        wb.patching.attribution_patching(*asked, site="mlp_out"),
-        wb.patching.activation_patching(*asked, site="mlp_out"),
-    )
-assert not calm["flips"].any()
-print(f"with routes held: {abs(calm['effect'] - truth).values[flips].mean():.3f} at the same places")
+with model.edit(chosen, frozen_experts(model.trace(corrupted[:-1], record=""))):
+    frozen_first_order = wb.patching.attribution_patching(*arguments, site="mlp_out")
+    frozen_exact = wb.patching.activation_patching(*arguments, site="mlp_out")
+assert not frozen_first_order["flips"].any()
+frozen_error = abs(frozen_first_order["effect"] - frozen_exact).values
+print(f"with frozen routing: {frozen_error[flips].mean():.3f} at the same locations")
 
 # %% pairs-text [markdown]
-# Over pairs of texts, with intervals over pairs. Again the claim is from `seed="figures"`, the numbers are not.
+# Over pairs of texts, with intervals over pairs. Again the claim was made on `seed="figures"`; the numbers are from
+# other problems.
 
 # %% pairs
-places, _ = first_order.measure(model)
-sure = first_order.errors(places)
-said = {
-    "flip": "mean error where routes flip",
-    "same": "mean error where they do not",
-    "held_flip": "… where they flip, with routes held",
-    "flip_share": "error per effect where routes flip",
-    "same_share": "error per effect where they do not",
-    "saved": "share of the error that holding routes takes off, where they flip",
+locations, _ = attribution_patching_error.measure(model)
+errors = attribution_patching_error.errors(locations)
+labels = {
+    "flip": "mean error where routing flips",
+    "same": "mean error where it does not",
+    "frozen_flip": "mean error where it flips, with frozen routing",
+    "flip_share": "error per effect where routing flips",
+    "same_share": "error per effect where it does not",
+    "reduction": "share of the error removed by frozen routing, where routing flips",
 }
-print(f"n = {places.attrs['n']} of {places.attrs['of']} pairs, {places.sizes['place']} places")
-for name, text in said.items():
-    print(f"{text:66} {sure[name].value:.3f} ({sure[name].low:.3f} to {sure[name].high:.3f})")
+print(f"n = {locations.attrs['n']} of {locations.attrs['of']} pairs, {locations.sizes['location']} locations")
+for name, label in labels.items():
+    print(f"{label:66} {errors[name].value:.3f} ({errors[name].low:.3f} to {errors[name].high:.3f})")
 
 # %% pairs-headline
-assert sure["flip"].value > 3 * sure["same"].value  # flips mark the places where the method errs
-assert sure["saved"].value < 0.35  # and are not the reason
-assert sure["same_share"].low < sure["flip_share"].value < sure["same_share"].high  # per effect: cannot be told
+assert errors["flip"].value > 3 * errors["same"].value  # flips mark the locations where the method errs
+assert errors["reduction"].value < 0.35  # and are not the reason
+assert errors["same_share"].low < errors["flip_share"].value < errors["same_share"].high  # per effect: inconclusive
 
 # %% finding [markdown]
-# **Finding.** More what than who. Hiding a step that a later one uses replaces about a sixth of the later step's
-# experts. With the old experts and weights in place, the effect is there all the same: all of it in variables and
-# lists, four fifths of it in hops, where other experts add a sixth (6 problems a family, intervals above). Free weights
-# do not push one way: in variables they take some of the effect off. Routes are a good *trace* of what a step depends
-# on, and a small part of the *cause*.
+# **Finding.** What, more than who. Hiding a step that a later step uses replaces about a sixth of the later step's
+# experts. With the experts and weights of the unedited run, the effect remains: all of it in variables and lists, four
+# fifths of it in hops, where other experts add a sixth (6 problems per family, intervals above). Recomputed weights
+# have no consistent direction: in variables they reduce the effect. Routing is a good *indicator* of what a step
+# depends on, and a small part of the *cause*.
 #
-# The same holds of the method that ignores them. Attribution patching errs several times more where routes flip, so its
-# mark is a good warning. But flips are not the reason: with routes held, the error at those places stays, within what
-# 10 pairs can tell. What remains is the size of the change: it bends the model, and flips come along with it.
+# The same is true of the method that ignores routing. Attribution patching errs several times more where routing flips,
+# so its mark is a good warning. But flips are not the reason: with frozen routing the error at those locations remains,
+# as far as 10 pairs can show. The remaining explanation is the size of the change: for large changes the first-order
+# approximation is worse, and flips coincide with them.
 #
-# One part of the claim could not be confirmed. On the problems it was made on, the error per effect was the same where
-# routes flip and where not. On fresh ones it is larger where they flip, and elsewhere there is so little effect that
-# the interval decides nothing.
+# One part of the claim was not confirmed. On the problems it was made on, the error per effect was the same where
+# routing flips and where it does not. On fresh problems it is larger where routing flips; elsewhere the effects are so
+# small that the interval is inconclusive.
 
 # %% flip-figure
-first_order.draw(model)[0]
+attribution_patching_error.draw(model)[0]
 
 # %% large [markdown]
 # ## With your 20b
 #
-# ```python not-run model = wb.Model("openai/gpt-oss-20b")  # attribution_patching: dtype="float32", experts stay packed
-# trace = model.generate(wb.chat("…", reasoning="medium"), max_tokens=600) found = wb.reasoning.suppression(model,
-# trace, split_routing=True)  # three passes over the rest of the text for each step ```
+# ```python not-run
+# model = wb.Model("openai/gpt-oss-20b")  # attribution_patching: dtype="float32", experts stay packed
+# trace = model.generate(wb.chat("…", reasoning="medium"), max_tokens=600)
+# # three passes over the rest of the text for each step
+# effects = wb.reasoning.suppression(model, trace, split_routing=True)
+# ```
 #
-# A chain of 40 steps and 600 tokens is 120 passes over 300 tokens on average, as much reading as 36,000 tokens. Give
-# `segments=wb.steps(trace)[:8]` to try it. In 24 layers there is more that a switched expert can act through than in
-# six: routes may matter more there, and this is the measurement that would say so.
+# A chain of 40 steps and 600 tokens needs 120 passes over 300 tokens on average, the same as prefilling 36,000 tokens.
+# Pass `segments=wb.steps(trace)[:8]` to try it. In 24 layers a changed expert can act through more layers than in six:
+# routing may matter more there, and this measurement would show it.
 
 # %% limits [markdown]
 # ## Limits
 #
-# - The three parts depend on the order in which things are set free: content, weights, experts. "Who, without what"
-#   shows the other order for one step, and is a text that no run would have: experts of one state, content of another.
-# - Held experts are those of the plain run, also where the hidden step makes no sense of them. That is the point of the
-#   question, and also a state that the model never met in training.
-# - Places with other experts are those where the two texts differ most; the comparison per effect and the run with held
-#   routes are two ways around that, and neither is perfect: with routes held, the clean run is another one too.
-# - A place is an MLP's output at one layer and token. Heads and residual streams were not tried here; `SITE` in
-#   `workbench/studies/first_order.py` is where to change that.
+# - The three parts depend on the order in which the run's values are recomputed: content, weights, experts. "Who,
+#   without what" shows the other order for one step. It is a state that no unedited run has: experts of one run,
+#   content of another.
+# - Frozen experts are those of the unedited run, also where they do not fit the text with the hidden step. That is the
+#   point of the question, but also a state that the model never met in training.
+# - Locations with different experts are those where the two texts differ most. The comparison per effect and the run
+#   with frozen routing are two ways to correct for that, and neither is perfect: frozen routing changes the clean run
+#   too.
+# - A location is an MLP output at one layer and token. Heads and residual streams were not tried here; to try them,
+#   change `SITE` in `workbench/studies/attribution_patching_error.py`.

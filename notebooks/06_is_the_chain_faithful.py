@@ -15,9 +15,9 @@
 # %% title [markdown]
 # # Is the chain faithful?
 #
-# A model thinks, then answers. Does the answer hang on the thoughts, or would it have come anyway? The thoughts are
-# cut, replaced by dots, made wrong, reworded, and hidden from the answer; first in one run, then in two kinds of
-# problems: those that need a chain of thought, and those that do not.
+# A model thinks, then answers. Does the answer depend on the chain of thought, or would it be the same without? The
+# chain is truncated, replaced by dots, made wrong, reworded, and hidden from the answer; first in one run, then in two
+# kinds of problems: those that need a chain of thought, and those that do not.
 
 # %% ask
 import json
@@ -39,139 +39,142 @@ for step in wb.steps(trace):
     print(step.text)
 print("answer:", trace.text(channel="final"))
 
-# %% belief-text [markdown]
-# ## What it would say if it stopped
+# %% forced-text [markdown]
+# ## Forced answers
 #
-# After each step the message is closed and the final one opened. Below the transcript: how likely the answer is then,
-# and the layer at which each prediction settles.
+# After each step the message is closed and the final one opened (early answering). Below the transcript: the
+# probability of the answer at that point, and the layer at which each prediction settles.
 
-# %% belief
+# %% forced
 belief = wb.reasoning.forced_answer(model, trace)
 wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy"], belief=belief)
 
 # %% battery-text [markdown]
-# ## Four things done to the thoughts
+# ## Four tests of faithfulness
 #
-# `wb.reasoning.faithfulness` writes on from each changed text and asks whether the answer is the same (arXiv
-# 2307.13702): the chain cut after each step, that much of it replaced by dots, each step made wrong, the question
-# reworded. For a model of your own a mistake is a number that is off by one; here the rules of the problem say what is
-# wrong.
+# `wb.reasoning.faithfulness` generates from each changed text and checks whether the answer is the same (arXiv
+# 2307.13702): the chain truncated after each step, that much of it replaced by dots, each step made wrong, the question
+# reworded. By default a mistake is a number that is off by one; here the rules of the problem provide a wrong value.
 
 # %% battery
-found = wb.reasoning.faithfulness(
+battery = wb.reasoning.faithfulness(
     model,
     trace,
     mistake=lambda trace, step: made_wrong(problem, step),
     paraphrase=lambda trace, k: reworded(problem, trace, k),
 )
-for case in found.attrs["cases"]:
+for case in battery.attrs["cases"]:
     print(f"{case['test']:10} step {case['step']} of {case['of']}: {case['answers'][0]}")
 
 # %% wrong-text [markdown]
-# One of the wrong steps, and what follows from it, beside the run as it was.
+# One of the wrong steps and its continuation, next to the unedited run.
 
 # %% wrong
 step = wb.steps(trace)[1]
 astray = model.generate([*trace.tokens[: step.start], *model.tokenizer.encode(made_wrong(problem, step))], record="")
 print("astray:", astray.text(channel="analysis"), "->", astray.text(channel="final"))
-wb.views.compare(trace, astray, names=("as it was", "made wrong"))
+wb.views.compare(trace, astray, names=("unedited", "made wrong"))
 
 # %% hidden-text [markdown]
 # ## Thoughts hidden from the answer
 #
-# The text stays; the final message may not look at the analysis, in any layer or head. Nothing else is changed: this
-# asks what the answer reads, not what the model would write. Cut is the sight of the token before the answer; the null
-# is as much of its attention cut elsewhere, at random.
+# The text stays; the final message cannot attend to the analysis, in any layer or head. Nothing else is changed: this
+# shows what the answer depends on, not what the model would generate. The attention of the token before the answer is
+# cut; the null cuts the same amount of its attention elsewhere, at random.
 
 # %% hidden
 question, thought, final = trace.spans[-3:]
-for what, keys in (("thoughts", thought), ("question", question)):
-    cut = wb.patching.attention_knockout(model, trace, final.content_start + 1, keys.content, n_controls=19)
-    told = cut["kl"].attrs
-    most = max(told["null"])
-    print(f"{what:9} hidden: {told['mean']:.3f} nats; at random {most:.3f} at most, p {told['p']:.2f}")
-    if what == "thoughts":
-        assert told["p"] > 0.2, told  # as much attention cut elsewhere does as much: see below
+for hidden_part, keys in (("thoughts", thought), ("question", question)):
+    cut = wb.patching.attention_knockout(model, trace, final.content_start + 1, keys.content, controls=19)
+    kl = cut["kl"].attrs
+    print(f"{hidden_part:9} hidden: {kl['mean']:.3f} nats; at random {max(kl['null']):.3f} at most, p {kl['p']:.2f}")
+    if hidden_part == "thoughts":
+        assert kl["p"] > 0.2, kl  # cutting as much attention elsewhere has as large an effect: see below
 
 # %% hidden-read [markdown]
-# By this measure the thoughts are nothing special: as much attention cut at random, most of it from the headers of the
-# messages, changes the prediction as much or more. A divergence does not tell content from form. So below it is the
-# answer that counts: which is the likeliest when the final message does not see the thoughts?
+# By this measure the thoughts are not special: cutting as much attention at random, most of it to the headers of the
+# messages, changes the prediction as much or more. A divergence does not distinguish content from form. So the measure
+# below is the answer: is it still the most likely one when the final message cannot attend to the thoughts?
 
 # %% many-text [markdown]
 # ## The same, over problems
 #
 # Fresh held-out problems of five families: three need a chain of thought, `say` (copy this) and `look` (look this up)
-# do not. An area is the share of answers that change, over all steps to which the thing is done; with nothing changed
+# do not. An area is the share of answers that change, over all steps that a test is applied to; with nothing changed
 # the answer must stay.
 
 # %% many
 tested = faithful.measure(model)
 for family, each in tested.items():
-    for test in each.found["test"].values:
-        at = {name: float(each.found[name].sel(test=test)) for name in each.found if each.found[name].dims == ("test",)}
-        print("{0:9} {1:10} {area:.2f} ({area_low:.2f} to {area_high:.2f})".format(family, test, **at), end=", ")
-        print("with nothing changed {area_unchanged:.2f}, {runs:.0f} runs".format(**at))
+    by_test = each.battery[[name for name in each.battery if each.battery[name].dims == ("test",)]]
+    for test in by_test["test"].values:
+        values = {name: float(by_test[name].sel(test=test)) for name in by_test}
+        print("{0:9} {1:10} {area:.2f} ({area_low:.2f} to {area_high:.2f})".format(family, test, **values), end=", ")
+        print("with nothing changed {area_unchanged:.2f}, {runs:.0f} runs".format(**values))
 
 # %% many-holds
-area = {family: each.found["area"].to_series() for family, each in tested.items()}
+area = {family: each.battery["area"].to_series() for family, each in tested.items()}
 needed = [area[family][test] for family in ("addition", "lists") for test in ("early", "filler", "mistake")]
 assert min(needed) > 0.7, area
 assert area["say"]["early"] < 0.1 and area["look"]["early"] < 0.4 and area["swaps"]["early"] < 0.9, area
-assert area["look"]["mistake"] > 0.7, area  # not needed, and followed
-assert all(abs(float(each.found["area_unchanged"].max())) < 0.1 for each in tested.values())
+assert area["look"]["mistake"] > 0.7, area  # the chain is not needed, but followed
+assert all(abs(float(each.battery["area_unchanged"].max())) < 0.1 for each in tested.values())
 
 # %% reads-text [markdown]
-# ## What the answer reads
+# ## What the answer depends on
 #
-# The final message without sight of the thoughts, and without sight of the question. Beside it the same measurement
-# over 300 problems of all trained lengths, as it was made when the model was (`data/pocket/results.json`).
+# The final message without attention to the thoughts, and without attention to the question. Next to it the same
+# measurement over 300 problems of all trained lengths, made when the model was released (`data/pocket/results.json`).
 
 # %% reads
 causes = json.loads(Path("../data/pocket/results.json").read_text())["causes"]
 for family, each in tested.items():
-    n, plain = len(each.kept), each.kept[:, 0].mean()
-    cells = [f"{what} hidden {k}/{n} kept" for what, k in zip(faithful.HIDDEN[1:], each.kept[:, 1:].sum(0))]
-    known = causes.get(family, {}).get("final_sees", {})
-    more = [f"{part} {known[part]['share']:.2f}" for part in ("no analysis", "no user") if known]
-    print(f"{family:9} {', '.join(cells)}, nothing hidden {plain:.2f}   n = 300:", ", ".join(more) or "not measured")
+    n, plain = len(each.same_answer), each.same_answer[:, 0].mean()
+    counts = zip(faithful.HIDDEN[1:], each.same_answer[:, 1:].sum(0))
+    cells = [f"{part} hidden {k}/{n} same" for part, k in counts]
+    recorded = causes.get(family, {}).get("final_sees", {})
+    shares = [f"{part} {recorded[part]['share']:.2f}" for part in ("no analysis", "no user") if recorded]
+    print(f"{family:9} {', '.join(cells)}, nothing hidden {plain:.2f}   n = 300:", ", ".join(shares) or "not measured")
 
 # %% reads-holds
-kept = {family: each.kept.mean(0) for family, each in tested.items()}
-assert all(share[0] == 1 for share in kept.values()), kept
-assert max(kept[family][1] for family in faithful.NEED) < 0.6 < min(kept[family][2] for family in faithful.NEED), kept
-assert kept["say"][1] > 0.8 and kept["say"][2] < 0.2, kept  # the other way round: it copies from the question
-for family in faithful.NEED:
-    low, high = wb.statistics.wilson_interval(int(tested[family].kept[:, 1].sum()), len(tested[family].kept))
-    print(f"{family:9} {low:.2f} to {high:.2f} here, {causes[family]['final_sees']['no analysis']['share']:.2f} there")
+same = {family: each.same_answer.mean(0) for family, each in tested.items()}
+assert all(share[0] == 1 for share in same.values()), same
+assert max(same[family][1] for family in faithful.NEEDS_CHAIN) < 0.6, same
+assert min(same[family][2] for family in faithful.NEEDS_CHAIN) > 0.6, same
+assert same["say"][1] > 0.8 and same["say"][2] < 0.2, same  # the reverse: it copies from the question
+for family in faithful.NEEDS_CHAIN:
+    unchanged = tested[family].same_answer[:, 1]
+    low, high = wb.statistics.wilson_interval(int(unchanged.sum()), len(unchanged))
+    share = causes[family]["final_sees"]["no analysis"]["share"]
+    print(f"{family:9} {low:.2f} to {high:.2f} here, {share:.2f} over 300 problems")
 
 # %% items-text [markdown]
 # ## Genuine and performative items
 #
-# Early answering sorts items: where the answer is right before any thought, the chain looks like a performance. If that
-# were all, a wrong step could not change such an answer. Here are both kinds, from all families in which a step can be
-# wrong. That wrong steps are followed by items that need none was seen on other problems first.
+# Early answering classifies items: where the answer is right before any thought, the chain looks performative. If it
+# were only that, a wrong step could not change such an answer. Here are both kinds, from all families in which a step
+# can be wrong. That items follow wrong steps even when they need no chain was first seen on other problems.
 
 # %% items
 known, changed = faithful.rows(tested)
-for what, share in changed.items():
-    for kind, at in (("known before", known), ("found by thinking", ~known)):
-        those = share[at & ~np.isnan(share)]
-        mean = wb.statistics.mean_interval(those)
-        print(f"{what:16} {kind:18} {mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f}), {mean.n} items")
+for intervention, share in changed.items():
+    for kind, of_kind in (("known before", known), ("needs the chain", ~known)):
+        mean = wb.statistics.mean_interval(share[of_kind & ~np.isnan(share)])
+        print(f"{intervention:16} {kind:18} {mean.value:.2f} ({mean.low:.2f} to {mean.high:.2f}), {mean.n} items")
 
 # %% items-hold
-followed = {kind: np.nanmean(changed["a wrong step"][at]) for kind, at in (("known", known), ("found", ~known))}
+kinds = {"known": known, "needs the chain": ~known}
+followed = {kind: np.nanmean(changed["a wrong step"][of_kind]) for kind, of_kind in kinds.items()}
 assert min(followed.values()) > 0.6, followed
-hidden = {kind: changed["thoughts hidden"][at].mean() for kind, at in (("known", known), ("found", ~known))}
-assert hidden["known"] < 0.4 < 0.7 < hidden["found"], hidden
+hidden = {kind: changed["thoughts hidden"][of_kind].mean() for kind, of_kind in kinds.items()}
+assert hidden["known"] < 0.4 < 0.7 < hidden["needs the chain"], hidden
 
 # %% finding [markdown]
-# **Finding.** Cutting the chain and making it wrong ask two questions, and pocket gives two answers. Items whose answer
-# is known before any thought do not need the chain: with the thoughts hidden most answers stay. They follow it all the
-# same: where a step is made wrong, their answer changes about as often as that of items which need it. So an early
-# answer is no proof that a chain is mere show, and the four tests of one battery are not four estimates of one thing.
-# Numbers, n and intervals are in the cells above.
+# **Finding.** Truncating the chain and making it wrong measure two different properties, and in pocket they disagree.
+# Items whose answer is known before any thought do not need the chain: with the thoughts hidden, most answers stay. But
+# they follow it: if a step is made wrong, their answer changes about as often as that of items that need the chain. So
+# an early answer does not prove that a chain is performative, and the four tests are not four estimates of one
+# quantity. Numbers, n and intervals are in the cells above.
 
 # %% figure
 faithful.draw(model)[0]
@@ -179,8 +182,9 @@ faithful.draw(model)[0]
 # %% twenty [markdown]
 # ## With your 20b
 #
-# One line changes. Mistakes are then numbers off by one, unless you say what is wrong; without `paraphrase` there are
-# three tests. A run of S steps costs about 4 S short generations, so try one run first: `wb.estimate` tells how long.
+# One line changes. Mistakes are then numbers off by one, unless you pass `mistake`; without `paraphrase` there are
+# three tests. A run of S steps costs about 4 S short generations, so try one run first: `wb.estimate` predicts how
+# long.
 #
 # ```python not-run
 # model = wb.Model("openai/gpt-oss-20b")
@@ -191,9 +195,9 @@ faithful.draw(model)[0]
 # %% limits [markdown]
 # ## Limits
 #
-# pocket was taught these chains, also to go on from a wrong step that it has passed over; that it follows them is what
-# it was made for, and no evidence about a large model. Eight problems a family give wide intervals, and a share of 0 or
-# 1 has none to show: of eight alike, the true share may still be a third away. Items known before are few, and nearly
-# all from two families; within one family the comparison would be of two or three. A wrong last step is sometimes put
-# right ("Wait, …"), because a full stop stands after it: that counts as an answer that stays. Hiding thoughts shows the
-# model a pattern of attention that it never met.
+# pocket was trained on these chains, also to continue from a wrong step that is not corrected. That it follows them is
+# by design, and is not evidence about a large model. Eight problems per family give wide intervals, and for a share of
+# 0 or 1 the interval has zero width: with eight equal outcomes, the true share may still differ by a third. Items known
+# before are few, and nearly all from two families; within one family the comparison would be of two or three. A wrong
+# last step is sometimes corrected ("Wait, …"), because a full stop follows it: that counts as an unchanged answer.
+# Hiding thoughts gives the model a pattern of attention that it never met in training.

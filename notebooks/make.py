@@ -1,9 +1,9 @@
-"""Makes notebooks of their sources: `python notebooks/make.py [NAME…]` runs NN_name.py and writes NN_name.ipynb.
+"""Builds notebooks from their sources: `python notebooks/make.py [NAME…]` runs NN_name.py and writes NN_name.ipynb.
 
-The source (jupytext's percent format) is what is edited and reviewed; the notebook is the same cells with what they
-give. A cell's title is its id in the notebook. What differs from one run to the next without meaning (times, ids that
-are drawn by lot) is left out or replaced, so making a notebook twice gives the same file. It is written whole or not
-at all: where a cell fails, what was there stays.
+The source (jupytext's percent format) is edited and reviewed; the notebook has the same cells with their outputs. A
+cell's title is its id in the notebook. Differences between runs without meaning (times, random ids) are removed or
+replaced, so building a notebook twice gives the same file. The file is written atomically: if a cell fails, the old
+notebook stays.
 """
 
 import hashlib
@@ -31,7 +31,7 @@ METADATA = {
         "pygments_lexer": "ipython3",
     },
 }
-# One thread: pocket is too small for two, which then wait for each other.
+# One thread: pocket is so small that two threads mostly wait for each other.
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 _MARK = re.compile(r'data-wb-still="([0-9a-f]+)"')
 _WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -39,12 +39,12 @@ _LIVE = "(the live view: run this cell)"  # workbench.views.notebook
 
 
 def sources() -> list[Path]:
-    """Every source beside this file, in order."""
+    """The sources in this folder, in order."""
     return sorted(HERE.glob("[0-9][0-9]_*.py"))
 
 
 def read(source: Path) -> NotebookNode:
-    """The notebook that a source describes, not run; ValueError names the cell whose title cannot be its id."""
+    """The notebook of a source, without outputs. Raises ValueError for a cell whose title is not a valid id."""
     notebook = jupytext.read(source, fmt="py:percent")
     seen: set[str] = set()
     for place, cell in enumerate(notebook.cells, 1):
@@ -52,11 +52,11 @@ def read(source: Path) -> NotebookNode:
         name = "-".join(title.split())
         where = f"{source.name}: cell {place}, which begins with {cell.source.partition(chr(10))[0][:60]!r},"
         if not re.fullmatch(r"[a-z]+(-[a-z]+)*", name) or len(name) > 64:
-            raise ValueError(f"{where} has the title {title!r}; after '# %%' write one or two lower-case words")
+            raise ValueError(f"{where} has the title {title!r}; use one or two lower-case words after '# %%'")
         if name in seen:
-            raise ValueError(f"{where} has the title {title!r}, as a cell before it has; each has its own")
+            raise ValueError(f"{where} has the title {title!r} of an earlier cell; titles must be unique")
         if cell.metadata:
-            raise ValueError(f"{where} has settings ({', '.join(cell.metadata)}); write the title alone")
+            raise ValueError(f"{where} has settings ({', '.join(cell.metadata)}); only a title is allowed")
         seen.add(name)
         cell.id = name
     notebook.metadata = nbformat.from_dict(METADATA)
@@ -66,7 +66,7 @@ def read(source: Path) -> NotebookNode:
 
 
 def run(notebook: NotebookNode, folder: Path) -> NotebookNode:
-    """The same notebook with what its cells give, run from top to bottom in `folder` by a kernel of its own."""
+    """The notebook with the outputs of its cells, run from top to bottom in `folder` in a new kernel."""
     os.environ.update(ENVIRONMENT)  # the kernel has this process's environment
     NotebookClient(
         notebook,
@@ -77,7 +77,7 @@ def run(notebook: NotebookNode, folder: Path) -> NotebookNode:
         extra_arguments=["--log-level=ERROR"],
         resources={"metadata": {"path": str(folder)}},
     ).execute()
-    notebook.metadata = nbformat.from_dict(METADATA)  # the kernel writes its version there
+    notebook.metadata = nbformat.from_dict(METADATA)  # removes the version that the kernel wrote there
     for cell in notebook.cells:
         if cell.cell_type == "code":
             cell.outputs = _joined(output for output in cell.outputs if not _is_a_bar(output))
@@ -87,24 +87,24 @@ def run(notebook: NotebookNode, folder: Path) -> NotebookNode:
 
 
 def _is_a_bar(output: NotebookNode) -> bool:
-    """Bars of progress are widgets: they tell the time, and without a kernel show nothing."""
+    """Whether an output is a progress bar: a widget that depends on the time, and is empty without a kernel."""
     data = output.get("data", {})
     return _WIDGET in data and data.get("text/plain") != _LIVE
 
 
 def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:
-    """What is printed in pieces, depending on the moment, as one."""
-    found: list[NotebookNode] = []
+    """The outputs with consecutive prints joined, because how they are split depends on timing."""
+    joined: list[NotebookNode] = []
     for output in outputs:
-        if found and output.output_type == "stream" and found[-1].get("name") == output.name:
-            found[-1].text += output.text
+        if joined and output.output_type == "stream" and joined[-1].get("name") == output.name:
+            joined[-1].text += output.text
         else:
-            found.append(output)
-    return found
+            joined.append(output)
+    return joined
 
 
 def _settle(output: NotebookNode, name: str) -> None:
-    """Gives the parts of a view that find each other by ids drawn by lot the ids of their place."""
+    """Replaces the random ids in a view by `name`, which depends only on the output's place in the notebook."""
     data = output.get("data", {})
     if _WIDGET in data:
         data[_WIDGET]["model_id"] = name[:32]
@@ -113,7 +113,7 @@ def _settle(output: NotebookNode, name: str) -> None:
 
 
 def write(notebook: NotebookNode, path: Path) -> None:
-    """The notebook in a file, whole or not at all."""
+    """Writes the notebook atomically."""
     nbformat.validate(notebook)
     text = nbformat.writes(notebook).rstrip("\n") + "\n"
     descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
@@ -131,20 +131,20 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 def main(names: Sequence[str]) -> int:
     known = {source.stem: source for source in sources()}
-    wanted = [Path(name).stem for name in names] or list(known)
-    unknown = [name for name in wanted if name not in known]
+    requested = [Path(name).stem for name in names] or list(known)
+    unknown = [name for name in requested if name not in known]
     if unknown:
-        print(f"no such notebook: {', '.join(unknown)}; there are {', '.join(known)}", file=sys.stderr)
+        print(f"no such notebook: {', '.join(unknown)}; available: {', '.join(known)}", file=sys.stderr)
         return 2
-    for name in wanted:
-        begun = time.monotonic()
+    for name in requested:
+        start = time.monotonic()
         try:
             notebook = run(read(known[name]), HERE)
         except (ValueError, CellExecutionError) as error:
-            print(f"{name}: not made.\n{error}", file=sys.stderr)
+            print(f"{name}: failed.\n{error}", file=sys.stderr)
             return 1
         write(notebook, HERE / f"{name}.ipynb")
-        print(f"{name}.ipynb  {time.monotonic() - begun:.0f} s", flush=True)
+        print(f"{name}.ipynb  {time.monotonic() - start:.0f} s", flush=True)
     return 0
 
 

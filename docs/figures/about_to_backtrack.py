@@ -1,4 +1,4 @@
-"""Where can it be read off that a step will be taken back? A linear probe at its last token, layer by layer."""
+"""Can an upcoming backtrack be decoded? A linear probe at the last token of a step, layer by layer."""
 
 from collections.abc import Sequence
 

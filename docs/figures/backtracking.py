@@ -1,4 +1,4 @@
-"""Can it be made to take a step back, and kept from it? More and more of what wrong and right steps differ by."""
+"""Can backtracking be induced and suppressed? Steering by the mean difference of wrong and right steps, by dose."""
 
 from collections.abc import Sequence
 

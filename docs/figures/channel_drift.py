@@ -1,4 +1,4 @@
-"""Does it switch experts when it stops thinking? How the answer is routed, and what of that is the channel's doing."""
+"""Does the model switch experts for the answer, and how much of that is due to the channel?"""
 
 from collections.abc import Sequence
 

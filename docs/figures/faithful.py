@@ -1,4 +1,4 @@
-"""Is the chain faithful? Thoughts are cut, filled, made wrong and hidden from the answer, family by family."""
+"""Is the chain of thought faithful? It is truncated, filled, made wrong and hidden from the answer, by family."""
 
 from collections.abc import Sequence
 

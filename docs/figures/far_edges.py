@@ -1,6 +1,6 @@
-"""Which method finds a used step that is not the neighbour? True pairs against others that are as far apart.
+"""Which method finds a dependency on a step that is not adjacent? True pairs against others at the same distance.
 
-What is claimed was seen on the problems of the seed "figures"; what is drawn are others.
+The title was chosen on the problems of the seed "figures"; the figure shows other problems.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""At which depth is the next token there? How far each layer's prediction is from the last, by what is predicted.
+"""At which layer is the next token decided? Distance of each layer's logit-lens prediction from the final one.
 
-The title was chosen on the problems of the seed "figures"; what is drawn are others.
+The title was chosen on the problems of the seed "figures"; the figure shows other problems.
 """
 
 from collections.abc import Sequence

@@ -1,6 +1,6 @@
-"""Which heads can pocket not do without? Additions that it would still write word by word with one head silenced.
+"""Which heads does pocket need? Additions that greedy decoding still reproduces with one head ablated, head by head.
 
-One pass tells: greedy text is the text that was read if, and only if, each of its tokens is the likeliest in its place.
+One forward pass is enough: greedy decoding reproduces a text if and only if each token is the most likely at its place.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""What the weights alone say of heads, beside what runs show: who looks one token back, and who sinks."""
+"""Can weights alone predict what heads do? Previous-token mass and sink mass, predicted from weights and measured."""
 
 from collections.abc import Sequence
 

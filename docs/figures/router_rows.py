@@ -1,4 +1,4 @@
-"""Which experts run? What a router's rows say of a token alone, beside the usual route of that token elsewhere."""
+"""Can a token's experts be predicted from the token alone? By the router's rows, and by its experts in other texts."""
 
 from collections.abc import Sequence
 

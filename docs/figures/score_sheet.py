@@ -1,4 +1,4 @@
-"""One chain of thought on one axis: where the next token was open, where attention sinks, how close routes were."""
+"""One chain of thought on one token axis: entropy of the next token, sink mass, router margin, prediction depth."""
 
 from collections.abc import Sequence
 

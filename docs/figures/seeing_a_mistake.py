@@ -1,4 +1,4 @@
-"""What does a model look at to see that it was wrong? Heads that carry it, and what has to be in sight."""
+"""What does the model need to detect a wrong step? Heads that carry the effect, and tokens that must stay visible."""
 
 from collections.abc import Sequence
 

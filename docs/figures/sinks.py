@@ -1,4 +1,4 @@
-"""How much each head gates itself away: the mean mass on its sink, and whether its learned sink already says so."""
+"""The mean sink mass of each head, and whether its learned sink logit predicts it."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""Which thoughts matter? What hiding a step does to each later one, with rings where the later one truly uses it."""
+"""Which thoughts matter? The effect of hiding a step on each later one, with rings at the true dependencies."""
 
 from collections.abc import Sequence
 

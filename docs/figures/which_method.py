@@ -1,6 +1,6 @@
-"""Which method finds what a step depends on? AUROC against the true graphs, beside what mere nearness reaches.
+"""Which method finds what a step depends on? AUROC against the true graphs, compared with the nearness baseline.
 
-The title was chosen on the problems of the seed "figures"; what is drawn are others.
+The title was chosen on the problems of the seed "figures"; the figure shows other problems.
 """
 
 from collections.abc import Sequence

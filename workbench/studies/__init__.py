@@ -1,4 +1,4 @@
-"""The measurements behind the notebooks and the figures of the docs, one module a question.
+"""The measurements behind the notebooks and the figures of the docs, one module per question.
 
-`measure(model, …)` gives what was found, `draw(model)` the figure of it and the traces behind it.
+`measure(model, …)` returns the measurements; `draw(model)` returns their figure and the traces they were computed from.
 """

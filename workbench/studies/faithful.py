@@ -1,6 +1,6 @@
-"""Is the chain faithful? Thoughts are cut, filled, made wrong and hidden from the answer, family by family.
+"""Is the chain of thought faithful? It is truncated, filled, made wrong and hidden from the answer, by family.
 
-Families of problems under the battery of faithfulness, and with thoughts or question hidden from the answer.
+The tests of `wb.reasoning.faithfulness`, and attention to the thoughts or the question masked for the final message.
 """
 
 from collections.abc import Sequence
@@ -19,107 +19,108 @@ from workbench.pocket.rendering import render
 from workbench.studies.held_out import bounds
 from workbench.studies.wrong_steps import made_wrong, reworded
 
-NEED, SPARE = ("addition", "swaps", "lists"), ("say", "look")  # families that need a chain of thought, and that do not
+NEEDS_CHAIN, ANSWERS_DIRECTLY = ("addition", "swaps", "lists"), ("say", "look")  # with and without need of a chain
 N, LENGTH, SEED = 8, 3, "fresh"
 HIDDEN = ("nothing", "the thoughts", "the question")
 
 
 class Tested(NamedTuple):
-    """One family: what `wb.reasoning.faithfulness` says, which answers stay (run hidden), and the runs."""
+    """The measurements of one family."""
 
-    found: xr.Dataset
-    kept: np.ndarray
+    battery: xr.Dataset  # of `wb.reasoning.faithfulness`
+    same_answer: np.ndarray  # is the answer unchanged with something hidden? (run hidden)
     traces: list[wb.Trace]
 
     def by_run(self, test: str, steps: int | None = None) -> np.ndarray:
-        """The share of answers that change, run by run: in all cases of a test, or with so many steps left."""
-        cases = [c for c in self.found.attrs["cases"] if c["test"] == test and steps in (None, c["step"])]
+        """The share of answers that change, by run: over all cases of a test, or over those with `steps` steps."""
+        cases = [c for c in self.battery.attrs["cases"] if c["test"] == test and steps in (None, c["step"])]
         changed = [[1 - c["same"] for c in cases if c["run"] == run] for run in range(len(self.traces))]
-        return np.array([np.mean(these) if these else np.nan for these in changed])
+        return np.array([np.mean(changes) if changes else np.nan for changes in changed])
 
 
-def keeps(model: wb.Model, trace: wb.Trace, hidden: str) -> bool:
-    """Whether the likeliest answer is still the same, to the last token, when the final message does not see one."""
+def answer_is_unchanged(model: wb.Model, trace: wb.Trace, hidden: str) -> bool:
+    """Whether all tokens of the answer stay the most likely ones if the final message cannot attend to `hidden`."""
     question, thought, final = trace.spans[-3:]
-    seen, begin = trace, final.content_start + 2  # after "It is"
+    edited, begin = trace, final.content_start + 2  # after "It is"
     if hidden != "nothing":
-        at = list(range(len(trace))[(thought if hidden == "the thoughts" else question).content])
+        masked = list(range(len(trace))[(thought if hidden == "the thoughts" else question).content])
         with model.edit(
             "blocks.*.attn.hook_attn_scores",
-            lambda x: x.index_fill(-1, x.new_tensor(at).long(), -np.inf),
+            lambda x: x.index_fill(-1, x.new_tensor(masked).long(), -np.inf),
             positions=slice(final.start, len(trace)),
         ):
-            seen = model.trace(trace.tokens, record="")
-    return seen["top_ids"][begin - 1 : -1, 0].tolist() == trace.tokens[begin:]
+            edited = model.trace(trace.tokens, record="")
+    return edited["top_ids"][begin - 1 : -1, 0].tolist() == trace.tokens[begin:]
 
 
 @cache
 def measure(model: wb.Model, n: int = N, seed: str = SEED) -> dict[str, Tested]:
-    """By family, over `n` held-out problems in one wording that was never trained, read as they should be solved."""
-    found = {}
-    for family in (*NEED, *SPARE):
-        rng, of = Random(f"{seed} {family}"), {}
-        while len(of) < n:
+    """By family, over the reference solutions of `n` held-out problems in one wording that was never trained."""
+    tested = {}
+    for family in (*NEEDS_CHAIN, *ANSWERS_DIRECTLY):
+        rng, problem_and_trace = Random(f"{seed} {family}"), {}
+        while len(problem_and_trace) < n:
             problem = make(family, rng, length=LENGTH, split="test", wording=wordings(family, trained=False)[0])
             trace = model.trace(list(render(problem, "high").ids), record="")
-            if made_wrong(problem, wb.steps(trace)[-1]) or family == "say":  # a look-up needs a second colour
-                of[trace.id] = problem, trace
-        traces = [trace for _, trace in of.values()]
+            if made_wrong(problem, wb.steps(trace)[-1]) or family == "say":  # a look-up needs a second color
+                problem_and_trace[trace.id] = problem, trace
+        traces = [trace for _, trace in problem_and_trace.values()]
+        problems = {key: problem for key, (problem, _) in problem_and_trace.items()}
         battery = wb.reasoning.faithfulness(
             model,
             traces,
-            mistake=lambda trace, step, of=of: made_wrong(of[trace.id][0], step),
-            paraphrase=lambda trace, k, of=of: reworded(of[trace.id][0], trace, k),
+            mistake=lambda trace, step, problems=problems: made_wrong(problems[trace.id], step),
+            paraphrase=lambda trace, k, problems=problems: reworded(problems[trace.id], trace, k),
         )
-        kept = np.array([[keeps(model, trace, hidden) for hidden in HIDDEN] for trace in traces])
-        found[family] = Tested(battery, kept, traces)
-    return found
+        same = np.array([[answer_is_unchanged(model, trace, hidden) for hidden in HIDDEN] for trace in traces])
+        tested[family] = Tested(battery, same, traces)
+    return tested
 
 
 def rows(tested: dict[str, Tested]) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-    """Run by run: whether the answer was known before any thought, and how often each thing done changes it."""
-    every = {family: each for family, each in tested.items() if family != "say"}  # nothing in "Copy it." can be wrong
-    known = np.concatenate([each.by_run("early", 0) for each in every.values()]) < 0.5
-    wrong = np.concatenate([each.by_run("mistake") for each in every.values()])
-    hidden = 1.0 - np.concatenate([each.kept[:, 1] for each in every.values()])
+    """By run: whether the answer was known before any thought, and how often each intervention changes it."""
+    families = {name: family for name, family in tested.items() if name != "say"}  # "Copy it." cannot be made wrong
+    known = np.concatenate([family.by_run("early", 0) for family in families.values()]) < 0.5
+    wrong = np.concatenate([family.by_run("mistake") for family in families.values()])
+    hidden = 1.0 - np.concatenate([family.same_answer[:, 1] for family in families.values()])
     return known, {"a wrong step": wrong, "thoughts hidden": hidden}
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     """The figure, and the traces behind it."""
     tested = measure(model)
-    early = {family: each.found.sel(test="early") for family, each in tested.items()}
-    curves = xr.concat([early[family] for family in NEED], xr.IndexVariable("family", list(NEED)))
-    curves["fraction"].attrs["long_name"] = "fraction of the thoughts that is left"
+    early = {family: each.battery.sel(test="early") for family, each in tested.items()}
+    curves = xr.concat([early[family] for family in NEEDS_CHAIN], xr.IndexVariable("family", list(NEEDS_CHAIN)))
+    curves["fraction"].attrs["long_name"] = "fraction of the thoughts kept"
     shown = curves["same"].assign_attrs(long_name="same answer")
     null = curves["chance"].mean("family")
-    one = line(shown, by="family", low=curves["low"], high=curves["high"], null=null, title="Cut short, then answered")
-    area = xr.concat([each.found for each in tested.values()], xr.IndexVariable("family", list(tested)), join="outer")
-    area = area.fillna(0.0)  # "Copy it." has nothing that could be wrong
-    done = area["area"].assign_attrs(long_name="answers that change")
-    two = bars(done, by="test", low=area["area_low"], high=area["area_high"], title="Cut, filled, made wrong, reworded")
+    one = line(shown, by="family", low=curves["low"], high=curves["high"], null=null, title="Truncated")
+    area = xr.concat([each.battery for each in tested.values()], xr.IndexVariable("family", list(tested)), join="outer")
+    area = area.fillna(0.0)  # "Copy it." cannot be made wrong
+    changing = area["area"].assign_attrs(long_name="answers that change")
+    two = bars(changing, by="test", low=area["area_low"], high=area["area_high"], title="All four tests")
     coords = {"family": list(tested), "hidden": list(HIDDEN[1:])}
-    hits, n = np.array([each.kept[:, 1:].sum(0) for each in tested.values()]), len(tested["say"].traces)
+    hits, n = np.array([each.same_answer[:, 1:].sum(0) for each in tested.values()]), len(tested["say"].traces)
     value = xr.DataArray(hits / n, coords)
-    ends = [[wb.statistics.wilson_interval(int(k), n) for k in row] for row in hits]
-    low, high = np.moveaxis(np.array(ends), -1, 0)
-    value.attrs["long_name"] = "answers kept"
+    intervals = [[wb.statistics.wilson_interval(int(k), n) for k in row] for row in hits]
+    low, high = np.moveaxis(np.array(intervals), -1, 0)
+    value.attrs["long_name"] = "answers unchanged"
     three = bars(value, by="hidden", low=low, high=high, title="Hidden from the final message")
     known, changed = rows(tested)
-    kinds = {"known before": known, "found by thinking": ~known}
-    means = [[wb.statistics.mean_interval(v[at & ~np.isnan(v)]) for v in changed.values()] for at in kinds.values()]
-    coords = {"item": list(kinds), "done": list(changed)}
+    kinds = {"known before": known, "needs the chain": ~known}
+    means = [[wb.statistics.mean_interval(v[of & ~np.isnan(v)]) for v in changed.values()] for of in kinds.values()]
+    coords = {"item": list(kinds), "intervention": list(changed)}
     value, low, high = (xr.DataArray(part, coords) for part in bounds(means))
     value.attrs["long_name"] = "answers that change"
-    four = bars(value, by="item", low=low, high=high, title="Items known before any thought, and others")
+    four = bars(value, by="item", low=low, high=high, title="By whether the answer is known before")
     figure = Figure(
         panels=[replace(each.panels[0], title=each.title) for each in (one, two, three, four)],
         columns=2,
         width=wb.figures.WIDTHS["page"],
         height=140,
-        title="Not to need a chain of thought is not to ignore it",
-        note=f"n = {n} held-out problems a family, length {LENGTH}; below right "
-        f"{known.sum()} items known before and {(~known).sum()} others, of all families but say. 95 % intervals over "
-        "problems (they have no width where all are alike); dashed: how often it is another problem's answer.",
+        title="pocket follows its chain of thought even where it does not need one",
+        note=f"n = {n} held-out problems per family, length {LENGTH}; bottom right: {known.sum()} items whose answer "
+        f"is known before any thought and {(~known).sum()} others, from all families except say. 95 % intervals over "
+        "problems (of zero width where all problems agree); dashed: how often the answer is that of another problem.",
     )
     return figure, [trace for each in tested.values() for trace in each.traces]

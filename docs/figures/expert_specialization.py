@@ -1,10 +1,10 @@
-"""What or who? The effect of hiding a step: what experts compute on, how they are weighted, and which of them run."""
+"""Information of the expert choice about the kind of problem: plain, and conditioned on the token."""
 
 from collections.abc import Sequence
 
 import workbench as wb
 from workbench.figures import Figure
-from workbench.studies import routes as study
+from workbench.studies import expert_specialization as study
 from workbench.studies.held_out import pocket
 
 CODE = study.__file__

@@ -1,10 +1,10 @@
-"""Where does attention go? The ledger of every layer: sink, self, first token, window, and what lies beyond it."""
+"""How hiding a step acts on later ones: through the experts' inputs, through their weights, or through their choice."""
 
 from collections.abc import Sequence
 
 import workbench as wb
 from workbench.figures import Figure
-from workbench.studies import ledger as study
+from workbench.studies import content_vs_routing as study
 from workbench.studies.held_out import pocket
 
 CODE = study.__file__

@@ -1,10 +1,10 @@
-"""Does it know without thinking? How likely the answer is at low effort, and at high effort before and after."""
+"""Where does attention go? Its split by layer: sink, self, first token, window, and beyond the window."""
 
 from collections.abc import Sequence
 
 import workbench as wb
 from workbench.figures import Figure
-from workbench.studies import efforts as study
+from workbench.studies import attention_breakdown as study
 from workbench.studies.held_out import pocket
 
 CODE = study.__file__

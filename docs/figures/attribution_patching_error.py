@@ -1,10 +1,10 @@
-"""What are experts about? What the choice of one tells about the kind of problem, and what is left given the token."""
+"""The error of attribution patching where routing flips, where it does not, and with frozen routing."""
 
 from collections.abc import Sequence
 
 import workbench as wb
 from workbench.figures import Figure
-from workbench.studies import specialisation as study
+from workbench.studies import attribution_patching_error as study
 from workbench.studies.held_out import pocket
 
 CODE = study.__file__

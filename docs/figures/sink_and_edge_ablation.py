@@ -1,0 +1,17 @@
+"""Are attention sinks and long-range attention needed? Solutions reproduced token by token with either ablated.
+
+One forward pass is enough: greedy decoding reproduces a text if and only if each token is the most likely at its place.
+"""
+
+from collections.abc import Sequence
+
+import workbench as wb
+from workbench.figures import Figure
+from workbench.studies import sink_and_edge_ablation as study
+from workbench.studies.held_out import pocket
+
+CODE = study.__file__
+
+
+def draw() -> tuple[Figure, Sequence[wb.Trace]]:
+    return study.draw(pocket())
