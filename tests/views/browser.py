@@ -72,7 +72,7 @@ class Seen:
 
     def said(self) -> str:
         self.settled()
-        return self.page.locator(".wb-said").inner_text()
+        return self.page.locator(".wb-readout").inner_text()
 
     def python(self) -> str:
         """The line that makes the view, as its button says it."""
@@ -80,7 +80,7 @@ class Seen:
         self.settled()
         return self.page.locator(".wb-code").input_value()
 
-    def marks(self, kind: str = ".wb-mark:not(.wb-lock)") -> list[tuple[float, float]]:
+    def marks(self, kind: str = ".wb-mark:not(.wb-pin)") -> list[tuple[float, float]]:
         """Left and right end of the marks, in pixels from the left of the lanes."""
         self.settled()
         return self.page.evaluate(

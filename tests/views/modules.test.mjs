@@ -63,7 +63,7 @@ test("a search finds every text that tokens join to, whatever its case", () => {
 
 test("filters keep what they name", () => {
   const tokens = new Tokens(data),
-    count = (only, lock = -1) => tokens.mask(only, lock).reduce((a, b) => a + b, 0);
+    count = (only, pin = -1) => tokens.mask(only, pin).reduce((a, b) => a + b, 0);
   assert.equal(tokens.mask("", -1), null);
   assert.equal(count("prompt") + count("generated"), tokens.n);
   const names = [...new Set(tokens.messages.map((m) => m.name))];
@@ -73,7 +73,7 @@ test("filters keep what they name", () => {
   );
   const step = tokens.steps[1];
   assert.equal(count("step", step.start), step.stop - step.start);
-  assert.equal(count("same", 0), [...tokens.piece].filter((p) => p === tokens.piece[0]).length);
+  assert.equal(count("same", 0), [...tokens.textIds].filter((p) => p === tokens.textIds[0]).length);
 });
 
 test("the views of a trace share one state and hear of changes once a frame", () => {
@@ -84,11 +84,11 @@ test("the views of a trace share one state and hear of changes once a frame", ()
   assert.equal(busOf("made"), bus);
   bus.on((s, keys) => heard.push([s.hover, [...keys]]), ended.signal);
   bus.set({ hover: 3 });
-  bus.set({ hover: 4, lock: 1 });
-  bus.set({ lock: 1 });
+  bus.set({ hover: 4, pin: 1 });
+  bus.set({ pin: 1 });
   assert.equal(waiting.length, 1);
   waiting.shift()();
-  assert.deepEqual(heard, [[4, ["hover", "lock"]]]);
+  assert.deepEqual(heard, [[4, ["hover", "pin"]]]);
   bus.set({ hover: 4 });
   assert.equal(waiting.length, 0);
   ended.abort();
@@ -185,7 +185,7 @@ test("arcs are the strongest 200 links, and a step names its strongest 4", () =>
     -1,
   );
   assert.equal(drawn.length, 200);
-  assert.equal(drawn.filter(([, , , , colour]) => colour === "m").length, 100);
+  assert.equal(drawn.filter(([, , , , color]) => color === "m").length, 100);
   assert.equal(linksOf(links, 1, 0), "0 (−295), 0 (−289), 0 (−283), 0 (−277)");
   assert.equal(linksOf(links, 0, 0), "none");
   assert.ok(linksOf(links, 0, 1).startsWith("6 (300), 5 (−299)"));
@@ -199,12 +199,12 @@ test("what is written into an SVG is text", () => {
   assert.ok(svg.includes("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;quoted&quot;"));
 });
 
-test("a ramp of colours goes one way in lightness", () => {
+test("a ramp of colors goes one way in lightness", () => {
   const light = (c) => 0.2126 * (c & 255) + 0.7152 * ((c >> 8) & 255) + 0.0722 * ((c >> 16) & 255);
   for (const high of ["#0b4a86", "#8a3c00", "#06553f", "#4c2a85"]) {
-    const colours = [...ramp("#eef1f4", high)].map(light);
+    const colors = [...ramp("#eef1f4", high)].map(light);
     assert.ok(
-      colours.every((c, i) => !i || c <= colours[i - 1] + 0.8),
+      colors.every((c, i) => !i || c <= colors[i - 1] + 0.8),
       high,
     );
   }

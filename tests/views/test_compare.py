@@ -161,8 +161,8 @@ def test_what_is_pointed_at_is_pointed_at_in_the_views_of_the_other_run(browser,
     there = f"globalThis[Symbol.for('workbench.views.1')].get('{SECOND.id}')"
     seen.page.locator(".wb").press("End")
     seen.settled()
-    assert seen.page.evaluate(there + ".state.lock") == len(SECOND) - 1
-    seen.page.evaluate(there + ".set({ lock: 3, hover: 4 })")
+    assert seen.page.evaluate(there + ".state.pin") == len(SECOND) - 1
+    seen.page.evaluate(there + ".set({ pin: 3, hover: 4 })")
     seen.settled()
     assert seen.selected() == {"pos": 3}
     assert "position 4 ·" in seen.said()

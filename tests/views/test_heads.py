@@ -111,7 +111,7 @@ def cells(seen: Seen, pairs: list[tuple[int, int]], n: int) -> list[tuple[float,
     return [(large["x"] + 104 + (k + 0.5) * side / n, large["y"] + 54 + (q + 0.5) * side / n) for q, k in pairs]
 
 
-def colours(seen: Seen, points: list[tuple[float, float]]) -> np.ndarray:
+def colors(seen: Seen, points: list[tuple[float, float]]) -> np.ndarray:
     """The pixels of the large head that lie there on the screen (point channel)."""
     found = seen.page.evaluate(
         """points => {
@@ -128,7 +128,7 @@ def alike(seen: Seen, pattern: np.ndarray) -> float:
     """The correlation of what is drawn with the square root of the pattern (query key) that should be."""
     n = len(pattern)
     pairs = [(q, k) for q in range(1, n, 5) for k in range(0, q, 3)]
-    blue = 255 - colours(seen, cells(seen, pairs, n))[:, 0]
+    blue = 255 - colors(seen, cells(seen, pairs, n))[:, 0]
     return float(np.corrcoef(blue, [np.sqrt(pattern[pair]) for pair in pairs])[0, 1])
 
 
@@ -138,7 +138,7 @@ def test_darker_is_more_attention_and_what_is_not_yet_generated_is_blank(browser
     n, pattern = len(trace), wb.attention.pattern(trace, 1, 2).values
     seen = Seen(browser, wb.views.heads(trace, 1, 2).to_html(tmp_path / "page.html"))
     assert alike(seen, pattern) > 0.99
-    [later] = colours(seen, [cell(seen, 10, 60, n)])
+    [later] = colors(seen, [cell(seen, 10, 60, n)])
     assert later[:3].tolist() == [255, 255, 255]
     seen.complaints[:] = [text for text in seen.complaints if "willReadFrequently" not in text]  # we did, twice
     seen.close()
@@ -157,7 +157,7 @@ def test_hovering_a_cell_names_query_and_key_and_a_click_pins_the_query(browser,
     assert told == pytest.approx(float(pattern[50, 33]), abs=0.004)
     assert len(seen.marks()) == 2
     seen.page.mouse.click(*cell(seen, 50, 33, n))
-    assert len(seen.marks(".wb-lock")) == 3  # of the row, and two of the thumbnail
+    assert len(seen.marks(".wb-pin")) == 3  # of the row, and two of the thumbnail
     top = int(pattern[50].argmax())
     assert f"{top} (" in seen.said().split("looks most at: ")[1].split(",")[0]
     seen.page.keyboard.press("ArrowRight")

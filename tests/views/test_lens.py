@@ -81,7 +81,7 @@ def test_the_words_follow_the_pinned_token(browser, tmp_path: Path):
 
 
 @needed
-def test_the_colour_can_be_entropy_or_divergence(browser, tmp_path: Path):
+def test_the_color_can_be_entropy_or_divergence(browser, tmp_path: Path):
     seen = Alive(browser, wb.views.lens(whole()), tmp_path)
     picture = "document.querySelector('.wb-plot canvas').toDataURL()"
     looks = set()

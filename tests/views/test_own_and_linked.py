@@ -59,7 +59,7 @@ def test_a_pinned_token_is_that_of_both_views_and_says_the_layer_and_head_of_the
     heads.page.locator(".wb").nth(1).press("End")
     assert heads.selected() == {"pos": len(whole()) - 1, "layer": 0, "head": 1}
     assert choices(heads) == [["", "0", "1"], ["", "3", "5"]]
-    said = heads.page.locator(".wb-said").all_inner_texts()
+    said = heads.page.locator(".wb-readout").all_inner_texts()
     assert [f"layer {layer}, head {head} looks" in text for (layer, head), text in zip([(0, 1), (3, 5)], said)] == [
         True
     ] * 2
@@ -117,9 +117,9 @@ def test_steps_have_the_numbers_of_the_array_and_of_python_everywhere(browser, t
     ]
     seen = Alive(browser, views[0], tmp_path, *views[1:])
     seen.settled()
-    for text in seen.page.locator(".wb-said").all_inner_texts():
+    for text in seen.page.locator(".wb-readout").all_inner_texts():
         assert f"step 3 ({steps[3].kind.replace('_', ' ')})" in text
-    told = seen.page.locator(".wb-said").all_inner_texts()
+    told = seen.page.locator(".wb-readout").all_inner_texts()
     strongest = ", ".join(f"{k} ({3 + k / 100:.3g})" for k in (2, 1, 0))
     assert f"from steps {strongest}" in told[0]
     assert f"from steps {strongest}" in told[1]

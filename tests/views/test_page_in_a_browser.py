@@ -55,17 +55,17 @@ def test_a_click_pins_the_token_and_keys_move_the_pin(seen: Seen):
     assert "position 21 ·" in seen.said()
     seen.page.keyboard.press("End")
     assert f"position {len(made.run()) - 1} ·" in seen.said()
-    assert len(seen.marks(".wb-lock")) == 1
+    assert len(seen.marks(".wb-pin")) == 1
     seen.page.keyboard.press("Escape")
-    assert seen.marks(".wb-lock") == []
+    assert seen.marks(".wb-pin") == []
 
 
 def test_pinned_position_is_announced_to_screen_readers(seen: Seen):
     seen.token(20).hover()
-    assert seen.page.locator(".wb-told").inner_text() == ""
+    assert seen.page.locator(".wb-announcement").inner_text() == ""
     seen.token(20).click()
     seen.settled()
-    assert "position 20 ·" in seen.page.locator(".wb-told").inner_text()
+    assert "position 20 ·" in seen.page.locator(".wb-announcement").inner_text()
 
 
 def test_search_goes_from_hit_to_hit(seen: Seen):
@@ -96,10 +96,10 @@ def test_zoom_shows_fewer_tokens_and_their_texts(seen: Seen):
     seen.token(40).click()
     for _ in range(2):
         seen.page.keyboard.press("+")
-    [(left, right)] = seen.marks(".wb-lock")
+    [(left, right)] = seen.marks(".wb-pin")
     assert right - left > 24
     seen.page.keyboard.press("0")
-    [(left, right)] = seen.marks(".wb-lock")
+    [(left, right)] = seen.marks(".wb-pin")
     assert right - left < 24
 
 
@@ -227,12 +227,12 @@ def test_sixteen_thousand_tokens_are_drawn_and_say_that_they_share_columns(brows
     seen.page.close()
 
 
-def test_tokens_are_coloured_by_a_number(browser, tmp_path: Path):
+def test_tokens_are_colored_by_a_number(browser, tmp_path: Path):
     trace = made.run()
     values = np.linspace(-1, 1, len(trace))
     seen = Seen(browser, wb.views.tokens(trace, values).to_html(tmp_path / "page.html"))
-    colours = seen.page.evaluate("[...document.querySelectorAll('.wb-t')].map(t => t.style.background)")
-    assert len(set(colours)) > len(trace) / 2
+    colors = seen.page.evaluate("[...document.querySelectorAll('.wb-t')].map(t => t.style.background)")
+    assert len(set(colors)) > len(trace) / 2
     seen.token(0).hover()
     assert "value −1" in seen.said()
     seen.close()

@@ -94,7 +94,7 @@ def test_a_token_says_its_experts_and_clicks_pin_layer_and_token(browser, tmp_pa
     assert f"layer {LAYERS - 1} ran the experts {top} (" in seen.said()
     seen.page.mouse.click(x, box["y"] + 20 + each * 1.5)
     assert seen.selected() == {"pos": 40, "layer": LAYERS - 2}
-    assert len(seen.marks(".wb-lock")) >= 2
+    assert len(seen.marks(".wb-pin")) >= 2
     seen.page.keyboard.press("ArrowDown")
     seen.page.keyboard.press("ArrowLeft")
     assert seen.selected() == {"pos": 39, "layer": LAYERS - 3}

@@ -143,7 +143,7 @@ def test_a_cell_says_both_steps_and_a_click_pins_the_first_token(browser, tmp_pa
     assert wb.steps(trace)[1].text.strip()[:6] in said.splitlines()[2]
     seen.page.mouse.click(*at(seen, 4, 1))
     assert seen.selected() == {"pos": wb.steps(trace)[4].start}
-    assert len(seen.marks(".wb-lock")) == 2
+    assert len(seen.marks(".wb-pin")) == 2
     seen.page.mouse.move(0, 0)
     assert "from steps" in seen.said()
     assert seen.complaints == []

@@ -98,7 +98,7 @@ def test_a_click_on_a_sink_goes_to_its_layer_and_head(browser, tmp_path: Path):
     seen.page.mouse.move(0, 0)
     ran = trace["expert_indices", 2][30]
     assert all(f"expert {e} of layer 2: “r2e{e}k0”" in seen.said() for e in ran[:1])
-    assert len(seen.page.locator(".wb-plot >> nth=1").locator(".wb-lock").all()) == len(ran)
+    assert len(seen.page.locator(".wb-plot >> nth=1").locator(".wb-pin").all()) == len(ran)
     seen.page.locator(".wb").press("ArrowDown")
     seen.page.locator(".wb").press("ArrowDown")
     line = "wb.views.weights(trace, sinks=sinks, routers=routers, selected=30)"
