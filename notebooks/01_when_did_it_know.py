@@ -90,7 +90,7 @@ for place, (at, step, name) in enumerate(zip(ends[1:-1], wb.steps(trace)[1:], na
 
 # %% sheet
 answer = wb.reasoning.forced_answer(model, trace)  # of the message that it wrote
-wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy", lane], belief=answer)
+wb.views.score_sheet(trace, ["transcript", "forced_answer", "depth", "entropy", lane], forced_answer=answer)
 
 # %% many-text [markdown]
 # ## Over problems: belief
@@ -210,8 +210,8 @@ and nearly always after.""")
 # beside the recording. `wb.estimate` says before how big it will be.
 #
 # ```python not-run model = wb.Model("openai/gpt-oss-20b") trace = model.generate(wb.chat("What is 17*24? Think step by
-# step.", reasoning="high"), record="lens residuals") wb.views.score_sheet(trace, ["transcript", "belief", "depth",
-# "entropy"], belief=wb.reasoning.forced_answer(model, trace)) ```
+# step.", reasoning="high"), record="lens residuals") wb.views.score_sheet(trace, ["transcript", "forced_answer",
+# "depth", "entropy"], forced_answer=wb.reasoning.forced_answer(model, trace)) ```
 
 # %% limits [markdown]
 # ## Limits

@@ -130,9 +130,9 @@ def compare(
 ) -> Compare:
     """A view of two runs, of one model or of two, aligned by the texts of their tokens over the first run's axis.
 
-    Each lane is shown for both runs and as a difference (second minus first) at the tokens that both have. The texts are
-    below, one above the other, colored where they differ. The key `d` goes to the next difference, `D` to the previous
-    one. Hover and pin mark the aligned token in all views of the other run.
+    Each lane is shown for both runs and as a difference (second minus first) at the tokens that both have. The texts
+    are below, one above the other, colored where they differ. The key `d` goes to the next difference, `D` to the
+    previous one. Hover and pin mark the aligned token in all views of the other run.
 
     Args:
         trace: the first run; its positions are the axis.

@@ -1,4 +1,4 @@
-"""The attention heads of a layer: all as thumbnails, one large, with the keys of each query. Patterns are sent on demand."""
+"""The attention heads of a layer: all as thumbnails, one large. Patterns are sent to the browser on demand."""
 
 import os
 from collections.abc import Mapping
@@ -49,7 +49,7 @@ class Heads(View):
         return header, arrays | thumbs | cells
 
     def query(self, kind: str, request: Mapping[str, Any]) -> Payload:
-        """Thumbnails of a "layer", cells of a "head" (from:to, at most `CELLS` per side), or the exact "row" of a query."""
+        """Thumbnails of a "layer", cells of a "head" (from:to, pooled to `CELLS`), or the exact "row" of a query."""
         layer = int(request["layer"])
         if kind == "layer":
             return self._layer(layer)
@@ -75,7 +75,7 @@ class Heads(View):
         return [snapshot_html.Row(label, unit, picture, scale=scale, height=snapshot_html.WIDTH)]
 
     def to_html(self, path: os.PathLike | str):
-        """Write the view as a page, as `View.to_html` does. A page has the exact picture, since it cannot query it later."""
+        """Write the view as one page, like `View.to_html`, with exact cells: a page cannot query them later."""
         exact = copy(self)
         exact.quick = False
         return View.to_html(exact, path)
@@ -87,7 +87,7 @@ class Heads(View):
         return {"factor": view.factor}, {"thumbs": _levels(view.cells), "means": view.sink.astype("f4")}
 
     def _head(self, layer: int, head: int, start: int, stop: int, quick: bool = False) -> Payload:
-        """Cells (query key) of the range start:stop, each the maximum of factor x factor values; sinks (query) likewise.
+        """Cells (query key) of the range start:stop, each the largest of factor x factor values, and sinks (query).
 
         With `quick` and all tokens, only the last query of each cell is used.
         """

@@ -91,7 +91,8 @@ def _article(trace: Trace, message: Span) -> str:
     empty = '<span class="quiet">(empty)</span>' if message.content_start == message.content_stop else ""
     return (
         f'<article class="m{color_of(message)}"><h3>{" ".join(title)}</h3><div class="content">'
-        f'<span class="frame">{header}</span><p>{content or empty}</p><span class="frame">{end}</span>{cut}</div></article>'
+        f'<span class="frame">{header}</span><p>{content or empty}</p><span class="frame">{end}</span>{cut}'
+        "</div></article>"
     )
 
 

@@ -57,10 +57,10 @@ def routing(
 ) -> Routing:
     """A view of the routing: chosen experts (layer pos choice), weights, and loads by layer, channel and step.
 
-    The plots, from the top: the chosen experts of every layer, colored by expert; the weight of each expert of one layer
-    at each token; the load of each expert (share of positions at which it runs) by layer; and its load by channel and
-    step. Loads count only the tokens that pass the filter. A click on a load pins an expert: then only the tokens at
-    which it runs are colored. An expert's number means nothing outside its layer.
+    The plots, from the top: the chosen experts of every layer, colored by expert; the weight of each expert of one
+    layer at each token; the load of each expert (share of positions at which it runs) by layer; and its load by channel
+    and step. Loads count only the tokens that pass the filter. A click on a load pins an expert: then only the tokens
+    at which it runs are colored. An expert's number means nothing outside its layer.
 
     `layer` is the layer shown first, by default the first with experts; `window` the range of positions shown first;
     `selected` the pinned position.

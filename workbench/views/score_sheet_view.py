@@ -105,11 +105,11 @@ def score_sheet(
 ) -> ScoreSheet:
     """A view of a run over one token axis: the transcript, and below it the lanes in the order of `lanes`.
 
-    Lanes from the trace: "transcript"; "logprob" of the token, in nats; "entropy" of the next token, in nats; "depth", the
-    prediction depth (the layer from which on the lens predicts what the model predicts); "sink", the mass on the learned
-    sinks, mean over heads; "margin" of the router, in logits; "norm", log₁₀ of the L2 norm of resid_post. Lanes that
-    need an analysis: "forced_answer", "drift" (routing drift from the previous step, in bits) and "arcs" (links between
-    steps). A lane that the trace does not have shows how to get it.
+    Lanes from the trace: "transcript"; "logprob" of the token, in nats; "entropy" of the next token, in nats; "depth",
+    the prediction depth (the layer from which on the lens predicts what the model predicts); "sink", the mass on the
+    learned sinks, mean over heads; "margin" of the router, in logits; "norm", log₁₀ of the L2 norm of resid_post. Lanes
+    that need an analysis: "forced_answer", "drift" (routing drift from the previous step, in bits) and "arcs" (links
+    between steps). A lane that the trace does not have shows how to get it.
 
     Args:
         trace: the run.
@@ -305,7 +305,8 @@ def _own(array: xr.DataArray, number: int, trace: Trace) -> Lane:
     n = len(trace)
     if not isinstance(array, xr.DataArray) or not 1 <= array.ndim <= 2 or array.sizes.get("pos") != n:
         raise ArgumentError(
-            f"a lane of your own must be a DataArray (pos) or (layer pos) with {n} positions, got {_type_or_sizes(array)}"
+            f"a lane of your own must be a DataArray (pos) or (layer pos) with {n} positions, "
+            f"got {_type_or_sizes(array)}"
         )
     name = visible(str(array.name or array.attrs.get("long_name") or f"own {number + 1}"))
     labels = (name, visible(str(array.attrs.get("long_name", name))), visible(str(array.attrs.get("units", ""))))

@@ -22,8 +22,8 @@ def pooled(matrix: np.ndarray, factor: int) -> np.ndarray:
 def strongest(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """The strongest links, as pairs (step, key_step) and their values, sorted by magnitude, the largest last.
 
-    They are the `MAX_LINKS` of largest magnitude and the `LINKS_PER_STEP` of every row and column. The diagonal, zeros and
-    NaN do not count as links.
+    They are the `MAX_LINKS` of largest magnitude and the `LINKS_PER_STEP` of every row and column. The diagonal, zeros
+    and NaN do not count as links.
 
     >>> strongest(np.array([[0.0, 0.0], [-2.0, 5.0]]))
     (array([[1, 0]], dtype=int32), array([-2.], dtype=float32))

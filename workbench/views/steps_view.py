@@ -154,8 +154,8 @@ def _edges(name: str, array: Array, count: int) -> Edges:
     extra = set(array.dims) - {"layer", "head", "step", "key_step"}
     if extra or array.sizes["step"] != count or array.sizes["key_step"] != count:
         raise ArgumentError(
-            f"{visible(name) or 'arrays'} must have the axes step and key_step, optionally layer and head, and this trace "
-            f"has {count} steps; got {dict(array.sizes)}"
+            f"{visible(name) or 'arrays'} must have the axes step and key_step, and optionally layer and head; "
+            f"this trace has {count} steps, got {dict(array.sizes)}"
         )
     over = f", mean over {array.sizes['head']} heads" if "head" in array.dims else ""
     attrs = array.attrs

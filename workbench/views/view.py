@@ -9,31 +9,32 @@ How to add a view, for example of things:
    has the tokens, messages and steps. Pass model text through `workbench.text`.
    `snapshot()` is the rows of a saved notebook: `Row`, with a picture of `bars` or `heat` from snapshot_html.py.
    `query(kind, request)` is additional data that the browser requests later, such as a tile or a layer.
-   All three may run on another thread, so they must not change anything. Copy the caller's arrays when the view is made.
-   Export the function in `views/__init__.py`: the import, and its name in `__all__`. The file name ends in `_view`
-   because no file here may have the name of a public function. tokens_view.py is the shortest example.
-2. `views/things_view.js`, which begins with `// @ts-check`. It has named imports without renaming from the modules beside
-   it. All modules are joined into one script, so top-level names must differ from those of the imported modules. Call
-   `register("things", (ctx) => { … })` from mount.js. `ctx` is {el, data, tokens, bus, signal, theme, queryPython}; its
-   types are in tests/js/views.d.ts.
+   All three may run on another thread, so they must not change anything. Copy the caller's arrays when the view is
+   made. Export the function in `views/__init__.py`: the import, and its name in `__all__`. The file name ends in
+   `_view` because no file here may have the name of a public function. tokens_view.py is the shortest example.
+2. `views/things_view.js`, which begins with `// @ts-check`. It has named imports without renaming from the modules
+   beside it. All modules are joined into one script, so top-level names must differ from those of the imported modules.
+   Call `register("things", (ctx) => { … })` from mount.js.
+   `ctx` is {el, data, tokens, bus, signal, theme, queryPython}; its types are in tests/js/views.d.ts.
    `data` is the payload, and `data.arrays` its arrays, with `.shape`.
    `bus.state` is the state of the view; `bus.set({hover: 7})` changes it. All views of the trace share hover, row, key,
    pin and query. Layer, head, from, to and only belong to the view until it is linked. `layer` and `head` of the
    payload are the initial values; -1 means none.
    `theme.of.ink` is a color of views.css.
    `await queryPython("tile", {layer, head})` is the unpacked result of `View.query`; in a saved page it is rejected.
-   `const view = frame(ctx, {label, args, read, keys})` from view_frame.js makes the tools, the keyboard shortcuts and the
-   readout below. `view.plot({size, draw, hit, mark, on, axis})` makes a canvas. `draw(pen, width, y0)` uses a pen (rect,
-   text, arc, image), so that the same code makes the SVG and the PNG; it runs when a key of the bus in `on` changes.
+   `const view = frame(ctx, {label, args, read, keys})` from view_frame.js makes the tools, the keyboard shortcuts and
+   the readout below. `view.plot({size, draw, hit, mark, on, axis})` makes a canvas. `draw(pen, width, y0)` uses a pen
+   (rect, text, arc, image), so that the same code makes the SVG and the PNG; it runs when a key of the bus in `on`
+   changes.
    `mark(state)` gives rectangles that are laid over the canvas while the mouse moves, so hovering redraws nothing.
    Most views do not need `plot`: plots.js has `strip` (a plot over the token axis, with title, marks, positions and
-   filter), `matrix` (named cells), `menu` and `queryCache`. token_axis.js and drawing.js have the token axis, pooling of
-   tokens that share a column, heat maps and colors. Add listeners with `view.on`. Write "downsampled (max)" where tokens
-   share columns. `make format` formats the file, `make js` lints and type-checks it.
+   filter), `matrix` (named cells), `menu` and `queryCache`. token_axis.js and drawing.js have the token axis, pooling
+   of tokens that share a column, heat maps and colors. Add listeners with `view.on`. Write "downsampled (max)" where
+   tokens share columns. `make format` formats the file, `make js` lints and type-checks it.
 3. `tests/views/test_things.py`: test the payload in Python, from a made run (`made.run()` of tests/views/made.py; or
    `whole()` of tests/views/whole.py for queries and keys, routing or a lens); hovering and clicking in the browser with
-   Python behind it (`LiveTab`); a saved page (`Tab`), light and dark; and hostile tokens (`HOSTILE` and `check_inert` of
-   whole.py). tests/views/test_lens.py has one of each. Without chromium the browser tests are skipped: see
+   Python behind it (`LiveTab`); a saved page (`Tab`), light and dark; and hostile tokens (`HOSTILE` and `check_inert`
+   of whole.py). tests/views/test_lens.py has one of each. Without chromium the browser tests are skipped: see
    `make browser`. Look at the screenshots in out/screenshots.
 """
 

@@ -122,8 +122,8 @@ def weights(
     several = [[each] if isinstance(each, xr.Dataset) else list(each) for each in (routers, experts)]
     if sinks is None and not any(several):
         raise ArgumentError(
-            "nothing to show: pass sinks=wb.circuits.sink_logits(model), routers=wb.circuits.router_tokens(model, 0) or "
-            "experts=wb.circuits.expert_logit_effects(model, 0, 0)"
+            "nothing to show: pass sinks=wb.circuits.sink_logits(model), "
+            "routers=wb.circuits.router_tokens(model, 0) or experts=wb.circuits.expert_logit_effects(model, 0, 0)"
         )
     config, sink_arrays = trace.config, None
     passed = {"sinks": sinks is not None, "routers": several[0], "experts": several[1]}
@@ -142,7 +142,8 @@ def _check_sizes(dataset: xr.Dataset, name: str, variables: Sequence[str], sizes
     got = {axis: dataset.sizes.get(axis) for axis in sizes} if isinstance(dataset, xr.Dataset) else {}
     if got != sizes or not set(variables) <= set(dataset.data_vars):
         raise ArgumentError(
-            f"{name} must have the variables {', '.join(variables)} and the sizes of this run's model, {sizes}; got {got}"
+            f"{name} must have the variables {', '.join(variables)} and the sizes of this run's model, {sizes}; "
+            f"got {got}"
         )
 
 
