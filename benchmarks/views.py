@@ -112,7 +112,7 @@ def kernel(trace: wb.Trace) -> dict[str, tuple[int, float]]:
 def open_notebook(page: Page, server: Lab, name: str, cells: list[str]) -> None:
     server.write(name, ["import workbench as wb\ntrace = wb.load('made.trace')", *cells])
     server.open(page, name)
-    server.ask(page, "import workbench as wb; trace = wb.load('made.trace'); wb.views")
+    server.execute(page, "import workbench as wb; trace = wb.load('made.trace'); wb.views")
 
 
 def painting(page: Page, server: Lab, rounds: int) -> dict[str, list[float]]:

@@ -47,7 +47,7 @@ print("answer:", trace.text(channel="final"))
 
 # %% forced
 belief = wb.reasoning.forced_answer(model, trace)
-wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy"], belief=belief)
+wb.views.score_sheet(trace, ["transcript", "forced_answer", "depth", "entropy"], forced_answer=belief)
 
 # %% battery-text [markdown]
 # ## Four tests of faithfulness

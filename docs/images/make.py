@@ -18,9 +18,11 @@ ASK = "Mod 10: a=3, b=a+4, c=b+2, d=c+b, e=d+a. Find e."
 def main() -> None:
     model = wb.Model("pocket")
     trace = model.generate(wb.chat(ASK, reasoning="high"), record="attention lens residuals")
-    belief, arcs = wb.reasoning.forced_answer(model, trace), wb.reasoning.suppression(model, trace)["effect"]
+    forced, arcs = wb.reasoning.forced_answer(model, trace), wb.reasoning.suppression(model, trace)["effect"]
     digit = next(i for i in reversed(range(len(trace))) if trace.str_tokens[i].isdigit() and i < trace.spans[-1].start)
-    sheet = wb.views.score_sheet(trace, belief=belief, arcs=arcs, drift=wb.routing.routing_drift(trace), selected=digit)
+    sheet = wb.views.score_sheet(
+        trace, forced_answer=forced, arcs=arcs, drift=wb.routing.routing_drift(trace), selected=digit
+    )
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
         page = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_page(
             viewport={"width": 1180, "height": 1200}, color_scheme="light"

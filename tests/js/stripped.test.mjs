@@ -1,4 +1,4 @@
-// What is sent is the program of the source: each module, stripped by workbench.views.script, has the same syntax tree.
+// Each module, stripped by workbench.views.script, has the syntax tree of its source.
 // SOURCES names a JSON file of pairs [source, stripped]. Run by tests/views/test_modules.py.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
@@ -7,7 +7,7 @@ import { parse } from "acorn";
 
 const OPTIONS = /** @type {const} */ ({ ecmaVersion: "latest", sourceType: "module" });
 
-/** The tree without places, imports and exports. */
+/** The syntax tree without positions, imports and exports. */
 function tree(text) {
   const clean = (value) => {
     if (Array.isArray(value))
@@ -15,8 +15,8 @@ function tree(text) {
     if (value === null || typeof value !== "object" || value instanceof RegExp)
       return String(value);
     if (value.type === "ExportNamedDeclaration") return clean(value.declaration);
-    const kept = Object.entries(value).filter(([key]) => key !== "start" && key !== "end");
-    return Object.fromEntries(kept.map(([key, v]) => [key, clean(v)]));
+    const entries = Object.entries(value).filter(([key]) => key !== "start" && key !== "end");
+    return Object.fromEntries(entries.map(([key, v]) => [key, clean(v)]));
   };
   return clean(parse(text, OPTIONS).body);
 }

@@ -1,4 +1,4 @@
-// What the modules of workbench/views hand to each other. Types only: nothing here is sent to a browser.
+// Types of what the modules of workbench/views pass to each other. Nothing here is sent to a browser.
 
 /** A typed array of a payload, with the sizes of its axes. */
 type Numbers = Float32Array & { shape?: number[] };
@@ -13,17 +13,17 @@ interface Message {
   name: string;
   to: string;
   complete: boolean;
-  colour: number;
+  color: number;
 }
 
 interface Step {
   start: number;
   stop: number;
   kind: string;
-  colour: number;
+  color: number;
 }
 
-/** What Python sends: what `common` of view.py gives, and what each view adds. */
+/** What Python sends: the result of `common` in view.py, and the fields that each view adds. */
 interface Payload {
   view: string;
   call: string;
@@ -33,7 +33,7 @@ interface Payload {
   hint: string;
   layers: number;
   prompt_length: number;
-  words: string[];
+  token_texts: string[];
   messages: Message[];
   steps: Step[];
   window: [number, number] | null;
@@ -43,13 +43,13 @@ interface Payload {
   [field: string]: any;
 }
 
-/** What a view shows: hover to query are those of all views of a trace; layer to only its own until it is linked. */
+/** The state of a view. All views of a trace share hover to query; layer to only are its own until it is linked. */
 interface State {
   hover: number;
   row: number;
   key: number;
   cell: string;
-  lock: number;
+  pin: number;
   query: string;
   layer: number;
   head: number;
@@ -61,17 +61,17 @@ interface State {
 interface Bus {
   state: State;
   set(patch: Partial<State>): void;
-  tell(keys: string[]): void;
+  notify(keys: string[]): void;
   on(f: (state: State, keys: Set<string>) => void, signal: AbortSignal): void;
   size(): number;
   link?(on: boolean): void;
   linked?: number;
 }
 
-type Colours = Record<string, string>;
+type Colors = Record<string, string>;
 
 interface Theme {
-  of: Colours;
+  of: Colors;
   changed: Set<() => void>;
 }
 
@@ -84,7 +84,7 @@ interface TextLook {
   width?: number;
 }
 
-/** One drawing, on a canvas or as SVG. */
+/** Draws on a canvas or writes SVG. */
 interface Pen {
   rect(x: number, y: number, w: number, h: number, fill: string, alpha?: number): void;
   text(x: number, y: number, text: string | number, look: TextLook): void;
@@ -100,7 +100,7 @@ interface Pen {
   image(x: number, y: number, w: number, h: number, picture: HTMLCanvasElement): void;
 }
 
-/** The stretch from:to of the tokens, laid out between x0 and x0 + width. */
+/** The positions from:to, laid out between x0 and x0 + width. */
 interface Axis {
   from: number;
   to: number;
@@ -119,10 +119,10 @@ interface Mark {
   y: number;
   w: number;
   h: number;
-  lock?: boolean;
+  pin?: boolean;
 }
 
-/** A canvas that is drawn anew only when its content changes. */
+/** A canvas that is redrawn only when its content changes. */
 interface PlotOptions {
   size(width: number): number;
   draw(pen: Pen, width: number, y0: number): void;
@@ -152,13 +152,13 @@ interface View {
   plot(options: PlotOptions): Plot;
   on(target: EventTarget, type: string, f: (event: PointerEvent & KeyboardEvent) => void): void;
   button(text: string, title: string, f: () => void): HTMLButtonElement;
-  show(): void;
+  updateReadout(): void;
   search(): [number, number][];
 }
 
-/** `fails` with what Python says; arrays and the rest as the view's `query` gives them. */
+/** The header and arrays that the view's `query` gives; rejected with Python's error. */
 // biome-ignore lint/suspicious/noExplicitAny: each view has queries of its own
-type Ask = (kind: string, request?: Record<string, any>) => Promise<any>;
+type QueryPython = (kind: string, request?: Record<string, any>) => Promise<any>;
 
 interface ViewContext {
   el: HTMLElement;
@@ -167,8 +167,8 @@ interface ViewContext {
   bus: Bus;
   signal: AbortSignal;
   theme: Theme;
-  ask: Ask;
-  alone: boolean;
+  queryPython: QueryPython;
+  standalone: boolean;
 }
 
 interface FrameOptions {
@@ -188,14 +188,14 @@ interface Cells {
   at(row: number, column: number): number;
   low: number;
   high: number;
-  colours: Uint32Array;
+  colors: Uint32Array;
   unit: string;
   note?: string;
   height?: number;
   widest?: number;
   wide?: number;
   side?: number;
-  mine?: number;
+  highlightedRow?: number;
 }
 
 interface MatrixOptions {
@@ -224,7 +224,7 @@ interface Links {
   strength: ArrayLike<number>;
 }
 
-/** What anywidget gives to `render`. */
+/** The model that anywidget passes to `render`. */
 interface WidgetModel {
   get(key: string): Payload["selected"];
   set(key: string, value: Payload["selected"]): void;
@@ -236,12 +236,12 @@ interface WidgetModel {
   send(message: { id: string; kind: string; request: Record<string, unknown> }): void;
 }
 
-/** What elements carry for the views. */
+/** Properties that the views add to elements. */
 interface HTMLElement {
   /** The position that a span of the transcript shows. */
   place?: number;
 }
 interface Element {
-  /** The tokens that a part of the transcript holds. */
+  /** The tokens of a part of the transcript. */
   stretch?: { el: HTMLElement; start: number; stop: number; message: Message };
 }

@@ -1,4 +1,4 @@
-"""A browser for the tests of views: a page that is open, and all that it complained about or asked for."""
+"""An open browser tab for the tests of views, with its console messages and network requests."""
 
 import shutil
 from pathlib import Path
@@ -17,7 +17,7 @@ FLAGS = [
     "--disable-sync",
 ]
 OUT = Path(__file__).parents[2] / "out" / "screenshots"
-NOTICE_SHIFT = """
+RECORD_SHIFT = """
 globalThis.shiftHandled = false;
 addEventListener("keydown", ({ key }) => { shiftHandled ||= key === "Shift"; }, true);
 """
@@ -30,30 +30,30 @@ SETTLED = """async () => {
 }"""
 
 
-def noticing(page):
-    """The page, which notices when it has handled a Shift: `Seen.settled` waits for that."""
-    page.add_init_script(NOTICE_SHIFT)
+def with_shift_flag(page):
+    """The page, with a flag that is set when it has handled a Shift key: `Tab.settled` waits for it."""
+    page.add_init_script(RECORD_SHIFT)
     return page
 
 
-class Seen:
-    """A page that is open."""
+class Tab:
+    """An open page. `console` has its console messages, errors and dialogs, `requests` the URLs that it requested."""
 
     def __init__(self, browser, path: Path, *, width: int = 1280, height: int = 900, **options):
-        self.complaints: list[str] = []
+        self.console: list[str] = []
         self.requests: list[str] = []
-        self.page = noticing(browser.new_page(viewport={"width": width, "height": height}, **options))
-        self.page.on("console", lambda message: self.complaints.append(message.text))
-        self.page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        self.page.on("dialog", lambda dialog: (self.complaints.append(dialog.message), dialog.dismiss()))
+        self.page = with_shift_flag(browser.new_page(viewport={"width": width, "height": height}, **options))
+        self.page.on("console", lambda message: self.console.append(message.text))
+        self.page.on("pageerror", lambda error: self.console.append(str(error)))
+        self.page.on("dialog", lambda dialog: (self.console.append(dialog.message), dialog.dismiss()))
         self.page.on("request", lambda request: self.requests.append(request.url))
         self.page.goto(path.as_uri())
         if options.get("java_script_enabled", True):
             self.page.wait_for_selector("html.drawn", state="attached")
 
     def close(self):
-        """Nobody complained, and nothing was asked for but the file itself."""
-        assert self.complaints == []
+        """Close the page, after checking that its console is empty and that it requested only its own file."""
+        assert self.console == []
         assert [url for url in self.requests if not url.startswith("file:")] == []
         assert len(self.requests) == 1
         self.page.close()
@@ -62,26 +62,27 @@ class Seen:
         return self.page.locator(f"#view .wb-part .wb-t >> nth={position}")
 
     def settled(self) -> None:
-        """Waits until the page has handled every key and click so far, and two frames more: views hear of changes then.
+        """Wait until the page has handled all keys and clicks so far, plus two frames, in which views are updated.
 
-        Playwright may go on before the page has handled a key. Keys and clicks are handled in order, so a Shift that is
-        pressed now, which means nothing to a view, is handled after all of them.
+        Playwright may return before the page has handled a key. Keys and clicks are handled in order, so a Shift key
+        that is pressed now, which views ignore, is handled after all of them.
         """
         self.page.keyboard.press("Shift")
         self.page.evaluate(SETTLED)
 
-    def said(self) -> str:
+    def readout(self) -> str:
+        """The text below the plots."""
         self.settled()
-        return self.page.locator(".wb-said").inner_text()
+        return self.page.locator(".wb-readout").inner_text()
 
     def python(self) -> str:
-        """The line that makes the view, as its button says it."""
-        self.page.get_by_role("button", name="the line that makes this view").click()
+        """The Python code of the view, from its button."""
+        self.page.get_by_role("button", name="Python code of this view").click()
         self.settled()
         return self.page.locator(".wb-code").input_value()
 
-    def marks(self, kind: str = ".wb-mark:not(.wb-lock)") -> list[tuple[float, float]]:
-        """Left and right end of the marks, in pixels from the left of the lanes."""
+    def marks(self, kind: str = ".wb-mark:not(.wb-pin)") -> list[tuple[float, float]]:
+        """The left and right ends of the marks, in pixels from the left of their plot."""
         self.settled()
         return self.page.evaluate(
             """kind => [...document.querySelectorAll(kind)].map(m => {
@@ -92,7 +93,7 @@ class Seen:
         )
 
     def shot(self, name: str) -> Path:
-        """A screenshot, kept to be looked at."""
+        """Save a screenshot for inspection."""
         OUT.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=OUT / f"{name}.png", full_page=True)
         return OUT / f"{name}.png"

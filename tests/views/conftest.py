@@ -1,4 +1,4 @@
-"""What the tests of views share: one JupyterLab for all files that a process runs."""
+"""A fixture for the tests of views: one JupyterLab for all files that a process runs."""
 
 from collections.abc import Iterator
 

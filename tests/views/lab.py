@@ -1,4 +1,4 @@
-"""A JupyterLab of its own on the loopback, for tests and benchmarks of views: started, opened, run, saved, ended."""
+"""A temporary JupyterLab server on the loopback, for tests and benchmarks of views."""
 
 import contextlib
 import json
@@ -19,7 +19,7 @@ from typing import Any
 import nbformat
 
 HOME = Path(__file__).parents[2]
-# The tool bar says "idle" before the kernel is connected, and "run all" would then do nothing: ask the session itself.
+# The tool bar shows "idle" before the kernel is connected, when "run all" does nothing. So this checks the session.
 READY = """async () => {
   const session = window.jupyterapp?.shell?.currentWidget?.sessionContext;
   if (!session) return false;
@@ -30,7 +30,7 @@ READY = """async () => {
 
 
 class Lab:
-    """A server, and what to do with it from a page of the browser."""
+    """A server, and the actions on it from a page of the browser."""
 
     def __init__(self, url: str, token: str, root: Path):
         self.url, self.token, self.root = url, token, root
@@ -55,17 +55,17 @@ class Lab:
         page.evaluate("window.jupyterapp.commands.execute('docmanager:save')")
         page.wait_for_function("!window.jupyterapp.shell.currentWidget.context.model.dirty", timeout=60_000)
 
-    def ask(self, page: Any, code: str) -> str:
-        """What code prints in the notebook's kernel, without a cell."""
+    def execute(self, page: Any, code: str) -> str:
+        """The output of code that runs in the notebook's kernel, without a cell."""
         return page.evaluate(
             """async code => {
               const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;
-              let said = "";
+              let output = "";
               const run = kernel.requestExecute({code, store_history: false});
-              run.onIOPub = m => { if (m.header.msg_type === "stream") said += m.content.text;
-                                   if (m.header.msg_type === "error") said += m.content.evalue; };
+              run.onIOPub = m => { if (m.header.msg_type === "stream") output += m.content.text;
+                                   if (m.header.msg_type === "error") output += m.content.evalue; };
               await run.done;
-              return said;
+              return output;
             }""",
             code,
         ).strip()
@@ -73,7 +73,7 @@ class Lab:
 
 @contextlib.contextmanager
 def lab(*, theme: str = "JupyterLab Light") -> Iterator[Lab]:
-    """A server with its own home, settings and token, which knows this checkout and asks nobody else for anything."""
+    """A server with its own home, settings and token, for this checkout; it makes no requests to other hosts."""
     home = Path(tempfile.mkdtemp(prefix="lab-"))
     root = home / "notebooks"
     root.mkdir()

@@ -1,4 +1,4 @@
-"""Runs made for the views: harmony messages with every lane, whose numbers are known from the seed."""
+"""Synthetic runs for tests of the views: harmony messages with every lane, with numbers drawn from a seed."""
 
 import re
 from typing import Any
@@ -12,6 +12,7 @@ Message = tuple[str, str | None, list[str]]  # role, channel, the texts of its t
 
 
 def words(text: str) -> list[str]:
+    """The text split into tokens: words with the space before them, white space, punctuation."""
     return re.findall(r" ?\w+|\s|[^\w\s]", text)
 
 
@@ -40,19 +41,19 @@ HOSTILE = [
 
 
 def run(talk: list[Message] = TALK, *, lanes: bool = True, layers: int = 4, seed: int = 0, **changes: Any) -> Trace:
-    """A trace of that conversation; `changes` replace fields of its manifest."""
-    pieces: list[str] = []
+    """A trace of the conversation; `changes` replace fields of its manifest."""
+    str_tokens: list[str] = []
     spans: list[Span] = []
-    for role, channel, said in talk:
-        start = len(pieces)
-        pieces += ["<|start|>", role, *(["<|channel|>", channel] if channel else []), "<|message|>"]
-        content = len(pieces)
-        pieces += said
-        spans.append(Span(start, len(pieces) + 1, content, len(pieces), role, channel))
-        pieces.append("<|end|>")
+    for role, channel, texts in talk:
+        start = len(str_tokens)
+        str_tokens += ["<|start|>", role, *(["<|channel|>", channel] if channel else []), "<|message|>"]
+        content = len(str_tokens)
+        str_tokens += texts
+        spans.append(Span(start, len(str_tokens) + 1, content, len(str_tokens), role, channel))
+        str_tokens.append("<|end|>")
     ids: dict[str, int] = {}
-    tokens = [ids.setdefault(piece, 100 + len(ids)) for piece in pieces]
-    given = next((span.start for span in spans if span.role == "assistant"), len(pieces))
+    tokens = [ids.setdefault(text, 100 + len(ids)) for text in str_tokens]
+    prompt_length = next((span.start for span in spans if span.role == "assistant"), len(str_tokens))
     fields: dict[str, Any] = {
         "model": {
             "name": "made",
@@ -62,8 +63,8 @@ def run(talk: list[Message] = TALK, *, lanes: bool = True, layers: int = 4, seed
             "config": {"n_layers": layers, "layer_types": ["sliding_attention", "full_attention"] * (layers // 2)},
         },
         "tokens": tokens,
-        "str_tokens": pieces,
-        "prompt_length": given,
+        "str_tokens": str_tokens,
+        "prompt_length": prompt_length,
         "spans": spans,
         "record": ["auto"],
         "numerics": {"dtype": "float32", "device": "cpu"},
@@ -85,7 +86,7 @@ def run(talk: list[Message] = TALK, *, lanes: bool = True, layers: int = 4, seed
 def arrays(tokens: list[int], layers: int, seed: int) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(seed)
     n = len(tokens)
-    left: dict[str, np.ndarray] = {
+    lanes: dict[str, np.ndarray] = {
         "logprob": np.r_[np.nan, -rng.exponential(0.7, max(n - 1, 0))][:n].astype("f4"),
         "entropy": rng.gamma(0.5, 0.6, n).astype("f4"),
         "top_ids": rng.integers(90, 110, (n, 20)).astype("i4"),
@@ -95,5 +96,5 @@ def arrays(tokens: list[int], layers: int, seed: int) -> dict[str, np.ndarray]:
         "lens_ids": rng.integers(0, 3, (layers, n, 5)).astype("i4"),
     }
     for layer in range(layers):
-        left[f"blocks.{layer}.attn.hook_sink"] = rng.beta(2, 2, (8, n)).astype("f4")
-    return left
+        lanes[f"blocks.{layer}.attn.hook_sink"] = rng.beta(2, 2, (8, n)).astype("f4")
+    return lanes

@@ -1,4 +1,4 @@
-// The ES modules without a browser: what they read, find, share out and write. Run by test_modules.py, or `node --test`.
+// The ES modules without a browser. Run by test_modules.py, or with `node --test`.
 import assert from "node:assert/strict";
 import { readFileSync } from "node:fs";
 import { test } from "node:test";
@@ -14,7 +14,7 @@ const data = unpack(new Uint8Array(readFileSync(process.env.PAYLOAD)));
 const { arrays } = data;
 const state = { from: 0, to: -1 };
 
-test("a payload of Python is read as it was written, wherever in memory it begins", () => {
+test("a payload from Python is unpacked exactly, at any byte offset", () => {
   assert.deepEqual(arrays.numbers.shape, [2, 3]);
   assert.deepEqual([...arrays.numbers], [0, 1, 2, 3, 4, 5]);
   assert.ok(Number.isNaN(arrays.values[3]));
@@ -24,14 +24,14 @@ test("a payload of Python is read as it was written, wherever in memory it begin
   assert.deepEqual([...unpack(moved.subarray(3)).arrays.numbers], [0, 1, 2, 3, 4, 5]);
 });
 
-test("columns that tokens share keep what Python keeps", () => {
-  const axis = axisOf(state, arrays.values.length, 0, arrays.most.length);
+test("columns shared by several tokens have the same extremes as in Python", () => {
+  const axis = axisOf(state, arrays.values.length, 0, arrays.maxima.length);
   assert.ok(axis.shared);
-  assert.deepEqual([...columns(axis, arrays.values, "max")], [...arrays.most]);
-  assert.deepEqual([...columns(axis, arrays.values, "min")], [...arrays.least]);
+  assert.deepEqual([...columns(axis, arrays.values, "max")], [...arrays.maxima]);
+  assert.deepEqual([...columns(axis, arrays.values, "min")], [...arrays.minima]);
 });
 
-test("every position has its own place on the axis, and is found there again", () => {
+test("axis.at is the inverse of axis.x for every position", () => {
   for (const [from, to] of [
     [0, -1],
     [17, 80],
@@ -44,13 +44,13 @@ test("every position has its own place on the axis, and is found there again", (
   }
 });
 
-test("a search finds every text that tokens join to, whatever its case", () => {
+test("a search finds all matches across tokens, case-insensitive", () => {
   const tokens = new Tokens(data);
   const joined = [...Array(tokens.n).keys()].map(tokens.text).join("");
   for (const query of ["a+4", "CHECK", ". ", "=9.", "nowhere"]) {
-    const found = tokens.find(query);
-    assert.equal(found.length, joined.toLowerCase().split(query.toLowerCase()).length - 1, query);
-    for (const [a, b] of found) {
+    const ranges = tokens.find(query);
+    assert.equal(ranges.length, joined.toLowerCase().split(query.toLowerCase()).length - 1, query);
+    for (const [a, b] of ranges) {
       const text = [...Array(b - a).keys()]
         .map((k) => tokens.text(a + k))
         .join("")
@@ -61,9 +61,9 @@ test("a search finds every text that tokens join to, whatever its case", () => {
   assert.deepEqual(tokens.find(""), []);
 });
 
-test("filters keep what they name", () => {
+test("filters select the tokens that they name", () => {
   const tokens = new Tokens(data),
-    count = (only, lock = -1) => tokens.mask(only, lock).reduce((a, b) => a + b, 0);
+    count = (only, pin = -1) => tokens.mask(only, pin).reduce((a, b) => a + b, 0);
   assert.equal(tokens.mask("", -1), null);
   assert.equal(count("prompt") + count("generated"), tokens.n);
   const names = [...new Set(tokens.messages.map((m) => m.name))];
@@ -73,45 +73,45 @@ test("filters keep what they name", () => {
   );
   const step = tokens.steps[1];
   assert.equal(count("step", step.start), step.stop - step.start);
-  assert.equal(count("same", 0), [...tokens.piece].filter((p) => p === tokens.piece[0]).length);
+  assert.equal(count("same", 0), [...tokens.textIds].filter((p) => p === tokens.textIds[0]).length);
 });
 
-test("the views of a trace share one state and hear of changes once a frame", () => {
+test("the views of a trace share one state and are notified once per frame", () => {
   const waiting = [];
   globalThis.requestAnimationFrame = (f) => waiting.push(f);
   const [bus, ended] = [busOf("made"), new AbortController()],
-    heard = [];
+    notifications = [];
   assert.equal(busOf("made"), bus);
-  bus.on((s, keys) => heard.push([s.hover, [...keys]]), ended.signal);
+  bus.on((s, keys) => notifications.push([s.hover, [...keys]]), ended.signal);
   bus.set({ hover: 3 });
-  bus.set({ hover: 4, lock: 1 });
-  bus.set({ lock: 1 });
+  bus.set({ hover: 4, pin: 1 });
+  bus.set({ pin: 1 });
   assert.equal(waiting.length, 1);
   waiting.shift()();
-  assert.deepEqual(heard, [[4, ["hover", "lock"]]]);
+  assert.deepEqual(notifications, [[4, ["hover", "pin"]]]);
   bus.set({ hover: 4 });
   assert.equal(waiting.length, 0);
   ended.abort();
   assert.equal(bus.size(), 0);
 });
 
-/** Two views of a trace, what each of them heard, and `frame()`, which lets one frame pass. */
+/** Two views of a trace, the notifications of each, and `frame()`, which runs one animation frame. */
 function two(id) {
   const waiting = [],
     ended = new AbortController();
   globalThis.requestAnimationFrame = (f) => waiting.push(f);
   const views = [0, 5].map((layer) => viewOf(busOf(id), { layer, head: layer }, ended.signal)),
-    heard = [[], []];
+    notifications = [[], []];
   views.forEach((view, k) =>
-    view.on((_, keys) => heard[k].push([...keys].sort().join()), ended.signal),
+    view.on((_, keys) => notifications[k].push([...keys].sort().join()), ended.signal),
   );
-  return { views, heard, ended, frame: () => waiting.splice(0).forEach((f) => f()) };
+  return { views, notifications, ended, frame: () => waiting.splice(0).forEach((f) => f()) };
 }
 
-test("layer, head, stretch and filter belong to a view; hover, pinned token and search to all views of the trace", () => {
+test("layer, head, zoom and filter belong to a view; hover, pinned token and search to all views of the trace", () => {
   const {
     views: [a, b],
-    heard,
+    notifications,
     ended,
     frame,
   } = two("own");
@@ -124,32 +124,32 @@ test("layer, head, stretch and filter belong to a view; hover, pinned token and 
       [5, 5, 0, -1, "", 7, "x"],
     ],
   );
-  assert.deepEqual(heard, [["from,hover,layer,only,query,to"], ["hover,query"]]); // each once, in the same frame
+  assert.deepEqual(notifications, [["from,hover,layer,only,query,to"], ["hover,query"]]); // each notified once, in the same frame
   b.set({ head: 2 });
   frame();
-  assert.deepEqual([heard[0].length, heard[1].at(-1)], [1, "head"]);
-  const later = viewOf(busOf("own"), {}, ended.signal); // a view that opens later begins as its own code says
+  assert.deepEqual([notifications[0].length, notifications[1].at(-1)], [1, "head"]);
+  const later = viewOf(busOf("own"), {}, ended.signal); // a view that opens later starts with its own values
   assert.deepEqual([later.state.layer, later.state.from, later.state.hover], [-1, 0, 7]);
   ended.abort();
   assert.equal(busOf("own").size(), 0);
 });
 
-test("linked views share what would be their own, until they are not", () => {
+test("linked views share layer, head, zoom and filter until they are unlinked", () => {
   const {
     views: [a, b],
-    heard,
+    notifications,
     ended,
     frame,
   } = two("linked");
   a.link(true);
   assert.equal(b.state.layer, 5);
-  b.link(true); // the first brings its own, the second takes it
+  b.link(true); // the second view takes the values of the first
   assert.deepEqual([b.state.layer, b.state.head], [0, 0]);
-  assert.ok(heard[1].at(-1).includes("layer"));
+  assert.ok(notifications[1].at(-1).includes("layer"));
   frame();
   b.set({ layer: 4 });
   frame();
-  assert.deepEqual([a.state.layer, heard[0].at(-1)], [4, "layer"]);
+  assert.deepEqual([a.state.layer, notifications[0].at(-1)], [4, "layer"]);
   b.link(false);
   b.set({ layer: 1 });
   a.set({ layer: 2 });
@@ -159,14 +159,14 @@ test("linked views share what would be their own, until they are not", () => {
   assert.equal(busOf("linked").linked, 0);
 });
 
-test("steps that share a cell show their value of the largest size", () => {
+test("a cell shared by several steps has their value of largest magnitude", () => {
   const values = Float32Array.of(1, -2, NaN, 3, 4, -5, NaN, NaN, NaN);
   assert.deepEqual([...pooled(values, 3, 0, 3, 1)], [...values]);
   assert.deepEqual([...pooled(values, 3, 0, 3, 2)], [4, -5, NaN, NaN]);
   assert.deepEqual([...pooled(values, 3, 1, 3, 1)], [4, -5, NaN, NaN]);
 });
 
-test("arcs are the strongest 200 links, and a step names its strongest 4", () => {
+test("arcs are the strongest 200 links, and a step lists its strongest 4", () => {
   const size = 300,
     ends = Int32Array.from({ length: 2 * size }, (_, i) => (i % 2 ? 0 : 1 + ((i >> 1) % 6))),
     strength = Float32Array.from({ length: size }, (_, i) => (i + 1) * (i % 2 ? 1 : -1));
@@ -185,13 +185,13 @@ test("arcs are the strongest 200 links, and a step names its strongest 4", () =>
     -1,
   );
   assert.equal(drawn.length, 200);
-  assert.equal(drawn.filter(([, , , , colour]) => colour === "m").length, 100);
+  assert.equal(drawn.filter(([, , , , color]) => color === "m").length, 100);
   assert.equal(linksOf(links, 1, 0), "0 (−295), 0 (−289), 0 (−283), 0 (−277)");
   assert.equal(linksOf(links, 0, 0), "none");
   assert.ok(linksOf(links, 0, 1).startsWith("6 (300), 5 (−299)"));
 });
 
-test("what is written into an SVG is text", () => {
+test("text in an SVG is escaped", () => {
   const pen = new SvgPen();
   pen.text(0, 0, `</text><script>alert(1)</script> & "quoted"`, { fill: `"><img src=x>` });
   const svg = pen.done(10, 10);
@@ -199,19 +199,19 @@ test("what is written into an SVG is text", () => {
   assert.ok(svg.includes("&lt;script&gt;alert(1)&lt;/script&gt; &amp; &quot;quoted&quot;"));
 });
 
-test("a ramp of colours goes one way in lightness", () => {
+test("lightness decreases along every color ramp", () => {
   const light = (c) => 0.2126 * (c & 255) + 0.7152 * ((c >> 8) & 255) + 0.0722 * ((c >> 16) & 255);
   for (const high of ["#0b4a86", "#8a3c00", "#06553f", "#4c2a85"]) {
-    const colours = [...ramp("#eef1f4", high)].map(light);
+    const colors = [...ramp("#eef1f4", high)].map(light);
     assert.ok(
-      colours.every((c, i) => !i || c <= colours[i - 1] + 0.8),
+      colors.every((c, i) => !i || c <= colors[i - 1] + 0.8),
       high,
     );
   }
   assert.equal(mix("#000000", "#ffffff", 0.5), "#808080");
 });
 
-test("numbers are short, and what is none is a dash", () => {
+test("numbers have three digits, and NaN and null are a dash", () => {
   assert.deepEqual([0, 1, -1.5, 0.12345, 1234567, 1e-5, NaN, null].map(number), [
     "0",
     "1",

@@ -1,4 +1,4 @@
-"""Two runs side by side: aligned whatever they say, numbers and differences over one axis, each linked to the other."""
+"""The compare view: alignment of any two texts, values and differences over one axis, links between the two runs."""
 
 import re
 import time
@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 import workbench as wb
 from tests.views import made
-from tests.views.browser import Seen, needed
-from tests.views.whole import HOSTILE, Alive, inert
+from tests.views.browser import Tab, needed
+from tests.views.whole import HOSTILE, LiveTab, check_inert
 from workbench.errors import NotRecorded
 from workbench.views.compare_view import aligned
 from workbench.views.diff import common
@@ -25,29 +25,29 @@ OTHER = [
     ("assistant", "analysis", made.words("c=b+2, b=a+4, a=5.\nSo b=9, c=11, or c=1.")),
     made.TALK[3],
 ]
-FIRST, SECOND = made.run(), made.run(OTHER, seed=5, record=["lens"])  # another id
+FIRST, SECOND = made.run(), made.run(OTHER, seed=5, record=["lens"])  # with different ids
 
 
 @given(st.lists(st.sampled_from("abc")), st.lists(st.sampled_from("abcd")))
-def test_every_token_stands_once_and_in_order(first: list[str], second: list[str]):
-    left, right = aligned(first, second)
-    assert [i for i in left if i >= 0] == list(range(len(first)))
-    assert [j for j in right if j >= 0] == list(range(len(second)))
-    assert all(i >= 0 or j >= 0 for i, j in zip(left, right, strict=True))
+def test_every_token_is_aligned_once_and_in_order(first: list[str], second: list[str]):
+    positions1, positions2 = aligned(first, second)
+    assert [i for i in positions1 if i >= 0] == list(range(len(first)))
+    assert [j for j in positions2 if j >= 0] == list(range(len(second)))
+    assert all(i >= 0 or j >= 0 for i, j in zip(positions1, positions2, strict=True))
 
 
 @given(st.lists(st.sampled_from("abc")), st.lists(st.sampled_from("abcd")), st.lists(st.sampled_from("xyz")))
-def test_what_both_begin_with_stands_above_itself(head: list[str], first: list[str], second: list[str]):
-    left, right = aligned(head + first, head + second)
-    assert left[: len(head)].tolist() == right[: len(head)].tolist() == list(range(len(head)))
+def test_a_common_beginning_is_aligned_with_itself(head: list[str], first: list[str], second: list[str]):
+    positions1, positions2 = aligned(head + first, head + second)
+    assert positions1[: len(head)].tolist() == positions2[: len(head)].tolist() == list(range(len(head)))
 
 
 def longest(first: list[str], second: list[str]) -> int:
-    """The length of the longest common subsequence, by the textbook's table, a diagonal at a time."""
+    """The length of the longest common subsequence, by dynamic programming along the diagonals."""
     a, b = (
         np.unique(first + second, return_inverse=True)[1][part] for part in (slice(len(first)), slice(len(first), None))
     )
-    before = last = np.zeros(len(a) + 1, "i4")  # by position in first: of this diagonal i + j, and of those before
+    before = last = np.zeros(len(a) + 1, "i4")  # by position in first: for the last diagonal i + j, and the one before
     for total in range(2, len(a) + len(b) + 1):
         i = np.arange(max(1, total - len(b)), min(len(a), total - 1) + 1)
         now = np.zeros(len(a) + 1, "i4")
@@ -57,7 +57,7 @@ def longest(first: list[str], second: list[str]) -> int:
 
 
 @given(st.lists(st.sampled_from("abc"), max_size=12), st.lists(st.sampled_from("abcd"), max_size=12))
-def test_as_many_tokens_stand_above_their_like_as_there_can_be(first: list[str], second: list[str]):
+def test_alignment_is_a_longest_common_subsequence(first: list[str], second: list[str]):
     pairs = common(first, second)
     assert all(first[i] == second[j] for i, j in pairs)
     assert all(i < k and j < m for (i, j), (k, m) in pairwise(pairs))
@@ -80,11 +80,11 @@ def test_texts_of_five_thousand_tokens_are_aligned_by_an_exact_diff(words: int, 
         "unrelated": other,
     }[how]
     began = time.process_time()
-    left, right = aligned(first, second)
+    positions1, positions2 = (positions.tolist() for positions in aligned(first, second))
     assert time.process_time() - began < 2  # 0.02 s; a diff that is quadratic takes minutes
-    same = sum(i >= 0 and j >= 0 and first[i] == second[j] for i, j in zip(left.tolist(), right.tolist(), strict=True))
-    assert [i for i in left.tolist() if i >= 0] == list(range(len(first)))
-    assert [j for j in right.tolist() if j >= 0] == list(range(len(second)))
+    same = sum(i >= 0 and j >= 0 and first[i] == second[j] for i, j in zip(positions1, positions2, strict=True))
+    assert [i for i in positions1 if i >= 0] == list(range(len(first)))
+    assert [j for j in positions2 if j >= 0] == list(range(len(second)))
     assert same == longest(first, second)
     if how == "one in front":
         assert same == 5000
@@ -102,7 +102,7 @@ def test_counts_and_differences_are_those_of_the_runs():
     assert view.summary().startswith(f"{same} tokens in both")
 
 
-def test_a_run_beside_itself_differs_nowhere():
+def test_a_run_compared_with_itself_has_no_differences():
     view = wb.views.compare(FIRST, FIRST)
     assert view._counts() == (len(FIRST), 0, 0)
     assert np.nanmax(np.abs(view._gap(view.lanes[0]))) == 0
@@ -117,76 +117,78 @@ def test_lanes_may_be_pairs_of_your_own_arrays():
     assert (arrays["b:0"] == np.arange(len(SECOND))).all()
 
 
-def test_what_does_not_fit_is_told():
+def test_lanes_that_do_not_fit_are_refused():
     with pytest.raises(ValueError, match="one number for each of the 98 tokens"):
         wb.views.compare(FIRST, SECOND, ["margin"])
     with pytest.raises(NotRecorded, match="entropy"):
         wb.views.compare(FIRST, made.run(OTHER, lanes=False), ["entropy"])
 
 
-def test_a_snapshot_says_where_they_part():
+def test_a_snapshot_shows_the_first_difference():
     text = snapshot(wb.views.compare(FIRST, SECOND))
-    assert "where they part first" in text
+    assert "first difference" in text
     assert text.count("<img") == 6
     assert "<script" not in snapshot(wb.views.compare(FIRST, made.run(HOSTILE)))
 
 
 @needed
-def test_a_token_says_both_numbers_and_d_goes_to_the_next_difference(browser, tmp_path: Path):
+def test_readout_has_both_values_and_d_goes_to_the_next_difference(browser, tmp_path: Path):
     view = wb.views.compare(FIRST, SECOND)
-    seen = Alive(browser, view, tmp_path)
-    seen.page.locator(".wb").press("End")
-    said = seen.said()
+    tab = LiveTab(browser, view, tmp_path)
+    tab.page.locator(".wb").press("End")
+    readout = tab.readout()
     at, back = len(FIRST) - 1, len(SECOND) - 1
-    assert f"position {back} in second" in said
-    assert f"entropy: {float(FIRST['entropy'][at]):.2g}"[:12] in said
-    seen.page.locator(".wb").press("Home")
-    seen.page.locator(".wb").press("d")
+    assert f"position {back} in second" in readout
+    assert f"entropy: {float(FIRST['entropy'][at]):.2g}"[:12] in readout
+    tab.page.locator(".wb").press("Home")
+    tab.page.locator(".wb").press("d")
     first = next(
-        int(i) for i, j in zip(view.left, view.right, strict=True) if FIRST.str_tokens[i] != SECOND.str_tokens[j]
+        int(i)
+        for i, j in zip(view.first_positions, view.second_positions, strict=True)
+        if FIRST.str_tokens[i] != SECOND.str_tokens[j]
     )
-    assert seen.selected() == {"pos": first}
-    seen.page.locator(".wb").press("d")
-    assert seen.selected()["pos"] > first
-    seen.page.locator(".wb").press("D")
-    assert seen.selected() == {"pos": first}
-    assert seen.python() == f"wb.views.compare(trace, other, selected={first})"
-    assert seen.complaints == []
-    seen.page.close()
+    assert tab.selected() == {"pos": first}
+    tab.page.locator(".wb").press("d")
+    assert tab.selected()["pos"] > first
+    tab.page.locator(".wb").press("D")
+    assert tab.selected() == {"pos": first}
+    assert tab.python() == f"wb.views.compare(trace, other, selected={first})"
+    assert tab.console == []
+    tab.page.close()
 
 
 @needed
-def test_what_is_pointed_at_is_pointed_at_in_the_views_of_the_other_run(browser, tmp_path: Path):
-    seen = Alive(browser, wb.views.compare(FIRST, SECOND), tmp_path)
+def test_hover_and_pin_mark_the_aligned_token_in_views_of_the_other_run(browser, tmp_path: Path):
+    tab = LiveTab(browser, wb.views.compare(FIRST, SECOND), tmp_path)
     there = f"globalThis[Symbol.for('workbench.views.1')].get('{SECOND.id}')"
-    seen.page.locator(".wb").press("End")
-    seen.settled()
-    assert seen.page.evaluate(there + ".state.lock") == len(SECOND) - 1
-    seen.page.evaluate(there + ".set({ lock: 3, hover: 4 })")
-    seen.settled()
-    assert seen.selected() == {"pos": 3}
-    assert "position 4 ·" in seen.said()
-    seen.page.evaluate(there + ".set({ hover: -1 })")
-    seen.settled()
-    assert "position 3 ·" in seen.said()
-    assert seen.complaints == []
-    seen.page.close()
+    tab.page.locator(".wb").press("End")
+    tab.settled()
+    assert tab.page.evaluate(there + ".state.pin") == len(SECOND) - 1
+    tab.page.evaluate(there + ".set({ pin: 3, hover: 4 })")
+    tab.settled()
+    assert tab.selected() == {"pos": 3}
+    assert "position 4 ·" in tab.readout()
+    tab.page.evaluate(there + ".set({ hover: -1 })")
+    tab.settled()
+    assert "position 3 ·" in tab.readout()
+    assert tab.console == []
+    tab.page.close()
 
 
 @needed
 def test_the_texts_can_be_hovered(browser, tmp_path: Path):
-    seen = Alive(browser, wb.views.compare(FIRST, SECOND, selected=0), tmp_path)
-    box = seen.page.locator(".wb-plot >> nth=-1").bounding_box()
-    seen.page.mouse.move(box["x"] + 150 + 66 * 2.5, box["y"] + 26 + 42 + 10)
+    tab = LiveTab(browser, wb.views.compare(FIRST, SECOND, selected=0), tmp_path)
+    box = tab.page.locator(".wb-plot >> nth=-1").bounding_box()
+    tab.page.mouse.move(box["x"] + 150 + 66 * 2.5, box["y"] + 26 + 42 + 10)
     per = int((box["width"] - 158) // 66)
-    assert f"position {per + 2} ·" in seen.said()
-    seen.page.close()
+    assert f"position {per + 2} ·" in tab.readout()
+    tab.page.close()
 
 
-def rows(seen: Seen, folder: Path) -> tuple[list[str], str]:
-    """The texts of the drawing, and what it says of the rows that it leaves out."""
-    with seen.page.expect_download() as download:
-        seen.page.get_by_role("button", name="save what is shown as SVG").click()
+def rows(tab: Tab, folder: Path) -> tuple[list[str], str]:
+    """The texts of the drawing, and its text about the rows that are not shown."""
+    with tab.page.expect_download() as download:
+        tab.page.get_by_role("button", name="save this view as SVG").click()
     download.value.save_as(folder / "saved.svg")
     drawn = re.findall(r"<text [^>]*>([^<]*)</text>", (folder / "saved.svg").read_text("utf-8"))
     return drawn, next((text for text in drawn if text.startswith("… ")), "")
@@ -194,68 +196,68 @@ def rows(seen: Seen, folder: Path) -> tuple[list[str], str]:
 
 @needed
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_texts_of_five_thousand_tokens_are_drawn_to_their_end_and_say_what_is_left_out(browser, tmp_path: Path, scheme):
-    said = [word for number in range(1250) for word in (" So", " c", "=", f"{number}")]
-    other = [*said[:4], " Wait", *said[4:2600], *said[2604:]]
-    first, second = (made.run([("user", None, ["Go."]), ("assistant", "analysis", text)]) for text in (said, other))
+def test_rows_of_five_thousand_tokens_can_be_paged_and_hidden_rows_are_counted(browser, tmp_path: Path, scheme):
+    thoughts = [word for number in range(1250) for word in (" So", " c", "=", f"{number}")]
+    other = [*thoughts[:4], " Wait", *thoughts[4:2600], *thoughts[2604:]]
+    first, second = (made.run([("user", None, ["Go."]), ("assistant", "analysis", text)]) for text in (thoughts, other))
     view = wb.views.compare(first, second)
     assert view._counts() == (len(first) - 4, 4, 1)
-    seen = Alive(browser, view, tmp_path, color_scheme=scheme)
-    per = int((seen.page.locator(".wb-plot >> nth=-1").bounding_box()["width"] - 158) // 66)
-    total = len(view.left)
-    drawn, left_out = rows(seen, tmp_path)
-    begin = next(c for c in range(total) if view.left[c] < 0) - 8
+    tab = LiveTab(browser, view, tmp_path, color_scheme=scheme)
+    per = int((tab.page.locator(".wb-plot >> nth=-1").bounding_box()["width"] - 158) // 66)
+    total = len(view.first_positions)
+    drawn, hidden_rows = rows(tab, tmp_path)
+    begin = next(c for c in range(total) if view.first_positions[c] < 0) - 8
     below = -(-(total - begin - 8 * per) // per)
-    assert left_out == f"… 1 more row above, {below} more rows below"
+    assert hidden_rows == f"… 1 more row above, {below} more rows below"
     assert " Wait" in drawn
-    seen.shot(f"compare-5000-{scheme}")
+    tab.shot(f"compare-5000-{scheme}")
     assert f"{1249}" not in drawn
     for key in ("PageDown", "PageDown"):
-        seen.page.locator(".wb").press(key)
-    assert rows(seen, tmp_path)[1] == f"… 17 more rows above, {below - 16} more rows below"
+        tab.page.locator(".wb").press(key)
+    assert rows(tab, tmp_path)[1] == f"… 17 more rows above, {below - 16} more rows below"
     for _ in range(below // 8):
-        seen.page.get_by_role("button", name="later rows of the texts").click()
-    drawn, left_out = rows(seen, tmp_path)
-    assert left_out == f"… {-(-(total - 8 * per) // per)} more rows above"
+        tab.page.get_by_role("button", name="later rows of the texts").click()
+    drawn, hidden_rows = rows(tab, tmp_path)
+    assert hidden_rows == f"… {-(-(total - 8 * per) // per)} more rows above"
     assert f"{1249}" in drawn
-    seen.page.locator(".wb").press("PageUp")
-    assert "below" in rows(seen, tmp_path)[1]
-    seen.page.locator(".wb").press("Home")  # a pinned token is shown
-    seen.page.locator(".wb").press("ArrowRight")
-    assert "above" not in rows(seen, tmp_path)[1]
-    seen.page.locator(".wb").press("PageDown")  # and the texts may leave it
-    assert "8 more rows above" in rows(seen, tmp_path)[1]
-    assert [text for text in seen.complaints if "willReadFrequently" not in text] == []
-    seen.page.close()
+    tab.page.locator(".wb").press("PageUp")
+    assert "below" in rows(tab, tmp_path)[1]
+    tab.page.locator(".wb").press("Home")  # the rows follow the pinned token
+    tab.page.locator(".wb").press("ArrowRight")
+    assert "above" not in rows(tab, tmp_path)[1]
+    tab.page.locator(".wb").press("PageDown")  # and can be paged away from it
+    assert "8 more rows above" in rows(tab, tmp_path)[1]
+    assert [text for text in tab.console if "willReadFrequently" not in text] == []
+    tab.page.close()
 
 
 @needed
-def test_short_texts_are_drawn_whole(browser, tmp_path: Path):
-    seen = Alive(browser, wb.views.compare(FIRST, SECOND), tmp_path)
-    drawn, left_out = rows(seen, tmp_path)
-    assert left_out == ""
+def test_short_texts_are_shown_completely(browser, tmp_path: Path):
+    tab = LiveTab(browser, wb.views.compare(FIRST, SECOND), tmp_path)
+    drawn, hidden_rows = rows(tab, tmp_path)
+    assert hidden_rows == ""
     assert [text.strip() for text in drawn].count("So") == sum(
         t.strip() == "So" for run in (FIRST, SECOND) for t in run.str_tokens
     )
-    assert seen.page.get_by_role("button", name="later rows of the texts").count() == 0
-    seen.page.close()
+    assert tab.page.get_by_role("button", name="later rows of the texts").count() == 0
+    tab.page.close()
 
 
 @needed
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 1280), ("light", 420)])
 def test_it_fits_the_window_in_light_and_dark(browser, tmp_path: Path, scheme, width: int):
     path = wb.views.compare(FIRST, SECOND, selected=60).to_html(tmp_path / "page.html")
-    seen = Seen(browser, path, color_scheme=scheme, width=width)
-    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
-    seen.shot(f"compare-{scheme}-{width}")
-    seen.close()
+    tab = Tab(browser, path, color_scheme=scheme, width=width)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    tab.shot(f"compare-{scheme}-{width}")
+    tab.close()
 
 
 @needed
-def test_hostile_tokens_and_names_are_seen_and_inert(browser, tmp_path: Path):
+def test_hostile_tokens_and_names_are_visible_and_inert(browser, tmp_path: Path):
     view = wb.views.compare(made.run(HOSTILE), FIRST, names=("<img src=x>", "\u202eb"))
-    seen = Seen(browser, view.to_html(tmp_path / "page.html"))
-    texts = inert(seen, browser, tmp_path)
+    tab = Tab(browser, view.to_html(tmp_path / "page.html"))
+    texts = check_inert(tab, browser, tmp_path)
     assert "<img src=x>" in texts
     assert "⟨U+202E⟩b" in texts
-    seen.close()
+    tab.close()

@@ -1,4 +1,4 @@
-"""The heads of a layer: their pixels are the patterns, and every click and key reaches what it says."""
+"""The heads view: its pixels are the attention patterns; clicks, keys and menus select heads, layers and queries."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import pytest
 
 import workbench as wb
 from tests.views import made
-from tests.views.browser import Seen, needed
-from tests.views.whole import HEADS, HOSTILE, LAYERS, WINDOW, Alive, inert, whole
+from tests.views.browser import Tab, needed
+from tests.views.whole import HEADS, HOSTILE, LAYERS, WINDOW, LiveTab, check_inert, whole
 from workbench.errors import NotRecorded, SelectionError
 from workbench.views import heads_view
 from workbench.views.heads_view import CELLS
@@ -40,7 +40,7 @@ def test_the_cells_are_the_pattern_on_a_square_root_scale():
     assert np.allclose(arrays["means"], 1 - wb.attention.pattern(trace, 1).values.sum(-1).mean(-1), atol=1e-6)
 
 
-def test_where_tokens_share_a_cell_it_is_the_largest_of_theirs():
+def test_a_cell_shared_by_several_tokens_has_their_largest_value():
     trace = whole(LONG)
     n = len(trace)
     header, arrays = wb.views.heads(trace, 1, 3).payload()
@@ -53,11 +53,11 @@ def test_where_tokens_share_a_cell_it_is_the_largest_of_theirs():
 
 @pytest.mark.parametrize(("start", "stop"), [(0, 7), (300, 1000), (5, 1090)])
 @pytest.mark.parametrize("layer", [0, 1])
-def test_a_stretch_is_that_piece_of_the_whole_pattern(start: int, stop: int, layer: int):
+def test_cells_of_a_range_are_those_of_the_whole_pattern(start: int, stop: int, layer: int):
     trace = whole(LONG)
     header, arrays = wb.views.heads(trace).query("head", {"layer": layer, "head": 5, "from": start, "to": stop})
-    piece = levels(wb.attention.pattern(trace, layer, 5))[start:stop, start:stop]
-    assert (arrays["cells"] == pooled(piece, header["factor"])).all()
+    block = levels(wb.attention.pattern(trace, layer, 5))[start:stop, start:stop]
+    assert (arrays["cells"] == pooled(block, header["factor"])).all()
     sinks = 1 - wb.attention.pattern(trace, layer, 5).values.sum(-1)
     starts = np.arange(0, stop - start, header["factor"])
     assert np.allclose(arrays["sinks"], np.maximum.reduceat(sinks[start:stop], starts), atol=1e-6)
@@ -76,12 +76,12 @@ def test_all_thumbnails_of_a_layer_stay_under_300_kb():
     assert arrays["thumbs"].nbytes <= 300_000
 
 
-def test_a_trace_without_patterns_says_what_records_them():
+def test_a_trace_without_patterns_raises_an_error_that_names_the_record_option():
     with pytest.raises(NotRecorded, match="record='attention'"):
         wb.views.heads(made.run(layers=4, model=whole().manifest.model))
     with pytest.raises(SelectionError, match=r"head must be between 0 and .*, got 6"):
         wb.views.heads(whole(), head=6)
-    with pytest.raises(LookupError, match="no 'pattern'"):
+    with pytest.raises(LookupError, match="queries of kind 'pattern'"):
         wb.views.heads(whole()).query("pattern", {"layer": 0})
 
 
@@ -96,24 +96,24 @@ def test_a_snapshot_shows_the_head():
 # In the browser.
 
 
-def box(seen: Seen, number: int) -> dict:
-    return seen.page.locator(f".wb-plot >> nth={number}").bounding_box()
+def box(tab: Tab, number: int) -> dict:
+    return tab.page.locator(f".wb-plot >> nth={number}").bounding_box()
 
 
-def cell(seen: Seen, query: int, key: int, n: int) -> tuple[float, float]:
-    """Where a cell of the large head is on the screen."""
-    return cells(seen, [(query, key)], n)[0]
+def cell(tab: Tab, query: int, key: int, n: int) -> tuple[float, float]:
+    """The center of a cell of the large head on the screen."""
+    return cells(tab, [(query, key)], n)[0]
 
 
-def cells(seen: Seen, pairs: list[tuple[int, int]], n: int) -> list[tuple[float, float]]:
-    large = box(seen, 1)
+def cells(tab: Tab, pairs: list[tuple[int, int]], n: int) -> list[tuple[float, float]]:
+    large = box(tab, 1)
     side = large["height"] - 54 - 24
     return [(large["x"] + 104 + (k + 0.5) * side / n, large["y"] + 54 + (q + 0.5) * side / n) for q, k in pairs]
 
 
-def colours(seen: Seen, points: list[tuple[float, float]]) -> np.ndarray:
-    """The pixels of the large head that lie there on the screen (point channel)."""
-    found = seen.page.evaluate(
+def colors(tab: Tab, points: list[tuple[float, float]]) -> np.ndarray:
+    """The pixels of the large head at these points of the screen (point channel)."""
+    pixels = tab.page.evaluate(
         """points => {
           const canvas = document.querySelectorAll(".wb-plot canvas")[1], r = canvas.getBoundingClientRect();
           const { data, width } = canvas.getContext("2d").getImageData(0, 0, canvas.width, canvas.height);
@@ -121,122 +121,122 @@ def colours(seen: Seen, points: list[tuple[float, float]]) -> np.ndarray:
             return [...data.slice(i, i + 4)]; }); }""",
         points,
     )
-    return np.array(found)
+    return np.array(pixels)
 
 
-def alike(seen: Seen, pattern: np.ndarray) -> float:
-    """The correlation of what is drawn with the square root of the pattern (query key) that should be."""
+def correlation(tab: Tab, pattern: np.ndarray) -> float:
+    """The correlation of the drawn pixels with the square root of a pattern (query key)."""
     n = len(pattern)
     pairs = [(q, k) for q in range(1, n, 5) for k in range(0, q, 3)]
-    blue = 255 - colours(seen, cells(seen, pairs, n))[:, 0]
+    blue = 255 - colors(tab, cells(tab, pairs, n))[:, 0]
     return float(np.corrcoef(blue, [np.sqrt(pattern[pair]) for pair in pairs])[0, 1])
 
 
 @needed
-def test_darker_is_more_attention_and_what_is_not_yet_generated_is_blank(browser, tmp_path: Path):
+def test_darker_is_more_attention_and_later_keys_are_blank(browser, tmp_path: Path):
     trace = whole()
     n, pattern = len(trace), wb.attention.pattern(trace, 1, 2).values
-    seen = Seen(browser, wb.views.heads(trace, 1, 2).to_html(tmp_path / "page.html"))
-    assert alike(seen, pattern) > 0.99
-    [later] = colours(seen, [cell(seen, 10, 60, n)])
+    tab = Tab(browser, wb.views.heads(trace, 1, 2).to_html(tmp_path / "page.html"))
+    assert correlation(tab, pattern) > 0.99
+    [later] = colors(tab, [cell(tab, 10, 60, n)])
     assert later[:3].tolist() == [255, 255, 255]
-    seen.complaints[:] = [text for text in seen.complaints if "willReadFrequently" not in text]  # we did, twice
-    seen.close()
+    tab.console[:] = [text for text in tab.console if "willReadFrequently" not in text]  # from getImageData above
+    tab.close()
 
 
 @needed
 def test_hovering_a_cell_names_query_and_key_and_a_click_pins_the_query(browser, tmp_path: Path):
     trace = whole()
     n, pattern = len(trace), wb.attention.pattern(trace, 1, 2).values
-    seen = Seen(browser, wb.views.heads(trace, 1, 2).to_html(tmp_path / "page.html"))
-    seen.page.mouse.move(*cell(seen, 50, 33, n))
-    said = seen.said()
-    assert "position 50 ·" in said
-    assert f"{trace.str_tokens[33].strip() or '↵'}” 33: ≈ " in said
-    told = float(said.split("33: ≈ ")[1].split()[0].replace("−", "-"))
-    assert told == pytest.approx(float(pattern[50, 33]), abs=0.004)
-    assert len(seen.marks()) == 2
-    seen.page.mouse.click(*cell(seen, 50, 33, n))
-    assert len(seen.marks(".wb-lock")) == 3  # of the row, and two of the thumbnail
+    tab = Tab(browser, wb.views.heads(trace, 1, 2).to_html(tmp_path / "page.html"))
+    tab.page.mouse.move(*cell(tab, 50, 33, n))
+    readout = tab.readout()
+    assert "position 50 ·" in readout
+    assert f"{trace.str_tokens[33].strip() or '↵'}” 33: ≈ " in readout
+    shown = float(readout.split("33: ≈ ")[1].split()[0].replace("−", "-"))
+    assert shown == pytest.approx(float(pattern[50, 33]), abs=0.004)
+    assert len(tab.marks()) == 2
+    tab.page.mouse.click(*cell(tab, 50, 33, n))
+    assert len(tab.marks(".wb-pin")) == 3  # one on the row, two on the thumbnail
     top = int(pattern[50].argmax())
-    assert f"{top} (" in seen.said().split("looks most at: ")[1].split(",")[0]
-    seen.page.keyboard.press("ArrowRight")
-    seen.page.mouse.move(0, 0)
-    assert "position 51 ·" in seen.said()
-    seen.close()
+    assert f"{top} (" in tab.readout().split("attends most to: ")[1].split(",")[0]
+    tab.page.keyboard.press("ArrowRight")
+    tab.page.mouse.move(0, 0)
+    assert "position 51 ·" in tab.readout()
+    tab.close()
 
 
 @needed
-def test_heads_and_layers_change_by_click_key_and_menu_and_python_says_which(browser, tmp_path: Path):
+def test_click_keys_and_menus_change_head_and_layer_and_the_python_code_follows(browser, tmp_path: Path):
     trace = whole()
-    seen = Alive(browser, wb.views.heads(trace, 0, 1), tmp_path)
-    shown = seen.page.locator("select >> nth=1"), seen.page.locator("select >> nth=2")
-    seen.page.mouse.click(box(seen, 0)["x"] + 30, box(seen, 0)["y"] + 50)
-    seen.settled()
+    tab = LiveTab(browser, wb.views.heads(trace, 0, 1), tmp_path)
+    shown = tab.page.locator("select >> nth=1"), tab.page.locator("select >> nth=2")
+    tab.page.mouse.click(box(tab, 0)["x"] + 30, box(tab, 0)["y"] + 50)
+    tab.settled()
     assert shown[1].input_value() == "0"
-    seen.page.locator(".wb").press("]")
-    seen.page.locator(".wb").press("]")
-    seen.page.locator(".wb").press("ArrowUp")
-    seen.settled()
+    tab.page.locator(".wb").press("]")
+    tab.page.locator(".wb").press("]")
+    tab.page.locator(".wb").press("ArrowUp")
+    tab.settled()
     assert [s.input_value() for s in shown] == ["1", "2"]
-    seen.page.locator(".wb").press("[")
+    tab.page.locator(".wb").press("[")
     shown[0].select_option("3")
-    seen.page.mouse.click(*cell(seen, 30, 12, len(trace)))
-    assert seen.selected() == {"pos": 30, "layer": 3, "head": 1}
-    line = seen.python()
+    tab.page.mouse.click(*cell(tab, 30, 12, len(trace)))
+    assert tab.selected() == {"pos": 30, "layer": 3, "head": 1}
+    line = tab.python()
     assert line == "wb.views.heads(trace, layer=3, head=1, selected=30)"
-    assert {"layer", "head", "row"} <= set(seen.asked)
-    seen.page.wait_for_timeout(300)
-    assert alike(seen, wb.attention.pattern(trace, 3, 1).values) > 0.9  # marks lie over it
+    assert {"layer", "head", "row"} <= set(tab.queries)
+    tab.page.wait_for_timeout(300)
+    assert correlation(tab, wb.attention.pattern(trace, 3, 1).values) > 0.9  # marks are drawn over it
     exact = wb.attention.pattern(trace, 3, 1, 30).values
     best = int(exact.argmax())
-    assert f"{best} ({exact[best]:.3g})" in seen.said()
-    asked = len(seen.asked)
-    seen.page.locator(".wb").press("]")
-    seen.page.wait_for_timeout(200)
-    seen.page.locator(".wb").press("[")
-    seen.page.wait_for_timeout(200)
-    assert seen.asked[asked:].count("head") == 1  # the other one was kept
-    assert [text for text in seen.complaints if "willReadFrequently" not in text] == []
-    seen.page.close()
+    assert f"{best} ({exact[best]:.3g})" in tab.readout()
+    n_queries = len(tab.queries)
+    tab.page.locator(".wb").press("]")
+    tab.page.wait_for_timeout(200)
+    tab.page.locator(".wb").press("[")
+    tab.page.wait_for_timeout(200)
+    assert tab.queries[n_queries:].count("head") == 1  # the other head was cached
+    assert [text for text in tab.console if "willReadFrequently" not in text] == []
+    tab.page.close()
 
 
 @needed
-def test_zooming_a_long_run_asks_for_the_exact_stretch(browser, tmp_path: Path):
+def test_zooming_a_long_run_queries_exact_cells(browser, tmp_path: Path):
     trace = whole(LONG)
-    seen = Alive(browser, wb.views.heads(trace, 1, 2, window=(400, 464)), tmp_path)
-    seen.page.wait_for_timeout(300)
-    assert alike(seen, wb.attention.pattern(trace, 1, 2).values[400:464, 400:464]) > 0.99
-    with seen.page.expect_download() as download:
-        seen.page.get_by_role("button", name="save what is shown as SVG").click()
+    tab = LiveTab(browser, wb.views.heads(trace, 1, 2, window=(400, 464)), tmp_path)
+    tab.page.wait_for_timeout(300)
+    assert correlation(tab, wb.attention.pattern(trace, 1, 2).values[400:464, 400:464]) > 0.99
+    with tab.page.expect_download() as download:
+        tab.page.get_by_role("button", name="save this view as SVG").click()
     download.value.save_as(tmp_path / "zoomed.svg")
     assert (tmp_path / "zoomed.svg").read_text("utf-8").count("downsampled (max)") == 1  # the thumbnails
-    seen.page.keyboard.press("0")
-    seen.page.close()
+    tab.page.keyboard.press("0")
+    tab.page.close()
 
 
 @needed
-def test_of_a_very_long_run_a_preview_comes_first_and_then_the_exact_picture(browser, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(heads_view, "QUICK", 500)
+def test_a_very_long_run_shows_a_preview_first_and_exact_cells_later(browser, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(heads_view, "PREVIEW_FROM", 500)
     trace = whole(LONG)
     view = wb.views.heads(trace, 1, 2)
     header, arrays = view.payload()
     exact = pooled(levels(wb.attention.pattern(trace, 1, 2)), 2)
     assert header["quick"]
-    last = levels(wb.attention.pattern(trace, 1, 2))[1::2]  # of each cell, its last query
+    last = levels(wb.attention.pattern(trace, 1, 2))[1::2]  # the last query of each cell
     assert (arrays["cells"][: len(last), 0] == last[:, :2].max(1)).all()
     assert (arrays["cells"] <= exact).all()
-    seen = Alive(browser, view, tmp_path)
-    seen.page.wait_for_timeout(800)
-    assert seen.asked.count("head") == 1
-    with seen.page.expect_download() as download:
-        seen.page.get_by_role("button", name="save what is shown as SVG").click()
+    tab = LiveTab(browser, view, tmp_path)
+    tab.page.wait_for_timeout(800)
+    assert tab.queries.count("head") == 1
+    with tab.page.expect_download() as download:
+        tab.page.get_by_role("button", name="save this view as SVG").click()
     download.value.save_as(tmp_path / "exact.svg")
     assert "preview" not in (tmp_path / "exact.svg").read_text("utf-8")
-    seen.page.close()
-    page = Seen(browser, view.to_html(tmp_path / "page.html"))
+    tab.page.close()
+    page = Tab(browser, view.to_html(tmp_path / "page.html"))
     with page.page.expect_download() as download:
-        page.page.get_by_role("button", name="save what is shown as SVG").click()
+        page.page.get_by_role("button", name="save this view as SVG").click()
     download.value.save_as(tmp_path / "page.svg")
     assert "preview" not in (tmp_path / "page.svg").read_text("utf-8")
     assert view.quick
@@ -244,17 +244,17 @@ def test_of_a_very_long_run_a_preview_comes_first_and_then_the_exact_picture(bro
 
 
 @needed
-def test_a_page_says_what_it_does_not_hold(browser, tmp_path: Path):
-    seen = Seen(browser, wb.views.heads(whole(LONG), 0, 1, selected=700).to_html(tmp_path / "page.html"))
-    seen.page.locator(".wb").press("]")
-    seen.page.locator("select >> nth=1").select_option("2")
-    seen.settled()
-    with seen.page.expect_download() as download:
-        seen.page.get_by_role("button", name="save what is shown as SVG").click()
+def test_a_page_shows_that_other_layers_need_python(browser, tmp_path: Path):
+    tab = Tab(browser, wb.views.heads(whole(LONG), 0, 1, selected=700).to_html(tmp_path / "page.html"))
+    tab.page.locator(".wb").press("]")
+    tab.page.locator("select >> nth=1").select_option("2")
+    tab.settled()
+    with tab.page.expect_download() as download:
+        tab.page.get_by_role("button", name="save this view as SVG").click()
     download.value.save_as(tmp_path / "saved.svg")
     assert "needs Python" in (tmp_path / "saved.svg").read_text("utf-8")
-    seen.requests[:] = [url for url in seen.requests if not url.startswith("blob:")]
-    seen.close()
+    tab.requests[:] = [url for url in tab.requests if not url.startswith("blob:")]
+    tab.close()
 
 
 @needed
@@ -262,21 +262,21 @@ def test_a_page_says_what_it_does_not_hold(browser, tmp_path: Path):
 @pytest.mark.parametrize("width", [1280, 420])
 def test_it_fits_the_window_in_light_and_dark(browser, tmp_path: Path, scheme, width: int):
     path = wb.views.heads(whole(), 0, 3, selected=50).to_html(tmp_path / "page.html")
-    seen = Seen(browser, path, color_scheme=scheme, width=width)
-    assert seen.page.evaluate("document.documentElement.scrollWidth") <= width
-    seen.shot(f"heads-{scheme}-{width}")
-    seen.close()
+    tab = Tab(browser, path, color_scheme=scheme, width=width)
+    assert tab.page.evaluate("document.documentElement.scrollWidth") <= width
+    tab.shot(f"heads-{scheme}-{width}")
+    tab.close()
 
 
 @needed
-def test_hostile_tokens_are_seen_and_inert(browser, tmp_path: Path):
+def test_hostile_tokens_are_visible_and_inert(browser, tmp_path: Path):
     trace = whole(HOSTILE)
-    seen = Seen(browser, wb.views.heads(trace, 1, 0, selected=20).to_html(tmp_path / "page.html"))
-    texts = inert(seen, browser, tmp_path)
+    tab = Tab(browser, wb.views.heads(trace, 1, 0, selected=20).to_html(tmp_path / "page.html"))
+    texts = check_inert(tab, browser, tmp_path)
     assert "<script>" in texts
     assert "⟨U+202E⟩" in texts
-    seen.close()
+    tab.close()
 
 
-def test_the_made_run_has_all_sizes_different():
+def test_sizes_of_the_synthetic_run_are_all_different():
     assert len({LAYERS, HEADS, WINDOW}) == 3

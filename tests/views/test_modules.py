@@ -1,4 +1,4 @@
-"""The ES modules in node, without a browser; and what is served of them."""
+"""The ES modules in node, without a browser, and the joined scripts that are sent."""
 
 import json
 import os
@@ -23,7 +23,7 @@ TOOLS = HOME.parent / "js"
 
 
 def node_test(file: Path, **files: Path) -> None:
-    """Runs the tests of a file in node; `files` are environment variables that name what it reads."""
+    """Run the tests of a file in node; `files` are environment variables with the paths that it reads."""
     assert NODE
     run = subprocess.run(
         [NODE, "--test", str(file)],
@@ -37,29 +37,29 @@ def node_test(file: Path, **files: Path) -> None:
 
 
 @pytest.mark.skipif(NODE is None, reason="no node on this machine: the browser tests run the modules")
-def test_the_modules_do_in_node_what_they_should(tmp_path: Path):
+def test_the_module_tests_pass_in_node(tmp_path: Path):
     header, arrays = wb.views.tokens(made.run()).payload()
     values = np.random.default_rng(0).normal(size=1000).astype("f4")
     values[3] = np.nan
     arrays |= {"numbers": np.arange(6, dtype="i4").reshape(2, 3), "values": values}
-    arrays |= {"most": snapshot_html.columns(values, "max", 64), "least": snapshot_html.columns(values, "min", 64)}
+    arrays |= {"maxima": snapshot_html.columns(values, "max", 64), "minima": snapshot_html.columns(values, "min", 64)}
     (tmp_path / "payload").write_bytes(packed(header, arrays))
     node_test(HOME / "modules.test.mjs", PAYLOAD=tmp_path / "payload")
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_all_that_a_view_needs_is_small(module: str):
+def test_script_and_style_of_a_view_are_below_60_kb(module: str):
     assert len(script(module).encode()) + len(style().encode()) < 60_000
-    assert len(script(module).encode()) < 44_000  # what is sent, not the source
+    assert len(script(module).encode()) < 44_000  # stripped, as sent
 
 
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_is_joined_with_what_it_imports(module: str):
+def test_a_module_is_joined_with_its_imports(module: str):
     text = script(module)
     assert "import " not in text
     assert "export " not in text
     if module.endswith("_view"):
-        assert text.count("const BUSES") == 1  # what all views of a page share
+        assert text.count("const BUSES") == 1  # shared by all views of a page
     names = [
         line.split("(")[0].split()[-1]
         for line in text.splitlines()
@@ -71,11 +71,11 @@ def test_a_module_is_joined_with_what_it_imports(module: str):
 @pytest.mark.parametrize(
     "danger", ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", "eval(", "Function("]
 )
-def test_no_module_makes_markup_or_code_of_text(danger: str):
+def test_no_module_turns_text_into_markup_or_code(danger: str):
     assert danger not in script(*MODULES)
 
 
-# Pairs of source and what is sent of it: space goes where it separates nothing, and nothing goes from within a token.
+# Source -> stripped: unneeded white space is removed, and tokens stay unchanged.
 STRIPPED = {
     "const a = 1; // one\n/* two */ const b = 2;\n": "const a=1;\nconst b=2;",
     'const url = "https://a  b"; // c\n': 'const url="https://a  b";',
@@ -92,7 +92,7 @@ STRIPPED = {
 
 
 @pytest.mark.parametrize("source", STRIPPED)
-def test_stripping_leaves_the_tokens_of_the_source(source: str):
+def test_stripping_keeps_the_tokens_of_the_source(source: str):
     assert stripped(source) == STRIPPED[source]
     assert "".join(tokenized(source)) == source
 
@@ -101,7 +101,7 @@ def test_stripping_leaves_the_tokens_of_the_source(source: str):
     NODE is None or not (TOOLS / "node_modules" / "acorn").exists(),
     reason="no parser of JavaScript here: run `make js`",
 )
-def test_what_is_sent_is_the_program_of_the_source(tmp_path: Path):
+def test_stripped_modules_have_the_syntax_trees_of_their_sources(tmp_path: Path):
     sources = [(path.stem, path.read_text("utf-8")) for path in sorted(HERE.glob("*.js"))]
     sources += [(source, source) for source in STRIPPED if not source.startswith("return")]
     triples = [(name, source, stripped(source)) for name, source in sources]

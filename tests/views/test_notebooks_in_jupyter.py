@@ -1,6 +1,6 @@
-"""Each notebook in a real JupyterLab: as it is stored, without running anything, and run from top to bottom.
+"""Each notebook in a real JupyterLab: as stored, without running a cell, and run from top to bottom.
 
-Minutes, so WORKBENCH_LONG=1 switches it on; the screenshots in out/screenshots are there to be looked at.
+This takes minutes, so it runs only with WORKBENCH_LONG=1. Inspect the screenshots in out/screenshots.
 """
 
 import os
@@ -19,19 +19,19 @@ NAMES = sorted(path.stem for path in (HOME / "notebooks").glob("[0-9][0-9]_*.ipy
 pytestmark = [
     needed,
     pytest.mark.long,
-    pytest.mark.skipif(not os.environ.get("WORKBENCH_LONG"), reason="minutes; WORKBENCH_LONG=1 switches it on"),
+    pytest.mark.skipif(not os.environ.get("WORKBENCH_LONG"), reason="takes minutes; set WORKBENCH_LONG=1 to run it"),
 ]
 
-# Every cell, those out of sight too: what it shows, and whether it is an error.
+# Every cell, also those out of view: the number of errors, live views and snapshots.
 SCROLL = """async () => {
   const box = document.querySelector(".jp-WindowedPanel-outer"), step = box.clientHeight / 2;
   for (let y = 0; y < box.scrollHeight; y += step) { box.scrollTop = y; await new Promise(f => setTimeout(f, 150)); }
 }"""
-SEEN = """() => window.jupyterapp.shell.currentWidget.content.widgets.map(cell => ({
+CELLS = """() => window.jupyterapp.shell.currentWidget.content.widgets.map(cell => ({
   id: cell.model.id,
   errors: cell.node.querySelectorAll('[data-mime-type="application/vnd.jupyter.error"]').length,
   live: cell.node.querySelectorAll(".wb").length,
-  stills: [...cell.node.querySelectorAll(".jp-OutputArea-child")].filter(output =>
+  snapshots: [...cell.node.querySelectorAll(".jp-OutputArea-child")].filter(output =>
     output.checkVisibility() && output.querySelector("[data-wb-still], table img")).length,
   missing: cell.node.innerText.includes("Error displaying widget") || cell.node.innerText.includes("Loading widget"),
 }))"""
@@ -47,15 +47,15 @@ def server(jupyterlab: Lab) -> Lab:
 
 @pytest.fixture
 def page(browser, server: Lab) -> Iterator[Any]:
-    page, asked = browser.new_page(viewport={"width": 1300, "height": 1800}), []
-    page.on("request", lambda request: asked.append(request.url))
+    page, urls = browser.new_page(viewport={"width": 1300, "height": 1800}), []
+    page.on("request", lambda request: urls.append(request.url))
     yield page
     page.close()
-    assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
+    assert [url for url in urls if not url.startswith((server.url, "data:", "blob:"))] == []
 
 
 def shot(page: Any, name: str) -> None:
-    """The notebook in pictures, a screen at a time."""
+    """Screenshots of the notebook, one screen at a time."""
     OUT.mkdir(parents=True, exist_ok=True)
     for old in OUT.glob(f"{name}-*.png"):
         old.unlink()
@@ -67,28 +67,28 @@ def shot(page: Any, name: str) -> None:
 
 
 def views_of(name: str) -> int:
-    """How many views the stored notebook shows."""
+    """The number of views in the stored notebook."""
     return (HOME / "notebooks" / f"{name}.ipynb").read_text("utf-8").count("(the live view: run this cell)")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_that_is_only_opened_shows_its_snapshots(name: str, server: Lab, page):
+def test_an_opened_notebook_shows_its_snapshots(name: str, server: Lab, page):
     server.open(page, f"notebooks/{name}.ipynb")
     page.evaluate(SCROLL)
-    seen = page.evaluate(SEEN)
-    assert sum(cell["live"] for cell in seen) == 0
-    assert sum(cell["stills"] for cell in seen) == views_of(name)
-    assert [cell["id"] for cell in seen if cell["errors"] or cell["missing"]] == []
+    cells = page.evaluate(CELLS)
+    assert sum(cell["live"] for cell in cells) == 0
+    assert sum(cell["snapshots"] for cell in cells) == views_of(name)
+    assert [cell["id"] for cell in cells if cell["errors"] or cell["missing"]] == []
     shot(page, f"notebook-{name}-stored")
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_that_is_run_is_alive(name: str, server: Lab, page, tmp_path: Path):
+def test_a_notebook_that_was_run_shows_live_views(name: str, server: Lab, page, tmp_path: Path):
     server.open(page, f"notebooks/{name}.ipynb")
     server.run_all(page, timeout=600_000)
     page.wait_for_timeout(1000)
     page.evaluate(SCROLL)
-    seen = page.evaluate(SEEN)
-    assert [cell["id"] for cell in seen if cell["errors"] or cell["missing"]] == []
-    assert sum(cell["live"] for cell in seen) == views_of(name) and not any(cell["stills"] for cell in seen)
+    cells = page.evaluate(CELLS)
+    assert [cell["id"] for cell in cells if cell["errors"] or cell["missing"]] == []
+    assert sum(cell["live"] for cell in cells) == views_of(name) and not any(cell["snapshots"] for cell in cells)
     shot(page, f"notebook-{name}-run")

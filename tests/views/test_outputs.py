@@ -1,4 +1,4 @@
-"""How a view and a trace are shown by whoever may show them: one output or two, never none and never a second copy."""
+"""Display of views and traces by IPython and others: a snapshot and a widget, or one output, never duplicated."""
 
 import pytest
 from IPython.core.displayhook import DisplayHook
@@ -11,7 +11,7 @@ from tests.views import made
 
 
 class Published(list):
-    """What a kernel would send: each display, by its id, and the results of cells."""
+    """The displays that a kernel would send, with their ids, and the results of cells."""
 
     def publish(self, data, metadata=None, *, transient=None, update=False, **_):
         self.append((data, (transient or {}).get("display_id"), update))
@@ -19,23 +19,23 @@ class Published(list):
 
 @pytest.fixture
 def shell(monkeypatch):
-    """A shell that says it is a kernel's, and what it publishes."""
-    made_anew = InteractiveShell.instance()
-    monkeypatch.setattr(made_anew, "kernel", object(), raising=False)
-    monkeypatch.setattr(made_anew, "display_pub", published := Published())
-    formatter = made_anew.display_formatter
+    """A shell that has a kernel attribute, and the outputs that it publishes."""
+    new_shell = InteractiveShell.instance()
+    monkeypatch.setattr(new_shell, "kernel", object(), raising=False)
+    monkeypatch.setattr(new_shell, "display_pub", published := Published())
+    formatter = new_shell.display_formatter
     assert isinstance(formatter, DisplayFormatter)
     monkeypatch.setattr(formatter, "active_types", formatter.format_types)
     for module in ("IPython", "IPython.core.getipython", "IPython.core.display_functions"):
-        monkeypatch.setattr(f"{module}.get_ipython", lambda: made_anew, raising=False)
-    yield made_anew, published
+        monkeypatch.setattr(f"{module}.get_ipython", lambda: new_shell, raising=False)
+    yield new_shell, published
     InteractiveShell.clear_instance()
 
 
-THINGS = [lambda: wb.views.tokens(made.run()), lambda: wb.views.score_sheet(made.run()), made.run]
+DISPLAYED = [lambda: wb.views.tokens(made.run()), lambda: wb.views.score_sheet(made.run()), made.run]
 
 
-@pytest.fixture(params=THINGS, ids=["tokens", "score sheet", "trace"])
+@pytest.fixture(params=DISPLAYED, ids=["tokens", "score sheet", "trace"])
 def thing(request):
     return request.param()
 
@@ -44,7 +44,7 @@ def is_snapshot(data) -> bool:
     return "data-wb-still" in data["text/html"] and "display: none" not in data["text/html"] and data["text/plain"]
 
 
-def test_a_plain_display_and_the_last_line_of_a_cell_show_both_outputs(shell, thing):
+def test_display_and_the_last_line_of_a_cell_show_snapshot_and_widget(shell, thing):
     here, published = shell
     display(thing)
     assert len(published) == 2 and "display: none" in published[0][0]["text/html"]
@@ -77,7 +77,7 @@ def test_an_output_widget_gets_one_output(shell, thing):
     assert is_snapshot(output.outputs[0]["data"])
 
 
-def test_who_asks_for_the_formats_gets_them(shell, thing):
+def test_format_returns_the_snapshot(shell, thing):
     here, published = shell
     data, _ = here.display_formatter.format(thing)
     assert is_snapshot(data)
@@ -91,7 +91,7 @@ def test_without_ipython_a_mime_bundle_is_the_snapshot(thing, monkeypatch):
     assert is_snapshot(thing._repr_mimebundle_(include=None, exclude=None))
 
 
-def test_in_a_terminal_it_is_one_line_and_no_picture_is_drawn(thing, monkeypatch):
+def test_in_a_terminal_the_output_is_one_line_without_a_snapshot(thing, monkeypatch):
     monkeypatch.setattr("IPython.get_ipython", lambda: object())
     monkeypatch.setattr("workbench.views.notebook.table", lambda *_: pytest.fail("a snapshot was drawn"))
     assert list(thing._repr_mimebundle_()) == ["text/plain"]

@@ -1,4 +1,4 @@
-"""Several views of one trace in one page: each shows what its own code says; the token that is pointed at is shared."""
+"""Several views of one trace in one page: each has its own layer, head, zoom and filter; hover and pin are shared."""
 
 from pathlib import Path
 
@@ -7,41 +7,41 @@ import xarray as xr
 
 import workbench as wb
 from tests.views.browser import needed
-from tests.views.whole import Alive, whole
+from tests.views.whole import LiveTab, whole
 from workbench.views.notebook import snapshot
 
 pytestmark = needed
 
 
-def choices(seen: Alive) -> list[list[str]]:
-    """What the menus of each view show, its filter first."""
-    seen.settled()
-    return seen.page.evaluate(
+def choices(tab: LiveTab) -> list[list[str]]:
+    """The values of the menus of each view, its filter first."""
+    tab.settled()
+    return tab.page.evaluate(
         "[...document.querySelectorAll('.wb')].map(wb => [...wb.querySelectorAll('select')].map(menu => menu.value))"
     )
 
 
-def lines(seen: Alive) -> list[str]:
-    """The line of Python that makes each view as it is shown."""
-    found = []
-    for view in seen.page.locator(".wb").all():
-        view.get_by_role("button", name="the line that makes this view").click()
-        seen.settled()
-        found.append(view.locator(".wb-code").input_value())
-        view.get_by_role("button", name="the line that makes this view").click()
-    return found
+def lines(tab: LiveTab) -> list[str]:
+    """The Python code of each view."""
+    codes = []
+    for view in tab.page.locator(".wb").all():
+        view.get_by_role("button", name="Python code of this view").click()
+        tab.settled()
+        codes.append(view.locator(".wb-code").input_value())
+        view.get_by_role("button", name="Python code of this view").click()
+    return codes
 
 
 @pytest.fixture
 def heads(browser, tmp_path: Path):
     trace = whole()
-    seen = Alive(browser, wb.views.heads(trace, 0, 1), tmp_path, wb.views.heads(trace, 3, 5))
-    yield seen
-    assert seen.complaints == []
-    seen.page.close()
+    tab = LiveTab(browser, wb.views.heads(trace, 0, 1), tmp_path, wb.views.heads(trace, 3, 5))
+    yield tab
+    assert tab.console == []
+    tab.page.close()
 
 
-def test_two_views_of_heads_show_the_layer_and_head_of_their_code_when_run_and_when_reloaded(heads: Alive):
+def test_two_heads_views_show_their_own_layer_and_head_also_after_reloading(heads: LiveTab):
     assert choices(heads) == [["", "0", "1"], ["", "3", "5"]]
     assert lines(heads) == ["wb.views.heads(trace, layer=0, head=1)", "wb.views.heads(trace, layer=3, head=5)"]
     heads.shot("heads-two")
@@ -55,17 +55,17 @@ def test_two_views_of_heads_show_the_layer_and_head_of_their_code_when_run_and_w
         assert f"layer {layer}, head {head}" in snapshot(wb.views.heads(trace, layer, head))
 
 
-def test_a_pinned_token_is_that_of_both_views_and_says_the_layer_and_head_of_the_first(heads: Alive):
+def test_a_pinned_token_is_shared_and_selected_has_layer_and_head_of_the_first_view(heads: LiveTab):
     heads.page.locator(".wb").nth(1).press("End")
     assert heads.selected() == {"pos": len(whole()) - 1, "layer": 0, "head": 1}
     assert choices(heads) == [["", "0", "1"], ["", "3", "5"]]
-    said = heads.page.locator(".wb-said").all_inner_texts()
-    assert [f"layer {layer}, head {head} looks" in text for (layer, head), text in zip([(0, 1), (3, 5)], said)] == [
-        True
-    ] * 2
+    readouts = heads.page.locator(".wb-readout").all_inner_texts()
+    assert [
+        f"layer {layer}, head {head} attends" in text for (layer, head), text in zip([(0, 1), (3, 5)], readouts)
+    ] == [True] * 2
 
 
-def test_zoom_and_filter_are_those_of_one_view_until_both_are_linked(heads: Alive):
+def test_zoom_and_filter_belong_to_one_view_until_both_are_linked(heads: LiveTab):
     first, second = heads.page.locator(".wb").all()
     first.press("+")
     first.locator("select").first.select_option("generated")
@@ -84,7 +84,7 @@ def test_zoom_and_filter_are_those_of_one_view_until_both_are_linked(heads: Aliv
     assert choices(heads) == [["generated", "1", "2"], ["generated", "2", "2"]]
 
 
-def test_views_of_other_kinds_show_what_their_code_says_beside_it(browser, tmp_path: Path):
+def test_views_of_different_kinds_keep_their_own_layer_head_and_window(browser, tmp_path: Path):
     trace = whole()
     views = [
         wb.views.steps(trace),
@@ -94,14 +94,14 @@ def test_views_of_other_kinds_show_what_their_code_says_beside_it(browser, tmp_p
         wb.views.score_sheet(trace, window=(10, 40)),
         wb.views.score_sheet(trace),
     ]
-    seen = Alive(browser, views[0], tmp_path, *views[1:])
-    assert choices(seen) == [["", "-1"], ["", "2", "-1"], ["", "1", "0"], ["", "3"], [""], [""]]
-    assert ["window=" in line for line in lines(seen)] == [False] * 4 + [True, False]
-    assert seen.complaints == []
-    seen.page.close()
+    tab = LiveTab(browser, views[0], tmp_path, *views[1:])
+    assert choices(tab) == [["", "-1"], ["", "2", "-1"], ["", "1", "0"], ["", "3"], [""], [""]]
+    assert ["window=" in line for line in lines(tab)] == [False] * 4 + [True, False]
+    assert tab.console == []
+    tab.page.close()
 
 
-def test_steps_have_the_numbers_of_the_array_and_of_python_everywhere(browser, tmp_path: Path):
+def test_steps_have_the_same_numbers_in_all_views_as_in_python(browser, tmp_path: Path):
     trace = whole()
     steps = wb.steps(trace)
     count = len(steps)
@@ -115,24 +115,28 @@ def test_steps_have_the_numbers_of_the_array_and_of_python_everywhere(browser, t
         wb.views.routing(trace),
         wb.views.lens(trace),
     ]
-    seen = Alive(browser, views[0], tmp_path, *views[1:])
-    seen.settled()
-    for text in seen.page.locator(".wb-said").all_inner_texts():
+    tab = LiveTab(browser, views[0], tmp_path, *views[1:])
+    tab.settled()
+    for text in tab.page.locator(".wb-readout").all_inner_texts():
         assert f"step 3 ({steps[3].kind.replace('_', ' ')})" in text
-    told = seen.page.locator(".wb-said").all_inner_texts()
+    readouts = tab.page.locator(".wb-readout").all_inner_texts()
     strongest = ", ".join(f"{k} ({3 + k / 100:.3g})" for k in (2, 1, 0))
-    assert f"from steps {strongest}" in told[0]
-    assert f"from steps {strongest}" in told[1]
+    assert f"from steps {strongest}" in readouts[0]
+    assert f"from steps {strongest}" in readouts[1]
     numbered = (
         "[...document.querySelectorAll('.wb')[2].querySelectorAll('[data-step]')].map(t => [t.place, +t.dataset.step])"
     )
-    assert seen.page.evaluate(numbered) == [[step.start, number] for number, step in enumerate(steps)]
-    for number, named in ((0, [5]), (1, range(count)), (3, range(count))):  # a ribbon has place for the long ones only
-        with seen.page.expect_download() as download:
-            button = seen.page.locator(".wb").nth(number).get_by_role("button", name="save what is shown as SVG")
+    assert tab.page.evaluate(numbered) == [[step.start, number] for number, step in enumerate(steps)]
+    for number, named in (
+        (0, [5]),
+        (1, range(count)),
+        (3, range(count)),
+    ):  # the ribbon of the score sheet labels only long steps
+        with tab.page.expect_download() as download:
+            button = tab.page.locator(".wb").nth(number).get_by_role("button", name="save this view as SVG")
             button.click()
         download.value.save_as(tmp_path / "saved.svg")
         drawn = (tmp_path / "saved.svg").read_text("utf-8")
         for step in named:
             assert f">{step} {steps[step].kind.replace('_', ' ')[:5]}" in drawn
-    seen.page.close()
+    tab.page.close()

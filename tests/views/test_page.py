@@ -1,4 +1,4 @@
-"""The page of a view, as text: complete, self-contained, and deaf to whatever the model wrote."""
+"""The page of a view, as text: complete, self-contained, and safe from model text."""
 
 import json
 import zlib
@@ -20,7 +20,7 @@ VOID = {"meta", "br", "img", "link", "input", "hr"}
 
 
 class Outline(HTMLParser):
-    """Opens and closes every tag; keeps the tags, their attributes, the texts, and the block of data."""
+    """Checks that every tag is closed; collects the tags, their attributes, the texts, and the block of data."""
 
     def __init__(self, text: str):
         super().__init__(convert_charrefs=True)
@@ -51,25 +51,25 @@ class Outline(HTMLParser):
         return unpacked(zlib.decompress(b64decode(self.raw)))
 
 
-def written(trace, **options) -> str:
+def score_sheet_page(trace, **options) -> str:
     return page(wb.views.score_sheet(trace, **options))
 
 
 def tokens_of(header: dict, arrays: dict) -> list[str]:
-    return [header["words"][place] for place in arrays["piece"]]
+    return [header["token_texts"][text_id] for text_id in arrays["token_text_ids"]]
 
 
-def test_every_token_is_there_once_and_in_order():
+def test_every_token_is_in_the_page_once_and_in_order():
     trace = made.run()
-    seen = Outline(written(trace))
-    assert tokens_of(*seen.payload()) == trace.str_tokens
+    outline = Outline(score_sheet_page(trace))
+    assert tokens_of(*outline.payload()) == trace.str_tokens
     at = 0
-    for piece in trace.str_tokens:  # also where no script runs
-        at = seen.text.index(piece, at) + len(piece)
+    for text in trace.str_tokens:  # also without script
+        at = outline.text.index(text, at) + len(text)
 
 
 def test_the_page_is_the_same_for_the_same_trace():
-    assert written(made.run()) == written(made.run())
+    assert score_sheet_page(made.run()) == score_sheet_page(made.run())
 
 
 def hostile() -> list[made.Message]:
@@ -81,7 +81,7 @@ def hostile() -> list[made.Message]:
 
 
 @pytest.mark.parametrize("lanes", [True, False])
-def test_hostile_text_shows_and_does_nothing(lanes: bool):
+def test_hostile_text_is_visible_and_inert(lanes: bool):
     evil = "<script>alert(9)</script>\u202e"
     changes = {
         "omitted": [evil],
@@ -93,36 +93,40 @@ def test_hostile_text_shows_and_does_nothing(lanes: bool):
     }
     trace = made.run(hostile(), lanes=lanes, **changes)
     trace = made.run(hostile(), lanes=lanes, **changes, model=trace.manifest.model | {"name": evil, "format": evil})
-    text = written(trace)
-    seen = Outline(text)
-    scripts = [attributes for tag, attributes in seen.tags if tag == "script"]
+    text = score_sheet_page(trace)
+    outline = Outline(text)
+    scripts = [attributes for tag, attributes in outline.tags if tag == "script"]
     assert scripts == [{"type": "application/octet-stream", "id": "data"}, {"type": "module"}]
-    assert [tag for tag, _ in seen.tags].count("style") == 1
-    assert not [name for _, attributes in seen.tags for name in attributes if name.startswith("on") or name == "style"]
-    assert not [tag for tag, _ in seen.tags if tag in {"iframe", "object", "link", "base", "form"}]
-    assert all((a["src"] or "").startswith("data:image/png;base64,") for tag, a in seen.tags if tag == "img")
-    assert tokens_of(*seen.payload()) == [visible(piece, "\n") for piece in trace.str_tokens]
-    told = json.dumps(seen.payload()[0], ensure_ascii=False)
+    assert [tag for tag, _ in outline.tags].count("style") == 1
+    assert not [
+        name for _, attributes in outline.tags for name in attributes if name.startswith("on") or name == "style"
+    ]
+    assert not [tag for tag, _ in outline.tags if tag in {"iframe", "object", "link", "base", "form"}]
+    assert all((a["src"] or "").startswith("data:image/png;base64,") for tag, a in outline.tags if tag == "img")
+    assert tokens_of(*outline.payload()) == [visible(token, "\n") for token in trace.str_tokens]
+    header = json.dumps(outline.payload()[0], ensure_ascii=False)
     for character in "\u202e\u2066\x00\u200b\ud800":
         assert character not in text
-        assert character not in told
-    for piece in trace.str_tokens:
-        assert visible(piece, "\n") in seen.text
+        assert character not in header
+    for token in trace.str_tokens:
+        assert visible(token, "\n") in outline.text
 
 
-def test_the_page_asks_the_network_for_nothing():
-    text = written(made.run())
+def test_the_page_has_no_links_to_the_network():
+    text = score_sheet_page(made.run())
     assert "https://" not in text
     assert "@import" not in text
     assert "url(" not in text
-    assert text.replace("http://www.w3.org/2000/svg", "").count("http://") == 0  # the name of SVG, which nobody fetches
+    assert (
+        text.replace("http://www.w3.org/2000/svg", "").count("http://") == 0
+    )  # the SVG namespace, which is not fetched
     for tag, attributes in Outline(text).tags:
         assert (attributes.get("src") or "data:").startswith("data:"), tag
         assert (attributes.get("href") or "#").startswith("#"), tag
 
 
 def test_the_policy_allows_only_this_style_and_this_script():
-    [policy] = [a["content"] for tag, a in Outline(written(made.run())).tags if a.get("http-equiv")]
+    [policy] = [a["content"] for tag, a in Outline(score_sheet_page(made.run())).tags if a.get("http-equiv")]
     assert policy is not None
     assert policy.startswith("default-src 'none'; style-src 'sha256-")
     assert "unsafe" not in policy
@@ -130,23 +134,23 @@ def test_the_policy_allows_only_this_style_and_this_script():
 
 
 def test_an_empty_channel_is_shown_as_empty():
-    text = written(made.run([("user", None, ["hi"]), ("assistant", "analysis", [])]))
+    text = score_sheet_page(made.run([("user", None, ["hi"]), ("assistant", "analysis", [])]))
     assert "(empty)" in text
     Outline(text)
 
 
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_trace_of_almost_nothing(count: int):
+def test_a_trace_of_zero_or_one_token_has_a_page(count: int):
     trace = made.run(
         [], tokens=[5] * count, str_tokens=["x"] * count, prompt_length=count, generation=None, lanes=False
     )
-    assert tokens_of(*Outline(written(trace)).payload()) == ["x"] * count
+    assert tokens_of(*Outline(score_sheet_page(trace)).payload()) == ["x"] * count
 
 
-def test_positions_outside_of_every_span_are_not_lost():
+def test_positions_outside_of_all_spans_are_shown():
     trace = made.run()
     bare = made.run(spans=trace.spans[1:2])
-    header, arrays = Outline(written(bare)).payload()
+    header, arrays = Outline(score_sheet_page(bare)).payload()
     assert tokens_of(header, arrays) == trace.str_tokens
     edges = [(m["start"], m["stop"]) for m in header["messages"]]
     assert edges[0][0] == 0
@@ -155,7 +159,7 @@ def test_positions_outside_of_every_span_are_not_lost():
     assert [m["name"] for m in header["messages"]].count("unparsed") == 2
 
 
-def test_what_went_wrong_is_said_first():
+def test_failures_edits_and_partial_runs_are_in_the_header():
     line = {
         "identity": "pattern + sink = 1",
         "status": "fails",
@@ -163,15 +167,17 @@ def test_what_went_wrong_is_said_first():
         "tolerance": 2e-5,
         "reason": "layer 1",
     }
-    text = written(made.run(verification=[line], status="partial", edits=[{"identity": "e"}]))
+    text = score_sheet_page(made.run(verification=[line], status="partial", edits=[{"identity": "e"}]))
     head = text[: text.index("</header>")]
     assert "1 of 1 identities fail" in head
     assert "partial" in head
-    assert "1 edit in force" in head
+    assert "1 edit active" in head
 
 
-def test_the_verification_shows_worst_and_tolerance():
-    text = written(made.run(replayed_routing={"compared": 5120, "different": 3}, omitted=["sliding layers: band only"]))
+def test_the_verification_shows_maximum_error_and_tolerance():
+    text = score_sheet_page(
+        made.run(replayed_routing={"compared": 5120, "different": 3}, omitted=["sliding layers: band only"])
+    )
     assert "1.2e−07" in text
     assert "2e−05" in text
     assert "3 of 5,120 expert choices differ" in text
@@ -179,30 +185,30 @@ def test_the_verification_shows_worst_and_tolerance():
 
 
 def test_sixteen_thousand_tokens_make_a_page_of_a_few_megabytes():
-    said = made.words("So we add 12 and 34, which gives 46. Wait, check that again. ") * 800
-    trace = made.run([("user", None, ["Add."]), ("assistant", "analysis", said[:16_000])], layers=24)
-    text = written(trace)
+    thoughts = made.words("So we add 12 and 34, which gives 46. Wait, check that again. ") * 800
+    trace = made.run([("user", None, ["Add."]), ("assistant", "analysis", thoughts[:16_000])], layers=24)
+    text = score_sheet_page(trace)
     assert len(text.encode()) < 15e6
     assert "downsampled (max)" in text
     assert "downsampled (min)" in text
-    assert len(Outline(text).payload()[1]["piece"]) == len(trace)
+    assert len(Outline(text).payload()[1]["token_text_ids"]) == len(trace)
 
 
-def test_a_page_takes_the_place_of_what_was_there_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_existing_page_is_replaced_atomically(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     target = tmp_path / "deep" / "page.html"
     assert wb.views.score_sheet(made.run(lanes=False)).to_html(target) == target
     wb.views.score_sheet(made.run()).to_html(target)
-    assert target.read_text("utf-8") == written(made.run())
+    assert target.read_text("utf-8") == score_sheet_page(made.run())
     monkeypatch.setattr("workbench.views.page.os.replace", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         wb.views.tokens(made.run()).to_html(target)
-    assert target.read_text("utf-8") == written(made.run())
+    assert target.read_text("utf-8") == score_sheet_page(made.run())
     assert list(target.parent.iterdir()) == [target]
 
 
-def test_numbers_travel_as_they_are():
+def test_lanes_in_the_page_are_exact():
     trace = made.run()
-    _, arrays = Outline(written(trace)).payload()
+    _, arrays = Outline(score_sheet_page(trace)).payload()
     assert np.array_equal(arrays["lane:entropy"], trace["entropy"])
     assert np.array_equal(arrays["lane:margin"], trace["margin"])
     assert np.array_equal(arrays["lane:logprob"], trace["logprob"], equal_nan=True)
@@ -211,7 +217,7 @@ def test_numbers_travel_as_they_are():
 @pytest.mark.parametrize(
     ("before", "how"), [("", "sha256"), ("sha256:", "sha256"), ("sampled-sha256:", "sha256 of samples")]
 )
-def test_the_weights_are_shown_by_their_digest_and_how_it_was_made(before: str, how: str):
+def test_the_digest_of_the_weights_is_shown_with_its_hash_method(before: str, how: str):
     model = made.run().manifest.model | {"weights_digest": before + "3f" * 32}
     text = Outline(page(wb.views.score_sheet(made.run(model=model)))).text
     assert f"weights{'3f' * 6}{how}, first 12" in text

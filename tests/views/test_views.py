@@ -1,4 +1,4 @@
-"""What views give in Python: payloads, snapshots, what they refuse; nothing of it needs a browser."""
+"""Views in Python, without a browser: payloads, snapshots and errors."""
 
 import struct
 import zlib
@@ -16,7 +16,7 @@ from tests.views import made
 from workbench.errors import SelectionError
 from workbench.traces import Trace
 from workbench.views import snapshot_html
-from workbench.views.notebook import _answer, snapshot
+from workbench.views.notebook import _reply, snapshot
 from workbench.views.payload import KINDS, packed, unpacked
 from workbench.views.script import script
 
@@ -28,25 +28,25 @@ from workbench.views.script import script
         st.sampled_from(KINDS).flatmap(lambda kind: hnp.arrays(kind, hnp.array_shapes(min_dims=0, min_side=0))),
     ),
 )
-def test_a_payload_comes_out_as_it_went_in(header, arrays):
+def test_unpacking_a_packed_payload_returns_the_same_values(header, arrays):
     data = packed(header, arrays)
     assert len(data) % 8 == 0
-    told, found = unpacked(data)
-    assert told == header
-    assert list(found) == list(arrays)
+    unpacked_header, unpacked_arrays = unpacked(data)
+    assert unpacked_header == header
+    assert list(unpacked_arrays) == list(arrays)
     for name, array in arrays.items():
-        assert found[name].dtype == array.dtype
-        assert np.array_equal(found[name], array, equal_nan=array.dtype.kind == "f")
+        assert unpacked_arrays[name].dtype == array.dtype
+        assert np.array_equal(unpacked_arrays[name], array, equal_nan=array.dtype.kind == "f")
 
 
-def test_a_payload_refuses_what_javascript_cannot_read():
+def test_a_payload_with_values_that_javascript_cannot_represent_is_refused():
     with pytest.raises(TypeError, match="int64"):
         packed({}, {"ids": np.arange(3)})
     with pytest.raises(ValueError):
         packed({"x": float("nan")}, {})
 
 
-def test_what_is_selected_can_be_said_in_python():
+def test_selected_can_be_set_in_python():
     view = wb.views.tokens(made.run(), selected=4)
     assert view.selected == {"pos": 4}
     view.selected = 9
@@ -58,28 +58,28 @@ def test_what_is_selected_can_be_said_in_python():
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("arguments", "message"),
     [
         ({"window": (5, 5)}, "first, stop"),
         ({"window": (0, 99)}, "first < stop <= 98"),
         ({"window": (3,)}, "first, stop"),
-        ({"lanes": ["entropie"]}, "there is no lane 'entropie'; there are transcript, belief"),
-        ({"lanes": [xr.DataArray(np.zeros(5), dims="pos")]}, "98 positions, not {'pos': 5}"),
-        ({"lanes": [3]}, "not int"),
-        ({"belief": xr.DataArray(np.zeros(5), dims="pos")}, "wb.reasoning.forced_answer"),
+        ({"lanes": ["entropie"]}, "lane 'entropie' does not exist; use transcript, forced_answer"),
+        ({"lanes": [xr.DataArray(np.zeros(5), dims="pos")]}, "98 positions, got {'pos': 5}"),
+        ({"lanes": [3]}, "got int"),
+        ({"forced_answer": xr.DataArray(np.zeros(5), dims="pos")}, "wb.reasoning.forced_answer"),
         ({"drift": xr.DataArray(np.zeros((4, 2, 2)), dims=("layer", "step", "key_step"))}, "routing_drift"),
         ({"arcs": xr.DataArray(np.zeros((2, 2)), dims=("step", "key_step"))}, "this trace has 7 steps"),
     ],
 )
-def test_a_wrong_wish_says_what_there_is(wrong, says):
-    with pytest.raises(ValueError, match=says):
-        wb.views.score_sheet(made.run(), **wrong)
+def test_invalid_arguments_raise_errors_that_say_what_is_allowed(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        wb.views.score_sheet(made.run(), **arguments)
 
 
-@pytest.mark.parametrize("wrong", [98, -1])
-def test_a_position_that_the_trace_does_not_have_cannot_be_selected(wrong):
-    with pytest.raises(SelectionError, match=rf"^selected must be between 0 and 97, got {wrong}\.$"):
-        wb.views.score_sheet(made.run(), selected=wrong)
+@pytest.mark.parametrize("position", [98, -1])
+def test_a_position_outside_the_trace_cannot_be_selected(position):
+    with pytest.raises(SelectionError, match=rf"^selected must be between 0 and 97, got {position}\.$"):
+        wb.views.score_sheet(made.run(), selected=position)
 
 
 def test_values_must_be_one_for_each_token():
@@ -87,20 +87,20 @@ def test_values_must_be_one_for_each_token():
         wb.views.tokens(made.run(), np.zeros(97))
 
 
-def test_lanes_come_in_the_order_in_which_they_are_named_with_your_own_among_them():
+def test_lanes_are_in_the_order_of_the_argument_including_own_arrays():
     trace = made.run()
     own = xr.DataArray(np.arange(98.0), dims="pos", attrs={"long_name": "my own", "units": "apples"})
     by_head = xr.DataArray(np.zeros((3, 98)), dims=("head", "pos"), name="heads")
     sheet = wb.views.score_sheet(trace, ["sink", own, "logprob", by_head])
     assert sheet.shown == ("sink", "my own", "logprob", "heads")
     header, arrays = sheet.payload()
-    [mine] = [lane for lane in header["lanes"] if lane["name"] == "my own"]
-    assert (mine["kind"], mine["unit"]) == ("bars", "apples")
+    [own_lane] = [lane for lane in header["lanes"] if lane["name"] == "my own"]
+    assert (own_lane["kind"], own_lane["unit"]) == ("bars", "apples")
     assert np.array_equal(arrays["lane:my own"], own.values)
     assert sheet.lanes["heads"].names == ("head 0", "head 1", "head 2")
 
 
-def test_a_view_keeps_what_it_was_given_when_the_array_changes():
+def test_changing_an_array_later_does_not_change_the_views():
     values = np.zeros(98)
     own = xr.DataArray(values, dims="pos", name="own")
     views = wb.views.tokens(made.run(), values), wb.views.score_sheet(made.run(), [own])
@@ -109,7 +109,7 @@ def test_a_view_keeps_what_it_was_given_when_the_array_changes():
     assert views[1].payload()[1]["lane:own"].max() == 0
 
 
-def test_the_sink_lane_is_the_mean_over_heads_and_depth_that_of_the_lens():
+def test_the_sink_lane_is_the_mean_over_heads_and_the_depth_lane_is_prediction_depth():
     trace = made.run()
     sheet = wb.views.score_sheet(trace)
 
@@ -123,7 +123,7 @@ def test_the_sink_lane_is_the_mean_over_heads_and_depth_that_of_the_lens():
     assert np.allclose(lane("norm"), np.log10(trace["resid_norm"]))
 
 
-def test_belief_holds_from_the_end_of_a_step_to_the_end_of_the_next():
+def test_forced_answer_is_drawn_from_the_end_of_a_step_to_the_end_of_the_next():
     trace = made.run()
     ends = [step.stop for step in wb.steps(trace)]
     curve = xr.DataArray(
@@ -131,7 +131,7 @@ def test_belief_holds_from_the_end_of_a_step_to_the_end_of_the_next():
         {"step": [0, 1, 2], "answer": ["9"], "pos": ("step", [20, *ends[:2]])},
         ("step", "answer"),
     )
-    values = wb.views.score_sheet(trace, belief=curve).lanes["belief"].values
+    values = wb.views.score_sheet(trace, forced_answer=curve).lanes["forced_answer"].values
     assert values is not None
     assert np.isnan(values[:20]).all()
     assert np.allclose(values[20 : ends[0]], 0.1)
@@ -139,7 +139,7 @@ def test_belief_holds_from_the_end_of_a_step_to_the_end_of_the_next():
     assert np.allclose(values[ends[1] :], 0.9)
 
 
-def test_drift_is_drawn_over_the_step_that_differs_from_the_one_before():
+def test_drift_is_drawn_over_the_step_compared_with_the_previous_one():
     trace = made.run()
     steps = wb.steps(trace)
     drift = np.arange(4 * 7 * 7, dtype=float).reshape(4, 7, 7)
@@ -151,15 +151,17 @@ def test_drift_is_drawn_over_the_step_that_differs_from_the_one_before():
     assert np.isnan(lane.values[:, : steps[1].start]).all()
 
 
-def test_missing_lanes_say_what_would_give_them():
+def test_missing_lanes_say_how_to_get_them():
     lanes = wb.views.score_sheet(made.run(lanes=False)).lanes
     assert all(lane.values is None for lane in lanes.values())
     assert lanes["depth"].missing == 'not in this trace; record="lens" records it'
-    assert lanes["belief"].missing.endswith("score_sheet(trace, belief=wb.reasoning.forced_answer(model, trace))")
+    assert lanes["forced_answer"].missing.endswith(
+        "score_sheet(trace, forced_answer=wb.reasoning.forced_answer(model, trace))"
+    )
     assert '"entropy"' in lanes["entropy"].missing
 
 
-def test_lanes_of_another_size_are_left_out_and_not_misplaced():
+def test_lanes_of_an_unexpected_size_are_omitted():
     trace = made.run()
     odd = made.arrays(trace.tokens, 4, 0) | {
         "entropy": np.zeros(len(trace) + 3, "f4"),
@@ -176,31 +178,31 @@ def test_lanes_of_another_size_are_left_out_and_not_misplaced():
 
 
 @pytest.mark.parametrize("count", [0, 1, 2])
-def test_a_trace_of_almost_nothing_has_all_views(count: int):
+def test_a_trace_of_up_to_two_tokens_has_views(count: int):
     trace = made.run(
         [], tokens=[5] * count, str_tokens=["x"] * count, prompt_length=count, generation=None, lanes=False
     )
     for view in (wb.views.score_sheet(trace), wb.views.tokens(trace)):
-        assert len(unpacked(view.reply("open", {}))[1]["piece"]) == count
+        assert len(unpacked(view.reply("open", {}))[1]["token_text_ids"]) == count
         assert "data-wb-still" in snapshot(view)
 
 
-def test_four_thousand_tokens_of_text_are_less_than_seventy_kilobytes():
-    said = made.words("So we add 12 and 34, which gives 46. Wait, check that again. ") * 300
-    trace = made.run([("assistant", "analysis", said[:4_090])], layers=24)
+def test_the_payload_of_four_thousand_tokens_is_below_seventy_kilobytes():
+    thoughts = made.words("So we add 12 and 34, which gives 46. Wait, check that again. ") * 300
+    trace = made.run([("assistant", "analysis", thoughts[:4_090])], layers=24)
     assert len(trace) == 4_096
     assert len(wb.views.tokens(trace).reply("open", {})) < 70_000
 
 
-def test_a_question_that_fails_is_answered_with_why():
+def test_a_failing_query_is_answered_with_its_error():
     view = wb.views.tokens(made.run())
-    head, buffers = _answer(view, {"id": "7", "kind": "tile", "request": {}})
-    assert head == {"id": "7", "error": "LookupError: this view has no 'tile' to give"}
+    head, buffers = _reply(view, {"id": "7", "kind": "tile", "request": {}})
+    assert head == {"id": "7", "error": "LookupError: this view does not answer queries of kind 'tile'"}
     assert buffers == []
-    head, [data] = _answer(view, {"id": "8", "kind": "open"})
+    head, [data] = _reply(view, {"id": "8", "kind": "open"})
     assert head == {"id": "8"}
     assert unpacked(data)[0]["view"] == "tokens"
-    assert "error" in _answer(view, {})[0]
+    assert "error" in _reply(view, {})[0]
 
 
 def test_without_anywidget_a_view_is_its_snapshot(monkeypatch: pytest.MonkeyPatch):
@@ -214,13 +216,13 @@ def test_without_anywidget_a_view_is_its_snapshot(monkeypatch: pytest.MonkeyPatc
     assert "display: none" not in only["text/html"]
 
 
-def test_outside_of_jupyter_a_trace_and_a_view_are_one_line():
+def test_outside_of_jupyter_ipython_falls_back_to_repr():
     for shown in (made.run(), wb.views.tokens(made.run())):
-        with pytest.raises(NotImplementedError):  # which IPython takes for: print what repr gives
+        with pytest.raises(NotImplementedError):  # IPython then prints the repr
             shown._ipython_display_()
 
 
-def test_the_state_of_a_widget_is_its_script_and_nothing_of_the_trace():
+def test_the_widget_state_contains_its_script_and_no_trace_data():
     pytest.importorskip("anywidget")
     from workbench.views.notebook import widget
 
@@ -249,11 +251,11 @@ def pixels(data: bytes) -> np.ndarray:
     return np.frombuffer(zlib.decompress(body), "u1").reshape(height, width + 1)[:, 1:]
 
 
-def test_downsampling_keeps_every_extreme():
+def test_downsampling_keeps_maxima_and_minima():
     values = np.random.default_rng(0).normal(size=(3, 5000))
-    kept = snapshot_html.columns(values, "max", 700)
-    assert kept.shape == (3, 700)
-    assert np.array_equal(kept.max(1), values.max(1))
+    pooled = snapshot_html.columns(values, "max", 700)
+    assert pooled.shape == (3, 700)
+    assert np.array_equal(pooled.max(1), values.max(1))
     assert np.array_equal(snapshot_html.columns(values, "min", 700).min(1), values.min(1))
     few = np.arange(10.0)
     assert snapshot_html.columns(few, "max", 10) is few
@@ -268,7 +270,7 @@ def test_a_bar_is_as_high_as_its_value():
     assert hanging.sum(0)[:: snapshot_html.WIDTH // 3].tolist() == [0, 5, 10]
 
 
-def test_a_heat_map_fills_every_cell_but_those_without_a_number():
+def test_a_heat_map_leaves_only_nan_cells_transparent():
     values = np.random.default_rng(0).random((4, 50))
     values[1, 7] = np.nan
     drawn = pixels(snapshot_html.heat(values, "max", 0.0, 1.0, height=4))
@@ -278,5 +280,5 @@ def test_a_heat_map_fills_every_cell_but_those_without_a_number():
     assert (np.diff(drawn[3, first][order].astype(int)) >= 0).all()
 
 
-def test_a_text_that_is_cut_says_so():
-    assert [snapshot_html.cut("abc", most) for most in (2, 3)] == ["ab…", "abc"]
+def test_a_cut_text_ends_with_an_ellipsis():
+    assert [snapshot_html.cut("abc", length) for length in (2, 3)] == ["ab…", "abc"]

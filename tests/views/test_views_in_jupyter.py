@@ -1,4 +1,4 @@
-"""Views in a real JupyterLab on the loopback: alive, and as the snapshot that a notebook keeps."""
+"""Views in a real JupyterLab on the loopback: live, and as snapshots in saved notebooks."""
 
 import json
 import subprocess
@@ -36,11 +36,11 @@ def server(jupyterlab: Lab) -> Lab:
 
 @pytest.fixture(scope="module")
 def page(server: Lab, browser) -> Iterator[Any]:
-    """The notebook, opened and run; it fails at the end if a view asked anybody but the server for something."""
+    """The notebook, opened and run; at the end it checks that all requests went to the server."""
     page = browser.new_page(viewport={"width": 1400, "height": 1500})
-    asked: list[str] = []
+    urls: list[str] = []
     alarms: list[str] = []
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: urls.append(request.url))
     page.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
     page.on("pageerror", lambda error: alarms.append(str(error)))
     server.write("live.ipynb", CELLS)
@@ -50,7 +50,7 @@ def page(server: Lab, browser) -> Iterator[Any]:
     page.wait_for_function("document.querySelectorAll('.wb').length == 2", timeout=30_000)
     yield page
     page.close()
-    assert [url for url in asked if not url.startswith((server.url, "data:", "blob:"))] == []
+    assert [url for url in urls if not url.startswith((server.url, "data:", "blob:"))] == []
     assert alarms == []
 
 
@@ -59,7 +59,7 @@ def pinned(page) -> list[int]:
     return page.evaluate("[...document.querySelectorAll('.wb-pinned')].map(token => token.place)")
 
 
-def test_a_trace_shows_itself_and_its_snapshot_gives_way(page):
+def test_a_live_trace_hides_its_snapshot(page):
     assert page.evaluate(SHOWN) == ["live", "live"]
     assert page.locator(".wb-plot canvas").first.is_visible()
 
@@ -67,14 +67,14 @@ def test_a_trace_shows_itself_and_its_snapshot_gives_way(page):
 def test_a_click_in_one_cell_marks_the_other_and_reaches_python(server: Lab, page):
     page.locator(".wb").first.locator(".wb-t").nth(30).click()
     assert pinned(page) == [30, 30]
-    assert server.ask(page, "print(view.selected)") == "{'pos': 30}"
+    assert server.execute(page, "print(view.selected)") == "{'pos': 30}"
 
 
 def test_python_moves_the_mark(server: Lab, page):
-    server.ask(page, "view.selected = 44")
+    server.execute(page, "view.selected = 44")
     assert pinned(page) == [44, 44]
-    assert server.ask(page, "print(view.selected)") == "{'pos': 44}"
-    server.ask(page, "view.selected = None")
+    assert server.execute(page, "print(view.selected)") == "{'pos': 44}"
+    server.execute(page, "view.selected = None")
     assert pinned(page) == []
 
 
@@ -99,7 +99,7 @@ def test_views_answer_while_a_cell_runs(server: Lab, page):
     page.wait_for_function("window.busy === 0", timeout=20_000)
 
 
-def test_running_a_cell_again_leaves_no_subscriber_behind(server: Lab, page):
+def test_running_a_cell_again_removes_old_subscribers(server: Lab, page):
     size = "[...globalThis[Symbol.for('workbench.views.1')].values()].map(bus => bus.size())"
     before = page.evaluate(size)
     for _ in range(2):
@@ -109,7 +109,7 @@ def test_running_a_cell_again_leaves_no_subscriber_behind(server: Lab, page):
     assert page.evaluate(size) == before
 
 
-def test_dark_is_dark(server: Lab, page):
+def test_views_follow_the_jupyterlab_theme(server: Lab, page):
     for theme, paper in (("Dark", "rgb(22, 24, 28)"), ("Light", "rgb(255, 255, 255)")):
         page.evaluate(f"window.jupyterapp.commands.execute('apputils:change-theme', {{theme: 'JupyterLab {theme}'}})")
         page.wait_for_function(f"document.body.dataset.jpThemeLight === '{str(theme == 'Light').lower()}'")
@@ -120,7 +120,7 @@ def test_dark_is_dark(server: Lab, page):
 
 
 def menus(page) -> list[list[str]]:
-    """Layer and head of each view that is alive."""
+    """Layer and head of each live view."""
     page.wait_for_function("document.querySelectorAll('.wb canvas').length >= 4", timeout=30_000)
     page.wait_for_timeout(300)
     return page.evaluate(
@@ -128,7 +128,7 @@ def menus(page) -> list[list[str]]:
     )
 
 
-def test_two_views_of_heads_show_the_layer_and_head_of_their_code_run_reloaded_and_stored(server: Lab, browser):
+def test_two_heads_views_show_their_own_layer_and_head_run_reloaded_and_stored(server: Lab, browser):
     whole().save(server.root / "whole.trace")
     cells = ["import workbench as wb\ntrace = wb.load('whole.trace')"]
     cells += [f"wb.views.heads(trace, layer={layer}, head={head})" for layer, head in ((0, 1), (3, 5))]
@@ -137,7 +137,7 @@ def test_two_views_of_heads_show_the_layer_and_head_of_their_code_run_reloaded_a
     server.open(page, "heads.ipynb")
     server.run_all(page)
     assert menus(page) == [["0", "1"], ["3", "5"]]
-    page.locator(".wb").nth(1).press("End")  # a token that is pinned is that of both, and carries no layer over
+    page.locator(".wb").nth(1).press("End")  # the pinned token is shared, the layer is not
     page.locator(".wb").nth(0).press("ArrowUp")
     assert menus(page) == [["1", "1"], ["3", "5"]]
     server.save(page)
@@ -151,7 +151,7 @@ def test_two_views_of_heads_show_the_layer_and_head_of_their_code_run_reloaded_a
     assert ["layer 0, head 1" in stored[0], "layer 3, head 5" in stored[1]] == [True, True]
 
 
-# Last: the notebook is saved, and its kernel is gone.
+# At the end: the notebook is saved, and its kernel is shut down.
 
 
 @pytest.fixture(scope="module")
@@ -162,13 +162,13 @@ def saved(server: Lab, page) -> Path:
     return server.root / "live.ipynb"
 
 
-def test_a_notebook_stays_small(saved: Path):
+def test_a_saved_notebook_is_small(saved: Path):
     book = json.loads(saved.read_text("utf-8"))
     assert "widgets" not in book["metadata"]
     assert saved.stat().st_size < 2 * 100_000
 
 
-def test_a_notebook_that_is_opened_without_its_kernel_shows_snapshots(server: Lab, browser, saved: Path):
+def test_a_notebook_opened_without_a_kernel_shows_snapshots(server: Lab, browser, saved: Path):
     page = browser.new_page(viewport={"width": 1400, "height": 1500})
     server.open(page, saved.name)
     page.wait_for_timeout(2000)
@@ -177,9 +177,9 @@ def test_a_notebook_that_is_opened_without_its_kernel_shows_snapshots(server: La
     page.close()
 
 
-def test_a_notebook_that_nobody_trusts_shows_snapshots_and_runs_nothing(server: Lab, browser, saved: Path):
+def test_an_untrusted_notebook_shows_snapshots_and_runs_no_script(server: Lab, browser, saved: Path):
     book = json.loads(saved.read_text("utf-8"))
-    book["cells"][0]["source"] = "'written by somebody else'"  # and so not signed
+    book["cells"][0]["source"] = "'written by somebody else'"  # so the notebook is unsigned
     (server.root / "foreign.ipynb").write_text(json.dumps(book), "utf-8")
     page = browser.new_page(viewport={"width": 1400, "height": 1500})
     alarms: list[str] = []
@@ -193,7 +193,7 @@ def test_a_notebook_that_nobody_trusts_shows_snapshots_and_runs_nothing(server: 
     page.close()
 
 
-def test_a_notebook_as_a_page_shows_snapshots_and_asks_for_nothing_of_ours(browser, saved: Path, tmp_path: Path):
+def test_a_notebook_converted_to_html_shows_snapshots(browser, saved: Path, tmp_path: Path):
     convert = [sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", str(tmp_path), str(saved)]
     subprocess.run(convert, check=True, capture_output=True)
     page = browser.new_page(viewport={"width": 1400, "height": 1500})
@@ -207,7 +207,7 @@ def test_a_notebook_as_a_page_shows_snapshots_and_asks_for_nothing_of_ours(brows
     page.close()
 
 
-def test_a_snapshot_holds_every_word_as_text():
+def test_a_snapshot_has_the_transcript_as_text():
     sheet = wb.views.tokens(made.run())
     from workbench.views.notebook import snapshot
 

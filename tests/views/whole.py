@@ -1,6 +1,6 @@
-"""A made run with all that the views of layers, heads, experts and steps read; no two of its sizes are the same.
+"""A synthetic run with all arrays that the views of layers, heads, experts and steps need; its sizes are all different.
 
-And a view that is alive without Jupyter: Python answers what the browser asks, through the same messages.
+Also a live view without Jupyter: Python answers the queries of the browser, through the same messages.
 """
 
 from base64 import b64encode
@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from tests.views import made
-from tests.views.browser import Seen, noticing
+from tests.views.browser import Tab, with_shift_flag
 from workbench.traces import Manifest, Trace
 from workbench.traces.steps import steps
 from workbench.views.script import script, style
@@ -19,8 +19,9 @@ LAYERS, HEADS, KV, D_HEAD, WINDOW, EXPERTS, ACTIVE = 4, 6, 2, 5, 9, 11, 3
 
 
 def whole(talk: list[made.Message] = made.TALK, *, heads: int = HEADS, seed: int = 0) -> Trace:
-    """A run with queries, keys and sink logits (no mass on the sink, which only `made.run` has), routes, a lens, and
-    attention between steps.
+    """A run with queries, keys and sink logits, routing, a lens, and attention between steps.
+
+    It has no attention to the sinks; `made.run` has.
     """
     base = made.run(talk, layers=LAYERS, seed=seed)
     rng, n = np.random.default_rng(seed + 1), len(base)
@@ -47,25 +48,25 @@ def whole(talk: list[made.Message] = made.TALK, *, heads: int = HEADS, seed: int
     arrays["lens_kl"] = rng.gamma(1, 1, (LAYERS, n)).astype("f4")
     if count := len(steps(base)):
         arrays["step_attention"] = np.tril(rng.beta(1, 9, (LAYERS, heads, count, count))).astype("f4")
-    kept = {f.name: getattr(base.manifest, f.name) for f in fields(Manifest) if f.init}
-    return Trace(Manifest(**kept | {"model": model, "tensors": {}}), arrays)
+    manifest = {f.name: getattr(base.manifest, f.name) for f in fields(Manifest) if f.init}
+    return Trace(Manifest(**manifest | {"model": model, "tensors": {}}), arrays)
 
 
 HOSTILE = [("user", None, made.HOSTILE), ("assistant", "analysis", made.HOSTILE)]
 
 _LIVE = """
 const state = { selected: null };
-let heard;
+let onMessage;
 const model = {
   get: (key) => state[key],
   set: (key, value) => { state[key] = value; },
   save_changes: () => { if (!NUMBER) window.selected = state.selected; },
-  on: (name, f) => { if (name === "msg:custom") heard = f; },
+  on: (name, f) => { if (name === "msg:custom") onMessage = f; },
   off: () => {},
   async send({ id, kind, request }) {
     const [error, text] = await window.reply(NUMBER, kind, request);
     const bytes = Uint8Array.from(atob(text), (c) => c.charCodeAt(0));
-    heard({ id, ...(error && { error }) }, [new DataView(bytes.buffer)]);
+    onMessage({ id, ...(error && { error }) }, [new DataView(bytes.buffer)]);
   },
 };
 await renderLive({ model, el: document.querySelectorAll(".view")[NUMBER] });
@@ -73,16 +74,16 @@ if (document.querySelectorAll(".wb").length === VIEWS) document.documentElement.
 """
 
 
-class Alive(Seen):
-    """A view that Python answers, or several of them, each with a script of its own, as in Jupyter."""
+class LiveTab(Tab):
+    """One or several live views whose queries Python answers, each with its own script, as in Jupyter."""
 
     def __init__(self, browser, view, folder: Path, *others, **options):
-        self.asked: list[str] = []
+        self.queries: list[str] = []
         self.views = [view, *others]
-        page = noticing(browser.new_page(viewport={"width": 1280, "height": 900}, **options))
-        self.page, self.complaints, self.requests = page, [], []
-        page.on("console", lambda message: self.complaints.append(message.text))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page = with_shift_flag(browser.new_page(viewport={"width": 1280, "height": 900}, **options))
+        self.page, self.console, self.requests = page, [], []
+        page.on("console", lambda message: self.console.append(message.text))
+        page.on("pageerror", lambda error: self.console.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
         page.expose_function("reply", self._reply)
         path = folder / "alive.html"
@@ -99,7 +100,7 @@ class Alive(Seen):
         page.wait_for_selector("html.drawn", state="attached")
 
     def _reply(self, number: int, kind: str, request: dict) -> list[str]:
-        self.asked.append(kind)
+        self.queries.append(kind)
         try:
             return ["", b64encode(self.views[number].reply(kind, request)).decode()]
         except Exception as error:
@@ -110,14 +111,14 @@ class Alive(Seen):
         return self.page.evaluate("window.selected")
 
 
-def inert(seen: Seen, browser, tmp_path: Path) -> str:
-    """Every token hovered, the drawing saved: nothing ran and nothing became markup. Gives the drawing's texts."""
-    box = seen.page.locator(".wb-plot >> nth=-1").bounding_box()
+def check_inert(tab: Tab, browser, tmp_path: Path) -> str:
+    """Hover and save the drawing: check that no script runs and no text becomes markup. Returns the drawing's texts."""
+    box = tab.page.locator(".wb-plot >> nth=-1").bounding_box()
     for x in np.linspace(box["x"] + 2, box["x"] + box["width"] - 2, 24):
-        seen.page.mouse.move(x, box["y"] + box["height"] / 2)
-    seen.page.mouse.click(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
-    with seen.page.expect_download() as download:
-        seen.page.get_by_role("button", name="save what is shown as SVG").click()
+        tab.page.mouse.move(x, box["y"] + box["height"] / 2)
+    tab.page.mouse.click(box["x"] + box["width"] / 3, box["y"] + box["height"] / 2)
+    with tab.page.expect_download() as download:
+        tab.page.get_by_role("button", name="save this view as SVG").click()
     download.value.save_as(tmp_path / "saved.svg")
     drawing, alarms = browser.new_page(), []
     drawing.on("dialog", lambda dialog: (alarms.append(dialog.message), dialog.dismiss()))
@@ -126,8 +127,8 @@ def inert(seen: Seen, browser, tmp_path: Path) -> str:
     texts = " ".join(drawing.locator("text").all_text_contents())
     assert alarms == []
     drawing.close()
-    assert seen.page.locator("script").count() == 2
-    assert seen.page.locator("#view img, #view script").count() == 0
+    assert tab.page.locator("script").count() == 2
+    assert tab.page.locator("#view img, #view script").count() == 0
     assert not set(texts) & set("\u202e\u2066\u200b\x00\ud800")
-    seen.requests[:] = [url for url in seen.requests if not url.startswith("blob:")]
+    tab.requests[:] = [url for url in tab.requests if not url.startswith("blob:")]
     return texts

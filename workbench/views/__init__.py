@@ -1,4 +1,4 @@
-"""Views: from a trace to what a reader sees, in Jupyter and as a page. They know no model and no torch."""
+"""Views: interactive displays of a trace, in Jupyter and as HTML pages. They need neither a model nor torch."""
 
 from workbench.views.compare_view import compare as compare
 from workbench.views.heads_view import heads as heads

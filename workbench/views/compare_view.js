@@ -1,5 +1,5 @@
 // @ts-check
-// Two runs beside each other: lanes over the first one's tokens, and the aligned texts as words.
+// Two runs side by side: values over the tokens of the first run, and the aligned texts token by token.
 import { mix } from "./drawing.js";
 import { register } from "./mount.js";
 import { gutter, strip } from "./plots.js";
@@ -17,20 +17,26 @@ register("compare", (ctx) => {
   const { data, tokens, bus, theme } = ctx,
     { state } = bus,
     { n } = tokens,
-    { left, right, piece2 } = data.arrays,
+    {
+      first_positions: positions1,
+      second_positions: positions2,
+      other_token_text_ids: textIds2,
+    } = data.arrays,
     [first, second] = data.names;
-  const size = left.length,
+  const size = positions1.length,
     partner = new Int32Array(n).fill(-1),
     column = new Int32Array(n),
-    back = new Int32Array(piece2.length).fill(-1);
-  const word2 = (j) => tokens.words[piece2[j]].replaceAll("\n", "↵") || "∅",
+    back = new Int32Array(textIds2.length).fill(-1);
+  const oneLine2 = (j) => tokens.texts[textIds2[j]].replaceAll("\n", "↵") || "∅",
     same = (c) =>
-      left[c] >= 0 && right[c] >= 0 && tokens.text(left[c]) === tokens.words[piece2[right[c]]];
+      positions1[c] >= 0 &&
+      positions2[c] >= 0 &&
+      tokens.text(positions1[c]) === tokens.texts[textIds2[positions2[c]]];
   for (let c = 0; c < size; c++) {
-    if (left[c] >= 0) column[left[c]] = c;
+    if (positions1[c] >= 0) column[positions1[c]] = c;
     if (same(c)) {
-      partner[left[c]] = right[c];
-      back[right[c]] = left[c];
+      partner[positions1[c]] = positions2[c];
+      back[positions2[c]] = positions1[c];
     }
   }
   const lanes = data.lanes.map((lane) => {
@@ -40,13 +46,13 @@ register("compare", (ctx) => {
   });
   const read = (i) => {
     const c = column[i],
-      j = right[c],
+      j = positions2[c],
       other =
         j < 0
           ? `not in ${second}`
           : same(c)
             ? `position ${j} in ${second}`
-            : `“${word2(j)}”, position ${j}, in ${second}`;
+            : `“${oneLine2(j)}”, position ${j}, in ${second}`;
     return [
       other,
       ...(partner[i] < 0
@@ -66,47 +72,47 @@ register("compare", (ctx) => {
         key
       ]?.() ?? false,
   });
-  // Where the texts part: the first column of each stretch that differs.
-  const parts = Array.from({ length: size }, (_, c) => c).filter(
+  // The first column of each range in which the texts differ.
+  const differences = Array.from({ length: size }, (_, c) => c).filter(
     (c) => !same(c) && (c === 0 || same(c - 1)),
   );
   const before = (c) => {
-    while (c > 0 && left[c] < 0) c--;
-    return Math.max(0, left[c]);
+    while (c > 0 && positions1[c] < 0) c--;
+    return Math.max(0, positions1[c]);
   };
   const jump = (by) => {
-    const here = state.lock < 0 ? -1 : column[state.lock],
+    const here = state.pin < 0 ? -1 : column[state.pin],
       next =
         by > 0
-          ? parts.find((c) => before(c) > (state.lock < 0 ? -1 : state.lock))
-          : parts.findLast((c) => c < here && before(c) < state.lock);
-    if (next !== undefined) bus.set({ lock: before(next) });
+          ? differences.find((c) => before(c) > (state.pin < 0 ? -1 : state.pin))
+          : differences.findLast((c) => c < here && before(c) < state.pin);
+    if (next !== undefined) bus.set({ pin: before(next) });
     return true;
   };
   view.bar.insertBefore(
-    view.button("next difference", "where the texts part next (d)", () => jump(1)),
+    view.button("next difference", "next difference between the texts (d)", () => jump(1)),
     view.bar.querySelector(".wb-gap"),
   );
 
-  // What is pointed at in one run is pointed at in the other, in all of its views.
+  // Hover and pin in one run mark the aligned token in all views of the other run.
   if (data.other !== data.trace) {
     const other = busOf(data.other);
-    let theirs = false;
+    let hoverFromOther = false;
     bus.on(
       (_, keys) =>
-        ["hover", "lock"].forEach(
+        ["hover", "pin"].forEach(
           (k) => keys.has(k) && other.set({ [k]: state[k] < 0 ? -1 : partner[state[k]] }),
         ),
       ctx.signal,
     );
     other.on((state2, keys) => {
-      for (const k of ["hover", "lock"])
+      for (const k of ["hover", "pin"])
         if (keys.has(k) && state2[k] >= 0 && back[state2[k]] >= 0) {
-          theirs ||= k === "hover";
+          hoverFromOther ||= k === "hover";
           bus.set({ [k]: back[state2[k]] });
         }
-      if (keys.has("hover") && state2.hover < 0 && theirs) {
-        theirs = false;
+      if (keys.has("hover") && state2.hover < 0 && hoverFromOther) {
+        hoverFromOther = false;
         bus.set({ hover: -1 });
       }
     }, ctx.signal);
@@ -120,7 +126,7 @@ register("compare", (ctx) => {
     const [[low1, high1], [low2, high2]] = [spread(lane.a), spread(lane.b)],
       low = Math.min(0, low1, low2),
       high = Math.max(0, high1, high2),
-      most = Math.max(...spread(lane.gap).map(Math.abs)) || 1;
+      maxGap = Math.max(...spread(lane.gap).map(Math.abs)) || 1;
     strip(view, ctx, {
       label: lane.label,
       title: (a) =>
@@ -131,7 +137,7 @@ register("compare", (ctx) => {
         const c = theme.of,
           wide = a.width / a.columns,
           gap = wide > 4 ? 1 : 0;
-        const row = (k, name, cells, bottom, top, colour) => {
+        const row = (k, name, cells, bottom, top, color) => {
           const base = y + k * (BARS + 6),
             at = (v) => base + BARS - ((v - bottom) / (top - bottom || 1)) * BARS,
             zero = at(0);
@@ -157,27 +163,27 @@ register("compare", (ctx) => {
                 Math.min(zero, at(v)),
                 wide - gap,
                 Math.max(0.75, Math.abs(at(v) - zero)),
-                colour(v),
+                color(v),
               ),
           );
         };
         row(0, first, columns(a, lane.a, lane.keep), low, high, () => c.k0);
         row(1, second, columns(a, lane.b, lane.keep), low, high, () => c.k1);
-        row(2, "difference", extremes(a, lane), -most, most, (v) => (v < 0 ? c.minus : c.plus));
+        row(2, "difference", extremes(a, lane), -maxGap, maxGap, (v) => (v < 0 ? c.minus : c.plus));
       },
     });
   }
 
-  // The texts: as many rows of pairs as fit, and how many there are above and below. They follow the pinned token and the zoom.
-  let begin = state.from > 0 ? column[state.from] : Math.max(0, (parts[0] ?? 0) - 8),
+  // The texts: as many rows of aligned pairs as fit, and the number of rows above and below. They follow the pinned token and the zoom.
+  let begin = state.from > 0 ? column[state.from] : Math.max(0, (differences[0] ?? 0) - 8),
     followed = -1;
   const grid = (width) => {
     const per = Math.max(1, Math.floor((width - gutter(width) - 8) / PAIR_WIDE)),
       fit = per * LINES,
-      at = state.lock >= 0 ? column[state.lock] : -1;
-    if (state.lock !== followed && at >= 0 && (at < begin || at >= begin + fit))
+      at = state.pin >= 0 ? column[state.pin] : -1;
+    if (state.pin !== followed && at >= 0 && (at < begin || at >= begin + fit))
       begin = at - (fit >> 1);
-    followed = state.lock;
+    followed = state.pin;
     begin = Math.max(0, Math.min(begin, size - fit));
     return {
       per,
@@ -189,49 +195,64 @@ register("compare", (ctx) => {
     };
   };
   const page = (by) => {
-    begin += by * grid(words.box.clientWidth).fit;
-    words.paint();
+    begin += by * grid(texts.box.clientWidth).fit;
+    texts.paint();
     return true;
   };
   bus.on((_, keys) => {
-    if (keys.has("from") && state.to >= 0 && state.lock < 0) begin = column[state.from];
-  }, ctx.signal); // heard before the plot paints
+    if (keys.has("from") && state.to >= 0 && state.pin < 0) begin = column[state.from];
+  }, ctx.signal); // subscribed before the plot, so that it runs before the plot paints
   const spot = (c, { per, x0 }) => [
     x0 + ((c - begin) % per) * PAIR_WIDE,
     26 + Math.floor((c - begin) / per) * PAIR_TALL,
   ];
-  const words = view.plot({
+  const texts = view.plot({
     label: "aligned texts",
-    on: ["lock", "only", "from"],
+    on: ["pin", "only", "from"],
     size: (width) => 46 + grid(width).lines * PAIR_TALL,
     draw(pen, width, y0) {
       const c = theme.of,
         g = grid(width),
-        mask = tokens.mask(state.only, state.lock),
+        mask = tokens.mask(state.only, state.pin),
         [blue, amber] = [mix(c.paper, c.k0, 0.3), mix(c.paper, c.k1, 0.4)];
       pen.text(0, y0 + 13, data.summary, { fill: c.ink, bold: true, size: 12, width });
       for (let k = begin; k < Math.min(size, begin + g.fit); k++) {
         const [x, y] = spot(k, g),
           alike = same(k),
-          off = mask && left[k] >= 0 && !mask[left[k]],
+          off = mask && positions1[k] >= 0 && !mask[positions1[k]],
           ink = off ? c.soft : c.ink;
         if (x === g.x0) {
-          pen.text(x - 6, y0 + y + 13, left[k] >= 0 ? `${first}  ${left[k]}` : first, {
+          pen.text(x - 6, y0 + y + 13, positions1[k] >= 0 ? `${first}  ${positions1[k]}` : first, {
             fill: c.ink,
             size: 10.5,
             align: "end",
             width: x - 8,
           });
-          pen.text(x - 6, y0 + y + 30, right[k] >= 0 ? `${second}  ${right[k]}` : second, {
-            fill: c.ink,
-            size: 10.5,
-            align: "end",
-            width: x - 8,
-          });
+          pen.text(
+            x - 6,
+            y0 + y + 30,
+            positions2[k] >= 0 ? `${second}  ${positions2[k]}` : second,
+            {
+              fill: c.ink,
+              size: 10.5,
+              align: "end",
+              width: x - 8,
+            },
+          );
         }
         const pair = [
-          { i: left[k], text: left[k] < 0 ? "" : tokens.word(left[k]), dy: 0, tint: blue },
-          { i: right[k], text: right[k] < 0 ? "" : word2(right[k]), dy: 17, tint: amber },
+          {
+            i: positions1[k],
+            text: positions1[k] < 0 ? "" : tokens.oneLine(positions1[k]),
+            dy: 0,
+            tint: blue,
+          },
+          {
+            i: positions2[k],
+            text: positions2[k] < 0 ? "" : oneLine2(positions2[k]),
+            dy: 17,
+            tint: amber,
+          },
         ];
         for (const { i, text, dy, tint } of pair) {
           pen.rect(x, y0 + y + dy, PAIR_WIDE - 2, 16, i < 0 ? c.faint : alike ? c.paper : tint);
@@ -258,7 +279,7 @@ register("compare", (ctx) => {
         );
     },
     hit(x, y) {
-      const g = grid(words.box.clientWidth),
+      const g = grid(texts.box.clientWidth),
         k = Math.floor((x - g.x0) / PAIR_WIDE),
         c = begin + Math.floor((y - 26) / PAIR_TALL) * g.per + k;
       return k < 0 || k >= g.per || y < 26 || c >= Math.min(size, begin + g.fit)
@@ -269,13 +290,13 @@ register("compare", (ctx) => {
       const g = grid(width);
       return pointed(state)
         .filter(({ position: i }) => i >= 0 && column[i] >= begin && column[i] < begin + g.fit)
-        .map(({ position: i, lock }) => {
+        .map(({ position: i, pin }) => {
           const [x, y] = spot(column[i], g);
-          return { x, y, w: PAIR_WIDE - 2, h: 33, lock };
+          return { x, y, w: PAIR_WIDE - 2, h: 33, pin };
         });
     },
   });
-  if (size > grid(words.box.clientWidth).fit)
+  if (size > grid(texts.box.clientWidth).fit)
     view.body.append(
       view.button("↑ rows", "earlier rows of the texts (Page ↑)", () => page(-1)),
       " ",

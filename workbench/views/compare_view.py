@@ -1,4 +1,4 @@
-"""Two runs beside each other: their tokens aligned by text, their lanes over one axis, and what differs."""
+"""Two runs side by side: their tokens aligned by text, their values over one axis, and the differences."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -20,7 +20,7 @@ Pair = tuple[xr.DataArray, xr.DataArray]
 
 @dataclass(frozen=True, slots=True)
 class Both:
-    """A lane of both runs: one number for each token of each."""
+    """A lane of both runs: one number per token of each run."""
 
     label: str
     unit: str
@@ -29,13 +29,13 @@ class Both:
 
     @property
     def keep(self) -> str:
-        """Of tokens that share a column: the largest, or the smallest of what is never above 0."""
+        """How tokens that share a column are pooled: "max", or "min" if no value is above 0."""
         finite = self.a[np.isfinite(self.a)]
         return "min" if finite.size and finite.max() <= 0 else "max"
 
 
 class Compare(View):
-    """What `compare` gives. Positions are those of the first run."""
+    """The view that `compare` makes. Positions are those of the first run."""
 
     module = "compare_view"
     call = "wb.views.compare(trace, other"
@@ -43,14 +43,14 @@ class Compare(View):
     def __init__(self, trace: Trace, other: Trace, lanes: list[Both], args: str, names: tuple[str, str], **place: Any):
         super().__init__(trace, **place)
         self.other, self.lanes, self.args, self.names = other, lanes, args, names
-        self.left, self.right = aligned(trace.str_tokens, other.str_tokens)
+        self.first_positions, self.second_positions = aligned(trace.str_tokens, other.str_tokens)
 
     def payload(self) -> Payload:
         header, arrays = self.common()
         texts = visible_pieces(self.other.str_tokens, "\n")
-        places = {text: place for place, text in enumerate(header["words"])}
-        piece = [places.setdefault(text, len(places)) for text in texts]
-        header["words"] = list(places)
+        text_ids = {text: text_id for text_id, text in enumerate(header["token_texts"])}
+        other_ids = [text_ids.setdefault(text, len(text_ids)) for text in texts]
+        header["token_texts"] = list(text_ids)
         lanes = [
             {"name": str(k), "label": lane.label, "unit": lane.unit, "keep": lane.keep}
             for k, lane in enumerate(self.lanes)
@@ -61,13 +61,14 @@ class Compare(View):
             "Hover, click to pin, ← → to move, d and D to the next difference, Page ↑ ↓ for more rows, / to search, "
             "+ − 0 to zoom."
         )
-        arrays |= {"left": self.left, "right": self.right, "piece2": np.array(piece, "u4")}
+        arrays |= {"first_positions": self.first_positions, "second_positions": self.second_positions}
+        arrays["other_token_text_ids"] = np.array(other_ids, "u4")
         for number, lane in enumerate(self.lanes):
             arrays |= {f"a:{number}": lane.a, f"b:{number}": lane.b}
         return header, arrays
 
     def summary(self) -> str:
-        """How many tokens both have, and how many only one."""
+        """A sentence with the number of tokens that both runs share and that only one has."""
         same, first, second = self._counts()
         return (
             f"{same:,} tokens in both, {first:,} only in {self.names[0]} (blue), "
@@ -79,30 +80,31 @@ class Compare(View):
         differ = np.flatnonzero(~self._same())
         if len(differ):
             at = slice(max(0, int(differ[0]) - 12), int(differ[0]) + 24)
-            for name, trace, side in ((self.names[0], self.trace, self.left), (self.names[1], self.other, self.right)):
-                text = "".join(trace.str_tokens[i] for i in side[at].tolist() if i >= 0)
-                rows.append(snapshot_html.Row(name, "where they part first", text=f"…{visible(text)}…"))
+            runs = (self.trace, self.other), (self.first_positions, self.second_positions)
+            for name, trace, positions in zip(self.names, *runs, strict=True):
+                text = "".join(trace.str_tokens[i] for i in positions[at].tolist() if i >= 0)
+                rows.append(snapshot_html.Row(name, "first difference", text=f"…{visible(text)}…"))
         for lane in self.lanes:
             gap = self._gap(lane)
-            most = float(np.nanmax(np.abs(gap), initial=0.0)) or 1.0
-            shared = f"; downsampled ({lane.keep})" if len(self.trace) > snapshot_html.WIDTH else ""
+            largest = float(np.nanmax(np.abs(gap), initial=0.0)) or 1.0
+            downsampled = f"; downsampled ({lane.keep})" if len(self.trace) > snapshot_html.WIDTH else ""
             finite = np.concatenate([lane.a, lane.b])
             low, high = float(np.nanmin(finite, initial=0.0)), float(np.nanmax(finite, initial=0.0))
             for name, values in zip(self.names, (lane.a, lane.b), strict=True):
                 picture = snapshot_html.bars(values, lane.keep, low, high)
                 scale = range_text(low, high)
                 rows.append(
-                    snapshot_html.Row(f"{lane.label}, {name}", lane.unit + shared, picture, scale=scale, height=32)
+                    snapshot_html.Row(f"{lane.label}, {name}", lane.unit + downsampled, picture, scale=scale, height=32)
                 )
-            picture = snapshot_html.bars(np.abs(gap), "max", 0.0, most)
+            picture = snapshot_html.bars(np.abs(gap), "max", 0.0, largest)
             rows.append(
-                snapshot_html.Row("size of the difference", lane.unit, picture, scale=f"0 to {most:.3g}", height=32)
+                snapshot_html.Row("absolute difference", lane.unit, picture, scale=f"0 to {largest:.3g}", height=32)
             )
         return rows
 
     def _same(self) -> np.ndarray:
         a, b = self.trace.str_tokens, self.other.str_tokens
-        pairs = zip(self.left.tolist(), self.right.tolist(), strict=True)
+        pairs = zip(self.first_positions.tolist(), self.second_positions.tolist(), strict=True)
         return np.array([i >= 0 and j >= 0 and a[i] == b[j] for i, j in pairs], bool)
 
     def _counts(self) -> tuple[int, int, int]:
@@ -110,9 +112,10 @@ class Compare(View):
         return same, len(self.trace) - same, len(self.other) - same
 
     def _gap(self, lane: Both) -> np.ndarray:
-        """Second less first, where both have the token (pos)."""
+        """Second run minus first (pos), NaN where only one run has the token."""
         gap, same = np.full(len(lane.a), np.nan, "f4"), self._same()
-        gap[self.left[same]] = lane.b[self.right[same]] - lane.a[self.left[same]]
+        positions = self.first_positions[same]
+        gap[positions] = lane.b[self.second_positions[same]] - lane.a[positions]
         return gap
 
 
@@ -125,49 +128,60 @@ def compare(
     window: tuple[int, int] | None = None,
     selected: int | None = None,
 ) -> Compare:
-    """Two runs, of one model or of two, side by side: aligned by the texts of their tokens, over the first one's axis.
+    """A view of two runs, of one model or of two, aligned by the texts of their tokens over the first run's axis.
 
-    Each lane is shown for both and as a difference, second less first, where both have the token: names of lanes
-    (pos), or a pair of arrays of your own, one for each run. Below are the texts, one above the other, coloured where
-    they part; `d` goes from difference to difference. What is pointed at in one run is pointed at in all views of the
-    other. `names` are the models' names unless given.
+    Each lane is shown for both runs and as a difference (second minus first) at the tokens that both have. The texts
+    are below, one above the other, colored where they differ. The key `d` goes to the next difference, `D` to the
+    previous one. Hover and pin mark the aligned token in all views of the other run.
+
+    Args:
+        trace: the first run; its positions are the axis.
+        other: the second run.
+        lanes: names of recorded lanes (pos), or pairs of your own arrays, one array per run.
+        names: what to call the runs; without it the models' names, or "first" and "second" if those are equal.
+        window: the positions (first, stop) shown first.
+        selected: the pinned position.
+
+    Raises:
+        NotRecorded: a run does not have a lane.
+        ArgumentError: a lane is not one number per token.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> view = wb.views.compare(trace, wb.trace("What is 12+31?"))
     >>> view.summary().split(" tokens")[0].isdigit(), view
     (True, <compare of pocket: 51 tokens>)
-
-    Raises NotRecorded if a run lacks a lane, ArgumentError for a lane that is not one number for each token.
     """
-    own = [trace.manifest.model["name"], other.manifest.model["name"]]
-    said = names or (own if own[0] != own[1] else ("first", "second"))
+    models = [trace.manifest.model["name"], other.manifest.model["name"]]
+    run_names = names or (models if models[0] != models[1] else ("first", "second"))
     both = [_both(lane, trace, other) for lane in lanes]
-    plain = all(isinstance(lane, str) for lane in lanes)
-    args = "" if tuple(lane.label for lane in both) == ("logprob", "entropy") and plain else ", lanes"
-    if plain and args:
+    all_named = all(isinstance(lane, str) for lane in lanes)
+    args = "" if tuple(lane.label for lane in both) == ("logprob", "entropy") and all_named else ", lanes"
+    if all_named and args:
         args = f", lanes={[str(lane) for lane in lanes]!r}"
-    return Compare(trace, other, both, args, (visible(said[0]), visible(said[1])), window=window, selected=selected)
+    return Compare(
+        trace, other, both, args, (visible(run_names[0]), visible(run_names[1])), window=window, selected=selected
+    )
 
 
 def aligned(first: Sequence[str], second: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """Positions that stand above each other, -1 where a text has none: each appears once, in order.
+    """Aligned positions of two texts (column); -1 where one has no token. Each position appears once, in order.
 
-    As many tokens as possible stand above one with the same text, however long the texts are.
+    The number of columns with equal texts is the largest possible, for texts of any length.
 
     >>> aligned(["a", "b", "c"], ["a", "c", "d"])
     (array([ 0,  1,  2, -1], dtype=int32), array([ 0, -1,  1,  2], dtype=int32))
     """
-    left: list[int] = []
-    right: list[int] = []
+    first_positions: list[int] = []
+    second_positions: list[int] = []
     i = j = 0
     for i_next, j_next in [*common(first, second), (len(first), len(second))]:
-        size = max(i_next - i, j_next - j)  # what differs stands above what differs
-        left += [i + k if i + k < i_next else -1 for k in range(size)]
-        right += [j + k if j + k < j_next else -1 for k in range(size)]
-        left.append(i_next)
-        right.append(j_next)
+        size = max(i_next - i, j_next - j)  # tokens between two common ones are paired in order
+        first_positions += [i + k if i + k < i_next else -1 for k in range(size)]
+        second_positions += [j + k if j + k < j_next else -1 for k in range(size)]
+        first_positions.append(i_next)
+        second_positions.append(j_next)
         i, j = i_next + 1, j_next + 1
-    return np.array(left[:-1], "i4"), np.array(right[:-1], "i4")
+    return np.array(first_positions[:-1], "i4"), np.array(second_positions[:-1], "i4")
 
 
 def _both(lane: str | Pair, trace: Trace, other: Trace) -> Both:
@@ -182,7 +196,7 @@ def _both(lane: str | Pair, trace: Trace, other: Trace) -> Both:
         array = np.array(values, "f4")
         if array.shape != (len(run),):
             raise ArgumentError(
-                f"{label} must be one number for each of the {len(run)} tokens, got the shape {array.shape}."
+                f"lane {label!r} must be one number for each of the {len(run)} tokens, got shape {array.shape}."
             )
         arrays.append(np.where(np.isfinite(array), array, np.nan).astype("f4"))
     return Both(label, unit, *arrays)

@@ -6,14 +6,14 @@ from math import isqrt
 
 
 def common(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]]:
-    """Pairs of positions with the same text, both increasing, as many as there can be.
+    """The longest common subsequence as pairs of positions (in first, in second), both increasing.
 
     >>> common(["a", "b", "c", "a"], ["b", "a"])
     [(1, 0), (3, 1)]
 
-    Bit-parallel (Hyyrö 2004): for each token of `second` one number has a bit for each token of `first`, which is 0
-    where the longest common subsequence grows. Two texts of 5,000 tokens take a fraction of a second, whatever they
-    say; memory grows with the square root of one length times the other.
+    The algorithm is bit-parallel (Hyyrö 2004): each token of `second` has one integer with one bit per token of
+    `first`; a bit is 0 where the longest common subsequence grows. Two texts of 5,000 tokens take a fraction of a
+    second, whatever their content. Memory grows with the square root of one length times the other.
     """
     start, stop = 0, 0
     while start < min(len(first), len(second)) and first[start] == second[start]:
@@ -29,30 +29,30 @@ def _common(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]
     width, height = len(first), len(second)
     if not width or not height:
         return []
-    places: dict[str, int] = {}  # text -> a bit for each of its positions in first
+    position_bits: dict[str, int] = {}  # text -> one bit for each of its positions in first
     for position, text in enumerate(first):
-        places[text] = places.get(text, 0) | 1 << position
-    every = (1 << width) - 1
-    step = isqrt(height) + 1  # a row is kept at each step, and those between are computed again
-    kept = list(islice(_rows(every, every, places, second), 0, None, step))
+        position_bits[text] = position_bits.get(text, 0) | 1 << position
+    all_bits = (1 << width) - 1
+    step = isqrt(height) + 1  # one row per step is stored; the rows between are recomputed
+    stored_rows = list(islice(_rows(all_bits, all_bits, position_bits, second), 0, None, step))
 
     pairs: list[tuple[int, int]] = []
     column = width
-    for block in range(len(kept) - 1, -1, -1):
-        rows = list(_rows(kept[block], every, places, second[block * step : (block + 1) * step]))
+    for block in range(len(stored_rows) - 1, -1, -1):
+        rows = list(_rows(stored_rows[block], all_bits, position_bits, second[block * step : (block + 1) * step]))
         for at in range(len(rows) - 1, 0, -1):
             while column and rows[at] >> (column - 1) & 1:
-                column -= 1  # without this token of first it is as long
-            if column and rows[at - 1] >> (column - 1) & 1:  # and without this one of second it is not
+                column -= 1  # without this token of first the subsequence is as long
+            if column and rows[at - 1] >> (column - 1) & 1:  # but without this token of second it is shorter
                 column -= 1
                 pairs.append((column, block * step + at - 1))
     return pairs[::-1]
 
 
-def _rows(row: int, every: int, places: Mapping[str, int], second: Sequence[str]) -> Iterator[int]:
-    """The row that is given, and the one after each token of second."""
+def _rows(row: int, all_bits: int, position_bits: Mapping[str, int], second: Sequence[str]) -> Iterator[int]:
+    """`row`, then the row after each token of `second`."""
     yield row
     for text in second:
-        hit = places.get(text, 0)
-        row = ((row + (row & hit)) | (row & ~hit)) & every
+        matches = position_bits.get(text, 0)
+        row = ((row + (row & matches)) | (row & ~matches)) & all_bits
         yield row

@@ -1,7 +1,5 @@
 // @ts-check
-// Themes, colors and pens: one drawing, on a canvas or as SVG.
-
-// Themes and colours. Every colour is a CSS variable of views.css; the palettes are safe for the colour-blind.
+// Themes, colors and pens. Every color is a CSS variable of views.css; the palettes are safe for color-blind readers.
 
 export function isDark() {
   const { jpThemeLight } = document.body.dataset,
@@ -21,7 +19,7 @@ export function themed(el, signal) {
   const read = () => {
     el.dataset.theme = isDark() ? "dark" : "light";
     const style = getComputedStyle(el);
-    for (const name of COLOURS) theme.of[name] = style.getPropertyValue(`--${name}`).trim();
+    for (const name of COLORS) theme.of[name] = style.getPropertyValue(`--${name}`).trim();
     for (const f of theme.changed) f();
   };
   const watch = new MutationObserver(read),
@@ -35,14 +33,14 @@ export function themed(el, signal) {
   read();
   return theme;
 }
-const COLOURS =
+const COLORS =
   "paper ink soft line faint bar mark low blue brown green purple plus minus k0 k1 k2 k3 k4 k5 k6 k7 k8".split(
     " ",
   );
 
 const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
 /**
- * The colour a share of the way from one to the other, all as "#rrggbb".
+ * A color between two others, `share` of the way from a to b; all as "#rrggbb".
  *
  * @param {string} a
  * @param {string} b
@@ -62,22 +60,22 @@ export const mix = (a, b, share) => {
   );
 };
 /**
- * 256 colours, as pixels, through two or more stops: from theme.low to a dark one, or minus, low, plus.
+ * 256 colors, as pixels, through two or more stops: for example from theme.low to theme.blue, or minus, low, plus.
  *
  * @param {...string} stops
  */
 export function ramp(...stops) {
-  const colours = new Uint32Array(256);
+  const colors = new Uint32Array(256);
   for (let i = 0; i < 256; i++) {
     const x = (i / 255) * (stops.length - 1),
       k = Math.min(stops.length - 2, Math.floor(x));
     const [r, g, b] = rgb(mix(stops[k], stops[k + 1], x - k));
-    colours[i] = (255 << 24) | (b << 16) | (g << 8) | r;
+    colors[i] = (255 << 24) | (b << 16) | (g << 8) | r;
   }
-  return colours;
+  return colors;
 }
 
-// Pens: one drawing, on a canvas or as SVG.
+// Pens: the same drawing code draws on a canvas or writes SVG.
 
 export class CanvasPen {
   constructor(context) {
@@ -96,15 +94,15 @@ export class CanvasPen {
     { fill, size = 12, align = "start", bold = false, mono = false, width = Infinity },
   ) {
     Object.assign(this.c, { fillStyle: fill, font: font(size, bold, mono), textAlign: align });
-    const wide = (kept) => this.c.measureText(kept).width;
+    const wide = (string) => this.c.measureText(string).width;
     if (wide(text) > width) {
-      let kept = text.slice(0, (text.length * width) / wide(text));
-      while (kept && wide(`${kept}…`) > width) kept = kept.slice(0, -1);
-      text = kept && `${kept}…`;
+      let start = text.slice(0, (text.length * width) / wide(text));
+      while (start && wide(`${start}…`) > width) start = start.slice(0, -1);
+      text = start && `${start}…`;
     }
     this.c.fillText(text, x, y);
   }
-  /** Half an ellipse over x1 and x2, `h` high, upwards from y. */
+  /** The upper half of an ellipse from x1 to x2, with its base at y and height `h`. */
   arc(x1, x2, y, h, stroke, width, alpha) {
     Object.assign(this.c, { strokeStyle: stroke, lineWidth: width, globalAlpha: alpha });
     this.c.beginPath();
@@ -120,11 +118,11 @@ export class CanvasPen {
 export class SvgPen {
   parts = [];
   #e(name, attributes, text) {
-    const inside = Object.entries(attributes).map(
+    const written = Object.entries(attributes).map(
       ([k, v]) => ` ${k}="${typeof v === "number" ? +v.toFixed(2) : xml(v)}"`,
     );
     this.parts.push(
-      `<${name}${inside.join("")}${text === undefined ? "/>" : `>${xml(text)}</${name}>`}`,
+      `<${name}${written.join("")}${text === undefined ? "/>" : `>${xml(text)}</${name}>`}`,
     );
   }
   rect(x, y, width, height, fill, alpha = 1) {
@@ -136,8 +134,8 @@ export class SvgPen {
     text,
     { fill, size = 12, align = "start", bold = false, mono = false, width = Infinity },
   ) {
-    const most = Math.floor(width / (size * 0.56));
-    if (text.length > most) text = most > 1 ? `${text.slice(0, most - 1)}…` : "";
+    const maxLength = Math.floor(width / (size * 0.56));
+    if (text.length > maxLength) text = maxLength > 1 ? `${text.slice(0, maxLength - 1)}…` : "";
     const anchor = { start: "start", center: "middle", end: "end" }[align];
     this.#e(
       "text",
@@ -176,14 +174,15 @@ const MONO = "ui-monospace, 'DejaVu Sans Mono', Menlo, monospace";
 const font = (size, bold, mono) => `${bold ? "600 " : ""}${size}px ${mono ? MONO : SANS}`;
 
 /**
- * Cells (row column) as a picture to be stretched: `at(row, column)` gives a place in the ramp, or -1 for none.
+ * Cells (row column) as a small picture that the pen stretches. `at(row, column)` is an index into `colors`, or -1 for a
+ * transparent cell.
  *
  * @param {number} columns
  * @param {number} rows
- * @param {Uint32Array} colours
+ * @param {Uint32Array} colors
  * @param {(row: number, column: number) => number} at
  */
-export function raster(columns, rows, colours, at) {
+export function raster(columns, rows, colors, at) {
   const canvas = Object.assign(document.createElement("canvas"), {
     width: columns || 1,
     height: rows || 1,
@@ -193,7 +192,7 @@ export function raster(columns, rows, colours, at) {
   for (let r = 0, i = 0; r < rows; r++)
     for (let c = 0; c < columns; c++, i++) {
       const level = at(r, c);
-      if (level >= 0) pixels[i] = colours[level > 255 ? 255 : level | 0];
+      if (level >= 0) pixels[i] = colors[level > 255 ? 255 : level | 0];
     }
   canvas.getContext("2d").putImageData(image, 0, 0);
   return canvas;

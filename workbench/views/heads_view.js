@@ -1,8 +1,9 @@
 // @ts-check
-// The heads of a layer: all as thumbnails, one large, what a token looks at, the sink beside it, the window's edge.
+// Attention heads: all heads of a layer as thumbnails, one head large with its sink and the edge of the sliding window, and the
+// keys that a token attends to.
 import { ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
-import { queryCache, list, menu, scale, squares } from "./plots.js";
+import { queryCache, list, menu, scale, pooledSquare } from "./plots.js";
 import { axisOf, pointed, ticks, veil } from "./token_axis.js";
 import { number } from "./token_index.js";
 import { frame } from "./view_frame.js";
@@ -15,17 +16,17 @@ register("heads", (ctx) => {
     { state } = bus,
     { n } = tokens,
     { arrays } = data;
-  const value = (level) => (level / 255) ** 2; // as Python made the levels
+  const value = (level) => (level / 255) ** 2; // levels are on a square-root scale (heads_view.py)
   const now = () => ({
     layer: state.layer < 0 ? data.layer : state.layer,
     head: state.head < 0 ? data.head : Math.min(data.heads - 1, state.head),
   });
-  let small, large; // the two plots: made last, asked for from the beginning
-  const store = queryCache(ctx.ask, (kind, { head = now().head }) => {
+  let small, large; // the two plots; queries may arrive before they exist
+  const store = queryCache(ctx.queryPython, (kind, { head = now().head }) => {
     kind === "layer" && small?.paint();
     head === now().head && large?.paint();
-    view.show();
-    ahead();
+    view.updateReadout();
+    prefetch();
   });
   store.put(
     "layer",
@@ -50,7 +51,7 @@ register("heads", (ctx) => {
       Math.max(120, Math.min(640, width - LEFT - 20 - (beside(width) ? 260 : 0))),
     );
   const layer = () => store.get("layer", { layer: now().layer });
-  /** The cells to draw from: exact ones of the window where there are, or of all tokens, or the thumbnail. */
+  /** The cells to draw: exact cells of the window if they have arrived, otherwise those of all tokens, otherwise the thumbnail. */
   const cells = (a) => {
     const one = now(),
       all = layer(),
@@ -63,9 +64,9 @@ register("heads", (ctx) => {
         start: a.from,
         factor: close.factor,
       };
-    const quick = data.quick && store.get("head", { ...one, from: 0, to: n, quick: 1 }); // what is fast, and then what is exact
-    const whole = (!data.quick || quick) && store.get("head", { ...one, from: 0, to: n }),
-      best = whole?.arrays ? whole : quick;
+    const quick = data.quick && store.get("head", { ...one, from: 0, to: n, quick: 1 }); // the preview first, then the exact cells
+    const exact = (!data.quick || quick) && store.get("head", { ...one, from: 0, to: n }),
+      best = exact?.arrays ? exact : quick;
     if (best?.arrays)
       return {
         cells: best.arrays.cells,
@@ -85,30 +86,30 @@ register("heads", (ctx) => {
       factor: all.factor,
     };
   };
-  /** The heads beside this one are asked for ahead of time, once this one is here. */
-  const ahead = () => {
+  /** Queries the previous and the next head as soon as the current head has arrived. */
+  const prefetch = () => {
     const { layer: l, head } = now(),
-      asked = (h) =>
+      query = (h) =>
         store.get("head", { layer: l, head: (h + data.heads) % data.heads, from: 0, to: n });
-    if (!data.quick && asked(head)?.arrays) {
-      asked(head + 1);
-      asked(head - 1);
+    if (!data.quick && query(head)?.arrays) {
+      query(head + 1);
+      query(head - 1);
     }
   };
-  const drawn = new WeakMap(); // by their cells: going back to a head draws what is there
+  const drawn = new WeakMap(); // cells -> picture: returning to a head does not compute it again
   const picture = (a, { cells: of, start, factor }) => {
     const key = [a.from, a.to, a.columns, theme.of.paper, start].join(),
       cached = drawn.get(of),
       m = a.columns;
-    if (cached?.key === key) return cached.made;
-    const levels = squares(a, of, start, factor),
-      made = raster(m, m, ramp(theme.of.low, theme.of.blue), (r, k) =>
+    if (cached?.key === key) return cached.image;
+    const levels = pooledSquare(a, of, start, factor),
+      image = raster(m, m, ramp(theme.of.low, theme.of.blue), (r, k) =>
         k > r ? -1 : levels[r * m + k],
       );
-    drawn.set(of, { key, made });
-    return made;
+    drawn.set(of, { key, image });
+    return image;
   };
-  const told = () => {
+  const layerText = () => {
     const { layer: l } = now(),
       all = layer();
     return (
@@ -119,53 +120,53 @@ register("heads", (ctx) => {
     );
   };
 
-  // What a token looks at: the exact row of a pinned one, or what the cells show.
-  const tops = (query, most) => {
-    const row = query === state.lock && store.get("row", { ...now(), query });
-    const seen = row?.arrays ? null : cells(axis()),
-      side = seen?.cells.shape[0];
-    if (!row?.arrays && seen?.factor !== 1) return [];
+  // The keys that a token attends to most: from the exact row if the token is pinned, otherwise from the cells.
+  const topKeys = (query, count) => {
+    const row = query === state.pin && store.get("row", { ...now(), query });
+    const coarse = row?.arrays ? null : cells(axis()),
+      side = coarse?.cells.shape[0];
+    if (!row?.arrays && coarse?.factor !== 1) return [];
     const at = row?.arrays
       ? (k) => row.arrays.row[k]
-      : (k) => value(seen.cells[(query - seen.start) * side + k - seen.start]);
-    const first = seen?.start ?? 0,
+      : (k) => value(coarse.cells[(query - coarse.start) * side + k - coarse.start]);
+    const first = coarse?.start ?? 0,
       keys = Array.from({ length: Math.max(0, query + 1 - first) }, (_, k) => k + first);
     const best = keys
-      .map((k) => [`${tokens.word(k)}  ${k}`, at(k)])
+      .map((k) => [`${tokens.oneLine(k)}  ${k}`, at(k)])
       .filter(([, v]) => v > 0)
       .sort((p, q) => q[1] - p[1])
-      .slice(0, most);
-    const sink = row?.arrays ? row.sink : seen.sinks?.[query - seen.start];
+      .slice(0, count);
+    const sink = row?.arrays ? row.sink : coarse.sinks?.[query - coarse.start];
     return [...best, ...(sink >= 0 ? [["sink", sink]] : [])];
   };
   const read = (i) => {
     const { layer: l, head } = now(),
-      about = i === state.lock && store.get("row", { ...now(), query: i })?.arrays ? "" : "≈ ";
+      approximate = i === state.pin && store.get("row", { ...now(), query: i })?.arrays ? "" : "≈ ";
     const lines = [
-      `layer ${l}, head ${head} looks most at: ${
-        tops(i, 5)
-          .map(([t, v]) => `${t} (${about}${number(v)})`)
-          .join(", ") || "pin the token to see"
+      `layer ${l}, head ${head} attends most to: ${
+        topKeys(i, 5)
+          .map(([t, v]) => `${t} (${approximate}${number(v)})`)
+          .join(", ") || "pin the token to list its keys"
       }`,
     ];
     if (state.key < 0 || i !== state.hover) return lines;
-    const seen = cells(axis()),
-      side = seen?.cells.shape[0],
-      place = (p) => Math.floor((p - seen.start) / seen.factor);
-    const level = seen && state.key <= i ? seen.cells[place(i) * side + place(state.key)] : 0;
+    const shown = cells(axis()),
+      side = shown?.cells.shape[0],
+      cellOf = (p) => Math.floor((p - shown.start) / shown.factor);
+    const level = shown && state.key <= i ? shown.cells[cellOf(i) * side + cellOf(state.key)] : 0;
     return [
-      `at “${tokens.word(state.key)}” ${state.key}: ${state.key > i ? "not yet generated" : `≈ ${number(value(level))}${seen?.factor > 1 ? `, the largest of ${seen.factor} × ${seen.factor} tokens` : ""}`}`,
+      `attention to “${tokens.oneLine(state.key)}” ${state.key}: ${state.key > i ? "masked, a later position" : `≈ ${number(value(level))}${shown?.factor > 1 ? `, the largest of ${shown.factor} × ${shown.factor} tokens` : ""}`}`,
       ...lines,
     ];
   };
-  const turn = (by) => bus.set({ head: (now().head + by + data.heads) % data.heads });
+  const changeHead = (by) => bus.set({ head: (now().head + by + data.heads) % data.heads });
   const view = frame(ctx, {
     label: "heads",
     read,
     args: () => `, layer=${now().layer}, head=${now().head}`,
     keys: ({ key }) => {
       if (key !== "[" && key !== "]") return false;
-      turn(key === "[" ? -1 : 1);
+      changeHead(key === "[" ? -1 : 1);
       return true;
     },
   });
@@ -184,7 +185,7 @@ register("heads", (ctx) => {
   const follow = () => {
     layers.value = now().layer;
     heads.value = now().head;
-    ahead();
+    prefetch();
   };
   bus.on(follow, ctx.signal);
 
@@ -201,11 +202,11 @@ register("heads", (ctx) => {
   const pictures = (all) => {
     const { thumbs } = all.arrays,
       side = thumbs.shape[1],
-      colours = ramp(theme.of.low, theme.of.blue);
+      colors = ramp(theme.of.low, theme.of.blue);
     if (all.paper !== theme.of.paper) all.pictures = null;
     all.paper = theme.of.paper;
     all.pictures ??= Array.from({ length: data.heads }, (_, h) =>
-      raster(side, side, colours, (r, c) => (c > r ? -1 : thumbs[(h * side + r) * side + c])),
+      raster(side, side, colors, (r, c) => (c > r ? -1 : thumbs[(h * side + r) * side + c])),
     );
     return all.pictures;
   };
@@ -220,7 +221,7 @@ register("heads", (ctx) => {
       pen.text(
         0,
         y0 + 12,
-        told() +
+        layerText() +
           (all?.factor > 1
             ? ` · downsampled (max): ${all.factor} × ${all.factor} tokens a cell`
             : ""),
@@ -245,8 +246,8 @@ register("heads", (ctx) => {
       const { side, at } = tile(width),
         [x, y] = at(now().head);
       return [
-        { x, y: y + side, w: side, h: 14, lock: true },
-        { x, y: y - 3, w: side, h: 2, lock: true },
+        { x, y: y + side, w: side, h: 14, pin: true },
+        { x, y: y - 3, w: side, h: 2, pin: true },
       ];
     },
   });
@@ -263,19 +264,19 @@ register("heads", (ctx) => {
   const down = (a, p) => TOP + a.x(p) - a.x0;
   large = view.plot({
     label: "one head",
-    on: ["layer", "head", "from", "to", "lock", "only"],
+    on: ["layer", "head", "from", "to", "pin", "only"],
     size: (width) => TOP + axis(width).width + 24 + (beside(width) ? 0 : 190),
     draw(pen, width, y0) {
       const c = theme.of,
         a = axis(width),
-        seen = cells(a),
+        shown = cells(a),
         { layer: l, head } = now(),
         side = a.width,
         m = a.columns,
         y = y0 + TOP,
         edge = data.window_of[l];
-      const rough = seen && (seen.factor > 1 || a.shared);
-      pen.text(LEFT, y0 + 22, `head ${head}, ${told()}`, {
+      const downsampled = shown && (shown.factor > 1 || a.shared);
+      pen.text(LEFT, y0 + 22, `head ${head}, ${layerText()}`, {
         fill: c.ink,
         bold: true,
         size: 12,
@@ -284,19 +285,19 @@ register("heads", (ctx) => {
       pen.text(
         LEFT,
         y0 + 38,
-        "query: rows, downwards; key: columns" +
-          (seen?.preview
-            ? ` · preview: every ${seen.factor}th query, largest of ${seen.factor} keys`
-            : rough
-              ? ` · downsampled (max): ${Math.max(seen.factor, Math.ceil((a.to - a.from) / m))} tokens a cell`
+        "rows: queries, from the top; columns: keys" +
+          (shown?.preview
+            ? ` · preview: every ${shown.factor}th query, largest of ${shown.factor} keys`
+            : downsampled
+              ? ` · downsampled (max): ${Math.max(shown.factor, Math.ceil((a.to - a.from) / m))} tokens a cell`
               : ""),
         { fill: c.soft, size: 11, width: width - LEFT },
       );
       pen.rect(LEFT - 1, y - 1, side + 2, side + 2, c.line);
       pen.rect(LEFT, y, side, side, c.paper);
-      if (seen) {
-        pen.image(LEFT, y, side, side, picture(a, seen));
-        if (seen.sinks)
+      if (shown) {
+        pen.image(LEFT, y, side, side, picture(a, shown));
+        if (shown.sinks)
           pen.image(
             LEFT + side + 5,
             y,
@@ -306,14 +307,14 @@ register("heads", (ctx) => {
               1,
               m,
               ramp(c.low, c.brown),
-              (r) => 255 * Math.max(...span(a, r, seen).map((i) => seen.sinks[i])),
+              (r) => 255 * Math.max(...span(a, r, shown).map((i) => shown.sinks[i])),
             ),
           );
         pen.text(LEFT + side + 10, y - 4, "sink", { fill: c.soft, size: 10, align: "center" });
       }
       if (edge)
         for (let d = 0; d < side; d += Math.max(2, a.cell)) {
-          const x = a.x(a.from) + d - edge * a.cell; // the last key that a row no longer sees
+          const x = a.x(a.from) + d - edge * a.cell; // the last key outside the window of this query
           if (x + a.cell > LEFT && x >= LEFT - a.cell)
             pen.rect(
               Math.max(LEFT, x + a.cell - 1),
@@ -324,7 +325,7 @@ register("heads", (ctx) => {
             );
         }
       if (edge)
-        pen.text(LEFT + side - 4, y + 14, `orange: edge of the window of ${edge}`, {
+        pen.text(LEFT + side - 4, y + 14, `orange: edge of the ${edge}-token window`, {
           fill: c.k5,
           size: 10.5,
           align: "end",
@@ -339,7 +340,7 @@ register("heads", (ctx) => {
         "1",
         "attention, √ scale",
       );
-      const mask = tokens.mask(state.only, state.lock);
+      const mask = tokens.mask(state.only, state.pin);
       veil(pen, a, mask, y, side, c);
       ticks(pen, a, y + side + 1, c);
       const step = Math.max(1, Math.ceil(13 / a.cell));
@@ -347,7 +348,7 @@ register("heads", (ctx) => {
         pen.text(
           LEFT - 6,
           y0 + down(a, p) + (step > 1 ? 9 : a.cell / 2 + 4),
-          step > 1 ? `${tokens.word(p)}  ${p}` : tokens.word(p),
+          step > 1 ? `${tokens.oneLine(p)}  ${p}` : tokens.oneLine(p),
           {
             fill: step > 1 ? c.soft : c.ink,
             size: Math.min(11, 10 + a.cell / 26),
@@ -356,22 +357,22 @@ register("heads", (ctx) => {
           },
         );
       const [x, top] = beside(width) ? [LEFT + side + 34, y0 + 22] : [LEFT, y + side + 36],
-        pinned = state.lock,
-        found = pinned >= 0 ? tops(pinned, 7) : [];
+        pinned = state.pin,
+        keys = pinned >= 0 ? topKeys(pinned, 7) : [];
       pen.text(
         x,
         top,
         pinned >= 0
-          ? `“${tokens.word(pinned)}” ${pinned} looks at`
-          : "click to pin a query: its top keys are here",
+          ? `“${tokens.oneLine(pinned)}” ${pinned} attends to`
+          : "click to pin a query and list its top keys",
         { fill: pinned >= 0 ? c.ink : c.soft, bold: pinned >= 0, size: 12, width: width - x },
       );
-      if (pinned >= 0 && !found.length)
+      if (pinned >= 0 && !keys.length)
         pen.text(
           x,
           top + 20,
           store.get("row", { ...now(), query: pinned })?.error
-            ? "its keys take Python: run the cell"
+            ? "its keys need Python: run the cell"
             : "…",
           { fill: c.soft, size: 11, width: width - x },
         );
@@ -381,7 +382,7 @@ register("heads", (ctx) => {
         x,
         top + 12,
         Math.min(226, width - x),
-        found.map(([text, v]) => [text, v, v]),
+        keys.map(([text, v]) => [text, v, v]),
       );
     },
     axis,
@@ -396,8 +397,8 @@ register("heads", (ctx) => {
         marks = [],
         size = Math.max(1, a.cell),
         inside = (p) => p >= a.from && p < a.to;
-      for (const { position: p, lock } of pointed(state))
-        if (inside(p)) marks.push({ x: LEFT, y: down(a, p), w: a.width + 16, h: size, lock });
+      for (const { position: p, pin } of pointed(state))
+        if (inside(p)) marks.push({ x: LEFT, y: down(a, p), w: a.width + 16, h: size, pin });
       const key = state.key >= 0 ? state.key : state.hover;
       if (inside(key)) marks.push({ x: a.x(key), y: TOP, w: size, h: a.width });
       return marks;
@@ -407,7 +408,7 @@ register("heads", (ctx) => {
 });
 
 /**
- * The rows of the cells that a row of the axis covers.
+ * The rows of `cells` that row `r` of the axis covers.
  *
  * @param {Axis} a
  * @param {number} r

@@ -1,4 +1,4 @@
-"""The heads of a layer: all as thumbnails, one large, and what each token looks at. Patterns come when asked for."""
+"""The attention heads of a layer: all as thumbnails, one large. Patterns are sent to the browser on demand."""
 
 import os
 from collections.abc import Mapping
@@ -12,15 +12,15 @@ from workbench.views import snapshot_html
 from workbench.views.payload import Payload
 from workbench.views.view import View
 
-QUICK = 4096  # tokens from which on a preview comes first
-CELLS = 1024  # of the large head, each way
-BYTES = 300_000  # of all thumbnails of a layer
-SIDE = 168  # of a thumbnail, at most, in cells and in pixels: a cell is never less than a pixel
-QUERIES = 256  # of a stretch that are held at a time
+PREVIEW_FROM = 4096  # tokens; for longer traces a preview is sent first
+CELLS = 1024  # of the large head, per side
+THUMBNAIL_BYTES = 300_000  # all thumbnails of a layer
+SIDE = 168  # of a thumbnail, at most, in cells and in pixels: a cell is never smaller than a pixel
+QUERY_CHUNK = 256  # queries of a zoomed range that are in memory at once
 
 
 class Heads(View):
-    """What `heads` gives."""
+    """The view that `heads` makes."""
 
     module = "heads_view"
     call = "wb.views.heads(trace"
@@ -28,7 +28,7 @@ class Heads(View):
     def __init__(self, trace: Trace, layer: int, head: int, **place: Any):
         super().__init__(trace, **place)
         self.layer, self.head = layer, head
-        self.quick = len(trace) > QUICK  # alive, a preview comes first
+        self.quick = len(trace) > PREVIEW_FROM
 
     def payload(self) -> Payload:
         config, n = self.trace.config, len(self.trace)
@@ -49,7 +49,7 @@ class Heads(View):
         return header, arrays | thumbs | cells
 
     def query(self, kind: str, request: Mapping[str, Any]) -> Payload:
-        """A "layer" (its thumbnails), a "head" (from:to, at most `CELLS` each way), or the exact "row" of a query."""
+        """Thumbnails of a "layer", cells of a "head" (from:to, pooled to `CELLS`), or the exact "row" of a query."""
         layer = int(request["layer"])
         if kind == "layer":
             return self._layer(layer)
@@ -66,30 +66,30 @@ class Heads(View):
     def snapshot(self) -> list[snapshot_html.Row]:
         view = patterns.view(self.trace, self.layer, [self.head], 320, sampled=self.quick)
         kind = self.trace.config["layer_types"][self.layer].replace("_", " ")
-        rough = f"; downsampled (max), {view.factor} × {view.factor} tokens a cell" if view.factor > 1 else ""
-        rough = f"; every {view.factor}th query, the largest of {view.factor} keys" if self.quick else rough
+        downsampled = f"; downsampled (max), {view.factor} × {view.factor} tokens a cell" if view.factor > 1 else ""
+        downsampled = f"; every {view.factor}th query, the largest of {view.factor} keys" if self.quick else downsampled
         label = f"layer {self.layer}, head {self.head}"
-        unit = f"{kind}; row: query, column: key{rough}"
+        unit = f"{kind}; row: query, column: key{downsampled}"
         scale = f"√ scale, 0 to 1; mean mass on the sink {view.sink[0]:.2f}"
         picture = snapshot_html.heat(np.sqrt(view.cells[0][::-1]), "max", 0.0, 1.0, height=len(view.cells[0]))
         return [snapshot_html.Row(label, unit, picture, scale=scale, height=snapshot_html.WIDTH)]
 
     def to_html(self, path: os.PathLike | str):
-        """As of every view; a page holds the exact picture, for nobody would send it later."""
+        """Write the view as one page, like `View.to_html`, with exact cells: a page cannot query them later."""
         exact = copy(self)
         exact.quick = False
         return View.to_html(exact, path)
 
     def _layer(self, layer: int) -> Payload:
         config = self.trace.config
-        size = max(16, int((BYTES / config["n_heads"]) ** 0.5))
+        size = max(16, int((THUMBNAIL_BYTES / config["n_heads"]) ** 0.5))
         view = patterns.view(self.trace, layer, size=min(size, SIDE))
         return {"factor": view.factor}, {"thumbs": _levels(view.cells), "means": view.sink.astype("f4")}
 
     def _head(self, layer: int, head: int, start: int, stop: int, quick: bool = False) -> Payload:
-        """Cells (query key) of the stretch start:stop, each the largest of factor x factor; sinks (query), likewise.
+        """Cells (query key) of the range start:stop, each the largest of factor x factor values, and sinks (query).
 
-        A `quick` one of all tokens looks at the last query of each cell only.
+        With `quick` and all tokens, only the last query of each cell is used.
         """
         trace, n = self.trace, len(self.trace)
         start, stop = max(0, start), min(stop, n)
@@ -100,7 +100,7 @@ class Heads(View):
             sinks = _sinks(trace, layer, head)
         else:
             cells, parts = np.zeros((len(edges), len(edges)), "f4"), []
-            step = factor * max(1, QUERIES // factor)
+            step = factor * max(1, QUERY_CHUNK // factor)
             for first in range(start, stop, step):
                 last = min(first + step, stop)
                 tile, sink = patterns.tile(trace, layer, [head], slice(first, last), slice(start, stop))
@@ -123,31 +123,39 @@ def heads(
     window: tuple[int, int] | None = None,
     selected: int | None = None,
 ) -> Heads:
-    """The attention heads of a layer as thumbnails, and one of them large: rows are queries, columns keys.
+    """A view of the attention heads of a layer: thumbnails, and one head large (rows: queries, columns: keys).
 
-    Beside the large head: what it gives to its sink, query by query; the edge of a sliding layer's window; and the keys
-    that the pinned query attends to most. Arrow keys go through the layers, `[` and `]` through the heads. The shade is
-    the square root of the attention, so that a tenth can be told from nothing. Where several tokens share a cell it is
-    the largest of theirs, and the view says "downsampled (max)"; zoomed in, it is exact. A page holds this layer's
-    thumbnails and this head; the others take Python. The layer is the first whose patterns are there, unless given.
+    Beside the large head are the attention to its sink (query), the edge of a sliding layer's window, and the keys that
+    the pinned query attends to most. Arrow keys change the layer, `[` and `]` the head. The shade is the square root of
+    the attention, so that 0.1 is distinguishable from 0. A cell shared by several tokens shows the largest of their
+    values, labeled "downsampled (max)"; zoomed in, it is exact. A saved page contains the thumbnails of this layer and
+    this head; the others need Python.
+
+    Args:
+        trace: a trace with patterns, or with queries and keys.
+        layer: the layer shown first; without it, the first layer whose patterns were recorded.
+        head: the head shown large.
+        window: the positions (first, stop) shown first.
+        selected: the pinned position.
+
+    Raises:
+        NotRecorded: the trace has neither the patterns of that layer nor its queries and keys.
+        SelectionError: the model has no such layer or head.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> wb.views.heads(trace, layer=1, head=2)
     <heads of pocket: 51 tokens>
-
-    Raises NotRecorded if the trace holds neither that layer's patterns nor queries and keys, SelectionError if the
-    model has no such layer or head.
     """
     n_layers = trace.config["n_layers"]
     if layer is None:
-        there = [i for i in range(n_layers) if ("pattern", i) in trace or ("rot_q", i) in trace]
-        layer = there[0] if there else 0
+        recorded = [i for i in range(n_layers) if ("pattern", i) in trace or ("rot_q", i) in trace]
+        layer = recorded[0] if recorded else 0
     patterns.rows(trace, layer, [head], slice(0, 1))
     return Heads(trace, layer % n_layers, head % trace.config["n_heads"], window=window, selected=selected)
 
 
 def _levels(pattern: np.ndarray) -> np.ndarray:
-    """0 to 255, over the square root."""
+    """The square root of the attention as levels 0 to 255."""
     return np.sqrt(np.clip(pattern, 0, 1) * 65025.0).round().astype("u1")
 
 

@@ -1,5 +1,5 @@
 // @ts-check
-// Mounting: in Jupyter by a model, in a page by the block of data in it.
+// Mounting a view: in Jupyter from a widget model, in a saved page from its block of data.
 import { themed } from "./drawing.js";
 import { Tokens } from "./token_index.js";
 import { busOf, viewOf } from "./trace_bus.js";
@@ -7,7 +7,8 @@ import { busOf, viewOf } from "./trace_bus.js";
 const DRAW = {};
 
 /**
- * Names the function that draws a view: `draw(ctx)`, with ctx = { el, data, tokens, bus, signal, theme, ask }.
+ * Registers the function that draws a view: `draw(ctx)`, with ctx = { el, data, tokens, bus, signal, theme, queryPython }
+ * (ViewContext in tests/js/views.d.ts).
  *
  * @param {string} name
  * @param {(ctx: ViewContext) => void} draw
@@ -16,7 +17,7 @@ export const register = (name, draw) => {
   DRAW[name] = draw;
 };
 
-// Payloads: a header and arrays in one buffer, as workbench.views.payload packs them.
+// Payloads: a header and arrays in one buffer, packed by workbench.views.payload.
 
 const KINDS_OF = {
   f4: Float32Array,
@@ -51,55 +52,55 @@ export function unpack(bytes) {
 /**
  * @param {HTMLElement} el
  * @param {Uint8Array<ArrayBuffer>} bytes
- * @param {{ signal: AbortSignal, ask: Ask, model?: WidgetModel }} how
+ * @param {{ signal: AbortSignal, queryPython: QueryPython, model?: WidgetModel }} how
  */
-async function mount(el, bytes, { signal, ask, model }) {
+async function mount(el, bytes, { signal, queryPython, model }) {
   const data = unpack(bytes),
     tokens = new Tokens(data),
     [from, to] = data.window ?? [0, -1],
     { layer = -1, head = -1 } = { ...data, ...data.selected };
   const bus = viewOf(busOf(data.trace), { from, to, layer, head }, signal),
-    { state } = bus; // as the code says
+    { state } = bus; // a view starts with the window, layer and head of its Python call
   el.replaceChildren();
   el.classList.add("wb");
   const theme = themed(el, signal),
     selected = model?.get("selected") ?? data.selected;
-  if (selected) bus.set({ lock: selected.pos });
+  if (selected) bus.set({ pin: selected.pos });
   model?.on("change:selected", () => {
     const { pos = -1, layer = state.layer, head = state.head } = model.get("selected") ?? {};
-    bus.set({ lock: pos, layer, head });
+    bus.set({ pin: pos, layer, head });
   });
   bus.on((_, keys) => {
-    if (!model || !["lock", "layer", "head"].some((key) => keys.has(key))) return;
-    const named = Object.entries({ pos: state.lock, layer: state.layer, head: state.head }).filter(
+    if (!model || !["pin", "layer", "head"].some((key) => keys.has(key))) return;
+    const named = Object.entries({ pos: state.pin, layer: state.layer, head: state.head }).filter(
       ([, v]) => v >= 0,
     );
     const selected = /** @type {Payload["selected"]} */ (
-      state.lock < 0 ? null : Object.fromEntries(named)
+      state.pin < 0 ? null : Object.fromEntries(named)
     );
     if (JSON.stringify(selected) === JSON.stringify(model.get("selected"))) return;
     model.set("selected", selected);
     model.save_changes();
   }, signal);
-  DRAW[data.view]({ el, data, tokens, bus, signal, theme, ask, alone: !model });
+  DRAW[data.view]({ el, data, tokens, bus, signal, theme, queryPython, standalone: !model });
   performance.mark("workbench:drawn");
 }
 
 /**
- * anywidget's render: the payload, and whatever a view asks for later, come as replies with one binary buffer.
+ * anywidget's `render`. The payload and the results of later queries are replies with one binary buffer each.
  *
  * @param {{ model: WidgetModel, el: HTMLElement, signal?: AbortSignal }} widget
  */
 export async function renderLive({ model, el, signal = new AbortController().signal }) {
   const waiting = new Map();
-  const heard = (message, buffers) => {
+  const onReply = (message, buffers) => {
     const [done, failed] = waiting.get(message.id) ?? [];
     waiting.delete(message.id);
     if (message.error) failed?.(new Error(message.error));
     else done?.(new Uint8Array(buffers[0].buffer, buffers[0].byteOffset, buffers[0].byteLength));
   };
-  model.on("msg:custom", heard);
-  signal.addEventListener("abort", () => model.off("msg:custom", heard));
+  model.on("msg:custom", onReply);
+  signal.addEventListener("abort", () => model.off("msg:custom", onReply));
   let sent = 0;
   const send = (kind, request = {}) =>
     new Promise((done, failed) => {
@@ -108,21 +109,21 @@ export async function renderLive({ model, el, signal = new AbortController().sig
       model.send({ id, kind, request });
     });
   const bytes = await send("open");
-  await alive(el, signal);
+  await markLive(el, signal);
   await mount(el, bytes, {
     signal,
     model,
-    ask: async (kind, request) => unpack(await send(kind, request)),
+    queryPython: async (kind, request) => unpack(await send(kind, request)),
   });
 }
 
 /**
- * Marks the output that holds a live view, by which the style beside the snapshot chooses (workbench/views/notebook.py).
+ * Marks the output that contains a live view. The style beside the snapshot depends on it (workbench/views/notebook.py).
  *
  * @param {HTMLElement} el
  * @param {AbortSignal} signal
  */
-async function alive(el, signal) {
+async function markLive(el, signal) {
   const output = () => el.closest(".jp-OutputArea-child");
   while (!output() && !el.isConnected && !signal.aborted) await new Promise(requestAnimationFrame);
   const { classList } = output() ?? el;
@@ -130,20 +131,22 @@ async function alive(el, signal) {
   signal.addEventListener("abort", () => classList.remove("wb-alive"));
 }
 
-/** A page without Python: the block of data is all there is. */
+/** Mounts the view of a saved page, which has no Python: its data is the block in the page. */
 export async function renderFrozen() {
   const text = atob(document.getElementById("data").textContent),
     packed = new Uint8Array(text.length);
   for (let i = 0; i < text.length; i++) packed[i] = text.charCodeAt(i);
-  const whole = await new Response(
+  const bytes = await new Response(
     new Blob([packed]).stream().pipeThrough(new DecompressionStream("deflate")),
   ).arrayBuffer();
-  const ask = async (kind) => {
-    throw new Error(`${kind} needs Python: this page holds what was drawn when it was saved`);
+  const queryPython = async (kind) => {
+    throw new Error(
+      `${kind} needs Python: a saved page contains only what it showed when it was saved`,
+    );
   };
-  await mount(document.getElementById("view"), new Uint8Array(whole), {
+  await mount(document.getElementById("view"), new Uint8Array(bytes), {
     signal: new AbortController().signal,
-    ask,
+    queryPython,
   });
   document.documentElement.classList.add("drawn");
 }

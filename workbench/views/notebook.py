@@ -1,10 +1,10 @@
-"""A view in Jupyter: two outputs, a snapshot that is saved and a widget that is alive; CSS chooses which one is seen.
+"""A view in Jupyter: two outputs, a snapshot that is saved and a live widget. CSS shows one of them.
 
-The widget's state is small and never needed: its numbers come as messages when it is drawn, so a notebook that is
-opened without a kernel, untrusted, or in another program shows the snapshot instead of an error.
+The widget's saved state is small and never needed, because its numbers arrive as messages when it is drawn. A notebook
+that is opened without a kernel, untrusted, or in another program therefore shows the snapshot instead of an error.
 
-Where there is room for one output only (a display handle, `Output.append_display_data`, another program that asks for a
-mime bundle) it is the snapshot.
+Where only one output is possible (a display handle, `Output.append_display_data`, another program that requests a mime
+bundle), it is the snapshot.
 """
 
 import sys
@@ -19,22 +19,24 @@ from workbench.views.snapshot_html import table
 if TYPE_CHECKING:
     from workbench.views.view import View
 
-# The snapshot goes when the live view beside it is drawn, which says so by .wb-alive (mount.js); until then, and where
-# it never is, the widget's output does. A :has that looked inside a live view would do so at every move of the mouse.
+# mount.js sets .wb-alive when the live view is drawn. From then on the snapshot is hidden; before that, and where it is
+# never drawn, the widget's output is hidden. The :has selectors look only at .wb-alive: a selector into the live view
+# would be evaluated at every move of the mouse.
 _CHOOSE = """<style>
 .jp-OutputArea-child:has(> * > [data-wb-still="{id}"]):has(+ .wb-alive) {{ display: none; }}
 .jp-OutputArea-child:has(> * > [data-wb-still="{id}"]) + .jp-OutputArea-child:not(.wb-alive) {{ display: none; }}
 </style>"""
 
 
-def show(view: "View") -> None:
-    """Display a view, in Jupyter; elsewhere, and where one output is asked for, NotImplementedError tells IPython to
-    take the mime bundle.
+def display_in_jupyter(view: "View") -> None:
+    """Display snapshot and widget in Jupyter.
+
+    Raises NotImplementedError elsewhere, and if only one output is possible: IPython then uses the mime bundle.
     """
     from IPython import get_ipython
     from IPython.display import display
 
-    if not hasattr(get_ipython(), "kernel") or _one_output_is_asked_for():
+    if not hasattr(get_ipython(), "kernel") or _one_output_requested():
         raise NotImplementedError
     live = widget(view)
     display({"text/html": snapshot(view, live is not None), "text/plain": repr(view)}, raw=True)
@@ -43,21 +45,21 @@ def show(view: "View") -> None:
         display({**data, "text/plain": "(the live view: run this cell)"}, metadata=metadata, raw=True)
 
 
-def snapshot(view: "View", living: bool = True) -> str:
-    """The view as HTML that needs no script; a mark that CSS finds it by."""
+def snapshot(view: "View", has_widget: bool = True) -> str:
+    """The view as HTML that needs no script, with a unique mark for the CSS above."""
     mark = uuid4().hex[:12]
-    note = "snapshot: run the cell for the live view" if living else "snapshot: pip install gpt-oss-workbench[lab]"
-    choose = _CHOOSE.format(id=mark) if living else ""
+    note = "snapshot: run the cell for the live view" if has_widget else "snapshot: pip install gpt-oss-workbench[lab]"
+    choose = _CHOOSE.format(id=mark) if has_widget else ""
     return choose + _snapshot_html(view, mark, note)
 
 
 def bundle(view: "View") -> dict[str, str]:
-    """The view as one output, by mime type: its snapshot, and its line for a terminal."""
-    found = sys.modules.get("IPython")
-    shell = found.get_ipython() if found else None
+    """The view as one output, by mime type: its snapshot as HTML, and its `repr` as text."""
+    ipython = sys.modules.get("IPython")
+    shell = ipython.get_ipython() if ipython else None
     if shell is not None and not hasattr(shell, "kernel"):  # a terminal shows no HTML
         return {"text/plain": repr(view)}
-    note = "snapshot: the view alone on the last line of a cell is live"
+    note = "snapshot: for the live view, put the view alone on the last line of a cell"
     return {"text/html": _snapshot_html(view, uuid4().hex[:12], note), "text/plain": repr(view)}
 
 
@@ -65,16 +67,17 @@ def _snapshot_html(view: "View", mark: str, note: str) -> str:
     return f'<div data-wb-still="{mark}">{table(view.snapshot())}<small>{html(repr(view))}, {note}</small></div>'
 
 
-def _one_output_is_asked_for() -> bool:
-    """Whether whoever asks IPython for the formats of a view wants them back, instead of having the view displayed.
+def _one_output_requested() -> bool:
+    """Whether the caller of IPython's formatter needs the formats of a view returned, instead of the view displayed.
 
-    IPython has one question for both, so its stack is looked at: the last line of a cell and a plain `display(view)`
-    have the view displayed; a display with an id, with some formats only, and all others who call `format` do not.
+    IPython calls the same method for both, so this inspects the call stack. The last line of a cell and a plain
+    `display(view)` display the view. A display with an id or with some formats only, and all other callers of `format`,
+    need the formats.
     """
     frame = sys._getframe(1)
     while frame and (frame.f_code.co_name, frame.f_globals.get("__name__")) != ("format", "IPython.core.formatters"):
         frame = frame.f_back
-    if frame is None or frame.f_back is None:  # called by itself
+    if frame is None or frame.f_back is None:  # not called by IPython
         return False
     caller = frame.f_back
     name, module = caller.f_code.co_name, str(caller.f_globals.get("__name__"))
@@ -84,25 +87,27 @@ def _one_output_is_asked_for() -> bool:
 
 
 def widget(view: "View") -> Any:
-    """The view's widget, made once; None without anywidget."""
+    """The view's widget, which is made once; None if anywidget is not installed."""
     with view._lock:
         if view._live is None:
             try:
-                made = _class()
+                widget_class = _class()
             except ImportError:
                 return None
-            live = made(_esm=script(view.module) + "export default { render: renderLive };\n", selected=view._selected)
-            live.on_msg(lambda _, message, buffers: live.send(*_answer(view, message)))
+            live = widget_class(
+                _esm=script(view.module) + "export default { render: renderLive };\n", selected=view._selected
+            )
+            live.on_msg(lambda _, message, buffers: live.send(*_reply(view, message)))
             view._live = live
         return view._live
 
 
-def _answer(view: "View", message: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
-    """Runs on Jupyter's own thread while cells run: reads what cannot change, and never raises."""
+def _reply(view: "View", message: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+    """Header and buffers that answer a message. Runs on Jupyter's own thread while cells run, and never raises."""
     number = message.get("id")
     try:
         return {"id": number}, [view.reply(str(message["kind"]), message.get("request") or {})]
-    except Exception as error:  # the reader sees it where the view would be
+    except Exception as error:  # the browser shows it in place of the view
         return {"id": number, "error": f"{type(error).__name__}: {error}"}, []
 
 

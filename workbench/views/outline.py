@@ -1,4 +1,4 @@
-"""Messages and steps of a trace as the views show them: in order, within the text, each with its color."""
+"""Messages and steps of a trace for the views: in order, clipped to the trace, each with its color."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
@@ -11,11 +11,11 @@ from workbench.traces.spans import Span
 from workbench.traces.steps import KINDS, Step, steps
 from workbench.views.snapshot_html import Row, cut, ribbon
 
-# A kind of step and a channel have the same colour in every view: .k0 to .k8 in views.css.
-KIND_COLOURS = {kind: place for place, kind in enumerate(kind for kind in KINDS if kind != "unknown")}
+# Each kind of step and each channel has the same color in every view: .k0 to .k8 in views.css.
+KIND_COLORS = {kind: place for place, kind in enumerate(kind for kind in KINDS if kind != "unknown")}
 _CHANNELS = {"analysis": 6, "commentary": 3, "final": 2}
 _ROLES = {"user": 4, "tool": 1, "assistant": 3}
-GREY = 8
+GRAY = 8
 
 
 class _Text(NamedTuple):
@@ -23,19 +23,19 @@ class _Text(NamedTuple):
     spans: tuple[Span, ...]
 
 
-@lru_cache(maxsize=8)  # of traces that are shown one beside another: every view of one needs them
+@lru_cache(maxsize=8)  # traces; every view of a trace needs its steps
 def _steps(text: _Text) -> list[Step]:
     return steps(text)
 
 
 def parts(trace: Trace) -> list[Step]:
-    """The steps that lie within the trace."""
-    found = _steps(_Text(tuple(trace.str_tokens), tuple(trace.spans)))
-    return [step for step in found if 0 <= step.start < step.stop <= len(trace)]
+    """The steps that are within the trace."""
+    all_steps = _steps(_Text(tuple(trace.str_tokens), tuple(trace.spans)))
+    return [step for step in all_steps if 0 <= step.start < step.stop <= len(trace)]
 
 
 def messages(spans: Sequence[Span], n: int) -> Iterator[Span]:
-    """The spans in order, within 0:n; positions that none of them covers, as unparsed ones."""
+    """The spans in order, clipped to 0:n. Positions outside all spans become spans with the role "unparsed"."""
     at = 0
     for span in sorted(spans, key=lambda s: s.start):
         begin, stop = max(span.start, at), min(span.stop, n)
@@ -52,7 +52,7 @@ def messages(spans: Sequence[Span], n: int) -> Iterator[Span]:
 
 
 def message_header(span: Span) -> dict[str, Any]:
-    """A message as the browser reads it."""
+    """A message as a dict for the browser."""
     who, channel = visible(span.author or span.role), visible(span.channel or "")
     return {
         "start": span.start,
@@ -64,25 +64,25 @@ def message_header(span: Span) -> dict[str, Any]:
         "name": channel or who,
         "to": visible(span.recipient or ""),
         "complete": span.complete,
-        "colour": colour_of(span),
+        "color": color_of(span),
     }
 
 
-def colour_of(span: Span) -> int:
-    """Which of the palette's colours a message has."""
-    return _CHANNELS.get(span.channel or "", _ROLES.get(span.role, GREY))
+def color_of(span: Span) -> int:
+    """The index of a message's color in the palette."""
+    return _CHANNELS.get(span.channel or "", _ROLES.get(span.role, GRAY))
 
 
 def message_ribbon(trace: Trace) -> Row:
-    """The messages as a row of a snapshot: one band, each stretch in its color."""
-    stretches = [(span.start, span.stop, colour_of(span)) for span in messages(trace.spans, len(trace))]
-    return Row("messages", png=ribbon(len(trace), stretches), height=10)
+    """The messages as a row of a snapshot: one band, each message in its color."""
+    bands = [(span.start, span.stop, color_of(span)) for span in messages(trace.spans, len(trace))]
+    return Row("messages", png=ribbon(len(trace), bands), height=10)
 
 
-def message_texts(trace: Trace, most: int) -> list[Row]:
-    """The text of each message as a row of a snapshot, at most `most` characters of it."""
+def message_texts(trace: Trace, max_length: int) -> list[Row]:
+    """The text of each message as a row of a snapshot, cut to `max_length` characters."""
     rows = []
     for span in messages(trace.spans, len(trace)):
         text = visible("".join(trace.str_tokens[span.content]), "↵ ")
-        rows.append(Row(visible(span.channel or span.author or span.role), text=cut(text, most)))
+        rows.append(Row(visible(span.channel or span.author or span.role), text=cut(text, max_length)))
     return rows

@@ -1,8 +1,8 @@
-"""A view as one HTML page: who ran, whether it can be trusted, the view itself, and what was recorded.
+"""A view as one HTML page: the model, the verification, the view itself, and what was recorded.
 
-The page needs no network, no server and no Python. Its content policy allows one style and one script, by hash, and
-nothing else: should text of a model ever become markup, it could neither run nor load anything. Without script it
-still says all that was said. All text that a model or a file chose goes through `workbench.text`.
+The page needs no network, no server and no Python. Its content security policy allows one style and one script, by
+hash, and nothing else: if model text ever became markup, it could neither run nor load anything. Without scripts the
+page still shows the whole transcript. All text that comes from a model or a file goes through `workbench.text`.
 """
 
 import os
@@ -18,7 +18,7 @@ from workbench.paths import expanded
 from workbench.text import html, number_text, size_text
 from workbench.traces import Trace
 from workbench.traces.spans import Span
-from workbench.views.outline import colour_of, messages
+from workbench.views.outline import color_of, messages
 from workbench.views.script import HERE, script, style
 from workbench.views.snapshot_html import table
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 def page(view: "View") -> str:
-    """The page as a string: a complete HTML document of one file, the same for the same view.
+    """The page as a string: a complete, self-contained HTML document. The same view always gives the same page.
 
     >>> text = page(wb.views.score_sheet(trace))
     >>> "https:" in text, text.count("<script")
@@ -49,14 +49,14 @@ def page(view: "View") -> str:
         '<meta name="color-scheme" content="light dark">\n'
         f"<title>{_question(trace)} · {html(trace.manifest.model['name'])}</title>\n"
         f"<style>{css}</style>\n</head>\n<body>\n{_header(trace)}\n<main>\n"
-        f'<div id="view"></div>\n<div id="still">{_transcript(trace)}{rows}</div>\n{_details(trace)}\n</main>\n'
+        f'<div id="view"></div>\n<div id="snapshot">{_transcript(trace)}{rows}</div>\n{_details(trace)}\n</main>\n'
         f'<script type="application/octet-stream" id="data">{data}</script>\n<script type="module">{js}</script>\n'
         "</body>\n</html>\n"
     )
 
 
 def save_page(view: "View", path: os.PathLike | str) -> Path:
-    """Writes `page(view)` to `path`, in place of what was there, whole or not at all; gives the path."""
+    """Write `page(view)` to `path` and return the path. An existing file is replaced atomically."""
     path = expanded(path)
     text = page(view)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -64,11 +64,11 @@ def save_page(view: "View", path: os.PathLike | str) -> Path:
 
 
 def _digest(text: str) -> str:
-    """As a browser computes it: over what stands between the tags."""
+    """The hash of a style or script for the policy: over the text between the tags, as a browser computes it."""
     return "sha256-" + b64encode(sha256(text.encode()).digest()).decode()
 
 
-# What was said, for a browser without script.
+# The transcript, for a browser without script.
 
 
 def _transcript(trace: Trace) -> str:
@@ -76,27 +76,27 @@ def _transcript(trace: Trace) -> str:
 
 
 def _article(trace: Trace, message: Span) -> str:
-    pieces = trace.str_tokens
-    head, said, tail = (
-        html("".join(pieces[a:b]), newline="\n")
+    header, content, end = (
+        html("".join(trace.str_tokens[a:b]), newline="\n")
         for a, b in (
             (message.start, message.content_start),
             (message.content_start, message.content_stop),
             (message.content_stop, message.stop),
         )
     )
-    words = [html(message.author or message.role)]
-    words += [f"<b>{html(message.channel)}</b>"] if message.channel else []
-    words += [f"<small>to {html(message.recipient)}</small>"] if message.recipient else []
+    title = [html(message.author or message.role)]
+    title += [f"<b>{html(message.channel)}</b>"] if message.channel else []
+    title += [f"<small>to {html(message.recipient)}</small>"] if message.recipient else []
     cut = "" if message.complete else '<p class="cut">the run ended inside this message</p>'
     empty = '<span class="quiet">(empty)</span>' if message.content_start == message.content_stop else ""
     return (
-        f'<article class="m{colour_of(message)}"><h3>{" ".join(words)}</h3><div class="said">'
-        f'<span class="frame">{head}</span><p>{said or empty}</p><span class="frame">{tail}</span>{cut}</div></article>'
+        f'<article class="m{color_of(message)}"><h3>{" ".join(title)}</h3><div class="content">'
+        f'<span class="frame">{header}</span><p>{content or empty}</p><span class="frame">{end}</span>{cut}'
+        "</div></article>"
     )
 
 
-# The head of the page.
+# The header of the page.
 
 
 def _header(trace: Trace) -> str:
@@ -114,15 +114,15 @@ def _header(trace: Trace) -> str:
         trust = f'<a href="#trust" class="trust fails">✗ {len(checked) - holds} of {len(checked)} identities fail</a>'
     notes = [trust]
     notes += ['<span class="trust fails">partial: the run was stopped</span>'] if m.status == "partial" else []
-    notes += [f'<span class="trust edit">{_count(len(m.edits), "edit")} in force</span>'] if m.edits else []
+    notes += [f'<span class="trust edit">{_count(len(m.edits), "edit")} active</span>'] if m.edits else []
     size = sum(info.nbytes for info in m.tensors.values())
-    how, _, weights = m.model["weights_digest"].rpartition(":")
-    read = "sha256 of samples" if how == "sampled-sha256" else "sha256"
+    method, _, digest = m.model["weights_digest"].rpartition(":")
+    hash_text = "sha256 of samples" if method == "sampled-sha256" else "sha256"
     facts = [
         ("tokens", f"{len(trace):,}", f"{m.prompt_length:,} prompt, {generated:,} generated"),
         ("layers", f"{m.model['config']['n_layers']}", html(m.model["format"])),
         ("recorded", size_text(size), f"in {_count(len(m.tensors), 'array')}"),
-        ("weights", f"<code>{html(weights[:12])}</code>", f"{read}, first 12"),
+        ("weights", f"<code>{html(digest[:12])}</code>", f"{hash_text}, first 12"),
         ("trace", f"<code>{m.id[:12]}</code>", html(m.created[:19].replace("T", " "))),
     ]
     cells = "".join(f"<div><dt>{label}</dt><dd>{value}<small>{more}</small></dd></div>" for label, value, more in facts)
@@ -133,9 +133,9 @@ def _header(trace: Trace) -> str:
 
 
 def _question(trace: Trace) -> str:
-    """What was asked last, or else the name of the model: the title of the page."""
-    asked = [span for span in trace.spans if span.role == "user" and span.content_start < span.content_stop]
-    text = "".join(trace.str_tokens[asked[-1].content]).strip() if asked else ""
+    """The title of the page: the last user message, or the name of the model without one."""
+    user_spans = [span for span in trace.spans if span.role == "user" and span.content_start < span.content_stop]
+    text = "".join(trace.str_tokens[user_spans[-1].content]).strip() if user_spans else ""
     return html(text[:160] + ("…" if len(text) > 160 else "") if text else trace.manifest.model["name"], newline=" ")
 
 
@@ -149,20 +149,20 @@ def _details(trace: Trace) -> str:
         for line in m.verification
     )
     table = (
-        '<table><thead><tr><th></th><th>identity</th><th class="number">worst error</th>'
+        '<table><thead><tr><th></th><th>identity</th><th class="number">maximum error</th>'
         f'<th class="number">tolerance</th><th></th></tr></thead><tbody>{rows}</tbody></table>'
         if rows
-        else '<p class="quiet">Nothing was checked when this trace was recorded.</p>'
+        else '<p class="quiet">No identity was checked when this trace was recorded.</p>'
     )
     parts = [
         '<section class="trusted" id="trust"><h2>Can these numbers be trusted?</h2>'
-        '<p class="quiet">What must hold in every run of gpt-oss, checked on this one. Errors are relative to the '
-        f"largest value compared.</p>{table}</section>"
+        '<p class="quiet">Identities that hold in every run of gpt-oss, checked on this one. Errors are relative to '
+        f"the largest value compared.</p>{table}</section>"
     ]
     if m.edits:
         parts.append(_section("Edits", "".join(_table(edit) for edit in m.edits)))
     generation = m.generation and {k: "—" if v is None else v for k, v in m.generation.items()}
-    parts.append(_section("Generation", _table(generation or {"": "none: the text was only read"})))
+    parts.append(_section("Generation", _table(generation or {"": "none: prefill only"})))
     parts.append(_section("Numerics", _table(m.numerics)))
     if m.replayed_routing:
         different, compared = m.replayed_routing["different"], m.replayed_routing["compared"]
@@ -199,18 +199,18 @@ def _list(lines: list[str]) -> str:
 
 
 def _arrays(trace: Trace) -> str:
-    """One line for all layers of a hook point."""
+    """A table of the recorded arrays, with one row for all layers of a hook point."""
     tensors, lines = trace.manifest.tensors, {}
     for name in trace.names():
         info = tensors[name]
-        word = ".".join("*" if part.isdigit() else part for part in name.split("."))
+        hook = ".".join("*" if part.isdigit() else part for part in name.split("."))
         shape = " ".join(f"{axis} {size:,}" for axis, size in zip(info.axes, info.shape, strict=True))
-        lines.setdefault((word, shape, info.dtype, info.source), []).append(info.nbytes)
+        lines.setdefault((hook, shape, info.dtype, info.source), []).append(info.nbytes)
     rows = "".join(
-        f'<tr><td><code>{html(word)}</code></td><td class="number">{f"{len(sizes)} ×" if len(sizes) > 1 else ""}</td>'
+        f'<tr><td><code>{html(hook)}</code></td><td class="number">{f"{len(sizes)} ×" if len(sizes) > 1 else ""}</td>'
         f"<td>{html(shape)}</td><td>{html(dtype)}</td><td>{source}</td>"
         f'<td class="number">{size_text(sum(sizes))}</td></tr>'
-        for (word, shape, dtype, source), sizes in lines.items()
+        for (hook, shape, dtype, source), sizes in lines.items()
     )
     return f"<table><tbody>{rows}</tbody></table>" if rows else '<p class="quiet">No arrays.</p>'
 
@@ -219,9 +219,9 @@ def _number(value: float | None) -> str:
     return "–" if value is None else number_text(value, 3)
 
 
-def _count(n: int, what: str) -> str:
-    many = what[:-1] + "ies" if what.endswith("ty") else what + "s"
-    return f"{n:,} {what if n == 1 else many}"
+def _count(n: int, noun: str) -> str:
+    plural = noun[:-1] + "ies" if noun.endswith("ty") else noun + "s"
+    return f"{n:,} {noun if n == 1 else plural}"
 
 
 def _plain(value: Any) -> str:

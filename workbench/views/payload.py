@@ -1,7 +1,8 @@
-"""What Python sends to a view: a header of plain values and named arrays, packed into one buffer.
+"""The data that Python sends to a view: a header of plain values and named arrays, packed into one buffer.
 
-The buffer is: the length of the header as a 32-bit number, four bytes of nothing, the header as ASCII JSON, and the
-arrays; header and arrays are filled up to multiples of 8. Numbers are little-endian. `mount.js` reads it uncopied.
+The buffer consists of the length of the header as a 32-bit number, four zero bytes, the header as ASCII JSON, and the
+arrays. Header and arrays are padded to multiples of 8 bytes. Numbers are little-endian. `mount.js` reads it without a
+copy.
 """
 
 import json
@@ -14,17 +15,17 @@ import numpy as np
 
 from workbench.errors import ArgumentTypeError
 
-KINDS = ("f4", "f8", "i4", "u1", "u2", "u4")  # what a typed array of JavaScript can be
+KINDS = ("f4", "f8", "i4", "u1", "u2", "u4")  # dtypes that JavaScript has a typed array for
 Payload = tuple[dict[str, Any], dict[str, np.ndarray]]
 
 
 def packed(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes:
-    """The header and the arrays in one buffer; the header must not have "arrays", which says where they are.
+    """The header and the arrays in one buffer. The header key "arrays" is reserved: it holds their offsets.
 
     >>> unpacked(packed({"view": "made"}, {"lane": np.arange(3, dtype="f4")}))
     ({'view': 'made'}, {'lane': array([0., 1., 2.], dtype=float32)})
 
-    Raises ArgumentTypeError for an array of another dtype than `KINDS`, ValueError for a header that is no JSON.
+    Raises ArgumentTypeError for a dtype outside `KINDS`, ValueError for a header that JSON cannot represent.
     """
     table, parts, size = {}, [], 0
     for name, array in arrays.items():
@@ -32,14 +33,14 @@ def packed(header: Mapping[str, Any], arrays: Mapping[str, np.ndarray]) -> bytes
         if kind not in KINDS:
             raise ArgumentTypeError(f"{name!r} must have one of the dtypes {', '.join(KINDS)}, got {array.dtype}.")
         table[name] = [kind, list(array.shape), size]
-        parts.append(_filled(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()))
+        parts.append(_padded(np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()))
         size += len(parts[-1])
     text = json.dumps(dict(header) | {"arrays": table}, allow_nan=False, separators=(",", ":")).encode("ascii")
-    return struct.pack("<II", len(text), 0) + _filled(text) + b"".join(parts)
+    return struct.pack("<II", len(text), 0) + _padded(text) + b"".join(parts)
 
 
 def unpacked(data: bytes) -> Payload:
-    """What `packed` was given."""
+    """The header and the arrays of a buffer made by `packed`."""
     size, _ = struct.unpack_from("<II", data)
     header = json.loads(data[8 : 8 + size])
     begin = 8 + size + -size % 8
@@ -50,5 +51,5 @@ def unpacked(data: bytes) -> Payload:
     return header, arrays
 
 
-def _filled(data: bytes) -> bytes:
+def _padded(data: bytes) -> bytes:
     return data + bytes(-len(data) % 8)

@@ -1,12 +1,12 @@
 // @ts-check
-// What the views of layers, heads and steps share: choices in the bar, cached queries, squares, scales, bars.
+// Parts that several views share: menus in the bar, cached queries, strips, matrices, color scales, bars.
 import { raster } from "./drawing.js";
 import { axisOf, pointed, ticks, veil } from "./token_axis.js";
 import { number } from "./token_index.js";
 import { make } from "./view_frame.js";
 
 /**
- * A menu in the bar of a view: [value, text] pairs; `f` hears of a choice.
+ * A menu in the bar of a view, from pairs [value, text]; `f(value)` is called when the reader chooses.
  *
  * @param {View} view
  * @param {string} label
@@ -22,12 +22,12 @@ export function menu(view, label, pairs, f) {
 }
 
 /**
- * Results of queries to Python: `get(kind, request)` asks once and gives null until the result is there.
+ * Results of queries to Python. `get(kind, request)` sends each query once and is null until its result has arrived.
  *
- * @param {Ask} ask
+ * @param {QueryPython} queryPython
  * @param {(kind: string, request: Record<string, any>) => void} arrived
  */
-export function queryCache(ask, arrived, limit = 64) {
+export function queryCache(queryPython, arrived, limit = 64) {
   const results = new Map(),
     name = (kind, request) => kind + JSON.stringify(request);
   const store = (key, result) => {
@@ -44,7 +44,7 @@ export function queryCache(ask, arrived, limit = 64) {
         };
       if (!results.has(key)) {
         store(key, null);
-        ask(kind, request).then(done, (error) => done({ error: error.message }));
+        queryPython(kind, request).then(done, (error) => done({ error: error.message }));
       }
       return results.get(key);
     },
@@ -52,22 +52,23 @@ export function queryCache(ask, arrived, limit = 64) {
 }
 
 /**
- * Levels of a square of cells, `factor` tokens each from token `start` on, as the largest in each cell of the axis.
+ * A causal square (query key) over the columns of the axis, each cell the largest level of its tokens. A cell of `cells`
+ * covers `factor` x `factor` tokens, from token `start` on.
  *
  * @param {Axis} axis
  * @param {Numbers} cells
  * @param {number} start
  * @param {number} factor
  */
-export function squares(axis, cells, start, factor) {
+export function pooledSquare(axis, cells, start, factor) {
   const [side] = cells.shape,
     m = axis.columns,
     place = (p) => Math.max(0, Math.min(side - 1, Math.floor((p - start) / factor)));
   const ends = Int32Array.from({ length: 2 * m }, (_, i) =>
     place(axis.column(i >> 1)[i & 1] - (i & 1)),
-  ); // first and last cell of each
+  ); // first and last cell of each column
   const rows = new Uint8Array(m * side),
-    found = new Uint8Array(m * m); // first over queries, then over keys
+    square = new Uint8Array(m * m); // the maximum over queries first, then over keys
   for (let r = 0; r < m; r++)
     for (let i = ends[2 * r]; i <= ends[2 * r + 1]; i++)
       for (let j = 0, at = r * side, from = i * side; j < side; j++, at++, from++)
@@ -77,30 +78,30 @@ export function squares(axis, cells, start, factor) {
       let best = 0;
       for (let j = r * side + ends[2 * c], last = r * side + ends[2 * c + 1]; j <= last; j++)
         if (rows[j] > best) best = rows[j];
-      found[r * m + c] = best;
+      square[r * m + c] = best;
     }
-  return found;
+  return square;
 }
 
 /**
- * What the colours mean: a strip with its two ends.
+ * A color scale: a strip with the values at its two ends.
  *
  * @param {Pen} pen
- * @param {Colours} c
+ * @param {Colors} c
  * @param {number} x
  * @param {number} y
- * @param {Uint32Array} colours
+ * @param {Uint32Array} colors
  * @param {string} low
  * @param {string} high
  * @param {string} label
  */
-export function scale(pen, c, x, y, colours, low, high, label) {
+export function scale(pen, c, x, y, colors, low, high, label) {
   pen.image(
     x,
     y,
     60,
     7,
-    raster(60, 1, colours, (_, k) => (k / 59) * 255),
+    raster(60, 1, colors, (_, k) => (k / 59) * 255),
   );
   pen.text(x, y + 19, low, { fill: c.soft, size: 10 });
   pen.text(x + 60, y + 19, high, { fill: c.soft, size: 10, align: "end" });
@@ -111,7 +112,7 @@ export function scale(pen, c, x, y, colours, low, high, label) {
  * Rows of [text, share of the width, number]: a bar behind each text.
  *
  * @param {Pen} pen
- * @param {Colours} c
+ * @param {Colors} c
  * @param {number} x
  * @param {number} y
  * @param {number} width
@@ -126,14 +127,15 @@ export function list(pen, c, x, y, width, rows) {
 }
 
 /**
- * How far from the left the token axis begins: names of rows stand there.
+ * Pixels between the left edge and the token axis: the place for row names.
  *
  * @param {number} width
  */
 export const gutter = (width) => (width < 560 ? 64 : 150);
 
 /**
- * A plot over the token axis, with its title, marks and positions. `draw(pen, axis, y, height)`; `row(y)` gives the layer.
+ * A plot over the token axis, with title, marks and positions. `draw(pen, axis, y, height)` draws it; `row(y)` is the layer
+ * at a height, or -1.
  *
  * @param {View} view
  * @param {ViewContext} ctx
@@ -152,7 +154,7 @@ export function strip(
   const plot = view.plot({
     label,
     axis,
-    on: ["from", "to", "only", "lock", ...on],
+    on: ["from", "to", "only", "pin", ...on],
     size: (width) => top + size(width) + 22,
     draw(pen, width, y0) {
       const a = axis(width),
@@ -165,7 +167,7 @@ export function strip(
         width,
       });
       draw(pen, a, y0 + top, h);
-      veil(pen, a, tokens.mask(state.only, state.lock), y0 + top, h, c);
+      veil(pen, a, tokens.mask(state.only, state.pin), y0 + top, h, c);
       ticks(pen, a, y0 + top + h + 1, c);
     },
     hit(x, y) {
@@ -177,15 +179,17 @@ export function strip(
         h = size(width);
       return pointed(state)
         .filter(({ position: p }) => p >= a.from && p < a.to)
-        .map(({ position: p, lock }) => ({ x: a.x(p), y: top, w: Math.max(1, a.cell), h, lock }));
+        .map(({ position: p, pin }) => ({ x: a.x(p), y: top, w: Math.max(1, a.cell), h, pin }));
     },
   });
   return plot;
 }
 
 /**
- * A plot of named cells. `cells(width)` gives {title, rows, columns, at(r, c), low, high, colours, unit, note, height, widest}, with `side` for square
- * cells that together are no taller; `describe(r, c)` is said of a cell, `link(r, c)` what the bus hears while the mouse is on it, `pick(r, c)` what a click does, `pinned()` gives [row, column] or -1s.
+ * A plot of named cells. `cells(width)` gives {title, rows, columns, at(r, c), low, high, colors, unit, note, height,
+ * widest}; with `side` the cells are square and together at most that high. `describe(r, c)` is the text of a cell,
+ * `link(r, c)` the change of the bus while the mouse is on it, `pick(r, c)` is called by a click, and `pinned()` gives
+ * [row, column], -1 for none.
  *
  * @param {View} view
  * @param {ViewContext} ctx
@@ -256,7 +260,7 @@ export function matrix(
         width: width < 700 ? width : width - 250,
       });
       if (width >= 700)
-        scale(pen, c, width - 240, y0 + 4, m.colours, number(m.low), number(m.high), m.unit);
+        scale(pen, c, width - 240, y0 + 4, m.colors, number(m.low), number(m.high), m.unit);
       if (m.note)
         pen.text(0, y0 + 27, m.note, {
           fill: c.soft,
@@ -269,27 +273,27 @@ export function matrix(
         y,
         w * columns,
         h * rows,
-        raster(columns, rows, m.colours, (r, k) => {
+        raster(columns, rows, m.colors, (r, k) => {
           const v = m.at(r, k);
           return Number.isNaN(v) ? -1 : Math.max(0, Math.min(255, ((v - m.low) / span) * 255));
         }),
       );
-      const each = Math.ceil(11 / h),
-        some = Math.ceil((8 + 6.5 * Math.max(...m.columns.map((t) => String(t).length))) / w);
+      const rowStep = Math.ceil(11 / h), // so that the names do not overlap
+        columnStep = Math.ceil((8 + 6.5 * Math.max(...m.columns.map((t) => String(t).length))) / w);
       m.rows.forEach(
         (text, r) =>
-          r % each ||
+          r % rowStep ||
           pen.text(x0 - 6, y + (r + 0.5) * h + 4, text, {
-            fill: m.mine === r ? c.mark : c.ink,
+            fill: m.highlightedRow === r ? c.mark : c.ink,
             size: Math.min(11, Math.max(9, h)),
             align: "end",
-            bold: m.mine === r,
+            bold: m.highlightedRow === r,
             width: x0 - 8,
           }),
       );
       m.columns.forEach(
         (text, k) =>
-          k % some ||
+          k % columnStep ||
           pen.text(x0 + (k + 0.5) * w, y - 4, text, { fill: c.soft, size: 10, align: "center" }),
       );
     },
@@ -302,9 +306,9 @@ export function matrix(
         marks = [],
         [row, column] = pinned();
       if (row >= 0 && row < m.rows.length)
-        marks.push({ x: x0, y: top + row * h, w: w * m.columns.length, h, lock: true });
+        marks.push({ x: x0, y: top + row * h, w: w * m.columns.length, h, pin: true });
       if (column >= 0 && column < m.columns.length)
-        marks.push({ x: x0 + column * w, y: top, w, h: h * m.rows.length, lock: true });
+        marks.push({ x: x0 + column * w, y: top, w, h: h * m.rows.length, pin: true });
       if (over && over[0] < m.rows.length && over[1] < m.columns.length)
         marks.push({ x: x0 + over[1] * w, y: top + over[0] * h, w, h });
       return marks;
@@ -316,11 +320,11 @@ export function matrix(
   });
   view.on(plot.box, "click", (event) => {
     const r = plot.box.getBoundingClientRect(),
-      found = spot(event.clientX - r.left, event.clientY - r.top);
-    if (found) pick(...found);
+      cell = spot(event.clientX - r.left, event.clientY - r.top);
+    if (cell) pick(...cell);
   });
   bus.on(() => {
-    if (over) el.querySelector(".wb-said").textContent = describe(...over);
+    if (over) el.querySelector(".wb-readout").textContent = describe(...over);
   }, ctx.signal);
   return plot;
 }

@@ -1,5 +1,5 @@
 // @ts-check
-// Which experts run: tokens x layers x chosen experts, one layer's experts over the tokens, loads by layer, channel and step.
+// Routing: the chosen experts by layer and token, the weights of one layer's experts, and loads by layer, channel and step.
 import { mix, ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
 import { matrix, menu, strip } from "./plots.js";
@@ -14,7 +14,8 @@ register("routing", (ctx) => {
   const { experts, routed } = data,
     layers = routed.length,
     active = chosen.shape[2];
-  // Rows are the layers that have experts. Another view may show one that has none: then the last one before it stands here.
+  // Rows are the layers that have experts. A linked view may select a layer without experts: then the last such layer before it
+  // is shown.
   const place = (number) =>
       Math.max(
         0,
@@ -23,15 +24,15 @@ register("routing", (ctx) => {
     layer = () => place(state.layer < 0 ? data.layer : state.layer);
   const at = (l, i, k) => (l * n + i) * active + k,
     share = (place) => weights[place] / 65535;
-  let expert = -1; // the pinned one: where it runs, and nothing else, is coloured
-  const shown = (l, i) =>
+  let expert = -1; // the pinned expert: only the tokens at which it runs are colored
+  const chosenText = (l, i) =>
     Array.from(
       { length: active },
       (_, k) => `${chosen[at(l, i, k)]} (${number(share(at(l, i, k)))})`,
     ).join(", ");
   const read = (i) => {
     const l = state.row >= 0 ? place(state.row) : layer();
-    return [`layer ${routed[l]} ran the experts ${shown(l, i)}`];
+    return [`layer ${routed[l]} chose experts ${chosenText(l, i)}`];
   };
   const view = frame(ctx, { label: "routing", read, args: () => `, layer=${routed[layer()]}` });
   const layerMenu = menu(
@@ -50,9 +51,9 @@ register("routing", (ctx) => {
         (_, i) => /** @type {[number, string]} */ ([i, `expert ${i}`]),
       ),
     ],
-    (v) => keep(+v),
+    (v) => pinExpert(+v),
   );
-  const keep = (e) => {
+  const pinExpert = (e) => {
     expert = e;
     expertMenu.value = String(e);
     view.figures.forEach((f) => f.paint?.());
@@ -62,13 +63,13 @@ register("routing", (ctx) => {
   }, ctx.signal);
   layerMenu.value = routed[layer()];
 
-  // An expert's colour is the same in all layers, but its number means something in its own layer only.
+  // An expert's number means nothing outside its layer, although the same number has the same color in every layer.
   let table = new Uint32Array(),
-    made = "";
-  const colours = () => {
+    tablePaper = ""; // the theme that the table is for
+  const colors = () => {
     const c = theme.of,
-      all = ramp(c.low, c.blue);
-    if (made !== c.paper)
+      unpinned = ramp(c.low, c.blue)[0];
+    if (tablePaper !== c.paper)
       table = Uint32Array.from(
         { length: experts },
         (_, e) =>
@@ -78,34 +79,34 @@ register("routing", (ctx) => {
             ),
           )[0],
       );
-    made = c.paper;
-    return expert < 0 ? table : table.map((colour, e) => (e === expert ? colour : all[0]));
+    tablePaper = c.paper;
+    return expert < 0 ? table : table.map((color, e) => (e === expert ? color : unpinned));
   };
   const best = (a, column, weight) => {
-    let [found, most] = [-1, 0];
+    let [position, highest] = [-1, 0];
     for (let [i, b] = a.column(column); i < b; i++)
-      if (weight(i) > most) {
-        found = i;
-        most = weight(i);
+      if (weight(i) > highest) {
+        position = i;
+        highest = weight(i);
       }
-    return found;
+    return position;
   };
   const each = Math.max(2, Math.min(6, Math.round(300 / layers / active)));
   strip(view, ctx, {
     label: "chosen experts by layer and token",
     on: ["layer"],
     title: () =>
-      `chosen experts, colour: expert${expert < 0 ? "" : ` (only ${expert})`}; ${active} rows a layer, the heaviest above`,
+      `chosen experts, color: expert${expert < 0 ? "" : ` (only ${expert})`}; ${active} rows per layer, the largest weight on top`,
     size: () => layers * (active * each + 2),
     row: (y) => routed[Math.max(0, layers - 1 - Math.floor(y / (active * each + 2)))],
     draw(pen, a, y) {
       const c = theme.of,
-        all = colours(),
+        all = colors(),
         h = active * each,
-        some = Math.ceil(11 / (h + 2));
+        labelStep = Math.ceil(11 / (h + 2));
       for (let l = 0; l < layers; l++) {
         const top = y + (layers - 1 - l) * (h + 2),
-          mine = l === layer();
+          selected = l === layer();
         pen.image(
           a.x0,
           top,
@@ -118,10 +119,10 @@ register("routing", (ctx) => {
             return i < 0 ? -1 : chosen[at(l, i, k)];
           }),
         );
-        if (l % some === 0 || mine)
+        if (l % labelStep === 0 || selected)
           pen.text(a.x0 - 6, top + h / 2 + 4, `layer ${routed[l]}`, {
-            fill: mine ? c.mark : c.ink,
-            bold: mine,
+            fill: selected ? c.mark : c.ink,
+            bold: selected,
             size: 10.5,
             align: "end",
           });
@@ -132,18 +133,18 @@ register("routing", (ctx) => {
   strip(view, ctx, {
     label: "the layer's experts by token",
     on: ["layer"],
-    title: () => `layer ${routed[layer()]}: weight of each expert, pale 0, dark 1`,
+    title: () => `layer ${routed[layer()]}: weight of each expert, light 0, dark 1`,
     size: () => experts * tall,
     draw(pen, a, y) {
       const c = theme.of,
         l = layer(),
-        found = new Uint8Array(experts * a.columns),
-        some = Math.ceil(11 / tall);
+        levels = new Uint8Array(experts * a.columns),
+        labelStep = Math.ceil(11 / tall);
       for (let column = 0; column < a.columns; column++)
         for (let [i, b] = a.column(column); i < b; i++)
           for (let k = 0; k < active; k++) {
             const cell = chosen[at(l, i, k)] * a.columns + column;
-            found[cell] = Math.max(found[cell], share(at(l, i, k)) * 255);
+            levels[cell] = Math.max(levels[cell], share(at(l, i, k)) * 255);
           }
       pen.image(
         a.x0,
@@ -154,11 +155,11 @@ register("routing", (ctx) => {
           a.columns,
           experts,
           ramp(c.low, c.blue),
-          (e, column) => found[e * a.columns + column],
+          (e, column) => levels[e * a.columns + column],
         ),
       );
       for (let e = 0; e < experts; e++)
-        if (e % some === 0 || e === expert)
+        if (e % labelStep === 0 || e === expert)
           pen.text(a.x0 - 6, y + (e + 0.5) * tall + 4, `expert ${e}`, {
             fill: e === expert ? c.mark : c.soft,
             size: 10,
@@ -167,19 +168,19 @@ register("routing", (ctx) => {
     },
   });
 
-  // Loads: of how many positions an expert is one of those that run.
+  // Load: the share of positions at which an expert runs.
   const load = (l, positions) => {
     const count = new Float32Array(experts).fill(positions.length ? 0 : NaN);
     for (const i of positions)
       for (let k = 0; k < active; k++) count[chosen[at(l, i, k)]] += 1 / positions.length;
     return count;
   };
-  const every = () => {
-    const mask = tokens.mask(state.only, state.lock);
+  const filtered = () => {
+    const mask = tokens.mask(state.only, state.pin);
     return Array.from({ length: n }, (_, i) => i).filter((i) => !mask || mask[i]);
   };
   const numbers = Array.from({ length: experts }, (_, e) => e);
-  const look = (title, rows, names, mine) => {
+  const loadCells = (title, rows, names, highlightedRow) => {
     const high = Math.max(1e-9, ...rows.flatMap((row) => [...row].filter((v) => !Number.isNaN(v))));
     return {
       title,
@@ -188,15 +189,15 @@ register("routing", (ctx) => {
       at: (r, e) => rows[r][e],
       low: 0,
       high,
-      colours: ramp(theme.of.low, theme.of.brown),
+      colors: ramp(theme.of.low, theme.of.brown),
       unit: "share of positions",
-      mine,
+      highlightedRow,
     };
   };
   const byLayer = () => {
-    const positions = every(),
+    const positions = filtered(),
       rows = Array.from({ length: layers }, (_, r) => load(layers - 1 - r, positions));
-    return look(
+    return loadCells(
       `by layer: load of each expert, ${positions.length.toLocaleString("en")} tokens`,
       rows,
       rows.map((_, r) => `layer ${routed[layers - 1 - r]}`),
@@ -204,21 +205,21 @@ register("routing", (ctx) => {
     );
   };
   const groups = () => {
-    // at most 100 rows of steps: where there are more, each row is a stretch of them
-    const mask = tokens.mask(state.only, state.lock),
+    // at most 100 rows of steps: with more steps, each row is a range of steps
+    const mask = tokens.mask(state.only, state.pin),
       names = [...new Set(tokens.messages.map((m) => m.name))],
-      many = Math.ceil(tokens.steps.length / 100),
+      perRow = Math.ceil(tokens.steps.length / 100),
       range = (parts) =>
         parts
           .flatMap(({ start, stop }) => Array.from({ length: stop - start }, (_, i) => start + i))
           .filter((i) => !mask || mask[i]);
     return [
       ...names.map((name) => [name, range(tokens.messages.filter((m) => m.name === name))]),
-      ...Array.from({ length: Math.ceil(tokens.steps.length / (many || 1)) }, (_, g) => {
-        const part = tokens.steps.slice(g * many, (g + 1) * many);
+      ...Array.from({ length: Math.ceil(tokens.steps.length / (perRow || 1)) }, (_, g) => {
+        const part = tokens.steps.slice(g * perRow, (g + 1) * perRow);
         return [
-          many > 1
-            ? `steps ${g * many}–${g * many + part.length - 1}`
+          perRow > 1
+            ? `steps ${g * perRow}–${g * perRow + part.length - 1}`
             : `${g} ${plain(part[0].kind)}`,
           range(part),
         ];
@@ -226,25 +227,25 @@ register("routing", (ctx) => {
     ];
   };
   const byGroup = () => {
-    const found = groups();
+    const rows = groups();
     return {
-      ...look(
+      ...loadCells(
         `by channel and step: load of layer ${routed[layer()]}`,
-        found.map(([, positions]) => load(layer(), positions)),
-        found.map(([name]) => name),
+        rows.map(([, positions]) => load(layer(), positions)),
+        rows.map(([name]) => name),
         -1,
       ),
-      first: found.map(([, positions]) => positions[0] ?? -1),
+      first: rows.map(([, positions]) => positions[0] ?? -1),
     };
   };
   const chart = (label, cells, rest) => {
     let cached = null,
-      key = ""; // counted anew only when something changed
+      key = ""; // loads are counted again only if one of these changes
     const now = () => {
-      const shownNow = [layer(), state.only, state.only && state.lock, theme.of.paper].join();
-      if (key !== shownNow) {
+      const cacheKey = [layer(), state.only, state.only && state.pin, theme.of.paper].join();
+      if (key !== cacheKey) {
         cached = cells();
-        key = shownNow;
+        key = cacheKey;
       }
       return cached;
     };
@@ -252,7 +253,7 @@ register("routing", (ctx) => {
       label,
       cells: now,
       pinned: () => [-1, expert],
-      on: ["only", "lock"],
+      on: ["only", "pin"],
       describe: (r, e) =>
         `${now().rows[r]}, expert ${e}\nruns at ${number(100 * now().at(r, e))} % of the positions`,
       link: (r) => ({ hover: now().first?.[r] ?? -1 }),
@@ -262,8 +263,8 @@ register("routing", (ctx) => {
   chart("load by layer", byLayer, {
     pick: (r, e) => {
       bus.set({ layer: routed[layers - 1 - r] });
-      keep(expert === e ? -1 : e);
+      pinExpert(expert === e ? -1 : e);
     },
   });
-  chart("load by channel and step", byGroup, { pick: (_, e) => keep(expert === e ? -1 : e) });
+  chart("load by channel and step", byGroup, { pick: (_, e) => pinExpert(expert === e ? -1 : e) });
 });

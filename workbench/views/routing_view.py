@@ -1,4 +1,4 @@
-"""Which experts run at each token: by layer, by expert, by channel and step."""
+"""Routing: the experts chosen at each token, and their load by layer, channel and step."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from workbench.views.view import View
 
 
 class Routing(View):
-    """What `routing` gives."""
+    """The view that `routing` makes."""
 
     module = "routing_view"
     call = "wb.views.routing(trace"
@@ -40,32 +40,35 @@ class Routing(View):
 
     def snapshot(self) -> list[snapshot_html.Row]:
         load = expert_load(self.trace)
-        most = float(load.max())
-        picture = snapshot_html.heat(load.values, "max", 0.0, most, "brown", 96)
-        scale = f"0 to {most:.2g} of the positions"
+        highest = float(load.max())
+        picture = snapshot_html.heat(load.values, "max", 0.0, highest, "brown", 96)
+        scale = f"0 to {highest:.2g} of the positions"
         layers = f"row: layer, {load.layer.values[0]} at the bottom; column: expert, 0 to {load.sizes['expert'] - 1}"
         rows = [snapshot_html.Row("expert load", layers, picture, scale=scale, height=96)]
         weights = np.asarray(self.trace["expert_weights", self.layer], np.float32).T[::-1]  # expert pos
-        shared = "; downsampled (max)" if len(self.trace) > snapshot_html.WIDTH else ""
+        downsampled = "; downsampled (max)" if len(self.trace) > snapshot_html.WIDTH else ""
         picture = snapshot_html.heat(weights, "max", 0.0, 1.0, height=max(96, len(weights)))
-        unit = f"row: expert, 0 at the top; column: token{shared}"
+        unit = f"row: expert, 0 at the top; column: token{downsampled}"
         return [*rows, snapshot_html.Row(f"weights, layer {self.layer}", unit, picture, scale="0 to 1", height=96)]
 
 
 def routing(
     trace: Trace, layer: int | None = None, *, window: tuple[int, int] | None = None, selected: int | None = None
 ) -> Routing:
-    """Which experts run: tokens x layers x chosen experts, then by layer, then by channel and step.
+    """A view of the routing: chosen experts (layer pos choice), weights, and loads by layer, channel and step.
 
-    From the top: the chosen experts of every layer, coloured by expert; the weight of each expert of one layer, token
-    by token; how often each expert runs, layer by layer; and how often in each channel and step. Loads count the tokens
-    that the filter keeps. A click on a load pins an expert, and then only where that one runs has a colour. An
-    expert's number means nothing outside its layer. Without `layer`, the first that has experts is shown.
+    The plots, from the top: the chosen experts of every layer, colored by expert; the weight of each expert of one
+    layer at each token; the load of each expert (share of positions at which it runs) by layer; and its load by channel
+    and step. Loads count only the tokens that pass the filter. A click on a load pins an expert: then only the tokens
+    at which it runs are colored. An expert's number means nothing outside its layer.
+
+    `layer` is the layer shown first, by default the first with experts; `window` the range of positions shown first;
+    `selected` the pinned position.
 
     >>> wb.views.routing(wb.trace("What is 12+30?"), layer=3)
     <routing of pocket: 51 tokens>
 
-    Raises NotRecorded if the trace lacks the routes, SelectionError if there is no such layer.
+    Raises NotRecorded if the trace has no routing, SelectionError if the model has no such layer.
     """
     n_layers = trace.config["n_layers"]
     if layer is None:

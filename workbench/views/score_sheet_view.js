@@ -1,5 +1,5 @@
 // @ts-check
-// The score sheet: one token axis, and under the transcript whatever lanes the reader wants to see beside each other.
+// The score sheet: the transcript, and below it the lanes that the reader chooses, over one token axis.
 import { ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
 import { arcs, linksOf } from "./step_arcs.js";
@@ -8,7 +8,7 @@ import { number, plain } from "./token_index.js";
 import { legend, transcript } from "./transcript.js";
 import { frame, make } from "./view_frame.js";
 
-const ROWS = 128,
+const MAX_ROWS = 128, // of a heat map
   GAP = 9,
   SCALE = 76;
 
@@ -31,8 +31,8 @@ register("score_sheet", (ctx) => {
   let shown = data.shown.filter((name) => lanes.has(name));
   const stepOf = (i) => tokens.step[i];
 
-  // What is said of a token.
-  const heat = (lane, i) => {
+  // The readout of a token.
+  const heatText = (lane, i) => {
     const { values, rows, label, keep } = lane,
       row = state.row >= 0 ? state.row : state.layer;
     if (row >= 0 && row < rows && !lane.names)
@@ -44,37 +44,37 @@ register("score_sheet", (ctx) => {
     }
     return `${label} ${number(values[best * n + i])} (${keep}, ${lane.names ? lane.names[best] : `layer ${best}`})`;
   };
-  const edges = (lane, i) => {
+  const linksText = (lane, i) => {
     const s = stepOf(i);
     return s < 0
       ? ""
       : `${lane.label}: from steps ${linksOf(lane, s, 0)}; to steps ${linksOf(lane, s, 1)}`;
   };
   const read = (i) => {
-    const said = shown
+    const texts = shown
       .map((name) => lanes.get(name))
       .filter((lane) => lane.values)
       .map((lane) =>
         lane.kind === "heat"
-          ? heat(lane, i)
+          ? heatText(lane, i)
           : lane.kind === "arcs"
-            ? edges(lane, i)
+            ? linksText(lane, i)
             : `${lane.label} ${number(lane.values[i])}`,
       );
-    const { top, chance } = arrays,
+    const { top_text_ids: top, top_probability: probability } = arrays,
       likely = (at, from) =>
         [0, 1, 2]
           .slice(from)
-          .filter((k) => chance[at * 3 + k] > 0)
+          .filter((k) => probability[at * 3 + k] > 0)
           .map(
             (k) =>
-              `“${tokens.words[top[at * 3 + k]].replaceAll("\n", "↵")}” ${number(chance[at * 3 + k])}`,
+              `“${tokens.texts[top[at * 3 + k]].replaceAll("\n", "↵")}” ${number(probability[at * 3 + k])}`,
           )
           .join(", ");
-    const lines = [said.filter(Boolean).join(" · ")];
+    const lines = [texts.filter(Boolean).join(" · ")];
     if (top && i < top.shape[0])
       lines.push(
-        `expected here: ${i && i <= top.shape[0] ? likely(i - 1, 0) : "–"}   expected next: ${likely(i, 0)}`,
+        `predicted here: ${i && i <= top.shape[0] ? likely(i - 1, 0) : "–"}   predicted next: ${likely(i, 0)}`,
       );
     return lines;
   };
@@ -86,7 +86,7 @@ register("score_sheet", (ctx) => {
       `, lanes=(${shown.map((name) => `"${name}"`).join(", ")}${shown.length === 1 ? "," : ""})`,
   });
 
-  // Where things are: lanes from the top, each with its own height.
+  // Layout: lanes from the top, each with its own height.
   const gutter = (width) => (width < 560 ? 0 : 168);
   const axis = (width) =>
     axisOf(state, n, gutter(width), Math.max(40, width - gutter(width) - SCALE));
@@ -108,7 +108,7 @@ register("score_sheet", (ctx) => {
                 ? 100
                 : 144);
   const layout = (width) => {
-    let y = 44; // under the two ribbons
+    let y = 44; // below the two ribbons
     const placed = visible().map((lane) => {
       const h = tall(lane, width),
         here = { lane, y: y + (gutter(width) ? 0 : 16), h: h - (gutter(width) ? 0 : 16), top: y };
@@ -117,8 +117,8 @@ register("score_sheet", (ctx) => {
     });
     return { placed, end: y };
   };
-  const wordy = (a) => a.cell >= 24;
-  const size = (width) => layout(width).end + 20 + (wordy(axis(width)) ? 16 : 0);
+  const hasTexts = (a) => a.cell >= 24; // a column is wide enough for the text of its token
+  const size = (width) => layout(width).end + 20 + (hasTexts(axis(width)) ? 16 : 0);
 
   const ribbon = (pen, a, y, parts, label) => {
     const c = theme.of;
@@ -127,7 +127,7 @@ register("score_sheet", (ctx) => {
       if (part.stop <= a.from || part.start >= a.to) continue;
       const x1 = Math.max(a.x0, a.x(part.start)),
         x2 = Math.min(a.x0 + a.width, a.x(part.stop));
-      pen.rect(x1, y, Math.max(0.5, x2 - x1 - 0.75), 16, c[`k${part.colour}`], 0.42);
+      pen.rect(x1, y, Math.max(0.5, x2 - x1 - 0.75), 16, c[`k${part.color}`], 0.42);
       const label = part.short && x2 - x1 < 56 ? part.short : part.label;
       if (x2 - x1 > 12)
         pen.text(x1 + 4, y + 12, label, { fill: c.ink, size: 10.5, width: x2 - x1 - 6 });
@@ -135,9 +135,9 @@ register("score_sheet", (ctx) => {
   };
   const bars = (pen, a, { values, keep, low, high }, y, h) => {
     const cells = columns(a, values, keep),
-      [least, most] = spread(values),
-      bottom = low ?? Math.min(0, least),
-      top = high ?? Math.max(most, bottom);
+      [smallest, largest] = spread(values),
+      bottom = low ?? Math.min(0, smallest),
+      top = high ?? Math.max(largest, bottom);
     const at = (v) => y + h - Math.max(0, Math.min(1, (v - bottom) / (top - bottom || 1))) * h,
       zero = at(Math.max(bottom, Math.min(0, top)));
     const wide = a.width / a.columns,
@@ -160,15 +160,15 @@ register("score_sheet", (ctx) => {
   const heatmap = (pen, a, lane, y, h) => {
     const { values, rows, keep } = lane,
       c = theme.of,
-      [least, most] = spread(values),
-      low = lane.low ?? least,
-      high = lane.high ?? most;
-    const colours = lane.ramp === "both" ? ramp(c.minus, c.low, c.plus) : ramp(c.low, c[lane.ramp]);
+      [smallest, largest] = spread(values),
+      low = lane.low ?? smallest,
+      high = lane.high ?? largest;
+    const colors = lane.ramp === "both" ? ramp(c.minus, c.low, c.plus) : ramp(c.low, c[lane.ramp]);
     const cells = Array.from({ length: rows }, (_, r) => columns(a, values, keep, r * n));
-    const drawn = Math.min(rows, ROWS),
+    const drawn = Math.min(rows, MAX_ROWS),
       span = high - low || 1;
     const cell = (r, k) => {
-      // layer 0 is at the bottom; more layers than rows share them
+      // layer 0 is at the bottom; with more layers than rows, several layers share a row
       let best = NaN;
       for (
         let l = Math.floor(((drawn - 1 - r) * rows) / drawn);
@@ -180,9 +180,9 @@ register("score_sheet", (ctx) => {
       }
       return !Number.isNaN(best) ? Math.max(0, Math.min(255, ((best - low) / span) * 255)) : -1;
     };
-    pen.image(a.x0, y, a.width, h, raster(a.columns, drawn, colours, cell));
+    pen.image(a.x0, y, a.width, h, raster(a.columns, drawn, colors, cell));
     const x = a.x0 + a.width + 8,
-      key = raster(60, 1, colours, (_, k) => (k / 59) * 255);
+      key = raster(60, 1, colors, (_, k) => (k / 59) * 255);
     if (lane.names)
       lane.names.forEach((name, r) =>
         pen.text(x, y + (r + 0.5) * (h / rows) + 4, name, {
@@ -199,26 +199,26 @@ register("score_sheet", (ctx) => {
       pen.text(x + 60, y + h / 2 + 8, number(high), { fill: c.soft, size: 10, align: "end" });
     }
   };
-  const over = (pen, a, lane, y, h) => {
+  const drawArcs = (pen, a, lane, y, h) => {
     const c = theme.of,
-      most = Math.abs(lane.strength.at(-1) ?? 0);
+      strongest = Math.abs(lane.strength.at(-1) ?? 0);
     arcs(
       pen,
       a,
       c,
       tokens.steps,
       lane,
-      most,
+      strongest,
       y + h - 6,
       h - 12,
-      state.lock >= 0 ? stepOf(state.lock) : -1,
+      state.pin >= 0 ? stepOf(state.pin) : -1,
     );
     for (const { start, stop } of tokens.steps) {
       const x = a.x((start + stop) / 2);
       if (x >= a.x0 && x <= a.x0 + a.width) pen.rect(x - 1.5, y + h - 6, 3, 3, c.ink);
     }
-    pen.text(a.x0 + a.width + 8, y + 10, number(most), { fill: c.soft, size: 10.5 });
-    pen.text(a.x0 + a.width + 8, y + 22, "thickest", { fill: c.soft, size: 10 });
+    pen.text(a.x0 + a.width + 8, y + 10, number(strongest), { fill: c.soft, size: 10.5 });
+    pen.text(a.x0 + a.width + 8, y + 22, "strongest", { fill: c.soft, size: 10 });
   };
 
   const draw = (pen, width, y0) => {
@@ -248,7 +248,7 @@ register("score_sheet", (ctx) => {
         lane.unit,
         lane.values &&
           lane.names &&
-          `pale ${number(lane.low ?? spread(lane.values)[0])}, dark ${number(lane.high ?? spread(lane.values)[1])}`,
+          `light ${number(lane.low ?? spread(lane.values)[0])}, dark ${number(lane.high ?? spread(lane.values)[1])}`,
         lane.values && lane.kind !== "arcs" && a.shared && `downsampled (${lane.keep})`,
       ]
         .filter(Boolean)
@@ -278,14 +278,14 @@ register("score_sheet", (ctx) => {
           width: a.width + SCALE,
         });
       else if (lane.kind === "heat") heatmap(pen, a, lane, y0 + y, h);
-      else if (lane.kind === "arcs") over(pen, a, lane, y0 + y, h);
+      else if (lane.kind === "arcs") drawArcs(pen, a, lane, y0 + y, h);
       else {
         const ends = bars(pen, a, lane, y0 + y, h);
         pen.text(a.x0 + a.width + 8, y0 + y + 9, number(ends[1]), { fill: c.soft, size: 10.5 });
         pen.text(a.x0 + a.width + 8, y0 + y + h, number(ends[0]), { fill: c.soft, size: 10.5 });
       }
     }
-    veil(pen, a, tokens.mask(state.only, state.lock), y0 + 40, end - 44, c);
+    veil(pen, a, tokens.mask(state.only, state.pin), y0 + 40, end - 44, c);
     for (const [from, to] of view.search())
       if (to > a.from && from < a.to)
         pen.rect(
@@ -298,9 +298,9 @@ register("score_sheet", (ctx) => {
     if (a.x0)
       pen.text(a.x0 - 12, bottom + 12, "position", { fill: c.soft, size: 11, align: "end" });
     ticks(pen, a, bottom, c);
-    if (wordy(a))
+    if (hasTexts(a))
       for (let i = a.from; i < a.to; i++)
-        pen.text(a.x(i) + a.cell / 2, bottom + 30, tokens.word(i), {
+        pen.text(a.x(i) + a.cell / 2, bottom + 30, tokens.oneLine(i), {
           fill: c.ink,
           size: 11,
           align: "center",
@@ -325,8 +325,8 @@ register("score_sheet", (ctx) => {
     const a = axis(width),
       marks = [],
       h = layout(width).end - 4;
-    for (const { position: i, lock } of pointed(state))
-      if (i >= a.from && i < a.to) marks.push({ x: a.x(i), y: 0, w: Math.max(1, a.cell), h, lock });
+    for (const { position: i, pin } of pointed(state))
+      if (i >= a.from && i < a.to) marks.push({ x: a.x(i), y: 0, w: Math.max(1, a.cell), h, pin });
     return marks;
   };
 
@@ -361,7 +361,7 @@ register("score_sheet", (ctx) => {
   const details = make(
     "details",
     {},
-    make("summary", { textContent: "lanes", title: "which lanes, in which order" }),
+    make("summary", { textContent: "lanes", title: "choose and order the lanes" }),
     menu,
   );
   view.bar.insertBefore(details, view.bar.querySelector(".wb-gap").nextSibling);
@@ -375,11 +375,11 @@ register("score_sheet", (ctx) => {
     hit: (x, y) => hit(x, y),
     mark,
     axis,
-    on: ["from", "to", "query", "only", "lock"],
+    on: ["from", "to", "query", "only", "pin"],
     label: `lanes: ${data.lanes.map((l) => l.label).join(", ")}`,
   });
   list();
 });
 
-/** A unit in lines of at most 28 letters. */
+/** Splits a unit into lines of at most 28 letters. */
 const wrapped = (text) => text.match(/\S.{0,27}(?=\s|$)|\S+/g) ?? [""];

@@ -1,4 +1,4 @@
-"""The score sheet: a whole run over one token axis, lane under lane; how a trace shows itself."""
+"""The score sheet: lanes of a run over one token axis, and the display of a trace in Jupyter."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ from workbench.views.view import View, fitted, lane
 
 LANES = (
     "transcript",
-    "belief",
+    "forced_answer",
     "logprob",
     "entropy",
     "depth",
@@ -36,7 +36,7 @@ COMPACT = ("transcript", "logprob", "entropy", "sink", "margin")
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One lane: what it is called, its numbers if there are any, and what would give them if not."""
+    """One lane: its name, its values, or a text that says how to get them."""
 
     name: str
     label: str
@@ -44,20 +44,25 @@ class Lane:
     kind: str = "bars"  # "bars" (pos), "heat" (row pos), "arcs" (step key_step), "text"
     values: np.ndarray | None = None
     missing: str = ""
-    keep: str = "max"  # of tokens that share a column
+    keep: str = "max"  # how tokens that share a column are pooled
     low: float | None = None
     high: float | None = None
     ramp: str = "blue"
-    names: tuple[str, ...] = ()  # of the rows, where they are not layers
+    names: tuple[str, ...] = ()  # of the rows, if they are not layers
 
     def header(self) -> dict[str, Any]:
         rows = self.values.shape[0] if self.values is not None and self.values.ndim == 2 else 1
-        said = {key: getattr(self, key) for key in ("name", "label", "unit", "kind", "missing", "keep", "low", "high")}
-        return said | {"ramp": self.ramp, "names": list(self.names) or None, "rows": rows, "size": rows}
+        keys = ("name", "label", "unit", "kind", "missing", "keep", "low", "high")
+        return {key: getattr(self, key) for key in keys} | {
+            "ramp": self.ramp,
+            "names": list(self.names) or None,
+            "rows": rows,
+            "size": rows,
+        }
 
 
 class ScoreSheet(View):
-    """What `score_sheet` gives."""
+    """The view that `score_sheet` makes."""
 
     module = "score_sheet_view"
     call = "wb.views.score_sheet(trace"
@@ -79,7 +84,7 @@ class ScoreSheet(View):
                 arrays[f"ends:{each.name}"], arrays[f"lane:{each.name}"] = strongest(each.values)
             elif each.values is not None:
                 arrays[f"lane:{each.name}"] = each.values
-        _expect(self.trace, header, arrays)
+        _add_predictions(self.trace, header, arrays)
         return header, arrays
 
     def snapshot(self) -> list[snapshot_html.Row]:
@@ -92,56 +97,64 @@ def score_sheet(
     trace: Trace,
     lanes: Sequence[str | xr.DataArray] | None = None,
     *,
-    belief: xr.Dataset | xr.DataArray | None = None,
+    forced_answer: xr.Dataset | xr.DataArray | None = None,
     drift: xr.Dataset | xr.DataArray | None = None,
     arcs: xr.Dataset | xr.DataArray | None = None,
     window: Sequence[int] | None = None,
     selected: int | None = None,
 ) -> ScoreSheet:
-    """A run over one token axis: the transcript, and under it the lanes that are named, in that order.
+    """A view of a run over one token axis: the transcript, and below it the lanes in the order of `lanes`.
 
-    The lanes are "transcript", "logprob" (of the token, nats), "entropy" (of the next, nats), "depth" (the layer from
-    which on the lens says what the model says), "sink" (mass on the learned sinks, mean over heads), "margin" (of the
-    router, logits), "norm" (log₁₀ of the L2 norm of resid_post); and what takes an experiment: "belief" (give
-    `belief=wb.reasoning.forced_answer(model, trace)`), "drift" (of routing from the step before, bits;
-    `drift=wb.routing.routing_drift(trace)`), "arcs" (from step to step: `arcs=wb.reasoning.suppression(model, trace)`,
-    or any array with step and key_step). An array of your own, (pos) or (layer pos), is a lane too. A lane that the
-    trace lacks says what would record it. `window` is the stretch shown first, `selected` the position that is pinned.
+    Lanes from the trace: "transcript"; "logprob" of the token, in nats; "entropy" of the next token, in nats; "depth",
+    the prediction depth (the layer from which on the lens predicts what the model predicts); "sink", the mass on the
+    learned sinks, mean over heads; "margin" of the router, in logits; "norm", log₁₀ of the L2 norm of resid_post. Lanes
+    that need an analysis: "forced_answer", "drift" (routing drift from the previous step, in bits) and "arcs" (links
+    between steps). A lane that the trace does not have shows how to get it.
+
+    Args:
+        trace: the run.
+        lanes: names of lanes, and arrays of your own with the axes (pos) or (layer pos); without it, all lanes.
+        forced_answer: the result of `wb.reasoning.forced_answer(model, trace)`.
+        drift: the result of `wb.routing.routing_drift(trace)`.
+        arcs: an array with step and key_step, for example the result of `wb.reasoning.suppression(model, trace)`.
+        window: the positions (first, stop) shown first.
+        selected: the pinned position.
+
+    Raises:
+        ArgumentError: an unknown lane, or an array that does not fit the trace.
 
     >>> sheet = wb.views.score_sheet(trace, ["transcript", "entropy", "sink"], selected=12)
     >>> sheet.selected, sheet
     ({'pos': 12}, <score_sheet of pocket: 64 tokens>)
-
-    Raises ArgumentError for a lane that there is not, or an array that does not fit the trace.
     """
     n, own = len(trace), [each for each in lanes or () if not isinstance(each, str)]
-    known = {each.name: each for each in _known(trace, belief, drift, arcs)}
+    known = {each.name: each for each in _known(trace, forced_answer, drift, arcs)}
     names = list(LANES) if lanes is None else [each if isinstance(each, str) else "" for each in lanes]
-    wrong = [name for name in names if name and name not in known]
-    if wrong:
+    unknown = [name for name in names if name and name not in known]
+    if unknown:
         raise ArgumentError(
-            f"there is no lane {visible(repr(wrong[0]))}; there are {', '.join(known)}, and your own arrays"
+            f"lane {visible(repr(unknown[0]))} does not exist; use {', '.join(known)}, or an array of your own"
         )
-    mine = iter([_own(array, number, trace) for number, array in enumerate(own)])
+    own_lanes = iter([_own(array, number, trace) for number, array in enumerate(own)])
     named: dict[str, Lane] = {}
     for name in names:
-        each = known[name] if name else next(mine)
+        each = known[name] if name else next(own_lanes)
         named[each.name] = each
-    given = {"belief": belief, "drift": drift, "arcs": arcs}
-    args = "".join(f", {name}={name}" for name, value in given.items() if value is not None)
+    arguments = {"forced_answer": forced_answer, "drift": drift, "arcs": arcs}
+    args = "".join(f", {name}={name}" for name, value in arguments.items() if value is not None)
     tall = 260 if n <= 600 else 320
     return ScoreSheet(trace, named | known | named, list(named), args, tall, window=window, selected=selected)
 
 
 class Compact(ScoreSheet):
-    """A trace, as it shows itself."""
+    """The display of a trace in Jupyter; its `repr` is that of the trace."""
 
     def __repr__(self) -> str:
         return repr(self.trace)
 
 
 def compact(trace: Trace) -> ScoreSheet:
-    """The few lanes that a trace shows of itself in Jupyter; the others are in its menu."""
+    """The score sheet that displays a trace in Jupyter: a few lanes, the others in its menu."""
     known = {each.name: each for each in _known(trace, None, None, None)}
     shown = [name for name in COMPACT if name == "transcript" or known[name].values is not None]
     return Compact(trace, known, shown, "", 180)
@@ -150,22 +163,22 @@ def compact(trace: Trace) -> ScoreSheet:
 # The lanes.
 
 
-def _known(trace: Trace, belief: Any, drift: Any, arcs: Any) -> list[Lane]:
+def _known(trace: Trace, forced_answer: Any, drift: Any, arcs: Any) -> list[Lane]:
     n, layers = len(trace), trace.config["n_layers"]
 
     def recorded(name: str, *shape: int) -> dict[str, Any]:
-        return {"values": lane(trace, name, *shape), "missing": _EVERY.format(name)}
+        return {"values": lane(trace, name, *shape), "missing": _MISSING.format(name)}
 
     norm = recorded("resid_norm", layers, n)
     with np.errstate(divide="ignore", invalid="ignore"):
         norm["values"] = None if norm["values"] is None else _finite(np.log10(norm["values"]))
     return [
         Lane("transcript", "transcript", kind="text"),
-        _belief(belief, n),
+        _forced_answer(forced_answer, n),
         Lane("logprob", "log-probability", "of the token, nats", **recorded("logprob", n), keep="min", high=0.0),
         Lane("entropy", "entropy", "of the next token, nats", **recorded("entropy", n), low=0.0),
         _depth(trace),
-        Lane("sink", "sink mass", "mean over the heads", "heat", _sinks(trace), _EVERY.format("sink"), low=0.0),
+        Lane("sink", "sink mass", "mean over heads", "heat", _sinks(trace), _MISSING.format("sink"), low=0.0),
         Lane(
             "margin",
             "router margin",
@@ -182,7 +195,7 @@ def _known(trace: Trace, belief: Any, drift: Any, arcs: Any) -> list[Lane]:
     ]
 
 
-_EVERY = 'not in this trace; every recording of workbench has "{}"'
+_MISSING = 'not in this trace; every trace recorded by workbench has "{}"'
 
 
 def _finite(values: np.ndarray) -> np.ndarray:
@@ -203,137 +216,149 @@ def _sinks(trace: Trace) -> np.ndarray | None:
 
 
 def _depth(trace: Trace) -> Lane:
-    about: dict[str, Any] = {"high": float(max(trace.config["n_layers"] - 1, 1)), "low": 0.0}
-    label, unit = "settles at layer", "from where on lens = model"
+    options: dict[str, Any] = {"high": float(max(trace.config["n_layers"] - 1, 1)), "low": 0.0}
+    label, unit = "prediction depth", "layer from which lens = model"
     if "lens_ids" not in trace:
-        return Lane("depth", label, unit, missing='not in this trace; record="lens" records it', **about)
+        return Lane("depth", label, unit, missing='not in this trace; record="lens" records it', **options)
     try:
-        return Lane("depth", label, unit, values=fitted(prediction_depth(trace).values, len(trace)), **about)
-    except (IndexError, ValueError):  # of another size than a lens
-        return Lane("depth", label, unit, missing="not in this trace: its lens has another size", **about)
+        return Lane("depth", label, unit, values=fitted(prediction_depth(trace).values, len(trace)), **options)
+    except (IndexError, ValueError):  # its lens arrays have an unexpected shape
+        return Lane(
+            "depth", label, unit, missing="not in this trace: its lens arrays have an unexpected shape", **options
+        )
 
 
-def _belief(found: Any, n: int) -> Lane:
-    about: dict[str, Any] = {
-        "label": "belief",
-        "unit": "p of the answer if it stopped here",
+def _forced_answer(curve: Any, n: int) -> Lane:
+    options: dict[str, Any] = {
+        "label": "forced answer",
+        "unit": "p of the answer if the model has to answer here",
         "low": 0.0,
         "high": 1.0,
         "ramp": "purple",
     }
-    if found is None:
+    if curve is None:
         return Lane(
-            "belief",
-            missing="an experiment: score_sheet(trace, belief=wb.reasoning.forced_answer(model, trace))",
-            **about,
+            "forced_answer",
+            missing="needs the model: score_sheet(trace, forced_answer=wb.reasoning.forced_answer(model, trace))",
+            **options,
         )
-    curve = found["p"] if isinstance(found, xr.Dataset) else found
+    curve = curve["p"] if isinstance(curve, xr.Dataset) else curve
     if set(curve.dims) != {"step", "answer"} or "pos" not in curve.coords:
         raise ArgumentError(
-            f"belief must be what wb.reasoning.forced_answer(model, trace) gives, (step answer), got {curve.dims}."
+            f"forced_answer must be the result of wb.reasoning.forced_answer(model, trace), with axes (step, answer), "
+            f"got {curve.dims}."
         )
     values, ends = curve.transpose("answer", "step").values, [*curve["pos"].values.tolist(), n]
     rows = np.full((len(values), n), np.nan, "f4")
     for number, (start, stop) in enumerate(pairwise(ends)):
         rows[:, max(start, 0) : stop] = values[:, number, None]
     if len(rows) == 1:
-        return Lane("belief", values=rows[0], **about)
+        return Lane("forced_answer", values=rows[0], **options)
     names = tuple(visible(str(name), " ") for name in curve["answer"].values)
-    return Lane("belief", kind="heat", values=rows, names=names, **about)
+    return Lane("forced_answer", kind="heat", values=rows, names=names, **options)
 
 
-def _drift(trace: Trace, found: Any) -> Lane:
-    about: dict[str, Any] = {
+def _drift(trace: Trace, drift: Any) -> Lane:
+    options: dict[str, Any] = {
         "label": "routing drift",
-        "unit": "from the step before, in bits",
+        "unit": "from the previous step, in bits",
         "kind": "heat",
         "ramp": "both",
     }
-    if found is None:
+    if drift is None:
         return Lane(
-            "drift", missing="costs a while: score_sheet(trace, drift=wb.routing.routing_drift(trace))", **about
+            "drift", missing="takes a while: score_sheet(trace, drift=wb.routing.routing_drift(trace))", **options
         )
-    drift = found["drift"] if isinstance(found, xr.Dataset) else found
-    pieces = parts(trace)
-    if set(drift.dims) != {"layer", "step", "key_step"} or drift.sizes["step"] != len(pieces):
+    drift = drift["drift"] if isinstance(drift, xr.Dataset) else drift
+    steps = parts(trace)
+    if set(drift.dims) != {"layer", "step", "key_step"} or drift.sizes["step"] != len(steps):
         raise ArgumentError(
-            f"drift must be wb.routing.routing_drift(trace), with (layer, {len(pieces)} steps, …), "
+            f"drift must be the result of wb.routing.routing_drift(trace), with axes (layer, step, key_step) and "
+            f"{len(steps)} steps, "
             f"got {dict(drift.sizes)}."
         )
     values = drift.transpose("layer", "step", "key_step").values
     rows = np.full((len(values), len(trace)), np.nan, "f4")
-    for number, piece in enumerate(pieces[1:], 1):
-        rows[:, piece.start : piece.stop] = values[:, number, number - 1, None]
-    most = float(np.nanmax(np.abs(rows), initial=0.0)) or 1.0
-    return Lane("drift", values=rows, low=-most, high=most, **about)
+    for number, step in enumerate(steps[1:], 1):
+        rows[:, step.start : step.stop] = values[:, number, number - 1, None]
+    largest = float(np.nanmax(np.abs(rows), initial=0.0)) or 1.0
+    return Lane("drift", values=rows, low=-largest, high=largest, **options)
 
 
-def _arcs(trace: Trace, found: Any) -> Lane:
-    if found is None:
-        hint = "an experiment: score_sheet(trace, arcs=wb.reasoning.suppression(model, trace))"
-        return Lane("arcs", "causal edges", "from step to step", "arcs", missing=hint)
-    edges = found["effect"] if isinstance(found, xr.Dataset) else found
+def _arcs(trace: Trace, links: Any) -> Lane:
+    if links is None:
+        hint = "needs the model: score_sheet(trace, arcs=wb.reasoning.suppression(model, trace))"
+        return Lane("arcs", "causal edges", "between steps", "arcs", missing=hint)
+    edges = links["effect"] if isinstance(links, xr.Dataset) else links
     count = len(parts(trace))
     if set(edges.dims) != {"step", "key_step"} or edges.shape != (count, count):
-        raise ArgumentError(f"arcs is {dict(edges.sizes)}; it takes (step, key_step), and this trace has {count} steps")
+        raise ArgumentError(
+            f"arcs must have the axes (step, key_step), and this trace has {count} steps; got {dict(edges.sizes)}"
+        )
     label = visible(str(edges.attrs.get("long_name", "causal edges")))
     unit = visible(str(edges.attrs.get("units", "nats")))
     values = _finite(edges.transpose("step", "key_step").values.astype("f4"))
-    return Lane("arcs", label, f"from step to step, {unit}", "arcs", np.nan_to_num(values))
+    return Lane("arcs", label, f"between steps, {unit}", "arcs", np.nan_to_num(values))
 
 
 def _own(array: xr.DataArray, number: int, trace: Trace) -> Lane:
     n = len(trace)
     if not isinstance(array, xr.DataArray) or not 1 <= array.ndim <= 2 or array.sizes.get("pos") != n:
         raise ArgumentError(
-            f"a lane of your own must be a DataArray (pos) or (layer pos) with {n} positions, not {_what(array)}"
+            f"a lane of your own must be a DataArray (pos) or (layer pos) with {n} positions, "
+            f"got {_type_or_sizes(array)}"
         )
     name = visible(str(array.name or array.attrs.get("long_name") or f"own {number + 1}"))
-    about = (name, visible(str(array.attrs.get("long_name", name))), visible(str(array.attrs.get("units", ""))))
+    labels = (name, visible(str(array.attrs.get("long_name", name))), visible(str(array.attrs.get("units", ""))))
     if array.ndim == 1:
-        return Lane(*about, values=_finite(np.array(array.values, "f4")))
+        return Lane(*labels, values=_finite(np.array(array.values, "f4")))
     [axis] = [str(dim) for dim in array.dims if dim != "pos"]
     values = _finite(np.array(array.transpose(axis, "pos").values, "f4"))
     if axis == "layer":
-        return Lane(*about, kind="heat", values=values)
-    return Lane(*about, kind="heat", values=values, names=tuple(f"{visible(axis)} {k}" for k in range(len(values))))
+        return Lane(*labels, kind="heat", values=values)
+    return Lane(*labels, kind="heat", values=values, names=tuple(f"{visible(axis)} {k}" for k in range(len(values))))
 
 
-def _what(array: Any) -> str:
+def _type_or_sizes(array: Any) -> str:
     return f"{dict(array.sizes)}" if isinstance(array, xr.DataArray) else type(array).__name__
 
 
-def _expect(trace: Trace, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
-    """Adds the three likeliest next tokens of each position."""
+def _add_predictions(trace: Trace, header: dict[str, Any], arrays: dict[str, np.ndarray]) -> None:
+    """Add the three most likely next tokens at each position to the payload."""
     if "top_ids" not in trace or "top_logprobs" not in trace:
         return
-    ids, chances = np.asarray(trace["top_ids"]), np.asarray(trace["top_logprobs"], np.float32)
-    if ids.ndim != 2 or ids.shape != chances.shape or len(ids) > len(trace) or ids.shape[1] < 3:
+    ids, logprobs = np.asarray(trace["top_ids"]), np.asarray(trace["top_logprobs"], np.float32)
+    if ids.ndim != 2 or ids.shape != logprobs.shape or len(ids) > len(trace) or ids.shape[1] < 3:
         return
-    words = trace.vocab_text
-    different, place = np.unique(ids[:, :3], return_inverse=True)
-    first = len(header["words"])
-    header["words"] += [visible(words[i], "\n") if i in words else f"#{i}" for i in different.tolist()]
-    arrays["top"] = (first + place.reshape(-1, 3)).astype("u2" if len(header["words"]) <= 0xFFFF else "u4")
-    arrays["chance"] = np.nan_to_num(np.exp(chances[:, :3]))
+    vocab_text = trace.vocab_text
+    token_ids, place = np.unique(ids[:, :3], return_inverse=True)
+    texts = header["token_texts"]
+    first = len(texts)
+    texts += [visible(vocab_text[i], "\n") if i in vocab_text else f"#{i}" for i in token_ids.tolist()]
+    arrays["top_text_ids"] = (first + place.reshape(-1, 3)).astype("u2" if len(texts) <= 0xFFFF else "u4")
+    arrays["top_probability"] = np.nan_to_num(np.exp(logprobs[:, :3]))
 
 
 def _lane_row(each: Lane) -> snapshot_html.Row:
     if each.values is None:
         return snapshot_html.Row(each.label, each.unit, text=each.missing)
     finite = each.values[np.isfinite(each.values)]
-    least, most = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    low, high = each.low if each.low is not None else least, each.high if each.high is not None else most
+    smallest, largest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
+    low, high = each.low if each.low is not None else smallest, each.high if each.high is not None else largest
     scale = range_text(low, high)
-    shared = (
+    downsampled = (
         f"; downsampled ({each.keep})" if each.values.shape[-1] > snapshot_html.WIDTH and each.kind != "arcs" else ""
     )
     if each.kind == "arcs":
         return matrix_row(each.label, each.unit, "row: to, column: from", each.values)
     if each.kind == "heat":
         picture = snapshot_html.heat(each.values, each.keep, low, high, each.ramp)
-        return snapshot_html.Row(each.label, each.unit + shared, picture, scale=scale, height=48)
+        return snapshot_html.Row(each.label, each.unit + downsampled, picture, scale=scale, height=48)
     low = min(low, 0.0) if each.low is None else low
     return snapshot_html.Row(
-        each.label, each.unit + shared, snapshot_html.bars(each.values, each.keep, low, high), scale=scale, height=32
+        each.label,
+        each.unit + downsampled,
+        snapshot_html.bars(each.values, each.keep, low, high),
+        scale=scale,
+        height=32,
     )

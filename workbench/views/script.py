@@ -1,6 +1,6 @@
-"""The script of a page or a widget: ES modules written by hand, joined without a bundler. Nothing is fetched.
+"""The script of a page or a widget: handwritten ES modules, joined without a bundler. Nothing is fetched.
 
-What is sent has the tokens of the source, without comments, indentation and the line breaks of the formatter.
+The joined script has the tokens of the sources, without comments, indentation and the line breaks of the formatter.
 """
 
 import re
@@ -22,44 +22,43 @@ _KEYWORD = re.compile(r"(?:return|typeof|case|in|of|void|delete|throw|new|await|
 
 @cache
 def script(*modules: str) -> str:
-    """Those modules and what they import, each once and before who needs it, as one text without imports or exports.
+    """The modules and their imports as one script, each once and before its importers, without `import` and `export`.
 
     >>> script("score_sheet_view").count("register=")
     1
     """
-    done: dict[str, str] = {}
+    added: dict[str, str] = {}
     for module in modules:
-        _add(module, done)
-    return "".join(done.values())
+        _add(module, added)
+    return "".join(added.values())
 
 
-def _add(module: str, done: dict[str, str]) -> None:
-    if module in done:
+def _add(module: str, added: dict[str, str]) -> None:
+    if module in added:
         return
     text = (HERE / f"{module}.js").read_text("utf-8")
-    for needed in _IMPORT.findall(text):
-        _add(needed, done)
-    done[module] = stripped(_IMPORT.sub("", text)) + "\n"
+    for imported in _IMPORT.findall(text):
+        _add(imported, added)
+    added[module] = stripped(_IMPORT.sub("", text)) + "\n"
 
 
 def stripped(source: str) -> str:
-    """The same program in fewer bytes: without comments, exports, trailing commas and space that separates nothing.
+    """The same program in fewer bytes: without comments, exports, trailing commas and unneeded white space.
 
-    A line still ends after each statement that ended one. The source must have all of its semicolons, as the formatter
-    writes them.
+    Statements that ended a line still do. The source must have all semicolons, as the formatter writes them.
 
     >>> stripped("export const half = (x) => x / 2; // of it\\nconst text = `a  b`;\\n")
     'const half=(x)=>x/2;\\nconst text=`a  b`;'
     """
     tokens = [token for token in tokenized(source) if token.strip() != "export"]
     parts: list[str] = []
-    last = ""  # the last part that is not white
+    last = ""  # the last part that is not white space
     for place, token in enumerate(tokens):
         following = tokens[place + 1] if place + 1 < len(tokens) else ""
         if _SPACE.fullmatch(token):
             if last.endswith((";", "}")) and "\n" in token and following[:1] not in {"", ")", "]", "}", ",", ";", "."}:
                 parts.append("\n")
-            elif last and following and _must_be_apart(last, following):
+            elif last and following and _need_space(last, following):
                 parts.append(" ")
             continue
         if (
@@ -74,33 +73,33 @@ def stripped(source: str) -> str:
     return "".join(parts)
 
 
-def _must_be_apart(left: str, right: str) -> bool:
-    """Whether two tokens would be read as others if they touched."""
-    a, b = left[-1], right[0]
+def _need_space(token: str, following: str) -> bool:
+    """Whether two adjacent tokens would be parsed differently without a space between them."""
+    a, b = token[-1], following[0]
     if _WORD.fullmatch(a) and (_WORD.fullmatch(b) or (b == "." and a.isdigit())):
         return True
     return (a == b and a in "+-/&|*=<>?") or (a == "/" and b == "*")
 
 
 def tokenized(source: str) -> Iterator[str]:
-    """JavaScript as strings, templates, regular expressions, words, signs, and what is white (space and comments).
+    """The tokens of JavaScript: strings, templates, regular expressions, words, signs, and white space with comments.
 
     >>> list(tokenized("a /b/ /* c */ c"))
     ['a', ' ', '/', 'b', '/', ' /* c */ ', 'c']
     """
     at, before = 0, ""
     while at < len(source):
-        if white := _SPACE.match(source, at):
-            yield white[0]
-            at = white.end()
+        if space := _SPACE.match(source, at):
+            yield space[0]
+            at = space.end()
             continue
         divides = bool(_VALUE_END.search(before)) and not _KEYWORD.match(before)
         if source[at] == "`":
             stop = _template_end(source, at)
         elif (
-            found := _STRING.match(source, at) or (not divides and _REGEX.match(source, at)) or _WORD.match(source, at)
+            token := _STRING.match(source, at) or (not divides and _REGEX.match(source, at)) or _WORD.match(source, at)
         ):
-            stop = found.end()
+            stop = token.end()
         else:
             stop = at + 1
         before = source[at:stop]
@@ -109,14 +108,14 @@ def tokenized(source: str) -> Iterator[str]:
 
 
 def _template_end(source: str, start: int) -> int:
-    """Where the template that begins at `start` ends; its ${…} may hold templates."""
+    """The end of the template literal that begins at `start`; its ${…} may contain further templates."""
     at = start + 1
     while True:
         text = _TEMPLATE_TEXT.match(source, at)
         at = text.end() if text else at
         if source[at] == "`":
             return at + 1
-        depth, at = 1, at + 2  # behind ${
+        depth, at = 1, at + 2  # after ${
         for token in tokenized(source[at:]):
             at += len(token)
             depth += (token == "{") - (token == "}")
@@ -126,5 +125,5 @@ def _template_end(source: str, start: int) -> int:
 
 @cache
 def style() -> str:
-    """The style of all views."""
+    """The CSS of all views."""
     return (HERE / "views.css").read_text("utf-8")

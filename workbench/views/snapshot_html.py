@@ -1,6 +1,6 @@
-"""Snapshots: what a view looks like where no script runs, as rows of HTML with small PNGs. Knows numbers, not traces.
+"""Snapshots: static versions of views, as rows of HTML with small PNGs. This module is independent of traces.
 
-A notebook keeps them in its outputs, so they are seen without a kernel, untrusted, on GitHub and in nbconvert's pages.
+A notebook saves them in its outputs. They are visible without a kernel, untrusted, on GitHub and in nbconvert's pages.
 """
 
 import struct
@@ -12,8 +12,8 @@ import numpy as np
 
 from workbench.text import html
 
-WIDTH = 720  # pixels, of a row
-# Colours that can be read on white and on black paper, for nobody knows on which a snapshot will lie.
+WIDTH = 720  # of a row, in pixels
+# Colors that are readable on white and on black, since the background of a snapshot is unknown.
 PALETTE = ("0072b2", "e69f00", "009e73", "cc79a7", "56b4e9", "d55e00", "b5a800", "7a70e8", "8a8a8a")
 _BAR = "7090bd"
 _RAMPS = {
@@ -25,14 +25,14 @@ _RAMPS = {
 }
 
 
-def cut(text: str, most: int) -> str:
-    """The text, or its beginning and "…" if it is longer than that."""
-    return text if len(text) <= most else text[:most] + "…"
+def cut(text: str, max_length: int) -> str:
+    """The text, or its first `max_length` characters and "…" if it is longer."""
+    return text if len(text) <= max_length else text[:max_length] + "…"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a snapshot: what it is, in which unit, its picture (PNG) or a text, and the ends of its scale."""
+    """One row of a snapshot: label, unit, a picture (PNG) or a text, and the range of its scale."""
 
     label: str
     unit: str = ""
@@ -43,7 +43,7 @@ class Row:
 
 
 def columns(values: np.ndarray, keep: str, at_most: int = WIDTH) -> np.ndarray:
-    """The last axis cut to at most `at_most` columns; each keeps its "max" or "min", and NaN only if all are NaN.
+    """The last axis pooled to at most `at_most` columns, each the "max" or "min" of its values, ignoring NaN.
 
     >>> columns(np.array([1.0, 5, 2, np.nan, 3, 4]), "max", 3)
     array([5., 2., 4.])
@@ -56,7 +56,7 @@ def columns(values: np.ndarray, keep: str, at_most: int = WIDTH) -> np.ndarray:
 
 
 def bars(values: np.ndarray, keep: str, low: float, high: float, height: int = 32) -> bytes:
-    """A PNG with a bar for each value, from 0, or from the end of the scale that is nearest to it."""
+    """A PNG with one bar per value, starting at 0, or at the end of the scale that is nearest to 0."""
     cells = columns(np.asarray(values, float), keep)
     zero = (min(max(0.0, low), high) - low) / (high - low or 1)
     share = np.clip((cells - low) / (high - low or 1), 0, 1)
@@ -66,7 +66,7 @@ def bars(values: np.ndarray, keep: str, low: float, high: float, height: int = 3
 
 
 def heat(values: np.ndarray, keep: str, low: float, high: float, ramp: str = "blue", height: int = 48) -> bytes:
-    """A PNG of the cells (row column), row 0 at the bottom; a cell without a number is transparent."""
+    """A PNG of the cells (row column), row 0 at the bottom; NaN is transparent."""
     cells = columns(np.asarray(values, float), keep)[::-1]
     if len(cells) > height:
         cells = columns(cells.T, keep, height).T
@@ -76,23 +76,23 @@ def heat(values: np.ndarray, keep: str, low: float, high: float, ramp: str = "bl
     return png(_wide(np.repeat(level, max(1, height // len(cells)), 0)), ["", *_ramp(_RAMPS[ramp], 32)])
 
 
-def ribbon(n: int, stretches: list[tuple[int, int, int]]) -> bytes:
-    """A PNG of blocks (start, stop, place in the palette), 8 pixels high."""
+def ribbon(n: int, blocks: list[tuple[int, int, int]]) -> bytes:
+    """A PNG of blocks (start, stop, index in the palette), 8 pixels high."""
     cells = np.zeros(max(n, 1), "u1")
-    for start, stop, colour in stretches:
-        cells[start:stop] = colour + 1
+    for start, stop, color in blocks:
+        cells[start:stop] = color + 1
     at = np.arange(WIDTH) * len(cells) // WIDTH
     return png(np.repeat(cells[None, at], 8, 0), ["", *PALETTE])
 
 
 def _wide(cells: np.ndarray) -> np.ndarray:
-    """Columns repeated until the picture is as wide as a row: browsers would blur them."""
+    """Columns repeated until the picture is as wide as a row, because browsers blur enlarged pictures."""
     n = cells.shape[1]
     return cells if n >= WIDTH or not n else cells[:, np.arange(WIDTH) * n // WIDTH]
 
 
-def png(cells: np.ndarray, colours: list[str]) -> bytes:
-    """A PNG with a palette: cells (row column) are places in `colours`, "rrggbb" each, "" being transparent.
+def png(cells: np.ndarray, colors: list[str]) -> bytes:
+    """A PNG with a palette: cells (row column) are indices into `colors`, each "rrggbb", or "" for transparent.
 
     >>> png(np.zeros((1, 1), "u1"), [""])[:4]
     b'\\x89PNG'
@@ -102,11 +102,11 @@ def png(cells: np.ndarray, colours: list[str]) -> bytes:
         return struct.pack(">I", len(data)) + name + data + struct.pack(">I", zlib.crc32(name + data))
 
     height, width = cells.shape
-    lines = np.zeros((height, width + 1), "u1")  # each line begins with the number of its filter, which is none
+    lines = np.zeros((height, width + 1), "u1")  # each line begins with its filter type, 0 for none
     lines[:, 1:] = cells
     head = struct.pack(">IIBBBBB", width, height, 8, 3, 0, 0, 0)
-    palette = b"".join(bytes.fromhex(colour or "000000") for colour in colours)
-    clear = bytes(0 if not colour else 255 for colour in colours)
+    palette = b"".join(bytes.fromhex(color or "000000") for color in colors)
+    clear = bytes(0 if not color else 255 for color in colors)
     body = zlib.compress(lines.tobytes(), 6)
     parts = ((b"IHDR", head), (b"PLTE", palette), (b"tRNS", clear), (b"IDAT", body), (b"IEND", b""))
     return b"\x89PNG\r\n\x1a\n" + b"".join(chunk(name, data) for name, data in parts)
@@ -116,11 +116,11 @@ def _ramp(stops: tuple[str, ...], count: int) -> list[str]:
     rgb = np.array([list(bytes.fromhex(stop)) for stop in stops], float)
     at = np.linspace(0, len(stops) - 1, count)
     mixed = np.stack([np.interp(at, np.arange(len(stops)), rgb[:, k]) for k in range(3)], 1)
-    return [bytes(round(x) for x in colour).hex() for colour in mixed]
+    return [bytes(round(x) for x in color).hex() for color in mixed]
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as an HTML table, without script, style or class: nothing that a notebook viewer would take out."""
+    """The rows as an HTML table, without script, style and class, which notebook viewers remove."""
     return "<table>" + "".join(map(_row, rows)) + "</table>"
 
 
@@ -132,7 +132,7 @@ def _row(row: Row) -> str:
             f'<img src="data:image/png;base64,{data}" alt="{html(row.label)}" width="{WIDTH}" height="{row.height}">'
         )
     small = f"<br><small>{html(row.unit)}</small>" if row.unit else ""
-    return (  # a div in each cell, for Jupyter's own style aligns cells to the right
+    return (  # a div in each cell, because Jupyter's style aligns cells to the right
         f'<tr><th scope="row"><div align="right">{html(row.label)}{small}</div></th><td><div align="left">{picture}'
         f'{html(row.text)}</div></td><td><div align="left"><small>{html(row.scale)}</small></div></td></tr>'
     )

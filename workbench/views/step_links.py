@@ -1,13 +1,13 @@
-"""A matrix from step to step, made small enough to send: cells that steps share, and the strongest links."""
+"""Matrices between steps (step key_step), made small enough to send: pooled cells and the strongest links."""
 
 import numpy as np
 
-MOST = 200  # links of all steps that are drawn
-EACH = 4  # links that are named, to a step and from it
+MAX_LINKS = 200  # strongest links of the whole matrix, which are drawn as arcs
+LINKS_PER_STEP = 4  # strongest links to each step and from each step, which are listed as text
 
 
 def pooled(matrix: np.ndarray, factor: int) -> np.ndarray:
-    """Cells of `factor` x `factor`, each with its value of the largest size; NaN only where all are.
+    """The matrix in cells of `factor` x `factor`, each with its value of largest magnitude; NaN only if all are NaN.
 
     >>> pooled(np.array([[1.0, -3.0], [2.0, np.nan]]), 2)
     array([[-3.]])
@@ -20,9 +20,10 @@ def pooled(matrix: np.ndarray, factor: int) -> np.ndarray:
 
 
 def strongest(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(step, key_step) of each link and its value: the `MOST` largest in size, and `EACH` of every row and column.
+    """The strongest links, as pairs (step, key_step) and their values, sorted by magnitude, the largest last.
 
-    The diagonal, zeros and NaN are no links. They come in order of size, the largest last.
+    They are the `MAX_LINKS` of largest magnitude and the `LINKS_PER_STEP` of every row and column. The diagonal, zeros
+    and NaN do not count as links.
 
     >>> strongest(np.array([[0.0, 0.0], [-2.0, 5.0]]))
     (array([[1, 0]], dtype=int32), array([-2.], dtype=float32))
@@ -30,18 +31,19 @@ def strongest(matrix: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     count = len(matrix)
     size = np.abs(np.nan_to_num(matrix))
     np.fill_diagonal(size, 0)
-    picked = np.zeros(size.shape, bool)
+    selected = np.zeros(size.shape, bool)
     for axis in (0, 1):
         rest = size.copy()
-        for _ in range(min(EACH, count)):
+        for _ in range(min(LINKS_PER_STEP, count)):
             at = rest.argmax(axis, keepdims=True)
-            np.put_along_axis(picked, at, True, axis)
+            np.put_along_axis(selected, at, True, axis)
             np.put_along_axis(rest, at, -1, axis)
     rows = np.sort(size.max(1, initial=0))
-    least = rows[-MOST] if count >= MOST else 0.0  # at least `MOST` cells are as large: only they can be among them
-    large = np.flatnonzero(size >= max(least, np.finfo("f4").tiny))
-    picked.ravel()[large[np.argsort(-size.ravel()[large], kind="stable")[:MOST]]] = True
-    places = np.argwhere(picked & (size > 0))
+    # At least MAX_LINKS cells reach this threshold, so the largest MAX_LINKS are among those that reach it.
+    threshold = rows[-MAX_LINKS] if count >= MAX_LINKS else 0.0
+    large = np.flatnonzero(size >= max(threshold, np.finfo("f4").tiny))
+    selected.ravel()[large[np.argsort(-size.ravel()[large], kind="stable")[:MAX_LINKS]]] = True
+    places = np.argwhere(selected & (size > 0))
     order = np.argsort(size[tuple(places.T)], kind="stable")
     places = places[order].astype("i4")
     return places, matrix[tuple(places.T)].astype("f4")

@@ -1,9 +1,9 @@
 // @ts-check
-// From step to step: any arrays (step key_step) as a matrix and as arcs over the tokens. Steps are numbered from 0.
+// Arrays (step key_step) as a matrix and as arcs over the tokens. Steps are numbered from 0.
 import { ramp } from "./drawing.js";
 import { register } from "./mount.js";
 import { queryCache, gutter, matrix, menu, strip } from "./plots.js";
-import { MOST_ARCS, arcs, linksOf } from "./step_arcs.js";
+import { MAX_ARCS, arcs, linksOf } from "./step_arcs.js";
 import { axisOf } from "./token_axis.js";
 import { number, plain } from "./token_index.js";
 import { frame } from "./view_frame.js";
@@ -12,7 +12,7 @@ const ARCS_TALL = 116,
   SIDE = 360;
 
 /**
- * Cells (row column) of a square matrix, from:to of it, `by` x `by` at a time, each with its value of the largest size.
+ * Rows and columns from:to of a square matrix, pooled: each cell of `by` x `by` values keeps the one of largest magnitude.
  *
  * @param {ArrayLike<number>} values
  * @param {number} side
@@ -22,14 +22,14 @@ const ARCS_TALL = 116,
  */
 export function pooled(values, side, from, to, by) {
   const size = Math.ceil((to - from) / by),
-    found = new Float32Array(size * size).fill(NaN);
+    cells = new Float32Array(size * size).fill(NaN);
   for (let r = from; r < to; r++)
     for (let c = from; c < to; c++) {
       const v = values[r * side + c],
         at = Math.floor((r - from) / by) * size + Math.floor((c - from) / by);
-      if (!(Math.abs(v) <= Math.abs(found[at])) && !Number.isNaN(v)) found[at] = v;
+      if (!(Math.abs(v) <= Math.abs(cells[at])) && !Number.isNaN(v)) cells[at] = v;
     }
-  return found;
+  return cells;
 }
 
 register("steps", (ctx) => {
@@ -38,73 +38,74 @@ register("steps", (ctx) => {
     { steps } = tokens,
     { edges } = data,
     count = steps.length;
-  let which = 0,
+  let arrayIndex = 0,
     cached = /** @type {any} */ ({}),
     key = "";
   const redraw = () => view.figures.forEach((f) => f.paint?.());
-  const store = queryCache(ctx.ask, redraw, 24);
+  const store = queryCache(ctx.queryPython, redraw, 24);
   data.matrices.forEach(({ array, layer, ...rest }, k) => {
     const arrays = Object.fromEntries(
       ["cells", "ends", "strength"].map((name) => [name, data.arrays[`${k}:${name}`]]),
     );
     store.put("cells", { array, layer, from: 0, to: count }, { ...rest, arrays });
   });
-  const layer = () => (edges[which].layers.length ? state.layer : -1);
-  const whole = () => store.get("cells", { array: which, layer: layer(), from: 0, to: count });
-  /** The steps of which the zoom shows a token: [first, stop]. */
-  const stretch = () => {
+  const layer = () => (edges[arrayIndex].layers.length ? state.layer : -1);
+  const allSteps = () =>
+    store.get("cells", { array: arrayIndex, layer: layer(), from: 0, to: count });
+  /** The steps with a token in the zoomed range: [first, stop]. */
+  const range = () => {
     const { from, to } = axisOf(state, tokens.n, 0, 1),
       first = steps.findIndex((s) => s.stop > from),
       stop = steps.findLastIndex((s) => s.start < to) + 1;
     return first < 0 || stop <= first ? [0, 0] : [first, stop];
   };
-  /** What is shown: exact cells of the stretch where they are there, or of all steps. */
+  /** The cells to draw: those queried for the zoomed range if they have arrived, otherwise those of all steps. */
   const best = () => {
-    const [first, stop] = stretch(),
-      all = whole();
+    const [first, stop] = range(),
+      all = allSteps();
     const close =
       all?.arrays &&
       stop &&
       stop - first < count &&
-      store.get("cells", { array: which, layer: layer(), from: first, to: stop });
+      store.get("cells", { array: arrayIndex, layer: layer(), from: first, to: stop });
     return { first, stop, all, one: close?.arrays ? close : all };
   };
   const name = (s, stop = s + 1) =>
     stop > s + 1 ? `steps ${s}–${stop - 1}` : `step ${s} (${plain(steps[s].kind)})`;
-  /** What the matrix shows, at a width: cells with the groups of steps that share them. */
+  /** The content of the matrix at a width: its cells, and the group of steps in each row and column. */
   const now = (width) => {
     const { first, stop, one } = best(),
-      { label, unit, over, layers } = edges[which],
+      { label, unit, over, layers } = edges[arrayIndex],
       side = Math.min(SIDE, Math.max(40, width - gutter(width) - 8));
     const where = layers.length
         ? layer() < 0
           ? `, mean over ${layers.length} layers`
           : `, layer ${layer()}`
         : "",
-      shownNow = [which, layer(), first, stop, side, theme.of.paper].join();
-    if (key === shownNow && cached.one === one) return cached;
-    key = shownNow;
+      cacheKey = [arrayIndex, layer(), first, stop, side, theme.of.paper].join();
+    if (key === cacheKey && cached.one === one) return cached;
+    key = cacheKey;
     const { of: c } = theme,
-      none = {
+      empty = {
         one,
         rows: [],
         columns: [],
         at: () => NaN,
         low: 0,
         high: 1,
-        colours: ramp(c.low, c.blue),
+        colors: ramp(c.low, c.blue),
         unit,
         side: SIDE,
-        title: `${label}${where} · ${one?.error ?? (one ? "no step here" : "…")}`,
+        title: `${label}${where} · ${one?.error ?? (one ? "no step in this range" : "…")}`,
       };
     if (!one?.arrays || !stop) {
-      cached = none;
+      cached = empty;
       return cached;
     }
     const { start, factor, high, sided } = one,
       [from, to] = [Math.floor((first - start) / factor), Math.ceil((stop - start) / factor)];
     const by = Math.ceil((to - from) / side),
-      found = pooled(one.arrays.cells, one.arrays.cells.shape[0], from, to, by),
+      cells = pooled(one.arrays.cells, one.arrays.cells.shape[0], from, to, by),
       size = Math.ceil((to - from) / by),
       each = by * factor,
       begin = start + from * factor;
@@ -114,7 +115,7 @@ register("steps", (ctx) => {
     ]);
     const columns = groups.map(([s]) => s),
       rows = groups.map(([s]) => (each > 1 ? s : `${s} ${plain(steps[s].kind)}`));
-    const rough = each > 1 ? ` · downsampled: the largest of ${each} × ${each} steps` : "";
+    const downsampled = each > 1 ? ` · downsampled: the largest of ${each} × ${each} steps` : "";
     cached = {
       one,
       groups,
@@ -123,30 +124,31 @@ register("steps", (ctx) => {
       rows,
       columns,
       side,
-      at: (r, k) => found[r * size + k],
+      at: (r, k) => cells[r * size + k],
       low: sided ? -high : 0,
       high,
-      colours: sided ? ramp(c.minus, c.low, c.plus) : none.colours,
+      colors: sided ? ramp(c.minus, c.low, c.plus) : empty.colors,
       unit,
       title: label + where + over,
-      note: `row: step, column: key_step${rough}`,
+      note: `row: step, column: key_step${downsampled}`,
     };
     return cached;
   };
   const snippet = (s) => {
     let text = "";
-    for (let i = steps[s].start; i < steps[s].stop && text.length < 70; i++) text += tokens.word(i);
+    for (let i = steps[s].start; i < steps[s].stop && text.length < 70; i++)
+      text += tokens.oneLine(i);
     return text.length > 70 ? `${text.slice(0, 70)}…` : text;
   };
   const read = (i) => {
     const s = tokens.step[i],
-      found = whole()?.arrays;
+      links = allSteps()?.arrays;
     return s < 0
-      ? ["in no step"]
+      ? ["not part of a step"]
       : [
           `“${snippet(s)}”`,
-          ...(found
-            ? [`from steps ${linksOf(found, s, 0)} · to steps ${linksOf(found, s, 1)}`]
+          ...(links
+            ? [`from steps ${linksOf(links, s, 0)} · to steps ${linksOf(links, s, 1)}`]
             : []),
         ];
   };
@@ -161,7 +163,7 @@ register("steps", (ctx) => {
       "array",
       edges.map(({ label }, k) => [k, label]),
       (v) => {
-        which = +v;
+        arrayIndex = +v;
         follow();
         redraw();
       },
@@ -174,7 +176,7 @@ register("steps", (ctx) => {
   );
   const follow = () => {
     layers.value = String(state.layer);
-    layers.hidden = !edges[which].layers.length;
+    layers.hidden = !edges[arrayIndex].layers.length;
   };
   bus.on(follow, ctx.signal);
   follow();
@@ -193,13 +195,13 @@ register("steps", (ctx) => {
       if (!row || !column) return "";
       const texts =
         each > 1 ? "" : `\n${row[0]}: “${snippet(row[0])}”\n${column[0]}: “${snippet(column[0])}”`;
-      return `${name(...row)} from ${name(...column)}: ${number(at(r, k))} ${edges[which].unit}${each > 1 ? `, the largest of ${each} × ${each} steps` : ""}${texts}`;
+      return `${name(...row)} from ${name(...column)}: ${number(at(r, k))} ${edges[arrayIndex].unit}${each > 1 ? `, the largest of ${each} × ${each} steps` : ""}${texts}`;
     },
     link: (r, k) => ({
       hover: steps[cached.groups[r][0]].start,
       key: steps[cached.groups[k][0]].start,
     }),
-    pinned: () => [group(state.lock), -1],
+    pinned: () => [group(state.pin), -1],
   });
   const links = () => {
     const { first, stop, all, one } = best();
@@ -219,14 +221,14 @@ register("steps", (ctx) => {
     size: () => ARCS_TALL,
     title() {
       const { strength, sided, part } = links();
-      return `the same as arcs over the tokens${strength.length > MOST_ARCS ? `, the strongest ${MOST_ARCS}${part ? " of all steps" : ""}` : ""}${sided ? "; orange: positive, blue: negative" : ""}`;
+      return `the same values as arcs over the tokens${strength.length > MAX_ARCS ? `, the strongest ${MAX_ARCS}${part ? " of all steps" : ""}` : ""}${sided ? "; orange: positive, blue: negative" : ""}`;
     },
     draw(pen, a, y) {
       const c = theme.of,
-        found = links(),
-        mine = state.lock >= 0 ? tokens.step[state.lock] : -1,
+        drawn = links(),
+        pinned = state.pin >= 0 ? tokens.step[state.pin] : -1,
         bottom = y + ARCS_TALL - 18;
-      arcs(pen, a, c, steps, found, found.high, bottom - 2, ARCS_TALL - 24, mine);
+      arcs(pen, a, c, steps, drawn, drawn.high, bottom - 2, ARCS_TALL - 24, pinned);
       steps.forEach((s, i) => {
         const x1 = Math.max(a.x0, a.x(s.start)),
           x2 = Math.min(a.x0 + a.width, a.x(s.stop));
@@ -236,8 +238,8 @@ register("steps", (ctx) => {
           bottom,
           Math.max(0.5, x2 - x1 - 1),
           16,
-          c[`k${s.colour}`],
-          i === mine ? 0.9 : 0.45,
+          c[`k${s.color}`],
+          i === pinned ? 0.9 : 0.45,
         );
         if (x2 - x1 > 14)
           pen.text(x1 + 3, bottom + 12, x2 - x1 > 90 ? `${i} ${plain(s.kind)}` : String(i), {

@@ -1,4 +1,4 @@
-"""From step to step: any labelled array (step key_step), as a matrix and as arcs over the tokens."""
+"""Relations between steps: any labeled array (step key_step), as a matrix and as arcs over the tokens."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -21,19 +21,19 @@ from workbench.views.view import View
 Array = xr.DataArray | xr.Dataset
 
 
-CELLS = 760  # steps, or stretches of them, that are sent each way: two for each pixel of the matrix
+CELLS = 760  # rows and columns sent at most, each one or several steps: two for each pixel of the matrix
 HEIGHT = 160  # of a snapshot, in pixels
-BYTES = 4_000_000  # of the matrices that travel at once; the others come when they are asked for
+INITIAL_BYTES = 4_000_000  # of the matrices sent with the view; the others are sent on demand
 
 
 @dataclass(frozen=True, slots=True)
 class Edges:
-    """One array from step to step: values (layer step key_step), and their mean over the layers."""
+    """One array between steps: values (layer step key_step), and their mean over the layers (step key_step)."""
 
     label: str
     unit: str
-    over: str  # what a mean was taken over
-    layers: tuple[int, ...]  # their numbers; none if it has no layers
+    over: str  # the axis that was averaged, for the title
+    layers: tuple[int, ...]  # the layer numbers; empty if the array has no layer axis
     values: np.ndarray
     mean: np.ndarray
 
@@ -41,14 +41,14 @@ class Edges:
         return {"label": self.label, "unit": self.unit, "over": self.over, "layers": list(self.layers)}
 
     def of(self, layer: int) -> np.ndarray:
-        """The matrix (step key_step) of a layer, or of -1, which is the mean."""
+        """The matrix (step key_step) of a layer; -1 is the mean over layers."""
         if layer != -1 and layer not in self.layers:
-            raise LookupError(f"layer {layer} is not in this array; it has the layers {_numbers(self.layers)}")
+            raise LookupError(f"layer {layer} is not in this array; it has layers {_numbers(self.layers)}")
         return self.mean if layer == -1 else self.values[self.layers.index(layer)]
 
 
 class Steps(View):
-    """What `steps` gives."""
+    """The view that `steps` makes."""
 
     module = "steps_view"
     call = "wb.views.steps(trace"
@@ -64,16 +64,16 @@ class Steps(View):
         header |= {"args": self.args, "edges": [each.header() for each in self.edges], "layer": self.layer}
         header |= {"numbers": numbers, "matrices": []}
         first = (0, self.layer if self.layer in (-1, *self.edges[0].layers) else -1)
-        every = [(array, layer) for array, each in enumerate(self.edges) for layer in (-1, *each.layers)]
-        fits = max(1, BYTES // (4 * min(count, CELLS) ** 2))
-        for number, (array, layer) in enumerate(list(dict.fromkeys([first, *every]))[:fits]):
-            head, found = self._cells(array, layer, 0, count)
-            header["matrices"].append(head | {"array": array, "layer": layer})
-            arrays |= {f"{number}:{name}": values for name, values in found.items()}
+        all_matrices = [(array, layer) for array, each in enumerate(self.edges) for layer in (-1, *each.layers)]
+        fits = max(1, INITIAL_BYTES // (4 * min(count, CELLS) ** 2))
+        for number, (array, layer) in enumerate(list(dict.fromkeys([first, *all_matrices]))[:fits]):
+            cells_header, cells = self._cells(array, layer, 0, count)
+            header["matrices"].append(cells_header | {"array": array, "layer": layer})
+            arrays |= {f"{number}:{name}": values for name, values in cells.items()}
         return header, arrays
 
     def query(self, kind: str, request: Mapping[str, Any]) -> Payload:
-        """The "cells" of an array and a layer, or -1 for the mean, from one step to before another."""
+        """The "cells" of an array and a layer (-1: the mean over layers) for the steps from:to."""
         if kind != "cells":
             return super().query(kind, request)
         return self._cells(*(int(request[name]) for name in ("array", "layer", "from", "to")))
@@ -82,7 +82,7 @@ class Steps(View):
         return [_edges_row(each, self.layer if self.layer in each.layers else -1) for each in self.edges]
 
     def _cells(self, array: int, layer: int, start: int, stop: int) -> Payload:
-        """At most `CELLS` cells each way, the strongest links among those steps, and their scale."""
+        """At most `CELLS` rows and columns of the steps start:stop, the strongest links among them, and their scale."""
         matrix = self.edges[array].of(layer)
         part = matrix[start:stop, start:stop]
         high, sided = _scale(part)[0], _scale(matrix)[1]
@@ -100,62 +100,72 @@ def steps(
     window: tuple[int, int] | None = None,
     selected: int | None = None,
 ) -> Steps:
-    """How the steps of a chain of thought bear on each other: a matrix (step key_step), and arcs over the tokens.
+    """A view of relations between the steps of a chain of thought: a matrix (step key_step), and arcs over the tokens.
 
-    `arrays` is any labelled array with step and key_step, or several by name, among which the reader chooses: attention
-    (`wb.attention.step_attention(trace)`, which it is unless given), suppression (`wb.reasoning.suppression(model,
-    trace)`), the shift of routes (`wb.routing.routing_drift(trace)`). Of an axis "layer" the mean is shown at first, or
-    the `layer` that is given; menu and arrow keys choose another. Of an axis "head" it is the mean. The scale leaves
-    out the diagonal. Steps are numbered from 0, as in `wb.steps(trace)`. Where steps share a cell it has their value of
-    the largest size, and the view says "downsampled"; zoomed in, it is exact. A page holds what fits into 4 MB; other
-    layers take Python.
+    Examples of arrays are attention (`wb.attention.step_attention(trace)`, the default), suppression
+    (`wb.reasoning.suppression(model, trace)`) and routing drift (`wb.routing.routing_drift(trace)`). An axis "head" is
+    averaged. For an axis "layer" the view shows the mean or one layer; the menu and the arrow keys change it. Steps are
+    numbered from 0, as in `wb.steps(trace)`. The color scale ignores the diagonal. A cell shared by several steps shows
+    their value of largest magnitude, labeled "downsampled"; zoomed in, it is exact. A saved page contains up to 4 MB of
+    matrices; other layers need Python.
+
+    Args:
+        trace: a trace with steps.
+        arrays: a labeled array with the axes step and key_step, or several by name, from which the reader chooses.
+        layer: the layer shown first; without it, the mean over layers.
+        window: the positions (first, stop) shown first.
+        selected: the pinned position.
+
+    Raises:
+        ArgumentError: an array does not have these axes, or has another number of steps.
+        SelectionError: no array has that layer.
+        NotRecorded: the trace has no steps, or no array was passed and it was recorded without record="steps".
 
     >>> trace = wb.trace("What is 12+30?", record="steps")
     >>> wb.views.steps(trace, {"attention": wb.attention.step_attention(trace)})
     <steps of pocket: 51 tokens>
-
-    Raises ArgumentError for an array without those axes, of another number of steps, or without that layer; NotRecorded
-    without steps or, if no array is given, without record="steps".
     """
     count = len(parts(trace))
     if not count:
-        raise NotRecorded("the trace has no steps, for nothing was thought in it: this view shows one to another")
+        raise NotRecorded(
+            "the trace has no steps, because it has no chain of thought; this view needs at least one step"
+        )
     args = "" if arrays is None else ", arrays"
-    found = step_attention(trace) if arrays is None else arrays
-    named = found.items() if isinstance(found, Mapping) and not isinstance(found, xr.Dataset) else [("", found)]
+    shown = step_attention(trace) if arrays is None else arrays
+    named = shown.items() if isinstance(shown, Mapping) and not isinstance(shown, xr.Dataset) else [("", shown)]
     edges = [_edges(name, array, count) for name, array in named]
     if not edges:
-        raise ArgumentError("arrays is empty; give one labelled array (step key_step), or several by name")
+        raise ArgumentError("arrays is empty; pass a labeled array (step key_step), or several by name")
     layers = sorted({each for one in edges for each in one.layers})
     number = None if layer is None else operator.index(layer)
     if number is not None and number not in layers:
-        there = f"they have the layers {_numbers(layers)}" if layers else "no array has an axis layer"
-        raise SelectionError(f"layer={layer} is in none of the arrays; {there}")
+        available = f"they have layers {_numbers(layers)}" if layers else "no array has an axis layer"
+        raise SelectionError(f"layer={layer} is in none of the arrays; {available}")
     return Steps(trace, edges, -1 if number is None else number, args, window=window, selected=selected)
 
 
 def _edges(name: str, array: Array, count: int) -> Edges:
     if isinstance(array, xr.Dataset):
-        there = [each for each in array.data_vars.values() if {"step", "key_step"} <= set(each.dims)]
-        array = there[0] if there else xr.DataArray()
+        candidates = [each for each in array.data_vars.values() if {"step", "key_step"} <= set(each.dims)]
+        array = candidates[0] if candidates else xr.DataArray()
     if not isinstance(array, xr.DataArray) or not {"step", "key_step"} <= set(array.dims):
-        what = f"the axes {array.dims}" if isinstance(array, xr.DataArray) else f"a {type(array).__name__}"
-        raise ArgumentError(f"{visible(name) or 'arrays'} has {what}; it takes a labelled array (step key_step)")
+        got = f"the axes {array.dims}" if isinstance(array, xr.DataArray) else f"a {type(array).__name__}"
+        raise ArgumentError(f"{visible(name) or 'arrays'} must be a labeled array (step key_step), got {got}")
     extra = set(array.dims) - {"layer", "head", "step", "key_step"}
     if extra or array.sizes["step"] != count or array.sizes["key_step"] != count:
         raise ArgumentError(
-            f"{visible(name) or 'arrays'} is {dict(array.sizes)}; it takes (step key_step), with layer and head if you "
-            f"like, and this trace has {count} steps"
+            f"{visible(name) or 'arrays'} must have the axes step and key_step, and optionally layer and head; "
+            f"this trace has {count} steps, got {dict(array.sizes)}"
         )
     over = f", mean over {array.sizes['head']} heads" if "head" in array.dims else ""
     attrs = array.attrs
-    label = visible(str(name or attrs.get("long_name") or array.name or "from step to step"))
+    label = visible(str(name or attrs.get("long_name") or array.name or "between steps"))
     each = array if "layer" in array.dims else array.expand_dims("layer")
     numbers = array["layer"].values if "layer" in array.dims else np.array([], int)
     layers = tuple((numbers if numbers.dtype.kind in "iu" else np.arange(len(numbers))).tolist())
     values = np.empty((each.sizes["layer"], count, count), "f4")
     total, known = np.zeros((count, count)), np.zeros((count, count), "i4")
-    for place in range(len(values)):  # one layer at a time: all heads of all layers would take many times the memory
+    for place in range(len(values)):  # one layer at a time: all heads of all layers at once need many times the memory
         one = each.isel(layer=place)
         one = (one.mean("head") if over else one).transpose("step", "key_step").values
         finite = np.isfinite(one)
@@ -167,7 +177,7 @@ def _edges(name: str, array: Array, count: int) -> Edges:
 
 
 def _scale(matrix: np.ndarray) -> tuple[float, bool]:
-    """The largest size of a value off the diagonal, 1 if there is none, and whether one of them is negative."""
+    """The largest magnitude off the diagonal (1.0 if all are 0), and whether any of those values is negative."""
     off = matrix[~np.eye(len(matrix), dtype=bool) & np.isfinite(matrix)]
     return float(np.abs(off).max(initial=0.0)) or 1.0, bool((off < 0).any())
 
@@ -179,13 +189,13 @@ def _numbers(layers: Sequence[int]) -> str:
 
 def matrix_row(label: str, unit: str, axes: str, matrix: np.ndarray) -> snapshot_html.Row:
     """A row of a snapshot: the matrix (step key_step), step 0 at the top left."""
-    most, sided = _scale(matrix)
+    largest, sided = _scale(matrix)
     factor = -(-len(matrix) // HEIGHT)
     cells = pooled(matrix, factor)[::-1]
-    picture = snapshot_html.heat(cells, "max", -most if sided else 0.0, most, "both" if sided else "blue", HEIGHT)
+    picture = snapshot_html.heat(cells, "max", -largest if sided else 0.0, largest, "both" if sided else "blue", HEIGHT)
     axes += f"; steps 0 to {len(matrix) - 1}"
     axes += f"; downsampled, {factor} × {factor} steps a cell" if factor > 1 else ""
-    scale = f"{range_text(-most if sided else 0.0, most)} {unit}"
+    scale = f"{range_text(-largest if sided else 0.0, largest)} {unit}"
     return snapshot_html.Row(label, axes, picture, scale=scale, height=HEIGHT)
 
 

@@ -1,5 +1,5 @@
 // @ts-check
-// The token axis: the stretch from:to of the bus, laid out between x0 and x0 + width.
+// The token axis: the positions from:to of the bus, laid out between x0 and x0 + width.
 
 /**
  * @param {Pick<State, "from" | "to">} state
@@ -34,7 +34,8 @@ export function axisOf(state, n, x0, width) {
 }
 
 /**
- * One number a column of the axis, of values[start + position]: its "max" or "min"; NaN only where all are.
+ * One number per column of the axis: the "max" or "min" (`keep`) of values[start + position] over its positions, NaN
+ * only where all of them are NaN.
  *
  * @param {Axis} axis
  * @param {ArrayLike<number>} values
@@ -42,7 +43,7 @@ export function axisOf(state, n, x0, width) {
  * @param {number} start
  */
 export function columns(axis, values, keep, start = 0) {
-  const found = new Float32Array(axis.columns),
+  const extremes = new Float32Array(axis.columns),
     less = keep === "min";
   for (let c = 0; c < axis.columns; c++) {
     const [a, b] = axis.column(c);
@@ -51,12 +52,16 @@ export function columns(axis, values, keep, start = 0) {
       const v = values[start + i];
       if (Number.isNaN(best) || (less ? v < best : v > best)) best = v;
     }
-    found[c] = best;
+    extremes[c] = best;
   }
-  return found;
+  return extremes;
 }
 
-/** @param {Float32Array} values */
+/**
+ * Smallest and largest finite value; [0, 0] without one.
+ *
+ * @param {Float32Array} values
+ */
 export const spread = (values) => {
   let low = Infinity,
     high = -Infinity;
@@ -68,18 +73,18 @@ export const spread = (values) => {
 };
 
 /**
- * Positions at round numbers, under whatever the axis belongs to.
+ * Tick labels at round positions, below a plot.
  *
  * @param {Pen} pen
  * @param {Axis} axis
  * @param {number} y
- * @param {Colours} theme
+ * @param {Colors} theme
  */
 export function ticks(pen, axis, y, theme) {
   const span = axis.to - axis.from,
-    most = Math.max(1, axis.width / 70);
+    maxTicks = Math.max(1, axis.width / 70);
   let step = 1;
-  for (let k = 1; span / step > most; k++) step = [1, 2, 5][k % 3] * 10 ** Math.floor(k / 3);
+  for (let k = 1; span / step > maxTicks; k++) step = [1, 2, 5][k % 3] * 10 ** Math.floor(k / 3);
   for (let p = Math.ceil(axis.from / step) * step; p < axis.to; p += step) {
     const x = axis.x(p) + axis.cell / 2,
       right = axis.x0 + axis.width;
@@ -93,23 +98,23 @@ export function ticks(pen, axis, y, theme) {
 }
 
 /**
- * Greyed out: the columns of which the filter keeps no token.
+ * Grays out the columns in which no token passes the filter.
  *
  * @param {Pen} pen
  * @param {Axis} axis
  * @param {Uint8Array | null} mask
  * @param {number} y
  * @param {number} h
- * @param {Colours} theme
+ * @param {Colors} theme
  */
 export function veil(pen, axis, mask, y, h, theme) {
   if (!mask) return;
   for (let c = 0, begin = -1; c <= axis.columns; c++) {
-    let kept = c === axis.columns;
-    for (let [i, b] = kept ? [0, 0] : axis.column(c); i < b && !kept; i++) kept = !!mask[i];
+    let passes = c === axis.columns;
+    for (let [i, b] = passes ? [0, 0] : axis.column(c); i < b && !passes; i++) passes = !!mask[i];
     const x = axis.x0 + (c / axis.columns) * axis.width;
-    if (!kept && begin < 0) begin = x;
-    if (kept && begin >= 0) {
+    if (!passes && begin < 0) begin = x;
+    if (passes && begin >= 0) {
       pen.rect(begin, y, x - begin, h, theme.paper, 0.78);
       begin = -1;
     }
@@ -117,11 +122,11 @@ export function veil(pen, axis, mask, y, h, theme) {
 }
 
 /**
- * The pinned position and the one under the mouse, -1 where there is none.
+ * The pinned position and the position under the mouse; -1 for none.
  *
  * @param {State} state
  */
 export const pointed = (state) => [
-  { position: state.lock, lock: true },
-  { position: state.hover, lock: false },
+  { position: state.pin, pin: true },
+  { position: state.hover, pin: false },
 ];

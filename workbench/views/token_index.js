@@ -1,18 +1,18 @@
 // @ts-check
-// The tokens of a trace: texts, messages, steps, search, filters. Text of a model comes from Python, already made
-// visible by workbench.text, and enters the page as textContent only.
+// The tokens of a trace: texts, messages, steps, search, filters. Model text comes from Python, where workbench.text has
+// made invisible characters visible, and enters the page as textContent only.
 
 export class Tokens {
   /** @param {Payload} payload */
-  constructor({ words, messages, steps, prompt_length, arrays }) {
-    this.words = words;
+  constructor({ token_texts, messages, steps, prompt_length, arrays }) {
+    this.texts = token_texts; // each different text once; textIds says which one a token has
     this.messages = messages;
     this.steps = steps;
     this.promptLength = prompt_length;
-    this.piece = arrays.piece;
-    this.n = this.piece.length;
+    this.textIds = arrays.token_text_ids;
+    this.n = this.textIds.length;
     /** @type {string[] | null} */
-    this.lower = null;
+    this.lowercase = null;
     this.joined = "";
     this.owner = new Int32Array(this.n).fill(-1);
     this.step = new Int32Array(this.n).fill(-1);
@@ -20,29 +20,33 @@ export class Tokens {
     steps.forEach((s, i) => this.step.fill(i, s.start, s.stop));
   }
   /** @param {number} i */
-  text = (i) => this.words[this.piece[i]];
-  /** @param {number} i */
-  word = (i) => this.text(i).replaceAll("\n", "↵") || "∅";
+  text = (i) => this.texts[this.textIds[i]];
   /**
-   * Stretches [start, stop) of tokens whose joined text holds the query, whatever its case.
+   * The text of a token on one line: line feeds as ↵, no text as ∅.
+   *
+   * @param {number} i
+   */
+  oneLine = (i) => this.text(i).replaceAll("\n", "↵") || "∅";
+  /**
+   * Ranges [start, stop) of tokens whose joined text contains the query, case-insensitive.
    *
    * @param {string} query
    * @returns {[number, number][]}
    */
   find(query) {
     if (!query) return [];
-    this.lower ??= this.words.map((w) => w.toLowerCase());
+    this.lowercase ??= this.texts.map((text) => text.toLowerCase());
     if (!this.joined) {
       this.ends = new Uint32Array(this.n);
       let all = "";
       for (let i = 0; i < this.n; i++) {
-        all += this.lower[this.piece[i]];
+        all += this.lowercase[this.textIds[i]];
         this.ends[i] = all.length;
       }
       this.joined = all;
     }
     const text = query.toLowerCase(),
-      found = [];
+      ranges = [];
     for (
       let at = this.joined.indexOf(text), i = 0;
       at >= 0;
@@ -51,30 +55,34 @@ export class Tokens {
       while (this.ends[i] <= at) i++;
       let stop = i;
       while (this.ends[stop] < at + text.length) stop++;
-      found.push([i, stop + 1]);
+      ranges.push([i, stop + 1]);
     }
-    return found;
+    return ranges;
   }
   /**
-   * 1 for the tokens that a filter keeps: "channel:…", "kind:…", "step", "same", "prompt", "generated"; null keeps all.
+   * 1 for each token that passes a filter: "channel:…", "kind:…", "step", "same", "prompt", "generated"; null without one.
    *
    * @param {string} only
-   * @param {number} lock
+   * @param {number} pin
    */
-  mask(only, lock) {
-    const [what, name] = only.split(/:(.*)/s),
-      { owner, step, piece } = this;
-    const keep = {
+  mask(only, pin) {
+    const [filter, name] = only.split(/:(.*)/s),
+      { owner, step, textIds } = this;
+    const passes = {
       channel: (i) => this.messages[owner[i]]?.name === name,
       kind: (i) => this.steps[step[i]]?.kind === name,
-      step: (i) => lock >= 0 && step[lock] >= 0 && step[i] === step[lock],
-      same: (i) => lock >= 0 && piece[i] === piece[lock],
+      step: (i) => pin >= 0 && step[pin] >= 0 && step[i] === step[pin],
+      same: (i) => pin >= 0 && textIds[i] === textIds[pin],
       prompt: (i) => i < this.promptLength,
       generated: (i) => i >= this.promptLength,
-    }[what];
-    return keep ? Uint8Array.from({ length: this.n }, (_, i) => keep(i)) : null;
+    }[filter];
+    return passes ? Uint8Array.from({ length: this.n }, (_, i) => passes(i)) : null;
   }
-  /** @param {number} i */
+  /**
+   * Message and step of a token, as text.
+   *
+   * @param {number} i
+   */
   place(i) {
     const m = this.messages[this.owner[i]],
       s = this.steps[this.step[i]];
@@ -82,11 +90,15 @@ export class Tokens {
   }
 }
 
-/** @param {string} kind */
+/**
+ * The kind of a step as a reader sees it.
+ *
+ * @param {string} kind
+ */
 export const plain = (kind) => kind.replaceAll("_", " ");
 
 /**
- * As workbench shows numbers: three digits, a real minus, a dash for what is no number.
+ * A number as text: three digits, a true minus sign, a dash for NaN, infinity and null.
  *
  * @param {number | null} x
  */

@@ -1,5 +1,5 @@
 // @ts-check
-// A view of the tokens: by channel and step, or by a number for each.
+// The tokens as text, colored by channel and step, or by one number per token.
 import { mix } from "./drawing.js";
 import { register } from "./mount.js";
 import { number } from "./token_index.js";
@@ -11,10 +11,10 @@ register("tokens", (ctx) => {
     { values, logprob } = data.arrays,
     { low, high, label, unit } = data.scale ?? {};
   const sided = low < 0 && high > 0,
-    most = Math.max(-low, high); // white is 0 where values have two signs
-  const colour = (v, c) => {
+    magnitude = Math.max(-low, high); // white is 0 if the values have both signs
+  const color = (v, c) => {
     if (!Number.isFinite(v)) return null;
-    const share = sided ? Math.abs(v) / most : (v - low) / (high - low || 1);
+    const share = sided ? Math.abs(v) / magnitude : (v - low) / (high - low || 1);
     return mix(
       c.paper,
       sided ? (v < 0 ? c.minus : c.plus) : c.k0,
@@ -37,11 +37,11 @@ register("tokens", (ctx) => {
         width: 220,
       });
       for (let k = 0; k < 60; k++)
-        pen.rect(280 + k * 2, y + 3, 2, 12, colour(low + ((high - low) * k) / 59, c));
+        pen.rect(280 + k * 2, y + 3, 2, 12, color(low + ((high - low) * k) / 59, c));
       pen.text(275, y + 13, number(low), { fill: c.soft, align: "end", size: 11 });
       pen.text(405, y + 13, number(high), { fill: c.soft, size: 11 });
     };
-    view.plot({ size: () => 22, draw, label: "colour scale" });
+    view.plot({ size: () => 22, draw, label: "color scale" });
   } else legend(view, tokens, logprob);
-  transcript(view, ctx, { tall: data.tall, tint: values && ((i, c) => colour(values[i], c)) });
+  transcript(view, ctx, { tall: data.tall, tint: values && ((i, c) => color(values[i], c)) });
 });

@@ -1,4 +1,4 @@
-"""The tokens of a run as text: coloured by channel and step, or by a number for each token."""
+"""The tokens of a run as text, colored by channel and step, or by one number per token."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ from workbench.views.view import View
 
 
 class Tokens(View):
-    """What `tokens` gives."""
+    """The view that `tokens` makes."""
 
     module = "tokens_view"
     call = "wb.views.tokens(trace"
@@ -47,16 +47,23 @@ def tokens(
     window: Sequence[int] | None = None,
     selected: int | None = None,
 ) -> Tokens:
-    """The text of a run, token by token: coloured by step and channel, or by `values`, one number for each token.
+    """A view of the text of a run, token by token, colored by step and channel, or by `values`.
 
-    Control, bidi and zero-width characters are shown as what they are. Underlined is what was written with a
-    probability under ½ (dotted) or ⅒. `values` may be a DataArray (pos) with `long_name` and `units`; where it has both
-    signs, white is 0.
+    Control, bidi and zero-width characters are made visible. Generated tokens are underlined if their probability was
+    below ½ (dotted) or ⅒ (solid).
+
+    Args:
+        trace: the run.
+        values: one number per token (pos); a DataArray may have `long_name` and `units`. If the values have both signs,
+            white is 0.
+        window: the positions (first, stop) shown first.
+        selected: the pinned position.
+
+    Raises:
+        ArgumentError: `values` is not one number per token.
 
     >>> wb.views.tokens(trace, trace["entropy"])
     <tokens of pocket: 64 tokens>
-
-    Raises ArgumentError unless there is one value for each token.
     """
     label, unit, array = "value", "", None
     if values is not None:

@@ -1,14 +1,14 @@
 // @ts-check
-// The bus of a trace: what all of its views in the page share. Changes of one frame reach every view once, together.
+// The bus of a trace: the state that all its views in a page share. Changes within one frame reach every view once, together.
 
-// A module is evaluated once a view in Jupyter, so what views share lives on globalThis.
+// In Jupyter a module is evaluated once per view, so shared state is on globalThis.
 const SHARED = Symbol.for("workbench.views.1");
 globalThis[SHARED] ??= new Map();
 /** @type {Map<string, Bus>} */
 const BUSES = globalThis[SHARED];
 
-const OWN = { layer: -1, head: -1, from: 0, to: -1, only: "" }; // what each view has for itself
-const START = { hover: -1, row: -1, key: -1, cell: "", lock: -1, query: "", ...OWN };
+const OWN = { layer: -1, head: -1, from: 0, to: -1, only: "" }; // each view has its own
+const START = { hover: -1, row: -1, key: -1, cell: "", pin: -1, query: "", ...OWN };
 
 /**
  * @param {State} state
@@ -17,7 +17,7 @@ const START = { hover: -1, row: -1, key: -1, cell: "", lock: -1, query: "", ...O
 function busWith(state) {
   const subscribers = new Set();
   let changed = new Set();
-  const tell = () => {
+  const notify = () => {
     const keys = changed;
     changed = new Set();
     if (keys.size) for (const f of [...subscribers]) f(state, keys);
@@ -31,11 +31,11 @@ function busWith(state) {
           state[key] = patch[key];
           changed.add(key);
         }
-      if (changed.size && !before) requestAnimationFrame(tell);
+      if (changed.size && !before) requestAnimationFrame(notify);
     },
-    tell: (keys) => {
+    notify: (keys) => {
       keys.forEach((key) => changed.add(key));
-      tell();
+      notify();
     },
     on(f, signal) {
       subscribers.add(f);
@@ -55,8 +55,8 @@ export function busOf(id) {
 }
 
 /**
- * The bus as one view has it. Hover, pinned token and search are those of all views of the trace; layer, head, stretch
- * and filter are its own, until `link(true)` shares them with the other linked views: the first brings its own.
+ * The bus of one view. All views of a trace share hover, pinned token and search. Layer, head, zoom and filter belong to
+ * the view until `link(true)` shares them with the other linked views; the first linked view sets their values.
  *
  * @param {Bus} shared
  * @param {Partial<State>} own
@@ -68,12 +68,12 @@ export function viewOf(shared, own, signal) {
     bus = busWith(state),
     { set } = bus;
   let linked = false;
-  const mine = (key) => !linked && key in OWN;
+  const isOwn = (key) => !linked && key in OWN;
   bus.set = (patch) => {
-    const [theirs, rest] = [{}, {}];
-    for (const key in patch) (mine(key) ? rest : theirs)[key] = patch[key];
-    shared.set(theirs); // first: what changes with it reaches the view in the same frame
-    set(rest);
+    const [sharedPatch, ownPatch] = [{}, {}];
+    for (const key in patch) (isOwn(key) ? ownPatch : sharedPatch)[key] = patch[key];
+    shared.set(sharedPatch); // first, so that both reach the view in the same frame
+    set(ownPatch);
   };
   bus.link = (on) => {
     if (on === linked) return;
@@ -83,12 +83,12 @@ export function viewOf(shared, own, signal) {
     for (const key in OWN) {
       const value = state[key];
       if (on)
-        delete state[key]; // what it does not have is the shared one
+        delete state[key]; // falls back to the shared value, by the prototype
       else state[key] = value;
     }
-    if (on) bus.tell(Object.keys(OWN));
+    if (on) bus.notify(Object.keys(OWN));
   };
-  shared.on((_, keys) => bus.tell([...keys].filter((key) => !mine(key))), signal);
+  shared.on((_, keys) => bus.notify([...keys].filter((key) => !isOwn(key))), signal);
   signal.addEventListener("abort", () => bus.link(false));
   return bus;
 }

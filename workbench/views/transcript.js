@@ -1,36 +1,36 @@
 // @ts-check
-// The tokens as text: messages by channel, steps by kind, or the colour of a number a token. A token
-// is one span once it comes into sight.
+// The tokens as text, colored by channel and step, or by one number per token. Tokens become spans once they scroll
+// into view.
 import { mix } from "./drawing.js";
 import { plain } from "./token_index.js";
 import { make } from "./view_frame.js";
 
-const WIDE = 7.4; // of a letter in a saved transcript
-const PART = 200; // tokens, about, that become spans together, when they come into sight; until then they are one text
-const FIRST = 3; // parts that are made at once: what is seen first
+const LETTER_WIDTH = 7.4; // pixels, of a letter in a saved transcript
+const PART = 200; // tokens, about, that become spans together when they scroll into view; until then they are one text
+const FIRST = 3; // parts whose spans are made at once: those in view at first
 
 const range = (from, to) => Array.from({ length: to - from }, (_, k) => from + k);
 
 /**
  * @param {View} view
  * @param {ViewContext} ctx
- * @param {{ tall: number, tint?: ((i: number, c: Colours) => string | null) | null }} options
+ * @param {{ tall: number, tint?: ((i: number, c: Colors) => string | null) | null }} options
  */
 export function transcript(view, ctx, { tall, tint = null }) {
   const { tokens, bus, data, theme, signal } = ctx,
     { state } = bus,
     { n } = tokens,
     { logprob } = data.arrays;
-  const shown = tokens.words.map((word) => word.replaceAll("\n", "↵\n") || "∅"),
-    text = (i) => shown[tokens.piece[i]];
+  const shown = tokens.texts.map((text) => text.replaceAll("\n", "↵\n") || "∅"),
+    text = (i) => shown[tokens.textIds[i]];
   const spans = new Array(n),
-    part = new Array(n); // of each token; spans where they are made
+    part = new Array(n); // of each token; `spans` is empty where they are not made yet
   const box = make("div", { className: "wb-text", role: "document", label: "transcript" });
   box.style.maxHeight = `${tall}px`;
-  let [hover, lock] = [-1, -1],
+  let [hover, pin] = [-1, -1],
     mask = null,
     hits = new Uint8Array(n),
-    lit = [];
+    highlighted = [];
 
   const span = (i, message) => {
     const made = make("span", { textContent: text(i) }),
@@ -38,7 +38,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
       head = i < message.content || i >= message.end;
     const p = logprob && i >= tokens.promptLength && !tint ? Math.exp(logprob[i]) : 1,
       rare = p < 0.1 ? "wb-rarer" : p < 0.5 && "wb-rare";
-    const kind = head ? "wb-head" : step && !tint && `wb-kind k${step.colour}`,
+    const kind = head ? "wb-head" : step && !tint && `wb-kind k${step.color}`,
       off = mask && !mask[i] && "wb-off";
     made.className = [
       "wb-t",
@@ -46,7 +46,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
       rare,
       off,
       i === hover && "wb-on",
-      i === lock && "wb-pinned",
+      i === pin && "wb-pinned",
       hits[i] && "wb-hit",
     ]
       .filter(Boolean)
@@ -60,13 +60,14 @@ export function transcript(view, ctx, { tall, tint = null }) {
   const build = (one) => {
     if (spans[one.start]) return;
     one.el.replaceChildren(...range(one.start, one.stop).map((i) => span(i, one.message)));
-    watch.unobserve(one.el);
+    observer.unobserve(one.el);
   };
-  const watch = new IntersectionObserver(
-    (seen) => seen.forEach(({ isIntersecting, target }) => isIntersecting && build(target.stretch)),
+  const observer = new IntersectionObserver(
+    (entries) =>
+      entries.forEach(({ isIntersecting, target }) => isIntersecting && build(target.stretch)),
     { root: box, rootMargin: "400px 0px" },
   );
-  signal.addEventListener("abort", () => watch.disconnect());
+  signal.addEventListener("abort", () => observer.disconnect());
   const parts = [];
   for (const message of tokens.messages) {
     const who = make(
@@ -75,8 +76,8 @@ export function transcript(view, ctx, { tall, tint = null }) {
       make("b", { textContent: message.channel || message.who }),
       message.channel ? message.who : "",
     );
-    const said = make("div"),
-      row = make("div", { className: `wb-message k${message.colour}` }, who, said);
+    const content = make("div"),
+      row = make("div", { className: `wb-message k${message.color}` }, who, content);
     if (message.to) who.append(` to ${message.to}`);
     let one = null;
     for (let i = message.start; i < message.stop; i++) {
@@ -86,13 +87,13 @@ export function transcript(view, ctx, { tall, tint = null }) {
         one = { el: make("div", { className: "wb-part" }), start: i, stop: i, message };
         one.el.stretch = one;
         parts.push(one);
-        said.append(one.el);
+        content.append(one.el);
       }
       one.stop = i + 1;
       part[i] = one;
     }
     if (!message.complete)
-      said.append(
+      content.append(
         make("div", { className: "wb-part", textContent: "the run ended inside this message" }),
       );
     box.append(row);
@@ -101,7 +102,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
     if (k < FIRST) build(one);
     else {
       one.el.textContent = range(one.start, one.stop).map(text).join("");
-      watch.observe(one.el);
+      observer.observe(one.el);
     }
   }
   view.body.append(box);
@@ -111,45 +112,45 @@ export function transcript(view, ctx, { tall, tint = null }) {
   view.on(box, "pointerleave", () => bus.set({ hover: -1 }));
   view.on(box, "click", (event) => {
     ctx.el.focus({ preventScroll: true });
-    if (at(event) >= 0) bus.set({ lock: state.lock === at(event) ? -1 : at(event) });
+    if (at(event) >= 0) bus.set({ pin: state.pin === at(event) ? -1 : at(event) });
   });
   const reveal = (i) => {
     if (!part[i]) return;
     build(part[i]);
     const token = spans[i].getBoundingClientRect(),
-      seen = box.getBoundingClientRect();
-    if (token.top < seen.top || token.bottom > seen.bottom)
-      box.scrollTop += token.top - seen.top - seen.height / 3;
+      view = box.getBoundingClientRect();
+    if (token.top < view.top || token.bottom > view.bottom)
+      box.scrollTop += token.top - view.top - view.height / 3;
   };
   const move = (name, from, to) => {
     spans[from]?.classList.remove(name);
     spans[to]?.classList.add(name);
   };
-  const place = () => {
+  const followMarks = () => {
     if (hover !== state.hover) {
       move("wb-on", hover, state.hover);
       hover = state.hover;
     }
-    if (lock === state.lock) return;
-    move("wb-pinned", lock, state.lock);
-    lock = state.lock;
-    if (!box.matches(":hover")) reveal(lock);
+    if (pin === state.pin) return;
+    move("wb-pinned", pin, state.pin);
+    pin = state.pin;
+    if (!box.matches(":hover")) reveal(pin);
   };
   const filter = () => {
-    mask = tokens.mask(state.only, state.lock);
+    mask = tokens.mask(state.only, state.pin);
     spans.forEach((s, i) => s.classList.toggle("wb-off", !!mask && !mask[i]));
   };
-  const find = () => {
-    for (const i of lit) {
+  const highlightHits = () => {
+    for (const i of highlighted) {
       hits[i] = 0;
       spans[i]?.classList.remove("wb-hit");
     }
-    lit = tokens.find(state.query).flatMap(([a, b]) => range(a, b));
-    for (const i of lit) {
+    highlighted = tokens.find(state.query).flatMap(([a, b]) => range(a, b));
+    for (const i of highlighted) {
       hits[i] = 1;
       spans[i]?.classList.add("wb-hit");
     }
-    if (lit.length && state.lock < 0) reveal(lit[0]);
+    if (highlighted.length && state.pin < 0) reveal(highlighted[0]);
   };
   if (tint)
     theme.changed.add(() =>
@@ -157,61 +158,61 @@ export function transcript(view, ctx, { tall, tint = null }) {
         s.style.background = tint(i, theme.of) ?? "";
       }),
     );
-  place();
+  followMarks();
   if (state.only) filter();
-  if (state.query) find();
+  if (state.query) highlightHits();
   bus.on((_, keys) => {
-    place();
-    if (keys.has("only") || (state.only && keys.has("lock"))) filter();
-    if (keys.has("query")) find();
+    followMarks();
+    if (keys.has("only") || (state.only && keys.has("pin"))) filter();
+    if (keys.has("query")) highlightHits();
     if (keys.has("from") && state.to >= 0) reveal(state.from);
   }, signal);
 
-  /** The same as lines of fixed width, for SVG and PNG: the tokens of the window. */
+  /** The tokens of the window as lines of fixed-width letters, for SVG and PNG. */
   const lines = (width) => {
-    const found = [],
-      most = Math.floor((width - 112) / WIDE),
+    const all = [],
+      maxLetters = Math.floor((width - 112) / LETTER_WIDTH),
       stop = state.to < 0 ? n : state.to;
     let line = null;
     const start = (message, first) => {
-      line = { message, first, used: 0, words: [] };
-      found.push(line);
+      line = { message, first, used: 0, parts: [] };
+      all.push(line);
     };
     for (let i = state.from; i < stop; i++) {
       const message = tokens.messages[tokens.owner[i]];
       if (message.start === i || !line) start(message, true);
-      for (const [k, piece] of text(i).split("\n").entries()) {
-        const size = [...piece].reduce((sum, letter) => sum + (letter > "\u1100" ? 2 : 1), 0);
-        if (k || (line.used && line.used + size > most)) start(message, false);
+      for (const [k, part] of text(i).split("\n").entries()) {
+        const size = [...part].reduce((sum, letter) => sum + (letter > "\u1100" ? 2 : 1), 0);
+        if (k || (line.used && line.used + size > maxLetters)) start(message, false);
         if (size) {
-          line.words.push([i, line.used, piece, size]);
+          line.parts.push([i, line.used, part, size]);
           line.used += size;
         }
       }
     }
-    return found;
+    return all;
   };
   view.figures.push({
     size: (width) => lines(width).length * 20 + 8,
     draw(pen, width, y) {
       const c = theme.of;
-      for (const { message, first, words } of lines(width)) {
-        pen.rect(8, y + 2, 3, 18, c[`k${message.colour}`]);
+      for (const { message, first, parts } of lines(width)) {
+        pen.rect(8, y + 2, 3, 18, c[`k${message.color}`]);
         if (first)
           pen.text(15, y + 15, message.name, { fill: c.ink, bold: true, size: 11, width: 84 });
-        for (const [i, at, text, size] of words) {
-          const x = 104 + at * WIDE,
+        for (const [i, at, text, size] of parts) {
+          const x = 104 + at * LETTER_WIDTH,
             step = tokens.steps[tokens.step[i]],
-            pinned = i === state.lock;
+            pinned = i === state.pin;
           const fill = pinned
             ? c.mark
             : tint
               ? tint(i, c)
-              : step && mix(c.paper, c[`k${step.colour}`], 0.28);
-          if (fill) pen.rect(x, y + 2, size * WIDE, 18, fill);
+              : step && mix(c.paper, c[`k${step.color}`], 0.28);
+          if (fill) pen.rect(x, y + 2, size * LETTER_WIDTH, 18, fill);
           pen.text(x, y + 15, text, {
             fill: pinned ? c.paper : c.ink,
-            size: WIDE / 0.602,
+            size: LETTER_WIDTH / 0.602,
             mono: true,
           });
         }
@@ -227,13 +228,13 @@ export function transcript(view, ctx, { tall, tint = null }) {
  * @param {Numbers} [logprob]
  */
 export function legend(view, tokens, logprob) {
-  const kinds = new Map(tokens.steps.map((s) => [s.kind, s.colour]));
+  const kinds = new Map(tokens.steps.map((s) => [s.kind, s.color]));
   if (!kinds.size && !logprob) return;
   const line = make("div", { className: "wb-legend" });
-  for (const [kind, colour] of kinds)
+  for (const [kind, color] of kinds)
     line.append(
       make("span", {
-        className: `k${colour}`,
+        className: `k${color}`,
         textContent: `${plain(kind)} ${tokens.steps.filter((s) => s.kind === kind).length}`,
       }),
     );

@@ -1,36 +1,41 @@
-"""A view: something of a trace to look at, live in Jupyter, as a snapshot in a saved notebook, and as one page.
+"""A view: an interactive display of a trace, live in Jupyter, as a snapshot in a saved notebook, and as an HTML page.
 
-How to add a view, say of things:
+How to add a view, for example of things:
 
-1. `views/things_view.py`: a subclass of `View` and a public function that makes it and checks what it was asked for.
-   `module = "things_view"`; `call = "wb.views.things(trace"` is the beginning of the Python that makes it, without the
-   bracket that closes: the browser adds what the reader chose. `payload()` gives the header and the arrays that the
-   browser draws from (start from `header, arrays = self.common()`, which has the tokens, messages and steps; text of a
-   model goes through `workbench.text`); `snapshot()` gives rows for a saved notebook (`Row`, with a picture of `bars`
-   or `heat`, from snapshot_html.py); `query(kind, request)` gives more when the browser asks for it (a tile, a layer).
-   All three may run on another thread: read the trace, change nothing. Arrays that the caller gave are copied when the
-   view is made. Export the function in `views/__init__.py`: the import, and its name in `__all__`. The file has `_view`
-   in its name because no file here may have that of a public function. tokens_view.py is the shortest to copy.
-2. `views/things_view.js`, which begins with `// @ts-check`: named imports without renaming from the modules beside it
-   (they are joined into one script, so top-level names must differ from those of what is imported), then
-   `register("things", (ctx) => { … })`, from mount.js. `ctx` is {el, data, tokens, bus, signal, theme, ask}, as
-   tests/js/views.d.ts says: `data` is the payload, `data.arrays` its arrays with `.shape`; `bus.state` is what the view
-   shows and `bus.set({hover: 7})` changes it: hover, row, key, lock and query are those of all views of the trace,
-   layer, head, from, to and only are its own until it is linked (`layer` and `head` of the payload are where it begins;
-   -1 is none chosen); `theme.of.ink` is a colour of views.css; `await ask("tile", {layer, head})` is the result of a
-   query, unpacked, and fails in a page. `const view = frame(ctx, {label, args, read, keys})`, from view_frame.js, makes
-   the tools, the keys and the line below. `view.plot({size, draw, hit, mark, on, axis})` makes a canvas: `draw(pen,
-   width, y0)` uses a pen (rect, text, arc, image) and so is also the SVG and PNG; it runs when a key of the bus in `on`
-   changes. `mark(state)` gives rectangles, laid over the canvas while the mouse moves: hovering draws nothing anew.
-   Most views need no `plot` of their own: plots.js has `strip` (a plot over the token axis, with its title, marks,
-   positions and filter), `matrix` (named cells), `menu` and `queryCache`. token_axis.js and drawing.js do the token
-   axis, what shares a column, heat maps, colours. Listeners go through `view.on`. Where tokens share columns, say
-   "downsampled (max)". `make format` formats it, `make js` lints and type-checks it.
-3. `tests/views/test_things.py`: the payload in Python, of a made run (`made.run()` of tests/views/made.py; `whole()` of
-   tests/views/whole.py if it reads queries and keys, routes or a lens); hovered and clicked in the browser while Python
-   answers (`Alive`); as a page (`Seen`), light and dark; with hostile tokens (`HOSTILE` and `inert` of whole.py).
-   tests/views/test_lens.py has one of each. Without chromium the tests in a browser are skipped: see `make browser`.
-   Look at the screenshots, out/screenshots.
+1. `views/things_view.py`: a subclass of `View`, and a public function that checks its arguments and makes the view. Set
+   `module = "things_view"` and `call = "wb.views.things(trace"`: the beginning of the Python code of the view, without
+   the closing parenthesis, to which the browser adds the reader's choices. Three methods provide the data:
+   `payload()` is the header and the arrays that the browser draws. Start from `header, arrays = self.common()`, which
+   has the tokens, messages and steps. Pass model text through `workbench.text`.
+   `snapshot()` is the rows of a saved notebook: `Row`, with a picture of `bars` or `heat` from snapshot_html.py.
+   `query(kind, request)` is additional data that the browser requests later, such as a tile or a layer.
+   All three may run on another thread, so they must not change anything. Copy the caller's arrays when the view is
+   made. Export the function in `views/__init__.py`: the import, and its name in `__all__`. The file name ends in
+   `_view` because no file here may have the name of a public function. tokens_view.py is the shortest example.
+2. `views/things_view.js`, which begins with `// @ts-check`. It has named imports without renaming from the modules
+   beside it. All modules are joined into one script, so top-level names must differ from those of the imported modules.
+   Call `register("things", (ctx) => { … })` from mount.js.
+   `ctx` is {el, data, tokens, bus, signal, theme, queryPython}; its types are in tests/js/views.d.ts.
+   `data` is the payload, and `data.arrays` its arrays, with `.shape`.
+   `bus.state` is the state of the view; `bus.set({hover: 7})` changes it. All views of the trace share hover, row, key,
+   pin and query. Layer, head, from, to and only belong to the view until it is linked. `layer` and `head` of the
+   payload are the initial values; -1 means none.
+   `theme.of.ink` is a color of views.css.
+   `await queryPython("tile", {layer, head})` is the unpacked result of `View.query`; in a saved page it is rejected.
+   `const view = frame(ctx, {label, args, read, keys})` from view_frame.js makes the tools, the keyboard shortcuts and
+   the readout below. `view.plot({size, draw, hit, mark, on, axis})` makes a canvas. `draw(pen, width, y0)` uses a pen
+   (rect, text, arc, image), so that the same code makes the SVG and the PNG; it runs when a key of the bus in `on`
+   changes.
+   `mark(state)` gives rectangles that are laid over the canvas while the mouse moves, so hovering redraws nothing.
+   Most views do not need `plot`: plots.js has `strip` (a plot over the token axis, with title, marks, positions and
+   filter), `matrix` (named cells), `menu` and `queryCache`. token_axis.js and drawing.js have the token axis, pooling
+   of tokens that share a column, heat maps and colors. Add listeners with `view.on`. Write "downsampled (max)" where
+   tokens share columns. `make format` formats the file, `make js` lints and type-checks it.
+3. `tests/views/test_things.py`: test the payload in Python, from a made run (`made.run()` of tests/views/made.py; or
+   `whole()` of tests/views/whole.py for queries and keys, routing or a lens); hovering and clicking in the browser with
+   Python behind it (`LiveTab`); a saved page (`Tab`), light and dark; and hostile tokens (`HOSTILE` and `check_inert`
+   of whole.py). tests/views/test_lens.py has one of each. Without chromium the browser tests are skipped: see
+   `make browser`. Look at the screenshots in out/screenshots.
 """
 
 import os
@@ -44,22 +49,22 @@ from workbench.checks import check_index
 from workbench.errors import ArgumentError
 from workbench.text import visible, visible_pieces
 from workbench.traces import Trace
-from workbench.views.outline import GREY, KIND_COLOURS, message_header, messages, parts
+from workbench.views.outline import GRAY, KIND_COLORS, message_header, messages, parts
 from workbench.views.payload import Payload, packed
 from workbench.views.snapshot_html import Row
 
 
 class View:
-    """What all views have: `selected`, `to_html`, and how they show themselves in Jupyter.
+    """Base class of the views: `selected`, `to_html`, and display in Jupyter.
 
-    `selected` is what the reader pinned by a click, by the names of the axes, `{"pos": 37, "layer": 3}`, or None. Views
-    of one trace share its position; layer and head, like zoom and filter, belong to each view, which begins with those
-    of its code. "link" in the bar of several views makes them share these too. Setting `selected` moves the mark in
-    the browser.
+    `selected` is the place that the reader pinned by a click, as a dict over axes, `{"pos": 37, "layer": 3}`, or None.
+    Setting it moves the mark in the browser. Views of one trace share the position. Layer, head, zoom and filter belong
+    to each view and start with the values of its Python code; the button "link" in the bar of several views makes them
+    share these too.
     """
 
-    module: ClassVar[str]  # the ES module that draws it
-    call: ClassVar[str]  # the Python that makes it, up to what the reader changed
+    module: ClassVar[str]  # the ES module that draws the view
+    call: ClassVar[str]  # the beginning of the Python code that makes the view; the browser adds the reader's choices
 
     def __init__(self, trace: Trace, *, window: Sequence[int] | None = None, selected: int | None = None):
         n = len(trace)
@@ -84,43 +89,43 @@ class View:
         if self._live is not None:
             self._live.selected = place
 
-    # What a view gives.
+    # The data of a view: subclasses override these.
 
     def payload(self) -> Payload:
-        """What the browser draws: a header and arrays."""
+        """The data that the browser draws: a header and arrays."""
         raise NotImplementedError
 
     def query(self, kind: str, request: Mapping[str, Any]) -> Payload:
-        """More of it, when the browser asks."""
-        raise LookupError(f"this view has no {kind!r} to give")
+        """Additional data that the browser requests."""
+        raise LookupError(f"this view does not answer queries of kind {kind!r}")
 
     def snapshot(self) -> list[Row]:
-        """What a saved notebook shows, row by row."""
+        """The rows that a saved notebook shows."""
         return []
 
-    # What it does with it.
+    # Sending and displaying.
 
     def reply(self, kind: str, request: Mapping[str, Any]) -> bytes:
-        """The packed answer to one message of the browser."""
+        """The packed reply to one message of the browser."""
         return packed(*(self.payload() if kind == "open" else self.query(kind, request)))
 
     def common(self) -> Payload:
-        """The part of a payload that all views of a trace need: its tokens, messages and steps."""
+        """The part of the payload that all views of a trace share: tokens, messages and steps."""
         return common(self)
 
     def to_html(self, path: os.PathLike | str):
-        """Write the view as one page that needs no network, server or Python; gives the path.
+        """Write the view as one page that needs no network, server or Python, and return its path.
 
-        What was at `path` is replaced, whole or not at all.
+        An existing file at `path` is replaced atomically.
         """
         from workbench.views.page import save_page
 
         return save_page(self, path)
 
     def _ipython_display_(self) -> None:
-        from workbench.views.notebook import show
+        from workbench.views.notebook import display_in_jupyter
 
-        show(self)
+        display_in_jupyter(self)
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
         from workbench.views.notebook import bundle
@@ -133,10 +138,10 @@ class View:
 
 
 def common(view: View) -> Payload:
-    """What every view sends: the header that all have, and the arrays of the token axis."""
+    """The part of the payload that all views share: header fields, and the arrays of the token axis."""
     trace, n = view.trace, len(view.trace)
     texts = visible_pieces(trace.str_tokens, "\n")
-    words, piece = _words(texts)
+    token_texts, token_text_ids = _distinct(texts)
     header: dict[str, Any] = {
         "view": view.module.removesuffix("_view"),
         "call": view.call,
@@ -146,16 +151,16 @@ def common(view: View) -> Payload:
         "hint": f"{n:,} tokens. Hover, click to pin, ← → to move, / to search, + − 0 to zoom.",
         "layers": trace.config["n_layers"],
         "prompt_length": trace.prompt_length,
-        "words": words,
+        "token_texts": token_texts,
         "messages": [message_header(span) for span in messages(trace.spans, n)],
         "steps": [
-            {"start": s.start, "stop": s.stop, "kind": s.kind, "colour": KIND_COLOURS.get(s.kind, GREY)}
+            {"start": s.start, "stop": s.stop, "kind": s.kind, "color": KIND_COLORS.get(s.kind, GRAY)}
             for s in parts(trace)
         ],
         "window": None if view.window is None else list(view.window),
         "selected": view._selected,
     }
-    arrays = {"piece": piece}
+    arrays = {"token_text_ids": token_text_ids}
     logprob = lane(trace, "logprob", n)
     if logprob is not None:
         arrays["logprob"] = logprob
@@ -163,22 +168,22 @@ def common(view: View) -> Payload:
 
 
 def lane(trace: Trace, name: str, *shape: int) -> np.ndarray | None:
-    """A lane of the trace as `fitted` in that shape; None if the trace has none of that name."""
+    """A recorded array of the trace, `fitted` to a shape; None if the trace does not have it."""
     return fitted(trace[name], *shape) if name in trace else None
 
 
 def fitted(values: Any, *shape: int) -> np.ndarray | None:
-    """As float32 in that shape, NaN where the last positions are missing; None for anything else than a lane."""
+    """The values as float32 of a shape, with NaN for missing last positions; None if they do not fit the shape."""
     values = np.asarray(values)
     if values.ndim != len(shape) or values.shape[:-1] != shape[:-1] or values.shape[-1] > shape[-1]:
         return None
-    whole = np.full(shape, np.nan, np.float32)
-    whole[..., : values.shape[-1]] = values
-    return whole
+    array = np.full(shape, np.nan, np.float32)
+    array[..., : values.shape[-1]] = values
+    return array
 
 
-def _words(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
-    """The different texts, and which of them each is."""
-    places: dict[str, int] = {}
-    piece = [places.setdefault(text, len(places)) for text in texts]
-    return list(places), np.array(piece, "u2" if len(places) <= 0xFFFF else "u4")
+def _distinct(texts: Sequence[str]) -> tuple[list[str], np.ndarray]:
+    """The distinct texts, and for each text its index among them."""
+    indices: dict[str, int] = {}
+    ids = [indices.setdefault(text, len(indices)) for text in texts]
+    return list(indices), np.array(ids, "u2" if len(indices) <= 0xFFFF else "u4")

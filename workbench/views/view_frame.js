@@ -1,5 +1,5 @@
 // @ts-check
-// The frame of a view: search, filter, zoom and export above; plots; what is under the mouse below; keys.
+// The frame of a view: search, filter, zoom and export above, the plots, the readout below, and keyboard shortcuts.
 import { CanvasPen, SvgPen } from "./drawing.js";
 import { axisOf } from "./token_axis.js";
 import { plain } from "./token_index.js";
@@ -34,14 +34,15 @@ function save(name, type, content) {
 }
 
 /**
- * options: label; args(state) -> Python arguments; read(position, state) -> lines; keys(event) -> true if it was one.
+ * options: label; args(state), the Python arguments of the view as text; read(position, state), lines of the readout;
+ * keys(event), true if the view handled the key.
  *
  * @param {ViewContext} ctx
  * @param {FrameOptions} options
  * @returns {View}
  */
 export function frame(ctx, { label, args = () => "", read = () => [], keys = () => false }) {
-  const { el, data, tokens, bus, signal, theme, alone } = ctx,
+  const { el, data, tokens, bus, signal, theme, standalone } = ctx,
     { state } = bus,
     figures = [];
   const on = (target, type, f) => target.addEventListener(type, f, { signal });
@@ -66,23 +67,23 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     label: "search tokens",
   });
   const count = make("span", { className: "wb-count", role: "status" });
-  const only = make("select", { label: "show only", title: "what is not chosen is greyed out" });
+  const only = make("select", { label: "show only", title: "gray out all other tokens" });
   const body = make("div", { className: "wb-body" }),
-    said = make("div", { className: "wb-said" });
-  const told = make("div", { className: "wb-told", role: "status" }),
+    readout = make("div", { className: "wb-readout" });
+  const announcement = make("div", { className: "wb-announcement", role: "status" }),
     code = make("input", { className: "wb-code", readOnly: true, hidden: true, label: "Python" });
   const option = (value, text, parent = /** @type {Element} */ (only)) =>
     parent.append(make("option", { value, textContent: text }));
   const group = (name, pairs) => {
-    const inside = make("optgroup", { label: name });
-    inside.setAttribute("label", name);
-    for (const [value, text] of pairs) option(value, text, inside);
-    if (pairs.length) only.append(inside);
+    const choices = make("optgroup", { label: name });
+    choices.setAttribute("label", name);
+    for (const [value, text] of pairs) option(value, text, choices);
+    if (pairs.length) only.append(choices);
   };
   option("", "all tokens");
   group("token", [
-    ["same", "same text as the pinned one"],
-    ["step", "step of the pinned one"],
+    ["same", "same text as the pinned token"],
+    ["step", "step of the pinned token"],
     ["prompt", "prompt"],
     ["generated", "generated"],
   ]);
@@ -97,32 +98,32 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
 
   let hits = [],
     hit = -1;
-  const lock = (position) => bus.set({ lock: position });
+  const pin = (position) => bus.set({ pin: position });
   const zoom = (factor) => {
     const { from, to } = axisOf(state, tokens.n, 0, 1),
-      middle = state.lock >= from && state.lock < to ? state.lock : (from + to) / 2;
+      middle = state.pin >= from && state.pin < to ? state.pin : (from + to) / 2;
     const size = Math.max(8, Math.min(tokens.n, (to - from) * factor)),
       begin = Math.round(Math.max(0, Math.min(tokens.n - size, middle - size / 2)));
     bus.set(size >= tokens.n ? { from: 0, to: -1 } : { from: begin, to: Math.round(begin + size) });
   };
-  const go = (by) => {
+  const goToHit = (by) => {
     if (!hits.length) return;
     hit = (hit + by + hits.length) % hits.length;
-    lock(hits[hit][0]);
-    tally();
+    pin(hits[hit][0]);
+    updateCount();
   };
-  const tally = () => {
+  const updateCount = () => {
     count.textContent = state.query
       ? hits.length
         ? `${hit + 1} of ${hits.length.toLocaleString("en")}`
-        : "nothing"
+        : "no match"
       : "";
   };
   const move = (by) => {
-    const at = state.lock >= 0 ? state.lock : state.hover;
-    lock(Math.max(0, Math.min(tokens.n - 1, at < 0 ? 0 : at + by)));
+    const at = state.pin >= 0 ? state.pin : state.hover;
+    pin(Math.max(0, Math.min(tokens.n - 1, at < 0 ? 0 : at + by)));
   };
-  const paper = () => {
+  const allFigures = () => {
     const width = Math.max(640, Math.round(body.clientWidth)),
       heights = figures.map((f) => Math.ceil(f.size(width)));
     return {
@@ -142,13 +143,13 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
   };
   const name = `${data.view}-${data.trace.slice(0, 12)}`;
   const svg = () => {
-    const sheet = paper(),
+    const sheet = allFigures(),
       pen = new SvgPen();
     sheet.draw(pen);
     save(`${name}.svg`, "image/svg+xml", pen.done(sheet.width, sheet.height));
   };
   const png = () => {
-    const sheet = paper(),
+    const sheet = allFigures(),
       canvas = make("canvas", { width: sheet.width * 2, height: sheet.height * 2 }),
       context = canvas.getContext("2d");
     context.scale(2, 2);
@@ -159,7 +160,7 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     const { from, to } = axisOf(state, tokens.n, 0, 1);
     let text = data.call + args(state);
     if (from > 0 || to < tokens.n) text += `, window=(${from}, ${to})`;
-    if (state.lock >= 0) text += `, selected=${state.lock}`;
+    if (state.pin >= 0) text += `, selected=${state.pin}`;
     code.value = `${text})`;
     code.hidden = !code.hidden;
     if (code.hidden) return;
@@ -170,19 +171,19 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     "div",
     { className: "wb-bar", role: "toolbar", label: `${label}: tools` },
     search,
-    button("‹", "previous (Shift+Enter)", () => go(-1)),
-    button("›", "next (Enter)", () => go(1)),
+    button("‹", "previous (Shift+Enter)", () => goToHit(-1)),
+    button("›", "next (Enter)", () => goToHit(1)),
     count,
     only,
-    ...(alone ? [] : [link]),
+    ...(standalone ? [] : [link]),
     make("span", { className: "wb-gap" }),
     button("−", "zoom out (-)", () => zoom(2)),
     button("+", "zoom in (+)", () => zoom(0.5)),
     button("all", "all tokens (0)", () => bus.set({ from: 0, to: -1 })),
     ...Object.entries({ SVG: svg, PNG: png }).map(([kind, f]) =>
-      button(kind, `save what is shown as ${kind}`, f),
+      button(kind, `save this view as ${kind}`, f),
     ),
-    button("Python", "the line that makes this view", python),
+    button("Python", "Python code of this view", python),
   );
   Object.assign(el, { tabIndex: 0 });
   el.setAttribute("role", "group");
@@ -190,14 +191,14 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     "aria-label",
     `${label}. Arrow keys move along the tokens and layers, slash searches, plus and minus zoom, Escape unpins.`,
   );
-  el.setAttribute("data-lm-suppress-shortcuts", "true"); // or JupyterLab would take the keys for its own
-  el.append(bar, code, body, said, told);
+  el.setAttribute("data-lm-suppress-shortcuts", "true"); // otherwise JupyterLab handles the keys too
+  el.append(bar, code, body, readout, announcement);
 
   on(search, "input", () => bus.set({ query: search.value }));
   on(only, "change", () => bus.set({ only: only.value }));
   on(el, "keydown", (event) => {
     if (event.target === search) {
-      if (event.key === "Enter") go(event.shiftKey ? -1 : 1);
+      if (event.key === "Enter") goToHit(event.shiftKey ? -1 : 1);
       else if (event.key === "Escape") {
         bus.set({ query: "" });
         el.focus();
@@ -219,23 +220,23 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
           ),
         ),
       });
-    const act = {
+    const action = {
       ArrowLeft: () => move(-1),
       ArrowRight: () => move(1),
       ArrowUp: () => up(1),
       ArrowDown: () => up(-1),
-      Home: () => lock(0),
-      End: () => lock(tokens.n - 1),
-      Escape: () => bus.set({ lock: -1, hover: -1 }),
+      Home: () => pin(0),
+      End: () => pin(tokens.n - 1),
+      Escape: () => bus.set({ pin: -1, hover: -1 }),
       "/": () => search.focus(),
-      n: () => go(1),
-      N: () => go(-1),
+      n: () => goToHit(1),
+      N: () => goToHit(-1),
       "+": () => zoom(0.5),
       "-": () => zoom(2),
       0: () => bus.set({ from: 0, to: -1 }),
     }[event.key];
-    if (!keys(event) && !act) return;
-    if (!event.defaultPrevented) act?.();
+    if (!keys(event) && !action) return;
+    if (!event.defaultPrevented) action?.();
     event.preventDefault();
     event.stopPropagation();
   });
@@ -244,35 +245,36 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     i < 0
       ? []
       : [
-          `“${tokens.word(i)}”  position ${i.toLocaleString("en")} · ${i < tokens.promptLength ? "prompt" : "generated"} · ${tokens.place(i)}`,
+          `“${tokens.oneLine(i)}”  position ${i.toLocaleString("en")} · ${i < tokens.promptLength ? "prompt" : "generated"} · ${tokens.place(i)}`,
           ...read(i, state),
         ];
-  const show = () => {
-    said.textContent = lines(state.hover >= 0 ? state.hover : state.lock).join("\n") || data.hint;
+  const updateReadout = () => {
+    readout.textContent = lines(state.hover >= 0 ? state.hover : state.pin).join("\n") || data.hint;
   };
   bus.on((_, keys) => {
     if (keys.has("query")) {
       if (search.value !== state.query) search.value = state.query;
       hits = tokens.find(state.query);
       hit = -1;
-      tally();
+      updateCount();
     }
     if (keys.has("only")) only.value = state.only;
-    show();
-    if (keys.has("lock")) told.textContent = lines(state.lock).slice(0, 2).join(". "); // said aloud, where hovering is not
+    updateReadout();
+    if (keys.has("pin")) announcement.textContent = lines(state.pin).slice(0, 2).join(". "); // for screen readers; hovering is not announced
   }, signal);
   if (state.query || state.only) {
     Object.assign(search, { value: state.query });
     only.value = state.only;
     hits = tokens.find(state.query);
-    tally();
+    updateCount();
   }
-  show();
+  updateReadout();
 
   /**
-   * A canvas that is drawn anew only when its content changes. Hovering moves marks above it and draws nothing.
-   * plot: size(width) -> height; draw(pen, width, y0); hit(x, y) -> { hover: position, row: layer }, or null;
-   * mark(state) -> [{x, y, w, h, lock}]; on: keys of the bus that change the drawing; axis(width) to zoom by dragging.
+   * A canvas that is redrawn only when its content changes. Hovering moves marks above the canvas and redraws nothing.
+   * size(width) is the height; draw(pen, width, y0); hit(x, y) gives { hover: position, row: layer }, or null;
+   * mark(state) gives [{x, y, w, h, pin}]; on: keys of the bus that change the drawing; axis(width) allows zooming by
+   * dragging.
    *
    * @param {PlotOptions} options
    */
@@ -283,21 +285,21 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     mark = () => [],
     on: keys = [],
     axis,
-    label: says = label,
+    label: plotLabel = label,
     parent = body,
   }) {
     const canvas = make("canvas"),
-      box = make("div", { className: "wb-plot", role: "img", label: says }, canvas),
+      box = make("div", { className: "wb-plot", role: "img", label: plotLabel }, canvas),
       marks = [];
     const drag = make("div", { className: "wb-drag", hidden: true });
     let width = 0,
       height = 0,
-      due = 0,
+      frameRequest = 0,
       begin = null;
     box.append(drag);
     parent.append(box);
     const paint = () => {
-      due = 0;
+      frameRequest = 0;
       width = Math.round(box.clientWidth);
       if (!width) return;
       height = Math.ceil(size(width));
@@ -310,19 +312,19 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
       Object.assign(canvas.style, { width: `${width}px`, height: `${height}px` });
       context.scale(scale, scale);
       draw(new CanvasPen(context), width, 0);
-      point();
+      placeMarks();
     };
-    const later = () => {
-      if (!due) due = requestAnimationFrame(paint);
+    const schedulePaint = () => {
+      if (!frameRequest) frameRequest = requestAnimationFrame(paint);
     };
-    const point = () => {
+    const placeMarks = () => {
       const rectangles = width ? mark(state, width) : [];
       rectangles.forEach((m, i) => {
         if (!marks[i]) {
           marks[i] = make("div");
           box.append(marks[i]);
         }
-        marks[i].className = m.lock ? "wb-mark wb-lock" : "wb-mark";
+        marks[i].className = m.pin ? "wb-mark wb-pin" : "wb-mark";
         Object.assign(marks[i].style, {
           transform: `translate(${m.x}px, ${m.y}px)`,
           width: `${m.w}px`,
@@ -361,29 +363,33 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
       el.focus({ preventScroll: true });
       if (wide && begin !== null) {
         const a = axis(width),
-          inside = (v) => Math.max(a.x0, Math.min(a.x0 + a.width - 1, v));
-        const [from, to] = [a.at(inside(Math.min(x, begin))), a.at(inside(Math.max(x, begin))) + 1];
+          clamp = (v) => Math.max(a.x0, Math.min(a.x0 + a.width - 1, v));
+        const [from, to] = [a.at(clamp(Math.min(x, begin))), a.at(clamp(Math.max(x, begin))) + 1];
         bus.set({ from, to: Math.max(to, Math.min(from + 8, tokens.n)) });
       } else {
         const { hover, row = -1, key, ...rest } = where(x, y) ?? {},
-          again = state.lock === hover && (row < 0 || row === state.layer);
+          isPinned = state.pin === hover && (row < 0 || row === state.layer);
         if (hover >= 0)
-          bus.set(again ? { lock: -1 } : { lock: hover, ...(row >= 0 && { layer: row }), ...rest });
+          bus.set(
+            isPinned ? { pin: -1 } : { pin: hover, ...(row >= 0 && { layer: row }), ...rest },
+          );
       }
       begin = null;
     });
-    const watch = new ResizeObserver(() => Math.round(box.clientWidth) !== width && later());
-    watch.observe(box);
-    theme.changed.add(later);
+    const observer = new ResizeObserver(
+      () => Math.round(box.clientWidth) !== width && schedulePaint(),
+    );
+    observer.observe(box);
+    theme.changed.add(schedulePaint);
     signal.addEventListener("abort", () => {
-      watch.disconnect();
-      theme.changed.delete(later);
+      observer.disconnect();
+      theme.changed.delete(schedulePaint);
     });
-    bus.on((_, changed) => (keys.some((k) => changed.has(k)) ? paint() : point()), signal);
-    const figure = { size, draw, paint: later, box };
+    bus.on((_, changed) => (keys.some((k) => changed.has(k)) ? paint() : placeMarks()), signal);
+    const figure = { size, draw, paint: schedulePaint, box };
     figures.push(figure);
     paint();
     return figure;
   }
-  return { bar, body, plot, figures, on, button, show, search: () => hits };
+  return { bar, body, plot, figures, on, button, updateReadout, search: () => hits };
 }

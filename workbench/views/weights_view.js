@@ -1,5 +1,6 @@
 // @ts-check
-// What the weights say, beside what this run did: sinks of the heads, tokens of the router's rows, words of the experts.
+// Measures of the weights beside those of the run: learned sinks of the heads, top tokens of the router rows, tokens that the
+// neurons of an expert raise and lower.
 import { ramp } from "./drawing.js";
 import { register } from "./mount.js";
 import { gutter, matrix, menu } from "./plots.js";
@@ -14,10 +15,10 @@ register("weights", (ctx) => {
     { state } = bus,
     { arrays, layers, routers, experts } = data,
     { n } = tokens;
-  let which = 0;
+  let expertIndex = 0; // of `experts`
   const layer = () => (state.layer >= 0 ? state.layer : (routers[0]?.layer ?? 0)),
     router = () => routers.find((r) => r.layer === layer());
-  const ran = (i) =>
+  const chosen = (i) =>
     arrays.chosen && i >= 0
       ? [
           ...arrays.chosen.subarray(
@@ -27,14 +28,14 @@ register("weights", (ctx) => {
         ]
       : [];
   const read = (i) => {
-    const known = router();
-    return ran(i).map(
+    const shown = router();
+    return chosen(i).map(
       (e) =>
         `expert ${e} of layer ${layer()}${
-          known
-            ? `: ${known.words[e]
+          shown
+            ? `: ${shown.texts[e]
                 .slice(0, 6)
-                .map((w) => `“${w}”`)
+                .map((text) => `“${text}”`)
                 .join(" ")}`
             : ""
         }`,
@@ -66,12 +67,12 @@ register("weights", (ctx) => {
       `${named[r]}, head ${h}`,
       logit &&
         `sink logit ${number(logit[i])}: ${number(share[i])} of the attention if ${data.keys} keys all score 0`,
-      mass && `in this run it gave ${number(mass[i])} to its sink, as a mean over queries`,
+      mass && `attention to the sink in this run: ${number(mass[i])}, mean over queries`,
     ]
       .filter(Boolean)
       .join("\n");
   };
-  const heat = (title, values, unit, colour) =>
+  const heat = (title, values, unit, color) =>
     matrix(view, ctx, {
       label: title,
       describe,
@@ -83,22 +84,27 @@ register("weights", (ctx) => {
         at: (r, h) => values[place(r, h)],
         low: 0,
         high: 1,
-        colours: ramp(theme.of.low, theme.of[colour]),
+        colors: ramp(theme.of.low, theme.of[color]),
         unit,
       }),
       pick: (r, h) => bus.set({ layer: layers - 1 - r, head: h }),
     });
   if (arrays.share)
     heat(
-      `learned sinks: what they take of ${data.keys} keys that score 0 · row: layer, column: head`,
+      `learned sinks: attention to the sink if ${data.keys} keys all score 0 · row: layer, column: head`,
       arrays.share,
       "share",
       "brown",
     );
   if (arrays.share && arrays.mass)
-    heat("sinks in this run: mean over queries", arrays.mass, "probability", "brown");
+    heat(
+      "attention to the sink in this run, mean over queries",
+      arrays.mass,
+      "probability",
+      "brown",
+    );
 
-  /** Rows with a name, bars and words. `content()` gives { title, heads, rows: [{ name, bars: [[share, text]], words: [text] }], marked }. */
+  /** A table whose rows have a name, bars and texts. `content()` gives { title, headings, rows: [{ name, bars: [[share, text]], texts: [text] }], marked }. */
   const table = (label, content, on, pick = (_row) => {}) => {
     const top = 40,
       plot = view.plot({
@@ -107,21 +113,21 @@ register("weights", (ctx) => {
         size: () => top + content().rows.length * ROW_TALL + 6,
         draw(pen, width, y0) {
           const c = theme.of,
-            { title, heads: above, rows } = content(),
+            { title, headings, rows } = content(),
             x0 = Math.max(76, gutter(width) - 40),
             bars = width < 700 ? 0 : (rows[0]?.bars.length ?? 0),
             x1 = x0 + bars * BAR_WIDE,
-            parts = rows[0]?.words.length ?? 1,
+            parts = rows[0]?.texts.length ?? 1,
             wide = (width - x1) / parts;
           pen.text(0, y0 + 13, title, { fill: c.ink, bold: true, size: 12, width });
-          above.slice(0, bars).forEach((text, k) =>
+          headings.slice(0, bars).forEach((text, k) =>
             pen.text(x0 + k * BAR_WIDE, y0 + 33, text, {
               fill: c.soft,
               size: 10.5,
               width: BAR_WIDE - 6,
             }),
           );
-          above.slice(-parts).forEach(
+          headings.slice(-parts).forEach(
             (text, k) =>
               rows.length &&
               pen.text(x1 + k * wide, y0 + 33, text, {
@@ -130,7 +136,7 @@ register("weights", (ctx) => {
                 width: wide - 6,
               }),
           );
-          rows.forEach(({ name, bars: values, words }, r) => {
+          rows.forEach(({ name, bars: values, texts }, r) => {
             const y = y0 + top + r * ROW_TALL;
             if (r % 2) pen.rect(0, y, width, ROW_TALL, c.faint, 0.7);
             pen.text(x0 - 8, y + 13, name, { fill: c.ink, size: 11, align: "end", width: x0 - 10 });
@@ -149,17 +155,17 @@ register("weights", (ctx) => {
                 align: "end",
               });
             });
-            words.forEach((text, k) =>
+            texts.forEach((text, k) =>
               pen.text(x1 + k * wide, y + 13, text, { fill: c.ink, size: 11.5, width: wide - 8 }),
             );
           });
         },
         mark(_, width) {
-          const row = (r, lock) => ({ x: 0, y: top + r * ROW_TALL, w: width, h: ROW_TALL, lock }),
+          const row = (r, pin) => ({ x: 0, y: top + r * ROW_TALL, w: width, h: ROW_TALL, pin }),
             count = content().rows.length,
             marked = content().marked ?? ((_) => []);
           return [
-            ...marked(state.lock).map((r) => row(r, true)),
+            ...marked(state.pin).map((r) => row(r, true)),
             ...marked(state.hover).map((r) => row(r, false)),
           ].filter(({ y }) => y < top + count * ROW_TALL);
         },
@@ -169,50 +175,50 @@ register("weights", (ctx) => {
       if (r >= 0 && r < content().rows.length) pick(r);
     });
   };
-  const quoted = (words) => words.map((w) => `“${w}”`).join("  ");
+  const quoted = (texts) => texts.map((text) => `“${text}”`).join("  ");
   if (routers.length)
     table(
       "router",
       () => {
-        const known = router(),
+        const shown = router(),
           loads = arrays.load,
-          own = (e) => loads[layer() * data.n_experts + e];
-        if (!known)
+          load = (e) => loads[layer() * data.n_experts + e];
+        if (!shown)
           return {
-            title: `router of layer ${layer()}: not given; there are the layers ${routers.map((r) => r.layer).join(", ")}`,
-            heads: [],
+            title: `router of layer ${layer()} was not passed to this view; it has layers ${routers.map((r) => r.layer).join(", ")}`,
+            headings: [],
             rows: [],
           };
-        const most = Math.max(
+        const largest = Math.max(
           1e-9,
-          ...known.share,
-          ...(loads ? known.share.map((_, e) => own(e)) : []),
+          ...shown.share,
+          ...(loads ? shown.share.map((_, e) => load(e)) : []),
         );
         return {
-          title: `router of layer ${layer()}: for which tokens each expert is preferred, by embeddings alone`,
-          heads: ["of all tokens", ...(loads ? ["in this run"] : []), "most preferred for"],
-          rows: known.words.map((words, e) => ({
+          title: `router of layer ${layer()}: the tokens for which each expert is preferred, from the embeddings alone`,
+          headings: ["of all tokens", ...(loads ? ["in this run"] : []), "top tokens"],
+          rows: shown.texts.map((texts, e) => ({
             name: `expert ${e}`,
             bars: [
-              [known.share[e] / most, number(+known.share[e].toPrecision(3))],
-              ...(loads ? [[own(e) / most, number(+own(e).toPrecision(3))]] : []),
+              [shown.share[e] / largest, number(+shown.share[e].toPrecision(3))],
+              ...(loads ? [[load(e) / largest, number(+load(e).toPrecision(3))]] : []),
             ],
-            words: [quoted(words)],
+            texts: [quoted(texts)],
           })),
-          marked: ran, // the experts that ran at a token that is pointed at anywhere
+          marked: chosen, // the experts chosen at the hovered and the pinned token
         };
       },
       [],
       (e) => {
         const at = experts.findIndex((x) => x.layer === layer() && x.expert === e);
         if (at >= 0) {
-          which = at;
+          expertIndex = at;
           redraw();
         }
       },
     );
   const redraw = () => {
-    if (expertMenu) expertMenu.value = String(which);
+    if (expertMenu) expertMenu.value = String(expertIndex);
     view.figures.forEach((f) => f.paint?.());
   };
   const expertMenu =
@@ -222,23 +228,32 @@ register("weights", (ctx) => {
       "expert",
       experts.map((x, k) => [k, `layer ${x.layer}, expert ${x.expert}`]),
       (v) => {
-        which = +v;
+        expertIndex = +v;
         redraw();
       },
     );
   if (experts.length)
     table("expert", () => {
-      const { layer: l, expert, neurons, norm, raised, lowered, bias, total } = experts[which],
-        most = Math.max(1e-9, ...norm);
+      const {
+          layer: l,
+          expert,
+          neurons,
+          norm,
+          raised,
+          lowered,
+          bias,
+          total,
+        } = experts[expertIndex],
+        largest = Math.max(1e-9, ...norm);
       return {
-        title: `expert ${expert} of layer ${l}: which tokens it makes likelier${neurons.length < total ? `; the ${neurons.length} neurons that write most, of ${total.toLocaleString("en")}` : ""}`,
-        heads: ["length written", "raised", "lowered, at an activation of 1"],
+        title: `expert ${expert} of layer ${l}: the tokens that each neuron raises and lowers${neurons.length < total ? `; the ${neurons.length} neurons with the largest output norm, of ${total.toLocaleString("en")}` : ""}`,
+        headings: ["output norm", "raised", "lowered, at an activation of 1"],
         rows: [
-          { name: "bias", bars: [[0, ""]], words: [quoted(bias), ""] },
+          { name: "bias", bars: [[0, ""]], texts: [quoted(bias), ""] },
           ...neurons.map((k, r) => ({
             name: `neuron ${k}`,
-            bars: [[norm[r] / most, number(+norm[r].toPrecision(3))]],
-            words: [quoted(raised[r]), quoted(lowered[r])],
+            bars: [[norm[r] / largest, number(+norm[r].toPrecision(3))]],
+            texts: [quoted(raised[r]), quoted(lowered[r])],
           })),
         ],
       };

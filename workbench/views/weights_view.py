@@ -1,4 +1,4 @@
-"""What the weights say of heads and experts, beside what a run did: sinks, router rows, words of experts."""
+"""Measures of the weights beside those of a run: learned sinks, router rows, tokens that experts raise and lower."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,12 +15,12 @@ from workbench.views import snapshot_html
 from workbench.views.payload import Payload
 from workbench.views.view import View
 
-WORDS = 10  # of an expert or a neuron, at most
-NEURONS = 64  # of an expert that are shown: those that write most
+MAX_TOKENS = 10  # shown per expert or neuron
+NEURONS = 64  # shown per expert: those with the largest output norm
 
 
 class Weights(View):
-    """What `weights` gives."""
+    """The view that `weights` makes."""
 
     module = "weights_view"
     call = "wb.views.weights(trace"
@@ -68,21 +68,24 @@ class Weights(View):
         if self.sinks:
             unit = "row: layer, 0 at the bottom; column: head"
             picture = snapshot_html.heat(self.sinks["share"], "max", 0.0, 1.0, "brown", 96)
-            label = f"learned sinks, share of {self.sinks['keys']} keys that score 0"
+            label = f"learned sinks: attention to the sink if {self.sinks['keys']} keys all score 0"
             rows.append(snapshot_html.Row(label, unit, picture, scale="0 to 1", height=96))
         for router in self.routers:
-            words = "; ".join(f"{e}: {' '.join(words[:3])}" for e, words in enumerate(router["words"]))
+            text = "; ".join(f"{e}: {' '.join(texts[:3])}" for e, texts in enumerate(router["texts"]))
             rows.append(
                 snapshot_html.Row(
-                    f"router of layer {router['layer']}", "preferred for", text=snapshot_html.cut(words, 3000)
+                    f"router of layer {router['layer']}",
+                    "top tokens of each expert",
+                    text=snapshot_html.cut(text, 3000),
                 )
             )
-        for one in self.experts:
-            words = "; ".join(
-                f"{k}: {' '.join(said[:3])}" for k, said in zip(one["neurons"], one["raised"], strict=True)
+        for expert in self.experts:
+            text = "; ".join(
+                f"{neuron}: {' '.join(texts[:3])}"
+                for neuron, texts in zip(expert["neurons"], expert["raised"], strict=True)
             )
-            label = f"layer {one['layer']}, expert {one['expert']}"
-            rows.append(snapshot_html.Row(label, "its neurons raise", text=snapshot_html.cut(words, 3000)))
+            label = f"layer {expert['layer']}, expert {expert['expert']}"
+            rows.append(snapshot_html.Row(label, "tokens raised by each neuron", text=snapshot_html.cut(text, 3000)))
         return rows
 
 
@@ -95,73 +98,82 @@ def weights(
     window: tuple[int, int] | None = None,
     selected: int | None = None,
 ) -> Weights:
-    """What the weights say of heads and experts, beside what they did in a run of the same model.
+    """A view of the weights of heads and experts, beside their activity in a run of the same model.
 
-    `sinks=wb.circuits.sink_logits(model)`: the learned sinks (layer head), over what the heads gave to them in this
-    run. A click goes to that layer and head, also in views that are linked with this one.
-    `routers=wb.circuits.router_tokens(model, layer)`, one or several: for which tokens each expert is preferred, how
-    often by embeddings alone and how often in this run; the experts that ran at a token are marked when it is pointed
-    at. `experts=wb.circuits.expert_logit_effects(model, layer, expert)`, one or several: which tokens each neuron
-    raises and lowers.
+    The learned sinks (layer head) are above the attention that the heads gave to them in this run. A click selects that
+    layer and head, also in linked views. For each expert, the router table shows the tokens for which it is preferred,
+    and how often it is preferred from the embeddings alone and in this run; the experts chosen at the hovered or pinned
+    token are marked. The expert table shows the tokens that each neuron raises and lowers.
+
+    Args:
+        trace: the run.
+        sinks: the result of `wb.circuits.sink_logits(model)`.
+        routers: results of `wb.circuits.router_tokens(model, layer)`, one or several.
+        experts: results of `wb.circuits.expert_logit_effects(model, layer, expert)`, one or several.
+        window: the positions (first, stop) shown first.
+        selected: the pinned position.
+
+    Raises:
+        ArgumentError: no sinks, routers or experts were passed, or they are of a model of another size.
 
     >>> wb.views.weights(trace, wb.circuits.sink_logits(model), wb.circuits.router_tokens(model, 0, k=5))
     <weights of pocket: 64 tokens>
-
-    Raises ArgumentError if nothing is given, or what is given is of a model of another size.
     """
     several = [[each] if isinstance(each, xr.Dataset) else list(each) for each in (routers, experts)]
     if sinks is None and not any(several):
         raise ArgumentError(
-            "nothing to show: give sinks=wb.circuits.sink_logits(model), routers=wb.circuits.router_tokens(model, 0), …"
+            "nothing to show: pass sinks=wb.circuits.sink_logits(model), "
+            "routers=wb.circuits.router_tokens(model, 0) or experts=wb.circuits.expert_logit_effects(model, 0, 0)"
         )
-    config, found = trace.config, None
-    given = {"sinks": sinks is not None, "routers": several[0], "experts": several[1]}
-    args = "".join(f", {name}={name}" for name, there in given.items() if there)
+    config, sink_arrays = trace.config, None
+    passed = {"sinks": sinks is not None, "routers": several[0], "experts": several[1]}
+    args = "".join(f", {name}={name}" for name, value in passed.items() if value)
     if sinks is not None:
-        _fits(sinks, "sinks", ("logit", "share"), {"layer": config["n_layers"], "head": config["n_heads"]})
+        _check_sizes(sinks, "sinks", ("logit", "share"), {"layer": config["n_layers"], "head": config["n_heads"]})
         values = {name: sinks[name].transpose("layer", "head").values.astype("f4") for name in ("logit", "share")}
-        found = {"keys": int(sinks.attrs["keys"]), **values}
+        sink_arrays = {"keys": int(sinks.attrs["keys"]), **values}
     rows = [_router(each, config) for each in several[0]]
     return Weights(
-        trace, found, rows, [_expert(each, config) for each in several[1]], args, window=window, selected=selected
+        trace, sink_arrays, rows, [_expert(each, config) for each in several[1]], args, window=window, selected=selected
     )
 
 
-def _fits(found: xr.Dataset, name: str, needs: Sequence[str], sizes: dict[str, int]) -> None:
-    there = {axis: found.sizes.get(axis) for axis in sizes} if isinstance(found, xr.Dataset) else {}
-    if there != sizes or not set(needs) <= set(found.data_vars):
+def _check_sizes(dataset: xr.Dataset, name: str, variables: Sequence[str], sizes: dict[str, int]) -> None:
+    got = {axis: dataset.sizes.get(axis) for axis in sizes} if isinstance(dataset, xr.Dataset) else {}
+    if got != sizes or not set(variables) <= set(dataset.data_vars):
         raise ArgumentError(
-            f"{name} must hold {', '.join(needs)} with {sizes}, as this run's model has; it has {there}"
+            f"{name} must have the variables {', '.join(variables)} and the sizes of this run's model, {sizes}; "
+            f"got {got}"
         )
 
 
-def _router(found: xr.Dataset, config: dict[str, Any]) -> dict[str, Any]:
-    _fits(found, "routers", ("text", "share"), {"expert": config["n_experts"]})
-    texts = found["text"].transpose("expert", "rank").values[:, :WORDS]
-    return {"layer": _layer(found, config), "words": _words(texts), "share": found["share"].values.tolist()}
+def _router(dataset: xr.Dataset, config: dict[str, Any]) -> dict[str, Any]:
+    _check_sizes(dataset, "routers", ("text", "share"), {"expert": config["n_experts"]})
+    texts = dataset["text"].transpose("expert", "rank").values[:, :MAX_TOKENS]
+    return {"layer": _layer(dataset, config), "texts": _visible_rows(texts), "share": dataset["share"].values.tolist()}
 
 
-def _expert(found: xr.Dataset, config: dict[str, Any]) -> dict[str, Any]:
-    _fits(found, "experts", ("raised_text", "lowered_text", "bias_text", "norm"), {})
-    order = np.argsort(-found["norm"].values, kind="stable")[:NEURONS]
+def _expert(dataset: xr.Dataset, config: dict[str, Any]) -> dict[str, Any]:
+    _check_sizes(dataset, "experts", ("raised_text", "lowered_text", "bias_text", "norm"), {})
+    order = np.argsort(-dataset["norm"].values, kind="stable")[:NEURONS]
     raised, lowered = (
-        found[name].transpose("neuron", "rank").values[order, :WORDS] for name in ("raised_text", "lowered_text")
+        dataset[name].transpose("neuron", "rank").values[order, :MAX_TOKENS] for name in ("raised_text", "lowered_text")
     )
     return {
-        "layer": _layer(found, config),
-        "expert": int(found.attrs["expert"]),
-        "neurons": found["neuron"].values[order].tolist(),
-        "norm": found["norm"].values[order].tolist(),
-        "raised": _words(raised),
-        "lowered": _words(lowered),
-        "bias": _words(found["bias_text"].values[None, :WORDS])[0],
-        "total": found.sizes["neuron"],
+        "layer": _layer(dataset, config),
+        "expert": int(dataset.attrs["expert"]),
+        "neurons": dataset["neuron"].values[order].tolist(),
+        "norm": dataset["norm"].values[order].tolist(),
+        "raised": _visible_rows(raised),
+        "lowered": _visible_rows(lowered),
+        "bias": _visible_rows(dataset["bias_text"].values[None, :MAX_TOKENS])[0],
+        "total": dataset.sizes["neuron"],
     }
 
 
-def _layer(found: xr.Dataset, config: dict[str, Any]) -> int:
-    return check_layer(int(found.attrs.get("layer", -1)), config["n_layers"])
+def _layer(dataset: xr.Dataset, config: dict[str, Any]) -> int:
+    return check_layer(int(dataset.attrs.get("layer", -1)), config["n_layers"])
 
 
-def _words(texts: np.ndarray) -> list[list[str]]:
+def _visible_rows(texts: np.ndarray) -> list[list[str]]:
     return [[visible(str(text)) for text in row] for row in texts]
