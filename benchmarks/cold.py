@@ -79,7 +79,7 @@ class Worker:
     def about(self) -> dict:
         from workbench.model.kernels import native
 
-        return {"text": f"{self.model!r}, {native.why()}", "d_vocab": self.model.config.d_vocab}
+        return {"text": f"{self.model!r}, {native.status()}", "d_vocab": self.model.config.d_vocab}
 
     def unmap(self, experts: bool = False) -> dict:
         """The process holds no page of the file any more, or none of the experts."""
@@ -114,7 +114,7 @@ class Worker:
 
 
 def _guessed(model, tokens: list[int]) -> dict[str, list[float]]:
-    from workbench.model.gpt_oss import likely
+    from workbench.model.gpt_oss import predicted_experts
     from workbench.recording.taps import Recorder
 
     c, shares = model.config, {"hook_resid_mid": [], "hook_resid_post": []}
@@ -124,7 +124,10 @@ def _guessed(model, tokens: list[int]) -> dict[str, list[float]]:
         for point, layer in product(shares, range(1, c.n_layers)):
             before, chosen = seen[f"blocks.{layer - 1}.{point}"], seen[f"blocks.{layer}.mlp.hook_expert_indices"]
             found = [
-                len(set(likely(c, model.weights.blocks[layer], before[:, i : i + 1])) & set(chosen[0, i].tolist()))
+                len(
+                    set(predicted_experts(c, model.weights.blocks[layer], before[:, i : i + 1]))
+                    & set(chosen[0, i].tolist())
+                )
                 for i in range(len(tokens))
             ]
             shares[point].append(sum(found) / chosen.numel())

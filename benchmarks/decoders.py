@@ -40,7 +40,7 @@ def measure(ours: Ours, kinds: list[str], context: list[int], tokens: list[int],
 
 
 def main() -> None:
-    kinds = native.kinds()
+    kinds = native.available()
     parser = argparse.ArgumentParser("python -m benchmarks.decoders", description="C, numba and torch, by the token.")
     parser.add_argument("--model", required=True, help="folder of a gpt-oss in MXFP4")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="default: all that run here")

@@ -12,7 +12,7 @@ from tests.golden import pocket_fp32
 from tests.levels import computing_with
 from workbench.model.kernels import native
 
-pytestmark = pytest.mark.skipif(native.isa() is None, reason=native.why())
+pytestmark = pytest.mark.skipif(native.isa() is None, reason=native.status())
 GOLDEN = json.loads(pocket_fp32.FILE.read_text())
 
 

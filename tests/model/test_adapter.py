@@ -67,7 +67,7 @@ def made(tmp_path_factory):
     return {name: train(tmp_path_factory.mktemp("adapter"), **how) for name, how in TARGETS.items()}
 
 
-@pytest.fixture(scope="module", params=["dequantised", "packed"])
+@pytest.fixture(scope="module", params=["dequantized", "packed"])
 def base(request, tmp_path_factory):
     folder = BASE.write_hf_mxfp4(tmp_path_factory.mktemp("base"))
     model = wb.Model(folder, dtype="float32", memory="small" if request.param == "packed" else "fast")

@@ -12,7 +12,7 @@ from workbench.recording.plan import NEIGHBORS
 N = 70  # past the window of pocket, and past a block of queries
 IDS = torch.randint(0, 150, (3, N), generator=torch.Generator().manual_seed(1))
 
-needs_kernels = pytest.mark.skipif(native.isa() is None, reason=native.why())
+needs_kernels = pytest.mark.skipif(native.isa() is None, reason=native.status())
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -85,7 +85,7 @@ def test_where_rows_depend_on_each_other_traces_and_path_patching_say_so(depende
 
 
 def test_numba_which_computes_few_rows_in_its_own_order_is_not_trusted():
-    if "numba" not in native.kinds():
+    if "numba" not in native.available():
         pytest.skip("no numba here")
     with computing_with("numba"):
         assert wb.Model("pocket").rows_independent is False

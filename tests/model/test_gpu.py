@@ -19,7 +19,7 @@ from workbench import hooks
 from workbench.model.checkpoints.residency import RESIDENT
 from workbench.model.kernels import experts
 from workbench.model.kernels.packed import Packed
-from workbench.model.kernels.reference import dequantise_mxfp4
+from workbench.model.kernels.reference import dequantize_mxfp4
 from workbench.model.model import Model
 from workbench.recording.generation import Interrupted
 
@@ -49,7 +49,7 @@ def tolerance(request):
 
 @pytest.fixture(params=["small", "fast"])
 def on_gpu(request, folder, tolerance):
-    """Packed, and dequantised: a model below 256 MB is, unless its memory is to be small."""
+    """Packed, and dequantized: a model below 256 MB is, unless its memory is to be small."""
     return Model(folder, device="cuda", memory=request.param)
 
 
@@ -179,14 +179,14 @@ def test_packed_experts_take_less_memory_and_all_of_it_is_given_back(tolerance, 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
 @pytest.mark.parametrize("n", [1, 3, 40])
-def test_packed_experts_dequantised_one_by_one_are_the_reference_bit_for_bit(dtype, n):
+def test_packed_experts_dequantized_one_by_one_are_the_reference_bit_for_bit(dtype, n):
     model = Random(seed=3)
     c, t = model.config, model.tensors
     packed = [
-        Packed(t[f"block.1.mlp.{m}_weight.blocks"], t[f"block.1.mlp.{m}_weight.scales"], usual=False)
+        Packed(t[f"block.1.mlp.{m}_weight.blocks"], t[f"block.1.mlp.{m}_weight.scales"], scales_are_safe=False)
         for m in ("mlp1", "mlp2")
     ]
-    dense = [dequantise_mxfp4(p.blocks, p.scales, dtype=dtype) for p in packed]
+    dense = [dequantize_mxfp4(p.blocks, p.scales, dtype=dtype) for p in packed]
     bias = [t[f"block.1.mlp.{m}_bias"].to(dtype) for m in ("mlp1", "mlp2")]
     dice = torch.Generator().manual_seed(n)
     x = torch.randn(n, c.d_model, generator=dice).to(dtype)
@@ -202,7 +202,7 @@ def test_packed_experts_dequantised_one_by_one_are_the_reference_bit_for_bit(dty
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
-def test_a_packed_model_is_the_dequantised_one_bit_for_bit_where_torch_computes(folder, dtype):
+def test_a_packed_model_is_the_dequantized_one_bit_for_bit_where_torch_computes(folder, dtype):
     with computing_with("torch"):
         a, b = (Model(folder, memory=memory, dtype=dtype).trace(TOKENS, record=RECORD) for memory in ("small", "fast"))
     assert a.names() == b.names() and len(a.names()) > 2 * (len(hooks.POINTS) - 3)

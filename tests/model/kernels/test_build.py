@@ -31,12 +31,12 @@ def no_compiler(monkeypatch):
 @pytest.fixture
 def reloaded(monkeypatch):
     """Load again, with what the test has put in the library's place, and once more afterwards."""
-    monkeypatch.delenv(native.WANTED, raising=False)
+    monkeypatch.delenv(native.VARIABLE, raising=False)
 
     def load(library):
         monkeypatch.setattr(build, "LIBRARY", library)
         native._State.loaded = False
-        return native.why()
+        return native.status()
 
     yield load
     monkeypatch.undo()
@@ -75,7 +75,7 @@ def test_a_source_that_does_not_compile_leaves_the_old_library(monkeypatch, tmp_
 def test_without_a_library_torch_computes_and_why_says_how_to_get_one(reloaded, tmp_path):
     said = reloaded(tmp_path / "none.so")
     assert native.isa() is None and native.levels() == []
-    assert "torch computes" in said and build.HOW in said and "\n" not in said
+    assert "torch computes" in said and build.INSTRUCTIONS in said and "\n" not in said
     with pytest.raises(ValueError, match="avx2 kernels do not run here"):
         native.use("avx2")
     native.use("torch")
@@ -97,7 +97,7 @@ def test_a_library_of_another_source_is_refused(reloaded, monkeypatch, tmp_path)
 
 
 def test_the_environment_chooses_the_kernels():
-    code = "from workbench.model.kernels import native; print(native.isa(), '|', native.why())"
+    code = "from workbench.model.kernels import native; print(native.isa(), '|', native.status())"
     assert python(code, WORKBENCH_KERNELS="torch").stdout.startswith(
         "None | no native kernels, torch computes: switched off"
     )

@@ -30,7 +30,7 @@ def decoding():
 
 @pytest.fixture
 def no_library(monkeypatch, tmp_path):
-    monkeypatch.delenv(native.WANTED, raising=False)
+    monkeypatch.delenv(native.VARIABLE, raising=False)
     monkeypatch.setattr(build, "LIBRARY", tmp_path / "none.so")
     native._State.loaded = False
     yield
@@ -56,7 +56,7 @@ def packed(counts, n_out, n_groups, dtype, low=117, high=123):
 
 
 def truth(x, groups, blocks, scales, bias):
-    w = reference.dequantise_mxfp4(blocks, scales, dtype=torch.float64)
+    w = reference.dequantize_mxfp4(blocks, scales, dtype=torch.float64)
     return torch.cat([x[a:b].double() @ w[e].T + bias[e].double() for e, a, b in groups])
 
 
@@ -88,19 +88,19 @@ def test_experts_are_decoded_straight_from_mxfp4(n_groups, n_out, counts, dtype)
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_code_with_every_safe_scale_is_exact(dtype):
     """x picks one weight after the other, so each output is one weight and must be that weight."""
-    low, high = native.SAFE
+    low, high = native.SAFE_SCALES
     codes = torch.arange(16, dtype=torch.uint8)
     blocks = (codes | codes.flip(0) << 4).expand(1, high - low + 1, 1, 16).contiguous()
     scales = torch.arange(low, high + 1, dtype=torch.uint8).view(1, -1, 1)
     got = jit.linear_mxfp4(
         torch.eye(32, dtype=dtype), [(0, 0, 32)], blocks, scales, torch.zeros(1, high - low + 1, dtype=dtype)
     )
-    assert torch.equal(got, reference.dequantise_mxfp4(blocks[0], scales[0], dtype=dtype).T)
+    assert torch.equal(got, reference.dequantize_mxfp4(blocks[0], scales[0], dtype=dtype).T)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_at_the_ends_of_the_safe_scales_a_product_is_as_close(dtype):
-    for scale, size in itertools.product(native.SAFE, (2.0**-30, 2.0**30)):
+    for scale, size in itertools.product(native.SAFE_SCALES, (2.0**-30, 2.0**30)):
         groups, blocks, scales, bias = packed([1, 3], 40, 7, dtype, scale, scale)
         x = rand(4, 224, dtype=dtype) * size
         got = jit.linear_mxfp4(x, groups, blocks, scales, bias.zero_())
@@ -177,25 +177,25 @@ def test_the_bits_are_the_same_however_the_work_is_done(monkeypatch):
         torch.set_num_threads(threads)
     monkeypatch.setattr(jit, "_has_table", lambda: False)
     assert same()
-    code = "".join(f._library.get_llvm_str() for f in jit.work().keep)
+    code = "".join(f._library.get_llvm_str() for f in jit.compiled().keep)
     assert "llvm.x86" not in code and "x float> @llvm.fma.v8f32" in code
 
 
 def test_without_a_library_numba_decodes_and_why_says_how_to_get_the_kernels(no_library):
     assert native.isa() is None and native.levels() == [] and native.decode() == "numba"
-    said = native.why()
-    assert "numba decodes" in said and "torch computes" in said and build.HOW in said and "\n" not in said
-    assert jit.takes_decode(rand(1, 32))
+    said = native.status()
+    assert "numba decodes" in said and "torch computes" in said and build.INSTRUCTIONS in said and "\n" not in said
+    assert jit.supports_decode(rand(1, 32))
     native.use("torch")
-    assert native.decode() is None and not jit.takes_decode(rand(1, 32))
+    assert native.decode() is None and not jit.supports_decode(rand(1, 32))
 
 
 def test_without_numba_torch_computes_and_why_names_both_ways_out(no_library, monkeypatch):
     monkeypatch.setattr(native, "_has_numba", lambda: False)
     native._State.loaded = False
-    assert native.decode() is None and native.isa() is None and not jit.takes_decode(rand(1, 32))
-    said = native.why()
-    assert "torch computes" in said and build.HOW in said and native.INSTALL in said and "\n" not in said
+    assert native.decode() is None and native.isa() is None and not jit.supports_decode(rand(1, 32))
+    said = native.status()
+    assert "torch computes" in said and build.INSTRUCTIONS in said and native.INSTALL_NUMBA in said and "\n" not in said
     with pytest.raises(ValueError, match=r"numba kernels do not run here. Choose one of torch"):
         native.use("numba")
 
@@ -205,25 +205,26 @@ def test_a_numba_that_fails_is_left_alone_and_why_says_so(no_library, monkeypatc
         raise ImportError("llvmlite of another age\nand more")
 
     monkeypatch.setattr(jit, "work", broken)
-    assert not jit.takes_decode(rand(1, 32)) and native.decode() is None
-    assert "fails: ImportError: llvmlite of another age" in native.why() and "\n" not in native.why()
+    assert not jit.supports_decode(rand(1, 32)) and native.decode() is None
+    assert "fails: ImportError: llvmlite of another age" in native.status() and "\n" not in native.status()
     native.use(None)
     assert native.decode() is None
 
 
 def test_it_takes_few_rows_on_the_cpu_that_want_no_gradient():
     x = rand(4, 32)
-    assert jit.takes_decode(x) and jit.takes_decode(x.bfloat16()) and native.isa() is None
-    assert not jit.takes_decode(rand(5, 32)) and not jit.takes_decode(x.double()) and not jit.takes_decode(x[:0])
-    assert not jit.takes_decode(x.requires_grad_()) and not jit.takes_decode(x.to("meta"))
+    assert jit.supports_decode(x) and jit.supports_decode(x.bfloat16()) and native.isa() is None
+    assert not jit.supports_decode(rand(5, 32)) and not jit.supports_decode(x.double())
+    assert not jit.supports_decode(x[:0])
+    assert not jit.supports_decode(x.requires_grad_()) and not jit.supports_decode(x.to("meta"))
     with torch.no_grad():
-        assert jit.takes_decode(x)
+        assert jit.supports_decode(x)
     native.use("torch")
-    assert not jit.takes_decode(x.detach())
+    assert not jit.supports_decode(x.detach())
 
 
 def test_safe_scales_need_no_library(no_library):
-    low, high = native.SAFE
+    low, high = native.SAFE_SCALES
     scales = torch.tensor([[low, high]], dtype=torch.uint8)
     assert native.safe_scales(scales) and native.safe_scales(scales[:0])
     assert not native.safe_scales(scales - 1) and not native.safe_scales(scales + 1)
@@ -232,11 +233,11 @@ def test_safe_scales_need_no_library(no_library):
 def test_the_environment_chooses_numba_and_importing_does_not_load_it():
     code = (
         "import sys; from workbench.model.kernels import jit, native; "
-        "print(native.isa(), native.decode(), 'numba' in sys.modules, native.why())"
+        "print(native.isa(), native.decode(), 'numba' in sys.modules, native.status())"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT,
-        env={**os.environ, native.WANTED: "numba"}, check=True,
+        env={**os.environ, native.VARIABLE: "numba"}, check=True,
     )  # fmt: skip
     assert done.stdout.startswith("None numba False no native kernels, numba decodes")
 

@@ -20,7 +20,7 @@ BF16 = 2**-8  # half a step of bf16, relative
 DTYPES = [torch.float32, torch.bfloat16]
 EMULATED = "avx512-bf16, emulated"
 
-pytestmark = pytest.mark.skipif(native.isa() is None and not build.compiler(), reason=native.why())
+pytestmark = pytest.mark.skipif(native.isa() is None and not build.compiler(), reason=native.status())
 LEVELS = [*native.levels()]
 if "avx512-bf16" not in LEVELS and platform.machine() == "x86_64" and build.compiler():
     LEVELS.append(EMULATED)
@@ -77,7 +77,7 @@ def grouped(counts):
 
 
 def truth(x, groups, blocks, scales, bias):
-    w = reference.dequantise_mxfp4(blocks, scales, dtype=torch.float64)
+    w = reference.dequantize_mxfp4(blocks, scales, dtype=torch.float64)
     return torch.cat([x[a:b].double() @ w[e].T + bias[e].double() for e, a, b in groups])
 
 
@@ -85,7 +85,7 @@ def norm(x, groups, blocks, scales):
     """What a product of these vectors comes to by chance: the measure where few values are compared, all of which may
     cancel; with many it is smaller than the largest.
     """
-    w = reference.dequantise_mxfp4(blocks, scales, dtype=torch.float64)
+    w = reference.dequantize_mxfp4(blocks, scales, dtype=torch.float64)
     return max(float(x[a:b].double().norm(dim=1).max() * w[e].norm(dim=1).max()) for e, a, b in groups)
 
 
@@ -130,18 +130,18 @@ def test_a_view_of_larger_matrices_is_read_in_place(level):
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_code_with_every_safe_scale_is_exact(level, dtype):
     """x picks one weight after the other, so each output is one weight and must be that weight."""
-    low, high = native.SAFE
+    low, high = native.SAFE_SCALES
     codes = torch.arange(16, dtype=torch.uint8)
     blocks = (codes | codes.flip(0) << 4).expand(1, high - low + 1, 1, 16).contiguous()
     scales = torch.arange(low, high + 1, dtype=torch.uint8).view(1, -1, 1)
     bias = torch.zeros(1, high - low + 1, dtype=dtype)
     got = native.linear_experts(torch.eye(32, dtype=dtype), [(0, 0, 32)], (blocks, scales), bias)
-    assert torch.equal(got, reference.dequantise_mxfp4(blocks[0], scales[0], dtype=dtype).T)
+    assert torch.equal(got, reference.dequantize_mxfp4(blocks[0], scales[0], dtype=dtype).T)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_at_every_safe_scale_a_product_is_as_close_as_in_the_middle(level, dtype):
-    low, high = native.SAFE
+    low, high = native.SAFE_SCALES
     for size in (2.0**-30, 1.0, 2.0**30):
         x = rand(6, 96, dtype=dtype) * size
         for scale in range(low, high + 1, 20):
@@ -151,7 +151,7 @@ def test_at_every_safe_scale_a_product_is_as_close_as_in_the_middle(level, dtype
 
 
 def test_scales_are_safe_only_if_all_are():
-    low, high = native.SAFE
+    low, high = native.SAFE_SCALES
     for n in (1, 100, (1 << 20) + 3):
         scales = torch.full((n,), low, dtype=torch.uint8)
         scales[n // 2 :] = high
@@ -233,10 +233,10 @@ def test_what_stands_on_later_positions_never_meets_a_query(level):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows", [3, 50])
-def test_experts_in_mxfp4_have_the_bits_of_dequantised_ones(level, dtype, rows):
+def test_experts_in_mxfp4_have_the_bits_of_dequantized_ones(level, dtype, rows):
     blocks, scales, bias = packed(2, 70, 12)
     x, groups, bias = rand(2 * rows, 384, dtype=dtype), [(0, 0, rows), (1, rows, 2 * rows)], bias.to(dtype)
-    dense = native.linear_experts(x, groups, reference.dequantise_mxfp4(blocks, scales, dtype=dtype), bias)
+    dense = native.linear_experts(x, groups, reference.dequantize_mxfp4(blocks, scales, dtype=dtype), bias)
     if (level, dtype) != ("avx512-bf16", torch.bfloat16):  # where codes are met in another order
         assert torch.equal(native.linear_experts(x, groups, (blocks, scales), bias), dense)
 
@@ -290,11 +290,11 @@ def test_every_level_gives_the_same_bits(tmp_path, measured, request):
 def test_every_code_with_every_scale_byte_is_the_reference_bit_for_bit(level, dtype):
     pairs = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(256, 16, 16)
     scales = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 16)
-    got, want = native.dequantise(pairs, scales, dtype), reference.dequantise_mxfp4(pairs, scales, dtype=dtype)
+    got, want = native.dequantize(pairs, scales, dtype), reference.dequantize_mxfp4(pairs, scales, dtype=dtype)
     bits = torch.int32 if dtype == torch.float32 else torch.int16
     assert got.isnan().equal(want.isnan()) and got[255].isnan().all()  # torch has several NaN, depending on the machine
     assert torch.equal(got[:255].view(bits), want[:255].view(bits))
-    assert native.dequantise(pairs[:0], scales[:0], dtype).shape == (0, 512)
+    assert native.dequantize(pairs[:0], scales[:0], dtype).shape == (0, 512)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
@@ -331,7 +331,7 @@ def test_attention_is_the_plain_one(level, heads, kv, d_head, queries, keys, dty
     assert got.dtype == torch.float32 and torch.equal(got > -torch.inf, seen)
     assert close(got[seen], exact[seen], dtype, float(q.double().norm(dim=-1).max()))
 
-    want, want_sink = attention.normalise(got.double().clone(), sinks)
+    want, want_sink = attention.normalize(got.double().clone(), sinks)
     pattern = got.clone()
     sink = native.softmax_(pattern, sinks, 3)
     assert close(pattern, want, torch.float32) and close(sink, want_sink, torch.float32)
@@ -355,7 +355,7 @@ def test_a_query_that_sees_nothing_gives_zeros_and_a_sink_of_one(level):
 
 def test_what_would_leave_the_normal_numbers_is_exactly_zero(level):
     s = torch.linspace(0, -120, 1000)[None, None, None]
-    want, _ = attention.normalise(s.double().clone(), torch.tensor([-300.0]))
+    want, _ = attention.normalize(s.double().clone(), torch.tensor([-300.0]))
     native.softmax_(s, torch.tensor([-300.0]))
     assert s[..., -1] == 0 and not ((s > 0) & (s < torch.finfo(torch.float32).tiny / 1e4)).any()
     torch.testing.assert_close(s.double(), want, rtol=4e-6, atol=1e-37)
@@ -393,7 +393,7 @@ def test_one_thread_and_two_give_equal_bits(level, dtype):
         groups = grouped([1, 17, 2])
         return [
             native.linear_experts(x, groups, (blocks, scales), bias), native.linear_experts(x, groups, w, None),
-            native.swiglu(x, 1.7, 7), native.dequantise(blocks, scales), native.log_softmax(v),
+            native.swiglu(x, 1.7, 7), native.dequantize(blocks, scales), native.log_softmax(v),
             pattern, sink, native.mix(pattern, v),
         ]  # fmt: skip
 
@@ -415,7 +415,7 @@ def test_nan_and_inf_go_through_as_in_torch(level, bad, dtype):
     bias = bias.to(dtype)
     x = rand(7, 96, dtype=dtype)
     x[2, 50] = bad
-    dense = reference.dequantise_mxfp4(blocks, scales, dtype=dtype)
+    dense = reference.dequantize_mxfp4(blocks, scales, dtype=dtype)
     want = x @ dense[0].T + bias
     for weights in ((blocks, scales), dense):
         for rows in (slice(0, 7), slice(1, 4)):
@@ -473,9 +473,9 @@ def test_what_does_not_belong_together_raises():
         lambda: native.linear(rand(1, 8, dtype=h), rand(3, 8)),
         lambda: native.linear(rand(1, 8), rand(3, 9)),
         lambda: native.linear(rand(1, 8), rand(3, 8), rand(4)),
-        lambda: native.dequantise(blocks, scales[:1]),
-        lambda: native.dequantise(blocks, scales, torch.float16),
-        lambda: native.dequantise(blocks.int(), scales),
+        lambda: native.dequantize(blocks, scales[:1]),
+        lambda: native.dequantize(blocks, scales, torch.float16),
+        lambda: native.dequantize(blocks.int(), scales),
         lambda: native.safe_scales(scales.int()),
         lambda: native.swiglu(rand(2, 7), 1.7, 7),
         lambda: native.swiglu(rand(2, 8).double(), 1.7, 7),

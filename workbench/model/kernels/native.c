@@ -1141,7 +1141,7 @@ static void piece_decode(void *job, size_t i) {
     }
 }
 
-API void wb_dequantise(int level, int threads, int bf16, const u8 *codes, const u8 *scales, i64 n, void *out) {
+API void wb_dequantize(int level, int threads, int bf16, const u8 *codes, const u8 *scales, i64 n, void *out) {
     Decode p = {codes, scales, out, n, bf16, level};
     each((n + GROUPS - 1) / GROUPS, threads, piece_decode, &p);
 }
