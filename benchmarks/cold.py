@@ -80,7 +80,7 @@ class Worker:
     def about(self) -> dict:
         from workbench.model.kernels import native
 
-        return {"text": f"{self.model!r}, {native.why()}", "d_vocab": self.model.config.d_vocab}
+        return {"text": f"{self.model!r}, {native.status()}", "d_vocab": self.model.config.d_vocab}
 
     def unmap(self, experts: bool = False) -> dict:
         """Drops the process's pages of the file, or only those of the experts."""
@@ -115,7 +115,7 @@ class Worker:
 
 
 def _guessed(model, tokens: list[int]) -> dict[str, list[float]]:
-    from workbench.model.gpt_oss import likely
+    from workbench.model.gpt_oss import predicted_experts
     from workbench.recording.taps import Recorder
 
     c, shares = model.config, {"hook_resid_mid": [], "hook_resid_post": []}

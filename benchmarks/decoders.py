@@ -42,7 +42,7 @@ def measure(
 
 
 def main() -> None:
-    kinds = native.kinds()
+    kinds = native.available()
     parser = argparse.ArgumentParser("python -m benchmarks.decoders", description="C, numba and torch, by the token.")
     parser.add_argument("--model", required=True, help="folder of a gpt-oss in MXFP4")
     parser.add_argument("--kinds", nargs="+", choices=kinds, default=kinds, help="default: all that run here")

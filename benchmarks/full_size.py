@@ -108,7 +108,7 @@ class WorkbenchWorker:
     def about(self) -> dict:
         from workbench.model.kernels import native
 
-        text = f"{self.model!r}, {native.why()}, torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
+        text = f"{self.model!r}, {native.status()}, torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
         return {"text": text, "d_vocab": self.config.d_vocab, "n_layers": self.config.n_layers}
 
     def _forward(self, tokens: list[int], tap=None):

@@ -57,7 +57,7 @@ class Worker:
         from workbench.model.kernels import native
 
         streams = "to" in inspect.signature(self.model.trace).parameters
-        return {"text": f"{self.model!r}, {native.why()}", "streams": streams, "d_vocab": self.model.config.d_vocab}
+        return {"text": f"{self.model!r}, {native.status()}", "streams": streams, "d_vocab": self.model.config.d_vocab}
 
     def _run(self, tokens: list[int], mode: str, folder: str):
         if mode == "plain":

@@ -56,8 +56,8 @@ def pytest_report_header():
     from workbench.model.kernels import native
     from workbench.recording.doctor import cpu_name
 
-    kinds = ", ".join(native.kinds())
-    return f"kernels: {native.why().removeprefix('native kernels: ')}; levels here: {kinds}; {cpu_name()}"
+    kinds = ", ".join(native.available())
+    return f"kernels: {native.status().removeprefix('native kernels: ')}; levels here: {kinds}; {cpu_name()}"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from workbench.model.kernels import native
 
-AT_START = os.environ.get(native.WANTED) or None  # what this run of the tests is about; None is the best level
+AT_START = os.environ.get(native.VARIABLE) or None  # what this run of the tests is about; None is the best level
 
 
 @contextmanager

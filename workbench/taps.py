@@ -1,4 +1,4 @@
-"""Taps: what the forward pass calls at each hook point. A tap may look at a value, replace it, or both."""
+"""Taps: objects that the forward pass calls at each hook point. A tap can read a value, replace it, or both."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -10,26 +10,39 @@ if TYPE_CHECKING:
 
 
 class Tap:
-    """Wants nothing, changes nothing. Values have a batch axis before the axes that `workbench.hooks` lists."""
+    """Base class: requests nothing and changes nothing.
+
+    Values have a batch axis before the axes that `workbench.hooks` lists.
+    """
 
     def wants(self, name: str) -> bool:
-        """Whether to compute what exists only on request: patterns, scores, results by head, expert outputs."""
+        """True if the pass must compute `name` for this tap.
+
+        Patterns, scores, per-head results and expert outputs are computed only on request.
+        """
         return False
 
     def begin(self, start: int, n: int) -> None:
-        """A pass over the absolute positions start : start + n is about to run."""
+        """Called before a pass over the absolute positions start : start + n."""
 
     def __call__(self, name: str, x: "Tensor", offset: int = 0) -> "Tensor":
-        """The value to go on with. `offset`: where x begins within the pass, for points that come in pieces."""
+        """Return the value that the forward pass continues with.
+
+        `offset` is the position within the pass at which x begins; it is 0 unless a hook point is called in chunks.
+        """
         return x
 
-    def pattern_rows(self, here: str) -> "Callable[[Tensor, int, int], None] | None":
-        """What to call with every block of the pattern: (batch head query key, its first query, its first key)."""
+    def pattern_rows(self, prefix: str) -> "Callable[[Tensor, int, int], None] | None":
+        """A callback for each block of one layer's attention pattern, or None.
+
+        `prefix` starts the hook names of the layer's attention ("blocks.3.attn."). The arguments of the callback are
+        the block (batch, head, query, key), its first query and its first key.
+        """
         return None
 
 
 class Chain(Tap):
-    """Several taps as one: each sees what the one before gave."""
+    """Several taps as one: each gets the value that the previous one returned."""
 
     def __init__(self, *taps: Tap):
         self.taps = taps
@@ -46,17 +59,17 @@ class Chain(Tap):
             x = tap(name, x, offset)
         return x
 
-    def pattern_rows(self, here: str) -> "Callable[[Tensor, int, int], None] | None":
-        seers = [see for tap in self.taps if (see := tap.pattern_rows(here))]
+    def pattern_rows(self, prefix: str) -> "Callable[[Tensor, int, int], None] | None":
+        callbacks = [callback for tap in self.taps if (callback := tap.pattern_rows(prefix))]
 
-        def all_see(pattern: "Tensor", first_query: int, first_key: int) -> None:
-            for see in seers:
-                see(pattern, first_query, first_key)
+        def call_all(pattern: "Tensor", first_query: int, first_key: int) -> None:
+            for callback in callbacks:
+                callback(pattern, first_query, first_key)
 
-        return all_see if seers else None
+        return call_all if callbacks else None
 
 
 def position_axis(name: str) -> int:
-    """The axis of a tapped value (batch first) that counts positions."""
-    known = hooks.axes(name)
-    return 1 + known.index("query" if "query" in known else "pos")
+    """The axis of a tapped value (batch first) that runs over positions."""
+    axes = hooks.axes(name)
+    return 1 + axes.index("query" if "query" in axes else "pos")

@@ -14,7 +14,7 @@ import workbench as wb
 from tests.constructed import CLASSES, WINDOW, V, constructed
 from tests.model import textbook
 from tests.model.models import some_tokens, tiny
-from tests.model.pretend import pretended_cuda
+from tests.model.pretend import simulated_cuda
 from workbench.circuits import vocabulary
 from workbench.circuits.experts import expert_logit_effects, router_tokens
 from workbench.circuits.heads import ov_circuit, qk_circuit, qk_distance, sink_logits
@@ -281,7 +281,7 @@ def test_rows_of_the_table_without_a_text_are_left_out():
 )
 def test_weights_on_another_device_say_the_same(read):
     here = read(wb.Model("pocket"))
-    with pretended_cuda():
+    with simulated_cuda():
         there = read(wb.Model("pocket", device="cuda"))
     xr.testing.assert_allclose(here, there, rtol=1e-6)  # devices round differently; ids and texts are equal
     assert here.attrs.keys() == there.attrs.keys()

@@ -1,4 +1,4 @@
-"""To which context an edit belongs, and in which form its function takes the Hook."""
+"""The context that an edit belongs to, and the signatures with which its function can take the Hook."""
 
 import asyncio
 import contextlib
@@ -30,40 +30,40 @@ def globs(model) -> list[str]:
 
 
 def run(model) -> list[str]:
-    """The edits that a trace made now says it was recorded under."""
+    """The edits in the manifest of a trace recorded now."""
     return [edit["glob"] for edit in model.trace(TOKENS, record="").edits]
 
 
-def test_coroutines_that_take_turns_have_their_own_edits(model):
+def test_concurrent_coroutines_have_separate_edits(model):
     async def one(point):
         with model.edit(point, lambda x: x * 0):
             before = run(model)
             await asyncio.sleep(0.001)
             return before, run(model)
 
-    async def all_of_them():
+    async def gather_all():
         return await asyncio.gather(*(one(point) for point in POINTS * 2))
 
-    assert asyncio.run(all_of_them()) == [([p], [p]) for p in POINTS * 2]
+    assert asyncio.run(gather_all()) == [([p], [p]) for p in POINTS * 2]
     assert globs(model) == []
 
 
-def test_a_task_and_to_thread_take_the_edits_along_and_a_new_thread_does_not(model):
-    elsewhere = []
+def test_edits_are_active_in_a_child_task_and_to_thread_but_not_in_a_new_thread(model):
+    in_thread = []
 
     async def child():
         return run(model)
 
     async def main():
         with model.edit(POINTS[0], lambda x: x * 0):
-            thread = threading.Thread(target=lambda: elsewhere.append(run(model)))
+            thread = threading.Thread(target=lambda: in_thread.append(run(model)))
             thread.start()
             thread.join()
             traces = await asyncio.gather(*(asyncio.to_thread(model.trace, TOKENS, record="") for _ in range(4)))
             return await asyncio.create_task(child()), [trace.edits[0]["n_calls"] for trace in traces]
 
-    assert asyncio.run(main()) == ([POINTS[0]], [1] * 4)  # each run counts for itself
-    assert elsewhere == [[]]
+    assert asyncio.run(main()) == ([POINTS[0]], [1] * 4)  # each run has its own count
+    assert in_thread == [[]]
 
 
 def generator(model):
@@ -103,27 +103,27 @@ def generator_of_a_class(model):
 
 
 @pytest.mark.parametrize("make", [generator, generator_of_a_stack, generator_of_a_class])
-def test_an_edit_rests_while_its_generator_is_suspended(model, make):
+def test_an_edit_is_inactive_while_its_generator_is_suspended(model, make):
     seen = [(inside, run(model)) for inside in make(model)]
     assert seen == [([POINTS[0]], [])] * 2
-    left = make(model)
-    next(left)
+    suspended = make(model)
+    next(suspended)
     assert globs(model) == []
     with pytest.raises(ValueError, match="out"):
-        left.throw(ValueError("out"))
+        suspended.throw(ValueError("out"))
     assert globs(model) == []
 
 
-def test_a_generator_may_be_resumed_on_another_thread(model):
-    made, seen = generator(model), []
-    assert next(made) == [POINTS[0]]
-    thread = threading.Thread(target=lambda: seen.extend([*made, globs(model)]))
+def test_an_edit_follows_its_generator_to_another_thread(model):
+    steps, seen = generator(model), []
+    assert next(steps) == [POINTS[0]]
+    thread = threading.Thread(target=lambda: seen.extend([*steps, globs(model)]))
     thread.start()
     thread.join()
     assert seen == [[POINTS[0]], []]
 
 
-def test_an_asynchronous_generator_rests_too(model):
+def test_an_edit_is_inactive_while_its_asynchronous_generator_is_suspended(model):
     async def steps():
         with model.edit(POINTS[0], lambda x: x * 0):
             yield run(model)
@@ -135,14 +135,14 @@ def test_an_asynchronous_generator_rests_too(model):
 
 
 @contextlib.asynccontextmanager
-async def edited_later(model):
+async def edited_async(model):
     with model.edit(POINTS[0], lambda x: x * 0):
         yield
 
 
-def test_a_generator_that_is_a_context_manager_edits_its_callers_block(model):
+def test_an_edit_in_a_context_manager_generator_is_active_in_the_callers_block(model):
     async def main():
-        async with edited_later(model):
+        async with edited_async(model):
             return run(model)
 
     for entered in (edited, Edited):
@@ -158,7 +158,7 @@ def under_an_edit(model):
         yield
 
 
-def test_an_edit_of_a_fixture_holds_in_the_test(model, under_an_edit):
+def test_an_edit_entered_in_a_fixture_is_active_in_the_test(model, under_an_edit):
     assert run(model) == [POINTS[0]]
 
 
@@ -172,7 +172,7 @@ class Called:
 
 
 def forms():
-    """Functions in every form, and the list in which each leaves what it got as its Hook."""
+    """Functions with every supported signature, and the list to which each appends its Hook."""
     seen = []
 
     def note(x, hook):
@@ -200,8 +200,8 @@ def forms():
     yield "keyword only", lambda x, *, hook: note(x, hook), seen
     yield "keyword only with a default", lambda x, *, hook=None: note(x, hook), seen
     yield "after another default", lambda x, scale=1.0, *, hook=None: note(x, hook), seen
-    yield "any positional", lambda *given: note(*given), seen
-    yield "any keyword", lambda x, **given: note(x, **given), seen
+    yield "any positional", lambda *args: note(*args), seen
+    yield "any keyword", lambda x, **kwargs: note(x, **kwargs), seen
     yield "partial", functools.partial(three, head=1), seen
     yield "module", Layer(), seen
     yield "decorated", wrapped(lambda x, *, hook: note(x, hook)), seen
@@ -210,7 +210,7 @@ def forms():
 
 
 @pytest.mark.parametrize(("fn", "seen"), [pytest.param(fn, seen, id=name) for name, fn, seen in forms()])
-def test_every_form_of_function_gets_the_hook(model, fn, seen):
+def test_a_function_with_any_supported_signature_gets_the_hook(model, fn, seen):
     seen.clear()
     with model.edit("blocks.1.attn.hook_z", fn):
         model.trace(TOKENS, record="")
@@ -219,7 +219,7 @@ def test_every_form_of_function_gets_the_hook(model, fn, seen):
 
 def scripted():
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # torch would have nobody write TorchScript any more
+        warnings.simplefilter("ignore", DeprecationWarning)  # torch deprecates TorchScript
         return torch.jit.script(torch.nn.ReLU())
 
 
@@ -232,13 +232,13 @@ def scripted():
         torch.nn.Identity(),
     ],
 )
-def test_a_function_of_the_value_alone_gets_no_hook(model, fn):
+def test_a_function_of_the_value_alone_is_called_without_a_hook(model, fn):
     with model.edit("blocks.1.hook_mlp_out", fn):
         assert run(model) == ["blocks.1.hook_mlp_out"]
 
 
 @pytest.mark.parametrize(
-    ("fn", "why"),
+    ("fn", "message"),
     [
         (lambda x, *, scale: x, "scale"),
         (lambda x, head, hook: x, "missing a required argument"),
@@ -248,18 +248,18 @@ def test_a_function_of_the_value_alone_gets_no_hook(model, fn):
         (scripted(), "TorchScript"),
     ],
 )
-def test_a_function_that_cannot_be_called_so_is_refused_before_it_runs(model, fn, why):
-    with pytest.raises(EditError, match=why):
+def test_a_function_with_an_unsupported_signature_raises_before_the_run(model, fn, message):
+    with pytest.raises(EditError, match=message):
         model.edit("hook_embed", fn)
 
 
-def test_edits_that_are_ready_made_get_the_hook_too(model):
+def test_ready_made_edits_get_the_hook(model):
     with model.edit("blocks.1.mlp.router.hook_out", wb.ban(0)):
         trace = model.trace(TOKENS, record="")
     assert not (trace["expert_indices", 1] == 0).any()
 
 
-@pytest.mark.parametrize("way", [copy.copy, copy.deepcopy, pickle.dumps])
-def test_an_edit_is_not_copied_out_of_its_block(model, way):
-    with pytest.raises(EditError, match="make it again"):
-        way(model.edit("hook_embed", torch.relu))
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, pickle.dumps])
+def test_an_edit_cannot_be_copied_or_pickled(model, copied):
+    with pytest.raises(EditError, match="Make a new one"):
+        copied(model.edit("hook_embed", torch.relu))

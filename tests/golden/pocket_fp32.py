@@ -1,10 +1,10 @@
-"""Digests of everything that one fp32 run of pocket leaves: python -m tests.golden.pocket_fp32 writes them anew.
+"""Digests of all arrays of one fp32 run of pocket: python -m tests.golden.pocket_fp32 writes them.
 
-    python -m tests.golden.pocket_fp32 --compare avx2 portable    # compares at these levels, and says what differs
+    python -m tests.golden.pocket_fp32 --compare avx2 portable    # compares at these levels and prints differences
     bash tests/golden/under_qemu.sh /tmp/arm                      # the same on aarch64
 
-The same on every processor, at every level of the native kernels and with any number of threads; other digests mean
-that numbers have changed, which a CHANGELOG line should say.
+They are the same on every processor, at every level of the native kernels and with any number of threads. Other digests
+mean that numbers have changed, which needs a line in the CHANGELOG.
 """
 
 import argparse
@@ -24,7 +24,7 @@ RECORD = "everything lens steps"
 
 
 def recorded(model: wb.Model) -> wb.Trace:
-    """A run that thinks and answers, with every hook point and lane."""
+    """A run with thinking and answer, every hook point and every summary."""
     return model.generate(QUESTION, max_tokens=96, record=RECORD)
 
 
@@ -35,28 +35,28 @@ def digests(trace: wb.Trace) -> dict[str, str]:
 
 
 def compare(level: str, model: wb.Model) -> bool:
-    """Whether a run at this level of kernels is the committed one; prints what differs."""
+    """True if a run at this level of kernels equals the committed one; prints the differences."""
     golden = json.loads(FILE.read_text())
     native.use(level)
     trace = recorded(model)
-    found = digests(trace)
-    differ = [name for name in golden["arrays"] if found.get(name) != golden["arrays"][name]]
+    recomputed = digests(trace)
+    differ = [name for name in golden["arrays"] if recomputed.get(name) != golden["arrays"][name]]
     same = "equal" if trace.id == golden["id"] else "differs"
-    print(f"{level}: id {same}, {len(differ)} of {len(found)} arrays differ")  # noqa: T201 - a command's answer
+    print(f"{level}: id {same}, {len(differ)} of {len(recomputed)} arrays differ")  # noqa: T201 - a command line tool
     return not differ and trace.id == golden["id"]
 
 
 def main() -> int:
     parser = argparse.ArgumentParser("python -m tests.golden.pocket_fp32")
-    parser.add_argument("--compare", nargs="+", metavar="LEVEL", help="compare, and write nothing")
+    parser.add_argument("--compare", nargs="+", metavar="LEVEL", help="compare without writing")
     args = parser.parse_args()
     model = wb.Model("pocket", dtype="float32")
     if args.compare:
-        results = [compare(level, model) for level in args.compare]  # all of them, also after one that differs
+        results = [compare(level, model) for level in args.compare]  # all levels, also after one that differs
         return 0 if all(results) else 1
     trace = recorded(model)
-    kept = {"id": trace.id, "tokens": len(trace), "arrays": digests(trace)}
-    FILE.write_text(json.dumps(kept, indent=1) + "\n")
+    golden = {"id": trace.id, "tokens": len(trace), "arrays": digests(trace)}
+    FILE.write_text(json.dumps(golden, indent=1) + "\n")
     return 0
 
 

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The golden run of pocket on another processor: a Python for aarch64 from Debian and torch's CPU build for it, under
-# qemu. Prints how many arrays differ at the levels neon and portable; some five minutes and 700 MB in $1.
+# qemu. Prints how many arrays differ at the levels neon and portable; takes about five minutes and 700 MB in $1.
 #   apt-get install -y qemu-user-static gcc-aarch64-linux-gnu libc6-dev-arm64-cross
 #   bash tests/golden/under_qemu.sh /tmp/arm          (as root, from the repository's root, after `make test`)
 set -euo pipefail
@@ -14,7 +14,7 @@ packages="python3.11-minimal libpython3.11-minimal libpython3.11-stdlib libc6 li
 for deb in debs/*.deb; do dpkg -x "$deb" root; done
 dpkg --remove-architecture arm64
 
-# What is compiled comes from the registry, for aarch64; what is pure Python from this environment. 2.9.1 is a CPU build.
+# Compiled packages come from the registry, for aarch64; pure Python ones from this environment. 2.9.1 is a CPU build.
 "$PIP" download -q --no-deps --only-binary=:all: --python-version 3.11 --implementation cp -d wheels \
   --platform manylinux_2_28_aarch64 --platform manylinux_2_27_aarch64 --platform manylinux_2_24_aarch64 \
   --platform manylinux_2_17_aarch64 --platform manylinux2014_aarch64 \

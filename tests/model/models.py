@@ -22,10 +22,10 @@ def tiny(seed: int = 0) -> Model:
 
 
 def lead(x: torch.Tensor, k: int = 1) -> float:
-    """By how much the k-th largest number of a row exceeds the next one, in the row where it does so least.
+    """The smallest difference, over rows, between the k-th largest number of a row and the next one.
 
-    Where this is about the size of rounding, another processor may choose the other one. A test that compares choices
-    of two programs takes inputs where it is large, and says so.
+    If it is about as small as a rounding error, another processor may choose differently. A test that compares the
+    choices of two programs uses inputs for which it is large, and asserts it.
     """
     top = x.double().topk(k + 1, -1).values
     return float((top[..., k - 1] - top[..., k]).min())
@@ -37,15 +37,15 @@ def some_tokens(n: int, seed: int = 0, n_vocab: int = 170) -> list[int]:
 
 @contextmanager
 def ctrl_c_in_pass(n: int, point: str = "blocks.1.mlp.router.hook_out") -> Iterator[None]:
-    """Presses Ctrl-C in the n-th pass that records `point`, in the middle of the model; no manifest tells of it."""
-    see, left = Recorder.__call__, [n]
+    """Raise SIGINT in the n-th pass that records `point`, in the middle of the model; no manifest mentions it."""
+    record, remaining = Recorder.__call__, [n]
 
     def press(recorder, name, x, offset=0):
         if name == point:
-            left[0] -= 1
-            if left[0] == 0:
+            remaining[0] -= 1
+            if remaining[0] == 0:
                 signal.raise_signal(signal.SIGINT)
-        return see(recorder, name, x, offset)
+        return record(recorder, name, x, offset)
 
     with mock.patch.object(Recorder, "__call__", press):
         yield

@@ -1,4 +1,4 @@
-"""LoRA adapters: as PEFT merges them, nothing at scale 0, packed or not, and refused by name where they are no LoRA."""
+"""LoRA adapters: equal to PEFT's merge, no change at scale 0, packed or not; an error if they are not LoRA."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ from tests.checkpoints import Random
 from tests.model.models import ctrl_c_in_pass, some_tokens, tiny
 from workbench.errors import CheckpointError, EditError, ModelNotFound
 from workbench.model.cache import KVCache
-from workbench.model.checkpoints import adapter as room
+from workbench.model.checkpoints import adapter as adapters
 from workbench.model.kernels.packed import Packed
 from workbench.model.model import Model
 from workbench.recording.taps import Recorder
@@ -38,36 +38,34 @@ TARGETS = {
         "use_rslora": True,
     },
 }
-IDS = torch.tensor([some_tokens(60, seed=33)])  # past the window of 12, and no router is near a tie
+IDS = torch.tensor([some_tokens(60, seed=33)])  # longer than the window of 12, without near ties in a router
 Made = namedtuple("Made", "folder merged base")
 
 
 def train(folder: Path, *, std: float = 0.05, **settings) -> Made:
-    """An adapter as PEFT saves it, with factors that are not zero, and the logits of the model that PEFT merges."""
+    """An adapter saved by PEFT, with nonzero factors, and the logits of the model merged by PEFT."""
     import peft
 
     hf = BASE.transformers(torch.float32)
     base = hf(IDS).logits
     with warnings.catch_warnings():
-        warnings.simplefilter(
-            "ignore"
-        )  # of transformers, about names of its own; of PEFT, about patterns of parameters
+        warnings.simplefilter("ignore")  # transformers warns about its own names, PEFT about parameter patterns
         model = peft.get_peft_model(hf, peft.LoraConfig(r=3, lora_alpha=6, **settings))
-        dice = torch.Generator().manual_seed(1)
+        rng = torch.Generator().manual_seed(1)
         with torch.no_grad():
             for name, p in sorted(model.named_parameters()):
                 if "lora_" in name:
-                    p.copy_(std * torch.randn(p.shape, generator=dice))
+                    p.copy_(std * torch.randn(p.shape, generator=rng))
         model.save_pretrained(str(folder))
         return Made(folder, model.merge_and_unload()(IDS).logits, base)
 
 
 @pytest.fixture(scope="module")
 def made(tmp_path_factory):
-    return {name: train(tmp_path_factory.mktemp("adapter"), **how) for name, how in TARGETS.items()}
+    return {name: train(tmp_path_factory.mktemp("adapter"), **settings) for name, settings in TARGETS.items()}
 
 
-@pytest.fixture(scope="module", params=["dequantised", "packed"])
+@pytest.fixture(scope="module", params=["dequantized", "packed"])
 def base(request, tmp_path_factory):
     folder = BASE.write_hf_mxfp4(tmp_path_factory.mktemp("base"))
     model = wb.Model(folder, dtype="float32", memory="small" if request.param == "packed" else "fast")
@@ -80,22 +78,22 @@ def apart(a: torch.Tensor, b: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_at_scale_1_it_is_what_peft_merges(made, base, kind, measured):
+def test_scale_1_equals_the_model_merged_by_peft(made, base, kind, measured):
     model = base.with_adapter(made[kind].folder)
-    found = apart(model.forward(IDS), made[kind].merged)
-    assert found < 1e-5
-    assert model.trace(IDS[0].tolist(), record="")["margin"].min() > 1e-3, "rounding chooses no expert"
-    assert apart(made[kind].merged, made[kind].base) > 0.01  # the adapter does something
-    measured(f"LoRA on {kind}: {found:.1e} relative from PEFT's merged model")
+    distance = apart(model.forward(IDS), made[kind].merged)
+    assert distance < 1e-5
+    assert model.trace(IDS[0].tolist(), record="")["margin"].min() > 1e-3, "a choice is too close to a tie"
+    assert apart(made[kind].merged, made[kind].base) > 0.01  # the adapter has an effect
+    measured(f"LoRA on {kind}: {distance:.1e} relative from PEFT's merged model")
 
 
 @pytest.mark.parametrize("kind", TARGETS)
-def test_at_scale_0_every_bit_is_the_models_own(made, base, kind):
+def test_scale_0_is_the_base_model_bit_for_bit(made, base, kind):
     assert torch.equal(base.with_adapter(made[kind].folder, scale=0).forward(IDS), base.forward(IDS))
 
 
-def test_a_scale_is_a_factor_of_the_change(made, base):
-    """Where a change goes in once, linearly: the router's logits of the first layer."""
+def test_the_change_is_proportional_to_the_scale(made, base):
+    """At a hook point that depends on the change linearly: the router's logits of the first layer."""
     point = "blocks.0.mlp.router.hook_out"
     seen = {}
     for scale in (0, 1, -0.5, 3):
@@ -114,7 +112,7 @@ def test_decoding_token_by_token_equals_one_pass(made, base):
     assert torch.equal(torch.cat(rows, 1), model.forward(IDS)) or not model.rows_independent
 
 
-def test_a_change_at_one_position_leaves_earlier_ones_bit_for_bit(made, base):
+def test_changing_one_position_changes_no_bit_of_earlier_ones(made, base):
     model = base.with_adapter(made["all, by patterns"].folder)
     other = IDS.clone()
     other[0, 37] = (other[0, 37] + 1) % 170
@@ -122,18 +120,18 @@ def test_a_change_at_one_position_leaves_earlier_ones_bit_for_bit(made, base):
     assert torch.equal(a[:, :37], b[:, :37]) and not torch.equal(a[:, 37:], b[:, 37:])
 
 
-def test_rows_are_tried_under_an_adapter_too(made, base):
+def test_independence_of_rows_is_tested_with_an_adapter(made, base):
     assert base.with_adapter(made["all, by patterns"].folder).rows_independent == base.rows_independent
 
 
-def test_a_trace_under_an_adapter_verifies_and_tells_which_it_was(made, base, tmp_path):
+def test_a_trace_with_an_adapter_verifies_and_records_the_adapter(made, base, tmp_path):
     folder = made["all, by patterns"].folder
     model = base.with_adapter(folder, scale=0.5)
     trace = model.trace(IDS[0].tolist(), record="attention residuals")
     assert {f["status"] for f in trace.verification} == {"holds"}
-    told = trace.manifest.model["adapter"]
-    assert told["name"] == folder.name and told["scale"] == 0.5 and told["base"] == base.digest
-    assert told["digest"] == room.read_adapter(folder, base.config).digest
+    entry = trace.manifest.model["adapter"]
+    assert entry["name"] == folder.name and entry["scale"] == 0.5 and entry["base"] == base.digest
+    assert entry["digest"] == adapters.read_adapter(folder, base.config).digest
     assert wb.load(trace.save(tmp_path / "t.trace")).manifest.model == trace.manifest.model
     plain = base.trace(IDS[0].tolist(), record="attention residuals")
     other = base.with_adapter(folder, scale=0.25).trace(IDS[0].tolist(), record="attention residuals")
@@ -141,19 +139,19 @@ def test_a_trace_under_an_adapter_verifies_and_tells_which_it_was(made, base, tm
     assert f"0.5 {folder.name}" in model.name and model.name in trace.summary()
 
 
-def test_the_digest_is_of_the_numbers_and_of_what_they_are_multiplied_by(made, base, tmp_path):
+def test_the_digest_depends_on_the_factors_and_their_scaling(made, base, tmp_path):
     folder = made["attention"].folder
-    digest = room.read_adapter(folder, base.config).digest
+    digest = adapters.read_adapter(folder, base.config).digest
     copied = shutil.copytree(folder, tmp_path / "copied")
-    assert room.read_adapter(copied, base.config).digest == digest
+    assert adapters.read_adapter(copied, base.config).digest == digest
     configured(copied, lora_alpha=7)
-    assert room.read_adapter(copied, base.config).digest != digest
+    assert adapters.read_adapter(copied, base.config).digest != digest
     configured(copied, lora_alpha=6)
     changed(copied, lambda tensors: tensors[min(tensors)].mul_(2))
-    assert room.read_adapter(copied, base.config).digest != digest
+    assert adapters.read_adapter(copied, base.config).digest != digest
 
 
-def test_the_model_without_it_stays_as_it_was_and_edits_are_its_own(made, base):
+def test_the_base_model_is_unchanged_and_has_separate_edits(made, base):
     before = base.forward(IDS)
     model = base.with_adapter(made["experts"].folder)
     with base.edit("blocks.1.hook_mlp_out", lambda x: 0 * x):
@@ -163,7 +161,7 @@ def test_the_model_without_it_stays_as_it_was_and_edits_are_its_own(made, base):
     assert torch.equal(base.forward(IDS), before) and base.adapter is None
 
 
-def test_an_interrupted_run_is_resumed_only_under_its_adapter(made, base):
+def test_an_interrupted_run_can_only_be_resumed_with_its_adapter(made, base):
     model = base.with_adapter(made["attention"].folder)
     with ctrl_c_in_pass(8), pytest.raises(KeyboardInterrupt):
         model.generate(some_tokens(20), max_tokens=20, record="", stop=())
@@ -172,11 +170,11 @@ def test_an_interrupted_run_is_resumed_only_under_its_adapter(made, base):
     assert len(base.with_adapter(made["attention"].folder).resume(model.partial)) == 40
 
 
-def test_what_reads_weights_reads_the_changed_ones(made, base):
+def test_analyses_of_weights_use_the_adapted_weights(made, base):
     model = base.with_adapter(made["attention"].folder)
     trace = model.trace(IDS[0].tolist(), record="")
-    found = wb.residual.logit_attribution(model, trace, 5, pos=40)
-    assert found.attrs["missing"] < 1e-3
+    attribution = wb.residual.logit_attribution(model, trace, 5, pos=40)
+    assert attribution.attrs["missing"] < 1e-3
     change = model.weights.blocks[0].whole("w_o") - base.weights.blocks[0].whole("w_o")
     assert torch.linalg.matrix_rank(change, rtol=1e-4) == 3
 
@@ -193,19 +191,19 @@ def test_bf16_rounds_once(made, tmp_path):
     assert apart(seen[1][point].float(), seen[0][point]) < 0.02
 
 
-# -- refusals
+# -- errors
 
 
 def configured(folder: Path, **settings) -> Path:
-    path = folder / room.CONFIG
+    path = folder / adapters.CONFIG
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
     return folder
 
 
 def changed(folder: Path, change) -> Path:
-    tensors = load_file(folder / room.WEIGHTS)
+    tensors = load_file(folder / adapters.WEIGHTS)
     change(tensors)
-    save_file(tensors, folder / room.WEIGHTS)
+    save_file(tensors, folder / adapters.WEIGHTS)
     return folder
 
 
@@ -214,7 +212,7 @@ def folder(made, tmp_path):
     return shutil.copytree(made["all, by patterns"].folder, tmp_path / "adapter")
 
 
-def refused(folder: Path, *words: str, model: Model | None = None) -> None:
+def assert_error(folder: Path, *words: str, model: Model | None = None) -> None:
     with pytest.raises(CheckpointError) as caught:
         (model or tiny()).with_adapter(folder)
     assert all(word in str(caught.value) for word in words), caught.value
@@ -243,25 +241,25 @@ def refused(folder: Path, *words: str, model: Model | None = None) -> None:
         ({"target_parameters": "all"}, ["target_parameters is no list"]),
     ],
 )
-def test_what_is_no_plain_lora_is_refused_by_its_name(folder, settings, words):
-    refused(configured(folder, **settings), *words)
+def test_a_variant_of_lora_is_an_error_that_names_it(folder, settings, words):
+    assert_error(configured(folder, **settings), *words)
 
 
-def test_damaged_folders_are_refused(folder, tmp_path):
+def test_a_damaged_folder_is_an_error(folder, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(ModelNotFound, match="there is no adapter in"):
         tiny().with_adapter(tmp_path / "empty")
-    file = folder / room.WEIGHTS
-    whole = file.read_bytes()
-    for keep in (0, 7, 300, len(whole) - 10):
-        file.write_bytes(whole[:keep])
-        refused(folder, "damaged or cut short")
+    file = folder / adapters.WEIGHTS
+    contents = file.read_bytes()
+    for size in (0, 7, 300, len(contents) - 10):
+        file.write_bytes(contents[:size])
+        assert_error(folder, "damaged or cut short")
     file.rename(folder / "adapter_model.bin")
-    refused(folder, ".bin files are never opened here")
+    assert_error(folder, ".bin files are never opened here")
     (folder / "adapter_model.bin").unlink()
-    refused(folder, f"has no {room.WEIGHTS}")
-    (folder / room.CONFIG).write_text("{")
-    refused(folder, "cannot be read as JSON")
+    assert_error(folder, f"has no {adapters.WEIGHTS}")
+    (folder / adapters.CONFIG).write_text("{")
+    assert_error(folder, "cannot be read as JSON")
 
 
 HERE = "base_model.model.model.layers.0."
@@ -283,17 +281,17 @@ HERE = "base_model.model.model.layers.0."
         (lambda t: t.clear(), ["it changes nothing"]),
     ],
 )
-def test_tensors_that_do_not_fit_are_refused(folder, change, words):
-    refused(changed(folder, change), *words)
+def test_tensors_that_do_not_fit_are_an_error(folder, change, words):
+    assert_error(changed(folder, change), *words)
 
 
-def test_an_adapter_for_another_shape_says_for_which_model_it_was_made(folder):
+def test_the_error_for_another_shape_names_the_adapters_base_model(folder):
     other = wb.Model(Random(seed=1, d_model=64).transformers(torch.float32))
-    refused(configured(folder, base_model_name_or_path="acme/model"), "made for acme/model", model=other)
+    assert_error(configured(folder, base_model_name_or_path="acme/model"), "made for acme/model", model=other)
 
 
-def test_a_scale_is_a_finite_number_and_adapters_do_not_stand_on_each_other(folder):
-    with pytest.raises(EditError, match="a finite scale"):
+def test_the_scale_must_be_finite_and_adapters_cannot_be_stacked(folder):
+    with pytest.raises(EditError, match="must be a finite number"):
         tiny().with_adapter(folder, scale=float("nan"))
-    with pytest.raises(EditError, match="has an adapter already"):
+    with pytest.raises(EditError, match="already has an adapter"):
         tiny().with_adapter(folder).with_adapter(folder)

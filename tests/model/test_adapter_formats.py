@@ -1,6 +1,6 @@
-"""LoRA adapters as several versions of PEFT and transformers write them, and the formats of other programs by name.
+"""LoRA adapters of several versions of PEFT and transformers, and errors for the formats of other programs.
 
-PEFT and transformers of these years write the factors of experts in two ways. Tried with the releases themselves:
+PEFT and transformers write the factors of experts in two layouts, as found with the releases themselves:
 
     PEFT             transformers 4     transformers 5
     up to 0.18       A reads the input  A reads the input
@@ -36,11 +36,11 @@ DOWN = ["mlp.experts.down_proj"]
 
 class Trained(NamedTuple):
     folder: Path
-    merged: Tensor  # the logits of the model that PEFT merges
+    merged: Tensor  # the logits of the model merged by PEFT
 
 
 def train(base: Random, folder: Path, parameters: list[str], *, transformers: int) -> Trained:
-    """An adapter that the installed PEFT writes beside a transformers 5, or 4, which has no mark on its experts."""
+    """An adapter written by the installed PEFT with transformers 5, or with 4, whose experts lack `is_transposed`."""
     import peft
 
     model = base.transformers(torch.float32)
@@ -49,7 +49,7 @@ def train(base: Random, folder: Path, parameters: list[str], *, transformers: in
             if hasattr(module, "is_transposed"):
                 del module.is_transposed
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of transformers, about names of its own
+        warnings.simplefilter("ignore")  # transformers warns about its own names
         lora = peft.LoraConfig(r=3, lora_alpha=6, target_modules=["q_proj", "o_proj"], target_parameters=parameters)
         adapted = peft.get_peft_model(model, lora)
         rng = torch.Generator().manual_seed(1)
@@ -78,7 +78,7 @@ def models():
 
 @contextmanager
 def copy_of(folder: Path, into: Path, *, settings=None, rename=None):
-    """The adapter with other settings (None removes one) and other names of tensors."""
+    """The adapter with other settings (None removes one) and renamed tensors."""
     shutil.rmtree(into, ignore_errors=True)
     shutil.copytree(folder, into)
     config = json.loads((into / CONFIG).read_text()) | (settings or {})
@@ -92,7 +92,7 @@ def apart(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max() / b.abs().max())
 
 
-# who wrote it: what adapter_config.json says of PEFT, and beside which transformers the installed PEFT writes the same
+# writer: the PEFT version in adapter_config.json, and the transformers with which the installed PEFT writes the same
 WRITERS = {
     "peft 0.17, transformers 4": (None, 5),
     "peft 0.18, transformers 4": ("0.18.1", 5),
@@ -106,25 +106,25 @@ WRITERS = {
 
 @pytest.mark.parametrize("kind", ["oblong", "square"])
 @pytest.mark.parametrize("writer", WRITERS)
-def test_an_adapter_is_what_peft_merges_whoever_wrote_it(trained, models, tmp_path, writer, kind, measured):
+def test_adapters_of_every_version_equal_the_model_merged_by_peft(trained, models, tmp_path, writer, kind, measured):
     version, like = WRITERS[writer]
     made = trained[kind, like]
     with copy_of(made.folder, tmp_path / "a", settings={"peft_version": version}) as folder:
-        found = apart(models[kind].with_adapter(folder).forward(IDS), made.merged)
-    assert found < 1e-5
+        distance = apart(models[kind].with_adapter(folder).forward(IDS), made.merged)
+    assert distance < 1e-5
     assert apart(made.merged, models[kind].forward(IDS)) > 0.01
-    measured(f"{kind} LoRA of {writer}: {found:.1e} relative from PEFT's merged model")
+    measured(f"{kind} LoRA of {writer}: {distance:.1e} relative from PEFT's merged model")
 
 
-def test_the_two_ways_hold_factors_of_other_shapes(trained):
-    """Otherwise the tests above would compare one way with itself."""
+def test_the_two_layouts_have_factors_of_different_shapes(trained):
+    """Otherwise the tests above would compare one layout with itself."""
     key = "base_model.model.model.layers.0.mlp.experts.base_layer.lora_A.weight"
     shapes = [load_file(trained["square", version].folder / WEIGHTS)[key].shape for version in (4, 5)]
     assert shapes == [(24, 128), (24, 64)]
 
 
 KNOWN = [
-    # PEFT, transformers as somebody may have added it, and beside which the installed PEFT writes the same
+    # PEFT, transformers if a user has added it, and the transformers with which the installed PEFT writes the same
     (None, None, 5),
     ("0.17.1", None, 5),
     ("0.18.1", None, 5),
@@ -137,12 +137,12 @@ KNOWN = [
 
 
 @pytest.mark.parametrize(("peft", "transformers", "like"), KNOWN)
-def test_of_square_matrices_alone_the_versions_tell(trained, models, tmp_path, peft, transformers, like):
+def test_for_square_matrices_the_versions_determine_the_layout(trained, models, tmp_path, peft, transformers, like):
     made = trained["square, down alone", like]
     settings = {"peft_version": peft, "transformers_version": transformers}
     with copy_of(made.folder, tmp_path / "a", settings=settings) as folder:
         assert apart(models["square"].with_adapter(folder).forward(IDS), made.merged) < 1e-5
-    other = trained["square, down alone", 9 - like]  # the other way round would be other numbers, of the same shapes
+    other = trained["square, down alone", 9 - like]  # the other layout has the same shapes and other numbers
     with copy_of(other.folder, tmp_path / "a", settings=settings) as folder:
         assert apart(models["square"].with_adapter(folder).forward(IDS), other.merged) > 1e-3
 
@@ -151,7 +151,7 @@ def test_of_square_matrices_alone_the_versions_tell(trained, models, tmp_path, p
     ("peft", "transformers"),
     [("0.19.0", None), ("0.19.1", None), ("0.21.2", None), ("0.18.2.dev0", None), ("main", None), ("0.21.2", "latest")],
 )
-def test_of_square_matrices_alone_it_is_refused_where_the_versions_do_not_tell(trained, tmp_path, peft, transformers):
+def test_square_matrices_with_an_unknown_version_are_an_error(trained, tmp_path, peft, transformers):
     settings = {"peft_version": peft, "transformers_version": transformers}
     folder = trained["square, down alone", 5].folder
     with copy_of(folder, tmp_path / "a", settings=settings) as folder, pytest.raises(CheckpointError) as caught:
@@ -171,14 +171,14 @@ RENAMES = {
 }
 
 
-@pytest.mark.parametrize("how", RENAMES)
-def test_names_that_saving_by_hand_gives_are_read(trained, models, tmp_path, how):
+@pytest.mark.parametrize("renaming", RENAMES)
+def test_tensor_names_of_manual_saves_are_accepted(trained, models, tmp_path, renaming):
     made = trained["oblong", 5]
-    with copy_of(made.folder, tmp_path / "a", rename=RENAMES[how]) as folder:
+    with copy_of(made.folder, tmp_path / "a", rename=RENAMES[renaming]) as folder:
         assert apart(models["oblong"].with_adapter(folder).forward(IDS), made.merged) < 1e-5
 
 
-def test_the_digest_tells_the_two_ways_apart(trained, tmp_path):
+def test_the_two_layouts_have_different_digests(trained, tmp_path):
     folder = trained["square, down alone", 5].folder
     digests = set()
     for version in ("4.57.0", "5.0.0"):
@@ -188,7 +188,7 @@ def test_the_digest_tells_the_two_ways_apart(trained, tmp_path):
 
 
 @pytest.mark.parametrize("shape", [(), (24,), (3, 8, 64)])
-def test_a_factor_with_another_number_of_axes_is_refused(trained, tmp_path, shape):
+def test_a_factor_with_another_number_of_axes_is_an_error(trained, tmp_path, shape):
     with copy_of(trained["oblong", 5].folder, tmp_path / "a") as folder:
         tensors = load_file(folder / WEIGHTS)
         save_file(tensors | {LAYER + "mlp.experts.lora_A.weight": torch.ones(shape)}, folder / WEIGHTS)
@@ -196,7 +196,7 @@ def test_a_factor_with_another_number_of_axes_is_refused(trained, tmp_path, shap
             read_adapter(folder, OBLONG.config)
 
 
-def test_several_adapters_in_one_file_are_refused_with_their_names(trained, tmp_path):
+def test_several_adapters_in_one_file_are_an_error_that_names_them(trained, tmp_path):
     with copy_of(trained["oblong", 5].folder, tmp_path / "a") as folder:
         tensors = load_file(folder / WEIGHTS)
         both = {k.replace(".weight", f".{n}.weight"): v.clone() for k, v in tensors.items() for n in ("a", "b")}
@@ -209,7 +209,7 @@ def test_several_adapters_in_one_file_are_refused_with_their_names(trained, tmp_
             read_adapter(folder, OBLONG.config)
 
 
-def test_an_adapter_is_found_in_the_only_folder_inside(trained, models, tmp_path):
+def test_an_adapter_may_be_in_the_only_subfolder(trained, models, tmp_path):
     made = trained["oblong", 5]
     shutil.copytree(made.folder, tmp_path / "run" / "checkpoint-100")
     model = models["oblong"].with_adapter(tmp_path / "run")
@@ -249,9 +249,9 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("whose", FOREIGN)
-def test_a_format_in_which_gpt_oss_adapters_are_published_is_named_with_what_to_do(trained, tmp_path, whose):
-    names, words = FOREIGN[whose]
+@pytest.mark.parametrize("form", FOREIGN)
+def test_the_error_for_another_published_format_names_it_and_the_remedy(trained, tmp_path, form):
+    names, words = FOREIGN[form]
     with copy_of(trained["oblong", 5].folder, tmp_path / "a") as folder:
         tensors = load_file(folder / WEIGHTS)
         save_file(tensors | {name: torch.ones(8, 3, 3) for name in names}, folder / WEIGHTS)
@@ -262,7 +262,7 @@ def test_a_format_in_which_gpt_oss_adapters_are_published_is_named_with_what_to_
     assert names[0] in text and "another model" not in text and len(text) < 1200
 
 
-def test_an_adapter_of_mlx_is_named(tmp_path):
+def test_the_error_for_an_mlx_adapter_names_mlx(tmp_path):
     (tmp_path / CONFIG).write_text(json.dumps({"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}))
     with pytest.raises(CheckpointError, match="is of MLX"):
         read_adapter(tmp_path, OBLONG.config)

@@ -1,4 +1,4 @@
-"""A position has the same bits whatever is computed beside it; and where it has not, what depends on that says so."""
+"""A position has the same bits whatever is computed beside it; otherwise, everything that depends on it says so."""
 
 import pytest
 import torch
@@ -9,10 +9,10 @@ from workbench.model.cache import KVCache
 from workbench.model.kernels import independence, native
 from workbench.recording.plan import NEIGHBORS
 
-N = 70  # past the window of pocket, and past a block of queries
+N = 70  # longer than the window of pocket and than a block of queries
 IDS = torch.randint(0, 150, (3, N), generator=torch.Generator().manual_seed(1))
 
-needs_kernels = pytest.mark.skipif(native.isa() is None, reason=native.why())
+needs_kernels = pytest.mark.skipif(native.isa() is None, reason=native.status())
 
 
 @pytest.fixture(scope="module", params=["float32", "bfloat16"])
@@ -22,7 +22,7 @@ def pocket(request):
 
 @needs_kernels
 @pytest.mark.parametrize("level", native.levels())
-def test_every_prefix_of_a_text_has_the_bits_of_the_whole(pocket, level):
+def test_every_prefix_of_a_text_has_the_bits_of_the_whole_text(pocket, level):
     lengths = range(1, N) if level == native.levels()[0] else (1, 2, 5, 16, 33, 64, 65)
     with computing_with(level), torch.no_grad():
         whole = pocket.forward(IDS[:1])[0]
@@ -43,13 +43,13 @@ def test_a_text_has_the_same_bits_in_a_batch_and_token_by_token(pocket, level):
 
 @needs_kernels
 def test_a_generated_trace_and_its_replay_agree_in_every_bit(pocket):
-    written = pocket.generate("What is 12+30?", max_tokens=40, record="residuals")
-    read = pocket.trace(written, record="residuals")
-    assert written.manifest.replayed_routing is not None and written.manifest.replayed_routing["different"] == 0
-    assert all((written.raw(name) == read.raw(name)).all() for name in ("top_logprobs", "margin", "entropy"))
+    generated = pocket.generate("What is 12+30?", max_tokens=40, record="residuals")
+    replayed = pocket.trace(generated, record="residuals")
+    assert generated.manifest.replayed_routing is not None and generated.manifest.replayed_routing["different"] == 0
+    assert all((generated.raw(name) == replayed.raw(name)).all() for name in ("top_logprobs", "margin", "entropy"))
 
 
-def test_the_check_finds_products_whose_rows_depend_on_each_other(monkeypatch):
+def test_the_test_of_independence_detects_products_with_dependent_rows(monkeypatch):
     w = torch.randn(8, 8, generator=torch.Generator().manual_seed(0))
 
     def leaks(x):
@@ -61,37 +61,37 @@ def test_the_check_finds_products_whose_rows_depend_on_each_other(monkeypatch):
 
 @pytest.fixture
 def dependent(monkeypatch):
-    """Pocket with products whose rows depend on each other, as far as it knows."""
+    """Pocket, with a test of independence that reports dependent rows."""
     model = wb.Model("pocket")
     monkeypatch.setattr(independence, "rows_independent", lambda products, like: False)
     monkeypatch.setattr(model, "_independent", None)
     return model
 
 
-def test_where_rows_depend_on_each_other_traces_and_path_patching_say_so(dependent, monkeypatch):
+def test_dependent_rows_are_reported_by_traces_and_path_patching(dependent, monkeypatch):
     assert dependent.rows_independent is False
     trace = dependent.trace("What is 12+30?")
     assert trace.manifest.numerics["rows_independent"] is False and NEIGHBORS not in trace.manifest.notes
     with dependent.edit("hook_embed", lambda x: 0 * x, positions=3):
         assert NEIGHBORS in dependent.trace("What is 12+30?").manifest.notes
-    gap = wb.patching.logit_diff(dependent, "8", "7")
+    metric = wb.patching.logit_diff(dependent, "8", "7")
     clean, corrupted = (dependent.to_tokens(f"What is 12+{n}?") for n in (36, 35))
-    found = wb.patching.path_patching(dependent, clean, corrupted, gap, ("mlp", 3), [("logits",)])
-    assert found.attrs["tolerance"] > 0
+    effects = wb.patching.path_patching(dependent, clean, corrupted, metric, ("mlp", 3), [("logits",)])
+    assert effects.attrs["tolerance"] > 0
     monkeypatch.undo()
     model = wb.Model("pocket")
-    exact = wb.patching.path_patching(model, clean, corrupted, gap, ("mlp", 3), [("logits",)])
-    assert float(abs(found - exact).max()) < 1e-4 and (exact.attrs["tolerance"] == 0) == model.rows_independent
+    exact = wb.patching.path_patching(model, clean, corrupted, metric, ("mlp", 3), [("logits",)])
+    assert float(abs(effects - exact).max()) < 1e-4 and (exact.attrs["tolerance"] == 0) == model.rows_independent
 
 
-def test_numba_which_computes_few_rows_in_its_own_order_is_not_trusted():
-    if "numba" not in native.kinds():
-        pytest.skip("no numba here")
+def test_rows_are_dependent_with_numba_which_computes_few_rows_in_another_order():
+    if "numba" not in native.available():
+        pytest.skip("numba is not installed")
     with computing_with("numba"):
         assert wb.Model("pocket").rows_independent is False
 
 
-def test_the_doctor_says_whether_rows_are_independent():
+def test_the_doctor_reports_whether_rows_are_independent():
     report = wb.doctor()
     if native.isa():
         assert report.rows_independent == {"float32": True, "bfloat16": True}

@@ -1,4 +1,4 @@
-"""Keys and values of a prefix: cut back, forked, and resumed from any layer and position."""
+"""The cache of keys and values: cropped, forked, and continued from any layer and position."""
 
 import pytest
 import torch
@@ -26,7 +26,7 @@ def close(a, b):
     return float((a - b).abs().max() / b.abs().max()) < 1e-5
 
 
-def test_a_cropped_cache_continues_as_if_the_rest_had_never_been_read(model):
+def test_a_cropped_cache_continues_as_if_it_had_never_had_the_later_positions(model):
     cache = KVCache(model.config)
     run(model, [TOKENS], cache)
     cache.crop(40)
@@ -34,7 +34,7 @@ def test_a_cropped_cache_continues_as_if_the_rest_had_never_been_read(model):
     assert close(run(model, [other], cache), run(model, [TOKENS[:40] + other])[:, 40:])
 
 
-def test_forks_of_one_prefix_do_not_disturb_each_other(model):
+def test_forks_of_one_prefix_are_independent(model):
     cache = KVCache(model.config)
     run(model, [TOKENS[:40]], cache)
     endings = [some_tokens(30, seed) for seed in range(3)]
@@ -60,7 +60,7 @@ def test_a_fork_can_be_shorter_than_its_source_and_rows_can_be_selected(model):
 
 @pytest.mark.parametrize("layer", range(4))
 @pytest.mark.parametrize("position", [0, 13, 69])
-def test_resuming_from_any_layer_and_position_gives_the_rest_of_the_run(model, layer, position):
+def test_a_pass_started_at_any_layer_and_position_equals_the_rest_of_a_whole_pass(model, layer, position):
     c, w = model.config, model.weights
     recorder, cache = Recorder([f"blocks.{layer}.hook_resid_pre"]), KVCache(c)
     with torch.no_grad():
@@ -70,7 +70,7 @@ def test_resuming_from_any_layer_and_position_gives_the_rest_of_the_run(model, l
     assert close(resumed, whole[:, position:])
 
 
-def test_a_patch_resumed_equals_a_patch_in_a_whole_run(model):
+def test_a_pass_started_at_a_patch_equals_a_whole_pass_with_the_patch(model):
     c, w = model.config, model.weights
     name, position = "blocks.2.hook_resid_pre", 30
     recorder, cache = Recorder([name]), KVCache(c)
@@ -89,19 +89,19 @@ def test_a_patch_resumed_equals_a_patch_in_a_whole_run(model):
 
 
 def test_positions_of_edits_are_absolute_while_decoding(model):
-    met = []
+    edited_positions = []
 
-    def see(x, hook):
-        met.extend(hook.positions)
+    def note(x, hook):
+        edited_positions.extend(hook.positions)
         return x
 
-    with model.edit("blocks.0.hook_resid_pre", see):
+    with model.edit("blocks.0.hook_resid_pre", note):
         model.generate(TOKENS, max_tokens=5, record="")
-    # once while writing, once in the pass over the finished text
-    assert sorted(met) == sorted([*range(75), *range(75)])
+    # once during decoding, once in the pass over the finished text
+    assert sorted(edited_positions) == sorted([*range(75), *range(75)])
 
 
-def test_a_cache_that_was_resumed_in_the_middle_is_refused_by_a_whole_pass(model):
+def test_a_whole_pass_raises_on_a_cache_whose_layers_have_different_lengths(model):
     c, w = model.config, model.weights
     recorder, cache = Recorder(["blocks.2.hook_resid_pre"]), KVCache(c)
     with torch.no_grad():
@@ -109,5 +109,5 @@ def test_a_cache_that_was_resumed_in_the_middle_is_refused_by_a_whole_pass(model
         forward_from(c, w, recorder["blocks.2.hook_resid_pre"][:, 20:], 2, None, cache.crop(20))
         with pytest.raises(CacheError, match=r"cache\.crop\(20\)"):
             forward(c, w, torch.tensor([TOKENS[:1]]), None, cache)
-        again = forward(c, w, torch.tensor([TOKENS[20:]]), None, cache.crop(20))
-    assert close(again, run(model, [TOKENS])[:, 20:])
+        logits = forward(c, w, torch.tensor([TOKENS[20:]]), None, cache.crop(20))
+    assert close(logits, run(model, [TOKENS])[:, 20:])

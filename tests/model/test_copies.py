@@ -1,4 +1,4 @@
-"""Copies and pickles: of a trace, a model, and an interrupted run."""
+"""Copies and pickles of a trace, a model and an interrupted run."""
 
 import copy
 import os
@@ -21,7 +21,7 @@ from workbench.model.checkpoints.bundled import embedded_folder
 from workbench.recording.generation import Interrupted
 
 ASK = "What is 1+1?"
-WAYS = [copy.copy, copy.deepcopy, lambda thing: pickle.loads(pickle.dumps(thing))]
+COPIES = [copy.copy, copy.deepcopy, lambda obj: pickle.loads(pickle.dumps(obj))]
 
 
 @pytest.fixture(scope="module")
@@ -40,26 +40,27 @@ def saved(trace, tmp_path):
 
 
 @pytest.mark.parametrize("where", ["memory", "disk"])
-@pytest.mark.parametrize("way", WAYS, ids=["copy", "deepcopy", "pickle"])
-def test_a_copy_of_a_trace_is_the_trace_and_read_only(trace, saved, where, way):
-    given = trace if where == "memory" else saved
-    made = way(given)
-    assert made.id == given.id and made.verified and made.names() == given.names()
-    assert made.manifest == given.manifest
+@pytest.mark.parametrize("copied", COPIES, ids=["copy", "deepcopy", "pickle"])
+def test_a_copy_of_a_trace_is_equal_and_read_only(trace, saved, where, copied):
+    original = trace if where == "memory" else saved
+    other = copied(original)
+    assert other.id == original.id and other.verified and other.names() == original.names()
+    assert other.manifest == original.manifest
     for key in ("embed", "resid_post", ("resid_post", 2), "logprob", "expert_indices"):
-        array = made[key]
-        assert np.array_equal(array, given[key], equal_nan=True) and made.raw(key).dtype == given.raw(key).dtype
+        array = other[key]
+        assert np.array_equal(array, original[key], equal_nan=True)
+        assert other.raw(key).dtype == original.raw(key).dtype
         with pytest.raises(ValueError, match="read-only"):
             array[...] = 99
 
 
-def test_what_was_unpickled_cannot_be_made_writable(trace):
+def test_an_unpickled_array_cannot_be_made_writable(trace):
     array = pickle.loads(pickle.dumps(trace)).raw("blocks.0.hook_resid_post")
     with pytest.raises(ValueError, match="WRITEABLE"):
         array.flags.writeable = True
 
 
-def test_a_pickle_whose_numbers_were_changed_is_no_verified_trace(trace):
+def test_a_pickle_with_changed_numbers_is_trace_corrupt(trace):
     data = bytearray(pickle.dumps(trace))
     at = data.find(np.asarray(trace["embed"]).tobytes()[:64])
     data[at] ^= 1
@@ -78,15 +79,15 @@ def test_the_pickle_of_a_saved_trace_is_its_path(saved, model, tmp_path):
         pickle.loads(data)
 
 
-def answer_of(model, trace):
+def id_and_logprob(model, trace):
     """Runs in another process."""
     return model.trace(trace, record="").id, float(trace["logprob"][1:].sum())
 
 
-def test_a_model_and_a_trace_go_to_another_process(model, saved):
+def test_a_model_and_a_trace_can_be_sent_to_another_process(model, saved):
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
-        there = pool.submit(answer_of, model, saved).result()
-    assert there == answer_of(model, saved)
+        remote = pool.submit(id_and_logprob, model, saved).result()
+    assert remote == id_and_logprob(model, saved)
 
 
 def loaded(tmp_path: Path) -> dict[str, wb.Model]:
@@ -102,62 +103,62 @@ def loaded(tmp_path: Path) -> dict[str, wb.Model]:
     }
 
 
-def test_models_are_pickled_and_copied_by_their_source(tmp_path, monkeypatch):
+def test_models_are_pickled_and_deep_copied_as_their_path(tmp_path, monkeypatch):
     for name, model in loaded(tmp_path).items():
-        want = model.trace(ASK, record="logits")["logits"]
+        logits = model.trace(ASK, record="logits")["logits"]
         data = pickle.dumps(model)
         assert len(data) < 5000, name  # no weights
         with monkeypatch.context() as patch:
             patch.chdir("/")
-            for made in (pickle.loads(data), copy.deepcopy(model)):
-                assert (made.digest, made.dtype, made.device, made.name) == (
+            for other in (pickle.loads(data), copy.deepcopy(model)):
+                assert (other.digest, other.dtype, other.device, other.name) == (
                     model.digest, model.dtype, model.device, model.name,
                 )  # fmt: skip
-                assert np.array_equal(made.trace(ASK, record="logits")["logits"], want), name
+                assert np.array_equal(other.trace(ASK, record="logits")["logits"], logits), name
 
 
-def test_a_model_with_an_adapter_comes_back_with_it(tmp_path):
+def test_a_pickled_model_keeps_its_adapter(tmp_path):
     train(tmp_path / "adapter", target_modules=["q_proj"])
     base = wb.Model(BASE.write_hf_mxfp4(tmp_path / "base"))
     model = base.with_adapter(tmp_path / "adapter", scale=0.5)
     model.stop_ids = frozenset({7})
-    made = pickle.loads(pickle.dumps(model))
-    assert (made.digest, made.adapter, made.name) == (model.digest, model.adapter, model.name)
-    assert made.stop_ids == {7}
+    other = pickle.loads(pickle.dumps(model))
+    assert (other.digest, other.adapter, other.name) == (model.digest, model.adapter, model.name)
+    assert other.stop_ids == {7}
     tokens = torch.tensor([[1, 2, 3]])
-    assert torch.equal(made.forward(tokens), model.forward(tokens))
+    assert torch.equal(other.forward(tokens), model.forward(tokens))
 
 
-def test_weights_that_were_replaced_in_the_meantime_are_not_the_models(tmp_path):
+def test_unpickling_a_model_raises_if_its_weights_have_changed(tmp_path):
     folder = shutil.copytree(embedded_folder(), tmp_path / "here")
     data = pickle.dumps(wb.Model(folder))
     weights = load_file(folder / "model.safetensors")
     weights["model.norm.weight"] += 1
     save_file(weights, folder / "model.safetensors")
-    with pytest.raises(CheckpointError, match="other weights now"):
+    with pytest.raises(CheckpointError, match="have changed since"):
         pickle.loads(data)
 
 
-def test_a_model_without_a_source_and_one_under_edits_say_why_not(model):
-    for way in WAYS[1:]:
+def test_a_model_without_files_or_with_active_edits_cannot_be_pickled(model):
+    for copied in COPIES[1:]:
         with pytest.raises(CheckpointError, match="save_pretrained"):
-            way(tiny())
+            copied(tiny())
         with model.edit("hook_embed", lambda x: x):
             model.trace(ASK, record="")
             with pytest.raises(EditError, match="outside of the `with`"):
-                way(model)
+                copied(model)
 
 
 def test_a_copy_of_a_model_has_its_own_edits_and_the_same_weights(model):
-    made = copy.copy(model)
-    assert made.weights is model.weights
-    with made.edit("hook_embed", lambda x: x):
+    other = copy.copy(model)
+    assert other.weights is model.weights
+    with other.edit("hook_embed", lambda x: x):
         assert model.active_edits() == [] and model.trace(ASK, record="").edits == []
-        assert len(made.trace(ASK, record="").edits) == 1
+        assert len(other.trace(ASK, record="").edits) == 1
 
 
-@pytest.mark.parametrize("way", WAYS, ids=["copy", "deepcopy", "pickle"])
-def test_an_interrupt_is_pickled_with_its_trace(trace, way):
+@pytest.mark.parametrize("copied", COPIES, ids=["copy", "deepcopy", "pickle"])
+def test_an_interrupt_is_copied_with_its_trace(trace, copied):
     interrupt = Interrupted(trace)
-    made = way(interrupt)
-    assert made.trace.id == trace.id and str(made) == str(interrupt) and isinstance(made, KeyboardInterrupt)
+    other = copied(interrupt)
+    assert other.trace.id == trace.id and str(other) == str(interrupt) and isinstance(other, KeyboardInterrupt)

@@ -1,4 +1,4 @@
-"""Experts that stay in MXFP4: the same values at every hook point, the same edits, in memory that is given back."""
+"""Experts that stay in MXFP4: the same values at every hook point, the same edits, and released memory."""
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from workbench.recording.source import ModelSource
 from workbench.recording.taps import Recorder
 
 RANDOM = Random(seed=5)
-N = 70  # past the window of 12, and past a block of 64
+N = 70  # longer than the window of 12 and than a block of 64
 TOKENS = torch.randint(0, RANDOM.config.d_vocab, (1, N), generator=torch.Generator().manual_seed(1))
 LEVELS = [*native.levels(), "numba", "torch"]
 
@@ -52,7 +52,7 @@ def everything(model: Model, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     return {name: recorder[name] for name in recorder.seen}
 
 
-def test_every_hook_point_has_the_same_value_packed_and_dequantised(folder, level):
+def test_every_hook_point_has_the_same_value_packed_and_dequantized(folder, level):
     dense, packed = Model(folder), Model(folder, memory="small")
     assert isinstance(packed.weights.blocks[0].experts.up, Packed)
     assert isinstance(dense.weights.blocks[0].experts.up, torch.Tensor)
@@ -63,20 +63,20 @@ def test_every_hook_point_has_the_same_value_packed_and_dequantised(folder, leve
 
 
 @pytest.mark.parametrize("form", ["hf", "original", "gguf"])
-def test_all_formats_stay_packed_alike(form, tmp_path):
-    where = {
+def test_every_format_is_packed_in_the_same_way(form, tmp_path):
+    path = {
         "hf": lambda: RANDOM.write_hf_mxfp4(tmp_path / "m"),
         "original": lambda: RANDOM.write_original(tmp_path / "m"),
         "gguf": lambda: RANDOM.write_gguf(tmp_path / "m.gguf"),
     }[form]()
-    model = Model(where, memory="small")
+    model = Model(path, memory="small")
     with torch.no_grad():
         logits = model.forward(TOKENS)
         assert torch.equal(logits, Model(RANDOM.write_hf_mxfp4(tmp_path / "hf"), memory="small").forward(TOKENS))
-    held = model.weights.blocks[2].experts
+    packed = model.weights.blocks[2].experts
     for name in ("up", "down"):
-        theirs = RANDOM.tensors[f"block.2.mlp.{'mlp1' if name == 'up' else 'mlp2'}_weight.blocks"]
-        assert torch.equal(getattr(held, name).blocks, theirs)
+        blocks = RANDOM.tensors[f"block.2.mlp.{'mlp1' if name == 'up' else 'mlp2'}_weight.blocks"]
+        assert torch.equal(getattr(packed, name).blocks, blocks)
 
 
 EDITS = {
@@ -84,13 +84,13 @@ EDITS = {
     "a banned expert": ("blocks.*.mlp.router.hook_out", wb.ban(expert=2)),
     "a forced expert": ("blocks.2.mlp.router.hook_out", wb.force(expert=6)),
     "a patched head": ("blocks.1.attn.hook_z", lambda x: torch.cat((x[:, :, :3] * 0.5, x[:, :, 3:]), 2)),
-    "what an expert says": ("blocks.3.mlp.hook_expert_out", lambda x: x * 1.5),
+    "an edited expert output": ("blocks.3.mlp.hook_expert_out", lambda x: x * 1.5),
     "an edited residual": ("blocks.2.hook_resid_mid", lambda x: x + 0.25),
 }
 
 
 @pytest.mark.parametrize("edit", EDITS)
-def test_edits_do_the_same_packed_and_dequantised(folder, edit):
+def test_edits_have_the_same_effect_packed_and_dequantized(folder, edit):
     where, fn = EDITS[edit]
     dense, packed = Model(folder), Model(folder, memory="small")
     plain = dense.forward(TOKENS)
@@ -98,7 +98,7 @@ def test_edits_do_the_same_packed_and_dequantised(folder, edit):
         a = dense.forward(TOKENS)
     with packed.edit(where, fn):
         b = packed.forward(TOKENS)
-    assert gap(a, plain) > 1e-3  # it does something
+    assert gap(a, plain) > 1e-3  # the edit has an effect
     assert gap(b, a) < 1e-5
 
 
@@ -125,7 +125,7 @@ def test_decoding_token_by_token_equals_one_pass(folder, level, dtype):
     assert gap(torch.cat(rows, 1), whole) < (1e-4 if dtype == "float32" else 0.2)
 
 
-def test_given_back_pages_are_read_again(folder):
+def test_released_pages_are_read_again(folder):
     fast, small = Model(folder, memory="fast", dtype="bfloat16"), Model(folder, memory="small", dtype="bfloat16")
     assert type(fast.weights.pages) is Mapped and type(small.weights.pages) is Borrowed
     first = small.forward(TOKENS)
@@ -133,8 +133,8 @@ def test_given_back_pages_are_read_again(folder):
     assert gap(fast.forward(TOKENS), first) < 0.05
 
 
-def test_only_the_files_own_bytes_are_ever_given_back(folder):
-    small = Model(folder, memory="small")  # fp32: the dense weights were converted, and lie in ordinary memory
+def test_only_pages_of_the_file_are_released(folder):
+    small = Model(folder, memory="small")  # fp32: the dense weights are converted copies in ordinary memory
     pages = small.weights.pages
     assert isinstance(pages, Borrowed)
     w = small.weights.blocks[0]
@@ -148,23 +148,23 @@ def test_only_the_files_own_bytes_are_ever_given_back(folder):
 
 
 @pytest.mark.parametrize("scale", [0, 1, 46, 208, 230])
-def test_scales_that_the_kernels_do_not_take_are_computed_by_torch(scale, tmp_path):
+def test_torch_computes_scales_that_the_kernels_do_not_support(scale, tmp_path):
     model = Random(seed=6)
     model.tensors["block.1.mlp.mlp2_weight.scales"][2, 5, 0] = scale
     folder = model.write_hf_mxfp4(tmp_path / "m")
     dense, packed = Model(folder), Model(folder, memory="small")
     down = packed.weights.blocks[1].experts.down
     assert isinstance(down, Packed)
-    assert native.isa() is None or not down.usual
+    assert native.isa() is None or not down.scales_are_safe
     assert gap(packed.forward(TOKENS), dense.forward(TOKENS)) < 1e-5
 
 
-def test_memory_must_be_a_known_word():
+def test_memory_must_be_auto_fast_or_small():
     with pytest.raises(CheckpointError, match="'auto', 'fast' or 'small'"):
         Model("pocket", memory="tiny")
 
 
-# Long texts, in passes.
+# Long texts in several passes.
 
 
 @pytest.fixture
@@ -173,42 +173,44 @@ def short_passes(monkeypatch):
 
 
 @pytest.mark.parametrize("memory", ["fast", "small"])
-def test_a_text_read_in_passes_has_the_same_bits(folder, monkeypatch, memory):
+def test_a_text_computed_in_passes_has_the_same_bits(folder, monkeypatch, memory):
     tokens = torch.randint(0, 176, (200,), generator=torch.Generator().manual_seed(2)).tolist()
     model = Model(folder, memory=memory)
     record = "residuals writes attention values experts patterns lens logits"
     whole = model.trace(tokens, record=record)
     monkeypatch.setattr(prefill, "CHUNK_POSITIONS", 64)
-    cut = model.trace(tokens, record=record)
-    assert cut.names() == whole.names()
+    in_passes = model.trace(tokens, record=record)
+    assert in_passes.names() == whole.names()
     for name in whole.names():
-        assert np.array_equal(cut.raw(name), whole.raw(name), equal_nan=True), name
-    assert all(f["status"] != "fails" for f in cut.verification)
+        assert np.array_equal(in_passes.raw(name), whole.raw(name), equal_nan=True), name
+    assert all(f["status"] != "fails" for f in in_passes.verification)
 
 
-def test_a_trace_written_while_it_is_recorded_is_the_same(folder, short_passes, tmp_path):
+def test_a_trace_written_during_recording_is_the_same(folder, short_passes, tmp_path):
     tokens = TOKENS[0].tolist() * 2
     model = Model(folder)
-    kept = model.trace(tokens, record="residuals attention patterns lens")
+    in_memory = model.trace(tokens, record="residuals attention patterns lens")
     written = model.trace(tokens, record="residuals attention patterns lens", to=tmp_path / "a.trace")
-    assert written.names() == kept.names() and written.id == kept.id
-    for name in kept.names():
-        assert np.array_equal(written.raw(name), kept.raw(name), equal_nan=True), name
-    assert [f["status"] for f in written.verification] == [f["status"] for f in kept.verification]
+    assert written.names() == in_memory.names() and written.id == in_memory.id
+    for name in in_memory.names():
+        assert np.array_equal(written.raw(name), in_memory.raw(name), equal_nan=True), name
+    assert [f["status"] for f in written.verification] == [f["status"] for f in in_memory.verification]
     assert wb.load(tmp_path / "a.trace").manifest.status == "complete"
     with pytest.raises(TraceExists):
         model.trace(tokens[:-1], to=tmp_path / "a.trace")
 
 
-def test_a_generation_written_while_it_is_replayed_is_the_same(folder, short_passes, tmp_path):
+def test_a_generation_written_during_its_replay_is_the_same(folder, short_passes, tmp_path):
     model = Model(folder)
     prompt = TOKENS[0].tolist()
-    kept = model.generate(prompt, max_tokens=70, record="residuals attention")
+    in_memory = model.generate(prompt, max_tokens=70, record="residuals attention")
     written = model.generate(prompt, max_tokens=70, record="residuals attention", to=tmp_path / "g.trace")
-    assert written.tokens == kept.tokens and written.manifest.replayed_routing == kept.manifest.replayed_routing
-    for name in kept.names():
-        assert np.array_equal(written.raw(name), kept.raw(name), equal_nan=True), name
-        assert written.source(name) == kept.source(name)
+    assert (
+        written.tokens == in_memory.tokens and written.manifest.replayed_routing == in_memory.manifest.replayed_routing
+    )
+    for name in in_memory.names():
+        assert np.array_equal(written.raw(name), in_memory.raw(name), equal_nan=True), name
+        assert written.source(name) == in_memory.source(name)
 
 
 def test_an_interrupted_recording_leaves_nothing_behind(folder, short_passes, tmp_path):
@@ -227,7 +229,7 @@ def test_an_interrupted_recording_leaves_nothing_behind(folder, short_passes, tm
         wb.load(tmp_path / "a.trace")
 
 
-def test_a_trace_that_does_not_fit_the_disk_is_refused_before_the_run(folder, tmp_path, monkeypatch):
+def test_a_trace_that_does_not_fit_the_disk_is_a_budget_error_before_the_run(folder, tmp_path, monkeypatch):
     monkeypatch.setattr("shutil.disk_usage", lambda path: type("Usage", (), {"free": 1000})())
     with pytest.raises(BudgetError, match="the disk of"):
         Model(folder).trace(TOKENS[0].tolist(), to=tmp_path / "a.trace")
@@ -241,11 +243,11 @@ def test_an_edited_run_is_one_pass(folder, short_passes):
     assert lengths == [N]
 
 
-def test_the_more_is_recorded_the_shorter_are_the_passes_that_are_written(folder, monkeypatch, tmp_path):
+def test_passes_of_a_written_trace_are_shorter_if_more_is_recorded(folder, monkeypatch, tmp_path):
     tokens = torch.randint(0, 176, (500,), generator=torch.Generator().manual_seed(2)).tolist()
     model = Model(folder)
     record = "residuals attention"
-    passes = lambda **how: plan.plan(ModelSource(model), record, tokens, 500, None, **how).chunk  # noqa: E731
+    passes = lambda streamed: plan.plan(ModelSource(model), record, tokens, 500, None, streamed=streamed).chunk  # noqa: E731
     assert passes(streamed=True) == passes(streamed=False) == prefill.CHUNK_POSITIONS
     monkeypatch.setattr(plan, "MAX_PENDING_BYTES", 1)
     assert passes(streamed=True) == prefill.CHUNK_ALIGN and passes(streamed=False) == prefill.CHUNK_POSITIONS

@@ -1,4 +1,4 @@
-"""What a prompt, a stop and a device may be; everything else is refused with a WorkbenchError."""
+"""Accepted prompts, stops and devices; anything else raises a WorkbenchError."""
 
 from collections import UserDict
 from types import SimpleNamespace
@@ -10,7 +10,7 @@ import torch
 
 import workbench as wb
 from workbench.errors import CheckpointError, HookNameError, PromptError
-from workbench.model.prompts import read
+from workbench.model.prompts import parse
 
 ASK = "What is 1+1?"
 
@@ -21,7 +21,7 @@ def model():
 
 
 IDS = [1, 2, 3]
-FORMS = {
+CONTAINERS = {
     "list": IDS,
     "tuple": tuple(IDS),
     "range": range(1, 4),
@@ -44,13 +44,13 @@ FORMS = {
 }
 
 
-@pytest.mark.parametrize("form", FORMS)
-def test_ids_are_taken_from_every_usual_container(model, form):
-    given = FORMS[form]
-    assert model.to_tokens(given() if callable(given) else given) == IDS
+@pytest.mark.parametrize("container", CONTAINERS)
+def test_token_ids_are_accepted_in_every_usual_container(model, container):
+    ids = CONTAINERS[container]
+    assert model.to_tokens(ids() if callable(ids) else ids) == IDS
 
 
-def test_what_a_tokenizer_gives_is_taken(model):
+def test_the_output_of_a_tokenizer_is_a_prompt(model):
     from transformers import BatchEncoding
 
     batch = BatchEncoding({"input_ids": [IDS]}, tensor_type="pt")
@@ -59,22 +59,22 @@ def test_what_a_tokenizer_gives_is_taken(model):
 
 
 def test_messages_are_a_chat(model):
-    asked = {"role": "user", "content": ASK}
-    said = {"role": "assistant", "content": "It is 2."}
-    for given, chat in (
-        ([asked], wb.chat(ASK)),
-        (asked, wb.chat(ASK)),
-        ({"messages": [asked]}, wb.chat(ASK)),
-        ([asked, said, asked], wb.chat(ASK, history=[asked, said])),
+    question = {"role": "user", "content": ASK}
+    reply = {"role": "assistant", "content": "It is 2."}
+    for prompt, chat in (
+        ([question], wb.chat(ASK)),
+        (question, wb.chat(ASK)),
+        ({"messages": [question]}, wb.chat(ASK)),
+        ([question, reply, question], wb.chat(ASK, history=[question, reply])),
     ):
-        assert model.to_tokens(given) == model.to_tokens(chat)
+        assert model.to_tokens(prompt) == model.to_tokens(chat)
     first = [{"role": "system", "content": "Reply."}, {"role": "developer", "content": "Be brief."}]
-    assert read([*first, asked]) == wb.chat(ASK, system="Reply.", developer="Be brief.")
-    trace = model.trace([asked], record="")
+    assert parse([*first, question]) == wb.chat(ASK, system="Reply.", developer="Be brief.")
+    trace = model.trace([question], record="")
     assert trace.tokens == model.to_tokens(ASK) and trace.manifest.notes == model.trace(ASK, record="").manifest.notes
 
 
-WRONG = {
+NOT_PROMPTS = {
     "None": (None, "None"),
     "bytes": (b"What", "decode"),
     "bytearray": (bytearray(b"What"), "decode"),
@@ -117,23 +117,23 @@ WRONG = {
 }
 
 
-@pytest.mark.parametrize("what", WRONG)
-def test_what_is_not_a_prompt_is_refused_by_what_it_is(model, what):
-    given, why = WRONG[what]
+@pytest.mark.parametrize("kind", NOT_PROMPTS)
+def test_anything_else_is_a_prompt_error_with_the_reason(model, kind):
+    value, reason = NOT_PROMPTS[kind]
     for ask in (model.to_tokens, model.trace, model.generate, model.estimate, lambda p: wb.trace(p, model)):
-        with pytest.raises(PromptError, match=why):
-            model.check_prompt(ask(given)) if ask == model.to_tokens else ask(given)
+        with pytest.raises(PromptError, match=reason):
+            model.check_prompt(ask(value)) if ask == model.to_tokens else ask(value)
 
 
-def test_one_stop_or_several_are_taken(model):
+def test_stop_is_one_id_or_several(model):
     first = model.generate(ASK, max_tokens=1, record="").tokens[-1]
     for stop in (first, [first], (first,), {first}, np.array([first]), torch.tensor([first]), np.int64(first)):
-        made = model.generate(ASK, max_tokens=3, record="", stop=stop)
-        assert made.manifest.generation["finish_reason"] == "stop" and len(made) == made.prompt_length + 1
+        trace = model.generate(ASK, max_tokens=3, record="", stop=stop)
+        assert trace.manifest.generation["finish_reason"] == "stop" and len(trace) == trace.prompt_length + 1
 
 
 @pytest.mark.parametrize(
-    "wrong",
+    "settings",
     [
         {"stop": None},
         {"stop": 1.5},
@@ -160,29 +160,29 @@ def test_one_stop_or_several_are_taken(model):
     ],
     ids=str,
 )
-def test_settings_of_another_kind_are_prompt_errors(model, wrong):
-    with pytest.raises(PromptError, match=next(iter(wrong))):
-        model.generate(ASK, **{"max_tokens": 1, "record": "", **wrong})
+def test_settings_with_invalid_values_are_prompt_errors(model, settings):
+    with pytest.raises(PromptError, match=next(iter(settings))):
+        model.generate(ASK, **{"max_tokens": 1, "record": "", **settings})
 
 
-def test_numbers_of_numpy_and_torch_are_numbers(model):
-    made = model.generate(ASK, max_tokens=np.int64(1), record="", temperature=torch.tensor(0.5), top_p=np.float32(0.5))
-    assert {k: made.manifest.generation[k] for k in ("temperature", "top_p")} == {"temperature": 0.5, "top_p": 0.5}
+def test_settings_can_be_numbers_of_numpy_and_torch(model):
+    trace = model.generate(ASK, max_tokens=np.int64(1), record="", temperature=torch.tensor(0.5), top_p=np.float32(0.5))
+    assert {k: trace.manifest.generation[k] for k in ("temperature", "top_p")} == {"temperature": 0.5, "top_p": 0.5}
 
 
 @pytest.mark.parametrize("device", ["cuda:7", "auto", "gpu", "", "mps", "mps:0", "meta", "xla", 7, 1.5, ["cpu"]])
-def test_a_device_that_is_not_here_is_refused(device):
+def test_an_unavailable_device_is_a_checkpoint_error(device):
     with pytest.raises(CheckpointError, match="device is 'cpu'"):
         wb.Model("pocket", device=device)
 
 
 @pytest.mark.parametrize("device", [None, "cpu", "cpu:0", torch.device("cpu")])
-def test_the_cpu_is_always_here(device):
+def test_the_cpu_is_always_available(device):
     assert wb.Model("pocket", device=device).device == "cpu"
 
 
 @pytest.mark.parametrize("record", [None, 5, ["residuals", 5], [None], {"residuals": 1}.values()])
-def test_what_to_record_is_said_by_names(model, record):
+def test_record_must_be_names(model, record):
     for ask in (model.trace, model.generate, model.estimate):
         with pytest.raises(HookNameError, match="must be names"):
             ask(ASK, record=record)

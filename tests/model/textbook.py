@@ -1,4 +1,4 @@
-"""gpt-oss as a textbook would write it: numpy, fp64, one position and one expert at a time; no code of ours."""
+"""gpt-oss in textbook style: numpy, fp64, one position and one expert at a time, without code of workbench."""
 
 import math
 
@@ -15,21 +15,21 @@ def norm(x, scale, eps):
 
 
 def frequencies(c):
-    """YaRN with truncate false, after its paper: interpolate what turns less than beta_slow times, keep what turns more
-    than beta_fast times, and ramp in between.
+    """YaRN with truncate false, as in its paper: frequencies with fewer than beta_slow rotations are interpolated,
+    those with more than beta_fast are unchanged, with a ramp in between.
     """
-    found = []
+    result = []
     for i in range(c.d_head // 2):
         f = c.rope_theta ** (-2 * i / c.d_head)
 
-        def pair_that_turns(times):
-            return c.d_head * math.log(c.rope_original / (times * 2 * math.pi)) / (2 * math.log(c.rope_theta))
+        def pair_with_rotations(n):
+            return c.d_head * math.log(c.rope_original / (n * 2 * math.pi)) / (2 * math.log(c.rope_theta))
 
-        low, high = pair_that_turns(c.rope_beta_fast), pair_that_turns(c.rope_beta_slow)
+        low, high = pair_with_rotations(c.rope_beta_fast), pair_with_rotations(c.rope_beta_slow)
         low, high = max(low, 0.0), min(high, c.d_head - 1.0)
         ramp = min(max((i - low) / (high - low), 0.0), 1.0)
-        found.append(f * (1 - ramp) + f / c.rope_factor * ramp)
-    return np.array(found), 0.1 * math.log(c.rope_factor) + 1
+        result.append(f * (1 - ramp) + f / c.rope_factor * ramp)
+    return np.array(result), 0.1 * math.log(c.rope_factor) + 1
 
 
 def rotate(x, position, freq, scale):
@@ -60,14 +60,14 @@ def logits(c, weights, tokens):
         v = (h @ n(w.w_v).T + n(w.b_v)).reshape(len(x), c.n_kv_heads, c.d_head)
         z = np.zeros((len(x), c.n_heads, c.d_head))
         for head in range(c.n_heads):
-            own = head // (c.n_heads // c.n_kv_heads)
-            keys = [rotate(k[j, own], j, freq, scale) for j in range(len(x))]
+            kv_head = head // (c.n_heads // c.n_kv_heads)
+            keys = [rotate(k[j, kv_head], j, freq, scale) for j in range(len(x))]
             for i in range(len(x)):
                 query = rotate(q[i, head], i, freq, scale)
                 seen = [j for j in range(i + 1) if layer % 2 == 1 or i - j < c.window]
                 s = [query @ keys[j] / math.sqrt(c.d_head) for j in seen] + [n(w.sinks)[head]]
                 for p, j in zip(softmax(np.array(s))[:-1], seen, strict=True):
-                    z[i, head] += p * v[j, own]
+                    z[i, head] += p * v[j, kv_head]
         x = x + z.reshape(len(x), -1) @ n(w.w_o).T + n(w.b_o)
         h = norm(x, n(w.ln2), c.eps)
         r = h @ n(w.w_router).T + n(w.b_router)
@@ -75,7 +75,7 @@ def logits(c, weights, tokens):
         out = np.zeros_like(x)
         for i in range(len(x)):
             top = np.argsort(-r[i])[: c.n_active]
-            for share, a in zip(softmax(r[i, top]), top, strict=True):
-                out[i] += share * expert(h[i], n(e.up[a]), n(e.up_bias[a]), n(e.down[a]), n(e.down_bias[a]), c)
+            for weight, a in zip(softmax(r[i, top]), top, strict=True):
+                out[i] += weight * expert(h[i], n(e.up[a]), n(e.up_bias[a]), n(e.down[a]), n(e.down_bias[a]), c)
         x = x + out
     return norm(x, n(weights.ln_final), c.eps) @ n(weights.unembed).T

@@ -12,7 +12,7 @@ from workbench.errors import CheckpointError
 from workbench.model.checkpoints.bundled import embedded_folder
 from workbench.model.gpt_oss import forward
 from workbench.model.kernels.linear import multiplies_bf16
-from workbench.model.kernels.reference import dequantise_mxfp4
+from workbench.model.kernels.reference import dequantize_mxfp4
 from workbench.model.model import Model
 from workbench.pocket.families import FAMILIES, make
 from workbench.pocket.rendering import render
@@ -111,11 +111,11 @@ def test_experts_and_their_gradients_are_those_of_running_every_expert_on_every_
 def test_what_mxfp4_can_say_is_kept_and_the_rest_is_near():
     torch.manual_seed(0)
     blocks, scales = mxfp4(torch.randn(3, 5, 64))
-    exact = dequantise_mxfp4(blocks, scales)
-    again = dequantise_mxfp4(*mxfp4(exact))
+    exact = dequantize_mxfp4(blocks, scales)
+    again = dequantize_mxfp4(*mxfp4(exact))
     assert torch.equal(exact, again)
     x = torch.randn(3, 5, 64)
-    near = dequantise_mxfp4(*mxfp4(x))
+    near = dequantize_mxfp4(*mxfp4(x))
     largest = x.view(3, 5, 2, 32).abs().amax(-1, keepdim=True)
     assert ((near - x).view(3, 5, 2, 32).abs() <= largest / 4).all()
     assert (near - x).square().mean() < 0.02

@@ -1,1 +1,1 @@
-"""Edits: functions that replace values while a model runs, and the stack of those in force."""
+"""Edits: functions that replace values while a model runs, and the stack of active edits."""

@@ -1,4 +1,4 @@
-"""An edit: a tap that replaces the value at hook points by what a function makes of it, and counts what it did."""
+"""An edit: a tap that replaces the value at hook points by a function of it, and counts its calls and changes."""
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
@@ -20,23 +20,23 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Hook:
-    """Where an edit is called: what its function gets as `hook`."""
+    """The hook point at which an edit is called; its function gets it as `hook`."""
 
     name: str
     layer: int | None
-    positions: range  # absolute; the queries, where a value has queries and keys
+    positions: range  # absolute; those of the queries if the value has a query and a key axis
     n_active: int  # experts that run for a token
 
 
 @dataclass(slots=True)
 class Tally:
-    """What an edit did in one run: calls, positions met, calls that changed a bit, and the size of the change."""
+    """What an edit did in one run: calls, edited positions, calls that changed a bit, and the size of the change."""
 
     n_calls: int = 0
     positions: int = 0
     changed: int = 0
-    before: float = 0.0  # sums of squared_norms over entries that were finite before and after
-    difference: float = 0.0
+    before: float = 0.0  # sums of squares over the entries that were finite before and after
+    difference: float = 0.0  # the same of the change
 
     def add(self, n: int, x: Tensor, y: Tensor | None) -> None:
         self.n_calls, self.positions = self.n_calls + 1, self.positions + n
@@ -48,10 +48,10 @@ class Tally:
             self.difference += float((b - a)[finite].square().sum())
 
     def to_manifest(self) -> dict:
-        """For the manifest; `Tally.from_manifest` takes it back.
+        """The manifest entry; `Tally.from_manifest` is the inverse.
 
-        `relative_change` is the norm of the change over the norm of what was there, over the calls that changed
-        something and the entries that stayed finite; `squared_norms` are the sums that it comes from.
+        `relative_change` is the norm of the change divided by the norm of the unedited value, over the calls that
+        changed a bit and the entries that stayed finite. `squared_norms` are the two sums that it is computed from.
         """
         return {
             "n_calls": self.n_calls,
@@ -67,27 +67,27 @@ class Tally:
 
 
 class Edit(Tap):
-    """Replaces the value at every hook point in `points` by what `fn` makes of it.
+    """Replaces the value at every hook point in `points` by `fn` of it.
 
-    `fn(x)`, `fn(x, hook)` or `fn(x, *, hook)` gets its own copy and may write into it; it returns a tensor of the same
-    shape. If that is bit for bit what was there, the run goes on as if nothing had been edited. With `positions`, only
-    those absolute positions take the new value.
+    `fn(x)`, `fn(x, hook)` or `fn(x, *, hook)` gets its own copy of the value, which it may write into, and returns a
+    tensor of the same shape. If the returned tensor equals the value bit for bit, the run continues with the original.
+    With `positions`, only those absolute positions get the new value.
 
-    Raises EditError for a function that cannot be called so.
+    Raises EditError for a function with another signature.
     """
 
     def __init__(self, glob: str, fn: Callable, points: Collection[str], config: "Config", positions=None):
         self.glob, self.fn, self.points, self.config = glob, fn, frozenset(points), config
         self.positions = positions_of(positions)
-        self.tally = Tally()  # of the run under way, or of the last one
-        self._fired = [0]  # ever; shared with copies, which run on other threads
+        self.tally = Tally()  # of the current run, or of the last one
+        self._total_calls = [0]  # calls in all runs; shared with copies, which run on other threads
         self._takes_hook = _takes_hook(fn)
         self._start = 0
 
     @property
     def n_calls(self) -> int:
-        """How often it was called, in all runs."""
-        return self._fired[0]
+        """The number of calls, in all runs."""
+        return self._total_calls[0]
 
     def wants(self, name: str) -> bool:
         return name in self.points
@@ -100,22 +100,21 @@ class Edit(Tap):
             return x
         axis = position_axis(name)
         start = self._start + offset
-        at = range(start, start + x.shape[axis])
-        here = range(len(at)) if self.positions is None else [i for i, p in enumerate(at) if self.positions(p)]
-        if not here:
+        span = range(start, start + x.shape[axis])
+        selected = range(len(span)) if self.positions is None else [i for i, p in enumerate(span) if self.positions(p)]
+        if not selected:
             return x
-        given = x.clone()
-        hook = Hook(name, hooks.layer_of(name), at, self.config.n_active)
-        y = self._new_value(given, hook)
+        hook = Hook(name, hooks.layer_of(name), span, self.config.n_active)
+        y = self._new_value(x.clone(), hook)
         y = self._checked(name, x, y)
         if self.positions is not None and y is not x:
-            rows = torch.as_tensor(list(here), device=x.device)
+            rows = torch.as_tensor(list(selected), device=x.device)
             y = x.index_copy(axis, rows, y.index_select(axis, rows))
-        same = torch.equal(x, y)
-        self._fired[0] += 1
-        self.tally.add(len(here), x, None if same else y)
-        # a tensor in a graph is a change of the graph even if no bit differs: detach, or a delta of zeros
-        return x if same and not (x.requires_grad or y.requires_grad) else y
+        unchanged = torch.equal(x, y)
+        self._total_calls[0] += 1
+        self.tally.add(len(selected), x, None if unchanged else y)
+        # equal bits are not enough with autograd: a detached value or an added zero with a gradient changes the graph
+        return x if unchanged and not (x.requires_grad or y.requires_grad) else y
 
     def _new_value(self, x: Tensor, hook: Hook) -> Any:
         if self._takes_hook == "by keyword":
@@ -128,32 +127,37 @@ class Edit(Tap):
             raise EditError(f"the edit at {name!r} must return a tensor of shape {tuple(x.shape)}, got {got}")
         y = y.to(x)
         if x.is_floating_point() and y.isnan().any() and not x.isnan().any():
-            raise EditError(f"the edit at {name!r} returned NaN; -inf is allowed where a choice is to be excluded")
+            raise EditError(f"the edit at {name!r} returned NaN. To exclude a choice, return -inf.")
         if not x.is_floating_point():
             if y.min() < 0 or y.max() >= self.config.n_experts:
-                raise EditError(f"the edit at {name!r} named an expert outside 0..{self.config.n_experts - 1}")
+                raise EditError(f"the edit at {name!r} returned an expert outside 0..{self.config.n_experts - 1}")
             if (y.sort(-1).values.diff(dim=-1) == 0).any():
-                raise EditError(f"the edit at {name!r} chose an expert twice for one position")
+                raise EditError(f"the edit at {name!r} returned the same expert twice for one position")
         return y
 
     def describe(self) -> dict:
-        """For the manifest: what was edited, by what, and how to tell this edit from another."""
-        where = None if self.positions is None else self.positions.text
-        about = {"glob": self.glob, "function": _label(self.fn), "positions": where}
-        return about | {"identity": fingerprint((self.glob, where, self.fn))}
+        """The manifest entry: what was edited, by which function, and a digest that identifies the edit."""
+        positions = None if self.positions is None else self.positions.text
+        entry = {"glob": self.glob, "function": _label(self.fn), "positions": positions}
+        return entry | {"identity": fingerprint((self.glob, positions, self.fn))}
 
 
 def _takes_hook(fn: Callable) -> str:
-    """How a function takes its Hook: "by keyword" if it has a parameter of that name (TransformerLens's convention) or
-    takes any keyword, "by position" if it has another second parameter that must be given, or "" if it takes none.
+    """How a function takes its Hook: "by keyword", "by position" or "" (not at all).
+
+    "by keyword": it has a parameter named `hook` (TransformerLens's convention) or accepts any keyword. "by position":
+    it has another second parameter without a default.
     """
     if not callable(fn):
         raise EditError(f"an edit is a function of the value, fn(x) or fn(x, hook), got a {type(fn).__name__}")
     if isinstance(fn, torch.jit.ScriptModule | torch.jit.ScriptFunction):
-        raise EditError("an edit cannot be TorchScript, whose code no trace can name; give what it was compiled from")
-    called = fn.forward if isinstance(fn, torch.nn.Module) else fn  # a module's __call__ takes anything
+        raise EditError(
+            "an edit cannot be TorchScript, because a trace cannot record its code. Pass the Python function that it "
+            "was compiled from."
+        )
+    function = fn.forward if isinstance(fn, torch.nn.Module) else fn  # a module's __call__ accepts any arguments
     try:
-        signature = inspect.signature(called)
+        signature = inspect.signature(function)
     except (TypeError, ValueError):  # some C functions have no signature
         return ""
     parameters = list(signature.parameters.values())
@@ -172,8 +176,8 @@ def _takes_hook(fn: Callable) -> str:
         signature.bind(x, *([hook] if how == "by position" else []), **({"hook": hook} if how == "by keyword" else {}))
     except TypeError as error:
         raise EditError(
-            f"an edit is called as fn(x), fn(x, hook) or fn(x, hook=hook), and {_label(fn)}{signature} cannot be "
-            f"({error}). Bind its other arguments first, with functools.partial or a lambda."
+            f"an edit is called as fn(x), fn(x, hook) or fn(x, hook=hook), which {_label(fn)}{signature} does not "
+            f"accept ({error}). Bind its other arguments first, with functools.partial or a lambda."
         ) from None
     return how
 

@@ -1,4 +1,4 @@
-"""The fingerprint of a function: how a manifest tells one edit from another."""
+"""The fingerprint of a function, by which a manifest identifies an edit."""
 
 import functools
 import hashlib
@@ -10,73 +10,73 @@ import torch
 from torch import Tensor
 
 
-def fingerprint(thing) -> str:
-    """A digest of a function with all that it reads: the same code with the same values gives the same digest.
+def fingerprint(obj) -> str:
+    """A digest of a function and the values it reads: the same code with the same values gives the same digest.
 
-    What cannot be looked into (a C function with state, an open file) counts as new every time: two runs may then get
-    two ids although they are one, but never one id although they are two.
+    An object that cannot be inspected (a C function with state, an open file) gets a new digest every time. Two equal
+    runs may then get different ids, but two different runs never get the same id.
     """
     h = hashlib.sha256()
-    _feed(h, thing, frozenset())
+    _feed(h, obj, frozenset())
     return h.hexdigest()[:32]
 
 
-def _feed(h, thing, met: frozenset[int]) -> None:
-    h.update(f"{type(thing).__module__}.{type(thing).__qualname__}\0".encode())
-    if id(thing) in met:
+def _feed(h, obj, seen: frozenset[int]) -> None:
+    h.update(f"{type(obj).__module__}.{type(obj).__qualname__}\0".encode())
+    if id(obj) in seen:
         return
-    if thing is None or isinstance(thing, bool | int | float | complex | str | bytes | range | slice | torch.dtype):
-        h.update(repr(thing).encode() + b"\0")
+    if obj is None or isinstance(obj, bool | int | float | complex | str | bytes | range | slice | torch.dtype):
+        h.update(repr(obj).encode() + b"\0")
         return
-    if isinstance(thing, types.ModuleType | types.BuiltinFunctionType | type):
-        h.update(f"{getattr(thing, '__module__', '')}.{getattr(thing, '__qualname__', thing.__name__)}\0".encode())
+    if isinstance(obj, types.ModuleType | types.BuiltinFunctionType | type):
+        h.update(f"{getattr(obj, '__module__', '')}.{getattr(obj, '__qualname__', obj.__name__)}\0".encode())
         return
-    met = met | {id(thing)}
-    for part in _parts(thing):
+    seen = seen | {id(obj)}
+    for part in _parts(obj):
         if isinstance(part, bytes):
             h.update(part + b"\0")
         else:
-            _feed(h, part, met)
+            _feed(h, part, seen)
 
 
-def _parts(thing) -> list:
-    """What makes a thing what it is, in order."""
-    if isinstance(thing, Tensor):
-        plain = thing.detach().cpu().contiguous()
+def _parts(obj) -> list:
+    """The parts that identify an object, in order."""
+    if isinstance(obj, Tensor):
+        plain = obj.detach().cpu().contiguous()
         return [f"{plain.dtype}{tuple(plain.shape)}", plain.flatten().view(torch.uint8).numpy().tobytes()]
-    if isinstance(thing, np.ndarray):
-        return [f"{thing.dtype}{thing.shape}", np.ascontiguousarray(thing).tobytes()]
-    if isinstance(thing, np.generic):
-        return [thing.item()]
-    if isinstance(thing, list | tuple):
-        return [len(thing), *thing]
-    if isinstance(thing, dict):
-        return [len(thing), *(part for item in thing.items() for part in item)]
-    if isinstance(thing, set | frozenset):
-        return sorted(map(fingerprint, thing))
-    if isinstance(thing, functools.partial):
-        return [thing.func, thing.args, thing.keywords]
-    if isinstance(thing, types.MethodType):
-        return [thing.__func__, thing.__self__]
-    if isinstance(thing, types.FunctionType):
-        closure = [cell.cell_contents for cell in thing.__closure__ or ()]
-        read = {name: thing.__globals__[name] for name in _names(thing.__code__) if name in thing.__globals__}
-        return [_code(thing.__code__), closure, thing.__defaults__, thing.__kwdefaults__, read]
-    if isinstance(thing, torch.nn.Module):
-        return [thing.training, dict(thing.state_dict()), type(thing).forward]
-    if hasattr(thing, "__dict__"):
-        call = vars(type(thing)).get("__call__")
-        return [vars(thing), *([call] if isinstance(call, types.FunctionType) else [])]
+    if isinstance(obj, np.ndarray):
+        return [f"{obj.dtype}{obj.shape}", np.ascontiguousarray(obj).tobytes()]
+    if isinstance(obj, np.generic):
+        return [obj.item()]
+    if isinstance(obj, list | tuple):
+        return [len(obj), *obj]
+    if isinstance(obj, dict):
+        return [len(obj), *(part for item in obj.items() for part in item)]
+    if isinstance(obj, set | frozenset):
+        return sorted(map(fingerprint, obj))
+    if isinstance(obj, functools.partial):
+        return [obj.func, obj.args, obj.keywords]
+    if isinstance(obj, types.MethodType):
+        return [obj.__func__, obj.__self__]
+    if isinstance(obj, types.FunctionType):
+        closure = [cell.cell_contents for cell in obj.__closure__ or ()]
+        read = {name: obj.__globals__[name] for name in _names(obj.__code__) if name in obj.__globals__}
+        return [_code(obj.__code__), closure, obj.__defaults__, obj.__kwdefaults__, read]
+    if isinstance(obj, torch.nn.Module):
+        return [obj.training, dict(obj.state_dict()), type(obj).forward]
+    if hasattr(obj, "__dict__"):
+        call = vars(type(obj)).get("__call__")
+        return [vars(obj), *([call] if isinstance(call, types.FunctionType) else [])]
     return [secrets.token_bytes(16)]
 
 
 def _names(code) -> list[str]:
-    """The global names that a code object may read, those of functions inside it included."""
+    """The global names that a code object may read, including those of nested functions."""
     inner = [name for const in code.co_consts if hasattr(const, "co_code") for name in _names(const)]
     return sorted({*code.co_names, *inner})
 
 
 def _code(code) -> tuple:
-    """What a code object does, without where it stands."""
+    """The contents of a code object, without its file and line numbers."""
     consts = tuple(_code(c) if hasattr(c, "co_code") else repr(c) for c in code.co_consts)
     return (code.co_code.hex(), consts, code.co_names, code.co_varnames)

@@ -1,4 +1,4 @@
-"""Ready-made edits: values for `model.edit(where, …)`. Each is a small frozen callable, so a manifest can name it."""
+"""Ready-made edits for `model.edit(where, …)`. Each is a small frozen callable, so that a manifest can identify it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,19 +14,19 @@ from workbench.errors import EditError
 from workbench.traces import Trace
 
 
-def _numbers(what: str, given: int | Sequence[int]) -> tuple[int, ...]:
+def _indices(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
     try:
-        several = tuple(whole_numbers(given))
+        indices = tuple(whole_numbers(value))
     except TypeError:
-        several = ()
-    if not several or min(several) < 0:
-        raise EditError(f"{what} must be one number or several, counted from 0, got {given!r}")
-    return several
+        indices = ()
+    if not indices or min(indices) < 0:
+        raise EditError(f"{name} must be one or more integers from 0 up, got {value!r}")
+    return indices
 
 
 @dataclass(frozen=True)
 class Ban:
-    """What `ban` gives."""
+    """The edit that `ban` returns."""
 
     experts: tuple[int, ...]
 
@@ -35,14 +35,16 @@ class Ban:
         n = x.shape[-1]
         check_expert(max(self.experts), n)
         if n - len(set(self.experts)) < hook.n_active:
-            raise EditError(f"{hook.n_active} of {n} experts must run; {len(set(self.experts))} cannot be banned")
+            raise EditError(
+                f"cannot ban {len(set(self.experts))} of {n} experts: {hook.n_active} must run for each token"
+            )
         x[..., list(self.experts)] = -torch.inf
         return x
 
 
 @dataclass(frozen=True)
 class Force:
-    """What `force` gives."""
+    """The edit that `force` returns."""
 
     experts: tuple[int, ...]
     margin: float
@@ -51,37 +53,37 @@ class Force:
         _at_router(hook)
         check_expert(max(self.experts), x.shape[-1])
         if len(set(self.experts)) > hook.n_active:
-            raise EditError(f"{hook.n_active} experts run for a token; {len(set(self.experts))} cannot be forced")
+            raise EditError(f"cannot force {len(set(self.experts))} experts: only {hook.n_active} run for each token")
         x[..., list(self.experts)] = x.amax(-1, keepdim=True) + self.margin
         return x
 
 
 @dataclass(frozen=True)
 class Ablate:
-    """What `ablate` gives."""
+    """The edit that `ablate` returns."""
 
-    what: str
-    which: tuple[int, ...]
+    component: str  # "head" or "expert"
+    indices: tuple[int, ...]
 
     def __call__(self, x: Tensor, hook) -> Tensor:
-        ending = "attn.hook_z" if self.what == "head" else "mlp.hook_expert_weights"
+        ending = "attn.hook_z" if self.component == "head" else "mlp.hook_expert_weights"
         if not hook.name.endswith(ending):
-            raise EditError(f"an ablated {self.what} is an edit at 'blocks.*.{ending}', not at {hook.name!r}")
-        axis = -2 if self.what == "head" else -1
-        check_index(self.what, max(self.which), x.shape[axis])
-        return x.index_fill(axis, torch.tensor(self.which, device=x.device), 0)
+            raise EditError(f"ablate({self.component}=…) works at 'blocks.*.{ending}' only, got {hook.name!r}")
+        axis = -2 if self.component == "head" else -1
+        check_index(self.component, max(self.indices), x.shape[axis])
+        return x.index_fill(axis, torch.tensor(self.indices, device=x.device), 0)
 
 
 @dataclass(frozen=True, eq=False)
 class Steer:
-    """What `steer` gives."""
+    """The edit that `steer` returns."""
 
     vector: np.ndarray
     scale: float
 
     def __call__(self, x: Tensor, hook) -> Tensor:
         if x.shape[-1] != len(self.vector):
-            raise EditError(f"{hook.name!r} has {x.shape[-1]} numbers a position; the vector has {len(self.vector)}")
+            raise EditError(f"{hook.name!r} has width {x.shape[-1]}, but the vector has width {len(self.vector)}")
         return x + self.scale * torch.as_tensor(self.vector, device=x.device).to(x.dtype)
 
 
@@ -90,7 +92,7 @@ class Patch:
 
     def __init__(self, source: Trace):
         self.source = source
-        self._values: dict[str, Tensor] = {}  # by hook point, each read from the trace once
+        self._values: dict[str, Tensor] = {}  # by hook point, cached so that each is read from the trace once
 
     def __repr__(self) -> str:
         return f"patch from trace {self.source.id}"
@@ -98,7 +100,7 @@ class Patch:
     def values(self, name: str) -> Tensor:
         """The recorded values of a hook point. Raises NotRecorded."""
         if name not in self._values:
-            self._values[name] = torch.from_numpy(np.array(self.source[name]))  # bf16 widened to fp32: no bit is lost
+            self._values[name] = torch.from_numpy(np.array(self.source[name]))  # bf16 is widened to fp32 without loss
         return self._values[name]
 
     def __call__(self, x: Tensor, hook) -> Tensor:
@@ -106,7 +108,7 @@ class Patch:
         axes = hooks.axes(hook.name)
         n_recorded = recorded.shape[axes.index("query" if "query" in axes else "pos")]
         start = hook.positions.start
-        rows = slice(0, max(0, min(hook.positions.stop, n_recorded) - start))  # of x, whose first is position `start`
+        rows = slice(0, max(0, min(hook.positions.stop, n_recorded) - start))  # rows of x; row 0 is position `start`
         positions = slice(start, start + rows.stop)
         if "query" not in axes:
             self._check_shape(recorded.shape[1:], x.shape[2:], hook.name)
@@ -132,36 +134,38 @@ class Patch:
 
 def _at_router(hook) -> None:
     if not hook.name.endswith("router.hook_out"):
-        raise EditError(f"experts are banned and forced at 'blocks.*.mlp.router.hook_out', not at {hook.name!r}")
+        raise EditError(
+            f"ban and force work at 'blocks.*.mlp.router.hook_out', not at {hook.name!r}. Edit there instead."
+        )
 
 
 def ban(expert: int | Sequence[int]) -> Ban:
-    """An edit for `router_logits`: these experts are never chosen; the next best are, with weights made anew.
+    """An edit for `router_logits` that excludes experts; the next best run instead, and the weights are recomputed.
 
     >>> with model.edit("blocks.1.mlp.router.hook_out", wb.ban(expert=7)): trace = model.generate("What is 12+30?")
     >>> bool((trace["expert_indices", 1] == 7).any())
     False
 
-    Raises EditError for an expert that the model does not have, or if fewer would be left than must run.
+    Raises EditError for an expert that the model does not have, or if too few would remain to run.
     """
-    return Ban(_numbers("expert", expert))
+    return Ban(_indices("expert", expert))
 
 
 def force(expert: int | Sequence[int], margin: float = 0.01) -> Force:
-    """An edit for `router_logits`: these experts are always chosen, `margin` above the largest logit there was.
+    """An edit for `router_logits` that always selects experts: their logits become the largest logit plus `margin`.
 
     >>> with model.edit("blocks.1.mlp.router.hook_out", wb.force(expert=7)): trace = model.generate("What is 12+30?")
     >>> bool((trace["expert_indices", 1] == 7).any(-1).all())
     True
 
-    The rule of SteerMoE (arXiv 2509.09660). Raises EditError for an expert that the model does not have, and for
-    more experts than run for a token.
+    The rule is that of SteerMoE (arXiv 2509.09660). Raises EditError for an expert that the model does not have, and
+    for more experts than run for each token.
     """
-    return Force(_numbers("expert", expert), float(margin))
+    return Force(_indices("expert", expert), float(margin))
 
 
 def ablate(*, head: int | Sequence[int] | None = None, expert: int | Sequence[int] | None = None) -> Ablate:
-    """An edit that silences heads (at `z`) or experts (at `expert_weights`; the others keep their weights).
+    """An edit that zeroes heads (at `z`) or experts (at `expert_weights`; the others keep their weights).
 
     >>> with model.edit("blocks.2.attn.hook_z", wb.ablate(head=3)): trace = model.generate(question)
 
@@ -169,14 +173,13 @@ def ablate(*, head: int | Sequence[int] | None = None, expert: int | Sequence[in
     """
     if (head is None) == (expert is None):
         raise EditError("ablate either heads or experts: wb.ablate(head=3) or wb.ablate(expert=[1, 7])")
-    given = head if expert is None else expert
-    assert given is not None
-    what = "head" if expert is None else "expert"
-    return Ablate(what, _numbers(what, given))
+    component, indices = ("head", head) if expert is None else ("expert", expert)
+    assert indices is not None
+    return Ablate(component, _indices(component, indices))
 
 
 def patch(source: Trace) -> Patch:
-    """An edit that replaces values by those that another trace recorded at the same hook point and positions.
+    """An edit that replaces values by those of another trace at the same hook point and positions.
 
     Positions that the trace does not have keep their own values.
 
@@ -185,21 +188,21 @@ def patch(source: Trace) -> Patch:
     >>> patched.edits[0]["changed"]  # patching a run with itself changes nothing
     0
 
-    When the edited model runs, raises NotRecorded if the trace lacks the hook point, EditError if it is of another
-    width.
+    Raises, when the edited model runs, NotRecorded if the trace lacks the hook point, and EditError if the recorded
+    value has another width.
     """
     return Patch(source)
 
 
 def steer(vector, scale: float = 1.0) -> Steer:
-    """An edit that adds `scale * vector` (d_model numbers) to a residual stream or a write; scale 0 changes no bit.
+    """An edit that adds `scale * vector` (d_model) to a residual stream or a layer output; scale 0 changes no bit.
 
     >>> away = trace["resid_post", 2][60] - trace["resid_post", 2][50]
     >>> with model.edit("blocks.2.hook_resid_post", wb.steer(away, 0.5)): steered = model.trace(trace)
     >>> steered.edits[0]["n_positions"] == len(trace)
     True
 
-    Raises EditError for anything but one row of finite numbers, and where the hook point has another width.
+    Raises EditError unless `vector` is one row of finite numbers, and where the hook point has another width.
     """
     vector = np.asarray(vector, np.float32)
     if vector.ndim != 1 or not np.isfinite(vector).all():

@@ -9,15 +9,15 @@ from workbench.errors import EditError
 
 @dataclass(frozen=True)
 class Positions:
-    """Absolute positions: those in `wanted`, or those of `span`; `text` is what the manifest says."""
+    """A set of absolute positions: `listed`, or all of `span` if `listed` is None; `text` is its form in a manifest."""
 
-    wanted: frozenset[int] | None
+    listed: frozenset[int] | None
     span: slice | None
     text: str
 
     def __call__(self, p: int) -> bool:
-        if self.wanted is not None:
-            return p in self.wanted
+        if self.listed is not None:
+            return p in self.listed
         assert self.span is not None
         return (self.span.start or 0) <= p and (self.span.stop is None or p < self.span.stop)
 
@@ -33,17 +33,17 @@ def positions_of(positions) -> Positions | None:
             raise EditError(f"positions must be counted from the start and without a step, got {positions}")
         return Positions(None, positions, f"{positions.start or 0}:{'' if positions.stop is None else positions.stop}")
     try:
-        wanted = whole_numbers(positions)
+        listed = whole_numbers(positions)
     except TypeError:
-        wanted = []
-    if not wanted or min(wanted) < 0:
+        listed = []
+    if not listed or min(listed) < 0:
         raise EditError(f"positions must be whole numbers counted from the start, got {positions!r}")
-    return Positions(frozenset(wanted), None, ",".join(map(str, sorted(set(wanted)))))
+    return Positions(frozenset(listed), None, ",".join(map(str, sorted(set(listed)))))
 
 
-def whole_numbers(given: Any) -> list[int]:
-    """One whole number or several, of Python or numpy, as a list. Raises TypeError for anything else."""
+def whole_numbers(value: Any) -> list[int]:
+    """A list of one or several whole numbers of Python or numpy. Raises TypeError for anything else."""
     try:
-        return [operator.index(given)]
+        return [operator.index(value)]
     except TypeError:
-        return [operator.index(g) for g in given]
+        return [operator.index(v) for v in value]

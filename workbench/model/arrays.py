@@ -1,4 +1,4 @@
-"""Between torch tensors and numpy arrays, without the loss of a bit."""
+"""Lossless conversion between torch tensors and numpy arrays."""
 
 import ml_dtypes
 import numpy as np
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def array(x: Tensor) -> np.ndarray:
-    """As numpy: bfloat16 stays bfloat16 (ml_dtypes), int64 becomes int32."""
+    """The tensor as a numpy array: bfloat16 stays bfloat16 (ml_dtypes), int64 becomes int32."""
     x = x.detach().cpu()
     if x.dtype == torch.bfloat16:
         return x.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
@@ -15,7 +15,7 @@ def array(x: Tensor) -> np.ndarray:
 
 
 def tensor(a: np.ndarray) -> Tensor:
-    """The reverse of `array`."""
+    """The inverse of `array`."""
     a = np.ascontiguousarray(a)
     if a.dtype == ml_dtypes.bfloat16:
         return torch.from_numpy(a.view(np.uint16).copy()).view(torch.bfloat16)
@@ -23,5 +23,5 @@ def tensor(a: np.ndarray) -> Tensor:
 
 
 def exact(x: Tensor) -> np.ndarray:
-    """In fp32 or better: no bit is lost."""
+    """The tensor as a numpy array in fp32 or wider, without loss."""
     return x.detach().to("cpu", torch.promote_types(x.dtype, torch.float32)).numpy()

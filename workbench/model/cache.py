@@ -9,8 +9,8 @@ from workbench.errors import CacheError
 from workbench.model.config import Config
 
 
-class Held(NamedTuple):
-    """Keys and values of one layer from position `base` on, with room for more: batch kv_head capacity d_head."""
+class LayerCache(NamedTuple):
+    """Keys and values of one layer from position `base` on, with spare capacity: batch kv_head capacity d_head."""
 
     base: int
     k: Tensor
@@ -18,87 +18,88 @@ class Held(NamedTuple):
 
 
 class KVCache:
-    """Grows as the model reads; can be cut back, copied, and forked into many continuations of one prefix.
+    """Grows with each pass; can be cropped, copied, and forked into many continuations of one prefix.
 
     Keys are stored after RoPE, so position p of the cache is position p of the text in every layer, sliding ones too.
-    With `whole=False` a sliding layer forgets what its window has passed: half the memory of a long text, and the
-    same numbers, but it cannot be cut back and gives no pattern over all keys.
+    With `whole=False` a sliding layer drops the positions that its window has passed. That halves the memory of a long
+    text and gives the same numbers, but the cache cannot be cropped further back and has no pattern over all keys.
     """
 
     def __init__(self, config: Config, whole: bool = True):
         self.config = config
         self.whole = whole
-        self._held: list[Held | None] = [None] * config.n_layers
+        self._layers: list[LayerCache | None] = [None] * config.n_layers
         self._length = [0] * config.n_layers
 
     @classmethod
     def of(cls, config: Config, layers: Iterable[tuple[Tensor, Tensor]], length: int, whole: bool = True) -> "KVCache":
-        """The cache that gave these `layers()`, each kv_head key d_head, after `length` positions."""
+        """The cache that returned these `layers()`, each kv_head key d_head, after `length` positions."""
         cache = cls(config, whole)
-        cache._held = [Held(length - k.shape[1], k[None], v[None]) for k, v in layers]
+        cache._layers = [LayerCache(length - k.shape[1], k[None], v[None]) for k, v in layers]
         cache._length = [length] * config.n_layers
         return cache
 
     def layers(self) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values by layer, for a batch of one: kv_head key d_head, of the positions that still count."""
-        found = []
-        for layer, (held, length) in enumerate(zip(self._held, self._length)):
-            assert held is not None, "nothing was read"
-            used = length - held.base
-            at = slice(used - self._kept(layer, used), used)
-            found.append((held.k[0, :, at], held.v[0, :, at]))
-        return found
+        """Keys and values by layer, for a batch of one: kv_head key d_head, of the positions that are still needed."""
+        tensors = []
+        for layer, (cached, length) in enumerate(zip(self._layers, self._length)):
+            assert cached is not None, "the cache is empty"
+            used = length - cached.base
+            span = slice(used - self._n_needed(layer, used), used)
+            tensors.append((cached.k[0, :, span], cached.v[0, :, span]))
+        return tensors
 
     def length(self, layer: int = -1) -> int:
-        """Positions held by a layer; layers differ after a pass that was resumed above the first one."""
+        """The number of positions in a layer. Layers differ after a pass that started above the first layer."""
         return self._length[layer]
 
-    def even_from(self, first: int) -> int:
-        """The positions that every layer from `first` on holds. Raises CacheError if they hold different numbers."""
+    def common_length(self, first: int) -> int:
+        """The number of positions in every layer from `first` on. Raises CacheError if the layers differ."""
         lengths = set(self._length[first:])
         if len(lengths) > 1:
             raise CacheError(
-                f"the layers of this cache hold different numbers of positions, {self._length}: a pass resumed in the "
-                f"middle, or interrupted, left the lower ones behind. Use cache.crop({min(self._length)}) first."
+                f"the layers of this cache have different numbers of positions, {self._length}, because a pass started "
+                f"above the first layer or was interrupted. Call cache.crop({min(self._length)}) first."
             )
         return lengths.pop()
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Adds batch kv_head pos d_head and returns all keys and values so far, or the last ones that still count."""
-        start, held = self._length[layer], self._held[layer]
-        stop, base = start + k.shape[2], held.base if held else 0
-        if held is None or held.k.shape[2] < stop - base:
+        """Append batch kv_head pos d_head and return all keys and values, or the last ones that are still needed."""
+        start, cached = self._length[layer], self._layers[layer]
+        stop, base = start + k.shape[2], cached.base if cached else 0
+        if cached is None or cached.k.shape[2] < stop - base:
             used = start - base
-            keep = self._kept(layer, used)
-            old_k, old_v = (held.k, held.v) if held else (None, None)
-            held = Held(start - keep, _room(old_k, k, keep, used), _room(old_v, v, keep, used))
-            self._held[layer] = held  # at once: an interrupt finds the one or the other
-        here, end = slice(start - held.base, stop - held.base), stop - held.base
-        held.k[:, :, here], held.v[:, :, here] = k, v
+            keep = self._n_needed(layer, used)
+            old_k, old_v = (cached.k, cached.v) if cached else (None, None)
+            cached = LayerCache(start - keep, _reserve(old_k, k, keep, used), _reserve(old_v, v, keep, used))
+            self._layers[layer] = cached  # one assignment: an interrupt leaves either the old tensors or the new ones
+        new, end = slice(start - cached.base, stop - cached.base), stop - cached.base
+        cached.k[:, :, new], cached.v[:, :, new] = k, v
         self._length[layer] = stop
-        return held.k[:, :, :end], held.v[:, :, :end]
+        return cached.k[:, :, :end], cached.v[:, :, :end]
 
-    def _kept(self, layer: int, used: int) -> int:
-        """How many of the last `used` positions a layer needs for those to come."""
+    def _n_needed(self, layer: int, used: int) -> int:
+        """How many of the last `used` positions of a layer later positions can attend to."""
         sliding = not self.whole and self.config.is_sliding(layer)
         return min(used, self.config.window - 1) if sliding else used
 
     def crop(self, length: int) -> "KVCache":
-        """Forgets every position from `length` on; returns itself. CacheError if a window has passed it."""
-        if any(held and held.base > max(0, length - self.config.window + 1) for held in self._held):
+        """Drop every position from `length` on and return the cache. CacheError if a window has already passed it."""
+        if any(cached and cached.base > max(0, length - self.config.window + 1) for cached in self._layers):
             raise CacheError(
-                f"this cache keeps what the window of its sliding layers still needs, and cannot go back to {length} "
-                f"positions. Make it with KVCache(config), which keeps all."
+                f"this cache keeps only the current window of its sliding layers and cannot be cropped to {length} "
+                f"positions. Use KVCache(config), which keeps all positions."
             )
         self._length = [min(n, length) for n in self._length]
         return self
 
     def fork(self, n: int = 1, length: int | None = None) -> "KVCache":
-        """A new cache with `n` rows for every row of this one, up to `length`; this one stays as it is."""
+        """A new cache with `n` rows for every row of this one, up to `length`; this one is unchanged."""
         other = KVCache(self.config, self.whole)
-        other._held = [
-            held and Held(held.base, *(x[:, :, : m - held.base].repeat_interleave(n, 0) for x in held[1:]))
-            for held, m in zip(self._held, self._length)
+        other._layers = [
+            cached
+            and LayerCache(cached.base, *(x[:, :, : m - cached.base].repeat_interleave(n, 0) for x in cached[1:]))
+            for cached, m in zip(self._layers, self._length)
         ]
         other._length = list(self._length)
         return other if length is None else other.crop(length)
@@ -106,14 +107,14 @@ class KVCache:
     def select(self, rows: Tensor) -> "KVCache":
         """A new cache with the given batch rows, for continuations that end at different times."""
         other = self.fork()
-        other._held = [held and Held(held.base, held.k[rows], held.v[rows]) for held in other._held]
+        other._layers = [cached and LayerCache(cached.base, cached.k[rows], cached.v[rows]) for cached in other._layers]
         return other
 
 
-def _room(held: Tensor | None, new: Tensor, keep: int, used: int) -> Tensor:
-    """A tensor that begins with the last `keep` positions of `held`, and has room for the new ones and some to come."""
+def _reserve(old: Tensor | None, new: Tensor, keep: int, used: int) -> Tensor:
+    """A tensor that begins with the last `keep` of `used` positions of `old`, with capacity for `new` and more."""
     n = new.shape[2]
-    room = new.new_empty(new.shape[0], new.shape[1], n if keep == 0 else 2 * keep + n, new.shape[3])
-    if held is not None and keep:
-        room[:, :, :keep] = held[:, :, used - keep : used]
-    return room
+    capacity = new.new_empty(new.shape[0], new.shape[1], n if keep == 0 else 2 * keep + n, new.shape[3])
+    if old is not None and keep:
+        capacity[:, :, :keep] = old[:, :, used - keep : used]
+    return capacity

@@ -1,4 +1,4 @@
-"""The shape of a gpt-oss model: every number that the forward pass needs and no weights."""
+"""The configuration of a gpt-oss model: every number that the forward pass needs, without the weights."""
 
 from dataclasses import dataclass
 
@@ -20,8 +20,8 @@ class Config:
     n_active: int = 4
     d_mlp: int = 2880
     d_vocab: int = 201088
-    n_ctx: int = 131072  # positions the model has
-    window: int = 128  # a sliding layer sees itself and the window - 1 positions before
+    n_ctx: int = 131072  # maximum number of positions
+    window: int = 128  # a sliding layer attends to the position itself and the window - 1 before it
     layer_types: tuple[str, ...] = ("sliding_attention", "full_attention") * 12
     eps: float = 1e-5
     swiglu_limit: float = 7.0
@@ -30,7 +30,7 @@ class Config:
     rope_factor: float = 32.0  # YaRN; 1.0 means plain RoPE
     rope_beta_fast: float = 32.0
     rope_beta_slow: float = 1.0
-    rope_original: int = 4096  # positions before YaRN stretched them
+    rope_original: int = 4096  # context length before YaRN extended it
     rope_truncate: bool = False  # transformers' default is True, gpt-oss needs False
 
     def is_sliding(self, layer: int) -> bool:
@@ -52,7 +52,7 @@ class Config:
 
     @property
     def n_packed(self) -> int:
-        """Of these, the parameters that the releases store in MXFP4: the experts' matrices.
+        """The number of parameters that the releases store in MXFP4: the experts' matrices.
 
         >>> Config().n_packed
         19110297600

@@ -1,7 +1,7 @@
-"""Cooperative interrupts: while a run is on, Ctrl-C only raises a flag, and every hook point looks at it.
+"""Cooperative interrupts: during a run, Ctrl-C only sets a flag, and every hook point checks it.
 
-So an interrupt lands between two steps of the arithmetic and never inside a cache or a recording. Threads other than
-the main one get no SIGINT: there `stop()` raises the flag.
+A run is therefore interrupted between two steps of the arithmetic and never inside a cache or a recording. Threads
+other than the main one get no SIGINT; there `stop()` sets the flag.
 """
 
 import signal
@@ -15,18 +15,18 @@ from workbench.taps import Tap
 
 
 class Interrupt(Tap):
-    """A tap that raises KeyboardInterrupt at the next hook point once it has been told to stop."""
+    """A tap that raises KeyboardInterrupt at the first hook point after `stop()`."""
 
     def __init__(self) -> None:
         self.stopped = False
 
     def stop(self, *_) -> None:
-        if self.stopped:  # asked twice: do not wait for the next hook point
+        if self.stopped:  # the second time: do not wait for the next hook point
             raise KeyboardInterrupt
         self.stopped = True
 
     def check(self) -> None:
-        """Raises KeyboardInterrupt if the flag is up."""
+        """Raises KeyboardInterrupt if the flag is set."""
         if self.stopped:
             raise KeyboardInterrupt
 
@@ -37,13 +37,13 @@ class Interrupt(Tap):
 
 @contextmanager
 def interruptible() -> Iterator[Interrupt]:
-    """An `Interrupt` that Ctrl-C raises for as long as the block runs; the old handler is back afterwards."""
+    """An `Interrupt` that Ctrl-C sets while the block runs; the previous handler is restored afterwards."""
     flag = Interrupt()
     if threading.current_thread() is not threading.main_thread():
         yield flag
         return
     before = signal.getsignal(signal.SIGINT)
-    if before is not signal.default_int_handler:  # somebody else handles Ctrl-C: leave it to them
+    if before is not signal.default_int_handler:  # a custom handler is installed: do not replace it
         yield flag
         return
     signal.signal(signal.SIGINT, flag.stop)

@@ -1,4 +1,4 @@
-"""A Model: weights, tokenizer and device, with the edits now in force. Analyses are functions elsewhere."""
+"""A Model: weights, tokenizer and device, with the active edits. Analyses are functions in other modules."""
 
 import math
 import os
@@ -39,28 +39,32 @@ if TYPE_CHECKING:
     from workbench.recording.budget import Estimate
 
 Prompt = str | Chat | Trace | Sequence[int] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Tensor | np.ndarray
-SMALL = 5e7  # parameters: below, one thread is faster than two
+SMALL = 5e7  # parameters: below this size, one thread is faster than two
 
 
 class Model:
     """A gpt-oss model, ready to run.
 
-    `where` is "pocket" (the embedded model), a folder with a checkpoint (Hugging Face MXFP4 or bf16, OpenAI's
-    original/, GGUF), a name in the local Hugging Face cache such as "openai/gpt-oss-20b", or a `GptOssForCausalLM`
-    made by transformers, whose memory it then shares. Nothing is ever downloaded.
+    Experts in MXFP4 stay packed, and weights are memory-mapped, never copied: gpt-oss-20b runs on a computer with
+    16 GB. Models below 256 MB are dequantized. Nothing is ever downloaded.
 
-    `dtype` is float32, bfloat16 or float64 (a torch dtype or its name); by default float32 below 1e9 parameters and
-    bfloat16 above. float16 is refused: gpt-oss's activations overflow it.
-
-    Experts in MXFP4 stay packed, and weights are read where they lie in the file, never copied: gpt-oss-20b runs on a
-    computer with 16 GB. `memory="small"` gives each layer's pages back after its use and needs about 3 GB, "fast"
-    keeps them; "auto" is "fast" where the file fits into what is free. Models below 256 MB are dequantised.
+    Args:
+        where: "pocket" (the embedded model), a folder with a checkpoint (Hugging Face MXFP4 or bf16, OpenAI's
+            original/, GGUF), a name in the local Hugging Face cache such as "openai/gpt-oss-20b", or a
+            `GptOssForCausalLM` of transformers, whose memory the Model then shares.
+        dtype: float32, bfloat16 or float64 (a torch dtype or its name); by default float32 below 1e9 parameters and
+            bfloat16 above. float16 is an error, because gpt-oss's activations overflow it.
+        device: a torch device, such as "cuda".
+        memory: "small" releases each layer's pages after use and needs about 3 GB for gpt-oss-20b; "fast" keeps them;
+            "auto" is "fast" if the file fits into the free memory.
+        tokenizer: a folder with the tokenizer, if not that of the checkpoint.
 
     >>> model = wb.Model("pocket")
     >>> model
     <Model pocket: 6 layers, 32 experts, float32 on cpu>
 
-    Raises ModelNotFound, CheckpointError.
+    Raises:
+        ModelNotFound, CheckpointError
     """
 
     def __init__(
@@ -80,20 +84,22 @@ class Model:
         self.device = str(self.weights.embed.device)
         self.dtype: torch.dtype = self.weights.embed.dtype
         folder = expanded(tokenizer) if tokenizer else checkpoint.folder
-        readable = tokenizer or (folder and (folder / "tokenizer.json").is_file())  # without one, token ids only
-        self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and readable else None
+        has_tokenizer = tokenizer or (folder and (folder / "tokenizer.json").is_file())  # otherwise token ids only
+        self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and has_tokenizer else None
         self.template = read_template(folder) if folder else None
-        self._adapter_at: tuple[str, float] | None = None  # its folder and scale
-        self.adapter: dict | None = None  # for the manifest: which adapter is in force, how strongly, on which weights
-        self.partial: Trace | None = None  # what the last generation had written when it was interrupted, or failed
-        self.probed: tuple | None = None  # the kernels of the last probe, and what it found
-        self._independent: tuple[tuple, bool] | None = None  # the kernels that were tried, and what came of it
+        self._adapter_at: tuple[str, float] | None = None  # folder and scale
+        self.adapter: dict | None = (
+            None  # manifest entry: name, digest and scale of the adapter, and the digest of the base
+        )
+        self.partial: Trace | None = None  # the last generation, if it was interrupted or failed
+        self.probed: tuple | None = None  # the kernels of the last probe, and its result
+        self._independent: tuple[tuple, bool] | None = None  # the tested kernels, and the result
         self._stack = EditStack()
         self._running: list[Interrupt] = []
-        _ = self.rows_independent  # tried now, so that the first run does not wait for it
+        _ = self.rows_independent  # tested now, so that the first run does not wait for it
 
     def __copy__(self) -> "Model":
-        """A Model of its own, without edits, that shares the weights with this one."""
+        """A separate Model without edits that shares its weights with this one."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
         other.partial, other.probed, other._independent = None, None, None
@@ -101,20 +107,20 @@ class Model:
         return other
 
     def __reduce__(self):
-        """Pickled and deep-copied as the place that it was loaded from, which is read again."""
+        """Pickled and deep-copied as its path, from which the copy is loaded."""
         if self._source is None:
             raise CheckpointError(
-                f"{self.name} shares the memory of an object and has no files to be loaded from again, so it cannot be "
-                f"pickled or deep-copied. Call save_pretrained on the object and give that folder to wb.Model, or make "
-                f"the Model where it is needed."
+                f"{self.name} shares the memory of a transformers model and has no files, so it cannot be pickled or "
+                f"deep-copied. Call save_pretrained on that model and pass the folder to wb.Model, or make the Model "
+                f"where it is needed."
             )
         if edits := self.active_edits():
             raise EditError(
-                f"{self.name} has edits in force ({', '.join(e.glob for e in edits)}), which hold in this context "
-                f"alone. Pickle or deep-copy it outside of the `with`, and edit the copy."
+                f"{self.name} has active edits ({', '.join(e.glob for e in edits)}), which belong to this context. "
+                f"Pickle or deep-copy it outside of the `with`, and edit the copy."
             )
-        set_by_hand = {"stop_ids": self.stop_ids, "template": self.template}
-        return _reloaded, (self._source, self._adapter_at, self.digest), set_by_hand
+        attributes = {"stop_ids": self.stop_ids, "template": self.template}
+        return _reloaded, (self._source, self._adapter_at, self.digest), attributes
 
     def __repr__(self) -> str:
         c, edits = self.config, [e.glob for e in self.active_edits()]
@@ -132,16 +138,16 @@ class Model:
 
     @property
     def rows_independent(self) -> bool:
-        """Whether a position's bits are the same whatever is computed beside it: other positions, texts, a cache.
+        """True if a position's bits do not depend on what is computed beside it: other positions, texts, a cache.
 
-        True by the native kernels; of torch and GPUs a few rows of each kind of product tell, tried when the model is
-        loaded and again when other kernels are chosen.
+        Always true with the native kernels. For torch and GPUs, a few rows of each kind of product are tested when the
+        model is loaded, and again after a change of kernels.
         """
         kernels = native.in_use()
         if self._independent is None or self._independent[0] != kernels:
-            # numba computes a few rows in its own order, and leaves more to torch
-            tried = native.decode() is None and gpt_oss.rows_independent(self.config, self.weights)
-            self._independent = kernels, tried
+            # numba computes a few rows in another order than torch, which computes more rows
+            independent = native.decode() is None and gpt_oss.rows_independent(self.config, self.weights)
+            self._independent = kernels, independent
         return self._independent[1]
 
     # -- running
@@ -154,20 +160,26 @@ class Model:
         budget: float | None = None,
         to: str | os.PathLike[str] | None = None,
     ) -> Trace:
-        """A Trace of a text that is already there: the model reads it and writes nothing.
+        """A Trace of an existing text: the model runs on it and generates nothing.
 
-        `prompt`: a question (str; rendered as `wb.chat` does), a `wb.chat(…)`, messages ([{"role": …, "content": …}]),
-        token ids (a list, an array or tensor of one row, what a tokenizer gives), or another Trace (its text).
-        `record`: presets, hook points, globs, or "auto": all that fits `budget` bytes (a quarter of the free memory).
-        `to`: a path where the trace is written while it is recorded, so that it may be larger than the memory.
+        A long text is computed in passes of 1,024 positions, with the same numbers as in one pass. With active edits
+        it is computed in one pass.
 
-        A long text is read in passes of 1,024 positions, with the same numbers as in one; with edits in force it is
-        read in one. Raises PromptError, HookNameError, BudgetError (before anything runs), TraceExists.
+        Args:
+            prompt: a question (str; rendered as a `wb.chat`), a `wb.chat(…)`, messages ([{"role": …, "content": …}]),
+                token ids (a list, an array or tensor of one row, the output of a tokenizer), or another Trace (its
+                text).
+            record: presets, hook points, globs, or "auto": everything that fits `budget`.
+            budget: bytes; by default a quarter of the free memory.
+            to: a path to which the trace is written during recording, so that it may be larger than the memory.
+
+        Raises:
+            PromptError, HookNameError, BudgetError (before anything runs), TraceExists
         """
         tokens, notes = self.render(prompt)
         self.check_prompt(tokens)
         recording = upward(__name__, "workbench.recording.record")
-        return recording.trace_model(self, tokens, record, budget, notes, _place(to))
+        return recording.trace_model(self, tokens, record, budget, notes, _checked_path(to))
 
     def generate(
         self,
@@ -182,45 +194,57 @@ class Model:
         budget: float | None = None,
         to: str | os.PathLike[str] | None = None,
     ) -> Trace:
-        """Lets the model think and answer, and gives the Trace of prompt and answer.
+        """A Trace of the prompt and the model's generated thinking and answer.
 
-        Greedy at temperature 0, otherwise drawn with `seed`. It ends at one of the model's stop tokens (`<|return|>`,
-        `<|call|>`, `<|endoftext|>`), at one of `stop` (ids or texts), or after `max_tokens`. Routes and predictions
-        are recorded while it writes, the rest by reading the finished text; `trace.source(name)` says which. With `to`,
-        a path, the trace is written there while it is recorded, so that it may be larger than the memory.
+        Decoding is greedy at temperature 0 and sampled with `seed` otherwise. It ends at one of the model's stop tokens
+        (`<|return|>`, `<|call|>`, `<|endoftext|>`), at one of `stop`, or after `max_tokens`. Routes and predictions are
+        recorded during decoding, everything else in a pass over the finished text; `trace.source(name)` returns which.
 
-        Ctrl-C raises KeyboardInterrupt and keeps what there is in `model.partial`, a trace that can be saved and that
-        `model.resume` goes on with. Before the prompt was read there is nothing to keep.
+        Ctrl-C raises KeyboardInterrupt. `model.partial` is then a trace of the run so far, which can be saved and
+        continued with `model.resume`; before the end of the prefill there is none.
 
-        Raises PromptError, HookNameError, BudgetError (before anything runs); NotFinite where a token is to be
-        drawn and the logits hold NaN.
+        Args:
+            prompt: as for `trace`.
+            max_tokens: the maximum number of generated tokens.
+            temperature: 0 for greedy decoding.
+            top_p: nucleus sampling: the tokens with this total probability are sampled from.
+            seed: the seed of the sampling.
+            record: as for `trace`.
+            stop: token ids or texts at which generation ends.
+            budget: as for `trace`.
+            to: a path to which the trace is written during recording, so that it may be larger than the memory.
+
+        Raises:
+            PromptError, HookNameError, BudgetError: before anything runs.
+            NotFinite: the logits of a token to sample contain NaN.
         """
         tokens, notes = self.render(prompt)
         generation = upward(__name__, "workbench.recording.generation")
         return generation.generate(
             self, tokens, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
-            request=record, stop=stop, budget=budget, to=_place(to), notes=notes,
+            request=record, stop=stop, budget=budget, to=_checked_path(to), notes=notes,
         )  # fmt: skip
 
     def resume(self, partial: Trace, *, to: str | os.PathLike[str] | None = None) -> Trace:
-        """Goes on with an interrupted generation, and gives the Trace that it would have left.
+        """Continue an interrupted generation; returns the Trace of the complete run.
 
-        `partial`: `model.partial`, or that trace saved and loaded in another process. It holds the keys and values of
-        the positions that were read, so nothing is read or drawn twice, and on the same machine with the same kernels
-        and threads id, tokens and every array are those of a run that was never interrupted, bit for bit. Elsewhere a
-        note says how the first positions were written. May be interrupted again.
+        `partial` is `model.partial`, or that trace after saving and loading it in another process. It contains the keys
+        and values of its positions, so nothing is computed or sampled twice. On the same machine with the same kernels
+        and number of threads, the id, the tokens and every array are bit for bit those of an uninterrupted run.
+        Elsewhere, a note in the trace records how the first positions were computed. A resumed run can be interrupted
+        again.
 
         >>> half = wb.load("half.trace")  # doctest: +SKIP
         >>> model.resume(half).status  # doctest: +SKIP
         'complete'
 
-        Raises ResumeError unless the model has the same weights, tokenizer and dtype, and the same edits are in force;
-        BudgetError, TraceExists (before anything runs).
+        Raises ResumeError unless the model has the same weights, tokenizer, dtype and active edits; BudgetError,
+        TraceExists (before anything runs).
         """
-        return upward(__name__, "workbench.recording.generation").resume(self, partial, to=_place(to))
+        return upward(__name__, "workbench.recording.generation").resume(self, partial, to=_checked_path(to))
 
     def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> "Estimate":
-        """How big the trace would be, before it is made: bytes on disk, memory while it runs, and what fits."""
+        """The size of a trace before it is made: bytes on disk, memory during the run, and what fits."""
         tokens = self.to_tokens(prompt)
         self.check_prompt(tokens, max_tokens)
         return upward(__name__, "workbench.recording.plan").estimate(self, tokens, record, len(tokens) + max_tokens)
@@ -228,7 +252,7 @@ class Model:
     def forward(
         self, tokens: Tensor, tap: Tap | None = None, cache: KVCache | None = None, logits_at: slice = slice(None)
     ) -> Tensor:
-        """Logits (batch pos d_vocab) for token ids (batch pos), under the edits in force; see `gpt_oss.forward`."""
+        """Logits (batch pos d_vocab) for token ids (batch pos), under the active edits; see `gpt_oss.forward`."""
         return gpt_oss.forward(self.config, self.weights, tokens, self._under_edits(tap), cache, logits_at)
 
     def forward_from(
@@ -239,112 +263,114 @@ class Model:
         cache: KVCache | None = None,
         logits_at: slice = slice(None),
     ) -> Tensor:
-        """The rest of a pass from `resid_pre` of `layer` on (batch pos d_model), under the edits in force."""
+        """The rest of a pass from `resid_pre` of `layer` on (batch pos d_model), under the active edits."""
         return gpt_oss.forward_from(self.config, self.weights, resid, layer, self._under_edits(tap), cache, logits_at)
 
     def stop(self) -> None:
-        """Ends the run that is under way on another thread, at its next hook point."""
+        """Ends the current runs on other threads, at their next hook point."""
         for flag in list(self._running):
             flag.stopped = True
 
     # -- editing
 
     def edit(self, where: str, fn: Callable, *, positions: int | slice | Sequence[int] | None = None) -> Editing:
-        """`with model.edit(glob, fn):` replaces the value at every hook point that `where` names by `fn(value)`.
+        """`with model.edit(glob, fn):` replaces the value at every hook point that matches `where` by `fn(value)`.
 
-        `fn(x)`, `fn(x, hook)` or `fn(x, *, hook)` gets a copy (batch axis first) and returns a tensor of that shape;
-        `hook` has name, layer and absolute positions. `positions`: an int, a slice or several ints, absolute. Edits
-        nest in the order of entry and are undone however the block is left. They hold for this thread, and within it
-        for this task of an event loop; one that a generator entered rests while the generator does. The trace's
-        manifest says how often each fired and how much it changed; one that never fires raises EditError.
+        `fn(x)`, `fn(x, hook)` or `fn(x, *, hook)` gets a copy (batch axis first) and returns a tensor of the same
+        shape; `hook` has name, layer and absolute positions. `positions` is an int, a slice or several ints, absolute.
+
+        Edits nest in the order of entry and are undone however the block ends. They are active in the current thread
+        and, within it, in the current task of an event loop. An edit that was entered in a generator is inactive while
+        the generator is suspended. The trace's manifest records how often each edit fired and how much it changed; an
+        edit that never fires raises EditError.
 
         >>> with model.edit("blocks.1.hook_mlp_out", lambda x: 0 * x): ablated = model.generate("What is 12+30?")
         >>> ablated.edits[0]["n_calls"] > 0
         True
 
-        Raises HookNameError if nothing matches, EditError for a function that cannot be called so.
+        Raises HookNameError if nothing matches, EditError for a function with another signature.
         """
         points = hooks.match(where, self.config.n_layers)
         return Editing(self._stack, Edit(where, fn, points, self.config, positions), self)
 
     def patch(self, where: str, source: Trace, *, positions: int | slice | Sequence[int] | None = None) -> Editing:
-        """`with model.patch(glob, trace):` takes the values at `where` from another trace, at the same positions.
+        """`with model.patch(glob, trace):` replaces the values at `where` by those of another trace, same positions.
 
         Positions that the trace does not have keep their own values. Raises NotRecorded if it lacks a hook point.
         """
         points = hooks.match(where, self.config.n_layers)
         fn = Patch(source)
         for name in points:
-            fn.values(name)  # NotRecorded now, not in the middle of a run
+            fn.values(name)  # raises NotRecorded now, not in the middle of a run
         return Editing(self._stack, Edit(where, fn, points, self.config, positions), self)
 
     def active_edits(self) -> list[Edit]:
-        """The edits that a run here and now would be under, in order."""
-        return self._stack.in_force()
+        """The edits that apply to a run in the current context, in order."""
+        return self._stack.active()
 
     def with_adapter(self, folder: str | os.PathLike[str], *, scale: float = 1.0) -> "Model":
-        """The same model with a LoRA adapter in force: a Model of its own, that shares the weights with this one.
+        """The model with a LoRA adapter: a separate Model that shares its weights with this one.
 
-        `folder`: what PEFT's `save_pretrained` leaves (adapter_config.json, adapter_model.safetensors), for q_proj,
-        k_proj, v_proj, o_proj, mlp.router.weight, mlp.experts.gate_up_proj and mlp.experts.down_proj; or a folder with
-        one such folder inside. `scale` times the change is added to what each matrix gives (any finite number: 0 is
-        this model to the last bit, 1 what was trained). Nothing is merged: experts stay packed, and a further scale
-        costs no memory. Traces tell folder, digest and scale, and have another `weights_digest`.
+        `folder` is the output of PEFT's `save_pretrained` (adapter_config.json, adapter_model.safetensors), for q_proj,
+        k_proj, v_proj, o_proj, mlp.router.weight, mlp.experts.gate_up_proj and mlp.experts.down_proj; or a folder that
+        contains one such folder. `scale` times the low-rank change is added to the output of each matrix; it may be any
+        finite number: 0 is this model bit for bit, 1 is the trained adapter. Nothing is merged: experts stay packed,
+        and another scale costs no memory. Traces record folder, digest and scale, and have another `weights_digest`.
 
         >>> changed = model.with_adapter("my-adapter", scale=0.5)  # doctest: +SKIP
         >>> changed  # doctest: +SKIP
         <Model pocket + 0.5 my-adapter: 6 layers, 32 experts, float32 on cpu>
 
-        Raises ModelNotFound if there is no adapter, CheckpointError if it is damaged, no plain LoRA, or made for
-        another model, EditError for a second adapter, or a scale that is no finite number.
+        Raises ModelNotFound if there is no adapter; CheckpointError if it is damaged, not a plain LoRA, or for another
+        model; EditError for a second adapter or a scale that is not finite.
         """
         scale = float(scale)
         if not math.isfinite(scale):
-            raise EditError(f"an adapter has a finite scale, not {scale}")
+            raise EditError(f"scale must be a finite number, got {scale}")
         if self.adapter:
-            raise EditError(f"{self.name} has an adapter already: call with_adapter on the model without one")
-        found = read_adapter(expanded(folder), self.config)
+            raise EditError(f"{self.name} already has an adapter. Call with_adapter on the model without one.")
+        adapter = read_adapter(expanded(folder), self.config)
         other = copy(self)
         other._adapter_at = (str(absolute(folder)), scale)
-        other.weights = found.on(self.weights, scale)
-        other.adapter = {"name": found.name, "digest": found.digest, "scale": scale, "base": self.digest}
-        other.digest = f"sha256:{sha256(repr((self.digest, found.digest, scale)).encode()).hexdigest()}"
-        other.name = f"{self.name} + {scale:g} {found.name}"
+        other.weights = adapter.on(self.weights, scale)
+        other.adapter = {"name": adapter.name, "digest": adapter.digest, "scale": scale, "base": self.digest}
+        other.digest = f"sha256:{sha256(repr((self.digest, adapter.digest, scale)).encode()).hexdigest()}"
+        other.name = f"{self.name} + {scale:g} {adapter.name}"
         return other
 
     # -- prompts
 
     def to_tokens(self, prompt: Prompt) -> list[int]:
-        """The token ids of a prompt: a question or messages become a chat; ids and traces are taken as they are."""
+        """The token ids of a prompt. A question or messages are rendered as a chat; ids and traces are not changed."""
         return self.render(prompt)[0]
 
     def render(self, prompt: Prompt) -> tuple[list[int], list[str]]:
-        """The token ids of a prompt, and a note for the manifest on who made them of a chat."""
-        read = prompts.read(prompt)
-        if isinstance(read, list):
-            return read, []
+        """The token ids of a prompt, and a note for the manifest on how a chat was rendered."""
+        parsed = prompts.parse(prompt)
+        if isinstance(parsed, list):
+            return parsed, []
         if self.tokenizer is None:
-            raise PromptError("this model has no tokenizer: give token ids, or wb.Model(…, tokenizer=folder)")
-        made = render(read, self.tokenizer, self.template)
-        return list(made.ids), [f"the prompt was rendered by {made.how}"]
+            raise PromptError("this model has no tokenizer. Pass token ids, or use wb.Model(…, tokenizer=folder).")
+        rendered = render(parsed, self.tokenizer, self.template)
+        return list(rendered.ids), [f"the prompt was rendered by {rendered.how}"]
 
-    def check_prompt(self, tokens: Sequence[int], more: int = 0) -> None:
-        """Raises PromptError for an empty prompt, an id that the model does not have, or too many positions."""
+    def check_prompt(self, tokens: Sequence[int], max_tokens: int = 0) -> None:
+        """Raises PromptError for an empty prompt, an id outside the vocabulary, or too many positions."""
         if not len(tokens):
             raise PromptError("the prompt is empty; give at least one token")
         low, high = min(tokens), max(tokens)
         if low < 0 or high >= self.config.d_vocab:
-            wrong = low if low < 0 else high
-            raise PromptError(f"token id {wrong} is out of range: {self.name} has ids 0..{self.config.d_vocab - 1}")
-        if len(tokens) + more > self.config.n_ctx:
+            invalid = low if low < 0 else high
+            raise PromptError(f"token id {invalid} is out of range: {self.name} has ids 0..{self.config.d_vocab - 1}")
+        if len(tokens) + max_tokens > self.config.n_ctx:
             raise PromptError(
-                f"{len(tokens)} tokens of prompt and {more} to write are more than the {self.config.n_ctx} positions "
-                f"of {self.name}; shorten the prompt or set max_tokens lower"
+                f"{len(tokens)} prompt tokens and max_tokens={max_tokens} exceed the {self.config.n_ctx} positions of "
+                f"{self.name}. Shorten the prompt or set max_tokens lower."
             )
 
     @contextmanager
     def interruptible(self) -> Iterator[Interrupt]:
-        """While a run is on: Ctrl-C, or `stop()` on another thread, ends it at the next hook point."""
+        """During the block, Ctrl-C, or `stop()` on another thread, ends the run at the next hook point."""
         with interruptible() as flag, one_thread(self.config.n_params < SMALL):
             self._running.append(flag)
             try:
@@ -360,12 +386,12 @@ class Model:
 def _source(
     where: Loadable, dtype: torch.dtype, device: str | None, memory: str, tokenizer: str | os.PathLike[str] | None
 ) -> dict | None:
-    """The arguments that load the same model again from anywhere on this machine; None for an object in memory."""
+    """The arguments that reload the model from any working directory of this machine; None for an object in memory."""
     if not isinstance(where, str | os.PathLike):
         return None
-    place = str(where) if where == POCKET or not expanded(where).exists() else str(absolute(where))
-    found = str(absolute(tokenizer)) if tokenizer else None
-    return {"where": place, "dtype": dtype, "device": device, "memory": memory, "tokenizer": found}
+    path = str(where) if where == POCKET or not expanded(where).exists() else str(absolute(where))
+    tokenizer_path = str(absolute(tokenizer)) if tokenizer else None
+    return {"where": path, "dtype": dtype, "device": device, "memory": memory, "tokenizer": tokenizer_path}
 
 
 def _reloaded(source: dict, adapter_at: tuple[str, float] | None, digest: str) -> Model:
@@ -374,13 +400,13 @@ def _reloaded(source: dict, adapter_at: tuple[str, float] | None, digest: str) -
         model = model.with_adapter(adapter_at[0], scale=adapter_at[1])
     if model.digest != digest:
         raise CheckpointError(
-            f"{source['where']!r} holds other weights now than when the model was pickled: load it by its name instead"
+            f"the weights at {source['where']!r} have changed since the model was pickled. Load them with wb.Model."
         )
     return model
 
 
-def _place(to: str | os.PathLike[str] | None) -> Path | None:
-    """Where a trace is to be written while it is recorded; TraceError, before anything runs, if it cannot be."""
+def _checked_path(to: str | os.PathLike[str] | None) -> Path | None:
+    """The path to which a trace is written during recording; TraceError, before anything runs, if it is unusable."""
     if to is None:
         return None
     check_place(to)
@@ -388,7 +414,7 @@ def _place(to: str | os.PathLike[str] | None) -> Path | None:
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    found = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
-    if isinstance(dtype, str) and not isinstance(found, torch.dtype):
-        raise CheckpointError(f"{dtype!r} is no dtype; gpt-oss runs in 'float32', 'bfloat16' or 'float64'")
-    return found
+    torch_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    if isinstance(dtype, str) and not isinstance(torch_dtype, torch.dtype):
+        raise CheckpointError(f"dtype must be 'float32', 'bfloat16' or 'float64', got {dtype!r}")
+    return torch_dtype

@@ -1,5 +1,6 @@
-"""What a prompt may be: text, a chat, messages, token ids in any of the usual containers, or a Trace. Nothing else is
-guessed at: what is not clearly one of these is a PromptError, and never taken as ids by accident.
+"""Accepted forms of a prompt: text, a chat, messages, token ids in any of the usual containers, or a Trace.
+
+Anything else is a PromptError; it is never interpreted as token ids by accident.
 """
 
 import operator
@@ -15,18 +16,18 @@ from workbench.errors import PromptError
 from workbench.text import visible
 from workbench.traces import Trace
 
-FORMS = (
+ACCEPTED = (
     "A prompt is a question (str), a wb.chat(…), messages ([{'role': 'user', 'content': …}]), token ids "
     "(whole numbers), or a Trace."
 )
 
 
-def read(prompt: Any) -> Chat | list[int]:
-    """The prompt as a Chat that is still to be rendered, or as token ids.
+def parse(prompt: Any) -> Chat | list[int]:
+    """The prompt as a Chat (not yet rendered) or as token ids.
 
-    >>> read([{"role": "user", "content": "What is 1+1?"}]) == chat("What is 1+1?")
+    >>> parse([{"role": "user", "content": "What is 1+1?"}]) == chat("What is 1+1?")
     True
-    >>> read(torch.tensor([[1, 2, 3]])), read({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 1, 1]]})
+    >>> parse(torch.tensor([[1, 2, 3]])), parse({"input_ids": [[1, 2, 3]], "attention_mask": [[1, 1, 1]]})
     ([1, 2, 3], [1, 2, 3])
 
     Raises PromptError for anything else, and for more than one row.
@@ -39,7 +40,7 @@ def read(prompt: Any) -> Chat | list[int]:
         return _mapping(prompt)
     if isinstance(prompt, Tensor | np.ndarray):
         return _array(prompt)
-    if getattr(prompt, "ndim", 1) == 2:  # a table of pandas, which iterates over the names of its columns
+    if getattr(prompt, "ndim", 1) == 2:  # a pandas table, which iterates over its column names
         raise _not_a_prompt(f"it is a {type(prompt).__name__} with columns; give one column or row of it")
     if isinstance(prompt, bytes | bytearray | memoryview):
         raise _not_a_prompt(f"it is {type(prompt).__name__}; decode it to str first")
@@ -51,15 +52,17 @@ def read(prompt: Any) -> Chat | list[int]:
     if entries and all(map(_is_row, entries)):
         if len(entries) > 1:
             raise _not_a_prompt(f"it has {len(entries)} rows; give one prompt at a time")
-        return read(entries[0])
-    return [_id(entry, place) for place, entry in enumerate(entries)]
+        return parse(entries[0])
+    return [_id(entry, i) for i, entry in enumerate(entries)]
 
 
-def messages(given: Sequence[Mapping[str, Any]]) -> Chat:
-    """A chat from messages: at most one of "system" and one of "developer" first, which are what these arguments of
-    `wb.chat` are, then what was said until now.
+def messages(history: Sequence[Mapping[str, Any]]) -> Chat:
+    """A chat from messages.
+
+    At most one "system" and one "developer" message may come first; they become these arguments of `wb.chat`. The rest
+    is the history of the conversation.
     """
-    rest = list(given)
+    rest = list(history)
     first: dict[str, Any] = {}
     while rest and rest[0].get("role") in ("system", "developer") and rest[0]["role"] not in first:
         first[rest[0]["role"]] = rest[0].get("content")
@@ -68,28 +71,28 @@ def messages(given: Sequence[Mapping[str, Any]]) -> Chat:
 
 
 def _mapping(prompt: Mapping[Any, Any]) -> Chat | list[int]:
-    """What a tokenizer of transformers gives, a dict with messages, or one message."""
+    """Accepts the output of a transformers tokenizer, a dict with messages, or one message."""
     if "input_ids" in prompt:
-        ids, mask = read(prompt["input_ids"]), prompt.get("attention_mask")
+        ids, mask = parse(prompt["input_ids"]), prompt.get("attention_mask")
         if not isinstance(ids, list):
             raise _not_a_prompt("its input_ids are not token ids")
-        if mask is not None and not _whole(mask):
-            raise _not_a_prompt("its attention_mask leaves tokens out; give one prompt without padding")
+        if mask is not None and not _all_ones(mask):
+            raise _not_a_prompt("its attention_mask excludes tokens; give one prompt without padding")
         return ids
     if "messages" in prompt:
-        return read(prompt["messages"])
+        return parse(prompt["messages"])
     if "role" in prompt:
         return messages([prompt])
     keys = ", ".join(visible(repr(key)[:40]) for key in list(prompt)[:5])
     raise _not_a_prompt(f"it is a dict with {keys or 'nothing in it'}")
 
 
-def _whole(mask: Any) -> bool:
-    """Whether a mask leaves no token out."""
+def _all_ones(mask: Any) -> bool:
+    """True if a mask excludes no token."""
     try:
         return bool(torch.as_tensor(mask).bool().all())
     except (TypeError, ValueError, RuntimeError):
-        raise _not_a_prompt(f"its attention_mask is {visible(repr(mask)[:60])}, and a mask is a row of 1") from None
+        raise _not_a_prompt(f"its attention_mask must be a row of 1, got {visible(repr(mask)[:60])}") from None
 
 
 def _array(prompt: Tensor | np.ndarray) -> list[int]:
@@ -105,7 +108,7 @@ def _array(prompt: Tensor | np.ndarray) -> list[int]:
     else:
         row = torch.from_numpy(_numeric(prompt))
     if row.is_floating_point() or row.is_complex() or row.dtype == torch.bool:
-        raise _not_a_prompt(f"it is an array of {prompt.dtype}, and token ids are whole numbers")
+        raise _not_a_prompt(f"it is an array of {prompt.dtype}, but token ids are whole numbers")
     if row.ndim not in (1, 2) or (row.ndim == 2 and row.shape[0] != 1):
         raise _not_a_prompt(f"it is an array of shape {tuple(row.shape)}; give one row, one prompt at a time")
     return row.reshape(-1).tolist()
@@ -113,7 +116,7 @@ def _array(prompt: Tensor | np.ndarray) -> list[int]:
 
 def _numeric(array: np.ndarray) -> np.ndarray:
     if array.dtype.kind not in "iufcb":
-        raise _not_a_prompt(f"it is an array of {array.dtype}, and token ids are whole numbers")
+        raise _not_a_prompt(f"it is an array of {array.dtype}, but token ids are whole numbers")
     return array.astype(np.int64) if array.dtype.kind in "iu" else array.astype(np.float64)
 
 
@@ -124,21 +127,21 @@ def _is_row(entry: Any) -> bool:
 
 
 def _encoding(prompt: Any) -> list[int]:
-    """The ids of a tokenizers.Encoding, which is no sequence."""
+    """The ids of a tokenizers.Encoding, which is not a sequence."""
     ids = getattr(prompt, "ids", None)
     if not isinstance(ids, list):
         raise _not_a_prompt("it is None" if prompt is None else f"it is a {type(prompt).__name__}")
-    return [_id(entry, place) for place, entry in enumerate(ids)]
+    return [_id(entry, i) for i, entry in enumerate(ids)]
 
 
-def _id(entry: Any, place: int) -> int:
+def _id(entry: Any, index: int) -> int:
     try:
         if not isinstance(entry, bool | np.bool_):
             return operator.index(entry)
     except TypeError:
         pass
-    raise _not_a_prompt(f"its entry {place} is {visible(repr(entry)[:60])}, which is not a token id")
+    raise _not_a_prompt(f"its entry {index} is {visible(repr(entry)[:60])}, which is not a token id")
 
 
-def _not_a_prompt(why: str) -> PromptError:
-    return PromptError(f"this is not a prompt: {why}. {FORMS}")
+def _not_a_prompt(reason: str) -> PromptError:
+    return PromptError(f"this is not a prompt: {reason}. {ACCEPTED}")

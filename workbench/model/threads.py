@@ -1,4 +1,4 @@
-"""One thread for small models: their products are over before a second thread has woken up."""
+"""Small models run on one thread: their products finish before a second thread has started."""
 
 import threading
 from collections.abc import Iterator
@@ -7,19 +7,19 @@ from contextlib import contextmanager
 import torch
 
 _lock = threading.Lock()
-_depth, _before = 0, 1
+_depth, _previous = 0, 1
 
 
 @contextmanager
 def one_thread(when: bool) -> Iterator[None]:
-    """Within the block torch uses one thread, if `when`; the last block to be left gives back what there was before."""
-    global _depth, _before
+    """If `when`, torch uses one thread within the block; the last block to end restores the previous number."""
+    global _depth, _previous
     if not when:
         yield
         return
     with _lock:
         if _depth == 0:
-            _before = torch.get_num_threads()
+            _previous = torch.get_num_threads()
             torch.set_num_threads(1)
         _depth += 1
     try:
@@ -28,4 +28,4 @@ def one_thread(when: bool) -> Iterator[None]:
         with _lock:
             _depth -= 1
             if _depth == 0:
-                torch.set_num_threads(_before)
+                torch.set_num_threads(_previous)

@@ -211,7 +211,7 @@ def _kernels() -> str:
         from workbench.model.kernels import native
     except (ImportError, OSError) as error:
         return f"no native kernels, torch computes: {error}"
-    return native.why()
+    return native.status()
 
 
 def _limit() -> int | None:

@@ -181,8 +181,8 @@ class StepAttention(Tap):
     def begin(self, start: int, n: int) -> None:
         self._start = start
 
-    def pattern_rows(self, here: str):
-        layer = hooks.layer_of(here)
+    def pattern_rows(self, prefix: str):
+        layer = hooks.layer_of(prefix)
         assert layer is not None
 
         def see(pattern: Tensor, first_query: int, first_key: int) -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.model.kernels import reference
-from workbench.model.kernels.reference import FP4, dequantise_mxfp4, dequantise_mxfp4_ggml
+from workbench.model.kernels.reference import FP4, dequantize_mxfp4, dequantize_mxfp4_ggml
 
 DTYPES = [torch.float32, torch.bfloat16, torch.float64]
 BYTES = torch.tensor([0x10, 0x32, 0x54, 0x76, 0x98, 0xBA, 0xDC, 0xFE] * 2, dtype=torch.uint8)  # codes 0..15, twice
@@ -30,7 +30,7 @@ def bits(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_scale_and_code_is_the_exact_value_rounded_to_the_dtype(dtype):
-    got = dequantise_mxfp4(BYTES.expand(256, 1, 16), SCALES[:, None], dtype=dtype)
+    got = dequantize_mxfp4(BYTES.expand(256, 1, 16), SCALES[:, None], dtype=dtype)
     want = every_value().to(dtype).repeat(1, 2)
     assert torch.equal(bits(got[:255]), bits(want[:255]))
     assert got[255].isnan().all()
@@ -40,7 +40,7 @@ def test_every_scale_and_code_is_the_exact_value_rounded_to_the_dtype(dtype):
 def test_every_scale_and_code_is_the_same_in_ggmls_order(dtype):
     codes = torch.arange(16, dtype=torch.uint8)
     rows = torch.cat((SCALES[:, None], (codes | codes.flip(0) << 4).expand(256, 16)), 1)
-    got = dequantise_mxfp4_ggml(rows, dtype=dtype)
+    got = dequantize_mxfp4_ggml(rows, dtype=dtype)
     want = every_value().to(dtype)
     assert torch.equal(bits(got[:255]), bits(torch.cat((want, want.flip(1)), 1)[:255]))
     assert got[255].isnan().all()
@@ -48,7 +48,7 @@ def test_every_scale_and_code_is_the_same_in_ggmls_order(dtype):
 
 def test_every_byte_gives_its_low_nibble_first():
     blocks = torch.arange(256, dtype=torch.uint8).view(16, 16)
-    got = dequantise_mxfp4(blocks, torch.full((16,), 127, dtype=torch.uint8)).view(256, 2)
+    got = dequantize_mxfp4(blocks, torch.full((16,), 127, dtype=torch.uint8)).view(256, 2)
     assert got.tolist() == [[FP4[b & 15], FP4[b >> 4]] for b in range(256)]
 
 
@@ -57,9 +57,9 @@ def test_a_long_tensor_is_decoded_in_chunks_without_a_seam(monkeypatch):
     blocks = torch.randint(0, 256, (3, 5, 4, 16), dtype=torch.uint8)
     scales = torch.randint(0, 255, (3, 5, 4), dtype=torch.uint8)
     whole = torch.stack(
-        [dequantise_mxfp4(b, s) for b, s in zip(blocks.view(-1, 1, 16), scales.view(-1, 1), strict=True)]
+        [dequantize_mxfp4(b, s) for b, s in zip(blocks.view(-1, 1, 16), scales.view(-1, 1), strict=True)]
     )
-    assert torch.equal(dequantise_mxfp4(blocks, scales).view(-1, 32), whole)
+    assert torch.equal(dequantize_mxfp4(blocks, scales).view(-1, 32), whole)
 
 
 @settings(max_examples=25, deadline=None)
@@ -68,21 +68,21 @@ def test_ggmls_rows_are_what_the_package_gguf_makes_of_them(seed, rows, groups):
     raw = np.random.default_rng(seed).integers(0, 255, (rows, 17 * groups), dtype=np.uint8)
     raw[:, ::17] %= 253  # above, numpy warns of the overflow to infinity
     want = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.MXFP4)
-    assert np.array_equal(dequantise_mxfp4_ggml(torch.from_numpy(raw)).numpy(), want)
+    assert np.array_equal(dequantize_mxfp4_ggml(torch.from_numpy(raw)).numpy(), want)
 
 
 def test_views_and_empty_tensors_are_fine():
     blocks = torch.randint(0, 256, (4, 6, 2, 16), dtype=torch.uint8)
     scales = torch.randint(0, 255, (4, 6, 2), dtype=torch.uint8)
-    assert torch.equal(dequantise_mxfp4(blocks[:, ::2], scales[:, ::2]), dequantise_mxfp4(blocks, scales)[:, ::2])
-    assert dequantise_mxfp4(blocks[:0], scales[:0]).shape == (0, 6, 64)
+    assert torch.equal(dequantize_mxfp4(blocks[:, ::2], scales[:, ::2]), dequantize_mxfp4(blocks, scales)[:, ::2])
+    assert dequantize_mxfp4(blocks[:0], scales[:0]).shape == (0, 6, 64)
 
 
 def test_another_dtype_or_shape_is_refused():
     blocks, scales = torch.zeros(2, 16, dtype=torch.uint8), torch.zeros(2, dtype=torch.uint8)
     with pytest.raises(ValueError, match="float16"):
-        dequantise_mxfp4(blocks, scales, dtype=torch.float16)
-    with pytest.raises(ValueError, match="do not belong together"):
-        dequantise_mxfp4(blocks, scales[:1])
+        dequantize_mxfp4(blocks, scales, dtype=torch.float16)
+    with pytest.raises(ValueError, match="do not match"):
+        dequantize_mxfp4(blocks, scales[:1])
     with pytest.raises(ValueError, match="multiple of 17"):
-        dequantise_mxfp4_ggml(blocks)
+        dequantize_mxfp4_ggml(blocks)

@@ -1,5 +1,5 @@
-/* The AVX-512 instructions that native.c uses, one number at a time in C: so that its AVX-512 kernels are tested on
- * machines without them. What each does is Intel's description of it. */
+/* The AVX-512 instructions that native.c uses, in C for one number at a time, so that its AVX-512 kernels are tested on
+ * machines without them. Each follows Intel's description. */
 #include <immintrin.h>
 #include <math.h>
 #include <string.h>
@@ -21,7 +21,7 @@ EM V512i e_load(const void *p) { U u; memcpy(&u, p, 64); return u.i; }
 EM void e_store(void *p, V512i v) { memcpy(p, &v, 64); }
 EM V512 e_load_ps(const float *p) { U u; memcpy(&u, p, 64); return u.f; }
 EM void e_store_ps(float *p, V512 v) { memcpy(p, &v, 64); }
-/* what a mask hides is not read */
+/* masked elements are not read */
 EM V512 e_maskz_ps(unsigned k, const float *p) { U u; for (int i = 0; i < 16; i++) u.s[i] = k >> i & 1 ? p[i] : 0; return u.f; }
 EM V512i e_maskz_16(unsigned k, const void *p) { U u; for (int i = 0; i < 32; i++) u.w[i] = k >> i & 1 ? ((const unsigned short *)p)[i] : 0; return u.i; }
 EM __m256i e_maskz_8(unsigned k, const void *p) {
@@ -66,7 +66,7 @@ EM V512 e_within(V512 a, V512 b, int n) { /* of every quarter two of a, two of b
     return u.f;
 }
 EM V512 e_compress(unsigned k, V512 a) { U x, u; int n = 0; x.f = a; memset(&u, 0, 64); for (int i = 0; i < 16; i++) if (k >> i & 1) u.s[n++] = x.s[i]; return u.f; }
-EM float e_flush(float f) { return fabsf(f) < 1.17549435e-38f ? copysignf(0, f) : f; } /* vdpbf16ps knows no subnormals */
+EM float e_flush(float f) { return fabsf(f) < 1.17549435e-38f ? copysignf(0, f) : f; } /* vdpbf16ps flushes subnormals */
 EM float e_wide(unsigned short h) { unsigned b = (unsigned)h << 16; float f; memcpy(&f, &b, 4); return e_flush(f); }
 EM V512 e_dp(V512 acc, V512bh a, V512bh b) { /* the odd product first */
     U x, y, z;

@@ -1,7 +1,8 @@
-/* Every kernel at every level that runs here, on numbers that are the same on every machine: a line a level and dtype,
- * with a hash of what each kernel gave. In fp32 all lines must be equal, here and on other processors; in bf16 those
- * without avx512. Products are computed for all rows at once and for each by itself: `rows` says if these differ. */
-#ifdef LINKED /* with a library that is compiled already; else the kernels are compiled with this file */
+/* Runs every kernel at every level of this machine on numbers that are the same on every machine. Prints a line for each
+ * level and dtype with a hash of each kernel's results. In fp32 all lines must be equal, here and on other processors; in
+ * bf16 those without avx512. Products are computed for all rows at once and for each row alone: `rows` says whether they
+ * are equal. */
+#ifdef LINKED /* with a compiled library; otherwise the kernels are compiled with this file */
 #include <stdint.h>
 #include <stdlib.h>
 #include <string.h>

@@ -13,7 +13,7 @@ import pytest
 from workbench.model.kernels import build, native
 
 ROOT = build.HERE.parents[2]
-needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C compiler here")
+needs_compiler = pytest.mark.skipif(build.compiler() is None, reason="no C compiler")
 
 
 def python(code, **env):
@@ -30,13 +30,13 @@ def no_compiler(monkeypatch):
 
 @pytest.fixture
 def reloaded(monkeypatch):
-    """Load again, with what the test has put in the library's place, and once more afterwards."""
-    monkeypatch.delenv(native.WANTED, raising=False)
+    """Load another library, and load the original again afterwards."""
+    monkeypatch.delenv(native.VARIABLE, raising=False)
 
     def load(library):
         monkeypatch.setattr(build, "LIBRARY", library)
         native._State.loaded = False
-        return native.why()
+        return native.status()
 
     yield load
     monkeypatch.undo()
@@ -55,7 +55,7 @@ def test_without_a_compiler_build_says_what_to_do(no_compiler, tmp_path):
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1 and "install a C compiler" in done.stderr
 
 
-def test_a_compiler_that_does_not_start_is_named(monkeypatch, tmp_path):
+def test_the_error_names_a_compiler_that_does_not_start(monkeypatch, tmp_path):
     with pytest.raises(build.CannotBuild, match="/nowhere/cc"):
         build.build(tmp_path / "x.so", cc=["/nowhere/cc"])
     monkeypatch.setenv("CC", "/nowhere/cc")
@@ -63,7 +63,7 @@ def test_a_compiler_that_does_not_start_is_named(monkeypatch, tmp_path):
 
 
 @needs_compiler
-def test_a_source_that_does_not_compile_leaves_the_old_library(monkeypatch, tmp_path):
+def test_a_failed_compilation_keeps_the_old_library(monkeypatch, tmp_path):
     (tmp_path / "bad.c").write_text("int f( {")
     (tmp_path / "x.so").write_text("old")
     monkeypatch.setattr(build, "SOURCE", tmp_path / "bad.c")
@@ -72,37 +72,37 @@ def test_a_source_that_does_not_compile_leaves_the_old_library(monkeypatch, tmp_
     assert (tmp_path / "x.so").read_text() == "old" and len(list(tmp_path.iterdir())) == 2
 
 
-def test_without_a_library_torch_computes_and_why_says_how_to_get_one(reloaded, tmp_path):
-    said = reloaded(tmp_path / "none.so")
+def test_without_a_library_torch_computes_and_status_says_how_to_get_one(reloaded, tmp_path):
+    status = reloaded(tmp_path / "none.so")
     assert native.isa() is None and native.levels() == []
-    assert "torch computes" in said and build.HOW in said and "\n" not in said
+    assert "torch computes" in status and build.INSTRUCTIONS in status and "\n" not in status
     with pytest.raises(ValueError, match="avx2 kernels do not run here"):
         native.use("avx2")
     native.use("torch")
 
 
-def test_a_file_that_is_no_library_is_refused_in_one_line(reloaded, tmp_path):
+def test_a_file_that_is_not_a_library_is_not_loaded(reloaded, tmp_path):
     (tmp_path / "x.so").write_text("not a library")
     assert "torch computes" in reloaded(tmp_path / "x.so") and native.isa() is None
 
 
 @needs_compiler
-def test_a_library_of_another_source_is_refused(reloaded, monkeypatch, tmp_path):
+def test_a_library_built_from_another_source_is_not_used(reloaded, monkeypatch, tmp_path):
     library = build.build(tmp_path / "x.so", flags=("-O0", "-w"))
     assert "native kernels: " in reloaded(library) and native.isa()
     monkeypatch.setattr(build, "digest", lambda: "another")
-    said = reloaded(library)
-    assert native.isa() is None and "another native.c" in said and "python -m workbench.model.kernels.build" in said
-    assert "\n" not in said
+    status = reloaded(library)
+    assert native.isa() is None and "another native.c" in status and "python -m workbench.model.kernels.build" in status
+    assert "\n" not in status
 
 
-def test_the_environment_chooses_the_kernels():
-    code = "from workbench.model.kernels import native; print(native.isa(), '|', native.why())"
+def test_the_environment_variable_selects_the_kernels():
+    code = "from workbench.model.kernels import native; print(native.isa(), '|', native.status())"
     assert python(code, WORKBENCH_KERNELS="torch").stdout.startswith(
         "None | no native kernels, torch computes: switched off"
     )
-    nonsense = python(code, WORKBENCH_KERNELS="abacus")
-    assert nonsense.returncode == 0 and "abacus kernels do not run here" in nonsense.stdout
+    invalid = python(code, WORKBENCH_KERNELS="abacus")
+    assert invalid.returncode == 0 and "abacus kernels do not run here" in invalid.stdout
     if native.levels():
         assert python(code, WORKBENCH_KERNELS="portable").stdout.startswith("portable | native kernels: portable")
 
@@ -110,14 +110,14 @@ def test_the_environment_chooses_the_kernels():
 @needs_compiler
 def test_torch_and_the_kernels_share_one_openmp():
     if sys.platform != "linux" or not native.isa():
-        pytest.skip("a question of Linux and OpenMP")
+        pytest.skip("needs Linux and the native kernels")
     code = "from workbench.model.kernels import native; native.isa(); print(open('/proc/self/maps').read())"
     maps = python(code).stdout.splitlines()
     assert len({line.split()[-1] for line in maps if "libgomp" in line}) == 1
 
 
 @pytest.mark.parametrize("compiler", [pytest.param(True, marks=needs_compiler), False])
-def test_the_wheel_holds_the_library_where_there_is_a_compiler(tmp_path, compiler):
+def test_the_wheel_contains_the_library_if_there_is_a_compiler(tmp_path, compiler):
     pytest.importorskip("hatchling", reason="no hatchling in this environment: pip install hatchling")
     source = tmp_path / "source"
     for name in ["pyproject.toml", "README.md", "LICENSE", "hatch_build.py", "workbench/__init__.py"]:
@@ -129,7 +129,7 @@ def test_the_wheel_holds_the_library_where_there_is_a_compiler(tmp_path, compile
     shutil.copy(ROOT / ".gitignore", source / ".gitignore")
     (source / "data/pocket").mkdir(parents=True)
     (source / "data/pocket/x").write_text("")
-    quick = tmp_path / "cc"  # what the compiler makes of it is tested elsewhere
+    quick = tmp_path / "cc"  # without optimization, to save time; other tests check the kernels
     quick.write_text(f'#!/bin/sh\nexec {shlex.join(build.compiler() or [])} "$@" -O0\n')
     quick.chmod(0o755)
     env = {**os.environ, "CC": str(quick)} if compiler else {**os.environ, "PATH": ""}

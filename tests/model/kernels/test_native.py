@@ -1,4 +1,4 @@
-"""The native kernels equal the plain ones: every level that runs here, and AVX-512 emulated where it does not."""
+"""The native kernels equal the reference at every level of this machine, and AVX-512 is emulated if unavailable."""
 
 import itertools
 import platform
@@ -20,7 +20,7 @@ BF16 = 2**-8  # half a step of bf16, relative
 DTYPES = [torch.float32, torch.bfloat16]
 EMULATED = "avx512-bf16, emulated"
 
-pytestmark = pytest.mark.skipif(native.isa() is None and not build.compiler(), reason=native.why())
+pytestmark = pytest.mark.skipif(native.isa() is None and not build.compiler(), reason=native.status())
 LEVELS = [*native.levels()]
 if "avx512-bf16" not in LEVELS and platform.machine() == "x86_64" and build.compiler():
     LEVELS.append(EMULATED)
@@ -28,7 +28,7 @@ if "avx512-bf16" not in LEVELS and platform.machine() == "x86_64" and build.comp
 
 @pytest.fixture(scope="session")
 def emulated(tmp_path_factory):
-    """The library with AVX-512 in plain C (avx512.h); None where the compiler cannot."""
+    """The library with AVX-512 in plain C (avx512.h); skips if the compiler cannot build it."""
     flags = ("-O0", "-w", "-include", str(build.HERE.parents[2] / "tests/model/kernels/avx512.h"))
     try:
         return build.build(tmp_path_factory.mktemp("native") / build.LIBRARY.name, flags=flags)
@@ -61,7 +61,7 @@ def rand(*shape, seed=0, dtype=torch.float32):
 
 
 def packed(n_experts, n_out, n_groups, seed=0, low=117, high=124, aligned=True):
-    """Blocks, scales, bias; misaligned ones start at an odd byte, as they may in a mapped file."""
+    """Blocks, scales and bias; misaligned ones start at an odd byte, as can happen in a mapped file."""
     g = torch.Generator().manual_seed(seed)
     n = n_experts * n_out * n_groups
     blocks = torch.randint(0, 256, (16 * n + 1,), generator=g, dtype=torch.uint8)
@@ -77,23 +77,24 @@ def grouped(counts):
 
 
 def truth(x, groups, blocks, scales, bias):
-    w = reference.dequantise_mxfp4(blocks, scales, dtype=torch.float64)
+    w = reference.dequantize_mxfp4(blocks, scales, dtype=torch.float64)
     return torch.cat([x[a:b].double() @ w[e].T + bias[e].double() for e, a, b in groups])
 
 
 def norm(x, groups, blocks, scales):
-    """What a product of these vectors comes to by chance: the measure where few values are compared, all of which may
-    cancel; with many it is smaller than the largest.
+    """The size of a product of random vectors of these norms, for relative errors of few values, which may all cancel.
+
+    With many values it is smaller than the largest product.
     """
-    w = reference.dequantise_mxfp4(blocks, scales, dtype=torch.float64)
+    w = reference.dequantize_mxfp4(blocks, scales, dtype=torch.float64)
     return max(float(x[a:b].double().norm(dim=1).max() * w[e].norm(dim=1).max()) for e, a, b in groups)
 
 
-def close(got, want, dtype, at_least=0.0):
-    """fp32 to TOLERANCE of the largest value; bf16 half a step more."""
-    error = (got.double() - want).abs()
-    room = TOLERANCE * max(float(want.abs().max()), at_least)
-    return bool((error <= room + (BF16 * want.abs() if dtype == torch.bfloat16 else 0)).all())
+def close(actual, expected, dtype, min_scale=0.0):
+    """True if fp32 is within TOLERANCE of the largest value; bf16 has half a step more."""
+    error = (actual.double() - expected).abs()
+    limit = TOLERANCE * max(float(expected.abs().max()), min_scale)
+    return bool((error <= limit + (BF16 * expected.abs() if dtype == torch.bfloat16 else 0)).all())
 
 
 SHAPES = [
@@ -104,63 +105,63 @@ SHAPES = [
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("n_groups", "n_out", "counts"), SHAPES)
-def test_experts_are_computed_straight_from_mxfp4(level, n_groups, n_out, counts, dtype):
+def test_experts_are_computed_directly_from_mxfp4(level, n_groups, n_out, counts, dtype):
     for aligned in (True, False):
         blocks, scales, bias = packed(len(counts), n_out, n_groups, aligned=aligned)
         bias, groups = bias.to(dtype), grouped(counts)
         x = rand(sum(counts), 32 * n_groups, dtype=dtype)
-        got = native.linear_experts(x, groups, (blocks, scales), bias)
-        want = truth(x, groups, blocks, scales, bias)
-        assert got.dtype == dtype and close(got, want, dtype, norm(x, groups, blocks, scales))
+        actual = native.linear_experts(x, groups, (blocks, scales), bias)
+        expected = truth(x, groups, blocks, scales, bias)
+        assert actual.dtype == dtype and close(actual, expected, dtype, norm(x, groups, blocks, scales))
 
 
-def test_a_view_of_larger_matrices_is_read_in_place(level):
+def test_views_of_larger_matrices_give_the_same_bits(level):
     blocks, scales, bias = packed(4, 50, 5)
-    some = (blocks[::2, 3:43], scales[::2, 3:43])
+    views = (blocks[::2, 3:43], scales[::2, 3:43])
     x, bias, groups = rand(9, 160), bias[::2, 3:43], [(1, 0, 6), (0, 6, 9)]
-    got = native.linear_experts(x, groups, some, bias)
-    copies = (some[0].contiguous(), some[1].contiguous())
-    assert torch.equal(got, native.linear_experts(x, groups, copies, bias.contiguous()))
+    actual = native.linear_experts(x, groups, views, bias)
+    copies = (views[0].contiguous(), views[1].contiguous())
+    assert torch.equal(actual, native.linear_experts(x, groups, copies, bias.contiguous()))
     wide = rand(4, 50, 170, seed=2)
-    got = native.linear_experts(rand(9, 166)[:, 3:163], groups, wide[::2, 3:43, 5:165], None)
+    actual = native.linear_experts(rand(9, 166)[:, 3:163], groups, wide[::2, 3:43, 5:165], None)
     copies = wide[::2, 3:43, 5:165].contiguous()
-    assert torch.equal(got, native.linear_experts(rand(9, 166)[:, 3:163].contiguous(), groups, copies, None))
+    assert torch.equal(actual, native.linear_experts(rand(9, 166)[:, 3:163].contiguous(), groups, copies, None))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_every_code_with_every_safe_scale_is_exact(level, dtype):
-    """x picks one weight after the other, so each output is one weight and must be that weight."""
-    low, high = native.SAFE
+    """x is the identity matrix, so each output must be exactly one weight."""
+    low, high = native.SAFE_SCALES
     codes = torch.arange(16, dtype=torch.uint8)
     blocks = (codes | codes.flip(0) << 4).expand(1, high - low + 1, 1, 16).contiguous()
     scales = torch.arange(low, high + 1, dtype=torch.uint8).view(1, -1, 1)
     bias = torch.zeros(1, high - low + 1, dtype=dtype)
-    got = native.linear_experts(torch.eye(32, dtype=dtype), [(0, 0, 32)], (blocks, scales), bias)
-    assert torch.equal(got, reference.dequantise_mxfp4(blocks[0], scales[0], dtype=dtype).T)
+    actual = native.linear_experts(torch.eye(32, dtype=dtype), [(0, 0, 32)], (blocks, scales), bias)
+    assert torch.equal(actual, reference.dequantize_mxfp4(blocks[0], scales[0], dtype=dtype).T)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_at_every_safe_scale_a_product_is_as_close_as_in_the_middle(level, dtype):
-    low, high = native.SAFE
+def test_products_are_accurate_at_every_safe_scale(level, dtype):
+    low, high = native.SAFE_SCALES
     for size in (2.0**-30, 1.0, 2.0**30):
         x = rand(6, 96, dtype=dtype) * size
         for scale in range(low, high + 1, 20):
             blocks, scales, bias = packed(1, 40, 3, low=scale, high=scale + 1)
-            want = truth(x, [(0, 0, 6)], blocks, scales, bias * 0)
-            assert close(native.linear_experts(x, [(0, 0, 6)], (blocks, scales), None), want, dtype)
+            expected = truth(x, [(0, 0, 6)], blocks, scales, bias * 0)
+            assert close(native.linear_experts(x, [(0, 0, 6)], (blocks, scales), None), expected, dtype)
 
 
 def test_scales_are_safe_only_if_all_are():
-    low, high = native.SAFE
+    low, high = native.SAFE_SCALES
     for n in (1, 100, (1 << 20) + 3):
         scales = torch.full((n,), low, dtype=torch.uint8)
         scales[n // 2 :] = high
         assert native.safe_scales(scales)
         for bad in (0, low - 1, high + 1, 255):
             for at in (0, n - 1):
-                scales[at], was = bad, int(scales[at])
+                scales[at], original = bad, int(scales[at])
                 assert not native.safe_scales(scales)
-                scales[at] = was
+                scales[at] = original
     assert native.safe_scales(torch.empty(0, dtype=torch.uint8))
 
 
@@ -170,7 +171,7 @@ SHAPES_OF_MODELS = [(128, 128), (64, 128), (128, 32), (2880, 64), (4096, 45), (7
 @settings(max_examples=40, deadline=None)
 @given(data=st.data())
 def test_the_bits_of_a_row_depend_on_that_row_alone(data):
-    """Any rows, split at any place, in any order, in any company, at every level that this machine has."""
+    """Any rows, split anywhere, in any order, beside any other rows, at every level of this machine."""
     n_in, n_out = data.draw(st.sampled_from(SHAPES_OF_MODELS))
     dtype = data.draw(st.sampled_from(DTYPES))
     packs, turns = n_in % 32 == 0 and data.draw(st.booleans()), data.draw(st.booleans())
@@ -206,23 +207,23 @@ def test_the_bits_of_a_query_do_not_depend_on_other_queries_or_later_keys(data):
     q, sinks = rand(1, n_queries, n_heads, d_head, dtype=dtype), rand(n_heads, seed=3)
     k, v = (rand(1, n_kv, n_keys, d_head, seed=i, dtype=dtype) for i in (1, 2))
     one = data.draw(st.integers(0, n_queries - 1))
-    stop = n_keys - n_queries + one + 1  # keys that this query sees
-    first = data.draw(st.integers(0, max(0, stop - window))) if window else 0  # keys that a cache no longer holds
+    stop = n_keys - n_queries + one + 1  # keys that this query attends to
+    first = data.draw(st.integers(0, max(0, stop - window))) if window else 0  # keys that a cache has dropped
 
-    def attend(q, k, v, gone):
+    def attend(q, k, v, n_dropped):
         s = native.scores(q, k, k.shape[2] - q.shape[1], window)
-        sink = native.softmax_(s, sinks, gone)
-        return native.mix(s, v, gone), sink
+        sink = native.softmax_(s, sinks, n_dropped)
+        return native.mix(s, v, n_dropped), sink
 
     for name in native.levels():
         native.use(name)
         whole, sink = attend(q, k, v, 0)
-        alone, its_sink = attend(q[:, one : one + 1], k[:, :, first:stop], v[:, :, first:stop], first)
-        assert torch.equal(alone[0, 0], whole[0, one]) and torch.equal(its_sink[0, :, 0], sink[0, :, one])
+        alone, alone_sink = attend(q[:, one : one + 1], k[:, :, first:stop], v[:, :, first:stop], first)
+        assert torch.equal(alone[0, 0], whole[0, one]) and torch.equal(alone_sink[0, :, 0], sink[0, :, one])
 
 
-def test_what_stands_on_later_positions_never_meets_a_query(level):
-    """Not even NaN: its weight is 0, and 0 times NaN would be NaN."""
+def test_values_at_later_positions_never_affect_a_query(level):
+    """Not even NaN, although its weight is 0 and 0 times NaN is NaN."""
     k, v = rand(1, 2, 90, 16), rand(1, 2, 90, 16, seed=1)
     q = rand(1, 90, 4, 16, seed=2)
     k[:, :, 70:], v[:, :, 70:] = torch.nan, torch.nan
@@ -233,25 +234,25 @@ def test_what_stands_on_later_positions_never_meets_a_query(level):
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("rows", [3, 50])
-def test_experts_in_mxfp4_have_the_bits_of_dequantised_ones(level, dtype, rows):
+def test_experts_in_mxfp4_have_the_bits_of_dequantized_ones(level, dtype, rows):
     blocks, scales, bias = packed(2, 70, 12)
     x, groups, bias = rand(2 * rows, 384, dtype=dtype), [(0, 0, rows), (1, rows, 2 * rows)], bias.to(dtype)
-    dense = native.linear_experts(x, groups, reference.dequantise_mxfp4(blocks, scales, dtype=dtype), bias)
-    if (level, dtype) != ("avx512-bf16", torch.bfloat16):  # where codes are met in another order
+    dense = native.linear_experts(x, groups, reference.dequantize_mxfp4(blocks, scales, dtype=dtype), bias)
+    if (level, dtype) != ("avx512-bf16", torch.bfloat16):  # it uses codes in another order
         assert torch.equal(native.linear_experts(x, groups, (blocks, scales), bias), dense)
 
 
 LEVELS_C = build.HERE.parents[2] / "tests/model/kernels/levels.c"
 
 
-def of_levels(command):
-    """Level and dtype -> hashes of what every kernel gave; see levels.c."""
+def hashes_by_level(command):
+    """Level and dtype -> hashes of the results of every kernel; see levels.c."""
     lines = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
     return {tuple(line.split()[:2]): line.split()[2:] for line in lines}
 
 
 def linked(target, library):
-    """levels.c with kernels that are compiled already."""
+    """levels.c, linked with a compiled library."""
     cc = build.compiler()
     assert cc is not None
     command = [*cc, "-O1", "-w", "-DLINKED", str(LEVELS_C), str(library), f"-Wl,-rpath,{library.parent}"]
@@ -261,24 +262,24 @@ def linked(target, library):
 
 @pytest.mark.skipif(not build.compiler(), reason="no C compiler")
 def test_every_level_gives_the_same_bits(tmp_path, measured, request):
-    found = of_levels([str(linked(tmp_path / "here", build.LIBRARY))])
-    portable = {dtype: found["portable", dtype] for dtype in ("float32", "bfloat16")}
-    for (name, dtype), hashes in found.items():
+    results = hashes_by_level([str(linked(tmp_path / "here", build.LIBRARY))])
+    portable = {dtype: results["portable", dtype] for dtype in ("float32", "bfloat16")}
+    for (name, dtype), hashes in results.items():
         assert hashes[-1] == "rows=equal"
         if (name, dtype) != ("avx512-bf16", "bfloat16"):
             assert hashes == portable[dtype], (name, dtype)
-    measured(f"kernels: {', '.join(sorted({name for name, _ in found}))} agree bit for bit in fp32")
+    measured(f"kernels: {', '.join(sorted({name for name, _ in results}))} agree bit for bit in fp32")
     if platform.machine() == "x86_64":
-        emulated = of_levels([str(linked(tmp_path / "emulated", request.getfixturevalue("emulated")))])
+        emulated = hashes_by_level([str(linked(tmp_path / "emulated", request.getfixturevalue("emulated")))])
         assert emulated["avx512-bf16", "float32"] == portable["float32"]
         assert emulated["avx512-bf16", "bfloat16"][-1] == "rows=equal"
-        if ("avx512-bf16", "bfloat16") in found:
-            assert emulated["avx512-bf16", "bfloat16"] == found["avx512-bf16", "bfloat16"]
+        if ("avx512-bf16", "bfloat16") in results:
+            assert emulated["avx512-bf16", "bfloat16"] == results["avx512-bf16", "bfloat16"]
     arm, emulator = shutil.which("aarch64-linux-gnu-gcc"), shutil.which("qemu-aarch64-static")
     if arm and emulator:
         target = tmp_path / "arm"
         subprocess.run([arm, "-static", *build.FLAGS, "-w", str(LEVELS_C), "-o", str(target), "-lm"], check=True)
-        neon = of_levels([emulator, str(target)])
+        neon = hashes_by_level([emulator, str(target)])
         assert {dtype: neon["neon", dtype] for dtype in portable} == portable
         assert {dtype: neon["portable", dtype] for dtype in portable} == portable
         measured("kernels: neon, under qemu, has the bits of this processor in fp32 and bf16")
@@ -287,23 +288,25 @@ def test_every_level_gives_the_same_bits(tmp_path, measured, request):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_every_code_with_every_scale_byte_is_the_reference_bit_for_bit(level, dtype):
+def test_every_code_with_every_scale_byte_equals_the_reference_bit_for_bit(level, dtype):
     pairs = torch.arange(256, dtype=torch.uint8).view(1, 16, 16).expand(256, 16, 16)
     scales = torch.arange(256, dtype=torch.uint8)[:, None].expand(256, 16)
-    got, want = native.dequantise(pairs, scales, dtype), reference.dequantise_mxfp4(pairs, scales, dtype=dtype)
+    actual, expected = native.dequantize(pairs, scales, dtype), reference.dequantize_mxfp4(pairs, scales, dtype=dtype)
     bits = torch.int32 if dtype == torch.float32 else torch.int16
-    assert got.isnan().equal(want.isnan()) and got[255].isnan().all()  # torch has several NaN, depending on the machine
-    assert torch.equal(got[:255].view(bits), want[:255].view(bits))
-    assert native.dequantise(pairs[:0], scales[:0], dtype).shape == (0, 512)
+    assert (
+        actual.isnan().equal(expected.isnan()) and actual[255].isnan().all()
+    )  # the bits of NaN in torch depend on the machine
+    assert torch.equal(actual[:255].view(bits), expected[:255].view(bits))
+    assert native.dequantize(pairs[:0], scales[:0], dtype).shape == (0, 512)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_swiglu_is_the_plain_one(level, dtype):
+def test_swiglu_equals_the_reference(level, dtype):
     x = rand(5, 3, 2 * 333, dtype=dtype) * 8
     x[0, 0, :10] = torch.tensor([0.0, 0, 1e30, -1e30, -1e30, 1e30, -60, 7, -7, 60])
-    want = experts.swiglu(x.double(), 1.702, 7.0)
-    got = native.swiglu(x, 1.702, 7.0)
-    assert got.shape == want.shape and got.dtype == dtype and close(got, want, dtype)
+    expected = experts.swiglu(x.double(), 1.702, 7.0)
+    actual = native.swiglu(x, 1.702, 7.0)
+    assert actual.shape == expected.shape and actual.dtype == dtype and close(actual, expected, dtype)
     odd = torch.tensor(
         [torch.nan, 1, 1, torch.nan, torch.inf, 2, -torch.inf, 3, 3, torch.inf, 2, -torch.inf], dtype=dtype
     )
@@ -317,24 +320,24 @@ HEADS = [(64, 8, 64, 1, 1000), (4, 2, 16, 70, 70), (6, 6, 10, 3, 5), (3, 1, 34, 
 @pytest.mark.parametrize("window", [None, 16])
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize(("heads", "kv", "d_head", "queries", "keys"), HEADS)
-def test_attention_is_the_plain_one(level, heads, kv, d_head, queries, keys, dtype, window):
+def test_attention_equals_the_reference(level, heads, kv, d_head, queries, keys, dtype, window):
     q = rand(2, queries, heads, d_head, dtype=dtype)
     cache = rand(2, kv, keys + 7, d_head, seed=1, dtype=dtype)
     k, v = cache[:, :, 2 : 2 + keys], rand(2, keys, kv, d_head, seed=2, dtype=dtype).transpose(1, 2)
     sinks = rand(heads, seed=3)
-    got = native.scores(q, k, keys - queries, window)
+    actual = native.scores(q, k, keys - queries, window)
     rows = q.double().transpose(1, 2).reshape(2, kv, -1, d_head)
     exact = (rows @ k.double().transpose(2, 3)).view(2, heads, queries, keys) / d_head**0.5
-    behind = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)  # how far a key lies before its query
+    behind = torch.arange(keys - queries, keys)[:, None] - torch.arange(keys)  # distance from a query back to a key
     exact[..., (behind < 0) | (behind >= (window or keys))] = -torch.inf
     seen = exact > -torch.inf
-    assert got.dtype == torch.float32 and torch.equal(got > -torch.inf, seen)
-    assert close(got[seen], exact[seen], dtype, float(q.double().norm(dim=-1).max()))
+    assert actual.dtype == torch.float32 and torch.equal(actual > -torch.inf, seen)
+    assert close(actual[seen], exact[seen], dtype, float(q.double().norm(dim=-1).max()))
 
-    want, want_sink = attention.normalise(got.double().clone(), sinks)
-    pattern = got.clone()
+    expected, expected_sink = attention.normalize(actual.double().clone(), sinks)
+    pattern = actual.clone()
     sink = native.softmax_(pattern, sinks, 3)
-    assert close(pattern, want, torch.float32) and close(sink, want_sink, torch.float32)
+    assert close(pattern, expected, torch.float32) and close(sink, expected_sink, torch.float32)
     assert (pattern[~seen] == 0).all()
 
     exact = (pattern.to(dtype).double().reshape(2, kv, -1, keys) @ v.double()).view(2, heads, queries, d_head)
@@ -342,7 +345,7 @@ def test_attention_is_the_plain_one(level, heads, kv, d_head, queries, keys, dty
     assert z.dtype == dtype and close(z, exact.transpose(1, 2), dtype, float(v.double().abs().max()) * keys**-0.5)
 
 
-def test_a_query_that_sees_nothing_gives_zeros_and_a_sink_of_one(level):
+def test_a_query_without_keys_has_a_zero_pattern_and_a_sink_of_one(level):
     s = torch.full((1, 3, 1, 100), -torch.inf)
     s[0, 1, 0, 7] = 0.5
     sink = native.softmax_(s, torch.tensor([0.0, -1.0, -200.0]))[0, :, 0]
@@ -353,20 +356,20 @@ def test_a_query_that_sees_nothing_gives_zeros_and_a_sink_of_one(level):
     assert native.mix(torch.empty(1, 2, 1, 0), torch.ones(1, 1, 0, 4)).tolist() == [[[[0] * 4] * 2]]
 
 
-def test_what_would_leave_the_normal_numbers_is_exactly_zero(level):
+def test_subnormal_probabilities_are_exactly_zero(level):
     s = torch.linspace(0, -120, 1000)[None, None, None]
-    want, _ = attention.normalise(s.double().clone(), torch.tensor([-300.0]))
+    expected, _ = attention.normalize(s.double().clone(), torch.tensor([-300.0]))
     native.softmax_(s, torch.tensor([-300.0]))
     assert s[..., -1] == 0 and not ((s > 0) & (s < torch.finfo(torch.float32).tiny / 1e4)).any()
-    torch.testing.assert_close(s.double(), want, rtol=4e-6, atol=1e-37)
+    torch.testing.assert_close(s.double(), expected, rtol=4e-6, atol=1e-37)
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_functions_of_rows_are_the_plain_ones(level, dtype):
+def test_functions_of_rows_equal_the_reference(level, dtype):
     x, scale, share = rand(3, 5, 333, dtype=dtype) * 4, rand(333, seed=1), rand(3, 5, seed=2)
     wide = x.double()
-    want = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * scale
-    assert close(native.rms_norm(x, scale, 1e-5), want, dtype)
+    expected = wide / (wide.square().mean(-1, keepdim=True) + 1e-5).sqrt() * scale
+    assert close(native.rms_norm(x, scale, 1e-5), expected, dtype)
     assert close(native.norm(x), wide.norm(dim=-1), torch.float32)
     logp = native.log_softmax(x)
     assert logp.dtype == torch.float32 and close(logp, wide.log_softmax(-1), torch.float32)
@@ -393,56 +396,58 @@ def test_one_thread_and_two_give_equal_bits(level, dtype):
         groups = grouped([1, 17, 2])
         return [
             native.linear_experts(x, groups, (blocks, scales), bias), native.linear_experts(x, groups, w, None),
-            native.swiglu(x, 1.7, 7), native.dequantise(blocks, scales), native.log_softmax(v),
+            native.swiglu(x, 1.7, 7), native.dequantize(blocks, scales), native.log_softmax(v),
             pattern, sink, native.mix(pattern, v),
         ]  # fmt: skip
 
-    was = torch.get_num_threads()
+    n_threads = torch.get_num_threads()
     try:
         torch.set_num_threads(1)
         one = everything()
         torch.set_num_threads(2)
         two = everything()
     finally:
-        torch.set_num_threads(was)
+        torch.set_num_threads(n_threads)
     assert all(torch.equal(a, b) for a, b in zip(one, two))
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
-def test_nan_and_inf_go_through_as_in_torch(level, bad, dtype):
+def test_nan_and_inf_propagate_as_in_torch(level, bad, dtype):
     blocks, scales, bias = packed(1, 40, 3)
     bias = bias.to(dtype)
     x = rand(7, 96, dtype=dtype)
     x[2, 50] = bad
-    dense = reference.dequantise_mxfp4(blocks, scales, dtype=dtype)
-    want = x @ dense[0].T + bias
+    dense = reference.dequantize_mxfp4(blocks, scales, dtype=dtype)
+    expected = x @ dense[0].T + bias
     for weights in ((blocks, scales), dense):
         for rows in (slice(0, 7), slice(1, 4)):
-            got = native.linear_experts(x[rows], [(0, 0, len(x[rows]))], weights, bias)
-            assert torch.equal(got.isnan(), want[rows].isnan()) and torch.equal(got.isposinf(), want[rows].isposinf())
-            assert got[[i for i in range(len(got)) if i + rows.start != 2]].isfinite().all()
+            actual = native.linear_experts(x[rows], [(0, 0, len(x[rows]))], weights, bias)
+            assert torch.equal(actual.isnan(), expected[rows].isnan()) and torch.equal(
+                actual.isposinf(), expected[rows].isposinf()
+            )
+            assert actual[[i for i in range(len(actual)) if i + rows.start != 2]].isfinite().all()
 
 
-def test_a_pass_without_rows_gives_no_rows(level):
+def test_a_product_without_rows_has_no_rows(level):
     blocks, scales, bias = packed(2, 8, 3)
     assert native.linear_experts(torch.empty(0, 96), [], (blocks, scales), bias).shape == (0, 8)
     assert native.linear(torch.empty(0, 96), rand(8, 96)).shape == (0, 8)
 
 
-def test_a_matrix_without_columns_gives_its_bias(level):
+def test_a_product_with_a_matrix_without_columns_is_the_bias(level):
     for rows in (1, 3, 5, 40):
         bias = torch.arange(7.0)
         assert torch.equal(native.linear(torch.empty(rows, 0), torch.empty(7, 0), bias), bias.expand(rows, 7))
 
 
-def test_the_names_of_our_arithmetic_are_those_that_a_manifest_trusts(level):
+def test_native_arithmetic_is_listed_as_portable_in_manifests(level):
     names = {native.arithmetic(dtype, "cpu") for dtype in DTYPES}
     assert names <= set(manifest.PORTABLE) and native.arithmetic(torch.float32, "cpu") == "fixed order 1"
     assert native.arithmetic(torch.float64, "cpu") == native.arithmetic(torch.float32, "cuda:0") == "torch"
 
 
-def test_what_does_not_belong_together_raises():
+def test_arguments_that_do_not_match_raise():
     blocks, scales, bias = packed(2, 8, 3)
     x, groups = rand(4, 96), [(0, 0, 1), (1, 1, 4)]
     good = {"x": x, "groups": groups, "blocks": blocks, "scales": scales, "bias": bias}
@@ -473,9 +478,9 @@ def test_what_does_not_belong_together_raises():
         lambda: native.linear(rand(1, 8, dtype=h), rand(3, 8)),
         lambda: native.linear(rand(1, 8), rand(3, 9)),
         lambda: native.linear(rand(1, 8), rand(3, 8), rand(4)),
-        lambda: native.dequantise(blocks, scales[:1]),
-        lambda: native.dequantise(blocks, scales, torch.float16),
-        lambda: native.dequantise(blocks.int(), scales),
+        lambda: native.dequantize(blocks, scales[:1]),
+        lambda: native.dequantize(blocks, scales, torch.float16),
+        lambda: native.dequantize(blocks.int(), scales),
         lambda: native.safe_scales(scales.int()),
         lambda: native.swiglu(rand(2, 7), 1.7, 7),
         lambda: native.swiglu(rand(2, 8).double(), 1.7, 7),

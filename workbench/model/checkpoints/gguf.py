@@ -29,7 +29,7 @@ from workbench.model.checkpoints.validate import (
 )
 from workbench.model.config import Config
 from workbench.model.kernels.packed import Matrices
-from workbench.model.kernels.reference import dequantise_mxfp4_ggml, repack_mxfp4_ggml
+from workbench.model.kernels.reference import dequantize_mxfp4_ggml, repack_mxfp4_ggml
 
 TOP = {"embed": "token_embd.weight", "ln_final": "output_norm.weight", "unembed": "output.weight"}
 BLOCK = {
@@ -152,7 +152,7 @@ def _weights(tensors: dict[str, Any], config: Config, *, where: str, hold: Holdi
         both = torch.stack(rows, 2).flatten(1, 2)
         if hold.packs(config):  # in the order of safetensors, so a copy
             return packed(names[0], *repack_mxfp4_ggml(both), where, hold.device)
-        return dequantise_mxfp4_ggml(both.to(hold.device), dtype=hold.dtype)
+        return dequantize_mxfp4_ggml(both.to(hold.device), dtype=hold.dtype)
 
     def block(n: int) -> Block:
         at = f"blk.{n}."
@@ -178,7 +178,7 @@ def _numbers(stored: Any, *, where: str, dtype: torch.dtype, device: torch.devic
     kind, data = stored.tensor_type, torch.from_numpy(stored.data)
     if kind.name == "MXFP4":
         check_scales(stored.name, data[..., 0::17], where)
-        return dequantise_mxfp4_ggml(data.to(device), dtype=dtype)
+        return dequantize_mxfp4_ggml(data.to(device), dtype=dtype)
     if kind.name == "BF16":  # the reader gives its bytes
         return data.view(torch.bfloat16).to(device, dtype)
     if kind.name not in ("F32", "F16", "F64"):

@@ -28,7 +28,7 @@ from workbench.model.checkpoints.validate import (
 )
 from workbench.model.config import Config
 from workbench.model.kernels.packed import Matrices
-from workbench.model.kernels.reference import dequantise_mxfp4
+from workbench.model.kernels.reference import dequantize_mxfp4
 
 TOP = {"embed": "model.embed_tokens.weight", "ln_final": "model.norm.weight", "unembed": "lm_head.weight"}
 BLOCK = {
@@ -116,7 +116,7 @@ def hf_weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hol
         if hold.packs(config):
             return packed(name + "_scales", blocks, scales, where, device)
         check_scales(name + "_scales", scales, where)
-        return dequantise_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)
+        return dequantize_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)
 
     def block(n: int) -> Block:
         at = f"model.layers.{n}."

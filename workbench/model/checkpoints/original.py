@@ -28,7 +28,7 @@ from workbench.model.checkpoints.validate import (
 )
 from workbench.model.config import Config
 from workbench.model.kernels.packed import Matrices
-from workbench.model.kernels.reference import dequantise_mxfp4
+from workbench.model.kernels.reference import dequantize_mxfp4
 
 TOP = {"embed": "embedding.weight", "ln_final": "norm.scale", "unembed": "unembedding.weight"}
 BLOCK = {
@@ -136,7 +136,7 @@ def _weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold:
         if hold.packs(config):
             return packed(name + ".scales", blocks, scales, where, device)
         check_scales(name + ".scales", scales, where)
-        return dequantise_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)
+        return dequantize_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)
 
     def block(n: int) -> Block:
         at = f"block.{n}."

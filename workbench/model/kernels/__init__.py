@@ -1,1 +1,1 @@
-"""The arithmetic that takes the time. Plain torch here says what is meant; nothing in this room imports ours."""
+"""The expensive arithmetic, with plain torch as its reference. This package does not import the rest of the model."""

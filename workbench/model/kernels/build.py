@@ -1,6 +1,6 @@
-"""Compiles native.c beside itself: `python -m workbench.model.kernels.build`. Needs a C compiler, no package.
+"""Compiles native.c into a library beside it: `python -m workbench.model.kernels.build`. Needs only a C compiler.
 
-The library is optional. Without it everything is computed by torch: the same numbers, several times slower.
+The library is optional. Without it torch computes everything: the same numbers, several times slower.
 """
 
 import hashlib
@@ -13,24 +13,26 @@ from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "native.c"
-SOURCES = (SOURCE, HERE / "vectors.h", HERE / "fixed_order.h")  # the others are included by the first
+SOURCES = (SOURCE, HERE / "vectors.h", HERE / "fixed_order.h")  # native.c includes the other two
 LIBRARY = HERE / ("_native.dylib" if sys.platform == "darwin" else "_native.so")
 # No contraction: a * b + c is one operation only where the source says fmaf, on every machine
 FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
-HOW = "install a C compiler (apt install gcc / xcode-select --install) and run: python -m workbench.model.kernels.build"
+INSTRUCTIONS = (
+    "install a C compiler (apt install gcc / xcode-select --install) and run: python -m workbench.model.kernels.build"
+)
 
 
 class CannotBuild(Exception):
-    """One line: what is missing and what to do about it."""
+    """The compilation failed; the message is one line with the reason and the remedy."""
 
 
 def digest() -> str:
-    """What the library carries, so that one that was built from another source is never used."""
+    """The digest of the source, which the library contains, so that one built from another source is never used."""
     return hashlib.sha256(b"".join(path.read_bytes() for path in SOURCES)).hexdigest()
 
 
 def compiler() -> list[str] | None:
-    """The first C compiler there is: $CC, which may hold options too, then the usual names."""
+    """The first available C compiler: $CC, which may contain options, then the usual names."""
     for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
         command = shlex.split(name or "")
         if command and shutil.which(command[0]):
@@ -39,33 +41,33 @@ def compiler() -> list[str] | None:
 
 
 def build(target: Path = LIBRARY, cc: list[str] | None = None, flags: tuple[str, ...] = ()) -> Path:
-    """Compile to `target`, which is replaced at once or not at all. Raises `CannotBuild`."""
+    """Compile to `target`, which is replaced atomically. Raises `CannotBuild`."""
     cc = cc or compiler()
     if cc is None:
-        raise CannotBuild(f"no C compiler here: {HOW}")
+        raise CannotBuild(f"no C compiler found: {INSTRUCTIONS}")
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
     command = [*cc, *FLAGS, "-shared", "-fPIC", "-fvisibility=hidden",
                f'-DWORKBENCH_SOURCE="{digest()}"', *flags, str(SOURCE), "-o", str(temporary), "-lm"]  # fmt: skip
-    said = ""
+    message = ""
     try:
-        # Apple's clang has no OpenMP; there the threads come from the system
+        # Apple's clang has no OpenMP; native.c uses the system's threads there
         for threads in (["-fopenmp"], []) if sys.platform != "darwin" else ([],):
             done = subprocess.run([*command, *threads], capture_output=True, text=True)
             if done.returncode == 0:
-                temporary.replace(target)  # not `files.atomic_path`: a build imports nothing of ours
+                temporary.replace(target)  # not `files.atomic_path`: this module imports nothing from workbench
                 return target
-            said = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
+            message = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
     except OSError as e:
-        raise CannotBuild(f"{cc[0]} does not start ({e}): {HOW}") from None
+        raise CannotBuild(f"{cc[0]} does not start ({e}): {INSTRUCTIONS}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    raise CannotBuild(f"{cc[0]} cannot compile native.c: {said or 'no message'}")
+    raise CannotBuild(f"{cc[0]} cannot compile native.c: {message or 'no message'}")
 
 
 def main() -> int:
-    """Builds the library and says where it is, or why not."""
+    """Build the library; prints its path, or the reason why it could not be built."""
     try:
-        print(f"native kernels: {build()}")  # noqa: T201 - it prints: that is its work
+        print(f"native kernels: {build()}")  # noqa: T201 - a command line tool
     except CannotBuild as e:
         print(f"native kernels: {e}", file=sys.stderr)  # noqa: T201
         return 1

@@ -1,16 +1,16 @@
-/* Products in fp32 with one order of additions, by definition: the same bits at every level, for any number of rows,
- * columns and threads. Included by native.c once for each level, with LEVEL, TARGET and the sizes of a block.
+/* Products in fp32 with a fixed order of additions: the same bits at every level, for any number of rows, columns and
+ * threads. native.c includes this file once for each level, with LEVEL, TARGET and the sizes of a block defined.
  *
- * A dot product over k has 16 partial sums. Element k goes to sum k mod 16 by one fused multiply-add, in order of k;
- * then a fixed tree adds up the sums (vectors.h). A weighted sum of rows (attention's values) adds up to 64 rows by
- * fused multiply-adds in order, where chunks of 64 begin at multiples of 64 of the absolute position, and the chunks
- * in order: rows of weight zero at either end change nothing. */
+ * A dot product over k has 16 partial sums. Element k is added to sum k mod 16 by one fused multiply-add, in order of k.
+ * A fixed tree then adds the sums (vectors.h). A weighted sum of rows (attention's values) adds chunks of up to 64 rows
+ * by fused multiply-adds in order, and then the chunks in order. Chunks begin at multiples of 64 of the absolute
+ * position. Rows with weight zero at either end change nothing. */
 
 #define V CAT(V16, LEVEL)
 #define L(name) CAT(name, LEVEL)
 
-/* R rows of x with C rows of w, n numbers of each: added to their partial sums, or to none at the first; at the last the
- * sums are added up: y[r * ys + c]. R, C and bf16 are constants in each call. */
+/* R rows of x with C rows of w, n numbers of each. They are added to the partial sums, which start at zero if `first`;
+ * if `last`, the totals are written to y[r * ys + c]. R, C and bf16 are constants in each call. */
 TARGET IN void L(block)(int R, int C, const float *x, i64 xs, const void *w, i64 ws, i64 n, int bf16, V *sums, int first, int last, float *y, i64 ys) {
     V a[16];
     UNROLL for (int i = 0; i < R * C; i++) a[i] = first ? L(zero)() : sums[i];
@@ -42,17 +42,17 @@ TARGET IN void L(block)(int R, int C, const float *x, i64 xs, const void *w, i64
     UNROLL for (int i = 0; i < R * C; i++) y[i / C * ys + i % C] = t[i];
 }
 
-/* rows of x with cols rows of w: y[r * ys + c]. cols <= STRIP. Of many rows a tile stays in the nearest cache, with as
- * much of n as fits there; the partial sums wait in between. */
+/* rows of x with cols rows of w: y[r * ys + c]. cols <= STRIP. For many rows, a tile stays in the L1 cache, with as much
+ * of n as fits; the partial sums are stored in between. */
 TARGET IN void L(dots_of)(const float *x, i64 xs, i64 rows, const void *w, i64 ws, i64 cols, i64 n, int bf16, float *y, i64 ys) {
     enum { R = MANY_ROWS, C = MANY_COLS, TALL = 12 / R * R };
     V sums[TALL * STRIP];
     const char *at = w;
     i64 size = bf16 ? 2 : 4, r = 0, whole = cols / C * C;
     while (rows - r >= R) {
-        i64 end = r + least(TALL, (rows - r) / R * R), deep = end - r > R ? NEAR : n + 1;
-        for (i64 k = 0; k == 0 || k < n; k += deep) { /* once also where n is 0: then all sums are 0 */
-            i64 m = least(deep, n - k);
+        i64 end = r + min64(TALL, (rows - r) / R * R), deep = end - r > R ? NEAR : n + 1;
+        for (i64 k = 0; k == 0 || k < n; k += deep) { /* also once if n is 0: then all sums are 0 */
+            i64 m = min64(deep, n - k);
             V *s = sums;
             for (i64 c = 0; c < whole; c += C)
                 for (i64 i = r; i < end; i += R, s += R * C)
@@ -76,7 +76,7 @@ TARGET static void L(dots)(const float *x, i64 xs, i64 rows, const void *w, i64 
     else L(dots_of)(x, xs, rows, w, ws, cols, n, 0, y, ys);
 }
 
-/* n <= 64 rows of v (of `width` numbers, a multiple of 16), weighted by R rows of p, added up from nothing and then to `to`. */
+/* n <= 64 rows of v (of `width` numbers, a multiple of 16), weighted by R rows of p; their sum is added to `to`. */
 TARGET IN void L(weigh_block)(int R, int D, const float *p, i64 ps, const float *v, i64 width, i64 n, float *to, i64 ts) {
     V a[8];
     UNROLL for (int i = 0; i < R * D; i++) a[i] = L(zero)();
@@ -101,7 +101,7 @@ TARGET static void L(weigh)(i64 rows, const float *p, i64 ps, const float *v, i6
     }
 }
 
-/* ---- functions of a row: written one number at a time, compiled into as many as the processor takes ---- */
+/* ---- functions of a row: written for one number at a time and vectorized by the compiler ---- */
 
 TARGET static void L(rms_row)(const Rows *p, i64 row) {
     i64 n = p->n, at = row * n;
@@ -111,7 +111,7 @@ TARGET static void L(rms_row)(const Rows *p, i64 row) {
     else for (; k + 16 <= n; k += 16) EACH16(float v = ((const float *)p->x)[at + k + i]; s[i] = fmaf(v, v, s[i]);)
     for (; k < n; k++) { float v = load(p->x, at + k, p->bf16); s[k & 15] = fmaf(v, v, s[k & 15]); }
     float total = tree(s);
-    if (!p->scale) { ((float *)p->out)[row] = sqrtf(total); return; } /* the norm alone */
+    if (!p->scale) { ((float *)p->out)[row] = sqrtf(total); return; } /* only the norm */
     float by = 1.f / sqrtf(total / (float)n + p->eps);
     if (p->bf16) for (k = 0; k < n; k++) ((u16 *)p->out)[at + k] = narrow(wide(((const u16 *)p->x)[at + k]) * by * p->scale[k]);
     else for (k = 0; k < n; k++) ((float *)p->out)[at + k] = ((const float *)p->x)[at + k] * by * p->scale[k];
@@ -121,7 +121,7 @@ TARGET static void L(swiglu_row)(const Rows *p, i64 row) {
     i64 n = p->n;
     float alpha = p->alpha, limit = p->limit;
     if (p->bf16) {
-        const u32 *x = (const u32 *)p->x + row * n; /* a gate and the up beside it */
+        const u32 *x = (const u32 *)p->x + row * n; /* a gate and its up */
         u16 *o = (u16 *)p->out + row * n;
         for (i64 i = 0; i < n; i++) {
             u32 pair;
@@ -135,7 +135,7 @@ TARGET static void L(swiglu_row)(const Rows *p, i64 row) {
     }
 }
 
-/* exp(x - top) of a row in place, what would leave the normal numbers being 0; their sum, number j at place first + j. */
+/* exp(x - top) of a row in place, with 0 for subnormal results; returns their sum, number j at place first + j. */
 TARGET IN float L(exponentials)(float *s, i64 n, i64 first, float top) {
     float sum[16] = {0};
     i64 j = 0;
@@ -165,7 +165,7 @@ TARGET static void L(softmax_row)(float *s, i64 n, i64 first, float sink, float 
     if (mass) *mass = e / total;
 }
 
-/* Logits to log-probabilities, in place; and the entropy. */
+/* Logits to log-probabilities. */
 TARGET static void L(log_softmax_row)(const Rows *p, i64 row) {
     i64 n = p->n;
     float *y = (float *)p->out + row * n, s[16] = {0};
@@ -179,7 +179,7 @@ TARGET static void L(log_softmax_row)(const Rows *p, i64 row) {
     for (k = 0; k < n; k++) y[k] = (y[k] - top) - of_sum;
 }
 
-/* sum of exp(a) * (a - b), or of -exp(a) * a: an impossible one counts 0. */
+/* sum of exp(a) * (a - b), or of -exp(a) * a; a token with probability 0 counts 0. */
 TARGET static void L(entropy_row)(const Rows *p, i64 row) {
     const float *a = (const float *)p->x + row * p->n, *b = p->other ? p->other + row * p->n : NULL;
     float s[16] = {0};
@@ -190,13 +190,13 @@ TARGET static void L(entropy_row)(const Rows *p, i64 row) {
     ((float *)p->out)[row] = tree(s);
 }
 
-/* Weighted experts: sum over c of share[c] * y[c][k], by fused multiply-adds in order. */
+/* Weighted sum of experts: sum over c of share[c] * y[c][k], by fused multiply-adds in order. */
 TARGET static void L(mixture_row)(const Rows *p, i64 row) {
     i64 n = p->n;
     const float *share = p->other + row * p->count;
     float s[64];
     for (i64 k = 0; k < n; k += 64) {
-        i64 m = least(64, n - k);
+        i64 m = min64(64, n - k);
         for (i64 i = 0; i < m; i++) s[i] = 0;
         for (i64 c = 0; c < p->count; c++) {
             i64 at = (row * p->count + c) * n + k;

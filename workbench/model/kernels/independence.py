@@ -1,6 +1,6 @@
-"""Whether a row's bits depend on the rows beside it, here and now: tried on the products that a model uses.
+"""Tests whether a row's bits depend on the rows beside it, on this machine and for the products of a model.
 
-By the native kernels they do not, by construction. BLAS, numba and GPUs promise nothing, so each is asked.
+With the native kernels they do not, by construction. BLAS, numba and GPUs have no such guarantee, so they are tested.
 """
 
 from collections.abc import Callable, Iterable
@@ -8,13 +8,13 @@ from collections.abc import Callable, Iterable
 import torch
 from torch import Tensor
 
-ROWS = (1, 2, 5, 15, 16, 33, 64)  # where BLAS libraries were seen to change their kernels
+ROWS = (1, 2, 5, 15, 16, 33, 64)  # sizes at which BLAS libraries were observed to change kernels
 
 
 def rows_independent(products: Iterable[tuple[Callable[[Tensor], Tensor], int]], like: Tensor) -> bool:
-    """Whether the first and the last row of 1 to 64 rows have the bits that they have alone, in every product.
+    """True if the first and the last of 1 to 64 rows have the same bits as alone, in every product.
 
-    products: functions from [row, n] to [row, m], each with its n; like: a tensor of the device and dtype that count.
+    products: functions from [row, n] to [row, m], each with its n; like: a tensor with the device and dtype to test.
 
     >>> rows_independent([(lambda x: x * 2, 8)], torch.empty(0))
     True
@@ -27,7 +27,7 @@ def rows_independent(products: Iterable[tuple[Callable[[Tensor], Tensor], int]],
         with torch.no_grad():
             first = product(x[:1])[0]
             for rows in ROWS:
-                together, last = product(x[:rows]), product(x[rows - 1 : rows])[0]
-                if not (torch.equal(together[0], first) and torch.equal(together[-1], last)):
+                batch, last = product(x[:rows]), product(x[rows - 1 : rows])[0]
+                if not (torch.equal(batch[0], first) and torch.equal(batch[-1], last)):
                     return False
     return True

@@ -1,9 +1,9 @@
-"""What decoding a token reads most, without a C compiler: the "few" forms of native.c, compiled by numba at first use.
+"""The products of decoding without a C compiler: the "few" forms of native.c, compiled by numba at first use.
 
-For where native.py finds no library and numba is installed (`native.decode()`). The products go straight from MXFP4 or
-bf16 as in C: one row of weights is one stream, decoded in registers (into fp32, where C on AVX2 multiplies integers).
-Loops alone would be eight times slower, so the row is written out in LLVM's vector instructions, which numba translates
-for the processor at hand.
+They are used if native.py finds no library and numba is installed (`native.decode()`). As in C, products are computed
+directly from MXFP4 or bf16: one row of weights is one stream, decoded in registers (into fp32, where C on AVX2
+multiplies integers). Plain loops would be eight times slower, so a row is written in LLVM's vector instructions, which
+numba compiles for the current processor.
 """
 
 import ctypes
@@ -21,35 +21,36 @@ from torch import Tensor
 from workbench.model.kernels import native
 from workbench.model.kernels.reference import BYTES, GROUP
 
-FEW = native.FEW  # rows that meet a row of weights at once
-STEP = 64  # rows of weights that are handed out at once
-AHEAD = 8192  # bytes between what is read and what is fetched from memory
+DECODE_MAX_ROWS = native.DECODE_MAX_ROWS  # rows of x that are multiplied with a row of weights at once
+STEP = 64  # rows of weights in a work item
+AHEAD = 8192  # bytes from the load address to the prefetch address
 
 # The high and the low byte of each FP4 number as bf16
 HIGH = [0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40, 0x40, 0x40, 0x80, 0xBF, 0xBF, 0xBF, 0xC0, 0xC0, 0xC0, 0xC0]
 LOW = [0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0, 0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0]
 
 
-class Work(NamedTuple):
-    """Addresses of the two compiled functions; each takes a job, an array of int64, and works until all is done."""
+class Compiled(NamedTuple):
+    """Addresses of the two compiled functions; each takes a job (an array of int64) and runs until it is done."""
 
     mxfp4: int
     bf16: int
-    keep: Sequence[Any]  # the code lives as long as this does
+    keep: Sequence[Any]  # owners of the compiled code: it is freed with them
 
 
-def takes_decode(x: Tensor) -> bool:
-    """Whether numba computes the products of these few rows [row, in]: on the CPU, and no gradient is wanted.
+def supports_decode(x: Tensor) -> bool:
+    """True if numba computes the products of these few rows [row, in]: on the CPU and without gradients.
 
-    Compiles at the first call that could; where that fails, torch computes from then on and `native.why()` says so.
+    Compiles at the first supported call. If that fails, torch computes from then on and `native.status()` has the
+    reason.
     """
-    if native.decode() != "numba" or x.ndim != 2 or not 1 <= x.shape[0] <= FEW or x.device.type != "cpu":
+    if native.decode() != "numba" or x.ndim != 2 or not 1 <= x.shape[0] <= DECODE_MAX_ROWS or x.device.type != "cpu":
         return False
     if x.dtype not in native.DTYPES or (torch.is_grad_enabled() and x.requires_grad):
         return False
     try:
-        work()
-    except Exception as e:  # whatever a broken or unknown numba raises: the numbers do not need it
+        compiled()
+    except Exception as e:  # any error of a broken or unknown numba: torch computes the same
         native.without_numba(f"{type(e).__name__}: {e}")
         return False
     return True
@@ -58,7 +59,7 @@ def takes_decode(x: Tensor) -> bool:
 def linear_mxfp4(
     x: Tensor, groups: Sequence[tuple[int, int, int]], blocks: Tensor, scales: Tensor, bias: Tensor
 ) -> Tensor:
-    """`native.linear_experts` for MXFP4 and a few rows: the same contract, other roundings."""
+    """`native.linear_experts` for MXFP4 and a few rows: the same arguments and result, but rounded differently."""
     native.check_groups(groups, x.shape[0])
     native.check_mxfp4(x, groups, blocks, scales, bias)
     n_out, n_groups = scales.shape[1:]
@@ -66,9 +67,9 @@ def linear_mxfp4(
     if not y.numel() or not n_groups:
         y.zero_()
     else:
-        ordered = _order(x, packed=True)
+        ordered = _reorder(x, packed=True)
         size = 4 * ordered.shape[1]
-        chunks = [(e, t, min(FEW, b - t)) for e, a, b in groups for t in range(a, b, FEW)]
+        chunks = [(e, t, min(DECODE_MAX_ROWS, b - t)) for e, a, b in groups for t in range(a, b, DECODE_MAX_ROWS)]
         pieces = [
             (
                 blocks.data_ptr() + e * blocks.stride(0), scales.data_ptr() + e * scales.stride(0),
@@ -78,21 +79,21 @@ def linear_mxfp4(
         ]  # fmt: skip
         ranges = -(-n_out // STEP)
         head = (0, ranges * len(chunks), ranges, n_out, n_groups, blocks.stride(1), scales.stride(1), size)
-        _each(work().mxfp4, head[1], [*head, *itertools.chain.from_iterable(pieces)])
+        _each(compiled().mxfp4, head[1], [*head, *itertools.chain.from_iterable(pieces)])
     experts = torch.tensor([e for e, a, b in groups for _ in range(a, b)], dtype=torch.long)
-    # index_select: on few rows it is one thread's work, bias[experts] would wake them all
+    # index_select runs on one thread for few rows; bias[experts] would start all threads
     return y.add_(bias.index_select(0, experts)).to(x.dtype)
 
 
 def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """`native.linear_bf16`: 1 to 4 rows in bf16, sums in fp32, rounded once."""
+    """x W^T + b for 1 to 4 rows in bf16: sums in fp32, rounded once."""
     native.check_bf16(x, weight, bias)
     rows, n = x.shape
     n_out = weight.shape[0]
-    wide = _order(x, packed=False)
+    wide = _reorder(x, packed=False)
     y = torch.empty(rows, n_out)
     ranges = -(-n_out // STEP)
-    _each(work().bf16, ranges, [
+    _each(compiled().bf16, ranges, [
         0, ranges, n_out, n, weight.data_ptr(), 2 * weight.stride(0), wide.data_ptr(), 4 * wide.shape[1], y.data_ptr(),
         rows,
     ])  # fmt: skip
@@ -100,42 +101,42 @@ def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 @functools.lru_cache(16)
-def _places(n: int, packed: bool) -> Tensor:
-    """The order in which a row of weights meets the n numbers of x, which are filled up with zeros as far as it reads.
+def _input_order(n: int, packed: bool) -> Tensor:
+    """The order in which the kernels use the n numbers of x, which are padded with zeros to whole steps.
 
-    Packed: pairs of groups, see `_row_mxfp4`. Otherwise: of 16 the even ones, then the odd ones, see `_row_bf16`.
+    Packed: pairs of groups, see `_row_mxfp4`. Otherwise: of every 16 the even ones, then the odd ones; see `_row_bf16`.
     """
     if not packed:
         return torch.arange(-(-n // 16) * 16).view(-1, 8, 2).transpose(1, 2).flatten()
-    # group of the pair, half of its bytes, four bytes of even and of odd place, low and high nibble
+    # group of the pair, half of its bytes, four even and four odd bytes, low and high nibble
     pairs = torch.arange(-(-n // (2 * GROUP)) * 2 * GROUP).view(-1, 2, 2, 4, 2, 2)
     return pairs.permute(0, 5, 2, 4, 1, 3).flatten()
 
 
-def _order(x: Tensor, packed: bool) -> Tensor:
-    """x in fp32, in the order of `_places`."""
-    places, wide = _places(x.shape[1], packed), x.float()
-    if spare := len(places) - x.shape[1]:
+def _reorder(x: Tensor, packed: bool) -> Tensor:
+    """x in fp32, in the order of `_input_order`."""
+    order, wide = _input_order(x.shape[1], packed), x.float()
+    if spare := len(order) - x.shape[1]:
         wide = torch.nn.functional.pad(wide, (0, spare))
-    return wide.index_select(1, places)
+    return wide.index_select(1, order)
 
 
-# ---- threads: pieces of work are handed out one by one, as in C ----
+# ---- threads: work items are assigned one by one, as in C ----
 
 _Function = ctypes.CFUNCTYPE(None, ctypes.c_void_p)
 
 
 def _each(function: int, pieces: int, numbers: Iterable[int]) -> None:
-    """Let torch's number of threads work on a job together. Its first number counts the pieces that were taken."""
+    """Run a job on torch's number of threads. The first of its numbers is the counter of assigned work items."""
     values = [*numbers]
     job = (ctypes.c_int64 * len(values))(*values)
     threads = min(torch.get_num_threads(), pieces)
     if threads <= 1:
         return _Function(function)(ctypes.addressof(job))
     if (parallel := _openmp()) is not None:
-        # always the same number of threads: libgomp would end and start some otherwise
+        # always the same number of threads: otherwise libgomp stops and starts some
         return parallel(function, ctypes.addressof(job), torch.get_num_threads(), 0)
-    run = _Function(function)  # ctypes lets go of the interpreter's lock meanwhile
+    run = _Function(function)  # ctypes releases the GIL during the call
     others = [_pool(threads - 1).submit(run, ctypes.addressof(job)) for _ in range(threads - 1)]
     run(ctypes.addressof(job))
     for other in others:
@@ -145,7 +146,7 @@ def _each(function: int, pieces: int, numbers: Iterable[int]) -> None:
 
 @functools.cache
 def _openmp() -> Callable | None:
-    """The door of the OpenMP that torch has loaded: a second one, as numba brings, would fight for the processors."""
+    """The entry point of the OpenMP that torch has loaded; another, such as numba's, would compete for cores."""
     if not sys.platform.startswith("linux"):
         return None
     try:
@@ -156,7 +157,7 @@ def _openmp() -> Callable | None:
     return parallel
 
 
-_LOADED = 4 | 2  # RTLD_NOLOAD and RTLD_NOW on Linux: what is there already, or nothing
+_LOADED = 4 | 2  # RTLD_NOLOAD and RTLD_NOW on Linux: only a library that is already loaded
 
 
 @functools.lru_cache(1)
@@ -169,7 +170,7 @@ def _pool(threads: int) -> ThreadPoolExecutor:
 _LOCK = threading.Lock()
 
 
-def work() -> Work:
+def compiled() -> Compiled:
     """The compiled functions; the first call takes a few seconds."""
     with _LOCK:
         return _compiled(_has_table())
@@ -177,7 +178,7 @@ def work() -> Work:
 
 @functools.cache
 def _has_table() -> bool:
-    """Whether 32 table lookups are one instruction here (AVX2), and numba compiles for this very processor."""
+    """True if 32 table lookups are one instruction (AVX2) and numba compiles for this processor."""
     import llvmlite.binding
     import numba
 
@@ -185,18 +186,18 @@ def _has_table() -> bool:
 
 
 @functools.cache
-def _compiled(table: bool) -> Work:  # noqa: C901  numba compiles its two functions, which can call none of ours
+def _compiled(table: bool) -> Compiled:  # noqa: C901  two functions for numba, which cannot call Python functions
     from numba import cfunc, types
 
-    take, step = _take(), STEP
-    m1, m2, m3, m4 = (_row_mxfp4(m, table) for m in range(1, FEW + 1))
-    b1, b2, b3, b4 = (_row_bf16(m) for m in range(1, FEW + 1))
+    next_item, step = _next_item(), STEP
+    m1, m2, m3, m4 = (_row_mxfp4(m, table) for m in range(1, DECODE_MAX_ROWS + 1))
+    b1, b2, b3, b4 = (_row_bf16(m) for m in range(1, DECODE_MAX_ROWS + 1))
 
     def mxfp4(job):
         pieces, ranges, n_out, n_groups = job[1], job[2], job[3], job[4]
         code_row, scale_row, size = job[5], job[6], job[7]
         while True:
-            i = take(job)
+            i = next_item(job)
             if i >= pieces:
                 break
             at = 8 + 5 * (i // ranges)
@@ -218,7 +219,7 @@ def _compiled(table: bool) -> Work:  # noqa: C901  numba compiles its two functi
             job[1], job[2], job[3], job[4], job[5], job[6], job[7], job[8], job[9],
         )  # fmt: skip
         while True:
-            i = take(job)
+            i = next_item(job)
             if i >= pieces:
                 break
             for r in range(step * i, min(step * (i + 1), n_out)):
@@ -233,27 +234,27 @@ def _compiled(table: bool) -> Work:  # noqa: C901  numba compiles its two functi
                     b4(w, n, x, size, y, 4 * n_out)
 
     both = [cfunc(types.void(types.CPointer(types.int64)))(f) for f in (mxfp4, bf16)]
-    return Work(*(int(f.address or 0) for f in both), keep=both)
+    return Compiled(*(int(f.address or 0) for f in both), keep=both)
 
 
-def _take() -> Any:
-    """The number of the next piece of a job: one more each time, whichever thread asks."""
+def _next_item() -> Any:
+    """An intrinsic that returns the number of the next work item of a job (an atomic counter)."""
     from llvmlite import ir
     from numba import types
     from numba.extending import intrinsic
 
     @intrinsic
-    def take(typing, job):
+    def next_item(typing, job):
         def code(context, b, signature, args):
             return b.atomic_rmw("add", args[0], ir.Constant(ir.IntType(64), 1), "monotonic")
 
         return types.int64(types.CPointer(types.int64)), code
 
-    return take
+    return next_item
 
 
 class _Emit:
-    """The vector instructions of both rows."""
+    """Helpers that emit vector instructions for both kernels."""
 
     def __init__(self, builder):
         from llvmlite import ir
@@ -265,7 +266,7 @@ class _Emit:
         return self.ir.VectorType(kind, n)
 
     def const(self, kind, value):
-        """A number, or a vector: of one number throughout, or of those given."""
+        """A constant: a number, or a vector of one repeated number or of a list of numbers."""
         if isinstance(kind, self.ir.VectorType) and not isinstance(value, list):
             value = [value] * kind.count
         return self.ir.Constant(kind, value)
@@ -292,7 +293,7 @@ class _Emit:
         return self.call(f"llvm.fma.v{x.type.count}f32", x.type, x, y, z)
 
     def split(self, x):
-        """32 bytes of bf16 -> the numbers of even and of odd place."""
+        """32 bytes of bf16 -> the numbers at even and at odd indices, in fp32."""
         of = self.vector(self.i32, 8)
         x = self.b.bitcast(x, of)
         parts = self.b.shl(x, self.const(of, 16)), self.b.and_(x, self.const(of, 0xFFFF0000))
@@ -304,7 +305,7 @@ class _Emit:
         self.call("llvm.prefetch.p0", self.ir.VoidType(), pointer, *read_and_keep)
 
     def total(self, x):
-        """The sum of eight numbers, in native.c's order."""
+        """The sum of eight numbers, added in native.c's order."""
         a = self.b.fadd(self.shuffle(x, x, [0, 1, 2, 3]), self.shuffle(x, x, [4, 5, 6, 7]))
         a = self.b.fadd(a, self.shuffle(a, a, [2, 3, 2, 3]))
         first, second = (self.b.extract_element(a, self.const(self.i32, i)) for i in (0, 1))
@@ -313,8 +314,8 @@ class _Emit:
     def zeros(self, n):
         from numba.core import cgutils
 
-        nought = self.const(self.vector(self.f32, 8), 0.0)
-        return [cgutils.alloca_once_value(self.b, nought) for _ in range(n)]
+        zero = self.const(self.vector(self.f32, 8), 0.0)
+        return [cgutils.alloca_once_value(self.b, zero) for _ in range(n)]
 
     def store_totals(self, sums, out, out_row):
         for t, x in enumerate(sums):
@@ -322,10 +323,11 @@ class _Emit:
             self.b.store(self.total(x), self.pointer(at, self.f32), align=4)
 
 
-def _row_mxfp4(m: int, table: bool) -> Any:  # noqa: C901  its functions write the instructions of one kernel
-    """One row of weights with m rows of x: codes, scales, groups; x and bytes of its row; out and bytes of its row.
+def _row_mxfp4(m: int, table: bool) -> Any:  # noqa: C901  its functions emit one kernel
+    """The kernel for one row of weights with m rows of x.
 
-    What is done for one row of x is the same for every m. Two groups are one register of 32 bytes.
+    Arguments: codes, scales, number of groups; x and the bytes of its rows; out and the bytes of its rows. The
+    operations for one row of x are the same for every m. Two groups are one register of 32 bytes.
     """
     from numba import types
     from numba.core import cgutils
@@ -339,7 +341,7 @@ def _row_mxfp4(m: int, table: bool) -> Any:  # noqa: C901  its functions write t
         sums = e.zeros(m)
 
         def numbers(nibbles):
-            """Bytes 0, 2, 4, 6 of each half, then 1, 3, 5, 7, 8, 10, …; with two halves as in native.c's numbers2."""
+            """Bytes 0, 2, 4, 6 of each half, then 1, 3, 5, 7, 8, 10, …; with two halves as in native.c's `numbers2`."""
             if table:
                 high, low = (e.call("llvm.x86.avx2.pshuf.b", bytes32, row, nibbles) for row in tables)
             else:
@@ -351,7 +353,7 @@ def _row_mxfp4(m: int, table: bool) -> Any:  # noqa: C901  its functions write t
             return pairs
 
         def arithmetic(nibbles):
-            """What HIGH and LOW say, for any processor."""
+            """The values of HIGH and LOW without table lookups, for any processor."""
             size, one = b.and_(nibbles, e.const(bytes32, 7)), e.const(bytes32, 1)
             high = b.select(
                 b.icmp_unsigned("<", size, e.const(bytes32, 4)), e.const(bytes32, 0x3F), e.const(bytes32, 0x40)
@@ -366,9 +368,9 @@ def _row_mxfp4(m: int, table: bool) -> Any:  # noqa: C901  its functions write t
             bits = b.shl(b.zext(scale_bytes, of), e.const(of, 23))
             return b.bitcast(bits, e.vector(e.f32, scale_bytes.type.count))
 
-        def pair(group, taken, power, sums):
-            """Two groups; `power` is what each of the eight places of a register is times."""
-            weights = numbers(b.and_(taken, e.const(bytes32, 15))) + numbers(b.lshr(taken, e.const(bytes32, 4)))
+        def pair(group, codes32, power, sums):
+            """Adds two groups to the sums; `power` has the scale of each of the eight numbers of a register."""
+            weights = numbers(b.and_(codes32, e.const(bytes32, 15))) + numbers(b.lshr(codes32, e.const(bytes32, 4)))
             here = b.add(x, b.mul(group, e.const(e.i64, 4 * GROUP)))
             after = []
             for t, total in enumerate(sums):
@@ -381,7 +383,7 @@ def _row_mxfp4(m: int, table: bool) -> Any:  # noqa: C901  its functions write t
             return after
 
         def loop(first, end, width):
-            """Whole steps of `width` groups from `first` on; where they end."""
+            """Whole steps of `width` groups from `first` on; returns the index of the next group."""
             steps = b.udiv(b.sub(end, first), e.const(e.i64, width))
             with cgutils.for_range(b, steps) as step:
                 group = b.add(first, b.mul(step.index, e.const(e.i64, width)))
@@ -401,10 +403,10 @@ def _row_mxfp4(m: int, table: bool) -> Any:  # noqa: C901  its functions write t
         done = loop(loop(e.const(e.i64, 0), groups, 8), groups, 2)
         with b.if_then(b.icmp_unsigned("<", done, groups)):
             half = e.load(b.add(codes, b.mul(done, e.const(e.i64, BYTES))), e.vector(e.i8, 16))
-            taken = e.shuffle(half, e.const(half.type, 0), list(range(32)))
+            codes32 = e.shuffle(half, e.const(half.type, 0), list(range(32)))
             power = powers(e.load(b.add(scales, done), e.vector(e.i8, 1)))
             spread = e.shuffle(power, e.const(power.type, 0.0), [0] * 4 + [1] * 4)
-            for s, value in zip(sums, pair(done, taken, spread, [b.load(s) for s in sums])):
+            for s, value in zip(sums, pair(done, codes32, spread, [b.load(s) for s in sums])):
                 b.store(value, s)
         e.store_totals([b.load(s) for s in sums], out, out_row)
         return context.get_dummy_value()
@@ -417,7 +419,7 @@ def _row_mxfp4(m: int, table: bool) -> Any:  # noqa: C901  its functions write t
 
 
 def _row_bf16(m: int) -> Any:
-    """One row of n weights with m rows of x, as `_row_mxfp4`; x is filled up with zeros to a multiple of 16."""
+    """The kernel for one row of n weights with m rows of x, as `_row_mxfp4`; x is zero-padded to a multiple of 16."""
     from numba import types
     from numba.core import cgutils
     from numba.extending import intrinsic
@@ -426,10 +428,10 @@ def _row_bf16(m: int) -> Any:
         weights, n, x, x_row, out, out_row = args
         e = _Emit(b)
         bytes32, wide = e.vector(e.i8, 32), e.vector(e.f32, 8)
-        sums = e.zeros(2 * m)  # of each row of x: the even places, the odd ones
+        sums = e.zeros(2 * m)  # for each row of x: the sum of even indices, the sum of odd ones
 
-        def sixteen(k, taken, sums):
-            even, odd = e.split(taken)
+        def sixteen(k, weights16, sums):
+            even, odd = e.split(weights16)
             here = b.add(x, b.mul(k, e.const(e.i64, 4)))
             for t in range(m):
                 y = b.add(here, b.mul(x_row, e.const(e.i64, t)))
@@ -452,12 +454,12 @@ def _row_bf16(m: int) -> Any:
             return b.add(first, b.mul(steps, e.const(e.i64, width)))
 
         done = loop(loop(e.const(e.i64, 0), 64), 16)
-        left = b.sub(n, done)
+        n_rest = b.sub(n, done)
         end = cgutils.alloca_once(b, e.ir.ArrayType(e.ir.IntType(16), 16))
-        with b.if_then(b.icmp_unsigned("<", done, n)):  # the last weights, in a copy that has zeros after them
+        with b.if_then(b.icmp_unsigned("<", done, n)):  # the last weights, copied and padded with zeros
             b.store(e.const(bytes32, 0), b.bitcast(end, bytes32.as_pointer()), align=2)
             start = b.ptrtoint(end, e.i64)
-            with cgutils.for_range(b, left) as step:
+            with cgutils.for_range(b, n_rest) as step:
                 offset = b.mul(step.index, e.const(e.i64, 2))
                 value = e.load(b.add(b.add(weights, b.mul(done, e.const(e.i64, 2))), offset), e.ir.IntType(16))
                 b.store(value, e.pointer(b.add(start, offset), e.ir.IntType(16)), align=2)

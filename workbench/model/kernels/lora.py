@@ -1,6 +1,6 @@
-"""Matrices with a low-rank change beside them (LoRA, arXiv 2106.09685): W + s B A, never added up.
+"""Matrices with a low-rank change (LoRA, arXiv 2106.09685): W + s B A, kept as separate factors.
 
-So W stays where it lies, mapped or packed in MXFP4, and is not rounded anew; another s costs nothing.
+W therefore stays memory-mapped or packed in MXFP4 and is not rounded again, and another s costs no memory.
 """
 
 from typing import NamedTuple
@@ -12,7 +12,7 @@ from workbench.model.kernels.packed import Matrices
 
 
 class Adapted(NamedTuple):
-    """A matrix with a low-rank change beside it: matrix + scale * b @ a."""
+    """A matrix with a low-rank change: matrix + scale * b @ a."""
 
     matrix: Matrices  # [out, in], or [expert, out, in]
     a: Tensor  # [rank, in], or [expert, rank, in]
@@ -26,7 +26,7 @@ def plain(matrix: Matrices | Adapted) -> Matrices:
 
 
 def whole(matrix: Tensor | Adapted) -> Tensor:
-    """The matrix with its change added, for who reads weights: a new tensor, in fp32 or better, where there is one.
+    """The matrix plus its low-rank change, for analyses of weights: a new tensor in fp32 or wider if there is a change.
 
     >>> whole(Adapted(torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0], [3.0]]), 0.5)).tolist()
     [[1.0, 0.0], [1.5, 4.0]]

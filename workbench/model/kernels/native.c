@@ -1,18 +1,18 @@
-/* The arithmetic that takes the time, for the processor at hand: every product of a forward pass, from fp32, bf16 and
- * MXFP4 alike, attention, and the functions of a row. Called through ctypes by native.py, which checks every shape;
- * nothing is checked here. linear.py, experts.py, attention.py and rows.py say in torch what these must equal.
+/* The expensive arithmetic, for the current processor: every product of a forward pass (fp32, bf16 and MXFP4), attention,
+ * and the functions of a row. native.py calls it through ctypes and checks every shape; nothing is checked here. The
+ * reference in torch is in linear.py, experts.py, attention.py and rows.py.
  *
  * A row's bits depend on that row alone: not on the other rows, the threads, or which of the forms below is used.
  * In fp32, and in bf16 without AVX-512, they do not depend on the processor either: fixed_order.h defines the order of
- * additions, vectors.h has its operations for each processor. bf16 with AVX-512 has an order of its own: two products
- * and their sum are one instruction there.
+ * additions, and vectors.h has its operations for each processor. bf16 with AVX-512 has another order, because there
+ * two products and their sum are one instruction.
  *
- * An MXFP4 row is a run of groups: 16 bytes of codes (byte i: element 2i low, 2i + 1 high) and one scale byte s; an
- * element is FP4[code] * 2^(s - 127). Every FP4 number is a bf16 whose two bytes come out of two 16-entry tables.
+ * An MXFP4 row is a sequence of groups: 16 bytes of codes (byte i: element 2i low, 2i + 1 high) and one scale byte s; an
+ * element is FP4[code] * 2^(s - 127). Every FP4 number is a bf16 whose two bytes come from two 16-entry tables.
  *
  * A product has two forms that give the same bits. For up to four rows of an expert, each row of weights is one
- * sequential stream, decoded in registers. For more, some rows of weights are decoded into a panel that stays in the
- * cache, and all rows of x meet it there.
+ * sequential stream, decoded in registers. For more rows, some rows of weights are decoded into a panel in the cache and
+ * multiplied with all rows of x.
  */
 #include <math.h>
 #include <stddef.h>
@@ -59,8 +59,9 @@ typedef int64_t i64;
 
 enum { PORTABLE = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };
 enum { FP32 = 0, BF16 = 1, MXFP4 = 2 }; /* how weights are stored */
-enum { AT_ONCE = 6, FEW = 4, STRIP = 64, TILE = 256, STEP = 64, NEAR = 512 };
-/* rows that are packed together; rows of the first form; outputs and rows of a piece; weights at once; numbers of a row that stay in the nearest cache */
+enum { PACKED_ROWS = 6, DECODE_MAX_ROWS = 4, STRIP = 64, TILE = 256, STEP = 64, NEAR = 512 };
+/* PACKED_ROWS: rows that are packed together. DECODE_MAX_ROWS: rows of x in the first form. STRIP, TILE: outputs and rows
+ * of a work item. STEP: weights at once. NEAR: numbers of a row that stay in the L1 cache. */
 
 /* The high and the low byte of each FP4 number as bf16. */
 #define HIGH 0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40, 0x40, 0x40, 0x80, 0xBF, 0xBF, 0xBF, 0xC0, 0xC0, 0xC0, 0xC0
@@ -80,20 +81,20 @@ IN float load(const void *p, i64 i, int bf16) { return bf16 ? wide(((const u16 *
 IN void store(void *p, i64 i, float v, int bf16) {
     if (bf16) ((u16 *)p)[i] = narrow(v); else ((float *)p)[i] = v;
 }
-IN i64 least(i64 a, i64 b) { return a < b ? a : b; }
+IN i64 min64(i64 a, i64 b) { return a < b ? a : b; }
 
-static void *room(size_t bytes) {
+static void *allocate(size_t bytes) {
     void *p = NULL;
     return posix_memalign(&p, 64, bytes + 64) ? NULL : p;
 }
 
-/* ---- threads: pieces of work are handed out one by one, so that unequal ones balance ---- */
+/* ---- threads: work items are assigned one by one, so that unequal ones balance ---- */
 
 typedef void (*Work)(void *job, size_t piece);
 
 static void each(i64 n, int threads, Work work, void *job) {
 #if defined(_OPENMP)
-    if (threads > 1 && n > 1) { /* always the same number of threads: libgomp would end and start some otherwise */
+    if (threads > 1 && n > 1) { /* always the same number of threads: otherwise libgomp stops and starts some */
 #pragma omp parallel for schedule(dynamic, 1) num_threads(threads)
         for (i64 i = 0; i < n; i++) work(job, (size_t)i);
         return;
@@ -109,9 +110,9 @@ static void each(i64 n, int threads, Work work, void *job) {
 
 #include "vectors.h"
 
-/* ---- exp and log, by operations that IEEE 754 defines: libm's differ between machines ---- */
+/* ---- exp and log by operations that IEEE 754 defines, because libm's differ between machines ---- */
 
-/* 2^n * e^r with |r| <= ln 2 / 2; two powers, because 2^128 is no float. NaN stays NaN; x may be anything. */
+/* 2^n * e^r with |r| <= ln 2 / 2; two powers, because 2^128 is not a float. NaN stays NaN; x is unrestricted. */
 IN float exponential(float x) {
     const float round = 12582912.f; /* 1.5 * 2^23: adding it leaves the nearest integer in the low bits */
     float y = x > 100.f ? 100.f : x < -110.f ? -110.f : x;
@@ -121,11 +122,11 @@ IN float exponential(float x) {
     p = fmaf(p, r, 8.33333333e-3f), p = fmaf(p, r, 4.16666667e-2f), p = fmaf(p, r, 1.66666667e-1f), p = fmaf(p, r, .5f);
     p = fmaf(p * r, r, r) + 1.f;
     int32_t k = (int32_t)(as_bits(shifted) - 0x4b400000u);
-    k = k > 160 ? 160 : k < -160 ? -160 : k; /* of NaN the bits are anything */
+    k = k > 160 ? 160 : k < -160 ? -160 : k; /* the bits of NaN are arbitrary */
     int32_t half = k >> 1;
     return p * as_float((u32)(half + 127) << 23) * as_float((u32)(k - half + 127) << 23);
 }
-IN float exponential_or_zero(float x) { /* what would leave the normal numbers is exactly 0 */
+IN float exponential_or_zero(float x) { /* a subnormal result is replaced by exactly 0 */
     float e = exponential(x);
     return e < 4 * 1.17549435e-38f ? 0.f : e;
 }
@@ -150,7 +151,7 @@ IN float gated(float gate, float up, float alpha, float limit) {
 }
 #define MORE(a, b) ((b) > (a) ? (b) : (a))
 
-/* Rows of n numbers and a function of each: see fixed_order.h for what the members mean to which. */
+/* Rows of n numbers and the arguments of a function of each row; fixed_order.h shows which function uses which. */
 typedef struct {
     const void *x;
     void *out;
@@ -197,14 +198,14 @@ typedef struct {
 #if defined(__x86_64__)
 /* ---- many rows with AVX2: fixed_order.h's sums with outputs in the lanes ----
  *
- * With 16 registers, blocks of dot products wait for the cache. Here six rows of x meet 16 rows of weights: both are
- * packed by k mod 16, so that one of the 16 partial sums is added up at a time, in order of k, and the sums meet in the
- * order of the tree. The bits are those of `dots`. */
+ * With 16 registers, blocks of dot products are limited by the cache. Here six rows of x are multiplied with 16 rows of
+ * weights. Both are packed by k mod 16, so that one of the 16 partial sums is computed at a time, in order of k, and the
+ * sums are added in the order of the tree. The bits are those of `dots`. */
 
-enum { SIX = AT_ONCE, EIGHT = 8 };
+enum { SIX = PACKED_ROWS, EIGHT = 8 };
 
-/* Eight rows of eight numbers: columns become rows. */
-T2 IN void turn8(const __m256 in[8], __m256 out[8]) {
+/* Transposes eight rows of eight numbers. */
+T2 IN void transpose8(const __m256 in[8], __m256 out[8]) {
     __m256 a[8], b[8];
     UNROLL for (int i = 0; i < 4; i++) a[2 * i] = _mm256_unpacklo_ps(in[2 * i], in[2 * i + 1]), a[2 * i + 1] = _mm256_unpackhi_ps(in[2 * i], in[2 * i + 1]);
     UNROLL for (int i = 0; i < 2; i++) {
@@ -213,8 +214,8 @@ T2 IN void turn8(const __m256 in[8], __m256 out[8]) {
     }
     UNROLL for (int i = 0; i < 4; i++) out[i] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x20), out[i + 4] = _mm256_permute2f128_ps(b[i], b[i + 4], 0x31);
 }
-/* Rows of n numbers, at most `wide` of them: element k of all goes to to[k mod 16 * share + k / 16 * wide]; what is not
- * there is 0. Eight at a time are written, also where `wide` is six. */
+/* Packs at most `wide` rows of n numbers: element k of all rows goes to to[k mod 16 * share + k / 16 * wide], padded with
+ * zeros. Eight numbers at a time are written, also if `wide` is six. */
 T2 static void pack_rows(const float *x, i64 xs, i64 rows, i64 n, float *to, i64 wide, i64 share) {
     for (i64 k = 0; k < (n + 15) / 16 * 16; k += EIGHT)
         for (i64 first = 0; first < wide; first += EIGHT) {
@@ -229,13 +230,13 @@ T2 static void pack_rows(const float *x, i64 xs, i64 rows, i64 n, float *to, i64
                     in[r] = _mm256_loadu_ps(end);
                 }
             }
-            turn8(in, out);
+            transpose8(in, out);
             float *place = to + k % 16 * share + k / 16 * wide + first;
             UNROLL for (int i = 0; i < EIGHT; i++) _mm256_storeu_ps(place + i * share, out[i]);
         }
 }
-/* One of the 16 partial sums of six rows with 16 outputs, the i-th in the order of the tree; `sums` are those that wait
- * for their partners, by height in the tree: the total is at height 4. */
+/* One of the 16 partial sums of six rows with 16 outputs, the i-th in the order of the tree. `sums` are the pending sums
+ * by height in the tree; the total is at height 4. */
 T2 IN void six_avx2(int i, const float *x, const float *w, i64 deep, float (*sums)[SIX * 16]) {
     V16_avx2 a[SIX];
     int height = 0;
@@ -248,19 +249,19 @@ T2 IN void six_avx2(int i, const float *x, const float *w, i64 deep, float (*sum
     UNROLL for (int t = 0; t < SIX; t++) store_avx2(sums[height] + 16 * t, a[t]);
 }
 
-/* Rows of x as `six_avx2` takes them: a partial sum's share of six rows, and the packing. */
+/* The layout of x for `six_avx2`: the size of one partial sum's part of six rows, and the packing. */
 static i64 share_avx2(i64 n) { return (n + 15) / 16 * SIX + EIGHT; } /* packing writes eight numbers for six */
 static i64 packed_avx2(i64 n) { return 16 * share_avx2(n); }
 T2 static void pack_avx2(const float *x, i64 xs, i64 n, float *to) { pack_rows(x, xs, SIX, n, to, SIX, share_avx2(n)); }
-/* As `dots_avx2`, for the whole sixes of the rows. `space` holds 16 packed rows of weights, then the waiting sums. A
- * share of the weights stays in the nearest cache for all rows. */
+/* As `dots_avx2`, for complete groups of six rows. `space` has 16 packed rows of weights, then the pending sums. One
+ * partial sum's part of the weights stays in the L1 cache for all rows. */
 static i64 space_avx2(i64 rows, i64 n) { return (n + 15) / 16 * 256 + rows / SIX * 5 * SIX * 16; }
 T2 static void sixes_avx2(const float *packed, i64 rows, const float *w, i64 ws, i64 cols, i64 n, float *space, float *y, i64 ys) {
     static const u8 REVERSED[16] = {0, 8, 4, 12, 2, 10, 6, 14, 1, 9, 5, 13, 3, 11, 7, 15};
     i64 deep = (n + 15) / 16, share = share_avx2(n), sixes = rows / SIX;
     float (*sums)[5][SIX * 16] = (float (*)[5][SIX * 16])(space + deep * 256);
     for (i64 c = 0; c < cols; c += 16) {
-        i64 m = least(16, cols - c);
+        i64 m = min64(16, cols - c);
         pack_rows(w + c * ws, ws, m, n, space, 16, 16 * deep);
         for (int i = 0; i < 16; i++)
             for (i64 r = 0; r < sixes; r++)
@@ -270,9 +271,9 @@ T2 static void sixes_avx2(const float *packed, i64 rows, const float *w, i64 ws,
 }
 #endif
 
-/* ---- a row of MXFP4: decoded to fp32, and met by up to four rows of x while it is decoded ----
+/* ---- a row of MXFP4: decoded to fp32, and multiplied with up to four rows of x during decoding ----
  *
- * `few` takes x in an order of its own (`order`), so that what comes out of a register of codes meets it as it is. */
+ * `few` needs x in the order in which a register of codes is decoded; `order` rearranges it. */
 
 static void decode_plain(const u8 *codes, const u8 *scales, i64 groups, float *out) {
     for (i64 g = 0; g < groups; g++, out += 32) {
@@ -282,11 +283,11 @@ static void decode_plain(const u8 *codes, const u8 *scales, i64 groups, float *o
     }
 }
 static void order_plain(const float *x, i64 groups, float *to) { memcpy(to, x, sizeof(float) * 32 * (size_t)groups); }
-/* Some rows of weights, `row` and `scale_row` bytes apart, with m <= FEW rows of x: y[t * STRIP + row]. */
+/* Several rows of weights, `row` and `scale_row` bytes apart, with m <= DECODE_MAX_ROWS rows of x: y[t * STRIP + row]. */
 typedef struct { const u8 *codes, *scales; i64 row, scale_row, rows, groups; } Rowset;
 static void few_plain(const Rowset *w, const float *x, int m, float *y) {
     for (i64 o = 0; o < w->rows; o++) {
-        float s[FEW][16] = {{0}}, of_group[32];
+        float s[DECODE_MAX_ROWS][16] = {{0}}, of_group[32];
         for (i64 g = 0; g < w->groups; g++) {
             decode_plain(w->codes + o * w->row + 16 * g, w->scales + o * w->scale_row + g, 1, of_group);
             for (int t = 0; t < m; t++)
@@ -296,7 +297,7 @@ static void few_plain(const Rowset *w, const float *x, int m, float *y) {
     }
 }
 
-/* M is a constant in each call, so that the sums are registers. */
+/* m is a constant in each call, so that the sums are in registers. */
 #define BY_ROWS_4(f, r, m, ...) \
     switch (m) { case 1: f(r, 1, __VA_ARGS__); break; case 2: f(r, 2, __VA_ARGS__); break; \
                  case 3: f(r, 3, __VA_ARGS__); break; default: f(r, 4, __VA_ARGS__); }
@@ -332,8 +333,8 @@ T2 static void decode_avx2(const u8 *codes, const u8 *scales, i64 groups, float 
     for (i64 g = 0; g < groups; g++) group_avx2(codes + 16 * g, scales[g], out + 32 * g, 0);
 }
 
-/* A group's low nibbles (even elements) fill one half of a register, its high ones the other; of 16 elements the first
- * sum then has these, the second the rest. */
+/* A group's low nibbles (even elements) fill one half of a register, its high ones the other. PLACE2 has the order in
+ * which the two sums then contain every 16 elements: the first sum has the first eight entries. */
 static const u8 PLACE2[16] = {0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15};
 
 static void order_avx2(const float *x, i64 groups, float *to) {
@@ -362,13 +363,13 @@ T2 IN void powers2(const u8 *scales, i64 n, float s[64]) {
         _mm256_storeu_ps(s + g, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(scales + g))), 23)));
     for (; g < n; g++) s[g] = power(scales[g]);
 }
-/* R rows of weights, so that with one row of x there are enough sums to add to at once. */
+/* R rows of weights, so that there are enough independent sums even with one row of x. */
 T2 IN void few_avx2_m(int R, int m, const Rowset *w, i64 o, const float *x, float *y) {
-    __m256 a[2][FEW][2];
+    __m256 a[2][DECODE_MAX_ROWS][2];
     float s[2][64];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) a[r][t][0] = a[r][t][1] = _mm256_setzero_ps();
     for (i64 start = 0; start < w->groups; start += 64) {
-        i64 n = least(64, w->groups - start);
+        i64 n = min64(64, w->groups - start);
         UNROLL for (int r = 0; r < R; r++) powers2(w->scales + (o + r) * w->scale_row + start, n, s[r]);
         for (i64 g = 0; g < n; g++) {
             UNROLL for (int r = 0; r < R; r++) {
@@ -395,9 +396,9 @@ T2 static void few_avx2(const Rowset *w, const float *x, int m, float *y) {
     for (; o < w->rows; o++) BY_ROWS_4(few_avx2_m, 1, m, w, o, x, y)
 }
 
-/* Of 16 weights in bf16 the even ones are shifted up, the odd ones masked; x lies in that order. */
+/* Of 16 weights in bf16 the even ones are shifted, the odd ones masked; x is in that order. */
 static const u8 HALVES2[16] = {0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13, 15};
-static void halves_avx2(const float *x, i64 n, float *to) { /* filled up to a multiple of 16 */
+static void halves_avx2(const float *x, i64 n, float *to) { /* padded to a multiple of 16 */
     for (i64 k = 0; k < n; k += 16) for (int i = 0; i < 16; i++) to[k + i] = k + HALVES2[i] < n ? x[k + HALVES2[i]] : 0;
 }
 T2 IN void sixteen_avx2(int m, const u16 *p, const float *x, i64 xs, __m256 (*a)[2]) {
@@ -410,7 +411,7 @@ T2 IN void sixteen_avx2(int m, const u16 *p, const float *x, i64 xs, __m256 (*a)
     }
 }
 T2 IN void stream_avx2_m(int R, int m, const u16 *w, i64 ws, i64 n, const float *x, i64 xs, float *y) {
-    __m256 a[2][FEW][2];
+    __m256 a[2][DECODE_MAX_ROWS][2];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) a[r][t][0] = a[r][t][1] = _mm256_setzero_ps();
     i64 k = 0;
     for (; k + 32 <= n; k += 32) {
@@ -423,7 +424,7 @@ T2 IN void stream_avx2_m(int R, int m, const u16 *w, i64 ws, i64 n, const float 
     for (; k < n; k += 16)
         UNROLL for (int r = 0; r < R; r++) {
             u16 end[16] = {0};
-            memcpy(end, w + r * ws + k, sizeof(u16) * (size_t)least(16, n - k));
+            memcpy(end, w + r * ws + k, sizeof(u16) * (size_t)min64(16, n - k));
             sixteen_avx2(m, end, x + k, xs, a[r]);
         }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) y[t * STRIP + r] = placed2(a[r][t], HALVES2);
@@ -463,7 +464,7 @@ static void order_neon(const float *x, i64 groups, float *to) {
     for (i64 g = 0; g < groups; g++) for (int i = 0; i < 32; i++) to[32 * g + i % 2 * 16 + i / 2] = x[32 * g + i];
 }
 IN void few_neon_m(int R, int m, const Rowset *w, i64 o, const float *x, float *y) {
-    float32x4_t a[FEW][4];
+    float32x4_t a[DECODE_MAX_ROWS][4];
     (void)R;
     UNROLL for (int t = 0; t < m; t++) UNROLL for (int i = 0; i < 4; i++) a[t][i] = vdupq_n_f32(0);
     for (i64 g = 0; g < w->groups; g++) {
@@ -473,7 +474,7 @@ IN void few_neon_m(int R, int m, const Rowset *w, i64 o, const float *x, float *
         group_neon(p, w->scales[o * w->scale_row + g], u);
         UNROLL for (int t = 0; t < m; t++) {
             const float *v = x + 32 * (t * w->groups + g);
-            UNROLL for (int i = 0; i < 4; i++) { /* of even, then of odd elements: the first eight, then the others */
+            UNROLL for (int i = 0; i < 4; i++) { /* even, then odd elements: the first eight, then the others */
                 int at = i / 2 * 4 + i % 2;
                 a[t][i] = vfmaq_f32(a[t][i], u[at], vld1q_f32(v + 4 * at));
                 a[t][i] = vfmaq_f32(a[t][i], u[at + 2], vld1q_f32(v + 4 * at + 8));
@@ -495,21 +496,21 @@ static void few_neon(const Rowset *w, const float *x, int m, float *y) {
 #if defined(HAS512)
 /* ---- bf16 with AVX-512: two products and their sum in one instruction ----
  *
- * 16 sums, to each of which every instruction adds two products, then totals4's tree. 64 elements are a step; of MXFP4 a
- * step is a pair of groups, first the even elements, then the odd ones. */
+ * There are 16 sums; an instruction adds two products to each. Then they are added by totals4's tree. 64 elements are a
+ * step; for MXFP4 a step is a pair of groups, first the even elements, then the odd ones. */
 
 static const u16 BF16S[32] __attribute__((aligned(64))) = {
     0x0000, 0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040, 0x4080, 0x40C0, 0x8000, 0xBF00, 0xBF80, 0xBFC0, 0xC000, 0xC040, 0xC080, 0xC0C0,
     0x0000, 0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040, 0x4080, 0x40C0, 0x8000, 0xBF00, 0xBF80, 0xBFC0, 0xC000, 0xC040, 0xC080, 0xC0C0};
 
-/* x in that order, whole steps. */
+/* x in that order, in whole steps. */
 static void order_bf16(const u16 *x, i64 groups, u16 *o) {
     for (i64 g = 0; g < groups; g += 2)
         for (int nibble = 0; nibble < 2; nibble++)
             for (int i = 0; i < 32; i++) *o++ = g + i / 16 < groups ? x[32 * g + 2 * i + nibble] : 0;
 }
 
-/* Sixteen bits for each scale of up to 64 groups: what is added to a bf16 to multiply it. What lies past the end is 0. */
+/* Sixteen bits for each scale of up to 64 groups, which multiply a bf16 when added to its bits; 0 past the end. */
 T512 IN void exponents_avx512(const u8 *scales, i64 n, u16 add[64]) {
     for (i64 g = 0; g < n; g += 32) {
         __mmask32 there = n - g >= 32 ? 0xffffffffu : (__mmask32)((1u << (n - g)) - 1);
@@ -518,8 +519,8 @@ T512 IN void exponents_avx512(const u8 *scales, i64 n, u16 add[64]) {
     }
 }
 
-/* A step of weights. The table has FP4's numbers twice, for either group of the pair, with its scale in the exponents;
- * zeros have none. */
+/* A step of weights. The table has FP4's numbers twice, once for each group of the pair, with the group's scale added to
+ * the exponents (except for zeros). */
 T512 IN void step_avx512(const u8 *p, int both, const u16 *add, __m512i *even, __m512i *odd) {
     const __m512i table = _mm512_load_si512(BF16S), nibble = _mm512_set1_epi16(15);
     const __m512i second = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
@@ -536,7 +537,7 @@ T512 IN void step_avx512(const u8 *p, int both, const u16 *add, __m512i *even, _
 T512 static void decode_bf16(const u8 *codes, const u8 *scales, i64 groups, u16 *out) {
     u16 add[64];
     for (i64 start = 0; start < groups; start += 64) {
-        i64 n = least(64, groups - start);
+        i64 n = min64(64, groups - start);
         exponents_avx512(scales + start, n, add);
         for (i64 g = 0; g < n; g += 2, out += 64) {
             __m512i even, odd;
@@ -545,20 +546,20 @@ T512 static void decode_bf16(const u8 *codes, const u8 *scales, i64 groups, u16 
         }
     }
 }
-T512 IN void totals_bf16(int count, const __m512 *a, float *y, i64 ys) { /* count <= FEW */
-    __m512 t[FEW];
-    float of[FEW];
-    UNROLL for (int i = 0; i < FEW; i++) t[i] = i < count ? a[i] : _mm512_setzero_ps();
+T512 IN void totals_bf16(int count, const __m512 *a, float *y, i64 ys) { /* count <= DECODE_MAX_ROWS */
+    __m512 t[DECODE_MAX_ROWS];
+    float of[DECODE_MAX_ROWS];
+    UNROLL for (int i = 0; i < DECODE_MAX_ROWS; i++) t[i] = i < count ? a[i] : _mm512_setzero_ps();
     totals4_avx512(t, of);
     UNROLL for (int i = 0; i < count; i++) y[i * ys] = of[i];
 }
-/* R rows of weights, so that with one row of x there are enough sums to add to at once. */
+/* R rows of weights, so that there are enough independent sums even with one row of x. */
 T512 IN void few_bf16_m(int R, int m, const Rowset *w, i64 o, const u16 *x, i64 xs, float *y) {
-    __m512 a[2][FEW];
+    __m512 a[2][DECODE_MAX_ROWS];
     u16 add[2][64];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) a[r][t] = _mm512_setzero_ps();
     for (i64 start = 0; start < w->groups; start += 64) {
-        i64 n = least(64, w->groups - start);
+        i64 n = min64(64, w->groups - start);
         UNROLL for (int r = 0; r < R; r++) exponents_avx512(w->scales + (o + r) * w->scale_row + start, n, add[r]);
         for (i64 g = 0; g < n; g += 2)
             UNROLL for (int r = 0; r < R; r++) {
@@ -580,7 +581,7 @@ T512 static void few_bf16(const Rowset *w, const u16 *x, i64 xs, int m, float *y
     for (; o < w->rows; o++) BY_ROWS_4(few_bf16_m, 1, m, w, o, x, xs, y)
 }
 
-/* n bf16 weights a row, with rows of x that are filled up to whole steps. */
+/* n bf16 weights per row, with rows of x that are padded to whole steps. */
 T512 IN __m512i weights_at(const u16 *w, i64 left) { /* 32 of them; zeros after the end */
     if (left >= 32) return _mm512_loadu_si512(w);
     return _mm512_maskz_loadu_epi16(left > 0 ? (__mmask32)((1ull << left) - 1) : 0, w);
@@ -617,10 +618,10 @@ T512 static void stream_bf16(const u16 *w, i64 ws, i64 rows, i64 n, const u16 *x
     for (i64 o = 0; o < rows; o++) BY_ROWS_4(stream_bf16_m, 1, m, w + o * ws, ws, n, x, xs, y + o)
 }
 T512 static void dots_bf16(const u16 *x, i64 xs, i64 rows, const u16 *w, i64 ws, i64 cols, i64 n, float *y, i64 ys) {
-    enum { R = 6, C = 4, TALL = 48 }; /* a tile of x stays in the second cache */
+    enum { R = 6, C = 4, TALL = 48 }; /* a tile of x stays in the L2 cache */
     i64 whole = cols / C * C;
     for (i64 r = 0; r < rows; r += TALL) {
-        i64 end = least(rows, r + TALL), i;
+        i64 end = min64(rows, r + TALL), i;
         for (i64 c = 0; c < whole; c += C) {
             const u16 *weights = w + c * ws;
             for (i = r; i + R <= end; i += R) block_bf16(R, C, x + i * xs, xs, weights, ws, n, 0, y + i * ys + c, ys);
@@ -633,7 +634,7 @@ T512 static void dots_bf16(const u16 *x, i64 xs, i64 rows, const u16 *w, i64 ws,
 }
 #endif
 
-/* ---- what a level computes with ---- */
+/* ---- the functions of a level ---- */
 
 typedef void (*RowFunction)(const Rows *p, i64 row);
 enum { RMS, SWIGLU, LOG_SOFTMAX, ENTROPY, MIXTURE, ROW_FUNCTIONS };
@@ -646,10 +647,10 @@ typedef struct {
     void (*decode)(const u8 *codes, const u8 *scales, i64 groups, float *out);
     void (*order)(const float *x, i64 groups, float *to);
     void (*few)(const Rowset *w, const float *x, int m, float *y);
-    /* the same for bf16, where there is something better than `dots`, and the order in which it takes x */
+    /* the same for bf16 if there is something faster than `dots`, and the order in which it needs x */
     void (*stream)(const u16 *w, i64 ws, i64 rows, i64 n, const float *x, i64 xs, int m, float *y);
     void (*halves)(const float *x, i64 n, float *to);
-    /* the same as `dots` for many rows, where there is something better */
+    /* the same as `dots` for many rows, if there is something faster */
     i64 (*packed)(i64 n);
     i64 (*space)(i64 rows, i64 n);
     void (*pack)(const float *x, i64 xs, i64 n, float *to);
@@ -677,18 +678,18 @@ static const Level *level_of(int level) {
 /* ---- x times the matrices of one or several experts ---- */
 
 typedef struct { i64 expert, first, last; } Group;
-typedef struct { i64 expert, row, n_rows, out, n_out, six; } Piece; /* some rows of an expert, some outputs; the first of its packed sixes */
+typedef struct { i64 expert, row, n_rows, out, n_out, six; } Piece; /* some rows of an expert, some outputs; index of its first packed six */
 
 typedef struct {
     const Level *l;
-    int stored, bf16, pairs; /* how the weights are stored; whether x and the result are bf16; whether by dpbf16 */
+    int stored, bf16, pairs; /* format of the weights; whether x and the result are bf16; whether dpbf16 is used */
     int failed;
-    const void *x, *ordered; /* as the kernels read it; in the order of `few` */
-    float *packed;           /* six rows at a time, for `sixes`; NULL where these are not used */
+    const void *x, *ordered; /* converted for the kernels; in the order of `few` */
+    float *packed;           /* six rows at a time, for `sixes`; NULL if not used */
     i64 x_row, ordered_row;
     const void *w, *bias;
     const u8 *scales;
-    i64 w_expert, w_row, w_step, scale_expert, scale_row, bias_expert, n, n_out, out_row; /* w_step: between the numbers of a row */
+    i64 w_expert, w_row, w_step, scale_expert, scale_row, bias_expert, n, n_out, out_row; /* w_step: stride within a row */
     void *out;
     Piece *pieces;
 } Product;
@@ -699,7 +700,7 @@ IN const void *weight_row(const Product *p, i64 expert, i64 out) {
 }
 IN const u8 *scale_row(const Product *p, i64 expert, i64 out) { return p->scales + expert * p->scale_expert + out * p->scale_row; }
 
-/* Each row of weights once, for up to four rows of x. */
+/* One stream over each row of weights, for up to four rows of x. */
 static void streamed(const Product *p, const Piece *w, float *y) {
     const void *at = weight_row(p, w->expert, w->out);
     const u8 *scales = p->stored == MXFP4 ? scale_row(p, w->expert, w->out) : NULL;
@@ -714,8 +715,8 @@ static void streamed(const Product *p, const Piece *w, float *y) {
     p->l->few(&rows, x, m, y);
 }
 
-/* Rows of weights whose numbers lie apart (a transposed matrix), one row after the other; zeros after the end. */
-static void turned(const Product *p, const void *at, i64 rows, i64 width, void *to) {
+/* Copies rows of weights of a transposed matrix to contiguous rows, padded with zeros. */
+static void copy_transposed(const Product *p, const void *at, i64 rows, i64 width, void *to) {
     for (i64 k = 0; k < width; k++)
         for (i64 r = 0; r < rows; r++) {
             i64 from = k * p->w_step + r * p->w_row;
@@ -724,43 +725,43 @@ static void turned(const Product *p, const void *at, i64 rows, i64 width, void *
         }
 }
 
-/* Products with rows of weights in fp32, by whichever form is quicker. `space` is what `sixes` needs, NULL without them. */
-static void met(const Product *p, const Piece *w, const float *weights, i64 ws, i64 cols, float *space, float *y) {
+/* Products with rows of weights in fp32, by the faster form. `space` is the memory for `sixes`, NULL without them. */
+static void multiply(const Product *p, const Piece *w, const float *weights, i64 ws, i64 cols, float *space, float *y) {
     const float *x = (const float *)p->x + w->row * p->x_row;
-    i64 n = p->n, sixes = space ? w->n_rows / AT_ONCE * AT_ONCE : 0;
+    i64 n = p->n, sixes = space ? w->n_rows / PACKED_ROWS * PACKED_ROWS : 0;
     if (sixes) p->l->sixes(p->packed + w->six * p->l->packed(n), sixes, weights, ws, cols, n, space, y, STRIP);
     if (sixes < w->n_rows) p->l->dots(x + sixes * p->x_row, p->x_row, w->n_rows - sixes, weights, ws, cols, n, 0, y + sixes * STRIP, STRIP);
 }
 
 static int by_panel(const Product *p, const Piece *w, float *y) {
     i64 n = p->n, groups = n / 32;
-    int as_it_lies = p->stored != MXFP4 && p->w_step == 1;
+    int in_place = p->stored != MXFP4 && p->w_step == 1;
     const void *first = weight_row(p, w->expert, w->out);
-    if (as_it_lies && !p->pairs && p->stored == BF16 && w->n_rows <= FEW) { /* not worth decoding */
+    if (in_place && !p->pairs && p->stored == BF16 && w->n_rows <= DECODE_MAX_ROWS) { /* not worth a panel */
         p->l->dots((const float *)p->x + w->row * p->x_row, p->x_row, w->n_rows, first, p->w_row, w->n_out, n, 1, y, STRIP);
         return 0;
     }
 #if defined(HAS512)
-    if (as_it_lies && p->pairs) {
+    if (in_place && p->pairs) {
         dots_bf16((const u16 *)p->x + w->row * p->x_row, p->x_row, w->n_rows, first, p->w_row, w->n_out, n, y, STRIP);
         return 0;
     }
 #endif
     float *space = NULL;
     if (w->six >= 0) {
-        space = room(sizeof(float) * (size_t)p->l->space(w->n_rows, n));
+        space = allocate(sizeof(float) * (size_t)p->l->space(w->n_rows, n));
         if (!space) return 1;
     }
-    if (as_it_lies && p->stored == FP32) {
-        met(p, w, first, p->w_row, w->n_out, space, y);
+    if (in_place && p->stored == FP32) {
+        multiply(p, w, first, p->w_row, w->n_out, space, y);
         free(space);
         return 0;
     }
-    i64 width = p->pairs ? (n + STEP - 1) / STEP * STEP : n, rows = least(w->n_out, 32);
-    u8 *panel = room((size_t)(rows * width) * (p->pairs ? 2 : 4));
+    i64 width = p->pairs ? (n + STEP - 1) / STEP * STEP : n, rows = min64(w->n_out, 32);
+    u8 *panel = allocate((size_t)(rows * width) * (p->pairs ? 2 : 4));
     if (!panel) { free(space); return 1; }
     for (i64 o = 0; o < w->n_out; o += rows) {
-        i64 m = least(rows, w->n_out - o);
+        i64 m = min64(rows, w->n_out - o);
         for (i64 r = 0; r < m; r++) {
             const void *at = weight_row(p, w->expert, w->out + o + r);
 #if defined(HAS512)
@@ -770,13 +771,13 @@ static int by_panel(const Product *p, const Piece *w, float *y) {
             if (p->stored == MXFP4) p->l->decode(at, scale_row(p, w->expert, w->out + o + r), groups, (float *)panel + r * n);
             else if (p->w_step == 1) for (i64 k = 0; k < n; k++) ((float *)panel)[r * n + k] = wide(((const u16 *)at)[k]);
         }
-        if (p->w_step != 1) turned(p, weight_row(p, w->expert, w->out + o), m, width, panel);
+        if (p->w_step != 1) copy_transposed(p, weight_row(p, w->expert, w->out + o), m, width, panel);
 #if defined(HAS512)
         const u16 *x = p->stored == MXFP4 ? (const u16 *)p->ordered + w->row * p->ordered_row : (const u16 *)p->x + w->row * p->x_row;
         if (p->pairs) dots_bf16(x, p->stored == MXFP4 ? p->ordered_row : p->x_row, w->n_rows, (const u16 *)panel, width, m, width, y + o, STRIP);
         else
 #endif
-        met(p, w, (const float *)panel, n, m, space, y + o);
+        multiply(p, w, (const float *)panel, n, m, space, y + o);
     }
     free(panel), free(space);
     return 0;
@@ -785,9 +786,9 @@ static int by_panel(const Product *p, const Piece *w, float *y) {
 static void piece_product(void *job, size_t i) {
     Product *p = job;
     const Piece *w = p->pieces + i;
-    float few[FEW * STRIP], *y = w->n_rows <= FEW ? few : room(sizeof(float) * STRIP * (size_t)w->n_rows);
+    float few[DECODE_MAX_ROWS * STRIP], *y = w->n_rows <= DECODE_MAX_ROWS ? few : allocate(sizeof(float) * STRIP * (size_t)w->n_rows);
     if (!y) { p->failed = 1; return; }
-    int by_row = w->n_rows <= FEW && p->w_step == 1 && (p->stored == MXFP4 || p->pairs || (p->stored == BF16 && p->l->stream));
+    int by_row = w->n_rows <= DECODE_MAX_ROWS && p->w_step == 1 && (p->stored == MXFP4 || p->pairs || (p->stored == BF16 && p->l->stream));
     if (by_row) streamed(p, w, y);
     else if (by_panel(p, w, y)) p->failed = 1;
     float bias[STRIP];
@@ -801,7 +802,7 @@ static void piece_product(void *job, size_t i) {
     if (y != few) free(y);
 }
 
-/* x as the kernels read it, row by row. */
+/* Converts x for the kernels, row by row. */
 typedef struct { const Product *p; const void *from; i64 from_row; void *x, *ordered; } Input;
 
 static void piece_input(void *job, size_t i) {
@@ -830,18 +831,18 @@ static void piece_input(void *job, size_t i) {
     else if (q->ordered) p->l->halves(f, n, (float *)q->ordered + row * p->ordered_row);
 }
 
-/* How many sixes of these rows are packed: where there are few, or they are short, it does not pay. */
+/* How many groups of six rows are packed: packing is not worthwhile for few or short rows. */
 static i64 sixes_of(const Product *p, i64 rows) {
-    return !p->pairs && p->l->sixes && rows >= 3 * AT_ONCE && p->n >= 256 ? rows / AT_ONCE : 0;
+    return !p->pairs && p->l->sixes && rows >= 3 * PACKED_ROWS && p->n >= 256 ? rows / PACKED_ROWS : 0;
 }
-static void piece_pack(void *job, size_t i) { /* a piece's rows; those of the first outputs stand for all */
+static void piece_pack(void *job, size_t i) { /* packs an item's rows once, with its first outputs */
     const Product *p = job;
     const Piece *w = p->pieces + i;
-    for (i64 k = 0; w->six >= 0 && w->out == 0 && k < w->n_rows / AT_ONCE; k++)
-        p->l->pack((const float *)p->x + (w->row + k * AT_ONCE) * p->x_row, p->x_row, p->n, p->packed + (w->six + k) * p->l->packed(p->n));
+    for (i64 k = 0; w->six >= 0 && w->out == 0 && k < w->n_rows / PACKED_ROWS; k++)
+        p->l->pack((const float *)p->x + (w->row + k * PACKED_ROWS) * p->x_row, p->x_row, p->n, p->packed + (w->six + k) * p->l->packed(p->n));
 }
 
-/* 0, or 1 where there is no memory. out[row] = x[row] times the matrix of the row's expert, plus its bias, in the dtype
+/* Returns 0, or 1 without memory. out[row] = x[row] times the matrix of the row's expert, plus its bias, in the dtype
  * of x. Groups (expert, first row, last row) cover the rows of x in order. Strides in elements; bias may be NULL. */
 API int wb_linear(int level, int threads, int stored, int bf16, const void *x, i64 x_row, const i64 *groups, i64 count,
                   const void *w, i64 w_expert, i64 w_row, i64 w_step, const u8 *scales, i64 scale_expert, i64 scale_row,
@@ -850,7 +851,7 @@ API int wb_linear(int level, int threads, int stored, int bf16, const void *x, i
     i64 rows = count ? g[count - 1].last : 0, pieces = 0;
     int few = 0;
     for (i64 i = 0; i < count; i++) {
-        few |= (g[i].last - g[i].first - 1) % TILE < FEW; /* the last of its pieces */
+        few |= (g[i].last - g[i].first - 1) % TILE < DECODE_MAX_ROWS; /* the last of its tiles */
         pieces += (g[i].last - g[i].first + TILE - 1) / TILE;
     }
     pieces *= (n_out + STRIP - 1) / STRIP;
@@ -859,33 +860,33 @@ API int wb_linear(int level, int threads, int stored, int bf16, const void *x, i
 #if defined(HAS512)
     p.pairs = level == AVX512 && bf16;
 #endif
-    void *ours = NULL, *ordered = NULL;
+    void *converted = NULL, *ordered = NULL;
     int copies = p.pairs ? stored == BF16 && (n % STEP || x_row % STEP) : bf16, failed = !p.pieces;
     int orders = stored == MXFP4 ? few || p.pairs : stored == BF16 && few && !p.pairs && p.l->stream;
-    if (copies) p.x_row = p.pairs ? (n + STEP - 1) / STEP * STEP : n, ours = room((size_t)(rows * p.x_row) * (p.pairs ? 2 : 4)), failed |= !ours;
-    if (orders) p.ordered_row = stored == MXFP4 && !p.pairs ? n : (n + STEP - 1) / STEP * STEP, ordered = room((size_t)(rows * p.ordered_row) * (p.pairs ? 2 : 4)), failed |= !ordered;
-    if (failed) { free(p.pieces), free(ours), free(ordered); return 1; }
-    if (copies) p.x = ours;
+    if (copies) p.x_row = p.pairs ? (n + STEP - 1) / STEP * STEP : n, converted = allocate((size_t)(rows * p.x_row) * (p.pairs ? 2 : 4)), failed |= !converted;
+    if (orders) p.ordered_row = stored == MXFP4 && !p.pairs ? n : (n + STEP - 1) / STEP * STEP, ordered = allocate((size_t)(rows * p.ordered_row) * (p.pairs ? 2 : 4)), failed |= !ordered;
+    if (failed) { free(p.pieces), free(converted), free(ordered); return 1; }
+    if (copies) p.x = converted;
     p.ordered = ordered;
-    if (rows * n_out < (1 << 20) / (n + 1)) threads = 1; /* too small to be worth waking a thread */
-    Input input = {&p, x, x_row, ours, ordered};
+    if (rows * n_out < (1 << 20) / (n + 1)) threads = 1; /* too small to start threads */
+    Input input = {&p, x, x_row, converted, ordered};
     if (copies || orders) each(rows, rows * n > 1 << 16 ? threads : 1, piece_input, &input);
     i64 sixes = 0;
     pieces = 0;
     for (i64 i = 0; i < count; i++)
         for (i64 r = g[i].first; r < g[i].last; r += TILE) {
-            i64 m = least(TILE, g[i].last - r), of_these = sixes_of(&p, m);
+            i64 m = min64(TILE, g[i].last - r), n_sixes = sixes_of(&p, m);
             for (i64 o = 0; o < n_out; o += STRIP)
-                p.pieces[pieces++] = (Piece){g[i].expert, r, m, o, least(STRIP, n_out - o), of_these ? sixes : -1};
-            sixes += of_these;
+                p.pieces[pieces++] = (Piece){g[i].expert, r, m, o, min64(STRIP, n_out - o), n_sixes ? sixes : -1};
+            sixes += n_sixes;
         }
     if (sixes) {
-        p.packed = room(sizeof(float) * (size_t)(sixes * p.l->packed(n)));
+        p.packed = allocate(sizeof(float) * (size_t)(sixes * p.l->packed(n)));
         if (p.packed) each(pieces, threads, piece_pack, &p);
         else p.failed = 1;
     }
     if (!p.failed) each(pieces, threads, piece_product, &p);
-    free(p.pieces), free(ours), free(ordered), free(p.packed);
+    free(p.pieces), free(converted), free(ordered), free(p.packed);
     return p.failed;
 }
 
@@ -898,7 +899,7 @@ typedef struct {
     int bf16, failed;
     i64 batch, queries, heads, kv, keys, d, width; /* width: d up to a multiple of 16 */
     i64 cache_batch, cache_head, cache_key;
-    i64 late, window; /* query i sees the keys j <= late + i, and j > late + i - window if there is a window */
+    i64 late, window; /* query i attends to keys j <= late + i, and j > late + i - window if there is a window */
     i64 first;        /* the absolute position of key 0 */
     float scale;
     const float *q;
@@ -907,20 +908,20 @@ typedef struct {
     const float *sinks;
 } Attend;
 
-enum { SPAN = 512, CHUNK = 64 }; /* keys of a piece; keys at once */
+enum { SPAN = 512, CHUNK = 64 }; /* keys of a work item; keys at once */
 
-IN i64 most(i64 a, i64 b) { return a > b ? a : b; }
+IN i64 max64(i64 a, i64 b) { return a > b ? a : b; }
 static i64 spans(const Attend *p) { return (p->first % SPAN + p->keys + SPAN - 1) / SPAN; }
-/* Local keys of a span: its ends are multiples of SPAN of the absolute position. */
+/* The local keys of a span, whose ends are at multiples of SPAN of the absolute position. */
 static void span(const Attend *p, i64 i, i64 *from, i64 *to) {
     i64 start = SPAN * i - p->first % SPAN;
-    *from = most(0, start), *to = least(p->keys, start + SPAN);
+    *from = max64(0, start), *to = min64(p->keys, start + SPAN);
 }
-/* A piece too small to be worth waking a thread stays here. */
-static int worth(const Attend *p, int threads) { return p->batch * p->heads * p->queries * p->keys * p->d < (1 << 18) ? 1 : threads; }
+/* One thread if the work is too small to start others. */
+static int n_threads(const Attend *p, int threads) { return p->batch * p->heads * p->queries * p->keys * p->d < (1 << 18) ? 1 : threads; }
 
-/* n keys or values as fp32, width numbers each, zeros after the d that there are. */
-static void widened(const Attend *p, i64 b, i64 kv, i64 key, i64 n, float *to) {
+/* n keys or values in fp32, width numbers each: d numbers, padded with zeros. */
+static void load_fp32(const Attend *p, i64 b, i64 kv, i64 key, i64 n, float *to) {
     for (i64 j = 0; j < n; j++, to += p->width) {
         i64 at = b * p->cache_batch + kv * p->cache_head + (key + j) * p->cache_key, i = 0;
         if (p->bf16) for (; i < p->d; i++) to[i] = wide(((const u16 *)p->cache)[at + i]);
@@ -934,20 +935,20 @@ static void piece_scores(void *job, size_t piece) {
     i64 n_spans = spans(p), kv = (i64)piece / n_spans % p->kv, b = (i64)piece / n_spans / p->kv, group = p->heads / p->kv;
     i64 from, to, at_once = 4;
     span(p, (i64)piece % n_spans, &from, &to);
-    float *keys = room(sizeof(float) * CHUNK * (size_t)p->width), t[4 * CHUNK];
+    float *keys = allocate(sizeof(float) * CHUNK * (size_t)p->width), t[4 * CHUNK];
     if (!keys) { p->failed = 1; return; }
     for (i64 j = from; j < to; j += CHUNK) {
-        i64 n = least(CHUNK, to - j);
-        widened(p, b, kv, j, n, keys);
+        i64 n = min64(CHUNK, to - j);
+        load_fp32(p, b, kv, j, n, keys);
         for (i64 h = kv * group; h < (kv + 1) * group; h++)
             for (i64 i = 0; i < p->queries; i += at_once) {
-                i64 m = least(at_once, p->queries - i);
-                i64 seen = p->window < 0 ? 0 : most(0, p->late + i - p->window + 1 - j), end = least(n, p->late + i + m - j);
+                i64 m = min64(at_once, p->queries - i);
+                i64 seen = p->window < 0 ? 0 : max64(0, p->late + i - p->window + 1 - j), end = min64(n, p->late + i + m - j);
                 if (seen < end) p->l->dots(p->q + ((b * p->queries + i) * p->heads + h) * p->width, p->heads * p->width, m, keys + seen * p->width, p->width, end - seen, p->width, 0, t + seen, CHUNK);
                 for (i64 r = 0; r < m; r++) {
                     float *s = p->s + ((b * p->heads + h) * p->queries + i + r) * p->keys + j;
                     i64 last = p->late + i + r - j, first = p->window < 0 ? -1 : last - p->window;
-                    i64 a = least(n, most(0, first + 1)), z = most(a, least(n, last + 1));
+                    i64 a = min64(n, max64(0, first + 1)), z = max64(a, min64(n, last + 1));
                     for (i64 c = 0; c < a; c++) s[c] = -INFINITY;
                     if (p->bf16) for (i64 c = a; c < z; c++) s[c] = wide(narrow(t[r * CHUNK + c] * p->scale));
                     else for (i64 c = a; c < z; c++) s[c] = t[r * CHUNK + c] * p->scale;
@@ -963,7 +964,7 @@ API int wb_scores(int level, int threads, int bf16, const void *q, i64 q_batch, 
     Attend p = {.l = level_of(level), .bf16 = bf16, .batch = batch, .queries = queries, .heads = heads, .kv = kv, .keys = keys,
                 .d = d, .width = (d + 15) / 16 * 16, .cache_batch = k_batch, .cache_head = k_head, .cache_key = k_key,
                 .late = late, .window = window, .scale = (float)(1 / sqrt((double)d)), .cache = k, .s = s};
-    float *wide_q = room(sizeof(float) * (size_t)(batch * queries * heads * p.width)), *to = wide_q;
+    float *wide_q = allocate(sizeof(float) * (size_t)(batch * queries * heads * p.width)), *to = wide_q;
     if (!wide_q) return 1;
     for (i64 b = 0; b < batch; b++)
         for (i64 i = 0; i < queries; i++)
@@ -974,7 +975,7 @@ API int wb_scores(int level, int threads, int bf16, const void *q, i64 q_batch, 
                 for (; c < p.width; c++) to[c] = 0;
             }
     p.q = wide_q;
-    each(batch * kv * spans(&p), worth(&p, threads), piece_scores, &p);
+    each(batch * kv * spans(&p), n_threads(&p, threads), piece_scores, &p);
     free(wide_q);
     return p.failed;
 }
@@ -983,17 +984,17 @@ typedef struct { const Level *l; float *s, *mass; const float *sinks; i64 rows, 
 enum { SOFTMAX_ROWS = 8 };
 static void piece_softmax(void *job, size_t piece) {
     Softmax *p = job;
-    for (i64 r = SOFTMAX_ROWS * (i64)piece; r < least(p->rows, SOFTMAX_ROWS * ((i64)piece + 1)); r++)
+    for (i64 r = SOFTMAX_ROWS * (i64)piece; r < min64(p->rows, SOFTMAX_ROWS * ((i64)piece + 1)); r++)
         p->l->softmax_row(p->s + r * p->n, p->n, p->first, p->sinks ? p->sinks[r / p->queries % p->heads] : -INFINITY, p->mass ? p->mass + r : NULL);
 }
-/* Rows [batch][head][query] of n scores become the pattern, in place; mass gets the sink's share. Without sinks: a softmax. */
+/* Replaces rows [batch][head][query] of n scores by the pattern; mass gets the sink mass. Without sinks: a softmax. */
 API void wb_softmax(int level, int threads, float *s, i64 batch, i64 heads, i64 queries, i64 n, i64 first, const float *sinks, float *mass) {
     Softmax p = {level_of(level), s, mass, sinks, batch * heads * queries, n, first, heads, queries};
     each((p.rows + SOFTMAX_ROWS - 1) / SOFTMAX_ROWS, p.rows * n < 1 << 13 ? 1 : threads, piece_softmax, &p);
 }
 
-/* The weights of up to CHUNK keys for some queries of a head, as the values meet them; and where the first and the last
- * that is not 0 lies, in each row. */
+/* The weights of up to CHUNK keys for some queries of a head, rounded as for the product with the values, and the range
+ * of nonzero weights in each row. */
 IN void weights(const Attend *p, i64 b, i64 h, i64 i, i64 rows, i64 key, i64 n, float *w, i64 *from, i64 *to) {
     for (i64 r = 0; r < rows; r++, w += CHUNK) {
         const float *s = p->s + ((b * p->heads + h) * p->queries + i + r) * p->keys + key;
@@ -1006,8 +1007,8 @@ IN void weights(const Attend *p, i64 b, i64 h, i64 i, i64 rows, i64 key, i64 n, 
     }
 }
 
-/* What a chunk of keys adds to some queries of a head: sums[row * row_stride ...]. Rows that see other keys than their
- * neighbours are computed by themselves, so that what stands on a key that one does not see never meets it. */
+/* Adds a chunk of keys to some queries of a head: sums[row * row_stride ...]. Rows that attend to other keys than their
+ * neighbors are computed separately, so that a masked key never affects a query, not even with a NaN. */
 static void mix_chunk(const Attend *p, i64 b, i64 h, i64 i, i64 rows, i64 key, i64 n, const float *values, float *w, float *sums, i64 row_stride) {
     i64 from[CHUNK], to[CHUNK], r = 0;
     weights(p, b, h, i, rows, key, n, w, from, to);
@@ -1020,33 +1021,33 @@ static void mix_chunk(const Attend *p, i64 b, i64 h, i64 i, i64 rows, i64 key, i
     }
 }
 
-/* Many queries: a head, all its keys. */
+/* Many queries: one head with all its keys. */
 static void piece_mix_many(void *job, size_t piece) {
     Attend *p = job;
     i64 h = (i64)piece % p->heads, b = (i64)piece / p->heads, kv = h / (p->heads / p->kv);
-    float *values = room(sizeof(float) * CHUNK * (size_t)(p->width + CHUNK)), *w = values + CHUNK * p->width;
+    float *values = allocate(sizeof(float) * CHUNK * (size_t)(p->width + CHUNK)), *w = values + CHUNK * p->width;
     float *sums = p->sums + (b * p->heads + h) * p->queries * p->width;
     if (!values) { p->failed = 1; return; }
     for (i64 j = 0; j < p->keys;) {
-        i64 n = least(CHUNK - (p->first + j) % CHUNK, p->keys - j);
-        widened(p, b, kv, j, n, values);
+        i64 n = min64(CHUNK - (p->first + j) % CHUNK, p->keys - j);
+        load_fp32(p, b, kv, j, n, values);
         for (i64 i = 0; i < p->queries; i += CHUNK)
-            mix_chunk(p, b, h, i, least(CHUNK, p->queries - i), j, n, values, w, sums + i * p->width, p->width);
+            mix_chunk(p, b, h, i, min64(CHUNK, p->queries - i), j, n, values, w, sums + i * p->width, p->width);
         j += n;
     }
     free(values);
 }
-/* Few queries: a span of the keys for all heads that share them; each chunk has sums of its own, which are added up after. */
+/* Few queries: a span of the keys for all heads that share them; each chunk has separate sums, which are added later. */
 static void piece_mix_few(void *job, size_t piece) {
     Attend *p = job;
     i64 n_spans = spans(p), kv = (i64)piece / n_spans % p->kv, b = (i64)piece / n_spans / p->kv, group = p->heads / p->kv, from, to;
     span(p, (i64)piece % n_spans, &from, &to);
-    float *values = room(sizeof(float) * CHUNK * (size_t)(p->width + CHUNK)), *w = values + CHUNK * p->width;
+    float *values = allocate(sizeof(float) * CHUNK * (size_t)(p->width + CHUNK)), *w = values + CHUNK * p->width;
     if (!values) { p->failed = 1; return; }
     i64 rows = p->batch * p->heads * p->queries;
     for (i64 j = from; j < to;) {
-        i64 n = least(CHUNK - (p->first + j) % CHUNK, to - j), chunk = (p->first % SPAN + j) / CHUNK;
-        widened(p, b, kv, j, n, values);
+        i64 n = min64(CHUNK - (p->first + j) % CHUNK, to - j), chunk = (p->first % SPAN + j) / CHUNK;
+        load_fp32(p, b, kv, j, n, values);
         for (i64 h = kv * group; h < (kv + 1) * group; h++)
             mix_chunk(p, b, h, 0, p->queries, j, n, values, w, p->sums + (chunk * rows + (b * p->heads + h) * p->queries) * p->width, p->width);
         j += n;
@@ -1061,12 +1062,12 @@ API int wb_mix(int level, int threads, int bf16, float *pattern, i64 batch, i64 
                 .d = d, .width = (d + 15) / 16 * 16, .cache_batch = v_batch, .cache_head = v_head, .cache_key = v_key,
                 .first = first, .cache = v, .s = pattern};
     int few = queries <= FEW_QUERIES;
-    i64 parts = few ? most(1, spans(&p) * (SPAN / CHUNK)) : 1, rows = batch * heads * queries, size = rows * p.width;
-    p.sums = room(sizeof(float) * (size_t)(parts * size));
+    i64 parts = few ? max64(1, spans(&p) * (SPAN / CHUNK)) : 1, rows = batch * heads * queries, size = rows * p.width;
+    p.sums = allocate(sizeof(float) * (size_t)(parts * size));
     if (!p.sums) return 1;
     memset(p.sums, 0, sizeof(float) * (size_t)(parts * size));
-    if (few) each(batch * kv * spans(&p), worth(&p, threads), piece_mix_few, &p);
-    else each(batch * heads, worth(&p, threads), piece_mix_many, &p);
+    if (few) each(batch * kv * spans(&p), n_threads(&p, threads), piece_mix_few, &p);
+    else each(batch * heads, n_threads(&p, threads), piece_mix_many, &p);
     for (i64 j = 1; j < parts; j++) for (i64 i = 0; i < size; i++) p.sums[i] += p.sums[j * size + i];
     for (i64 b = 0; b < batch; b++)
         for (i64 h = 0; h < heads; h++)
@@ -1082,10 +1083,10 @@ API int wb_mix(int level, int threads, int bf16, float *pattern, i64 batch, i64 
 typedef struct { Rows rows; RowFunction of; i64 count, at_once; } RowJob;
 static void piece_rows(void *job, size_t piece) {
     RowJob *p = job;
-    for (i64 r = p->at_once * (i64)piece; r < least(p->count, p->at_once * ((i64)piece + 1)); r++) p->of(&p->rows, r);
+    for (i64 r = p->at_once * (i64)piece; r < min64(p->count, p->at_once * ((i64)piece + 1)); r++) p->of(&p->rows, r);
 }
 static void by_rows(int level, int threads, int which, i64 count, Rows rows) {
-    RowJob p = {rows, level_of(level)->row[which], count, most(1, 4096 / (rows.n + 1))};
+    RowJob p = {rows, level_of(level)->row[which], count, max64(1, 4096 / (rows.n + 1))};
     each((count + p.at_once - 1) / p.at_once, count * rows.n < 1 << 15 ? 1 : threads, piece_rows, &p);
 }
 
@@ -1099,7 +1100,7 @@ API void wb_swiglu(int level, int threads, int bf16, const void *x, i64 rows, i6
 API void wb_log_softmax(int level, int threads, int bf16, const void *x, i64 rows, i64 n, float *out) {
     by_rows(level, threads, LOG_SOFTMAX, rows, (Rows){.x = x, .out = out, .n = n, .bf16 = bf16});
 }
-/* sum of exp(a) (a - b); without b the entropy. */
+/* sum of exp(a) (a - b); without b, the entropy. */
 API void wb_entropy(int level, int threads, const float *a, const float *b, i64 rows, i64 n, float *out) {
     by_rows(level, threads, ENTROPY, rows, (Rows){.x = a, .other = b, .out = out, .n = n});
 }
@@ -1107,13 +1108,13 @@ API void wb_mixture(int level, int threads, int bf16, const void *x, const float
     by_rows(level, threads, MIXTURE, rows, (Rows){.x = x, .other = share, .out = out, .n = n, .count = count, .bf16 = bf16});
 }
 
-/* ---- MXFP4 as numbers, and what may be computed without looking at each number ---- */
+/* ---- dequantization of MXFP4, and the check of scales ---- */
 
 typedef struct { const u8 *codes, *scales; void *out; i64 n; int bf16, level; } Decode;
 
 enum { GROUPS = 2048 };
 
-static void number_bits(u8 scale, u32 bits[16]) { /* through fp64, so that 2^-127 and beyond come out right */
+static void number_bits(u8 scale, u32 bits[16]) { /* through fp64, so that 2^-127 and smaller are exact */
     for (int c = 0; c < 16; c++) bits[c] = scale == 255 ? 0x7fc00000 : as_bits((float)ldexp(FP4[c], scale - 127));
 }
 
@@ -1121,7 +1122,7 @@ static void piece_decode(void *job, size_t i) {
     Decode *p = job;
     int last = -1;
     u32 bits[16];
-    for (i64 g = GROUPS * (i64)i; g < least(p->n, GROUPS * ((i64)i + 1)); g++) {
+    for (i64 g = GROUPS * (i64)i; g < min64(p->n, GROUPS * ((i64)i + 1)); g++) {
         const u8 *c = p->codes + 16 * g;
         u8 s = p->scales[g];
 #if defined(__x86_64__)
@@ -1141,12 +1142,12 @@ static void piece_decode(void *job, size_t i) {
     }
 }
 
-API void wb_dequantise(int level, int threads, int bf16, const u8 *codes, const u8 *scales, i64 n, void *out) {
+API void wb_dequantize(int level, int threads, int bf16, const u8 *codes, const u8 *scales, i64 n, void *out) {
     Decode p = {codes, scales, out, n, bf16, level};
     each((n + GROUPS - 1) / GROUPS, threads, piece_decode, &p);
 }
 
-typedef struct { const u8 *scales; i64 n; u8 low, width; u8 *found; } Scan;
+typedef struct { const u8 *scales; i64 n; u8 low, width; u8 *outside; } Scan;
 
 enum { SCANNED = 1 << 20 };
 
@@ -1161,26 +1162,26 @@ T2 static int outside_avx2(const u8 *s, i64 n, u8 low, u8 width) { return outsid
 #endif
 static void piece_scan(void *job, size_t i) {
     Scan *p = job;
-    i64 a = SCANNED * (i64)i, n = least(SCANNED, p->n - a);
+    i64 a = SCANNED * (i64)i, n = min64(SCANNED, p->n - a);
 #if defined(__x86_64__)
-    if (__builtin_cpu_supports("avx2")) { p->found[i] = (u8)outside_avx2(p->scales + a, n, p->low, p->width); return; }
+    if (__builtin_cpu_supports("avx2")) { p->outside[i] = (u8)outside_avx2(p->scales + a, n, p->low, p->width); return; }
 #endif
-    p->found[i] = (u8)outside_plain(p->scales + a, n, p->low, p->width);
+    p->outside[i] = (u8)outside_plain(p->scales + a, n, p->low, p->width);
 }
 
-/* 1 if all scales lie in low..high, 0 if not, -1 without memory. */
+/* Returns 1 if all scales are in low..high, 0 if not, -1 without memory. */
 API int wb_within(int threads, const u8 *scales, i64 n, int low, int high) {
     i64 pieces = (n + SCANNED - 1) / SCANNED;
     Scan p = {scales, n, (u8)low, (u8)(high - low), calloc((size_t)pieces + 1, 1)};
-    if (!p.found) return -1;
+    if (!p.outside) return -1;
     each(pieces, threads, piece_scan, &p);
     int bad = 0;
-    for (i64 i = 0; i < pieces; i++) bad |= p.found[i];
-    free(p.found);
+    for (i64 i = 0; i < pieces; i++) bad |= p.outside[i];
+    free(p.outside);
     return !bad;
 }
 
-/* ---- what this library is, and what this machine can run ---- */
+/* ---- the source of this library, and the levels that this machine can run ---- */
 
 API const char *wb_source(void) { return WORKBENCH_SOURCE; }
 

@@ -1,8 +1,8 @@
-"""The native kernels, where this machine has them: what native.c computes, with tensors in and out.
+"""The native kernels of native.c with tensors as arguments and results, if this machine has them.
 
-The library is compiled when workbench is installed and a C compiler is there (build.py). Without it `isa()` is None,
-`why()` says in one line what to do, and every caller computes the same with torch; where numba is installed,
-`decode()` says so and the products of single tokens are left to it (jit.py).
+The library is compiled when workbench is installed and a C compiler is available (build.py). Without it `isa()` is
+None, `status()` returns one line with the remedy, and every caller computes the same with torch. If numba is installed,
+`decode()` is "numba", and numba computes the products of single tokens (jit.py).
 """
 
 import ctypes
@@ -19,16 +19,16 @@ from workbench.model.kernels import build
 from workbench.model.kernels.reference import BYTES, GROUP
 
 LEVELS = {"avx512-bf16": 3, "avx2": 2, "neon": 1, "portable": 0}  # best first
-SAFE = (47, 207)  # scale bytes whose numbers, times activations from 2^-30 to 2^30, stay normal in every form
-FEW = 4  # rows that numba takes at once, see jit.py
+SAFE_SCALES = (47, 207)  # scale bytes whose products with activations from 2^-30 to 2^30 are normal in every form
+DECODE_MAX_ROWS = 4  # rows of x that numba computes at once, see jit.py
 DTYPES = (torch.bfloat16, torch.float32)
-WANTED = "WORKBENCH_KERNELS"
-INSTALL = "pip install numba"
+VARIABLE = "WORKBENCH_KERNELS"  # the environment variable that selects the kernels
+INSTALL_NUMBA = "pip install numba"
 
 _I, _L, _P, _F = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _SIGNATURES = {
     "wb_linear": (_I, [_I, _I, _I, _I, _P, _L, _P, _L, _P, _L, _L, _L, _P, _L, _L, _P, _L, _L, _L, _P, _L]),
-    "wb_dequantise": (None, [_I, _I, _I, _P, _P, _L, _P]),
+    "wb_dequantize": (None, [_I, _I, _I, _P, _P, _L, _P]),
     "wb_within": (_I, [_I, _P, _L, _I, _I]),
     "wb_rms_norm": (None, [_I, _I, _I, _P, _L, _L, _P, _F, _P]),
     "wb_swiglu": (None, [_I, _I, _I, _P, _L, _L, _F, _F, _P]),
@@ -45,20 +45,20 @@ _SIGNATURES = {
 
 
 class _State:
-    """What is loaded and what is wanted; filled at first use, so that importing costs nothing."""
+    """The loaded library and the requested level; set at first use, so that importing costs nothing."""
 
     loaded = False
     library: ctypes.CDLL | None = None
-    missing = ""  # why there is no library
-    wanted: str | None = None
-    level: int | None = None  # None: torch computes
+    missing = ""  # the reason if there is no library
+    requested: str | None = None
+    level: int | None = None  # None: computed by torch
     levels: tuple[str, ...] = ()
-    decoder: str | None = None  # "numba": it computes what torch is slow at
-    broken = ""  # why numba, which is installed, cannot be used
+    decoder: str | None = None  # "numba" if it computes the products of single tokens
+    broken = ""  # the reason if numba is installed but cannot be used
 
 
 def _load() -> None:
-    """Open the library once and choose the best level, or what WORKBENCH_KERNELS asks for."""
+    """Open the library once and choose the best level, or the one in WORKBENCH_KERNELS."""
     if _State.loaded:
         return
     _State.library, _State.levels, _State.missing = None, (), ""
@@ -68,17 +68,17 @@ def _load() -> None:
     except (OSError, AttributeError, build.CannotBuild) as e:
         _State.missing = str(e)
     _State.loaded = True
-    wanted = os.environ.get(WANTED) or None
+    requested = os.environ.get(VARIABLE) or None
     try:
-        use(wanted)
+        use(requested)
     except ValueError as e:
         use("torch" if _State.library is None else None)
-        _State.missing = f"{WANTED}: {e}"
+        _State.missing = f"{VARIABLE}: {e}"
 
 
 def _open() -> ctypes.CDLL:
     if not build.LIBRARY.exists():
-        raise build.CannotBuild(f"not compiled: {build.HOW}")
+        raise build.CannotBuild(f"not compiled: {build.INSTRUCTIONS}")
     library = ctypes.CDLL(str(build.LIBRARY))
     for name, (result, arguments) in _SIGNATURES.items():
         function = getattr(library, name)
@@ -89,18 +89,18 @@ def _open() -> ctypes.CDLL:
 
 
 def use(level: str | None) -> None:
-    """Compute with this level from now on: one of `kinds()`, or None for the best there is."""
-    can = kinds()
-    if level is not None and level not in can:
-        raise ArgumentError(f"{level} kernels do not run here. Choose one of {', '.join(can)}.")
-    _State.wanted = level
-    chosen = level or can[0]
+    """Select a level: one of `available()`, or None for the best."""
+    choices = available()
+    if level is not None and level not in choices:
+        raise ArgumentError(f"{level} kernels do not run here. Choose one of {', '.join(choices)}.")
+    _State.requested = level
+    chosen = level or choices[0]
     _State.level = LEVELS.get(chosen)
     _State.decoder = "numba" if chosen == "numba" else None
 
 
-def kinds() -> list[str]:
-    """What this machine can compute with, best first: `levels()`, "numba" for single tokens only, "torch" for all."""
+def available() -> list[str]:
+    """The kernels this machine can use, best first: `levels()`, "numba" (for single tokens only), "torch"."""
     return [*levels(), *(["numba"] if _has_numba() else []), "torch"]
 
 
@@ -109,13 +109,13 @@ def _has_numba() -> bool:
 
 
 def without_numba(reason: str) -> None:
-    """From now on torch computes what numba would have."""
+    """Replace numba by torch from now on, because of this error."""
     _State.broken = reason.splitlines()[0]
     _State.decoder = None
 
 
 def isa() -> str | None:
-    """The level in use; None where torch computes."""
+    """The native level in use, or None if torch computes."""
     _load()
     return None if _State.level is None else next(name for name, i in LEVELS.items() if i == _State.level)
 
@@ -124,73 +124,76 @@ FIXED_ORDER, BF16_PAIRS = "fixed order 1", "avx512-bf16"  # see fixed_order.h; o
 
 
 def in_use() -> tuple:
-    """What decides how products are computed, besides the tensors: where it is the same, so are the bits."""
+    """Everything but the tensors that determines how products are computed: level, decoder and number of threads.
+
+    Equal values mean equal bits.
+    """
     return isa(), decode(), torch.get_num_threads()
 
 
 def arithmetic(dtype: torch.dtype, device: str) -> str:
-    """What the bits of a run in this dtype depend on besides weights and tokens, as one name.
+    """The name of the arithmetic that determines the bits of a run in this dtype, besides weights and tokens.
 
-    "fixed order 1" is the same on every processor; "avx512-bf16" on all that have it. Of "numba" and "torch" the bits
-    depend on versions, processor and threads too.
+    "fixed order 1" gives the same bits on every processor, "avx512-bf16" on every processor that has it. With "numba"
+    and "torch" the bits also depend on versions, processor and number of threads.
     """
     if device != "cpu" or dtype not in DTYPES or isa() is None:
         return (decode() or "torch") if device == "cpu" else "torch"
     return BF16_PAIRS if dtype == torch.bfloat16 and isa() == "avx512-bf16" else FIXED_ORDER
 
 
-def takes(x: Tensor) -> bool:
-    """Whether C computes with this here: on the CPU, in bf16 or fp32, and no gradient is wanted."""
-    plain = x.device.type == "cpu" and x.dtype in DTYPES
-    return plain and isa() is not None and not (torch.is_grad_enabled() and x.requires_grad)
+def supports(x: Tensor) -> bool:
+    """True if the native kernels compute with x: on the CPU, in bf16 or fp32, and without gradients."""
+    supported = x.device.type == "cpu" and x.dtype in DTYPES
+    return supported and isa() is not None and not (torch.is_grad_enabled() and x.requires_grad)
 
 
 def decode() -> str | None:
-    """ "numba" where it computes the products of single tokens, see jit.py; None where C does, or torch."""
+    """ "numba" if numba computes the products of single tokens (jit.py); None if C or torch does."""
     _load()
     return _State.decoder
 
 
 def levels() -> list[str]:
-    """What this machine can run, best first; empty without the library."""
+    """The native levels this machine can run, best first; empty without the library."""
     _load()
     return list(_State.levels)
 
 
-def why() -> str:
-    """One line for people: which kernels are in use, or why none are and how to get them."""
+def status() -> str:
+    """One line for users: the kernels in use, or why there are none and how to get them."""
     name = isa()
     if name is None:
-        off = _State.wanted in ("torch", "numba") and not _State.missing
+        off = _State.requested in ("torch", "numba") and not _State.missing
         reason = "switched off" if off else _State.missing
         if decode():
-            rest = "numba decodes (compiling takes seconds once), for the rest torch computes"
+            rest = "numba decodes (compiling takes seconds once), torch computes the rest"
             return f"no native kernels, {rest}: {reason}"
         if _State.broken:
             reason += f" (numba is installed but fails: {_State.broken})"
         elif not off and not _has_numba():
-            reason += f"; or, for tokens one by one: {INSTALL}"
+            reason += f"; or, for faster decoding: {INSTALL_NUMBA}"
         return f"no native kernels, torch computes: {reason}"
     threads = "" if _library().wb_threaded() else ", compiled without OpenMP: one thread"
-    asked = f" ({_State.missing})" if _State.missing else ""
-    return f"native kernels: {name}{threads}{asked}"
+    note = f" ({_State.missing})" if _State.missing else ""
+    return f"native kernels: {name}{threads}{note}"
 
 
 def safe_scales(scales: Tensor) -> bool:
-    """Whether every scale byte lies where all forms are exact; outside, `dequantise` and torch are the way."""
-    _check(scales.dtype == torch.uint8, "scales are uint8", scales)
+    """True if every scale byte is in the range in which all forms are exact; otherwise use `dequantize` and torch."""
+    _check(scales.dtype == torch.uint8, "scales must be uint8", scales)
     if decode() == "numba":
-        low, high = torch.aminmax(scales) if scales.numel() else SAFE
-        return SAFE[0] <= int(low) and int(high) <= SAFE[1]
+        low, high = torch.aminmax(scales) if scales.numel() else SAFE_SCALES
+        return SAFE_SCALES[0] <= int(low) and int(high) <= SAFE_SCALES[1]
     flat = _cpu(scales).contiguous()
-    inside = _library().wb_within(_threads(), flat.data_ptr(), flat.numel(), *SAFE)
+    inside = _library().wb_within(_threads(), flat.data_ptr(), flat.numel(), *SAFE_SCALES)
     return bool(_memory(inside))
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """x W^T + b in the dtype of x: sums in fp32, rounded once; the bits of a row do not depend on the other rows.
 
-    x: row in; weight: out in, as x. ArgumentError for shapes, dtypes and strides that it does not take.
+    x: row in; weight: out in, as x. Raises ArgumentError for unsupported shapes, dtypes and strides.
     """
     rows = x.shape[0] if x.ndim == 2 else 0
     return linear_experts(x, [(0, 0, rows)], weight[None], None if bias is None else bias[None])
@@ -199,38 +202,40 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 def linear_experts(
     x: Tensor, groups: Sequence[tuple[int, int, int]], weights: Tensor | tuple[Tensor, Tensor], bias: Tensor | None
 ) -> Tensor:
-    """x W^T + b, every expert's matrix for its rows: sums in fp32, rounded once; a row's bits depend on that row alone.
+    """x W^T + b with each expert's matrix for its rows: sums in fp32, rounded once; a row's bits depend on it alone.
 
     Args:
         x: row in, sorted by expert; fp32 or bf16.
-        groups: (expert, first row, last row), which cover the rows in order.
+        groups: (expert, first row, last row); they must cover the rows in order.
         weights: expert out in, as x, with any strides; or MXFP4 as (blocks, scales): uint8 expert out group 16, and
-            expert out group. Blocks are never written out as a whole; scales must be `safe_scales`.
+            expert out group. Blocks are never dequantized as a whole; the scales must be `safe_scales`.
         bias: expert out, as x; or None.
 
-    Returns: row out, as x.
+    Returns:
+        row out, as x.
 
-    Raises: ArgumentError for shapes, dtypes and strides that do not belong together.
+    Raises:
+        ArgumentError: shapes, dtypes or strides do not match.
     """
     flat = check_groups(groups, x.shape[0] if x.ndim == 2 else -1)
     if isinstance(weights, Tensor):
         check_experts(x, groups, weights, bias)
         n_out, n_in = weights.shape[1:]
         stored = int(weights.dtype == torch.bfloat16)
-        where = (weights.data_ptr(), *weights.stride(), None, 0, 0)
+        matrix = (weights.data_ptr(), *weights.stride(), None, 0, 0)
     else:
         blocks, scales = weights
         check_mxfp4(x, groups, blocks, scales, bias)
         n_out, n_in = scales.shape[1], GROUP * scales.shape[2]
         stored = 2
-        where = (blocks.data_ptr(), *blocks.stride()[:2], 1, scales.data_ptr(), *scales.stride()[:2])
+        matrix = (blocks.data_ptr(), *blocks.stride()[:2], 1, scales.data_ptr(), *scales.stride()[:2])
     out = x.new_empty(x.shape[0], n_out)
     if not out.numel():
         return out
     _memory(
         _library().wb_linear(
             _level(), _threads(), stored, x.dtype == torch.bfloat16, x.data_ptr(), x.stride(0),
-            (ctypes.c_int64 * len(flat))(*flat), len(flat) // 3, *where,
+            (ctypes.c_int64 * len(flat))(*flat), len(flat) // 3, *matrix,
             None if bias is None else bias.data_ptr(), 0 if bias is None else bias.stride(0), n_in, n_out,
             out.data_ptr(), n_out,
         )
@@ -238,16 +243,16 @@ def linear_experts(
     return out
 
 
-def dequantise(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-    """`reference.dequantise_mxfp4`, bit for bit, in fp32 or bf16."""
-    _check(blocks.dtype == scales.dtype == torch.uint8, "blocks and scales are uint8", blocks)
+def dequantize(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+    """`reference.dequantize_mxfp4`, bit for bit, in fp32 or bf16."""
+    _check(blocks.dtype == scales.dtype == torch.uint8, "blocks and scales must be uint8", blocks)
     if blocks.shape != (*scales.shape, BYTES):
-        raise ArgumentError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together")
+        raise ArgumentError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not match")
     if dtype not in DTYPES:
         raise ArgumentError(f"MXFP4 is dequantized to float32 or bfloat16 here, got {dtype}.")
     blocks, scales = _cpu(blocks).contiguous(), _cpu(scales).contiguous()
     out = torch.empty(*scales.shape[:-1], GROUP * scales.shape[-1], dtype=dtype)
-    _library().wb_dequantise(
+    _library().wb_dequantize(
         _level(),
         _threads(),
         dtype == torch.bfloat16,
@@ -261,7 +266,7 @@ def dequantise(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float3
 
 def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
     """`experts.swiglu`: x [..., 2n] with gate 0, up 0, gate 1, …; in fp32, rounded once."""
-    _check(x.dtype in DTYPES and x.ndim >= 1 and x.shape[-1] % 2 == 0, "x is bf16 or fp32 [..., 2n]", x)
+    _check(x.dtype in DTYPES and x.ndim >= 1 and x.shape[-1] % 2 == 0, "x must be bf16 or fp32 [..., 2n]", x)
     x = _cpu(x).contiguous()
     out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
     _library().wb_swiglu(*_row_arguments(x, out.shape[-1]), alpha, limit, out.data_ptr())
@@ -270,9 +275,11 @@ def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     """`rows.rms_norm`: x / sqrt(mean x² + eps) · scale over the last axis, in fp32, rounded once. scale: fp32."""
-    _check(x.dtype in DTYPES and x.ndim >= 1, "x is bf16 or fp32 [..., n]", x)
+    _check(x.dtype in DTYPES and x.ndim >= 1, "x must be bf16 or fp32 [..., n]", x)
     _check(
-        scale.dtype == torch.float32 and scale.shape == x.shape[-1:] and scale.is_contiguous(), "scale is [n]", scale
+        scale.dtype == torch.float32 and scale.shape == x.shape[-1:] and scale.is_contiguous(),
+        "scale must be fp32 [n], contiguous",
+        scale,
     )
     x = _cpu(x, scale).contiguous()
     out = torch.empty_like(x)
@@ -282,7 +289,7 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
 
 def norm(x: Tensor) -> Tensor:
     """sqrt(sum x²) over the last axis, in fp32."""
-    _check(x.dtype in DTYPES and x.ndim >= 1, "x is bf16 or fp32 [..., n]", x)
+    _check(x.dtype in DTYPES and x.ndim >= 1, "x must be bf16 or fp32 [..., n]", x)
     x = _cpu(x).contiguous()
     out = torch.empty(x.shape[:-1])
     _library().wb_rms_norm(*_row_arguments(x), None, 0.0, out.data_ptr())
@@ -291,7 +298,7 @@ def norm(x: Tensor) -> Tensor:
 
 def log_softmax(x: Tensor) -> Tensor:
     """Log-probabilities over the last axis, in fp32."""
-    _check(x.dtype in DTYPES and x.ndim >= 1, "x is bf16 or fp32 [..., n]", x)
+    _check(x.dtype in DTYPES and x.ndim >= 1, "x must be bf16 or fp32 [..., n]", x)
     x = _cpu(x).contiguous()
     out = torch.empty(x.shape)
     _library().wb_log_softmax(*_row_arguments(x), out.data_ptr())
@@ -299,26 +306,28 @@ def log_softmax(x: Tensor) -> Tensor:
 
 
 def divergence(a: Tensor, b: Tensor | None = None) -> Tensor:
-    """sum exp(a) (a - b) over the last axis, of log-probabilities in fp32; without b, the entropy -sum exp(a) a."""
+    """sum exp(a) (a - b) over the last axis for log-probabilities in fp32; without b, the entropy -sum exp(a) a."""
     for t in (a,) if b is None else (a, b):
         _check(
-            t.dtype == torch.float32 and t.shape == a.shape and t.ndim >= 1, "log-probabilities are fp32 [..., n]", t
+            t.dtype == torch.float32 and t.shape == a.shape and t.ndim >= 1,
+            "log-probabilities must be fp32 [..., n]",
+            t,
         )
-    a, other = _cpu(a).contiguous(), None if b is None else _cpu(b).contiguous()
+    a, b = _cpu(a).contiguous(), None if b is None else _cpu(b).contiguous()
     out = torch.empty(a.shape[:-1])
-    level, threads, _, where, rows, n = _row_arguments(a)
-    _library().wb_entropy(level, threads, where, None if other is None else other.data_ptr(), rows, n, out.data_ptr())
+    level, threads, _, address, rows, n = _row_arguments(a)
+    _library().wb_entropy(level, threads, address, None if b is None else b.data_ptr(), rows, n, out.data_ptr())
     return out
 
 
-def mixture(share: Tensor, x: Tensor) -> Tensor:
-    """The rows of x (row choice n, bf16 or fp32) weighted by share (row choice, fp32) and added up in fp32: row n."""
-    _check(x.dtype in DTYPES and x.ndim == 3, "x is [row, choice, n], bf16 or fp32", x)
-    _check(share.dtype == torch.float32 and share.shape == x.shape[:2], "share is fp32 [row, choice]", share)
-    x, share = _cpu(x, share).contiguous(), share.contiguous()
+def mixture(weight: Tensor, x: Tensor) -> Tensor:
+    """The sum, in fp32, of the rows of x (row choice n, bf16 or fp32) with weights (row choice, fp32): row n."""
+    _check(x.dtype in DTYPES and x.ndim == 3, "x must be [row, choice, n], bf16 or fp32", x)
+    _check(weight.dtype == torch.float32 and weight.shape == x.shape[:2], "weight must be fp32 [row, choice]", weight)
+    x, weight = _cpu(x, weight).contiguous(), weight.contiguous()
     out = x.new_empty(x.shape[0], x.shape[2])
     _library().wb_mixture(
-        _level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), share.data_ptr(), *x.shape, out.data_ptr()
+        _level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), weight.data_ptr(), *x.shape, out.data_ptr()
     )
     return out
 
@@ -329,36 +338,40 @@ def _row_arguments(x: Tensor, n: int | None = None) -> tuple:
     return _level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), rows, n
 
 
-def scores(q: Tensor, k: Tensor, late: int, window: int | None) -> Tensor:
-    """q·k / sqrt(d_head), rounded to the dtype of q, in fp32: batch head query key; -inf where a key may not be seen.
+def scores(q: Tensor, k: Tensor, first_query: int, window: int | None) -> Tensor:
+    """q·k / sqrt(d_head), rounded to the dtype of q, in fp32: batch head query key; -inf at masked keys.
 
-    q: batch query head d_head; k: batch kv_head key d_head, a view of a cache if need be. Head h reads kv_head
-    h // (heads / kv_heads). Query i sees the keys up to late + i, and with a window only the last `window` of them.
+    q: batch query head d_head; k: batch kv_head key d_head, which may be a view of a cache. Head h uses kv_head
+    h // (heads / kv_heads). Query i attends to the keys up to first_query + i, and with a window only to the last
+    `window` of them.
     """
-    _check(q.dtype in DTYPES and q.ndim == 4 and q.shape[3] > 0, "q is [batch, query, head, d_head], bf16 or fp32", q)
-    _check(q.shape[3] <= 1 or q.stride(3) == 1, "a head of q lies together", q)
-    _keys(q, q.shape[2], q.shape[3], k)
+    _check(
+        q.dtype in DTYPES and q.ndim == 4 and q.shape[3] > 0, "q must be [batch, query, head, d_head], bf16 or fp32", q
+    )
+    _check(q.shape[3] <= 1 or q.stride(3) == 1, "each head of q must be contiguous", q)
+    _check_keys(q, q.shape[2], q.shape[3], k)
     s = torch.empty(q.shape[0], q.shape[2], q.shape[1], k.shape[2])
     _memory(
         _library().wb_scores(
             _level(), _threads(), q.dtype == torch.bfloat16, _cpu(q, k).data_ptr(), *q.stride()[:3], *q.shape,
-            k.data_ptr(), k.shape[1], k.shape[2], *k.stride()[:3], late, -1 if window is None else window, s.data_ptr(),
+            k.data_ptr(), k.shape[1], k.shape[2], *k.stride()[:3], first_query, -1 if window is None else window,
+            s.data_ptr(),
         )
     )  # fmt: skip
     return s
 
 
 def softmax_(s: Tensor, sinks: Tensor | None = None, first: int = 0) -> Tensor:
-    """Scores [batch, head, query, key] become the pattern in place, rows summing to 1 - sink; gives the sinks' shares.
+    """Replaces scores [batch, head, query, key] by the pattern, in place; returns the sink mass (batch head query).
 
-    sinks: one logit a head, or None: then rows sum to 1. first: the absolute position of the first key, so that a row's
-    bits do not depend on which keys before and after its own are there as -inf. Shares: batch head query.
+    sinks: one logit a head, or None. Rows sum to 1 - sink mass, without sinks to 1. first: the absolute position of the
+    first key, so that a row's bits do not depend on how many masked keys (-inf) come before and after its own.
     """
-    _check(s.dtype == torch.float32 and s.ndim == 4, "s is fp32 [batch, head, query, key]", s)
-    _check(s.is_contiguous(), "s is contiguous", s)
+    _check(s.dtype == torch.float32 and s.ndim == 4, "s must be fp32 [batch, head, query, key]", s)
+    _check(s.is_contiguous(), "s must be contiguous", s)
     n_batch, n_heads, n_queries, n_keys = s.shape
     if sinks is not None:
-        _check(sinks.shape == (n_heads,), "one sink a head", sinks)
+        _check(sinks.shape == (n_heads,), "sinks must be [head]", sinks)
         sinks = _cpu(sinks).to(torch.float32).contiguous()
     mass = torch.empty(s.shape[:3])
     _library().wb_softmax(
@@ -369,16 +382,18 @@ def softmax_(s: Tensor, sinks: Tensor | None = None, first: int = 0) -> Tensor:
 
 
 def mix(pattern: Tensor, v: Tensor, first: int = 0) -> Tensor:
-    """The values weighted by the pattern, which is rounded to their dtype first: batch query head d_head.
+    """The values weighted by the pattern, which is first rounded to their dtype: batch query head d_head.
 
     pattern: fp32 batch head query key; v: batch kv_head key d_head; first: the absolute position of the first key.
     """
-    _check(pattern.dtype == torch.float32 and pattern.ndim == 4, "pattern is fp32 [batch, head, query, key]", pattern)
-    _check(pattern.is_contiguous(), "pattern is contiguous", pattern)
-    _check(v.dtype in DTYPES, "v is bf16 or fp32", v)
+    _check(
+        pattern.dtype == torch.float32 and pattern.ndim == 4, "pattern must be fp32 [batch, head, query, key]", pattern
+    )
+    _check(pattern.is_contiguous(), "pattern must be contiguous", pattern)
+    _check(v.dtype in DTYPES, "v must be bf16 or fp32", v)
     n_batch, n_heads, n_queries, n_keys = pattern.shape
-    _keys(v, n_heads, v.shape[-1] if v.ndim else 0, v)
-    _check(v.shape[0] == n_batch and v.shape[2] == n_keys, f"{n_batch} texts of {n_keys} keys", v)
+    _check_keys(v, n_heads, v.shape[-1] if v.ndim else 0, v)
+    _check(v.shape[0] == n_batch and v.shape[2] == n_keys, f"v must have batch size {n_batch} and {n_keys} keys", v)
     out = torch.empty(n_batch, n_queries, n_heads, v.shape[3], dtype=v.dtype)
     _memory(
         _library().wb_mix(
@@ -390,11 +405,13 @@ def mix(pattern: Tensor, v: Tensor, first: int = 0) -> Tensor:
 
 
 def check_groups(groups: Sequence[tuple[int, int, int]], rows: int) -> list[int]:
-    """The groups, one number after the other; ArgumentError unless they cover the rows in order."""
+    """The groups as one flat list. Raises ArgumentError unless they cover the rows in order."""
     row, flat = 0, []
     for expert, first, last in groups:
         if not (expert >= 0 and first == row <= last):
-            raise ArgumentError(f"groups must cover the rows in order, experts from 0, got {(expert, first, last)}.")
+            raise ArgumentError(
+                f"groups must cover the rows in order, with experts from 0 up, got {(expert, first, last)}."
+            )
         row = last
         flat += (expert, first, last)
     if row != rows:
@@ -403,10 +420,16 @@ def check_groups(groups: Sequence[tuple[int, int, int]], rows: int) -> list[int]
 
 
 def check_experts(x: Tensor, groups: Sequence[tuple[int, int, int]], weights: Tensor, bias: Tensor | None) -> None:
-    """ArgumentError for what `linear_experts` does not take."""
-    _check(x.dtype in DTYPES and x.ndim == 2 and _within(x, 1), "x is [row, in], bf16 or fp32, each row together", x)
-    _check(weights.dtype == x.dtype and weights.ndim == 3, "weights are [expert, out, in], in the dtype of x", weights)
-    _check(weights.shape[2] == x.shape[1], f"a row of weights has {x.shape[1]} numbers", weights)
+    """Raises ArgumentError for arguments that `linear_experts` does not support."""
+    _check(
+        x.dtype in DTYPES and x.ndim == 2 and _contiguous(x, 1),
+        "x must be [row, in], bf16 or fp32, with contiguous rows",
+        x,
+    )
+    _check(
+        weights.dtype == x.dtype and weights.ndim == 3, "weights must be [expert, out, in], in the dtype of x", weights
+    )
+    _check(weights.shape[2] == x.shape[1], f"a row of weights must have {x.shape[1]} numbers", weights)
     _check_bias(x, groups, weights.shape[0], weights.shape[1], bias)
     _cpu(x, weights)
 
@@ -416,50 +439,82 @@ def _check_bias(x: Tensor, groups, n_experts: int, n_out: int, bias: Tensor | No
         check_expert(max(expert for expert, _, _ in groups), n_experts)
     if bias is not None:
         _check(
-            bias.dtype == x.dtype and bias.shape == (n_experts, n_out), "bias is [expert, out], in the dtype of x", bias
+            bias.dtype == x.dtype and bias.shape == (n_experts, n_out),
+            "bias must be [expert, out], in the dtype of x",
+            bias,
         )
-        _check(n_out <= 1 or bias.stride(1) == 1, "the bias of an expert lies together", bias)
+        _check(n_out <= 1 or bias.stride(1) == 1, "the bias of each expert must be contiguous", bias)
         _cpu(bias)
 
 
 def check_mxfp4(
     x: Tensor, groups: Sequence[tuple[int, int, int]], blocks: Tensor, scales: Tensor, bias: Tensor | None
 ) -> None:
-    """ArgumentError for what `linear_experts` does not take of MXFP4."""
-    _check(x.dtype in DTYPES and x.ndim == 2 and _within(x, 1), "x is [row, in], bf16 or fp32, each row together", x)
-    _check(blocks.dtype == torch.uint8 and blocks.ndim == 4, "blocks are uint8 [expert, out, group, 16]", blocks)
+    """Raises ArgumentError for MXFP4 arguments that `linear_experts` does not support."""
+    _check(
+        x.dtype in DTYPES and x.ndim == 2 and _contiguous(x, 1),
+        "x must be [row, in], bf16 or fp32, with contiguous rows",
+        x,
+    )
+    _check(blocks.dtype == torch.uint8 and blocks.ndim == 4, "blocks must be uint8 [expert, out, group, 16]", blocks)
     n_experts, n_out, n_groups, _ = blocks.shape
-    _check(blocks.shape[3] == BYTES and x.shape[1] == GROUP * n_groups, f"blocks hold rows of {x.shape[1]}", blocks)
-    _check(_within(blocks, 2), "the codes of a row lie together", blocks)
-    _check(scales.dtype == torch.uint8 and scales.shape == blocks.shape[:3], "scales go with the blocks", scales)
-    _check(_within(scales, 1), "the scales of a row lie together", scales)
+    _check(
+        blocks.shape[3] == BYTES and x.shape[1] == GROUP * n_groups,
+        f"blocks must have rows of {x.shape[1]} numbers",
+        blocks,
+    )
+    _check(_contiguous(blocks, 2), "the codes of each row must be contiguous", blocks)
+    _check(
+        scales.dtype == torch.uint8 and scales.shape == blocks.shape[:3],
+        "scales must be uint8 [expert, out, group], as the blocks",
+        scales,
+    )
+    _check(_contiguous(scales, 1), "the scales of each row must be contiguous", scales)
     _check_bias(x, groups, n_experts, n_out, bias)
     _cpu(x, blocks, scales)
 
 
 def check_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
-    """ArgumentError for what `jit.linear_bf16` does not take."""
-    _check(x.dtype == torch.bfloat16 and x.ndim == 2 and 1 <= x.shape[0] <= FEW, f"x is bf16 [1 to {FEW}, in]", x)
-    _check(weight.dtype == torch.bfloat16 and weight.ndim == 2, "weight is bf16 [out, in]", weight)
-    _check(weight.shape[1] == x.shape[1] and _within(weight, 1), f"a row of weights is {x.shape[1]} together", weight)
+    """Raises ArgumentError for arguments that `jit.linear_bf16` does not support."""
+    _check(
+        x.dtype == torch.bfloat16 and x.ndim == 2 and 1 <= x.shape[0] <= DECODE_MAX_ROWS,
+        f"x must be bf16 [1 to {DECODE_MAX_ROWS}, in]",
+        x,
+    )
+    _check(weight.dtype == torch.bfloat16 and weight.ndim == 2, "weight must be bf16 [out, in]", weight)
+    _check(
+        weight.shape[1] == x.shape[1] and _contiguous(weight, 1),
+        f"weight must have contiguous rows of {x.shape[1]} numbers",
+        weight,
+    )
     n_out = weight.shape[0]
     if bias is not None:
         _check(
-            bias.dtype == torch.bfloat16 and bias.shape == (n_out,) and bias.is_contiguous(), "bias is bf16 [out]", bias
+            bias.dtype == torch.bfloat16 and bias.shape == (n_out,) and bias.is_contiguous(),
+            "bias must be bf16 [out], contiguous",
+            bias,
         )
         _cpu(bias)
     _cpu(x, weight)
 
 
-def _keys(of: Tensor, heads: int, d_head: int, cache: Tensor) -> None:
-    want = f"keys and values are {of.dtype} [batch, kv_head, key, d_head]"
-    _check(cache.dtype == of.dtype and cache.ndim == 4 and cache.shape[0] == of.shape[0], want, cache)
-    _check(cache.shape[3] == d_head and (d_head <= 1 or cache.stride(3) == 1), f"d_head is {d_head}, together", cache)
-    _check(cache.shape[1] > 0 and heads % cache.shape[1] == 0, f"{heads} heads share the kv heads evenly", cache)
+def _check_keys(of: Tensor, heads: int, d_head: int, cache: Tensor) -> None:
+    required = f"keys and values must be {of.dtype} [batch, kv_head, key, d_head]"
+    _check(cache.dtype == of.dtype and cache.ndim == 4 and cache.shape[0] == of.shape[0], required, cache)
+    _check(
+        cache.shape[3] == d_head and (d_head <= 1 or cache.stride(3) == 1),
+        f"the last axis must be contiguous with d_head={d_head}",
+        cache,
+    )
+    _check(
+        cache.shape[1] > 0 and heads % cache.shape[1] == 0,
+        f"the number of heads, {heads}, must be a multiple of the number of kv heads",
+        cache,
+    )
 
 
-def _within(x: Tensor, dims: int) -> bool:
-    """Whether the last `dims` dimensions lie as in a contiguous tensor; a dimension of one has no stride to mind."""
+def _contiguous(x: Tensor, dims: int) -> bool:
+    """True if the last `dims` dimensions are contiguous; the stride of a dimension of size 1 does not matter."""
     if x.is_contiguous():
         return True
     step = 1
@@ -470,9 +525,9 @@ def _within(x: Tensor, dims: int) -> bool:
     return True
 
 
-def _check(holds: bool, must: str, x: Tensor) -> None:
-    if not holds:
-        raise ArgumentError(f"{must}; got {x.dtype} {tuple(x.shape)} with strides {x.stride()}")
+def _check(condition: bool, requirement: str, x: Tensor) -> None:
+    if not condition:
+        raise ArgumentError(f"{requirement}; got {x.dtype} {tuple(x.shape)} with strides {x.stride()}")
 
 
 def _cpu(x: Tensor, *others: Tensor) -> Tensor:
@@ -485,14 +540,14 @@ def _cpu(x: Tensor, *others: Tensor) -> Tensor:
 def _library() -> ctypes.CDLL:
     _load()
     if _State.library is None:
-        raise ArgumentError(why())
+        raise ArgumentError(status())
     return _State.library
 
 
 def _level() -> int:
     _load()
     if _State.level is None:
-        raise ArgumentError(why())
+        raise ArgumentError(status())
     return _State.level
 
 
@@ -501,7 +556,10 @@ def _threads() -> int:
 
 
 def _memory(result: int) -> int:
-    """What C returned, unless it had no memory: 1 from a product, -1 from a scan."""
+    """The return value of a C function. Raises MemoryError if it is negative.
+
+    Without memory, a product returns 1 and `wb_within` returns -1.
+    """
     if result < 0:
         raise MemoryError("no memory for the native kernels")
     return result

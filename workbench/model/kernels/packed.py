@@ -1,11 +1,11 @@
-"""Matrices that stay in MXFP4: a quarter of bf16's bytes, read in place, usually straight from the mapped file."""
+"""Matrices that stay in MXFP4: a quarter of bf16's bytes, used in place, usually in the mapped file."""
 
 from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from workbench.model.kernels.reference import GROUP, dequantise_mxfp4
+from workbench.model.kernels.reference import GROUP, dequantize_mxfp4
 
 
 class Packed(NamedTuple):
@@ -13,7 +13,7 @@ class Packed(NamedTuple):
 
     blocks: Tensor  # uint8, expert out group 16
     scales: Tensor  # uint8, expert out group
-    usual: bool  # whether all scales lie where the native kernels are exact; see `native.safe_scales`
+    scales_are_safe: bool  # True if the native kernels are exact for all scales; see `native.safe_scales`
 
     @property
     def shape(self) -> torch.Size:
@@ -29,7 +29,7 @@ Matrices = Tensor | Packed
 
 
 def dense(matrices: Matrices, expert: int, dtype: torch.dtype) -> Tensor:
-    """One expert's matrix [out, in] as numbers; what is packed is exact in every dtype `dequantise_mxfp4` takes."""
+    """One expert's dequantized matrix [out, in]; packed values are exact in every dtype of `dequantize_mxfp4`."""
     if isinstance(matrices, Tensor):
         return matrices[expert]
-    return dequantise_mxfp4(matrices.blocks[expert], matrices.scales[expert], dtype=dtype)
+    return dequantize_mxfp4(matrices.blocks[expert], matrices.scales[expert], dtype=dtype)

@@ -1,7 +1,7 @@
-"""What the native kernels must equal, in plain torch: MXFP4 to numbers. Knows nothing of models or files.
+"""Reference for the native kernels in plain torch: dequantization of MXFP4. Independent of models and files.
 
-MXFP4 (OCP Microscaling Formats 1.0): 32 neighbours along the input dimension share one scale byte s, and each has a
-four-bit code c: the value is FP4[c] * 2**(s - 127). Scale 255 means NaN.
+MXFP4 (OCP Microscaling Formats 1.0): 32 consecutive values along the input dimension share one scale byte s, and each
+has a four-bit code c: the value is FP4[c] * 2**(s - 127). Scale 255 means NaN.
 """
 
 import torch
@@ -11,45 +11,45 @@ from workbench.errors import ArgumentError
 
 FP4 = (0.0, 0.5, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, -0.0, -0.5, -1.0, -1.5, -2.0, -3.0, -4.0, -6.0)
 GROUP = 32  # values that share a scale
-BYTES = GROUP // 2  # of codes in a group
-CHUNK = 1 << 14  # groups decoded at once: fits the processor's cache, and bounds the working memory to some 10 MB
+BYTES = GROUP // 2  # bytes of codes in a group
+CHUNK = 1 << 14  # groups decoded at once: fits the processor's cache and limits the working memory to about 10 MB
 
-# A byte holds two codes. One lookup gives both numbers when the pair is read as one wider element.
+# A byte contains two codes. Reading the pair of numbers as one wider element needs only one lookup.
 _PAIR = {torch.bfloat16: torch.int32, torch.float32: torch.int64, torch.float64: torch.complex128}
 
 
-def dequantise_mxfp4(blocks: Tensor, scales: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The exact numbers rounded to `dtype`: uint8 [..., group, 16] and [..., group] give [..., 32*group].
+def dequantize_mxfp4(blocks: Tensor, scales: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """The values rounded to `dtype`: uint8 [..., group, 16] and [..., group] become [..., 32*group].
 
-    Byte i of a group holds element 2i in its low and 2i + 1 in its high nibble, as in every safetensors release.
-    ArgumentError for a dtype other than float32, bfloat16, float64, and for shapes that do not belong together.
+    Byte i of a group contains element 2i in its low and 2i + 1 in its high nibble, as in every safetensors release.
+    ArgumentError for a dtype other than float32, bfloat16, float64, and for shapes that do not match.
 
     >>> blocks = torch.zeros(1, 16, dtype=torch.uint8)
     >>> blocks[0, :2] = torch.tensor([0x2B, 0xF1])
-    >>> dequantise_mxfp4(blocks, torch.tensor([122], dtype=torch.uint8))[:4].tolist()
+    >>> dequantize_mxfp4(blocks, torch.tensor([122], dtype=torch.uint8))[:4].tolist()
     [-0.046875, 0.03125, 0.015625, -0.1875]
     """
     if blocks.shape != (*scales.shape, BYTES):
-        raise ArgumentError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not belong together")
+        raise ArgumentError(f"blocks {tuple(blocks.shape)} and scales {tuple(scales.shape)} do not match")
     out = torch.empty(scales.numel(), BYTES, 2, dtype=dtype, device=blocks.device)
     _decode(blocks.reshape(-1, BYTES), scales.reshape(-1), out)
     return out.view(*scales.shape[:-1], GROUP * scales.shape[-1])
 
 
-def dequantise_mxfp4_ggml(rows: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
-    """The same from ggml's rows: uint8 [..., 17*group] gives [..., 32*group].
+def dequantize_mxfp4_ggml(rows: Tensor, *, dtype: torch.dtype = torch.float32) -> Tensor:
+    """Dequantize ggml's rows: uint8 [..., 17*group] become [..., 32*group].
 
-    A group is its scale, then 16 bytes; byte j holds element j in its low and j + 16 in its high nibble.
+    A group is its scale, then 16 bytes; byte j contains element j in its low and j + 16 in its high nibble.
 
     >>> row = torch.tensor([127] + [0x21] * 16, dtype=torch.uint8)
-    >>> dequantise_mxfp4_ggml(row)[[0, 15, 16, 31]].tolist()
+    >>> dequantize_mxfp4_ggml(row)[[0, 15, 16, 31]].tolist()
     [0.5, 0.5, 1.0, 1.0]
     """
-    return dequantise_mxfp4(*repack_mxfp4_ggml(rows), dtype=dtype)
+    return dequantize_mxfp4(*repack_mxfp4_ggml(rows), dtype=dtype)
 
 
 def repack_mxfp4_ggml(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """The blocks [..., group, 16] and scales [..., group] that hold the same numbers in the order of safetensors.
+    """ggml's rows in the layout of safetensors: blocks [..., group, 16] and scales [..., group].
 
     >>> row = torch.tensor([127] + [0x21] * 16, dtype=torch.uint8)
     >>> blocks, scales = repack_mxfp4_ggml(row)
@@ -57,12 +57,16 @@ def repack_mxfp4_ggml(rows: Tensor) -> tuple[Tensor, Tensor]:
     ([17, 34], [127])
     """
     if rows.shape[-1] % (1 + BYTES):
-        raise ArgumentError(f"a row of ggml's MXFP4 is a multiple of {1 + BYTES} bytes long, got {rows.shape[-1]}")
+        raise ArgumentError(
+            f"the length of a row of ggml's MXFP4 must be a multiple of {1 + BYTES} bytes, got {rows.shape[-1]}"
+        )
     groups = rows.unflatten(-1, (rows.shape[-1] // (1 + BYTES), 1 + BYTES))
     even, odd = groups[..., 1::2], groups[..., 2::2]
-    first = (even & 15) | (odd << 4)  # uint8 drops what is shifted out
+    first = (even & 15) | (odd << 4)  # uint8 drops the bits that are shifted out
     second = (even >> 4) | (odd & 0xF0)
-    return torch.cat((first, second), -1), groups[..., 0].contiguous()  # the kernels read a row's scales as one run
+    return torch.cat((first, second), -1), groups[
+        ..., 0
+    ].contiguous()  # the kernels need a row's scales to be contiguous
 
 
 def _decode(codes: Tensor, scales: Tensor, out: Tensor) -> None:

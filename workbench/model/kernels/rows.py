@@ -1,6 +1,6 @@
-"""Functions of a row: norms, softmax, entropy. Torch says what is meant; the native kernels compute it where they can.
+"""Functions of a row: norms, softmax, entropy. Torch is the reference; the native kernels are used where available.
 
-Theirs have one order of additions and one exp, so that a row has the same bits on every processor.
+The native kernels have a fixed order of additions and their own exp, so a row has the same bits on every processor.
 """
 
 import torch
@@ -10,8 +10,8 @@ from workbench.model.kernels import native
 
 
 def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """x / sqrt(mean x² + eps) · scale over the last axis, in fp32 or better, in the dtype of x."""
-    if native.takes(x) and native.takes(scale):
+    """x / sqrt(mean x² + eps) · scale over the last axis, computed in fp32 or wider, returned in the dtype of x."""
+    if native.supports(x) and native.supports(scale):
         return native.rms_norm(x, scale.float().contiguous(), eps)
     t = widened(x)
     t = t * torch.rsqrt(t.square().mean(-1, keepdim=True) + eps)
@@ -19,15 +19,15 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
 
 
 def norm(x: Tensor) -> Tensor:
-    """sqrt(sum x²) over the last axis, in fp32 or better."""
-    if native.takes(x):
+    """sqrt(sum x²) over the last axis, in fp32 or wider."""
+    if native.supports(x):
         return native.norm(x)
     return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
 def softmax(x: Tensor) -> Tensor:
     """Probabilities over the last axis, in the dtype of x."""
-    if native.takes(x):
+    if native.supports(x):
         p = x.float().clone(memory_format=torch.contiguous_format)
         native.softmax_(p.view(1, 1, -1, p.shape[-1]))
         return p.to(x.dtype)
@@ -35,33 +35,33 @@ def softmax(x: Tensor) -> Tensor:
 
 
 def log_softmax(logits: Tensor) -> Tensor:
-    """Log-probabilities over the last axis, in fp32 or better."""
-    return native.log_softmax(logits) if native.takes(logits) else widened(logits).log_softmax(-1)
+    """Log-probabilities over the last axis, in fp32 or wider."""
+    return native.log_softmax(logits) if native.supports(logits) else widened(logits).log_softmax(-1)
 
 
 def entropy(logp: Tensor) -> Tensor:
-    """Of log-probabilities over the last axis, in nats; an impossible token counts 0."""
-    if logp.dtype == torch.float32 and native.takes(logp):
+    """The entropy of log-probabilities over the last axis, in nats; a token with probability 0 counts 0."""
+    if logp.dtype == torch.float32 and native.supports(logp):
         return native.divergence(logp)
     return -(logp.exp() * logp).nan_to_num(0.0).sum(-1)
 
 
 def divergence(logp: Tensor, logq: Tensor) -> Tensor:
-    """KL(p ‖ q) over the last axis, in nats; what p holds impossible counts 0."""
-    if logp.dtype == logq.dtype == torch.float32 and native.takes(logp) and native.takes(logq):
+    """KL(p ‖ q) over the last axis, in nats, from log-probabilities; a token with p = 0 counts 0."""
+    if logp.dtype == logq.dtype == torch.float32 and native.supports(logp) and native.supports(logq):
         return native.divergence(logp, logq)
     return (logp.exp() * (logp - logq)).nan_to_num(0.0).sum(-1)
 
 
-def mixture(share: Tensor, x: Tensor) -> Tensor:
-    """The rows of x [..., choice, n] weighted by share [..., choice], added up in fp32 or better and rounded once."""
-    if native.takes(x) and native.takes(share):
+def mixture(weight: Tensor, x: Tensor) -> Tensor:
+    """The sum of the rows of x [..., choice, n] with weights [..., choice], in fp32 or wider and rounded once."""
+    if native.supports(x) and native.supports(weight):
         n_choices, n = x.shape[-2:]
-        out = native.mixture(share.reshape(-1, n_choices).float(), x.reshape(-1, n_choices, n))
+        out = native.mixture(weight.reshape(-1, n_choices).float(), x.reshape(-1, n_choices, n))
         return out.view(*x.shape[:-2], n)
-    return torch.matmul(widened(share)[..., None, :], widened(x))[..., 0, :].to(x.dtype)
+    return torch.matmul(widened(weight)[..., None, :], widened(x))[..., 0, :].to(x.dtype)
 
 
 def widened(x: Tensor) -> Tensor:
-    """The values in fp32, or in fp64 if they are."""
+    """The values in fp32, or in fp64 if they are fp64."""
     return x.to(torch.promote_types(x.dtype, torch.float32))

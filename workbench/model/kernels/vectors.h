@@ -1,8 +1,8 @@
-/* Sixteen fp32 numbers at a time, on each kind of processor: the partial sums of fixed_order.h.
+/* Vectors of sixteen fp32 numbers for each kind of processor: the partial sums of fixed_order.h.
  *
- * Each level has a type V16_… and the same dozen operations. All of them are exactly what IEEE 754 says, so that code
- * written with them gives the same bits at every level. `some` reads n < 16 numbers and zeros after them; `totals4`
- * adds up each of four vectors by one tree: 8 + 8, 4 + 4, 2 + 2, 1 + 1. */
+ * Each level has a type V16_… and the same dozen operations. All of them are defined exactly by IEEE 754, so code
+ * written with them gives the same bits at every level. `some` loads n < 16 numbers and pads with zeros; `totals4`
+ * sums each of four vectors by one tree: 8 + 8, 4 + 4, 2 + 2, 1 + 1. */
 
 /* ---- portable ---- */
 
@@ -78,7 +78,7 @@ T512 IN void totals4_avx512(const __m512 *v, float *out) {
     __m512 q = _mm512_add_ps(_mm512_shuffle_f32x4(v[2], v[3], 0x44), _mm512_shuffle_f32x4(v[2], v[3], 0xee));
     __m512 r = _mm512_add_ps(_mm512_shuffle_f32x4(p, q, 0x88), _mm512_shuffle_f32x4(p, q, 0xdd));
     r = _mm512_add_ps(r, _mm512_shuffle_ps(r, r, 0x4e));
-    r = _mm512_add_ps(r, _mm512_shuffle_ps(r, r, 0xb1)); /* every number of a quarter is its total */
+    r = _mm512_add_ps(r, _mm512_shuffle_ps(r, r, 0xb1)); /* every number of a quarter is the total of the quarter */
     _mm_storeu_ps(out, _mm512_castps512_ps128(_mm512_maskz_compress_ps(0x1111, r)));
 }
 #endif
