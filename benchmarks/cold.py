@@ -50,7 +50,7 @@ import torch
 
 from benchmarks.full_size import Child, gb, say, tokens_of
 from benchmarks.peers_full import answer, clocks, from_disk, since
-from workbench.model.checkpoints.pages import READERS, Mapped, give_back
+from workbench.model.checkpoints.pages import READERS, Mapped, release_pages
 from workbench.model.kernels.packed import Packed
 
 WAYS = ("ahead", "reads", "faults")
@@ -73,7 +73,7 @@ class Worker:
         torch.set_grad_enabled(False)
         self.model = Model(folder, memory="fast" if way == "faults" else "small")
         if way == "reads":
-            self.model.weights.pages.ahead = lambda layer, experts: None
+            self.model.weights.residency.prefetch = lambda layer, experts: None
         self.cache = None
 
     def about(self) -> dict:
@@ -85,15 +85,15 @@ class Worker:
         """The process holds no page of the file any more, or none of the experts."""
         if experts:
             both = [m for block in self.model.weights.blocks for m in (block.experts.up, block.experts.down)]
-            pages = self.model.weights.pages
+            pages = self.model.weights.residency
             assert isinstance(pages, Mapped)
-            give_back(pages._ranges(t for m in both if isinstance(m, Packed) for t in (m.blocks, m.scales)))
+            release_pages(pages._ranges(t for m in both if isinstance(m, Packed) for t in (m.blocks, m.scales)))
             return {}
         for line in Path("/proc/self/maps").read_text().splitlines():
             place, *_, name = line.split(maxsplit=5)
             if name.startswith(f"{self.folder}/"):
                 start, stop = (int(x, 16) for x in place.split("-"))
-                give_back([(start, stop - start)])
+                release_pages([(start, stop - start)])
         return {}
 
     def prefill(self, tokens: list[int]) -> dict:

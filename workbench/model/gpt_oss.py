@@ -194,8 +194,8 @@ def experts(c: Config, weights: Weights, layer: int, x: Tensor, tap: Tap) -> Ten
     if not routed:
         ran = choices(ran, weight)
     share = weight.gather(-1, ran)
-    if weights.pages.gives_back:
-        weights.pages.need(layer, ran.unique().tolist())
+    if weights.residency.streams:
+        weights.residency.require(layer, ran.unique().tolist())
     m = w.experts
     said = run(flat, ran, share, m.up, m.up_bias, m.down, m.down_bias, c.swiglu_alpha, c.swiglu_limit)
     said = tap(here + "hook_expert_out", said.view(*x.shape[:2], -1, c.d_model))
@@ -258,7 +258,7 @@ def forward(
     start = cache.length(0) if cache else 0
     tap.begin(start, tokens.shape[1])
     x = tap("hook_embed", weights.embed[tokens])
-    weights.pages.embedded()
+    weights.residency.after_embedding()
     return _blocks(c, weights, x, 0, tap, cache, logits_at)
 
 
@@ -290,15 +290,15 @@ def _blocks(c: Config, weights: Weights, x: Tensor, first: int, tap: Tap, cache:
         normed = tap(here + "ln1.hook_normalized", rms_norm(x, w.ln1, c.eps))
         x = x + tap(here + "hook_attn_out", attention(c, w, layer, normed, rope, tap, cache))
         x = tap(here + "hook_resid_mid", x)
-        guess = weights.pages.gives_back and layer + 1 < c.n_layers
+        guess = weights.residency.streams and layer + 1 < c.n_layers
         if guess and x.shape[1] > 1:  # many choose most experts: the guess is good, and time is to be won
-            weights.pages.ahead(layer + 1, likely(c, weights.blocks[layer + 1], x))
+            weights.residency.prefetch(layer + 1, likely(c, weights.blocks[layer + 1], x))
         normed = tap(here + "ln2.hook_normalized", rms_norm(x, w.ln2, c.eps))
         x = x + tap(here + "hook_mlp_out", experts(c, weights, layer, normed, tap))
-        weights.pages.left(layer)
+        weights.residency.release(layer)
         x = tap(here + "hook_resid_post", x)
         if guess and x.shape[1] == 1:  # of few experts most would be guessed wrong before the experts have written
-            weights.pages.ahead(layer + 1, likely(c, weights.blocks[layer + 1], x))
+            weights.residency.prefetch(layer + 1, likely(c, weights.blocks[layer + 1], x))
     x = tap("ln_final.hook_normalized", rms_norm(x, weights.ln_final, c.eps))
     return _logits(weights, x, tap, logits_at)
 
@@ -314,5 +314,5 @@ def _logits(weights: Weights, x: Tensor, tap: Tap, at: slice) -> Tensor:
         part = tap("hook_logits", linear(x[:, i:j], weights.unembed), i)
         kept.append(part[:, max(first - i, 0) : max(last - i, 0)])
     if end > begin:
-        weights.pages.unembedded()
+        weights.residency.after_unembedding()
     return torch.cat(kept, 1) if kept else x.new_empty(x.shape[0], 0, weights.unembed.shape[0])

@@ -10,7 +10,7 @@ import torch
 from tests.checkpoints import Random
 from workbench.model.cache import KVCache
 from workbench.model.checkpoints import pages
-from workbench.model.checkpoints.pages import Borrowed
+from workbench.model.checkpoints.pages import Streamed
 from workbench.model.kernels.packed import Packed
 from workbench.model.model import Model
 
@@ -41,14 +41,14 @@ def folder(tmp_path_factory):
 @pytest.fixture
 def small(folder):
     model = Model(folder, memory="small", dtype="bfloat16")
-    assert isinstance(model.weights.pages, Borrowed)
+    assert isinstance(model.weights.residency, Streamed)
     return model
 
 
 @pytest.fixture
 def readers(small, monkeypatch):
     readers = Readers()
-    monkeypatch.setattr(small.weights.pages, "_readers", readers)
+    monkeypatch.setattr(small.weights.residency, "_readers", readers)
     return readers
 
 
@@ -63,54 +63,54 @@ def where(model: Model, layer: int, experts: list[int]) -> set[int]:
 
 
 def test_what_is_needed_is_asked_for_before_what_is_likely(small, readers):
-    borrowed = small.weights.pages
-    borrowed.ahead(1, [3])
+    residency = small.weights.residency
+    residency.prefetch(1, [3])
     assert not readers.asked
-    borrowed.need(0, [1, 2])
+    residency.require(0, [1, 2])
     starts = [start for start, _ in readers.asked]
     assert set(starts[:8]) == where(small, 0, [1, 2]) and where(small, 1, [3]) < set(starts[8:])
     assert small.weights.blocks[1].w_q.data_ptr() in starts[8:]
 
 
 def test_once_a_layer_is_left_the_likely_is_asked_for_at_once_and_only_once(small, readers):
-    borrowed = small.weights.pages
-    borrowed.need(0, [1])
-    borrowed.left(0)
-    borrowed.ahead(1, [3, 4])
+    residency = small.weights.residency
+    residency.require(0, [1])
+    residency.release(0)
+    residency.prefetch(1, [3, 4])
     asked = len(readers.asked)
     assert where(small, 1, [3, 4]) < {start for start, _ in readers.asked[4:]}
-    borrowed.need(1, [3, 4])
+    residency.require(1, [3, 4])
     assert len(readers.asked) == asked
 
 
 def test_a_wrong_guess_that_has_not_begun_is_not_read(small, readers):
-    borrowed = small.weights.pages
-    borrowed.left(0)
-    borrowed.ahead(1, [3, 4])
-    borrowed.need(1, [3, 5])
+    residency = small.weights.residency
+    residency.release(0)
+    residency.prefetch(1, [3, 4])
+    residency.require(1, [3, 5])
     of = dict(zip((start for start, _ in readers.asked), readers.coming, strict=True))
     assert all(of[start].cancelled() for start in where(small, 1, [4]))
     assert not any(of[start].cancelled() for start in where(small, 1, [3, 5]))
-    borrowed.left(1)
-    assert not borrowed._coming
+    residency.release(1)
+    assert not residency._pending
 
 
 @pytest.fixture
 def given_back(monkeypatch):
     seen: set[int] = set()
-    real = pages.give_back
+    real = pages.release_pages
 
     def noting(ranges):
         ranges = list(ranges)
         seen.update(start for start, _ in ranges)
         real(ranges)
 
-    monkeypatch.setattr(pages, "give_back", noting)
+    monkeypatch.setattr(pages, "release_pages", noting)
     return seen
 
 
 def test_a_token_gives_back_experts_alone_and_a_text_gives_back_everything(small, given_back, monkeypatch):
-    monkeypatch.setattr(pages, "FEW", small.config.n_active)
+    monkeypatch.setattr(pages, "DECODE_MAX_EXPERTS", small.config.n_active)
     w = small.weights
     rest = {w.unembed.data_ptr(), *(block.w_q.data_ptr() for block in w.blocks)}
     experts = {packed(small, layer)[0].blocks.data_ptr() for layer in range(small.config.n_layers)}
@@ -126,10 +126,10 @@ def test_reading_maps_what_the_file_holds(tmp_path):
     data = torch.arange(1 << 18, dtype=torch.int32)  # 1 MB: more than is asked for at a time
     (tmp_path / "data").write_bytes(data.numpy().tobytes())
     mapped = torch.from_file(str(tmp_path / "data"), size=len(data), dtype=torch.int32)
-    for read in (pages.read, pages.read_alone):
+    for read in (pages.read_pages, pages.read_exactly):
         read(mapped.data_ptr() + 5, mapped.nbytes - 9)
         assert torch.equal(mapped, data)
-        pages.give_back([(mapped.data_ptr(), mapped.nbytes)])
+        pages.release_pages([(mapped.data_ptr(), mapped.nbytes)])
     assert torch.equal(mapped, data)
 
 
@@ -150,7 +150,7 @@ if platform.libc_ver()[0] != "glibc":
     sys.exit(9)
 np.empty(30 << 20, "u1")  # freed at once: now glibc keeps what is not larger
 before = in_the_heap(20 << 20)
-pages.keep_apart()
+pages.mmap_large_blocks()
 print(before, in_the_heap(20 << 20), in_the_heap(1 << 10))
 """
 
@@ -164,5 +164,5 @@ def test_large_blocks_go_back_to_the_system_once_a_large_model_is_mapped():
 
 
 def test_a_small_model_leaves_the_process_as_it_is(folder, monkeypatch):
-    monkeypatch.setattr(pages, "keep_apart", lambda: pytest.fail("this model is small"))
+    monkeypatch.setattr(pages, "mmap_large_blocks", lambda: pytest.fail("this model is small"))
     Model(folder)

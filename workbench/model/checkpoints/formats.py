@@ -5,9 +5,9 @@ How to add a format, say things (`original.py` is the shortest one to copy):
 1. `checkpoints/things.py`, with two functions. `find_things(folder, holds)` gets a folder and the sorted names in it,
    and gives what is to be read, the folder or a file, or None if this is another format. `read_things(found, *, name,
    dtype, device, memory)` gives a `Checkpoint` (tensors.py). Its steps: the settings become a `Config`; `mapped`
-   (folder_files.py) gives the tensors by name; `holding` (validate.py) decides dtype and memory, and refuses what would
+   (folder_files.py) gives the tensors by name; `plan_loading` (validate.py) decides dtype and memory, and refuses what would
    not fit before a tensor is read; `check_tensors` and `check_finite` refuse what is not whole; all matrices become
-   [out, in], and rows of `up` interleaved; `borrowed` (pages.py) if the file's own bytes are used; `weights_digest`,
+   [out, in], and rows of `up` interleaved; `with_residency` (pages.py) if the file's own bytes are used; `weights_digest`,
    `stop_ids`.
 2. A line of `FORMATS` below. The first one that finds its files reads them, so put it before those that would find them
    too. A format that is one file instead of a folder is also told by its suffix in `load`. Name the format in the
@@ -27,7 +27,7 @@ import torch
 from workbench.errors import CheckpointError, ModelNotFound
 from workbench.model.checkpoints.bundled import embedded_folder
 from workbench.model.checkpoints.folder_files import Incomplete
-from workbench.model.checkpoints.from_transformers import read_live
+from workbench.model.checkpoints.from_transformers import read_transformers
 from workbench.model.checkpoints.gguf import find_gguf, read_gguf
 from workbench.model.checkpoints.gguf_pieces import model_name
 from workbench.model.checkpoints.hf import find_hf, read_hf
@@ -49,7 +49,7 @@ def load(
 ) -> Checkpoint:
     """A gpt-oss checkpoint in the one internal form, equal bit for bit whatever the format it came in.
 
-    `where` is "pocket" (the embedded model), a folder (Hugging Face, original/, or holding a .gguf), a .gguf file (of a
+    `where` is "pocket" (the embedded model), a folder (Hugging Face, original/, or plan_loading a .gguf), a .gguf file (of a
     split model any piece), a name such as "openai/gpt-oss-20b" in the local Hugging Face cache, or a transformers
     GptOssForCausalLM, whose memory is shared. `dtype` is float32, bfloat16 or float64; None means float32 below 1e9
     parameters and bfloat16 above, or a model object's own. `device` None means the CPU, or a model object's own.
@@ -82,7 +82,7 @@ def load(
                 f"a {type(where).__name__} is not a model. Give a folder, a .gguf file, a name such as "
                 f"'openai/gpt-oss-20b', 'pocket', or a transformers GptOssForCausalLM."
             )
-        return read_live(where, dtype=dtype, device=target)
+        return read_transformers(where, dtype=dtype, device=target)
     target = target or torch.device("cpu")
     text = os.fspath(where)
     path = expanded(where)

@@ -13,16 +13,16 @@ from workbench.model.checkpoints.hub import NAME, snapshot_folder
 from workbench.model.checkpoints.layouts import check_layout
 from workbench.model.checkpoints.stop_tokens import stop_ids
 from workbench.model.checkpoints.tensors import Checkpoint
-from workbench.model.checkpoints.validate import Holding
+from workbench.model.checkpoints.validate import LoadPlan
 
 
-def read_live(model: Any, *, dtype: torch.dtype | None, device: torch.device | None) -> Checkpoint:
+def read_transformers(model: Any, *, dtype: torch.dtype | None, device: torch.device | None) -> Checkpoint:
     """The weights of a transformers model as views of its own memory: an edit of one is an edit of the other.
 
     With a `dtype` or `device` other than the model's own, copies. CheckpointError for quantised, offloaded and adapted
     models, for float16, and for other architectures.
 
-    >>> checkpoint = read_live(model, dtype=None, device=None)  # doctest: +SKIP
+    >>> checkpoint = read_transformers(model, dtype=None, device=None)  # doctest: +SKIP
     >>> checkpoint.weights.embed.data_ptr() == model.get_input_embeddings().weight.data_ptr()  # doctest: +SKIP
     True
     """
@@ -61,7 +61,7 @@ def read_live(model: Any, *, dtype: torch.dtype | None, device: torch.device | N
     generation = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     return Checkpoint(
         config=config,
-        weights=hf_weights(tensors, config, where=where, hold=Holding(device or embed.device, dtype, "fast")),
+        weights=hf_weights(tensors, config, where=where, plan=LoadPlan(device or embed.device, dtype, "fast")),
         name=Path(name).name if folder is not None and not NAME.fullmatch(name) else name,
         folder=folder,
         format="transformers object",

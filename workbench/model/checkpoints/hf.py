@@ -11,17 +11,17 @@ from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.folder_files import Incomplete, has_safetensors, hf_files, mapped, read_json
 from workbench.model.checkpoints.hf_config import parse_hf_config
 from workbench.model.checkpoints.layouts import check_layout
-from workbench.model.checkpoints.pages import borrowed
+from workbench.model.checkpoints.pages import with_residency
 from workbench.model.checkpoints.stop_tokens import stop_ids
 from workbench.model.checkpoints.tensors import Block, Checkpoint, Experts, Weights
 from workbench.model.checkpoints.validate import (
-    Holding,
+    LoadPlan,
     Shape,
     block_shapes,
     check_finite,
     check_scales,
     check_tensors,
-    holding,
+    plan_loading,
     packed,
     packed_shapes,
     top_shapes,
@@ -55,7 +55,7 @@ EXPERTS = {
 
 
 def find_hf(folder: Path, holds: list[str]) -> Path | None:
-    """The folder, if it may hold a model in Hugging Face's layout; `holds` are the names in it."""
+    """The folder, if it may plan a model in Hugging Face's layout; `holds` are the names in it."""
     return folder if has_safetensors(holds) else None
 
 
@@ -83,12 +83,12 @@ def read_hf(
     tensors = mapped(files)
     where = str(folder)
     check_layout(tensors, where)  # before the memory is asked about: what cannot be read need not fit
-    hold = holding(
+    plan = plan_loading(
         config, where, dtype=dtype, device=device, memory=memory, packed=is_packed(tensors), mapped=True
     )  # fmt: skip
     return Checkpoint(
         config=config,
-        weights=borrowed(hf_weights(tensors, config, where=where, hold=hold), tensors.values(), hold.memory),
+        weights=with_residency(hf_weights(tensors, config, where=where, plan=plan), tensors.values(), plan.memory),
         name=name,
         folder=folder,
         format="hf-mxfp4" if is_packed(tensors) else "hf-bf16",
@@ -102,18 +102,18 @@ def is_packed(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.endswith("_scales") for name in tensors)
 
 
-def hf_weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold: Holding) -> Weights:
+def hf_weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, plan: LoadPlan) -> Weights:
     """The internal form of tensors that have transformers' names; those that need no conversion share their memory."""
     mxfp4 = is_packed(tensors)
     check_tensors(_expected(config, packed=mxfp4, where=where), tensors, where)
     check_finite(tensors, where)
-    device, dtype = hold.device, hold.dtype
+    device, dtype = plan.device, plan.dtype
 
     def matrix(name: str) -> Matrices:
         if not mxfp4:  # transformers keeps [expert, in, out]
             return tensors[name].to(device, dtype).transpose(1, 2)
         blocks, scales = tensors[name + "_blocks"], tensors[name + "_scales"]
-        if hold.packs(config):
+        if plan.keeps_packed(config):
             return packed(name + "_scales", blocks, scales, where, device)
         check_scales(name + "_scales", scales, where)
         return dequantise_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)

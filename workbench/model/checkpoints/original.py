@@ -10,18 +10,18 @@ from torch import Tensor
 from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.folder_files import Incomplete, has_safetensors, mapped, read_json
 from workbench.model.checkpoints.hf_config import DEFAULT, integer, layer_count, number
-from workbench.model.checkpoints.pages import borrowed
+from workbench.model.checkpoints.pages import with_residency
 from workbench.model.checkpoints.stop_tokens import stop_ids
 from workbench.model.checkpoints.tensors import Block, Checkpoint, Experts, Weights
 from workbench.model.checkpoints.validate import (
-    Holding,
+    LoadPlan,
     Shape,
     block_shapes,
     check_config,
     check_finite,
     check_scales,
     check_tensors,
-    holding,
+    plan_loading,
     packed,
     packed_shapes,
     top_shapes,
@@ -72,11 +72,11 @@ def read_original(
         raise Incomplete(f"{folder} has a config.json and no *.safetensors. Fetch the weights too.")
     tensors = mapped(files)
     where, mxfp4 = str(folder), is_packed(tensors)
-    hold = holding(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=True)
+    plan = plan_loading(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=True)
     home = folder.parent if not (folder / "tokenizer.json").is_file() and folder.name == "original" else folder
     return Checkpoint(
         config=config,
-        weights=borrowed(_weights(tensors, config, where=where, hold=hold), tensors.values(), hold.memory),
+        weights=with_residency(_weights(tensors, config, where=where, plan=plan), tensors.values(), plan.memory),
         name=name,
         folder=home,
         format="original",
@@ -118,11 +118,11 @@ def is_packed(tensors: Mapping[str, Tensor]) -> bool:
     return any(name.endswith(".scales") for name in tensors)
 
 
-def _weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold: Holding) -> Weights:
+def _weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, plan: LoadPlan) -> Weights:
     mxfp4 = is_packed(tensors)
     check_tensors(_expected(config, packed=mxfp4, where=where), tensors, where)
     check_finite(tensors, where)
-    device, dtype = hold.device, hold.dtype
+    device, dtype = plan.device, plan.dtype
     kv = config.n_kv_heads * config.d_head
     rows = [config.n_heads * config.d_head, kv, kv]
 
@@ -133,7 +133,7 @@ def _weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold:
         if not mxfp4:  # unlike transformers', already [expert, out, in]
             return dense(name)
         blocks, scales = tensors[name + ".blocks"], tensors[name + ".scales"]
-        if hold.packs(config):
+        if plan.keeps_packed(config):
             return packed(name + ".scales", blocks, scales, where, device)
         check_scales(name + ".scales", scales, where)
         return dequantise_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)

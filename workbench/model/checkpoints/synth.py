@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from workbench.errors import BudgetError, CheckpointError, ModelNotFound
 from workbench.files import atomic_folder
 from workbench.model.checkpoints.hf import BLOCK, EXPERTS, TOP
-from workbench.model.checkpoints.hf_config import written_hf_config
+from workbench.model.checkpoints.hf_config import hf_config_json
 from workbench.model.checkpoints.validate import block_shapes, check_config, packed_shapes, top_shapes
 from workbench.model.config import Config
 from workbench.paths import absolute, expanded
@@ -197,7 +197,7 @@ def _describe(folder: Path, c: Config, files: dict[str, list[Entry]]) -> None:
     where = {entry.name: name for name, entries in files.items() for entry in entries}
     eos = [200002, 199999, 200012] if c.d_vocab > 200012 else [c.d_vocab - 1]
     pad = 199999 if c.d_vocab > 199999 else None
-    config = written_hf_config(c, packed=True) | {
+    config = hf_config_json(c, packed=True) | {
         "eos_token_id": eos[0],
         "experts_per_token": c.n_active,
         "initial_context_length": c.rope_original,

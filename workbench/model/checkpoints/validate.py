@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import BudgetError, CheckpointError
-from workbench.model.checkpoints.pages import can_give_back
+from workbench.model.checkpoints.pages import can_release_pages
 from workbench.model.config import Config
 from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
@@ -19,8 +19,8 @@ from workbench.model.memory import free_memory
 from workbench.text import size_text
 
 Shape = tuple[int, ...]
-SMALL_MATTER = 256e6  # bytes: a model that takes less is dequantised, and runs the same on every machine
-FAST_SHARE = 0.8  # of the free memory: a file up to that size stays mapped as a whole
+DEQUANTIZE_MAX_BYTES = 256e6  # bytes: a model that takes less is dequantised, and runs the same on every machine
+FAST_MEMORY_FRACTION = 0.8  # of the free memory: a file up to that size stays mapped as a whole
 PACKED_BYTES = 17 / 32  # of a parameter in MXFP4: 16 bytes of codes and one of scale for 32
 DENSE = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 
@@ -165,19 +165,19 @@ def default_dtype(config: Config, dtype: torch.dtype | None) -> torch.dtype:
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
-    """How a checkpoint will be held: where, in which dtype, and whether its experts stay packed."""
+class LoadPlan:
+    """How a checkpoint will be plan: where, in which dtype, and whether its experts stay packed."""
 
     device: torch.device
     dtype: torch.dtype
     memory: str  # "fast" | "small", decided
 
-    def packs(self, config: Config) -> bool:
+    def keeps_packed(self, config: Config) -> bool:
         """Whether experts that are stored in MXFP4 stay so: not in a model that is a small matter when dequantised."""
-        return self.memory == "small" or config.n_params * self.dtype.itemsize > SMALL_MATTER
+        return self.memory == "small" or config.n_params * self.dtype.itemsize > DEQUANTIZE_MAX_BYTES
 
 
-def holding(
+def plan_loading(
     config: Config,
     where: str,
     *,
@@ -186,7 +186,7 @@ def holding(
     memory: str,
     packed: bool,
     mapped: bool,
-) -> Holding:
+) -> LoadPlan:
     """What to load into; BudgetError, before a tensor is read, if it would not fit.
 
     `packed`: the experts are stored in MXFP4; `mapped`: the file's own bytes can be used as they lie there.
@@ -195,14 +195,14 @@ def holding(
     if memory == "auto":
         whole = config.n_packed * PACKED_BYTES + (config.n_params - config.n_packed) * 2
         memory = (
-            "small" if mapped and device.type == "cpu" and can_give_back() and whole > FAST_SHARE * free else "fast"
+            "small" if mapped and device.type == "cpu" and can_release_pages() and whole > FAST_MEMORY_FRACTION * free else "fast"
         )
-    held = Holding(device, target, memory)
+    plan = LoadPlan(device, target, memory)
     in_place = mapped and device.type == "cpu"
     need = (config.n_params - config.n_packed) * (0 if in_place and target == torch.bfloat16 else target.itemsize)
     if not packed:
         need += config.n_packed * (0 if in_place and target == torch.bfloat16 else target.itemsize)
-    elif not held.packs(config):
+    elif not plan.keeps_packed(config):
         need += config.n_packed * target.itemsize
     elif not in_place:
         need += int(config.n_packed * PACKED_BYTES)
@@ -213,7 +213,7 @@ def holding(
             f"{where}: its {config.n_params:,} parameters take {size_text(need)} in {_short(target)}, and {device} has "
             f"{size_text(free)} free.{advice} Take a machine or a GPU with more memory{smaller}."
         )
-    return held
+    return plan
 
 
 def _short(dtype: torch.dtype) -> str:
