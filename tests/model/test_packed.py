@@ -11,7 +11,7 @@ from workbench import hooks
 from workbench.errors import BudgetError, CheckpointError, TraceExists, TraceNotFound
 from workbench.model import prefill
 from workbench.model.cache import KVCache
-from workbench.model.checkpoints.pages import Streamed, Mapped
+from workbench.model.checkpoints.pages import Mapped, Streamed
 from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
 from workbench.model.model import Model

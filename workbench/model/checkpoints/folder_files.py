@@ -30,7 +30,9 @@ def read_json(path: Path) -> dict[str, Any]:
         raise Incomplete(f"{path.parent} has no {path.name}. Copy it there from where the weights came from.") from None
     except (OSError, ValueError) as error:
         if is_lfs_pointer(path):
-            raise Incomplete(f"{path} is git-lfs's pointer to the file, not the file itself. Run: git lfs pull") from None
+            raise Incomplete(
+                f"{path} is git-lfs's pointer to the file, not the file itself. Run: git lfs pull"
+            ) from None
         raise CheckpointError(f"{path} cannot be read as JSON: {error}. Fetch it again.") from None
     if not isinstance(value, dict):
         raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, not an object.")
@@ -77,11 +79,15 @@ def mapped(files: Iterable[Path]) -> dict[str, Tensor]:
             with safe_open(file, framework="pt", device="cpu") as shard:
                 for name in shard.keys():  # noqa: SIM118 (not a dict)
                     if name in tensors:
-                        raise CheckpointError(f"{file} contains {name!r}, and so does another file beside it. Remove one of them.")
+                        raise CheckpointError(
+                            f"{file} contains {name!r}, and so does another file beside it. Remove one of them."
+                        )
                     tensors[name] = shard.get_tensor(name)
         except (SafetensorError, OSError) as error:
             if is_lfs_pointer(file):
-                raise Incomplete(f"{file} is git-lfs's pointer to the file, not the file itself. Run: git lfs pull") from None
+                raise Incomplete(
+                    f"{file} is git-lfs's pointer to the file, not the file itself. Run: git lfs pull"
+                ) from None
             raise Incomplete(f"{file} is damaged or cut short ({error}). Fetch it again.") from None
     return dict(sorted(tensors.items()))
 

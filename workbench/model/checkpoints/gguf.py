@@ -23,8 +23,8 @@ from workbench.model.checkpoints.validate import (
     check_finite,
     check_scales,
     check_shapes,
-    plan_loading,
     packed,
+    plan_loading,
     top_shapes,
 )
 from workbench.model.config import Config
@@ -59,7 +59,9 @@ def find_gguf(folder: Path, holds: list[str]) -> Path | None:
     models = {model_name(Path(name)): name for name in reversed(ggufs)}  # pieces of one model count once
     if len(models) > 1:
         firsts = sorted(models.values())
-        raise CheckpointError(f"{folder} contains {len(firsts)} .gguf files: {', '.join(firsts[:6])}. Give one of them.")
+        raise CheckpointError(
+            f"{folder} contains {len(firsts)} .gguf files: {', '.join(firsts[:6])}. Give one of them."
+        )
     return folder / ggufs[0] if models else None
 
 

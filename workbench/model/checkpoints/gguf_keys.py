@@ -74,7 +74,9 @@ def check_keys(meta: Mapping[str, Any], config: Config, where: str) -> None:
     llama.cpp reads the settings that begin with the file's architecture; all others ("general.name") describe the file.
     """
     if (kind := meta.get("general.type", "model")) != "model":
-        raise CheckpointError(f"{where}: general.type must be 'model', got {kind!r}. Give the file that contains the model itself.")
+        raise CheckpointError(
+            f"{where}: general.type must be 'model', got {kind!r}. Give the file that contains the model itself."
+        )
     allowed = required(config)
     unknown = []
     for key, value in meta.items():

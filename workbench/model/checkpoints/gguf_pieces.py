@@ -49,8 +49,8 @@ def open_gguf(file: Path) -> Opened:
         opened = _open(file)
         if (count := opened.meta.get("split.count", 0)) not in (0, 1):
             raise CheckpointError(
-                f"{file} is one of {count} pieces, and its name does not say which. Give the pieces their original names "
-                f"(such as {file.stem}-00001-of-00003.gguf), or join them: llama-gguf-split --merge FIRST_PIECE "
+                f"{file} is one of {count} pieces, and its name does not say which. Give the pieces their original "
+                f"names (such as {file.stem}-00001-of-00003.gguf), or join them: llama-gguf-split --merge FIRST_PIECE "
                 f"whole.gguf"
             )
         return opened
@@ -77,7 +77,9 @@ def _joined(files: Sequence[Path]) -> Opened:
         tensors |= piece.tensors
     total = pieces[0].meta.get("split.tensors.count", len(tensors))
     if total != len(tensors):
-        raise Incomplete(f"{files[0]} and the other pieces contain {len(tensors)} of {total} tensors. Fetch them again.")
+        raise Incomplete(
+            f"{files[0]} and the other pieces contain {len(tensors)} of {total} tensors. Fetch them again."
+        )
     return Opened(pieces[0].meta, tensors)
 
 

@@ -1,4 +1,4 @@
-"""gpt-oss as huggingface.co has it: experts in MXFP4, or dequantised by transformers and saved."""
+"""Loads gpt-oss from Hugging Face's layout: experts in MXFP4, or dequantized and saved by transformers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,9 +21,9 @@ from workbench.model.checkpoints.validate import (
     check_finite,
     check_scales,
     check_tensors,
-    plan_loading,
     packed,
     packed_shapes,
+    plan_loading,
     top_shapes,
 )
 from workbench.model.config import Config
@@ -54,15 +54,15 @@ EXPERTS = {
 }
 
 
-def find_hf(folder: Path, holds: list[str]) -> Path | None:
-    """The folder, if it may plan a model in Hugging Face's layout; `holds` are the names in it."""
-    return folder if has_safetensors(holds) else None
+def find_hf(folder: Path, names: list[str]) -> Path | None:
+    """The folder, if it may contain a model in Hugging Face's layout; `names` are its file names."""
+    return folder if has_safetensors(names) else None
 
 
 def read_hf(
     folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str = "fast"
 ) -> Checkpoint:
-    """The checkpoint in a Hugging Face folder, MXFP4 or bf16 by the keys it holds; CheckpointError if it is not whole.
+    """The checkpoint in a Hugging Face folder, in MXFP4 or bf16. Raises CheckpointError if it is damaged or incomplete.
 
     >>> from workbench.model.checkpoints.bundled import embedded_folder
     >>> read_hf(embedded_folder(), name="pocket", dtype=None, device=torch.device("cpu")).format
@@ -74,15 +74,15 @@ def read_hf(
     method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
     if method not in (None, "mxfp4"):
         raise CheckpointError(
-            f"{folder}: the weights are quantised by {method!r}; readable are MXFP4 as published, and bf16. "
-            f"Take the model that this one was made from, or export it in bf16."
+            f"{folder}: the weights are quantized by {method!r}; workbench reads MXFP4 as published, and bf16. "
+            f"Use the model that this one was made from, or export it in bf16."
         )
     files = hf_files(folder)
     if not files:
-        raise Incomplete(f"{folder} has a config.json and no model*.safetensors. Fetch the weights too.")
+        raise Incomplete(f"{folder} has a config.json but no model*.safetensors. Fetch the weights too.")
     tensors = mapped(files)
     where = str(folder)
-    check_layout(tensors, where)  # before the memory is asked about: what cannot be read need not fit
+    check_layout(tensors, where)  # before the memory check: a layout that cannot be read need not fit
     plan = plan_loading(
         config, where, dtype=dtype, device=device, memory=memory, packed=is_packed(tensors), mapped=True
     )  # fmt: skip
@@ -98,19 +98,19 @@ def read_hf(
 
 
 def is_packed(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the experts are in MXFP4, by transformers' names."""
+    """Whether the experts are in MXFP4, judged by the tensor names of transformers."""
     return any(name.endswith("_scales") for name in tensors)
 
 
 def hf_weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, plan: LoadPlan) -> Weights:
-    """The internal form of tensors that have transformers' names; those that need no conversion share their memory."""
+    """The internal form of tensors with transformers' names. Tensors that need no conversion share their memory."""
     mxfp4 = is_packed(tensors)
     check_tensors(_expected(config, packed=mxfp4, where=where), tensors, where)
     check_finite(tensors, where)
     device, dtype = plan.device, plan.dtype
 
     def matrix(name: str) -> Matrices:
-        if not mxfp4:  # transformers keeps [expert, in, out]
+        if not mxfp4:  # transformers stores [expert, in, out]
             return tensors[name].to(device, dtype).transpose(1, 2)
         blocks, scales = tensors[name + "_blocks"], tensors[name + "_scales"]
         if plan.keeps_packed(config):

@@ -155,10 +155,12 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     if kind not in ("yarn", "default"):
         raise CheckpointError(f"{where}: rope_type must be 'yarn' (gpt-oss) or 'default' (no YaRN), got {kind!r}.")
     if unknown := sorted(rope.keys() - ROPE_KEYS):
-        raise CheckpointError(f"{where}: {unknown[0]!r} would change RoPE, and the forward pass here does not support it.")
+        raise CheckpointError(
+            f"{where}: {unknown[0]!r} would change RoPE, and the forward pass here does not support it."
+        )
     if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise CheckpointError(
-            f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']!r}; gpt-oss rotates all dimensions (1.0)."
+            f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']!r}; gpt-oss rotates all dimensions (1)."
         )
     fields = {"rope_theta": number(rope, where, "rope_theta", default=theta or DEFAULT.rope_theta)}
     if kind == "default":
@@ -166,22 +168,26 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     if type(rope.get("truncate")) is not bool:
         raise CheckpointError(
             f"{where} has no 'truncate'. The published gpt-oss models have false. transformers assumes true if the key "
-            f'is absent, which changes the frequencies in the middle. Add "truncate": false if this model descends from '
-            f'the published ones, or "truncate": true if it was trained by transformers with exactly this config.json.'
+            f'is absent, which changes the frequencies in the middle. Add "truncate": false if this model descends '
+            f'from the published ones, or "truncate": true if it was trained by transformers with exactly '
+            f"this config.json."
         )
     if "original_max_position_embeddings" not in rope:
         n_ctx = integer(raw, where, "max_position_embeddings")
         raise CheckpointError(
             f"{where} has no original_max_position_embeddings (the context length before YaRN). The published "
-            f"gpt-oss models have {DEFAULT.rope_original}. transformers assumes max_position_embeddings ({n_ctx}) if it is "
-            f'absent, which changes the frequencies. Add "original_max_position_embeddings": {DEFAULT.rope_original} '
-            f"if this model descends from the published ones, or {n_ctx} if it was trained by transformers with "
+            f"gpt-oss models have {DEFAULT.rope_original}. transformers assumes max_position_embeddings ({n_ctx}) if "
+            f"it is absent, which changes the frequencies. Add "
+            f'"original_max_position_embeddings": {DEFAULT.rope_original} if '
+            f"this model descends from the published ones, or {n_ctx} if it was trained by transformers with "
             f"exactly this config.json."
         )
     factor = number(rope, where, "factor")
     attention = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
     if not math.isclose(number(rope, where, "attention_factor", default=attention), attention, rel_tol=1e-6):
-        raise CheckpointError(f"{where}: attention_factor must be YaRN's own value, {attention}; got {rope['attention_factor']}.")
+        raise CheckpointError(
+            f"{where}: attention_factor must be YaRN's own value, {attention}; got {rope['attention_factor']}."
+        )
     return fields | {
         "rope_factor": factor,
         "rope_beta_fast": number(rope, where, "beta_fast", default=DEFAULT.rope_beta_fast),

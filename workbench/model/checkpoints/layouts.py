@@ -74,8 +74,8 @@ def _refuse_prefix(prefix: str, outer: str, where: str) -> None:
     """Raises CheckpointError; `prefix` is the text before "layers", `outer` the text before "lm_head"."""
     if not prefix:
         raise CheckpointError(
-            f"{where}: its tensors have no prefix ('layers.0.…' instead of 'model.layers.0.…'), like those of a GptOssModel, "
-            f"which has no lm_head. Save (or give workbench) the whole GptOssForCausalLM."
+            f"{where}: its tensors have no prefix ('layers.0.…' instead of 'model.layers.0.…'), like those of a "
+            f"GptOssModel, which has no lm_head. Save (or give workbench) the whole GptOssForCausalLM."
         )
     part = next((part for part in PREFIXES if part in prefix), None)
     wrong, right = (outer, "") if outer else (prefix, "model.")

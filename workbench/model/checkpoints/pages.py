@@ -170,11 +170,11 @@ def release_pages(ranges: Iterable[Range]) -> None:
         _advise(-(-start // page) * page, (start + n) // page * page, DONT_NEED)
 
 
-def read(start: int, n: int) -> None:
-    """Reads and maps every page that holds a part of this range.
+def read_pages(start: int, n: int) -> None:
+    """Reads and maps every page that overlaps this range.
 
-    The kernel also reads around each page what the device is set to read ahead: good, where the neighbours are ranges_by_key.
-    An older one does not know what is meant, and maps when a page is touched.
+    The kernel also reads the pages around each, up to the device's read-ahead setting. That is good where those pages
+    are needed too. Linux before 5.14 ignores the request, and maps a page when it is touched.
     """
     _advise(*_whole_pages(start, n), POPULATE)
 

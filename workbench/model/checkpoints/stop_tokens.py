@@ -30,7 +30,9 @@ def stop_ids(folder: Path | None, named: Iterable[int | list[int] | None], *, d_
     for value in named:
         for i in value if isinstance(value, list) else [value]:
             if i is not None and type(i) is not int:
-                raise CheckpointError(f"{folder}: eos_token_id must be an integer or a list of integers, got {value!r}.")
+                raise CheckpointError(
+                    f"{folder}: eos_token_id must be an integer or a list of integers, got {value!r}."
+                )
             ids |= {i} if i is not None else set()
     if not tokens and d_vocab == O200K_VOCAB:
         ids |= set(O200K_STOPS)
@@ -52,7 +54,10 @@ def _added_tokens(folder: Path) -> list[tuple[str, int]]:
 
 
 def _added_tokens_in(text: str) -> list[Any]:
-    """The list `added_tokens` of a tokenizer.json. It is near the top; parsing all 28 MB of gpt-oss's takes a second."""
+    """The list `added_tokens` of a tokenizer.json.
+
+    It is near the top of the file; parsing all 28 MB of gpt-oss's takes a second.
+    """
     start = text.find("[", text.find('"added_tokens"'))
     try:
         value, _ = json.JSONDecoder().raw_decode(text, start)
