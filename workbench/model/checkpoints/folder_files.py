@@ -35,7 +35,7 @@ def read_json(path: Path) -> dict[str, Any]:
             ) from None
         raise CheckpointError(f"{path} cannot be read as JSON: {error}. Fetch it again.") from None
     if not isinstance(value, dict):
-        raise CheckpointError(f"{path} holds a JSON {type(value).__name__}, not an object.")
+        raise CheckpointError(f"{path} must contain a JSON object, got {type(value).__name__}. Fetch it again.")
     return value
 
 
