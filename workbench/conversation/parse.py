@@ -12,8 +12,8 @@ is parsed the same alone (with `start_role`) and after its prompt:
 * Without `<|message|>`, the header consists of the role, `to=…`, and one word after each `<|channel|>` and
   `<|constrain|>`. The rest is content.
 * Of several channels the last is used, and of several recipients too. A channel's name without its marker is a channel.
-* A message without a role of harmony is a tool's if its name has a dot or is that of a built-in tool, or if it writes to
-  the assistant. Otherwise a channel, or a tool as its recipient, makes it the assistant's: only an assistant writes
+* A message without a role of harmony is a tool's if its name has a dot or is that of a built-in tool, or if it writes
+  to the assistant. Otherwise a channel, or a tool as its recipient, makes it the assistant's: only an assistant writes
   `<|channel|>` or calls a tool. All other messages are "unparsed".
 """
 

@@ -163,7 +163,8 @@ def _inputs(chat: Chat, template: str) -> dict[str, Any]:
             continue
         if thought is not None and (message.role != "assistant" or message.thinking is not None):
             raise PromptError(
-                "the model's chat template needs an analysis message right before the answer or tool call that it led to"
+                "the model's chat template needs an analysis message right before the answer or tool call that "
+                "it led to"
             )
         messages.append(_message(message if thought is None else replace(message, thinking=thought)))
         thought = None

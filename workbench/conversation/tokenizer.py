@@ -76,7 +76,7 @@ class Tokenizer:
             data = path.read_bytes()
         except FileNotFoundError:
             raise CheckpointError(
-                f"there is no tokenizer.json in {str(folder)!r}. Copy it from the checkpoint, where it is beside config.json."
+                f"there is no tokenizer.json in {str(folder)!r}. Copy it from the checkpoint: it is beside config.json."
             ) from None
         except OSError as error:
             raise CheckpointError(f"{path} cannot be read: {error}") from error

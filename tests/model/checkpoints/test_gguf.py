@@ -150,12 +150,12 @@ def pieces(tmp_path, monkeypatch):
 
 def test_a_split_model_equals_the_same_model_in_one_file(pieces):
     whole, files = pieces
-    want = load(whole)
+    expected = load(whole)
     for where in (*files, files[0].parent):
-        got = load(where)
-        assert (got.config, got.digest, got.stop_ids) == (want.config, want.digest, want.stop_ids)
-        for name, tensor in named(want.weights).items():
-            assert torch.equal(named(got.weights)[name], tensor), name
+        split = load(where)
+        assert (split.config, split.digest, split.stop_ids) == (expected.config, expected.digest, expected.stop_ids)
+        for name, tensor in named(expected.weights).items():
+            assert torch.equal(named(split.weights)[name], tensor), name
     assert load(files[1]).name == "oss" and load(files[0].parent).name == "split"
 
 

@@ -173,7 +173,7 @@ def _read_folder(
 # The functions that find and read each format of a folder; the docstring of this module says how to add one.
 FORMATS: tuple[tuple[Callable[[Path, list[str]], Path | None], Callable[..., Checkpoint]], ...] = (
     (find_original, read_original),
-    (find_hf, read_hf),  # whatever else has safetensors must come before it
+    (find_hf, read_hf),  # any other format with safetensors must come before it
     (find_original_inside, read_original),
     (find_gguf, read_gguf),
 )

@@ -53,9 +53,9 @@ UP = {"up": ("ffn_gate_exps.weight", "ffn_up_exps.weight"), "up_bias": ("ffn_gat
 EOS = "tokenizer.ggml.eos_token_id"
 
 
-def find_gguf(folder: Path, holds: list[str]) -> Path | None:
+def find_gguf(folder: Path, names: list[str]) -> Path | None:
     """The .gguf file in a folder, or its first piece; None without one. Raises CheckpointError for several models."""
-    ggufs = [name for name in holds if name.endswith(".gguf")]
+    ggufs = [name for name in names if name.endswith(".gguf")]
     models = {model_name(Path(name)): name for name in reversed(ggufs)}  # pieces of one model count once
     if len(models) > 1:
         firsts = sorted(models.values())

@@ -70,8 +70,8 @@ def read_hf(
     """
     raw = read_json(folder / "config.json")
     config = parse_hf_config(raw, str(folder / "config.json"))
-    quantised = raw.get("quantization_config") or {}
-    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    quantization = raw.get("quantization_config") or {}
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
     if method not in (None, "mxfp4"):
         raise CheckpointError(
             f"{folder}: the weights are quantized by {method!r}; workbench reads MXFP4 as published, and bf16. "

@@ -57,7 +57,7 @@ def check_layout(tensors: Mapping[str, Tensor], where: str) -> None:
     for name, tensor in tensors.items():
         if name.endswith("_proj_blocks") and tensor.dtype != torch.uint8:
             raise CheckpointError(
-                f"{where}: {name} holds {str(tensor.dtype).removeprefix('torch.')} numbers, not MXFP4 blocks. "
+                f"{where}: {name} contains {str(tensor.dtype).removeprefix('torch.')} numbers, not MXFP4 blocks. "
                 f"transformers writes such files when it saves a model that it dequantized on loading, and cannot read "
                 f"them back either. Save again with model.save_pretrained(…, save_original_format=False)."
             )
