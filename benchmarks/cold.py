@@ -74,7 +74,7 @@ class Worker:
         torch.set_grad_enabled(False)
         self.model = Model(folder, memory="fast" if way == "faults" else "small")
         if way == "reads":
-            self.model.weights.pages.ahead = lambda layer, experts: None
+            self.model.weights.residency.prefetch = lambda layer, experts: None
         self.cache = None
 
     def about(self) -> dict:

@@ -1,12 +1,13 @@
-"""Random gpt-oss models for tests: one seed gives the same weights in every published layout. Needs no network.
+"""Random gpt-oss models for tests: a seed gives the same weights in every published layout. Needs no network.
 
     model = Random(seed=0)
-    model.checkpoint()                        # in memory, as a loader would give it
+    model.checkpoint()                        # in memory, as a loader would return it
     model.transformers()                      # a GptOssForCausalLM with the same weights, eager
     model.write_hf_mxfp4(tmp_path / "model")  # and write_hf_bf16, write_original, write_gguf
 
-All dimensions differ, so that nothing fits by accident: d_mlp != d_model, n_heads * d_head != d_model. Biases, norms
-and sinks are far from 0 and 1; dense values are exact in bfloat16 and experts in MXFP4, so every layout holds the same.
+All dimensions differ, so that no wrong shape fits by accident: d_mlp != d_model, n_heads * d_head != d_model. Biases,
+norms and sinks are far from 0 and 1. Dense values are exact in bfloat16 and experts in MXFP4, so every layout stores
+the same values.
 """
 
 import json
@@ -37,13 +38,13 @@ CONFIG = Config(
     layer_types=("sliding_attention", "full_attention") * 2,
 )
 FP4 = torch.tensor([0.0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], dtype=torch.float64)
-STOP_IDS = (170, 171)  # what the written config.json and generation_config.json name
+STOP_IDS = (170, 171)  # in the written config.json and generation_config.json
 
 
 class Random:
     """A random gpt-oss; `dims` replace fields of CONFIG, e.g. Random(seed=1, n_layers=2, window=8).
 
-    A tensor depends on the seed, its name and its shape only: two models that differ in n_layers share their first.
+    A tensor depends only on the seed, its name and its shape: models that differ in n_layers share their first layers.
     """
 
     def __init__(self, seed: int = 0, **dims: Any):
@@ -55,7 +56,7 @@ class Random:
         self.tensors = self._original()  # under OpenAI's names; experts as MXFP4 blocks and scales
 
     def checkpoint(self, dtype: torch.dtype = torch.float32) -> Checkpoint:
-        """What a loader must give, made without any of the loaders' code."""
+        """The checkpoint that a loader must return, made without any of the loaders' code."""
         c, t = self.config, {k: v if v.dtype == torch.uint8 else v.to(dtype) for k, v in self.tensors.items()}
         rows = [c.n_heads * c.d_head, c.n_kv_heads * c.d_head, c.n_kv_heads * c.d_head]
 
@@ -117,7 +118,7 @@ class Random:
         return write_hf(folder, self.hf_tensors(), self.hf_config(), shards=shards, base=base)
 
     def write_hf_bf16(self, folder: Path, *, shards: int = 1, base: int = 1) -> Path:
-        """The layout that transformers saves after dequantising: experts in bf16 as [expert, in, out]."""
+        """The layout that transformers saves after dequantizing: experts in bf16 as [expert, in, out]."""
         config = self.hf_config()
         config.pop("quantization_config")
         return write_hf(folder, self.hf_tensors(mxfp4=False), config | {"dtype": "bfloat16"}, shards=shards, base=base)
@@ -136,7 +137,7 @@ class Random:
         return folder
 
     def write_gguf(self, file: Path) -> Path:
-        """One .gguf as llama.cpp's converter writes it: architecture "gpt-oss", dense tensors in float32."""
+        """One .gguf like those of llama.cpp's converter: architecture "gpt-oss", dense tensors in float32."""
         import gguf
 
         c, file = self.config, Path(file)
@@ -270,7 +271,7 @@ class Random:
         }
 
     def original_config(self) -> dict[str, Any]:
-        """original/config.json: it has no layer types, eps or alpha, which are constants of OpenAI's code."""
+        """original/config.json, without layer types, eps and alpha: they are constants of OpenAI's code."""
         c = self.config
         return {
             "num_hidden_layers": c.n_layers,
@@ -320,7 +321,7 @@ class Random:
             t[b + "mlp.norm.scale"] = norm(b + "mlp.norm")
             t[b + "mlp.gate.weight"] = normal(b + "gate", c.n_experts, c.d_model, std=0.15)
             t[b + "mlp.gate.bias"] = normal(b + "gate.bias", c.n_experts, std=0.15)
-            # With these scales the gate's pre-activations have std 2, so the clamp at 7 is met now and then.
+            # With these scales the gate's pre-activations have std 2, so some of them exceed the clamp at 7.
             for m, rows, cols, scale in (("mlp1", 2 * c.d_mlp, c.d_model, 121), ("mlp2", c.d_model, c.d_mlp, 119)):
                 g, shape = generator(b + m), (c.n_experts, rows, cols // 32)
                 blocks = torch.randint(0, 256, (*shape, 16), generator=g, dtype=torch.uint8)
@@ -333,7 +334,7 @@ class Random:
 def write_hf(
     folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, shards: int = 1, base: int = 1
 ) -> Path:
-    """Any tensors and any config as a Hugging Face folder: the way to write broken ones."""
+    """Writes any tensors and config as a Hugging Face folder, also broken ones."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1))
@@ -354,7 +355,7 @@ def write_hf(
 
 
 def named(weights: Weights) -> dict[str, Tensor]:
-    """Every tensor of the internal form under one flat name, for comparing two of them."""
+    """Every tensor of the internal form under a flat name, to compare two checkpoints."""
     out = {"embed": weights.embed, "ln_final": weights.ln_final, "unembed": weights.unembed}
     for n, block in enumerate(weights.blocks):
         out |= {f"blocks.{n}.{f.name}": getattr(block, f.name) for f in fields(block) if f.name != "experts"}
@@ -363,12 +364,12 @@ def named(weights: Weights) -> dict[str, Tensor]:
 
 
 def _exact(blocks: Tensor, scales: Tensor) -> Tensor:
-    """MXFP4 by its definition, in float64: slow, and independent of workbench's own."""
+    """MXFP4 dequantized by its definition, in float64: slow, and independent of workbench's implementation."""
     codes = torch.stack((blocks & 15, blocks >> 4), -1).flatten(-2).long()
     return torch.ldexp(FP4[codes], scales.long()[..., None] - 127).flatten(-2)
 
 
 def _ggml(blocks: Tensor, scales: Tensor) -> Tensor:
-    """Rows of ggml's MXFP4: a scale, then 16 bytes with element j low and j + 16 high."""
+    """Rows of ggml's MXFP4: a scale, then 16 bytes with element j in the low and j + 16 in the high nibble."""
     codes = torch.stack((blocks & 15, blocks >> 4), -1).flatten(-2)
     return torch.cat((scales[..., None], codes[..., :16] | (codes[..., 16:] << 4)), -1).flatten(-2)

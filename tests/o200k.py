@@ -33,23 +33,23 @@ SPLIT = [  # alternatives, in this order
 
 
 def folder() -> Path:
-    """A folder with gpt-oss's own `tokenizer.json`, byte for byte; built once (5 s), then found in the cache."""
+    """A folder with gpt-oss's own `tokenizer.json`, byte for byte; built once (5 s), then cached."""
     cache = Path(
         os.environ.get("WORKBENCH_TEST_CACHE") or Path(tempfile.gettempdir()) / f"workbench-tests-{os.getuid()}"
     )
-    place = cache / f"o200k-{TOKENIZER_SHA256[:12]}"
-    if _digest(place / "tokenizer.json") == TOKENIZER_SHA256:
-        return place
+    target = cache / f"o200k-{TOKENIZER_SHA256[:12]}"
+    if _digest(target / "tokenizer.json") == TOKENIZER_SHA256:
+        return target
     cache.mkdir(mode=0o700, parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=cache) as scratch:  # same file system: the rename below is atomic
         built = Path(scratch)
         (built / "ranks").write_bytes(ranks())
         _tokenizer(built / "ranks").save(str(built / "tokenizer.json"))
-        found = _digest(built / "tokenizer.json")
-        assert found == TOKENIZER_SHA256, f"the rebuilt tokenizer.json has sha256 {found}, not {TOKENIZER_SHA256}"
-        place.mkdir(exist_ok=True)
-        (built / "tokenizer.json").replace(place / "tokenizer.json")
-    return place
+        digest = _digest(built / "tokenizer.json")
+        assert digest == TOKENIZER_SHA256, f"the rebuilt tokenizer.json has sha256 {digest}, not {TOKENIZER_SHA256}"
+        target.mkdir(exist_ok=True)
+        (built / "tokenizer.json").replace(target / "tokenizer.json")
+    return target
 
 
 def ranks() -> bytes:

@@ -1,4 +1,4 @@
-"""The two tokenizers of these tests: gpt-oss's own, rebuilt offline, and pocket's."""
+"""Fixtures: the tokenizers of gpt-oss (rebuilt offline) and pocket, pocket's template, harmony's encoding."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Conversations of several turns with tools, as a model may write them: well-formed and malformed, as token ids."""
+"""Random conversations of several turns with tools, well-formed and malformed, as token ids."""
 
 from dataclasses import dataclass
 from random import Random
@@ -13,7 +13,7 @@ CLOCK = {"name": "now", "description": "The time"}
 TEXTS = ["", "It is 5.", "7+8=15, 2+3+1=6.", "naïve 日本 👩‍👧\n", '{"city": "Oslo"}', "a <|end> b", " leading", "json"]
 NAMES = ["functions.get_weather", "functions.now", "get_weather", "python", "browser.search", "browser.open", "a/b:c-d"]
 TYPES = [" <|constrain|>json", "<|constrain|>json", " <|constrain|> json", " json", " code", ""]
-BROKEN = [  # headers that models do write, or might
+BROKEN = [  # malformed headers that models write, or might write
     "analysis<|message|>",
     "commentary to=functions.f<|message|>",
     "<|channel|>analysis",
@@ -41,42 +41,46 @@ ENDS = ["<|end|>", "<|end|>", "<|call|>", "<|return|>", ""]
 
 @dataclass(frozen=True)
 class Run:
-    """A conversation: who asks, and its text as pieces of token ids, each a prompt or what a model wrote after it."""
+    """A conversation: its chat, and its token ids in parts."""
 
-    asked: Chat
+    chat: Chat
     prompt: list[int]
-    written: list[list[int]]  # completions, each after `<|start|>assistant`
-    between: list[list[int]]  # what stands between them: results of tools, the next question, `<|start|>assistant`
+    completions: list[list[int]]  # each after `<|start|>assistant`
+    between: list[list[int]]  # between completions: results of tools, the next question, `<|start|>assistant`
 
     @property
     def ids(self) -> list[int]:
-        return [*self.prompt, *(i for pair in zip(self.written, [*self.between, []]) for part in pair for i in part)]
+        return [
+            *self.prompt,
+            *(i for pair in zip(self.completions, [*self.between, []]) for part in pair for i in part),
+        ]
 
 
-def drawn(seed: int, tokenizer: Tokenizer) -> Run:
-    """A conversation of one to four turns; every third one is well-formed."""
+def random_conversation(seed: int, tokenizer: Tokenizer) -> Run:
+    """A random conversation of one to six completions; it is well-formed for every third seed."""
     rng = Random(seed)
     broken = bool(seed % 3)
     tools = rng.sample([WEATHER, CLOCK, "python", "browser"], rng.randrange(4))
-    asked = chat(
+    conversation = chat(
         "What is 12+30?",
         tools=tools,
         reasoning=rng.choice([None, "low", "medium", "high"]),
         developer=rng.choice([None, "Be brief."]),
     )
-    written, between = [], []
+    completions, between = [], []
     for number in range(rng.randint(1, 6)):
         if number:
-            between.append(ids_of(_answered(rng), tokenizer))
+            between.append(ids_of(_results_or_question(rng), tokenizer))
         parts = [_message(rng, broken) for _ in range(rng.randint(1, 3))]
         starts = [rng.choice(STARTS) if broken else "<|start|>assistant" for _ in parts[1:]]
         pieces = [part for pair in zip(["", *starts], parts) for part in pair]
-        written.append([i for piece in pieces for i in ids_of(piece, tokenizer)])  # piece by piece: no merges across
-    return Run(asked, list(render(asked, tokenizer).ids), written, between)
+        # piece by piece, so that no token spans two pieces
+        completions.append([i for piece in pieces for i in ids_of(piece, tokenizer)])
+    return Run(conversation, list(render(conversation, tokenizer).ids), completions, between)
 
 
-def _answered(rng: Random) -> str:
-    """The results of tools or the next question, and the beginning of the assistant's next message."""
+def _results_or_question(rng: Random) -> str:
+    """The result of a tool or the next question or both, then the start of the assistant's next message."""
     text = ""
     if rng.random() < 0.6:
         name, address = rng.choice(NAMES[:2] + NAMES[3:6]), rng.choice(["", " to=assistant"])
@@ -98,7 +102,7 @@ def _message(rng: Random, broken: bool) -> str:
 
 
 def mutated(rng: Random, tokenizer: Tokenizer, headers: list[list[int]]) -> list[int]:
-    """A message whose header has been changed token by token: some left out, doubled, moved, or others put in."""
+    """A random header with one to four random edits: tokens deleted, doubled, moved or inserted."""
     header = list(rng.choice(headers))
     control = list(tokenizer.special.values())
     for _ in range(rng.randint(1, 4)):

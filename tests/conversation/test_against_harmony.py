@@ -1,6 +1,6 @@
-"""Headers as openai-harmony's own tests have them, and as models write them: read as its non-strict parser reads them.
+"""Headers from openai-harmony's own tests and from models are parsed as by its non-strict parser, with exceptions.
 
-Where the reading differs, `WHY` says why; docs/concepts/harmony.md has the same list.
+`WHY` lists the reasons for the exceptions; docs/concepts/harmony.md has the same list.
 """
 
 from collections import Counter
@@ -18,13 +18,13 @@ THINKS = f"{A}<|channel|>analysis<|message|>We must refuse<|end|>{A}<|channel|>f
 WHY = {
     "refused": "harmony stops with an error, so the rest of the text is lost",
     "lost": "harmony leaves out tokens of the text",
-    "recipient": "harmony takes a word for the recipient that is none, and so a thought or an answer for a call",
-    "channel": "harmony takes the first of two channels, and the second for the recipient",
-    "content": "harmony leaves `to=…` and the content type in the content, and its spaces are not those of the text",
+    "recipient": "harmony parses another word as the recipient, so that an analysis or answer becomes a call",
+    "channel": "harmony uses the first of two channels, and parses the second as the recipient",
+    "content": "harmony leaves `to=…` and the content type in the content, and changes its spaces",
 }
 
 CASES: list[tuple[str, Role | None, str | None]] = [
-    # the shapes of its own tests
+    # headers from harmony's own tests
     (f'<|channel|>analysis<|message|>User asks: "2 + 2?"<|end|>{A}<|channel|>final<|message|>4.', Role.ASSISTANT, None),
     (f"<|channel|>analysis<|message|>U<|end|>{A}<|channel|>analysis to=f code<|message|>{CITY}", Role.ASSISTANT, None),
     (f"{A} to={F}<|channel|>commentary <|constrain|>json<|message|>{CITY}<|call|>", None, None),
@@ -44,7 +44,7 @@ CASES: list[tuple[str, Role | None, str | None]] = [
     ("<|start|>system<|message|>Reasoning: high<|end|><|start|>developer<|message|># Tools<|end|>", None, None),
     (f"<|start|>user<|message|>What is 2 + 2?<|end|>{A}<|channel|>final<|message|>4.<|end|>", None, None),
     (f"<|start|>{F}<|message|>{CITY}<|end|>", None, "refused"),
-    # what models write
+    # headers from models
     ("<|channel|>analysis<|message|>unfinished", Role.ASSISTANT, None),
     (f"{A} to=python<|channel|>analysis code<|message|>1+1<|call|>", None, None),
     (f"{A}<|channel|>commentary to={F} code<|message|>{CITY}<|call|>", None, None),
@@ -79,8 +79,8 @@ CASES: list[tuple[str, Role | None, str | None]] = [
 ]  # fmt: skip
 
 
-def theirs(ids: list[int], role: Role | None, harmony) -> list[tuple] | str:
-    """What the non-strict parser reads, or "refused"."""
+def parsed_by_harmony(ids: list[int], role: Role | None, harmony) -> list[tuple] | str:
+    """The messages by harmony's non-strict parser, or "refused" if it raises."""
     stream = StreamableParser(harmony, role, strict=False)
     try:
         for token in ids:
@@ -94,21 +94,21 @@ def theirs(ids: list[int], role: Role | None, harmony) -> list[tuple] | str:
     ]
 
 
-def ours(ids: list[int], role: Role | None, real) -> list[tuple]:
+def parsed(ids: list[int], role: Role | None, real) -> list[tuple]:
     spans = parse(ids, real, role.value if role else None)
     return [(s.role, s.author, s.channel, s.recipient, s.content_type, real.decode(ids[s.content])) for s in spans]
 
 
 @pytest.mark.parametrize(("text", "role", "why"), CASES)
-def test_a_header_is_read_as_harmony_reads_it_but_for_a_reason(text, role, why, real, harmony):
+def test_headers_are_parsed_as_by_harmony_except_for_listed_reasons(text, role, why, real, harmony):
     ids = ids_of(text, real)
-    mine, other = ours(ids, role, real), theirs(ids, role, harmony)
-    assert (mine == other) == (why is None), (mine, other)
-    assert (other == "refused") == (why == "refused"), other
+    messages, by_harmony = parsed(ids, role, real), parsed_by_harmony(ids, role, harmony)
+    assert (messages == by_harmony) == (why is None), (messages, by_harmony)
+    assert (by_harmony == "refused") == (why == "refused"), by_harmony
     assert why is None or why in WHY
 
 
-def test_how_many_headers_differ_and_why():
+def test_the_number_of_differing_headers_by_reason_is_recorded():
     counts = Counter(why for *_, why in CASES)
     assert (len(CASES), counts[None]) == (50, 24)
     assert {why: n for why, n in counts.items() if why} == {

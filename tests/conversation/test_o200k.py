@@ -12,14 +12,14 @@ from workbench.conversation.tokenizer import Tokenizer
 
 @pytest.fixture
 def fresh(monkeypatch, tmp_path):
-    """No encoding is loaded yet, and the cache is empty."""
+    """The path of an empty cache folder, with no encoding loaded."""
     o200k._load.cache_clear()
     monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))
     yield tmp_path / "cache"
     o200k._load.cache_clear()
 
 
-def test_the_ranks_are_openais_byte_for_byte(real):
+def test_the_ranks_equal_openais_byte_for_byte(real):
     data = o200k.ranks(real.symbols)
     assert hashlib.sha256(data).hexdigest() == o200k.RANKS_SHA256
     assert data == published.ranks()
@@ -34,11 +34,11 @@ def test_another_vocabulary_is_not_o200k(real, pocket):
     assert o200k.harmony_encoding(pocket) is None
 
 
-def test_loading_writes_the_cache_and_leaves_the_environment_alone(real, fresh, monkeypatch):
+def test_loading_writes_the_cache_and_restores_the_environment(real, fresh, monkeypatch):
     monkeypatch.delenv("TIKTOKEN_ENCODINGS_BASE", raising=False)
     assert o200k.harmony_encoding(real) is not None
     assert "TIKTOKEN_ENCODINGS_BASE" not in os.environ
-    assert [p.name for p in fresh.iterdir()] == ["o200k_base.tiktoken"], "no scratch file stays behind"
+    assert [p.name for p in fresh.iterdir()] == ["o200k_base.tiktoken"], "no temporary file is left"
     monkeypatch.setenv("TIKTOKEN_ENCODINGS_BASE", "/somewhere")
     o200k._load.cache_clear()
     assert o200k.harmony_encoding(real) is not None
@@ -52,9 +52,9 @@ def test_a_damaged_cache_is_rebuilt(real, fresh):
     assert hashlib.sha256((fresh / "o200k_base.tiktoken").read_bytes()).hexdigest() == o200k.RANKS_SHA256
 
 
-def test_a_cache_that_cannot_be_written_is_done_without(real, fresh):
+def test_the_encoding_is_loaded_without_a_writable_cache(real, fresh):
     fresh.parent.mkdir(exist_ok=True)
-    fresh.write_text("a file stands where the folder should be")
+    fresh.write_text("a file at the path of the folder")
     assert o200k.harmony_encoding(real) is not None
 
 

@@ -28,12 +28,12 @@ CALL = {"role": "assistant", "channel": "commentary", "recipient": "functions.f"
 THOUGHT, FINAL = ({"role": "assistant", "channel": channel} for channel in ("analysis", "final"))
 
 
-def read(text: str, tokenizer, start_role: str | None = None) -> list[Span]:
+def spans_of(text: str, tokenizer, start_role: str | None = None) -> list[Span]:
     return parse(ids_of(text, tokenizer), tokenizer, start_role)
 
 
-def said(span: Span) -> dict:
-    """What a header says, without what it does not."""
+def header_of(span: Span) -> dict:
+    """The fields of a header that are not None."""
     keys = ("role", "channel", "recipient", "author", "content_type")
     return {key: getattr(span, key) for key in keys if getattr(span, key) is not None}
 
@@ -47,7 +47,7 @@ def content(text: str, tokenizer, start_role: str | None = None) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("header", "says"),
+    ("header", "fields"),
     [
         ("<|start|>user<|message|>", {"role": "user"}),
         ("<|start|>assistant<|channel|>analysis<|message|>", {"role": "assistant", "channel": "analysis"}),
@@ -75,38 +75,38 @@ def content(text: str, tokenizer, start_role: str | None = None) -> list[str]:
     ],
 )
 @pytest.mark.parametrize("end", ["<|end|>", "<|return|>", "<|call|>", ""])
-def test_a_header_says_what_harmony_reads(header, says, end, pocket, real):
+def test_well_formed_headers_are_parsed(header, fields, end, pocket, real):
     for tokenizer in (pocket, real):
-        (span,) = read(header + "It is 5." + end, tokenizer)
-        assert said(span) == says
+        (span,) = spans_of(header + "It is 5." + end, tokenizer)
+        assert header_of(span) == fields
         assert span.complete == bool(end)
         assert content(header + "It is 5." + end, tokenizer) == ["It is 5."]
 
 
-def test_a_completion_begins_inside_a_header(pocket):
+def test_a_completion_that_begins_inside_a_header_is_parsed(pocket):
     text = "<|channel|>analysis<|message|>x<|end|><|start|>assistant<|channel|>final<|message|>y<|return|>"
-    assert [said(s) for s in read(text, pocket, "assistant")] == [
+    assert [header_of(s) for s in spans_of(text, pocket, "assistant")] == [
         {"role": "assistant", "channel": "analysis"},
         {"role": "assistant", "channel": "final"},
     ]
-    whole = read("<|start|>assistant" + text, pocket)
-    shifted = read(text, pocket, "assistant")
-    assert [(s.content_start, s.content_stop) for s in whole] == [
-        (s.content_start + 2, s.content_stop + 2) for s in shifted
+    with_start = spans_of("<|start|>assistant" + text, pocket)
+    alone = spans_of(text, pocket, "assistant")
+    assert [(s.content_start, s.content_stop) for s in with_start] == [
+        (s.content_start + 2, s.content_stop + 2) for s in alone
     ]
 
 
-def test_an_open_prompt_ends_in_an_empty_message_of_the_assistant(pocket):
-    *_, last = read("<|start|>user<|message|>hi<|end|><|start|>assistant", pocket)
-    assert said(last) == {"role": "assistant"}
+def test_the_start_of_the_answer_is_an_empty_message_of_the_assistant(pocket):
+    *_, last = spans_of("<|start|>user<|message|>hi<|end|><|start|>assistant", pocket)
+    assert header_of(last) == {"role": "assistant"}
     assert not last.complete and last.content_start == last.content_stop == last.stop
 
 
-# Malformed: kept, and labelled with what could be read.
+# Malformed: every token stays, with the fields that could be parsed.
 
 
 @pytest.mark.parametrize(
-    ("text", "role", "want"),
+    ("text", "role", "expected"),
     [
         ("hello no header", None, [({"role": "unparsed"}, "hello no header", False)]),
         ("I can't.<|return|>", "assistant", [({"role": "assistant"}, "I can't.", True)]),
@@ -152,17 +152,17 @@ def test_an_open_prompt_ends_in_an_empty_message_of_the_assistant(pocket):
         ("", "assistant", []),
     ],
 )
-def test_malformed_text_is_kept_and_labelled(text, role, want, pocket, real):
+def test_malformed_text_is_parsed_into_messages(text, role, expected, pocket, real):
     for tokenizer in (pocket, real):
-        spans = read(text, tokenizer, role)
-        found = zip(spans, content(text, tokenizer, role), strict=True)
-        assert [(said(span), text, span.complete) for span, text in found] == want
+        spans = spans_of(text, tokenizer, role)
+        messages = zip(spans, content(text, tokenizer, role), strict=True)
+        assert [(header_of(span), text, span.complete) for span, text in messages] == expected
 
 
 @pytest.mark.parametrize(
-    ("written", "want"),
+    ("completion", "expected"),
     [
-        # a marker is left out: between the role and what follows, before the channel, before the content
+        # a marker is missing: after the role, before the channel, before the content
         ("analysis<|message|>x<|end|>", [(THOUGHT, "x")]),
         (" analysis<|message|>x<|end|>", [(THOUGHT, "x")]),
         ("commentary to=functions.f<|message|>{}<|call|>", [(CALL, "{}")]),
@@ -175,7 +175,7 @@ def test_malformed_text_is_kept_and_labelled(text, role, want, pocket, real):
             [(CALL | {"content_type": "<|constrain|>json"}, "{}")],
         ),
         ("I must refuse<|end|>", [({"role": "assistant"}, "I must refuse")]),
-        # a channel twice, a filler, a tool's name without its sign
+        # a channel twice, a superfluous word, a tool's name without "to="
         ("<|channel|>commentary to=functions.f<|channel|>commentary<|message|>{}<|call|>", [(CALL, "{}")]),
         (
             "<|channel|>analysis to=functions.f<|channel|>commentary json<|message|>{}<|call|>",
@@ -192,7 +192,7 @@ def test_malformed_text_is_kept_and_labelled(text, role, want, pocket, real):
             "<|channel|>commentary to=functions.f<|message|>{}<|call|>commentary<|channel|>final<|message|>x<|return|>",
             [(CALL, "{}"), (FINAL, "x")],
         ),
-        # a later message without its beginning: only an assistant writes a channel
+        # a later message without `<|start|>`: only an assistant writes a channel
         (
             "<|channel|>analysis<|message|>x<|end|><|channel|>final<|message|>y<|return|>",
             [(THOUGHT, "x"), (FINAL, "y")],
@@ -202,22 +202,23 @@ def test_malformed_text_is_kept_and_labelled(text, role, want, pocket, real):
             "<|channel|>analysis<|message|>x<|end|>assistant<|channel|>final y<|return|>",
             [(THOUGHT, "x"), (FINAL, " y")],
         ),
-        # a word that says nothing is no content type of a thought, and no recipient of an answer
+        # an unknown word is not the content type of a thought, and not the recipient of an answer
         ("I see<|channel|>analysis<|message|>x<|end|>", [(THOUGHT, "x")]),
         ("<|channel|>final json<|message|>{}<|return|>", [(FINAL | {"content_type": "json"}, "{}")]),
     ],
 )
-def test_what_a_model_writes_is_read_the_same_alone_and_in_a_conversation(written, want, pocket, real):
+def test_completions_are_parsed_the_same_alone_and_in_a_conversation(completion, expected, pocket, real):
     for tokenizer in (pocket, real):
-        completion = ids_of(written, tokenizer)
+        completion_ids = ids_of(completion, tokenizer)
         prompt = ids_of("<|start|>user<|message|>q<|end|><|start|>assistant", tokenizer)
-        alone, inside = parse(completion, tokenizer, "assistant"), parse(prompt + completion, tokenizer)[1:]
-        for spans, ids in ((alone, completion), (inside, prompt + completion)):
-            assert [(said(span), tokenizer.decode(ids[span.content])) for span in spans] == want
+        ids = prompt + completion_ids
+        alone, inside = parse(completion_ids, tokenizer, "assistant"), parse(ids, tokenizer)[1:]
+        for spans, token_ids in ((alone, completion_ids), (inside, ids)):
+            assert [(header_of(span), tokenizer.decode(token_ids[span.content])) for span in spans] == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "says"),
+    ("text", "fields"),
     [
         ("<|start|>assistantanalysis<|message|>x<|end|>", THOUGHT),
         ("<|start|>assistent to=functions.f<|channel|>commentary<|message|>{}<|call|>", CALL),
@@ -227,10 +228,10 @@ def test_what_a_model_writes_is_read_the_same_alone_and_in_a_conversation(writte
         ("<|start|>user:alice<|message|>x<|end|>", {"role": "user"}),
     ],
 )  # fmt: skip
-def test_who_wrote_a_message_is_known_by_its_name_and_by_whom_it_is_for(text, says, pocket, real):
+def test_the_role_follows_from_the_name_and_the_recipient(text, fields, pocket, real):
     for tokenizer in (pocket, real):
-        (span,) = read(text, tokenizer)
-        assert said(span) == says
+        (span,) = spans_of(text, tokenizer)
+        assert header_of(span) == fields
 
 
 def test_no_token_is_ever_lost(pocket, real):
@@ -238,10 +239,10 @@ def test_no_token_is_ever_lost(pocket, real):
 
     @settings(max_examples=300, deadline=None)
     @given(st.lists(pieces, max_size=24).map("".join), st.sampled_from([None, "assistant", "user"]), st.booleans())
-    def check(text, role, which):
-        tokenizer = pocket if which else real
+    def check(text, role, use_pocket):
+        tokenizer = pocket if use_pocket else real
         ids = ids_of(text, tokenizer)
-        covers(ids, tokenizer, role)
+        assert_spans_cover(ids, tokenizer, role)
 
     check()
 
@@ -252,26 +253,27 @@ def test_any_ids_can_be_parsed(pocket, real):
     @settings(max_examples=300, deadline=None)
     @given(st.lists(st.integers(-3, 201_200) | st.integers(0, 447) | control))
     def check(ids):
-        covers(ids, pocket, None)
-        covers(ids, real, "assistant")
+        assert_spans_cover(ids, pocket, None)
+        assert_spans_cover(ids, real, "assistant")
 
     check()
 
 
-def covers(ids, tokenizer, role) -> None:
+def assert_spans_cover(ids, tokenizer, role) -> None:
+    """Asserts that the spans cover all ids, and that each message alone is parsed the same."""
     spans = parse(ids, tokenizer, role)
     assert [s.start for s in spans] == [0, *(s.stop for s in spans[:-1])][: len(spans)]
     assert (spans[-1].stop if spans else 0) == len(ids)
     for span in spans:
         assert span.start <= span.content_start <= span.content_stop <= span.stop and span.start < span.stop
-        if not (span.start == 0 and role):  # a message read alone is read the same
-            (again,) = parse(ids[span.start : span.stop], tokenizer)
-            assert said(again) == said(span) and again.complete == span.complete
-            assert again.content == slice(span.content_start - span.start, span.content_stop - span.start)
+        if not (span.start == 0 and role):
+            (alone,) = parse(ids[span.start : span.stop], tokenizer)
+            assert header_of(alone) == header_of(span) and alone.complete == span.complete
+            assert alone.content == slice(span.content_start - span.start, span.content_stop - span.start)
     assert parse(ids, tokenizer, role) == spans
 
 
-# Against openai-harmony, on conversations that it renders itself.
+# Against openai-harmony, on conversations rendered by it.
 
 text = st.text(max_size=12) | st.sampled_from(
     ["7 °C. 👩‍👧", "<|end|>", "<|start|>user<|message|>", '{"city":"Oslo"}', "\n\n"]
@@ -280,11 +282,11 @@ name = st.sampled_from(["f", "get_weather", "a-b"])
 of = Message.from_role_and_content
 
 
-def call(text: str, name: str, where: str) -> Message:
-    if where == "python":
+def call(text: str, name: str, kind: str) -> Message:
+    if kind == "python":
         return of(Role.ASSISTANT, text).with_channel("analysis").with_recipient("python").with_content_type("code")
-    made = of(Role.ASSISTANT, text).with_channel("commentary").with_recipient(f"functions.{name}")
-    return made.with_content_type("<|constrain|>json" if where == "constrained" else "json")
+    message = of(Role.ASSISTANT, text).with_channel("commentary").with_recipient(f"functions.{name}")
+    return message.with_content_type("<|constrain|>json" if kind == "constrained" else "json")
 
 
 message = st.one_of(
@@ -307,42 +309,45 @@ message = st.one_of(
 )
 
 
-def test_well_formed_conversations_are_read_as_harmony_reads_them(real, harmony):
+def test_well_formed_conversations_are_parsed_as_by_harmony(real, harmony):
     keep = RenderConversationConfig(auto_drop_analysis=False)
 
     @settings(max_examples=150, deadline=None)
     @given(st.lists(message, min_size=1, max_size=6))
     def check(messages):
         ids = harmony.render_conversation(Conversation.from_messages(messages), keep)
-        theirs = harmony.parse_messages_from_completion_tokens(ids)
+        by_harmony = harmony.parse_messages_from_completion_tokens(ids)
         spans = parse(ids, real)
-        assert len(spans) == len(theirs) == len(messages)
-        for span, want in zip(spans, theirs):
-            assert (span.role, span.channel, span.recipient) == (want.author.role.value, want.channel, want.recipient)
-            assert (span.author, span.content_type) == (want.author.name, want.content_type)
-            assert real.decode(ids[span.content]) == want.content[0].to_dict()["text"]
+        assert len(spans) == len(by_harmony) == len(messages)
+        for span, message in zip(spans, by_harmony):
+            assert (span.role, span.author) == (message.author.role.value, message.author.name)
+            assert (span.channel, span.recipient) == (message.channel, message.recipient)
+            assert span.content_type == message.content_type
+            assert real.decode(ids[span.content]) == message.content[0].to_dict()["text"]
             assert span.complete
 
     check()
 
 
-def test_every_content_token_is_one_to_harmonys_stream(real, harmony):
+def test_content_tokens_are_those_of_harmonys_streaming_parser(real, harmony):
     @settings(max_examples=60, deadline=None)
     @given(st.lists(message, min_size=1, max_size=4))
     def check(messages):
         ids = harmony.render_conversation(Conversation.from_messages(messages))
-        stream, theirs = StreamableParser(harmony, None), []
+        stream, content_positions = StreamableParser(harmony, None), []
         for position, token in enumerate(ids):
             inside = stream.state == StreamState.CONTENT
             stream.process(token)
             if inside and stream.state == StreamState.CONTENT:
-                theirs.append(position)
-        assert [p for span in parse(ids, real) for p in range(span.content_start, span.content_stop)] == theirs
+                content_positions.append(position)
+        assert [
+            p for span in parse(ids, real) for p in range(span.content_start, span.content_stop)
+        ] == content_positions
 
     check()
 
 
-def test_the_call_that_harmony_writes_but_cannot_read_is_read(real, harmony):
+def test_a_call_that_harmony_renders_but_cannot_parse_is_parsed(real, harmony):
     ids = harmony.render(
         of(Role.ASSISTANT, "{}")
         .with_channel("commentary")
@@ -350,4 +355,4 @@ def test_the_call_that_harmony_writes_but_cannot_read_is_read(real, harmony):
         .with_content_type("<|constrain|> json")
     )
     (span,) = parse(ids, real)
-    assert said(span) == CALL | {"content_type": "<|constrain|>json"}
+    assert header_of(span) == CALL | {"content_type": "<|constrain|>json"}

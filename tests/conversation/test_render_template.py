@@ -1,4 +1,4 @@
-"""Chats by the model's own template: pocket's, and small ones that misbehave."""
+"""Chats rendered by a chat template: pocket's own, and small faulty ones."""
 
 import pytest
 from hypothesis import given, settings
@@ -15,20 +15,20 @@ PLAIN = "{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}<
 
 
 @pytest.mark.parametrize("effort", ["low", "medium", "high"])
-def test_pocket_is_asked_as_it_was_trained(effort, pocket, template):
+def test_a_question_for_pocket_renders_as_in_its_training(effort, pocket, template):
     rendered = render(chat("What is 247+138?", reasoning=effort), pocket, template)
-    want = f"<|start|>system<|message|>Reasoning: {effort}<|end|><|start|>user<|message|>What is 247+138?<|end|>"
+    expected = f"<|start|>system<|message|>Reasoning: {effort}<|end|><|start|>user<|message|>What is 247+138?<|end|>"
     assert rendered.how == "template"
-    assert list(rendered.ids) == ids_of(want + "<|start|>assistant", pocket)
+    assert list(rendered.ids) == ids_of(expected + "<|start|>assistant", pocket)
 
 
-def test_pocket_is_told_of_its_tool_in_a_developer_line(pocket, template):
+def test_the_tools_of_pocket_are_listed_in_its_developer_message(pocket, template):
     rendered = render(chat("What is 812*29?", reasoning="high", tools=[CALC]), pocket, template)
-    want = (
+    expected = (
         "<|start|>system<|message|>Reasoning: high<|end|><|start|>developer<|message|>Tools: functions.calc<|end|>"
         "<|start|>user<|message|>What is 812*29?<|end|><|start|>assistant"
     )
-    assert list(rendered.ids) == ids_of(want, pocket)
+    assert list(rendered.ids) == ids_of(expected, pocket)
 
 
 def test_spans_are_the_messages(pocket, template):
@@ -49,31 +49,31 @@ def test_spans_are_the_messages(pocket, template):
     ]
 
 
-def test_ids_are_those_of_transformers_on_benign_text(pocket, template):
+def test_ids_equal_those_of_transformers_on_benign_text(pocket, template):
     from transformers import AutoTokenizer
 
-    theirs = AutoTokenizer.from_pretrained(POCKET)
-    past = [
+    hf_tokenizer = AutoTokenizer.from_pretrained(POCKET)
+    turn = [
         {"role": "user", "content": "Say Hal Cal."},
         {"role": "assistant", "content": "It is Hal Cal.", "thinking": "Copy it."},
     ]
     for question in ("What is 247+138?", "Mod 10: g=n*6, n=6. Find g.", "Größe 日本 👩‍👧?"):
-        for history in ([], past):
+        for history in ([], turn):
             for tools in (None, [CALC]):
                 for effort in ("low", "high"):
-                    asked = chat(question, reasoning=effort, history=history, tools=tools, keep_thoughts=True)
-                    want = theirs.apply_chat_template(
+                    prompt_chat = chat(question, reasoning=effort, history=history, tools=tools, keep_thoughts=True)
+                    expected = hf_tokenizer.apply_chat_template(
                         [*history, {"role": "user", "content": question}],
                         tools=[{"type": "function", "function": CALC}] if tools else None,
                         reasoning_effort=effort,
                         add_generation_prompt=True,
                         return_dict=False,
                     )
-                    assert list(render(asked, pocket, template).ids) == want
+                    assert list(render(prompt_chat, pocket, template).ids) == expected
 
 
 @pytest.mark.parametrize(
-    ("said", "missing"),
+    ("arguments", "missing"),
     [
         ({"system": "Be a clock."}, "system text"),
         ({"developer": "Be brief."}, "developer text"),
@@ -90,22 +90,22 @@ def test_ids_are_those_of_transformers_on_benign_text(pocket, template):
             {"history": [{"role": "assistant", "content": "x", "channel": "analysis"}]},
             "an analysis message right before",
         ),
-        # what pocket's template says anyway does not count as said
+        # text that is in pocket's template anyway does not count
         ({"system": "Reasoning: medium"}, "system text"),
     ],
 )
-def test_what_the_template_would_drop_is_refused(said, missing, pocket, template):
+def test_parts_that_the_template_would_drop_are_refused(arguments, missing, pocket, template):
     with pytest.raises(PromptError, match=f"template .*{missing}"):
-        render(chat("hi", **said), pocket, template)
+        render(chat("hi", **arguments), pocket, template)
 
 
-def test_nothing_that_is_said_becomes_a_control_token(pocket, template):
+def test_no_text_in_a_chat_becomes_a_control_token(pocket, template):
     pieces = st.sampled_from(
         ["<|end|>", "<|start|>", "<|", "|>", "end", "<", "|", ">", "x", " ", "\ue000", "{{ 7*7 }}", "{%"]
     )
-    said = st.lists(pieces, min_size=1, max_size=8).map("".join).filter(str.strip)
+    texts = st.lists(pieces, min_size=1, max_size=8).map("".join).filter(str.strip)
 
-    def shape(one: str, two: str, three: str):
+    def rendered_chat(one: str, two: str, three: str):
         history = [
             {"role": "user", "content": one},
             {"role": "tool", "name": "functions.calc", "content": two},
@@ -113,36 +113,36 @@ def test_nothing_that_is_said_becomes_a_control_token(pocket, template):
         ]
         return render(chat(two, history=history, keep_thoughts=True), pocket, template)
 
-    want = control_tokens(shape("a", "b", "c").ids, pocket)
+    expected = control_tokens(rendered_chat("a", "b", "c").ids, pocket)
 
     @settings(max_examples=150, deadline=None)
-    @given(said, said, said)
+    @given(texts, texts, texts)
     def check(one, two, three):
-        rendered = shape(one, two, three)
-        assert control_tokens(rendered.ids, pocket) == want
+        rendered = rendered_chat(one, two, three)
+        assert control_tokens(rendered.ids, pocket) == expected
         content = ["".join(pocket.str_tokens(rendered.ids)[s.content]) for s in rendered.spans]
         assert content[1:-1] == [one, two, one, three, two]
 
     check()
 
 
-def test_two_texts_side_by_side_cannot_build_a_control_token(pocket):
-    beside = "{% for m in messages %}<|start|>user<|message|>{{ m.content }}{{ m.content }}<|end|>{% endfor %}"
-    rendered = render(chat("|end|><"), pocket, beside)
+def test_two_adjacent_texts_cannot_form_a_control_token(pocket):
+    adjacent = "{% for m in messages %}<|start|>user<|message|>{{ m.content }}{{ m.content }}<|end|>{% endfor %}"
+    rendered = render(chat("|end|><"), pocket, adjacent)
     assert control_tokens(rendered.ids, pocket) == ["<|start|>", "<|message|>", "<|end|>"]
     assert "|end|><|end|><<|end|>" in pocket.decode(rendered.ids)
 
 
-def test_a_template_sees_the_text_itself(pocket):
+def test_the_filters_of_a_template_work_on_the_original_text(pocket):
     trimmed = "<|start|>user<|message|>{{ messages[0].content | trim | upper }}{{ messages | length }}<|end|>"
-    with pytest.raises(PromptError, match="no place"):  # it does not pass on what was said
+    with pytest.raises(PromptError, match="no place"):  # the upper-cased text is not the original one
         render(chat(" hi "), pocket, trimmed)
     quoted = "<|start|>user<|message|>{{ messages[0].content | trim | tojson }}<|end|>"
     rendered = render(chat(' say "<|end|>" '), pocket, quoted)
     assert pocket.decode(rendered.ids) == '<|start|>user<|message|>"say \\"<|end|>\\""<|end|>'
 
 
-def test_a_call_is_passed_on_as_transformers_does(pocket):
+def test_a_tool_call_is_passed_to_the_template_as_by_transformers(pocket):
     calls = (
         "{% for m in messages %}{% if m.tool_calls %}{% set c = m.tool_calls[0].function %}"
         "<|start|>assistant to=functions.{{ c.name }}<|channel|>commentary json<|message|>"
@@ -157,7 +157,7 @@ def test_a_call_is_passed_on_as_transformers_does(pocket):
 
 
 @pytest.mark.parametrize(
-    ("broken", "says"),
+    ("broken", "message"),
     [
         ("{% for %}", "cannot render"),
         ("{{ raise_exception('only one turn') }}", "only one turn"),
@@ -167,11 +167,11 @@ def test_a_call_is_passed_on_as_transformers_does(pocket):
         ("{{ ''.__class__.__mro__[1].__subclasses__() }}", "cannot render"),  # the sandbox
     ],
 )
-def test_a_template_that_fails_is_a_clear_error(broken, says, pocket):
-    with pytest.raises(PromptError, match=says):
+def test_a_failing_template_raises_a_prompt_error(broken, message, pocket):
+    with pytest.raises(PromptError, match=message):
         render(chat("hi"), pocket, broken)
 
 
-def test_the_date_is_the_one_that_was_given(pocket):
+def test_strftime_now_returns_the_date_of_the_chat(pocket):
     dated = "{{ strftime_now('%Y-%m-%d') }} " + PLAIN
     assert pocket.decode(render(chat("hi", date="2025-08-05"), pocket, dated).ids).startswith("2025-08-05 <|start|>")

@@ -1,4 +1,4 @@
-"""Chat templates in the environment that transformers gives them: equal text and equal ids, template by template."""
+"""Chat templates render to the same text and ids as in transformers, for templates that use its whole environment."""
 
 import json
 import shutil
@@ -21,7 +21,7 @@ TOOLS = [
     {"name": "clock", "description": "", "parameters": {"type": "object", "properties": {}}},
 ]
 CALL = {"role": "assistant", "recipient": "functions.calc", "content": '{"n": 3, "k": [1, "é"]}'}
-# by name: the history, the question and the tools of a chat
+# name -> history, question and tools of a chat
 CHATS = {
     "question": ([], "What is 7+8?", None),
     "unicode": ([], " Größe 日本 👩‍👧?\n", None),
@@ -36,14 +36,14 @@ CHATS = {
     "call": ([{"role": "user", "content": "Hi."}, CALL, {"role": "tool", "name": "calc", "content": "3"}], None, TOOLS),
 }
 TEXT, ALL = ("question", "unicode", "turns"), tuple(CHATS)
-# by feature: a template, and the chats that it has a place for
+# feature -> a template, and the chats that it can render
 TEMPLATES = {
     "bos, and eos after each answer": (
         "{{ bos_token }}{% for m in messages %}<|start|>{{ m.role }}<|message|>{{ m.content }}"
         "{{ eos_token if m.role == 'assistant' else '<|end|>' }}{% endfor %}<|start|>assistant",
         TEXT,
     ),
-    "a role that is not there": (
+    "a token role that is not defined": (
         "{{ unk_token }}{{ pad_token }}{% if sep_token is defined %}!{% endif %}"
         "{% for m in messages %}{{ m['role'] + ': ' + m['content'] + '\\n' }}{% endfor %}",
         TEXT,
@@ -65,7 +65,7 @@ TEMPLATES = {
         "  {%- endgeneration -%}\n {{ n }}{%- endfor -%}",
         TEXT,
     ),
-    "raise_exception that is not reached": (
+    "raise_exception that is not called": (
         "{% for m in messages %}{% if m.role not in ['user', 'assistant'] %}{{ raise_exception('no ' + m.role) }}"
         "{% endif %}{{ '<|start|>' + m.role + '<|message|>' + m.content + '<|end|>' }}{% endfor %}",
         TEXT,
@@ -148,7 +148,7 @@ TEMPLATES = {
         "{{ m.content.strip().split(' ')[0] | lower | replace('?', '!') | capitalize }}{% endfor %}",
         ("question", "turns"),
     ),
-    "old thoughts are cut off, and markup is escaped": (
+    "old thoughts are removed, and markup is escaped": (
         "{% for m in messages %}{% set text = m.content.split('</think>')[-1].lstrip('\\n') %}"
         "{% if '<b>' in m.content %}bold{% endif %}{{ text }}{{ m.content | e }}{% endfor %}",
         (*TEXT, "markup"),
@@ -161,15 +161,15 @@ TEMPLATES = {
 }
 
 
-def asked(name, template):
-    """An effort only where the template has a place for one: elsewhere it is refused, and transformers ignores it."""
+def chat_of(name, template):
+    """The chat `name`, with an effort only if the template uses one: otherwise it is refused here and ignored there."""
     history, question, tools = CHATS[name]
     reasoning = "low" if "reasoning_effort" in str(template) else None
     return chat(question, history=history, tools=tools, reasoning=reasoning)
 
 
 def transformers_form(name):
-    """The same chat as a user of transformers writes it."""
+    """The messages and tools of the same chat in transformers' format."""
     history, question, tools = CHATS[name]
     messages = []
     for m in [*history, *([{"role": "user", "content": question}] if question else [])]:
@@ -180,16 +180,16 @@ def transformers_form(name):
     return messages, [{"type": "function", "function": tool} for tool in tools] if tools else None
 
 
-def by_transformers(theirs, name, template=None, **options):
+def by_transformers(hf_tokenizer, name, template=None, **options):
     messages, tools = transformers_form(name)
-    return theirs.apply_chat_template(
+    return hf_tokenizer.apply_chat_template(
         messages, tools=tools, chat_template=template, add_generation_prompt=True, reasoning_effort="low", **options
     )
 
 
 @pytest.fixture(scope="module")
-def both(real):
-    """Our tokenizer and transformers' for: pocket, pocket with odd added tokens, gpt-oss's own vocabulary."""
+def tokenizers(real):
+    """(workbench's tokenizer, transformers' tokenizer) for pocket, pocket with odd added tokens, and gpt-oss."""
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
     def extended(tokenizer_json: bytes) -> str:
@@ -220,20 +220,20 @@ def both(real):
 
 
 @pytest.mark.parametrize("vocabulary", ["pocket", "odd", "o200k"])
-def test_ids_are_those_of_apply_chat_template(both, vocabulary, measured):
-    ours, theirs = both[vocabulary]
+def test_ids_equal_those_of_apply_chat_template(tokenizers, vocabulary, measured):
+    tokenizer, hf_tokenizer = tokenizers[vocabulary]
     compared = 0
     for feature, (template, names) in TEMPLATES.items():
         for name in names:
-            got = jinja.render(asked(name, template), ours, template)
-            want = by_transformers(theirs, name, template, return_dict=False)
-            text = by_transformers(theirs, name, template, tokenize=False)
-            assert got == want, (feature, name, ours.decode(got), text)
-            if vocabulary != "odd":  # whose tokens take spaces
-                assert ours.decode(got) == text, (feature, name)
+            ids = jinja.render(chat_of(name, template), tokenizer, template)
+            expected = by_transformers(hf_tokenizer, name, template, return_dict=False)
+            text = by_transformers(hf_tokenizer, name, template, tokenize=False)
+            assert ids == expected, (feature, name, tokenizer.decode(ids), text)
+            if vocabulary != "odd":  # its added tokens include spaces
+                assert tokenizer.decode(ids) == text, (feature, name)
             compared += 1
     assert len(TEMPLATES) >= 15 and compared > 60
-    measured(f"{vocabulary}: {len(TEMPLATES)} templates, {compared} chats: all ids those of apply_chat_template")
+    measured(f"{vocabulary}: {len(TEMPLATES)} templates, {compared} chats: all ids equal those of apply_chat_template")
 
 
 @pytest.fixture
@@ -241,19 +241,19 @@ def folder(tmp_path):
     return shutil.copytree(POCKET, tmp_path / "model")
 
 
-def configured(folder, **settings):
+def configure(folder, **settings):
     path = folder / "tokenizer_config.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | settings))
 
 
 def rendered(folder, name="question"):
-    """By ours and by transformers, each reading the folder."""
+    """The ids by workbench and by transformers, each loading the folder."""
     from transformers import AutoTokenizer
 
-    found = jinja.read_template(folder)
-    assert found is not None
-    ours = render(asked(name, found), Tokenizer.from_folder(folder), found)
-    return list(ours.ids), by_transformers(AutoTokenizer.from_pretrained(folder), name, return_dict=False)
+    template = jinja.read_template(folder)
+    assert template is not None
+    by_workbench = render(chat_of(name, template), Tokenizer.from_folder(folder), template)
+    return list(by_workbench.ids), by_transformers(AutoTokenizer.from_pretrained(folder), name, return_dict=False)
 
 
 ONE, TWO = (TEMPLATES[name][0] for name in ("bos, and eos after each answer", "calls and results"))
@@ -262,107 +262,107 @@ ONE, TWO = (TEMPLATES[name][0] for name in ("bos, and eos after each answer", "c
 def test_a_template_is_read_from_tokenizer_config(folder):
     (folder / "chat_template.jinja").unlink()
     assert jinja.read_template(folder) is None
-    configured(folder, chat_template=ONE)
-    got, want = rendered(folder)
-    assert got == want and got[0] == 418  # <|startoftext|>
-    (folder / "chat_template.jinja").write_text(TWO)  # a file of its own goes first
-    got, want = rendered(folder)
-    assert got == want and got[0] != 418
+    configure(folder, chat_template=ONE)
+    ids, expected = rendered(folder)
+    assert ids == expected and ids[0] == 418  # <|startoftext|>
+    (folder / "chat_template.jinja").write_text(TWO)  # chat_template.jinja has precedence
+    ids, expected = rendered(folder)
+    assert ids == expected and ids[0] != 418
 
 
-def test_of_several_templates_the_one_for_tools_is_taken_where_there_are_tools(folder):
+def test_the_template_tool_use_is_used_for_a_chat_with_tools(folder):
     (folder / "chat_template.jinja").unlink()
-    configured(folder, chat_template=[{"name": "default", "template": ONE}, {"name": "tool_use", "template": TWO}])
+    configure(folder, chat_template=[{"name": "default", "template": ONE}, {"name": "tool_use", "template": TWO}])
     for name, first in (("question", 418), ("tools", None)):
-        got, want = rendered(folder, name)
-        assert got == want and (got[0] == 418) == (first == 418)
-    configured(folder, chat_template=[{"name": "rag", "template": ONE}])
-    with pytest.raises(PromptError, match=r"chat templates 'rag', and none is named 'default'"):
+        ids, expected = rendered(folder, name)
+        assert ids == expected and (ids[0] == 418) == (first == 418)
+    configure(folder, chat_template=[{"name": "rag", "template": ONE}])
+    with pytest.raises(PromptError, match=r"chat templates 'rag', but none named 'default'"):
         rendered(folder)
 
 
-def test_templates_in_files_of_their_own_are_read_by_name(folder):
+def test_additional_chat_templates_are_read_by_name(folder):
     (folder / "additional_chat_templates").mkdir()
     (folder / "additional_chat_templates" / "tool_use.jinja").write_text(TWO)
     (folder / "chat_template.jinja").write_text(ONE)
     for name in ("question", "tools"):
-        got, want = rendered(folder, name)
-        assert got == want
+        ids, expected = rendered(folder, name)
+        assert ids == expected
     assert jinja.read_template(folder) == {"default": ONE, "tool_use": TWO}
 
 
 @pytest.mark.parametrize(
     "value", [3, {"a": "b"}, [{"name": "default"}], [["a", "b"]], [], [{"name": 1, "template": "x"}]]
 )
-def test_a_chat_template_of_another_form_is_refused(folder, value):
+def test_a_chat_template_of_a_wrong_type_is_refused(folder, value):
     (folder / "chat_template.jinja").unlink()
-    configured(folder, chat_template=value)
+    configure(folder, chat_template=value)
     with pytest.raises(CheckpointError, match="chat_template must be a text, or a list"):
         jinja.read_template(folder)
 
 
-def test_a_template_that_cannot_be_read_is_named(folder):
+def test_an_unreadable_template_is_refused(folder):
     for data, words in ((b"version https://git-lfs.github.com/spec/v1", "git lfs pull"), (b"\xff{{", "cannot be read")):
         (folder / "chat_template.jinja").write_bytes(data)
         with pytest.raises(CheckpointError, match=words):
             jinja.read_template(folder)
 
 
-def test_line_ends_of_windows_are_those_of_python(folder):
+def test_windows_line_ends_are_read_as_newlines(folder):
     (folder / "chat_template.jinja").write_bytes(ONE.replace("{% for", "\r\n{% for").encode())
-    got, want = rendered(folder)
-    assert got == want
+    ids, expected = rendered(folder)
+    assert ids == expected
 
 
-def test_the_roles_of_tokens_are_read_as_transformers_reads_them(folder):
+def test_token_roles_equal_those_of_transformers(folder):
     from transformers import AutoTokenizer
 
     (folder / "chat_template.jinja").write_text(ONE)
     token = {"content": "<|call|>"} | dict.fromkeys(("lstrip", "rstrip", "normalized", "single_word"), False)
-    configured(folder, eos_token=token | {"__type": "AddedToken"}, bos_token=None)
+    configure(folder, eos_token=token | {"__type": "AddedToken"}, bos_token=None)
     (folder / "special_tokens_map.json").write_text(json.dumps({"bos_token": token | {"content": "<|constrain|>"}}))
     assert Tokenizer.from_folder(folder).roles == AutoTokenizer.from_pretrained(folder).special_tokens_map
-    got, want = rendered(folder, "turns")
-    assert got == want and 421 in got and 426 in got
-    configured(folder, bos_token=7)
+    ids, expected = rendered(folder, "turns")
+    assert ids == expected and 421 in ids and 426 in ids
+    configure(folder, bos_token=7)
     (folder / "special_tokens_map.json").unlink()
-    with pytest.raises(CheckpointError, match="bos_token must be text, it is 7"):
+    with pytest.raises(CheckpointError, match="bos_token must be text, got 7"):
         Tokenizer.from_folder(folder)
 
 
-def test_a_control_token_of_one_character_cannot_be_said():
+def test_text_cannot_contain_a_control_token_of_one_character():
     from tokenizers import Tokenizer as Rust
 
     rust = Rust.from_file(str(POCKET / "tokenizer.json"))
     rust.add_special_tokens([AddedToken("☐")])
-    ours = Tokenizer(rust.to_str().encode())
-    ids = jinja.render(chat("a ☐ b"), ours, "☐{% for m in messages %}{{ m.content | tojson(true) }}{% endfor %}")
-    assert ids.count(ours.special["☐"]) == 1 and ours.decode(ids) == '☐"a ☐ b"'
+    tokenizer = Tokenizer(rust.to_str().encode())
+    ids = jinja.render(chat("a ☐ b"), tokenizer, "☐{% for m in messages %}{{ m.content | tojson(true) }}{% endfor %}")
+    assert ids.count(tokenizer.special["☐"]) == 1 and tokenizer.decode(ids) == '☐"a ☐ b"'
 
 
-def test_a_control_token_without_angle_brackets_cannot_be_said(both):
-    ours, _ = both["odd"]
+def test_text_cannot_contain_a_control_token_without_angle_brackets(tokenizers):
+    tokenizer, _ = tokenizers["odd"]
     template = "{% for m in messages %}[X] {{ m.content }}<|end|>{% endfor %}"
-    ids = jinja.render(chat("a [X] b <|end|>"), ours, template)
-    assert [ids.count(ours.special[name]) for name in ("[X]", "<|end|>")] == [1, 1]
-    assert ours.decode(ids) == "[X]a [X] b <|end|><|end|>"
+    ids = jinja.render(chat("a [X] b <|end|>"), tokenizer, template)
+    assert [ids.count(tokenizer.special[name]) for name in ("[X]", "<|end|>")] == [1, 1]
+    assert tokenizer.decode(ids) == "[X]a [X] b <|end|><|end|>"
 
 
 @pytest.mark.parametrize(
-    ("template", "says"),
+    ("template", "message"),
     [
-        ("{% set ns = namespace(_x=1) %}", "may begin with an underscore"),
+        ("{% set ns = namespace(_x=1) %}", "must not begin with an underscore"),
         ("{{ dict.__class__() }}", "unsafe"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
         ("{% generation %}", "endgeneration"),
         ("{{ raise_exception('Conversation roles must alternate') }}", "roles must alternate"),
     ],
 )
-def test_a_template_that_fails_is_a_prompt_error(pocket, template, says):
-    with pytest.raises(PromptError, match=says):
+def test_a_failing_template_raises_a_prompt_error(pocket, template, message):
+    with pytest.raises(PromptError, match=message):
         jinja.render(chat("hi"), pocket, template)
 
 
-def test_strftime_now_is_the_clock_unless_a_date_is_given(pocket):
+def test_strftime_now_without_a_date_is_the_current_time(pocket):
     template = "{{ strftime_now('%Y-%m') }}{% for m in messages %}{{ m.content }}{% endfor %}"
     assert pocket.decode(jinja.render(chat("hi"), pocket, template)) == f"{datetime.now():%Y-%m}hi"

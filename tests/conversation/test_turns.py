@@ -1,4 +1,4 @@
-"""Which messages led to an answer: turns, and what reads a trace by them."""
+"""Turns: which messages lead to which answer, and the functions that use the turns of a trace."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -33,25 +33,26 @@ def alone(model):
     return model.generate(wb.chat(QUESTION), record="")
 
 
-def text_of(text: str, tokenizer) -> Any:
+def parsed_tokens(text: str, tokenizer) -> Any:
     ids = ids_of(text, tokenizer)
     return SimpleNamespace(tokens=ids, str_tokens=tokenizer.str_tokens(ids), spans=parse(ids, tokenizer))
 
 
-def read(model, *parts: str):
+def trace_of(model, *parts: str):
     return model.trace([i for part in parts for i in ids_of(part, model.tokenizer)], record="")
 
 
-def asked_again(alone) -> str:
-    thought, said = alone.text(channel="analysis"), alone.text(channel="final")
+def turn_of(alone) -> str:
+    """The question with the thought and answer of the trace `alone`, as text."""
+    thought, answer = alone.text(channel="analysis"), alone.text(channel="final")
     return (
         f"<|start|>user<|message|>{QUESTION}<|end|>{START}<|channel|>analysis<|message|>{thought}<|end|>"
-        f"{START}<|channel|>final<|message|>{said}<|return|>"
+        f"{START}<|channel|>final<|message|>{answer}<|return|>"
     )
 
 
 @pytest.mark.parametrize("which", ["pocket", "real"])
-def test_a_turn_is_a_question_and_all_up_to_its_answer(which, request):
+def test_a_turn_is_a_question_and_all_messages_up_to_its_answer(which, request):
     tokenizer = request.getfixturevalue(which)
     text = (
         "<|start|>system<|message|>s<|end|><|start|>developer<|message|>d<|end|>"
@@ -64,26 +65,27 @@ def test_a_turn_is_a_question_and_all_up_to_its_answer(which, request):
     )
     ids = ids_of(text, tokenizer)
     spans = parse(ids, tokenizer)
-    say = lambda found: [tokenizer.decode(ids[span.content]) for span in found]  # noqa: E731
+    contents = lambda spans: [tokenizer.decode(ids[span.content]) for span in spans]  # noqa: E731
     first, second, third = turns(spans)
     assert [len(turn.messages) for turn in (first, second, third)] == [5, 6, 2]
-    assert say(first.messages) == ["s", "d", "q", "r", "a"] and first.thoughts == ()
-    assert say(second.thoughts) == ["x", "y"] and say(second.calls) == ["c"] and say(second.results) == ["page"]
-    assert say([second.answer]) == ["b"]
+    assert contents(first.messages) == ["s", "d", "q", "r", "a"] and first.thoughts == ()
+    assert contents(second.thoughts) == ["x", "y"]
+    assert contents(second.calls) == ["c"] and contents(second.results) == ["page"]
+    assert contents([second.answer]) == ["b"]
     assert third.answer is None and third == last_turn(spans)
 
 
-def test_what_follows_the_answer_did_not_lead_to_it():
-    said = [
+def test_messages_after_the_answer_are_not_its_thoughts():
+    spans = [
         Span(n, n + 1, n, n + 1, "assistant", channel) for n, channel in enumerate(("analysis", "final", "analysis"))
     ]
-    (turn,) = turns(said)
-    assert turn.thoughts == (said[0],) and turn.answer == said[1]
+    (turn,) = turns(spans)
+    assert turn.thoughts == (spans[0],) and turn.answer == spans[1]
     assert turns([])[0].messages == () and turns([])[0].answer is None
 
 
-def test_steps_are_what_the_assistant_says_to_itself_in_the_last_turn(pocket):
-    text = text_of(
+def test_steps_are_those_of_the_analysis_in_the_last_turn(pocket):
+    text = parsed_tokens(
         f"{EARLIER}<|start|>user<|message|>q<|end|>{START}<|channel|>analysis<|message|>We look it up.<|end|>"
         f"{START} to=browser.search<|channel|>analysis code<|message|>Oslo. Weather.<|call|>"
         "<|start|>browser.search to=assistant<|channel|>analysis<|message|>A page. It has text.<|end|>"
@@ -102,7 +104,7 @@ def test_steps_are_what_the_assistant_says_to_itself_in_the_last_turn(pocket):
             wb.steps(text, turn=wrong)  # pyright: ignore[reportArgumentType]
 
 
-def test_the_text_of_a_channel_is_that_of_this_run(model):
+def test_the_text_of_a_channel_is_that_of_the_last_turn(model):
     history = [{"role": "user", "content": "What is 1+1?"}, {"role": "assistant", "content": "It is 7."}]
     run = model.generate(wb.chat("And 2+2?", history=history), max_tokens=60, record="")
     final = [span for span in run.spans if span.channel == "final"]
@@ -116,8 +118,8 @@ def test_the_text_of_a_channel_is_that_of_this_run(model):
         run.text(turn=5)
 
 
-def test_a_channel_is_without_calls_and_results(model):
-    run = read(
+def test_the_text_of_a_channel_excludes_calls_and_results(model):
+    run = trace_of(
         model,
         f"{START}<|channel|>analysis<|message|>Use calc.<|end|>",
         f"{START} to=python<|channel|>analysis code<|message|>812*29<|call|>",
@@ -129,21 +131,21 @@ def test_a_channel_is_without_calls_and_results(model):
     assert run.text(channel="analysis", role="assistant") == "Use calc.812*29"
 
 
-def test_forced_answers_are_about_the_steps_of_the_last_turn(model, alone):
-    run = read(model, EARLIER, asked_again(alone))
+def test_forced_answers_are_computed_for_the_steps_of_the_last_turn(model, alone):
+    run = trace_of(model, EARLIER, turn_of(alone))
     curve = wb.reasoning.forced_answer(model, run)
     steps = wb.steps(run)
     assert curve["pos"].values.tolist() == [steps[0].start, *(step.stop for step in steps)]
     assert curve.sizes["step"] == 1 + len(wb.steps(alone)) and (np.diff(curve["pos"]) > 0).all()
     final = last_turn(run.spans).answer
     assert final is not None
-    said = float(np.asarray(run["logprob"], float)[final.content].sum())
-    assert float(curve["logprob"][-1, 0]) == pytest.approx(said, abs=1e-4)
+    answer_logprob = float(np.asarray(run["logprob"], float)[final.content].sum())
+    assert float(curve["logprob"][-1, 0]) == pytest.approx(answer_logprob, abs=1e-4)
 
 
-def test_forced_answers_go_through_calls_of_tools_in_order(model):
-    """A cut before the call is followed by the header of the answer, and not by what the tool gave."""
-    run = read(
+def test_forced_answers_are_computed_before_and_after_a_tool_call(model):
+    """A prompt that is cut before the call continues with the header of the answer, not with the tool's result."""
+    run = trace_of(
         model,
         "<|start|>system<|message|>Reasoning: high<|end|><|start|>user<|message|>What is 247+138?<|end|>",
         f"{START}<|channel|>analysis<|message|>7+8=15, 4+3+1=8.<|end|>",
@@ -157,16 +159,18 @@ def test_forced_answers_go_through_calls_of_tools_in_order(model):
     answer = last_turn(run.spans).answer
     assert answer is not None
     cut = [*run.tokens[: int(curve["pos"][1])], run.tokens[first.content_stop], *run.tokens[answer.start : answer.stop]]
-    again = model.trace(cut, record="")
-    said = float(np.asarray(again["logprob"], float)[len(cut) - len(run.tokens[answer.content]) - 1 : -1].sum())
-    assert float(curve["logprob"][1, 0]) == pytest.approx(said, abs=1e-4)
-    whole = float(np.asarray(run["logprob"], float)[answer.content].sum())
-    assert float(curve["logprob"][-1, 0]) == pytest.approx(whole, abs=1e-4)
+    cut_trace = model.trace(cut, record="")
+    answer_logprob = float(
+        np.asarray(cut_trace["logprob"], float)[len(cut) - len(run.tokens[answer.content]) - 1 : -1].sum()
+    )
+    assert float(curve["logprob"][1, 0]) == pytest.approx(answer_logprob, abs=1e-4)
+    full_logprob = float(np.asarray(run["logprob"], float)[answer.content].sum())
+    assert float(curve["logprob"][-1, 0]) == pytest.approx(full_logprob, abs=1e-4)
     with pytest.raises(NotRecorded, match="a part ends at 2, and the thoughts that led to the answer are"):
         wb.reasoning.forced_answer(model, run, segments=[slice(0, 2)])
 
 
-def test_what_is_asked_about_is_texts_and_a_number_of_them(model, alone):
+def test_answers_must_be_texts_and_n_a_whole_number(model, alone):
     assert wb.reasoning.forced_answer(model, alone, "It is 42.").equals(
         wb.reasoning.forced_answer(model, alone, ["It is 42."])
     )
@@ -178,8 +182,10 @@ def test_what_is_asked_about_is_texts_and_a_number_of_them(model, alone):
             wb.reasoning.resampling(model, alone, n_samples=wrong)  # pyright: ignore[reportArgumentType]
 
 
-def test_a_turn_without_a_thought_says_so(model):
-    run = read(model, EARLIER, f"<|start|>user<|message|>Sure?<|end|>{START}<|channel|>final<|message|>Yes.<|return|>")
+def test_a_turn_without_a_thought_raises_not_recorded(model):
+    run = trace_of(
+        model, EARLIER, f"<|start|>user<|message|>Sure?<|end|>{START}<|channel|>final<|message|>Yes.<|return|>"
+    )
     with pytest.raises(NotRecorded, match="the last turn of this text has no final message after an analysis"):
         wb.reasoning.forced_answer(model, run)
     with pytest.raises(NotRecorded, match="the trace has no steps"):
@@ -187,51 +193,51 @@ def test_a_turn_without_a_thought_says_so(model):
     assert wb.steps(run) == [] and wb.steps(run, turn=0)
 
 
-def test_experiments_and_drift_take_the_steps_of_the_last_turn(model, alone):
-    run = model.trace(read(model, EARLIER, asked_again(alone)).tokens, record="experts")
+def test_experiments_and_drift_use_the_steps_of_the_last_turn(model, alone):
+    run = model.trace(trace_of(model, EARLIER, turn_of(alone)).tokens, record="experts")
     n = len(wb.steps(alone))
     assert wb.reasoning.suppression(model, run).sizes["step"] == n
     assert wb.routing.routing_drift(run).sizes["step"] == n
-    found = wb.reasoning.resampling(model, run, n_samples=1, temperature=0, max_tokens=80)
-    assert found.sizes["step"] == n and found.attrs["correct_answer"] == alone.text(channel="final")
-    assert found["pos"].values.tolist() == [*(s.start for s in wb.steps(run)), wb.steps(run)[-1].stop]
+    samples = wb.reasoning.resampling(model, run, n=1, temperature=0, max_tokens=80)
+    assert samples.sizes["step"] == n and samples.attrs["right"] == alone.text(channel="final")
+    assert samples["pos"].values.tolist() == [*(s.start for s in wb.steps(run)), wb.steps(run)[-1].stop]
 
 
-def test_the_answer_of_a_text_is_that_of_its_last_turn(model):
-    answer = final_text(model)
-    assert answer(ids_of(EARLIER, model.tokenizer)) == "It is 385."
-    assert answer(ids_of(f"{EARLIER}<|start|>user<|message|>Sure?<|end|>{START}", model.tokenizer)) is None
+def test_the_final_text_is_the_answer_of_the_last_turn(model):
+    final_text_of = final_text(model)
+    assert final_text_of(ids_of(EARLIER, model.tokenizer)) == "It is 385."
+    assert final_text_of(ids_of(f"{EARLIER}<|start|>user<|message|>Sure?<|end|>{START}", model.tokenizer)) is None
 
 
-# Effort.
+# Reasoning effort.
 
 
 def test_an_effort_has_an_effect_or_is_an_error(model):
-    asked = wb.chat("What is 12+30?")
-    assert "Reasoning: low" in wb.trace(asked, reasoning="low", record="", max_tokens=1).text()
+    question = wb.chat("What is 12+30?")
+    assert "Reasoning: low" in wb.trace(question, reasoning="low", record="", max_tokens=1).text()
     low = wb.chat("What is 12+30?", reasoning="low")
     assert "Reasoning: low" in wb.trace(low, reasoning="low", record="", max_tokens=1).text()
-    with pytest.raises(PromptError, match="this chat has reasoning='low', and reasoning='high' is asked for"):
+    with pytest.raises(PromptError, match="this chat already has reasoning='low', got reasoning='high'"):
         wb.trace(low, reasoning="high")
     with pytest.raises(PromptError, match=r"reasoning='high' is for a question .* this prompt is list"):
         wb.trace(model.to_tokens(low), reasoning="high")
-    with pytest.raises(PromptError, match="reasoning='max' is not an effort"):
-        wb.estimate(asked, reasoning="max")
+    with pytest.raises(PromptError, match=r"reasoning must be .*, got 'max'"):
+        wb.estimate(question, reasoning="max")
 
 
-def test_one_question_has_one_default_effort(model):
+def test_all_ways_to_run_a_question_have_the_same_default_effort(model):
     question = "What is 12+30?"
-    prompts = [
+    runs = [
         wb.trace(question, model, record="", max_tokens=1),
         model.generate(question, record="", max_tokens=1),
         model.generate(wb.chat(question), record="", max_tokens=1),
     ]
-    assert len({run.text()[:40] for run in prompts}) == 1 and "Reasoning: high" in prompts[0].text()
+    assert len({run.text()[:40] for run in runs}) == 1 and "Reasoning: high" in runs[0].text()
 
 
-def test_the_default_effort_is_that_of_the_template_or_of_gpt_oss(real, harmony, pocket, template):
+def test_the_default_effort_comes_from_the_template_or_from_gpt_oss(real, harmony, pocket, template):
     assert "Reasoning: medium" in real.decode(render(wb.chat("hi"), real).ids)
     assert "Reasoning: high" in pocket.decode(render(wb.chat("hi"), pocket, template).ids)
-    deaf = template.replace("reasoning_effort", "effort")
-    with pytest.raises(PromptError, match="no place for an effort of reasoning"):
-        render(wb.chat("hi", reasoning="low"), pocket, deaf)
+    without_effort = template.replace("reasoning_effort", "effort")
+    with pytest.raises(PromptError, match="no place for a reasoning effort"):
+        render(wb.chat("hi", reasoning="low"), pocket, without_effort)

@@ -221,7 +221,7 @@ def assert_error(folder: Path, *words: str, model: Model | None = None) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"use_dora": True}, ["no plain LoRA", "use_dora"]),
+        ({"use_dora": True}, ["not of a plain LoRA adapter", "use_dora"]),
         ({"use_qalora": True}, ["use_qalora"]),
         ({"modules_to_save": ["lm_head"]}, ["modules_to_save"]),
         ({"lora_bias": True}, ["lora_bias"]),
@@ -229,16 +229,16 @@ def assert_error(folder: Path, *words: str, model: Model | None = None) -> None:
         ({"layer_replication": [[0, 2]]}, ["layer_replication"]),
         ({"something_new": 1}, ["something_new"]),
         ({"bias": "all"}, ["bias='all'"]),
-        ({"peft_type": "ADALORA"}, ["'ADALORA'", "readable is 'LORA'"]),
+        ({"peft_type": "ADALORA"}, ["'ADALORA'", "peft_type must be 'LORA'"]),
         ({"init_lora_weights": "pissa"}, ["init_lora_weights='pissa'", "path_initial_model_for_weight_conversion"]),
-        ({"r": 0}, ["the rank 'r' is 0"]),
-        ({"r": "8"}, ["the rank 'r' is '8'"]),
-        ({"r": 4}, ["Of rank 4", "they would be [32, 96] and [128, 32]"]),
-        ({"rank_pattern": [1]}, ["a pattern is no object"]),
-        ({"rank_pattern": {"(": 2}}, ["no regular expression"]),
-        ({"lora_alpha": None}, ["the alpha 'lora_alpha' is None"]),
+        ({"r": 0}, ["the rank 'r' must be a whole number above 0, got 0"]),
+        ({"r": "8"}, ["the rank 'r' must be a whole number above 0, got '8'"]),
+        ({"r": 4}, ["With rank 4", "they would be [32, 96] and [128, 32]"]),
+        ({"rank_pattern": [1]}, ["rank_pattern and alpha_pattern must be objects"]),
+        ({"rank_pattern": {"(": 2}}, ["not a regular expression"]),
+        ({"lora_alpha": None}, ["the alpha 'lora_alpha' must be a finite number, got None"]),
         ({"target_parameters": ["mlp.router.weight"]}, ["cannot be adapted", "mlp.experts.base_layer.lora_A.weight"]),
-        ({"target_parameters": "all"}, ["target_parameters is no list"]),
+        ({"target_parameters": "all"}, ["target_parameters must be a list"]),
     ],
 )
 def test_a_variant_of_lora_is_an_error_that_names_it(folder, settings, words):

@@ -201,11 +201,11 @@ def test_several_adapters_in_one_file_are_an_error_that_names_them(trained, tmp_
         tensors = load_file(folder / WEIGHTS)
         both = {k.replace(".weight", f".{n}.weight"): v.clone() for k, v in tensors.items() for n in ("a", "b")}
         save_file(both, folder / WEIGHTS)
-        with pytest.raises(CheckpointError, match="holds 2 adapters: 'a', 'b'"):
+        with pytest.raises(CheckpointError, match="contains 2 adapters: 'a', 'b'"):
             read_adapter(folder, OBLONG.config)
         twice = tensors | {"module." + k: v.clone() for k, v in tensors.items()}
         save_file(twice, folder / WEIGHTS)
-        with pytest.raises(CheckpointError, match=r"holds lora_[AB] of model\.layers\.\d\..* twice"):
+        with pytest.raises(CheckpointError, match=r"contains lora_[AB] of model\.layers\.\d\..* twice"):
             read_adapter(folder, OBLONG.config)
 
 
@@ -216,7 +216,7 @@ def test_an_adapter_may_be_in_the_only_subfolder(trained, models, tmp_path):
     assert apart(model.forward(IDS), made.merged) < 1e-5 and "checkpoint-100" in model.name
     shutil.copytree(made.folder, tmp_path / "run" / "checkpoint-200")
     with pytest.raises(
-        CheckpointError, match=r"holds 2 adapters: checkpoint-100, checkpoint-200\. Give the folder of one"
+        CheckpointError, match=r"contains 2 adapters: checkpoint-100, checkpoint-200\. Give the folder of one"
     ):
         models["oblong"].with_adapter(tmp_path / "run")
 

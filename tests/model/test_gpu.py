@@ -73,7 +73,7 @@ def test_weights_are_on_the_gpu_and_no_page_of_the_file_is_in_use(folder, tolera
     assert isinstance(packed.up, Packed) and isinstance(packed.down, Packed)
     placed = [packed.up.blocks, packed.up.scales, packed.up_bias, model.weights.embed, model.weights.blocks[1].sinks]
     assert {x.device.type for x in placed} == {"cuda"}
-    assert model.weights.pages is RESIDENT
+    assert model.weights.residency is RESIDENT
 
 
 EDITS = {

@@ -11,7 +11,7 @@ from workbench import hooks
 from workbench.errors import BudgetError, CheckpointError, TraceExists, TraceNotFound
 from workbench.model import prefill
 from workbench.model.cache import KVCache
-from workbench.model.checkpoints.pages import Borrowed, Mapped
+from workbench.model.checkpoints.pages import Mapped, Streamed
 from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
 from workbench.model.model import Model
@@ -127,7 +127,7 @@ def test_decoding_token_by_token_equals_one_pass(folder, level, dtype):
 
 def test_released_pages_are_read_again(folder):
     fast, small = Model(folder, memory="fast", dtype="bfloat16"), Model(folder, memory="small", dtype="bfloat16")
-    assert type(fast.weights.pages) is Mapped and type(small.weights.pages) is Borrowed
+    assert type(fast.weights.residency) is Mapped and type(small.weights.residency) is Streamed
     first = small.forward(TOKENS)
     assert torch.equal(small.forward(TOKENS), first)
     assert gap(fast.forward(TOKENS), first) < 0.05
@@ -138,10 +138,10 @@ def test_only_pages_of_the_file_are_released(folder):
     pages = small.weights.pages
     assert isinstance(pages, Borrowed)
     w = small.weights.blocks[0]
-    borrowed = {start for start, _ in pages._rest[0] + pages._matrices[0]}
+    mapped_starts = {start for start, _ in residency._dense[0] + residency._matrices[0]}
     up, w_q = w.experts.up, w.w_q
     assert isinstance(up, Packed) and isinstance(w_q, torch.Tensor)
-    assert up.blocks.data_ptr() in borrowed and w_q.data_ptr() not in borrowed
+    assert up.blocks.data_ptr() in mapped_starts and w_q.data_ptr() not in mapped_starts
     before = w_q.clone()
     small.forward(TOKENS)
     assert w.w_q is w_q and torch.equal(w_q, before)

@@ -1,1 +1,1 @@
-"""harmony: what is said to a model becomes token ids, and token ids become messages again."""
+"""Renders chats to token ids and parses token ids into messages, in the harmony format of gpt-oss."""

@@ -1,9 +1,12 @@
-"""A Chat as gpt-oss saw it in training: token ids by openai-harmony, the source of truth. Knows no templates."""
+"""Renders a Chat with openai-harmony, the reference for the format that gpt-oss was trained on.
+
+Independent of chat templates.
+"""
 
 import json
 from typing import TYPE_CHECKING, Any
 
-from workbench.conversation.history import as_written
+from workbench.conversation.history import original_ids
 from workbench.conversation.messages import Chat, Message
 from workbench.conversation.tokenizer import Tokenizer
 
@@ -12,15 +15,15 @@ if TYPE_CHECKING:
 
 
 def render(chat: Chat, tokenizer: Tokenizer, encoding: "HarmonyEncoding") -> list[int]:
-    """The ids of the whole chat, up to `<|start|>assistant`; a message that has been written before is as it was."""
+    """The ids of the chat, up to `<|start|>assistant`; a message from an earlier trace keeps its original ids."""
     from openai_harmony import Conversation, RenderConversationConfig
 
-    keep = RenderConversationConfig(auto_drop_analysis=False)  # what is left out has been left out before
+    keep = RenderConversationConfig(auto_drop_analysis=False)  # `visible_messages` has already dropped old analysis
     beginning = Conversation.from_messages([_system(chat), *_developer(chat)])
-    ids = tokenizer.respelled(encoding.render_conversation(beginning, keep))
+    ids = tokenizer.reencoded(encoding.render_conversation(beginning, keep))
     for number, message in enumerate(chat.messages):
         last = number + 1 == len(chat.messages) or chat.messages[number + 1].ids is None
-        ids += as_written(message, tokenizer, last=last) or tokenizer.respelled(encoding.render(_message(message)))
+        ids += original_ids(message, tokenizer, last=last) or tokenizer.reencoded(encoding.render(_message(message)))
     return [*ids, tokenizer.special["<|start|>"], *tokenizer.encode("assistant")]
 
 

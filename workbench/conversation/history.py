@@ -1,4 +1,4 @@
-"""Earlier messages: out of a text as it was written, and into the next prompt, token for token."""
+"""Earlier messages: extracts them from a trace, and puts them into the next prompt token for token."""
 
 import json
 from collections.abc import Sequence
@@ -12,8 +12,8 @@ from workbench.errors import PromptError
 from workbench.traces.spans import Span, is_call
 
 
-class Written(Protocol):
-    """A Trace, as far as its messages are concerned."""
+class ParsedTokens(Protocol):
+    """The part of a Trace that its messages are read from."""
 
     @property
     def tokens(self) -> Sequence[int]: ...
@@ -25,13 +25,15 @@ class Written(Protocol):
     def spans(self) -> Sequence[Span]: ...
 
 
-def history(trace: Written) -> list[dict[str, Any]]:
-    """The messages of a conversation, for `wb.chat(history=…)`: those of the user, the assistant and its tools.
+def history(trace: ParsedTokens) -> list[dict[str, Any]]:
+    """The messages of user, assistant and tools in a trace, for `wb.chat(history=…)`.
 
-    Each has `ids`, its tokens as they were written, so that it comes back exactly so in the next prompt, its header
-    too; only `<|return|>` becomes `<|end|>`, as gpt-oss was trained. Change a message, and the change is what is
-    rendered. System and developer texts are arguments of `wb.chat`. A message that cannot be read counts as the
-    assistant's. Raises PromptError for system or developer text after the first message, which a chat cannot hold.
+    Each message has `ids`, its original tokens. The next prompt contains exactly these tokens, including the header;
+    only `<|return|>` becomes `<|end|>`, as in the training of gpt-oss. If you change the header or content of a
+    message, the changed text is rendered instead. System and developer texts are not included: they are arguments of
+    `wb.chat`. A message without a readable header counts as the assistant's.
+
+    Raises PromptError for system or developer text after the first message, which a chat cannot contain.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> ask = wb.chat("And 3+4?", history=wb.history(trace))
@@ -41,14 +43,14 @@ def history(trace: Written) -> list[dict[str, Any]]:
     """
     tokens, pieces, spans = trace.tokens, trace.str_tokens, list(trace.spans)
     if spans and "".join(pieces[spans[-1].start :]) == "<|start|>assistant":
-        spans.pop()  # a prompt ends so, for the answer that is asked for
+        spans.pop()  # the end of a prompt: the header of the next answer
     messages = []
     for span in spans:
         if span.role in ("system", "developer"):
             if messages:
                 raise PromptError(
-                    f"message {len(messages)} of the conversation is followed by {span.role} text, and `wb.chat` takes "
-                    f"that only before the first message. Render the tokens of the trace itself, or leave the text out."
+                    f"message {len(messages)} of the conversation is followed by {span.role} text, but `wb.chat` takes "
+                    f"that only before the first message. Use the tokens of the trace itself, or leave the text out."
                 )
             continue
         message: dict[str, Any] = {"role": span.role, "content": "".join(pieces[span.content])}
@@ -62,32 +64,32 @@ def history(trace: Written) -> list[dict[str, Any]]:
     return messages
 
 
-def shown(messages: Sequence[Message], *, keep_thoughts: bool) -> list[Message]:
-    """The messages that the model is shown, each thought as a message of its own.
+def visible_messages(messages: Sequence[Message], *, keep_thoughts: bool) -> list[Message]:
+    """The messages to render, with each `thinking` as an analysis message of its own.
 
-    As gpt-oss was trained, what was on the analysis channel before the last final message is left out; the analysis of
-    a turn that is still under way, between calls of tools, stays. With `keep_thoughts` all of it stays.
+    As in the training of gpt-oss, messages on the analysis channel before the last final message are left out. The
+    analysis of an unfinished turn, between tool calls, stays. With `keep_thoughts` all of it stays.
     """
-    whole: list[Message] = []
+    expanded: list[Message] = []
     for message in messages:
         if message.thinking is not None:
             thought = replace(
                 message, content=message.thinking, channel="analysis", recipient=None, content_type=None, thinking=None,
                 ids=None,
             )  # fmt: skip
-            whole.append(thought)
-        whole.append(replace(message, thinking=None))
-    finals = [n for n, m in enumerate(whole) if m.role == "assistant" and m.channel == "final"]
+            expanded.append(thought)
+        expanded.append(replace(message, thinking=None))
+    finals = [n for n, m in enumerate(expanded) if m.role == "assistant" and m.channel == "final"]
     if keep_thoughts or not finals:
-        return whole
-    return [m for n, m in enumerate(whole) if n > finals[-1] or m.channel != "analysis"]
+        return expanded
+    return [m for n, m in enumerate(expanded) if n > finals[-1] or m.channel != "analysis"]
 
 
-def as_written(message: Message, tokenizer: Tokenizer, *, last: bool) -> list[int] | None:
-    """The tokens of a message as they were written; None if there are none, or if they are of another message.
+def original_ids(message: Message, tokenizer: Tokenizer, *, last: bool) -> list[int] | None:
+    """The original tokens of a message; None if it has none, or if its header has changed since.
 
-    A header that says the same is taken as it is, and so is content. `last`: no tokens of the same text follow, so the
-    message gets an end marker if it has none.
+    Content that has changed is encoded anew. `last`: whether no message of the same trace follows; then an end marker
+    is added if there is none.
     """
     if message.ids is None:
         return None
@@ -109,37 +111,39 @@ def _end(span: Span, tokenizer: Tokenizer) -> int:
 
 
 def _same_header(span: Span, message: Message) -> bool:
-    """Whether the header of a message is that of a span."""
+    """Whether a message has the same header as a span."""
     role = "assistant" if span.role == "unparsed" else span.role
     if role != message.role or role == "user":
         return role == message.role
-    mine = (message.channel, _bare(message.recipient), message.content_type, _bare(message.name))
-    return mine == (span.channel, _bare(span.recipient), span.content_type, _bare(span.author))
+    header = (message.channel, _bare(message.recipient), message.content_type, _bare(message.name))
+    return header == (span.channel, _bare(span.recipient), span.content_type, _bare(span.author))
 
 
 def _bare(name: str | None) -> str | None:
     return None if name is None else name.removeprefix("functions.")
 
 
-def put_back(ids: list[int], messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
-    """What a template made of messages, with those in it that say the same as they were written."""
+def restore_original_ids(ids: list[int], messages: Sequence[Message], tokenizer: Tokenizer) -> list[int]:
+    """The ids that a template rendered, with the original tokens of every message that has not changed."""
     spans = [span for span in parse(ids, tokenizer) if span.role not in ("system", "developer")][:-1]
     if len(spans) != len(messages):
         return ids
-    out, at = [], 0
+    restored, at = [], 0
     for number, (span, message) in enumerate(zip(spans, messages, strict=True)):
         last = number + 1 == len(messages) or messages[number + 1].ids is None
-        written = as_written(message, tokenizer, last=last)
+        original = original_ids(message, tokenizer, last=last)
         same = (
-            written and _same_header(span, message) and _same_text(tokenizer.decode(ids[span.content]), message.content)
+            original
+            and _same_header(span, message)
+            and _same_text(tokenizer.decode(ids[span.content]), message.content)
         )
-        out += [*ids[at : span.start], *(written if written and same else ids[span.start : span.stop])]
+        restored += [*ids[at : span.start], *(original if original and same else ids[span.start : span.stop])]
         at = span.stop
-    return out + ids[at:]
+    return restored + ids[at:]
 
 
 def _same_text(text: str, other: str) -> bool:
-    """Whether two texts are equal, or the same JSON with other spaces."""
+    """Whether two texts are equal, or the same JSON with different spacing."""
     try:
         return text == other or json.loads(text) == json.loads(other)
     except ValueError:

@@ -1,4 +1,4 @@
-"""The jinja environment that transformers gives to chat templates: its filters, functions, tags and sandbox."""
+"""The jinja environment of chat templates in transformers: its filters, functions, tags and sandbox."""
 
 import json
 import re
@@ -15,30 +15,32 @@ from jinja2.utils import Namespace
 
 
 def environment(date: str | None = None, plain: str = "") -> ImmutableSandboxedEnvironment:
-    """A sandbox for a chat template. `date`: what `strftime_now` gives instead of the clock's. `plain`: characters that
-    `tojson` writes as they are, even where it is asked for ASCII.
+    """A sandbox for a chat template.
+
+    `date`: the result of `strftime_now`; None for the current time. `plain`: characters that `tojson` never escapes,
+    not even with `ensure_ascii`.
 
     >>> environment().from_string("{{ ['é', 1] | tojson }}{% generation %}!{% endgeneration %}").render()
     '["é", 1]!'
     """
-    made = ImmutableSandboxedEnvironment(
+    env = ImmutableSandboxedEnvironment(
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
-    made.filters["tojson"] = _tojson(plain)
-    made.globals["raise_exception"] = _raise_exception
-    made.globals["strftime_now"] = lambda form: date or datetime.now().strftime(form)
-    made.globals["dict"] = _Dict()
-    made.globals["namespace"] = _Namespace
-    return made
+    env.filters["tojson"] = _tojson(plain)
+    env.globals["raise_exception"] = _raise_exception
+    env.globals["strftime_now"] = lambda fmt: date or datetime.now().strftime(fmt)
+    env.globals["dict"] = _Dict()
+    env.globals["namespace"] = _Namespace
+    return env
 
 
 class Generation(Extension):
-    """`{% generation %}` marks what an assistant wrote, for training; here it changes nothing.
+    """`{% generation %}` marks the assistant's text for training; here it has no effect on the text.
 
-    Like in transformers it is a block with a scope of its own: a variable that is set inside ends there.
+    As in transformers, it is a block with its own scope: a variable that is set inside is not visible outside.
     """
 
-    tags = {"generation"}  # noqa: RUF012  jinja declares it of instances
+    tags = {"generation"}  # noqa: RUF012  jinja declares it as an instance attribute
 
     def parse(self, parser: Parser) -> nodes.Node:
         line = next(parser.stream).lineno
@@ -50,7 +52,7 @@ class Generation(Extension):
 
 
 class _Dict:
-    """`dict(…)` and `dict.fromkeys(…)`, and no other way into Python's type."""
+    """`dict(…)` and `dict.fromkeys(…)`, without access to any other attribute of Python's type."""
 
     def __call__(self, *args: Any, **kwargs: Any) -> dict:
         return dict(*args, **kwargs)
@@ -60,9 +62,9 @@ class _Dict:
 
 
 class _Namespace(Namespace):
-    """jinja's namespace, without names that begin with an underscore: they lead into Python."""
+    """jinja's namespace, without names that begin with an underscore: they give access to Python's internals."""
 
-    def __init__(self, /, *args: Any, **kwargs: Any) -> None:  # `self=…` may be one of the names
+    def __init__(self, /, *args: Any, **kwargs: Any) -> None:  # a template may pass `self=…`
         values = dict(*args, **kwargs)
         for name in values:
             _Namespace._check(name)
@@ -75,7 +77,7 @@ class _Namespace(Namespace):
     @staticmethod
     def _check(name: Any) -> None:
         if isinstance(name, str) and name.startswith("_"):
-            raise SecurityError(f"a namespace has no name {name!r}: no name may begin with an underscore")
+            raise SecurityError(f"a name in a namespace must not begin with an underscore, got {name!r}")
 
 
 def _raise_exception(message: str) -> None:
@@ -83,10 +85,10 @@ def _raise_exception(message: str) -> None:
 
 
 def _tojson(plain: str) -> Callable[..., str]:
-    """The filter with transformers' options: jinja's own would escape HTML."""
+    """The filter `tojson` with transformers' options; jinja's own would escape HTML."""
 
-    def escaped(found: re.Match[str]) -> str:
-        return found[0] if found[0] in plain else json.dumps(found[0])[1:-1]
+    def escaped(match: re.Match[str]) -> str:
+        return match[0] if match[0] in plain else json.dumps(match[0])[1:-1]
 
     def tojson(value: Any, ensure_ascii=False, indent=None, separators=None, sort_keys=False) -> str:
         text = json.dumps(value, ensure_ascii=False, indent=indent, separators=separators, sort_keys=sort_keys)

@@ -1,4 +1,4 @@
-"""What is said to a model, as data: a Chat, its messages and tools, and the token ids it renders to."""
+"""Data classes: a Chat, its messages and tools, and its rendered token ids."""
 
 from dataclasses import dataclass
 
@@ -7,17 +7,19 @@ from workbench.traces.spans import Span
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One earlier message. `thinking` is what an assistant thought before it: an analysis message of its own.
+    """One earlier message.
 
-    `ids` are its tokens, if it has been written before: they are rendered as they are, where they say the same.
+    `thinking` is the analysis of an assistant before this message; it is rendered as an analysis message of its own.
+    `ids` are the original tokens of a message from an earlier trace. They are rendered unchanged if they still have the
+    same header and content.
     """
 
     role: str
     content: str
     channel: str | None = None
     recipient: str | None = None
-    name: str | None = None  # of the tool that answers
-    content_type: str | None = None  # "<|constrain|>json", "json", "code", … as it stands in the header
+    name: str | None = None  # of the tool that wrote this message
+    content_type: str | None = None  # "<|constrain|>json", "json", "code", … as in the header
     thinking: str | None = None
     ids: tuple[int, ...] | None = None
 
@@ -28,13 +30,13 @@ class Tool:
 
     name: str
     description: str = ""
-    parameters: str | None = None  # a JSON schema, as canonical JSON: the object stays hashable
+    parameters: str | None = None  # a JSON schema, as text: a Tool must be hashable
     builtin: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """Token ids, the messages in them, and who wrote them: "openai-harmony" or "template"."""
+    """The token ids of a chat, their spans, and the renderer (`how`): "openai-harmony" or "template"."""
 
     ids: tuple[int, ...]
     spans: tuple[Span, ...]
@@ -43,7 +45,7 @@ class Rendered:
 
 @dataclass(frozen=True, slots=True)
 class Chat:
-    """What is said to a model. Made by `chat`; equal chats render to equal ids."""
+    """A prompt for the assistant's next message. Made by `wb.chat`; equal chats render to equal ids."""
 
     messages: tuple[Message, ...]
     system: str | None = None

@@ -23,14 +23,14 @@ GPT_OSS_DIGEST = "0614fe83cadab421296e664e1f48f4261fa8fef6e03e63bb75c20f38e37d07
 RANKS_SHA256 = "446a9538cb6c348e3516120d7c08b09f57c36495e2acfffe59a5bf8b0cfb1a2d"  # harmony checks the same
 N_RANKS = 199_998
 FILE = "o200k_base.tiktoken"
-_lock = threading.Lock()  # the environment belongs to the whole process
+_lock = threading.Lock()  # environment variables belong to the whole process
 
 
 def harmony_encoding(tokenizer: Tokenizer) -> "HarmonyEncoding | None":
-    """harmony's encoding for gpt-oss; None if the tokenizer is another one or openai-harmony is not installed.
+    """harmony's encoding for gpt-oss; None for another tokenizer, or if openai-harmony is not installed.
 
-    The first call writes `o200k_base.tiktoken` (3.6 MB) to `cache_folder()`, or to a temporary folder for the
-    moment of loading where that cannot be written.
+    The first call writes `o200k_base.tiktoken` (3.6 MB) to `cache_folder()`. If that folder is not writable, a
+    temporary folder is used while the encoding is loaded.
     """
     if not is_o200k(tokenizer):
         return None
@@ -39,14 +39,14 @@ def harmony_encoding(tokenizer: Tokenizer) -> "HarmonyEncoding | None":
 
 
 def cache_folder() -> Path:
-    """Where rebuilt files are kept: $WORKBENCH_CACHE, else $XDG_CACHE_HOME/gpt-oss-workbench, else ~/.cache/…"""
-    if chosen := os.environ.get("WORKBENCH_CACHE"):
-        return expanded(chosen)
+    """The folder of cached files: $WORKBENCH_CACHE, else $XDG_CACHE_HOME/gpt-oss-workbench, else ~/.cache/…"""
+    if folder := os.environ.get("WORKBENCH_CACHE"):
+        return expanded(folder)
     return expanded(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "gpt-oss-workbench"
 
 
 def ranks(symbols: Mapping[str, int]) -> bytes:
-    """The bytes of a `.tiktoken` file: one line a token, base64 of its bytes and its rank, which is its id.
+    """The content of a `.tiktoken` file: for each token a line with the base64 of its bytes and its rank (its id).
 
     >>> ranks({"!": 0, "Ġa": 1})
     b'IQ== 0\\nIGE= 1\\n'
@@ -55,7 +55,7 @@ def ranks(symbols: Mapping[str, int]) -> bytes:
     return b"".join(base64.b64encode(symbol_bytes(symbol)) + b" %d\n" % rank for symbol, rank in ordered)
 
 
-@lru_cache(maxsize=8)  # each question asks, and the answer needs a hash of the whole vocabulary
+@lru_cache(maxsize=8)  # called for every prompt, and hashes the whole vocabulary
 def is_o200k(tokenizer: Tokenizer) -> bool:
     """Whether the vocabulary is o200k_harmony, gpt-oss's own, id for id.
 
@@ -64,7 +64,7 @@ def is_o200k(tokenizer: Tokenizer) -> bool:
     """
     if tokenizer.digest == GPT_OSS_DIGEST:
         return True
-    # the same table, saved by another writer
+    # the same vocabulary in another tokenizer.json
     return tokenizer.special.get("<|start|>") == 200006 and is_o200k_base(tokenizer.symbols)
 
 
@@ -85,23 +85,23 @@ def _load(tokenizer: Tokenizer) -> "HarmonyEncoding | None":
 
 @contextmanager
 def _vocabulary_folder(tokenizer: Tokenizer) -> Iterator[Path]:
-    """A folder that holds the right `o200k_base.tiktoken` for as long as the block runs."""
-    kept = cache_folder()
-    if _is_right(kept / FILE):
-        yield kept
+    """A folder that contains the correct `o200k_base.tiktoken` while the block runs."""
+    cached = cache_folder()
+    if _is_correct(cached / FILE):
+        yield cached
         return
     data = ranks(tokenizer.symbols)
     try:
-        kept.mkdir(parents=True, exist_ok=True)
-        atomic_write(kept / FILE, data)
-    except OSError:  # a read-only home: do without the cache
+        cached.mkdir(parents=True, exist_ok=True)
+        atomic_write(cached / FILE, data)
+    except OSError:  # a read-only home folder: load without the cache
         with tempfile.TemporaryDirectory() as scratch:
             yield atomic_write(Path(scratch) / FILE, data).parent
         return
-    yield kept
+    yield cached
 
 
-def _is_right(path: Path) -> bool:
+def _is_correct(path: Path) -> bool:
     try:
         return hashlib.sha256(path.read_bytes()).hexdigest() == RANKS_SHA256
     except OSError:

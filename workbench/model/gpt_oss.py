@@ -284,7 +284,7 @@ def forward(
     start = cache.length(0) if cache else 0
     tap.begin(start, tokens.shape[1])
     x = tap("hook_embed", weights.embed[tokens])
-    weights.pages.embedded()
+    weights.residency.after_embedding()
     return _blocks(c, weights, x, 0, tap, cache, logits_at)
 
 

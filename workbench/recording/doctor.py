@@ -19,7 +19,7 @@ from workbench.model.checkpoints.bundled import embedded_folder
 from workbench.model.checkpoints.folder_files import hf_files, read_json
 from workbench.model.checkpoints.hf_config import parse_hf_config
 from workbench.model.checkpoints.hub import cache_folder, download_command, snapshot_folder
-from workbench.model.checkpoints.validate import FAST_SHARE, PACKED_BYTES, SMALL_MATTER, default_dtype
+from workbench.model.checkpoints.validate import DEQUANTIZE_MAX_BYTES, FAST_FRACTION, PACKED_BYTES, default_dtype
 from workbench.model.config import Config
 from workbench.model.memory import free_memory
 from workbench.recording import budget
@@ -147,11 +147,11 @@ def demand(name: str, c: Config, free: int) -> Demand:
     word = str(dtype).removeprefix("torch.")
     file = _stored(c)
     work = budget.working_memory(c, word, POSITIONS, (), POSITIONS)
-    dequantised = c.n_params * dtype.itemsize <= SMALL_MATTER
+    dequantised = c.n_params * dtype.itemsize <= DEQUANTIZE_MAX_BYTES
     layer = _stored(replace(c, n_layers=1)) - _stored(replace(c, n_layers=0))
     weights = c.n_params * dtype.itemsize if dequantised else file
     small = int(AHEAD * layer) + c.d_vocab * c.d_model * dtype.itemsize + work + PROCESS
-    fits = "fast" if weights <= FAST_SHARE * free else "small" if small <= FAST_SHARE * free else "no"
+    fits = "fast" if weights <= FAST_FRACTION * free else "small" if small <= FAST_FRACTION * free else "no"
     per_position = 2 * c.n_layers * c.n_kv_heads * c.d_head * dtype.itemsize
     return Demand(
         model=name,

@@ -29,12 +29,12 @@ def bits(x):
     return x.contiguous().view({2: torch.int16, 4: torch.int32, 8: torch.int64}[x.element_size()])
 
 
-def assert_same(weights, want):
-    got, want = named(weights), named(want)
-    assert got.keys() == want.keys()
-    for name in want:
-        assert got[name].dtype == want[name].dtype, name
-        assert torch.equal(bits(got[name]), bits(want[name])), name
+def assert_same(weights, expected):
+    tensors, expected = named(weights), named(expected)
+    assert tensors.keys() == expected.keys()
+    for name in expected:
+        assert tensors[name].dtype == expected[name].dtype, name
+        assert torch.equal(bits(tensors[name]), bits(expected[name])), name
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float64])
@@ -47,29 +47,28 @@ def test_every_format_gives_the_same_bits(layout, dtype, tmp_path):
     assert checkpoint.format in layout or checkpoint.format == "gguf"
 
 
-def test_a_live_model_gives_the_same_bits():
+def test_a_transformers_model_gives_the_same_bits():
     assert_same(load(MODEL.transformers()).weights, MODEL.checkpoint().weights)
 
 
-def test_transformers_own_dequantised_load_gives_the_same_bits(tmp_path):
+def test_a_model_dequantized_by_transformers_gives_the_same_bits(tmp_path):
     from transformers import GptOssForCausalLM
 
     folder = MODEL.write_hf_mxfp4(tmp_path / "model")
     for dtype in (torch.float32, torch.bfloat16):
-        theirs = GptOssForCausalLM.from_pretrained(folder, dtype=dtype)
-        live = load(theirs)
-        assert_same(live.weights, load(folder, dtype=dtype).weights)
-        assert (live.config, live.stop_ids, live.folder) == (MODEL.config, (170, 171), folder)
+        checkpoint = load(GptOssForCausalLM.from_pretrained(folder, dtype=dtype))
+        assert_same(checkpoint.weights, load(folder, dtype=dtype).weights)
+        assert (checkpoint.config, checkpoint.stop_ids, checkpoint.folder) == (MODEL.config, (170, 171), folder)
 
 
-def test_what_transformers_saves_in_bf16_can_be_read(tmp_path):
+def test_a_bf16_folder_saved_by_transformers_can_be_loaded(tmp_path):
     MODEL.transformers(torch.bfloat16).save_pretrained(tmp_path / "saved", save_original_format=False)
     checkpoint = load(tmp_path / "saved")  # its config.json has rope_parameters
     assert checkpoint.format == "hf-bf16" and checkpoint.config == MODEL.config
     assert_same(checkpoint.weights, MODEL.checkpoint().weights)
 
 
-def test_shards_that_count_from_zero_are_found_through_the_index(tmp_path):
+def test_shards_that_count_from_zero_are_loaded_with_and_without_the_index(tmp_path):
     folder = MODEL.write_hf_mxfp4(tmp_path, shards=3, base=0)
     assert (folder / "model-00000-of-00002.safetensors").is_file()
     assert_same(load(folder).weights, MODEL.checkpoint().weights)
@@ -77,19 +76,19 @@ def test_shards_that_count_from_zero_are_found_through_the_index(tmp_path):
     assert_same(load(folder).weights, MODEL.checkpoint().weights)
 
 
-def test_a_folder_that_also_holds_original_is_read_as_hugging_faces(tmp_path):
+def test_a_folder_with_both_layouts_is_read_as_hugging_faces(tmp_path):
     MODEL.write_hf_mxfp4(tmp_path)
     Random(seed=4).write_original(tmp_path / "original")
     assert load(tmp_path).format == "hf-mxfp4"
     for file in tmp_path.glob("*.safetensors*"):
         file.unlink()
     assert load(tmp_path).format == "original"
-    assert load(tmp_path / "original").folder == tmp_path  # where the tokenizer is
+    assert load(tmp_path / "original").folder == tmp_path  # the folder of the tokenizer
 
 
-def test_orientation_is_decided_by_format_where_shapes_cannot_tell(tmp_path):
+def test_square_matrices_are_oriented_by_the_format(tmp_path):
     square = Random(seed=5, n_layers=1, d_model=64, d_mlp=64)
-    want = square.checkpoint().weights
+    expected = square.checkpoint().weights
     for folder in (
         square.write_hf_mxfp4(tmp_path / "a"),
         square.write_hf_bf16(tmp_path / "b"),
@@ -97,11 +96,11 @@ def test_orientation_is_decided_by_format_where_shapes_cannot_tell(tmp_path):
         square.write_original(tmp_path / "d", mxfp4=False),
         square.write_gguf(tmp_path / "e.gguf"),
     ):
-        assert_same(load(folder).weights, want)
+        assert_same(load(folder).weights, expected)
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_dense_tensors_stay_mapped_when_the_dtype_already_fits(tmp_path):
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_dense_tensors_stay_mapped_if_the_file_has_the_requested_dtype(tmp_path):
     folder = MODEL.write_hf_bf16(tmp_path)
     file = (folder / "model.safetensors").resolve()
     weights = load(folder, dtype=torch.bfloat16).weights
@@ -123,38 +122,38 @@ def test_the_embedded_model_is_float32_and_stops_at_three_tokens():
     pocket = load("pocket")
     assert pocket.name == "pocket" and pocket.format == "hf-mxfp4"
     assert pocket.weights.embed.dtype == torch.float32
-    assert pocket.stop_ids == (419, 420, 426)  # <|endoftext|> is named by the tokenizer only
+    assert pocket.stop_ids == (419, 420, 426)  # only the tokenizer lists <|endoftext|>
     assert pocket.folder and (pocket.folder / "tokenizer.json").is_file()
 
 
-def test_stop_ids_are_the_union_of_every_file_that_names_some(tmp_path):
+def test_stop_ids_are_the_union_of_those_in_all_files(tmp_path):
     folder = MODEL.write_hf_mxfp4(tmp_path)
     assert load(folder).stop_ids == (170, 171)
     tokens = [{"id": 3, "content": "<|call|>"}, {"id": 4, "content": "<|end|>"}, {"id": 900, "content": "<|return|>"}]
     (folder / "tokenizer.json").write_text(json.dumps({"added_tokens": tokens, "model": {"vocab": {}}}))
-    assert load(folder).stop_ids == (3, 170, 171)  # 900 is no token of this model
+    assert load(folder).stop_ids == (3, 170, 171)  # 900 is outside the vocabulary
     (folder / "tokenizer.json").unlink()
     decoder = {"5": {"content": "<|endoftext|>"}}
     (folder / "tokenizer_config.json").write_text(json.dumps({"added_tokens_decoder": decoder}))
     assert load(folder).stop_ids == (5, 170, 171)
 
 
-def test_a_gguf_with_other_types_of_dense_tensors_is_within_their_rounding(tmp_path, monkeypatch):
+def test_a_gguf_with_quantized_dense_tensors_is_loaded_within_their_rounding_error(tmp_path, monkeypatch):
     kinds = {"token_embd.weight": "Q8_0", "blk.0.attn_q.weight": "F16", "output.weight": "BF16"}
     add = gguf.GGUFWriter.add_tensor
 
-    def quantised(writer, name, tensor, raw_dtype=None):
+    def quantized(writer, name, tensor, raw_dtype=None):
         if name not in kinds:
             return add(writer, name, tensor, raw_dtype=raw_dtype)
         kind = gguf.GGMLQuantizationType[kinds[name]]
         return add(writer, name, gguf.quants.quantize(tensor, kind), raw_dtype=None if name[0] == "b" else kind)
 
-    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", quantised)
-    got, want = load(MODEL.write_gguf(tmp_path / "x.gguf")).weights, MODEL.checkpoint().weights
-    assert torch.equal(got.unembed, want.unembed)  # BF16 is exact
-    torch.testing.assert_close(got.blocks[0].w_q, want.blocks[0].w_q, rtol=1e-3, atol=1e-6)
-    torch.testing.assert_close(got.embed, want.embed, rtol=0, atol=0.02)
-    assert not torch.equal(got.embed, want.embed)
+    monkeypatch.setattr(gguf.GGUFWriter, "add_tensor", quantized)
+    weights, expected = load(MODEL.write_gguf(tmp_path / "x.gguf")).weights, MODEL.checkpoint().weights
+    assert torch.equal(weights.unembed, expected.unembed)  # BF16 is exact
+    torch.testing.assert_close(weights.blocks[0].w_q, expected.blocks[0].w_q, rtol=1e-3, atol=1e-6)
+    torch.testing.assert_close(weights.embed, expected.embed, rtol=0, atol=0.02)
+    assert not torch.equal(weights.embed, expected.embed)
 
 
 def test_without_the_package_gguf_the_error_says_how_to_install_it(tmp_path, monkeypatch):
@@ -181,12 +180,12 @@ def test_float16_is_refused_with_the_reason():
 
 
 @pytest.mark.parametrize("where", ["no/such/folder/here", "pockets", 7])
-def test_a_place_that_holds_nothing_says_what_could_be_given(where):
+def test_the_error_for_a_place_without_a_model_lists_what_can_be_loaded(where):
     with pytest.raises(ModelNotFound, match="'pocket'"):
         load(where)
 
 
-def test_weights_in_float32_files_are_read_too(tmp_path):
+def test_weights_in_float32_files_are_loaded(tmp_path):
     tensors = {k: v.float() for k, v in MODEL.hf_tensors(mxfp4=False).items()}
     config = MODEL.hf_config()
     config.pop("quantization_config")

@@ -1,4 +1,4 @@
-"""A transformers object is shared and never copied."""
+"""The weights of a transformers model are shared and never copied."""
 
 import subprocess
 import sys
@@ -18,7 +18,7 @@ def model():
     return MODEL.transformers()
 
 
-def test_every_tensor_lies_in_the_models_own_memory(model):
+def test_every_tensor_shares_the_memory_of_the_model(model):
     checkpoint = load(model)
     assert checkpoint.format == "transformers object" and checkpoint.folder is None
     own = {p.data_ptr(): p for p in model.parameters()}
@@ -27,7 +27,7 @@ def test_every_tensor_lies_in_the_models_own_memory(model):
     assert all(t.numel() == own[t.data_ptr()].numel() and not t.requires_grad for t in tensors.values())
 
 
-def test_a_change_of_the_model_is_seen(model):
+def test_an_in_place_change_of_the_model_changes_the_loaded_weights(model):
     weights = load(model).weights
     old = model.lm_head.weight[3, 5].item()
     model.lm_head.weight[3, 5] = 17.0
@@ -41,7 +41,7 @@ def test_another_dtype_makes_copies(model):
     assert torch.equal(weights.embed.float(), model.model.embed_tokens.weight)
 
 
-def test_stop_ids_come_from_the_object(model):
+def test_stop_ids_come_from_the_model_object(model):
     assert load(model).stop_ids == (170, 171)
 
 
@@ -51,19 +51,19 @@ def test_float16_objects_are_refused():
 
 
 @pytest.mark.parametrize("method", ["mxfp4", "bitsandbytes"])
-def test_quantised_objects_are_refused(model, monkeypatch, method):
+def test_quantized_objects_are_refused(model, monkeypatch, method):
     monkeypatch.setattr(model.config, "quantization_config", {"quant_method": method}, raising=False)
-    with pytest.raises(CheckpointError, match=rf"quantised \({method}\).*dequantize=True"):
+    with pytest.raises(CheckpointError, match=rf"quantized \({method}\).*dequantize=True"):
         load(model)
 
 
-def test_a_model_that_a_quantiser_still_holds_is_refused(model, monkeypatch):
+def test_a_model_with_a_quantizer_is_refused(model, monkeypatch):
     monkeypatch.setattr(model, "hf_quantizer", object(), raising=False)
-    with pytest.raises(CheckpointError, match="quantised"):
+    with pytest.raises(CheckpointError, match="quantized"):
         load(model)
 
 
-def test_weights_that_are_not_there_are_refused():
+def test_weights_on_the_meta_device_are_refused():
     from transformers import GptOssConfig, GptOssForCausalLM
 
     with torch.device("meta"):
@@ -74,7 +74,7 @@ def test_weights_that_are_not_there_are_refused():
 
 
 def test_a_model_without_a_head_and_another_architecture_are_refused(model):
-    with pytest.raises(CheckpointError, match="as of a GptOssModel, which has no lm_head"):
+    with pytest.raises(CheckpointError, match="like those of a GptOssModel, which has no lm_head"):
         load(model.model)
     from transformers import LlamaConfig, LlamaForCausalLM
 
@@ -83,7 +83,7 @@ def test_a_model_without_a_head_and_another_architecture_are_refused(model):
         load(LlamaForCausalLM(tiny))
 
 
-def test_loading_needs_neither_transformers_nor_gguf():
+def test_loading_imports_neither_transformers_nor_gguf():
     code = """
 import sys, workbench.model.checkpoints as weights
 weights.load("pocket")

@@ -1,4 +1,4 @@
-"""A model's name is looked up in the local cache of Hugging Face, and nowhere else."""
+"""A model's name is looked up only in the local cache of Hugging Face."""
 
 import pytest
 
@@ -21,7 +21,7 @@ def cache(tmp_path, monkeypatch):
 
 
 def fill(cache, revision=REVISION, *, main=True):
-    """As `hf download` leaves it: files are links into blobs/."""
+    """Fills the cache as `hf download` does: files are links into blobs/."""
     repo = cache / "models--openai--gpt-oss-20b"
     folder = Random(n_layers=1).write_hf_mxfp4(repo / "snapshots" / revision)
     (repo / "blobs").mkdir(exist_ok=True)
@@ -40,13 +40,13 @@ def test_a_name_in_the_cache_is_loaded_under_its_name(cache):
     assert (checkpoint.name, checkpoint.folder, checkpoint.format) == (NAME, folder, "hf-mxfp4")
 
 
-def test_the_main_revision_is_the_one_that_counts(cache):
+def test_the_main_revision_is_used(cache):
     fill(cache)
     fill(cache, "0" * 40, main=False)
     assert snapshot_folder(NAME).name == REVISION
 
 
-def test_a_single_snapshot_needs_no_main(cache):
+def test_a_single_snapshot_is_used_without_refs_main(cache):
     folder = fill(cache, main=False)
     assert snapshot_folder(NAME) == folder
     fill(cache, "0" * 40, main=False)
@@ -54,14 +54,14 @@ def test_a_single_snapshot_needs_no_main(cache):
         snapshot_folder(NAME)
 
 
-def test_a_name_that_is_not_there_says_where_it_was_looked_for_and_how_to_fetch_it(cache):
+def test_the_error_for_a_name_not_in_the_cache_has_the_path_and_the_download_command(cache):
     with pytest.raises(ModelNotFound) as caught:
         load(NAME)
     assert COMMAND in str(caught.value)
     assert str(cache / "models--openai--gpt-oss-20b") in str(caught.value)
 
 
-def test_an_incomplete_download_says_how_to_fetch_the_rest(cache):
+def test_the_error_for_an_incomplete_download_has_the_download_command(cache):
     folder = fill(cache)
     (folder / "model-00001-of-00002.safetensors").unlink()
     with pytest.raises(CheckpointError) as caught:
@@ -76,7 +76,7 @@ def test_a_revision_may_not_lead_out_of_the_cache(cache):
         snapshot_folder(NAME)
 
 
-def test_the_cache_is_where_hugging_face_puts_it(tmp_path, monkeypatch):
+def test_the_cache_folder_follows_the_environment_variables_of_hugging_face(tmp_path, monkeypatch):
     for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_HOME", "XDG_CACHE_HOME"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("HOME", str(tmp_path))

@@ -1,4 +1,4 @@
-"""Other programs' layouts of gpt-oss: each is named, with what to do, and not taken for a damaged download."""
+"""Layouts of gpt-oss by other programs: the error names the program and says what to do."""
 
 import re
 
@@ -15,7 +15,7 @@ UP, DOWN = "model.layers.{}.mlp.experts.gate_up_proj", "model.layers.{}.mlp.expe
 
 
 def stacked_apart(tensors):
-    """As MLX has them: gate and up apart, [expert, out, in]."""
+    """MLX's layout: gate and up are separate tensors, as [expert, out, in]."""
     for n in range(2):
         up, bias = tensors.pop(UP.format(n)).transpose(1, 2), tensors.pop(UP.format(n) + "_bias")
         at = f"model.layers.{n}.mlp.experts."
@@ -63,7 +63,7 @@ def without_prefix(name):
 
 
 OTHERS = {
-    "MLX": (stacked_apart, ["the layout of MLX", "take the model that this one was made from"]),
+    "MLX": (stacked_apart, ["the layout of MLX", "use the model that this one was made from"]),
     "MLX in 4 bits": (in_four_bits_of_mlx, ["the layout of MLX"]),
     "per expert": (an_expert_each(["{}.gate_up_proj", "{}.down_proj"]), ["one linear layer per expert", "stack the"]),
     "per expert by unsloth": (an_expert_each(["gate_up_projs.{}", "down_projs.{}"]), ["unsloth", "merged_16bit"]),
@@ -91,12 +91,14 @@ OTHERS = {
 
 
 @pytest.mark.parametrize("whose", OTHERS)
-def test_a_layout_of_another_program_is_named_with_what_to_do(whose, tmp_path, monkeypatch):
+def test_the_error_for_a_layout_of_another_program_names_it_and_says_what_to_do(whose, tmp_path, monkeypatch):
     change, words = OTHERS[whose]
     tensors = MODEL.hf_tensors(mxfp4=False)
     change(tensors)
     folder = write_hf(tmp_path, tensors, PLAIN)
-    monkeypatch.setattr(validate, "free_memory", lambda device: 1000)  # it is said before the memory is asked about
+    monkeypatch.setattr(
+        validate, "free_memory", lambda device: 1000
+    )  # the layout is refused before the memory is checked
     with pytest.raises(CheckpointError) as caught:
         load(folder)
     text = str(caught.value)
@@ -108,7 +110,7 @@ def test_a_layout_of_another_program_is_named_with_what_to_do(whose, tmp_path, m
     "whose", ["multimodal", "multimodal, transformers 5", "compiled", "compiled inside", "parallel"]
 )
 def test_the_advice_on_a_prefix_gives_a_checkpoint_that_loads(whose, tmp_path):
-    """The line of Python in the message, run on the file."""
+    """Runs the line of Python in the message on the file."""
     tensors = MODEL.hf_tensors(mxfp4=False)
     OTHERS[whose][0](tensors)
     folder = write_hf(tmp_path, tensors, PLAIN)
@@ -120,7 +122,7 @@ def test_the_advice_on_a_prefix_gives_a_checkpoint_that_loads(whose, tmp_path):
     assert load(folder).config == MODEL.config
 
 
-def test_the_names_of_original_beside_a_hugging_face_config(tmp_path):
+def test_original_weights_beside_a_hugging_face_config_are_refused(tmp_path):
     folder = MODEL.write_original(tmp_path)
     write_hf(tmp_path / "other", {}, PLAIN)
     (folder / "config.json").write_bytes((tmp_path / "other" / "config.json").read_bytes())
@@ -128,8 +130,8 @@ def test_the_names_of_original_beside_a_hugging_face_config(tmp_path):
         load(folder)
 
 
-def test_a_compiled_model_object_says_which_object_to_give():
-    class Compiled:  # as torch.compile wraps: importing the real one takes ten seconds
+def test_the_error_for_a_compiled_model_says_which_object_to_give():
+    class Compiled:  # wraps like torch.compile, whose import takes ten seconds
         def __init__(self, model):
             self._orig_mod, self.config = model, model.config
 

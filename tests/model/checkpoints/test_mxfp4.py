@@ -1,4 +1,4 @@
-"""MXFP4 by our reference against its definition, for everything that a group can hold."""
+"""The MXFP4 reference implementation equals the definition of MXFP4 for every scale and code."""
 
 from fractions import Fraction
 
@@ -18,7 +18,7 @@ SCALES = torch.arange(256, dtype=torch.uint8)
 
 
 def every_value() -> torch.Tensor:
-    """[scale, code] in float64, where all of them are exact."""
+    """[scale, code] in float64, in which all values are exact."""
     exact = [[float(Fraction(c) * Fraction(2) ** (s - 127)) for c in FP4] for s in range(256)]
     values = torch.tensor(exact, dtype=torch.float64)
     return values.copysign(torch.tensor(FP4, dtype=torch.float64))  # Fraction has no -0
@@ -30,29 +30,29 @@ def bits(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_scale_and_code_is_the_exact_value_rounded_to_the_dtype(dtype):
-    got = dequantize_mxfp4(BYTES.expand(256, 1, 16), SCALES[:, None], dtype=dtype)
-    want = every_value().to(dtype).repeat(1, 2)
-    assert torch.equal(bits(got[:255]), bits(want[:255]))
-    assert got[255].isnan().all()
+    values = dequantise_mxfp4(BYTES.expand(256, 1, 16), SCALES[:, None], dtype=dtype)
+    expected = every_value().to(dtype).repeat(1, 2)
+    assert torch.equal(bits(values[:255]), bits(expected[:255]))
+    assert values[255].isnan().all()
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_scale_and_code_is_the_same_in_ggmls_order(dtype):
     codes = torch.arange(16, dtype=torch.uint8)
     rows = torch.cat((SCALES[:, None], (codes | codes.flip(0) << 4).expand(256, 16)), 1)
-    got = dequantize_mxfp4_ggml(rows, dtype=dtype)
-    want = every_value().to(dtype)
-    assert torch.equal(bits(got[:255]), bits(torch.cat((want, want.flip(1)), 1)[:255]))
-    assert got[255].isnan().all()
+    values = dequantise_mxfp4_ggml(rows, dtype=dtype)
+    expected = every_value().to(dtype)
+    assert torch.equal(bits(values[:255]), bits(torch.cat((expected, expected.flip(1)), 1)[:255]))
+    assert values[255].isnan().all()
 
 
 def test_every_byte_gives_its_low_nibble_first():
     blocks = torch.arange(256, dtype=torch.uint8).view(16, 16)
-    got = dequantize_mxfp4(blocks, torch.full((16,), 127, dtype=torch.uint8)).view(256, 2)
-    assert got.tolist() == [[FP4[b & 15], FP4[b >> 4]] for b in range(256)]
+    values = dequantise_mxfp4(blocks, torch.full((16,), 127, dtype=torch.uint8)).view(256, 2)
+    assert values.tolist() == [[FP4[b & 15], FP4[b >> 4]] for b in range(256)]
 
 
-def test_a_long_tensor_is_decoded_in_chunks_without_a_seam(monkeypatch):
+def test_a_long_tensor_decoded_in_chunks_equals_the_whole(monkeypatch):
     monkeypatch.setattr(reference, "CHUNK", 7)
     blocks = torch.randint(0, 256, (3, 5, 4, 16), dtype=torch.uint8)
     scales = torch.randint(0, 255, (3, 5, 4), dtype=torch.uint8)
@@ -64,14 +64,14 @@ def test_a_long_tensor_is_decoded_in_chunks_without_a_seam(monkeypatch):
 
 @settings(max_examples=25, deadline=None)
 @given(st.integers(0, 2**32 - 1), st.integers(1, 4), st.integers(1, 5))
-def test_ggmls_rows_are_what_the_package_gguf_makes_of_them(seed, rows, groups):
+def test_rows_of_ggml_equal_those_of_the_package_gguf(seed, rows, groups):
     raw = np.random.default_rng(seed).integers(0, 255, (rows, 17 * groups), dtype=np.uint8)
-    raw[:, ::17] %= 253  # above, numpy warns of the overflow to infinity
-    want = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.MXFP4)
-    assert np.array_equal(dequantize_mxfp4_ggml(torch.from_numpy(raw)).numpy(), want)
+    raw[:, ::17] %= 253  # with larger scales numpy warns of an overflow to infinity
+    expected = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.MXFP4)
+    assert np.array_equal(dequantise_mxfp4_ggml(torch.from_numpy(raw)).numpy(), expected)
 
 
-def test_views_and_empty_tensors_are_fine():
+def test_views_and_empty_tensors_are_dequantized():
     blocks = torch.randint(0, 256, (4, 6, 2, 16), dtype=torch.uint8)
     scales = torch.randint(0, 255, (4, 6, 2), dtype=torch.uint8)
     assert torch.equal(dequantize_mxfp4(blocks[:, ::2], scales[:, ::2]), dequantize_mxfp4(blocks, scales)[:, ::2])

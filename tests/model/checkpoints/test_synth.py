@@ -1,4 +1,4 @@
-"""Random weights in the published layout: the same bytes from the same seed, whole or not at all, and fit to run."""
+"""Random weights in the published layout: a seed gives the same bytes, files are written completely or not at all."""
 
 import hashlib
 import json
@@ -22,14 +22,14 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 def stored(folder: Path) -> dict[str, torch.Tensor]:
-    found = {}
+    tensors = {}
     for file in sorted(folder.glob("*.safetensors")):
         with safe_open(file, framework="pt") as shard:
-            found |= {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (it is no dict)
-    return found
+            tensors |= {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (not a dict)
+    return tensors
 
 
-def test_the_published_sizes_come_out():
+def test_the_sizes_are_the_published_ones():
     for like, size, n in (("20b", 13_761_264_768, 459), ("120b", 65_248_815_744, 687)):
         entries = [entry for _, entry in synth._entries(synth.SHAPES[like])]
         assert (sum(entry.nbytes for entry in entries), len(entries)) == (size, n)
@@ -37,26 +37,26 @@ def test_the_published_sizes_come_out():
 
 
 def test_the_same_seed_gives_the_same_bytes_and_another_seed_others(tmp_path: Path):
-    first, again, other = (wb.synth(CONFIG, tmp_path / name, seed=seed) for name, seed in zip("abc", (0, 0, 1)))
-    assert digests(first) == digests(again)
+    first, same_seed, other = (wb.synth(CONFIG, tmp_path / name, seed=seed) for name, seed in zip("abc", (0, 0, 1)))
+    assert digests(first) == digests(same_seed)
     changed = {name for name, digest in digests(other).items() if digests(first)[name] != digest}
     assert changed == {f"model-0000{i}-of-00002.safetensors" for i in range(3)}
 
 
-def test_a_seed_means_the_same_codes_tomorrow(tmp_path: Path):
+def test_the_codes_of_a_seed_have_the_recorded_digest(tmp_path: Path):
     codes = stored(wb.synth(CONFIG, tmp_path / "m"))["model.layers.1.mlp.experts.down_proj_blocks"]
     assert hashlib.sha256(codes.numpy().tobytes()).hexdigest()[:16] == "bf2780f798ffc6f0"
 
 
-def test_pieces_do_not_show(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_names_and_codes_are_independent_of_the_chunk_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     whole = wb.synth(CONFIG, tmp_path / "whole")
-    monkeypatch.setattr(synth, "PIECE", 1 << 10)
-    assert digests(wb.synth(CONFIG, tmp_path / "pieces")).keys() == digests(whole).keys()
+    monkeypatch.setattr(synth, "CHUNK_NUMBERS", 1 << 10)
+    assert digests(wb.synth(CONFIG, tmp_path / "chunks")).keys() == digests(whole).keys()
     codes = [name for name in stored(whole) if name.endswith("_blocks")]
-    assert all(torch.equal(stored(whole)[name], stored(tmp_path / "pieces")[name]) for name in codes)
+    assert all(torch.equal(stored(whole)[name], stored(tmp_path / "chunks")[name]) for name in codes)
 
 
-def test_fewer_layers_are_the_beginning_of_more(tmp_path: Path):
+def test_fewer_layers_equal_the_first_layers_of_more(tmp_path: Path):
     whole, part = (stored(wb.synth(CONFIG, tmp_path / f"{n}", layers=n)) for n in (4, 2))
     assert {name for name in whole if name not in part} == {n for n in whole if ".layers.2." in n or ".layers.3." in n}
     assert all(torch.equal(part[name], whole[name]) for name in part)
@@ -64,24 +64,24 @@ def test_fewer_layers_are_the_beginning_of_more(tmp_path: Path):
     assert (config["num_hidden_layers"], len(config["layer_types"])) == (2, 2)
 
 
-def test_every_expert_of_every_layer_is_another(tmp_path: Path):
+def test_all_experts_of_all_layers_differ(tmp_path: Path):
     blocks = [t for name, t in stored(wb.synth(CONFIG, tmp_path / "m")).items() if name.endswith("gate_up_proj_blocks")]
     experts = {expert.numpy().tobytes() for layer in blocks for expert in layer}
     assert len(experts) == CONFIG.n_layers * CONFIG.n_experts
 
 
-def test_it_is_what_safetensors_would_write(tmp_path: Path):
+def test_files_equal_those_written_by_safetensors(tmp_path: Path):
     from safetensors.torch import save_file
 
     folder = wb.synth(CONFIG, tmp_path / "m")
     for file in folder.glob("*.safetensors"):
         with safe_open(file, framework="pt") as shard:
-            tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (it is no dict)
-        save_file(tensors, tmp_path / "theirs", metadata={"format": "pt"})
-        assert (tmp_path / "theirs").read_bytes() == file.read_bytes()
+            tensors = {name: shard.get_tensor(name) for name in shard.keys()}  # noqa: SIM118 (not a dict)
+        save_file(tensors, tmp_path / "by_safetensors", metadata={"format": "pt"})
+        assert (tmp_path / "by_safetensors").read_bytes() == file.read_bytes()
 
 
-def test_it_loads_with_its_config(tmp_path: Path):
+def test_the_checkpoint_loads_with_its_config(tmp_path: Path):
     checkpoint = load(wb.synth(CONFIG, tmp_path / "m"))
     assert (checkpoint.config, checkpoint.format) == (CONFIG, "hf-mxfp4")
     assert checkpoint.stop_ids == (CONFIG.d_vocab - 1,)
@@ -104,7 +104,7 @@ def test_logits_are_finite_and_tokens_choose_among_many_experts(tmp_path: Path):
         assert len({tuple(sorted(row)) for row in chosen.tolist()}) > 32
 
 
-def test_the_tokenizer_comes_along(tmp_path: Path):
+def test_the_tokenizer_is_copied(tmp_path: Path):
     (tmp_path / "from").mkdir()
     (tmp_path / "from" / "tokenizer.json").write_text("{}")
     folder = wb.synth(CONFIG, tmp_path / "m", tokenizer=tmp_path / "from")
@@ -113,12 +113,12 @@ def test_the_tokenizer_comes_along(tmp_path: Path):
         wb.synth(CONFIG, tmp_path / "n", tokenizer=tmp_path)
 
 
-def test_what_is_in_the_way_stays(tmp_path: Path):
-    (tmp_path / "kept").write_text("mine")
-    for target in (tmp_path, tmp_path / "kept"):
+def test_existing_files_are_not_overwritten(tmp_path: Path):
+    (tmp_path / "existing").write_text("mine")
+    for target in (tmp_path, tmp_path / "existing"):
         with pytest.raises(CheckpointError, match="not empty"):
             wb.synth(CONFIG, target)
-    assert (tmp_path / "kept").read_text() == "mine"
+    assert (tmp_path / "existing").read_text() == "mine"
 
 
 def test_an_empty_folder_is_filled(tmp_path: Path):
@@ -126,7 +126,7 @@ def test_an_empty_folder_is_filled(tmp_path: Path):
     assert (wb.synth(CONFIG, tmp_path / "empty") / "config.json").is_file()
 
 
-def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_a_full_disk_is_an_error_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(9, 8, 1_000_000))
     with pytest.raises(BudgetError, match=r"13\.8 GB.*1\.0 MB free"):
         wb.synth("20b", tmp_path / "m")
@@ -134,12 +134,12 @@ def test_a_full_disk_is_told_before_anything_is_written(tmp_path: Path, monkeypa
 
 
 @pytest.mark.parametrize("layers", [0, 25, -1])
-def test_layers_that_it_does_not_have_are_refused(tmp_path: Path, layers: int):
+def test_an_impossible_number_of_layers_is_refused(tmp_path: Path, layers: int):
     with pytest.raises(CheckpointError, match="1 to 24"):
         wb.synth("20b", tmp_path / "m", layers=layers)
 
 
-def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+def test_an_interrupt_leaves_no_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def interrupted(*_):
         raise KeyboardInterrupt
 
@@ -150,22 +150,22 @@ def test_an_interrupt_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("dense", ["q8_0", "bf16"])
-def test_the_same_weights_as_gguf(tmp_path: Path, dense: str):
+def test_a_gguf_of_the_checkpoint_has_the_same_weights(tmp_path: Path, dense: str):
     from benchmarks.gguf_of import to_gguf
 
     folder = wb.synth(CONFIG, tmp_path / "m")
-    ours, theirs = (
+    from_folder, from_gguf = (
         load(where, dtype=torch.float32, memory="small")
         for where in (folder, to_gguf(folder, tmp_path / "m.gguf", dense=dense))
     )
-    assert theirs.config == ours.config
-    near = 0.0 if dense == "bf16" else 5e-4  # a step of Q8_0 is its block's largest over 127
-    for mine, other in zip(ours.weights.blocks, theirs.weights.blocks, strict=True):
+    assert from_gguf.config == from_folder.config
+    tolerance = 0.0 if dense == "bf16" else 5e-4  # a step of Q8_0 is the largest value of its block over 127
+    for block, gguf_block in zip(from_folder.weights.blocks, from_gguf.weights.blocks, strict=True):
         for name in ("up", "down"):
-            a, b = getattr(mine.experts, name), getattr(other.experts, name)
+            a, b = getattr(block.experts, name), getattr(gguf_block.experts, name)
             assert torch.equal(a.blocks, b.blocks)
             assert torch.equal(a.scales, b.scales)
-        assert torch.equal(mine.experts.up_bias, other.experts.up_bias)
-        assert torch.equal(whole(mine.w_router), whole(other.w_router))
-        assert (whole(mine.w_q) - whole(other.w_q)).abs().max() <= near
-    assert (ours.weights.unembed - theirs.weights.unembed).abs().max() <= near
+        assert torch.equal(block.experts.up_bias, gguf_block.experts.up_bias)
+        assert torch.equal(whole(block.w_router), whole(gguf_block.w_router))
+        assert (whole(block.w_q) - whole(gguf_block.w_q)).abs().max() <= tolerance
+    assert (from_folder.weights.unembed - from_gguf.weights.unembed).abs().max() <= tolerance

@@ -1,4 +1,4 @@
-"""The digest follows the weights, and not the files."""
+"""The digest depends on the weights, not on how they are split into files."""
 
 import re
 
@@ -32,17 +32,17 @@ def test_the_dtype_of_loading_does_not_change_the_digest(tmp_path):
     assert load(folder, dtype=torch.bfloat16).digest == load(folder, dtype=torch.float64).digest
 
 
-def test_a_live_model_has_the_digest_of_the_folder_that_it_would_save(tmp_path):
+def test_a_transformers_model_has_the_digest_of_its_saved_folder(tmp_path):
     assert load(MODEL.transformers(torch.bfloat16)).digest == load(MODEL.write_hf_bf16(tmp_path)).digest
 
 
-def test_name_dtype_and_shape_count():
+def test_name_dtype_and_shape_change_the_digest():
     x = torch.arange(6, dtype=torch.int32)
     variants = [{"a": x}, {"b": x}, {"a": x.view(2, 3)}, {"a": x.view(torch.float32)}, {"a": x[:3], "b": x[3:]}, {}]
     assert len({weights_digest(v) for v in variants}) == len(variants)
 
 
-def test_a_large_model_is_sampled_and_says_so():
+def test_the_digest_of_a_large_model_is_sampled_and_has_the_prefix_sampled():
     big = {"w": torch.zeros(100, SAMPLE, dtype=torch.uint8), "small": torch.zeros(5)}
     assert weights_digest(big).startswith("sha256:")
     sampled = weights_digest(big, full=1000)

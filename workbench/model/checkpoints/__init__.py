@@ -1,4 +1,4 @@
-"""Weights of gpt-oss, read from any published format into one form: `load(where)`."""
+"""Loads the weights of gpt-oss from any published format into one internal form: `load(where)`."""
 
 from workbench.model.checkpoints.formats import POCKET, Loadable, load
 

@@ -1,5 +1,6 @@
-"""How adapters of gpt-oss are stored: where their files lie, what their tensors are called, and which formats are not
-read. Knows names and no numbers.
+"""Formats of gpt-oss adapters: where the files are, how the tensors are named, and which formats cannot be read.
+
+Works on names only, never on the values of tensors.
 """
 
 import re
@@ -12,25 +13,25 @@ from workbench.errors import CheckpointError, ModelNotFound
 from workbench.model.checkpoints.validate import listed
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
-# modules that wrap a model, or a layer of one, while it is trained: they add a word to a tensor's name
+# modules that wrap a model or a layer during training; each adds a word to the tensor names
 WRAPPERS = {"base_model", "model", "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
 NAME = re.compile(r"layers\.(\d+)\.(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
-MERGE = "Merge it with PEFT, model.merge_and_unload(), and load that."
+MERGE = "Merge it with PEFT, model.merge_and_unload(), and load the merged model."
 TINKER = (
     "Build the merged model with tinker-cookbook, weights.build_hf_model(base_model=…, adapter_path=…, output_path=…), "
-    "and load that."
+    "and load that model."
 )
-# by a pattern that a tensor's name holds: whose format it is, and what to do. The first that is found is named.
+# pattern of a tensor's name -> its format, and what to do; the first pattern that matches is reported
 FORMATS = {
     r"\.experts\.w[123]\.|\.attn\.|unembed_tokens": ("This is Tinker's own format.", TINKER),
     r"\.experts\.(gate_up|down)_projs\.": (
         "This is unsloth's format, with factors for each expert.",
         "Merge it with unsloth, model.save_pretrained_merged(folder, tokenizer, save_method='merged_16bit'), and load "
-        "that.",
+        "that model.",
     ),
     r"\.experts\.\d+\.": (
-        "These are factors for each expert, as PEFT writes them where experts are linear layers, or Tinker's exporter.",
-        f"Merge it into the model that it was made for, with experts of that form. For Tinker's: {TINKER}",
+        "These are factors for each expert, as PEFT writes them if experts are linear layers, or Tinker's exporter.",
+        f"Merge it into the model that it was made for, with experts of that form. For Tinker's exporter: {TINKER}",
     ),
     r"\.experts\.(gate_up_proj|gate_proj|up_proj|down_proj)\.": (
         "These are factors of stacked experts under the name of each parameter, as Tinker's exporter writes them.",
@@ -42,79 +43,80 @@ FORMATS = {
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
-    """What the name of a factor says."""
+class FactorName:
+    """The parts of the name of a LoRA factor."""
 
     layer: int
     module: str  # "self_attn.q_proj", "mlp.experts", "mlp.experts.base_layer" …
     factor: str  # "A" | "B"
-    adapter: str | None  # its name, where the tensors of a whole model were saved: "default"
+    adapter: str | None  # "default" and the like, if the tensors of a whole model were saved
 
 
 def find_adapter(folder: Path) -> Path:
-    """The folder that holds the adapter: `folder` itself, or the only one inside that does.
+    """The folder of the adapter: `folder` itself, or the only subfolder with an adapter.
 
-    PEFT saves an adapter that is not called "default" into a folder of its name, and trainers save their checkpoints
-    into folders. ModelNotFound if there is none, CheckpointError if there are several.
+    PEFT saves an adapter that is not called "default" into a subfolder of that name, and trainers save checkpoints into
+    subfolders. Raises ModelNotFound if there is none, CheckpointError if there are several.
     """
     if (folder / CONFIG).is_file():
         return folder
-    inside = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
-    if len(inside) == 1:
-        return inside[0]
-    if inside:
-        names = ", ".join(path.name for path in inside[:8])
-        raise CheckpointError(f"{folder} holds {len(inside)} adapters: {names}. Give the folder of one of them.")
+    subfolders = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    if len(subfolders) == 1:
+        return subfolders[0]
+    if subfolders:
+        names = ", ".join(path.name for path in subfolders[:8])
+        raise CheckpointError(f"{folder} contains {len(subfolders)} adapters: {names}. Give the folder of one of them.")
     raise ModelNotFound(f"there is no adapter in {folder}: PEFT saves {CONFIG} and {WEIGHTS} into a folder.")
 
 
-def place_of(name: str) -> Place | None:
-    """What a tensor's name says, without the words that wrappers add; None if it is no factor of a layer.
+def parse_factor_name(name: str) -> FactorName | None:
+    """The parts of a tensor's name, without the words that wrappers add; None if it is not a LoRA factor of a layer.
 
-    >>> place_of("base_model.model.model.layers.3.mlp.experts.lora_A.default.weight")
-    Place(layer=3, module='mlp.experts', factor='A', adapter='default')
+    >>> parse_factor_name("base_model.model.model.layers.3.mlp.experts.lora_A.default.weight")
+    FactorName(layer=3, module='mlp.experts', factor='A', adapter='default')
     """
-    found = NAME.fullmatch(".".join(word for word in name.split(".") if word not in WRAPPERS))
-    return Place(int(found[1]), found[2], found[3], found[4]) if found else None
+    match = NAME.fullmatch(".".join(word for word in name.split(".") if word not in WRAPPERS))
+    return FactorName(int(match[1]), match[2], match[3], match[4]) if match else None
 
 
 def refuse_tensors(names: Iterable[str], readable: Iterable[str], file: Path) -> None:
-    """CheckpointError for tensors that cannot be read, if there are some; it names the format they are in."""
+    """Raises CheckpointError if `names` is not empty; the message names the format of these tensors."""
     if not (names := list(names)):
         return
     known = (FORMATS[p] for p in FORMATS if any(re.search(p, name) for name in names))
-    whose, advice = next(known, ("Their format is not known.", MERGE))
+    description, advice = next(known, ("Their format is unknown.", MERGE))
     raise CheckpointError(
-        f"{file} changes what cannot be adapted here: {listed(names, 'tensor', 'tensors')}. {whose} Readable are LoRA "
-        f"factors as PEFT writes them, of {', '.join(readable)}. {advice}"
+        f"{file} changes parameters that cannot be adapted here: {listed(names, 'tensor', 'tensors')}. {description} "
+        f"workbench reads LoRA factors as PEFT writes them, of {', '.join(readable)}. {advice}"
     )
 
 
-def refuse_settings_of_others(settings: Mapping[str, Any], file: Path) -> None:
-    """CheckpointError for an adapter_config.json that is not PEFT's."""
+def refuse_other_programs(settings: Mapping[str, Any], file: Path) -> None:
+    """Raises CheckpointError for an adapter_config.json of MLX instead of PEFT."""
     if "peft_type" not in settings and {"lora_parameters", "fine_tune_type"} & settings.keys():
         raise CheckpointError(
-            f"{file} is of MLX (mlx_lm), not of PEFT. Fuse the adapter, mlx_lm.fuse, and convert the model to the "
+            f"{file} is of MLX (mlx_lm), not of PEFT. Fuse the adapter with mlx_lm.fuse, then convert the model to the "
             f"layout of transformers."
         )
 
 
-def reads_its_output(
+def expert_factors_swapped(
     shapes: Mapping[str, tuple[tuple[int, int], int, int]], settings: Mapping[str, Any]
 ) -> bool | None:
-    """Whether, of experts, the factor A lies at the matrix's output and B at its input; None if that cannot be known.
+    """Whether factor A of experts is on the output side of the matrix and B on its input side; None if unknown.
 
-    PEFT takes the axes of a stacked parameter in the order (in, out) or (out, in). For gpt-oss, stored as (in, out),
-    that was right until 0.18; since then it depends on an attribute that transformers 5 sets and 4 does not, and in
-    0.19.0 the other way round. Shapes tell which, unless all matrices are square. Then it is known by the version of
-    PEFT, which adapter_config.json has since 0.18, or by `transformers_version` there, which a user may have added.
+    PEFT takes the axes of a stacked parameter in the order (in, out) or (out, in). gpt-oss stores (in, out), and PEFT
+    assumed that order until 0.18. Since then the order depends on an attribute that transformers 5 sets and
+    transformers 4 does not; PEFT 0.19.0 reads the attribute the other way round. The shapes of the factors show the
+    order, unless all matrices are square. Then it follows from the version of PEFT, which adapter_config.json has since
+    0.18, and from `transformers_version` there, which a user may have added.
 
-    `shapes`: by place, the columns of A and the rows of B, and the matrix's outputs and inputs.
+    `shapes`: for each parameter, (columns of A, rows of B), the matrix's outputs, and its inputs.
     """
-    fitting = [shape for shape in shapes.values() if sorted(shape[0]) == sorted(shape[1:])]
-    found = {(columns, rows) == (n_out, n_in) for (columns, rows), n_out, n_in in fitting if n_out != n_in}
-    if found or not fitting:  # of two ways in one file, or none that fits, the shapes are refused afterwards
-        return found == {True}
+    consistent = [shape for shape in shapes.values() if sorted(shape[0]) == sorted(shape[1:])]
+    swapped = {(columns, rows) == (n_out, n_in) for (columns, rows), n_out, n_in in consistent if n_out != n_in}
+    if swapped or not consistent:  # with both orders in one file, or no fitting shape, the shapes are refused later
+        return swapped == {True}
     peft = _version(settings.get("peft_version", "0.17.0"))
     if peft is None or peft < (0, 19, 0):
         return None if peft is None else False
@@ -125,6 +127,6 @@ def reads_its_output(
 
 
 def _version(text: Any) -> tuple[int, ...] | None:
-    """The three numbers of a release; None for what is none, such as a version of a day's development."""
-    found = re.fullmatch(r"(\d+)\.(\d+)(?:\.(\d+))?(?:\.?(?:post|rc)\d+)?", text) if isinstance(text, str) else None
-    return tuple(int(number or 0) for number in found.groups()) if found else None
+    """The three numbers of a release; None for other text, such as the version of a development build."""
+    match = re.fullmatch(r"(\d+)\.(\d+)(?:\.(\d+))?(?:\.?(?:post|rc)\d+)?", text) if isinstance(text, str) else None
+    return tuple(int(number or 0) for number in match.groups()) if match else None

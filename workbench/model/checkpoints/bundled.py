@@ -1,4 +1,4 @@
-"""Where the embedded model lies: in a wheel inside the package, in a source checkout under data/."""
+"""Finds the embedded model "pocket": inside the package in a wheel, under data/ in a source checkout."""
 
 from pathlib import Path
 
@@ -6,7 +6,7 @@ from workbench.errors import ModelNotFound
 
 
 def embedded_folder() -> Path:
-    """The folder of "pocket"; ModelNotFound if this copy of workbench came without it.
+    """The folder of "pocket". Raises ModelNotFound if this copy of workbench does not contain it.
 
     >>> (embedded_folder() / "config.json").is_file()
     True

@@ -1,4 +1,4 @@
-"""One string that changes when a weight changes, and not when files are renamed or sharded another way."""
+"""A digest of the weights that is independent of file names and sharding."""
 
 import hashlib
 from collections.abc import Mapping
@@ -6,15 +6,15 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-FULL = 64 << 20  # bytes of tensors up to which all are read
-SAMPLE = 4096  # bytes read at the first, middle and last place of a tensor in a larger model
+FULL = 64 << 20  # bytes: up to this size of a model, all of it is read
+SAMPLE = 4096  # bytes read at the start, middle and end of each tensor of a larger model
 
 
 def weights_digest(tensors: Mapping[str, Tensor], *, full: int = FULL) -> str:
-    """sha256 over name, dtype, shape and bytes of every tensor in the order of names.
+    """The sha256 over name, dtype, shape and bytes of every tensor, in the order of names.
 
-    "sha256:…" if all bytes were read; "sampled-sha256:…" where the tensors exceed `full` bytes and only three samples
-    of each were: that tells models and fine-tunes apart, and would miss a single changed weight.
+    "sha256:…" if all bytes were read. "sampled-sha256:…" if the tensors exceed `full` bytes and only three samples of
+    each were read: that distinguishes models and fine-tunes, but would miss a single changed weight.
 
     >>> weights_digest({"a": torch.zeros(2)})[:15]
     'sha256:d97e83d8'

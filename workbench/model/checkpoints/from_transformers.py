@@ -1,4 +1,4 @@
-"""A GptOssForCausalLM that is already in memory, shared and not copied. Does not import transformers."""
+"""Loads from a GptOssForCausalLM that is already in memory; its weights are shared. Does not import transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -13,28 +13,28 @@ from workbench.model.checkpoints.hub import NAME, snapshot_folder
 from workbench.model.checkpoints.layouts import check_layout
 from workbench.model.checkpoints.stop_tokens import stop_ids
 from workbench.model.checkpoints.tensors import Checkpoint
-from workbench.model.checkpoints.validate import Holding
+from workbench.model.checkpoints.validate import LoadPlan
 
 
-def read_live(model: Any, *, dtype: torch.dtype | None, device: torch.device | None) -> Checkpoint:
-    """The weights of a transformers model as views of its own memory: an edit of one is an edit of the other.
+def read_transformers(model: Any, *, dtype: torch.dtype | None, device: torch.device | None) -> Checkpoint:
+    """The weights of a transformers model as views of its memory: an in-place change of one changes the other.
 
-    With a `dtype` or `device` other than the model's own, copies. CheckpointError for quantised, offloaded and adapted
-    models, for float16, and for other architectures.
+    With a `dtype` or `device` other than the model's own, the weights are copied. Raises CheckpointError for
+    quantized, offloaded and adapted models, for float16, and for other architectures.
 
-    >>> checkpoint = read_live(model, dtype=None, device=None)  # doctest: +SKIP
+    >>> checkpoint = read_transformers(model, dtype=None, device=None)  # doctest: +SKIP
     >>> checkpoint.weights.embed.data_ptr() == model.get_input_embeddings().weight.data_ptr()  # doctest: +SKIP
     True
     """
     where = f"this {type(model).__name__}"
     raw = model.config.to_dict()
-    quantiser = getattr(model, "hf_quantizer", None)
-    if quantiser is not None or getattr(model, "is_quantized", False) or raw.get("quantization_config"):
+    quantizer = getattr(model, "hf_quantizer", None)
+    if quantizer is not None or getattr(model, "is_quantized", False) or raw.get("quantization_config"):
         kind = raw.get("quantization_config") or {}
-        method = kind.get("quant_method") if isinstance(kind, dict) else type(quantiser).__name__
+        method = kind.get("quant_method") if isinstance(kind, dict) else type(quantizer).__name__
         raise CheckpointError(
-            f"{where} is quantised ({method or type(quantiser).__name__}): its experts are no tensors of numbers that "
-            f"could be shared. Load it with quantization_config=Mxfp4Config(dequantize=True), or give workbench the "
+            f"{where} is quantized ({method or type(quantizer).__name__}), so the numbers of its experts cannot be "
+            f"shared. Load it with quantization_config=Mxfp4Config(dequantize=True), or give workbench the "
             f"folder or name instead of the object."
         )
     config = parse_hf_config(raw, f"the config of {where}")
@@ -49,19 +49,19 @@ def read_live(model: Any, *, dtype: torch.dtype | None, device: torch.device | N
         )
     embed = model.get_input_embeddings().weight
     if (device or embed.device).type == "mps":
-        raise CheckpointError(f"{where} is on mps, where workbench does not run. Move it with .to('cpu') first.")
+        raise CheckpointError(f"{where} is on mps, which workbench does not support. Move it with .to('cpu') first.")
     dtype = dtype or embed.dtype
     if dtype not in (torch.float32, torch.bfloat16, torch.float64):
         raise CheckpointError(
             f"{where} is in {str(dtype).removeprefix('torch.')}: gpt-oss's activations reach 45,344 at layer 34, and "
-            f"float16 ends at 65,504. Load it in bfloat16 or float32, or ask for dtype=torch.float32 here."
+            f"float16 ends at 65,504. Load it in bfloat16 or float32, or pass dtype=torch.float32."
         )
     name = str(raw.get("_name_or_path") or getattr(model.config, "_name_or_path", "") or "") or type(model).__name__
     folder = _folder(name)
     generation = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     return Checkpoint(
         config=config,
-        weights=hf_weights(tensors, config, where=where, hold=Holding(device or embed.device, dtype, "fast")),
+        weights=hf_weights(tensors, config, where=where, plan=LoadPlan(device or embed.device, dtype, "fast")),
         name=Path(name).name if folder is not None and not NAME.fullmatch(name) else name,
         folder=folder,
         format="transformers object",
@@ -71,7 +71,7 @@ def read_live(model: Any, *, dtype: torch.dtype | None, device: torch.device | N
 
 
 def _folder(name: str) -> Path | None:
-    """Where the object was loaded from, if that can be found: its tokenizer lies there."""
+    """The folder that the model was loaded from, for its tokenizer; None if it cannot be found."""
     if Path(name).is_dir():
         return Path(name)
     try:

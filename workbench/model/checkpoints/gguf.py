@@ -1,4 +1,4 @@
-"""gpt-oss as llama.cpp has it: a .gguf file, whole or in pieces. Needs the optional package gguf."""
+"""Loads gpt-oss from llama.cpp's format: a .gguf file, whole or split. Needs the optional package gguf."""
 
 from functools import partial
 from pathlib import Path
@@ -16,15 +16,15 @@ from workbench.model.checkpoints.hf_config import DEFAULT, integer, layer_count,
 from workbench.model.checkpoints.stop_tokens import stop_ids
 from workbench.model.checkpoints.tensors import Block, Checkpoint, Experts, Weights
 from workbench.model.checkpoints.validate import (
-    Holding,
+    LoadPlan,
     Shape,
     block_shapes,
     check_config,
     check_finite,
     check_scales,
     check_shapes,
-    holding,
     packed,
+    plan_loading,
     top_shapes,
 )
 from workbench.model.config import Config
@@ -48,29 +48,31 @@ BLOCK = {
     "b_router": "ffn_gate_inp.bias",
 }
 DOWN = {"down": "ffn_down_exps.weight", "down_bias": "ffn_down_exps.bias"}
-# gate and up lie apart: the even and the odd rows of ours
+# gate and up are separate tensors; they become the even and the odd rows of `Experts.up`
 UP = {"up": ("ffn_gate_exps.weight", "ffn_up_exps.weight"), "up_bias": ("ffn_gate_exps.bias", "ffn_up_exps.bias")}
 EOS = "tokenizer.ggml.eos_token_id"
 
 
-def find_gguf(folder: Path, holds: list[str]) -> Path | None:
-    """The .gguf file in a folder, or the first piece of one. Raises CheckpointError if there are several models."""
-    ggufs = [name for name in holds if name.endswith(".gguf")]
+def find_gguf(folder: Path, names: list[str]) -> Path | None:
+    """The .gguf file in a folder, or its first piece; None without one. Raises CheckpointError for several models."""
+    ggufs = [name for name in names if name.endswith(".gguf")]
     models = {model_name(Path(name)): name for name in reversed(ggufs)}  # pieces of one model count once
     if len(models) > 1:
         firsts = sorted(models.values())
-        raise CheckpointError(f"{folder} holds {len(firsts)} .gguf files: {', '.join(firsts[:6])}. Give one of them.")
+        raise CheckpointError(
+            f"{folder} contains {len(firsts)} .gguf files: {', '.join(firsts[:6])}. Give one of them."
+        )
     return folder / ggufs[0] if models else None
 
 
 def read_gguf(
     file: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str = "fast"
 ) -> Checkpoint:
-    """The checkpoint in a .gguf file, its experts in MXFP4 or any type that the package gguf can dequantise.
+    """The checkpoint in a .gguf file, with experts in MXFP4 or any type that the package gguf can dequantize.
 
-    Of a split model `file` is any piece. The tokenizer is looked for beside it, as tokenizer.json. MissingDependency
-    without the package gguf; CheckpointError for another architecture, damaged or absent files, settings that would
-    change what the model computes, tensors that do not fit the metadata.
+    For a split model, `file` is any of its pieces. The tokenizer is tokenizer.json in the same folder. Raises
+    MissingDependency without the package gguf; CheckpointError for another architecture, damaged or missing files,
+    settings that would change what the model computes, and tensors that do not fit the metadata.
 
     >>> read_gguf(Path("gpt-oss-20b-mxfp4.gguf"), name="20b", dtype=None, device=torch.device("cpu"))  # doctest: +SKIP
     """
@@ -79,11 +81,11 @@ def read_gguf(
     config = _config(meta, {name: _shape(t) for name, t in tensors.items()}, where)
     check_keys(meta, config, where)
     mxfp4 = any(t.tensor_type.name == "MXFP4" for t in tensors.values())
-    hold = holding(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=False)
+    plan = plan_loading(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=False)
     stored = {f"{name} {t.tensor_type.name}": torch.from_numpy(t.data) for name, t in tensors.items()}
     return Checkpoint(
         config=config,
-        weights=_weights(tensors, config, where=where, hold=hold),
+        weights=_weights(tensors, config, where=where, plan=plan),
         name=name,
         folder=file.parent,
         format="gguf",
@@ -93,19 +95,19 @@ def read_gguf(
 
 
 def _config(meta: dict[str, Any], shapes: dict[str, Shape], where: str) -> Config:
-    """What the file says, and llama.cpp's constants where it does not: layer types, clamp, and alpha of SwiGLU."""
+    """The Config in the metadata; layer types, clamp and alpha of SwiGLU default to llama.cpp's constants."""
     arch = meta.get("general.architecture")
     if arch == "gptoss":
         raise CheckpointError(
-            f"{where}: architecture 'gptoss' is Ollama's own layout. Use a .gguf made by llama.cpp ('gpt-oss'), "
+            f"{where}: architecture 'gptoss' is Ollama's own layout. Use a .gguf made with llama.cpp ('gpt-oss'), "
             f"such as ggml-org/gpt-oss-20b-GGUF, or the safetensors of openai/gpt-oss-20b."
         )
     if arch != "gpt-oss":
-        raise CheckpointError(f"{where}: the architecture is {arch!r}, this project reads 'gpt-oss'.")
+        raise CheckpointError(f"{where}: the architecture is {arch!r}; workbench reads 'gpt-oss'.")
     has = {key.removeprefix(ARCH): value for key, value in meta.items() if key.startswith(ARCH)}
     scaling = has.get("rope.scaling.type")
     if scaling != "yarn":
-        raise CheckpointError(f"{where}: rope.scaling.type is {scaling!r}, gpt-oss has 'yarn'. {CONVERT}")
+        raise CheckpointError(f"{where}: rope.scaling.type must be 'yarn', got {scaling!r}. {CONVERT}")
     if TOP["embed"] not in shapes or len(shapes[TOP["embed"]]) != 2:
         raise CheckpointError(f"{where} has no matrix {TOP['embed']}. {CONVERT}")
     whole, real = partial(integer, has, where, advice=CONVERT), partial(number, has, where, advice=CONVERT)
@@ -134,25 +136,25 @@ def _config(meta: dict[str, Any], shapes: dict[str, Shape], where: str) -> Confi
     return check_config(config, where)
 
 
-def _weights(tensors: dict[str, Any], config: Config, *, where: str, hold: Holding) -> Weights:
+def _weights(tensors: dict[str, Any], config: Config, *, where: str, plan: LoadPlan) -> Weights:
     check_shapes(_expected(config), {name: _shape(t) for name, t in tensors.items()}, where)
     vectors = {name: torch.from_numpy(t.data) for name, t in tensors.items() if t.tensor_type.name in ("F32", "F16")}
     check_finite(vectors, where)
 
     def tensor(name: str) -> Tensor:
-        return _numbers(tensors[name], where=where, dtype=hold.dtype, device=hold.device)
+        return _numbers(tensors[name], where=where, dtype=plan.dtype, device=plan.device)
 
     def matrix(names: list[str]) -> Matrices:
-        """One tensor, or two whose rows alternate."""
+        """One tensor, or two with alternating rows."""
         if any(tensors[name].tensor_type.name != "MXFP4" for name in names):
             return torch.stack([tensor(name) for name in names], 2).flatten(1, 2)
-        rows = [torch.from_numpy(tensors[name].data) for name in names]  # a quarter of the bytes to move
+        rows = [torch.from_numpy(tensors[name].data) for name in names]  # packed: a quarter of the bytes to move
         for name, row in zip(names, rows, strict=True):
             check_scales(name, row[..., 0::17], where)
-        both = torch.stack(rows, 2).flatten(1, 2)
-        if hold.packs(config):  # in the order of safetensors, so a copy
-            return packed(names[0], *repack_mxfp4_ggml(both), where, hold.device)
-        return dequantize_mxfp4_ggml(both.to(hold.device), dtype=hold.dtype)
+        stacked = torch.stack(rows, 2).flatten(1, 2)
+        if plan.keeps_packed(config):  # safetensors has another byte order, so this is a copy
+            return packed(names[0], *repack_mxfp4_ggml(stacked), where, plan.device)
+        return dequantise_mxfp4_ggml(stacked.to(plan.device), dtype=plan.dtype)
 
     def block(n: int) -> Block:
         at = f"blk.{n}."
@@ -172,22 +174,22 @@ def _weights(tensors: dict[str, Any], config: Config, *, where: str, hold: Holdi
 
 
 def _numbers(stored: Any, *, where: str, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """One tensor of the reader as numbers in its logical shape."""
+    """One tensor of the reader, dequantized, in its logical shape."""
     from gguf import quants
 
     kind, data = stored.tensor_type, torch.from_numpy(stored.data)
     if kind.name == "MXFP4":
         check_scales(stored.name, data[..., 0::17], where)
-        return dequantize_mxfp4_ggml(data.to(device), dtype=dtype)
-    if kind.name == "BF16":  # the reader gives its bytes
+        return dequantise_mxfp4_ggml(data.to(device), dtype=dtype)
+    if kind.name == "BF16":  # the reader returns bytes
         return data.view(torch.bfloat16).to(device, dtype)
     if kind.name not in ("F32", "F16", "F64"):
         try:
             data = torch.from_numpy(quants.dequantize(stored.data, kind))
         except NotImplementedError:
             raise CheckpointError(
-                f"{where}: {stored.name} has type {kind.name}, which the package gguf cannot dequantise. "
-                f"Take a file whose dense tensors are F32, F16, BF16 or Q8_0."
+                f"{where}: {stored.name} has type {kind.name}, which the package gguf cannot dequantize. "
+                f"Use a file whose dense tensors are F32, F16, BF16 or Q8_0."
             ) from None
     return data.to(device, dtype)
 
@@ -205,11 +207,11 @@ def _expected(config: Config) -> dict[str, Shape]:
 
 
 def _shape(stored: Any) -> Shape:
-    return tuple(int(n) for n in reversed(stored.shape))  # ggml counts from the innermost axis
+    return tuple(int(n) for n in reversed(stored.shape))  # ggml lists the innermost axis first
 
 
 def _decimal(value: float) -> float:
-    """The shortest number that is the same float32, which is what GGUF keeps.
+    """The shortest decimal number that is the same float32; GGUF stores float32.
 
     >>> _decimal(9.999999747378752e-06)
     1e-05

@@ -1,7 +1,7 @@
-"""The settings of a .gguf's metadata: which are used, which must have the value that gpt-oss has, which change nothing.
+"""The settings in a .gguf's metadata: which are used, which must have gpt-oss's value, and which change nothing.
 
-llama.cpp shares its settings between all architectures, so a file may hold one that changes what a model computes and
-that a loader for gpt-oss has no place for. Such a setting is refused by its name.
+llama.cpp shares its settings between all architectures. A file may therefore contain a setting that changes what the
+model computes and that this loader does not support. Such a setting is refused, and the error names it.
 """
 
 import math
@@ -14,8 +14,8 @@ from workbench.model.config import Config
 
 ARCH = "gpt-oss."
 CONVERT = "Convert the model again with llama.cpp's convert_hf_to_gguf.py."
-INSTEAD = "Take a file as llama.cpp's converter writes it, such as ggml-org/gpt-oss-20b-GGUF, or the safetensors."
-# what a Config is made of
+INSTEAD = "Use a file made by llama.cpp's converter, such as ggml-org/gpt-oss-20b-GGUF, or the safetensors."
+# settings that become fields of Config
 USED = {
     "context_length", "embedding_length", "block_count", "expert_feed_forward_length", "attention.head_count",
     "attention.head_count_kv", "attention.key_length", "attention.layer_norm_rms_epsilon", "attention.sliding_window",
@@ -23,14 +23,14 @@ USED = {
     "rope.scaling.factor", "rope.scaling.original_context_length", "rope.scaling.yarn_beta_fast",
     "rope.scaling.yarn_beta_slow", "swiglu_clamp_exp",
 }  # fmt: skip
-# what is about something that gpt-oss does not have or do: dense MLPs, embeddings of whole texts, weights of experts
-# that do not sum to 1 (a softmax over the chosen ones does)
+# settings of features that gpt-oss does not have: dense MLPs, embeddings of whole texts, expert weights that do not
+# sum to 1 (a softmax over the chosen experts does)
 HARMLESS = {"feed_forward_length", "rope.scaling.finetuned", "pooling_type", "expert_weights_norm"}
 SOFTMAX_OVER_CHOSEN = 3  # LLAMA_EXPERT_GATING_FUNC_TYPE_SOFTMAX_WEIGHT
 
 
 def required(c: Config) -> dict[str, tuple[Any, ...]]:
-    """By setting, the values with which it changes nothing; any other would change what the model computes."""
+    """Setting -> the values that gpt-oss has. Any other value would change what the model computes."""
     none, one = (0,), (1,)
     return {
         "vocab_size": (c.d_vocab,),
@@ -69,12 +69,14 @@ def required(c: Config) -> dict[str, tuple[Any, ...]]:
 
 
 def check_keys(meta: Mapping[str, Any], config: Config, where: str) -> None:
-    """CheckpointError for a setting that would change what the model computes, or may. `meta`: all of a file's.
+    """Raises CheckpointError for a setting in `meta` that changes, or may change, what the model computes.
 
-    llama.cpp reads settings of the file's own architecture; those of others ("general.name") describe the file.
+    llama.cpp reads the settings that begin with the file's architecture; all others ("general.name") describe the file.
     """
     if (kind := meta.get("general.type", "model")) != "model":
-        raise CheckpointError(f"{where}: general.type is {kind!r}; this file holds no model but what belongs to one.")
+        raise CheckpointError(
+            f"{where}: general.type must be 'model', got {kind!r}. Give the file that contains the model itself."
+        )
     allowed = required(config)
     unknown = []
     for key, value in meta.items():
@@ -86,7 +88,7 @@ def check_keys(meta: Mapping[str, Any], config: Config, where: str) -> None:
         elif not any(_same(value, neutral) for neutral in allowed[name]):
             values = " or ".join(f"{neutral:g}" for neutral in allowed[name])
             raise CheckpointError(
-                f"{where}: {key} is {value!r}, which would change what the model computes; the forward pass here has "
+                f"{where}: {key} is {value!r}, which would change what the model computes; it must be "
                 f"{values}. {INSTEAD}"
             )
     if unknown:
@@ -95,9 +97,10 @@ def check_keys(meta: Mapping[str, Any], config: Config, where: str) -> None:
 
 
 def layer_types(meta: Mapping[str, Any], n_layers: int, where: str) -> tuple[str, ...]:
-    """ "sliding_attention" or "full_attention" by layer; gpt-oss's alternate where the file does not say.
+    """ "sliding_attention" or "full_attention" for each layer.
 
-    A period of n means n - 1 layers that slide and one that does not; a list says it layer by layer.
+    `sliding_window_pattern` is a list with one value for each layer, or a period: n means n - 1 sliding layers, then
+    one with full attention. Without it the layers alternate, as in gpt-oss.
     """
     pattern = meta.get(ARCH + "attention.sliding_window_pattern", 2)
     if isinstance(pattern, list) and len(pattern) == n_layers:
@@ -107,22 +110,22 @@ def layer_types(meta: Mapping[str, Any], n_layers: int, where: str) -> tuple[str
     else:
         raise CheckpointError(
             f"{where}: {ARCH}attention.sliding_window_pattern must be a period, or a list with one value for each of "
-            f"the {n_layers} layers; it is {pattern!r}. {CONVERT}"
+            f"the {n_layers} layers; got {pattern!r}. {CONVERT}"
         )
     return tuple("sliding_attention" if sliding else "full_attention" for sliding in slides)
 
 
 def swiglu_limit(meta: Mapping[str, Any], default: float, where: str) -> float:
-    """Where SwiGLU is clamped: one number for all layers."""
+    """The clamping limit of SwiGLU: one number for all layers."""
     value = meta.get(ARCH + "swiglu_clamp_exp", default)
     limits = set(value) if isinstance(value, list) else {value}
     if len(limits) != 1 or not all(isinstance(limit, int | float) and 0 < limit < math.inf for limit in limits):
         raise CheckpointError(
-            f"{where}: {ARCH}swiglu_clamp_exp is {value!r}; gpt-oss clamps all layers at one number above 0. {INSTEAD}"
+            f"{where}: {ARCH}swiglu_clamp_exp must be one positive number for all layers, got {value!r}. {INSTEAD}"
         )
     return float(limits.pop())
 
 
 def _same(value: Any, neutral: float) -> bool:
-    """Equal as float32, which is what GGUF keeps."""
+    """Whether two numbers are equal in float32, the precision of GGUF."""
     return isinstance(value, int | float) and math.isclose(value, neutral, rel_tol=1e-6)

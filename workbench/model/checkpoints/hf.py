@@ -1,4 +1,4 @@
-"""gpt-oss as huggingface.co has it: experts in MXFP4, or dequantised by transformers and saved."""
+"""Loads gpt-oss from Hugging Face's layout: experts in MXFP4, or dequantized and saved by transformers."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,19 +11,19 @@ from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.folder_files import Incomplete, has_safetensors, hf_files, mapped, read_json
 from workbench.model.checkpoints.hf_config import parse_hf_config
 from workbench.model.checkpoints.layouts import check_layout
-from workbench.model.checkpoints.pages import borrowed
+from workbench.model.checkpoints.pages import with_residency
 from workbench.model.checkpoints.stop_tokens import stop_ids
 from workbench.model.checkpoints.tensors import Block, Checkpoint, Experts, Weights
 from workbench.model.checkpoints.validate import (
-    Holding,
+    LoadPlan,
     Shape,
     block_shapes,
     check_finite,
     check_scales,
     check_tensors,
-    holding,
     packed,
     packed_shapes,
+    plan_loading,
     top_shapes,
 )
 from workbench.model.config import Config
@@ -54,15 +54,15 @@ EXPERTS = {
 }
 
 
-def find_hf(folder: Path, holds: list[str]) -> Path | None:
-    """The folder, if it may hold a model in Hugging Face's layout; `holds` are the names in it."""
-    return folder if has_safetensors(holds) else None
+def find_hf(folder: Path, names: list[str]) -> Path | None:
+    """The folder, if it may contain a model in Hugging Face's layout; `names` are its file names."""
+    return folder if has_safetensors(names) else None
 
 
 def read_hf(
     folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str = "fast"
 ) -> Checkpoint:
-    """The checkpoint in a Hugging Face folder, MXFP4 or bf16 by the keys it holds; CheckpointError if it is not whole.
+    """The checkpoint in a Hugging Face folder, in MXFP4 or bf16. Raises CheckpointError if it is damaged or incomplete.
 
     >>> from workbench.model.checkpoints.bundled import embedded_folder
     >>> read_hf(embedded_folder(), name="pocket", dtype=None, device=torch.device("cpu")).format
@@ -70,25 +70,25 @@ def read_hf(
     """
     raw = read_json(folder / "config.json")
     config = parse_hf_config(raw, str(folder / "config.json"))
-    quantised = raw.get("quantization_config") or {}
-    method = quantised.get("quant_method") if isinstance(quantised, dict) else quantised
+    quantization = raw.get("quantization_config") or {}
+    method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
     if method not in (None, "mxfp4"):
         raise CheckpointError(
-            f"{folder}: the weights are quantised by {method!r}; readable are MXFP4 as published, and bf16. "
-            f"Take the model that this one was made from, or export it in bf16."
+            f"{folder}: the weights are quantized by {method!r}; workbench reads MXFP4 as published, and bf16. "
+            f"Use the model that this one was made from, or export it in bf16."
         )
     files = hf_files(folder)
     if not files:
-        raise Incomplete(f"{folder} has a config.json and no model*.safetensors. Fetch the weights too.")
+        raise Incomplete(f"{folder} has a config.json but no model*.safetensors. Fetch the weights too.")
     tensors = mapped(files)
     where = str(folder)
-    check_layout(tensors, where)  # before the memory is asked about: what cannot be read need not fit
-    hold = holding(
+    check_layout(tensors, where)  # before the memory check: a layout that cannot be read need not fit
+    plan = plan_loading(
         config, where, dtype=dtype, device=device, memory=memory, packed=is_packed(tensors), mapped=True
     )  # fmt: skip
     return Checkpoint(
         config=config,
-        weights=borrowed(hf_weights(tensors, config, where=where, hold=hold), tensors.values(), hold.memory),
+        weights=with_residency(hf_weights(tensors, config, where=where, plan=plan), tensors.values(), plan.memory),
         name=name,
         folder=folder,
         format="hf-mxfp4" if is_packed(tensors) else "hf-bf16",
@@ -98,22 +98,22 @@ def read_hf(
 
 
 def is_packed(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the experts are in MXFP4, by transformers' names."""
+    """Whether the experts are in MXFP4, judged by the tensor names of transformers."""
     return any(name.endswith("_scales") for name in tensors)
 
 
-def hf_weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold: Holding) -> Weights:
-    """The internal form of tensors that have transformers' names; those that need no conversion share their memory."""
+def hf_weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, plan: LoadPlan) -> Weights:
+    """The internal form of tensors with transformers' names. Tensors that need no conversion share their memory."""
     mxfp4 = is_packed(tensors)
     check_tensors(_expected(config, packed=mxfp4, where=where), tensors, where)
     check_finite(tensors, where)
-    device, dtype = hold.device, hold.dtype
+    device, dtype = plan.device, plan.dtype
 
     def matrix(name: str) -> Matrices:
-        if not mxfp4:  # transformers keeps [expert, in, out]
+        if not mxfp4:  # transformers stores [expert, in, out]
             return tensors[name].to(device, dtype).transpose(1, 2)
         blocks, scales = tensors[name + "_blocks"], tensors[name + "_scales"]
-        if hold.packs(config):
+        if plan.keeps_packed(config):
             return packed(name + "_scales", blocks, scales, where, device)
         check_scales(name + "_scales", scales, where)
         return dequantize_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)

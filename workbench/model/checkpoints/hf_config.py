@@ -1,4 +1,4 @@
-"""config.json of a Hugging Face gpt-oss, and transformers' config object, as a Config. Reads numbers, no weights."""
+"""Converts between a Config and config.json of a Hugging Face gpt-oss (or transformers' config object)."""
 
 import math
 from collections.abc import Mapping
@@ -17,26 +17,26 @@ COPY = "Copy config.json again from where the weights came from."
 
 
 def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
-    """The Config that `raw` describes; CheckpointError where it is not gpt-oss, or a value cannot be known.
+    """The Config that `raw` describes. Raises CheckpointError if it is not gpt-oss's or lacks a value.
 
-    A key may be absent, or null, only where every version of transformers fills in the value of the published models.
+    A key may be absent or null only if every version of transformers fills in the value of the published models.
 
     >>> parse_hf_config({"model_type": "llama"}, "config.json")
     Traceback (most recent call last):
-    workbench.errors.CheckpointError: config.json: model_type is 'llama', this project reads 'gpt_oss'.
+    workbench.errors.CheckpointError: config.json: model_type is 'llama'; workbench reads 'gpt_oss'.
     """
     if raw.get("model_type") != "gpt_oss":
-        raise CheckpointError(f"{where}: model_type is {raw.get('model_type')!r}, this project reads 'gpt_oss'.")
-    for key, want in (("tie_word_embeddings", False), ("attention_bias", True), ("hidden_act", "silu")):
-        if raw.get(key) not in (None, want):
+        raise CheckpointError(f"{where}: model_type is {raw.get('model_type')!r}; workbench reads 'gpt_oss'.")
+    for key, expected in (("tie_word_embeddings", False), ("attention_bias", True), ("hidden_act", "silu")):
+        if raw.get(key) not in (None, expected):
             raise CheckpointError(
-                f"{where}: {key} is {raw[key]!r}; gpt-oss, and so the forward pass here, has {want!r}."
+                f"{where}: {key} is {raw[key]!r}; gpt-oss, and so the forward pass here, has {expected!r}."
             )
     n_layers = layer_count(raw, where, "num_hidden_layers")
     n_ctx = integer(raw, where, "max_position_embeddings")
     kinds = raw.get("layer_types") or [DEFAULT.layer_types[i % 2] for i in range(n_layers)]
     if not isinstance(kinds, list):
-        raise CheckpointError(f"{where}: layer_types must be a list, it is {kinds!r}.")
+        raise CheckpointError(f"{where}: layer_types must be a list, got {kinds!r}.")
     slides = "sliding_attention" in kinds
     config = Config(
         n_layers=n_layers,
@@ -59,10 +59,10 @@ def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
     return check_config(config, where)
 
 
-def written_hf_config(c: Config, *, packed: bool) -> dict[str, Any]:
-    """config.json of a Config, as the releases write it; `parse_hf_config` takes it back.
+def hf_config_json(c: Config, *, packed: bool) -> dict[str, Any]:
+    """The content of config.json for a Config, as in the published releases; `parse_hf_config` reads it back.
 
-    `packed`: the experts are stored in MXFP4.
+    `packed`: whether the experts are stored in MXFP4.
     """
     raw = {
         "architectures": ["GptOssForCausalLM"],
@@ -105,83 +105,89 @@ def written_hf_config(c: Config, *, packed: bool) -> dict[str, Any]:
 
 
 def integer(raw: Mapping[str, Any], where: str, *keys: str, advice: str = COPY) -> int:
-    """The first of `keys` that is there and not null; CheckpointError if none is, or if it is no integer."""
+    """The integer under the first of `keys` that is present and not null. Raises CheckpointError if there is none."""
     for key in keys:
         if raw.get(key) is not None:
             if type(raw[key]) is not int:
-                raise CheckpointError(f"{where}: {key} must be an integer, it is {raw[key]!r}.")
+                raise CheckpointError(f"{where}: {key} must be an integer, got {raw[key]!r}.")
             return raw[key]
     raise CheckpointError(f"{where} has no {keys[0]}. {advice}")
 
 
 def layer_count(raw: Mapping[str, Any], where: str, key: str, *, advice: str = COPY) -> int:
-    """The number of layers; CheckpointError for one that no model has: a list of so many would fill the memory."""
+    """The number of layers. Raises CheckpointError above MAX_LAYERS: lists of that length would fill the memory."""
     n_layers = integer(raw, where, key, advice=advice)
     if n_layers > MAX_LAYERS:
-        raise CheckpointError(f"{where}: {key} must be at most {MAX_LAYERS:,}, it is {n_layers:,}. {advice}")
+        raise CheckpointError(f"{where}: {key} must be at most {MAX_LAYERS:,}, got {n_layers:,}. {advice}")
     return n_layers
 
 
 def number(raw: Mapping[str, Any], where: str, key: str, *, default: float | None = None, advice: str = COPY) -> float:
-    """The number under `key`, and `default` where it is absent or null; CheckpointError if there is neither."""
+    """The number under `key`, or `default` if it is absent or null. Raises CheckpointError without either."""
     value = raw.get(key)
     value = default if value is None else value
     if value is None:
         raise CheckpointError(f"{where} has no {key}. {advice}")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(f"{where}: {key} must be a number, it is {value!r}.")
+        raise CheckpointError(f"{where}: {key} must be a number, got {value!r}.")
     return float(value)
 
 
 def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The fields of Config that begin with rope_, from `rope_scaling` (transformers 4) or `rope_parameters` (5)."""
+    """The `rope_…` fields of Config, from `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5)."""
     theta = number(raw, where, "rope_theta", default=DEFAULT.rope_theta) if raw.get("rope_theta") is not None else None
-    given = {key: raw[key] for key in ("rope_parameters", "rope_scaling") if key in raw}
-    if not given:  # every version of transformers fills in the published values
+    present = {key: raw[key] for key in ("rope_parameters", "rope_scaling") if key in raw}
+    if not present:  # every version of transformers fills in the published values
         return {} if theta is None else {"rope_theta": theta}
-    key, rope = next(((k, v) for k, v in given.items() if v is not None), ("rope_scaling", None))
-    wrong = ((k, v) for k, v in given.items() if v is not None and not isinstance(v, dict))
+    key, rope = next(((k, v) for k, v in present.items() if v is not None), ("rope_scaling", None))
+    wrong = ((k, v) for k, v in present.items() if v is not None and not isinstance(v, dict))
     name, value = next(wrong, (key, rope))
     if not isinstance(value, dict):
         raise CheckpointError(
-            f"{where}: {name} is {value!r}: transformers 4 reads that as plain RoPE, transformers 5 as YaRN. "
-            f"Write what the model was trained with: an object with rope_type."
+            f"{where}: {name} is {value!r}, which transformers 4 reads as plain RoPE and transformers 5 as YaRN. "
+            f"Replace it by an object with the rope_type that the model was trained with."
         )
-    if len(given) == 2 and None not in given.values() and _differ(*given.values()):
+    if len(present) == 2 and None not in present.values() and _differ(*present.values()):
         raise CheckpointError(f"{where}: rope_parameters and rope_scaling contradict each other. Remove one of them.")
     where = f"{where}: {key}"
     rope = {key: value for key, value in (rope or {}).items() if value is not None}
     kind = rope.get("rope_type", rope.get("type"))
     if kind not in ("yarn", "default"):
-        raise CheckpointError(f"{where}: rope_type is {kind!r}; known are 'yarn' (gpt-oss) and 'default' (no YaRN).")
+        raise CheckpointError(f"{where}: rope_type must be 'yarn' (gpt-oss) or 'default' (no YaRN), got {kind!r}.")
     if unknown := sorted(rope.keys() - ROPE_KEYS):
-        raise CheckpointError(f"{where}: {unknown[0]!r} would change RoPE in a way that the forward pass here has not.")
+        raise CheckpointError(
+            f"{where}: {unknown[0]!r} would change RoPE, and the forward pass here does not support it."
+        )
     if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
         raise CheckpointError(
-            f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']!r}; gpt-oss turns all."
+            f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']!r}; gpt-oss rotates all dimensions (1)."
         )
     fields = {"rope_theta": number(rope, where, "rope_theta", default=theta or DEFAULT.rope_theta)}
     if kind == "default":
         return fields | {"rope_factor": 1.0}
     if type(rope.get("truncate")) is not bool:
         raise CheckpointError(
-            f"{where} has no 'truncate'. The published gpt-oss have false; transformers takes true where the key is "
-            f'absent, which changes the frequencies in the middle. Add "truncate": false if this model descends from '
-            f'the published ones, or "truncate": true if it was trained by transformers with this very config.json.'
+            f"{where} has no 'truncate'. The published gpt-oss models have false. transformers assumes true if the key "
+            f'is absent, which changes the frequencies in the middle. Add "truncate": false if this model descends '
+            f'from the published ones, or "truncate": true if it was trained by transformers with exactly '
+            f"this config.json."
         )
     if "original_max_position_embeddings" not in rope:
         n_ctx = integer(raw, where, "max_position_embeddings")
         raise CheckpointError(
-            f"{where} has no original_max_position_embeddings, the positions before YaRN stretched them. The published "
-            f"gpt-oss have {DEFAULT.rope_original}; transformers takes max_position_embeddings ({n_ctx}) where it is "
-            f'absent, which changes the frequencies. Add "original_max_position_embeddings": {DEFAULT.rope_original} '
-            f"if this model descends from the published ones, or {n_ctx} if it was trained by transformers with this "
-            f"very config.json."
+            f"{where} has no original_max_position_embeddings (the context length before YaRN). The published "
+            f"gpt-oss models have {DEFAULT.rope_original}. transformers assumes max_position_embeddings ({n_ctx}) if "
+            f"it is absent, which changes the frequencies. Add "
+            f'"original_max_position_embeddings": {DEFAULT.rope_original} if '
+            f"this model descends from the published ones, or {n_ctx} if it was trained by transformers with "
+            f"exactly this config.json."
         )
     factor = number(rope, where, "factor")
     attention = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
     if not math.isclose(number(rope, where, "attention_factor", default=attention), attention, rel_tol=1e-6):
-        raise CheckpointError(f"{where}: attention_factor is {rope['attention_factor']}, YaRN's own is {attention}.")
+        raise CheckpointError(
+            f"{where}: attention_factor must be YaRN's own value, {attention}; got {rope['attention_factor']}."
+        )
     return fields | {
         "rope_factor": factor,
         "rope_beta_fast": number(rope, where, "beta_fast", default=DEFAULT.rope_beta_fast),
@@ -192,5 +198,5 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 
 def _differ(a: Mapping[str, Any], b: Mapping[str, Any]) -> bool:
-    """Do two ropes disagree where both speak? null says nothing."""
+    """Whether two RoPE configs have different values under a shared key; null counts as absent."""
     return any(a[k] != b[k] for k in a.keys() & b.keys() if k != "type" and None not in (a[k], b[k]))

@@ -1,4 +1,4 @@
-"""A model's name on huggingface.co as a folder of the local cache. Never downloads."""
+"""Finds a model of huggingface.co in the local cache, by its name. Never downloads."""
 
 import os
 import re
@@ -11,7 +11,7 @@ NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
 def cache_folder() -> Path:
-    """Where `hf download` puts models: $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub."""
+    """The folder where `hf download` puts models: $HF_HUB_CACHE, else $HF_HOME/hub, else ~/.cache/huggingface/hub."""
     cache = os.environ.get("HF_HUB_CACHE") or os.environ.get("HUGGINGFACE_HUB_CACHE")
     if cache:
         return expanded(os.path.expandvars(cache))
@@ -20,7 +20,7 @@ def cache_folder() -> Path:
 
 
 def snapshot_folder(name: str) -> Path:
-    """The newest downloaded state of `name`; ModelNotFound says where it was looked for and how to fetch it.
+    """The folder of the newest downloaded snapshot of `name`. Raises ModelNotFound with the path and a fetch command.
 
     >>> snapshot_folder("openai/gpt-oss-20b")  # doctest: +SKIP
     PosixPath('/home/me/.cache/huggingface/hub/models--openai--gpt-oss-20b/snapshots/6cee5e81ee83')
@@ -29,19 +29,19 @@ def snapshot_folder(name: str) -> Path:
     snapshots = repo / "snapshots"
     try:
         revision = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
-    except OSError:  # fetched by revision: then there is no refs/main, and one snapshot is no question
-        found = sorted(p.name for p in snapshots.iterdir() if p.is_dir()) if snapshots.is_dir() else []
-        revision = found[0] if len(found) == 1 else ""
+    except OSError:  # fetched by revision: there is no refs/main, and a single snapshot is unambiguous
+        revisions = sorted(p.name for p in snapshots.iterdir() if p.is_dir()) if snapshots.is_dir() else []
+        revision = revisions[0] if len(revisions) == 1 else ""
     if re.fullmatch(r"\w+", revision) and (snapshots / revision).is_dir():
         return snapshots / revision
     raise ModelNotFound(
-        f"{name!r} is not in the Hugging Face cache: looked for {snapshots / (revision or '…')} "
-        f"(by {repo / 'refs' / 'main'}). Fetch it with:  {download_command(name)}"
+        f"{name!r} is not in the Hugging Face cache: there is no {snapshots / (revision or '…')} "
+        f"(revision from {repo / 'refs' / 'main'}). Fetch it with:  {download_command(name)}"
     )
 
 
 def download_command(name: str) -> str:
-    """Without the two other copies of the weights that OpenAI's repositories carry.
+    """The command that downloads `name`, without the two other copies of the weights in OpenAI's repositories.
 
     >>> download_command("openai/gpt-oss-20b")
     'hf download openai/gpt-oss-20b --exclude "original/*" "metal/*"'

@@ -1,5 +1,7 @@
-"""Layouts of gpt-oss that are seen in the wild and cannot be read, by the names of their tensors: which it is, and what
-to do. Without this, half of the tensors would be missing and half unknown.
+"""Recognizes layouts of gpt-oss that other programs write and that cannot be read here, and says what to do.
+
+A layout is recognized by the names of its tensors. Without this module the error would list half of the tensors as
+missing and half as unknown.
 """
 
 import re
@@ -10,15 +12,15 @@ from torch import Tensor
 
 from workbench.errors import CheckpointError
 
-READABLE = "Readable are MXFP4 as published, and bf16 as transformers saves it."
-BASE = "take the model that this one was made from"
-# by a pattern that a tensor's name holds: whose layout it is, and what to do
+READABLE = "workbench reads MXFP4 as published, and bf16 as transformers saves it."
+BASE = "use the model that this one was made from"
+# pattern of a tensor's name -> the layout, and what to do
 LAYOUTS = {
     r"\.experts\.(gate_up|down)_projs\.": (
         "unsloth's layout, one linear layer per expert",
         f"{BASE}, or merge and save it in 16 bits (unsloth: save_method='merged_16bit')",
     ),
-    r"lora_": ("part of a LoRA adapter", "merge it first: model = model.merge_and_unload()"),
+    r"lora_": ("a LoRA adapter", "merge it first: model = model.merge_and_unload()"),
     r"\.(quant_state|absmax|SCB)\b": (
         "bitsandbytes' layout",
         f"{BASE}, or save it in 16 bits: model = model.dequantize(), then model.save_pretrained(…)",
@@ -40,7 +42,7 @@ LAYOUTS = {
     r"^blk\.\d+\.": ("the layout of llama.cpp", "give the .gguf file itself"),
 }
 LAYER = re.compile(r"(.*?)\blayers\.\d+\.")
-PREFIXES = {  # a part of a prefix -> what it comes from, and the model to save instead
+PREFIXES = {  # part of a prefix -> its source, and the model to save instead
     "_orig_mod.": ("torch.compile", "the model inside, model._orig_mod"),
     "_fsdp_wrapped_module.": ("FSDP", "a full state dict of the model inside"),
     "_forward_module.": ("a wrapper of Lightning or DeepSpeed", "the model inside"),
@@ -51,29 +53,29 @@ PREFIXES = {  # a part of a prefix -> what it comes from, and the model to save 
 
 
 def check_layout(tensors: Mapping[str, Tensor], where: str) -> None:
-    """CheckpointError for a layout that is known and not readable; the text names it and says what to do."""
+    """Raises CheckpointError for a known layout that cannot be read; the message names it and says what to do."""
     for name, tensor in tensors.items():
         if name.endswith("_proj_blocks") and tensor.dtype != torch.uint8:
             raise CheckpointError(
-                f"{where}: {name} holds {str(tensor.dtype).removeprefix('torch.')} numbers, not MXFP4 blocks. "
-                f"transformers writes such files when a model that it dequantised on loading is saved; it cannot read "
+                f"{where}: {name} contains {str(tensor.dtype).removeprefix('torch.')} numbers, not MXFP4 blocks. "
+                f"transformers writes such files when it saves a model that it dequantized on loading, and cannot read "
                 f"them back either. Save again with model.save_pretrained(…, save_original_format=False)."
             )
-    for pattern, (whose, advice) in LAYOUTS.items():
-        if found := next((name for name in tensors if re.search(pattern, name)), None):
-            raise CheckpointError(f"{where}: {found!r} is {whose}. {READABLE} What to do: {advice}.")
-    prefixes = {found[1] for name in tensors if (found := LAYER.match(name))} - {"model."}
+    for pattern, (layout, advice) in LAYOUTS.items():
+        if name := next((name for name in tensors if re.search(pattern, name)), None):
+            raise CheckpointError(f"{where}: {name!r} is a tensor of {layout}. {READABLE} What to do: {advice}.")
+    prefixes = {match[1] for name in tensors if (match := LAYER.match(name))} - {"model."}
     if prefixes:
         head = next((name for name in tensors if name.endswith("lm_head.weight")), "")
         _refuse_prefix(min(prefixes), head.removesuffix("lm_head.weight"), where)
 
 
 def _refuse_prefix(prefix: str, outer: str, where: str) -> None:
-    """`prefix` stands before "layers", `outer` before "lm_head"."""
+    """Raises CheckpointError; `prefix` is the text before "layers", `outer` the text before "lm_head"."""
     if not prefix:
         raise CheckpointError(
-            f"{where}: its tensors have no prefix ('layers.0.…' instead of 'model.layers.0.…'), as of a GptOssModel, "
-            f"which has no lm_head. Save (or give workbench) the whole GptOssForCausalLM."
+            f"{where}: its tensors have no prefix ('layers.0.…' instead of 'model.layers.0.…'), like those of a "
+            f"GptOssModel, which has no lm_head. Save (or give workbench) the whole GptOssForCausalLM."
         )
     part = next((part for part in PREFIXES if part in prefix), None)
     wrong, right = (outer, "") if outer else (prefix, "model.")

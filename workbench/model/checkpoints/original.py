@@ -1,4 +1,4 @@
-"""gpt-oss as OpenAI's own code has it: the folder original/ of their repositories."""
+"""Loads gpt-oss from OpenAI's own layout: the folder original/ of their repositories."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,20 +10,20 @@ from torch import Tensor
 from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.folder_files import Incomplete, has_safetensors, mapped, read_json
 from workbench.model.checkpoints.hf_config import DEFAULT, integer, layer_count, number
-from workbench.model.checkpoints.pages import borrowed
+from workbench.model.checkpoints.pages import with_residency
 from workbench.model.checkpoints.stop_tokens import stop_ids
 from workbench.model.checkpoints.tensors import Block, Checkpoint, Experts, Weights
 from workbench.model.checkpoints.validate import (
-    Holding,
+    LoadPlan,
     Shape,
     block_shapes,
     check_config,
     check_finite,
     check_scales,
     check_tensors,
-    holding,
     packed,
     packed_shapes,
+    plan_loading,
     top_shapes,
 )
 from workbench.model.config import Config
@@ -43,16 +43,19 @@ BLOCK = {
 EXPERTS = {"up": "mlp.mlp1_weight", "up_bias": "mlp.mlp1_bias", "down": "mlp.mlp2_weight", "down_bias": "mlp.mlp2_bias"}
 
 
-def find_original(folder: Path, holds: list[str]) -> Path | None:
-    """The folder, if it holds a model in OpenAI's own layout; only its config.json tells it from Hugging Face's."""
-    if not has_safetensors(holds):
+def find_original(folder: Path, names: list[str]) -> Path | None:
+    """The folder, if it contains a model in OpenAI's own layout.
+
+    Only config.json distinguishes that layout from Hugging Face's.
+    """
+    if not has_safetensors(names):
         return None
     raw = read_json(folder / "config.json")
     return folder if "model_type" not in raw and "num_experts" in raw else None
 
 
-def find_original_inside(folder: Path, holds: list[str]) -> Path | None:
-    """The folder original/ inside, where the published checkpoints have OpenAI's layout beside the other."""
+def find_original_inside(folder: Path, names: list[str]) -> Path | None:
+    """The subfolder original/, where the published checkpoints keep OpenAI's layout; None without weights in it."""
     original = folder / "original"
     return original if (original / "config.json").is_file() and any(original.glob("*.safetensors")) else None
 
@@ -60,23 +63,23 @@ def find_original_inside(folder: Path, holds: list[str]) -> Path | None:
 def read_original(
     folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str = "fast"
 ) -> Checkpoint:
-    """The checkpoint in an original/ folder, MXFP4 or bf16 by the keys it holds; CheckpointError if it is not whole.
+    """The checkpoint in an original/ folder, in MXFP4 or bf16. Raises CheckpointError if it is damaged or incomplete.
 
-    The tokenizer is looked for in the folder and then in its parent, where Hugging Face's repositories keep it.
+    The tokenizer is taken from the folder, or from its parent, where Hugging Face's repositories keep it.
 
     >>> read_original(Path("20b/original"), name="20b", dtype=None, device=torch.device("cpu"))  # doctest: +SKIP
     """
     config = parse_original_config(read_json(folder / "config.json"), str(folder / "config.json"))
     files = sorted(folder.glob("*.safetensors"))
     if not files:
-        raise Incomplete(f"{folder} has a config.json and no *.safetensors. Fetch the weights too.")
+        raise Incomplete(f"{folder} has a config.json but no *.safetensors. Fetch the weights too.")
     tensors = mapped(files)
     where, mxfp4 = str(folder), is_packed(tensors)
-    hold = holding(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=True)
+    plan = plan_loading(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=True)
     home = folder.parent if not (folder / "tokenizer.json").is_file() and folder.name == "original" else folder
     return Checkpoint(
         config=config,
-        weights=borrowed(_weights(tensors, config, where=where, hold=hold), tensors.values(), hold.memory),
+        weights=with_residency(_weights(tensors, config, where=where, plan=plan), tensors.values(), plan.memory),
         name=name,
         folder=home,
         format="original",
@@ -86,7 +89,7 @@ def read_original(
 
 
 def parse_original_config(raw: Mapping[str, Any], where: str) -> Config:
-    """eps, alpha, the order of layer types and `truncate` are constants of OpenAI's code, not in the file."""
+    """The Config in original/config.json. eps, alpha, layer types and `truncate` are constants of OpenAI's code."""
     n_layers = layer_count(raw, where, "num_hidden_layers")
     original = integer(raw, where, "initial_context_length")
     factor = number(raw, where, "rope_scaling_factor")
@@ -114,15 +117,15 @@ def parse_original_config(raw: Mapping[str, Any], where: str) -> Config:
 
 
 def is_packed(tensors: Mapping[str, Tensor]) -> bool:
-    """Whether the experts are in MXFP4, by OpenAI's names."""
+    """Whether the experts are in MXFP4, judged by OpenAI's tensor names."""
     return any(name.endswith(".scales") for name in tensors)
 
 
-def _weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold: Holding) -> Weights:
+def _weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, plan: LoadPlan) -> Weights:
     mxfp4 = is_packed(tensors)
     check_tensors(_expected(config, packed=mxfp4, where=where), tensors, where)
     check_finite(tensors, where)
-    device, dtype = hold.device, hold.dtype
+    device, dtype = plan.device, plan.dtype
     kv = config.n_kv_heads * config.d_head
     rows = [config.n_heads * config.d_head, kv, kv]
 
@@ -130,10 +133,10 @@ def _weights(tensors: Mapping[str, Tensor], config: Config, *, where: str, hold:
         return tensors[name].to(device, dtype)
 
     def matrix(name: str) -> Matrices:
-        if not mxfp4:  # unlike transformers', already [expert, out, in]
+        if not mxfp4:  # already [expert, out, in], unlike in transformers
             return dense(name)
         blocks, scales = tensors[name + ".blocks"], tensors[name + ".scales"]
-        if hold.packs(config):
+        if plan.keeps_packed(config):
             return packed(name + ".scales", blocks, scales, where, device)
         check_scales(name + ".scales", scales, where)
         return dequantize_mxfp4(blocks.to(device), scales.to(device), dtype=dtype)

@@ -1,6 +1,6 @@
-"""What a forward pass tells about the weights it uses: `Residency`, and `Resident`, for which there is nothing to do.
+"""What a forward pass reports about the weights it uses: the protocol `Residency`, and `Resident`, which does nothing.
 
-`pages.py` has the other two, for weights that are read straight from a file.
+`pages.py` has the two implementations for weights that are memory-mapped from a file.
 """
 
 from collections.abc import Collection
@@ -10,43 +10,43 @@ from typing import Protocol
 class Residency(Protocol):
     """Called by the forward pass, layer by layer."""
 
-    gives_back: bool  # whether `need` and `ahead` are worth their arguments
+    streams: bool  # whether experts are read on demand; if not, `require` and `prefetch` need not be called
 
-    def ahead(self, layer: int, experts: Collection[int]) -> None:
+    def prefetch(self, layer: int, experts: Collection[int]) -> None:
         """These experts of a layer will probably run soon."""
 
-    def need(self, layer: int, experts: Collection[int]) -> None:
+    def require(self, layer: int, experts: Collection[int]) -> None:
         """These experts of a layer run now."""
 
-    def left(self, layer: int) -> None:
-        """The pass has left a layer."""
+    def release(self, layer: int) -> None:
+        """The pass has finished a layer."""
 
-    def embedded(self) -> None:
+    def after_embedding(self) -> None:
         """The embedding has been looked up."""
 
-    def unembedded(self) -> None:
+    def after_unembedding(self) -> None:
         """The logits have been computed."""
 
 
 class Resident:
-    """Weights that lie in memory: nothing to prepare, nothing to give back."""
+    """Weights in ordinary memory: there is nothing to read and nothing to release."""
 
-    gives_back = False
+    streams = False
 
-    def ahead(self, layer: int, experts: Collection[int]) -> None:
-        """Nothing to read."""
+    def prefetch(self, layer: int, experts: Collection[int]) -> None:
+        """Does nothing: the weights are in memory."""
 
-    def need(self, layer: int, experts: Collection[int]) -> None:
-        """Nothing to read."""
+    def require(self, layer: int, experts: Collection[int]) -> None:
+        """Does nothing: the weights are in memory."""
 
-    def left(self, layer: int) -> None:
-        """Nothing to give back."""
+    def release(self, layer: int) -> None:
+        """Does nothing: the weights stay in memory."""
 
-    def embedded(self) -> None:
-        """Nothing to give back."""
+    def after_embedding(self) -> None:
+        """Does nothing: the weights stay in memory."""
 
-    def unembedded(self) -> None:
-        """Nothing to give back."""
+    def after_unembedding(self) -> None:
+        """Does nothing: the weights stay in memory."""
 
 
 RESIDENT = Resident()

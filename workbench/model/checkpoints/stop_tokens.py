@@ -1,4 +1,4 @@
-"""The ids that end a turn, from every file that names some."""
+"""The stop token ids of a checkpoint, from every file that names some."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,13 +9,13 @@ from workbench.errors import CheckpointError
 from workbench.model.checkpoints.folder_files import Incomplete, is_lfs_pointer, read_json
 
 STOPS = ("<|return|>", "<|endoftext|>", "<|call|>")
-# The first release of gpt-oss forgot <|call|> in generation_config.json: hence the union. Without any tokenizer,
-# original/ and bare .gguf files of the published models still have o200k_harmony's ids.
+# generation_config.json of the first gpt-oss release lacks <|call|>, so all sources are united. original/ and single
+# .gguf files of the published models may have no tokenizer; their ids are those of o200k_harmony.
 O200K_VOCAB, O200K_STOPS = 201088, (199999, 200002, 200012)
 
 
 def stop_ids(folder: Path | None, named: Iterable[int | list[int] | None], *, d_vocab: int) -> tuple[int, ...]:
-    """Sorted: the eos ids in `named` and generation_config.json, and those of <|return|>, <|endoftext|>, <|call|>.
+    """The stop token ids, sorted: the eos ids in `named` and generation_config.json, and the tokenizer's `STOPS`.
 
     >>> stop_ids(None, [7, [9, 8]], d_vocab=10)
     (7, 8, 9)
@@ -30,7 +30,9 @@ def stop_ids(folder: Path | None, named: Iterable[int | list[int] | None], *, d_
     for value in named:
         for i in value if isinstance(value, list) else [value]:
             if i is not None and type(i) is not int:
-                raise CheckpointError(f"{folder}: eos_token_id must be an integer or a list of them, it is {value!r}.")
+                raise CheckpointError(
+                    f"{folder}: eos_token_id must be an integer or a list of integers, got {value!r}."
+                )
             ids |= {i} if i is not None else set()
     if not tokens and d_vocab == O200K_VOCAB:
         ids |= set(O200K_STOPS)
@@ -41,9 +43,9 @@ def _added_tokens(folder: Path) -> list[tuple[str, int]]:
     file = folder / "tokenizer.json"
     if file.is_file():
         if is_lfs_pointer(file):
-            raise Incomplete(f"{file} is git-lfs's pointer to the file, not the file. Run: git lfs pull")
+            raise Incomplete(f"{file} is git-lfs's pointer to the file, not the file itself. Run: git lfs pull")
         try:
-            return [(t["content"], t["id"]) for t in _list_in(file.read_text(encoding="utf-8"))]
+            return [(t["content"], t["id"]) for t in _added_tokens_in(file.read_text(encoding="utf-8"))]
         except (ValueError, LookupError, TypeError) as error:
             raise CheckpointError(f"{file} is not a tokenizer: {error!r}. Fetch it again.") from None
     file = folder / "tokenizer_config.json"
@@ -51,8 +53,11 @@ def _added_tokens(folder: Path) -> list[tuple[str, int]]:
     return [(t["content"], int(i)) for i, t in tokens.items() if isinstance(t, Mapping)]
 
 
-def _list_in(text: str) -> list[Any]:
-    """`added_tokens` stands at the top of a tokenizer.json; parsing all 28 MB of gpt-oss's takes a second."""
+def _added_tokens_in(text: str) -> list[Any]:
+    """The list `added_tokens` of a tokenizer.json.
+
+    It is near the top of the file; parsing all 28 MB of gpt-oss's takes a second.
+    """
     start = text.find("[", text.find('"added_tokens"'))
     try:
         value, _ = json.JSONDecoder().raw_decode(text, start)

@@ -1,8 +1,8 @@
-"""Checkpoints of the published shapes with random weights: for benchmarks and bug reports, where the real ones are not.
+"""Writes checkpoints of the published shapes with random weights, for benchmarks and bug reports without the real ones.
 
-The layout is that of huggingface.co/openai/gpt-oss-20b and -120b: names, shapes, dtypes, names of shards, config. Only
-which layer lies in which shard is not copied: whole layers go to each. The numbers mean nothing, but behave:
-activations stay finite, and the router's choices follow the token.
+The layout is that of huggingface.co/openai/gpt-oss-20b and -120b: names, shapes, dtypes, shard names, config. Only the
+assignment of tensors to shards differs: each shard has whole layers. The weights are meaningless, but activations stay
+finite and the router's choices depend on the token.
 """
 
 import json
@@ -21,18 +21,18 @@ from tqdm.auto import tqdm
 from workbench.errors import BudgetError, CheckpointError, ModelNotFound
 from workbench.files import atomic_folder
 from workbench.model.checkpoints.hf import BLOCK, EXPERTS, TOP
-from workbench.model.checkpoints.hf_config import written_hf_config
+from workbench.model.checkpoints.hf_config import hf_config_json
 from workbench.model.checkpoints.validate import block_shapes, check_config, packed_shapes, top_shapes
 from workbench.model.config import Config
 from workbench.paths import absolute, expanded
 from workbench.text import size_text
 
 SHAPES = {"20b": Config(), "120b": Config(n_layers=36, n_experts=128, layer_types=Config().layer_types[:2] * 18)}
-SHARDS = {"20b": 3, "120b": 15}  # named from 0, "of" one less than there are
-STD = 0.02  # of dense weights and biases
+SHARDS = {"20b": 3, "120b": 15}  # file names count from 0, and "of" is one less than the number of shards
+STD = 0.02  # standard deviation of dense weights and biases
 SCALES = (117, 123)  # scale bytes: 2^-10 to 2^-5
-PIECE = 1 << 24  # numbers made at once; a multiple of 8
-SPARE = 1 << 28  # bytes of the disk that are left free
+CHUNK_NUMBERS = 1 << 24  # numbers generated at once; a multiple of 8
+SPARE = 1 << 28  # bytes of disk space that stay free
 TOKENIZER = ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja")
 
 
@@ -41,9 +41,9 @@ class Entry:
     """One tensor to write."""
 
     name: str
-    dtype: str  # safetensors' word
+    dtype: str  # as safetensors spells it
     shape: tuple[int, ...]
-    kind: str  # what its numbers are: "ones", "normal", "sinks", "codes", "scales"
+    kind: str  # distribution of its numbers: "ones", "normal", "sinks", "codes", "scales"
 
     @property
     def nbytes(self) -> int:
@@ -58,27 +58,34 @@ def synth(
     seed: int = 0,
     tokenizer: str | os.PathLike[str] | None = None,
 ) -> Path:
-    """Writes a checkpoint of random numbers in the published layout; gives its folder.
+    """The folder of a new checkpoint with random weights in the published layout.
 
-    `like`: "20b" (13.8 GB), "120b" (65 GB), or a Config of your own. `layers`: only its first so many. It loads, runs
-    and is recorded like the published one, and at the same speed. The same seed gives the same bytes; a tensor depends
-    on the seed, its name and its shape, so a model of 6 layers is the beginning of one with 24. `tokenizer`: a folder
-    whose tokenizer.json and chat template are copied; without one the model takes token ids. The folder appears whole
-    or not at all, also when interrupted.
+    It loads, runs and is recorded like the published model, and at the same speed. The same seed gives the same bytes.
+    A tensor depends only on the seed, its name and its shape, so a model of 6 layers equals the first 6 of 24 layers.
+    The folder is written completely or not at all, also when interrupted or when an error is raised.
+
+    Args:
+        like: "20b" (13.8 GB), "120b" (65 GB), or a Config of your own.
+        folder: where to write; it must not exist, or be empty.
+        layers: the number of layers to write, from the first. None: all of them.
+        seed: the seed of the random numbers.
+        tokenizer: a folder whose tokenizer.json and chat template are copied. None: the model takes token ids only.
+
+    Raises:
+        ModelNotFound: `like` is not a published model, or `tokenizer` has no tokenizer.json.
+        CheckpointError: the folder is not empty, or the shape is impossible for gpt-oss.
+        BudgetError: the disk does not have enough space.
 
     >>> wb.synth("20b", "models/random-20b", layers=2).name  # doctest: +SKIP
     'random-20b'
     >>> wb.synth("7b", "models/random-7b")
     Traceback (most recent call last):
     workbench.errors.ModelNotFound: there is no published gpt-oss '7b'; there are '20b' and '120b'.
-
-    Raises, before it writes: ModelNotFound (no such `like`, no tokenizer.json in `tokenizer`), CheckpointError
-    (something is in the way, a shape that no gpt-oss can have), BudgetError (the disk has not enough room).
     """
     c, shards = _config(like, layers)
     target = absolute(folder)
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
-        raise CheckpointError(f"{target} is there already and not empty. Give another folder; nothing was written.")
+        raise CheckpointError(f"{target} already exists and is not empty. Give another folder; nothing was written.")
     copied = _tokenizer(tokenizer)
     files = _shards(c, shards)
     need = sum(entry.nbytes for entries in files.values() for entry in entries)
@@ -86,8 +93,8 @@ def synth(
     free = shutil.disk_usage(target.parent).free
     if need + SPARE > free:
         raise BudgetError(
-            f"the checkpoint takes {size_text(need)}, and {target.parent} has {size_text(free)} free. Give a folder on "
-            f"another disk, or fewer layers: each takes {size_text(_layer_bytes(c))}."
+            f"the checkpoint takes {size_text(need)}, but {target.parent} has only {size_text(free)} free. Give a "
+            f"folder on another disk, or fewer layers: each takes {size_text(_layer_bytes(c))}."
         )
     with atomic_folder(target) as staging:
         with tqdm(total=need, unit="B", unit_scale=True, desc=target.name, disable=None, leave=False) as bar:
@@ -106,7 +113,7 @@ def _config(like: str | Config, layers: int | None) -> tuple[Config, int]:
     shards = min(SHARDS[like], c.n_layers) if isinstance(like, str) else min(3, c.n_layers)
     if layers is not None:
         if not 1 <= layers <= c.n_layers:
-            raise CheckpointError(f"{layers} layers were asked for; this shape has 1 to {c.n_layers}.")
+            raise CheckpointError(f"layers must be 1 to {c.n_layers}, got {layers}.")
         shards = max(1, round(shards * layers / c.n_layers))
         c = replace(c, n_layers=layers, layer_types=c.layer_types[:layers])
     return check_config(c, "a synthetic checkpoint"), shards
@@ -115,14 +122,14 @@ def _config(like: str | Config, layers: int | None) -> tuple[Config, int]:
 def _tokenizer(folder: str | os.PathLike[str] | None) -> list[Path]:
     if folder is None:
         return []
-    place = expanded(folder)
-    if not (place / TOKENIZER[0]).is_file():
-        raise ModelNotFound(f"{folder} has no {TOKENIZER[0]}. Give the folder of a model that has one, or none.")
-    return [place / name for name in TOKENIZER if (place / name).is_file()]
+    source = expanded(folder)
+    if not (source / TOKENIZER[0]).is_file():
+        raise ModelNotFound(f"{folder} has no {TOKENIZER[0]}. Give the folder of a model that has one, or None.")
+    return [source / name for name in TOKENIZER if (source / name).is_file()]
 
 
 def _entries(c: Config) -> Iterator[tuple[int, Entry]]:
-    """Every tensor, with the layer that decides its shard."""
+    """Every tensor, after the layer that determines its shard."""
     top = top_shapes(c)
     yield 0, Entry(TOP["embed"], "BF16", top["embed"], "normal")
     for layer in range(c.n_layers):
@@ -152,52 +159,52 @@ def _layer_bytes(c: Config) -> int:
 
 
 def _write(path: Path, entries: list[Entry], seed: int, bar: tqdm) -> None:
-    """One shard: safetensors' header, then the numbers of one tensor after the other.
+    """Writes one shard: the header of safetensors, then the numbers of each tensor.
 
-    In the order of safetensors itself, the wider types first and then by name: so every tensor is aligned.
+    The tensors are in the order of safetensors itself, wider dtypes first and then by name, so every tensor is aligned.
     """
     header: dict[str, dict] = {"__metadata__": {"format": "pt"}}
     start = 0
     entries = sorted(entries, key=lambda entry: (entry.dtype != "BF16", entry.name))
     for entry in entries:
-        place = [start, start + entry.nbytes]
-        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": place}
+        offsets = [start, start + entry.nbytes]
+        header[entry.name] = {"dtype": entry.dtype, "shape": list(entry.shape), "data_offsets": offsets}
         start += entry.nbytes
     text = json.dumps(header, separators=(",", ":")).encode()
     text += b" " * (-len(text) % 8)
     with path.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for entry in entries:
-            dice = np.random.Generator(np.random.SFC64([seed, crc32(entry.name.encode())]))
-            left = prod(entry.shape)
-            while left:
-                n = min(left, PIECE)
-                file.write(_numbers(entry.kind, n, dice).data)
-                left -= n
+            rng = np.random.Generator(np.random.SFC64([seed, crc32(entry.name.encode())]))
+            remaining = prod(entry.shape)
+            while remaining:
+                n = min(remaining, CHUNK_NUMBERS)
+                file.write(_numbers(entry.kind, n, rng).data)
+                remaining -= n
             bar.update(entry.nbytes)
 
 
-def _numbers(kind: str, n: int, dice: np.random.Generator) -> np.ndarray:
+def _numbers(kind: str, n: int, rng: np.random.Generator) -> np.ndarray:
     """The next `n` numbers of a tensor, as bytes."""
     if kind == "codes":
-        return dice.integers(0, 1 << 64, -(-n // 8), dtype="<u8").view(np.uint8)[:n]  # as bytes(n), 7 times as fast
+        return rng.integers(0, 1 << 64, -(-n // 8), dtype="<u8").view(np.uint8)[:n]  # 7 times as fast as rng.bytes(n)
     if kind == "scales":
-        return dice.integers(*SCALES, n, dtype=np.uint8)
+        return rng.integers(*SCALES, n, dtype=np.uint8)
     if kind == "ones":
         x = np.ones(n, np.float32)
     else:
-        x = dice.standard_normal(n, dtype=np.float32)
+        x = rng.standard_normal(n, dtype=np.float32)
         x *= 1.0 if kind == "sinks" else STD
     return x.astype(ml_dtypes.bfloat16).view(np.uint8)
 
 
 def _describe(folder: Path, c: Config, files: dict[str, list[Entry]]) -> None:
-    """The index, config.json and generation_config.json, as published."""
+    """Writes the index, config.json and generation_config.json, as published."""
     total = sum(entry.nbytes for entries in files.values() for entry in entries)
-    where = {entry.name: name for name, entries in files.items() for entry in entries}
+    weight_map = {entry.name: name for name, entries in files.items() for entry in entries}
     eos = [200002, 199999, 200012] if c.d_vocab > 200012 else [c.d_vocab - 1]
     pad = 199999 if c.d_vocab > 199999 else None
-    config = written_hf_config(c, packed=True) | {
+    config = hf_config_json(c, packed=True) | {
         "eos_token_id": eos[0],
         "experts_per_token": c.n_active,
         "initial_context_length": c.rope_original,
@@ -210,7 +217,7 @@ def _describe(folder: Path, c: Config, files: dict[str, list[Entry]]) -> None:
         "eos_token_id": eos,
         "pad_token_id": pad,
     }
-    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(where.items()))}
+    index = {"metadata": {"total_size": total}, "weight_map": dict(sorted(weight_map.items()))}
     for name, content in (
         ("config.json", config),
         ("generation_config.json", generation),

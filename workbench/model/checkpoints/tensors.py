@@ -1,4 +1,4 @@
-"""The one form in which the model holds weights: plain tensors, all matrices as [out, in]."""
+"""The internal form of the weights: plain tensors, all matrices as [out, in]."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from workbench.model.kernels.packed import Matrices
 
 @dataclass(frozen=True, slots=True)
 class Experts:
-    """All experts of one layer, packed or dequantised. Rows of `up` are interleaved: gate 0, up 0, gate 1, up 1, …"""
+    """All experts of one layer, packed or dequantized. Rows of `up` are interleaved: gate 0, up 0, gate 1, up 1, …"""
 
     up: Matrices | Adapted  # expert 2*d_mlp d_model
     up_bias: Tensor  # expert 2*d_mlp
@@ -24,7 +24,7 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One layer. What may be adapted is a matrix, or one with a low-rank change beside it: `whole` adds them."""
+    """One layer. A matrix of type `Tensor | Adapted` may carry an adapter's low-rank change; `whole` adds the two."""
 
     ln1: Tensor  # d_model
     w_q: Tensor | Adapted  # head*d_head d_model
@@ -54,17 +54,17 @@ class Weights:
     blocks: Sequence[Block]
     ln_final: Tensor  # d_model
     unembed: Tensor  # d_vocab d_model
-    pages: Residency = RESIDENT  # what a pass tells about the weights that it is about to use, or has used
+    residency: Residency = RESIDENT  # gets reports of the weights that a pass is about to use, or has used
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """What a loader gives: the weights, their shape, and where they came from."""
+    """A loaded model: its weights, its config, and its origin."""
 
     config: Config
     weights: Weights
     name: str  # "pocket", "openai/gpt-oss-20b", or the folder's name
-    folder: Path | None  # where tokenizer.json and chat_template.jinja are looked for
+    folder: Path | None  # searched for tokenizer.json and chat_template.jinja
     format: str  # "hf-mxfp4" | "hf-bf16" | "original" | "gguf" | "transformers object"
-    digest: str  # of the weights; see `digest.py`
+    digest: str  # of the weights; `digest.py` says how
     stop_ids: tuple[int, ...]  # eos ids that config.json and generation_config.json name

@@ -1,6 +1,6 @@
-"""What any gpt-oss must look like: the numbers of its config; names, shapes, types and values of its tensors.
+"""Checks of the config and tensors of a gpt-oss (names, shapes, dtypes, values), and of the memory that it needs.
 
-Knows the shapes that a Config asks for, and no format.
+Independent of any file format.
 """
 
 import math
@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import BudgetError, CheckpointError
-from workbench.model.checkpoints.pages import can_give_back
+from workbench.model.checkpoints.pages import can_release_pages
 from workbench.model.config import Config
 from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
@@ -19,19 +19,19 @@ from workbench.model.memory import free_memory
 from workbench.text import size_text
 
 Shape = tuple[int, ...]
-SMALL_MATTER = 256e6  # bytes: a model that takes less is dequantised, and runs the same on every machine
-FAST_SHARE = 0.8  # of the free memory: a file up to that size stays mapped as a whole
-PACKED_BYTES = 17 / 32  # of a parameter in MXFP4: 16 bytes of codes and one of scale for 32
+DEQUANTIZE_MAX_BYTES = 256e6  # a model that takes less is dequantized, and gives the same numbers on every machine
+FAST_FRACTION = 0.8  # of the free memory: a file up to this size stays mapped as a whole
+PACKED_BYTES = 17 / 32  # per parameter in MXFP4: 16 bytes of codes and one byte of scale for 32 parameters
 DENSE = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 
 
 def top_shapes(c: Config) -> dict[str, Shape]:
-    """By field of Weights, outside of the blocks."""
+    """Field of Weights -> shape, without the blocks."""
     return {"embed": (c.d_vocab, c.d_model), "ln_final": (c.d_model,), "unembed": (c.d_vocab, c.d_model)}
 
 
 def block_shapes(c: Config) -> dict[str, Shape]:
-    """By field of Block and of Experts, in the internal form: matrices are [out, in]."""
+    """Field of Block or Experts -> shape in the internal form; matrices are [out, in]."""
     q, kv = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
     return {
         "ln1": (c.d_model,),
@@ -55,17 +55,17 @@ def block_shapes(c: Config) -> dict[str, Shape]:
 
 
 def packed_shapes(shape: Shape, where: str) -> tuple[Shape, Shape]:
-    """Of the MXFP4 blocks and scales that hold a matrix [..., in]."""
+    """The shapes of the MXFP4 blocks and scales of a matrix [..., in]."""
     *rows, n = shape
     if n % 32:
-        raise CheckpointError(f"{where}: MXFP4 experts need input dimensions that 32 divides, the config says {n}.")
+        raise CheckpointError(f"{where}: MXFP4 experts need input dimensions divisible by 32, the config says {n}.")
     return (*rows, n // 32, 16), (*rows, n // 32)
 
 
 def check_tensors(expected: Mapping[str, Shape], tensors: Mapping[str, Tensor], where: str) -> None:
-    """CheckpointError unless `tensors` are exactly the expected ones: no name more or less, every shape, every dtype.
+    """Raises CheckpointError unless `tensors` have exactly the expected names and shapes, and a valid dtype.
 
-    Integers are expected under names that end in blocks or scales, and numbers under all others.
+    Names that end in "blocks" or "scales" need uint8, all others a float dtype of `DENSE`.
     """
     check_shapes(expected, {name: tuple(t.shape) for name, t in tensors.items()}, where)
     wrong = []
@@ -79,31 +79,31 @@ def check_tensors(expected: Mapping[str, Shape], tensors: Mapping[str, Tensor], 
         )
 
 
-def check_shapes(expected: Mapping[str, Shape], found: Mapping[str, Shape], where: str) -> None:
-    """Raises CheckpointError that lists everything missing, unexpected and of another shape."""
-    missing = [name for name in expected if name not in found]
-    extra = [name for name in found if name not in expected]
+def check_shapes(expected: Mapping[str, Shape], shapes: Mapping[str, Shape], where: str) -> None:
+    """Raises a CheckpointError that lists all missing and unexpected tensors and all wrong shapes."""
+    missing = [name for name in expected if name not in shapes]
+    extra = [name for name in shapes if name not in expected]
     wrong = [
-        f"{name} is {list(found[name])}, the config says {list(shape)}"
+        f"{name} is {list(shapes[name])}, the config says {list(shape)}"
         for name, shape in expected.items()
-        if name in found and found[name] != shape
+        if name in shapes and shapes[name] != shape
     ]
     complaints = [
         listed(names, one, many)
         for names, one, many in (
             (missing, "tensor is missing", "tensors are missing"),
-            (extra, "tensor is not gpt-oss's", "tensors are not gpt-oss's"),
+            (extra, "tensor is unexpected", "tensors are unexpected"),
             (wrong, "tensor has a wrong shape", "tensors have wrong shapes"),
         )
         if names
     ]
     if complaints:
-        advice = "Is this config.json that of these weights, and is every file here? Fetch or export the model again."
-        raise CheckpointError(f"{where} does not hold what its config describes: {'; '.join(complaints)}. {advice}")
+        advice = "Does config.json belong to these weights, and is every file here? Fetch or export the model again."
+        raise CheckpointError(f"{where} does not match its config: {'; '.join(complaints)}. {advice}")
 
 
 def check_scales(name: str, scales: Tensor, where: str) -> None:
-    """255 is NaN in the MXFP4 standard; no published gpt-oss has one, so the file is damaged."""
+    """Raises CheckpointError for a scale of 255, NaN in MXFP4: no published gpt-oss has one, so the file is damaged."""
     if scales.numel() and int(scales.max()) == 255:
         count = int((scales == 255).sum())
         raise CheckpointError(
@@ -112,7 +112,7 @@ def check_scales(name: str, scales: Tensor, where: str) -> None:
 
 
 def packed(name: str, blocks: Tensor, scales: Tensor, where: str, device: torch.device) -> Packed:
-    """The matrices of a layer as they are stored; CheckpointError for a scale that is NaN."""
+    """The packed matrices of a layer. Raises CheckpointError for a scale that is NaN."""
     usual = native.safe_scales(scales) if native.isa() or native.decode() else False
     if not usual:
         check_scales(name, scales, where)
@@ -120,16 +120,20 @@ def packed(name: str, blocks: Tensor, scales: Tensor, where: str, device: torch.
 
 
 def check_finite(tensors: Mapping[str, Tensor], where: str) -> None:
-    """Only the vectors: norms, biases and sinks cost nothing to look through, matrices would be read from disk."""
+    """Raises CheckpointError for NaN or infinity in a vector (norms, biases, sinks).
+
+    Matrices are not checked: all of them would have to be read from disk.
+    """
     bad = [n for n, t in tensors.items() if t.ndim == 1 and t.is_floating_point() and not bool(t.isfinite().all())]
     if bad:
         raise CheckpointError(
-            f"{where}: {listed(bad, 'tensor holds NaN or infinity', 'tensors hold NaN or infinity')}."
+            f"{where}: {listed(bad, 'tensor contains NaN or infinity', 'tensors contain NaN or infinity')}."
         )
 
 
 def listed(names: Iterable[str], one: str, many: str, *, first: int = 4) -> str:
-    """
+    """The number of names and the first few of them, for an error message.
+
     >>> listed(["a", "b", "c"], "tensor is missing", "tensors are missing", first=2)
     '3 tensors are missing: a, b, … (1 more)'
     """
@@ -139,20 +143,25 @@ def listed(names: Iterable[str], one: str, many: str, *, first: int = 4) -> str:
 
 
 def check_config(c: Config, where: str) -> Config:
-    """The config itself, if a model can have these numbers: sizes positive, heads in groups, layer types known."""
+    """The config itself. Raises CheckpointError if its sizes, heads or layer types are impossible."""
     sizes = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "n_experts", "n_active", "d_mlp", "d_vocab")
     for name in (*sizes, "n_ctx", "window", "rope_original", "eps", "rope_theta", "rope_factor"):
         value = getattr(c, name)
         if not (math.isfinite(value) and value > 0):
-            raise CheckpointError(f"{where}: {name} must be positive, it is {value}.")
+            raise CheckpointError(f"{where}: {name} must be positive, got {value}.")
     if c.n_heads % c.n_kv_heads:
-        raise CheckpointError(f"{where}: {c.n_kv_heads} kv heads cannot be shared evenly by {c.n_heads} heads.")
+        raise CheckpointError(f"{where}: n_heads must be a multiple of n_kv_heads, got {c.n_heads} and {c.n_kv_heads}.")
     if c.n_active > c.n_experts:
-        raise CheckpointError(f"{where}: a token cannot choose {c.n_active} of {c.n_experts} experts.")
+        raise CheckpointError(
+            f"{where}: n_active must be at most n_experts, got {c.n_active} of {c.n_experts} experts."
+        )
     if c.d_head % 2:
-        raise CheckpointError(f"{where}: RoPE turns pairs, so d_head must be even, it is {c.d_head}.")
+        raise CheckpointError(f"{where}: d_head must be even (RoPE rotates pairs), got {c.d_head}.")
     if len(c.layer_types) != c.n_layers:
-        raise CheckpointError(f"{where}: {len(c.layer_types)} layer_types for {c.n_layers} layers.")
+        raise CheckpointError(
+            f"{where}: layer_types must have one entry for each layer, got "
+            f"{len(c.layer_types)} layer_types for {c.n_layers} layers."
+        )
     known = ("sliding_attention", "full_attention")
     if unknown := sorted({t for t in c.layer_types if t not in known}):
         raise CheckpointError(f"{where}: unknown layer type {unknown[0]!r}; gpt-oss has {' and '.join(known)}.")
@@ -160,24 +169,24 @@ def check_config(c: Config, where: str) -> Config:
 
 
 def default_dtype(config: Config, dtype: torch.dtype | None) -> torch.dtype:
-    """The dtype that was asked for; without one, fp32 for a small model and bf16 for a large one."""
+    """`dtype` itself; for None, float32 below 1e9 parameters and bfloat16 above."""
     return dtype or (torch.float32 if config.n_params < 1e9 else torch.bfloat16)
 
 
 @dataclass(frozen=True, slots=True)
-class Holding:
-    """How a checkpoint will be held: where, in which dtype, and whether its experts stay packed."""
+class LoadPlan:
+    """How a checkpoint is loaded: onto which device, in which dtype, and with which memory mode."""
 
     device: torch.device
     dtype: torch.dtype
-    memory: str  # "fast" | "small", decided
+    memory: str  # "fast" | "small"
 
-    def packs(self, config: Config) -> bool:
-        """Whether experts that are stored in MXFP4 stay so: not in a model that is a small matter when dequantised."""
-        return self.memory == "small" or config.n_params * self.dtype.itemsize > SMALL_MATTER
+    def keeps_packed(self, config: Config) -> bool:
+        """Whether experts stored in MXFP4 stay packed; those of a small model are dequantized."""
+        return self.memory == "small" or config.n_params * self.dtype.itemsize > DEQUANTIZE_MAX_BYTES
 
 
-def holding(
+def plan_loading(
     config: Config,
     where: str,
     *,
@@ -186,34 +195,46 @@ def holding(
     memory: str,
     packed: bool,
     mapped: bool,
-) -> Holding:
-    """What to load into; BudgetError, before a tensor is read, if it would not fit.
+) -> LoadPlan:
+    """The device, dtype and memory mode to load a checkpoint with.
 
-    `packed`: the experts are stored in MXFP4; `mapped`: the file's own bytes can be used as they lie there.
+    Args:
+        config: the config of the checkpoint.
+        where: the checkpoint's name in error messages.
+        dtype: None for the default of `default_dtype`.
+        device: the device to load onto.
+        memory: "auto", "fast" or "small".
+        packed: whether the experts are stored in MXFP4.
+        mapped: whether the bytes of the file can be used without conversion.
+
+    Raises:
+        BudgetError: the checkpoint would not fit the memory; no tensor has been read.
     """
     target, free = default_dtype(config, dtype), free_memory(device)
     if memory == "auto":
         whole = config.n_packed * PACKED_BYTES + (config.n_params - config.n_packed) * 2
         memory = (
-            "small" if mapped and device.type == "cpu" and can_give_back() and whole > FAST_SHARE * free else "fast"
+            "small"
+            if mapped and device.type == "cpu" and can_release_pages() and whole > FAST_FRACTION * free
+            else "fast"
         )
-    held = Holding(device, target, memory)
+    plan = LoadPlan(device, target, memory)
     in_place = mapped and device.type == "cpu"
     need = (config.n_params - config.n_packed) * (0 if in_place and target == torch.bfloat16 else target.itemsize)
     if not packed:
         need += config.n_packed * (0 if in_place and target == torch.bfloat16 else target.itemsize)
-    elif not held.packs(config):
+    elif not plan.keeps_packed(config):
         need += config.n_packed * target.itemsize
     elif not in_place:
         need += int(config.n_packed * PACKED_BYTES)
     if need > 0.9 * free:
         smaller = ", or dtype=torch.bfloat16" if target.itemsize > 2 else ""
-        advice = "" if packed else " With the experts in MXFP4, as published, it takes a third or less."
+        advice = "" if packed else " The published format, with experts in MXFP4, takes a third or less."
         raise BudgetError(
-            f"{where}: its {config.n_params:,} parameters take {size_text(need)} in {_short(target)}, and {device} has "
-            f"{size_text(free)} free.{advice} Take a machine or a GPU with more memory{smaller}."
+            f"{where}: its {config.n_params:,} parameters take {size_text(need)} in {_short(target)}, but {device} has "
+            f"only {size_text(free)} free.{advice} Use a machine or a GPU with more memory{smaller}."
         )
-    return held
+    return plan
 
 
 def _short(dtype: torch.dtype) -> str:

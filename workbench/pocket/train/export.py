@@ -8,7 +8,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor
 
-from workbench.model.checkpoints.hf_config import written_hf_config
+from workbench.model.checkpoints.hf_config import hf_config_json
 from workbench.model.kernels.reference import FP4, GROUP
 from workbench.pocket.rendering import TEMPLATE
 from workbench.pocket.train.model import Pocket
@@ -32,7 +32,7 @@ def export(model: Pocket, folder: Path, *, packed: bool = True) -> Path:
     stops = [symbols()["<|return|>"], symbols()["<|call|>"]]
     ids = {"pad_token_id": symbols()[PAD], "eos_token_id": stops, "bos_token_id": symbols()["<|startoftext|>"]}
     files = {
-        "config.json": written_hf_config(model.c, packed=packed)
+        "config.json": hf_config_json(model.c, packed=packed)
         | {"router_aux_loss_coef": 0.01, "dtype": "bfloat16", **ids},
         "generation_config.json": {"do_sample": False, **ids},
         "tokenizer_config.json": {
