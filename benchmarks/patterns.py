@@ -56,7 +56,7 @@ def agree(trace: Trace, layer: int) -> float:
     """The largest difference between one head and its definition in fp64."""
     q, k = (trace[name, layer].astype(np.float64) for name in ("rot_q", "rot_k"))
     s = q[:, ONE[0]] @ k[:, ONE[0] // 8].T / 8
-    s[patterns.hidden(CONFIG, layer, np.arange(len(q)), len(q))] = -np.inf
+    s[patterns.masked(CONFIG, layer, np.arange(len(q)), len(q))] = -np.inf
     e, e_sink = np.exp(s), np.exp(np.float64(trace["sinks"][layer, ONE[0]]))
     whole = e / (e.sum(-1, keepdims=True) + e_sink)
     return float(np.abs(patterns.rows(trace, layer, ONE)[0][0] - whole).max())
@@ -111,10 +111,10 @@ def main() -> None:
         for name, (trace, layer, ask, _) in rows.items():
             patterns._layers.clear()
             first[name] = _ms(ask, trace, layer)
-        patterns.CACHE = 4 << 30  # all of them at once: what is measured is one layer that stays
+        patterns.CACHE_BYTES = 4 << 30  # all of them at once: what is measured is one layer that stays
         for _ in range(args.rounds):
             for name, (trace, layer, ask, _) in rows.items():
-                patterns._kept(trace, layer)
+                patterns._queries_and_keys(trace, layer)
                 times[name].append(_ms(ask, trace, layer))
         print(f"{dtype.name:<55}{'first':>9}{'again':>9}{'fastest':>9}{'goal':>9}   ms")
         for name, (_, _, _, goal) in rows.items():

@@ -173,9 +173,9 @@ def _recorded(given: argparse.Namespace, stem: str, run: Callable[[], "Trace"]) 
     target = expanded(given.output) if given.output else _free(stem, ".trace")
     if os.path.lexists(target):
         raise TraceExists(f"{visible(str(target))} is there already. Give another path with -o.")
-    from workbench.traces import check_place
+    from workbench.traces import check_writable
 
-    check_place(target)
+    check_writable(target)
     stopped = False
     try:
         made = run()

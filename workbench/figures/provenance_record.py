@@ -19,7 +19,7 @@ from workbench.figures.spec import Figure
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
-from workbench.traces.manifest import deciding
+from workbench.traces.manifest import bit_determining
 
 LIMIT = 256 << 20  # bytes of a picture that is read
 _PDF = re.compile(rb"/Keywords \(((?:[^\\()]|\\.)*)\)", re.DOTALL)
@@ -36,7 +36,7 @@ def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.
         ids.append(trace.id)
         model = {key: manifest.model[key] for key in ("name", "weights_digest", "tokenizer_digest")}
         models += [model] if model not in models else []
-        decides = deciding(manifest.numerics)  # so that a figure has the same bytes wherever its numbers are the same
+        decides = bit_determining(manifest.numerics)  # so that a figure has the same bytes wherever its numbers are the same
         numerics += [decides] if decides not in numerics else []
     return {
         "title": figure.title,

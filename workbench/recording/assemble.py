@@ -16,7 +16,7 @@ from workbench.errors import VerificationWarning
 from workbench.recording.source import Source, Text, text_of
 from workbench.recording.verify import verify
 from workbench.traces import Manifest, TensorInfo, Trace, TraceWriter, load
-from workbench.traces.format import word
+from workbench.traces.format import dtype_code
 
 if TYPE_CHECKING:
     from workbench.recording.plan import Plan
@@ -59,7 +59,7 @@ def assemble(
     origins = {name: origin if isinstance(origin, str) else origin[name] for name in arrays}
     if derived := source.derived:
         origins |= {name: "derived" for name in arrays if name in derived or hooks.point_of(name) in derived}
-    table = {name: TensorInfo(word(a.dtype), a.shape, hooks.axes(name), origins[name]) for name, a in arrays.items()}
+    table = {name: TensorInfo(dtype_code(a.dtype), a.shape, hooks.axes(name), origins[name]) for name, a in arrays.items()}
     if writer:
         for each in sorted(set(origins.values())):
             writer.append({name: a for name, a in arrays.items() if origins[name] == each}, source=each)

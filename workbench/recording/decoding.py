@@ -23,7 +23,7 @@ from workbench.recording.source import ModelSource, batch_of
 from workbench.recording.summaries import LIVE_POINTS, Chosen, margins
 from workbench.recording.taps import Recorder, arrays
 from workbench.taps import Chain
-from workbench.traces.format import word
+from workbench.traces.format import dtype_code
 from workbench.traces.tensor_parts import join
 
 
@@ -164,7 +164,7 @@ class Generation:
         for name, a in recorded.items():
             axes = hooks.axes(name)
             a = a[(slice(None),) * axes.index("pos") + (slice(0, n),)]
-            whole[name] = join(name, word(a.dtype), axes, [self.earlier[name], a] if self.earlier else [a])
+            whole[name] = join(name, dtype_code(a.dtype), axes, [self.earlier[name], a] if self.earlier else [a])
         return whole
 
 

@@ -29,7 +29,7 @@ from workbench.recording.summaries import LIVE, LIVE_POINTS, Chosen, Norms, Pred
 from workbench.recording.taps import Recorder, arrays
 from workbench.taps import Chain, Tap
 from workbench.traces import Trace, TraceWriter
-from workbench.traces.format import word
+from workbench.traces.format import dtype_code
 from workbench.traces.tensor_parts import join
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def record(
                 found |= pooled.lanes() if pooled else {}
             keep(found)
             bar.update(stop - start)
-    return {name: join(name, word(a[0].dtype), hooks.axes(name), a) for name, a in kept.items()}
+    return {name: join(name, dtype_code(a[0].dtype), hooks.axes(name), a) for name, a in kept.items()}
 
 
 def predictions(source: Source, lens: bool) -> Predictions:

@@ -20,7 +20,7 @@ from workbench.recording.plan import affordable_plan
 from workbench.recording.record import reset_tallies
 from workbench.recording.source import ModelSource
 from workbench.traces import Trace
-from workbench.traces.manifest import deciding
+from workbench.traces.manifest import bit_determining
 
 LOGITS = "next_logits"
 CACHE = ("blocks.*.attn.cache_k", "blocks.*.attn.cache_v")
@@ -100,7 +100,7 @@ def _settings(source: ModelSource, partial: Trace) -> Settings:
 
 def _changed(then: dict, now: dict) -> list[str]:
     """What the bits depended on then and is otherwise now. Of torch's they depend on threads and versions too."""
-    then, now = deciding(then), deciding(now)
+    then, now = bit_determining(then), bit_determining(now)
     return [f"{key} {then.get(key)}" for key in sorted(then.keys() & now.keys()) if then[key] != now[key]]
 
 

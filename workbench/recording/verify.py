@@ -32,7 +32,7 @@ def verify(source: Source, trace: Trace) -> list[dict]:
     """The identities, checked on the trace, and on a probe of the model that has everything."""
     findings = verification.Findings(source.dtype, verification.edited_points(trace))
     if not source.edits and trace.manifest.status == "complete":
-        findings.take(probe(source, trace.tokens).findings)
+        findings.merge(probe(source, trace.tokens).findings)
     return verification.verify(trace, findings)
 
 
