@@ -129,14 +129,14 @@ class Ours:
         return {"seconds": since(before)}
 
     def decode(self, tokens: list[int], live: bool = False) -> dict:
-        from workbench.recording.summaries import Chosen, Predictions
+        from workbench.recording.summaries import Predictions, TokenLogprobs
         from workbench.recording.taps import Recorder
         from workbench.taps import Chain
 
         assert self.cache is not None, "prefill comes first"
         tap, length, taken = None, self.cache.length(), []
         if live:
-            tap = Chain(Recorder(self.live), Predictions(self.config.n_layers, self.config.d_vocab), Chosen([0]))
+            tap = Chain(Recorder(self.live), Predictions(self.config.n_layers, self.config.d_vocab), TokenLogprobs([0]))
         for token in tokens:
             before = clocks()
             self._read([token], tap)

@@ -111,7 +111,7 @@ def test_a_resumed_run_may_be_interrupted_again_and_again(model):
         lengths.append(len(left))
     assert lengths == [31, 31, 33, 34]
     assert left.manifest.notes == [
-        "interrupted after 34 positions: not replayed, so it holds routes and predictions only"
+        "interrupted after 34 positions: not replayed, so it contains routing and predictions only"
     ]
     same(model.resume(left), whole)
 
@@ -200,7 +200,7 @@ def test_another_process_with_other_numerics_goes_on_and_says_so(model):
     same_bits = model.resume(elsewhere(kernels="neon", threads=8))
     assert same_bits.manifest.notes == [] and same_bits.id == whole.id
     done = model.resume(elsewhere(arithmetic="torch", threads=8))
-    assert done.manifest.notes == ["the first 33 positions were written with arithmetic torch"]
+    assert done.manifest.notes == ["the first 33 positions were computed with arithmetic torch"]
     assert done.tokens == whole.tokens and done.id == whole.id and done.verified
 
 
@@ -354,7 +354,7 @@ def test_a_complete_trace_is_refused(model):
 def test_another_model_is_refused(model):
     left = interrupted(model, 4, record="")
     with pytest.raises(
-        ResumeError, match=r"another weights: sha256:.* there, sha256:.* here. Load the model that wrote it"
+        ResumeError, match=r"weights digest .* differs: sha256:.* in the trace, sha256:.* in the model. Load the model that generated it"
     ):
         tiny(1).resume(left)
     other = Trace(

@@ -182,7 +182,7 @@ def patch(source: Trace) -> Patch:
 
     >>> other = model.trace(question, record="z")
     >>> with model.edit("blocks.2.attn.hook_z", wb.patch(other)): patched = model.trace(question)
-    >>> patched.edits[0]["changed"]  # patching a run with itself changes nothing
+    >>> patched.edits[0]["n_changed_calls"]  # patching a run with itself changes nothing
     0
 
     When the edited model runs, raises NotRecorded if the trace lacks the hook point, EditError if it is of another

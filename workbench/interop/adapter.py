@@ -176,8 +176,8 @@ class ForeignSource:
             lanes += hooks.PRESETS["lens"]
         return dict.fromkeys([*shapes, *lanes])
 
-    def why_absent(self, word: str, wanted: Sequence[str]) -> str:
-        for key in (word, *map(hooks.point_of, wanted)):
+    def why_absent(self, item: str, names: Sequence[str]) -> str:
+        for key in (item, *map(hooks.point_of, names)):
             for known in (key, key.split("_")[0]):
                 if known in self.reasons:
                     return self.reasons[known]
@@ -192,7 +192,7 @@ class ForeignSource:
         word = DTYPES[str(dtype).removeprefix("torch.")] if dtype else "I32" if name.endswith("_ids") else "F32"
         return word, tuple(size[axis] for axis in axes)
 
-    def working_memory(self, n_pos: int, wanted: Sequence[str], chunk: int) -> int:
+    def working_memory(self, n_pos: int, names: Sequence[str], chunk: int) -> int:
         return self.attention_copies * self.config["n_heads"] * n_pos**2 * 4
 
 

@@ -20,7 +20,9 @@ from workbench.traces.spans import Span
 from workbench.traces.tensor_parts import joined_shape
 
 SCHEMA = 2
-OLDER_SCHEMAS = {1: "a development version from before 0.1.0 (the last is commit e287424)"}  # schema -> the version that reads it
+OLDER_SCHEMAS = {
+    1: "a development version from before 0.1.0 (the last is commit e287424)"
+}  # schema -> the version that reads it
 BITS = ("dtype", "arithmetic")  # the numerics that determine the bits of a run, and so are part of its id
 PORTABLE = ("fixed order 1", "avx512-bf16")  # arithmetic whose bits are independent of threads and versions
 SOURCES = ("live", "replay", "forward", "derived")
@@ -140,7 +142,10 @@ class Manifest:
             len(self.str_tokens) == count,
             f"str_tokens must have one text for each of the {count} tokens, got {len(self.str_tokens)}",
         )
-        _require(self.prompt_length <= count, f"prompt_length must be between 0 and {count}, the number of tokens, got {self.prompt_length}")
+        _require(
+            self.prompt_length <= count,
+            f"prompt_length must be between 0 and {count}, the number of tokens, got {self.prompt_length}",
+        )
         _set(self, spans=[_span(span, count) for span in self.spans])
         _set(self, tensors=dict(self.tensors))
         for name, info in self.tensors.items():
@@ -203,7 +208,11 @@ class Manifest:
             raise TraceCorrupt("the manifest is not a JSON object with a schema number")
         if data["schema"] != SCHEMA:
             reading_version = OLDER_SCHEMAS.get(data["schema"], "no released version")
-            hint = f"{reading_version} reads it; or record it again" if data["schema"] < SCHEMA else "update gpt-oss-workbench"
+            hint = (
+                f"{reading_version} reads it; or record it again"
+                if data["schema"] < SCHEMA
+                else "update gpt-oss-workbench"
+            )
             raise TraceVersion(
                 f"this trace has schema {data['schema']}; this version of workbench reads schema {SCHEMA}: {hint}."
             )
@@ -469,7 +478,9 @@ _MODEL_FIELDS: dict[str, Check] = {
     "config": _config,
 }
 _MODEL = _record(**_MODEL_FIELDS)
-_MODEL_WITH_ADAPTER = _record(**_MODEL_FIELDS, adapter=_record(name=_of(str), digest=_of(str), scale=_number, base=_of(str)))
+_MODEL_WITH_ADAPTER = _record(
+    **_MODEL_FIELDS, adapter=_record(name=_of(str), digest=_of(str), scale=_number, base=_of(str))
+)
 _CHECKS: dict[str, Check] = {
     "schema": _of(int),
     "status": _one_of("complete", "partial"),

@@ -95,7 +95,9 @@ def band(trace: Trace, layer: int, heads: Heads, queries: slice = slice(None)) -
         sliding = [i for i, kind in enumerate(trace.config["layer_types"]) if kind == "sliding_attention"]
         raise NotRecorded(f"layer {layer} attends to all keys, so it has no band; the sliding layers are {sliding}")
     if edited := _edited(trace, layer, "attn_scores", "pattern"):
-        raise NotRecorded(f"this run was edited at {edited}, which may put attention outside the window: use rows or tile")
+        raise NotRecorded(
+            f"this run was edited at {edited}, which may put attention outside the window: use rows or tile"
+        )
     selected, at = _selected_heads(source, heads), np.arange(source.n)[queries]
     out = np.zeros((len(selected), len(at), window), source.dtype)
     sink = np.zeros(out.shape[:2], source.dtype)
@@ -265,7 +267,9 @@ class _Computed:
                 s = memory[:size].reshape(shape)
                 self._products(heads[group], kv[h], at[here], first, last, s)
                 self._hide(s, at[here], first)
-                scale, sink = _normalize(s, self.sinks[heads[group]], self.rounded, 1 if self.scale_queries else self.factor)
+                scale, sink = _normalize(
+                    s, self.sinks[heads[group]], self.rounded, 1 if self.scale_queries else self.factor
+                )
                 yield _Block(group, here, first, s, scale, sink)
 
     def _products(self, heads: np.ndarray, kv: int, at: np.ndarray, first: int, last: int, out: np.ndarray) -> None:

@@ -258,7 +258,9 @@ class Trace:
         ]
         if manifest.replayed_routing:
             different, compared = manifest.replayed_routing["different"], manifest.replayed_routing["compared"]
-            lines.append(f"routing   {different} of {compared} expert choices differ between the live run and the replay")
+            lines.append(
+                f"routing   {different} of {compared} expert choices differ between the live run and the replay"
+            )
         lines += [f"edit      {edit['identity']}" for edit in manifest.edits]
         lines += [f"left out  {text}" for text in manifest.omitted]
         lines += [f"note      {text}" for text in manifest.notes]
