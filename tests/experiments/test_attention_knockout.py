@@ -99,7 +99,7 @@ def test_cutting_all_keys_leaves_the_sink_alone_and_the_bias_is_what_is_written(
     model, seen = tiny(), Recorder(["blocks.1.hook_attn_out"])
     base = CachedRun(model, trace.tokens)
     everything = torch.ones(1, 90, 90, dtype=torch.bool)
-    out = base.rerun_from(0, _Cut(base, [1], range(10), everything, 0, "mask"), record=seen.wanted)
+    out = base.rerun_from(0, _Cut(base, [1], range(10), everything, 0, "mask"), record=seen.points)
     assert torch.equal(out["blocks.1.hook_attn_out"], model.weights.blocks[1].b_o.expand(1, 90, -1))
 
 

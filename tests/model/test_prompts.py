@@ -184,5 +184,5 @@ def test_the_cpu_is_always_here(device):
 @pytest.mark.parametrize("record", [None, 5, ["residuals", 5], [None], {"residuals": 1}.values()])
 def test_what_to_record_is_said_by_names(model, record):
     for ask in (model.trace, model.generate, model.estimate):
-        with pytest.raises(HookNameError, match="must be names"):
+        with pytest.raises(HookNameError, match="must be names of"):
             ask(ASK, record=record)

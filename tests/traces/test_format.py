@@ -19,12 +19,12 @@ from workbench.errors import TraceCorrupt, TraceError, TraceUnsafe
 from workbench.traces.format import (
     DTYPES,
     MAX_HEADER,
+    dtype_code,
     encode_header,
     from_raw,
     header_length,
     parse_header,
     raw,
-    dtype_code,
     write_part,
 )
 from workbench.traces.tensor_parts import joined_shape

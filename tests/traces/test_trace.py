@@ -186,7 +186,7 @@ def test_layers_that_are_missing_are_named() -> None:
         NotRecorded, match=r"in the layers 0, 2 only, of 3. Select one of them: trace\['resid_post', 0\]"
     ):
         trace["resid_post"]
-    with pytest.raises(NotRecorded, match=r"'resid_post' was, in the layers 0, 2\."):
+    with pytest.raises(NotRecorded, match=r"'resid_post' was recorded in the layers 0, 2\."):
         trace["resid_post", 1]
 
 

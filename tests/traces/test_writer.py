@@ -105,7 +105,7 @@ def test_the_same_run_with_other_numbers_is_said_to_be_not_deterministic(tmp_pat
         writer.append(arrays)
     with pytest.raises(TraceExists, match="other content: notes"):
         made.trace(notes=["more"]).save(path)
-    with pytest.raises(TraceExists, match="The one there is complete, this one is partial"):
+    with pytest.raises(TraceExists, match="The existing one is complete, this one is partial"):
         made.trace(status="partial").save(path)
     with pytest.raises(TraceExists, match=r"other content: blocks\.0\.attn\.hook_attn_scores, .*…"):
         write(path, made.manifest(), {})

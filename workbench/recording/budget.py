@@ -125,8 +125,8 @@ def refuse_if_device_too_small(working: int, free: int, device: str) -> None:
     """Raises BudgetError if a pass would not fit into the free memory of the device."""
     if working > REFUSE_SHARE * free:
         raise BudgetError(
-            f"a pass needs about {size_text(working)} on {device}; allowed are {size_text(REFUSE_SHARE * free)}, 80 % of "
-            f"the {size_text(free)} that are free there. Shorten the text, or record fewer patterns."
+            f"a pass needs about {size_text(working)} on {device}; allowed are {size_text(REFUSE_SHARE * free)}, 80 % "
+            f"of the {size_text(free)} that are free there. Shorten the text, or record fewer patterns."
         )
 
 

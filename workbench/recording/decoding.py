@@ -46,7 +46,7 @@ class Settings:
                 raise PromptError(f"{name} must be a whole number, got {value!r}") from None
         if self.max_tokens < 1:
             raise PromptError(
-                f"max_tokens must be at least 1, got {self.max_tokens}; use `model.trace` to record a text without generating"
+                f"max_tokens must be at least 1, got {self.max_tokens}. To record a text only, use `model.trace`."
             )
         for name in ("temperature", "top_p"):
             object.__setattr__(self, name, _real(name, getattr(self, name)))
@@ -74,7 +74,7 @@ def _real(name: str, value: Any) -> float:
 
 
 class GenerationState(NamedTuple):
-    """The state after the last complete pass: one tuple, so that an interrupt never finds parts of two different passes."""
+    """The state after the last complete pass: one tuple, so that an interrupt never finds parts of two passes."""
 
     n_processed: int  # positions that all layers have processed
     logits: Tensor  # of the token after them

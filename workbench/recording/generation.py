@@ -1,8 +1,8 @@
 """Generates text and records it: decodes one token at a time, then replays the finished text.
 
-Routing and predictions are recorded live, while decoding. Everything else comes from a replay of the finished text, which
-costs a fraction of the decoding. The trace has the source of each array, and the number of expert choices on which the
-live run and the replay differ.
+Routing and predictions are recorded live, while decoding. Everything else comes from a replay of the finished text,
+which costs a fraction of the decoding. The trace has the source of each array, and the number of expert choices on
+which the live run and the replay differ.
 """
 
 import operator
@@ -17,7 +17,7 @@ from workbench.errors import PromptError
 from workbench.recording.assemble import assemble
 from workbench.recording.decoding import Generation, Settings
 from workbench.recording.plan import affordable_plan
-from workbench.recording.record import record, open_writer, reset_tallies
+from workbench.recording.record import open_writer, record, reset_tallies
 from workbench.recording.resume import restore, save_partial
 from workbench.recording.source import ModelSource
 from workbench.text import visible
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Generation was interrupted. `trace` has the tokens so far, with status "partial" unless it was already complete."""
+    """Generation was interrupted. `trace` has the tokens so far; its status is "partial" unless it was complete."""
 
     def __init__(self, trace: Trace):
         what = "continue with `model.resume(model.partial)`"
@@ -84,12 +84,12 @@ def _finish(generation: Generation, to: Path | None) -> Trace:
         with open_writer(g.source, g.plan, g.tokens, g.prompt_length, to) as writer:
             replayed = record(g.source, g.tokens, g.plan, g.flag, replay=True, writer=writer)
             live = g.arrays()
-            compared, different = _compare_routing(g.source.n_layers, live, replayed)
+            routing = _compare_routing(g.source.n_layers, live, replayed)
             replayed = {name: a for name, a in replayed.items() if name not in live}
             trace = assemble(
                 g.source, g.plan, g.tokens, replayed | live, prompt_length=g.prompt_length, writer=writer,
                 origin=dict.fromkeys(replayed, "replay") | dict.fromkeys(live, "live"),
-                generation=g.settings.to_manifest(finish_reason), replayed_routing={"compared": compared, "different": different},
+                generation=g.settings.to_manifest(finish_reason), replayed_routing=routing,
             )  # fmt: skip
         if not g.flag.stopped:
             return trace
@@ -104,16 +104,14 @@ def _finish(generation: Generation, to: Path | None) -> Trace:
     raise Interrupted(trace)
 
 
-def _compare_routing(
-    n_layers: int, live: Mapping[str, np.ndarray], replay: Mapping[str, np.ndarray]
-) -> tuple[int, int]:
-    """The number of (layer, position) pairs at which the sets of chosen experts are compared, and at which they differ."""
+def _compare_routing(n_layers: int, live: Mapping[str, np.ndarray], replay: Mapping[str, np.ndarray]) -> dict[str, int]:
+    """For the manifest: the number of (layer, position) pairs, and on how many the chosen experts differ."""
     compared = different = 0
     for name in hooks.match("blocks.*.mlp.hook_expert_indices", n_layers):
         a, b = np.sort(live[name], -1), np.sort(replay[name], -1)
         compared += len(a)
         different += int((a != b).any(-1).sum())
-    return compared, different
+    return {"compared": compared, "different": different}
 
 
 def _several(stop: Any) -> list[Any]:

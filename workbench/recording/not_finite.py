@@ -51,7 +51,7 @@ def not_finite(model: "Model", tokens: Sequence[int], *taps: Tap) -> NotFinite:
         where = f"{value.name}{'' if layer is None else f' (layer {layer})'}, position {value.position}"
         return NotFinite(f"no token can be sampled: the first {value.kind} is at {where}. {_reason(model, value.name)}")
     return NotFinite(
-        "the logits of this run contain NaN or infinity, but a second pass over the same text does not show where it begins. "
+        "the logits of this run contain NaN or infinity, but a second pass over the same text does not find it. "
         "`workbench doctor` prints the kernels of this machine."
     )
 
@@ -70,7 +70,7 @@ def _reason(model: "Model", name: str) -> str:
 
 
 def _weights_with_nan(weights: Weights, name: str) -> Iterator[str]:
-    """The weights of the hook point's layer (or of the embedding or the end) that are not finite, by transformers' names."""
+    """The weights behind a hook point's value, in its layer, that are not finite, by transformers' names."""
     layer = hooks.layer_of(name)
     if layer is None:
         yield from (TOP[field] for field in FINAL.get(name, TOP) if not _finite(getattr(weights, field)))

@@ -22,8 +22,8 @@ MAX_PENDING_BYTES = (
     192 << 20
 )  # of recorded values before they are written: they and the values they are made of are in memory together
 NEIGHBORS = (
-    "with these kernels, the last bits at a position depend on the positions that are computed with it: positions before "
-    "an edit may differ from those of an unedited run by rounding"
+    "with these kernels, the last bits at a position depend on the positions that are computed with it: positions "
+    "before an edit may differ from those of an unedited run by rounding"
 )
 
 

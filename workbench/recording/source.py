@@ -1,7 +1,7 @@
 """The `Source` protocol: what a recording needs from a model. `ModelSource` is our own Model as one.
 
-Models of other libraries are sources too: `workbench.interop.adapter.ForeignSource`. The rest of this package works with
-any source and is independent of the library that runs the model.
+Models of other libraries are sources too: `workbench.interop.adapter.ForeignSource`. The rest of this package works
+with any source and is independent of the library that runs the model.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -127,7 +127,7 @@ class Source(Protocol):
         ...
 
     def working_memory(self, n_pos: int, names: Sequence[str], chunk: int) -> int:
-        """The approximate bytes of a run besides weights and recording, with `chunk` of the `n_pos` positions per pass."""
+        """Approximate bytes of a run besides weights and recording, with `chunk` of the `n_pos` positions per pass."""
         ...
 
 
@@ -235,7 +235,7 @@ class Text:
 
 
 def text_of(source: Source, tokens: Sequence[int]) -> Text:
-    """The Text of tokens: Harmony messages for gpt-oss; for another model, or without a tokenizer, one unparsed span."""
+    """The Text of tokens: Harmony messages for gpt-oss; one unparsed span for other models or without a tokenizer."""
     reader, n = source.reader, len(tokens)
     if isinstance(reader, Tokenizer) and source.is_gpt_oss:
         return Text(parse(tokens, reader), reader.str_tokens(tokens))

@@ -22,8 +22,8 @@ LIVE_POINTS = ("blocks.*.mlp.router.hook_out", "blocks.*.mlp.hook_expert_indices
 class Predictions(Tap):
     """Log-probability, entropy and the top next tokens at every position; with the lens, also of every layer.
 
-    The logits come in blocks of a few hundred positions and are not stored. For the lens, the residual streams of the pass
-    are stored until the final prediction is known.
+    The logits come in blocks of a few hundred positions and are not stored. For the lens, the residual streams of the
+    pass are stored until the final prediction is known.
     """
 
     def __init__(self, n_layers: int, d_vocab: int, read_out: Callable[[Tensor], Tensor] | None = None):
@@ -65,7 +65,7 @@ class Predictions(Tap):
             self._keep(f"lens_kl {layer}", divergence(final, p))
 
     def _keep(self, name: str, x: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        """Copies into rows that are allocated once per call, so that stored and temporary blocks do not fragment memory."""
+        """Copies into rows that are allocated once per call, so that temporary blocks do not fragment the memory."""
         at, n = self._target
         rows = self.rows.setdefault(name, [])
         if at.start == 0:
@@ -200,7 +200,7 @@ class StepAttention(Tap):
 
 
 def margins(recorder: Recorder, n_layers: int, n_active: int) -> np.ndarray:
-    """Router margin (layer pos): logit of the last chosen expert - first one not chosen; NaN in layers without router."""
+    """Router margin (layer pos): logit of the last chosen expert - first one not chosen; NaN without a router."""
     rows: list[np.ndarray | None] = []
     for layer in range(n_layers):
         name = f"blocks.{layer}.mlp.router.hook_out"

@@ -29,9 +29,7 @@ class Recorder(Tap):
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name in self.points:
             if self.keep_grad:
-                x = x.view_as(
-                    x
-                )  # a new tensor for the rest of the pass, so that it gets a gradient even if x itself is not used again
+                x = x.view_as(x)  # a new tensor that the pass continues with, even if it did not use x itself
                 if x.requires_grad:
                     x.retain_grad()
             self.seen.setdefault(name, []).append(x if self.keep_grad else x.detach().to(self.device))

@@ -98,7 +98,7 @@ def check_shape(dtype: object, shape: object) -> int:
 
 
 def tensor_order(table: Mapping[str, tuple[str, Sequence[int]]]) -> list[str]:
-    """The order of tensors in a part: wide items first, so that memory-mapped readers find them aligned; then by name."""
+    """The order of tensors in a part: wide items first (aligned for memory-mapped readers), then by name."""
     return sorted(table, key=lambda name: (-DTYPES[table[name][0]].itemsize, name))
 
 

@@ -279,7 +279,7 @@ Check = Callable[[Any, str], Any]
 
 
 def _require(condition: object, message: str) -> None:
-    """Raises ArgumentError unless `condition` holds. Only for messages that are cheap to make: most values are valid."""
+    """Raises ArgumentError unless `condition` holds. Only for cheap messages, because most values are valid."""
     if not condition:
         raise ArgumentError(message)
 

@@ -111,7 +111,7 @@ def band(trace: Trace, layer: int, heads: Heads, queries: slice = slice(None)) -
 
 
 class View(NamedTuple):
-    """A max-pooled pattern: cell (i, j) is the largest value of `factor` queries from `factor * i` and keys from `factor * j`."""
+    """A max-pooled pattern: cell (i, j) is the largest value of queries and keys from `factor * i`, `factor * j`."""
 
     cells: np.ndarray  # head query_cell key_cell
     factor: int  # queries, and keys, in a cell; the last cell may have fewer
@@ -288,7 +288,7 @@ class _Computed:
 
 
 def _normalize(s: np.ndarray, sinks: np.ndarray, rounded: bool, factor: float) -> tuple[np.ndarray, np.ndarray]:
-    """1 / the row sums, and the sink's share of them. Replaces the scores (head query key) by exponentials, in place."""
+    """1 / the row sums, and the sink's share. Replaces the scores (head query key) by exponentials, in place."""
     n_heads, n_queries, n_keys = s.shape
     flat, sink = s.reshape(-1, n_keys), np.repeat(sinks, n_queries)[:, None]
     scale, share = np.empty_like(sink), np.empty_like(sink)

@@ -24,7 +24,7 @@ from workbench.traces.canonical_json import canonical, parse
 from workbench.traces.format import MAX_HEADER, Slot, check_shape, from_raw, header_length, parse_header
 from workbench.traces.manifest import Manifest
 from workbench.traces.tensor_parts import join
-from workbench.traces.untrusted_files import open_dir, open_file, read, refuse_pointer, show, require_memory
+from workbench.traces.untrusted_files import open_dir, open_file, read, refuse_pointer, require_memory, show
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 64 << 20  # bytes
@@ -44,7 +44,8 @@ def encode_manifest(manifest: Manifest) -> bytes:
 def decode_manifest(data: bytes) -> Manifest:
     """The manifest in the bytes of manifest.json.
 
-    Raises TraceCorrupt if the bytes differ from their own hash or do not describe a trace, TraceVersion for another schema.
+    Raises TraceCorrupt if the bytes differ from their own hash or do not describe a trace, TraceVersion for another
+    schema.
     """
     body = _body(data)
     if body is None:
@@ -154,7 +155,7 @@ def reopened(path: str, content_hash: str) -> StoredArrays:
         stored = StoredArrays(path)
     except TraceNotFound as error:
         raise TraceNotFound(
-            f"{error}. The pickle of a trace on disk contains its path, not its numbers: leave the folder in its place, "
+            f"{error}. The pickle of a trace on disk contains its path, not its numbers: leave the folder there, "
             f"or load the trace from its new path"
         ) from None
     if stored.manifest.content_hash != content_hash:

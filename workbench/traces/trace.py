@@ -143,9 +143,9 @@ class Trace:
         """The text of one turn's messages on a channel or of a role, joined; without arguments, of all tokens.
 
         `turn` is 0 for the first question and its answer, -1 for the last, or "all". With a channel or a role, the
-        default is the last turn: `channel="final"` is the answer of this run, `channel="analysis"` the thoughts that led
-        to it. Tool calls and their results are not on a channel; a `role` includes them. Without channel and role, the
-        text includes every token of the turn, headers too.
+        default is the last turn: `channel="final"` is the answer of this run, `channel="analysis"` the thoughts that
+        led to it. Tool calls and their results are not on a channel; a `role` includes them. Without channel and role,
+        the text includes every token of the turn, headers too.
 
         >>> trace.text(channel="final")  # doctest: +SKIP
         'c = 14'

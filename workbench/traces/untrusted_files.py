@@ -1,7 +1,7 @@
 """Opens files that may be hostile, and creates folders atomically. Only this module of the package opens files.
 
-Reading follows no symlink, waits for no FIFO, and reads no device. Writing ends with fsync and one rename. This module is
-independent of manifests and tensors.
+Reading follows no symlink, waits for no FIFO, and reads no device. Writing ends with fsync and one rename. This module
+is independent of manifests and tensors.
 """
 
 import errno
@@ -130,7 +130,7 @@ def refuse_pointer(name: str, start: bytes) -> None:
 
 
 def require_memory(size: int) -> None:
-    """Raises TraceUnsafe if `size` bytes exceed the machine's memory: Linux would allocate them, then kill the process."""
+    """Raises TraceUnsafe if `size` bytes exceed the memory: Linux would allocate them, then kill the process."""
     if size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         raise TraceUnsafe(f"{size} bytes are more than this machine's memory")
 
@@ -138,8 +138,8 @@ def require_memory(size: int) -> None:
 class Staging:
     """A new folder beside `target` that is renamed to it when it is complete, or removed.
 
-    Its name is `.<name>.writing-<pid>-<n>` (a long name is cut), and it is locked. A staging folder whose process is dead
-    and whose lock is free may be removed; the next Staging in the same folder does that.
+    Its name is `.<name>.writing-<pid>-<n>` (a long name is cut), and it is locked. A staging folder whose process is
+    dead and whose lock is free may be removed; the next Staging in the same folder does that.
     """
 
     def __init__(self, target: Path):

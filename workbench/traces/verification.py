@@ -3,9 +3,9 @@
 For another model, recorded through `workbench.interop`, the config has the differences: no sinks ("sinks": False), the
 rule from a router's logits to its weights ("router"), experts that every token uses ("shared_experts").
 
-An identity is checked by a function from the values of one layer to the largest violation, relative to the largest value
-involved; None if the values that it needs were not recorded. The same functions check a probe in which everything is
-recorded, the trace that is kept, and a trace that is loaded years later.
+An identity is checked by a function from the values of one layer to the largest violation, relative to the largest
+value involved; None if the values that it needs were not recorded. The same functions check a probe in which everything
+is recorded, the trace that is kept, and a trace that is loaded years later.
 """
 
 from collections.abc import Callable, Mapping
@@ -63,7 +63,7 @@ def pattern_and_sink_sum_to_one(v: Values, layer: int, config: dict) -> float | 
 
 
 def pattern_comes_from_queries_and_keys(v: Values, layer: int, config: dict) -> float | None:
-    """The largest difference of the softmax over q·k and sink from the recorded sink mass (and pattern, if recorded)."""
+    """The largest difference of softmax(q·k, sink) from the recorded sink mass (and pattern, if recorded)."""
     if sinkless(config) and "pattern" in v:
         v = {"sinks": patterns.no_sinks(config), "sink": np.zeros(v["pattern"].shape[:2]), **v}
     if not all(name in v for name in ("rot_q", "rot_k", "sinks", "sink")):
@@ -229,11 +229,11 @@ def empty(dtype: str) -> np.ndarray:
 
 
 def verify(trace: Trace, findings: Findings | None = None) -> list[dict]:
-    """The identities of the model, checked on a trace's numbers: identity, status, max_error, tolerance, reason of each.
+    """The identities, checked on a trace's numbers: identity, status, max_error, tolerance, reason of each.
 
-    `max_error` is relative to the largest value involved. No model is loaded, so `wb.verify(wb.load(path))` always works.
-    The identities that need the model (its biases, the unhooked run) were checked when the trace was recorded; their
-    results are in `trace.verification`.
+    `max_error` is relative to the largest value involved. No model is loaded, so `wb.verify(wb.load(path))` always
+    works. The identities that need the model (its biases, the unhooked run) were checked when the trace was recorded;
+    their results are in `trace.verification`.
 
     >>> [f["status"] for f in wb.verify(trace) if f["identity"] == "router weights = softmax of the kept logits"]
     ['holds']

@@ -61,7 +61,7 @@ def write(path: os.PathLike | str, manifest: Manifest, arrays: Mapping[str, np.n
 
 
 def check_writable(path: os.PathLike | str) -> None:
-    """Raises TraceError if a trace could not be written to `path`, so that this is known before a run. Leaves no file."""
+    """Raises TraceError, before a run, if a trace could not be written to `path`. Leaves no file."""
     target = absolute(path)
     try:
         existing = next((folder for folder in target.parents if folder.exists()), target)
@@ -135,7 +135,7 @@ class TraceWriter:
             raise _failure(self.path, error) from error
 
     def append(self, arrays: Mapping[str, np.ndarray], *, source: str | None = None) -> None:
-        """Writes one part: a whole prefill, or the next positions. Arrays of one name are joined along "pos" or "query".
+        """Writes one part: a whole prefill, or the next positions. Arrays of a name are joined along "pos" or "query".
 
         `source` is "live", "replay" or "forward"; the default is the one in the manifest's table. Returns when the
         bytes are on the disk.
