@@ -20,9 +20,8 @@ from workbench.traces.spans import Span
 from workbench.traces.tensor_parts import joined_shape
 
 SCHEMA = 2
-OLDER_SCHEMAS = {
-    1: "a development version from before 0.1.0 (the last is commit e287424)"
-}  # schema -> the version that reads it
+# schema -> the version that reads it
+OLDER_SCHEMAS = {1: "a development version from before 0.1.0 (the last is commit e287424)"}
 BITS = ("dtype", "arithmetic")  # the numerics that determine the bits of a run, and so are part of its id
 PORTABLE = ("fixed order 1", "avx512-bf16")  # arithmetic whose bits are independent of threads and versions
 SOURCES = ("live", "replay", "forward", "derived")
@@ -138,14 +137,8 @@ class Manifest:
             _set(self, **{name: check(_plain(getattr(self, name), name), name)})
         count = len(self.tokens)
         _require(self.schema == SCHEMA, f"schema must be {SCHEMA} in this version of workbench, got {self.schema}")
-        _require(
-            len(self.str_tokens) == count,
-            f"str_tokens must have one text for each of the {count} tokens, got {len(self.str_tokens)}",
-        )
-        _require(
-            self.prompt_length <= count,
-            f"prompt_length must be between 0 and {count}, the number of tokens, got {self.prompt_length}",
-        )
+        _require(len(self.str_tokens) == count, f"str_tokens has {len(self.str_tokens)} texts for {count} tokens")
+        _require(self.prompt_length <= count, f"prompt_length is {self.prompt_length}, but there are {count} tokens")
         _set(self, spans=[_span(span, count) for span in self.spans])
         _set(self, tensors=dict(self.tensors))
         for name, info in self.tensors.items():
@@ -207,12 +200,8 @@ class Manifest:
         if not isinstance(data, dict) or type(data.get("schema")) is not int:
             raise TraceCorrupt("the manifest is not a JSON object with a schema number")
         if data["schema"] != SCHEMA:
-            reading_version = OLDER_SCHEMAS.get(data["schema"], "no released version")
-            hint = (
-                f"{reading_version} reads it; or record it again"
-                if data["schema"] < SCHEMA
-                else "update gpt-oss-workbench"
-            )
+            version = OLDER_SCHEMAS.get(data["schema"], "no released version")
+            hint = f"{version} reads it; or record it again" if data["schema"] < SCHEMA else "update gpt-oss-workbench"
             raise TraceVersion(
                 f"this trace has schema {data['schema']}; this version of workbench reads schema {SCHEMA}: {hint}."
             )
@@ -411,7 +400,7 @@ def _config(value: Any, what: str) -> dict:
 
 def _model(value: Any, what: str) -> dict:
     """The model entry. It has the key "adapter" only if an adapter is in force."""
-    return (_MODEL_WITH_ADAPTER if isinstance(value, dict) and "adapter" in value else _MODEL)(value, what)
+    return (_ADAPTED_MODEL if isinstance(value, dict) and "adapter" in value else _MODEL)(value, what)
 
 
 def _edit(value: Any, what: str) -> dict:
@@ -470,17 +459,15 @@ _VERIFICATION = _record(
     tolerance=_or_none(_number),
     reason=_of(str),
 )
-_MODEL_FIELDS: dict[str, Check] = {
+_OF_MODEL: dict[str, Check] = {
     "name": _of(str),
     "format": _of(str),
     "weights_digest": _of(str),
     "tokenizer_digest": _of(str, type(None)),
     "config": _config,
 }
-_MODEL = _record(**_MODEL_FIELDS)
-_MODEL_WITH_ADAPTER = _record(
-    **_MODEL_FIELDS, adapter=_record(name=_of(str), digest=_of(str), scale=_number, base=_of(str))
-)
+_MODEL = _record(**_OF_MODEL)
+_ADAPTED_MODEL = _record(**_OF_MODEL, adapter=_record(name=_of(str), digest=_of(str), scale=_number, base=_of(str)))
 _CHECKS: dict[str, Check] = {
     "schema": _of(int),
     "status": _one_of("complete", "partial"),
