@@ -128,7 +128,7 @@ def test_a_wrong_wish_is_one_line_and_code_1(wrong: list[str], says: str, capsys
 def test_a_path_that_is_taken_is_refused_before_the_run(saved: Path, monkeypatch: pytest.MonkeyPatch, capsys):
     monkeypatch.setattr(wb, "trace", lambda *a, **k: pytest.fail("the model ran"))
     assert cli.main(["trace", ASK, "-o", str(saved)]) == 1
-    assert "is there already" in capsys.readouterr().err
+    assert "exists already" in capsys.readouterr().err
 
 
 def test_an_interrupt_keeps_what_was_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
@@ -148,7 +148,7 @@ def test_resume_goes_on_with_what_an_interrupt_left(pocket: Path, capsys: pytest
     with ctrl_c_in_pass(20):
         assert cli.main(["trace", ASK, "-o", "my half.trace"]) == 130
     said = capsys.readouterr().err
-    assert said.endswith("Go on with:\n  workbench resume 'my half.trace'\n")
+    assert said.endswith("Continue with:\n  workbench resume 'my half.trace'\n")
     with ctrl_c_in_pass(5):
         assert cli.main(["resume", "my half.trace", "--json"]) == 130
     told = capsys.readouterr()

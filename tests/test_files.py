@@ -133,7 +133,7 @@ def test_a_name_that_is_taken_is_never_written_to(tmp_path: Path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("make", "says"),
-    [(lambda path: path.symlink_to("/etc/hostname"), "symbolic links"), (os.mkfifo, "is not a file any more")],
+    [(lambda path: path.symlink_to("/etc/hostname"), "symbolic links"), (os.mkfifo, "is no longer a file")],
 )
 def test_what_a_writer_puts_in_place_of_the_file_is_refused(make: Callable[[Path], None], says: str, tmp_path: Path):
     def replace(path: Path) -> None:

@@ -185,10 +185,10 @@ def test_a_small_change_does_what_the_gradient_says_and_a_large_one_does_not(che
     slope = float((x.grad * direction).sum())
     with torch.no_grad():
         errors = [abs(float(outcome(x + e * direction) - base) / (e * slope) - 1) for e in (1e-6, 1e-4)]
-        again = Recorder(routes.wanted)
+        again = Recorder(routes.points)
         outcome(x + 2.0 * direction, again)
     assert errors[0] < 1e-4 and errors[0] < errors[1] + 1e-9
-    assert any((again[name] != routes[name]).any() for name in routes.wanted)  # a large step takes other routes
+    assert any((again[name] != routes[name]).any() for name in routes.points)  # a large step takes other routes
 
 
 def test_who_does_not_choose_an_expert_does_not_miss_it(checkpoint, seen):
@@ -291,5 +291,5 @@ def test_an_adapter_at_scale_0_changes_no_bit_and_at_1_is_its_sum(checkpoint):
 def test_fp32_takes_the_routes_of_fp64(seen):
     single = Recorder([f"blocks.{layer}.mlp.hook_expert_indices" for layer in range(4)])
     run(Random(seed=5).checkpoint(torch.float32), single)
-    for name in single.wanted:
+    for name in single.points:
         assert torch.equal(single[name].sort(-1).values, seen[name].sort(-1).values)

@@ -64,7 +64,7 @@ print(again.manifest.numerics["kernels"])
 def test_large_arrays_are_read_in_several_calls(tmp_path, monkeypatch):
     path = made.trace().save(tmp_path / "a.trace")
     want = {name: np.array(load(path).raw(name)) for name in load(path).names()}
-    monkeypatch.setattr(untrusted_files, "AT_ONCE", 7)
+    monkeypatch.setattr(untrusted_files, "CHUNK_BYTES", 7)
     for hide in (False, True):
         if hide:
             monkeypatch.delattr("os.preadv")

@@ -1,4 +1,4 @@
-"""The short way in: one call asks a model a question and gives the Trace of its answer."""
+"""Shortcuts that load a model by name: `trace` asks a question and records the answer in one call."""
 
 from collections.abc import Sequence
 from functools import lru_cache
@@ -11,16 +11,16 @@ if TYPE_CHECKING:
 
 
 @lru_cache(maxsize=1)
-def kept_model(where: str) -> "Model":
-    """The model that the last call used: loading one takes longer than most questions."""
+def cached_model(where: str) -> "Model":
+    """The model at `where`, cached for the next call: loading a model takes longer than most questions."""
     from workbench.model.model import Model
 
     return Model(where)
 
 
 def model_of(model: "str | Model") -> "Model":
-    """The model itself, or the one that is found under a name or in a folder."""
-    return kept_model(model) if isinstance(model, str) else model
+    """The Model itself, or the one of a name or folder."""
+    return cached_model(model) if isinstance(model, str) else model
 
 
 def trace(
@@ -35,17 +35,28 @@ def trace(
     reasoning: str | None = None,
     stop: Sequence[int | str] = (),
 ) -> "Trace":
-    """Asks a model, lets it think and answer, and gives the verified Trace of both.
-
-    `prompt`: a question, a `wb.chat(…)`, or token ids. `model`: a name or folder as for `wb.Model` (kept for the next
-    call), or a Model. `reasoning` is the effort of a question or chat: "low", "medium" or "high"; without it, it is the
-    model's own default, as in `Model.generate` (medium for gpt-oss, high for pocket). The other arguments are those of
-    `Model.generate`.
+    """The verified Trace of a model's chain of thought and answer to a prompt.
 
     >>> wb.trace("What is 12+30?").text(channel="final")
     'It is 42.'
 
-    Raises ModelNotFound, CheckpointError, PromptError, HookNameError, BudgetError.
+    Args:
+        prompt: a question, a `wb.chat(…)`, or token ids.
+        model: a name or folder as for `wb.Model` (the model is cached for the next call), or a Model.
+        record: presets, hook points and globs, as for `Model.generate`.
+        max_tokens: the largest number of generated tokens.
+        temperature: 0 for greedy decoding.
+        top_p: sample from the smallest set of tokens with this mass.
+        seed: of the sampling.
+        reasoning: the effort of a question or chat: "low", "medium" or "high". The default is the model's own, as in
+            `Model.generate` (medium for gpt-oss, high for pocket).
+        stop: token ids and texts at which to stop, in addition to the model's own.
+
+    Raises:
+        ModelNotFound, CheckpointError: if the model cannot be found or loaded.
+        PromptError: for an invalid prompt or setting.
+        HookNameError: for a name in `record` that matches no hook point.
+        BudgetError: if the recording does not fit.
     """
     return model_of(model).generate(
         question(prompt, reasoning), max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
@@ -54,10 +65,10 @@ def trace(
 
 
 def resume(partial: "Trace", model: "str | Model | None" = None) -> "Trace":
-    """Goes on with an interrupted run, and gives the Trace that it would have left; see `Model.resume`.
+    """The Trace of an interrupted run, continued to its end; identical to an uninterrupted one. See `Model.resume`.
 
-    `partial`: what the interrupt kept, `interrupt.trace`, or that trace saved and loaded. `model`: as for `trace`;
-    the one that the partial trace names unless given.
+    `partial` is the trace of the interrupt (`interrupt.trace`), or that trace saved and loaded. `model` is as for
+    `trace`; the default is the model named in the partial trace.
 
     >>> half = wb.load("half.trace")  # doctest: +SKIP
     >>> wb.resume(half).status  # doctest: +SKIP
@@ -76,21 +87,26 @@ def estimate(
     max_tokens: int = 1024,
     reasoning: str | None = None,
 ) -> "Estimate":
-    """How big the trace of such a run would be, before it is made: `.bytes`, `.memory`, `.by_name`, `.fits`.
-
-    `max_tokens` is taken as if the model wrote all of them; 0 for a text that is only read.
+    """The estimated size of the trace of a run, without running it: `.bytes`, `.memory`, `.by_name`, `.fits`.
 
     >>> small, large = (wb.estimate("What is 12+30?", record=what, max_tokens=0) for what in ("", "everything"))
     >>> small.fits, small.bytes < large.bytes / 5
     (True, True)
 
-    Raises what `trace` raises, but BudgetError.
+    Args:
+        prompt: as for `trace`.
+        model: as for `trace`.
+        record: as for `trace`.
+        max_tokens: the estimate assumes that all of them are generated; 0 for a text that is only recorded.
+        reasoning: as for `trace`.
+
+    Raises what `trace` raises, except BudgetError.
     """
     return model_of(model).estimate(question(prompt, reasoning), record=record, max_tokens=max_tokens)
 
 
 def question(prompt: "Prompt", reasoning: str | None) -> "Prompt":
-    """The prompt with that effort; None leaves it as it is."""
+    """The prompt with that reasoning effort; None leaves it unchanged."""
     from workbench.conversation.chat import with_reasoning
 
     return with_reasoning(prompt, reasoning)

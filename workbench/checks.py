@@ -1,6 +1,6 @@
-"""Checks of what a caller passes in: an index within its range, an optional package that is installed.
+"""Checks of arguments: an index within its range, an optional package that is installed.
 
-One check with one wording for each, so that a wrong layer reads the same wherever it is noticed.
+Each check has one wording, so that the error for a wrong layer is the same everywhere.
 """
 
 import operator
@@ -10,7 +10,7 @@ from typing import Any
 from workbench.errors import ArgumentTypeError, MissingDependency, SelectionError
 from workbench.text import visible
 
-# How a package is called where it is installed from, if that is not the name that it is imported by.
+# Import name -> name on PyPI, where they differ.
 _PACKAGES = {"sklearn": "scikit-learn", "transformer_lens": "transformer-lens"}
 
 
@@ -23,7 +23,7 @@ def check_index(what: str, index: Any, n: int) -> int:
     Traceback (most recent call last):
     workbench.errors.SelectionError: neuron must be between 0 and 7, got 8.
 
-    Raises SelectionError for another number, ArgumentTypeError for what is not a whole number.
+    Raises SelectionError for another number, ArgumentTypeError for a value that is not a whole number.
     """
     number = _whole_number(what, index)
     if not 0 <= number < n:
@@ -37,7 +37,7 @@ def resolve_index(what: str, index: Any, n: int) -> int:
     >>> resolve_index("layer", -1, 24)
     23
 
-    Raises SelectionError for a number that no element has, ArgumentTypeError for what is not a whole number.
+    Raises SelectionError for a number out of range, ArgumentTypeError for a value that is not a whole number.
     """
     number = _whole_number(what, index)
     if not -n <= number < n:
@@ -89,7 +89,7 @@ def require(module: str, *, extra: str) -> Any:
     Traceback (most recent call last):
     workbench.errors.MissingDependency: no_such_package is not installed. Run: pip install 'gpt-oss-workbench[lab]'
 
-    Raises MissingDependency if it is not installed, or is and cannot be imported.
+    Raises MissingDependency if it is not installed, or if importing it fails.
     """
     try:
         return import_module(module)
@@ -97,17 +97,17 @@ def require(module: str, *, extra: str) -> Any:
         top = module.partition(".")[0]
         package = _PACKAGES.get(top, top)
         if isinstance(error, ModuleNotFoundError) and error.name in (top, module):
-            cure = f"{package} is not installed. Run: pip install 'gpt-oss-workbench[{extra}]'"
-            raise MissingDependency(cure) from None
+            message = f"{package} is not installed. Run: pip install 'gpt-oss-workbench[{extra}]'"
+            raise MissingDependency(message) from None
         raise MissingDependency(
-            f"{package} is installed and cannot be imported: {error}. "
+            f"{package} is installed but cannot be imported: {error}. "
             f"Run: pip install --force-reinstall {package}, or pip install 'gpt-oss-workbench[{extra}]'"
         ) from error
 
 
 def _whole_number(what: str, value: Any) -> int:
     try:
-        return operator.index(value.item() if hasattr(value, "item") else value)  # arrays of one number have no index
+        return operator.index(value.item() if hasattr(value, "item") else value)  # 0-d arrays and tensors
     except (TypeError, ValueError, RuntimeError):
         raise ArgumentTypeError(f"{what} must be a whole number, got {visible(repr(value)[:80])}.") from None
 

@@ -1,35 +1,35 @@
-"""Every error that workbench raises on purpose; each says what was asked, what there is, and what to do.
+"""Every error that workbench raises on purpose. Each message has the wrong value, what is allowed, and what to do.
 
 WorkbenchError
 ├── ArgumentError          an argument with a value that is not allowed; the message says what is
 │   └── ArgumentTypeError  an argument of a type that is not allowed
 ├── SelectionError         no such layer, head, expert, position or step
-├── FileError              a file cannot be written at that path, because something else than a file is there
-├── ModelNotFound          no checkpoint at that place
+├── FileError              a file cannot be written at that path, because something other than a file is there
+├── ModelNotFound          there is no checkpoint at that path or under that name
 ├── CheckpointError        a checkpoint that cannot be read as gpt-oss: missing shard, keys, wrong config
 ├── PromptError            an empty prompt, a token id out of range, more positions than the model has
 ├── HookNameError          no hook point has that name
-├── NotRecorded            the trace does not hold what was asked
-├── CacheError             keys and values whose layers do not hold the same positions
-├── ResumeError            a trace that this model, as it is now, cannot go on with
-├── NotFinite              NaN or infinity where a token was to be drawn; the message says where the first one is
-├── EditError              an edit that matched nothing, never fired, or returned something else than a tensor
-├── BudgetError            the recording would not fit; the message names cheaper choices
-├── FigureError            a figure whose numbers do not fit together; the message says which
-├── InteropError           a model, cache or session of another library that no trace can be made from
-├── MissingDependency      an optional package is needed; the message says how to install it
-├── UnsupportedPlatform    this system lacks what traces are read and written with; the message says where it runs
+├── NotRecorded            the trace does not contain the requested array
+├── CacheError             a KV cache whose layers do not have the same positions
+├── ResumeError            a trace that cannot be continued by this model with its current edits
+├── NotFinite              NaN or infinity in the logits of the next token; the message has the place of the first one
+├── EditError              an edit that matched nothing, never fired, or did not return a tensor
+├── BudgetError            the recording does not fit into memory or on disk; the message names smaller choices
+├── FigureError            a figure whose numbers are inconsistent; the message names them
+├── InteropError           a model, cache or session of another library that cannot be recorded as a trace
+├── MissingDependency      an optional package is missing; the message has the command to install it
+├── UnsupportedPlatform    this system lacks file locks (fcntl); the message names the supported systems
 └── TraceError
     ├── TraceNotFound      there is no trace at that path
     ├── TraceCorrupt       bytes differ from their hash, or the manifest does not describe its files
-    ├── TraceUnsafe        symlinks, FIFOs, absurd sizes, names that are no names
-    ├── TraceVersion       written by another schema
+    ├── TraceUnsafe        a symlink, a FIFO, a size over the limit, or an invalid name
+    ├── TraceVersion       the trace has another schema
     └── TraceExists        another trace, or the same id with other content, is already there
 """
 
 
 class WorkbenchError(Exception):
-    """The root: `except WorkbenchError` catches whatever workbench raises on purpose."""
+    """The base class: `except WorkbenchError` catches every error that workbench raises on purpose."""
 
 
 class ArgumentError(WorkbenchError, ValueError):
@@ -45,11 +45,11 @@ class SelectionError(WorkbenchError, IndexError):
 
 
 class FileError(WorkbenchError, OSError):
-    """A file cannot be written at that path, because something else than a file is there."""
+    """A file cannot be written at that path, because something other than a file is there."""
 
 
 class ModelNotFound(WorkbenchError, LookupError):
-    """No checkpoint at that place."""
+    """There is no checkpoint at that path or under that name."""
 
 
 class CheckpointError(WorkbenchError):
@@ -65,43 +65,43 @@ class HookNameError(WorkbenchError, LookupError):
 
 
 class NotRecorded(WorkbenchError, LookupError):
-    """The trace does not hold what was asked."""
+    """The trace does not contain the requested array."""
 
 
 class CacheError(WorkbenchError):
-    """Keys and values whose layers do not hold the same positions."""
+    """A KV cache whose layers do not have the same positions."""
 
 
 class ResumeError(WorkbenchError):
-    """A trace that this model, as it is now, cannot go on with."""
+    """A trace that cannot be continued by this model with its current edits."""
 
 
 class NotFinite(WorkbenchError, ArithmeticError):
-    """NaN or infinity where a token was to be drawn."""
+    """NaN or infinity in the logits of the next token."""
 
 
 class EditError(WorkbenchError):
-    """An edit that matched nothing, never fired, or returned something else than a tensor."""
+    """An edit that matched nothing, never fired, or did not return a tensor."""
 
 
 class BudgetError(WorkbenchError):
-    """The recording would not fit."""
+    """The recording does not fit into memory or on disk."""
 
 
 class FigureError(WorkbenchError, ValueError):
-    """A figure whose numbers do not fit together."""
+    """A figure whose numbers are inconsistent."""
 
 
 class InteropError(WorkbenchError):
-    """A model, cache or session of another library that no trace can be made from."""
+    """A model, cache or session of another library that cannot be recorded as a trace."""
 
 
 class MissingDependency(WorkbenchError, ImportError):
-    """An optional package is needed."""
+    """An optional package is missing."""
 
 
 class UnsupportedPlatform(WorkbenchError, ImportError):
-    """This system lacks what traces are read and written with."""
+    """This system lacks file locks (fcntl), which reading and writing traces need."""
 
 
 class TraceError(WorkbenchError):
@@ -117,11 +117,11 @@ class TraceCorrupt(TraceError):
 
 
 class TraceUnsafe(TraceError):
-    """Symlinks, FIFOs, absurd sizes, names that are no names."""
+    """A symlink, a FIFO, a size over the limit, or an invalid name."""
 
 
 class TraceVersion(TraceError):
-    """Written by another schema."""
+    """The trace has another schema."""
 
 
 class TraceExists(TraceError):
@@ -129,4 +129,4 @@ class TraceExists(TraceError):
 
 
 class VerificationWarning(UserWarning):
-    """A trace was recorded, but one of the model's own identities does not hold on it."""
+    """A trace was recorded, but one of the model's identities does not hold in it."""

@@ -1,7 +1,7 @@
-"""Files and folders that take their place whole or not at all, and stay there when the power fails.
+"""Atomic, durable writing of files and folders: they appear complete or not at all, and survive a power failure.
 
-Everything is written beside its target under a hidden name that nothing else has, put on the disk (fsync), and renamed
-into place. An error or Ctrl-C on the way leaves what was there before. Knows nothing of what is written.
+Everything is written beside its target under a unique hidden name, synced to the disk (fsync), and renamed to the
+target. After an error or Ctrl-C, the earlier file is still there. This module is independent of the content.
 """
 
 import errno
@@ -16,25 +16,25 @@ from workbench.errors import FileError
 from workbench.paths import scratch
 from workbench.text import visible
 
-# What a file system answers that has no fsync for this kind of file (some CIFS, vboxsf and FUSE mounts): nothing is
-# wrong with the disk then. EIO, ENOSPC and EDQUOT are never among them.
+# The errors of file systems that have no fsync for this kind of file (some CIFS, vboxsf and FUSE mounts); the disk is
+# fine then. EIO, ENOSPC and EDQUOT are never among them.
 _NO_SYNC = {
     errno.EINVAL, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF, errno.EACCES, errno.EPERM, errno.EISDIR,
 }  # fmt: skip
 _NEW = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-_AGAIN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_REOPEN = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
 def atomic_write(target: Path, data: bytes | str) -> Path:
-    """Writes `data` (a str as UTF-8) to the file `target`, in place of what was there; gives `target`.
+    """`target`, after `data` (a str as UTF-8) was written to it atomically; an existing file is replaced.
 
-    A symlink is replaced; the file that it leads to stays as it is.
+    A symlink is replaced; the file that it points to is not changed.
 
     >>> atomic_write(Path("results.json"), "{}")  # doctest: +SKIP
     PosixPath('results.json')
 
     Raises FileError, before anything is written, for a folder, a device, a FIFO or a socket at `target`; OSError if
-    the disk fails. Then what was there is there still.
+    the disk fails. In both cases an existing file is unchanged.
     """
     with atomic_path(target) as path:
         fd = os.open(path, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
@@ -47,18 +47,18 @@ def atomic_write(target: Path, data: bytes | str) -> Path:
 
 @contextmanager
 def atomic_path(target: Path) -> Iterator[Path]:
-    """The same for a writer that takes a path: a new empty file beside `target`, which the end of the block puts there.
+    """`atomic_write` for code that takes a path: a new empty file, which the end of the block renames to `target`.
 
-    An exception in the block leaves what was at `target` and nothing else. Raises what `atomic_write` raises.
+    After an exception in the block, `target` is unchanged and no other file is left. Raises what `atomic_write` raises.
     """
-    _want_regular(target)
+    _require_regular_file(target)
     path = _new_file(target)
     try:
         yield path
-        fd = os.open(path, _AGAIN)
+        fd = os.open(path, _REOPEN)
         try:
             if not stat.S_ISREG(os.fstat(fd).st_mode):
-                raise FileError(f"{visible(str(path))} is not a file any more: nothing was written.")
+                raise FileError(f"{visible(str(path))} is no longer a file, so nothing was written.")
             sync_file(fd)
         finally:
             os.close(fd)
@@ -72,10 +72,10 @@ def atomic_path(target: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(target: Path) -> Iterator[Path]:
-    """A new folder beside `target`, which takes its place with all its files at the end of the block.
+    """A new folder, which the end of the block renames to `target` with all its files.
 
-    `target` may be an empty folder. An exception in the block leaves nothing behind. Raises OSError if something
-    else came to `target` in the meantime, or if the disk fails.
+    `target` may be an empty folder. An exception in the block leaves nothing behind. Raises OSError if `target` was
+    created in the meantime, or if the disk fails.
     """
     while True:
         path = scratch(target)
@@ -86,7 +86,7 @@ def atomic_folder(target: Path) -> Iterator[Path]:
         yield path
         for entry in sorted(path.rglob("*")):
             if entry.is_file() and not entry.is_symlink():
-                _sync_opened(entry, _AGAIN)
+                _sync_opened(entry, _REOPEN)
             elif entry.is_dir() and not entry.is_symlink():
                 sync(entry)
         sync(path)
@@ -98,17 +98,17 @@ def atomic_folder(target: Path) -> Iterator[Path]:
 
 
 def write_all(fd: int, data: bytes | memoryview) -> None:
-    """`os.write` until all is written: one call may take less."""
+    """Writes all of `data`; a single `os.write` may write less."""
     view = memoryview(data)
     while view:
         view = view[os.write(fd, view) :]
 
 
 def sync(folder: Path) -> bool:
-    """Make the names in a folder durable; False if its file system cannot do that."""
+    """Syncs the names in a folder to the disk. Returns False if its file system cannot do that."""
     try:
         return _sync_opened(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    except OSError as error:  # of the opening
+    except OSError as error:  # from os.open
         if error.errno not in _NO_SYNC:
             raise
         return False
@@ -123,7 +123,7 @@ def _sync_opened(path: Path, flags: int) -> bool:
 
 
 def sync_file(fd: int) -> bool:
-    """Wait until what was written to an open file is on the disk; False if its file system cannot do that."""
+    """Syncs an open file to the disk. Returns False if its file system cannot do that."""
     try:
         os.fsync(fd)
     except OSError as error:
@@ -134,7 +134,7 @@ def sync_file(fd: int) -> bool:
 
 
 def kind_of(mode: int) -> str:
-    """What a file of that `st_mode` is, in words."""
+    """The kind of file of an `st_mode`, as text: "a symlink", "a folder", …"""
     for test, name in (
         (stat.S_ISLNK, "a symlink"),
         (stat.S_ISDIR, "a folder"),
@@ -147,19 +147,19 @@ def kind_of(mode: int) -> str:
     return "a device"
 
 
-def _want_regular(target: Path) -> None:
-    """FileError if something else than a file is there: a rename would put a file in the place of a device."""
+def _require_regular_file(target: Path) -> None:
+    """Raises FileError if `target` exists and is not a regular file; a rename would replace a device by a file."""
     try:
         mode = target.stat().st_mode
     except FileNotFoundError:
         return
     if not stat.S_ISREG(mode):
-        raise FileError(f"{visible(str(target))} is {kind_of(mode)}, and a file is to be written: give another path")
+        raise FileError(f"{visible(str(target))} is {kind_of(mode)}, not a file: give another path")
 
 
 def _new_file(target: Path) -> Path:
     while True:
         path = scratch(target)
-        with suppress(FileExistsError):  # left by a process that was killed and had our number
+        with suppress(FileExistsError):  # the file of a killed process that had the same pid
             os.close(os.open(path, _NEW, 0o666))
             return path

@@ -1,6 +1,6 @@
-"""The hook points of gpt-oss: their names, axes, groups, and how many numbers each holds.
+"""The hook points of gpt-oss and the summaries of a run: their names, axes and presets.
 
-Names are TransformerLens's where it has one. `*` stands for the layer. Axis names are the same everywhere in
+Names are those of TransformerLens where it has one. `*` is the layer. Axis names are the same everywhere in
 workbench: layer pos head kv_head query key d_model d_head expert choice step rank d_vocab.
 """
 
@@ -23,18 +23,18 @@ POINTS: dict[str, tuple[str, ...]] = {
         "blocks.*.attn.hook_v": "pos kv_head d_head",
         "blocks.*.attn.hook_rot_q": "pos head d_head",  # after RoPE
         "blocks.*.attn.hook_rot_k": "pos kv_head d_head",
-        "blocks.*.attn.hook_attn_scores": "head query key",  # -inf where a key may not be seen
-        "blocks.*.attn.hook_sink": "head query",  # ours: the probability that goes to the learned sink
+        "blocks.*.attn.hook_attn_scores": "head query key",  # -inf where a key is masked
+        "blocks.*.attn.hook_sink": "head query",  # not in TransformerLens: the probability of the learned sink
         "blocks.*.attn.hook_pattern": "head query key",  # rows sum to 1 - sink
         "blocks.*.attn.hook_z": "pos head d_head",
         "blocks.*.attn.hook_result": "pos head d_model",
         "blocks.*.hook_attn_out": "pos d_model",
         "blocks.*.hook_resid_mid": "pos d_model",
-        "blocks.*.ln2.hook_normalized": "pos d_model",  # what the router and the experts read
+        "blocks.*.ln2.hook_normalized": "pos d_model",  # the input of the router and the experts
         "blocks.*.mlp.router.hook_out": "pos expert",  # the router's logits
         "blocks.*.mlp.hook_expert_indices": "pos choice",
         "blocks.*.mlp.hook_expert_weights": "pos expert",  # dense; zero = not chosen
-        "blocks.*.mlp.hook_expert_out": "pos choice d_model",  # ours: before the weight is applied
+        "blocks.*.mlp.hook_expert_out": "pos choice d_model",  # not in TransformerLens: before the weight is applied
         "blocks.*.hook_mlp_out": "pos d_model",
         "blocks.*.hook_resid_post": "pos d_model",
         "ln_final.hook_normalized": "pos d_model",
@@ -42,11 +42,11 @@ POINTS: dict[str, tuple[str, ...]] = {
     }.items()
 }
 
-# Summaries of a run, one small array each, kept under these names beside the hook points.
+# Summaries of a run, one small array each, stored under these names beside the hook points.
 SUMMARIES: dict[str, tuple[str, ...]] = {
     name: tuple(axes.split())
     for name, axes in {
-        "logprob": "pos",  # of the token at pos, given the ones before it; NaN at pos 0
+        "logprob": "pos",  # of the token at pos, conditional on the tokens before it; NaN at pos 0
         "entropy": "pos",  # of the prediction made at pos, in nats
         "top_ids": "pos rank",
         "top_logprobs": "pos rank",
@@ -63,11 +63,11 @@ SUMMARIES: dict[str, tuple[str, ...]] = {
     }.items()
 }
 
-# In partial traces only: where an interrupted generation stood, so that it can be gone on with.
+# In partial traces only: the state of an interrupted generation, from which it is continued.
 GENERATION_STATE: dict[str, tuple[str, ...]] = {
     "blocks.*.attn.cache_k": ("kv_head", "key", "d_head"),  # after RoPE; the last keys that the layer still needs
     "blocks.*.attn.cache_v": ("kv_head", "key", "d_head"),
-    "next_logits": ("d_vocab",),  # of the token to come
+    "next_logits": ("d_vocab",),  # of the next token
 }
 
 PRESETS: dict[str, tuple[str, ...]] = {
@@ -83,7 +83,7 @@ PRESETS: dict[str, tuple[str, ...]] = {
     "everything": tuple(POINTS),
 }
 
-# Recorded in every trace: small, and most views need them.
+# Recorded in every trace: they are small, and most views need them.
 ALWAYS_RECORDED: tuple[str, ...] = (
     "blocks.*.attn.hook_sink",
     "blocks.*.mlp.router.hook_out",
@@ -134,7 +134,7 @@ def point_of(name: str) -> str:
 
 
 def axes(name: str) -> tuple[str, ...]:
-    """The axes of a hook point or lane, in order; a Trace has no batch axis.
+    """The axes of a hook point or summary, in order; a Trace has no batch axis.
 
     >>> axes("blocks.0.attn.hook_pattern")
     ('head', 'query', 'key')
@@ -148,7 +148,7 @@ def axes(name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def all_points(n_layers: int) -> tuple[str, ...]:
-    """Every hook point of a model, in the order in which the forward pass meets them."""
+    """Every hook point of a model, in the order of the forward pass."""
     points, block = list(POINTS), [p for p in POINTS if "*" in p]
     first = points.index(block[0])
     layers = [at_layer(p, layer) for layer in range(n_layers) for p in block]
@@ -173,12 +173,12 @@ _BY_SHORT = {short_name(p): p for p in POINTS}
 
 
 def full_name(name: str, layer: int | None = None) -> str:
-    """The full name for a short one: what `trace["resid_post", 3]` looks up.
+    """The full name for a short name and a layer, as in `trace["resid_post", 3]`.
 
     >>> full_name("pattern", 3), full_name("logits"), full_name("router_logits", 0)
     ('blocks.3.attn.hook_pattern', 'hook_logits', 'blocks.0.mlp.router.hook_out')
 
-    Raises HookNameError, with the nearest names, if there is none.
+    Raises HookNameError, with the nearest names, if no hook point has that name.
     """
     point = _BY_SHORT.get(name, name)
     if point not in POINTS and point_of(name) not in POINTS:
@@ -187,17 +187,17 @@ def full_name(name: str, layer: int | None = None) -> str:
 
 
 def match(glob: str, n_layers: int) -> list[str]:
-    """The hook points that a name, short name or glob stands for, in the model's order.
+    """The hook points that match a name, short name or glob, in the model's order.
 
     >>> match("blocks.*.hook_attn_out", 2)
     ['blocks.0.hook_attn_out', 'blocks.1.hook_attn_out']
 
     Raises HookNameError, with the nearest names, if nothing matches.
     """
-    found = _matching(_BY_SHORT.get(glob, glob), n_layers)
-    if not found:
+    matching = _matching(_BY_SHORT.get(glob, glob), n_layers)
+    if not matching:
         raise unknown_name(glob, [*_BY_SHORT, *all_points(n_layers)])
-    return list(found)
+    return list(matching)
 
 
 @lru_cache(maxsize=512)
@@ -206,20 +206,20 @@ def _matching(pattern: str, n_layers: int) -> tuple[str, ...]:
 
 
 def split_request(record: str | Iterable[str]) -> list[str]:
-    """The presets, globs and names in `record`, one by one; HookNameError for what is none of them.
+    """The presets, globs and names in `record`, as a list. Raises HookNameError for an item that is not a string.
 
     >>> split_request("residuals attention")
     ['residuals', 'attention']
     """
     if isinstance(record, str):
         return record.split()
-    found: list[Any] = list(record) if isinstance(record, Iterable) else [record]
-    if others := [word for word in found if not isinstance(word, str)]:
+    items: list[Any] = list(record) if isinstance(record, Iterable) else [record]
+    if invalid := [item for item in items if not isinstance(item, str)]:
         raise HookNameError(
-            f"record has {others[0]!r}, and it must be names: presets, hook points and globs, as in "
-            "record='residuals attention', or '' for none"
+            f"record must be names of presets, hook points or globs, as in record='residuals attention', or '' for "
+            f"none; got {invalid[0]!r}"
         )
-    return found
+    return items
 
 
 def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
@@ -228,28 +228,28 @@ def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
     >>> expand("residuals", 1)
     ['hook_embed', 'blocks.0.hook_resid_pre', 'blocks.0.hook_resid_mid', 'blocks.0.hook_resid_post']
 
-    Raises HookNameError, with the nearest names and the presets, for a word that stands for nothing.
+    Raises HookNameError, with the nearest names and the presets, for a word that matches nothing.
     """
-    wanted: set[str] = set()
+    names: set[str] = set()
     for word in split_request(record):
         for glob in PRESETS.get(word, (word,)):
             if glob in SUMMARIES:
-                wanted.add(glob)
+                names.add(glob)
                 continue
             try:
-                wanted.update(match(glob, n_layers))
+                names.update(match(glob, n_layers))
             except HookNameError:
                 raise unknown_name(word, [*PRESETS, *SUMMARIES, *_BY_SHORT, *all_points(n_layers)]) from None
     always = {name for p in ALWAYS_RECORDED if p in POINTS for name in match(p, n_layers)} | set(ALWAYS_RECORDED)
-    wanted -= always
-    return [name for name in [*all_points(n_layers), *SUMMARIES] if name in wanted]
+    names -= always
+    return [name for name in [*all_points(n_layers), *SUMMARIES] if name in names]
 
 
 def unknown_name(name: str, known: Iterable[str]) -> HookNameError:
-    """The error for a name that stands for nothing: it gives the nearest names and the presets."""
+    """The error for a name that matches nothing, with the nearest names and the presets."""
     near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     return HookNameError(
         f"no hook point matches {name!r}.{hint} Presets: {', '.join(PRESETS)}. "
-        f"Names look like 'blocks.0.hook_resid_pre'; `workbench.hooks.POINTS` lists them all."
+        f"Names look like 'blocks.0.hook_resid_pre'; `workbench.hooks.POINTS` lists all of them."
     )

@@ -1,13 +1,13 @@
-"""The imports that go against the layers: each is declared here with its reason, and done when a function runs.
+"""Imports from a lower package to a higher one: each is declared here with its reason, and happens at call time.
 
-Packages import downward only. A method of a low object that is made of a higher package's work (`model.trace` records)
-imports it through `upward`, so that the architecture test can list every such arrow.
+Packages import downward only. A method of a lower package that needs a higher one (`model.trace` records) imports it
+through `upward`, so that the architecture test can list every such import.
 """
 
 from importlib import import_module
 from types import ModuleType
 
-# (importing module, imported module) -> why
+# (importing module, imported module) -> reason
 UPWARD: dict[tuple[str, str], str] = {
     ("workbench.model.model", "workbench.recording.record"): "model.trace records the text that the model reads",
     ("workbench.model.model", "workbench.recording.generation"): "model.generate and model.resume record a generation",
@@ -20,7 +20,7 @@ UPWARD: dict[tuple[str, str], str] = {
 
 
 def upward(importer: str, module: str) -> ModuleType:
-    """The module, imported now. Raises ImportError unless the arrow from `importer` is declared in `UPWARD`."""
+    """The module, imported now. Raises ImportError unless the import is declared in `UPWARD`."""
     if (importer, module) not in UPWARD:
         raise ImportError(f"{importer} may not import {module}: declare it in {__name__}.UPWARD, with a reason")
     return import_module(module)

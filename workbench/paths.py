@@ -1,15 +1,17 @@
-"""Paths as a user writes them: `~` is the home folder in every argument of every function that takes a path."""
+"""Paths from the user: `~` is the home folder in every argument of every function that takes a path."""
 
 import itertools
 import os
 from pathlib import Path
 
-SCRATCH_BYTES = 100  # of the name that a scratch file repeats: with its own ending it stays within 143 (eCryptfs)
+SCRATCH_BYTES = (
+    100  # of the target's name in a scratch name: with the suffix it is at most 143 bytes, the limit of eCryptfs
+)
 _number = itertools.count()
 
 
 def expanded(path: os.PathLike | str | bytes) -> Path:
-    """The path with `~` and `~user` replaced by the home folder, as a shell does; a name it does not know stays.
+    """The path with `~` and `~user` replaced by the home folder, as a shell does; an unknown user's name stays.
 
     >>> expanded("~/traces/first") == Path.home() / "traces" / "first", expanded("a/~b")
     (True, PosixPath('a/~b'))
@@ -20,11 +22,11 @@ def expanded(path: os.PathLike | str | bytes) -> Path:
 
 
 def absolute(path: os.PathLike | str | bytes) -> Path:
-    """The same, counted from the root: it stays right when the working folder changes. Symlinks are not resolved."""
+    """The expanded path as an absolute path, valid when the working folder changes. Symlinks are not resolved."""
     return Path(os.path.abspath(expanded(path)))  # noqa: PTH100  Path.resolve follows symlinks
 
 
 def scratch(target: Path) -> Path:
-    """A new hidden name beside `target`, to write to before one rename puts it there; legal wherever `target` is."""
+    """A new hidden name beside `target`, to be written and then renamed to `target`; valid wherever `target` is."""
     name = os.fsdecode(os.fsencode(target.name)[:SCRATCH_BYTES].decode("utf-8", "ignore"))
     return target.parent / f".{name}.writing-{os.getpid()}-{next(_number)}"

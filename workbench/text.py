@@ -1,20 +1,19 @@
-"""Text from a model, made safe to look at: nothing in it can hide, reorder its neighbours, or run.
+"""Makes text from a model safe to show: no character is hidden, reorders others, or runs as code.
 
-Every Python view, `repr` and error message that shows text which a model or a file chose goes through here, and every
-number and size that a reader sees is written here.
+Every Python view, `repr` and error message uses this module for text from a model or a file, and for numbers and sizes.
 """
 
 import unicodedata
 from collections.abc import Collection, Sequence
 from html import escape
 
-# Code points that draw nothing although Unicode does not call them controls: they can carry hidden text.
+# Code points that are drawn as nothing although Unicode does not class them as controls: they can carry hidden text.
 _BLANK = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0}
-_BLANK |= {*range(0x180B, 0x1810), *range(0xE0100, 0xE01F0)}  # variation selectors; U+FE0F stays, emoji need it
+_BLANK |= {*range(0x180B, 0x1810), *range(0xE0100, 0xE01F0)}  # variation selectors; not U+FE0F, which emoji need
 
 
-# Unicode 17.0: where letters join, so that a joiner shapes the word around it, as Persian and Mongolian need it (the
-# blocks of the scripts in ArabicShaping.txt, and Khmer); and what joiners put together to one emoji
+# Unicode 17.0: the blocks of scripts whose letters join, where a joiner shapes the word, as in Persian and Mongolian
+# (the scripts in ArabicShaping.txt, and Khmer); and the characters that joiners combine to one emoji
 # (Extended_Pictographic in emoji-data.txt).
 _JOINING = (
     range(0x0600, 0x0780), range(0x07C0, 0x0800), range(0x0840, 0x0900), range(0x1780, 0x18B0), range(0xA840, 0xA880),
@@ -26,19 +25,19 @@ _PICTURES = (
     range(0x2B05, 0x2B56), range(0x1F000, 0x1F1E6), range(0x1F200, 0x1F3FB), range(0x1F400, 0x1FC00),
 )  # fmt: skip
 _AFTER_PICTURE = {0xFE0F, *range(0x1F3FB, 0x1F400)}  # shown as emoji, skin tones
-# The three flags that are written as tags behind a black one: England, Scotland, Wales (emoji-sequences.txt).
+# The three flags that are encoded as a black flag followed by tags: England, Scotland, Wales (emoji-sequences.txt).
 _FLAGS = tuple(
     "\U0001f3f4" + "".join(chr(0xE0000 + ord(c)) for c in name + "\x7f") for name in ("gbeng", "gbsct", "gbwls")
 )
 _NON_JOINER, _JOINER = "\u200c", "\u200d"
-_VIRAMA = 9  # the combining class of what takes the vowel off an Indic letter
+_VIRAMA = 9  # the combining class of the sign that removes the vowel of an Indic letter
 
 
 def visible(text: str, newline: str = "␊") -> str:
-    r"""The same text with every control, bidi and zero-width character replaced by a form that can be seen.
+    r"""The text with every control, bidi and zero-width character replaced by visible characters.
 
-    Controls become their pictures (tab ␉, escape ␛), all others their number. `newline` stands for each line feed;
-    give "\n" to keep the lines. A joiner stays where it shapes letters or emoji, and is shown where it would hide.
+    Controls become their pictures (tab ␉, escape ␛), all others their number. `newline` replaces each line feed; pass
+    "\n" to keep the lines. A joiner stays where it shapes letters or emoji, and is made visible elsewhere.
 
     >>> visible("a\tb\n\u202ecod.exe\u200b")
     'a␉b␊⟨U+202E⟩cod.exe⟨U+200B⟩'
@@ -52,20 +51,20 @@ def visible(text: str, newline: str = "␊") -> str:
 
 
 def visible_pieces(pieces: Sequence[str], newline: str = "␊") -> list[str]:
-    """`visible` of the tokens of one text, each as it is seen among its neighbors: a token may begin with a joiner.
+    """`visible` of the tokens of one text. A joiner at the start of a token is judged by the token before it.
 
     >>> visible_pieces(["می", "\u200cخواهم"]) == ["می", "\u200cخواهم"]
     True
     """
-    text, at, shown = "".join(pieces), 0, []
+    text, at, visible_tokens = "".join(pieces), 0, []
     for piece in pieces:
         if piece.isascii() and piece.isprintable():
-            shown.append(piece)
+            visible_tokens.append(piece)
         else:
             places = range(at, at + len(piece))
-            shown.append("".join(newline if text[i] == "\n" else _visible(text, i) for i in places))
+            visible_tokens.append("".join(newline if text[i] == "\n" else _visible(text, i) for i in places))
         at += len(piece)
-    return shown
+    return visible_tokens
 
 
 def html(text: str, newline: str = "␊") -> str:
@@ -78,7 +77,7 @@ def html(text: str, newline: str = "␊") -> str:
 
 
 def number_text(value: float, digits: int = 6) -> str:
-    """A number as a reader sees it: so many significant digits at most, no needless zeros, a true minus sign.
+    """A number for display: at most `digits` significant digits, no trailing zeros, a true minus sign.
 
     >>> number_text(0.30000000000000004), number_text(-2.0), number_text(1200.0), number_text(-0.12345, 3)
     ('0.3', '−2', '1200', '−0.123')
@@ -87,7 +86,7 @@ def number_text(value: float, digits: int = 6) -> str:
 
 
 def range_text(low: float, high: float) -> str:
-    """The two ends of a scale, to three digits.
+    """The two ends of a scale, with three digits.
 
     >>> range_text(-0.5, 12.3456)
     '−0.5 to 12.3'
@@ -96,7 +95,7 @@ def range_text(low: float, high: float) -> str:
 
 
 def size_text(n: float) -> str:
-    """A number of bytes as a reader sees it.
+    """A number of bytes for display, with a unit.
 
     >>> size_text(12), size_text(1_500), size_text(3_221_225_472)
     ('12 B', '1.5 kB', '3.2 GB')
@@ -126,7 +125,7 @@ def _visible(text: str, at: int) -> str:
 
 
 def _shapes(text: str, at: int) -> bool:
-    """Whether the joiner there makes its neighbors look otherwise, as writing needs it, and so hides nothing."""
+    """Whether the joiner at `at` changes the shape of its neighbors, so that it is not hidden."""
     before, after = text[at - 1 : at] if at else "", text[at + 1 : at + 2]
     if after in (_NON_JOINER, _JOINER) and after:
         return False

@@ -1,8 +1,8 @@
-"""The public names of workbench: the one table that the package, its topics and their stub files are made of.
+"""The table of the public names of workbench; the package, its topics and their stub files are made from it.
 
-A topic is a module that holds no code: `workbench.routing` gives `expert_load`, which is defined where its imports
-place it, in workbench/analysis/routing.py. A name is imported when it is first used, so `import workbench` stays cheap.
-`python docs/stubs.py` writes the stub files (.pyi) of this table, for editors and type checkers.
+A topic is a module without code of its own: `workbench.routing.expert_load` is defined in
+workbench/analysis/routing.py. A name is imported on first use, so `import workbench` stays cheap. `python
+docs/stubs.py` writes the stub files (.pyi) from this table, for editors and type checkers.
 """
 
 from collections.abc import Callable, Mapping
@@ -131,7 +131,7 @@ MODULES: tuple[str, ...] = ("views", "figures", "interop", "hooks", "errors")
 
 
 def homes(module: str) -> dict[str, str]:
-    """The public names of "workbench" or of a topic, and the module that defines each.
+    """name -> defining module, for the public names of "workbench" or of a topic.
 
     >>> homes("workbench.probes")
     {'linear_probe': 'workbench.analysis.probes'}
@@ -143,7 +143,7 @@ def homes(module: str) -> dict[str, str]:
 
 
 def lazy_names(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
-    """`__getattr__`, `__dir__` and `__all__` for a module of the table: each name is imported when it is first used."""
+    """`__getattr__`, `__dir__` and `__all__` for a module of the table: each name is imported on first use."""
     table: Mapping[str, str] = homes(module)
     names = sorted(table)
 

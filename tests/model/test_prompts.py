@@ -184,5 +184,5 @@ def test_the_cpu_is_always_available(device):
 @pytest.mark.parametrize("record", [None, 5, ["residuals", 5], [None], {"residuals": 1}.values()])
 def test_record_must_be_names(model, record):
     for ask in (model.trace, model.generate, model.estimate):
-        with pytest.raises(HookNameError, match="must be names"):
+        with pytest.raises(HookNameError, match="must be names of"):
             ask(ASK, record=record)

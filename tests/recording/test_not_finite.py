@@ -74,7 +74,7 @@ def test_the_first_nan_is_named_by_layer_hook_point_and_weight(tmp_path, weight)
         row = int(sound["blocks.2.mlp.hook_expert_indices"][0, 0]) * MODEL.config.d_mlp
     text = failure(damaged(tmp_path, name, row=row))
     assert f"the first NaN is at blocks.2.{AT[weight]} (layer 2), position 0." in text
-    assert f"The weight {name} holds NaN or infinity" in text and "Fetch or export" in text
+    assert f"The weight {name} contains NaN or infinity" in text and "Fetch or export" in text
 
 
 def test_the_position_is_that_of_the_token_that_brings_it(tmp_path):
@@ -97,7 +97,7 @@ def test_an_edit_that_gives_infinity_is_named_and_what_was_written_is_kept():
     ):
         model.generate(PROMPT, max_tokens=9, record="", temperature=1.0)
     assert "blocks.1.hook_mlp_out (layer 1), position 22" in str(caught.value)
-    assert "Its weights are finite; look at the edits in force: blocks.1.hook_mlp_out" in str(caught.value)
+    assert "The weights there are finite; check the edits in force: blocks.1.hook_mlp_out" in str(caught.value)
     assert model.partial is not None and len(model.partial) == 23
     model.partial = None
 

@@ -219,7 +219,7 @@ def test_a_recording_that_would_not_fit_is_refused_before_it_runs(model, monkeyp
     from workbench.recording import plan
 
     monkeypatch.setattr(plan, "free_memory", lambda device: 12_000_000)
-    with pytest.raises(BudgetError, match="Cheaper: record='attention'"):
+    with pytest.raises(BudgetError, match="Smaller: record='attention'"):
         model.trace(some_tokens(2000), record="everything")
     trace = model.trace(some_tokens(300), record="auto")
     assert trace.manifest.omitted and "experts" in trace.manifest.omitted[-1]

@@ -111,7 +111,7 @@ def test_a_resumed_run_may_be_interrupted_again_and_again(model):
         lengths.append(len(left))
     assert lengths == [31, 31, 33, 34]
     assert left.manifest.notes == [
-        "interrupted after 34 positions: not replayed, so it holds routes and predictions only"
+        "interrupted after 34 positions: not replayed, so it contains routing and predictions only"
     ]
     same(model.resume(left), whole)
 
@@ -200,7 +200,7 @@ def test_another_process_with_other_numerics_goes_on_and_says_so(model):
     same_bits = model.resume(elsewhere(kernels="neon", threads=8))
     assert same_bits.manifest.notes == [] and same_bits.id == whole.id
     done = model.resume(elsewhere(arithmetic="torch", threads=8))
-    assert done.manifest.notes == ["the first 33 positions were written with arithmetic torch"]
+    assert done.manifest.notes == ["the first 33 positions were computed with arithmetic torch"]
     assert done.tokens == whole.tokens and done.id == whole.id and done.verified
 
 
@@ -354,14 +354,14 @@ def test_a_complete_trace_is_refused(model):
 def test_another_model_is_refused(model):
     left = interrupted(model, 4, record="")
     with pytest.raises(
-        ResumeError, match=r"another weights: sha256:.* there, sha256:.* here. Load the model that wrote it"
+        ResumeError, match=r"weights digest .* differs: sha256:.* in the trace, sha256:.* in the model. Load the model that generated it"
     ):
         tiny(1).resume(left)
     other = Trace(
         replace(left.manifest, model=left.manifest.model | {"config": left.config | {"window": 13}}),
         {name: left.raw(name) for name in left.names()},
     )
-    with pytest.raises(ResumeError, match="another config"):
+    with pytest.raises(ResumeError, match="the config of this model .* differs"):
         model.resume(other)
 
 
@@ -375,7 +375,7 @@ def test_a_partial_trace_without_the_state_of_the_run_is_refused(model):
     left = interrupted(model, 4, record="")
     kept = {name: left.raw(name) for name in left.names() if hooks.point_of(name) not in hooks.GENERATION_STATE}
     tensors = {name: left.manifest.tensors[name] for name in kept}
-    with pytest.raises(ResumeError, match="does not hold the keys and values"):
+    with pytest.raises(ResumeError, match="does not have the keys and values"):
         model.resume(Trace(replace(left.manifest, tensors=tensors), kept))
 
 

@@ -63,7 +63,7 @@ def test_an_identity_edit_changes_no_bit(model, plain, name):
     for fn in (lambda x: x, lambda x: x.clone()):
         edit = Edit(name, fn, [name], model.config)
         assert torch.equal(plain, logits(model, edit))
-        assert edit.tally.n_calls and not edit.tally.changed
+        assert edit.tally.n_calls and not edit.tally.n_changed_calls
 
 
 @pytest.mark.parametrize("name", [p for p in POINTS if p.startswith("blocks.1") or "." not in p])
@@ -79,7 +79,7 @@ def test_an_edit_has_an_effect_and_earlier_positions_keep_every_bit(model, plain
     after = logits(model, edit)
     assert torch.equal(plain[:, :40], after[:, :40])
     assert not torch.equal(plain[:, 40:], after[:, 40:])
-    assert edit.tally.changed and edit.tally.positions == 30
+    assert edit.tally.n_changed_calls and edit.tally.positions == 30
 
 
 def test_a_changed_token_leaves_every_earlier_position_bit_identical(model):
@@ -106,7 +106,7 @@ def test_patching_a_run_with_itself_changes_nothing(model, everything, name):
     with model.patch(name, everything):
         patched = model.trace(TOKENS, record="logits")
     assert np.array_equal(everything["logits"], patched["logits"])
-    assert patched.edits[0]["n_calls"] > 0 and patched.edits[0]["changed"] == 0
+    assert patched.edits[0]["n_calls"] > 0 and patched.edits[0]["n_changed_calls"] == 0
 
 
 @pytest.fixture(scope="module")
@@ -250,7 +250,7 @@ def test_the_manifest_tells_how_often_an_edit_fired_and_how_much_it_changed(mode
     with model.edit("blocks.*.hook_mlp_out", lambda x: 0.5 * x):
         trace = model.trace(TOKENS)
     (told,) = trace.edits
-    assert (told["n_calls"], told["changed"], told["n_positions"]) == (4, 4, 280)
+    assert (told["n_calls"], told["n_changed_calls"], told["n_positions"]) == (4, 4, 280)
     assert told["relative_change"] == pytest.approx(0.5)
 
 

@@ -19,12 +19,12 @@ from workbench.errors import TraceCorrupt, TraceError, TraceUnsafe
 from workbench.traces.format import (
     DTYPES,
     MAX_HEADER,
+    dtype_code,
     encode_header,
     from_raw,
     header_length,
     parse_header,
     raw,
-    word,
     write_part,
 )
 from workbench.traces.tensor_parts import joined_shape
@@ -75,7 +75,7 @@ def test_what_is_written_is_read_back_to_the_last_bit(tmp_path_factory: Any, arr
 
 @given(any_arrays())
 def test_the_safetensors_library_reads_the_same(tmp_path_factory: Any, arrays: dict[str, np.ndarray]) -> None:
-    arrays = {name: array for name, array in arrays.items() if word(array.dtype) in THEIRS}
+    arrays = {name: array for name, array in arrays.items() if dtype_code(array.dtype) in THEIRS}
     back = their_load(written(tmp_path_factory.getbasetemp() / "part", arrays))
     assert back.keys() == arrays.keys()
     assert all(made.same(back[name], array) for name, array in arrays.items())
@@ -89,7 +89,7 @@ def test_the_safetensors_library_finds_bfloat16_in_our_files(tmp_path: Path) -> 
         assert sorted(theirs.keys()) == sorted(arrays)
         for name, array in arrays.items():
             view = theirs.get_slice(name)
-            assert (view.get_dtype(), view.get_shape()) == (word(array.dtype), list(array.shape))
+            assert (view.get_dtype(), view.get_shape()) == (dtype_code(array.dtype), list(array.shape))
             if array.dtype != ml_dtypes.bfloat16:
                 assert made.same(theirs.get_tensor(name), array)
     slot = parse_header(data[: header_length(data[:8], len(data))], len(data))["blocks.1.hook_resid_post"]

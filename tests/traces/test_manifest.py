@@ -223,7 +223,9 @@ def test_what_is_no_manifest_is_corrupt(data: Any) -> None:
     + [(newer, "update gpt-oss-workbench") for newer in (3, 10**30)],
 )
 def test_another_schema_names_the_version_that_reads_it(schema: int, reader: str) -> None:
-    with pytest.raises(TraceVersion, match=f"has schema {schema}, and this workbench reads schema 2: .*{reader}"):
+    with pytest.raises(
+        TraceVersion, match=f"has schema {schema}; this version of workbench reads schema 2: .*{reader}"
+    ):
         Manifest.from_json({"schema": schema, "whatever": "the future brings"})
 
 

@@ -47,7 +47,7 @@ def by_definition(trace: Trace, layer: int) -> tuple[np.ndarray, np.ndarray]:
     s = np.einsum("qhd,khd->hqk", q, k)
     if trace.raw(("rot_q", layer)).dtype == ml_dtypes.bfloat16:
         s = s.astype(np.float32).astype(ml_dtypes.bfloat16).astype(np.float64)
-    s = np.where(patterns.hidden(trace.config, layer, np.arange(n), n), -np.inf, s / np.sqrt(d))
+    s = np.where(patterns.masked(trace.config, layer, np.arange(n), n), -np.inf, s / np.sqrt(d))
     sink = np.asarray(trace["sinks"][layer], np.float64)[:, None, None]
     top = np.maximum(s.max(-1, keepdims=True), sink)
     e, e_sink = np.exp(s - top), np.exp(sink - top)
@@ -121,7 +121,7 @@ def test_rows_follow_the_definition_in_every_dtype_and_sum_to_one_less_the_sink(
         close.all() if dtype is not ml_dtypes.bfloat16 else close.mean() > 0.99 and np.abs(rows - whole).max() < 2**-7
     )
     assert np.abs(rows.sum(-1) + its_sink - 1).max() < 1e-6
-    assert not rows[:, patterns.hidden(trace.config, layer, np.arange(N), N)].any()
+    assert not rows[:, patterns.masked(trace.config, layer, np.arange(N), N)].any()
 
 
 def test_rounding_to_bf16_is_that_of_ml_dtypes():
@@ -232,7 +232,7 @@ def test_kept_keys_go_with_their_trace_and_stay_under_their_bound(monkeypatch):
     patterns.rows(trace, FULL, [1])
     patterns.rows(trace, SLIDING, [1])
     assert len(patterns._layers) == 2
-    monkeypatch.setattr(patterns, "CACHE", 1)
+    monkeypatch.setattr(patterns, "CACHE_BYTES", 1)
     patterns.rows(made(50, seed=1), FULL, [0])
     gc.collect()
     assert not patterns._layers

@@ -120,7 +120,7 @@ def test_nobody_can_change_a_trace() -> None:
 @pytest.mark.parametrize(
     ("key", "says"),
     [
-        ("blocks.0.attn.hook_z", r"'blocks.0.attn.hook_z' was not recorded .* It holds: .*resid_post.*record='z'"),
+        ("blocks.0.attn.hook_z", r"'blocks.0.attn.hook_z' was not recorded .* It contains: .*resid_post.*record='z'"),
         (("z", 0), r"'blocks.0.attn.hook_z' was not recorded .* Run again with record='z'"),
         ("z", r"'z' was not recorded .* Run again with record='z'"),
         ("entropy", r"'entropy' was not recorded .* Run again with record='entropy'"),
@@ -161,12 +161,12 @@ def test_a_layer_that_the_model_does_not_have_is_refused_in_one_wording(
     [
         ("reisd_post", "Did you mean 'resid_post'"),
         ("logprobs", "Did you mean 'logprob'"),
-        (("logits", 0), "one array, without layers"),
-        (("logprob", 0), "one array, without layers"),
-        (("blocks.0.hook_resid_post", 1), "one array, without layers"),
-        (3, "is no name"),
-        (None, "is no name"),
-        (("resid_post", 1, 2), "is no name"),
+        (("logits", 0), "one array without a layer axis"),
+        (("logprob", 0), "one array without a layer axis"),
+        (("blocks.0.hook_resid_post", 1), "one array without a layer axis"),
+        (3, "is not a name"),
+        (None, "is not a name"),
+        (("resid_post", 1, 2), "is not a name"),
         ("\u202e\x1b", "no hook point matches"),
     ],
 )
@@ -183,17 +183,17 @@ def test_layers_that_are_missing_are_named() -> None:
     trace = Trace(made.manifest(), arrays)
     assert ("resid_post", 2) in trace and "resid_post" not in trace and ("resid_post", 1) not in trace
     with pytest.raises(
-        NotRecorded, match=r"in the layers 0, 2 only, of 3. Ask for one of them: trace\['resid_post', 0\]"
+        NotRecorded, match=r"in the layers 0, 2 only, of 3. Select one of them: trace\['resid_post', 0\]"
     ):
         trace["resid_post"]
-    with pytest.raises(NotRecorded, match=r"'resid_post' was, in the layers 0, 2\."):
+    with pytest.raises(NotRecorded, match=r"'resid_post' was recorded in the layers 0, 2\."):
         trace["resid_post", 1]
 
 
 def test_layers_of_different_shapes_are_not_stacked() -> None:
     arrays = {f"blocks.{n}.attn.hook_pattern": np.zeros((4, 9, 9 - n), "f4") for n in range(3)}
     trace = Trace(made.manifest(), arrays)
-    with pytest.raises(NotRecorded, match=r"Ask for one: trace\['pattern', 0\]"):
+    with pytest.raises(NotRecorded, match=r"Select one: trace\['pattern', 0\]"):
         trace["pattern"]
     assert trace["pattern", 2].shape == (4, 9, 7)
 
@@ -265,7 +265,7 @@ def test_arrays_must_be_those_that_the_manifest_describes() -> None:
 
 
 def test_many_threads_read_the_same_numbers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("workbench.traces.reader.CACHE", 1000)  # so small that it is emptied all the time
+    monkeypatch.setattr("workbench.traces.reader.CACHE_BYTES", 1000)  # so small that it is emptied all the time
     trace, expected = load(made.streamed(tmp_path / "a")), made.joined()
     names = sorted(expected) * 20
 

@@ -19,7 +19,7 @@ from workbench.errors import HookNameError, TraceError, TraceExists
 from workbench.traces import (
     Trace,
     TraceWriter,
-    check_place,
+    check_writable,
     load,
     predicted_bytes,
     untrusted_files,
@@ -99,13 +99,13 @@ def test_the_same_run_with_other_numbers_is_said_to_be_not_deterministic(tmp_pat
     before = everything_under(tmp_path)
     arrays = made.arrays()
     arrays["logprob"] = np.nextafter(arrays["logprob"], np.float32(9))
-    with pytest.raises(TraceExists, match=r"same run .* other content: logprob\. Not deterministic\?"):
+    with pytest.raises(TraceExists, match=r"same run .* other content: logprob\. Is the run not deterministic\?"):
         Trace(made.manifest(), arrays).save(path)
-    with pytest.raises(TraceExists, match="Not deterministic"), TraceWriter(path, made.manifest()) as writer:
+    with pytest.raises(TraceExists, match="not deterministic"), TraceWriter(path, made.manifest()) as writer:
         writer.append(arrays)
     with pytest.raises(TraceExists, match="other content: notes"):
         made.trace(notes=["more"]).save(path)
-    with pytest.raises(TraceExists, match="The one there is complete, this one is partial"):
+    with pytest.raises(TraceExists, match="The existing one is complete, this one is partial"):
         made.trace(status="partial").save(path)
     with pytest.raises(TraceExists, match=r"other content: blocks\.0\.attn\.hook_attn_scores, .*…"):
         write(path, made.manifest(), {})
@@ -484,7 +484,7 @@ def test_where_folders_cannot_be_fsynced_the_trace_is_written_with_a_note(
     path = made.trace().save(tmp_path / "new" / "a")
     assert verify(path).ok and os.listdir(tmp_path / "new") == ["a"]
     assert "a power cut soon after could undo it" in caplog.text and str(path) in caplog.text
-    check_place(tmp_path / "b")
+    check_writable(tmp_path / "b")
     made.streamed(tmp_path / "c", (5, 4))
     assert len(caplog.records) == 2
 
@@ -502,7 +502,7 @@ def test_a_disk_that_fails_is_found_out_before_a_run_and_leaves_nothing(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", without_folder_fsync(code))
-    for attempt in (lambda: check_place(tmp_path / "a"), lambda: made.trace().save(tmp_path / "a")):
+    for attempt in (lambda: check_writable(tmp_path / "a"), lambda: made.trace().save(tmp_path / "a")):
         with pytest.raises(TraceError, match="could not be written"):
             attempt()
         assert os.listdir(tmp_path) == []
@@ -512,14 +512,14 @@ def test_a_disk_that_fails_is_found_out_before_a_run_and_leaves_nothing(
 def test_a_place_for_no_trace_is_found_out_before_a_run(where: str, tmp_path: Path) -> None:
     with_file(tmp_path / "file")
     with pytest.raises(TraceError, match="could not be written"):
-        check_place(tmp_path / where)
+        check_writable(tmp_path / where)
     with pytest.raises(TraceError, match="could not be written"):
         made.trace().save(tmp_path / where)
     assert os.listdir(tmp_path) == ["file"]
 
 
 def test_a_place_is_checked_without_a_trace_of_it(tmp_path: Path) -> None:
-    check_place(tmp_path / "new" / "deep" / "a")
-    check_place(made.trace().save(tmp_path / "a"))
-    check_place("/")  # that something else is there is for the writer to say
+    check_writable(tmp_path / "new" / "deep" / "a")
+    check_writable(made.trace().save(tmp_path / "a"))
+    check_writable("/")  # that something else is there is for the writer to say
     assert os.listdir(tmp_path) == ["a"]

@@ -41,7 +41,7 @@ class Tally:
     def add(self, n: int, x: Tensor, y: Tensor | None) -> None:
         self.n_calls, self.positions = self.n_calls + 1, self.positions + n
         if y is not None:
-            self.changed += 1
+            self.n_changed_calls += 1
             a, b = x.detach().double(), y.detach().double()
             finite = a.isfinite() & b.isfinite()
             self.before += float(a[finite].square().sum())
@@ -56,14 +56,14 @@ class Tally:
         return {
             "n_calls": self.n_calls,
             "n_positions": self.positions,
-            "changed": self.changed,
+            "n_changed_calls": self.n_changed_calls,
             "relative_change": (self.difference / self.before) ** 0.5 if self.before > 0 else 0.0,
             "squared_norms": [self.before, self.difference],
         }
 
     @classmethod
     def from_manifest(cls, entry: Mapping[str, Any]) -> "Tally":
-        return cls(entry["n_calls"], entry["n_positions"], entry["changed"], *entry["squared_norms"])
+        return cls(entry["n_calls"], entry["n_positions"], entry["n_changed_calls"], *entry["squared_norms"])
 
 
 class Edit(Tap):

@@ -185,7 +185,7 @@ def patch(source: Trace) -> Patch:
 
     >>> other = model.trace(question, record="z")
     >>> with model.edit("blocks.2.attn.hook_z", wb.patch(other)): patched = model.trace(question)
-    >>> patched.edits[0]["changed"]  # patching a run with itself changes nothing
+    >>> patched.edits[0]["n_changed_calls"]  # patching a run with itself changes nothing
     0
 
     Raises, when the edited model runs, NotRecorded if the trace lacks the hook point, and EditError if the recorded

@@ -236,7 +236,7 @@ class SAE:
 
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> with model.edit(sae.site, sae.splice(error=True)): same = model.trace(trace)
-        >>> same.edits[0]["n_positions"] == len(trace), same.edits[0]["changed"]
+        >>> same.edits[0]["n_positions"] == len(trace), same.edits[0]["n_changed_calls"]
         (True, 0)
         """
         return Splice(self, error)

@@ -19,7 +19,7 @@ from workbench.figures.spec import Figure
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
-from workbench.traces.manifest import deciding
+from workbench.traces.manifest import bit_determining
 
 LIMIT = 256 << 20  # bytes of a picture that are read
 _PDF = re.compile(rb"/Keywords \(((?:[^\\()]|\\.)*)\)", re.DOTALL)

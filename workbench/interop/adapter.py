@@ -192,7 +192,7 @@ class ForeignSource:
         word = DTYPES[str(dtype).removeprefix("torch.")] if dtype else "I32" if name.endswith("_ids") else "F32"
         return word, tuple(size[axis] for axis in axes)
 
-    def working_memory(self, n_pos: int, wanted: Sequence[str], chunk: int) -> int:
+    def working_memory(self, n_pos: int, names: Sequence[str], chunk: int) -> int:
         return self.attention_copies * self.config["n_heads"] * n_pos**2 * 4
 
 

@@ -33,7 +33,7 @@ from workbench.model.kernels import native
 from workbench.model.threads import one_thread
 from workbench.paths import absolute, expanded
 from workbench.taps import Chain, Tap
-from workbench.traces import Trace, check_place
+from workbench.traces import Trace, check_writable
 
 if TYPE_CHECKING:
     from workbench.recording.budget import Estimate
@@ -409,7 +409,7 @@ def _checked_path(to: str | os.PathLike[str] | None) -> Path | None:
     """The path to which a trace is written during recording; TraceError, before anything runs, if it is unusable."""
     if to is None:
         return None
-    check_place(to)
+    check_writable(to)
     return expanded(to)
 
 

@@ -1,1 +1,1 @@
-"""Recording: from a run of a model to its Trace."""
+"""Records runs of a model as traces."""

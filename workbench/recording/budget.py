@@ -1,4 +1,4 @@
-"""How big a recording will be, told before the run; and what to leave out when it would not fit."""
+"""Estimates the size of a recording before the run, and selects what to leave out if it would not fit."""
 
 import shutil
 from collections.abc import Callable, Collection, Mapping, Sequence
@@ -10,21 +10,22 @@ from workbench.errors import BudgetError
 from workbench.model.config import Config
 from workbench.text import size_text
 
-# What record="auto" takes, the most useful for its size first; the rest follows from these or is asked for by name.
+# The presets of record="auto", the most useful for their size first. The others follow from these or have to be
+# requested by name.
 AUTO = ("steps", "lens", "attention", "residuals", "writes", "values", "experts")
-AUTO_SHARE = 0.25  # of the memory that is free: a notebook holds several traces
+AUTO_SHARE = 0.25  # of the free memory: a notebook holds several traces
 REFUSE_SHARE = 0.8
-WORDS = {"float32": "F32", "bfloat16": "BF16", "float64": "F64"}
+DTYPE_CODES = {"float32": "F32", "bfloat16": "BF16", "float64": "F64"}
 SIZES = {"F32": 4, "BF16": 2, "F16": 2, "F64": 8, "I32": 4}
 
-Shapes = dict[str, tuple[str, tuple[int, ...]]]  # name -> safetensors dtype word, shape
+Shapes = dict[str, tuple[str, tuple[int, ...]]]  # name -> safetensors dtype code, shape
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """What a recording will take: `bytes` on disk, `memory` while it runs (both in bytes), and the share of each name.
+    """The size of a recording: `bytes` on disk, `memory` during the run (both in bytes), and `by_name` for each name.
 
-    `fits` compares `memory` with 80 % of what the machine or the container has free.
+    `fits` is True if `memory` is at most 80 % of the free memory of the machine or the container.
     """
 
     bytes: int
@@ -42,15 +43,15 @@ class Estimate:
     def __str__(self) -> str:
         parts = [f"{size_text(size)} {name}" for name, size in sorted(self.by_name.items(), key=lambda kv: -kv[1])[:6]]
         verdict = "fits" if self.fits else "does not fit"
-        left = f"; left out: {', '.join(self.omitted)}" if self.omitted else ""
+        omitted = f"; left out: {', '.join(self.omitted)}" if self.omitted else ""
         return (
             f"{size_text(self.bytes)} on disk for {self.positions} positions ({', '.join(parts)}); "
-            f"{size_text(self.memory)} of memory while it runs, {size_text(self.free)} free: {verdict}{left}"
+            f"{size_text(self.memory)} of memory while it runs, {size_text(self.free)} free: {verdict}{omitted}"
         )
 
 
-def word(name: str, dtype: str) -> str:
-    """The dtype in which a hook point or lane is kept; `dtype` is the model's."""
+def dtype_code(name: str, dtype: str) -> str:
+    """The safetensors dtype code of a hook point or summary in a trace; `dtype` is the model's."""
     ending = name.rpartition(".")[2]
     if name.endswith("_ids") or ending == "hook_expert_indices":
         return "I32"
@@ -58,11 +59,11 @@ def word(name: str, dtype: str) -> str:
         return "F32"
     if name == "sinks" or ending in ("hook_sink", "hook_attn_scores"):
         return "F64" if dtype == "float64" else "F32"
-    return WORDS[dtype]
+    return DTYPE_CODES[dtype]
 
 
 def shape(c: Config, name: str, n_pos: int, n_steps: int) -> tuple[int, ...]:
-    """The shape that a hook point or lane will have in a trace of `n_pos` positions."""
+    """The shape that a hook point or summary will have in a trace of `n_pos` positions."""
     size = {
         "pos": n_pos,
         "query": n_pos,
@@ -82,9 +83,9 @@ def shape(c: Config, name: str, n_pos: int, n_steps: int) -> tuple[int, ...]:
     return tuple(size[axis] for axis in hooks.axes(name))
 
 
-def shapes(c: Config, wanted: Sequence[str], dtype: str, n_pos: int, n_steps: int) -> Shapes:
+def shapes(c: Config, names: Sequence[str], dtype: str, n_pos: int, n_steps: int) -> Shapes:
     """Dtype and shape of every array that would be recorded, by full name."""
-    return {name: (word(name, dtype), shape(c, name, n_pos, n_steps)) for name in wanted}
+    return {name: (dtype_code(name, dtype), shape(c, name, n_pos, n_steps)) for name in names}
 
 
 def size(entry: tuple[str, tuple[int, ...]]) -> int:
@@ -96,7 +97,7 @@ def size(entry: tuple[str, tuple[int, ...]]) -> int:
 
 
 def by_short_name(table: Shapes) -> dict[str, int]:
-    """Bytes by the short name of a hook point, all layers together."""
+    """Bytes of each hook point, by short name, summed over the layers."""
     total: dict[str, int] = {}
     for name, entry in table.items():
         key = name if name in hooks.SUMMARIES else hooks.short_name(name)
@@ -104,62 +105,62 @@ def by_short_name(table: Shapes) -> dict[str, int]:
     return total
 
 
-def working_memory(c: Config, dtype: str, n_pos: int, wanted: Sequence[str], chunk: int) -> int:
-    """About what a run takes besides weights and recording: keys and values, one layer's values, a piece of logits.
+def working_memory(c: Config, dtype: str, n_pos: int, names: Sequence[str], chunk: int) -> int:
+    """Approximate bytes of a run besides weights and recording: KV cache, one layer's values, a chunk of logits.
 
-    `chunk`: the positions that are read at a time, of the `n_pos` of the text.
+    `chunk`: the positions that are prefilled at a time, of the `n_pos` of the text.
     """
-    item = SIZES[WORDS[dtype]]
+    item = SIZES[DTYPE_CODES[dtype]]
     cache = 2 * c.n_layers * c.n_kv_heads * c.d_head * n_pos * item
     layer = chunk * (8 * c.d_model + 4 * c.n_heads * c.d_head + 4 * c.d_mlp * c.n_active) * max(item, 4)
     attention = 3 * c.n_heads * 64 * n_pos * 4
-    if any(name.endswith(("hook_attn_scores", "hook_pattern")) for name in wanted):
+    if any(name.endswith(("hook_attn_scores", "hook_pattern")) for name in names):
         attention += 5 * c.n_heads * chunk * n_pos * 4  # of one layer: scores, pattern, and their blocks
-    if "lens_ids" in wanted:
-        attention += c.n_layers * chunk * c.d_model * item  # residual streams wait for the final prediction
+    if "lens_ids" in names:
+        attention += c.n_layers * chunk * c.d_model * item  # residual streams are held until the final prediction
     return cache + layer + attention + 3 * 256 * c.d_vocab * 4
 
 
 def refuse_if_device_too_small(working: int, free: int, device: str) -> None:
-    """Raises BudgetError if a pass would not fit into what is free on the device."""
+    """Raises BudgetError if a pass would not fit into the free memory of the device."""
     if working > REFUSE_SHARE * free:
         raise BudgetError(
-            f"a pass needs about {size_text(working)} on {device}, and 80 % of the {size_text(free)} that are free "
-            f"there is {size_text(REFUSE_SHARE * free)}. Shorten the text, or record fewer patterns."
+            f"a pass needs about {size_text(working)} on {device}; allowed are {size_text(REFUSE_SHARE * free)}, 80 % "
+            f"of the {size_text(free)} that are free there. Shorten the text, or record fewer patterns."
         )
 
 
 def refuse_if_disk_too_small(nbytes: int, path: Path) -> None:
-    """Raises BudgetError if the disk on which `path` lies has not enough room, before anything runs."""
+    """Raises BudgetError, before the run, if the disk of `path` does not have enough free space."""
     folder = next(parent for parent in path.absolute().parents if parent.exists())
     free = shutil.disk_usage(folder).free
     if nbytes > free:
         raise BudgetError(
-            f"the trace takes about {size_text(nbytes)}, and the disk of {folder} has {size_text(free)} free. "
-            f"Record less, or give a place on another disk."
+            f"the trace needs about {size_text(nbytes)}, and the disk of {folder} has {size_text(free)} free. "
+            f"Record less, or give a path on another disk."
         )
 
 
 def too_big(
     estimate: Estimate,
     requested: Mapping[str, Sequence[str]],
-    price: Callable[[Sequence[str]], int],
+    size_of: Callable[[Sequence[str]], int],
     available: Collection[str],
     n_layers: int,
 ) -> BudgetError:
-    """The error for a recording that does not fit: the price of each thing requested, and the cheaper choices."""
-    cheaper = {
+    """The error for a recording that does not fit: the size of each requested item, and smaller choices."""
+    smaller = {
         "record='attention' (any pattern on demand)": hooks.expand("attention", n_layers),
         "record='residuals'": hooks.expand("residuals", n_layers),
         "one layer, record='blocks.0.hook_resid_*'": hooks.match("blocks.0.hook_resid_*", n_layers),
         "record='' (routing, predictions, sinks, norms only)": [],
     }
-    prices = ", ".join(f"{word} {size_text(price(names))}" for word, names in requested.items())
-    choices = {k: v for k, v in cheaper.items() if set(v) <= set(available)}
+    sizes = ", ".join(f"{item} {size_text(size_of(names))}" for item, names in requested.items())
+    choices = {k: v for k, v in smaller.items() if set(v) <= set(available)}
     return BudgetError(
         f"recording {' '.join(requested) or 'this'} over {estimate.positions} positions needs "
-        f"{size_text(estimate.memory)} of memory, and 80 % of the {size_text(estimate.free)} that are free is "
-        f"{size_text(REFUSE_SHARE * estimate.free)}. {prices and f'It asks for: {prices}. '}"
-        f"Cheaper: {'; '.join(f'{k} {size_text(price(v))}' for k, v in choices.items())}; "
+        f"{size_text(estimate.memory)} of memory; allowed are {size_text(REFUSE_SHARE * estimate.free)}, 80 % of the "
+        f"{size_text(estimate.free)} that are free. {sizes and f'Requested: {sizes}. '}"
+        f"Smaller: {'; '.join(f'{k} {size_text(size_of(v))}' for k, v in choices.items())}; "
         f"or record='auto', which takes what fits."
     )

@@ -1,4 +1,4 @@
-"""One generation in progress: the prompt is prefilled, then tokens are decoded, and what decides each is recorded."""
+"""One generation in progress: prefills the prompt, decodes tokens, and records routing and predictions live."""
 
 import operator
 from collections.abc import Mapping, Sequence
@@ -20,16 +20,16 @@ from workbench.recording.not_finite import not_finite, usable
 from workbench.recording.plan import Plan
 from workbench.recording.record import predictions, progress
 from workbench.recording.source import ModelSource, batch_of
-from workbench.recording.summaries import LIVE_POINTS, Chosen, margins
+from workbench.recording.summaries import LIVE_POINTS, TokenLogprobs, margins
 from workbench.recording.taps import Recorder, arrays
 from workbench.taps import Chain
-from workbench.traces.format import word
+from workbench.traces.format import dtype_code
 from workbench.traces.tensor_parts import join
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """How a model writes and when it stops. Raises PromptError for what makes no sense."""
+    """Sampling settings and stop conditions of a generation. Raises PromptError for an invalid value."""
 
     max_tokens: int
     temperature: float
@@ -46,18 +46,18 @@ class Settings:
                 raise PromptError(f"{name} must be a whole number, got {value!r}") from None
         if self.max_tokens < 1:
             raise PromptError(
-                f"max_tokens must be at least 1, got {self.max_tokens}; `model.trace` records without writing"
+                f"max_tokens must be at least 1, got {self.max_tokens}. To record a text only, use `model.trace`."
             )
         for name in ("temperature", "top_p"):
             object.__setattr__(self, name, _real(name, getattr(self, name)))
         if not 0 <= self.temperature < float("inf"):
             raise PromptError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
         if not 0 < self.top_p <= 1:
-            raise PromptError(f"top_p must lie in (0, 1], got {self.top_p}")
+            raise PromptError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 
-    def to_manifest(self, finish: str) -> dict[str, Any]:
+    def to_manifest(self, finish_reason: str) -> dict[str, Any]:
         """The manifest's entry; `Settings.from_manifest` reads it."""
-        return asdict(self) | {"stop": list(self.stop), "finish_reason": finish}
+        return asdict(self) | {"stop": list(self.stop), "finish_reason": finish_reason}
 
     @classmethod
     def from_manifest(cls, entry: Mapping[str, Any]) -> "Settings":
@@ -74,17 +74,17 @@ def _real(name: str, value: Any) -> float:
 
 
 class GenerationState(NamedTuple):
-    """How far all layers have come: one value, so that an interrupt at any moment finds parts that belong together."""
+    """The state after the last complete pass: one tuple, so that an interrupt never finds parts of two passes."""
 
-    n_read: int  # positions
+    n_processed: int  # positions that all layers have processed
     logits: Tensor  # of the token after them
-    tallies: list[Tally]  # what the edits had done until then
+    tallies: list[Tally]  # of the edits, up to there
 
 
 class Generation:
-    """One generation in progress: tokens so far, cache, and what has been recorded.
+    """One generation in progress: tokens so far, KV cache, and the recorded values.
 
-    `earlier` is what was recorded before an interrupt, of the first positions.
+    `earlier` has the values of the first positions that were recorded before an interrupt.
     """
 
     def __init__(self, source: ModelSource, plan: Plan, settings: Settings, prompt: Sequence[int], flag: Interrupt):
@@ -92,86 +92,88 @@ class Generation:
         self.tokens, self.prompt_length = list(prompt), len(prompt)
         self.cache = source.new_cache(whole=bool(source.edits))
         self.recorder = Recorder([name for p in LIVE_POINTS for name in hooks.match(p, source.n_layers)])
-        self.predictions, self.chosen = predictions(source, lens=False), Chosen(prompt)
-        self.tap = Chain(flag, *source.edits, self.recorder, self.predictions, self.chosen)
+        self.predictions, self.token_logprobs = predictions(source, lens=False), TokenLogprobs(prompt)
+        self.tap = Chain(flag, *source.edits, self.recorder, self.predictions, self.token_logprobs)
         self.earlier: Mapping[str, np.ndarray] = {}
-        self.start = 0  # positions that `earlier` has
+        self.start = 0  # number of positions in `earlier`
         self.state = GenerationState(0, torch.empty(0), [])
 
     def continue_from(
         self, state: GenerationState, tokens: Sequence[int], cache: KVCache, earlier: Mapping[str, np.ndarray]
     ) -> None:
-        """Continue an interrupted generation from its saved state, as if this one had read and written all of it."""
+        """Continues an interrupted generation from its saved state, as if this one had processed all of it."""
         self.tokens, self.earlier, self.cache, self.state = list(tokens), earlier, cache, state
-        self.start = state.n_read
-        self.chosen.after(state.logits)
+        self.start = state.n_processed
+        self.token_logprobs.start_after(state.logits)
         for edit, tally in zip(self.source.edits, state.tallies, strict=True):
             edit.tally = tally
 
     @property
     def has_started(self) -> bool:
         """True once the prompt has been prefilled; only then is there anything to save."""
-        return self.state.n_read >= self.prompt_length
+        return self.state.n_processed >= self.prompt_length
 
     def decode(self) -> str:
-        """Adds tokens until one of the ends; says which: "stop" or "length"."""
+        """The finish reason, "stop" or "length". Decodes tokens until a stop condition."""
         s, n = self.settings, self.prompt_length
         with progress(s.max_tokens + n - len(self.tokens)) as bar, torch.no_grad():
             if not self.has_started:
-                self._read()
-            while not (finish := self._finish()):
-                if s.temperature and not usable(self.state.logits):  # greedy, the trace says it: it does not verify
+                self._process_new()
+            while not (finish_reason := self._finish_reason()):
+                if s.temperature and not usable(
+                    self.state.logits
+                ):  # greedy decoding continues: the trace does not verify
                     raise not_finite(self.source.model, self.tokens, self.flag)
                 token = choose(self.state.logits, s.temperature, s.top_p, s.seed, len(self.tokens) - n)
-                self.chosen.follow(token)
+                self.token_logprobs.append(token)
                 self.tokens.append(token)
-                self._read()  # the last token too, so that every position of the trace has the same values
+                self._process_new()  # the last token too, so that every position of the trace has the same values
                 bar.update()
-        return finish
+        return finish_reason
 
-    def _read(self) -> None:
-        """Reads what has not been read yet."""
-        first = self.state.n_read
+    def _process_new(self) -> None:
+        """Runs the model on the tokens that it has not processed yet."""
+        first = self.state.n_processed
         new = self.tokens[first:]
         for start, stop in prefill.chunks(len(new)) if self.source.in_chunks else [(0, len(new))]:
             logits = self.source.run(batch_of(new[start:stop]), self.tap, self.cache, slice(-1, None))
             tallies = [replace(edit.tally) for edit in self.source.edits]
             self.state = GenerationState(first + stop, logits[0, -1], tallies)
 
-    def _finish(self) -> str | None:
-        """Why nothing more is to be written; None while there is."""
-        s, reader = self.settings, self.source.model.tokenizer
+    def _finish_reason(self) -> str | None:
+        """The stop condition that is met; None if there is none yet."""
+        s, tokenizer = self.settings, self.source.model.tokenizer
         n = len(self.tokens) - self.prompt_length
         if n and self.tokens[-1] in s.stop:
             return "stop"
         texts = [text for text in s.stop if isinstance(text, str)]
-        if n and texts and reader:
-            tail = min(n, 8 + max(len(text.encode()) for text in texts))  # a token has a byte at least
-            if any(text in reader.decode(self.tokens[-tail:]) for text in texts):
+        if n and texts and tokenizer:
+            tail = min(n, 8 + max(len(text.encode()) for text in texts))  # a token has at least one byte
+            if any(text in tokenizer.decode(self.tokens[-tail:]) for text in texts):
                 return "stop"
         return "length" if n == s.max_tokens else None
 
     def arrays(self) -> dict[str, np.ndarray]:
-        """What was recorded of the positions that were read to the end; an interrupted pass leaves nothing."""
-        n = self.state.n_read - self.start
+        """The recorded arrays of the completely processed positions; those of an interrupted pass are left out."""
+        n = self.state.n_processed - self.start
         if n == 0:
             return dict(self.earlier)
         for name in self.recorder.seen:
             self.recorder.seen[name] = [self.recorder[name][:, :n]]
-        recorded = arrays(self.recorder) | self.predictions.lanes() | self.chosen.lanes()
+        recorded = arrays(self.recorder) | self.predictions.summaries() | self.token_logprobs.summaries()
         recorded |= {"margin": margins(self.recorder, self.source.n_layers, self.source.config["n_active"])}
         whole = {}
         for name, a in recorded.items():
             axes = hooks.axes(name)
             a = a[(slice(None),) * axes.index("pos") + (slice(0, n),)]
-            whole[name] = join(name, word(a.dtype), axes, [self.earlier[name], a] if self.earlier else [a])
+            whole[name] = join(name, dtype_code(a.dtype), axes, [self.earlier[name], a] if self.earlier else [a])
         return whole
 
 
 def choose(logits: Tensor, temperature: float, top_p: float, seed: int, n: int) -> int:
-    """The n-th token to be written: the likeliest at temperature 0 and where a temperature is too small to divide by,
-    otherwise drawn from the smallest set with mass `top_p`. The random numbers depend on `seed` and `n` alone, so a run
-    can be continued anywhere. The logits must be finite.
+    """The n-th generated token. It is the most likely one at temperature 0, and if the temperature is too small to
+    divide by. Otherwise it is sampled from the smallest set of tokens with mass `top_p`. The random numbers depend only
+    on `seed` and `n`, so a run can be continued anywhere. The logits must be finite.
     """
     if temperature == 0:
         return int(logits.argmax())

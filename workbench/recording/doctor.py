@@ -1,4 +1,4 @@
-"""What this machine has and which gpt-oss it can run, told without a network and without loading a model."""
+"""Reports the hardware and versions of this machine and which gpt-oss models it can run, without loading a model."""
 
 import os
 import platform
@@ -30,9 +30,9 @@ DISTRIBUTION = "gpt-oss-workbench"
 LIBRARIES = ("torch", "numpy", "safetensors", "tokenizers", "openai-harmony", "xarray")
 EXTRAS = ("lab", "interop")
 RECORDS = ("", "attention", "residuals")
-POSITIONS = 1000  # that sizes are told for
-PROCESS = int(300e6)  # Python and torch themselves
-AHEAD = 1.3  # layers in memory with memory="small": experts are read before they are needed (measured, 200 tokens)
+POSITIONS = 1000  # for the reported sizes
+PROCESS_BYTES = int(300e6)  # Python and torch themselves
+LAYERS_IN_MEMORY = 1.3  # with memory="small", which prefetches experts (measured, 200 tokens)
 LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # of a container, cgroups 2 and 1
 PUBLISHED = {
     "openai/gpt-oss-20b": Config(),
@@ -42,20 +42,20 @@ PUBLISHED = {
 
 @dataclass(frozen=True, slots=True)
 class Demand:
-    """What one model takes, in bytes, and how it runs here: "fast", "small" or "no"."""
+    """The memory and disk space of one model, in bytes, and how it runs here: "fast", "small" or "no"."""
 
     model: str
     file: int
-    fast: int  # resident with memory="fast" once all of it was used, a pass of 1,000 positions included
-    small: int  # needed with memory="small": the largest layer, the unembedding, and a pass of 1,000 positions
-    cache: int  # keys and values of 1,000 positions
+    fast: int  # with memory="fast" after all weights were used, including a pass of 1,000 positions
+    small: int  # with memory="small": the largest layer, the unembedding, and a pass of 1,000 positions
+    cache: int  # KV cache of 1,000 positions
     trace: dict[str, int]  # of 1,000 positions on disk, by `record`
     fits: str
 
 
 @dataclass(frozen=True, slots=True)
 class Cached:
-    """A gpt-oss in the local Hugging Face cache; `problem` says why it cannot be loaded, "" if it can."""
+    """A gpt-oss in the local Hugging Face cache; `problem` is the reason why it cannot be loaded, or ""."""
 
     name: str
     bytes: int
@@ -64,7 +64,7 @@ class Cached:
 
 @dataclass(frozen=True, slots=True)
 class Package:
-    """An optional package: its version, "" where it is missing, and the extra that brings it."""
+    """An optional package: its version ("" if it is missing), and the extra that installs it."""
 
     name: str
     version: str
@@ -73,24 +73,24 @@ class Package:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `doctor` found; `print` it, or take `to_json()`. Sizes are bytes."""
+    """The report of `doctor`, for `print` or `to_json()`. Sizes are in bytes."""
 
     system: str
     cpu: str
-    cores: int  # that this process may use
-    threads: int  # that torch uses
+    cores: int  # available to this process
+    threads: int  # used by torch
     kernels: str
     rows_independent: dict[str, bool]  # by dtype, of models on the CPU
     memory: int
     memory_free: int
     memory_limit: int | None  # of the container
     gpus: tuple[str, ...]
-    disk_free: int  # in the current folder, where traces go
-    cache: str  # where models are looked for by name
+    disk_free: int  # in the current folder, the default for traces
+    cache: str  # the folder in which models are found by name
     cache_disk_free: int
     versions: dict[str, str]
     packages: tuple[Package, ...]
-    harmony: str  # where the vocabulary of gpt-oss is
+    harmony: str  # path of the vocabulary of gpt-oss; "" if it is not cached
     cached: tuple[Cached, ...]
     demands: tuple[Demand, ...]
 
@@ -102,10 +102,11 @@ class Report:
 
 
 def doctor() -> Report:
-    """What is here (processor, memory, disk, versions, models) and what each gpt-oss would take: bytes, and fit.
+    """A Report on this machine (processor, memory, disk, versions, models) and the memory that each gpt-oss needs.
 
-    Reads no weights, asks no network, and takes a second. `fits` of a model is "fast" where its file fits into 80 % of
-    the memory that is free, "small" where memory="small" does, else "no"; on the CPU, in what is free at this moment.
+    Reads no weights, uses no network, and takes a second. `fits` of a model is "fast" if its weights fit into 80 % of
+    the free memory, "small" if those of memory="small" do, else "no". It is for the CPU, with the memory that is free
+    now.
 
     >>> report = wb.doctor()
     >>> [demand.model for demand in report.demands], report.demands[0].fits
@@ -137,37 +138,37 @@ def doctor() -> Report:
 
 
 def demand(name: str, c: Config, free: int) -> Demand:
-    """What a model of this shape takes, its experts in MXFP4 and the rest in bf16, and how it fits into `free` bytes.
+    """The Demand of a model of this shape, experts in MXFP4 and the rest in bf16, with `free` bytes of memory.
 
     >>> d = demand("openai/gpt-oss-20b", Config(), free=int(16e9))
     >>> d.file, d.cache, d.fits
     (13761264768, 49152000, 'small')
     """
     dtype = default_dtype(c, None)
-    word = str(dtype).removeprefix("torch.")
+    dtype_name = str(dtype).removeprefix("torch.")
     file = _stored(c)
-    work = budget.working_memory(c, word, POSITIONS, (), POSITIONS)
-    dequantised = c.n_params * dtype.itemsize <= DEQUANTIZE_MAX_BYTES
+    work = budget.working_memory(c, dtype_name, POSITIONS, (), POSITIONS)
+    dequantized = c.n_params * dtype.itemsize <= SMALL_MATTER
     layer = _stored(replace(c, n_layers=1)) - _stored(replace(c, n_layers=0))
-    weights = c.n_params * dtype.itemsize if dequantised else file
-    small = int(AHEAD * layer) + c.d_vocab * c.d_model * dtype.itemsize + work + PROCESS
-    fits = "fast" if weights <= FAST_FRACTION * free else "small" if small <= FAST_FRACTION * free else "no"
+    weights = c.n_params * dtype.itemsize if dequantized else file
+    small = int(LAYERS_IN_MEMORY * layer) + c.d_vocab * c.d_model * dtype.itemsize + work + PROCESS_BYTES
+    fits = "fast" if weights <= FAST_SHARE * free else "small" if small <= FAST_SHARE * free else "no"
     per_position = 2 * c.n_layers * c.n_kv_heads * c.d_head * dtype.itemsize
     return Demand(
         model=name,
         file=file,
-        fast=weights + work + PROCESS,
+        fast=weights + work + PROCESS_BYTES,
         small=small,
         cache=POSITIONS * per_position,
-        trace={record: trace_bytes(c, record, word) for record in RECORDS},
+        trace={record: trace_bytes(c, record, dtype_name) for record in RECORDS},
         fits=fits,
     )
 
 
 def trace_bytes(c: Config, record: str, dtype: str) -> int:
-    """The arrays of a trace of 1,000 positions that recorded `record`; `dtype` is the model's."""
-    wanted = [*always(c.n_layers), *hooks.expand(record, c.n_layers)]
-    return sum(map(budget.size, budget.shapes(c, wanted, dtype, POSITIONS, 0).values()))
+    """Bytes of the arrays of a trace of 1,000 positions with `record`; `dtype` is the model's."""
+    names = [*always(c.n_layers), *hooks.expand(record, c.n_layers)]
+    return sum(map(budget.size, budget.shapes(c, names, dtype, POSITIONS, 0).values()))
 
 
 def _stored(c: Config) -> int:
@@ -179,21 +180,21 @@ def _models() -> Iterator[tuple[str, Config]]:
         file = embedded_folder() / "config.json"
         yield "pocket", parse_hf_config(read_json(file), str(file))
     except WorkbenchError:
-        pass  # an installation without it can still run the others
+        pass  # an installation without pocket can still run the others
     yield from PUBLISHED.items()
 
 
 def cpu_name() -> str:
-    """The processor, as it calls itself."""
+    """The model name of the processor."""
     try:
-        found = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        model_name = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
     except OSError:
-        found = None
-    return found[1].strip() if found else platform.processor() or platform.machine()
+        model_name = None
+    return model_name[1].strip() if model_name else platform.processor() or platform.machine()
 
 
 def _rows_independent(dtype: str) -> bool:
-    """Tried on products of random numbers: see `Model.rows_independent`, which tries those of a model."""
+    """Whether products of random matrices have independent rows; `Model.rows_independent` tests those of a model."""
     try:
         from workbench.model.kernels import independence, native
         from workbench.model.kernels.linear import linear
@@ -220,7 +221,7 @@ def _limit() -> int | None:
             text = (Path("/sys/fs/cgroup") / name).read_text().strip()
         except OSError:
             continue
-        if text.isdigit() and int(text) < 1 << 60:  # larger means that there is no limit
+        if text.isdigit() and int(text) < 1 << 60:  # a larger number means no limit
             return int(text)
     return None
 
@@ -234,9 +235,9 @@ def _gpus() -> Iterator[str]:
 
 
 def _disk_free(path: Path) -> int:
-    """Of the disk on which `path` is, or would be."""
-    there = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
-    return shutil.disk_usage(there).free
+    """The free bytes on the disk of `path`, which need not exist."""
+    existing = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
+    return shutil.disk_usage(existing).free
 
 
 def _version(name: str) -> str:
@@ -247,20 +248,20 @@ def _version(name: str) -> str:
 
 
 def _packages() -> Iterator[Package]:
-    """From the package's own metadata: what each extra brings."""
+    """The packages of the extras, from the package's own metadata."""
     try:
-        wanted = metadata.requires(DISTRIBUTION) or []
+        requirements = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:  # a checkout that was not installed
-        wanted = []
-    for line in wanted:
-        found = re.fullmatch(r"([\w.-]+).*;\s*extra == ['\"](\w+)['\"]", line)
-        if found and found[2] in EXTRAS:
-            yield Package(found[1], _version(found[1]), found[2])
+        requirements = []
+    for requirement in requirements:
+        parts = re.fullmatch(r"([\w.-]+).*;\s*extra == ['\"](\w+)['\"]", requirement)
+        if parts and parts[2] in EXTRAS:
+            yield Package(parts[1], _version(parts[1]), parts[2])
 
 
 def _harmony() -> str:
-    kept = o200k.cache_folder() / o200k.FILE
-    return str(kept) if kept.is_file() else ""
+    file = o200k.cache_folder() / o200k.FILE
+    return str(file) if file.is_file() else ""
 
 
 def _cached(cache: Path) -> Iterator[Cached]:
@@ -272,43 +273,45 @@ def _cached(cache: Path) -> Iterator[Cached]:
             files = hf_files(folder)
             size = sum(file.stat().st_size for file in files)
             if not files:
-                problem = "no model*.safetensors in it"
+                problem = "it has no model*.safetensors"
             elif not (folder / "tokenizer.json").is_file():
-                problem = "no tokenizer.json: it takes token ids only"
+                problem = "it has no tokenizer.json, so it accepts token ids only"
         except (WorkbenchError, OSError) as error:
             problem = str(error)
         yield Cached(name, size, problem)
 
 
 def _rows(independent: dict[str, bool]) -> str:
-    """Whether a position's bits depend on what is computed beside it."""
+    """The line on whether the bits at a position are independent of the other rows."""
     if all(independent.values()):
-        return "independent of each other: edits, patches and resumed runs are exact to the last bit"
+        return "independent: edits, patches and resumed runs are exact to the last bit"
     which = ", ".join(dtype for dtype, holds in independent.items() if not holds)
-    return f"in {which} their last bits depend on the rows beside them: exact comparisons use a tolerance"
+    return f"in {which}, the last bits of a row depend on the other rows: exact comparisons use a tolerance"
 
 
 def _lines(r: Report) -> Iterator[str]:
-    limit = f", the container may take {size_text(r.memory_limit)}" if r.memory_limit is not None else ""
+    limit = f", limit of the container {size_text(r.memory_limit)}" if r.memory_limit is not None else ""
     yield f"machine    {r.cpu}, {r.cores} cores, {r.threads} threads; {r.system}"
     yield f"kernels    {r.kernels.removeprefix('native kernels: ')}"
     yield f"rows       {_rows(r.rows_independent)}"
     yield f"memory     {size_text(r.memory_free)} free of {size_text(r.memory)}{limit}"
-    yield f"GPU        {'; '.join(r.gpus) or 'none that torch sees'}"
+    yield f"GPU        {'; '.join(r.gpus) or 'none found by torch'}"
     yield f"disk       {size_text(r.disk_free)} free here; {size_text(r.cache_disk_free)} at {r.cache}"
     yield f"versions   {', '.join(f'{name} {version or chr(8212)}' for name, version in r.versions.items())}"
     for extra in dict.fromkeys(package.extra for package in r.packages):
-        mine = [package for package in r.packages if package.extra == extra]
-        missing = [package.name for package in mine if not package.version]
-        has = ", ".join(f"{package.name} {package.version}" for package in mine if package.version)
-        lacks = f"missing: {', '.join(missing)} (pip install '{DISTRIBUTION}[{extra}]')" if missing else ""
-        yield f"{extra:<10} {'; '.join(part for part in (has, lacks) if part)}"
-    kept = f"vocabulary kept at {r.harmony}" if r.harmony else "none kept; rebuilt from a model's own tokenizer.json"
-    yield f"tokenizer  pocket brings its own; gpt-oss: {kept}"
+        of_extra = [package for package in r.packages if package.extra == extra]
+        missing = [package.name for package in of_extra if not package.version]
+        installed = ", ".join(f"{package.name} {package.version}" for package in of_extra if package.version)
+        hint = f"missing: {', '.join(missing)} (pip install '{DISTRIBUTION}[{extra}]')" if missing else ""
+        yield f"{extra:<10} {'; '.join(part for part in (installed, hint) if part)}"
+    cached = (
+        f"vocabulary cached at {r.harmony}" if r.harmony else "not cached; rebuilt from a model's own tokenizer.json"
+    )
+    yield f"tokenizer  pocket has its own; gpt-oss: {cached}"
     for one in r.cached:
         yield f"cached     {one.name}, {size_text(one.bytes)}{f': {one.problem}' if one.problem else ''}"
     if not r.cached:
-        yield f"cached     no gpt-oss. To fetch one: {download_command('openai/gpt-oss-20b')}"
+        yield f"cached     no gpt-oss. To download one: {download_command('openai/gpt-oss-20b')}"
     yield ""
     head = ("model", "file", "fast", "small", "kv/1k", *(f"record={record!r}" for record in RECORDS), "here")
     rows = [
@@ -319,6 +322,6 @@ def _lines(r: Report) -> Iterator[str]:
         first, *rest = (cell.ljust(w) if i == 0 else cell.rjust(w) for i, (cell, w) in enumerate(zip(row, widths)))
         yield "  ".join((first, *rest))
     yield (
-        f'fast, small: memory that memory="fast" keeps and memory="small" needs; kv, record: keys and values, and a '
-        f"trace, of {POSITIONS:,} tokens; here: by what is free now, on the CPU"
+        f'fast, small: memory needed with memory="fast" and memory="small"; kv/1k, record: KV cache and trace of '
+        f"{POSITIONS:,} tokens; here: whether it fits into the memory that is free now, on the CPU"
     )

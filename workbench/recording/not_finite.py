@@ -1,4 +1,4 @@
-"""Where a run stops having numbers: the first NaN or infinity, by hook point, position and the weight it comes from."""
+"""Finds the first NaN or infinity of a run: its hook point, its position and the weight that it comes from."""
 
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
@@ -21,22 +21,22 @@ if TYPE_CHECKING:
     from workbench.model.model import Model
 
 FINAL = {"hook_embed": ("embed",), "ln_final.hook_normalized": ("ln_final",), "hook_logits": ("ln_final", "unembed")}
-EXCLUDING = ("router.hook_out", "hook_attn_scores", "hook_logits")  # where minus infinity excludes a choice
+EXCLUDING = ("router.hook_out", "hook_attn_scores", "hook_logits")  # minus infinity excludes a choice there
 
 
 def usable(logits: Tensor) -> bool:
-    """Whether a token can be drawn by these logits: none is NaN or infinity. Some may be minus infinity, not all.
+    """Whether a token can be sampled from these logits: none is NaN or infinity, and not all are minus infinity.
 
     >>> usable(torch.tensor([0.0, -torch.inf])), usable(torch.tensor([0.0, torch.nan]))
     (True, False)
     """
-    return bool(logits.amax(-1).isfinite().all())  # NaN is the maximum of all that hold one
+    return bool(logits.amax(-1).isfinite().all())  # the maximum of values with a NaN is NaN
 
 
 def not_finite(model: "Model", tokens: Sequence[int], *taps: Tap) -> NotFinite:
-    """The error that says where the first NaN or infinity is when the model reads `tokens`, under the edits in force.
+    """The error with the place of the first NaN or infinity in a pass over `tokens`, under the edits in force.
 
-    `taps` see the pass that looks for it, before anything else: an `Interrupt` can end it.
+    `taps` are called first in the pass that searches for it, so an `Interrupt` can end it.
     """
     finder, edits = _Finder(), model.active_edits()
     cache = KVCache(model.config, whole=bool(edits))
@@ -46,31 +46,31 @@ def not_finite(model: "Model", tokens: Sequence[int], *taps: Tap) -> NotFinite:
             for start, stop in [(0, len(tokens))] if edits else chunks(len(tokens)):
                 batch, tap = ids[:, start:stop], Chain(*taps, *edits, finder)
                 forward(model.config, model.weights, batch, tap, cache, slice(-1, None))
-    except _Found as found:
-        layer = hooks.layer_of(found.name)
-        where = f"{found.name}{'' if layer is None else f' (layer {layer})'}, position {found.at}"
-        return NotFinite(f"no token can be drawn: the first {found.kind} is at {where}. {_reason(model, found.name)}")
+    except _NotFiniteValue as value:
+        layer = hooks.layer_of(value.name)
+        where = f"{value.name}{'' if layer is None else f' (layer {layer})'}, position {value.position}"
+        return NotFinite(f"no token can be sampled: the first {value.kind} is at {where}. {_reason(model, value.name)}")
     return NotFinite(
-        "the logits of this run hold NaN or infinity, and reading the same text again does not show where it begins. "
-        "`workbench doctor` says what this machine runs it with."
+        "the logits of this run contain NaN or infinity, but a second pass over the same text does not find it. "
+        "`workbench doctor` prints the kernels of this machine."
     )
 
 
 def _reason(model: "Model", name: str) -> str:
-    """What is likely to blame, and what to do."""
+    """The likely cause, and what to do."""
     if bad := sorted(_weights_with_nan(model.weights, name)):
-        return f"The weight {bad[0]} holds NaN or infinity. Fetch or export the checkpoint again."
+        return f"The weight {bad[0]} contains NaN or infinity. Fetch or export the checkpoint again."
     if edits := model.active_edits():
-        return f"Its weights are finite; look at the edits in force: {', '.join(edit.glob for edit in edits)}."
+        return f"The weights there are finite; check the edits in force: {', '.join(edit.glob for edit in edits)}."
     wider = ", or load the model with dtype=torch.float32" if model.dtype == torch.bfloat16 else ""
     return (
-        f"The weights there are finite, so the values have grown too large for {model.dtype_name}: look at the "
-        f"scale of an adapter and at the norms of the weights{wider}."
+        f"The weights there are finite, so the values have become too large for {model.dtype_name}: check the "
+        f"scale of an adapter and the norms of the weights{wider}."
     )
 
 
 def _weights_with_nan(weights: Weights, name: str) -> Iterator[str]:
-    """The weights that a hook point's value is made of in its layer and that are not finite, by transformers' names."""
+    """The weights behind a hook point's value, in its layer, that are not finite, by transformers' names."""
     layer = hooks.layer_of(name)
     if layer is None:
         yield from (TOP[field] for field in FINAL.get(name, TOP) if not _finite(getattr(weights, field)))
@@ -86,12 +86,12 @@ def _finite(weight: Tensor | Packed | Adapted) -> bool:
     return isinstance(weight, Packed) or bool(weight.isfinite().all())  # a packed scale of NaN is refused on loading
 
 
-class _Found(Exception):
+class _NotFiniteValue(Exception):
     """Ends the pass at the first value that is not finite."""
 
-    def __init__(self, name: str, at: int, kind: str):
+    def __init__(self, name: str, position: int, kind: str):
         super().__init__(name)
-        self.name, self.at, self.kind = name, at, kind
+        self.name, self.position, self.kind = name, position, kind
 
 
 class _Finder(Tap):
@@ -107,5 +107,5 @@ class _Finder(Tap):
             if bad.any():
                 at = int(bad.any(1).nonzero()[0])
                 kind = "NaN" if bool(by_position[at].isnan().any()) else "infinity"
-                raise _Found(name, self.start + offset + at, kind)
+                raise _NotFiniteValue(name, self.start + offset + at, kind)
         return x

@@ -1,4 +1,4 @@
-"""From a request to a Plan: what `record=` stands for, how much it takes, and whether it fits."""
+"""Makes a Plan from `record=`: the hook points and summaries, their size, and whether they fit."""
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
@@ -18,33 +18,35 @@ from workbench.traces import Manifest, predicted_bytes, verification
 if TYPE_CHECKING:
     from workbench.model.model import Model
 
-MAX_PENDING_BYTES = 192 << 20  # of a recording that waits to be written: it and what it is made of are held together
+MAX_PENDING_BYTES = (
+    192 << 20
+)  # of recorded values before they are written: they and the values they are made of are in memory together
 NEIGHBORS = (
-    "with these kernels a position's last bits depend on what is computed beside it: positions before an edit may "
-    "differ from those of an unedited run by rounding"
+    "with these kernels, the last bits at a position depend on the positions that are computed with it: positions "
+    "before an edit may differ from those of an unedited run by rounding"
 )
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What a run will record, by full name."""
+    """The hook points and summaries that a run will record, by full name, and their size."""
 
-    words: tuple[str, ...]  # as requested, and what "auto" took
+    request: tuple[str, ...]  # as requested, and the presets that "auto" selected
     points: tuple[str, ...]
-    lanes: tuple[str, ...]
-    omitted: tuple[str, ...]  # what "auto" left out
+    summaries: tuple[str, ...]
+    omitted: tuple[str, ...]  # presets that "auto" left out to fit the budget
     notes: tuple[str, ...]  # for the manifest
-    chunk: int  # positions that are read at a time
-    working: int  # bytes that the run takes besides weights and recording
+    chunk: int  # positions per pass
+    working: int  # bytes of the run besides weights and recording
     estimate: budget.Estimate
 
     @property
     def lens(self) -> bool:
-        return any(lane.startswith("lens_") for lane in self.lanes)
+        return any(name.startswith("lens_") for name in self.summaries)
 
 
 def always(n_layers: int) -> list[str]:
-    """The hook points and lanes that every trace has."""
+    """The hook points and summaries that every trace has."""
     return [name for p in hooks.ALWAYS_RECORDED for name in (hooks.match(p, n_layers) if p in hooks.POINTS else [p])]
 
 
@@ -57,19 +59,19 @@ def affordable_plan(
     notes: Sequence[str] = (),
     to: Path | None = None,
 ) -> Plan:
-    """The plan of a run that is about to start. Raises what `plan` raises, and BudgetError if it would not fit."""
-    made = plan(source, request, tokens, n_pos, limit, notes, streamed=to is not None)
-    if not made.estimate.fits:
+    """The plan of a run that is about to start. Raises what `plan` raises, and BudgetError if it does not fit."""
+    checked = plan(source, request, tokens, n_pos, limit, notes, streamed=to is not None)
+    if not checked.estimate.fits:
         available = source.available(tokens)
-        price = _prices(source, n_pos, made.estimate.n_steps)
-        words = [word for word in made.words if word != "auto"]
-        requested = {word: _there(hooks.expand([word], source.n_layers), available) for word in words}
-        raise budget.too_big(made.estimate, requested, price, available, source.n_layers)
+        size_of = _sizes(source, n_pos, checked.estimate.n_steps)
+        items = [item for item in checked.request if item != "auto"]
+        requested = {item: _only_available(hooks.expand([item], source.n_layers), available) for item in items}
+        raise budget.too_big(checked.estimate, requested, size_of, available, source.n_layers)
     if to is not None:
-        budget.refuse_if_disk_too_small(made.estimate.bytes, to)
+        budget.refuse_if_disk_too_small(checked.estimate.bytes, to)
     if source.device != "cpu":
-        budget.refuse_if_device_too_small(made.working, free_memory(source.device), source.device)
-    return made
+        budget.refuse_if_device_too_small(checked.working, free_memory(source.device), source.device)
+    return checked
 
 
 def plan(
@@ -81,58 +83,59 @@ def plan(
     notes: Sequence[str] = (),
     streamed: bool = False,
 ) -> Plan:
-    """What a request stands for.
+    """The plan for a request, with its estimated size.
 
     Args:
         source: the model that will run.
         request: presets, hook points and globs; "auto" for what fits into the limit.
-        tokens: the text as far as it is known.
-        n_pos: how long it may become.
-        limit: bytes that "auto" may take; a quarter of the free memory unless given.
+        tokens: the text so far.
+        n_pos: its largest possible length.
+        limit: bytes that "auto" may use; the default is a quarter of the free memory.
         notes: for the manifest, before those of the plan.
-        streamed: whether what was recorded leaves the memory after each chunk.
+        streamed: whether recorded values are written to the disk after each chunk and freed.
 
     Returns:
         The plan, with its estimate.
 
     Raises:
-        HookNameError: for a word that means nothing.
-        NotRecorded: for one of which this source can show nothing.
+        HookNameError: for an item of the request that matches no hook point.
+        NotRecorded: for an item of which this source exposes nothing.
     """
-    words, available, text = tuple(hooks.split_request(request)), source.available(tokens), text_of(source, tokens)
-    n_steps = len(text.steps) + max(0, n_pos - len(tokens)) // 8  # a step is rarely shorter
-    price, free = _prices(source, n_pos, n_steps), free_memory("cpu")  # recordings are kept there, also those of a GPU
+    items, available, text = tuple(hooks.split_request(request)), source.available(tokens), text_of(source, tokens)
+    n_steps = len(text.steps) + max(0, n_pos - len(tokens)) // 8  # a step rarely has fewer tokens
+    size_of, free = _sizes(source, n_pos, n_steps), free_memory("cpu")  # recordings of a GPU are kept there too
     base = [name for name in always(source.n_layers) if name in available]
-    expanded = _expanded(source, [word for word in words if word != "auto"], available)
+    explicit = [item for item in items if item != "auto"]
+    expanded = _expanded(source, explicit, available)
     omitted: tuple[str, ...] = ()
-    if "auto" in words:
-        asked = [word for word in words if word != "auto"]
-        left = (budget.AUTO_SHARE * free if limit is None else limit) - price([*base, *_there(expanded, available)])
-        taken, omitted = _what_fits(left, price, available, source.n_layers)
-        words = ("auto", *taken, *asked)  # part of what identifies the run: another budget is another trace
-        expanded = hooks.expand([*taken, *asked], source.n_layers)
-    wanted = _there(expanded, available)
-    table = {name: source.entry(name, n_pos, n_steps) for name in [*base, *wanted]}
-    held = sum(map(budget.size, table.values()))
-    chunk = _chunk(source, n_pos, held, streamed)
+    if "auto" in items:
+        allowed = budget.AUTO_SHARE * free if limit is None else limit
+        remaining = allowed - size_of([*base, *_only_available(expanded, available)])
+        selected, omitted = _select_presets(remaining, size_of, available, source.n_layers)
+        items = ("auto", *selected, *explicit)  # part of the trace's id: another budget gives another trace
+        expanded = hooks.expand([*selected, *explicit], source.n_layers)
+    requested = _only_available(expanded, available)
+    table = {name: source.entry(name, n_pos, n_steps) for name in [*base, *requested]}
+    in_memory = sum(map(budget.size, table.values()))
+    chunk = _chunk(source, n_pos, in_memory, streamed)
     longest = min(n_pos, chunk + prefill.MIN_LAST_CHUNK)
-    working = source.working_memory(n_pos, wanted, longest)
+    working = source.working_memory(n_pos, requested, longest)
     if streamed:
-        held = held * longest // max(n_pos, 1)
+        in_memory = in_memory * longest // max(n_pos, 1)
     estimate = budget.Estimate(
-        bytes=_on_disk(source, draft(source, tokens, len(tokens), words, text), table, n_pos),
-        memory=held + (working if source.device == "cpu" else 0),
+        bytes=_on_disk(source, draft(source, tokens, len(tokens), items, text), table, n_pos),
+        memory=in_memory + (working if source.device == "cpu" else 0),
         free=free,
         by_name=budget.by_short_name(table),
         positions=n_pos,
         omitted=omitted,
         n_steps=n_steps,
     )
-    names = [*wanted, *base]
+    names = [*requested, *base]
     return Plan(
-        words=words,
+        request=items,
         points=tuple(name for name in names if name not in hooks.SUMMARIES),
-        lanes=tuple(name for name in names if name in hooks.SUMMARIES),
+        summaries=tuple(name for name in names if name in hooks.SUMMARIES),
         omitted=omitted,
         notes=(*source.notes, *notes, *_caveats(source), *_absent(source, expanded, available)),
         chunk=chunk,
@@ -142,64 +145,66 @@ def plan(
 
 
 def estimate(model: "Model", tokens: Sequence[int], request: str | Sequence[str], n_pos: int) -> budget.Estimate:
-    """What `Model.estimate` does, for a prompt that is already token ids."""
+    """`Model.estimate` for a prompt that is already token ids."""
     return plan(ModelSource(model), request, tokens, n_pos, None).estimate
 
 
-def _prices(source: Source, n_pos: int, n_steps: int) -> Callable[[Sequence[str]], int]:
-    """The bytes that hook points and lanes take."""
+def _sizes(source: Source, n_pos: int, n_steps: int) -> Callable[[Sequence[str]], int]:
+    """A function from names of hook points and summaries to their bytes."""
     return lambda names: sum(budget.size(source.entry(name, n_pos, n_steps)) for name in dict.fromkeys(names))
 
 
-def _there(names: Sequence[str], available: Collection[str]) -> list[str]:
+def _only_available(names: Sequence[str], available: Collection[str]) -> list[str]:
     return [name for name in names if name in available]
 
 
-def _expanded(source: Source, words: Sequence[str], available: Collection[str]) -> list[str]:
-    """What the words stand for. Raises NotRecorded for a word of which nothing is available."""
-    for word in words:
-        names = hooks.expand([word], source.n_layers)
+def _expanded(source: Source, items: Sequence[str], available: Collection[str]) -> list[str]:
+    """The hook points and summaries of a request. Raises NotRecorded for an item of which nothing is available."""
+    for item in items:
+        names = hooks.expand([item], source.n_layers)
         if names and not any(name in available for name in names):
-            shown = dict.fromkeys(hooks.short_name(name) for name in available if name not in hooks.SUMMARIES)
+            exposed = dict.fromkeys(hooks.short_name(name) for name in available if name not in hooks.SUMMARIES)
             raise NotRecorded(
-                f"{word!r} cannot be recorded from {source.name}: {source.why_absent(word, names)}. "
-                f"There is: {', '.join(shown)}."
+                f"{item!r} cannot be recorded from {source.name}: {source.why_absent(item, names)}. "
+                f"Available: {', '.join(exposed)}."
             )
-    return hooks.expand(words, source.n_layers)
+    return hooks.expand(items, source.n_layers)
 
 
-def _what_fits(
-    left: float, price: Callable[[Sequence[str]], int], available: Collection[str], n_layers: int
+def _select_presets(
+    remaining: float, size_of: Callable[[Sequence[str]], int], available: Collection[str], n_layers: int
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The presets that "auto" takes within `left` bytes, and those that it leaves out."""
-    taken: list[str] = []
+    """The presets that "auto" selects within `remaining` bytes, and those that it leaves out."""
+    selected: list[str] = []
     omitted = []
     for preset in budget.AUTO:
-        names = _there(hooks.expand(preset, n_layers), available)  # no two presets of AUTO share a name
-        cost = price(names)
-        if names and cost <= left:
-            left -= cost
-            taken.append(preset)
+        names = _only_available(hooks.expand(preset, n_layers), available)  # no two presets of AUTO share a name
+        nbytes = size_of(names)
+        if names and nbytes <= remaining:
+            remaining -= nbytes
+            selected.append(preset)
         elif names:
-            omitted.append(f"{preset} ({size_text(cost)})")
-    return taken, tuple(omitted)
+            omitted.append(f"{preset} ({size_text(nbytes)})")
+    return selected, tuple(omitted)
 
 
-def _chunk(source: Source, n_pos: int, held: int, streamed: bool) -> int:
-    """How many positions are read at a time: fewer if much is recorded, for a chunk is held until it is written."""
+def _chunk(source: Source, n_pos: int, nbytes: int, streamed: bool) -> int:
+    """The positions per pass: fewer if much is recorded, because a chunk is in memory until it is written."""
     if not source.in_chunks:
         return n_pos
     if not streamed:
         return prefill.CHUNK_POSITIONS
-    fits = MAX_PENDING_BYTES * n_pos // max(held, 1) // prefill.CHUNK_ALIGN * prefill.CHUNK_ALIGN
+    fits = MAX_PENDING_BYTES * n_pos // max(nbytes, 1) // prefill.CHUNK_ALIGN * prefill.CHUNK_ALIGN
     return min(prefill.CHUNK_POSITIONS, max(prefill.CHUNK_ALIGN, fits))
 
 
 def _on_disk(source: Source, manifest: Manifest, table: budget.Shapes, n_pos: int) -> int:
-    """The bytes of the trace: exact for a text that is known, and about right for tokens that are still to come."""
+    """The bytes of the trace on disk: exact for known tokens, approximate for tokens to be generated."""
     manifest = replace(manifest, verification=verification.Findings(source.dtype).report())
-    to_come = int((n_pos - len(manifest.tokens)) * 24)  # ids and texts: about as long as those that are known
-    if source.reader is not None:  # the texts of predicted tokens; how many differ is known only afterwards
+    to_come = int((n_pos - len(manifest.tokens)) * 24)  # approximate bytes of their ids and texts
+    if (
+        source.reader is not None
+    ):  # the texts of predicted tokens; the number of different ones is known only after the run
         predictions = n_pos * TEXT_RANKS * (1 + 0.5 * source.n_layers * ("lens_ids" in table))
         to_come += int(18 * min(source.config["d_vocab"], 0.1 * predictions))
     return predicted_bytes(manifest, table) + to_come
@@ -211,14 +216,14 @@ def _caveats(source: Source) -> list[str]:
 
 
 def _absent(source: Source, expanded: Sequence[str], available: Collection[str]) -> list[str]:
-    """Notes on the hook points that every trace should have or that were requested, and that are not there."""
+    """Notes on hook points that are requested or always recorded, but not available."""
     names = [name for name in [*expanded, *always(source.n_layers)] if name not in available]
     if not names:
         return []
-    some = {hooks.point_of(name) for name in available}
+    in_some_layers = {hooks.point_of(name) for name in available}
     points: dict[str, list[str]] = {}
     for point in dict.fromkeys(map(hooks.point_of, names)):
         if point not in hooks.SUMMARIES:
-            why = source.why_absent(point, [point]) + (" in some layers" if point in some else "")
-            points.setdefault(why, []).append(hooks.short_name(point))
-    return [f"not recorded: {', '.join(shorts)} ({why})" for why, shorts in points.items()]
+            reason = source.why_absent(point, [point]) + (" in some layers" if point in in_some_layers else "")
+            points.setdefault(reason, []).append(hooks.short_name(point))
+    return [f"not recorded: {', '.join(shorts)} ({reason})" for reason, shorts in points.items()]

@@ -1,7 +1,7 @@
-"""What a recording needs of a model: the `Source` protocol, and our own Model as one.
+"""The `Source` protocol: what a recording needs from a model. `ModelSource` is our own Model as one.
 
-The models of other libraries are sources too: `workbench.interop.adapter.ForeignSource`. The rest of this package works
-with any source, and does not know whose model runs.
+Models of other libraries are sources too: `workbench.interop.adapter.ForeignSource`. The rest of this package works
+with any source and is independent of the library that runs the model.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
@@ -29,12 +29,12 @@ if TYPE_CHECKING:
     from workbench.model.model import Model
     from workbench.recording.verify import Probe
 
-PROBE_POSITIONS = 160  # at most: past the 128-token window of the published models
-PROBE_STRIDE = 7919  # a prime: the probe's tokens come from all over the vocabulary
+MAX_PROBE_POSITIONS = 160  # longer than the 128-token window of the published models
+PROBE_STRIDE = 7919  # a prime, so that the probe's tokens come from the whole vocabulary
 
 
 class Reader(Protocol):
-    """What a trace needs of a tokenizer; workbench's own is one."""
+    """The part of a tokenizer that a trace needs; workbench's own tokenizer has it."""
 
     digest: str
 
@@ -48,7 +48,7 @@ class Source(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def config(self) -> dict[str, Any]: ...  # as the manifest has it
+    def config(self) -> dict[str, Any]: ...  # as in the manifest
     @property
     def n_layers(self) -> int: ...
     @property
@@ -60,32 +60,36 @@ class Source(Protocol):
     @property
     def reader(self) -> Reader | None: ...
     @property
-    def edits(self) -> Sequence[Edit]: ...  # those that every run of this source is under
+    def edits(self) -> Sequence[Edit]: ...  # in force in every run of this source
     @property
-    def rows_independent(self) -> bool: ...  # whether a position's bits do not depend on what is computed beside it
+    def rows_independent(
+        self,
+    ) -> bool: ...  # whether the bits at a position are independent of the other positions in the pass
     @property
-    def in_chunks(self) -> bool: ...  # whether a long text can be read in chunks, with a cache
+    def in_chunks(self) -> bool: ...  # whether a long text can be prefilled in chunks, with a KV cache
     @property
-    def replays(self) -> bool: ...  # whether `run` plays back an earlier run: then it cannot be compared with another
+    def replays(
+        self,
+    ) -> bool: ...  # whether `run` plays back an earlier run, which cannot be compared with an untapped one
     @property
     def notes(self) -> Sequence[str]: ...  # for the manifest
     @property
-    def derived(self) -> Collection[str]: ...  # hook points that are computed beside the run
+    def derived(self) -> Collection[str]: ...  # hook points that are computed from others after the run
     @property
     def sinks(self) -> np.ndarray | None: ...  # layer head: the learned sink logits, in fp32 or better
     @property
-    def read_out(self) -> Callable[[Tensor], Tensor] | None: ...  # the logits of a residual stream
+    def read_out(self) -> Callable[[Tensor], Tensor] | None: ...  # residual stream -> logits
     @property
-    def probed(self) -> "Probe | None": ...  # what the last probe found, as long as it still holds
+    def probed(self) -> "Probe | None": ...  # the last probe, as long as it is valid
     @property
-    def probe_logits(self) -> slice: ...  # the positions of a probe at which logits are compared
+    def probe_logits(self) -> slice: ...  # the positions of a probe whose logits are compared
 
     def identity(self) -> dict[str, Any]:
-        """Which model it is, for the manifest."""
+        """The model entry of the manifest: name, format, digests, config."""
         ...
 
     def numerics(self) -> dict[str, Any]:
-        """How it computes, for the manifest."""
+        """The numerics of this source, for the manifest."""
         ...
 
     def run(
@@ -95,35 +99,35 @@ class Source(Protocol):
         ...
 
     def new_cache(self, whole: bool) -> KVCache | None:
-        """An empty cache, for a text that is read in chunks; `whole` if patterns are wanted."""
+        """An empty KV cache, for a text that is prefilled in chunks; `whole` if patterns are recorded."""
         ...
 
     def weights_for_checks(self, layer: int) -> Mapping[str, np.ndarray]:
-        """What the identities of a layer need besides its values: b_o, sinks."""
+        """The weights that the identities of a layer need besides its values: b_o, sinks."""
         ...
 
     def probe_text(self, tokens: Sequence[int]) -> Sequence[int]:
-        """The short text that is read to check this source, when `tokens` are to be recorded."""
+        """The short text of the probe of this source, for a recording of `tokens`."""
         ...
 
     def learn(self, probe: "Probe") -> None:
-        """Keep what a probe found, as `probed`."""
+        """Stores a probe as `probed`."""
         ...
 
     def available(self, tokens: Sequence[int]) -> Collection[str]:
-        """The hook points and lanes that can be recorded."""
+        """The hook points and summaries that can be recorded."""
         ...
 
-    def why_absent(self, word: str, wanted: Sequence[str]) -> str:
-        """Why none of the hook points and lanes that `word` stands for is available."""
+    def why_absent(self, item: str, names: Sequence[str]) -> str:
+        """The reason why none of `names`, the hook points and summaries of the requested `item`, is available."""
         ...
 
     def entry(self, name: str, n_pos: int, n_steps: int) -> tuple[str, tuple[int, ...]]:
-        """The safetensors dtype word and the shape that a hook point or lane will have."""
+        """The safetensors dtype code and the shape of a hook point or summary in the trace."""
         ...
 
-    def working_memory(self, n_pos: int, wanted: Sequence[str], chunk: int) -> int:
-        """About the bytes that a run takes besides weights and recording, `chunk` of `n_pos` positions at a time."""
+    def working_memory(self, n_pos: int, names: Sequence[str], chunk: int) -> int:
+        """Approximate bytes of a run besides weights and recording, with `chunk` of the `n_pos` positions per pass."""
         ...
 
 
@@ -134,7 +138,7 @@ class ModelSource:
     replays = False
     notes: Sequence[str] = ()
     derived: Collection[str] = frozenset()
-    probe_logits = slice(-16, None)  # all that comes before is in them, and an unembedding is large
+    probe_logits = slice(-16, None)  # they depend on all earlier positions, and an unembedding is large
 
     def __init__(self, model: "Model"):
         self.model, self.name, self.device = model, model.name, str(model.device)
@@ -148,7 +152,7 @@ class ModelSource:
 
     @property
     def in_chunks(self) -> bool:
-        return not self.edits  # an edit may look at all positions together
+        return not self.edits  # an edit may need all positions in one pass
 
     @property
     def sinks(self) -> np.ndarray:
@@ -156,8 +160,8 @@ class ModelSource:
 
     @property
     def probed(self) -> "Probe | None":
-        kernels, found = self.model.probed or (None, None)
-        return found if kernels == native.in_use() else None
+        kernels, probe = self.model.probed or (None, None)
+        return probe if kernels == native.in_use() else None
 
     def identity(self) -> dict[str, Any]:
         return {
@@ -192,7 +196,7 @@ class ModelSource:
         return {"b_o": exact(block.b_o), "sinks": exact(block.sinks)}
 
     def probe_text(self, tokens: Sequence[int]) -> Sequence[int]:
-        """A text of its own: what a trace says of the model must not depend on which texts the model met before."""
+        """A fixed text, so that the verification of a trace does not depend on earlier texts."""
         c = self.model.config
         n = min(probe_length(c.window), c.n_ctx)
         return [i * PROBE_STRIDE % c.d_vocab for i in range(1, n + 1)]
@@ -203,24 +207,24 @@ class ModelSource:
     def available(self, tokens: Sequence[int]) -> Collection[str]:
         return {*hooks.all_points(self.n_layers), *hooks.SUMMARIES}
 
-    def why_absent(self, word: str, wanted: Sequence[str]) -> str:
+    def why_absent(self, item: str, names: Sequence[str]) -> str:
         return "this model has none"
 
     def entry(self, name: str, n_pos: int, n_steps: int) -> tuple[str, tuple[int, ...]]:
-        return budget.word(name, self.dtype), budget.shape(self.model.config, name, n_pos, n_steps)
+        return budget.dtype_code(name, self.dtype), budget.shape(self.model.config, name, n_pos, n_steps)
 
-    def working_memory(self, n_pos: int, wanted: Sequence[str], chunk: int) -> int:
-        return budget.working_memory(self.model.config, self.dtype, n_pos, wanted, chunk)
+    def working_memory(self, n_pos: int, names: Sequence[str], chunk: int) -> int:
+        return budget.working_memory(self.model.config, self.dtype, n_pos, names, chunk)
 
 
 def probe_length(window: int) -> int:
-    """The positions of a probe: past the window where that is short, so that its end is seen."""
-    return min(PROBE_POSITIONS, max(window + 32, 64))
+    """The number of positions of a probe: more than the window if that is short, so that its end is tested."""
+    return min(MAX_PROBE_POSITIONS, max(window + 32, 64))
 
 
 @dataclass(frozen=True)
 class Text:
-    """The messages and the text of every token: what `steps` reads of a trace, for a text that has none yet."""
+    """The messages and the text of every token: the part of a trace that `steps` needs, for a text without a trace."""
 
     spans: list[Span]
     str_tokens: list[str]
@@ -231,7 +235,7 @@ class Text:
 
 
 def text_of(source: Source, tokens: Sequence[int]) -> Text:
-    """Harmony's messages for gpt-oss; for another model, or without a tokenizer, one message that is not parsed."""
+    """The Text of tokens: Harmony messages for gpt-oss; one unparsed span for other models or without a tokenizer."""
     reader, n = source.reader, len(tokens)
     if isinstance(reader, Tokenizer) and source.is_gpt_oss:
         return Text(parse(tokens, reader), reader.str_tokens(tokens))

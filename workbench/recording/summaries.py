@@ -1,4 +1,4 @@
-"""The lanes that summarize a run: predictions, the lens, norms, attention between steps, router margins."""
+"""The summaries of a run: predictions, logit lens, norms, attention between steps, router margins."""
 
 from collections.abc import Callable, Sequence
 
@@ -12,9 +12,9 @@ from workbench.model.kernels.rows import divergence, entropy, log_softmax, norm
 from workbench.recording.taps import Recorder
 from workbench.taps import Tap
 
-LOGIT_CHUNK = 16  # positions whose predictions are made at once: a vocabulary of them in fp32, several times over
+LOGIT_CHUNK = 16  # positions per softmax: each needs several fp32 copies of the vocabulary
 
-# Lanes that follow from the prediction or the route: in a generated trace they tell what happened while generating.
+# Summaries of the prediction and the routing. In a generated trace they are recorded live, while decoding.
 LIVE = ("logprob", "entropy", "top_ids", "top_logprobs", "margin")
 LIVE_POINTS = ("blocks.*.mlp.router.hook_out", "blocks.*.mlp.hook_expert_indices", "blocks.*.mlp.hook_expert_weights")
 
@@ -22,15 +22,15 @@ LIVE_POINTS = ("blocks.*.mlp.router.hook_out", "blocks.*.mlp.hook_expert_indices
 class Predictions(Tap):
     """Log-probability, entropy and the top next tokens at every position; with the lens, also of every layer.
 
-    The logits pass by a few hundred positions at a time and are not kept. For the lens, the residual streams of the
-    pass are kept until the final prediction is known.
+    The logits come in blocks of a few hundred positions and are not stored. For the lens, the residual streams of the
+    pass are stored until the final prediction is known.
     """
 
     def __init__(self, n_layers: int, d_vocab: int, read_out: Callable[[Tensor], Tensor] | None = None):
-        """`read_out`: the logits of a residual stream (batch pos d_model); with it, the lens is recorded too."""
+        """`read_out`: residual stream (batch pos d_model) -> logits; with it, the lens is recorded too."""
         self.n_layers, self.d_vocab, self.read_out = n_layers, d_vocab, read_out
         self.rows: dict[str, list[Tensor]] = {}
-        self._room = slice(0, 0), 0  # where in the newest rows what is predicted now belongs, and their length
+        self._target = slice(0, 0), 0  # the slice of the newest rows for this block of predictions, and their length
         self._resid: dict[int, Tensor] = {}
 
     def wants(self, name: str) -> bool:
@@ -41,7 +41,7 @@ class Predictions(Tap):
             n, step = x.shape[1], x.shape[1] if self.read_out else LOGIT_CHUNK
             with torch.no_grad():
                 for i in range(0, n, step):
-                    self._room = slice(i, min(i + step, n)), n
+                    self._target = slice(i, min(i + step, n)), n
                     self._predict(x[0, i : i + step], offset + i)
         elif self.read_out and name.endswith("hook_resid_post"):
             layer = hooks.layer_of(name)
@@ -65,8 +65,8 @@ class Predictions(Tap):
             self._keep(f"lens_kl {layer}", divergence(final, p))
 
     def _keep(self, name: str, x: Tensor, dtype: torch.dtype = torch.float32) -> None:
-        """Into rows that are made once for a call: what is kept must not lie between blocks that come and go."""
-        at, n = self._room
+        """Copies into rows that are allocated once per call, so that temporary blocks do not fragment the memory."""
+        at, n = self._target
         rows = self.rows.setdefault(name, [])
         if at.start == 0:
             rows.append(torch.empty(n, *x.shape[1:], dtype=dtype))
@@ -77,35 +77,35 @@ class Predictions(Tap):
         self._keep(f"{name} logprobs", top.values)
         self._keep(f"{name} ids", top.indices, torch.int32)
 
-    def lanes(self) -> dict[str, np.ndarray]:
+    def summaries(self) -> dict[str, np.ndarray]:
         joined = {name: torch.cat(rows).numpy() for name, rows in self.rows.items()}
-        lanes = {
+        summaries = {
             "entropy": joined["entropy"],
             "top_ids": joined["top ids"],
             "top_logprobs": joined["top logprobs"],
         }
         if self.read_out:
             layers = range(self.n_layers)
-            for lane, row in (
+            for name, row in (
                 ("lens_ids", "lens {} ids"),
                 ("lens_logprobs", "lens {} logprobs"),
                 ("lens_entropy", "lens_entropy {}"),
                 ("lens_kl", "lens_kl {}"),
             ):
-                lanes[lane] = np.stack([joined[row.format(layer)] for layer in layers])
-        return lanes
+                summaries[name] = np.stack([joined[row.format(layer)] for layer in layers])
+        return summaries
 
 
-class Chosen(Tap):
+class TokenLogprobs(Tap):
     """The log-probability of each token of a text, given the ones before; NaN for the first.
 
-    While generating, `follow` adds each new token, with its log-probability in the last prediction.
+    While generating, `append` adds each new token, with its log-probability in the last prediction.
     """
 
     def __init__(self, tokens: Sequence[int]):
         self.tokens = torch.tensor(list(tokens))
         self.logprob = [torch.full((1,), torch.nan)]
-        self.last = torch.empty(0)  # log-probabilities of the token after the last one read
+        self.last = torch.empty(0)  # log-probabilities of the token after the last processed one
         self._start = 0
 
     def wants(self, name: str) -> bool:
@@ -117,7 +117,7 @@ class Chosen(Tap):
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name == "hook_logits":
             with torch.no_grad():
-                first = self._start + offset + 1  # the position of the token after the first of these
+                first = self._start + offset + 1  # the position of the token that the first row predicts
                 next_ids = self.tokens[first : first + x.shape[1]].to(x.device)
                 logprob = torch.empty(len(next_ids))
                 for i in range(0, x.shape[1], LOGIT_CHUNK):
@@ -127,47 +127,47 @@ class Chosen(Tap):
                 self.logprob.append(logprob)
         return x
 
-    def after(self, logits: Tensor) -> None:
-        """Begins in the middle of a text: `logits` are those of the token to come; lanes begin with that token."""
+    def start_after(self, logits: Tensor) -> None:
+        """Starts in the middle of a text: `logits` predict the next token, and the summary begins with that token."""
         self.logprob, self.last = [], log_softmax(logits)
 
-    def follow(self, token: int) -> None:
+    def append(self, token: int) -> None:
         self.logprob.append(self.last[token].to("cpu", torch.float32)[None])
 
-    def lanes(self) -> dict[str, np.ndarray]:
+    def summaries(self) -> dict[str, np.ndarray]:
         return {"logprob": torch.cat(self.logprob).numpy()}
 
 
 class Norms(Tap):
-    """L2 norms of the residual stream and of what attention and experts write, layer by layer."""
+    """L2 norms of the residual stream, the attention output and the MLP output, layer by layer."""
 
     def __init__(self, n_layers: int):
-        self.lane_of = {
+        self.summary_of = {
             "hook_resid_post": "resid_norm",
             "hook_attn_out": "attn_out_norm",
             "hook_mlp_out": "mlp_out_norm",
         }
         self.rows: dict[str, list[list[Tensor]]] = {
-            lane: [[] for _ in range(n_layers)] for lane in self.lane_of.values()
+            name: [[] for _ in range(n_layers)] for name in self.summary_of.values()
         }
 
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
-        if lane := self.lane_of.get(name.rpartition(".")[2]):
+        if summary := self.summary_of.get(name.rpartition(".")[2]):
             layer = hooks.layer_of(name)
             assert layer is not None
-            self.rows[lane][layer].append(norm(x.detach()[0]).to("cpu", torch.float32))
+            self.rows[summary][layer].append(norm(x.detach()[0]).to("cpu", torch.float32))
         return x
 
-    def lanes(self) -> dict[str, np.ndarray]:
-        whole = {lane: by_layer for lane, by_layer in self.rows.items() if all(by_layer)}  # those of every layer
-        return {lane: np.stack([torch.cat(rows).numpy() for rows in by_layer]) for lane, by_layer in whole.items()}
+    def summaries(self) -> dict[str, np.ndarray]:
+        complete = {name: by_layer for name, by_layer in self.rows.items() if all(by_layer)}  # recorded in every layer
+        return {name: np.stack([torch.cat(rows).numpy() for rows in by_layer]) for name, by_layer in complete.items()}
 
 
 class StepAttention(Tap):
-    """Mean attention between steps, by head: over the queries of one step, the mass on the keys of another.
+    """Mean attention between steps (layer head step key_step): the mean over one step's queries of the mass on another.
 
-    layer head step key_step. Rows sum to 1 - mean sink - the mass on tokens outside all steps. Pooled block by block:
-    no pattern is ever held.
+    Rows sum to 1 - mean sink - the mass on tokens outside all steps. The patterns are pooled block by block and never
+    stored.
     """
 
     def __init__(self, n_layers: int, n_heads: int, n_pos: int, steps: Sequence[slice]):
@@ -185,7 +185,7 @@ class StepAttention(Tap):
         layer = hooks.layer_of(prefix)
         assert layer is not None
 
-        def see(pattern: Tensor, first_query: int, first_key: int) -> None:
+        def add(pattern: Tensor, first_query: int, first_key: int) -> None:
             p = pattern.detach()[0].to("cpu", torch.float32)
             at = self._start + first_query
             query = self.member[:, at : at + p.shape[1]]
@@ -193,14 +193,14 @@ class StepAttention(Tap):
             mass = linear(p, key)  # head query step
             self.pooled[layer] += linear(mass.transpose(1, 2), query).transpose(1, 2)
 
-        return see
+        return add
 
-    def lanes(self) -> dict[str, np.ndarray]:
+    def summaries(self) -> dict[str, np.ndarray]:
         return {"step_attention": (self.pooled / self.size[:, None]).numpy()}
 
 
 def margins(recorder: Recorder, n_layers: int, n_active: int) -> np.ndarray:
-    """layer pos: by how much the last chosen expert was ahead of the first one not chosen; NaN in a layer without."""
+    """Router margin (layer pos): logit of the last chosen expert - first one not chosen; NaN without a router."""
     rows: list[np.ndarray | None] = []
     for layer in range(n_layers):
         name = f"blocks.{layer}.mlp.router.hook_out"

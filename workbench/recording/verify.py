@@ -1,4 +1,4 @@
-"""Verification of a recording: a probe of the model, and the identities on the very numbers that are kept."""
+"""Verifies a recording: checks the identities on a probe of the model and on the recorded numbers."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -14,61 +14,62 @@ from workbench.taps import Tap
 from workbench.traces import Trace, verification
 
 PROBE = "the probe"
-LAST = slice(-16, None)  # positions where the lens is compared with the logits: all that comes before is in them
+LAST = slice(-16, None)  # positions where the lens is compared with the logits; they depend on all earlier ones
 
 
 @dataclass
 class Probe:
-    """What a short run with every hook point looked at shows about a model and its kernels."""
+    """The result of a short run of a model with a tap at every hook point."""
 
     findings: verification.Findings
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of each hook point, without the batch axis
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
-    router_rules: dict[str, list[float]] = field(default_factory=dict)  # of unknown models: rule -> its gaps by layer
-    only_the_embedding_enters: bool = False  # the first layer
+    router_rules: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # of other models than gpt-oss: rule -> its largest difference in each layer
+    starts_from_embedding: bool = False  # whether the first layer's input is the embedding alone
 
 
 def verify(source: Source, trace: Trace) -> list[dict]:
-    """The identities, checked on the trace, and on a probe of the model that has everything."""
+    """The identities, checked on the trace and on a probe of the model with every hook point."""
     findings = verification.Findings(source.dtype, verification.edited_points(trace))
     if not source.edits and trace.manifest.status == "complete":
-        findings.take(probe(source, trace.tokens).findings)
+        findings.merge(probe(source, trace.tokens).findings)
     return verification.verify(trace, findings)
 
 
 def probe(source: Source, tokens: Sequence[int]) -> Probe:
-    """A short run in which every hook point is looked at, beside one with no tap: both must give the same bits.
+    """The Probe of a source: a short run with a tap at every hook point, and one without; both must give the same bits.
 
-    What it finds is kept with the source and used again.
+    It is stored in the source and reused.
     """
     if source.probed is not None:
         return source.probed
     batch, at = batch_of(source.probe_text(tokens)), source.probe_logits
     prober = Prober(source)
     with torch.no_grad():
-        bare = source.run(batch, logits_at=at)
-        seen = source.run(batch, prober, logits_at=at)
+        untapped = source.run(batch, logits_at=at)
+        tapped = source.run(batch, prober, logits_at=at)
         lens = None
         if source.read_out is not None and prober.last is not None:
             lens = source.read_out(prober.last[:, LAST])
-    found = prober.probe
-    findings = found.findings
-    findings.add(verification.FINITE, 0.0 if bool(seen.isfinite().all()) else float("inf"), PROBE)
+    findings = prober.probe.findings
+    findings.add(verification.FINITE, 0.0 if bool(tapped.isfinite().all()) else float("inf"), PROBE)
     if not source.replays:
-        findings.add(verification.UNHOOKED, verification.gap(exact(seen), exact(bare)), PROBE)
+        findings.add(verification.UNHOOKED, verification.gap(exact(tapped), exact(untapped)), PROBE)
     if lens is not None:
-        findings.add(verification.LENS, verification.gap(exact(lens), exact(seen[:, LAST])), PROBE)
-    source.learn(found)
-    return found
+        findings.add(verification.LENS, verification.gap(exact(lens), exact(tapped[:, LAST])), PROBE)
+    source.learn(prober.probe)
+    return prober.probe
 
 
 class Prober(Tap):
-    """Looks at everything, and checks each layer as soon as the pass has left it: one layer is held at a time."""
+    """Records every hook point, and checks each layer as soon as it is complete: one layer is in memory at a time."""
 
     def __init__(self, source: Source):
         self.source = source
         self.probe = Probe(verification.Findings(source.dtype))
-        self.layer: dict[str, np.ndarray] = {}  # values of the layer under way, by short name
+        self.layer: dict[str, np.ndarray] = {}  # values of the current layer, by short name
         self.embed: np.ndarray | None = None
         self.total: np.ndarray | None = None  # embedding + all writes so far
         self.last: Tensor | None = None  # residual stream
@@ -88,7 +89,7 @@ class Prober(Tap):
         if short in ("attn_out", "mlp_out") and self.total is not None:
             self.total = self.total + a.astype(np.float64)
         if short == "resid_pre" and layer == 0:
-            self.probe.only_the_embedding_enters = self.embed is not None and np.array_equal(self.embed, a)
+            self.probe.starts_from_embedding = self.embed is not None and np.array_equal(self.embed, a)
         if short == "resid_post":
             assert layer is not None
             self._check(layer)
@@ -105,7 +106,7 @@ class Prober(Tap):
                 gap = verification.router_weights_are_the_softmax_of_the_kept_logits(v, layer, {"router": rule})
                 self.probe.router_rules.setdefault(rule, []).extend([] if gap is None else [gap])
         all_writes = f"blocks.{layer}.hook_attn_out" in shapes and f"blocks.{layer}.hook_mlp_out" in shapes
-        if layer == source.n_layers - 1 and self.probe.only_the_embedding_enters and all_writes:
+        if layer == source.n_layers - 1 and self.probe.starts_from_embedding and all_writes:
             assert self.total is not None
             findings.add(verification.EMBEDDING, verification.gap(self.total, self.layer["resid_post"]), PROBE)
         self.layer = {}

@@ -1,9 +1,9 @@
-"""Traces: what a run of a model left behind, in memory and on disk. Opens without torch, a model or a network."""
+"""Traces: the record of one run of a model, in memory and on disk. Opens without torch, a model or a network."""
 
 from workbench.traces.manifest import Chunk, Manifest, TensorInfo
 from workbench.traces.reader import Report, verify
 from workbench.traces.trace import Trace, load
-from workbench.traces.writer import TraceWriter, check_place, predicted_bytes, write
+from workbench.traces.writer import TraceWriter, check_writable, predicted_bytes, write
 
 __all__ = [
     "Chunk",
@@ -12,7 +12,7 @@ __all__ = [
     "TensorInfo",
     "Trace",
     "TraceWriter",
-    "check_place",
+    "check_writable",
     "load",
     "predicted_bytes",
     "verify",

@@ -1,4 +1,4 @@
-"""JSON with one spelling: equal values have equal bytes, so a hash of the bytes is a hash of the value."""
+"""JSON in a canonical form: equal values have equal bytes, so a hash of the bytes is a hash of the value."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ from workbench.errors import ArgumentError, TraceCorrupt
 
 
 def canonical(value: Any) -> bytes:
-    """The one spelling: sorted keys, no spaces, ASCII only, no NaN or infinity (ValueError).
+    """The canonical form: sorted keys, no spaces, ASCII only. Raises ValueError for NaN and infinity.
 
     >>> canonical({"b": [1, 0.5], "a": "é"})
     b'{"a":"\\\\u00e9","b":[1,0.5]}'
@@ -18,7 +18,7 @@ def canonical(value: Any) -> bytes:
 def parse(data: bytes, what: str) -> Any:
     """The value of untrusted JSON bytes; `what` names them in the error.
 
-    Raises TraceCorrupt for whatever is not JSON, and for duplicate keys, NaN and infinities.
+    Raises TraceCorrupt if the bytes are not JSON, or contain duplicate keys, NaN or infinities.
     """
 
     def finite(text: str) -> float:
@@ -28,10 +28,10 @@ def parse(data: bytes, what: str) -> Any:
         return number
 
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        made = dict(pairs)
-        if len(made) != len(pairs):
+        mapping = dict(pairs)
+        if len(mapping) != len(pairs):
             raise ArgumentError("a key occurs twice")
-        return made
+        return mapping
 
     try:
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)

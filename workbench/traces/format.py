@@ -1,7 +1,7 @@
 """A part: one safetensors file, written as a stream and read with our own bounded parser.
 
-The format: eight bytes with the header's length, a JSON header, then the tensors' bytes without gaps. Knows nothing
-of traces, manifests or positions; hashes and paths are the caller's.
+The format: eight bytes with the header's length, a JSON header, then the tensors' bytes without gaps. This module is
+independent of traces, manifests and positions; the caller compares hashes and opens files.
 """
 
 import re
@@ -21,12 +21,12 @@ from workbench.traces.canonical_json import canonical, parse
 MAX_HEADER = 8 << 20  # bytes
 MAX_TENSORS = 20_000  # in one part
 MAX_DIMS = 8
-MAX_TENSOR = 64 << 30  # bytes; zero-sized axes count as one, so a shape alone can never ask for more
+MAX_TENSOR = 64 << 30  # bytes; zero-sized axes count as one, so the limit bounds every axis
 NAME = re.compile(r"[a-z][a-z0-9_]{0,63}(\.[a-z0-9_]{1,64}){0,7}")
 
 DTYPES: dict[str, np.dtype] = {
-    word: np.dtype(kind).newbyteorder("<")
-    for word, kind in {
+    code: np.dtype(kind).newbyteorder("<")
+    for code, kind in {
         "BOOL": np.bool_,
         "U8": np.uint8,
         "I8": np.int8,
@@ -44,12 +44,12 @@ DTYPES: dict[str, np.dtype] = {
         "F64": np.float64,
     }.items()
 }
-_WORDS = {dtype.name: word for word, dtype in DTYPES.items()}
+_CODES = {dtype.name: code for code, dtype in DTYPES.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class Slot:
-    """Where one tensor lies: bytes `start:stop` of the file."""
+    """The dtype, shape and byte range `start:stop` of one tensor in a file."""
 
     dtype: str
     shape: tuple[int, ...]
@@ -57,34 +57,36 @@ class Slot:
     stop: int
 
 
-def word(dtype: np.dtype) -> str:
-    """The safetensors word for a numpy dtype; ArgumentTypeError if there is none.
+def dtype_code(dtype: np.dtype) -> str:
+    """The safetensors dtype code of a numpy dtype. Raises ArgumentTypeError if there is none.
 
-    >>> word(np.dtype("float32")), word(np.dtype(ml_dtypes.bfloat16))
+    >>> dtype_code(np.dtype("float32")), dtype_code(np.dtype(ml_dtypes.bfloat16))
     ('F32', 'BF16')
     """
-    if dtype.name not in _WORDS:
-        raise ArgumentTypeError(f"a trace cannot hold {dtype.name}: convert it to one of {', '.join(_WORDS)}.")
-    return _WORDS[dtype.name]
+    if dtype.name not in _CODES:
+        raise ArgumentTypeError(f"a trace cannot hold {dtype.name}: convert it to one of {', '.join(_CODES)}.")
+    return _CODES[dtype.name]
 
 
 def check_name(name: object) -> str:
-    """`name` itself if it may name a tensor, such as 'blocks.12.mlp.router.hook_out'; TraceUnsafe if not."""
+    """`name` itself if it is a valid tensor name, as 'blocks.12.mlp.router.hook_out' is. Raises TraceUnsafe if not."""
     if not isinstance(name, str) or len(name) > 200 or not NAME.fullmatch(name):
-        raise TraceUnsafe(f"{visible(repr(name)[:80])} is no tensor name; names look like 'blocks.12.hook_mlp_out'")
+        raise TraceUnsafe(f"{visible(repr(name)[:80])} is not a tensor name; names look like 'blocks.12.hook_mlp_out'")
     return name
 
 
 def check_shape(dtype: object, shape: object) -> int:
-    """The bytes that a tensor takes; TraceCorrupt if these are no dtype and shape, TraceUnsafe if they are absurd.
+    """The size of a tensor in bytes.
 
     >>> check_shape("BF16", [3, 5])
     30
+
+    Raises TraceCorrupt if the dtype or the shape is invalid, TraceUnsafe if the size is over the limits.
     """
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise TraceCorrupt(f"{visible(repr(dtype)[:40])} is no dtype; there are {', '.join(DTYPES)}")
+        raise TraceCorrupt(f"{visible(repr(dtype)[:40])} is not a dtype; allowed are {', '.join(DTYPES)}")
     if not isinstance(shape, Sequence) or isinstance(shape, str) or any(type(n) is not int or n < 0 for n in shape):
-        raise TraceCorrupt(f"{visible(repr(shape)[:80])} is no shape")
+        raise TraceCorrupt(f"{visible(repr(shape)[:80])} is not a shape")
     item = DTYPES[dtype].itemsize
     if (
         len(shape) > MAX_DIMS
@@ -95,22 +97,22 @@ def check_shape(dtype: object, shape: object) -> int:
     return item * prod(shape)
 
 
-def in_order(table: Mapping[str, tuple[str, Sequence[int]]]) -> list[str]:
-    """The order of tensors in a part: wide items first, as others' mapped reads want them aligned; then by name."""
+def tensor_order(table: Mapping[str, tuple[str, Sequence[int]]]) -> list[str]:
+    """The order of tensors in a part: wide items first (aligned for memory-mapped readers), then by name."""
     return sorted(table, key=lambda name: (-DTYPES[table[name][0]].itemsize, name))
 
 
 def encode_header(table: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
-    """All that comes before the tensors' bytes of a part that holds name -> (dtype word, shape).
+    """The bytes before the tensors in a part that holds `table`: name -> (dtype code, shape).
 
     >>> encode_header({"logprob": ("F32", [2])})[8:]
     b'{"logprob":{"data_offsets":[0,8],"dtype":"F32","shape":[2]}}    '
 
-    Raises TraceUnsafe for what a reader would refuse: too many tensors, too long a header, hostile names.
+    Raises TraceUnsafe if a reader would refuse it: too many tensors, a header that is too long, invalid names.
     """
     sizes = {check_name(name): check_shape(*entry) for name, entry in table.items()}
     header, end = {}, 0
-    for name in in_order(table):
+    for name in tensor_order(table):
         dtype, shape = table[name]
         header[name] = {"dtype": dtype, "shape": list(shape), "data_offsets": [end, end := end + sizes[name]]}
     text = canonical(header)
@@ -121,14 +123,14 @@ def encode_header(table: Mapping[str, tuple[str, Sequence[int]]]) -> bytes:
 
 
 def parse_header(data: bytes, size: int) -> dict[str, Slot]:
-    """Where the tensors of a part of `size` bytes lie; `data` is the file from its first byte to the header's end.
+    """The place of each tensor in a part of `size` bytes; `data` is the file from its first byte to the header's end.
 
     Raises TraceCorrupt unless the tensors fill the rest of the file without gap, overlap or trailing byte, and
     TraceUnsafe beyond the limits.
     """
     header = parse(data[8:], "the header of a part")
     if not isinstance(header, dict):
-        raise TraceCorrupt("the header of a part is no JSON object")
+        raise TraceCorrupt("the header of a part is not a JSON object")
     if len(header) > MAX_TENSORS:
         raise TraceUnsafe(f"a part with {len(header)} tensors is over the limit of {MAX_TENSORS}")
     slots = []
@@ -155,29 +157,29 @@ def parse_header(data: bytes, size: int) -> dict[str, Slot]:
 
 
 def header_length(first: bytes, size: int) -> int:
-    """How many bytes come before the tensors, told by the first eight of a file of `size` bytes."""
+    """The number of bytes before the tensors, from the first eight bytes of a file of `size` bytes."""
     length = int.from_bytes(first, "little")
     if length > size - 8:
-        raise TraceCorrupt(f"a part of {size} bytes says that its header has {length}")
+        raise TraceCorrupt(f"a part of {size} bytes claims a header of {length} bytes")
     if length > MAX_HEADER:
         raise TraceUnsafe(f"a header of {length} bytes is over the limit of {MAX_HEADER}")
     return 8 + length
 
 
 def table_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """name -> (dtype word, shape); a mapping that knows this without reading its arrays says so in `.table()`."""
+    """name -> (dtype code, shape). A mapping that has this without reading its arrays gives it by `.table()`."""
     table = getattr(arrays, "table", None)
-    return table() if table else {name: (word(array.dtype), array.shape) for name, array in arrays.items()}
+    return table() if table else {name: (dtype_code(array.dtype), array.shape) for name, array in arrays.items()}
 
 
 def write_part(fd: int, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """Write one part to an open file, one tensor at a time, and fsync it. Gives the sha256 of every tensor's bytes."""
+    """The sha256 of every tensor's bytes. Writes one part to an open file, one tensor at a time, and calls fsync."""
     table = table_of(arrays)
     write_all(fd, encode_header(table))
     hashes = {}
-    for name in in_order(table):
+    for name in tensor_order(table):
         array = arrays[name]
-        if (word(array.dtype), array.shape) != table[name]:
+        if (dtype_code(array.dtype), array.shape) != table[name]:
             raise ArgumentError(f"{name!r} became {array.dtype} {list(array.shape)} while it was written")
         data = raw(array)
         hashes[name] = sha256(data).hexdigest()
@@ -188,14 +190,14 @@ def write_part(fd: int, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
 
 def raw(array: np.ndarray) -> memoryview:
     """The bytes of an array as a part holds them: C order, little-endian."""
-    array = np.asarray(array, dtype=DTYPES[word(array.dtype)], order="C")
+    array = np.asarray(array, dtype=DTYPES[dtype_code(array.dtype)], order="C")
     return array.reshape(-1).view(np.uint8).data
 
 
 def from_raw(data: np.ndarray, dtype: str, shape: Sequence[int]) -> np.ndarray:
-    """The array that these bytes are; read-only. TraceCorrupt if a truth value is neither 0 nor 1."""
+    """The array in these bytes, read-only. Raises TraceCorrupt if a Boolean is neither 0 nor 1."""
     if dtype == "BOOL" and data.size and data.max() > 1:
-        raise TraceCorrupt("a truth value is neither 0 nor 1")
+        raise TraceCorrupt("a Boolean is neither 0 nor 1")
     array = data.view(DTYPES[dtype]).reshape(shape)
     array.flags.writeable = False
     return array

@@ -1,6 +1,6 @@
-"""The manifest: everything that a trace says about itself besides its numbers. Knows nothing of files or arrays.
+"""The manifest: everything in a trace besides its arrays. This module opens no files and holds no arrays.
 
-A manifest is checked when it is made: what can be made can be written, and what was written can be read.
+A manifest is checked when it is made, so every manifest can be written and read back.
 """
 
 import re
@@ -11,7 +11,7 @@ from hashlib import sha256
 from math import isfinite
 from typing import Any, NamedTuple
 
-from workbench import hooks as hooks
+from workbench import hooks
 from workbench.errors import ArgumentError, TraceCorrupt, TraceVersion
 from workbench.text import visible
 from workbench.traces.canonical_json import canonical
@@ -20,9 +20,10 @@ from workbench.traces.spans import Span
 from workbench.traces.tensor_parts import joined_shape
 
 SCHEMA = 2
-OLDER_SCHEMAS = {1: "a development version from before 0.1.0 (the last is commit e287424)"}  # schema -> what reads it
-BITS = ("dtype", "arithmetic")  # the numerics that decide the bits of a run, and so are part of its id
-PORTABLE = ("fixed order 1", "avx512-bf16")  # arithmetic whose bits depend on neither threads nor versions
+# schema -> the version that reads it
+OLDER_SCHEMAS = {1: "a development version from before 0.1.0 (the last is commit e287424)"}
+BITS = ("dtype", "arithmetic")  # the numerics that determine the bits of a run, and so are part of its id
+PORTABLE = ("fixed order 1", "avx512-bf16")  # arithmetic whose bits are independent of threads and versions
 SOURCES = ("live", "replay", "forward", "derived")
 PART = re.compile(r"part-[0-9]{5}\.safetensors")
 _HASH = re.compile(r"[0-9a-f]{64}")
@@ -40,17 +41,17 @@ class Chunk(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TensorInfo:
-    """What a tensor is, and where it came from.
+    """Dtype, shape, axes and origin of a tensor.
 
     `source` is "forward" (one pass over known tokens), "live" (while generating), "replay" (a pass over the generated
-    tokens afterwards) or "derived" (another library's run did not show it: computed beside the run, from what it did
-    show). `chunks` is empty for a trace that is only in memory.
+    tokens afterwards) or "derived" (not exposed by another library's run, but computed from what it exposes).
+    `chunks` is empty for a trace that is only in memory.
 
     >>> TensorInfo("BF16", (74, 128), ("pos", "d_model"), "forward").nbytes
     18944
     """
 
-    dtype: str  # the safetensors word
+    dtype: str  # the safetensors dtype code
     shape: tuple[int, ...]
     axes: tuple[str, ...]
     source: str = "forward"
@@ -61,25 +62,25 @@ class TensorInfo:
         _set(self, chunks=tuple(Chunk(file, _ints(shape), digest) for file, shape, digest in self.chunks))
         check_shape(self.dtype, self.shape)
         if len(self.axes) != len(self.shape):
-            raise ArgumentError(f"a tensor with {len(self.shape)} axes names {len(self.axes)} of them")
-        _want(len(set(self.axes)) == len(self.axes), "an axis occurs twice")
+            raise ArgumentError(f"a tensor with {len(self.shape)} axes has {len(self.axes)} axis names")
+        _require(len(set(self.axes)) == len(self.axes), "an axis occurs twice")
         for axis in self.axes:
             if not (isinstance(axis, str) and _AXIS.fullmatch(axis)):
                 raise ArgumentError(f"{_show(axis)} is not the name of an axis")
         if self.source not in SOURCES:
-            raise ArgumentError(f"source is {_show(self.source)}, not one of {', '.join(SOURCES)}")
+            raise ArgumentError(f"source must be one of {', '.join(SOURCES)}, got {_show(self.source)}")
         for chunk in self.chunks:
             check_shape(self.dtype, chunk.shape)
             if not (isinstance(chunk.file, str) and PART.fullmatch(chunk.file)):
                 raise ArgumentError(f"{_show(chunk.file)} is not the name of a part file")
             if not (isinstance(chunk.sha256, str) and _HASH.fullmatch(chunk.sha256)):
                 raise ArgumentError(f"{_show(chunk.sha256)} is not a sha256")
-            _want(len(chunk.shape) == len(self.shape), "a chunk has other axes than its tensor")
+            _require(len(chunk.shape) == len(self.shape), "a chunk has a different number of axes than its tensor")
         if self.chunks:
-            _want(len({chunk.file for chunk in self.chunks}) == len(self.chunks), "a part occurs twice")
+            _require(len({chunk.file for chunk in self.chunks}) == len(self.chunks), "a part occurs twice")
             whole = joined_shape(self.axes, [chunk.shape for chunk in self.chunks])
             if whole != self.shape:
-                raise ArgumentError(f"the chunks make {list(whole)}, not {list(self.shape)}")
+                raise ArgumentError(f"the chunks add up to the shape {list(whole)}, not {list(self.shape)}")
 
     @property
     def nbytes(self) -> int:
@@ -98,11 +99,11 @@ class TensorInfo:
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Manifest:
-    """What one run was: model, tokens, settings, and a table of the tensors that it left.
+    """The description of one run: model, tokens, settings, and a table of the recorded tensors.
 
-    The fields are copied and checked here, so a Manifest is always one that can be written; do not change the lists and
-    dicts inside, use `dataclasses.replace`. Numpy numbers and tuples become plain ones, a `max_error` that is NaN or
-    infinite becomes None with the number told in `reason`.
+    The fields are copied and checked here, so every Manifest can be written. Do not change the lists and dicts inside;
+    use `dataclasses.replace`. Numpy numbers and tuples become Python numbers and lists. A `max_error` that is NaN or
+    infinite becomes None, and `reason` gives the number.
 
     >>> model = {"name": "pocket", "format": "hf-bf16", "weights_digest": "d1", "tokenizer_digest": None}
     >>> model["config"] = {"n_layers": 4}
@@ -115,18 +116,18 @@ class Manifest:
     model: dict[str, Any]  # name, format, weights_digest, tokenizer_digest, config; adapter, if one was in force
     tokens: list[int]
     str_tokens: list[str]  # the text of every token
-    prompt_length: int  # tokens[:prompt_length] were given, the rest were generated
+    prompt_length: int  # tokens[:prompt_length] are the prompt, the rest were generated
     schema: int = SCHEMA
     status: str = "complete"  # or "partial"
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     spans: list[Span] = field(default_factory=list)
-    record: list[str] = field(default_factory=list)  # what was asked for
+    record: list[str] = field(default_factory=list)  # the requested presets and hook points
     edits: list[dict[str, Any]] = field(default_factory=list)  # each has "identity"
     generation: dict[str, Any] | None = None  # max_tokens, temperature, top_p, seed, stop, finish_reason
     numerics: dict[str, Any] = field(default_factory=dict)  # dtype, arithmetic; device, kernels, threads, versions
     replayed_routing: dict[str, int] | None = None  # {"compared", "different"}: expert choices, live against replay
     verification: list[dict[str, Any]] = field(default_factory=list)  # identity, status, max_error, tolerance, reason
-    omitted: list[str] = field(default_factory=list)  # what the budget made the recording leave out
+    omitted: list[str] = field(default_factory=list)  # left out to fit the budget
     notes: list[str] = field(default_factory=list)
     vocab_text: dict[str, str] = field(default_factory=dict)  # token id -> text, of tokens that were only predicted
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
@@ -135,26 +136,23 @@ class Manifest:
         for name, check in _CHECKS.items():
             _set(self, **{name: check(_plain(getattr(self, name), name), name)})
         count = len(self.tokens)
-        _want(self.schema == SCHEMA, f"schema is {self.schema}; this workbench writes {SCHEMA}")
-        _want(
-            len(self.str_tokens) == count,
-            f"there are {count} tokens and {len(self.str_tokens)} texts of tokens (str_tokens)",
-        )
-        _want(self.prompt_length <= count, f"prompt_length is {self.prompt_length}, of {count} tokens")
+        _require(self.schema == SCHEMA, f"schema must be {SCHEMA} in this version of workbench, got {self.schema}")
+        _require(len(self.str_tokens) == count, f"str_tokens has {len(self.str_tokens)} texts for {count} tokens")
+        _require(self.prompt_length <= count, f"prompt_length is {self.prompt_length}, but there are {count} tokens")
         _set(self, spans=[_span(span, count) for span in self.spans])
         _set(self, tensors=dict(self.tensors))
         for name, info in self.tensors.items():
             check_name(name)
-            _want(isinstance(info, TensorInfo), f"tensors[{name!r}] is no TensorInfo")
+            _require(isinstance(info, TensorInfo), f"tensors[{name!r}] is not a TensorInfo")
 
     def __repr__(self) -> str:
         return f"<Manifest {self.id} of {visible(self.model['name'])}: {len(self.tokens)} tokens, {self.status}>"
 
     def spec(self) -> dict[str, Any]:
-        """What identifies the run: the same spec twice leaves the same numbers.
+        """The fields that identify the run: two runs with the same spec have the same numbers.
 
-        Of the numerics only dtype and arithmetic: where the arithmetic is the same, processor, threads and versions
-        change no bit.
+        Of the numerics it has only dtype and arithmetic. Where the arithmetic is the same, processor, threads and
+        versions change no bit.
         """
         generation = self.generation and {k: v for k, v in self.generation.items() if k != "finish_reason"}
         return {
@@ -176,9 +174,9 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """64 hex digits: the sha256 of what the run left; it holds for one way of cutting the run into parts.
+        """64 hex digits: the sha256 of everything recorded, for one way of cutting the run into parts.
 
-        Not of when and on which machine it was made: `created`, and the numerics that the id does not look at.
+        It leaves out when and on which machine the run was made: `created`, and the numerics that are not in the id.
         """
         content = self.to_json()
         del content["created"]
@@ -194,31 +192,31 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: object) -> "Manifest":
-        """The manifest that was written.
+        """The manifest from its JSON value, as `to_json` gives it.
 
         Raises TraceVersion for another schema; TraceCorrupt for an unknown or missing key, a wrong type, or fields
-        that contradict each other; TraceUnsafe for tensors with absurd names or sizes.
+        that contradict each other; TraceUnsafe for tensors with invalid names or sizes over the limits.
         """
         if not isinstance(data, dict) or type(data.get("schema")) is not int:
-            raise TraceCorrupt("the manifest is no JSON object with a schema number")
+            raise TraceCorrupt("the manifest is not a JSON object with a schema number")
         if data["schema"] != SCHEMA:
-            reader = OLDER_SCHEMAS.get(data["schema"], "no released version")
-            hint = f"{reader} reads it; or record it again" if data["schema"] < SCHEMA else "update gpt-oss-workbench"
+            version = OLDER_SCHEMAS.get(data["schema"], "no released version")
+            hint = f"{version} reads it; or record it again" if data["schema"] < SCHEMA else "update gpt-oss-workbench"
             raise TraceVersion(
-                f"this trace has schema {data['schema']}, and this workbench reads schema {SCHEMA}: {hint}."
+                f"this trace has schema {data['schema']}; this version of workbench reads schema {SCHEMA}: {hint}."
             )
         try:
-            _keys(data, _FIELDS, "the manifest")
+            _check_keys(data, _FIELDS, "the manifest")
             for span in _listed(dict)(data["spans"], "spans"):
-                _keys(span, _SPAN, "a span")
+                _check_keys(span, _SPAN, "a span")
             for name, info in _dict(data["tensors"], "tensors").items():
-                _keys(info, [f.name for f in fields(TensorInfo)], f"tensors[{_show(name)}]")
+                _check_keys(info, [f.name for f in fields(TensorInfo)], f"tensors[{_show(name)}]")
                 for key in ("shape", "axes", "chunks"):
                     if not isinstance(info[key], list):
                         raise ArgumentError(f"tensors[{_show(name)}].{key} is not a list")
                 for chunk in info["chunks"]:
-                    _want(isinstance(chunk, list) and len(chunk) == 3, "a chunk is not [part, shape, sha256]")
-                    _want(isinstance(chunk[1], list), "the shape of a chunk is no list")
+                    _require(isinstance(chunk, list) and len(chunk) == 3, "a chunk is not [part, shape, sha256]")
+                    _require(isinstance(chunk[1], list), "the shape of a chunk is not a list")
             spans = [Span(**span) for span in data["spans"]]
             tensors = {name: TensorInfo(**info) for name, info in data["tensors"].items()}
             return cls(**data | {"spans": spans, "tensors": tensors})
@@ -226,30 +224,32 @@ class Manifest:
             raise TraceCorrupt(f"the manifest does not describe a trace: {str(error)[:300]}") from None
 
 
-def deciding(numerics: Mapping[str, Any]) -> dict[str, Any]:
-    """Those of a run's numerics that decide its bits: dtype and arithmetic; all, where the arithmetic is not portable.
+def bit_determining(numerics: Mapping[str, Any]) -> dict[str, Any]:
+    """The numerics that determine the bits of a run: dtype and arithmetic; all if the arithmetic is not portable.
 
-    >>> deciding({"dtype": "float32", "arithmetic": "fixed order 1", "threads": 2})
+    >>> bit_determining({"dtype": "float32", "arithmetic": "fixed order 1", "threads": 2})
     {'dtype': 'float32', 'arithmetic': 'fixed order 1'}
-    >>> deciding({"dtype": "float32", "arithmetic": "torch", "threads": 2})["threads"]
+    >>> bit_determining({"dtype": "float32", "arithmetic": "torch", "threads": 2})["threads"]
     2
     """
     portable = numerics.get("arithmetic") in PORTABLE
     return {key: value for key, value in numerics.items() if key in BITS or not portable}
 
 
-def described(
+def tensor_table(
     known: Mapping[str, TensorInfo], tensors: Mapping[str, tuple[str, Sequence[int]]], *, source: str | None = None
 ) -> dict[str, TensorInfo]:
-    """The tensor table for name -> (dtype word, shape), before anything is written.
+    """The tensor table of `tensors` (name -> (dtype code, shape)), before anything is written.
 
-    Axes and source come from `known`, a manifest's own table, where a name is there; else the axes are those of the
-    hook point or lane, and the source is "forward". Raises HookNameError for a name that neither knows, ArgumentError
-    if a shape has other axes or if `known` describes a tensor that is not given.
+    Axes and source come from `known`, a manifest's own table, for the names in it. For others, the axes are those of
+    the hook point or summary, and the source is "forward".
+
+    Raises HookNameError for a name that is in neither, ArgumentError if a shape does not have these axes or if `known`
+    has a tensor that is not in `tensors`.
     """
     absent = sorted(set(known) - set(tensors))
     if absent:
-        raise ArgumentError(f"the manifest describes {absent[0]!r}, and no array of that name was given")
+        raise ArgumentError(f"the manifest describes {absent[0]!r}, but there is no array of that name")
     table = {}
     for name, (dtype, shape) in tensors.items():
         info = known.get(check_name(name))
@@ -261,16 +261,16 @@ def described(
     return table
 
 
-# What follows says, field by field, what a manifest may hold. A check takes a plain value and the name of the field,
-# and gives the value back or raises ArgumentError.
+# The checks of each field of a manifest. A check takes a plain value and the name of the field, and returns the value
+# or raises ArgumentError.
 
 Check = Callable[[Any, str], Any]
 
 
-def _want(truth: object, otherwise: str) -> None:
-    """For texts that cost nothing; one that shows a value is made where it is raised, for most values are right."""
-    if not truth:
-        raise ArgumentError(otherwise)
+def _require(condition: object, message: str) -> None:
+    """Raises ArgumentError unless `condition` holds. Only for cheap messages, because most values are valid."""
+    if not condition:
+        raise ArgumentError(message)
 
 
 def _show(value: object) -> str:
@@ -288,26 +288,26 @@ def _ints(shape: Sequence[Any]) -> tuple[int, ...]:
     return tuple(shape)
 
 
-def _keys(value: Any, wanted: Any, what: str) -> None:
-    _want(isinstance(value, dict), f"{what} is no JSON object")
-    missing, unknown = sorted(set(wanted) - set(value)), sorted(set(value) - set(wanted))
-    _want(not missing, f"{what} lacks {', '.join(missing)}")
+def _check_keys(value: Any, expected: Any, what: str) -> None:
+    _require(isinstance(value, dict), f"{what} is not a JSON object")
+    missing, unknown = sorted(set(expected) - set(value)), sorted(set(value) - set(expected))
+    _require(not missing, f"{what} lacks {', '.join(missing)}")
     if unknown:
         raise ArgumentError(f"{what} has the unknown key {_show(unknown[0])}")
 
 
 def _plain(value: Any, what: str) -> Any:
-    """The same value as JSON will give it back: a copy, without numpy, tuples or halves of characters."""
+    """A copy of the value as JSON returns it: without numpy values, tuples or lone surrogates."""
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if value is None or isinstance(value, bool | int):
         return value
     if isinstance(value, Mapping):
-        _want(all(isinstance(key, str) for key in value), f"{what} has a key that is no text")
+        _require(all(isinstance(key, str) for key in value), f"{what} has a key that is not a string")
         return {_plain(key, what): _plain(item, what) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_plain(item, what) for item in value]
-    if hasattr(value, "tolist"):  # a number or an array of numpy
+    if hasattr(value, "tolist"):  # a numpy number or array
         return _plain(value.tolist(), what)
     if isinstance(value, float):
         return value
@@ -331,7 +331,7 @@ def _count(value: Any, what: str) -> int:
 
 
 def _number(value: Any, what: str) -> float:
-    """A float always: 0 and 0.0 would be spelled differently, and give one run two ids."""
+    """Always a float: JSON would write 0 and 0.0 differently, and one run would have two ids."""
     finite = isfinite(value) if type(value) is float else type(value) is int and abs(value) < 2**53
     if not finite:
         raise ArgumentError(f"{what} is {_show(value)}, not a finite number")
@@ -347,7 +347,7 @@ def _listed(kind: type | Check) -> Check:
         if not isinstance(value, list):
             raise ArgumentError(f"{what} is {_show(value)}, not a list")
         if isinstance(kind, type):
-            _want(all(type(item) is kind for item in value), f"{what} may hold only {kind.__name__}")
+            _require(all(type(item) is kind for item in value), f"{what} may hold only {kind.__name__}")
             return value
         return [kind(item, f"{what}[{index}]") for index, item in enumerate(value)]
 
@@ -364,7 +364,7 @@ def _free(value: Any, what: str) -> Any:
     """Anything that JSON can hold without a NaN or an infinity."""
     for item in value.values() if isinstance(value, dict) else value if isinstance(value, list) else ():
         _free(item, what)
-    _want(not isinstance(value, float) or isfinite(value), f"{what} holds {value}, which JSON cannot")
+    _require(not isinstance(value, float) or isfinite(value), f"{what} holds {value}, which JSON cannot")
     return value
 
 
@@ -376,35 +376,35 @@ def _record(**checks: Check) -> Check:
     """A dict with exactly these keys."""
 
     def check(value: Any, what: str) -> dict:
-        _keys(value, checks, what)
+        _check_keys(value, checks, what)
         return {key: checks[key](value[key], f"{what}[{key!r}]") for key in checks}
 
     return check
 
 
-def _one_of(*words: str) -> Check:
+def _one_of(*allowed: str) -> Check:
     def check(value: Any, what: str) -> str:
-        if value not in words:
-            raise ArgumentError(f"{what} is {_show(value)}, not {' or '.join(words)}")
+        if value not in allowed:
+            raise ArgumentError(f"{what} is {_show(value)}, not {' or '.join(allowed)}")
         return value
 
     return check
 
 
 def _config(value: Any, what: str) -> dict:
-    _want("n_layers" in _free_dict(value, what), f"{what} lacks n_layers")
+    _require("n_layers" in _free_dict(value, what), f"{what} lacks n_layers")
     _count(value["n_layers"], f"{what}['n_layers']")
-    _want(value["n_layers"] <= 10_000, f"{what}['n_layers'] is {value['n_layers']}")
+    _require(value["n_layers"] <= 10_000, f"{what}['n_layers'] must be at most 10,000, got {value['n_layers']}")
     return value
 
 
 def _model(value: Any, what: str) -> dict:
-    """An adapter is told only where there is one: most models have none."""
-    return (_ADAPTED if isinstance(value, dict) and "adapter" in value else _MODEL)(value, what)
+    """The model entry. It has the key "adapter" only if an adapter is in force."""
+    return (_ADAPTED_MODEL if isinstance(value, dict) and "adapter" in value else _MODEL)(value, what)
 
 
 def _edit(value: Any, what: str) -> dict:
-    _want(type(_free_dict(value, what).get("identity")) is str, f"{what} lacks the text 'identity'")
+    _require(type(_free_dict(value, what).get("identity")) is str, f"{what} lacks the string 'identity'")
     return value
 
 
@@ -418,7 +418,7 @@ def _identity(value: Any, what: str) -> dict:
 
 def _tokens(value: Any, what: str) -> list[int]:
     _listed(int)(value, what)
-    _want(all(0 <= token < 2**31 for token in value), f"{what} holds a number that is no token id")
+    _require(all(0 <= token < 2**31 for token in value), f"{what} contains a number that is not a token id")
     return value
 
 
@@ -433,7 +433,7 @@ def _vocab_text(value: Any, what: str) -> dict:
 
 def _stop(value: Any, what: str) -> list:
     if not (isinstance(value, list) and all(type(v) in (int, str) for v in value)):
-        raise ArgumentError(f"{what} is {_show(value)}")
+        raise ArgumentError(f"{what} is {_show(value)}, not a list of token ids and strings")
     return value
 
 
@@ -443,13 +443,13 @@ def _span(span: Any, count: int) -> Span:
     for name in ("start", "stop", "content_start", "content_stop"):
         _count(getattr(span, name), f"span.{name}")
     ordered = span.start <= span.content_start <= span.content_stop <= span.stop <= count
-    _want(ordered, f"the span {span.start}:{span.stop} does not lie within {count} tokens")
-    _want(type(span.role) is str and type(span.complete) is bool, "a span lacks its role or `complete`")
-    words = {name: getattr(span, name) for name in ("role", "channel", "recipient", "author", "content_type")}
-    for name, text in words.items():
+    _require(ordered, f"the span {span.start}:{span.stop} does not lie within {count} tokens")
+    _require(type(span.role) is str and type(span.complete) is bool, "a span lacks its role or `complete`")
+    labels = {name: getattr(span, name) for name in ("role", "channel", "recipient", "author", "content_type")}
+    for name, text in labels.items():
         if not (text is None or type(text) is str):
             raise ArgumentError(f"span.{name} is {_show(text)}, not text")
-    return replace(span, **{name: _plain(text, name) for name, text in words.items()})
+    return replace(span, **{name: _plain(text, name) for name, text in labels.items()})
 
 
 _VERIFICATION = _record(
@@ -459,15 +459,15 @@ _VERIFICATION = _record(
     tolerance=_or_none(_number),
     reason=_of(str),
 )
-_OF_A_MODEL: dict[str, Check] = {
+_OF_MODEL: dict[str, Check] = {
     "name": _of(str),
     "format": _of(str),
     "weights_digest": _of(str),
     "tokenizer_digest": _of(str, type(None)),
     "config": _config,
 }
-_MODEL = _record(**_OF_A_MODEL)
-_ADAPTED = _record(**_OF_A_MODEL, adapter=_record(name=_of(str), digest=_of(str), scale=_number, base=_of(str)))
+_MODEL = _record(**_OF_MODEL)
+_ADAPTED_MODEL = _record(**_OF_MODEL, adapter=_record(name=_of(str), digest=_of(str), scale=_number, base=_of(str)))
 _CHECKS: dict[str, Check] = {
     "schema": _of(int),
     "status": _one_of("complete", "partial"),

@@ -1,9 +1,9 @@
-"""A trace on disk, read: every array has been compared with its hash before anyone sees it.
+"""Reads a trace on disk: every array is compared with its hash before it is returned.
 
     <name>/part-00000.safetensors …   what was recorded; a part is a prefill or some decoded tokens
     <name>/manifest.json              written last, with its own hash around it
 
-Nothing is mapped into memory: what was verified is a private copy, so it cannot change or vanish afterwards.
+Nothing is memory-mapped: a verified array is a private copy, so it cannot change or vanish afterwards.
 """
 
 import codecs
@@ -24,16 +24,16 @@ from workbench.traces.canonical_json import canonical, parse
 from workbench.traces.format import MAX_HEADER, Slot, check_shape, from_raw, header_length, parse_header
 from workbench.traces.manifest import Manifest
 from workbench.traces.tensor_parts import join
-from workbench.traces.untrusted_files import open_dir, open_file, read, refuse_pointer, show, want_memory
+from workbench.traces.untrusted_files import open_dir, open_file, read, refuse_pointer, require_memory, show
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 64 << 20  # bytes
-CACHE = 256 << 20  # bytes of verified arrays that are kept
+CACHE_BYTES = 256 << 20  # of verified arrays
 _BEFORE, _BETWEEN, _AFTER = b'{"manifest":', b',"sha256":"', b'"}\n'
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of manifest.json; TraceUnsafe if they are more than a reader takes."""
+    """The bytes of manifest.json. Raises TraceUnsafe if they are over the limit of a reader."""
     body = canonical(manifest.to_json())
     data = _BEFORE + body + _BETWEEN + sha256(body).hexdigest().encode() + _AFTER
     if len(data) > MAX_MANIFEST:
@@ -44,15 +44,16 @@ def encode_manifest(manifest: Manifest) -> bytes:
 def decode_manifest(data: bytes) -> Manifest:
     """The manifest in the bytes of manifest.json.
 
-    Raises TraceCorrupt if the bytes differ from their own hash or describe no trace, TraceVersion for another schema.
+    Raises TraceCorrupt if the bytes differ from their own hash or do not describe a trace, TraceVersion for another
+    schema.
     """
     body = _body(data)
     if body is None:
         refuse_pointer(MANIFEST, data)
-        if _body(_with_our_line_ends(data)) is not None:
+        if _body(_with_restored_line_ends(data)) is not None:
             raise TraceCorrupt(
-                f"the line ends of {MANIFEST} were changed, as git's core.autocrlf and some editors do; nothing else "
-                f"was. In git: git config core.autocrlf false, delete the trace's folder, git checkout -- FOLDER; and "
+                f"the line ends of {MANIFEST} were changed, and nothing else; git's core.autocrlf and some editors do "
+                f"that. In git: git config core.autocrlf false, delete the trace's folder, git checkout -- FOLDER; and "
                 f"add a line '*.trace/** -text' to .gitattributes"
             )
         raise TraceCorrupt("the manifest differs from its own hash")
@@ -60,37 +61,37 @@ def decode_manifest(data: bytes) -> Manifest:
 
 
 def _body(data: bytes) -> bytes | None:
-    """What the hash in manifest.json is of; None if it is not its hash."""
+    """The bytes that the hash in manifest.json covers; None if they have another hash."""
     body, between, end = data.removeprefix(_BEFORE).rpartition(_BETWEEN)
-    right = data.startswith(_BEFORE) and between and end == sha256(body).hexdigest().encode() + _AFTER
-    return body if right else None
+    matches = data.startswith(_BEFORE) and between and end == sha256(body).hexdigest().encode() + _AFTER
+    return body if matches else None
 
 
-def _with_our_line_ends(data: bytes) -> bytes:
+def _with_restored_line_ends(data: bytes) -> bytes:
     return data.removeprefix(codecs.BOM_UTF8).rstrip(b"\r\n") + b"\n"
 
 
-class Stored(Mapping[str, np.ndarray]):
-    """The arrays of a trace on disk, in the dtype in which they are stored, read when asked for, and read-only.
+class StoredArrays(Mapping[str, np.ndarray]):
+    """The arrays of a trace on disk, in their stored dtype, read on first access, and read-only.
 
     May be used from several threads. Raises TraceNotFound, TraceCorrupt, TraceUnsafe or TraceVersion.
     """
 
     def __init__(self, path: os.PathLike | str):
         self.path = absolute(path)
-        with _about(self.path), open_dir(self.path) as folder:
+        with _with_path(self.path), open_dir(self.path) as folder:
             try:
                 with open_file(folder, MANIFEST, MAX_MANIFEST) as (fd, size):
                     self.manifest = decode_manifest(read(fd, 0, size).tobytes())
             except TraceNotFound:
-                raise TraceNotFound("there is a folder, but no manifest.json in it, so it is no trace") from None
+                raise TraceNotFound("the folder has no manifest.json, so it is not a trace") from None
             self._parts = _parts(self.manifest)
         self._slots: dict[str, tuple[int, dict[str, Slot]]] = {}
-        self._kept: OrderedDict[str, np.ndarray] = OrderedDict()
+        self._cache: OrderedDict[str, np.ndarray] = OrderedDict()
         self._lock = Lock()
 
     def __reduce__(self):
-        """Pickled as the path and the hash of what is there: see `reopened`."""
+        """Pickled as the path and the hash of the content: see `reopened`."""
         return reopened, (str(self.path), self.manifest.content_hash)
 
     def __iter__(self) -> Iterator[str]:
@@ -104,26 +105,26 @@ class Stored(Mapping[str, np.ndarray]):
 
     def __getitem__(self, name: str) -> np.ndarray:
         with self._lock:
-            if name in self._kept:
-                self._kept.move_to_end(name)
-                return self._kept[name]
+            if name in self._cache:
+                self._cache.move_to_end(name)
+                return self._cache[name]
         array = self.read(name)
         with self._lock:
-            self._kept[name] = array
-            while sum(kept.nbytes for kept in self._kept.values()) > CACHE:
-                self._kept.popitem(last=False)
+            self._cache[name] = array
+            while sum(cached.nbytes for cached in self._cache.values()) > CACHE_BYTES:
+                self._cache.popitem(last=False)
         return array
 
     def table(self) -> dict[str, tuple[str, tuple[int, ...]]]:
-        """name -> (dtype word, shape), from the manifest."""
+        """name -> (dtype code, shape), from the manifest."""
         return {name: (info.dtype, info.shape) for name, info in self.manifest.tensors.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """The array as it is on the disk now, whatever is kept in memory."""
+        """The array as it is on the disk now, past the cache in memory."""
         info = self.manifest.tensors[name]
         arrays = []
-        with _about(self.path), open_dir(self.path) as folder:
-            want_memory(info.nbytes)
+        with _with_path(self.path), open_dir(self.path) as folder:
+            require_memory(info.nbytes)
             for part, shape, digest in info.chunks:
                 with _open_part(folder, part, self._parts[part]) as (fd, size):
                     slot = self._header(fd, size, part)[name]
@@ -137,38 +138,38 @@ class Stored(Mapping[str, np.ndarray]):
                 raise TraceUnsafe(f"{name!r} has {info.nbytes} bytes, which do not fit into memory") from None
 
     def _header(self, fd: int, size: int, part: str) -> dict[str, Slot]:
-        """Where the tensors of a part lie, once the header says the same as the manifest."""
+        """The place of each tensor in a part. Raises TraceCorrupt if the header and the manifest differ."""
         if self._slots.get(part, (None,))[0] != size:
             refuse_pointer(part, read(fd, 0, min(64, size)).tobytes())
             length = header_length(read(fd, 0, min(8, size)).tobytes(), size)
             slots = parse_header(read(fd, 0, length).tobytes(), size)
             if {name: (slot.dtype, slot.shape) for name, slot in slots.items()} != self._parts[part]:
-                raise TraceCorrupt(f"the header of {part} and the manifest tell of different tensors")
+                raise TraceCorrupt(f"the header of {part} and the manifest describe different tensors")
             self._slots[part] = size, slots
         return self._slots[part][1]
 
 
-def reopened(path: str, content_hash: str) -> Stored:
-    """The same trace on disk, from its pickle. Raises TraceNotFound if it was moved, TraceCorrupt if it is another."""
+def reopened(path: str, content_hash: str) -> StoredArrays:
+    """The trace on disk that was pickled. Raises TraceNotFound if it was moved, TraceCorrupt if another is there."""
     try:
-        stored = Stored(path)
+        stored = StoredArrays(path)
     except TraceNotFound as error:
         raise TraceNotFound(
-            f"{error}. The pickle of a trace on disk is its path, not its numbers: the folder must stay where it was, "
-            f"or be loaded from where it is now"
+            f"{error}. The pickle of a trace on disk contains its path, not its numbers: leave the folder there, "
+            f"or load the trace from its new path"
         ) from None
     if stored.manifest.content_hash != content_hash:
-        raise TraceCorrupt(f"another trace is at {show(path)} now than when this one was pickled; load it by its path")
+        raise TraceCorrupt(f"the trace at {show(path)} is not the one that was pickled; load it by its path")
     return stored
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What `verify` found: how much was read, and what was wrong with it."""
+    """The result of `verify`: how much was read, and the problems in it."""
 
     path: Path
-    tensors: int  # read whole, with the right hash
-    bytes: int  # in these
+    tensors: int  # number of tensors with the right hash
+    bytes: int  # of these tensors
     problems: tuple[TraceError, ...]
 
     @property
@@ -176,16 +177,16 @@ class Report:
         return not self.problems
 
     def __str__(self) -> str:
-        found = f"{self.tensors} tensors, {self.bytes:,} bytes, all as they were written"
+        text = f"{self.tensors} tensors, {self.bytes:,} bytes, all as they were written"
         if self.problems:
-            found = (
+            text = (
                 f"{len(self.problems)} of {self.tensors + len(self.problems)} tensors are damaged: {self.problems[0]}"
             )
-        return f"{show(self.path)}: {found}"
+        return f"{show(self.path)}: {text}"
 
 
 def verify(path: os.PathLike | str) -> Report:
-    """Every tensor of a trace on disk, read and compared with its hash; damage is collected, not raised.
+    """A Report on a trace on disk: every tensor is compared with its hash. Damage is collected, not raised.
 
     >>> verify("traces/first").ok  # doctest: +SKIP
     True
@@ -193,7 +194,7 @@ def verify(path: os.PathLike | str) -> Report:
     Raises what `load` raises if the manifest itself cannot be trusted: TraceNotFound, TraceCorrupt, TraceUnsafe,
     TraceVersion.
     """
-    stored = Stored(path)
+    stored = StoredArrays(path)
     count = size = 0
     problems = []
     for name in stored:
@@ -206,7 +207,7 @@ def verify(path: os.PathLike | str) -> Report:
 
 
 def _parts(manifest: Manifest) -> dict[str, dict[str, tuple[str, tuple[int, ...]]]]:
-    """What each part must hold: name -> (dtype word, shape)."""
+    """The tensors that each part must hold: part -> name -> (dtype code, shape)."""
     parts: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
     for name, info in manifest.tensors.items():
         if not info.chunks:
@@ -217,8 +218,8 @@ def _parts(manifest: Manifest) -> dict[str, dict[str, tuple[str, tuple[int, ...]
 
 
 @contextmanager
-def _open_part(folder: int, part: str, holds: dict[str, tuple[str, tuple[int, ...]]]) -> Iterator[tuple[int, int]]:
-    limit = 8 + MAX_HEADER + sum(check_shape(*entry) for entry in holds.values())
+def _open_part(folder: int, part: str, table: dict[str, tuple[str, tuple[int, ...]]]) -> Iterator[tuple[int, int]]:
+    limit = 8 + MAX_HEADER + sum(check_shape(*entry) for entry in table.values())
     try:
         with open_file(folder, part, limit) as opened:
             yield opened
@@ -227,8 +228,8 @@ def _open_part(folder: int, part: str, holds: dict[str, tuple[str, tuple[int, ..
 
 
 @contextmanager
-def _about(path: Path) -> Iterator[None]:
-    """The same error, with the trace that it is about in front."""
+def _with_path(path: Path) -> Iterator[None]:
+    """Puts the path of the trace in front of the message of a TraceError."""
     try:
         yield
     except TraceError as error:

@@ -1,4 +1,4 @@
-"""Messages as stretches of token positions, and the turns of a conversation. Knows nothing of tokenizers or models."""
+"""Messages as ranges of token positions, and the turns of a conversation. Independent of tokenizers and models."""
 
 import operator
 from collections.abc import Sequence
@@ -7,15 +7,15 @@ from typing import Literal
 
 from workbench.errors import NotRecorded
 
-NO_TOOL = (None, "assistant", "all")  # recipients of a message that calls no tool
+NO_TOOL = (None, "assistant", "all")  # recipients of a message that is not a tool call
 
 
 @dataclass(frozen=True, slots=True)
 class Span:
     """One message: its header, its content and its end marker are the positions `start:stop`.
 
-    The spans of a sequence are contiguous and cover every position, so no token is ever lost:
-    what cannot be parsed is a span whose `role` is "unparsed".
+    The spans of a sequence are contiguous and cover every position. Tokens that cannot be parsed are in a span whose
+    `role` is "unparsed".
 
     >>> Span(3, 9, 5, 8, "user").content
     slice(5, 8, None)
@@ -29,7 +29,7 @@ class Span:
     channel: str | None = None  # "analysis" | "commentary" | "final" | whatever the model wrote
     recipient: str | None = None  # "functions.get_weather", "assistant", …
     author: str | None = None  # a tool's name, when role is "tool"
-    content_type: str | None = None  # "<|constrain|>json", "json", "code", … as it was written
+    content_type: str | None = None  # "<|constrain|>json", "json", "code", … as the model wrote it
     complete: bool = True  # False: generation stopped inside this message
 
     @property
@@ -39,11 +39,11 @@ class Span:
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """What the user asks, and everything that follows up to the user's next question, in order.
+    """One turn: a message of the user, and everything up to the user's next message, in order.
 
-    `answer` is the last final message of the assistant, None if there is none. `thoughts` (analysis messages of the
-    assistant), `calls` (messages of the assistant to a tool) and `results` (messages of tools) are those that led to
-    it: the ones before the answer, or all of them if the turn has no answer yet.
+    `answer` is the last final message of the assistant, None if there is none. `thoughts` are the analysis messages of
+    the assistant, `calls` its messages to tools, and `results` the messages of tools. All three contain only messages
+    before the answer, or all of the turn's if it has no answer yet.
     """
 
     messages: tuple[Span, ...]
@@ -66,7 +66,7 @@ class Turn:
         return self._before_answer(tuple(span for span in self.messages if span.role == "tool"))
 
     def on(self, channel: str) -> tuple[Span, ...]:
-        """What the assistant says on a channel: the thoughts, the answer, or its messages there that are no calls."""
+        """The assistant's messages on a channel: the thoughts, the answer, or others; tool calls are left out."""
         if channel == "analysis":
             return self.thoughts
         if channel == "final":
@@ -91,44 +91,44 @@ def is_call(span: Span) -> bool:
 def turns(spans: Sequence[Span]) -> list[Turn]:
     """The turns of a conversation. A turn begins with a user's message that follows one of the assistant or a tool.
 
-    What stands before the first question (system, developer) belongs to the first turn. Every span is in exactly one.
+    Messages before the first question (system, developer) belong to the first turn. Every span is in exactly one turn.
 
-    >>> asked, thought, answer = Span(0, 4, 2, 3, "user"), Span(4, 9, 6, 8, "assistant", "analysis"), \
+    >>> question, thought, answer = Span(0, 4, 2, 3, "user"), Span(4, 9, 6, 8, "assistant", "analysis"), \
 Span(9, 14, 11, 13, "assistant", "final")
-    >>> again = Span(14, 18, 16, 17, "user")
-    >>> [(len(turn.messages), turn.answer == answer) for turn in turns([asked, thought, answer, again])]
+    >>> follow_up = Span(14, 18, 16, 17, "user")
+    >>> [(len(turn.messages), turn.answer == answer) for turn in turns([question, thought, answer, follow_up])]
     [(3, True), (1, False)]
     """
-    found: list[list[Span]] = [[]]
+    messages: list[list[Span]] = [[]]
     answered = False  # whether the assistant or a tool has written in this turn
     for span in spans:
         if span.role == "user" and answered:
-            found.append([])
+            messages.append([])
             answered = False
         answered = answered or span.role in ("assistant", "tool")
-        found[-1].append(span)
-    return [Turn(tuple(messages)) for messages in found]
+        messages[-1].append(span)
+    return [Turn(tuple(of_turn)) for of_turn in messages]
 
 
 def selected_turns(spans: Sequence[Span], which: int | Literal["all"] = -1) -> list[Turn]:
     """One turn (0 is the first, -1 the last: the one that led to the answer of a run), or "all" of them.
 
-    Raises NotRecorded if there are not so many turns.
+    Raises NotRecorded if there is no such turn.
     """
-    found = turns(spans)
+    all_turns = turns(spans)
     if which == "all":
-        return found
-    number = -1 - len(found)  # of no turn
-    if not isinstance(which, bool) and hasattr(which, "__index__"):  # of numpy too
+        return all_turns
+    number = -1 - len(all_turns)  # out of range: for a `which` that is not an index
+    if not isinstance(which, bool) and hasattr(which, "__index__"):  # numpy integers too
         number = operator.index(which)
-    if not -len(found) <= number < len(found):
+    if not -len(all_turns) <= number < len(all_turns):
         raise NotRecorded(
-            f"turn must be 'all' or between {-len(found)} and {len(found) - 1}, got {which!r}: "
-            f"this text has {len(found)} turn{'s' * (len(found) > 1)}"
+            f"turn must be 'all' or between {-len(all_turns)} and {len(all_turns) - 1}, got {which!r}: "
+            f"this text has {len(all_turns)} turn{'s' * (len(all_turns) > 1)}"
         )
-    return [found[number]]
+    return [all_turns[number]]
 
 
 def last_turn(spans: Sequence[Span]) -> Turn:
-    """The turn that led to the answer of a run: its thoughts, calls and results are those behind this answer."""
+    """The turn that led to the answer of a run, with the thoughts, calls and results that led to it."""
     return turns(spans)[-1]

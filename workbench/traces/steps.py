@@ -1,22 +1,23 @@
 """Steps: the sentences of a chain of thought, as ranges of token positions. Needs only `.str_tokens` and `.spans`.
 
-One rule for where a step ends, the same for a 20b model's prose and for pocket's shorthand:
+The same rules find the ends of steps in a 20b model's prose and in pocket's shorthand:
 
-1. A sentence ends after `.`, `?` or `!` that white space or the end follows (`3.14` is one number), after any other
-   sentence terminator of Unicode (`。`, `।`, `؟`), and at every line break. Not after `e.g.` and its like, not after a
-   list marker (`1.`), and after `...` only if a capital follows. `p.m.` and `etc.` end one before a capital, `U.S.`
-   before a word that begins sentences (`The`). A fenced block of code is one piece.
-2. In shorthand, a clause is a step: a comma with a space after it ends one if worked clauses of one kind stand on both
-   sides, outside brackets. Worked is an equation with one word at most (`7+8=15, 2+3+1=6`), or a clause of the same
-   shape as its neighbour (`1 Jim to Kay, 2 Kay to Dee`), one that goes on from what its neighbour ends with (`Jim to
-   Kay, Kay to Dee`), or one word and its result (`drop 294, turn 429`). `1,000`, `f(x=1, y=2)` and "if x=1, we get"
-   stay whole.
-3. A piece of fewer than ten characters joins the next, the last one the one before, unless it is an equation, a word
-   and its result, a clause by rule 2, or two words or more that end in their script's own full stop (`फिर दहाई।`):
-   unlike `.` that is never part of a number or an abbreviation.
+1. A sentence ends after `.`, `?` or `!` if white space or the end of the text follows (`3.14` is one number). It also
+   ends after any other sentence terminator of Unicode (`。`, `।`, `؟`) and at every line break. It does not end after
+   an abbreviation such as `e.g.` or after a list marker (`1.`), and after `...` only if a capital follows. `p.m.` and
+   `etc.` end a sentence before a capital, `U.S.` before a word that begins sentences (`The`). A fenced block of code is
+   one piece.
+2. In shorthand, a clause is a step. A comma and a space outside brackets end a step if there is a computed clause of
+   the same kind on both sides. There are four kinds: an equation with at most one word (`7+8=15, 2+3+1=6`), a clause of
+   the same shape as its neighbor (`1 Jim to Kay, 2 Kay to Dee`), a clause that begins with the last word of its
+   neighbor (`Jim to Kay, Kay to Dee`), and one word with its result (`drop 294, turn 429`). `1,000`, `f(x=1, y=2)` and
+   "if x=1, we get" are not split.
+3. A piece of fewer than ten characters is joined to the next piece, and the last piece to the one before. Exceptions
+   are an equation, a word with its result, a clause by rule 2, and two or more words that end in their script's own
+   full stop (`फिर दहाई।`), which, unlike `.`, is never part of a number or an abbreviation.
 
-White space after a sentence belongs to the next one, as in the tokens (` So`), but line breaks to the line they end. An
-end inside a token moves to the end of that token.
+White space after a sentence belongs to the next sentence, as in the tokens (` So`). Line breaks belong to the line that
+they end. If a step would end inside a token, it ends after that token.
 """
 
 import re
@@ -46,7 +47,7 @@ KINDS = (
 
 
 class HasText(Protocol):
-    """A Trace, as far as steps are concerned."""
+    """The part of a Trace that steps need."""
 
     @property
     def str_tokens(self) -> Sequence[str]: ...
@@ -73,55 +74,55 @@ class Step:
 
 
 def steps(trace: HasText, channel: str = "analysis", *, turn: int | Literal["all"] = -1) -> list[Step]:
-    """The sentences of what the assistant says on a channel, in order; joined, their texts are those of its messages.
+    """The sentences of the assistant's messages on a channel, in order; joined, their texts are the messages' text.
 
-    They are those of one turn, the last unless `turn` says another (0 is the first) or "all": the thoughts that led to
-    the answer of this run. Calls of tools and their results are no steps, whatever their channel.
+    `turn` selects one turn (0 is the first, -1 the last) or "all". The default gives the thoughts that led to the
+    answer of this run. Tool calls and their results are not steps, whatever their channel.
 
     >>> from types import SimpleNamespace
-    >>> pieces = list("7+8=15, 2+3+1=6, 2+1=3.")
-    >>> thought = Span(0, len(pieces), 0, len(pieces), "assistant", "analysis")
-    >>> steps(SimpleNamespace(str_tokens=pieces, spans=[thought]))
+    >>> characters = list("7+8=15, 2+3+1=6, 2+1=3.")
+    >>> thought = Span(0, len(characters), 0, len(characters), "assistant", "analysis")
+    >>> steps(SimpleNamespace(str_tokens=characters, spans=[thought]))
     [Step(0:7 '7+8=15,' active_computation), Step(7:16 ' 2+3+1=6,' active_computation), \
 Step(16:23 ' 2+1=3.' active_computation)]
 
-    A turn without a thought has no steps. Raises NotRecorded if there are not so many turns.
+    A turn without messages on the channel has no steps. Raises NotRecorded if there is no such turn.
     """
     messages = [message for one in selected_turns(trace.spans, turn) for message in one.on(channel)]
     return [step for message in messages for step in _in_message(trace.str_tokens, message)]
 
 
 def segment_slices(trace: HasText, segments: Sequence[Step | slice] | None = None) -> list[slice]:
-    """The positions of each part, as slices within the trace: of its steps, unless `segments` are given.
+    """The positions of each segment, as slices within the trace. The default segments are the steps of the trace.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> segment_slices(trace, [slice(-3, None)]) == [slice(len(trace) - 3, len(trace))]
     True
 
-    Raises PromptError for a part that is neither a Step nor a slice, has a stride, or lies outside of the text.
+    Raises PromptError for a segment that is neither a Step nor a slice, has a stride, or is outside the text.
     """
-    found = []
+    slices = []
     n = len(trace.str_tokens)
-    for number, part in enumerate(steps(trace) if segments is None else segments):
-        if not isinstance(part, Step | slice):
+    for number, segment in enumerate(steps(trace) if segments is None else segments):
+        if not isinstance(segment, Step | slice):
             raise PromptError(
-                f"segments[{number}] is {part!r}: a part is a Step of wb.steps(…) or a slice of positions"
+                f"segments[{number}] must be a Step of wb.steps(…) or a slice of positions, got {segment!r}"
             )
         try:
-            start, stop, stride = slice(part.start, part.stop, getattr(part, "step", None)).indices(n)
+            start, stop, stride = slice(segment.start, segment.stop, getattr(segment, "step", None)).indices(n)
         except (TypeError, ValueError) as error:
-            raise PromptError(f"segments[{number}] is {part!r}: {error}") from None
-        if stride != 1 or start > stop or (part.start or 0) > n:
-            why = "has a stride" if stride != 1 else f"lies nowhere in the {n} positions"
+            raise PromptError(f"segments[{number}] is {segment!r}: {error}") from None
+        if stride != 1 or start > stop or (segment.start or 0) > n:
+            why = "has a stride" if stride != 1 else f"is outside the {n} positions"
             raise PromptError(
-                f"segments[{number}], {part!r}, {why}: give a stretch of positions, as slice(start, stop)"
+                f"segments[{number}], {segment!r}, {why}: give a range of positions, as slice(start, stop)"
             )
-        found.append(slice(start, stop))
-    return found
+        slices.append(slice(start, stop))
+    return slices
 
 
 def find_step(steps: Sequence[Step], pos: int) -> Step | None:
-    """The step that holds a position; None if it lies between steps, in a header, or in another channel.
+    """The step that contains a position; None if it is between steps, in a header, or on another channel.
 
     >>> find_step([Step(2, 5, "I see."), Step(9, 11, "So 5.")], 9)
     Step(9:11 'So 5.' unknown)
@@ -131,10 +132,10 @@ def find_step(steps: Sequence[Step], pos: int) -> Step | None:
 
 
 def _in_message(pieces: Sequence[str], span: Span) -> Iterator[Step]:
-    """The steps of one message: its content, cut at the ends of tokens."""
+    """The steps of one message: its content, split at the ends of tokens."""
     texts = pieces[span.content]
     stops = list(accumulate(map(len, texts)))  # of each token, in characters
-    cuts: dict[int, bool] = {}  # tokens before the cut -> whether clauses meet there
+    cuts: dict[int, bool] = {}  # number of tokens before the cut -> whether it is between two clauses
     for at, clause in _ends("".join(texts)).items():
         token = next_token(stops, at)
         cuts[token] = cuts.get(token, True) and clause
@@ -147,7 +148,7 @@ def _in_message(pieces: Sequence[str], span: Span) -> Iterator[Step]:
 
 
 def next_token(stops: Sequence[int], at: int) -> int:
-    """How many tokens it takes to reach `at` characters, where token i ends after `stops[i]` of them.
+    """The number of tokens that cover the first `at` characters, where token i ends after `stops[i]` characters.
 
     >>> next_token([2, 2, 5], 2), next_token([2, 2, 5], 3)
     (1, 3)
@@ -158,7 +159,7 @@ def next_token(stops: Sequence[int], at: int) -> int:
 def _merged(pieces: list[tuple[int, int]], texts: Sequence[str], cuts: dict[int, bool]) -> list[tuple[int, int]]:
     """Short pieces joined to the next one, the last to the one before; a clause or an equation may be short."""
     merged: list[tuple[int, int]] = []
-    begin: int | None = None  # of pieces still waiting for a next one
+    begin: int | None = None  # of short pieces that wait for the next one
     for a, b in pieces:
         start = a if begin is None else begin
         text = "".join(texts[start:b])
@@ -178,7 +179,7 @@ def _merged(pieces: list[tuple[int, int]], texts: Sequence[str], cuts: dict[int,
 
 
 def _width(text: str) -> int:
-    """The number of characters, where one of Chinese, Japanese or Korean counts twice: it says as much as a syllable.
+    """The number of characters; a Chinese, Japanese or Korean one counts twice, because it is about a syllable.
 
     >>> _width("答案是五。"), _width("It is 5.")
     (10, 8)
@@ -189,7 +190,7 @@ def _width(text: str) -> int:
 # Where sentences end.
 
 # Unicode 17.0, auxiliary/SentenceBreakProperty.txt: Sentence_Break=STerm, without the ASCII ones. First those of
-# scripts that part words by spaces, then those of East Asia and of all scripts.
+# scripts that separate words by spaces, then those of East Asia and of all scripts.
 _OWN_STOPS = (
     "\u0589\u061d-\u061f\u06d4\u0700-\u0702\u07f9\u0837\u0839\u083d\u083e\u0964\u0965\u104a\u104b\u1362\u1367\u1368\u166e"
     "\u1735\u1736\u17d4\u17d5\u1803\u1809\u1944\u1945\u1aa8-\u1aab\u1b4e\u1b4f\u1b5a\u1b5b\u1b5e\u1b5f\u1b7d-\u1b7f\u1c3b"
@@ -203,7 +204,7 @@ _OWN_STOPS = (
     "\U00016e98\U0001bc9f\U0001da88"
 )
 _WIDE_STOPS = "\u203c\u203d\u2047-\u2049\u3002\ufe12\ufe15\ufe16\ufe56\ufe57\uff01\uff1f\uff61"
-_FULL_STOPS = "\u2024\ufe52\uff0e"  # Sentence_Break=ATerm without ".": they stand in numbers too
+_FULL_STOPS = "\u2024\ufe52\uff0e"  # Sentence_Break=ATerm without ".": they also occur in numbers
 _CLOSING = "」』”’）】〉》»›)\\]\"'\ufe0f"
 
 _END = re.compile(
@@ -231,7 +232,7 @@ _BEFORE_NUMBER = re.compile(
 _INITIALS = re.compile(r"(?<![^\W\d_])(?<!\.)(?:[^\W\d_]\.[ \u00a0\u202f]?)+[^\W\d_]\.\Z")  # p.m., U.S., z. B.
 _FIRST_INITIAL = re.compile(r"(?<![^\W\d_])[a-zа-я]\.\Z")  # of z. B., т. е.
 _NEXT_INITIAL = re.compile(r"[^\W\d_]\.(?=\s)")
-_BEGINNING = {  # words that begin sentences and seldom go on after U.S.
+_BEGINNING = {  # words that begin a sentence and rarely follow U.S. inside one
     "A", "After", "All", "Also", "An", "And", "Are", "As", "At", "Because", "Before", "Both", "But", "By", "Can",
     "Could", "Did", "Do", "Does", "Each", "Every", "Finally", "First", "For", "From", "Given", "He", "Hence", "Her",
     "Here", "His", "How", "However", "I", "If", "In", "Is", "It", "Its", "Let", "My", "Next", "No", "Not", "Now",
@@ -244,20 +245,20 @@ _ELLIPSIS = re.compile(r"(?:\.\.+|…)[\"'”’)\]*_`]*\Z")
 
 
 def _unmistakable(text: str) -> bool:
-    """Whether a short text is a sentence all the same: two words or more, and the full stop of their script."""
+    """Whether a short text is certainly a sentence: at least two words, and the full stop of their script."""
     return len(text.split()) >= 2 and bool(_OWN_END.search(text))
 
 
 def _ends(text: str) -> dict[int, bool]:
-    """The characters after which a piece ends; True where only a comma between clauses ends it."""
+    """The character offsets at which pieces end; True where a comma between clauses ends the piece."""
     ends: dict[int, bool] = {}
     code = []
-    for found in _END.finditer(text):
-        if found.lastgroup == "fence":
-            code.append(found.span())
-            ends[found.start()] = False
-        if found.lastgroup != "stop" or "\n" in found[0] or _is_end(text, *found.span()):
-            ends[found.end()] = False
+    for end in _END.finditer(text):
+        if end.lastgroup == "fence":
+            code.append(end.span())
+            ends[end.start()] = False
+        if end.lastgroup != "stop" or "\n" in end[0] or _is_end(text, *end.span()):
+            ends[end.end()] = False
     ends.pop(0, None)
     for a, b in pairwise([0, *sorted(ends), len(text)]):
         if (a, b) not in code:
@@ -296,7 +297,7 @@ _CONDITION = {"for", "if", "when", "with", "where", "since", "as", "let", "given
 
 
 def _commas(sentence: str) -> list[int]:
-    """The characters after the commas that part two worked clauses."""
+    """The character offsets after the commas that separate two computed clauses."""
     depth = 0
     commas = []
     for at, character in enumerate(sentence):
@@ -305,35 +306,35 @@ def _commas(sentence: str) -> list[int]:
             commas.append(at + 1)
     edges = [0, *commas, len(sentence)]
     clauses = [sentence[a:b].strip(" ,.;?!\n") for a, b in pairwise(edges)]
-    return [at for at, (left, right) in zip(commas, pairwise(clauses)) if _alike(left, right)]
+    return [at for at, (before, after) in zip(commas, pairwise(clauses)) if _alike(before, after)]
 
 
-def _alike(left: str, right: str) -> bool:
-    """Whether both clauses are equations or results, or both have one shape (one may break off before the other)."""
-    if _equation(left) and _equation(right):
+def _alike(first: str, second: str) -> bool:
+    """Whether both clauses are equations, both are results, or both have the same shape (one may be shorter)."""
+    if _equation(first) and _equation(second):
         return True
-    if _RESULT.fullmatch(left) and _RESULT.fullmatch(right):
+    if _RESULT.fullmatch(first) and _RESULT.fullmatch(second):
         return True
-    a, b = _shape(left), _shape(right)
-    if len(a) == 3 and a == b and a[0] == a[2] and _ITEM.findall(left)[2] == _ITEM.findall(right)[0]:
+    a, b = _shape(first), _shape(second)
+    if len(a) == 3 and a == b and a[0] == a[2] and _ITEM.findall(first)[2] == _ITEM.findall(second)[0]:
         return True
     short = min(len(a), len(b))
-    return short >= 3 and a[:short] == b[:short] and _terse(left) and _terse(right)
+    return short >= 3 and a[:short] == b[:short] and _terse(first) and _terse(second)
 
 
 def _equation(clause: str) -> bool:
-    """Whether the clause is an equation with one word around it at most, and not a condition."""
+    """Whether the clause is an equation with at most one word, and not a condition."""
     words = [word.lower() for word in _WORD.findall(clause)]
     return bool(_RELATION.search(clause)) and len(words) <= 1 and not _CONDITION & set(words)
 
 
 def _worked(text: str) -> bool:
-    """Whether a text says a result, however short it is."""
+    """Whether a text is an equation or a word with its result, however short it is."""
     return _equation(text) or bool(_RESULT.fullmatch(text.strip(" ,.;")))
 
 
 def _shape(clause: str) -> list[str]:
-    """Numbers as 0, capitalised words as A, the rest as it is.
+    """The items of a clause: numbers as 0, capitalized words as A, others unchanged.
 
     >>> _shape("1 Jim to Kay")
     ['0', 'A', 'to', 'A']
@@ -349,7 +350,7 @@ def _terse(clause: str) -> bool:
     return few_words and (numbers >= 2 or numbers + names >= 3) and (numbers > 0 or ":" in shape)
 
 
-# What kind of step it is: the classes of Thought Anchors, by rules that are tried in this order.
+# The kind of a step: the classes of Thought Anchors (arXiv 2506.19143), by rules that are tried in this order.
 
 _RULES: tuple[tuple[str, str], ...] = (
     (
@@ -401,18 +402,18 @@ _AFTER = (
 
 
 def kind(text: str) -> str:
-    """The kind of a step, from its words alone: one of `KINDS`.
+    """The kind of a step, one of `KINDS`, from its words alone.
 
     >>> kind(" 7+8=15,"), kind(" c=b*2,"), kind("Wait, that is not right."), kind("So the answer is 14.")
     ('active_computation', 'fact_retrieval', 'uncertainty_management', 'final_answer_emission')
     """
     text = re.sub(r"\A[-*•>\s]*(?:\d{1,3}[.)]\s)?\s*", "", text.replace("’", "'")).strip()
-    said = text.lower()
+    lower = text.lower()
     for name, pattern in _RULES:
-        if re.search(pattern, said):
+        if re.search(pattern, lower):
             return name
     if _equation(text):
         return "fact_retrieval"  # a definition, restated
     if _terse(text.strip(" ,.;?!")):
         return "active_computation"
-    return next((name for name, pattern in _AFTER if re.search(pattern, said)), "unknown")
+    return next((name for name, pattern in _AFTER if re.search(pattern, lower)), "unknown")

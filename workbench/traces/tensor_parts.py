@@ -1,4 +1,4 @@
-"""How the pieces of a tensor become one: a run is written in parts, each with the positions that it added."""
+"""Joins the pieces of a tensor: a run is written in parts, and each part holds the positions that it added."""
 
 from collections.abc import Sequence
 
@@ -21,28 +21,28 @@ def position_axis(axes: Sequence[str]) -> int | None:
 
 
 def key_axis(axes: Sequence[str]) -> int | None:
-    """The axis that is padded to the longest piece: earlier queries had fewer keys to look at."""
+    """The axis that is padded to the longest piece: earlier queries have fewer keys. None if there is no key axis."""
     return list(axes).index("key") if "key" in axes else None
 
 
 def joined_shape(axes: Sequence[str], shapes: Sequence[Sequence[int]]) -> tuple[int, ...]:
-    """The shape of the whole tensor; ArgumentError if its pieces do not fit together.
+    """The shape of the whole tensor. Raises ArgumentError if its pieces do not fit together.
 
     >>> joined_shape(("head", "query", "key"), [(4, 10, 10), (4, 1, 11)])
     (4, 11, 11)
     """
     if len(shapes) == 1:
         return tuple(shapes[0])
-    along, across = position_axis(axes), key_axis(axes)
-    if along is None:
+    joined_axis, padded_axis = position_axis(axes), key_axis(axes)
+    if joined_axis is None:
         raise ArgumentError(
-            f"a tensor with the axes ({' '.join(axes)}) has no positions, so it can be written only once"
+            f"a tensor with the axes ({' '.join(axes)}) has no position axis, so it can be written only once"
         )
     whole = []
     for axis, sizes in enumerate(zip(*shapes, strict=True)):
-        if axis == along:
+        if axis == joined_axis:
             whole.append(sum(sizes))
-        elif axis == across or len(set(sizes)) == 1:
+        elif axis == padded_axis or len(set(sizes)) == 1:
             whole.append(max(sizes))
         else:
             raise ArgumentError(
@@ -52,20 +52,20 @@ def joined_shape(axes: Sequence[str], shapes: Sequence[Sequence[int]]) -> tuple[
 
 
 def join(name: str, dtype: str, axes: Sequence[str], arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The whole tensor, read-only. A key that an earlier query could not see has pattern 0 and score -inf."""
+    """The whole tensor, read-only. Keys after an earlier query get pattern 0 and score -inf."""
     if len(arrays) == 1:
         return arrays[0]
     shape = joined_shape(axes, [array.shape for array in arrays])
-    along, across = position_axis(axes), key_axis(axes)
+    joined_axis, padded_axis = position_axis(axes), key_axis(axes)
     fill = -np.inf if name.endswith("hook_attn_scores") and DTYPES[dtype].kind not in "iub" else 0
     whole = np.full(shape, fill, DTYPES[dtype])
     start = 0
     for array in arrays:
         place = [slice(None)] * len(shape)
-        if across is not None:
-            place[across] = slice(array.shape[across])
-        if along is not None:
-            place[along] = slice(start, start := start + array.shape[along])
+        if padded_axis is not None:
+            place[padded_axis] = slice(array.shape[padded_axis])
+        if joined_axis is not None:
+            place[joined_axis] = slice(start, start := start + array.shape[joined_axis])
         whole[tuple(place)] = array
     whole.flags.writeable = False
     return whole

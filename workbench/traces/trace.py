@@ -1,4 +1,4 @@
-"""A Trace: what one run of a model left behind. Needs numpy, never torch; holds no model."""
+"""A Trace: the record of one run of a model. Needs numpy but not torch, and holds no model."""
 
 import os
 from collections.abc import Mapping
@@ -10,15 +10,15 @@ from typing import Any, Literal, Self
 import ml_dtypes
 import numpy as np
 
-from workbench import hooks as hooks
+from workbench import hooks
 from workbench.checks import check_layer, resolve_layer
 from workbench.errors import ArgumentError, ArgumentTypeError, HookNameError, NotRecorded, TraceCorrupt
 from workbench.lazy_imports import upward
 from workbench.text import visible
 from workbench.traces import writer
 from workbench.traces.format import from_raw, raw, table_of
-from workbench.traces.manifest import Manifest, described
-from workbench.traces.reader import Stored
+from workbench.traces.manifest import Manifest, tensor_table
+from workbench.traces.reader import StoredArrays
 from workbench.traces.spans import Span, selected_turns
 
 _NARROW = {np.dtype(kind) for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)}
@@ -26,32 +26,32 @@ Key = str | tuple[str, int]
 
 
 class Trace:
-    """The manifest of a run and its arrays, which cannot be changed.
+    """The record of one run: its manifest and its arrays. It cannot be changed.
 
-    `trace["resid_post", 3]` is one layer [pos d_model]; `trace["resid_post"]` all layers [layer pos d_model];
-    `trace["blocks.3.hook_resid_post"]`, `trace["logprob"]` and `trace["logits"]` are what their names say. Arrays are
-    read-only and come in the order of axes that `workbench.hooks` gives; bfloat16 is widened to float32, exactly.
+    `trace["resid_post", 3]` is one layer (pos d_model), `trace["resid_post"]` all layers (layer pos d_model). Full
+    names work too, as in `trace["blocks.3.hook_resid_post"]`, and summaries, as in `trace["logprob"]`. Arrays are
+    read-only. `workbench.hooks` gives the order of their axes. bfloat16 is widened to float32, which is exact.
 
     >>> trace = Trace(manifest, {"blocks.0.hook_resid_post": np.zeros((74, 128), "f4")})  # doctest: +SKIP
     >>> trace["resid_post", 0].shape  # doctest: +SKIP
     (74, 128)
 
-    The arrays given are not copied: do not change them afterwards. Raises ArgumentError if they are not those that
-    `manifest.tensors` describes; an array that it does not mention counts as recorded in a forward pass.
+    The arrays are not copied: do not change them afterwards. An array that `manifest.tensors` does not list counts as
+    recorded in a forward pass. Raises ArgumentError if an array differs from its entry in `manifest.tensors`.
 
-    A copy of a trace is the trace itself. The pickle of one that was loaded is its path and its hash.
+    A copy of a trace is the trace itself. The pickle of a loaded trace contains its path and its hash.
     """
 
     __slots__ = ("_arrays", "_manifest")
 
     def __init__(self, manifest: Manifest, arrays: Mapping[str, np.ndarray]):
-        if not isinstance(arrays, Stored):
-            table = described(manifest.tensors, table_of(arrays))
+        if not isinstance(arrays, StoredArrays):
+            table = tensor_table(manifest.tensors, table_of(arrays))
             for name, info in manifest.tensors.items():
                 if (info.dtype, info.shape) != (table[name].dtype, table[name].shape):
                     raise ArgumentError(
                         f"{name!r} is {table[name].dtype} {list(table[name].shape)}; "
-                        f"the manifest says {info.dtype} {list(info.shape)}"
+                        f"the manifest has {info.dtype} {list(info.shape)}"
                     )
             manifest = replace(manifest, tensors=table)
             arrays = {name: _locked(array) for name, array in arrays.items()}
@@ -59,21 +59,21 @@ class Trace:
         self._arrays = arrays
 
     def __copy__(self) -> Self:
-        """Itself: nothing in it can be changed."""
+        """The trace itself: nothing in it can be changed."""
         return self
 
     def __deepcopy__(self, memo: object) -> Self:
         return self
 
     def __reduce__(self):
-        """Pickled by its path if it is on disk, otherwise by its numbers and their hashes, which are checked again."""
-        if isinstance(self._arrays, Stored):
+        """Pickled as its path if it is on disk, otherwise as its numbers and their hashes, which unpickling checks."""
+        if isinstance(self._arrays, StoredArrays):
             return _of_stored, (self._arrays,)
         arrays = {name: (table_of({name: a})[name], raw(a).tobytes()) for name, a in self._arrays.items()}
         hashes = {name: sha256(data).hexdigest() for name, (_, data) in arrays.items()}
         return _of_bytes, (self._manifest, arrays, hashes)
 
-    # What the run was.
+    # The run.
 
     @property
     def manifest(self) -> Manifest:
@@ -81,7 +81,7 @@ class Trace:
 
     @property
     def id(self) -> str:
-        """32 hex digits; the same for every run of the same spec."""
+        """32 hex digits, equal for every run of the same spec."""
         return self._manifest.id
 
     @property
@@ -95,12 +95,12 @@ class Trace:
 
     @property
     def str_tokens(self) -> list[str]:
-        """The text of every token, as the model wrote it: show it through `workbench.text`."""
+        """The text of each token, unescaped: use `workbench.text` to show it."""
         return list(self._manifest.str_tokens)
 
     @property
     def vocab_text(self) -> dict[int, str]:
-        """The text of every token id that the trace mentions: those that were written, and those predicted."""
+        """token id -> text, for the tokens of the text and those among the top predictions."""
         predicted = {int(token): text for token, text in self._manifest.vocab_text.items()}
         return predicted | dict(zip(self._manifest.tokens, self._manifest.str_tokens, strict=True))
 
@@ -119,12 +119,12 @@ class Trace:
 
     @property
     def edits(self) -> list[dict[str, Any]]:
-        """The edits in force, and what the run says of each."""
+        """The edits in force, and for each how often it was called and how much it changed."""
         return [dict(edit) for edit in self._manifest.edits]
 
     @property
     def verification(self) -> list[dict[str, Any]]:
-        """The model's own identities: identity, status ("holds", "fails", "not checked"), worst, tolerance, why."""
+        """The checked identities: identity, status ("holds", "fails", "not checked"), max_error, tolerance, reason."""
         return [dict(line) for line in self._manifest.verification]
 
     @property
@@ -140,19 +140,19 @@ class Trace:
     def text(
         self, channel: str | None = None, *, role: str | None = None, turn: int | Literal["all"] | None = None
     ) -> str:
-        """The text of the messages of one turn on a channel or of a role, joined; without arguments, of all tokens.
+        """The text of one turn's messages on a channel or of a role, joined; without arguments, of all tokens.
 
-        A turn is a question and everything up to its answer: `turn` is 0 for the first, -1 for the last, or "all". A
-        channel or role is that of the last turn unless `turn` says another, so `channel="final"` is the answer of this
-        run, and `channel="analysis"` the thoughts that led to it. Calls of tools and their results are left out of a
-        channel; a `role` brings them back. Without channel and role it is every token of the turn, headers too.
+        `turn` is 0 for the first question and its answer, -1 for the last, or "all". With a channel or a role, the
+        default is the last turn: `channel="final"` is the answer of this run, `channel="analysis"` the thoughts that
+        led to it. Tool calls and their results are not on a channel; a `role` includes them. Without channel and role,
+        the text includes every token of the turn, headers too.
 
         >>> trace.text(channel="final")  # doctest: +SKIP
         'c = 14'
         >>> trace.text(role="user", turn=0)  # doctest: +SKIP
         'What is 7+8?'
 
-        Raises NotRecorded if there are not so many turns.
+        Raises NotRecorded if there is no such turn.
         """
         pieces, spans = self._manifest.str_tokens, self._manifest.spans
         if channel is None and role is None:
@@ -167,10 +167,10 @@ class Trace:
             if channel in (None, message.channel) and role in (None, message.role)
         )
 
-    # What it left.
+    # The arrays.
 
     def names(self) -> list[str]:
-        """The full names of all arrays, in the order in which the forward pass meets them, then the lanes."""
+        """The full names of all arrays, in the order of the forward pass, then the summaries."""
         order = {name: place for place, name in enumerate(hooks.all_points(self._manifest.model["config"]["n_layers"]))}
         return sorted(self._manifest.tensors, key=lambda name: (order.get(name, len(order)), name))
 
@@ -182,60 +182,58 @@ class Trace:
         return True
 
     def __getitem__(self, key: Key) -> np.ndarray:
-        """The array of that name, or name and layer.
+        """The array of a hook point or summary, or of a hook point in one layer.
 
         Raises NotRecorded if this trace does not hold it, SelectionError if the model has no such layer, HookNameError
-        if no hook point has that name; and, for a trace on disk, TraceCorrupt or TraceUnsafe if its bytes are not those
-        that were written.
+        if no hook point has that name; and, for a trace on disk, TraceCorrupt or TraceUnsafe if its bytes were changed
+        since they were written.
         """
         return self._get(key, _widened)
 
     def raw(self, key: Key) -> np.ndarray:
-        """The same in the dtype in which it was recorded: bfloat16 stays bfloat16 (of `ml_dtypes`)."""
+        """The same array in its recorded dtype: bfloat16 stays bfloat16 (of `ml_dtypes`)."""
         return self._get(key, lambda array: array)
 
     def layers(self, name: str) -> tuple[int, ...]:
-        """The layers in which a hook point was recorded: in some models only some have experts, say.
+        """The layers in which a hook point was recorded. In some models, for example, only some layers have experts.
 
         >>> trace.layers("expert_indices")  # doctest: +SKIP
         (0, 1, 2, 3, 4, 5)
 
-        Raises NotRecorded if it was in none, HookNameError if no hook point has that name.
+        Raises NotRecorded if it was not recorded in any layer, HookNameError if no hook point has that name.
         """
         point = hooks.full_name(name)
         if "*" not in point:
-            raise HookNameError(f"{visible(name)!r} is one array, without layers; ask for trace[{visible(name)!r}]")
+            raise HookNameError(f"{visible(name)!r} is one array without a layer axis; use trace[{visible(name)!r}]")
         return tuple(self._layers(point))
 
     def source(self, key: Key) -> str:
-        """Where the array comes from: "forward", "live", "replay" or "derived"; joined by a comma if layers differ."""
+        """The origin of the array: "forward", "live", "replay" or "derived"; joined by commas if layers differ."""
         return self._sources(self._find(key)[0])
 
     def save(self, path: os.PathLike | str) -> Path:
-        """Write the trace as a folder at `path`, whole or not at all; gives the path.
+        """The absolute path of the folder to which the trace was written. It is written completely or not at all.
 
-        If the same trace is there already, nothing happens. Raises TraceExists if anything else is.
+        If the same trace is already at `path`, nothing happens. Raises TraceExists if anything else is there.
 
         >>> trace.save("traces/first")  # doctest: +SKIP
         PosixPath('/home/me/traces/first')
         """
         return writer.write(path, self._manifest, self._arrays)
 
-    # How it looks.
+    # Text and notebook output.
 
     def __repr__(self) -> str:
         manifest = self._manifest
-        asked = sorted(
-            self.names(), key=lambda name: hooks.point_of(name) in hooks.ALWAYS_RECORDED
-        )  # what was asked for, first
-        words = list(dict.fromkeys(visible(hooks.short_name(name)) for name in asked))
-        holds = ", ".join(words[:4]) + (", …" if len(words) > 4 else "")
+        requested_first = sorted(self.names(), key=lambda name: hooks.point_of(name) in hooks.ALWAYS_RECORDED)
+        short_names = list(dict.fromkeys(visible(hooks.short_name(name)) for name in requested_first))
+        contents = ", ".join(short_names[:4]) + (", …" if len(short_names) > 4 else "")
         size = f"{len(self)} tokens, {manifest.model['config']['n_layers']} layers"
         size += ", partial" if manifest.status == "partial" else ""
-        return f"<Trace {visible(manifest.model['name'])}: {size}; {self._state()}; {holds or 'no arrays'}>"
+        return f"<Trace {visible(manifest.model['name'])}: {size}; {self._state()}; {contents or 'no arrays'}>"
 
     def _ipython_display_(self) -> None:
-        """In a notebook the compact score sheet, elsewhere the line above."""
+        """Shows the compact score sheet in a notebook; elsewhere `repr` is shown."""
         upward(__name__, "workbench.views.score_sheet_view").compact(self)._ipython_display_()
 
     def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
@@ -243,12 +241,12 @@ class Trace:
         return score_sheet._repr_mimebundle_(include, exclude)
 
     def summary(self) -> str:
-        """Some lines that say what the run was, what it left, and whether it can be trusted."""
+        """Several lines of text: the run, the recorded arrays, and whether the trace verifies."""
         manifest, tensors = self._manifest, self._manifest.tensors
         generated = len(self) - manifest.prompt_length
         lines = [
             f"model     {manifest.model['name']} ({manifest.model['format']})",
-            f"tokens    {len(self)}, of which {generated} generated; {manifest.status}",
+            f"tokens    {len(self)}, {generated} of them generated; {manifest.status}",
             f"id        {manifest.id}, recorded {manifest.created}",
             "numerics  " + ", ".join(f"{key} {value}" for key, value in sorted(manifest.numerics.items())),
             f"size      {sum(info.nbytes for info in tensors.values()):,} bytes in {len(tensors)} arrays",
@@ -260,7 +258,9 @@ class Trace:
         ]
         if manifest.replayed_routing:
             different, compared = manifest.replayed_routing["different"], manifest.replayed_routing["compared"]
-            lines.append(f"routing   {different} of {compared} expert choices differ, live against replay")
+            lines.append(
+                f"routing   {different} of {compared} expert choices differ between the live run and the replay"
+            )
         lines += [f"edit      {edit['identity']}" for edit in manifest.edits]
         lines += [f"left out  {text}" for text in manifest.omitted]
         lines += [f"note      {text}" for text in manifest.notes]
@@ -286,22 +286,22 @@ class Trace:
     def _sources(self, full: list[str]) -> str:
         return ", ".join(sorted({self._manifest.tensors[name].source for name in full}))
 
-    # How a key becomes names.
+    # From keys to names.
 
-    def _get(self, key: Key, form: Any) -> np.ndarray:
+    def _get(self, key: Key, convert: Any) -> np.ndarray:
         full, layer, stacks = self._find(key)
         if not stacks:
-            array = form(self._arrays[full[0]])
+            array = convert(self._arrays[full[0]])
             return array if layer is None else array[layer]
         if len({self._manifest.tensors[name].shape for name in full}) > 1:
             raise NotRecorded(
-                f"{key!r} has not the same shape in every layer, so the layers cannot be stacked. "
-                f"Ask for one: trace[{key!r}, 0]."
+                f"{key!r} does not have the same shape in every layer, so the layers cannot be stacked. "
+                f"Select one: trace[{key!r}, 0]."
             )
-        return _locked(np.stack([form(self._arrays[name]) for name in full]))
+        return _locked(np.stack([convert(self._arrays[name]) for name in full]))
 
     def _layer_axis(self, name: str, layer: int | None) -> int | None:
-        """The place on the layer axis of an array that is stored under this very name; None if it is wanted whole."""
+        """The index on the layer axis of the array stored under exactly this name; None for the whole array."""
         tensors = self._manifest.tensors
         if name not in tensors:
             raise self._not_recorded(name, name)
@@ -310,16 +310,16 @@ class Trace:
         if "layer" in tensors[name].axes[:1] and layer < tensors[name].shape[0]:
             return layer
         if layer != hooks.layer_of(name):
-            raise HookNameError(f"{name!r} is one array, without layers to choose from; ask for trace[{name!r}]")
+            raise HookNameError(f"{name!r} is one array without a layer axis; use trace[{name!r}]")
         return None
 
     def _find(self, key: object) -> tuple[list[str], int | None, bool]:
-        """The full names that a key stands for, the place on a lane's layer axis, and whether to stack the layers."""
+        """The full names for a key, the index on a summary's layer axis, and whether to stack the layers."""
         n_layers = self._manifest.model["config"]["n_layers"]
         name, layer = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
         if not isinstance(name, str):
             raise HookNameError(
-                f"{visible(repr(key)[:80])} is no name. Write trace['resid_post', 3] or trace['logprob']."
+                f"{visible(repr(key)[:80])} is not a name. Use trace['resid_post', 3] or trace['logprob']."
             )
         if layer is not None:
             layer = resolve_layer(layer, n_layers)
@@ -331,14 +331,14 @@ class Trace:
         except HookNameError:
             known = [*hooks.SUMMARIES, *hooks.POINTS, *map(hooks.short_name, hooks.POINTS), *tensors]
             raise HookNameError(
-                f"{hooks.unknown_name(visible(name), known)} This trace holds: {self._holds()}."
+                f"{hooks.unknown_name(visible(name), known)} This trace contains: {self._contents()}."
             ) from None
-        named = hooks.layer_of(point)
-        if named is not None:
-            check_layer(named, n_layers)
+        named_layer = hooks.layer_of(point)
+        if named_layer is not None:
+            check_layer(named_layer, n_layers)
         if "*" not in point:
-            if layer is not None and layer != named:
-                raise HookNameError(f"{point!r} is one array, without layers to choose from; ask for trace[{point!r}]")
+            if layer is not None and layer != named_layer:
+                raise HookNameError(f"{point!r} is one array without a layer axis; use trace[{point!r}]")
             if point not in tensors:
                 raise self._not_recorded(point, hooks.short_name(point))
             return [point], None, False
@@ -350,61 +350,61 @@ class Trace:
         if len(layers) < n_layers:
             raise NotRecorded(
                 f"{name!r} was recorded in the layers {', '.join(map(str, layers))} only, of {n_layers}. "
-                f"Ask for one of them: trace[{name!r}, {layers[0]}]."
+                f"Select one of them: trace[{name!r}, {layers[0]}]."
             )
         return [hooks.at_layer(point, number) for number in layers], None, True
 
     def _layers(self, point: str) -> list[int]:
         n_layers = self._manifest.model["config"]["n_layers"]
-        found = [layer for layer in range(n_layers) if hooks.at_layer(point, layer) in self._manifest.tensors]
-        if not found:
+        layers = [layer for layer in range(n_layers) if hooks.at_layer(point, layer) in self._manifest.tensors]
+        if not layers:
             raise self._not_recorded(hooks.short_name(point), hooks.short_name(point))
-        return found
+        return layers
 
-    def _holds(self) -> str:
+    def _contents(self) -> str:
         return visible(", ".join(dict.fromkeys(hooks.short_name(name) for name in self.names()))) or "nothing"
 
     def _not_recorded(self, name: str, record: str) -> NotRecorded:
         point = record if record in hooks.SUMMARIES else hooks.full_name(record)
-        record = next((preset for preset, held in hooks.PRESETS.items() if record in held), record)
+        record = next((preset for preset, points in hooks.PRESETS.items() if record in points), record)
         layers = [str(hooks.layer_of(n)) for n in self.names() if "*" in point and hooks.point_of(n) == point]
-        some = f" {record!r} was, in the layers {', '.join(layers)}." if layers else ""
+        recorded = f" {record!r} was recorded in the layers {', '.join(layers)}." if layers else ""
         return NotRecorded(
-            f"{name!r} was not recorded in this trace.{some} It holds: {self._holds()}. "
+            f"{name!r} was not recorded in this trace.{recorded} It contains: {self._contents()}. "
             f"Run again with record={record!r}."
         )
 
 
 def load(path: os.PathLike | str) -> Trace:
-    """The trace in the folder at `path`. Only the manifest is read now; each array when it is first asked for.
+    """The trace in the folder at `path`. Only the manifest is read now; each array is read on first access.
 
-    What is read is compared with its hash, so a damaged trace is an error and never a wrong number. The trace reads
-    from `path` as long as it lives; it may be used from several threads.
+    Every array is compared with its hash. A damaged trace is a typed error and never a wrong number. The trace reads
+    from `path` as long as it is used. It may be used from several threads.
 
     >>> load("traces/first")  # doctest: +SKIP
     <Trace pocket: 74 tokens, 4 layers; verified (9 identities); resid_post, pattern, sink, logprob, …>
 
     Raises TraceNotFound if there is no trace, TraceCorrupt if it is damaged, TraceUnsafe if a part of it is a
-    symlink, a FIFO, a device or of absurd size, TraceVersion if another schema wrote it.
+    symlink, a FIFO, a device or over the size limit, TraceVersion if it has another schema.
     """
-    stored = Stored(path)
+    stored = StoredArrays(path)
     return Trace(stored.manifest, stored)
 
 
-def _of_stored(stored: Stored) -> Trace:
+def _of_stored(stored: StoredArrays) -> Trace:
     return Trace(stored.manifest, stored)
 
 
 def _of_bytes(
     manifest: Manifest, arrays: dict[str, tuple[tuple[str, tuple[int, ...]], bytes]], hashes: dict[str, str]
 ) -> Trace:
-    """A trace from its pickle: its numbers lie in bytes, so nothing can make them writable."""
-    made = {}
+    """A trace from its pickle. Its arrays are views of bytes, so nothing can make them writable."""
+    arrays_by_name = {}
     for name, ((dtype, shape), data) in arrays.items():
         if sha256(data).hexdigest() != hashes[name]:
             raise TraceCorrupt(f"the bytes of {name!r} differ from their hash: the pickle is damaged")
-        made[name] = from_raw(np.frombuffer(data, np.uint8), dtype, shape)
-    return Trace(manifest, made)
+        arrays_by_name[name] = from_raw(np.frombuffer(data, np.uint8), dtype, shape)
+    return Trace(manifest, arrays_by_name)
 
 
 def _locked(array: np.ndarray) -> np.ndarray:

@@ -1,7 +1,7 @@
-"""Files that may be hostile, and folders that must appear whole: the only code of this package that opens anything.
+"""Opens files that may be hostile, and creates folders atomically. Only this module of the package opens files.
 
-Reading follows no symlink, waits for no FIFO, and reads no device; writing ends in fsync and one rename. Knows
-nothing of manifests or tensors.
+Reading follows no symlink, waits for no FIFO, and reads no device. Writing ends with fsync and one rename. This module
+is independent of manifests and tensors.
 """
 
 import errno
@@ -22,7 +22,7 @@ from workbench.paths import scratch
 from workbench.text import visible
 
 _STAGING = re.compile(r"\.(.+)\.writing-([0-9]{1,10})-([0-9]{1,10})", re.DOTALL)
-AT_ONCE = 1 << 30  # bytes of one call: macOS refuses 2 GB, and Linux stops there
+CHUNK_BYTES = 1 << 30  # per call: macOS refuses 2 GB, and Linux reads at most that
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
@@ -33,7 +33,7 @@ def show(path: os.PathLike | str) -> str:
 
 @contextmanager
 def open_dir(path: Path) -> Iterator[int]:
-    """The descriptor of a folder, itself no symlink.
+    """The descriptor of a folder that is not a symlink.
 
     Raises TraceNotFound if there is none, TraceUnsafe if the path is a symlink, a FIFO, a socket or a device.
     """
@@ -48,8 +48,8 @@ def open_dir(path: Path) -> Iterator[int]:
             raise TraceNotFound(f"there is no trace at {show(path)}{what}") from None
         if kind == "a symlink":
             raise TraceUnsafe(
-                f"{show(path)} is a symlink; a trace is a folder, and links are not followed. Give the path that it "
-                f"leads to: {show(os.path.realpath(path))}"
+                f"{show(path)} is a symlink; a trace is a folder, and links are not followed. Give the path "
+                f"of its target: {show(os.path.realpath(path))}"
             ) from None
         if kind != "a folder":
             raise TraceUnsafe(f"{show(path)} is {kind}; a trace is a folder") from None
@@ -64,7 +64,7 @@ def open_dir(path: Path) -> Iterator[int]:
 def open_file(folder: int, name: str, limit: int) -> Iterator[tuple[int, int]]:
     """The descriptor and the size in bytes of a regular file in an open folder.
 
-    Raises TraceNotFound if it is missing, TraceUnsafe if it is no regular file or larger than `limit` bytes.
+    Raises TraceNotFound if it is missing, TraceUnsafe if it is not a regular file or larger than `limit` bytes.
     """
     try:
         fd = os.open(name, _READ, dir_fd=folder)
@@ -88,9 +88,9 @@ def open_file(folder: int, name: str, limit: int) -> Iterator[tuple[int, int]]:
 def read(fd: int, start: int, stop: int) -> np.ndarray:
     """The bytes `start:stop` of an open file, in memory that nothing else can change.
 
-    Raises TraceCorrupt if the file ends before, TraceUnsafe if they do not fit into memory.
+    Raises TraceCorrupt if the file ends earlier, TraceUnsafe if the bytes do not fit into memory.
     """
-    want_memory(stop - start)
+    require_memory(stop - start)
     try:
         data = np.empty(stop - start, np.uint8)
     except MemoryError:
@@ -98,9 +98,9 @@ def read(fd: int, start: int, stop: int) -> np.ndarray:
     view, done = data.data, 0
     while done < len(view):
         try:
-            count = _read_into(fd, view[done : done + AT_ONCE], start + done)
+            count = _read_into(fd, view[done : done + CHUNK_BYTES], start + done)
         except OSError as error:
-            raise TraceCorrupt(f"the disk cannot read it: {error.strerror}") from None
+            raise TraceCorrupt(f"the file cannot be read from the disk: {error.strerror}") from None
         if count == 0:
             raise TraceCorrupt("a file is shorter than it was when it was opened")
         done += count
@@ -115,7 +115,7 @@ def _read_into(fd: int, view: memoryview, at: int) -> int:
     return len(data)
 
 
-_POINTERS = {  # how a pointer file begins -> whose it is, and what puts the file in its place
+_POINTERS = {  # first bytes of a pointer file -> the program that made it, and its command to fetch the file
     b"version https://git-lfs.github.com/": ("git-lfs", "git lfs pull"),
     b"version https://hawser.github.com/": ("git-lfs", "git lfs pull"),
     b"/annex/objects/": ("git-annex", "git annex get ."),
@@ -123,23 +123,23 @@ _POINTERS = {  # how a pointer file begins -> whose it is, and what puts the fil
 
 
 def refuse_pointer(name: str, start: bytes) -> None:
-    """TraceCorrupt, with the way out, if a file that starts so only points to the one that was committed."""
-    for begin, (whose, command) in _POINTERS.items():
-        if start.startswith(begin):
-            raise TraceCorrupt(f"{name} is {whose}'s pointer to the file, not the file. Run in its folder: {command}")
+    """Raises TraceCorrupt, with the command to run, if `start` is that of a git-lfs or git-annex pointer file."""
+    for prefix, (program, command) in _POINTERS.items():
+        if start.startswith(prefix):
+            raise TraceCorrupt(f"{name} is a {program} pointer, not the file itself. Run in its folder: {command}")
 
 
-def want_memory(size: int) -> None:
-    """TraceUnsafe if `size` bytes are more than this machine has: the system would promise them, and then kill us."""
+def require_memory(size: int) -> None:
+    """Raises TraceUnsafe if `size` bytes exceed the memory: Linux would allocate them, then kill the process."""
     if size > os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"):
         raise TraceUnsafe(f"{size} bytes are more than this machine's memory")
 
 
 class Staging:
-    """A new folder beside `target` that takes its place whole, or goes without a trace.
+    """A new folder beside `target` that is renamed to it when it is complete, or removed.
 
-    Named `.<name>.writing-<pid>-<n>` (of a long name its beginning), and locked: who finds one whose process is dead
-    and whose lock is free may remove it, and that is what making the next one in the same folder does.
+    Its name is `.<name>.writing-<pid>-<n>` (a long name is cut), and it is locked. A staging folder whose process is
+    dead and whose lock is free may be removed; the next Staging in the same folder does that.
     """
 
     def __init__(self, target: Path):
@@ -149,19 +149,19 @@ class Staging:
         _make_parents(target.parent)
         sweep(target.parent)
         with suppress(FileNotFoundError):
-            os.lstat(target)  # a name that is too long is found out now, not when the folder is to be renamed
+            os.lstat(target)  # a name that is too long fails now, not at the rename
         while True:
             self.path = scratch(target)
             with suppress(FileExistsError):
                 self.path.mkdir()
                 break
-        self.durable = True  # until `commit` finds that the file system cannot do that
+        self.durable = True  # False after `commit` if the file system cannot sync
         self._lock: int | None = os.open(self.path, _READ | os.O_DIRECTORY)
-        with suppress(OSError):  # some network file systems have no locks; there nothing is ever swept
+        with suppress(OSError):  # some network file systems have no locks; there, nothing is swept
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
 
     def create(self, name: str) -> int:
-        """A descriptor to write a new file of that name; close it yourself."""
+        """A descriptor for writing a new file of that name; the caller closes it."""
         flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW | os.O_CLOEXEC
         return os.open(self.path / name, flags, 0o666)
 
@@ -169,9 +169,9 @@ class Staging:
         (self.path / name).unlink(missing_ok=True)
 
     def commit(self) -> None:
-        """Make every name durable and rename the folder to `target`; OSError if something is there.
+        """Syncs every name to the disk and renames the folder to `target`. Raises OSError if something is there.
 
-        `durable` says afterwards whether the file system could do that.
+        `durable` is False afterwards if the file system cannot sync names.
         """
         self.durable = bool(sync(self.path))
         self.path.rename(self.target)  # replaces an empty folder, and nothing else
@@ -194,22 +194,22 @@ class Staging:
 
 
 def sweep(folder: Path) -> list[Path]:
-    """Remove what dead processes left half written in `folder`, and nothing else; gives what was removed."""
-    gone = []
+    """The staging folders of dead processes in `folder`, which it removes; nothing else is touched."""
+    removed = []
     for entry in os.scandir(folder):
-        found = _STAGING.fullmatch(entry.name)
-        if not found or not entry.is_dir(follow_symlinks=False) or _alive(int(found[2])):
+        staging_name = _STAGING.fullmatch(entry.name)
+        if not staging_name or not entry.is_dir(follow_symlinks=False) or _alive(int(staging_name[2])):
             continue
         with suppress(OSError):
             lock = os.open(entry.path, _READ | os.O_DIRECTORY)
             try:
-                # A pid says nothing about processes of another container or host; the lock does.
+                # A pid is not valid across containers or hosts; the lock is.
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(entry.path, ignore_errors=True)
-                gone.append(Path(entry.path))
+                removed.append(Path(entry.path))
             finally:
                 os.close(lock)
-    return gone
+    return removed
 
 
 def _make_parents(folder: Path) -> None:
@@ -226,19 +226,19 @@ def _alive(pid: int) -> bool:
     except ProcessLookupError:
         return False
     except (OSError, OverflowError):
-        return True  # there, but not ours; or no pid at all, and then not ours to remove
+        return True  # a process of another user, or not a valid pid: its folder is not ours to remove
     return True
 
 
 def _not_regular(folder: int, name: str) -> str:
-    """Why a name in an open folder is not read, and the way out if it is a symlink."""
+    """The error text for a name in an open folder that is not a regular file, with advice if it is a symlink."""
     try:
         target = os.readlink(name, dir_fd=folder)
     except OSError:
         return f"{name} is not a file; a trace holds only regular files"
     return (
         f"{name} is a symlink to {show(target)[:200]}, which is not followed; a trace holds only regular files. Copy "
-        f"the folder with its files in place of the links: cp -rL FOLDER COPY. From the Hugging Face hub: "
+        f"the folder with the files instead of the links: cp -rL FOLDER COPY. From the Hugging Face hub: "
         f"hf download REPOSITORY --local-dir FOLDER (local_dir= in Python)"
     )
 

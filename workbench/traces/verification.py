@@ -1,11 +1,11 @@
-"""What must hold in every run of a gpt-oss model, checked on whatever a recording holds. Numpy only.
+"""Checks the identities that hold in every run of a gpt-oss model, on the recorded values. Numpy only.
 
-Of another model, recorded through `workbench.interop`, the config says what is different: no sinks ("sinks": False),
-how a router's weights follow from its logits ("router"), experts that every token meets ("shared_experts").
+For another model, recorded through `workbench.interop`, the config has the differences: no sinks ("sinks": False), the
+rule from a router's logits to its weights ("router"), experts that every token uses ("shared_experts").
 
-An identity is a function from the values of one layer (or of the whole run) to the size of its violation, relative to
-the largest value involved; None where the values that it needs were not recorded. The same functions check a probe in
-which everything is recorded, the trace that is kept, and a trace that was opened years later.
+An identity is checked by a function from the values of one layer to the largest violation, relative to the largest
+value involved; None if the values that it needs were not recorded. The same functions check a probe in which everything
+is recorded, the trace that is kept, and a trace that is loaded years later.
 """
 
 from collections.abc import Callable, Mapping
@@ -18,17 +18,17 @@ from workbench.traces import Trace, patterns
 
 Values = Mapping[str, np.ndarray]  # by short name: "resid_pre", "pattern", …
 
-# fp32: sums of some hundred terms; bf16: 8 bits of mantissa, a handful of roundings between the two sides
+# fp32: sums of some hundred terms; bf16: 8 bits of mantissa, and a few roundings between the two sides
 TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 5e-2, "float16": 1e-2}
 
 
-# how the weights of the chosen experts follow from the router's logits
-KEPT_SOFTMAX = "softmax of the kept logits"  # gpt-oss, and whoever makes the kept weights sum to 1
+# the rules from the router's logits to the weights of the chosen experts
+KEPT_SOFTMAX = "softmax of the kept logits"  # gpt-oss, and every model whose chosen weights sum to 1
 SOFTMAX_KEPT = "kept part of the softmax"
 
 
 def sinkless(config: dict) -> bool:
-    """Whether the model is known to have no sinks: its patterns' rows sum to 1."""
+    """Whether the config says that the model has no sinks, so that the rows of its patterns sum to 1."""
     return config.get("sinks") is False
 
 
@@ -41,12 +41,12 @@ def gap(a: np.ndarray, b: np.ndarray) -> float:
 
 
 def worst(gaps: list[float]) -> float | None:
-    """The largest, NaN if one is NaN; None of none."""
+    """The largest, NaN if one is NaN; None if there are none."""
     return float(np.max(gaps)) if gaps else None
 
 
 def writes_add_up(v: Values, layer: int, config: dict) -> float | None:
-    """resid_pre + attn_out = resid_mid, and resid_mid + mlp_out = resid_post."""
+    """The largest violation of resid_pre + attn_out = resid_mid and resid_mid + mlp_out = resid_post."""
     gaps = []
     for before, write, after in (("resid_pre", "attn_out", "resid_mid"), ("resid_mid", "mlp_out", "resid_post")):
         if before in v and write in v and after in v:
@@ -55,7 +55,7 @@ def writes_add_up(v: Values, layer: int, config: dict) -> float | None:
 
 
 def pattern_and_sink_sum_to_one(v: Values, layer: int, config: dict) -> float | None:
-    """How far rows of attention and their sink are from 1, at most."""
+    """The largest distance of an attention row plus its sink from 1."""
     if "pattern" not in v or not ("sink" in v or sinkless(config)):
         return None
     total = v["pattern"].astype(np.float64).sum(-1) + v.get("sink", 0)
@@ -63,14 +63,14 @@ def pattern_and_sink_sum_to_one(v: Values, layer: int, config: dict) -> float | 
 
 
 def pattern_comes_from_queries_and_keys(v: Values, layer: int, config: dict) -> float | None:
-    """softmax over q·k and the sink gives the recorded sink mass (and pattern, where it was recorded)."""
+    """The largest difference of softmax(q·k, sink) from the recorded sink mass (and pattern, if recorded)."""
     if sinkless(config) and "pattern" in v:
         v = {"sinks": patterns.no_sinks(config), "sink": np.zeros(v["pattern"].shape[:2]), **v}
     if not all(name in v for name in ("rot_q", "rot_k", "sinks", "sink")):
         return None
     dtype = v["dtype"].dtype
     gaps = []
-    # some rows are enough: a wrong mask, scale, window or sink shows in all of them
+    # a few rows are enough: a wrong mask, scale, window or sink changes all of them
     n = len(v["rot_q"])
     for start in sorted({0, n // 2, max(0, n - 8)}):
         at = slice(start, start + 8)
@@ -86,39 +86,39 @@ def sliding_rows_are_zero_beyond_the_window(v: Values, layer: int, config: dict)
     if "pattern" not in v or config["layer_types"][layer] != "sliding_attention":
         return None
     n = v["pattern"].shape[-1]
-    outside = v["pattern"][:, patterns.hidden(config, layer, np.arange(n), n)]
+    outside = v["pattern"][:, patterns.masked(config, layer, np.arange(n), n)]
     return float(np.abs(outside).max(initial=0.0))
 
 
 def heads_and_bias_make_attn_out(v: Values, layer: int, config: dict) -> float | None:
-    """How far the sum of the heads and the bias is from attn_out, at most."""
+    """The largest difference between the sum of head results and bias, and attn_out."""
     if not all(name in v for name in ("result", "b_o", "attn_out")):
         return None
     return gap(v["result"].astype(np.float64).sum(1) + v["b_o"], v["attn_out"])
 
 
 def router_weights_are_the_softmax_of_the_kept_logits(v: Values, layer: int, config: dict) -> float | None:
-    """How far the weights of the experts are from what the router's logits give, at most."""
-    law = config.get("router", KEPT_SOFTMAX)
-    if law not in (KEPT_SOFTMAX, SOFTMAX_KEPT):
+    """The largest difference between the recorded expert weights and those that the router's logits give."""
+    rule = config.get("router", KEPT_SOFTMAX)
+    if rule not in (KEPT_SOFTMAX, SOFTMAX_KEPT):
         return None
     if not all(name in v for name in ("router_logits", "expert_indices", "expert_weights")):
         return None
     logits, chosen = v["router_logits"].astype(np.float64), v["expert_indices"]
-    kept = np.take_along_axis(logits, chosen, -1)
-    top = kept.max(-1, keepdims=True)
-    e = np.exp(kept - top)
-    total = e if law == KEPT_SOFTMAX else np.exp(logits - top)
+    chosen_logits = np.take_along_axis(logits, chosen, -1)
+    top = chosen_logits.max(-1, keepdims=True)
+    e = np.exp(chosen_logits - top)
+    total = e if rule == KEPT_SOFTMAX else np.exp(logits - top)
     share = np.zeros_like(logits)
     np.put_along_axis(share, chosen, e / total.sum(-1, keepdims=True), -1)
     rest = logits.copy()
     np.put_along_axis(rest, chosen, -np.inf, -1)
-    overlooked = np.maximum(rest.max(-1) - kept.min(-1), 0).max()  # a logit above the kept ones
+    overlooked = np.maximum(rest.max(-1) - chosen_logits.min(-1), 0).max()  # a logit above a chosen one
     return worst([gap(v["expert_weights"], share), float(overlooked)])
 
 
 def weighted_experts_make_mlp_out(v: Values, layer: int, config: dict) -> float | None:
-    """How far the weighted sum of the experts is from mlp_out, at most."""
+    """The largest difference between the weighted sum of the expert outputs and mlp_out."""
     if config.get("shared_experts") or not all(
         name in v for name in ("expert_out", "expert_indices", "expert_weights", "mlp_out")
     ):
@@ -128,7 +128,7 @@ def weighted_experts_make_mlp_out(v: Values, layer: int, config: dict) -> float 
 
 
 Check = Callable[[Values, int, dict], float | None]
-# each identity, and the values that it compares: an edit at one of them excuses it
+# identity -> its check, and the values that it compares; an edit at one of them excludes it from the check
 BY_LAYER: dict[str, tuple[Check, tuple[str, ...]]] = {
     "residual + writes = next residual": (
         writes_add_up,
@@ -164,12 +164,12 @@ UNHOOKED = "logits equal the unhooked run's"
 
 
 class Findings:
-    """The worst violation of each identity so far, and the list for the manifest."""
+    """Collects the largest violation of each identity, and makes the list for the manifest."""
 
     def __init__(self, dtype: str, edited: frozenset[str] = frozenset()):
         self.tolerance = dict.fromkeys([*BY_LAYER, EMBEDDING, LENS], TOLERANCE[dtype])
         self.tolerance |= {FINITE: 0.0, UNHOOKED: 0.0}  # bit for bit
-        self.edited = edited  # short names of the points that an edit touched
+        self.edited = edited  # short names of the hook points that edits touched
         self._worst: dict[str, tuple[float, str]] = {}
 
     def add(self, identity: str, worst: float | None, where: str) -> None:
@@ -179,13 +179,13 @@ class Findings:
         if identity not in self._worst or worst > self._worst[identity][0]:
             self._worst[identity] = (worst, where)
 
-    def take(self, other: "Findings") -> None:
-        """What another check found counts here too."""
+    def merge(self, other: "Findings") -> None:
+        """Includes the violations of another check."""
         for identity, (worst, where) in other._worst.items():
             self.add(identity, worst, where)
 
     def forget(self, identity: str) -> None:
-        """As if this identity had not been checked."""
+        """Resets this identity to "not checked"."""
         self._worst.pop(identity, None)
 
     def add_layer(self, v: Values, layer: int, config: dict, where: str) -> None:
@@ -194,9 +194,9 @@ class Findings:
                 self.add(identity, check(v, layer, config), f"{where}, layer {layer}")
 
     def report(self) -> list[dict]:
-        """For the manifest: identity, status, worst, tolerance, why."""
-        found = []
-        involved = {identity: touched for identity, (_, touched) in BY_LAYER.items()}
+        """For the manifest: identity, status, max_error, tolerance, reason of each identity."""
+        lines = []
+        involved = {identity: points for identity, (_, points) in BY_LAYER.items()}
         for identity in [*BY_LAYER, EMBEDDING, LENS, FINITE, UNHOOKED]:
             entry = {
                 "identity": identity,
@@ -216,24 +216,24 @@ class Findings:
             elif touched := self.edited.intersection(involved.get(identity, ())):
                 entry["reason"] = f"an edit is at {', '.join(sorted(touched))}"
             elif self.edited:
-                entry["reason"] = "the run is edited; an unedited one, or values that were not recorded, would tell"
+                entry["reason"] = "needs an unedited run, or values that were not recorded"
             else:
                 entry["reason"] = "the values that it compares were not recorded"
-            found.append(entry)
-        return found
+            lines.append(entry)
+        return lines
 
 
 def empty(dtype: str) -> np.ndarray:
-    """Nothing, in the model's dtype: how a check learns which roundings the model made."""
+    """An empty array in the model's dtype, from which a check knows the roundings of the model."""
     return np.empty(0, ml_dtypes.bfloat16 if dtype == "bfloat16" else dtype)
 
 
 def verify(trace: Trace, findings: Findings | None = None) -> list[dict]:
-    """Checks a trace against the model's identities, from its numbers alone: identity, status, worst, tolerance, why.
+    """The identities, checked on a trace's numbers: identity, status, max_error, tolerance, reason of each.
 
-    `max_error` is relative to the largest value involved. Opens no model: `wb.verify(wb.load(path))` works for ever.
-    What only a model can tell (its biases, the unhooked run) was checked when the trace was made, and stands in
-    `trace.verification`.
+    `max_error` is relative to the largest value involved. No model is loaded, so `wb.verify(wb.load(path))` always
+    works. The identities that need the model (its biases, the unhooked run) were checked when the trace was recorded;
+    their results are in `trace.verification`.
 
     >>> [f["status"] for f in wb.verify(trace) if f["identity"] == "router weights = softmax of the kept logits"]
     ['holds']
@@ -244,13 +244,13 @@ def verify(trace: Trace, findings: Findings | None = None) -> list[dict]:
     shorts = {s for _, involved in BY_LAYER.values() for s in involved} | {"rot_q", "rot_k"}
     sources = {name: trace.source(name) for name in trace.names()}
     for layer in range(config["n_layers"]):
-        held = {s: hooks.full_name(s, layer) for s in shorts}
-        held = {s: name for s, name in held.items() if name in sources}
-        if {sources[name] for name in held.values()} == {"live", "replay"}:
-            # live and replayed values may sit on different routes: compare each kind with itself
-            groups = [{s: n for s, n in held.items() if sources[n] == kind} for kind in ("live", "replay")]
+        recorded = {s: hooks.full_name(s, layer) for s in shorts}
+        recorded = {s: name for s, name in recorded.items() if name in sources}
+        if {sources[name] for name in recorded.values()} == {"live", "replay"}:
+            # live and replayed values may come from different expert choices: check each kind on its own
+            groups = [{s: n for s, n in recorded.items() if sources[n] == kind} for kind in ("live", "replay")]
         else:
-            groups = [held]
+            groups = [recorded]
         for group in groups:
             v = {s: trace[name] for s, name in group.items()} | {"dtype": dtype}
             if "sinks" in trace:
@@ -261,10 +261,9 @@ def verify(trace: Trace, findings: Findings | None = None) -> list[dict]:
         if ("resid_post", last) in trace:
             total = trace["hook_embed"] + trace["attn_out"].sum(0) + trace["mlp_out"].sum(0)
             findings.add(EMBEDDING, gap(total, trace["resid_post", last]), "the trace")
-    one_route = not (trace.manifest.replayed_routing or {}).get(
-        "different", 0
-    )  # the lens is replayed, predictions may be live
-    if not findings.edited and one_route and "lens_logprobs" in trace:
+    # the lens is replayed and the predictions may be live: they are comparable only if the expert choices agree
+    same_routing = not (trace.manifest.replayed_routing or {}).get("different", 0)
+    if not findings.edited and same_routing and "lens_logprobs" in trace:
         n = trace["lens_logprobs"].shape[-1]
         findings.add(LENS, gap(trace["lens_logprobs"][-1], trace["top_logprobs"][:, :n]), "the trace")
     if "top_logprobs" in trace:
@@ -273,5 +272,5 @@ def verify(trace: Trace, findings: Findings | None = None) -> list[dict]:
 
 
 def edited_points(trace: Trace) -> frozenset[str]:
-    """The short names of the points that the trace's edits touched."""
+    """The short names of the hook points that the trace's edits touched."""
     return frozenset(map(hooks.short_name, patterns.edited_points(trace)))

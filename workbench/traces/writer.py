@@ -1,6 +1,6 @@
-"""Writing traces: a trace appears at its path whole, or not at all, and never replaces another.
+"""Writes traces: a trace appears at its path complete or not at all, and never replaces another.
 
-Everything is written into a folder beside the target, made durable, and renamed into place. `stored.py` reads.
+Everything is written into a folder beside the target, synced to the disk, and renamed into place. `reader.py` reads it.
 """
 
 import errno
@@ -20,52 +20,52 @@ from workbench.files import sync, sync_file, write_all
 from workbench.paths import absolute
 from workbench.text import visible
 from workbench.traces.format import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_part
-from workbench.traces.manifest import Chunk, Manifest, TensorInfo, described
-from workbench.traces.reader import MANIFEST, Stored, encode_manifest
+from workbench.traces.manifest import Chunk, Manifest, TensorInfo, tensor_table
+from workbench.traces.reader import MANIFEST, StoredArrays, encode_manifest
 from workbench.traces.tensor_parts import joined_shape
 from workbench.traces.untrusted_files import Staging, show
 
 _log = logging.getLogger(__name__)
 NOT_DURABLE = (
-    "The trace is at %s, but its file system cannot be told to put names on the disk at once (fsync): "
+    "The trace is at %s, but its file system cannot sync file names to the disk (fsync): "
     "a power cut soon after could undo it."
 )
 PART_BYTES = 1 << 30  # `write` starts a new part when the next tensor would make this one larger
 MAX_PARTS = 100_000
-MAX_PIECES = 300_000  # keeps the manifest within what a reader takes
+MAX_PIECES = 300_000  # keeps the manifest within the reader's size limit
 
 
 def write(path: os.PathLike | str, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> Path:
-    """Write a whole trace; gives its path. If the same trace is there already, nothing is written.
+    """The path of the complete trace that was written. If the same trace is there already, nothing is written.
 
-    `manifest.tensors` may tell the source and the axes of each array; see `described`.
+    `manifest.tensors` may give the source and the axes of arrays; see `tensor_table`.
 
     >>> write("traces/first", manifest, {"logprob": np.zeros(74, "f4")})  # doctest: +SKIP
     PosixPath('/home/me/traces/first')
 
     Raises TraceExists if anything else is at `path` (it is never touched), TraceError if the disk is full or cannot
-    be written (nothing is left behind), ArgumentError or HookNameError for arrays that the manifest does not fit.
+    be written (nothing is left behind), ArgumentError or HookNameError for arrays that do not fit the manifest.
     """
     target = absolute(path)
     tensors = table_of(arrays)
-    table = described(manifest.tensors, tensors)
+    table = tensor_table(manifest.tensors, tensors)
     manifest = replace(manifest, tensors=table)
     existing = _existing(target, manifest)
     if existing is not None:
-        _want_same(existing, manifest, arrays)
+        _require_same(existing, manifest, arrays)
         return target
     with TraceWriter(target, manifest) as writer:
         for names in split(tensors):
-            writer.append(_Some(arrays, {name: tensors[name] for name in names}))
+            writer.append(_Subset(arrays, {name: tensors[name] for name in names}))
         return writer.commit()
 
 
-def check_place(path: os.PathLike | str) -> None:
-    """TraceError if a trace could not be written to `path`: found out before a run, not after it. Leaves nothing."""
+def check_writable(path: os.PathLike | str) -> None:
+    """Raises TraceError, before a run, if a trace could not be written to `path`. Leaves no file."""
     target = absolute(path)
     try:
-        there = next((folder for folder in target.parents if folder.exists()), target)
-        staging = Staging(there / target.name)
+        existing = next((folder for folder in target.parents if folder.exists()), target)
+        staging = Staging(existing / target.name)
         try:
             sync(staging.path)
         finally:
@@ -75,14 +75,14 @@ def check_place(path: os.PathLike | str) -> None:
 
 
 def predicted_bytes(manifest: Manifest, tensors: Mapping[str, tuple[str, Sequence[int]]]) -> int:
-    """How many bytes `write` would put on disk for name -> (dtype word, shape): exact, without the arrays.
+    """The exact number of bytes that `write` needs on disk for `tensors`: name -> (dtype code, shape).
 
     >>> predicted_bytes(manifest, {"logprob": ("F32", (74,))})  # doctest: +SKIP
     1874
 
-    Raises what `write` raises for tensors that the manifest does not fit.
+    Raises what `write` raises for tensors that do not fit the manifest.
     """
-    table, total = described(manifest.tensors, tensors), 0
+    table, total = tensor_table(manifest.tensors, tensors), 0
     for number, names in enumerate(split(tensors)):
         total += len(encode_header({name: tensors[name] for name in names}))
         for name in names:
@@ -92,7 +92,7 @@ def predicted_bytes(manifest: Manifest, tensors: Mapping[str, tuple[str, Sequenc
 
 
 def split(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> list[list[str]]:
-    """Which tensors `write` puts into which part: in their order, up to `PART_BYTES` each."""
+    """The names of the tensors in each part that `write` makes: in their order, up to `PART_BYTES` a part."""
     parts: list[list[str]] = []
     size = 0
     for name, entry in tensors.items():
@@ -106,16 +106,16 @@ def split(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> list[list[str]]:
 
 
 class TraceWriter:
-    """A trace that is written while the run goes on; it appears at `path` when it is committed.
+    """Writes a trace during the run; the trace appears at `path` when it is committed.
 
     >>> with TraceWriter("traces/long", manifest, keep_partial=True) as writer:  # doctest: +SKIP
     ...     writer.append(prefill, source="live")  # {"blocks.0.hook_resid_post": [pos d_model], …}
     ...     writer.append(decoded, source="live")  # the next positions; any number of them
     ...     writer.commit(finished_manifest)
 
-    The end of the `with` commits if nothing else did. An exception in it, Ctrl-C too, leaves nothing behind; with
-    `keep_partial` it commits what was appended until then, with the status "partial" and `writer.manifest`, which
-    you may replace as the run goes on. Not for use from several threads.
+    The end of the `with` block commits, unless the trace was committed or aborted before. An exception in the block
+    (Ctrl-C too) leaves nothing behind. With `keep_partial`, it commits everything appended so far, with the status
+    "partial" and `writer.manifest`, which you may replace during the run. Not for use from several threads.
 
     Raises TraceExists at once if another trace, or anything else, is at `path`; TraceError if the disk fails.
     """
@@ -125,8 +125,8 @@ class TraceWriter:
         self.manifest = manifest
         self.keep_partial = keep_partial
         self.done = False  # committed or aborted
-        self._written: list[dict[str, tuple[TensorInfo, str]]] = []  # by part: what each piece is, and its hash
-        self._whole: dict[str, TensorInfo] = {}  # what each tensor is so far
+        self._written: list[dict[str, tuple[TensorInfo, str]]] = []  # by part: the entry of each piece, and its hash
+        self._whole: dict[str, TensorInfo] = {}  # the entry of each tensor so far
         self._pieces = 0
         _existing(self.path, manifest)
         try:
@@ -135,26 +135,26 @@ class TraceWriter:
             raise _failure(self.path, error) from error
 
     def append(self, arrays: Mapping[str, np.ndarray], *, source: str | None = None) -> None:
-        """Write one part: a whole prefill, or the next positions. Arrays of one name are joined along "pos" or "query".
+        """Writes one part: a whole prefill, or the next positions. Arrays of a name are joined along "pos" or "query".
 
-        `source` is "live", "replay" or "forward"; without it the manifest's own table tells. Returns when the bytes
-        are on the disk.
+        `source` is "live", "replay" or "forward"; the default is the one in the manifest's table. Returns when the
+        bytes are on the disk.
 
-        Raises ArgumentError or HookNameError, before anything is written, for arrays that do not fit those before;
-        TraceError if the disk is full or fails, and then the whole trace is gone.
+        Raises ArgumentError or HookNameError, before anything is written, for arrays that do not fit the earlier ones;
+        TraceError if the disk is full or fails, and then the whole trace is removed.
         """
         self._must_be_open()
         if not arrays:
             return
         number = len(self._written)
         known = {name: info for name, info in self.manifest.tensors.items() if name in arrays}
-        pieces = described(known, table_of(arrays), source=source)
+        pieces = tensor_table(known, table_of(arrays), source=source)
         whole = {name: _grown(name, self._whole.get(name), piece) for name, piece in pieces.items()}
         if number >= MAX_PARTS or self._pieces + len(pieces) > MAX_PIECES:
             raise ArgumentError(
                 f"a trace has at most {MAX_PARTS} parts and {MAX_PIECES} pieces: append more at a time."
             )
-        with self._telling():
+        with self._aborting_on_error():
             try:
                 fd = self._staging.create(_part(number))
                 try:
@@ -169,20 +169,20 @@ class TraceWriter:
         self._written = [*self._written, {name: (piece, hashes[name]) for name, piece in pieces.items()}]
 
     def commit(self, manifest: Manifest | None = None, *, status: str | None = None) -> Path:
-        """Put the trace in its place; gives the path. `manifest` is the last word, without it `self.manifest` is.
+        """The path of the trace, renamed into place. `manifest` is the final manifest; the default is `self.manifest`.
 
-        Raises TraceExists if something else came there in the meantime or the same run left other numbers before;
-        TraceError if the disk fails. Then nothing of this trace is left.
+        Raises TraceExists if something else is now at the path, or the same run with other numbers; TraceError if the
+        disk fails. Then nothing of this trace is left.
         """
         self._must_be_open()
         final = manifest or self.manifest
         final = replace(final, tensors=self._tensors(), status=status or final.status)
-        with self._telling():
+        with self._aborting_on_error():
             self._write_manifest(final)
             while True:
                 existing = _existing(self.path, final)
                 if existing is not None:
-                    _want_same(existing, final, Stored(self._staging.path))
+                    _require_same(existing, final, StoredArrays(self._staging.path))
                     self.abort()
                     return self.path
                 try:
@@ -190,21 +190,21 @@ class TraceWriter:
                 except OSError as error:
                     if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                         raise
-                    continue  # another process was faster: look again at what it left
+                    continue  # another process was faster: check what it wrote
                 self.done = True
                 if not self._staging.durable:
                     _log.warning(NOT_DURABLE, show(self.path))
                 return self.path
 
-    def so_far(self) -> Stored:
-        """What was appended until now, read as it will be read: to be checked before it is committed."""
+    def so_far(self) -> StoredArrays:
+        """Everything appended so far, read back from the disk: to be verified before it is committed."""
         self._must_be_open()
-        with self._telling():
+        with self._aborting_on_error():
             self._write_manifest(replace(self.manifest, tensors=self._tensors(), status="partial"))
-        return Stored(self._staging.path)
+        return StoredArrays(self._staging.path)
 
     def abort(self) -> None:
-        """Leave nothing behind. Does nothing after a commit."""
+        """Removes everything that was written. Does nothing after a commit."""
         if not self.done:
             self.done = True
             self._staging.abort()
@@ -237,15 +237,15 @@ class TraceWriter:
         for number, part in enumerate(self._written):
             for name, (piece, digest) in part.items():
                 chunks.setdefault(name, []).append(Chunk(_part(number), piece.shape, digest))
-        return {name: replace(self._whole[name], chunks=tuple(of)) for name, of in chunks.items()}
+        return {name: replace(self._whole[name], chunks=tuple(pieces)) for name, pieces in chunks.items()}
 
     def _must_be_open(self) -> None:
         if self.done:
             raise ArgumentError(f"the writer of {show(self.path)} is closed: it was committed or aborted")
 
     @contextmanager
-    def _telling(self) -> Iterator[None]:
-        """An error of the disk, or of what is at the path, ends the trace; the disk's is told in words."""
+    def _aborting_on_error(self) -> Iterator[None]:
+        """Aborts the trace on an error. An OSError becomes a TraceError with the path and the reason."""
         try:
             yield
         except OSError as error:
@@ -262,11 +262,11 @@ def _failure(target: Path, error: OSError) -> TraceError:
         try:
             free = f"{shutil.disk_usage(target.parent).free:,} bytes are free"
         except OSError:
-            free = "how much is free is not known"
+            free = "the free space is unknown"
         why = f"the disk is full ({free} now)"
     return TraceError(
-        f"the trace could not be written to {show(target)}: {why}. Nothing of it was left there, and nothing "
-        f"that was there was touched."
+        f"the trace could not be written to {show(target)}: {why}. Nothing of it was left there, and no existing "
+        f"file was touched."
     )
 
 
@@ -275,7 +275,7 @@ def _part(number: int) -> str:
 
 
 def _grown(name: str, before: TensorInfo | None, piece: TensorInfo) -> TensorInfo:
-    """What the tensor is with one more piece; ArgumentError if it does not fit."""
+    """The entry of the tensor with one more piece. Raises ArgumentError if the piece does not fit."""
     if before is None:
         return piece
     for what, old, new in (
@@ -284,44 +284,45 @@ def _grown(name: str, before: TensorInfo | None, piece: TensorInfo) -> TensorInf
         ("axes", before.axes, piece.axes),
     ):
         if old != new:
-            raise ArgumentError(f"{name!r} began with the {what} {old}, and this part has {new}")
+            raise ArgumentError(f"{name!r} has the {what} {old} in earlier parts, and {new} in this one")
     try:
         return replace(before, shape=joined_shape(before.axes, [before.shape, piece.shape]))
     except ValueError as error:
         raise ArgumentError(f"{name!r}: {error}") from None
 
 
-def _existing(target: Path, manifest: Manifest) -> Stored | None:
-    """The trace of the same run at `target`; None if nothing is there; TraceExists for anything else."""
-    instead = "Nothing was written. Choose another path, or move that away first."
+def _existing(target: Path, manifest: Manifest) -> StoredArrays | None:
+    """The trace of the same run at `target`; None if nothing is there. Raises TraceExists for anything else."""
+    advice = "Nothing was written. Choose another path, or move the existing one first."
     try:
-        stored = Stored(target)
+        stored = StoredArrays(target)
     except TraceNotFound:
         if not os.path.lexists(target):
             return None
-        if os.path.lexists(target / MANIFEST):  # it came just now
+        if os.path.lexists(target / MANIFEST):  # another process wrote it just now
             return _existing(target, manifest)
         if target.is_dir() and not any(target.iterdir()):
             return None
         kind = "a folder with other things in it" if target.is_dir() else "a file"
-        raise TraceExists(f"{show(target)} is {kind}. {instead}") from None
+        raise TraceExists(f"{show(target)} is {kind}. {advice}") from None
     except TraceError as error:
-        raise TraceExists(f"what is at {show(target)} cannot be read: {error}. {instead}") from error
-    found = stored.manifest
-    if found.id != manifest.id:
+        raise TraceExists(f"there is something at {show(target)} that cannot be read: {error}. {advice}") from error
+    existing = stored.manifest
+    if existing.id != manifest.id:
         raise TraceExists(
-            f"another trace is at {show(target)}: {found.id[:8]} of {visible(found.model['name'])}, "
-            f"{len(found.tokens)} tokens; this one is {manifest.id[:8]}. {instead}"
+            f"another trace is at {show(target)}: {existing.id[:8]} of {visible(existing.model['name'])}, "
+            f"{len(existing.tokens)} tokens; this one is {manifest.id[:8]}. {advice}"
         )
     return stored
 
 
-def _want_same(existing: Stored, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> None:
-    """TraceExists, naming what differs, unless both traces say the same, however they are cut into parts."""
+def _require_same(existing: StoredArrays, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> None:
+    """Raises TraceExists with the names of what differs, unless both traces are equal; their parts may differ."""
     old, new = existing.manifest, manifest
-    was, now = old.to_json(), new.to_json()
-    elsewhere = ("created", "numerics", "tensors")  # when and where it was made; ids agree on what decides the bits
-    differ = [key for key in was if key not in elsewhere and was[key] != now[key]]
+    old_json, new_json = old.to_json(), new.to_json()
+    # when and where it was made may differ; equal ids have equal numerics where they determine the bits
+    ignored = ("created", "numerics", "tensors")
+    differ = [key for key in old_json if key not in ignored and old_json[key] != new_json[key]]
     differ += sorted(set(old.tensors) ^ set(new.tensors))
     for name in sorted(old.tensors.keys() & new.tensors.keys()):
         if replace(old.tensors[name], chunks=()) != replace(new.tensors[name], chunks=()):
@@ -331,22 +332,22 @@ def _want_same(existing: Stored, manifest: Manifest, arrays: Mapping[str, np.nda
             if raw(existing.read(name)) != raw(arrays[name]):
                 differ.append(name)
         except TraceError as error:
-            raise TraceExists(f"the trace at {show(existing.path)} is damaged: {error}. Move it away first.") from error
+            raise TraceExists(f"the trace at {show(existing.path)} is damaged: {error}. Move it first.") from error
     if not differ:
         return
     if "status" in differ:
-        why = f"The one there is {old.status}, this one is {new.status}."
+        why = f"The existing one is {old.status}, this one is {new.status}."
     else:
-        why = "Not deterministic?"
+        why = "Is the run not deterministic?"
     raise TraceExists(
         f"the same run ({new.id[:8]}) is already at {show(existing.path)}, with other content: "
         f"{', '.join(differ[:5])}{', …' if len(differ) > 5 else ''}. {why} Nothing was written. "
-        f"Save this one at another path to compare them, or move that one away."
+        f"Save this one at another path to compare them, or move the existing one."
     )
 
 
-class _Some(Mapping[str, np.ndarray]):
-    """Some entries of a mapping, each still looked up only when it is asked for."""
+class _Subset(Mapping[str, np.ndarray]):
+    """Some entries of a mapping; each is looked up on access."""
 
     def __init__(self, arrays: Mapping[str, np.ndarray], table: dict[str, tuple[str, tuple[int, ...]]]):
         self._arrays, self._table = arrays, table
