@@ -51,7 +51,7 @@ import torch
 
 from benchmarks.full_size import Child, gb, log, tokens_of
 from benchmarks.peers_full import clocks, disk_bytes_read, serve_jobs, since
-from workbench.model.checkpoints.pages import READERS, Mapped, give_back
+from workbench.model.checkpoints.pages import READERS, Mapped, release_pages
 from workbench.model.kernels.packed import Packed
 
 WAYS = ("ahead", "reads", "faults")
@@ -86,15 +86,15 @@ class Worker:
         """Drops the process's pages of the file, or only those of the experts."""
         if experts:
             matrices = [m for block in self.model.weights.blocks for m in (block.experts.up, block.experts.down)]
-            pages = self.model.weights.pages
+            pages = self.model.weights.residency
             assert isinstance(pages, Mapped)
-            give_back(pages._ranges(t for m in matrices if isinstance(m, Packed) for t in (m.blocks, m.scales)))
+            release_pages(pages._ranges(t for m in matrices if isinstance(m, Packed) for t in (m.blocks, m.scales)))
             return {}
         for line in Path("/proc/self/maps").read_text().splitlines():
             address_range, *_, name = line.split(maxsplit=5)
             if name.startswith(f"{self.folder}/"):
                 start, stop = (int(x, 16) for x in address_range.split("-"))
-                give_back([(start, stop - start)])
+                release_pages([(start, stop - start)])
         return {}
 
     def prefill(self, tokens: list[int]) -> dict:
@@ -128,7 +128,10 @@ def _guessed(model, tokens: list[int]) -> dict[str, list[float]]:
                 recorder[f"blocks.{layer}.mlp.hook_expert_indices"],
             )
             hits = [
-                len(set(likely(c, model.weights.blocks[layer], before[:, i : i + 1])) & set(chosen[0, i].tolist()))
+                len(
+                    set(predicted_experts(c, model.weights.blocks[layer], before[:, i : i + 1]))
+                    & set(chosen[0, i].tolist())
+                )
                 for i in range(len(tokens))
             ]
             shares[point].append(sum(hits) / chosen.numel())

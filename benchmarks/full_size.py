@@ -132,7 +132,7 @@ class WorkbenchWorker:
         return {"seconds": since(before)}
 
     def decode(self, tokens: list[int], record_routes: bool = False) -> dict:
-        from workbench.recording.summaries import Chosen, Predictions
+        from workbench.recording.summaries import Predictions, TokenLogprobs
         from workbench.recording.taps import Recorder
         from workbench.taps import Chain
 
@@ -140,7 +140,7 @@ class WorkbenchWorker:
         tap, length, seconds = None, self.cache.length(), []
         if record_routes:
             predictions = Predictions(self.config.n_layers, self.config.d_vocab)
-            tap = Chain(Recorder(self.route_points), predictions, Chosen([0]))
+            tap = Chain(Recorder(self.route_points), predictions, TokenLogprobs([0]))
         for token in tokens:
             before = clocks()
             self._forward([token], tap)

@@ -57,7 +57,7 @@ def max_error(trace: Trace, layer: int) -> float:
     """The largest difference between one head and its definition in fp64."""
     q, k = (trace[name, layer].astype(np.float64) for name in ("rot_q", "rot_k"))
     scores = q[:, ONE[0]] @ k[:, ONE[0] // 8].T / 8
-    scores[patterns.hidden(CONFIG, layer, np.arange(len(q)), len(q))] = -np.inf
+    scores[patterns.masked(CONFIG, layer, np.arange(len(q)), len(q))] = -np.inf
     exp_scores, exp_sink = np.exp(scores), np.exp(np.float64(trace["sinks"][layer, ONE[0]]))
     expected = exp_scores / (exp_scores.sum(-1, keepdims=True) + exp_sink)
     return float(np.abs(patterns.rows(trace, layer, ONE)[0][0] - expected).max())
@@ -121,10 +121,10 @@ def main() -> None:
         for name, (trace, layer, request, _) in rows.items():
             patterns._layers.clear()
             first[name] = _ms(request, trace, layer)
-        patterns.CACHE = 4 << 30  # room for all of them, because a layer that stays in the cache is measured
+        patterns.CACHE_BYTES = 4 << 30  # room for all of them, because a layer that stays in the cache is measured
         for _ in range(args.rounds):
             for name, (trace, layer, request, _) in rows.items():
-                patterns._kept(trace, layer)
+                patterns._queries_and_keys(trace, layer)
                 times[name].append(_ms(request, trace, layer))
         print(f"{dtype.name:<55}{'first':>9}{'repeated':>9}{'fastest':>9}{'goal':>9}   ms")
         for name, (_, _, _, goal) in rows.items():

@@ -56,7 +56,7 @@ wb.views.score_sheet(trace, ["transcript", "entropy", "margin", "depth"])
 # the shuffles.
 
 # %% raw
-drift = wb.routing.routing_drift(trace, [thought, answer], shuffles=200).sel(step=1, key_step=0)
+drift = wb.routing.routing_drift(trace, [thought, answer], n_shuffles=200).sel(step=1, key_step=0)
 for layer in drift["layer"].values:
     at = drift.sel(layer=layer)
     print(
@@ -144,7 +144,7 @@ for one in traces:
     for span in one.spans:
         channels[-1][span.content] = [span.channel] * len(one.str_tokens[span.content])
 information = {
-    given_token: wb.routing.expert_specialization(traces, channels, condition_on_token=given_token, shuffles=20)
+    given_token: wb.routing.expert_specialization(traces, channels, condition_on_token=given_token, n_shuffles=20)
     for given_token in (False, True)
 }
 for given_token, bits in information.items():

@@ -198,8 +198,8 @@ def test_experiments_and_drift_use_the_steps_of_the_last_turn(model, alone):
     n = len(wb.steps(alone))
     assert wb.reasoning.suppression(model, run).sizes["step"] == n
     assert wb.routing.routing_drift(run).sizes["step"] == n
-    samples = wb.reasoning.resampling(model, run, n=1, temperature=0, max_tokens=80)
-    assert samples.sizes["step"] == n and samples.attrs["right"] == alone.text(channel="final")
+    samples = wb.reasoning.resampling(model, run, n_samples=1, temperature=0, max_tokens=80)
+    assert samples.sizes["step"] == n and samples.attrs["correct_answer"] == alone.text(channel="final")
     assert samples["pos"].values.tolist() == [*(s.start for s in wb.steps(run)), wb.steps(run)[-1].stop]
 
 

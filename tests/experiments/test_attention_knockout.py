@@ -99,7 +99,7 @@ def test_cutting_all_keys_leaves_the_sink_alone_and_the_bias_is_what_is_written(
     model, seen = tiny(), Recorder(["blocks.1.hook_attn_out"])
     base = CachedRun(model, trace.tokens)
     everything = torch.ones(1, 90, 90, dtype=torch.bool)
-    out = base.rerun_from(0, _CutEdges(base, [1], range(10), everything, 0, "mask"), record=seen.wanted)
+    out = base.rerun_from(0, _CutEdges(base, [1], range(10), everything, 0, "mask"), record=seen.points)
     assert torch.equal(out["blocks.1.hook_attn_out"], model.weights.blocks[1].b_o.expand(1, 90, -1))
 
 
@@ -136,7 +136,7 @@ def test_beyond_the_window_only_full_layers_have_edges(trace):
     )
     assert found.attrs["layers"] == [1, 3]
     assert found.attrs["edges"] == sum(q - window + 1 for q in range(60, 90))
-    with pytest.raises(EditError, match="nothing to knock out: .* at least min_distance=12 tokens apart"):
+    with pytest.raises(EditError, match=r"nothing to knock out: .* at least min_distance=12 tokens apart"):
         attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), layers="sliding", min_distance=window)
     both = attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), min_distance=window, n_controls=0)
     assert np.allclose(both["kl"], found["kl"], atol=1e-6)  # sliding layers have nothing to lose there

@@ -135,8 +135,8 @@ def test_released_pages_are_read_again(folder):
 
 def test_only_pages_of_the_file_are_released(folder):
     small = Model(folder, memory="small")  # fp32: the dense weights are converted copies in ordinary memory
-    pages = small.weights.pages
-    assert isinstance(pages, Borrowed)
+    residency = small.weights.residency
+    assert isinstance(residency, Streamed)
     w = small.weights.blocks[0]
     mapped_starts = {start for start, _ in residency._dense[0] + residency._matrices[0]}
     up, w_q = w.experts.up, w.w_q

@@ -354,14 +354,15 @@ def test_a_complete_trace_is_refused(model):
 def test_another_model_is_refused(model):
     left = interrupted(model, 4, record="")
     with pytest.raises(
-        ResumeError, match=r"weights digest .* differs: sha256:.* in the trace, sha256:.* in the model. Load the model that generated it"
+        ResumeError,
+        match=r"weights digest .* differs: sha256:.* in the trace, sha256:.* in the model. Load the model that generated it",
     ):
         tiny(1).resume(left)
     other = Trace(
         replace(left.manifest, model=left.manifest.model | {"config": left.config | {"window": 13}}),
         {name: left.raw(name) for name in left.names()},
     )
-    with pytest.raises(ResumeError, match="the config of this model .* differs"):
+    with pytest.raises(ResumeError, match=r"the config of this model .* differs"):
         model.resume(other)
 
 

@@ -34,7 +34,7 @@ class Tally:
 
     n_calls: int = 0
     positions: int = 0
-    changed: int = 0
+    n_changed_calls: int = 0
     before: float = 0.0  # sums of squares over the entries that were finite before and after
     difference: float = 0.0  # the same of the change
 

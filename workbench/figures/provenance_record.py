@@ -36,7 +36,9 @@ def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.
         ids.append(trace.id)
         model = {key: manifest.model[key] for key in ("name", "weights_digest", "tokenizer_digest")}
         models += [model] if model not in models else []
-        arithmetic = deciding(manifest.numerics)  # only what can change numbers, so that equal numbers give equal bytes
+        arithmetic = bit_determining(
+            manifest.numerics
+        )  # only what can change numbers, so that equal numbers give equal bytes
         numerics += [arithmetic] if arithmetic not in numerics else []
     return {
         "title": figure.title,

@@ -144,7 +144,7 @@ class ForeignSource:
                 self._leave_out(probe, [name for name in probe.shapes if name.endswith(ends)])
                 self.reasons |= {f"blocks.*.{end}": why for end in ends}
                 probe.findings.forget(identity)
-        if "hook_embed" in probe.shapes and not probe.only_the_embedding_enters:
+        if "hook_embed" in probe.shapes and not probe.starts_from_embedding:
             self._leave_out(probe, ["hook_embed"])
             why = "the first layer's input is not the embedding alone; record resid_pre of layer 0 instead"
             self.reasons["hook_embed"] = why
@@ -176,8 +176,8 @@ class ForeignSource:
             summaries += hooks.PRESETS["lens"]
         return dict.fromkeys([*shapes, *summaries])
 
-    def why_absent(self, word: str, wanted: Sequence[str]) -> str:
-        for name in (word, *map(hooks.point_of, wanted)):
+    def why_absent(self, item: str, names: Sequence[str]) -> str:
+        for name in (item, *map(hooks.point_of, names)):
             for key in (name, name.split("_")[0]):
                 if key in self.reasons:
                     return self.reasons[key]

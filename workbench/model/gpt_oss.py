@@ -216,8 +216,8 @@ def experts(c: Config, weights: Weights, layer: int, x: Tensor, tap: Tap) -> Ten
     if not unedited:
         indices = active_experts(indices, weight)
     active_weight = weight.gather(-1, indices)
-    if weights.pages.gives_back:
-        weights.pages.need(layer, indices.unique().tolist())
+    if weights.residency.streams:
+        weights.residency.require(layer, indices.unique().tolist())
     m = w.experts
     out = run_experts(
         flat, indices, active_weight, m.up, m.up_bias, m.down, m.down_bias, c.swiglu_alpha, c.swiglu_limit
@@ -316,15 +316,15 @@ def _blocks(c: Config, weights: Weights, x: Tensor, first: int, tap: Tap, cache:
         normed = tap(prefix + "ln1.hook_normalized", rms_norm(x, w.ln1, c.eps))
         x = x + tap(prefix + "hook_attn_out", attention(c, w, layer, normed, rope, tap, cache))
         x = tap(prefix + "hook_resid_mid", x)
-        load_ahead = weights.pages.gives_back and layer + 1 < c.n_layers
+        load_ahead = weights.residency.streams and layer + 1 < c.n_layers
         if load_ahead and x.shape[1] > 1:  # many positions use most experts: an early guess is good and gains time
-            weights.pages.ahead(layer + 1, predicted_experts(c, weights.blocks[layer + 1], x))
+            weights.residency.prefetch(layer + 1, predicted_experts(c, weights.blocks[layer + 1], x))
         normed = tap(prefix + "ln2.hook_normalized", rms_norm(x, w.ln2, c.eps))
         x = x + tap(prefix + "hook_mlp_out", experts(c, weights, layer, normed, tap))
-        weights.pages.left(layer)
+        weights.residency.release(layer)
         x = tap(prefix + "hook_resid_post", x)
         if load_ahead and x.shape[1] == 1:  # few experts: most would be predicted wrong before the MLP output
-            weights.pages.ahead(layer + 1, predicted_experts(c, weights.blocks[layer + 1], x))
+            weights.residency.prefetch(layer + 1, predicted_experts(c, weights.blocks[layer + 1], x))
     x = tap("ln_final.hook_normalized", rms_norm(x, weights.ln_final, c.eps))
     return _logits(weights, x, tap, logits_at)
 
@@ -343,5 +343,5 @@ def _logits(weights: Weights, x: Tensor, tap: Tap, at: slice) -> Tensor:
         part = tap("hook_logits", linear(x[:, i:j], weights.unembed), i)
         parts.append(part[:, max(first - i, 0) : max(last - i, 0)])
     if end > begin:
-        weights.pages.unembedded()
+        weights.residency.after_unembedding()
     return torch.cat(parts, 1) if parts else x.new_empty(x.shape[0], 0, weights.unembed.shape[0])

@@ -148,11 +148,11 @@ def demand(name: str, c: Config, free: int) -> Demand:
     dtype_name = str(dtype).removeprefix("torch.")
     file = _stored(c)
     work = budget.working_memory(c, dtype_name, POSITIONS, (), POSITIONS)
-    dequantized = c.n_params * dtype.itemsize <= SMALL_MATTER
+    dequantized = c.n_params * dtype.itemsize <= DEQUANTIZE_MAX_BYTES
     layer = _stored(replace(c, n_layers=1)) - _stored(replace(c, n_layers=0))
     weights = c.n_params * dtype.itemsize if dequantized else file
     small = int(LAYERS_IN_MEMORY * layer) + c.d_vocab * c.d_model * dtype.itemsize + work + PROCESS_BYTES
-    fits = "fast" if weights <= FAST_SHARE * free else "small" if small <= FAST_SHARE * free else "no"
+    fits = "fast" if weights <= FAST_FRACTION * free else "small" if small <= FAST_FRACTION * free else "no"
     per_position = 2 * c.n_layers * c.n_kv_heads * c.d_head * dtype.itemsize
     return Demand(
         model=name,

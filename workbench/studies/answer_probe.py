@@ -35,7 +35,7 @@ def measure(model: wb.Model, family: str, target: str, seed: str = "fresh") -> x
             label[steps[at].stop - back] = problem.steps[predicted].value
         traces.append(trace)
         labels.append(label)
-    return wb.probes.linear_probe(traces, labels, shuffles=50)
+    return wb.probes.linear_probe(traces, labels, n_shuffles=50)
 
 
 def scores(

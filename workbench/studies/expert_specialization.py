@@ -22,7 +22,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
             labels.append([family if pos in inside else None for pos in range(len(one.trace))])
             traces.append(one.trace)
     plain, conditional = (
-        wb.routing.expert_specialization(traces, labels, condition_on_token=condition_on_token, shuffles=100)
+        wb.routing.expert_specialization(traces, labels, condition_on_token=condition_on_token, n_shuffles=100)
         for condition_on_token in (False, True)
     )
     information = xr.concat([plain["information"], conditional["information"]], "about")

@@ -30,7 +30,7 @@ def bits(x: torch.Tensor) -> torch.Tensor:
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_every_scale_and_code_is_the_exact_value_rounded_to_the_dtype(dtype):
-    values = dequantise_mxfp4(BYTES.expand(256, 1, 16), SCALES[:, None], dtype=dtype)
+    values = dequantize_mxfp4(BYTES.expand(256, 1, 16), SCALES[:, None], dtype=dtype)
     expected = every_value().to(dtype).repeat(1, 2)
     assert torch.equal(bits(values[:255]), bits(expected[:255]))
     assert values[255].isnan().all()
@@ -40,7 +40,7 @@ def test_every_scale_and_code_is_the_exact_value_rounded_to_the_dtype(dtype):
 def test_every_scale_and_code_is_the_same_in_ggmls_order(dtype):
     codes = torch.arange(16, dtype=torch.uint8)
     rows = torch.cat((SCALES[:, None], (codes | codes.flip(0) << 4).expand(256, 16)), 1)
-    values = dequantise_mxfp4_ggml(rows, dtype=dtype)
+    values = dequantize_mxfp4_ggml(rows, dtype=dtype)
     expected = every_value().to(dtype)
     assert torch.equal(bits(values[:255]), bits(torch.cat((expected, expected.flip(1)), 1)[:255]))
     assert values[255].isnan().all()
@@ -48,7 +48,7 @@ def test_every_scale_and_code_is_the_same_in_ggmls_order(dtype):
 
 def test_every_byte_gives_its_low_nibble_first():
     blocks = torch.arange(256, dtype=torch.uint8).view(16, 16)
-    values = dequantise_mxfp4(blocks, torch.full((16,), 127, dtype=torch.uint8)).view(256, 2)
+    values = dequantize_mxfp4(blocks, torch.full((16,), 127, dtype=torch.uint8)).view(256, 2)
     assert values.tolist() == [[FP4[b & 15], FP4[b >> 4]] for b in range(256)]
 
 
@@ -68,7 +68,7 @@ def test_rows_of_ggml_equal_those_of_the_package_gguf(seed, rows, groups):
     raw = np.random.default_rng(seed).integers(0, 255, (rows, 17 * groups), dtype=np.uint8)
     raw[:, ::17] %= 253  # with larger scales numpy warns of an overflow to infinity
     expected = gguf.quants.dequantize(raw, gguf.GGMLQuantizationType.MXFP4)
-    assert np.array_equal(dequantise_mxfp4_ggml(torch.from_numpy(raw)).numpy(), expected)
+    assert np.array_equal(dequantize_mxfp4_ggml(torch.from_numpy(raw)).numpy(), expected)
 
 
 def test_views_and_empty_tensors_are_dequantized():

@@ -154,7 +154,7 @@ def _weights(tensors: dict[str, Any], config: Config, *, where: str, plan: LoadP
         stacked = torch.stack(rows, 2).flatten(1, 2)
         if plan.keeps_packed(config):  # safetensors has another byte order, so this is a copy
             return packed(names[0], *repack_mxfp4_ggml(stacked), where, plan.device)
-        return dequantise_mxfp4_ggml(stacked.to(plan.device), dtype=plan.dtype)
+        return dequantize_mxfp4_ggml(stacked.to(plan.device), dtype=plan.dtype)
 
     def block(n: int) -> Block:
         at = f"blk.{n}."
@@ -180,7 +180,7 @@ def _numbers(stored: Any, *, where: str, dtype: torch.dtype, device: torch.devic
     kind, data = stored.tensor_type, torch.from_numpy(stored.data)
     if kind.name == "MXFP4":
         check_scales(stored.name, data[..., 0::17], where)
-        return dequantise_mxfp4_ggml(data.to(device), dtype=dtype)
+        return dequantize_mxfp4_ggml(data.to(device), dtype=dtype)
     if kind.name == "BF16":  # the reader returns bytes
         return data.view(torch.bfloat16).to(device, dtype)
     if kind.name not in ("F32", "F16", "F64"):
