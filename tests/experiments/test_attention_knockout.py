@@ -136,7 +136,7 @@ def test_beyond_the_window_only_full_layers_have_edges(trace):
     )
     assert found.attrs["layers"] == [1, 3]
     assert found.attrs["edges"] == sum(q - window + 1 for q in range(60, 90))
-    with pytest.raises(EditError, match="nothing to knock out: .* at least min_distance=12 tokens apart"):
+    with pytest.raises(EditError, match=r"nothing to knock out: .* at least min_distance=12 tokens apart"):
         attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), layers="sliding", min_distance=window)
     both = attention_knockout(tiny(), trace, slice(60, 90), slice(0, 90), min_distance=window, n_controls=0)
     assert np.allclose(both["kl"], found["kl"], atol=1e-6)  # sliding layers have nothing to lose there
@@ -191,7 +191,7 @@ def test_what_cannot_be_cut_is_refused(trace):
     model = tiny()
     with pytest.raises(EditError, match="mode must be one of mask, zero, mean, got 'delete'"):
         attention_knockout(model, trace, QUERIES, KEYS, mode="delete")
-    with pytest.raises(EditError, match="layers must be 'all', 'full', 'sliding' or some of 0 to 3, got 'odd'"):
+    with pytest.raises(EditError, match="layers must be 'all', 'full', 'sliding' or numbers from 0 to 3, got 'odd'"):
         attention_knockout(model, trace, QUERIES, KEYS, layers="odd")
     with pytest.raises(SelectionError, match="head must be between 0 and 9, got 10"):
         attention_knockout(model, trace, QUERIES, KEYS, heads=[10])

@@ -140,7 +140,9 @@ def test_what_has_no_first_order_is_refused():
     with pytest.raises(PromptError, match="the two prompts are the same"):
         attribution_patching(model, corrupted, corrupted, GAP)
     for site, axes in (("pattern", "head query key"), ("expert_indices", "pos choice"), ("hook_embed", "pos d_model")):
-        with pytest.raises(HookNameError, match=f"has the axes {axes}; attribution needs numbers at positions"):
+        with pytest.raises(
+            HookNameError, match=f"has the axes {axes}; attribution patching needs real values with positions"
+        ):
             attribution_patching(model, clean, corrupted, GAP, site=site)
     with pytest.raises(ValueError, match="this metric has no gradient"):
         attribution_patching(model, clean, corrupted, lambda logits: logits.argmax(-1).float())

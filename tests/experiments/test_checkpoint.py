@@ -94,7 +94,7 @@ def test_a_file_of_other_inputs_is_refused_by_name_and_left_as_it_is(tmp_path):
     before = path.read_bytes()
     with pytest.raises(ResumeError, match="the cells of another sweep; these inputs differ: metric"):
         activation_patching(model, clean, corrupted, LogitDiff(3, 9), resume=path)
-    with pytest.raises(ResumeError, match="other than here are: positions, site"):
+    with pytest.raises(ResumeError, match="these inputs differ: positions, site"):
         activation_patching(model, clean, corrupted, GAP, site="mlp_out", positions=[13], resume=path)
     with pytest.raises(ResumeError, match="other than here are: weights"):
         activation_patching(tiny(1), clean, corrupted, GAP, resume=path)

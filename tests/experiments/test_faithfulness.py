@@ -175,7 +175,7 @@ def test_what_cannot_be_tested_is_refused(model, runs):
         faithfulness(model, [])
     with pytest.raises(NotRecorded, match="no final message after an analysis"):
         faithfulness(model, model.trace(runs[0].tokens[:20], record=""))
-    with pytest.raises(PromptError, match="a filler has one token at least"):
+    with pytest.raises(PromptError, match="filler is empty"):
         faithfulness(model, runs, filler="")
     from tests.model.models import tiny
 

@@ -191,7 +191,7 @@ def test_paths_that_cannot_be_are_refused():
         EditError, match="the first item of a sender must be one of head, expert, attn, mlp, got 'logits'"
     ):
         path_patching(model, clean, corrupted, GAP, ("logits",))
-    with pytest.raises(EditError, match=r"a sender 'head' is \('head', layer, its number\); got \('head', 1\)"):
+    with pytest.raises(EditError, match=r"sender 'head' must be \('head', layer, its number\), got \('head', 1\)"):
         path_patching(model, clean, corrupted, GAP, ("head", 1))
     with pytest.raises(SelectionError, match="head must be between 0 and 9, got 10"):
         path_patching(model, clean, corrupted, GAP, ("head", 1, 10))

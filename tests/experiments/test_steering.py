@@ -145,9 +145,9 @@ def test_what_cannot_steer_is_refused(traces):
         steering_vector([(tiny().trace(some_tokens(20), record=""), 3)], [(one, 3)], 1)
     with pytest.raises(SelectionError, match="position must be between 0 and 39, got 40"):
         steering_vector([(one, 40)], [(one, 3)], 1)
-    with pytest.raises(HookNameError, match="site must have d_model values per position .*, got 'z'"):
+    with pytest.raises(HookNameError, match=r"site must have d_model values per position .*, got 'z'"):
         steering_vector([(one, 4)], [(one, 3)], 1, site="z")
-    with pytest.raises(PromptError, match="needs places on both sides"):
+    with pytest.raises(PromptError, match="needs positions on both sides"):
         steering_vector([(one, 4)], [], 1)
     with pytest.raises(EditError, match="control_vectors must hold at least one"):
         steering_effect(tiny(), some_tokens(9), vector, len, control_vectors=[])

@@ -109,8 +109,8 @@ def test_rows_read_one_by_one_are_the_product_with_all_of_them(x):
     sae = random_sae(k=5)
     active = sae.encode(x)
     assert 0 < (active != 0).sum() * 16 <= active.numel()  # few enough to be read one by one
-    assert torch.allclose(sae.written(active), active @ sae.W_dec, rtol=1e-5, atol=1e-5)
-    assert torch.equal(sae.written(torch.zeros(3, 2, F)), torch.zeros(3, 2, D))
+    assert torch.allclose(sae.decode_linear(active), active @ sae.W_dec, rtol=1e-5, atol=1e-5)
+    assert torch.equal(sae.decode_linear(torch.zeros(3, 2, F)), torch.zeros(3, 2, D))
 
 
 # A trace in features.
@@ -150,7 +150,7 @@ def test_a_trace_without_the_site_or_of_another_width_is_an_error_that_says_so(t
         features(tiny().trace(some_tokens(20), record="writes"), random_sae())
     with pytest.raises(SelectionError, match=r"layer must be between 0 and .*, got 23"):
         reconstruction(trace, random_sae("resid_post_layer_23_trainer_1"))
-    with pytest.raises(CheckpointError, match=r"reads 128 numbers .* has 96"):
+    with pytest.raises(CheckpointError, match=r"needs 128 values .* has 96"):
         features(trace, identity(SITE, 128))
 
 
@@ -256,7 +256,7 @@ def test_edits_that_do_not_fit_are_refused_with_the_reason():
     with model.edit("blocks.1.hook_resid_post", sae.at("blocks.1.hook_resid_post").splice(error=True)):
         logits()
     with (
-        pytest.raises(EditError, match="96 numbers a position; the SAE reads 128"),
+        pytest.raises(EditError, match="96 values per position; the SAE needs 128"),
         model.edit(SITE, identity(SITE, 128).splice()),
     ):
         logits()
