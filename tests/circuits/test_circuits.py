@@ -298,7 +298,7 @@ def test_what_is_not_there_is_refused():
         expert_logit_effects(model, 0, 0, neurons=[64])
     with pytest.raises(ValueError, match="distance must be between 0 and 11 in layer 0, got 12"):
         qk_circuit(model, 0, 0, distance=12)
-    with pytest.raises(ValueError, match="none below 0"):
+    with pytest.raises(ValueError, match="all at least 0"):
         qk_distance(model, [-1])
     with pytest.raises(ValueError, match="keys must be at least 1, got 0"):
         sink_logits(model, keys=0)

@@ -197,7 +197,7 @@ def test_what_cannot_be_cut_is_refused(trace):
         attention_knockout(model, trace, QUERIES, KEYS, heads=[10])
     with pytest.raises(SelectionError, match="position must be between 0 and 89, got 90"):
         attention_knockout(model, trace, 90, KEYS)
-    with pytest.raises(SelectionError, match=r"slice\(90, 95, None\) selects no position: they are between 0 and 89"):
+    with pytest.raises(SelectionError, match=r"slice\(90, 95, None\) selects no position; positions are between 0 and 89"):
         attention_knockout(model, trace, slice(90, 95), KEYS)
     with pytest.raises(SelectionError, match="layer must be between 0 and 3, got 4"):
         attention_knockout(model, trace, QUERIES, KEYS, layers=[1, 4])

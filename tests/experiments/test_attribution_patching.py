@@ -147,7 +147,7 @@ def test_what_has_no_first_order_is_refused():
     with pytest.raises(ValueError, match="this metric has no gradient"):
         attribution_patching(model, clean, corrupted, lambda logits: logits.argmax(-1).float())
     half = Model(Random(seed=0).transformers(torch.bfloat16))
-    with pytest.raises(CheckpointError, match=r"runs in bfloat16: load it with wb\.Model\(…, dtype='float32'\)"):
+    with pytest.raises(CheckpointError, match=r"runs in bfloat16; load it with wb\.Model\(…, dtype='float32'\)"):
         attribution_patching(half, clean, corrupted, GAP)
 
 

@@ -96,7 +96,7 @@ def test_a_file_of_other_inputs_is_refused_by_name_and_left_as_it_is(tmp_path):
         activation_patching(model, clean, corrupted, LogitDiff(3, 9), resume=path)
     with pytest.raises(ResumeError, match="these inputs differ: positions, site"):
         activation_patching(model, clean, corrupted, GAP, site="mlp_out", positions=[13], resume=path)
-    with pytest.raises(ResumeError, match="other than here are: weights"):
+    with pytest.raises(ResumeError, match="these inputs differ: weights"):
         activation_patching(tiny(1), clean, corrupted, GAP, resume=path)
     with model.edit("blocks.1.hook_mlp_out", lambda x: 0 * x):
         model.trace(clean, record="")

@@ -199,7 +199,7 @@ def test_paths_that_cannot_be_are_refused():
         path_patching(model, clean, corrupted, GAP, ("mlp", 4))
     with pytest.raises(SelectionError, match="kv head must be between 0 and 1, got 2"):
         path_patching(model, clean, corrupted, GAP, ("mlp", 1), [("v", 2, 2)])
-    with pytest.raises(EditError, match="'q 1 0' is computed before 'mlp 1' writes"):
+    with pytest.raises(EditError, match="'q 1 0' is computed before sender 'mlp 1'"):
         path_patching(model, clean, corrupted, GAP, ("mlp", 1), [("q", 1, 0)])
     with pytest.raises(PromptError, match="the two prompts are the same"):
         path_patching(model, clean, clean, GAP, ("mlp", 1))

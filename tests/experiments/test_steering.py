@@ -153,5 +153,5 @@ def test_what_cannot_steer_is_refused(traces):
         steering_effect(tiny(), some_tokens(9), vector, len, control_vectors=[])
     with pytest.raises(EditError, match="control_vectors must hold at least one"):
         steering_effect(tiny(), some_tokens(9), vector, len, control_vectors=[vector, 0 * vector])
-    with pytest.raises(EditError, match="a vector that is not zero, with its `point`"):
+    with pytest.raises(EditError, match="vector must be nonzero and have its hook point"):
         steering_effect(tiny(), some_tokens(9), 0 * vector, len, control_vectors=[vector])

@@ -192,7 +192,7 @@ def test_what_cannot_be_trained_or_read_is_refused():
         wb.lens.lens_kl(model, untrained(model), [])
     with model.edit("hook_embed", lambda x: x):
         model.forward(torch.tensor([some_tokens(9)]))
-        with pytest.raises(EditError, match="as it is"):
+        with pytest.raises(EditError, match="trained on the unedited model"):
             wb.lens.train_tuned_lens(model, [some_tokens(9)])
     with pytest.raises(NotRecorded, match="resid_post"):
         wb.lens.tuned_lens(model, model.trace(some_tokens(9), record=""), untrained(model))
