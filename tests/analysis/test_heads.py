@@ -79,7 +79,7 @@ def test_sinks_are_what_they_were_set_to(trace):
 
 def test_mean_distance_of_the_induction_head_follows_the_period(trace):
     shares = breakdown(trace)
-    # in the second period it attends 49 back, in the third 49 and 99 back with half each; the first token attends to itself
+    # second period: attends 49 back; third: 49 and 99 back with half each; the first token attends to itself
     assert head(shares["distance"], INDUCTION) == pytest.approx((50 * 49 + 50 * 74) / 101, rel=1e-3)
     assert head(shares["beyond"], INDUCTION) == pytest.approx(100 / 151, rel=1e-3)
 

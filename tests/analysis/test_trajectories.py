@@ -1,4 +1,4 @@
-"""Paths through the residual stream: exact on constructed lines, equivariant under rotation, never shown on their own fit."""
+"""Paths through the residual stream: exact on constructed lines, invariant under rotation, never of fitted problems."""
 
 import random
 from dataclasses import replace

@@ -418,7 +418,7 @@ REFUSED = [
     ({"architecture": "topk", "k": F + 1}, {}, "k must be between 1 and 160, got 161"),
     ({"metadata": {}}, {}, "does not say where it reads"),
     ({}, {"W_dec": torch.zeros(F, D + 1)}, r"W_dec must be \[160, 96\], got \[160, 97\]"),
-    ({}, {"b_enc": torch.zeros(F - 1)}, r"b_enc is \[159\]"),
+    ({}, {"b_enc": torch.zeros(F - 1)}, r"b_enc must have the shape \[160\] .*, got \[159\]"),
     ({}, {"b_dec": torch.full((D,), torch.nan)}, "b_dec contains NaN"),
     ({}, {"scaling_factor": torch.full((F,), 2.0)}, "scaling_factor is not folded in"),
 ]
