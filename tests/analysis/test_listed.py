@@ -21,6 +21,7 @@ FILES = [
     *HERE.glob("test_*.py"),
     *(HERE.parent / "experiments").glob("test_*.py"),
     *(HERE.parent / "circuits").glob("test_*.py"),
+    HERE.parent / "interop" / "test_sae.py",
     HERE.parent / "traces" / "test_patterns.py",
 ]
 
@@ -32,8 +33,8 @@ def called(function: ast.AST) -> set[str]:
 
 @cache
 def compared() -> set[str]:
-    """The functions that are called, directly or by a helper of the file, in a test that asserts."""
-    found: set[str] = set()
+    """Functions that an asserting test calls, directly or through a helper of its file."""
+    called_functions: set[str] = set()
     for path in FILES:
         tree = ast.parse(path.read_text("utf-8"))
         helpers = {f.name: called(f) for f in tree.body if isinstance(f, ast.FunctionDef)}
@@ -41,8 +42,8 @@ def compared() -> set[str]:
         for test in tree.body:
             if isinstance(test, ast.FunctionDef) and any(isinstance(n, ast.Assert) for n in ast.walk(test)):
                 calls = called(test) | (shared if "FIGURES" in ast.unparse(test) else set())
-                found |= calls | {name for helper in calls & set(helpers) for name in helpers[helper]}
-    return found
+                called_functions |= calls | {name for helper in calls & set(helpers) for name in helpers[helper]}
+    return called_functions
 
 
 @pytest.mark.parametrize("name", PUBLIC)

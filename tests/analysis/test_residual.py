@@ -1,4 +1,4 @@
-"""The residual stream: exact on arrays whose answer is known."""
+"""The residual stream: exact on arrays with known answers."""
 
 import numpy as np
 
@@ -7,7 +7,7 @@ from tests.traces import made
 from workbench.analysis.residual import massive_activations, resid_cosine
 
 
-def test_cosines_and_massive_activations_are_found_where_they_were_put():
+def test_cosines_and_massive_activations_match_the_planted_values():
     rng = np.random.default_rng(0)
     resid = rng.normal(size=(made.LAYERS, 9, made.WIDTH)).astype("f4")
     resid[1, 4, 7], resid[2, 0, 3] = 5000, -3000
@@ -18,7 +18,7 @@ def test_cosines_and_massive_activations_are_found_where_they_were_put():
     trace = wb.Trace(made.manifest(), arrays)
     cosine = resid_cosine(trace)
     assert np.allclose(cosine[0], -1) and np.allclose(cosine[1:], 1)
-    found = massive_activations(trace)
-    assert found.values.tolist() == [5000, -3000]
-    assert [found[name].values.tolist() for name in ("layer", "pos", "d_model")] == [[1, 2], [4, 0], [7, 3]]
+    massive = massive_activations(trace)
+    assert massive.values.tolist() == [5000, -3000]
+    assert [massive[name].values.tolist() for name in ("layer", "pos", "d_model")] == [[1, 2], [4, 0], [7, 3]]
     assert massive_activations(trace, min_value=4000).sizes["activation"] == 1

@@ -1,4 +1,4 @@
-"""The statistics keep what they promise: coverage, uniform p-values, false discoveries, exact information."""
+"""Statistics: coverage, uniform p-values, false discovery rates and exact information."""
 
 from statistics import NormalDist
 
@@ -34,7 +34,7 @@ def clustered(rng: np.random.Generator, n_clusters: int) -> tuple[np.ndarray, np
 
 
 @pytest.mark.parametrize("n_clusters", [15, 40])
-def test_the_interval_covers_the_truth_as_often_as_it_says(n_clusters, measured):
+def test_interval_coverage_matches_its_level(n_clusters, measured):
     rng = np.random.default_rng(0)
     hits = naive = 0
     rounds = 1500
@@ -49,10 +49,10 @@ def test_the_interval_covers_the_truth_as_often_as_it_says(n_clusters, measured)
         f"tokens as if independent: {naive / rounds:.3f}"
     )
     assert 0.93 <= hits / rounds <= 0.97
-    assert naive / rounds < 0.85  # what counting tokens would claim
+    assert naive / rounds < 0.85  # tokens counted as independent
 
 
-def test_any_statistic_has_the_interval_of_the_mean():
+def test_bootstrap_interval_of_the_mean_equals_mean_interval():
     rng = np.random.default_rng(3)
     values, clusters = clustered(rng, 25)
     plain = mean_interval(values, clusters, resamples=4000)
@@ -61,7 +61,7 @@ def test_any_statistic_has_the_interval_of_the_mean():
     assert abs(plain.low - general.low) < 0.05 and abs(plain.high - general.high) < 0.05
 
 
-def test_every_cell_has_its_own_interval_and_the_order_of_clusters_does_not_matter():
+def test_intervals_are_per_cell_and_independent_of_cluster_order():
     rng = np.random.default_rng(1)
     values, clusters = rng.normal(size=(60, 2, 3)), np.repeat(np.arange(12), 5)
     whole = mean_interval(values, clusters)
@@ -70,7 +70,7 @@ def test_every_cell_has_its_own_interval_and_the_order_of_clusters_does_not_matt
     assert np.allclose(np.asarray([one.low, one.high]), [np.asarray(whole.low)[1, 2], np.asarray(whole.high)[1, 2]])
 
 
-def test_what_cannot_be_estimated_is_refused():
+def test_invalid_statistics_inputs_are_refused():
     with pytest.raises(ValueError, match="no observations"):
         mean_interval(np.zeros(0))
     with pytest.raises(ValueError, match="clusters must have one entry for each of the 3 observations, got 2"):
@@ -81,13 +81,13 @@ def test_what_cannot_be_estimated_is_refused():
         sign_flip_test(np.ones((1, 4)))
 
 
-def test_one_cluster_gives_no_certainty():
+def test_a_single_cluster_gives_a_degenerate_interval():
     interval = mean_interval(np.array([1.0, 2.0, 3.0]), ["a"] * 3)
     assert interval.n_clusters == 1 and interval.low == interval.high == interval.value == 2.0
 
 
 @given(st.integers(1, 400).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))))
-def test_wilson_holds_its_share_and_is_the_mirror_of_the_misses(pair):
+def test_wilson_interval_contains_the_proportion_and_is_symmetric(pair):
     hits, n = pair
     low, high = wilson_interval(hits, n)
     assert 0 <= low <= hits / n <= high <= 1
@@ -95,7 +95,7 @@ def test_wilson_holds_its_share_and_is_the_mirror_of_the_misses(pair):
 
 
 @given(st.integers(1, 5000).flatmap(lambda n: st.tuples(st.integers(0, n), st.just(n))), st.sampled_from([0.9, 0.95]))
-def test_wilson_is_its_formula_to_twelve_digits(pair, level):
+def test_wilson_interval_matches_its_formula_to_twelve_digits(pair, level):
     hits, n = pair
     z, p = NormalDist().inv_cdf(0.5 + level / 2), hits / n
     middle = (p + z**2 / (2 * n)) / (1 + z**2 / n)
@@ -105,7 +105,7 @@ def test_wilson_is_its_formula_to_twelve_digits(pair, level):
     assert high == (1 if hits == n else pytest.approx(middle + half, rel=1e-12, abs=0))
 
 
-def test_q_values_are_the_formula_of_benjamini_and_hochberg_to_twelve_digits():
+def test_q_values_match_the_benjamini_hochberg_formula_to_twelve_digits():
     p = np.random.default_rng(4).random((5, 8)) ** 2
     ranked = np.sort(p, axis=None)
     q = [min(1.0, min(ranked[j] * p.size / (j + 1) for j in range(i, p.size))) for i in range(p.size)]
@@ -120,12 +120,12 @@ def test_p_values_are_uniform_under_the_null(measured):
     rng = np.random.default_rng(5)
     p = sign_flip_test(rng.standard_t(4, size=(30, 2000)), resamples=999)
     steps = np.sort(p)
-    apart = np.abs(steps - (np.arange(len(p)) + 0.5) / len(p)).max()
-    measured(f"2,000 p-values under the null lie within {apart:.3f} of uniform")
-    assert apart < 1.63 / np.sqrt(len(p))  # Kolmogorov's bound at 1 %
+    max_deviation = np.abs(steps - (np.arange(len(p)) + 0.5) / len(p)).max()
+    measured(f"2,000 p-values under the null lie within {max_deviation:.3f} of uniform")
+    assert max_deviation < 1.63 / np.sqrt(len(p))  # Kolmogorov's bound at 1 %
 
 
-def test_max_t_gives_a_false_alarm_as_seldom_as_it_says(measured):
+def test_westfall_young_controls_the_family_wise_error_rate(measured):
     rng = np.random.default_rng(6)
     alarms = [westfall_young(rng.normal(size=(15, 40)), seed=seed, resamples=300).min() <= 0.05 for seed in range(400)]
     measured(f"max-T over 40 tests: a false alarm in {np.mean(alarms):.3f} of 400 null experiments, at 0.05")
@@ -134,7 +134,7 @@ def test_max_t_gives_a_false_alarm_as_seldom_as_it_says(measured):
 
 @given(hnp.arrays(float, (6, 5), elements=st.floats(-3, 3)), st.randoms(use_true_random=False))
 @settings(max_examples=60, deadline=None)
-def test_tests_follow_their_columns_and_adjusting_never_helps(differences, rng):
+def test_p_values_follow_their_columns_and_adjusted_ones_are_never_smaller(differences, rng):
     p, adjusted = sign_flip_test(differences, resamples=99), westfall_young(differences, resamples=99)
     assert (adjusted >= p - 1e-12).all()
     order = list(range(5))
@@ -143,7 +143,7 @@ def test_tests_follow_their_columns_and_adjusting_never_helps(differences, rng):
     assert (adjusted[(differences == 0).all(0)] == 1).all()
 
 
-def test_false_discoveries_are_as_few_as_promised(measured):
+def test_benjamini_hochberg_controls_the_false_discovery_rate(measured):
     rng = np.random.default_rng(7)
     shares = []
     for seed in range(200):
@@ -161,7 +161,7 @@ def test_q_values_keep_the_order_of_p_values_and_lie_above_them(p):
     assert (np.diff(q[np.argsort(p, kind="stable")]) >= -1e-12).all()
 
 
-def test_what_can_be_detected_is_detected_as_often_as_said():
+def test_the_minimum_detectable_effect_is_detected_with_its_power():
     rng = np.random.default_rng(8)
     n, gap = 100, minimum_detectable_effect(100)
     a, b = rng.binomial(n, 0.5 - gap / 2, 4000), rng.binomial(n, 0.5 + gap / 2, 4000)
@@ -186,7 +186,7 @@ def test_entropy_is_exact_on_known_counts():
     assert np.isnan(entropy(np.zeros(4)))
 
 
-def test_information_is_exact_and_conditioning_removes_what_the_token_says():
+def test_information_is_exact_and_conditioning_removes_the_token():
     classes = np.arange(320) % 8
     assert mutual_information(classes, classes) == pytest.approx(3)
     assert mutual_information(classes, classes // 2) == pytest.approx(2)
@@ -201,16 +201,16 @@ def test_information_has_its_bounds_and_its_chain_rule(seed):
     rng = np.random.default_rng(seed)
     x, y, z = rng.integers(0, 5, 80), rng.integers(0, 3, 80), rng.integers(0, 2, 80)
     own = [mutual_information(v, v) for v in (x, y)]
-    told = mutual_information(x, y)
-    assert 0 <= told <= min(own) + 1e-9 and told == pytest.approx(mutual_information(y, x))
+    information = mutual_information(x, y)
+    assert 0 <= information <= min(own) + 1e-9 and information == pytest.approx(mutual_information(y, x))
     assert mutual_information(x, 2 * y + z) == pytest.approx(
         mutual_information(x, z) + mutual_information(x, y, condition=z)
     )
     names = rng.permutation(5)
-    assert mutual_information(names[x], y) == pytest.approx(told)
+    assert mutual_information(names[x], y) == pytest.approx(information)
 
 
-def test_the_null_of_information_is_its_bias():
+def test_the_null_of_mutual_information_equals_its_bias():
     rng = np.random.default_rng(2)
     x, y = rng.integers(0, 32, 500), rng.integers(0, 4, 500)
     null = shuffled_mutual_information(x, y)
@@ -225,7 +225,7 @@ def test_divergence_is_exact_and_symmetric():
 
 
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans()), min_size=2, max_size=30))
-def test_the_area_is_the_share_of_pairs_in_the_right_order(pairs):
+def test_auroc_is_the_share_of_correctly_ordered_pairs(pairs):
     scores, truth = np.array([s for s, _ in pairs]), np.array([t for _, t in pairs])
     if truth.all() or not truth.any():
         with pytest.raises(ValueError, match="both true and false"):

@@ -1,4 +1,4 @@
-"""Experiments: exact where the answer is known, nothing where nothing was done, the same by the long way round."""
+"""Experiments: exact where the answer is known, zero where nothing is changed, equal to full runs with edits."""
 
 import numpy as np
 import pytest
@@ -31,86 +31,86 @@ def kl(p: torch.Tensor, q: torch.Tensor) -> torch.Tensor:
     return (a.exp() * (a - b)).sum(-1)
 
 
-def test_reading_again_without_an_edit_changes_nothing():
+def test_rerun_without_an_edit_reproduces_the_run():
     model = tiny()
-    text = CachedRun(model, some_tokens(60))
+    run = CachedRun(model, some_tokens(60))
     last = f"blocks.{model.config.n_layers - 1}.hook_resid_post"
     for start in (0, 1, 37, 59):
-        seen = text.rerun_from(start, Tap(), n=2)
-        assert torch.allclose(seen[last], text.resid(4)[:, start:].expand(2, -1, -1), atol=1e-5)
-        assert torch.equal(seen["blocks.2.mlp.hook_expert_indices"][1], text.routes(2)[0, start:])
-    assert torch.allclose(text.logits(), model.forward(torch.tensor([text.tokens])), atol=1e-5)
-    assert float(divergence(model, text.resid(4), text.resid(4)).abs().max()) == 0
+        recorder = run.rerun_from(start, Tap(), n=2)
+        assert torch.allclose(recorder[last], run.resid(4)[:, start:].expand(2, -1, -1), atol=1e-5)
+        assert torch.equal(recorder["blocks.2.mlp.hook_expert_indices"][1], run.routes(2)[0, start:])
+    assert torch.allclose(run.logits(), model.forward(torch.tensor([run.tokens])), atol=1e-5)
+    assert float(divergence(model, run.resid(4), run.resid(4)).abs().max()) == 0
 
 
-def test_a_long_text_is_read_in_pieces_with_the_same_numbers(monkeypatch):
+def test_prefill_in_chunks_gives_the_same_values(monkeypatch):
     exact = Model(Random(seed=0).transformers(torch.float64))
-    whole = CachedRun(exact, some_tokens(60))
+    expected = CachedRun(exact, some_tokens(60))
     monkeypatch.setattr("workbench.model.prefill.CHUNK_POSITIONS", 17)
-    pieces = CachedRun(exact, some_tokens(60))
+    chunked = CachedRun(exact, some_tokens(60))
     for layer in range(5):
-        assert torch.allclose(whole.resid(layer), pieces.resid(layer), atol=1e-12)
+        assert torch.allclose(expected.resid(layer), chunked.resid(layer), atol=1e-12)
 
 
 @pytest.mark.parametrize("queries", ["later", "all"])
-def test_suppression_is_what_a_whole_run_with_the_keys_masked_gives(trace, queries):
+def test_suppression_equals_a_full_run_with_masked_keys(trace, queries):
     model = tiny()
-    found = suppression(model, trace, PARTS, queries=queries)
+    effects = suppression(model, trace, PARTS, queries=queries)
     ids = torch.tensor([trace.tokens])
-    plain = model.forward(ids)
+    unedited = model.forward(ids)
     for j, part in enumerate(PARTS):
-        hidden = model.forward(ids, MaskKeys(part, part.start if queries == "all" else part.stop))
-        change = kl(plain, hidden)[0]
-        assert np.allclose(found["by_token"][1:, j], change[:-1], atol=1e-5)
+        masked = model.forward(ids, MaskKeys(part, part.start if queries == "all" else part.stop))
+        change = kl(unedited, masked)[0]
+        assert np.allclose(effects["by_token"][1:, j], change[:-1], atol=1e-5)
         for i, other in enumerate(PARTS):
-            before = slice(max(other.start - 1, 0), other.stop - 1)  # where its tokens are predicted
-            want = float(change[before].sum()) / (other.stop - other.start)
-            assert float(found["effect"][i, j]) == pytest.approx(want, abs=1e-5)
-            assert (i > j) or (queries == "all" and i == j) or float(found["effect"][i, j]) == 0
-            assert (i > j) or (queries == "all" and i == j) or float(found["routing"][i, j]) == 0
-    assert float(found["effect"].min()) >= -1e-6 and float(found["effect"][3, 2]) > 0
-    assert (float(found["effect"][1, 1]) > 0) == (queries == "all")
+            before = slice(max(other.start - 1, 0), other.stop - 1)  # the positions that predict its tokens
+            expected_value = float(change[before].sum()) / (other.stop - other.start)
+            assert float(effects["effect"][i, j]) == pytest.approx(expected_value, abs=1e-5)
+            assert (i > j) or (queries == "all" and i == j) or float(effects["effect"][i, j]) == 0
+            assert (i > j) or (queries == "all" and i == j) or float(effects["routing"][i, j]) == 0
+    assert float(effects["effect"].min()) >= -1e-6 and float(effects["effect"][3, 2]) > 0
+    assert (float(effects["effect"][1, 1]) > 0) == (queries == "all")
 
 
-def test_hiding_nothing_changes_nothing(trace):
-    found = suppression(tiny(), trace, [slice(5, 5), slice(10, 20), slice(20, 60)])
-    assert float(abs(found["effect"][:, 0]).max()) < 1e-6 and float(found["routing"][:, 0].max()) == 0
+def test_masking_an_empty_step_changes_nothing(trace):
+    effects = suppression(tiny(), trace, [slice(5, 5), slice(10, 20), slice(20, 60)])
+    assert float(abs(effects["effect"][:, 0]).max()) < 1e-6 and float(effects["routing"][:, 0].max()) == 0
 
 
-def test_the_three_parts_of_an_effect_sum_to_it_and_held_routes_change_none(trace):
+def test_the_three_parts_sum_to_the_effect_and_frozen_routing_keeps_the_routes(trace):
     model = tiny()
-    found = suppression(model, trace, PARTS, split_routing=True)
-    total = found["content"] + found["reweighting"] + found["rerouting"]
-    assert np.allclose(total, found["effect"], atol=1e-9)
-    assert float(abs(found["rerouting"]).max()) > 0  # somewhere a route flips
-    text = CachedRun(model, trace.tokens, [f"blocks.{n}.mlp.hook_expert_weights" for n in range(4)])
+    effects = suppression(model, trace, PARTS, split_routing=True)
+    total = effects["content"] + effects["reweighting"] + effects["rerouting"]
+    assert np.allclose(total, effects["effect"], atol=1e-9)
+    assert float(abs(effects["rerouting"]).max()) > 0  # some route changes
+    run = CachedRun(model, trace.tokens, [f"blocks.{n}.mlp.hook_expert_weights" for n in range(4)])
     for weights in (False, True):
-        seen = text.rerun_from(20, Chain(MaskKeys(slice(0, 15), 20), FrozenRouting(text, 20, weights=weights)))
+        recorder = run.rerun_from(20, Chain(MaskKeys(slice(0, 15), 20), FrozenRouting(run, 20, weights=weights)))
         for layer in range(4):
-            ours = seen[f"blocks.{layer}.mlp.hook_expert_indices"][0].sort(-1).values
-            assert torch.equal(ours, text.routes(layer)[0, 20:].sort(-1).values)
-        alone = text.rerun_from(20, FrozenRouting(text, 20, weights=weights))  # held to what they are anyway
+            experts = recorder[f"blocks.{layer}.mlp.hook_expert_indices"][0].sort(-1).values
+            assert torch.equal(experts, run.routes(layer)[0, 20:].sort(-1).values)
+        frozen_only = run.rerun_from(20, FrozenRouting(run, 20, weights=weights))  # frozen to the same routes
         last = "blocks.3.hook_resid_post"
-        assert torch.allclose(alone[last], text.resid(4)[:, 20:], atol=1e-5)
+        assert torch.allclose(frozen_only[last], run.resid(4)[:, 20:], atol=1e-5)
 
 
-def test_where_no_route_flips_free_experts_add_nothing(trace):
-    found = suppression(tiny(), trace, PARTS, split_routing=True)
-    same = found["routing"].values == 0
-    assert np.allclose(found["rerouting"].values[same], 0, atol=1e-6)
+def test_rerouting_is_zero_where_no_route_changes(trace):
+    effects = suppression(tiny(), trace, PARTS, split_routing=True)
+    unchanged = effects["routing"].values == 0
+    assert np.allclose(effects["rerouting"].values[unchanged], 0, atol=1e-6)
 
 
-def test_the_step_that_is_copied_is_the_one_that_matters():
-    """In the model set by hand, what follows repeats the first twenty tokens and needs nothing else."""
+def test_only_the_copied_step_has_an_effect():
+    """In the hand-set model, the last step repeats the first twenty tokens and depends on nothing else."""
     copied = [7, 3, 15, 0, 19, 11, 5, 17, 2, 13, 9, 1, 16, 4, 12, 8, 18, 6, 14, 10]
     tokens = [V - 1, *copied, *range(20, 40), *copied]
     trace = constructed().trace(tokens, record="")
-    found = suppression(constructed(), trace, [slice(1, 21), slice(21, 41), slice(41, 61)])["effect"]
-    assert float(found[2, 0]) > 1
-    assert float(abs(found[2, 1])) < 0.01 * float(found[2, 0])
+    effects = suppression(constructed(), trace, [slice(1, 21), slice(21, 41), slice(41, 61)])["effect"]
+    assert float(effects[2, 0]) > 1
+    assert float(abs(effects[2, 1])) < 0.01 * float(effects[2, 0])
 
 
-def test_what_cannot_be_suppressed_is_refused(trace):
+def test_invalid_suppressions_are_refused(trace):
     with pytest.raises(NotRecorded, match="at least two steps, and there are 1"):
         suppression(tiny(), trace, PARTS[:1])
     with pytest.raises(ValueError, match="'later' or 'all', got 'none'"):
@@ -128,48 +128,48 @@ def pair(n: int = 30) -> tuple[list[int], list[int]]:
 
 
 @pytest.mark.parametrize("site", ["resid_pre", "attn_out", "mlp_out", "resid_post", "z"])
-def test_a_sweep_is_what_patching_place_by_place_gives(site, monkeypatch):
+def test_a_sweep_equals_patching_one_position_at_a_time(site, monkeypatch):
     monkeypatch.setattr("workbench.experiments.activation_patching.MAX_ROWS", 7)
     model, (clean, corrupted), gap = tiny(), pair(), LogitDiff(3, 8)
     sweep = activation_patching(model, clean, corrupted, gap, site=site)
     assert sweep["pos"].values.tolist() == list(range(12, 30))
     source = model.trace(clean, record=site)
-    ends = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupted, clean)]
+    baselines = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupted, clean)]
     for layer in (0, 2, 3):
         for pos in (12, 15, 20, 29):
             with model.patch(wb.hooks.at_layer(wb.hooks.full_name(site), layer), source, positions=pos):
                 logits = model.forward(torch.tensor([corrupted]))[:, -1]
-            want = (float(gap(logits)) - ends[0]) / (ends[1] - ends[0])
-            assert float(sweep.sel(layer=layer, pos=pos)) == pytest.approx(want, abs=1e-4)
+            expected_value = (float(gap(logits)) - baselines[0]) / (baselines[1] - baselines[0])
+            assert float(sweep.sel(layer=layer, pos=pos)) == pytest.approx(expected_value, abs=1e-4)
 
 
-def test_patching_what_does_not_differ_gives_the_corrupt_run_and_all_of_it_the_clean_one():
+def test_equal_positions_give_zero_and_complete_patches_give_one():
     model, (clean, corrupted), gap = tiny(), pair(), LogitDiff(3, 8)
     before = activation_patching(model, clean, corrupted, gap, positions=[0, 5, 11])
     assert np.allclose(before, 0, atol=1e-4)
-    one = list(corrupted)
-    one[12] = (corrupted[12] + 5) % 170
-    sweep = activation_patching(model, one, corrupted, gap)
+    one_change = list(corrupted)
+    one_change[12] = (corrupted[12] + 5) % 170
+    sweep = activation_patching(model, one_change, corrupted, gap)
     assert float(sweep.sel(layer=0, pos=12)) == pytest.approx(1, abs=1e-4)
     assert np.allclose(sweep.sel(layer=0, pos=slice(13, None)), 0, atol=1e-4)
     last = activation_patching(model, clean, corrupted, gap, site="resid_post", positions=[29]).sel(layer=3)
     assert float(last[0]) == pytest.approx(1, abs=1e-4)
 
 
-def test_an_edit_where_a_layer_begins_is_met_once():
+def test_an_edit_at_a_layer_input_is_applied_once():
     model, (clean, corrupted), gap = tiny(), pair(), LogitDiff(3, 8)
     shift = torch.randn(model.config.d_model, generator=torch.Generator().manual_seed(0))
     with model.edit("blocks.2.hook_resid_pre", lambda x: x + shift):
-        same = activation_patching(model, clean, corrupted, gap, positions=[0, 5, 11])
-        ends = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupted, clean)]
-        spared = expert_knockout(model, model.trace(corrupted), 2, [0], mode="renorm")["kl"]
-    assert np.allclose(same, 0, atol=1e-4)
-    assert [same.attrs["corrupted"], same.attrs["clean"]] == pytest.approx(ends, rel=1e-4)
-    assert float(spared[0]) == pytest.approx(float(_spared_by_hand(corrupted, shift)), abs=1e-5)
+        unchanged = activation_patching(model, clean, corrupted, gap, positions=[0, 5, 11])
+        baselines = [float(gap(model.forward(torch.tensor([t]))[:, -1])) for t in (corrupted, clean)]
+        effect = expert_knockout(model, model.trace(corrupted), 2, [0], mode="renorm")["kl"]
+    assert np.allclose(unchanged, 0, atol=1e-4)
+    assert [unchanged.attrs["corrupted"], unchanged.attrs["clean"]] == pytest.approx(baselines, rel=1e-4)
+    assert float(effect[0]) == pytest.approx(float(_renorm_kl(corrupted, shift)), abs=1e-5)
 
 
-def _spared_by_hand(tokens: list[int], shift: torch.Tensor) -> torch.Tensor:
-    """The KL of layer 2 without expert 0, the others sharing its weight, by two whole runs under the edit."""
+def _renorm_kl(tokens: list[int], shift: torch.Tensor) -> torch.Tensor:
+    """The KL of removing expert 0 of layer 2 with mode renorm, by two full runs under the edit."""
     model = tiny()
 
     def without(weights: torch.Tensor) -> torch.Tensor:
@@ -177,9 +177,9 @@ def _spared_by_hand(tokens: list[int], shift: torch.Tensor) -> torch.Tensor:
         return weights / weights.sum(-1, keepdim=True)
 
     with model.edit("blocks.2.hook_resid_pre", lambda x: x + shift):
-        plain = model.forward(torch.tensor([tokens]))
+        unedited = model.forward(torch.tensor([tokens]))
         with model.edit("blocks.2.mlp.hook_expert_weights", without):
-            return kl(plain, model.forward(torch.tensor([tokens]))).mean()
+            return kl(unedited, model.forward(torch.tensor([tokens]))).mean()
 
 
 def test_heads_are_patched_one_by_one():
@@ -187,21 +187,21 @@ def test_heads_are_patched_one_by_one():
     sweep = activation_patching(model, clean, corrupted, gap, site="z", by_head=True)
     assert sweep.dims == ("layer", "head") and sweep.shape == (4, 10)
     source = model.trace(clean, record="z")
-    theirs = torch.tensor(source["z", 2])
+    clean_z = torch.tensor(source["z", 2])
 
     def put(x):
-        x[:, :, 6] = theirs[:, 6]
+        x[:, :, 6] = clean_z[:, 6]
         return x
 
     with model.edit("blocks.2.attn.hook_z", put):
         logits = model.forward(torch.tensor([corrupted]))[:, -1]
-    ends = sweep.attrs["corrupted"], sweep.attrs["clean"]
-    want = (float(gap(logits)) - ends[0]) / (ends[1] - ends[0])
-    assert float(sweep.sel(layer=2, head=6)) == pytest.approx(want, abs=1e-4)
+    baselines = sweep.attrs["corrupted"], sweep.attrs["clean"]
+    expected_value = (float(gap(logits)) - baselines[0]) / (baselines[1] - baselines[0])
+    assert float(sweep.sel(layer=2, head=6)) == pytest.approx(expected_value, abs=1e-4)
 
 
-def test_only_the_induction_head_carries_what_is_copied():
-    """The token after the first place differs; the last token asks for it."""
+def test_only_the_induction_head_restores_the_copied_token():
+    """The token after the first occurrence differs; the last token needs it."""
     model = constructed()
     clean, corrupted = ([V - 1, 5, 6, token, *range(20, 40), 6] for token in (8, 9))
     gap = LogitDiff(8, 9)
@@ -210,13 +210,15 @@ def test_only_the_induction_head_carries_what_is_copied():
     others = heads.copy()
     others.loc[{"layer": 1, "head": 0}] = 0
     assert float(abs(others).max()) < 1e-3
-    places = activation_patching(model, clean, corrupted, gap)
-    assert float(places.sel(layer=1, pos=3)) == pytest.approx(1, abs=1e-3)  # where it stands, until it is read
-    assert float(places.sel(layer=2, pos=24)) == pytest.approx(1, abs=1e-3)  # where it is needed, from then on
-    assert float(abs(places.sel(layer=2, pos=3))) < 1e-3
+    by_position = activation_patching(model, clean, corrupted, gap)
+    assert float(by_position.sel(layer=1, pos=3)) == pytest.approx(
+        1, abs=1e-3
+    )  # at its own position, until layer 1 reads it
+    assert float(by_position.sel(layer=2, pos=24)) == pytest.approx(1, abs=1e-3)  # then at the last position
+    assert float(abs(by_position.sel(layer=2, pos=3))) < 1e-3
 
 
-def test_sweeps_that_cannot_be_are_refused():
+def test_invalid_sweeps_are_refused():
     model, (clean, corrupted) = tiny(), pair()
     gap = LogitDiff(3, 8)
     with pytest.raises(PromptError, match="the clean prompt has 29 tokens and the corrupted one 30"):
@@ -227,11 +229,11 @@ def test_sweeps_that_cannot_be_are_refused():
         activation_patching(model, clean, corrupted, gap, site="pattern")
     with pytest.raises(HookNameError, match="needs an axis of heads"):
         activation_patching(model, clean, corrupted, gap, by_head=True)
-    with pytest.raises(PromptError, match="no tokenizer: give the id of '7'"):
+    with pytest.raises(PromptError, match="no tokenizer; give the id of token '7'"):
         logit_diff(model, "7", "8")
 
 
-# -- belief
+# -- forced answers
 
 
 @pytest.fixture(scope="module")
@@ -240,18 +242,18 @@ def pocket():
     return model, model.generate(wb.chat("What is 247+138?", reasoning="high"), record="")
 
 
-def test_after_all_steps_it_is_what_the_run_itself_found(pocket):
+def test_after_all_steps_the_forced_answer_is_the_runs_own(pocket):
     model, run = pocket
     curve = forced_answer(model, run)
     final = next(span for span in run.spans if span.channel == "final")
-    said = np.asarray(run["logprob"], float)[final.content].sum()
-    assert float(curve["logprob"][-1, 0]) == pytest.approx(said, abs=1e-4)
+    answer_ids = np.asarray(run["logprob"], float)[final.content].sum()
+    assert float(curve["logprob"][-1, 0]) == pytest.approx(answer_ids, abs=1e-4)
     assert curve["answer"].values.tolist() == [run.text(channel="final")]
     assert float(curve["p"][-1, 0]) > 0.5 > float(curve["p"][0, 0])
     assert 0 < curve.attrs["commit_step"] <= curve.attrs["n"]
 
 
-def test_belief_is_what_reading_the_cut_text_gives(pocket):
+def test_forced_answer_equals_a_full_run_of_the_cut_text(pocket):
     model, run = pocket
     answers = ["It is 385.", "It is 375."]
     curve = forced_answer(model, run, answers)
@@ -262,25 +264,27 @@ def test_belief_is_what_reading_the_cut_text_gives(pocket):
     for i in (0, 2, curve.sizes["step"] - 1):
         end = int(curve["pos"][i])
         for j, answer in enumerate(answers):
-            said = model.tokenizer.encode(answer)
-            ids = torch.tensor([run.tokens[:end] + between + said])
-            logp = model.forward(ids)[0].double().log_softmax(-1)
-            want = sum(float(logp[len(ids[0]) - len(said) - 1 + n, token]) for n, token in enumerate(said))
-            assert float(curve["logprob"][i, j]) == pytest.approx(want, abs=1e-3)
+            answer_ids = model.tokenizer.encode(answer)
+            ids = torch.tensor([run.tokens[:end] + between + answer_ids])
+            logprobs = model.forward(ids)[0].double().log_softmax(-1)
+            expected_value = sum(
+                float(logprobs[len(ids[0]) - len(answer_ids) - 1 + n, token]) for n, token in enumerate(answer_ids)
+            )
+            assert float(curve["logprob"][i, j]) == pytest.approx(expected_value, abs=1e-3)
 
 
-def test_a_run_without_a_thought_or_an_answer_has_no_belief(pocket):
+def test_runs_without_a_chain_or_an_answer_are_refused(pocket):
     model, run = pocket
     with pytest.raises(NotRecorded, match="no final message after an analysis"):
         forced_answer(model, model.trace(run.tokens[: run.prompt_length], record=""))
-    with pytest.raises(PromptError, match="an answer has one token at least"):
+    with pytest.raises(PromptError, match=r"answers\[1\] is empty"):
         forced_answer(model, run, ["It is 385.", ""])
 
 
-def test_experiments_leave_no_edit_behind(pocket):
+def test_experiments_leave_no_edits_in_force(pocket):
     model, run = pocket
     before = model.forward(torch.tensor([run.tokens]))
     forced_answer(model, run)
     suppression(model, run)
-    seen = Recorder(["hook_embed"])
-    assert torch.equal(model.forward(torch.tensor([run.tokens]), seen), before) and not model.active_edits()
+    recorder = Recorder(["hook_embed"])
+    assert torch.equal(model.forward(torch.tensor([run.tokens]), recorder), before) and not model.active_edits()

@@ -1,4 +1,4 @@
-"""A sweep that was interrupted and goes on is one that never was; a file of something else is left alone."""
+"""Sweep checkpoints: an interrupted sweep continues with the same results; other files are left unchanged."""
 
 import json
 from functools import partial
@@ -45,68 +45,70 @@ def sweeps():
 
 @pytest.fixture
 def puts(monkeypatch) -> list[int]:
-    """The cells that were computed; with a limit in `puts.limit`, that is where Ctrl-C comes."""
+    """The computed cells, in order; Ctrl-C is raised after `puts.limit` of them."""
 
     class Puts(list):
         limit = 10**9
 
-    seen, put = Puts(), SweepCheckpoint.put
+    recorded, put = Puts(), SweepCheckpoint.put
 
     def counted(cells, cell, values):
-        if len(seen) >= seen.limit:
+        if len(recorded) >= recorded.limit:
             raise KeyboardInterrupt
-        seen.append(cell)
+        recorded.append(cell)
         put(cells, cell, values)
 
     monkeypatch.setattr(SweepCheckpoint, "put", counted)
     for module in ("activation_patching", "path_patching"):
         monkeypatch.setattr(f"workbench.experiments.{module}.MAX_ROWS", 2)
     monkeypatch.setattr("workbench.experiments.attention_knockout.MAX_ELEMENTS_PER_PASS", 1)
-    return seen
+    return recorded
 
 
 @pytest.mark.parametrize("name", ["places", "heads", "paths", "edges", "steering"])
-def test_interrupted_and_gone_on_with_is_the_same_bit_for_bit_and_computes_nothing_twice(name, puts, tmp_path):
+def test_a_resumed_sweep_is_identical_and_computes_no_cell_twice(name, puts, tmp_path):
     sweep = sweeps()[name]
-    whole = sweep()
-    every = list(puts)
-    for limit in (3, len(every) // 2):
+    uninterrupted = sweep()
+    all_cells = list(puts)
+    for limit in (3, len(all_cells) // 2):
         path = tmp_path / f"{limit}.cells"
         puts.clear()
         puts.limit = limit
         with pytest.raises(KeyboardInterrupt):
             sweep(resume=path)
-        kept = len(json.loads(path.read_text())["cells"])
-        assert kept == limit
+        n_saved = len(json.loads(path.read_text())["cells"])
+        assert n_saved == limit
         puts.clear()
         puts.limit = 10**9
-        assert sweep(resume=path).identical(whole)
-        assert len(every) - kept <= len(puts) <= len(every) - kept + 1  # a pass of two that was kept by half
+        assert sweep(resume=path).identical(uninterrupted)
+        assert (
+            len(all_cells) - n_saved <= len(puts) <= len(all_cells) - n_saved + 1
+        )  # at most one cell of a half-saved pass is recomputed
         puts.clear()
-        assert sweep(resume=path).identical(whole) and not puts
+        assert sweep(resume=path).identical(uninterrupted) and not puts
         assert [file.name for file in tmp_path.iterdir() if file.name.startswith(".")] == []
 
 
-def test_a_file_of_other_inputs_is_refused_by_name_and_left_as_it_is(tmp_path):
+def test_a_file_of_other_inputs_is_refused_with_their_names_and_unchanged(tmp_path):
     model, (clean, corrupted) = tiny(), pair()
     path = tmp_path / "places.cells"
     activation_patching(model, clean, corrupted, GAP, resume=path)
     before = path.read_bytes()
     with pytest.raises(ResumeError, match="the cells of another sweep; these inputs differ: metric"):
         activation_patching(model, clean, corrupted, LogitDiff(3, 9), resume=path)
-    with pytest.raises(ResumeError, match="other than here are: positions, site"):
+    with pytest.raises(ResumeError, match="these inputs differ: positions, site"):
         activation_patching(model, clean, corrupted, GAP, site="mlp_out", positions=[13], resume=path)
-    with pytest.raises(ResumeError, match="other than here are: weights"):
+    with pytest.raises(ResumeError, match="these inputs differ: weights"):
         activation_patching(tiny(1), clean, corrupted, GAP, resume=path)
     with model.edit("blocks.1.hook_mlp_out", lambda x: 0 * x):
         model.trace(clean, record="")
-        with pytest.raises(ResumeError, match="other than here are: edits"):
+        with pytest.raises(ResumeError, match="these inputs differ: edits"):
             activation_patching(model, clean, corrupted, GAP, resume=path)
     assert path.read_bytes() == before
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1, 2]", '{"kind": "a plan", "inputs": {}, "cells": {}}', "my notes"])
-def test_a_file_that_is_something_else_is_refused_and_left_as_it_is(content, tmp_path):
+def test_another_kind_of_file_is_refused_and_unchanged(content, tmp_path):
     path = tmp_path / "notes.txt"
     path.write_text(content)
     with pytest.raises(ResumeError, match="does not hold finished cells of a sweep; pass another path"):
@@ -114,14 +116,14 @@ def test_a_file_that_is_something_else_is_refused_and_left_as_it_is(content, tmp
     assert path.read_text() == content
 
 
-def test_a_place_that_cannot_be_written_is_refused_before_anything_runs(puts, tmp_path):
+def test_an_unwritable_path_fails_before_the_sweep_starts(puts, tmp_path):
     model, (clean, corrupted) = tiny(), pair()
     with pytest.raises(FileNotFoundError):
         activation_patching(model, clean, corrupted, GAP, resume=tmp_path / "no" / "cells")
     assert not puts
 
 
-def test_numbers_come_back_bit_for_bit_not_a_number_included(tmp_path):
+def test_values_are_restored_bit_for_bit_including_nan(tmp_path):
     values = np.array([0.1, 1 / 3, -0.0, np.nan, np.inf, 5e-324])
     with SweepCheckpoint(tmp_path / "a", {"x": 1}) as cells:
         cells.put(7, values)

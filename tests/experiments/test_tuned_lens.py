@@ -1,6 +1,6 @@
-"""Tuned lenses: the logit lens where layers do nothing, nearer on texts that were not seen, bound to one model."""
+"""Tuned lenses: the logit lens for idle layers, better on held-out texts, bound to the weights of one model."""
 
-from random import Random as Dice
+import random
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ FIGURES = ("logprob", "entropy", "kl")
 
 
 def idle() -> Model:
-    """A model whose layers write nothing: each layer is the identity."""
+    """A model in which each layer is the identity."""
     hf = Random(seed=0).transformers(torch.float32)
     with torch.no_grad():
         for name, p in hf.named_parameters():
@@ -30,9 +30,9 @@ def idle() -> Model:
 
 
 def texts(n: int, seed: str) -> list[list[int]]:
-    """Problems with their thoughts and answers, as pocket writes them."""
-    dice = Dice(seed)
-    return [list(render(make(CHAINS[i % len(CHAINS)], dice, length=2, wording=None), "high").ids) for i in range(n)]
+    """Problems with chains of thought and answers, as pocket generates them."""
+    rng = random.Random(seed)
+    return [list(render(make(CHAINS[i % len(CHAINS)], rng, length=2, wording=None), "high").ids) for i in range(n)]
 
 
 @pytest.fixture(scope="module")
@@ -46,25 +46,25 @@ def untrained(model: Model) -> TunedLens:
     return TunedLens(torch.zeros(n, d, d), torch.zeros(n, d), {"weights_digest": model.digest, "model": model.name})
 
 
-def same(ours, theirs, tolerance: float) -> bool:
-    """Whether all figures are within the tolerance, and tokens equal wherever it does not decide between two ranks."""
-    close = all(np.allclose(ours[name], theirs[name], atol=tolerance) for name in FIGURES)
-    apart = -np.diff(theirs["logprob"].values) > 2 * tolerance  # of ranks 0 and 1, 1 and 2, …
-    clear = apart & np.insert(apart[..., :-1], 0, True, -1)
-    equal = (ours["token"] == theirs["token"]).values[..., :-1]
-    return close and bool(equal[clear].all()) and clear.mean() > 0.9
+def same(lens, reference, tolerance: float) -> bool:
+    """Whether all values agree within the tolerance, and tokens agree unless two ranks are closer than that."""
+    close = all(np.allclose(lens[name], reference[name], atol=tolerance) for name in FIGURES)
+    separated = -np.diff(reference["logprob"].values) > 2 * tolerance  # of ranks 0 and 1, 1 and 2, …
+    clear = separated & np.insert(separated[..., :-1], 0, True, -1)
+    same_tokens = (lens["token"] == reference["token"]).values[..., :-1]
+    return close and bool(same_tokens[clear].all()) and clear.mean() > 0.9
 
 
-def test_untrained_it_is_the_logit_lens():
+def test_an_untrained_lens_is_the_logit_lens():
     model = tiny()
     trace = model.trace(some_tokens(40), record="lens residuals")
-    ours, theirs = wb.lens.tuned_lens(model, trace, untrained(model)), wb.lens.logit_lens(trace)
-    assert same(ours, theirs, 1e-4)
-    assert ours.sizes == theirs.sizes and set(ours.data_vars) == set(theirs.data_vars)
-    assert ours["text"].values[0, 0, 0] == f"<{int(ours['token'][0, 0, 0])}>"
+    tuned, logit = wb.lens.tuned_lens(model, trace, untrained(model)), wb.lens.logit_lens(trace)
+    assert same(tuned, logit, 1e-4)
+    assert tuned.sizes == logit.sizes and set(tuned.data_vars) == set(logit.data_vars)
+    assert tuned["text"].values[0, 0, 0] == f"<{int(tuned['token'][0, 0, 0])}>"
 
 
-def test_where_layers_do_nothing_the_trained_lens_is_the_logit_lens():
+def test_for_idle_layers_the_trained_lens_is_the_logit_lens():
     model = idle()
     lens = wb.lens.train_tuned_lens(model, [some_tokens(40, seed) for seed in range(8)], epochs=3)
     trace = model.trace(some_tokens(40, seed=99), record="lens residuals")
@@ -72,41 +72,41 @@ def test_where_layers_do_nothing_the_trained_lens_is_the_logit_lens():
     assert float(abs(wb.lens.tuned_lens(model, trace, lens)["kl"]).max()) < 1e-5
 
 
-def test_on_texts_that_were_not_seen_every_layer_comes_nearer(pocket, measured):
+def test_the_lens_improves_every_layer_on_held_out_texts(pocket, measured):
     model, lens = pocket
-    found = wb.lens.lens_kl(model, lens, texts(15, "held out"))
-    assert (found["low"][:-1] > 0).all()
-    assert float(abs(found["tuned"][-1])) < 1e-5 and float(found["gain"][-1]) == pytest.approx(0, abs=1e-6)
-    assert np.allclose(found["gain"], found["logit"] - found["tuned"])
+    kl = wb.lens.lens_kl(model, lens, texts(15, "held out"))
+    assert (kl["low"][:-1] > 0).all()
+    assert float(abs(kl["tuned"][-1])) < 1e-5 and float(kl["gain"][-1]) == pytest.approx(0, abs=1e-6)
+    assert np.allclose(kl["gain"], kl["logit"] - kl["tuned"])
     for name in ("logit", "tuned"):
-        measured(f"{name} lens, KL(final || layer) by layer on held-out text: {found[name].values.round(3).tolist()}")
+        measured(f"{name} lens, KL(final || layer) by layer on held-out text: {kl[name].values.round(3).tolist()}")
 
 
 def test_a_shift_between_a_layer_and_the_last_is_learned():
-    """Where the layers above add one vector to everything, the bias of the lens becomes that vector's effect."""
+    """If the next layer adds a constant vector, the bias of the lens learns that vector."""
     hf = Random(seed=0, n_layers=2).transformers(torch.float32)
-    dice = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     with torch.no_grad():
         for name, p in hf.named_parameters():
             if "o_proj.weight" in name or "down_proj" in name:
                 p.zero_()
-        hf.model.layers[1].self_attn.o_proj.bias.copy_(torch.randn(96, generator=dice))
+        hf.model.layers[1].self_attn.o_proj.bias.copy_(torch.randn(96, generator=rng))
     model = Model(hf)
     lens = wb.lens.train_tuned_lens(model, [some_tokens(60, seed) for seed in range(10)], epochs=12, lr=0.02)
-    found = wb.lens.lens_kl(model, lens, [some_tokens(60, seed=99)])
-    assert float(found["tuned"][0]) < 0.1 * float(found["logit"][0])
+    kl = wb.lens.lens_kl(model, lens, [some_tokens(60, seed=99)])
+    assert float(kl["tuned"][0]) < 0.1 * float(kl["logit"][0])
     shift = hf.model.layers[1].self_attn.o_proj.bias
     assert float(torch.cosine_similarity(lens.bias[0], shift, dim=0)) > 0.5
 
 
-def test_what_is_saved_is_loaded_bit_for_bit(pocket, tmp_path):
+def test_a_saved_lens_is_loaded_bit_for_bit(pocket, tmp_path):
     model, lens = pocket
     path = lens.save(tmp_path / "pocket.safetensors")
-    again = wb.lens.load_tuned_lens(path, model)
+    loaded = wb.lens.load_tuned_lens(path, model)
     assert (
-        torch.equal(again.weight, lens.weight)
-        and torch.equal(again.bias, lens.bias)
-        and again.training == lens.training
+        torch.equal(loaded.weight, lens.weight)
+        and torch.equal(loaded.bias, lens.bias)
+        and loaded.training == lens.training
     )
     assert lens.training["weights_digest"] == model.digest and lens.training["prompts"] == 40
     assert [p.name for p in tmp_path.iterdir()] == ["pocket.safetensors"]
@@ -144,7 +144,7 @@ def test_a_lens_in_float64_is_the_one_in_float32_but_for_rounding():
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", torch.float16, "float"])
-def test_a_dtype_that_no_lens_is_trained_in_is_refused(dtype):
+def test_other_dtypes_are_refused(dtype):
     with pytest.raises(CheckpointError, match="dtype of a lens must be one of 'float32', 'float64', got '"):
         wb.lens.train_tuned_lens(tiny(), [some_tokens(9)], dtype=dtype)
 
@@ -162,7 +162,7 @@ def test_another_model_is_refused(pocket, tmp_path):
         wb.lens.tuned_lens(other, trace, untrained(other))
 
 
-def test_files_that_are_no_lens_are_refused(pocket, tmp_path):
+def test_files_that_are_not_a_lens_are_refused(pocket, tmp_path):
     model, lens = pocket
     with pytest.raises(CheckpointError, match="cannot be read as a tuned lens"):
         wb.lens.load_tuned_lens(tmp_path / "absent", model)
@@ -180,19 +180,19 @@ def test_files_that_are_no_lens_are_refused(pocket, tmp_path):
     wrong = TunedLens(lens.weight[:3], lens.bias, lens.training).save(tmp_path / "wrong.safetensors")
     nan = TunedLens(lens.weight, lens.bias * torch.nan, lens.training).save(tmp_path / "nan.safetensors")
     for damaged in (wrong, nan):
-        with pytest.raises(CheckpointError, match="is damaged: it holds"):
+        with pytest.raises(CheckpointError, match="is damaged: expected"):
             wb.lens.load_tuned_lens(damaged, model)
 
 
-def test_what_cannot_be_trained_or_read_is_refused():
+def test_invalid_training_inputs_are_refused():
     model = tiny()
     with pytest.raises(PromptError, match="prompts to train on"):
         wb.lens.train_tuned_lens(model, [])
-    with pytest.raises(PromptError, match="measured on texts"):
+    with pytest.raises(PromptError, match="prompts to be measured on"):
         wb.lens.lens_kl(model, untrained(model), [])
     with model.edit("hook_embed", lambda x: x):
         model.forward(torch.tensor([some_tokens(9)]))
-        with pytest.raises(EditError, match="as it is"):
+        with pytest.raises(EditError, match="trained on the unedited model"):
             wb.lens.train_tuned_lens(model, [some_tokens(9)])
     with pytest.raises(NotRecorded, match="resid_post"):
         wb.lens.tuned_lens(model, model.trace(some_tokens(9), record=""), untrained(model))

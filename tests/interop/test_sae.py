@@ -152,7 +152,7 @@ def test_a_trace_without_the_site_or_of_another_width_is_refused_with_the_reason
         features(tiny().trace(some_tokens(20), record="writes"), random_sae())
     with pytest.raises(SelectionError, match=r"layer must be between 0 and .*, got 23"):
         reconstruction(trace, random_sae("resid_post_layer_23_trainer_1"))
-    with pytest.raises(CheckpointError, match=r"reads 128 numbers .* has 96"):
+    with pytest.raises(CheckpointError, match=r"needs 128 values .* has 96"):
         features(trace, identity(SITE, 128))
 
 
@@ -258,7 +258,7 @@ def test_edits_that_do_not_fit_are_refused_with_the_reason():
     with model.edit("blocks.1.hook_resid_post", sae.at("blocks.1.hook_resid_post").splice(error=True)):
         logits()
     with (
-        pytest.raises(EditError, match="96 numbers a position; the SAE reads 128"),
+        pytest.raises(EditError, match="96 values per position; the SAE needs 128"),
         model.edit(SITE, identity(SITE, 128).splice()),
     ):
         logits()

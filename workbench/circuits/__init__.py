@@ -1,4 +1,4 @@
-"""Circuits: what can be read from the weights alone, in the vocabulary: heads, routers and experts, without any run."""
+"""Circuits read from the weights alone, in terms of tokens: heads, routers and experts, without running the model."""
 
 from workbench.topics import lazy_names
 

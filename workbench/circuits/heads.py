@@ -1,8 +1,8 @@
-"""Heads from their weights: sinks, which tokens look at which (QK), what is written for a token that is seen (OV).
+"""Attention heads from their weights: sinks, which tokens attend to which (QK), and which tokens they promote (OV).
 
-After Elhage et al., A Mathematical Framework for Transformer Circuits (2021), for gpt-oss: its biases, its shared keys
-and values, RoPE with YaRN's factor, the scales of its norms, and its sinks. A circuit takes embeddings for what a head
-reads: in the first layer that is so, above it is the direct path and no more.
+After Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", extended to gpt-oss: biases, shared keys
+and values, RoPE with YaRN's factor, the norms' scales, and sinks. The input of a head is taken to be token embeddings.
+This is exact in the first layer; above it, it is only the direct path.
 """
 
 from collections.abc import Sequence
@@ -13,23 +13,31 @@ import xarray as xr
 from torch import Tensor
 
 from workbench.checks import resolve_head, resolve_layer
-from workbench.circuits.vocabulary import chosen, largest_pairs, reading, texts, wide, writing
+from workbench.circuits.vocabulary import (
+    compute_dtype,
+    largest_pairs,
+    logit_effects,
+    read_embeddings,
+    select_tokens,
+    token_texts,
+)
 from workbench.errors import ArgumentError
 from workbench.model.gpt_oss import rope_table, rotate
 from workbench.model.model import Model
 
 
 def sink_logits(model: Model, *, keys: int | None = None) -> xr.Dataset:
-    """The learned sink of each head (layer head): `logit`, and `share`, what it takes of keys that all score 0.
+    """The learned sink logit of each head, and its share of attention among keys that all score 0 (layer head).
 
-    share = e^logit / (e^logit + keys), with as many `keys` as a sliding window unless given: 1 is a head that keeps
-    silent until a key scores high, 0 one that always speaks. The coordinate `kind` says which layers slide.
+    `logit` is the sink logit. `share` = e^logit / (e^logit + keys), with `keys` equal to the sliding window unless
+    given. At 1 the head stays off until a key scores high, at 0 it always attends. The coordinate `kind` (layer) is the
+    attention type.
 
-    >>> found = wb.circuits.sink_logits(model)
-    >>> found["logit"].dims, bool(((found["share"] > 0) & (found["share"] < 1)).all())
+    >>> sinks = wb.circuits.sink_logits(model)
+    >>> sinks["logit"].dims, bool(((sinks["share"] > 0) & (sinks["share"] < 1)).all())
     (('layer', 'head'), True)
 
-    Raises ArgumentError without a key.
+    Raises ArgumentError if `keys` is below 1.
     """
     c = model.config
     keys = c.window if keys is None else keys
@@ -41,44 +49,61 @@ def sink_logits(model: Model, *, keys: int | None = None) -> xr.Dataset:
         "share": (("layer", "head"), 1 / (1 + keys * np.exp(-logit))),
     }
     coords = {"layer": np.arange(c.n_layers), "head": np.arange(c.n_heads), "kind": ("layer", list(c.layer_types))}
-    found = xr.Dataset(data, coords, {"keys": keys})
-    found["logit"].attrs["units"], found["share"].attrs["units"] = "logits", "probability"
-    return found
+    dataset = xr.Dataset(data, coords, {"keys": keys})
+    dataset["logit"].attrs["units"], dataset["share"].attrs["units"] = "logits", "probability"
+    return dataset
 
 
 @torch.inference_mode()
 def ov_circuit(model: Model, layer: int, head: int, *, k: int = 20, tokens: Sequence[int] | None = None) -> xr.Dataset:
-    """What a head writes into the logits for each token that it looks at: W_E · norm · W_V · W_O · norm · W_U.
+    """The OV circuit of a head: which tokens it promotes for each token it attends to.
 
-    The largest `logit` of all pairs (pair): seeing `source` raises `target`; both as ids and as texts (`source_text`,
-    `target_text`). Logits are above the mean over the vocabulary, for full attention on the source, and before the
-    division by the size of the stream. `always`, `always_text`, `always_logit` (rank) are what the bias of the values
-    raises whatever is seen: it is weighted by 1 - sink, and so no constant of the model. `attrs["copying"]` is the sum
-    of the eigenvalues over the sum of their sizes (Elhage et al. 2021): 1 for a head that raises what it sees, -1 for
-    one that lowers it. `attrs["raised"]` is the share of tokens that raise themselves. `tokens` are the ids between
-    which is looked, all unless given.
+    The circuit is W_E · norm · W_V · W_O · norm · W_U: a direct effect of the weights, for full attention on the source
+    token (Elhage et al. 2021).
 
-    >>> found = wb.circuits.ov_circuit(model, 1, 0, k=5)
-    >>> found["logit"].dims, bool((np.diff(found["logit"]) <= 0).all()), -1 <= found.attrs["copying"] <= 1
+    Args:
+        model: the model.
+        layer: the layer.
+        head: the head.
+        k: number of pairs.
+        tokens: token ids to consider as source and target; all unless given.
+
+    Returns:
+        Dataset:
+        `logit` (pair), the largest effects: attending to `source` raises `target`; both as ids and texts
+        (`source_text`, `target_text`). Logits are relative to the mean over the vocabulary, before the division by the
+        norm of the stream;
+        `always`, `always_text` and `always_logit` (rank), the tokens raised by the value bias, for any source. It is
+        weighted by 1 - sink, so it is not constant.
+        `attrs["copying"]`, the sum of the circuit's eigenvalues over the sum of their absolute values: 1 for a head
+        that raises the tokens it attends to, -1 for one that lowers them. `attrs["raised"]`, the share of tokens that
+        raise themselves.
+
+    >>> ov = wb.circuits.ov_circuit(model, 1, 0, k=5)
+    >>> ov["logit"].dims, bool((np.diff(ov["logit"]) <= 0).all()), -1 <= ov.attrs["copying"] <= 1
     (('pair',), True, True)
 
-    Raises SelectionError if there is no such layer or head, PromptError for an id that the model does not have.
+    Raises:
+        SelectionError: there is no such layer or head.
+        PromptError: the model does not have a token id.
     """
     c = model.config
     block = model.weights.blocks[resolve_layer(layer, c.n_layers)]
-    head, ids = resolve_head(head, c.n_heads), chosen(model, tokens)
-    values = _of(head // (c.n_heads // c.n_kv_heads), c.d_head)
-    read = reading(model, ids, block.ln1, block.whole("w_v")[values])  # token d_head
-    writes = block.whole("w_o")[:, _of(head, c.d_head)].to(wide(model))
-    written = writing(model, ids, writes.T)  # token d_head
-    logit, source, target = largest_pairs(read, written, k, "OV circuit")
-    eigenvalues = torch.linalg.eigvals(written.double().T @ read.double())  # the same but for zeros: AB and BA
-    size = float(eigenvalues.abs().sum())
-    always = (written @ block.b_v[values].to(written.dtype)).topk(min(k, len(ids)))
+    head, ids = resolve_head(head, c.n_heads), select_tokens(model, tokens)
+    values = _head_rows(head // (c.n_heads // c.n_kv_heads), c.d_head)
+    token_values = read_embeddings(model, ids, block.ln1, block.whole("w_v")[values])  # token d_head
+    output_weights = block.whole("w_o")[:, _head_rows(head, c.d_head)].to(compute_dtype(model))
+    token_effects = logit_effects(model, ids, output_weights.T)  # token d_head
+    logit, source, target = largest_pairs(token_values, token_effects, k, "OV circuit")
+    eigenvalues = torch.linalg.eigvals(
+        token_effects.double().T @ token_values.double()
+    )  # AB and BA have the same nonzero eigenvalues
+    total_magnitude = float(eigenvalues.abs().sum())
+    always = (token_effects @ block.b_v[values].to(token_effects.dtype)).topk(min(k, len(ids)))
     data = {
         **_pairs(model, ids, {"source": source, "target": target}, logit),
-        "always": ("rank", _ids(ids, always.indices)),
-        "always_text": ("rank", texts(model, _ids(ids, always.indices))),
+        "always": ("rank", _take_ids(ids, always.indices)),
+        "always_text": ("rank", token_texts(model, _take_ids(ids, always.indices))),
         "always_logit": ("rank", always.values.double().cpu().numpy()),
     }
     attrs = {
@@ -86,8 +111,8 @@ def ov_circuit(model: Model, layer: int, head: int, *, k: int = 20, tokens: Sequ
         "layer": layer,
         "head": head,
         "n_tokens": len(ids),
-        "copying": float(eigenvalues.real.sum()) / size if size else float("nan"),
-        "raised": float(((read * written).sum(1) > 0).double().mean()),
+        "copying": float(eigenvalues.real.sum()) / total_magnitude if total_magnitude else float("nan"),
+        "raised": float(((token_values * token_effects).sum(1) > 0).double().mean()),
     }
     return xr.Dataset(data, {"pair": np.arange(len(logit)), "rank": np.arange(len(always.values))}, attrs)
 
@@ -96,28 +121,40 @@ def ov_circuit(model: Model, layer: int, head: int, *, k: int = 20, tokens: Sequ
 def qk_circuit(
     model: Model, layer: int, head: int, *, distance: int = 1, k: int = 20, tokens: Sequence[int] | None = None
 ) -> xr.Dataset:
-    """Which tokens a head looks at from which, at one distance: the largest `logit` of all pairs (pair).
+    """The QK circuit of a head: the token pairs with the highest attention scores at one distance (pair).
 
-    The score q · k / sqrt(d_head) of `query` and `key` (ids; `query_text`, `key_text`), the key `distance` tokens
-    before the query: with both biases, both turned by RoPE, whose factor (YaRN's, squared) is in it. It is what meets
-    the softmax, so `attrs["sink"]`, the head's sink, is on the same scale: a lower score than that is hardly looked at.
-    `tokens` are the ids between which is looked, all unless given.
+    Args:
+        model: the model.
+        layer: the layer.
+        head: the head.
+        distance: how many tokens the key is before the query.
+        k: number of pairs.
+        tokens: token ids to consider as query and key; all unless given.
 
-    >>> found = wb.circuits.qk_circuit(model, 0, 0, distance=1, k=5)
-    >>> found["logit"].dims, bool((np.diff(found["logit"]) <= 0).all())
+    Returns:
+        Dataset (pair): `logit`, the score q · k / sqrt(d_head), with biases, RoPE and YaRN's squared factor; `query`
+        and `key` as ids, `query_text` and `key_text` as texts. This is the input of the softmax, so `attrs["sink"]`,
+        the head's sink logit, is on the same scale: a pair that scores below it gets little attention.
+
+    >>> qk = wb.circuits.qk_circuit(model, 0, 0, distance=1, k=5)
+    >>> qk["logit"].dims, bool((np.diff(qk["logit"]) <= 0).all())
     (('pair',), True)
 
-    Raises ArgumentError for a distance that the layer does not see, SelectionError if there is no such layer or head,
-    PromptError for an id that the model does not have.
+    Raises:
+        ArgumentError: the layer's attention does not reach this distance.
+        SelectionError: there is no such layer or head.
+        PromptError: the model does not have a token id.
     """
     c = model.config
     layer = resolve_layer(layer, c.n_layers)
-    head, ids = resolve_head(head, c.n_heads), chosen(model, tokens)
-    seen = c.window if c.is_sliding(layer) else c.n_ctx
-    if not 0 <= distance < seen:
-        raise ArgumentError(f"distance must be between 0 and {seen - 1} in layer {layer}, got {distance}.")
+    head, ids = resolve_head(head, c.n_heads), select_tokens(model, tokens)
+    reach = c.window if c.is_sliding(layer) else c.n_ctx
+    if not 0 <= distance < reach:
+        raise ArgumentError(f"distance must be between 0 and {reach - 1} in layer {layer}, got {distance}.")
     query, key = (part(model, layer, head, ids) for part in (_queries, _keys))
-    logit, q, k_ = largest_pairs(_turned(model, query, distance), _turned(model, key, 0), k, "QK circuit")
+    logit, query_index, key_index = largest_pairs(
+        _rotated(model, query, distance), _rotated(model, key, 0), k, "QK circuit"
+    )
     block = model.weights.blocks[layer]
     attrs = {
         "units": "logits",
@@ -127,35 +164,39 @@ def qk_circuit(
         "n_tokens": len(ids),
         "sink": float(block.sinks[head]),
     }
-    return xr.Dataset(_pairs(model, ids, {"query": q, "key": k_}, logit), {"pair": np.arange(len(logit))}, attrs)
+    return xr.Dataset(
+        _pairs(model, ids, {"query": query_index, "key": key_index}, logit), {"pair": np.arange(len(logit))}, attrs
+    )
 
 
 @torch.inference_mode()
 def qk_distance(
     model: Model, distances: Sequence[int] = range(64), *, tokens: Sequence[int] | None = None
 ) -> xr.DataArray:
-    """How each head's scores depend on the distance alone: their mean over all pairs of tokens (layer head distance).
+    """How attention scores depend on distance alone: the mean score over all token pairs (layer head distance).
 
-    In logits, as `qk_circuit` gives them, and NaN where a sliding layer sees nothing. A head that looks one token back
-    whatever it reads has its peak at 1. The sink of each head is a coordinate, on the same scale.
+    In logits, as in `qk_circuit`; NaN beyond the window of a sliding layer. A head that attends to the previous token
+    whatever the tokens are has its peak at 1. The coordinate `sink` (layer head) is the sink logit, on the same scale.
 
-    >>> found = wb.circuits.qk_distance(model, range(20))
-    >>> found.dims, bool(np.isnan(found.sel(layer=0, distance=slice(model.config.window, None))).all())
+    >>> scores = wb.circuits.qk_distance(model, range(20))
+    >>> scores.dims, bool(np.isnan(scores.sel(layer=0, distance=slice(model.config.window, None))).all())
     (('layer', 'head', 'distance'), True)
 
-    Raises ArgumentError for a negative distance, PromptError for an id that the model does not have.
+    Raises ArgumentError for no distance or a negative one, PromptError for an id that the model does not have.
     """
-    c, ids = model.config, chosen(model, tokens)
+    c, ids = model.config, select_tokens(model, tokens)
     if not len(distances) or min(distances) < 0:
-        raise ArgumentError(f"distances must be at least one number, none below 0, got {list(distances)[:5]}.")
+        raise ArgumentError(f"distances must be at least one number, all at least 0, got {list(distances)[:5]}.")
     values = np.full((c.n_layers, c.n_heads, len(distances)), np.nan)
     for layer in range(c.n_layers):
-        seen = [i for i, distance in enumerate(distances) if not c.is_sliding(layer) or distance < c.window]
+        reachable = [i for i, distance in enumerate(distances) if not c.is_sliding(layer) or distance < c.window]
         for head in range(c.n_heads):
-            # the mean over all pairs is the product of the means, for a score is linear in both
+            # a score is linear in query and in key, so its mean over all pairs is the score of the means
             query, key = (part(model, layer, head, ids).mean(0, keepdim=True) for part in (_queries, _keys))
-            there = torch.cat([_turned(model, query, distances[i]) for i in seen]) if seen else query[:0]
-            values[layer, head, seen] = (there @ _turned(model, key, 0).T)[:, 0].double().cpu()
+            rotated_queries = (
+                torch.cat([_rotated(model, query, distances[i]) for i in reachable]) if reachable else query[:0]
+            )
+            values[layer, head, reachable] = (rotated_queries @ _rotated(model, key, 0).T)[:, 0].double().cpu()
     sinks = torch.stack([block.sinks for block in model.weights.blocks]).double().cpu().numpy()
     coords = {
         "layer": np.arange(c.n_layers),
@@ -167,38 +208,38 @@ def qk_distance(
     return xr.DataArray(values, coords, ("layer", "head", "distance"), attrs=attrs)
 
 
-def _of(head: int, d_head: int) -> slice:
-    """Where a head's numbers lie."""
+def _head_rows(head: int, d_head: int) -> slice:
+    """The slice of a head's rows."""
     return slice(head * d_head, (head + 1) * d_head)
 
 
 def _queries(model: Model, layer: int, head: int, ids: Tensor) -> Tensor:
     """The query of each token (token d_head), divided by sqrt(d_head), before RoPE."""
-    block, rows = model.weights.blocks[layer], _of(head, model.config.d_head)
-    q = reading(model, ids, block.ln1, block.whole("w_q")[rows])
+    block, rows = model.weights.blocks[layer], _head_rows(head, model.config.d_head)
+    q = read_embeddings(model, ids, block.ln1, block.whole("w_q")[rows])
     return (q + block.b_q[rows].to(q.dtype)) * model.config.d_head**-0.5
 
 
 def _keys(model: Model, layer: int, head: int, ids: Tensor) -> Tensor:
     """The key of each token (token d_head), before RoPE."""
     block, c = model.weights.blocks[layer], model.config
-    rows = _of(head // (c.n_heads // c.n_kv_heads), c.d_head)
-    k = reading(model, ids, block.ln1, block.whole("w_k")[rows])
+    rows = _head_rows(head // (c.n_heads // c.n_kv_heads), c.d_head)
+    k = read_embeddings(model, ids, block.ln1, block.whole("w_k")[rows])
     return k + block.b_k[rows].to(k.dtype)
 
 
-def _turned(model: Model, x: Tensor, position: int) -> Tensor:
-    """As RoPE leaves it at a position; what two tokens have of each other depends on the difference alone."""
+def _rotated(model: Model, x: Tensor, position: int) -> Tensor:
+    """x after RoPE at a position. Scores depend only on the difference of two positions."""
     cos, sin = rope_table(model.config, position, position + 1, x)
     return rotate(x, cos[0], sin[0])
 
 
-def _ids(ids: Tensor, places: Tensor) -> np.ndarray:
-    return ids[places.cpu()].numpy()
+def _take_ids(ids: Tensor, indices: Tensor) -> np.ndarray:
+    return ids[indices.cpu()].numpy()
 
 
 def _pairs(model: Model, ids: Tensor, ends: dict[str, Tensor], logit: Tensor) -> dict:
-    named = {name: _ids(ids, places) for name, places in ends.items()}
+    named = {name: _take_ids(ids, indices) for name, indices in ends.items()}
     data = {name: ("pair", token) for name, token in named.items()}
-    data |= {f"{name}_text": ("pair", texts(model, token)) for name, token in named.items()}
+    data |= {f"{name}_text": ("pair", token_texts(model, token)) for name, token in named.items()}
     return data | {"logit": ("pair", logit.double().cpu().numpy())}

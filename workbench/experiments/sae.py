@@ -1,13 +1,13 @@
-"""Sparse autoencoders: a trace in their features, edits by feature, and what a reconstruction costs the model.
+"""Sparse autoencoders: the features of a trace, edits by feature, and how much the reconstruction costs the model.
 
 With
 
     a = activation((n(x) - b_dec) @ W_enc + b_enc)      x' = n⁻¹(a @ W_dec + b_dec)
 
-n is nothing, a layer norm or a scaling to length √d_model; the activation is ReLU, JumpReLU (a feature below its
-threshold is 0) or TopK. BatchTopK chooses among the features of a whole batch while it is trained; in use it is the
-JumpReLU whose threshold training left, so that a token's features do not hang on the texts beside it.
-Knows no file formats: those of other libraries are read by `interop/sae_formats.py`.
+n is the identity, a layer norm, or a scaling to length √d_model. The activation is ReLU, JumpReLU (a feature below its
+threshold is 0) or TopK. BatchTopK selects among the features of a whole batch during training. At inference it is the
+JumpReLU with the threshold learned in training, so that a token's features do not depend on other texts in the batch.
+This module is independent of file formats; `interop/sae_formats.py` reads those of other libraries.
 """
 
 import re
@@ -30,10 +30,10 @@ if TYPE_CHECKING:
     from workbench.model.model import Model
 
 NORMS = ("none", "layer_norm", "constant_norm_rescale")
-MAX_ELEMENTS_PER_PASS = 1 << 24  # features computed at a time, at most
+MAX_ELEMENTS_PER_PASS = 1 << 24  # feature activations in memory at a time
 EPS = 1e-5
 
-_ELSEWHERE = (  # what others call a place where d_model numbers pass; {0} is the layer
+_FOREIGN_NAMES = (  # other libraries' names of sites with d_model values per position; {0} is the layer
     (r"(?:model\.)?layers\.(\d+)", "blocks.{0}.hook_resid_post"),
     (r"(?:model\.)?layers\.(\d+)\.self_attn", "blocks.{0}.hook_attn_out"),
     (r"(?:model\.)?layers\.(\d+)\.mlp", "blocks.{0}.hook_mlp_out"),
@@ -45,41 +45,57 @@ _ELSEWHERE = (  # what others call a place where d_model numbers pass; {0} is th
 
 
 def site_of(name: str) -> str:
-    """The hook point that a site of somebody else's is: TransformerLens's name, a module of transformers, a source of
-    Neuronpedia, a folder of the published SAEs.
+    """The hook point for a site name of another library.
+
+    Accepted are TransformerLens hook names, transformers module names, Neuronpedia sources, and folders of published
+    SAEs.
 
     >>> site_of("model.layers.3"), site_of("resid_post_layer_7_trainer_0"), site_of("11-resid-post-aa")
     ('blocks.3.hook_resid_post', 'blocks.7.hook_resid_post', 'blocks.11.hook_resid_post')
 
-    Raises HookNameError for a name that is none of these, and for a place where not d_model numbers a position pass.
+    Raises HookNameError for an unknown name, and for a site without d_model values per position.
     """
-    for pattern, ours in _ELSEWHERE:
-        if found := re.fullmatch(pattern, name):
-            return ours.format(int(found[1]))
+    for pattern, hook_point in _FOREIGN_NAMES:
+        if match := re.fullmatch(pattern, name):
+            return hook_point.format(int(match[1]))
     if hooks.axes(name) != ("pos", "d_model") or "*" in name:
         raise HookNameError(
-            f"{name!r} holds {' '.join(hooks.axes(name))}. An SAE here reads d_model numbers a position of one layer, "
-            f"as at 'blocks.3.hook_resid_post'."
+            f"site {name!r} has the axes {' '.join(hooks.axes(name))}; an SAE needs d_model values per position of one "
+            f"layer, as at 'blocks.3.hook_resid_post'"
         )
     return name
 
 
 class SAE:
-    """A sparse autoencoder: `d_sae` features for the `d_model` numbers a position at one `site`, in float32.
+    """A sparse autoencoder: `d_sae` features of the `d_model` values per position at one `site`, in float32.
 
-    `W_enc` (d_model feature), `b_enc` (feature), `W_dec` (feature d_model), `b_dec` (d_model), `threshold` (feature, or
-    None); `k` features at most, or None; `digest` of all that decides what it gives. `model.edit(sae.site, …)` takes
-    `sae.splice()`, `sae.ablate(7)` and `sae.steer(7, 4.0)`.
+    Attributes: `W_enc` (d_model feature), `b_enc` (feature), `W_dec` (feature d_model), `b_dec` (d_model), `threshold`
+    (feature, or None), `k` (the most active features per position, or None), and `digest`, a hash of all that
+    determines its outputs. `model.edit(sae.site, …)` accepts `sae.splice()`, `sae.ablate(7)` and `sae.steer(7, 4.0)`.
+
+    Args:
+        site: a hook point with d_model values per position, or another library's name for it (see `site_of`).
+        W_enc: the encoder, (d_model feature).
+        b_enc: the encoder's bias, (feature); 0 unless given.
+        W_dec: the decoder, (feature d_model).
+        b_dec: the decoder's bias, (d_model); 0 unless given.
+        threshold: of a JumpReLU, (feature) or one number.
+        k: of a TopK.
+        subtracts: whether b_dec is subtracted from the input before encoding.
+        rescaled: whether activations are in units of the norm of the feature's decoder row.
+        norm: of the input: "none", "layer_norm" or "constant_norm_rescale".
 
     >>> import torch
     >>> SAE("blocks.2.hook_resid_post", torch.ones(128, 512), W_dec=torch.ones(512, 128), k=3)
     <SAE 512 features of blocks.2.hook_resid_post, 128 wide, top 3>
 
-    Raises CheckpointError if the shapes do not fit each other or a number is not finite, HookNameError for the site.
+    Raises:
+        CheckpointError: the shapes do not match, a value is not finite, or `norm` or `k` is not allowed.
+        HookNameError: the site is not suitable.
     """
 
-    # Tensors lie outside __dict__: an edit is told from another by what is in it (`edits.fingerprint`), and there
-    # the digest stands for them, so that gigabytes are hashed once and not in every run.
+    # Tensors are slots, outside __dict__: `edits.fingerprint` hashes the __dict__ of an edit, where the digest
+    # represents them, so that gigabytes are hashed once and not in every run.
     __slots__ = ("W_dec", "W_enc", "__dict__", "b_dec", "b_enc", "threshold")
 
     def __init__(
@@ -102,10 +118,12 @@ class SAE:
 
         self.site = site_of(site)
         self.k, self.norm = k, norm
-        self.subtracts = subtracts  # b_dec is taken from what is read
-        self.rescaled = rescaled  # features are in units of their decoder row's length
+        self.subtracts = subtracts  # b_dec is subtracted from the input
+        self.rescaled = rescaled  # activations are in units of the decoder row's norm
         if W_enc.ndim != 2 or W_dec.shape != W_enc.shape[::-1]:
-            raise CheckpointError(f"W_enc is {list(W_enc.shape)} and W_dec {list(W_dec.shape)}: they do not fit")
+            raise CheckpointError(
+                f"W_enc is {list(W_enc.shape)}, so W_dec must be {list(W_enc.shape[::-1])}, got {list(W_dec.shape)}"
+            )
         self.d_model, self.d_sae = W_enc.shape
         zero = W_enc.new_zeros(1)
         vectors = {
@@ -115,32 +133,36 @@ class SAE:
         }
         for name, (vector, width) in vectors.items():
             if vector.numel() != 1 and vector.shape != (width,):
-                raise CheckpointError(f"{name} is {list(vector.shape)}; with these matrices it is [{width}]")
-        self.W_enc, self.W_dec = W_enc.float(), W_dec.float().contiguous()  # rows of W_dec are read one by one
-        self.b_enc, self.b_dec, limits = (v.float().to(W_enc.device).expand(n) for v, n in vectors.values())
-        self.threshold = None if threshold is None else limits
-        every = {
+                raise CheckpointError(
+                    f"{name} must have the shape [{width}] with these matrices, got {list(vector.shape)}"
+                )
+        self.W_enc, self.W_dec = W_enc.float(), W_dec.float().contiguous()  # rows of W_dec are gathered
+        self.b_enc, self.b_dec, threshold_vector = (v.float().to(W_enc.device).expand(n) for v, n in vectors.values())
+        self.threshold = None if threshold is None else threshold_vector
+        tensors = {
             "W_enc": self.W_enc,
             "W_dec": self.W_dec,
             "b_enc": self.b_enc,
             "b_dec": self.b_dec,
-            "threshold": limits,
+            "threshold": threshold_vector,
         }
-        bad = [name for name, tensor in every.items() if not bool(tensor.isfinite().all())]
-        if bad:
-            raise CheckpointError(f"{bad[0]} holds NaN or infinity")
+        not_finite = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
+        if not_finite:
+            raise CheckpointError(f"{not_finite[0]} contains NaN or infinity")
         if norm not in NORMS:
-            raise CheckpointError(f"norm is one of {', '.join(NORMS)}, not {norm!r}")
+            raise CheckpointError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
         if k is not None and not 0 < k <= self.d_sae:
-            raise CheckpointError(f"{k} of {self.d_sae} features cannot be kept")
-        self.digest = fingerprint([every, threshold is None, k, subtracts, rescaled, norm])
+            raise CheckpointError(f"k must be between 1 and {self.d_sae}, got {k}")
+        self.digest = fingerprint([tensors, threshold is None, k, subtracts, rescaled, norm])
 
     def __repr__(self) -> str:
         kind = f"top {self.k}" if self.k else "relu" if self.threshold is None else "jumprelu"
         return f"<SAE {self.d_sae} features of {self.site}, {self.d_model} wide, {kind}>"
 
     def at(self, site: str) -> "SAE":
-        """The same autoencoder for another site: nothing is refused there that fits in width.
+        """The same autoencoder for another site of the same width.
+
+        Nothing checks that it was trained for that site.
 
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> sae.at("blocks.3.hook_resid_post").site
@@ -153,7 +175,7 @@ class SAE:
         return other
 
     def encode(self, x: "Tensor") -> "Tensor":
-        """The features of x (… d_model): … feature, 0 where one is silent.
+        """Feature activations of x: (… d_model) to (… feature); 0 where a feature is inactive.
 
         >>> import torch
         >>> sae = identity("blocks.2.hook_resid_post", 128)
@@ -170,29 +192,30 @@ class SAE:
         return pre.relu() if self.threshold is None else pre.relu() * (pre > self.threshold)
 
     def decode(self, features: "Tensor", x: "Tensor | None" = None) -> "Tensor":
-        """What features (… feature) stand for: … d_model. `x`, which they were read from, gives back the scale that a
-        norm took; without a norm it is not needed.
+        """The reconstruction from feature activations: (… feature) to (… d_model).
+
+        `x` is the encoded input. It is needed only with a norm, whose scale and shift it restores.
 
         >>> import torch
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> x = torch.tensor(trace["resid_post", 2])
-        >>> bool((sae.decode(sae.encode(x)) == x).all())  # this one keeps every number, and minus it
+        >>> bool((sae.decode(sae.encode(x)) == x).all())  # `identity` has a feature for each value and its negative
         True
         """
-        made = self.written(features) + self.b_dec
+        reconstructed = self.decode_linear(features) + self.b_dec
         if self.norm == "none":
-            return made
+            return reconstructed
         if x is None:
-            raise ArgumentError(f"this SAE normalizes its input by {self.norm}: give decode the x that was encoded.")
+            raise ArgumentError(f"this SAE normalizes its input ({self.norm}): give decode the x that was encoded")
         _, scale, shift = self._normed(x)
-        return made * scale + shift
+        return reconstructed * scale + shift
 
-    def written(self, features: "Tensor") -> "Tensor":
-        """The rows of W_dec that features (… feature) add up to, before bias and scale: … d_model.
+    def decode_linear(self, features: "Tensor") -> "Tensor":
+        """The decoder rows weighted by feature activations, before bias and scale: (… feature) to (… d_model).
 
         >>> import torch
         >>> sae = identity("blocks.2.hook_resid_post", 128)
-        >>> float(sae.written(2 * torch.eye(256)[7]).sum())
+        >>> float(sae.decode_linear(2 * torch.eye(256)[7]).sum())
         2.0
         """
         from torch.nn.functional import embedding_bag
@@ -204,21 +227,21 @@ class SAE:
         counts = active.sum(-1)
         if int(counts.sum()) * 16 > flat.numel():
             return features @ self.W_dec
-        row, number = active.nonzero(as_tuple=True)  # few of many: their rows are read, and no others
+        row, number = active.nonzero(as_tuple=True)  # few are active: gather only their rows
         bags = {"offsets": counts.cumsum(0) - counts, "mode": "sum", "per_sample_weights": flat[row, number]}
         return embedding_bag(number, self.W_dec, **bags).reshape(*features.shape[:-1], self.d_model)
 
     def _lengths(self) -> "Tensor":
-        return self.W_dec.norm(dim=-1).clamp(min=1e-30)  # a row of zeros writes nothing, and is no reason for a NaN
+        return self.W_dec.norm(dim=-1).clamp(min=1e-30)  # avoids NaN for a row of zeros
 
     def scale(self, x: "Tensor") -> Any:
-        """What a norm divides x by, on its way in: 1 where there is none."""
+        """The scale by which the norm divides x; 1 without a norm."""
         return self._normed(x)[1]
 
     def _normed(self, x: "Tensor") -> tuple["Tensor", Any, Any]:
-        """What is read of x, and the scale and shift that it lost."""
+        """The normalized input, and the scale and shift that were removed."""
         x = x.to(self.W_enc)
-        if self.norm == "layer_norm":  # SAELens's: std with n - 1, eps outside of the root
+        if self.norm == "layer_norm":  # as in SAELens: std with n - 1, eps outside the root
             shift = x.mean(-1, keepdim=True)
             scale = (x - shift).std(-1, keepdim=True)
             return (x - shift) / (scale + EPS), scale, shift
@@ -230,9 +253,10 @@ class SAE:
     # Edits: for model.edit(sae.site, …).
 
     def splice(self, *, error: bool = False) -> "Splice":
-        """An edit that puts the reconstruction in the place of the value: what is lost then, the SAE does not hold.
+        """An edit that replaces the value by its reconstruction, so that the reconstruction error is lost.
 
-        With `error`, what the reconstruction misses is added again: no number changes, and the features may be edited.
+        With `error`, the reconstruction error is added back. The value is then unchanged, and single features can be
+        edited.
 
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> with model.edit(sae.site, sae.splice(error=True)): same = model.trace(trace)
@@ -242,51 +266,51 @@ class SAE:
         return Splice(self, error)
 
     def ablate(self, feature: int | Sequence[int]) -> "Clamp":
-        """An edit that silences features: what they wrote is taken out, all else stays, the reconstruction's error too.
+        """An edit that sets features to 0 and leaves everything else, the reconstruction error included.
 
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> with model.edit(sae.site, sae.ablate([7, 200])): without = model.trace(trace)
 
-        Raises SelectionError for a feature that there is not.
+        Raises SelectionError for a feature that does not exist.
         """
         return self.steer(feature, 0.0)
 
     def steer(self, feature: int | Sequence[int], value: float) -> "Clamp":
-        """An edit that sets features to `value` at every position, and leaves all else; see also `direction`.
+        """An edit that sets features to `value` at every position and leaves everything else; see also `direction`.
 
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> with model.edit(sae.site, sae.steer(7, 4.0), positions=slice(20, None)): pushed = model.trace(trace)
 
-        Raises SelectionError for a feature that there is not, EditError for none and for a value that is not finite.
+        Raises SelectionError for a feature that does not exist, EditError for no feature or a value that is not finite.
         """
-        several = [feature] if np.ndim(feature) == 0 else feature
-        wanted = tuple(check_index("feature", each, self.d_sae) for each in several)  # pyright: ignore[reportGeneralTypeIssues]
-        if not wanted:
-            raise EditError("feature is empty: give at least one feature.")
+        feature_list = [feature] if np.ndim(feature) == 0 else feature
+        feature_ids = tuple(check_index("feature", each, self.d_sae) for each in feature_list)  # pyright: ignore[reportGeneralTypeIssues]
+        if not feature_ids:
+            raise EditError("feature is empty; give at least one feature")
         if not np.isfinite(value):
-            raise EditError(f"a feature is set to a finite value, not {value}")
-        return Clamp(self, wanted, float(value))
+            raise EditError(f"value must be finite, got {value}")
+        return Clamp(self, feature_ids, float(value))
 
     def direction(self, feature: int) -> np.ndarray:
-        """What one unit of a feature writes (d_model): for `wb.steer(sae.direction(7), 4.0)`, which adds to it.
+        """What one unit of a feature adds to the value (d_model): for `wb.steer(sae.direction(7), 4.0)`.
 
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> sae.direction(7).shape
         (128,)
 
-        Raises SelectionError for a feature that there is not.
+        Raises SelectionError for a feature that does not exist.
         """
         [feature] = self.ablate(feature).features
         row = self.W_dec[feature]
         return (row / row.norm() if self.rescaled else row).cpu().numpy()
 
     def rows(self, x: "Tensor") -> Iterator["Tensor"]:
-        """x (… d_model) in parts of few enough rows that their features fit the memory."""
+        """x (… d_model) in chunks of rows whose feature activations fit into memory."""
         return iter(x.reshape(-1, x.shape[-1]).split(max(1, MAX_ELEMENTS_PER_PASS // self.d_sae)))
 
 
 def identity(site: str, d_model: int) -> SAE:
-    """An SAE that loses nothing: every number is one feature, and its opposite another. To try things with.
+    """A lossless SAE for tests: two features per value of the input, for its positive and its negative part.
 
     >>> identity("blocks.2.hook_resid_post", 128)
     <SAE 256 features of blocks.2.hook_resid_post, 128 wide, relu>
@@ -305,7 +329,7 @@ class Splice:
     error: bool
 
     def __call__(self, x: "Tensor", hook) -> "Tensor":
-        return _through(self.sae, x, hook, lambda features: features, self.error)
+        return _edit_features(self.sae, x, hook, lambda features: features, self.error)
 
 
 @dataclass(frozen=True)
@@ -322,87 +346,93 @@ class Clamp:
         def change(features: "Tensor") -> "Tensor":
             return features.index_fill(-1, torch.tensor(self.features, device=features.device), self.value)
 
-        return _through(self.sae, x, hook, change, True)
+        return _edit_features(self.sae, x, hook, change, True)
 
 
-def _through(sae: SAE, x: "Tensor", hook, change: Callable[["Tensor"], "Tensor"], error: bool) -> "Tensor":
-    """The value with its features changed. The error term is never formed: x and what the change of features writes
-    are the same sum, and where no feature changes it is x to the last bit.
+def _edit_features(sae: SAE, x: "Tensor", hook, change: Callable[["Tensor"], "Tensor"], error: bool) -> "Tensor":
+    """The value with its features changed.
+
+    With `error`, the change of the features is decoded and added to x, which equals reconstruction plus error. Where
+    no feature changes, the result is x to the last bit.
     """
     import torch
 
     if hook.name != sae.site:
         raise EditError(
-            f"this SAE reads {sae.site!r} and was put at {hook.name!r}; sae.at({hook.name!r}) if that is meant"
+            f"this SAE is for {sae.site!r} and was put at {hook.name!r}; use sae.at({hook.name!r}) if that is intended"
         )
     if x.shape[-1] != sae.d_model:
-        raise EditError(f"{hook.name!r} has {x.shape[-1]} numbers a position; the SAE reads {sae.d_model}")
-    made = []
+        raise EditError(f"{hook.name!r} has {x.shape[-1]} values per position; the SAE needs {sae.d_model}")
+    chunks = []
     for part in sae.rows(x):
         features = sae.encode(part)
         changed = change(features)
         if error:
-            new = part.to(features) + sae.written(changed - features) * sae.scale(part)
+            new = part.to(features) + sae.decode_linear(changed - features) * sae.scale(part)
         else:
             new = sae.decode(changed, part)
-        made.append(new.to(x))
-    return torch.cat(made).reshape(x.shape)
+        chunks.append(new.to(x))
+    return torch.cat(chunks).reshape(x.shape)
 
 
 def features(trace: Trace, sae: SAE) -> xr.DataArray:
-    """Which features fire where, and how strongly (activation): one row for each that is not 0.
+    """Which features are active where, and how strongly: one row for each nonzero activation (activation).
 
-    The coordinates `pos` and `feature` say which; positions in order, the strongest feature of each first.
+    The coordinates `pos` and `feature` say which. Positions are in order, the strongest feature of each first.
 
     >>> sae = identity("blocks.2.hook_resid_post", 128)
-    >>> found = features(trace, sae)
-    >>> found.dims, int((found["pos"] == 9).sum())  # features that fire at position 9
+    >>> active = features(trace, sae)
+    >>> active.dims, int((active["pos"] == 9).sum())  # number of active features at position 9
     (('activation',), 128)
 
-    Raises NotRecorded if the trace does not hold the site, CheckpointError if it is of another width.
+    Raises NotRecorded if the trace does not hold the site, CheckpointError if it has another width.
     """
-    value, pos, number = [], [], []
+    values, pos, feature_ids = [], [], []
     for start, part in _parts(trace, sae):
         active = sae.encode(part).cpu().numpy()
-        at, which = active.nonzero()
-        order = np.lexsort((which, -active[at, which], at))
-        value.append(active[at, which][order])
-        pos.append(start + at[order])
-        number.append(which[order])
-    coords = {"pos": ("activation", np.concatenate(pos)), "feature": ("activation", np.concatenate(number))}
+        rows, columns = active.nonzero()
+        order = np.lexsort((columns, -active[rows, columns], rows))
+        values.append(active[rows, columns][order])
+        pos.append(start + rows[order])
+        feature_ids.append(columns[order])
+    coords = {"pos": ("activation", np.concatenate(pos)), "feature": ("activation", np.concatenate(feature_ids))}
     attrs = _about(sae) | {"long_name": "feature activation", "n": len(trace)}
-    return xr.DataArray(np.concatenate(value), coords, ("activation",), attrs=attrs)
+    return xr.DataArray(np.concatenate(values), coords, ("activation",), attrs=attrs)
 
 
 def reconstruction(trace: Trace, sae: SAE) -> xr.Dataset:
-    """How much of a trace an SAE holds, token by token (pos).
+    """How well an SAE reconstructs a trace, for each token (pos).
 
-    `fvu`, the fraction of variance unexplained: the squared error over the squared distance from the mean of all
-    positions; `cosine` of value and reconstruction; `l0`, how many features fire; `norm` and `error`, the lengths of
-    the value and of what is missing. `attrs["fvu"]` is that of all tokens, summed before it is divided. The first token
-    of a text can be hundreds of times as long as the others and decide such a sum: look at both.
+    Returns a Dataset over (pos):
+    `fvu`, fraction of variance unexplained: squared error over the squared distance from the mean of all positions;
+    `cosine` of value and reconstruction;
+    `l0`, the number of active features;
+    `norm` and `error`, the lengths of the value and of the reconstruction error.
+    `attrs["fvu"]` is that of all tokens, with sums taken before dividing. The first token of a text can be hundreds of
+    times as long as the others and dominate this sum, so look at both. A small error does not show that the model works
+    as well with the reconstruction: see `splice_cost`.
 
     >>> sae = identity("blocks.2.hook_resid_post", 128)
-    >>> held = reconstruction(trace, sae)
-    >>> held.attrs["fvu"], int(held["l0"].max())
+    >>> quality = reconstruction(trace, sae)
+    >>> quality.attrs["fvu"], int(quality["l0"].max())
     (0.0, 128)
 
-    Raises NotRecorded if the trace does not hold the site, CheckpointError if it is of another width.
+    Raises NotRecorded if the trace does not hold the site, CheckpointError if it has another width.
     """
     x = np.asarray(_values(trace, sae), np.float64)
-    made, l0 = [], []
+    chunks, l0 = [], []
     for _, part in _parts(trace, sae):
         active = sae.encode(part)
         l0.append((active != 0).sum(-1).cpu().numpy())
-        made.append(sae.decode(active, part).double().cpu().numpy())
-    again = np.concatenate(made)
-    error, spread = ((x - y) ** 2 for y in (again, x.mean(0)))
+        chunks.append(sae.decode(active, part).double().cpu().numpy())
+    reconstructed = np.concatenate(chunks)
+    error, spread = ((x - y) ** 2 for y in (reconstructed, x.mean(0)))
     error, spread = error.sum(-1), spread.sum(-1)
     norm = np.linalg.norm(x, axis=-1)
     with np.errstate(divide="ignore", invalid="ignore"):
         data = {
             "fvu": error / spread,
-            "cosine": (x * again).sum(-1) / norm / np.linalg.norm(again, axis=-1),
+            "cosine": (x * reconstructed).sum(-1) / norm / np.linalg.norm(reconstructed, axis=-1),
             "l0": np.concatenate(l0),
             "norm": norm,
             "error": np.sqrt(error),
@@ -412,35 +442,35 @@ def reconstruction(trace: Trace, sae: SAE) -> xr.Dataset:
 
 
 def splice_cost(model: "Model", trace: Trace, sae: SAE) -> xr.Dataset:
-    """What the model loses when it goes on from the reconstruction, without the error term (pos).
+    """How much predictions change when the model continues from the reconstruction, without the error term (pos).
 
-    `kl` is KL(as it was || spliced) of the predictions made at each position, in nats; `kl_zero` the same with zeros in
-    its place, for scale: 1 - kl.mean() / kl_zero.mean() is the share that is recovered.
+    `kl` is KL(unedited || spliced) of the prediction at each position, in nats. `kl_zero` is the baseline: the same
+    with zeros in place of the value. 1 - kl.mean() / kl_zero.mean() is the share recovered.
 
     >>> sae = identity("blocks.2.hook_resid_post", 128)
     >>> cost = splice_cost(model, trace, sae)
     >>> float(cost["kl"].max()), bool((cost["kl_zero"] > 0).all())
     (0.0, True)
 
-    Raises EditError if the model is of another width, HookNameError if it has not the site.
+    Raises EditError if the model has another width, HookNameError if it does not have the site.
     """
     import torch
 
     from workbench.experiments.cached_run import CachedRun, divergence
 
     n = model.config.n_layers
-    found = {}
+    kls = {}
     with model.interruptible() as flag, torch.inference_mode():
-        plain = CachedRun(model, trace.tokens).resid(n)
+        unedited = CachedRun(model, trace.tokens).resid(n)
         for name, fn in (("kl", sae.splice()), ("kl_zero", torch.zeros_like)):
             flag.check()
             with model.edit(sae.site, fn):
-                other = CachedRun(model, trace.tokens).resid(n)
-            found[name] = divergence(model, plain, other)[0].double().cpu().numpy()
-    made = xr.Dataset({k: ("pos", v) for k, v in found.items()}, {"pos": np.arange(len(trace))}, _about(sae))
-    for name in found:
-        made[name].attrs["units"] = "nats"
-    return made
+                edited = CachedRun(model, trace.tokens).resid(n)
+            kls[name] = divergence(model, unedited, edited)[0].double().cpu().numpy()
+    dataset = xr.Dataset({k: ("pos", v) for k, v in kls.items()}, {"pos": np.arange(len(trace))}, _about(sae))
+    for name in kls:
+        dataset[name].attrs["units"] = "nats"
+    return dataset
 
 
 def _about(sae: SAE) -> dict[str, Any]:
@@ -451,7 +481,7 @@ def _values(trace: Trace, sae: SAE) -> np.ndarray:
     x = trace[sae.site]
     if x.shape[-1] != sae.d_model:
         raise CheckpointError(
-            f"the SAE reads {sae.d_model} numbers a position and {sae.site!r} of this trace has {x.shape[-1]}: "
+            f"the SAE needs {sae.d_model} values per position and {sae.site!r} of this trace has {x.shape[-1]}; "
             f"it was trained on another model than {visible(trace.manifest.model['name'])}"
         )
     return x
