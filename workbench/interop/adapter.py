@@ -176,8 +176,8 @@ class ForeignSource:
             summaries += hooks.PRESETS["lens"]
         return dict.fromkeys([*shapes, *summaries])
 
-    def why_absent(self, word: str, wanted: Sequence[str]) -> str:
-        for name in (word, *map(hooks.point_of, wanted)):
+    def why_absent(self, item: str, names: Sequence[str]) -> str:
+        for name in (item, *map(hooks.point_of, names)):
             for key in (name, name.split("_")[0]):
                 if key in self.reasons:
                     return self.reasons[key]
@@ -192,7 +192,7 @@ class ForeignSource:
         word = DTYPES[str(dtype).removeprefix("torch.")] if dtype else "I32" if name.endswith("_ids") else "F32"
         return word, tuple(size[axis] for axis in axes)
 
-    def working_memory(self, n_pos: int, wanted: Sequence[str], chunk: int) -> int:
+    def working_memory(self, n_pos: int, names: Sequence[str], chunk: int) -> int:
         return self.attention_copies * self.config["n_heads"] * n_pos**2 * 4
 
 
