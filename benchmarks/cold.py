@@ -240,9 +240,9 @@ def start(args: argparse.Namespace, way: str, tokens: list[int]) -> dict:
     before = time.perf_counter()
     child = worker(args, way)
     reply = child("prefill", tokens=tokens)
-    took = time.perf_counter() - before
+    seconds = time.perf_counter() - before
     child.close()
-    return {"seconds": [took, 0.0], "disk": reply["disk"]}
+    return {"seconds": [seconds, 0.0], "disk": reply["disk"]}
 
 
 def worker(args: argparse.Namespace, way: str) -> Child:

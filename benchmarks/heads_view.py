@@ -3,9 +3,9 @@
     python -m benchmarks.heads_view                # 1,024 tokens with 64 heads; 16,384 tokens with 8
     python -m benchmarks.heads_view --rounds 9
 
-Queries and keys are synthetic, in gpt-oss's shape (d_head 64, 8 kv heads, windows of 128), fp32. "python" is the time of
-Python's answer alone, packed: the cost of the patterns. "switch" is measured in a real JupyterLab on the loopback, in
-Chromium without a GPU, from the key press until the requested head is on the screen, the kernel's answer included.
+Queries and keys are synthetic, in gpt-oss's shape (d_head 64, 8 kv heads, windows of 128), fp32. "python" is the time
+of Python's answer alone, packed: the cost of the patterns. "switch" is measured in a real JupyterLab on the loopback,
+in Chromium without a GPU, from the key press until the requested head is on the screen, the kernel's answer included.
 "cached" is switching back to a head that was shown before. Medians and p95 in ms.
 """
 

@@ -390,11 +390,12 @@ def peer_row(tool: str, mode: str) -> tuple[str, str]:
 
 
 def table(n: int, seconds_of: dict | None, growth_of: dict | None, bytes_of: dict | None) -> str:
+    """Figures of each row; ratios are to workbench's plain and recorded rows, and in memory to the same mode."""
     head = f"{n} tokens".ljust(27)
     if seconds_of:
-        head += "  time / workbench's      / its recorded         CPU / plain  / recorded"
+        head += f"{'  time / plain':21}{'  time / recorded':21}{'CPU / plain':>12}{'/ recorded':>12}"
     if growth_of:
-        head += "  peak memory  / workbench's, same mode    recorded"
+        head += f"{'peak memory':>13}{'ratio':>9}{'bytes recorded':>31}"
     lines = [head]
     for row in ROWS:
         line = " ".join(row).ljust(27)

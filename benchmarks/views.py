@@ -3,8 +3,8 @@
     python -m benchmarks.views                       # 4,096 and 16,384 tokens, 24 layers; 3 rounds
     python -m benchmarks.views --tokens 1024 --rounds 5 --json out.json
 
-A synthetic trace with every summary, in Chromium without a GPU, on the loopback. "paint" is from running a cell until its
-content is on the screen, the kernel's work included. "hover" is from a mouse move until the next picture, with four
+A synthetic trace with every summary, in Chromium without a GPU, on the loopback. "paint" is from running a cell until
+its content is on the screen, the kernel's work included. "hover" is from a mouse move until the next picture, with four
 linked views of the trace in four cells. Other tools draw the same numbers in the same notebook, in turn, if they are
 installed: plotly's FigureWidget the router margin (layer pos), circuitsvis the tokens. Times are medians, hover has p95
 too; a ratio is the median over the rounds of the peer's time / workbench's. "python CPU" is the kernel's time for a
