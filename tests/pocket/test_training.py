@@ -23,7 +23,7 @@ from workbench.pocket.train.experts import Experts
 from workbench.pocket.train.export import export, mxfp4
 from workbench.pocket.train.init import mimetic
 from workbench.pocket.train.model import SHAPE, Pocket
-from workbench.pocket.train.optimiser import adamw, muon, orthogonal
+from workbench.pocket.train.optimizer import adamw, muon, orthogonal
 from workbench.pocket.train.plan import Plan
 from workbench.pocket.train.run import train
 from workbench.pocket.train.shared import Shared

@@ -1,4 +1,4 @@
-"""Two controls that need no chain of thought: saying something again, and looking one thing up."""
+"""Two controls that need no chain of thought: copying a text, and a single look-up."""
 
 from dataclasses import dataclass
 from random import Random
@@ -10,7 +10,7 @@ from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, clos
 
 @dataclass(frozen=True)
 class Say(Facts):
-    """Names or digits to copy, no two alike. The analysis decides nothing."""
+    """Names or digits to copy, all different. The analysis has no effect on the answer."""
 
     words: str
 
@@ -51,7 +51,7 @@ class Say(Facts):
 
 @dataclass(frozen=True)
 class Look(Facts):
-    """Colours of people, one of which is asked: a single lookup."""
+    """Colors of people; the question is about one of them: a single look-up."""
 
     colors: tuple[tuple[str, str], ...]
     asked: str
