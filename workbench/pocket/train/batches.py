@@ -86,7 +86,7 @@ def batch(rendered: list[Rendered], rng: Random | None = None) -> Batch:
 
 
 def split(rendered: list[Rendered], tokens: int) -> list[list[Rendered]]:
-    """The conversations by length, in batches of at most `tokens` tokens with padding, or of one longer conversation."""
+    """The conversations by length, in batches of at most `tokens` tokens with padding (or one longer conversation)."""
     ordered = sorted(rendered, key=lambda r: len(r.ids))
     batches: list[list[Rendered]] = [[]]
     for r in ordered:
