@@ -22,7 +22,7 @@ from workbench.pocket.eval.generation import generate, groups_by_length, most_li
 from workbench.pocket.eval.routing import _channels, normalized_information, routing
 from workbench.pocket.eval.share import share
 from workbench.pocket.families import CHAINS, FAMILIES, make, slips
-from workbench.pocket.held_out import Slip
+from workbench.pocket.problems import Slip
 from workbench.pocket.rendering import call, final, prompt, render, result, thought
 from workbench.pocket.train.export import export
 from workbench.pocket.vocabulary import encode, str_tokens
@@ -123,9 +123,9 @@ def test_an_answer_counts_only_if_the_calculator_was_called():
 
 
 def test_accuracy_is_one_for_a_model_that_knows_the_answers(model, monkeypatch):
-    """A stand-in for the model that writes what training would have had it generate."""
+    """The model's generation is replaced by the reference solutions."""
 
-    def normalized_information(_, prompts, **__):
+    def reference_solutions(_, prompts, **__):
         texts = []
         for ids in prompts:
             text = "".join(str_tokens(ids))

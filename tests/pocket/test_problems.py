@@ -266,7 +266,7 @@ def test_controls_have_no_step_that_could_be_wrong(family):
 
 
 def test_unknown_families_and_lengths_are_refused():
-    with pytest.raises(PromptError, match="family must be one of variables, .*, got 'sums'"):
+    with pytest.raises(PromptError, match=r"family must be one of variables, .*, got 'sums'"):
         make("sums", Random(0))
     with pytest.raises(PromptError, match="length of hops must be between 1 and 8, or 9 for tests, got 10"):
         make("hops", Random(0), length=10)
