@@ -79,11 +79,11 @@ class Look(Facts):
         for i, (name, color) in enumerate(self.colors):
             q.add(self.SEPARATORS[wording.body] if i else "").add(f"{name} {color}", name)
         before, after = self.ENDINGS[wording.ending].split("{}")
-        return q.add("." + before).add(self.asked, "asked").add(after)
+        return q.add("." + before).add(self.asked, "target").add(after)
 
     def think(self, question: Question, slip: Slip | None = None) -> tuple[Step, ...]:
         color = dict(self.colors)[self.asked]
-        reads = (question.span("asked"), question.span(self.asked))
+        reads = (question.span("target"), question.span(self.asked))
         return closed([Step(f"Look: {self.asked} {color}", color, (), reads)])
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:

@@ -59,7 +59,7 @@ class Variables(Facts):
         for i, (name, meaning) in enumerate(zip(self.defined, self.meaning)):
             q.add(SEPARATORS[wording.body] if i else "").add(f"{name}={meaning}", name)
         before, after = ENDINGS[wording.ending].split("{}")
-        q.add("." + before).add(self.chain[-1], "asked").add(after)
+        q.add("." + before).add(self.chain[-1], "target").add(after)
         return q if self.note is None else q.add(f" Note {self.note}.", "note")
 
     def think(self, question: Question, slip: Slip | None = None) -> tuple[Step, ...]:
@@ -69,7 +69,7 @@ class Variables(Facts):
         for name in reversed(self.chain):
             plan[name] = len(steps)
             uses = (len(steps) - 1,) if steps else ()
-            reads = (question.span(name),) if steps else (question.span("asked"), question.span(name))
+            reads = (question.span(name),) if steps else (question.span("target"), question.span(name))
             steps.append(Step(f"{name}={means[name]}", means[name], uses, reads, "plan"))
         steps[-1] = ended(steps[-1])
         if self.note is not None:
