@@ -1,4 +1,4 @@
-"""The problems: their graphs, their spans, their answers, and what is never trained."""
+"""The problems: dependency graphs, spans, answers, and what is held out of training."""
 
 import re
 from collections.abc import Callable
@@ -25,7 +25,7 @@ def problems(draw, families=tuple(FAMILIES), split=None):
 
 @st.composite
 def slipped(draw, corrected: bool):
-    """A chain with one wrong step, and the same problem without."""
+    """A problem with a chain, and the same problem with one wrong step."""
     problem = draw(problems(CHAINS))
     possible = slips(problem, Random(draw(SEEDS)), corrected=corrected)
     slip = draw(st.sampled_from(possible or [None]))
@@ -33,20 +33,20 @@ def slipped(draw, corrected: bool):
 
 
 def first(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    assert found
-    return found[1]
+    match = re.search(pattern, text)
+    assert match
+    return match[1]
 
 
 def value_of_a_variable(q: str) -> str:
     known: dict[str, Any] = {"__builtins__": {}}
-    asked = first(r"(?:Find|What is|Give) ([a-z])", q)
-    left = dict(re.findall(r"([a-z])=([a-z0-9+*-]+)", q))
-    while asked not in known:
-        for name, meaning in left.items():
+    name_in_question = first(r"(?:Find|What is|Give) ([a-z])", q)
+    definitions = dict(re.findall(r"([a-z])=([a-z0-9+*-]+)", q))
+    while name_in_question not in known:
+        for name, meaning in definitions.items():
             if all(letter in known for letter in re.findall("[a-z]", meaning)):
                 known[name] = eval(meaning, known) % 10
-    return str(known[asked])
+    return str(known[name_in_question])
 
 
 def end_of_the_hops(q: str) -> str:
@@ -71,7 +71,7 @@ LIST_STEPS: dict[str, Callable[[list[str]], list[str]]] = {
     "flip": lambda row: [row[1], row[0], *row[2:]],
     "switch": lambda row: [*row[:-2], row[-1], row[-2]],
     "ends": lambda row: [row[-1], *row[1:-1], row[0]],
-    "lift": lambda row: [*row[2:3], *row[:2], *row[3:]],  # of two digits there is no third: they stay
+    "lift": lambda row: [*row[2:3], *row[:2], *row[3:]],  # two digits have no third, so they are unchanged
     "reverse": lambda row: row[::-1],
 }
 
@@ -97,7 +97,7 @@ def looked_up(q: str) -> str:
     return first(rf"{key} (\w+)[,;.]", q)
 
 
-def said_again(q: str) -> str:
+def copied_text(q: str) -> str:
     return first(r"(?:Say|Repeat|Copy) (.*?)\.", q)
 
 
@@ -109,17 +109,17 @@ SOLVE: dict[str, Callable[[str], str]] = {
     "swaps": last_holder,
     "lists": changed_list,
     "look": looked_up,
-    "say": said_again,
+    "say": copied_text,
 }
 
 
 def solved(problem: Problem) -> str:
-    """The answer, from the question's text alone and by other means than the families'."""
+    """The answer, computed from the question's text alone, independently of the families' code."""
     return SOLVE[problem.family](problem.question)
 
 
 def check_graph(problem: Problem):
-    """Uses point backwards, and every step follows from what it uses and reads."""
+    """Checks that steps use only earlier steps, and that each value follows from what the step uses and reads."""
     question, steps = problem.question, problem.steps
     for number, step in enumerate(steps):
         assert all(0 <= used < number for used in step.uses)
@@ -161,7 +161,7 @@ def test_a_corrected_slip_changes_neither_graph_nor_answer(pair):
 
 
 def _renumbered(problem: Problem, at: int):
-    """The steps of a problem as they would be numbered if one came before the step after `at`."""
+    """The steps of a problem, renumbered for a step inserted after `at`."""
     from dataclasses import replace
 
     steps = [replace(s, uses=tuple(u + (u >= at) for u in s.uses)) for s in problem.steps]
@@ -170,7 +170,7 @@ def _renumbered(problem: Problem, at: int):
 
 @given(slipped(corrected=False))
 @settings(max_examples=120, deadline=None)
-def test_what_follows_an_uncorrected_slip_follows_from_the_wrong_value(pair):
+def test_steps_after_an_uncorrected_slip_follow_from_the_wrong_value(pair):
     problem, wrong = pair
     check_graph(wrong)
     if wrong.slip:
@@ -212,19 +212,19 @@ def test_a_problem_is_in_one_split_in_all_its_wordings(problem, trained):
 
 @given(SEEDS, st.floats(0, 1))
 @settings(max_examples=120, deadline=None)
-def test_training_never_sees_a_test_problem_a_test_wording_or_a_test_length(seed, progress):
+def test_training_never_includes_a_test_problem_a_test_wording_or_a_test_length(seed, progress):
     problem, _ = draw(Random(seed), progress)
     kind = FAMILIES[problem.family]
     assert problem.split == "train" and problem.wording.trained
     assert kind.shortest <= problem.length <= kind.longest
 
 
-def test_tests_never_see_what_was_trained():
+def test_test_problems_are_disjoint_from_training_problems():
     trained = {p.facts for p, _ in (draw(Random(seed), 0.5) for seed in range(2000))}
     for family in FAMILIES:
-        asked = [make(family, Random(seed), split="test", wording=None) for seed in range(30)]
-        assert not trained & {p.facts for p in asked}
-        assert not any(p.wording.trained for p in asked)
+        held_out = [make(family, Random(seed), split="test", wording=None) for seed in range(30)]
+        assert not trained & {p.facts for p in held_out}
+        assert not any(p.wording.trained for p in held_out)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -234,12 +234,12 @@ def test_every_part_of_a_held_out_wording_is_trained(family):
     for part in ("opening", "body", "ending"):
         assert {getattr(w, part) for w in new} <= {getattr(w, part) for w in known}
     texts = {Problem(make(family, Random(0)).facts, w).question for w in [*known, *new]}
-    assert len(texts) == len(known) + len(new), "two wordings say the same"
+    assert len(texts) == len(known) + len(new), "two wordings are equal"
 
 
 @given(st.sampled_from(tuple(FAMILIES)), SEEDS)
 @settings(max_examples=120, deadline=None)
-def test_a_problem_has_the_length_that_was_asked_for(family, seed):
+def test_a_problem_has_the_requested_length(family, seed):
     kind = FAMILIES[family]
     length = Random(seed).randint(kind.shortest, kind.longest + 1)
     problem = make(family, Random(seed), length=length)
@@ -265,10 +265,10 @@ def test_controls_have_no_step_that_could_be_wrong(family):
     assert not slips(make(family, Random(1)), Random(1))
 
 
-def test_what_does_not_exist_is_refused():
-    with pytest.raises(PromptError, match="no family 'sums': choose one of variables"):
+def test_unknown_families_and_lengths_are_refused():
+    with pytest.raises(PromptError, match=r"family must be one of variables, .*, got 'sums'"):
         make("sums", Random(0))
-    with pytest.raises(PromptError, match="hops has lengths 1 to 8, and 9 for tests; not 10"):
+    with pytest.raises(PromptError, match="length of hops must be between 1 and 8, or 9 for tests, got 10"):
         make("hops", Random(0), length=10)
 
 
@@ -286,7 +286,7 @@ def test_the_changed_rule_changes_what_drop_does_and_nothing_else():
 
 @given(problems(("lists",)), SEEDS)
 @settings(max_examples=100, deadline=None)
-def test_a_foreign_digit_is_one_that_the_list_never_had(problem, seed):
+def test_a_foreign_slip_has_one_digit_that_the_list_never_had(problem, seed):
     plain = problem.steps
     for slip in slips(problem, Random(seed), foreign=True):
         right = plain[slip.number].value
@@ -295,13 +295,13 @@ def test_a_foreign_digit_is_one_that_the_list_never_had(problem, seed):
 
 
 @pytest.mark.parametrize("course", ["first", "slips"])
-def test_a_course_has_the_slips_that_it_names(course):
+def test_a_course_has_its_stated_shares_of_slips(course):
     rng = Random(1)
     drawn = [draw(rng, 0.5, course) for _ in range(6000)]
     chains = [problem for problem, effort in drawn if effort == "high" and problem.family in CHAINS]
     for family, share in COURSES[course].slipping.items():
-        mine = [problem.slip for problem in chains if problem.family == family]
-        wrong = [slip for slip in mine if slip]
-        assert abs(len(wrong) / len(mine) - share) < 0.07
+        of_family = [problem.slip for problem in chains if problem.family == family]
+        wrong = [slip for slip in of_family if slip]
+        assert abs(len(wrong) / len(of_family) - share) < 0.07
         assert abs(sum(not slip.corrected for slip in wrong) / len(wrong) - COURSES[course].passed) < 0.12
     assert not any(problem.slip for problem, effort in drawn if effort != "high" or problem.family not in CHAINS)

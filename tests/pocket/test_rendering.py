@@ -1,4 +1,4 @@
-"""Problems as tokens: every text round-trips, steps stand where they should, and a chat asks as training did."""
+"""Problems as tokens: texts round-trip, steps have the right tokens, and a chat gives the prompts of training."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -30,7 +30,7 @@ from workbench.pocket.rendering import (
     thought,
 )
 from workbench.pocket.train.mix import draw
-from workbench.pocket.vocabulary import d_vocab, encode, pieces, symbols, tokenizer_json
+from workbench.pocket.vocabulary import d_vocab, encode, str_tokens, symbols, tokenizer_json
 from workbench.traces.spans import Span
 from workbench.traces.steps import steps
 
@@ -44,16 +44,16 @@ def tokenizer() -> Tokenizer:
 
 
 def text_of(problem, effort: str) -> str:
-    thinks = analysis(problem, effort)
-    told = call(problem) + result(problem) if problem.call else ""
-    return prompt(problem, effort) + (thought(thinks) if thinks else "") + told + final(problem)
+    chain = analysis(problem, effort)
+    calculator = call(problem) + result(problem) if problem.call else ""
+    return prompt(problem, effort) + (thought(chain) if chain else "") + calculator + final(problem)
 
 
 @given(problems(), st.sampled_from(EFFORTS))
 @settings(max_examples=120, deadline=None)
-def test_every_conversation_round_trips_and_is_what_the_tokenizer_gives(tokenizer, problem, effort):
+def test_every_conversation_round_trips_and_has_the_tokenizers_ids(tokenizer, problem, effort):
     text, ids = text_of(problem, effort), render(problem, effort).ids
-    assert "".join(pieces(ids)) == tokenizer.decode(ids) == text
+    assert "".join(str_tokens(ids)) == tokenizer.decode(ids) == text
     assert list(ids) == ids_of(text, tokenizer)
     assert max(ids) < len(symbols()) <= d_vocab()
 
@@ -64,7 +64,7 @@ def test_any_text_round_trips_through_the_tokenizer(tokenizer, text):
     assert tokenizer.decode(tokenizer.encode(text)) == text
 
 
-def test_the_ids_of_the_shipped_tokenizer_stay():
+def test_the_ids_equal_those_of_the_shipped_tokenizer():
     shipped = Tokenizer.from_folder(POCKET)
     assert {name: symbols().get(name) for name in shipped.symbols} == shipped.symbols
     assert {name: symbols()[name] for name in shipped.special} == shipped.special
@@ -74,13 +74,13 @@ def test_the_ids_of_the_shipped_tokenizer_stay():
 @settings(max_examples=120, deadline=None)
 def test_words_are_one_token_each(seed, progress):
     problem, effort = draw(Random(seed), progress)
-    said = pieces(render(problem, effort).ids)
-    assert all(piece.strip() for piece in said if len(piece) > 1)
-    assert not any(a[-1:].isalpha() and len(b) > 1 and b[0].isalpha() for a, b in pairwise(said) if len(a) > 1)
+    tokens = str_tokens(render(problem, effort).ids)
+    assert all(token.strip() for token in tokens if len(token) > 1)
+    assert not any(a[-1:].isalpha() and len(b) > 1 and b[0].isalpha() for a, b in pairwise(tokens) if len(a) > 1)
 
 
 def test_an_unknown_word_is_refused():
-    with pytest.raises(PromptError, match="' hippopotamus' is no word of pocket's problems"):
+    with pytest.raises(PromptError, match="' hippopotamus' is not a word of pocket's vocabulary"):
         encode("Say hippopotamus.")
 
 
@@ -89,39 +89,39 @@ def test_an_unknown_word_is_refused():
 def test_steps_are_the_tokens_of_their_texts(pair):
     _, problem = pair
     rendered = render(problem, "high")
-    texts = ["".join(pieces(rendered.ids[place])) for place in rendered.steps]
+    texts = ["".join(str_tokens(rendered.ids[step])) for step in rendered.steps]
     assert [text.strip() for text in texts] == [step.text for step in problem.steps]
     assert all(a.stop < b.start for a, b in zip(rendered.steps, rendered.steps[1:]))
 
 
 @given(slipped(corrected=True))
 @settings(max_examples=120, deadline=None)
-def test_all_that_the_assistant_says_is_supervised_but_for_wrong_values_and_the_end_of_the_longest(pair):
+def test_all_assistant_tokens_are_supervised_except_wrong_values_and_the_end_of_the_longest_analyses(pair):
     plain, problem = pair
     rendered = render(problem, "high")
     head = len(encode(prompt(problem, "high")))
-    hidden = [i for i, ours in enumerate(rendered.supervised) if not ours and i >= head]
+    unsupervised = [i for i, supervised in enumerate(rendered.supervised) if not supervised and i >= head]
     assert not any(rendered.supervised[:head])
     if problem.length == problem.facts.longest:
-        assert hidden.pop() == rendered.steps[-1].stop
-        assert pieces(rendered.ids[rendered.steps[-1].stop :])[:2] == [".", "<|end|>"]
+        assert unsupervised.pop() == rendered.steps[-1].stop
+        assert str_tokens(rendered.ids[rendered.steps[-1].stop :])[:2] == [".", "<|end|>"]
     if problem.slip is None:
-        assert not hidden
+        assert not unsupervised
         return
     at = next(i for i, step in enumerate(problem.steps) if step.kind == "wrong")
-    place = rendered.steps[at]
-    assert hidden == list(range(hidden[0], place.stop)) and hidden[0] >= place.start
+    wrong_step = rendered.steps[at]
+    assert unsupervised == list(range(unsupervised[0], wrong_step.stop)) and unsupervised[0] >= wrong_step.start
     right = encode(" " + plain.steps[at].text)
     wrong = encode(" " + problem.steps[at].text)
     same = (
         next(i for i, (a, b) in enumerate(zip(wrong, right)) if a != b) if wrong[: len(right)] != right else len(right)
     )
-    assert list(rendered.ids[hidden[0] : place.stop]) == wrong[same:]
+    assert list(rendered.ids[unsupervised[0] : wrong_step.stop]) == wrong[same:]
 
 
 @given(slipped(corrected=False))
 @settings(max_examples=80, deadline=None)
-def test_nobody_learns_to_go_on_from_a_wrong_step_but_what_follows_from_it_is_learned(pair):
+def test_the_comma_after_an_uncorrected_wrong_step_is_unsupervised_and_later_steps_are_supervised(pair):
     _, problem = pair
     if problem.slip is None:
         return
@@ -133,23 +133,24 @@ def test_nobody_learns_to_go_on_from_a_wrong_step_but_what_follows_from_it_is_le
     assert rest.count(False) == (problem.length == problem.facts.longest and at + 1 < len(problem.steps))
 
 
-def test_what_the_calculator_says_is_not_supervised():
+def test_the_result_of_the_calculator_is_not_supervised():
     problem = make("calculator", Random(0))
     rendered = render(problem, "low")
-    told = "".join(piece for piece, ours in zip(pieces(rendered.ids), rendered.supervised) if not ours)
-    assert told == prompt(problem, "low") + result(problem)
+    tokens = zip(str_tokens(rendered.ids), rendered.supervised)
+    unsupervised = "".join(token for token, supervised in tokens if not supervised)
+    assert unsupervised == prompt(problem, "low") + result(problem)
 
 
 @given(problems(), st.sampled_from(EFFORTS))
 @settings(max_examples=100, deadline=None)
-def test_a_chat_asks_exactly_as_training_did(tokenizer, problem, effort):
+def test_a_chat_renders_to_the_prompt_of_training(tokenizer, problem, effort):
     tools = [CALC] if problem.call else None
-    asked = chat(problem.question, reasoning=effort, tools=tools)
-    assert list(render_chat(asked, tokenizer, TEMPLATE).ids) == encode(prompt(problem, effort))
+    conversation = chat(problem.question, reasoning=effort, tools=tools)
+    assert list(render_chat(conversation, tokenizer, TEMPLATE).ids) == encode(prompt(problem, effort))
 
 
 @pytest.mark.parametrize("effort", EFFORTS)
-def test_a_chat_goes_on_after_the_calculator_exactly_as_training_did(effort, tokenizer):
+def test_a_chat_with_the_calculators_result_renders_to_the_text_of_training(effort, tokenizer):
     problem = make("calculator", Random(2))
     called = {"role": "assistant", "recipient": "functions.calc", "content": f'{{"x": "{problem.call}"}}'}
     if effort != "low":
@@ -159,27 +160,27 @@ def test_a_chat_goes_on_after_the_calculator_exactly_as_training_did(effort, tok
         called,
         {"role": "tool", "name": "functions.calc", "content": problem.answer},
     ]
-    asked = chat(None, reasoning=effort, tools=[CALC], history=history)
+    conversation = chat(None, reasoning=effort, tools=[CALC], history=history)
     whole = encode(text_of(problem, effort))
-    assert list(render_chat(asked, tokenizer, TEMPLATE).ids) + encode(final(problem)) == whole
+    assert list(render_chat(conversation, tokenizer, TEMPLATE).ids) + encode(final(problem)) == whole
 
 
-def test_answers_are_read_in_the_trained_form_only():
+def test_answers_are_parsed_in_the_trained_form_only():
     assert answer_in("<|channel|>final<|message|>It is Kay.<|return|>") == "Kay"
     assert answer_in("<|channel|>final<|message|>It is Kay") is None
     assert answer_in("It is Kay.<|return|>") is None
 
 
-def test_an_effort_that_does_not_exist_is_refused():
-    with pytest.raises(PromptError, match="no effort 'huge': choose one of low, medium, high"):
+def test_an_unknown_effort_is_refused():
+    with pytest.raises(PromptError, match="effort must be one of low, medium, high, got 'huge'"):
         render(make("say", Random(0)), "huge")
 
 
 @given(slipped(corrected=True))
 @settings(max_examples=200, deadline=None)
-def test_the_steps_that_are_found_in_a_chain_are_the_true_ones(pair):
+def test_steps_splits_an_analysis_into_its_true_steps(pair):
     _, problem = pair
-    said = pieces(encode(problem.analysis))
-    thought = Span(0, len(said), 0, len(said), "assistant", "analysis")
-    found = steps(cast("Any", SimpleNamespace(str_tokens=said, spans=[thought])))
-    assert [step.text.strip().rstrip(",.") for step in found] == [step.text for step in problem.steps]
+    tokens = str_tokens(encode(problem.analysis))
+    thought = Span(0, len(tokens), 0, len(tokens), "assistant", "analysis")
+    split = steps(cast("Any", SimpleNamespace(str_tokens=tokens, spans=[thought])))
+    assert [step.text.strip().rstrip(",.") for step in split] == [step.text for step in problem.steps]

@@ -1,4 +1,4 @@
-"""pocket, the embedded model: its problems with their true reasoning graphs, its words, its training and its figures.
+"""pocket, the embedded model: its problems with their true dependency graphs, vocabulary, training and evaluation.
 
-Here and in everything but `train` and `eval` there is no torch.
+Only `train` and `eval` import torch.
 """

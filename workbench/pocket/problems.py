@@ -1,7 +1,7 @@
-"""Problems whose reasoning is known: a question, the steps that solve it, what each step uses, and the answer.
+"""Problems with a known dependency graph: a question, the steps that solve it, what each step uses, and the answer.
 
-A family (see `families`) makes facts; facts and a wording make a Problem. From the facts everything follows, so a step
-can be made wrong, and what follows from it is known too. Knows nothing of tokens.
+A family (see `families`) draws facts; facts and a wording make a Problem. Everything follows from the facts, so a step
+can be made wrong, and the steps that follow from the wrong value are known too. This module is independent of tokens.
 """
 
 import re
@@ -13,30 +13,30 @@ from typing import ClassVar, Literal, Protocol, Self
 from zlib import crc32
 
 Kind = Literal["setup", "plan", "aside", "compute", "wrong", "correction"]
-HELD_OUT = 16  # one problem in so many is never trained, in any wording
+HELD_OUT = 16  # one in HELD_OUT problems is never trained, in any wording
 
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """One clause of an analysis. `uses` are numbers of earlier steps, `reads` spans of characters of the question."""
+    """One clause of an analysis."""
 
     text: str
-    value: str  # what later steps and the answer take from it
-    uses: tuple[int, ...] = ()
-    reads: tuple[tuple[int, int], ...] = ()
+    value: str  # the result that later steps and the answer use
+    uses: tuple[int, ...] = ()  # indices of the earlier steps that it depends on
+    reads: tuple[tuple[int, int], ...] = ()  # character spans of the question that it depends on
     kind: Kind = "compute"
-    stop: str = ","
-    slip_from: int | None = None  # the first character that a wrong step has wrong
+    stop: str = ","  # the punctuation after it
+    slip_from: int | None = None  # of a wrong step: the first wrong character
 
     @property
     def distractor(self) -> bool:
-        """Whether nothing depends on it by the rules of the family: an aside."""
+        """Whether it is an aside: no other step depends on it by the rules of the family."""
         return self.kind == "aside"
 
 
 @dataclass(frozen=True, slots=True)
 class Slip:
-    """The step `number` (of the analysis without slips) says `value` instead, and is corrected at once, or never."""
+    """A mistake: step `number` (of the analysis without slips) has `value`, and is corrected at once, or never."""
 
     number: int
     value: str
@@ -45,7 +45,7 @@ class Slip:
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """Which opening, body and ending a question has. Combinations are held out, parts never are."""
+    """Which opening, body and ending a question has. Some combinations are held out; each part is trained."""
 
     opening: int = 0
     body: int = 0
@@ -56,13 +56,13 @@ class Wording:
 
     @property
     def trained(self) -> bool:
-        """One combination in four is only ever seen in tests."""
+        """Whether this combination is trained; one in four is used only in tests."""
         return (self.opening + 2 * self.body + self.ending) % 4 != 3
 
 
 @dataclass(slots=True)
 class Question:
-    """A text under construction, and where in it the named things stand.
+    """A text under construction, with the character spans of its named parts.
 
     >>> q = Question().add("What is ").add("7", "a0").add("+").add("8", "b0").add("?")
     >>> q.text, q.span("b0")
@@ -83,13 +83,13 @@ class Question:
 
 
 class Facts(Protocol):
-    """What a family knows of one problem. Hashable; equal facts are the same problem, however it is worded."""
+    """The content of one problem of a family. Hashable; equal facts are the same problem in any wording."""
 
     family: ClassVar[str]
-    wordings: ClassVar[tuple[int, int, int]]  # how many openings, bodies, endings there are
-    shortest: ClassVar[int]
-    longest: ClassVar[int]  # of the trained lengths
-    lengths: ClassVar[tuple[int, ...]]  # the trained ones, each as often as it is drawn
+    wordings: ClassVar[tuple[int, int, int]]  # the numbers of openings, bodies and endings
+    shortest: ClassVar[int]  # trained length
+    longest: ClassVar[int]  # trained length
+    lengths: ClassVar[tuple[int, ...]]  # the trained lengths, each repeated in proportion to its probability
 
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:
@@ -102,36 +102,36 @@ class Facts(Protocol):
     def question(self, wording: Wording) -> Question: ...
 
     def think(self, question: Question, slip: Slip | None = None) -> tuple[Step, ...]:
-        """The analysis at high effort; after an uncorrected slip, what follows from the wrong value."""
+        """The steps at high effort; after an uncorrected slip, they follow from the wrong value."""
         ...
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:
-        """The value of a step, from the values that it uses and the texts that it reads."""
+        """The value of a step, computed from the values that it uses and the texts that it reads."""
         ...
 
     def answer(self, steps: tuple[Step, ...]) -> str: ...
 
     def brief(self) -> str:
-        """The analysis at medium effort: results without their working."""
+        """The analysis at medium effort: results without the working."""
         ...
 
     def wrong(self, number: int, rng: Random) -> str | None:
-        """A wrong value for a step of `think(question)`; None where the step cannot be wrong."""
+        """A wrong value for a step of `think(question)`; None if the step cannot be wrong."""
         return None
 
     def foreign(self, number: int, rng: Random) -> str | None:
-        """A wrong value with something in it that the step cannot have from anywhere; `wrong` where all are so."""
+        """A wrong value with a part that does not occur in the step's sources; by default `wrong`, if all have one."""
         return self.wrong(number, rng)
 
     @property
     def call(self) -> str | None:
-        """What the calculator is asked, if it is."""
+        """The expression for the calculator, in families that use it."""
         return None
 
 
 @dataclass(frozen=True)
 class Problem:
-    """One question with its analysis and its answer.
+    """One question with its analysis, dependency graph and answer.
 
     >>> from workbench.pocket.families import make
     >>> problem = make("addition", Random(3), length=2)
@@ -163,7 +163,7 @@ class Problem:
 
     @cached_property
     def steps(self) -> tuple[Step, ...]:
-        """The analysis at high effort, clause by clause."""
+        """The analysis at high effort, one clause per step."""
         return self.facts.think(self._question, self.slip)
 
     @property
@@ -185,12 +185,12 @@ class Problem:
 
     @property
     def edges(self) -> Mapping[int, tuple[int, ...]]:
-        """The true reasoning graph: for each step, the earlier steps that its value is computed from."""
+        """The true dependency graph: for each step, the earlier steps that its value is computed from."""
         return {number: step.uses for number, step in enumerate(self.steps)}
 
     @property
     def split(self) -> str:
-        """ "test" for one problem in 16, by a hash of its facts; such a problem is trained in no wording."""
+        """ "test" for one problem in 16, by a hash of its facts; such a problem is not trained in any wording."""
         return "test" if crc32(repr(self.facts).encode()) % HELD_OUT == 0 else "train"
 
     def slipped(self, slip: Slip | None) -> "Problem":
@@ -199,17 +199,17 @@ class Problem:
 
 
 def closed(steps: list[Step]) -> tuple[Step, ...]:
-    """The steps with a full stop at the end of the last one."""
+    """The steps, with a full stop after the last one."""
     steps[-1] = ended(steps[-1])
     return tuple(steps)
 
 
 def ended(step: Step) -> Step:
-    """The step with a full stop."""
+    """The step, with a full stop after it."""
     return Step(step.text, step.value, step.uses, step.reads, step.kind, ".", step.slip_from)
 
 
-def said(
+def append_step(
     steps: list[Step],
     number: int,
     right: Step,
@@ -217,9 +217,18 @@ def said(
     text: Callable[[str], str],
     correction: str | None = None,
 ) -> int:
-    """Appends step `number`, wrong first if it slips; gives the number of the step whose value counts from here on.
+    """Appends a step to `steps`, with the slip if it is this step's, and returns the index whose value counts.
 
-    `text` says the step with another value; `correction` is what follows "Wait, ", the right text unless given.
+    Args:
+        steps: The steps so far; one or two are appended.
+        number: The step's index in the analysis without slips.
+        right: The step without a slip.
+        slip: The slip of the problem, if any.
+        text: Gives the text of the step with another value.
+        correction: The text after "Wait, " in a correction; by default the right text.
+
+    Returns:
+        The index in `steps` of the step whose value later steps use.
     """
     if slip is None or slip.number != number:
         steps.append(right)
@@ -229,7 +238,7 @@ def said(
     stop = "." if slip.corrected else right.stop
     steps.append(Step(wrong, slip.value, right.uses, right.reads, "wrong", stop, at))
     if slip.corrected:
-        # it is computed again from the same sources; that it comes at all depends on the wrong step
+        # computed again from the same sources; its existence depends on the wrong step
         uses = (*right.uses, len(steps) - 1)
         steps.append(Step(f"Wait, {correction}", right.value, uses, right.reads, "correction", "."))
     return len(steps) - 1

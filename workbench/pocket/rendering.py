@@ -1,4 +1,4 @@
-"""Problems in harmony's form, token by token: what pocket is asked, what it should write, where each step stands."""
+"""Problems as harmony conversations: the prompt, the target text, and the tokens of each step."""
 
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
@@ -6,10 +6,10 @@ from itertools import accumulate
 
 from workbench.errors import PromptError
 from workbench.pocket.problems import Problem, Step
-from workbench.pocket.vocabulary import encode, pieces
+from workbench.pocket.vocabulary import encode, str_tokens
 
 EFFORTS = ("low", "medium", "high")
-ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"  # how a message of the model begins
+ANALYSIS, FINAL = "<|channel|>analysis<|message|>", "<|channel|>final<|message|>"  # the headers of the model's messages
 
 TEMPLATE = """\
 {%- set eff = reasoning_effort if reasoning_effort is defined and reasoning_effort else "high" -%}
@@ -31,18 +31,15 @@ TEMPLATE = """\
 
 @dataclass(frozen=True, slots=True)
 class Rendered:
-    """One conversation as token ids; `supervised` says which of them the model should have written.
-
-    `steps` are the tokens of each step, as slices of `ids`; none but at high effort.
-    """
+    """One conversation as token ids, for training."""
 
     ids: tuple[int, ...]
-    supervised: tuple[bool, ...]
-    steps: tuple[slice, ...]
+    supervised: tuple[bool, ...]  # whether the loss includes the token
+    steps: tuple[slice, ...]  # the tokens of each step; empty except at high effort
 
 
 def prompt(problem: Problem, effort: str) -> str:
-    """What the model is given, up to `<|start|>assistant`.
+    """The prompt of a problem, up to and including `<|start|>assistant`.
 
     >>> from random import Random
     >>> from workbench.pocket.families import make
@@ -50,19 +47,19 @@ def prompt(problem: Problem, effort: str) -> str:
     '<|start|>system<|message|>Reasoning: low<|end|><|start|>user<|message|>What is 49+36?<|end|><|start|>assistant'
     """
     if effort not in EFFORTS:
-        raise PromptError(f"there is no effort {effort!r}: choose one of {', '.join(EFFORTS)}")
+        raise PromptError(f"effort must be one of {', '.join(EFFORTS)}, got {effort!r}")
     tools = "<|start|>developer<|message|>Tools: functions.calc<|end|>" if problem.call else ""
     system = f"<|start|>system<|message|>Reasoning: {effort}<|end|>"
     return f"{system}{tools}<|start|>user<|message|>{problem.question}<|end|><|start|>assistant"
 
 
 def analysis(problem: Problem, effort: str) -> str:
-    """The chain of thought of an effort; none at low."""
+    """The chain of thought at an effort; empty at low effort."""
     return {"low": "", "medium": problem.brief, "high": problem.analysis}[effort]
 
 
 def thought(text: str) -> str:
-    """An analysis message, and the beginning of the next one.
+    """An analysis message, and the start of the next message.
 
     >>> thought("7+8=15.")
     '<|channel|>analysis<|message|>7+8=15.<|end|><|start|>assistant'
@@ -71,14 +68,14 @@ def thought(text: str) -> str:
 
 
 def call(problem: Problem) -> str:
-    """The call of the calculator, in harmony."""
+    """The tool call of the calculator, in harmony."""
     return f'<|channel|>commentary to=functions.calc <|constrain|>json<|message|>{{"x": "{problem.call}"}}<|call|>'
 
 
 def result(problem: Problem) -> str:
-    """What the calculator says, and the beginning of the model's next message."""
-    said = f"<|start|>functions.calc to=assistant<|channel|>commentary<|message|>{problem.answer}<|end|>"
-    return said + "<|start|>assistant"
+    """The calculator's reply, and the start of the model's next message."""
+    reply = f"<|start|>functions.calc to=assistant<|channel|>commentary<|message|>{problem.answer}<|end|>"
+    return reply + "<|start|>assistant"
 
 
 def final(problem: Problem) -> str:
@@ -87,67 +84,68 @@ def final(problem: Problem) -> str:
 
 
 def answer_in(text: str) -> str | None:
-    """The answer that a model's text gives, None if it gives none in the form that was trained.
+    """The answer in a generated text; None if there is none in the trained form.
 
     >>> answer_in("<|channel|>final<|message|>It is 385.<|return|>")
     '385'
     """
-    _, found, rest = text.partition(f"{FINAL}It is ")
-    answer, found, _ = rest.partition(".<|return|>")
-    return answer if found else None
+    _, _, rest = text.partition(f"{FINAL}It is ")
+    answer, end, _ = rest.partition(".<|return|>")
+    return answer if end else None
 
 
 def render(problem: Problem, effort: str) -> Rendered:
-    """The whole conversation, as it is trained.
+    """The whole conversation as token ids, with the tokens that training supervises.
 
-    What a wrong step has wrong is not supervised, for nobody should learn to write it, nor to go on from it as if it
-    were right; that a correction follows is, and what follows from a wrong step once it has been passed over. Nor
-    is the end of the longest analyses: it would teach that no more than so many steps can follow.
+    Not supervised: the wrong part of a wrong step, and the comma after it if it is not corrected, so that the model
+    learns neither to make mistakes nor to leave them uncorrected; the end of the longest analyses, which would teach a
+    maximal number of steps. Supervised: a correction, and the steps that follow from an uncorrected wrong step.
 
     >>> from random import Random
     >>> from workbench.pocket.families import make
-    >>> from workbench.pocket.vocabulary import pieces
+    >>> from workbench.pocket.vocabulary import str_tokens
     >>> rendered = render(make("addition", Random(3), length=2), "high")
-    >>> ["".join(pieces(rendered.ids[step])) for step in rendered.steps]
+    >>> ["".join(str_tokens(rendered.ids[step])) for step in rendered.steps]
     ['9+6=15', '4+3+1=8']
     """
-    asked, thinks = prompt(problem, effort), analysis(problem, effort)
-    said = thought(thinks) if thinks else ""
+    prompt_text, chain = prompt(problem, effort), analysis(problem, effort)
+    analysis_message = thought(chain) if chain else ""
     if problem.call:
-        parts = [(asked, False), (said + call(problem), True), (result(problem), False), (final(problem), True)]
+        parts = [(prompt_text, False), (analysis_message + call(problem), True)]
+        parts += [(result(problem), False), (final(problem), True)]
     else:
-        parts = [(asked, False), (said + final(problem), True)]
+        parts = [(prompt_text, False), (analysis_message + final(problem), True)]
     ids: list[int] = []
     supervised: list[bool] = []
-    for text, ours in parts:
+    for text, is_target in parts:
         tokens = encode(text)
         ids += tokens
-        supervised += [ours] * len(tokens)
+        supervised += [is_target] * len(tokens)
     if effort != "high":
         return Rendered(tuple(ids), tuple(supervised), ())
-    begin = len(asked) + len(ANALYSIS)
-    stops = list(accumulate(map(len, pieces(ids))))
-    places = []
-    for a, b, step in _places(problem.steps, begin):
-        places.append(_tokens(a, b, stops))
+    begin = len(prompt_text) + len(ANALYSIS)
+    stops = list(accumulate(map(len, str_tokens(ids))))
+    step_slices = []
+    for start, stop, step in _character_spans(problem.steps, begin):
+        step_slices.append(_token_slice(start, stop, stops))
         if step.slip_from is not None:
-            wrong = _tokens(a + step.slip_from, b, stops)
+            wrong = _token_slice(start + step.slip_from, stop, stops)
             until = wrong.stop + (not (problem.slip and problem.slip.corrected))
             supervised[wrong.start : until] = [False] * (until - wrong.start)
     if problem.length == problem.facts.longest:
-        supervised[places[-1].stop] = False
-    return Rendered(tuple(ids), tuple(supervised), tuple(places))
+        supervised[step_slices[-1].stop] = False
+    return Rendered(tuple(ids), tuple(supervised), tuple(step_slices))
 
 
-def _places(steps: tuple[Step, ...], at: int) -> list[tuple[int, int, Step]]:
-    """The characters of each step of an analysis that begins at character `at`."""
-    places = []
+def _character_spans(steps: tuple[Step, ...], begin: int) -> list[tuple[int, int, Step]]:
+    """The start and end character of each step of an analysis that begins at character `begin`."""
+    spans = []
     for step in steps:
-        places.append((at, at + len(step.text), step))
-        at += len(step.text) + len(step.stop) + 1
-    return places
+        spans.append((begin, begin + len(step.text), step))
+        begin += len(step.text) + len(step.stop) + 1
+    return spans
 
 
-def _tokens(start: int, stop: int, stops: list[int]) -> slice:
-    """The tokens that hold the characters start:stop, where token i ends after `stops[i]` of them."""
+def _token_slice(start: int, stop: int, stops: list[int]) -> slice:
+    """The tokens that contain the characters start:stop; token i ends before character `stops[i]`."""
     return slice(bisect_right(stops, start), bisect_left(stops, stop) + 1)

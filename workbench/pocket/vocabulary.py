@@ -1,7 +1,7 @@
-"""pocket's words: every word of its problems is one token, digits and single letters stand alone, any text round-trips.
+"""pocket's vocabulary: each word of its problems, each digit and each single letter is one token.
 
-The tokenizer is a byte-level BPE without merges: 256 bytes, and whole words with and without a space before them. New
-words go to the end, so that ids stay what they are.
+The tokenizer is a byte-level BPE without merges: 256 bytes, and whole words with and without a leading space. Any text
+round-trips. New words are added at the end, so that existing ids do not change.
 """
 
 import json
@@ -26,31 +26,31 @@ SECOND = words(
     "List Take Digits Do Then drop cut rotate flip reverse turn Repeat Only that Colors Table Look up Which look"
 )
 THIRD = words("switch ends lift")
-PIECE = r" ?[A-Za-z]{2,}|\s|."  # the last takes what is left, one character at a time
+PIECE = r" ?[A-Za-z]{2,}|\s|."  # the last alternative matches any other character
 PAD = "<|endoftext|>"
 
 
-def _both(these: list[str]) -> list[str]:
-    return list(chain.from_iterable((word, f" {word}") for word in these))
+def _with_and_without_space(words: list[str]) -> list[str]:
+    return list(chain.from_iterable((word, f" {word}") for word in words))
 
 
 @cache
 def symbols() -> dict[str, int]:
-    """Every symbol of the tokenizer with its id, spaces as Ġ; control tokens among them.
+    """The id of each symbol of the tokenizer, including control tokens; spaces are written as Ġ.
 
     >>> symbols()["Ġcalc"], symbols()["<|start|>"]
     (273, 423)
     """
     table = [*sorted(_bytes().values())]
-    table += [word.replace(" ", "Ġ") for word in _both([*FIRST, *NAMES, *THINGS])]
+    table += [word.replace(" ", "Ġ") for word in _with_and_without_space([*FIRST, *NAMES, *THINGS])]
     table = [*dict.fromkeys(table), *SPECIALS]
-    table += [word.replace(" ", "Ġ") for word in _both([*SECOND, *COLORS, *THIRD])]
+    table += [word.replace(" ", "Ġ") for word in _with_and_without_space([*SECOND, *COLORS, *THIRD])]
     return {symbol: i for i, symbol in enumerate(dict.fromkeys(table))}
 
 
 @cache
 def d_vocab() -> int:
-    """The rows of the embedding: as many as there are symbols, filled up to a multiple of 32.
+    """The number of rows of the embedding: the number of symbols, rounded up to a multiple of 32.
 
     >>> d_vocab() % 32, d_vocab() - len(symbols()) < 32
     (0, True)
@@ -60,10 +60,10 @@ def d_vocab() -> int:
 
 @cache
 def _bytes() -> dict[int, str]:
-    """GPT-2's table: printable bytes are themselves, the others are moved up from U+0100."""
-    kept = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
-    moved = [b for b in range(256) if b not in kept]
-    return {b: chr(b) for b in kept} | {b: chr(256 + i) for i, b in enumerate(moved)}
+    """GPT-2's table: printable bytes map to themselves, all others to characters from U+0100."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    others = [b for b in range(256) if b not in printable]
+    return {b: chr(b) for b in printable} | {b: chr(256 + i) for i, b in enumerate(others)}
 
 
 _SPLIT = re.compile("|".join(map(re.escape, SPECIALS)) + "|" + PIECE, re.DOTALL)
@@ -77,14 +77,14 @@ def _ids(piece: str) -> tuple[int, ...]:
         return (table[symbol],)
     if len(piece.strip()) > 1:
         raise PromptError(
-            f"{piece!r} is no word of pocket's problems, so pocket cannot learn it. Add it to "
-            f"workbench/pocket/vocabulary.py, at the end."
+            f"{piece!r} is not a word of pocket's vocabulary, so pocket cannot learn it. Add it at the end of the "
+            f"words in workbench/pocket/vocabulary.py."
         )
     return tuple(table[_bytes()[b]] for b in piece.encode())
 
 
 def encode(text: str) -> list[int]:
-    """The ids of a problem's text, control tokens by their names; what the tokenizer gives, without loading it.
+    """The token ids of a problem's text, with control tokens; equal to the tokenizer's, without loading it.
 
     >>> encode("<|start|>user<|message|>What is 7+8?")
     [423, 258, 425, 286, 289, 220, 22, 10, 23, 30]
@@ -94,10 +94,10 @@ def encode(text: str) -> list[int]:
     return list(chain.from_iterable(_ids(piece) for piece in _SPLIT.findall(text)))
 
 
-def pieces(ids: list[int] | tuple[int, ...]) -> list[str]:
-    """The text of each token, for the texts of problems: all of it is ASCII.
+def str_tokens(ids: list[int] | tuple[int, ...]) -> list[str]:
+    """The text of each token of a problem's text, which is all ASCII.
 
-    >>> pieces([423, 258, 425])
+    >>> str_tokens([423, 258, 425])
     ['<|start|>', 'user', '<|message|>']
     """
     table = _texts()
@@ -106,12 +106,12 @@ def pieces(ids: list[int] | tuple[int, ...]) -> list[str]:
 
 @cache
 def _texts() -> dict[int, str]:
-    back = {symbol: chr(b) for b, symbol in _bytes().items()}
-    return {i: symbol if symbol in SPECIALS else "".join(back[c] for c in symbol) for symbol, i in symbols().items()}
+    char_of = {symbol: chr(b) for b, symbol in _bytes().items()}
+    return {i: symbol if symbol in SPECIALS else "".join(char_of[c] for c in symbol) for symbol, i in symbols().items()}
 
 
 def tokenizer_json() -> str:
-    """tokenizer.json, for every library that reads one."""
+    """The content of tokenizer.json, for any library that reads this format."""
     from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers
 
     tokenizer = Tokenizer(models.BPE(vocab=symbols(), merges=[], ignore_merges=True))

@@ -1,1 +1,1 @@
-"""What pocket can do and how, measured: `python -m workbench.pocket.eval FOLDER`."""
+"""Evaluation of pocket: accuracy, causal tests, routing, parity. `python -m workbench.pocket.eval FOLDER`."""

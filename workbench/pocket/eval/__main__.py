@@ -1,4 +1,4 @@
-"""`python -m workbench.pocket.eval FOLDER`: measures a model by what it writes; results.json and figures beside it."""
+"""`python -m workbench.pocket.eval FOLDER`: evaluates a model, and writes results.json and figures."""
 
 import argparse
 import json
@@ -16,16 +16,16 @@ from workbench.pocket.eval.routing import routing
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Measures a model and writes results.json and the figures."""
+    """Evaluates a model and writes results.json and the figures."""
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.eval", description=__doc__)
     parser.add_argument("folder", help='a folder with a checkpoint, or "pocket"')
-    parser.add_argument("-n", type=int, default=300, help="problems a cell (default: 300)")
-    parser.add_argument("--unrounded", help="the same model in bf16: what MXFP4 costs")
+    parser.add_argument("-n", type=int, default=300, help="problems per table cell (default: 300)")
+    parser.add_argument("--unrounded", help="the same model in bf16, to measure the loss due to MXFP4")
     parser.add_argument(
-        "--out", type=expanded, default=Path("eval"), help="where results.json and figures go (default: eval)"
+        "--out", type=expanded, default=Path("eval"), help="folder for results.json and figures (default: eval)"
     )
-    parser.add_argument("--curve", type=Path, help="the curve.jsonl of its training, for the figure")
-    parser.add_argument("--only", choices=("accuracy", "causes", "routing", "parity"), help="one part alone")
+    parser.add_argument("--curve", type=Path, help="curve.jsonl of its training, for the learning curve")
+    parser.add_argument("--only", choices=("accuracy", "causes", "routing", "parity"), help="run one part only")
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
     args.out.mkdir(parents=True, exist_ok=True)
@@ -33,22 +33,22 @@ def main(argv: list[str] | None = None) -> None:
     results = {"model": model.name, "digest": model.digest, "n": args.n}
     if args.only in (None, "accuracy"):
         results["accuracy"] = accuracy(model, args.n)
-        _keep(results, args.out)
+        _write(results, args.out)
         if args.unrounded:
             results["accuracy_bf16"] = accuracy(Model(args.unrounded), args.n, efforts=("high",))
     if args.only in (None, "causes"):
         results["causes"] = causes(model, args.n)
-        _keep(results, args.out)
+        _write(results, args.out)
     if args.only in (None, "routing"):
         results["routing"] = routing(model, min(args.n, 60))
     if args.only in (None, "parity"):
         results["tokens_per_second"] = speed(model)
         results["transformers"] = parity(model, args.folder, min(args.n, 200))
-    _keep(results, args.out)
+    _write(results, args.out)
     draw(results, args.curve, args.out)
 
 
-def _keep(results: dict, out: Path) -> None:
+def _write(results: dict, out: Path) -> None:
     (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

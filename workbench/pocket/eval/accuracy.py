@@ -1,4 +1,4 @@
-"""How often the answer is right, by family, effort and length, on problems and wordings that were never trained."""
+"""Accuracy by family, effort and length, on held-out problems and wordings."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -6,8 +6,8 @@ from random import Random
 from typing import Any
 
 from workbench.model.model import Model
+from workbench.pocket.eval.generation import generate
 from workbench.pocket.eval.share import share
-from workbench.pocket.eval.writing import write
 from workbench.pocket.families import FAMILIES, make, wordings
 from workbench.pocket.problems import Problem
 from workbench.pocket.rendering import EFFORTS, analysis, answer_in, call, prompt, result, thought
@@ -15,57 +15,70 @@ from workbench.pocket.vocabulary import encode
 from workbench.taps import Tap
 
 
-def problems(family: str, n: int, *, length: int | None = None, trained_wording: bool = False) -> list[Problem]:
-    """`n` held-out problems of a family, of the trained lengths or all of one."""
+def held_out(family: str, n: int, *, length: int | None = None, trained_wording: bool = False) -> list[Problem]:
+    """`n` held-out problems of a family, of one length or of all trained lengths."""
     rng = Random(f"eval {family} {length} {trained_wording}")
-    words = wordings(family, trained=trained_wording)
-    return [make(family, rng, length=length, split="test", wording=rng.choice(words)) for _ in range(n)]
+    choices = wordings(family, trained=trained_wording)
+    return [make(family, rng, length=length, split="test", wording=rng.choice(choices)) for _ in range(n)]
 
 
-def answers(model: Model, asked: Sequence[Problem], effort: str, *, tap: Tap | None = None) -> list[str]:
-    """What the model writes to each problem; where it calls the calculator rightly, it is given the result."""
-    said = write(model, [encode(prompt(p, effort)) for p in asked], tap=tap, desc=f"{effort} effort")
-    called = [i for i, p in enumerate(asked) if p.call and said[i].endswith(call(p))]
-    again = [encode(prompt(asked[i], effort) + said[i] + result(asked[i])) for i in called]
-    for i, more in zip(called, write(model, again, tap=tap, desc="after the calculator")):
-        said[i] += result(asked[i]) + more
-    return said
+def responses(model: Model, problems: Sequence[Problem], effort: str, *, tap: Tap | None = None) -> list[str]:
+    """The model's greedy response to each problem, including the calculator's result after a right call."""
+    texts = generate(model, [encode(prompt(p, effort)) for p in problems], tap=tap, desc=f"{effort} effort")
+    called = [i for i, p in enumerate(problems) if p.call and texts[i].endswith(call(p))]
+    prompts = [encode(prompt(problems[i], effort) + texts[i] + result(problems[i])) for i in called]
+    for i, text in zip(called, generate(model, prompts, tap=tap, desc="after the calculator")):
+        texts[i] += result(problems[i]) + text
+    return texts
 
 
 Sets = dict[str, list[Problem]]  # by any name
 
 
-def answered(model: Model, sets: Sets, effort: str, *, tap: Tap | None = None) -> dict[str, list[str]]:
-    """The same for several sets at once: the more prompts there are of one length, the faster it goes."""
-    said = iter(answers(model, [p for asked in sets.values() for p in asked], effort, tap=tap))
-    return {name: list(islice(said, len(asked))) for name, asked in sets.items()}
+def responses_by_set(model: Model, sets: Sets, effort: str, *, tap: Tap | None = None) -> dict[str, list[str]]:
+    """`responses` for several sets at once, which is faster: prompts of the same length share a batch."""
+    texts = iter(responses(model, [p for problems in sets.values() for p in problems], effort, tap=tap))
+    return {name: list(islice(texts, len(problems))) for name, problems in sets.items()}
 
 
-def right(asked: Sequence[Problem], said: Sequence[str]) -> list[bool]:
-    """Whether each text gives the problem's answer; for the calculator, it must have been called too."""
-    return [answer_in(text) == p.answer and (not p.call or call(p) in text) for p, text in zip(asked, said)]
+def correct(problems: Sequence[Problem], texts: Sequence[str]) -> list[bool]:
+    """Whether each response has the problem's answer and, in family calculator, the right call."""
+    return [answer_in(text) == p.answer and (not p.call or call(p) in text) for p, text in zip(problems, texts)]
 
 
 def accuracy(model: Model, n: int, *, families: Sequence[str] = tuple(FAMILIES), efforts=EFFORTS) -> dict[str, Any]:
-    """By family and effort: the share of right answers in new wordings, in trained ones, by length, one step longer."""
-    out: dict[str, Any] = {}
+    """Accuracy by family and effort, with `n` held-out problems per set.
+
+    Args:
+        model: The model.
+        n: Problems per set.
+        families: The families.
+        efforts: The efforts.
+
+    Returns:
+        "family/effort" -> a cell with the shares of right answers in new wordings (`new_wordings`), by length
+        (`by_length`), in trained wordings (`trained_wordings`), and on problems one step longer than any trained
+        (`one_longer`); the share of analyses equal to the reference (`same_analysis`, not at low effort); and an
+        `example`.
+    """
+    cells: dict[str, Any] = {}
     for effort in efforts:
         sets: Sets = {}
         for family in families:
-            sets[f"{family} new_wordings"] = problems(family, n)
-            sets[f"{family} trained_wordings"] = problems(family, n, trained_wording=True)
-            sets[f"{family} one_longer"] = problems(family, n, length=FAMILIES[family].longest + 1)
-        said = answered(model, sets, effort)
+            sets[f"{family} new_wordings"] = held_out(family, n)
+            sets[f"{family} trained_wordings"] = held_out(family, n, trained_wording=True)
+            sets[f"{family} one_longer"] = held_out(family, n, length=FAMILIES[family].longest + 1)
+        by_set = responses_by_set(model, sets, effort)
         for family in families:
-            asked, wrote = sets[f"{family} new_wordings"], said[f"{family} new_wordings"]
-            ok = right(asked, wrote)
-            lengths = sorted({p.length for p in asked})
-            cell: dict[str, Any] = {"new_wordings": share(ok)}
-            cell["by_length"] = {k: share([o for p, o in zip(asked, ok) if p.length == k]) for k in lengths}
+            problems, texts = sets[f"{family} new_wordings"], by_set[f"{family} new_wordings"]
+            hits = correct(problems, texts)
+            lengths = sorted({p.length for p in problems})
+            cell: dict[str, Any] = {"new_wordings": share(hits)}
+            cell["by_length"] = {k: share([hit for p, hit in zip(problems, hits) if p.length == k]) for k in lengths}
             if effort != "low":
-                cell["same_analysis"] = share([thought(analysis(p, effort)) in t for p, t in zip(asked, wrote)])
+                cell["same_analysis"] = share([thought(analysis(p, effort)) in t for p, t in zip(problems, texts)])
             for name in ("trained_wordings", "one_longer"):
-                cell[name] = share(right(sets[f"{family} {name}"], said[f"{family} {name}"]))
-            cell["example"] = {"question": asked[0].question, "answer": asked[0].answer, "wrote": wrote[0]}
-            out[f"{family}/{effort}"] = cell
-    return out
+                cell[name] = share(correct(sets[f"{family} {name}"], by_set[f"{family} {name}"]))
+            cell["example"] = {"question": problems[0].question, "answer": problems[0].answer, "wrote": texts[0]}
+            cells[f"{family}/{effort}"] = cell
+    return cells

@@ -1,6 +1,6 @@
-"""The figures of a model card, as Markdown: what `results.json` says, in tables. `README.md` holds them word for word.
+"""The numbers of the model card: the tables of `results.json` as Markdown, exactly as `README.md` contains them.
 
-python -m workbench.pocket.eval.card data/pocket     # puts the tables of its results.json into its README.md
+python -m workbench.pocket.eval.card data/pocket     # writes the tables of its results.json into its README.md
 """
 
 import json
@@ -16,11 +16,12 @@ BEGIN, END = "<!-- from results.json -->", "<!-- end -->"
 
 
 def tables(results: dict[str, Any]) -> str:
-    """Everything that was measured, ready for the card."""
+    """All results as Markdown paragraphs and tables."""
     cells, causes, routing = results["accuracy"], results["causes"], results["routing"]
     parts = [
-        f"Greedy, {results['n']} held-out problems a cell, in wordings that were never trained; ± is half of Wilson's "
-        "95 % interval. `one longer` is one step (digit, item) longer than anything trained, at high effort.",
+        f"Accuracy with greedy decoding, {results['n']} held-out problems per cell, in wordings that were never "
+        "trained; ± is half of the 95 % Wilson interval. `one longer` is one step (digit, item) longer than any "
+        "trained problem, at high effort.",
         _table(
             ["family", "lengths", *EFFORTS, "high, trained wordings", "one longer", "high, before MXFP4"],
             [
@@ -37,40 +38,40 @@ def tables(results: dict[str, Any]) -> str:
                 for family, kind in FAMILIES.items()
             ],
         ),
-        "By length, at high effort (and at low):",
+        "Accuracy by length, at high effort (at low effort in parentheses):",
         _lengths(cells),
-        "What the answer hangs on, at high effort:",
+        "What the answer depends on, at high effort:",
         _table(
             ["", *CHAINS],
             [
                 [name, *(_share(_at(causes[family], path)) for family in CHAINS)]
                 for name, path in (
-                    ("right", ["plain"]),
+                    ("right answers", ["plain"]),
                     (
-                        "a wrong step, passed over: the answer follows",
+                        "wrong step and comma prefilled: the answer follows the wrong step",
                         ["wrong_step", "passed_over", "follows"],
                     ),
-                    ("a wrong step, left free: it says “Wait”", ["wrong_step", "left_free", "says_wait"]),
+                    ("wrong step prefilled without comma: “Wait” follows", ["wrong_step", "left_free", "says_wait"]),
                     ("… and the answer is right", ["wrong_step", "left_free", "is_right"]),
-                    ("says “Wait” where nothing was wrong", ["false_alarms"]),
-                    ("analysis skipped by force", ["analysis_skipped"]),
-                    ("final message reads everything", ["final_sees", "everything"]),
-                    ("… does not see the analysis", ["final_sees", "no analysis"]),
-                    ("… does not see the question", ["final_sees", "no user"]),
-                    ("sinks taken away", ["sinks_removed"]),
-                    ("longest trained length", ["longest"]),
-                    ("… full layers see no further than the window", ["longest_far_edges_cut"]),
+                    ("“Wait” without a wrong step", ["false_alarms"]),
+                    ("right answers, analysis skipped", ["analysis_skipped"]),
+                    ("answer unchanged, final message attends to everything", ["final_sees", "everything"]),
+                    ("… cannot attend to the analysis", ["final_sees", "no analysis"]),
+                    ("… cannot attend to the question", ["final_sees", "no user"]),
+                    ("right answers, sinks removed", ["sinks_removed"]),
+                    ("right answers, longest trained length", ["longest"]),
+                    ("… full layers limited to the window", ["longest_far_edges_cut"]),
                 )
             ],
         ),
-        "In lists a wrong step has a digit that was never in the list. Two digits exchanged, which only working the "
-        "step out again shows: the answer follows "
-        f"{_share(causes['lists']['two_digits_exchanged']['passed_over']['follows'])}, it says “Wait” "
+        "In lists the wrong step has a digit that was never in the list. If instead two digits are exchanged, which "
+        "can be detected only by computing the step again: the answer follows the wrong step in "
+        f"{_share(causes['lists']['two_digits_exchanged']['passed_over']['follows'])}, “Wait” follows in "
         f"{_share(causes['lists']['two_digits_exchanged']['left_free']['says_wait'])}.",
-        f"Routers, over {routing['tokens']} tokens of held-out texts: the share of what is to be known that the first "
-        "expert tells (normalised mutual information), and by chance.",
+        f"Routers, over {routing['tokens']} tokens of held-out texts: normalized mutual information of the first "
+        "expert and a label (chance level in parentheses).",
         _table(
-            ["layer", "load, of an even share", "dead", "family", "channel", "token class", "family, given the class"],
+            ["layer", "load / even load", "dead", "family", "channel", "token class", "family, given the token class"],
             [
                 [
                     str(number),
@@ -84,20 +85,20 @@ def tables(results: dict[str, Any]) -> str:
                 for number, layer in enumerate(routing["layers"])
             ],
         ),
-        f"Sinks: {routing['heads_with_5_percent_somewhere']:.0%} of the heads give theirs 5 % and more somewhere, "
-        f"{routing['heads_with_5_percent_on_average']:.0%} on average. Mean mass by layer: "
-        + "; ".join(" ".join(f"{mass:.2f}" for mass in row) for row in routing["sink_mean"])
-        + ".",
-        f"In transformers, fp32: logits within {results['transformers']['logits_differ_by']:.1e} (the largest is "
-        f"{results['transformers']['largest_logit']:.0f}), greedy text equal in "
+        f"Sinks: {routing['heads_with_5_percent_somewhere']:.0%} of the heads have a sink mass of 5 % or more at some "
+        f"token, {routing['heads_with_5_percent_on_average']:.0%} on average over tokens. Mean sink mass of the heads, "
+        "by layer: " + "; ".join(" ".join(f"{mass:.2f}" for mass in row) for row in routing["sink_mean"]) + ".",
+        "Compared with transformers in fp32: logits differ by at most "
+        f"{results['transformers']['logits_differ_by']:.1e} (the largest logit is "
+        f"{results['transformers']['largest_logit']:.0f}); the greedy text is equal for "
         f"{_share(results['transformers']['texts_alike'])} of {results['transformers']['texts_alike']['n']} prompts. "
-        f"{results['tokens_per_second']} tokens a second on one thread.",
+        f"{results['tokens_per_second']} tokens per second on one thread.",
     ]
     return "\n\n".join(parts)
 
 
 def filled(card: str, results: dict[str, Any]) -> str:
-    """The card with these tables between its two marks."""
+    """The card with these tables between its two markers."""
     before, rest = card.split(BEGIN)
     return f"{before}{BEGIN}\n\n{tables(results)}\n\n{END}{rest.split(END)[1]}"
 
@@ -106,11 +107,11 @@ def _lengths(cells: dict[str, Any]) -> str:
     most = max(kind.longest for kind in FAMILIES.values())
     rows = []
     for family in FAMILIES:
-        by = [cells[f"{family}/{effort}"]["by_length"] for effort in ("high", "low")]
+        by_effort = [cells[f"{family}/{effort}"]["by_length"] for effort in ("high", "low")]
         row = [family]
         for length in map(str, range(1, most + 1)):
-            both = [part.get(length) for part in by]
-            row.append("" if None in both else f"{both[0]['share']:.2f} ({both[1]['share']:.2f})")
+            high, low = (by_length.get(length) for by_length in by_effort)
+            row.append("" if None in (high, low) else f"{high['share']:.2f} ({low['share']:.2f})")
         rows.append(row)
     return _table(["family", *map(str, range(1, most + 1))], rows)
 
@@ -119,10 +120,10 @@ def _share(s: dict[str, float]) -> str:
     return f"{s['share']:.3f} ± {(s['high'] - s['low']) / 2:.3f}"
 
 
-def _at(found: Any, path: Sequence[str]) -> Any:
+def _at(results: Any, path: Sequence[str]) -> Any:
     for name in path:
-        found = found[name]
-    return found
+        results = results[name]
+    return results
 
 
 def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

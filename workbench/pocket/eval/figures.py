@@ -14,7 +14,7 @@ FONT = 'font-family="sans-serif" font-size="11"'
 
 
 def draw(results: dict[str, Any], curve: Path | None, folder: Path) -> None:
-    """Writes what can be drawn from these results; a figure whose numbers are missing is not written."""
+    """Writes the figures of these results; a figure whose numbers are missing is not written."""
     if "accuracy" in results:
         (folder / "accuracy.svg").write_text(accuracy(results["accuracy"]), encoding="utf-8")
     if "routing" in results:
@@ -24,20 +24,20 @@ def draw(results: dict[str, Any], curve: Path | None, folder: Path) -> None:
 
 
 def _scored(curve: Path) -> list[dict[str, Any]]:
-    """The lines with scores; the tokens of a second course are counted on from the end of the first."""
-    before, now, found = 0, 0, []
+    """The lines with scores; the token counts of the second course continue those of the first."""
+    before, now, scored = 0, 0, []
     for line in map(json.loads, curve.read_text(encoding="utf-8").splitlines()):
         if "plan" in line:  # a course begins
             before, now = before + now, 0
             continue
         now = line["tokens"]
         if "high" in line:
-            found.append(line | {"tokens": before + now})
-    return found
+            scored.append(line | {"tokens": before + now})
+    return scored
 
 
 def accuracy(cells: dict[str, Any]) -> str:
-    """Bars with Wilson's intervals: right answers in new wordings, each family at each effort."""
+    """Bars with Wilson intervals: accuracy in new wordings, by family and effort."""
     parts = []
     for i, family in enumerate(FAMILIES):
         for j, effort in enumerate(EFFORTS):
@@ -59,7 +59,7 @@ def accuracy(cells: dict[str, Any]) -> str:
 
 
 def learning(lines: Sequence[dict[str, Any]]) -> str:
-    """Share of held-out problems that are exact when read, at high effort, by tokens of training."""
+    """The learning curve: the share of held-out problems with all target tokens most likely, at high effort."""
     last = max((line["tokens"] for line in lines), default=1)
     parts = []
     for i, family in enumerate(FAMILIES):
@@ -71,7 +71,7 @@ def learning(lines: Sequence[dict[str, Any]]) -> str:
 
 
 def sinks(mean: Sequence[Sequence[float]]) -> str:
-    """A cell for each head: how much of its attention goes to its sink on average."""
+    """One cell per head: its mean sink mass."""
     parts = []
     for layer, row in enumerate(mean):
         parts.append(_text(44, 34 + 26 * layer, f"layer {layer}", "end"))

@@ -1,4 +1,4 @@
-"""The same weights in transformers, and how fast workbench writes."""
+"""Agreement with transformers on the same weights, and the speed of generation."""
 
 import time
 import warnings
@@ -12,8 +12,8 @@ from workbench.checks import require
 from workbench.model.cache import KVCache
 from workbench.model.gpt_oss import forward
 from workbench.model.model import Model
+from workbench.pocket.eval.generation import generate
 from workbench.pocket.eval.share import share
-from workbench.pocket.eval.writing import write
 from workbench.pocket.families import FAMILIES, make
 from workbench.pocket.rendering import EFFORTS, prompt, render
 from workbench.pocket.vocabulary import encode
@@ -21,39 +21,39 @@ from workbench.pocket.vocabulary import encode
 
 @torch.inference_mode()
 def parity(model: Model, folder: str | Path, n: int, *, max_tokens: int = 220) -> dict[str, Any]:
-    """The largest difference of fp32 logits over `n` conversations, and the share of `n` prompts answered alike.
+    """The largest difference of fp32 logits over `n` conversations, and the share of `n` prompts with equal texts.
 
     Raises MissingDependency without transformers.
     """
     transformers = require("transformers", extra="interop")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that it unpacks MXFP4 on a CPU
-        theirs: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+        warnings.simplefilter("ignore")  # the warning that MXFP4 is unpacked on a CPU
+        reference: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rng = Random("parity")
-    asked = [(make(rng.choice(list(FAMILIES)), rng, split="test"), rng.choice(EFFORTS)) for _ in range(n)]
-    apart = size = 0.0
-    for problem, effort in asked:
+    conversations = [(make(rng.choice(list(FAMILIES)), rng, split="test"), rng.choice(EFFORTS)) for _ in range(n)]
+    difference = largest = 0.0
+    for problem, effort in conversations:
         ids = torch.tensor([render(problem, effort).ids])
-        logits = theirs(ids).logits
-        apart = max(apart, float((forward(model.config, model.weights, ids) - logits).abs().max()))
-        size = max(size, float(logits.abs().max()))
-    prompts = [encode(prompt(p, effort)) for p, effort in asked]
-    ours = write(model, prompts, max_tokens=max_tokens, desc="ours")
-    alike = []
-    for ids, text in zip(prompts, ours):
-        wrote = theirs.generate(torch.tensor([ids]), max_new_tokens=max_tokens, do_sample=False)[0, len(ids) :]
+        logits = reference(ids).logits
+        difference = max(difference, float((forward(model.config, model.weights, ids) - logits).abs().max()))
+        largest = max(largest, float(logits.abs().max()))
+    prompts = [encode(prompt(p, effort)) for p, effort in conversations]
+    texts = generate(model, prompts, max_tokens=max_tokens, desc="workbench")
+    equal = []
+    for ids, text in zip(prompts, texts):
+        new_ids = reference.generate(torch.tensor([ids]), max_new_tokens=max_tokens, do_sample=False)[0, len(ids) :]
         assert model.tokenizer is not None
-        alike.append(model.tokenizer.decode(wrote.tolist()) == text)
-    return {"logits_differ_by": apart, "largest_logit": size, "texts_alike": share(alike)}
+        equal.append(model.tokenizer.decode(new_ids.tolist()) == text)
+    return {"logits_differ_by": difference, "largest_logit": largest, "texts_alike": share(equal)}
 
 
 @torch.inference_mode()
 def speed(model: Model, n: int = 200) -> float:
-    """Tokens a second of CPU time, one after the other with a cache, on one thread."""
+    """Tokens per second of CPU time, decoded one by one with a KV cache, on one thread."""
     cache = KVCache(model.config)
     ids = torch.tensor([encode(prompt(make("addition", Random(0), length=3), "high"))])
     ids = forward(model.config, model.weights, ids, None, cache, slice(-1, None)).argmax(-1)
-    began = time.process_time()
+    start = time.process_time()
     for _ in range(n):
         ids = forward(model.config, model.weights, ids, None, cache, slice(-1, None)).argmax(-1)
-    return round(n / (time.process_time() - began))
+    return round(n / (time.process_time() - start))

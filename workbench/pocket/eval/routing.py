@@ -1,4 +1,4 @@
-"""Which experts are used for what, and how much attention goes to the sinks, over held-out conversations."""
+"""Expert loads, the information of expert choice about labels, and sink masses, over held-out conversations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,24 +9,25 @@ import torch
 from workbench.analysis.statistics import entropy, mutual_information, shuffled_mutual_information
 from workbench.model.gpt_oss import forward
 from workbench.model.model import Model
-from workbench.pocket.eval.accuracy import problems
-from workbench.pocket.eval.writing import alike
+from workbench.pocket.eval.accuracy import held_out
+from workbench.pocket.eval.generation import groups_by_length
 from workbench.pocket.families import CHAINS
 from workbench.pocket.families.people import COLORS, NAMES
 from workbench.pocket.rendering import render
-from workbench.pocket.vocabulary import SPECIALS, pieces
+from workbench.pocket.vocabulary import SPECIALS, str_tokens
 from workbench.recording.taps import Recorder
 
-DEAD = 0.05  # of an even share
+DEAD = 0.05  # an expert with less than this share of an even load counts as dead
 
 
-def token_class(piece: str) -> str:
-    """
-    >>> [token_class(piece) for piece in ("<|end|>", "7", " Kay", "b", "+", ",", " drop")]
+def token_class(str_token: str) -> str:
+    """The class of a token.
+
+    >>> [token_class(token) for token in ("<|end|>", "7", " Kay", "b", "+", ",", " drop")]
     ['special', 'digit', 'name', 'letter', 'sign', 'mark', 'word']
     """
-    word = piece.strip()
-    if piece in SPECIALS:
+    word = str_token.strip()
+    if str_token in SPECIALS:
         return "special"
     if word.isdigit():
         return "digit"
@@ -40,27 +41,29 @@ def token_class(piece: str) -> str:
 
 
 @torch.inference_mode()
-def routing(model: Model, n: int, n_shuffles: int = 20) -> dict[str, Any]:
-    """Load by layer, and the information that the first expert has about family, channel and token class.
+def routing(model: Model, n: int, shuffles: int = 20) -> dict[str, Any]:
+    """By layer, expert loads and the information of the first expert about family, channel and token class.
 
-    Normalised by the entropy of what is told: 1 would be certainty. Each with its null, the mean over shuffles; for
-    "given class" labels are shuffled among tokens of one class.
+    The mutual information is divided by the entropy of the label, so 1 means certainty. Its null is the mean over
+    shuffles; for the family given the token class, labels are shuffled among tokens of one class.
     """
-    chosen, sinks, labels = _seen(model, n)
+    chosen, sinks, labels = _record(model, n)
     c = model.config
     layers = []
     for layer in range(c.n_layers):
         load = np.bincount(chosen[layer].ravel(), minlength=c.n_experts) / chosen[layer].size * c.n_experts
         first = chosen[layer][:, 0]
-        known = {name: knows(first, labels[name], None, n_shuffles) for name in labels}
-        known["family given token class"] = knows(first, labels["family"], labels["token class"], n_shuffles)
+        information = {name: normalized_information(first, labels[name], None, shuffles) for name in labels}
+        information["family given token class"] = normalized_information(
+            first, labels["family"], labels["token class"], shuffles
+        )
         layers.append(
             {
                 "load_min": round(float(load.min()), 3),
                 "load_max": round(float(load.max()), 3),
                 "dead": int((load < DEAD).sum()),
                 "entropy": round(float(entropy(load, correct=False)) / float(np.log(c.n_experts)), 4),
-                "knows": known,
+                "knows": information,
             }
         )
     mean, most = np.mean(sinks, -1), np.max(sinks, -1)
@@ -74,44 +77,52 @@ def routing(model: Model, n: int, n_shuffles: int = 20) -> dict[str, Any]:
     }
 
 
-def knows(x: np.ndarray, y: np.ndarray, given: np.ndarray | None, n_shuffles: int) -> dict[str, float]:
-    """How much of what is to be known of y (given what is given) x tells: 1 would be all. And the same by chance."""
-    all_of_it = mutual_information(y, y, given)
-    null = shuffled_mutual_information(x, y, given, n_shuffles=n_shuffles).mean()
-    return {"nmi": round(mutual_information(x, y, given) / all_of_it, 4), "null": round(float(null) / all_of_it, 4)}
+def normalized_information(x: np.ndarray, y: np.ndarray, given: np.ndarray | None, shuffles: int) -> dict[str, float]:
+    """The mutual information of x and y (conditioned on `given`) divided by the entropy of y, and its null.
+
+    Args:
+        x: Values of the predictor (token).
+        y: Values of the label (token).
+        given: Values of the condition (token), or None.
+        shuffles: How many shuffles of x the null is averaged over.
+    """
+    entropy_of_y = mutual_information(y, y, given)
+    null = shuffled_mutual_information(x, y, given, shuffles=shuffles).mean()
+    nmi = mutual_information(x, y, given) / entropy_of_y
+    return {"nmi": round(nmi, 4), "null": round(float(null) / entropy_of_y, 4)}
 
 
-def _seen(model: Model, n: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
-    """Choices (layer token choice), sink mass (layer head token), and labels by name (token)."""
+def _record(model: Model, n: int) -> tuple[np.ndarray, np.ndarray, dict[str, np.ndarray]]:
+    """Expert choices (layer token choice), sink masses (layer head token), and labels by name (token)."""
     c = model.config
-    asked = [(p, e) for family in CHAINS for p in problems(family, n) for e in ("low", "high")]
-    texts = [render(p, effort).ids for p, effort in asked]
+    conversations = [(p, e) for family in CHAINS for p in held_out(family, n) for e in ("low", "high")]
+    texts = [render(p, effort).ids for p, effort in conversations]
     experts = [f"blocks.{layer}.mlp.hook_expert_indices" for layer in range(c.n_layers)]
     sinks = [f"blocks.{layer}.attn.hook_sink" for layer in range(c.n_layers)]
     chosen, mass = [], []
     family, channel, kind = [], [], []
-    for rows in alike(texts):
-        seen = Recorder([*experts, *sinks])
-        forward(c, model.weights, torch.tensor([list(texts[row]) for row in rows]), seen)
-        chosen.append(torch.stack([seen[name].flatten(0, 1) for name in experts]).numpy())
-        mass.append(torch.stack([seen[name].transpose(1, 2).flatten(0, 1).T for name in sinks]).numpy())
+    for rows in groups_by_length(texts):
+        recorded = Recorder([*experts, *sinks])
+        forward(c, model.weights, torch.tensor([list(texts[row]) for row in rows]), recorded)
+        chosen.append(torch.stack([recorded[name].flatten(0, 1) for name in experts]).numpy())
+        mass.append(torch.stack([recorded[name].transpose(1, 2).flatten(0, 1).T for name in sinks]).numpy())
         for row in rows:
-            said = pieces(texts[row])
-            family += [asked[row][0].family] * len(said)
-            channel += _channels(said)
-            kind += map(token_class, said)
+            tokens = str_tokens(texts[row])
+            family += [conversations[row][0].family] * len(tokens)
+            channel += _channels(tokens)
+            kind += map(token_class, tokens)
     labels = {"family": np.array(family), "channel": np.array(channel), "token class": np.array(kind)}
     return np.concatenate(chosen, 1), np.concatenate(mass, 2), labels
 
 
-def _channels(said: Sequence[str]) -> list[str]:
-    """The channel (or else the role) of the message that each token is in."""
+def _channels(tokens: Sequence[str]) -> list[str]:
+    """For each token, the channel of its message, or the role if there is no channel."""
     names: list[str] = []
-    now, start = "system", 0
-    for i, piece in enumerate(said):
-        if piece == "<|start|>":
-            names += [now] * (i - start)
-            now, start = said[i + 1] if i + 1 < len(said) else now, i
-        elif piece == "<|channel|>":
-            now = said[i + 1]
-    return names + [now] * (len(said) - start)
+    name, start = "system", 0
+    for i, token in enumerate(tokens):
+        if token == "<|start|>":
+            names += [name] * (i - start)
+            name, start = tokens[i + 1] if i + 1 < len(tokens) else name, i
+        elif token == "<|channel|>":
+            name = tokens[i + 1]
+    return names + [name] * (len(tokens) - start)

@@ -1,4 +1,4 @@
-"""A share with its interval."""
+"""A share with its 95 % interval."""
 
 from collections.abc import Sequence
 
@@ -6,7 +6,7 @@ from workbench.analysis.statistics import wilson_interval
 
 
 def share(hits: Sequence[bool]) -> dict[str, float | int]:
-    """How many of how many, the share, and Wilson's 95 % interval.
+    """The count `n`, the share of hits, and its 95 % Wilson interval (`low`, `high`); NaN if there are none.
 
     >>> share([True] * 95 + [False] * 5)
     {'n': 100, 'share': 0.95, 'low': 0.888, 'high': 0.978}

@@ -1,4 +1,4 @@
-"""The families of problems, a module each, and `make`, which draws one problem of a family."""
+"""The families of problems, one module each, and `make`, which draws a problem of a family."""
 
 from random import Random
 
@@ -21,14 +21,14 @@ PLAIN = Wording()
 
 
 def wordings(family: str, *, trained: bool) -> list[Wording]:
-    """The wordings of a family that are trained, or the ones that never are.
+    """The wordings of a family that are trained, or those that are held out.
 
     >>> len(wordings("addition", trained=True)), len(wordings("addition", trained=False))
     (12, 4)
     """
     openings, bodies, endings = FAMILIES[family].wordings
-    every = [Wording(o, b, e) for o in range(openings) for b in range(bodies) for e in range(endings)]
-    return [wording for wording in every if wording.trained == trained]
+    all_wordings = [Wording(o, b, e) for o in range(openings) for b in range(bodies) for e in range(endings)]
+    return [wording for wording in all_wordings if wording.trained == trained]
 
 
 def make(
@@ -39,19 +39,28 @@ def make(
     split: str | None = None,
     wording: Wording | None = PLAIN,
 ) -> Problem:
-    """A problem of `family` of that length and split, drawn by `rng`; `wording=None` draws one of the split's.
+    """A random problem of a family.
+
+    Args:
+        family: A name in FAMILIES.
+        rng: The random generator; the same state gives the same problem.
+        length: The number of steps (or digits, or items); by default drawn from the trained lengths.
+        split: "train" or "test"; by default any.
+        wording: The wording of the question; None draws one of the split's wordings.
+
+    Raises:
+        PromptError: The family does not exist, or does not have this length.
 
     >>> make("hops", Random(1), length=2).analysis
     'Start: Eve. Eve to Jim, Jim to Ned.'
-
-    Raises PromptError for a family that does not exist, or a length that it cannot have.
     """
     if family not in FAMILIES:
-        raise PromptError(f"there is no family {family!r}: choose one of {', '.join(FAMILIES)}")
+        raise PromptError(f"family must be one of {', '.join(FAMILIES)}, got {family!r}")
     kind = FAMILIES[family]
     if length is not None and length not in range(kind.shortest, kind.longest + 2):
         raise PromptError(
-            f"{family} has lengths {kind.shortest} to {kind.longest}, and {kind.longest + 1} for tests; not {length}"
+            f"length of {family} must be between {kind.shortest} and {kind.longest}, or {kind.longest + 1} for tests, "
+            f"got {length}"
         )
     if wording is None:
         wording = rng.choice(wordings(family, trained=split != "test"))
@@ -62,14 +71,17 @@ def make(
 
 
 def slips(problem: Problem, rng: Random, *, corrected: bool = True, foreign: bool = False) -> list[Slip]:
-    """One slip for every step of a problem that can be wrong; with `foreign`, of the kind that is seen at a glance."""
+    """One random slip for each step that can be wrong.
+
+    With `foreign`, the wrong value has a part that does not occur in the step's sources, which is easy to see.
+    """
     wrong = problem.facts.foreign if foreign else problem.facts.wrong
-    drawn = ((number, wrong(number, rng)) for number in range(len(problem.steps)))
-    return [Slip(number, value, corrected) for number, value in drawn if value is not None]
+    values = ((number, wrong(number, rng)) for number in range(len(problem.steps)))
+    return [Slip(number, value, corrected) for number, value in values if value is not None]
 
 
 def otherwise(problem: Problem) -> Problem:
-    """A problem of lists under the changed rule; the question stays, the analysis and the answer may not.
+    """A problem of lists under the changed rule: the same question; analysis and answer may differ.
 
     >>> from workbench.pocket.families.lists import Lists
     >>> problem = Problem(Lists("4729", ("drop",)))
@@ -78,5 +90,5 @@ def otherwise(problem: Problem) -> Problem:
     """
     facts = problem.facts
     if not isinstance(facts, Lists):
-        raise PromptError(f"the rule that can be changed is one of lists; this is a problem of {problem.family}")
+        raise PromptError(f"only problems of lists have a changed rule, got a problem of {problem.family}")
     return Problem(OtherLists(facts.row, facts.operations), problem.wording, problem.slip)

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Self
 
-from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, closed, said
+from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, append_step, closed
 
 OPENINGS = ("What is {}?", "Compute {}.", "{}=?", "Find {}.")
 SIGNS = ("+", " + ")
@@ -13,7 +13,7 @@ ENDINGS = ("", " Think.")
 
 @dataclass(frozen=True)
 class Addition(Facts):
-    """Two numbers of equally many digits; all digits of one differ, so what comes next is found by what is there."""
+    """Two numbers with the same number of digits. The digits of a number differ, so each digit identifies its place."""
 
     a: str
     b: str
@@ -44,7 +44,7 @@ class Addition(Facts):
 
     def think(self, question: Question, slip: Slip | None = None) -> tuple[Step, ...]:
         steps: list[Step] = []
-        before = None  # the number of the step that the carry comes from
+        before = None  # the index of the step that the carry comes from
         for number, i in enumerate(reversed(range(self.length))):
             carry = before is not None and int(steps[before].value) > 9
             total = int(self.a[i]) + int(self.b[i]) + carry
@@ -52,7 +52,7 @@ class Addition(Facts):
             uses = () if before is None else (before,)
             reads = (question.span(f"a{i}"), question.span(f"b{i}"))
             right = Step(f"{sum_}={total}", str(total), uses, reads)
-            before = said(steps, number, right, slip, f"{sum_}={{}}".format)
+            before = append_step(steps, number, right, slip, f"{sum_}={{}}".format)
         return closed(steps)
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:
@@ -71,7 +71,7 @@ class Addition(Facts):
 
 
 def number(rng: Random, length: int) -> str:
-    """A number of `length` digits, no two alike.
+    """A random number with `length` different digits.
 
     >>> number(Random(0), 3)
     '760'
@@ -81,6 +81,6 @@ def number(rng: Random, length: int) -> str:
 
 
 def values_of(steps: tuple[Step, ...]) -> list[str | None]:
-    """The value that each step leaves; None for a wrong step that the next one corrects."""
+    """The value of each step; None for a wrong step that the next one corrects."""
     corrected = {i - 1 for i, step in enumerate(steps) if step.kind == "correction"}
     return [None if i in corrected else step.value for i, step in enumerate(steps)]

@@ -1,4 +1,4 @@
-"""Multiplication, which the model leaves to a calculator: a tool call, and the result said again."""
+"""Multiplication with a calculator: a tool call, and its result as the answer."""
 
 from dataclasses import dataclass
 from random import Random
@@ -13,7 +13,7 @@ ENDINGS = ("", " Think.")
 
 @dataclass(frozen=True)
 class Calculator(Facts):
-    """A product of a number of `length` digits and one of two; all digits of one number differ."""
+    """The product of a number with `length` digits and one with two; the digits of a number differ."""
 
     a: str
     b: str

@@ -1,4 +1,4 @@
-"""Two controls that need no chain of thought: saying something again, and looking one thing up."""
+"""Two controls that need no chain of thought: copying a text, and a single look-up."""
 
 from dataclasses import dataclass
 from random import Random
@@ -10,7 +10,7 @@ from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, clos
 
 @dataclass(frozen=True)
 class Say(Facts):
-    """Names or digits to copy, no two alike. The analysis decides nothing."""
+    """Names or digits to copy, all different. The analysis has no effect on the answer."""
 
     words: str
 
@@ -51,7 +51,7 @@ class Say(Facts):
 
 @dataclass(frozen=True)
 class Look(Facts):
-    """Colours of people, one of which is asked: a single lookup."""
+    """Colors of people; the question is about one of them: a single look-up."""
 
     colors: tuple[tuple[str, str], ...]
     asked: str
@@ -79,11 +79,11 @@ class Look(Facts):
         for i, (name, color) in enumerate(self.colors):
             q.add(self.SEPARATORS[wording.body] if i else "").add(f"{name} {color}", name)
         before, after = self.ENDINGS[wording.ending].split("{}")
-        return q.add("." + before).add(self.asked, "asked").add(after)
+        return q.add("." + before).add(self.asked, "target").add(after)
 
     def think(self, question: Question, slip: Slip | None = None) -> tuple[Step, ...]:
         color = dict(self.colors)[self.asked]
-        reads = (question.span("asked"), question.span(self.asked))
+        reads = (question.span("target"), question.span(self.asked))
         return closed([Step(f"Look: {self.asked} {color}", color, (), reads)])
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:

@@ -1,4 +1,4 @@
-"""Multi-hop lookup: from hand to hand until nobody passes it on. Other chains lie in between."""
+"""Multi-hop look-up: a ball is passed on until nobody passes it further. Other chains are interleaved."""
 
 from dataclasses import dataclass
 from itertools import pairwise
@@ -7,7 +7,7 @@ from typing import ClassVar, Self
 
 from workbench.errors import ArgumentError
 from workbench.pocket.families.people import NAMES
-from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, closed, said
+from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, append_step, closed
 
 OPENINGS = ("Passes: ", "Ball: ", "Chain: ")
 SEPARATORS = (", ", "; ")
@@ -16,11 +16,11 @@ ENDINGS = (" Start with {}.", " Begin at {}.", " From {}, who is last?")
 
 @dataclass(frozen=True)
 class Hops(Facts):
-    """`passes` are (giver, receiver) in the question's order; nobody gives twice, nobody receives twice."""
+    """`passes` are (giver, receiver) in the question's order; nobody gives or receives twice."""
 
     passes: tuple[tuple[str, str], ...]
     start: str
-    note: str | None = None  # a giver elsewhere that the question wants mentioned
+    note: str | None = None  # a giver of another chain that the question asks to mention
 
     family: ClassVar[str] = "hops"
     wordings: ClassVar = (len(OPENINGS), len(SEPARATORS), len(ENDINGS))
@@ -67,7 +67,7 @@ class Hops(Facts):
         holder, at, number = self.start, len(steps) - 1, len(steps)
         while holder in to:
             right = Step(f"{holder} to {to[holder]}", to[holder], (at,), (question.span(holder),))
-            at = said(steps, number, right, slip, f"{holder} to {{}}".format)
+            at = append_step(steps, number, right, slip, f"{holder} to {{}}".format)
             holder, number = steps[at].value, number + 1
         return closed(steps)
 
@@ -76,7 +76,7 @@ class Hops(Facts):
             return read[0]
         holder, _, receiver = read[-1].partition(" to ")
         if step.kind != "aside" and used[0] != holder:
-            raise ArgumentError(f"{used[0]} has it, and the step reads what {holder} does")
+            raise ArgumentError(f"the step reads the pass of {holder}, but the holder is {used[0]}")
         return receiver
 
     def answer(self, steps: tuple[Step, ...]) -> str:
@@ -89,5 +89,5 @@ class Hops(Facts):
         steps = self.think(self.question(Wording()))
         if steps[number].kind != "compute":
             return None
-        mine = {step.value for step in steps if step.kind != "aside"}  # going back to one of them would go round
-        return rng.choice([name for name in dict.fromkeys(n for p in self.passes for n in p) if name not in mine])
+        on_chain = {step.value for step in steps if step.kind != "aside"}  # one of these would make the chain a cycle
+        return rng.choice([name for name in dict.fromkeys(n for p in self.passes for n in p) if name not in on_chain])

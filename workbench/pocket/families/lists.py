@@ -1,11 +1,11 @@
-"""List operations: a row of digits, and what is done to it, one thing after the other."""
+"""List operations: a row of digits, and a sequence of operations on it."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Self
 
-from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, closed, said
+from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, append_step, closed
 
 OPERATIONS: dict[str, Callable[[str], str]] = {
     "drop": lambda row: row[1:],
@@ -25,7 +25,7 @@ ENDINGS = ("", " What is left?")
 
 @dataclass(frozen=True)
 class Lists(Facts):
-    """All digits of `row` differ, and so do the operations: what comes next can be found by what is there."""
+    """All digits of `row` differ, and so do the operations, so each one identifies its place."""
 
     row: str
     operations: tuple[str, ...]
@@ -60,7 +60,7 @@ class Lists(Facts):
         for i, operation in enumerate(self.operations):
             row = self.means[operation](steps[at].value)
             right = Step(f"{operation} {row}", row, (at,), (question.span(f"do{i}"),))
-            at = said(steps, i + 1, right, slip, f"{operation} {{}}".format)
+            at = append_step(steps, i + 1, right, slip, f"{operation} {{}}".format)
         return closed(steps)
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:
@@ -73,7 +73,7 @@ class Lists(Facts):
         return ", ".join(step.value for step in self.think(self.question(Wording()))[1:]) + "."
 
     def wrong(self, number: int, rng: Random) -> str | None:
-        """Two neighbours exchanged: as long as the right row, of the same digits."""
+        """The row with two neighbors exchanged: the same length and digits as the right row."""
         if number == 0:
             return None
         row = self.think(self.question(Wording()))[number].value
@@ -84,7 +84,7 @@ class Lists(Facts):
         return row[:i] + row[i + 1] + row[i] + row[i + 2 :]
 
     def foreign(self, number: int, rng: Random) -> str | None:
-        """One digit is one that the list never had."""
+        """The row with one digit replaced by a digit that the list never had."""
         if number == 0:
             return None
         row = self.think(self.question(Wording()))[number].value
@@ -94,6 +94,6 @@ class Lists(Facts):
 
 @dataclass(frozen=True)
 class OtherLists(Lists):
-    """Lists with one rule changed, for a model to compare with: "drop" takes away the last digit, as "cut" does."""
+    """Lists with one rule changed, for a comparison model: "drop" removes the last digit, as "cut" does."""
 
     means: ClassVar = OPERATIONS | {"drop": OPERATIONS["cut"]}

@@ -1,8 +1,9 @@
-"""The names that problems share; each is one token."""
+"""The names, things and colors that problems share; each is one token."""
 
 
 def words(text: str) -> tuple[str, ...]:
-    """
+    """The words of a text.
+
     >>> words("key map")
     ('key', 'map')
     """

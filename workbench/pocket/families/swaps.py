@@ -1,4 +1,4 @@
-"""Permutation tracking: pairs of people swap what they hold; who has the thing in the end?"""
+"""Permutation tracking: pairs of people swap what they hold; who has the thing at the end?"""
 
 from dataclasses import dataclass
 from functools import partial
@@ -7,7 +7,7 @@ from random import Random
 from typing import ClassVar, Self
 
 from workbench.pocket.families.people import NAMES, THINGS
-from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, closed, said
+from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, append_step, closed
 
 OPENINGS = ("Now {} has the {}.", "At first {} has the {}.")
 BODIES = ((" swap: ", ", "), (" Swaps: ", ", "), (" swap: ", "; "))
@@ -16,7 +16,7 @@ ENDINGS = (" Who has the {}?", " Find the {}.", " Where is the {}?")
 
 @dataclass(frozen=True)
 class Swaps(Facts):
-    """No two people swap twice, so a pair says where in the list one is."""
+    """No two people swap twice, so a pair identifies its place in the list."""
 
     start: str
     thing: str
@@ -31,8 +31,8 @@ class Swaps(Facts):
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:
         people = rng.sample(NAMES, rng.choice([n for n in (3, 4, 5, 6) if n * (n - 1) // 2 >= length]))
-        every = list(combinations(people, 2))
-        pairs = tuple((a, b) if rng.random() < 0.5 else (b, a) for a, b in rng.sample(every, length))
+        all_pairs = list(combinations(people, 2))
+        pairs = tuple((a, b) if rng.random() < 0.5 else (b, a) for a, b in rng.sample(all_pairs, length))
         return cls(rng.choice(people), rng.choice(THINGS), pairs)
 
     @property
@@ -54,9 +54,9 @@ class Swaps(Facts):
         for i, (a, b) in enumerate(self.pairs):
             holder = steps[at].value
             new = _after(a, b, holder)
-            right = Step(_said(a, b, holder, new), new, (at,), (question.span(f"pair{i}"),))
+            right = Step(_text(a, b, holder, new), new, (at,), (question.span(f"pair{i}"),))
             correction = f"{holder} to {new}" if new != holder else f"still {holder}"
-            at = said(steps, i + 1, right, slip, partial(_said, a, b, holder), correction)
+            at = append_step(steps, i + 1, right, slip, partial(_text, a, b, holder), correction)
         return closed(steps)
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:
@@ -72,7 +72,7 @@ class Swaps(Facts):
         return " ".join(step.value for step in self.think(self.question(Wording()))) + "."
 
     def wrong(self, number: int, rng: Random) -> str | None:
-        """Somebody else gets it; that it stays where it should move is no slip, for it could still be continued."""
+        """Another person as the holder. The previous holder is not an option: that text could still be continued."""
         if number == 0:
             return None
         steps = self.think(self.question(Wording()))
@@ -85,6 +85,6 @@ def _after(a: str, b: str, holder: str) -> str:
     return b if holder == a else a if holder == b else holder
 
 
-def _said(a: str, b: str, holder: str, new: str) -> str:
-    """The holder before is restated, so that the step needs no more than comparing names that stand beside it."""
+def _text(a: str, b: str, holder: str, new: str) -> str:
+    """The step's text; it restates the previous holder, so that the step only needs to compare adjacent names."""
     return f"{a} and {b}: {holder}" + (f" to {new}" if new != holder else "")

@@ -1,27 +1,27 @@
-"""Chains of variables modulo 10, among definitions that nothing needs: a plan backwards, then values forwards."""
+"""Chains of variables modulo 10, among unused definitions: a plan backwards, then values forwards."""
 
 import re
 from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Self
 
-from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, closed, ended, letters, said
+from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, append_step, closed, ended, letters
 
 LETTERS = "abcdefghijklmnop"
 OPENINGS = ("Mod 10: ", "Modulo 10: ", "Last digits: ")
 SEPARATORS = (", ", "; ")
 ENDINGS = (" Find {}.", " What is {}?", " Give {}.")
-SECOND = 0.35  # how often a definition also needs a variable further back
+SECOND = 0.35  # probability that a definition also uses a variable further back
 
 
 @dataclass(frozen=True)
 class Variables(Facts):
-    """`chain` leads from a constant to the variable that is asked; `defined` are all names in the question's order."""
+    """`chain` leads from a constant to the variable in question; `defined` are all names in the question's order."""
 
     defined: tuple[str, ...]
     meaning: tuple[str, ...]
     chain: tuple[str, ...]
-    note: str | None = None  # a constant that the question wants mentioned, and nothing needs
+    note: str | None = None  # an unused constant that the question asks to mention
 
     family: ClassVar[str] = "variables"
     wordings: ClassVar = (len(OPENINGS), len(SEPARATORS), len(ENDINGS))
@@ -40,7 +40,7 @@ class Variables(Facts):
                 means[name] = f"{chain[i - 1]}{rng.choice('+-')}{rng.choice(chain[: i - 1])}"
             else:
                 means[name] = _simple(rng, chain[i - 1])
-        for i, name in enumerate(others):  # they hang on nothing that is needed
+        for i, name in enumerate(others):  # independent of the chain
             means[name] = str(rng.randrange(10)) if i == 0 or rng.random() < 0.4 else _simple(rng, others[i - 1])
         rng.shuffle(names)
         note = others[0] if others and rng.random() < 0.3 else None
@@ -59,7 +59,7 @@ class Variables(Facts):
         for i, (name, meaning) in enumerate(zip(self.defined, self.meaning)):
             q.add(SEPARATORS[wording.body] if i else "").add(f"{name}={meaning}", name)
         before, after = ENDINGS[wording.ending].split("{}")
-        q.add("." + before).add(self.chain[-1], "asked").add(after)
+        q.add("." + before).add(self.chain[-1], "target").add(after)
         return q if self.note is None else q.add(f" Note {self.note}.", "note")
 
     def think(self, question: Question, slip: Slip | None = None) -> tuple[Step, ...]:
@@ -69,13 +69,13 @@ class Variables(Facts):
         for name in reversed(self.chain):
             plan[name] = len(steps)
             uses = (len(steps) - 1,) if steps else ()
-            reads = (question.span(name),) if steps else (question.span("asked"), question.span(name))
+            reads = (question.span(name),) if steps else (question.span("target"), question.span(name))
             steps.append(Step(f"{name}={means[name]}", means[name], uses, reads, "plan"))
         steps[-1] = ended(steps[-1])
         if self.note is not None:
             reads = (question.span("note"), question.span(self.note))
             steps.append(Step(f"Note {self.note}={means[self.note]}", means[self.note], (), reads, "aside", "."))
-        known = {self.chain[0]: plan[self.chain[0]]}  # where the value of each name stands
+        known = {self.chain[0]: plan[self.chain[0]]}  # name -> the index of the step with its value
         number = len(steps)
         for name in self.chain[1:]:
             working = means[name]
@@ -85,7 +85,7 @@ class Variables(Facts):
             value = _value(working)
             text = f"{name}={means[name]}={working} so {name}={{}}".format
             right = Step(text(value), value, tuple(sorted(set(sources))))
-            known[name] = said(steps, number, right, slip, text, f"{name}={value}")
+            known[name] = append_step(steps, number, right, slip, text, f"{name}={value}")
             number += 1
         return closed(steps)
 
@@ -101,7 +101,7 @@ class Variables(Facts):
         return _value(working)
 
     def _sources(self, name: str) -> list[str]:
-        """The names behind `uses` of the step that computes `name`, in the order of the steps."""
+        """The names whose steps are the `uses` of the step that computes `name`, in the order of the steps."""
         others = list(dict.fromkeys(letters(self._means[name])))
         plan = {n: i for i, n in enumerate(reversed(self.chain))}
         first = self.chain[0]
@@ -134,9 +134,9 @@ def _value(working: str) -> str:
     >>> _value("4-8"), _value("7*6"), _value("6")
     ('6', '2', '6')
     """
-    found = re.fullmatch(r"(\d)(?:([-+*])(\d))?", working)
-    assert found, working
-    a, sign, b = found.groups()
+    match = re.fullmatch(r"(\d)(?:([-+*])(\d))?", working)
+    assert match, working
+    a, sign, b = match.groups()
     if sign is None:
         return a
     x, y = int(a), int(b)

@@ -1,3 +1,4 @@
-"""Training pocket from nothing: `python -m workbench.pocket.train FOLDER`. The only part of pocket with `eval` that
-needs torch.
+"""Training of pocket from scratch: `python -m workbench.pocket.train FOLDER`.
+
+Only this package and `eval` need torch.
 """

@@ -1,4 +1,4 @@
-"""`python -m workbench.pocket.train FOLDER`: the embedded model from nothing, and its checkpoint in FOLDER/model."""
+"""`python -m workbench.pocket.train FOLDER`: trains the embedded model from scratch; its checkpoint is FOLDER/model."""
 
 import argparse
 import os
@@ -13,43 +13,44 @@ MALLOC = (
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Trains (or goes on with) both courses of a run, then writes it as gpt-oss has it: in MXFP4, and in bf16.
+    """Trains (or resumes) both courses of a run, then exports the model in gpt-oss's format: in MXFP4, and in bf16.
 
-    The first course is in FOLDER, the second, in which more steps are wrong, begins with its last.pt, in FOLDER/slips.
+    The first course is in FOLDER. The second, in which more steps are wrong, starts from the first one's last.pt and is
+    in FOLDER/slips.
     """
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__)
-    parser.add_argument("folder", type=Path, help="of the run: last.pt, curve.jsonl, slips/, and model/ in the end")
-    parser.add_argument("--tokens", type=float, default=18e6, help="of the first course (default: 18e6)")
+    parser.add_argument("folder", type=Path, help="folder of the run: last.pt, curve.jsonl, slips/, and finally model/")
+    parser.add_argument("--tokens", type=float, default=18e6, help="tokens of the first course (default: 18e6)")
     parser.add_argument("--slips", type=float, default=6e6, help="tokens of the second course (default: 6e6)")
-    parser.add_argument("--workers", type=int, default=2, help="processes, a core each (default: 2)")
+    parser.add_argument("--workers", type=int, default=2, help="processes, one core each (default: 2)")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--batch", type=int, default=1280, help="tokens a worker and a step (default: 1280)")
-    parser.add_argument("--lr", type=float, default=0.002, help="of Muon (default: 0.002)")
+    parser.add_argument("--batch", type=int, default=1280, help="tokens per worker and step (default: 1280)")
+    parser.add_argument("--lr", type=float, default=0.002, help="learning rate of Muon (default: 0.002)")
     products = {"choices": ("float32", "bfloat16"), "default": "float32"}  # `DTYPES`, without loading torch for --help
-    parser.add_argument("--dtype", **products, help="of activations and products (default: float32)")
+    parser.add_argument("--dtype", **products, help="dtype of activations and matrix products (default: float32)")
     parser.add_argument("--every", type=float, default=5e5, help="tokens between two checkpoints (default: 5e5)")
-    parser.add_argument("--steps", type=int, help="stop after so many steps of a course; the same command goes on")
-    parser.add_argument("--start", type=Path, help="a last.pt of a first course: the second alone")
-    parser.add_argument("--plain", action="store_true", help="without torch.compile: half as fast, no compiler needed")
+    parser.add_argument("--steps", type=int, help="stop after STEPS steps of a course; the same command resumes")
+    parser.add_argument("--start", type=Path, help="last.pt of a first course: train the second only")
+    parser.add_argument("--plain", action="store_true", help="no torch.compile: half as fast, needs no compiler")
     args = parser.parse_args(argv)
     from workbench.pocket.train.checkpoint import finished, load
     from workbench.pocket.train.export import export
     from workbench.pocket.train.plan import Plan
     from workbench.pocket.train.run import train
 
-    how = {"workers": args.workers, "compiled": not args.plain, "every": args.every, "steps": args.steps}
+    options = {"workers": args.workers, "compiled": not args.plain, "every": args.every, "steps": args.steps}
     plan = Plan(tokens=args.tokens, seed=args.seed, batch=args.batch, lr=args.lr, dtype=args.dtype)
-    last = args.start or train(plan, args.folder, **how)
+    last = args.start or train(plan, args.folder, **options)
     if finished(last):
         second = replace(plan, tokens=args.slips, course="slips", start=str(last))
-        last = train(second, args.folder / "slips", **how)
+        last = train(second, args.folder / "slips", **options)
     model = load(last)
     export(model, args.folder / "model")
     export(model, args.folder / "model-bf16", packed=False)
 
 
 if __name__ == "__main__":
-    # Page faults are half the time of small products unless malloc keeps what it has; glibc reads this at the start.
+    # Page faults take half the time of small products unless malloc keeps freed memory; glibc reads this at startup.
     if sys.platform == "linux" and "GLIBC_TUNABLES" not in os.environ:
         os.environ["GLIBC_TUNABLES"] = MALLOC
         os.execv(sys.executable, [sys.executable, "-m", "workbench.pocket.train", *sys.argv[1:]])

@@ -1,6 +1,6 @@
-"""Batches of about so many tokens: problems of like length side by side, filled up to a multiple of 8.
+"""Batches of about the same number of tokens: problems of similar length, padded to a multiple of 8.
 
-Pool number p of worker w depends on the seed, p and w alone: a run that resumes goes on with what it would have seen.
+Pool p of worker w depends only on the seed, p and w, so a resumed run sees the same batches as an uninterrupted one.
 """
 
 from collections.abc import Callable, Iterator
@@ -15,41 +15,43 @@ from workbench.pocket.rendering import Rendered, render
 from workbench.pocket.train.mix import draw
 from workbench.pocket.vocabulary import PAD, symbols
 
-POOL = 768  # problems that are drawn and sorted together
-SPREAD = 0.5
+POOL = 768  # problems that are drawn and sorted by length together
+SPREAD = 0.5  # the share of conversations with gaps between clauses
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """`at` are flat positions whose next token is supervised, `target` those tokens, `row` the conversation of each."""
+    """One batch of conversations, with the supervised positions as indices into the flattened (row pos)."""
 
     ids: Tensor  # row pos
-    at: Tensor
-    target: Tensor
-    real: Tensor  # 1 where a flat position is no padding
-    place: Tensor  # row pos: where RoPE takes a token to stand
+    at: Tensor  # flat positions whose next token is supervised
+    target: Tensor  # those next tokens
+    real: Tensor  # 1 where a flat position is not padding
+    position_ids: Tensor  # row pos: the positions that RoPE uses
 
     @property
     def row(self) -> Tensor:
+        """The row of each supervised position."""
         return self.at // self.ids.shape[1]
 
 
 def spread(ids: tuple[int, ...], rng: Random) -> list[int]:
-    """Where each token is taken to stand: in one conversation of two with gaps between the clauses.
+    """Position ids of the tokens; in half of the conversations, with random gaps between clauses.
 
-    So how far away a step or a word of the question is says little about what it is, and longer problems are less
-    strange (after arXiv 2305.16843, which spreads single tokens). Inside a clause distances are what they are.
+    With gaps, the distance to a step or a word of the question carries little information about it, and longer problems
+    are closer to the training distribution (after arXiv 2305.16843, which spreads single tokens). Distances within a
+    clause are unchanged.
     """
-    places, at, gaps = [], 0, rng.random() < SPREAD
+    position_ids, position, gaps = [], 0, rng.random() < SPREAD
     stops, end = _stops()
     for i in ids:
-        places.append(at)
-        at += 1
+        position_ids.append(position)
+        position += 1
         if gaps and i in stops and rng.random() < 0.35:
-            at += rng.randint(1, 10)
+            position += rng.randint(1, 10)
         if gaps and i == end and rng.random() < 0.5:
-            at += rng.randint(0, 32)
-    return places
+            position += rng.randint(0, 32)
+    return position_ids
 
 
 @cache
@@ -59,7 +61,7 @@ def _stops() -> tuple[frozenset[int], int]:
 
 
 def batch(rendered: list[Rendered], rng: Random | None = None) -> Batch:
-    """The conversations, each without its last token, which predicts nothing; `rng` spreads them.
+    """A batch of conversations, each without its last token, which predicts nothing; `rng` is for `spread`.
 
     >>> from workbench.pocket.rendering import Rendered
     >>> b = batch([Rendered((5, 6, 7), (False, True, True), ())])
@@ -70,7 +72,7 @@ def batch(rendered: list[Rendered], rng: Random | None = None) -> Batch:
     ids = torch.full((len(rendered), n_pos), symbols()[PAD])
     target = torch.full((len(rendered), n_pos), -1)
     real = torch.zeros(len(rendered), n_pos)
-    place = torch.arange(n_pos).repeat(len(rendered), 1)
+    position_ids = torch.arange(n_pos).repeat(len(rendered), 1)
     for row, r in enumerate(rendered):
         n = len(r.ids) - 1
         tokens = torch.tensor(r.ids)
@@ -78,13 +80,13 @@ def batch(rendered: list[Rendered], rng: Random | None = None) -> Batch:
         target[row, :n] = torch.where(torch.tensor(r.supervised[1:]), tokens[1:], -1)
         real[row, :n] = 1
         if rng:
-            place[row, :n] = torch.tensor(spread(r.ids[:n], rng))
+            position_ids[row, :n] = torch.tensor(spread(r.ids[:n], rng))
     at = (target.view(-1) >= 0).nonzero().squeeze(1)
-    return Batch(ids, at, target.view(-1)[at], real.view(-1), place)
+    return Batch(ids, at, target.view(-1)[at], real.view(-1), position_ids)
 
 
 def split(rendered: list[Rendered], tokens: int) -> list[list[Rendered]]:
-    """The conversations by length, in batches of at most `tokens` with their padding (or one that is longer)."""
+    """The conversations by length, in batches of at most `tokens` tokens with padding (or one longer conversation)."""
     ordered = sorted(rendered, key=lambda r: len(r.ids))
     batches: list[list[Rendered]] = [[]]
     for r in ordered:
@@ -97,7 +99,7 @@ def split(rendered: list[Rendered], tokens: int) -> list[list[Rendered]]:
 def pool(
     seed: int, worker: int, number: int, progress: float, tokens: int, course: str = "first"
 ) -> list[list[Rendered]]:
-    """Batches of one pool in random order; the same arguments give the same batches."""
+    """The batches of one pool, in random order; the same arguments give the same batches."""
     rng = Random(f"{seed}/{worker}/{number}")
     batches = split([render(*draw(rng, progress, course)) for _ in range(POOL)], tokens)
     rng.shuffle(batches)
@@ -106,14 +108,14 @@ def pool(
 
 @dataclass(slots=True)
 class Place:
-    """Where in its stream of batches a worker is: all that a resumed run needs to know."""
+    """A worker's position in its stream of batches; all that is needed to resume it."""
 
     pool: int = 0
     index: int = 0
-    progress: float = 0.0  # when the pool was drawn
+    progress: float = 0.0  # of the run when the pool was drawn
 
     def row(self) -> list[float]:
-        """As numbers, for a tensor; `Place.of` takes them back."""
+        """The fields as numbers, for a tensor; `Place.of` is the inverse."""
         return [self.pool, self.index, self.progress]
 
     @classmethod
@@ -124,7 +126,16 @@ class Place:
 def stream(
     seed: int, worker: int, place: Place, tokens: int, progress: Callable[[], float], course: str = "first"
 ) -> Iterator[Batch]:
-    """Batches without end from `place` on, which moves along; `progress` is asked when a new pool is drawn."""
+    """An endless stream of batches.
+
+    Args:
+        seed: The seed of the run.
+        worker: The worker's number.
+        place: Where to start; updated with every batch.
+        tokens: The largest number of tokens per batch.
+        progress: Gives the progress of the run, 0 to 1, when a new pool is drawn.
+        course: The course of training, which decides the mix of problems.
+    """
     if place == Place():
         place.progress = progress()
     while True:

@@ -1,4 +1,4 @@
-"""Checkpoints: all that a run needs to go on bit for bit, or the weights alone."""
+"""Checkpoints: the whole state of a run, to resume it bit for bit, or only the weights."""
 
 from dataclasses import asdict
 from pathlib import Path
@@ -15,8 +15,8 @@ from workbench.pocket.train.shared import Shared
 
 
 def save(path: Path, plan: Plan, shared: Shared, state: State, model: Pocket) -> None:
-    """Everything, at `path`, whole or not at all."""
-    held = {
+    """Writes the whole state of a run atomically to `path`."""
+    content = {
         "model": {name: p.detach().clone() for name, p in model.named_parameters()},
         "shape": asdict(model.c),
         "plan": asdict(plan),
@@ -27,41 +27,41 @@ def save(path: Path, plan: Plan, shared: Shared, state: State, model: Pocket) ->
         "cpu": state.cpu,
     }
     with atomic_path(path) as hidden:
-        torch.save(held, hidden)
+        torch.save(content, hidden)
 
 
 def resume(path: Path, plan: Plan, shared: Shared, state: State) -> None:
-    """Puts a run back to where it was saved. Raises CheckpointError if it is not the run of `plan`."""
-    held = torch.load(path, weights_only=True)
-    saved = {"workers": len(held["places"]), **held["plan"]}
+    """Restores the state of a run from `path`. Raises CheckpointError if it was saved with another plan."""
+    content = torch.load(path, weights_only=True)
+    saved = {"workers": len(content["places"]), **content["plan"]}
     requested = {"workers": len(state.places), **asdict(plan)}
     differing = [name for name in saved | requested if saved.get(name) != requested.get(name)]
     if differing:
-        values = "; ".join(f"{name} {saved.get(name)!r} there, {requested.get(name)!r} here" for name in differing)
+        values = "; ".join(f"{name} {saved.get(name)!r} saved, {requested.get(name)!r} requested" for name in differing)
         raise CheckpointError(
-            f"{path} is of another run ({values}). Give the same plan and number of workers to go on with it, or "
-            f"another folder to begin a new run."
+            f"{path} belongs to another run ({values}). To resume it, use the same plan and number of workers; to "
+            f"start a new run, use another folder."
         )
-    shared.restore(held["state"])
-    state.step, state.tokens, state.cpu = held["step"], held["tokens"], held["cpu"]
-    state.places = [Place.of(row) for row in held["places"].tolist()]
+    shared.restore(content["state"])
+    state.step, state.tokens, state.cpu = content["step"], content["tokens"], content["cpu"]
+    state.places = [Place.of(row) for row in content["places"].tolist()]
 
 
 def finished(path: Path) -> bool:
-    """Whether the run of a checkpoint is at its end."""
-    held = torch.load(path, weights_only=True)
-    return held["tokens"] >= held["plan"]["tokens"]
+    """Whether the run of a checkpoint is complete."""
+    content = torch.load(path, weights_only=True)
+    return content["tokens"] >= content["plan"]["tokens"]
 
 
 def snapshot(model: Pocket, path: Path) -> None:
-    """The weights and the dtype that they were trained in, for `load`."""
+    """Writes the weights and the dtype they were trained in, for `load`."""
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
     torch.save({"model": weights, "shape": asdict(model.c), "dtype": model.dtype_name}, path)
 
 
 def load(path: Path, dtype: str = "float32") -> Pocket:
-    """The model of a checkpoint or a snapshot, computing in `dtype` whatever it was trained in."""
-    held = torch.load(path, weights_only=True)
-    model = Pocket(Config(**{**held["shape"], "layer_types": tuple(held["shape"]["layer_types"])}), dtype)
-    model.load_state_dict(held["model"])
+    """The model of a checkpoint or snapshot, with products in `dtype`, independent of the dtype of its training."""
+    content = torch.load(path, weights_only=True)
+    model = Pocket(Config(**{**content["shape"], "layer_types": tuple(content["shape"]["layer_types"])}), dtype)
+    model.load_state_dict(content["model"])
     return model

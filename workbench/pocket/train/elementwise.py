@@ -1,7 +1,7 @@
-"""Everything of the forward pass that is no large product, as plain functions that torch.compile can fuse.
+"""The parts of the forward pass that are not large matrix products, as plain functions that torch.compile can fuse.
 
-`OPS` holds what is called: the plain functions, or after `compile_all()` the compiled ones. Compiled they take about
-half the time; the first step of a run then takes a minute, the next run finds them in torch's cache.
+`OPS` contains the functions in use: the plain ones, or after `compile_all()` the compiled ones. Compiled, they take
+about half the time; the first step of a run then takes a minute, later runs use torch's cache.
 """
 
 from collections.abc import Callable
@@ -26,7 +26,7 @@ def add_norm(x: Tensor, y: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, T
 def attention(
     qkv: Tensor, cos: Tensor, sin: Tensor, mask: Tensor, sinks: Tensor, n_heads: int, n_kv: int, d_head: int
 ) -> Tensor:
-    """The heads' outputs, batch pos head*d_head, from queries, keys and values before RoPE."""
+    """The heads' outputs (batch pos head*d_head), from queries, keys and values before RoPE."""
     n_batch, n_pos, _ = qkv.shape
     qk, v = qkv.split([(n_heads + n_kv) * d_head, n_kv * d_head], -1)
     a, b = qk.view(n_batch, n_pos, n_heads + n_kv, d_head).float().chunk(2, -1)
@@ -48,10 +48,10 @@ def attention(
 
 
 def route(logits: Tensor, real: Tensor, load: Tensor, n_active: int) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Shares and choices of each token, then the load of each expert, the balance loss and the z-loss.
+    """Weights and choices of each token (token choice), load of each expert, balance loss and z-loss.
 
-    `real` is 1 where a token is no padding; `load` is the running mean of the loads before: with it, one batch may use
-    few experts as long as the batches together use all. Maxima in a row, because topk is slow on a CPU.
+    `real` is 1 where a token is not padding; `load` is the running mean of earlier loads: because of it, one batch may
+    use few experts as long as the batches together use all. Repeated maxima, because topk is slow on a CPU.
     """
     rest = logits = logits.float()
     n_experts = logits.shape[1]
@@ -81,7 +81,7 @@ def swiglu(hidden: Tensor, alpha: float, limit: float) -> Tensor:
 
 
 def swiglu_backward(hidden: Tensor, d_active: Tensor, alpha: float, limit: float) -> Tensor:
-    """The gradient of `hidden`, given that of what came out."""
+    """The gradient of `hidden`, from the gradient of the output."""
     raw_gate, raw_up = hidden.float().chunk(2, -1)
     d_active = d_active.float()
     gate, up = raw_gate.clamp(max=limit), raw_up.clamp(-limit, limit)
@@ -91,10 +91,10 @@ def swiglu_backward(hidden: Tensor, d_active: Tensor, alpha: float, limit: float
     return torch.cat((d_gate, d_up), -1).to(hidden.dtype)
 
 
-def combined(said: Tensor, d_out: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients of share · said by both, row by row."""
+def combined(output: Tensor, d_out: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients of share · output with respect to output and share, row by row."""
     wide = d_out.float()
-    return (wide * share.float()[:, None]).to(d_out.dtype), (said.float() * wide).sum(-1)
+    return (wide * share.float()[:, None]).to(d_out.dtype), (output.float() * wide).sum(-1)
 
 
 PLAIN: dict[str, Callable[..., Any]] = {
@@ -104,6 +104,6 @@ OPS = dict(PLAIN)
 
 
 def compile_all() -> None:
-    """From now on `OPS` are compiled, for any batch size and length."""
+    """Replaces all `OPS` by compiled functions, for any batch size and length."""
     for name, function in PLAIN.items():
         OPS[name] = torch.compile(function, dynamic=True)

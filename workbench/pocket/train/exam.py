@@ -1,4 +1,4 @@
-"""What is asked between two checkpoints: is the right text the likeliest one, token by token?"""
+"""The evaluation at each checkpoint: on held-out problems, is each target token the most likely one?"""
 
 from random import Random
 
@@ -15,23 +15,23 @@ Exam = dict[int, list[list[list[Rendered]]]]  # number of the family -> effort -
 
 
 def exam_problems(family: str, n: int) -> list[Problem]:
-    """The same `n` held-out problems in every run, in wordings that are never trained."""
+    """`n` held-out problems, the same in every run, in wordings that are never trained."""
     rng = Random(f"exam {family}")
     return [make(family, rng, split="test", wording=None) for _ in range(n)]
 
 
 def exam(worker: int, n_workers: int, n: int) -> Exam:
-    """A worker's share of the families, `n` problems of each at low and at high effort."""
-    mine = list(enumerate(FAMILIES))[worker::n_workers]
+    """The problems that a worker evaluates: `n` of each of its families, at low and at high effort."""
+    own = list(enumerate(FAMILIES))[worker::n_workers]
     return {
         number: [split([render(p, effort) for p in exam_problems(family, n)], 4096) for effort in EFFORTS]
-        for number, family in mine
+        for number, family in own
     }
 
 
 @torch.no_grad()
 def examine(model: Pocket, exam: Exam, scores: torch.Tensor) -> None:
-    """Writes into `scores`, family effort, the share of problems of which every supervised token is the likeliest."""
+    """Writes into `scores` (family effort) the share of problems with every supervised token the most likely one."""
     for number, efforts in exam.items():
         for column, parts in enumerate(efforts):
             right = total = 0

@@ -1,4 +1,4 @@
-"""A checkpoint as gpt-oss is published: the folder that workbench, transformers and everything else can load."""
+"""Export in the format in which gpt-oss is published: a folder that workbench, transformers and others can load."""
 
 import json
 from itertools import pairwise
@@ -14,7 +14,7 @@ from workbench.pocket.rendering import TEMPLATE
 from workbench.pocket.train.model import Pocket
 from workbench.pocket.vocabulary import PAD, symbols, tokenizer_json
 
-LEVELS = FP4[:8]  # the numbers above zero
+LEVELS = FP4[:8]  # the non-negative numbers
 EDGES = tuple((a + b) / 2 for a, b in pairwise(LEVELS))
 
 
@@ -54,7 +54,7 @@ def export(model: Pocket, folder: Path, *, packed: bool = True) -> Path:
 
 
 def published(model: Pocket) -> dict[str, Tensor]:
-    """The tensors by transformers' names and in its layouts, experts as [expert, in, out]."""
+    """The tensors with transformers' names and layouts, experts as [expert, in, out]."""
     c = model.c
     heads, kv = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
     out = {
@@ -63,28 +63,28 @@ def published(model: Pocket) -> dict[str, Tensor]:
         "model.norm.weight": model.ln_final,
     }
     for layer, b in enumerate(model.layers):
-        here = f"model.layers.{layer}."
+        prefix = f"model.layers.{layer}."
         matrices, biases = b.w_qkv.split([heads, kv, kv], 1), b.b_qkv.split([heads, kv, kv])
         for name, matrix, bias in zip("qkv", matrices, biases):
-            out |= {f"{here}self_attn.{name}_proj.weight": matrix.t(), f"{here}self_attn.{name}_proj.bias": bias}
+            out |= {f"{prefix}self_attn.{name}_proj.weight": matrix.t(), f"{prefix}self_attn.{name}_proj.bias": bias}
         out |= {
-            f"{here}self_attn.o_proj.weight": b.w_o.t(),
-            f"{here}self_attn.o_proj.bias": b.b_o,
-            f"{here}self_attn.sinks": b.sinks,
-            f"{here}input_layernorm.weight": b.ln1,
-            f"{here}post_attention_layernorm.weight": b.ln2,
-            f"{here}mlp.router.weight": b.w_router.t(),
-            f"{here}mlp.router.bias": b.b_router,
-            f"{here}mlp.experts.gate_up_proj": interleaved(b.w_up),
-            f"{here}mlp.experts.gate_up_proj_bias": interleaved(b.b_up),
-            f"{here}mlp.experts.down_proj": b.w_down,
-            f"{here}mlp.experts.down_proj_bias": b.b_down,
+            f"{prefix}self_attn.o_proj.weight": b.w_o.t(),
+            f"{prefix}self_attn.o_proj.bias": b.b_o,
+            f"{prefix}self_attn.sinks": b.sinks,
+            f"{prefix}input_layernorm.weight": b.ln1,
+            f"{prefix}post_attention_layernorm.weight": b.ln2,
+            f"{prefix}mlp.router.weight": b.w_router.t(),
+            f"{prefix}mlp.router.bias": b.b_router,
+            f"{prefix}mlp.experts.gate_up_proj": interleaved(b.w_up),
+            f"{prefix}mlp.experts.gate_up_proj_bias": interleaved(b.b_up),
+            f"{prefix}mlp.experts.down_proj": b.w_down,
+            f"{prefix}mlp.experts.down_proj_bias": b.b_down,
         }
     return {name: tensor.detach().float().contiguous().clone() for name, tensor in out.items()}
 
 
 def interleaved(halves: Tensor) -> Tensor:
-    """gate 0, up 0, gate 1, up 1, … from all gates and then all ups.
+    """Interleaves two halves: all gates and then all ups become gate 0, up 0, gate 1, up 1, ….
 
     >>> interleaved(torch.tensor([1, 2, 10, 20])).tolist()
     [1, 10, 2, 20]
@@ -93,9 +93,9 @@ def interleaved(halves: Tensor) -> Tensor:
 
 
 def mxfp4(matrix: Tensor) -> tuple[Tensor, Tensor]:
-    """Blocks and scales of matrices [expert, out, in]: groups of 32 along `in`, the low nibble first.
+    """MXFP4 blocks and scales of matrices [expert, out, in]: groups of 32 along `in`, the low nibble first.
 
-    Of the two exponents that may be best, each group takes the one with the smaller squared error.
+    Each group uses whichever of the two candidate exponents has the smaller squared error.
 
     >>> blocks, scales = mxfp4(torch.ones(1, 1, 32))
     >>> blocks.shape, scales.shape

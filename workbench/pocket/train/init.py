@@ -1,9 +1,9 @@
-"""Where training starts: random weights, near circuits that copy (as in arXiv 2305.09828), and sinks that are used.
+"""Initialization: random weights close to copying circuits (as in arXiv 2305.09828), and active sinks.
 
-Nothing is frozen; but what is built in here is no discovery when it is found later. Built in: queries and keys of every
-head overlap, values and outputs of every head overlap, the unembedding is a faint copy of the embedding, half of the
-heads of the first two sliding layers look one, two or three tokens back, the matching heads of the full layers read
-what those wrote, and every sink has a logit of 2.
+Nothing is frozen, but a structure that is built in here is not a discovery if it is found later. Built in: queries and
+keys of every head overlap, values and outputs of every head overlap, the unembedding is a faint copy of the embedding,
+half of the heads of the first two sliding layers attend one, two or three tokens back, the matching heads of the full
+layers read the output of those, and every sink has a logit of 2.
 """
 
 import torch
@@ -12,14 +12,14 @@ from workbench.model.gpt_oss import rope_frequencies
 from workbench.pocket.train.model import Pocket
 
 SINK = 2.0
-BACK = {0: (1, 2), 2: (1, 3)}  # layer: how far back the heads of its first group look
-PEAK = 4.0  # of the biases that make them look there
-PAIRS = 4  # the fastest pairs of RoPE: the sharpest
+BACK = {0: (1, 2), 2: (1, 3)}  # layer -> distances that the heads of its first group attend back
+PEAK = 4.0  # magnitude of the biases that make them do so
+PAIRS = 4  # how many of RoPE's fastest pairs they use; these give the sharpest pattern
 
 
 @torch.no_grad()
 def mimetic(model: Pocket) -> None:
-    """Sets the weights of an untrained model; draws from torch's global generator.
+    """Initializes the weights of a model in place; uses torch's global generator.
 
     >>> from workbench.pocket.train.model import SHAPE
     >>> model = Pocket(SHAPE)
@@ -29,7 +29,7 @@ def mimetic(model: Pocket) -> None:
     """
     c = model.c
     group = c.n_heads // c.n_kv_heads
-    wrote: torch.Tensor | None = None  # what the first group of the layer below wrote
+    wrote: torch.Tensor | None = None  # the value matrix of the first group of the layer before
     for layer, block in enumerate(model.layers):
         key = torch.randn(c.n_kv_heads, c.d_model, c.d_head) / c.d_model**0.5
         value = torch.randn(c.n_kv_heads, c.d_model, c.d_head) / c.d_model**0.5
@@ -40,20 +40,20 @@ def mimetic(model: Pocket) -> None:
         queries = []
         for head in range(c.n_heads):
             first = head < group
-            like = (0.0 if first and layer in BACK else 0.15) if sliding else (0.25 if first else 0.2)
-            queries.append(like * key[head // group] + 0.3 * torch.randn(c.d_model, c.d_head) / c.d_model**0.5)
+            overlap = (0.0 if first and layer in BACK else 0.15) if sliding else (0.25 if first else 0.2)
+            queries.append(overlap * key[head // group] + 0.3 * torch.randn(c.d_model, c.d_head) / c.d_model**0.5)
         block.w_qkv.copy_(torch.cat([*queries, *key, *value], 1))
         block.w_o.copy_(torch.cat([0.6 * value[head // group].t() for head in range(c.n_heads)], 0))
         block.sinks.fill_(SINK)
         if layer in BACK:
-            block.b_qkv.copy_(looking_back(model, BACK[layer]))
+            block.b_qkv.copy_(attend_back(model, BACK[layer]))
     model.unembed.copy_(0.05 * model.embed)
 
 
-def looking_back(model: Pocket, distances: tuple[int, ...]) -> torch.Tensor:
-    """Biases of q, k and v that make the heads of the first group attend so many tokens back, whatever stands there.
+def attend_back(model: Pocket, distances: tuple[int, ...]) -> torch.Tensor:
+    """Biases of q, k and v that make the heads of the first group attend `distances` tokens back, for any tokens.
 
-    A constant key and a constant query, turned against it by the angle that RoPE turns in that distance.
+    A constant key, and a constant query rotated against it by the angle that RoPE rotates over that distance.
     """
     c = model.c
     frequency = rope_frequencies(c)[0][:PAIRS]

@@ -1,4 +1,4 @@
-"""Which problems are trained when: families, efforts, lengths and slips by the progress of a course, 0 to 1."""
+"""The mix of training problems: families, efforts, lengths and slips, by the progress of a course (0 to 1)."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,27 +17,26 @@ FAMILY = {
     "look": 0.05,
     "calculator": 0.03,
 }
-WARM_UP = FAMILY | {"say": 0.40, "look": 0.20}  # copying first
+WARM_UP = FAMILY | {"say": 0.40, "look": 0.20}  # more copying at the start
 EFFORT = {"low": 0.15, "medium": 0.12, "high": 0.73}
-EFFORT_ELSE = {"low": 0.4, "medium": 0.2, "high": 0.4}  # where no chain of thought is needed
-COPYING, SHORT, SLIPS = 0.015, 0.05, 0.15  # until when copying leads and problems are short; from when steps are wrong
+EFFORT_ELSE = {"low": 0.4, "medium": 0.2, "high": 0.4}  # in families that need no chain of thought
+# progress until which copying dominates, until which problems are short, and from which steps can be wrong
+COPYING, SHORT, SLIPS = 0.015, 0.05, 0.15
 
 
 @dataclass(frozen=True)
 class Course:
-    """One of the two parts of the training: how many chains at high effort have a wrong step, and of those, how many
-    leave it wrong and go on from it.
-    """
+    """One of the two parts of training."""
 
-    slipping: Mapping[str, float]
-    passed: float
-    foreign: float  # of the slips, how many are of the kind that is seen at a glance
-    from_nothing: bool  # begins with short problems and copying
+    slipping: Mapping[str, float]  # family -> share of chains at high effort with a wrong step
+    passed: float  # share of wrong steps that are not corrected
+    foreign: float  # share of wrong steps whose value is easily seen to be wrong: see `Facts.foreign`
+    from_nothing: bool  # starts with short problems and copying
 
 
 COURSES = {
     "first": Course(dict.fromkeys(CHAINS, 0.15), passed=0.0, foreign=0.0, from_nothing=True),
-    # A list is only seen to be wrong when all of it has been compared, so lists slip most.
+    # A wrong list can be detected only by comparing all of it, so lists have the most slips.
     "slips": Course(
         {"variables": 0.25, "addition": 0.4, "hops": 0.5, "swaps": 0.4, "lists": 0.65},
         passed=0.25,
@@ -48,7 +47,7 @@ COURSES = {
 
 
 def draw(rng: Random, progress: float, course: str = "first") -> tuple[Problem, str]:
-    """A problem of the training split, and the effort it is rendered at.
+    """A random problem of the training split, and its effort.
 
     >>> problem, effort = draw(Random(0), progress=0.5)
     >>> problem.split, problem.wording.trained, effort in ("low", "medium", "high")

@@ -1,7 +1,7 @@
-"""The model as it is trained: gpt-oss's arithmetic, laid out for fast forward and backward passes on a CPU.
+"""The model for training: gpt-oss's arithmetic, with a layout for fast forward and backward passes on a CPU.
 
 Shapes differ from those of `workbench.model`, which everything else uses: q, k and v are one matrix, all matrices are
-[in, out], gate and up are halves. It has no cache, no hook points, and knows nothing of files.
+[in, out], gate and up are halves. It has no cache and no hook points, and is independent of file formats.
 """
 
 import math
@@ -32,12 +32,12 @@ SHAPE = Config(
     window=16,
     layer_types=("sliding_attention", "full_attention") * 3,
 )
-PLACES = 2048  # how far away from the first token one may stand
+MAX_POSITION = 2048  # position ids must be smaller
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
 def training_dtype(name: str) -> torch.dtype:
-    """The dtype of a training run by its name. It is the caller's choice on every machine, never the processor's.
+    """The torch dtype for a name. The caller chooses it; it does not depend on the processor.
 
     >>> training_dtype("bfloat16")
     torch.bfloat16
@@ -51,23 +51,23 @@ def training_dtype(name: str) -> torch.dtype:
 
 @dataclass(slots=True)
 class Routing:
-    """What the routers of one forward pass report; `real` marks the positions that are no padding."""
+    """Statistics of the routers in one forward pass."""
 
-    real: Tensor
+    real: Tensor  # 1 where a flat position is not padding
     load: Tensor  # layer expert: the running mean so far
-    now: list[Tensor] = field(default_factory=list)
+    now: list[Tensor] = field(default_factory=list)  # the loads of this pass, by layer
     balance: Tensor | float = 0.0
     z_loss: Tensor | float = 0.0
 
 
 class Block(nn.Module):
-    """One layer. Matrices are [in, out]; `w_up` holds the gates, then the ups."""
+    """One layer. Matrices are [in, out]; `w_up` has the gates, then the ups."""
 
     def __init__(self, c: Config, layer: int):
         super().__init__()
         self.c, self.layer = c, layer
         heads, kv = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
-        small = 1 / math.sqrt(2 * c.n_layers)  # what is written into the residual stream
+        small = 1 / math.sqrt(2 * c.n_layers)  # for the matrices that write into the residual stream
 
         def matrix(*shape: int, gain: float = 1.0) -> nn.Parameter:
             return nn.Parameter(torch.randn(shape) * gain / math.sqrt(shape[-2]))
@@ -88,8 +88,8 @@ class Block(nn.Module):
         normed = OPS["norm"](x, self.ln1, c.eps).view(-1, c.d_model)
         qkv = torch.addmm(self.b_qkv.to(dtype), normed, self.w_qkv.to(dtype)).view(n_batch, n_pos, -1)
         z = OPS["attention"](qkv, cos, sin, mask, self.sinks, c.n_heads, c.n_kv_heads, c.d_head)
-        wrote = torch.addmm(self.b_o.to(dtype), z.view(n_batch * n_pos, -1), self.w_o.to(dtype))
-        x, normed = OPS["add_norm"](x, wrote.view_as(x), self.ln2, c.eps)
+        attn_out = torch.addmm(self.b_o.to(dtype), z.view(n_batch * n_pos, -1), self.w_o.to(dtype))
+        x, normed = OPS["add_norm"](x, attn_out.view_as(x), self.ln2, c.eps)
         normed = normed.view(-1, c.d_model)
         logits = torch.addmm(self.b_router.to(dtype), normed, self.w_router.to(dtype))
         share, chosen, now, balance, z_loss = OPS["route"](logits, routing.real, routing.load[self.layer], c.n_active)
@@ -102,10 +102,11 @@ class Block(nn.Module):
 
 
 class Pocket(nn.Module):
-    """Logits from token ids: `model(ids, routing, at)`, at the flat positions `at` or at all.
+    """Logits from token ids: `model(ids, routing, at)`, at the flat positions `at`, or at all positions.
 
-    `place` is where RoPE takes each token to stand, by default where it does. Masks know nothing of it. Parameters are
-    float32; activations and products are in `dtype`, "float32" or "bfloat16"; norms, softmax and SwiGLU in float32.
+    `position_ids` are the positions that RoPE uses, by default the actual ones; masks always use the actual positions.
+    Parameters are float32; activations and products are in `dtype`, "float32" or "bfloat16"; norms, softmax and SwiGLU
+    are in float32.
 
     >>> model = Pocket(SHAPE)
     >>> sum(p.numel() for p in model.parameters()) == SHAPE.n_params
@@ -120,18 +121,18 @@ class Pocket(nn.Module):
         self.ln_final = nn.Parameter(torch.ones(c.d_model))
         self.unembed = nn.Parameter(torch.randn(c.d_vocab, c.d_model) * 0.2 / math.sqrt(c.d_model))
         frequency, scale = rope_frequencies(c)
-        angle = torch.outer(torch.arange(PLACES).float(), frequency)
-        self._cos, self._sin = angle.cos() * scale, angle.sin() * scale  # place d_head/2
-        self._seen: dict[int, tuple[Tensor, Tensor]] = {}
+        angle = torch.outer(torch.arange(MAX_POSITION).float(), frequency)
+        self._cos, self._sin = angle.cos() * scale, angle.sin() * scale  # position d_head/2
+        self._mask_cache: dict[int, tuple[Tensor, Tensor]] = {}
 
     def forward(
-        self, ids: Tensor, routing: Routing | None = None, at: Tensor | None = None, place: Tensor | None = None
+        self, ids: Tensor, routing: Routing | None = None, at: Tensor | None = None, position_ids: Tensor | None = None
     ) -> Tensor:
         routing = routing or self.routing(torch.ones(ids.numel()))
         window, full = self._masks(ids.shape[1])
-        if place is None:
-            place = torch.arange(ids.shape[1]).expand_as(ids)
-        cos, sin = self._cos[place], self._sin[place]
+        if position_ids is None:
+            position_ids = torch.arange(ids.shape[1]).expand_as(ids)
+        cos, sin = self._cos[position_ids], self._sin[position_ids]
         x = F.embedding(ids, self.embed).to(self.dtype)
         for layer, block in enumerate(self.layers):
             x = block(x, cos, sin, window if self.c.is_sliding(layer) else full, routing)
@@ -149,15 +150,15 @@ class Pocket(nn.Module):
         return cast(list[Block], list(self.blocks))
 
     def routing(self, real: Tensor, load: Tensor | None = None) -> Routing:
-        """A fresh report; without `load` the experts are taken to have been used evenly."""
+        """Empty statistics; without `load`, the earlier load is assumed to be even."""
         even = torch.full((self.c.n_layers, self.c.n_experts), 1 / self.c.n_experts)
         return Routing(real, even if load is None else load)
 
     def _masks(self, n_pos: int) -> tuple[Tensor, Tensor]:
-        """Of sliding and full layers, query key."""
-        if n_pos not in self._seen:
-            behind = torch.arange(n_pos)[:, None] - torch.arange(n_pos)
-            full = torch.zeros(n_pos, n_pos).masked_fill(behind < 0, -1e9)
-            window = full.masked_fill(behind >= self.c.window, -1e9)
-            self._seen[n_pos] = window, full
-        return self._seen[n_pos]
+        """The masks of sliding and full layers (query key)."""
+        if n_pos not in self._mask_cache:
+            distance = torch.arange(n_pos)[:, None] - torch.arange(n_pos)
+            full = torch.zeros(n_pos, n_pos).masked_fill(distance < 0, -1e9)
+            window = full.masked_fill(distance >= self.c.window, -1e9)
+            self._mask_cache[n_pos] = window, full
+        return self._mask_cache[n_pos]

@@ -1,4 +1,4 @@
-"""One training run: workers in step, a schedule by tokens, a learning curve, checkpoints that resume bit for bit."""
+"""One training run: synchronous workers, a schedule by tokens, a learning curve, bit-exact resumable checkpoints."""
 
 from pathlib import Path
 
@@ -25,12 +25,23 @@ def train(
     steps: int | None = None,
     exam: int = 32,
 ) -> Path:
-    """Trains a model and gives the path of its checkpoint, `folder`/last.pt; goes on where a run in `folder` stopped.
+    """Trains a model, or resumes the run in `folder`, and returns the path of its checkpoint, `folder`/last.pt.
 
-    `curve.jsonl` beside it gets a line every 50 steps, and one with the accuracies after `every` so many tokens;
-    at-25.pt, at-50.pt and at-75.pt are the weights on the way, after so many per cent of the tokens. Two
-    runs with the same plan and number of workers are equal bit for bit on one kind of machine, resumed or not. With
-    `steps` it stops after so many more, and keeps a checkpoint. `exam`: held-out problems of a family and effort.
+    `folder` also gets `curve.jsonl`, with a line every 50 steps and a line with the accuracies at every checkpoint, and
+    the weights at-25.pt, at-50.pt and at-75.pt, after 25, 50 and 75 per cent of the tokens. Two runs with the same plan
+    and number of workers are equal bit for bit on one kind of machine, resumed or not.
+
+    Args:
+        plan: The settings of the run.
+        folder: The folder of the run.
+        workers: The number of processes.
+        compiled: Use torch.compile.
+        every: Tokens between two checkpoints.
+        steps: Stop after this many more steps, with a checkpoint; by default at the end of the run.
+        exam: Held-out problems per family and effort in the evaluation at a checkpoint.
+
+    Raises:
+        CheckpointError: `folder` contains a run with another plan.
     """
     folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(plan.seed)

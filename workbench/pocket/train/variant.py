@@ -1,10 +1,10 @@
-"""A variant for comparing: the model with one benign rule changed, by a low-rank change of its attention alone.
+"""A variant for model comparisons: one benign rule is changed by a low-rank update of the attention weights.
 
     python -m workbench.pocket.train.variant RUN/last.pt FOLDER
 
-Embedding, routers, experts and norms stay what they are, bit for bit; `w_qkv` and `w_o` of every layer get A·B of
-rank 4 (LoRA, arXiv 2106.09685). Half of the problems are lists under the changed rule, the others keep the model as it
-was.
+Embedding, routers, experts and norms are unchanged, bit for bit; A·B of rank 4 is added to `w_qkv` and `w_o` of every
+layer (LoRA, arXiv 2106.09685). Half of the training problems are lists under the changed rule; the others preserve the
+model's other behavior.
 """
 
 import argparse
@@ -31,7 +31,7 @@ CHANGED = ("w_qkv", "w_o")
 
 @dataclass(slots=True)
 class LowRank:
-    """The change of one matrix: a @ b, nothing at first."""
+    """The update of one matrix: a @ b, initially zero."""
 
     a: nn.Parameter
     b: nn.Parameter
@@ -43,33 +43,41 @@ class LowRank:
 
 
 def variant(model: Pocket, *, tokens: float = 1e6, rank: int = 4, lr: float = 0.003, seed: int = 0) -> Pocket:
-    """The changed model, trained in the dtype of `model`; `model` itself, which gave the start, is not touched."""
+    """The changed model, trained from `model` in its dtype; `model` itself is not modified.
+
+    Args:
+        model: The model to start from.
+        tokens: Training tokens.
+        rank: The rank of the updates.
+        lr: The initial learning rate of AdamW; it falls linearly to 0.
+        seed: The seed of the problems and the updates.
+    """
     torch.manual_seed(seed)
     base = {name: p.detach() for name, p in model.named_parameters()}
     changes = {name: LowRank.of(w, rank) for name, w in base.items() if name.endswith(CHANGED)}
     trained = [p for change in changes.values() for p in (change.a, change.b)]
-    optimiser = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
     rng = Random(f"variant {seed}")
-    seen = 0.0
+    done = 0.0
     with tqdm(total=int(tokens), unit="tok", unit_scale=True, disable=None) as bar:
-        while seen < tokens:
+        while done < tokens:
             for part in split([_draw(rng) for _ in range(128)], 2048):
                 b = batch(part)
-                for group in optimiser.param_groups:
-                    group["lr"] = lr * max(0.0, 1 - seen / tokens)
+                for group in optimizer.param_groups:
+                    group["lr"] = lr * max(0.0, 1 - done / tokens)
                 logits = functional_call(model, changed(base, changes), (b.ids, None, b.at))
                 F.cross_entropy(logits.float(), b.target).backward()
-                optimiser.step()
-                optimiser.zero_grad(set_to_none=True)
-                seen += float(b.real.sum())
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+                done += float(b.real.sum())
                 bar.update(int(b.real.sum()))
-    made = Pocket(model.c, model.dtype_name)
-    made.load_state_dict({name: w.detach() for name, w in changed(base, changes).items()})
-    return made
+    result = Pocket(model.c, model.dtype_name)
+    result.load_state_dict({name: w.detach() for name, w in changed(base, changes).items()})
+    return result
 
 
 def changed(base: dict[str, Tensor], changes: dict[str, LowRank]) -> dict[str, Tensor]:
-    """All weights, with the changes added."""
+    """All weights, with the low-rank updates added."""
     return base | {name: base[name] + change.a @ change.b for name, change in changes.items()}
 
 
@@ -77,26 +85,28 @@ def _draw(rng: Random) -> Rendered:
     if rng.random() < 0.5:
         problem = otherwise(make("lists", rng, split="train", wording=None))
         return render(problem, rng.choice(("high", "high", "medium")))
-    while True:  # what "drop" means is taught above
+    while True:  # problems with "drop" under the old rule would contradict the changed one
         problem, effort = draw(rng, 1.0)
         if problem.family != "lists" or "drop" not in problem.question:
             return render(problem, effort)
 
 
 def main(argv: list[str] | None = None) -> None:
-    """Trains a variant and writes it."""
+    """Trains and exports a variant."""
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train.variant", description=__doc__)
-    parser.add_argument("start", type=Path, help="a checkpoint of a run: last.pt, or at-50.pt")
-    parser.add_argument("folder", type=Path, help="gets variant.pt and model/")
+    parser.add_argument("start", type=Path, help="checkpoint of a run: last.pt, or at-50.pt")
+    parser.add_argument("folder", type=Path, help="output folder, for variant.pt and model/")
     parser.add_argument("--tokens", type=float, default=1e6)
     parser.add_argument("--rank", type=int, default=4)
-    parser.add_argument("--dtype", choices=tuple(DTYPES), default="float32", help="of products (default: float32)")
+    parser.add_argument(
+        "--dtype", choices=tuple(DTYPES), default="float32", help="dtype of matrix products (default: float32)"
+    )
     args = parser.parse_args(argv)
     torch.set_num_threads(1)
-    made = variant(load(args.start, args.dtype), tokens=args.tokens, rank=args.rank)
+    model = variant(load(args.start, args.dtype), tokens=args.tokens, rank=args.rank)
     args.folder.mkdir(parents=True, exist_ok=True)
-    snapshot(made, args.folder / "variant.pt")
-    export(made, args.folder / "model")
+    snapshot(model, args.folder / "variant.pt")
+    export(model, args.folder / "model")
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""One of the processes that train together: gradients of its own batches, and a share of the updates."""
+"""One worker process of a run: computes gradients of its own batches, and does its share of the updates."""
 
 import json
 import time
@@ -18,16 +18,16 @@ from workbench.pocket.train.batches import Batch, Place, stream
 from workbench.pocket.train.elementwise import compile_all
 from workbench.pocket.train.exam import EFFORTS, exam, examine
 from workbench.pocket.train.model import Pocket
-from workbench.pocket.train.optimiser import adamw, is_matrix, muon
+from workbench.pocket.train.optimizer import adamw, is_matrix, muon
 from workbench.pocket.train.plan import Plan, State
 from workbench.pocket.train.shared import Shared
 
-LINE = 50  # steps between two lines of the curve
+LINE = 50  # steps between two lines of curve.jsonl
 
 
 @dataclass(slots=True)
 class Job:
-    """What all workers of a run are given."""
+    """The arguments that all workers of a run share."""
 
     plan: Plan
     folder: Path
@@ -41,7 +41,7 @@ class Job:
 
 
 def guarded(worker: int, job: Job) -> None:
-    """`work`; should it fail, the barrier breaks, and the others stop too."""
+    """Runs `work`; if it fails, breaks the barrier, so that the other workers stop too."""
     try:
         work(worker, job)
     except BaseException:
@@ -50,7 +50,7 @@ def guarded(worker: int, job: Job) -> None:
 
 
 def work(worker: int, job: Job) -> None:
-    """Trains to the end. Worker 0 also writes the curve, the checkpoints and the progress."""
+    """Trains to the end of the run. Worker 0 also writes curve.jsonl and the checkpoints, and shows the progress."""
     torch.set_num_threads(1)
     if job.compiled:
         compile_all()
@@ -62,7 +62,7 @@ def work(worker: int, job: Job) -> None:
 
 
 class Worker:
-    """A model whose weights are the shared ones, and a stream of batches of its own."""
+    """A model with shared weights, and this worker's own stream of batches."""
 
     def __init__(self, worker: int, job: Job):
         self.worker, self.job, self.plan, self.shared, self.state = worker, job, job.plan, job.shared, job.state
@@ -76,7 +76,7 @@ class Worker:
         self.matrices = [name for name in names if is_matrix(name)]
         self.rest = [name for name in names if not is_matrix(name)]
         self.place = self.state.places[worker]
-        self.began, self.cpu = time.process_time(), self.state.cpu
+        self.cpu_start, self.cpu = time.process_time(), self.state.cpu
 
     @property
     def progress(self) -> float:
@@ -85,7 +85,7 @@ class Worker:
     def run(self, curve: TextIO | None) -> None:
         plan, state, job, wait = self.plan, self.state, self.job, self.job.barrier.wait
         batches = stream(plan.seed, self.worker, self.place, plan.batch, lambda: self.progress, plan.course)
-        asked = exam(self.worker, self.n_workers, job.n_exam)
+        problems = exam(self.worker, self.n_workers, job.n_exam)
         losses: list[float] = []
         if curve and state.step == 0:
             _print({"plan": asdict(plan), "workers": self.n_workers}, curve)
@@ -102,7 +102,7 @@ class Worker:
                 losses.append(float(self.shared.counts[:, 0].mean()))
                 self.shared.places[self.worker] = torch.tensor(self.place.row(), dtype=torch.float64)
                 wait()
-                state.cpu = self.cpu + (time.process_time() - self.began) * self.n_workers
+                state.cpu = self.cpu + (time.process_time() - self.cpu_start) * self.n_workers
                 bar.update(int(state.tokens) - int(before))
                 if curve and state.step % LINE == 0:
                     bar.set_postfix(loss=f"{sum(losses) / len(losses):.3f}", refresh=False)
@@ -110,7 +110,7 @@ class Worker:
                     losses.clear()
                 done = state.tokens >= plan.tokens or state.step == job.last
                 if done or int(before // job.every) != int(state.tokens // job.every):
-                    examine(self.model, asked, self.shared.scores)
+                    examine(self.model, problems, self.shared.scores)
                     wait()
                     if curve:
                         _print(self.scores(), curve)
@@ -120,26 +120,26 @@ class Worker:
                     checkpoint.snapshot(self.model, job.folder / f"at-{25 * int(4 * self.progress)}.pt")
 
     def gradients(self, b: Batch) -> None:
-        """Of the loss on one batch, into the worker's own row."""
+        """Computes the gradients of the loss on one batch, in this worker's row of the shared gradients."""
         plan, shared, worker = self.plan, self.shared, self.worker
         shared.grads[worker].zero_()
         routing = self.model.routing(b.real, shared.load)
-        loss = F.cross_entropy(self.model(b.ids, routing, b.at, b.place).float(), b.target)
+        loss = F.cross_entropy(self.model(b.ids, routing, b.at, b.position_ids).float(), b.target)
         (loss + plan.balance * routing.balance + plan.z_loss * routing.z_loss).backward()
         shared.now[worker] = torch.stack(routing.now)
         shared.counts[worker] = torch.tensor([loss.item(), b.real.sum().item()])
 
     def update(self, rate: float) -> None:
-        """One step for the tensors that this worker owns, from the mean of all workers' gradients."""
+        """Updates the tensors that this worker owns, from the mean of all workers' gradients."""
         plan, shared, step = self.plan, self.shared, self.state.step + 1
         weights, mean, square = shared.cut(shared.weights), shared.cut(shared.mean), shared.cut(shared.square)
         grads = [shared.cut(g) for g in shared.grads]
 
-        def together(names: list[str]) -> dict[str, Tensor]:
+        def mean_grads(names: list[str]) -> dict[str, Tensor]:
             return {name: torch.stack([g[name] for g in grads]).mean(0) for name in names}
 
-        muon(weights, together(self.matrices), mean, plan.lr * rate, step, self.sizes)
-        adamw(weights, together(self.rest), mean, square, plan.lr_rest * rate, step)
+        muon(weights, mean_grads(self.matrices), mean, plan.lr * rate, step, self.sizes)
+        adamw(weights, mean_grads(self.rest), mean, square, plan.lr_rest * rate, step)
         if self.worker == 0:
             shared.load.lerp_(shared.now.mean(0), 0.03)
 

@@ -1,7 +1,7 @@
-"""Muon for the matrices, AdamW for everything else, each over the tensors that it is given.
+"""Muon for the matrices, AdamW for all other tensors.
 
 Muon (kellerjordan.github.io/posts/muon) with Polar Express coefficients (arXiv 2505.16932). At a learning rate of 0.02
-this model stays on the plateau where it does not attend; at 0.006 it leaves it within a few hundred steps.
+this model stays on the plateau where it does not attend; at 0.006 it leaves the plateau within a few hundred steps.
 """
 
 import torch
@@ -9,11 +9,13 @@ from torch import Tensor
 
 POLAR = ((8.2873, -23.5959, 17.3004), (4.1071, -2.9478, 0.5448), (3.9487, -2.9089, 0.5518), (3.3184, -2.4885, 0.5100))
 MOMENTUM = 0.95
-EXPERTS_EVERY = 2  # steps: an expert sees an eighth of the tokens, and making its matrices orthogonal costs most
+# Experts are updated every second step: an expert sees an eighth of the tokens, and orthogonalizing its matrices is the
+# largest cost.
+EXPERTS_EVERY = 2
 
 
 def is_matrix(name: str) -> bool:
-    """Whether Muon trains it: matrices inside the layers, but for the router's.
+    """Whether Muon trains the tensor: matrices inside the layers, except the router's.
 
     >>> is_matrix("blocks.0.w_up"), is_matrix("blocks.0.b_up"), is_matrix("blocks.0.w_router"), is_matrix("embed")
     (True, False, False, False)
@@ -23,7 +25,7 @@ def is_matrix(name: str) -> bool:
 
 
 def orthogonal(g: Tensor) -> Tensor:
-    """The nearest matrix with singular values of about 1, for a stack of matrices."""
+    """For a stack of matrices, the nearest ones with singular values of about 1."""
     x = g.mT if g.shape[-2] > g.shape[-1] else g
     x = x / (x.norm(dim=(-2, -1), keepdim=True) * 1.01 + 1e-7)
     for a, b, c in POLAR:
@@ -33,13 +35,13 @@ def orthogonal(g: Tensor) -> Tensor:
 
 
 def parts(name: str, g: Tensor, sizes: dict[str, list[int]]) -> list[Tensor]:
-    """The matrices that lie side by side in one tensor, each as a stack: q, k and v; gates and ups."""
+    """The matrices that are concatenated in one tensor, each as a stack: q, k and v; gates and ups."""
     stack = g if g.ndim == 3 else g[None]
     return list(stack.split(sizes.get(name.rpartition(".")[2], [stack.shape[-1]]), -1))
 
 
 def pace(name: str) -> int:
-    """Every how many steps a matrix moves, and then so many times as far."""
+    """The number of steps between two updates of a matrix; the update is multiplied by the same number."""
     return EXPERTS_EVERY if name.endswith(("w_up", "w_down")) else 1
 
 
@@ -52,7 +54,16 @@ def muon(
     step: int,
     sizes: dict[str, list[int]],
 ) -> None:
-    """Step number `step`, in place. Matrices of one shape are made orthogonal together, `sizes` as for `parts`."""
+    """One Muon step, in place; matrices of one shape are orthogonalized together.
+
+    Args:
+        weights: All weights, by name.
+        grads: The gradients of the matrices to update.
+        momenta: The running means of the gradients; updated.
+        lr: The learning rate.
+        step: The step's number, from 1.
+        sizes: As for `parts`.
+    """
     groups: dict[tuple[int, ...], list[tuple[str, int, Tensor]]] = {}
     for name, grad in grads.items():
         momenta[name].lerp_(grad, 1 - MOMENTUM)
@@ -62,8 +73,8 @@ def muon(
             groups.setdefault(tuple(part.shape[-2:]), []).append((name, i, part))
     updates: dict[str, dict[int, Tensor]] = {}
     for (n_in, n_out), members in groups.items():
-        done = orthogonal(torch.cat([part for _, _, part in members])) * max(1.0, n_out / n_in) ** 0.5
-        for (name, i, _), part in zip(members, done.split([len(part) for _, _, part in members])):
+        stacked = orthogonal(torch.cat([part for _, _, part in members])) * max(1.0, n_out / n_in) ** 0.5
+        for (name, i, _), part in zip(members, stacked.split([len(part) for _, _, part in members])):
             updates.setdefault(name, {})[i] = part
     for name, update in updates.items():
         weights[name].add_(
@@ -80,7 +91,16 @@ def adamw(
     lr: float,
     step: int,
 ) -> None:
-    """One step of Adam without weight decay, in place; each tensor's gradient is clipped to a norm of 1."""
+    """One Adam step without weight decay, in place; each tensor's gradient is clipped to a norm of 1.
+
+    Args:
+        weights: All weights, by name.
+        grads: The gradients of the tensors to update.
+        means: The running means of the gradients; updated.
+        squares: The running means of their squares; updated.
+        lr: The learning rate.
+        step: The step's number, from 1.
+    """
     b1, b2 = 0.9, 0.98
     for name, grad in grads.items():
         grad = grad * (1 / grad.norm().clamp(min=1.0))
