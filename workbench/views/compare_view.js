@@ -44,7 +44,7 @@ register("compare", (ctx) => {
       aligned = Float32Array.from(a, (_, i) => (partner[i] < 0 ? NaN : b[partner[i]]));
     return { ...lane, a, b: aligned, gap: aligned.map((v, i) => v - a[i]) };
   });
-  const read = (i) => {
+  const readout = (i) => {
     const c = column[i],
       j = positions2[c],
       other =
@@ -65,7 +65,7 @@ register("compare", (ctx) => {
   };
   const view = frame(ctx, {
     label: "compare",
-    read,
+    readout,
     args: () => data.args,
     keys: ({ key }) =>
       ({ d: () => jump(1), D: () => jump(-1), PageUp: () => page(-1), PageDown: () => page(1) })[

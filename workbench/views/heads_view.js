@@ -139,7 +139,7 @@ register("heads", (ctx) => {
     const sink = row?.arrays ? row.sink : coarse.sinks?.[query - coarse.start];
     return [...best, ...(sink >= 0 ? [["sink", sink]] : [])];
   };
-  const read = (i) => {
+  const readout = (i) => {
     const { layer: l, head } = now(),
       approximate = i === state.pin && store.get("row", { ...now(), query: i })?.arrays ? "" : "≈ ";
     const lines = [
@@ -162,7 +162,7 @@ register("heads", (ctx) => {
   const changeHead = (by) => bus.set({ head: (now().head + by + data.heads) % data.heads });
   const view = frame(ctx, {
     label: "heads",
-    read,
+    readout,
     args: () => `, layer=${now().layer}, head=${now().head}`,
     keys: ({ key }) => {
       if (key !== "[" && key !== "]") return false;

@@ -32,7 +32,7 @@ register("lens", (ctx) => {
     while (l > 0 && textIds[at(l - 1, i)] === textIds[at(layers - 1, i)]) l--;
     return l;
   };
-  const read = (i) => {
+  const readout = (i) => {
     const l = state.row >= 0 ? state.row : state.layer,
       { entropy, kl } = data.arrays;
     const final =
@@ -49,7 +49,7 @@ register("lens", (ctx) => {
       `entropy ${number(entropy[l * n + i])} nats · KL(final || layer) ${number(kl[l * n + i])} nats · ${final}`,
     ];
   };
-  const view = frame(ctx, { label: "lens", read });
+  const view = frame(ctx, { label: "lens", readout });
   const choice = menu(
     view,
     "color",

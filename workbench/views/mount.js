@@ -52,7 +52,7 @@ export function unpack(bytes) {
 /**
  * @param {HTMLElement} el
  * @param {Uint8Array<ArrayBuffer>} bytes
- * @param {{ signal: AbortSignal, queryPython: QueryPython, model?: WidgetModel }} how
+ * @param {{ signal: AbortSignal, queryPython: QueryPython, model?: WidgetModel }} options
  */
 async function mount(el, bytes, { signal, queryPython, model }) {
   const data = unpack(bytes),

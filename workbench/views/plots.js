@@ -211,7 +211,7 @@ export function matrix(
   const { bus, theme, el } = ctx,
     top = 42;
   /** @type {[number, number] | null} */
-  let over = null;
+  let hovered = null;
   const place = (width) => {
     const m = cells(width),
       x0 = gutter(width) + (m.wide ?? 0),
@@ -298,8 +298,8 @@ export function matrix(
       );
     },
     hit(x, y) {
-      over = spot(x, y);
-      return over && { ...link(...over), cell: label + over };
+      hovered = spot(x, y);
+      return hovered && { ...link(...hovered), cell: label + hovered };
     },
     mark(_, width) {
       const { m, x0, w, h } = place(width),
@@ -309,13 +309,13 @@ export function matrix(
         marks.push({ x: x0, y: top + row * h, w: w * m.columns.length, h, pin: true });
       if (column >= 0 && column < m.columns.length)
         marks.push({ x: x0 + column * w, y: top, w, h: h * m.rows.length, pin: true });
-      if (over && over[0] < m.rows.length && over[1] < m.columns.length)
-        marks.push({ x: x0 + over[1] * w, y: top + over[0] * h, w, h });
+      if (hovered && hovered[0] < m.rows.length && hovered[1] < m.columns.length)
+        marks.push({ x: x0 + hovered[1] * w, y: top + hovered[0] * h, w, h });
       return marks;
     },
   });
   view.on(plot.box, "pointerleave", () => {
-    over = null;
+    hovered = null;
     bus.set({ cell: "" });
   });
   view.on(plot.box, "click", (event) => {
@@ -324,7 +324,7 @@ export function matrix(
     if (cell) pick(...cell);
   });
   bus.on(() => {
-    if (over) el.querySelector(".wb-readout").textContent = describe(...over);
+    if (hovered) el.querySelector(".wb-readout").textContent = describe(...hovered);
   }, ctx.signal);
   return plot;
 }

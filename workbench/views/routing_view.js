@@ -30,11 +30,11 @@ register("routing", (ctx) => {
       { length: active },
       (_, k) => `${chosen[at(l, i, k)]} (${number(share(at(l, i, k)))})`,
     ).join(", ");
-  const read = (i) => {
+  const readout = (i) => {
     const l = state.row >= 0 ? place(state.row) : layer();
     return [`layer ${routed[l]} chose experts ${chosenText(l, i)}`];
   };
-  const view = frame(ctx, { label: "routing", read, args: () => `, layer=${routed[layer()]}` });
+  const view = frame(ctx, { label: "routing", readout, args: () => `, layer=${routed[layer()]}` });
   const layerMenu = menu(
     view,
     "layer (↑ ↓)",

@@ -27,7 +27,7 @@ register("weights", (ctx) => {
           ),
         ]
       : [];
-  const read = (i) => {
+  const readout = (i) => {
     const shown = router();
     return chosen(i).map(
       (e) =>
@@ -41,7 +41,7 @@ register("weights", (ctx) => {
         }`,
     );
   };
-  const view = frame(ctx, { label: "weights", read, args: () => data.args });
+  const view = frame(ctx, { label: "weights", readout, args: () => data.args });
   const layerMenu = menu(
     view,
     "layer (↑ ↓)",
