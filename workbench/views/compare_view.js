@@ -174,7 +174,8 @@ register("compare", (ctx) => {
     });
   }
 
-  // The texts: as many rows of aligned pairs as fit, and the number of rows above and below. They follow the pinned token and the zoom.
+  // The texts: as many rows of aligned pairs as fit, and the number of rows above and below. They follow the
+  // pinned token and the zoom.
   let begin = state.from > 0 ? column[state.from] : Math.max(0, (differences[0] ?? 0) - 8),
     followed = -1;
   const grid = (width) => {

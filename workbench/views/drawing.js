@@ -174,7 +174,8 @@ const MONO = "ui-monospace, 'DejaVu Sans Mono', Menlo, monospace";
 const font = (size, bold, mono) => `${bold ? "600 " : ""}${size}px ${mono ? MONO : SANS}`;
 
 /**
- * Cells (row column) as a small picture that the pen stretches. `at(row, column)` is an index into `colors`, or -1 for a
+ * Cells (row column) as a small picture that the pen stretches. `at(row, column)` is an index into `colors`, or -1
+ * for a
  * transparent cell.
  *
  * @param {number} columns

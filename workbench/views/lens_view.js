@@ -1,5 +1,6 @@
 // @ts-check
-// The logit lens: the prediction of every layer at every token, as color for all tokens and as text for a range of them.
+// The logit lens: the prediction of every layer at every token, as color for all tokens and as text for a range of
+// them.
 import { mix, ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
 import { gutter, menu, scale, strip } from "./plots.js";

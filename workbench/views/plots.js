@@ -52,7 +52,8 @@ export function queryCache(queryPython, arrived, limit = 64) {
 }
 
 /**
- * A causal square (query key) over the columns of the axis, each cell the largest level of its tokens. A cell of `cells`
+ * A causal square (query key) over the columns of the axis, each cell the largest level of its tokens. A cell of
+ * `cells`
  * covers `factor` x `factor` tokens, from token `start` on.
  *
  * @param {Axis} axis
@@ -134,7 +135,8 @@ export function list(pen, c, x, y, width, rows) {
 export const gutter = (width) => (width < 560 ? 64 : 150);
 
 /**
- * A plot over the token axis, with title, marks and positions. `draw(pen, axis, y, height)` draws it; `row(y)` is the layer
+ * A plot over the token axis, with title, marks and positions. `draw(pen, axis, y, height)` draws it; `row(y)` is
+ * the layer
  * at a height, or -1.
  *
  * @param {View} view

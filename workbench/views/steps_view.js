@@ -12,7 +12,8 @@ const ARCS_TALL = 116,
   SIDE = 360;
 
 /**
- * Rows and columns from:to of a square matrix, pooled: each cell of `by` x `by` values keeps the one of largest magnitude.
+ * Rows and columns from:to of a square matrix, pooled: each cell of `by` x `by` values keeps the one of largest
+ * magnitude.
  *
  * @param {ArrayLike<number>} values
  * @param {number} side

@@ -261,7 +261,8 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
     }
     if (keys.has("only")) only.value = state.only;
     updateReadout();
-    if (keys.has("pin")) announcement.textContent = lines(state.pin).slice(0, 2).join(". "); // for screen readers; hovering is not announced
+    // For screen readers: the pinned token is announced, hovering is not.
+    if (keys.has("pin")) announcement.textContent = lines(state.pin).slice(0, 2).join(". ");
   }, signal);
   if (state.query || state.only) {
     Object.assign(search, { value: state.query });
