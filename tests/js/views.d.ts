@@ -174,7 +174,7 @@ interface ViewContext {
 interface FrameOptions {
   label: string;
   args?(state: State): string;
-  read?(position: number, state: State): string[];
+  readout?(position: number, state: State): string[];
   keys?(event: KeyboardEvent): boolean;
 }
 

@@ -66,8 +66,8 @@ def test_alignment_is_a_longest_common_subsequence(first: list[str], second: lis
 
 
 @pytest.mark.parametrize("words", [2, 17, 5000])
-@pytest.mark.parametrize("how", ["one in front", "a tenth changed", "a stretch moved", "unrelated"])
-def test_texts_of_five_thousand_tokens_are_aligned_by_an_exact_diff(words: int, how: str):
+@pytest.mark.parametrize("edit", ["one in front", "a tenth changed", "a stretch moved", "unrelated"])
+def test_texts_of_five_thousand_tokens_are_aligned_by_an_exact_diff(words: int, edit: str):
     rng = np.random.default_rng(words)
     first = [f"w{number}" for number in rng.integers(0, words, 5000)]
     other = [f"w{number}" for number in rng.integers(0, words, 5000)]
@@ -78,7 +78,7 @@ def test_texts_of_five_thousand_tokens_are_aligned_by_an_exact_diff(words: int, 
         ],
         "a stretch moved": first[1000:2000] + first[:1000] + first[2000:],
         "unrelated": other,
-    }[how]
+    }[edit]
     began = time.process_time()
     positions1, positions2 = (positions.tolist() for positions in aligned(first, second))
     assert time.process_time() - began < 2  # 0.02 s; a diff that is quadratic takes minutes
@@ -86,7 +86,7 @@ def test_texts_of_five_thousand_tokens_are_aligned_by_an_exact_diff(words: int, 
     assert [i for i in positions1 if i >= 0] == list(range(len(first)))
     assert [j for j in positions2 if j >= 0] == list(range(len(second)))
     assert same == longest(first, second)
-    if how == "one in front":
+    if edit == "one in front":
         assert same == 5000
 
 
@@ -160,15 +160,15 @@ def test_readout_has_both_values_and_d_goes_to_the_next_difference(browser, tmp_
 @needed
 def test_hover_and_pin_mark_the_aligned_token_in_views_of_the_other_run(browser, tmp_path: Path):
     tab = LiveTab(browser, wb.views.compare(FIRST, SECOND), tmp_path)
-    there = f"globalThis[Symbol.for('workbench.views.1')].get('{SECOND.id}')"
+    other_bus = f"globalThis[Symbol.for('workbench.views.1')].get('{SECOND.id}')"
     tab.page.locator(".wb").press("End")
     tab.settled()
-    assert tab.page.evaluate(there + ".state.pin") == len(SECOND) - 1
-    tab.page.evaluate(there + ".set({ pin: 3, hover: 4 })")
+    assert tab.page.evaluate(other_bus + ".state.pin") == len(SECOND) - 1
+    tab.page.evaluate(other_bus + ".set({ pin: 3, hover: 4 })")
     tab.settled()
     assert tab.selected() == {"pos": 3}
     assert "position 4 ·" in tab.readout()
-    tab.page.evaluate(there + ".set({ hover: -1 })")
+    tab.page.evaluate(other_bus + ".set({ hover: -1 })")
     tab.settled()
     assert "position 3 ·" in tab.readout()
     assert tab.console == []

@@ -215,9 +215,9 @@ def test_lanes_in_the_page_are_exact():
 
 
 @pytest.mark.parametrize(
-    ("before", "how"), [("", "sha256"), ("sha256:", "sha256"), ("sampled-sha256:", "sha256 of samples")]
+    ("prefix", "method"), [("", "sha256"), ("sha256:", "sha256"), ("sampled-sha256:", "sha256 of samples")]
 )
-def test_the_digest_of_the_weights_is_shown_with_its_hash_method(before: str, how: str):
-    model = made.run().manifest.model | {"weights_digest": before + "3f" * 32}
+def test_the_digest_of_the_weights_is_shown_with_its_hash_method(prefix: str, method: str):
+    model = made.run().manifest.model | {"weights_digest": prefix + "3f" * 32}
     text = Outline(page(wb.views.score_sheet(made.run(model=model)))).text
-    assert f"weights{'3f' * 6}{how}, first 12" in text
+    assert f"weights{'3f' * 6}{method}, first 12" in text

@@ -213,7 +213,7 @@ def test_a_page_of_sixteen_thousand_tokens_makes_spans_only_in_view(browser, tmp
     thoughts = made.words("So we add 12 and 34, which gives 46. Wait, check that again. ") * 800
     trace = made.run([("user", None, ["Add."]), ("assistant", "analysis", thoughts[:16_000])], layers=4)
     tab = Tab(browser, wb.views.score_sheet(trace, selected=9_000).to_html(tmp_path / "page.html"))
-    # all of the text is there, spans only where it is tab
+    # the whole text is in the page, as spans only where it is in view
     whole = "".join(tab.page.locator(".wb-part").all_text_contents()).replace("↵", "")
     assert whole == "".join(visible(text, "\n") or "∅" for text in trace.str_tokens)
     assert 100 < tab.page.locator(".wb-part .wb-t").count() < 6_000

@@ -289,9 +289,9 @@ def test_the_arcs_are_those_of_the_array(browser, tmp_path: Path):
         tab.page.get_by_role("button", name="save this view as SVG").click()
     download.value.save_as(tmp_path / "saved.svg")
     text = (tmp_path / "saved.svg").read_text("utf-8")
-    most = float(abs(array).max())
-    assert text.count("<path ") == int((abs(array) > most / 50).sum())
-    assert text.count('stroke="#b3380a"') == int((array > most / 50).sum())
+    largest = float(abs(array).max())
+    assert text.count("<path ") == int((abs(array) > largest / 50).sum())
+    assert text.count('stroke="#b3380a"') == int((array > largest / 50).sum())
     tab.page.close()
 
 

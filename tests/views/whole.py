@@ -86,7 +86,7 @@ class LiveTab(Tab):
         page.on("pageerror", lambda error: self.console.append(str(error)))
         page.on("request", lambda request: self.requests.append(request.url))
         page.expose_function("reply", self._reply)
-        path = folder / "alive.html"
+        path = folder / "live.html"
         live = _LIVE.replace("VIEWS", str(len(self.views)))
         places = '<div id="view" class="view"></div>' + '<div class="view"></div>' * len(others)
         scripts = "".join(

@@ -44,7 +44,7 @@ register("compare", (ctx) => {
       aligned = Float32Array.from(a, (_, i) => (partner[i] < 0 ? NaN : b[partner[i]]));
     return { ...lane, a, b: aligned, gap: aligned.map((v, i) => v - a[i]) };
   });
-  const read = (i) => {
+  const readout = (i) => {
     const c = column[i],
       j = positions2[c],
       other =
@@ -65,7 +65,7 @@ register("compare", (ctx) => {
   };
   const view = frame(ctx, {
     label: "compare",
-    read,
+    readout,
     args: () => data.args,
     keys: ({ key }) =>
       ({ d: () => jump(1), D: () => jump(-1), PageUp: () => page(-1), PageDown: () => page(1) })[
@@ -174,7 +174,8 @@ register("compare", (ctx) => {
     });
   }
 
-  // The texts: as many rows of aligned pairs as fit, and the number of rows above and below. They follow the pinned token and the zoom.
+  // The texts: as many rows of aligned pairs as fit, and the number of rows above and below. They follow the
+  // pinned token and the zoom.
   let begin = state.from > 0 ? column[state.from] : Math.max(0, (differences[0] ?? 0) - 8),
     followed = -1;
   const grid = (width) => {

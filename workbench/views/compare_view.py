@@ -19,7 +19,7 @@ Pair = tuple[xr.DataArray, xr.DataArray]
 
 
 @dataclass(frozen=True, slots=True)
-class Both:
+class PairedLane:
     """A lane of both runs: one number per token of each run."""
 
     label: str
@@ -40,7 +40,9 @@ class Compare(View):
     module = "compare_view"
     call = "wb.views.compare(trace, other"
 
-    def __init__(self, trace: Trace, other: Trace, lanes: list[Both], args: str, names: tuple[str, str], **place: Any):
+    def __init__(
+        self, trace: Trace, other: Trace, lanes: list[PairedLane], args: str, names: tuple[str, str], **place: Any
+    ):
         super().__init__(trace, **place)
         self.other, self.lanes, self.args, self.names = other, lanes, args, names
         self.first_positions, self.second_positions = aligned(trace.str_tokens, other.str_tokens)
@@ -111,7 +113,7 @@ class Compare(View):
         same = int(self._same().sum())
         return same, len(self.trace) - same, len(self.other) - same
 
-    def _gap(self, lane: Both) -> np.ndarray:
+    def _gap(self, lane: PairedLane) -> np.ndarray:
         """Second run minus first (pos), NaN where only one run has the token."""
         gap, same = np.full(len(lane.a), np.nan, "f4"), self._same()
         positions = self.first_positions[same]
@@ -153,13 +155,13 @@ def compare(
     """
     models = [trace.manifest.model["name"], other.manifest.model["name"]]
     run_names = names or (models if models[0] != models[1] else ("first", "second"))
-    both = [_both(lane, trace, other) for lane in lanes]
+    paired = [_paired_lane(lane, trace, other) for lane in lanes]
     all_named = all(isinstance(lane, str) for lane in lanes)
-    args = "" if tuple(lane.label for lane in both) == ("logprob", "entropy") and all_named else ", lanes"
+    args = "" if tuple(lane.label for lane in paired) == ("logprob", "entropy") and all_named else ", lanes"
     if all_named and args:
         args = f", lanes={[str(lane) for lane in lanes]!r}"
     return Compare(
-        trace, other, both, args, (visible(run_names[0]), visible(run_names[1])), window=window, selected=selected
+        trace, other, paired, args, (visible(run_names[0]), visible(run_names[1])), window=window, selected=selected
     )
 
 
@@ -184,7 +186,7 @@ def aligned(first: Sequence[str], second: Sequence[str]) -> tuple[np.ndarray, np
     return np.array(first_positions[:-1], "i4"), np.array(second_positions[:-1], "i4")
 
 
-def _both(lane: str | Pair, trace: Trace, other: Trace) -> Both:
+def _paired_lane(lane: str | Pair, trace: Trace, other: Trace) -> PairedLane:
     pair = (trace[lane], other[lane]) if isinstance(lane, str) else lane
     attrs = pair[0].attrs if isinstance(pair[0], xr.DataArray) else {}
     label = visible(
@@ -199,4 +201,4 @@ def _both(lane: str | Pair, trace: Trace, other: Trace) -> Both:
                 f"lane {label!r} must be one number for each of the {len(run)} tokens, got shape {array.shape}."
             )
         arrays.append(np.where(np.isfinite(array), array, np.nan).astype("f4"))
-    return Both(label, unit, *arrays)
+    return PairedLane(label, unit, *arrays)

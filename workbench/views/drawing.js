@@ -16,21 +16,21 @@ export function isDark() {
  */
 export function themed(el, signal) {
   const theme = { of: {}, changed: new Set() };
-  const read = () => {
+  const readColors = () => {
     el.dataset.theme = isDark() ? "dark" : "light";
     const style = getComputedStyle(el);
     for (const name of COLORS) theme.of[name] = style.getPropertyValue(`--${name}`).trim();
     for (const f of theme.changed) f();
   };
-  const watch = new MutationObserver(read),
+  const observer = new MutationObserver(readColors),
     media = matchMedia("(prefers-color-scheme: dark)");
-  watch.observe(document.body, {
+  observer.observe(document.body, {
     attributes: true,
     attributeFilter: ["data-jp-theme-light", "class"],
   });
-  media.addEventListener("change", read, { signal });
-  signal.addEventListener("abort", () => watch.disconnect());
-  read();
+  media.addEventListener("change", readColors, { signal });
+  signal.addEventListener("abort", () => observer.disconnect());
+  readColors();
   return theme;
 }
 const COLORS =
@@ -174,7 +174,8 @@ const MONO = "ui-monospace, 'DejaVu Sans Mono', Menlo, monospace";
 const font = (size, bold, mono) => `${bold ? "600 " : ""}${size}px ${mono ? MONO : SANS}`;
 
 /**
- * Cells (row column) as a small picture that the pen stretches. `at(row, column)` is an index into `colors`, or -1 for a
+ * Cells (row column) as a small picture that the pen stretches. `at(row, column)` is an index into `colors`, or -1
+ * for a
  * transparent cell.
  *
  * @param {number} columns

@@ -1,5 +1,6 @@
 // @ts-check
-// Attention heads: all heads of a layer as thumbnails, one head large with its sink and the edge of the sliding window, and the
+// Attention heads: all heads of a layer as thumbnails, one head large with its sink and the edge of the sliding
+// window, and the
 // keys that a token attends to.
 import { ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
@@ -21,7 +22,7 @@ register("heads", (ctx) => {
     layer: state.layer < 0 ? data.layer : state.layer,
     head: state.head < 0 ? data.head : Math.min(data.heads - 1, state.head),
   });
-  let small, large; // the two plots; queries may arrive before they exist
+  let small, large; // the two plots; results of queries may arrive before they exist
   const store = queryCache(ctx.queryPython, (kind, { head = now().head }) => {
     kind === "layer" && small?.paint();
     head === now().head && large?.paint();
@@ -51,7 +52,10 @@ register("heads", (ctx) => {
       Math.max(120, Math.min(640, width - LEFT - 20 - (beside(width) ? 260 : 0))),
     );
   const layer = () => store.get("layer", { layer: now().layer });
-  /** The cells to draw: exact cells of the window if they have arrived, otherwise those of all tokens, otherwise the thumbnail. */
+  /**
+   * The cells to draw: exact cells of the window if they have arrived, otherwise those of all tokens, otherwise
+   * the thumbnail.
+   */
   const cells = (a) => {
     const one = now(),
       all = layer(),
@@ -64,7 +68,8 @@ register("heads", (ctx) => {
         start: a.from,
         factor: close.factor,
       };
-    const quick = data.quick && store.get("head", { ...one, from: 0, to: n, quick: 1 }); // the preview first, then the exact cells
+    // The preview first, then the exact cells.
+    const quick = data.quick && store.get("head", { ...one, from: 0, to: n, quick: 1 });
     const exact = (!data.quick || quick) && store.get("head", { ...one, from: 0, to: n }),
       best = exact?.arrays ? exact : quick;
     if (best?.arrays)
@@ -139,7 +144,7 @@ register("heads", (ctx) => {
     const sink = row?.arrays ? row.sink : coarse.sinks?.[query - coarse.start];
     return [...best, ...(sink >= 0 ? [["sink", sink]] : [])];
   };
-  const read = (i) => {
+  const readout = (i) => {
     const { layer: l, head } = now(),
       approximate = i === state.pin && store.get("row", { ...now(), query: i })?.arrays ? "" : "≈ ";
     const lines = [
@@ -162,7 +167,7 @@ register("heads", (ctx) => {
   const changeHead = (by) => bus.set({ head: (now().head + by + data.heads) % data.heads });
   const view = frame(ctx, {
     label: "heads",
-    read,
+    readout,
     args: () => `, layer=${now().layer}, head=${now().head}`,
     keys: ({ key }) => {
       if (key !== "[" && key !== "]") return false;

@@ -1,5 +1,6 @@
 // @ts-check
-// The logit lens: the prediction of every layer at every token, as color for all tokens and as text for a range of them.
+// The logit lens: the prediction of every layer at every token, as color for all tokens and as text for a range of
+// them.
 import { mix, ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
 import { gutter, menu, scale, strip } from "./plots.js";
@@ -32,7 +33,7 @@ register("lens", (ctx) => {
     while (l > 0 && textIds[at(l - 1, i)] === textIds[at(layers - 1, i)]) l--;
     return l;
   };
-  const read = (i) => {
+  const readout = (i) => {
     const l = state.row >= 0 ? state.row : state.layer,
       { entropy, kl } = data.arrays;
     const final =
@@ -49,7 +50,7 @@ register("lens", (ctx) => {
       `entropy ${number(entropy[l * n + i])} nats · KL(final || layer) ${number(kl[l * n + i])} nats · ${final}`,
     ];
   };
-  const view = frame(ctx, { label: "lens", read });
+  const view = frame(ctx, { label: "lens", readout });
   const choice = menu(
     view,
     "color",

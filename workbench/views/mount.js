@@ -7,7 +7,8 @@ import { busOf, viewOf } from "./trace_bus.js";
 const DRAW = {};
 
 /**
- * Registers the function that draws a view: `draw(ctx)`, with ctx = { el, data, tokens, bus, signal, theme, queryPython }
+ * Registers the function that draws a view: `draw(ctx)`, with ctx = { el, data, tokens, bus, signal, theme,
+ * queryPython }
  * (ViewContext in tests/js/views.d.ts).
  *
  * @param {string} name
@@ -52,7 +53,7 @@ export function unpack(bytes) {
 /**
  * @param {HTMLElement} el
  * @param {Uint8Array<ArrayBuffer>} bytes
- * @param {{ signal: AbortSignal, queryPython: QueryPython, model?: WidgetModel }} how
+ * @param {{ signal: AbortSignal, queryPython: QueryPython, model?: WidgetModel }} options
  */
 async function mount(el, bytes, { signal, queryPython, model }) {
   const data = unpack(bytes),
@@ -118,7 +119,8 @@ export async function renderLive({ model, el, signal = new AbortController().sig
 }
 
 /**
- * Marks the output that contains a live view. The style beside the snapshot depends on it (workbench/views/notebook.py).
+ * Marks the output that contains a live view. The style beside the snapshot depends on it
+ * (workbench/views/notebook.py).
  *
  * @param {HTMLElement} el
  * @param {AbortSignal} signal

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from workbench.views.view import View
 
 # mount.js sets .wb-alive when the live view is drawn. From then on the snapshot is hidden; before that, and where it is
-# never drawn, the widget's output is hidden. The :has selectors look only at .wb-alive: a selector into the live view
-# would be evaluated at every move of the mouse.
+# never drawn, the widget's output is hidden. No :has selector looks inside a live view: it would be evaluated at every
+# move of the mouse.
 _CHOOSE = """<style>
 .jp-OutputArea-child:has(> * > [data-wb-still="{id}"]):has(+ .wb-alive) {{ display: none; }}
 .jp-OutputArea-child:has(> * > [data-wb-still="{id}"]) + .jp-OutputArea-child:not(.wb-alive) {{ display: none; }}

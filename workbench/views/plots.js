@@ -52,7 +52,8 @@ export function queryCache(queryPython, arrived, limit = 64) {
 }
 
 /**
- * A causal square (query key) over the columns of the axis, each cell the largest level of its tokens. A cell of `cells`
+ * A causal square (query key) over the columns of the axis, each cell the largest level of its tokens. A cell of
+ * `cells`
  * covers `factor` x `factor` tokens, from token `start` on.
  *
  * @param {Axis} axis
@@ -134,7 +135,8 @@ export function list(pen, c, x, y, width, rows) {
 export const gutter = (width) => (width < 560 ? 64 : 150);
 
 /**
- * A plot over the token axis, with title, marks and positions. `draw(pen, axis, y, height)` draws it; `row(y)` is the layer
+ * A plot over the token axis, with title, marks and positions. `draw(pen, axis, y, height)` draws it; `row(y)` is
+ * the layer
  * at a height, or -1.
  *
  * @param {View} view
@@ -211,7 +213,7 @@ export function matrix(
   const { bus, theme, el } = ctx,
     top = 42;
   /** @type {[number, number] | null} */
-  let over = null;
+  let hovered = null;
   const place = (width) => {
     const m = cells(width),
       x0 = gutter(width) + (m.wide ?? 0),
@@ -298,8 +300,8 @@ export function matrix(
       );
     },
     hit(x, y) {
-      over = spot(x, y);
-      return over && { ...link(...over), cell: label + over };
+      hovered = spot(x, y);
+      return hovered && { ...link(...hovered), cell: label + hovered };
     },
     mark(_, width) {
       const { m, x0, w, h } = place(width),
@@ -309,13 +311,13 @@ export function matrix(
         marks.push({ x: x0, y: top + row * h, w: w * m.columns.length, h, pin: true });
       if (column >= 0 && column < m.columns.length)
         marks.push({ x: x0 + column * w, y: top, w, h: h * m.rows.length, pin: true });
-      if (over && over[0] < m.rows.length && over[1] < m.columns.length)
-        marks.push({ x: x0 + over[1] * w, y: top + over[0] * h, w, h });
+      if (hovered && hovered[0] < m.rows.length && hovered[1] < m.columns.length)
+        marks.push({ x: x0 + hovered[1] * w, y: top + hovered[0] * h, w, h });
       return marks;
     },
   });
   view.on(plot.box, "pointerleave", () => {
-    over = null;
+    hovered = null;
     bus.set({ cell: "" });
   });
   view.on(plot.box, "click", (event) => {
@@ -324,7 +326,7 @@ export function matrix(
     if (cell) pick(...cell);
   });
   bus.on(() => {
-    if (over) el.querySelector(".wb-readout").textContent = describe(...over);
+    if (hovered) el.querySelector(".wb-readout").textContent = describe(...hovered);
   }, ctx.signal);
   return plot;
 }

@@ -1,5 +1,6 @@
 // @ts-check
-// Routing: the chosen experts by layer and token, the weights of one layer's experts, and loads by layer, channel and step.
+// Routing: the chosen experts by layer and token, the weights of one layer's experts, and loads by layer, channel
+// and step.
 import { mix, ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
 import { matrix, menu, strip } from "./plots.js";
@@ -14,7 +15,8 @@ register("routing", (ctx) => {
   const { experts, routed } = data,
     layers = routed.length,
     active = chosen.shape[2];
-  // Rows are the layers that have experts. A linked view may select a layer without experts: then the last such layer before it
+  // Rows are the layers that have experts. A linked view may select a layer without experts: then the last such
+  // layer before it
   // is shown.
   const place = (number) =>
       Math.max(
@@ -30,11 +32,11 @@ register("routing", (ctx) => {
       { length: active },
       (_, k) => `${chosen[at(l, i, k)]} (${number(share(at(l, i, k)))})`,
     ).join(", ");
-  const read = (i) => {
+  const readout = (i) => {
     const l = state.row >= 0 ? place(state.row) : layer();
     return [`layer ${routed[l]} chose experts ${chosenText(l, i)}`];
   };
-  const view = frame(ctx, { label: "routing", read, args: () => `, layer=${routed[layer()]}` });
+  const view = frame(ctx, { label: "routing", readout, args: () => `, layer=${routed[layer()]}` });
   const layerMenu = menu(
     view,
     "layer (↑ ↓)",

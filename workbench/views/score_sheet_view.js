@@ -50,7 +50,7 @@ register("score_sheet", (ctx) => {
       ? ""
       : `${lane.label}: from steps ${linksOf(lane, s, 0)}; to steps ${linksOf(lane, s, 1)}`;
   };
-  const read = (i) => {
+  const readout = (i) => {
     const texts = shown
       .map((name) => lanes.get(name))
       .filter((lane) => lane.values)
@@ -80,7 +80,7 @@ register("score_sheet", (ctx) => {
   };
   const view = frame(ctx, {
     label: "score sheet",
-    read,
+    readout,
     args: () =>
       data.args +
       `, lanes=(${shown.map((name) => `"${name}"`).join(", ")}${shown.length === 1 ? "," : ""})`,

@@ -128,14 +128,14 @@ def score_sheet(
     ({'pos': 12}, <score_sheet of pocket: 64 tokens>)
     """
     n, own = len(trace), [each for each in lanes or () if not isinstance(each, str)]
-    known = {each.name: each for each in _known(trace, forced_answer, drift, arcs)}
+    known = {each.name: each for each in _builtin_lanes(trace, forced_answer, drift, arcs)}
     names = list(LANES) if lanes is None else [each if isinstance(each, str) else "" for each in lanes]
     unknown = [name for name in names if name and name not in known]
     if unknown:
         raise ArgumentError(
             f"lane {visible(repr(unknown[0]))} does not exist; use {', '.join(known)}, or an array of your own"
         )
-    own_lanes = iter([_own(array, number, trace) for number, array in enumerate(own)])
+    own_lanes = iter([_own_lane(array, number, trace) for number, array in enumerate(own)])
     named: dict[str, Lane] = {}
     for name in names:
         each = known[name] if name else next(own_lanes)
@@ -155,7 +155,7 @@ class Compact(ScoreSheet):
 
 def compact(trace: Trace) -> ScoreSheet:
     """The score sheet that displays a trace in Jupyter: a few lanes, the others in its menu."""
-    known = {each.name: each for each in _known(trace, None, None, None)}
+    known = {each.name: each for each in _builtin_lanes(trace, None, None, None)}
     shown = [name for name in COMPACT if name == "transcript" or known[name].values is not None]
     return Compact(trace, known, shown, "", 180)
 
@@ -163,7 +163,7 @@ def compact(trace: Trace) -> ScoreSheet:
 # The lanes.
 
 
-def _known(trace: Trace, forced_answer: Any, drift: Any, arcs: Any) -> list[Lane]:
+def _builtin_lanes(trace: Trace, forced_answer: Any, drift: Any, arcs: Any) -> list[Lane]:
     n, layers = len(trace), trace.config["n_layers"]
 
     def recorded(name: str, *shape: int) -> dict[str, Any]:
@@ -301,7 +301,7 @@ def _arcs(trace: Trace, links: Any) -> Lane:
     return Lane("arcs", label, f"between steps, {unit}", "arcs", np.nan_to_num(values))
 
 
-def _own(array: xr.DataArray, number: int, trace: Trace) -> Lane:
+def _own_lane(array: xr.DataArray, number: int, trace: Trace) -> Lane:
     n = len(trace)
     if not isinstance(array, xr.DataArray) or not 1 <= array.ndim <= 2 or array.sizes.get("pos") != n:
         raise ArgumentError(

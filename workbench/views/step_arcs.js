@@ -1,5 +1,6 @@
 // @ts-check
-// Links between steps, chosen by workbench.views.step_links: ends (link 2: step, key_step), strength (link), the strongest last.
+// Links between steps, chosen by workbench.views.step_links: ends (link 2: step, key_step), strength (link), the
+// strongest last.
 import { number } from "./token_index.js";
 
 export const MAX_ARCS = 200;

@@ -12,7 +12,8 @@ const ARCS_TALL = 116,
   SIDE = 360;
 
 /**
- * Rows and columns from:to of a square matrix, pooled: each cell of `by` x `by` values keeps the one of largest magnitude.
+ * Rows and columns from:to of a square matrix, pooled: each cell of `by` x `by` values keeps the one of largest
+ * magnitude.
  *
  * @param {ArrayLike<number>} values
  * @param {number} side
@@ -102,7 +103,7 @@ register("steps", (ctx) => {
       cached = empty;
       return cached;
     }
-    const { start, factor, high, sided } = one,
+    const { start, factor, high, signed } = one,
       [from, to] = [Math.floor((first - start) / factor), Math.ceil((stop - start) / factor)];
     const by = Math.ceil((to - from) / side),
       cells = pooled(one.arrays.cells, one.arrays.cells.shape[0], from, to, by),
@@ -125,9 +126,9 @@ register("steps", (ctx) => {
       columns,
       side,
       at: (r, k) => cells[r * size + k],
-      low: sided ? -high : 0,
+      low: signed ? -high : 0,
       high,
-      colors: sided ? ramp(c.minus, c.low, c.plus) : empty.colors,
+      colors: signed ? ramp(c.minus, c.low, c.plus) : empty.colors,
       unit,
       title: label + where + over,
       note: `row: step, column: key_step${downsampled}`,
@@ -140,7 +141,7 @@ register("steps", (ctx) => {
       text += tokens.oneLine(i);
     return text.length > 70 ? `${text.slice(0, 70)}…` : text;
   };
-  const read = (i) => {
+  const readout = (i) => {
     const s = tokens.step[i],
       links = allSteps()?.arrays;
     return s < 0
@@ -154,7 +155,7 @@ register("steps", (ctx) => {
   };
   const view = frame(ctx, {
     label: "steps",
-    read,
+    readout,
     args: () => data.args + (data.numbers.includes(state.layer) ? `, layer=${state.layer}` : ""),
   });
   if (edges.length > 1)
@@ -210,7 +211,7 @@ register("steps", (ctx) => {
       strength: [],
       ...one?.arrays,
       high: one?.high,
-      sided: one?.sided,
+      signed: one?.signed,
       part: one === all && stop - first < count,
     };
   };
@@ -220,8 +221,8 @@ register("steps", (ctx) => {
     pooled: false,
     size: () => ARCS_TALL,
     title() {
-      const { strength, sided, part } = links();
-      return `the same values as arcs over the tokens${strength.length > MAX_ARCS ? `, the strongest ${MAX_ARCS}${part ? " of all steps" : ""}` : ""}${sided ? "; orange: positive, blue: negative" : ""}`;
+      const { strength, signed, part } = links();
+      return `the same values as arcs over the tokens${strength.length > MAX_ARCS ? `, the strongest ${MAX_ARCS}${part ? " of all steps" : ""}` : ""}${signed ? "; orange: positive, blue: negative" : ""}`;
     },
     draw(pen, a, y) {
       const c = theme.of,

@@ -85,10 +85,10 @@ class Steps(View):
         """At most `CELLS` rows and columns of the steps start:stop, the strongest links among them, and their scale."""
         matrix = self.edges[array].of(layer)
         part = matrix[start:stop, start:stop]
-        high, sided = _scale(part)[0], _scale(matrix)[1]
+        high, signed = _scale(part)[0], _scale(matrix)[1]
         factor = max(1, -(-len(part) // CELLS))
         ends, values = strongest(part)
-        header = {"start": start, "factor": factor, "high": high, "sided": sided}
+        header = {"start": start, "factor": factor, "high": high, "signed": signed}
         return header, {"cells": pooled(part, factor), "ends": ends + np.int32(start), "strength": values}
 
 
@@ -189,13 +189,15 @@ def _numbers(layers: Sequence[int]) -> str:
 
 def matrix_row(label: str, unit: str, axes: str, matrix: np.ndarray) -> snapshot_html.Row:
     """A row of a snapshot: the matrix (step key_step), step 0 at the top left."""
-    largest, sided = _scale(matrix)
+    largest, signed = _scale(matrix)
     factor = -(-len(matrix) // HEIGHT)
     cells = pooled(matrix, factor)[::-1]
-    picture = snapshot_html.heat(cells, "max", -largest if sided else 0.0, largest, "both" if sided else "blue", HEIGHT)
+    picture = snapshot_html.heat(
+        cells, "max", -largest if signed else 0.0, largest, "both" if signed else "blue", HEIGHT
+    )
     axes += f"; steps 0 to {len(matrix) - 1}"
     axes += f"; downsampled, {factor} × {factor} steps a cell" if factor > 1 else ""
-    scale = f"{range_text(-largest if sided else 0.0, largest)} {unit}"
+    scale = f"{range_text(-largest if signed else 0.0, largest)} {unit}"
     return snapshot_html.Row(label, axes, picture, scale=scale, height=HEIGHT)
 
 

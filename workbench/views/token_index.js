@@ -1,5 +1,6 @@
 // @ts-check
-// The tokens of a trace: texts, messages, steps, search, filters. Model text comes from Python, where workbench.text has
+// The tokens of a trace: texts, messages, steps, search, filters. Model text comes from Python, where
+// workbench.text has
 // made invisible characters visible, and enters the page as textContent only.
 
 export class Tokens {
@@ -60,7 +61,8 @@ export class Tokens {
     return ranges;
   }
   /**
-   * 1 for each token that passes a filter: "channel:…", "kind:…", "step", "same", "prompt", "generated"; null without one.
+   * 1 for each token that passes a filter: "channel:…", "kind:…", "step", "same", "prompt", "generated"; null
+   * without one.
    *
    * @param {string} only
    * @param {number} pin

@@ -10,24 +10,24 @@ register("tokens", (ctx) => {
   const { data, tokens, theme } = ctx,
     { values, logprob } = data.arrays,
     { low, high, label, unit } = data.scale ?? {};
-  const sided = low < 0 && high > 0,
+  const signed = low < 0 && high > 0,
     magnitude = Math.max(-low, high); // white is 0 if the values have both signs
   const color = (v, c) => {
     if (!Number.isFinite(v)) return null;
-    const share = sided ? Math.abs(v) / magnitude : (v - low) / (high - low || 1);
+    const share = signed ? Math.abs(v) / magnitude : (v - low) / (high - low || 1);
     return mix(
       c.paper,
-      sided ? (v < 0 ? c.minus : c.plus) : c.k0,
+      signed ? (v < 0 ? c.minus : c.plus) : c.k0,
       0.62 * Math.max(0, Math.min(1, share)),
     );
   };
-  const read = (i) => [
+  const readout = (i) => [
     ...(logprob && Number.isFinite(logprob[i])
       ? [`log-probability ${number(logprob[i])} nats (p ${number(Math.exp(logprob[i]))})`]
       : []),
     ...(values ? [`${label} ${number(values[i])} ${unit}`.trim()] : []),
   ];
-  const view = frame(ctx, { label: "tokens", args: () => data.args, read });
+  const view = frame(ctx, { label: "tokens", args: () => data.args, readout });
   if (values) {
     const draw = (pen, _width, y) => {
       const c = theme.of;

@@ -1,5 +1,6 @@
 // @ts-check
-// The bus of a trace: the state that all its views in a page share. Changes within one frame reach every view once, together.
+// The bus of a trace: the state that all its views in a page share. Changes within one frame reach every view
+// once, together.
 
 // In Jupyter a module is evaluated once per view, so shared state is on globalThis.
 const SHARED = Symbol.for("workbench.views.1");
@@ -55,7 +56,8 @@ export function busOf(id) {
 }
 
 /**
- * The bus of one view. All views of a trace share hover, pinned token and search. Layer, head, zoom and filter belong to
+ * The bus of one view. All views of a trace share hover, pinned token and search. Layer, head, zoom and filter
+ * belong to
  * the view until `link(true)` shares them with the other linked views; the first linked view sets their values.
  *
  * @param {Bus} shared

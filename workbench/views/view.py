@@ -22,8 +22,8 @@ How to add a view, for example of things:
    payload are the initial values; -1 means none.
    `theme.of.ink` is a color of views.css.
    `await queryPython("tile", {layer, head})` is the unpacked result of `View.query`; in a saved page it is rejected.
-   `const view = frame(ctx, {label, args, read, keys})` from view_frame.js makes the tools, the keyboard shortcuts and
-   the readout below. `view.plot({size, draw, hit, mark, on, axis})` makes a canvas. `draw(pen, width, y0)` uses a pen
+   `const view = frame(ctx, {label, args, readout, keys})` from view_frame.js makes the tools, keyboard shortcuts and
+   the readout. `view.plot({size, draw, hit, mark, on, axis})` makes a canvas. `draw(pen, width, y0)` uses a pen
    (rect, text, arc, image), so that the same code makes the SVG and the PNG; it runs when a key of the bus in `on`
    changes.
    `mark(state)` gives rectangles that are laid over the canvas while the mouse moves, so hovering redraws nothing.

@@ -34,14 +34,14 @@ function save(name, type, content) {
 }
 
 /**
- * options: label; args(state), the Python arguments of the view as text; read(position, state), lines of the readout;
+ * options: label; args(state), the Python arguments of the view as text; readout(position, state), its lines;
  * keys(event), true if the view handled the key.
  *
  * @param {ViewContext} ctx
  * @param {FrameOptions} options
  * @returns {View}
  */
-export function frame(ctx, { label, args = () => "", read = () => [], keys = () => false }) {
+export function frame(ctx, { label, args = () => "", readout = () => [], keys = () => false }) {
   const { el, data, tokens, bus, signal, theme, standalone } = ctx,
     { state } = bus,
     figures = [];
@@ -69,7 +69,7 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
   const count = make("span", { className: "wb-count", role: "status" });
   const only = make("select", { label: "show only", title: "gray out all other tokens" });
   const body = make("div", { className: "wb-body" }),
-    readout = make("div", { className: "wb-readout" });
+    readoutElement = make("div", { className: "wb-readout" });
   const announcement = make("div", { className: "wb-announcement", role: "status" }),
     code = make("input", { className: "wb-code", readOnly: true, hidden: true, label: "Python" });
   const option = (value, text, parent = /** @type {Element} */ (only)) =>
@@ -192,7 +192,7 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     `${label}. Arrow keys move along the tokens and layers, slash searches, plus and minus zoom, Escape unpins.`,
   );
   el.setAttribute("data-lm-suppress-shortcuts", "true"); // otherwise JupyterLab handles the keys too
-  el.append(bar, code, body, readout, announcement);
+  el.append(bar, code, body, readoutElement, announcement);
 
   on(search, "input", () => bus.set({ query: search.value }));
   on(only, "change", () => bus.set({ only: only.value }));
@@ -246,10 +246,11 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
       ? []
       : [
           `“${tokens.oneLine(i)}”  position ${i.toLocaleString("en")} · ${i < tokens.promptLength ? "prompt" : "generated"} · ${tokens.place(i)}`,
-          ...read(i, state),
+          ...readout(i, state),
         ];
   const updateReadout = () => {
-    readout.textContent = lines(state.hover >= 0 ? state.hover : state.pin).join("\n") || data.hint;
+    readoutElement.textContent =
+      lines(state.hover >= 0 ? state.hover : state.pin).join("\n") || data.hint;
   };
   bus.on((_, keys) => {
     if (keys.has("query")) {
@@ -260,7 +261,8 @@ export function frame(ctx, { label, args = () => "", read = () => [], keys = () 
     }
     if (keys.has("only")) only.value = state.only;
     updateReadout();
-    if (keys.has("pin")) announcement.textContent = lines(state.pin).slice(0, 2).join(". "); // for screen readers; hovering is not announced
+    // For screen readers: the pinned token is announced, hovering is not.
+    if (keys.has("pin")) announcement.textContent = lines(state.pin).slice(0, 2).join(". ");
   }, signal);
   if (state.query || state.only) {
     Object.assign(search, { value: state.query });

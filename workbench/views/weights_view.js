@@ -1,5 +1,6 @@
 // @ts-check
-// Measures of the weights beside those of the run: learned sinks of the heads, top tokens of the router rows, tokens that the
+// Measures of the weights beside those of the run: learned sinks of the heads, top tokens of the router rows,
+// tokens that the
 // neurons of an expert raise and lower.
 import { ramp } from "./drawing.js";
 import { register } from "./mount.js";
@@ -27,7 +28,7 @@ register("weights", (ctx) => {
           ),
         ]
       : [];
-  const read = (i) => {
+  const readout = (i) => {
     const shown = router();
     return chosen(i).map(
       (e) =>
@@ -41,7 +42,7 @@ register("weights", (ctx) => {
         }`,
     );
   };
-  const view = frame(ctx, { label: "weights", read, args: () => data.args });
+  const view = frame(ctx, { label: "weights", readout, args: () => data.args });
   const layerMenu = menu(
     view,
     "layer (↑ ↓)",
@@ -104,7 +105,10 @@ register("weights", (ctx) => {
       "brown",
     );
 
-  /** A table whose rows have a name, bars and texts. `content()` gives { title, headings, rows: [{ name, bars: [[share, text]], texts: [text] }], marked }. */
+  /**
+   * A table whose rows have a name, bars and texts. `content()` gives { title, headings, rows: [{ name, bars:
+   * [[share, text]], texts: [text] }], marked }.
+   */
   const table = (label, content, on, pick = (_row) => {}) => {
     const top = 40,
       plot = view.plot({

@@ -102,8 +102,8 @@ def weights(
 
     The learned sinks (layer head) are above the attention that the heads gave to them in this run. A click selects that
     layer and head, also in linked views. For each expert, the router table shows the tokens for which it is preferred,
-    and how often it is preferred from the embeddings alone and in this run; the experts chosen at the hovered or pinned
-    token are marked. The expert table shows the tokens that each neuron raises and lowers.
+    how often it is preferred from the embeddings alone, and how often it ran in this run; the experts chosen at the
+    hovered or pinned token are marked. The expert table shows the tokens that each neuron raises and lowers.
 
     Args:
         trace: the run.
