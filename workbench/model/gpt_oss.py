@@ -245,9 +245,8 @@ def rows_independent(c: Config, weights: Weights) -> bool:
 
     def expert(x: Tensor) -> Tensor:
         indices, weight = first.expand(len(x), 1), one.expand(len(x), 1)
-        return run_experts(x, indices, weight, e.up, e.up_bias, e.down, e.down_bias, c.swiglu_alpha, c.swiglu_limit)[
-            :, 0
-        ]
+        out = run_experts(x, indices, weight, e.up, e.up_bias, e.down, e.down_bias, c.swiglu_alpha, c.swiglu_limit)
+        return out[:, 0]
 
     def attended(x: Tensor) -> Tensor:
         """Attention with each row as a query to the same keys."""
