@@ -55,7 +55,7 @@ class Random:
         self.tensors = self._original()  # under OpenAI's names; experts as MXFP4 blocks and scales
 
     def checkpoint(self, dtype: torch.dtype = torch.float32) -> Checkpoint:
-        """What a loader must give, made without any of the loaders' code."""
+        """The expected result of a loader, made without the loaders' code."""
         c, t = self.config, {k: v if v.dtype == torch.uint8 else v.to(dtype) for k, v in self.tensors.items()}
         rows = [c.n_heads * c.d_head, c.n_kv_heads * c.d_head, c.n_kv_heads * c.d_head]
 
@@ -117,7 +117,7 @@ class Random:
         return write_hf(folder, self.hf_tensors(), self.hf_config(), shards=shards, base=base)
 
     def write_hf_bf16(self, folder: Path, *, shards: int = 1, base: int = 1) -> Path:
-        """The layout that transformers saves after dequantising: experts in bf16 as [expert, in, out]."""
+        """The layout that transformers saves after dequantizing: experts in bf16 as [expert, in, out]."""
         config = self.hf_config()
         config.pop("quantization_config")
         return write_hf(folder, self.hf_tensors(mxfp4=False), config | {"dtype": "bfloat16"}, shards=shards, base=base)
@@ -320,7 +320,7 @@ class Random:
             t[b + "mlp.norm.scale"] = norm(b + "mlp.norm")
             t[b + "mlp.gate.weight"] = normal(b + "gate", c.n_experts, c.d_model, std=0.15)
             t[b + "mlp.gate.bias"] = normal(b + "gate.bias", c.n_experts, std=0.15)
-            # With these scales the gate's pre-activations have std 2, so the clamp at 7 is met now and then.
+            # With these scales the gate's pre-activations have std 2, so the clamp at 7 is sometimes reached.
             for m, rows, cols, scale in (("mlp1", 2 * c.d_mlp, c.d_model, 121), ("mlp2", c.d_model, c.d_mlp, 119)):
                 g, shape = generator(b + m), (c.n_experts, rows, cols // 32)
                 blocks = torch.randint(0, 256, (*shape, 16), generator=g, dtype=torch.uint8)
@@ -333,7 +333,7 @@ class Random:
 def write_hf(
     folder: Path, tensors: Mapping[str, Tensor], config: Mapping[str, Any], *, shards: int = 1, base: int = 1
 ) -> Path:
-    """Any tensors and any config as a Hugging Face folder: the way to write broken ones."""
+    """Writes any tensors and any config as a Hugging Face folder, to make invalid ones."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "config.json").write_text(json.dumps(config, indent=1))

@@ -33,7 +33,7 @@ SPLIT = [  # alternatives, in this order
 
 
 def folder() -> Path:
-    """A folder with gpt-oss's own `tokenizer.json`, byte for byte; built once (5 s), then found in the cache."""
+    """A folder with gpt-oss's own `tokenizer.json`, byte for byte; built once (5 s), then cached."""
     cache = Path(
         os.environ.get("WORKBENCH_TEST_CACHE") or Path(tempfile.gettempdir()) / f"workbench-tests-{os.getuid()}"
     )
@@ -45,8 +45,8 @@ def folder() -> Path:
         built = Path(scratch)
         (built / "ranks").write_bytes(ranks())
         _tokenizer(built / "ranks").save(str(built / "tokenizer.json"))
-        found = _digest(built / "tokenizer.json")
-        assert found == TOKENIZER_SHA256, f"the rebuilt tokenizer.json has sha256 {found}, not {TOKENIZER_SHA256}"
+        digest = _digest(built / "tokenizer.json")
+        assert digest == TOKENIZER_SHA256, f"the rebuilt tokenizer.json has sha256 {digest}, not {TOKENIZER_SHA256}"
         place.mkdir(exist_ok=True)
         (built / "tokenizer.json").replace(place / "tokenizer.json")
     return place
