@@ -188,9 +188,8 @@ def test_a_small_change_follows_the_gradient_and_a_large_one_does_not(checkpoint
         perturbed = Recorder(routes.points)
         outcome(x + 2.0 * direction, perturbed)
     assert errors[0] < 1e-4 and errors[0] < errors[1] + 1e-9
-    assert any(
-        (perturbed[name] != routes[name]).any() for name in routes.points
-    )  # a large step changes the chosen experts
+    # a large step changes the chosen experts
+    assert any((perturbed[name] != routes[name]).any() for name in routes.points)
 
 
 def test_dropping_an_expert_changes_only_tokens_that_choose_it(checkpoint, seen):

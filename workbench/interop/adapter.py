@@ -144,7 +144,7 @@ class ForeignSource:
                 self._leave_out(probe, [name for name in probe.shapes if name.endswith(ends)])
                 self.reasons |= {f"blocks.*.{end}": why for end in ends}
                 probe.findings.forget(identity)
-        if "hook_embed" in probe.shapes and not probe.only_the_embedding_enters:
+        if "hook_embed" in probe.shapes and not probe.starts_from_embedding:
             self._leave_out(probe, ["hook_embed"])
             why = "what enters the first layer is not the embedding alone; resid_pre of layer 0 is it"
             self.reasons["hook_embed"] = why
