@@ -1,7 +1,7 @@
-"""What holds for every test: one thread (the models are tiny, and two threads only wait for each other), no network.
+"""Setup of every test: one thread (the models are tiny, and two threads only wait for each other), no network.
 
-A test that measures something says so with `measured(…)`; the figures are printed at the end of the run, and so are the
-ten files that took the longest.
+A test reports a measurement with `measured(…)`. The measurements are printed at the end of the run, and so are the ten
+slowest files.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 torch.set_num_threads(1)
 
 
-# The files that take the longest begin first, so that no core ends long before the other.
+# The slowest files run first, so that all cores finish at about the same time.
 FIRST = [
     "tests/test_notebooks.py",
     "tests/views/test_views_in_jupyter.py",
@@ -62,7 +62,7 @@ def pytest_report_header():
 
 @pytest.fixture(scope="session")
 def chromium() -> Iterator[Any]:
-    """One browser for all tests of a process: it and its driver take seconds to start."""
+    """One browser for all tests of a process: the browser and its driver take seconds to start."""
     playwright = pytest.importorskip("playwright.sync_api", reason="playwright is missing: pip install -e '.[dev]'")
     from tests.views.browser import CHROMIUM, FLAGS
 
@@ -74,7 +74,7 @@ def chromium() -> Iterator[Any]:
 
 @pytest.fixture(scope="module")
 def browser(chromium) -> Iterator[Any]:
-    """The browser, for the tests of a file; what they left open is closed behind them."""
+    """The browser, for the tests of a file; pages that they left open are closed afterwards."""
     yield chromium
     for context in chromium.contexts:
         context.close()
@@ -82,7 +82,7 @@ def browser(chromium) -> Iterator[Any]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
-    """Playwright leaves its event loop as the running one of this thread, where other tests could then run none."""
+    """Playwright leaves its event loop running in this thread, so that other tests could not run one."""
     loop = asyncio._get_running_loop()
     if loop is None or "chromium" in item.fixturenames:
         return (yield)
@@ -95,7 +95,7 @@ def pytest_runtest_call(item):
 
 @pytest.fixture
 def measured(record_property):
-    """Call it with a sentence that holds a figure."""
+    """A function that reports a sentence with a measurement."""
     return partial(record_property, "measured")
 
 

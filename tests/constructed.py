@@ -1,4 +1,4 @@
-"""A gpt-oss whose weights are set by hand, so that what its heads and experts do is known exactly.
+"""A gpt-oss whose weights are set by hand, so that the function of each head and expert is known exactly.
 
 Layer 0, sliding: head 0 looks one token back and writes which token it saw; head 1 always sinks; heads 2 and 3 look at
 all that the window shows, evenly. Layer 1, full: head 0 is an induction head, which looks at what followed earlier

@@ -1,4 +1,4 @@
-"""Kernels at one level for as long as a test needs them."""
+"""Runs a test with the kernels of one level."""
 
 import os
 from collections.abc import Iterator
@@ -11,7 +11,7 @@ AT_START = os.environ.get(native.VARIABLE) or None  # what this run of the tests
 
 @contextmanager
 def computing_with(level: str | None) -> Iterator[None]:
-    """Within the block the kernels of one level compute; afterwards those that the environment of the run names."""
+    """Uses the kernels of one level within the block; afterwards those of the environment variable."""
     native.use(level)
     try:
         yield

@@ -91,20 +91,23 @@ def calls(path: Path, *functions: str) -> Iterator[ast.Call]:
 
 
 def graph() -> dict[str, set[str]]:
-    """Which file of the package imports which, at once or in a function; without the declared upward arrows."""
-    found = {name: {other for other, _ in imports(path)} & (NAMES.keys() - {name}) for name, path in NAMES.items()}
-    for module in ("workbench", *(f"workbench.{topic}" for topic in topics.TOPICS)):  # what their public names lead to
-        found[module] |= set(topics.homes(module).values()) - {module}
-    found["workbench.interop"] |= set(wb.interop._HOME.values())
-    return found
+    """file -> files that it imports, also inside functions; without the declared upward imports."""
+    imported = {name: {other for other, _ in imports(path)} & (NAMES.keys() - {name}) for name, path in NAMES.items()}
+    for module in (
+        "workbench",
+        *(f"workbench.{topic}" for topic in topics.TOPICS),
+    ):  # the modules of their public names
+        imported[module] |= set(topics.homes(module).values()) - {module}
+    imported["workbench.interop"] |= set(wb.interop._HOME.values())
+    return imported
 
 
-def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
-    """The groups of modules that import each other, directly or by way of others."""
+def import_cycles(arrows: dict[str, set[str]]) -> list[list[str]]:
+    """The groups of modules that import each other, directly or indirectly."""
     order: dict[str, int] = {}
     low: dict[str, int] = {}
     stack: list[str] = []
-    found: list[list[str]] = []
+    cycles: list[list[str]] = []
 
     def visit(name: str) -> None:  # Tarjan 1972
         order[name] = low[name] = len(order)
@@ -119,22 +122,22 @@ def circles(arrows: dict[str, set[str]]) -> list[list[str]]:
             group = stack[stack.index(name) :]
             del stack[stack.index(name) :]
             if len(group) > 1 or name in arrows[name]:
-                found.append(sorted(group))
+                cycles.append(sorted(group))
 
     for name in sorted(arrows):
         if name not in order:
             visit(name)
-    return found
+    return cycles
 
 
 def test_no_files_import_each_other():
-    wrong = circles(graph())
+    wrong = import_cycles(graph())
     assert not wrong, "\n".join(f"these import each other: {', '.join(group)}" for group in wrong)
 
 
-def test_a_circle_is_found_however_long_it_is():
-    assert circles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"e"}}) == [["a", "b", "c"], ["e"]]
-    assert circles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
+def test_an_import_cycle_of_any_length_is_detected():
+    assert import_cycles({"a": {"b"}, "b": {"c"}, "c": {"a", "d"}, "d": set(), "e": {"e"}}) == [["a", "b", "c"], ["e"]]
+    assert import_cycles({"a": {"b", "c"}, "b": {"d"}, "c": {"d"}, "d": set()}) == []
 
 
 def test_every_import_upward_is_declared_and_used():
@@ -163,7 +166,7 @@ def test_modules_are_imported_by_name_only_from_a_table():
     assert not wrong, f"import by name, past the architecture test: {', '.join(wrong)}; see workbench/lazy_imports.py"
 
 
-def test_every_package_imports_only_from_those_that_it_may():
+def test_every_package_imports_only_from_allowed_packages():
     wrong = []
     for path in MODULES:
         package = package_of(path)
@@ -178,7 +181,7 @@ def test_every_package_imports_only_from_those_that_it_may():
     assert not wrong, "\n".join(wrong)
 
 
-def test_the_table_of_packages_names_those_that_there_are_in_their_order():
+def test_the_table_of_packages_lists_all_packages_in_order():
     assert PACKAGES.keys() == {package_of(path) for path in MODULES} - {"__init__"} - TOPIC_FILES
     above: set[str] = {"__init__"}
     for name, package in PACKAGES.items():
@@ -191,7 +194,7 @@ def test_the_page_on_the_architecture_has_its_generated_parts():
     assert page == architecture.generated(page), "run: python docs/architecture.py"
 
 
-def test_the_page_on_the_architecture_names_files_that_there_are():
+def test_the_architecture_page_names_existing_files():
     page = (HOME / "docs/architecture.md").read_text("utf-8")
     named = set(re.findall(r"`([\w./]+/[\w.]+\.(?:py|js|c|md))`", page))
     examples = {name for name in named if "things" in name}  # of the recipes: files that are still to be written
@@ -272,7 +275,7 @@ def test_stub_files_are_those_of_the_table_of_public_names():
 
 
 @pytest.mark.parametrize("module", ["workbench", *(f"workbench.{topic}" for topic in topics.TOPICS)])
-def test_every_public_name_is_there_and_nothing_else_is_listed(module):
+def test_every_public_name_exists_and_nothing_else_is_listed(module):
     space = import_module(module)
     assert dir(space) == space.__all__ == sorted(topics.homes(module))
     for name in dir(space):
@@ -291,7 +294,7 @@ def test_topics_are_imported_from_as_modules():
     assert expert_load is wb.routing.expert_load
 
 
-def test_an_unknown_name_lists_those_of_the_topic():
+def test_an_unknown_name_error_lists_the_names_of_the_topic():
     with pytest.raises(AttributeError, match=r"workbench\.probes has no 'probe'; its public names are: linear_probe"):
         getattr(wb.probes, "probe")  # noqa: B009
 
@@ -320,12 +323,12 @@ def test_traces_views_and_analyses_load_without_torch():
 @pytest.mark.parametrize(
     "danger", ["innerHTML", "outerHTML", "insertAdjacentHTML", "document.write", 'HTML(f"', "HTML(f'"]
 )
-def test_model_text_has_no_way_to_become_markup(danger: str):
+def test_model_text_never_becomes_markup(danger: str):
     sources = [path for path in ROOT.rglob("*") if path.suffix in {".py", ".js", ".html"}]
     assert not [path for path in sources if danger in path.read_text("utf-8")]
 
 
-def test_every_module_says_what_it_is():
+def test_every_module_has_a_docstring():
     silent = [path for path in MODULES if not ast.get_docstring(ast.parse(path.read_text("utf-8")))]
     assert not silent
 
@@ -339,7 +342,7 @@ def test_the_problems_of_pocket_load_without_torch():
     assert child(code) == "85"
 
 
-def test_the_problems_of_pocket_do_not_know_how_it_is_trained_or_measured():
+def test_pocket_problems_import_neither_training_nor_evaluation():
     for path in (ROOT / "pocket").rglob("*.py"):
         part = path.relative_to(ROOT / "pocket").parts[0]
         for name, _ in imports(path):

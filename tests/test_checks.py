@@ -35,14 +35,14 @@ def test_an_index_out_of_range_is_one_error_with_one_wording(what, check, wrong)
 
 
 @given(st.integers(-40, 40), st.integers(1, 30))
-def test_what_is_resolved_is_what_python_would_index(index, n):
+def test_resolved_indices_are_those_of_python(index, n):
     try:
-        wanted = range(n)[index]
+        expected = range(n)[index]
     except IndexError:
         with pytest.raises(SelectionError):
             checks.resolve_index("layer", index, n)
         return
-    assert checks.resolve_index("layer", index, n) == wanted
+    assert checks.resolve_index("layer", index, n) == expected
     if index < 0:
         with pytest.raises(SelectionError):
             checks.check_index("layer", index, n)
@@ -52,12 +52,12 @@ def test_what_is_resolved_is_what_python_would_index(index, n):
 
 @pytest.mark.parametrize("three", [3, np.int64(3), np.array(3), torch.tensor(3), xr.DataArray(3)])
 def test_one_whole_number_of_any_library_is_an_index(three):
-    found = checks.check_layer(three, 6)
-    assert found == 3 and type(found) is int
+    layer = checks.check_layer(three, 6)
+    assert layer == 3 and type(layer) is int
 
 
 @pytest.mark.parametrize("wrong", [1.5, 3.0, "3", None, [1], np.array([1, 2]), np.array(1.0), "a\x1b[2J" * 99])
-def test_what_is_no_whole_number_is_a_type_error_that_shows_it(wrong):
+def test_an_index_that_is_not_a_whole_number_is_a_type_error_with_its_value(wrong):
     for check in (checks.check_layer, checks.resolve_layer):
         with pytest.raises(ArgumentTypeError, match=r"^layer must be a whole number, got ") as raised:
             check(wrong, 6)
@@ -65,7 +65,7 @@ def test_what_is_no_whole_number_is_a_type_error_that_shows_it(wrong):
         assert "\x1b" not in str(raised.value) and len(str(raised.value)) < 250
 
 
-def test_nothing_to_choose_from_is_said():
+def test_an_empty_range_has_its_own_error():
     with pytest.raises(SelectionError, match="step 0 does not exist: there are none"):
         checks.check_index("step", 0, 0)
 
@@ -80,12 +80,12 @@ def test_a_missing_package_is_an_error_that_names_the_extra(monkeypatch: pytest.
     assert isinstance(raised.value, ImportError)
 
 
-def test_a_package_that_is_there_and_broken_says_why(tmp_path, monkeypatch: pytest.MonkeyPatch):
+def test_a_broken_package_error_has_the_reason(tmp_path, monkeypatch: pytest.MonkeyPatch):
     (tmp_path / "halfinstalled.py").write_text("import nothing_of_that_name\n")
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(MissingDependency, match=r"halfinstalled is installed but cannot be imported.*nothing_of_that"):
         checks.require("halfinstalled", extra="lab")
 
 
-def test_a_package_that_is_there_is_given():
+def test_an_installed_package_is_returned():
     assert checks.require("json.decoder", extra="lab").JSONDecoder

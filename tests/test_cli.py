@@ -1,4 +1,4 @@
-"""The `workbench` command, from outside: what it prints, what it writes, and the code it leaves."""
+"""The `workbench` command: its output, its files and its exit codes."""
 
 import errno
 import io
@@ -41,7 +41,7 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # With the embedded model.
 
 
-def test_trace_prints_the_thought_and_the_answer_and_says_where_it_went(capsys: pytest.CaptureFixture):
+def test_trace_prints_the_thought_the_answer_and_the_path(capsys: pytest.CaptureFixture):
     assert cli.main(["trace", ASK, "-o", "first.trace"]) == 0
     out = capsys.readouterr().out
     trace = wb.load("first.trace")
@@ -51,12 +51,12 @@ def test_trace_prints_the_thought_and_the_answer_and_says_where_it_went(capsys: 
     assert f"written to {Path('first.trace').resolve()}" in out
 
 
-def test_what_trace_wrote_verifies(pocket: Path, capsys: pytest.CaptureFixture):
+def test_a_trace_from_the_command_line_verifies(pocket: Path, capsys: pytest.CaptureFixture):
     assert cli.main(["verify", str(pocket), "--json"]) == 0
-    [found] = json.loads(capsys.readouterr().out)
-    assert found["ok"]
-    assert found["bytes"] > 0
-    assert {line["status"] for line in found["identities"]} == {"holds", "held when recorded"}
+    [result] = json.loads(capsys.readouterr().out)
+    assert result["ok"]
+    assert result["bytes"] > 0
+    assert {line["status"] for line in result["identities"]} == {"holds", "held when recorded"}
 
 
 def test_a_trace_that_failed_when_it_was_recorded_does_not_verify_later(pocket: Path, capsys: pytest.CaptureFixture):
@@ -80,16 +80,16 @@ def test_show_writes_the_page_of_a_run(pocket: Path):
 def test_a_prompt_may_come_from_standard_input(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     monkeypatch.setattr(sys, "stdin", io.StringIO(ASK + "\n"))
     assert cli.main(["trace", "-", "-o", "piped.trace", "--max-tokens", "4", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["generated"] == 4
-    assert told["id"] == wb.load("piped.trace").id
+    output = json.loads(capsys.readouterr().out)
+    assert output["generated"] == 4
+    assert output["id"] == wb.load("piped.trace").id
 
 
 def test_system_and_developer_messages_reach_the_model(monkeypatch: pytest.MonkeyPatch):
-    asked = []
-    monkeypatch.setattr(wb, "trace", lambda prompt, **_: asked.append(prompt) or made.trace())
+    prompts = []
+    monkeypatch.setattr(wb, "trace", lambda prompt, **_: prompts.append(prompt) or made.trace())
     assert cli.main(["trace", ASK, "--system", "You count.", "--developer", "Be brief.", "--reasoning", "low"]) == 0
-    assert asked == [wb.chat(ASK, system="You count.", developer="Be brief.", reasoning="low")]
+    assert prompts == [wb.chat(ASK, system="You count.", developer="Be brief.", reasoning="low")]
 
 
 def test_without_a_name_each_trace_gets_a_new_one():
@@ -98,27 +98,27 @@ def test_without_a_name_each_trace_gets_a_new_one():
     assert sorted(os.listdir()) == ["what-is-12-30-2.trace", "what-is-12-30.trace"]
 
 
-def test_estimate_tells_the_bytes_beforehand(capsys: pytest.CaptureFixture):
+def test_estimate_prints_the_bytes_before_the_run(capsys: pytest.CaptureFixture):
     assert cli.main(["estimate", ASK, "--max-tokens", "16", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["bytes"] >= sum(told["by_name"].values()) > 0
+    output = json.loads(capsys.readouterr().out)
+    assert output["bytes"] >= sum(output["by_name"].values()) > 0
     assert cli.main(["estimate", ASK]) == 0
     assert "on disk" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
-    ("wrong", "says"),
+    ("wrong", "message"),
     [
         (["--model", "no-such-model"], "no-such-model"),
         (["--record", "atention"], "atention"),
         (["--max-tokens", "999999"], ""),
     ],
 )
-def test_a_wrong_wish_is_one_line_and_code_1(wrong: list[str], says: str, capsys: pytest.CaptureFixture):
+def test_a_wrong_argument_is_one_line_and_code_1(wrong: list[str], message: str, capsys: pytest.CaptureFixture):
     assert cli.main(["trace", ASK, "-o", "none.trace", *wrong]) == 1
     error = capsys.readouterr().err
     assert error.startswith("workbench: ")
-    assert says in error
+    assert message in error
     assert not Path("none.trace").exists()
 
 
@@ -131,7 +131,7 @@ def test_a_path_that_is_taken_is_refused_before_the_run(saved: Path, monkeypatch
     assert "exists already" in capsys.readouterr().err
 
 
-def test_an_interrupt_keeps_what_was_written(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
+def test_an_interrupt_saves_the_partial_trace(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture):
     class Interrupted(KeyboardInterrupt):
         trace = made.trace(status="partial")
 
@@ -144,23 +144,23 @@ def test_an_interrupt_keeps_what_was_written(monkeypatch: pytest.MonkeyPatch, ca
     assert "half.trace is partial" in capsys.readouterr().err
 
 
-def test_resume_goes_on_with_what_an_interrupt_left(pocket: Path, capsys: pytest.CaptureFixture):
+def test_resume_continues_an_interrupted_run(pocket: Path, capsys: pytest.CaptureFixture):
     with ctrl_c_in_pass(20):
         assert cli.main(["trace", ASK, "-o", "my half.trace"]) == 130
-    said = capsys.readouterr().err
-    assert said.endswith("Continue with:\n  workbench resume 'my half.trace'\n")
+    err = capsys.readouterr().err
+    assert err.endswith("Continue with:\n  workbench resume 'my half.trace'\n")
     with ctrl_c_in_pass(5):
         assert cli.main(["resume", "my half.trace", "--json"]) == 130
-    told = capsys.readouterr()
-    assert json.loads(told.out)["generated"] == 22
-    assert told.err.endswith("  workbench resume 'my half-resumed.trace'\n")
+    output = capsys.readouterr()
+    assert json.loads(output.out)["generated"] == 22
+    assert output.err.endswith("  workbench resume 'my half-resumed.trace'\n")
     assert cli.main(["resume", "my half-resumed.trace", "-o", "done.trace"]) == 0
     assert repr(wb.load("done.trace")) in capsys.readouterr().out
     done, whole = wb.load("done.trace"), wb.load(pocket)
     assert done.manifest.to_json() | {"created": ""} == whole.manifest.to_json() | {"created": ""}
 
 
-def test_resume_needs_the_model_that_wrote_it_and_says_how_to_name_it(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_resume_needs_the_same_model_and_prints_the_option_to_name_it(tmp_path: Path, capsys: pytest.CaptureFixture):
     other = Path(shutil.copytree(Path(wb.__file__).parents[1] / "data" / "pocket", tmp_path / "models" / "other"))
     with ctrl_c_in_pass(9):
         assert cli.main(["trace", ASK, "-o", "half.trace", "--model", str(other)]) == 130
@@ -191,20 +191,20 @@ def test_an_interrupt_before_anything_was_written_leaves_nothing(monkeypatch: py
     assert not Path("none.trace").exists()
 
 
-def test_a_run_whose_identity_fails_is_kept_and_code_3(monkeypatch: pytest.MonkeyPatch):
+def test_a_run_whose_identity_fails_is_saved_with_code_3(monkeypatch: pytest.MonkeyPatch):
     failing = made.trace(verification=[made.HOLDS | {"status": "fails", "max_error": 1.0}])
     monkeypatch.setattr(wb, "trace", lambda *_, **__: failing)
     assert cli.main(["trace", ASK, "-o", "bad.trace"]) == 3
     assert wb.load("bad.trace").id == failing.id
 
 
-def test_info_says_what_is_in_it(saved: Path, capsys: pytest.CaptureFixture):
+def test_info_prints_the_contents(saved: Path, capsys: pytest.CaptureFixture):
     assert cli.main(["info", str(saved)]) == 0
     assert "resid_post" in capsys.readouterr().out
     assert cli.main(["info", str(saved), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["manifest"]["model"]["name"] == "made"
-    assert told["tokens"] == 9
+    output = json.loads(capsys.readouterr().out)
+    assert output["manifest"]["model"]["name"] == "made"
+    assert output["tokens"] == 9
 
 
 def test_show_takes_a_new_name_after_the_trace(saved: Path):
@@ -238,7 +238,7 @@ def test_one_bad_trace_among_good_ones_is_found(tmp_path: Path, capsys: pytest.C
 
 
 @pytest.mark.parametrize("command", ["info", "show", "verify"])
-def test_no_trace_there_is_code_1(command: str, capsys: pytest.CaptureFixture):
+def test_a_path_without_a_trace_is_code_1(command: str, capsys: pytest.CaptureFixture):
     assert cli.main([command, "nowhere"]) == 1
     assert "nowhere" in capsys.readouterr().err
 
@@ -264,7 +264,7 @@ def test_an_empty_prompt_is_refused(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     assert "empty" in capsys.readouterr().err
 
 
-def test_looking_at_a_trace_needs_no_torch(saved: Path, tmp_path: Path):
+def test_info_show_and_verify_need_no_torch(saved: Path, tmp_path: Path):
     for command in (["info"], ["show", "-o", str(tmp_path / "page.html")], ["verify"]):
         code = (
             "import sys; sys.modules['torch'] = None; from workbench.cli import main; "
@@ -275,7 +275,7 @@ def test_looking_at_a_trace_needs_no_torch(saved: Path, tmp_path: Path):
         assert done.returncode in ((0,) if command[0] != "verify" else (0, 3)), done.stderr
 
 
-def test_a_terminal_that_knows_no_unicode_gets_numbers(tmp_path: Path):
+def test_a_terminal_without_unicode_gets_escapes(tmp_path: Path):
     hostile = made.trace(model=made.manifest().model | {"name": "pock\u202eet →"}).save(tmp_path / "hostile.trace")
     environment = os.environ | {"PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0", "LC_ALL": "C"}
     done = subprocess.run(
@@ -288,7 +288,7 @@ def test_a_terminal_that_knows_no_unicode_gets_numbers(tmp_path: Path):
 # A place that cannot be written.
 
 
-def test_a_place_that_cannot_be_written_is_found_out_before_the_run(capsys, monkeypatch):
+def test_a_path_that_cannot_be_written_is_refused_before_the_run(capsys, monkeypatch):
     monkeypatch.setattr(wb.Model, "generate", lambda *_, **__: pytest.fail("the model ran"))
     Path("file").write_text("mine")
     for where in ("/proc/a.trace", "file/a.trace", "n" * 256):
@@ -298,7 +298,7 @@ def test_a_place_that_cannot_be_written_is_found_out_before_the_run(capsys, monk
 
 
 @pytest.mark.parametrize("as_json", [False, True])
-def test_a_disk_that_is_full_after_the_run_costs_neither_the_answer_nor_the_trace(
+def test_a_full_disk_after_the_run_loses_neither_answer_nor_trace(
     as_json: bool, tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
 ):
     real = os.write

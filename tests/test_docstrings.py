@@ -16,7 +16,7 @@ MODULES = [m.name for m in pkgutil.walk_packages(wb.__path__, "workbench.") if n
 
 @pytest.fixture(scope="module")
 def known():
-    """What the examples take as given."""
+    """The names that the examples use."""
     model = wb.Model("pocket")
     question = wb.chat("What is 247+138?", reasoning="high")
     return {"wb": wb, "model": model, "question": question, "trace": model.generate(question)}
@@ -24,7 +24,7 @@ def known():
 
 @pytest.mark.parametrize("name", MODULES)
 def test_every_example_gives_the_result_beside_it(name, known, monkeypatch):
-    monkeypatch.chdir(HOME)  # some name data/pocket
+    monkeypatch.chdir(HOME)  # some examples use data/pocket
     module = import_module(name)
     failed = []
     for test in doctest.DocTestFinder(exclude_empty=True).find(module, extraglobs=known):
@@ -38,6 +38,6 @@ PUBLIC += [(f"workbench.{topic}", name) for topic, names in topics.TOPICS.items(
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC)
-def test_every_public_function_and_class_says_what_it_gives_and_shows_it(module, name):
+def test_every_public_function_and_class_has_a_docstring_with_an_example(module, name):
     text = getattr(import_module(module), name).__doc__ or ""
     assert ">>>" in text, f"{module}.{name} has no example"

@@ -23,15 +23,15 @@ CLASSES = [each for each in vars(errors).values() if isinstance(each, type) and 
 
 
 def bare_raises(source: str) -> list[tuple[int, str]]:
-    """The lines that raise one of Python's own errors for bad arguments, with its name, whatever it is called with."""
-    found = []
+    """The lines that raise one of Python's own errors for bad arguments, with the name of the error; any arguments."""
+    raises = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Raise) and node.exc is not None:
             raised = node.exc.func if isinstance(node.exc, ast.Call) else node.exc
             name = raised.attr if isinstance(raised, ast.Attribute) else getattr(raised, "id", "")
             if name in BARE:
-                found.append((node.lineno, name))
-    return found
+                raises.append((node.lineno, name))
+    return raises
 
 
 def test_bare_raises_are_found_in_every_form():
@@ -41,12 +41,12 @@ def test_bare_raises_are_found_in_every_form():
 
 
 def test_bad_arguments_raise_workbench_errors_throughout_the_package():
-    found = [
+    bare = [
         f"{path.relative_to(ROOT)}:{line} raises {name}"
         for path in sorted(ROOT.rglob("*.py"))
         for line, name in bare_raises(path.read_text("utf-8"))
     ]
-    assert len(found) <= ALLOWED, "raise ArgumentError or SelectionError instead:\n" + "\n".join(found)
+    assert len(bare) <= ALLOWED, "raise ArgumentError or SelectionError instead:\n" + "\n".join(bare)
 
 
 @pytest.mark.parametrize(
@@ -58,7 +58,7 @@ def test_bad_arguments_raise_workbench_errors_throughout_the_package():
         (FileError, (WorkbenchError, OSError)),
     ],
 )
-def test_an_error_is_caught_by_the_names_that_python_has_for_it(error, parents):
+def test_errors_are_caught_by_the_matching_builtin_classes(error, parents):
     for parent in parents:
         with pytest.raises(parent, match=r"^layer must be between 0 and 23, got 31\.$"):
             raise error("layer must be between 0 and 23, got 31.")
@@ -67,8 +67,8 @@ def test_an_error_is_caught_by_the_names_that_python_has_for_it(error, parents):
 @pytest.mark.parametrize("error", CLASSES, ids=lambda error: error.__name__)
 def test_every_error_is_in_the_tree_of_the_docstring_and_survives_pickling(error):
     assert error.__name__ in (errors.__doc__ or "")
-    again = pickle.loads(pickle.dumps(error("what was wrong")))  # as from a worker process
-    assert type(again) is error and str(again) == "what was wrong"
+    unpickled = pickle.loads(pickle.dumps(error("what was wrong")))  # as from a worker process
+    assert type(unpickled) is error and str(unpickled) == "what was wrong"
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from workbench.errors import FileError
 from workbench.files import atomic_folder, atomic_path, atomic_write
 
 
-def test_bytes_and_texts_are_written_and_replace_what_was_there(tmp_path: Path):
+def test_bytes_and_texts_replace_an_existing_file(tmp_path: Path):
     target = tmp_path / "a.txt"
     assert atomic_write(target, "−1 ✓") == target and target.read_bytes() == "−1 ✓".encode()
     atomic_write(target, b"\x00\xff" * 100_000)
@@ -56,7 +56,7 @@ def test_a_file_is_on_the_disk_before_it_has_its_name_and_its_name_after(tmp_pat
 @pytest.mark.parametrize("call", ["write", "fsync", "replace"])
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), KeyboardInterrupt()])
 @pytest.mark.parametrize("before", [None, b"as it was"])
-def test_an_error_in_any_step_leaves_what_was_there_and_nothing_else(call, error, before, tmp_path, monkeypatch):
+def test_an_error_in_any_step_leaves_only_the_earlier_file(call, error, before, tmp_path, monkeypatch):
     if before is not None:
         (tmp_path / "a").write_bytes(before)
 
@@ -70,7 +70,7 @@ def test_an_error_in_any_step_leaves_what_was_there_and_nothing_else(call, error
     assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == ({} if before is None else {"a": before})
 
 
-def test_an_error_of_the_writer_leaves_what_was_there(tmp_path: Path):
+def test_an_error_of_the_writer_leaves_the_earlier_file(tmp_path: Path):
     def write(path: Path) -> None:
         path.write_bytes(b"half")
         raise ZeroDivisionError
@@ -81,7 +81,7 @@ def test_an_error_of_the_writer_leaves_what_was_there(tmp_path: Path):
     assert [p.read_bytes() for p in tmp_path.iterdir()] == [b"as it was"]
 
 
-def test_a_write_that_takes_a_few_bytes_at_a_time_is_gone_on_with(tmp_path: Path, monkeypatch):
+def test_a_write_of_a_few_bytes_at_a_time_is_continued(tmp_path: Path, monkeypatch):
     real = os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
     assert atomic_write(tmp_path / "a", bytes(range(100))).read_bytes() == bytes(range(100))
@@ -107,7 +107,7 @@ def test_only_a_regular_file_is_replaced(kind: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_symlink_is_replaced_and_what_it_leads_to_is_not_touched(there: bool, tmp_path: Path):
+def test_a_symlink_is_replaced_and_its_target_is_unchanged(there: bool, tmp_path: Path):
     elsewhere = tmp_path / "elsewhere"
     if there:
         elsewhere.write_bytes(b"theirs")
@@ -135,7 +135,9 @@ def test_a_name_that_is_taken_is_never_written_to(tmp_path: Path, monkeypatch):
     ("make", "says"),
     [(lambda path: path.symlink_to("/etc/hostname"), "symbolic links"), (os.mkfifo, "is no longer a file")],
 )
-def test_what_a_writer_puts_in_place_of_the_file_is_refused(make: Callable[[Path], None], says: str, tmp_path: Path):
+def test_a_writer_that_replaces_the_file_by_another_kind_is_refused(
+    make: Callable[[Path], None], says: str, tmp_path: Path
+):
     def replace(path: Path) -> None:
         path.unlink()
         make(path)
@@ -146,7 +148,7 @@ def test_what_a_writer_puts_in_place_of_the_file_is_refused(make: Callable[[Path
     assert (tmp_path / "a").read_bytes() == b"as it was" and os.listdir(tmp_path) == ["a"]
 
 
-def test_threads_that_write_one_file_leave_one_of_theirs_whole(tmp_path: Path):
+def test_threads_that_write_one_file_leave_one_complete_version(tmp_path: Path):
     contents = [bytes([i]) * 10_000 for i in range(8)]
     threads = [threading.Thread(target=atomic_write, args=(tmp_path / "a", data)) for data in contents]
     for thread in threads:
@@ -221,10 +223,10 @@ def step_of(call: ast.Call) -> str:
 
 
 def test_files_are_put_into_place_by_this_module_alone():
-    found = {}
+    steps_by_file = {}
     for path in sorted(Path(wb.__file__).parent.rglob("*.py")):
         called = {step_of(node) for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)}
         if called & STEPS:
-            found[path.relative_to(Path(wb.__file__).parent).as_posix()] = called & STEPS
-    assert found.pop("files.py") == {"Path.replace", "Path.rename", "os.fsync"}
-    assert found == ELSEWHERE
+            steps_by_file[path.relative_to(Path(wb.__file__).parent).as_posix()] = called & STEPS
+    assert steps_by_file.pop("files.py") == {"Path.replace", "Path.rename", "os.fsync"}
+    assert steps_by_file == ELSEWHERE

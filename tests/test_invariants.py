@@ -25,11 +25,11 @@ WHERE = [
     1    recording/test_record.py test_the_lens_of_the_last_layer_is_the_prediction_and_lower_ones_differ
     2    test_invariants.py test_embedding_and_writes_make_the_residual
     3    test_invariants.py test_heads_and_bias_make_attn_out
-    4    test_invariants.py test_a_sink_is_a_gate_on_a_head_without_one
-    5    test_invariants.py test_the_bias_of_the_values_is_gated_too
-    6    test_invariants.py test_a_window_ends_where_it_ends
+    4    test_invariants.py test_a_sink_scales_the_output_of_a_head_without_sink
+    5    test_invariants.py test_the_value_bias_is_scaled_by_the_sink_too
+    6    test_invariants.py test_a_sliding_window_masks_exactly_the_keys_outside_it
     7    test_invariants.py test_weighted_experts_make_mlp_out
-    8    test_invariants.py test_weights_are_the_full_softmax_made_anew
+    8    test_invariants.py test_expert_weights_are_the_renormalized_full_softmax
     9    test_invariants.py test_a_constant_on_the_routers_logits_changes_nothing
     10   experiments/test_logit_attribution.py test_the_parts_sum_to_the_logit
     11   recording/test_taps.py test_masking_every_key_leaves_the_output_bias_exactly
@@ -39,22 +39,22 @@ WHERE = [
     15   model/test_parity.py test_decoding_with_a_cache_equals_one_pass
     16   experiments/test_activation_patching.py test_the_three_parts_of_an_effect_sum_to_it_and_held_routes_change_none
     17   experiments/test_activation_patching.py test_where_no_route_flips_free_experts_add_nothing
-    18   test_invariants.py test_a_small_change_does_what_the_gradient_says_and_a_large_one_does_not
-    19   test_invariants.py test_who_does_not_choose_an_expert_does_not_miss_it
-    20   test_invariants.py test_experts_may_be_renumbered
+    18   test_invariants.py test_a_small_change_follows_the_gradient_and_a_large_one_does_not
+    19   test_invariants.py test_dropping_an_expert_changes_only_tokens_that_choose_it
+    20   test_invariants.py test_permuting_experts_changes_nothing
     20   analysis/test_routing.py test_figures_follow_when_a_layers_experts_are_renumbered
-    21   test_invariants.py test_heads_that_share_keys_may_be_exchanged
-    21b  test_invariants.py test_a_large_sink_leaves_the_bias
-    21c  test_invariants.py test_windows_bound_how_far_a_token_reaches
+    21   test_invariants.py test_permuting_heads_that_share_keys_changes_nothing
+    21b  test_invariants.py test_a_large_sink_leaves_only_the_bias
+    21c  test_invariants.py test_windows_bound_the_reach_of_a_token
     21d  recording/test_taps.py test_a_banned_expert_is_never_chosen_and_a_forced_one_always
     22   analysis/test_routing.py test_rows_sum_to_the_number_of_experts_that_run
-    23   test_invariants.py test_load_entropy_and_distance_from_even_make_ln_e
+    23   test_invariants.py test_load_entropy_plus_kl_from_uniform_is_ln_n_experts
     24   analysis/test_heads.py test_the_kurtosis_of_one_that_all_look_at_is_the_formula
     25   experiments/test_resampling.py test_known_chances_are_found_inside_their_bounds_and_importances_sum
-    26   test_invariants.py test_an_adapter_at_scale_0_changes_no_bit_and_at_1_is_its_sum
+    26   test_invariants.py test_an_adapter_at_scale_0_changes_no_bit_and_at_1_adds_its_product
     27   interop/test_sae.py test_spliced_with_its_error_term_no_bit_of_the_run_changes
     28   recording/test_record.py test_a_saved_trace_holds_the_same_bits
-    29   test_invariants.py test_fp32_takes_the_routes_of_fp64
+    29   test_invariants.py test_fp32_chooses_the_experts_of_fp64
     """.strip().splitlines()
 ]  # number, file, test
 LAST = "blocks.3.hook_resid_post"
@@ -112,14 +112,14 @@ def test_heads_and_bias_make_attn_out(checkpoint, seen):
         assert close(made, seen[f"blocks.{layer}.hook_attn_out"], 1e-13)
 
 
-def test_a_sink_is_a_gate_on_a_head_without_one(seen):
+def test_a_sink_scales_the_output_of_a_head_without_sink(seen):
     for layer in range(4):
         pattern, sink, scores = (seen[f"blocks.{layer}.attn.hook_{x}"] for x in ("pattern", "sink", "attn_scores"))
         assert close(pattern.sum(-1) + sink, torch.ones_like(sink), 1e-14)
         assert close((1 - sink)[..., None] * scores.softmax(-1), pattern, 1e-13)
 
 
-def test_the_bias_of_the_values_is_gated_too(checkpoint, seen):
+def test_the_value_bias_is_scaled_by_the_sink_too(checkpoint, seen):
     c = checkpoint.config
     for layer, block in enumerate(checkpoint.weights.blocks):
         here = f"blocks.{layer}.attn.hook_"
@@ -130,7 +130,7 @@ def test_the_bias_of_the_values_is_gated_too(checkpoint, seen):
         assert close(plain + gate * bias, seen[here + "z"], 1e-13)
 
 
-def test_a_window_ends_where_it_ends(checkpoint, seen):
+def test_a_sliding_window_masks_exactly_the_keys_outside_it(checkpoint, seen):
     w = checkpoint.config.window
     for layer in (0, 2):
         pattern = seen[f"blocks.{layer}.attn.hook_pattern"][0]
@@ -148,14 +148,14 @@ def test_weighted_experts_make_mlp_out(seen):
         assert close(made, seen[f"blocks.{layer}.hook_mlp_out"], 1e-13)
 
 
-def test_weights_are_the_full_softmax_made_anew(checkpoint, seen):
+def test_expert_weights_are_the_renormalized_full_softmax(checkpoint, seen):
     for layer in range(4):
         full = seen[f"blocks.{layer}.mlp.router.hook_out"].softmax(-1)
         chosen = seen[f"blocks.{layer}.mlp.hook_expert_indices"]
-        kept = full.gather(-1, chosen)
+        chosen_weights = full.gather(-1, chosen)
         weights = seen[f"blocks.{layer}.mlp.hook_expert_weights"].gather(-1, chosen)
-        assert close(kept / kept.sum(-1, keepdim=True), weights, 1e-14)
-        assert not close(kept, weights, 0.01)  # what is left out counts
+        assert close(chosen_weights / chosen_weights.sum(-1, keepdim=True), weights, 1e-14)
+        assert not close(chosen_weights, weights, 0.01)  # without renormalization they differ
 
 
 def edit(checkpoint: Checkpoint, point: str, fn) -> Edit:
@@ -168,7 +168,7 @@ def test_a_constant_on_the_routers_logits_changes_nothing(checkpoint):
     assert close(moved, plain, 1e-12)
 
 
-def test_a_small_change_does_what_the_gradient_says_and_a_large_one_does_not(checkpoint):
+def test_a_small_change_follows_the_gradient_and_a_large_one_does_not(checkpoint):
     c, w = checkpoint.config, checkpoint.weights
     start = Recorder(["blocks.1.hook_resid_pre"])
     run(checkpoint, start)
@@ -185,13 +185,14 @@ def test_a_small_change_does_what_the_gradient_says_and_a_large_one_does_not(che
     slope = float((x.grad * direction).sum())
     with torch.no_grad():
         errors = [abs(float(outcome(x + e * direction) - base) / (e * slope) - 1) for e in (1e-6, 1e-4)]
-        again = Recorder(routes.points)
-        outcome(x + 2.0 * direction, again)
+        perturbed = Recorder(routes.points)
+        outcome(x + 2.0 * direction, perturbed)
     assert errors[0] < 1e-4 and errors[0] < errors[1] + 1e-9
-    assert any((again[name] != routes[name]).any() for name in routes.points)  # a large step takes other routes
+    # a large step changes the chosen experts
+    assert any((perturbed[name] != routes[name]).any() for name in routes.points)
 
 
-def test_who_does_not_choose_an_expert_does_not_miss_it(checkpoint, seen):
+def test_dropping_an_expert_changes_only_tokens_that_choose_it(checkpoint, seen):
     layer, expert = 2, 3
     chooses = (seen[f"blocks.{layer}.mlp.hook_expert_indices"] == expert).any(-1)[0]
     assert chooses.any() and not chooses.all()
@@ -208,7 +209,7 @@ def test_who_does_not_choose_an_expert_does_not_miss_it(checkpoint, seen):
     assert float(change[~chooses].max()) == 0 and float(change[chooses].min()) > 0
 
 
-def test_experts_may_be_renumbered(checkpoint):
+def test_permuting_experts_changes_nothing(checkpoint):
     def change(layer, block):
         order = torch.randperm(checkpoint.config.n_experts, generator=torch.Generator().manual_seed(layer))
         e = block.experts
@@ -218,13 +219,13 @@ def test_experts_may_be_renumbered(checkpoint):
     assert close(run(with_blocks(checkpoint, change)), run(checkpoint), 1e-13)
 
 
-def test_heads_that_share_keys_may_be_exchanged(checkpoint):
+def test_permuting_heads_that_share_keys_changes_nothing(checkpoint):
     c = checkpoint.config
     group = c.n_heads // c.n_kv_heads
 
     def change(layer, block):
-        dice = torch.Generator().manual_seed(layer)
-        order = torch.cat([kv * group + torch.randperm(group, generator=dice) for kv in range(c.n_kv_heads)])
+        rng = torch.Generator().manual_seed(layer)
+        order = torch.cat([kv * group + torch.randperm(group, generator=rng) for kv in range(c.n_kv_heads)])
         rows = (order[:, None] * c.d_head + torch.arange(c.d_head)).flatten()
         heads = {"w_q": block.w_q[rows], "b_q": block.b_q[rows], "w_o": block.w_o[:, rows]}
         return replace(block, sinks=block.sinks[order], **heads)
@@ -232,7 +233,7 @@ def test_heads_that_share_keys_may_be_exchanged(checkpoint):
     assert close(run(with_blocks(checkpoint, change)), run(checkpoint), 1e-12)
 
 
-def test_a_large_sink_leaves_the_bias(checkpoint):
+def test_a_large_sink_leaves_only_the_bias(checkpoint):
     sunk = with_blocks(checkpoint, lambda _, block: replace(block, sinks=torch.full_like(block.sinks, 2000.0)))
     out = Recorder([f"blocks.{layer}.hook_attn_out" for layer in range(4)])
     run(sunk, out)
@@ -240,8 +241,8 @@ def test_a_large_sink_leaves_the_bias(checkpoint):
         assert torch.equal(out[f"blocks.{layer}.hook_attn_out"], block.b_o.expand(1, 60, -1))
 
 
-def test_windows_bound_how_far_a_token_reaches(checkpoint):
-    """With a window in every layer, one token is felt L (w - 1) positions further on, and no further."""
+def test_windows_bound_the_reach_of_a_token(checkpoint):
+    """With a window in every layer, a token affects positions up to L (w - 1) later, and none beyond."""
     window, n_layers, at = 4, 4, 7
     config: Config = replace(checkpoint.config, window=window, layer_types=("sliding_attention",) * n_layers)
     near = replace(checkpoint, config=config)
@@ -251,7 +252,7 @@ def test_windows_bound_how_far_a_token_reaches(checkpoint):
     assert differs.min() == at and differs.max() == at + n_layers * (window - 1)
 
 
-def test_load_entropy_and_distance_from_even_make_ln_e(seen):
+def test_load_entropy_plus_kl_from_uniform_is_ln_n_experts(seen):
     for layer in range(4):
         counts = torch.bincount(seen[f"blocks.{layer}.mlp.hook_expert_indices"].flatten(), minlength=8).double().numpy()
         p = counts / counts.sum()
@@ -261,23 +262,23 @@ def test_load_entropy_and_distance_from_even_make_ln_e(seen):
         assert float(entropy(counts, correct=False)) + distance == pytest.approx(np.log(8), abs=1e-12)
 
 
-def test_an_adapter_at_scale_0_changes_no_bit_and_at_1_is_its_sum(checkpoint):
+def test_an_adapter_at_scale_0_changes_no_bit_and_at_1_adds_its_product(checkpoint):
     from workbench.model.checkpoints.adapter import IN_BLOCK, IN_EXPERTS, Adapter, Factors
     from workbench.model.checkpoints.validate import block_shapes
 
     def factors(name: str) -> Factors:
         *experts, n_out, n_in = block_shapes(checkpoint.config)[name]
-        dice = torch.Generator().manual_seed(len(name) * n_out)
-        a, b = (torch.randn(*experts, *shape, generator=dice).double() for shape in ((2, n_in), (n_out, 2)))
+        rng = torch.Generator().manual_seed(len(name) * n_out)
+        a, b = (torch.randn(*experts, *shape, generator=rng).double() for shape in ((2, n_in), (n_out, 2)))
         return Factors(a, b, 0.01)
 
-    found = {(layer, name): factors(name) for layer in range(4) for name in (*IN_BLOCK, *IN_EXPERTS)}
+    low_rank = {(layer, name): factors(name) for layer in range(4) for name in (*IN_BLOCK, *IN_EXPERTS)}
 
     def under(scale: float) -> torch.Tensor:
-        return run(replace(checkpoint, weights=Adapter("made", "", found).on(checkpoint.weights, scale)))
+        return run(replace(checkpoint, weights=Adapter("made", "", low_rank).on(checkpoint.weights, scale)))
 
     def summed(part, layer: int, names) -> dict[str, torch.Tensor]:
-        return {name: getattr(part, name) + 0.01 * found[layer, name].b @ found[layer, name].a for name in names}
+        return {name: getattr(part, name) + 0.01 * low_rank[layer, name].b @ low_rank[layer, name].a for name in names}
 
     def change(layer, block):
         experts = replace(block.experts, **summed(block.experts, layer, IN_EXPERTS))
@@ -288,7 +289,7 @@ def test_an_adapter_at_scale_0_changes_no_bit_and_at_1_is_its_sum(checkpoint):
     assert not close(under(1.0), run(checkpoint), 0.01)
 
 
-def test_fp32_takes_the_routes_of_fp64(seen):
+def test_fp32_chooses_the_experts_of_fp64(seen):
     single = Recorder([f"blocks.{layer}.mlp.hook_expert_indices" for layer in range(4)])
     run(Random(seed=5).checkpoint(torch.float32), single)
     for name in single.points:

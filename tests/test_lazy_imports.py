@@ -1,4 +1,4 @@
-"""The imports against the layers: only those that are declared, each with its reason."""
+"""Imports from a lower package to a higher one: only the declared ones, each with its reason."""
 
 import pytest
 

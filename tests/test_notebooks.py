@@ -1,4 +1,4 @@
-"""Each notebook runs from top to bottom and its headline numbers still hold; it is what its source says, as made.
+"""Each notebook runs from top to bottom and its headline numbers are reproduced; its cells are those of its source.
 
 The first two run here; all of them take ten minutes, so WORKBENCH_LONG=1 switches the others on.
 """
@@ -35,17 +35,17 @@ LONG = pytest.mark.skipif(not os.environ.get("WORKBENCH_LONG"), reason="minutes;
 def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for variable, value in make.ENVIRONMENT.items():
         monkeypatch.setenv(variable, value)
-    for folder in ("notebooks", "data"):  # laid out as here, so that nothing is left here
+    for folder in ("notebooks", "data"):  # a copy of the layout, so that no file is written here
         shutil.copytree(HOME / folder, tmp_path / folder, ignore=shutil.ignore_patterns("out", "__pycache__", ".*"))
     resources = {"metadata": {"path": str(tmp_path / "notebooks")}}
-    ran, kept = stored(name), stored(name)
+    ran, original = stored(name), stored(name)
     NotebookClient(ran, timeout=600, resources=resources).execute()
-    for now, then in zip(ran.cells, kept.cells, strict=True):
-        assert alike(findings(now), findings(then)), f"{now.id} now says {findings(now)}"
+    for new, old in zip(ran.cells, original.cells, strict=True):
+        assert alike(findings(new), findings(old)), f"{new.id} now has {findings(new)}"
 
 
 def findings(cell: nbformat.NotebookNode) -> str:
-    """What a cell says in prose, its numbers included: it is made of what was measured."""
+    """The prose output of a cell, with its numbers, which come from the measurements."""
     shown = [output.get("data", {}).get("text/markdown", "") for output in cell.get("outputs", [])]
     return "".join("".join(text) for text in shown)
 
@@ -57,7 +57,7 @@ def alike(one: str, other: str) -> bool:
     return number.sub("#", one) == number.sub("#", other) and all(abs(float(a) - float(b)) < 0.011 for a, b in pairs)
 
 
-def test_a_finding_that_says_another_number_or_word_is_not_alike():
+def test_findings_with_other_numbers_or_words_differ():
     assert alike("in 32 of 32 (0.89 to 1.00)", "in 32 of 32 (0.90 to 1.00)")
     assert not alike("in 32 of 32 (0.89 to 1.00)", "in 31 of 32 (0.89 to 1.00)")
     assert not alike("it is read off", "it is not read off")
@@ -70,7 +70,7 @@ def test_a_notebook_and_its_source_have_the_same_cells(name: str):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_is_stored_as_it_was_made(name: str):
+def test_a_stored_notebook_is_valid_and_has_no_local_paths(name: str):
     notebook = stored(name)
     nbformat.validate(notebook)
     assert notebook.metadata == make.METADATA  # no versions, no state of widgets
@@ -130,7 +130,7 @@ def test_a_title_that_cannot_be_an_id_is_refused_and_its_cell_named(folder: Path
     assert not (folder / "01_words.ipynb").exists()
 
 
-def test_a_notebook_that_is_not_there_is_named_with_those_that_are(folder: Path, capsys):
+def test_a_missing_notebook_error_lists_the_existing_ones(folder: Path, capsys):
     (folder / "01_words.py").write_text(GOOD)
     assert make.main(["02_more"]) == 2
     assert capsys.readouterr().err == "no such notebook: 02_more; there are 01_words\n"

@@ -23,7 +23,7 @@ ROOT = Path(wb.__file__).parent
 
 @pytest.fixture
 def home(tmp_path, monkeypatch):
-    """A home folder, and a working folder that nothing may be written to."""
+    """A home folder, and a working folder that must stay empty."""
     (tmp_path / "home").mkdir()
     (tmp_path / "work").mkdir()
     monkeypatch.setenv("HOME", str(tmp_path / "home"))
@@ -88,7 +88,7 @@ def test_models_tokenizers_adapters_and_lenses_are_found_under_the_home_folder(h
     assert o200k.cache_folder() == home / "cache"
 
 
-def test_the_command_line_expands_what_no_shell_has(home, trace, capsys):
+def test_the_command_line_expands_paths_that_the_shell_did_not(home, trace, capsys):
     from workbench import cli
 
     assert cli.main(["trace", "What is 1+1?", "--record", "", "-o", "~/a.trace"]) == 0
@@ -98,12 +98,12 @@ def test_the_command_line_expands_what_no_shell_has(home, trace, capsys):
 
 
 def test_only_one_function_expands(tmp_path):
-    """A path that is taken elsewhere goes through it: no other module knows of `~`."""
-    found = [p.relative_to(ROOT) for p in ROOT.rglob("*.py") if "expanduser" in p.read_text("utf-8")]
-    assert found == [Path("paths.py")]
+    """All paths are expanded by it: no other module handles `~`."""
+    modules = [p.relative_to(ROOT) for p in ROOT.rglob("*.py") if "expanduser" in p.read_text("utf-8")]
+    assert modules == [Path("paths.py")]
 
 
-def test_paths_are_what_they_say(home):
+def test_expanded_and_absolute_paths_match_their_definitions(home):
     assert expanded("~") == home and expanded("~/a") == home / "a" and expanded(b"~/a") == home / "a"
     assert expanded("a/~") == Path("a/~") and expanded("~nobody-has-this-name/a") == Path("~nobody-has-this-name/a")
     assert absolute("a/../b") == Path.cwd() / "b"
@@ -127,10 +127,10 @@ def test_every_legal_name_is_written(home, model, trace, name):
     assert wb.figures.save(figure, home / f"{stem}.svg")[0].is_file()
     with SweepCheckpoint(home / f"{stem}.json2", {}) as cells:
         cells.put(0, 1.0)
-    assert not [left for left in os.listdir(home) if ".writing-" in left]
+    assert not [name for name in os.listdir(home) if ".writing-" in name]
 
 
-def test_a_name_that_is_too_long_is_found_out_before_the_run(home, model, monkeypatch):
+def test_a_name_that_is_too_long_is_refused_before_the_run(home, model, monkeypatch):
     monkeypatch.setattr("workbench.recording.record.record", lambda *_, **__: pytest.fail("the model ran"))
     for name in ("n" * 256, "文" * 86):
         with pytest.raises(wb.errors.TraceError, match="too long"):

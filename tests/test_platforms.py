@@ -1,4 +1,4 @@
-"""Where workbench runs, and what it says elsewhere: systems that are not here are tried by hiding what they lack."""
+"""Supported platforms, and the error on others: other systems are simulated by hiding what they lack."""
 
 import subprocess
 import sys
@@ -27,14 +27,14 @@ HIDDEN = {
 
 @pytest.mark.parametrize("system", HIDDEN)
 @pytest.mark.parametrize("module", ["workbench", "workbench.traces", "workbench.cli"])
-def test_where_it_cannot_run_the_first_import_says_so(system, module):
-    found = python(f"import sys; {HIDDEN[system]}\nimport {module}")
-    last = found.stderr.strip().splitlines()[-1]
-    assert found.returncode == 1 and "UnsupportedPlatform: workbench runs on Linux and macOS, not on" in last
+def test_on_an_unsupported_platform_the_import_fails_with_the_reason(system, module):
+    process = python(f"import sys; {HIDDEN[system]}\nimport {module}")
+    last = process.stderr.strip().splitlines()[-1]
+    assert process.returncode == 1 and "UnsupportedPlatform: workbench runs on Linux and macOS, not on" in last
     assert "WSL 2" in last
 
 
-def test_the_refusal_is_an_import_error_and_one_of_workbenchs_own():
+def test_the_platform_error_is_an_import_error_and_a_workbench_error():
     code = (
         "import sys; sys.modules['fcntl'] = None\ntry: import workbench\nexcept ImportError as e: print(type(e).mro())"
     )
@@ -42,9 +42,9 @@ def test_the_refusal_is_an_import_error_and_one_of_workbenchs_own():
 
 
 def test_on_macos_without_a_compiler_a_run_is_recorded_saved_and_read(tmp_path):
-    """By plain torch; what only Linux has is hidden: its name, and preadv, which not every Python on macOS has."""
+    """With torch kernels; the platform name and preadv are hidden, because not every Python on macOS has preadv."""
     code = f"""
-import os, sys, psutil, torch  # these two ask for the system when they are imported
+import os, sys, psutil, torch  # these two read the platform on import
 import workbench as wb
 from workbench.model.kernels import native
 sys.platform = "darwin"
@@ -52,24 +52,24 @@ del os.preadv
 native.use("torch")
 trace = wb.Model("pocket", memory="small").generate("What is 1+1?", record="residuals")
 trace.save({str(tmp_path / "a.trace")!r})
-again = wb.load({str(tmp_path / "a.trace")!r})
-assert again.verified and (again["resid_post"] == trace["resid_post"]).all()
-print(again.manifest.numerics["kernels"])
+loaded = wb.load({str(tmp_path / "a.trace")!r})
+assert loaded.verified and (loaded["resid_post"] == trace["resid_post"]).all()
+print(loaded.manifest.numerics["kernels"])
 """
-    found = python(code)
-    assert found.returncode == 0, found.stderr
-    assert "torch" in found.stdout
+    process = python(code)
+    assert process.returncode == 0, process.stderr
+    assert "torch" in process.stdout
 
 
 def test_large_arrays_are_read_in_several_calls(tmp_path, monkeypatch):
     path = made.trace().save(tmp_path / "a.trace")
-    want = {name: np.array(load(path).raw(name)) for name in load(path).names()}
+    expected = {name: np.array(load(path).raw(name)) for name in load(path).names()}
     monkeypatch.setattr(untrusted_files, "CHUNK_BYTES", 7)
     for hide in (False, True):
         if hide:
             monkeypatch.delattr("os.preadv")
-        again = load(path)
-        assert all(np.array_equal(again.raw(name), want[name]) for name in want)
+        loaded = load(path)
+        assert all(np.array_equal(loaded.raw(name), expected[name]) for name in expected)
 
 
 def test_readme_and_classifiers_name_the_same_systems():

@@ -1,4 +1,4 @@
-"""The site of the docs: built without a warning; what is in it leads somewhere, stays here, and leaves no name out."""
+"""The docs site: it builds without warnings, has no dead links and no outside requests, and lists every public name."""
 
 import inspect
 import os
@@ -33,7 +33,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 class Page(HTMLParser):
-    """What a page has (ids), leads to (links) and loads by itself (loads)."""
+    """The ids, links and automatically loaded resources (loads) of a page."""
 
     def __init__(self, path: Path):
         super().__init__()
@@ -69,10 +69,10 @@ def test_every_page_and_every_notebook_is_in_the_site(site: Path):
     assert not [source for source in sources if not (site / source.with_suffix(".html")).exists()]
 
 
-def test_every_link_and_anchor_leads_somewhere(site: Path):
+def test_every_link_and_anchor_has_a_target(site: Path):
     dead = []
-    for path, found in pages(site):
-        for link in found.links | found.loads:
+    for path, content in pages(site):
+        for link in content.links | content.loads:
             parts = urlsplit(link)
             if parts.scheme or parts.netloc:
                 continue
@@ -85,11 +85,11 @@ def test_every_link_and_anchor_leads_somewhere(site: Path):
     assert not dead
 
 
-def test_no_page_names_another_host_for_anything_that_it_loads(site: Path):
+def test_no_page_loads_anything_from_another_host(site: Path):
     assert not [
         f"{path.relative_to(site)}: {load}"
-        for path, found in pages(site)
-        for load in found.loads
+        for path, content in pages(site)
+        for load in content.loads
         if re.match(r"(?:\w+:)?//", load)
     ]
     for sheet in site.rglob("*.css"):
@@ -97,22 +97,22 @@ def test_no_page_names_another_host_for_anything_that_it_loads(site: Path):
 
 
 @needed
-def test_a_browser_asks_nobody_else_and_finds_what_is_searched_for(site: Path, browser, measured):
+def test_the_site_makes_no_outside_requests_and_its_search_works(site: Path, browser, measured):
     requests: list[str] = []
     complaints: list[str] = []
     window = browser.new_page()
-    window.set_default_timeout(120_000)  # a busy machine is no fault of the site
+    window.set_default_timeout(120_000)  # slow machines must not fail the test
     window.on("request", lambda request: requests.append(request.url))
     window.on("console", lambda message: complaints.append(message.text))
     window.on("pageerror", lambda error: complaints.append(str(error)))
-    looked = ["index", "reference/attention", "reference/hook_points", "comparison"]
-    looked += [f"notebooks/{path.stem}" for path in (site / "notebooks").glob("*.html")]
-    for name in looked:
+    visited = ["index", "reference/attention", "reference/hook_points", "comparison"]
+    visited += [f"notebooks/{path.stem}" for path in (site / "notebooks").glob("*.html")]
+    for name in visited:
         window.goto((site / f"{name}.html").as_uri())
     window.goto((site / "search.html").as_uri() + "?q=breakdown")
     window.wait_for_selector("#search-results a[href*='reference/attention.html']")
     window.close()
-    measured(f"site: {len(looked) + 1} pages looked at, {len(requests)} requests, all for files of the site")
+    measured(f"site: {len(visited) + 1} pages visited, {len(requests)} requests, all for files of the site")
     assert not [url for url in requests if not url.startswith((site.as_uri(), "data:"))]
     assert complaints == []
 
@@ -121,22 +121,22 @@ def test_a_browser_asks_nobody_else_and_finds_what_is_searched_for(site: Path, b
 
 
 def public() -> list[str]:
-    """Every public name: what `wb` has, and what its modules have."""
-    found = []
+    """Every public name of `wb` and of its modules."""
+    names = []
     for name in wb.__all__:
         value = getattr(wb, name)
         if not inspect.ismodule(value):
-            found.append(f"workbench.{name}")
+            names.append(f"workbench.{name}")
         elif name == "interop":
             modules = [import_module(info.name) for info in pkgutil.iter_modules(value.__path__, f"{value.__name__}.")]
             mine = [module for module in modules if module.__name__.rpartition(".")[2] not in INSIDE]
-            found += [f"{module.__name__}.{of}" for module in mine for of in contents(module)]
+            names += [f"{module.__name__}.{of}" for module in mine for of in contents(module)]
         else:
-            found += [f"workbench.{name}.{of}" for of in contents(value)]
-    return found
+            names += [f"workbench.{name}.{of}" for of in contents(value)]
+    return names
 
 
-INSIDE = ("adapter", "readers", "sae_formats", "versions")  # what the others of interop are made of; wb.sae
+INSIDE = ("adapter", "readers", "sae_formats", "versions")  # internals of interop; wb.sae
 
 
 def contents(module) -> list[str]:
@@ -154,7 +154,7 @@ def entries(site: Path) -> frozenset[str]:
     from sphinx.util.inventory import InventoryFile
 
     inventory = InventoryFile.loads((site / "objects.inv").read_bytes(), uri="")
-    return frozenset(name for kind, found in inventory.data.items() if kind.startswith("py:") for name in found)
+    return frozenset(name for kind, entries in inventory.data.items() if kind.startswith("py:") for name in entries)
 
 
 def test_every_public_name_has_an_entry_in_the_reference(site: Path):
@@ -169,13 +169,13 @@ def test_every_public_method_has_an_entry_in_the_reference(site: Path, kind: str
     assert len(shown) > 10 and shown == methods
 
 
-def test_every_hook_point_and_lane_is_in_the_table(site: Path):
+def test_every_hook_point_and_summary_is_in_the_table(site: Path):
     text = (site / "reference/hook_points.html").read_text("utf-8")
     shown = set(re.findall(r'<span class="pre">([^<]+)</span>', text))
     assert {*hooks.POINTS, *hooks.SUMMARIES, *hooks.PRESETS} <= shown
 
 
-def test_a_docstring_is_shown_as_it_is_meant():
+def test_docstrings_are_rendered_correctly():
     sys.path.insert(0, os.fspath(HOME / "docs"))
     try:
         markdown = import_module("from_source").markdown

@@ -10,12 +10,12 @@ from hypothesis import strategies as st
 from workbench.text import html, visible, visible_pieces
 
 
-def test_text_that_hides_nothing_is_shown_as_it_is() -> None:
+def test_text_without_hidden_characters_is_unchanged() -> None:
     for text in ("", "plain", "naïve 日本語 العربية ❤️ a\u00a0b"):
         assert visible(text) == text
 
 
-def test_what_cannot_be_seen_is_shown() -> None:
+def test_invisible_characters_are_made_visible() -> None:
     assert visible("a\tb\r\n\x1b[31m\x7f") == "a␉b␍␊␛[31m␡"
     assert visible("\u202ecod.exe\u202c \u200b\ufeff\u2028\u00ad") == (
         "⟨U+202E⟩cod.exe⟨U+202C⟩ ⟨U+200B⟩⟨U+FEFF⟩⟨U+2028⟩⟨U+00AD⟩"
@@ -57,13 +57,13 @@ def test_joiners_that_shape_letters_and_emoji_stay(what: str) -> None:
     ["a{}b", "{}", "{}a", "a{}", "1{}2", "Auf{}lage", "日{}本", " {} ", "می{0}{0}خواهم", "क्{0}{0}ष",
      "👨{0}{0}👩", "😀{}a", "a{}😀", "\u3164{}्", "\u2800{}\u2800"],
 )  # fmt: skip
-def test_joiners_that_hide_are_shown(joiner: str, text: str) -> None:
+def test_hidden_joiners_are_made_visible(joiner: str, text: str) -> None:
     assert f"⟨U+{ord(joiner):04X}⟩" in visible(text.format(joiner))
 
 
 @settings(max_examples=400)
 @given(st.lists(st.sampled_from([*"\u200c\u200dمد\u064fक्র👨🏽\ufe0fa\nᠭ\u180b\u3164\u034f\u202e❤", "", "می\u200c"])))
-def test_joiners_in_any_company(pieces: list[str]) -> None:
+def test_joiners_among_any_characters_never_hide(pieces: list[str]) -> None:
     text = "".join(pieces)
     assert visible(visible(text)) == visible(text)
     assert "".join(visible_pieces(pieces)) == visible(text) and "".join(visible_pieces(pieces, "\n")) == visible(
@@ -72,7 +72,7 @@ def test_joiners_in_any_company(pieces: list[str]) -> None:
     assert not re.search("[\u200c\u200d]{2}", visible(text))
 
 
-def test_tags_that_hide_text_are_shown() -> None:
+def test_hidden_tags_are_made_visible() -> None:
     tags = "".join(chr(0xE0000 + ord(letter)) for letter in "gbeng")
     for text in (tags, "🏴" + tags, "🏳" + tags + "\U000e007f", "🏴" + tags + "a", "🏴" + tags + "\U000e007f" + tags):
         assert "⟨U+E0067⟩" in visible(text)
@@ -93,7 +93,7 @@ def test_no_control_or_format_character_passes() -> None:
 
 
 @given(st.text(st.characters()))
-def test_showing_twice_is_showing_once_and_html_cannot_be_left(text: str) -> None:
+def test_visible_is_idempotent_and_html_is_escaped(text: str) -> None:
     assert visible(visible(text)) == visible(text)
     safe = html(text)
     assert not set("<>\"'\n") & set(safe)

@@ -1,4 +1,4 @@
-"""A trace outlives the tools that made it: opened, verified, analysed and shown where importing torch raises."""
+"""A trace can be loaded, verified, analyzed and shown where importing torch fails."""
 
 import subprocess
 import sys
@@ -23,7 +23,7 @@ print(trace.id)
 """
 
 
-def test_a_trace_is_opened_verified_and_analysed_where_torch_cannot_be_imported(tmp_path):
+def test_a_trace_can_be_loaded_verified_and_analyzed_without_torch(tmp_path):
     trace = wb.trace("What is 247+138?")
     path = trace.save(tmp_path / "first.trace")
     ran = subprocess.run([sys.executable, "-c", WITHOUT_TORCH, path], capture_output=True, text=True, check=False)

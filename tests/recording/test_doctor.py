@@ -38,26 +38,26 @@ def test_the_published_sizes():
     ("c", "free", "fits"),
     [(Config(), 24e9, "fast"), (Config(), 16e9, "small"), (Config(), 3e9, "no"), (LARGE, 24e9, "small")],
 )
-def test_what_fits(c: Config, free: float, fits: str):
+def test_fits_depends_on_the_free_memory(c: Config, free: float, fits: str):
     assert demand("it", c, int(free)).fits == fits
 
 
-def test_a_layer_more_costs_the_small_mode_only_its_cache():
+def test_another_layer_needs_only_its_kv_cache_in_small_mode():
     one, two = (replace(Config(), n_layers=n, layer_types=Config().layer_types[:n]) for n in (1, 2))
     a, b = demand("one", one, 1 << 40), demand("two", two, 1 << 40)
     assert b.small - a.small == b.cache - a.cache == 1000 * 2 * 8 * 64 * 2
 
 
 @pytest.mark.parametrize("record", ["", "attention", "residuals"])
-def test_a_trace_is_about_as_large_as_told(record: str):
+def test_estimated_trace_bytes_are_within_2_percent(record: str):
     model = wb.Model(Random(n_layers=2).transformers(torch.float32))
     trace = model.trace([1 + i % 160 for i in range(100)], record=record)
-    held = sum(trace.raw(name).nbytes for name in trace.names())
-    told = trace_bytes(model.config, record, "float32") / 10
-    assert abs(told - held) / held < 0.02
+    nbytes = sum(trace.raw(name).nbytes for name in trace.names())
+    estimated = trace_bytes(model.config, record, "float32") / 10
+    assert abs(estimated - nbytes) / nbytes < 0.02
 
 
-def test_pocket_is_told_as_it_lies_there():
+def test_the_sizes_of_pocket_are_those_of_its_files():
     [pocket] = [d for d in doctor().demands if d.model == "pocket"]
     from workbench.model.checkpoints.bundled import embedded_folder
 
@@ -65,7 +65,7 @@ def test_pocket_is_told_as_it_lies_there():
     assert pocket.fits == "fast"
 
 
-def test_models_in_the_cache_are_listed_with_what_is_wrong(an_empty_cache: Path):
+def test_models_in_the_cache_are_listed_with_their_problems(an_empty_cache: Path):
     def fill(name: str) -> Path:
         repo = an_empty_cache / f"models--openai--{name}"
         (repo / "refs").mkdir(parents=True)
@@ -77,13 +77,13 @@ def test_models_in_the_cache_are_listed_with_what_is_wrong(an_empty_cache: Path)
     fill("gpt-oss-mine")
     (an_empty_cache / "models--openai--gpt-oss-none").mkdir()
     (an_empty_cache / "models--openai--whisper").mkdir()
-    found = {one.name: one for one in doctor().cached}
-    assert set(found) == {f"openai/gpt-oss-{name}" for name in ("20b", "120b", "mine", "none")}
-    assert found["openai/gpt-oss-20b"].problem == ""
-    assert found["openai/gpt-oss-20b"].bytes > 100_000
-    assert "1 shard" in found["openai/gpt-oss-120b"].problem
-    assert "token ids only" in found["openai/gpt-oss-mine"].problem
-    assert "not in the Hugging Face cache" in found["openai/gpt-oss-none"].problem
+    cached = {one.name: one for one in doctor().cached}
+    assert set(cached) == {f"openai/gpt-oss-{name}" for name in ("20b", "120b", "mine", "none")}
+    assert cached["openai/gpt-oss-20b"].problem == ""
+    assert cached["openai/gpt-oss-20b"].bytes > 100_000
+    assert "1 shard" in cached["openai/gpt-oss-120b"].problem
+    assert "token ids only" in cached["openai/gpt-oss-mine"].problem
+    assert "not in the Hugging Face cache" in cached["openai/gpt-oss-none"].problem
 
 
 def test_an_extra_that_is_missing_is_named_with_its_command(monkeypatch: pytest.MonkeyPatch):
@@ -91,7 +91,7 @@ def test_an_extra_that_is_missing_is_named_with_its_command(monkeypatch: pytest.
     assert "missing: nothere (pip install 'gpt-oss-workbench[lab]')" in str(doctor())
 
 
-def test_without_native_kernels_it_says_so(monkeypatch: pytest.MonkeyPatch):
+def test_missing_native_kernels_are_reported(monkeypatch: pytest.MonkeyPatch):
     import workbench.model.kernels
 
     monkeypatch.delattr(workbench.model.kernels, "native", raising=False)
@@ -109,12 +109,12 @@ def test_the_command_prints_a_table(capsys: pytest.CaptureFixture):
 
 def test_the_command_prints_json(capsys: pytest.CaptureFixture):
     assert cli.main(["doctor", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert [d["model"] for d in told["demands"]] == ["pocket", *PUBLISHED]
-    assert told["versions"]["workbench"] == wb.__version__
+    report = json.loads(capsys.readouterr().out)
+    assert [d["model"] for d in report["demands"]] == ["pocket", *PUBLISHED]
+    assert report["versions"]["workbench"] == wb.__version__
 
 
-def test_it_asks_no_network_and_loads_no_heavy_package():
+def test_doctor_uses_no_network_and_loads_no_heavy_package():
     code = (
         "import socket, sys\n"
         "def no(*_): raise AssertionError('network')\n"

@@ -1,4 +1,4 @@
-"""Nothing of ours is left behind: not after an error anywhere, not after Ctrl-C at any moment, not on another thread.
+"""No edit or run stays in force after an error at any hook point, after Ctrl-C at any moment, or on another thread.
 
 200 faults and 300 interrupts here; `make test-long` (WORKBENCH_LONG=1) makes it 10,000 interrupts.
 """
@@ -27,12 +27,12 @@ def model():
     return tiny()
 
 
-def test_no_edit_is_left_after_200_injected_faults(model):
+def test_no_edit_is_in_force_after_200_injected_faults(model):
     points = list(hooks.all_points(model.config.n_layers))
     clean = model.forward(torch.tensor([TOKENS]))
 
     class Fault(Tap):
-        """Raises at the n-th value that it sees."""
+        """Raises at its n-th call."""
 
         def __init__(self, n):
             self.n = n
@@ -54,13 +54,13 @@ def test_no_edit_is_left_after_200_injected_faults(model):
     assert torch.equal(model.forward(torch.tensor([TOKENS])), clean)
 
 
-def test_no_edit_is_left_after_interrupts_at_random_moments(model, measured):
-    dice = random.Random(1)
+def test_no_edit_is_in_force_after_interrupts_at_random_moments(model, measured):
+    rng = random.Random(1)
     clean = model.trace(TOKENS, record="logits")["logits"]
 
     def once():
-        held = model.edit("blocks.2.attn.hook_z", lambda x: 0 * x)
-        with model.edit("blocks.*.hook_mlp_out", lambda x: 2 * x), held:
+        entered_second = model.edit("blocks.2.attn.hook_z", lambda x: 0 * x)
+        with model.edit("blocks.*.hook_mlp_out", lambda x: 2 * x), entered_second:
             model.trace(TOKENS, record="residuals")
 
     started = time.perf_counter()
@@ -68,13 +68,13 @@ def test_no_edit_is_left_after_interrupts_at_random_moments(model, measured):
         once()
     usual = (time.perf_counter() - started) / 5
 
-    interrupted = left = 0  # `usual` follows the machine: its neighbours come and go
+    interrupted = remaining = 0  # `usual` is updated because the load of the machine changes
     before = signal.signal(signal.SIGALRM, lambda *_: signal.raise_signal(signal.SIGINT))
     try:
         for _ in range(INTERRUPTS):
             try:
                 started = time.perf_counter()
-                signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-5, 1.2 * usual))
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-5, 1.2 * usual))
                 try:
                     once()
                     usual += 0.2 * (time.perf_counter() - started - usual)
@@ -83,18 +83,18 @@ def test_no_edit_is_left_after_interrupts_at_random_moments(model, measured):
             except KeyboardInterrupt:
                 interrupted += 1
             signal.setitimer(signal.ITIMER_REAL, 0)
-            left += bool(model.active_edits()) + bool(model._running)
+            remaining += bool(model.active_edits()) + bool(model._running)
             assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
     finally:
         signal.signal(signal.SIGALRM, before)
-    measured(f"{interrupted} of {INTERRUPTS} runs were interrupted, {left} left something behind")
-    assert left == 0
+    measured(f"{interrupted} of {INTERRUPTS} runs were interrupted, {remaining} left an edit or a run in force")
+    assert remaining == 0
     assert interrupted > INTERRUPTS / 3
     assert np.array_equal(model.trace(TOKENS, record="logits")["logits"], clean)
 
 
 def interrupt_after(model, n_tokens):
-    """An edit that presses Ctrl-C while the n-th token is written, in the middle of the model."""
+    """An edit that raises SIGINT during the pass of the n-th token, in the middle of the model."""
     seen = []
 
     def press(x):
@@ -106,7 +106,7 @@ def interrupt_after(model, n_tokens):
     return model.edit("blocks.1.hook_resid_mid", press)
 
 
-def test_an_interrupted_generation_keeps_what_was_written(model):
+def test_an_interrupted_generation_keeps_its_tokens_and_values(model):
     whole = model.generate(TOKENS, max_tokens=30, record="")
     with pytest.raises(Interrupted) as caught, interrupt_after(model, 12):
         model.generate(TOKENS, max_tokens=30, record="")
@@ -127,8 +127,8 @@ def test_a_partial_trace_can_be_saved_and_opened(model, tmp_path):
 
     with pytest.raises(Interrupted) as caught, interrupt_after(model, 5):
         model.generate(TOKENS, max_tokens=30, record="")
-    again = wb.load(caught.value.trace.save(tmp_path / "partial"))
-    assert again.status == "partial" and "partial" in repr(again)
+    loaded = wb.load(caught.value.trace.save(tmp_path / "partial"))
+    assert loaded.status == "partial" and "partial" in repr(loaded)
 
 
 def test_a_run_on_another_thread_is_ended_by_stop(model):
@@ -153,22 +153,22 @@ def test_a_run_on_another_thread_is_ended_by_stop(model):
 
 def test_an_edit_holds_only_for_runs_on_its_own_thread(model):
     plain = model.trace(TOKENS, record="logits")["logits"]
-    found = {}
+    on_thread = {}
 
     def work():
-        found["edits"] = model.active_edits()
-        found["logits"] = model.trace(TOKENS, record="logits")["logits"]
+        on_thread["edits"] = model.active_edits()
+        on_thread["logits"] = model.trace(TOKENS, record="logits")["logits"]
 
     with model.edit("hook_embed", lambda x: 0 * x):
         thread = threading.Thread(target=work)
         thread.start()
         thread.join()
         assert not np.array_equal(model.trace(TOKENS, record="logits")["logits"], plain)
-    assert found["edits"] == [] and np.array_equal(found["logits"], plain)
+    assert on_thread["edits"] == [] and np.array_equal(on_thread["logits"], plain)
 
 
 def test_an_edit_whose_entry_was_interrupted_is_not_in_force(model):
-    """Even when the caller still holds it, and when the interrupt falls between any two lines of its entry."""
+    """Even if the caller keeps it, and if the interrupt is between any two lines of its entry."""
     import sys
 
     def interrupt_at_line(n):
@@ -185,7 +185,7 @@ def test_an_edit_whose_entry_was_interrupted_is_not_in_force(model):
 
         return tracer, lines
 
-    met = 0
+    n_interrupted = 0
     for n in range(1, 12):
         editing = model.edit("hook_embed", lambda x: 0 * x)
         tracer, lines = interrupt_at_line(n)
@@ -193,10 +193,10 @@ def test_an_edit_whose_entry_was_interrupted_is_not_in_force(model):
         try:
             editing.__enter__()
         except KeyboardInterrupt:
-            met += 1
+            n_interrupted += 1
             sys.settrace(None)
             assert model.active_edits() == [], f"line {lines[-1]}"
         finally:
             sys.settrace(None)
             editing.__exit__(KeyboardInterrupt, None, None)
-    assert met >= 4
+    assert n_interrupted >= 4

@@ -1,4 +1,4 @@
-"""Where no token can be drawn an error says where the first NaN is; temperatures too small to divide by are greedy."""
+"""The error for a token that cannot be sampled has the place of the first NaN; tiny temperatures are greedy."""
 
 import pytest
 import torch
@@ -28,7 +28,7 @@ def test_a_temperature_too_small_to_divide_by_is_greedy(temperature, dtype):
 
 
 @pytest.mark.parametrize("temperature", [0.1, 1.0, 30.0, 1e300])
-def test_other_temperatures_divide_as_before(temperature):
+def test_other_temperatures_divide_the_logits(temperature):
     rows = torch.randn(4, 50, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     assert torch.equal(probabilities(rows, temperature), (rows / temperature).softmax(-1))
 
@@ -42,7 +42,7 @@ def test_a_run_at_a_tiny_temperature_is_the_greedy_one(temperature):
 
 
 def damaged(folder, name, value=float("nan"), row=0):
-    """A model with one number that is none."""
+    """A model with one weight that is not finite."""
     tensors = MODEL.hf_tensors(mxfp4=False)
     tensors[name].view(-1, tensors[name].shape[-1])[row, 0] = value
     config = {k: v for k, v in MODEL.hf_config().items() if k != "quantization_config"}
@@ -56,7 +56,7 @@ def failure(model) -> str:
     return str(caught.value)
 
 
-AT = {  # the first hook point that shows it
+AT = {  # weight -> the first hook point that is not finite
     "self_attn.q_proj.weight": "attn.hook_q",
     "self_attn.v_proj.weight": "attn.hook_v",
     "self_attn.o_proj.weight": "hook_attn_out",
@@ -83,12 +83,12 @@ def test_the_position_is_that_of_the_token_that_brings_it(tmp_path):
     assert f"the first NaN is at hook_embed, position {first}. The weight model.embed_tokens.weight" in text
 
 
-def test_infinity_and_the_last_matrix(tmp_path):
+def test_infinity_in_the_unembedding_is_named(tmp_path):
     text = failure(damaged(tmp_path, "lm_head.weight", value=float("inf"), row=5))
     assert "infinity is at hook_logits, position 19. The weight lm_head.weight" in text
 
 
-def test_an_edit_that_gives_infinity_is_named_and_what_was_written_is_kept():
+def test_an_edit_that_gives_infinity_is_named_and_the_tokens_are_kept():
     model = tiny()
     with (
         model.edit("blocks.1.hook_mlp_out", lambda x: x + float("inf"), positions=22),
@@ -102,7 +102,7 @@ def test_an_edit_that_gives_infinity_is_named_and_what_was_written_is_kept():
     model.partial = None
 
 
-def test_an_expert_that_is_banned_is_not_taken_for_the_place(tmp_path):
+def test_the_minus_infinity_of_a_banned_expert_is_not_reported(tmp_path):
     model = damaged(tmp_path, "model.layers.2.self_attn.o_proj.weight")
 
     def without_expert_0(x):
@@ -113,7 +113,7 @@ def test_an_expert_that_is_banned_is_not_taken_for_the_place(tmp_path):
         assert "the first NaN is at blocks.2.hook_attn_out (layer 2), position 0" in failure(model)
 
 
-def test_values_that_grow_too_large_are_told_from_weights_that_hold_nan(tmp_path):
+def test_overflow_and_weights_with_nan_have_different_errors(tmp_path):
     tensors = {k: v.clone() for k, v in MODEL.hf_tensors(mxfp4=False).items()}
     tensors["lm_head.weight"] *= 1e38
     tensors["lm_head.weight"] *= 5
@@ -123,13 +123,13 @@ def test_values_that_grow_too_large_are_told_from_weights_that_hold_nan(tmp_path
     assert "too large for bfloat16" in text and "dtype=torch.float32" in text
 
 
-def test_a_greedy_trace_of_nan_says_that_it_does_not_verify(tmp_path):
+def test_a_greedy_trace_with_nan_does_not_verify(tmp_path):
     model = damaged(tmp_path, "model.layers.2.self_attn.q_proj.weight")
     with pytest.warns(VerificationWarning, match="logits are finite"):
         assert not model.generate(PROMPT, max_tokens=2, record="").verified
 
 
-def test_rollouts_say_the_same(tmp_path):
+def test_rollouts_raise_the_same_error(tmp_path):
     model = damaged(tmp_path, "model.layers.2.self_attn.q_proj.weight")
     with pytest.raises(NotFinite, match=r"blocks\.2\.attn\.hook_q \(layer 2\), position 0"):
         rollouts(model, PROMPT, 3, max_tokens=3)

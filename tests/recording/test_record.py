@@ -1,4 +1,4 @@
-"""A Trace verifies itself: what is recorded, where it came from, what it costs, and that failures are loud."""
+"""Recording a Trace: its contents, sources, size and verification, and the warnings of failures."""
 
 import dataclasses
 import warnings
@@ -39,7 +39,7 @@ def test_every_identity_holds_on_a_plain_run(model, whole):
     assert set(statuses(small).values()) == {"holds"}, "the probe checks what was not recorded"
 
 
-def test_a_generated_trace_verifies_and_says_what_was_live(model):
+def test_a_generated_trace_verifies_and_has_the_source_of_each_array(model):
     trace = model.generate(TOKENS, max_tokens=20)
     assert trace.verified and set(statuses(trace).values()) == {"holds"}
     assert trace.source("entropy") == trace.source("blocks.1.mlp.router.hook_out") == "live"
@@ -49,15 +49,15 @@ def test_a_generated_trace_verifies_and_says_what_was_live(model):
 
 
 def test_live_and_replayed_values_agree_in_fp32(model):
-    written = model.generate(TOKENS, max_tokens=20, record="logits")
-    read = model.trace(written, record="logits")
+    generated = model.generate(TOKENS, max_tokens=20, record="logits")
+    forward = model.trace(generated, record="logits")
     for name in ("logprob", "entropy", "top_logprobs", "margin"):
-        assert np.nanmax(np.abs(written[name] - read[name])) < 1e-4, name
-    assert np.array_equal(written["top_ids"][:, 0], read["top_ids"][:, 0])
-    assert np.array_equal(written["logits"], read["logits"])
+        assert np.nanmax(np.abs(generated[name] - forward[name])) < 1e-4, name
+    assert np.array_equal(generated["top_ids"][:, 0], forward["top_ids"][:, 0])
+    assert np.array_equal(generated["logits"], forward["logits"])
 
 
-def test_the_lanes_are_what_their_names_say(model, whole):
+def test_summaries_match_their_definitions(model, whole):
     logits = torch.from_numpy(whole["logits"].copy()).double().log_softmax(-1)
     assert np.isnan(whole["logprob"][0])
     expected = logits[:-1].gather(-1, torch.tensor(TOKENS[1:])[:, None])[:, 0]
@@ -116,8 +116,8 @@ def test_a_pattern_made_on_demand_equals_the_recorded_one_in_bf16():
 
     for layer in range(4):
         args = (trace.config, layer, trace["rot_q", layer], trace["rot_k", layer], trace["sinks"][layer])
-        again, sink = patterns.recompute(*args, verification.empty("bfloat16").dtype)
-        assert np.abs(again - trace["pattern", layer]).max() < 2**-7
+        recomputed, sink = patterns.recompute(*args, verification.empty("bfloat16").dtype)
+        assert np.abs(recomputed - trace["pattern", layer]).max() < 2**-7
         assert np.abs(sink - trace["sink", layer]).max() < 2**-7
     assert (
         trace.verified
@@ -139,16 +139,16 @@ def test_a_pattern_made_on_demand_equals_the_recorded_one_in_bf16():
     ],
 )
 def test_a_changed_number_makes_its_identity_fail(whole, where, identity):
-    """The identities have teeth: the same check that holds on the recording fails on one altered tensor."""
+    """The check that holds on the recording fails after one tensor is altered."""
     arrays = {name: whole.raw(name) for name in whole.names()}
     altered = arrays[where].copy()
     altered[..., 0] = altered[..., 0] + 0.1 * np.abs(altered).max()
-    found = verification.verify(wb.Trace(whole.manifest, arrays | {where: altered}))
-    assert {f["identity"]: f["status"] for f in found}[identity] == "fails"
+    lines = verification.verify(wb.Trace(whole.manifest, arrays | {where: altered}))
+    assert {f["identity"]: f["status"] for f in lines}[identity] == "fails"
 
 
-def test_a_run_that_breaks_an_identity_is_told_loudly(model, monkeypatch):
-    """A lens that is not the model's own read-out: what a broken kernel would leave."""
+def test_a_run_that_breaks_an_identity_warns(model, monkeypatch):
+    """A lens that differs from the model's own logits, as with a broken kernel."""
     wrong = lambda c, w, resid: torch.zeros(*resid.shape[:2], c.d_vocab)  # noqa: E731
     monkeypatch.setattr("workbench.recording.source.unembed", wrong)
     monkeypatch.setattr(model, "probed", None)
@@ -157,7 +157,7 @@ def test_a_run_that_breaks_an_identity_is_told_loudly(model, monkeypatch):
     assert not trace.verified and "FAILED" in repr(trace)
 
 
-def test_a_hook_that_changes_the_last_bits_is_told(model, monkeypatch):
+def test_a_hook_that_changes_the_last_bits_warns(model, monkeypatch):
     from workbench.recording.verify import Prober
 
     look = Prober.__call__
@@ -177,26 +177,26 @@ def test_a_nan_never_holds(whole):
     for name in ("blocks.1.hook_mlp_out", "blocks.1.hook_resid_post", "blocks.2.attn.hook_pattern"):
         altered = arrays[name].copy()
         altered[..., 3, 0] = np.nan
-        found = verification.verify(wb.Trace(whole.manifest, arrays | {name: altered}))
-        assert any(f["status"] == "fails" and f["max_error"] is None for f in found), name
+        lines = verification.verify(wb.Trace(whole.manifest, arrays | {name: altered}))
+        assert any(f["status"] == "fails" and f["max_error"] is None for f in lines), name
 
 
-def test_an_identity_that_an_edit_touches_is_excused_and_says_so(model):
+def test_an_identity_at_an_edited_point_is_not_checked_and_has_the_reason(model):
     with model.edit("blocks.1.attn.hook_pattern", lambda p: p / 2), warnings.catch_warnings():
         warnings.simplefilter("error")
         trace = model.trace(TOKENS, record=EVERYTHING)
-    found = {f["identity"]: f for f in trace.verification}
-    assert found["pattern + sink = 1"]["status"] == "not checked"
-    assert "an edit is at" in found["pattern + sink = 1"]["reason"]
-    assert found["head results + bias = attn_out"]["status"] == "not checked"  # only a probe has the bias
-    assert found["weighted expert outputs = mlp_out"]["status"] == "holds"
+    by_identity = {f["identity"]: f for f in trace.verification}
+    assert by_identity["pattern + sink = 1"]["status"] == "not checked"
+    assert "an edit is at" in by_identity["pattern + sink = 1"]["reason"]
+    assert by_identity["head results + bias = attn_out"]["status"] == "not checked"  # only a probe has the bias
+    assert by_identity["weighted expert outputs = mlp_out"]["status"] == "holds"
 
 
 @pytest.mark.parametrize(
     "record", ["", "residuals", "attention lens", "everything", "patterns steps logits", "auto", "blocks.2.* embed"]
 )
 @pytest.mark.parametrize("n", [20, 300])
-def test_the_estimate_is_within_2_percent_of_what_is_written(model, record, n, tmp_path):
+def test_the_estimate_is_within_2_percent_of_the_written_bytes(model, record, n, tmp_path):
     tokens = some_tokens(n)
     estimate = model.estimate(tokens, record=record)
     path = model.trace(tokens, record=record).save(tmp_path / "t")
@@ -205,7 +205,7 @@ def test_the_estimate_is_within_2_percent_of_what_is_written(model, record, n, t
     assert "on disk" in str(estimate)
 
 
-def test_the_estimate_of_a_generation_is_within_2_percent_if_it_writes_all_its_tokens(model, tmp_path):
+def test_the_estimate_of_a_generation_is_within_2_percent_at_max_tokens(model, tmp_path):
     for record in ("", "residuals", "attention lens", "everything", "auto"):
         estimate = model.estimate(TOKENS, record=record, max_tokens=40)
         trace = model.generate(TOKENS, record=record, max_tokens=40)
@@ -225,7 +225,7 @@ def test_a_recording_that_would_not_fit_is_refused_before_it_runs(model, monkeyp
     assert trace.manifest.omitted and "experts" in trace.manifest.omitted[-1]
 
 
-def test_auto_can_be_asked_for_more(model):
+def test_auto_can_be_combined_with_other_presets(model):
     trace = model.trace(TOKENS, record="auto patterns")
     assert ("pattern", 1) in trace and ("resid_post", 1) in trace
 
@@ -270,15 +270,15 @@ def test_the_same_run_twice_has_one_id_and_the_same_numbers(model, tmp_path):
 
 
 def test_a_saved_trace_holds_the_same_bits(model, whole, tmp_path):
-    again = wb.load(whole.save(tmp_path / "t"))
-    assert again.names() == whole.names() and again.id == whole.id
+    loaded = wb.load(whole.save(tmp_path / "t"))
+    assert loaded.names() == whole.names() and loaded.id == whole.id
     for name in whole.names():
-        assert again.raw(name).tobytes() == whole.raw(name).tobytes()
-    assert wb.verify(again) == wb.verify(whole)
+        assert loaded.raw(name).tobytes() == whole.raw(name).tobytes()
+    assert wb.verify(loaded) == wb.verify(whole)
 
 
 @pytest.mark.parametrize(
-    ("prompt", "says"),
+    ("prompt", "message"),
     [
         ([], "empty"),
         ([3, 176], "token id 176 is out of range.*0..175"),
@@ -287,8 +287,8 @@ def test_a_saved_trace_holds_the_same_bits(model, whole, tmp_path):
         ("a question", "no tokenizer"),
     ],
 )
-def test_a_prompt_that_the_model_cannot_read_is_refused(model, prompt, says):
-    with pytest.raises(PromptError, match=says):
+def test_an_invalid_prompt_is_refused(model, prompt, message):
+    with pytest.raises(PromptError, match=message):
         model.trace(prompt)
     with pytest.raises(PromptError):
         model.generate(prompt, max_tokens=5)
@@ -298,17 +298,17 @@ def test_a_prompt_that_the_model_cannot_read_is_refused(model, prompt, says):
     "settings",
     [{"max_tokens": 0}, {"max_tokens": 3.5}, {"temperature": -1}, {"top_p": 0}, {"top_p": 1.5}, {"stop": "foo"}],
 )
-def test_settings_that_make_no_sense_are_refused(model, settings):
+def test_invalid_settings_are_refused(model, settings):
     with pytest.raises(PromptError):
         model.generate(TOKENS, **({"max_tokens": 5} | settings))
 
 
-def test_an_unknown_word_in_record_names_the_nearest(model):
+def test_an_unknown_name_in_record_has_an_error_with_the_nearest(model):
     with pytest.raises(HookNameError, match="'residuals'"):
         model.trace(TOKENS, record="resduals")
 
 
-def test_sampling_draws_what_the_probabilities_say():
+def test_sampled_frequencies_match_the_probabilities():
     from workbench.recording.decoding import choose
 
     logits = torch.tensor([2.0, 1.0, 0.0, -9.0])
@@ -346,8 +346,8 @@ def test_the_edits_of_a_trace_are_part_of_its_id(model):
 def test_record_of_one_layer_holds_one_layer(model):
     trace = model.trace(TOKENS, record="blocks.2.hook_resid_post")
     assert ("resid_post", 2) in trace and ("resid_post", 1) not in trace
-    asked = [n for n in trace.names() if n in hooks.match("*", 4) and n.endswith("resid_post")]
-    assert asked == ["blocks.2.hook_resid_post"]
+    residuals = [n for n in trace.names() if n in hooks.match("*", 4) and n.endswith("resid_post")]
+    assert residuals == ["blocks.2.hook_resid_post"]
 
 
 def test_a_model_object_made_by_transformers_keeps_its_memory_and_its_outputs():

@@ -1,4 +1,4 @@
-"""An interrupted generation, gone on with: bit for bit the run that was never interrupted."""
+"""A resumed generation equals the uninterrupted one bit for bit."""
 
 import signal
 import subprocess
@@ -29,7 +29,7 @@ from workbench.traces import Trace
 
 PROMPT, N = some_tokens(30), 9  # past the window of 12
 GREEDY = {}
-DRAWN = {"temperature": 0.9, "top_p": 0.95, "seed": 5}
+SAMPLED = {"temperature": 0.9, "top_p": 0.95, "seed": 5}
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +43,7 @@ def folder(tmp_path_factory):
 
 
 def interrupted(model, n: int, run=None, **more) -> Trace:
-    """What is left of a generation that is interrupted in its n-th pass: 1 is the prompt's, N + 2 the replay."""
+    """The partial trace of a generation that is interrupted in its n-th pass: 1 is the prefill, N + 2 the replay."""
     run = run or (lambda: model.generate(PROMPT, max_tokens=N, **more))
     with ctrl_c_in_pass(n), pytest.raises(Interrupted) as caught:
         run()
@@ -52,28 +52,28 @@ def interrupted(model, n: int, run=None, **more) -> Trace:
 
 
 def same(a: Trace, b: Trace) -> None:
-    """Everything but the time of day: manifest and every bit."""
+    """Both traces are equal in manifest and in every bit, except for the time."""
     assert a.id == b.id and a.names() == b.names()
     for name in a.names():
         assert np.array_equal(a.raw(name), b.raw(name), equal_nan=a.raw(name).dtype.kind == "f"), name
-    told = [
+    manifests = [
         t.manifest.to_json()
         | {"created": "", "tensors": {n: (i.source, i.axes) for n, i in t.manifest.tensors.items()}}
         for t in (a, b)
     ]
-    assert told[0] == told[1]
+    assert manifests[0] == manifests[1]
 
 
-@pytest.mark.parametrize("how", [GREEDY, DRAWN], ids=["greedy", "drawn"])
-def test_a_generation_interrupted_at_any_token_ends_as_if_it_had_not_been(model, tmp_path, how):
+@pytest.mark.parametrize("how", [GREEDY, SAMPLED], ids=["greedy", "sampled"])
+def test_a_generation_interrupted_at_any_token_resumes_to_the_same_bits(model, tmp_path, how):
     whole = model.generate(PROMPT, max_tokens=N, record="attention", **how)
     assert len(whole) == len(PROMPT) + N
     for n in range(2, N + 3):
-        left = interrupted(model, n, record="attention", **how)
-        assert left.status == "partial" and len(left) == len(PROMPT) + n - 2 and left.id == whole.id
+        partial = interrupted(model, n, record="attention", **how)
+        assert partial.status == "partial" and len(partial) == len(PROMPT) + n - 2 and partial.id == whole.id
         if n % 2:
-            left = wb.load(left.save(tmp_path / f"{n}.trace"))
-        same(model.resume(left), whole)
+            partial = wb.load(partial.save(tmp_path / f"{n}.trace"))
+        same(model.resume(partial), whole)
 
 
 @pytest.mark.parametrize("level", [*native.levels(), "numba", "torch"])
@@ -84,71 +84,71 @@ def test_packed_experts_and_every_dtype_resume_to_the_same_bits(folder, tmp_path
     with computing_with(level):
         model = Model(folder, memory="small", dtype=dtype)
         model.stop_ids = frozenset()
-        whole = model.generate(PROMPT, max_tokens=N, record="", **DRAWN)
+        whole = model.generate(PROMPT, max_tokens=N, record="", **SAMPLED)
         for n in (2, 5):
-            left = wb.load(interrupted(model, n, record="", **DRAWN).save(tmp_path / f"{n}.trace"))
-            same(model.resume(left), whole)
+            partial = wb.load(interrupted(model, n, record="", **SAMPLED).save(tmp_path / f"{n}.trace"))
+            same(model.resume(partial), whole)
 
 
-def test_past_the_window_and_the_room_of_the_cache_no_bit_changes(model, tmp_path):
-    """Sliding layers keep 11 positions, and what they lie in grows several times."""
+def test_resuming_past_the_window_and_the_cache_allocation_changes_no_bit(model, tmp_path):
+    """Sliding layers keep 11 positions, and the cache is reallocated several times."""
     prompt = some_tokens(5)
     whole = model.generate(prompt, max_tokens=60, record="")
     for n in (3, 9, 14, 55):
-        left = interrupted(model, n, lambda: model.generate(prompt, max_tokens=60, record=""))
-        widths = {left[f"blocks.{layer}.attn.cache_k"].shape[1] for layer in (0, 2)}
-        assert widths == {min(len(left), model.config.window - 1)}
-        assert left["blocks.1.attn.cache_k"].shape[1] == len(left)
-        same(model.resume(wb.load(left.save(tmp_path / str(n)))), whole)
+        partial = interrupted(model, n, lambda: model.generate(prompt, max_tokens=60, record=""))
+        widths = {partial[f"blocks.{layer}.attn.cache_k"].shape[1] for layer in (0, 2)}
+        assert widths == {min(len(partial), model.config.window - 1)}
+        assert partial["blocks.1.attn.cache_k"].shape[1] == len(partial)
+        same(model.resume(wb.load(partial.save(tmp_path / str(n)))), whole)
 
 
-def test_a_resumed_run_may_be_interrupted_again_and_again(model):
-    whole = model.generate(PROMPT, max_tokens=N, **DRAWN)
-    left = interrupted(model, 3, **DRAWN)
-    lengths = [len(left)]
-    for n in (1, 3, 2):  # the first of these before it has read a single token
-        left = interrupted(model, n, lambda left=left: model.resume(left))
-        lengths.append(len(left))
+def test_a_resumed_run_may_be_interrupted_repeatedly(model):
+    whole = model.generate(PROMPT, max_tokens=N, **SAMPLED)
+    partial = interrupted(model, 3, **SAMPLED)
+    lengths = [len(partial)]
+    for n in (1, 3, 2):  # the first one before any token was processed
+        partial = interrupted(model, n, lambda partial=partial: model.resume(partial))
+        lengths.append(len(partial))
     assert lengths == [31, 31, 33, 34]
-    assert left.manifest.notes == [
+    assert partial.manifest.notes == [
         "interrupted after 34 positions: not replayed, so it contains routing and predictions only"
     ]
-    same(model.resume(left), whole)
+    same(model.resume(partial), whole)
 
 
-def test_an_interrupt_while_the_prompt_is_read_leaves_nothing_to_go_on_with(model, monkeypatch):
-    for at_once in (1024, 8):  # in its only pass, and in one of several
-        monkeypatch.setattr(prefill, "CHUNK_POSITIONS", at_once)
+def test_an_interrupt_during_prefill_leaves_no_partial_trace(model, monkeypatch):
+    for chunk in (1024, 8):  # in the only pass, and in one of several
+        monkeypatch.setattr(prefill, "CHUNK_POSITIONS", chunk)
         monkeypatch.setattr(prefill, "MIN_LAST_CHUNK", 0)
-        with ctrl_c_in_pass(1 if at_once == 1024 else 3), pytest.raises(KeyboardInterrupt) as caught:
+        with ctrl_c_in_pass(1 if chunk == 1024 else 3), pytest.raises(KeyboardInterrupt) as caught:
             model.generate(PROMPT, max_tokens=N)
         assert not isinstance(caught.value, Interrupted) and model.partial is None
 
 
-def test_what_was_read_is_never_read_again(model, monkeypatch):
-    """An interrupted replay is all that is repeated; a live position is not computed twice."""
+def test_processed_positions_are_never_computed_twice(model, monkeypatch):
+    """Only an interrupted replay is repeated; no live position is computed twice."""
     passes = []
     begin = Recorder.begin
-    left = interrupted(model, N + 2)
-    assert len(left) == len(PROMPT) + N
+    partial = interrupted(model, N + 2)
+    assert len(partial) == len(PROMPT) + N
     halfway = interrupted(model, 5)
     monkeypatch.setattr(Recorder, "begin", lambda self, start, n: passes.append((start, n)) or begin(self, start, n))
-    model.resume(left)
+    model.resume(partial)
     assert passes == [(0, 39)]
     passes.clear()
     model.resume(halfway)
     assert passes == [*((p, 1) for p in range(33, 39)), (0, 39)]
 
 
-def test_two_presses_at_any_moment_leave_what_can_be_resumed_or_nothing(model, monkeypatch):
+def test_two_interrupts_at_any_moment_leave_a_resumable_trace_or_none(model, monkeypatch):
     """The second Ctrl-C does not wait for a hook point: it may fall between any two bytecodes."""
     import random
     import time
 
     monkeypatch.setattr(model, "probed", model.probed)
     started = time.perf_counter()
-    whole = model.generate(PROMPT, max_tokens=N, record="", **DRAWN)
-    usual, dice, resumed = time.perf_counter() - started, random.Random(3), 0
+    whole = model.generate(PROMPT, max_tokens=N, record="", **SAMPLED)
+    usual, rng, resumed = time.perf_counter() - started, random.Random(3), 0
 
     def twice(*_):
         for _ in range(2):
@@ -158,9 +158,9 @@ def test_two_presses_at_any_moment_leave_what_can_be_resumed_or_nothing(model, m
     try:
         for _ in range(30):
             try:
-                signal.setitimer(signal.ITIMER_REAL, dice.uniform(1e-4, usual))
+                signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, usual))
                 try:
-                    model.generate(PROMPT, max_tokens=N, record="", **DRAWN)
+                    model.generate(PROMPT, max_tokens=N, record="", **SAMPLED)
                 finally:
                     signal.setitimer(signal.ITIMER_REAL, 0)
             except Interrupted as error:
@@ -174,7 +174,7 @@ def test_two_presses_at_any_moment_leave_what_can_be_resumed_or_nothing(model, m
     assert resumed > 5
 
 
-def test_a_fresh_process_finishes_what_another_began(tmp_path):
+def test_another_process_continues_the_same_run(tmp_path):
     pocket = Model("pocket")
     question = "Mod 10: a=3, b=a+4, c=b+2. Find c."
     whole = pocket.generate(question, temperature=0.7, seed=3)
@@ -189,12 +189,12 @@ def test_a_fresh_process_finishes_what_another_began(tmp_path):
     assert wb.load(tmp_path / "done").manifest.notes == ["the prompt was rendered by template"]
 
 
-def test_another_process_with_other_numerics_goes_on_and_says_so(model):
-    left = interrupted(model, 5)
-    arrays = {name: left.raw(name) for name in left.names()}
+def test_continuing_with_other_numerics_adds_a_note(model):
+    partial = interrupted(model, 5)
+    arrays = {name: partial.raw(name) for name in partial.names()}
 
     def elsewhere(**numerics):
-        return Trace(replace(left.manifest, numerics=left.manifest.numerics | numerics), arrays)
+        return Trace(replace(partial.manifest, numerics=partial.manifest.numerics | numerics), arrays)
 
     whole = model.generate(PROMPT, max_tokens=N)
     same_bits = model.resume(elsewhere(kernels="neon", threads=8))
@@ -209,7 +209,7 @@ def test_another_process_with_other_numerics_goes_on_and_says_so(model):
 
 @pytest.mark.parametrize("place", [1, N - 2])
 def test_it_stops_at_the_same_token(model, place):
-    """Also when the interrupt came after the last token had been written and read."""
+    """Also if the interrupt came after the last token was generated and processed."""
     written = model.generate(PROMPT, max_tokens=N, record="").tokens[len(PROMPT) :]
     stop = written[place]
     whole = model.generate(PROMPT, max_tokens=N, stop=[stop], record="")
@@ -221,8 +221,8 @@ def test_it_stops_at_the_same_token(model, place):
 
 def test_it_stops_at_the_same_text():
     pocket = Model("pocket")
-    asked = chat("What is 12+30?", reasoning="high")
-    run = lambda: pocket.generate(asked, stop=["2, 1"], record="")  # noqa: E731
+    question = chat("What is 12+30?", reasoning="high")
+    run = lambda: pocket.generate(question, stop=["2, 1"], record="")  # noqa: E731
     whole = run()
     assert (
         whole.manifest.generation
@@ -233,40 +233,40 @@ def test_it_stops_at_the_same_text():
         same(pocket.resume(interrupted(pocket, n, run)), whole)
 
 
-def test_the_dice_of_a_token_depend_on_the_seed_and_its_place():
+def test_the_random_numbers_of_a_token_depend_on_seed_and_position():
     p = torch.tensor([0.1, 0.2, 0.3, 0.4]).log()
-    drawn = [choose(p, 1.0, 1.0, 7, n) for n in range(50)]
-    assert drawn[::-1] == [choose(p, 1.0, 1.0, 7, n) for n in reversed(range(50))]
-    assert drawn != [choose(p, 1.0, 1.0, 8, n) for n in range(50)]
+    tokens = [choose(p, 1.0, 1.0, 7, n) for n in range(50)]
+    assert tokens[::-1] == [choose(p, 1.0, 1.0, 7, n) for n in reversed(range(50))]
+    assert tokens != [choose(p, 1.0, 1.0, 8, n) for n in range(50)]
     assert {choose(p, 1.0, 0.65, -1, n) for n in range(100)} == {2, 3}  # any whole number is a seed
 
 
 # Streamed.
 
 
-def test_a_streamed_generation_is_resumed_into_its_place(folder, monkeypatch, tmp_path):
+def test_a_streamed_generation_is_resumed_to_its_path(folder, monkeypatch, tmp_path):
     monkeypatch.setattr(prefill, "CHUNK_POSITIONS", 64)
     model, prompt = Model(folder), some_tokens(70)
     model.stop_ids = frozenset()
     run = lambda to: model.generate(prompt, max_tokens=80, record="residuals attention", to=to)  # noqa: E731
     whole = run(tmp_path / "whole")
-    for n in (9, 81, 82, 83):  # 81 passes write, 2 replay
-        left = interrupted(model, n, lambda: run(tmp_path / "done"))
+    for n in (9, 81, 82, 83):  # 81 passes decode, 2 replay
+        partial = interrupted(model, n, lambda: run(tmp_path / "done"))
         assert not (tmp_path / "done").exists()
-        left = wb.load(left.save(tmp_path / f"left{n}"))
-        done = model.resume(left, to=tmp_path / f"done{n}")
+        partial = wb.load(partial.save(tmp_path / f"partial{n}"))
+        done = model.resume(partial, to=tmp_path / f"done{n}")
         same(done, whole)
         same(wb.load(tmp_path / f"done{n}"), whole)
 
 
-def test_a_place_that_is_taken_is_refused_before_the_model_writes(model, monkeypatch, tmp_path):
-    left = interrupted(model, 4)
-    where = left.save(tmp_path / "here")
+def test_an_existing_path_is_refused_before_the_model_runs(model, monkeypatch, tmp_path):
+    partial = interrupted(model, 4)
+    where = partial.save(tmp_path / "here")
     monkeypatch.setattr("workbench.recording.source.forward", lambda *_: pytest.fail("the model ran"))
     with pytest.raises(TraceExists):
         model.generate(PROMPT, max_tokens=N, to=where)
     with pytest.raises(TraceExists):
-        model.resume(left, to=where)
+        model.resume(partial, to=where)
 
 
 def test_a_replay_that_fails_loses_no_token(model, monkeypatch, tmp_path):
@@ -301,11 +301,11 @@ def test_under_the_same_edits_it_ends_the_same_and_counts_the_same(model, tmp_pa
     with model.edit(where, fn, positions=positions):
         whole = model.generate(PROMPT, max_tokens=N, record="")
     with model.edit(where, fn, positions=positions):
-        left = interrupted(model, n, record="")
-    left = wb.load(left.save(tmp_path / "left"))
-    assert left.id == whole.id
+        partial = interrupted(model, n, record="")
+    partial = wb.load(partial.save(tmp_path / "partial"))
+    assert partial.id == whole.id
     with model.edit(where, fn, positions=positions):
-        same(model.resume(left), whole)
+        same(model.resume(partial), whole)
 
 
 def test_the_same_edit_in_force_throughout_counts_each_run_once(model):
@@ -320,14 +320,14 @@ def test_the_same_edit_in_force_throughout_counts_each_run_once(model):
 
 
 @pytest.mark.parametrize(
-    ("under", "now", "says"),
+    ("under", "now", "message"),
     [
         (0.5, None, "under edits at blocks.2.hook_mlp_out, and this run would be without edits"),
         (None, 0.5, "without edits, and this run would be under edits at blocks.2.hook_mlp_out"),
         (0.5, 0.25, "with other functions or values"),
     ],
 )
-def test_other_edits_are_refused_and_nothing_runs(model, under, now, says):
+def test_other_edits_are_refused_and_nothing_runs(model, under, now, message):
     def edits(by):
         stack = ExitStack()
         if by is not None:
@@ -335,10 +335,10 @@ def test_other_edits_are_refused_and_nothing_runs(model, under, now, says):
         return stack
 
     with edits(under):
-        left = interrupted(model, 5, record="")
-    with pytest.raises(ResumeError, match=says), edits(now):
-        model.resume(left)
-    assert model.partial is left
+        partial = interrupted(model, 5, record="")
+    with pytest.raises(ResumeError, match=message), edits(now):
+        model.resume(partial)
+    assert model.partial is partial
 
 
 # Refusals.
@@ -352,69 +352,69 @@ def test_a_complete_trace_is_refused(model):
 
 
 def test_another_model_is_refused(model):
-    left = interrupted(model, 4, record="")
+    partial = interrupted(model, 4, record="")
     with pytest.raises(
         ResumeError,
-        match=r"weights digest .* differs: sha256:.* in the trace, sha256:.* in the model. Load the model that generated it",
+        match=r"weights digest .* differs: sha256:.* in the trace, sha256:.* in the model. Load the",
     ):
-        tiny(1).resume(left)
+        tiny(1).resume(partial)
     other = Trace(
-        replace(left.manifest, model=left.manifest.model | {"config": left.config | {"window": 13}}),
-        {name: left.raw(name) for name in left.names()},
+        replace(partial.manifest, model=partial.manifest.model | {"config": partial.config | {"window": 13}}),
+        {name: partial.raw(name) for name in partial.names()},
     )
     with pytest.raises(ResumeError, match=r"the config of this model .* differs"):
         model.resume(other)
 
 
 def test_another_dtype_is_refused(folder):
-    left = interrupted(Model(folder), 3)
+    partial = interrupted(Model(folder), 3)
     with pytest.raises(ResumeError, match=r"in float32, and this model runs in bfloat16. Load it with dtype='float32'"):
-        Model(folder, dtype="bfloat16").resume(left)
+        Model(folder, dtype="bfloat16").resume(partial)
 
 
 def test_a_partial_trace_without_the_state_of_the_run_is_refused(model):
-    left = interrupted(model, 4, record="")
-    kept = {name: left.raw(name) for name in left.names() if hooks.point_of(name) not in hooks.GENERATION_STATE}
-    tensors = {name: left.manifest.tensors[name] for name in kept}
+    partial = interrupted(model, 4, record="")
+    arrays = {name: partial.raw(name) for name in partial.names() if hooks.point_of(name) not in hooks.GENERATION_STATE}
+    tensors = {name: partial.manifest.tensors[name] for name in arrays}
     with pytest.raises(ResumeError, match="does not have the keys and values"):
-        model.resume(Trace(replace(left.manifest, tensors=tensors), kept))
+        model.resume(Trace(replace(partial.manifest, tensors=tensors), arrays))
 
 
-def test_what_does_not_fit_is_refused_and_stays(model, monkeypatch):
-    left = interrupted(model, 4)
+def test_a_run_over_the_budget_is_refused_and_the_partial_trace_stays(model, monkeypatch):
+    partial = interrupted(model, 4)
     monkeypatch.setattr(plan, "free_memory", lambda *_: 1000)
     with pytest.raises(BudgetError):
-        model.resume(left)
-    assert model.partial is left
+        model.resume(partial)
+    assert model.partial is partial
 
 
-def test_auto_means_what_it_meant(model):
-    """It takes what fits the memory that is free; another run's memory is another."""
+def test_a_resumed_run_keeps_the_presets_that_auto_selected(model):
+    """The presets that "auto" selects depend on the free memory, which may differ in the resumed run."""
     whole = model.generate(PROMPT, max_tokens=N, budget=4e5)
-    left = interrupted(model, 4, budget=4e5)
+    partial = interrupted(model, 4, budget=4e5)
     assert whole.manifest.omitted and "auto" in whole.manifest.record
-    same(model.resume(left), whole)
+    same(model.resume(partial), whole)
 
 
 def test_a_run_that_was_stopped_on_another_thread_is_resumed_on_this_one(model, monkeypatch):
-    whole, left = model.generate(PROMPT, max_tokens=N), []
-    see = Recorder.__call__
+    whole, partial = model.generate(PROMPT, max_tokens=N), []
+    record = Recorder.__call__
 
     def stop_at_the_fourth_token(recorder, name, x, offset=0):
         if name == "blocks.1.mlp.router.hook_out" and len(recorder.seen.get(name, [])) == 4:
             model.stop()
-        return see(recorder, name, x, offset)
+        return record(recorder, name, x, offset)
 
     def work():
         try:
             model.generate(PROMPT, max_tokens=N)
         except Interrupted as error:
-            left.append(error.trace)
+            partial.append(error.trace)
 
     with monkeypatch.context() as patch:
         patch.setattr(Recorder, "__call__", stop_at_the_fourth_token)
         thread = threading.Thread(target=work)
         thread.start()
         thread.join(60)
-    assert len(left[0]) == len(PROMPT) + 3
-    same(model.resume(left[0]), whole)
+    assert len(partial[0]) == len(PROMPT) + 3
+    same(model.resume(partial[0]), whole)

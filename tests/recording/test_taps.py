@@ -1,4 +1,4 @@
-"""Hook points: looking changes nothing, edits change what they say, and what is edited re-routes."""
+"""Hook points: recording changes nothing, edits change the selected values, and edited runs choose experts anew."""
 
 import functools
 
@@ -33,7 +33,7 @@ def logits(model, tap: Tap | None = None, tokens=TOKENS):
 
 @pytest.fixture(scope="module")
 def plain(model):
-    """The logits of a run that nobody looks at."""
+    """The logits of a run without a tap."""
     return logits(model)
 
 
@@ -49,7 +49,7 @@ def test_recording_everything_changes_no_bit_of_the_logits(model, plain):
     assert sorted(recorder.seen) == sorted(POINTS)
 
 
-def test_recorded_shapes_have_the_axes_that_the_table_of_names_says(model):
+def test_recorded_shapes_have_the_axes_of_the_table(model):
     from workbench.recording.budget import shape
 
     recorder = Recorder(POINTS)
@@ -135,13 +135,13 @@ def test_all_weight_on_one_expert_runs_that_expert_only(model):
     up, up_bias, down, down_bias = (t[5].detach().double().numpy() for t in (e.up, e.up_bias, e.down, e.down_bias))
     alone = np.stack([textbook.expert(row, up, up_bias, down, down_bias, model.config) for row in x])
     assert np.abs(trace["mlp_out", 1] - alone).max() < 1e-5 * np.abs(alone).max()
-    # the outputs by choice follow the experts that ran: number 5 first, then nothing
+    # the outputs by choice are those of the experts that ran: number 5 first, then zeros
     assert np.abs(trace["expert_out", 1][:, 0] - alone).max() < 1e-5 * np.abs(alone).max()
     assert not trace["expert_out", 1][:, 1:].any()
 
 
 class Fixed(Tap):
-    """Puts values of its own at hook points; unlike an edit it may name an expert twice."""
+    """Replaces the values at hook points; unlike an edit, it may choose an expert twice."""
 
     def __init__(self, values):
         self.values = values
@@ -153,8 +153,8 @@ class Fixed(Tap):
         return self.values.get(name, x)
 
 
-def test_an_expert_that_a_tap_names_twice_counts_once(model):
-    """What counts is the weight of each expert: the same whether the choice was changed or the weights were."""
+def test_an_expert_that_a_tap_chooses_twice_counts_once(model):
+    """Only the weight of each expert matters, whether the choice or the weights were changed."""
     here, tokens = "blocks.1.mlp.", torch.tensor([TOKENS])
     twice = torch.full((1, len(TOKENS), model.config.n_active), 3)
     named, weighed = (Recorder([f"{here}hook_expert_weights", "blocks.1.hook_mlp_out"]) for _ in range(2))
@@ -193,7 +193,7 @@ def test_masking_every_key_leaves_the_output_bias_exactly(model):
     assert (trace["sink", 1] == 1).all() and not trace["pattern", 1].any()
 
 
-def test_an_edit_that_is_entered_again_is_in_force_once(model):
+def test_an_edit_that_is_entered_twice_is_in_force_once(model):
     editing = model.edit("hook_embed", lambda x: x)
     for _ in range(3):
         with editing:
@@ -214,13 +214,13 @@ def test_an_edited_sink_gates_the_head(model):
     assert np.array_equal(opened["z", 1], streamed["z", 1])
 
 
-def test_an_edit_may_open_a_key_outside_the_window(model):
-    def look_at_the_first(scores):
+def test_an_edit_may_unmask_a_key_outside_the_window(model):
+    def attend_to_the_first(scores):
         scores[..., 0] = 50.0
         return scores
 
     assert model.config.is_sliding(2)
-    with model.edit("blocks.2.attn.hook_attn_scores", look_at_the_first):
+    with model.edit("blocks.2.attn.hook_attn_scores", attend_to_the_first):
         trace = model.trace(TOKENS, record="patterns")
     assert (trace["pattern", 2][:, :, 0] > 0.99).all()
 
@@ -246,12 +246,12 @@ def test_edits_nest_in_the_order_of_entry_and_are_undone(model):
     assert model.active_edits() == []
 
 
-def test_the_manifest_tells_how_often_an_edit_fired_and_how_much_it_changed(model):
+def test_the_manifest_has_the_calls_and_the_relative_change_of_an_edit(model):
     with model.edit("blocks.*.hook_mlp_out", lambda x: 0.5 * x):
         trace = model.trace(TOKENS)
-    (told,) = trace.edits
-    assert (told["n_calls"], told["n_changed_calls"], told["n_positions"]) == (4, 4, 280)
-    assert told["relative_change"] == pytest.approx(0.5)
+    (edit,) = trace.edits
+    assert (edit["n_calls"], edit["n_changed_calls"], edit["n_positions"]) == (4, 4, 280)
+    assert edit["relative_change"] == pytest.approx(0.5)
 
 
 def test_an_edit_that_never_fires_is_an_error(model):
@@ -280,7 +280,7 @@ def test_an_edit_that_matches_nothing_is_an_error_that_names_the_nearest(model):
         (lambda x: x / 0 * 0, "NaN"),
     ],
 )
-def test_an_edit_that_returns_no_proper_tensor_is_an_error(model, fn, says):
+def test_an_edit_that_does_not_return_a_valid_tensor_is_an_error(model, fn, says):
     with pytest.raises(EditError, match=says), model.edit("hook_embed", fn):
         model.trace(TOKENS, record="")
     assert model.active_edits() == []
@@ -302,7 +302,7 @@ def test_ready_made_edits_refuse_other_places_and_missing_experts(model):
         wb.ablate()
 
 
-def test_an_edit_may_write_into_its_copy_without_touching_what_was_recorded(model):
+def test_an_edit_may_write_into_its_copy_without_changing_recorded_values(model):
     def wipe(x):
         x.zero_()
         return x
@@ -312,7 +312,7 @@ def test_an_edit_may_write_into_its_copy_without_touching_what_was_recorded(mode
     assert trace["resid_post", 0].any() and not trace["resid_pre", 1].any()
 
 
-def test_the_fingerprint_of_an_edit_is_its_code_and_all_that_it_reads():
+def test_the_fingerprint_of_an_edit_covers_its_code_and_captured_values():
     def make(by):
         return lambda x: by * x
 
@@ -375,8 +375,8 @@ def test_an_expert_with_negative_weight_counts(model):
     expected = np.zeros_like(x)
     for e in range(model.config.n_experts):
         up, up_bias, down, down_bias = (t[e].detach().double().numpy() for t in (w.up, w.up_bias, w.down, w.down_bias))
-        said = np.stack([textbook.expert(row, up, up_bias, down, down_bias, model.config) for row in x])
-        expected += trace["expert_weights", 1][:, e, None] * said
+        outputs = np.stack([textbook.expert(row, up, up_bias, down, down_bias, model.config) for row in x])
+        expected += trace["expert_weights", 1][:, e, None] * outputs
     assert np.abs(trace["mlp_out", 1] - expected).max() < 1e-5 * np.abs(expected).max()
 
 
@@ -408,13 +408,13 @@ def with_gradient(model, tap):
 
 
 def test_a_gradient_stopped_by_an_edit_stops_although_no_bit_changes(model):
-    found = {}
+    gradients = {}
     for name, fn in (("plain", lambda x: x), ("stopped", lambda x: x.detach())):
         recorder = Recorder(["blocks.0.hook_resid_post"], keep_grad=True)
         with_gradient(model, Chain(recorder, Edit("e", fn, ["blocks.3.hook_mlp_out"], model.config)))
-        found[name] = recorder["blocks.0.hook_resid_post"].grad
-    assert not torch.equal(found["plain"], found["stopped"])
-    assert found["stopped"].any()
+        gradients[name] = recorder["blocks.0.hook_resid_post"].grad
+    assert not torch.equal(gradients["plain"], gradients["stopped"])
+    assert gradients["stopped"].any()
 
 
 @pytest.mark.parametrize("name", [p for p in POINTS if p.startswith("blocks.1") and not p.endswith("indices")])
@@ -425,14 +425,14 @@ def test_a_recorder_that_keeps_gradients_has_one_at_every_point(model, name):
     assert grad is not None and grad.any()
 
 
-def test_the_change_told_is_that_of_the_run(model):
+def test_the_change_in_the_manifest_is_that_of_the_run(model):
     with model.edit("hook_embed", lambda x, hook: (0.5 if len(hook.positions) == 70 else 3.0) * x):
         model.trace(TOKENS[:20], record="")
-        told = model.trace(TOKENS, record="").edits[0]
-    assert told["n_calls"] == 1 and told["relative_change"] == pytest.approx(0.5)
+        entry = model.trace(TOKENS, record="").edits[0]
+    assert entry["n_calls"] == 1 and entry["relative_change"] == pytest.approx(0.5)
 
 
-def test_an_edit_entered_again_must_fire_again(model):
+def test_an_edit_that_is_entered_again_must_be_called_again(model):
     editing = model.edit("hook_embed", lambda x: 0 * x)
     with editing:
         model.trace(TOKENS, record="")

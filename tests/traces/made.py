@@ -1,4 +1,4 @@
-"""Small traces for tests: every axis has another size, and every number is known from its seed."""
+"""Small traces for tests: every axis has a different size, and every number follows from the seed."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -56,19 +56,19 @@ def tokens(value: list[int]) -> dict[str, Any]:
 
 
 def arrays(count: int = 9, *, seed: int = 0, before: int = 0) -> dict[str, np.ndarray]:
-    """What `count` positions leave, after `before` others: all hook axes, five dtypes."""
+    """The arrays of `count` positions after `before` others: all hook axes, five dtypes."""
     rng = np.random.default_rng((seed, before, count))
-    left: dict[str, np.ndarray] = {"logprob": rng.normal(size=count).astype("f4")}
-    left["margin"] = rng.normal(size=(LAYERS, count)).astype("f4")
-    left["hook_logits"] = rng.normal(size=(count, VOCAB)).astype("f2")
+    values: dict[str, np.ndarray] = {"logprob": rng.normal(size=count).astype("f4")}
+    values["margin"] = rng.normal(size=(LAYERS, count)).astype("f4")
+    values["hook_logits"] = rng.normal(size=(count, VOCAB)).astype("f2")
     for layer in range(LAYERS):
         block = f"blocks.{layer}"
-        left[f"{block}.hook_resid_post"] = rng.normal(size=(count, WIDTH)).astype(ml_dtypes.bfloat16)
-        left[f"{block}.attn.hook_pattern"] = rng.random((HEADS, count, before + count)).astype("f4")
-        left[f"{block}.attn.hook_attn_scores"] = rng.normal(size=(HEADS, count, before + count)).astype("f4")
-        left[f"{block}.attn.hook_sink"] = rng.random((HEADS, count)).astype("f4")
-        left[f"{block}.mlp.hook_expert_indices"] = rng.integers(0, EXPERTS, (count, ACTIVE))
-    return left
+        values[f"{block}.hook_resid_post"] = rng.normal(size=(count, WIDTH)).astype(ml_dtypes.bfloat16)
+        values[f"{block}.attn.hook_pattern"] = rng.random((HEADS, count, before + count)).astype("f4")
+        values[f"{block}.attn.hook_attn_scores"] = rng.normal(size=(HEADS, count, before + count)).astype("f4")
+        values[f"{block}.attn.hook_sink"] = rng.random((HEADS, count)).astype("f4")
+        values[f"{block}.mlp.hook_expert_indices"] = rng.integers(0, EXPERTS, (count, ACTIVE))
+    return values
 
 
 def trace(count: int = 9, *, seed: int = 0, **changes: Any) -> Trace:
@@ -76,7 +76,7 @@ def trace(count: int = 9, *, seed: int = 0, **changes: Any) -> Trace:
 
 
 def streamed(path: Path, counts: tuple[int, ...] = (5, 3, 1), *, seed: int = 0, **changes: Any) -> Path:
-    """A trace in several parts, as generation leaves it."""
+    """A trace in several parts, as generation writes it."""
     total = sum(counts)
     with TraceWriter(path, manifest(total, seed=seed, **changes)) as writer:
         before = 0
@@ -87,7 +87,7 @@ def streamed(path: Path, counts: tuple[int, ...] = (5, 3, 1), *, seed: int = 0, 
 
 
 def joined(counts: tuple[int, ...] = (5, 3, 1), *, seed: int = 0) -> dict[str, np.ndarray]:
-    """What `streamed` must read back, made without our code."""
+    """The arrays that `streamed` must read back, made without workbench's code."""
     parts, before = [], 0
     for count in counts:
         parts.append(arrays(count, seed=seed, before=before))
@@ -105,6 +105,6 @@ def joined(counts: tuple[int, ...] = (5, 3, 1), *, seed: int = 0) -> dict[str, n
     return whole
 
 
-def same(left: np.ndarray, right: np.ndarray) -> bool:
+def same(a: np.ndarray, b: np.ndarray) -> bool:
     """Equal to the last bit, NaN payloads too."""
-    return left.dtype == right.dtype and left.shape == right.shape and left.tobytes() == right.tobytes()
+    return a.dtype == b.dtype and a.shape == b.shape and a.tobytes() == b.tobytes()

@@ -1,4 +1,4 @@
-"""Damages traces in every way we could think of and counts what reading them does.
+"""Damages traces in many ways and counts the outcomes of reading them.
 
 `python -m tests.traces.mutants 1000` prints a JSON object of outcomes. Every batch runs in a forked child, so that a
 crash is counted too. "forged" mutants carry a manifest whose hash was made to fit: those may load as another trace, but
@@ -78,9 +78,9 @@ def mutate(data: bytes, rng: random.Random, other: bytes) -> bytes:
             lengths = [0, 1, 7, 2**31, 2**32 - 1, 2**63, 2**64 - 1, size, size - 8, rng.randrange(1 << 20)]
             b[:8] = rng.choice(lengths).to_bytes(8, "little")
         case 7:
-            found = list(re.finditer(rb"[0-9]+", data[: rng.choice([600, 6000, size])]))
-            if found:
-                hit = rng.choice(found)
+            numbers = list(re.finditer(rb"[0-9]+", data[: rng.choice([600, 6000, size])]))
+            if numbers:
+                hit = rng.choice(numbers)
                 b[hit.start() : hit.end()] = rng.choice(NUMBERS)
         case 8:
             for old, new in rng.sample(WORDS, 3):
@@ -93,13 +93,13 @@ def mutate(data: bytes, rng: random.Random, other: bytes) -> bytes:
 
 
 def forge(data: bytes, rng: random.Random, other: bytes) -> bytes:
-    """A manifest that was changed and given the hash that fits."""
+    """A changed manifest with a matching hash."""
     body = mutate(data[12:-78], rng, other[12:-78])
     return data[:12] + body + b',"sha256":"' + sha256(body).hexdigest().encode() + b'"}\n'
 
 
 def change_files(folder: Path, rng: random.Random) -> None:
-    """Something that is no file, or not that file, in the place of a file."""
+    """Replaces a file by another file, or by something that is not a file."""
     path = rng.choice(sorted(folder.iterdir()))
     if rng.random() < 0.2:
         first, second = sorted(folder.glob("part-*"))[:2]
@@ -121,18 +121,18 @@ def change_files(folder: Path, rng: random.Random) -> None:
     rng.choice(ways)()
 
 
-def outcome(seed: int, room: Path, truth: dict[str, dict]) -> str:
+def outcome(seed: int, home: Path, truth: dict[str, dict]) -> str:
     rng = random.Random(seed)
     name = rng.choice(sorted(truth))
-    folder = room / f"mutant-{os.getpid()}"
+    folder = home / f"mutant-{os.getpid()}"
     shutil.rmtree(folder, ignore_errors=True)
-    shutil.copytree(room / name, folder)
+    shutil.copytree(home / name, folder)
     kind = rng.choices(["bytes", "forged", "files"], [6, 2, 2])[0]
     if kind == "files":
         change_files(folder, rng)
     else:
         path = folder / "manifest.json" if kind == "forged" else rng.choice(sorted(folder.iterdir()))
-        other = room / rng.choice(sorted(truth)) / path.name
+        other = home / rng.choice(sorted(truth)) / path.name
         data = path.read_bytes()
         path.write_bytes((forge if kind == "forged" else mutate)(data, rng, other.read_bytes()))
     try:
@@ -140,7 +140,7 @@ def outcome(seed: int, room: Path, truth: dict[str, dict]) -> str:
         read = {name: trace.raw(name) for name in trace.names()}
         shown = (repr(trace), trace.summary())
     except TraceError as error:
-        assert str(error), "an error without words"
+        assert str(error), "an error without a message"
         return f"refused: {type(error).__name__}"
     except Exception as error:
         return f"UNTYPED: {kind} {type(error).__name__} {error} seed {seed}"[:300]
@@ -153,25 +153,25 @@ def outcome(seed: int, room: Path, truth: dict[str, dict]) -> str:
     )
 
 
-def batch(seeds: range, room: Path, truth: dict[str, dict]) -> list[str]:
-    """The outcomes, told by a child; if it dies, that is an outcome."""
-    ours, theirs = os.pipe()
+def batch(seeds: range, home: Path, truth: dict[str, dict]) -> list[str]:
+    """The outcomes, from a child process; if it dies, that is an outcome."""
+    reader, writer = os.pipe()
     pid = os.fork()
     if pid == 0:
         try:
-            os.close(ours)
+            os.close(reader)
             resource.setrlimit(resource.RLIMIT_AS, (8 << 30, 8 << 30))
-            with os.fdopen(theirs, "w") as out:
+            with os.fdopen(writer, "w") as out:
                 for seed in seeds:
                     signal.alarm(10)  # nothing may hang
-                    print(outcome(seed, room, truth).replace("\n", " "), file=out, flush=True)
+                    print(outcome(seed, home, truth).replace("\n", " "), file=out, flush=True)
             os._exit(0)
         except BaseException:
             traceback.print_exc()
         finally:
             os._exit(1)
-    os.close(theirs)
-    with os.fdopen(ours) as pipe:
+    os.close(writer)
+    with os.fdopen(reader) as pipe:
         lines = pipe.read().splitlines()
     _, status = os.waitpid(pid, 0)
     return lines + ([f"CRASH: status {status} after seed {seeds[0] + len(lines) - 1}"] if status else [])
@@ -180,12 +180,12 @@ def batch(seeds: range, room: Path, truth: dict[str, dict]) -> list[str]:
 def main(count: int) -> Counter[str]:
     outcomes: Counter[str] = Counter()
     with tempfile.TemporaryDirectory() as temporary:
-        room, truth = Path(temporary), {}
+        home, truth = Path(temporary), {}
         for seed in range(3):
-            path = made.streamed(room / f"trace-{seed}", seed=seed)
+            path = made.streamed(home / f"trace-{seed}", seed=seed)
             truth[path.name] = {"arrays": made.joined(seed=seed), "manifest": load(path).manifest.to_json()}
         for start in range(0, count, BATCH):
-            outcomes.update(batch(range(start, min(count, start + BATCH)), room, truth))
+            outcomes.update(batch(range(start, min(count, start + BATCH)), home, truth))
     return outcomes
 
 

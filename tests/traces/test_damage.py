@@ -197,7 +197,7 @@ def test_parts_of_another_run_are_corrupt(path: Path, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", ["manifest.json", PART])
 @pytest.mark.parametrize("kind", ["link", "zero", "loop", "fifo", "folder", "outside"])
-def test_what_is_no_regular_file_is_unsafe_and_never_waited_for(
+def test_a_file_that_is_not_regular_is_unsafe_and_never_blocks(
     file: str, kind: str, path: Path, tmp_path: Path
 ) -> None:
     (path / file).rename(tmp_path / "moved")
@@ -238,7 +238,7 @@ def test_a_header_bomb_is_unsafe_and_not_read(path: Path) -> None:
         load(path)["logprob"]
 
 
-def test_a_file_that_shrinks_after_it_was_opened_is_an_error_and_no_crash(
+def test_a_file_that_shrinks_after_opening_is_an_error_and_not_a_crash(
     path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     trace, real = load(path), reader.read
@@ -253,19 +253,19 @@ def test_a_file_that_shrinks_after_it_was_opened_is_an_error_and_no_crash(
         trace["margin"]
 
 
-def test_what_was_read_stays_when_the_file_changes(path: Path) -> None:
+def test_an_array_is_unchanged_when_its_file_changes(path: Path) -> None:
     trace = load(path)
     before = trace["resid_post", 0].copy()
-    kept = trace.raw(("resid_post", 0))
+    first_read = trace.raw(("resid_post", 0))
     for file in path.glob("part-*"):
         file.write_bytes(bytes(file.stat().st_size))
-    assert np.array_equal(trace["resid_post", 0], before) and made.same(kept.astype("f4"), before)
+    assert np.array_equal(trace["resid_post", 0], before) and made.same(first_read.astype("f4"), before)
     with pytest.raises(TraceCorrupt):
         trace["resid_post", 1]
     assert len(verify(path).problems) == 18
 
 
-def test_another_trace_in_its_place_is_noticed(path: Path, tmp_path: Path) -> None:
+def test_another_trace_at_the_same_path_is_detected(path: Path, tmp_path: Path) -> None:
     trace = load(path)
     shutil.rmtree(path)
     with pytest.raises(TraceNotFound):
@@ -290,7 +290,7 @@ def test_a_new_file_in_the_folder_changes_nothing(path: Path) -> None:
     assert verify(path).ok
 
 
-def test_what_a_reader_refuses_a_writer_does_not_write(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_writer_refuses_manifests_that_the_reader_refuses(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(reader, "MAX_MANIFEST", 100)
     with pytest.raises(TraceUnsafe):
         made.trace().save(tmp_path / "a")
@@ -309,7 +309,7 @@ POINTERS = {
 
 @pytest.mark.parametrize("file", ["manifest.json", PART])
 @pytest.mark.parametrize("command", POINTERS)
-def test_a_pointer_says_what_puts_the_file_in_its_place(file: str, command: str, path: Path) -> None:
+def test_a_pointer_file_error_has_the_command_to_fetch_the_file(file: str, command: str, path: Path) -> None:
     (path / file).write_bytes(POINTERS[command])
     with pytest.raises(TraceCorrupt, match=rf"{file} is a git-(lfs|annex) pointer, .* {command}"):
         read_all(path)
@@ -325,7 +325,7 @@ LINE_ENDS = {
 
 
 @pytest.mark.parametrize("change", LINE_ENDS)
-def test_changed_line_ends_are_told_from_damage(change: str, path: Path) -> None:
+def test_changed_line_ends_have_their_own_error(change: str, path: Path) -> None:
     manifest = path / "manifest.json"
     manifest.write_bytes(LINE_ENDS[change](manifest.read_bytes()))
     with pytest.raises(TraceCorrupt, match=r"line ends .* were changed.*autocrlf.*\.gitattributes"):
@@ -335,7 +335,7 @@ def test_changed_line_ends_are_told_from_damage(change: str, path: Path) -> None
         load(path)
 
 
-def test_links_as_the_hub_leaves_them_say_how_to_read_the_trace(path: Path, tmp_path: Path) -> None:
+def test_symlinks_of_the_hub_cache_are_refused_with_advice(path: Path, tmp_path: Path) -> None:
     snapshot = tmp_path / "snapshot"
     snapshot.mkdir()
     for file in path.iterdir():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from safetensors import safe_open
 from safetensors.numpy import load as their_load
-from safetensors.numpy import save as their_save
+from safetensors.numpy import save as safetensors_save
 
 from tests.traces import made
 from workbench.errors import TraceCorrupt, TraceError, TraceUnsafe
@@ -29,7 +29,7 @@ from workbench.traces.format import (
 )
 from workbench.traces.tensor_parts import joined_shape
 
-THEIRS = sorted(set(DTYPES) - {"BF16", "F8_E4M3", "F8_E5M2"})  # what safetensors.numpy reads without torch
+NUMPY_DTYPES = sorted(set(DTYPES) - {"BF16", "F8_E4M3", "F8_E5M2"})  # what safetensors.numpy reads without torch
 
 
 def written(path: Path, arrays: dict[str, np.ndarray]) -> bytes:
@@ -41,7 +41,7 @@ def written(path: Path, arrays: dict[str, np.ndarray]) -> bytes:
     return path.read_bytes()
 
 
-def ours(data: bytes) -> dict[str, np.ndarray]:
+def parsed(data: bytes) -> dict[str, np.ndarray]:
     length = header_length(data[:8], len(data))
     slots = parse_header(data[:length], len(data))
     return {
@@ -66,32 +66,32 @@ def any_arrays(draw: st.DrawFn) -> dict[str, np.ndarray]:
 
 
 @given(any_arrays())
-def test_what_is_written_is_read_back_to_the_last_bit(tmp_path_factory: Any, arrays: dict[str, np.ndarray]) -> None:
+def test_arrays_are_read_back_to_the_last_bit(tmp_path_factory: Any, arrays: dict[str, np.ndarray]) -> None:
     data = written(tmp_path_factory.getbasetemp() / "part", arrays)
-    back = ours(data)
+    back = parsed(data)
     assert back.keys() == arrays.keys()
     assert all(made.same(back[name], array) for name, array in arrays.items())
 
 
 @given(any_arrays())
 def test_the_safetensors_library_reads_the_same(tmp_path_factory: Any, arrays: dict[str, np.ndarray]) -> None:
-    arrays = {name: array for name, array in arrays.items() if dtype_code(array.dtype) in THEIRS}
+    arrays = {name: array for name, array in arrays.items() if dtype_code(array.dtype) in NUMPY_DTYPES}
     back = their_load(written(tmp_path_factory.getbasetemp() / "part", arrays))
     assert back.keys() == arrays.keys()
     assert all(made.same(back[name], array) for name, array in arrays.items())
-    assert all(made.same(ours(their_save(arrays))[name], array) for name, array in arrays.items())
+    assert all(made.same(parsed(safetensors_save(arrays))[name], array) for name, array in arrays.items())
 
 
 def test_the_safetensors_library_finds_bfloat16_in_our_files(tmp_path: Path) -> None:
     arrays = made.arrays()
     data = written(tmp_path / "part", arrays)
-    with safe_open(tmp_path / "part", framework="numpy") as theirs:
-        assert sorted(theirs.keys()) == sorted(arrays)
+    with safe_open(tmp_path / "part", framework="numpy") as opened:
+        assert sorted(opened.keys()) == sorted(arrays)
         for name, array in arrays.items():
-            view = theirs.get_slice(name)
+            view = opened.get_slice(name)
             assert (view.get_dtype(), view.get_shape()) == (dtype_code(array.dtype), list(array.shape))
             if array.dtype != ml_dtypes.bfloat16:
-                assert made.same(theirs.get_tensor(name), array)
+                assert made.same(opened.get_tensor(name), array)
     slot = parse_header(data[: header_length(data[:8], len(data))], len(data))["blocks.1.hook_resid_post"]
     assert data[slot.start : slot.stop] == arrays["blocks.1.hook_resid_post"].tobytes()
 
@@ -108,7 +108,7 @@ def test_wide_items_come_first_so_that_mapped_reads_are_aligned() -> None:
     "array", [np.arange(6.0).reshape(2, 3).T, np.arange(9)[::2], np.arange(3, dtype=">i4"), np.array(7.0)]
 )
 def test_views_of_any_order_are_written_as_they_read(tmp_path: Path, array: np.ndarray) -> None:
-    back = ours(written(tmp_path / "part", {"a": array}))["a"]
+    back = parsed(written(tmp_path / "part", {"a": array}))["a"]
     assert np.array_equal(back, array) and back.shape == array.shape
 
 
@@ -175,13 +175,13 @@ BAD = [
 @pytest.mark.parametrize("data", BAD, ids=range(len(BAD)))
 def test_a_header_that_does_not_describe_its_file_is_corrupt(data: bytes) -> None:
     with pytest.raises(TraceCorrupt):
-        ours(data)
+        parsed(data)
 
 
 @pytest.mark.parametrize("shape", [[0, 2**62], [1] * 9, [2**40], [10**300]])
-def test_a_header_that_asks_for_absurd_sizes_is_unsafe(shape: list[int]) -> None:
+def test_a_header_with_sizes_over_the_limit_is_unsafe(shape: list[int]) -> None:
     with pytest.raises(TraceUnsafe):
-        ours(framed(header(shape=shape)))
+        parsed(framed(header(shape=shape)))
 
 
 def test_a_header_bomb_is_unsafe_before_it_is_read() -> None:
@@ -189,7 +189,7 @@ def test_a_header_bomb_is_unsafe_before_it_is_read() -> None:
         header_length((MAX_HEADER + 1).to_bytes(8, "little"), 1 << 40)
     many = {f"t{n}": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]} for n in range(20_001)}
     with pytest.raises(TraceUnsafe, match="20001 tensors"):
-        ours(framed(json.dumps(many).encode(), body=0))
+        parsed(framed(json.dumps(many).encode(), body=0))
     with pytest.raises(TraceUnsafe):
         encode_header({name: ("U8", [0]) for name in many})
 
@@ -197,26 +197,26 @@ def test_a_header_bomb_is_unsafe_before_it_is_read() -> None:
 @pytest.mark.parametrize("name", ["../../etc/x", "<img onerror=x>", "__metadata__", "", "a" * 300, "a\n", "\u202e"])
 def test_a_hostile_tensor_name_is_unsafe_and_shown_safely(name: str) -> None:
     text = json.dumps({name: {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}).encode()
-    for attempt in (lambda: ours(framed(text)), lambda: encode_header({name: ("F32", [2])})):
+    for attempt in (lambda: parsed(framed(text)), lambda: encode_header({name: ("F32", [2])})):
         with pytest.raises(TraceUnsafe) as caught:
             attempt()
         assert str(caught.value).isprintable()
 
 
-def test_a_truth_value_is_zero_or_one() -> None:
-    assert ours(framed(header(dtype="BOOL", shape=[8])))["a"].tolist() == [False] * 8
+def test_a_boolean_is_zero_or_one() -> None:
+    assert parsed(framed(header(dtype="BOOL", shape=[8])))["a"].tolist() == [False] * 8
     with pytest.raises(TraceCorrupt):
-        ours(framed(header(dtype="BOOL", shape=[8]), body=7) + b"\x02")
+        parsed(framed(header(dtype="BOOL", shape=[8]), body=7) + b"\x02")
 
 
 @given(st.binary(max_size=200))
 def test_no_bytes_give_an_untyped_error(data: bytes) -> None:
     for candidate in (data, framed(data), framed(header() + data)):
         with suppress(TraceError):
-            ours(candidate)
+            parsed(candidate)
 
 
-def test_a_write_that_takes_less_than_it_was_given_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_partial_write_is_continued(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole, real = written(tmp_path / "a", made.arrays()), os.write
     monkeypatch.setattr(os, "write", lambda fd, data: real(fd, data[:7]))
     assert written(tmp_path / "b", made.arrays()) == whole

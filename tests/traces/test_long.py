@@ -34,7 +34,7 @@ def test_a_damaged_trace_is_a_typed_error_and_never_a_wrong_number() -> None:
 
 
 def test_killing_the_writer_never_loses_or_tears_a_committed_trace() -> None:
-    left = counted("kills", KILLS)
-    assert left["reported"] > KILLS / 10
-    assert left["unfinished"] > KILLS / 10  # the kills did land in the middle of writes
-    assert (left["lost"], left["torn"], left["wrong"], left["stale"]) == (0, 0, 0, 0)
+    counts = counted("kills", KILLS)
+    assert counts["reported"] > KILLS / 10
+    assert counts["unfinished"] > KILLS / 10  # the kills did land in the middle of writes
+    assert (counts["lost"], counts["torn"], counts["wrong"], counts["stale"]) == (0, 0, 0, 0)

@@ -27,7 +27,7 @@ FULL = made.manifest(
 
 
 @pytest.mark.parametrize("manifest", [made.manifest(), made.manifest(0), FULL], ids=["plain", "empty", "full"])
-def test_a_manifest_comes_back_as_it_was(manifest: Manifest) -> None:
+def test_a_manifest_is_unchanged_after_writing_and_reading(manifest: Manifest) -> None:
     assert decode_manifest(encode_manifest(manifest)) == manifest
     assert Manifest.from_json(manifest.to_json()) == manifest
 
@@ -41,7 +41,7 @@ plain = st.recursive(
 
 
 @given(st.lists(texts, max_size=6), st.dictionaries(texts, plain, max_size=3), st.lists(texts, max_size=2), st.floats())
-def test_any_text_and_any_plain_value_come_back(
+def test_any_text_and_any_plain_value_are_unchanged_after_writing_and_reading(
     pieces: list[str], numerics: dict, notes: list[str], worst: float
 ) -> None:
     manifest = made.manifest(
@@ -54,9 +54,9 @@ def test_any_text_and_any_plain_value_come_back(
     )
     data = encode_manifest(manifest)
     assert data.isascii() and decode_manifest(data) == manifest
-    for given_text, kept in zip(pieces, manifest.str_tokens, strict=True):
+    for given_text, stored_text in zip(pieces, manifest.str_tokens, strict=True):
         half = any("\ud800" <= char <= "\udfff" for char in given_text)
-        assert kept != given_text if half else kept == given_text
+        assert stored_text != given_text if half else stored_text == given_text
 
 
 def test_numpy_numbers_and_tuples_become_plain() -> None:
@@ -68,7 +68,7 @@ def test_numpy_numbers_and_tuples_become_plain() -> None:
 
 
 @pytest.mark.parametrize("worst", [float("nan"), float("inf"), np.float32("nan")])
-def test_a_worst_that_is_no_number_is_told_in_words(worst: float) -> None:
+def test_a_max_error_that_is_not_finite_is_moved_to_the_reason(worst: float) -> None:
     (line,) = made.manifest(
         verification=[made.HOLDS | {"status": "fails", "max_error": worst, "reason": "overflow"}]
     ).verification
@@ -76,7 +76,7 @@ def test_a_worst_that_is_no_number_is_told_in_words(worst: float) -> None:
     assert line["reason"] == f"overflow (the worst difference was {float(worst)})"
 
 
-def test_the_id_is_the_run_and_not_what_came_of_it() -> None:
+def test_the_id_depends_on_the_run_and_not_on_its_results() -> None:
     one = made.manifest(prompt_length=4, generation=made.GENERATION)
     for change in (
         {"created": "2031-01-01"},
@@ -105,7 +105,7 @@ def test_an_id_stays_the_same_between_releases() -> None:
     assert FULL.id == "4775f5580a14dbff266edd18b4ea6004"
 
 
-def test_the_content_hash_forgets_only_when() -> None:
+def test_the_content_hash_is_independent_of_the_time_only() -> None:
     assert replace(FULL, created="x").content_hash == FULL.content_hash
     assert replace(FULL, notes=[]).content_hash != FULL.content_hash
     assert replace(FULL, tensors={}).content_hash != FULL.content_hash
@@ -190,7 +190,7 @@ WRONG_IN_JSON: list[tuple[str, Any]] = [
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG)
-def test_a_manifest_that_is_not_one_cannot_be_made_or_read(field: str, value: Any) -> None:
+def test_an_invalid_manifest_cannot_be_made_or_read(field: str, value: Any) -> None:
     with pytest.raises(ValueError):
         made.manifest(**{field: value})
     with pytest.raises(TraceCorrupt):
@@ -198,7 +198,7 @@ def test_a_manifest_that_is_not_one_cannot_be_made_or_read(field: str, value: An
 
 
 @pytest.mark.parametrize(("field", "value"), WRONG_IN_JSON)
-def test_json_that_describes_no_trace_is_corrupt(field: str, value: Any) -> None:
+def test_json_that_does_not_describe_a_trace_is_corrupt(field: str, value: Any) -> None:
     with pytest.raises(TraceCorrupt):
         Manifest.from_json(made.manifest().to_json() | {field: value})
 
@@ -212,7 +212,7 @@ def test_no_key_may_be_missing(field: str) -> None:
 
 
 @pytest.mark.parametrize("data", [None, 3, [], "x", {}, {"schema": 2}, made.manifest().to_json() | {"more": 1}])
-def test_what_is_no_manifest_is_corrupt(data: Any) -> None:
+def test_a_json_value_that_is_not_a_manifest_is_corrupt(data: Any) -> None:
     with pytest.raises(TraceCorrupt):
         Manifest.from_json(data)
 
@@ -230,7 +230,7 @@ def test_another_schema_names_the_version_that_reads_it(schema: int, reader: str
 
 
 @pytest.mark.parametrize("name", ["../../etc/x", "<img onerror>", "A", "", "a..b", "a" * 300, ".a", "a\n", "a\u202eb"])
-def test_a_name_that_is_no_name_is_unsafe(name: str) -> None:
+def test_an_invalid_tensor_name_is_unsafe(name: str) -> None:
     with pytest.raises(TraceUnsafe):
         made.manifest(tensors={name: INFO})
     with pytest.raises(TraceUnsafe):
@@ -262,7 +262,7 @@ def test_small_pieces_cannot_make_a_huge_whole() -> None:
 @pytest.mark.parametrize(
     "text", [b'{"a":1,"a":2}', b"NaN", b"[1e999]", b"-Infinity", b"[" * 5000, b"\xff", b"", b"9" * 9999]
 )
-def test_json_that_python_would_take_and_others_would_not_is_corrupt(text: bytes) -> None:
+def test_json_that_only_python_accepts_is_corrupt(text: bytes) -> None:
     with pytest.raises(TraceCorrupt):
         parse(text, "the test")
 
@@ -279,6 +279,6 @@ def test_equal_values_have_equal_bytes() -> None:
         canonical(float("nan"))
 
 
-def test_a_manifest_shows_itself_in_one_safe_line() -> None:
+def test_the_repr_of_a_manifest_is_one_safe_line() -> None:
     shown = repr(made.manifest(model=made.manifest().model | {"name": "a\u202e\n"}))
     assert shown.isprintable() and "9 tokens" in shown

@@ -180,7 +180,7 @@ def _same(on_demand: Trace, recorded: Trace, layer: int, tolerance: float) -> No
             assert np.abs(unbanded(band, N) - whole).max() < tolerance
 
 
-def test_labels_say_which_head_query_and_key_a_number_belongs_to():
+def test_pattern_coordinates_are_head_query_and_key():
     trace = made(100)
     whole = wb.attention.pattern(trace, FULL)
     tile = wb.attention.pattern(trace, FULL, 4, slice(20, 60, 3), slice(5, 50))
@@ -210,7 +210,7 @@ def test_labels_say_which_head_query_and_key_a_number_belongs_to():
         (lambda t: patterns.rows(t, 0, [10]), "head must be between 0 and 9, got 10"),
     ],
 )
-def test_an_error_says_what_there_is(ask, there):
+def test_a_selection_error_has_the_allowed_range(ask, there):
     with pytest.raises(SelectionError, match=there):
         ask(made(20))
 
@@ -225,7 +225,7 @@ def test_a_size_below_one_is_an_error():
         wb.attention.pattern_pooled(made(20), 0, size=0)
 
 
-def test_kept_keys_go_with_their_trace_and_stay_under_their_bound(monkeypatch):
+def test_cached_keys_are_freed_with_their_trace_and_stay_under_the_limit(monkeypatch):
     patterns._layers.clear()
     trace = made(50)
     patterns.rows(trace, FULL, [0])
@@ -251,14 +251,14 @@ def test_a_trace_on_disk_gives_the_same_bits(tmp_path):
             assert np.array_equal(patterns.rows(stored, layer, [3])[0], patterns.rows(trace, layer, [3])[0])
 
 
-def test_many_threads_get_what_one_gets():
+def test_many_threads_compute_the_same_pattern_as_one():
     traces = [made(120, seed=seed) for seed in range(3)]
     asks = [(trace, layer, [head]) for trace in traces for layer in range(2) for head in range(10)] * 3
     expected = [patterns.rows(*ask)[0] for ask in asks]
     patterns._layers.clear()
     with ThreadPoolExecutor(4) as pool:
-        found = list(pool.map(lambda ask: patterns.rows(*ask)[0], asks))
-    assert all(np.array_equal(a, b) for a, b in zip(expected, found, strict=True))
+        patterns_of_threads = list(pool.map(lambda ask: patterns.rows(*ask)[0], asks))
+    assert all(np.array_equal(a, b) for a, b in zip(expected, patterns_of_threads, strict=True))
 
 
 def test_a_view_never_holds_the_whole_pattern():

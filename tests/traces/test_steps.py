@@ -14,7 +14,7 @@ from workbench.traces.steps import KINDS, Step, find_step, kind, segment_slices,
 
 
 def written(pieces: list[str], spans: list[Span]) -> Any:
-    """What `steps` reads of a trace."""
+    """The part of a trace that `steps` needs."""
     return SimpleNamespace(str_tokens=pieces, spans=spans)
 
 
@@ -24,8 +24,8 @@ def trace(pieces, channel: str = "analysis") -> Any:
     return written(pieces, [Span(0, len(pieces), 0, len(pieces), "assistant", channel)])
 
 
-def texts(said: str) -> list[str]:
-    return [step.text for step in steps(trace(said))]
+def texts(text: str) -> list[str]:
+    return [step.text for step in steps(trace(text))]
 
 
 @pytest.mark.parametrize(
@@ -43,7 +43,7 @@ def texts(said: str) -> list[str]:
         ["The user asks for a capital.", " It is Oslo, I think.", " Oslo has lakes, hills, and a fjord."],
         ["We use pi, e.g. 3.14 or 3.1416.", " That is, i.e. a number, fine.", " Dr. Smith etc. and others agree."],
         ["We have apples, pears etc.", " So we can begin to count."],
-        ["Is it prime?!", " No, it is not (7 divides it.)", ' She said "never again."', " Then left."],
+        ["Is it prime?!", " No, it is not (7 divides it.)", ' She text "never again."', " Then left."],
         ["Hmm... wait, that is odd.", " We count again... The count is 5."[:18], " The count is five."],
         ["It costs 1,000 crowns, 2,000 with tax."],
         ["For x=1, y=2 we get f(x=1, y=2).", " If a=3, b=4, then c is five."],
@@ -118,8 +118,8 @@ def test_every_message_of_the_channel_has_its_own_steps():
         Span(0, 15, 4, 14, "assistant", "analysis"),
         Span(15, len(pieces), 19, len(pieces), "assistant", "analysis"),
     ]
-    found = steps(written(pieces, spans))
-    assert [(s.start, s.stop, s.text) for s in found] == [(4, 14, "One thing."), (19, 33, "Another thing.")]
+    parsed = steps(written(pieces, spans))
+    assert [(s.start, s.stop, s.text) for s in parsed] == [(4, 14, "One thing."), (19, 33, "Another thing.")]
 
 
 def test_an_end_inside_a_token_moves_to_the_end_of_the_token():
@@ -127,10 +127,10 @@ def test_an_end_inside_a_token_moves_to_the_end_of_the_token():
     assert [s.text for s in steps(trace(pieces))] == ["We are done. So", " we can stop.\n\n", "That is all."]
 
 
-def test_a_character_in_two_tokens_is_not_parted():
+def test_a_character_in_two_tokens_is_not_split():
     pieces = ["我们已经知道这个答案", "", "。", "", "", "所", "以我们现在可以停下来"]
-    found = steps(trace(pieces))
-    assert [(s.start, s.stop) for s in found] == [(0, 3), (3, 7)]
+    parsed = steps(trace(pieces))
+    assert [(s.start, s.stop) for s in parsed] == [(0, 3), (3, 7)]
 
 
 bits = st.sampled_from(
@@ -183,30 +183,30 @@ bits = st.sampled_from(
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(st.one_of(bits, st.just("```\n"), st.text(max_size=3)), max_size=16), st.booleans())
-def test_steps_partition_the_channel(said, by_character):
-    pieces = list("".join(said)) if by_character else said
-    found = steps(trace(pieces))
-    assert "".join(s.text for s in found) == "".join(said)
-    assert [s.start for s in found] == [0, *(s.stop for s in found)][: len(found)]
-    assert (found[-1].stop if found else 0) == len(pieces)
-    assert all(s.start < s.stop and s.text == "".join(pieces[s.start : s.stop]) and s.kind in KINDS for s in found)
-    assert steps(trace(pieces)) == found
+def test_steps_partition_the_channel(text, by_character):
+    pieces = list("".join(text)) if by_character else text
+    parsed = steps(trace(pieces))
+    assert "".join(s.text for s in parsed) == "".join(text)
+    assert [s.start for s in parsed] == [0, *(s.stop for s in parsed)][: len(parsed)]
+    assert (parsed[-1].stop if parsed else 0) == len(pieces)
+    assert all(s.start < s.stop and s.text == "".join(pieces[s.start : s.stop]) and s.kind in KINDS for s in parsed)
+    assert steps(trace(pieces)) == parsed
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.lists(bits, max_size=14).map("".join))
-def test_a_step_read_alone_is_one_step(said):
-    for step in steps(trace(said)):
+def test_a_step_read_alone_is_one_step(text):
+    for step in steps(trace(text)):
         assert texts(step.text) == [step.text]
 
 
 @pytest.mark.parametrize("folder", [POCKET, None])
 def test_steps_hold_whole_tokens_of_real_tokenizers(folder):
     tokenizer = Tokenizer.from_folder(folder or o200k.folder())
-    said = "We add them. So 7+8=15, 2+3+1=6, 2+1=3.\n\nThat is 365. 日本語で書きましょう。👩‍👧 The answer is 365."
-    ids = tokenizer.encode(said)
-    found = steps(trace(tokenizer.str_tokens(ids)))
-    assert [s.text for s in found] == [
+    text = "We add them. So 7+8=15, 2+3+1=6, 2+1=3.\n\nThat is 365. 日本語で書きましょう。👩‍👧 The answer is 365."
+    ids = tokenizer.encode(text)
+    parsed = steps(trace(tokenizer.str_tokens(ids)))
+    assert [s.text for s in parsed] == [
         "We add them.",
         " So 7+8=15,",
         " 2+3+1=6,",
@@ -215,26 +215,26 @@ def test_steps_hold_whole_tokens_of_real_tokenizers(folder):
         " 日本語で書きましょう。",
         "👩‍👧 The answer is 365.",
     ]
-    assert all(tokenizer.decode(ids[s.start : s.stop]) == s.text for s in found)
+    assert all(tokenizer.decode(ids[s.start : s.stop]) == s.text for s in parsed)
 
 
 def test_a_step_is_found_by_position():
-    found = [Step(2, 5, "I see."), Step(9, 11, "So 5.")]
-    assert [find_step(found, p) for p in (1, 2, 4, 5, 8, 9, 10, 11)] == [
+    two_steps = [Step(2, 5, "I see."), Step(9, 11, "So 5.")]
+    assert [find_step(two_steps, p) for p in (1, 2, 4, 5, 8, 9, 10, 11)] == [
         None,
-        found[0],
-        found[0],
+        two_steps[0],
+        two_steps[0],
         None,
         None,
-        found[1],
-        found[1],
+        two_steps[1],
+        two_steps[1],
         None,
     ]
     assert find_step([], 0) is None
 
 
 @pytest.mark.parametrize(
-    ("said", "want"),
+    ("text", "want"),
     [
         ("The user asks how many primes there are below 50.", "problem_setup"),
         ("We need to find c, given that a=3.", "problem_setup"),
@@ -265,14 +265,14 @@ def test_a_step_is_found_by_position():
         ("", "unknown"),
     ],
 )
-def test_a_step_is_of_the_kind_a_reader_would_say(said, want):
-    assert kind(said) == want
+def test_step_kinds_match_those_assigned_by_a_reader(text, want):
+    assert kind(text) == want
 
 
 TEXT = written(["a"] * 9, [])
 
 
-def test_parts_are_stretches_of_positions_within_the_text():
+def test_segments_are_slices_of_positions_within_the_text():
     assert segment_slices(TEXT, [slice(2, 4), slice(-3, None), slice(0, 10**6)]) == [
         slice(2, 4),
         slice(6, 9),
@@ -286,6 +286,6 @@ def test_parts_are_stretches_of_positions_within_the_text():
 
 
 @pytest.mark.parametrize("part", [5, "steps", None, (0, 3), slice(5, 3), slice(20, 30), slice(0, 6, 2), slice("a", 2)])
-def test_a_part_that_is_no_stretch_of_positions_is_refused_by_its_number(part):
+def test_an_invalid_segment_is_refused_with_its_index(part):
     with pytest.raises(PromptError, match=r"segments\[1\]"):
         segment_slices(TEXT, [slice(0, 2), part])

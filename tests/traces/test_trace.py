@@ -28,7 +28,7 @@ KEYS: list[Any] = [
 ]
 
 
-def test_names_layers_and_stacks_give_the_arrays_that_they_say() -> None:
+def test_names_layers_and_stacks_give_the_right_arrays() -> None:
     trace, given = made.trace(), made.arrays()
     resid = [given[f"blocks.{layer}.hook_resid_post"].astype("f4") for layer in range(made.LAYERS)]
     assert made.same(trace["resid_post", 1], resid[1])
@@ -51,7 +51,7 @@ def test_a_model_of_one_layer_is_stacked_too() -> None:
     assert trace["logits"].shape == (9, 11)
 
 
-def test_bfloat16_is_widened_exactly_and_kept_as_it_was_stored() -> None:
+def test_bfloat16_is_widened_exactly_and_raw_keeps_its_dtype() -> None:
     every = np.arange(65536, dtype="u2").view(ml_dtypes.bfloat16)
     manifest = made.manifest(65536)
     trace = Trace(manifest, {"logprob": every})
@@ -127,7 +127,7 @@ def test_nobody_can_change_a_trace() -> None:
         (("entropy", 1), r"'entropy' was not recorded"),
     ],
 )
-def test_what_was_not_recorded_is_said_with_what_was_and_what_to_do(key: Any, says: str) -> None:
+def test_a_missing_array_error_lists_the_contents_and_the_record_to_use(key: Any, says: str) -> None:
     trace = made.trace()
     assert key not in trace
     for ask in (trace.__getitem__, trace.raw, trace.source):
@@ -170,7 +170,7 @@ def test_a_layer_that_the_model_does_not_have_is_refused_in_one_wording(
         ("\u202e\x1b", "no hook point matches"),
     ],
 )
-def test_a_wrong_name_is_said_with_the_nearest(key: Any, says: str) -> None:
+def test_an_unknown_name_error_has_the_nearest_names(key: Any, says: str) -> None:
     trace = made.trace()
     assert key not in trace
     with pytest.raises(HookNameError, match=says) as caught:
@@ -198,7 +198,7 @@ def test_layers_of_different_shapes_are_not_stacked() -> None:
     assert trace["pattern", 2].shape == (4, 9, 7)
 
 
-def test_text_is_that_of_the_channel_and_role() -> None:
+def test_text_selects_channel_and_role() -> None:
     spans = [
         Span(0, 3, 1, 2, "user"),
         Span(3, 6, 4, 6, "assistant", "analysis"),
@@ -228,7 +228,7 @@ def test_a_trace_is_verified_if_something_holds_and_nothing_fails(states: list[s
     assert says in repr(trace) and says.strip("; ") in trace.summary()
 
 
-def test_a_trace_shows_itself_in_one_line() -> None:
+def test_the_repr_of_a_trace_is_one_line() -> None:
     assert repr(made.trace()) == (
         "<Trace made: 9 tokens, 3 layers; verified (1 identity); attn_scores, pattern, resid_post, logits, …>"
     )
@@ -236,7 +236,7 @@ def test_a_trace_shows_itself_in_one_line() -> None:
     assert repr(Trace(made.manifest(0), {})) == "<Trace made: 0 tokens, 3 layers; verified (1 identity); no arrays>"
 
 
-def test_hostile_text_is_shown_and_not_obeyed() -> None:
+def test_hostile_text_is_shown_escaped() -> None:
     evil = "\u202eevil\x1b[2J\r\n<img src=x onerror=alert(1)>"
     trace = made.trace(
         model=made.manifest().model | {"name": evil, "format": evil},
@@ -252,7 +252,7 @@ def test_hostile_text_is_shown_and_not_obeyed() -> None:
     assert trace.summary().count("\n") == made.trace().summary().count("\n") + 3  # one line each, whatever they hold
 
 
-def test_arrays_must_be_those_that_the_manifest_describes() -> None:
+def test_arrays_must_match_the_manifest() -> None:
     trace = made.trace()
     arrays = made.arrays()
     with pytest.raises(ValueError, match="'logprob'"):
@@ -276,7 +276,7 @@ def test_many_threads_read_the_same_numbers(tmp_path: Path, monkeypatch: pytest.
         assert all(pool.map(read, names))
 
 
-def test_a_trace_opens_where_there_is_no_torch(tmp_path: Path) -> None:
+def test_a_trace_loads_without_torch(tmp_path: Path) -> None:
     path = made.streamed(tmp_path / "a")
     code = f"""
 import sys

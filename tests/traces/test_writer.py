@@ -43,7 +43,7 @@ def everything_under(folder: Path) -> dict[str, bytes | None]:
 
 @pytest.mark.parametrize("count", [0, 1, 9, 200])
 @pytest.mark.parametrize("part_bytes", [1, 1000, 1 << 30])
-def test_the_prediction_is_what_is_written_to_the_byte(
+def test_predicted_bytes_equal_the_written_bytes(
     count: int, part_bytes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(writer, "PART_BYTES", part_bytes)
@@ -59,12 +59,12 @@ def test_the_prediction_is_what_is_written_to_the_byte(
     assert all(made.same(back.raw(name), array) for name, array in arrays.items())
 
 
-def test_the_prediction_for_nothing_is_the_manifest(tmp_path: Path) -> None:
+def test_predicted_bytes_without_tensors_are_those_of_the_manifest(tmp_path: Path) -> None:
     assert predicted_bytes(made.manifest(), {}) == on_disk(write(tmp_path / "a", made.manifest(), {}))
     assert [file.name for file in (tmp_path / "a").iterdir()] == ["manifest.json"]
 
 
-def test_a_prediction_for_tensors_that_do_not_fit_is_refused() -> None:
+def test_predicted_bytes_refuse_tensors_that_do_not_fit() -> None:
     with pytest.raises(HookNameError):
         predicted_bytes(made.manifest(), {"hook_nothing": ("F32", (9,))})
     with pytest.raises(ValueError, match="logprob"):
@@ -74,7 +74,7 @@ def test_a_prediction_for_tensors_that_do_not_fit_is_refused() -> None:
 # What may be at the path.
 
 
-def test_the_same_trace_twice_is_nothing_to_do(tmp_path: Path) -> None:
+def test_writing_the_same_trace_again_does_nothing(tmp_path: Path) -> None:
     path = made.trace().save(tmp_path / "a")
     before = everything_under(tmp_path)
     assert made.trace(created="2031-01-01T00:00:00+00:00").save(path) == path
@@ -94,7 +94,7 @@ def test_how_a_run_was_cut_into_parts_does_not_matter(tmp_path: Path) -> None:
     assert everything_under(path) == {name.removeprefix("a/"): data for name, data in before.items() if name != "a"}
 
 
-def test_the_same_run_with_other_numbers_is_said_to_be_not_deterministic(tmp_path: Path) -> None:
+def test_the_same_run_with_other_numbers_is_refused_as_not_deterministic(tmp_path: Path) -> None:
     path = made.trace().save(tmp_path / "a")
     before = everything_under(tmp_path)
     arrays = made.arrays()
@@ -158,7 +158,7 @@ def with_damaged_numbers(path: Path) -> None:
 @pytest.mark.parametrize(
     "put", [with_file, with_folder, with_link, with_broken_link, with_fifo, with_damage, with_damaged_numbers]
 )
-def test_what_is_no_trace_is_never_touched(put: Callable[[Path], None], tmp_path: Path) -> None:
+def test_other_files_and_folders_are_never_touched(put: Callable[[Path], None], tmp_path: Path) -> None:
     path = tmp_path / "a"
     put(path)
     before = everything_under(tmp_path)
@@ -174,14 +174,14 @@ def test_an_empty_folder_may_become_the_trace(tmp_path: Path) -> None:
     assert verify(made.trace().save(tmp_path / "a")).ok
 
 
-def test_what_came_to_the_path_in_the_meantime_stays(tmp_path: Path) -> None:
+def test_a_file_created_at_the_path_in_the_meantime_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(TraceExists, match="another trace"), TraceWriter(tmp_path / "a", made.manifest()) as writer:
         writer.append(made.arrays())
         made.trace(seed=1).save(tmp_path / "a")
     assert load(tmp_path / "a").id == made.trace(seed=1).id and os.listdir(tmp_path) == ["a"]
 
 
-def test_a_faster_writer_of_the_same_run_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_faster_writer_of_the_same_run_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = os.rename
 
     def late(source: Path, target: Path) -> None:
@@ -213,20 +213,22 @@ def test_many_writers_of_one_run_leave_one_trace(tmp_path: Path) -> None:
 
 
 def failing_write(after: int, code: int = errno.ENOSPC) -> Callable[[int, Any], int]:
-    real, left = os.write, [after]
+    real, remaining = os.write, [after]
 
     def write(fd: int, data: Any) -> int:
-        if left[0] <= 0:
+        if remaining[0] <= 0:
             raise OSError(code, os.strerror(code))
-        count = real(fd, data[: left[0]])
-        left[0] -= count
+        count = real(fd, data[: remaining[0]])
+        remaining[0] -= count
         return count
 
     return write
 
 
 @pytest.mark.parametrize("after", [0, 1, 8, 500, 3000, 9000, 11000, 12500])
-def test_a_full_disk_leaves_nothing_and_says_so(after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_leaves_nothing_and_raises_an_error_with_the_free_space(
+    after: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     (tmp_path / "other").write_text("mine")
     before = everything_under(tmp_path)
     assert after < predicted_bytes(made.manifest(), table_of(made.arrays()))
@@ -264,7 +266,7 @@ def test_a_failing_disk_leaves_nothing(what: str, tmp_path: Path, monkeypatch: p
         assert os.listdir(tmp_path) == []
 
 
-def test_a_trace_that_is_there_but_not_durable_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_trace_that_is_written_but_not_durable_is_reported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     real = untrusted_files.sync
 
     def fail(folder: Path) -> None:
@@ -278,7 +280,7 @@ def test_a_trace_that_is_there_but_not_durable_says_so(tmp_path: Path, monkeypat
     assert verify(tmp_path / "a").ok and os.listdir(tmp_path) == ["a"]
 
 
-def test_a_folder_that_takes_no_files_is_a_clear_error(tmp_path: Path) -> None:
+def test_a_read_only_folder_is_a_clear_error(tmp_path: Path) -> None:
     with pytest.raises(TraceError, match="could not be written"):
         made.trace().save("/proc/a")
     with pytest.raises(TraceError, match="could not be written"):
@@ -291,7 +293,7 @@ def test_a_folder_that_takes_no_files_is_a_clear_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
 @pytest.mark.parametrize("keep", [False, True])
-def test_an_error_leaves_nothing_unless_asked(error: type[BaseException], keep: bool, tmp_path: Path) -> None:
+def test_an_error_leaves_nothing_without_keep_partial(error: type[BaseException], keep: bool, tmp_path: Path) -> None:
     first, second = made.arrays(5), made.arrays(3, before=5)
     with pytest.raises(error), TraceWriter(tmp_path / "a", made.manifest(9), keep_partial=keep) as writer:
         writer.append(first)
@@ -329,7 +331,7 @@ def test_ctrl_c_in_the_middle_of_a_part_keeps_the_parts_before(tmp_path: Path, m
     assert verify(tmp_path / "a").ok and load(tmp_path / "a")["logprob"].shape == (5,)
 
 
-def test_arrays_that_do_not_continue_those_before_are_refused_and_cost_nothing(tmp_path: Path) -> None:
+def test_arrays_that_do_not_continue_earlier_ones_are_refused_without_data_loss(tmp_path: Path) -> None:
     with TraceWriter(tmp_path / "a", made.manifest()) as writer:
         writer.append(made.arrays(5), source="live")
         good = made.arrays(4, before=5)
@@ -366,12 +368,12 @@ def test_a_closed_writer_stays_closed(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match="is closed"):
             attempt()
     assert load(tmp_path / "a").status == "partial"
-    gone = TraceWriter(tmp_path / "b", made.manifest())
-    gone.abort()
+    aborted = TraceWriter(tmp_path / "b", made.manifest())
+    aborted.abort()
     assert os.listdir(tmp_path) == ["a"]
 
 
-def test_the_last_manifest_is_the_one_that_counts(tmp_path: Path) -> None:
+def test_the_last_manifest_is_the_one_that_is_written(tmp_path: Path) -> None:
     with TraceWriter(tmp_path / "a", made.manifest(4)) as writer:
         writer.append(made.arrays(4))
         writer.commit(replace(made.manifest(4), notes=["done"]))
@@ -409,7 +411,7 @@ def test_every_byte_is_durable_before_the_trace_appears(tmp_path: Path, monkeypa
 # What a dead writer left.
 
 
-def test_what_a_dead_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+def test_only_folders_of_dead_writers_are_swept(tmp_path: Path) -> None:
     dead = subprocess.run(
         [sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True, check=True
     )
@@ -434,7 +436,7 @@ def test_what_a_dead_writer_left_is_swept_and_nothing_else(tmp_path: Path) -> No
     assert set(os.listdir(tmp_path)) == before - {stale.name} | {"sub", "a"}
 
 
-def test_a_locked_folder_is_alive_whatever_its_pid_says(tmp_path: Path) -> None:
+def test_a_locked_folder_is_not_swept_whatever_its_pid(tmp_path: Path) -> None:
     code = f"""
 import os, sys, time
 sys.path.insert(0, {str(Path.cwd())!r})
@@ -477,7 +479,7 @@ def without_folder_fsync(code: int, real: Any = os.fsync) -> Any:
 
 
 @pytest.mark.parametrize("code", [errno.EINVAL, errno.ENOTSUP, errno.ENOSYS, errno.EBADF, errno.EACCES])
-def test_where_folders_cannot_be_fsynced_the_trace_is_written_with_a_note(
+def test_without_fsync_of_folders_the_trace_is_written_with_a_warning(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(os, "fsync", without_folder_fsync(code))
@@ -489,7 +491,7 @@ def test_where_folders_cannot_be_fsynced_the_trace_is_written_with_a_note(
     assert len(caplog.records) == 2
 
 
-def test_where_nothing_can_be_fsynced_the_trace_is_written_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_any_fsync_the_trace_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def fsync(fd: int) -> None:
         raise OSError(errno.EINVAL, "Invalid argument")
 
@@ -498,7 +500,7 @@ def test_where_nothing_can_be_fsynced_the_trace_is_written_too(tmp_path: Path, m
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.ENOSPC, errno.EDQUOT, errno.EROFS])
-def test_a_disk_that_fails_is_found_out_before_a_run_and_leaves_nothing(
+def test_a_failing_disk_is_detected_before_a_run_and_leaves_nothing(
     code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(os, "fsync", without_folder_fsync(code))
@@ -509,7 +511,7 @@ def test_a_disk_that_fails_is_found_out_before_a_run_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("where", ["/proc/a", "file/a", "n" * 256, "nul\0"])
-def test_a_place_for_no_trace_is_found_out_before_a_run(where: str, tmp_path: Path) -> None:
+def test_a_path_that_cannot_hold_a_trace_is_detected_before_a_run(where: str, tmp_path: Path) -> None:
     with_file(tmp_path / "file")
     with pytest.raises(TraceError, match="could not be written"):
         check_writable(tmp_path / where)
@@ -518,7 +520,7 @@ def test_a_place_for_no_trace_is_found_out_before_a_run(where: str, tmp_path: Pa
     assert os.listdir(tmp_path) == ["file"]
 
 
-def test_a_place_is_checked_without_a_trace_of_it(tmp_path: Path) -> None:
+def test_checking_a_path_leaves_no_file(tmp_path: Path) -> None:
     check_writable(tmp_path / "new" / "deep" / "a")
     check_writable(made.trace().save(tmp_path / "a"))
     check_writable("/")  # that something else is there is for the writer to say

@@ -18,9 +18,8 @@ from workbench.traces import Manifest, predicted_bytes, verification
 if TYPE_CHECKING:
     from workbench.model.model import Model
 
-MAX_PENDING_BYTES = (
-    192 << 20
-)  # of recorded values before they are written: they and the values they are made of are in memory together
+# of recorded values that are not written yet: they and the values they are made of are in memory together
+MAX_PENDING_BYTES = 192 << 20
 NEIGHBORS = (
     "with these kernels, the last bits at a position depend on the positions that are computed with it: positions "
     "before an edit may differ from those of an unedited run by rounding"

@@ -46,10 +46,8 @@ def restore(source: ModelSource, partial: Trace, flag: Interrupt, to: Path | Non
     """The generation that was saved as `partial`. Raises ResumeError if this model cannot continue it exactly."""
     manifest, n, device = partial.manifest, len(partial), source.device
     settings = _settings(source, partial)
-    prompt, notes = (
-        manifest.tokens[: manifest.prompt_length],
-        manifest.notes[:-1],
-    )  # the last one is about the interrupt
+    # the last note is about the interrupt
+    prompt, notes = manifest.tokens[: manifest.prompt_length], manifest.notes[:-1]
     if changed := _changed(manifest.numerics, numerics(source)):
         notes.append(f"the first {n} positions were computed with {', '.join(changed)}")
     items = [item for item in manifest.record if item != "auto"]  # the presets that "auto" selected are there too

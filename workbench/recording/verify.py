@@ -24,9 +24,8 @@ class Probe:
     findings: verification.Findings
     shapes: dict[str, tuple[int, ...]] = field(default_factory=dict)  # of each hook point, without the batch axis
     dtypes: dict[str, torch.dtype] = field(default_factory=dict)
-    router_rules: dict[str, list[float]] = field(
-        default_factory=dict
-    )  # of other models than gpt-oss: rule -> its largest difference in each layer
+    # for other models than gpt-oss: rule -> its largest difference in each layer
+    router_rules: dict[str, list[float]] = field(default_factory=dict)
     starts_from_embedding: bool = False  # whether the first layer's input is the embedding alone
 
 
