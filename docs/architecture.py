@@ -78,12 +78,12 @@ WITH_TORCH = frozenset(
 LONG = 500
 LONG_FILES = {
     "interop/transformers.py": "one adapter: the place of each hook point in a model of transformers",
-    "model/kernels/native.py": "the only interface to native.c: each kernel with checks of its arguments, tensors in and out",
+    "model/kernels/native.py": "the only interface to native.c: checks arguments; tensors in, tensors out",
     "model/kernels/native.c": "all native kernels are one compilation unit: they share the order of additions",
 }
 
-# The files whose code runs in `wb.trace("…")`, without kernels and checkpoints: the main ones, in the order of the page,
-# and the ones that they use.
+# The files whose code runs in `wb.trace("…")`, without kernels and checkpoints: the main ones, in the order of the
+# page, and the ones that they use.
 TRACE_STORY = (
     "api.py",
     "model/model.py",

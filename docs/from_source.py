@@ -24,6 +24,8 @@ from workbench import hooks, topics
 
 _CODE = re.compile(r"(?:wb|workbench)\.([A-Za-z_][\w.]*)(?:\(.*)?", re.DOTALL)
 
+_NOTEBOOK = re.compile(r"\[([^\]]+)\]\((?:\.\./)*notebooks/(\w+)\.ipynb\)")
+
 
 def public() -> Iterator[tuple[str, Any]]:
     """Every public name ("workbench.views.tokens") and its object."""
@@ -223,6 +225,11 @@ def _link(app: Sphinx, tree: nodes.document, page: str) -> None:
             literal.replace_self(nodes.reference("", "", literal.deepcopy(), internal=True, refuri=where))
 
 
+def _notebook_links(app: Sphinx, page: str, source: list[str]) -> None:
+    """Makes links to notebooks references by document name: docs/notebooks is a symbolic link, which MyST resolves."""
+    source[0] = _NOTEBOOK.sub(r"{doc}`\1 </notebooks/\2>`", source[0])
+
+
 def _without_live(app: Sphinx, tree: nodes.document) -> None:
     """Removes the placeholder of the live view; the snapshot, a view's other output, stays."""
     for block in list(tree.findall(nodes.literal_block)):
@@ -234,6 +241,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("api", Api)
     app.add_directive("hooks", Hooks)
     app.add_directive("commands", Commands)
+    app.connect("source-read", _notebook_links)
     app.connect("doctree-read", _without_live)
     app.connect("doctree-resolved", _link)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
