@@ -1,7 +1,7 @@
-"""The packages of workbench, as data: what each is for, what it may import, where torch may be, which files are long.
+"""The packages of workbench as data: purpose, allowed imports, where torch may be imported, and the long files.
 
-`tests/test_architecture.py` holds the code to it. Run as a script, it writes the generated parts of architecture.md,
-which stand between `<!-- begin: name -->` and `<!-- end: name -->`; a test compares them.
+`tests/test_architecture.py` compares the code with it. Run as a script, it writes the generated parts of
+architecture.md, between `<!-- begin: name -->` and `<!-- end: name -->`; a test compares them.
 """
 
 import re
@@ -27,23 +27,23 @@ BASE = _of("errors", "text", "paths", "hooks", "files", "checks", "lazy_imports"
 DATA = _of(BASE, "traces")
 RUNS = _of(DATA, "conversation", "edits", "model", "recording")
 
-# Each may import from itself and from those named. The order is that of the table: nothing imports from a row below it,
-# but for the arrows that `workbench/lazy_imports.py` declares.
+# Each package may import from itself and from those listed. The order is that of the table: no package imports from a
+# row below it, except through `workbench/lazy_imports.py`.
 PACKAGES: dict[str, Package] = {
     "errors": Package("every error"),
     "text": Package("text of a model, made safe to show", _of("errors")),
     "paths": Package("paths as a user writes them", _of("errors", "text")),
     "hooks": Package("hook points, summaries, presets", _of("errors", "text")),
-    "files": Package("files that are written whole or not at all", _of("errors", "paths", "text")),
+    "files": Package("atomic writing of files", _of("errors", "paths", "text")),
     "checks": Package("checks of arguments and of optional packages", _of("errors", "text")),
-    "lazy_imports": Package("the imports that go upward"),
-    "topics": Package("the table of public names; `attention.py`, `routing.py`, … are topics made of it"),
-    "taps": Package("what the forward pass calls at a hook point", _of("errors", "hooks")),
+    "lazy_imports": Package("declared imports from a lower to a higher package"),
+    "topics": Package("the table of public names; `attention.py`, `routing.py`, … are topics generated from it"),
+    "taps": Package("the functions that the forward pass calls at hook points", _of("errors", "hooks")),
     "traces": Package("one run, as data: Trace, Manifest, files, patterns, steps, verification", BASE),
     "conversation": Package("a chat to token ids and back: harmony, chat templates, tokenizers", DATA),
-    "analysis": Package("functions from a trace to labelled arrays; statistics over prompts", DATA),
-    "views": Package("what a reader sees, in Jupyter and as a page: one .py and one .js a view", _of(DATA, "analysis")),
-    "figures": Package("figures of labelled arrays, for papers and for the screen", DATA),
+    "analysis": Package("functions from a trace to labeled arrays; statistics over prompts", DATA),
+    "views": Package("interactive views in Jupyter and as a page: one .py and one .js per view", _of(DATA, "analysis")),
+    "figures": Package("figures of labeled arrays, for papers and for the screen", DATA),
     "edits": Package("changes to a value at a hook point: ablate, steer, force, ban, patch", DATA),
     "model": Package(
         "the model: `gpt_oss.py` is the forward pass; cache, kernels, checkpoints", _of(DATA, "conversation", "edits")
@@ -52,11 +52,11 @@ PACKAGES: dict[str, Package] = {
         "from a request to a verified trace: plan, record, verify, assemble; generation, resume",
         _of(DATA, "conversation", "edits", "model"),
     ),
-    "circuits": Package("what the weights say without a run: QK and OV, sinks, routers, experts", _of(BASE, "model")),
+    "circuits": Package("analyses of the weights alone: QK and OV, sinks, routers, experts", _of(BASE, "model")),
     "experiments": Package(
-        "the model again, with edits: functions from model and trace to arrays", _of(RUNS, "analysis")
+        "functions from model and trace to arrays, which run the model with edits", _of(RUNS, "analysis")
     ),
-    "interop": Package("models and files of other libraries, in and out", _of(RUNS, "experiments")),
+    "interop": Package("models and files of other libraries, read and written", _of(RUNS, "experiments")),
     "api": Package("`wb.trace`, `wb.estimate`, `wb.resume`", RUNS),
     "pocket": Package(
         "the embedded model: problems with true reasoning graphs, training, evaluation",
@@ -69,21 +69,21 @@ PACKAGES: dict[str, Package] = {
     "cli": Package("the command `workbench`", _of(DATA, "api", "conversation", "figures", "views", "__init__")),
 }
 
-# Only these import torch when they are imported; interop does inside functions.
+# Only these import torch at import time; interop imports it inside functions.
 WITH_TORCH = frozenset(
     {"circuits", "edits", "experiments", "model", "pocket/eval", "pocket/train", "recording", "studies"}
 )
 
-# Files of the package with more than 500 lines, and why they are not two.
+# Files of the package with more than 500 lines, and why they are not split.
 LONG = 500
 LONG_FILES = {
-    "interop/transformers.py": "one adapter: where each hook point is found in a model of transformers",
-    "model/kernels/native.py": "the one door to native.c: what each kernel takes, checked, with tensors in and out",
-    "model/kernels/native.c": "all native kernels are one compilation: they share the order of their sums",
+    "interop/transformers.py": "one adapter: the place of each hook point in a model of transformers",
+    "model/kernels/native.py": "the only interface to native.c: checks arguments; tensors in, tensors out",
+    "model/kernels/native.c": "all native kernels are one compilation unit: they share the order of additions",
 }
 
-# The files whose code runs in `wb.trace("…")`, without kernels and checkpoints: those that tell the story, in the order
-# in which the page names them, and those that they stand on.
+# The files whose code runs in `wb.trace("…")`, without kernels and checkpoints: the main ones, in the order of the
+# page, and the ones that they use.
 TRACE_STORY = (
     "api.py",
     "model/model.py",
@@ -161,12 +161,12 @@ def long_files() -> list[str]:
 
 
 def trace_files() -> list[str]:
-    """How many files one reads to understand `wb.trace`, and which."""
+    """The sentence that counts the files of a `wb.trace` run."""
     total = len(TRACE_STORY) + len(TRACE_BELOW)
     return textwrap.wrap(
-        f"In all, a `wb.trace(…)` runs code of {total} files, kernels and checkpoints not counted. "
-        f"The {len(TRACE_STORY)} above tell the story; the other {len(TRACE_BELOW)} are what these stand on "
-        f"(names of hook points, the cache, the conversation, the parts of a trace), and each can be read by itself.",
+        f"A `wb.trace(…)` runs code of {total} files, without kernels and checkpoints. "
+        f"The {len(TRACE_STORY)} above are the main ones; they use the other {len(TRACE_BELOW)} "
+        f"(names of hook points, the cache, the conversation, the parts of a trace), which can be read separately.",
         118,
         break_long_words=False,
         break_on_hyphens=False,

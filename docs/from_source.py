@@ -1,8 +1,8 @@
-"""What the pages of the reference are made of: docstrings, hook points and commands, read from the package itself.
+"""Generates the reference pages from the package: docstrings, hook points and commands.
 
-Three directives. `{api} workbench.analysis` writes an entry for every public name that is defined there; `{hooks}` the
-tables of hook points, lanes and presets; `{commands}` the commands of the shell. Docstrings are Markdown, with examples
-of doctest. In all pages and notebooks, `wb.name` in code type leads to its entry.
+There are three directives. `{api} workbench.attention` writes an entry for every public name of that topic; `{hooks}`
+the tables of hook points, summaries and presets; `{commands}` the shell commands. Docstrings are Markdown with doctest
+examples. In all pages and notebooks, `wb.name` in code type links to its entry.
 """
 
 import argparse
@@ -24,9 +24,11 @@ from workbench import hooks, topics
 
 _CODE = re.compile(r"(?:wb|workbench)\.([A-Za-z_][\w.]*)(?:\(.*)?", re.DOTALL)
 
+_NOTEBOOK = re.compile(r"\[([^\]]+)\]\((?:\.\./)*notebooks/(\w+)\.ipynb\)")
+
 
 def public() -> Iterator[tuple[str, Any]]:
-    """Every public name, as it is called ("workbench.views.tokens"), with what it stands for."""
+    """Every public name ("workbench.views.tokens") and its object."""
     for name in topics.TOP:
         yield f"workbench.{name}", getattr(wb, name)
     for topic, names in topics.TOPICS.items():
@@ -53,7 +55,7 @@ def _of(prefix: str, module: Any) -> Iterator[tuple[str, Any]]:
 
 
 def markdown(docstring: str) -> list[str]:
-    """A docstring as lines of Markdown: examples fenced, and nothing outside code taken for markup.
+    """A docstring as lines of Markdown: examples are fenced, and markup characters outside code are escaped.
 
     >>> markdown("Adds *args.\\n\\n>>> 1 + 1\\n2\\n\\nRaises ValueError.")
     ['Adds \\\\*args.', '', '```pycon', '>>> 1 + 1', '2', '```', '', 'Raises ValueError.']
@@ -71,7 +73,7 @@ def markdown(docstring: str) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Text in which only backticks, and a list's `* `, mean something."""
+    """Text with all Markdown escaped except backticks and list items (`* `)."""
     parts = text.split("`")
     return "`".join(re.sub(r"([<\[\]]|\*(?! ))", r"\\\1", part) if i % 2 == 0 else part for i, part in enumerate(parts))
 
@@ -88,7 +90,7 @@ def entry(name: str, value: Any) -> list[str]:
     for member, kind, what in _members(value):
         shown = member if kind == "property" else f"{member}{_signature(what, kind != 'staticmethod')}"
         lines += ["", *_directive(kind, shown, ["", *markdown(what.__doc__ or "")], 4)]
-    if issubclass(value, Warning | Exception):  # their arguments are of no interest: ours raise them
+    if issubclass(value, Warning | Exception):  # users do not construct them, so their arguments are not shown
         return _directive("exception", name, [*head, "", *lines], 5)
     return _directive("class", f"{name}{_signature(value)}", [*head, "", *lines], 5)
 
@@ -112,12 +114,12 @@ def _members(kind: type) -> Iterator[tuple[str, str, Any]]:
 def _signature(value: Any, bound: bool = False) -> str:
     try:
         return stringify_signature(signature(value, bound_method=bound), unqualified_typehints=True)
-    except ValueError:  # an exception says no more than its class
+    except ValueError:  # some exceptions have no signature
         return "()"
 
 
 class _Written(SphinxDirective):
-    """A directive whose content is Markdown that `lines` gives."""
+    """A directive whose content is the Markdown from `lines`."""
 
     def lines(self) -> list[str]:
         raise NotImplementedError
@@ -135,14 +137,14 @@ class Api(_Written):
 
     def lines(self) -> list[str]:
         homes = tuple(self.arguments)
-        found = [(name, value) for name, value in public() if _home(name, value) in homes]
-        if not found:
+        entries = [(name, value) for name, value in public() if _home(name, value) in homes]
+        if not entries:
             raise self.error(f"no public name is defined in {homes}")
-        return [line for name, value in found for line in entry(name, value)]
+        return [line for name, value in entries for line in entry(name, value)]
 
 
 def _home(name: str, value: Any) -> str:
-    """Where the entry stands: the package in which a name is defined, or the module through which it is called."""
+    """The module whose page has the entry: the topic of a name, or the package that defines it."""
     parts = name.split(".")
     if len(parts) > 2:
         return ".".join(parts[:-1])
@@ -150,7 +152,7 @@ def _home(name: str, value: Any) -> str:
 
 
 class Hooks(_Written):
-    required_arguments = 1  # points, lanes or presets
+    required_arguments = 1  # points, summaries or presets
 
     def lines(self) -> list[str]:
         notes = dict(re.findall(r'^ +"([^"]+)": [^#\n]*# (.+)$', inspect.getsource(hooks), re.MULTILINE))
@@ -158,7 +160,11 @@ class Hooks(_Written):
         if self.arguments[0] == "points":
             head = ["hook point", "short", "axes", "recorded by", "is"]
             for point, axes in hooks.POINTS.items():
-                by = [f"`{word}`" for word, points in hooks.PRESETS.items() if point in points and word != "everything"]
+                by = [
+                    f"`{preset}`"
+                    for preset, names in hooks.PRESETS.items()
+                    if point in names and preset != "everything"
+                ]
                 by = ["always"] if point in hooks.ALWAYS_RECORDED else by or ["`everything`"]
                 rows.append(
                     [
@@ -169,17 +175,17 @@ class Hooks(_Written):
                         notes.get(point, ""),
                     ]
                 )
-        elif self.arguments[0] == "lanes":
-            head = ["lane", "axes", "recorded by", "is"]
-            for lane, axes in hooks.SUMMARIES.items():
-                by = [f"`{word}`" for word, lanes in hooks.PRESETS.items() if lane in lanes]
-                by = ["always"] if lane in hooks.ALWAYS_RECORDED else by or ["its name"]
-                rows.append([f"`{lane}`", f"`{' '.join(axes)}`", ", ".join(by), notes.get(lane, "")])
+        elif self.arguments[0] == "summaries":
+            head = ["summary", "axes", "recorded by", "is"]
+            for summary, axes in hooks.SUMMARIES.items():
+                by = [f"`{preset}`" for preset, names in hooks.PRESETS.items() if summary in names]
+                by = ["always"] if summary in hooks.ALWAYS_RECORDED else by or ["its name"]
+                rows.append([f"`{summary}`", f"`{' '.join(axes)}`", ", ".join(by), notes.get(summary, "")])
         else:
             head = ["preset", "records"]
-            for word, points in hooks.PRESETS.items():
-                what = "every hook point" if word == "everything" else ", ".join(f"`{point}`" for point in points)
-                rows.append([f"`{word}`", what])
+            for preset, names in hooks.PRESETS.items():
+                what = "every hook point" if preset == "everything" else ", ".join(f"`{name}`" for name in names)
+                rows.append([f"`{preset}`", what])
         return [
             _row(head),
             _row(["---"] * len(head)),
@@ -209,18 +215,23 @@ class Commands(_Written):
 
 
 def _link(app: Sphinx, tree: nodes.document, page: str) -> None:
-    """`wb.attention.pattern` in code type becomes a link to its entry, wherever it stands."""
+    """Makes `wb.attention.pattern` in code type a link to its entry."""
     known = app.env.domains["py"].objects  # pyright: ignore[reportAttributeAccessIssue]
     for literal in list(tree.findall(nodes.literal)):
-        found = _CODE.fullmatch(literal.astext())
-        target = known.get(f"workbench.{found[1].rstrip('.')}") if found else None
+        match = _CODE.fullmatch(literal.astext())
+        target = known.get(f"workbench.{match[1].rstrip('.')}") if match else None
         if target and not isinstance(literal.parent, nodes.reference) and not target.aliased:
             where = app.builder.get_relative_uri(page, target.docname) + f"#{target.node_id}"
             literal.replace_self(nodes.reference("", "", literal.deepcopy(), internal=True, refuri=where))
 
 
+def _notebook_links(app: Sphinx, page: str, source: list[str]) -> None:
+    """Makes links to notebooks references by document name: docs/notebooks is a symbolic link, which MyST resolves."""
+    source[0] = _NOTEBOOK.sub(r"{doc}`\1 </notebooks/\2>`", source[0])
+
+
 def _without_live(app: Sphinx, tree: nodes.document) -> None:
-    """Of a view's two outputs the snapshot stays; the other says what it is to a notebook's reader."""
+    """Removes the placeholder of the live view; the snapshot, a view's other output, stays."""
     for block in list(tree.findall(nodes.literal_block)):
         if block.astext().strip() == "(the live view: run this cell)":
             block.parent.remove(block)
@@ -230,6 +241,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.add_directive("api", Api)
     app.add_directive("hooks", Hooks)
     app.add_directive("commands", Commands)
+    app.connect("source-read", _notebook_links)
     app.connect("doctree-read", _without_live)
     app.connect("doctree-resolved", _link)
     return {"parallel_read_safe": True, "parallel_write_safe": True}
