@@ -49,7 +49,7 @@ names = [step.value for step in problem.steps]
 curve = wb.reasoning.forced_answer(model, trace, [f"It is {name}." for name in names])
 for after, p in enumerate(curve["p"].values):
     print(f"after {after} steps: {names[p.argmax()]:4} {p.max():.2f}   {problem.answer}: {p[-1]:.2f}")
-print("the most likely answer is final after step", curve.attrs["commit"], "of", curve.attrs["n"])
+print("the most likely answer is final after step", curve.attrs["commit_step"], "of", curve.attrs["n"])
 
 # %% depth-text [markdown]
 # ## At which layer a name is decided
@@ -92,7 +92,7 @@ for place, (at, step, name) in enumerate(zip(ends[1:-1], wb.steps(trace)[1:], na
 
 # %% sheet
 answer = wb.reasoning.forced_answer(model, trace)  # of the generated final message
-wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy", lane], belief=answer)
+wb.views.score_sheet(trace, ["transcript", "forced_answer", "depth", "entropy", lane], forced_answer=answer)
 
 # %% many-text [markdown]
 # ## Over problems: forced answers

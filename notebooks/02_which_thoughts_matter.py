@@ -125,7 +125,7 @@ print(f"{screen.attrs['n']} continuations can detect {screen.attrs['detectable']
 # %% confirm
 worst = int(screen["importance"].argmin("step")) + slip.number - 1
 confirmed = wb.reasoning.resampling(
-    model, astray, right, n=50, max_tokens=220, segments=[wb.steps(astray)[worst]], seed=1
+    model, astray, right, n_samples=50, max_tokens=220, segments=[wb.steps(astray)[worst]], seed=1
 )
 for point, when in enumerate(("before", "after")):
     accuracy, low, high = (float(confirmed[name][point]) for name in ("accuracy", "low", "high"))

@@ -85,7 +85,7 @@ wb.views.compare(trace, astray, names=("unedited", "made wrong"))
 # %% hidden
 question, thought, final = trace.spans[-3:]
 for hidden_part, keys in (("thoughts", thought), ("question", question)):
-    cut = wb.patching.attention_knockout(model, trace, final.content_start + 1, keys.content, controls=19)
+    cut = wb.patching.attention_knockout(model, trace, final.content_start + 1, keys.content, n_controls=19)
     kl = cut["kl"].attrs
     print(f"{hidden_part:9} hidden: {kl['mean']:.3f} nats; at random {max(kl['null']):.3f} at most, p {kl['p']:.2f}")
     if hidden_part == "thoughts":

@@ -163,7 +163,7 @@ for name, ids in (("right", pair.right), ("wrong", pair.wrong)):
         [*ids, *WAIT],
         vector,
         wait_probability,
-        unrelated=unrelated,
+        control_vectors=unrelated,
         scales=[-2, 2],
         positions=[last],
         n_random_controls=2,

@@ -285,7 +285,7 @@ def test_embedding_rows_without_a_text_are_left_out():
 )
 def test_weights_on_another_device_give_the_same_results(read):
     cpu = read(wb.Model("pocket"))
-    with pretended_cuda():
+    with simulated_cuda():
         cuda = read(wb.Model("pocket", device="cuda"))
     xr.testing.assert_allclose(cpu, cuda, rtol=1e-6)  # devices round differently; ids and texts are equal
     assert cpu.attrs.keys() == cuda.attrs.keys()

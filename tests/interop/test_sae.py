@@ -111,8 +111,8 @@ def test_decoding_by_single_rows_equals_the_product_with_all_rows(x):
     sae = random_sae(k=5)
     active = sae.encode(x)
     assert 0 < (active != 0).sum() * 16 <= active.numel()  # sparse enough to be decoded row by row
-    assert torch.allclose(sae.written(active), active @ sae.W_dec, rtol=1e-5, atol=1e-5)
-    assert torch.equal(sae.written(torch.zeros(3, 2, F)), torch.zeros(3, 2, D))
+    assert torch.allclose(sae.decode_linear(active), active @ sae.W_dec, rtol=1e-5, atol=1e-5)
+    assert torch.equal(sae.decode_linear(torch.zeros(3, 2, F)), torch.zeros(3, 2, D))
 
 
 # Features of a trace.

@@ -111,10 +111,10 @@ def test_experts_and_their_gradients_equal_running_every_expert_on_every_token()
 def test_mxfp4_keeps_representable_values_exactly_and_rounds_others():
     torch.manual_seed(0)
     blocks, scales = mxfp4(torch.randn(3, 5, 64))
-    exact = dequantise_mxfp4(blocks, scales)
-    assert torch.equal(exact, dequantise_mxfp4(*mxfp4(exact)))
+    exact = dequantize_mxfp4(blocks, scales)
+    assert torch.equal(exact, dequantize_mxfp4(*mxfp4(exact)))
     x = torch.randn(3, 5, 64)
-    rounded = dequantise_mxfp4(*mxfp4(x))
+    rounded = dequantize_mxfp4(*mxfp4(x))
     largest = x.view(3, 5, 2, 32).abs().amax(-1, keepdim=True)
     assert ((rounded - x).view(3, 5, 2, 32).abs() <= largest / 4).all()
     assert (rounded - x).square().mean() < 0.02

@@ -43,7 +43,7 @@ def measure(model: wb.Model, seed: str = "fresh") -> Measured:
             indices = [answers.index(final.replace(problem.answer, value)) for value in last]
             p = curve["p"].values[1:]  # row 0 is before any of these steps
             rows.append([p[:, indices[-1]], p[np.arange(len(indices)), indices]])
-            settled[family].append(curve.attrs["commit"] == len(AROUND))
+            settled[family].append(curve.attrs["commit_step"] == len(AROUND))
             traces.append(trace)
     return Measured(wb.statistics.mean_interval(np.array(rows)), settled, traces)
 

@@ -87,7 +87,7 @@ def normalized_information(x: np.ndarray, y: np.ndarray, given: np.ndarray | Non
         shuffles: How many shuffles of x the null is averaged over.
     """
     entropy_of_y = mutual_information(y, y, given)
-    null = shuffled_mutual_information(x, y, given, shuffles=shuffles).mean()
+    null = shuffled_mutual_information(x, y, given, n_shuffles=shuffles).mean()
     nmi = mutual_information(x, y, given) / entropy_of_y
     return {"nmi": round(nmi, 4), "null": round(float(null) / entropy_of_y, 4)}
 
