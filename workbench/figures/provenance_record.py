@@ -36,7 +36,8 @@ def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.
         ids.append(trace.id)
         model = {key: manifest.model[key] for key in ("name", "weights_digest", "tokenizer_digest")}
         models += [model] if model not in models else []
-        decides = bit_determining(manifest.numerics)  # so that a figure has the same bytes wherever its numbers are the same
+        # so that a figure has the same bytes wherever its numbers are the same
+        decides = bit_determining(manifest.numerics)
         numerics += [decides] if decides not in numerics else []
     return {
         "title": figure.title,
