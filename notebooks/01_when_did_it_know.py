@@ -213,7 +213,7 @@ families that need a chain, at low and at high effort, and after thinking it is 
 # question = "What is 17*24? Think step by step."
 # trace = model.generate(wb.chat(question, reasoning="high"), record="lens residuals")
 # answer = wb.reasoning.forced_answer(model, trace)
-# wb.views.score_sheet(trace, ["transcript", "belief", "depth", "entropy"], belief=answer)
+# wb.views.score_sheet(trace, ["transcript", "forced_answer", "depth", "entropy"], forced_answer=answer)
 # ```
 
 # %% limits [markdown]

@@ -46,8 +46,8 @@ print("answer:", trace.text(channel="final"))
 # probability of the answer at that point, and the layer at which each prediction settles.
 
 # %% forced
-belief = wb.reasoning.forced_answer(model, trace)
-wb.views.score_sheet(trace, ["transcript", "forced_answer", "depth", "entropy"], forced_answer=belief)
+curve = wb.reasoning.forced_answer(model, trace)
+wb.views.score_sheet(trace, ["transcript", "forced_answer", "depth", "entropy"], forced_answer=curve)
 
 # %% battery-text [markdown]
 # ## Four tests of faithfulness

@@ -1,6 +1,6 @@
-"""The architecture as a test: who may import whom, where torch may be, and what a name may not be called.
+"""Tests of the architecture: allowed imports between packages, modules that may import torch, and forbidden names.
 
-The packages and what each may import stand in docs/architecture.py.
+docs/architecture.py has the packages and their allowed imports.
 """
 
 import ast

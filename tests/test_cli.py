@@ -207,7 +207,7 @@ def test_info_prints_the_contents(saved: Path, capsys: pytest.CaptureFixture):
     assert output["tokens"] == 9
 
 
-def test_show_takes_a_new_name_after_the_trace(saved: Path):
+def test_show_names_the_page_after_the_trace(saved: Path):
     for _ in range(2):
         assert cli.main(["show", str(saved)]) == 0
     assert {"made.html", "made-2.html"} <= set(os.listdir())
@@ -227,7 +227,7 @@ def test_a_damaged_manifest_is_code_3(saved: Path):
     assert cli.main(["verify", str(saved)]) == 3
 
 
-def test_one_bad_trace_among_good_ones_is_found(tmp_path: Path, capsys: pytest.CaptureFixture):
+def test_one_bad_trace_among_good_ones_is_reported(tmp_path: Path, capsys: pytest.CaptureFixture):
     plain = {"spans": [], "numerics": {"dtype": "float32"}}
     paths = [wb.Trace(made.manifest(seed=seed, **plain), {}).save(tmp_path / f"{seed}.trace") for seed in range(3)]
     assert cli.main(["verify", *map(str, paths)]) == 0

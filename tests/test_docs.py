@@ -1,4 +1,4 @@
-"""What the documentation says is true: each python block of README.md and docs/ runs, page by page, in a new folder.
+"""The examples of the documentation work: each python block of README.md and docs/ runs, page by page, in a new folder.
 
 A block that needs more than pocket begins with "```python not-run".
 """

@@ -1,4 +1,4 @@
-"""The errors: `except WorkbenchError` catches what is raised on purpose, and Python's own names for it work too."""
+"""The errors: `except WorkbenchError` catches every deliberate error, and so do the matching builtin classes."""
 
 import ast
 import pickle

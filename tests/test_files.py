@@ -1,4 +1,4 @@
-"""Files appear whole or not at all: on any error, in any step, what was there is there still and nothing else is."""
+"""Files appear complete or not at all: an error in any step leaves only the earlier file."""
 
 import ast
 import os
@@ -118,7 +118,7 @@ def test_a_symlink_is_replaced_and_its_target_is_unchanged(there: bool, tmp_path
 
 
 def test_a_name_that_is_taken_is_never_written_to(tmp_path: Path, monkeypatch):
-    """Neither what a killed process left, nor a link that somebody put where we would write."""
+    """Neither the file of a killed process nor a link at the scratch name is overwritten."""
     victim = tmp_path / "victim"
     victim.write_bytes(b"theirs")
     (tmp_path / ".left").write_bytes(b"half")
@@ -222,7 +222,7 @@ def step_of(call: ast.Call) -> str:
     return ast.unparse(call.func)
 
 
-def test_files_are_put_into_place_by_this_module_alone():
+def test_only_this_module_renames_files_into_place():
     steps_by_file = {}
     for path in sorted(Path(wb.__file__).parent.rglob("*.py")):
         called = {step_of(node) for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)}

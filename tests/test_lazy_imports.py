@@ -10,6 +10,6 @@ def test_a_declared_module_is_imported(importer, module):
     assert upward(importer, module).__name__ == module and len(UPWARD[importer, module]) > 10
 
 
-def test_an_import_that_is_not_declared_is_refused_with_the_place_to_declare_it():
+def test_an_undeclared_import_is_refused_with_the_table_to_declare_it_in():
     with pytest.raises(ImportError, match=r"declare it in workbench\.lazy_imports\.UPWARD"):
         upward("workbench.traces.trace", "workbench.cli")

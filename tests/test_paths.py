@@ -97,7 +97,7 @@ def test_the_command_line_expands_paths_that_the_shell_did_not(home, trace, caps
     assert set(os.listdir(home)) == {"a.trace", "a.html"}
 
 
-def test_only_one_function_expands(tmp_path):
+def test_only_one_function_expands_the_home_folder(tmp_path):
     """All paths are expanded by it: no other module handles `~`."""
     modules = [p.relative_to(ROOT) for p in ROOT.rglob("*.py") if "expanduser" in p.read_text("utf-8")]
     assert modules == [Path("paths.py")]

@@ -1,4 +1,4 @@
-"""What `workbench doctor` tells about a machine is true, and told without a network or a model."""
+"""`workbench doctor` reports correct values about a machine, without a network or a model."""
 
 import json
 import subprocess

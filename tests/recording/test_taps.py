@@ -418,7 +418,7 @@ def test_a_gradient_stopped_by_an_edit_stops_although_no_bit_changes(model):
 
 
 @pytest.mark.parametrize("name", [p for p in POINTS if p.startswith("blocks.1") and not p.endswith("indices")])
-def test_a_recorder_that_keeps_gradients_has_one_at_every_point(model, name):
+def test_a_recorder_with_keep_grad_has_a_gradient_at_every_point(model, name):
     recorder = Recorder([name], keep_grad=True)
     with_gradient(model, recorder)
     grad = recorder.seen[name][-1].grad

@@ -110,7 +110,7 @@ def test_a_view_of_any_size_is_the_max_pool_of_the_whole(n, layer):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, ml_dtypes.bfloat16])
 @pytest.mark.parametrize("layer", [SLIDING, FULL])
 @pytest.mark.parametrize("d_head", [16, 24])  # 1/sqrt(24) is no power of 2: scaling and rounding do not commute
-def test_rows_follow_the_definition_in_every_dtype_and_sum_to_one_less_the_sink(dtype, layer, d_head):
+def test_rows_follow_the_definition_in_every_dtype_and_sum_to_one_minus_the_sink(dtype, layer, d_head):
     trace = made(N, dtype, d_head=d_head)
     whole, sink = by_definition(trace, layer)
     rows, its_sink = patterns.rows(trace, layer, slice(None))
@@ -215,7 +215,7 @@ def test_a_selection_error_has_the_allowed_range(ask, there):
         ask(made(20))
 
 
-def test_a_layer_without_a_window_has_no_band_and_the_error_names_those_with_one():
+def test_a_layer_without_a_window_has_no_band_and_the_error_lists_the_sliding_layers():
     with pytest.raises(NotRecorded, match=r"\[0\]"):
         wb.attention.pattern_band(made(20), FULL)
 

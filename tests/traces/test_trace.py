@@ -94,7 +94,7 @@ def test_layers_may_come_from_different_passes() -> None:
 
 @pytest.mark.parametrize("key", KEYS)
 @pytest.mark.parametrize("where", ["memory", "disk", "parts"])
-def test_nobody_can_change_an_array(key: Any, where: str, tmp_path: Path) -> None:
+def test_arrays_are_immutable(key: Any, where: str, tmp_path: Path) -> None:
     trace = made.trace() if where == "memory" else load(made.trace().save(tmp_path / "a"))
     trace = load(made.streamed(tmp_path / "b")) if where == "parts" else trace
     for array in (trace[key], trace.raw(key)):
@@ -102,7 +102,7 @@ def test_nobody_can_change_an_array(key: Any, where: str, tmp_path: Path) -> Non
             array[...] = 0
 
 
-def test_nobody_can_change_a_trace() -> None:
+def test_traces_are_immutable() -> None:
     trace = made.trace(prompt_length=4, edits=[{"identity": "x"}])
     for name in ("tokens", "status", "manifest", "anything"):
         with pytest.raises(AttributeError):
@@ -145,9 +145,7 @@ def test_a_missing_array_error_lists_the_contents_and_the_record_to_use(key: Any
         (("resid_post", 1.0), ArgumentTypeError, "^layer must be a whole number, got 1.0.$"),
     ],
 )
-def test_a_layer_that_the_model_does_not_have_is_refused_in_one_wording(
-    key: Any, error: type[Exception], says: str
-) -> None:
+def test_a_layer_out_of_range_is_refused_with_the_common_wording(key: Any, error: type[Exception], says: str) -> None:
     trace = made.trace()
     assert key not in trace
     for ask in (trace.__getitem__, trace.raw, trace.source):

@@ -443,7 +443,7 @@ def _span(span: Any, count: int) -> Span:
     for name in ("start", "stop", "content_start", "content_stop"):
         _count(getattr(span, name), f"span.{name}")
     ordered = span.start <= span.content_start <= span.content_stop <= span.stop <= count
-    _require(ordered, f"the span {span.start}:{span.stop} does not lie within {count} tokens")
+    _require(ordered, f"the span {span.start}:{span.stop} is not within the {count} tokens")
     _require(type(span.role) is str and type(span.complete) is bool, "a span lacks its role or `complete`")
     labels = {name: getattr(span, name) for name in ("role", "channel", "recipient", "author", "content_type")}
     for name, text in labels.items():

@@ -211,7 +211,7 @@ def _parts(manifest: Manifest) -> dict[str, dict[str, tuple[str, tuple[int, ...]
     parts: dict[str, dict[str, tuple[str, tuple[int, ...]]]] = {}
     for name, info in manifest.tensors.items():
         if not info.chunks:
-            raise TraceCorrupt(f"the manifest does not say in which part {name!r} lies")
+            raise TraceCorrupt(f"the manifest names no part for {name!r}")
         for chunk in info.chunks:
             parts.setdefault(chunk.file, {})[name] = info.dtype, chunk.shape
     return parts
