@@ -1,4 +1,4 @@
-"""Writes the stub files of workbench and its topics: what editors complete and type checkers see.
+"""Writes the stub files (.pyi) of workbench and its topics, for editors and type checkers.
 
     python docs/stubs.py
 
@@ -14,13 +14,13 @@ PACKAGE = Path(topics.__file__).parent
 
 
 def stub_path(module: str) -> Path:
-    """The stub file of "workbench" or of a topic."""
+    """The path of the stub file of "workbench" or of a topic."""
     source = PACKAGE.joinpath(*module.split(".")[1:])
     return source / "__init__.pyi" if source.is_dir() else source.with_suffix(".pyi")
 
 
 def stub(module: str) -> str:
-    """The text of a stub file."""
+    """The text of the stub file of "workbench" or of a topic."""
     source = stub_path(module).with_suffix(".py").read_text("utf-8")
     lines = [f'"""{(ast.get_docstring(ast.parse(source)) or "").splitlines()[0]}"""', ""]
     if module == "workbench":
@@ -35,7 +35,7 @@ def stub(module: str) -> str:
 
 
 def stubs() -> dict[Path, str]:
-    """Every stub file and what it should hold."""
+    """The path and the text of every stub file."""
     return {stub_path(module): stub(module) for module in ("workbench", *(f"workbench.{t}" for t in topics.TOPICS))}
 
 
