@@ -162,7 +162,7 @@ def test_forced_answers_go_through_calls_of_tools_in_order(model):
     assert float(curve["logprob"][1, 0]) == pytest.approx(said, abs=1e-4)
     whole = float(np.asarray(run["logprob"], float)[answer.content].sum())
     assert float(curve["logprob"][-1, 0]) == pytest.approx(whole, abs=1e-4)
-    with pytest.raises(NotRecorded, match="a part ends at 2, and the thoughts that led to the answer are"):
+    with pytest.raises(NotRecorded, match="a segment ends at 2, outside the analysis messages that led to the answer"):
         wb.reasoning.forced_answer(model, run, segments=[slice(0, 2)])
 
 
@@ -174,7 +174,7 @@ def test_what_is_asked_about_is_texts_and_a_number_of_them(model, alone):
         with pytest.raises(PromptError, match="answers must be texts"):
             wb.reasoning.forced_answer(model, alone, wrong)  # pyright: ignore[reportArgumentType]
     for wrong in (0, -1, None, 1.5):
-        with pytest.raises(PromptError, match="n must be a whole number"):
+        with pytest.raises(PromptError, match="n_samples must be a whole number"):
             wb.reasoning.resampling(model, alone, n_samples=wrong)  # pyright: ignore[reportArgumentType]
 
 
@@ -182,7 +182,7 @@ def test_a_turn_without_a_thought_says_so(model):
     run = read(model, EARLIER, f"<|start|>user<|message|>Sure?<|end|>{START}<|channel|>final<|message|>Yes.<|return|>")
     with pytest.raises(NotRecorded, match="the last turn of this text has no final message after an analysis"):
         wb.reasoning.forced_answer(model, run)
-    with pytest.raises(NotRecorded, match="the trace has no steps"):
+    with pytest.raises(NotRecorded, match="this trace has no steps"):
         wb.reasoning.resampling(model, run, n_samples=1)
     assert wb.steps(run) == [] and wb.steps(run, turn=0)
 
