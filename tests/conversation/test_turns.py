@@ -178,7 +178,7 @@ def test_answers_must_be_texts_and_n_a_whole_number(model, alone):
         with pytest.raises(PromptError, match="answers must be texts"):
             wb.reasoning.forced_answer(model, alone, wrong)  # pyright: ignore[reportArgumentType]
     for wrong in (0, -1, None, 1.5):
-        with pytest.raises(PromptError, match="n must be a whole number"):
+        with pytest.raises(PromptError, match="n_samples must be a whole number"):
             wb.reasoning.resampling(model, alone, n_samples=wrong)  # pyright: ignore[reportArgumentType]
 
 
@@ -188,7 +188,7 @@ def test_a_turn_without_a_thought_raises_not_recorded(model):
     )
     with pytest.raises(NotRecorded, match="the last turn of this text has no final message after an analysis"):
         wb.reasoning.forced_answer(model, run)
-    with pytest.raises(NotRecorded, match="the trace has no steps"):
+    with pytest.raises(NotRecorded, match="this trace has no steps"):
         wb.reasoning.resampling(model, run, n_samples=1)
     assert wb.steps(run) == [] and wb.steps(run, turn=0)
 

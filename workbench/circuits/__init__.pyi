@@ -1,4 +1,4 @@
-"""Circuits: what can be read from the weights alone, in the vocabulary: heads, routers and experts, without any run."""
+"""Circuits read from the weights alone, in terms of tokens: heads, routers and experts, without running the model."""
 
 from workbench.circuits.experts import expert_logit_effects as expert_logit_effects
 from workbench.circuits.experts import router_tokens as router_tokens

@@ -64,27 +64,27 @@ def logit_effects(model: Model, ids: Tensor, vectors: Tensor) -> Tensor:
     return logits - logits.mean(0)
 
 
-def largest_pairs(left: Tensor, right: Tensor, k: int, desc: str) -> tuple[Tensor, Tensor, Tensor]:
-    """The k largest entries of left · rightᵀ as values, rows and columns, without forming the whole product.
+def largest_pairs(row_vectors: Tensor, column_vectors: Tensor, k: int, desc: str) -> tuple[Tensor, Tensor, Tensor]:
+    """The k largest entries of row_vectors · column_vectorsᵀ: values, rows and columns, without the full product.
 
     The longest rows and columns are multiplied first, in tiles that fit the processor's cache. No entry is larger than
     the product of the lengths of its row and column, so the rest is skipped once this bound is below the k-th largest
     entry.
     """
-    k = min(k, len(left) * len(right))
-    (rows, row_lengths), (columns, column_lengths) = _longest_first(left), _longest_first(right)
-    left, right = left[rows], right[columns]
-    values = left.new_full((k,), -torch.inf)
-    places = torch.zeros(2, k, dtype=torch.long, device=left.device)
+    k = min(k, len(row_vectors) * len(column_vectors))
+    (rows, row_lengths), (columns, column_lengths) = _longest_first(row_vectors), _longest_first(column_vectors)
+    row_vectors, column_vectors = row_vectors[rows], column_vectors[columns]
+    values = row_vectors.new_full((k,), -torch.inf)
+    places = torch.zeros(2, k, dtype=torch.long, device=row_vectors.device)
     kth_value = -np.inf
-    with tqdm(total=len(left), desc=desc, unit="token", leave=False, disable=None, delay=1) as bar:
-        for i in range(0, len(left), TILE[0]):
+    with tqdm(total=len(row_vectors), desc=desc, unit="token", leave=False, disable=None, delay=1) as bar:
+        for i in range(0, len(row_vectors), TILE[0]):
             if row_lengths[i] * column_lengths[0] < kth_value:
                 break
-            for j in range(0, len(right), TILE[1]):
+            for j in range(0, len(column_vectors), TILE[1]):
                 if row_lengths[i] * column_lengths[j] < kth_value:
                     break
-                product = left[i : i + TILE[0]] @ right[j : j + TILE[1]].T
+                product = row_vectors[i : i + TILE[0]] @ column_vectors[j : j + TILE[1]].T
                 if float(product.max()) <= kth_value:
                     continue
                 top = product.flatten().topk(min(k, product.numel()))
@@ -92,7 +92,7 @@ def largest_pairs(left: Tensor, right: Tensor, k: int, desc: str) -> tuple[Tenso
                 values, best = torch.cat((values, top.values)).topk(k)
                 places = torch.cat((places, indices), 1)[:, best]
                 kth_value = float(values[-1])
-            bar.update(min(TILE[0], len(left) - i))
+            bar.update(min(TILE[0], len(row_vectors) - i))
     return values, rows[places[0]], columns[places[1]]
 
 

@@ -1,1 +1,1 @@
-"""Experiments: the model again, with edits. They know models and analyses, and nothing knows them."""
+"""Experiments: they run a model again with edits. They use the model and analysis packages; neither imports them."""
