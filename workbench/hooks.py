@@ -12,6 +12,23 @@ from typing import Any
 
 from workbench.errors import HookNameError
 
+__all__ = [
+    "ALWAYS_RECORDED",
+    "POINTS",
+    "PRESETS",
+    "RANKS",
+    "SUMMARIES",
+    "all_points",
+    "at_layer",
+    "axes",
+    "expand",
+    "full_name",
+    "layer_of",
+    "match",
+    "point_of",
+    "short_name",
+]
+
 POINTS: dict[str, tuple[str, ...]] = {
     name: tuple(axes.split())
     for name, axes in {
@@ -253,3 +270,7 @@ def unknown_name(name: str, known: Iterable[str]) -> HookNameError:
         f"no hook point matches {name!r}.{hint} Presets: {', '.join(PRESETS)}. "
         f"Names look like 'blocks.0.hook_resid_pre'; `workbench.hooks.POINTS` lists all of them."
     )
+
+
+def __dir__() -> list[str]:  # for completion
+    return __all__

@@ -166,7 +166,7 @@ def test_forced_answers_are_computed_before_and_after_a_tool_call(model):
     assert float(curve["logprob"][1, 0]) == pytest.approx(answer_logprob, abs=1e-4)
     full_logprob = float(np.asarray(run["logprob"], float)[answer.content].sum())
     assert float(curve["logprob"][-1, 0]) == pytest.approx(full_logprob, abs=1e-4)
-    with pytest.raises(NotRecorded, match="a part ends at 2, and the thoughts that led to the answer are"):
+    with pytest.raises(NotRecorded, match="a segment ends at 2, outside the analysis messages that led to the answer"):
         wb.reasoning.forced_answer(model, run, segments=[slice(0, 2)])
 
 

@@ -107,6 +107,10 @@ def test_an_id_stays_the_same_between_releases() -> None:
 
 def test_the_content_hash_is_independent_of_the_time_only() -> None:
     assert replace(FULL, created="x").content_hash == FULL.content_hash
+    measured = [line | {"max_error": 3e-7, "reason": "largest in layer 2"} for line in FULL.verification]
+    assert measured and replace(FULL, verification=measured).content_hash == FULL.content_hash
+    failed = [line | {"status": "fails"} for line in FULL.verification]
+    assert replace(FULL, verification=failed).content_hash != FULL.content_hash
     assert replace(FULL, notes=[]).content_hash != FULL.content_hash
     assert replace(FULL, tensors={}).content_hash != FULL.content_hash
 

@@ -39,3 +39,7 @@ __all__ = [
     "step_matrix",
     "strip",
 ]
+
+
+def __dir__() -> list[str]:  # for completion: the functions, not the modules that they are made of
+    return __all__

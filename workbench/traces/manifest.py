@@ -176,10 +176,12 @@ class Manifest:
     def content_hash(self) -> str:
         """64 hex digits: the sha256 of everything recorded, for one way of cutting the run into parts.
 
-        It leaves out when and on which machine the run was made: `created`, and the numerics that are not in the id.
+        It leaves out what depends on the machine: `created`, the numerics that are not in the id, and how far an
+        identity was off, which numpy's BLAS decides.
         """
         content = self.to_json()
         del content["created"]
+        content["verification"] = [[line[k] for k in ("identity", "status", "tolerance")] for line in self.verification]
         content["numerics"] = self._bits()
         return sha256(canonical(content)).hexdigest()
 

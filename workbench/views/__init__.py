@@ -10,3 +10,7 @@ from workbench.views.tokens_view import tokens as tokens
 from workbench.views.weights_view import weights as weights
 
 __all__ = ["compare", "heads", "lens", "routing", "score_sheet", "steps", "tokens", "weights"]
+
+
+def __dir__() -> list[str]:  # for completion: the views, not the modules that they are made of
+    return __all__

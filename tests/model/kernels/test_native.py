@@ -4,6 +4,7 @@ import itertools
 import platform
 import shutil
 import subprocess
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -504,3 +505,18 @@ def test_arguments_that_do_not_match_raise():
     ]:
         with pytest.raises(ArgumentError):
             call()
+
+
+@pytest.mark.parametrize(
+    ("function", "product"),
+    [
+        ("wb_linear", lambda: native.linear(torch.ones(2, 8), torch.ones(3, 8), None)),
+        ("wb_scores", lambda: native.scores(torch.ones(1, 2, 2, 8), torch.ones(1, 1, 2, 8), 0, None)),
+        ("wb_mix", lambda: native.mix(torch.ones(1, 2, 2, 2), torch.ones(1, 1, 2, 8))),
+    ],
+)
+def test_a_product_without_memory_is_an_error_and_not_uninitialized_numbers(function, product, monkeypatch):
+    without_memory = SimpleNamespace(**{function: lambda *args: 1})
+    monkeypatch.setattr(native, "_library", lambda: without_memory)
+    with pytest.raises(MemoryError, match="no memory for the native kernels"):
+        product()

@@ -187,7 +187,9 @@ def safe_scales(scales: Tensor) -> bool:
         return SAFE_SCALES[0] <= int(low) and int(high) <= SAFE_SCALES[1]
     flat = _cpu(scales).contiguous()
     inside = _library().wb_within(_threads(), flat.data_ptr(), flat.numel(), *SAFE_SCALES)
-    return bool(_memory(inside))
+    if inside < 0:
+        raise MemoryError("no memory for the native kernels")
+    return bool(inside)
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -232,7 +234,7 @@ def linear_experts(
     out = x.new_empty(x.shape[0], n_out)
     if not out.numel():
         return out
-    _memory(
+    _check_memory(
         _library().wb_linear(
             _level(), _threads(), stored, x.dtype == torch.bfloat16, x.data_ptr(), x.stride(0),
             (ctypes.c_int64 * len(flat))(*flat), len(flat) // 3, *matrix,
@@ -351,7 +353,7 @@ def scores(q: Tensor, k: Tensor, first_query: int, window: int | None) -> Tensor
     _check(q.shape[3] <= 1 or q.stride(3) == 1, "each head of q must be contiguous", q)
     _check_keys(q, q.shape[2], q.shape[3], k)
     s = torch.empty(q.shape[0], q.shape[2], q.shape[1], k.shape[2])
-    _memory(
+    _check_memory(
         _library().wb_scores(
             _level(), _threads(), q.dtype == torch.bfloat16, _cpu(q, k).data_ptr(), *q.stride()[:3], *q.shape,
             k.data_ptr(), k.shape[1], k.shape[2], *k.stride()[:3], first_query, -1 if window is None else window,
@@ -395,7 +397,7 @@ def mix(pattern: Tensor, v: Tensor, first: int = 0) -> Tensor:
     _check_keys(v, n_heads, v.shape[-1] if v.ndim else 0, v)
     _check(v.shape[0] == n_batch and v.shape[2] == n_keys, f"v must have batch size {n_batch} and {n_keys} keys", v)
     out = torch.empty(n_batch, n_queries, n_heads, v.shape[3], dtype=v.dtype)
-    _memory(
+    _check_memory(
         _library().wb_mix(
             _level(), _threads(), v.dtype == torch.bfloat16, _cpu(pattern, v).data_ptr(), *pattern.shape, v.data_ptr(),
             v.shape[1], v.shape[3], *v.stride()[:3], first, out.data_ptr(),
@@ -555,11 +557,7 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
-def _memory(result: int) -> int:
-    """The return value of a C function. Raises MemoryError if it is negative.
-
-    Without memory, a product returns 1 and `wb_within` returns -1.
-    """
-    if result < 0:
+def _check_memory(status: int) -> None:
+    """Raises MemoryError unless a product returned 0: its result would be uninitialized memory."""
+    if status:
         raise MemoryError("no memory for the native kernels")
-    return result
