@@ -7,7 +7,6 @@ docs/glossary.md has the terms that we use.
 import ast
 import re
 import subprocess
-import tokenize
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -25,7 +24,6 @@ NAMES = {
     "theirs": "the model or library meant",
     "dice": "rng",
     "gave_way": "omitted",
-    "squares": "squared_norms",
 }
 
 # Phrases that a reader has to read twice.
@@ -39,7 +37,7 @@ PHRASES = {
     r"tells? apart": "distinguishes",
     r"is heard|\bhears?\b|\bdeaf\b": "is recorded; is not available",
     r"\bdice\b": "random numbers",
-    r"is no (?:position|layer|token|share|number|model|trace|text|head|expert|name)\b": "is not a …",
+    r"(?<!there )\bis no (?:position|layer|token|share|number|model|trace|text|head|expert|name)\b": "is not a …",
     r"knows? nothing of": "is independent of",
     r"what is wanted": "the request",
 }
