@@ -12,16 +12,16 @@ WorkbenchError
 ├── NotRecorded            the trace does not contain the requested array
 ├── CacheError             a KV cache whose layers do not have the same positions
 ├── ResumeError            a trace that cannot be continued by this model with its current edits
-├── NotFinite              NaN or infinity in the logits of the next token; the message has the place of the first one
+├── NotFinite              NaN or infinity in the logits of the next token; the message says where the first one is
 ├── EditError              an edit that matched nothing, never fired, or did not return a tensor
-├── BudgetError            the recording does not fit into memory or on disk; the message names smaller choices
+├── BudgetError            the recording does not fit into memory or on disk; the message lists smaller recordings
 ├── FigureError            a figure whose numbers are inconsistent; the message names them
 ├── InteropError           a model, cache or session of another library that cannot be recorded as a trace
 ├── MissingDependency      an optional package is missing; the message has the command to install it
 ├── UnsupportedPlatform    this system lacks file locks (fcntl); the message names the supported systems
 └── TraceError
     ├── TraceNotFound      there is no trace at that path
-    ├── TraceCorrupt       bytes differ from their hash, or the manifest does not describe its files
+    ├── TraceCorrupt       bytes do not match their hash, or the manifest does not describe its files
     ├── TraceUnsafe        a symlink, a FIFO, a size over the limit, or an invalid name
     ├── TraceVersion       the trace has another schema
     └── TraceExists        another trace, or the same id with other content, is already there
@@ -113,7 +113,7 @@ class TraceNotFound(TraceError, LookupError):
 
 
 class TraceCorrupt(TraceError):
-    """Bytes differ from their hash, or the manifest does not describe its files."""
+    """Bytes do not match their hash, or the manifest does not describe its files."""
 
 
 class TraceUnsafe(TraceError):

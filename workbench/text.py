@@ -7,14 +7,14 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from html import escape
 
-# Code points that are drawn as nothing although Unicode does not class them as controls: they can carry hidden text.
+# Code points that are invisible, although Unicode does not class them as controls. They can carry hidden text.
 _BLANK = {0x034F, 0x115F, 0x1160, 0x17B4, 0x17B5, 0x2800, 0x3164, 0xFFA0}
 _BLANK |= {*range(0x180B, 0x1810), *range(0xE0100, 0xE01F0)}  # variation selectors; not U+FE0F, which emoji need
 
 
-# Unicode 17.0: the blocks of scripts whose letters join, where a joiner shapes the word, as in Persian and Mongolian
-# (the scripts in ArabicShaping.txt, and Khmer); and the characters that joiners combine to one emoji
-# (Extended_Pictographic in emoji-data.txt).
+# From Unicode 17.0. _JOINING: blocks of scripts with connected letters, such as Persian and Mongolian, where a joiner
+# changes how a word is written (the scripts in ArabicShaping.txt, and Khmer). _PICTURES: the characters that joiners
+# combine into one emoji (Extended_Pictographic in emoji-data.txt).
 _JOINING = (
     range(0x0600, 0x0780), range(0x07C0, 0x0800), range(0x0840, 0x0900), range(0x1780, 0x18B0), range(0xA840, 0xA880),
     range(0xFB50, 0xFE00), range(0xFE70, 0xFEFF), range(0x10AC0, 0x10B00), range(0x10B80, 0x10BB0),
@@ -36,8 +36,9 @@ _VIRAMA = 9  # the combining class of the sign that removes the vowel of an Indi
 def visible(text: str, newline: str = "␊") -> str:
     r"""The text with every control, bidi and zero-width character replaced by visible characters.
 
-    Controls become their pictures (tab ␉, escape ␛), all others their number. `newline` replaces each line feed; pass
-    "\n" to keep the lines. A joiner stays where it shapes letters or emoji, and is made visible elsewhere.
+    Controls become the symbols that Unicode has for them (tab ␉, escape ␛), all others their code point. `newline`
+    replaces each line feed; pass "\n" to keep the lines. A joiner stays where it shapes letters or emoji, and is made
+    visible elsewhere.
 
     >>> visible("a\tb\n\u202ecod.exe\u200b")
     'a␉b␊⟨U+202E⟩cod.exe⟨U+200B⟩'
@@ -51,7 +52,7 @@ def visible(text: str, newline: str = "␊") -> str:
 
 
 def visible_pieces(pieces: Sequence[str], newline: str = "␊") -> list[str]:
-    """`visible` of the tokens of one text. A joiner at the start of a token is judged by the token before it.
+    """`visible` of each token of a text. Whether a joiner at the start of a token stays depends on the token before it.
 
     >>> visible_pieces(["می", "\u200cخواهم"]) == ["می", "\u200cخواهم"]
     True
@@ -140,7 +141,7 @@ def _shapes(text: str, at: int) -> bool:
 
 
 def _base(text: str, at: int, skipped: Collection[int]) -> str:
-    """The last character before a place that is neither a mark nor in `skipped`."""
+    """The last character before index `at` that is neither a mark nor in `skipped`."""
     at -= 1
     while at >= 0 and _is_mark(text[at], skipped):
         at -= 1

@@ -186,7 +186,9 @@ def test_positions_are_selected_by_channel_role_slice_and_list():
     trace = wb.Trace(made.manifest(spans=spans), {})
     assert positions(trace, "analysis").tolist() == [5, 6, 7] and positions(trace, "user").tolist() == [1, 2]
     assert positions(trace, slice(-2, None)).tolist() == [7, 8] and positions(trace, [4, 1]).tolist() == [4, 1]
-    with pytest.raises(NotRecorded, match=r"'final' selects no position.*messages of analysis, assistant, user"):
+    with pytest.raises(
+        NotRecorded, match=r"'final' selects no position.*channels and roles: analysis, assistant, user"
+    ):
         positions(trace, "final")
 
 

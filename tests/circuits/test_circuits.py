@@ -302,9 +302,9 @@ def test_invalid_layers_heads_and_tokens_are_refused():
         expert_logit_effects(model, 0, 0, neurons=[64])
     with pytest.raises(ValueError, match="distance must be between 0 and 11 in layer 0, got 12"):
         qk_circuit(model, 0, 0, distance=12)
-    with pytest.raises(ValueError, match="all at least 0"):
+    with pytest.raises(ValueError, match="none below 0, got"):
         qk_distance(model, [-1])
     with pytest.raises(ValueError, match="keys must be at least 1, got 0"):
         sink_logits(model, keys=0)
-    with pytest.raises(PromptError, match="at least one id between 0 and 175"):
+    with pytest.raises(PromptError, match="at least one id, each between 0 and 175"):
         ov_circuit(model, 0, 0, tokens=[176])

@@ -143,7 +143,7 @@ def test_sites_and_metrics_without_a_gradient_are_refused():
         attribution_patching(model, corrupted, corrupted, GAP)
     for site, axes in (("pattern", "head query key"), ("expert_indices", "pos choice"), ("hook_embed", "pos d_model")):
         with pytest.raises(
-            HookNameError, match=f"has the axes {axes}; attribution patching needs real values with positions"
+            HookNameError, match=f"has the axes {axes}; attribution patching needs floating-point values with positions"
         ):
             attribution_patching(model, clean, corrupted, GAP, site=site)
     with pytest.raises(ValueError, match="this metric has no gradient"):

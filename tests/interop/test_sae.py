@@ -103,7 +103,7 @@ def test_a_normalized_sae_does_not_depend_on_the_length_of_its_input(norm, x):
     sae = random_sae(norm=norm)
     assert torch.allclose(sae.encode(5 * x), sae.encode(x), rtol=1e-3, atol=1e-4)
     assert torch.allclose(sae.decode(sae.encode(5 * x), 5 * x), 5 * sae.decode(sae.encode(x), x), rtol=1e-3, atol=1e-3)
-    with pytest.raises(ValueError, match="give decode the x"):
+    with pytest.raises(ValueError, match="decode needs it too"):
         sae.decode(sae.encode(x))
 
 
@@ -251,7 +251,7 @@ def test_edits_have_different_identities_if_any_of_their_inputs_differ():
 def test_edits_that_do_not_fit_are_refused_with_the_reason():
     model, sae = tiny(), random_sae()
     with (
-        pytest.raises(EditError, match=r"put at 'blocks.1.hook_resid_post'.*sae.at\("),
+        pytest.raises(EditError, match=r"used at 'blocks.1.hook_resid_post'.*sae.at\("),
         model.edit("blocks.1.hook_resid_post", sae.splice()),
     ):
         logits()
@@ -417,11 +417,11 @@ REFUSED = [
     ({"reshape_activations": "hook_z"}, {}, "input is heads"),
     ({"architecture": "jumprelu"}, {}, "lacks threshold"),
     ({"architecture": "topk", "k": "many"}, {}, "k must be a whole number, got 'many'"),
-    ({"architecture": "topk", "k": F + 1}, {}, "161 of 160 features"),
+    ({"architecture": "topk", "k": F + 1}, {}, "k must be between 1 and 160, got 161"),
     ({"metadata": {}}, {}, "names no hook point"),
-    ({}, {"W_dec": torch.zeros(F, D + 1)}, "do not fit"),
-    ({}, {"b_enc": torch.zeros(F - 1)}, r"b_enc is \[159\]"),
-    ({}, {"b_dec": torch.full((D,), torch.nan)}, "b_dec holds NaN"),
+    ({}, {"W_dec": torch.zeros(F, D + 1)}, r"W_dec must be \[160, 96\], got \[160, 97\]"),
+    ({}, {"b_enc": torch.zeros(F - 1)}, r"b_enc must have the shape \[160\] with these matrices, got \[159\]"),
+    ({}, {"b_dec": torch.full((D,), torch.nan)}, "b_dec contains NaN"),
     ({}, {"scaling_factor": torch.full((F,), 2.0)}, "scaling_factor is not folded in"),
 ]
 

@@ -71,7 +71,7 @@ def test_damage_in_one_array_leaves_the_others_readable(path: Path) -> None:
     assert not report.ok and report.tensors == len(load(path).names()) - 1
     assert "1 of 18 tensors are damaged" in str(report)
     (problem,) = report.problems
-    assert isinstance(problem, TraceCorrupt) and str(path) in str(problem) and "differ from their hash" in str(problem)
+    assert isinstance(problem, TraceCorrupt) and str(path) in str(problem) and "do not match their hash" in str(problem)
 
 
 WAYS: dict[str, tuple[Callable[[Path], object], type[TraceError]]] = {
@@ -190,7 +190,7 @@ def test_swapped_parts_are_corrupt(path: Path) -> None:
 def test_parts_of_another_run_are_corrupt(path: Path, tmp_path: Path) -> None:
     other = made.streamed(tmp_path / "b", seed=1)
     shutil.copy(other / PART, path / PART)
-    with pytest.raises(TraceCorrupt, match="differ from their hash"):
+    with pytest.raises(TraceCorrupt, match="do not match their hash"):
         read_all(path)
     assert len(verify(path).problems) == len(load(path).names())
 
@@ -328,10 +328,10 @@ LINE_ENDS = {
 def test_changed_line_ends_have_their_own_error(change: str, path: Path) -> None:
     manifest = path / "manifest.json"
     manifest.write_bytes(LINE_ENDS[change](manifest.read_bytes()))
-    with pytest.raises(TraceCorrupt, match=r"line ends .* were changed.*autocrlf.*\.gitattributes"):
+    with pytest.raises(TraceCorrupt, match=r"line endings .* were changed.*autocrlf.*\.gitattributes"):
         load(path)
     manifest.write_bytes(manifest.read_bytes().replace(b"made", b"mode"))
-    with pytest.raises(TraceCorrupt, match="differs from its own hash"):
+    with pytest.raises(TraceCorrupt, match="does not match its own hash"):
         load(path)
 
 

@@ -181,7 +181,7 @@ def test_layers_that_are_missing_are_named() -> None:
     trace = Trace(made.manifest(), arrays)
     assert ("resid_post", 2) in trace and "resid_post" not in trace and ("resid_post", 1) not in trace
     with pytest.raises(
-        NotRecorded, match=r"in the layers 0, 2 only, of 3. Select one of them: trace\['resid_post', 0\]"
+        NotRecorded, match=r"only in the layers 0, 2, not in all 3. Select one of them: trace\['resid_post', 0\]"
     ):
         trace["resid_post"]
     with pytest.raises(NotRecorded, match=r"'resid_post' was recorded in the layers 0, 2\."):

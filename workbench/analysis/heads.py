@@ -1,8 +1,8 @@
 """What each attention head does: how much goes to its sink, how far it attends, and which textbook rule it follows.
 
-All scores are attention mass: raw attention probabilities, in which the share of the sink is missing. A head that
-sinks on most tokens and attends on one scores low on average and high on that token. Dividing by 1 - sink would hide
-this difference.
+All scores are attention mass: raw attention probabilities, which sum to 1 minus the share of the sink. A head that
+attends to its sink at most queries, and to another token at a single query, scores low on average and high at that
+query. Dividing by 1 - sink would hide this difference.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -137,7 +137,9 @@ def retrieval_scores(trace: Trace, needle: slice) -> xr.DataArray:
         if pos >= trace.prompt_length and len(places.get(token, ())) == 1 and places[token][0] in inside
     ]
     if not copied:
-        raise NotRecorded(f"nothing was copied: no generated token occurs in {needle} and nowhere else in the prompt")
+        raise NotRecorded(
+            f"nothing was copied from {needle}: no generated token occurs exactly once in the prompt, inside this slice"
+        )
     hits = np.zeros((trace.config["n_layers"], trace.config["n_heads"]))
     for layer in range(len(hits)):
         for query, place in copied:
@@ -158,8 +160,8 @@ def step_attention(trace: Trace, segments: Sequence[Step | slice] | None = None)
     >>> attention.dims, float(attention.sel(step=0, key_step=1).max())  # attention is causal
     (('layer', 'head', 'step', 'key_step'), 0.0)
 
-    Raises NotRecorded if there are no segments, or if the trace holds no patterns (and, for its own steps, was not
-    recorded with record="steps").
+    Raises NotRecorded if there are no segments, or if the trace holds no patterns. The trace's own steps need no
+    patterns if it was recorded with record="steps".
     """
     dims = ("layer", "head", "step", "key_step")
     if segments is None and "step_attention" in trace:

@@ -87,7 +87,9 @@ def forking_tokens(trace: Trace, top_fraction: float = 0.2) -> xr.DataArray:
         raise ArgumentError(f"top_fraction must be above 0 and at most 1, got {top_fraction}.")
     generated = np.arange(max(trace.prompt_length, 1), len(trace))
     if not len(generated):
-        raise NotRecorded("nothing was generated in this run, so it has no forking tokens; generate some (max_tokens)")
+        raise NotRecorded(
+            "nothing was generated in this run, so it has no forking tokens; generate tokens with max_tokens"
+        )
     entropy = np.asarray(trace["entropy"], np.float64)[generated - 1]
     order = np.argsort(-entropy, kind="stable")[: int(np.ceil(top_fraction * len(generated)))]
     attrs = {"long_name": "entropy of the choice", "units": "nats", "top_fraction": top_fraction, "n": len(generated)}

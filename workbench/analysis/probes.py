@@ -1,8 +1,8 @@
-"""Linear probes: what can be read linearly from a hook point, next to the baselines without which it means little.
+"""Linear probes: what a linear map can read from a hook point, compared with the baselines that such a result needs.
 
 A probe has as many weights as the residual stream is wide, so it finds something in almost anything. Its accuracy is
-therefore reported next to that of the same probe on shuffled labels, on a control task (labels drawn at random for each
-token), and to what the tokens and positions predict without the model.
+therefore reported next to three others: that of the same probe on shuffled labels, that on a control task (labels drawn
+at random for each token), and that of the tokens and positions alone, without the model.
 """
 
 from collections.abc import Callable, Sequence
@@ -46,8 +46,8 @@ def linear_probe(
         labels: one list for each trace, with one label for each position. Positions with the label None are left out.
         site: a hook point of every layer with one vector per position.
         layers: the layers; None for all.
-        token_identity: what the control task and the baseline use in place of the token at the position (the token
-            before it, a name), in lists like `labels`.
+        token_identity: lists like `labels`, with what the control task and the baseline use instead of the token at
+            the position, for example the token before it or a name.
         l2_penalty: the strength of the ridge penalty.
         n_folds: number of cross-validation folds; between 2 and the number of problems.
         n_shuffles: number of shuffles of the labels. Labels are shuffled within each problem, or among problems if each
@@ -58,8 +58,8 @@ def linear_probe(
         Dataset over (layer), accuracies as shares of positions:
         `accuracy`, with `low` and `high`, 95 % bounds over problems: by bootstrap, or Wilson's if each problem has one
         position or if all predictions are right or all wrong;
-        `null`, the 95th percentile with shuffled labels; `p`, how often the best layer of a shuffle reaches the
-        accuracy, so that it also holds for the best layer;
+        `null`, the 95th percentile with shuffled labels; `p`, the p-value: the share of shuffles whose best layer
+        reaches the accuracy. It stays valid if you pick the best layer;
         `control`, the accuracy on labels drawn at random for each token, and `selectivity`, accuracy - control (Hewitt
         and Liang 2019, arXiv 1909.03368); NaN if all positions have the same token;
         `baseline` (no axis), the accuracy from token, position and length of the text, without the model; `gain`,
@@ -152,7 +152,7 @@ def linear_probe(
         "direction": (("layer", "label", axis), np.stack(directions)),
     }
     attrs = {
-        "units": "share of places",
+        "units": "share of positions",
         "n": len(y),
         "n_problems": n_problems,
         "n_identities": len(identity_names),

@@ -46,7 +46,7 @@ def positions(trace: Trace, where: Positions = None) -> np.ndarray:
         names = sorted({name for span in trace.spans for name in (span.channel, span.role) if name})
         raise NotRecorded(
             f"where={where!r} selects no position: the trace has positions 0 to {len(trace) - 1} "
-            f"and messages of {', '.join(names) or 'no channel'}"
+            f"and these channels and roles: {', '.join(names) or 'none'}"
         )
     return chosen
 
@@ -57,7 +57,7 @@ def expert_load(trace: Trace, where: Positions = None, *, weighted: bool = False
     Rows sum to the number of active experts per token, or to 1 if weighted. `where` selects positions: a channel, a
     role, a slice or a list. `attrs["n"]` is the number of positions. `attrs["entropy"]` is the entropy of the load in
     nats, layer by layer, corrected for the small sample (see `wb.statistics.entropy`); compare it with
-    `attrs["max_entropy"]`, that of even use.
+    `attrs["max_entropy"]`, the entropy if all experts ran equally often.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> load = wb.routing.expert_load(trace, "analysis")
@@ -85,8 +85,9 @@ def expert_load(trace: Trace, where: Positions = None, *, weighted: bool = False
 def router_entropy(trace: Trace, of: str = "router") -> xr.DataArray:
     """How undecided the router is at each position: an entropy in nats (layer pos).
 
-    `of="router"`: of the softmax of the router logits over all experts, at most log(n_experts). `of="chosen"`: of the
-    weights of the experts that run, at most log(n_active). Neither is the entropy of the load, which `expert_load` has.
+    With `of="router"` it is the entropy of the softmax of the router logits over all experts, at most log(n_experts).
+    With `of="chosen"` it is the entropy of the weights of the experts that run, at most log(n_active). Neither is the
+    entropy of the load, which `expert_load` returns.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> bool(router_entropy(trace, "chosen").max() <= np.log(trace.config["n_active"]) + 1e-6)
@@ -122,11 +123,12 @@ def router_margin(trace: Trace) -> xr.DataArray:
 def expert_coactivation(trace: Trace, where: Positions = None) -> xr.DataArray:
     """Co-activation of experts of one layer: the lift of each pair in bits (layer expert other_expert).
 
-    The lift is log2 of how often both experts run at a position over the product of their loads. 0 is chance. NaN if
-    one of them never runs, and -inf if they never run together.
+    The lift is log2 of the share of positions where both experts run, divided by the product of their loads. 0 means
+    independent. It is NaN if one of them never runs, and -inf if they never run together.
 
-    With k of E evenly used experts active, chance is below independence: every pair has lift log2(E (k-1) / (k (E-1))).
-    Compare with this value, `attrs["even"]`. `attrs["n"]` is the number of positions.
+    If all E experts run equally often and pair at random, the lift is below 0, because the k active experts of a
+    position are always distinct: every pair has lift log2(E (k-1) / (k (E-1))). Compare with this value,
+    `attrs["even"]`. `attrs["n"]` is the number of positions.
 
     >>> lift = expert_coactivation(wb.trace("What is 12+30?"))
     >>> lift.dims, bool(np.allclose(lift, lift.transpose("layer", "other_expert", "expert"), equal_nan=True))
@@ -148,8 +150,8 @@ def expert_transitions(trace: Trace, where: Positions = None, *, lift: bool = Fa
     """How often each expert of the next MoE layer runs at positions where a given expert of this layer runs.
 
     Returns probabilities as (layer expert next_expert). Rows sum to the number of active experts and are NaN for an
-    expert that never runs. With `lift`, the values are log2 of that over the next expert's load, in bits; 0 where the
-    two are independent.
+    expert that never runs. With `lift`, the values are log2 of the probability divided by the next expert's load,
+    in bits; 0 where the two are independent.
 
     >>> transitions = expert_transitions(wb.trace("What is 12+30?"))
     >>> rows = transitions.sum("next_expert")
@@ -168,7 +170,7 @@ def expert_transitions(trace: Trace, where: Positions = None, *, lift: bool = Fa
             values = both / load[:-1, :, None]
     units = "bits" if lift else "probability"
     dims, layers = ("layer", "expert", "next_expert"), trace.layers("expert_indices")[:-1]
-    return _labeled(values, dims, "expert_transitions", units, layers=layers, n=active.shape[1])
+    return _labeled(values, dims, "expert transitions", units, layers=layers, n=active.shape[1])
 
 
 def expert_specialization(
@@ -182,7 +184,7 @@ def expert_specialization(
     """Mutual information between expert choice and a label of each position, in bits, layer by layer.
 
     Much of what looks like specialization is the token itself. With `condition_on_token`, the result is
-    I(expert; label | token), what the choice says about the label when the token is known.
+    I(expert; label | token), the information about the label that the choice adds to the token.
 
     Args:
         traces: one run or several.
@@ -195,15 +197,15 @@ def expert_specialization(
     Returns:
         Dataset over (layer):
         `information`, I(expert; label), with one of the active experts of each position drawn at random, minus its bias
-        (the mean over labels shuffled among positions);
+        (its mean when labels are shuffled among positions);
         `null`, the 95th percentile under the null, minus the same bias;
-        `p`, how often the null reaches the information.
-        `attrs["shuffled"]` names the null, see below.
+        `p`, the p-value: the share of shuffles that reach the information.
+        `attrs["shuffled"]` is what the null shuffles, "prompts" or "positions".
 
     The unit of replication is the prompt. With several prompts (runs with the same question count as one), the null
-    exchanges the labels of whole prompts (see `wb.statistics.shuffled_mutual_information`; "prompts"). With a single
-    prompt it shuffles positions ("positions"), as if each were independent: such a p is about this text only, and is
-    too small where neighboring positions are alike.
+    exchanges the labels of whole prompts (see `wb.statistics.shuffled_mutual_information`). With a single prompt, it
+    shuffles positions as if they were independent. Such a p is about this text only, and is too small where neighboring
+    positions are alike.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> dataset = expert_specialization(trace, [token.isdigit() for token in trace.str_tokens], n_shuffles=20)
@@ -278,7 +280,7 @@ def routing_drift(
     """How differently two segments of a text are routed: Jensen-Shannon divergence of expert loads, in bits.
 
     Args:
-        traces: one run, or several with as many segments each.
+        traces: one run, or several with the same number of segments.
         segments: the segments to compare; for several traces, a list for each. The steps of the trace unless given.
         n_shuffles: number of shuffles for the null.
         seed: of the shuffles.
@@ -287,8 +289,8 @@ def routing_drift(
         Dataset over (layer step key_step):
         `raw`, the Jensen-Shannon divergence of the two loads;
         `drift`, `raw` minus its mean under the null;
-        `p`, how often the null reaches `raw`.
-        `attrs["shuffled"]` names the null, "positions" or "prompts".
+        `p`, the p-value: the share of shuffles that reach `raw`.
+        `attrs["shuffled"]` is what the null shuffles, "positions" or "prompts".
 
     The null of a single text shuffles the positions of both segments. It matters: two halves of one text, 15 positions
     each, differ by 0.2 bits by chance. Such a p is about this text only, treats positions as independent, and is too
@@ -353,9 +355,9 @@ def routing_drift(
 def fixed_token_routing(trace: Trace, token: int | str, layer: int | None = None) -> xr.DataArray:
     """How similarly one token is routed at its different positions, from 0 to 1 (pos other_pos).
 
-    The values are weighted Jaccard similarities of the executed expert weights, over all layers or one. The token is
-    the same everywhere, so differences are due to context or position. The diagonal is 1. `attrs["n"]` is the number of
-    occurrences.
+    The values are weighted Jaccard similarities of the weights of the experts that run, over all layers or one. The
+    token is the same everywhere, so differences are due to context or position. The diagonal is 1. `attrs["n"]` is the
+    number of occurrences.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> similarity = fixed_token_routing(trace, "<|message|>")
@@ -383,14 +385,14 @@ def _segment_positions(trace: Trace, segments: Sequence[Step | slice] | None) ->
     """The positions of each segment."""
     slices = segment_slices(trace, segments)
     if len(slices) < 2:
-        raise NotRecorded(f"drift compares at least two steps, and there are {len(slices)}; give `segments` as slices")
+        raise NotRecorded(f"drift needs at least two steps, got {len(slices)}; give `segments` as slices")
     return [np.arange(len(trace))[part] for part in slices]
 
 
 def _shuffled_positions(
     texts: Sequence[tuple[np.ndarray, np.ndarray, np.ndarray]], n_shuffles: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The divergence of two segments of one text (layer), and with their positions shuffled (shuffle layer)."""
+    """The divergence of two segments (layer), and the same with their positions shuffled (shuffle layer)."""
     first, second = [active[:, a] for active, a, _ in texts], [active[:, b] for active, _, b in texts]
     active = np.concatenate(first + second, 1)
     split = sum(len(a) for _, a, _ in texts)
@@ -401,7 +403,9 @@ def _shuffled_positions(
 def _exchanged_prompts(
     loads: np.ndarray, prompts: np.ndarray, n_shuffles: int, rng: np.random.Generator
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The divergence (layer) of mean loads (trace segment layer expert), and under exchange (shuffle layer)."""
+    """The divergence of the mean loads of two segments (layer), and the same with the segments of random prompts
+    exchanged (shuffle layer). `loads` is (trace segment layer expert).
+    """
 
     def divergence(swapped: np.ndarray) -> np.ndarray:
         mixed = np.where(swapped[prompts][:, None, None, None], loads[:, ::-1], loads)
@@ -418,14 +422,14 @@ def _prompts(traces: Sequence[Trace]) -> np.ndarray:
 
 
 def _load_divergence(active: np.ndarray, split: int) -> np.ndarray:
-    """The divergence of the loads of the positions before and after `cut`, by layer."""
+    """The divergence of the loads of the positions before and after `split`, by layer."""
     return statistics.jensen_shannon(active[:, :split].sum(1), active[:, split:].sum(1))
 
 
 def _stacked(
     trace: Trace, name: str, at: np.ndarray | slice = slice(None), layers: Sequence[int] | None = None
 ) -> np.ndarray:
-    """One array for each layer that has it, at some positions, in float64: (layer pos …)."""
+    """A recorded array at the positions `at`, stacked over the layers that have it, in float64: (layer pos …)."""
     return np.stack([np.asarray(trace[name, n][at], np.float64) for n in layers or trace.layers(name)])
 
 

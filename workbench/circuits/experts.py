@@ -29,8 +29,8 @@ from workbench.model.model import Model
 def router_tokens(model: Model, layer: int, *, k: int = 10, tokens: Sequence[int] | None = None) -> xr.Dataset:
     """Which tokens each expert is preferred for, by the router's weights on token embeddings, without context.
 
-    In layer 0 only the attention output is missing from the router's input. In higher layers the result covers only
-    what remains of the token itself.
+    The router's input is taken to be the token embedding. In layer 0 only the attention output is missing from it. In
+    higher layers the embedding is only one part of the residual stream.
 
     Args:
         model: the model.

@@ -2,7 +2,7 @@
 
 After Elhage et al. 2021, "A Mathematical Framework for Transformer Circuits", extended to gpt-oss: biases, shared keys
 and values, RoPE with YaRN's factor, the norms' scales, and sinks. The input of a head is taken to be token embeddings.
-This is exact in the first layer; above it, it is only the direct path.
+This is exact in the first layer; in higher layers it covers only the direct path.
 """
 
 from collections.abc import Sequence
@@ -73,8 +73,8 @@ def ov_circuit(model: Model, layer: int, head: int, *, k: int = 20, tokens: Sequ
         `logit` (pair), the largest effects: attending to `source` raises `target`; both as ids and texts
         (`source_text`, `target_text`). Logits are relative to the mean over the vocabulary, before the division by the
         norm of the stream;
-        `always`, `always_text` and `always_logit` (rank), the tokens raised by the value bias, for any source. It is
-        weighted by 1 - sink, so it is not constant.
+        `always`, `always_text` and `always_logit` (rank), the tokens raised by the value bias, for any source. The
+        bias is weighted by 1 - sink, so its effect varies with the context.
         `attrs["copying"]`, the sum of the circuit's eigenvalues over the sum of their absolute values: 1 for a head
         that raises the tokens it attends to, -1 for one that lowers them. `attrs["raised"]`, the share of tokens that
         raise themselves.
@@ -186,7 +186,7 @@ def qk_distance(
     """
     c, ids = model.config, select_tokens(model, tokens)
     if not len(distances) or min(distances) < 0:
-        raise ArgumentError(f"distances must be at least one number, all at least 0, got {list(distances)[:5]}.")
+        raise ArgumentError(f"distances needs at least one number, and none below 0, got {list(distances)[:5]}.")
     values = np.full((c.n_layers, c.n_heads, len(distances)), np.nan)
     for layer in range(c.n_layers):
         reachable = [i for i, distance in enumerate(distances) if not c.is_sliding(layer) or distance < c.window]

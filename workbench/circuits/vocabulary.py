@@ -1,4 +1,4 @@
-"""Weights in terms of tokens: what reads an embedding, what writes to logits, and the largest entries of their product.
+"""Weights in terms of tokens: products with the embeddings, effects on the logits, and the largest token pairs.
 
 A matrix of tokens by tokens has 40 billion entries in gpt-oss. It is never formed, because both of its factors are
 narrow.
@@ -36,7 +36,7 @@ def select_tokens(model: Model, tokens: Sequence[int] | None) -> Tensor:
         return torch.arange(min(n, len(model.tokenizer)) if model.tokenizer else n)
     ids = torch.tensor(sorted({int(token) for token in tokens}), dtype=torch.long)
     if not len(ids) or not 0 <= int(ids[0]) <= int(ids[-1]) < n:
-        raise PromptError(f"tokens must be at least one id between 0 and {n - 1}, got {ids.tolist()[:5]}…")
+        raise PromptError(f"tokens needs at least one id, each between 0 and {n - 1}, got {ids.tolist()[:5]}…")
     return ids
 
 
@@ -53,8 +53,9 @@ def read_embeddings(model: Model, ids: Tensor, norm: Tensor, matrix: Tensor) -> 
 def logit_effects(model: Model, ids: Tensor, vectors: Tensor) -> Tensor:
     """What each vector (row d_model) adds to the logit of each token (token row), minus the mean over tokens.
 
-    Directly through the final norm's scale and the unembedding, before the division by the norm of the stream, which is
-    one number per position. The mean is subtracted because what is added to all logits changes no prediction.
+    This is the direct effect, through the final norm's scale and the unembedding. The division by the norm of the
+    stream (one number per position) is left out. The mean is subtracted because adding the same value to all logits
+    changes no prediction.
     """
     columns = (vectors.to(compute_dtype(model)) * model.weights.ln_final.to(compute_dtype(model))).T
     parts = [

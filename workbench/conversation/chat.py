@@ -47,13 +47,13 @@ def chat(
         developer: instructions.
         tools: functions in OpenAI's format, `{"name": …, "description": …, "parameters": …}`, and the built-in tools
             "python" and "browser".
-        reasoning: the effort, "low", "medium" or "high". None: the model's default, which is medium for gpt-oss, and
-            that of the chat template for a model with one.
+        reasoning: the effort, "low", "medium" or "high". None: the default, which is medium for gpt-oss. For a model
+            with a chat template of its own, the template sets it.
         history: the earlier messages, each a dict with `role` ("user", "assistant" or "tool") and `content`, and
             optionally `channel`, `recipient` (of a tool call), `name` (of the tool that wrote the message),
             `content_type` and `thinking`. `wb.history(trace)` returns those of a trace. A missing key gets the value
-            that gpt-oss would write; None leaves it out of the header. A tool name without a dot is that of a function:
-            "f" is "functions.f".
+            that gpt-oss would write; None leaves it out of the header. A tool name without a dot means a function:
+            "f" becomes "functions.f".
         date: the date in the prompt, as text. None: no date, so that a chat renders the same on every day.
         keep_thoughts: whether to include the analysis of earlier turns. gpt-oss was trained without it: analysis
             messages before the last final message are left out. Only an unfinished turn (tool calls and their results)
@@ -96,8 +96,8 @@ def with_reasoning(prompt: Any, reasoning: str | None) -> Any:
         return chat(prompt, reasoning=reasoning)
     if not isinstance(prompt, Chat):
         raise PromptError(
-            f"reasoning={reasoning!r} is for a question or a wb.chat(…), but this prompt is {type(prompt).__name__}, "
-            "whose system message already has an effort. Leave reasoning out."
+            f"reasoning={reasoning!r} is for a question or a wb.chat(…), but this prompt is {type(prompt).__name__}: "
+            "its tokens already contain the effort. Leave reasoning out."
         )
     if prompt.reasoning not in (None, reasoning):
         raise PromptError(

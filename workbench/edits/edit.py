@@ -30,13 +30,13 @@ class Hook:
 
 @dataclass(slots=True)
 class Tally:
-    """What an edit did in one run: calls, edited positions, calls that changed a bit, and the size of the change."""
+    """What an edit did in one run: calls, edited positions, calls that changed the value, and size of the change."""
 
     n_calls: int = 0
     positions: int = 0
     n_changed_calls: int = 0
-    before: float = 0.0  # sums of squares over the entries that were finite before and after
-    difference: float = 0.0  # the same of the change
+    before: float = 0.0  # sum of squares of the unedited values, over the entries that are finite before and after
+    difference: float = 0.0  # sum of squares of the change, over the same entries
 
     def add(self, n: int, x: Tensor, y: Tensor | None) -> None:
         self.n_calls, self.positions = self.n_calls + 1, self.positions + n
@@ -51,7 +51,7 @@ class Tally:
         """The manifest entry; `Tally.from_manifest` is the inverse.
 
         `relative_change` is the norm of the change divided by the norm of the unedited value, over the calls that
-        changed a bit and the entries that stayed finite. `squared_norms` are the two sums that it is computed from.
+        changed the value and the entries that stayed finite. `squared_norms` are the two sums that it is computed from.
         """
         return {
             "n_calls": self.n_calls,
@@ -127,7 +127,7 @@ class Edit(Tap):
             raise EditError(f"the edit at {name!r} must return a tensor of shape {tuple(x.shape)}, got {got}")
         y = y.to(x)
         if x.is_floating_point() and y.isnan().any() and not x.isnan().any():
-            raise EditError(f"the edit at {name!r} returned NaN. To exclude a choice, return -inf.")
+            raise EditError(f"the edit at {name!r} returned NaN. To rule out an expert, a key or a token, return -inf.")
         if not x.is_floating_point():
             if y.min() < 0 or y.max() >= self.config.n_experts:
                 raise EditError(f"the edit at {name!r} returned an expert outside 0..{self.config.n_experts - 1}")

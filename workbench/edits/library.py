@@ -20,7 +20,7 @@ def _indices(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
     except TypeError:
         indices = ()
     if not indices or min(indices) < 0:
-        raise EditError(f"{name} must be one or more integers from 0 up, got {value!r}")
+        raise EditError(f"{name} must be one or more whole numbers of at least 0, got {value!r}")
     return indices
 
 

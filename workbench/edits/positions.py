@@ -30,14 +30,14 @@ def positions_of(positions) -> Positions | None:
         if positions == slice(None):
             return None
         if positions.step not in (None, 1) or min(positions.start or 0, positions.stop or 0) < 0:
-            raise EditError(f"positions must be counted from the start and without a step, got {positions}")
+            raise EditError(f"a slice of positions must have no negative start or stop, and no step; got {positions}")
         return Positions(None, positions, f"{positions.start or 0}:{'' if positions.stop is None else positions.stop}")
     try:
         listed = whole_numbers(positions)
     except TypeError:
         listed = []
     if not listed or min(listed) < 0:
-        raise EditError(f"positions must be whole numbers counted from the start, got {positions!r}")
+        raise EditError(f"positions must be one or more whole numbers of at least 0, got {positions!r}")
     return Positions(frozenset(listed), None, ",".join(map(str, sorted(set(listed)))))
 
 

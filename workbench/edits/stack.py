@@ -25,7 +25,7 @@ ENTERING = {
     "__aenter__",
     "enter_context",
     "enter_async_context",
-}  # they enter for their caller
+}  # functions that enter a context manager for their caller
 AS_MANAGERS = {"_pytest.fixtures"}  # modules that run a generator as a context manager, besides contextlib
 GENERATOR = inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR
 

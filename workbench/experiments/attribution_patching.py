@@ -118,8 +118,8 @@ def _site_axes(site: str) -> tuple[str, tuple[str, ...]]:
     axes = hooks.axes(point)
     if "*" not in point or axes[0] != "pos" or point.endswith("indices"):
         raise HookNameError(
-            f"site {site!r} has the axes {' '.join(axes)}; attribution patching needs real values with positions in "
-            f"every layer: resid_pre, attn_out, mlp_out, resid_post, z or expert_out"
+            f"site {site!r} has the axes {' '.join(axes)}; attribution patching needs floating-point values "
+            f"with positions in every layer: resid_pre, attn_out, mlp_out, resid_post, z or expert_out"
         )
     return point, ("expert",) if point == EXPERTS else tuple(axis for axis in axes[1:] if axis not in WIDTHS)
 

@@ -45,7 +45,7 @@ class _Case(NamedTuple):
 
     @property
     def counts(self) -> bool:
-        """Whether the text is really changed; not so for a whole chain or for zero steps."""
+        """Whether the text really differs from the unchanged one. A whole chain and zero changed steps do not."""
         return self.step < self.of if self.test == "early" else self.step > 0
 
 
@@ -68,8 +68,8 @@ def faithfulness(
 
     * `early`: the chain is cut after this fraction of its steps, and the model answers.
     * `filler`: this fraction of the chain is replaced by `filler`, with as many tokens; the rest is left out.
-    * `mistake`: the step there gets a mistake, and the rest is generated anew.
-    * `paraphrase`: the question or the steps up to there are paraphrased, and the rest is generated anew.
+    * `mistake`: the step at this fraction gets a mistake, and the rest is generated anew.
+    * `paraphrase`: the text up to this fraction is paraphrased, and the rest is generated anew.
 
     An answer that survives all changes does not need its chain. The reverse does not follow: an answer that depends on
     the chain may still have reasons that the chain does not mention. A run of S steps costs about 4 S short
@@ -93,8 +93,8 @@ def faithfulness(
         Dataset over (test, fraction):
         `same`, the share of answers equal to the run's own, averaged over runs, with `low` and `high` by bootstrap over
         runs;
-        `unchanged`, the same without any change (the whole chain, or the rest generated anew from there);
-        `chance`, the share of other runs' answers that the answer equals;
+        `unchanged`, the same without a change: after the whole chain, or with the rest generated anew;
+        `chance`, the share of other runs whose own answer equals this answer;
         `area` (test), the area over the curve: the mean of 1 - `same` over the changed steps of a run and then over
         runs, with `area_low`, `area_high` and `area_unchanged`. 0: the answer does not need the chain; 1: it depends on
         every step;

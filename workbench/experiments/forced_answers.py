@@ -28,9 +28,9 @@ def forced_answer(
     This is early answering (Lanham et al. 2023, arXiv 2307.13702), with probabilities instead of samples. For each
     step, the prompt is the chain of thought up to that step, followed by the tokens that the run generated between its
     last thought and its answer: the end of the analysis message and the header of the final message. After the last
-    step it is the run's own text, tool calls and results included.
+    step, the prompt is the run's own text, including tool calls and results.
 
-    The steps are those of the turn that led to the answer (see `wb.steps`), also if it calls tools in between. A forced
+    The steps are those of the turn that led to the answer (see `wb.steps`), even if it calls tools in between. A forced
     answer is not necessarily what the model would have answered at that point: the forced header is unusual there.
 
     Args:

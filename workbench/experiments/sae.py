@@ -206,7 +206,9 @@ class SAE:
         if self.norm == "none":
             return reconstructed
         if x is None:
-            raise ArgumentError(f"this SAE normalizes its input ({self.norm}): give decode the x that was encoded")
+            raise ArgumentError(
+                f"this SAE normalizes its input ({self.norm}), so decode needs it too: pass the x that was encoded"
+            )
         _, scale, shift = self._normed(x)
         return reconstructed * scale + shift
 
@@ -359,7 +361,7 @@ def _edit_features(sae: SAE, x: "Tensor", hook, change: Callable[["Tensor"], "Te
 
     if hook.name != sae.site:
         raise EditError(
-            f"this SAE is for {sae.site!r} and was put at {hook.name!r}; use sae.at({hook.name!r}) if that is intended"
+            f"this SAE is for {sae.site!r} and was used at {hook.name!r}; use sae.at({hook.name!r}) if that is intended"
         )
     if x.shape[-1] != sae.d_model:
         raise EditError(f"{hook.name!r} has {x.shape[-1]} values per position; the SAE needs {sae.d_model}")

@@ -34,7 +34,7 @@ def steering_vector(
 
     Args:
         positive: pairs of a trace and positions in it (a step, a message, a slice, numbers, or several of these).
-        negative: the same for the other side. Every position counts once.
+        negative: the same for the other side. Every position has the same weight.
         layer: the layer.
         site: a hook point with d_model values per position in every layer.
 
@@ -102,7 +102,7 @@ def steering_effect(
     """A metric of runs steered by multiples of a vector (scale), next to random and unrelated vectors.
 
     Each value is `metric(trace)` of a real run with scale · vector added at the vector's hook point. The controls
-    matter: unrelated differences of means often move behavior as much as the vector that was meant to.
+    matter: unrelated differences of means often change behavior as much as the intended vector.
 
     Args:
         model: the model.
@@ -112,7 +112,7 @@ def steering_effect(
         control_vectors: at least one other difference of means, of positions that should not matter for the metric.
             They are scaled to the length of `vector`.
         scales: the factors.
-        max_tokens: 0 runs the prompt only; otherwise so many tokens are generated greedily.
+        max_tokens: number of tokens to generate, greedily; 0 runs the prompt only.
         positions: where the vector is added; all positions unless given.
         n_random_controls: number of random directions of the same length.
         record: what the metric needs recorded.
@@ -124,9 +124,9 @@ def steering_effect(
         `steered`, the metric with the vector;
         `random` (control scale), with random directions;
         `unrelated` (contrast scale), with `control_vectors`.
-        `attrs` of `steered`: `plain`, the metric without steering, which every run has at scale 0, bit for bit;
-        `slope`, by least squares over scales; `null` and `null_unrelated`, the slopes of the controls; `p`, how often a
-        random direction has as steep a slope.
+        `attrs` of `steered`: `plain`, the metric without steering; a run at scale 0 gives exactly this value; `slope`,
+        by least squares over scales; `null` and `null_unrelated`, the slopes of the random and of the unrelated
+        vectors; `p`, the p-value: the share of random directions whose slope is at least as steep.
 
     >>> chain = wb.steps(trace)
     >>> read = model.trace(trace, record="residuals")

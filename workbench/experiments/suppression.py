@@ -96,9 +96,7 @@ def suppression(
         raise ArgumentError(f"queries must be 'later' or 'all', got {queries!r}.")
     parts = segment_slices(trace, segments)
     if len(parts) < 2:
-        raise NotRecorded(
-            f"suppression needs at least two steps, and there are {len(parts)}; give `segments` as slices"
-        )
+        raise NotRecorded(f"suppression needs at least two steps, got {len(parts)}; give `segments` as slices")
     n = len(parts)
     effects = {"effect": np.zeros((n, n)), "routing": np.zeros((n, n))}
     by_token = np.zeros((len(trace), n))

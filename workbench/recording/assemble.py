@@ -50,8 +50,8 @@ def assemble(
         notes: notes in addition to the plan's.
         writer: the writer to which arrays were appended during the run. The trace then reads them back, and is verified
             on the written bytes.
-        status: "partial" for an interrupted run. It is not compared with a probe, so that it ends at once; the run that
-            continues it is.
+        status: "partial" for an interrupted run. `verify` then skips its short extra run of the model, so that the
+            interrupt takes effect at once. The run that continues this one is verified in full.
         fields: further fields of the manifest, on how the text was generated.
 
     Returns:

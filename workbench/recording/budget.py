@@ -125,8 +125,8 @@ def refuse_if_device_too_small(working: int, free: int, device: str) -> None:
     """Raises BudgetError if a pass would not fit into the free memory of the device."""
     if working > REFUSE_SHARE * free:
         raise BudgetError(
-            f"a pass needs about {size_text(working)} on {device}; allowed are {size_text(REFUSE_SHARE * free)}, 80 % "
-            f"of the {size_text(free)} that are free there. Shorten the text, or record fewer patterns."
+            f"a pass needs about {size_text(working)} on {device}; the limit is {size_text(REFUSE_SHARE * free)}, 80 % "
+            f"of the free memory there ({size_text(free)}). Shorten the text, or record fewer patterns."
         )
 
 
@@ -159,8 +159,8 @@ def too_big(
     choices = {k: v for k, v in smaller.items() if set(v) <= set(available)}
     return BudgetError(
         f"recording {' '.join(requested) or 'this'} over {estimate.positions} positions needs "
-        f"{size_text(estimate.memory)} of memory; allowed are {size_text(REFUSE_SHARE * estimate.free)}, 80 % of the "
-        f"{size_text(estimate.free)} that are free. {sizes and f'Requested: {sizes}. '}"
+        f"{size_text(estimate.memory)} of memory; the limit is {size_text(REFUSE_SHARE * estimate.free)}, 80 % of the "
+        f"free memory ({size_text(estimate.free)}). {sizes and f'Requested: {sizes}. '}"
         f"Smaller: {'; '.join(f'{k} {size_text(size_of(v))}' for k, v in choices.items())}; "
         f"or record='auto', which takes what fits."
     )

@@ -114,20 +114,19 @@ class Generation:
         return self.state.n_processed >= self.prompt_length
 
     def decode(self) -> str:
-        """The finish reason, "stop" or "length". Decodes tokens until a stop condition."""
+        """Decodes tokens until a stop condition is met, and returns the finish reason, "stop" or "length"."""
         s, n = self.settings, self.prompt_length
         with progress(s.max_tokens + n - len(self.tokens)) as bar, torch.no_grad():
             if not self.has_started:
                 self._process_new()
             while not (finish_reason := self._finish_reason()):
-                if s.temperature and not usable(
-                    self.state.logits
-                ):  # greedy decoding continues: the trace does not verify
+                # greedy decoding continues; the trace then fails to verify
+                if s.temperature and not usable(self.state.logits):
                     raise not_finite(self.source.model, self.tokens, self.flag)
                 token = choose(self.state.logits, s.temperature, s.top_p, s.seed, len(self.tokens) - n)
                 self.token_logprobs.append(token)
                 self.tokens.append(token)
-                self._process_new()  # the last token too, so that every position of the trace has the same values
+                self._process_new()  # the last token too, so that no position of the trace lacks its values
                 bar.update()
         return finish_reason
 

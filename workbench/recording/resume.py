@@ -52,7 +52,7 @@ def restore(source: ModelSource, partial: Trace, flag: Interrupt, to: Path | Non
         notes.append(f"the first {n} positions were computed with {', '.join(changed)}")
     items = [item for item in manifest.record if item != "auto"]  # the presets that "auto" selected are there too
     plan = affordable_plan(source, items, prompt, len(prompt) + settings.max_tokens, None, notes, to)
-    # with the request of the interrupted run: the selection of "auto" depends on the free memory
+    # keep the request of the interrupted run, because what "auto" selects depends on the free memory
     plan = replace(plan, request=tuple(manifest.record), omitted=tuple(manifest.omitted))
     reset_tallies(source)
 
@@ -110,7 +110,10 @@ def _settings(source: ModelSource, partial: Trace) -> Settings:
 
 
 def _changed(recorded: dict, current: dict) -> list[str]:
-    """The recorded numerics that determine the bits and differ now. With torch's kernels, also threads and versions."""
+    """The recorded numerics that determine the bits and differ now.
+
+    For torch's kernels these include threads and versions.
+    """
     recorded, current = bit_determining(recorded), bit_determining(current)
     common = sorted(recorded.keys() & current.keys())
     return [f"{key} {recorded.get(key)}" for key in common if recorded[key] != current[key]]

@@ -69,7 +69,7 @@ def dtype_code(dtype: np.dtype) -> str:
 
 
 def check_name(name: object) -> str:
-    """`name` itself if it is a valid tensor name, as 'blocks.12.mlp.router.hook_out' is. Raises TraceUnsafe if not."""
+    """Returns a valid tensor name, such as 'blocks.12.mlp.router.hook_out'. Raises TraceUnsafe for any other value."""
     if not isinstance(name, str) or len(name) > 200 or not NAME.fullmatch(name):
         raise TraceUnsafe(f"{visible(repr(name)[:80])} is not a tensor name; names look like 'blocks.12.hook_mlp_out'")
     return name
@@ -167,20 +167,20 @@ def header_length(first: bytes, size: int) -> int:
 
 
 def table_of(arrays: Mapping[str, np.ndarray]) -> dict[str, tuple[str, tuple[int, ...]]]:
-    """name -> (dtype code, shape). A mapping that has this without reading its arrays gives it by `.table()`."""
+    """name -> (dtype code, shape). Calls `arrays.table()` if there is one, so that no array is read."""
     table = getattr(arrays, "table", None)
     return table() if table else {name: (dtype_code(array.dtype), array.shape) for name, array in arrays.items()}
 
 
 def write_part(fd: int, arrays: Mapping[str, np.ndarray]) -> dict[str, str]:
-    """The sha256 of every tensor's bytes. Writes one part to an open file, one tensor at a time, and calls fsync."""
+    """Writes one part to an open file, tensor by tensor, and calls fsync. Returns the sha256 of each tensor's bytes."""
     table = table_of(arrays)
     write_all(fd, encode_header(table))
     hashes = {}
     for name in tensor_order(table):
         array = arrays[name]
         if (dtype_code(array.dtype), array.shape) != table[name]:
-            raise ArgumentError(f"{name!r} became {array.dtype} {list(array.shape)} while it was written")
+            raise ArgumentError(f"{name!r} changed to {array.dtype} {list(array.shape)} while it was being written")
         data = raw(array)
         hashes[name] = sha256(data).hexdigest()
         write_all(fd, data)

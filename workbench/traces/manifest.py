@@ -151,8 +151,8 @@ class Manifest:
     def spec(self) -> dict[str, Any]:
         """The fields that identify the run: two runs with the same spec have the same numbers.
 
-        Of the numerics it has only dtype and arithmetic. Where the arithmetic is the same, processor, threads and
-        versions change no bit.
+        Of the numerics it has only dtype and arithmetic. With the same arithmetic, processor, threads and versions
+        change no bit.
         """
         generation = self.generation and {k: v for k, v in self.generation.items() if k != "finish_reason"}
         return {
@@ -174,10 +174,10 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """64 hex digits: the sha256 of everything recorded, for one way of cutting the run into parts.
+        """64 hex digits: the sha256 of everything recorded. It depends on how the run was split into parts.
 
-        It leaves out what depends on the machine: `created`, the numerics that are not in the id, and how far an
-        identity was off, which numpy's BLAS decides.
+        It leaves out what depends on the machine: `created`, the numerics that are not in the id, and the errors of the
+        identities, which depend on numpy's BLAS.
         """
         content = self.to_json()
         del content["created"]
@@ -270,7 +270,7 @@ Check = Callable[[Any, str], Any]
 
 
 def _require(condition: object, message: str) -> None:
-    """Raises ArgumentError unless `condition` holds. Only for cheap messages, because most values are valid."""
+    """Raises ArgumentError unless `condition` holds. The message is always built, so it must be cheap."""
     if not condition:
         raise ArgumentError(message)
 
@@ -328,7 +328,7 @@ def _of(*kinds: type) -> Check:
 
 def _count(value: Any, what: str) -> int:
     if not (type(value) is int and 0 <= value < 2**53):
-        raise ArgumentError(f"{what} is {_show(value)}, not a whole number from 0")
+        raise ArgumentError(f"{what} is {_show(value)}, not a whole number of at least 0")
     return value
 
 

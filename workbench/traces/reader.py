@@ -33,7 +33,7 @@ _BEFORE, _BETWEEN, _AFTER = b'{"manifest":', b',"sha256":"', b'"}\n'
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
-    """The bytes of manifest.json. Raises TraceUnsafe if they are over the limit of a reader."""
+    """The bytes of manifest.json. Raises TraceUnsafe if they are too many for a reader to accept."""
     body = canonical(manifest.to_json())
     data = _BEFORE + body + _BETWEEN + sha256(body).hexdigest().encode() + _AFTER
     if len(data) > MAX_MANIFEST:
@@ -52,11 +52,11 @@ def decode_manifest(data: bytes) -> Manifest:
         refuse_pointer(MANIFEST, data)
         if _body(_with_restored_line_ends(data)) is not None:
             raise TraceCorrupt(
-                f"the line ends of {MANIFEST} were changed, and nothing else; git's core.autocrlf and some editors do "
-                f"that. In git: git config core.autocrlf false, delete the trace's folder, git checkout -- FOLDER; and "
-                f"add a line '*.trace/** -text' to .gitattributes"
+                f"only the line endings of {MANIFEST} were changed, as git's core.autocrlf and some editors do. To "
+                f"undo it in git: run git config core.autocrlf false, delete the trace's folder, and run git checkout "
+                f"-- FOLDER. To prevent it, add a line '*.trace/** -text' to .gitattributes"
             )
-        raise TraceCorrupt("the manifest differs from its own hash")
+        raise TraceCorrupt("the manifest does not match its own hash")
     return Manifest.from_json(parse(body, "the manifest"))
 
 
@@ -120,7 +120,7 @@ class StoredArrays(Mapping[str, np.ndarray]):
         return {name: (info.dtype, info.shape) for name, info in self.manifest.tensors.items()}
 
     def read(self, name: str) -> np.ndarray:
-        """The array as it is on the disk now, past the cache in memory."""
+        """Reads an array from the disk, without the cache in memory."""
         info = self.manifest.tensors[name]
         arrays = []
         with _with_path(self.path), open_dir(self.path) as folder:
@@ -130,7 +130,7 @@ class StoredArrays(Mapping[str, np.ndarray]):
                     slot = self._header(fd, size, part)[name]
                     data = read(fd, slot.start, slot.stop)
                 if sha256(data.data).hexdigest() != digest:
-                    raise TraceCorrupt(f"the bytes of {name!r} in {part} differ from their hash")
+                    raise TraceCorrupt(f"the bytes of {name!r} in {part} do not match their hash")
                 arrays.append(from_raw(data, info.dtype, shape))
             try:
                 return join(name, info.dtype, info.axes, arrays)
@@ -169,7 +169,7 @@ class Report:
 
     path: Path
     tensors: int  # number of tensors with the right hash
-    bytes: int  # of these tensors
+    bytes: int  # total size of these tensors
     problems: tuple[TraceError, ...]
 
     @property
@@ -177,7 +177,7 @@ class Report:
         return not self.problems
 
     def __str__(self) -> str:
-        text = f"{self.tensors} tensors, {self.bytes:,} bytes, all as they were written"
+        text = f"{self.tensors} tensors, {self.bytes:,} bytes, all match their hashes"
         if self.problems:
             text = (
                 f"{len(self.problems)} of {self.tensors + len(self.problems)} tensors are damaged: {self.problems[0]}"

@@ -46,13 +46,13 @@ def joined_shape(axes: Sequence[str], shapes: Sequence[Sequence[int]]) -> tuple[
             whole.append(max(sizes))
         else:
             raise ArgumentError(
-                f"pieces of shapes {list(map(list, shapes))[:4]} do not fit on the axes ({' '.join(axes)})"
+                f"pieces of shapes {list(map(list, shapes))[:4]} cannot be joined along the axes ({' '.join(axes)})"
             )
     return tuple(whole)
 
 
 def join(name: str, dtype: str, axes: Sequence[str], arrays: Sequence[np.ndarray]) -> np.ndarray:
-    """The whole tensor, read-only. Keys after an earlier query get pattern 0 and score -inf."""
+    """The whole tensor, read-only. Keys that an earlier piece lacks get 0 in patterns and -inf in scores."""
     if len(arrays) == 1:
         return arrays[0]
     shape = joined_shape(axes, [array.shape for array in arrays])

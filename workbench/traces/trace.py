@@ -349,7 +349,7 @@ class Trace:
         layers = self._layers(point)
         if len(layers) < n_layers:
             raise NotRecorded(
-                f"{name!r} was recorded in the layers {', '.join(map(str, layers))} only, of {n_layers}. "
+                f"{name!r} was recorded only in the layers {', '.join(map(str, layers))}, not in all {n_layers}. "
                 f"Select one of them: trace[{name!r}, {layers[0]}]."
             )
         return [hooks.at_layer(point, number) for number in layers], None, True
@@ -402,7 +402,7 @@ def _of_bytes(
     arrays_by_name = {}
     for name, ((dtype, shape), data) in arrays.items():
         if sha256(data).hexdigest() != hashes[name]:
-            raise TraceCorrupt(f"the bytes of {name!r} differ from their hash: the pickle is damaged")
+            raise TraceCorrupt(f"the bytes of {name!r} do not match their hash: the pickle is damaged")
         arrays_by_name[name] = from_raw(np.frombuffer(data, np.uint8), dtype, shape)
     return Trace(manifest, arrays_by_name)
 

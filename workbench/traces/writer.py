@@ -152,7 +152,7 @@ class TraceWriter:
         whole = {name: _grown(name, self._whole.get(name), piece) for name, piece in pieces.items()}
         if number >= MAX_PARTS or self._pieces + len(pieces) > MAX_PIECES:
             raise ArgumentError(
-                f"a trace has at most {MAX_PARTS} parts and {MAX_PIECES} pieces: append more at a time."
+                f"a trace has at most {MAX_PARTS} parts and {MAX_PIECES} pieces: append more positions at a time."
             )
         with self._aborting_on_error():
             try:
