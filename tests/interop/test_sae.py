@@ -417,11 +417,11 @@ REFUSED = [
     ({"reshape_activations": "hook_z"}, {}, "input is heads"),
     ({"architecture": "jumprelu"}, {}, "lacks threshold"),
     ({"architecture": "topk", "k": "many"}, {}, "k must be a whole number, got 'many'"),
-    ({"architecture": "topk", "k": F + 1}, {}, "161 of 160 features"),
+    ({"architecture": "topk", "k": F + 1}, {}, "k must be between 1 and 160, got 161"),
     ({"metadata": {}}, {}, "names no hook point"),
-    ({}, {"W_dec": torch.zeros(F, D + 1)}, "do not fit"),
-    ({}, {"b_enc": torch.zeros(F - 1)}, r"b_enc is \[159\]"),
-    ({}, {"b_dec": torch.full((D,), torch.nan)}, "b_dec holds NaN"),
+    ({}, {"W_dec": torch.zeros(F, D + 1)}, r"W_dec must be \[160, 96\], got \[160, 97\]"),
+    ({}, {"b_enc": torch.zeros(F - 1)}, r"b_enc must have the shape \[160\] with these matrices, got \[159\]"),
+    ({}, {"b_dec": torch.full((D,), torch.nan)}, "b_dec contains NaN"),
     ({}, {"scaling_factor": torch.full((F,), 2.0)}, "scaling_factor is not folded in"),
 ]
 
