@@ -37,7 +37,7 @@ WHERE = [
     13   recording/test_taps.py test_an_edit_has_an_effect_and_earlier_positions_keep_every_bit
     14   experiments/test_activation_patching.py test_suppression_equals_a_full_run_with_masked_keys
     15   model/test_parity.py test_decoding_with_a_cache_equals_one_pass
-    16   experiments/test_activation_patching.py test_the_three_parts_sum_to_the_effect_and_frozen_routing_keeps_the_routes
+    16   experiments/test_activation_patching.py test_three_parts_sum_to_the_effect_and_frozen_routing_keeps_routes
     17   experiments/test_activation_patching.py test_rerouting_is_zero_where_no_route_changes
     18   test_invariants.py test_a_small_change_follows_the_gradient_and_a_large_one_does_not
     19   test_invariants.py test_dropping_an_expert_changes_only_tokens_that_choose_it
