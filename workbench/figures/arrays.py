@@ -217,7 +217,8 @@ def scatter(
     group_of = list(groups) if groups is not None else [""] * len(xs)
     if len(texts) != len(xs) or len(group_of) != len(xs):
         raise FigureError(
-            f"got {len(group_of)} groups and {len(texts)} texts for {len(xs)} points: give one of each per point"
+            f"groups and text must have one entry for each of the {len(xs)} points, "
+            f"got {len(group_of)} groups and {len(texts)} texts"
         )
     marks: list[Mark] = []
     for number, group in enumerate(dict.fromkeys(group_of)):

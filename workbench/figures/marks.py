@@ -90,9 +90,8 @@ class Mark:
             if np.isinf(column).any():
                 raise self._error(f"{field} contains infinity; leave it out, or give NaN for a gap")
             if field not in gaps and np.isnan(column).any():
-                raise self._error(
-                    f"{field} contains NaN; NaN is allowed only in: {', '.join(gaps) or 'none of the fields'}"
-                )
+                allowed = f"only {', '.join(gaps)} may" if gaps else "no field of this mark may"
+                raise self._error(f"{field} contains NaN; {allowed}")
             size = len(column) if size is None else size
             if len(column) != size:
                 raise self._error(f"{field} must have as many numbers as {fields[0]}, got {len(column)} and {size}")

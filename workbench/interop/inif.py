@@ -28,9 +28,9 @@ TEMPLATE = "template"  # INIF's role for a token outside every message's content
 def to_inif(traces: Trace | Sequence[Trace], summaries: Iterable[str] = ("logprob", "entropy")) -> dict[str, Any]:
     """An INIF document: one sample for each trace, with its tokens, messages and steps. All traces are of one model.
 
-    A token has its `id`, its `token` (the text), its `role`, and `tags`: its channel, and "generated" if it is. It also
-    has the value of each of `summaries` that the trace contains, if the value is finite. Each message and each step of
-    the chain of thought is a span with its positions. A sample's `metadata` describe the run.
+    A token has its `id`, its `token` (the text), its `role`, and `tags`: its channel, and "generated" for generated
+    tokens. It also has the value of each of `summaries` that the trace contains, if the value is finite. Each message
+    and each step of the chain of thought is a span with its positions. A sample's `metadata` describe the run.
 
     >>> document = to_inif(trace)
     >>> sample = document["samples"][0]

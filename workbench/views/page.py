@@ -64,7 +64,10 @@ def save_page(view: "View", path: os.PathLike | str) -> Path:
 
 
 def _digest(text: str) -> str:
-    """The content security policy's hash of an inline style or script: of the text between its tags, as in browsers."""
+    """The hash of an inline style or script for the content security policy.
+
+    As in browsers, it covers the text between the tags.
+    """
     return "sha256-" + b64encode(sha256(text.encode()).digest()).decode()
 
 
