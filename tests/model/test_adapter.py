@@ -221,7 +221,7 @@ def assert_error(folder: Path, *words: str, model: Model | None = None) -> None:
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
-        ({"use_dora": True}, ["not of a plain LoRA adapter", "use_dora"]),
+        ({"use_dora": True}, ["does not describe a plain LoRA adapter", "use_dora"]),
         ({"use_qalora": True}, ["use_qalora"]),
         ({"modules_to_save": ["lm_head"]}, ["modules_to_save"]),
         ({"lora_bias": True}, ["lora_bias"]),
