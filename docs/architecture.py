@@ -56,7 +56,7 @@ PACKAGES: dict[str, Package] = {
     "experiments": Package(
         "functions from model and trace to arrays, which run the model with edits", _of(RUNS, "analysis")
     ),
-    "interop": Package("models and files of other libraries, read and written", _of(RUNS, "experiments")),
+    "interop": Package("records models of other libraries; reads and writes their files", _of(RUNS, "experiments")),
     "api": Package("`wb.trace`, `wb.estimate`, `wb.resume`", RUNS),
     "pocket": Package(
         "the embedded model: problems with true reasoning graphs, training, evaluation",
@@ -77,7 +77,7 @@ WITH_TORCH = frozenset(
 # Files of the package with more than 500 lines, and why they are not split.
 LONG = 500
 LONG_FILES = {
-    "interop/transformers.py": "one adapter: the place of each hook point in a model of transformers",
+    "interop/transformers.py": "one adapter, which says where each hook point is in a transformers model",
     "model/kernels/native.py": "the only interface to native.c: checks arguments; tensors in, tensors out",
     "model/kernels/native.c": "all native kernels are one compilation unit: they share the order of additions",
 }

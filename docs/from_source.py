@@ -8,6 +8,7 @@ examples. In all pages and notebooks, `wb.name` in code type links to its entry.
 import argparse
 import inspect
 import re
+import textwrap
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
@@ -66,10 +67,24 @@ def markdown(docstring: str) -> list[str]:
         if paragraph.lstrip().startswith(">>>"):
             shown = re.sub(r"[ ]*# doctest:.*", "", paragraph)
             paragraph = f"```pycon\n{shown}\n```"
+        elif re.match(r"(Args|Returns|Yields|Raises):\n", paragraph):
+            paragraph = _section(paragraph)
         elif not code:
             paragraph = _plain(paragraph)
         lines += [*paragraph.split("\n"), ""]
     return lines[:-1]
+
+
+def _section(paragraph: str) -> str:
+    """A Google-style section of a docstring: a heading, and a list of names or the text below it."""
+    heading, _, body = paragraph.partition("\n")
+    items = re.split(r"\n(?! )", textwrap.dedent(body))
+    if heading in ("Args:", "Raises:"):
+        named = [re.fullmatch(r"([\w*, ]+)(: .*)?", " ".join(item.split())) for item in items]
+        if all(named):
+            items = [f"* `{item[1]}`{_plain(item[2] or '')}" for item in named if item]
+            return "\n".join([f"**{heading}**", "", *items])
+    return f"**{heading}** " + _plain(" ".join(body.split()))
 
 
 def _plain(text: str) -> str:

@@ -15,8 +15,8 @@
 # %% title [markdown]
 # # First trace
 #
-# Ask a small gpt-oss a question, look at its chain of thought, and find out which of its heads it needs.
-# It runs on a laptop, offline, in under a minute.
+# Ask a small gpt-oss a question, look at its chain of thought, and find out which heads it needs. It runs on a laptop,
+# offline, in under a minute.
 
 # %% ask
 from pathlib import Path
@@ -89,9 +89,9 @@ print(f"{len(needed_here)} of {trace.config['n_layers'] * trace.config['n_heads'
 #
 # One question is an anecdote, so here are thirty held-out additions: with a head ablated, is each solution still
 # reproduced token by token? One forward pass is enough: greedy decoding reproduces a text if and only if each of its
-# tokens is the most likely one at its position. Null: if a head did nothing, ablating it would repair a text as often
-# as it breaks one. The p-values are adjusted for all heads: p is the probability of at least one false positive among
-# them.
+# tokens is the most likely one at its position. Null: if a head had no role in these texts, ablating it would repair a
+# text as often as it breaks one. The p-values are adjusted for all heads: p is the probability of at least one false
+# positive among them.
 
 # %% many
 from workbench.studies import needed_heads
@@ -142,8 +142,8 @@ assert ablated.text(channel="final") == answer and "Wait" in ablated.text(channe
 # %% keep-text [markdown]
 # ## Save the trace
 #
-# A trace is one file. It can be opened without torch, it names the model and the edits it was recorded with, and it can
-# be verified again. The page opens in a browser, without Python and without a network.
+# A trace is saved as one folder. It can be opened without torch, it names the model and the edits it was recorded with,
+# and it can be verified again. The page is one file that opens in a browser, without Python and without a network.
 
 # %% keep
 folder = Path(mkdtemp())
@@ -170,4 +170,4 @@ print(wb.views.score_sheet(loaded).to_html(folder / "first.html").name)
 #
 # Ablating a head also removes its average output, so a head that only writes a constant would count as needed. Heads
 # can replace each other, and a head that is not needed alone may be needed when another one is ablated too. And pocket
-# is small: which of its heads add says nothing about a large model. The method carries over.
+# is small: which heads it needs for addition says nothing about a large model. The method carries over.

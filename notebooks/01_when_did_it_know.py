@@ -41,8 +41,8 @@ print("answer:", trace.text(channel="final"))
 # ## Forced answers
 #
 # The chain is truncated after each step, the message is closed and the final one opened, and the probability of each
-# answer is computed (early answering, Lanham et al. 2023). Before the first step pocket guesses. After that it gives
-# the name it wrote last, right or not, and the guess is gone.
+# answer is computed (early answering, Lanham et al. 2023). Before the first step pocket guesses. After each step it
+# gives the name that it generated last, right or not.
 
 # %% forced
 names = [step.value for step in problem.steps]
@@ -68,8 +68,9 @@ for step, name in zip(wb.steps(trace), names):
 # ## What a probe can decode earlier
 #
 # A ridge regression is fitted on 100 other problems: at the end of each hop, it predicts the name that the next hop
-# will reach. Here it is applied to this run at the same positions; it was not fitted at other tokens, and its output
-# there is meaningless. A score of 1 means yes; without evidence the score is about 0.06.
+# will reach. Here it is applied to this run at the same kind of positions; at other tokens, where it was not fitted,
+# its output is meaningless. A score of 1 means that the probe predicts this name; without evidence the score is about
+# 0.06.
 
 # %% probe
 from workbench.studies import answer_probe
@@ -86,7 +87,7 @@ for place, (at, step, name) in enumerate(zip(ends[1:-1], wb.steps(trace)[1:], na
 # %% sheet-text [markdown]
 # ## All of it on one axis
 #
-# Below the transcript: the probability of the answer if forced, the layer at which the next token settles, its entropy,
+# Below the transcript: the probability of the forced answer, the layer at which the next token settles, its entropy,
 # and the probe. After the first step the forced answer jumps: its probability is 0 until the last name is generated,
 # then 1. Where the probe is right, it is right one step before the name is generated.
 
@@ -98,8 +99,8 @@ wb.views.score_sheet(trace, ["transcript", "forced_answer", "depth", "entropy", 
 # ## Over problems: forced answers
 #
 # Held-out problems of four families in which only the last step has the value of the answer. Does the forced answer
-# settle at that step, and what is it before? That pocket gives the value it wrote last was noticed on other problems;
-# these are fresh. By chance it would settle there in one of five problems.
+# settle at that step, and what is it one step earlier? It was noticed on other problems that pocket gives the value it
+# generated last; the problems here are fresh. By chance the answer would settle there in one of five problems.
 
 # %% many
 from workbench.studies import forced_answer
@@ -151,8 +152,8 @@ answer_probe.draw(model)[0]
 # %% effort-text [markdown]
 # ## Low and high effort
 #
-# At low effort pocket generates no analysis. Is its answer then the one that it gives at high effort if forced to
-# answer before thinking?
+# At low effort pocket generates no analysis. Is its answer the same as the forced answer at high effort before the
+# first step?
 
 # %% effort
 from workbench.studies import answer_by_effort

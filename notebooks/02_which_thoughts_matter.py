@@ -17,7 +17,7 @@
 #
 # Several methods claim to find the steps of a chain of thought that a later step depends on: receiver heads, attention
 # suppression, resampling from before and after a step, changing its value. Here the truth is known, because every
-# problem of pocket comes with its dependency graph. So the methods can be scored, also against a trivial baseline,
+# problem of pocket comes with its dependency graph. So the methods can be scored and compared with a trivial baseline,
 # nearness: a step depends on nearby steps.
 
 # %% ask
@@ -78,9 +78,9 @@ for i in range(n):
 # %% value-text [markdown]
 # ## Another value
 #
-# From sentence to sentence: the last digit of a step is raised by one, the rest of the text stays, and the drop in
-# log-probability of each later step shows whether the model still expects it. This is the direct effect, because the
-# steps in between are unchanged.
+# This method changes one step and measures the effect on each later step: the last digit of a step is raised by one,
+# the rest of the text stays the same, and the drop in log-probability of a later step shows whether the model still
+# expects it. This is the direct effect, because the steps in between are unchanged.
 
 # %% value
 other = METHODS["another value"](model, trace, [slice(step.start, step.stop - 1) for step in steps])
@@ -134,8 +134,8 @@ for point, when in enumerate(("before", "after")):
 # %% sentences-text [markdown]
 # ## From sentence to sentence
 #
-# The same kind of continuations shows which later steps depend on a step: how much more often a step is generated
-# verbatim if an earlier step is kept than if it is resampled (arXiv 2506.19143). This is the total effect, including
+# Such continuations also show which later steps depend on a step: how much more often a later step is generated
+# verbatim if the earlier step is kept than if it is resampled (arXiv 2506.19143). This is the total effect, including
 # all paths through the steps in between.
 
 # %% sentences
@@ -159,7 +159,7 @@ for j, gain in enumerate(np.diff(verbatim, axis=0) / resampled.attrs["n"], first
 # ## Against the true graph: all pairs
 #
 # AUROC is the probability that a true pair, in which the later step uses the earlier one, scores above another pair.
-# The first number to look at is that of nearness.
+# Look first at the AUROC of nearness.
 
 # %% marks
 from workbench.studies import which_method
@@ -179,10 +179,10 @@ which_method.draw(model)[0]
 # %% far-text [markdown]
 # ## Against the true graph: dependencies on distant steps
 #
-# So almost any score that falls with distance looks good. A better question: among pairs at the same distance, does a
-# method find the true ones? Nearness then has an AUROC of 0.5, by construction. Such dependencies are rare: a variable
-# with a second operand further back, and, in lists, a step that corrects a wrong one and starts from the step before
-# both. In hops, swaps and addition, a step uses only the step before it.
+# Nearness alone does well, so almost any score that falls with distance looks good. A better question: among pairs at
+# the same distance, does a method find the true ones? Nearness then has an AUROC of 0.5, by construction. Such
+# dependencies are rare: a variable with a second operand further back, and, in lists, a step that corrects a wrong one
+# and starts from the step before both. In hops, swaps and addition, a step uses only the step before it.
 
 # %% far
 far = far_edges.measure(model)
@@ -258,8 +258,8 @@ goes wrong: the wrong step takes accuracy from 1 to 0, and no other step changes
 #
 # One line changes. Attention from step to step is part of the recording; hiding a step costs one pass over the rest of
 # the text. Resampling generates: 60 steps times 20 continuations of about 500 tokens are 600,000 tokens, so screen a
-# few steps and confirm fewer. There is no true graph then, so compare at equal distance, and report the score of
-# nearness.
+# few steps and confirm fewer. For your own problems there is no true graph, so compare steps at equal distance, and
+# report the score of nearness.
 #
 # ```python not-run
 # model = wb.Model("openai/gpt-oss-20b")
@@ -272,7 +272,7 @@ goes wrong: the wrong step takes accuracy from 1 to 0, and no other step changes
 # ## Limits
 #
 # pocket's chains are short, its steps are terse and its words fixed: a step names what it uses, so the text alone shows
-# the dependency, and attention has an easy task. Receiver heads were proposed for chains of a hundred sentences; among
-# eleven there is little to concentrate on. A pair is true by the rules of the problem: whether pocket takes a value
-# from there, and not from a second occurrence, is what the methods estimate and is not known. In lists, all true pairs
-# involve steps that begin with "Wait", so such a step and a true dependency always occur together.
+# the dependency, and attention has an easy task. Receiver heads were proposed for chains of a hundred sentences; chains
+# of eleven steps leave little to concentrate on. A pair is true by the rules of the problem. Whether pocket takes the
+# value from that step or from a second occurrence is not known; it is what the methods estimate. In lists, all true
+# pairs involve steps that begin with "Wait", so such a step and a true dependency always occur together.

@@ -15,9 +15,9 @@
 # %% title [markdown]
 # # Does it switch experts when it stops thinking?
 #
-# In gpt-oss-20b the answer is routed differently from the chain of thought; public counts show that. The reason could
-# be its tokens, which differ; its channel, which is named in the header; or its position. Here the three are separated,
-# in a model that is small enough for experiments.
+# Public counts show that gpt-oss-20b routes the answer differently from the chain of thought. The reason could be the
+# tokens of the answer, which differ; its channel, which is named in the header; or its position. This notebook
+# separates the three, in a model that is small enough for experiments.
 
 # %% ask
 import numpy as np
@@ -40,9 +40,9 @@ print(trace.text(channel="analysis"), "|", trace.text(channel="final"))
 wb.views.routing(trace, layer=2)
 
 # %% sheet-text [markdown]
-# The score sheet of the same run: the router margin (`margin`), by how much the last chosen expert beats the next one,
-# and the entropy of the next token. Where the margin is small, the choice is close to arbitrary, and no conclusion
-# should depend on it.
+# The score sheet of the same run: the router margin (`margin`), the router logit of the last chosen expert minus that
+# of the next one, and the entropy of the next token. Where the margin is small, the choice is close to arbitrary, and
+# no conclusion should depend on it.
 
 # %% sheet
 wb.views.score_sheet(trace, ["transcript", "entropy", "margin", "depth"])
@@ -51,9 +51,9 @@ wb.views.score_sheet(trace, ["transcript", "entropy", "margin", "depth"])
 # ## Raw: the expert loads of two channels
 #
 # How often each expert runs in the analysis and in the answer, and the Jensen-Shannon divergence of the two loads, by
-# layer: 0 bits if they are the same, 1 if they share no expert. Two halves of one text differ by chance, and the more
-# so the shorter they are. So `routing_drift` shuffles positions between the two and subtracts the mean divergence of
-# the shuffles.
+# layer: 0 bits if they are the same, 1 if they share no expert. Two halves of one text also differ by chance, and more
+# so if they are short. So `routing_drift` shuffles positions between the two and subtracts the mean divergence of the
+# shuffles.
 
 # %% raw
 drift = wb.routing.routing_drift(trace, [thought, answer], n_shuffles=200).sel(step=1, key_step=0)
@@ -79,9 +79,9 @@ print("`=` and `=`, within the analysis:", within.values[np.triu_indices(len(wit
 # %% name-text [markdown]
 # ## Is it the channel?
 #
-# Tokens can be matched; the channel can be changed. The header of the answer contains one token, `final`. Replace it by
-# `analysis` and run the text again: every other token and every position is the same. Then put the answer into the
-# analysis, without a header.
+# Tokens can be matched, and the channel can be changed. In the header of the answer, one token names the channel:
+# `final`. Replace it by `analysis` and run the text again; all other tokens and all positions stay the same. Then put
+# the answer into the analysis, without a header.
 
 # %% name
 ids = list(trace.tokens)
@@ -101,12 +101,13 @@ for edit, edited, span in (
 #
 # One text is an anecdote. `channel_drift.measure` makes the same comparisons on held-out problems of five families. It
 # pools the loads of a family, matches tokens (each token has the same weight on both sides, and positions are shuffled
-# only among those with the same token), and gives intervals over problems. Two comparisons give the scale, both matched
-# by token: the last step of the analysis against the steps before it, and the analyses of two kinds of problem.
+# only among those with the same token), and gives intervals over problems. Two comparisons, both matched by token, show
+# how large the numbers are: the last step of the analysis against the steps before it, and the analyses of two kinds of
+# problem.
 #
-# The hypothesis when this was planned: much of the raw drift is only due to other tokens. The claim below was made
-# after looking at other problems (`seed="figures"`), and before the last training run of pocket; the numbers are from
-# problems that had no part in it.
+# The hypothesis when this study was planned: much of the raw drift is only due to different tokens. The claim below was
+# made after looking at other problems (`seed="figures"`), and before the last training run of pocket; the numbers are
+# from problems that had no part in it.
 
 # %% many
 drifts = channel_drift.measure(model)
@@ -189,7 +190,7 @@ So "the model switches experts between channels" is true here, but a poor descri
 # answers are short templates. The numbers are aggregated from
 # [ExpertFingerprinting](https://github.com/AmanPriyanshu/GPT-OSS-MoE-ExpertFingerprinting) (Priyanshu and Vijay 2025,
 # Apache-2.0); `data/reference/gpt-oss-20b-routing.json` documents how. Whether that curve is due to tokens, channel
-# name or sentence is not known; the cell under "Is it the channel?" would measure it.
+# name or sentence is not known; running the cell under "Is it the channel?" on gpt-oss-20b would measure it.
 
 # %% figure
 figure
@@ -209,11 +210,12 @@ figure
 # %% limits [markdown]
 # ## Limits
 #
-# - A full stop of the answer ends an answer. Matched by token, the two sides have the same tokens, but not the same
-#   neighbors: "It is" precedes no digit of an analysis. The remaining difference is the whole context, and "experts of
-#   the answer" is one interpretation of it among others.
+# - Matching by token gives both sides the same tokens, but not the same neighbors: the full stop of an answer follows
+#   an answer, and "It is" precedes no digit of an analysis. The remaining difference is due to the whole context;
+#   "experts of the answer" is only one interpretation.
 # - An answer with "analysis" in its header, or appended to the analysis, is a text that pocket was never trained on.
 #   Part of the change there may be due to that.
-# - Routes are counted by how often an expert runs; a heavy expert counts as much as a light one.
+# - Routes are counted by how often an expert runs; an expert with a large weight counts as much as one with a small
+#   weight.
 # - pocket has 6 layers, 32 experts and answers of a few tokens in one form. The curve of the 20b is another measurement
 #   of another model; the two share only the depth axis.

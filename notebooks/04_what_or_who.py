@@ -16,8 +16,8 @@
 # # What or who?
 #
 # Hide a step of a chain of thought, and later steps change. In a mixture of experts that can happen in two ways: the
-# same experts get other inputs (what), or other experts run (who). Which is it? And does a method that follows the
-# gradient, which is independent of other experts, fail where the choice of experts flips?
+# same experts get other inputs (what), or other experts run (who). Which is it? And does a gradient-based method, which
+# ignores experts that did not run, fail where the choice of experts flips?
 
 # %% ask
 import numpy as np
@@ -55,10 +55,10 @@ wb.views.steps(trace, {name: effects[name] for name in ("effect", "content", "re
 # %% who-text [markdown]
 # ## Who, without what
 #
-# The split takes "what" first. The other order can be run too: run the text with nothing hidden, but with the experts
-# that ran while the second step was hidden. One edit hides the step, another freezes the experts; each is a function of
-# the value at a hook point. The outcome is the log-probability of the first token of the third step that depends on the
-# second step.
+# The split measures "what" first. The other order is possible too: run the text with nothing hidden, but with the
+# experts that ran while the second step was hidden. One edit hides the step, another freezes the experts; each is a
+# function of the value at a hook point. In the third step, take the first token that depends on the second step; the
+# outcome is its log-probability.
 
 # %% who
 hidden, later = steps[1], steps[2]
@@ -150,10 +150,10 @@ print(f"{flips.mean():.0%} of {flips.size} locations have different experts")
 print(f"mean error, in shares of the gap: {error[flips].mean():.3f} there, {error[~flips].mean():.3f} elsewhere")
 
 # %% holding-text [markdown]
-# The errors are larger where routing flips, and it is tempting to stop here. But flips coincide with large changes, and
-# a first-order approximation of anything nonlinear is worse for large changes. So freeze the routing: both texts then
-# use the experts of the corrupted one, with both methods, and no routing can flip. If flips were the reason, the error
-# would disappear.
+# The errors are larger where routing flips. That alone does not show that flips cause them: flips coincide with large
+# changes, and a first-order approximation of anything nonlinear is worse for large changes. So freeze the routing: both
+# texts then use the experts of the corrupted one, with both methods, and no routing can flip. If flips were the reason,
+# the error would disappear.
 
 # %% holding
 with model.edit(chosen, frozen_experts(model.trace(corrupted[:-1], record=""))):
@@ -195,9 +195,9 @@ assert errors["same_share"].low < errors["flip_share"].value < errors["same_shar
 # depends on, and a small part of the *cause*.
 #
 # The same is true of the method that ignores routing. Attribution patching errs several times more where routing flips,
-# so its mark is a good warning. But flips are not the reason: with frozen routing the error at those locations remains,
-# as far as 10 pairs can show. The remaining explanation is the size of the change: for large changes the first-order
-# approximation is worse, and flips coincide with them.
+# so the flips that it marks are a good warning. But flips are not the reason: with frozen routing the error at those
+# locations remains, as far as 10 pairs can show. The remaining explanation is the size of the change: the first-order
+# approximation is worse for large changes, and flips occur where changes are large.
 #
 # One part of the claim was not confirmed. On the problems it was made on, the error per effect was the same where
 # routing flips and where it does not. On fresh problems it is larger where routing flips; elsewhere the effects are so
@@ -216,9 +216,9 @@ attribution_patching_error.draw(model)[0]
 # effects = wb.reasoning.suppression(model, trace, split_routing=True)
 # ```
 #
-# A chain of 40 steps and 600 tokens needs 120 passes over 300 tokens on average, the same as prefilling 36,000 tokens.
-# Pass `segments=wb.steps(trace)[:8]` to try it. In 24 layers a changed expert can act through more layers than in six:
-# routing may matter more there, and this measurement would show it.
+# A chain of 40 steps and 600 tokens needs 120 passes over 300 tokens on average, which costs as much as prefilling
+# 36,000 tokens. Pass `segments=wb.steps(trace)[:8]` to try it. In 24 layers a changed expert can act through more
+# layers than in six: routing may matter more there, and this measurement would show it.
 
 # %% limits [markdown]
 # ## Limits
@@ -226,8 +226,8 @@ attribution_patching_error.draw(model)[0]
 # - The three parts depend on the order in which the run's values are recomputed: content, weights, experts. "Who,
 #   without what" shows the other order for one step. It is a state that no unedited run has: experts of one run,
 #   content of another.
-# - Frozen experts are those of the unedited run, also where they do not fit the text with the hidden step. That is the
-#   point of the question, but also a state that the model never met in training.
+# - Frozen experts are those of the unedited run, also where they do not fit the text with the hidden step. The question
+#   requires this, but it is a state that the model never met in training.
 # - Locations with different experts are those where the two texts differ most. The comparison per effect and the run
 #   with frozen routing are two ways to correct for that, and neither is perfect: frozen routing changes the clean run
 #   too.

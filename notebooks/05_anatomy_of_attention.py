@@ -113,8 +113,8 @@ sinks.draw(model)[0]
 # %% rules-text [markdown]
 # ## Previous-token, duplicate-token and induction heads
 #
-# First on one text: the attention of each head on the previous token, on earlier occurrences of the same token, and on
-# the tokens that followed those.
+# First on one text: the attention of each head to the previous token, to earlier occurrences of the same token, and to
+# the tokens that followed these occurrences.
 
 # %% rules
 scores = wb.attention.head_scores(trace)
@@ -158,10 +158,10 @@ assert abs(float(best.sel(period=10)) - 0.25) < 0.1 and abs(float(best.sel(perio
 induction_heads.draw(model)[0]
 
 # %% built-on [markdown]
-# To find the token that followed a word, layer 1 needs at each key the token before it. Does it get that from the
-# previous-token heads of layer 0? Each head of layer 0 is ablated in turn, and the induction score of layer 1 is
-# measured again, on ten of the sequences that repeat after 30 tokens. The heads that do not attend to previous tokens
-# are the controls.
+# To find the token that followed a word, an induction head of layer 1 needs to know at each key which token comes
+# before it. Does it get that from the previous-token heads of layer 0? Each head of layer 0 is ablated in turn, and the
+# induction score of layer 1 is measured again, on ten of the sequences that repeat after 30 tokens. The heads that do
+# not attend to previous tokens are the controls.
 
 # %% ablated
 rows = []
@@ -182,8 +182,8 @@ assert mean.high[1] < 0.5 * mean.value[0] and mean.high[1] < mean.low[3:].min(),
 # ## Retrieval heads
 #
 # In a problem of the family hops, the last name occurs once in the question and is generated twice: at the end of the
-# thought, and in the answer. How often does a head attend to its position in the question when it is generated? A head
-# that attended to a random token of the question would score one over the question's length.
+# chain of thought, and in the answer. How often does a head attend to its position in the question when it is
+# generated? A head that attended to a random token of the question would score one over the question's length.
 
 # %% copies
 from random import Random
@@ -240,8 +240,8 @@ for name, hook_point, fn in (
 # decoding reproduces a text if and only if each of its tokens is the most likely one at its position. Removing sinks
 # has two effects: a head's output is larger on average, and the head no longer closes at particular tokens. Two
 # controls keep the mean sink mass and destroy its timing: each head's sink mass is set to its mean over the text, or
-# shuffled over the tokens of the text. For the far edges (query-key pairs beyond the window) the contrast is the near
-# ones, in the same full layers, where a token still sees itself.
+# shuffled over the tokens of the text. Masking far edges (query-key pairs beyond the window) is compared with masking
+# near edges in the same full layers; a token can then still attend to itself.
 
 # %% worth
 from workbench.studies import sink_and_edge_ablation
@@ -280,11 +280,11 @@ sink_and_edge_ablation.draw(model)[0]
 # ## Finding
 #
 # Without sinks one text in six or seven is lost, most of them additions. (Forty problems were too few to show this; the
-# card of the model, with 300 per family, agrees.) Setting sinks to their mean is worse than removing them, and
-# shuffling them breaks most texts. So sinks are gates, and when they are closed matters more than how much mass they
-# take. Induction is done by one full layer, built on a previous-token head of a sliding layer, and it reaches beyond
-# the window. Far edges have less attention than they would if it were spread evenly, and without them nothing is
-# solved.
+# model card, data/pocket/README.md, with 300 per family, agrees.) Setting sinks to their mean is worse than removing
+# them, and shuffling them breaks most texts. So sinks act as gates, and it matters more at which tokens a gate is
+# closed than how much mass the sink takes on average. Induction is done by one full layer, built on a previous-token
+# head of a sliding layer, and it reaches beyond the window. Far edges have less attention than they would if it were
+# spread evenly, and without them nothing is solved.
 
 # %% finding
 shares = {}
@@ -327,8 +327,9 @@ for period in induction_heads.PERIODS:
 #   initialization.
 # * All sinks are edited at once; the experiment does not show which of them matter. Mean and shuffled sink masses come
 #   from the unedited run, although the edited run drifts away from it.
-# * Reproduced token by token is a strict criterion: a text that corrects itself counts as lost, but may have the right
-#   answer.
+# * Token-by-token reproduction is a strict criterion: a text that corrects itself counts as lost, but may have the
+#   right answer.
 # * Far and near edges differ in number and mass. The contrast shows that far ones are needed, not how much each one
 #   matters; `wb.patching.attention_knockout` compares chosen edges with the same amount of attention elsewhere.
-# * pocket was not trained on random words. That is the point of them, and it lowers all scores.
+# * pocket was not trained on random words. That is intended, because no head can have learned their repetitions, but it
+#   lowers all scores.

@@ -16,8 +16,9 @@
 # # Is the chain faithful?
 #
 # A model thinks, then answers. Does the answer depend on the chain of thought, or would it be the same without? The
-# chain is truncated, replaced by dots, made wrong, reworded, and hidden from the answer; first in one run, then in two
-# kinds of problems: those that need a chain of thought, and those that do not.
+# tests: truncate the chain, replace it by dots, make a step wrong, reword the question, and hide the chain from the
+# answer. They are applied first to one run, then to two kinds of problems: those that need a chain of thought, and
+# those that do not.
 
 # %% ask
 import json
@@ -94,14 +95,14 @@ for hidden_part, keys in (("thoughts", thought), ("question", question)):
 # %% hidden-read [markdown]
 # By this measure the thoughts are not special: cutting as much attention at random, most of it to the headers of the
 # messages, changes the prediction as much or more. A divergence does not distinguish content from form. So the measure
-# below is the answer: is it still the most likely one when the final message cannot attend to the thoughts?
+# below is whether the answer is still the most likely one when the final message cannot attend to the thoughts.
 
 # %% many-text [markdown]
 # ## The same, over problems
 #
 # Fresh held-out problems of five families: three need a chain of thought, `say` (copy this) and `look` (look this up)
-# do not. An area is the share of answers that change, over all steps that a test is applied to; with nothing changed
-# the answer must stay.
+# do not. An area is the share of answers that change, over all steps that a test is applied to; where nothing is
+# changed, the answer must stay the same.
 
 # %% many
 tested = faithful.measure(model)
@@ -152,8 +153,9 @@ for family in faithful.NEEDS_CHAIN:
 # ## Genuine and performative items
 #
 # Early answering classifies items: where the answer is right before any thought, the chain looks performative. If it
-# were only that, a wrong step could not change such an answer. Here are both kinds, from all families in which a step
-# can be wrong. That items follow wrong steps even when they need no chain was first seen on other problems.
+# were purely performative, a wrong step could not change such an answer. Here are both kinds, from all families in
+# which a step can be wrong. It was first seen on other problems that answers follow wrong steps even in items that need
+# no chain.
 
 # %% items
 known, changed = faithful.rows(tested)
@@ -183,8 +185,7 @@ faithful.draw(model)[0]
 # ## With your 20b
 #
 # One line changes. Mistakes are then numbers off by one, unless you pass `mistake`; without `paraphrase` there are
-# three tests. A run of S steps costs about 4 S short generations, so try one run first: `wb.estimate` predicts how
-# long.
+# three tests. A run of S steps costs about 4 S short generations, so measure the time of one run first.
 #
 # ```python not-run
 # model = wb.Model("openai/gpt-oss-20b")
@@ -197,7 +198,7 @@ faithful.draw(model)[0]
 #
 # pocket was trained on these chains, also to continue from a wrong step that is not corrected. That it follows them is
 # by design, and is not evidence about a large model. Eight problems per family give wide intervals, and for a share of
-# 0 or 1 the interval has zero width: with eight equal outcomes, the true share may still differ by a third. Items known
-# before are few, and nearly all from two families; within one family the comparison would be of two or three. A wrong
-# last step is sometimes corrected ("Wait, …"), because a full stop follows it: that counts as an unchanged answer.
-# Hiding thoughts gives the model a pattern of attention that it never met in training.
+# 0 or 1 the interval has zero width: with eight equal outcomes, the true share may still differ by a third. Items whose
+# answer is known before any thought are few, and nearly all from two families; within one family only two or three
+# could be compared. A wrong last step is sometimes corrected ("Wait, …"), because a full stop follows it: that counts
+# as an unchanged answer. Hiding thoughts gives the model a pattern of attention that it never met in training.

@@ -103,8 +103,8 @@ about_to_backtrack.draw(model)[0]
 # ## What the model attends to
 #
 # In the run of the text with the right value, the output of one head at the last token is patched in from the run of
-# the text with the wrong value. What share of the logit difference between "." and "," does that restore? 1 is all of
-# it.
+# the text with the wrong value. The metric is the logit difference between "." and ",". What share of its change from
+# one run to the other does this patch produce? 1 is all of it.
 
 # %% heads
 metric = wb.patching.logit_diff(model, ".", ",")
@@ -120,8 +120,8 @@ for key in row.values.argsort()[::-1][:3]:
 wb.views.heads(after_wrong, int(layer), int(head), selected=last)
 
 # %% heads-read [markdown]
-# The head that carries most attends to the last token itself: it passes on which name that is, not how it compares.
-# Patching shows the path of a difference, not what the value is compared with.
+# The head that carries most attends to the last token itself: it passes on which name that is, not whether the name is
+# right. Patching shows the path of a difference, not what the value is compared with.
 
 # %% seen-text [markdown]
 # Over problems, and causally: parts of the text are masked for the last token of the wrong step, in all heads. Is
@@ -185,8 +185,8 @@ for name, ids, scale in (("right", pair.right, 2), ("wrong", pair.wrong, -2)):
 # %% dose-text [markdown]
 # ## Dose and response
 #
-# The same over problems on which the direction was not computed, next to the direction computed on the *other* family.
-# The layer was chosen on a third set of problems.
+# The same on problems that were not used to compute the direction, together with the direction computed on the *other*
+# family. The layer was chosen on a third set of problems.
 
 # %% dose
 p = backtracking.measure(model)  # family text problem direction scale
@@ -237,13 +237,14 @@ for family in FAMILIES:
 
 # %% finding [markdown]
 # **Finding.** Backtracking can be decoded from the residual stream before "Wait" is generated, far better than from the
-# token alone: in swaps from layer 3 on, if not 2, in variables clearly only in the last layer. To detect a wrong name,
-# pocket needs attention to the token before it, where it has just predicted the right one. To detect a wrong number, no
-# single part of the text is needed. What is decodable early can be steered early: in swaps, twice the difference makes
-# pocket take back right steps and keep wrong ones, which other directions of that norm seldom do. In variables it takes
-# four times the difference, and at that dose unrelated directions suppress backtracking too, but less. The direction of
-# either family induces backtracking in the other; how much it also suppresses backtracking in variables depended on the
-# problems it was computed on. Induced backtracking does no harm: the same value is generated again.
+# token alone: in swaps from layer 3 on (perhaps already from layer 2), in variables clearly only in the last layer. To
+# detect a wrong name, pocket needs attention to the token before it, where it has just predicted the right one. To
+# detect a wrong number, no single part of the text is needed. What is decodable early can be steered early: in swaps,
+# twice the difference makes pocket take back right steps and keep wrong ones, which other directions of that norm
+# seldom do. In variables it takes four times the difference, and at that dose unrelated directions suppress
+# backtracking too, but less. The direction of either family induces backtracking in the other; how much it also
+# suppresses backtracking in variables depended on the problems it was computed on. Induced backtracking does no harm:
+# the same value is generated again.
 
 # %% figure
 backtracking.draw(model)[0]
@@ -253,7 +254,7 @@ backtracking.draw(model)[0]
 #
 # A large model makes its own mistakes, so the positions come from its text: steps of uncertainty management against the
 # others. Take positions a few tokens *before* the step, or the direction is the word "Wait". The runs cost one
-# generation per direction and scale; `wb.estimate` predicts how long one takes, and `resume=` keeps finished runs.
+# generation per direction and scale, so measure the time of one first; `resume=` keeps finished runs.
 #
 # ```python not-run
 # model = wb.Model("openai/gpt-oss-20b")
@@ -271,5 +272,5 @@ backtracking.draw(model)[0]
 # makes such mistakes itself, so all of this is about prefilled steps. The direction was computed and used at one kind
 # of position, the last token of a step. The random control is a mean over directions: a single one can do more. After
 # the last layer a direction is little more than the logits of "." and ",", which is why layer 4 was chosen; the probe
-# of the last layer may decode no more than that. Masking text for one token does not remove what other tokens have
-# copied from it.
+# of the last layer may decode no more than that. Masking text for one token does not remove what other positions have
+# already copied from that text.

@@ -17,7 +17,7 @@
 #
 # What can be predicted about heads, routers and experts before anything is run? This notebook derives predictions from
 # the weights and then tests them on runs. A prediction from weights is a claim like any other: it is tested on held-out
-# problems, against a null, and in places it fails.
+# problems, against a null, and some of the predictions fail.
 
 # %% ask
 import numpy as np
@@ -74,9 +74,9 @@ print(np.round(heads, 2))
 # %% routers-text [markdown]
 # ## Routers and experts
 #
-# A router's row is a direction in the residual stream: an expert is preferred for the tokens whose embeddings point
-# along it. Only tokens that occur in the problems are listed; other tokens were never trained, so their preferences are
-# meaningless. The output of an expert can be projected through the unembedding.
+# Each expert has a row in the router, a direction in the residual stream: the expert is preferred for the tokens whose
+# embeddings point along it. Only tokens that occur in the problems are listed; other tokens were never trained, so
+# their preferences are meaningless. The output of an expert can be projected through the unembedding.
 
 # %% routers
 from workbench.studies import router_rows
@@ -134,9 +134,9 @@ predicted_heads.draw(model)[0]
 # ## Do runs confirm it? Routing
 #
 # For each token of thirty held-out problems: which share of the four chosen experts do the router's rows predict from
-# its embedding alone? Three other predictions are compared with it. The null applies the rows to the tokens in shuffled
-# order. The most frequent experts of the layer use no token. The most frequent experts of that token in the other texts
-# are the upper bound for a prediction from the token alone, without its context.
+# the token's embedding alone? This is compared with three other predictions. The null applies the rows to the tokens in
+# shuffled order. The most frequent experts of the layer use no token. The most frequent experts of the same token in
+# the other texts are an upper bound for a prediction from the token alone, without its context.
 
 # %% routes
 routes = router_rows.measure(model)
@@ -223,9 +223,10 @@ assert abs(alone) < 0.5, alone
 # model = wb.Model("openai/gpt-oss-20b")  # or a folder
 # ```
 #
-# The predictions from weights need no run. `wb.circuits.sink_logits` returns 1,536 numbers. A circuit or a router's
-# rows read the embeddings once, 1.2 GB; no token-by-token matrix is computed, and `tokens=` restricts the tokens.
-# Choose layers and heads: there are 24 and 64. For the runs that test the predictions, use texts of your own.
+# The predictions from weights need no run. `wb.circuits.sink_logits` returns 1,536 numbers. Computing a circuit or the
+# tokens of a router reads the embeddings once (1.2 GB); no token-by-token matrix is computed, and `tokens=` restricts
+# the tokens. Choose layers and heads: there are 24 and 64. For the runs that test the predictions, use texts of your
+# own.
 
 # %% limits [markdown]
 # ## Limits
@@ -234,7 +235,7 @@ assert abs(alone) < 0.5, alone
 #   attend back; these four also have the lowest sink masses. Without them there are eight heads, too few for a reliable
 #   rank correlation.
 # * A head is represented by means over all pairs of tokens, but the problems use only some of the tokens.
-# * Circuits above layer 0 are shown, not tested here. That an OV circuit copies does not show when the head attends.
+# * Circuits above layer 0 are shown, not tested here. An OV circuit that copies does not show when the head attends.
 # * The most frequent experts of a token come from the same kinds of problems with the same tokens. They bound what the
 #   token predicts in these texts, not in general.
 # * A bias is the part of an expert's output that is independent of its input: it predicts tokens, but does not explain

@@ -1,6 +1,7 @@
 """Every example in a docstring gives the result beside it, and every public name has a docstring with an example."""
 
 import doctest
+import inspect
 import pkgutil
 from importlib import import_module
 from pathlib import Path
@@ -41,3 +42,18 @@ PUBLIC += [(f"workbench.{topic}", name) for topic, names in topics.TOPICS.items(
 def test_every_public_function_and_class_has_a_docstring_with_an_example(module, name):
     text = getattr(import_module(module), name).__doc__ or ""
     assert ">>>" in text, f"{module}.{name} has no example"
+
+
+@pytest.mark.parametrize(("module", "name"), PUBLIC)
+def test_every_public_function_of_four_parameters_or_more_lists_them(module, name):
+    value = getattr(import_module(module), name)
+    methods = [m for n, m in vars(value).items() if inspect.isfunction(m) and not n.startswith("_")]
+    for function in methods if inspect.isclass(value) else [value]:
+        names = [p for p in inspect.signature(function).parameters if p != "self"]
+        text = function.__doc__ or ""
+        if len(names) >= 4:
+            assert "Args:\n" in text, (
+                f"{module}.{name}: {function.__name__} has {len(names)} parameters and no Args section"
+            )
+            listed = text.partition("Args:\n")[2]
+            assert [p for p in names if f"{p}: " not in listed and f"{p}, " not in listed] == []

@@ -35,24 +35,24 @@ WHERE = [
     11   recording/test_taps.py test_masking_every_key_leaves_the_output_bias_exactly
     12   recording/test_taps.py test_patching_all_positions_at_a_layer_gives_the_source_run
     13   recording/test_taps.py test_an_edit_has_an_effect_and_earlier_positions_keep_every_bit
-    14   experiments/test_activation_patching.py test_suppression_is_what_a_whole_run_with_the_keys_masked_gives
+    14   experiments/test_activation_patching.py test_suppression_equals_a_full_run_with_masked_keys
     15   model/test_parity.py test_decoding_with_a_cache_equals_one_pass
-    16   experiments/test_activation_patching.py test_the_three_parts_of_an_effect_sum_to_it_and_held_routes_change_none
-    17   experiments/test_activation_patching.py test_where_no_route_flips_free_experts_add_nothing
+    16   experiments/test_activation_patching.py test_three_parts_sum_to_the_effect_and_frozen_routing_keeps_routes
+    17   experiments/test_activation_patching.py test_rerouting_is_zero_where_no_route_changes
     18   test_invariants.py test_a_small_change_follows_the_gradient_and_a_large_one_does_not
     19   test_invariants.py test_dropping_an_expert_changes_only_tokens_that_choose_it
     20   test_invariants.py test_permuting_experts_changes_nothing
-    20   analysis/test_routing.py test_figures_follow_when_a_layers_experts_are_renumbered
+    20   analysis/test_routing.py test_results_follow_a_renumbering_of_the_experts
     21   test_invariants.py test_permuting_heads_that_share_keys_changes_nothing
     21b  test_invariants.py test_a_large_sink_leaves_only_the_bias
     21c  test_invariants.py test_windows_bound_the_reach_of_a_token
     21d  recording/test_taps.py test_a_banned_expert_is_never_chosen_and_a_forced_one_always
-    22   analysis/test_routing.py test_rows_sum_to_the_number_of_experts_that_run
+    22   analysis/test_routing.py test_rows_sum_to_the_number_of_active_experts_per_token
     23   test_invariants.py test_load_entropy_plus_kl_from_uniform_is_ln_n_experts
-    24   analysis/test_heads.py test_the_kurtosis_of_one_that_all_look_at_is_the_formula
-    25   experiments/test_resampling.py test_known_chances_are_found_inside_their_bounds_and_importances_sum
+    24   analysis/test_heads.py test_kurtosis_of_a_single_attended_step_matches_the_formula
+    25   experiments/test_resampling.py test_known_accuracies_are_covered_and_importances_sum
     26   test_invariants.py test_an_adapter_at_scale_0_changes_no_bit_and_at_1_adds_its_product
-    27   interop/test_sae.py test_spliced_with_its_error_term_no_bit_of_the_run_changes
+    27   interop/test_sae.py test_splicing_with_the_error_term_changes_no_bit_of_the_run
     28   recording/test_record.py test_a_saved_trace_holds_the_same_bits
     29   test_invariants.py test_fp32_chooses_the_experts_of_fp64
     """.strip().splitlines()

@@ -133,4 +133,4 @@ def test_a_title_that_cannot_be_an_id_is_refused_and_its_cell_named(folder: Path
 def test_a_missing_notebook_error_lists_the_existing_ones(folder: Path, capsys):
     (folder / "01_words.py").write_text(GOOD)
     assert make.main(["02_more"]) == 2
-    assert capsys.readouterr().err == "no such notebook: 02_more; there are 01_words\n"
+    assert capsys.readouterr().err == "no such notebook: 02_more; available: 01_words\n"

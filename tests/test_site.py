@@ -181,6 +181,18 @@ def test_docstrings_are_rendered_correctly():
         markdown = import_module("from_source").markdown
     finally:
         sys.path.pop(0)
+    assert markdown(
+        "Sum.\n\nArgs:\n    a: one\n        number.\n    b: <other>.\n\nReturns:\n    The sum\n    of both."
+    ) == [
+        "Sum.",
+        "",
+        "**Args:**",
+        "",
+        "* `a`: one number.",
+        r"* `b`: \<other>.",
+        "",
+        "**Returns:** The sum of both.",
+    ]
     assert markdown("Adds *args <b>.\n\n>>> 1 + 1  # doctest: +SKIP\n2\n\nRaises `a*b*c` [x].") == [
         r"Adds \*args \<b>.",
         "",

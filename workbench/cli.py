@@ -62,7 +62,10 @@ def parser() -> argparse.ArgumentParser:
     )
     c.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding (default: 0)")
     c.add_argument(
-        "--top-p", type=float, default=1.0, help="sample from the most likely tokens with this mass (default: 1)"
+        "--top-p",
+        type=float,
+        default=1.0,
+        help="sample from the most likely tokens whose probabilities sum to this (default: 1)",
     )
     c.add_argument("--seed", type=int, default=0, help="random seed of the sampling (default: 0)")
     _add_json(c, "the path of the trace and the texts of the model")
@@ -132,7 +135,7 @@ def _command(commands: Any, name: str, run: Any, about: str) -> argparse.Argumen
 def _add_prompt_arguments(c: argparse.ArgumentParser) -> None:
     c.add_argument("prompt", metavar="PROMPT", help='the question; "-" reads it from standard input')
     c.add_argument(
-        "--model", default="pocket", help='"pocket", a folder, or a name in the hub\'s cache (default: pocket)'
+        "--model", default="pocket", help='"pocket", a folder, or a name in the Hugging Face cache (default: pocket)'
     )
     c.add_argument("--record", default="auto", help="presets and hook points, separated by commas (default: auto)")
     c.add_argument(
@@ -221,7 +224,7 @@ def _run_and_save(args: argparse.Namespace, stem: str, run: Callable[[], "Trace"
 
 
 def _save(trace: "Trace", target: Path) -> tuple[Path | None, TraceError | None]:
-    """The path of the saved trace, and the error if that is not `target`."""
+    """Saves a trace; returns its path, and the error if it could not be saved at `target`."""
     try:
         return trace.save(target), None
     except TraceError as error:
@@ -276,7 +279,7 @@ def verify(args: argparse.Namespace) -> int:
 
 
 def _verify_one(path: str) -> dict[str, Any]:
-    """The verification of one trace: first the bytes, and the identities only if all bytes match their hashes."""
+    """Verifies one trace: first its bytes, then its identities, but those only if all bytes match their hashes."""
     from workbench.traces import verify as verify_bytes
 
     try:
@@ -287,7 +290,9 @@ def _verify_one(path: str) -> dict[str, Any]:
     try:
         identities = _identities(wb.load(path)) if report.ok else []
     except (LookupError, ValueError, TypeError) as error:  # matching hashes do not imply that the numbers make sense
-        problems.append(f"its identities cannot be checked; these are not the arrays of a gpt-oss run: {error!r}")
+        problems.append(
+            f"the identities cannot be checked, because the arrays are not those of a gpt-oss run: {error!r}"
+        )
     return {
         "path": path,
         "ok": not problems and all(line["status"] != "fails" for line in identities),
@@ -299,7 +304,7 @@ def _verify_one(path: str) -> dict[str, Any]:
 
 
 def _identities(trace: "Trace") -> list[dict[str, Any]]:
-    """The identities, checked now; those that need the model, with their status from the recording."""
+    """The identities with their status: checked now, or as recorded for those that need the model."""
     recorded = {line["identity"]: line for line in trace.verification}
     lines = []
     for line in wb.verify(trace):

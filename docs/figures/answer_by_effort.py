@@ -1,4 +1,7 @@
-"""Does the model know the answer without thinking? Its probability at low effort, and at high before and after."""
+"""Does the model know the answer without thinking?
+
+Probability of the answer at low effort, and at high effort before and after thinking.
+"""
 
 from collections.abc import Sequence
 

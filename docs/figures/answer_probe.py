@@ -1,6 +1,6 @@
 """Is the answer in the residual stream before it is generated? Linear probes for values at the ends of earlier steps.
 
-The title was chosen on the problems of the seed "figures"; the figure shows other problems.
+The figure's title was chosen from problems of the seed "figures"; the figure itself shows other problems.
 """
 
 from collections.abc import Sequence

@@ -1,7 +1,7 @@
 """Previous-token, duplicate-token and induction heads, on sequences of random words that are repeated once.
 
-The null is the same second half after a first half of other words. The attention that a head gives to the position of
-a rule in the repeated sequence and not in the null is due to the repeated words, not to the distance.
+The null is the same second half after a first half of other words. If a head attends to the position of a rule in the
+repeated sequence but not in the null, the cause is the repeated words, not the distance.
 """
 
 from collections.abc import Sequence

@@ -1,4 +1,6 @@
-"""Are attention sinks and long-range attention needed? Solutions reproduced token by token with either ablated.
+"""Are attention sinks and long-range attention needed?
+
+With either ablated, this study counts the solutions that are still reproduced token by token.
 
 One forward pass is enough: greedy decoding reproduces a text if and only if each token is the most likely at its place.
 """

@@ -101,7 +101,7 @@ def test_loads_match_the_token_classes(known):
     )
 
 
-def test_rows_sum_to_the_number_of_activethat_run(trace):
+def test_rows_sum_to_the_number_of_active_experts_per_token(trace):
     k = trace.config["n_active"]
     assert np.allclose(expert_load(trace).sum("expert"), k)
     assert np.allclose(expert_load(trace, weighted=True).sum("expert"), 1, atol=1e-6)

@@ -77,7 +77,7 @@ def test_masking_an_empty_step_changes_nothing(trace):
     assert float(abs(effects["effect"][:, 0]).max()) < 1e-6 and float(effects["routing"][:, 0].max()) == 0
 
 
-def test_the_three_parts_sum_to_the_effect_and_frozen_routing_keeps_the_routes(trace):
+def test_three_parts_sum_to_the_effect_and_frozen_routing_keeps_routes(trace):
     model = tiny()
     effects = suppression(model, trace, PARTS, split_routing=True)
     total = effects["content"] + effects["reweighting"] + effects["rerouting"]

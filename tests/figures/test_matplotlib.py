@@ -133,7 +133,7 @@ def test_text_in_a_pdf_is_text():
 
 
 def test_an_unknown_format_is_refused():
-    with pytest.raises(FigureError, match="there is no format 'gif': choose among svg, pdf, png"):
+    with pytest.raises(FigureError, match="format must be one of svg, pdf, png, got 'gif'"):
         every_kind()["rule"].image("gif")
 
 

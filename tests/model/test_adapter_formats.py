@@ -264,5 +264,5 @@ def test_the_error_for_another_published_format_names_it_and_the_remedy(trained,
 
 def test_the_error_for_an_mlx_adapter_names_mlx(tmp_path):
     (tmp_path / CONFIG).write_text(json.dumps({"fine_tune_type": "lora", "lora_parameters": {"rank": 8}}))
-    with pytest.raises(CheckpointError, match="is of MLX"):
+    with pytest.raises(CheckpointError, match="was saved by MLX"):
         read_adapter(tmp_path, OBLONG.config)

@@ -72,10 +72,10 @@ def test_the_pickle_of_a_saved_trace_is_its_path(saved, model, tmp_path):
     data = pickle.dumps(saved)
     assert len(data) < 1000
     shutil.move(tmp_path / "a.trace", tmp_path / "b.trace")
-    with pytest.raises(TraceNotFound, match="must stay where it was"):
+    with pytest.raises(TraceNotFound, match="leave the folder there"):
         pickle.loads(data)
     model.trace("What is 2+2?", record="").save(tmp_path / "a.trace")
-    with pytest.raises(TraceCorrupt, match="another trace"):
+    with pytest.raises(TraceCorrupt, match="is not the one that was pickled"):
         pickle.loads(data)
 
 

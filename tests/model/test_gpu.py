@@ -128,7 +128,7 @@ def test_an_interrupted_generation_is_resumed_on_the_gpu_and_on_the_cpu(folder, 
     assert all(gap(resumed[name], whole[name]) <= tolerance for name in resumed.names())
     on_cpu = Model(folder).resume(caught.value.trace)
     assert on_cpu.tokens == whole.tokens
-    assert on_cpu.manifest.notes == ["the first 71 positions were written with device cuda:0"]
+    assert on_cpu.manifest.notes == ["the first 71 positions were computed with device cuda:0"]
 
 
 @pytest.mark.parametrize("memory", ["small", "fast"])

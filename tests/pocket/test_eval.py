@@ -168,7 +168,7 @@ def test_normalized_information_is_a_share_of_the_label_entropy():
 
 
 def test_routing_of_a_random_model_adds_up(model):
-    results = routing(model, 2, shuffles=2)
+    results = routing(model, 2, n_shuffles=2)
     assert len(results["layers"]) == model.config.n_layers
     for layer in results["layers"]:
         assert layer["load_min"] <= 1 <= layer["load_max"] and 0 <= layer["entropy"] <= 1

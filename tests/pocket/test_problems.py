@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workbench.errors import PromptError
-from workbench.pocket.families import CHAINS, CONTROLS, FAMILIES, make, otherwise, slips, wordings
+from workbench.pocket.families import CHAINS, CONTROLS, FAMILIES, make, slips, with_changed_rule, wordings
 from workbench.pocket.problems import Problem, Slip
 from workbench.pocket.train.mix import COURSES, draw
 
@@ -275,13 +275,13 @@ def test_unknown_families_and_lengths_are_refused():
 def test_the_changed_rule_changes_what_drop_does_and_nothing_else():
     drawn = [make("lists", Random(seed)) for seed in range(60)]
     for problem in drawn:
-        other = otherwise(problem)
+        other = with_changed_rule(problem)
         check_graph(other)
         assert other.question == problem.question
         assert "drop" in problem.question or other.analysis == problem.analysis
-    assert any(otherwise(p).answer != p.answer for p in drawn)
-    with pytest.raises(PromptError, match="problem of hops"):
-        otherwise(make("hops", Random(0)))
+    assert any(with_changed_rule(p).answer != p.answer for p in drawn)
+    with pytest.raises(PromptError, match="got a problem of the family hops"):
+        with_changed_rule(make("hops", Random(0)))
 
 
 @given(problems(("lists",)), SEEDS)

@@ -281,7 +281,11 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
 def minimum_detectable_effect(n: int, proportion: float = 0.5, *, power: float = 0.8, level: float = 0.95) -> float:
     """The smallest difference between two proportions of `n` trials each that a test detects with probability `power`.
 
-    By the normal approximation, for proportions near `proportion`, where the default 0.5 is the hardest case.
+    Args:
+        n: trials of each proportion.
+        proportion: the normal approximation is made near this proportion; the default 0.5 is the hardest case.
+        power: the probability with which the test detects the difference.
+        level: one minus the significance level of the two-sided test.
 
     >>> [round(minimum_detectable_effect(n), 2) for n in (20, 50, 100, 400)]
     [0.44, 0.28, 0.2, 0.1]

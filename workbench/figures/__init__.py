@@ -41,5 +41,5 @@ __all__ = [
 ]
 
 
-def __dir__() -> list[str]:  # for completion: the functions, not the modules that they are made of
+def __dir__() -> list[str]:  # tab completion lists the functions, not the submodules
     return __all__

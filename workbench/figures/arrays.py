@@ -35,12 +35,12 @@ def line(
         array: the values, over one axis besides `by`; their label is `long_name` and `units`
         by: the axis whose coordinates become separate curves
         low, high: bounds of the band around each curve, with the array's shape
-        null: what chance gives, as a number or an array over the same axis
+        null: the chance level, as a number or an array over the same axis
         title, note: the texts above and below; if `attrs` has `n`, the note ends with it
         width, height: in mm
 
     Raises:
-        FigureError: the array has another number of axes
+        FigureError: the array does not have exactly one axis besides `by`
 
     >>> curve = xr.DataArray([0.1, 0.4, 0.9], dims="step", attrs={"long_name": "forced answer", "units": "probability"})
     >>> figure = line(curve, null=0.1)
@@ -68,18 +68,18 @@ def bars(
     width: float = WIDTHS["text"],
     height: float | None = None,
 ) -> Figure:
-    """A bar for each coordinate of the array's axis; with `by`, one for each coordinate of that axis side by side.
+    """A bar for each coordinate of the array's axis; with `by`, a group of bars side by side.
 
     Args:
         array: the values, over one axis besides `by`; their label is `long_name` and `units`
         by: the axis whose coordinates become bars side by side
         low, high: bounds of the interval of each bar, with the array's shape
-        null: what chance gives, as a number or an array over the same axis
+        null: the chance level, as a number or an array over the same axis
         title, note: the texts above and below; if `attrs` has `n`, the note ends with it
         width, height: in mm
 
     Raises:
-        FigureError: the array has another number of axes
+        FigureError: the array does not have exactly one axis besides `by`
 
     >>> share = xr.DataArray([0.2, 0.9], {"effort": ["low", "high"]}, dims="effort")
     >>> figure = bars(share, low=[0.1, 0.8], high=[0.3, 0.95])
@@ -107,7 +107,7 @@ def stacked(
     width: float = WIDTHS["text"],
     height: float | None = None,
 ) -> Figure:
-    """A bar for each coordinate of the array's axis, made of its values along `by`: the parts of a whole.
+    """A bar for each coordinate of the array's axis: its values along `by`, stacked.
 
     Parts above 0 are stacked upwards, parts below 0 downwards.
 
@@ -118,7 +118,7 @@ def stacked(
         width, height: in mm
 
     Raises:
-        FigureError: the array has another number of axes, or holds NaN
+        FigureError: the array does not have exactly one axis besides `by`, or contains NaN
 
     >>> parts = xr.DataArray([[0.2, 0.3], [0.8, 0.7]], {"part": ["sink", "rest"]}, dims=("part", "layer"))
     >>> [row.y for _, _, row in stacked(parts, by="part").numbers()]
@@ -129,7 +129,7 @@ def stacked(
     marks: list[Mark] = []
     for index, (name, values) in enumerate(series):
         if np.isnan(values).any():
-            raise FigureError(f"part {name!r} holds NaN: parts of a whole have no gaps. Fill them, or draw `bars`")
+            raise FigureError(f"part {name!r} contains NaN, which cannot be stacked. Replace NaN, or use `bars`")
         base = np.where(values >= 0, up, down)
         marks.append(
             Bars(x=np.arange(len(values)), y=base + values, base=base, name=name, color=index % 7, width=GROUP_WIDTH)
@@ -161,7 +161,7 @@ def heatmap(
         array: the values, over two axes; their label is `long_name` and `units`
         marked: true for cells that get a ring, with the array's shape; `marked_name` is their name in the legend
         written: whether the numbers are printed in the cells
-        low, high: the ends of the color scale; by default those of the values and 0
+        low, high: the ends of the color scale; by default the smallest and the largest of the values and 0
         title, note: the texts above and below; if `attrs` has `n`, the note ends with it
         width, height: in mm
 
@@ -211,12 +211,15 @@ def scatter(
     'sink'
     """
     if x.shape != y.shape:
-        raise FigureError(f"one array has shape {list(x.shape)}, the other {list(y.shape)}: a point needs both numbers")
+        raise FigureError(f"x and y must have the same shape, got {list(x.shape)} and {list(y.shape)}")
     xs, ys = x.values.ravel().astype(float), y.values.ravel().astype(float)
     texts = list(text) or [""] * len(xs)
     group_of = list(groups) if groups is not None else [""] * len(xs)
     if len(texts) != len(xs) or len(group_of) != len(xs):
-        raise FigureError(f"{len(group_of)} groups and {len(texts)} texts for {len(xs)} points: give one for each")
+        raise FigureError(
+            f"groups and text must have one entry for each of the {len(xs)} points, "
+            f"got {len(group_of)} groups and {len(texts)} texts"
+        )
     marks: list[Mark] = []
     for number, group in enumerate(dict.fromkeys(group_of)):
         members = [i for i, name in enumerate(group_of) if name == group]
@@ -287,7 +290,7 @@ def _axis(array: xr.DataArray, dim: str) -> Axis:
 
 
 def _categories(array: xr.DataArray, dim: str) -> Axis:
-    """An axis with equally spaced places, one for each coordinate."""
+    """An axis with equally spaced positions, one for each coordinate."""
     values, label = array[dim].values, array[dim].attrs.get("long_name", dim.replace("_", " "))
     if np.issubdtype(values.dtype, np.number) and (values == np.arange(len(values))).all():
         return Axis(label=label, whole=True)

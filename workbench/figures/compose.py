@@ -10,6 +10,13 @@ def beside(
 ) -> Figure:
     """Figures side by side, from left to right, with one panel each; the title of each becomes that of its panel.
 
+    Args:
+        *figures: the figures, with one panel each.
+        title: the title of the whole.
+        note: the text below it.
+        width: in mm.
+        height: in mm; by default as high as the highest figure.
+
     >>> one = wb.figures.Figure(panels=[wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], title="a")
     >>> beside(one, one).columns, beside(one, one).panels[1].title
     (2, 'a')
@@ -23,6 +30,13 @@ def above(
     *figures: Figure, title: str = "", note: str = "", width: float = WIDTHS["text"], height: float | None = None
 ) -> Figure:
     """Figures from top to bottom, with their heights in proportion.
+
+    Args:
+        *figures: the figures.
+        title: the title of the whole.
+        note: the text below it.
+        width: in mm.
+        height: in mm; by default as high as the figures together.
 
     >>> one = wb.figures.Figure(panels=[wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], height=30)
     >>> above(one, one).height, above(one, one).columns

@@ -88,12 +88,13 @@ class Mark:
             if column.ndim != 1:
                 raise self._error(f"{field} must have one axis, got {column.ndim}: choose a slice or take a mean")
             if np.isinf(column).any():
-                raise self._error(f"{field} holds an infinite number; leave it out, or give NaN for a gap")
+                raise self._error(f"{field} contains infinity; leave it out, or give NaN for a gap")
             if field not in gaps and np.isnan(column).any():
-                raise self._error(f"{field} holds NaN; only {', '.join(gaps) or 'none of its numbers'} may have gaps")
+                allowed = f"only {', '.join(gaps)} may" if gaps else "no field of this mark may"
+                raise self._error(f"{field} contains NaN; {allowed}")
             size = len(column) if size is None else size
             if len(column) != size:
-                raise self._error(f"{field} has {len(column)} numbers where {fields[0]} has {size}")
+                raise self._error(f"{field} must have as many numbers as {fields[0]}, got {len(column)} and {size}")
             column.flags.writeable = False
             self._set(**{field: column})
 
@@ -246,7 +247,7 @@ class Cells(Mark):
         if values.ndim != 2 or not values.size:
             raise self._error(f"values must have two axes, row and column; got shape {list(values.shape)}")
         if np.isinf(values).any():
-            raise self._error("values hold an infinite number; give NaN for what is unknown")
+            raise self._error("values contain infinity; give NaN for unknown values")
         values.flags.writeable = False
         finite = values[~np.isnan(values)]
         smallest, largest = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
@@ -330,7 +331,7 @@ class Arcs(Mark):
         self._numbers("source", "target", "weight")
         self._color()
         if (self.weight < 0).any():
-            raise self._error("weight must not be below 0: draw the two signs as two marks")
+            raise self._error("weight must not be below 0: draw positive and negative weights as two marks")
 
     def rows(self) -> Iterator[Row]:
         for source, target, weight in _each(self.source, self.target, self.weight):

@@ -1,4 +1,4 @@
-"""A figure as a value: panels, axes and marks. It is checked when made, immutable, and the same for both backends."""
+"""A figure as data: panels, axes and marks. It is validated when made, immutable, and the same for both backends."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 WIDTHS = {"column": 85.0, "text": 140.0, "page": 180.0}  # mm: one of two columns, a one-column page, a two-column page
 MIN_SIZE, MAX_SIZE = 20.0, 1000.0  # mm
 HEIGHT = 60.0  # mm of a row of panels
-PIXELS = 6.0  # for each mm on the screen: 7-point type then has the size of a notebook's type
+PIXELS = 6.0  # on the screen, for each mm: 7-point type then looks as large as a notebook's text
 
 Tick = tuple[float, str]
 
@@ -85,7 +85,7 @@ class Panel:
             margin = 0.0 if tight else (largest - smallest) * 0.04
             from_zero = axis is self.y and any(isinstance(mark, Bars | Arcs) for mark in self.marks)
             if axis is self.y and not tight and 0 < smallest < largest / 2:
-                smallest = 0.0  # values with a true zero are drawn from it, unless that hides their changes
+                smallest = 0.0  # start the axis at 0, unless the values would then fill less than half of it
             below = 0.0 if from_zero and smallest == 0 else margin
             above = 0.0 if from_zero and largest == 0 else margin
             bounds += [
@@ -110,7 +110,7 @@ def _ticks(axis: Axis, low: float, high: float) -> Sequence[Tick]:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Figure:
-    """Panels in rows of `columns`, with a title above and a note below: the data, the uncertainty and the chance level.
+    """Panels in rows of `columns`, a title above, and a note below for the data, the uncertainty and the chance level.
 
     Sizes are in mm on paper: `WIDTHS` has the usual widths. `rows` are the heights of the rows of panels, relative to
     each other.
@@ -149,7 +149,7 @@ class Figure:
             object.__setattr__(self, name, value)
 
     def numbers(self) -> Iterator[tuple[int, Mark, Row]]:
-        """Everything that is drawn: for each item the number of its panel, its mark and its numbers."""
+        """Everything that is drawn, item by item: the index of its panel, its mark and its numbers."""
         for i, panel in enumerate(self.panels):
             for mark in panel.marks:
                 for row in mark.rows():
@@ -180,7 +180,7 @@ class Figure:
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The display in Jupyter: an image without scripts or network, which needs no kernel.
 
-        It is as large as its type needs to be readable, so a one-column figure does not fill the page.
+        It is just large enough for its type to be readable, so a one-column figure does not fill the page.
         """
         from base64 import b64encode
 

@@ -48,7 +48,9 @@ def strip(
     """
     positions = range(len(trace))[where or slice(None)]
     if not lanes or not positions:
-        raise FigureError("a strip needs at least one lane and one token: give arrays over positions, and a slice")
+        raise FigureError(
+            "a strip needs at least one lane and one token: give arrays over positions, and a slice that is not empty"
+        )
     axis = Axis(low=positions[0] - 0.5, high=positions[-1] + 0.5, hidden=True)
     messages = [(s.start, s.stop, s.channel or s.role) for s in trace.spans]
     panels = [_blocks(messages, positions, axis, colors=[CHANNELS.get(text, 6) for *_, text in messages])]

@@ -49,7 +49,8 @@ class ForeignSource:
     """A model that another library runs, as a `workbench.recording.source.Source`.
 
     `forward(tokens, tap)` returns the logits (batch pos d_vocab) of one pass and calls `tap` unless it is None. It adds
-    to `derived` the hook points that it computed beside the run. `read_out` returns the logits of a residual stream.
+    to `derived` the hook points that it computed from other values of the run.
+    `read_out` returns the logits of a residual stream.
     """
 
     name: str
@@ -67,9 +68,9 @@ class ForeignSource:
     derived: set[str] = field(default_factory=set)
     reasons: dict[str, str] = field(default_factory=dict)  # hook point or preset -> why it is absent
     notes: list[str] = field(default_factory=list)
-    attention_copies: int = 0  # arrays (head query key) that a layer holds at once while it runs
+    attention_copies: int = 0  # arrays (head query key) in memory at once while a layer runs
     replays: bool = False  # an earlier run is played back, so it cannot be compared with a run without hooks
-    unreliable_hooks: set[str] = field(default_factory=set)  # hook points whose values differ from what the name means
+    unreliable_hooks: set[str] = field(default_factory=set)  # hook points whose values are not what their names mean
     probed: Probe | None = None
 
     edits = ()
@@ -132,8 +133,12 @@ class ForeignSource:
             self.read_out = None
             self.reasons["lens"] = "the final norm and the unembedding alone do not give this model's logits"
             probe.findings.forget(verification.LENS)
-        for check, ends, why in (
-            (verification.writes_add_up, BLOCK_WRITES, "this model's blocks do more than add what they write"),
+        for check, endings, reason in (
+            (
+                verification.writes_add_up,
+                BLOCK_WRITES,
+                "this model's blocks do more than add their outputs to the residual stream",
+            ),
             (
                 verification.pattern_comes_from_queries_and_keys,
                 ("attn.hook_rot_q", "attn.hook_rot_k"),
@@ -141,13 +146,13 @@ class ForeignSource:
             ),
         ):
             if _fails(probe, identity := verification.identity_of(check)):
-                self._leave_out(probe, [name for name in probe.shapes if name.endswith(ends)])
-                self.reasons |= {f"blocks.*.{end}": why for end in ends}
+                self._leave_out(probe, [name for name in probe.shapes if name.endswith(endings)])
+                self.reasons |= {f"blocks.*.{end}": reason for end in endings}
                 probe.findings.forget(identity)
         if "hook_embed" in probe.shapes and not probe.starts_from_embedding:
             self._leave_out(probe, ["hook_embed"])
-            why = "the first layer's input is not the embedding alone; record resid_pre of layer 0 instead"
-            self.reasons["hook_embed"] = why
+            reason = "the first layer's input is not the embedding alone; record resid_pre of layer 0 instead"
+            self.reasons["hook_embed"] = reason
         if any(probe.router_rules.values()):
             self.config["router"] = _router_rule(probe, verification.TOLERANCE[self.dtype])
         for ending, key, axis in SIZES:
@@ -189,8 +194,8 @@ class ForeignSource:
         size = {"layer": self.n_layers, "head": self.config["n_heads"], "rank": hooks.RANKS.get(name, 0)}
         size |= dict(zip(axes, shape, strict=True)) if shape else {}
         size |= {"pos": n_pos, "query": n_pos, "key": n_pos, "step": n_steps, "key_step": n_steps}
-        word = DTYPES[str(dtype).removeprefix("torch.")] if dtype else "I32" if name.endswith("_ids") else "F32"
-        return word, tuple(size[axis] for axis in axes)
+        dtype_name = DTYPES[str(dtype).removeprefix("torch.")] if dtype else "I32" if name.endswith("_ids") else "F32"
+        return dtype_name, tuple(size[axis] for axis in axes)
 
     def working_memory(self, n_pos: int, names: Sequence[str], chunk: int) -> int:
         return self.attention_copies * self.config["n_heads"] * n_pos**2 * 4
@@ -214,6 +219,6 @@ def _fails(probe: Probe, identity: str) -> bool:
 
 
 def _router_rule(probe: Probe, tolerance: float) -> str:
-    """How the router's weights follow from its logits, as far as the probe can determine it."""
+    """The rule by which the router's weights follow from its logits; "other" if the probe matches no known rule."""
     matching = [rule for rule, gaps in probe.router_rules.items() if gaps and max(gaps) <= tolerance]
     return matching[0] if matching else "other"

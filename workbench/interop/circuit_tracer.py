@@ -1,8 +1,8 @@
 """Attribution graphs of circuit-tracer and Neuronpedia, read from their JSON without either library.
 
-A graph says how much one feature, token or error node of the replacement model adds to another. `read_graph` reads the
-JSON file that circuit-tracer writes for its own page and that Neuronpedia offers for download. `step_edges` sums the
-edges from step to step, for the arcs of the score sheet.
+The weight of an edge is how much one feature, token or error node of the replacement model adds to another node.
+`read_graph` reads the JSON file that circuit-tracer writes for its own page and that Neuronpedia offers for download.
+`step_edges` sums the edges from step to step, for the arcs of the score sheet.
 """
 
 import os
@@ -35,10 +35,10 @@ def read_graph(path: os.PathLike | str) -> xr.Dataset:
 
     Variables over `node`:
         kind: "token", "feature", "error" or "logit"; any other feature_type is kept as it is in the file
-        layer: -1 for a token's embedding; the layer of a logit is the file's, n_layers + 1
+        layer: -1 for a token's embedding; n_layers + 1 for a logit, as in the file
         pos: position in the prompt
         feature: its number in its layer's transcoder; -1 for the other kinds
-        activation, influence: NaN where the file has none; `influence` is cumulative, as circuit-tracer prunes by it
+        activation, influence: NaN where the file has none; `influence` is cumulative (circuit-tracer prunes by it)
         probability: of a logit; NaN for the other kinds and where the file has none
         label: the file's text; "" where it has none
     Variables over `edge`: `source` and `target` (indices of nodes) and `weight`.
@@ -56,8 +56,8 @@ def read_graph(path: os.PathLike | str) -> xr.Dataset:
         data = parse(path.read_bytes(), str(path))
     except FileNotFoundError:
         raise TraceNotFound(f"there is no file {visible(str(path))}") from None
-    content = _take(data, path.name, metadata=dict, nodes=list, links=list)
-    metadata = _take(content["metadata"], "metadata", prompt_tokens=list, slug=str)
+    content = _checked_object(data, path.name, metadata=dict, nodes=list, links=list)
+    metadata = _checked_object(content["metadata"], "metadata", prompt_tokens=list, slug=str)
     tokens = metadata["prompt_tokens"]
     _check(all(isinstance(token, str) for token in tokens), "metadata.prompt_tokens holds a value that is not a string")
     rows = [_node(node, number, len(tokens)) for number, node in enumerate(content["nodes"])]
@@ -68,7 +68,7 @@ def read_graph(path: os.PathLike | str) -> xr.Dataset:
         index_of.setdefault(node["node_id"], index)
     edges = []
     for number, link in enumerate(content["links"]):
-        link = _take(link, f"links[{number}]", source=str, target=str, weight=(int, float))
+        link = _checked_object(link, f"links[{number}]", source=str, target=str, weight=(int, float))
         _check(abs(link["weight"]) < LARGE, f"links[{number}].weight is larger than {LARGE:g}")
         for node_id in (link["source"], link["target"]):
             _check(node_id in index_of, f"links[{number}] names the node {node_id[:40]!r}, which does not exist")
@@ -137,7 +137,9 @@ _COLUMNS: dict[str, Any] = {
 
 def _node(node: Any, number: int, length: int) -> dict[str, Any]:
     place = f"nodes[{number}]"
-    fields = _take(node, place, node_id=str, feature=(int, type(None)), layer=(str, int), ctx_idx=int, feature_type=str)
+    fields = _checked_object(
+        node, place, node_id=str, feature=(int, type(None)), layer=(str, int), ctx_idx=int, feature_type=str
+    )
     pos, kind = fields["ctx_idx"], KINDS.get(fields["feature_type"], fields["feature_type"])
     _check(0 <= pos < length, f"{place}.ctx_idx must be between 0 and {length - 1}, got {pos}")
     layer = EMBEDDED if fields["layer"] == "E" else _layer(fields["layer"], place)
@@ -173,7 +175,7 @@ def _number(node: dict[str, Any], key: str, place: str) -> float:
     return np.nan if value is None else float(value)
 
 
-def _take(value: Any, place: str, **kinds: Any) -> dict[str, Any]:
+def _checked_object(value: Any, place: str, **kinds: Any) -> dict[str, Any]:
     """`value` itself, if it is a JSON object that has these keys with values of these types."""
     _check(isinstance(value, dict), f"{place} is not a JSON object")
     for key, kind in kinds.items():

@@ -1,8 +1,8 @@
 """Traces as INIF, NDIF's interchange format for tokenized texts with spans (0.1): JSON with tokens, without tensors.
 
-What the format names is written under the format's names. A token's role, channel and summaries go where the format is
-open: extra fields of a token, tags and metadata. nnsight's tools, its HTML viewer among them, read it: see
-https://pypi.org/project/inif.
+Fields that the format defines have the format's names. A token's role, channel and summaries are stored where the
+format allows additions: in extra fields of a token, in tags and in metadata. nnsight's tools, such as its HTML viewer,
+read these files: see https://pypi.org/project/inif.
 """
 
 import gzip
@@ -28,9 +28,9 @@ TEMPLATE = "template"  # INIF's role for a token outside every message's content
 def to_inif(traces: Trace | Sequence[Trace], summaries: Iterable[str] = ("logprob", "entropy")) -> dict[str, Any]:
     """An INIF document: one sample for each trace, with its tokens, messages and steps. All traces are of one model.
 
-    A token has its `id`, its `token` (the text), its `role`, and its channel and "generated" among its `tags`. It also
-    has those of `summaries` that the trace holds, where they are finite numbers. Each message and each step of the
-    chain of thought is a span with its positions. A sample's `metadata` describe the run.
+    A token has its `id`, its `token` (the text), its `role`, and `tags`: its channel, and "generated" for generated
+    tokens. It also has the value of each of `summaries` that the trace contains, if the value is finite. Each message
+    and each step of the chain of thought is a span with its positions. A sample's `metadata` describe the run.
 
     >>> document = to_inif(trace)
     >>> sample = document["samples"][0]

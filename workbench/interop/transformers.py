@@ -280,7 +280,14 @@ def _check_ids(tokens: Sequence[int], model: Any) -> None:
 
 
 def run(parts: ModelParts, tokens: "Tensor", tap: Tap | None, derived: set[str]) -> "Tensor":
-    """Logits (batch pos d_vocab) of one pass in eval mode, without gradients or a cache, with `tap` at its hooks."""
+    """Logits (batch pos d_vocab) of one pass in eval mode, without gradients or a cache, with `tap` at its hooks.
+
+    Args:
+        parts: the model, and where its hook points are.
+        tokens: token ids (batch pos).
+        tap: called with the name and value of every hook point; None for a plain pass.
+        derived: the names of hook points that are computed from others; extended here.
+    """
     import torch
 
     tokens = tokens.to(parts.embed.weight.device)

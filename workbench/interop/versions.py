@@ -4,7 +4,7 @@ from importlib.metadata import PackageNotFoundError, version
 
 from workbench.errors import MissingDependency
 
-# oldest supported, newest tested, first not supported: `python -m tests.interop.matrix` runs the two in the middle
+# oldest supported, newest tested, first not supported; `python -m tests.interop.matrix` tests the first two
 SUPPORTED: dict[str, tuple[str, str, str]] = {
     "transformers": ("5.9.0", "5.24.0", "6"),
     "nnsight": ("0.8.0", "0.8.1", "0.9"),

@@ -252,7 +252,14 @@ class Model:
     def forward(
         self, tokens: Tensor, tap: Tap | None = None, cache: KVCache | None = None, logits_at: slice = slice(None)
     ) -> Tensor:
-        """Logits (batch pos d_vocab) for token ids (batch pos), under the active edits; see `gpt_oss.forward`."""
+        """Logits (batch pos d_vocab) for token ids (batch pos), under the active edits; see `gpt_oss.forward`.
+
+        Args:
+            tokens: token ids (batch pos).
+            tap: called with the name and value of every hook point; what it returns replaces the value.
+            cache: the keys and values of earlier positions; extended by those of `tokens`.
+            logits_at: the positions whose logits are computed, as a slice of `tokens`.
+        """
         return gpt_oss.forward(self.config, self.weights, tokens, self._under_edits(tap), cache, logits_at)
 
     def forward_from(
@@ -263,7 +270,15 @@ class Model:
         cache: KVCache | None = None,
         logits_at: slice = slice(None),
     ) -> Tensor:
-        """The rest of a pass from `resid_pre` of `layer` on (batch pos d_model), under the active edits."""
+        """Logits (batch pos d_vocab) of the rest of a pass, from the input of `layer` on, under the active edits.
+
+        Args:
+            resid: `resid_pre` of `layer` (batch pos d_model).
+            layer: the first layer that runs.
+            tap: called with the name and value of every later hook point; what it returns replaces the value.
+            cache: the keys and values of earlier positions; extended by the later layers.
+            logits_at: the positions whose logits are computed, as a slice of `resid`.
+        """
         return gpt_oss.forward_from(self.config, self.weights, resid, layer, self._under_edits(tap), cache, logits_at)
 
     def stop(self) -> None:

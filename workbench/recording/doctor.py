@@ -166,7 +166,7 @@ def demand(name: str, c: Config, free: int) -> Demand:
 
 
 def trace_bytes(c: Config, record: str, dtype: str) -> int:
-    """Bytes of the arrays of a trace of 1,000 positions with `record`; `dtype` is the model's."""
+    """Bytes of the arrays of a trace of 1,000 positions that records `record`; `dtype` is the model's."""
     names = [*always(c.n_layers), *hooks.expand(record, c.n_layers)]
     return sum(map(budget.size, budget.shapes(c, names, dtype, POSITIONS, 0).values()))
 
@@ -194,7 +194,10 @@ def cpu_name() -> str:
 
 
 def _rows_independent(dtype: str) -> bool:
-    """Whether products of random matrices have independent rows; `Model.rows_independent` tests those of a model."""
+    """Whether a row of a matrix product is independent of the other rows, for random matrices of this dtype.
+
+    `Model.rows_independent` tests the matrices of a model.
+    """
     try:
         from workbench.model.kernels import independence, native
         from workbench.model.kernels.linear import linear
@@ -248,7 +251,7 @@ def _version(name: str) -> str:
 
 
 def _packages() -> Iterator[Package]:
-    """The packages of the extras, from the package's own metadata."""
+    """The packages of each extra, from workbench's own metadata."""
     try:
         requirements = metadata.requires(DISTRIBUTION) or []
     except metadata.PackageNotFoundError:  # a checkout that was not installed
@@ -282,7 +285,7 @@ def _cached(cache: Path) -> Iterator[Cached]:
 
 
 def _rows(independent: dict[str, bool]) -> str:
-    """The line on whether the bits at a position are independent of the other rows."""
+    """The report's line on whether the bits of a row are independent of the other rows."""
     if all(independent.values()):
         return "independent: edits, patches and resumed runs are exact to the last bit"
     which = ", ".join(dtype for dtype, holds in independent.items() if not holds)

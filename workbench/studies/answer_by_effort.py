@@ -1,4 +1,7 @@
-"""Does the model know the answer without thinking? Its probability at low effort, and at high before and after."""
+"""Does the model know the answer without thinking?
+
+Probability of the answer at low effort, and at high effort before and after thinking.
+"""
 
 from collections.abc import Sequence
 from functools import cache
@@ -23,10 +26,12 @@ def measure(model: wb.Model, seed: str = "fresh") -> dict[str, Interval]:
     by_family = {}
     for family in FAMILIES:
         rows = []
-        for one in traced_problems(model, family, N, LENGTH, "", seed):
-            low = model.trace(list(render(one.problem, "low").ids), record="")
+        for traced in traced_problems(model, family, N, LENGTH, "", seed):
+            low = model.trace(list(render(traced.problem, "low").ids), record="")
             p_low = float(np.exp(np.asarray(low["logprob"])[low.spans[-1].content].sum()))
-            p_high = wb.reasoning.forced_answer(model, one.trace, segments=wb.steps(one.trace)[-1:])["p"].values[:, 0]
+            p_high = wb.reasoning.forced_answer(model, traced.trace, segments=wb.steps(traced.trace)[-1:])["p"].values[
+                :, 0
+            ]
             rows.append([p_low, *p_high])
         by_family[family] = wb.statistics.mean_interval(np.array(rows))
     return by_family
@@ -45,4 +50,6 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         note=f"n = {N} held-out problems of length {LENGTH} per family; 95 % intervals over problems. Prefill of the "
         "reference solutions; at high effort, forced answers before the first and after the last step.",
     )
-    return figure, [one.trace for family in FAMILIES for one in traced_problems(model, family, N, LENGTH, "", "fresh")]
+    return figure, [
+        traced.trace for family in FAMILIES for traced in traced_problems(model, family, N, LENGTH, "", "fresh")
+    ]

@@ -1,7 +1,7 @@
 """Is the answer in the residual stream before it is generated? Linear probes for values at the ends of earlier steps.
 
 The probes are tested on problems they were not fitted on.
-The title was chosen on the problems of the seed "figures"; the figure shows other problems.
+The figure's title was chosen from problems of the seed "figures"; the figure itself shows other problems.
 """
 
 from collections.abc import Sequence
@@ -47,7 +47,10 @@ def scores(
     layer: int,
     seed: str = "fresh",
 ) -> xr.DataArray:
-    """The probe's scores at positions of another run (position label): 1 means yes, a label's share means no evidence.
+    """The probe's scores at positions of another run (position label).
+
+    A score of 1 means that the value is this label. Without evidence, the score is the label's share among the fitted
+    values.
 
     Args:
         model: The model.
@@ -59,9 +62,11 @@ def scores(
         seed: The seed of the problems that the probe was fitted on.
     """
     fitted, target_steps = traced_problems(model, family, N, LENGTH, RECORD, seed), TARGETS[target]
-    resid = [np.asarray(one.trace["resid_post", layer]) for one in fitted]
-    inputs = np.stack([x[one.steps[at].stop - back] for one, x in zip(fitted, resid) for _, at, back in target_steps])
-    values = np.array([one.problem.steps[predicted].value for one in fitted for predicted, *_ in target_steps])
+    resid = [np.asarray(traced.trace["resid_post", layer]) for traced in fitted]
+    inputs = np.stack(
+        [x[traced.steps[at].stop - back] for traced, x in zip(fitted, resid) for _, at, back in target_steps]
+    )
+    values = np.array([traced.problem.steps[predicted].value for traced in fitted for predicted, *_ in target_steps])
     direction = measure(model, family, target, seed)["direction"].sel(layer=layer)
     share = np.array([np.mean(values == label) for label in direction["label"].values])
     score = (np.asarray(trace["resid_post", layer])[list(positions)] - inputs.mean(0)) @ direction.values.T + share
@@ -79,7 +84,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         attrs = {"long_name": "accuracy of a linear probe", "units": "1"}
         accuracy = xr.DataArray(value, coords, ("target", "layer"), attrs=attrs)
         panels.append(line(accuracy, by="target", low=low, high=high, null=null, title=family))
-        traces += [one.trace for one in traced_problems(model, family, N, LENGTH, RECORD, "fresh")]
+        traces += [traced.trace for traced in traced_problems(model, family, N, LENGTH, RECORD, "fresh")]
     figure = beside(
         *panels,
         title="Nearly half of the next hops are decodable one step before they are generated; next values are not",

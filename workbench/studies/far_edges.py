@@ -18,7 +18,7 @@ from workbench.figures import Figure, bars
 from workbench.pocket.families import make, slips
 from workbench.pocket.problems import Problem
 from workbench.pocket.rendering import render
-from workbench.studies.dependency_methods import METHODS
+from workbench.studies.dependency_methods import METHODS, score_steps
 from workbench.studies.held_out import TracedProblem, bounds
 
 SETS, LENGTH = {"variables": 24, "lists": 16}, 5  # family -> how many problems
@@ -90,8 +90,8 @@ def measure(model: wb.Model, seed: str = "fresh") -> Measured:
         truth = np.array([uses for one in problems for uses in dependencies(one.problem)])
         other = np.isin(later - earlier, (later - earlier)[truth]) & ~truth
         measured.pairs[family] = int(truth.sum()), int(other.sum())
-        for name, method in METHODS.items():
-            matrices = [method(model, one.trace, one.steps) for one in problems]
+        for name in METHODS:
+            matrices = [score_steps(name, model, one.trace, one.steps) for one in problems]
             s = np.array([matrices[k][i, j] for k, i, j in pairs])
             measured.medians[name, family] = float(np.median(s[truth])), float(np.median(s[other]))
             area = partial(by_distance, s, truth, later - earlier)

@@ -1,7 +1,7 @@
 """Previous-token, duplicate-token and induction heads, on sequences of random words that are repeated once.
 
-The null is the same second half after a first half of other words. The attention that a head gives to the position of
-a rule in the repeated sequence and not in the null is due to the repeated words, not to the distance.
+The null is the same second half after a first half of other words. If a head attends to the position of a rule in the
+repeated sequence but not in the null, the cause is the repeated words, not the distance.
 """
 
 from collections.abc import Sequence
@@ -33,7 +33,7 @@ def runs(model: wb.Model) -> dict[int, list[tuple[wb.Trace, wb.Trace]]]:
 
 
 def masses(trace: wb.Trace, period: int) -> list[np.ndarray]:
-    """Mean attention of the second half by rule, and the attention on one key if spread evenly (each: layer head)."""
+    """Mean attention of the second half by rule, and the attention to each key if evenly spread (each: layer head)."""
     at, sink = np.arange(period, 2 * period), np.asarray(trace["sink"], float)[..., period:]
     patterns = np.stack([wb.attention.pattern(trace, layer).values for layer in range(trace.config["n_layers"])])
     by_rule = [patterns[:, :, at, at - back].mean(-1) for back in (1, period, period - 1)]
@@ -44,7 +44,10 @@ def masses(trace: wb.Trace, period: int) -> list[np.ndarray]:
 def measure(model: wb.Model) -> xr.Dataset:
     """Attention by rule: `mass` and its `null` (sequence rule period layer head), and `p`, adjusted for all tests."""
     pairs = np.array(
-        [[[masses(t, period) for t in pair] for period, pair in zip(PERIODS, g)] for g in zip(*runs(model).values())]
+        [
+            [[masses(t, period) for t in pair] for period, pair in zip(PERIODS, group)]
+            for group in zip(*runs(model).values())
+        ]
     )
     mass, null = pairs[:, :, 0, :3].swapaxes(1, 2), pairs[:, :, 1, [3, 1, 2]].swapaxes(1, 2)
     dims, coords = ("rule", "period", "layer", "head"), {"rule": list(RULES), "period": list(PERIODS)}
@@ -60,16 +63,16 @@ def followers(model: wb.Model) -> xr.DataArray:
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     """The figure, and the traces behind it."""
-    sheets = []
+    figures = []
     for rule, period in (("previous token", 10), ("duplicate token", 10), ("induction", 10), ("induction", 30)):
         at = {"rule": rule, "period": period}
         above_null = (measure(model)["mass"] - measure(model)["null"]).mean("sequence").sel(at)
         above_null = above_null.where(followers(model).sel(at))
         above_null = above_null.assign_attrs(long_name="mass above the null", units="share")
         title = rule if rule == "previous token" else f"{rule}, period {period}"
-        sheets.append(heatmap(above_null, written=True, low=0, title=title))
+        figures.append(heatmap(above_null, written=True, low=0, title=title))
     figure = beside(
-        *sheets,
+        *figures,
         title="The induction heads of pocket are in layer 1, and reach beyond the window",
         note=f"n = {N} sequences of random words per period; window {model.config.window}, so sliding layers "
         "(0, 2, 4) cannot attend 30 tokens back. Null: the same words after other words; for the previous token, "

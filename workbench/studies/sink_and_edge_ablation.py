@@ -1,4 +1,6 @@
-"""Are attention sinks and long-range attention needed? Solutions reproduced token by token with either ablated.
+"""Are attention sinks and long-range attention needed?
+
+With either ablated, this study counts the solutions that are still reproduced token by token.
 
 Sinks are set to their mean, shuffled over positions, or removed; long-range or short-range attention is masked.
 One forward pass is enough: greedy decoding reproduces a text if and only if each token is the most likely at its place.
@@ -23,7 +25,7 @@ CONDITIONS = ("unedited", "sinks at mean", "sinks shuffled", "no sinks", "no far
 
 def most_likely(model: wb.Model, trace: wb.Trace) -> np.ndarray:
     """Whether each generated token of the reference solution is the most likely at its place (condition pos)."""
-    ids, thought = torch.tensor([trace.tokens]), next(s for s in trace.spans if s.channel == "analysis")
+    ids, analysis = torch.tensor([trace.tokens]), next(s for s in trace.spans if s.channel == "analysis")
     sink, window = torch.tensor(np.asarray(trace["sink"])), trace.config["window"]  # layer head query
     mean = sink.mean(-1, keepdim=True).expand_as(sink)
     shuffled = sink[..., torch.randperm(sink.shape[-1], generator=torch.Generator().manual_seed(0))]
@@ -41,7 +43,7 @@ def most_likely(model: wb.Model, trace: wb.Trace) -> np.ndarray:
 
     with torch.inference_mode(), model.edit(SINKS, edit_sinks), model.edit(FULL, mask_scores):
         top = model.forward(ids.expand(len(CONDITIONS), -1)).argmax(-1)
-    return (top == ids.roll(-1))[:, thought.content_start - 1 : -1].numpy()
+    return (top == ids.roll(-1))[:, analysis.content_start - 1 : -1].numpy()
 
 
 @cache
@@ -50,9 +52,11 @@ def measure(model: wb.Model) -> xr.Dataset:
 
     Returns a Dataset over (problem, condition), with the coordinate `family` (problem):
         reproduced: 1 if all tokens of thought and answer are the most likely at their places, else 0
-        tokens: the share of tokens that are
+        tokens: the share of tokens that are the most likely at their places
     """
-    runs = [(family, one.trace) for family in CHAINS for one in traced_problems(model, family, N, LENGTH, seed=SEED)]
+    runs = [
+        (family, traced.trace) for family in CHAINS for traced in traced_problems(model, family, N, LENGTH, seed=SEED)
+    ]
     hits = [most_likely(model, trace) for _, trace in runs]
     data = {"reproduced": [hit.all(-1) for hit in hits], "tokens": [hit.mean(-1) for hit in hits]}
     coords = {"condition": list(CONDITIONS), "family": ("problem", [family for family, _ in runs])}
@@ -61,13 +65,13 @@ def measure(model: wb.Model) -> xr.Dataset:
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     """The figure, and the traces behind it."""
-    measured, sheets = measure(model), []
+    measured, figures = measure(model), []
     for name, label in (("reproduced", "texts reproduced token by token"), ("tokens", "tokens that are most likely")):
         mean = wb.statistics.mean_interval(measured[name].values)
         array = xr.DataArray(mean.value, {"condition": list(CONDITIONS)}, "condition", attrs={"long_name": "share"})
-        sheets.append(bars(array, low=np.asarray(mean.low), high=np.asarray(mean.high), title=label, height=45))
+        figures.append(bars(array, low=np.asarray(mean.low), high=np.asarray(mean.high), title=label, height=45))
     figure = above(
-        *sheets,
+        *figures,
         title="Sinks are gates: sink mass at the wrong tokens does more harm than no sinks",
         note=f"n = {measured.sizes['problem']} held-out problems of length {LENGTH}, {N} per family; 95 % intervals "
         "over problems. Sinks at mean: each head's sink mass at its mean over the text. Shuffled: the sink masses of "

@@ -12,7 +12,7 @@ import xarray as xr
 import workbench as wb
 from workbench.analysis.statistics import Interval
 from workbench.figures import Figure, bars
-from workbench.studies.dependency_methods import METHODS, area
+from workbench.studies.dependency_methods import area, score_steps
 from workbench.studies.held_out import bounds, traced_problems
 
 FAMILIES, N, LENGTH = ("variables", "hops", "lists"), 6, 6  # receiver heads need seven steps
@@ -30,7 +30,7 @@ def measure(model: wb.Model, seed: str = "fresh") -> dict[tuple[str, str], Inter
             # a step that restates the question can be bypassed by attending to the question: no true pairs with it
             pairs = [(i, j) for i in range(len(steps)) for j in range(i) if computed[j] or j not in problem.edges[i]]
             for name in COMPARED:
-                scores[name] += METHODS[name](model, trace, steps)[tuple(np.array(pairs).T)].tolist()
+                scores[name] += score_steps(name, model, trace, steps)[tuple(np.array(pairs).T)].tolist()
             truth += [j in problem.edges[i] for i, j in pairs]
             clusters += [number] * len(pairs)
         for name in COMPARED:

@@ -70,7 +70,7 @@ class Compare(View):
         return header, arrays
 
     def summary(self) -> str:
-        """A sentence with the number of tokens that both runs share and that only one has."""
+        """A sentence: how many tokens both runs share, and how many only one of them has."""
         same, first, second = self._counts()
         return (
             f"{same:,} tokens in both, {first:,} only in {self.names[0]} (blue), "

@@ -50,7 +50,7 @@ def _common(first: Sequence[str], second: Sequence[str]) -> list[tuple[int, int]
 
 
 def _rows(row: int, all_bits: int, position_bits: Mapping[str, int], second: Sequence[str]) -> Iterator[int]:
-    """`row`, then the row after each token of `second`."""
+    """The bit rows of the alignment table: `row` itself, then the row after each token of `second`."""
     yield row
     for text in second:
         matches = position_bits.get(text, 0)

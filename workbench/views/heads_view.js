@@ -377,7 +377,7 @@ register("heads", (ctx) => {
           x,
           top + 20,
           store.get("row", { ...now(), query: pinned })?.error
-            ? "its keys need Python: run the cell"
+            ? "listing its keys needs Python: run the cell"
             : "…",
           { fill: c.soft, size: 11, width: width - x },
         );

@@ -49,7 +49,10 @@ class Heads(View):
         return header, arrays | thumbs | cells
 
     def query(self, kind: str, request: Mapping[str, Any]) -> Payload:
-        """Thumbnails of a "layer", cells of a "head" (from:to, pooled to `CELLS`), or the exact "row" of a query."""
+        """The reply to a query, by its kind.
+
+        "layer": thumbnails; "head": cells of from:to, pooled to `CELLS`; "row": the exact attention of one query.
+        """
         layer = int(request["layer"])
         if kind == "layer":
             return self._layer(layer)

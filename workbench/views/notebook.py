@@ -31,7 +31,7 @@ _CHOOSE = """<style>
 def display_in_jupyter(view: "View") -> None:
     """Display snapshot and widget in Jupyter.
 
-    Raises NotImplementedError elsewhere, and if only one output is possible: IPython then uses the mime bundle.
+    Raises NotImplementedError outside Jupyter and where only one output is possible; IPython then uses the mime bundle.
     """
     from IPython import get_ipython
     from IPython.display import display
@@ -46,7 +46,7 @@ def display_in_jupyter(view: "View") -> None:
 
 
 def snapshot(view: "View", has_widget: bool = True) -> str:
-    """The view as HTML that needs no script, with a unique mark for the CSS above."""
+    """The view as HTML that needs no script; a unique id lets the CSS above hide it once the live view is shown."""
     mark = uuid4().hex[:12]
     note = "snapshot: run the cell for the live view" if has_widget else "snapshot: pip install gpt-oss-workbench[lab]"
     choose = _CHOOSE.format(id=mark) if has_widget else ""

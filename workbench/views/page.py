@@ -64,7 +64,10 @@ def save_page(view: "View", path: os.PathLike | str) -> Path:
 
 
 def _digest(text: str) -> str:
-    """The hash of a style or script for the policy: over the text between the tags, as a browser computes it."""
+    """The hash of an inline style or script for the content security policy.
+
+    As in browsers, it covers the text between the tags.
+    """
     return "sha256-" + b64encode(sha256(text.encode()).digest()).decode()
 
 
@@ -133,7 +136,7 @@ def _header(trace: Trace) -> str:
 
 
 def _question(trace: Trace) -> str:
-    """The title of the page: the last user message, or the name of the model without one."""
+    """The title of the page: the last user message, or the model's name if there is none."""
     user_spans = [span for span in trace.spans if span.role == "user" and span.content_start < span.content_stop]
     text = "".join(trace.str_tokens[user_spans[-1].content]).strip() if user_spans else ""
     return html(text[:160] + ("…" if len(text) > 160 else "") if text else trace.manifest.model["name"], newline=" ")
@@ -166,7 +169,7 @@ def _details(trace: Trace) -> str:
     parts.append(_section("Numerics", _table(m.numerics)))
     if m.replayed_routing:
         different, compared = m.replayed_routing["different"], m.replayed_routing["compared"]
-        text = f"{different:,} of {compared:,} expert choices differ, live run against replay."
+        text = f"{different:,} of {compared:,} expert choices differ between the live run and its replay."
         parts.append(_section("Routing", f"<p>{text}</p>"))
     if m.omitted:
         parts.append(_section("Left out to fit the budget", _list(m.omitted)))

@@ -62,8 +62,11 @@ def routing(
     and step. Loads count only the tokens that pass the filter. A click on a load pins an expert: then only the tokens
     at which it runs are colored. An expert's number means nothing outside its layer.
 
-    `layer` is the layer shown first, by default the first with experts; `window` the range of positions shown first;
-    `selected` the pinned position.
+    Args:
+        trace: a run with recorded routing.
+        layer: the layer shown first; the first with experts unless given.
+        window: the range of positions shown first.
+        selected: the pinned position.
 
     >>> wb.views.routing(wb.trace("What is 12+30?"), layer=3)
     <routing of pocket: 51 tokens>

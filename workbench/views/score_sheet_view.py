@@ -36,7 +36,7 @@ COMPACT = ("transcript", "logprob", "entropy", "sink", "margin")
 
 @dataclass(frozen=True, slots=True)
 class Lane:
-    """One lane: its name, its values, or a text that says how to get them."""
+    """One lane: its name, and its values or a text on how to get them."""
 
     name: str
     label: str

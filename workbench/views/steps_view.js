@@ -8,8 +8,8 @@ import { axisOf } from "./token_axis.js";
 import { number, plain } from "./token_index.js";
 import { frame } from "./view_frame.js";
 
-const ARCS_TALL = 116,
-  SIDE = 360;
+const ARCS_HEIGHT = 116,
+  MAX_SIDE = 360;
 
 /**
  * Rows and columns from:to of a square matrix, pooled: each cell of `by` x `by` values keeps the one of largest
@@ -53,42 +53,45 @@ register("steps", (ctx) => {
   const layer = () => (edges[arrayIndex].layers.length ? state.layer : -1);
   const allSteps = () =>
     store.get("cells", { array: arrayIndex, layer: layer(), from: 0, to: count });
-  /** The steps with a token in the zoomed range: [first, stop]. */
+  /** The steps that overlap the zoomed range of tokens: [first, stop]. */
   const range = () => {
     const { from, to } = axisOf(state, tokens.n, 0, 1),
       first = steps.findIndex((s) => s.stop > from),
       stop = steps.findLastIndex((s) => s.start < to) + 1;
     return first < 0 || stop <= first ? [0, 0] : [first, stop];
   };
-  /** The cells to draw: those queried for the zoomed range if they have arrived, otherwise those of all steps. */
-  const best = () => {
+  /**
+   * The cells to draw (`reply`): those of the zoomed range once they have arrived from Python, until then those of all
+   * steps.
+   */
+  const currentCells = () => {
     const [first, stop] = range(),
       all = allSteps();
-    const close =
+    const zoomed =
       all?.arrays &&
       stop &&
       stop - first < count &&
       store.get("cells", { array: arrayIndex, layer: layer(), from: first, to: stop });
-    return { first, stop, all, one: close?.arrays ? close : all };
+    return { first, stop, all, reply: zoomed?.arrays ? zoomed : all };
   };
-  const name = (s, stop = s + 1) =>
+  const stepsText = (s, stop = s + 1) =>
     stop > s + 1 ? `steps ${s}–${stop - 1}` : `step ${s} (${plain(steps[s].kind)})`;
-  /** The content of the matrix at a width: its cells, and the group of steps in each row and column. */
-  const now = (width) => {
-    const { first, stop, one } = best(),
+  /** What the matrix draws at this width: its cells, and the group of steps in each row and column. */
+  const content = (width) => {
+    const { first, stop, reply } = currentCells(),
       { label, unit, over, layers } = edges[arrayIndex],
-      side = Math.min(SIDE, Math.max(40, width - gutter(width) - 8));
+      side = Math.min(MAX_SIDE, Math.max(40, width - gutter(width) - 8));
     const where = layers.length
         ? layer() < 0
           ? `, mean over ${layers.length} layers`
           : `, layer ${layer()}`
         : "",
       cacheKey = [arrayIndex, layer(), first, stop, side, theme.of.paper].join();
-    if (key === cacheKey && cached.one === one) return cached;
+    if (key === cacheKey && cached.reply === reply) return cached;
     key = cacheKey;
     const { of: c } = theme,
       empty = {
-        one,
+        reply,
         rows: [],
         columns: [],
         at: () => NaN,
@@ -96,17 +99,17 @@ register("steps", (ctx) => {
         high: 1,
         colors: ramp(c.low, c.blue),
         unit,
-        side: SIDE,
-        title: `${label}${where} · ${one?.error ?? (one ? "no step in this range" : "…")}`,
+        side: MAX_SIDE,
+        title: `${label}${where} · ${reply?.error ?? (reply ? "no step in this range" : "…")}`,
       };
-    if (!one?.arrays || !stop) {
+    if (!reply?.arrays || !stop) {
       cached = empty;
       return cached;
     }
-    const { start, factor, high, signed } = one,
+    const { start, factor, high, signed } = reply,
       [from, to] = [Math.floor((first - start) / factor), Math.ceil((stop - start) / factor)];
     const by = Math.ceil((to - from) / side),
-      cells = pooled(one.arrays.cells, one.arrays.cells.shape[0], from, to, by),
+      cells = pooled(reply.arrays.cells, reply.arrays.cells.shape[0], from, to, by),
       size = Math.ceil((to - from) / by),
       each = by * factor,
       begin = start + from * factor;
@@ -118,7 +121,7 @@ register("steps", (ctx) => {
       rows = groups.map(([s]) => (each > 1 ? s : `${s} ${plain(steps[s].kind)}`));
     const downsampled = each > 1 ? ` · downsampled: the largest of ${each} × ${each} steps` : "";
     cached = {
-      one,
+      reply,
       groups,
       each,
       begin,
@@ -188,7 +191,7 @@ register("steps", (ctx) => {
   };
   matrix(view, ctx, {
     label: "step by step",
-    cells: now,
+    cells: content,
     on: ["from", "to"],
     describe(r, k) {
       const { groups, at, each } = cached,
@@ -196,7 +199,7 @@ register("steps", (ctx) => {
       if (!row || !column) return "";
       const texts =
         each > 1 ? "" : `\n${row[0]}: “${snippet(row[0])}”\n${column[0]}: “${snippet(column[0])}”`;
-      return `${name(...row)} from ${name(...column)}: ${number(at(r, k))} ${edges[arrayIndex].unit}${each > 1 ? `, the largest of ${each} × ${each} steps` : ""}${texts}`;
+      return `${stepsText(...row)} from ${stepsText(...column)}: ${number(at(r, k))} ${edges[arrayIndex].unit}${each > 1 ? `, the largest of ${each} × ${each} steps` : ""}${texts}`;
     },
     link: (r, k) => ({
       hover: steps[cached.groups[r][0]].start,
@@ -205,21 +208,21 @@ register("steps", (ctx) => {
     pinned: () => [group(state.pin), -1],
   });
   const links = () => {
-    const { first, stop, all, one } = best();
+    const { first, stop, all, reply } = currentCells();
     return {
       ends: [],
       strength: [],
-      ...one?.arrays,
-      high: one?.high,
-      signed: one?.signed,
-      part: one === all && stop - first < count,
+      ...reply?.arrays,
+      high: reply?.high,
+      signed: reply?.signed,
+      part: reply === all && stop - first < count,
     };
   };
   strip(view, ctx, {
     label: "arcs over the tokens",
     on: ["layer"],
     pooled: false,
-    size: () => ARCS_TALL,
+    size: () => ARCS_HEIGHT,
     title() {
       const { strength, signed, part } = links();
       return `the same values as arcs over the tokens${strength.length > MAX_ARCS ? `, the strongest ${MAX_ARCS}${part ? " of all steps" : ""}` : ""}${signed ? "; orange: positive, blue: negative" : ""}`;
@@ -228,8 +231,8 @@ register("steps", (ctx) => {
       const c = theme.of,
         drawn = links(),
         pinned = state.pin >= 0 ? tokens.step[state.pin] : -1,
-        bottom = y + ARCS_TALL - 18;
-      arcs(pen, a, c, steps, drawn, drawn.high, bottom - 2, ARCS_TALL - 24, pinned);
+        bottom = y + ARCS_HEIGHT - 18;
+      arcs(pen, a, c, steps, drawn, drawn.high, bottom - 2, ARCS_HEIGHT - 24, pinned);
       steps.forEach((s, i) => {
         const x1 = Math.max(a.x0, a.x(s.start)),
           x2 = Math.min(a.x0 + a.width, a.x(s.stop));

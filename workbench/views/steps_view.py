@@ -73,7 +73,7 @@ class Steps(View):
         return header, arrays
 
     def query(self, kind: str, request: Mapping[str, Any]) -> Payload:
-        """The "cells" of an array and a layer (-1: the mean over layers) for the steps from:to."""
+        """The reply to a query for "cells": the steps from:to of an array and a layer (-1: the mean over layers)."""
         if kind != "cells":
             return super().query(kind, request)
         return self._cells(*(int(request[name]) for name in ("array", "layer", "from", "to")))

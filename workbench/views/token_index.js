@@ -1,12 +1,11 @@
 // @ts-check
-// The tokens of a trace: texts, messages, steps, search, filters. Model text comes from Python, where
-// workbench.text has
-// made invisible characters visible, and enters the page as textContent only.
+// The tokens of a trace: texts, messages, steps, search, filters. In Python, workbench.text has made invisible characters
+// of the model's text visible. The text enters the page as textContent only.
 
 export class Tokens {
   /** @param {Payload} payload */
   constructor({ token_texts, messages, steps, prompt_length, arrays }) {
-    this.texts = token_texts; // each different text once; textIds says which one a token has
+    this.texts = token_texts; // each distinct text once; textIds has the index of each token's text
     this.messages = messages;
     this.steps = steps;
     this.promptLength = prompt_length;
@@ -15,9 +14,9 @@ export class Tokens {
     /** @type {string[] | null} */
     this.lowercase = null;
     this.joined = "";
-    this.owner = new Int32Array(this.n).fill(-1);
+    this.messageOf = new Int32Array(this.n).fill(-1);
     this.step = new Int32Array(this.n).fill(-1);
-    messages.forEach((m, i) => this.owner.fill(i, m.start, m.stop));
+    messages.forEach((m, i) => this.messageOf.fill(i, m.start, m.stop));
     steps.forEach((s, i) => this.step.fill(i, s.start, s.stop));
   }
   /** @param {number} i */
@@ -61,17 +60,17 @@ export class Tokens {
     return ranges;
   }
   /**
-   * 1 for each token that passes a filter: "channel:…", "kind:…", "step", "same", "prompt", "generated"; null
-   * without one.
+   * Which tokens pass a filter (1 or 0 for each): "channel:…", "kind:…", "step", "same", "prompt", "generated".
+   * Returns null without a filter.
    *
    * @param {string} only
    * @param {number} pin
    */
   mask(only, pin) {
     const [filter, name] = only.split(/:(.*)/s),
-      { owner, step, textIds } = this;
+      { messageOf, step, textIds } = this;
     const passes = {
-      channel: (i) => this.messages[owner[i]]?.name === name,
+      channel: (i) => this.messages[messageOf[i]]?.name === name,
       kind: (i) => this.steps[step[i]]?.kind === name,
       step: (i) => pin >= 0 && step[pin] >= 0 && step[i] === step[pin],
       same: (i) => pin >= 0 && textIds[i] === textIds[pin],
@@ -86,7 +85,7 @@ export class Tokens {
    * @param {number} i
    */
   place(i) {
-    const m = this.messages[this.owner[i]],
+    const m = this.messages[this.messageOf[i]],
       s = this.steps[this.step[i]];
     return (m ? m.name : "") + (s ? `, step ${this.step[i]} (${plain(s.kind)})` : "");
   }

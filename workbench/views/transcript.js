@@ -179,7 +179,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
       all.push(line);
     };
     for (let i = state.from; i < stop; i++) {
-      const message = tokens.messages[tokens.owner[i]];
+      const message = tokens.messages[tokens.messageOf[i]];
       if (message.start === i || !line) start(message, true);
       for (const [k, part] of text(i).split("\n").entries()) {
         const size = [...part].reduce((sum, letter) => sum + (letter > "\u1100" ? 2 : 1), 0);

@@ -1,4 +1,4 @@
-"""Measures of the weights beside those of a run: learned sinks, router rows, tokens that experts raise and lower."""
+"""Weights beside their activity in a run: learned sinks, router rows, tokens that experts raise and lower."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -100,10 +100,11 @@ def weights(
 ) -> Weights:
     """A view of the weights of heads and experts, beside their activity in a run of the same model.
 
-    The learned sinks (layer head) are above the attention that the heads gave to them in this run. A click selects that
-    layer and head, also in linked views. For each expert, the router table shows the tokens for which it is preferred,
-    how often it is preferred from the embeddings alone, and how often it ran in this run; the experts chosen at the
-    hovered or pinned token are marked. The expert table shows the tokens that each neuron raises and lowers.
+    The upper matrix shows the learned sinks (layer head), the lower one the attention to them in this run. A click on a
+    cell selects its layer and head, also in linked views. For each expert, the router table shows the tokens for which
+    it is preferred, how often it is preferred from the embeddings alone, and how often it ran in this run; the experts
+    chosen at the hovered or pinned token are marked. The expert table shows the tokens that each neuron raises and
+    lowers.
 
     Args:
         trace: the run.
@@ -114,27 +115,33 @@ def weights(
         selected: the pinned position.
 
     Raises:
-        ArgumentError: no sinks, routers or experts were passed, or they are of a model of another size.
+        ArgumentError: no sinks, routers or experts were passed, or their sizes are not those of the run's model.
 
     >>> wb.views.weights(trace, wb.circuits.sink_logits(model), wb.circuits.router_tokens(model, 0, k=5))
     <weights of pocket: 64 tokens>
     """
-    several = [[each] if isinstance(each, xr.Dataset) else list(each) for each in (routers, experts)]
-    if sinks is None and not any(several):
+    router_list, expert_list = ([each] if isinstance(each, xr.Dataset) else list(each) for each in (routers, experts))
+    if sinks is None and not router_list and not expert_list:
         raise ArgumentError(
             "nothing to show: pass sinks=wb.circuits.sink_logits(model), "
             "routers=wb.circuits.router_tokens(model, 0) or experts=wb.circuits.expert_logit_effects(model, 0, 0)"
         )
     config, sink_arrays = trace.config, None
-    passed = {"sinks": sinks is not None, "routers": several[0], "experts": several[1]}
+    passed = {"sinks": sinks is not None, "routers": router_list, "experts": expert_list}
     args = "".join(f", {name}={name}" for name, value in passed.items() if value)
     if sinks is not None:
         _check_sizes(sinks, "sinks", ("logit", "share"), {"layer": config["n_layers"], "head": config["n_heads"]})
         values = {name: sinks[name].transpose("layer", "head").values.astype("f4") for name in ("logit", "share")}
         sink_arrays = {"keys": int(sinks.attrs["keys"]), **values}
-    rows = [_router(each, config) for each in several[0]]
+    rows = [_router(each, config) for each in router_list]
     return Weights(
-        trace, sink_arrays, rows, [_expert(each, config) for each in several[1]], args, window=window, selected=selected
+        trace,
+        sink_arrays,
+        rows,
+        [_expert(each, config) for each in expert_list],
+        args,
+        window=window,
+        selected=selected,
     )
 
 

@@ -100,8 +100,8 @@ def test_a_missing_truncate_is_refused_with_both_choices(rope_key):
     [
         ({"model_type": "llama"}, "'llama'"),
         ({"model_type": "absent"}, "None"),
-        ({"tie_word_embeddings": True}, "tie_word_embeddings is True"),
-        ({"attention_bias": False}, "attention_bias is False"),
+        ({"tie_word_embeddings": True}, "tie_word_embeddings must be False, as in gpt-oss, got True"),
+        ({"attention_bias": False}, "attention_bias must be True, as in gpt-oss, got False"),
         ({"hidden_act": "gelu"}, "'gelu'"),
         ({"hidden_size": "absent"}, "no hidden_size"),
         ({"hidden_size": "96"}, "must be an integer"),

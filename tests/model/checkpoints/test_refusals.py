@@ -117,7 +117,9 @@ def test_a_scale_of_255_is_refused_by_name(tmp_path):
     def change(t):
         t["model.layers.1.mlp.experts.gate_up_proj_scales"][0, 3, 1] = 255
 
-    refused(hf(tmp_path / "hf", change), "layers.1.mlp.experts.gate_up_proj_scales has 1 scale bytes of 255")
+    refused(
+        hf(tmp_path / "hf", change), "layers.1.mlp.experts.gate_up_proj_scales has 1 scale bytes with the value 255"
+    )
     model = Random(seed=1, n_layers=2)
     model.tensors["block.0.mlp.mlp2_weight.scales"][0, 0, 0] = 255
     refused(model.write_original(tmp_path / "original"), "block.0.mlp.mlp2_weight.scales")

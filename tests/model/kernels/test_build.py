@@ -92,7 +92,8 @@ def test_a_library_built_from_another_source_is_not_used(reloaded, monkeypatch, 
     assert "native kernels: " in reloaded(library) and native.isa()
     monkeypatch.setattr(build, "digest", lambda: "another")
     status = reloaded(library)
-    assert native.isa() is None and "another native.c" in status and "python -m workbench.model.kernels.build" in status
+    assert native.isa() is None and "another version of native.c" in status
+    assert "python -m workbench.model.kernels.build" in status
     assert "\n" not in status
 
 

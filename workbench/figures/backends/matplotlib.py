@@ -55,7 +55,7 @@ def images(
     """
     for name in formats:
         if name not in FORMATS:
-            raise FigureError(f"there is no format {visible(str(name))!r}: choose among {', '.join(FORMATS)}")
+            raise FigureError(f"format must be one of {', '.join(FORMATS)}, got {visible(str(name))!r}")
     matplotlib = import_matplotlib()
     description = json.dumps(origin or {}, sort_keys=True)
     title = {"Title": drawable(figure.title)} if figure.title else {}

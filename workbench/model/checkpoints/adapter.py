@@ -146,8 +146,8 @@ def _check_settings(settings: Mapping[str, Any], folder: Path) -> None:
         )
     if others := sorted(key for key, value in settings.items() if value and key not in HARMLESS | KNOWN):
         raise CheckpointError(
-            f"{folder / CONFIG} is not of a plain LoRA adapter: {listed(others, 'setting', 'settings')}. Merge the "
-            f"adapter with PEFT, model.merge_and_unload(), and load the merged model."
+            f"{folder / CONFIG} does not describe a plain LoRA adapter: {listed(others, 'setting', 'settings')}. Merge "
+            f"the adapter with PEFT, model.merge_and_unload(), and load the merged model."
         )
     ranks, alphas = (settings.get(key) or {} for key in ("rank_pattern", "alpha_pattern"))
     if not isinstance(ranks, dict) or not isinstance(alphas, dict):

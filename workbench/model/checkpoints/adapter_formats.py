@@ -87,7 +87,7 @@ def refuse_tensors(names: Iterable[str], readable: Iterable[str], file: Path) ->
     description, advice = next(known, ("Their format is unknown.", MERGE))
     raise CheckpointError(
         f"{file} changes parameters that cannot be adapted here: {listed(names, 'tensor', 'tensors')}. {description} "
-        f"workbench reads LoRA factors as PEFT writes them, of {', '.join(readable)}. {advice}"
+        f"workbench reads PEFT's LoRA factors of these parameters: {', '.join(readable)}. {advice}"
     )
 
 
@@ -95,8 +95,8 @@ def refuse_other_programs(settings: Mapping[str, Any], file: Path) -> None:
     """Raises CheckpointError for an adapter_config.json of MLX instead of PEFT."""
     if "peft_type" not in settings and {"lora_parameters", "fine_tune_type"} & settings.keys():
         raise CheckpointError(
-            f"{file} is of MLX (mlx_lm), not of PEFT. Fuse the adapter with mlx_lm.fuse, then convert the model to the "
-            f"layout of transformers."
+            f"{file} was saved by MLX (mlx_lm), not by PEFT. Fuse the adapter with mlx_lm.fuse, then convert the model "
+            f"to the layout of transformers."
         )
 
 

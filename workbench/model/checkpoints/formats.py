@@ -131,9 +131,9 @@ def _device(device: Any) -> torch.device | None:
     if target.type == "cpu":
         return torch.device("cpu")
     if target.type == "mps":
-        raise CheckpointError(f"workbench does not run on mps, but on the CPU of the same machine: {allowed}.")
+        raise CheckpointError(f"workbench does not support mps; use the CPU of the same machine: {allowed}.")
     if target.type != "cuda":
-        raise CheckpointError(f"workbench does not run on {target.type}: {allowed}.")
+        raise CheckpointError(f"workbench does not support {target.type}: {allowed}.")
     try:
         torch.empty(1, device=target)
     except (RuntimeError, AssertionError) as error:  # torch without CUDA asserts

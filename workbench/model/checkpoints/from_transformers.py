@@ -1,4 +1,4 @@
-"""Loads from a GptOssForCausalLM that is already in memory; its weights are shared. Does not import transformers."""
+"""Loads a GptOssForCausalLM that is already in memory and shares its weights. Does not import transformers."""
 
 from pathlib import Path
 from typing import Any
@@ -30,8 +30,8 @@ def read_transformers(model: Any, *, dtype: torch.dtype | None, device: torch.de
     raw = model.config.to_dict()
     quantizer = getattr(model, "hf_quantizer", None)
     if quantizer is not None or getattr(model, "is_quantized", False) or raw.get("quantization_config"):
-        kind = raw.get("quantization_config") or {}
-        method = kind.get("quant_method") if isinstance(kind, dict) else type(quantizer).__name__
+        quantization = raw.get("quantization_config") or {}
+        method = quantization.get("quant_method") if isinstance(quantization, dict) else type(quantizer).__name__
         raise CheckpointError(
             f"{where} is quantized ({method or type(quantizer).__name__}), so the numbers of its experts cannot be "
             f"shared. Load it with quantization_config=Mxfp4Config(dequantize=True), or give workbench the "

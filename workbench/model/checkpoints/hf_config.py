@@ -29,9 +29,7 @@ def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
         raise CheckpointError(f"{where}: model_type is {raw.get('model_type')!r}; workbench reads 'gpt_oss'.")
     for key, expected in (("tie_word_embeddings", False), ("attention_bias", True), ("hidden_act", "silu")):
         if raw.get(key) not in (None, expected):
-            raise CheckpointError(
-                f"{where}: {key} is {raw[key]!r}; gpt-oss, and so the forward pass here, has {expected!r}."
-            )
+            raise CheckpointError(f"{where}: {key} must be {expected!r}, as in gpt-oss, got {raw[key]!r}.")
     n_layers = layer_count(raw, where, "num_hidden_layers")
     n_ctx = integer(raw, where, "max_position_embeddings")
     kinds = raw.get("layer_types") or [DEFAULT.layer_types[i % 2] for i in range(n_layers)]

@@ -1,4 +1,4 @@
-"""The stop token ids of a checkpoint, from every file that names some."""
+"""The stop token ids of a checkpoint, combined from every file that lists any."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -9,25 +9,25 @@ from workbench.errors import CheckpointError
 from workbench.model.checkpoints.folder_files import Incomplete, is_lfs_pointer, read_json
 
 STOPS = ("<|return|>", "<|endoftext|>", "<|call|>")
-# generation_config.json of the first gpt-oss release lacks <|call|>, so all sources are united. original/ and single
-# .gguf files of the published models may have no tokenizer; their ids are those of o200k_harmony.
+# generation_config.json of the first gpt-oss release lacks <|call|>, so the ids of all files are combined. original/
+# and single .gguf files of the published models may have no tokenizer; the ids of o200k_harmony are then used.
 O200K_VOCAB, O200K_STOPS = 201088, (199999, 200002, 200012)
 
 
-def stop_ids(folder: Path | None, named: Iterable[int | list[int] | None], *, d_vocab: int) -> tuple[int, ...]:
-    """The stop token ids, sorted: the eos ids in `named` and generation_config.json, and the tokenizer's `STOPS`.
+def stop_ids(folder: Path | None, eos_ids: Iterable[int | list[int] | None], *, d_vocab: int) -> tuple[int, ...]:
+    """The stop token ids, sorted: the eos ids in `eos_ids` and generation_config.json, and the tokenizer's `STOPS`.
 
     >>> stop_ids(None, [7, [9, 8]], d_vocab=10)
     (7, 8, 9)
     """
-    named = list(named)
+    eos_ids = list(eos_ids)
     tokens: set[int] = set()
     if folder is not None:
         if (folder / "generation_config.json").is_file():
-            named.append(read_json(folder / "generation_config.json").get("eos_token_id"))
+            eos_ids.append(read_json(folder / "generation_config.json").get("eos_token_id"))
         tokens = {i for text, i in _added_tokens(folder) if text in STOPS}
     ids = set(tokens)
-    for value in named:
+    for value in eos_ids:
         for i in value if isinstance(value, list) else [value]:
             if i is not None and type(i) is not int:
                 raise CheckpointError(

@@ -58,7 +58,7 @@ def packed_shapes(shape: Shape, where: str) -> tuple[Shape, Shape]:
     """The shapes of the MXFP4 blocks and scales of a matrix [..., in]."""
     *rows, n = shape
     if n % 32:
-        raise CheckpointError(f"{where}: MXFP4 experts need input dimensions divisible by 32, the config says {n}.")
+        raise CheckpointError(f"{where}: MXFP4 experts need input dimensions divisible by 32, got {n} in the config.")
     return (*rows, n // 32, 16), (*rows, n // 32)
 
 
@@ -107,7 +107,8 @@ def check_scales(name: str, scales: Tensor, where: str) -> None:
     if scales.numel() and int(scales.max()) == 255:
         count = int((scales == 255).sum())
         raise CheckpointError(
-            f"{where}: {name} has {count} scale bytes of 255, which MXFP4 defines as NaN. Fetch or export it again."
+            f"{where}: {name} has {count} scale bytes with the value 255, which MXFP4 defines as NaN. "
+            f"Fetch or export it again."
         )
 
 

@@ -23,10 +23,11 @@ def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
 
 
 def active_experts(indices: Tensor, weight: Tensor) -> Tensor:
-    """The experts to run, pos choice: the router's choice if it has all the weight.
+    """The experts to run (pos choice): the router's choice, if no other expert has weight.
 
-    If an edit gave weight to other experts, all experts with weight, by descending absolute weight, in as many columns
-    as the position with the most experts needs. indices: pos choice; weight: pos expert.
+    Otherwise an edit has given weight to other experts. The result is then all experts with nonzero weight, by
+    descending absolute weight; the position with the most experts sets the number of columns.
+    indices: pos choice; weight: pos expert.
     """
     on_chosen = (weight.gather(-1, indices) != 0).sum(-1)
     running = (weight != 0).sum(-1)
@@ -47,7 +48,7 @@ class Plan(NamedTuple):
 
 def plan(indices: Tensor, weight: Tensor, multiple: int = ROWS) -> Plan:
     """The plan for the experts `indices` (pos choice) with weights `weight` (pos choice); pads to `multiple` rows."""
-    # in plain Python: a decoded token has four pairs, and each step of an array library costs more than all of them
+    # in plain Python: a decoded token has only four pairs, and one call of an array library costs more than this loop
     chosen, runs = indices.flatten().tolist(), (weight != 0).flatten().tolist()
     pairs = sorted((pair for pair, is_run in enumerate(runs) if is_run), key=chosen.__getitem__)
     groups, rows, slots = [], [], [0] * len(chosen)
@@ -86,7 +87,7 @@ def run_experts(
 
 
 def batched(x: Tensor, matrices: Matrices) -> bool:
-    """True if the native kernels, or numba's, compute all experts at once: on the CPU and without gradients."""
+    """True if a kernel (native, or numba's) computes all experts in one call: on the CPU and without gradients."""
     if isinstance(matrices, Tensor):
         return native.supports(x) and native.supports(matrices)
     if not matrices.scales_are_safe:
@@ -95,7 +96,7 @@ def batched(x: Tensor, matrices: Matrices) -> bool:
 
 
 def _together(rows: Tensor, p: Plan, m: Matrices, bias: Tensor) -> Tensor:
-    """All experts at once, directly from MXFP4."""
+    """All experts in one kernel call; MXFP4 matrices are not dequantized first."""
     if isinstance(m, Tensor):
         return native.linear_experts(rows, p.groups, m, bias)
     if native.isa() is None:

@@ -26,7 +26,7 @@ def plain(matrix: Matrices | Adapted) -> Matrices:
 
 
 def whole(matrix: Tensor | Adapted) -> Tensor:
-    """The matrix plus its low-rank change, for analyses of weights: a new tensor in fp32 or wider if there is a change.
+    """The matrix plus its low-rank change, for analyses of weights; a new tensor in fp32 or wider if there is a change.
 
     >>> whole(Adapted(torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0], [3.0]]), 0.5)).tolist()
     [[1.0, 0.0], [1.5, 4.0]]

@@ -84,7 +84,9 @@ def _open() -> ctypes.CDLL:
         function = getattr(library, name)
         function.restype, function.argtypes = result, arguments
     if build.SOURCE.exists() and library.wb_source().decode() != build.digest():
-        raise build.CannotBuild("compiled from another native.c; run: python -m workbench.model.kernels.build")
+        raise build.CannotBuild(
+            "compiled from another version of native.c; run: python -m workbench.model.kernels.build"
+        )
     return library
 
 

@@ -1,4 +1,4 @@
-"""Expert loads, the information of expert choice about labels, and sink masses, over held-out conversations."""
+"""Expert loads, the mutual information of expert choice and labels, and sink masses, over held-out conversations."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -41,11 +41,11 @@ def token_class(str_token: str) -> str:
 
 
 @torch.inference_mode()
-def routing(model: Model, n: int, shuffles: int = 20) -> dict[str, Any]:
-    """By layer, expert loads and the information of the first expert about family, channel and token class.
+def routing(model: Model, n: int, n_shuffles: int = 20) -> dict[str, Any]:
+    """By layer, expert loads and the mutual information of the first expert with family, channel and token class.
 
-    The mutual information is divided by the entropy of the label, so 1 means certainty. Its null is the mean over
-    shuffles; for the family given the token class, labels are shuffled among tokens of one class.
+    The mutual information is divided by the entropy of the label, so 1 means that the expert determines the label. Its
+    null is the mean over shuffles; for the family given the token class, the shuffles are within each token class.
     """
     chosen, sinks, labels = _record(model, n)
     c = model.config
@@ -53,9 +53,9 @@ def routing(model: Model, n: int, shuffles: int = 20) -> dict[str, Any]:
     for layer in range(c.n_layers):
         load = np.bincount(chosen[layer].ravel(), minlength=c.n_experts) / chosen[layer].size * c.n_experts
         first = chosen[layer][:, 0]
-        information = {name: normalized_information(first, labels[name], None, shuffles) for name in labels}
+        information = {name: normalized_information(first, labels[name], None, n_shuffles) for name in labels}
         information["family given token class"] = normalized_information(
-            first, labels["family"], labels["token class"], shuffles
+            first, labels["family"], labels["token class"], n_shuffles
         )
         layers.append(
             {
@@ -66,29 +66,31 @@ def routing(model: Model, n: int, shuffles: int = 20) -> dict[str, Any]:
                 "knows": information,
             }
         )
-    mean, most = np.mean(sinks, -1), np.max(sinks, -1)
+    mean, largest = np.mean(sinks, -1), np.max(sinks, -1)
     return {
         "tokens": chosen.shape[1],
         "layers": layers,
         "sink_mean": mean.astype(float).round(4).tolist(),
-        "sink_max": most.astype(float).round(4).tolist(),
-        "heads_with_5_percent_somewhere": round(float((most >= 0.05).mean()), 3),
+        "sink_max": largest.astype(float).round(4).tolist(),
+        "heads_with_5_percent_somewhere": round(float((largest >= 0.05).mean()), 3),
         "heads_with_5_percent_on_average": round(float((mean >= 0.05).mean()), 3),
     }
 
 
-def normalized_information(x: np.ndarray, y: np.ndarray, given: np.ndarray | None, shuffles: int) -> dict[str, float]:
-    """The mutual information of x and y (conditioned on `given`) divided by the entropy of y, and its null.
+def normalized_information(
+    x: np.ndarray, y: np.ndarray, condition: np.ndarray | None, n_shuffles: int
+) -> dict[str, float]:
+    """The mutual information of x and y (conditioned on `condition`) divided by the entropy of y, and its null.
 
     Args:
         x: Values of the predictor (token).
         y: Values of the label (token).
-        given: Values of the condition (token), or None.
-        shuffles: How many shuffles of x the null is averaged over.
+        condition: Values of the condition (token), or None.
+        n_shuffles: Number of shuffles of x; the null is their mean.
     """
-    entropy_of_y = mutual_information(y, y, given)
-    null = shuffled_mutual_information(x, y, given, n_shuffles=shuffles).mean()
-    nmi = mutual_information(x, y, given) / entropy_of_y
+    entropy_of_y = mutual_information(y, y, condition)
+    null = shuffled_mutual_information(x, y, condition, n_shuffles=n_shuffles).mean()
+    nmi = mutual_information(x, y, condition) / entropy_of_y
     return {"nmi": round(nmi, 4), "null": round(float(null) / entropy_of_y, 4)}
 
 

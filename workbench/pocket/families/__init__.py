@@ -12,16 +12,16 @@ from workbench.pocket.families.swaps import Swaps
 from workbench.pocket.families.variables import Variables
 from workbench.pocket.problems import Problem, Slip, Wording
 
-__all__ = ["CHAINS", "CONTROLS", "FAMILIES", "OtherLists", "make", "otherwise", "slips", "wordings"]
+__all__ = ["CHAINS", "CONTROLS", "FAMILIES", "OtherLists", "make", "slips", "with_changed_rule", "wordings"]
 
 FAMILIES = {kind.family: kind for kind in (Variables, Addition, Hops, Swaps, Lists, Say, Look, Calculator)}
-CHAINS = ("variables", "addition", "hops", "swaps", "lists")  # need a chain of thought
-CONTROLS = ("say", "look")  # need none
+CHAINS = ("variables", "addition", "hops", "swaps", "lists")  # their problems need a chain of thought
+CONTROLS = ("say", "look")  # their problems do not
 PLAIN = Wording()
 
 
 def wordings(family: str, *, trained: bool) -> list[Wording]:
-    """The wordings of a family that are trained, or those that are held out.
+    """The wordings of a family that are used in training, or those that are held out.
 
     >>> len(wordings("addition", trained=True)), len(wordings("addition", trained=False))
     (12, 4)
@@ -71,24 +71,24 @@ def make(
 
 
 def slips(problem: Problem, rng: Random, *, corrected: bool = True, foreign: bool = False) -> list[Slip]:
-    """One random slip for each step that can be wrong.
+    """One random slip (a wrong value) for each step that can have one.
 
-    With `foreign`, the wrong value has a part that does not occur in the step's sources, which is easy to see.
+    With `foreign`, part of the wrong value does not occur in the step's sources, so the slip is easy to detect.
     """
     wrong = problem.facts.foreign if foreign else problem.facts.wrong
     values = ((number, wrong(number, rng)) for number in range(len(problem.steps)))
     return [Slip(number, value, corrected) for number, value in values if value is not None]
 
 
-def otherwise(problem: Problem) -> Problem:
-    """A problem of lists under the changed rule: the same question; analysis and answer may differ.
+def with_changed_rule(problem: Problem) -> Problem:
+    """The same question of the family lists under the changed rule; analysis and answer may differ.
 
     >>> from workbench.pocket.families.lists import Lists
     >>> problem = Problem(Lists("4729", ("drop",)))
-    >>> problem.answer, otherwise(problem).answer
+    >>> problem.answer, with_changed_rule(problem).answer
     ('729', '472')
     """
     facts = problem.facts
     if not isinstance(facts, Lists):
-        raise PromptError(f"only problems of lists have a changed rule, got a problem of {problem.family}")
+        raise PromptError(f"only the family lists has a changed rule, got a problem of the family {problem.family}")
     return Problem(OtherLists(facts.row, facts.operations), problem.wording, problem.slip)

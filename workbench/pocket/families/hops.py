@@ -31,8 +31,8 @@ class Hops(Facts):
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:
         names = rng.sample(NAMES, len(NAMES))
-        most = (len(NAMES) - length - 1) // 2 - 1  # hops of another chain
-        sizes = [length, *(min(rng.choice((1, 1, 2, 2, 3)), most) for _ in range(2))]
+        max_hops = (len(NAMES) - length - 1) // 2 - 1  # of each of the two other chains
+        sizes = [length, *(min(rng.choice((1, 1, 2, 2, 3)), max_hops) for _ in range(2))]
         chains, at = [], 0
         for size in sizes:
             chains.append(names[at : at + size + 1])
@@ -66,8 +66,8 @@ class Hops(Facts):
         steps.append(Step(f"Start: {self.start}", self.start, (), (question.span("start"),), "setup", "."))
         holder, at, number = self.start, len(steps) - 1, len(steps)
         while holder in to:
-            right = Step(f"{holder} to {to[holder]}", to[holder], (at,), (question.span(holder),))
-            at = append_step(steps, number, right, slip, f"{holder} to {{}}".format)
+            correct = Step(f"{holder} to {to[holder]}", to[holder], (at,), (question.span(holder),))
+            at = append_step(steps, number, correct, slip, f"{holder} to {{}}".format)
             holder, number = steps[at].value, number + 1
         return closed(steps)
 
@@ -76,7 +76,7 @@ class Hops(Facts):
             return read[0]
         holder, _, receiver = read[-1].partition(" to ")
         if step.kind != "aside" and used[0] != holder:
-            raise ArgumentError(f"the step reads the pass of {holder}, but the holder is {used[0]}")
+            raise ArgumentError(f"the step copies a pass of {holder}, but {used[0]} holds the ball")
         return receiver
 
     def answer(self, steps: tuple[Step, ...]) -> str:
@@ -89,5 +89,6 @@ class Hops(Facts):
         steps = self.think(self.question(Wording()))
         if steps[number].kind != "compute":
             return None
-        on_chain = {step.value for step in steps if step.kind != "aside"}  # one of these would make the chain a cycle
+        # a wrong value that is already on the chain would close a cycle
+        on_chain = {step.value for step in steps if step.kind != "aside"}
         return rng.choice([name for name in dict.fromkeys(n for p in self.passes for n in p) if name not in on_chain])

@@ -1,9 +1,9 @@
 """Initialization: random weights close to copying circuits (as in arXiv 2305.09828), and active sinks.
 
-Nothing is frozen, but a structure that is built in here is not a discovery if it is found later. Built in: queries and
-keys of every head overlap, values and outputs of every head overlap, the unembedding is a faint copy of the embedding,
-half of the heads of the first two sliding layers attend one, two or three tokens back, the matching heads of the full
-layers read the output of those, and every sink has a logit of 2.
+Nothing is frozen, but finding a structure that was built in here is not a discovery. Built in: queries and keys of
+every head overlap, values and outputs of every head overlap, the unembedding is a faint copy of the embedding, half of
+the heads of the first two sliding layers attend one, two or three tokens back, the matching heads of the full layers
+read the output of those, and every sink has a logit of 2.
 """
 
 import torch
@@ -13,8 +13,8 @@ from workbench.pocket.train.model import Pocket
 
 SINK = 2.0
 BACK = {0: (1, 2), 2: (1, 3)}  # layer -> distances that the heads of its first group attend back
-PEAK = 4.0  # magnitude of the biases that make them do so
-PAIRS = 4  # how many of RoPE's fastest pairs they use; these give the sharpest pattern
+PEAK = 4.0  # magnitude of the biases that make these heads attend back
+PAIRS = 4  # how many of RoPE's fastest pairs the biases use; the fastest pairs give the sharpest pattern
 
 
 @torch.no_grad()
@@ -29,14 +29,14 @@ def mimetic(model: Pocket) -> None:
     """
     c = model.c
     group = c.n_heads // c.n_kv_heads
-    wrote: torch.Tensor | None = None  # the value matrix of the first group of the layer before
+    previous_value: torch.Tensor | None = None  # the value matrix of the previous layer's first group
     for layer, block in enumerate(model.layers):
         key = torch.randn(c.n_kv_heads, c.d_model, c.d_head) / c.d_model**0.5
         value = torch.randn(c.n_kv_heads, c.d_model, c.d_head) / c.d_model**0.5
         sliding = c.is_sliding(layer)
-        if not sliding and wrote is not None:
-            key[0] = wrote
-        wrote = value[0].clone()
+        if not sliding and previous_value is not None:
+            key[0] = previous_value
+        previous_value = value[0].clone()
         queries = []
         for head in range(c.n_heads):
             first = head < group

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 from tqdm.auto import tqdm
 
-from workbench.pocket.families import make, otherwise
+from workbench.pocket.families import make, with_changed_rule
 from workbench.pocket.rendering import Rendered, render
 from workbench.pocket.train.batches import batch, split
 from workbench.pocket.train.checkpoint import load, snapshot
@@ -83,7 +83,7 @@ def changed(base: dict[str, Tensor], changes: dict[str, LowRank]) -> dict[str, T
 
 def _draw(rng: Random) -> Rendered:
     if rng.random() < 0.5:
-        problem = otherwise(make("lists", rng, split="train", wording=None))
+        problem = with_changed_rule(make("lists", rng, split="train", wording=None))
         return render(problem, rng.choice(("high", "high", "medium")))
     while True:  # problems with "drop" under the old rule would contradict the changed one
         problem, effort = draw(rng, 1.0)
