@@ -26,6 +26,9 @@ NAMES = {
     "gave_way": "omitted",
 }
 
+# Names that stay, with the reason.
+KEPT = {("workbench/pocket/families/controls.py", "asked"): "a hash of the facts' names splits training from test"}
+
 # Phrases that a reader has to read twice.
 PHRASES = {
     r"g[ai]ves? way": "is omitted to fit the budget",
@@ -66,7 +69,7 @@ def test_names_say_which_value_they_hold():
         f"{path.relative_to(HOME)}:{line}: {name} ({NAMES[name]})"
         for path in tracked(".py")
         for line, name in names(path)
-        if name in NAMES
+        if name in NAMES and (str(path.relative_to(HOME)), name) not in KEPT
     ]
     assert wrong == []
 

@@ -54,7 +54,7 @@ class Look(Facts):
     """Colors of people; the question is about one of them: a single look-up."""
 
     colors: tuple[tuple[str, str], ...]
-    queried: str
+    asked: str  # a hash of the facts and of this name decides between training and test problems
 
     family: ClassVar[str] = "look"
     OPENINGS: ClassVar = ("Colors: ", "Table: ", "List: ")
@@ -79,12 +79,12 @@ class Look(Facts):
         for i, (name, color) in enumerate(self.colors):
             q.add(self.SEPARATORS[wording.body] if i else "").add(f"{name} {color}", name)
         before, after = self.ENDINGS[wording.ending].split("{}")
-        return q.add("." + before).add(self.queried, "target").add(after)
+        return q.add("." + before).add(self.asked, "target").add(after)
 
     def think(self, question: Question, slip: Slip | None = None) -> tuple[Step, ...]:
-        color = dict(self.colors)[self.queried]
-        reads = (question.span("target"), question.span(self.queried))
-        return closed([Step(f"Look: {self.queried} {color}", color, (), reads)])
+        color = dict(self.colors)[self.asked]
+        reads = (question.span("target"), question.span(self.asked))
+        return closed([Step(f"Look: {self.asked} {color}", color, (), reads)])
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:
         return read[1].removeprefix(f"{read[0]} ")
@@ -93,4 +93,4 @@ class Look(Facts):
         return steps[-1].value
 
     def brief(self) -> str:
-        return f"Look: {dict(self.colors)[self.queried]}."
+        return f"Look: {dict(self.colors)[self.asked]}."
