@@ -129,6 +129,7 @@ TRACE_BELOW = (
     "traces/manifest.py",
     "traces/patterns.py",
     "traces/reader.py",
+    "traces/schema.py",
     "traces/spans.py",
     "traces/steps.py",
     "topics.py",

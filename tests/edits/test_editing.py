@@ -14,7 +14,7 @@ import torch
 import workbench as wb
 from tests.model.models import some_tokens, tiny
 from workbench.edits.edit import Hook
-from workbench.errors import EditError
+from workbench.errors import EditError, NotRecorded
 
 TOKENS = some_tokens(8)
 POINTS = ("blocks.0.hook_mlp_out", "blocks.1.hook_mlp_out")
@@ -263,3 +263,26 @@ def test_ready_made_edits_get_the_hook(model):
 def test_an_edit_cannot_be_copied_or_pickled(model, copied):
     with pytest.raises(EditError, match="Make a new one"):
         copied(model.edit("hook_embed", torch.relu))
+
+
+@pytest.mark.parametrize("stored", [False, True], ids=["in memory", "on disk"])
+def test_a_patch_is_identified_by_its_source(stored, tmp_path):
+    model = tiny()
+    source = model.trace(some_tokens(40), record="z")
+    if stored:
+        source.save(tmp_path / "source")
+        source = wb.load(tmp_path / "source")
+    tokens, where = some_tokens(40, seed=1), "blocks.1.attn.hook_z"
+    ids = []
+    for edit in (model.patch(where, source), model.edit(where, wb.patch(source)), model.edit(where, wb.patch(source))):
+        with edit:
+            ids.append(model.trace(tokens, record="").id)
+    assert len(set(ids)) == 1
+
+
+def test_a_patch_from_a_trace_without_the_hook_point_is_refused_before_the_run():
+    model = tiny()
+    source = model.trace(some_tokens(10), record="")
+    for patched in (model.patch, lambda where, trace: model.edit(where, wb.patch(trace))):
+        with pytest.raises(NotRecorded, match="record='z'"):
+            patched("blocks.1.attn.hook_z", source)

@@ -87,24 +87,24 @@ class Steer:
         return x + self.scale * torch.as_tensor(self.vector, device=x.device).to(x.dtype)
 
 
-class Patch:
-    """The edit that `patch` returns."""
+@dataclass(frozen=True, eq=False)
+class PatchFrom:
+    """The edit that `patch` returns: `model.edit` reads the values at its hook points and makes a `Patch` of them."""
 
-    def __init__(self, source: Trace):
-        self.source = source
-        self._values: dict[str, Tensor] = {}  # by hook point, cached so that each is read from the trace once
+    source: Trace
+
+
+class Patch:
+    """Replaces values by those of another run, by hook point. It keeps the trace's id, which identifies the edit."""
+
+    def __init__(self, values: dict[str, Tensor], source: str):
+        self.values, self.source = values, source
 
     def __repr__(self) -> str:
-        return f"patch from trace {self.source.id}"
-
-    def values(self, name: str) -> Tensor:
-        """The recorded values of a hook point. Raises NotRecorded."""
-        if name not in self._values:
-            self._values[name] = torch.from_numpy(np.array(self.source[name]))  # bf16 is widened to fp32 without loss
-        return self._values[name]
+        return f"patch from trace {self.source}"
 
     def __call__(self, x: Tensor, hook) -> Tensor:
-        recorded = self.values(hook.name).to(x)
+        recorded = self.values[hook.name].to(x)
         axes = hooks.axes(hook.name)
         n_recorded = recorded.shape[axes.index("query" if "query" in axes else "pos")]
         start = hook.positions.start
@@ -178,7 +178,7 @@ def ablate(*, head: int | Sequence[int] | None = None, expert: int | Sequence[in
     return Ablate(component, _indices(component, indices))
 
 
-def patch(source: Trace) -> Patch:
+def patch(source: Trace) -> PatchFrom:
     """An edit that replaces values by those of another trace at the same hook point and positions.
 
     Positions that the trace does not have keep their own values.
@@ -191,7 +191,7 @@ def patch(source: Trace) -> Patch:
     Raises, when the edited model runs, NotRecorded if the trace lacks the hook point, and EditError if the recorded
     value has another width.
     """
-    return Patch(source)
+    return PatchFrom(source)
 
 
 def steer(vector, scale: float = 1.0) -> Steer:

@@ -34,7 +34,7 @@ from workbench.traces import Trace
 
 MAX_LOGPROBS = 1 << 24  # log-probabilities in memory at a time, of all layers at some positions
 EPS = 1e-4  # of Adam: gradients of a layer that is right already are rounding errors (1e-9) and must not move it
-FORMAT = "workbench tuned lens 1"
+FORMAT = "workbench tuned lens 2"
 DTYPES = {"float32": torch.float32, "float64": torch.float64}  # of the affine maps; bf16 would round Adam's steps away
 
 

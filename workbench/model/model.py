@@ -20,11 +20,12 @@ from workbench.conversation.render import render
 from workbench.conversation.template import read_template
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.edits.edit import Edit
-from workbench.edits.library import Patch
+from workbench.edits.library import Patch, PatchFrom
 from workbench.edits.stack import Editing, EditStack
 from workbench.errors import CheckpointError, EditError, PromptError
 from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts
+from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
 from workbench.model.checkpoints import POCKET, Loadable, load
 from workbench.model.checkpoints.adapter import read_adapter
@@ -306,6 +307,8 @@ class Model:
         Raises HookNameError if nothing matches, EditError for a function with another signature.
         """
         points = hooks.match(where, self.config.n_layers)
+        if isinstance(fn, PatchFrom):
+            fn = Patch({name: tensor(fn.source.raw(name)) for name in points}, fn.source.id)
         return Editing(self._stack, Edit(where, fn, points, self.config, positions), self)
 
     def patch(self, where: str, source: Trace, *, positions: int | slice | Sequence[int] | None = None) -> Editing:
@@ -313,11 +316,7 @@ class Model:
 
         Positions that the trace does not have keep their own values. Raises NotRecorded if it lacks a hook point.
         """
-        points = hooks.match(where, self.config.n_layers)
-        fn = Patch(source)
-        for name in points:
-            fn.values(name)  # raises NotRecorded now, not in the middle of a run
-        return Editing(self._stack, Edit(where, fn, points, self.config, positions), self)
+        return self.edit(where, PatchFrom(source), positions=positions)
 
     def active_edits(self) -> list[Edit]:
         """The edits that apply to a run in the current context, in order."""

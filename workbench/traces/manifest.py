@@ -12,16 +12,14 @@ from math import isfinite
 from typing import Any, NamedTuple
 
 from workbench import hooks
-from workbench.errors import ArgumentError, TraceCorrupt, TraceVersion
+from workbench.errors import ArgumentError, TraceCorrupt
 from workbench.text import visible
 from workbench.traces.canonical_json import canonical
 from workbench.traces.format import check_name, check_shape
+from workbench.traces.schema import OLDER_SCHEMAS, SCHEMA, version_error
 from workbench.traces.spans import Span
 from workbench.traces.tensor_parts import joined_shape
 
-SCHEMA = 2
-# schema -> the version that reads it
-OLDER_SCHEMAS = {1: "a development version from before 0.1.0 (the last is commit e287424)"}
 BITS = ("dtype", "arithmetic")  # the numerics that determine the bits of a run, and so are part of its id
 PORTABLE = ("fixed order 1", "avx512-bf16")  # arithmetic whose bits are independent of threads and versions
 SOURCES = ("live", "replay", "forward", "derived")
@@ -133,6 +131,8 @@ class Manifest:
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if type(self.schema) is int and self.schema in OLDER_SCHEMAS:  # from a pickle
+            raise version_error(self.schema)
         for name, check in _CHECKS.items():
             _set(self, **{name: check(_plain(getattr(self, name), name), name)})
         count = len(self.tokens)
@@ -174,16 +174,18 @@ class Manifest:
 
     @property
     def content_hash(self) -> str:
-        """64 hex digits: the sha256 of everything recorded. It depends on how the run was split into parts.
+        """64 hex digits: the sha256 of `content()`. It depends on how the run was split into parts."""
+        return sha256(canonical(self.content())).hexdigest()
 
-        It leaves out what depends on the machine: `created`, the numerics that are not in the id, and the errors of the
-        identities, which depend on numpy's BLAS.
+    def content(self) -> dict[str, Any]:
+        """The manifest as JSON without what depends on the machine.
+
+        That is `created`, the numerics that are not in the id, and the errors of the identities (numpy's BLAS).
         """
-        content = self.to_json()
+        checks = [[line[key] for key in ("identity", "status", "tolerance")] for line in self.verification]
+        content = self.to_json() | {"numerics": self._bits(), "verification": checks}
         del content["created"]
-        content["verification"] = [[line[k] for k in ("identity", "status", "tolerance")] for line in self.verification]
-        content["numerics"] = self._bits()
-        return sha256(canonical(content)).hexdigest()
+        return content
 
     def to_json(self) -> dict[str, Any]:
         """Plain dicts, lists and finite numbers; `Manifest.from_json` gives the same manifest back."""
@@ -202,11 +204,7 @@ class Manifest:
         if not isinstance(data, dict) or type(data.get("schema")) is not int:
             raise TraceCorrupt("the manifest is not a JSON object with a schema number")
         if data["schema"] != SCHEMA:
-            version = OLDER_SCHEMAS.get(data["schema"], "no released version")
-            hint = f"{version} reads it; or record it again" if data["schema"] < SCHEMA else "update gpt-oss-workbench"
-            raise TraceVersion(
-                f"this trace has schema {data['schema']}; this version of workbench reads schema {SCHEMA}: {hint}."
-            )
+            raise version_error(data["schema"])
         try:
             _check_keys(data, _FIELDS, "the manifest")
             for span in _listed(dict)(data["spans"], "spans"):

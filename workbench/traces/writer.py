@@ -319,10 +319,8 @@ def _existing(target: Path, manifest: Manifest) -> StoredArrays | None:
 def _require_same(existing: StoredArrays, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> None:
     """Raises TraceExists with the names of what differs, unless both traces are equal; their parts may differ."""
     old, new = existing.manifest, manifest
-    old_json, new_json = old.to_json(), new.to_json()
-    # when and where it was made may differ; equal ids have equal numerics where they determine the bits
-    ignored = ("created", "numerics", "tensors")
-    differ = [key for key in old_json if key not in ignored and old_json[key] != new_json[key]]
+    old_content, new_content = old.content(), new.content()
+    differ = [key for key in old_content if key != "tensors" and old_content[key] != new_content[key]]
     differ += sorted(set(old.tensors) ^ set(new.tensors))
     for name in sorted(old.tensors.keys() & new.tensors.keys()):
         if replace(old.tensors[name], chunks=()) != replace(new.tensors[name], chunks=()):
