@@ -129,7 +129,6 @@ TRACE_BELOW = (
     "traces/manifest.py",
     "traces/patterns.py",
     "traces/reader.py",
-    "traces/schema.py",
     "traces/spans.py",
     "traces/steps.py",
     "topics.py",
