@@ -195,8 +195,10 @@ register("score_sheet", (ctx) => {
       pen.text(x, y + 9, `layer ${rows - 1}`, { fill: c.soft, size: 10.5 });
       pen.text(x, y + h - 1, "layer 0", { fill: c.soft, size: 10.5 });
       pen.image(x, y + h / 2 - 9, 60, 6, key);
-      pen.text(x, y + h / 2 + 8, number(low), { fill: c.soft, size: 10 });
-      pen.text(x + 60, y + h / 2 + 8, number(high), { fill: c.soft, size: 10, align: "end" });
+      const symmetric = low === -high; // one label: two would touch
+      if (!symmetric) pen.text(x, y + h / 2 + 8, number(low), { fill: c.soft, size: 10 });
+      const end = symmetric ? `±${number(high)}` : number(high);
+      pen.text(x + 60, y + h / 2 + 8, end, { fill: c.soft, size: 10, align: "end" });
     }
   };
   const drawArcs = (pen, a, lane, y, h) => {
