@@ -319,7 +319,8 @@ class Model:
     def patch(self, where: str, source: Trace, *, positions: int | slice | Sequence[int] | None = None) -> Editing:
         """`with model.patch(where, trace):` replaces the values at `where` by those of another trace, same positions.
 
-        `where` is as for `edit`. Positions that the trace does not have keep their own values. Raises NotRecorded if it lacks a hook point.
+        `where` is as for `edit`. Positions that the trace does not have keep their own values. Raises NotRecorded if it
+        lacks a hook point.
         """
         points = hooks.match(where, self.config.n_layers)
         fn = Patch(source)

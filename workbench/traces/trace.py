@@ -123,7 +123,7 @@ class Trace:
 
     @property
     def edits(self) -> list[dict[str, Any]]:
-        """The active edits: glob, function, positions, points, n_calls, n_changed_calls, n_positions, relative_change."""
+        """The edits: glob, function, positions, points, n_calls, n_changed_calls, n_positions, relative_change."""
         return [dict(edit) for edit in self._manifest.edits]
 
     @property
