@@ -26,7 +26,7 @@ import numpy as np
 
 import workbench as wb
 
-model = wb.Model("pocket")  # or a folder, or "openai/gpt-oss-20b" from the hub's cache
+model = wb.Model("pocket")  # or a folder, or "openai/gpt-oss-20b" from the Hugging Face cache
 ask = wb.chat("What is 247+138?", reasoning="high")
 trace = model.generate(ask)
 trace

@@ -6,6 +6,26 @@
     wb.attention.pattern(trace, layer=1, head=2)             # any attention pattern, exactly
 
 Importing this package is cheap: torch is loaded when a model is, and traces open without it.
+
+For daily use: `trace Model Trace load chat history steps estimate resume verify doctor synth`, and the edits
+`ablate ban force patch steer`. The other functions are in topics; `help(wb.routing)` lists those of one topic:
+
+    wb.attention     patterns, what heads attend to, the attention sink
+    wb.routing       which experts are chosen, how evenly, and for what
+    wb.residual      geometry of the residual stream; what each component adds to a logit
+    wb.lens          what each layer would predict: logit lens and tuned lens
+    wb.probes        what a linear classifier reads from activations
+    wb.steering      directions from contrasted activations, and the effect of adding them
+    wb.patching      what an output depends on: activations, paths, attention edges, experts
+    wb.reasoning     which steps of a chain of thought matter, and when the answer is settled
+    wb.sae           SAEs of others: features, reconstruction, cost of splicing
+    wb.circuits      what the weights say, without a run
+    wb.statistics    intervals, tests, corrections, information measures
+    wb.views         interactive views in Jupyter and as a page
+    wb.figures       figures from labeled arrays
+    wb.interop       transformers, TransformerLens, nnsight, tables, SAEs
+    wb.hooks         hook points by name, and presets
+    wb.errors        every error
 """
 
 import sys

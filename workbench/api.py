@@ -43,7 +43,10 @@ def trace(
     Args:
         prompt: a question, a `wb.chat(…)`, or token ids.
         model: a name or folder as for `wb.Model` (the model is cached for the next call), or a Model.
-        record: presets, hook points and globs, as for `Model.generate`.
+        record: presets (residuals, writes, attention, patterns, values, experts, logits, lens, steps, everything), hook
+            points and globs, separated by spaces. "" records only what is always recorded (router logits, experts,
+            sinks, log-probabilities; see `wb.hooks.ALWAYS_RECORDED`). "auto" adds the presets that fit a quarter of the
+            free memory: usually all but patterns, logits and everything. See `Model.trace`.
         max_tokens: the largest number of generated tokens.
         temperature: 0 for greedy decoding.
         top_p: sample from the smallest set of tokens with this mass.

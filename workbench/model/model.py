@@ -170,7 +170,11 @@ class Model:
             prompt: a question (str; rendered as a `wb.chat`), a `wb.chat(…)`, messages ([{"role": …, "content": …}]),
                 token ids (a list, an array or tensor of one row, the output of a tokenizer), or another Trace (its
                 text).
-            record: presets, hook points, globs, or "auto": everything that fits `budget`.
+            record: presets (residuals, writes, attention, patterns, values, experts, logits, lens, steps, everything),
+                hook points and globs, separated by spaces. "" records only what is always recorded: router logits,
+                experts, sinks, log-probabilities and a few more summaries (`wb.hooks.ALWAYS_RECORDED`). "auto" adds as
+                many of steps, lens, attention, residuals, writes, values and experts, in this order, as fit `budget`:
+                usually all seven.
             budget: bytes; by default a quarter of the free memory.
             to: a path to which the trace is written during recording, so that it may be larger than the memory.
 
@@ -210,7 +214,8 @@ class Model:
             temperature: 0 for greedy decoding.
             top_p: nucleus sampling: the tokens with this total probability are sampled from.
             seed: the seed of the sampling.
-            record: as for `trace`.
+            record: as for `trace`: presets, hook points and globs; "" for only what is always recorded; "auto" for the
+                presets that fit.
             stop: token ids or texts at which generation ends.
             budget: as for `trace`.
             to: a path to which the trace is written during recording, so that it may be larger than the memory.
@@ -290,7 +295,10 @@ class Model:
     # -- editing
 
     def edit(self, where: str, fn: Callable, *, positions: int | slice | Sequence[int] | None = None) -> Editing:
-        """`with model.edit(glob, fn):` replaces the value at every hook point that matches `where` by `fn(value)`.
+        """`with model.edit(where, fn):` replaces the value at every hook point that matches `where` by `fn(value)`.
+
+        `where` is a hook point, a glob such as "blocks.*.hook_mlp_out", or a short name: "router_logits" means all
+        layers.
 
         `fn(x)`, `fn(x, hook)` or `fn(x, *, hook)` gets a copy (batch axis first) and returns a tensor of the same
         shape; `hook` has name, layer and absolute positions. `positions` is an int, a slice or several ints, absolute.
@@ -312,9 +320,10 @@ class Model:
         return Editing(self._stack, Edit(where, fn, points, self.config, positions), self)
 
     def patch(self, where: str, source: Trace, *, positions: int | slice | Sequence[int] | None = None) -> Editing:
-        """`with model.patch(glob, trace):` replaces the values at `where` by those of another trace, same positions.
+        """`with model.patch(where, trace):` replaces the values at `where` by those of another trace, same positions.
 
-        Positions that the trace does not have keep their own values. Raises NotRecorded if it lacks a hook point.
+        `where` is as for `edit`. Positions that the trace does not have keep their own values. Raises NotRecorded if it
+        lacks a hook point.
         """
         return self.edit(where, PatchFrom(source), positions=positions)
 

@@ -77,6 +77,7 @@ class Trace:
 
     @property
     def manifest(self) -> Manifest:
+        """All about the run except its arrays: model, settings, tokens, messages, edits, notes, checks."""
         return self._manifest
 
     @property
@@ -91,6 +92,7 @@ class Trace:
 
     @property
     def tokens(self) -> list[int]:
+        """The token ids of the whole text: the prompt and what was generated."""
         return list(self._manifest.tokens)
 
     @property
@@ -106,10 +108,12 @@ class Trace:
 
     @property
     def spans(self) -> list[Span]:
+        """The harmony messages in order, each with its role, channel and token positions (start, stop, content)."""
         return list(self._manifest.spans)
 
     @property
     def prompt_length(self) -> int:
+        """The number of tokens of the prompt; `tokens[prompt_length:]` were generated."""
         return self._manifest.prompt_length
 
     @property
@@ -119,7 +123,7 @@ class Trace:
 
     @property
     def edits(self) -> list[dict[str, Any]]:
-        """The edits in force, and for each how often it was called and how much it changed."""
+        """The edits: glob, function, positions, points, n_calls, n_changed_calls, n_positions, relative_change."""
         return [dict(edit) for edit in self._manifest.edits]
 
     @property
