@@ -288,7 +288,9 @@ class Model:
 
     # -- editing
 
-    def edit(self, where: str, fn: Callable, *, positions: int | slice | Sequence[int] | None = None) -> Editing:
+    def edit(
+        self, where: str, fn: Callable[..., Tensor], *, positions: int | slice | Sequence[int] | None = None
+    ) -> Editing:
         """`with model.edit(glob, fn):` replaces the value at every hook point that matches `where` by `fn(value)`.
 
         `fn(x)`, `fn(x, hook)` or `fn(x, *, hook)` gets a copy (batch axis first) and returns a tensor of the same
