@@ -17,8 +17,8 @@ _PACKAGES = {"sklearn": "scikit-learn", "transformer_lens": "transformer-lens"}
 _NEEDED = {
     "Trace": "a Trace (as from wb.trace, model.trace or wb.load)",
     "Model": "a wb.Model (such as wb.Model('pocket'))",
-    "Figure": "a Figure (wb.figures.Figure, or as from the functions of wb.figures)",
-    "DataArray": "a labeled array (for receiver_heads, as from wb.attention.step_attention)",
+    "Figure": "a Figure (as from the functions of wb.figures)",
+    "DataArray": "a labeled array (as from wb.attention.step_attention)",
 }
 
 

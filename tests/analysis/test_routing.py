@@ -193,7 +193,7 @@ def test_positions_are_selected_by_channel_role_slice_and_list():
 
 
 def test_labels_of_wrong_length_are_refused(trace):
-    with pytest.raises(ValueError, match=r"one entry for each of the 60 positions .*, got 3"):
+    with pytest.raises(ValueError, match=r"labels must have one entry for each of the 60 positions .*, got 3"):
         expert_specialization(trace, [1, 2, 3])
     with pytest.raises(ValueError, match="labels must be one list for each of the 2 traces, got 1 lists"):
         expert_specialization([trace, trace], [[0] * 60])

@@ -111,7 +111,7 @@ def test_only_the_copied_step_has_an_effect():
 
 
 def test_invalid_suppressions_are_refused(trace):
-    with pytest.raises(NotRecorded, match="at least two steps, and there are 1"):
+    with pytest.raises(NotRecorded, match="at least two steps, got 1"):
         suppression(tiny(), trace, PARTS[:1])
     with pytest.raises(ValueError, match="'later' or 'all', got 'none'"):
         suppression(tiny(), trace, PARTS, queries="none")
