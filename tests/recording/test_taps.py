@@ -267,8 +267,6 @@ def test_an_edit_that_never_fires_is_an_error(model):
 def test_an_edit_that_matches_nothing_is_an_error_that_names_the_nearest(model):
     with pytest.raises(HookNameError, match="hook_resid_post"):
         model.edit("blocks.1.hook_resid_pots", lambda x: x)
-    with pytest.raises(HookNameError, match=r"blocks\.3\.hook_mlp_out"):
-        model.edit("blocks.9.hook_mlp_out", lambda x: x)
 
 
 @pytest.mark.parametrize(

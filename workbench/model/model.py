@@ -305,7 +305,8 @@ class Model:
         >>> ablated.edits[0]["n_calls"] > 0
         True
 
-        Raises HookNameError if nothing matches, EditError for a function with another signature.
+        Raises HookNameError if nothing matches, SelectionError for a layer that the model does not have, EditError for
+        a function with another signature.
         """
         points = hooks.match(where, self.config.n_layers)
         return Editing(self._stack, Edit(where, fn, points, self.config, positions), self)
