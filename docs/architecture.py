@@ -33,9 +33,9 @@ PACKAGES: dict[str, Package] = {
     "errors": Package("every error"),
     "text": Package("text of a model, made safe to show", _of("errors")),
     "paths": Package("paths as a user writes them", _of("errors", "text")),
-    "hooks": Package("hook points, summaries, presets", _of("errors", "text")),
-    "files": Package("atomic writing of files", _of("errors", "paths", "text")),
     "checks": Package("checks of arguments and of optional packages", _of("errors", "text")),
+    "hooks": Package("hook points, summaries, presets", _of("checks", "errors", "text")),
+    "files": Package("atomic writing of files", _of("errors", "paths", "text")),
     "lazy_imports": Package("declared imports from a lower to a higher package"),
     "topics": Package("the table of public names; `attention.py`, `routing.py`, … are topics generated from it"),
     "taps": Package("the functions that the forward pass calls at hook points", _of("errors", "hooks")),
@@ -67,6 +67,7 @@ PACKAGES: dict[str, Package] = {
         _of(RUNS, "analysis", "circuits", "experiments", "figures", "pocket", "__init__"),
     ),
     "cli": Package("the command `workbench`", _of(DATA, "api", "conversation", "figures", "views", "__init__")),
+    "__main__": Package("`python -m workbench`: the command", _of("cli")),
 }
 
 # Only these import torch at import time; interop imports it inside functions.

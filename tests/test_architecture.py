@@ -299,6 +299,13 @@ def test_an_unknown_name_error_lists_the_names_of_the_topic():
         getattr(wb.probes, "probe")  # noqa: B009
 
 
+def test_a_name_of_another_topic_is_located_and_the_nearest_names_come_first():
+    with pytest.raises(AttributeError, match=r"has no 'expert_load'; it is in wb\.routing: wb\.routing\.expert_load$"):
+        getattr(wb, "expert_load")  # noqa: B009
+    with pytest.raises(AttributeError, match=r"has no 'ablte'; its public names are: ablate, "):
+        getattr(wb, "ablte")  # noqa: B009
+
+
 def child(code: str) -> str:
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, timeout=120)
     return done.stdout.strip()

@@ -10,8 +10,11 @@ import xarray as xr
 from hypothesis import given
 from hypothesis import strategies as st
 
+import workbench as wb
+from tests.traces import made
 from workbench import checks
 from workbench.errors import ArgumentError, ArgumentTypeError, MissingDependency, SelectionError
+from workbench.model.model import Model
 
 STRICT = {
     "layer": checks.check_layer,
@@ -32,6 +35,19 @@ FROM_THE_END = {
 def test_an_index_out_of_range_is_one_error_with_one_wording(what, check, wrong):
     with pytest.raises(SelectionError, match=rf"^{what} must be between 0 and 23, got {wrong}\.$"):
         check(wrong, 24)
+
+
+def test_a_wrong_first_argument_is_one_error_with_one_wording(tmp_path):
+    trace, model = made.trace(), Model("pocket")
+    for call, message in [
+        (lambda: wb.attention.sink_mass(model), "sink_mass needs a Trace .*, got a Model"),  # pyright: ignore
+        (lambda: wb.attention.receiver_heads(trace), "receiver_heads needs .*step_attention.*, got a Trace"),  # pyright: ignore
+        (lambda: wb.patching.logit_diff("pocket", 1, 2), "logit_diff needs a wb.Model .*, got the text 'pocket'"),  # pyright: ignore
+        (lambda: wb.circuits.ov_circuit("pocket", 1, 2), "ov_circuit needs a wb.Model .*, got the text 'pocket'"),  # pyright: ignore
+        (lambda: wb.figures.save(np.zeros(3), tmp_path / "a"), "figures.save needs a Figure .*, got an ndarray"),  # pyright: ignore
+    ]:
+        with pytest.raises(ArgumentTypeError, match=message):
+            call()
 
 
 @given(st.integers(-40, 40), st.integers(1, 30))

@@ -41,6 +41,12 @@ def pocket(tmp_path_factory: pytest.TempPathFactory) -> Path:
 # With the embedded model.
 
 
+def test_the_package_runs_as_the_command():
+    command = [sys.executable, "-m", "workbench", "--version"]
+    done = subprocess.run(command, check=True, capture_output=True, text=True, timeout=60)
+    assert done.stdout.startswith("workbench ")
+
+
 def test_trace_prints_the_thought_the_answer_and_the_path(capsys: pytest.CaptureFixture):
     assert cli.main(["trace", ASK, "-o", "first.trace"]) == 0
     out = capsys.readouterr().out

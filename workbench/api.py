@@ -5,6 +5,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from workbench.conversation.chat import Effort
     from workbench.model.model import Model, Prompt
     from workbench.recording.budget import Estimate
     from workbench.traces import Trace
@@ -32,7 +33,7 @@ def trace(
     temperature: float = 0.0,
     top_p: float = 1.0,
     seed: int = 0,
-    reasoning: str | None = None,
+    reasoning: "Effort | None" = None,
     stop: Sequence[int | str] = (),
 ) -> "Trace":
     """The verified Trace of a model's chain of thought and answer to a prompt.
@@ -88,7 +89,7 @@ def estimate(
     *,
     record: str | Sequence[str] = "auto",
     max_tokens: int = 1024,
-    reasoning: str | None = None,
+    reasoning: "Effort | None" = None,
 ) -> "Estimate":
     """The estimated size of the trace of a run, without running it: `.bytes`, `.memory`, `.by_name`, `.fits`.
 
@@ -108,7 +109,7 @@ def estimate(
     return model_of(model).estimate(question(prompt, reasoning), record=record, max_tokens=max_tokens)
 
 
-def question(prompt: "Prompt", reasoning: str | None) -> "Prompt":
+def question(prompt: "Prompt", reasoning: "Effort | None") -> "Prompt":
     """The prompt with that reasoning effort; None leaves it unchanged."""
     from workbench.conversation.chat import with_reasoning
 

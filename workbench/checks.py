@@ -1,4 +1,4 @@
-"""Checks of arguments: an index within its range, an optional package that is installed.
+"""Checks of arguments: an index within its range, a type, an optional package that is installed.
 
 Each check has one wording, so that the error for a wrong layer is the same everywhere.
 """
@@ -12,6 +12,14 @@ from workbench.text import visible
 
 # Import name -> name on PyPI, where they differ.
 _PACKAGES = {"sklearn": "scikit-learn", "transformer_lens": "transformer-lens"}
+
+# Class -> how an error names it, and where one comes from.
+_NEEDED = {
+    "Trace": "a Trace (as from wb.trace, model.trace or wb.load)",
+    "Model": "a wb.Model (such as wb.Model('pocket'))",
+    "Figure": "a Figure (as from the functions of wb.figures)",
+    "DataArray": "a labeled array (as from wb.attention.step_attention)",
+}
 
 
 def check_index(what: str, index: Any, n: int) -> int:
@@ -80,6 +88,20 @@ def resolve_position(position: Any, n_positions: int) -> int:
     return resolve_index("position", position, n_positions)
 
 
+def check_type(function: str, value: Any, kind: type) -> None:
+    """ArgumentTypeError unless `value` is of that kind; `function` is the function that needs it.
+
+    >>> check_type("sink_mass", "pocket", int)
+    Traceback (most recent call last):
+    workbench.errors.ArgumentTypeError: sink_mass needs an int, got the text 'pocket'.
+    """
+    if isinstance(value, kind):
+        return
+    got = f"the text {visible(repr(value)[:80])}" if isinstance(value, str) else _with_article(type(value).__name__)
+    needed = _NEEDED.get(kind.__name__, _with_article(kind.__name__))
+    raise ArgumentTypeError(f"{function} needs {needed}, got {got}.")
+
+
 def require(module: str, *, extra: str) -> Any:
     """The optional module `module`, imported; `extra` is the extra of gpt-oss-workbench that installs its package.
 
@@ -103,6 +125,10 @@ def require(module: str, *, extra: str) -> Any:
             f"{package} is installed but cannot be imported: {error}. "
             f"Run: pip install --force-reinstall {package}, or pip install 'gpt-oss-workbench[{extra}]'"
         ) from error
+
+
+def _with_article(noun: str) -> str:
+    return f"{'an' if noun[:1].lower() in 'aeiou' or noun.startswith('nd') else 'a'} {noun}"
 
 
 def _whole_number(what: str, value: Any) -> int:

@@ -389,7 +389,7 @@ def _question(args: argparse.Namespace) -> Any:
     return wb.chat(text, reasoning=args.reasoning, system=args.system, developer=args.developer)
 
 
-def _summary(trace: "Trace", path: os.PathLike | str | None) -> dict[str, Any]:
+def _summary(trace: "Trace", path: os.PathLike[str] | str | None) -> dict[str, Any]:
     return {
         "path": None if path is None else os.fspath(path),
         "id": trace.id,
@@ -406,7 +406,7 @@ def _model_option(args: argparse.Namespace, trace: "Trace") -> str:
     return "" if known else f" --model {_quoted(args.model)}"
 
 
-def _quoted(word: os.PathLike | str) -> str:
+def _quoted(word: os.PathLike[str] | str) -> str:
     """A word quoted for the shell, safe to show."""
     return visible(shlex.quote(os.fspath(word)))
 

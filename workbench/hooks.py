@@ -10,6 +10,7 @@ from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
+from workbench.checks import check_layer
 from workbench.errors import HookNameError
 
 __all__ = [
@@ -209,10 +210,14 @@ def match(glob: str, n_layers: int) -> list[str]:
     >>> match("blocks.*.hook_attn_out", 2)
     ['blocks.0.hook_attn_out', 'blocks.1.hook_attn_out']
 
-    Raises HookNameError, with the nearest names, if nothing matches.
+    Raises HookNameError, with the nearest names, if nothing matches, and SelectionError for a layer that the model does
+    not have.
     """
     matching = _matching(_BY_SHORT.get(glob, glob), n_layers)
     if not matching:
+        layer = layer_of(glob)
+        if layer is not None and _matching(point_of(glob), 1):
+            check_layer(layer, n_layers)
         raise unknown_name(glob, [*_BY_SHORT, *all_points(n_layers)])
     return list(matching)
 
@@ -245,7 +250,8 @@ def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
     >>> expand("residuals", 1)
     ['hook_embed', 'blocks.0.hook_resid_pre', 'blocks.0.hook_resid_mid', 'blocks.0.hook_resid_post']
 
-    Raises HookNameError, with the nearest names and the presets, for a word that matches nothing.
+    Raises HookNameError, with the nearest names and the presets, for a word that matches nothing, and SelectionError
+    for a layer that the model does not have.
     """
     names: set[str] = set()
     for word in split_request(record):
@@ -256,20 +262,49 @@ def expand(record: str | Iterable[str], n_layers: int) -> list[str]:
             try:
                 names.update(match(glob, n_layers))
             except HookNameError:
-                raise unknown_name(word, [*PRESETS, *SUMMARIES, *_BY_SHORT, *all_points(n_layers)]) from None
+                known = [*PRESETS, *SUMMARIES, *_BY_SHORT, *all_points(n_layers)]
+                raise unknown_name(word, known, presets=True) from None
     always = {name for p in ALWAYS_RECORDED if p in POINTS for name in match(p, n_layers)} | set(ALWAYS_RECORDED)
     names -= always
     return [name for name in [*all_points(n_layers), *SUMMARIES] if name in names]
 
 
-def unknown_name(name: str, known: Iterable[str]) -> HookNameError:
-    """The error for a name that matches nothing, with the nearest names and the presets."""
-    near = difflib.get_close_matches(name, sorted(set(known)), n=3, cutoff=0.5)
+def unknown_name(name: str, known: Iterable[str], *, presets: bool = False) -> HookNameError:
+    """The error for a name that matches nothing, with the nearest names, and the presets where they are allowed."""
+    near = _nearest(name, known)
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
+    allowed = f" Presets: {', '.join(PRESETS)}." if presets else ""
     return HookNameError(
-        f"no hook point matches {name!r}.{hint} Presets: {', '.join(PRESETS)}. "
+        f"no hook point matches {name!r}.{hint}{allowed} "
         f"Names look like 'blocks.0.hook_resid_pre'; `workbench.hooks.POINTS` lists all of them."
     )
+
+
+def _nearest(name: str, known: Iterable[str]) -> list[str]:
+    """Up to three of the known names, in the layer of `name` if it has one, those with the nearest last part first."""
+    layer, last = layer_of(name), _last_part(name)
+    by_short: dict[str, tuple[float, float, str]] = {}
+    for other in sorted(set(known)):
+        if layer is None:
+            candidate = point_of(other)
+        elif layer_of(other) in (None, layer):
+            candidate = at_layer(other, layer)
+        else:
+            continue
+        short = short_name(candidate)
+        part = max(_similarity(last, _last_part(candidate)), _similarity(last, short))
+        score = (part, _similarity(name, candidate), candidate)
+        if part >= 0.6:
+            by_short[short] = max(score, by_short.get(short, score))
+    return [candidate for *_, candidate in sorted(by_short.values(), reverse=True)[:3]]
+
+
+def _last_part(name: str) -> str:
+    return name.rpartition(".")[2].removeprefix("hook_")
+
+
+def _similarity(a: str, b: str) -> float:
+    return difflib.SequenceMatcher(None, a, b).ratio()
 
 
 def __dir__() -> list[str]:  # for completion

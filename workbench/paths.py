@@ -10,7 +10,7 @@ SCRATCH_BYTES = (
 _number = itertools.count()
 
 
-def expanded(path: os.PathLike | str | bytes) -> Path:
+def expanded(path: os.PathLike[str] | str | bytes) -> Path:
     """The path with `~` and `~user` replaced by the home folder, as a shell does; an unknown user's name stays.
 
     >>> expanded("~/traces/first") == Path.home() / "traces" / "first", expanded("a/~b")
@@ -21,7 +21,7 @@ def expanded(path: os.PathLike | str | bytes) -> Path:
     return Path(os.path.expanduser(os.fsdecode(path)))  # noqa: PTH111  Path.expanduser fails for an unknown user
 
 
-def absolute(path: os.PathLike | str | bytes) -> Path:
+def absolute(path: os.PathLike[str] | str | bytes) -> Path:
     """The expanded path as an absolute path, valid when the working folder changes. Symlinks are not resolved."""
     return Path(os.path.abspath(expanded(path)))  # noqa: PTH100  Path.resolve follows symlinks
 

@@ -6,6 +6,7 @@ docs/stubs.py` writes the stub files (.pyi) from this table, for editors and typ
 """
 
 from collections.abc import Callable, Mapping
+from difflib import get_close_matches
 from importlib import import_module
 from typing import Any
 
@@ -149,8 +150,19 @@ def lazy_names(module: str) -> tuple[Callable[[str], Any], Callable[[], list[str
 
     def get(name: str) -> Any:
         if name not in table:
-            raise AttributeError(f"{module} has no {name!r}; its public names are: {', '.join(names)}")
+            raise AttributeError(f"{module} has no {name!r}; {_hint(name, names)}")
         defined_in = import_module(table[name])
         return defined_in if table[name] == f"{module}.{name}" else getattr(defined_in, name)
 
     return get, lambda: names, names
+
+
+def _hint(name: str, names: list[str]) -> str:
+    """Where a name is if another module has it; otherwise the names of this module, nearest first."""
+    topic = next((topic for topic, table in TOPICS.items() if name in table), None)
+    if topic is not None:
+        return f"it is in wb.{topic}: wb.{topic}.{name}"
+    if name in TOP:
+        return f"it is wb.{name}"
+    near = get_close_matches(name, names)
+    return f"its public names are: {', '.join([*near, *(other for other in names if other not in near)])}"

@@ -177,5 +177,5 @@ def test_scores_are_permuted_with_the_heads(random):
 
 def test_missing_patterns_are_reported_with_the_record_option():
     bare = wb.Trace(made.manifest(), {k: v for k, v in made.arrays().items() if "pattern" not in k})
-    with pytest.raises(NotRecorded, match="record='attention'"):
+    with pytest.raises(NotRecorded, match=r"It contains: [\w, ]+\. Run again with record='attention'"):
         breakdown(bare)

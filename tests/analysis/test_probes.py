@@ -164,7 +164,9 @@ def test_invalid_probe_inputs_are_refused(planted, monkeypatch):
     traces, labels = planted
     with pytest.raises(ValueError, match="labels must be one list for each of the 20 traces, got 19 lists"):
         linear_probe(traces, labels[:-1])
-    with pytest.raises(ValueError, match=r"one entry for each of the 9 positions .*, got 3"):
+    with pytest.raises(
+        ValueError, match=r"labels\[0\] must have one entry for each of the 9 positions of traces\[0\] .*, got 3"
+    ):
         linear_probe(traces, [["a", "b", "a"], *labels[1:]])
     with pytest.raises(ValueError, match="at least two different labels, got a"):
         linear_probe(traces, [["a"] * COUNT] * 20)

@@ -193,7 +193,7 @@ def test_positions_are_selected_by_channel_role_slice_and_list():
 
 
 def test_labels_of_wrong_length_are_refused(trace):
-    with pytest.raises(ValueError, match=r"one entry for each of the 60 positions .*, got 3"):
+    with pytest.raises(ValueError, match=r"labels must have one entry for each of the 60 positions .*, got 3"):
         expert_specialization(trace, [1, 2, 3])
     with pytest.raises(ValueError, match="labels must be one list for each of the 2 traces, got 1 lists"):
         expert_specialization([trace, trace], [[0] * 60])
@@ -204,7 +204,7 @@ def test_labels_of_wrong_length_are_refused(trace):
 def test_two_traces_are_pooled(known):
     labels = [n % CLASSES for n in known.tokens]
     twice = expert_specialization([known, known], [labels, labels], n_shuffles=10)
-    assert twice.attrs["n"] == 6 * V and twice.attrs["n_prompts"] == 2
+    assert twice.attrs["n"] == 6 * V and twice.attrs["n_traces"] == 2 and twice.attrs["n_prompts"] == 1
     assert np.all(np.abs(twice["information"] - np.log2(CLASSES)) < 0.2)
 
 
@@ -269,13 +269,13 @@ def test_an_effect_in_all_prompts_is_significant(of, condition_on_token):
     )
     assert float(dataset["p"][0]) == 0.01 and float(dataset["information"][0]) > 0.8
     assert float(dataset["null"][0]) < float(dataset["information"][0])
-    assert dataset.attrs["shuffled"] == "prompts" and dataset.attrs["n_problems"] == 16
+    assert dataset.attrs["shuffled"] == "prompts" and dataset.attrs["n_prompts"] == 16
 
 
 def test_runs_with_the_same_question_are_one_prompt(known):
     labels = [n % CLASSES for n in known.tokens]
     dataset = expert_specialization([known, known], [labels, labels], n_shuffles=10)
-    assert dataset.attrs["n_problems"] == 1 and dataset.attrs["shuffled"] == "positions"
+    assert dataset.attrs["n_prompts"] == 1 and dataset.attrs["shuffled"] == "positions"
     both = routing_drift([known, known], [[slice(0, 30), slice(30, 60)]] * 2, n_shuffles=10)
     assert both.attrs["shuffled"] == "positions"
 
@@ -294,7 +294,7 @@ def test_p_of_drift_over_prompts_is_calibrated(measured):
     alike = texts_of_prompts(8, rng, effect=lambda _, active: halves(active % 6, 6 + active % 6))
     dataset = routing_drift(alike, [parts] * 8, n_shuffles=400)
     assert float(dataset["p"][0, 1, 0]) < 0.03 and float(dataset["drift"][0, 0, 1]) > 0.3
-    assert dataset.attrs["n_problems"] == 8 and dataset["raw"].dims == ("layer", "step", "key_step")
+    assert dataset.attrs["n_prompts"] == 8 and dataset["raw"].dims == ("layer", "step", "key_step")
     one = routing_drift(alike[0], parts, n_shuffles=20)
     assert one.attrs["shuffled"] == "positions"
 

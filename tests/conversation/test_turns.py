@@ -222,7 +222,7 @@ def test_an_effort_has_an_effect_or_is_an_error(model):
     with pytest.raises(PromptError, match=r"reasoning='high' is for a question .* this prompt is list"):
         wb.trace(model.to_tokens(low), reasoning="high")
     with pytest.raises(PromptError, match=r"reasoning must be .*, got 'max'"):
-        wb.estimate(question, reasoning="max")
+        wb.estimate(question, reasoning="max")  # pyright: ignore[reportArgumentType]
 
 
 def test_all_ways_to_run_a_question_have_the_same_default_effort(model):

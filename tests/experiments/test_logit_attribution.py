@@ -7,7 +7,8 @@ import torch
 import workbench as wb
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
-from workbench.errors import EditError, SelectionError
+from workbench.errors import EditError, PromptError, SelectionError
+from workbench.experiments.activation_patching import token_id
 from workbench.experiments.cached_run import divergence
 from workbench.experiments.expert_knockout import MODES, expert_knockout
 from workbench.experiments.logit_attribution import logit_attribution
@@ -46,6 +47,11 @@ def test_the_copying_head_has_the_whole_logit_from_one_position():
     own = float(parts["heads"].sel(layer=1, head=0))
     assert own / parts.attrs["logit"] > 0.99
     assert float(parts["sources"].sel(layer=1, head=0, key=3)) == pytest.approx(own, rel=1e-4)
+
+
+def test_a_text_of_several_tokens_is_refused():
+    with pytest.raises(PromptError, match=r"token '7 8' is \d tokens .*; this needs exactly one token"):
+        token_id(wb.Model("pocket"), "7 8")
 
 
 def test_an_invalid_position_is_refused(trace):

@@ -6,7 +6,7 @@ import pytest
 import workbench as wb
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
-from workbench.errors import EditError, HookNameError, NotRecorded, PromptError, SelectionError
+from workbench.errors import ArgumentTypeError, EditError, HookNameError, NotRecorded, PromptError, SelectionError
 from workbench.experiments.steering import steering_effect, steering_vector
 
 
@@ -149,6 +149,8 @@ def test_invalid_steering_inputs_are_refused(traces):
         steering_vector([(trace_a, 40)], [(trace_a, 3)], 1)
     with pytest.raises(HookNameError, match=r"site must have d_model values per position .*, got 'z'"):
         steering_vector([(trace_a, 4)], [(trace_a, 3)], 1, site="z")
+    with pytest.raises(ArgumentTypeError, match=r"lists of pairs \(trace, positions\), got a Trace"):
+        steering_vector([trace_a], [(trace_a, 3)], 1)  # pyright: ignore[reportArgumentType]
     with pytest.raises(PromptError, match="needs positions on both sides"):
         steering_vector([(trace_a, 4)], [], 1)
     with pytest.raises(EditError, match="control_vectors must hold at least one"):

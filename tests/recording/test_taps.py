@@ -267,8 +267,6 @@ def test_an_edit_that_never_fires_is_an_error(model):
 def test_an_edit_that_matches_nothing_is_an_error_that_names_the_nearest(model):
     with pytest.raises(HookNameError, match="hook_resid_post"):
         model.edit("blocks.1.hook_resid_pots", lambda x: x)
-    with pytest.raises(HookNameError, match=r"blocks\.3\.hook_mlp_out"):
-        model.edit("blocks.9.hook_mlp_out", lambda x: x)
 
 
 @pytest.mark.parametrize(
@@ -290,7 +288,7 @@ def test_ready_made_edits_refuse_other_places_and_missing_experts(model):
     for where, edit, says in [
         ("hook_embed", wb.ban(expert=1), "router.hook_out"),
         ("blocks.0.hook_attn_out", wb.ablate(head=0), "hook_z"),
-        ("hook_embed", wb.steer(np.zeros(5)), "5"),
+        ("hook_embed", wb.steer(np.zeros(5)), r"must have \d+ entries, the width of that hook point, got 5"),
         ("blocks.0.mlp.hook_expert_indices", lambda x: x + 100, "outside"),
     ]:
         with pytest.raises(EditError, match=says), model.edit(where, edit):
@@ -300,6 +298,28 @@ def test_ready_made_edits_refuse_other_places_and_missing_experts(model):
         model.trace(TOKENS, record="")
     with pytest.raises(EditError, match="heads or experts"):
         wb.ablate()
+    with pytest.raises(EditError, match=r"wb\.ablate\(head=3\) or wb\.ablate\(expert=3\)"):
+        wb.ablate(3)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_layer_that_the_model_does_not_have_is_named(model):
+    with pytest.raises(SelectionError, match=r"^layer must be between 0 and 3, got 9\.$"):
+        model.edit("blocks.9.attn.hook_z", lambda x: x)
+
+
+def test_suggested_names_have_the_layer_and_the_last_part_of_the_wrong_one(model):
+    with pytest.raises(HookNameError, match=r"Did you mean 'blocks\.3\.attn\.hook_z'\?") as caught:
+        model.edit("blocks.3.hook_z", lambda x: x)
+    assert "Presets" not in str(caught.value)
+    with pytest.raises(HookNameError, match=r"'residuals'.* Presets: residuals, "):
+        model.trace(TOKENS, record="residual")
+
+
+def test_the_relative_change_of_a_ban_is_zero(model):
+    """It leaves out the entries that the ban sets to -inf; the calls are counted."""
+    with model.edit("blocks.0.mlp.router.hook_out", wb.ban(expert=1)):
+        entry = model.trace(TOKENS, record="").edits[0]
+    assert entry["relative_change"] == 0.0 and entry["n_changed_calls"] == entry["n_calls"] > 0
 
 
 def test_an_edit_may_write_into_its_copy_without_changing_recorded_values(model):

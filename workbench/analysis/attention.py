@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from workbench.checks import check_head, check_layer, resolve_index
+from workbench.checks import check_head, check_layer, check_type, resolve_index
 from workbench.errors import SelectionError
 from workbench.traces import Trace, patterns
 
@@ -50,6 +50,7 @@ def pattern(
         NotRecorded: the trace holds neither the pattern nor what it is recomputed from, or an edit changed those.
         SelectionError: the layer, head, query or key does not exist.
     """
+    check_type("pattern", trace, Trace)
     heads, dims = _heads(trace, layer, head)
     query_slice, key_slice = _positions("query", queries, len(trace)), _positions("key", keys, len(trace))
     values, sink = patterns.tile(trace, layer, heads, query_slice, key_slice)
@@ -87,6 +88,7 @@ def pattern_band(trace: Trace, layer: int, head: Head = None, queries: int | sli
         NotRecorded: as for `pattern`; also for a layer without a window, and if an edit may put attention outside it.
         SelectionError: the layer, head or query does not exist.
     """
+    check_type("pattern_band", trace, Trace)
     heads, dims = _heads(trace, layer, head)
     query_slice = _positions("query", queries, len(trace))
     band = patterns.band(trace, layer, heads, query_slice)
@@ -132,6 +134,7 @@ def pattern_pooled(
         ArgumentError: `size` is below 1.
         SelectionError: the layer or head does not exist.
     """
+    check_type("pattern_pooled", trace, Trace)
     heads, dims = _heads(trace, layer, head)
     view = patterns.view(trace, layer, heads, size, sampled=sampled)
     first = np.arange(view.cells.shape[-1]) * view.factor

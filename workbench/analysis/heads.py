@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import xarray as xr
 
+from workbench.checks import check_type
 from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace, patterns
 from workbench.traces.steps import Step, segment_slices
@@ -29,6 +30,7 @@ def sink_mass(trace: Trace) -> xr.DataArray:
     >>> mass.dims, bool(((mass >= 0) & (mass <= 1)).all())
     (('layer', 'head', 'query'), True)
     """
+    check_type("sink_mass", trace, Trace)
     values = np.asarray(trace["sink"], np.float64)
     coords = {dim: np.arange(n) for dim, n in zip(("layer", "head", "query"), values.shape)}
     attrs = {"long_name": "mass on the sink", "units": "probability", "logit": np.asarray(trace["sinks"]).tolist()}
@@ -57,6 +59,7 @@ def breakdown(trace: Trace) -> xr.Dataset:
 
     Raises NotRecorded if the trace holds no patterns; record="attention" records what they are recomputed from.
     """
+    check_type("breakdown", trace, Trace)
     window = trace.config["window"]
 
     def measure(at: np.ndarray, pattern: np.ndarray, sink: np.ndarray) -> list[np.ndarray]:
@@ -95,6 +98,7 @@ def head_scores(trace: Trace) -> xr.Dataset:
 
     Raises NotRecorded if the trace holds no patterns; record="attention" records what they are recomputed from.
     """
+    check_type("head_scores", trace, Trace)
     tokens = np.asarray(trace.tokens)
     n = len(tokens)
     same = np.tril(tokens[:, None] == tokens[None], -1)
@@ -126,6 +130,7 @@ def retrieval_scores(trace: Trace, needle: slice) -> xr.DataArray:
 
     Raises NotRecorded if no token was copied from `needle`, or if the trace holds no patterns.
     """
+    check_type("retrieval_scores", trace, Trace)
     tokens = trace.tokens
     inside = range(len(tokens))[needle]
     places: dict[int, list[int]] = {}
@@ -163,6 +168,7 @@ def step_attention(trace: Trace, segments: Sequence[Step | slice] | None = None)
     Raises NotRecorded if there are no segments, or if the trace holds no patterns. The trace's own steps need no
     patterns if it was recorded with record="steps".
     """
+    check_type("step_attention", trace, Trace)
     dims = ("layer", "head", "step", "key_step")
     if segments is None and "step_attention" in trace:
         values = np.asarray(trace["step_attention"])
@@ -202,6 +208,7 @@ def receiver_heads(attention: xr.DataArray, *, min_distance: int = MIN_DISTANCE)
 
     Raises ArgumentError if there are fewer than `min_distance` + 3 steps.
     """
+    check_type("receiver_heads", attention, xr.DataArray)
     n = attention.sizes["step"]
     if n < min_distance + 3:
         raise ArgumentError(
@@ -234,6 +241,7 @@ def rollout(trace: Trace) -> xr.DataArray:
 
     Raises NotRecorded if the trace holds no patterns; record="attention" records what they are recomputed from.
     """
+    check_type("rollout", trace, Trace)
     n = len(trace)
     flow = np.eye(n)
     for layer in range(trace.config["n_layers"]):

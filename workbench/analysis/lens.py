@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from workbench.checks import check_type
 from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace
 
@@ -29,6 +30,7 @@ def logit_lens(trace: Trace) -> xr.Dataset:
 
     Raises NotRecorded if the trace was not recorded with record="lens".
     """
+    check_type("logit_lens", trace, Trace)
     token = np.asarray(trace["lens_ids"])
     data = {
         "token": (("layer", "pos", "rank"), token),
@@ -57,6 +59,7 @@ def prediction_depth(trace: Trace, *, kl: float | None = None) -> xr.DataArray:
 
     Raises NotRecorded if the trace was not recorded with record="lens".
     """
+    check_type("prediction_depth", trace, Trace)
     if kl is None:
         top_token = np.asarray(trace["lens_ids"])[..., 0]
         settled = top_token == top_token[-1]
@@ -83,6 +86,7 @@ def forking_tokens(trace: Trace, top_fraction: float = 0.2) -> xr.DataArray:
 
     Raises ArgumentError unless 0 < top_fraction <= 1, NotRecorded if nothing was generated.
     """
+    check_type("forking_tokens", trace, Trace)
     if not 0 < top_fraction <= 1:
         raise ArgumentError(f"top_fraction must be above 0 and at most 1, got {top_fraction}.")
     generated = np.arange(max(trace.prompt_length, 1), len(trace))

@@ -236,8 +236,9 @@ def _axis(site: str) -> str:
 def _same_length(traces: Sequence[Trace], values: Sequence[Sequence], name: str) -> None:
     if len(values) != len(traces):
         raise ArgumentError(f"{name} must be one list for each of the {len(traces)} traces, got {len(values)} lists.")
-    for trace, row in zip(traces, values):
+    for i, (trace, row) in enumerate(zip(traces, values)):
         if len(row) != len(trace):
             raise ArgumentError(
-                f"{name} must have one entry for each of the {len(trace)} positions (None: left out), got {len(row)}."
+                f"{name}[{i}] must have one entry for each of the {len(trace)} positions of traces[{i}] "
+                f"(None: left out), got {len(row)}."
             )

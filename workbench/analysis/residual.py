@@ -3,6 +3,7 @@
 import numpy as np
 import xarray as xr
 
+from workbench.checks import check_type
 from workbench.traces import Trace
 
 
@@ -15,6 +16,7 @@ def resid_cosine(trace: Trace) -> xr.DataArray:
 
     Raises NotRecorded if the trace was not recorded with record="residuals".
     """
+    check_type("resid_cosine", trace, Trace)
     before, after = (np.asarray(trace[name], np.float64) for name in ("resid_pre", "resid_post"))
     with np.errstate(divide="ignore", invalid="ignore"):
         values = (before * after).sum(-1) / np.linalg.norm(before, axis=-1) / np.linalg.norm(after, axis=-1)
@@ -35,6 +37,7 @@ def massive_activations(trace: Trace, *, min_value: float = 100.0, min_ratio: fl
 
     Raises NotRecorded if the trace was not recorded with record="residuals".
     """
+    check_type("massive_activations", trace, Trace)
     resid = np.asarray(trace["resid_post"], np.float64)
     threshold = np.maximum(min_value, min_ratio * np.median(np.abs(resid), axis=(1, 2)))
     layer, pos, dim = np.nonzero(np.abs(resid) > threshold[:, None, None])

@@ -14,7 +14,7 @@ import xarray as xr
 
 from workbench.analysis import statistics
 from workbench.analysis.problem_groups import problem
-from workbench.checks import resolve_position
+from workbench.checks import check_type, resolve_position
 from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace
 from workbench.traces.steps import Step, segment_slices
@@ -66,6 +66,7 @@ def expert_load(trace: Trace, where: Positions = None, *, weighted: bool = False
 
     Raises NotRecorded if `where` selects no position.
     """
+    check_type("expert_load", trace, Trace)
     selected = positions(trace, where)
     counts = _active(trace, selected).sum(1)
     values = _stacked(trace, "expert_weights", selected).mean(1) if weighted else counts / len(selected)
@@ -95,6 +96,7 @@ def router_entropy(trace: Trace, of: str = "router") -> xr.DataArray:
 
     Raises ArgumentError for another `of`.
     """
+    check_type("router_entropy", trace, Trace)
     if of == "router":
         logits = _stacked(trace, "router_logits")
         exponentials = np.exp(logits - logits.max(-1, keepdims=True))
@@ -117,6 +119,7 @@ def router_margin(trace: Trace) -> xr.DataArray:
     >>> bool((router_margin(wb.trace("What is 12+30?")) >= 0).all())
     True
     """
+    check_type("router_margin", trace, Trace)
     return _labeled(np.asarray(trace["margin"], np.float64), ("layer", "pos"), "router margin", "logits")
 
 
@@ -136,6 +139,7 @@ def expert_coactivation(trace: Trace, where: Positions = None) -> xr.DataArray:
 
     Raises NotRecorded if `where` selects no position.
     """
+    check_type("expert_coactivation", trace, Trace)
     active = _active(trace, positions(trace, where))
     both = np.einsum("lpe,lpf->lef", active, active) / active.shape[1]
     load = active.mean(1)
@@ -160,6 +164,7 @@ def expert_transitions(trace: Trace, where: Positions = None, *, lift: bool = Fa
 
     Raises NotRecorded if `where` selects no position.
     """
+    check_type("expert_transitions", trace, Trace)
     active = _active(trace, positions(trace, where))
     load = active.mean(1)
     both = np.einsum("lpe,lpf->lef", active[:-1], active[1:]) / active.shape[1]
@@ -200,7 +205,8 @@ def expert_specialization(
         (its mean when labels are shuffled among positions);
         `null`, the 95th percentile under the null, minus the same bias;
         `p`, the p-value: the share of shuffles that reach the information.
-        `attrs["shuffled"]` is what the null shuffles, "prompts" or "positions".
+        `attrs["shuffled"]` is what the null shuffles, "prompts" or "positions". `attrs["n"]`, `attrs["n_prompts"]` and
+        `attrs["n_traces"]` count positions, prompts and traces.
 
     The unit of replication is the prompt. With several prompts (runs with the same question count as one), the null
     exchanges the labels of whole prompts (see `wb.statistics.shuffled_mutual_information`). With a single prompt, it
@@ -222,10 +228,11 @@ def expert_specialization(
         raise ArgumentError(
             f"labels must be one list for each of the {len(trace_list)} traces, got {len(label_lists)} lists."
         )
-    for trace, trace_labels in zip(trace_list, label_lists):
+    for i, (trace, trace_labels) in enumerate(zip(trace_list, label_lists)):
         if len(trace_labels) != len(trace):
+            name = "labels" if isinstance(traces, Trace) else f"labels[{i}]"
             raise ArgumentError(
-                f"labels must have one entry for each of the {len(trace)} positions (None: left out), "
+                f"{name} must have one entry for each of the {len(trace)} positions (None: left out), "
                 f"got {len(trace_labels)}."
             )
     rng = np.random.default_rng(seed)
@@ -241,7 +248,7 @@ def expert_specialization(
         else None
     )
     prompts = np.repeat(_prompts(trace_list), [len(at) for at in labeled])
-    n_problems = len(np.unique(prompts))
+    n_prompts = len(np.unique(prompts))
     measures: dict[str, list[float]] = {"information": [], "null": [], "p": []}
     layers = trace_list[0].layers("expert_indices")
     for layer in layers:
@@ -250,7 +257,7 @@ def expert_specialization(
         information = statistics.mutual_information(expert, label, token)
         by_position = statistics.shuffled_mutual_information(expert, label, token, n_shuffles=n_shuffles, seed=seed)
         null, bias = by_position, float(by_position.mean())
-        if n_problems > 1:
+        if n_prompts > 1:
             null = statistics.shuffled_mutual_information(
                 expert, label, token, clusters=prompts, n_shuffles=n_shuffles, seed=seed + 1
             )
@@ -260,11 +267,12 @@ def expert_specialization(
     attrs = {
         "units": "bits",
         "n": len(label),
-        "n_prompts": len(trace_list),
+        "n_traces": len(trace_list),
+        "n_prompts": n_prompts,
         "n_shuffles": n_shuffles,
         "condition": "token",
     }
-    attrs |= {"n_problems": n_problems, "shuffled": "prompts" if n_problems > 1 else "positions"}
+    attrs["shuffled"] = "prompts" if n_prompts > 1 else "positions"
     if not condition_on_token:
         del attrs["condition"]
     return xr.Dataset({name: ("layer", values) for name, values in measures.items()}, {"layer": list(layers)}, attrs)
@@ -290,7 +298,8 @@ def routing_drift(
         `raw`, the Jensen-Shannon divergence of the two loads;
         `drift`, `raw` minus its mean under the null;
         `p`, the p-value: the share of shuffles that reach `raw`.
-        `attrs["shuffled"]` is what the null shuffles, "positions" or "prompts".
+        `attrs["shuffled"]` is what the null shuffles, "positions" or "prompts". `attrs["n_prompts"]` and
+        `attrs["n_traces"]` count prompts and traces.
 
     The null of a single text shuffles the positions of both segments. It matters: two halves of one text, 15 positions
     each, differ by 0.2 bits by chance. Such a p is about this text only, treats positions as independent, and is too
@@ -325,7 +334,7 @@ def routing_drift(
         raise ArgumentError(f"every trace must have the same number of segments, got {counts or 'none'}.")
     active = [_active(trace, np.arange(len(trace))) for trace in trace_list]
     prompts = _prompts(trace_list)
-    n_problems = len(np.unique(prompts))
+    n_prompts = len(np.unique(prompts))
     n_layers, n = len(active[0]), len(segment_positions[0])
     rng = np.random.default_rng(seed)
     raw, null_mean, p = (np.full((n_layers, n, n), np.nan) for _ in range(3))
@@ -334,7 +343,7 @@ def routing_drift(
     )  # (trace segment layer expert)
     for i in range(n):
         for j in range(i):
-            if n_problems > 1:
+            if n_prompts > 1:
                 observed, null = _exchanged_prompts(loads[:, [i, j]], prompts, n_shuffles, rng)
             else:
                 observed, null = _shuffled_positions(
@@ -347,8 +356,8 @@ def routing_drift(
                 p[:, a, b] = (1 + (null >= observed - 1e-12).sum(0)) / (n_shuffles + 1)
     dims, coords = ("layer", "step", "key_step"), {"layer": list(trace_list[0].layers("expert_indices"))}
     data = {"drift": (dims, raw - null_mean), "raw": (dims, raw), "p": (dims, p)}
-    attrs = {"units": "bits", "n_shuffles": n_shuffles, "n_problems": n_problems}
-    attrs["shuffled"] = "prompts" if n_problems > 1 else "positions"
+    attrs = {"units": "bits", "n_shuffles": n_shuffles, "n_traces": len(trace_list), "n_prompts": n_prompts}
+    attrs["shuffled"] = "prompts" if n_prompts > 1 else "positions"
     return xr.Dataset(data, coords, attrs)
 
 
@@ -366,6 +375,7 @@ def fixed_token_routing(trace: Trace, token: int | str, layer: int | None = None
 
     Raises NotRecorded if the token does not occur.
     """
+    check_type("fixed_token_routing", trace, Trace)
     occurrences = np.array(
         [i for i, (token_id, text) in enumerate(zip(trace.tokens, trace.str_tokens)) if token in (token_id, text)], int
     )

@@ -11,6 +11,7 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis.problem_groups import problem
+from workbench.checks import check_type
 from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace
 from workbench.traces.steps import Step, steps
@@ -121,6 +122,7 @@ def resid_trajectory(
         ArgumentError: the basis was fitted on this problem, or on another width.
         NotRecorded: as for `resid_basis`.
     """
+    check_type("resid_trajectory", trace, Trace)
     if _problem_hash(trace) in basis.attrs["problems"]:
         raise ArgumentError(
             f"the basis was fitted on {basis.attrs['n_problems']} problems including this one, so its path would look "
@@ -191,6 +193,7 @@ def step_cosine(
         ArgumentError: the basis was fitted on this problem.
         NotRecorded: as for `resid_basis`.
     """
+    check_type("step_cosine", trace, Trace)
     if basis is not None:
         if _problem_hash(trace) in basis.attrs["problems"]:
             raise ArgumentError("the basis was fitted on this problem; fit it on other problems")

@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from workbench.checks import resolve_index, resolve_layer
+from workbench.checks import check_type, resolve_index, resolve_layer
 from workbench.circuits.vocabulary import (
     MAX_CHUNK_ELEMENTS,
     compute_dtype,
@@ -55,6 +55,7 @@ def router_tokens(model: Model, layer: int, *, k: int = 10, tokens: Sequence[int
         SelectionError: there is no such layer.
         PromptError: the model does not have a token id.
     """
+    check_type("router_tokens", model, Model)
     c = model.config
     layer, ids = resolve_layer(layer, c.n_layers), select_tokens(model, tokens)
     block = model.weights.blocks[layer]
@@ -121,6 +122,7 @@ def expert_logit_effects(
         SelectionError: there is no such layer, expert or neuron.
         PromptError: the model does not have a token id.
     """
+    check_type("expert_logit_effects", model, Model)
     c = model.config
     layer, ids = resolve_layer(layer, c.n_layers), select_tokens(model, tokens)
     expert = resolve_index("expert", expert, c.n_experts)

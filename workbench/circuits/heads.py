@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from workbench.checks import resolve_head, resolve_layer
+from workbench.checks import check_type, resolve_head, resolve_layer
 from workbench.circuits.vocabulary import (
     compute_dtype,
     largest_pairs,
@@ -39,6 +39,7 @@ def sink_logits(model: Model, *, keys: int | None = None) -> xr.Dataset:
 
     Raises ArgumentError if `keys` is below 1.
     """
+    check_type("sink_logits", model, Model)
     c = model.config
     keys = c.window if keys is None else keys
     if keys < 1:
@@ -87,6 +88,7 @@ def ov_circuit(model: Model, layer: int, head: int, *, k: int = 20, tokens: Sequ
         SelectionError: there is no such layer or head.
         PromptError: the model does not have a token id.
     """
+    check_type("ov_circuit", model, Model)
     c = model.config
     block = model.weights.blocks[resolve_layer(layer, c.n_layers)]
     head, ids = resolve_head(head, c.n_heads), select_tokens(model, tokens)
@@ -145,6 +147,7 @@ def qk_circuit(
         SelectionError: there is no such layer or head.
         PromptError: the model does not have a token id.
     """
+    check_type("qk_circuit", model, Model)
     c = model.config
     layer = resolve_layer(layer, c.n_layers)
     head, ids = resolve_head(head, c.n_heads), select_tokens(model, tokens)
@@ -184,6 +187,7 @@ def qk_distance(
 
     Raises ArgumentError for no distance or a negative one, PromptError for an id that the model does not have.
     """
+    check_type("qk_distance", model, Model)
     c, ids = model.config, select_tokens(model, tokens)
     if not len(distances) or min(distances) < 0:
         raise ArgumentError(f"distances needs at least one number, and none below 0, got {list(distances)[:5]}.")

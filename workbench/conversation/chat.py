@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from workbench.conversation.messages import Chat, Message, Tool
 from workbench.conversation.parse import CONSTRAIN
@@ -15,6 +15,7 @@ from workbench.conversation.tokenizer import valid_unicode
 from workbench.errors import PromptError
 from workbench.traces.spans import NO_TOOL
 
+Effort = Literal["low", "medium", "high"]
 EFFORTS = ("low", "medium", "high")
 BUILTIN = ("browser", "python")
 HISTORY_ROLES = ("user", "assistant", "tool")
@@ -34,7 +35,7 @@ def chat(
     system: str | None = None,
     developer: str | None = None,
     tools: Sequence[Mapping[str, Any] | str] | None = None,
-    reasoning: str | None = None,
+    reasoning: Effort | None = None,
     history: Iterable[Mapping[str, Any]] | None = None,
     date: str | None = None,
     keep_thoughts: bool = False,
@@ -85,7 +86,7 @@ def chat(
     )
 
 
-def with_reasoning(prompt: Any, reasoning: str | None) -> Any:
+def with_reasoning(prompt: Any, reasoning: Effort | None) -> Any:
     """The question or Chat with this effort; for None, the prompt itself.
 
     Raises PromptError if the effort could have no effect: for a Chat with another effort, and for token ids.

@@ -52,6 +52,8 @@ class Tally:
 
         `relative_change` is the norm of the change divided by the norm of the unedited value, over the calls that
         changed the value and the entries that stayed finite. `squared_norms` are the two sums that it is computed from.
+        Entries that an edit sets to -inf are therefore left out: the `relative_change` of a ban is 0.0, although
+        `n_changed_calls` counts its calls.
         """
         return {
             "n_calls": self.n_calls,

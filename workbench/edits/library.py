@@ -2,9 +2,11 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Never
 
 import numpy as np
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
 from workbench import hooks
@@ -83,7 +85,10 @@ class Steer:
 
     def __call__(self, x: Tensor, hook) -> Tensor:
         if x.shape[-1] != len(self.vector):
-            raise EditError(f"{hook.name!r} has width {x.shape[-1]}, but the vector has width {len(self.vector)}")
+            raise EditError(
+                f"the vector for {hook.name!r} must have {x.shape[-1]} entries, the width of that hook point, "
+                f"got {len(self.vector)}"
+            )
         return x + self.scale * torch.as_tensor(self.vector, device=x.device).to(x.dtype)
 
 
@@ -146,7 +151,8 @@ def ban(expert: int | Sequence[int]) -> Ban:
     >>> bool((trace["expert_indices", 1] == 7).any())
     False
 
-    Raises EditError for an expert that the model does not have, or if too few would remain to run.
+    Raises, when the edited model runs, SelectionError for an expert that the model does not have, and EditError if too
+    few experts would remain to run.
     """
     return Ban(_indices("expert", expert))
 
@@ -158,19 +164,26 @@ def force(expert: int | Sequence[int], margin: float = 0.01) -> Force:
     >>> bool((trace["expert_indices", 1] == 7).any(-1).all())
     True
 
-    The rule is that of SteerMoE (arXiv 2509.09660). Raises EditError for an expert that the model does not have, and
-    for more experts than run for each token.
+    The rule is that of SteerMoE (arXiv 2509.09660).
+
+    Raises, when the edited model runs, SelectionError for an expert that the model does not have, and EditError for
+    more experts than run for each token.
     """
     return Force(_indices("expert", expert), float(margin))
 
 
-def ablate(*, head: int | Sequence[int] | None = None, expert: int | Sequence[int] | None = None) -> Ablate:
+def ablate(
+    *unnamed: Never, head: int | Sequence[int] | None = None, expert: int | Sequence[int] | None = None
+) -> Ablate:
     """An edit that zeroes heads (at `z`) or experts (at `expert_weights`; the others keep their weights).
 
     >>> with model.edit("blocks.2.attn.hook_z", wb.ablate(head=3)): trace = model.generate(question)
 
-    Raises EditError unless exactly one of `head` and `expert` is given.
+    Raises EditError unless exactly one of `head` and `expert` is given, by name.
     """
+    if unnamed:
+        example = ", ".join(map(repr, unnamed))
+        raise EditError(f"ablate needs head= or expert=: wb.ablate(head={example}) or wb.ablate(expert={example})")
     if (head is None) == (expert is None):
         raise EditError("ablate either heads or experts: wb.ablate(head=3) or wb.ablate(expert=[1, 7])")
     component, indices = ("head", head) if expert is None else ("expert", expert)
@@ -194,7 +207,7 @@ def patch(source: Trace) -> PatchFrom:
     return PatchFrom(source)
 
 
-def steer(vector, scale: float = 1.0) -> Steer:
+def steer(vector: ArrayLike, scale: float = 1.0) -> Steer:
     """An edit that adds `scale * vector` (d_model) to a residual stream or a layer output; scale 0 changes no bit.
 
     >>> away = trace["resid_post", 2][60] - trace["resid_post", 2][50]

@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
+from workbench.checks import check_type
 from workbench.errors import HookNameError, PromptError
 from workbench.experiments.cached_run import CachedRun, SingleHookTap
 from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
@@ -43,6 +44,7 @@ def logit_diff(model: Model, token: str | int, other: str | int) -> LogitDiff:
 
     Raises PromptError for a text that is not exactly one token.
     """
+    check_type("logit_diff", model, Model)
     return LogitDiff(token_id(model, token), token_id(model, other))
 
 
@@ -55,7 +57,7 @@ def token_id(model: Model, token: str | int) -> int:
     ids = model.tokenizer.encode(token)
     if len(ids) != 1:
         raise PromptError(
-            f"token {token!r} is {len(ids)} tokens ({ids}); a metric needs a single token. Pass one of these ids."
+            f"token {token!r} is {len(ids)} tokens ({ids}); this needs exactly one token. Pass one of these ids."
         )
     return ids[0]
 
@@ -123,11 +125,17 @@ def activation_patching(
 
     See Meng et al. 2022 (arXiv 2202.05262), and Zhang and Nanda 2023 (arXiv 2309.16042) for metrics and corruptions.
     """
+    check_type("activation_patching", model, Model)
     point = hooks.full_name(site)
     axes = hooks.axes(point)
     if "*" not in point or "pos" not in axes or (by_head and "head" not in axes):
-        needed = "an axis of heads" if by_head else "positions in every layer"
-        raise HookNameError(f"site {site!r} has the axes {' '.join(axes)}; activation patching needs {needed}")
+        needed = {"pos", "head"} if by_head else {"pos"}
+        sites = [hooks.short_name(p) for p, names in hooks.POINTS.items() if "*" in p and needed <= set(names)]
+        raise HookNameError(
+            f"site {site!r} has the axes {' '.join(axes)}; activation patching{' with by_head=True' * by_head} needs "
+            f"{'positions and heads' if by_head else 'positions'} in every layer. Sites that have them: "
+            f"{', '.join(sites)}."
+        )
     corrupted_ids, clean_ids, first = two_prompts(model, clean, corrupted)
     patched = np.arange(first, len(corrupted_ids)) if positions is None else np.asarray(positions, int)
     c = model.config

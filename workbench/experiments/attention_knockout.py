@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.analysis import statistics
-from workbench.checks import check_head, check_layer, check_position
+from workbench.checks import check_head, check_layer, check_position, check_type
 from workbench.edits.positions import whole_numbers
 from workbench.errors import EditError, SelectionError
 from workbench.experiments.cached_run import LOGIT_CHUNK, CachedRun, divergence
@@ -87,6 +87,8 @@ def attention_knockout(
         SelectionError: a layer, head or position that does not exist.
         ResumeError: the file holds another sweep.
     """
+    check_type("attention_knockout", model, Model)
+    check_type("attention_knockout", trace, Trace)
     layer_numbers = _layers(model, layers)
     if mode not in MODES:
         raise EditError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")

@@ -10,6 +10,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
+from workbench.checks import check_type
 from workbench.errors import ArgumentError, CheckpointError, HookNameError
 from workbench.experiments.activation_patching import Metric, two_prompts
 from workbench.experiments.cached_run import CachedRun
@@ -70,6 +71,7 @@ def attribution_patching(
 
     See Nanda 2023 (Attribution Patching) and Syed et al. 2023 (arXiv 2310.10348).
     """
+    check_type("attribution_patching", model, Model)
     if model.dtype not in (torch.float32, torch.float64):
         raise CheckpointError(
             f"gradients need float32 or float64 (the kernels for packed experts have no gradient), and this model "

@@ -9,7 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.checks import check_expert, check_layer
+from workbench.checks import check_expert, check_layer, check_type
 from workbench.errors import EditError
 from workbench.experiments.cached_run import CachedRun, SingleHookTap, divergence
 from workbench.model.cache import KVCache
@@ -52,6 +52,8 @@ def expert_knockout(
         EditError: another mode, or no expert.
         SelectionError: an expert or layer that the model does not have.
     """
+    check_type("expert_knockout", model, Model)
+    check_type("expert_knockout", trace, Trace)
     c = model.config
     expert_ids = list(range(c.n_experts)) if experts is None else [check_expert(e, c.n_experts) for e in experts]
     if mode not in MODES:

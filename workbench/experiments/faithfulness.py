@@ -14,6 +14,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from workbench.analysis import statistics
+from workbench.checks import check_type
 from workbench.errors import NotRecorded, PromptError
 from workbench.experiments import sampling as drawing
 from workbench.experiments.forced_answers import messages, to_answer
@@ -110,6 +111,7 @@ def faithfulness(
         NotRecorded: there are no runs, or one has no steps before a final message.
         PromptError: the model cannot encode texts, or `filler` is empty.
     """
+    check_type("faithfulness", model, Model)
     runs = [traces] if isinstance(traces, Trace) else list(traces)
     if not runs:
         raise NotRecorded("there are no runs; give traces with a chain of thought and an answer")

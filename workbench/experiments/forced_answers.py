@@ -7,6 +7,7 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
+from workbench.checks import check_type
 from workbench.errors import NotRecorded, PromptError
 from workbench.experiments.cached_run import CachedRun
 from workbench.model.kernels.rows import log_softmax
@@ -55,6 +56,8 @@ def forced_answer(
         NotRecorded: the last turn has no analysis before a final message.
         PromptError: the model cannot encode texts, or an answer is empty.
     """
+    check_type("forced_answer", model, Model)
+    check_type("forced_answer", trace, Trace)
     thoughts, final = messages(trace)
     last = thoughts[-1].content_stop
     parts = segment_slices(trace, segments)

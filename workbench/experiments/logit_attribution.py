@@ -5,7 +5,7 @@ import torch
 import xarray as xr
 
 from workbench import hooks
-from workbench.checks import resolve_position
+from workbench.checks import check_type, resolve_position
 from workbench.experiments.activation_patching import token_id
 from workbench.experiments.cached_run import CachedRun
 from workbench.model.model import Model
@@ -48,6 +48,8 @@ def logit_attribution(
         SelectionError: there is no such position.
         PromptError: a text is not exactly one token.
     """
+    check_type("logit_attribution", model, Model)
+    check_type("logit_attribution", trace, Trace)
     position, c, w = resolve_position(pos, len(trace)), model.config, model.weights
     points = ["attn.hook_result", "attn.hook_pattern", "mlp.hook_expert_out", "mlp.hook_expert_weights"]
     layers = range(c.n_layers)

@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.checks import check_index
+from workbench.checks import check_index, check_type
 from workbench.errors import ArgumentError, EditError
 from workbench.experiments.activation_patching import MAX_ELEMENTS_PER_PASS, MAX_ROWS, Metric, two_prompts
 from workbench.experiments.cached_run import CachedRun
@@ -96,6 +96,7 @@ def path_patching(
 
     See Wang et al. 2022 (arXiv 2211.00593) and Goldowsky-Dill et al. 2023 (arXiv 2304.05969).
     """
+    check_type("path_patching", model, Model)
     if routing not in ROUTING:
         raise ArgumentError(f"routing must be 'frozen' or 'recomputed', got {routing!r}.")
     c = model.config

@@ -9,6 +9,7 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from workbench.analysis import statistics
+from workbench.checks import check_type
 from workbench.conversation.parse import parse
 from workbench.errors import NotRecorded, PromptError
 from workbench.experiments import sampling as drawing
@@ -87,6 +88,8 @@ def resampling(
         NotRecorded: the trace has no steps, or no answer and `correct_answer` was not given.
         PromptError: `n_samples` is not a positive whole number.
     """
+    check_type("resampling", model, Model)
+    check_type("resampling", trace, Trace)
     parts = segment_slices(trace, segments)
     if not parts:
         raise NotRecorded("this trace has no steps, because it has no chain of thought; give `segments` as slices")

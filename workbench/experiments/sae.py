@@ -19,7 +19,7 @@ import numpy as np
 import xarray as xr
 
 from workbench import hooks
-from workbench.checks import check_index
+from workbench.checks import check_index, check_type
 from workbench.errors import ArgumentError, CheckpointError, EditError, HookNameError
 from workbench.text import visible
 from workbench.traces import Trace
@@ -389,6 +389,7 @@ def features(trace: Trace, sae: SAE) -> xr.DataArray:
 
     Raises NotRecorded if the trace does not hold the site, CheckpointError if it has another width.
     """
+    check_type("features", trace, Trace)
     values, pos, feature_ids = [], [], []
     for start, part in _parts(trace, sae):
         active = sae.encode(part).cpu().numpy()
@@ -421,6 +422,7 @@ def reconstruction(trace: Trace, sae: SAE) -> xr.Dataset:
 
     Raises NotRecorded if the trace does not hold the site, CheckpointError if it has another width.
     """
+    check_type("reconstruction", trace, Trace)
     x = np.asarray(_values(trace, sae), np.float64)
     chunks, l0 = [], []
     for _, part in _parts(trace, sae):

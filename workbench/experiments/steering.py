@@ -2,14 +2,16 @@
 
 import os
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
 from workbench import hooks
+from workbench.checks import check_type
 from workbench.edits.library import steer
-from workbench.errors import EditError, HookNameError, PromptError
+from workbench.errors import ArgumentTypeError, EditError, HookNameError, PromptError
 from workbench.experiments.attention_knockout import Places, positions_of
 from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.model.model import Model, Prompt
@@ -53,6 +55,7 @@ def steering_vector(
         SelectionError: a layer or position that a trace does not have.
         HookNameError: the site is not d_model wide in every layer.
         PromptError: one side has no positions.
+        ArgumentTypeError: an item is not a pair of a trace and positions.
     """
     point = hooks.full_name(site)
     if "*" not in point or hooks.axes(point) != ("pos", "d_model"):
@@ -64,6 +67,13 @@ def steering_vector(
         raise PromptError(
             "a difference of means needs positions on both sides; give (trace, positions) in `positive` and `negative`"
         )
+    sides: list[Any] = [positive, negative]
+    for item in (item for side in sides for item in (side if isinstance(side, Sequence) else [side])):
+        if not (isinstance(item, Sequence) and len(item) == 2 and isinstance(item[0], Trace)):
+            raise ArgumentTypeError(
+                f"positive and negative must be lists of pairs (trace, positions), got a {type(item).__name__}. "
+                "Give pairs, as in [(trace, slice(0, 9))]."
+            )
     layer_point = hooks.at_layer(point, layer)
     rows = [
         np.concatenate(
@@ -144,6 +154,7 @@ def steering_effect(
         PromptError: as for `model.generate`.
         ResumeError: the file holds another experiment.
     """
+    check_type("steering_effect", model, Model)
     point = vector.attrs.get("point")
     norm = float(np.linalg.norm(vector))
     if point is None or not norm > 0:

@@ -9,6 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
+from workbench.checks import check_type
 from workbench.errors import ArgumentError, NotRecorded
 from workbench.experiments.cached_run import CachedRun, divergence
 from workbench.model.model import Model
@@ -92,6 +93,8 @@ def suppression(
         PromptError: a segment is not a contiguous range of positions.
         ArgumentError: another `queries`.
     """
+    check_type("suppression", model, Model)
+    check_type("suppression", trace, Trace)
     if queries not in VARIANTS:
         raise ArgumentError(f"queries must be 'later' or 'all', got {queries!r}.")
     parts = segment_slices(trace, segments)

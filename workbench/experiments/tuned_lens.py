@@ -22,6 +22,7 @@ from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.analysis import statistics
+from workbench.checks import check_type
 from workbench.errors import CheckpointError, EditError, PromptError
 from workbench.files import atomic_path
 from workbench.model.arrays import tensor
@@ -105,6 +106,7 @@ def train_tuned_lens(
 
     Ctrl-C stops it at the next hook point.
     """
+    check_type("train_tuned_lens", model, Model)
     ids = [model.to_tokens(text) for text in prompts]
     if not ids:
         raise PromptError("a lens needs prompts to train on; give traces, prompts or token ids")
@@ -155,6 +157,7 @@ def load_tuned_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
 
     Raises CheckpointError if the file is missing, damaged or not a lens, or if it was trained on other weights.
     """
+    check_type("load_tuned_lens", model, Model)
     path = expanded(path)
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
@@ -193,6 +196,8 @@ def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
     Raises NotRecorded if the trace was not recorded with record="residuals", CheckpointError if lens, model and trace
     do not have the same weights.
     """
+    check_type("tuned_lens", model, Model)
+    check_type("tuned_lens", trace, Trace)
     _check_weights(lens, model)
     if trace.manifest.model["weights_digest"] != model.digest:
         _raise_other_weights(
@@ -237,6 +242,7 @@ def lens_kl(model: Model, lens: TunedLens, prompts: Sequence[Prompt]) -> xr.Data
 
     Raises CheckpointError for the lens of another model, PromptError if there are no prompts.
     """
+    check_type("lens_kl", model, Model)
     _check_weights(lens, model)
     if not prompts:
         raise PromptError("a lens needs prompts to be measured on; give traces, prompts or token ids")

@@ -26,7 +26,7 @@ _PDF = re.compile(rb"/Keywords \(((?:[^\\()]|\\.)*)\)", re.DOTALL)
 _DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
 
 
-def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.PathLike | None) -> dict[str, Any]:
+def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.PathLike[str] | None) -> dict[str, Any]:
     """The provenance of a figure, as plain values; `data` are the bytes of its table."""
     ids, models, numerics = [], [], []
     for trace in traces:
@@ -68,7 +68,7 @@ def versions() -> dict[str, str]:
     return packages | {"python": platform.python_version(), "machine": platform.machine()}
 
 
-def provenance(path: str | os.PathLike) -> dict[str, Any]:
+def provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     """The provenance in an SVG, PDF or PNG that `save` wrote, read without matplotlib.
 
     `traces` are the ids of its traces, `models` their names and digests, `numerics` the arithmetic they were computed

@@ -9,7 +9,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import require
+from workbench.checks import check_type, require
 from workbench.errors import FigureError
 from workbench.figures.backends.matplotlib import FORMATS, images
 from workbench.figures.marks import Row
@@ -25,10 +25,10 @@ COLUMNS = ("panel", "mark", "name", *Row._fields)
 
 def save(
     figure: Figure,
-    path: str | os.PathLike,
+    path: str | os.PathLike[str],
     *,
     source: Trace | Sequence[Trace] = (),
-    code: str | os.PathLike | None = None,
+    code: str | os.PathLike[str] | None = None,
     parquet: bool = False,
 ) -> list[Path]:
     """Writes a figure and returns the paths of the files. Existing files are replaced.
@@ -53,6 +53,7 @@ def save(
     >>> wb.figures.save(figure, "out/one-line.svg", source=trace)  # doctest: +SKIP
     [PosixPath('out/one-line.svg'), PosixPath('out/one-line.csv'), PosixPath('out/one-line.json')]
     """
+    check_type("figures.save", figure, Figure)
     path = expanded(path)
     suffix = path.suffix.removeprefix(".").lower()
     if suffix and suffix not in FORMATS:
@@ -74,7 +75,7 @@ def contents(
     formats: Sequence[str] = FORMATS,
     *,
     source: Trace | Sequence[Trace] = (),
-    code: str | os.PathLike | None = None,
+    code: str | os.PathLike[str] | None = None,
 ) -> dict[str, bytes]:
     """The files that `save` would write, by file ending."""
     data = table(figure)

@@ -30,7 +30,7 @@ EMBEDDED = -1  # the layer of a token's embedding
 LARGE = 1e300
 
 
-def read_graph(path: os.PathLike | str) -> xr.Dataset:
+def read_graph(path: os.PathLike[str] | str) -> xr.Dataset:
     """The nodes and edges of an attribution graph in a JSON file, as a Dataset over (node; edge).
 
     Variables over `node`:

@@ -68,7 +68,7 @@ def to_inif(traces: Trace | Sequence[Trace], summaries: Iterable[str] = ("logpro
 
 
 def save_inif(
-    traces: Trace | Sequence[Trace], path: os.PathLike | str, summaries: Iterable[str] = ("logprob", "entropy")
+    traces: Trace | Sequence[Trace], path: os.PathLike[str] | str, summaries: Iterable[str] = ("logprob", "entropy")
 ) -> Path:
     """Writes `to_inif(…)` to `path` and returns the path. An existing file is replaced, completely or not at all.
 

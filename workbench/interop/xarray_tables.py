@@ -150,7 +150,7 @@ def to_pandas(trace: Trace, what: str = "tokens") -> "pd.DataFrame":
     return table
 
 
-def to_parquet(trace: Trace, what: str, path: os.PathLike | str) -> Path:
+def to_parquet(trace: Trace, what: str, path: os.PathLike[str] | str) -> Path:
     """Writes a table of `to_pandas` as Parquet and returns the path. It replaces a file in full or not at all.
 
     `pandas.read_parquet` restores it with its `attrs`; polars, DuckDB and R read it as well.

@@ -294,7 +294,9 @@ class Model:
 
     # -- editing
 
-    def edit(self, where: str, fn: Callable, *, positions: int | slice | Sequence[int] | None = None) -> Editing:
+    def edit(
+        self, where: str, fn: Callable[..., Tensor] | PatchFrom, *, positions: int | slice | Sequence[int] | None = None
+    ) -> Editing:
         """`with model.edit(where, fn):` replaces the value at every hook point that matches `where` by `fn(value)`.
 
         `where` is a hook point, a glob such as "blocks.*.hook_mlp_out", or a short name: "router_logits" means all
@@ -312,7 +314,8 @@ class Model:
         >>> ablated.edits[0]["n_calls"] > 0
         True
 
-        Raises HookNameError if nothing matches, EditError for a function with another signature.
+        Raises HookNameError if nothing matches, SelectionError for a layer that the model does not have, EditError for
+        a function with another signature.
         """
         points = hooks.match(where, self.config.n_layers)
         if isinstance(fn, PatchFrom):

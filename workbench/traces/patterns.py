@@ -24,7 +24,7 @@ import numpy as np
 
 from workbench.checks import resolve_head, resolve_layer
 from workbench.errors import ArgumentError, NotRecorded
-from workbench.traces import Trace
+from workbench.traces.trace import Trace, contents
 
 CACHE_BYTES = 512 << 20  # of queries and keys; the layer that was used last is always cached
 MAX_BLOCK_QUERIES = 128
@@ -361,7 +361,7 @@ def _source(trace: Trace, layer: int) -> _Recorded | _Computed:
     if ("rot_q", layer) not in trace or ("rot_k", layer) not in trace or not ("sinks" in trace or sinkless):
         raise NotRecorded(
             f"this trace has neither the pattern of layer {layer} nor the queries and keys to compute it from. "
-            f"It contains: {trace.summary()}. Run again with record='attention' (any pattern on demand) or 'patterns'."
+            f"It contains: {contents(trace)}. Run again with record='attention' (any pattern on demand) or 'patterns'."
         )
     q, keys = _queries_and_keys(trace, layer)
     sinks = no_sinks(trace.config) if sinkless else trace["sinks"][layer]

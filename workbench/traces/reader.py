@@ -77,7 +77,7 @@ class StoredArrays(Mapping[str, np.ndarray]):
     May be used from several threads. Raises TraceNotFound, TraceCorrupt, TraceUnsafe or TraceVersion.
     """
 
-    def __init__(self, path: os.PathLike | str):
+    def __init__(self, path: os.PathLike[str] | str):
         self.path = absolute(path)
         with _with_path(self.path), open_dir(self.path) as folder:
             try:
@@ -185,7 +185,7 @@ class Report:
         return f"{show(self.path)}: {text}"
 
 
-def verify(path: os.PathLike | str) -> Report:
+def verify(path: os.PathLike[str] | str) -> Report:
     """A Report on a trace on disk: every tensor is compared with its hash. Damage is collected, not raised.
 
     >>> verify("traces/first").ok  # doctest: +SKIP

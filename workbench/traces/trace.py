@@ -215,7 +215,7 @@ class Trace:
         """The origin of the array: "forward", "live", "replay" or "derived"; joined by commas if layers differ."""
         return self._sources(self._find(key)[0])
 
-    def save(self, path: os.PathLike | str) -> Path:
+    def save(self, path: os.PathLike[str] | str) -> Path:
         """The absolute path of the folder to which the trace was written. It is written completely or not at all.
 
         If the same trace is already at `path`, nothing happens. Raises TraceExists if anything else is there.
@@ -335,7 +335,7 @@ class Trace:
         except HookNameError:
             known = [*hooks.SUMMARIES, *hooks.POINTS, *map(hooks.short_name, hooks.POINTS), *tensors]
             raise HookNameError(
-                f"{hooks.unknown_name(visible(name), known)} This trace contains: {self._contents()}."
+                f"{hooks.unknown_name(visible(name), known)} This trace contains: {contents(self)}."
             ) from None
         named_layer = hooks.layer_of(point)
         if named_layer is not None:
@@ -365,21 +365,23 @@ class Trace:
             raise self._not_recorded(hooks.short_name(point), hooks.short_name(point))
         return layers
 
-    def _contents(self) -> str:
-        return visible(", ".join(dict.fromkeys(hooks.short_name(name) for name in self.names()))) or "nothing"
-
     def _not_recorded(self, name: str, record: str) -> NotRecorded:
         point = record if record in hooks.SUMMARIES else hooks.full_name(record)
         record = next((preset for preset, points in hooks.PRESETS.items() if record in points), record)
         layers = [str(hooks.layer_of(n)) for n in self.names() if "*" in point and hooks.point_of(n) == point]
         recorded = f" {record!r} was recorded in the layers {', '.join(layers)}." if layers else ""
         return NotRecorded(
-            f"{name!r} was not recorded in this trace.{recorded} It contains: {self._contents()}. "
+            f"{name!r} was not recorded in this trace.{recorded} It contains: {contents(self)}. "
             f"Run again with record={record!r}."
         )
 
 
-def load(path: os.PathLike | str) -> Trace:
+def contents(trace: Trace) -> str:
+    """The short names of all that a trace contains, as text for an error."""
+    return visible(", ".join(dict.fromkeys(hooks.short_name(name) for name in trace.names()))) or "nothing"
+
+
+def load(path: os.PathLike[str] | str) -> Trace:
     """The trace in the folder at `path`. Only the manifest is read now; each array is read on first access.
 
     Every array is compared with its hash. A damaged trace is a typed error and never a wrong number. The trace reads

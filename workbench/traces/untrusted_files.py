@@ -26,7 +26,7 @@ CHUNK_BYTES = 1 << 30  # per call: macOS refuses 2 GB, and Linux reads at most t
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 
 
-def show(path: os.PathLike | str) -> str:
+def show(path: os.PathLike[str] | str) -> str:
     """A path as an error may print it."""
     return visible(os.fspath(path))
 

@@ -35,7 +35,7 @@ MAX_PARTS = 100_000
 MAX_PIECES = 300_000  # keeps the manifest within the reader's size limit
 
 
-def write(path: os.PathLike | str, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> Path:
+def write(path: os.PathLike[str] | str, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> Path:
     """The path of the complete trace that was written. If the same trace is there already, nothing is written.
 
     `manifest.tensors` may give the source and the axes of arrays; see `tensor_table`.
@@ -60,7 +60,7 @@ def write(path: os.PathLike | str, manifest: Manifest, arrays: Mapping[str, np.n
         return writer.commit()
 
 
-def check_writable(path: os.PathLike | str) -> None:
+def check_writable(path: os.PathLike[str] | str) -> None:
     """Raises TraceError, before a run, if a trace could not be written to `path`. Leaves no file."""
     target = absolute(path)
     try:
@@ -120,7 +120,7 @@ class TraceWriter:
     Raises TraceExists at once if another trace, or anything else, is at `path`; TraceError if the disk fails.
     """
 
-    def __init__(self, path: os.PathLike | str, manifest: Manifest, *, keep_partial: bool = False):
+    def __init__(self, path: os.PathLike[str] | str, manifest: Manifest, *, keep_partial: bool = False):
         self.path = absolute(path)
         self.manifest = manifest
         self.keep_partial = keep_partial

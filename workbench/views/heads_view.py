@@ -77,7 +77,7 @@ class Heads(View):
         picture = snapshot_html.heat(np.sqrt(view.cells[0][::-1]), "max", 0.0, 1.0, height=len(view.cells[0]))
         return [snapshot_html.Row(label, unit, picture, scale=scale, height=snapshot_html.WIDTH)]
 
-    def to_html(self, path: os.PathLike | str):
+    def to_html(self, path: os.PathLike[str] | str):
         """Write the view as one page, like `View.to_html`, with exact cells: a page cannot query them later."""
         exact = copy(self)
         exact.quick = False

@@ -55,7 +55,7 @@ def page(view: "View") -> str:
     )
 
 
-def save_page(view: "View", path: os.PathLike | str) -> Path:
+def save_page(view: "View", path: os.PathLike[str] | str) -> Path:
     """Write `page(view)` to `path` and return the path. An existing file is replaced atomically."""
     path = expanded(path)
     text = page(view)

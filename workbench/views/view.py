@@ -113,7 +113,7 @@ class View:
         """The part of the payload that all views of a trace share: tokens, messages and steps."""
         return common(self)
 
-    def to_html(self, path: os.PathLike | str):
+    def to_html(self, path: os.PathLike[str] | str):
         """Write the view as one page that needs no network, server or Python, and return its path.
 
         An existing file at `path` is replaced atomically.
