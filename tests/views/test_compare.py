@@ -158,6 +158,29 @@ def test_readout_has_both_values_and_d_goes_to_the_next_difference(browser, tmp_
 
 
 @needed
+def test_two_keys_in_neighboring_frames_both_take_effect(browser, tmp_path: Path):
+    tab = LiveTab(browser, wb.views.compare(FIRST, SECOND), tmp_path)
+    tab.page.locator(".wb").press("Home")
+    tab.page.locator(".wb").press("d")
+    first_difference = tab.selected()
+    for frames in range(4):  # between the keys: the pin reaches the other run's views and comes back
+        tab.page.locator(".wb").press("End")
+        tab.settled()
+        tab.page.evaluate(
+            """async frames => {
+              const press = key => document.querySelector(".wb").dispatchEvent(
+                new KeyboardEvent("keydown", {key, bubbles: true}));
+              press("Home");
+              for (let i = 0; i < frames; i++) await new Promise(requestAnimationFrame);
+              press("d");
+            }""",
+            frames,
+        )
+        assert tab.selected() == first_difference != {"pos": 0}
+    tab.page.close()
+
+
+@needed
 def test_hover_and_pin_mark_the_aligned_token_in_views_of_the_other_run(browser, tmp_path: Path):
     tab = LiveTab(browser, wb.views.compare(FIRST, SECOND), tmp_path)
     other_bus = f"globalThis[Symbol.for('workbench.views.1')].get('{SECOND.id}')"

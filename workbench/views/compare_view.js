@@ -98,16 +98,18 @@ register("compare", (ctx) => {
   if (data.other !== data.trace) {
     const other = busOf(data.other);
     let hoverFromOther = false;
-    bus.on(
-      (_, keys) =>
-        ["hover", "pin"].forEach(
-          (k) => keys.has(k) && other.set({ [k]: state[k] < 0 ? -1 : partner[state[k]] }),
-        ),
-      ctx.signal,
-    );
+    // What this view sent comes back a frame later, when the reader may have pinned another token: not to be applied.
+    const sent = { hover: -1, pin: -1 };
+    bus.on((_, keys) => {
+      for (const k of ["hover", "pin"])
+        if (keys.has(k)) {
+          sent[k] = state[k] < 0 ? -1 : partner[state[k]];
+          other.set({ [k]: sent[k] });
+        }
+    }, ctx.signal);
     other.on((state2, keys) => {
       for (const k of ["hover", "pin"])
-        if (keys.has(k) && state2[k] >= 0 && back[state2[k]] >= 0) {
+        if (keys.has(k) && state2[k] !== sent[k] && state2[k] >= 0 && back[state2[k]] >= 0) {
           hoverFromOther ||= k === "hover";
           bus.set({ [k]: back[state2[k]] });
         }
