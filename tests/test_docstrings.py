@@ -34,6 +34,11 @@ def test_every_example_gives_the_result_beside_it(name, known, monkeypatch):
     assert not failed
 
 
+def defined_here(value, module) -> bool:
+    here = getattr(value, "__module__", None) == module.__name__
+    return here and callable(value) and not value.__name__.startswith("_")
+
+
 PUBLIC = [("workbench", name) for name in topics.TOP]
 PUBLIC += [(f"workbench.{topic}", name) for topic, names in topics.TOPICS.items() for name in names]
 

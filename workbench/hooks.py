@@ -166,7 +166,12 @@ def axes(name: str) -> tuple[str, ...]:
 
 @lru_cache(maxsize=64)
 def all_points(n_layers: int) -> tuple[str, ...]:
-    """Every hook point of a model, in the order of the forward pass."""
+    """Every hook point of a model, in the order of the forward pass.
+
+    >>> points = all_points(6)
+    >>> len(points), points[0], points[-1]
+    (129, 'hook_embed', 'hook_logits')
+    """
     points, block = list(POINTS), [p for p in POINTS if "*" in p]
     first = points.index(block[0])
     layers = [at_layer(p, layer) for layer in range(n_layers) for p in block]

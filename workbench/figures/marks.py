@@ -139,7 +139,11 @@ def _extent(x: np.ndarray, *ys: np.ndarray | float | None) -> Extent:
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Line(Mark):
-    """A curve, with a band from `low` to `high` if given. NaN in `y` is a gap."""
+    """A curve, with a band from `low` to `high` if given. NaN in `y` is a gap.
+
+    >>> wb.figures.Line(x=[0, 1, 2], y=[0.1, 0.4, 0.9]).kind
+    'line'
+    """
 
     kind: ClassVar[str] = "line"
     x: Any
@@ -165,7 +169,11 @@ class Line(Mark):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Bars(Mark):
-    """Bars from `base` to `y`, `width` wide, with an interval from `low` to `high` if given."""
+    """Bars from `base` to `y`, `width` wide, with an interval from `low` to `high` if given.
+
+    >>> wb.figures.Bars(x=[0, 1], y=[0.5, 0.7], low=[0.4, 0.6], high=[0.6, 0.8]).width
+    0.8
+    """
 
     kind: ClassVar[str] = "bars"
     x: Any
@@ -197,7 +205,11 @@ class Bars(Mark):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Points(Mark):
-    """Points, with an interval from `low` to `high` if given, and a text for each that is shown on hovering."""
+    """Points, with an interval from `low` to `high` if given, and a text for each that is shown on hovering.
+
+    >>> wb.figures.Points(x=[0, 1], y=[0.5, 0.7], name="heads").name
+    'heads'
+    """
 
     kind: ClassVar[str] = "points"
     x: Any
@@ -231,6 +243,9 @@ class Cells(Mark):
 
     `low` and `high` are the ends of the color scale; "signed" has 0 in its middle. `written` prints the numbers in the
     cells.
+
+    >>> wb.figures.Cells(values=[[0.1, 0.9], [0.5, float("nan")]]).values.shape
+    (2, 2)
     """
 
     kind: ClassVar[str] = "cells"
@@ -289,7 +304,11 @@ class Cells(Mark):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Blocks(Mark):
-    """Intervals of the x axis from `start` to `stop` as tinted blocks with texts, such as messages or steps."""
+    """Intervals of the x axis from `start` to `stop` as tinted blocks with texts, such as messages or steps.
+
+    >>> wb.figures.Blocks(start=[0, 12], stop=[12, 40], text=["user", "analysis"]).kind
+    'blocks'
+    """
 
     kind: ClassVar[str] = "blocks"
     start: Any
@@ -318,7 +337,11 @@ class Blocks(Mark):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Arcs(Mark):
-    """Arcs from one place of the x axis to another: the larger the weight, the thicker; the longer, the higher."""
+    """Arcs from one place of the x axis to another: the larger the weight, the thicker; the longer, the higher.
+
+    >>> wb.figures.Arcs(source=[0, 1], target=[3, 2], weight=[0.5, 1.0]).kind
+    'arcs'
+    """
 
     kind: ClassVar[str] = "arcs"
     source: Any
@@ -353,7 +376,11 @@ class Arcs(Mark):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Rule(Mark):
-    """A thin line across the panel at one place of an axis: chance, a null, the step from which an answer is stable."""
+    """A thin line across the panel at one place of an axis: chance, a null, the step from which an answer is stable.
+
+    >>> wb.figures.Rule(at=0.5, text="chance").axis
+    'y'
+    """
 
     kind: ClassVar[str] = "rule"
     at: float

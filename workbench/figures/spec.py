@@ -27,7 +27,11 @@ Tick = tuple[float, str]
 
 @dataclass(frozen=True, kw_only=True)
 class Axis:
-    """One axis of a panel. Bounds and ticks follow from the marks by default; `small` is for the texts of tokens."""
+    """One axis of a panel. Bounds and ticks follow from the marks by default; `small` is for the texts of tokens.
+
+    >>> wb.figures.Axis(label="step", low=0, whole=True).label
+    'step'
+    """
 
     label: str = ""
     low: float | None = None
@@ -57,7 +61,12 @@ class Axis:
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Panel:
-    """Marks on a pair of axes."""
+    """Marks on a pair of axes.
+
+    >>> panel = wb.figures.Panel(marks=[wb.figures.Rule(at=0.5)], y=wb.figures.Axis(label="AUROC"))
+    >>> panel.y.label, len(panel.marks)
+    ('AUROC', 1)
+    """
 
     marks: Sequence[Mark]
     x: Axis = field(default_factory=Axis)

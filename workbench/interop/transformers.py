@@ -29,6 +29,8 @@ from workbench.traces import Trace
 if TYPE_CHECKING:
     from torch import Tensor
 
+__all__ = ["record"]
+
 CHUNK_POSITIONS = 256  # queries, or positions of an expert layer, that are computed beside the run at a time
 # the names of a block's parts, in blocks that do x + attention(norm(x)) and then x + mlp(norm(x)) and nothing else
 SHAPES = (

@@ -61,7 +61,10 @@ def write(path: os.PathLike[str] | str, manifest: Manifest, arrays: Mapping[str,
 
 
 def check_writable(path: os.PathLike[str] | str) -> None:
-    """Raises TraceError, before a run, if a trace could not be written to `path`. Leaves no file."""
+    """Raises TraceError, before a run, if a trace could not be written to `path`. Leaves no file.
+
+    >>> check_writable("traces/first")
+    """
     target = absolute(path)
     try:
         existing = next((folder for folder in target.parents if folder.exists()), target)
