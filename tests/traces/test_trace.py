@@ -8,8 +8,9 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+import workbench as wb
 from tests.traces import made
-from workbench.errors import ArgumentTypeError, HookNameError, NotRecorded, SelectionError
+from workbench.errors import ArgumentError, ArgumentTypeError, HookNameError, NotRecorded, SelectionError
 from workbench.traces import Trace, load
 from workbench.traces.spans import Span
 
@@ -289,3 +290,22 @@ trace.save({str(tmp_path / "b")!r})
     assert done.returncode == 0, done.stderr
     assert done.stdout.split("\n")[0] == f"{load(path)!r} (3, 9, 10) {float(load(path)['resid_post', 1][8, 3])}"
     assert load(tmp_path / "b").id == load(path).id
+
+
+@pytest.mark.parametrize(
+    ("ask", "message"),
+    [
+        (lambda trace: trace.text(channel="thinking"), "channel must be one of analysis, commentary, final"),
+        (lambda trace: trace.text(role="asistant"), "role must be one of system, developer, user, assistant, tool"),
+        (lambda trace: wb.steps(trace, "analyzis"), "got 'analyzis'"),
+    ],
+)
+def test_a_channel_or_role_that_no_message_has_is_refused(ask, message):
+    with pytest.raises(ArgumentError, match=message):
+        ask(made.trace())
+
+
+def test_a_channel_that_only_the_model_knows_is_accepted():
+    trace = made.trace(spans=[Span(0, 9, 3, 9, "assistant", "diary")])
+    assert trace.text(channel="diary") and trace.text(channel="final") == ""
+    assert wb.steps(trace, "diary") and wb.steps(trace, "final") == []

@@ -21,10 +21,8 @@ import re
 from collections.abc import Sequence
 
 from workbench.conversation.tokenizer import Tokenizer
-from workbench.traces.spans import NO_TOOL, Span
+from workbench.traces.spans import CHANNELS, NO_TOOL, ROLES, Span
 
-ROLES = ("system", "developer", "user", "assistant", "tool")
-CHANNELS = ("analysis", "commentary", "final")
 TOOLS = ("python", "browser")  # built-in tools, whose names may lack a dot
 ENDS = ("<|end|>", "<|return|>", "<|call|>")
 CHANNEL, CONSTRAIN = "<|channel|>", "<|constrain|>"

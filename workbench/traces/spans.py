@@ -5,8 +5,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from workbench.errors import NotRecorded
+from workbench.errors import ArgumentError, NotRecorded
+from workbench.text import visible
 
+ROLES = ("system", "developer", "user", "assistant", "tool")
+CHANNELS = ("analysis", "commentary", "final")
 NO_TOOL = (None, "assistant", "all")  # recipients of a message that is not a tool call
 
 
@@ -132,3 +135,17 @@ def selected_turns(spans: Sequence[Span], which: int | Literal["all"] = -1) -> l
 def last_turn(spans: Sequence[Span]) -> Turn:
     """The turn that led to the answer of a run, with the thoughts, calls and results that led to it."""
     return turns(spans)[-1]
+
+
+def check_message_name(what: Literal["channel", "role"], name: str, spans: Sequence[Span]) -> None:
+    """Raises ArgumentError unless `name` is a channel or role of harmony, or of one of the messages.
+
+    >>> check_message_name("channel", "final", [])
+    >>> check_message_name("channel", "thinking", [])
+    Traceback (most recent call last):
+    workbench.errors.ArgumentError: channel must be one of analysis, commentary, final, got 'thinking'.
+    """
+    found = (getattr(span, what) for span in spans)
+    names = dict.fromkeys((*(CHANNELS if what == "channel" else ROLES), *(each for each in found if each)))
+    if name not in names:
+        raise ArgumentError(f"{what} must be one of {', '.join(map(visible, names))}, got {name!r}.")

@@ -29,7 +29,7 @@ from typing import Literal, Protocol
 from unicodedata import east_asian_width
 
 from workbench.errors import PromptError
-from workbench.traces.spans import Span, selected_turns
+from workbench.traces.spans import Span, check_message_name, selected_turns
 
 MIN_CHARACTERS = 10  # as in Thought Anchors (arXiv 2506.19143)
 
@@ -86,8 +86,10 @@ def steps(trace: HasText, channel: str = "analysis", *, turn: int | Literal["all
     [Step(0:7 '7+8=15,' active_computation), Step(7:16 ' 2+3+1=6,' active_computation), \
 Step(16:23 ' 2+1=3.' active_computation)]
 
-    A turn without messages on the channel has no steps. Raises NotRecorded if there is no such turn.
+    A turn without messages on the channel has no steps. Raises NotRecorded if there is no such turn, ArgumentError if
+    `channel` is neither a channel of harmony nor of a message.
     """
+    check_message_name("channel", channel, trace.spans)
     messages = [message for one in selected_turns(trace.spans, turn) for message in one.on(channel)]
     return [step for message in messages for step in _in_message(trace.str_tokens, message)]
 

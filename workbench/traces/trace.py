@@ -19,7 +19,7 @@ from workbench.traces import writer
 from workbench.traces.format import from_raw, raw, table_of
 from workbench.traces.manifest import Manifest, tensor_table
 from workbench.traces.reader import StoredArrays
-from workbench.traces.spans import Span, selected_turns
+from workbench.traces.spans import Span, check_message_name, selected_turns
 
 _NARROW = {np.dtype(kind) for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)}
 Key = str | tuple[str, int]
@@ -156,9 +156,14 @@ class Trace:
         >>> trace.text(role="user", turn=0)  # doctest: +SKIP
         'What is 7+8?'
 
-        Raises NotRecorded if there is no such turn.
+        Raises NotRecorded if there is no such turn, ArgumentError for a channel or role that neither harmony nor a
+        message has.
         """
         pieces, spans = self._manifest.str_tokens, self._manifest.spans
+        if channel is not None:
+            check_message_name("channel", channel, spans)
+        if role is not None:
+            check_message_name("role", role, spans)
         if channel is None and role is None:
             if turn is None or turn == "all":
                 return "".join(pieces)
