@@ -1,3 +1,4 @@
+import re
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,7 +11,7 @@ from tests.conversation.conftest import POCKET
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import PromptError
 from workbench.traces.spans import Span
-from workbench.traces.steps import KINDS, Step, find_step, kind, segment_slices, steps
+from workbench.traces.steps import _END, KINDS, Step, find_step, kind, segment_slices, steps
 
 
 def written(pieces: list[str], spans: list[Span]) -> Any:
@@ -289,3 +290,30 @@ def test_segments_are_slices_of_positions_within_the_text():
 def test_an_invalid_segment_is_refused_with_its_index(part):
     with pytest.raises(PromptError, match=r"segments\[1\]"):
         segment_slices(TEXT, [slice(0, 2), part])
+
+
+@pytest.mark.parametrize("repeated", ["=", "1-1-", "\t", " ", "([", "\n", "!", "!…", "1=1,", "or what ", "```\n", ". "])
+def test_a_model_stuck_in_a_loop_gets_its_steps(repeated):
+    """200,000 characters: with rules of quadratic time some of these would take minutes."""
+    text = (repeated * 200_000)[:200_000]
+    found = steps(trace([text[i : i + 8] for i in range(0, len(text), 8)]))
+    assert "".join(step.text for step in found) == text
+
+
+UNBOUNDED = re.compile(_END.pattern.replace("{0,50}", "*").replace("{1,50}", "+"), _END.flags)
+
+
+@given(
+    st.lists(
+        st.sampled_from(["!" * 70, "…", "?", ".", " " * 70, "\t", "\n", "\r", "。", ")", '"', "a", "1", "```"]),
+        max_size=12,
+    )
+)
+def test_bounded_runs_end_where_unbounded_ones_do(parts):
+    text = "".join(parts)
+    bounded, unbounded = ([match.end() for match in rule.finditer(text)] for rule in (_END, UNBOUNDED))
+    assert bounded == unbounded
+
+
+def test_the_kind_of_a_long_step_is_that_of_its_beginning():
+    assert kind("Wait, " + "a" * 5000) == "uncertainty_management" and kind("a" * 5000 + " final answer") == "unknown"

@@ -32,6 +32,7 @@ from workbench.errors import PromptError
 from workbench.traces.spans import Span, check_message_name, selected_turns
 
 MIN_CHARACTERS = 10  # as in Thought Anchors (arXiv 2506.19143)
+KIND_CHARACTERS = 2000  # of a step, that decide its kind: the rules take quadratic time in the worst case
 
 KINDS = (
     "problem_setup",
@@ -209,13 +210,15 @@ _WIDE_STOPS = "\u203c\u203d\u2047-\u2049\u3002\ufe12\ufe15\ufe16\ufe56\ufe57\uff
 _FULL_STOPS = "\u2024\ufe52\uff0e"  # Sentence_Break=ATerm without ".": they also occur in numbers
 _CLOSING = "」』”’）】〉》»›)\\]\"'\ufe0f"
 
+# A run of the same characters is tried from each of its characters, so its length is bounded: a model that repeats one
+# character would take quadratic time. The ends are the same: of a longer run the last 50 characters match.
 _END = re.compile(
     rf"""
     (?P<fence>^[ \t]*```.*?(?:^[ \t]*```[ \t]*$\n?|\Z))   # a block of code, closed or not
-    | (?P<line>[ \t\r]*\n(?:[ \t\r]*\n)*)                # with the blank lines after it
-    | (?P<wide>[!?…]*(?:[{_OWN_STOPS}{_WIDE_STOPS}]|[{_FULL_STOPS}](?!\d))   # no white space needed
+    | (?P<line>[ \t\r]{{0,50}}\n(?:[ \t\r]*\n)*)        # with the blank lines after it
+    | (?P<wide>[!?…]{{0,50}}(?:[{_OWN_STOPS}{_WIDE_STOPS}]|[{_FULL_STOPS}](?!\d))   # no white space needed
         [!?{_OWN_STOPS}{_WIDE_STOPS}]*[{_CLOSING}]*(?:[ \t\r]*\n)*)
-    | (?P<stop>[.?!…]+["'”’»›)\]*_`]*)(?=\s|\Z)(?:[ \t\r]*\n)*
+    | (?P<stop>[.?!…]{{1,50}}["'”’»›)\]*_`]{{0,50}})(?=\s|\Z)(?:[ \t\r]*\n)*
     """,
     re.VERBOSE | re.MULTILINE | re.DOTALL,
 )
@@ -254,10 +257,10 @@ def _unmistakable(text: str) -> bool:
 def _ends(text: str) -> dict[int, bool]:
     """The character offsets at which pieces end; True where a comma between clauses ends the piece."""
     ends: dict[int, bool] = {}
-    code = []
+    code = set()
     for end in _END.finditer(text):
         if end.lastgroup == "fence":
-            code.append(end.span())
+            code.add(end.span())
             ends[end.start()] = False
         if end.lastgroup != "stop" or "\n" in end[0] or _is_end(text, *end.span()):
             ends[end.end()] = False
@@ -409,7 +412,7 @@ def kind(text: str) -> str:
     >>> kind(" 7+8=15,"), kind(" c=b*2,"), kind("Wait, that is not right."), kind("So the answer is 14.")
     ('active_computation', 'fact_retrieval', 'uncertainty_management', 'final_answer_emission')
     """
-    text = re.sub(r"\A[-*•>\s]*(?:\d{1,3}[.)]\s)?\s*", "", text.replace("’", "'")).strip()
+    text = re.sub(r"\A[-*•>\s]*(?:\d{1,3}[.)]\s)?\s*", "", text.replace("’", "'")).strip()[:KIND_CHARACTERS]
     lower = text.lower()
     for name, pattern in _RULES:
         if re.search(pattern, lower):
