@@ -13,7 +13,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from workbench import hooks as hooks
+from workbench import hooks
 from workbench.errors import ArgumentError
 from workbench.files import atomic_write
 from workbench.paths import expanded

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-import workbench.hooks as names
+from workbench import hooks
 from workbench.errors import HookNameError, InteropError
 from workbench.interop import adapter
 from workbench.interop.readers import ids_of
@@ -64,11 +64,11 @@ def path(name: str) -> str:
 
     Raises HookNameError for a hook point that nnsight cannot reach in transformers' model.
     """
-    point, layer = names.point_of(name), names.layer_of(name)
+    point, layer = hooks.point_of(name), hooks.layer_of(name)
     if point not in PATHS or (layer is None and "*" in point):
-        if point in names.POINTS:
+        if point in hooks.POINTS:
             raise HookNameError(f"{name!r} has no path: no module or function of transformers' gpt-oss holds its value")
-        raise names.unknown_name(name, PATHS)
+        raise hooks.unknown_name(name, PATHS)
     return PATHS[point].format(layer=layer)
 
 
@@ -135,8 +135,8 @@ def _run(model: Any, module: Any, n_layers: int, tokens: "Tensor", tap: Tap | No
         logits: dict[str, Tensor] = {}
 
         def visit() -> None:
-            for name in names.all_points(n_layers):
-                if names.point_of(name) in PATHS and _is_needed(tap, name):
+            for name in hooks.all_points(n_layers):
+                if hooks.point_of(name) in PATHS and _is_needed(tap, name):
                     x = eval(f"model.{path(name)}", {"model": model})
                     if name == "hook_logits":
                         logits[name] = x  # tapped after the session: a lens calls modules, which would wait for it
@@ -156,7 +156,7 @@ def _is_needed(tap: Tap, name: str) -> bool:
 
 def _emit(tap: Tap, name: str, x: "Tensor", model: Any, module: Any, tokens: "Tensor", derived: set[str]) -> None:
     """Taps one value in workbench's shape, and the values derived from it."""
-    layer, point, n = names.layer_of(name), names.point_of(name), tokens.shape[1]
+    layer, point, n = hooks.layer_of(name), hooks.point_of(name), tokens.shape[1]
     prefix = name.rpartition(".")[0] + "."
     attn: Any = None if layer is None else module.model.layers[layer].self_attn
     if point.endswith((".hook_q", ".hook_k", "attn.hook_v")):
@@ -240,7 +240,7 @@ def _module(model: "Model") -> Any:
 
     root, points = Runner(), {}
     root.add_module("blocks", torch.nn.ModuleList(torch.nn.Module() for _ in range(model.config.n_layers)))
-    for name in names.all_points(model.config.n_layers):
+    for name in hooks.all_points(model.config.n_layers):
         points[name] = Point()
         *parents, last = name.split(".")
         parent: Any = root

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-import workbench.hooks as names
+from workbench import hooks
 from workbench.checks import require
 from workbench.errors import InteropError
 from workbench.interop import adapter
@@ -156,7 +156,7 @@ def to_cache(trace: Trace, model: Any = None) -> Any:
     ActivationCache = require("transformer_lens", extra="interop").ActivationCache
     activations = {}
     for name in trace.names():
-        if names.point_of(name) not in names.POINTS:
+        if hooks.point_of(name) not in hooks.POINTS:
             continue
         x = tensor(trace.raw(name))
         x = x.long() if name.endswith("hook_expert_indices") else x
@@ -271,13 +271,13 @@ def _config(cfg: Any) -> dict[str, Any]:
 
 def _source_without_model(values: dict[str, "Tensor"]) -> ForeignSource:
     """The source of a cache without a model: only the cache's own values are known."""
-    layers = [layer for name in values if (layer := names.layer_of(name)) is not None]
+    layers = [layer for name in values if (layer := hooks.layer_of(name)) is not None]
     if not layers:
         raise InteropError("this cache holds no hook point of a block, so no trace can be made from it")
     pattern = next((x for name, x in values.items() if name.endswith("hook_pattern")), None)
     sums = None if pattern is None else pattern.double().sum(-1)
     some = next(iter(values.values()))
-    n = next(x.shape[1] for name, x in values.items() if names.axes(name)[0] == "pos")
+    n = next(x.shape[1] for name, x in values.items() if hooks.axes(name)[0] == "pos")
     z = next((x.shape[-2] for name, x in values.items() if name.endswith(("hook_z", "hook_q"))), 0)
     return ForeignSource(
         name="a cache",
@@ -312,8 +312,8 @@ def _run(bridge: Any, source: ForeignSource, tokens: "Tensor", tap: Tap | None) 
             return bridge(tokens, use_cache=False)
         emitter = _Emitter(source, tap)
         bridge_hooks = bridge.hook_dict
-        points = [name for name in names.all_points(source.n_layers) if _tl_name(name) in bridge_hooks]
-        points = [name for name in points if names.point_of(name) not in source.unreliable_hooks]
+        points = [name for name in hooks.all_points(source.n_layers) if _tl_name(name) in bridge_hooks]
+        points = [name for name in points if hooks.point_of(name) not in source.unreliable_hooks]
         hooks = [(_tl_name(name), lambda x, hook, name=name: emitter.emit(name, x)) for name in points]
         logits = bridge.run_with_hooks(tokens, fwd_hooks=hooks, use_cache=False)
         tap("hook_logits", logits)
@@ -324,11 +324,11 @@ def _play(values: dict[str, "Tensor"], source: ForeignSource, n: int, tap: Tap |
     """Plays a cache back as a run: the first `n` positions of every value, in the order of a forward pass."""
     sliced = {}
     for name, x in values.items():
-        slices = tuple(slice(n) if axis in ("pos", "query", "key") else slice(None) for axis in names.axes(name))
+        slices = tuple(slice(n) if axis in ("pos", "query", "key") else slice(None) for axis in hooks.axes(name))
         sliced[name] = x[(slice(None), *slices)]
     if tap is not None:
         emitter = _Emitter(source, tap)
-        for name in names.all_points(source.n_layers):
+        for name in hooks.all_points(source.n_layers):
             if name in sliced and name != "hook_logits":
                 emitter.emit(name, sliced[name])
         tap("hook_logits", sliced["hook_logits"])
@@ -347,9 +347,9 @@ def _values(activations: dict[str, Any], n_batch: int, n_pos: int, row: int, bat
     values = {}
     for tl_name, x in activations.items():
         name = _hook_name(tl_name)
-        if names.point_of(name) not in names.POINTS:
+        if hooks.point_of(name) not in hooks.POINTS:
             continue
-        axes = names.axes(name)
+        axes = hooks.axes(name)
         if name.endswith(FLAT):
             x = x.reshape(n_batch, -1, x.shape[-1])[row][None]
         else:
@@ -376,7 +376,7 @@ class _Emitter:
         import torch
 
         x = x.detach()
-        if names.point_of(name) in self.source.unreliable_hooks:
+        if hooks.point_of(name) in self.source.unreliable_hooks:
             return
         prefix = name.rpartition(".")[0] + "."
         if name.endswith(FLAT) and x.ndim == 2:
@@ -394,7 +394,7 @@ class _Emitter:
         """The sinks' share of the softmax (batch head query)."""
         import torch
 
-        sinks, layer = self.source.sinks, names.layer_of(name)
+        sinks, layer = self.source.sinks, hooks.layer_of(name)
         if sinks is None or layer is None:
             return None
         wide = torch.promote_types(scores.dtype, torch.float32)

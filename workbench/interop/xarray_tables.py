@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from workbench import hooks as hooks
+from workbench import hooks
 from workbench.checks import require
 from workbench.errors import ArgumentError, NotRecorded, TraceCorrupt
 from workbench.files import atomic_path
