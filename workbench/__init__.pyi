@@ -4,7 +4,7 @@ from workbench import attention as attention
 from workbench import circuits as circuits
 from workbench import errors as errors
 from workbench import figures as figures
-from workbench import hooks
+from workbench import hooks as hooks
 from workbench import interop as interop
 from workbench import lens as lens
 from workbench import patching as patching

@@ -314,8 +314,8 @@ def _run(bridge: Any, source: ForeignSource, tokens: "Tensor", tap: Tap | None) 
         bridge_hooks = bridge.hook_dict
         points = [name for name in hooks.all_points(source.n_layers) if _tl_name(name) in bridge_hooks]
         points = [name for name in points if hooks.point_of(name) not in source.unreliable_hooks]
-        hooks = [(_tl_name(name), lambda x, hook, name=name: emitter.emit(name, x)) for name in points]
-        logits = bridge.run_with_hooks(tokens, fwd_hooks=hooks, use_cache=False)
+        forward_hooks = [(_tl_name(name), lambda x, hook, name=name: emitter.emit(name, x)) for name in points]
+        logits = bridge.run_with_hooks(tokens, fwd_hooks=forward_hooks, use_cache=False)
         tap("hook_logits", logits)
         return logits
 
