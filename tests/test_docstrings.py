@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import workbench as wb
-from workbench import topics
+from tests.test_site import public
 
 HOME = Path(__file__).parent.parent
 MODULES = [m.name for m in pkgutil.walk_packages(wb.__path__, "workbench.") if not m.name.endswith("._native")]
@@ -34,13 +34,14 @@ def test_every_example_gives_the_result_beside_it(name, known, monkeypatch):
     assert not failed
 
 
-def defined_here(value, module) -> bool:
-    here = getattr(value, "__module__", None) == module.__name__
-    return here and callable(value) and not value.__name__.startswith("_")
+def documented(module: str, name: str) -> bool:
+    """Whether the rules for docstrings apply: to functions and classes, not to constants and exceptions."""
+    value = getattr(import_module(module), name)
+    return callable(value) and not (inspect.isclass(value) and issubclass(value, BaseException))
 
 
-PUBLIC = [("workbench", name) for name in topics.TOP]
-PUBLIC += [(f"workbench.{topic}", name) for topic, names in topics.TOPICS.items() for name in names]
+PUBLIC = [path.rpartition(".")[::2] for path in public()]
+PUBLIC = [(module, name) for module, name in PUBLIC if documented(module, name)]
 
 
 @pytest.mark.parametrize(("module", "name"), PUBLIC)

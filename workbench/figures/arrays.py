@@ -159,7 +159,8 @@ def heatmap(
 
     Args:
         array: the values, over two axes; their label is `long_name` and `units`
-        marked: true for cells that get a ring, with the array's shape; `marked_name` is their name in the legend
+        marked: true for cells that get a ring, with the array's shape
+        marked_name: their name in the legend
         written: whether the numbers are printed in the cells
         low, high: the ends of the color scale; by default the smallest and the largest of the values and 0
         title, note: the texts above and below; if `attrs` has `n`, the note ends with it
