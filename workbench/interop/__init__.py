@@ -7,8 +7,7 @@
 None of these libraries is imported until a function needs it.
 """
 
-from importlib import import_module
-from types import ModuleType
+from workbench.topics import lazy_names
 
 _HOME = {  # public name -> its module
     name: f"{__name__}.{name}"
@@ -21,13 +20,4 @@ _HOME = {  # public name -> its module
         "xarray_tables",
     )
 }
-
-
-def __getattr__(name: str) -> ModuleType:
-    if name not in _HOME:
-        raise AttributeError(f"workbench.interop has no {name!r}; it has: {', '.join(_HOME)}")
-    return import_module(_HOME[name])
-
-
-def __dir__() -> list[str]:
-    return list(_HOME)
+__getattr__, __dir__, __all__ = lazy_names(__name__, _HOME)
