@@ -201,7 +201,7 @@ def patch(source: Trace) -> PatchFrom:
     >>> patched.edits[0]["n_changed_calls"]  # patching a run with itself changes nothing
     0
 
-    Raises, when the edited model runs, NotRecorded if the trace lacks the hook point, and EditError if the recorded
+    `model.edit` raises NotRecorded if the trace lacks the hook point. The edited model raises EditError if the recorded
     value has another width.
     """
     return PatchFrom(source)
