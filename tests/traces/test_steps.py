@@ -296,8 +296,8 @@ def test_an_invalid_segment_is_refused_with_its_index(part):
 def test_a_model_stuck_in_a_loop_gets_its_steps(repeated):
     """200,000 characters: with rules of quadratic time some of these would take minutes."""
     text = (repeated * 200_000)[:200_000]
-    found = steps(trace([text[i : i + 8] for i in range(0, len(text), 8)]))
-    assert "".join(step.text for step in found) == text
+    sentences = steps(trace([text[i : i + 8] for i in range(0, len(text), 8)]))
+    assert "".join(step.text for step in sentences) == text
 
 
 UNBOUNDED = re.compile(_END.pattern.replace("{0,50}", "*").replace("{1,50}", "+"), _END.flags)

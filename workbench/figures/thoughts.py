@@ -155,7 +155,8 @@ def _tokens(trace: Trace, positions: range) -> Axis:
     low, high = positions[0] - 0.5, positions[-1] + 0.5
     if len(positions) > MAX_TOKEN_LABELS:
         return Axis(label="position", whole=True, low=low, high=high)
-    return Axis(ticks=[(float(pos), token(trace.str_tokens[pos])) for pos in positions], small=True, low=low, high=high)
+    str_tokens = trace.str_tokens
+    return Axis(ticks=[(float(pos), token(str_tokens[pos])) for pos in positions], small=True, low=low, high=high)
 
 
 def token(piece: str) -> str:

@@ -216,7 +216,8 @@ def _messages(trace: Trace) -> Columns:
     )
     columns = {name: [getattr(span, name) for span in trace.spans] for name in fields}
     columns["complete"] = [span.complete for span in trace.spans]
-    columns["text"] = ["".join(trace.str_tokens[span.content]) for span in trace.spans]
+    str_tokens = trace.str_tokens
+    columns["text"] = ["".join(str_tokens[span.content]) for span in trace.spans]
     return {"message": np.arange(len(trace.spans)), **columns}
 
 

@@ -145,7 +145,7 @@ def check_message_name(what: Literal["channel", "role"], name: str, spans: Seque
     Traceback (most recent call last):
     workbench.errors.ArgumentError: channel must be one of analysis, commentary, final, got 'thinking'.
     """
-    found = (getattr(span, what) for span in spans)
-    names = dict.fromkeys((*(CHANNELS if what == "channel" else ROLES), *(each for each in found if each)))
+    of_messages = (getattr(span, what) for span in spans)
+    names = dict.fromkeys((*(CHANNELS if what == "channel" else ROLES), *filter(None, of_messages)))
     if name not in names:
         raise ArgumentError(f"{what} must be one of {', '.join(map(visible, names))}, got {name!r}.")

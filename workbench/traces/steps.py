@@ -92,7 +92,8 @@ Step(16:23 ' 2+1=3.' active_computation)]
     """
     check_message_name("channel", channel, trace.spans)
     messages = [message for one in selected_turns(trace.spans, turn) for message in one.on(channel)]
-    return [step for message in messages for step in _in_message(trace.str_tokens, message)]
+    str_tokens = trace.str_tokens  # a property that may copy
+    return [step for message in messages for step in _in_message(str_tokens, message)]
 
 
 def segment_slices(trace: HasText, segments: Sequence[Step | slice] | None = None) -> list[slice]:

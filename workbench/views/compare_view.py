@@ -84,7 +84,8 @@ class Compare(View):
             at = slice(max(0, int(differ[0]) - 12), int(differ[0]) + 24)
             runs = (self.trace, self.other), (self.first_positions, self.second_positions)
             for name, trace, positions in zip(self.names, *runs, strict=True):
-                text = "".join(trace.str_tokens[i] for i in positions[at].tolist() if i >= 0)
+                str_tokens = trace.str_tokens
+                text = "".join(str_tokens[i] for i in positions[at].tolist() if i >= 0)
                 rows.append(snapshot_html.Row(name, "first difference", text=f"…{visible(text)}…"))
         for lane in self.lanes:
             gap = self._gap(lane)

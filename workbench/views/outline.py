@@ -81,8 +81,8 @@ def message_ribbon(trace: Trace) -> Row:
 
 def message_texts(trace: Trace, max_length: int) -> list[Row]:
     """The text of each message as a row of a snapshot, cut to `max_length` characters."""
-    rows = []
+    rows, str_tokens = [], trace.str_tokens
     for span in messages(trace.spans, len(trace)):
-        text = visible("".join(trace.str_tokens[span.content]), "↵ ")
+        text = visible("".join(str_tokens[span.content]), "↵ ")
         rows.append(Row(visible(span.channel or span.author or span.role), text=cut(text, max_length)))
     return rows

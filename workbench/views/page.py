@@ -8,7 +8,7 @@ page still shows the whole transcript. All text that comes from a model or a fil
 import os
 import zlib
 from base64 import b64encode
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -75,12 +75,13 @@ def _digest(text: str) -> str:
 
 
 def _transcript(trace: Trace) -> str:
-    return "".join(_article(trace, message) for message in messages(trace.spans, len(trace)))
+    str_tokens = trace.str_tokens
+    return "".join(_article(str_tokens, message) for message in messages(trace.spans, len(trace)))
 
 
-def _article(trace: Trace, message: Span) -> str:
+def _article(str_tokens: Sequence[str], message: Span) -> str:
     header, content, end = (
-        html("".join(trace.str_tokens[a:b]), newline="\n")
+        html("".join(str_tokens[a:b]), newline="\n")
         for a, b in (
             (message.start, message.content_start),
             (message.content_start, message.content_stop),
