@@ -14,7 +14,7 @@ export HF_HUB_OFFLINE := 1
 export HF_HUB_DISABLE_TELEMETRY := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help demo test test-long check js format lab docs browser clean
+.PHONY: help demo test test-long attack check js format lab docs browser clean
 .DEFAULT_GOAL := help
 
 help:
@@ -24,7 +24,8 @@ help:
 	@echo 'make js         format, lint and types of the JavaScript of the views'
 	@echo 'make lab        JupyterLab in notebooks/'
 	@echo 'make docs       the documentation as a site, in out/docs'
-	@echo 'make test-long  all tests, the long ones at full size'
+	@echo 'make test-long  all tests, the long ones at full size, and the attack'
+	@echo 'make attack     only the attack: hostile files, texts, arguments and signals'
 
 # Once: a venv, with a pip that is new enough for the constraints.
 $(VENV)/.made:
@@ -59,7 +60,11 @@ test: $(VENV)/.dev browser $(JS)/node_modules/.made
 
 test-long: export WORKBENCH_LONG := 1
 test-long: $(VENV)/.dev browser $(JS)/node_modules/.made
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m 'attack or not attack'
+
+# Inputs of an attacker or of an accident: each is refused clearly or handled right. Part of test-long.
+attack: $(VENV)/.dev browser
+	$(BIN)/python -m pytest -n 2 -m attack
 
 check: $(VENV)/.dev js
 	$(BIN)/ruff format --check .

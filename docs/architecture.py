@@ -23,7 +23,7 @@ def _of(*names: str | frozenset[str]) -> frozenset[str]:
     return frozenset().union(*({name} if isinstance(name, str) else name for name in names))
 
 
-BASE = _of("errors", "text", "paths", "hooks", "files", "checks", "lazy_imports", "topics", "taps")
+BASE = _of("errors", "text", "paths", "hooks", "files", "untrusted", "checks", "lazy_imports", "topics", "taps")
 DATA = _of(BASE, "traces")
 RUNS = _of(DATA, "conversation", "edits", "model", "recording")
 
@@ -36,6 +36,7 @@ PACKAGES: dict[str, Package] = {
     "checks": Package("checks of arguments and of optional packages", _of("errors", "text")),
     "hooks": Package("hook points, summaries, presets", _of("checks", "errors", "text")),
     "files": Package("atomic writing of files", _of("errors", "paths", "text")),
+    "untrusted": Package("bounded reading of files from strangers", _of("errors", "files", "paths", "text")),
     "lazy_imports": Package("declared imports from a lower to a higher package"),
     "topics": Package("the table of public names; `attention.py`, `routing.py`, … are topics generated from it"),
     "taps": Package("the functions that the forward pass calls at hook points", _of("errors", "hooks")),
