@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -72,7 +73,8 @@ class Edit(Tap):
     """Replaces the value at every hook point in `points` by `fn` of it.
 
     `fn(x)`, `fn(x, hook)` or `fn(x, *, hook)` gets its own copy of the value, which it may write into, and returns a
-    tensor of the same shape. If the returned tensor equals the value bit for bit, the run continues with the original.
+    tensor of the same shape. If the returned tensor equals the value bit for bit, the run continues with the original,
+    otherwise with a copy of the result: the function may write into its tensors again later, for instance with `out=`.
     With `positions`, only those absolute positions get the new value.
 
     Raises EditError for a function with another signature.
@@ -85,6 +87,11 @@ class Edit(Tap):
         self._total_calls = [0]  # calls in all runs; shared with copies, which run on other threads
         self._takes_hook = _takes_hook(fn)
         self._start = 0
+        self._identity_before: str | None = None  # before the first call of the run
+
+    def begin_run(self) -> None:
+        """Called when a run starts: the identity that the edit has at its first call counts for the whole run."""
+        self._identity_before = None
 
     @property
     def n_calls(self) -> int:
@@ -107,16 +114,21 @@ class Edit(Tap):
         if not selected:
             return x
         hook = Hook(name, hooks.layer_of(name), span, self.config.n_active)
+        if self._identity_before is None:
+            self._identity_before = self.identity()
         y = self._new_value(x.clone(), hook)
         y = self._checked(name, x, y)
-        if self.positions is not None and y is not x:
+        if self.positions is not None:
             rows = torch.as_tensor(list(selected), device=x.device)
             y = x.index_copy(axis, rows, y.index_select(axis, rows))
         unchanged = torch.equal(x, y)
         self._total_calls[0] += 1
         self.tally.add(len(selected), x, None if unchanged else y)
         # equal bits are not enough with autograd: a detached value or an added zero with a gradient changes the graph
-        return x if unchanged and not (x.requires_grad or y.requires_grad) else y
+        if unchanged and not (x.requires_grad or y.requires_grad):
+            return x
+        # The function may write again into what it got or returned, with `out=` or after the run. index_copy has copied.
+        return y.clone() if self.positions is None else y
 
     def _new_value(self, x: Tensor, hook: Hook) -> Any:
         if self._takes_hook == "by keyword":
@@ -127,6 +139,11 @@ class Edit(Tap):
         if not isinstance(y, Tensor) or y.shape != x.shape:
             got = "None (did the function forget to return?)" if y is None else _shape(y)
             raise EditError(f"the edit at {name!r} must return a tensor of shape {tuple(x.shape)}, got {got}")
+        if kind := _unusable(y, x):
+            raise EditError(
+                f"the edit at {name!r} returned {kind}. Return a plain tensor with the numbers themselves, of dtype "
+                f"{_dtype(x)} or one that converts to it."
+            )
         y = y.to(x)
         if x.is_floating_point() and y.isnan().any() and not x.isnan().any():
             raise EditError(f"the edit at {name!r} returned NaN. To rule out an expert, a key or a token, return -inf.")
@@ -141,7 +158,16 @@ class Edit(Tap):
         """The manifest entry: what was edited, by which function, and a digest that identifies the edit."""
         positions = None if self.positions is None else self.positions.text
         entry = {"glob": self.glob, "function": _label(self.fn), "positions": positions}
-        return entry | {"identity": fingerprint((self.glob, positions, self.fn))}
+        before, after = self._identity_before, self.identity()
+        if before in (None, after):
+            return entry | {"identity": after}
+        # The calls have changed the function's own state, so the state at the first call counts too.
+        identity = sha256(f"{before} {after}".encode()).hexdigest()[:32]
+        return entry | {"identity": identity, "identity_after": after}
+
+    def identity(self) -> str:
+        """A digest of the hook points, the positions and the function in its present state."""
+        return fingerprint((self.glob, None if self.positions is None else self.positions.text, self.fn))
 
 
 def _takes_hook(fn: Callable) -> str:
@@ -182,6 +208,27 @@ def _takes_hook(fn: Callable) -> str:
             f"accept ({error}). Bind its other arguments first, with functools.partial or a lambda."
         ) from None
     return how
+
+
+def _unusable(y: Tensor, x: Tensor) -> str | None:
+    """Why a result cannot take the place of x, or None: its numbers would change or are not there."""
+    if type(y) not in (Tensor, torch.nn.Parameter):
+        return f"a {type(y).__name__}, a subclass of Tensor"
+    if y.is_meta:
+        return "a tensor on the device meta, which has no numbers"
+    if y.is_quantized or y.layout != torch.strided:
+        return f"a {'quantized' if y.is_quantized else _dtype(y.layout)} tensor"
+    if y.is_complex():
+        return f"complex numbers ({_dtype(y)}), of which only the real part would remain"
+    if y.dtype == torch.bool:
+        return "a tensor of bool (a mask?)"
+    if y.is_floating_point() and not x.is_floating_point():
+        return f"fractions ({_dtype(y)}) where expert indices are needed"
+    return None
+
+
+def _dtype(x) -> str:
+    return str(x.dtype if isinstance(x, Tensor) else x).removeprefix("torch.")
 
 
 def _shape(y) -> str:

@@ -87,5 +87,5 @@ class SweepCheckpoint:
 
 def model_inputs(model: Model) -> dict[str, Any]:
     """The inputs of every measurement of a model: weights, dtype, device and the edits in force."""
-    edits = [edit.describe()["identity"] for edit in model.active_edits()]
+    edits = [edit.identity() for edit in model.active_edits()]
     return {"weights": model.digest, "dtype": model.dtype_name, "device": model.device, "edits": edits}

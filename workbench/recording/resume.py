@@ -98,7 +98,8 @@ def _settings(source: ModelSource, partial: Trace) -> Settings:
         refuse(f"it was generated in {dtype}, and this model runs in {source.dtype}. Load it with dtype={dtype!r}.")
     if any(name not in manifest.tensors for name in needed):
         refuse("it does not have the keys and values of the run. Generate again from its prompt.")
-    recorded, current = [edit["identity"] for edit in manifest.edits], [edit.describe()["identity"] for edit in edits]
+    recorded = [edit.get("identity_after", edit["identity"]) for edit in manifest.edits]
+    current = [edit.identity() for edit in edits]
     if recorded != current:
         functions = ", with other functions or values" if len(recorded) == len(current) else ""
         refuse(

@@ -143,6 +143,8 @@ class ModelSource:
     def __init__(self, model: "Model"):
         self.model, self.name, self.device = model, model.name, str(model.device)
         self.edits: Sequence[Edit] = model.active_edits()
+        for edit in self.edits:
+            edit.begin_run()
         self.config, self.dtype, self.n_layers = model.config_dict, model.dtype_name, model.config.n_layers
         self.reader: Reader | None = model.tokenizer
 
