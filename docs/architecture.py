@@ -130,6 +130,7 @@ TRACE_BELOW = (
     "traces/format.py",
     "traces/manifest.py",
     "traces/patterns.py",
+    "traces/private_copies.py",
     "traces/reader.py",
     "traces/spans.py",
     "traces/steps.py",

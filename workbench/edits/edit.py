@@ -127,7 +127,7 @@ class Edit(Tap):
         # equal bits are not enough with autograd: a detached value or an added zero with a gradient changes the graph
         if unchanged and not (x.requires_grad or y.requires_grad):
             return x
-        # The function may write again into what it got or returned, with `out=` or after the run. index_copy has copied.
+        # The function may write into its tensors again, with `out=` or after the run. index_copy has copied already.
         return y.clone() if self.positions is None else y
 
     def _new_value(self, x: Tensor, hook: Hook) -> Any:

@@ -38,11 +38,28 @@ _TEXT_TYPES = {type(None), bool, int, float, complex, str, bytes, range, torch.d
 _CONTENTS = (dict, list, tuple, set, frozenset, int, float, complex, str, bytes, bytearray)  # a class may extend them
 _DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 # What Python itself writes into a class: nothing that its methods compute with.
-_OF_EVERY_CLASS = set(
-    "__dict__ __weakref__ __doc__ __module__ __qualname__ __annotations__ __annotate__ __annotate_func__ "
-    "__annotations_cache__ __firstlineno__ __static_attributes__ __abstractmethods__ _abc_impl __parameters__ "
-    "__orig_bases__ __match_args__ __dataclass_params__ __slotnames__ __type_params__ __slots__".split()
-)
+_OF_EVERY_CLASS = {
+    "__dict__",
+    "__weakref__",
+    "__doc__",
+    "__module__",
+    "__qualname__",
+    "__annotations__",
+    "__annotate__",
+    "__annotate_func__",
+    "__annotations_cache__",
+    "__firstlineno__",
+    "__static_attributes__",
+    "__abstractmethods__",
+    "_abc_impl",
+    "__parameters__",
+    "__orig_bases__",
+    "__match_args__",
+    "__dataclass_params__",
+    "__slotnames__",
+    "__type_params__",
+    "__slots__",
+}
 
 
 class _Unknown(Exception):
@@ -166,7 +183,7 @@ class _Walk:
             raise _Unknown(f"what the module {module} reads")
 
     def _check_names(self, names: Iterable[str], module: str | None, builtin_names: Iterable[str] = ()) -> None:
-        """Refuses code that reads from outside of its values; adds the random generators where it may draw from them."""
+        """Refuses code that reads from outside of its values; adds the random generators where it may draw numbers."""
         self._check_outside_module(module)
         names = set(names)
         if outside := sorted(names & outside_reads.NAMES) or sorted(set(builtin_names) & outside_reads.BUILTINS):
@@ -324,10 +341,12 @@ class _Walk:
                 state += [_slot(slot, obj, cls) for slot in slots]
                 size += 8 * len(slots)
         extends = issubclass(cls, (*_CONTENTS, np.ndarray))
-        hidden = [b for b in cls.__mro__ if not is_heap_type(b) and b is not object and b not in (*_CONTENTS, np.ndarray)]
-        if hidden or (cls.__basicsize__ > size and not extends):
-            if cls not in (torch.Size, collections.defaultdict, collections.OrderedDict):
-                state.append(_reduced(obj, cls))
+        hidden = [
+            b for b in cls.__mro__ if not is_heap_type(b) and b is not object and b not in (*_CONTENTS, np.ndarray)
+        ]
+        known = (torch.Size, collections.defaultdict, collections.OrderedDict)
+        if cls not in known and (hidden or (cls.__basicsize__ > size and not extends)):
+            state.append(_reduced(obj, cls))
         return state
 
 
@@ -471,7 +490,9 @@ def _is_library_class(cls: Any) -> bool:
 
 def _is_put_into_library(owner: Any, name: str, value: Any) -> bool:
     """True for an attribute of a library's module or class that somebody else may have put there."""
-    if name in outside_reads.CONSTANTS or (name.startswith("__") and isinstance(value, str | int | tuple | dict | None)):
+    if name in outside_reads.CONSTANTS or (
+        name.startswith("__") and isinstance(value, str | int | tuple | dict | None)
+    ):
         return False
     if isinstance(value, types.FunctionType):
         module = module_of_function(value)

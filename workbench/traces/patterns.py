@@ -24,7 +24,7 @@ import numpy as np
 
 from workbench.checks import resolve_head, resolve_layer
 from workbench.errors import ArgumentError, NotRecorded
-from workbench.traces.trace import Trace, contents
+from workbench.traces.trace import Trace, contents, own_raw
 
 CACHE_BYTES = 512 << 20  # of queries and keys; the layer that was used last is always cached
 MAX_BLOCK_QUERIES = 128
@@ -351,8 +351,8 @@ def _source(trace: Trace, layer: int) -> _Recorded | _Computed:
     layer = resolve_layer(layer, n_layers)
     sinkless = trace.config.get("sinks") is False
     if ("pattern", layer) in trace:
-        pattern = trace.raw(("pattern", layer))
-        return _Recorded(pattern, np.zeros(pattern.shape[:2]) if sinkless else trace.raw(("sink", layer)))
+        pattern = own_raw(trace, ("pattern", layer))
+        return _Recorded(pattern, np.zeros(pattern.shape[:2]) if sinkless else own_raw(trace, ("sink", layer)))
     if edited := _edited(trace, layer, "attn_scores", "sink", "pattern"):
         raise NotRecorded(
             f"this run was edited at {edited}, so its pattern cannot be computed from queries and keys. "
@@ -412,14 +412,14 @@ _lock = Lock()  # not used by the weak references' callbacks: they run in any th
 
 def _queries_and_keys(trace: Trace, layer: int) -> tuple[np.ndarray, np.ndarray]:
     """Queries as stored and transposed keys of one layer, from the cache if they are in it."""
-    k = trace.raw(("rot_k", layer))
+    k = own_raw(trace, ("rot_k", layer))
     with _lock:
         cached = _layers.get(id(k))
         if cached is not None and cached.source_keys() is k:
             _layers.move_to_end(id(k))
             return cached.q, cached.keys
-    q = trace.raw(("rot_q", layer))
-    k = trace.raw(("rot_k", layer))  # a large q may have evicted it from the cache of a trace on disk
+    q = own_raw(trace, ("rot_q", layer))
+    k = own_raw(trace, ("rot_k", layer))  # a large q may have evicted it from the cache of a trace on disk
     key = id(k)
     new = _CachedLayer(weakref.ref(k, lambda _: _layers.pop(key, None)), q, _transposed(k))
     with _lock:

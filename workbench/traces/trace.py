@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Mapping
+from copy import deepcopy
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
@@ -18,6 +19,7 @@ from workbench.text import visible
 from workbench.traces import writer
 from workbench.traces.format import from_raw, raw, table_of
 from workbench.traces.manifest import Manifest, tensor_table
+from workbench.traces.private_copies import Original, locked
 from workbench.traces.reader import StoredArrays
 from workbench.traces.spans import Span, check_message_name, selected_turns
 
@@ -30,14 +32,15 @@ class Trace:
 
     `trace["resid_post", 3]` is one layer (pos d_model), `trace["resid_post"]` all layers (layer pos d_model). Full
     names work too, as in `trace["blocks.3.hook_resid_post"]`, and summaries, as in `trace["logprob"]`. Arrays are
-    read-only. `workbench.hooks` gives the order of their axes. bfloat16 is widened to float32, which is exact.
+    read-only copies: nothing done to them, by torch.from_numpy for instance, reaches the trace. `workbench.hooks` gives
+    the order of their axes. bfloat16 is widened to float32, which is exact.
 
     >>> trace = Trace(manifest, {"blocks.0.hook_resid_post": np.zeros((74, 128), "f4")})  # doctest: +SKIP
     >>> trace["resid_post", 0].shape  # doctest: +SKIP
     (74, 128)
 
-    The arrays are not copied: do not change them afterwards. An array that `manifest.tensors` does not list counts as
-    recorded in a forward pass. Raises ArgumentError if an array differs from its entry in `manifest.tensors`.
+    The arrays given here are not copied: do not change them afterwards. An array that `manifest.tensors` does not list
+    counts as recorded in a forward pass. Raises ArgumentError if an array differs from its entry in `manifest.tensors`.
 
     A copy of a trace is the trace itself. The pickle of a loaded trace contains its path and its hash.
     """
@@ -45,6 +48,7 @@ class Trace:
     __slots__ = ("_arrays", "_manifest")
 
     def __init__(self, manifest: Manifest, arrays: Mapping[str, np.ndarray]):
+        self._arrays: StoredArrays | dict[str, Original]
         if not isinstance(arrays, StoredArrays):
             table = tensor_table(manifest.tensors, table_of(arrays))
             for name, info in manifest.tensors.items():
@@ -54,9 +58,10 @@ class Trace:
                         f"the manifest has {info.dtype} {list(info.shape)}"
                     )
             manifest = replace(manifest, tensors=table)
-            arrays = {name: _locked(array) for name, array in arrays.items()}
+            self._arrays = {name: Original(array) for name, array in arrays.items()}
+        else:
+            self._arrays = arrays
         self._manifest = manifest
-        self._arrays = arrays
 
     def __copy__(self) -> Self:
         """The trace itself: nothing in it can be changed."""
@@ -69,7 +74,8 @@ class Trace:
         """Pickled as its path if it is on disk, otherwise as its numbers and their hashes, which unpickling checks."""
         if isinstance(self._arrays, StoredArrays):
             return _of_stored, (self._arrays,)
-        arrays = {name: (table_of({name: a})[name], raw(a).tobytes()) for name, a in self._arrays.items()}
+        own = {name: _array(held) for name, held in self._arrays.items()}
+        arrays = {name: (entry, raw(own[name]).tobytes()) for name, entry in table_of(own).items()}
         hashes = {name: sha256(data).hexdigest() for name, (_, data) in arrays.items()}
         return _of_bytes, (self._manifest, arrays, hashes)
 
@@ -119,17 +125,18 @@ class Trace:
     @property
     def config(self) -> dict[str, Any]:
         """The shape of the model: n_layers, d_model, n_heads, …"""
-        return dict(self._manifest.model["config"])
+        config = self._manifest.model["config"]
+        return {name: list(value) if isinstance(value, list) else value for name, value in config.items()}
 
     @property
     def edits(self) -> list[dict[str, Any]]:
         """The edits: glob, function, positions, points, n_calls, n_changed_calls, n_positions, relative_change."""
-        return [dict(edit) for edit in self._manifest.edits]
+        return deepcopy(self._manifest.edits)
 
     @property
     def verification(self) -> list[dict[str, Any]]:
         """The checked identities: identity, status ("holds", "fails", "not checked"), max_error, tolerance, reason."""
-        return [dict(line) for line in self._manifest.verification]
+        return deepcopy(self._manifest.verification)
 
     @property
     def verified(self) -> bool:
@@ -197,11 +204,12 @@ class Trace:
         if no hook point has that name; and, for a trace on disk, TraceCorrupt or TraceUnsafe if its bytes were changed
         since they were written.
         """
-        return self._get(key, _widened)
+        own, held = self._own(key)
+        return locked(own.astype(np.float32, order="C")) if own.dtype in _NARROW else _private(own, held)
 
     def raw(self, key: Key) -> np.ndarray:
         """The same array in its recorded dtype: bfloat16 stays bfloat16 (of `ml_dtypes`)."""
-        return self._get(key, lambda array: array)
+        return _private(*self._own(key))
 
     def layers(self, name: str) -> tuple[int, ...]:
         """The layers in which a hook point was recorded. In some models, for example, only some layers have experts.
@@ -228,7 +236,9 @@ class Trace:
         >>> trace.save("traces/first")  # doctest: +SKIP
         PosixPath('/home/me/traces/first')
         """
-        return writer.write(path, self._manifest, self._arrays)
+        stored = isinstance(self._arrays, StoredArrays)
+        arrays = self._arrays if stored else {name: _array(held) for name, held in self._arrays.items()}
+        return writer.write(path, self._manifest, arrays)
 
     # Text and notebook output.
 
@@ -297,17 +307,21 @@ class Trace:
 
     # From keys to names.
 
-    def _get(self, key: Key, convert: Any) -> np.ndarray:
+    def _own(self, key: Key) -> tuple[np.ndarray, Original | None]:
+        """The trace's own array for a key, or a new one of stacked layers; and its Original, if it is all of that."""
         full, layer, stacks = self._find(key)
         if not stacks:
-            array = convert(self._arrays[full[0]])
-            return array if layer is None else array[layer]
+            held = self._arrays[full[0]]
+            if layer is None and isinstance(held, Original):
+                return held.array, held
+            own = _array(held)
+            return (own if layer is None else own[layer]), None
         if len({self._manifest.tensors[name].shape for name in full}) > 1:
             raise NotRecorded(
                 f"{key!r} does not have the same shape in every layer, so the layers cannot be stacked. "
                 f"Select one: trace[{key!r}, 0]."
             )
-        return _locked(np.stack([convert(self._arrays[name]) for name in full]))
+        return np.stack([_array(self._arrays[name]) for name in full]), None
 
     def _layer_axis(self, name: str, layer: int | None) -> int | None:
         """The index on the layer axis of the array stored under exactly this name; None for the whole array."""
@@ -418,11 +432,23 @@ def _of_bytes(
     return Trace(manifest, arrays_by_name)
 
 
-def _locked(array: np.ndarray) -> np.ndarray:
-    view = array.view()
-    view.flags.writeable = False
-    return view
+def own_array(trace: Trace, key: Key) -> np.ndarray:
+    """The same numbers as `trace[key]`, not copied: for functions that neither change the array nor return it."""
+    own = own_raw(trace, key)
+    return own.astype(np.float32) if own.dtype in _NARROW else own
 
 
-def _widened(array: np.ndarray) -> np.ndarray:
-    return _locked(array.astype(np.float32)) if array.dtype in _NARROW else array
+def own_raw(trace: Trace, key: Key) -> np.ndarray:
+    """The same numbers as `trace.raw(key)`, not copied: for functions that neither change the array nor return it."""
+    return trace._own(key)[0]
+
+
+def _array(held: Original | np.ndarray) -> np.ndarray:
+    return held.array if isinstance(held, Original) else held
+
+
+def _private(own: np.ndarray, held: Original | None) -> np.ndarray:
+    """A copy for a caller who may do anything to it; stacked layers are one already."""
+    if held is not None:
+        return held.private_copy()
+    return locked(own if own.flags.writeable else own.copy(order="C"))

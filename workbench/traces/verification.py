@@ -9,12 +9,14 @@ is recorded, the trace that is kept, and a trace that is loaded years later.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 
 import ml_dtypes
 import numpy as np
 
 from workbench import hooks
 from workbench.traces import Trace, patterns
+from workbench.traces.trace import own_array
 
 Values = Mapping[str, np.ndarray]  # by short name: "resid_pre", "pattern", …
 
@@ -238,7 +240,7 @@ def verify(trace: Trace, findings: Findings | None = None) -> list[dict]:
     >>> [f["status"] for f in wb.verify(trace) if f["identity"] == "router weights = softmax of the kept logits"]
     ['holds']
     """
-    config = trace.config
+    config, own = trace.config, partial(own_array, trace)
     findings = findings or Findings(trace.manifest.numerics.get("dtype", "float32"), edited_points(trace))
     dtype = empty(trace.manifest.numerics.get("dtype", "float32"))
     shorts = {s for _, involved in BY_LAYER.values() for s in involved} | {"rot_q", "rot_k"}
@@ -252,22 +254,22 @@ def verify(trace: Trace, findings: Findings | None = None) -> list[dict]:
         else:
             groups = [recorded]
         for group in groups:
-            v = {s: trace[name] for s, name in group.items()} | {"dtype": dtype}
+            v = {s: own(name) for s, name in group.items()} | {"dtype": dtype}
             if "sinks" in trace:
-                v["sinks"] = trace["sinks"][layer]
+                v["sinks"] = own("sinks")[layer]
             findings.add_layer(v, layer, config, "the trace")
     if not findings.edited and all(s in trace for s in ("hook_embed", "attn_out", "mlp_out")):
         last = config["n_layers"] - 1
         if ("resid_post", last) in trace:
-            total = trace["hook_embed"] + trace["attn_out"].sum(0) + trace["mlp_out"].sum(0)
-            findings.add(EMBEDDING, gap(total, trace["resid_post", last]), "the trace")
+            total = own("hook_embed") + own("attn_out").sum(0) + own("mlp_out").sum(0)
+            findings.add(EMBEDDING, gap(total, own(("resid_post", last))), "the trace")
     # the lens is replayed and the predictions may be live: they are comparable only if the expert choices agree
     same_routing = not (trace.manifest.replayed_routing or {}).get("different", 0)
     if not findings.edited and same_routing and "lens_logprobs" in trace:
-        n = trace["lens_logprobs"].shape[-1]
-        findings.add(LENS, gap(trace["lens_logprobs"][-1], trace["top_logprobs"][:, :n]), "the trace")
+        n = own("lens_logprobs").shape[-1]
+        findings.add(LENS, gap(own("lens_logprobs")[-1], own("top_logprobs")[:, :n]), "the trace")
     if "top_logprobs" in trace:
-        findings.add(FINITE, 0.0 if np.isfinite(trace["top_logprobs"]).all() else float("inf"), "the trace")
+        findings.add(FINITE, 0.0 if np.isfinite(own("top_logprobs")).all() else float("inf"), "the trace")
     return findings.report()
 
 
