@@ -34,9 +34,11 @@ from workbench.edits.library_code import is_heap_type, is_own, library_of, modul
 from workbench.traces import Trace
 
 MAX_OBJECTS = 2_000_000  # in one walk, about 10 s
-_TEXT_TYPES = {type(None), bool, int, float, complex, str, bytes, range, torch.dtype, type(...), type(NotImplemented)}
+_TEXT_TYPES = {  # a text says all about an object of these types
+    cls: f"{cls.__module__}.{cls.__qualname__}\0".encode()
+    for cls in (type(None), bool, int, float, complex, str, bytes, range, torch.dtype, type(...), type(NotImplemented))
+}
 _CONTENTS = (dict, list, tuple, set, frozenset, int, float, complex, str, bytes, bytearray)  # a class may extend them
-_DESCRIPTORS = (types.MemberDescriptorType, types.GetSetDescriptorType)
 # What Python itself writes into a class: nothing that its methods compute with.
 _OF_EVERY_CLASS = {
     "__dict__",
@@ -107,9 +109,9 @@ class _Walk:
 
     def feed(self, obj: Any) -> None:
         cls = type(obj)
-        self._text(f"{cls.__module__}.{cls.__qualname__}")
         if cls in _TEXT_TYPES:
-            return self._text(_text(obj))
+            return self._hash.update(_TEXT_TYPES[cls] + _text(obj).encode("utf-8", "surrogatepass") + b"\0")
+        self._text(f"{cls.__module__}.{cls.__qualname__}")
         if isinstance(obj, types.ModuleType | types.BuiltinFunctionType | type) and self._is_named(obj):
             return None
         atoms = cls is tuple and all(type(item) in _TEXT_TYPES for item in obj)  # Python may share equal ones
@@ -271,7 +273,7 @@ class _Walk:
         extra = [attributes] if attributes else []
         names, builtin_names, imported = _reads(code, fn.__globals__)
         if module and not is_own(module) and (library := library_of(module)):
-            self._check_names(names | {code.co_name}, module)
+            self._check_names({code.co_name, *(names & outside_reads.RANDOM)}, module)
             return [f"{library}.{code.co_qualname}", closure, fn.__defaults__, fn.__kwdefaults__, *extra]
         if not is_own(module):
             self._check_names(names, None, builtin_names)
@@ -309,7 +311,7 @@ class _Walk:
         if _is_library_class(cls):
             for method in methods:
                 if isinstance(method, types.FunctionType):
-                    self._check_names(_names(method.__code__), None)
+                    self._check_names(outside_reads.RANDOM.intersection(_names(method.__code__)), None)
             changed = {n: v for n, v in vars(cls).items() if _is_put_into_library(cls, n, v)}
             return [cls, *([changed] if changed else []), *self._contents(obj, cls), *self._state(obj, cls)]
         return [cls, *self._contents(obj, cls), *self._state(obj, cls)]

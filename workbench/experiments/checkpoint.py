@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from workbench.edits.fingerprint import fingerprint
+from workbench.edits.fingerprint import identify
 from workbench.errors import ResumeError
 from workbench.files import atomic_write
 from workbench.model.model import Model
@@ -24,7 +24,8 @@ class SweepCheckpoint:
     """`with SweepCheckpoint(path, inputs) as cells:` stores a sweep's values by cell number, and saves them.
 
     The file is saved every few seconds and when the block ends for any reason, each time by an atomic rename. Without a
-    path nothing is saved. `inputs` are all values, by name, that the results depend on.
+    path nothing is saved. `inputs` are all values, by name, that the results depend on. An input that cannot be
+    identified, such as a metric that reads a file, counts as new every time, so that its cells are not used again.
 
     >>> with SweepCheckpoint(None, {"tokens": [1, 2]}) as cells:
     ...     cells.put(3, np.array([0.5, 0.25]))
@@ -36,7 +37,9 @@ class SweepCheckpoint:
 
     def __init__(self, path: str | os.PathLike[str] | None, inputs: Mapping[str, Any]):
         self.path = None if path is None else expanded(path)
-        self.inputs = {name: fingerprint(value) for name, value in inputs.items()}
+        identified = {name: identify(value) for name, value in inputs.items()}
+        self.inputs = {name: digest for name, (digest, _) in identified.items()}
+        self._unknown = {name: reason for name, (_, reason) in identified.items() if reason}
         self._cells: dict[str, Any] = {}
         self._written = time.monotonic()
         if self.path is not None:
@@ -71,12 +74,17 @@ class SweepCheckpoint:
             raise ResumeError(f"{visible(str(path))} does not hold {KIND}; pass another path as `resume`")
         if inputs != self.inputs:
             names = sorted({*inputs, *self.inputs})
-            different = [visible(name) for name in names if inputs.get(name) != self.inputs.get(name)]
+            different = [self._described(name) for name in names if inputs.get(name) != self.inputs.get(name)]
             raise ResumeError(
                 f"{visible(str(path))} holds the cells of another sweep; these inputs differ: {', '.join(different)}. "
                 f"Pass another path as `resume`, or repeat the call with the same inputs"
             )
         return cells
+
+    def _described(self, name: str) -> str:
+        if (reason := self._unknown.get(name)) is None:
+            return visible(name)
+        return f"{visible(name)} (counts as new every time, because it depends on {visible(reason)})"
 
     def _write(self) -> None:
         self._written = time.monotonic()

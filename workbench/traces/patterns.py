@@ -332,7 +332,7 @@ def _tile(
     if isinstance(source, _Recorded):
         values, sink = source.pattern[:, queries, keys], source.sink[:, queries]
         run = slice(heads[0], heads[-1] + 1) if len(heads) and (np.diff(heads) == 1).all() else heads
-        return values[run].astype(source.dtype, copy=False), sink[run].astype(source.dtype, copy=False)
+        return values[run].astype(source.dtype, order="C"), sink[run].astype(source.dtype, order="C")  # copies
     ends = sorted((key_range[0], key_range[-1])) if len(key_range) else (0, -1)  # min(range) would visit every element
     first_key, stop_key = ends[0], ends[1] + 1
     out = np.zeros((len(heads), len(at), stop_key - first_key), source.dtype)
