@@ -714,25 +714,21 @@ class RaisingMeta(type):
 
 
 def with_empty_cell():
-    if False:
-        value = 1
-
     def edit(x):
         try:
             return x * value
         except NameError:
             return x
 
+    value = 1
+    del value
     return edit
 
 
 def cyclic_set():
-    class Node:
-        pass
-
-    node = Node()
-    node.all = frozenset([node])
-    return node.all
+    node = Scale()
+    vars(node)["all"] = frozenset([node])
+    return vars(node)["all"]
 
 
 AWKWARD = {
@@ -776,6 +772,12 @@ def test_a_function_that_holds_something_awkward_still_runs(attempt, model, clea
         return x + 0.0
 
     attempt.right(lambda: recorded(edited(model, edit)), lambda got: same(got, recorded(clean)), seconds=30)
+
+
+@pytest.mark.parametrize("awkward", [RaisesEverywhere, RaisesDict, RaisesOnClass], ids=lambda cls: cls.__name__)
+def test_a_function_object_that_is_awkward_itself_still_runs(attempt, model, clean, awkward):
+    fn = type("Awkward", (awkward,), {"__call__": lambda self, x: x + 0.0})()
+    attempt.right(lambda: recorded(edited(model, fn)), lambda got: same(got, recorded(clean)))
 
 
 def test_an_empty_cell_counts_as_new(attempt, model):

@@ -286,3 +286,33 @@ def test_a_patch_from_a_trace_without_the_hook_point_is_refused_before_the_run()
     for patched in (model.patch, lambda where, trace: model.edit(where, wb.patch(trace))):
         with pytest.raises(NotRecorded, match="record='z'"):
             patched("blocks.1.attn.hook_z", source)
+
+
+def test_a_result_in_a_buffer_that_is_used_again_is_recorded_as_it_was(model):
+    buffer = torch.empty(1, len(TOKENS), model.config.d_model)
+
+    def reused(x, hook):
+        return torch.add(x, float(hook.layer + 1), out=buffer)
+
+    recorded = []
+    for fn in (lambda x, hook: x + float(hook.layer + 1), reused):
+        with model.edit("blocks.*.hook_mlp_out", fn):
+            recorded.append(model.trace(TOKENS, record="writes"))
+    buffer.zero_()
+    for name in recorded[0].names():
+        assert (recorded[0].raw(name) == recorded[1].raw(name))[1:].all()
+    assert recorded[1].verified
+
+
+@pytest.mark.parametrize(
+    ("fn", "message"),
+    [
+        (lambda x: x + 1j, "only the real part would remain"),
+        (lambda x: x > 0, "a tensor of bool"),
+        (lambda x: x.to_sparse(), "sparse_coo"),
+        (lambda x: x.to("meta"), "has no numbers"),
+    ],
+)
+def test_a_result_whose_numbers_would_change_or_are_missing_is_refused(model, fn, message):
+    with pytest.raises(EditError, match=message), model.edit(POINTS[0], fn):
+        run(model)

@@ -186,7 +186,7 @@ def _takes_hook(fn: Callable) -> str:
     function = fn.forward if isinstance(fn, torch.nn.Module) else fn  # a module's __call__ accepts any arguments
     try:
         signature = inspect.signature(function)
-    except (TypeError, ValueError):  # some C functions have no signature
+    except Exception:  # some C functions have no signature, and an object may raise anything
         return ""
     parameters = list(signature.parameters.values())
     kinds = {p.kind for p in parameters}
@@ -236,5 +236,8 @@ def _shape(y) -> str:
 
 
 def _label(fn: Callable) -> str:
-    text = getattr(fn, "__qualname__", None) or repr(fn)
+    try:
+        text = str(getattr(fn, "__qualname__", None) or repr(fn))
+    except Exception:  # of the object's own __getattr__ or __repr__: a run must not be lost for a label
+        text = f"<{type(fn).__name__}>"
     return text if len(text) < 200 else text[:197] + "…"

@@ -14,14 +14,15 @@ import collections
 import contextvars
 import copyreg
 import dataclasses
-import dis
 import functools
 import hashlib
 import importlib.util
 import logging
+import random
 import secrets
 import sys
 import types
+import weakref
 from collections.abc import Iterable
 from typing import Any
 
@@ -30,6 +31,7 @@ import torch
 from torch import Tensor
 
 from workbench.edits import outside_reads
+from workbench.edits.python_code import code_contents, names_in, reads_of, text_of
 from workbench.edits.library_code import is_heap_type, is_own, library_of, module_of_class, module_of_function
 from workbench.traces import Trace
 
@@ -110,11 +112,11 @@ class _Walk:
     def feed(self, obj: Any) -> None:
         cls = type(obj)
         if cls in _TEXT_TYPES:
-            return self._hash.update(_TEXT_TYPES[cls] + _text(obj).encode("utf-8", "surrogatepass") + b"\0")
+            return self._hash.update(_TEXT_TYPES[cls] + text_of(obj).encode("utf-8", "surrogatepass") + b"\0")
         self._text(f"{cls.__module__}.{cls.__qualname__}")
         if isinstance(obj, types.ModuleType | types.BuiltinFunctionType | type) and self._is_named(obj):
             return None
-        atoms = cls is tuple and all(type(item) in _TEXT_TYPES for item in obj)  # Python may share equal ones
+        atoms = type(obj) is tuple and all(type(item) in _TEXT_TYPES for item in obj)  # Python may share equal ones
         if not atoms:
             if (number := self._numbers.get(id(obj))) is not None:
                 return self._text(f"#{number}")
@@ -145,13 +147,15 @@ class _Walk:
             for owner, name in found:
                 fed.add((id(owner), name))
                 value = vars(owner)[name]
-                if isinstance(value, types.ModuleType) and library_of(value.__name__):
+                if isinstance(getattr(value, "__self__", None), random.Random | np.random.RandomState):
+                    self._feed_random_states()
+                elif isinstance(value, types.ModuleType) and library_of(value.__name__):
                     self._namespaces[id(value)] = value
                 elif not self._is_of_library(owner) or _is_put_into_library(owner, name, value):
                     self._text(f"{owner.__name__}.{name}")
                     self.feed(value)
 
-    def _text(self, text: str) -> None:
+    def text_of(self, text: str) -> None:
         self._hash.update(text.encode("utf-8", "surrogatepass") + b"\0")
 
     # -- what has a name ----------------------------------------------------------------------------------------------
@@ -190,7 +194,11 @@ class _Walk:
         names = set(names)
         if outside := sorted(names & outside_reads.NAMES) or sorted(set(builtin_names) & outside_reads.BUILTINS):
             raise _Unknown(f"what {outside[0]!r} reads")
-        if names & outside_reads.RANDOM and not self._has_random_states:
+        if names & outside_reads.RANDOM:
+            self._feed_random_states()
+
+    def _feed_random_states(self) -> None:
+        if not self._has_random_states:
             self._has_random_states = True
             self.feed(outside_reads.random_states())
 
@@ -253,7 +261,7 @@ class _Walk:
         if obj.is_meta:
             return [described, *extra]
         plain = obj.detach().cpu().resolve_conj().resolve_neg().contiguous()
-        return [described, memoryview(plain.flatten().view(torch.uint8).numpy()), *extra]
+        return [described, plain.flatten().view(torch.uint8).numpy().data, *extra]
 
     def _of_array(self, obj: Any, cls: type) -> list[Any]:
         if issubclass(cls, np.generic):
@@ -264,14 +272,14 @@ class _Walk:
         state = [] if cls is np.ndarray else self._state(obj, cls)
         if array.dtype.hasobject or array.dtype.kind == "T":  # elements are pointers
             return [described, array.ravel().tolist(), *state]
-        return [described, memoryview(np.ascontiguousarray(array).reshape(-1).view(np.uint8)), *state]
+        return [described, np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, *state]
 
     def _of_function(self, fn: types.FunctionType) -> list[Any]:
         code, module = fn.__code__, module_of_function(fn)
         closure = [_content(cell) for cell in fn.__closure__ or ()]
         attributes = {name: value for name, value in vars(fn).items() if name != "__wrapped__"}
         extra = [attributes] if attributes else []
-        names, builtin_names, imported = _reads(code, fn.__globals__)
+        names, builtin_names, imported = reads_of(code, fn.__globals__)
         if module and not is_own(module) and (library := library_of(module)):
             self._check_names({code.co_name, *(names & outside_reads.RANDOM)}, module)
             return [f"{library}.{code.co_qualname}", closure, fn.__defaults__, fn.__kwdefaults__, *extra]
@@ -279,8 +287,8 @@ class _Walk:
             self._check_names(names, None, builtin_names)
             self._names |= names
             self._import(imported, fn.__globals__)
-        read = {name: fn.__globals__[name] for name in _names(code) if name in fn.__globals__}
-        return [_code(code), closure, fn.__defaults__, fn.__kwdefaults__, read, *extra]
+        read = {name: fn.__globals__[name] for name in names_in(code) if name in fn.__globals__}
+        return [code_contents(code), closure, fn.__defaults__, fn.__kwdefaults__, read, *extra]
 
     def _import(self, names: Iterable[str], scope: dict[str, Any]) -> None:
         """The modules that a function imports while it runs."""
@@ -311,7 +319,7 @@ class _Walk:
         if _is_library_class(cls):
             for method in methods:
                 if isinstance(method, types.FunctionType):
-                    self._check_names(outside_reads.RANDOM.intersection(_names(method.__code__)), None)
+                    self._check_names(outside_reads.RANDOM.intersection(names_in(method.__code__)), None)
             changed = {n: v for n, v in vars(cls).items() if _is_put_into_library(cls, n, v)}
             return [cls, *([changed] if changed else []), *self._contents(obj, cls), *self._state(obj, cls)]
         return [cls, *self._contents(obj, cls), *self._state(obj, cls)]
@@ -328,7 +336,8 @@ class _Walk:
             return [len(dict.keys(obj)), *(part for item in dict.items(obj) for part in item), *factory]
         if base in (list, tuple):
             return [list(base.__iter__(obj))]
-        return [base.__add__(obj, base())] if base is not complex else [complex.__add__(obj, 0j)]
+        plus = vars(base)["__add__"]  # gives the number or text without what the class adds
+        return [plus(obj, base())]
 
     def _state(self, obj: Any, cls: type) -> list[Any]:
         """The attributes of an object, in __dict__ and in __slots__; what pickles it if it has a hidden state in C."""
@@ -361,7 +370,7 @@ def _reduced(obj: Any, cls: type) -> Any:
             break
     special = copyreg.dispatch_table.get(cls)
     try:
-        reduced = special(obj) if special else obj.__reduce_ex__(4)
+        reduced: Any = special(obj) if special else obj.__reduce_ex__(4)
     except Exception:
         raise _Unknown(f"a {cls.__name__}") from None
     if isinstance(reduced, str):
@@ -369,7 +378,7 @@ def _reduced(obj: Any, cls: type) -> Any:
         if getattr(module, reduced, None) is not obj:
             raise _Unknown(f"a {cls.__name__}")
         return reduced
-    parts = list(reduced)
+    parts: list[Any] = list(reduced)
     for i in (3, 4):  # iterators over the elements of a list or dict
         if len(parts) > i and parts[i] is not None:
             parts[i] = list(parts[i])
@@ -380,9 +389,9 @@ def _dict_of(obj: Any, cls: type) -> dict[str, Any]:
     for base in cls.__mro__:
         if "__dict__" in vars(base):
             descriptor = vars(base)["__dict__"]
-            if isinstance(descriptor, types.GetSetDescriptorType):
+            if isinstance(descriptor, types.GetSetDescriptorType | types.MemberDescriptorType):
                 return descriptor.__get__(obj, cls)
-            raise _Unknown(f"a {cls.__name__}, which computes its own __dict__")
+            raise _Unknown(f"a {cls.__name__}")  # it computes its own
     return object.__getattribute__(obj, "__dict__")
 
 
@@ -412,6 +421,8 @@ _PARTS: dict[type, Any] = {
     slice: _of_slice,
     bytearray: lambda obj: [bytes(obj)],
     functools.partial: lambda obj: [obj.func, obj.args, obj.keywords, *([vars(obj)] if vars(obj) else [])],
+    functools.cached_property: lambda obj: [obj.func, obj.attrname],
+    weakref.ReferenceType: lambda obj: [obj()],
     types.MethodType: lambda obj: [obj.__func__, obj.__self__],
     types.BuiltinFunctionType: lambda obj: [obj.__self__],
     types.MethodWrapperType: lambda obj: [obj.__name__, obj.__self__],
@@ -419,7 +430,7 @@ _PARTS: dict[type, Any] = {
     types.WrapperDescriptorType: lambda obj: [obj.__objclass__, obj.__name__],
     types.ClassMethodDescriptorType: lambda obj: [obj.__objclass__, obj.__name__],
     types.CellType: lambda obj: [_content(obj)],
-    types.CodeType: lambda obj: [_code(obj)],
+    types.CodeType: lambda obj: [code_contents(obj)],
     staticmethod: lambda obj: [obj.__func__],
     classmethod: lambda obj: [obj.__func__],
     property: lambda obj: [obj.fget, obj.fset, obj.fdel],
@@ -432,50 +443,6 @@ _PARTS: dict[type, Any] = {
     np.random.Generator: lambda obj: [obj.bit_generator.state],
     np.random.RandomState: lambda obj: [obj.get_state(legacy=False)],
 }
-
-
-# -- code -------------------------------------------------------------------------------------------------------------
-
-
-def _names(code: types.CodeType) -> list[str]:
-    """The global names that a code object may read, including those of nested functions."""
-    inner = [name for const in code.co_consts if hasattr(const, "co_code") for name in _names(const)]
-    return sorted({*code.co_names, *inner})
-
-
-def _reads(code: types.CodeType, scope: dict[str, Any]) -> tuple[set[str], set[str], list[str]]:
-    """All names in the code, those of builtins among them, and the modules that it imports."""
-    names, builtin_names, imported = set(code.co_names), set(), []
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "IMPORT_NAME":
-            imported.append(instruction.argval)
-        elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval not in scope:
-            builtin_names.add(instruction.argval)
-    if names & {"getattr", "attrgetter", "methodcaller", "__getattribute__"}:  # names may be texts
-        names |= {const for const in code.co_consts if isinstance(const, str)}
-    for const in code.co_consts:
-        if isinstance(const, types.CodeType):
-            inner = _reads(const, scope)
-            names |= inner[0]
-            builtin_names |= inner[1]
-            imported += inner[2]
-    return names, builtin_names, imported
-
-
-def _code(code: types.CodeType) -> tuple[Any, ...]:
-    """The contents of a code object, without its file and line numbers."""
-    consts = tuple(_code(c) if hasattr(c, "co_code") else _text(c) for c in code.co_consts)
-    handlers = (code.co_exceptiontable.hex(),) if code.co_exceptiontable else ()
-    return (code.co_code.hex(), consts, code.co_names, code.co_varnames, *handlers)
-
-
-def _text(obj: Any) -> str:
-    """A text that identifies a number, a text or a constant of code."""
-    if isinstance(obj, frozenset):
-        return f"frozenset({sorted(map(_text, obj))})"  # its own order differs from process to process
-    if type(obj) is tuple:
-        return f"({', '.join(map(_text, obj))}{',' * (len(obj) == 1)})"
-    return hex(obj) if type(obj) is int and obj.bit_length() > 4000 else repr(obj)  # repr refuses longer ones
 
 
 def _builtins_of(names: set[str], module: str | None) -> set[str]:
@@ -501,8 +468,10 @@ def _is_put_into_library(owner: Any, name: str, value: Any) -> bool:
         return not is_own(module) and library_of(module) is None
     if isinstance(value, type):
         return not _is_library_class(value)
-    if isinstance(value, types.BuiltinFunctionType | types.MethodType):
-        return isinstance(value.__self__, np.random.RandomState) or type(value.__self__).__module__ == "random"
+    if isinstance(value, types.BuiltinFunctionType):
+        return False
+    if isinstance(value, types.MethodType):
+        value = value.__func__
     if isinstance(owner, type) or owner in (sys, builtins):
         return not _is_library_class(type(value))
     plain = (int, float, complex, str, bytes, list, dict, tuple, set, frozenset, Tensor, np.ndarray)

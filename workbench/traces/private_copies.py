@@ -69,7 +69,7 @@ def locked(array: np.ndarray) -> np.ndarray:
     if not array.size:
         array.flags.writeable = False
         return array
-    memory = memoryview(array.reshape(-1).view(np.uint8)).toreadonly()
+    memory = array.reshape(-1).view(np.uint8).data.toreadonly()
     return np.frombuffer(memory, array.dtype).reshape(array.shape)
 
 

@@ -74,7 +74,7 @@ class Trace:
         """Pickled as its path if it is on disk, otherwise as its numbers and their hashes, which unpickling checks."""
         if isinstance(self._arrays, StoredArrays):
             return _of_stored, (self._arrays,)
-        own = {name: _array(held) for name, held in self._arrays.items()}
+        own = {name: held.array for name, held in self._arrays.items()}
         arrays = {name: (entry, raw(own[name]).tobytes()) for name, entry in table_of(own).items()}
         hashes = {name: sha256(data).hexdigest() for name, (_, data) in arrays.items()}
         return _of_bytes, (self._manifest, arrays, hashes)
@@ -236,9 +236,9 @@ class Trace:
         >>> trace.save("traces/first")  # doctest: +SKIP
         PosixPath('/home/me/traces/first')
         """
-        stored = isinstance(self._arrays, StoredArrays)
-        arrays = self._arrays if stored else {name: _array(held) for name, held in self._arrays.items()}
-        return writer.write(path, self._manifest, arrays)
+        if isinstance(self._arrays, StoredArrays):
+            return writer.write(path, self._manifest, self._arrays)
+        return writer.write(path, self._manifest, {name: held.array for name, held in self._arrays.items()})
 
     # Text and notebook output.
 
