@@ -31,8 +31,8 @@ import torch
 from torch import Tensor
 
 from workbench.edits import outside_reads
-from workbench.edits.python_code import code_contents, names_in, reads_of, text_of
 from workbench.edits.library_code import is_heap_type, is_own, library_of, module_of_class, module_of_function
+from workbench.edits.python_code import code_contents, names_in, reads_of, text_of
 from workbench.traces import Trace
 
 MAX_OBJECTS = 2_000_000  # in one walk, about 10 s
@@ -155,7 +155,7 @@ class _Walk:
                     self._text(f"{owner.__name__}.{name}")
                     self.feed(value)
 
-    def text_of(self, text: str) -> None:
+    def _text(self, text: str) -> None:
         self._hash.update(text.encode("utf-8", "surrogatepass") + b"\0")
 
     # -- what has a name ----------------------------------------------------------------------------------------------
