@@ -129,8 +129,10 @@ def locked(target: Path) -> Iterator[None]:
     The lock is on a hidden file beside `target`, since `target` itself is replaced. The system frees it when a process
     dies. Where a file system has no locks, nobody waits.
 
-    Raises FileError if another process keeps the lock for longer than `LOCK_SECONDS`.
+    Raises FileError if another process keeps the lock for longer than `LOCK_SECONDS`, and for a target that
+    `atomic_write` refuses.
     """
+    _mode_of(target)
     name = os.fsencode(target.name)[:SCRATCH_BYTES].decode("utf-8", "ignore")
     path = target.parent / f".{name}.lock"
     with _explained(target):
@@ -290,7 +292,7 @@ def _mode_of(target: Path) -> int | None:
         mode = target.lstat().st_mode
     except FileNotFoundError:
         return None
-    except ValueError as error:  # a NUL in the path
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the path
         raise _failure(target, error) from None
     if stat.S_ISLNK(mode):
         raise FileError(

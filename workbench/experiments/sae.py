@@ -13,6 +13,7 @@ This module is independent of file formats; `interop/sae_formats.py` reads those
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 
 NORMS = ("none", "layer_norm", "constant_norm_rescale")
 MAX_ELEMENTS_PER_PASS = 1 << 24  # feature activations in memory at a time
+MAX_NAME, MAX_LAYERS = 200, 1000
 EPS = 1e-5
 
 _FOREIGN_NAMES = (  # other libraries' names of sites with d_model values per position; {0} is the layer
@@ -55,15 +57,40 @@ def site_of(name: str) -> str:
 
     Raises HookNameError for an unknown name, and for a site without d_model values per position.
     """
+    if len(name) > MAX_NAME:
+        raise HookNameError(f"a site has a name of at most {MAX_NAME} characters, got {len(name)}: {name[:40]!r}…")
     for pattern, hook_point in _FOREIGN_NAMES:
-        if match := re.fullmatch(pattern, name):
-            return hook_point.format(int(match[1]))
+        if match := re.fullmatch(pattern, name, re.ASCII):
+            return site_of(hook_point.format(int(match[1])))
     if hooks.axes(name) != ("pos", "d_model") or "*" in name:
         raise HookNameError(
             f"site {name!r} has the axes {' '.join(hooks.axes(name))}; an SAE needs d_model values per position of one "
             f"layer, as at 'blocks.3.hook_resid_post'"
         )
+    if (hooks.layer_of(name) or 0) >= MAX_LAYERS:
+        raise HookNameError(f"site {name!r} is of a layer that no model has; layers are 0 to {MAX_LAYERS - 1}")
     return name
+
+
+def check_plain_tensor(name: str, tensor: Any) -> None:
+    """Raises CheckpointError unless `tensor` is an ordinary tensor of real numbers that are all in memory.
+
+    A file can describe a small storage as a tensor of any size (with a stride of 0), which the first operation on it
+    would try to allocate.
+    """
+    import torch
+
+    problem = None
+    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
+        problem = f"is a {type(tensor).__name__}"
+    elif tensor.layout != torch.strided or tensor.is_nested or tensor.device.type == "meta":
+        problem = "is sparse, nested or without values"
+    elif not tensor.is_floating_point():
+        problem = f"holds {str(tensor.dtype).removeprefix('torch.')}"
+    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
+        problem = f"has the shape {list(tensor.shape)} and only {tensor.untyped_storage().nbytes()} bytes of values"
+    if problem:
+        raise CheckpointError(f"{name} {problem}; it must be a dense tensor of float numbers")
 
 
 class SAE:
@@ -90,7 +117,7 @@ class SAE:
     <SAE 512 features of blocks.2.hook_resid_post, 128 wide, top 3>
 
     Raises:
-        CheckpointError: the shapes do not match, a value is not finite, or `norm` or `k` is not allowed.
+        CheckpointError: the shapes do not match, a value is not a finite real number, or `norm` or `k` is not allowed.
         HookNameError: the site is not suitable.
     """
 
@@ -117,6 +144,12 @@ class SAE:
         from workbench.edits.fingerprint import fingerprint
 
         self.site = site_of(site)
+        given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+        if isinstance(threshold, torch.Tensor):
+            given["threshold"] = threshold
+        for name, value in given.items():
+            if value is not None:
+                check_plain_tensor(name, value)
         self.k, self.norm = k, norm
         self.subtracts = subtracts  # b_dec is subtracted from the input
         self.rescaled = rescaled  # activations are in units of the decoder row's norm
@@ -151,8 +184,8 @@ class SAE:
             raise CheckpointError(f"{not_finite[0]} contains NaN or infinity")
         if norm not in NORMS:
             raise CheckpointError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-        if k is not None and not 0 < k <= self.d_sae:
-            raise CheckpointError(f"k must be between 1 and {self.d_sae}, got {k}")
+        if k is not None and (not isinstance(k, Integral) or isinstance(k, bool) or not 0 < k <= self.d_sae):
+            raise CheckpointError(f"k must be a whole number between 1 and {self.d_sae}, got {k}")
         self.digest = fingerprint([tensors, threshold is None, k, subtracts, rescaled, norm])
 
     def __repr__(self) -> str:
