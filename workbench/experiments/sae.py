@@ -68,7 +68,7 @@ def site_of(name: str) -> str:
             f"layer, as at 'blocks.3.hook_resid_post'"
         )
     if (hooks.layer_of(name) or 0) >= MAX_LAYERS:
-        raise HookNameError(f"site {name!r} is of a layer that no model has; layers are 0 to {MAX_LAYERS - 1}")
+        raise HookNameError(f"site {name!r} is of a layer that no model has; layers are 0 to {MAX_LAYERS - 1}.")
     return name
 
 
