@@ -396,7 +396,9 @@ def _explained(target: Path) -> Iterator[None]:
         raise _failure(target, error) from error
 
 
-def _failure(target: Path, error: OSError | ValueError, what: str = "{} was not written") -> FileError:
+def _failure(
+    target: Path, error: OSError | ValueError, what: str = "{} was not written, and an earlier file there is unchanged"
+) -> FileError:
     code = error.errno if isinstance(error, OSError) else errno.EINVAL
     reason = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
     if code in (errno.ENOSPC, errno.EDQUOT):
@@ -409,7 +411,7 @@ def _failure(target: Path, error: OSError | ValueError, what: str = "{} was not 
         reason = f"{reason}. Give a path in a folder that you may write to"
     elif code in (errno.ENAMETOOLONG, errno.ENOTDIR, errno.ELOOP, errno.EINVAL):
         reason = f"{reason}. Give another path"
-    failure = FileError(f"{what.format(_show(target))}, and an earlier file there is unchanged: {reason}")
+    failure = FileError(f"{what.format(_show(target))}: {reason}")
     failure.errno = code
     return failure
 
