@@ -32,15 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _escape_unencodable(sys.stdout, sys.stderr)
     args = parser().parse_args(arguments)
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()  # fails here, not at exit, if the output cannot be written
+        return code
     except WorkbenchError as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader closed the pipe
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  the interpreter flushes it at exit
         return 0
     except OSError as error:
-        where = f"{visible(str(error.filename))}: " if error.filename else ""
-        return _fail(f"{where}{error.strerror or error}")
+        try:
+            sys.stdout.flush()
+        except OSError:
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  as above
+        where = visible(str(error.filename)) if error.filename else "reading or writing failed"
+        return _fail(f"{where}: {error.strerror or error}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
