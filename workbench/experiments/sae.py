@@ -10,7 +10,6 @@ JumpReLU with the threshold learned in training, so that a token's features do n
 This module is independent of file formats; `interop/sae_formats.py` reads those of other libraries.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from numbers import Integral
@@ -19,9 +18,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import xarray as xr
 
-from workbench import hooks
 from workbench.checks import check_index, check_type
-from workbench.errors import ArgumentError, CheckpointError, EditError, HookNameError
+from workbench.errors import ArgumentError, CheckpointError, EditError
+from workbench.experiments.plain_tensor import check_plain_tensor
+from workbench.experiments.sae_site import site_of
 from workbench.text import visible
 from workbench.traces import Trace
 
@@ -32,65 +32,7 @@ if TYPE_CHECKING:
 
 NORMS = ("none", "layer_norm", "constant_norm_rescale")
 MAX_ELEMENTS_PER_PASS = 1 << 24  # feature activations in memory at a time
-MAX_NAME, MAX_LAYERS = 200, 1000
 EPS = 1e-5
-
-_FOREIGN_NAMES = (  # other libraries' names of sites with d_model values per position; {0} is the layer
-    (r"(?:model\.)?layers\.(\d+)", "blocks.{0}.hook_resid_post"),
-    (r"(?:model\.)?layers\.(\d+)\.self_attn", "blocks.{0}.hook_attn_out"),
-    (r"(?:model\.)?layers\.(\d+)\.mlp", "blocks.{0}.hook_mlp_out"),
-    (r"(?:model\.)?layers\.(\d+)\.input_layernorm", "blocks.{0}.ln1.hook_normalized"),
-    (r"(?:model\.)?layers\.(\d+)\.post_attention_layernorm", "blocks.{0}.ln2.hook_normalized"),
-    (r"resid_post_layer_(\d+)(?:[_/]trainer_\d+)?", "blocks.{0}.hook_resid_post"),  # andyrdt, dictionary_learning
-    (r"(\d+)-resid-post-\w+", "blocks.{0}.hook_resid_post"),  # Neuronpedia
-)
-
-
-def site_of(name: str) -> str:
-    """The hook point for a site name of another library.
-
-    Accepted are TransformerLens hook names, transformers module names, Neuronpedia sources, and folders of published
-    SAEs.
-
-    >>> site_of("model.layers.3"), site_of("resid_post_layer_7_trainer_0"), site_of("11-resid-post-aa")
-    ('blocks.3.hook_resid_post', 'blocks.7.hook_resid_post', 'blocks.11.hook_resid_post')
-
-    Raises HookNameError for an unknown name, and for a site without d_model values per position.
-    """
-    if len(name) > MAX_NAME:
-        raise HookNameError(f"a site has a name of at most {MAX_NAME} characters, got {len(name)}: {name[:40]!r}…")
-    for pattern, hook_point in _FOREIGN_NAMES:
-        if match := re.fullmatch(pattern, name, re.ASCII):
-            return site_of(hook_point.format(int(match[1])))
-    if hooks.axes(name) != ("pos", "d_model") or "*" in name:
-        raise HookNameError(
-            f"site {name!r} has the axes {' '.join(hooks.axes(name))}; an SAE needs d_model values per position of one "
-            f"layer, as at 'blocks.3.hook_resid_post'"
-        )
-    if (hooks.layer_of(name) or 0) >= MAX_LAYERS:
-        raise HookNameError(f"site {name!r} is of a layer that no model has; layers are 0 to {MAX_LAYERS - 1}.")
-    return name
-
-
-def check_plain_tensor(name: str, tensor: Any) -> None:
-    """Raises CheckpointError unless `tensor` is an ordinary tensor of real numbers that are all in memory.
-
-    A file can describe a small storage as a tensor of any size (with a stride of 0), which the first operation on it
-    would try to allocate.
-    """
-    import torch
-
-    problem = None
-    if type(tensor) not in (torch.Tensor, torch.nn.Parameter):
-        problem = f"is a {type(tensor).__name__}"
-    elif tensor.layout != torch.strided or tensor.is_nested or tensor.device.type == "meta":
-        problem = "is sparse, nested or without values"
-    elif not tensor.is_floating_point():
-        problem = f"holds {str(tensor.dtype).removeprefix('torch.')}"
-    elif tensor.numel() * tensor.element_size() > tensor.untyped_storage().nbytes():
-        problem = f"has the shape {list(tensor.shape)} and only {tensor.untyped_storage().nbytes()} bytes of values"
-    if problem:
-        raise CheckpointError(f"{name} {problem}; it must be a dense tensor of float numbers")
 
 
 class SAE:

@@ -195,7 +195,7 @@ def load_tuned_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
         )
     if not all(bool(t.isfinite().all()) for t in tensors.values()):
         raise CheckpointError(f"{name} holds NaN or infinity; train the lens again with a smaller `lr`")
-    return TunedLens(*(tensors[key].to(model.device) for key in shapes), training)
+    return TunedLens(tensors["weight"].to(model.device), tensors["bias"].to(model.device), training)
 
 
 def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
@@ -324,7 +324,7 @@ def _digest(tensors: Mapping[str, Tensor], training: str) -> str:
     for name in sorted(tensors):
         values = tensors[name].detach().cpu().contiguous()
         total.update(f"\0{name} {values.dtype} {list(values.shape)}\0".encode())
-        total.update(values.reshape(-1).view(torch.uint8).numpy())
+        total.update(values.reshape(-1).view(torch.uint8).numpy().data)
     return total.hexdigest()
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.errors import CheckpointError, HookNameError, ModelNotFound
-from workbench.experiments.sae import NORMS, SAE, check_plain_tensor
+from workbench.experiments.plain_tensor import check_plain_tensor
+from workbench.experiments.sae import NORMS, SAE
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.untrusted import read_json, regular_file
