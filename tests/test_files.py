@@ -3,6 +3,8 @@
 import ast
 import os
 import stat
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +15,7 @@ import pytest
 import workbench as wb
 from workbench import files
 from workbench.errors import FileError
-from workbench.files import atomic_folder, atomic_path, atomic_write
+from workbench.files import atomic_files, atomic_folder, atomic_path, atomic_write, locked
 
 
 def test_bytes_and_texts_replace_an_existing_file(tmp_path: Path):
@@ -90,7 +92,7 @@ def test_a_write_of_a_few_bytes_at_a_time_is_continued(tmp_path: Path, monkeypat
 MADE: dict[str, tuple[str, Callable[[Path], Any]]] = {
     "a folder": ("a folder", lambda path: path.mkdir()),
     "a FIFO": ("a FIFO", lambda path: os.mkfifo(path)),
-    "a device": ("a device", lambda path: path.symlink_to(os.devnull)),
+    "a device": ("a symlink to a device", lambda path: path.symlink_to(os.devnull)),
 }
 
 
@@ -107,13 +109,14 @@ def test_only_a_regular_file_is_replaced(kind: str, tmp_path: Path):
 
 
 @pytest.mark.parametrize("there", [True, False])
-def test_a_symlink_is_replaced_and_its_target_is_unchanged(there: bool, tmp_path: Path):
+def test_a_symlink_is_refused_with_the_path_of_its_target(there: bool, tmp_path: Path):
     elsewhere = tmp_path / "elsewhere"
     if there:
         elsewhere.write_bytes(b"theirs")
     (tmp_path / "a").symlink_to(elsewhere)
-    atomic_write(tmp_path / "a", b"ours")
-    assert not (tmp_path / "a").is_symlink() and (tmp_path / "a").read_bytes() == b"ours"
+    with pytest.raises(FileError, match=f"is a symlink to {'a file' if there else 'nothing'}, .*/elsewhere"):
+        atomic_write(tmp_path / "a", b"ours")
+    assert (tmp_path / "a").readlink() == elsewhere
     assert elsewhere.exists() == there and (not there or elsewhere.read_bytes() == b"theirs")
 
 
@@ -146,6 +149,71 @@ def test_a_writer_that_replaces_the_file_by_another_kind_is_refused(
     with pytest.raises(OSError, match=says), atomic_path(tmp_path / "a") as path:
         replace(path)
     assert (tmp_path / "a").read_bytes() == b"as it was" and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_full_disk_is_told_with_the_path_and_the_free_space(tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(os, "fsync", lambda fd: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    with pytest.raises(FileError, match=r"/a was not written, .*No space left on device: .*B are free") as caught:
+        atomic_write(tmp_path / "a", b"1")
+    assert caught.value.errno == 28
+
+
+def test_a_replaced_file_keeps_its_permissions(tmp_path: Path):
+    (tmp_path / "a").write_bytes(b"secret")
+    (tmp_path / "a").chmod(0o600)
+    atomic_write(tmp_path / "a", b"new")
+    assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o600
+
+
+def test_hidden_files_of_dead_processes_are_removed_and_those_of_living_ones_are_not(tmp_path: Path):
+    dead = subprocess.run([sys.executable, "-c", "import os; print(os.getpid())"], capture_output=True, text=True)
+    left, living = tmp_path / f".b.writing-{int(dead.stdout)}-0", tmp_path / f".b.writing-{os.getpid()}-77"
+    folder, notes = tmp_path / f".c.writing-{int(dead.stdout)}-0", tmp_path / ".notes.writing-soon"
+    folder.mkdir()
+    for path in (left, living, notes):
+        path.write_bytes(b"half")
+    atomic_write(tmp_path / "a", b"1")
+    assert not left.exists() and living.exists() and folder.exists() and notes.exists()
+
+
+def test_several_files_are_all_replaced_or_none(tmp_path: Path, monkeypatch):
+    targets = [tmp_path / name for name in "abc"]
+    assert atomic_files(dict.fromkeys(targets[:2], b"old")) == targets[:2]
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    replace = os.replace
+    for stop in range(3):
+        calls = iter(range(99))
+
+        def failing(source, target, calls=calls, stop=stop):
+            if next(calls) == stop:
+                raise KeyboardInterrupt
+            replace(source, target)
+
+        monkeypatch.setattr(os, "replace", failing)
+        with pytest.raises(KeyboardInterrupt):
+            atomic_files(dict.fromkeys(targets, b"new"))
+        monkeypatch.undo()
+        assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    atomic_files(dict.fromkeys(targets, b"new"))
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == dict.fromkeys("abc", b"new")
+
+
+def test_only_one_thread_at_a_time_is_in_a_locked_block(tmp_path: Path):
+    inside, most = [], []
+
+    def work():
+        for _ in range(20):
+            with locked(tmp_path / "a"):
+                inside.append(1)
+                most.append(len(inside))
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert set(most) == {1} and len(most) == 80 and os.listdir(tmp_path) == []
 
 
 def test_threads_that_write_one_file_leave_one_complete_version(tmp_path: Path):
@@ -228,5 +296,5 @@ def test_only_this_module_renames_files_into_place():
         called = {step_of(node) for node in ast.walk(ast.parse(path.read_text("utf-8"))) if isinstance(node, ast.Call)}
         if called & STEPS:
             steps_by_file[path.relative_to(Path(wb.__file__).parent).as_posix()] = called & STEPS
-    assert steps_by_file.pop("files.py") == {"Path.replace", "Path.rename", "os.fsync"}
+    assert steps_by_file.pop("files.py") == {"Path.replace", "Path.rename", "os.fsync", "os.link"}
     assert steps_by_file == ELSEWHERE

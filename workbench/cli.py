@@ -32,14 +32,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _escape_unencodable(sys.stdout, sys.stderr)
     args = parser().parse_args(arguments)
     try:
-        return args.run(args)
+        code = args.run(args)
+        sys.stdout.flush()  # fails here, not at exit, if the output cannot be written
+        return code
     except WorkbenchError as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader closed the pipe
         sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  the interpreter flushes it at exit
         return 0
     except OSError as error:
-        return _fail(f"{visible(str(error.filename or ''))}: {error.strerror}" if error.strerror else str(error))
+        try:
+            sys.stdout.flush()
+        except OSError:
+            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  as above
+        where = visible(str(error.filename)) if error.filename else "reading or writing failed"
+        return _fail(f"{where}: {error.strerror or error}")
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return INTERRUPTED
@@ -338,7 +345,7 @@ def figures(args: argparse.Namespace) -> int:
     folder = expanded(args.folder)
     out = expanded(args.output) if args.output else folder / "out"
     verdicts = []
-    for verdict in check(folder, args.names) if args.check else renew(folder, out, args.names):
+    for verdict in check(folder, out, args.names) if args.check else renew(folder, out, args.names):
         verdicts.append(verdict)
         if not args.json:
             print(visible(f"{verdict.state}: {verdict.name}{f': {verdict.why}' if verdict.why else ''}"), flush=True)

@@ -4,7 +4,7 @@ WorkbenchError
 ├── ArgumentError          an argument with a value that is not allowed; the message says what is
 │   └── ArgumentTypeError  an argument of a type that is not allowed
 ├── SelectionError         no such layer, head, expert, position or step
-├── FileError              a file cannot be written at that path, because something other than a file is there
+├── FileError              a file cannot be written: something else is at its path, or the disk is full or fails
 ├── ModelNotFound          there is no checkpoint at that path or under that name
 ├── CheckpointError        a checkpoint that cannot be read as gpt-oss: missing shard, keys, wrong config
 ├── PromptError            an empty prompt, a token id out of range, more positions than the model has
@@ -45,7 +45,7 @@ class SelectionError(WorkbenchError, IndexError):
 
 
 class FileError(WorkbenchError, OSError):
-    """A file cannot be written at that path, because something other than a file is there."""
+    """A file cannot be written: something other than a file is at its path, or the disk is full or fails."""
 
 
 class ModelNotFound(WorkbenchError, LookupError):

@@ -4,8 +4,8 @@ from workbench.experiments.sae import SAE as SAE
 from workbench.experiments.sae import features as features
 from workbench.experiments.sae import identity as identity
 from workbench.experiments.sae import reconstruction as reconstruction
-from workbench.experiments.sae import site_of as site_of
 from workbench.experiments.sae import splice_cost as splice_cost
+from workbench.experiments.sae_site import site_of as site_of
 from workbench.interop.sae_formats import load_sae as load_sae
 
 __all__ = [

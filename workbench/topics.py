@@ -98,7 +98,7 @@ TOPICS: dict[str, dict[str, str]] = {
         "identity": "workbench.experiments.sae",
         "load_sae": "workbench.interop.sae_formats",
         "reconstruction": "workbench.experiments.sae",
-        "site_of": "workbench.experiments.sae",
+        "site_of": "workbench.experiments.sae_site",
         "splice_cost": "workbench.experiments.sae",
     },
     "circuits": {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from tests.model.models import some_tokens, tiny
-from workbench.errors import ResumeError
+from workbench.errors import FileError, ResumeError
 from workbench.experiments.activation_patching import LogitDiff, activation_patching
 from workbench.experiments.attention_knockout import attention_knockout
 from workbench.experiments.checkpoint import SweepCheckpoint
@@ -118,15 +118,56 @@ def test_another_kind_of_file_is_refused_and_unchanged(content, tmp_path):
 
 def test_an_unwritable_path_fails_before_the_sweep_starts(puts, tmp_path):
     model, (clean, corrupted) = tiny(), pair()
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileError, match=r"there is no folder .*/no"):
         activation_patching(model, clean, corrupted, GAP, resume=tmp_path / "no" / "cells")
     assert not puts
 
 
 def test_values_are_restored_bit_for_bit_including_nan(tmp_path):
     values = np.array([0.1, 1 / 3, -0.0, np.nan, np.inf, 5e-324])
-    with SweepCheckpoint(tmp_path / "a", {"x": 1}) as cells:
+    with SweepCheckpoint(tmp_path / "a", {"x": 1}, shape=(6,)) as cells:
         cells.put(7, values)
+    with SweepCheckpoint(tmp_path / "b", {"x": 1}) as cells:
         cells.put(8, np.pi)
+    with SweepCheckpoint(tmp_path / "a", {"x": 1}, shape=(6,)) as cells:
+        assert cells[7].tobytes() == values.tobytes() and 9 not in cells
+    with SweepCheckpoint(tmp_path / "b", {"x": 1}) as cells:
+        assert float(cells[8]) == np.pi
+
+
+def test_two_sweeps_with_one_file_share_their_cells(tmp_path):
+    with SweepCheckpoint(tmp_path / "a", {"x": 1}) as first, SweepCheckpoint(tmp_path / "a", {"x": 1}) as second:
+        first.put(1, 0.25)
+        second.put(2, 0.5)
     with SweepCheckpoint(tmp_path / "a", {"x": 1}) as cells:
-        assert cells[7].tobytes() == values.tobytes() and float(cells[8]) == np.pi and 9 not in cells
+        assert (float(cells[1]), float(cells[2])) == (0.25, 0.5)
+    assert [file.name for file in tmp_path.iterdir()] == ["a"]
+
+
+def test_a_changed_file_is_refused_and_an_older_one_says_what_to_do(tmp_path):
+    path = tmp_path / "a"
+    with SweepCheckpoint(path, {"x": 1}) as cells:
+        cells.put(1, 0.25)
+    text = path.read_text()
+    path.write_text(text.replace("0.25", "0.26"))
+    with pytest.raises(ResumeError, match="content does not match its hash"):
+        SweepCheckpoint(path, {"x": 1})
+    content = json.loads(text)
+    del content["sha256"]
+    path.write_text(json.dumps(content))
+    with pytest.raises(ResumeError, match=r"earlier version of workbench, without a hash.*delete the file"):
+        SweepCheckpoint(path, {"x": 1})
+
+
+def test_cells_are_kept_beside_a_file_that_another_program_changes_during_the_sweep(tmp_path):
+    path = tmp_path / "a"
+
+    def sweep():
+        with SweepCheckpoint(path, {"x": 1}) as cells:
+            cells.put(1, 0.25)
+            path.write_text("my notes")
+
+    with pytest.raises(ResumeError, match="The cells of this sweep are in"):
+        sweep()
+    [kept] = [file for file in tmp_path.iterdir() if file != path]
+    assert path.read_text() == "my notes" and 1 in SweepCheckpoint(kept, {"x": 1})

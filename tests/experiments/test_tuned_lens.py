@@ -1,5 +1,6 @@
 """Tuned lenses: the logit lens for idle layers, better on held-out texts, bound to the weights of one model."""
 
+import json
 import random
 
 import numpy as np
@@ -164,7 +165,7 @@ def test_another_model_is_refused(pocket, tmp_path):
 
 def test_files_that_are_not_a_lens_are_refused(pocket, tmp_path):
     model, lens = pocket
-    with pytest.raises(CheckpointError, match="cannot be read as a tuned lens"):
+    with pytest.raises(CheckpointError, match="absent cannot be opened: No such file"):
         wb.lens.load_tuned_lens(tmp_path / "absent", model)
     path = lens.save(tmp_path / "lens.safetensors")
     whole = path.read_bytes()
@@ -179,9 +180,24 @@ def test_files_that_are_not_a_lens_are_refused(pocket, tmp_path):
         wb.lens.load_tuned_lens(tmp_path / "bare.safetensors", model)
     wrong = TunedLens(lens.weight[:3], lens.bias, lens.training).save(tmp_path / "wrong.safetensors")
     nan = TunedLens(lens.weight, lens.bias * torch.nan, lens.training).save(tmp_path / "nan.safetensors")
-    for damaged in (wrong, nan):
-        with pytest.raises(CheckpointError, match="is damaged: expected"):
+    for damaged, says in ((wrong, "must hold tensors of the shapes"), (nan, "holds NaN or infinity")):
+        with pytest.raises(CheckpointError, match=says):
             wb.lens.load_tuned_lens(damaged, model)
+
+
+def test_a_changed_lens_is_refused_and_an_older_one_says_what_to_do(pocket, tmp_path):
+    model, lens = pocket
+    path = lens.save(tmp_path / "lens.safetensors")
+    whole = path.read_bytes()
+    for flipped in (whole[:-1] + bytes([whole[-1] ^ 1]), whole.replace(b'\\"prompts\\": 40', b'\\"prompts\\": 41')):
+        assert flipped != whole
+        path.write_bytes(flipped)
+        with pytest.raises(CheckpointError, match="content does not match its hash"):
+            wb.lens.load_tuned_lens(path, model)
+    metadata = {"format": "workbench tuned lens 2", "training": json.dumps(lens.training)}
+    save_file({"weight": lens.weight, "bias": lens.bias}, path, metadata=metadata)
+    with pytest.raises(CheckpointError, match=r"earlier version of workbench, without a hash.*Train the lens again"):
+        wb.lens.load_tuned_lens(path, model)
 
 
 def test_invalid_training_inputs_are_refused():

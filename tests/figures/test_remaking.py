@@ -133,10 +133,18 @@ def test_an_unknown_name_or_folder_is_refused_with_the_known_ones(folder: Path, 
     assert message in capsys.readouterr().err
 
 
+def test_saved_files_that_do_not_belong_together_fail_the_check(folder: Path, capsys: pytest.CaptureFixture):
+    run()
+    (folder / "out/one.csv").write_text("panel\n")
+    capsys.readouterr()
+    assert run("--check") == 3
+    assert capsys.readouterr().out.startswith("damaged: one: one.csv is not the file that figures/out/one.json")
+
+
 def test_damaged_sums_are_an_error_and_stay_unchanged(folder: Path):
     (folder / "sums.json").write_text('{"one": {}}')
     with pytest.raises(FigureError, match="cannot be read: the entry one is incomplete"):
-        list(remaking.check(folder))
+        list(remaking.check(folder, folder / "out"))
 
 
 # The scripts of the docs.

@@ -15,7 +15,7 @@ from tests.figures.hostile import HOSTILE, SETS
 from tests.figures.made import every_kind
 from tests.traces import made
 from workbench import figures as f
-from workbench.errors import FigureError
+from workbench.errors import FigureError, FileError
 from workbench.figures import saving
 from workbench.figures.saving import COLUMNS, contents, table
 
@@ -141,6 +141,36 @@ def test_a_failing_disk_leaves_existing_files_and_no_partial_file(tmp_path: Path
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
 
 
+def test_a_picture_that_its_json_does_not_describe_is_refused(tmp_path: Path):
+    """As after a process that was killed between two of the files."""
+    f.save(every_kind()["rule"], tmp_path / "x")
+    earlier = (tmp_path / "x.json").read_bytes()
+    f.save(every_kind()["line"], tmp_path / "x")
+    f.provenance(tmp_path / "x.svg")
+    (tmp_path / "x.json").write_bytes(earlier)
+    with pytest.raises(FigureError, match=r"x\.svg is not the file that .*x\.json describes: saving was interrupted"):
+        f.provenance(tmp_path / "x.svg")
+
+
+@pytest.mark.parametrize("call", ["write", "fsync", "replace", "link"])
+@pytest.mark.parametrize("n_before_error", [0, 1, 4])
+def test_an_error_in_any_file_changes_none(call: str, n_before_error: int, tmp_path: Path, monkeypatch):
+    f.save(every_kind()["rule"], tmp_path / "x")
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    real, calls = getattr(os, call), iter(range(10**6))
+
+    def failing(*arguments):
+        if next(calls) == n_before_error:
+            raise OSError(28, "No space left on device") if call != "link" else KeyboardInterrupt
+        return real(*arguments)
+
+    monkeypatch.setattr(os, call, failing)
+    with pytest.raises((FileError, KeyboardInterrupt)):
+        f.save(every_kind()["line"], tmp_path / "x")
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
 def test_a_failing_backend_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     def broken(*_, **__):
         raise RuntimeError("no")
@@ -155,7 +185,8 @@ def test_the_parquet_table_has_the_same_numbers(tmp_path: Path):
     parquet = pytest.importorskip("pyarrow.parquet")
     figure = every_kind()["heatmap"]
     paths = f.save(figure, tmp_path / "x.svg", parquet=True)
-    table_ = parquet.read_table(paths[-1], page_checksum_verification=True)
+    assert [path.suffix for path in paths] == [".svg", ".csv", ".parquet", ".json"]
+    table_ = parquet.read_table(paths[2], page_checksum_verification=True)
     assert table_.column_names == list(COLUMNS)
     assert table_["value"].to_pylist() == [row.value for _, _, row in figure.numbers()]
 

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 import workbench as wb
 from tests.interop.test_xarray_tables import HOSTILE, made
+from workbench.errors import FileError
 from workbench.interop.inif import save_inif, to_inif
 from workbench.traces import Trace
 from workbench.traces.spans import Span
@@ -96,6 +97,6 @@ def test_a_failed_write_leaves_the_existing_file_unchanged(trace, tmp_path):
     path.write_text("mine")
     with pytest.raises(ValueError, match="margin"):
         save_inif(trace, path, ["margin"])
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(FileError, match="there is no folder"):
         save_inif(trace, tmp_path / "none" / "a.json")
     assert path.read_text() == "mine" and [p.name for p in tmp_path.iterdir()] == ["a.inif.json"]

@@ -417,7 +417,10 @@ REFUSED = [
     ({"reshape_activations": "hook_z"}, {}, "input is heads"),
     ({"architecture": "jumprelu"}, {}, "lacks threshold"),
     ({"architecture": "topk", "k": "many"}, {}, "k must be a whole number, got 'many'"),
-    ({"architecture": "topk", "k": F + 1}, {}, "k must be between 1 and 160, got 161"),
+    ({"architecture": "topk", "k": 2.7}, {}, r"k must be a whole number, got 2\.7"),
+    ({}, {"W_enc": torch.ones(D, F, dtype=torch.complex64)}, "W_enc .*holds complex64; it must be a dense tensor"),
+    ({"apply_b_dec_to_input": "false"}, {}, "apply_b_dec_to_input must be true or false"),
+    ({"architecture": "topk", "k": F + 1}, {}, "k must be a whole number between 1 and 160, got 161"),
     ({"metadata": {}}, {}, "names no hook point"),
     ({}, {"W_dec": torch.zeros(F, D + 1)}, r"W_dec must be \[160, 96\], got \[160, 97\]"),
     ({}, {"b_enc": torch.zeros(F - 1)}, r"b_enc must have the shape \[160\] with these matrices, got \[159\]"),
@@ -437,6 +440,8 @@ def test_an_unknown_site_can_be_replaced_and_an_unknown_class_is_refused(tmp_pat
     with pytest.raises(HookNameError, match=r"give load_sae\(…, site=…\)"):
         load_sae(folder)
     assert load_sae(folder, site="blocks.1.hook_resid_mid").site == "blocks.1.hook_resid_mid"
+    with pytest.raises(HookNameError, match="of a layer that no model has; layers are 0 to 999"):
+        load_sae(saved(tmp_path / "a", metadata={"hook_name": f"blocks.{10**30}.hook_resid_post"}))
     with pytest.raises(CheckpointError, match="never set"):
         load_sae(learned(tmp_path / "b", "BatchTopKSAE", threshold=torch.tensor(-1.0)))
     folder = learned(tmp_path / "c", "AutoEncoder")

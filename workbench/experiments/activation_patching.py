@@ -121,7 +121,8 @@ def activation_patching(
     Raises:
         PromptError: the prompts differ in length or do not differ at all.
         HookNameError: the site has no positions, or no heads with `by_head`.
-        ResumeError: the file holds another sweep.
+        ResumeError: the file holds another sweep, or is damaged.
+        FileError: the file cannot be written.
 
     See Meng et al. 2022 (arXiv 2202.05262), and Zhang and Nanda 2023 (arXiv 2309.16042) for metrics and corruptions.
     """

@@ -85,7 +85,8 @@ def attention_knockout(
     Raises:
         EditError: another mode, no layer, no head, or no edge to cut.
         SelectionError: a layer, head or position that does not exist.
-        ResumeError: the file holds another sweep.
+        ResumeError: the file holds another sweep, or is damaged.
+        FileError: the file cannot be written.
     """
     check_type("attention_knockout", model, Model)
     check_type("attention_knockout", trace, Trace)
@@ -116,7 +117,7 @@ def attention_knockout(
     with (
         model.interruptible() as flag,
         torch.inference_mode(),
-        SweepCheckpoint(resume, model_inputs(model) | inputs) as cells,
+        SweepCheckpoint(resume, model_inputs(model) | inputs, shape=(2, n - start)) as cells,
     ):
         base = CachedRun(model, trace.tokens, values)
         mass = _attention_mass(base, layer_numbers, head_numbers, pass_start)

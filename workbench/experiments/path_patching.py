@@ -92,7 +92,8 @@ def path_patching(
         EditError: an unknown kind of sender or receiver, a receiver before the sender, or edits in force at a hook
             point that path patching recomputes.
         ArgumentError: another `routing`.
-        ResumeError: the file holds another sweep.
+        ResumeError: the file holds another sweep, or is damaged.
+        FileError: the file cannot be written.
 
     See Wang et al. 2022 (arXiv 2211.00593) and Goldowsky-Dill et al. 2023 (arXiv 2304.05969).
     """

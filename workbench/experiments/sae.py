@@ -10,17 +10,18 @@ JumpReLU with the threshold learned in training, so that a token's features do n
 This module is independent of file formats; `interop/sae_formats.py` reads those of other libraries.
 """
 
-import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from workbench import hooks
 from workbench.checks import check_index, check_type
-from workbench.errors import ArgumentError, CheckpointError, EditError, HookNameError
+from workbench.errors import ArgumentError, CheckpointError, EditError
+from workbench.experiments.plain_tensor import check_plain_tensor
+from workbench.experiments.sae_site import site_of
 from workbench.text import visible
 from workbench.traces import Trace
 
@@ -32,38 +33,6 @@ if TYPE_CHECKING:
 NORMS = ("none", "layer_norm", "constant_norm_rescale")
 MAX_ELEMENTS_PER_PASS = 1 << 24  # feature activations in memory at a time
 EPS = 1e-5
-
-_FOREIGN_NAMES = (  # other libraries' names of sites with d_model values per position; {0} is the layer
-    (r"(?:model\.)?layers\.(\d+)", "blocks.{0}.hook_resid_post"),
-    (r"(?:model\.)?layers\.(\d+)\.self_attn", "blocks.{0}.hook_attn_out"),
-    (r"(?:model\.)?layers\.(\d+)\.mlp", "blocks.{0}.hook_mlp_out"),
-    (r"(?:model\.)?layers\.(\d+)\.input_layernorm", "blocks.{0}.ln1.hook_normalized"),
-    (r"(?:model\.)?layers\.(\d+)\.post_attention_layernorm", "blocks.{0}.ln2.hook_normalized"),
-    (r"resid_post_layer_(\d+)(?:[_/]trainer_\d+)?", "blocks.{0}.hook_resid_post"),  # andyrdt, dictionary_learning
-    (r"(\d+)-resid-post-\w+", "blocks.{0}.hook_resid_post"),  # Neuronpedia
-)
-
-
-def site_of(name: str) -> str:
-    """The hook point for a site name of another library.
-
-    Accepted are TransformerLens hook names, transformers module names, Neuronpedia sources, and folders of published
-    SAEs.
-
-    >>> site_of("model.layers.3"), site_of("resid_post_layer_7_trainer_0"), site_of("11-resid-post-aa")
-    ('blocks.3.hook_resid_post', 'blocks.7.hook_resid_post', 'blocks.11.hook_resid_post')
-
-    Raises HookNameError for an unknown name, and for a site without d_model values per position.
-    """
-    for pattern, hook_point in _FOREIGN_NAMES:
-        if match := re.fullmatch(pattern, name):
-            return hook_point.format(int(match[1]))
-    if hooks.axes(name) != ("pos", "d_model") or "*" in name:
-        raise HookNameError(
-            f"site {name!r} has the axes {' '.join(hooks.axes(name))}; an SAE needs d_model values per position of one "
-            f"layer, as at 'blocks.3.hook_resid_post'"
-        )
-    return name
 
 
 class SAE:
@@ -90,7 +59,7 @@ class SAE:
     <SAE 512 features of blocks.2.hook_resid_post, 128 wide, top 3>
 
     Raises:
-        CheckpointError: the shapes do not match, a value is not finite, or `norm` or `k` is not allowed.
+        CheckpointError: the shapes do not match, a value is not a finite real number, or `norm` or `k` is not allowed.
         HookNameError: the site is not suitable.
     """
 
@@ -117,6 +86,12 @@ class SAE:
         from workbench.edits.fingerprint import fingerprint
 
         self.site = site_of(site)
+        given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+        if isinstance(threshold, torch.Tensor):
+            given["threshold"] = threshold
+        for name, value in given.items():
+            if value is not None:
+                check_plain_tensor(name, value)
         self.k, self.norm = k, norm
         self.subtracts = subtracts  # b_dec is subtracted from the input
         self.rescaled = rescaled  # activations are in units of the decoder row's norm
@@ -151,8 +126,8 @@ class SAE:
             raise CheckpointError(f"{not_finite[0]} contains NaN or infinity")
         if norm not in NORMS:
             raise CheckpointError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-        if k is not None and not 0 < k <= self.d_sae:
-            raise CheckpointError(f"k must be between 1 and {self.d_sae}, got {k}")
+        if k is not None and (not isinstance(k, Integral) or isinstance(k, bool) or not 0 < k <= self.d_sae):
+            raise CheckpointError(f"k must be a whole number between 1 and {self.d_sae}, got {k}")
         self.digest = fingerprint([tensors, threshold is None, k, subtracts, rescaled, norm])
 
     def __repr__(self) -> str:

@@ -152,7 +152,8 @@ def steering_effect(
     Raises:
         EditError: the vector has no `point` or is zero, or there is no control vector that is not zero.
         PromptError: as for `model.generate`.
-        ResumeError: the file holds another experiment.
+        ResumeError: the file holds another experiment, or is damaged.
+        FileError: the file cannot be written.
     """
     check_type("steering_effect", model, Model)
     point = vector.attrs.get("point")

@@ -6,8 +6,9 @@ that the prediction is as close as possible to the final one. A lens belongs to 
 
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any, NoReturn
@@ -15,8 +16,8 @@ from typing import Any, NoReturn
 import numpy as np
 import torch
 import xarray as xr
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import save
 from torch import Tensor
 from tqdm.auto import tqdm
 
@@ -24,18 +25,21 @@ from workbench import hooks
 from workbench.analysis import statistics
 from workbench.checks import check_type
 from workbench.errors import CheckpointError, EditError, PromptError
-from workbench.files import atomic_path
+from workbench.files import atomic_write
 from workbench.model.arrays import tensor
 from workbench.model.gpt_oss import unembed
 from workbench.model.kernels.rows import entropy, log_softmax
 from workbench.model.model import Model, Prompt
 from workbench.paths import expanded
 from workbench.recording.taps import Recorder
+from workbench.text import visible
 from workbench.traces import Trace
+from workbench.untrusted import parse_json, regular_file
 
 MAX_LOGPROBS = 1 << 24  # log-probabilities in memory at a time, of all layers at some positions
 EPS = 1e-4  # of Adam: gradients of a layer that is right already are rounding errors (1e-9) and must not move it
-FORMAT = "workbench tuned lens 2"
+FORMAT = "workbench tuned lens 3"
+WITHOUT_HASH = ("workbench tuned lens", "workbench tuned lens 2")  # formats of earlier versions
 DTYPES = {"float32": torch.float32, "float64": torch.float64}  # of the affine maps; bf16 would round Adam's steps away
 
 
@@ -58,14 +62,17 @@ class TunedLens:
         return torch.cat((moved, resid[-1:].to(moved)))
 
     def save(self, path: str | os.PathLike[str]) -> Path:
-        """Saves to one .safetensors file, atomically, and returns its path. CheckpointError if the path exists."""
+        """Saves to one .safetensors file, atomically, and returns its path; the file holds its own hash.
+
+        Raises CheckpointError if the path exists, FileError if it cannot be written.
+        """
         path = expanded(path)
-        if path.exists():
-            raise CheckpointError(f"{path} exists already; give another name, or delete it first")
-        metadata = {"format": FORMAT, "training": json.dumps(self.training)}
-        with atomic_path(path) as part:
-            save_file({"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}, part, metadata=metadata)
-        return path
+        if os.path.lexists(path):
+            raise CheckpointError(f"{visible(str(path))} exists already; give another name, or delete it first")
+        tensors = {"weight": self.weight.contiguous(), "bias": self.bias.contiguous()}
+        training = json.dumps(self.training)
+        metadata = {"format": FORMAT, "training": training, "sha256": _digest(tensors, training)}
+        return atomic_write(path, save(tensors, metadata))
 
 
 def train_tuned_lens(
@@ -158,25 +165,37 @@ def load_tuned_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
     Raises CheckpointError if the file is missing, damaged or not a lens, or if it was trained on other weights.
     """
     check_type("load_tuned_lens", model, Model)
-    path = expanded(path)
+    path = regular_file(path, CheckpointError)
+    name = visible(str(path))
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             metadata = file.metadata() or {}
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
-        training = json.loads(metadata.get("training", "null"))
-    except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as a tuned lens: {error}") from None
+            tensors = {key: file.get_tensor(key) for key in file.keys()}  # noqa: SIM118 (not a dict)
+    except Exception as error:  # damaged bytes can make it raise anything
+        raise CheckpointError(f"{name} cannot be read as a tuned lens: {error}") from None
+    if metadata.get("format") in WITHOUT_HASH:
+        raise CheckpointError(
+            f"{name} was saved by an earlier version of workbench, without a hash, so its numbers cannot be checked. "
+            f"Train the lens again and save it: wb.lens.train_tuned_lens(model, prompts).save(path)"
+        )
+    training = parse_json(metadata.get("training", "null"), f"the training record of {name}", CheckpointError)
+    if metadata.get("format") != FORMAT or not isinstance(training, dict):
+        raise CheckpointError(f"{name} is not a tuned lens saved by `lens.save(path)`")
+    if metadata.get("sha256") != _digest(tensors, metadata["training"]):
+        raise CheckpointError(f"{name} is damaged or was changed: its content does not match its hash. Restore it")
     c = model.config
     shapes = {"weight": (c.n_layers - 1, c.d_model, c.d_model), "bias": (c.n_layers - 1, c.d_model)}
-    if metadata.get("format") != FORMAT or not isinstance(training, dict):
-        raise CheckpointError(f"{path} is not a tuned lens saved by `lens.save(path)`")
-    weight, bias = (tensors.get(name, torch.empty(0)).to(model.device) for name in shapes)
-    lens = TunedLens(weight, bias, training)
-    _check_weights(lens, model)
-    found_shapes = {name: tuple(t.shape) for name, t in tensors.items()}
-    if found_shapes != shapes or not all(bool(t.isfinite().all()) for t in tensors.values()):
-        raise CheckpointError(f"{path} is damaged: expected finite values of the shapes {shapes}, got {found_shapes}")
-    return lens
+    _check_weights(TunedLens(torch.empty(0), torch.empty(0), training), model)
+    found_shapes = {key: tuple(t.shape) for key, t in tensors.items()}
+    dtypes = {t.dtype for t in tensors.values()}
+    if found_shapes != shapes or len(dtypes) > 1 or not dtypes <= set(DTYPES.values()):
+        raise CheckpointError(
+            f"{name} must hold tensors of the shapes {shapes} in one of {', '.join(DTYPES)}, got "
+            f"{visible(str(found_shapes))[:500]} in {', '.join(sorted(map(str, dtypes)))}"
+        )
+    if not all(bool(t.isfinite().all()) for t in tensors.values()):
+        raise CheckpointError(f"{name} holds NaN or infinity; train the lens again with a smaller `lr`")
+    return TunedLens(tensors["weight"].to(model.device), tensors["bias"].to(model.device), training)
 
 
 def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
@@ -297,6 +316,16 @@ def _from_last(logp: Tensor) -> Tensor:
 
 def _kl(model: Model, resid: Tensor) -> Tensor:
     return _from_last(_predictions(model, resid))
+
+
+def _digest(tensors: Mapping[str, Tensor], training: str) -> str:
+    """The sha256 of everything in the file of a lens."""
+    total = sha256(training.encode())
+    for name in sorted(tensors):
+        values = tensors[name].detach().cpu().contiguous()
+        total.update(f"\0{name} {values.dtype} {list(values.shape)}\0".encode())
+        total.update(values.reshape(-1).view(torch.uint8).numpy().data)
+    return total.hexdigest()
 
 
 def _check_weights(lens: TunedLens, model: Model) -> None:

@@ -4,15 +4,15 @@ The same facts are in the metadata of the SVG, PDF or PNG and in the .json besid
 its folder still names the runs it shows.
 """
 
-import json
 import os
 import platform
 import re
 from collections.abc import Iterable
 from hashlib import sha256
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
+from xml.parsers.expat import ExpatError, ParserCreate
 
 from workbench.errors import FigureError
 from workbench.figures.spec import Figure
@@ -20,10 +20,12 @@ from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.traces.manifest import bit_determining
+from workbench.untrusted import parse_json, read_bytes, read_json
 
 LIMIT = 256 << 20  # bytes of a picture that are read
-_PDF = re.compile(rb"/Keywords \(((?:[^\\()]|\\.)*)\)", re.DOTALL)
-_DESCRIPTION = "{http://purl.org/dc/elements/1.1/}description"
+MAX_CHUNKS = 1000  # of a PNG before its provenance; `save` writes it as one of the first
+_PDF = re.compile(rb"/Keywords \(((?:[^\\()]++|\\.)*+)\)", re.DOTALL)  # possessive: no memory for going back
+_DESCRIPTION = "http://purl.org/dc/elements/1.1/ description"
 
 
 def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.PathLike[str] | None) -> dict[str, Any]:
@@ -46,7 +48,7 @@ def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.
         "data": sha256(data).hexdigest(),
         "code": None
         if code is None
-        else {"name": expanded(code).name, "sha256": sha256(expanded(code).read_bytes()).hexdigest()},
+        else {"name": expanded(code).name, "sha256": sha256(read_bytes(code, FigureError)).hexdigest()},
         "traces": ids,
         "models": models,
         "numerics": numerics,
@@ -80,11 +82,12 @@ def provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     >>> wb.figures.provenance("out/one-line.svg")["traces"] == [trace.id]  # doctest: +SKIP
     True
 
-    Raises FigureError if the file is not an SVG, PDF or PNG, or holds no provenance.
+    Raises FigureError if the file is not an SVG, PDF or PNG or holds no provenance, and if the .json beside it has
+    another hash for it: then saving was interrupted, or one of the two was changed.
     """
     path = expanded(path)
-    with path.open("rb") as file:
-        data = file.read(LIMIT)
+    name = visible(str(path))[:500]
+    data = read_bytes(path, FigureError, LIMIT)
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             text = _from_png(data)
@@ -92,25 +95,60 @@ def provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
             text = _from_pdf(data)
         else:
             text = _from_svg(data)
-        record = json.loads(text) if text else None
-    except (ValueError, ElementTree.ParseError, IndexError):
-        record = None
+    except (ValueError, ExpatError):
+        text = None
+    record = parse_json(text, f"the provenance in {name}", FigureError) if text else None
     if not isinstance(record, dict) or "spec" not in record:
         raise FigureError(
-            f"{visible(str(path))} holds no provenance: it is not an SVG, PDF or PNG that wb.figures.save wrote, or "
-            "another program has saved it since"
+            f"{name} holds no provenance: it is not an SVG, PDF or PNG that wb.figures.save wrote, or another program "
+            "has saved it since"
         )
+    beside = path.with_suffix(".json")
+    if beside.is_file():
+        recorded = saved_hashes(beside).get(path.suffix.removeprefix("."))
+        if recorded is not None and recorded != sha256(data).hexdigest():
+            raise FigureError(_differs(path.name, beside))
     return record
+
+
+def saved_hashes(path: Path) -> dict[str, str]:
+    """The sha256 of each file of a saved figure by its ending, from its .json; {} if that is another kind of .json.
+
+    Raises FigureError if the file cannot be read.
+    """
+    record = read_json(path, FigureError)
+    hashes = record.get("sha256") if isinstance(record, dict) and "spec" in record else None
+    hashes = hashes if isinstance(hashes, dict) else {}
+    return {ending: value for ending, value in hashes.items() if isinstance(value, str)}
+
+
+def check_saved(path: Path) -> None:
+    """Raises FigureError if a file of the figure whose .json is at `path` is missing or differs from its hash."""
+    for ending, recorded in saved_hashes(path).items():
+        if not re.fullmatch("[a-z]+", ending):
+            raise FigureError(
+                f"{visible(str(path))} names the file ending {visible(ending)[:40]!r}. Save the figure again"
+            )
+        if sha256(read_bytes(path.with_suffix(f".{ending}"), FigureError, LIMIT)).hexdigest() != recorded:
+            raise FigureError(_differs(f"{path.stem}.{ending}", path))
+
+
+def _differs(name: str, record: Path) -> str:
+    return (
+        f"{visible(name)} is not the file that {visible(str(record))} describes: saving was interrupted, or one of "
+        f"them was changed since. Save the figure again"
+    )
 
 
 def _from_png(data: bytes) -> str | None:
     at = 8
-    while at + 12 <= len(data):
+    for _ in range(MAX_CHUNKS):
         size, kind = int.from_bytes(data[at : at + 4], "big"), data[at + 4 : at + 8]
-        body = data[at + 8 : at + 8 + size]
-        if kind == b"tEXt" and body.startswith(b"Description\0"):
-            return body.split(b"\0", 1)[1].decode("latin-1")
+        if kind == b"tEXt" and data.startswith(b"Description\0", at + 8):
+            return data[at + 20 : at + 8 + size].decode("latin-1")
         at += 12 + size
+        if at + 12 > len(data):
+            break
     return None
 
 
@@ -120,7 +158,32 @@ def _from_pdf(data: bytes) -> str | None:
 
 
 def _from_svg(data: bytes) -> str | None:
-    if b"<!ENTITY" in data:  # pictures of `save` have none, and entities could expand without bounds
-        return None
-    description = ElementTree.fromstring(data).find(f".//{_DESCRIPTION}")
-    return None if description is None else description.text
+    """The text of the first description. No tree is built, and a file with entities, which could expand, is refused."""
+    texts: list[str] = []
+    depth = 0  # above 0 inside the description
+
+    def start(name: str, _: Any) -> None:
+        nonlocal depth
+        depth += depth > 0 or name == _DESCRIPTION
+
+    def end(_: str) -> None:
+        nonlocal depth
+        if depth == 1:
+            raise _Found
+        depth -= depth > 0
+
+    def entity(*_: Any) -> None:
+        raise ValueError("a picture of `save` declares no entities")
+
+    parser = ParserCreate(namespace_separator=" ")
+    parser.StartElementHandler, parser.EndElementHandler, parser.EntityDeclHandler = start, end, entity
+    parser.CharacterDataHandler = lambda text: texts.append(text) if depth else None
+    try:
+        parser.Parse(data, True)
+    except _Found:
+        return "".join(texts)
+    return None
+
+
+class _Found(Exception):
+    """The description is complete."""

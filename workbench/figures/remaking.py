@@ -8,6 +8,7 @@ versions, which must not happen; another picture of the same numbers, from other
 """
 
 import json
+import os
 import runpy
 import sys
 import traceback
@@ -20,17 +21,23 @@ from typing import Any
 
 from workbench.errors import FigureError, WorkbenchError
 from workbench.figures.backends.matplotlib import FORMATS
-from workbench.figures.saving import contents
+from workbench.figures.provenance_record import check_saved
+from workbench.figures.saving import contents, write
 from workbench.figures.spec import Figure
 from workbench.files import atomic_write
 from workbench.text import visible
+from workbench.untrusted import read_json, regular_file
 
 SUMS = "sums.json"
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """The comparison of one figure. `state` is "same", "new", "other versions", "other bytes" or "other numbers"."""
+    """The comparison of one figure.
+
+    `state` is "same", "new", "other versions", "other bytes", "other numbers", or "damaged" if its saved files do not
+    belong together.
+    """
 
     name: str
     state: str
@@ -63,6 +70,7 @@ def remake(script: Path) -> dict[str, bytes]:
 
     Raises FigureError if the script fails, with the line where it failed.
     """
+    regular_file(script, FigureError)
     with _import_from(script.parent):
         try:
             module_globals = runpy.run_path(str(script), run_name=script.stem)
@@ -126,11 +134,21 @@ def compare(name: str, recorded: Mapping[str, Any] | None, made: Mapping[str, An
     return Verdict(name, "same")
 
 
-def check(folder: Path, names: Sequence[str] = ()) -> Iterator[Verdict]:
-    """Re-makes figures one by one and compares each with its recorded entry; writes nothing."""
+def check(folder: Path, out: Path, names: Sequence[str] = ()) -> Iterator[Verdict]:
+    """Re-makes figures one by one and compares each with its recorded entry; writes nothing.
+
+    The files of a figure in `out`, if it was saved there, are compared with the hashes in its .json.
+    """
     recorded = read_sums(folder)
     for script in scripts(folder, names):
-        yield compare(script.stem, recorded.get(script.stem), entry(remake(script)))
+        verdict = compare(script.stem, recorded.get(script.stem), entry(remake(script)))
+        saved = out / f"{script.stem}.json"
+        try:
+            if saved.is_file():
+                check_saved(saved)
+        except FigureError as error:
+            verdict = Verdict(script.stem, "damaged", str(error)) if verdict.ok else verdict
+        yield verdict
 
 
 def renew(folder: Path, out: Path, names: Sequence[str] = ()) -> Iterator[Verdict]:
@@ -139,9 +157,7 @@ def renew(folder: Path, out: Path, names: Sequence[str] = ()) -> Iterator[Verdic
         files = remake(script)
         recorded, made = read_sums(folder), entry(files)
         verdict = compare(script.stem, recorded.get(script.stem), made)
-        out.mkdir(parents=True, exist_ok=True)
-        for ending, data in files.items():
-            atomic_write(out / f"{script.stem}.{ending}", data)
+        write(files, out / script.stem)
         recorded[script.stem] = made
         text = json.dumps(recorded, indent=1, sort_keys=True) + "\n"
         atomic_write(folder / SUMS, text.encode())  # after each, so that an interrupt loses at most one figure
@@ -151,13 +167,15 @@ def renew(folder: Path, out: Path, names: Sequence[str] = ()) -> Iterator[Verdic
 def read_sums(folder: Path) -> dict[str, Any]:
     """The entries of `sums.json`, empty if there is no such file. FigureError if it is damaged."""
     path = folder / SUMS
-    if not path.exists():
+    if not os.path.lexists(path):
         return {}
     try:
-        recorded = json.loads(path.read_text("utf-8"))
+        recorded = read_json(path, FigureError)
         for name, fields in recorded.items():
             if not {"spec", "data", "code", "versions", *FORMATS} <= set(fields):
                 raise FigureError(f"the entry {name} is incomplete")
+            if not isinstance(fields["versions"], dict):
+                raise FigureError(f"the versions of {name} are not names with versions")
     except (ValueError, AttributeError, TypeError) as error:
         raise FigureError(f"{visible(str(path))} cannot be read: {error}. Restore it from git") from None
     return recorded

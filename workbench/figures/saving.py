@@ -1,9 +1,13 @@
-"""Saves a figure: its pictures, the table of its numbers and its provenance. Either all is written, or nothing new."""
+"""Saves a figure: its pictures, the table of its numbers and its provenance. Either all is written, or nothing new.
+
+The .json is written last and holds the hashes of the others. If a process is killed between two files, they do not
+match it, which `wb.figures.provenance` and `workbench figures --check` report.
+"""
 
 import csv
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from io import StringIO
 from pathlib import Path
@@ -15,7 +19,7 @@ from workbench.figures.backends.matplotlib import FORMATS, images
 from workbench.figures.marks import Row
 from workbench.figures.provenance_record import origin
 from workbench.figures.spec import Figure
-from workbench.files import atomic_write
+from workbench.files import atomic_files, make_folder
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
@@ -48,6 +52,7 @@ def save(
     Raises:
         MissingDependency: matplotlib (or pyarrow) is missing; nothing is written
         FigureError: the path has another ending; nothing is written
+        FileError: a file cannot be written; then none has changed
 
     >>> figure = wb.figures.Figure(panels=[wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], title="one line")
     >>> wb.figures.save(figure, "out/one-line.svg", source=trace)  # doctest: +SKIP
@@ -63,11 +68,13 @@ def save(
         )
     formats = (suffix,) if suffix else FORMATS
     stem = path.with_suffix("") if suffix else path
-    files = contents(figure, formats, source=source, code=code)
-    if parquet:
-        files["parquet"] = _parquet(figure)
-    stem.parent.mkdir(parents=True, exist_ok=True)
-    return [atomic_write(stem.with_name(f"{stem.name}.{ending}"), data) for ending, data in files.items()]
+    return write(contents(figure, formats, source=source, code=code, parquet=parquet), stem)
+
+
+def write(files: Mapping[str, bytes], stem: Path) -> list[Path]:
+    """Writes the `contents` of a figure under one name, all or none; FileError if a file cannot be written."""
+    make_folder(stem.parent)
+    return atomic_files({stem.with_name(f"{stem.name}.{ending}"): data for ending, data in files.items()})
 
 
 def contents(
@@ -76,12 +83,15 @@ def contents(
     *,
     source: Trace | Sequence[Trace] = (),
     code: str | os.PathLike[str] | None = None,
+    parquet: bool = False,
 ) -> dict[str, bytes]:
-    """The files that `save` would write, by file ending."""
+    """The files that `save` would write, by file ending; the .json with their hashes is the last."""
     data = table(figure)
     provenance = origin(figure, data, [source] if isinstance(source, Trace) else source, code)
     files = images(figure, formats, provenance)
     files["csv"] = data
+    if parquet:
+        files["parquet"] = _parquet(figure)
     record = provenance | {
         "note": figure.note,
         "mm": [figure.width, figure.height],

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 WIDTHS = {"column": 85.0, "text": 140.0, "page": 180.0}  # mm: one of two columns, a one-column page, a two-column page
 MIN_SIZE, MAX_SIZE = 20.0, 1000.0  # mm
 HEIGHT = 60.0  # mm of a row of panels
+MAX_TEXT = 2000  # characters of a title, label or note; the layout of longer ones takes minutes or fails
 PIXELS = 6.0  # on the screen, for each mm: 7-point type then looks as large as a notebook's text
 
 Tick = tuple[float, str]
@@ -43,6 +44,7 @@ class Axis:
     small: bool = False
 
     def __post_init__(self) -> None:
+        _check_text("the label of an axis", self.label)
         for name in ("low", "high"):
             bound = getattr(self, name)
             if bound is not None and not isfinite(bound):
@@ -56,6 +58,8 @@ class Axis:
                 raise FigureError(f"axis {self.label!r}: ticks must be pairs of a position and a text") from None
             if not all(isfinite(at) and isinstance(text, str) for at, text in ticks):
                 raise FigureError(f"axis {self.label!r}: ticks must be pairs of a position and a text")
+            for _, text in ticks:
+                _check_text("the text of a tick", text)
             object.__setattr__(self, "ticks", ticks)
 
 
@@ -74,12 +78,18 @@ class Panel:
     title: str = ""
 
     def __post_init__(self) -> None:
+        _check_text("the title of a panel", self.title)
         object.__setattr__(self, "marks", tuple(self.marks))
         if not self.marks:
             raise FigureError(f"panel {self.title!r} has no marks; give it at least one")
         for mark in self.marks:
             if not isinstance(mark, Mark):
                 raise FigureError(f"marks must be Line, Bars, Points, Cells, …, got {type(mark).__name__}")
+            _check_text(f"the name of {mark.kind}", mark.name)
+            for field_name in ("label", "text"):
+                text = getattr(mark, field_name, None)
+                if isinstance(text, str):
+                    _check_text(f"the {field_name} of {mark.kind}", text)
 
     def bounds(self) -> tuple[float, float, float, float]:
         """Left, right, bottom, top: the bounds of the axes, or by default the range of the marks with a margin."""
@@ -107,6 +117,13 @@ class Panel:
         """The ticks of the x axis and of the y axis."""
         left, right, bottom, top = self.bounds()
         return _ticks(self.x, left, right), _ticks(self.y, bottom, top)
+
+
+def _check_text(what: str, text: str) -> None:
+    if not isinstance(text, str):
+        raise FigureError(f"{what} must be a text, got {type(text).__name__}")
+    if len(text) > MAX_TEXT:
+        raise FigureError(f"{what} has {len(text)} characters, and at most {MAX_TEXT} can be drawn: {text[:40]!r}…")
 
 
 def _ticks(axis: Axis, low: float, high: float) -> Sequence[Tick]:
@@ -141,6 +158,8 @@ class Figure:
     rows: Sequence[float] = ()
 
     def __post_init__(self) -> None:
+        for name, text in (("title", self.title), ("note", self.note)):
+            _check_text(f"the {name} of a figure", text)
         panels = tuple(self.panels)
         if not panels or not all(isinstance(panel, Panel) for panel in panels):
             raise FigureError("a figure needs at least one panel, and takes only panels")

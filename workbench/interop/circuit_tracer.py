@@ -16,8 +16,8 @@ from workbench.errors import ArgumentError, TraceCorrupt, TraceNotFound
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
-from workbench.traces.canonical_json import parse
 from workbench.traces.steps import Step, steps
+from workbench.untrusted import parse_json, read_text
 
 KINDS = {  # feature_type in the file -> kind of node here
     "embedding": "token",
@@ -28,6 +28,7 @@ KINDS = {  # feature_type in the file -> kind of node here
 }
 EMBEDDED = -1  # the layer of a token's embedding
 LARGE = 1e300
+MAX_BYTES, MAX_VALUES = 256 << 20, 8_000_000  # of a file; a graph of 10,000 nodes and a million edges has 3 million
 
 
 def read_graph(path: os.PathLike[str] | str) -> xr.Dataset:
@@ -48,14 +49,15 @@ def read_graph(path: os.PathLike[str] | str) -> xr.Dataset:
     >>> graph.sizes["node"], graph.sizes["edge"], graph.attrs["slug"]
     (6, 6, 'capital')
 
-    Raises TraceNotFound if the file does not exist, TraceCorrupt if it is not an attribution graph: invalid JSON, a
-    missing key or one of another type, an edge from or to an unknown node, or an edge whose node id is not unique.
+    Raises TraceNotFound if the file does not exist, TraceCorrupt if it is not an attribution graph (invalid JSON, a
+    missing key or one of another type, an edge from or to an unknown node, an edge whose node id is not unique) or is
+    larger than any that circuit-tracer writes.
     """
     path = expanded(path)
-    try:
-        data = parse(path.read_bytes(), str(path))
-    except FileNotFoundError:
-        raise TraceNotFound(f"there is no file {visible(str(path))}") from None
+    if not os.path.lexists(path):
+        raise TraceNotFound(f"there is no file {visible(str(path))[:500]}")
+    text = read_text(path, TraceCorrupt, MAX_BYTES)
+    data = parse_json(text, visible(str(path)), TraceCorrupt, MAX_VALUES)
     content = _checked_object(data, path.name, metadata=dict, nodes=list, links=list)
     metadata = _checked_object(content["metadata"], "metadata", prompt_tokens=list, slug=str)
     tokens = metadata["prompt_tokens"]
@@ -64,8 +66,8 @@ def read_graph(path: os.PathLike[str] | str) -> xr.Dataset:
     index_of: dict[str, int] = {}
     duplicate_ids = set()
     for index, node in enumerate(content["nodes"]):
-        duplicate_ids |= {node["node_id"]} & set(index_of)
-        index_of.setdefault(node["node_id"], index)
+        if index_of.setdefault(node["node_id"], index) != index:
+            duplicate_ids.add(node["node_id"])
     edges = []
     for number, link in enumerate(content["links"]):
         link = _checked_object(link, f"links[{number}]", source=str, target=str, weight=(int, float))

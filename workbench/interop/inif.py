@@ -76,6 +76,8 @@ def save_inif(
 
     >>> save_inif(trace, "first.inif.json")  # doctest: +SKIP
     PosixPath('first.inif.json')
+
+    Raises FileError if it cannot be written.
     """
     path = expanded(path)
     text = json.dumps(to_inif(traces, summaries), allow_nan=False).encode("ascii")

@@ -5,15 +5,19 @@ dictionary_learning (config.json and ae.pt; those of gpt-oss-20b are published i
 the edits and measurements made with it, are in `experiments/sae.py`.
 """
 
+import os
 import re
+import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from workbench.errors import CheckpointError, HookNameError, ModelNotFound
+from workbench.experiments.plain_tensor import check_plain_tensor
 from workbench.experiments.sae import NORMS, SAE
 from workbench.paths import expanded
 from workbench.text import visible
+from workbench.untrusted import read_json, regular_file
 
 __all__ = ["load_sae"]
 
@@ -41,20 +45,23 @@ def load_sae(where: str | Path, *, site: str | None = None, device: str = "cpu")
     """
     folder = expanded(where)
     release, _, number = str(where).partition("/")
-    if not folder.is_dir() and release in PUBLISHED:
+    if not os.path.isdir(folder) and release in PUBLISHED:  # noqa: PTH112  Path.is_dir fails for a name that is too long
         folder = _published(release, number)
-    if not folder.is_dir():
+    if not os.path.isdir(folder):  # noqa: PTH112
         raise ModelNotFound(
-            f"there is no SAE at {str(where)!r}. Give its folder, or a name such as "
+            f"there is no SAE at {visible(str(where))[:500]!r}. Give its folder, or a name such as "
             f"'{next(iter(PUBLISHED))}/resid_post_layer_11_trainer_0'."
         )
-    files = sorted(path.name for path in folder.iterdir())
+    try:
+        files = sorted(os.listdir(folder))
+    except OSError as error:
+        raise ModelNotFound(f"{visible(str(folder))} cannot be opened: {error.strerror}") from None
     for config, weights, read in (
         ("cfg.json", "sae_weights.safetensors", _saelens),
         ("config.json", "ae.pt", _dictionary_learning),
     ):
         if config in files and weights in files:
-            arguments = read(folder / config, folder / weights)
+            arguments = read(folder / config, regular_file(folder / weights, CheckpointError))
             break
     else:
         raise CheckpointError(
@@ -91,9 +98,9 @@ def _published(release: str, name: str) -> Path:
 
 
 def _saelens(config: Path, weights: Path) -> dict[str, Any]:
-    from workbench.model.checkpoints.folder_files import mapped, read_json
+    from workbench.model.checkpoints.folder_files import mapped
 
-    settings = read_json(config)
+    settings = _settings(config)
     metadata = _section(settings, "metadata")  # since 6.0
     activation = settings.get("activation_fn", settings.get("activation_fn_str"))
     activation_kwargs = _section(settings, "activation_fn_kwargs")
@@ -109,18 +116,19 @@ def _saelens(config: Path, weights: Path) -> dict[str, Any]:
         },
     )
     tensors = mapped([weights])
+    threshold = {"jumprelu": "threshold", "batchtopk": "topk_threshold"}.get(kind)
+    _check_tensors(weights, tensors, {"W_enc", "b_enc", "W_dec", "b_dec", *([threshold] if threshold else [])})
     scaling = tensors.get("scaling_factor")
     scaled = scaling is not None and bool((scaling != 1).any())
     _check_supported(weights, {"its scaling_factor is not folded in": scaled})
-    threshold = {"jumprelu": "threshold", "batchtopk": "topk_threshold"}.get(kind)
-    _check_tensors(weights, tensors, {"W_enc", "b_enc", "W_dec", "b_dec", *([threshold] if threshold else [])})
     return {
         "site": metadata.get("hook_name") or settings.get("hook_name") or settings.get("hook_point"),
         **{name: tensors[name] for name in ("W_enc", "b_enc", "W_dec", "b_dec")},
         "threshold": tensors[threshold] if threshold else None,
         "k": _whole_number(config, "k", settings.get("k", activation_kwargs.get("k"))) if kind == "topk" else None,
-        "subtracts": bool(settings.get("apply_b_dec_to_input", True)),
-        "rescaled": bool(settings.get("rescale_acts_by_decoder_norm", False)) and kind in ("topk", "batchtopk"),
+        "subtracts": _yes_or_no(config, settings, "apply_b_dec_to_input", True),
+        "rescaled": _yes_or_no(config, settings, "rescale_acts_by_decoder_norm", False)
+        and kind in ("topk", "batchtopk"),
         "norm": norm,
     }
 
@@ -135,9 +143,7 @@ _CLASSES = {  # class of dictionary_learning -> (its names of our tensors, wheth
 
 
 def _dictionary_learning(config: Path, weights: Path) -> dict[str, Any]:
-    from workbench.model.checkpoints.folder_files import read_json
-
-    settings = read_json(config)
+    settings = _settings(config)
     trainer = _section(settings, "trainer")
     kind, layer = str(trainer.get("dict_class")), trainer.get("layer")
     io = _section(settings, "buffer").get("io", "out")
@@ -174,6 +180,7 @@ def _unpickled(weights: Path) -> dict[str, Any]:
     """The tensors of a .pt file, read by torch's restricted unpickler: no other objects, and no code runs."""
     import torch
 
+    _refuse_compressed(weights)
     try:
         tensors = torch.load(weights, map_location="cpu", weights_only=True)
     except Exception as error:  # damaged bytes can make an unpickler raise anything
@@ -184,8 +191,19 @@ def _unpickled(weights: Path) -> dict[str, Any]:
     return tensors
 
 
+def _refuse_compressed(weights: Path) -> None:
+    """Raises CheckpointError if a .pt file, a zip, unpacks to more than its own size; torch.save does not compress."""
+    try:
+        with zipfile.ZipFile(weights) as archive:
+            size = sum(entry.file_size for entry in archive.infolist())
+    except (zipfile.BadZipFile, OSError, ValueError, NotImplementedError):  # an older .pt, or damaged: torch tells
+        return
+    if size > weights.stat().st_size:
+        raise CheckpointError(f"{weights} is compressed, which no file of torch.save is. Fetch it again.")
+
+
 def _check_supported(file: Path, problems: Mapping[str, bool]) -> None:
-    present = [visible(problem) for problem, is_present in problems.items() if is_present]
+    present = [visible(problem)[:300] for problem, is_present in problems.items() if is_present]
     if present:
         raise CheckpointError(f"{file} cannot be used: {'; '.join(present)}.")
 
@@ -196,7 +214,25 @@ def _check_tensors(file: Path, tensors: Mapping[str, Any], required: set[str]) -
     missing = sorted(name for name in required if not isinstance(tensors.get(name), torch.Tensor))
     if missing:
         names = visible(", ".join(map(str, list(tensors)[:8])))
-        raise CheckpointError(f"{file} lacks {', '.join(missing)}. It has: {names or 'nothing'}.")
+        raise CheckpointError(f"{file} lacks {', '.join(missing)}. It has: {names[:500] or 'nothing'}.")
+    for name in sorted(required):
+        check_plain_tensor(f"{name} in {file}", tensors[name])
+
+
+def _settings(config: Path) -> dict[str, Any]:
+    settings = read_json(config, CheckpointError)
+    if not isinstance(settings, dict):
+        raise CheckpointError(f"{config} must contain a JSON object, got {type(settings).__name__}. Fetch it again.")
+    return settings
+
+
+def _yes_or_no(file: Path, settings: Mapping[str, Any], name: str, default: bool) -> bool:
+    value = settings.get(name)
+    if value is None:
+        return default
+    if not isinstance(value, bool):
+        raise CheckpointError(f"{file}: {name} must be true or false, got {visible(repr(value))[:40]}")
+    return value
 
 
 def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -205,7 +241,7 @@ def _section(settings: Mapping[str, Any], name: str) -> dict[str, Any]:
 
 
 def _whole_number(file: Path, name: str, value: Any) -> int:
-    try:
-        return int(value)
-    except (TypeError, ValueError):
-        raise CheckpointError(f"{file}: {name} must be a whole number, got {visible(repr(value)[:40])}") from None
+    number = value.item() if hasattr(value, "item") and value.numel() == 1 else value  # a tensor of one number
+    if type(number) not in (int, float) or number != number // 1:
+        raise CheckpointError(f"{file}: {name} must be a whole number, got {visible(repr(value)[:40])}")
+    return int(number)

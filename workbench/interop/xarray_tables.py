@@ -47,8 +47,9 @@ def to_xarray(trace: Trace, names: str | Iterable[str] | None = None) -> xr.Data
     >>> data["resid_post"].dims, data["logprob"].attrs["units"], data.attrs["trace"] == trace.id
     (('layer', 'pos', 'd_model'), 'nats', True)
 
-    `data.to_zarr(path, consolidated=False)` and `data.to_netcdf(path)` write it (extra: [export]). netCDF cannot hold
-    texts with a NUL: drop them with `data.drop_vars("text")`. Nothing is lost, because the manifest has them too.
+    `data.to_zarr(path, consolidated=False)` and `data.to_netcdf(path)` write it (extra: [export]). netCDF cannot hold a
+    NUL, so in `text`, `role`, `channel` and `attrs` it is written as ␀ (U+2400). Nothing is lost, because the manifest
+    has the exact texts.
 
     Raises NotRecorded or HookNameError for a name that the trace does not hold.
     """
@@ -81,13 +82,16 @@ def to_xarray(trace: Trace, names: str | Iterable[str] | None = None) -> xr.Data
     coords = {
         "pos": np.arange(len(trace)),
         "token": ("pos", np.array(trace.tokens, np.int64)),
-        "text": ("pos", np.array(trace.str_tokens, object)),
-        "role": ("pos", np.array([r or "" for r in role], object)),
-        "channel": ("pos", np.array([c or "" for c in channel], object)),
+        "text": ("pos", _texts(trace.str_tokens)),
+        "role": ("pos", _texts(role)),
+        "channel": ("pos", _texts(channel)),
     }
     if "layer" in longest:
         coords["layer"] = np.arange(longest["layer"])
-    return xr.Dataset(data, coords, _provenance(trace))
+    attrs = {
+        key: value.replace("\0", "␀") if isinstance(value, str) else value for key, value in _provenance(trace).items()
+    }
+    return xr.Dataset(data, coords, attrs)
 
 
 def from_xarray(data: xr.Dataset) -> Trace:
@@ -158,7 +162,8 @@ def to_parquet(trace: Trace, what: str, path: os.PathLike[str] | str) -> Path:
     >>> to_parquet(trace, "tokens", "tokens.parquet")  # doctest: +SKIP
     PosixPath('tokens.parquet')
 
-    Raises ArgumentError for another value of `what`, MissingDependency without pyarrow.
+    Raises ArgumentError for another value of `what`, MissingDependency without pyarrow, FileError if the file cannot be
+    written.
     """
     path = expanded(path)
     table = to_pandas(trace, what)
@@ -285,6 +290,10 @@ def _provenance(trace: Trace) -> dict[str, Any]:
         "prompt_length": manifest.prompt_length,
         "verified": int(trace.verified),
     }
+
+
+def _texts(texts: Iterable[str | None]) -> np.ndarray:
+    return np.array([(text or "").replace("\0", "␀") for text in texts], object)
 
 
 def _attributes(trace: Trace, variable: str) -> dict[str, str]:

@@ -13,7 +13,7 @@ from hashlib import sha256
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from workbench.files import atomic_write
+from workbench.files import atomic_write, make_folder
 from workbench.paths import expanded
 from workbench.text import html, number_text, size_text
 from workbench.traces import Trace
@@ -56,10 +56,13 @@ def page(view: "View") -> str:
 
 
 def save_page(view: "View", path: os.PathLike[str] | str) -> Path:
-    """Write `page(view)` to `path` and return the path. An existing file is replaced atomically."""
+    """Write `page(view)` to `path` and return the path. An existing file is replaced atomically.
+
+    Raises FileError if it cannot be written.
+    """
     path = expanded(path)
     text = page(view)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     return atomic_write(path, text)
 
 

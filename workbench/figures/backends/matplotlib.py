@@ -141,6 +141,7 @@ def _settings(matplotlib: Any, salt: str) -> Iterator[None]:
 
 
 def _sheet(figure: "Figure") -> Any:
+    from kiwisolver import UnsatisfiableConstraint
     from matplotlib.figure import Figure as Sheet
     from matplotlib.text import Text
 
@@ -150,6 +151,11 @@ def _sheet(figure: "Figure") -> Any:
     headings = textwrap.wrap(drawable(figure.title), int(width / (TITLE * LETTER * POINT))) if figure.title else []
     below = len(notes) * SMALL * 1.25 * POINT + (1.5 if notes else 0)
     above = len(headings) * TITLE * 1.3 * POINT + (1.0 if headings else 0)
+    if below + above > height * 0.8:
+        raise FigureError(
+            f"the title and the note take {below + above:.0f} mm, and the figure is {height:.0f} mm high: shorten them "
+            f"or give the figure a larger height or width"
+        )
     rect = (0, below / height, 1, 1 - (below + above) / height)
     sheet = Sheet(figsize=(width / INCH, height / INCH), dpi=DPI, layout="constrained")
     gap = 1.2 / INCH
@@ -170,7 +176,13 @@ def _sheet(figure: "Figure") -> Any:
     for text in sheet.findobj(Text):
         text.get_fontproperties().set_file(str(shipped))  # pyright: ignore
         text.set_parse_math(False)  # pyright: ignore
-    sheet.get_layout_engine().execute(sheet)  # pyright: ignore  once for all formats
+    try:
+        sheet.get_layout_engine().execute(sheet)  # pyright: ignore  once for all formats
+    except UnsatisfiableConstraint:
+        raise FigureError(
+            f"the titles, labels and notes leave no room for the panels on {width:g} x {height:g} mm: shorten them, or "
+            f"give the figure a larger width or height"
+        ) from None
     sheet.set_layout_engine(None)  # pyright: ignore
     for axes in sheet.axes:  # the layout's last bits differ between processes, and ids in the file depend on them
         left, bottom, width_, height_ = (round(side, 5) for side in axes.get_position().bounds)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import torch
 
+from workbench.files import atomic_write
 from workbench.model.model import Model
 from workbench.paths import expanded
 from workbench.pocket.eval.accuracy import accuracy
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def _write(results: dict, out: Path) -> None:
-    (out / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+    atomic_write(out / "results.json", json.dumps(results, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.files import atomic_write
 from workbench.pocket.families import CHAINS, FAMILIES
 from workbench.pocket.rendering import EFFORTS
 
@@ -135,4 +136,4 @@ if __name__ == "__main__":
     folder = Path(sys.argv[1])
     card = folder / "README.md"
     results = json.loads((folder / "results.json").read_text(encoding="utf-8"))
-    card.write_text(filled(card.read_text(encoding="utf-8"), results), encoding="utf-8")
+    atomic_write(card, filled(card.read_text(encoding="utf-8"), results))

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from workbench.files import atomic_write
 from workbench.pocket.families import FAMILIES
 from workbench.pocket.rendering import EFFORTS
 
@@ -16,11 +17,11 @@ FONT = 'font-family="sans-serif" font-size="11"'
 def draw(results: dict[str, Any], curve: Path | None, folder: Path) -> None:
     """Writes the figures of these results; a figure whose numbers are missing is not written."""
     if "accuracy" in results:
-        (folder / "accuracy.svg").write_text(accuracy(results["accuracy"]), encoding="utf-8")
+        atomic_write(folder / "accuracy.svg", accuracy(results["accuracy"]))
     if "routing" in results:
-        (folder / "sinks.svg").write_text(sinks(results["routing"]["sink_mean"]), encoding="utf-8")
+        atomic_write(folder / "sinks.svg", sinks(results["routing"]["sink_mean"]))
     if curve is not None:
-        (folder / "curve.svg").write_text(learning(_scored(curve)), encoding="utf-8")
+        atomic_write(folder / "curve.svg", learning(_scored(curve)))
 
 
 def _scored(curve: Path) -> list[dict[str, Any]]:

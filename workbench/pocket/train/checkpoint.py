@@ -1,12 +1,14 @@
 """Checkpoints: the whole state of a run, to resume it bit for bit, or only the weights."""
 
 from dataclasses import asdict
+from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from workbench.errors import CheckpointError
-from workbench.files import atomic_path
+from workbench.files import atomic_write
 from workbench.model.config import Config
 from workbench.pocket.train.batches import Place
 from workbench.pocket.train.model import Pocket
@@ -26,8 +28,7 @@ def save(path: Path, plan: Plan, shared: Shared, state: State, model: Pocket) ->
         "tokens": state.tokens,
         "cpu": state.cpu,
     }
-    with atomic_path(path) as hidden:
-        torch.save(content, hidden)
+    _write(content, path)
 
 
 def resume(path: Path, plan: Plan, shared: Shared, state: State) -> None:
@@ -56,7 +57,13 @@ def finished(path: Path) -> bool:
 def snapshot(model: Pocket, path: Path) -> None:
     """Writes the weights and the dtype they were trained in, for `load`."""
     weights = {name: p.detach().clone() for name, p in model.named_parameters()}
-    torch.save({"model": weights, "shape": asdict(model.c), "dtype": model.dtype_name}, path)
+    _write({"model": weights, "shape": asdict(model.c), "dtype": model.dtype_name}, path)
+
+
+def _write(content: dict[str, Any], path: Path) -> None:
+    buffer = BytesIO()  # torch.save to a path raises RuntimeError when the disk is full, without the reason
+    torch.save(content, buffer)
+    atomic_write(path, buffer.getvalue())
 
 
 def load(path: Path, dtype: str = "float32") -> Pocket:

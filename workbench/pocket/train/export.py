@@ -5,9 +5,10 @@ from itertools import pairwise
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
+from workbench.files import atomic_files, make_folder
 from workbench.model.checkpoints.hf_config import hf_config_json
 from workbench.model.kernels.reference import FP4, GROUP
 from workbench.pocket.rendering import TEMPLATE
@@ -20,7 +21,6 @@ EDGES = tuple((a + b) / 2 for a, b in pairwise(LEVELS))
 
 def export(model: Pocket, folder: Path, *, packed: bool = True) -> Path:
     """Writes config, weights, tokenizer and chat template; experts in MXFP4, or all in bf16 with `packed=False`."""
-    folder.mkdir(parents=True, exist_ok=True)
     tensors: dict[str, Tensor] = {}
     for name, tensor in published(model).items():
         if packed and name.endswith("_proj"):
@@ -28,10 +28,9 @@ def export(model: Pocket, folder: Path, *, packed: bool = True) -> Path:
             tensors |= {f"{name}_blocks": blocks, f"{name}_scales": scales}
         else:
             tensors[name] = tensor.to(torch.bfloat16).contiguous()
-    save_file(tensors, str(folder / "model.safetensors"), metadata={"format": "pt"})
     stops = [symbols()["<|return|>"], symbols()["<|call|>"]]
     ids = {"pad_token_id": symbols()[PAD], "eos_token_id": stops, "bos_token_id": symbols()["<|startoftext|>"]}
-    files = {
+    settings = {
         "config.json": hf_config_json(model.c, packed=packed)
         | {"router_aux_loss_coef": 0.01, "dtype": "bfloat16", **ids},
         "generation_config.json": {"do_sample": False, **ids},
@@ -46,10 +45,11 @@ def export(model: Pocket, folder: Path, *, packed: bool = True) -> Path:
             "model_input_names": ["input_ids", "attention_mask"],
         },
     }
-    for file, content in files.items():
-        (folder / file).write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    (folder / "tokenizer.json").write_text(tokenizer_json(), encoding="utf-8")
-    (folder / "chat_template.jinja").write_text(TEMPLATE, encoding="utf-8")
+    files: dict[str, bytes | str] = {"model.safetensors": save(tensors, metadata={"format": "pt"})}
+    files |= {name: json.dumps(content, indent=1) + "\n" for name, content in settings.items()}
+    files |= {"tokenizer.json": tokenizer_json(), "chat_template.jinja": TEMPLATE}
+    make_folder(folder)
+    atomic_files({folder / name: data for name, data in files.items()})
     return folder
 
 
