@@ -56,7 +56,7 @@ def is_there(path: os.PathLike[str] | str) -> bool:
 
 
 def exists(path: os.PathLike[str] | str) -> bool:
-    """Whether something is at the end of the path; False for a link to nothing, and where Path.exists raises OSError."""
+    """Whether the path leads to something; False for a link to nothing, and where Path.exists raises OSError."""
     return os.path.exists(path)  # noqa: PTH110
 
 

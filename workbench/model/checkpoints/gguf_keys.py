@@ -76,7 +76,8 @@ def check_keys(meta: Mapping[str, Any], config: Config, where: str) -> None:
     """
     if (kind := meta.get("general.type", "model")) != "model":
         raise CheckpointError(
-            f"{where}: general.type must be 'model', got {shown(repr(kind))}. Give the file that contains the model itself."
+            f"{where}: general.type must be 'model', got {shown(repr(kind))}. "
+            f"Give the file that contains the model itself."
         )
     allowed = required(config)
     unknown = []
@@ -122,7 +123,8 @@ def swiglu_limit(meta: Mapping[str, Any], default: float, where: str) -> float:
     limits = set(value) if isinstance(value, list) else {value}
     if len(limits) != 1 or not all(isinstance(limit, int | float) and 0 < limit < math.inf for limit in limits):
         raise CheckpointError(
-            f"{where}: {ARCH}swiglu_clamp_exp must be one positive number for all layers, got {shown(repr(value))}. {INSTEAD}"
+            f"{where}: {ARCH}swiglu_clamp_exp must be one positive number for all layers, got "
+            f"{shown(repr(value))}. {INSTEAD}"
         )
     return float(limits.pop())
 

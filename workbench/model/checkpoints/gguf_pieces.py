@@ -62,9 +62,9 @@ def open_gguf(file: Path) -> Opened:
         opened = _open(file)
         if (count := opened.meta.get("split.count", 0)) not in (0, 1):
             raise CheckpointError(
-                f"{file} is one of {shown(count)} pieces, and its name does not say which. Give the pieces their original "
-                f"names (such as {file.stem}-00001-of-00003.gguf), or join them: llama-gguf-split --merge FIRST_PIECE "
-                f"whole.gguf"
+                f"{file} is one of {shown(count)} pieces, and its name does not say which. Give the pieces their "
+                f"original names (such as {file.stem}-00001-of-00003.gguf), or join them: "
+                f"llama-gguf-split --merge FIRST_PIECE whole.gguf"
             )
         return opened
     count = int(name["count"])
@@ -82,8 +82,8 @@ def _joined(files: Sequence[Path]) -> Opened:
         stated = (piece.meta.get("split.no"), piece.meta.get("split.count"))
         if stated != (number, len(files)):
             raise CheckpointError(
-                f"{file} is piece {number} of {len(files)} by its name (counted from 0), but piece {shown(stated[0])} of "
-                f"{shown(stated[1])} by its metadata. Fetch it again."
+                f"{file} is piece {number} of {len(files)} by its name (counted from 0), but piece "
+                f"{shown(stated[0])} of {shown(stated[1])} by its metadata. Fetch it again."
             )
         if twice := sorted(tensors.keys() & piece.tensors.keys()):
             raise CheckpointError(

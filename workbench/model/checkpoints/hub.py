@@ -39,8 +39,9 @@ def snapshot_folder(name: str) -> Path:
     if re.fullmatch(r"\w+", revision) and is_folder(snapshots / revision):
         return snapshots / revision
     raise ModelNotFound(
-        f"{shown(name)!r} is not in the Hugging Face cache: there is no {shown(str(snapshots), 300)}/{shown(revision) or '…'} "
-        f"(revision from {shown(str(main), 300)}). Fetch it with:  {download_command(shown(name))}"
+        f"{shown(name)!r} is not in the Hugging Face cache: there is no "
+        f"{shown(str(snapshots), 300)}/{shown(revision) or '…'} (revision from "
+        f"{shown(str(main), 300)}). Fetch it with:  {download_command(shown(name))}"
     )
 
 
