@@ -167,7 +167,7 @@ def too_big(
         "record='' (routing, predictions, sinks, norms only)": [],
     }
     sizes = ", ".join(f"{item} {size_text(size_of(names))}" for item, names in requested.items())
-    choices = {k: v for k, v in smaller.items() if set(v) <= set(available)}
+    choices = "; ".join(f"{k} {size_text(size_of(v))}" for k, v in smaller.items() if set(v) <= set(available))
     if estimate.fits and over_limit:
         name = max(over_limit, key=lambda name: over_limit[name])
         reason = (
@@ -181,6 +181,5 @@ def too_big(
         )
     return BudgetError(
         f"recording {' '.join(requested) or 'this'} over {estimate.positions} positions {reason}. "
-        f"{sizes and f'Requested: {sizes}. '}Smaller: {'; '.join(f'{k} {size_text(size_of(v))}' for k, v in choices.items())}; "
-        f"or record='auto', which takes what fits."
+        f"{sizes and f'Requested: {sizes}. '}Smaller: {choices}; or record='auto', which takes what fits."
     )
