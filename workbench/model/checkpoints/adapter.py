@@ -150,8 +150,8 @@ def _check_settings(settings: Mapping[str, Any], folder: Path) -> None:
         )
     if (init := settings.get("init_lora_weights")) not in INIT_KEEPS_BASE:
         raise CheckpointError(
-            f"{folder}: init_lora_weights={shown(repr(init))} changes the weights of the base model. Save the adapter as "
-            f"a plain LoRA: model.save_pretrained(folder, path_initial_model_for_weight_conversion=…)."
+            f"{folder}: init_lora_weights={shown(repr(init))} changes the weights of the base model. Save the adapter "
+            f"as a plain LoRA: model.save_pretrained(folder, path_initial_model_for_weight_conversion=…)."
         )
     if others := sorted(key for key, value in settings.items() if value and key not in HARMLESS | KNOWN):
         raise CheckpointError(
