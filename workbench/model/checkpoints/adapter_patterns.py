@@ -21,9 +21,8 @@ MAX_WITH_BRANCHES = 50  # patterns
 NAME = re.compile(r"[A-Za-z0-9_]+(?:\.[A-Za-z0-9_]+)*")
 _WORD = r"(?:[A-Za-z0-9_-]|\\?\.)"
 _GROUP = re.compile(rf"\((?:\?:)?{_WORD}+(?:\|{_WORD}+)*\)(?![*+?{{])")
-_CHARACTER = re.compile(
-    r"(?:[A-Za-z0-9_-]|\\?\.|\\d|\[[A-Za-z0-9_-]+\])([*+?]|\{[0-9]{1,2}(?:,[0-9]{0,2})?\})?(?![*+?{])"
-)
+_REPEAT = r"(?:[*+?]|\{[0-9]{1,2}(?:,[0-9]{0,2})?\})\??"
+_CHARACTER = re.compile(rf"(?:[A-Za-z0-9_-]|\\?\.|\\d|\[[A-Za-z0-9_-]+\])({_REPEAT})?(?![*+?{{])")
 
 
 @dataclass(frozen=True, slots=True)

@@ -203,7 +203,7 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
         raise CheckpointError(
             f"{where}: partial_rotary_factor is {shown(repr(part))}; gpt-oss rotates all dimensions (1)."
         )
-    fields = {"rope_theta": number(rope, where, "rope_theta", default=theta or DEFAULT.rope_theta)}
+    fields = {"rope_theta": number(rope, where, "rope_theta", default=DEFAULT.rope_theta if theta is None else theta)}
     if kind == "default":
         return fields | {"rope_factor": 1.0}
     if type(rope.get("truncate")) is not bool:

@@ -67,8 +67,8 @@ def _added_tokens_in(text: str, file: Path) -> list[Any]:
     """
     part = json_member(text, "added_tokens")
     value = parse_json(part or text, str(file), CheckpointError, MAX_TOKENIZER_VALUES)
-    if isinstance(value, dict):
-        value = value.get("added_tokens") or []
+    if part is None:
+        value = value.get("added_tokens") or [] if isinstance(value, dict) else None
     if not isinstance(value, list):
         raise _no_tokenizer(file)
     return value
