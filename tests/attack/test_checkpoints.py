@@ -268,9 +268,10 @@ def test_a_name_that_leads_to_no_model(attempt, tmp_path, monkeypatch, name):
     attempt.refused(lambda: load(name))
 
 
-@pytest.mark.parametrize("path", ["~nosuchuser/adapter", "a" * 5000, "a\0b"], ids=lambda p: p[:20])
-def test_a_name_that_leads_to_no_adapter(attempt, path):
-    attempt.refused(lambda: read_adapter(Path(path), SEED.config), "adapter")
+@pytest.mark.parametrize("path", ["", "~nosuchuser/adapter", "a" * 5000, "a\0b"], ids=lambda p: p[:20])
+def test_a_name_that_leads_to_no_adapter(attempt, adapter, monkeypatch, path):
+    monkeypatch.chdir(adapter)  # where "" must not find an adapter
+    attempt.refused(lambda: read_adapter(path, SEED.config), "adapter")
 
 
 def test_a_folder_named_with_control_characters_is_shown_without_them(attempt, tmp_path):
@@ -600,7 +601,8 @@ def test_a_pattern_of_an_adapter_that_is_not_run(attempt, adapter, setting, key)
 
 
 NAMES = ["q_proj", "self_attn.q_proj", "model.layers.1.self_attn.q_proj", r".*\.q_proj",
-         r"layers\.\d+\.self_attn\.q_proj", "layers.[0-9].self_attn.(q_proj|k_proj)", "^model.*q_proj$", ".*?q_proj"]  # fmt: skip
+         r"layers\.\d+\.self_attn\.q_proj", "layers.[0-9].self_attn.(q_proj|k_proj)", "^model.*q_proj$",
+         ".*?q_proj"]  # fmt: skip
 
 
 @pytest.mark.parametrize("key", NAMES)
@@ -711,7 +713,7 @@ TREES = {
         [(300, 50)],
     ),
     "v2, no limit": ("0::/a", V2, {"a/memory.max": "max"}, []),
-    "v2, a file that is no number": ("0::/a", V2, {"a/memory.max": "lots", "a/memory.current": "x"}, []),
+    "v2, a text for a limit": ("0::/a", V2, {"a/memory.max": "lots", "a/memory.current": "x"}, []),
     "v2, no usage": ("0::/a", V2, {"a/memory.max": "300"}, [(300, 0)]),
     "damaged proc": ("nonsense\n:\n::\n0::/a:b", "x\n - \n" + V2, {"a:b/memory.max": "5"}, [(5, 0)]),
 }  # fmt: skip
@@ -726,7 +728,8 @@ def test_limits_of_control_groups_2(attempt, tmp_path, cgroup, mounts, files, li
 def test_limits_of_control_groups_1(attempt, tmp_path):
     files = {"slurm/memory.limit_in_bytes": "5000", "slurm/memory.usage_in_bytes": "1000",
              "slurm/memory.stat": "inactive_file 1\ntotal_inactive_file 200\n",
-             "memory.limit_in_bytes": str(2**63 - 4096), "slurm/job/memory.limit_in_bytes": "7000", "slurm/job/memory.usage_in_bytes": "0"}  # fmt: skip
+             "memory.limit_in_bytes": str(2**63 - 4096), "slurm/job/memory.limit_in_bytes": "7000",
+             "slurm/job/memory.usage_in_bytes": "0"}  # fmt: skip
     files = {f"sys/fs/cgroup/memory/{name}": content for name, content in files.items()}
     root = tree(tmp_path, "9:name=systemd:/x\n4:cpu,memory:/slurm/job\n0::/", f"{V2}\n{V1}", files)
     attempt.right(lambda: memory.cgroup_limits(root), lambda found: sorted(found) == [(5000, 800), (7000, 0)])

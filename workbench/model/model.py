@@ -356,7 +356,7 @@ class Model:
             raise EditError(f"scale must be a finite number, got {scale}")
         if self.adapter:
             raise EditError(f"{self.name} already has an adapter. Call with_adapter on the model without one.")
-        adapter = read_adapter(expanded(folder), self.config)
+        adapter = read_adapter(folder, self.config)
         other = copy(self)
         other._adapter_at = (str(absolute(folder)), scale)
         other.weights = adapter.on(self.weights, scale)

@@ -7,6 +7,7 @@ model computes is refused, and the error names it.
 """
 
 import math
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.errors import CheckpointError
+from workbench.errors import CheckpointError, ModelNotFound
 from workbench.model.checkpoints.adapter_formats import (
     CONFIG,
     WEIGHTS,
@@ -33,6 +34,7 @@ from workbench.model.checkpoints.tensors import Block, Experts, Weights
 from workbench.model.checkpoints.validate import DENSE, block_shapes, listed
 from workbench.model.config import Config
 from workbench.model.kernels.lora import Adapted
+from workbench.paths import expanded
 from workbench.untrusted import exists, is_there, shown
 
 IN_BLOCK, IN_EXPERTS = ("w_q", "w_k", "w_v", "w_o", "w_router"), ("up", "down")  # fields that an adapter may change
@@ -92,13 +94,15 @@ class Adapter:
         return replace(weights, blocks=tuple(adapted(n, block) for n, block in enumerate(weights.blocks)))
 
 
-def read_adapter(folder: Path, config: Config) -> Adapter:
+def read_adapter(where: str | os.PathLike[str], config: Config) -> Adapter:
     """The LoRA adapter in a folder, or in its only subfolder with an adapter, for a model with this config.
 
     Raises ModelNotFound if there is no adapter; CheckpointError if it is damaged, for a model of another shape, or not
     a LoRA adapter that workbench reads.
     """
-    folder = find_adapter(folder)
+    if not os.fspath(where):
+        raise ModelNotFound("the path of the adapter is empty. Give a folder; '.' is the current one.")
+    folder = find_adapter(expanded(where))
     settings = read_json(folder / CONFIG)
     refuse_other_programs(settings, folder / CONFIG)
     _check_settings(settings, folder)

@@ -39,6 +39,7 @@ from workbench.model.checkpoints.hf import find_hf, read_hf
 from workbench.model.checkpoints.hub import NAME, download_command, snapshot_folder
 from workbench.model.checkpoints.original import find_original, find_original_inside, read_original
 from workbench.model.checkpoints.tensors import Checkpoint
+from workbench.model.memory import allocation_errors
 from workbench.paths import expanded
 from workbench.untrusted import exists, file_names, is_file, is_folder, regular_file, shown
 
@@ -46,6 +47,7 @@ POCKET = "pocket"
 Loadable = str | os.PathLike[str] | Any  # "pocket", a folder, a file or a name; or a GptOssForCausalLM of transformers
 
 
+@allocation_errors()
 def load(
     where: Loadable,
     *,
