@@ -38,8 +38,8 @@ def test_a_release_with_a_known_hole_is_not_accepted(name):
 @pytest.mark.parametrize("requirement", REQUIREMENTS, ids=lambda r: r.name)
 def test_every_dependency_has_a_lower_bound_that_constraints_txt_satisfies(requirement):
     lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
-    pinned = dict(re.fullmatch(r"([\w.-]+)==(\S+)", line).groups() for line in lines if not line.startswith("#"))
-    pinned = {canonicalize_name(name): Version(version) for name, version in pinned.items()}
+    matches = filter(None, (re.fullmatch(r"([\w.-]+)==(\S+)", line) for line in lines))
+    pinned = {canonicalize_name(match[1]): Version(match[2]) for match in matches}
     assert any(bound.operator in (">=", "==") for bound in requirement.specifier)
     assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)])
 

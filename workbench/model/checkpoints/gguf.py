@@ -134,9 +134,10 @@ def _config(meta: dict[str, Any], shapes: dict[str, Shape], where: str) -> Confi
         raise CheckpointError(f"{where} has no matrix {TOP['embed']}. {CONVERT}")
     whole, real = partial(integer, has, where, advice=CONVERT), partial(number, has, where, advice=CONVERT)
     n_layers = layer_count(has, where, "block_count", advice=CONVERT)
+    sizes: dict[str, Any] = {field: whole(KEYS[field]) for field in SIZES}
     config = Config(
         n_layers=n_layers,
-        **{field: whole(KEYS[field]) for field in SIZES},
+        **sizes,
         d_vocab=shapes[TOP["embed"]][0],
         layer_types=layer_types(meta, n_layers, where),
         swiglu_limit=_decimal(swiglu_limit(meta, DEFAULT.swiglu_limit, where)),

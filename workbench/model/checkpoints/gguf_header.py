@@ -142,31 +142,31 @@ class _Cursor:
         except UnicodeDecodeError:
             raise BadHeader("it has a text that is not UTF-8") from None
 
-    def value(self, wanted: bool) -> tuple[int, Any]:
-        """The type and the next value, which is None if it is not wanted."""
+    def value(self, needed: bool) -> tuple[int, Any]:
+        """The type and the next value, which is None if it is not needed."""
         kind = self.number("I")
         if kind == ARRAY:
-            return kind, self._array(wanted)
+            return kind, self._array(needed)
         if kind == STRING:
-            if wanted:
+            if needed:
                 return kind, self.text(1 << 20)
             return kind, self._skip_texts(1)
         if kind not in SCALARS:
             raise TooNew(f"type {kind}") if kind < 1000 else BadHeader(f"a setting of type {kind}")
         return kind, self.number(SCALARS[kind])
 
-    def _array(self, wanted: bool) -> list[Any] | None:
+    def _array(self, needed: bool) -> list[Any] | None:
         kind, n = self.number("I"), self.number("Q")
         self.n_elements += n
-        most = MAX_ARRAY if wanted else MAX_ELEMENTS
+        most = MAX_ARRAY if needed else MAX_ELEMENTS
         if n > most or self.n_elements > MAX_ELEMENTS:
             raise BadHeader(f"it has an array of {n:,} values; at most {most:,} are allowed here")
         if kind == STRING:
-            return [self.text(1 << 20) for _ in range(n)] if wanted else self._skip_texts(n)
+            return [self.text(1 << 20) for _ in range(n)] if needed else self._skip_texts(n)
         if kind not in SCALARS:
             raise BadHeader(f"it has an array of values of type {kind}")
         data = self.take(n * struct.calcsize("<" + SCALARS[kind]))
-        return list(struct.unpack(f"<{n}{SCALARS[kind]}", data)) if wanted else None
+        return list(struct.unpack(f"<{n}{SCALARS[kind]}", data)) if needed else None
 
     def _skip_texts(self, n: int) -> None:
         at, length = self.at, struct.Struct("<Q")

@@ -109,7 +109,7 @@ def _open(file: Path) -> Opened:
     kinds = {int(kind): sizes for kind, sizes in gguf.GGML_QUANT_SIZES.items()}
     try:
         data = np.memmap(file, mode="c")  # copy on write: torch needs writable memory
-        meta, places = read_header(memoryview(data), kinds, _is_setting)
+        meta, places = read_header(data.data, kinds, _is_setting)
     except TooNew as error:
         raise CheckpointError(
             f"{file} uses {error}, which the installed package gguf {version('gguf')} does not support. If the file "

@@ -61,9 +61,10 @@ def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
     if not isinstance(kinds, list):
         raise CheckpointError(f"{where}: layer_types must be a list, got {shown(kinds)}.")
     slides = "sliding_attention" in kinds
+    sizes: dict[str, Any] = {field: integer(raw, where, *keys) for field, keys in KEYS.items()}
     config = Config(
         n_layers=n_layers,
-        **{field: integer(raw, where, *keys) for field, keys in KEYS.items()},
+        **sizes,
         n_ctx=n_ctx,
         window=integer(raw, where, "sliding_window") if slides else n_ctx,
         layer_types=tuple(map(str, kinds)),

@@ -111,9 +111,10 @@ def parse_original_config(raw: Mapping[str, Any], where: str) -> Config:
     n_layers = layer_count(raw, where, "num_hidden_layers")
     original = integer(raw, where, "initial_context_length")
     factor = number(raw, where, "rope_scaling_factor")
+    sizes: dict[str, Any] = {field: integer(raw, where, KEYS[field]) for field in SIZES}
     config = Config(
         n_layers=n_layers,
-        **{field: integer(raw, where, key) for field, key in KEYS.items() if field in SIZES},
+        **sizes,
         n_ctx=int(original * factor),
         layer_types=tuple(DEFAULT.layer_types[i % 2] for i in range(n_layers)),
         swiglu_limit=number(raw, where, "swiglu_limit", default=DEFAULT.swiglu_limit),

@@ -52,7 +52,9 @@ def _added_tokens(folder: Path) -> list[tuple[str, int]]:
         by_id = read_json(file).get("added_tokens_decoder") or {}
         if not isinstance(by_id, dict):
             raise _no_tokenizer(file)
-        tokens = [t | {"id": int(i)} for i, t in by_id.items() if isinstance(t, dict) and re.fullmatch("[0-9]{1,9}", i)]
+        tokens: list[Any] = [
+            t | {"id": int(i)} for i, t in by_id.items() if isinstance(t, dict) and re.fullmatch("[0-9]{1,9}", i)
+        ]
     else:
         return []
     if not all(isinstance(t, dict) and type(t.get("content")) is str and type(t.get("id")) is int for t in tokens):
