@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +25,10 @@ MAX_VALUES = 1_000_000  # in one JSON text: numbers, texts, keys, lists and obje
 MAX_DEPTH = 64  # of lists and objects in each other
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
 _LONE_SURROGATE = re.compile(r"\\u[dD][89abAB]", re.ASCII)  # perhaps: half of a pair, which no text in UTF-8 can hold
-# A string (perhaps without its end, so that no character is looked at twice), or a mark that opens, closes, separates.
-_STRING_OR_MARK = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]},]', re.DOTALL)
+# Perhaps without its end, so that no character is looked at twice.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_BRACKET = re.compile(r"[\[{\]}]")
+_STRING_OR_BRACKET = re.compile(f"{_STRING.pattern}|{_BRACKET.pattern}", re.DOTALL)
 _LIST_OR_OBJECT = re.compile(r"\s*:\s*(?=[\[{])")
 
 Failure = Callable[[str], WorkbenchError]
@@ -134,19 +137,12 @@ def parse_json(text: str, what: str, error: Failure, max_values: int = MAX_VALUE
             raise error(f"{what} has the key {shown(twice)!r} twice in one object. Remove one of the two")
         return value
 
-    depth = n_values = 0
-    for token in _STRING_OR_MARK.finditer(text):
-        mark = token[0]
-        if mark in ("[", "{"):
-            depth, n_values = depth + 1, n_values + 1
-        elif mark == ",":
-            n_values += 1
-        elif mark in ("]", "}"):
-            depth -= 1
-        if depth > MAX_DEPTH:
-            raise error(f"{what} is nested more than {MAX_DEPTH} levels deep, which no such file needs")
-        if n_values > max_values:
-            raise error(f"{what} has more than {max_values} values, which no such file needs")
+    marks = _STRING.sub("", text)
+    if sum(map(marks.count, ",[{")) > max_values:
+        raise error(f"{what} has more than {max_values} values, which no such file needs")
+    depths = accumulate(1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(marks))
+    if max(depths, default=0) > MAX_DEPTH:
+        raise error(f"{what} is nested more than {MAX_DEPTH} levels deep, which no such file needs")
     try:
         value = json.loads(text, object_pairs_hook=unique)
         if _LONE_SURROGATE.search(text):
@@ -169,7 +165,7 @@ def json_member(text: str, key: str) -> str | None:
     '[2, 3]'
     """
     depth, start = 0, -1
-    for token in _STRING_OR_MARK.finditer(text):
+    for token in _STRING_OR_BRACKET.finditer(text):
         mark = token[0]
         if mark in ("[", "{"):
             depth += 1

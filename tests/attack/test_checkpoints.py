@@ -239,6 +239,29 @@ def test_the_added_tokens_of_a_hostile_tokenizer(attempt, pocket, text):
     attempt.refused(lambda: load(put(pocket, "tokenizer.json", text)), "tokenizer.json")
 
 
+TOKENIZER_CONFIGS = {
+    "a list": b'{"added_tokens_decoder": [1]}',
+    "no content": b'{"added_tokens_decoder": {"1": {}}}',
+    "a number for the content": b'{"added_tokens_decoder": {"1": {"content": 5}}}',
+    "nested": b'{"added_tokens_decoder": ' + b"[" * 10**5,
+    "not UTF-8": b"\xff",
+}
+
+
+@pytest.mark.parametrize("content", TOKENIZER_CONFIGS.values(), ids=TOKENIZER_CONFIGS)
+def test_the_added_tokens_of_a_hostile_tokenizer_config(attempt, pocket, content):
+    (pocket / "tokenizer.json").unlink()
+    attempt.refused(lambda: load(put(pocket, "tokenizer_config.json", content)), "tokenizer_config.json")
+
+
+def test_an_id_of_5000_digits_in_tokenizer_config_is_no_stop_token(attempt, pocket):
+    expected = load(pocket).stop_ids
+    (pocket / "tokenizer.json").unlink()
+    tokens = {"9" * 5000: {"content": "<|return|>"}, "-1": {"content": "<|call|>"}, "٣": {"content": "<|endoftext|>"}}
+    put(pocket, "tokenizer_config.json", {"added_tokens_decoder": tokens})
+    attempt.right(lambda: load(pocket).stop_ids, lambda ids: set(ids) <= set(expected))
+
+
 def test_stop_tokens_are_not_taken_from_a_text_that_only_looks_like_the_list(attempt, pocket):
     trap = {"normalizer": {"added_tokens": [{"id": 3, "content": "<|return|>"}]}, "x": '"added_tokens": ['}
     expected = load(pocket).stop_ids
@@ -549,6 +572,15 @@ def test_two_gguf_tensors_that_change_places(attempt, tmp_path, gguf_bytes):
 def test_a_gguf_with_bytes_after_the_last_tensor(attempt, tmp_path, gguf_bytes):
     (tmp_path / "x.gguf").write_bytes(gguf_bytes + b"x" * 5000)
     attempt.refused(lambda: load(tmp_path / "x.gguf"), "after the last tensor")
+
+
+PIECES = ["x-00001-of-99999.gguf", "x-00003-of-00002.gguf", "x-00000-of-00000.gguf", "x-٠٠٠٠١-of-٠٠٠٠٢.gguf"]
+
+
+@pytest.mark.parametrize("name", PIECES)
+def test_a_name_of_a_piece_that_cannot_be_one(attempt, tmp_path, gguf_bytes, name):
+    (tmp_path / name).write_bytes(gguf_bytes)
+    attempt.safe(lambda: load(tmp_path / name), lambda loaded: loaded.config == SEED.config)
 
 
 @pytest.mark.parametrize("kind", KINDS[:-1])
