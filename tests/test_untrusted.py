@@ -11,13 +11,13 @@ from hypothesis import strategies as st
 from workbench.errors import CheckpointError
 from workbench.untrusted import (
     MAX_DEPTH,
+    brief,
     json_member,
     parse_json,
     read_bytes,
     read_json,
     read_text,
     regular_file,
-    shown,
 )
 
 JSON = st.recursive(
@@ -123,6 +123,6 @@ def test_a_member_of_an_object_is_found_without_reading_the_rest(value):
 
 
 def test_a_value_in_an_error_is_short_and_visible():
-    assert shown("a\x1b") == "a␛" and shown([1]) == "[1]"
-    assert shown("x" * 10**8, 10) == "x" * 9 + "…"
-    assert shown(10**5000) == "a number of thousands of digits"
+    assert brief("a\x1b") == "a␛" and brief([1]) == "[1]"
+    assert brief("x" * 10**8, 10) == "x" * 9 + "…"
+    assert brief(10**5000) == "a number of thousands of digits"

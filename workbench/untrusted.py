@@ -71,7 +71,7 @@ def file_names(folder: os.PathLike[str] | str, error: Failure) -> list[str]:
         raise error(f"the folder {_show(folder)} cannot be read: {failure.strerror}. Check its permissions") from None
 
 
-def shown(value: Any, n_characters: int = 100) -> str:
+def brief(value: Any, n_characters: int = 100) -> str:
     """A value that a stranger wrote, for an error message: visible, and not longer than `n_characters`."""
     try:
         text = value if isinstance(value, str) else repr(value)
@@ -134,7 +134,7 @@ def parse_json(text: str, what: str, error: Failure, max_values: int = MAX_VALUE
         if len(value) < len(pairs):
             seen: set[str] = set()
             twice = next(key for key, _ in pairs if key in seen or seen.add(key))
-            raise error(f"{what} has the key {shown(twice)!r} twice in one object. Remove one of the two")
+            raise error(f"{what} has the key {brief(twice)!r} twice in one object. Remove one of the two")
         return value
 
     marks = _STRING.sub("", text)
@@ -152,7 +152,7 @@ def parse_json(text: str, what: str, error: Failure, max_values: int = MAX_VALUE
     except WorkbenchError:  # of `unique`; it may be a ValueError too
         raise
     except (ValueError, RecursionError, MemoryError) as failure:
-        raise error(f"{what} is not valid JSON: {shown(str(failure), 200)}") from None
+        raise error(f"{what} is not valid JSON: {brief(str(failure), 200)}") from None
     return value
 
 
@@ -196,4 +196,4 @@ def _open(path: os.PathLike[str] | str, error: Failure) -> int:
 
 
 def _show(path: Any) -> str:
-    return shown(str(path), 500)
+    return brief(str(path), 500)

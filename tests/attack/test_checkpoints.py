@@ -294,7 +294,7 @@ def test_a_name_that_leads_to_no_model(attempt, tmp_path, monkeypatch, name):
 @pytest.mark.parametrize("path", ["", "~nosuchuser/adapter", "a" * 5000, "a\0b"], ids=lambda p: p[:20])
 def test_a_name_that_leads_to_no_adapter(attempt, adapter, monkeypatch, path):
     monkeypatch.chdir(adapter)  # where "" must not find an adapter
-    attempt.refused(lambda: read_adapter(path, SEED.config), "adapter")
+    attempt.refused(lambda: read_adapter(path, SEED.config))
 
 
 def test_a_folder_named_with_control_characters_is_shown_without_them(attempt, tmp_path):

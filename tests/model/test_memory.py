@@ -39,9 +39,9 @@ def test_a_limit_of_this_process_bounds_the_free_memory():
 
 
 def test_an_allocation_that_fails_is_a_budget_error_and_other_errors_stay():
-    with pytest.raises(BudgetError, match="exhausted"), allocation_errors():
+    with pytest.raises(BudgetError, match="the memory ran out"), allocation_errors():
         torch.empty(1 << 50)
-    with pytest.raises(BudgetError, match="exhausted"), allocation_errors():
+    with pytest.raises(BudgetError, match="the memory ran out"), allocation_errors():
         raise MemoryError
     with pytest.raises(RuntimeError, match="another"), allocation_errors():
         raise RuntimeError("another")

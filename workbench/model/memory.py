@@ -9,6 +9,7 @@ import psutil
 import torch
 
 from workbench.errors import BudgetError
+from workbench.untrusted import brief
 
 try:
     import resource
@@ -16,8 +17,12 @@ except ImportError:  # Windows
     resource = None
 
 UNLIMITED = 1 << 60  # cgroups 1 writes a number near 2**63 where there is no limit
-ALLOCATION_FAILED = re.compile(r"can't allocate memory|not enough memory|out of memory|Cannot allocate memory")
 ROOT = Path("/")
+# In the messages of torch's allocator of the CPU (a RuntimeError without a class of its own) and of CUDA's libraries.
+_ALLOCATION_FAILED = (
+    "can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "bad_alloc",
+    "ALLOC_FAILED",
+)  # fmt: skip
 
 
 def free_memory(device: str | torch.device = "cpu") -> int:
@@ -44,13 +49,26 @@ def allocation_errors() -> Iterator[None]:
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        if not isinstance(error, MemoryError) and not ALLOCATION_FAILED.search(str(error)):
+        if not is_out_of_memory(error):
             raise
-        raise BudgetError(
-            "the memory that this process may use is exhausted (its limit, that of its container, or that of the "
-            "device). Record less, shorten the text, load the model with memory='small', or use a machine with more "
-            "memory."
-        ) from error
+        raise BudgetError(out_of_memory_text(error)) from error
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python, numpy or torch says that memory could not be allocated."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(words in text for words in _ALLOCATION_FAILED)
+
+
+def out_of_memory_text(error: BaseException) -> str:
+    """What a BudgetError says of such an exception."""
+    reason = brief((str(error).strip() or type(error).__name__).partition("\n")[0], 200)
+    return (
+        f"the memory ran out ({reason}). Record less (record=''), shorten the text, write the trace to disk during the "
+        f"run (to=path), or load the model with memory='small'."
+    )
 
 
 def _cgroup_folders(root: Path) -> Iterator[Path]:

@@ -25,7 +25,7 @@ from workbench.model.memory import cgroup_limits, free_memory
 from workbench.recording import budget
 from workbench.recording.plan import always
 from workbench.text import size_text
-from workbench.untrusted import exists, file_names, is_file, is_folder, shown
+from workbench.untrusted import brief, exists, file_names, is_file, is_folder
 
 DISTRIBUTION = "gpt-oss-workbench"
 LIBRARIES = ("torch", "numpy", "safetensors", "tokenizers", "openai-harmony", "xarray")
@@ -288,7 +288,7 @@ def _cached(cache: Path) -> Iterator[Cached]:
                 problem = "it has no tokenizer.json, so it accepts token ids only"
         except (WorkbenchError, OSError) as error:
             problem = str(error)
-        yield Cached(shown(name), size, problem)
+        yield Cached(brief(name), size, problem)
 
 
 def _rows(independent: dict[str, bool]) -> str:

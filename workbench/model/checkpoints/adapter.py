@@ -35,7 +35,7 @@ from workbench.model.checkpoints.validate import DENSE, block_shapes, listed
 from workbench.model.config import Config
 from workbench.model.kernels.lora import Adapted
 from workbench.paths import expanded
-from workbench.untrusted import exists, is_there, shown
+from workbench.untrusted import brief, exists, is_there
 
 IN_BLOCK, IN_EXPERTS = ("w_q", "w_k", "w_v", "w_o", "w_router"), ("up", "down")  # fields that an adapter may change
 HF = {
@@ -147,14 +147,14 @@ def read_adapter(where: str | os.PathLike[str], config: Config) -> Adapter:
 def _check_settings(settings: Mapping[str, Any], folder: Path) -> None:
     """Raises CheckpointError for settings that are not of a plain LoRA adapter."""
     if (kind := settings.get("peft_type")) != "LORA":
-        raise CheckpointError(f"{folder / CONFIG}: peft_type must be 'LORA', got {shown(repr(kind))}.")
+        raise CheckpointError(f"{folder / CONFIG}: peft_type must be 'LORA', got {brief(repr(kind))}.")
     if (bias := settings.get("bias", "none")) != "none":
         raise CheckpointError(
-            f"{folder}: bias={shown(repr(bias))} trains the model's own biases; it must be bias='none'."
+            f"{folder}: bias={brief(repr(bias))} trains the model's own biases; it must be bias='none'."
         )
     if (init := settings.get("init_lora_weights")) not in INIT_KEEPS_BASE:
         raise CheckpointError(
-            f"{folder}: init_lora_weights={shown(repr(init))} changes the weights of the base model. Save the adapter "
+            f"{folder}: init_lora_weights={brief(repr(init))} changes the weights of the base model. Save the adapter "
             f"as a plain LoRA: model.save_pretrained(folder, path_initial_model_for_weight_conversion=…)."
         )
     if others := sorted(key for key, value in settings.items() if value and key not in HARMLESS | KNOWN):
@@ -172,13 +172,13 @@ def _check_settings(settings: Mapping[str, Any], folder: Path) -> None:
     for key, n in (("r", settings.get("r")), *ranks.items()):
         if type(n) is not int or not 1 <= n <= MAX_RANK:
             raise CheckpointError(
-                f"{folder / CONFIG}: the rank {shown(key)!r} must be a whole number above 0, got {shown(repr(n))}; "
+                f"{folder / CONFIG}: the rank {brief(key)!r} must be a whole number above 0, got {brief(repr(n))}; "
                 f"at most {MAX_RANK:,} is allowed."
             )
     for key, n in (("lora_alpha", settings.get("lora_alpha")), *alphas.items()):
         if not isinstance(n, int | float) or isinstance(n, bool) or not abs(n) <= MAX_ALPHA:  # also refuses NaN
             raise CheckpointError(
-                f"{folder / CONFIG}: the alpha {shown(key)!r} must be a finite number, got {shown(repr(n))}; at "
+                f"{folder / CONFIG}: the alpha {brief(key)!r} must be a finite number, got {brief(repr(n))}; at "
                 f"most {MAX_ALPHA:g} is allowed."
             )
     targets = settings.get("target_parameters") or []
@@ -201,7 +201,7 @@ def _pairs(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], file: Pat
             continue
         if tensor.dtype not in DENSE or not bool(tensor.isfinite().all()):
             raise CheckpointError(
-                f"{file}: {shown(key)} contains {tensor.dtype} numbers, or NaN or infinity. Save it again."
+                f"{file}: {brief(key)} contains {tensor.dtype} numbers, or NaN or infinity. Save it again."
             )
         adapters.add(factor.adapter)
         pair = pairs.setdefault((factor.layer, name), {})
@@ -212,7 +212,7 @@ def _pairs(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], file: Pat
         pair[factor.factor] = tensor
     refuse_tensors(unknown, HF.values(), file)
     if len(adapters) > 1:
-        names = ", ".join(sorted(repr(shown(str(name))) for name in adapters)[:8])
+        names = ", ".join(sorted(repr(brief(str(name))) for name in adapters)[:8])
         raise CheckpointError(f"{file} contains {len(adapters)} adapters: {names}. Save each into its own file.")
     return pairs
 
@@ -228,7 +228,7 @@ def _swapped(pairs: Pairs, settings: Mapping[str, Any], config: Config, file: Pa
     if swapped is None:
         raise CheckpointError(
             f"{file} changes {min(shapes)}, whose matrices are square, and was saved by PEFT "
-            f"{shown(settings.get('peft_version'))}. Which factor is on the input side depends on the version of "
+            f"{brief(settings.get('peft_version'))}. Which factor is on the input side depends on the version of "
             f"transformers used for training, and that version is not recorded. Add it to {CONFIG}, such as "
             f'"transformers_version": "4.57.0"; or merge the adapter with the PEFT and transformers versions used '
             f"for training, model.merge_and_unload(), and load the merged model."
@@ -292,4 +292,4 @@ def _parameter_name(layer: int, name: str) -> str:
 
 
 def _base(settings: Mapping[str, Any]) -> str:
-    return shown(settings.get("base_model_name_or_path") or "an unnamed model")
+    return brief(settings.get("base_model_name_or_path") or "an unnamed model")

@@ -11,7 +11,7 @@ from typing import Any
 
 from workbench.errors import CheckpointError, ModelNotFound
 from workbench.model.checkpoints.validate import listed
-from workbench.untrusted import file_names, is_folder, is_there, shown
+from workbench.untrusted import brief, file_names, is_folder, is_there
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # modules that wrap a model or a layer during training; each adds a word to the tensor names
@@ -66,10 +66,10 @@ def find_adapter(folder: Path) -> Path:
     if len(subfolders) == 1:
         return subfolders[0]
     if subfolders:
-        names = ", ".join(shown(path.name) for path in subfolders[:8])
+        names = ", ".join(brief(path.name) for path in subfolders[:8])
         raise CheckpointError(f"{folder} contains {len(subfolders)} adapters: {names}. Give the folder of one of them.")
     raise ModelNotFound(
-        f"there is no adapter in {shown(str(folder), 300)}: PEFT saves {CONFIG} and {WEIGHTS} into a folder."
+        f"there is no adapter in {brief(str(folder), 300)}: PEFT saves {CONFIG} and {WEIGHTS} into a folder."
     )
 
 

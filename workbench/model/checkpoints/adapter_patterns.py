@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import CheckpointError
-from workbench.untrusted import shown
+from workbench.untrusted import brief
 
 MAX_PATTERNS = 10_000
 MAX_LENGTH = 500  # characters of a pattern
@@ -79,7 +79,7 @@ def _branches(key: str) -> int:
 
 def _refusal(setting: str, key: str, where: str) -> CheckpointError:
     return CheckpointError(
-        f"{where}: the key {shown(key)!r} of {setting} is not a pattern that workbench runs. Allowed are names such as "
+        f"{where}: the key {brief(key)!r} of {setting} is not a pattern that workbench runs. Allowed are names such as "
         f"'q_proj', and up to {MAX_WITH_BRANCHES} patterns with '.*', '\\d+', '[0-3]' or '(q_proj|k_proj)' at up to "
         f"{MAX_BRANCHES} places. Write the names of the modules out, such as 'layers.0.self_attn.q_proj'."
     )

@@ -14,7 +14,7 @@ from torch import Tensor
 from workbench import untrusted
 from workbench.errors import BudgetError, CheckpointError
 from workbench.model.checkpoints.validate import listed
-from workbench.untrusted import exists, file_names, is_file, is_there, shown
+from workbench.untrusted import brief, exists, file_names, is_file, is_there
 
 MAX_HEADER_BYTES = 16 << 20  # of a safetensors file: the names and shapes of 100,000 tensors
 INDEX = "model.safetensors.index.json"
@@ -63,7 +63,7 @@ def hf_files(folder: Path) -> list[Path]:
     files = sorted(set(names.values()))
     for name in files:
         if name in ("", ".", "..") or any(c in name for c in "/\\:\0"):
-            raise CheckpointError(f"{folder / INDEX} names {shown(name)!r}: a shard must lie in the folder itself.")
+            raise CheckpointError(f"{folder / INDEX} names {brief(name)!r}: a shard must lie in the folder itself.")
     if missing := [name for name in files if not exists(folder / name)]:
         what = listed(missing, "shard named in the index is missing", "shards named in the index are missing")
         n_present = len(files) - len(missing)
@@ -92,7 +92,7 @@ def mapped(files: Iterable[Path]) -> dict[str, Tensor]:
                 for name in shard.keys():  # noqa: SIM118 (not a dict)
                     if name in tensors:
                         raise CheckpointError(
-                            f"{file} contains {shown(name)!r}, and so does another file beside it. Remove one of them."
+                            f"{file} contains {brief(name)!r}, and so does another file beside it. Remove one of them."
                         )
                     tensors[name] = shard.get_tensor(name)
         except (SafetensorError, OSError, ValueError, RuntimeError, MemoryError) as error:
@@ -101,7 +101,7 @@ def mapped(files: Iterable[Path]) -> dict[str, Tensor]:
                     f"{file} cannot be mapped: this process may not use that much address space (ulimit -v). "
                     f"Raise the limit, or use a smaller model."
                 ) from None
-            raise Incomplete(f"{file} is damaged or cut short ({shown(str(error), 200)}). Fetch it again.") from None
+            raise Incomplete(f"{file} is damaged or cut short ({brief(str(error), 200)}). Fetch it again.") from None
     return dict(sorted(tensors.items()))
 
 

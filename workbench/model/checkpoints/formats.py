@@ -41,7 +41,7 @@ from workbench.model.checkpoints.original import find_original, find_original_in
 from workbench.model.checkpoints.tensors import Checkpoint
 from workbench.model.memory import allocation_errors
 from workbench.paths import expanded
-from workbench.untrusted import exists, file_names, is_file, is_folder, regular_file, shown
+from workbench.untrusted import brief, exists, file_names, is_file, is_folder, regular_file
 
 POCKET = "pocket"
 Loadable = str | os.PathLike[str] | Any  # "pocket", a folder, a file or a name; or a GptOssForCausalLM of transformers
@@ -124,7 +124,7 @@ def load(
     if exists(path):
         regular_file(path, ModelNotFound)  # says what is there instead of a file
     raise ModelNotFound(
-        f"there is no model at {shown(text, 200)!r}. Give a folder, a .gguf file, 'pocket' (the embedded model), or a "
+        f"there is no model at {brief(text, 200)!r}. Give a folder, a .gguf file, 'pocket' (the embedded model), or a "
         f"name such as 'openai/gpt-oss-20b' in the local Hugging Face cache."
     )
 
@@ -172,11 +172,11 @@ def _read_folder(
         )
     if subfolders := [name for name in names if is_folder(folder / name) and _has_weights(folder / name)]:
         raise CheckpointError(
-            f"{folder} contains no weights itself, but its subfolders do: {', '.join(map(shown, subfolders[:6]))}. "
+            f"{folder} contains no weights itself, but its subfolders do: {', '.join(map(brief, subfolders[:6]))}. "
             f"Give one of them, such as {str(folder / subfolders[0])!r}"
         )
     raise Incomplete(
-        f"{folder} contains no weights (*.safetensors, *.gguf), only: {', '.join(map(shown, names[:8])) or 'nothing'}."
+        f"{folder} contains no weights (*.safetensors, *.gguf), only: {', '.join(map(brief, names[:8])) or 'nothing'}."
     )
 
 

@@ -30,7 +30,7 @@ from workbench.model.checkpoints.validate import (
 from workbench.model.config import Config
 from workbench.model.kernels.packed import Matrices
 from workbench.model.kernels.reference import dequantize_mxfp4_ggml, repack_mxfp4_ggml
-from workbench.untrusted import shown
+from workbench.untrusted import brief
 
 TOP = {"embed": "token_embd.weight", "ln_final": "output_norm.weight", "unembed": "output.weight"}
 BLOCK = {
@@ -82,7 +82,7 @@ def find_gguf(folder: Path, names: list[str]) -> Path | None:
     if len(models) > 1:
         firsts = sorted(models.values())
         raise CheckpointError(
-            f"{folder} contains {len(firsts)} .gguf files: {', '.join(map(shown, firsts[:6]))}. Give one of them."
+            f"{folder} contains {len(firsts)} .gguf files: {', '.join(map(brief, firsts[:6]))}. Give one of them."
         )
     return folder / ggufs[0] if models else None
 
@@ -125,11 +125,11 @@ def _config(meta: dict[str, Any], shapes: dict[str, Shape], where: str) -> Confi
             f"such as ggml-org/gpt-oss-20b-GGUF, or the safetensors of openai/gpt-oss-20b."
         )
     if arch != "gpt-oss":
-        raise CheckpointError(f"{where}: the architecture is {shown(repr(arch))}; workbench reads 'gpt-oss'.")
+        raise CheckpointError(f"{where}: the architecture is {brief(repr(arch))}; workbench reads 'gpt-oss'.")
     has = {key.removeprefix(ARCH): value for key, value in meta.items() if key.startswith(ARCH)}
     scaling = has.get("rope.scaling.type")
     if scaling != "yarn":
-        raise CheckpointError(f"{where}: rope.scaling.type must be 'yarn', got {shown(repr(scaling))}. {CONVERT}")
+        raise CheckpointError(f"{where}: rope.scaling.type must be 'yarn', got {brief(repr(scaling))}. {CONVERT}")
     if TOP["embed"] not in shapes or len(shapes[TOP["embed"]]) != 2:
         raise CheckpointError(f"{where} has no matrix {TOP['embed']}. {CONVERT}")
     whole, real = partial(integer, has, where, advice=CONVERT), partial(number, has, where, advice=CONVERT)

@@ -17,7 +17,7 @@ from workbench.errors import CheckpointError
 from workbench.model.checkpoints.folder_files import Incomplete, require_file
 from workbench.model.checkpoints.gguf_header import BadHeader, Place, TooNew, read_header
 from workbench.model.checkpoints.validate import listed
-from workbench.untrusted import exists, regular_file, shown
+from workbench.untrusted import brief, exists, regular_file
 
 PIECE = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")  # the stem of a piece's file name
 PLAIN = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
@@ -62,7 +62,7 @@ def open_gguf(file: Path) -> Opened:
         opened = _open(file)
         if (count := opened.meta.get("split.count", 0)) not in (0, 1):
             raise CheckpointError(
-                f"{file} is one of {shown(count)} pieces, and its name does not say which. Give the pieces their "
+                f"{file} is one of {brief(count)} pieces, and its name does not say which. Give the pieces their "
                 f"original names (such as {file.stem}-00001-of-00003.gguf), or join them: "
                 f"llama-gguf-split --merge FIRST_PIECE whole.gguf"
             )
@@ -83,17 +83,17 @@ def _joined(files: Sequence[Path]) -> Opened:
         if stated != (number, len(files)):
             raise CheckpointError(
                 f"{file} is piece {number} of {len(files)} by its name (counted from 0), but piece "
-                f"{shown(stated[0])} of {shown(stated[1])} by its metadata. Fetch it again."
+                f"{brief(stated[0])} of {brief(stated[1])} by its metadata. Fetch it again."
             )
         if twice := sorted(tensors.keys() & piece.tensors.keys()):
             raise CheckpointError(
-                f"{file} contains {shown(twice[0])!r}, and so does another piece. Fetch the pieces again."
+                f"{file} contains {brief(twice[0])!r}, and so does another piece. Fetch the pieces again."
             )
         tensors |= piece.tensors
     total = pieces[0].meta.get("split.tensors.count", len(tensors))
     if total != len(tensors):
         raise Incomplete(
-            f"{files[0]} and the other pieces contain {len(tensors)} of {shown(total)} tensors. Fetch them again."
+            f"{files[0]} and the other pieces contain {len(tensors)} of {brief(total)} tensors. Fetch them again."
         )
     return Opened(pieces[0].meta, tensors)
 
@@ -117,7 +117,7 @@ def _open(file: Path) -> Opened:
         ) from None
     except (BadHeader, ValueError, OSError) as error:  # ValueError: an empty file cannot be mapped
         raise Incomplete(
-            f"{file} is damaged, cut short, or not a GGUF file ({shown(str(error), 300)}). Fetch it again."
+            f"{file} is damaged, cut short, or not a GGUF file ({brief(str(error), 300)}). Fetch it again."
         ) from None
     return Opened(meta, {name: _tensor(name, place, data, gguf) for name, place in places.items()})
 

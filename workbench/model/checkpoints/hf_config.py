@@ -7,7 +7,7 @@ from typing import Any
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints.validate import RANGES, check_config
 from workbench.model.config import Config
-from workbench.untrusted import shown
+from workbench.untrusted import brief
 
 DEFAULT = Config()
 UNPACKED = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
@@ -50,16 +50,16 @@ def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
     """
     if raw.get("model_type") != "gpt_oss":
         raise CheckpointError(
-            f"{where}: model_type is {shown(repr(raw.get('model_type')))}; workbench reads 'gpt_oss'."
+            f"{where}: model_type is {brief(repr(raw.get('model_type')))}; workbench reads 'gpt_oss'."
         )
     for key, expected in (("tie_word_embeddings", False), ("attention_bias", True), ("hidden_act", "silu")):
         if raw.get(key) not in (None, expected):
-            raise CheckpointError(f"{where}: {key} must be {expected!r}, as in gpt-oss, got {shown(repr(raw[key]))}.")
+            raise CheckpointError(f"{where}: {key} must be {expected!r}, as in gpt-oss, got {brief(repr(raw[key]))}.")
     n_layers = layer_count(raw, where, "num_hidden_layers")
     n_ctx = integer(raw, where, "max_position_embeddings")
     kinds = raw.get("layer_types") or [DEFAULT.layer_types[i % 2] for i in range(n_layers)]
     if not isinstance(kinds, list):
-        raise CheckpointError(f"{where}: layer_types must be a list, got {shown(kinds)}.")
+        raise CheckpointError(f"{where}: layer_types must be a list, got {brief(kinds)}.")
     slides = "sliding_attention" in kinds
     sizes: dict[str, Any] = {field: integer(raw, where, *keys) for field, keys in KEYS.items()}
     config = Config(
@@ -145,10 +145,10 @@ def integer(
     for key in keys:
         if (value := raw.get(key)) is not None:
             if type(value) is not int:
-                raise CheckpointError(f"{where}: {key} must be an integer, got {shown(repr(value))}. {advice}")
+                raise CheckpointError(f"{where}: {key} must be an integer, got {brief(repr(value))}. {advice}")
             if not least <= value <= most:
                 limit = f"at most {most:,}" if value > most else f"at least {least:,}"
-                got = f"{value:,}" if abs(value) < 10**20 else shown(value)
+                got = f"{value:,}" if abs(value) < 10**20 else brief(value)
                 raise CheckpointError(f"{where}: {key} must be {limit}, got {got}. {advice}")
             return value
     raise CheckpointError(f"{where} has no {keys[0]}. {advice}")
@@ -167,9 +167,9 @@ def number(raw: Mapping[str, Any], where: str, key: str, *, default: float | Non
     if value is None:
         raise CheckpointError(f"{where} has no {key}. {advice}")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(f"{where}: {key} must be a number, got {shown(repr(value))}. {advice}")
+        raise CheckpointError(f"{where}: {key} must be a number, got {brief(repr(value))}. {advice}")
     if not abs(value) <= MAX_NUMBER:  # also refuses NaN
-        raise CheckpointError(f"{where}: {key} must be a finite number, got {shown(value)}. {advice}")
+        raise CheckpointError(f"{where}: {key} must be a finite number, got {brief(value)}. {advice}")
     return float(value)
 
 
@@ -184,7 +184,7 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     name, value = next(wrong, (key, rope))
     if not isinstance(value, dict):
         raise CheckpointError(
-            f"{where}: {name} is {shown(repr(value))}, which transformers 4 reads as plain RoPE and transformers 5 as "
+            f"{where}: {name} is {brief(repr(value))}, which transformers 4 reads as plain RoPE and transformers 5 as "
             f"YaRN. Replace it by an object with the rope_type that the model was trained with."
         )
     if len(present) == 2 and None not in present.values() and _differ(*present.values()):
@@ -194,15 +194,15 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     kind = rope.get("rope_type", rope.get("type"))
     if kind not in ("yarn", "default"):
         raise CheckpointError(
-            f"{where}: rope_type must be 'yarn' (gpt-oss) or 'default' (no YaRN), got {shown(repr(kind))}."
+            f"{where}: rope_type must be 'yarn' (gpt-oss) or 'default' (no YaRN), got {brief(repr(kind))}."
         )
     if unknown := sorted(rope.keys() - ROPE_KEYS):
         raise CheckpointError(
-            f"{where}: {shown(unknown[0])!r} would change RoPE, and the forward pass here does not support it."
+            f"{where}: {brief(unknown[0])!r} would change RoPE, and the forward pass here does not support it."
         )
     if (part := rope.get("partial_rotary_factor")) not in (None, 1, 1.0):
         raise CheckpointError(
-            f"{where}: partial_rotary_factor is {shown(repr(part))}; gpt-oss rotates all dimensions (1)."
+            f"{where}: partial_rotary_factor is {brief(repr(part))}; gpt-oss rotates all dimensions (1)."
         )
     fields = {"rope_theta": number(rope, where, "rope_theta", default=DEFAULT.rope_theta if theta is None else theta)}
     if kind == "default":
@@ -231,7 +231,7 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     attention = 0.1 * math.log(factor) + 1
     if not math.isclose(number(rope, where, "attention_factor", default=attention), attention, rel_tol=1e-6):
         raise CheckpointError(
-            f"{where}: attention_factor must be YaRN's own value, {attention}; got {shown(rope['attention_factor'])}."
+            f"{where}: attention_factor must be YaRN's own value, {attention}; got {brief(rope['attention_factor'])}."
         )
     return fields | {
         "rope_factor": factor,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from workbench.errors import ModelNotFound
 from workbench.paths import expanded
-from workbench.untrusted import exists, file_names, is_folder, read_text, shown
+from workbench.untrusted import brief, exists, file_names, is_folder, read_text
 
 MAX_REVISION_BYTES = 1000  # of refs/main, which has 40
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
@@ -39,9 +39,9 @@ def snapshot_folder(name: str) -> Path:
     if re.fullmatch(r"\w+", revision) and is_folder(snapshots / revision):
         return snapshots / revision
     raise ModelNotFound(
-        f"{shown(name)!r} is not in the Hugging Face cache: there is no "
-        f"{shown(str(snapshots), 300)}/{shown(revision) or '…'} (revision from "
-        f"{shown(str(main), 300)}). Fetch it with:  {download_command(shown(name))}"
+        f"{brief(name)!r} is not in the Hugging Face cache: there is no "
+        f"{brief(str(snapshots), 300)}/{brief(revision) or '…'} (revision from "
+        f"{brief(str(main), 300)}). Fetch it with:  {download_command(brief(name))}"
     )
 
 

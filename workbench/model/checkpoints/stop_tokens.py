@@ -7,7 +7,7 @@ from typing import Any
 
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints.folder_files import read_json, require_file
-from workbench.untrusted import is_there, json_member, parse_json, read_text, shown
+from workbench.untrusted import brief, is_there, json_member, parse_json, read_text
 
 MAX_TOKENIZER_VALUES = 5_000_000  # gpt-oss's has 2 million: its merges are pairs
 
@@ -34,7 +34,7 @@ def stop_ids(folder: Path | None, eos_ids: Iterable[int | list[int] | None], *, 
         for i in value if isinstance(value, list) else [value]:
             if i is not None and type(i) is not int:
                 raise CheckpointError(
-                    f"{folder}: eos_token_id must be an integer or a list of integers, got {shown(value)}."
+                    f"{folder}: eos_token_id must be an integer or a list of integers, got {brief(value)}."
                 )
             ids |= {i} if i is not None else set()
     if not tokens and d_vocab == O200K_VOCAB:

@@ -16,7 +16,7 @@ from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
 from workbench.model.memory import free_memory
 from workbench.text import size_text
-from workbench.untrusted import shown
+from workbench.untrusted import brief
 
 Shape = tuple[int, ...]
 DEQUANTIZE_MAX_BYTES = 256e6  # a model that takes less is dequantized, and gives the same numbers on every machine
@@ -163,7 +163,7 @@ def listed(names: Iterable[str], one: str, many: str, *, first: int = 4) -> str:
     """
     names = list(names)
     rest = f", … ({len(names) - first} more)" if len(names) > first else ""
-    return f"{len(names)} {one if len(names) == 1 else many}: {', '.join(shown(n, 200) for n in names[:first])}{rest}"
+    return f"{len(names)} {one if len(names) == 1 else many}: {', '.join(brief(n, 200) for n in names[:first])}{rest}"
 
 
 def check_config(c: Config, where: str, keys: Mapping[str, str]) -> Config:
@@ -176,7 +176,7 @@ def check_config(c: Config, where: str, keys: Mapping[str, str]) -> Config:
         if not least <= value <= most:  # also refuses NaN
             key = keys.get(field, field)
             name = field if key == field else f"{key} ({field})"
-            raise CheckpointError(f"{where}: {name} must be between {least:,} and {most:,}, got {shown(value)}.")
+            raise CheckpointError(f"{where}: {name} must be between {least:,} and {most:,}, got {brief(value)}.")
     if c.rope_beta_fast < c.rope_beta_slow:
         raise CheckpointError(
             f"{where}: rope_beta_fast must be at least rope_beta_slow (YaRN keeps the fast rotations and stretches the "
@@ -197,7 +197,7 @@ def check_config(c: Config, where: str, keys: Mapping[str, str]) -> Config:
         )
     known = ("sliding_attention", "full_attention")
     if unknown := sorted({t for t in c.layer_types if t not in known}):
-        raise CheckpointError(f"{where}: unknown layer type {shown(unknown[0])!r}; gpt-oss has {' and '.join(known)}.")
+        raise CheckpointError(f"{where}: unknown layer type {brief(unknown[0])!r}; gpt-oss has {' and '.join(known)}.")
     return c
 
 
