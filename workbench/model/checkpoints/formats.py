@@ -176,7 +176,8 @@ def _read_folder(
             f"Give one of them, such as {str(folder / subfolders[0])!r}"
         )
     raise Incomplete(
-        f"{folder} contains no weights (*.safetensors, *.gguf), only: {', '.join(map(brief, names[:8])) or 'nothing'}."
+        f"{brief(str(folder), 300)} contains no weights (*.safetensors, *.gguf), only: "
+        f"{', '.join(map(brief, names[:8])) or 'nothing'}."
     )
 
 
