@@ -9,7 +9,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workbench.errors import CheckpointError
-from workbench.untrusted import MAX_DEPTH, parse_json, read_bytes, read_json, read_text, regular_file
+from workbench.untrusted import (
+    MAX_DEPTH,
+    brief,
+    json_member,
+    parse_json,
+    read_bytes,
+    read_json,
+    read_text,
+    regular_file,
+)
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers(-10, 10) | st.text(max_size=8),
@@ -87,3 +96,33 @@ def test_a_link_to_a_file_is_followed_and_its_text_must_be_utf8(tmp_path):
 def test_a_file_of_the_kernel_whose_size_is_unknown_is_bounded_too():
     with pytest.raises(CheckpointError, match="more than 10 B"):
         read_bytes("/proc/self/status", CheckpointError, max_bytes=10)
+
+
+def test_a_key_that_an_object_has_twice_is_refused():
+    assert parse_json('[{"a": 1}, {"a": 2}]', "it", CheckpointError) == [{"a": 1}, {"a": 2}]
+    with pytest.raises(CheckpointError, match="it has the key 'a' twice in one object"):
+        parse_json('{"x": {"a": 1, "b": 2, "a": 1}}', "it", CheckpointError)
+
+
+def test_half_of_a_surrogate_pair_is_refused():
+    assert parse_json('"\\ud83d\\ude00"', "it", CheckpointError) == "\U0001f600"
+    with pytest.raises(CheckpointError, match="surrogate"):
+        parse_json('["\\ud83d"]', "it", CheckpointError)
+
+
+@given(st.dictionaries(st.text(max_size=4), JSON, max_size=5))
+def test_a_member_of_an_object_is_found_without_reading_the_rest(value):
+    text = json.dumps(value, ensure_ascii=False)
+    for key, expected in value.items():
+        found = json_member(text, key)
+        if isinstance(expected, list | dict) and json.dumps(key, ensure_ascii=False) == f'"{key}"':
+            assert found is not None and json.loads(found) == expected
+        else:
+            assert found is None
+    assert json_member('{"x": {"a": [1]}, "y": "\\"a\\": [2]", "a": [3]} and more', "a") == "[3]"
+
+
+def test_a_value_in_an_error_is_short_and_visible():
+    assert brief("a\x1b") == "a␛" and brief([1]) == "[1]"
+    assert brief("x" * 10**8, 10) == "x" * 9 + "…"
+    assert brief(10**5000) == "a number of thousands of digits"

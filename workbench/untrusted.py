@@ -11,6 +11,7 @@ import os
 import re
 import stat
 from collections.abc import Callable
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,12 @@ MAX_BYTES = 64 << 20  # of a file of JSON or text
 MAX_VALUES = 1_000_000  # in one JSON text: numbers, texts, keys, lists and objects
 MAX_DEPTH = 64  # of lists and objects in each other
 _READ = os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC
-# A string (perhaps without its end, so that no character is looked at twice), or a mark that opens, closes, separates.
-_STRING_OR_MARK = re.compile(r'"(?:[^"\\]|\\.)*+"?|[\[{\]},]', re.DOTALL)
+_LONE_SURROGATE = re.compile(r"\\u[dD][89abAB]", re.ASCII)  # perhaps: half of a pair, which no text in UTF-8 can hold
+# Perhaps without its end, so that no character is looked at twice.
+_STRING = re.compile(r'"(?:[^"\\]|\\.)*+"?', re.DOTALL)
+_BRACKET = re.compile(r"[\[{\]}]")
+_STRING_OR_BRACKET = re.compile(f"{_STRING.pattern}|{_BRACKET.pattern}", re.DOTALL)
+_LIST_OR_OBJECT = re.compile(r"\s*:\s*(?=[\[{])")
 
 Failure = Callable[[str], WorkbenchError]
 
@@ -36,6 +41,44 @@ def regular_file(path: os.PathLike[str] | str, error: Failure) -> Path:
     """
     os.close(_open(path, error))
     return expanded(path)
+
+
+def is_file(path: os.PathLike[str] | str) -> bool:
+    """Whether a regular file is there; False for a path that no file can have, where Path.is_file raises OSError."""
+    return os.path.isfile(path)  # noqa: PTH113
+
+
+def is_folder(path: os.PathLike[str] | str) -> bool:
+    """Whether a folder is there; False for a path that no folder can have, where Path.is_dir raises OSError."""
+    return os.path.isdir(path)  # noqa: PTH112
+
+
+def is_there(path: os.PathLike[str] | str) -> bool:
+    """Whether a folder has an entry of that name, also one that cannot be read: a FIFO, a link to nothing."""
+    return os.path.lexists(path)
+
+
+def exists(path: os.PathLike[str] | str) -> bool:
+    """Whether the path leads to something; False for a link to nothing, and where Path.exists raises OSError."""
+    return os.path.exists(path)  # noqa: PTH110
+
+
+def file_names(folder: os.PathLike[str] | str, error: Failure) -> list[str]:
+    """The sorted names in a folder. Raises `error` if it cannot be listed."""
+    try:
+        return sorted(os.listdir(folder))
+    except OSError as failure:
+        raise error(f"the folder {_show(folder)} cannot be read: {failure.strerror}. Check its permissions") from None
+
+
+def brief(value: Any, n_characters: int = 100) -> str:
+    """A value that a stranger wrote, for an error message: visible, and not longer than `n_characters`."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # an integer of more than 4,300 digits
+        text = "a number of thousands of digits"
+    text = visible(text[: n_characters + 1])  # cut first: a text of megabytes is not looked at
+    return text if len(text) <= n_characters else f"{text[: n_characters - 1]}…"
 
 
 def read_bytes(path: os.PathLike[str] | str, error: Failure, max_bytes: int = MAX_BYTES) -> bytes:
@@ -74,7 +117,8 @@ def read_json(path: os.PathLike[str] | str, error: Failure, max_bytes: int = MAX
 def parse_json(text: str, what: str, error: Failure, max_values: int = MAX_VALUES) -> Any:
     """The value of a JSON text from a stranger; `what` names it in the error.
 
-    NaN and Infinity are values, as in Python; the reader of a number checks that it is finite.
+    NaN and Infinity are values, as in Python; the reader of a number checks that it is finite. A key that an object
+    has twice is an error: readers of the same file would disagree on its value.
 
     >>> parse_json('{"a": [1, 2]}', "config.json", WorkbenchError)
     {'a': [1, 2]}
@@ -84,23 +128,55 @@ def parse_json(text: str, what: str, error: Failure, max_values: int = MAX_VALUE
 
     Raises `error` if the text is not JSON, has more than `max_values` values, or is nested more than 64 levels deep.
     """
-    depth = n_values = 0
-    for token in _STRING_OR_MARK.finditer(text):
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        value = dict(pairs)
+        if len(value) < len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise error(f"{what} has the key {brief(twice)!r} twice in one object. Remove one of the two")
+        return value
+
+    marks = _STRING.sub("", text)
+    if sum(map(marks.count, ",[{")) > max_values:
+        raise error(f"{what} has more than {max_values} values, which no such file needs")
+    depths = accumulate(1 if bracket in "[{" else -1 for bracket in _BRACKET.findall(marks))
+    if max(depths, default=0) > MAX_DEPTH:
+        raise error(f"{what} is nested more than {MAX_DEPTH} levels deep, which no such file needs")
+    try:
+        value = json.loads(text, object_pairs_hook=unique)
+        if _LONE_SURROGATE.search(text):
+            json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise error(f"{what} has half of a surrogate pair, such as \\ud800, in a text") from None
+    except WorkbenchError:  # of `unique`; it may be a ValueError too
+        raise
+    except (ValueError, RecursionError, MemoryError) as failure:
+        raise error(f"{what} is not valid JSON: {brief(str(failure), 200)}") from None
+    return value
+
+
+def json_member(text: str, key: str) -> str | None:
+    """The text of one value of the object that `text` is, found without parsing what follows it; None if it is absent.
+
+    Only for values that are lists or objects. It is as fast as reading the text up to the end of the value.
+
+    >>> json_member('{"a": {"b": 1}, "b": [2, 3], "c": 4}', "b")
+    '[2, 3]'
+    """
+    depth, start = 0, -1
+    for token in _STRING_OR_BRACKET.finditer(text):
         mark = token[0]
         if mark in ("[", "{"):
-            depth, n_values = depth + 1, n_values + 1
-        elif mark == ",":
-            n_values += 1
+            depth += 1
         elif mark in ("]", "}"):
             depth -= 1
-        if depth > MAX_DEPTH:
-            raise error(f"{what} is nested more than {MAX_DEPTH} levels deep, which no such file needs")
-        if n_values > max_values:
-            raise error(f"{what} has more than {max_values} values, which no such file needs")
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError, MemoryError) as failure:
-        raise error(f"{what} is not valid JSON: {visible(str(failure))[:200]}") from None
+            if start >= 0 and depth == 1:
+                return text[start : token.end()]
+        elif start < 0 and depth == 1 and mark == f'"{key}"':
+            value = _LIST_OR_OBJECT.match(text, token.end())
+            start = value.end() if value else -1
+    return None
 
 
 def _open(path: os.PathLike[str] | str, error: Failure) -> int:
@@ -120,4 +196,4 @@ def _open(path: os.PathLike[str] | str, error: Failure) -> int:
 
 
 def _show(path: Any) -> str:
-    return visible(str(path))[:500]
+    return brief(str(path), 500)

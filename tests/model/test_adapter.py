@@ -235,7 +235,11 @@ def assert_error(folder: Path, *words: str, model: Model | None = None) -> None:
         ({"r": "8"}, ["the rank 'r' must be a whole number above 0, got '8'"]),
         ({"r": 4}, ["With rank 4", "they would be [32, 96] and [128, 32]"]),
         ({"rank_pattern": [1]}, ["rank_pattern and alpha_pattern must be objects"]),
-        ({"rank_pattern": {"(": 2}}, ["not a regular expression"]),
+        ({"rank_pattern": {"([a-z]+)+X": 2}}, ["the key '([a-z]+)+X' of rank_pattern is not a pattern"]),
+        ({"r": True}, ["the rank 'r' must be a whole number above 0, got True"]),
+        ({"lora_alpha": 10**400}, ["the alpha 'lora_alpha' must be a finite number"]),
+        ({"use_rslora": "no"}, ["use_rslora must be true or false"]),
+        ({"rank_pattern": {"(": 2}}, ["is not a pattern that workbench runs"]),
         ({"lora_alpha": None}, ["the alpha 'lora_alpha' must be a finite number, got None"]),
         ({"target_parameters": ["mlp.router.weight"]}, ["cannot be adapted", "mlp.experts.base_layer.lora_A.weight"]),
         ({"target_parameters": "all"}, ["target_parameters must be a list"]),
@@ -259,7 +263,7 @@ def test_a_damaged_folder_is_an_error(folder, tmp_path):
     (folder / "adapter_model.bin").unlink()
     assert_error(folder, f"has no {adapters.WEIGHTS}")
     (folder / adapters.CONFIG).write_text("{")
-    assert_error(folder, "cannot be read as JSON")
+    assert_error(folder, "is not valid JSON")
 
 
 HERE = "base_model.model.model.layers.0."

@@ -15,6 +15,7 @@ import numpy as np
 
 from workbench import hooks
 from workbench.errors import InteropError
+from workbench.model.memory import allocation_errors
 from workbench.recording.record import trace_text
 from workbench.recording.source import Reader, probe_length
 from workbench.recording.verify import Probe, probe
@@ -194,7 +195,7 @@ class ForeignSource:
         size = {"layer": self.n_layers, "head": self.config["n_heads"], "rank": hooks.RANKS.get(name, 0)}
         size |= dict(zip(axes, shape, strict=True)) if shape else {}
         size |= {"pos": n_pos, "query": n_pos, "key": n_pos, "step": n_steps, "key_step": n_steps}
-        dtype_name = DTYPES[str(dtype).removeprefix("torch.")] if dtype else "I32" if name.endswith("_ids") else "F32"
+        dtype_name = _dtype_code(name, str(dtype)) if dtype else "I32" if name.endswith("_ids") else "F32"
         return dtype_name, tuple(size[axis] for axis in axes)
 
     def working_memory(self, n_pos: int, names: Sequence[str], chunk: int) -> int:
@@ -211,7 +212,18 @@ def record(
     """The Trace of one text, from one forward pass of the source."""
     if not len(tokens):
         raise InteropError("the prompt is empty; give at least one token")
-    return trace_text(source, tokens, record, budget, notes)
+    with allocation_errors():
+        return trace_text(source, tokens, record, budget, notes)
+
+
+def _dtype_code(name: str, dtype: str) -> str:
+    code = DTYPES.get(dtype := dtype.removeprefix("torch."))
+    if code is None:
+        raise InteropError(
+            f"{name} of this model contains {dtype} numbers, which a trace cannot hold; it holds {', '.join(DTYPES)}. "
+            f"Load the model in float32 or bfloat16."
+        )
+    return code
 
 
 def _fails(probe: Probe, identity: str) -> bool:

@@ -31,6 +31,7 @@ from workbench.model.checkpoints import POCKET, Loadable, load
 from workbench.model.checkpoints.adapter import read_adapter
 from workbench.model.interrupts import Interrupt, interruptible
 from workbench.model.kernels import native
+from workbench.model.memory import allocation_errors
 from workbench.model.threads import one_thread
 from workbench.paths import absolute, expanded
 from workbench.taps import Chain, Tap
@@ -355,7 +356,7 @@ class Model:
             raise EditError(f"scale must be a finite number, got {scale}")
         if self.adapter:
             raise EditError(f"{self.name} already has an adapter. Call with_adapter on the model without one.")
-        adapter = read_adapter(expanded(folder), self.config)
+        adapter = read_adapter(folder, self.config)
         other = copy(self)
         other._adapter_at = (str(absolute(folder)), scale)
         other.weights = adapter.on(self.weights, scale)
@@ -397,7 +398,7 @@ class Model:
     @contextmanager
     def interruptible(self) -> Iterator[Interrupt]:
         """During the block, Ctrl-C, or `stop()` on another thread, ends the run at the next hook point."""
-        with interruptible() as flag, one_thread(self.config.n_params < SMALL):
+        with allocation_errors(), interruptible() as flag, one_thread(self.config.n_params < SMALL):
             self._running.append(flag)
             try:
                 yield flag

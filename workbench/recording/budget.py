@@ -9,6 +9,7 @@ from workbench import hooks
 from workbench.errors import BudgetError
 from workbench.model.config import Config
 from workbench.text import size_text
+from workbench.traces.format import MAX_TENSOR
 
 # The presets of record="auto", the most useful for their size first. The others follow from these or have to be
 # requested by name.
@@ -147,8 +148,18 @@ def too_big(
     size_of: Callable[[Sequence[str]], int],
     available: Collection[str],
     n_layers: int,
+    over_limit: Mapping[str, int],
 ) -> BudgetError:
-    """The error for a recording that does not fit: the size of each requested item, and smaller choices."""
+    """The error for a recording that does not fit: the size of each requested item, and smaller choices.
+
+    Args:
+        estimate: of the recording.
+        requested: item of the request -> the hook points and summaries it stands for.
+        size_of: the bytes of some of these.
+        available: what the model exposes.
+        n_layers: of the model.
+        over_limit: bytes of each array that is larger than an array of a trace may be.
+    """
     smaller = {
         "record='attention' (any pattern on demand)": hooks.expand("attention", n_layers),
         "record='residuals'": hooks.expand("residuals", n_layers),
@@ -156,11 +167,19 @@ def too_big(
         "record='' (routing, predictions, sinks, norms only)": [],
     }
     sizes = ", ".join(f"{item} {size_text(size_of(names))}" for item, names in requested.items())
-    choices = {k: v for k, v in smaller.items() if set(v) <= set(available)}
+    choices = "; ".join(f"{k} {size_text(size_of(v))}" for k, v in smaller.items() if set(v) <= set(available))
+    if estimate.fits and over_limit:
+        name = max(over_limit, key=lambda name: over_limit[name])
+        reason = (
+            f"makes arrays that are too large for a trace, such as {name} with {size_text(over_limit[name])}; an array "
+            f"may have {size_text(MAX_TENSOR)}"
+        )
+    else:
+        reason = (
+            f"needs {size_text(estimate.memory)} of memory; the limit is {size_text(REFUSE_SHARE * estimate.free)}, "
+            f"80 % of the free memory ({size_text(estimate.free)})"
+        )
     return BudgetError(
-        f"recording {' '.join(requested) or 'this'} over {estimate.positions} positions needs "
-        f"{size_text(estimate.memory)} of memory; the limit is {size_text(REFUSE_SHARE * estimate.free)}, 80 % of the "
-        f"free memory ({size_text(estimate.free)}). {sizes and f'Requested: {sizes}. '}"
-        f"Smaller: {'; '.join(f'{k} {size_text(size_of(v))}' for k, v in choices.items())}; "
-        f"or record='auto', which takes what fits."
+        f"recording {' '.join(requested) or 'this'} over {estimate.positions} positions {reason}. "
+        f"{sizes and f'Requested: {sizes}. '}Smaller: {choices}; or record='auto', which takes what fits."
     )

@@ -14,17 +14,18 @@ import torch
 
 from workbench import hooks
 from workbench.conversation import o200k
-from workbench.errors import WorkbenchError
+from workbench.errors import ModelNotFound, WorkbenchError
 from workbench.model.checkpoints.bundled import embedded_folder
 from workbench.model.checkpoints.folder_files import hf_files, read_json
 from workbench.model.checkpoints.hf_config import parse_hf_config
 from workbench.model.checkpoints.hub import cache_folder, download_command, snapshot_folder
 from workbench.model.checkpoints.validate import DEQUANTIZE_MAX_BYTES, FAST_FRACTION, PACKED_BYTES, default_dtype
 from workbench.model.config import Config
-from workbench.model.memory import free_memory
+from workbench.model.memory import cgroup_limits, free_memory
 from workbench.recording import budget
 from workbench.recording.plan import always
 from workbench.text import size_text
+from workbench.untrusted import brief, exists, file_names, is_file, is_folder
 
 DISTRIBUTION = "gpt-oss-workbench"
 LIBRARIES = ("torch", "numpy", "safetensors", "tokenizers", "openai-harmony", "xarray")
@@ -33,7 +34,6 @@ RECORDS = ("", "attention", "residuals")
 POSITIONS = 1000  # for the reported sizes
 PROCESS_BYTES = int(300e6)  # Python and torch themselves
 LAYERS_IN_MEMORY = 1.3  # with memory="small", which prefetches experts (measured, 200 tokens)
-LIMITS = ("memory.max", "memory/memory.limit_in_bytes")  # of a container, cgroups 2 and 1
 PUBLISHED = {
     "openai/gpt-oss-20b": Config(),
     "openai/gpt-oss-120b": Config(n_layers=36, n_experts=128, layer_types=Config().layer_types[:2] * 18),
@@ -125,9 +125,9 @@ def doctor() -> Report:
         memory_free=free,
         memory_limit=_limit(),
         gpus=tuple(_gpus()),
-        disk_free=_disk_free(Path.cwd()),
+        disk_free=_disk_free(_here()),
         cache=str(cache),
-        cache_disk_free=_disk_free(cache),
+        cache_disk_free=_disk_free(_here() / cache),
         versions={"workbench": _version("gpt-oss-workbench"), "python": platform.python_version()}
         | {name: _version(name) for name in LIBRARIES},
         packages=tuple(_packages()),
@@ -219,14 +219,8 @@ def _kernels() -> str:
 
 
 def _limit() -> int | None:
-    for name in LIMITS:
-        try:
-            text = (Path("/sys/fs/cgroup") / name).read_text().strip()
-        except OSError:
-            continue
-        if text.isdigit() and int(text) < 1 << 60:  # a larger number means no limit
-            return int(text)
-    return None
+    """The lowest limit of the container and of the groups around it; None without one."""
+    return min((limit for limit, _ in cgroup_limits()), default=None)
 
 
 def _gpus() -> Iterator[str]:
@@ -239,8 +233,15 @@ def _gpus() -> Iterator[str]:
 
 def _disk_free(path: Path) -> int:
     """The free bytes on the disk of `path`, which need not exist."""
-    existing = next((p for p in (path, *path.absolute().parents) if p.exists()), Path("/"))
+    existing = next((p for p in (path, *path.parents) if exists(p)), Path("/"))
     return shutil.disk_usage(existing).free
+
+
+def _here() -> Path:
+    try:
+        return Path.cwd()
+    except OSError:  # the current folder was deleted
+        return Path("/")
 
 
 def _version(name: str) -> str:
@@ -264,24 +265,30 @@ def _packages() -> Iterator[Package]:
 
 def _harmony() -> str:
     file = o200k.cache_folder() / o200k.FILE
-    return str(file) if file.is_file() else ""
+    return str(file) if is_file(file) else ""
 
 
 def _cached(cache: Path) -> Iterator[Cached]:
-    for repo in sorted(cache.glob("models--*gpt-oss*")):
-        name = repo.name.removeprefix("models--").replace("--", "/", 1)
+    """Every gpt-oss in the cache. Whatever is wrong with one, the others are listed too."""
+    names = file_names(cache, ModelNotFound) if is_folder(cache) and os.access(cache, os.R_OK) else []
+    for repo in names:
+        if not repo.startswith("models--") or "gpt-oss" not in repo:
+            continue
+        name = repo.removeprefix("models--").replace("--", "/", 1)
         size, problem = 0, ""
         try:
             folder = snapshot_folder(name)
             files = hf_files(folder)
-            size = sum(file.stat().st_size for file in files)
+            size = sum(file.stat().st_size for file in files if is_file(file))
             if not files:
                 problem = "it has no model*.safetensors"
-            elif not (folder / "tokenizer.json").is_file():
+            elif unreadable := next((file.name for file in files if not is_file(file)), ""):
+                problem = f"{unreadable} is not a file, or leads to none"
+            elif not is_file(folder / "tokenizer.json"):
                 problem = "it has no tokenizer.json, so it accepts token ids only"
         except (WorkbenchError, OSError) as error:
             problem = str(error)
-        yield Cached(name, size, problem)
+        yield Cached(brief(name), size, problem)
 
 
 def _rows(independent: dict[str, bool]) -> str:

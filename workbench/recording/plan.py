@@ -14,6 +14,7 @@ from workbench.recording.assemble import TEXT_RANKS, draft
 from workbench.recording.source import ModelSource, Source, text_of
 from workbench.text import size_text
 from workbench.traces import Manifest, predicted_bytes, verification
+from workbench.traces.format import MAX_TENSOR
 
 if TYPE_CHECKING:
     from workbench.model.model import Model
@@ -60,12 +61,15 @@ def affordable_plan(
 ) -> Plan:
     """The plan of a run that is about to start. Raises what `plan` raises, and BudgetError if it does not fit."""
     checked = plan(source, request, tokens, n_pos, limit, notes, streamed=to is not None)
-    if not checked.estimate.fits:
+    over_limit = _arrays_over_limit(
+        _table(source, [*checked.points, *checked.summaries], n_pos, checked.estimate.n_steps)
+    )
+    if over_limit or not checked.estimate.fits:
         available = source.available(tokens)
         size_of = _sizes(source, n_pos, checked.estimate.n_steps)
         items = [item for item in checked.request if item != "auto"]
         requested = {item: _only_available(hooks.expand([item], source.n_layers), available) for item in items}
-        raise budget.too_big(checked.estimate, requested, size_of, available, source.n_layers)
+        raise budget.too_big(checked.estimate, requested, size_of, available, source.n_layers, over_limit)
     if to is not None:
         budget.refuse_if_disk_too_small(checked.estimate.bytes, to)
     if source.device != "cpu":
@@ -114,7 +118,7 @@ def plan(
         items = ("auto", *selected, *explicit)  # part of the trace's id: another budget gives another trace
         expanded = hooks.expand([*selected, *explicit], source.n_layers)
     requested = _only_available(expanded, available)
-    table = {name: source.entry(name, n_pos, n_steps) for name in [*base, *requested]}
+    table = _table(source, [*base, *requested], n_pos, n_steps)
     in_memory = sum(map(budget.size, table.values()))
     chunk = _chunk(source, n_pos, in_memory, streamed)
     longest = min(n_pos, chunk + prefill.MIN_LAST_CHUNK)
@@ -206,7 +210,19 @@ def _on_disk(source: Source, manifest: Manifest, table: budget.Shapes, n_pos: in
     ):  # the texts of predicted tokens; the number of different ones is known only after the run
         predictions = n_pos * TEXT_RANKS * (1 + 0.5 * source.n_layers * ("lens_ids" in table))
         to_come += int(18 * min(source.config["d_vocab"], 0.1 * predictions))
+    if _arrays_over_limit(table):  # no trace can have these arrays; `affordable_plan` refuses them
+        return sum(map(budget.size, table.values())) + to_come
     return predicted_bytes(manifest, table) + to_come
+
+
+def _table(source: Source, names: Sequence[str], n_pos: int, n_steps: int) -> budget.Shapes:
+    """Dtype and shape of each array."""
+    return {name: source.entry(name, n_pos, n_steps) for name in names}
+
+
+def _arrays_over_limit(table: budget.Shapes) -> dict[str, int]:
+    """The bytes of the arrays that are larger than any array of a trace may be."""
+    return {name: nbytes for name, entry in table.items() if (nbytes := budget.size(entry)) > MAX_TENSOR}
 
 
 def _caveats(source: Source) -> list[str]:

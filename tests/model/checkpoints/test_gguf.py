@@ -12,6 +12,7 @@ from tests.checkpoints import Random, named
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints import load
 from workbench.model.checkpoints.gguf_keys import HARMLESS, USED, check_keys, required
+from workbench.model.checkpoints.gguf_pieces import open_gguf
 from workbench.model.config import Config
 
 MODEL = Random(seed=1, n_layers=2)
@@ -217,3 +218,32 @@ def test_a_git_lfs_pointer_in_place_of_any_file_is_refused(tmp_path, name):
 
 def test_the_published_settings_are_accepted():
     check_keys({"gpt-oss.attention.scale": 0.125, "gpt-oss.rope.dimension_count": 64}, Config(), "x.gguf")
+
+
+def test_tensors_that_do_not_lie_one_after_another_are_refused(tmp_path):
+    file = MODEL.write_gguf(tmp_path / "x.gguf")
+    data, offset = file.read_bytes(), gguf.GGUFReader(file).tensors[3].field.parts[-1][0]
+    place = gguf.GGUFReader(file).tensors[3].field
+    at = place.offset + sum(part.nbytes for part in place.parts[:-1])
+    for wrong in (0, int(offset) + 32, int(offset) + 1, 2**63):
+        file.write_bytes(data[:at] + wrong.to_bytes(8, "little") + data[at + 8 :])
+        refused(file, "tensors must lie one after another")
+    file.write_bytes(data + b"x" * 100)
+    refused(file, "after the last tensor")
+    file.write_bytes(data)
+    assert load(file).config == MODEL.config
+
+
+def test_the_header_agrees_with_the_package_gguf(tmp_path):
+    file = MODEL.write_gguf(tmp_path / "x.gguf")
+    opened, reader = open_gguf(file), gguf.GGUFReader(file)
+    assert opened.meta == {
+        key: field.contents()
+        for key, field in reader.fields.items()
+        if not key.startswith(("GGUF.", "tokenizer.")) or key.endswith("_token_id")
+    }
+    for tensor in reader.tensors:
+        stored = opened.tensors[tensor.name]
+        assert stored.tensor_type == tensor.tensor_type and stored.shape == tuple(tensor.shape.tolist()[::-1])
+        assert stored.data.dtype == tensor.data.dtype and (stored.data == tensor.data).all()
+    assert len(opened.tensors) == len(reader.tensors)

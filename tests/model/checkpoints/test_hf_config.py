@@ -1,11 +1,14 @@
 """config.json: which keys may be absent, which may not, and which values are not gpt-oss's."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.checkpoints import CONFIG, Random
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints.hf_config import parse_hf_config
 from workbench.model.checkpoints.original import parse_original_config
+from workbench.model.checkpoints.validate import RANGES, check_config
 from workbench.model.config import Config
 
 RAW = Random().hf_config()
@@ -107,13 +110,13 @@ def test_a_missing_truncate_is_refused_with_both_choices(rope_key):
         ({"hidden_size": "96"}, "must be an integer"),
         ({"hidden_size": True}, "must be an integer"),
         ({"num_hidden_layers": 10**10, "layer_types": "absent"}, "must be at most 10,000, got 10,000,000,000"),
-        ({"hidden_size": -1}, "d_model must be positive"),
+        ({"hidden_size": -1}, r"hidden_size \(d_model\) must be between 1 and 1,048,576, got -1"),
         ({"head_dim": "absent"}, "no head_dim"),
         ({"head_dim": 15}, "must be even"),
         ({"num_key_value_heads": 3}, "must be a multiple of n_kv_heads, got 10 and 3"),
         ({"num_experts_per_tok": 9}, "9 of 8 experts"),
         ({"rms_norm_eps": "1e-5"}, "must be a number"),
-        ({"rms_norm_eps": float("nan")}, "eps must be positive"),
+        ({"rms_norm_eps": float("nan")}, "rms_norm_eps must be a finite number, got nan"),
         ({"layer_types": ["full_attention"]}, "1 layer_types for 4 layers"),
         ({"layer_types": ["full_attention", "chunked_attention"] * 2}, "'chunked_attention'"),
         ({"layer_types": "full_attention"}, "must be a list"),
@@ -155,3 +158,22 @@ def test_the_published_config_gives_the_published_model():
         "layer_types": ["sliding_attention", "full_attention"] * 12,
     }
     assert parse_hf_config(raw, "config.json") == Config()
+
+
+@pytest.mark.parametrize("field", RANGES)
+def test_both_ends_of_a_range_are_accepted_and_what_is_beyond_is_refused(field):
+    keys = {"d_model": "hidden_size"}
+    layers = {"layer_types": ("full_attention",)}
+    free = {"n_layers": 1, "n_heads": 1 << 16, "n_kv_heads": 1, "n_experts": 1 << 16, "n_active": 1}
+    free |= {"rope_beta_slow": 0.001, "rope_beta_fast": 10_000.0} | layers
+    base = replace(CONFIG, **free)
+    least, most = RANGES[field]
+    for value in (least - 1, most * 2, -1, float("nan"), float("inf")):
+        with pytest.raises(CheckpointError, match=f"x: .*{field}.* must be between"):
+            check_config(replace(base, **{field: value}), "x", keys)
+    if field != "n_layers":  # needs as many layer types
+        for value in (least, most):
+            changed = replace(base, **{field: value})
+            if field == "n_kv_heads":
+                changed = replace(changed, n_heads=value)
+            assert check_config(changed, "x", keys) is changed

@@ -184,7 +184,7 @@ def test_a_config_that_is_not_json_is_refused(tmp_path):
         ("rope_ntk_beta", None, "rope_ntk_beta"),
         ("experts_per_token", 99, "99 of 8 experts"),
         ("num_key_value_heads", 3, "n_heads must be a multiple of n_kv_heads, got 10 and 3"),
-        ("sliding_window", 0, "window must be positive"),
+        ("sliding_window", 0, r"sliding_window \(window\) must be between 1 and"),
     ],
 )
 def test_a_config_of_original_with_a_wrong_number_is_refused(tmp_path, key, value, word):

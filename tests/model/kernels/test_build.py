@@ -146,3 +146,14 @@ def test_the_wheel_contains_the_library_if_there_is_a_compiler(tmp_path, compile
     ) == compiler and "workbench/model/kernels/native.c" in names
     assert wheel.name.endswith("-py3-none-any.whl") != compiler
     assert ("torch computes" in done.stderr + done.stdout) != compiler
+
+
+@pytest.mark.parametrize(
+    ("cc", "words"), [('gcc "', "CC is 'gcc \"', which is not a command"), ("sh -c 'sleep 60'", "did not end")]
+)
+def test_a_compiler_that_is_none_or_does_not_end_is_reported(monkeypatch, tmp_path, cc, words):
+    monkeypatch.setenv("CC", cc)
+    monkeypatch.setattr(build, "TIME_LIMIT", 0.2)
+    with pytest.raises(build.CannotBuild, match=words):
+        build.build(tmp_path / "x.so")
+    assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ model computes is refused, and the error names it.
 """
 
 import math
-import re
+import os
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from workbench.errors import CheckpointError
+from workbench.errors import CheckpointError, ModelNotFound
 from workbench.model.checkpoints.adapter_formats import (
     CONFIG,
     WEIGHTS,
@@ -26,6 +26,7 @@ from workbench.model.checkpoints.adapter_formats import (
     refuse_other_programs,
     refuse_tensors,
 )
+from workbench.model.checkpoints.adapter_patterns import Patterns, read_patterns
 from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.folder_files import Incomplete, mapped, read_json
 from workbench.model.checkpoints.hf import BLOCK, EXPERTS
@@ -33,6 +34,8 @@ from workbench.model.checkpoints.tensors import Block, Experts, Weights
 from workbench.model.checkpoints.validate import DENSE, block_shapes, listed
 from workbench.model.config import Config
 from workbench.model.kernels.lora import Adapted
+from workbench.paths import expanded
+from workbench.untrusted import brief, exists, is_there
 
 IN_BLOCK, IN_EXPERTS = ("w_q", "w_k", "w_v", "w_o", "w_router"), ("up", "down")  # fields that an adapter may change
 HF = {
@@ -50,6 +53,7 @@ KNOWN = {
     "init_lora_weights", "transformers_version",
 }  # fmt: skip
 INIT_KEEPS_BASE = (None, True, False, "gaussian", "eva", "orthogonal")  # `init_lora_weights` that keep the base model
+MAX_RANK, MAX_ALPHA, MAX_TARGETS = 1 << 20, 1e9, 1000
 Pairs = dict[tuple[int, str], dict[str, Tensor]]  # (layer, field) -> the factors "A" and "B" as stored
 
 
@@ -90,19 +94,24 @@ class Adapter:
         return replace(weights, blocks=tuple(adapted(n, block) for n, block in enumerate(weights.blocks)))
 
 
-def read_adapter(folder: Path, config: Config) -> Adapter:
+def read_adapter(where: str | os.PathLike[str], config: Config) -> Adapter:
     """The LoRA adapter in a folder, or in its only subfolder with an adapter, for a model with this config.
 
     Raises ModelNotFound if there is no adapter; CheckpointError if it is damaged, for a model of another shape, or not
     a LoRA adapter that workbench reads.
     """
-    folder = find_adapter(folder)
+    if not os.fspath(where):
+        raise ModelNotFound("the path of the adapter is empty. Give a folder; '.' is the current one.")
+    folder = find_adapter(expanded(where))
     settings = read_json(folder / CONFIG)
     refuse_other_programs(settings, folder / CONFIG)
     _check_settings(settings, folder)
+    ranks, alphas = (
+        read_patterns(key, settings.get(key) or {}, str(folder / CONFIG)) for key in ("rank_pattern", "alpha_pattern")
+    )
     file = folder / WEIGHTS
-    if not file.is_file():
-        if (folder / "adapter_model.bin").is_file():
+    if not exists(file):
+        if is_there(folder / "adapter_model.bin"):
             raise CheckpointError(
                 f"{folder} contains adapter_model.bin, and .bin files are never opened here. Save the adapter again "
                 f"with model.save_pretrained(folder, safe_serialization=True)."
@@ -114,7 +123,7 @@ def read_adapter(folder: Path, config: Config) -> Adapter:
         if layer >= config.n_layers:
             raise CheckpointError(
                 f"{file} changes layer {layer}, but the model has the layers 0..{config.n_layers - 1}. "
-                f"It was made for {settings.get('base_model_name_or_path') or 'an unnamed model'}."
+                f"It was made for {_base(settings)}."
             )
         if missing := {"A", "B"} - set(pair):
             raise CheckpointError(
@@ -122,7 +131,9 @@ def read_adapter(folder: Path, config: Config) -> Adapter:
             )
     swapped = _swapped(pairs, settings, config, file)
     factors = {
-        (layer, name): _factors(pair["A"], pair["B"], layer, name, settings, config, file, swapped=swapped)
+        (layer, name): _factors(
+            pair["A"], pair["B"], layer, name, settings, config, file, ranks, alphas, swapped=swapped
+        )
         for (layer, name), pair in pairs.items()
     }
     if not factors:
@@ -136,39 +147,46 @@ def read_adapter(folder: Path, config: Config) -> Adapter:
 def _check_settings(settings: Mapping[str, Any], folder: Path) -> None:
     """Raises CheckpointError for settings that are not of a plain LoRA adapter."""
     if (kind := settings.get("peft_type")) != "LORA":
-        raise CheckpointError(f"{folder / CONFIG}: peft_type must be 'LORA', got {kind!r}.")
+        raise CheckpointError(f"{folder / CONFIG}: peft_type must be 'LORA', got {brief(repr(kind))}.")
     if (bias := settings.get("bias", "none")) != "none":
-        raise CheckpointError(f"{folder}: bias={bias!r} trains the model's own biases; it must be bias='none'.")
+        raise CheckpointError(
+            f"{folder}: bias={brief(repr(bias))} trains the model's own biases; it must be bias='none'."
+        )
     if (init := settings.get("init_lora_weights")) not in INIT_KEEPS_BASE:
         raise CheckpointError(
-            f"{folder}: init_lora_weights={init!r} changes the weights of the base model. Save the adapter as a plain "
-            f"LoRA: model.save_pretrained(folder, path_initial_model_for_weight_conversion=…)."
+            f"{folder}: init_lora_weights={brief(repr(init))} changes the weights of the base model. Save the adapter "
+            f"as a plain LoRA: model.save_pretrained(folder, path_initial_model_for_weight_conversion=…)."
         )
     if others := sorted(key for key, value in settings.items() if value and key not in HARMLESS | KNOWN):
         raise CheckpointError(
             f"{folder / CONFIG} does not describe a plain LoRA adapter: {listed(others, 'setting', 'settings')}. Merge "
             f"the adapter with PEFT, model.merge_and_unload(), and load the merged model."
         )
+    if settings.get("use_rslora") not in (None, True, False):
+        raise CheckpointError(f"{folder / CONFIG}: use_rslora must be true or false. Save it again.")
     ranks, alphas = (settings.get(key) or {} for key in ("rank_pattern", "alpha_pattern"))
     if not isinstance(ranks, dict) or not isinstance(alphas, dict):
         raise CheckpointError(
             f"{folder / CONFIG}: rank_pattern and alpha_pattern must be objects from names to numbers. Save it again."
         )
     for key, n in (("r", settings.get("r")), *ranks.items()):
-        if type(n) is not int or n < 1:
-            raise CheckpointError(f"{folder / CONFIG}: the rank {key!r} must be a whole number above 0, got {n!r}.")
-    for key, n in (("lora_alpha", settings.get("lora_alpha")), *alphas.items()):
-        if not isinstance(n, int | float) or not math.isfinite(n):
-            raise CheckpointError(f"{folder / CONFIG}: the alpha {key!r} must be a finite number, got {n!r}.")
-    for key in (*ranks, *alphas):
-        try:
-            re.compile(key)
-        except re.error as error:
+        if type(n) is not int or not 1 <= n <= MAX_RANK:
             raise CheckpointError(
-                f"{folder / CONFIG}: the pattern {key!r} is not a regular expression: {error}"
-            ) from None
-    if not isinstance(settings.get("target_parameters") or [], list):
-        raise CheckpointError(f"{folder / CONFIG}: target_parameters must be a list. Save the adapter again.")
+                f"{folder / CONFIG}: the rank {brief(key)!r} must be a whole number above 0, got {brief(repr(n))}; "
+                f"at most {MAX_RANK:,} is allowed."
+            )
+    for key, n in (("lora_alpha", settings.get("lora_alpha")), *alphas.items()):
+        if not isinstance(n, int | float) or isinstance(n, bool) or not abs(n) <= MAX_ALPHA:  # also refuses NaN
+            raise CheckpointError(
+                f"{folder / CONFIG}: the alpha {brief(key)!r} must be a finite number, got {brief(repr(n))}; at "
+                f"most {MAX_ALPHA:g} is allowed."
+            )
+    targets = settings.get("target_parameters") or []
+    if not isinstance(targets, list) or len(targets) > MAX_TARGETS or not all(isinstance(t, str) for t in targets):
+        raise CheckpointError(
+            f"{folder / CONFIG}: target_parameters must be a list of names, at most {MAX_TARGETS:,}. Save the adapter "
+            f"again."
+        )
 
 
 def _pairs(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], file: Path) -> Pairs:
@@ -182,7 +200,9 @@ def _pairs(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], file: Pat
             unknown.append(key)
             continue
         if tensor.dtype not in DENSE or not bool(tensor.isfinite().all()):
-            raise CheckpointError(f"{file}: {key} contains {tensor.dtype} numbers, or NaN or infinity. Save it again.")
+            raise CheckpointError(
+                f"{file}: {brief(key)} contains {tensor.dtype} numbers, or NaN or infinity. Save it again."
+            )
         adapters.add(factor.adapter)
         pair = pairs.setdefault((factor.layer, name), {})
         if len(adapters) == 1 and factor.factor in pair:
@@ -192,7 +212,7 @@ def _pairs(tensors: Mapping[str, Tensor], settings: Mapping[str, Any], file: Pat
         pair[factor.factor] = tensor
     refuse_tensors(unknown, HF.values(), file)
     if len(adapters) > 1:
-        names = ", ".join(sorted(repr(name) for name in adapters))
+        names = ", ".join(sorted(repr(brief(str(name))) for name in adapters)[:8])
         raise CheckpointError(f"{file} contains {len(adapters)} adapters: {names}. Save each into its own file.")
     return pairs
 
@@ -208,7 +228,7 @@ def _swapped(pairs: Pairs, settings: Mapping[str, Any], config: Config, file: Pa
     if swapped is None:
         raise CheckpointError(
             f"{file} changes {min(shapes)}, whose matrices are square, and was saved by PEFT "
-            f"{settings.get('peft_version')}. Which factor is on the input side depends on the version of "
+            f"{brief(settings.get('peft_version'))}. Which factor is on the input side depends on the version of "
             f"transformers used for training, and that version is not recorded. Add it to {CONFIG}, such as "
             f'"transformers_version": "4.57.0"; or merge the adapter with the PEFT and transformers versions used '
             f"for training, model.merge_and_unload(), and load the merged model."
@@ -239,12 +259,14 @@ def _factors(
     settings: Mapping[str, Any],
     config: Config,
     file: Path,
+    ranks: Patterns,
+    alphas: Patterns,
     *,
     swapped: bool,
 ) -> Factors:
     parameter = _parameter_name(layer, name)
-    rank = _by_pattern(settings.get("rank_pattern") or {}, parameter, settings["r"])
-    alpha = _by_pattern(settings.get("alpha_pattern") or {}, parameter, settings["lora_alpha"])
+    rank = ranks.value(parameter, settings["r"])
+    alpha = alphas.value(parameter, settings["lora_alpha"])
     *experts, n_out, n_in = block_shapes(config)[name]
     n = math.prod(experts)
     swapped = swapped and bool(experts)
@@ -254,7 +276,7 @@ def _factors(
         raise CheckpointError(
             f"{file}: the factors of {parameter} are {list(a.shape)} and {list(b.shape)}. With rank {rank} of "
             f"{CONFIG}, they would be {expected[0]} and {expected[1]} for this model. "
-            f"The adapter was made for {settings.get('base_model_name_or_path') or 'an unnamed model'}."
+            f"The adapter was made for {_base(settings)}."
         )
     if experts:  # rows of a: expert by expert; columns of b: rank by rank, the experts of one rank side by side
         a = a.view(n, rank, a_columns)
@@ -269,9 +291,5 @@ def _parameter_name(layer: int, name: str) -> str:
     return f"model.layers.{layer}.{HF[name] if name == 'w_router' else HF[name].removesuffix('.weight')}"
 
 
-def _by_pattern(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
-    """The value of the first key that, as a regular expression, matches the end of `name`; else `default`."""
-    for key, value in patterns.items():
-        if re.match(rf"(.*\.)?({key})$", name):
-            return value
-    return default
+def _base(settings: Mapping[str, Any]) -> str:
+    return brief(settings.get("base_model_name_or_path") or "an unnamed model")

@@ -11,11 +11,12 @@ from typing import Any
 
 from workbench.errors import CheckpointError, ModelNotFound
 from workbench.model.checkpoints.validate import listed
+from workbench.untrusted import brief, file_names, is_folder, is_there
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # modules that wrap a model or a layer during training; each adds a word to the tensor names
 WRAPPERS = {"base_model", "model", "module", "_orig_mod", "_fsdp_wrapped_module", "_checkpoint_wrapped_module"}
-NAME = re.compile(r"layers\.(\d+)\.(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
+NAME = re.compile(r"layers\.([0-9]{1,6})\.(.+)\.lora_([AB])(?:\.([^.]+))?\.weight")
 MERGE = "Merge it with PEFT, model.merge_and_unload(), and load the merged model."
 TINKER = (
     "Build the merged model with tinker-cookbook, weights.build_hf_model(base_model=…, adapter_path=…, output_path=…), "
@@ -58,15 +59,18 @@ def find_adapter(folder: Path) -> Path:
     PEFT saves an adapter that is not called "default" into a subfolder of that name, and trainers save checkpoints into
     subfolders. Raises ModelNotFound if there is none, CheckpointError if there are several.
     """
-    if (folder / CONFIG).is_file():
+    if is_there(folder / CONFIG):
         return folder
-    subfolders = sorted(path.parent for path in folder.glob(f"*/{CONFIG}"))
+    names = file_names(folder, ModelNotFound) if is_folder(folder) else []
+    subfolders = [folder / name for name in names if is_there(folder / name / CONFIG)]
     if len(subfolders) == 1:
         return subfolders[0]
     if subfolders:
-        names = ", ".join(path.name for path in subfolders[:8])
+        names = ", ".join(brief(path.name) for path in subfolders[:8])
         raise CheckpointError(f"{folder} contains {len(subfolders)} adapters: {names}. Give the folder of one of them.")
-    raise ModelNotFound(f"there is no adapter in {folder}: PEFT saves {CONFIG} and {WEIGHTS} into a folder.")
+    raise ModelNotFound(
+        f"there is no adapter in {brief(str(folder), 300)}: PEFT saves {CONFIG} and {WEIGHTS} into a folder."
+    )
 
 
 def parse_factor_name(name: str) -> FactorName | None:
@@ -128,5 +132,9 @@ def expert_factors_swapped(
 
 def _version(text: Any) -> tuple[int, ...] | None:
     """The three numbers of a release; None for other text, such as the version of a development build."""
-    match = re.fullmatch(r"(\d+)\.(\d+)(?:\.(\d+))?(?:\.?(?:post|rc)\d+)?", text) if isinstance(text, str) else None
+    match = (
+        re.fullmatch(r"(\d{1,6})\.(\d{1,6})(?:\.(\d{1,6}))?(?:\.?(?:post|rc)\d{1,6})?", text)
+        if isinstance(text, str)
+        else None
+    )
     return tuple(int(number or 0) for number in match.groups()) if match else None

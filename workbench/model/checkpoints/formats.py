@@ -39,12 +39,15 @@ from workbench.model.checkpoints.hf import find_hf, read_hf
 from workbench.model.checkpoints.hub import NAME, download_command, snapshot_folder
 from workbench.model.checkpoints.original import find_original, find_original_inside, read_original
 from workbench.model.checkpoints.tensors import Checkpoint
+from workbench.model.memory import allocation_errors
 from workbench.paths import expanded
+from workbench.untrusted import brief, exists, file_names, is_file, is_folder, regular_file
 
 POCKET = "pocket"
 Loadable = str | os.PathLike[str] | Any  # "pocket", a folder, a file or a name; or a GptOssForCausalLM of transformers
 
 
+@allocation_errors()
 def load(
     where: Loadable,
     *,
@@ -95,13 +98,18 @@ def load(
             )
         return read_transformers(where, dtype=dtype, device=target)
     target = target or torch.device("cpu")
-    text = os.fspath(where)
+    text = os.fsdecode(where)
+    if not text:
+        raise ModelNotFound(
+            "the name of the model is empty. Give a folder ('.' is the current one), a .gguf file, 'pocket' (the "
+            "embedded model), or a name such as 'openai/gpt-oss-20b' in the local Hugging Face cache."
+        )
     path = expanded(where)
     if where == POCKET:
         return _read_folder(embedded_folder(), name=POCKET, dtype=dtype, device=target, memory=memory)
-    if path.is_dir():
+    if is_folder(path):
         return _read_folder(path, name=_folder_name(path), dtype=dtype, device=target, memory=memory)
-    if path.is_file():
+    if is_file(path):
         if path.suffix != ".gguf":
             _refuse_cut_gguf([path.name], path.parent)
             raise CheckpointError(
@@ -113,9 +121,11 @@ def load(
             return _read_folder(snapshot_folder(text), name=text, dtype=dtype, device=target, memory=memory)
         except Incomplete as error:
             raise Incomplete(f"{error} The whole model comes with:  {download_command(text)}") from None
+    if exists(path):
+        regular_file(path, ModelNotFound)  # says what is there instead of a file
     raise ModelNotFound(
-        f"there is no model at {text!r}. Give a folder, a .gguf file, 'pocket' (the embedded model), or a name such as "
-        f"'openai/gpt-oss-20b' in the local Hugging Face cache."
+        f"there is no model at {brief(text, 200)!r}. Give a folder, a .gguf file, 'pocket' (the embedded model), or a "
+        f"name such as 'openai/gpt-oss-20b' in the local Hugging Face cache."
     )
 
 
@@ -146,7 +156,7 @@ def _read_folder(
     folder: Path, *, name: str, dtype: torch.dtype | None, device: torch.device, memory: str
 ) -> Checkpoint:
     """The checkpoint in a folder, read by the first of `FORMATS` that finds its files there."""
-    names = sorted(p.name for p in folder.iterdir())
+    names = file_names(folder, CheckpointError)
     if "adapter_config.json" in names and "config.json" not in names:
         raise CheckpointError(
             f"{folder} contains an adapter, not a model. Load the model that it was made for, then "
@@ -160,13 +170,14 @@ def _read_folder(
         raise CheckpointError(
             f"{folder} contains .bin or .pt files, which are never opened here. Save the model as safetensors."
         )
-    if subfolders := sorted({p.parent.name for end in ("gguf", "safetensors") for p in folder.glob(f"*/*.{end}")}):
+    if subfolders := [name for name in names if is_folder(folder / name) and _has_weights(folder / name)]:
         raise CheckpointError(
-            f"{folder} contains no weights itself, but its subfolders do: {', '.join(subfolders[:6])}. Give one of "
-            f"them, such as {str(folder / subfolders[0])!r}"
+            f"{folder} contains no weights itself, but its subfolders do: {', '.join(map(brief, subfolders[:6]))}. "
+            f"Give one of them, such as {str(folder / subfolders[0])!r}"
         )
     raise Incomplete(
-        f"{folder} contains no weights (*.safetensors, *.gguf), only: {', '.join(names[:8]) or 'nothing'}."
+        f"{brief(str(folder), 300)} contains no weights (*.safetensors, *.gguf), only: "
+        f"{', '.join(map(brief, names[:8])) or 'nothing'}."
     )
 
 
@@ -177,6 +188,10 @@ FORMATS: tuple[tuple[Callable[[Path, list[str]], Path | None], Callable[..., Che
     (find_original_inside, read_original),
     (find_gguf, read_gguf),
 )
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(name.endswith((".gguf", ".safetensors")) for name in file_names(folder, CheckpointError))
 
 
 def _refuse_cut_gguf(names: list[str], folder: Path) -> None:

@@ -14,6 +14,7 @@ from workbench.model.checkpoints.layouts import check_layout
 from workbench.model.checkpoints.stop_tokens import stop_ids
 from workbench.model.checkpoints.tensors import Checkpoint
 from workbench.model.checkpoints.validate import LoadPlan
+from workbench.untrusted import is_folder
 
 
 def read_transformers(model: Any, *, dtype: torch.dtype | None, device: torch.device | None) -> Checkpoint:
@@ -72,7 +73,7 @@ def read_transformers(model: Any, *, dtype: torch.dtype | None, device: torch.de
 
 def _folder(name: str) -> Path | None:
     """The folder that the model was loaded from, for its tokenizer; None if it cannot be found."""
-    if Path(name).is_dir():
+    if is_folder(name):
         return Path(name)
     try:
         return snapshot_folder(name) if NAME.fullmatch(name) else None

@@ -11,7 +11,7 @@ from torch import Tensor
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints.digest import weights_digest
 from workbench.model.checkpoints.gguf_keys import ARCH, CONVERT, check_keys, layer_types, swiglu_limit
-from workbench.model.checkpoints.gguf_pieces import model_name, open_gguf
+from workbench.model.checkpoints.gguf_pieces import Stored, model_name, open_gguf
 from workbench.model.checkpoints.hf_config import DEFAULT, integer, layer_count, number
 from workbench.model.checkpoints.stop_tokens import stop_ids
 from workbench.model.checkpoints.tensors import Block, Checkpoint, Experts, Weights
@@ -30,6 +30,7 @@ from workbench.model.checkpoints.validate import (
 from workbench.model.config import Config
 from workbench.model.kernels.packed import Matrices
 from workbench.model.kernels.reference import dequantize_mxfp4_ggml, repack_mxfp4_ggml
+from workbench.untrusted import brief
 
 TOP = {"embed": "token_embd.weight", "ln_final": "output_norm.weight", "unembed": "output.weight"}
 BLOCK = {
@@ -50,6 +51,27 @@ BLOCK = {
 DOWN = {"down": "ffn_down_exps.weight", "down_bias": "ffn_down_exps.bias"}
 # gate and up are separate tensors; they become the even and the odd rows of `Experts.up`
 UP = {"up": ("ffn_gate_exps.weight", "ffn_up_exps.weight"), "up_bias": ("ffn_gate_exps.bias", "ffn_up_exps.bias")}
+SIZES = (
+    "d_model", "n_heads", "n_kv_heads", "d_head", "n_experts", "n_active", "d_mlp", "n_ctx", "window", "rope_original",
+)  # fmt: skip
+KEYS = {  # field of Config -> its key, without "gpt-oss."
+    "d_model": "embedding_length",
+    "n_heads": "attention.head_count",
+    "n_kv_heads": "attention.head_count_kv",
+    "d_head": "attention.key_length",
+    "n_experts": "expert_count",
+    "n_active": "expert_used_count",
+    "d_mlp": "expert_feed_forward_length",
+    "n_ctx": "context_length",
+    "window": "attention.sliding_window",
+    "eps": "attention.layer_norm_rms_epsilon",
+    "rope_theta": "rope.freq_base",
+    "rope_factor": "rope.scaling.factor",
+    "rope_beta_fast": "rope.scaling.yarn_beta_fast",
+    "rope_beta_slow": "rope.scaling.yarn_beta_slow",
+    "rope_original": "rope.scaling.original_context_length",
+    "swiglu_limit": "swiglu_clamp_exp",
+}
 EOS = "tokenizer.ggml.eos_token_id"
 
 
@@ -60,7 +82,7 @@ def find_gguf(folder: Path, names: list[str]) -> Path | None:
     if len(models) > 1:
         firsts = sorted(models.values())
         raise CheckpointError(
-            f"{folder} contains {len(firsts)} .gguf files: {', '.join(firsts[:6])}. Give one of them."
+            f"{folder} contains {len(firsts)} .gguf files: {', '.join(map(brief, firsts[:6]))}. Give one of them."
         )
     return folder / ggufs[0] if models else None
 
@@ -78,7 +100,7 @@ def read_gguf(
     """
     opened = open_gguf(file)
     meta, tensors, where = opened.meta, opened.tensors, str(file)
-    config = _config(meta, {name: _shape(t) for name, t in tensors.items()}, where)
+    config = _config(meta, {name: t.shape for name, t in tensors.items()}, where)
     check_keys(meta, config, where)
     mxfp4 = any(t.tensor_type.name == "MXFP4" for t in tensors.values())
     plan = plan_loading(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=False)
@@ -103,41 +125,33 @@ def _config(meta: dict[str, Any], shapes: dict[str, Shape], where: str) -> Confi
             f"such as ggml-org/gpt-oss-20b-GGUF, or the safetensors of openai/gpt-oss-20b."
         )
     if arch != "gpt-oss":
-        raise CheckpointError(f"{where}: the architecture is {arch!r}; workbench reads 'gpt-oss'.")
+        raise CheckpointError(f"{where}: the architecture is {brief(repr(arch))}; workbench reads 'gpt-oss'.")
     has = {key.removeprefix(ARCH): value for key, value in meta.items() if key.startswith(ARCH)}
     scaling = has.get("rope.scaling.type")
     if scaling != "yarn":
-        raise CheckpointError(f"{where}: rope.scaling.type must be 'yarn', got {scaling!r}. {CONVERT}")
+        raise CheckpointError(f"{where}: rope.scaling.type must be 'yarn', got {brief(repr(scaling))}. {CONVERT}")
     if TOP["embed"] not in shapes or len(shapes[TOP["embed"]]) != 2:
         raise CheckpointError(f"{where} has no matrix {TOP['embed']}. {CONVERT}")
     whole, real = partial(integer, has, where, advice=CONVERT), partial(number, has, where, advice=CONVERT)
     n_layers = layer_count(has, where, "block_count", advice=CONVERT)
+    sizes: dict[str, Any] = {field: whole(KEYS[field]) for field in SIZES}
     config = Config(
         n_layers=n_layers,
-        d_model=whole("embedding_length"),
-        n_heads=whole("attention.head_count"),
-        n_kv_heads=whole("attention.head_count_kv"),
-        d_head=whole("attention.key_length"),
-        n_experts=whole("expert_count"),
-        n_active=whole("expert_used_count"),
-        d_mlp=whole("expert_feed_forward_length"),
+        **sizes,
         d_vocab=shapes[TOP["embed"]][0],
-        n_ctx=whole("context_length"),
-        window=whole("attention.sliding_window"),
         layer_types=layer_types(meta, n_layers, where),
         swiglu_limit=_decimal(swiglu_limit(meta, DEFAULT.swiglu_limit, where)),
-        eps=_decimal(real("attention.layer_norm_rms_epsilon")),
-        rope_theta=_decimal(real("rope.freq_base")),
-        rope_factor=_decimal(real("rope.scaling.factor")),
-        rope_beta_fast=_decimal(real("rope.scaling.yarn_beta_fast", default=DEFAULT.rope_beta_fast)),
-        rope_beta_slow=_decimal(real("rope.scaling.yarn_beta_slow", default=DEFAULT.rope_beta_slow)),
-        rope_original=whole("rope.scaling.original_context_length"),
+        eps=_decimal(real(KEYS["eps"])),
+        rope_theta=_decimal(real(KEYS["rope_theta"])),
+        rope_factor=_decimal(real(KEYS["rope_factor"])),
+        rope_beta_fast=_decimal(real(KEYS["rope_beta_fast"], default=DEFAULT.rope_beta_fast)),
+        rope_beta_slow=_decimal(real(KEYS["rope_beta_slow"], default=DEFAULT.rope_beta_slow)),
     )
-    return check_config(config, where)
+    return check_config(config, where, KEYS)
 
 
-def _weights(tensors: dict[str, Any], config: Config, *, where: str, plan: LoadPlan) -> Weights:
-    check_shapes(_expected(config), {name: _shape(t) for name, t in tensors.items()}, where)
+def _weights(tensors: dict[str, Stored], config: Config, *, where: str, plan: LoadPlan) -> Weights:
+    check_shapes(_expected(config), {name: t.shape for name, t in tensors.items()}, where)
     vectors = {name: torch.from_numpy(t.data) for name, t in tensors.items() if t.tensor_type.name in ("F32", "F16")}
     check_finite(vectors, where)
 
@@ -173,7 +187,7 @@ def _weights(tensors: dict[str, Any], config: Config, *, where: str, plan: LoadP
     return Weights(top["embed"], blocks, top["ln_final"], top["unembed"])
 
 
-def _numbers(stored: Any, *, where: str, dtype: torch.dtype, device: torch.device) -> Tensor:
+def _numbers(stored: Stored, *, where: str, dtype: torch.dtype, device: torch.device) -> Tensor:
     """One tensor of the reader, dequantized, in its logical shape."""
     from gguf import quants
 
@@ -206,14 +220,11 @@ def _expected(config: Config) -> dict[str, Shape]:
     return expected
 
 
-def _shape(stored: Any) -> Shape:
-    return tuple(int(n) for n in reversed(stored.shape))  # ggml lists the innermost axis first
-
-
 def _decimal(value: float) -> float:
     """The shortest decimal number that is the same float32; GGUF stores float32.
 
     >>> _decimal(9.999999747378752e-06)
     1e-05
     """
-    return float(str(np.float32(value)))
+    with np.errstate(over="ignore"):  # a number beyond float32 becomes infinity, which is out of every range
+        return float(str(np.float32(value)))

@@ -11,6 +11,7 @@ from typing import Any
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints.validate import listed
 from workbench.model.config import Config
+from workbench.untrusted import brief
 
 ARCH = "gpt-oss."
 CONVERT = "Convert the model again with llama.cpp's convert_hf_to_gguf.py."
@@ -75,7 +76,8 @@ def check_keys(meta: Mapping[str, Any], config: Config, where: str) -> None:
     """
     if (kind := meta.get("general.type", "model")) != "model":
         raise CheckpointError(
-            f"{where}: general.type must be 'model', got {kind!r}. Give the file that contains the model itself."
+            f"{where}: general.type must be 'model', got {brief(repr(kind))}. "
+            f"Give the file that contains the model itself."
         )
     allowed = required(config)
     unknown = []
@@ -88,7 +90,7 @@ def check_keys(meta: Mapping[str, Any], config: Config, where: str) -> None:
         elif not any(_same(value, neutral) for neutral in allowed[name]):
             values = " or ".join(f"{neutral:g}" for neutral in allowed[name])
             raise CheckpointError(
-                f"{where}: {key} is {value!r}, which would change what the model computes; it must be "
+                f"{where}: {key} is {brief(repr(value))}, which would change what the model computes; it must be "
                 f"{values}. {INSTEAD}"
             )
     if unknown:
@@ -103,14 +105,14 @@ def layer_types(meta: Mapping[str, Any], n_layers: int, where: str) -> tuple[str
     one with full attention. Without it the layers alternate, as in gpt-oss.
     """
     pattern = meta.get(ARCH + "attention.sliding_window_pattern", 2)
-    if isinstance(pattern, list) and len(pattern) == n_layers:
+    if isinstance(pattern, list) and len(pattern) == n_layers and all(value in (0, 1) for value in pattern):
         slides = [bool(value) for value in pattern]
     elif type(pattern) is int and pattern >= 1:
         slides = [layer % pattern < pattern - 1 for layer in range(n_layers)]
     else:
         raise CheckpointError(
             f"{where}: {ARCH}attention.sliding_window_pattern must be a period, or a list with one value for each of "
-            f"the {n_layers} layers; got {pattern!r}. {CONVERT}"
+            f"the {n_layers} layers; got {brief(repr(pattern))}. {CONVERT}"
         )
     return tuple("sliding_attention" if sliding else "full_attention" for sliding in slides)
 
@@ -121,7 +123,8 @@ def swiglu_limit(meta: Mapping[str, Any], default: float, where: str) -> float:
     limits = set(value) if isinstance(value, list) else {value}
     if len(limits) != 1 or not all(isinstance(limit, int | float) and 0 < limit < math.inf for limit in limits):
         raise CheckpointError(
-            f"{where}: {ARCH}swiglu_clamp_exp must be one positive number for all layers, got {value!r}. {INSTEAD}"
+            f"{where}: {ARCH}swiglu_clamp_exp must be one positive number for all layers, got "
+            f"{brief(repr(value))}. {INSTEAD}"
         )
     return float(limits.pop())
 

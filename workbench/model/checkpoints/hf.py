@@ -29,6 +29,7 @@ from workbench.model.checkpoints.validate import (
 from workbench.model.config import Config
 from workbench.model.kernels.packed import Matrices
 from workbench.model.kernels.reference import dequantize_mxfp4
+from workbench.untrusted import brief
 
 TOP = {"embed": "model.embed_tokens.weight", "ln_final": "model.norm.weight", "unembed": "lm_head.weight"}
 BLOCK = {
@@ -74,8 +75,8 @@ def read_hf(
     method = quantization.get("quant_method") if isinstance(quantization, dict) else quantization
     if method not in (None, "mxfp4"):
         raise CheckpointError(
-            f"{folder}: the weights are quantized by {method!r}; workbench reads MXFP4 as published, and bf16. "
-            f"Use the model that this one was made from, or export it in bf16."
+            f"{folder}: the weights are quantized by {brief(repr(method))}; workbench reads MXFP4 as published, and "
+            f"bf16. Use the model that this one was made from, or export it in bf16."
         )
     files = hf_files(folder)
     if not files:

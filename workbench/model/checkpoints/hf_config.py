@@ -5,14 +5,37 @@ from collections.abc import Mapping
 from typing import Any
 
 from workbench.errors import CheckpointError
-from workbench.model.checkpoints.validate import check_config
+from workbench.model.checkpoints.validate import RANGES, check_config
 from workbench.model.config import Config
+from workbench.untrusted import brief
 
 DEFAULT = Config()
 UNPACKED = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
 ROPE_KEYS = {"rope_type", "type", "factor", "beta_fast", "beta_slow", "original_max_position_embeddings", "truncate"}
 ROPE_KEYS |= {"rope_theta", "attention_factor", "partial_rotary_factor"}
-MAX_LAYERS = 10_000
+MAX_NUMBER = 1e30
+MAX_INTEGER = (1 << 31) - 1  # each field has a narrower range of its own: validate.RANGES
+# Field of Config -> its key, and another that some releases use
+KEYS = {
+    "d_model": ("hidden_size",),
+    "n_heads": ("num_attention_heads",),
+    "n_kv_heads": ("num_key_value_heads",),
+    "d_head": ("head_dim",),
+    "n_experts": ("num_local_experts", "num_experts"),
+    "n_active": ("num_experts_per_tok", "experts_per_token"),
+    "d_mlp": ("intermediate_size",),
+    "d_vocab": ("vocab_size",),
+}
+OTHER_KEYS = {
+    "n_layers": "num_hidden_layers",
+    "n_ctx": "max_position_embeddings",
+    "window": "sliding_window",
+    "eps": "rms_norm_eps",
+    "rope_factor": "factor",
+    "rope_beta_fast": "beta_fast",
+    "rope_beta_slow": "beta_slow",
+    "rope_original": "original_max_position_embeddings",
+}
 COPY = "Copy config.json again from where the weights came from."
 
 
@@ -26,26 +49,22 @@ def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
     workbench.errors.CheckpointError: config.json: model_type is 'llama'; workbench reads 'gpt_oss'.
     """
     if raw.get("model_type") != "gpt_oss":
-        raise CheckpointError(f"{where}: model_type is {raw.get('model_type')!r}; workbench reads 'gpt_oss'.")
+        raise CheckpointError(
+            f"{where}: model_type is {brief(repr(raw.get('model_type')))}; workbench reads 'gpt_oss'."
+        )
     for key, expected in (("tie_word_embeddings", False), ("attention_bias", True), ("hidden_act", "silu")):
         if raw.get(key) not in (None, expected):
-            raise CheckpointError(f"{where}: {key} must be {expected!r}, as in gpt-oss, got {raw[key]!r}.")
+            raise CheckpointError(f"{where}: {key} must be {expected!r}, as in gpt-oss, got {brief(repr(raw[key]))}.")
     n_layers = layer_count(raw, where, "num_hidden_layers")
     n_ctx = integer(raw, where, "max_position_embeddings")
     kinds = raw.get("layer_types") or [DEFAULT.layer_types[i % 2] for i in range(n_layers)]
     if not isinstance(kinds, list):
-        raise CheckpointError(f"{where}: layer_types must be a list, got {kinds!r}.")
+        raise CheckpointError(f"{where}: layer_types must be a list, got {brief(kinds)}.")
     slides = "sliding_attention" in kinds
+    sizes: dict[str, Any] = {field: integer(raw, where, *keys) for field, keys in KEYS.items()}
     config = Config(
         n_layers=n_layers,
-        d_model=integer(raw, where, "hidden_size"),
-        n_heads=integer(raw, where, "num_attention_heads"),
-        n_kv_heads=integer(raw, where, "num_key_value_heads"),
-        d_head=integer(raw, where, "head_dim"),
-        n_experts=integer(raw, where, "num_local_experts", "num_experts"),
-        n_active=integer(raw, where, "num_experts_per_tok", "experts_per_token"),
-        d_mlp=integer(raw, where, "intermediate_size"),
-        d_vocab=integer(raw, where, "vocab_size"),
+        **sizes,
         n_ctx=n_ctx,
         window=integer(raw, where, "sliding_window") if slides else n_ctx,
         layer_types=tuple(map(str, kinds)),
@@ -54,7 +73,7 @@ def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
         swiglu_alpha=number(raw, where, "swiglu_alpha", default=DEFAULT.swiglu_alpha),
         **_rope(raw, where),
     )
-    return check_config(config, where)
+    return check_config(config, where, {field: keys[0] for field, keys in KEYS.items()} | OTHER_KEYS)
 
 
 def hf_config_json(c: Config, *, packed: bool) -> dict[str, Any]:
@@ -102,32 +121,55 @@ def hf_config_json(c: Config, *, packed: bool) -> dict[str, Any]:
     return raw
 
 
-def integer(raw: Mapping[str, Any], where: str, *keys: str, advice: str = COPY) -> int:
-    """The integer under the first of `keys` that is present and not null. Raises CheckpointError if there is none."""
+def integer(
+    raw: Mapping[str, Any],
+    where: str,
+    *keys: str,
+    advice: str = COPY,
+    least: int = -MAX_INTEGER,
+    most: int = MAX_INTEGER,
+) -> int:
+    """The integer under the first of `keys` that is present and not null.
+
+    Args:
+        raw: the settings.
+        where: the file, for the message.
+        keys: names of the setting.
+        advice: what to do about a wrong value.
+        least: the smallest value that is allowed.
+        most: the largest value that is allowed.
+
+    Raises:
+        CheckpointError: there is none, or it is not allowed.
+    """
     for key in keys:
-        if raw.get(key) is not None:
-            if type(raw[key]) is not int:
-                raise CheckpointError(f"{where}: {key} must be an integer, got {raw[key]!r}.")
-            return raw[key]
+        if (value := raw.get(key)) is not None:
+            if type(value) is not int:
+                raise CheckpointError(f"{where}: {key} must be an integer, got {brief(repr(value))}. {advice}")
+            if not least <= value <= most:
+                limit = f"at most {most:,}" if value > most else f"at least {least:,}"
+                got = f"{value:,}" if abs(value) < 10**20 else brief(value)
+                raise CheckpointError(f"{where}: {key} must be {limit}, got {got}. {advice}")
+            return value
     raise CheckpointError(f"{where} has no {keys[0]}. {advice}")
 
 
 def layer_count(raw: Mapping[str, Any], where: str, key: str, *, advice: str = COPY) -> int:
-    """The number of layers. Raises CheckpointError above MAX_LAYERS: lists of that length would fill the memory."""
-    n_layers = integer(raw, where, key, advice=advice)
-    if n_layers > MAX_LAYERS:
-        raise CheckpointError(f"{where}: {key} must be at most {MAX_LAYERS:,}, got {n_layers:,}. {advice}")
-    return n_layers
+    """The number of layers. Raises CheckpointError out of range: lists of that length would fill the memory."""
+    least, most = map(int, RANGES["n_layers"])
+    return integer(raw, where, key, advice=advice, least=least, most=most)
 
 
 def number(raw: Mapping[str, Any], where: str, key: str, *, default: float | None = None, advice: str = COPY) -> float:
-    """The number under `key`, or `default` if it is absent or null. Raises CheckpointError without either."""
+    """The finite number under `key`, or `default` if it is absent or null. Raises CheckpointError without either."""
     value = raw.get(key)
     value = default if value is None else value
     if value is None:
         raise CheckpointError(f"{where} has no {key}. {advice}")
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise CheckpointError(f"{where}: {key} must be a number, got {value!r}.")
+        raise CheckpointError(f"{where}: {key} must be a number, got {brief(repr(value))}. {advice}")
+    if not abs(value) <= MAX_NUMBER:  # also refuses NaN
+        raise CheckpointError(f"{where}: {key} must be a finite number, got {brief(value)}. {advice}")
     return float(value)
 
 
@@ -142,8 +184,8 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     name, value = next(wrong, (key, rope))
     if not isinstance(value, dict):
         raise CheckpointError(
-            f"{where}: {name} is {value!r}, which transformers 4 reads as plain RoPE and transformers 5 as YaRN. "
-            f"Replace it by an object with the rope_type that the model was trained with."
+            f"{where}: {name} is {brief(repr(value))}, which transformers 4 reads as plain RoPE and transformers 5 as "
+            f"YaRN. Replace it by an object with the rope_type that the model was trained with."
         )
     if len(present) == 2 and None not in present.values() and _differ(*present.values()):
         raise CheckpointError(f"{where}: rope_parameters and rope_scaling contradict each other. Remove one of them.")
@@ -151,16 +193,18 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
     rope = {key: value for key, value in (rope or {}).items() if value is not None}
     kind = rope.get("rope_type", rope.get("type"))
     if kind not in ("yarn", "default"):
-        raise CheckpointError(f"{where}: rope_type must be 'yarn' (gpt-oss) or 'default' (no YaRN), got {kind!r}.")
+        raise CheckpointError(
+            f"{where}: rope_type must be 'yarn' (gpt-oss) or 'default' (no YaRN), got {brief(repr(kind))}."
+        )
     if unknown := sorted(rope.keys() - ROPE_KEYS):
         raise CheckpointError(
-            f"{where}: {unknown[0]!r} would change RoPE, and the forward pass here does not support it."
+            f"{where}: {brief(unknown[0])!r} would change RoPE, and the forward pass here does not support it."
         )
-    if rope.get("partial_rotary_factor") not in (None, 1, 1.0):
+    if (part := rope.get("partial_rotary_factor")) not in (None, 1, 1.0):
         raise CheckpointError(
-            f"{where}: partial_rotary_factor is {rope['partial_rotary_factor']!r}; gpt-oss rotates all dimensions (1)."
+            f"{where}: partial_rotary_factor is {brief(repr(part))}; gpt-oss rotates all dimensions (1)."
         )
-    fields = {"rope_theta": number(rope, where, "rope_theta", default=theta or DEFAULT.rope_theta)}
+    fields = {"rope_theta": number(rope, where, "rope_theta", default=DEFAULT.rope_theta if theta is None else theta)}
     if kind == "default":
         return fields | {"rope_factor": 1.0}
     if type(rope.get("truncate")) is not bool:
@@ -181,10 +225,13 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"exactly this config.json."
         )
     factor = number(rope, where, "factor")
-    attention = 0.1 * math.log(factor) + 1 if factor > 1 else 1.0
+    least, most = RANGES["rope_factor"]
+    if not least <= factor <= most:
+        raise CheckpointError(f"{where}: factor (rope_factor) must be between {least} and {most:,}, got {factor}.")
+    attention = 0.1 * math.log(factor) + 1
     if not math.isclose(number(rope, where, "attention_factor", default=attention), attention, rel_tol=1e-6):
         raise CheckpointError(
-            f"{where}: attention_factor must be YaRN's own value, {attention}; got {rope['attention_factor']}."
+            f"{where}: attention_factor must be YaRN's own value, {attention}; got {brief(rope['attention_factor'])}."
         )
     return fields | {
         "rope_factor": factor,

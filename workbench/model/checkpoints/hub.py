@@ -6,7 +6,9 @@ from pathlib import Path
 
 from workbench.errors import ModelNotFound
 from workbench.paths import expanded
+from workbench.untrusted import brief, exists, file_names, is_folder, read_text
 
+MAX_REVISION_BYTES = 1000  # of refs/main, which has 40
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 
@@ -27,16 +29,19 @@ def snapshot_folder(name: str) -> Path:
     """
     repo = cache_folder() / ("models--" + name.replace("/", "--"))
     snapshots = repo / "snapshots"
-    try:
-        revision = (repo / "refs" / "main").read_text(encoding="utf-8").strip()
-    except OSError:  # fetched by revision: there is no refs/main, and a single snapshot is unambiguous
-        revisions = sorted(p.name for p in snapshots.iterdir() if p.is_dir()) if snapshots.is_dir() else []
+    main = repo / "refs" / "main"
+    if exists(main):
+        revision = read_text(main, ModelNotFound, MAX_REVISION_BYTES).strip()
+    else:  # fetched by revision: there is no refs/main, and a single snapshot is unambiguous
+        names = file_names(snapshots, ModelNotFound) if is_folder(snapshots) else []
+        revisions = [name for name in names if is_folder(snapshots / name)]
         revision = revisions[0] if len(revisions) == 1 else ""
-    if re.fullmatch(r"\w+", revision) and (snapshots / revision).is_dir():
+    if re.fullmatch(r"\w+", revision) and is_folder(snapshots / revision):
         return snapshots / revision
     raise ModelNotFound(
-        f"{name!r} is not in the Hugging Face cache: there is no {snapshots / (revision or '…')} "
-        f"(revision from {repo / 'refs' / 'main'}). Fetch it with:  {download_command(name)}"
+        f"{brief(name)!r} is not in the Hugging Face cache: there is no "
+        f"{brief(str(snapshots), 300)}/{brief(revision) or '…'} (revision from "
+        f"{brief(str(main), 300)}). Fetch it with:  {download_command(brief(name))}"
     )
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from workbench.model.checkpoints.digest import weights_digest
-from workbench.model.checkpoints.folder_files import Incomplete, has_safetensors, mapped, read_json
+from workbench.model.checkpoints.folder_files import Incomplete, files_of, has_safetensors, mapped, read_json
 from workbench.model.checkpoints.hf_config import DEFAULT, integer, layer_count, number
 from workbench.model.checkpoints.pages import with_residency
 from workbench.model.checkpoints.stop_tokens import stop_ids
@@ -29,6 +29,7 @@ from workbench.model.checkpoints.validate import (
 from workbench.model.config import Config
 from workbench.model.kernels.packed import Matrices
 from workbench.model.kernels.reference import dequantize_mxfp4
+from workbench.untrusted import is_there
 
 TOP = {"embed": "embedding.weight", "ln_final": "norm.scale", "unembed": "unembedding.weight"}
 BLOCK = {
@@ -41,6 +42,23 @@ BLOCK = {
     "b_router": "mlp.gate.bias",
 }
 EXPERTS = {"up": "mlp.mlp1_weight", "up_bias": "mlp.mlp1_bias", "down": "mlp.mlp2_weight", "down_bias": "mlp.mlp2_bias"}
+SIZES = ("d_model", "n_heads", "n_kv_heads", "d_head", "n_experts", "n_active", "d_mlp", "d_vocab", "window")
+KEYS = {  # field of Config -> its key in config.json
+    "d_model": "hidden_size",
+    "n_heads": "num_attention_heads",
+    "n_kv_heads": "num_key_value_heads",
+    "d_head": "head_dim",
+    "n_experts": "num_experts",
+    "n_active": "experts_per_token",
+    "d_mlp": "intermediate_size",
+    "d_vocab": "vocab_size",
+    "window": "sliding_window",
+    "rope_factor": "rope_scaling_factor",
+    "rope_beta_slow": "rope_ntk_alpha",
+    "rope_beta_fast": "rope_ntk_beta",
+    "rope_original": "initial_context_length",
+    "n_ctx": "initial_context_length * rope_scaling_factor",
+}
 
 
 def find_original(folder: Path, names: list[str]) -> Path | None:
@@ -57,7 +75,7 @@ def find_original(folder: Path, names: list[str]) -> Path | None:
 def find_original_inside(folder: Path, names: list[str]) -> Path | None:
     """The subfolder original/, where the published checkpoints keep OpenAI's layout; None without weights in it."""
     original = folder / "original"
-    return original if (original / "config.json").is_file() and any(original.glob("*.safetensors")) else None
+    return original if is_there(original / "config.json") and files_of(original, "", ".safetensors") else None
 
 
 def read_original(
@@ -70,13 +88,13 @@ def read_original(
     >>> read_original(Path("20b/original"), name="20b", dtype=None, device=torch.device("cpu"))  # doctest: +SKIP
     """
     config = parse_original_config(read_json(folder / "config.json"), str(folder / "config.json"))
-    files = sorted(folder.glob("*.safetensors"))
+    files = files_of(folder, "", ".safetensors")
     if not files:
         raise Incomplete(f"{folder} has a config.json but no *.safetensors. Fetch the weights too.")
     tensors = mapped(files)
     where, mxfp4 = str(folder), is_packed(tensors)
     plan = plan_loading(config, where, dtype=dtype, device=device, memory=memory, packed=mxfp4, mapped=True)
-    home = folder.parent if not (folder / "tokenizer.json").is_file() and folder.name == "original" else folder
+    home = folder.parent if not is_there(folder / "tokenizer.json") and folder.name == "original" else folder
     return Checkpoint(
         config=config,
         weights=with_residency(_weights(tensors, config, where=where, plan=plan), tensors.values(), plan.memory),
@@ -93,18 +111,11 @@ def parse_original_config(raw: Mapping[str, Any], where: str) -> Config:
     n_layers = layer_count(raw, where, "num_hidden_layers")
     original = integer(raw, where, "initial_context_length")
     factor = number(raw, where, "rope_scaling_factor")
+    sizes: dict[str, Any] = {field: integer(raw, where, KEYS[field]) for field in SIZES}
     config = Config(
         n_layers=n_layers,
-        d_model=integer(raw, where, "hidden_size"),
-        n_heads=integer(raw, where, "num_attention_heads"),
-        n_kv_heads=integer(raw, where, "num_key_value_heads"),
-        d_head=integer(raw, where, "head_dim"),
-        n_experts=integer(raw, where, "num_experts"),
-        n_active=integer(raw, where, "experts_per_token"),
-        d_mlp=integer(raw, where, "intermediate_size"),
-        d_vocab=integer(raw, where, "vocab_size"),
+        **sizes,
         n_ctx=int(original * factor),
-        window=integer(raw, where, "sliding_window"),
         layer_types=tuple(DEFAULT.layer_types[i % 2] for i in range(n_layers)),
         swiglu_limit=number(raw, where, "swiglu_limit", default=DEFAULT.swiglu_limit),
         rope_theta=number(raw, where, "rope_theta"),
@@ -113,7 +124,7 @@ def parse_original_config(raw: Mapping[str, Any], where: str) -> Config:
         rope_beta_fast=number(raw, where, "rope_ntk_beta"),
         rope_original=original,
     )
-    return check_config(config, where)
+    return check_config(config, where, KEYS)
 
 
 def is_packed(tensors: Mapping[str, Tensor]) -> bool:

@@ -26,6 +26,7 @@ from workbench.model.checkpoints.validate import block_shapes, check_config, pac
 from workbench.model.config import Config
 from workbench.paths import absolute, expanded
 from workbench.text import size_text
+from workbench.untrusted import is_file
 
 SHAPES = {"20b": Config(), "120b": Config(n_layers=36, n_experts=128, layer_types=Config().layer_types[:2] * 18)}
 SHARDS = {"20b": 3, "120b": 15}  # file names count from 0, and "of" is one less than the number of shards
@@ -116,16 +117,16 @@ def _config(like: str | Config, layers: int | None) -> tuple[Config, int]:
             raise CheckpointError(f"layers must be 1 to {c.n_layers}, got {layers}.")
         shards = max(1, round(shards * layers / c.n_layers))
         c = replace(c, n_layers=layers, layer_types=c.layer_types[:layers])
-    return check_config(c, "a synthetic checkpoint"), shards
+    return check_config(c, "a synthetic checkpoint", {}), shards
 
 
 def _tokenizer(folder: str | os.PathLike[str] | None) -> list[Path]:
     if folder is None:
         return []
     source = expanded(folder)
-    if not (source / TOKENIZER[0]).is_file():
+    if not is_file(source / TOKENIZER[0]):
         raise ModelNotFound(f"{folder} has no {TOKENIZER[0]}. Give the folder of a model that has one, or None.")
-    return [source / name for name in TOKENIZER if (source / name).is_file()]
+    return [source / name for name in TOKENIZER if is_file(source / name)]
 
 
 def _entries(c: Config) -> Iterator[tuple[int, Entry]]:

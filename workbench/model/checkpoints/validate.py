@@ -3,7 +3,6 @@
 Independent of any file format.
 """
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -17,11 +16,35 @@ from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
 from workbench.model.memory import free_memory
 from workbench.text import size_text
+from workbench.untrusted import brief
 
 Shape = tuple[int, ...]
 DEQUANTIZE_MAX_BYTES = 256e6  # a model that takes less is dequantized, and gives the same numbers on every machine
 FAST_FRACTION = 0.8  # of the free memory: a file up to this size stays mapped as a whole
 PACKED_BYTES = 17 / 32  # per parameter in MXFP4: 16 bytes of codes and one byte of scale for 32 parameters
+# Field of Config -> the smallest and largest value with which the forward pass computes something sensible. The largest
+# sizes are far above any model's; they keep products of sizes from overflowing, and lists from filling the memory.
+RANGES: dict[str, tuple[float, float]] = {
+    "n_layers": (1, 10_000),
+    "d_model": (1, 1 << 20),
+    "n_heads": (1, 1 << 16),
+    "n_kv_heads": (1, 1 << 16),
+    "d_head": (2, 1 << 16),
+    "n_experts": (1, 1 << 16),
+    "n_active": (1, 1 << 16),
+    "d_mlp": (1, 1 << 20),
+    "d_vocab": (1, 1 << 24),
+    "n_ctx": (1, (1 << 31) - 1),
+    "window": (1, (1 << 31) - 1),
+    "eps": (1e-12, 0.1),
+    "swiglu_limit": (0.01, 1e6),
+    "swiglu_alpha": (0.01, 100),
+    "rope_theta": (2, 1e12),  # at 1, all pairs would rotate alike, and YaRN divides by its logarithm
+    "rope_factor": (1, 10_000),
+    "rope_beta_fast": (0.001, 10_000),
+    "rope_beta_slow": (0.001, 10_000),
+    "rope_original": (1, (1 << 31) - 1),
+}
 DENSE = (torch.bfloat16, torch.float32, torch.float16, torch.float64)
 
 
@@ -140,16 +163,25 @@ def listed(names: Iterable[str], one: str, many: str, *, first: int = 4) -> str:
     """
     names = list(names)
     rest = f", … ({len(names) - first} more)" if len(names) > first else ""
-    return f"{len(names)} {one if len(names) == 1 else many}: {', '.join(names[:first])}{rest}"
+    return f"{len(names)} {one if len(names) == 1 else many}: {', '.join(brief(n, 200) for n in names[:first])}{rest}"
 
 
-def check_config(c: Config, where: str) -> Config:
-    """The config itself. Raises CheckpointError if its sizes, heads or layer types are impossible."""
-    sizes = ("n_layers", "d_model", "n_heads", "n_kv_heads", "d_head", "n_experts", "n_active", "d_mlp", "d_vocab")
-    for name in (*sizes, "n_ctx", "window", "rope_original", "eps", "rope_theta", "rope_factor"):
-        value = getattr(c, name)
-        if not (math.isfinite(value) and value > 0):
-            raise CheckpointError(f"{where}: {name} must be positive, got {value}.")
+def check_config(c: Config, where: str, keys: Mapping[str, str]) -> Config:
+    """The config itself. Raises CheckpointError if a number is out of its range, or if two contradict each other.
+
+    `keys`: for fields of Config, their names in the file, for the message.
+    """
+    for field, (least, most) in RANGES.items():
+        value = getattr(c, field)
+        if not least <= value <= most:  # also refuses NaN
+            key = keys.get(field, field)
+            name = field if key == field else f"{key} ({field})"
+            raise CheckpointError(f"{where}: {name} must be between {least:,} and {most:,}, got {brief(value)}.")
+    if c.rope_beta_fast < c.rope_beta_slow:
+        raise CheckpointError(
+            f"{where}: rope_beta_fast must be at least rope_beta_slow (YaRN keeps the fast rotations and stretches the "
+            f"slow ones), got {c.rope_beta_fast} and {c.rope_beta_slow}."
+        )
     if c.n_heads % c.n_kv_heads:
         raise CheckpointError(f"{where}: n_heads must be a multiple of n_kv_heads, got {c.n_heads} and {c.n_kv_heads}.")
     if c.n_active > c.n_experts:
@@ -165,7 +197,7 @@ def check_config(c: Config, where: str) -> Config:
         )
     known = ("sliding_attention", "full_attention")
     if unknown := sorted({t for t in c.layer_types if t not in known}):
-        raise CheckpointError(f"{where}: unknown layer type {unknown[0]!r}; gpt-oss has {' and '.join(known)}.")
+        raise CheckpointError(f"{where}: unknown layer type {brief(unknown[0])!r}; gpt-oss has {' and '.join(known)}.")
     return c
 
 

@@ -7,8 +7,10 @@ import hashlib
 import os
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -17,6 +19,8 @@ SOURCES = (SOURCE, HERE / "vectors.h", HERE / "fixed_order.h")  # native.c inclu
 LIBRARY = HERE / ("_native.dylib" if sys.platform == "darwin" else "_native.so")
 # No contraction: a * b + c is one operation only where the source says fmaf, on every machine
 FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+TIME_LIMIT = 600  # seconds; it takes a few
+MAX_MESSAGE_BYTES = 1 << 20
 INSTRUCTIONS = (
     "install a C compiler (apt install gcc / xcode-select --install) and run: python -m workbench.model.kernels.build"
 )
@@ -32,9 +36,18 @@ def digest() -> str:
 
 
 def compiler() -> list[str] | None:
-    """The first available C compiler: $CC, which may contain options, then the usual names."""
+    """The first available C compiler: $CC, which may contain options, then the usual names.
+
+    Raises `CannotBuild` if $CC cannot be split into words.
+    """
     for name in (os.environ.get("CC"), "cc", "gcc", "clang"):
-        command = shlex.split(name or "")
+        try:
+            command = shlex.split(name or "")
+        except ValueError as e:
+            raise CannotBuild(
+                f"the environment variable CC is {name!r:.200}, which is not a command ({e}). Correct or unset it, and "
+                f"run: python -m workbench.model.kernels.build"
+            ) from None
         if command and shutil.which(command[0]):
             return command
     return None
@@ -46,22 +59,47 @@ def build(target: Path = LIBRARY, cc: list[str] | None = None, flags: tuple[str,
     if cc is None:
         raise CannotBuild(f"no C compiler found: {INSTRUCTIONS}")
     temporary = target.with_name(f".{target.name}.{os.getpid()}")
-    command = [*cc, *FLAGS, "-shared", "-fPIC", "-fvisibility=hidden",
-               f'-DWORKBENCH_SOURCE="{digest()}"', *flags, str(SOURCE), "-o", str(temporary), "-lm"]  # fmt: skip
     message = ""
     try:
+        command = [*cc, *FLAGS, "-shared", "-fPIC", "-fvisibility=hidden",
+                   f'-DWORKBENCH_SOURCE="{digest()}"', *flags, str(SOURCE), "-o", str(temporary), "-lm"]  # fmt: skip
         # Apple's clang has no OpenMP; native.c uses the system's threads there
         for threads in (["-fopenmp"], []) if sys.platform != "darwin" else ([],):
-            done = subprocess.run([*command, *threads], capture_output=True, text=True)
-            if done.returncode == 0:
+            message = _run([*command, *threads])
+            if not message and temporary.is_file():
                 temporary.replace(target)  # not `files.atomic_path`: this module imports nothing from workbench
                 return target
-            message = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr.strip())
     except OSError as e:
-        raise CannotBuild(f"{cc[0]} does not start ({e}): {INSTRUCTIONS}") from None
+        raise CannotBuild(f"native.c cannot be read, or {target} not written: {e}") from None
     finally:
         temporary.unlink(missing_ok=True)
-    raise CannotBuild(f"{cc[0]} cannot compile native.c: {message or 'no message'}")
+    raise CannotBuild(f"{cc[0]} cannot compile native.c: {message or 'it made no library'}")
+
+
+def _run(command: list[str]) -> str:
+    """Runs the compiler; its message if it fails, else "". Raises CannotBuild if it does not start or does not end."""
+    with tempfile.TemporaryFile() as messages:  # not a pipe: one that is never closed would wait for ever
+        try:
+            process = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=messages, start_new_session=True
+            )
+        except (OSError, ValueError) as e:
+            raise CannotBuild(f"{command[0]} does not start ({e}): {INSTRUCTIONS}") from None
+        try:
+            failed = process.wait(TIME_LIMIT)
+        except subprocess.TimeoutExpired:
+            raise CannotBuild(
+                f"{command[0]} did not end within {TIME_LIMIT} s. Set the environment variable CC to a C compiler, and "
+                f"run: python -m workbench.model.kernels.build"
+            ) from None
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)  # with the programs that the compiler started
+                process.wait()
+        messages.seek(0)
+        text = messages.read(MAX_MESSAGE_BYTES).decode("utf-8", "replace").strip()
+    first = next((line for line in text.splitlines() if "error" in line), text[:500])
+    return (first or f"it ended with code {failed} and no message") if failed else ""
 
 
 def main() -> int:
