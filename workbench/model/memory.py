@@ -5,6 +5,14 @@ from pathlib import Path
 import psutil
 import torch
 
+from workbench.text import visible
+
+# In the messages of torch's allocator of the CPU (a RuntimeError without a class of its own) and of CUDA's libraries.
+_ALLOCATION_FAILED = (
+    "can't allocate memory", "Cannot allocate memory", "not enough memory", "out of memory", "bad_alloc",
+    "ALLOC_FAILED",
+)  # fmt: skip
+
 
 def free_memory(device: str | torch.device = "cpu") -> int:
     """Free memory in bytes: of the GPU, or of the machine and within the limit of its container."""
@@ -23,6 +31,23 @@ def free_memory(device: str | torch.device = "cpu") -> int:
         except OSError:
             continue
     return max(free, 0)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an exception of Python, numpy or torch says that memory could not be allocated."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    text = str(error)
+    return isinstance(error, RuntimeError) and any(words in text for words in _ALLOCATION_FAILED)
+
+
+def out_of_memory_text(error: BaseException) -> str:
+    """What a BudgetError says of such an exception."""
+    reason = visible((str(error).strip() or type(error).__name__).partition("\n")[0])[:200]
+    return (
+        f"the memory ran out during the run ({reason}). Record less (record=''), shorten the text, or write the trace "
+        f"to disk during the run (to=path)."
+    )
 
 
 def _inactive_page_cache(stat: str) -> int:

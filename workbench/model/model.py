@@ -22,7 +22,7 @@ from workbench.conversation.tokenizer import Tokenizer
 from workbench.edits.edit import Edit
 from workbench.edits.library import Patch, PatchFrom
 from workbench.edits.stack import Editing, EditStack
-from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.errors import BudgetError, CheckpointError, EditError, PromptError
 from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts
 from workbench.model.arrays import tensor
@@ -31,7 +31,9 @@ from workbench.model.checkpoints import POCKET, Loadable, load
 from workbench.model.checkpoints.adapter import read_adapter
 from workbench.model.interrupts import Interrupt, interruptible
 from workbench.model.kernels import native
+from workbench.model.memory import is_out_of_memory, out_of_memory_text
 from workbench.model.threads import one_thread
+from workbench.model.torch_defaults import torch_defaults
 from workbench.paths import absolute, expanded
 from workbench.taps import Chain, Tap
 from workbench.traces import Trace, check_writable
@@ -92,7 +94,8 @@ class Model:
         self.adapter: dict | None = (
             None  # manifest entry: name, digest and scale of the adapter, and the digest of the base
         )
-        self.partial: Trace | None = None  # the last generation, if it was interrupted or failed
+        self._partial: Trace | None = None
+        self._kept: tuple[Callable[[], Trace | None], Interrupt] | None = None
         self.probed: tuple | None = None  # the kernels of the last probe, and its result
         self._independent: tuple[tuple, bool] | None = None  # the tested kernels, and the result
         self._stack = EditStack()
@@ -103,7 +106,7 @@ class Model:
         """A separate Model without edits that shares its weights with this one."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.partial, other.probed, other._independent = None, None, None
+        other._kept = other._partial = other.probed = other._independent = None
         other._stack, other._running = EditStack(), []
         return other
 
@@ -152,6 +155,27 @@ class Model:
         return self._independent[1]
 
     # -- running
+
+    @property
+    def partial(self) -> Trace | None:
+        """The trace of the last generation, if it was interrupted or failed. During a generation it is None."""
+        if self._kept is not None:
+            save, flag = self._kept
+            if flag in self._running:
+                return None
+            self.partial = save()
+        return self._partial
+
+    @partial.setter
+    def partial(self, trace: Trace | None) -> None:
+        self._partial, self._kept = trace, None
+
+    def keep(self, save: Callable[[], Trace | None], flag: Interrupt) -> None:
+        """`partial` is what `save` returns, if the generation of `flag` ends without setting `partial`.
+
+        So the tokens are there even if saving them was interrupted.
+        """
+        self._partial, self._kept = None, (save, flag)
 
     def trace(
         self,
@@ -396,11 +420,18 @@ class Model:
 
     @contextmanager
     def interruptible(self) -> Iterator[Interrupt]:
-        """During the block, Ctrl-C, or `stop()` on another thread, ends the run at the next hook point."""
-        with interruptible() as flag, one_thread(self.config.n_params < SMALL):
+        """During the block, Ctrl-C, or `stop()` on another thread, ends the run at the next hook point.
+
+        Raises BudgetError if the memory runs out.
+        """
+        with interruptible() as flag, torch_defaults(), one_thread(self.config.n_params < SMALL):
             self._running.append(flag)
             try:
                 yield flag
+            except (MemoryError, RuntimeError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                raise BudgetError(out_of_memory_text(error)) from error
             finally:
                 self._running.remove(flag)
 
