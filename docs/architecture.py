@@ -23,7 +23,9 @@ def _of(*names: str | frozenset[str]) -> frozenset[str]:
     return frozenset().union(*({name} if isinstance(name, str) else name for name in names))
 
 
-BASE = _of("errors", "text", "paths", "hooks", "files", "untrusted", "signals", "checks", "lazy_imports", "topics", "taps")
+BASE = _of(
+    "errors", "text", "paths", "hooks", "files", "untrusted", "signals", "checks", "lazy_imports", "topics", "taps"
+)
 DATA = _of(BASE, "traces")
 RUNS = _of(DATA, "conversation", "edits", "model", "recording")
 

@@ -23,6 +23,17 @@ SAME_PRESS_SECONDS = 0.1  # a key that is held down repeats faster
 SAVING = "\nsaving what was recorded; press Ctrl-C five times to give up\n"
 
 
+class Terminated(KeyboardInterrupt):
+    """The run was ended by SIGTERM or SIGHUP: a KeyboardInterrupt, so that it is handled as Ctrl-C is."""
+
+    def __init__(self, signum: int):
+        super().__init__(f"ended by {signal.Signals(signum).name}")
+        self.signum = signum
+
+    def __reduce__(self):
+        return Terminated, (self.signum,)
+
+
 class StopFlag:
     """Set by a signal while a block runs, or by another thread."""
 
@@ -41,7 +52,7 @@ class StopFlag:
     def check(self) -> None:
         """Raises KeyboardInterrupt if the flag is set."""
         if self.stopped:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt if self.signum == signal.SIGINT else Terminated(self.signum)
 
 
 class _Receiver:

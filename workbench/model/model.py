@@ -79,6 +79,17 @@ class Model:
         memory: str = "auto",
         tokenizer: str | os.PathLike[str] | None = None,
     ):
+        with torch_defaults():
+            self._load(where, dtype, device, memory, tokenizer)
+
+    def _load(
+        self,
+        where: Loadable,
+        dtype: torch.dtype | str | None,
+        device: str | None,
+        memory: str,
+        tokenizer: str | os.PathLike[str] | None,
+    ) -> None:
         checkpoint = load(where, dtype=_dtype(dtype), device=device, memory=memory)
         self._source = _source(where, checkpoint.weights.embed.dtype, device, memory, tokenizer)
         self.config, self.weights = checkpoint.config, checkpoint.weights

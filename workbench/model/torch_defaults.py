@@ -8,7 +8,7 @@ import torch
 
 @contextmanager
 def torch_defaults() -> Iterator[None]:
-    """Within the block, torch has no autocast, creates tensors on the CPU, and in float32 unless another dtype is given.
+    """Within the block: no autocast; new tensors are on the CPU, and in float32 unless another dtype is given.
 
     Under autocast, or with another default device or dtype, a run would fail in the middle or have other numbers. The
     default dtype is one of the whole process; if it is float32 already, nothing is changed.

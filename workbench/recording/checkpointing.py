@@ -1,4 +1,4 @@
-"""Saves the partial trace of a streamed generation (`to=`) every minute, so that a killed process loses a minute only."""
+"""Saves the partial trace of a streamed generation (`to=`) every minute, for the case that the process is killed."""
 
 import logging
 import time
