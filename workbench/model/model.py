@@ -240,8 +240,9 @@ class Model:
         (`<|return|>`, `<|call|>`, `<|endoftext|>`), at one of `stop`, or after `max_tokens`. Routes and predictions are
         recorded during decoding, everything else in a pass over the finished text; `trace.source(name)` returns which.
 
-        Ctrl-C raises KeyboardInterrupt. `model.partial` is then a trace of the run so far, which can be saved and
-        continued with `model.resume`; before the end of the prefill there is none.
+        Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt. `model.partial` is then a trace of the run so far, which can
+        be saved and continued with `model.resume`; before the end of the prefill there is none. After an error,
+        `model.partial` has the tokens too.
 
         Args:
             prompt: as for `trace`.
@@ -253,10 +254,14 @@ class Model:
                 presets that fit.
             stop: token ids or texts at which generation ends.
             budget: as for `trace`.
-            to: a path to which the trace is written during recording, so that it may be larger than the memory.
+            to: a path to which the trace is written during recording, so that it may be larger than the memory. Until
+                it is complete, the partial trace is saved every minute, and when the run is interrupted or fails, as
+                `<to>.partial` beside it. After the process was killed, `model.resume(wb.load("<to>.partial"), to=to)`
+                continues it. A path `<to>.partial` that exists is not changed; it is then `<to>.partial-2`, ….
 
         Raises:
             PromptError, HookNameError, BudgetError: before anything runs.
+            BudgetError: the memory ran out during the run; `model.partial` has the tokens.
             NotFinite: the logits of a token to sample contain NaN.
         """
         tokens, notes = self.render(prompt)

@@ -15,6 +15,7 @@ from workbench import hooks
 from workbench.errors import ArgumentError, VerificationWarning, WorkbenchError
 from workbench.recording.source import Source, Text, text_of
 from workbench.recording.verify import verify
+from workbench.text import visible
 from workbench.traces import Manifest, TensorInfo, Trace, TraceWriter, load
 from workbench.traces.canonical_json import canonical
 from workbench.traces.format import dtype_code
@@ -116,8 +117,11 @@ def require_valid(
         canonical(manifest.to_json())
     except WorkbenchError:
         raise
-    except (ValueError, TypeError, RecursionError) as error:
-        raise ArgumentError(f"the trace of this run could not be saved, so it was not started: {error}") from error
+    except Exception as error:  # an edit describes objects of the caller, whose classes may raise anything
+        reason = f"{type(error).__name__}: {visible(str(error)[:200])}"
+        raise ArgumentError(
+            f"the manifest of this run cannot be written, so the run was not started: {reason}"
+        ) from error
 
 
 def edits(source: Source) -> list[dict[str, Any]]:

@@ -68,7 +68,7 @@ def _whole(name: str, value: Any) -> int:
     except (TypeError, ValueError, RuntimeError):
         number = None
     if number is None:
-        raise PromptError(f"{name} must be a whole number, got {_shown(value)}")
+        raise PromptError(f"{name} must be a whole number, got {shown(value)}")
     if not -(2**63) <= number < 2**63:
         raise PromptError(f"{name} must be between -2**63 and 2**63 - 1, got a number of {number.bit_length()} bits")
     return number
@@ -83,10 +83,10 @@ def _real(name: str, value: Any) -> float:
             return float(value)
     except (TypeError, ValueError, ArithmeticError, RuntimeError):
         pass
-    raise PromptError(f"{name} must be a number, got {_shown(value)}")
+    raise PromptError(f"{name} must be a number, got {shown(value)}")
 
 
-def _shown(value: Any) -> str:
+def shown(value: Any) -> str:
     """The value as an error may print it: short, and without hidden characters."""
     try:
         return visible(repr(value)[:60])

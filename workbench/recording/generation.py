@@ -19,7 +19,7 @@ from workbench.model.interrupts import Interrupt
 from workbench.model.memory import is_out_of_memory, out_of_memory_text
 from workbench.recording.assemble import assemble, require_valid
 from workbench.recording.checkpointing import Checkpointing
-from workbench.recording.decoding import Generation, Settings
+from workbench.recording.decoding import Generation, Settings, shown
 from workbench.recording.plan import affordable_plan
 from workbench.recording.record import open_writer, record, reset_tallies
 from workbench.recording.resume import restore, save_partial
@@ -175,7 +175,7 @@ def _several(stop: Any) -> list[Any]:
     except TypeError:
         if isinstance(stop, Iterable) and not isinstance(stop, bytes | bytearray | Mapping):
             return list(stop)
-    raise PromptError(f"stop must be token ids and texts, as in stop=['\\n', 7], or () for none, got {stop!r}")
+    raise PromptError(f"stop must be token ids and texts, as in stop=['\\n', 7], or () for none, got {shown(stop)}")
 
 
 def _stop_id(model: "Model", value: Any) -> int:
@@ -185,7 +185,7 @@ def _stop_id(model: "Model", value: Any) -> int:
         token = -1
     if not 0 <= token < model.config.d_vocab:
         raise PromptError(
-            f"stop has {visible(repr(value)[:60])}, which is neither a text nor a token id of {model.name} "
+            f"stop has {shown(value)}, which is neither a text nor a token id of {model.name} "
             f"(0..{model.config.d_vocab - 1})"
         )
     return token
