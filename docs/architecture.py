@@ -26,8 +26,6 @@ def _of(*names: str | frozenset[str]) -> frozenset[str]:
 BASE = _of(
     "errors", "text", "paths", "hooks", "files", "untrusted", "signals", "checks", "lazy_imports", "topics", "taps"
 )
-    "errors", "text", "paths", "hooks", "files", "untrusted", "signals", "checks", "lazy_imports", "topics", "taps"
-)
 DATA = _of(BASE, "traces")
 RUNS = _of(DATA, "conversation", "edits", "model", "recording")
 
