@@ -15,7 +15,7 @@ import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import workbench as wb
 from workbench.checks import require
@@ -196,23 +196,7 @@ def _run_and_save(args: argparse.Namespace, stem: str, run: Callable[[], "Trace"
     from workbench.traces import check_writable
 
     check_writable(target)
-    ended_by: BaseException | None = None
-    path, failure = None, None
-    try:
-        with ExitStack() as stack:
-            try:
-                trace = run()
-                stack.enter_context(shielded())
-            except (KeyboardInterrupt, Exception) as error:
-                stack.enter_context(shielded())
-                ended_by, trace = error, _trace_of(error)
-                if trace is None:
-                    raise
-            path, failure = _save(trace, target)
-    except KeyboardInterrupt as interrupt:
-        if path is None and failure is None:
-            raise
-        ended_by = ended_by or interrupt  # it was saved before this was raised
+    trace, path, failure, ended_by = _saved_run(run, target)
     if args.json:
         texts = {channel: trace.text(channel=channel) for channel in ("analysis", "final")}
         _print_json(_summary(trace, path) | texts)
@@ -237,7 +221,39 @@ def _run_and_save(args: argparse.Namespace, stem: str, run: Callable[[], "Trace"
     return UNVERIFIED if any(line["status"] == "fails" for line in trace.verification) else 0
 
 
-def _trace_of(error: BaseException) -> "Trace | None":
+class _SavedRun(NamedTuple):
+    """The trace of a run, where it was saved, why not at its target, and the interrupt or error that ended the run."""
+
+    trace: "Trace"
+    path: Path | None
+    failure: TraceError | None
+    ended_by: BaseException | None
+
+
+def _saved_run(run: Callable[[], "Trace"], target: Path) -> _SavedRun:
+    """Runs and saves. Raises what ended the run if nothing was generated before."""
+    saved = None
+    try:
+        with ExitStack() as stack:
+            ended_by: BaseException | None = None
+            try:
+                trace = run()
+                stack.enter_context(shielded())
+            except (KeyboardInterrupt, Exception) as error:
+                stack.enter_context(shielded())
+                ended_by, kept = error, _trace_of(error)
+                if kept is None:
+                    raise
+                trace = kept
+            saved = _SavedRun(trace, *_save(trace, target), ended_by)
+    except KeyboardInterrupt as interrupt:
+        if saved is None:
+            raise
+        return saved._replace(ended_by=saved.ended_by or interrupt)  # it was saved before this was raised
+    return saved
+
+
+def _trace_of(error: BaseException | None) -> "Trace | None":
     """What was generated before an error or an interrupt, also if a second interrupt came while it was raised."""
     while error is not None:
         if trace := getattr(error, "trace", None):

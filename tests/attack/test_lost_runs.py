@@ -198,7 +198,7 @@ def test_a_press_between_any_two_lines_of_the_saving_loses_nothing(attempt, mode
         return trace, len(lines) >= n
 
     def lost() -> list[int]:
-        numbers = []
+        numbers, n = [], 0
         for n in range(1, 400):
             trace, reached = interrupted_at(n)
             if trace is None or len(trace) != len(PROMPT) + 2:

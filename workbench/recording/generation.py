@@ -95,7 +95,7 @@ def _run(model: "Model", start: Callable[[Interrupt], Generation], to: Path | No
         if trace is None:
             raise
         model.partial = trace  # Ctrl-C after the last check
-        raise Interrupted(trace, signum=flag.signum) from interrupt
+        raise Interrupted(trace, signum=getattr(interrupt, "signum", signal.SIGINT)) from interrupt
     return trace
 
 
