@@ -630,14 +630,14 @@ def test_a_limit_on_the_memory_of_the_process(attempt, model):
     attempt.judged("refused")
 
 
-@pytest.mark.parametrize("budgeted", [wb.attention.sink_mass, None], ids=["trace", "forward"])
-def test_memory_that_runs_out_in_other_runs(attempt, model, budgeted):
+@pytest.mark.parametrize("to", ["there", None], ids=["to disk", "in memory"])
+def test_memory_that_runs_out_while_a_text_is_recorded(attempt, model, to):
     def fail():
         raise MEMORY["torch"]
 
     def run():
         with in_pass(1, fail):
-            model.trace(PROMPT, record="residuals", to="there" if budgeted else None)
+            model.trace(PROMPT, record="residuals", to=to)
 
     attempt.refused(run, "the memory ran out")
     assert not os.listdir()
@@ -749,12 +749,12 @@ def pocket():
 @pytest.mark.parametrize("setting", REFUSED, ids=_setting_id)
 def test_a_setting_that_no_manifest_can_hold_is_refused_before_the_run(attempt, pocket, monkeypatch, setting):
     monkeypatch.setattr(source, "forward", lambda *_: pytest.fail("the model ran"))
-    with attempt_warnings():
+    with without_warnings():
         attempt.refused(lambda: pocket.generate(ASK, **({"max_tokens": 3} | setting)), next(iter(setting)))
 
 
 @contextmanager
-def attempt_warnings():
+def without_warnings():
     import warnings
 
     with warnings.catch_warnings():
@@ -889,7 +889,7 @@ def test_a_setting_of_torch_changes_no_number(attempt, model, whole, kind):
             return model.generate(PROMPT, max_tokens=N, **SAMPLED), model.trace(PROMPT, record="everything")
 
     plain = model.trace(PROMPT, record="everything")
-    with attempt_warnings():
+    with without_warnings():
         attempt.right(run, lambda traces: same(traces[0], whole) and same(traces[1], plain) and traces[0].verified)
     assert torch.get_default_dtype() == torch.float32 and torch.get_default_device().type == "cpu"
 
