@@ -909,6 +909,8 @@ def test_a_model_loads_under_a_setting_of_torch(attempt, pocket, kind):
 # The long runs.
 
 
+# a press after a run may come in the `__del__` of its progress bar, where Python ignores exceptions
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @LONG
 @pytest.mark.long
 @pytest.mark.parametrize("through", ["generate", "resume"])
@@ -919,10 +921,10 @@ def test_200_runs_with_two_presses_within_30_ms_lose_none(attempt, model, whole,
     half = None
     if through == "resume":
         with in_pass(2, press()), pytest.raises(Interrupted) as caught:
-            model.generate(PROMPT, max_tokens=60, record="everything")
+            model.generate(PROMPT, max_tokens=30, record="everything")
         half = caught.value.trace
     for number in range(200):
-        gap, n_pass = rng.uniform(0.0005, 0.03), rng.randrange(2, 60)
+        gap, n_pass = rng.uniform(0.0005, 0.03), rng.randrange(2, 30)
         threads = []
 
         def twice(gap=gap, threads=threads):
@@ -939,7 +941,7 @@ def test_200_runs_with_two_presses_within_30_ms_lose_none(attempt, model, whole,
             with in_pass(n_pass, twice):
                 trace = what_remains(
                     model,
-                    lambda: model.resume(half) if half else model.generate(PROMPT, max_tokens=60, record="everything"),
+                    lambda: model.resume(half) if half else model.generate(PROMPT, max_tokens=30, record="everything"),
                 )
             signal.signal(signal.SIGINT, lambda *_: None)
         except KeyboardInterrupt:
