@@ -23,7 +23,9 @@ def _of(*names: str | frozenset[str]) -> frozenset[str]:
     return frozenset().union(*({name} if isinstance(name, str) else name for name in names))
 
 
-BASE = _of("errors", "text", "paths", "hooks", "files", "untrusted", "checks", "lazy_imports", "topics", "taps")
+BASE = _of(
+    "errors", "text", "paths", "hooks", "files", "untrusted", "signals", "checks", "lazy_imports", "topics", "taps"
+)
 DATA = _of(BASE, "traces")
 RUNS = _of(DATA, "conversation", "edits", "model", "recording")
 
@@ -37,6 +39,7 @@ PACKAGES: dict[str, Package] = {
     "hooks": Package("hook points, summaries, presets", _of("checks", "errors", "text")),
     "files": Package("atomic writing of files", _of("errors", "paths", "text")),
     "untrusted": Package("bounded reading of files from strangers", _of("errors", "files", "paths", "text")),
+    "signals": Package("Ctrl-C, SIGTERM and SIGHUP during a run"),
     "lazy_imports": Package("declared imports from a lower to a higher package"),
     "topics": Package("the table of public names; `attention.py`, `routing.py`, … are topics generated from it"),
     "taps": Package("the functions that the forward pass calls at hook points", _of("errors", "hooks")),
@@ -125,7 +128,10 @@ TRACE_BELOW = (
     "model/memory.py",
     "model/prefill.py",
     "model/threads.py",
+    "model/torch_defaults.py",
     "recording/budget.py",
+    "recording/checkpointing.py",
+    "signals.py",
     "traces/canonical_json.py",
     "traces/format.py",
     "traces/manifest.py",

@@ -1,7 +1,7 @@
 """The `workbench` command: each subcommand calls one public function and prints its result.
 
 The commands info, show and verify do not load torch. Exit codes: 0 success; 1 an error; 2 wrong usage; 3 a trace does
-not verify; 130 interrupted.
+not verify; 130 interrupted, 143 and 129 ended by SIGTERM and SIGHUP.
 """
 
 import argparse
@@ -9,22 +9,25 @@ import json
 import os
 import re
 import shlex
+import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import workbench as wb
 from workbench.checks import require
 from workbench.errors import PromptError, TraceCorrupt, TraceError, TraceExists, TraceUnsafe, WorkbenchError
-from workbench.paths import expanded
+from workbench.paths import absolute, expanded
+from workbench.signals import shielded
 from workbench.text import visible
 
 if TYPE_CHECKING:
     from workbench.traces import Trace
 
-ERROR, USAGE, UNVERIFIED, INTERRUPTED = 1, 2, 3, 130
+ERROR, USAGE, UNVERIFIED = 1, 2, 3
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -47,9 +50,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  as above
         where = visible(str(error.filename)) if error.filename else "reading or writing failed"
         return _fail(f"{where}: {error.strerror or error}")
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
-        return INTERRUPTED
+        return _interrupt_code(interrupt)
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,7 +60,8 @@ def parser() -> argparse.ArgumentParser:
     top = argparse.ArgumentParser(
         prog="workbench",
         description="Interpretability of gpt-oss: record a run, inspect it, verify it.",
-        epilog="Exit codes: 0 success, 1 an error, 2 wrong usage, 3 a trace does not verify, 130 interrupted.",
+        epilog="Exit codes: 0 success, 1 an error, 2 wrong usage, 3 a trace does not verify, 130 interrupted (143 and "
+        "129: by SIGTERM and SIGHUP).",
     )
     top.add_argument("--version", action="version", version=f"workbench {wb.__version__}")
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
@@ -187,11 +191,11 @@ def resume(args: argparse.Namespace) -> int:
 
 
 def _run_and_save(args: argparse.Namespace, stem: str, run: Callable[[], "Trace"]) -> int:
-    """Runs, and saves the resulting trace, or the partial trace after an interrupt.
+    """Runs, and saves the resulting trace, or the partial trace after an interrupt or an error.
 
     A path that cannot be written is refused before the run. If writing fails after the run, for example because the
     disk is full, the answer is printed and the trace is saved in the folder for temporary files before the error is
-    raised.
+    raised. Ctrl-C, SIGTERM and SIGHUP act when it is saved.
     """
     target = expanded(args.output) if args.output else _unused_path(stem, ".trace")
     if os.path.lexists(target):
@@ -199,15 +203,7 @@ def _run_and_save(args: argparse.Namespace, stem: str, run: Callable[[], "Trace"
     from workbench.traces import check_writable
 
     check_writable(target)
-    stopped = False
-    try:
-        trace = run()
-    except KeyboardInterrupt as interrupt:
-        trace = getattr(interrupt, "trace", None)
-        if trace is None:
-            raise
-        stopped = True
-    path, failure = _save(trace, target)
+    trace, path, failure, ended_by = _saved_run(run, target)
     if args.json:
         texts = {channel: trace.text(channel=channel) for channel in ("analysis", "final")}
         _print_json(_summary(trace, path) | texts)
@@ -217,29 +213,78 @@ def _run_and_save(args: argparse.Namespace, stem: str, run: Callable[[], "Trace"
                 print(f"{channel}:\n{visible(text, newline=chr(10))}\n")
         print(trace)
         print(f"written to {visible(str(path))}" if path else "not written")
+    if ended_by and trace.status == "partial" and path:
+        print(
+            f"interrupted: {visible(str(path))} is partial; it ends where the run was stopped. Continue with:\n"
+            f"  workbench resume {_quoted(target if path == absolute(target) else path)}{_model_option(args, trace)}",
+            file=sys.stderr,
+        )
     if failure:
         raise failure
-    if stopped:
-        if trace.status == "partial":
-            print(
-                f"interrupted: {visible(str(path))} is partial; it ends where the run was stopped. Continue with:\n"
-                f"  workbench resume {_quoted(target)}{_model_option(args, trace)}",
-                file=sys.stderr,
-            )
-        return INTERRUPTED
+    if isinstance(ended_by, KeyboardInterrupt):
+        return _interrupt_code(ended_by)
+    if ended_by:
+        raise ended_by
     return UNVERIFIED if any(line["status"] == "fails" for line in trace.verification) else 0
+
+
+class _SavedRun(NamedTuple):
+    """The trace of a run, where it was saved, why not at its target, and the interrupt or error that ended the run."""
+
+    trace: "Trace"
+    path: Path | None
+    failure: TraceError | None
+    ended_by: BaseException | None
+
+
+def _saved_run(run: Callable[[], "Trace"], target: Path) -> _SavedRun:
+    """Runs and saves. Raises what ended the run if nothing was generated before."""
+    saved = None
+    try:
+        with ExitStack() as stack:
+            ended_by: BaseException | None = None
+            try:
+                trace = run()
+                stack.enter_context(shielded())
+            except (KeyboardInterrupt, Exception) as error:
+                stack.enter_context(shielded())
+                ended_by, kept = error, _trace_of(error)
+                if kept is None:
+                    raise
+                trace = kept
+            saved = _SavedRun(trace, *_save(trace, target), ended_by)
+    except KeyboardInterrupt as interrupt:
+        if saved is None:
+            raise
+        return saved._replace(ended_by=saved.ended_by or interrupt)  # it was saved before this was raised
+    return saved
+
+
+def _trace_of(error: BaseException | None) -> "Trace | None":
+    """What was generated before an error or an interrupt, also if a second interrupt came while it was raised."""
+    while error is not None:
+        if trace := getattr(error, "trace", None):
+            return trace
+        error = error.__context__
+    return None
+
+
+def _interrupt_code(interrupt: KeyboardInterrupt) -> int:
+    """The exit code by which a shell knows the signal: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + getattr(interrupt, "signum", signal.SIGINT)
 
 
 def _save(trace: "Trace", target: Path) -> tuple[Path | None, TraceError | None]:
     """Saves a trace; returns its path, and the error if it could not be saved at `target`."""
     try:
         return trace.save(target), None
-    except TraceError as error:
+    except Exception as error:  # whatever it is, the run took longer than another attempt
+        failure = type(error) if isinstance(error, TraceError) else TraceError
         try:
             elsewhere = trace.save(Path(tempfile.mkdtemp(prefix="workbench-")) / target.name)
-        except (TraceError, OSError):
-            return None, error
-        return elsewhere, type(error)(
+        except Exception:
+            return None, failure(str(error) or type(error).__name__)
+        return elsewhere, failure(
             f"{error} The trace is at {elsewhere} instead; move it before the system deletes temporary files."
         )
 

@@ -8,6 +8,9 @@ import random
 import signal
 import threading
 import time
+from contextlib import contextmanager
+from dataclasses import replace
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -15,7 +18,10 @@ import torch
 
 from tests.model.models import some_tokens, tiny
 from workbench import hooks
+from workbench.errors import BudgetError, ModelNotFound, PromptError
+from workbench.recording import checkpointing
 from workbench.recording.generation import Interrupted
+from workbench.recording.taps import Recorder
 from workbench.taps import Tap
 
 TOKENS = some_tokens(24)
@@ -200,3 +206,108 @@ def test_an_edit_whose_entry_was_interrupted_is_not_in_force(model):
             sys.settrace(None)
             editing.__exit__(KeyboardInterrupt, None, None)
     assert n_interrupted >= 4
+
+
+# What a run leaves on disk, and what is refused before it.
+
+
+@contextmanager
+def calling_in_pass(n, action):
+    """Calls `action` at the beginning of the n-th pass: 1 is the prefill."""
+    begin, passes = Recorder.begin, []
+
+    def counting(recorder, start, count):
+        passes.append(start)
+        if len(passes) == n:
+            action()
+        return begin(recorder, start, count)
+
+    with mock.patch.object(Recorder, "begin", counting):
+        yield
+
+
+def signal_in_pass(n, signum):
+    return calling_in_pass(n, lambda: signal.raise_signal(signum))
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_streamed_run_that_is_stopped_leaves_a_partial_trace_that_resumes_to_the_same_bits(model, tmp_path, signum):
+    import workbench as wb
+
+    whole = model.generate(TOKENS, max_tokens=9, record="residuals")
+    with pytest.raises(Interrupted) as caught, signal_in_pass(4, signum):
+        model.generate(TOKENS, max_tokens=9, record="residuals", to=tmp_path / "done")
+    assert caught.value.path == tmp_path / "done.partial" and caught.value.signum == signum
+    resumed = model.resume(wb.load(tmp_path / "done.partial"), to=tmp_path / "done")
+    assert resumed.id == whole.id and resumed.tokens == whole.tokens
+    for name in whole.names():
+        assert np.array_equal(resumed.raw(name), whole.raw(name), equal_nan=whole.raw(name).dtype.kind == "f"), name
+
+
+def test_a_streamed_run_is_saved_every_minute_and_its_folder_removed_at_the_end(model, tmp_path, monkeypatch):
+    import workbench as wb
+
+    lengths, save = [], checkpointing.RunCheckpoint.save
+    monkeypatch.setattr(checkpointing, "EVERY_SECONDS", 0.0)
+    monkeypatch.setattr(checkpointing, "MAX_TIME_SHARE", 1e9)
+
+    def saved(self, manifest, arrays):
+        path = save(self, manifest, arrays)
+        lengths.append(len(wb.load(path)))
+        return path
+
+    monkeypatch.setattr(checkpointing.RunCheckpoint, "save", saved)
+    model.generate(TOKENS, max_tokens=5, record="", to=tmp_path / "done")
+    assert lengths == [25, 26, 27, 28, 29, 29] and os.listdir(tmp_path) == ["done"]
+    lengths.clear()
+    monkeypatch.setattr(checkpointing, "EVERY_SECONDS", 60.0)
+    model.generate(TOKENS, max_tokens=5, record="", to=tmp_path / "again")
+    assert lengths == []
+
+
+def test_memory_that_runs_out_is_a_budget_error_and_the_tokens_are_kept(model):
+    def fail():
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 8 bytes")
+
+    kept = r"memory ran out .* the 26 tokens so far are in `model.partial`"
+    with pytest.raises(BudgetError, match=kept), calling_in_pass(4, fail):
+        model.generate(TOKENS, max_tokens=9, record="")
+    assert len(model.resume(model.partial)) == 33
+
+
+@pytest.mark.parametrize(
+    "setting", [{"temperature": True}, {"seed": 10**5000}, {"max_tokens": True}, {"temperature": 10**400}]
+)
+def test_a_setting_that_no_manifest_can_hold_is_refused_before_the_run(model, monkeypatch, setting):
+    monkeypatch.setattr("workbench.recording.source.forward", lambda *_: pytest.fail("the model ran"))
+    with pytest.raises(PromptError, match="must be"):
+        model.generate(TOKENS, **({"max_tokens": 3} | setting))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_the_settings_of_torch_change_no_number(model, dtype):
+    plain = model.generate(TOKENS, max_tokens=3, record="residuals")
+    torch.set_default_dtype(dtype)
+    try:
+        with torch.device("meta"), torch.autocast("cpu", dtype=torch.bfloat16):
+            other = model.generate(TOKENS, max_tokens=3, record="residuals")
+    finally:
+        torch.set_default_dtype(torch.float32)
+    assert other.id == plain.id
+    for name in plain.names():
+        assert np.array_equal(other.raw(name), plain.raw(name), equal_nan=plain.raw(name).dtype.kind == "f"), name
+
+
+def test_resume_opens_no_path_that_a_trace_names(model, monkeypatch, tmp_path):
+    import workbench as wb
+
+    with pytest.raises(Interrupted) as caught, interrupt_after(model, 3):
+        model.generate(TOKENS, max_tokens=9, record="")
+    partial = caught.value.trace
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "some").mkdir()
+    os.mkfifo(tmp_path / "some" / "model")
+    for name in ("some/model", "./some/model", "~nosuchuser", str(tmp_path)):
+        manifest = replace(partial.manifest, model=partial.manifest.model | {"name": name})
+        with pytest.raises(ModelNotFound, match=r"Give the model|give it"):
+            wb.resume(wb.Trace(manifest, {n: partial.raw(n) for n in partial.names()}))

@@ -141,7 +141,7 @@ def test_processed_positions_are_never_computed_twice(model, monkeypatch):
 
 
 def test_two_interrupts_at_any_moment_leave_a_resumable_trace_or_none(model, monkeypatch):
-    """The second Ctrl-C does not wait for a hook point: it may fall between any two bytecodes."""
+    """They may fall between any two bytecodes."""
     import random
     import time
 

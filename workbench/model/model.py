@@ -22,7 +22,7 @@ from workbench.conversation.tokenizer import Tokenizer
 from workbench.edits.edit import Edit
 from workbench.edits.library import Patch, PatchFrom
 from workbench.edits.stack import Editing, EditStack
-from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.errors import BudgetError, CheckpointError, EditError, PromptError
 from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts
 from workbench.model.arrays import tensor
@@ -33,6 +33,7 @@ from workbench.model.interrupts import Interrupt, interruptible
 from workbench.model.kernels import native
 from workbench.model.memory import allocation_errors
 from workbench.model.threads import one_thread
+from workbench.model.torch_defaults import torch_defaults
 from workbench.paths import absolute, expanded
 from workbench.taps import Chain, Tap
 from workbench.traces import Trace, check_writable
@@ -78,6 +79,17 @@ class Model:
         memory: str = "auto",
         tokenizer: str | os.PathLike[str] | None = None,
     ):
+        with torch_defaults():
+            self._load(where, dtype, device, memory, tokenizer)
+
+    def _load(
+        self,
+        where: Loadable,
+        dtype: torch.dtype | str | None,
+        device: str | None,
+        memory: str,
+        tokenizer: str | os.PathLike[str] | None,
+    ) -> None:
         checkpoint = load(where, dtype=_dtype(dtype), device=device, memory=memory)
         self._source = _source(where, checkpoint.weights.embed.dtype, device, memory, tokenizer)
         self.config, self.weights = checkpoint.config, checkpoint.weights
@@ -93,7 +105,8 @@ class Model:
         self.adapter: dict | None = (
             None  # manifest entry: name, digest and scale of the adapter, and the digest of the base
         )
-        self.partial: Trace | None = None  # the last generation, if it was interrupted or failed
+        self._partial: Trace | None = None
+        self._kept: tuple[Callable[[], Trace | None], Interrupt] | None = None
         self.probed: tuple | None = None  # the kernels of the last probe, and its result
         self._independent: tuple[tuple, bool] | None = None  # the tested kernels, and the result
         self._stack = EditStack()
@@ -104,7 +117,7 @@ class Model:
         """A separate Model without edits that shares its weights with this one."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.partial, other.probed, other._independent = None, None, None
+        other._kept = other._partial = other.probed = other._independent = None
         other._stack, other._running = EditStack(), []
         return other
 
@@ -153,6 +166,27 @@ class Model:
         return self._independent[1]
 
     # -- running
+
+    @property
+    def partial(self) -> Trace | None:
+        """The trace of the last generation, if it was interrupted or failed. During a generation it is None."""
+        if self._kept is not None:
+            save, flag = self._kept
+            if flag in self._running:
+                return None
+            self.partial = save()
+        return self._partial
+
+    @partial.setter
+    def partial(self, trace: Trace | None) -> None:
+        self._partial, self._kept = trace, None
+
+    def keep(self, save: Callable[[], Trace | None], flag: Interrupt) -> None:
+        """`partial` is what `save` returns, if the generation of `flag` ends without setting `partial`.
+
+        So the tokens are there even if saving them was interrupted.
+        """
+        self._partial, self._kept = None, (save, flag)
 
     def trace(
         self,
@@ -206,8 +240,9 @@ class Model:
         (`<|return|>`, `<|call|>`, `<|endoftext|>`), at one of `stop`, or after `max_tokens`. Routes and predictions are
         recorded during decoding, everything else in a pass over the finished text; `trace.source(name)` returns which.
 
-        Ctrl-C raises KeyboardInterrupt. `model.partial` is then a trace of the run so far, which can be saved and
-        continued with `model.resume`; before the end of the prefill there is none.
+        Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt. `model.partial` is then a trace of the run so far, which can
+        be saved and continued with `model.resume`; before the end of the prefill there is none. After an error,
+        `model.partial` has the tokens too.
 
         Args:
             prompt: as for `trace`.
@@ -219,10 +254,14 @@ class Model:
                 presets that fit.
             stop: token ids or texts at which generation ends.
             budget: as for `trace`.
-            to: a path to which the trace is written during recording, so that it may be larger than the memory.
+            to: a path to which the trace is written during recording, so that it may be larger than the memory. Until
+                it is complete, the partial trace is saved every minute, and when the run is interrupted or fails, as
+                `<to>.partial` beside it. After the process was killed, `model.resume(wb.load("<to>.partial"), to=to)`
+                continues it. A path `<to>.partial` that exists is not changed; it is then `<to>.partial-2`, ….
 
         Raises:
             PromptError, HookNameError, BudgetError: before anything runs.
+            BudgetError: the memory ran out during the run; `model.partial` has the tokens.
             NotFinite: the logits of a token to sample contain NaN.
         """
         tokens, notes = self.render(prompt)
@@ -397,8 +436,12 @@ class Model:
 
     @contextmanager
     def interruptible(self) -> Iterator[Interrupt]:
-        """During the block, Ctrl-C, or `stop()` on another thread, ends the run at the next hook point."""
-        with allocation_errors(), interruptible() as flag, one_thread(self.config.n_params < SMALL):
+        """During the block, Ctrl-C, or `stop()` on another thread, ends the run at the next hook point.
+
+        Raises BudgetError if the memory runs out.
+        """
+        small = self.config.n_params < SMALL
+        with allocation_errors(), interruptible() as flag, torch_defaults(), one_thread(small):
             self._running.append(flag)
             try:
                 yield flag

@@ -12,10 +12,12 @@ import numpy as np
 import torch
 
 from workbench import hooks
-from workbench.errors import VerificationWarning
+from workbench.errors import ArgumentError, VerificationWarning, WorkbenchError
 from workbench.recording.source import Source, Text, text_of
 from workbench.recording.verify import verify
+from workbench.text import visible
 from workbench.traces import Manifest, TensorInfo, Trace, TraceWriter, load
+from workbench.traces.canonical_json import canonical
 from workbench.traces.format import dtype_code
 
 if TYPE_CHECKING:
@@ -98,6 +100,28 @@ def draft(
         record=list(request),
         numerics=numerics(source),
     )
+
+
+def require_valid(
+    source: Source, plan: "Plan", tokens: Sequence[int], prompt_length: int, generation: Mapping[str, Any] | None = None
+) -> None:
+    """Raises ArgumentError, before a run, if its trace could not have a manifest, because of an edit or a setting."""
+    try:
+        manifest = replace(
+            draft(source, tokens, prompt_length, plan.request),
+            edits=edits(source),
+            omitted=list(plan.omitted),
+            notes=list(plan.notes),
+            generation=generation and dict(generation),
+        )
+        canonical(manifest.to_json())
+    except WorkbenchError:
+        raise
+    except Exception as error:  # an edit describes objects of the caller, whose classes may raise anything
+        reason = f"{type(error).__name__}: {visible(str(error)[:200])}"
+        raise ArgumentError(
+            f"the manifest of this run cannot be written, so the run was not started: {reason}"
+        ) from error
 
 
 def edits(source: Source) -> list[dict[str, Any]]:

@@ -6,16 +6,20 @@ which the live run and the replay differ.
 """
 
 import operator
-from collections.abc import Iterable, Mapping, Sequence
+import signal
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from workbench import hooks
-from workbench.errors import PromptError
-from workbench.recording.assemble import assemble
-from workbench.recording.decoding import Generation, Settings
+from workbench.errors import BudgetError, PromptError, TraceError
+from workbench.model.interrupts import Interrupt
+from workbench.model.memory import is_out_of_memory, out_of_memory_text
+from workbench.recording.assemble import assemble, require_valid
+from workbench.recording.checkpointing import Checkpointing
+from workbench.recording.decoding import Generation, Settings, shown
 from workbench.recording.plan import affordable_plan
 from workbench.recording.record import open_writer, record, reset_tallies
 from workbench.recording.resume import restore, save_partial
@@ -28,17 +32,23 @@ if TYPE_CHECKING:
 
 
 class Interrupted(KeyboardInterrupt):
-    """Generation was interrupted. `trace` has the tokens so far; its status is "partial" unless it was complete."""
+    """Generation was stopped by Ctrl-C, SIGTERM, SIGHUP or `model.stop()`.
 
-    def __init__(self, trace: Trace):
+    `trace` has the tokens so far; its status is "partial" unless it was complete. `path` is where it was saved if the
+    run was written to disk (`to=`), otherwise None. `signum` is the signal.
+    """
+
+    def __init__(self, trace: Trace, path: Path | None = None, signum: int = signal.SIGINT):
         what = "continue with `model.resume(model.partial)`"
         if trace.status != "partial":
             what = "the complete trace is in `model.partial`"
+        elif path is not None:
+            what = f"continue with `model.resume(wb.load({visible(repr(str(path)))}))`"
         super().__init__(f"interrupted after {len(trace)} tokens; {what}")
-        self.trace = trace
+        self.trace, self.path, self.signum = trace, path, signum
 
     def __reduce__(self):
-        return Interrupted, (self.trace,)
+        return Interrupted, (self.trace, self.path, self.signum)
 
 
 def generate(
@@ -59,49 +69,91 @@ def generate(
     model.partial = None
     settings = Settings(max_tokens, temperature, top_p, seed, _stops(model, stop))
     model.check_prompt(prompt, settings.max_tokens)
-    with model.interruptible() as flag:
+
+    def start(flag: Interrupt) -> Generation:
         source = ModelSource(model)
         plan = affordable_plan(source, request, prompt, len(prompt) + settings.max_tokens, budget, notes, to)
         reset_tallies(source)
-        return _finish(Generation(source, plan, settings, prompt, flag), to)
+        return Generation(source, plan, settings, prompt, flag)
+
+    return _run(model, start, to)
 
 
 def resume(model: "Model", partial: Trace, to: Path | None = None) -> Trace:
     """`Model.resume`: the Trace of the continued generation."""
-    with model.interruptible() as flag:
-        generation = restore(ModelSource(model), partial, flag, to)
-        model.partial = None
-        return _finish(generation, to)
+    return _run(model, lambda flag: restore(ModelSource(model), partial, flag, to), to)
+
+
+def _run(model: "Model", start: Callable[[Interrupt], Generation], to: Path | None) -> Trace:
+    """The Trace of a generation. No interrupt at any moment loses what was computed: see `workbench.signals`."""
+    trace = None
+    try:
+        with model.interruptible() as flag:
+            flag.has_something_to_lose = True
+            trace = _finish(start(flag), to)
+    except KeyboardInterrupt as interrupt:
+        if trace is None:
+            raise
+        model.partial = trace  # Ctrl-C after the last check
+        raise Interrupted(trace, signum=getattr(interrupt, "signum", signal.SIGINT)) from interrupt
+    return trace
 
 
 def _finish(generation: Generation, to: Path | None) -> Trace:
     """The Trace of a generation, after decoding to the end and replaying the finished text with the plan."""
     g, model = generation, generation.source.model
+    require_valid(g.source, g.plan, g.tokens, g.prompt_length, g.settings.to_manifest("length"))
     with open_writer(g.source, g.plan, g.tokens, g.prompt_length, to):
         pass  # a path that cannot be written is refused now, not after hours
+    checkpointing = Checkpointing(g, to)
+    model.keep(lambda: save_partial(g) if g.has_started else None, g.flag)  # before anything is computed
     try:
-        finish_reason = g.decode()
-        with open_writer(g.source, g.plan, g.tokens, g.prompt_length, to) as writer:
-            replayed = record(g.source, g.tokens, g.plan, g.flag, replay=True, writer=writer)
-            live = g.arrays()
-            routing = _compare_routing(g.source.n_layers, live, replayed)
-            replayed = {name: a for name, a in replayed.items() if name not in live}
-            trace = assemble(
-                g.source, g.plan, g.tokens, replayed | live, prompt_length=g.prompt_length, writer=writer,
-                origin=dict.fromkeys(replayed, "replay") | dict.fromkeys(live, "live"),
-                generation=g.settings.to_manifest(finish_reason), replayed_routing=routing,
-            )  # fmt: skip
-        if not g.flag.stopped:
-            return trace
-    except KeyboardInterrupt:
+        trace = _decode_and_replay(g, to, checkpointing)
+    except (KeyboardInterrupt, Exception) as error:  # also a full disk, or a wrong edit: no token is lost
         if not g.has_started:
             raise
         trace = save_partial(g)
-    except Exception:  # a full disk, a wrong edit: the tokens so far are not lost
-        model.partial = save_partial(g) if g.has_started else None
+        model.partial = trace
+        path = _saved(checkpointing, trace)
+        if isinstance(error, KeyboardInterrupt) or g.flag.stopped:  # the terminal may be closed, and printing fails
+            raise Interrupted(trace, path, g.flag.signum) from error
+        kept = f"the {len(trace)} tokens so far are in `model.partial`" + (f" and at {path}" if path else "")
+        if is_out_of_memory(error):
+            failure = BudgetError(f"{out_of_memory_text(error)} Of this run, {kept}.")
+            failure.__dict__["trace"] = trace
+            raise failure from error
+        error.__dict__["trace"] = trace
+        error.add_note(f"{kept}; `model.resume(model.partial)` continues from there.")
         raise
-    model.partial = trace
-    raise Interrupted(trace)
+    model.partial = trace if g.flag.stopped else None
+    if g.flag.stopped:
+        raise Interrupted(trace, signum=g.flag.signum)
+    return trace
+
+
+def _decode_and_replay(g: Generation, to: Path | None, checkpointing: Checkpointing) -> Trace:
+    finish_reason = g.decode(checkpointing.save_if_due)
+    checkpointing.save_before_replay()
+    with open_writer(g.source, g.plan, g.tokens, g.prompt_length, to) as writer:
+        replayed = record(g.source, g.tokens, g.plan, g.flag, replay=True, writer=writer)
+        live = g.arrays()
+        routing = _compare_routing(g.source.n_layers, live, replayed)
+        replayed = {name: a for name, a in replayed.items() if name not in live}
+        trace = assemble(
+            g.source, g.plan, g.tokens, replayed | live, prompt_length=g.prompt_length, writer=writer,
+            origin=dict.fromkeys(replayed, "replay") | dict.fromkeys(live, "live"),
+            generation=g.settings.to_manifest(finish_reason), replayed_routing=routing,
+        )  # fmt: skip
+    checkpointing.remove()
+    return trace
+
+
+def _saved(checkpointing: Checkpointing, trace: Trace) -> Path | None:
+    """The path at which the partial trace is saved. If the disk fails, it is in memory only: None."""
+    try:
+        return checkpointing.save(trace)
+    except TraceError:
+        return None
 
 
 def _compare_routing(n_layers: int, live: Mapping[str, np.ndarray], replay: Mapping[str, np.ndarray]) -> dict[str, int]:
@@ -123,7 +175,7 @@ def _several(stop: Any) -> list[Any]:
     except TypeError:
         if isinstance(stop, Iterable) and not isinstance(stop, bytes | bytearray | Mapping):
             return list(stop)
-    raise PromptError(f"stop must be token ids and texts, as in stop=['\\n', 7], or () for none, got {stop!r}")
+    raise PromptError(f"stop must be token ids and texts, as in stop=['\\n', 7], or () for none, got {shown(stop)}")
 
 
 def _stop_id(model: "Model", value: Any) -> int:
@@ -133,18 +185,31 @@ def _stop_id(model: "Model", value: Any) -> int:
         token = -1
     if not 0 <= token < model.config.d_vocab:
         raise PromptError(
-            f"stop has {visible(repr(value)[:60])}, which is neither a text nor a token id of {model.name} "
+            f"stop has {shown(value)}, which is neither a text nor a token id of {model.name} "
             f"(0..{model.config.d_vocab - 1})"
         )
     return token
+
+
+def _is_unicode(text: str) -> bool:
+    """False for half of a surrogate pair."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _stops(model: "Model", stop: Sequence[int | str]) -> tuple[int | str, ...]:
     """Sorted token ids, then texts: the model's own stop tokens and those of `stop`."""
     ids, texts = set(model.stop_ids), []
     for s in _several(stop):
+        if isinstance(s, str):
+            s = str.__str__(s)  # of a subclass too, such as numpy's: a manifest holds plain texts
         if not isinstance(s, str):
             ids.add(_stop_id(model, s))
+        elif not _is_unicode(s):
+            raise PromptError(f"stop has {visible(repr(s)[:60])}, which is not valid Unicode, so no text contains it")
         elif model.tokenizer is None:
             raise PromptError(f"this model has no tokenizer, so it cannot stop at {s!r}; pass token ids")
         elif s in model.tokenizer.special:

@@ -22,7 +22,7 @@ from workbench import hooks
 from workbench.edits.edit import Tally
 from workbench.model import prefill
 from workbench.model.interrupts import Interrupt
-from workbench.recording.assemble import assemble, draft, edits
+from workbench.recording.assemble import assemble, draft, edits, require_valid
 from workbench.recording.plan import Plan, affordable_plan
 from workbench.recording.source import ModelSource, Source, batch_of, text_of
 from workbench.recording.summaries import LIVE, LIVE_POINTS, Norms, Predictions, StepAttention, TokenLogprobs, margins
@@ -76,6 +76,7 @@ def trace_text(
     flag = flag or Interrupt()
     plan = affordable_plan(source, request, tokens, len(tokens), budget, notes, to)
     reset_tallies(source)
+    require_valid(source, plan, tokens, len(tokens))
     with open_writer(source, plan, tokens, len(tokens), to) as writer:
         recorded = record(source, tokens, plan, flag, writer=writer)
         flag.check()

@@ -34,7 +34,8 @@ def save_partial(generation: Generation) -> Trace:
     for layer, keys_and_values in enumerate(generation.cache.crop(n).layers()):
         recorded |= {hooks.at_layer(point, layer): array(x) for point, x in zip(CACHE_POINTS, keys_and_values)}
     for edit, tally in zip(generation.source.edits, tallies):
-        edit.tally = tally  # without the calls of the interrupted pass
+        # without the calls of the interrupted pass; a copy, because the run may continue
+        edit.tally = replace(tally)
     note = f"interrupted after {n} positions: not replayed, so it contains routing and predictions only"
     return assemble(
         generation.source, generation.plan, generation.tokens[:n], recorded, prompt_length=generation.prompt_length,

@@ -2,6 +2,7 @@
 
 from workbench.traces.manifest import Chunk, Manifest, TensorInfo
 from workbench.traces.reader import Report, verify
+from workbench.traces.run_checkpoint import RunCheckpoint
 from workbench.traces.trace import Trace, load
 from workbench.traces.writer import TraceWriter, check_writable, predicted_bytes, write
 
@@ -9,6 +10,7 @@ __all__ = [
     "Chunk",
     "Manifest",
     "Report",
+    "RunCheckpoint",
     "TensorInfo",
     "Trace",
     "TraceWriter",

@@ -18,6 +18,7 @@ import numpy as np
 from workbench.errors import ArgumentError, TraceError, TraceExists, TraceNotFound
 from workbench.files import sync, sync_file, write_all
 from workbench.paths import absolute
+from workbench.signals import shielded
 from workbench.text import visible
 from workbench.traces.format import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_part
 from workbench.traces.manifest import Chunk, Manifest, TensorInfo, tensor_table
@@ -43,6 +44,8 @@ def write(path: os.PathLike[str] | str, manifest: Manifest, arrays: Mapping[str,
     >>> write("traces/first", manifest, {"logprob": np.zeros(74, "f4")})  # doctest: +SKIP
     PosixPath('/home/me/traces/first')
 
+    Ctrl-C takes effect when it is written: the trace is what the user wants to keep.
+
     Raises TraceExists if anything else is at `path` (it is never touched), TraceError if the disk is full or cannot
     be written (nothing is left behind), ArgumentError or HookNameError for arrays that do not fit the manifest.
     """
@@ -54,7 +57,7 @@ def write(path: os.PathLike[str] | str, manifest: Manifest, arrays: Mapping[str,
     if existing is not None:
         _require_same(existing, manifest, arrays)
         return target
-    with TraceWriter(target, manifest) as writer:
+    with shielded(), TraceWriter(target, manifest) as writer:
         for names in split(tensors):
             writer.append(_Subset(arrays, {name: tensors[name] for name in names}))
         return writer.commit()
@@ -90,7 +93,7 @@ def predicted_bytes(manifest: Manifest, tensors: Mapping[str, tuple[str, Sequenc
         total += len(encode_header({name: tensors[name] for name in names}))
         for name in names:
             total += table[name].nbytes
-            table[name] = replace(table[name], chunks=(Chunk(_part(number), table[name].shape, "0" * 64),))
+            table[name] = replace(table[name], chunks=(Chunk(part_name(number), table[name].shape, "0" * 64),))
     return total + len(encode_manifest(replace(manifest, tensors=table)))
 
 
@@ -159,13 +162,13 @@ class TraceWriter:
             )
         with self._aborting_on_error():
             try:
-                fd = self._staging.create(_part(number))
+                fd = self._staging.create(part_name(number))
                 try:
                     hashes = write_part(fd, arrays)
                 finally:
                     os.close(fd)
             except BaseException:
-                self._staging.remove(_part(number))
+                self._staging.remove(part_name(number))
                 raise
         self._whole = self._whole | whole
         self._pieces += len(pieces)
@@ -180,7 +183,7 @@ class TraceWriter:
         self._must_be_open()
         final = manifest or self.manifest
         final = replace(final, tensors=self._tensors(), status=status or final.status)
-        with self._aborting_on_error():
+        with shielded(), self._aborting_on_error():
             self._write_manifest(final)
             while True:
                 existing = _existing(self.path, final)
@@ -239,7 +242,7 @@ class TraceWriter:
         chunks: dict[str, list[Chunk]] = {}
         for number, part in enumerate(self._written):
             for name, (piece, digest) in part.items():
-                chunks.setdefault(name, []).append(Chunk(_part(number), piece.shape, digest))
+                chunks.setdefault(name, []).append(Chunk(part_name(number), piece.shape, digest))
         return {name: replace(self._whole[name], chunks=tuple(pieces)) for name, pieces in chunks.items()}
 
     def _must_be_open(self) -> None:
@@ -273,7 +276,8 @@ def _failure(target: Path, error: OSError) -> TraceError:
     )
 
 
-def _part(number: int) -> str:
+def part_name(number: int) -> str:
+    """The name of the file of a part."""
     return f"part-{number:05d}.safetensors"
 
 

@@ -63,7 +63,7 @@ def linear_mxfp4(
     native.check_groups(groups, x.shape[0])
     native.check_mxfp4(x, groups, blocks, scales, bias)
     n_out, n_groups = scales.shape[1:]
-    y = torch.empty(x.shape[0], n_out)
+    y = torch.empty(x.shape[0], n_out, dtype=torch.float32, device="cpu")
     if not y.numel() or not n_groups:
         y.zero_()
     else:
@@ -91,7 +91,7 @@ def linear_bf16(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
     rows, n = x.shape
     n_out = weight.shape[0]
     wide = _reorder(x, packed=False)
-    y = torch.empty(rows, n_out)
+    y = torch.empty(rows, n_out, dtype=torch.float32, device="cpu")
     ranges = -(-n_out // STEP)
     _each(compiled().bf16, ranges, [
         0, ranges, n_out, n, weight.data_ptr(), 2 * weight.stride(0), wide.data_ptr(), 4 * wide.shape[1], y.data_ptr(),

@@ -255,7 +255,7 @@ def dequantize(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float3
     if dtype not in DTYPES:
         raise ArgumentError(f"MXFP4 is dequantized to float32 or bfloat16 here, got {dtype}.")
     blocks, scales = _cpu(blocks).contiguous(), _cpu(scales).contiguous()
-    out = torch.empty(*scales.shape[:-1], GROUP * scales.shape[-1], dtype=dtype)
+    out = torch.empty(*scales.shape[:-1], GROUP * scales.shape[-1], dtype=dtype, device="cpu")
     _library().wb_dequantize(
         _level(),
         _threads(),
@@ -295,7 +295,7 @@ def norm(x: Tensor) -> Tensor:
     """sqrt(sum x²) over the last axis, in fp32."""
     _check(x.dtype in DTYPES and x.ndim >= 1, "x must be bf16 or fp32 [..., n]", x)
     x = _cpu(x).contiguous()
-    out = torch.empty(x.shape[:-1])
+    out = torch.empty(x.shape[:-1], dtype=torch.float32, device="cpu")
     _library().wb_rms_norm(*_row_arguments(x), None, 0.0, out.data_ptr())
     return out
 
@@ -304,7 +304,7 @@ def log_softmax(x: Tensor) -> Tensor:
     """Log-probabilities over the last axis, in fp32."""
     _check(x.dtype in DTYPES and x.ndim >= 1, "x must be bf16 or fp32 [..., n]", x)
     x = _cpu(x).contiguous()
-    out = torch.empty(x.shape)
+    out = torch.empty(x.shape, dtype=torch.float32, device="cpu")
     _library().wb_log_softmax(*_row_arguments(x), out.data_ptr())
     return out
 
@@ -318,7 +318,7 @@ def divergence(a: Tensor, b: Tensor | None = None) -> Tensor:
             t,
         )
     a, b = _cpu(a).contiguous(), None if b is None else _cpu(b).contiguous()
-    out = torch.empty(a.shape[:-1])
+    out = torch.empty(a.shape[:-1], dtype=torch.float32, device="cpu")
     level, threads, _, address, rows, n = _row_arguments(a)
     _library().wb_entropy(level, threads, address, None if b is None else b.data_ptr(), rows, n, out.data_ptr())
     return out
@@ -354,7 +354,7 @@ def scores(q: Tensor, k: Tensor, first_query: int, window: int | None) -> Tensor
     )
     _check(q.shape[3] <= 1 or q.stride(3) == 1, "each head of q must be contiguous", q)
     _check_keys(q, q.shape[2], q.shape[3], k)
-    s = torch.empty(q.shape[0], q.shape[2], q.shape[1], k.shape[2])
+    s = torch.empty(q.shape[0], q.shape[2], q.shape[1], k.shape[2], dtype=torch.float32, device="cpu")
     _check_memory(
         _library().wb_scores(
             _level(), _threads(), q.dtype == torch.bfloat16, _cpu(q, k).data_ptr(), *q.stride()[:3], *q.shape,
@@ -377,7 +377,7 @@ def softmax_(s: Tensor, sinks: Tensor | None = None, first: int = 0) -> Tensor:
     if sinks is not None:
         _check(sinks.shape == (n_heads,), "sinks must be [head]", sinks)
         sinks = _cpu(sinks).to(torch.float32).contiguous()
-    mass = torch.empty(s.shape[:3])
+    mass = torch.empty(s.shape[:3], dtype=torch.float32, device="cpu")
     _library().wb_softmax(
         _level(), _threads(), _cpu(s).data_ptr(), n_batch, n_heads, n_queries, n_keys, first,
         None if sinks is None else sinks.data_ptr(), mass.data_ptr(),
@@ -398,7 +398,7 @@ def mix(pattern: Tensor, v: Tensor, first: int = 0) -> Tensor:
     n_batch, n_heads, n_queries, n_keys = pattern.shape
     _check_keys(v, n_heads, v.shape[-1] if v.ndim else 0, v)
     _check(v.shape[0] == n_batch and v.shape[2] == n_keys, f"v must have batch size {n_batch} and {n_keys} keys", v)
-    out = torch.empty(n_batch, n_queries, n_heads, v.shape[3], dtype=v.dtype)
+    out = torch.empty(n_batch, n_queries, n_heads, v.shape[3], dtype=v.dtype, device="cpu")
     _check_memory(
         _library().wb_mix(
             _level(), _threads(), v.dtype == torch.bfloat16, _cpu(pattern, v).data_ptr(), *pattern.shape, v.data_ptr(),
