@@ -22,7 +22,7 @@ from workbench.conversation.tokenizer import Tokenizer
 from workbench.edits.edit import Edit
 from workbench.edits.library import Patch, PatchFrom
 from workbench.edits.stack import Editing, EditStack
-from workbench.errors import BudgetError, CheckpointError, EditError, PromptError
+from workbench.errors import CheckpointError, EditError, PromptError
 from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts
 from workbench.model.arrays import tensor
