@@ -30,8 +30,8 @@ RUNS = _of(DATA, "conversation", "edits", "model", "recording")
 # Each package may import from itself and from those listed. The order is that of the table: no package imports from a
 # row below it, except through `workbench/lazy_imports.py`.
 PACKAGES: dict[str, Package] = {
-    "errors": Package("every error"),
-    "text": Package("text of a model, made safe to show", _of("errors")),
+    "text": Package("text of a model, made safe to show"),
+    "errors": Package("every error", _of("text")),
     "paths": Package("paths as a user writes them", _of("errors", "text")),
     "checks": Package("checks of arguments and of optional packages", _of("errors", "text")),
     "hooks": Package("hook points, summaries, presets", _of("checks", "errors", "text")),

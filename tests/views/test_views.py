@@ -197,7 +197,7 @@ def test_the_payload_of_four_thousand_tokens_is_below_seventy_kilobytes():
 def test_a_failing_query_is_answered_with_its_error():
     view = wb.views.tokens(made.run())
     head, buffers = _reply(view, {"id": "7", "kind": "tile", "request": {}})
-    assert head == {"id": "7", "error": "LookupError: this view does not answer queries of kind 'tile'"}
+    assert head == {"id": "7", "error": "SelectionError: this view does not answer queries of kind 'tile'"}
     assert buffers == []
     head, [data] = _reply(view, {"id": "8", "kind": "open"})
     assert head == {"id": "8"}

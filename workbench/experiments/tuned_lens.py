@@ -31,6 +31,7 @@ from workbench.model.kernels.rows import entropy, log_softmax
 from workbench.model.model import Model, Prompt
 from workbench.paths import expanded
 from workbench.recording.taps import Recorder
+from workbench.text import visible
 from workbench.traces import Trace
 
 MAX_LOGPROBS = 1 << 24  # log-probabilities in memory at a time, of all layers at some positions
@@ -49,7 +50,8 @@ class TunedLens:
 
     def __repr__(self) -> str:
         n = len(self.bias) + 1
-        return f"<TunedLens of {self.training.get('model')}: {n} layers, {self.training.get('tokens')} tokens>"
+        model, tokens = (visible(str(self.training.get(key))) for key in ("model", "tokens"))
+        return f"<TunedLens of {model}: {n} layers, {tokens} tokens>"
 
     def __call__(self, resid: Tensor) -> Tensor:
         """Residual streams after every layer (layer pos d_model), mapped to the last layer's basis."""

@@ -1,6 +1,8 @@
 """Snapshots: static versions of views, as rows of HTML with small PNGs. This module is independent of traces.
 
 A notebook saves them in its outputs. They are visible without a kernel, untrusted, on GitHub and in nbconvert's pages.
+Programs that show notebooks run MathJax over HTML, which would turn `$5 and $7` of a model's text into a formula. It
+skips <pre> and <code>, which every sanitizer keeps, so all text is inside one of them; <pre> also keeps white space.
 """
 
 import struct
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workbench.text import html
+from workbench.text import html_of_shown
 
 WIDTH = 720  # of a row, in pixels
 # Colors that are readable on white and on black, since the background of a snapshot is unknown.
@@ -32,7 +34,10 @@ def cut(text: str, max_length: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a snapshot: label, unit, a picture (PNG) or a text, and the range of its scale."""
+    """One row of a snapshot: label, unit, a picture (PNG) or a text, and the range of its scale.
+
+    Text of a model in a row has gone through `workbench.text.visible`.
+    """
 
     label: str
     unit: str = ""
@@ -128,11 +133,17 @@ def _row(row: Row) -> str:
     picture = ""
     if row.png:
         data = b64encode(row.png).decode()
-        picture = (
-            f'<img src="data:image/png;base64,{data}" alt="{html(row.label)}" width="{WIDTH}" height="{row.height}">'
-        )
-    small = f"<br><small>{html(row.unit)}</small>" if row.unit else ""
+        alt = html_of_shown(row.label)
+        picture = f'<img src="data:image/png;base64,{data}" alt="{alt}" width="{WIDTH}" height="{row.height}">'
+    label, unit, scale = code(row.label), code(row.unit), code(row.scale)
+    small = f"<br><small>{unit}</small>" if row.unit else ""
+    text = f"<pre>{html_of_shown(row.text)}</pre>" if row.text else ""
     return (  # a div in each cell, because Jupyter's style aligns cells to the right
-        f'<tr><th scope="row"><div align="right">{html(row.label)}{small}</div></th><td><div align="left">{picture}'
-        f'{html(row.text)}</div></td><td><div align="left"><small>{html(row.scale)}</small></div></td></tr>'
+        f'<tr><th scope="row"><div align="right">{label}{small}</div></th><td><div align="left">{picture}'
+        f'{text}</div></td><td><div align="left"><small>{scale}</small></div></td></tr>'
     )
+
+
+def code(shown: str) -> str:
+    """A short text as HTML in which MathJax finds no formula."""
+    return f"<code>{html_of_shown(shown)}</code>" if shown else ""
