@@ -30,6 +30,11 @@ For daily use: `trace Model Trace load chat history steps estimate resume verify
 
 import sys
 
+# `python -m workbench` puts the current folder first on the path, where a downloaded json.py would replace that of
+# Python. The command `workbench` does not, and neither does this, unless the package itself is in this folder.
+if sys.argv[:1] == ["-m"] and not sys.flags.safe_path and not __path__[0].startswith(f"{sys.path[0]}/"):
+    del sys.path[0]
+
 from workbench.errors import UnsupportedPlatform
 from workbench.topics import lazy_names
 
