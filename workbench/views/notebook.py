@@ -17,7 +17,7 @@ from workbench.errors import WorkbenchError
 from workbench.text import printable
 from workbench.views.request import selected_place
 from workbench.views.script import script, style
-from workbench.views.snapshot_html import code, table
+from workbench.views.snapshot_html import label_html, table
 
 if TYPE_CHECKING:
     from workbench.views.view import View
@@ -69,7 +69,7 @@ def bundle(view: "View") -> dict[str, str]:
 
 
 def _snapshot_html(view: "View", mark: str, note: str) -> str:
-    return f'<div data-wb-still="{mark}">{table(view.snapshot())}<small>{code(repr(view))}, {note}</small></div>'
+    return f'<div data-wb-still="{mark}">{table(view.snapshot())}<small>{label_html(repr(view))}, {note}</small></div>'
 
 
 def _one_output_requested() -> bool:

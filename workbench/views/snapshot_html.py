@@ -2,7 +2,8 @@
 
 A notebook saves them in its outputs. They are visible without a kernel, untrusted, on GitHub and in nbconvert's pages.
 Programs that show notebooks run MathJax over HTML, which would turn `$5 and $7` of a model's text into a formula. It
-skips <pre> and <code>, which every sanitizer keeps, so all text is inside one of them; <pre> also keeps white space.
+skips <pre> and <code>, which every sanitizer keeps: texts are in <pre>, which also keeps white space, and labels with
+such characters in <code>.
 """
 
 import struct
@@ -15,6 +16,7 @@ import numpy as np
 from workbench.text import html_of_shown
 
 WIDTH = 720  # of a row, in pixels
+_WRAP = "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere"  # where styles are kept
 # Colors that are readable on white and on black, since the background of a snapshot is unknown.
 PALETTE = ("0072b2", "e69f00", "009e73", "cc79a7", "56b4e9", "d55e00", "b5a800", "7a70e8", "8a8a8a")
 _BAR = "7090bd"
@@ -125,7 +127,7 @@ def _ramp(stops: tuple[str, ...], count: int) -> list[str]:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as an HTML table, without script, style and class, which notebook viewers remove."""
+    """The rows as an HTML table, without script and class, which notebook viewers remove."""
     return "<table>" + "".join(map(_row, rows)) + "</table>"
 
 
@@ -135,15 +137,20 @@ def _row(row: Row) -> str:
         data = b64encode(row.png).decode()
         alt = html_of_shown(row.label)
         picture = f'<img src="data:image/png;base64,{data}" alt="{alt}" width="{WIDTH}" height="{row.height}">'
-    label, unit, scale = code(row.label), code(row.unit), code(row.scale)
+    label, unit, scale = map(label_html, (row.label, row.unit, row.scale))
     small = f"<br><small>{unit}</small>" if row.unit else ""
-    text = f"<pre>{html_of_shown(row.text)}</pre>" if row.text else ""
+    text = f'<pre style="{_WRAP}">{html_of_shown(row.text)}</pre>' if row.text else ""
     return (  # a div in each cell, because Jupyter's style aligns cells to the right
         f'<tr><th scope="row"><div align="right">{label}{small}</div></th><td><div align="left">{picture}'
         f'{text}</div></td><td><div align="left"><small>{scale}</small></div></td></tr>'
     )
 
 
-def code(shown: str) -> str:
-    """A short text as HTML in which MathJax finds no formula."""
-    return f"<code>{html_of_shown(shown)}</code>" if shown else ""
+def label_html(shown: str) -> str:
+    """A short text as HTML in which MathJax finds no formula, and which keeps white space.
+
+    >>> label_html("entropy, nats"), label_html("$p$")
+    ('entropy, nats', '<code>$p$</code>')
+    """
+    text = html_of_shown(shown)
+    return f"<code>{text}</code>" if any(mark in text for mark in ("$", "\\", "  ")) else text

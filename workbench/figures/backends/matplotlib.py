@@ -18,6 +18,7 @@ import numpy as np
 
 from workbench.checks import require
 from workbench.errors import FigureError
+from workbench.figures.labels import label
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Line, Mark, Points, Rule
 from workbench.figures.theme import (
     FAINT,
@@ -43,7 +44,8 @@ DPI = 300
 INCH, POINT = 25.4, 25.4 / 72  # mm
 VECTOR = 4096  # cells; larger matrices are drawn as one image
 LETTER = 0.57  # approximate width of a letter, as a share of the type size
-_CONTROL = range(0x2400, 0x2420)  # pictures of control characters, which the font does not have
+# The symbols that stand for control characters, which the font does not have, and the code points of the controls.
+_CONTROLS = {0x2400 + code: code for code in range(0x20)} | {0x2421: 0x7F}
 
 
 def images(
@@ -101,9 +103,9 @@ def drawable(text: str) -> str:
 
     def replacement(char: str) -> str:
         code = ord(char)
-        return char if code in in_font else f"⟨U+{code - 0x2400 if code in _CONTROL else code:04X}⟩"
+        return char if code in in_font else f"⟨U+{_CONTROLS.get(code, code):04X}⟩"
 
-    return "".join(map(replacement, visible(text, newline="↵")))
+    return "".join(map(replacement, label(text)))
 
 
 @contextmanager
