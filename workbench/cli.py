@@ -419,20 +419,32 @@ def lab(args: argparse.Namespace) -> int:
 
 def _question(args: argparse.Namespace) -> Any:
     try:
-        text = sys.stdin.read().strip() if args.prompt == "-" else args.prompt
-        text.encode()
+        text = _text(sys.stdin.read().strip() if args.prompt == "-" else args.prompt)
     except UnicodeDecodeError as error:
         raise PromptError(
             f"standard input is not text in {error.encoding}: byte {error.start} is not valid. Give it in this "
             f"encoding, or set PYTHONIOENCODING to its encoding, for instance utf-8"
         ) from None
-    except UnicodeEncodeError:  # bytes that are not text in the encoding of the terminal
-        raise PromptError(f"the prompt {text[:80]!a} has bytes that are not text; give it in UTF-8") from None
     if not text:
         raise PromptError('the prompt is empty. Give a question, or "-" with the question on standard input')
     if args.system is None and args.developer is None:
         return text
-    return wb.chat(text, reasoning=args.reasoning, system=args.system, developer=args.developer)
+    system, developer = (each and _text(each) for each in (args.system, args.developer))
+    return wb.chat(text, reasoning=args.reasoning, system=system, developer=developer)
+
+
+def _text(argument: str) -> str:
+    """A text of the command line. If the locale is not UTF-8, Python has kept its bytes as surrogates."""
+    try:
+        argument.encode()
+        return argument
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(argument).decode()
+        except UnicodeError:
+            raise PromptError(
+                f"{argument[:80]!a} has bytes that are not text in UTF-8; give the text in UTF-8"
+            ) from None
 
 
 def _summary(trace: "Trace", path: os.PathLike[str] | str | None) -> dict[str, Any]:
