@@ -19,14 +19,20 @@ def _code_points(ranges: str) -> frozenset[int]:
 # Characters that draw nothing and can carry hidden text, from Unicode 17.0: Default_Ignorable_Code_Point
 # (DerivedCoreProperties.txt), then those that are blank in fonts although Unicode does not say so: a joiner of numbers,
 # blanks of Braille, hieroglyphs and Khitan, an empty notehead, modifiers of SignWriting, and the placeholder U+FFFC.
-_BLANK = _code_points(
+_BLANKS = (
     "AD 34F 61C 115F-1160 17B4-17B5 180B-180F 200B-200F 202A-202E 2060-206F 3164 FE00-FE0F FEFF FFA0 FFF0-FFF8 "
     "1BCA0-1BCA3 1D173-1D17A E0000-E0FFF "
     "2800 FFFC 1107F 13440-13442 16FE4 1BC9D 1D159 1DA9B-1DA9F 1DAA1-1DAAF"
 )
+_PICTURES_OF_CONTROLS = "21B5 2400-243F"  # line feeds and controls are shown as these, so these are shown by number
+_BLANK, _PICTURED = _code_points(_BLANKS), _code_points(_PICTURES_OF_CONTROLS)
 _SPACES = frozenset(" \u00a0")  # all other spaces look like one of these two, so they are shown by their number
-_PICTURED = _code_points("21B5 2400-243F")  # line feeds and controls are shown as these, so they are shown by number
-_SPECIAL = re.compile(f"[{''.join(map(chr, sorted(_BLANK | _PICTURED)))}]|⟨U\\+")  # that `str.isprintable` accepts
+# What `str.isprintable` accepts and must be looked at. As ranges: a search for single characters is much slower.
+_SPECIAL = re.compile(
+    "["
+    + re.sub(r"([0-9A-F]+)", lambda m: f"\\U{m[1]:0>8}", _BLANKS + " " + _PICTURES_OF_CONTROLS).replace(" ", "")
+    + r"]|⟨U\+"
+)
 
 # From Unicode 17.0. _JOINING: blocks of scripts with connected letters, such as Persian and Mongolian, where a joiner
 # changes how a word is written (the scripts in ArabicShaping.txt, and Khmer). _PICTURES: the characters that joiners
@@ -101,7 +107,7 @@ def visible_pieces(pieces: Sequence[str], newline: str = "␊") -> list[str]:
     """
     text, at, visible_tokens = "".join(pieces), 0, []
     for piece in pieces:
-        if _is_plain(piece) and "⟨" not in piece:
+        if (piece.isascii() and piece.isprintable()) or (_is_plain(piece) and "⟨" not in piece):
             visible_tokens.append(piece)
         else:
             places = range(at, at + len(piece))
