@@ -48,11 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except WorkbenchError as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader closed the pipe
-        _discard_output()
+        _discard_unwritable_output()
         return 0
     except OSError as error:
-        if not error.filename:  # of the output itself, for instance on a full disk
-            _discard_output()
+        _discard_unwritable_output()  # on a full disk
         place = f"{visible(os.fsdecode(error.filename))}: " if isinstance(error.filename, str | bytes) else ""
         return _fail(place + (error.strerror or str(error)))
     except KeyboardInterrupt:
@@ -491,11 +490,14 @@ def _escape_unencodable(*streams: Any) -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
-def _discard_output() -> None:
-    """Sends what is printed from now on nowhere, so that the interpreter does not fail when it flushes at exit."""
-    sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  flushed by the interpreter
-    with suppress(OSError, ValueError):
-        sys.__stdout__.close()  # type: ignore[union-attr]
+def _discard_unwritable_output() -> None:
+    """If the output cannot be written, discards it, so that the interpreter does not fail when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        broken, sys.stdout = sys.stdout, Path(os.devnull).open("w")  # noqa: SIM115  flushed by the interpreter
+        with suppress(OSError):
+            broken.close()
 
 
 def _fail(message: str) -> int:

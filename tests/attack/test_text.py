@@ -158,7 +158,7 @@ def steps_array(trace: wb.Trace) -> xr.DataArray:
 VIEWS = {
     "score_sheet": lambda: wb.views.score_sheet(hostile_run()),
     "own lane": lambda: wb.views.score_sheet(hostile_run(), ["transcript", own_lane(hostile_run())]),
-    "compare": lambda: wb.views.compare(hostile_run(), made.run(TALK, seed=2), names=["$a$", "\\(b\\)"]),
+    "compare": lambda: wb.views.compare(hostile_run(), made.run(TALK, seed=2), names=("$a$", "\\(b\\)")),
     "lens": lambda: wb.views.lens(whole(TALK), selected=3),
     "tokens": lambda: wb.views.tokens(hostile_run(), own_lane(hostile_run())),
     "steps": lambda: wb.views.steps(whole(TALK), steps_array(whole(TALK))),
@@ -369,7 +369,7 @@ REFUSED = {
     "a lane": lambda: wb.views.score_sheet(made.run(), [ESC]),
     "a format": lambda: wb.figures.save(REPRS["figure"](), f"x.{ESC}"),
     "a name in a trace": lambda: made.run()[ESC],
-    "a token id": lambda: wb.Model("pocket").trace([ESC]),
+    "a token id": lambda: wb.Model("pocket").trace([ESC]),  # pyright: ignore[reportArgumentType]
 }
 
 
@@ -632,6 +632,12 @@ def test_a_wrong_window_is_refused(attempt, window):
 
 
 # Figures.
+
+
+@pytest.mark.parametrize("length", [1990, 100_000])
+def test_a_title_that_does_not_fit_is_refused(attempt, length):
+    attempt.refused(lambda: figure_of("W" * length).image("svg"), "horten")
+
 
 FIGURE_TEXTS = [
     "<b>b</b><a href='javascript:alert(1)'>x</a>",
