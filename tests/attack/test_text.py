@@ -233,27 +233,27 @@ def saved_notebook(browser, tmp_path_factory) -> dict[str, Any]:
     pytest.importorskip("jupyterlab", reason="JupyterLab is not installed: pip install -e '.[lab]'")
     pytest.importorskip("anywidget")
     OUT.mkdir(parents=True, exist_ok=True)
-    found: dict[str, Any] = {}
+    outputs: dict[str, Any] = {}
     with lab() as server:
         server.write("hostile.ipynb", [NOTEBOOK[0].replace("HOME", repr(str(HOME))), *NOTEBOOK[1:]])
         page = browser.new_page(viewport={"width": 1200, "height": 4000})
         server.open(page, "hostile.ipynb")
         server.run_all(page)
         page.wait_for_timeout(1500)
-        found["run"] = page.evaluate(FORMULAS_SHOWN), page.evaluate(TEXTS_SHOWN)
+        outputs["run"] = page.evaluate(FORMULAS_SHOWN), page.evaluate(TEXTS_SHOWN)
         page.screenshot(path=OUT / "attack-formulas-run.png")
         server.save(page)
-        found["book"] = (server.root / "hostile.ipynb").read_text("utf-8")
-        for cell in (book := json.loads(found["book"]))["cells"]:
+        outputs["book"] = (server.root / "hostile.ipynb").read_text("utf-8")
+        for cell in (book := json.loads(outputs["book"]))["cells"]:
             cell["metadata"]["trusted"] = False
         book["metadata"]["signature"] = ""
         (server.root / "stored.ipynb").write_text(json.dumps(book), "utf-8")  # not signed, so not trusted
         server.open(page, "stored.ipynb")
         page.wait_for_timeout(1500)
-        found["stored"] = page.evaluate(FORMULAS_SHOWN), page.evaluate(TEXTS_SHOWN)
+        outputs["stored"] = page.evaluate(FORMULAS_SHOWN), page.evaluate(TEXTS_SHOWN)
         page.screenshot(path=OUT / "attack-formulas-stored.png")
         page.close()
-    return found
+    return outputs
 
 
 @needed
@@ -261,8 +261,8 @@ def saved_notebook(browser, tmp_path_factory) -> dict[str, Any]:
 def test_jupyterlab_shows_the_text_that_the_model_wrote(attempt, saved_notebook, state):
     shown = visible(FORMULAS[:300], "↵ ")
 
-    def check(found):
-        formulas, texts = found
+    def check(outputs):
+        formulas, texts = outputs
         return (
             formulas == 0
             and sum(shown in text for text, _ in texts) >= 4
@@ -427,8 +427,8 @@ ASCII = [{"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}, {"PYTHO
 def test_the_command_works_where_output_is_ascii(attempt, saved, tmp_path, env):
     done = command("info", str(saved), cwd=tmp_path, env=env)
     assert done.returncode == 0 and done.stdout.isascii() and is_plain_output(done), done
-    asked = command("estimate", "été 日本", "--json", cwd=tmp_path, env=env)
-    assert asked.returncode == 0 and is_plain_output(asked), asked
+    estimated = command("estimate", "été 日本", "--json", cwd=tmp_path, env=env)
+    assert estimated.returncode == 0 and is_plain_output(estimated), estimated
     attempt.judged("right")
 
 
@@ -499,8 +499,8 @@ def test_the_entry_point_does_not_import_jupyterlab_from_the_path(attempt, downl
 def test_the_arguments_of_lab_are_passed_on_in_order(attempt, monkeypatch):
     started: list[list[str]] = []
     monkeypatch.setattr(os, "execv", lambda _, line: started.append(line))
-    wanted = ["--no-browser", "--port", "8888", "-y", "--", "--ServerApp.token=a b", "notebook.ipynb", "--help"]
-    attempt.right(lambda: cli.main(["lab", *wanted]), lambda _: started[0][-len(wanted) :] == wanted)
+    passed_on = ["--no-browser", "--port", "8888", "-y", "--", "--ServerApp.token=a b", "notebook.ipynb", "--help"]
+    attempt.right(lambda: cli.main(["lab", *passed_on]), lambda _: started[0][-len(passed_on) :] == passed_on)
     assert started[0][1:4] == ["-P", "-m", "jupyterlab"]
 
 
@@ -550,7 +550,7 @@ MESSAGES = {
     "None": None,
     "empty": {},
     "an unknown kind": {"id": "1", "kind": ESC * 100},
-    "a kind that is no text": {"id": "1", "kind": {"a": []}},
+    "a kind that is not a text": {"id": "1", "kind": {"a": []}},
     "a request that is no object": {"id": "1", "kind": "head", "request": [1]},
     "a request that is a text": {"id": "1", "kind": "head", "request": "layer"},
     "an id of NaN": {"id": float("nan"), "kind": "open"},
