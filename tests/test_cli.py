@@ -334,3 +334,49 @@ def test_a_full_disk_after_the_run_loses_neither_answer_nor_trace(
         assert (json.loads(out)["path"] is None) if as_json else "not written" in out
     finally:
         shutil.rmtree(elsewhere)
+
+
+# Hostile text, and folders of strangers.
+
+
+def test_wrong_usage_is_told_without_control_characters(capsys: pytest.CaptureFixture):
+    with pytest.raises(SystemExit):
+        cli.main(["info", "a", "b\x1b[31m\nworkbench: fine"])
+    assert "unrecognized arguments: b␛[31m␊workbench: fine" in capsys.readouterr().err
+
+
+def test_jupyterlab_gets_all_arguments_and_imports_nothing_from_here(monkeypatch: pytest.MonkeyPatch):
+    started: list[list[str]] = []
+    monkeypatch.setattr(os, "execv", lambda _, command: started.append(command))
+    Path("jupyterlab.py").write_text("open('executed', 'w')")
+    monkeypatch.syspath_prepend("")
+    for arguments in (["--no-browser", "--port", "8888"], ["--", "--no-browser"], ["--help"], []):
+        cli.main(["lab", *arguments])
+        passed_on = arguments[1:] if arguments[:1] == ["--"] else arguments
+        assert started[-1][1:4] == ["-P", "-m", "jupyterlab"]
+        assert started[-1][len(started[-1]) - len(passed_on) :] == passed_on
+    assert not Path("executed").exists()
+
+
+def test_the_command_as_a_module_imports_nothing_from_the_current_folder():
+    for name in ("json", "html", "argparse", "numpy"):
+        Path(f"{name}.py").write_text("open('executed', 'a').write(__name__)")
+    command = [sys.executable, "-m", "workbench", "--version"]
+    environment = os.environ | {"PYTHONPATH": str(Path(wb.__file__).parents[1])}
+    subprocess.run(command, check=True, capture_output=True, timeout=60, env=environment)
+    assert not Path("executed").exists()
+
+
+def test_a_reader_that_closes_the_pipe_is_no_error(saved: Path):
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "workbench", "info", str(saved)]
+    done = subprocess.run(command, check=False, stdout=write, stderr=subprocess.PIPE, timeout=60)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, b"")
+
+
+def test_a_prompt_in_a_locale_without_utf_8_is_read_as_utf_8():
+    assert cli._text("été".encode().decode("ascii", "surrogateescape")) == "été"
+    with pytest.raises(wb.errors.PromptError, match="not text in UTF-8"):
+        cli._text("\udcff")

@@ -2,6 +2,7 @@
 
 import ast
 import pickle
+import warnings
 from pathlib import Path
 
 import pytest
@@ -94,3 +95,17 @@ def trace() -> wb.Trace:
 def test_one_except_catches_every_bad_argument(call, trace):
     with pytest.raises((ArgumentError, SelectionError)):
         call(trace)
+
+
+@pytest.mark.parametrize("kind", CLASSES, ids=lambda kind: kind.__name__)
+def test_a_message_shows_control_characters_and_keeps_its_lines(kind: type[WorkbenchError]):
+    error = kind("file a\x1b[2J\u202e\nis not a trace")
+    assert str(error) == "file a␛[2J⟨U+202E⟩\nis not a trace"
+    assert str(kind(str(error))) == str(error) == str(pickle.loads(pickle.dumps(error)))
+    error.add_note("\x1b")
+    assert error.__notes__ == ["␛"]
+
+
+def test_a_warning_shows_control_characters():
+    with pytest.warns(errors.VerificationWarning, match="a␛b"):
+        warnings.warn("a\x1bb", errors.VerificationWarning, stacklevel=1)

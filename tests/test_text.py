@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workbench.text import html, visible, visible_pieces
+from workbench.text import html, html_of_shown, printable, visible, visible_pieces
 
 
 def test_text_without_hidden_characters_is_unchanged() -> None:
@@ -65,7 +65,7 @@ def test_hidden_joiners_are_made_visible(joiner: str, text: str) -> None:
 @given(st.lists(st.sampled_from([*"\u200c\u200dمد\u064fक्র👨🏽\ufe0fa\nᠭ\u180b\u3164\u034f\u202e❤", "", "می\u200c"])))
 def test_joiners_among_any_characters_never_hide(pieces: list[str]) -> None:
     text = "".join(pieces)
-    assert visible(visible(text)) == visible(text)
+    assert printable(visible(text)) == visible(text)
     assert "".join(visible_pieces(pieces)) == visible(text) and "".join(visible_pieces(pieces, "\n")) == visible(
         text, "\n"
     )
@@ -92,9 +92,84 @@ def test_no_control_or_format_character_passes() -> None:
     shown.encode()  # halves of characters are gone too
 
 
+def read_back(shown: str) -> str:
+    """The original of a text that `visible` has shown."""
+    return re.sub("⟨U\\+([0-9A-F]{4,6})⟩|[␀-␟␡↵]", original, shown)
+
+
+def original(match: re.Match[str]) -> str:
+    return chr(int(match[1], 16)) if match[1] else {"␡": "\x7f", "↵": "\n"}.get(match[0]) or chr(ord(match[0]) - 0x2400)
+
+
+LOOKALIKES = [
+    "␛",
+    "\x1b",
+    "⟨U+202E⟩",
+    "\u202e",
+    "⟨",
+    "U+202E⟩",
+    "↵",
+    "\n",
+    "␊",
+    "⟩",
+    "\ufe0f",
+    "❤",
+    "1",
+    "\u20e3",
+    "\u200d",
+]
+
+
+@given(st.lists(st.one_of(st.sampled_from(LOOKALIKES), st.text(st.characters(), max_size=3))))
+def test_a_shown_text_can_be_read_back(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    for newline in ("␊", "↵", "\n"):
+        assert read_back(visible(text, newline)) == text
+        assert visible(text, newline) == "".join(visible_pieces(pieces, newline))
+
+
 @given(st.text(st.characters()))
-def test_visible_is_idempotent_and_html_is_escaped(text: str) -> None:
-    assert visible(visible(text)) == visible(text)
-    safe = html(text)
-    assert not set("<>\"'\n") & set(safe)
-    assert stdlib.unescape(safe) == visible(text) or "&" in text
+def test_printable_changes_nothing_that_is_shown_already(text: str) -> None:
+    assert printable(visible(text)) == visible(text)
+    assert printable(visible(text, "\n"), "\n") == visible(text, "\n")
+    assert printable(printable(text)) == printable(text)
+    assert printable(text).isprintable() or "\u00a0" in text
+
+
+@given(st.text(st.characters()))
+def test_html_is_escaped(text: str) -> None:
+    for safe in (html(text), html_of_shown(visible(text))):
+        assert not set("<>\"'\n") & set(safe)
+        assert stdlib.unescape(safe) == visible(text)
+
+
+@pytest.mark.parametrize("text", ["❤️ ☀️ ⚠️ ⭐️ ✔️", "1️⃣ #️⃣", "👁️\u200d🗨️", "🕵🏽\u200d♂️", "❤️\u200d🔥"])
+def test_the_selector_of_the_emoji_form_stays_where_it_has_an_effect(text: str) -> None:
+    assert visible(text) == text
+
+
+@pytest.mark.parametrize("selector", ["\ufe00", "\ufe01", "\ufe0e", "\ufe0f"])
+@pytest.mark.parametrize("before", ["a", "", "1", "한", " ", "❤\ufe0f", "❤\u200d", "😀", "\u3164", "⟨"])
+def test_other_variation_selectors_are_shown(before: str, selector: str) -> None:
+    assert visible(f"{before}{selector}🔥").count(f"⟨U+{ord(selector):04X}⟩") == 1
+
+
+def test_a_joiner_after_a_shown_selector_is_shown_too() -> None:
+    assert visible("❤\ufe0f\ufe0f\u200d🔥") == "❤\ufe0f⟨U+FE0F⟩⟨U+200D⟩🔥"
+
+
+def test_spaces_other_than_the_two_common_ones_are_shown() -> None:
+    spaces = "".join(c for c in map(chr, range(sys.maxunicode + 1)) if unicodedata.category(c) == "Zs")
+    assert visible(spaces) == " \u00a0" + "".join(f"⟨U+{ord(c):04X}⟩" for c in spaces[2:])
+
+
+def test_nothing_that_draws_nothing_passes() -> None:
+    ranges = ((0x34F, 0x350), (0xFE00, 0xFE10), (0xFFF0, 0xFFF9), (0xE0000, 0xE1000), (0x1D159, 0x1D15A))
+    for code in (code for ends in ranges for code in range(*ends)):
+        assert visible(f"a{chr(code)}b") == f"a⟨U+{code:04X}⟩b"
+
+
+def test_symbols_of_controls_are_shown_by_number() -> None:
+    symbols = "".join(map(chr, range(0x2400, 0x2440))) + "↵"
+    assert visible(symbols) == "".join(f"⟨U+{ord(c):04X}⟩" for c in symbols)
+    assert visible("⟨ψ|φ⟩") == "⟨ψ|φ⟩"  # not what a shown character looks like

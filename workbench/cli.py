@@ -13,16 +13,24 @@ import signal
 import sys
 import tempfile
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import workbench as wb
-from workbench.checks import require
-from workbench.errors import PromptError, TraceCorrupt, TraceError, TraceExists, TraceUnsafe, WorkbenchError
+from workbench.errors import (
+    MissingDependency,
+    PromptError,
+    TraceCorrupt,
+    TraceError,
+    TraceExists,
+    TraceUnsafe,
+    WorkbenchError,
+)
 from workbench.paths import absolute, expanded
 from workbench.signals import shielded
-from workbench.text import visible
+from workbench.text import printable, visible
 
 if TYPE_CHECKING:
     from workbench.traces import Trace
@@ -33,31 +41,37 @@ ERROR, USAGE, UNVERIFIED = 1, 2, 3
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit code of one command; `arguments` default to those of the shell."""
     _escape_unencodable(sys.stdout, sys.stderr)
-    args = parser().parse_args(arguments)
     try:
-        code = args.run(args)
-        sys.stdout.flush()  # fails here, not at exit, if the output cannot be written
-        return code
+        try:
+            args = parser().parse_args(arguments)
+            return args.run(args)
+        finally:
+            sys.stdout.flush()  # what is still buffered fails here, where the error is handled, and not at exit
     except WorkbenchError as error:
         return _fail(str(error))
     except BrokenPipeError:  # the reader closed the pipe
-        sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  the interpreter flushes it at exit
+        _discard_unwritable_output()
         return 0
     except OSError as error:
-        try:
-            sys.stdout.flush()
-        except OSError:
-            sys.stdout = Path(os.devnull).open("w")  # noqa: SIM115  as above
-        where = visible(str(error.filename)) if error.filename else "reading or writing failed"
-        return _fail(f"{where}: {error.strerror or error}")
+        _discard_unwritable_output()  # on a full disk
+        named = isinstance(error.filename, str | bytes)
+        place = visible(os.fsdecode(error.filename)) if named else "reading or writing failed"
+        return _fail(f"{place}: {error.strerror or error}")
     except KeyboardInterrupt as interrupt:
         print("interrupted", file=sys.stderr)
         return _interrupt_code(interrupt)
 
 
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors have no control characters: they repeat arguments, such as names of files."""
+
+    def error(self, message: str) -> NoReturn:
+        super().error(printable(message))
+
+
 def parser() -> argparse.ArgumentParser:
     """All commands, their options and their help."""
-    top = argparse.ArgumentParser(
+    top = Parser(
         prog="workbench",
         description="Interpretability of gpt-oss: record a run, inspect it, verify it.",
         epilog="Exit codes: 0 success, 1 an error, 2 wrong usage, 3 a trace does not verify, 130 interrupted (143 and "
@@ -109,7 +123,13 @@ def parser() -> argparse.ArgumentParser:
     _add_prompt_arguments(c)
     _add_json(c, "the sizes in bytes")
 
-    c = _command(commands, "figures", figures, "re-make the figures of the docs, or compare them byte for byte")
+    c = _command(
+        commands,
+        "figures",
+        figures,
+        "re-make the figures of the docs, or compare them byte for byte; this runs the Python scripts in docs/figures "
+        "of the current folder, so use it in a folder that you trust",
+    )
     c.add_argument("names", metavar="NAME", nargs="*", help="names of figures (default: all in the folder)")
     c.add_argument("--check", action="store_true", help="write nothing; exit code 3 if numbers or bytes differ")
     c.add_argument(
@@ -132,13 +152,15 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
     c.add_argument("--tokenizer", metavar="FOLDER", help="copy tokenizer.json from this folder (default: no tokenizer)")
 
-    c = _command(commands, "lab", lab, "start JupyterLab without its news and update requests")
+    about = "start JupyterLab without its news and update requests; all arguments are passed to it, also --help"
+    # No argument begins with the prefix of options, so each is passed on, even one that looks like an option.
+    c = _command(commands, "lab", lab, about, prefix_chars="\0", add_help=False)
     c.add_argument("rest", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="passed to JupyterLab")
     return top
 
 
-def _command(commands: Any, name: str, run: Any, about: str) -> argparse.ArgumentParser:
-    command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.")
+def _command(commands: Any, name: str, run: Any, about: str, **options: Any) -> argparse.ArgumentParser:
+    command = commands.add_parser(name, help=about, description=f"{about[0].upper()}{about[1:]}.", **options)
     command.set_defaults(run=run)
     return command
 
@@ -319,7 +341,7 @@ def verify(args: argparse.Namespace) -> int:
             state = "holds" if result["ok"] else "FAILS"
             print(f"{state}: {visible(result['path'])}: {result['tensors']} tensors, {result['bytes']:,} bytes read")
             for problem in result["problems"]:
-                print(f"  {visible(problem)}")
+                print(f"  {printable(problem)}")
             for line in result["identities"]:
                 worst = (
                     ""
@@ -393,7 +415,7 @@ def figures(args: argparse.Namespace) -> int:
     for verdict in check(folder, out, args.names) if args.check else renew(folder, out, args.names):
         verdicts.append(verdict)
         if not args.json:
-            print(visible(f"{verdict.state}: {verdict.name}{f': {verdict.why}' if verdict.why else ''}"), flush=True)
+            print(printable(f"{verdict.state}: {verdict.name}{f': {verdict.why}' if verdict.why else ''}"), flush=True)
     if args.json:
         _print_json([{"name": each.name, "state": each.state, "why": each.why} for each in verdicts])
     elif not args.check:
@@ -407,7 +429,7 @@ def doctor(args: argparse.Namespace) -> int:
     if args.json:
         _print_json(report.to_json())
     else:
-        print(visible(str(report), newline="\n"))
+        print(report)
     return 0
 
 
@@ -419,26 +441,54 @@ def synth(args: argparse.Namespace) -> int:
 
 
 def lab(args: argparse.Namespace) -> int:
-    """Runs `workbench lab`; returns its exit code."""
-    require("jupyterlab", extra="lab")
+    """Runs `workbench lab`; returns its exit code.
+
+    The current folder may contain downloaded files, so nothing is imported from it: `-P` leaves it out of the path of
+    the server, and this process looks for JupyterLab without importing it. Kernels have a path of their own.
+    """
+    try:
+        version("jupyterlab")
+    except PackageNotFoundError:
+        raise MissingDependency("jupyterlab is not installed. Run: pip install 'gpt-oss-workbench[lab]'") from None
     quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # JupyterLab refuses to run as root, the usual user of a container
         quiet.append("--allow-root")
     rest = args.rest[1:] if args.rest[:1] == ["--"] else args.rest
     sys.stdout.flush()
-    os.execv(sys.executable, [sys.executable, "-m", "jupyterlab", *quiet, *rest])
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "jupyterlab", *quiet, *rest])
 
 
 # Shared helpers.
 
 
 def _question(args: argparse.Namespace) -> Any:
-    text = sys.stdin.read().strip() if args.prompt == "-" else args.prompt
+    try:
+        text = _text(sys.stdin.read().strip() if args.prompt == "-" else args.prompt)
+    except UnicodeDecodeError as error:
+        raise PromptError(
+            f"standard input is not text in {error.encoding}: byte {error.start} is not valid. Give it in this "
+            f"encoding, or set PYTHONIOENCODING to its encoding, for instance utf-8"
+        ) from None
     if not text:
         raise PromptError('the prompt is empty. Give a question, or "-" with the question on standard input')
     if args.system is None and args.developer is None:
         return text
-    return wb.chat(text, reasoning=args.reasoning, system=args.system, developer=args.developer)
+    system, developer = (each and _text(each) for each in (args.system, args.developer))
+    return wb.chat(text, reasoning=args.reasoning, system=system, developer=developer)
+
+
+def _text(argument: str) -> str:
+    """A text of the command line. If the locale is not UTF-8, Python has kept its bytes as surrogates."""
+    try:
+        argument.encode()
+        return argument
+    except UnicodeEncodeError:
+        try:
+            return os.fsencode(argument).decode()
+        except UnicodeError:
+            raise PromptError(
+                f"{argument[:80]!a} has bytes that are not text in UTF-8; give the text in UTF-8"
+            ) from None
 
 
 def _summary(trace: "Trace", path: os.PathLike[str] | str | None) -> dict[str, Any]:
@@ -485,8 +535,18 @@ def _escape_unencodable(*streams: Any) -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _discard_unwritable_output() -> None:
+    """If the output cannot be written, discards it, so that the interpreter does not fail when it flushes at exit."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        broken, sys.stdout = sys.stdout, Path(os.devnull).open("w")  # noqa: SIM115  flushed by the interpreter
+        with suppress(OSError):
+            broken.close()
+
+
 def _fail(message: str) -> int:
-    print(f"workbench: {visible(message, newline=chr(10))}", file=sys.stderr)
+    print(f"workbench: {printable(message, newline=chr(10))}", file=sys.stderr)
     return ERROR
 
 

@@ -27,9 +27,20 @@ WorkbenchError
     └── TraceExists        another trace, or the same id with other content, is already there
 """
 
+from workbench.text import printable
+
 
 class WorkbenchError(Exception):
-    """The base class: `except WorkbenchError` catches every error that workbench raises on purpose."""
+    """The base class: `except WorkbenchError` catches every error that workbench raises on purpose.
+
+    Hidden characters in a message, for instance of a file's name or a template, are made visible; line feeds stay.
+    """
+
+    def __init__(self, *args: object):
+        super().__init__(*(printable(arg, "\n") if isinstance(arg, str) else arg for arg in args))
+
+    def add_note(self, note: str, /) -> None:
+        super().add_note(printable(note, "\n"))
 
 
 class ArgumentError(WorkbenchError, ValueError):
@@ -130,3 +141,6 @@ class TraceExists(TraceError):
 
 class VerificationWarning(UserWarning):
     """A trace was recorded, but one of the model's identities does not hold in it."""
+
+    def __init__(self, *args: object):
+        super().__init__(*(printable(arg, "\n") if isinstance(arg, str) else arg for arg in args))

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from workbench.errors import WorkbenchError
-from workbench.text import visible
+from workbench.text import printable
 
 HERE = Path(__file__).parent
 MIN_CHARACTERS = 15  # a shorter message cannot say what was wrong and what to do
@@ -46,7 +46,7 @@ class Attempt:
             call()
         message = str(caught.value)
         assert len(message) >= MIN_CHARACTERS, f"says too little: {message!r}"
-        assert visible(message, "\n") == message, f"has hidden characters: {message!r}"
+        assert printable(message, "\n") == message, f"has hidden characters: {message!r}"
         assert match in message, f"does not say {match!r}: {message!r}"
         self._count("refused")
         return caught.value

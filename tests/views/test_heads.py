@@ -9,7 +9,7 @@ import workbench as wb
 from tests.views import made
 from tests.views.browser import Tab, needed
 from tests.views.whole import HEADS, HOSTILE, LAYERS, WINDOW, LiveTab, check_inert, whole
-from workbench.errors import NotRecorded, SelectionError
+from workbench.errors import ArgumentError, NotRecorded, SelectionError
 from workbench.views import heads_view
 from workbench.views.heads_view import CELLS
 from workbench.views.notebook import snapshot
@@ -280,3 +280,20 @@ def test_hostile_tokens_are_visible_and_inert(browser, tmp_path: Path):
 
 def test_sizes_of_the_synthetic_run_are_all_different():
     assert len({LAYERS, HEADS, WINDOW}) == 3
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"from": 5, "to": 2},
+        {"from": 3, "to": 3},
+        {"to": 10**9},
+        {"from": -1},
+        {"from": 0.5},
+        {"layer": 99},
+        {"head": None},
+    ],
+)
+def test_wrong_numbers_in_a_query_are_refused(wrong):
+    with pytest.raises((ArgumentError, SelectionError)):
+        wb.views.heads(whole()).query("head", {"layer": 1, "head": 0, "from": 0, "to": 8} | wrong)

@@ -1,5 +1,7 @@
 """Views in Python, without a browser: payloads, snapshots and errors."""
 
+import json
+import re
 import struct
 import zlib
 from types import SimpleNamespace
@@ -197,7 +199,7 @@ def test_the_payload_of_four_thousand_tokens_is_below_seventy_kilobytes():
 def test_a_failing_query_is_answered_with_its_error():
     view = wb.views.tokens(made.run())
     head, buffers = _reply(view, {"id": "7", "kind": "tile", "request": {}})
-    assert head == {"id": "7", "error": "LookupError: this view does not answer queries of kind 'tile'"}
+    assert head == {"id": "7", "error": "SelectionError: this view does not answer queries of kind 'tile'"}
     assert buffers == []
     head, [data] = _reply(view, {"id": "8", "kind": "open"})
     assert head == {"id": "8"}
@@ -236,7 +238,52 @@ def test_the_widget_state_contains_its_script_and_no_trace_data():
     live.close()
 
 
+@pytest.mark.parametrize(
+    "message", [None, [1], "open", {"id": float("nan")}, {"id": 10**5000}, {"kind": {}, "request": 3}]
+)
+def test_any_message_is_answered(message):
+    header, _ = _reply(wb.views.tokens(made.run()), message)
+    assert "error" in json.loads(json.dumps(header, allow_nan=False)) and header["id"] is None
+
+
+def test_a_wrong_place_from_the_browser_changes_nothing():
+    pytest.importorskip("anywidget")
+    from workbench.views.notebook import widget
+
+    view = wb.views.tokens(made.run(), selected=7)
+    live = widget(view)
+    for wrong in ({"pos": 10**9}, {"pos": float("nan")}, {"token": 1}, "pos", [1]):
+        live.set_state({"selected": wrong})
+        assert view.selected == {"pos": 7}
+    live.set_state({"selected": {"pos": 8, "layer": 1}})
+    assert view.selected == {"pos": 8, "layer": 1}
+    live.close()
+
+
+@pytest.mark.parametrize("wrong", [{"pos": 10**9}, {"token": 1}, "pos", 0.5, {"layer": -1}])
+def test_a_wrong_place_is_refused(wrong):
+    view = wb.views.tokens(made.run())
+    with pytest.raises(wb.errors.WorkbenchError):
+        view.selected = wrong
+    assert view.selected is None
+
+
+@pytest.mark.parametrize("window", [5, (3, 3), (0.5, 3), (float("nan"), 4), (0, 10**9), "ab"])
+def test_a_wrong_window_is_refused(window):
+    with pytest.raises(wb.errors.ArgumentError, match="window must be"):
+        wb.views.tokens(made.run(), window=window)
+
+
 # Snapshots.
+
+
+def test_a_snapshot_keeps_formulas_and_white_space_of_a_text():
+    text = "It costs $5 and $7: \\(x\\)\n    indented  twice"
+    snapshot = wb.views.score_sheet(made.run([("user", None, [text]), ("$a$ $b$", None, ["x"])]))._repr_mimebundle_()
+    outside = re.sub(r"<(pre|code)\b.*?</\1>", "", snapshot["text/html"], flags=re.DOTALL)
+    assert "It costs $5 and $7: \\(x\\)↵     indented  twice</pre>" in snapshot["text/html"]
+    assert "<code>$a$ $b$</code>" in snapshot["text/html"]
+    assert "$" not in outside and "\\" not in outside
 
 
 def pixels(data: bytes) -> np.ndarray:

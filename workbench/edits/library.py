@@ -13,6 +13,7 @@ from workbench import hooks
 from workbench.checks import check_expert, check_index
 from workbench.edits.positions import whole_numbers
 from workbench.errors import EditError
+from workbench.text import visible
 from workbench.traces import Trace
 
 
@@ -106,7 +107,7 @@ class Patch:
         self.values, self.source = values, source
 
     def __repr__(self) -> str:
-        return f"patch from trace {self.source}"
+        return f"patch from trace {visible(self.source)}"
 
     def __call__(self, x: Tensor, hook) -> Tensor:
         recorded = self.values[hook.name].to(x)

@@ -132,7 +132,7 @@ class SAE:
 
     def __repr__(self) -> str:
         kind = f"top {self.k}" if self.k else "relu" if self.threshold is None else "jumprelu"
-        return f"<SAE {self.d_sae} features of {self.site}, {self.d_model} wide, {kind}>"
+        return f"<SAE {self.d_sae} features of {visible(self.site)}, {self.d_model} wide, {kind}>"
 
     def at(self, site: str) -> "SAE":
         """The same autoencoder for another site of the same width.

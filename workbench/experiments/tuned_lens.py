@@ -53,7 +53,8 @@ class TunedLens:
 
     def __repr__(self) -> str:
         n = len(self.bias) + 1
-        return f"<TunedLens of {self.training.get('model')}: {n} layers, {self.training.get('tokens')} tokens>"
+        model, tokens = (visible(str(self.training.get(key))) for key in ("model", "tokens"))
+        return f"<TunedLens of {model}: {n} layers, {tokens} tokens>"
 
     def __call__(self, resid: Tensor) -> Tensor:
         """Residual streams after every layer (layer pos d_model), mapped to the last layer's basis."""

@@ -12,7 +12,7 @@ import numpy as np
 from workbench.errors import FigureError
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Mark, Row
 from workbench.figures.theme import round_ticks
-from workbench.text import number_text
+from workbench.text import number_text, visible
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as Interactive
@@ -223,7 +223,7 @@ class Figure:
 
     def __repr__(self) -> str:
         marks = ", ".join(mark.kind for panel in self.panels for mark in panel.marks)
-        return f"Figure({self.title!r}, {self.width:g} x {self.height:g} mm: {marks})"
+        return f"Figure({visible(repr(self.title))}, {self.width:g} x {self.height:g} mm: {marks})"
 
 
 def _plain(value: Any) -> Any:

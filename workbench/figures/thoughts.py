@@ -7,6 +7,7 @@ import xarray as xr
 
 from workbench.errors import FigureError
 from workbench.figures.arrays import _label, _note, rings
+from workbench.figures.labels import token
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Mark
 from workbench.figures.spec import WIDTHS, Axis, Figure, Panel, Tick
 from workbench.traces import Trace
@@ -157,11 +158,6 @@ def _tokens(trace: Trace, positions: range) -> Axis:
         return Axis(label="position", whole=True, low=low, high=high)
     str_tokens = trace.str_tokens
     return Axis(ticks=[(float(pos), token(str_tokens[pos])) for pos in positions], small=True, low=low, high=high)
-
-
-def token(piece: str) -> str:
-    """A token as a label with visible spaces."""
-    return piece.replace(" ", "␣") or "⟨empty⟩"
 
 
 def _short(text: str, max_length: int = 26) -> str:

@@ -36,6 +36,7 @@ from workbench.model.threads import one_thread
 from workbench.model.torch_defaults import torch_defaults
 from workbench.paths import absolute, expanded
 from workbench.taps import Chain, Tap
+from workbench.text import visible
 from workbench.traces import Trace, check_writable
 
 if TYPE_CHECKING:
@@ -141,7 +142,7 @@ class Model:
         c, edits = self.config, [e.glob for e in self.active_edits()]
         editing = f", editing {', '.join(edits)}" if edits else ""
         shape = f"{c.n_layers} layers, {c.n_experts} experts"
-        return f"<Model {self.name}: {shape}, {self.dtype_name} on {self.device}{editing}>"
+        return visible(f"<Model {self.name}: {shape}, {self.dtype_name} on {self.device}{editing}>")
 
     @property
     def dtype_name(self) -> str:

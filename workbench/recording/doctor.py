@@ -24,7 +24,7 @@ from workbench.model.config import Config
 from workbench.model.memory import cgroup_limits, free_memory
 from workbench.recording import budget
 from workbench.recording.plan import always
-from workbench.text import size_text
+from workbench.text import printable, size_text
 from workbench.untrusted import brief, exists, file_names, is_file, is_folder
 
 DISTRIBUTION = "gpt-oss-workbench"
@@ -98,7 +98,7 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
-        return "\n".join(_lines(self))
+        return "\n".join(map(printable, _lines(self)))
 
 
 def doctor() -> Report:

@@ -29,6 +29,7 @@ from typing import Literal, Protocol
 from unicodedata import east_asian_width
 
 from workbench.errors import PromptError
+from workbench.text import visible
 from workbench.traces.spans import Span, check_message_name, selected_turns
 
 MIN_CHARACTERS = 10  # as in Thought Anchors (arXiv 2506.19143)
@@ -71,7 +72,7 @@ class Step:
         return self.stop - self.start
 
     def __repr__(self) -> str:
-        return f"Step({self.start}:{self.stop} {self.text!r} {self.kind})"
+        return f"Step({self.start}:{self.stop} {visible(repr(self.text))} {self.kind})"
 
 
 def steps(trace: HasText, channel: str = "analysis", *, turn: int | Literal["all"] = -1) -> list[Step]:

@@ -249,7 +249,7 @@ class Trace:
         contents = ", ".join(short_names[:4]) + (", …" if len(short_names) > 4 else "")
         size = f"{len(self)} tokens, {manifest.model['config']['n_layers']} layers"
         size += ", partial" if manifest.status == "partial" else ""
-        return f"<Trace {visible(manifest.model['name'])}: {size}; {self._state()}; {contents or 'no arrays'}>"
+        return f"<Trace {visible(manifest.model['name'])}: {size}; {visible(self._state())}; {contents or 'no arrays'}>"
 
     def _ipython_display_(self) -> None:
         """Shows the compact score sheet in a notebook; elsewhere `repr` is shown."""
@@ -296,7 +296,7 @@ class Trace:
     def _state(self) -> str:
         by = {"holds": [], "fails": [], "not checked": []}
         for line in self._manifest.verification:
-            by[line["status"]].append(visible(line["identity"]))
+            by[line["status"]].append(line["identity"])
         if by["fails"]:
             return f"FAILED: {', '.join(by['fails'])}"
         count = len(by["holds"])

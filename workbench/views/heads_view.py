@@ -10,6 +10,7 @@ import numpy as np
 from workbench.traces import Trace, patterns
 from workbench.views import snapshot_html
 from workbench.views.payload import Payload
+from workbench.views.request import index_in, range_in
 from workbench.views.view import View
 
 PREVIEW_FROM = 4096  # tokens; for longer traces a preview is sent first
@@ -53,18 +54,18 @@ class Heads(View):
 
         "layer": thumbnails; "head": cells of from:to, pooled to `CELLS`; "row": the exact attention of one query.
         """
-        layer = int(request["layer"])
+        if kind not in ("layer", "head", "row"):
+            return super().query(kind, request)
+        config, n = self.trace.config, len(self.trace)
+        layer = index_in(request, "layer", config["n_layers"])
         if kind == "layer":
             return self._layer(layer)
+        head = index_in(request, "head", config["n_heads"])
         if kind == "head":
-            return self._head(
-                layer, int(request["head"]), int(request["from"]), int(request["to"]), bool(request.get("quick"))
-            )
-        if kind == "row":
-            query = int(request["query"])
-            row, sink = patterns.rows(self.trace, layer, [int(request["head"])], slice(query, query + 1))
-            return {"sink": float(sink[0, 0])}, {"row": row[0, 0].astype("f4")}
-        return super().query(kind, request)
+            return self._head(layer, head, *range_in(request, n), quick=bool(request.get("quick")))
+        query = index_in(request, "query", n)
+        row, sink = patterns.rows(self.trace, layer, [head], slice(query, query + 1))
+        return {"sink": float(sink[0, 0])}, {"row": row[0, 0].astype("f4")}
 
     def snapshot(self) -> list[snapshot_html.Row]:
         view = patterns.view(self.trace, self.layer, [self.head], 320, sampled=self.quick)
@@ -95,7 +96,6 @@ class Heads(View):
         With `quick` and all tokens, only the last query of each cell is used.
         """
         trace, n = self.trace, len(self.trace)
-        start, stop = max(0, start), min(stop, n)
         factor = -(-(stop - start) // CELLS)
         edges = np.arange(0, stop - start, factor)
         if (start, stop) == (0, n):

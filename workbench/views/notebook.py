@@ -8,16 +8,21 @@ bundle), it is the snapshot.
 """
 
 import sys
+from contextlib import suppress
 from functools import cache
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
-from workbench.text import html
+from workbench.errors import WorkbenchError
+from workbench.text import printable
+from workbench.views.request import selected_place
 from workbench.views.script import script, style
-from workbench.views.snapshot_html import table
+from workbench.views.snapshot_html import label_html, table
 
 if TYPE_CHECKING:
     from workbench.views.view import View
+
+MAX_ID, MAX_ERROR = 100, 1000  # characters
 
 # mount.js sets .wb-alive when the live view is drawn. From then on the snapshot is hidden; before that, and where it is
 # never drawn, the widget's output is hidden. No :has selector looks inside a live view: it would be evaluated at every
@@ -64,7 +69,7 @@ def bundle(view: "View") -> dict[str, str]:
 
 
 def _snapshot_html(view: "View", mark: str, note: str) -> str:
-    return f'<div data-wb-still="{mark}">{table(view.snapshot())}<small>{html(repr(view))}, {note}</small></div>'
+    return f'<div data-wb-still="{mark}">{table(view.snapshot())}<small>{label_html(repr(view))}, {note}</small></div>'
 
 
 def _one_output_requested() -> bool:
@@ -95,20 +100,23 @@ def widget(view: "View") -> Any:
             except ImportError:
                 return None
             live = widget_class(
-                _esm=script(view.module) + "export default { render: renderLive };\n", selected=view._selected
+                view, _esm=script(view.module) + "export default { render: renderLive };\n", selected=view._selected
             )
             live.on_msg(lambda _, message, buffers: live.send(*_reply(view, message)))
             view._live = live
         return view._live
 
 
-def _reply(view: "View", message: dict[str, Any]) -> tuple[dict[str, Any], list[bytes]]:
+def _reply(view: "View", message: Any) -> tuple[dict[str, Any], list[bytes]]:
     """Header and buffers that answer a message. Runs on Jupyter's own thread while cells run, and never raises."""
+    message = message if isinstance(message, dict) else {}
     number = message.get("id")
+    if not isinstance(number, str) or len(number) > MAX_ID:  # the browser's ids are short texts; JSON has all of them
+        number = None
     try:
-        return {"id": number}, [view.reply(str(message["kind"]), message.get("request") or {})]
+        return {"id": number}, [view.reply(message.get("kind"), message.get("request") or {})]
     except Exception as error:  # the browser shows it in place of the view
-        return {"id": number, "error": f"{type(error).__name__}: {error}"}, []
+        return {"id": number, "error": printable(f"{type(error).__name__}: {error}")[:MAX_ERROR]}, []
 
 
 @cache
@@ -119,6 +127,17 @@ def _class() -> type:
     class Live(anywidget.AnyWidget):
         _esm = traitlets.Unicode().tag(sync=True)
         _css = traitlets.Unicode(style()).tag(sync=True)
-        selected = traitlets.Dict(allow_none=True, default_value=None).tag(sync=True)
+        selected = traitlets.Any(default_value=None).tag(sync=True)
+
+        def __init__(self, view: "View", **values: Any):
+            self._trace, self._place = view.trace, None
+            super().__init__(**values)
+
+        @traitlets.validate("selected")
+        def _selected_place(self, proposal: dict[str, Any]) -> dict[str, int] | None:
+            """The proposed place; what the browser sends and is not one changes nothing."""
+            with suppress(WorkbenchError, RecursionError):
+                self._place = selected_place(self._trace, proposal["value"])
+            return self._place
 
     return Live

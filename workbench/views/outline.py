@@ -83,6 +83,6 @@ def message_texts(trace: Trace, max_length: int) -> list[Row]:
     """The text of each message as a row of a snapshot, cut to `max_length` characters."""
     rows, str_tokens = [], trace.str_tokens
     for span in messages(trace.spans, len(trace)):
-        text = visible("".join(str_tokens[span.content]), "↵ ")
-        rows.append(Row(visible(span.channel or span.author or span.role), text=cut(text, max_length)))
+        text = visible(cut("".join(str_tokens[span.content]), max_length), "↵ ")
+        rows.append(Row(visible(span.channel or span.author or span.role), text=text))
     return rows

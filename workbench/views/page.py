@@ -143,7 +143,7 @@ def _question(trace: Trace) -> str:
     """The title of the page: the last user message, or the model's name if there is none."""
     user_spans = [span for span in trace.spans if span.role == "user" and span.content_start < span.content_stop]
     text = "".join(trace.str_tokens[user_spans[-1].content]).strip() if user_spans else ""
-    return html(text[:160] + ("…" if len(text) > 160 else "") if text else trace.manifest.model["name"], newline=" ")
+    return html(text[:160] + ("…" if len(text) > 160 else "") if text else trace.manifest.model["name"], newline="↵ ")
 
 
 def _details(trace: Trace) -> str:

@@ -254,7 +254,7 @@ def _forced_answer(curve: Any, n: int) -> Lane:
         rows[:, max(start, 0) : stop] = values[:, number, None]
     if len(rows) == 1:
         return Lane("forced_answer", values=rows[0], **options)
-    names = tuple(visible(str(name), " ") for name in curve["answer"].values)
+    names = tuple(visible(str(name), "↵") for name in curve["answer"].values)
     return Lane("forced_answer", kind="heat", values=rows, names=names, **options)
 
 

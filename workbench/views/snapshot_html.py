@@ -1,6 +1,9 @@
 """Snapshots: static versions of views, as rows of HTML with small PNGs. This module is independent of traces.
 
 A notebook saves them in its outputs. They are visible without a kernel, untrusted, on GitHub and in nbconvert's pages.
+Programs that show notebooks run MathJax over HTML, which would turn `$5 and $7` of a model's text into a formula. It
+skips <pre> and <code>, which every sanitizer keeps: texts are in <pre>, which also keeps white space, and labels with
+such characters in <code>.
 """
 
 import struct
@@ -10,9 +13,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from workbench.text import html
+from workbench.text import html_of_shown
 
 WIDTH = 720  # of a row, in pixels
+_WRAP = "white-space: pre-wrap; word-break: normal; overflow-wrap: anywhere"  # where styles are kept
 # Colors that are readable on white and on black, since the background of a snapshot is unknown.
 PALETTE = ("0072b2", "e69f00", "009e73", "cc79a7", "56b4e9", "d55e00", "b5a800", "7a70e8", "8a8a8a")
 _BAR = "7090bd"
@@ -32,7 +36,10 @@ def cut(text: str, max_length: int) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One row of a snapshot: label, unit, a picture (PNG) or a text, and the range of its scale."""
+    """One row of a snapshot: label, unit, a picture (PNG) or a text, and the range of its scale.
+
+    Text of a model in a row has gone through `workbench.text.visible`.
+    """
 
     label: str
     unit: str = ""
@@ -120,7 +127,7 @@ def _ramp(stops: tuple[str, ...], count: int) -> list[str]:
 
 
 def table(rows: list[Row]) -> str:
-    """The rows as an HTML table, without script, style and class, which notebook viewers remove."""
+    """The rows as an HTML table, without script and class, which notebook viewers remove."""
     return "<table>" + "".join(map(_row, rows)) + "</table>"
 
 
@@ -128,11 +135,22 @@ def _row(row: Row) -> str:
     picture = ""
     if row.png:
         data = b64encode(row.png).decode()
-        picture = (
-            f'<img src="data:image/png;base64,{data}" alt="{html(row.label)}" width="{WIDTH}" height="{row.height}">'
-        )
-    small = f"<br><small>{html(row.unit)}</small>" if row.unit else ""
+        alt = html_of_shown(row.label)
+        picture = f'<img src="data:image/png;base64,{data}" alt="{alt}" width="{WIDTH}" height="{row.height}">'
+    label, unit, scale = map(label_html, (row.label, row.unit, row.scale))
+    small = f"<br><small>{unit}</small>" if row.unit else ""
+    text = f'<pre style="{_WRAP}">{html_of_shown(row.text)}</pre>' if row.text else ""
     return (  # a div in each cell, because Jupyter's style aligns cells to the right
-        f'<tr><th scope="row"><div align="right">{html(row.label)}{small}</div></th><td><div align="left">{picture}'
-        f'{html(row.text)}</div></td><td><div align="left"><small>{html(row.scale)}</small></div></td></tr>'
+        f'<tr><th scope="row"><div align="right">{label}{small}</div></th><td><div align="left">{picture}'
+        f'{text}</div></td><td><div align="left"><small>{scale}</small></div></td></tr>'
     )
+
+
+def label_html(shown: str) -> str:
+    """A short text as HTML in which MathJax finds no formula, and which keeps white space.
+
+    >>> label_html("entropy, nats"), label_html("$p$")
+    ('entropy, nats', '<code>$p$</code>')
+    """
+    text = html_of_shown(shown)
+    return f"<code>{text}</code>" if any(mark in text for mark in ("$", "\\", "  ")) else text

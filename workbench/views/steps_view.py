@@ -15,6 +15,7 @@ from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.outline import parts
 from workbench.views.payload import Payload
+from workbench.views.request import index_in, range_in
 from workbench.views.step_links import pooled, strongest
 from workbench.views.view import View
 
@@ -43,7 +44,7 @@ class Edges:
     def of(self, layer: int) -> np.ndarray:
         """The matrix (step key_step) of a layer; -1 is the mean over layers."""
         if layer != -1 and layer not in self.layers:
-            raise LookupError(f"layer {layer} is not in this array; it has layers {_numbers(self.layers)}")
+            raise SelectionError(f"layer {layer} is not in this array; it has layers {_numbers(self.layers)}")
         return self.mean if layer == -1 else self.values[self.layers.index(layer)]
 
 
@@ -76,7 +77,9 @@ class Steps(View):
         """The reply to a query for "cells": the steps from:to of an array and a layer (-1: the mean over layers)."""
         if kind != "cells":
             return super().query(kind, request)
-        return self._cells(*(int(request[name]) for name in ("array", "layer", "from", "to")))
+        array = index_in(request, "array", len(self.edges))
+        layer = -1 if request.get("layer") == -1 else index_in(request, "layer", self.trace.config["n_layers"])
+        return self._cells(array, layer, *range_in(request, len(self.edges[array].mean)))
 
     def snapshot(self) -> list[snapshot_html.Row]:
         return [_edges_row(each, self.layer if self.layer in each.layers else -1) for each in self.edges]

@@ -38,6 +38,7 @@ How to add a view, for example of things:
    `make browser`. Look at the screenshots in out/screenshots.
 """
 
+import operator
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -46,11 +47,12 @@ from typing import Any, ClassVar
 import numpy as np
 
 from workbench.checks import check_index
-from workbench.errors import ArgumentError
+from workbench.errors import ArgumentError, SelectionError
 from workbench.text import visible, visible_pieces
 from workbench.traces import Trace
 from workbench.views.outline import GRAY, KIND_COLORS, message_header, messages, parts
 from workbench.views.payload import Payload, packed
+from workbench.views.request import selected_place
 from workbench.views.snapshot_html import Row
 
 
@@ -70,10 +72,8 @@ class View:
         n = len(trace)
         if selected is not None:
             check_index("selected", selected, n)
-        if window is not None and (len(window) != 2 or not 0 <= window[0] < window[1] <= n):
-            raise ArgumentError(f"window must be (first, stop) with 0 <= first < stop <= {n}, got {tuple(window)}.")
         self.trace = trace
-        self.window = None if window is None else (int(window[0]), int(window[1]))
+        self.window = None if window is None else _window(window, n)
         self._selected: dict[str, int] | None = None if selected is None else {"pos": int(selected)}
         self._live: Any = None
         self._lock = threading.Lock()
@@ -84,8 +84,7 @@ class View:
 
     @selected.setter
     def selected(self, value: int | Mapping[str, int] | None) -> None:
-        place = {"pos": int(value)} if isinstance(value, int | np.integer) else None if value is None else dict(value)
-        self._selected = place
+        place = self._selected = selected_place(self.trace, value)
         if self._live is not None:
             self._live.selected = place
 
@@ -97,7 +96,7 @@ class View:
 
     def query(self, kind: str, request: Mapping[str, Any]) -> Payload:
         """Additional data that the browser requests."""
-        raise LookupError(f"this view does not answer queries of kind {kind!r}")
+        raise SelectionError(f"this view does not answer queries of kind {visible(repr(kind)[:60])}")
 
     def snapshot(self) -> list[Row]:
         """The rows that a saved notebook shows."""
@@ -135,6 +134,18 @@ class View:
     def __repr__(self) -> str:
         name = visible(self.trace.manifest.model["name"])
         return f"<{self.call.rpartition('.')[2].partition('(')[0]} of {name}: {len(self.trace):,} tokens>"
+
+
+def _window(window: Sequence[int], n: int) -> tuple[int, int]:
+    """The window as two ints; ArgumentError unless it is a range within n positions."""
+    problem = f"window must be (first, stop) with 0 <= first < stop <= {n}, got {visible(repr(window)[:80])}."
+    try:
+        first, stop = map(operator.index, window)
+    except (TypeError, ValueError):
+        raise ArgumentError(problem) from None
+    if not 0 <= first < stop <= n:
+        raise ArgumentError(problem)
+    return first, stop
 
 
 def common(view: View) -> Payload:

@@ -18,6 +18,7 @@ import numpy as np
 
 from workbench.checks import require
 from workbench.errors import FigureError
+from workbench.figures.labels import label
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Line, Mark, Points, Rule
 from workbench.figures.theme import (
     FAINT,
@@ -42,8 +43,10 @@ FORMATS = ("svg", "pdf", "png")
 DPI = 300
 INCH, POINT = 25.4, 25.4 / 72  # mm
 VECTOR = 4096  # cells; larger matrices are drawn as one image
+MAX_LENGTH = 2000  # characters of one text; no figure has room for more, and matplotlib takes seconds for them
 LETTER = 0.57  # approximate width of a letter, as a share of the type size
-_CONTROL = range(0x2400, 0x2420)  # pictures of control characters, which the font does not have
+# The symbols that stand for control characters, which the font does not have, and the code points of the controls.
+_CONTROLS = {0x2400 + code: code for code in range(0x20)} | {0x2421: 0x7F}
 
 
 def images(
@@ -96,14 +99,21 @@ def drawable(text: str) -> str:
 
     >>> drawable("a\n\tb \u4e2d \U0001f600")
     'a↵⟨U+0009⟩b ⟨U+4E2D⟩ 😀'
+
+    Raises FigureError for more than `MAX_LENGTH` characters.
     """
+    if len(text) > MAX_LENGTH:
+        raise FigureError(
+            f"the text {text[:30]!r}… has {len(text):,} characters; a text in a figure has at most {MAX_LENGTH:,}. "
+            f"Shorten it"
+        )
     in_font = font()[1]
 
     def replacement(char: str) -> str:
         code = ord(char)
-        return char if code in in_font else f"⟨U+{code - 0x2400 if code in _CONTROL else code:04X}⟩"
+        return char if code in in_font else f"⟨U+{_CONTROLS.get(code, code):04X}⟩"
 
-    return "".join(map(replacement, visible(text, newline="↵")))
+    return "".join(map(replacement, label(text)))
 
 
 @contextmanager
@@ -151,10 +161,10 @@ def _sheet(figure: "Figure") -> Any:
     headings = textwrap.wrap(drawable(figure.title), int(width / (TITLE * LETTER * POINT))) if figure.title else []
     below = len(notes) * SMALL * 1.25 * POINT + (1.5 if notes else 0)
     above = len(headings) * TITLE * 1.3 * POINT + (1.0 if headings else 0)
-    if below + above > height * 0.8:
+    if below + above > 0.8 * height:
         raise FigureError(
-            f"the title and the note take {below + above:.0f} mm, and the figure is {height:.0f} mm high: shorten them "
-            f"or give the figure a larger height or width"
+            f"the title and the note take {below + above:.0f} mm of the figure's height of {height:g} mm. "
+            f"Shorten them, or pass a larger height"
         )
     rect = (0, below / height, 1, 1 - (below + above) / height)
     sheet = Sheet(figsize=(width / INCH, height / INCH), dpi=DPI, layout="constrained")

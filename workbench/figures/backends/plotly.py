@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.checks import require
+from workbench.figures.labels import label
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Line, Mark, Points, Rule
 from workbench.figures.theme import FAINT, INK, LABEL, NOTHING, SERIES, SMALL, TICK, TINTS, TITLE, shades
-from workbench.text import visible
 
 if TYPE_CHECKING:
     from workbench.figures.spec import Figure, Panel
@@ -29,7 +29,7 @@ def inert(text: str) -> str:
     >>> inert('<b>x</b> $y$ %{z}')
     '&lt;b&gt;x&lt;/b&gt; &#36;y&#36; &#37;{z}'
     """
-    return visible(text, newline="↵").translate(_ESCAPES)
+    return label(text).translate(_ESCAPES)
 
 
 def interactive(figure: "Figure") -> Any:
