@@ -33,11 +33,15 @@ import sys
 # `python -m workbench` puts the current folder first on the path, where a downloaded json.py would replace that of
 # Python. The command `workbench` does not, and neither does this, unless the package itself is in this folder. While
 # Python looks for the module to run, sys.argv[0] is "-m"; another module that imports workbench keeps its path.
-_runs_workbench = sys.argv[:1] == ["-m"] and "-m" in sys.orig_argv[:-1]
-_runs_workbench = _runs_workbench and sys.orig_argv[sys.orig_argv.index("-m") + 1].partition(".")[0] == "workbench"
-if _runs_workbench and not sys.flags.safe_path and not __path__[0].startswith(f"{sys.path[0]}/"):
+if (
+    sys.argv[:1] == ["-m"]
+    and any(
+        flag == "-m" and name.partition(".")[0] == "workbench" for flag, name in zip(sys.orig_argv, sys.orig_argv[1:])
+    )
+    and not sys.flags.safe_path
+    and not __path__[0].startswith(f"{sys.path[0]}/")
+):
     del sys.path[0]
-del _runs_workbench
 
 from workbench.errors import UnsupportedPlatform
 from workbench.topics import lazy_names
