@@ -155,14 +155,20 @@ def test_added_tokens_are_encoded_as_by_the_package_tokenizers(vocabulary, norma
     tokenizer, rust_tokenizer = Tokenizer(data), Rust.from_buffer(data)
     rust_tokenizer.encode_special_tokens = True  # as plain text
     pieces = st.sampled_from([*WORDS, *SPECIAL, " ", "  ", "\n", "a", "e\u0301", "CARRY", ".", "日", "<|end|>"])
-    seen_ids, compared = set(), 0
+    seen_ids, compared, refused = set(), 0, 0
 
     @settings(max_examples=300, deadline=None)
     @given(st.lists(pieces, max_size=12).map("".join))
     def check(plain_text):
-        nonlocal compared
+        nonlocal compared, refused
+        expected = rust_tokenizer.encode(plain_text, add_special_tokens=False).ids
+        if tokenizer.decode(expected) != plain_text:  # normalized, or spaces became part of an added token
+            with pytest.raises(CheckpointError, match="the tokenizer changes the text: at character"):
+                tokenizer.encode(plain_text)
+            refused += 1
+            return
         ids = tokenizer.encode(plain_text)
-        assert ids == rust_tokenizer.encode(plain_text, add_special_tokens=False).ids
+        assert ids == expected
         assert not set(ids) & set(tokenizer.special.values())
         seen_ids.update(ids)
         compared += 1
@@ -170,6 +176,7 @@ def test_added_tokens_are_encoded_as_by_the_package_tokenizers(vocabulary, norma
     check()
     added_ids = {rust_tokenizer.token_to_id(text) for text in WORDS} & seen_ids
     assert len(added_ids) >= 12, "the texts contain too few of the added tokens"
+    assert refused > 0
     measured(f"{vocabulary}: {compared} texts with {len(added_ids)} added tokens encoded as by tokenizers")
 
 
@@ -222,7 +229,7 @@ def test_a_missing_or_broken_file_is_refused(tmp_path):
         Tokenizer.from_folder(tmp_path)
     (tmp_path / "tokenizer.json").unlink()
     (tmp_path / "tokenizer.json").mkdir()
-    with pytest.raises(CheckpointError, match="cannot be read"):
+    with pytest.raises(CheckpointError, match="not a file"):
         Tokenizer.from_folder(tmp_path)
     shutil.rmtree(tmp_path / "tokenizer.json")
 

@@ -375,8 +375,8 @@ def _terse(clause: str) -> bool:
     return few_words and (numbers >= 2 or numbers + names >= 3) and (numbers > 0 or ":" in shape)
 
 
-# The kind of a step: the classes of Thought Anchors (arXiv 2506.19143), by rules that are tried in this order. They take
-# linear time: of several places where a rule could begin in a line or word, an atomic group `(?>…)` tries the first.
+# The kind of a step: the classes of Thought Anchors (arXiv 2506.19143), by rules that are tried in this order.
+# They take linear time: of several places in a line where a rule could begin, an atomic group `(?>…)` tries the first.
 
 _RULES: tuple[tuple[str, str], ...] = (
     (
