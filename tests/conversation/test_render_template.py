@@ -147,7 +147,7 @@ CHANGES = {
     "twice": ("m.content + m.content", "repeats message 0"),
     "left out": ("''", "no place for message 0"),
     "replaced if it is this": (
-        "'What is 99+30?' if '<' in m.content and m.content|length < 30 else m.content",
+        "'What is 99+30?' if '<' in m.content and m.content|length == 18 else m.content",
         "changes",
     ),
 }

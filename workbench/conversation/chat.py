@@ -196,7 +196,7 @@ def _message(raw: Any, number: int, functions: set[str]) -> Message:
 
 def _ids(value: Any, what: str) -> tuple[int, ...]:
     if isinstance(value, str | bytes | bytearray | Mapping | Set) or not isinstance(value, Iterable):
-        raise PromptError(f"{what} must be a list of token ids (whole numbers), got {shown(value)}")
+        raise PromptError(f"{what} must be token ids (a list of whole numbers), got {shown(value)}")
     ids = []
     for number, entry in enumerate(value):
         token = token_id(entry)
@@ -264,7 +264,7 @@ def _tool(raw: Any, what: str) -> Tool:
 def _schema(parameters: Mapping[str, Any], what: str) -> str:
     """The JSON schema as text. It must be small enough to be read again, by both renderers."""
     try:
-        schema = valid_unicode(json.dumps(parameters, ensure_ascii=False))
+        schema = valid_unicode(json.dumps(parameters, ensure_ascii=False, allow_nan=False))
     except PromptError:
         raise
     except (TypeError, ValueError, RecursionError) as error:

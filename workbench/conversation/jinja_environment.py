@@ -11,9 +11,10 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -27,8 +28,13 @@ def rendered(template: str, inputs: Sequence[dict[str, Any]], plain: str = "") -
     `strftime_now` returns the date of the inputs, if they have one, else one and the same time.
     """
     now = datetime.now()
-    compiled = environment(plain).from_string(template)
+    compiled = _compiled(template, plain)
     return [compiled.render(variables | {"strftime_now": _clock(variables.get("date"), now)}) for variables in inputs]
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str, plain: str) -> Template:
+    return environment(plain).from_string(template)
 
 
 def environment(plain: str = "") -> ImmutableSandboxedEnvironment:

@@ -23,7 +23,7 @@ from workbench.conversation import jinja_environment
 from workbench.errors import PromptError
 from workbench.text import size_text, visible
 
-SECONDS = 10  # for one chat; long chats get more
+SECONDS = 5  # for one chat; long chats get more
 SECONDS_PER_MEGABYTE = 1
 MEMORY = 1 << 30
 MEMORY_PER_BYTE = 40  # of the chat, as JSON
