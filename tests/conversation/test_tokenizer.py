@@ -237,3 +237,41 @@ def test_a_missing_or_broken_file_is_refused(tmp_path):
 def test_text_that_is_not_valid_unicode_is_refused(pocket):
     with pytest.raises(PromptError, match="not valid Unicode"):
         pocket.encode("a\ud800b")
+
+
+def changed(**parts) -> Tokenizer:
+    """pocket's tokenizer with other parts."""
+    return Tokenizer(json.dumps(json.loads((POCKET / "tokenizer.json").read_bytes()) | parts).encode())
+
+
+def split_by(pattern: str) -> dict:
+    return {"type": "Split", "pattern": {"Regex": pattern}, "behavior": "Isolated", "invert": False}
+
+
+@pytest.mark.parametrize(
+    ("parts", "difference"),
+    [
+        ({"normalizer": {"type": "Replace", "pattern": {"String": "12"}, "content": "99"}}, "character 8 it is '12"),
+        ({"normalizer": {"type": "Lowercase"}}, "character 0 it is 'What is 12"),
+        (
+            {"model": {"type": "BPE", "vocab": {}, "merges": []}},
+            "character 0 it is 'What is 12\\+30\\?', and encoded ''",
+        ),
+    ],
+)
+def test_a_tokenizer_that_changes_a_text_is_refused_with_the_first_difference(parts, difference):
+    with pytest.raises(CheckpointError, match=f"changes the text: at {difference}"):
+        changed(**parts).encode("What is 12+30?")
+
+
+def test_a_panic_while_encoding_is_a_checkpoint_error():
+    with pytest.raises(CheckpointError, match="cannot encode this text: .*retry-limit"):
+        changed(pre_tokenizer=split_by("a*a*a*a*a*a*b")).encode("a" * 3000)
+
+
+def test_a_pattern_that_may_take_exponential_time_is_refused():
+    for pattern in ("(a+)+$", "(?:a|aa)*b", "(a*){2,}"):
+        with pytest.raises(CheckpointError, match="repeated group may take exponential time"):
+            changed(pre_tokenizer=split_by(pattern))
+    for pattern in (r"[!\])*+]+| ?\p{L}+(?i:'s|'t)?", r"\)+", "(a){3}"):  # no group repeats without a limit
+        changed(pre_tokenizer=split_by(pattern))

@@ -82,6 +82,8 @@ def render(chat: Chat, tokenizer: Tokenizer, template: Template) -> list[int]:
             f"the model's chat template has {size_text(len(template))}, the limit is {size_text(MAX_BYTES)}. "
             "Set model.template to another template, or pass token ids."
         )
+    if not template.isascii() and template.encode("utf-8", "replace").decode() != template:
+        raise PromptError("the model's chat template is not valid Unicode: it has a lone surrogate. Pass token ids.")
     inputs = _inputs(chat, template)
     private = _private(template + json.dumps([inputs, tokenizer.roles], ensure_ascii=False))
     escapes, unescapes = _escapes(tokenizer, private)

@@ -7,6 +7,7 @@ from typing import Any
 
 from workbench.conversation.chat import Chat, as_chat
 from workbench.conversation.render import render
+from workbench.conversation.template import Template
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import PromptError
 from workbench.model.prompts import parse
@@ -67,7 +68,9 @@ def reader_of(tokenizer: Any, folder: Path | None, is_gpt_oss: bool) -> Reader |
     return Foreign(tokenizer)
 
 
-def ids_of(prompt: Any, reader: Reader | None, template: str | None, is_gpt_oss: bool) -> tuple[list[int], list[str]]:
+def ids_of(
+    prompt: Any, reader: Reader | None, template: Template | None, is_gpt_oss: bool
+) -> tuple[list[int], list[str]]:
     """The token ids of `prompt`, and a note on how they were made.
 
     A Trace or ids (also a tensor of one row) are taken unchanged. For gpt-oss, a question becomes a chat, which the

@@ -17,7 +17,7 @@ from workbench.errors import PromptError
 from workbench.traces import Trace
 
 MAX_DEPTH = 4  # of lists and dicts in each other; {"messages": [{"input_ids": [[1]]}]} needs them
-MAX_ENTRIES = 1 << 24  # an iterator may have no end
+MAX_ENTRIES = 1 << 22  # an iterator may have no end
 ACCEPTED = (
     "A prompt is a question (str), a wb.chat(…), messages ([{'role': 'user', 'content': …}]), token ids "
     "(whole numbers), or a Trace."
