@@ -1,4 +1,4 @@
-"""Chats, chat templates, tokenizers, token ids and steps: what is asked is what the model reads, in bounded time."""
+"""Chats, chat templates, tokenizers, token ids and steps: what is conversation is what the model reads, in bounded time."""
 
 import json
 import os
@@ -8,6 +8,7 @@ from collections import UserDict
 from fractions import Fraction
 from itertools import count, cycle
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -46,7 +47,7 @@ def one_second(monkeypatch):
     monkeypatch.setattr(template_process, "SECONDS", 1)
 
 
-# Templates that change what is asked (finding 5).
+# Templates that change what is conversation (finding 5).
 
 CHANGED_CONTENT = {
     "cut after 10": "m.content[:10]",
@@ -424,7 +425,7 @@ def test_a_file_that_is_no_tokenizer(attempt, broken):
 def test_a_pattern_that_gives_up_while_encoding(attempt, pattern):
     """The regular expressions of the package tokenizers give up with a panic, which is not an Exception."""
     tokenizer = Tokenizer(tokenizer_json(pre_tokenizer=before_bytes(split(pattern))))
-    text = "a" * 3000 + " " * 3000
+    text = "a" * 3000 + " " * 1000 + "cb"
     attempt.safe(lambda: tokenizer.decode(tokenizer.encode(text)), lambda decoded: decoded == text)
 
 
@@ -623,16 +624,21 @@ HARMONY = {
 @pytest.mark.parametrize("chat", HARMONY)
 def test_openai_harmony(attempt, gpt_oss, chat):
     def right(result):
-        asked, rendered = result
-        texts = [*filter(None, (asked.system, asked.developer, asked.date)), *(m.content for m in asked.messages)]
+        conversation, rendered = result
+        texts = [
+            *filter(None, (conversation.system, conversation.developer, conversation.date)),
+            *(m.content for m in conversation.messages),
+        ]
         decoded = gpt_oss.decode(rendered.ids)
         starts = sum(token == gpt_oss.special["<|start|>"] for token in rendered.ids)
-        n_messages = 1 + (asked.developer is not None or bool(asked.tools)) + len(asked.messages) + 1
+        n_messages = (
+            1 + (conversation.developer is not None or bool(conversation.tools)) + len(conversation.messages) + 1
+        )
         return all(text in decoded for text in texts) and starts == n_messages
 
     def ask():
-        asked = HARMONY[chat]()
-        return asked, render(asked, gpt_oss)
+        conversation = HARMONY[chat]()
+        return conversation, render(conversation, gpt_oss)
 
     attempt.safe(ask, right, seconds=40)
 
@@ -650,10 +656,10 @@ def test_a_history_of_many_messages_takes_linear_time(attempt, pocket, template,
     chosen = template if form == "pocket's template" else PLAIN
     seconds = []
     for size in (n // 4, n):
-        asked = wb.chat("And 3+4?", history=history(size))
+        conversation = wb.chat("And 3+4?", history=history(size))
         started = time.process_time()
         rendered = attempt.right(
-            lambda asked=asked: render(asked, pocket, chosen),
+            lambda conversation=conversation: render(conversation, pocket, chosen),
             lambda rendered, size=size: sum(span.role == "user" for span in rendered.spans) == size // 2 + 1,
             seconds=300,
         )
@@ -663,7 +669,7 @@ def test_a_history_of_many_messages_takes_linear_time(attempt, pocket, template,
     assert seconds[1] < 8 * seconds[0] + 0.5
 
 
-def trace_of(text: str, token: int = 1) -> SimpleNamespace:
+def trace_of(text: str, token: int = 1) -> Any:
     pieces = [text[i : i + token] for i in range(0, len(text), token)]
     return SimpleNamespace(str_tokens=pieces, spans=[Span(0, len(pieces), 0, len(pieces), "assistant", "analysis")])
 

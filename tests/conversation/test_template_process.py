@@ -18,16 +18,15 @@ ENDLESS = "{% for a in range(99999) %}{% for b in range(99999) %}{% endfor %}{% 
 @pytest.fixture
 def strangers(monkeypatch):
     monkeypatch.setattr(template_process, "SECONDS", 1)
+    monkeypatch.setattr(template_process, "MAX_OUTPUT", 1000)
     process = TemplateProcess()
     yield process
     process.close()
 
 
 def test_it_renders_as_this_process_does(strangers):
-    template, inputs = (
-        "{{ a | tojson(true) }}{{ strftime_now('%Y') }}",
-        [{"a": "é<|\ud83d", "date": "today"}, {"a": [1]}],
-    )
+    template = "{{ a | tojson(true) }}{{ strftime_now('%Y') }}"
+    inputs = [{"a": "é<|\ud83d", "date": "today"}, {"a": [1]}]
     assert strangers.rendered(template, inputs) == rendered(template, inputs)
     assert strangers.rendered("{{ a | tojson(true) }}", [{"a": "é€"}], "€") == ['"\\u00e9€"']
 
@@ -37,7 +36,7 @@ def test_it_renders_as_this_process_does(strangers):
     [
         (ENDLESS, "not rendered this chat after 1 s"),
         ("{{ 'a' * 10**10 }}", "needs more memory"),
-        ("{{ ('a' * 10**7) * 3 }}", "writes more text"),
+        ("{{ 'a' * 5000 }}", "writes more text"),
         ("{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}", "recursion"),
         ("{{ raise_exception('\x1b[31mno') }}", "␛\\[31mno"),
     ],

@@ -265,13 +265,13 @@ def test_a_tokenizer_that_changes_a_text_is_refused_with_the_first_difference(pa
 
 
 def test_a_panic_while_encoding_is_a_checkpoint_error():
-    with pytest.raises(CheckpointError, match="cannot encode this text: .*retry-limit"):
-        changed(pre_tokenizer=split_by("a*a*a*a*a*a*b")).encode("a" * 3000)
+    with pytest.raises(CheckpointError, match=r"cannot encode this text: .*retry-limit"):
+        changed(pre_tokenizer=split_by("a*a*a*a*a*b")).encode("a" * 3000 + "cb")
 
 
 def test_a_pattern_that_may_take_exponential_time_is_refused():
     for pattern in ("(a+)+$", "(?:a|aa)*b", "(a*){2,}"):
-        with pytest.raises(CheckpointError, match="repeated group may take exponential time"):
+        with pytest.raises(CheckpointError, match=r"repeated group may take exponential time"):
             changed(pre_tokenizer=split_by(pattern))
     for pattern in (r"[!\])*+]+| ?\p{L}+(?i:'s|'t)?", r"\)+", "(a){3}"):  # no group repeats without a limit
         changed(pre_tokenizer=split_by(pattern))

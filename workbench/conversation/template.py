@@ -4,7 +4,7 @@ All control tokens of gpt-oss contain a `|`. Before the template runs, each `|` 
 character that occurs nowhere else. Every control token in the rendered text therefore comes from the template. The text
 is split at the control tokens; in each piece between them the `|` is restored, and the piece is encoded as plain text.
 
-A template may only place the texts of a chat, not change them: `said_texts.py` compares the rendered text with them.
+A template may only place the texts of a chat, not change them: `text_markers.py` compares the rendered text with them.
 """
 
 import hashlib
@@ -18,7 +18,7 @@ from typing import Any
 
 from workbench.conversation import jinja_environment, template_process
 from workbench.conversation.messages import Chat, Message, Tool
-from workbench.conversation.said_texts import SaidTexts, no_place_for
+from workbench.conversation.text_markers import TextMarkers, no_place_for
 from workbench.conversation.tokenizer import Tokenizer, read_settings, refuse_lfs_pointer
 from workbench.errors import CheckpointError, PromptError
 from workbench.text import size_text
@@ -87,17 +87,17 @@ def render(chat: Chat, tokenizer: Tokenizer, template: Template) -> list[int]:
     inputs = _inputs(chat, template)
     private = _private(template + json.dumps([inputs, tokenizer.roles], ensure_ascii=False))
     escapes, unescapes = _escapes(tokenizer, private)
-    said = SaidTexts(private)
-    marked = _inputs(_marked(chat, said), template)
+    markers = TextMarkers(private)
+    marked = _inputs(_marked(chat, markers), template)
     versions = [{**tokenizer.roles, **_escaped(each, escapes)} for each in (inputs, marked)]
-    plain = "".join([*map(chr, unescapes), *said.characters])
+    plain = "".join([*map(chr, unescapes), *markers.characters])
     text, with_markers = _run(template, versions, plain)
-    said.locate(text, with_markers, lambda part: _translated(part, escapes), unescapes)
+    markers.locate(text, with_markers, lambda part: _translated(part, escapes), unescapes)
     _check_names(chat, template, text)
     ids: list[int] = []
     end = 0
     for token, start, stop in tokenizer.control_spans(text):
-        said.check_free(start, stop)
+        markers.check_free(start, stop)
         ids += [*tokenizer.encode(text[end:start].translate(unescapes)), token]
         end = stop
     return ids + tokenizer.encode(text[end:].translate(unescapes))
@@ -260,22 +260,24 @@ def _function(tool: Tool) -> dict[str, Any]:
     return {"type": "function", "function": {"name": tool.name, "description": tool.description, **parameters}}
 
 
-def _marked(chat: Chat, said: SaidTexts) -> Chat:
+def _marked(chat: Chat, markers: TextMarkers) -> Chat:
     """The chat with a marker before and after each text."""
 
     def marked(message: Message, number: int) -> Message:
         what = f"message {number} ({message.role})"
         if message.role == "assistant" and message.recipient is not None:
-            return replace(message, content=json.dumps(said.call(message.content, f"the call to {message.recipient}")))
+            return replace(
+                message, content=json.dumps(markers.call(message.content, f"the call to {message.recipient}"))
+            )
         # a template may drop analysis, as the format does
         optional = message.channel == "analysis" and not chat.keep_thoughts
-        return replace(message, content=said.message(message.content, what, optional=optional))
+        return replace(message, content=markers.message(message.content, what, optional=optional))
 
     return replace(
         chat,
-        system=said.text(chat.system, "system text"),
-        developer=said.text(chat.developer, "developer text"),
-        date=said.date(chat.date, "a date"),
+        system=markers.text(chat.system, "system text"),
+        developer=markers.text(chat.developer, "developer text"),
+        date=markers.date(chat.date, "a date"),
         messages=tuple(marked(m, n) for n, m in enumerate(chat.messages)),
     )
 

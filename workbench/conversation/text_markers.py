@@ -23,7 +23,7 @@ _DECODER = json.JSONDecoder()
 
 
 @dataclass(frozen=True, slots=True)
-class _Said:
+class _ChatText:
     """A text of a chat; `what` names it in an error."""
 
     text: str
@@ -34,7 +34,7 @@ class _Said:
     is_call: bool = False  # the arguments of a call, which may be written as JSON of another spacing
 
 
-class SaidTexts:
+class TextMarkers:
     """The texts of a chat, with their markers, and where they are in the rendered text.
 
     A marker is made of characters that occur nowhere in the chat and the template: `[12|text]`, with private-use
@@ -44,7 +44,7 @@ class SaidTexts:
     def __init__(self, private: Iterator[str]):
         self._open, self._bar, self._close, *self._digits = (next(private) for _ in range(13))
         self._number = str.maketrans({digit: str(n) for n, digit in enumerate(self._digits)})
-        self._said: list[_Said] = []
+        self._texts: list[_ChatText] = []
         self._spans: list[tuple[int, int]] = []  # of each text in the rendered text, in order
         self._unescapes: Mapping[int, str | None] = {}
 
@@ -55,23 +55,23 @@ class SaidTexts:
 
     def text(self, text: str | None, what: str) -> str | None:
         """A text that may be anywhere, with its marker."""
-        return self._mark(_Said(text, what), text) if text else text
+        return self._mark(_ChatText(text, what), text) if text else text
 
     def date(self, text: str | None, what: str) -> str | None:
         """A date, which may be repeated, with its marker."""
-        return self._mark(_Said(text, what, repeated=True), text) if text else text
+        return self._mark(_ChatText(text, what, repeated=True), text) if text else text
 
     def message(self, text: str, what: str, *, optional: bool) -> str:
         """The text of a message, with its marker."""
-        return self._mark(_Said(text, what, in_order=True, optional=optional), text) if text else text
+        return self._mark(_ChatText(text, what, in_order=True, optional=optional), text) if text else text
 
     def call(self, arguments: str, what: str) -> str:
         """A marker in the place of the arguments of a call."""
-        return self._mark(_Said(arguments, what, in_order=True, is_call=True), "")
+        return self._mark(_ChatText(arguments, what, in_order=True, is_call=True), "")
 
-    def _mark(self, said: _Said, text: str) -> str:
-        number = "".join(self._digits[int(digit)] for digit in str(len(self._said)))
-        self._said.append(said)
+    def _mark(self, part: _ChatText, text: str) -> str:
+        number = "".join(self._digits[int(digit)] for digit in str(len(self._texts)))
+        self._texts.append(part)
         return f"{self._open}{number}{self._bar}{text}{self._close}"
 
     def locate(
@@ -87,32 +87,32 @@ class SaidTexts:
         marker = f"{self._open}([{''.join(self._digits)}]{{1,9}}){self._bar}({inside}){self._close}"
         self._unescapes = unescapes
         at = end = 0  # in the rendered text, and in that with markers
-        seen: list[_Said] = []
+        seen: list[_ChatText] = []
         for match in re.finditer(marker, with_markers):
             number = int(match[1].translate(self._number))
-            if number >= len(self._said):
+            if number >= len(self._texts):
                 continue  # a marker of the template itself
-            said = self._said[number]
+            part = self._texts[number]
             start, stop = match.span()
-            if said.is_call and with_markers[max(end, start - 1) : start] == '"' == with_markers[stop : stop + 1]:
+            if part.is_call and with_markers[max(end, start - 1) : start] == '"' == with_markers[stop : stop + 1]:
                 start, stop = start - 1, stop + 1  # written as JSON
             between = with_markers[end:start]
             if not rendered.startswith(between, at):
-                raise self._changed(said, rendered[at:])
+                raise self._changed(part, rendered[at:])
             at += len(between)
-            expected = "" if said.is_call else escape(said.text)
+            expected = "" if part.is_call else escape(part.text)
             if match[2] != expected:
-                raise self._changed(said, match[2])
-            length = self._call_length(rendered, at, said, escape) if said.is_call else len(expected)
-            if not said.is_call and not rendered.startswith(expected, at):
-                raise self._changed(said, rendered[at:])
+                raise self._changed(part, match[2])
+            length = self._call_length(rendered, at, part, escape) if part.is_call else len(expected)
+            if not part.is_call and not rendered.startswith(expected, at):
+                raise self._changed(part, rendered[at:])
             self._spans.append((at, at + length))
             at, end = at + length, stop
-            seen.append(said)
+            seen.append(part)
         if rendered[at:] != with_markers[end:]:
             placed = set(map(id, seen))
-            missing = [said for said in self._said if id(said) not in placed and not said.optional]
-            raise self._changed((missing or seen or self._said)[0], rendered[at:])
+            missing = [part for part in self._texts if id(part) not in placed and not part.optional]
+            raise self._changed((missing or seen or self._texts)[0], rendered[at:])
         self._check_order(seen)
 
     def check_free(self, start: int, stop: int) -> None:
@@ -124,38 +124,38 @@ class SaidTexts:
                 "tokenizer.json gives it the spaces around it, or changes the text. Pass token ids."
             )
 
-    def _call_length(self, rendered: str, at: int, said: _Said, escape: Callable[[str], str]) -> int:
+    def _call_length(self, rendered: str, at: int, part: _ChatText, escape: Callable[[str], str]) -> int:
         """The length of the arguments of a call, as they are or as JSON of the same value."""
-        if rendered.startswith(arguments := escape(said.text), at):
+        if rendered.startswith(arguments := escape(part.text), at):
             return len(arguments)
         try:
             _, stop = _DECODER.raw_decode(rendered, at)
             written = rendered[at:stop].translate(self._unescapes)
-            if same_json(written, said.text) or same_json(written, json.dumps(said.text)):
+            if same_json(written, part.text) or same_json(written, json.dumps(part.text)):
                 return stop - at
         except (ValueError, RecursionError):
             pass
-        raise self._changed(said, rendered[at:])
+        raise self._changed(part, rendered[at:])
 
-    def _changed(self, said: _Said, rendered: str) -> PromptError:
+    def _changed(self, part: _ChatText, rendered: str) -> PromptError:
         shown = rendered[:SHOWN].translate(self._unescapes)
-        original, shown = repr(visible(said.text[:SHOWN])), repr(visible(shown))
+        original, shown = repr(visible(part.text[:SHOWN])), repr(visible(shown))
         return PromptError(
-            f"the model's chat template changes {said.what}: {original} becomes {shown}. "
+            f"the model's chat template changes {part.what}: {original} becomes {shown}. "
             "Set model.template to another template, or pass token ids."
         )
 
-    def _check_order(self, seen: Sequence[_Said]) -> None:
+    def _check_order(self, seen: Sequence[_ChatText]) -> None:
         counts = Counter(map(id, seen))
-        if missing := [said.what for said in self._said if not counts[id(said)] and not said.optional]:
+        if missing := [part.what for part in self._texts if not counts[id(part)] and not part.optional]:
             raise no_place_for(missing)
-        if repeated := [said.what for said in self._said if counts[id(said)] > 1 and not said.repeated]:
+        if repeated := [part.what for part in self._texts if counts[id(part)] > 1 and not part.repeated]:
             raise PromptError(
                 f"the model's chat template repeats {_listed(repeated)}. "
                 "Set model.template to another template, or pass token ids."
             )
-        ordered = [id(said) for said in self._said if said.in_order and counts[id(said)]]
-        if ordered != [id(said) for said in seen if said.in_order]:
+        ordered = [id(part) for part in self._texts if part.in_order and counts[id(part)]]
+        if ordered != [id(part) for part in seen if part.in_order]:
             raise PromptError(
                 "the model's chat template changes the order of the messages. "
                 "Set model.template to another template, or pass token ids."
