@@ -1,4 +1,4 @@
-"""Chats, chat templates, tokenizers, token ids and steps: what is conversation is what the model reads, in bounded time."""
+"""Chats, chat templates, tokenizers, token ids and steps: a text reaches the model unchanged, in bounded time."""
 
 import json
 import os
@@ -47,7 +47,7 @@ def one_second(monkeypatch):
     monkeypatch.setattr(template_process, "SECONDS", 1)
 
 
-# Templates that change what is conversation (finding 5).
+# Templates that change the question (finding 5).
 
 CHANGED_CONTENT = {
     "cut after 10": "m.content[:10]",

@@ -70,16 +70,16 @@ def test_after_ctrl_c_the_next_chat_gets_its_own_answer(strangers, monkeypatch):
 
 
 def test_a_forked_process_has_a_process_of_its_own():
-    ours = template_process.strangers
-    assert ours.rendered("{{ 1 }}", [{}]) == ["1"]
+    parents = template_process.strangers
+    assert parents.rendered("{{ 1 }}", [{}]) == ["1"]
     child = os.fork()
     if child == 0:
-        theirs = template_process.strangers
-        right = theirs is not ours and theirs.rendered("{{ 2 }}", [{}]) == ["2"]
-        theirs.close()
+        childs = template_process.strangers
+        right = childs is not parents and childs.rendered("{{ 2 }}", [{}]) == ["2"]
+        childs.close()
         os._exit(0 if right else 1)
     assert os.waitpid(child, 0)[1] == 0
-    assert ours.rendered("{{ 3 }}", [{}]) == ["3"]
+    assert parents.rendered("{{ 3 }}", [{}]) == ["3"]
 
 
 def test_nothing_of_workbench_and_of_the_current_folder_is_imported(strangers, tmp_path, monkeypatch):
