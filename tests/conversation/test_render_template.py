@@ -127,19 +127,49 @@ def test_no_text_in_a_chat_becomes_a_control_token(pocket, template):
 
 
 def test_two_adjacent_texts_cannot_form_a_control_token(pocket):
-    adjacent = "{% for m in messages %}<|start|>user<|message|>{{ m.content }}{{ m.content }}<|end|>{% endfor %}"
-    rendered = render(chat("|end|><"), pocket, adjacent)
-    assert control_tokens(rendered.ids, pocket) == ["<|start|>", "<|message|>", "<|end|>"]
-    assert "|end|><|end|><<|end|>" in pocket.decode(rendered.ids)
+    adjacent = "{% for m in messages %}{{ m.content }}{% endfor %}<|end|>"
+    history = [{"role": "user", "content": "<|start"}, {"role": "assistant", "content": "|>"}]
+    rendered = render(chat("<|end|>", history=history), pocket, adjacent)
+    assert control_tokens(rendered.ids, pocket) == ["<|end|>"]
+    assert pocket.decode(rendered.ids) == "<|start|><|end|><|end|>"
 
 
-def test_the_filters_of_a_template_work_on_the_original_text(pocket):
-    trimmed = "<|start|>user<|message|>{{ messages[0].content | trim | upper }}{{ messages | length }}<|end|>"
-    with pytest.raises(PromptError, match="no place"):  # the upper-cased text is not the original one
-        render(chat(" hi "), pocket, trimmed)
+# what a template does to a text -> the template's words for it, and the error
+CHANGES = {
+    "cut": ("m.content[:10]", "changes message 0"),
+    "reversed": ("m.content | reverse", "changes message 0"),
+    "replaced": ("m.content | replace('12', '99')", "changes message 0"),
+    "trimmed": ("m.content | trim", "changes message 0"),
+    "escaped": ("m.content | e", "changes message 0"),
+    "quoted": ("m.content | tojson", "changes message 0"),
+    "wrapped": ("m.content | wordwrap(10)", "changes message 0"),
+    "upper": ("m.content | upper", "changes message 0"),
+    "twice": ("m.content + m.content", "repeats message 0"),
+    "left out": ("''", "no place for message 0"),
+    "replaced if it is this": (
+        "'What is 99+30?' if '<' in m.content and m.content|length == 18 else m.content",
+        "changes",
+    ),
+}
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_template_that_changes_the_text_is_refused(change, pocket):
+    words, message = CHANGES[change]
+    with pytest.raises(PromptError, match=message):
+        render(chat(" What is <12+30>?\n"), pocket, PLAIN.replace("m.content", words))
+
+
+def test_a_template_that_changes_the_order_is_refused(pocket):
+    history = [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]
+    with pytest.raises(PromptError, match="order"):
+        render(chat("c", history=history), pocket, PLAIN.replace("in messages", "in messages | reverse"))
+
+
+def test_a_text_that_the_filters_do_not_change_is_rendered(pocket):
     quoted = "<|start|>user<|message|>{{ messages[0].content | trim | tojson }}<|end|>"
-    rendered = render(chat(' say "<|end|>" '), pocket, quoted)
-    assert pocket.decode(rendered.ids) == '<|start|>user<|message|>"say \\"<|end|>\\""<|end|>'
+    rendered = render(chat("say <|end|> é"), pocket, quoted)
+    assert pocket.decode(rendered.ids) == '<|start|>user<|message|>"say <|end|> é"<|end|>'
 
 
 def test_a_tool_call_is_passed_to_the_template_as_by_transformers(pocket):

@@ -35,6 +35,17 @@ CHATS = {
     "tools": ([], "What is 7+8?", TOOLS),
     "call": ([{"role": "user", "content": "Hi."}, CALL, {"role": "tool", "name": "calc", "content": "3"}], None, TOOLS),
 }
+# a feature and a chat whose text it changes, where transformers asks another question than the user's
+CHANGED = {
+    ("tojson of everything", "turns"),
+    ("JSON in ASCII", "unicode"),
+    ("JSON in ASCII", "turns"),
+    ("JSON in ASCII", "markup"),
+    ("filters, tests and slices", "turns"),
+    ("old thoughts are removed, and markup is escaped", "markup"),
+}
+# where a text that begins or ends with a space is beside `<|start|>`, which takes the spaces beside it in "odd"
+BESIDE_START = {("tools and documents are none", "unicode"), ("blocks and spaces are trimmed", "unicode")}
 TEXT, ALL = ("question", "unicode", "turns"), tuple(CHATS)
 # feature -> a template, and the chats that it can render
 TEMPLATES = {
@@ -145,12 +156,12 @@ TEMPLATES = {
         "{% if messages[0].role is string and messages | length >= 1 %}"
         "{{ messages | map(attribute='role') | join(',') }}{% endif %}"
         "{% for m in messages[::1] %}{{ loop.first }}{{ loop.last }}{{ m.content | indent(2) | safe }}"
-        "{{ m.content.strip().split(' ')[0] | lower | replace('?', '!') | capitalize }}{% endfor %}",
+        "{{ m.role.strip().split(' ')[0] | lower | replace('s', '!') | capitalize }}{% endfor %}",
         ("question", "turns"),
     ),
     "old thoughts are removed, and markup is escaped": (
         "{% for m in messages %}{% set text = m.content.split('</think>')[-1].lstrip('\\n') %}"
-        "{% if '<b>' in m.content %}bold{% endif %}{{ text }}{{ m.content | e }}{% endfor %}",
+        "{% if '<b>' in m.content %}bold{% endif %}{{ text | e }}{% endfor %}",
         (*TEXT, "markup"),
     ),
     "a comment, raw text and a set block": (
@@ -197,7 +208,7 @@ def tokenizers(real):
 
         rust = Rust.from_buffer(tokenizer_json)
         rust.add_special_tokens([AddedToken("<|start|>", lstrip=True, rstrip=True), AddedToken("[X]", rstrip=True)])
-        rust.add_tokens([AddedToken("What", rstrip=True), AddedToken("It is", lstrip=True, single_word=True)])
+        rust.add_tokens([AddedToken("What"), AddedToken("It is", single_word=True)])
         return rust.to_str()
 
     roles = json.loads((POCKET / "tokenizer_config.json").read_text())
@@ -225,6 +236,14 @@ def test_ids_equal_those_of_apply_chat_template(tokenizers, vocabulary, measured
     compared = 0
     for feature, (template, names) in TEMPLATES.items():
         for name in names:
+            if (feature, name) in CHANGED:
+                with pytest.raises(PromptError, match="template changes"):
+                    jinja.render(chat_of(name, template), tokenizer, template)
+                continue
+            if vocabulary == "odd" and (feature, name) in BESIDE_START:
+                with pytest.raises(PromptError, match="takes a part of the text beside it"):
+                    jinja.render(chat_of(name, template), tokenizer, template)
+                continue
             ids = jinja.render(chat_of(name, template), tokenizer, template)
             expected = by_transformers(hf_tokenizer, name, template, return_dict=False)
             text = by_transformers(hf_tokenizer, name, template, tokenize=False)
@@ -302,7 +321,10 @@ def test_a_chat_template_of_a_wrong_type_is_refused(folder, value):
 
 
 def test_an_unreadable_template_is_refused(folder):
-    for data, words in ((b"version https://git-lfs.github.com/spec/v1", "git lfs pull"), (b"\xff{{", "cannot be read")):
+    for data, words in (
+        (b"version https://git-lfs.github.com/spec/v1", "git lfs pull"),
+        (b"\xff{{", "not text in UTF-8"),
+    ):
         (folder / "chat_template.jinja").write_bytes(data)
         with pytest.raises(CheckpointError, match=words):
             jinja.read_template(folder)

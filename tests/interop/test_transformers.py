@@ -340,7 +340,7 @@ def test_invalid_token_ids_are_refused(model):
         record(model, [5, 176])
     with pytest.raises(PromptError, match="empty"):
         record(model, [])
-    with pytest.raises(PromptError, match="batch of 2"):
+    with pytest.raises(PromptError, match="one row, one prompt at a time"):
         record(model, torch.zeros(2, 5, dtype=torch.long))
     with pytest.raises(PromptError, match="has no tokenizer"):
         record(model, "a question")

@@ -1,5 +1,6 @@
 """Accepted prompts, stops and devices; anything else raises a WorkbenchError."""
 
+import itertools
 from collections import UserDict
 from types import SimpleNamespace
 
@@ -114,6 +115,9 @@ NOT_PROMPTS = {
     "nothing": ([], "empty"),
     "an empty row": (torch.zeros(1, 0, dtype=torch.int64), "empty"),
     "an empty question": ("", "empty"),
+    "a number of 5,000 digits": ([10**5000], "16610 bits"),
+    "lists in each other": ([[[[[[1]]]]]], "lists or dicts in each other"),
+    "no end": (itertools.count(), "entries"),
 }
 
 

@@ -5,15 +5,19 @@ Independent of tokenizers and chat templates.
 
 import json
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from typing import Any, Literal
 
 from workbench.conversation.messages import Chat, Message, Tool
 from workbench.conversation.parse import CONSTRAIN
+from workbench.conversation.token_ids import shown, token_id
 from workbench.conversation.tokenizer import valid_unicode
 from workbench.errors import PromptError
+from workbench.text import visible
 from workbench.traces.spans import NO_TOOL
+from workbench.untrusted import parse_json
 
 Effort = Literal["low", "medium", "high"]
 EFFORTS = ("low", "medium", "high")
@@ -68,8 +72,10 @@ def chat(
     >>> [(m.role, m.channel) for m in ask.messages]
     [('user', None), ('assistant', 'final'), ('user', None)]
     """
-    parsed_tools = _tools(tools or ())
+    parsed_tools = _tools(() if tools is None else tools)
     functions = {tool.name for tool in parsed_tools if not tool.builtin}
+    if history is not None and (isinstance(history, str | Mapping) or not isinstance(history, Iterable)):
+        raise PromptError(f"history must be a list of messages, got {shown(history)}")
     messages = [_message(raw, number, functions) for number, raw in enumerate(history or ())]
     if user is not None:
         messages.append(Message("user", _text(user, "the question")))
@@ -109,7 +115,7 @@ def with_reasoning(prompt: Any, reasoning: Effort | None) -> Any:
 
 def _effort(reasoning: Any) -> str | None:
     if reasoning is not None and reasoning not in EFFORTS:
-        raise PromptError(f"reasoning must be {_one_of(EFFORTS)}, got {reasoning!r}")
+        raise PromptError(f"reasoning must be {_one_of(EFFORTS)}, got {shown(reasoning)}")
     return reasoning
 
 
@@ -128,13 +134,13 @@ def _text(value: Any, what: str) -> str:
 
 def _name(value: Any, what: str) -> str:
     if not isinstance(value, str) or not NAME.fullmatch(value):
-        raise PromptError(f"{what} must be one word of letters, digits, '_', '-' and '.', got {value!r}")
+        raise PromptError(f"{what} must be one word of letters, digits, '_', '-' and '.', got {shown(value)}")
     return value
 
 
 def _word(value: Any, what: str, pattern: re.Pattern[str] = WORD) -> str:
     if not isinstance(value, str) or not pattern.fullmatch(value):
-        raise PromptError(f"{what} must be one word without spaces, '=', '<', '|' or '>', got {value!r}")
+        raise PromptError(f"{what} must be one word without spaces, '=', '<', '|' or '>', got {shown(value)}")
     return valid_unicode(value)
 
 
@@ -144,14 +150,12 @@ def _message(raw: Any, number: int, functions: set[str]) -> Message:
     known = [f.name for f in fields(Message)]
     if not isinstance(raw, Mapping):
         raise PromptError(f"{what} must be a dict with 'role' and 'content', got {type(raw).__name__}")
-    if unknown := sorted(map(str, raw.keys() - set(known))):
-        raise PromptError(
-            f"{what} has unknown keys {', '.join(map(repr, unknown))}; a message may have: {', '.join(known)}"
-        )
+    if unknown := sorted(map(shown, raw.keys() - set(known))):
+        raise PromptError(f"{what} has unknown keys {', '.join(unknown[:5])}; a message may have: {', '.join(known)}")
     role = raw.get("role")
     if role not in HISTORY_ROLES:
         hint = "; pass system and developer text as arguments of chat" if role in ("system", "developer") else ""
-        raise PromptError(f"{what} has role {role!r}, must be {_one_of(HISTORY_ROLES)}{hint}")
+        raise PromptError(f"{what} has role {shown(role)}, must be {_one_of(HISTORY_ROLES)}{hint}")
     ids = None if raw.get("ids") is None else _ids(raw["ids"], f"the ids of {what}")
     content = raw.get("content")
     if isinstance(content, str) and (role == "tool" or ids is not None):
@@ -191,10 +195,15 @@ def _message(raw: Any, number: int, functions: set[str]) -> Message:
 
 
 def _ids(value: Any, what: str) -> tuple[int, ...]:
-    try:
-        return tuple(int(token) for token in value)
-    except (TypeError, ValueError):
-        raise PromptError(f"{what} must be token ids, got {value!r}") from None
+    if isinstance(value, str | bytes | bytearray | Mapping | Set) or not isinstance(value, Iterable):
+        raise PromptError(f"{what} must be token ids (a list of whole numbers), got {shown(value)}")
+    ids = []
+    for number, entry in enumerate(value):
+        token = token_id(entry)
+        if token is None:
+            raise PromptError(f"{what} must be token ids (whole numbers), but entry {number} is {shown(entry)}")
+        ids.append(token)
+    return tuple(ids)
 
 
 def _type(value: Any, what: str, pattern: re.Pattern[str]) -> str:
@@ -221,11 +230,11 @@ def _channel_of(tool: str) -> str:
 
 
 def _tools(raw_tools: Any) -> tuple[Tool, ...]:
-    if isinstance(raw_tools, str | Mapping):
-        raise PromptError("tools must be a list, even for a single tool")
+    if isinstance(raw_tools, str | Mapping) or not isinstance(raw_tools, Iterable):
+        raise PromptError(f"tools must be a list, even for a single tool, got {shown(raw_tools)}")
     tools = tuple(_tool(raw, f"tools[{number}]") for number, raw in enumerate(raw_tools))
-    names = [tool.name for tool in tools]
-    if repeated := sorted({name for name in names if names.count(name) > 1}):
+    counts = Counter(tool.name for tool in tools)
+    if repeated := sorted(name for name, count in counts.items() if count > 1):
         raise PromptError(f"tools contains {repeated[0]!r} twice; names must be unique")
     return tools
 
@@ -234,25 +243,35 @@ def _tool(raw: Any, what: str) -> Tool:
     if isinstance(raw, str):
         if raw not in BUILTIN:
             raise PromptError(
-                f"{what} is {raw!r}, which is not a built-in tool ({' and '.join(BUILTIN)} are). "
+                f"{what} is {shown(raw)}, which is not a built-in tool ({' and '.join(BUILTIN)} are). "
                 'Describe a function as {"name": …, "description": …, "parameters": …}.'
             )
         return Tool(raw, builtin=True)
     if isinstance(raw, Mapping) and raw.get("type") == "function" and "function" in raw:
         raw = raw["function"]
     if not isinstance(raw, Mapping) or "name" not in raw:
-        raise PromptError(f"{what} must be 'python', 'browser' or a dict with 'name', got {raw!r}")
+        raise PromptError(f"{what} must be 'python', 'browser' or a dict with 'name', got {shown(raw)}")
     description, parameters = raw.get("description") or "", raw.get("parameters")
     if not isinstance(description, str):
         raise PromptError(f"the description of {what} must be text, got {type(description).__name__}")
     if parameters is not None and not isinstance(parameters, Mapping):
         raise PromptError(f"the parameters of {what} must be a JSON schema (a dict), got {type(parameters).__name__}")
-    try:
-        schema = None if parameters is None else valid_unicode(json.dumps(parameters, ensure_ascii=False))
-    except (TypeError, ValueError) as error:
-        raise PromptError(f"the parameters of {what} are not JSON: {error}") from None
+    schema = None if parameters is None else _schema(parameters, what)
     name = _name(raw["name"], f"the name of {what}").removeprefix("functions.")
     return Tool(name, valid_unicode(description), schema)
+
+
+def _schema(parameters: Mapping[str, Any], what: str) -> str:
+    """The JSON schema as text. It must be small enough to be read again, by both renderers."""
+    try:
+        schema = valid_unicode(json.dumps(parameters, ensure_ascii=False, allow_nan=False))
+    except PromptError:
+        raise
+    except (TypeError, ValueError, RecursionError) as error:
+        reason = "they are nested too deep" if isinstance(error, RecursionError) else str(error)
+        raise PromptError(f"the parameters of {what} are not JSON: {visible(reason)[:200]}") from None
+    parse_json(schema, f"the schema in the parameters of {what}", PromptError)
+    return schema
 
 
 def _one_of(words: Sequence[str]) -> str:

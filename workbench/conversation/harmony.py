@@ -3,19 +3,35 @@
 Independent of chat templates.
 """
 
-import json
 from typing import TYPE_CHECKING, Any
 
 from workbench.conversation.history import original_ids
 from workbench.conversation.messages import Chat, Message
 from workbench.conversation.tokenizer import Tokenizer
+from workbench.errors import PromptError, WorkbenchError
+from workbench.text import visible
+from workbench.untrusted import parse_json
 
 if TYPE_CHECKING:
     from openai_harmony import HarmonyEncoding
 
 
 def render(chat: Chat, tokenizer: Tokenizer, encoding: "HarmonyEncoding") -> list[int]:
-    """The ids of the chat, up to `<|start|>assistant`; a message from an earlier trace keeps its original ids."""
+    """The ids of the chat, up to `<|start|>assistant`; a message from an earlier trace keeps its original ids.
+
+    Raises PromptError for what openai-harmony cannot render, such as a number of 400 digits in a tool's parameters.
+    """
+    try:
+        return _rendered(chat, tokenizer, encoding)
+    except (WorkbenchError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:  # a panic of Rust is not even an Exception
+        raise PromptError(
+            f"openai-harmony cannot render this chat: {visible(str(error))[:200]}. Look at the parameters of its tools."
+        ) from None
+
+
+def _rendered(chat: Chat, tokenizer: Tokenizer, encoding: "HarmonyEncoding") -> list[int]:
     from openai_harmony import Conversation, RenderConversationConfig
 
     keep = RenderConversationConfig(auto_drop_analysis=False)  # `visible_messages` has already dropped old analysis
@@ -60,7 +76,7 @@ def _developer(chat: Chat) -> list:
 
 
 def _schema(parameters: str | None) -> dict[str, Any] | None:
-    return None if parameters is None else json.loads(parameters)
+    return None if parameters is None else parse_json(parameters, "a tool", PromptError)
 
 
 def _message(message: Message):

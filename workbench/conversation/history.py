@@ -1,10 +1,10 @@
 """Earlier messages: extracts them from a trace, and puts them into the next prompt token for token."""
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from workbench.conversation.json_text import same_json
 from workbench.conversation.messages import Message
 from workbench.conversation.parse import parse
 from workbench.conversation.tokenizer import Tokenizer
@@ -133,18 +133,8 @@ def restore_original_ids(ids: list[int], messages: Sequence[Message], tokenizer:
         last = number + 1 == len(messages) or messages[number + 1].ids is None
         original = original_ids(message, tokenizer, last=last)
         same = (
-            original
-            and _same_header(span, message)
-            and _same_text(tokenizer.decode(ids[span.content]), message.content)
+            original and _same_header(span, message) and same_json(tokenizer.decode(ids[span.content]), message.content)
         )
         restored += [*ids[at : span.start], *(original if original and same else ids[span.start : span.stop])]
         at = span.stop
     return restored + ids[at:]
-
-
-def _same_text(text: str, other: str) -> bool:
-    """Whether two texts are equal, or the same JSON with different spacing."""
-    try:
-        return text == other or json.loads(text) == json.loads(other)
-    except ValueError:
-        return False

@@ -1,12 +1,20 @@
-"""The jinja environment of chat templates in transformers: its filters, functions, tags and sandbox."""
+"""The jinja environment of chat templates in transformers: its filters, functions, tags and sandbox.
+
+The sandbox keeps a template away from Python's internals, and does not bound its time and memory. `template_process.py`
+does: it runs this file in a process of its own, so nothing of workbench is imported here.
+"""
 
 import json
 import re
-from collections.abc import Callable
+import sys
+import time
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 
-from jinja2 import TemplateError, nodes
+from jinja2 import Template, TemplateError, nodes
 from jinja2.exceptions import SecurityError
 from jinja2.ext import Extension
 from jinja2.parser import Parser
@@ -14,11 +22,25 @@ from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jinja2.utils import Namespace
 
 
-def environment(date: str | None = None, plain: str = "") -> ImmutableSandboxedEnvironment:
+def rendered(template: str, inputs: Sequence[dict[str, Any]], plain: str = "") -> list[str]:
+    """The texts that the template renders from each of the inputs.
+
+    `strftime_now` returns the date of the inputs, if they have one, else one and the same time.
+    """
+    now = datetime.now()
+    compiled = _compiled(template, plain)
+    return [compiled.render(variables | {"strftime_now": _clock(variables.get("date"), now)}) for variables in inputs]
+
+
+@lru_cache(maxsize=8)
+def _compiled(template: str, plain: str) -> Template:
+    return environment(plain).from_string(template)
+
+
+def environment(plain: str = "") -> ImmutableSandboxedEnvironment:
     """A sandbox for a chat template.
 
-    `date`: the result of `strftime_now`; None for the current time. `plain`: characters that `tojson` never escapes,
-    not even with `ensure_ascii`.
+    `plain`: characters that `tojson` never escapes, not even with `ensure_ascii`.
 
     >>> environment().from_string("{{ ['é', 1] | tojson }}{% generation %}!{% endgeneration %}").render()
     '["é", 1]!'
@@ -28,7 +50,6 @@ def environment(date: str | None = None, plain: str = "") -> ImmutableSandboxedE
     )
     env.filters["tojson"] = _tojson(plain)
     env.globals["raise_exception"] = _raise_exception
-    env.globals["strftime_now"] = lambda fmt: date or datetime.now().strftime(fmt)
     env.globals["dict"] = _Dict()
     env.globals["namespace"] = _Namespace
     return env
@@ -80,6 +101,10 @@ class _Namespace(Namespace):
             raise SecurityError(f"a name in a namespace must not begin with an underscore, got {name!r}")
 
 
+def _clock(date: str | None, now: datetime) -> Callable[[str], str]:
+    return lambda fmt: date or now.strftime(fmt)
+
+
 def _raise_exception(message: str) -> None:
     raise TemplateError(message)
 
@@ -95,3 +120,54 @@ def _tojson(plain: str) -> Callable[..., str]:
         return re.sub(r"[^\x00-~]", escaped, text) if ensure_ascii else text
 
     return tojson
+
+
+def serve() -> None:
+    """Renders chats from standard input to standard output, for `template_process.py`, until the input ends.
+
+    A chat is two messages: the limits, and the arguments of `rendered`. The answer is one: the texts, or an error.
+    """
+    while (limits := _received()) is not None:
+        bounds = json.loads(limits)
+        _limit_this_process(bounds["memory"], bounds["seconds"])
+        chat = _received()
+        if chat is None:
+            return
+        try:
+            answer = _answer(chat, bounds["output"])
+        except BaseException as error:  # whatever a template raises, also MemoryError and RecursionError
+            answer = json.dumps({"error": _reason(error)}).encode()
+        sys.stdout.buffer.write(len(answer).to_bytes(8, "big") + answer)
+        sys.stdout.buffer.flush()
+
+
+def _limit_this_process(memory: int, seconds: int) -> None:
+    """The parent measures the time; the limit here is for a process that has lost its parent."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, int(time.process_time()) + 2 * seconds)):
+        with suppress(ValueError, OSError):  # macOS does not have the first, and a lower one may be set already
+            resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))
+
+
+def _answer(chat: bytes, max_output: int) -> bytes:
+    texts = rendered(*json.loads(chat))
+    if sum(map(len, texts)) > max_output:
+        raise MemoryError
+    return json.dumps({"texts": texts}).encode()
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, MemoryError):
+        return "it needs more memory, or writes more text, than it may"
+    try:
+        return str(error)[:1000] or type(error).__name__
+    except Exception:  # the text of the error is itself too much
+        return type(error).__name__
+
+
+def _received() -> bytes | None:
+    length = sys.stdin.buffer.read(8)
+    return sys.stdin.buffer.read(int.from_bytes(length, "big")) if len(length) == 8 else None

@@ -3,8 +3,10 @@
 import codecs
 import hashlib
 import json
+import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from functools import cached_property
 from pathlib import Path
@@ -14,14 +16,22 @@ from tokenizers import AddedToken
 from tokenizers import Tokenizer as _Rust
 
 from workbench.conversation.bpe_bytes import symbol_bytes
-from workbench.errors import CheckpointError, PromptError
+from workbench.errors import CheckpointError, PromptError, WorkbenchError
 from workbench.paths import expanded
+from workbench.text import visible
+from workbench.untrusted import parse_json, read_bytes, read_text
 
 CONTROL = re.compile(
     r"<\|.*\|>", re.DOTALL
 )  # the pattern of gpt-oss's control tokens, also if the file does not mark them as special
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 LFS_POINTER = b"version https://git-lfs"
+MAX_VALUES = 5_000_000  # in tokenizer.json, about; gpt-oss's has 1.5 million
+MAX_ROLE_CHARACTERS = 1000
+SHOWN = 30  # characters of a text in an error
+# In a regular expression: what is escaped, a class of characters, and a group that may repeat any number of times.
+_ESCAPED_OR_CLASS = re.compile(r"\\.|\[\^?\]?(?:\\.|[^\]\\])*\]", re.DOTALL)
+_REPEATED_GROUP = re.compile(r"\)(?:[*+]|\{\d*,)")
 
 
 class Tokenizer:
@@ -45,25 +55,29 @@ class Tokenizer:
     ):
         """Raises CheckpointError, with `origin` as the file's name, if the bytes are not a tokenizer."""
         refuse_lfs_pointer(tokenizer_json, origin)
-        try:
-            self._rust = _Rust.from_buffer(tokenizer_json)
-        except Exception as error:  # the Rust side raises bare Exception
-            raise CheckpointError(
+        if sum(map(tokenizer_json.count, (b",", b"[", b"{"))) > MAX_VALUES:
+            raise CheckpointError(f"{origin} has more than {MAX_VALUES:,} values, which no tokenizer needs")
+        with _typed_panics(
+            lambda error: CheckpointError(
                 f"{origin} cannot be read as a tokenizer ({error}). Copy it again from the checkpoint."
-            ) from error
+            )
+        ):
+            self._rust = _Rust.from_buffer(tokenizer_json)
+            _refuse_slow_patterns(self._rust, origin)
+            self._rust.no_truncation()  # a file may enable either; both would change the text
+            self._rust.no_padding()
+            added = dict(sorted(self._rust.get_added_tokens_decoder().items()))
+            control = {i: token for i, token in added.items() if token.special or CONTROL.fullmatch(token.content)}
+            unmarked = [token.content for token in control.values() if not token.special]
+            if unmarked:
+                self._rust.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in unmarked])
+            self._rust.encode_special_tokens = True  # as plain text: special tokens are not matched
         self.digest: str = hashlib.sha256(tokenizer_json).hexdigest()
-        self._rust.no_truncation()  # a file may enable either; both would change the text
-        self._rust.no_padding()
         self.roles: Mapping[str, str] = dict(roles or {})
-        added = dict(sorted(self._rust.get_added_tokens_decoder().items()))
-        control = {i: token for i, token in added.items() if token.special or CONTROL.fullmatch(token.content)}
-        unmarked = [token.content for token in control.values() if not token.special]
-        if unmarked:
-            self._rust.add_special_tokens([AddedToken(text, special=True, normalized=False) for text in unmarked])
-        self._rust.encode_special_tokens = True  # as plain text: special tokens are not matched
         self.special: dict[str, int] = {token.content: i for i, token in control.items()}
         self._control: dict[int, str] = {i: text for text, i in self.special.items()}
         self._added: dict[int, str] = {i: token.content for i, token in added.items() if i not in control}
+        self._known_bytes: dict[int, bytes] = {}  # of tokens that were decoded before
 
     @classmethod
     def from_folder(cls, folder: str | Path) -> "Tokenizer":
@@ -72,42 +86,60 @@ class Tokenizer:
         Raises CheckpointError if `tokenizer.json` is missing or a file cannot be read.
         """
         path = expanded(folder) / "tokenizer.json"
-        try:
-            data = path.read_bytes()
-        except FileNotFoundError:
+        if not os.path.lexists(path):
             raise CheckpointError(
                 f"there is no tokenizer.json in {str(folder)!r}. Copy it from the checkpoint: it is beside config.json."
-            ) from None
-        except OSError as error:
-            raise CheckpointError(f"{path} cannot be read: {error}") from error
-        return cls(data, str(path), roles=token_roles(Path(folder)))
+            )
+        return cls(read_bytes(path, CheckpointError), str(path), roles=token_roles(path.parent))
 
     def encode(self, text: str) -> list[int]:
         """The ids of `text` as plain text: `decode(encode(text)) == text`, and none of them is a control token.
 
-        (A file may add tokens that include the spaces beside them, or normalize the text before matching tokens. Then
-        the ids are those of the package tokenizers, and decoding them gives a different text.)
-
-        Raises PromptError for text that is not valid Unicode (a lone surrogate).
+        Raises PromptError for text that is not valid Unicode (a lone surrogate), and CheckpointError if the tokenizer
+        changes the text: tokenizer.json may normalize it, drop what is not in the vocabulary, or add tokens that
+        include the spaces beside them.
         """
-        return self._rust.encode(valid_unicode(text), add_special_tokens=False).ids
+        ids = self._encoded(self._rust, text).ids
+        if b"".join(
+            [self._bytes(token) or b"" for token in ids]
+        ) != text.encode() or not self._control.keys().isdisjoint(ids):
+            raise self._changes(text, self.decode(ids))
+        return ids
+
+    def control_spans(self, text: str) -> list[tuple[int, int, int]]:
+        """The control tokens in `text`, in order: the id of each, and the characters `start:stop` that it takes.
+
+        A control token takes the spaces beside it if tokenizer.json says so.
+
+        >>> Tokenizer.from_folder("data/pocket").control_spans("<|start|>user")
+        [(423, 0, 9)]
+
+        Raises CheckpointError if tokenizer.json finds a control token where its text is not.
+        """
+        encoded = self._encoded(self._marking, text)
+        spans: list[tuple[int, int, int]] = []
+        end = 0
+        for token, (start, stop) in zip(encoded.ids, encoded.offsets, strict=True):
+            if token in self._control:
+                if start < end or text[start:stop].strip() != self._control[token].strip():
+                    raise self._changes(text[start:stop], self._control[token])
+                spans.append((token, start, stop))
+                end = stop
+        return spans
 
     def split(self, text: str) -> list[str | int]:
         """The control tokens in `text`, as ids, and the pieces of text around them.
 
-        For text rendered by a chat template, in which `<|end|>` is the control token. A control token includes the
-        spaces beside it if tokenizer.json says so.
+        For text rendered by a chat template, in which `<|end|>` is the control token.
 
         >>> Tokenizer.from_folder("data/pocket").split("<|start|>user")
         [423, 'user']
         """
-        encoded = self._marking.encode(valid_unicode(text), add_special_tokens=False)
         parts: list[str | int] = []
         end = 0
-        for token, (start, stop) in zip(encoded.ids, encoded.offsets, strict=True):
-            if token in self._control:
-                parts += [text[end:start], token]
-                end = stop
+        for token, start, stop in self.control_spans(text):
+            parts += [text[end:start], token]
+            end = stop
         return [part for part in (*parts, text[end:]) if part != ""]
 
     def reencoded(self, ids: Iterable[int]) -> list[int]:
@@ -179,10 +211,71 @@ class Tokenizer:
 
     def _bytes(self, token: int) -> bytes | None:
         """The bytes of an ordinary token; None for control tokens and ids without an entry."""
+        if (known := self._known_bytes.get(token)) is not None:
+            return known
         if token in self._added:
-            return self._added[token].encode()
-        symbol = None if token in self._control else self._table.get(token)
-        return None if symbol is None else symbol_bytes(symbol)
+            raw = self._added[token].encode()
+        else:
+            symbol = None if token in self._control else self._table.get(token)
+            if symbol is None:
+                return None
+            raw = symbol_bytes(symbol)
+        self._known_bytes[token] = raw
+        return raw
+
+    def _encoded(self, rust: _Rust, text: str) -> Any:
+        valid_unicode(text)
+        with _typed_panics(lambda error: CheckpointError(f"the tokenizer cannot encode this text: {error}")):
+            return rust.encode(text, add_special_tokens=False)
+
+    def _changes(self, text: str, encoded: str) -> CheckpointError:
+        """The error for a text that is another one once it is encoded."""
+        pairs = enumerate(zip(text, encoded, strict=False))
+        at = next((at for at, (one, other) in pairs if one != other), min(len(text), len(encoded)))
+        there, instead = (repr(visible(each[at : at + SHOWN])) for each in (text, encoded))
+        return CheckpointError(
+            f"the tokenizer changes the text: at character {at} it is {there}, and encoded {instead}. "
+            "tokenizer.json must encode every text unchanged; copy it again from the checkpoint, or pass token ids."
+        )
+
+
+@contextmanager
+def _typed_panics(typed: Callable[[str], WorkbenchError]) -> Iterator[None]:
+    """Turns every error of the block into one of ours; a panic of Rust is not even an Exception."""
+    try:
+        yield
+    except (WorkbenchError, KeyboardInterrupt, SystemExit, GeneratorExit):
+        raise
+    except BaseException as error:
+        raise typed(visible(str(error))[:200]) from None
+
+
+def _refuse_slow_patterns(rust: _Rust, origin: str) -> None:
+    """Raises CheckpointError for a regular expression with a repeated group, such as `(a+)+`.
+
+    On some texts it takes exponential time, in native code that nothing can stop. Tokenizers of this kind split a text
+    by patterns without any.
+    """
+    for part in (rust.normalizer, rust.pre_tokenizer):
+        if part is None:
+            continue
+        for pattern in _patterns(json.loads(part.__getstate__())):
+            if _REPEATED_GROUP.search(_ESCAPED_OR_CLASS.sub("", pattern)):
+                raise CheckpointError(
+                    f"{origin} splits or replaces text by the pattern {visible(pattern)[:100]!r}, "
+                    "whose repeated group may take exponential time. Copy the file again from the checkpoint."
+                )
+
+
+def _patterns(part: Any) -> Iterator[str]:
+    """The regular expressions in a part of tokenizer.json."""
+    if isinstance(part, dict):
+        if isinstance(pattern := part.get("Regex"), str):
+            yield pattern
+        part = list(part.values())
+    if isinstance(part, list):
+        for each in part:
+            yield from _patterns(each)
 
 
 def token_roles(folder: Path) -> dict[str, str]:
@@ -201,7 +294,11 @@ def token_roles(folder: Path) -> dict[str, str]:
         value = config.get(role)
         text = value.get("content") if isinstance(value, dict) else value  # an object with settings, or only the text
         if text is not None and not isinstance(text, str):
-            raise CheckpointError(f"{folder / 'tokenizer_config.json'}: {role} must be text, got {value!r}.")
+            raise CheckpointError(f"{folder / 'tokenizer_config.json'}: {role} must be text, got {repr(value)[:200]}.")
+        if text is not None and len(text) > MAX_ROLE_CHARACTERS:
+            raise CheckpointError(
+                f"{folder / 'tokenizer_config.json'}: {role} has {len(text):,} characters, which no token has."
+            )
         if text is not None:
             roles[role] = text
     return roles
@@ -209,17 +306,11 @@ def token_roles(folder: Path) -> dict[str, str]:
 
 def read_settings(path: Path) -> dict[str, Any]:
     """The JSON object in a settings file; {} if there is no such file."""
-    try:
-        data = path.read_bytes()
-    except FileNotFoundError:
+    if not os.path.lexists(path):
         return {}
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from error
-    refuse_lfs_pointer(data, str(path))
-    try:
-        value = json.loads(data)
-    except ValueError as error:
-        raise CheckpointError(f"{path} cannot be read as JSON: {error}. Copy it again from the checkpoint.") from None
+    text = read_text(path, CheckpointError)
+    refuse_lfs_pointer(text.encode(), str(path))
+    value = parse_json(text, str(path), CheckpointError)
     if not isinstance(value, dict):
         raise CheckpointError(
             f"{path} must contain a JSON object, got {type(value).__name__}. Copy it again from the checkpoint."

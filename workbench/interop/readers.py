@@ -1,14 +1,16 @@
 """Token ids of a question, a chat or a text for a model of another library, and the text of each token."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from workbench.conversation.chat import Chat, as_chat
 from workbench.conversation.render import render
+from workbench.conversation.template import Template
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.errors import PromptError
+from workbench.model.prompts import parse
 from workbench.paths import expanded
 from workbench.recording.source import Reader
 from workbench.traces import Trace
@@ -66,7 +68,9 @@ def reader_of(tokenizer: Any, folder: Path | None, is_gpt_oss: bool) -> Reader |
     return Foreign(tokenizer)
 
 
-def ids_of(prompt: Any, reader: Reader | None, template: str | None, is_gpt_oss: bool) -> tuple[list[int], list[str]]:
+def ids_of(
+    prompt: Any, reader: Reader | None, template: Template | None, is_gpt_oss: bool
+) -> tuple[list[int], list[str]]:
     """The token ids of `prompt`, and a note on how they were made.
 
     A Trace or ids (also a tensor of one row) are taken unchanged. For gpt-oss, a question becomes a chat, which the
@@ -75,12 +79,10 @@ def ids_of(prompt: Any, reader: Reader | None, template: str | None, is_gpt_oss:
     if isinstance(prompt, Trace):
         return list(prompt.tokens), []
     if not isinstance(prompt, str | Chat):
-        ids = prompt.tolist() if hasattr(prompt, "tolist") else list(prompt)
-        if ids and isinstance(ids[0], Sequence):
-            if len(ids) != 1:
-                raise PromptError(f"a trace is one text; this is a batch of {len(ids)}. Record them one by one.")
-            ids = ids[0]
-        return [int(i) for i in ids], []
+        parsed = parse(prompt)
+        if isinstance(parsed, list):
+            return parsed, []
+        prompt = parsed
     if reader is None:
         raise PromptError("this model has no tokenizer: give token ids, or pass tokenizer=…")
     if is_gpt_oss and isinstance(reader, Tokenizer):

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.conversation.template import read_template
 from workbench.errors import InteropError
 from workbench.interop import adapter
 from workbench.interop.adapter import ForeignSource
@@ -82,8 +83,8 @@ def record(
     source = source_of(model, tokenizer)
     template = getattr(getattr(model, "tokenizer", tokenizer), "chat_template", None)
     folder = folder_of(_name(model))
-    if template is None and folder is not None and (folder / "chat_template.jinja").is_file():
-        template = (folder / "chat_template.jinja").read_text(encoding="utf-8")
+    if template is None and folder is not None:
+        template = read_template(folder)
     tokens, notes = ids_of(prompt, source.reader, template, source.is_gpt_oss)
     _check_ids(tokens, model)
     return adapter.record(source, tokens, record, budget, notes)

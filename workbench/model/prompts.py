@@ -3,8 +3,8 @@
 Anything else is a PromptError; it is never interpreted as token ids by accident.
 """
 
-import operator
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -12,10 +12,12 @@ import torch
 from torch import Tensor
 
 from workbench.conversation.chat import Chat, as_chat, chat
+from workbench.conversation.token_ids import shown, token_id
 from workbench.errors import PromptError
-from workbench.text import visible
 from workbench.traces import Trace
 
+MAX_DEPTH = 4  # of lists and dicts in each other; {"messages": [{"input_ids": [[1]]}]} needs them
+MAX_ENTRIES = 1 << 22  # an iterator may have no end
 ACCEPTED = (
     "A prompt is a question (str), a wb.chat(…), messages ([{'role': 'user', 'content': …}]), token ids "
     "(whole numbers), or a Trace."
@@ -32,12 +34,19 @@ def parse(prompt: Any) -> Chat | list[int]:
 
     Raises PromptError for anything else, and for more than one row.
     """
+    return _parse(prompt, depth=0)
+
+
+def _parse(prompt: Any, depth: int) -> Chat | list[int]:
+    """`parse` of what is `depth` levels inside a prompt: `{"messages": [{…}]}` has two."""
+    if depth > MAX_DEPTH:
+        raise _not_a_prompt(f"it has more than {MAX_DEPTH} lists or dicts in each other")
     if isinstance(prompt, Trace):
         return list(prompt.tokens)
     if isinstance(prompt, str | Chat):
         return as_chat(prompt)
     if isinstance(prompt, Mapping):
-        return _mapping(prompt)
+        return _mapping(prompt, depth)
     if isinstance(prompt, Tensor | np.ndarray):
         return _array(prompt)
     if getattr(prompt, "ndim", 1) == 2:  # a pandas table, which iterates over its column names
@@ -46,13 +55,15 @@ def parse(prompt: Any) -> Chat | list[int]:
         raise _not_a_prompt(f"it is {type(prompt).__name__}; decode it to str first")
     if isinstance(prompt, set | frozenset) or not isinstance(prompt, Iterable):
         return _encoding(prompt)
-    entries = list(prompt)
+    entries = list(islice(prompt, MAX_ENTRIES + 1))
+    if len(entries) > MAX_ENTRIES:
+        raise _not_a_prompt(f"it has more than {MAX_ENTRIES:,} entries")
     if entries and all(isinstance(entry, Mapping) for entry in entries):
         return messages(entries)
     if entries and all(map(_is_row, entries)):
         if len(entries) > 1:
             raise _not_a_prompt(f"it has {len(entries)} rows; give one prompt at a time")
-        return parse(entries[0])
+        return _parse(entries[0], depth + 1)
     return [_id(entry, i) for i, entry in enumerate(entries)]
 
 
@@ -70,20 +81,20 @@ def messages(history: Sequence[Mapping[str, Any]]) -> Chat:
     return chat(None, history=rest, **first)
 
 
-def _mapping(prompt: Mapping[Any, Any]) -> Chat | list[int]:
+def _mapping(prompt: Mapping[Any, Any], depth: int) -> Chat | list[int]:
     """Accepts the output of a transformers tokenizer, a dict with messages, or one message."""
     if "input_ids" in prompt:
-        ids, mask = parse(prompt["input_ids"]), prompt.get("attention_mask")
+        ids, mask = _parse(prompt["input_ids"], depth + 1), prompt.get("attention_mask")
         if not isinstance(ids, list):
             raise _not_a_prompt("its input_ids are not token ids")
         if mask is not None and not _all_ones(mask):
             raise _not_a_prompt("its attention_mask excludes tokens; give one prompt without padding")
         return ids
     if "messages" in prompt:
-        return parse(prompt["messages"])
+        return _parse(prompt["messages"], depth + 1)
     if "role" in prompt:
         return messages([prompt])
-    keys = ", ".join(visible(repr(key)[:40]) for key in list(prompt)[:5])
+    keys = ", ".join(shown(key) for key in list(prompt)[:5])
     raise _not_a_prompt(f"it is a dict with {keys or 'nothing in it'}")
 
 
@@ -92,7 +103,7 @@ def _all_ones(mask: Any) -> bool:
     try:
         return bool(torch.as_tensor(mask).bool().all())
     except (TypeError, ValueError, RuntimeError):
-        raise _not_a_prompt(f"its attention_mask must be a row of 1, got {visible(repr(mask)[:60])}") from None
+        raise _not_a_prompt(f"its attention_mask must be a row of 1, got {shown(mask)}") from None
 
 
 def _array(prompt: Tensor | np.ndarray) -> list[int]:
@@ -135,12 +146,10 @@ def _encoding(prompt: Any) -> list[int]:
 
 
 def _id(entry: Any, index: int) -> int:
-    try:
-        if not isinstance(entry, bool | np.bool_):
-            return operator.index(entry)
-    except TypeError:
-        pass
-    raise _not_a_prompt(f"its entry {index} is {visible(repr(entry)[:60])}, which is not a token id")
+    token = token_id(entry)
+    if token is None:
+        raise _not_a_prompt(f"its entry {index} is {shown(entry)}, which is not a token id")
+    return token
 
 
 def _not_a_prompt(reason: str) -> PromptError:

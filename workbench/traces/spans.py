@@ -3,6 +3,7 @@
 import operator
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Literal
 
 from workbench.errors import ArgumentError, NotRecorded
@@ -147,5 +148,6 @@ def check_message_name(what: Literal["channel", "role"], name: str, spans: Seque
     """
     of_messages = (getattr(span, what) for span in spans)
     names = dict.fromkeys((*(CHANNELS if what == "channel" else ROLES), *filter(None, of_messages)))
-    if name not in names:
-        raise ArgumentError(f"{what} must be one of {', '.join(map(visible, names))}, got {name!r}.")
+    if not isinstance(name, str) or name not in names:
+        listed = ", ".join(map(visible, islice(names, 20)))
+        raise ArgumentError(f"{what} must be one of {listed}, got {visible(repr(name)[:100])}.")
