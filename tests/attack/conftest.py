@@ -127,7 +127,7 @@ def pytest_terminal_summary(terminalreporter):
         elif report.when == "call":
             for name, text in report.user_properties:
                 if name == "attack":
-                    kind, outcome = text.split("\t")
+                    kind, outcome = str(text).split("\t")
                     counts[kind, outcome] += 1
     if not counts:
         return
