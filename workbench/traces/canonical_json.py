@@ -3,7 +3,8 @@
 import json
 from typing import Any
 
-from workbench.errors import ArgumentError, TraceCorrupt
+from workbench.errors import ArgumentError, TraceCorrupt, TraceUnsafe
+from workbench.untrusted import MAX_VALUES, check_json_size
 
 
 def canonical(value: Any) -> bytes:
@@ -15,10 +16,11 @@ def canonical(value: Any) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode("ascii")
 
 
-def parse(data: bytes, what: str) -> Any:
+def parse(data: bytes, what: str, max_values: int = MAX_VALUES) -> Any:
     """The value of untrusted JSON bytes; `what` names them in the error.
 
-    Raises TraceCorrupt if the bytes are not JSON, or contain duplicate keys, NaN or infinities.
+    Raises TraceCorrupt if the bytes are not JSON, or contain duplicate keys, NaN or infinities; TraceUnsafe if they
+    have more than `max_values` values.
     """
 
     def finite(text: str) -> float:
@@ -34,6 +36,16 @@ def parse(data: bytes, what: str) -> Any:
         return mapping
 
     try:
+        check_values(data, what, max_values)
         return json.loads(data.decode("utf-8"), object_pairs_hook=unique, parse_float=finite, parse_constant=finite)
     except (ValueError, RecursionError) as error:
         raise TraceCorrupt(f"{what} is not valid JSON: {str(error)[:200]}") from None
+
+
+def check_values(data: bytes, what: str, max_values: int = MAX_VALUES) -> None:
+    """Raises TraceUnsafe if JSON bytes have more than `max_values` values.
+
+    An empty list takes three bytes in a file and 64 in memory, so a limit of bytes is not enough.
+    """
+    if sum(map(data.count, (b",", b"[", b"{"))) > max_values:  # marks inside texts count too: look closely
+        check_json_size(data.decode("utf-8", "replace"), what, TraceUnsafe, max_values)

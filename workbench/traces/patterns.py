@@ -176,9 +176,9 @@ def recompute(
     return _tile(source, np.arange(q.shape[1])[heads], queries, slice(None))
 
 
-def no_sinks(config: dict) -> np.ndarray:
+def no_sinks(n_heads: int) -> np.ndarray:
     """The sink logits (head) of a model without sinks: -inf, so that their exponentials are 0."""
-    return np.full(config["n_heads"], -np.inf, np.float32)
+    return np.full(n_heads, -np.inf, np.float32)
 
 
 def edited_points(trace: Trace) -> frozenset[str]:
@@ -364,7 +364,7 @@ def _source(trace: Trace, layer: int) -> _Recorded | _Computed:
             f"It contains: {contents(trace)}. Run again with record='attention' (any pattern on demand) or 'patterns'."
         )
     q, keys = _queries_and_keys(trace, layer)
-    sinks = no_sinks(trace.config) if sinkless else trace["sinks"][layer]
+    sinks = no_sinks(q.shape[1]) if sinkless else trace["sinks"][layer]
     return _Computed(q, keys, sinks, q.dtype == ml_dtypes.bfloat16, _window(trace.config, layer))
 
 

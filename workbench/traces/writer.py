@@ -20,9 +20,9 @@ from workbench.files import sync, sync_file, write_all
 from workbench.paths import absolute
 from workbench.text import visible
 from workbench.traces.format import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_part
-from workbench.traces.manifest import Chunk, Manifest, TensorInfo, tensor_table
+from workbench.traces.manifest import Chunk, Manifest, TensorInfo, first_positions, tensor_table
 from workbench.traces.reader import MANIFEST, StoredArrays, encode_manifest
-from workbench.traces.tensor_parts import joined_shape
+from workbench.traces.tensor_parts import joined_shape, position_axis
 from workbench.traces.untrusted_files import Staging, show
 
 _log = logging.getLogger(__name__)
@@ -222,9 +222,14 @@ class TraceWriter:
             if kind is None:
                 self.commit()
             elif self.keep_partial and self._written:
-                self.commit(status="partial")
+                self.commit(self._manifest_of_the_written(), status="partial")
         finally:
             self.abort()
+
+    def _manifest_of_the_written(self) -> Manifest:
+        """The manifest of the positions that were appended: the run was interrupted before it had written all."""
+        lengths = [i.shape[a] for i in self._whole.values() if (a := position_axis(i.axes)) is not None]
+        return first_positions(self.manifest, min(lengths, default=len(self.manifest.tokens)))
 
     def _write_manifest(self, manifest: Manifest) -> None:
         data = encode_manifest(manifest)
