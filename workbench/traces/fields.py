@@ -88,6 +88,7 @@ def _or_none(check: Check) -> Check:
 
 def list_of(kind: type | Check) -> Check:
     """The check of a list whose items have a type or pass a check."""
+
     def check(value: Any, what: str) -> list:
         if not isinstance(value, list):
             raise ArgumentError(f"{what} is {show(value)}, not a list")

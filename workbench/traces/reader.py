@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
@@ -36,7 +37,12 @@ _BEFORE, _BETWEEN, _AFTER = b'{"manifest":', b',"sha256":"', b'"}\n'
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of manifest.json. Raises TraceUnsafe if they are too many for a reader to accept."""
-    body = canonical(manifest.to_json())
+    return encode_fields(manifest.to_json())
+
+
+def encode_fields(fields: Mapping[str, Any]) -> bytes:
+    """The same from `Manifest.to_json`, which may describe a run that is only planned."""
+    body = canonical(fields)
     data = _BEFORE + body + _BETWEEN + sha256(body).hexdigest().encode() + _AFTER
     if len(data) > MAX_MANIFEST:
         raise TraceUnsafe(f"a manifest of {len(data)} bytes is over the limit of {MAX_MANIFEST}; write fewer parts")

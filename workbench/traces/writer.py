@@ -21,7 +21,7 @@ from workbench.paths import absolute
 from workbench.text import visible
 from workbench.traces.format import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_part
 from workbench.traces.manifest import Chunk, Manifest, TensorInfo, first_positions, tensor_table
-from workbench.traces.reader import MANIFEST, StoredArrays, encode_manifest
+from workbench.traces.reader import MANIFEST, StoredArrays, encode_fields, encode_manifest
 from workbench.traces.tensor_parts import joined_shape, position_axis
 from workbench.traces.untrusted_files import Staging, show
 
@@ -91,7 +91,9 @@ def predicted_bytes(manifest: Manifest, tensors: Mapping[str, tuple[str, Sequenc
         for name in names:
             total += table[name].nbytes
             table[name] = replace(table[name], chunks=(Chunk(_part(number), table[name].shape, "0" * 64),))
-    return total + len(encode_manifest(replace(manifest, tensors=table)))
+    # not a Manifest of these tensors: before a generation, there are more positions than tokens
+    planned = manifest.to_json() | {"tensors": {name: info.to_json() for name, info in table.items()}}
+    return total + len(encode_fields(planned))
 
 
 def split(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> list[list[str]]:
