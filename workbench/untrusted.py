@@ -84,18 +84,6 @@ def parse_json(text: str, what: str, error: Failure, max_values: int = MAX_VALUE
 
     Raises `error` if the text is not JSON, has more than `max_values` values, or is nested more than 64 levels deep.
     """
-    check_json_size(text, what, error, max_values)
-    try:
-        return json.loads(text)
-    except (ValueError, RecursionError, MemoryError) as failure:
-        raise error(f"{what} is not valid JSON: {visible(str(failure))[:200]}") from None
-
-
-def check_json_size(text: str, what: str, error: Failure, max_values: int = MAX_VALUES) -> None:
-    """Raises `error` if a JSON text has more than `max_values` values, or is nested more than 64 levels deep.
-
-    It is called before the text is parsed: an empty list takes two bytes in a file and 64 in memory.
-    """
     depth = n_values = 0
     for token in _STRING_OR_MARK.finditer(text):
         mark = token[0]
@@ -109,6 +97,10 @@ def check_json_size(text: str, what: str, error: Failure, max_values: int = MAX_
             raise error(f"{what} is nested more than {MAX_DEPTH} levels deep, which no such file needs")
         if n_values > max_values:
             raise error(f"{what} has more than {max_values} values, which no such file needs")
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError, MemoryError) as failure:
+        raise error(f"{what} is not valid JSON: {visible(str(failure))[:200]}") from None
 
 
 def _open(path: os.PathLike[str] | str, error: Failure) -> int:

@@ -140,6 +140,7 @@ class Manifest:
         require(self.schema == SCHEMA, f"schema must be {SCHEMA} in this version of workbench, got {self.schema}")
         require(len(self.str_tokens) == count, f"str_tokens has {len(self.str_tokens)} texts for {count} tokens")
         require(self.prompt_length <= count, f"prompt_length is {self.prompt_length}, but there are {count} tokens")
+        _check_number_of_spans(self.spans, self.tokens)
         _set(self, spans=[checked_span(span, count) for span in self.spans])
         check_spans(self.spans)
         _set(self, tensors=dict(self.tensors))
@@ -212,6 +213,7 @@ class Manifest:
             raise version_error(data["schema"])
         try:
             check_keys(data, _FIELDS, "the manifest")
+            _check_number_of_spans(data["spans"], data["tokens"])
             for span in list_of(dict)(data["spans"], "spans"):
                 check_keys(span, _SPAN, "a span")
             for name, info in as_dict(data["tensors"], "tensors").items():
@@ -264,6 +266,15 @@ def bit_determining(numerics: Mapping[str, Any]) -> dict[str, Any]:
     """
     portable = numerics.get("arithmetic") in PORTABLE
     return {key: value for key, value in numerics.items() if key in BITS or not portable}
+
+
+def _check_number_of_spans(spans: Any, tokens: Any) -> None:
+    """Raises ArgumentError for more messages than tokens: before each of them is looked at, which takes long."""
+    if isinstance(spans, list) and isinstance(tokens, list) and len(spans) > len(tokens):
+        raise ArgumentError(
+            f"there are {len(spans)} messages, which must be in order and have tokens of their own, "
+            f"and only {len(tokens)} tokens"
+        )
 
 
 def tensor_table(
