@@ -53,10 +53,18 @@ def check_values(data: bytes, what: str, max_values: int = MAX_VALUES) -> None:
     """
     if _marks(data) <= max_values:  # those inside texts count too, so it may be more than there are
         return
+    # every text has two quotes and is a value or the key of one, so there are at least a quarter as many values
+    count = (data.count(b'"') - data.count(b'\\"')) // 4
+    _require_few(count, what, max_values)
     count = 0
     for match in _TEXT_OR_REST.finditer(data.decode("utf-8", "replace")):
-        if not match[0].startswith('"') and (count := count + _marks(match[0].encode())) > max_values:
-            raise TraceUnsafe(f"{what} has more than {max_values:,} values, which no trace needs")
+        if not match[0].startswith('"'):
+            _require_few(count := count + _marks(match[0].encode()), what, max_values)
+
+
+def _require_few(count: int, what: str, max_values: int) -> None:
+    if count > max_values:
+        raise TraceUnsafe(f"{what} has more than {max_values:,} values, which no trace needs")
 
 
 def _marks(data: bytes) -> int:
