@@ -127,6 +127,8 @@ TRACE_BELOW = (
     "model/threads.py",
     "recording/budget.py",
     "traces/canonical_json.py",
+    "traces/consistency.py",
+    "traces/fields.py",
     "traces/format.py",
     "traces/manifest.py",
     "traces/patterns.py",

@@ -42,6 +42,7 @@ RANGES = {
 MAX_EXPERTS_IN_ALL = 1 << 17  # layers times experts
 KINDS: dict[str, type] = {"sinks": bool, "shared_experts": bool, "router": str, "architecture": str}
 SLIDING = "sliding_attention"
+WEIGHTS = "mlp.hook_expert_weights"
 ATTENTION = ("blocks.*.attn.hook_pattern", "blocks.*.attn.hook_rot_q")  # which need the kinds of the layers
 # Layers of other architectures may differ in these, and queries from values (multi-head latent attention).
 DIFFERS_ELSEWHERE = ("kv_head", "d_head")
@@ -118,13 +119,17 @@ def check_tokens(tokens: Sequence[int], config: Mapping[str, Any]) -> None:
         raise ArgumentError(f"the token id {max(tokens)} is not below {config['d_vocab']}, d_vocab of the config")
 
 
-def check_tensors(tensors: Mapping[str, Described], n_tokens: int, config: Mapping[str, Any]) -> None:
+def check_tensors(
+    tensors: Mapping[str, Described], n_tokens: int, config: Mapping[str, Any], edits: Sequence[Mapping[str, Any]] = ()
+) -> None:
     """Raises ArgumentError for an array whose axes, dtype or sizes are not those of its name, the text and the config.
 
     Arrays with names that are neither a hook point nor a summary may have any dtype and axes; the sizes of known axes
     must still agree.
     """
     n_layers, foreign = config["n_layers"], "architecture" in config
+    # an edit of the weights may let more experts run for a token than the model's own number
+    more_run = any(point.endswith(WEIGHTS) for edit in edits for point in edit.get("points", ()))
     sizes = {axis: (config[key], f"{key} of the config") for axis, key in SIZES.items() if key in config}
     sizes |= dict.fromkeys(("pos", "query"), (n_tokens, "the number of tokens"))
     sizes["key"] = sizes["pos"]
@@ -139,6 +144,8 @@ def check_tensors(tensors: Mapping[str, Described], n_tokens: int, config: Mappi
                 raise ArgumentError(f"{name!r} needs layer_types in the config, and it is missing")
         for axis, size in zip(info.axes, info.shape, strict=True):
             group = _group(axis, name, point, layer, foreign)
+            if more_run and group == "choice" and point.endswith("hook_expert_out"):
+                group = f"choice of {name}"
             expected, reason = sizes.setdefault(group, (size, f"as in {name!r}"))
             if size != expected and not (point in hooks.GENERATION_STATE and axis == "key" and size <= n_tokens):
                 raise ArgumentError(f"{name!r} has the size {size} along {axis!r}, not {expected} ({reason})")

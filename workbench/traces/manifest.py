@@ -149,7 +149,7 @@ class Manifest:
             require(isinstance(info, TensorInfo), f"tensors[{name!r}] is not a TensorInfo")
         config = self.model["config"]
         check_tokens(self.tokens, config)
-        check_tensors(self.tensors, count, config)
+        check_tensors(self.tensors, count, config, self.edits)
 
     def __repr__(self) -> str:
         return f"<Manifest {self.id} of {visible(self.model['name'])}: {len(self.tokens)} tokens, {self.status}>"
