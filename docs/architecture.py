@@ -134,6 +134,8 @@ TRACE_BELOW = (
     "recording/checkpointing.py",
     "signals.py",
     "traces/canonical_json.py",
+    "traces/consistency.py",
+    "traces/fields.py",
     "traces/format.py",
     "traces/manifest.py",
     "traces/patterns.py",

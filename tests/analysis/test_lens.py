@@ -12,9 +12,10 @@ from workbench.errors import NotRecorded
 
 
 def lens_trace(ids: np.ndarray, kl: np.ndarray) -> wb.Trace:
-    n = ids.shape[1]
+    n_layers, n = ids.shape
+    config = made.CONFIG | {"n_layers": n_layers, "layer_types": ["full_attention"] * n_layers}
     arrays = {"lens_ids": ids[..., None], "lens_kl": kl.astype("f4")}
-    return wb.Trace(made.manifest(n), arrays)
+    return wb.Trace(made.manifest(n, model=made.manifest().model | {"config": config}), arrays)
 
 
 def test_the_last_layer_of_the_lens_is_the_model_itself():

@@ -103,7 +103,9 @@ def test_runs_of_one_question_are_never_split_between_fit_and_test():
     labels_by_problem = rng.choice(["yes", "no"], 20).tolist()
     traces = []
     for run in range(40):
-        manifest = replace(made.manifest(COUNT, seed=run % 20), created=f"{2026 + run}-01-02T03:04:05+00:00")
+        manifest = made.manifest(COUNT, seed=run % 20)
+        model = manifest.model | {"config": made.CONFIG | {"d_model": 40}}
+        manifest = replace(manifest, model=model, created=f"{2026 + run}-01-02T03:04:05+00:00")
         rows = np.repeat(eye[run % 20][None], COUNT, 0)
         traces.append(wb.Trace(manifest, {f"blocks.{n}.hook_resid_post": rows.astype("f4") for n in range(3)}))
     probe = linear_probe(traces, [[classes] * COUNT for classes in labels_by_problem * 2])

@@ -45,6 +45,7 @@ def routed(active: np.ndarray, n_experts: int, *, tokens=None) -> wb.Trace:
     """A trace with routes only: `active` (layer pos choice), with equal weights."""
     n_layers, n, k = active.shape
     config = made.CONFIG | {"n_layers": n_layers, "n_experts": n_experts, "n_active": k}
+    config |= {"layer_types": ["full_attention"] * n_layers, "d_vocab": 1000}
     arrays = {}
     for layer in range(n_layers):
         weights = np.zeros((n, n_experts), "f4")
@@ -53,8 +54,8 @@ def routed(active: np.ndarray, n_experts: int, *, tokens=None) -> wb.Trace:
         arrays[f"blocks.{layer}.mlp.hook_expert_weights"] = weights
         arrays[f"blocks.{layer}.mlp.router.hook_out"] = np.log(weights + 1e-9)
     fields = made.tokens([1] * n if tokens is None else list(tokens))
-    manifest = made.manifest(n, **fields)
-    return wb.Trace(replace(manifest, model=manifest.model | {"config": config}), arrays)
+    manifest = made.manifest(n, model=made.manifest().model | {"config": config}, **fields)
+    return wb.Trace(manifest, arrays)
 
 
 def even(n_layers: int, n: int, k: int, n_experts: int, seed: int = 0) -> np.ndarray:

@@ -400,6 +400,20 @@ def test_an_expert_with_negative_weight_counts(model):
     assert np.abs(trace["mlp_out", 1] - expected).max() < 1e-5 * np.abs(expected).max()
 
 
+def test_a_streamed_run_in_which_more_experts_run_is_loaded_again(model, tmp_path):
+    """An edit of the weights lets a fourth expert run, so that layer has more outputs than the model's config says."""
+
+    def one_more(weight):
+        weight[..., 5] = 0.5
+        return weight
+
+    with model.edit("blocks.1.mlp.hook_expert_weights", one_more):
+        trace = model.trace(TOKENS, record="experts", to=tmp_path / "a.trace")
+    outputs = [trace["expert_out", layer].shape[1] for layer in (0, 1)]
+    assert outputs == [model.config.n_active, model.config.n_active + 1]
+    assert not [line for line in wb.verify(wb.load(tmp_path / "a.trace")) if line["status"] == "fails"]
+
+
 def test_an_expert_chosen_twice_is_refused(model):
     with (
         pytest.raises(EditError, match="twice"),

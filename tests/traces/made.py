@@ -41,7 +41,7 @@ def manifest(count: int = 9, *, seed: int = 0, **changes: Any) -> Manifest:
         tokens=rng.integers(0, VOCAB, count),  # type: ignore[arg-type]
         str_tokens=[f" w{n}" for n in range(count)],
         prompt_length=count,
-        spans=[Span(0, count, min(1, count), count, "user")],
+        spans=[Span(0, count, min(1, count), count, "user")] if count else [],
         record=["residuals"],
         numerics={"dtype": "float32", "device": "cpu", "kernels": "reference", "threads": 1},
         verification=[HOLDS],
@@ -67,7 +67,8 @@ def arrays(count: int = 9, *, seed: int = 0, before: int = 0) -> dict[str, np.nd
         values[f"{block}.attn.hook_pattern"] = rng.random((HEADS, count, before + count)).astype("f4")
         values[f"{block}.attn.hook_attn_scores"] = rng.normal(size=(HEADS, count, before + count)).astype("f4")
         values[f"{block}.attn.hook_sink"] = rng.random((HEADS, count)).astype("f4")
-        values[f"{block}.mlp.hook_expert_indices"] = rng.integers(0, EXPERTS, (count, ACTIVE))
+        experts = np.tile(np.arange(EXPERTS), (count, 1))
+        values[f"{block}.mlp.hook_expert_indices"] = rng.permuted(experts, axis=1)[:, :ACTIVE].copy()
     return values
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from tests.traces import made
 from workbench.errors import TraceCorrupt, TraceError, TraceNotFound, TraceUnsafe, TraceVersion
-from workbench.traces import load, reader, verify
+from workbench.traces import load, reader, verify, write
 from workbench.traces.format import MAX_HEADER, encode_header
 
 PART = "part-00000.safetensors"
@@ -347,3 +347,19 @@ def test_symlinks_of_the_hub_cache_are_refused_with_advice(path: Path, tmp_path:
     (tmp_path / "link").symlink_to(path)
     with pytest.raises(TraceUnsafe, match=f"of its target: {re.escape(str(path))}$"):
         load(tmp_path / "link")
+
+
+@pytest.mark.parametrize(
+    ("name", "place", "value"), [("blocks.1.mlp.hook_expert_indices", (0, 0), -1), ("resid_norm", (1, 2), -1.0)]
+)
+def test_numbers_that_no_run_has_are_refused_when_they_are_read(
+    name: str, place: tuple[int, int], value: float, tmp_path: Path
+) -> None:
+    arrays = made.arrays() | {"resid_norm": np.ones((3, 9), "f4")}
+    arrays[name][place] = value
+    path = write(tmp_path / "a", made.manifest(), arrays)
+    trace = load(path)
+    assert trace["hook_logits"].shape == (9, 11)
+    with pytest.raises(TraceCorrupt, match=str(value)):
+        trace[name]
+    assert [type(problem) for problem in verify(path).problems] == [TraceCorrupt]

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.traces import made
-from workbench.errors import TraceCorrupt, TraceError, TraceUnsafe, TraceVersion
+from workbench.errors import ArgumentError, TraceCorrupt, TraceError, TraceUnsafe, TraceVersion
 from workbench.traces.canonical_json import canonical, parse
 from workbench.traces.manifest import Chunk, Manifest, TensorInfo
 from workbench.traces.reader import decode_manifest, encode_manifest
@@ -34,13 +34,22 @@ def test_a_manifest_is_unchanged_after_writing_and_reading(manifest: Manifest) -
 
 texts = st.text(st.characters(), max_size=20)
 plain = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | texts,
+    st.none()
+    | st.booleans()
+    | st.integers(1 - 2**64, 2**64 - 1)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | texts,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(texts, inner, max_size=3),
     max_leaves=8,
 )
 
 
-@given(st.lists(texts, max_size=6), st.dictionaries(texts, plain, max_size=3), st.lists(texts, max_size=2), st.floats())
+@given(
+    st.lists(texts, max_size=6),
+    st.dictionaries(texts, plain, max_size=3),
+    st.lists(texts, max_size=2),
+    st.floats(0) | st.just(float("nan")),
+)
 def test_any_text_and_any_plain_value_are_unchanged_after_writing_and_reading(
     pieces: list[str], numerics: dict, notes: list[str], worst: float
 ) -> None:
@@ -50,7 +59,7 @@ def test_any_text_and_any_plain_value_are_unchanged_after_writing_and_reading(
         numerics=numerics,
         notes=notes,
         edits=[{"identity": "x", **numerics, "identity": "x"}],  # noqa: F601
-        verification=[made.HOLDS | {"max_error": worst}],
+        verification=[made.HOLDS | {"status": "fails", "max_error": worst}],
     )
     data = encode_manifest(manifest)
     assert data.isascii() and decode_manifest(data) == manifest
@@ -286,3 +295,76 @@ def test_equal_values_have_equal_bytes() -> None:
 def test_the_repr_of_a_manifest_is_one_safe_line() -> None:
     shown = repr(made.manifest(model=made.manifest().model | {"name": "a\u202e\n"}))
     assert shown.isprintable() and "9 tokens" in shown
+
+
+def info(dtype: str, axes: str, *shape: int) -> TensorInfo:
+    return TensorInfo(dtype, shape, tuple(axes.split()))
+
+
+@pytest.mark.parametrize(
+    ("tensors", "match"),
+    [
+        ({"logprob": info("F32", "pos", 8)}, "size 8 along 'pos', not 9"),
+        ({"margin": info("F32", "layer pos", 4, 9)}, "size 4 along 'layer', not 3"),
+        ({"margin": info("F32", "pos layer", 9, 3)}, r"axes \(pos layer\), not \(layer pos\)"),
+        ({"top_ids": info("F32", "pos rank", 9, 5)}, "dtype F32; allowed are I32, I64"),
+        ({"entropy": info("I32", "pos", 9)}, "dtype I32; allowed are F16"),
+        ({"top_ids": info("I32", "pos rank", 9, 5), "top_logprobs": info("F32", "pos rank", 9, 4)}, "along 'rank'"),
+        ({"top_ids": info("I32", "pos rank", 9, 12)}, "rank of top is larger than that of d_vocab"),
+        ({"blocks.3.hook_mlp_out": info("F32", "pos d_model", 9, 10)}, "it has 3 layers"),
+        ({"blocks.0.attn.hook_rot_k": info("F32", "pos kv_head d_head", 9, 1, 6)}, "size 1 along 'kv_head', not 2"),
+        ({"step_attention": info("F32", "layer head step key_step", 3, 4, 5, 6)}, "size 6 along 'key_step', not 5"),
+    ],
+    ids=str,
+)
+def test_arrays_that_do_not_fit_the_text_and_the_config_are_refused(tensors: dict, match: str) -> None:
+    with pytest.raises(ArgumentError, match=match):
+        made.manifest(tensors=tensors)
+
+
+@pytest.mark.parametrize(
+    ("config", "match"),
+    [
+        ({"n_experts": 10**9}, "n_experts of the config must be a whole number from 0 to 4,096"),
+        ({"n_active": 8}, "n_active of the config is 8, but there are 7 experts"),
+        ({"n_kv_heads": 3}, "the 4 query heads of the config cannot share 3 key heads"),
+        ({"layer_types": ["full_attention"]}, "must be a list of 3 texts"),
+        ({"layer_types": ["full"] * 3}, "'full'; gpt-oss has"),
+        ({"window": 0}, "no window"),
+        ({"d_vocab": 2}, "is not below 2"),
+    ],
+    ids=str,
+)
+def test_a_config_that_contradicts_itself_is_refused(config: dict, match: str) -> None:
+    with pytest.raises(ArgumentError, match=match):
+        made.manifest(model=made.manifest().model | {"config": made.CONFIG | config})
+
+
+def test_messages_must_be_in_order_and_have_tokens() -> None:
+    first, second = Span(0, 4, 1, 3, "user"), Span(4, 9, 6, 9, "assistant")
+    assert made.manifest(spans=[first, second]).spans == [first, second]
+    for spans in ([second, first], [first, first], [first, Span(3, 9, 6, 9, "assistant")], [Span(2, 2, 2, 2, "user")]):
+        with pytest.raises(ArgumentError, match="in order and have tokens of their own"):
+            made.manifest(spans=spans)
+
+
+def test_another_architecture_may_have_layers_that_differ() -> None:
+    """Latent attention has queries and values of different sizes; sinks and experts may be missing."""
+    config = {
+        "architecture": "Other",
+        "n_layers": 2,
+        "n_heads": 4,
+        "window": 0,
+        "layer_types": ["linear_attention"] * 2,
+    }
+    tensors = {
+        "blocks.0.attn.hook_rot_q": info("F16", "pos head d_head", 9, 4, 12),
+        "blocks.0.attn.hook_rot_k": info("F16", "pos kv_head d_head", 9, 4, 12),
+        "blocks.0.attn.hook_v": info("F16", "pos kv_head d_head", 9, 4, 8),
+        "blocks.1.attn.hook_v": info("F16", "pos kv_head d_head", 9, 2, 8),
+        "mine": info("U8", "pos thing", 9, 3),
+    }
+    made.manifest(model=made.manifest().model | {"config": config}, tensors=tensors)
+    tensors["blocks.0.attn.hook_rot_k"] = info("F16", "pos kv_head d_head", 9, 3, 12)
+    with pytest.raises(ArgumentError, match="cannot share 3 key heads"):
+        made.manifest(model=made.manifest().model | {"config": config}, tensors=tensors)

@@ -45,7 +45,7 @@ def test_names_layers_and_stacks_give_the_right_arrays() -> None:
 
 
 def test_a_model_of_one_layer_is_stacked_too() -> None:
-    config = made.CONFIG | {"n_layers": 1}
+    config = made.CONFIG | {"n_layers": 1, "layer_types": ["full_attention"]}
     manifest = made.manifest(model=made.manifest().model | {"config": config})
     trace = Trace(manifest, {"blocks.0.hook_mlp_out": np.ones((9, 10), "f4"), "hook_logits": np.ones((9, 11), "f4")})
     assert trace["mlp_out"].shape == (1, 9, 10) and trace["mlp_out", 0].shape == (9, 10)
@@ -190,11 +190,15 @@ def test_layers_that_are_missing_are_named() -> None:
 
 
 def test_layers_of_different_shapes_are_not_stacked() -> None:
-    arrays = {f"blocks.{n}.attn.hook_pattern": np.zeros((4, 9, 9 - n), "f4") for n in range(3)}
-    trace = Trace(made.manifest(), arrays)
-    with pytest.raises(NotRecorded, match=r"Select one: trace\['pattern', 0\]"):
-        trace["pattern"]
-    assert trace["pattern", 2].shape == (4, 9, 7)
+    """The layers of another architecture may have different numbers of key heads."""
+    arrays = {f"blocks.{n}.attn.hook_v": np.zeros((9, 2 + n, 6), "f4") for n in range(3)}
+    with pytest.raises(ArgumentError, match=r"'blocks.1.attn.hook_v' has the size 3 along 'kv_head', not 2"):
+        Trace(made.manifest(), arrays)
+    model = made.manifest().model | {"config": {"architecture": "Other", "n_layers": 3, "n_kv_heads": 2, "n_heads": 4}}
+    trace = Trace(made.manifest(model=model), arrays)
+    with pytest.raises(NotRecorded, match=r"Select one: trace\['v', 0\]"):
+        trace["v"]
+    assert trace["v", 2].shape == (9, 4, 6)
 
 
 def test_text_selects_channel_and_role() -> None:

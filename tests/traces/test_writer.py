@@ -28,6 +28,7 @@ from workbench.traces import (
     writer,
 )
 from workbench.traces.format import table_of
+from workbench.traces.spans import Span
 
 
 def on_disk(path: Path) -> int:
@@ -305,6 +306,18 @@ def test_an_error_leaves_nothing_without_keep_partial(error: type[BaseException]
         trace = load(tmp_path / "a")
         assert trace.status == "partial" and "partial" in repr(trace) and len(trace) == 8
         assert trace["resid_post", 0].shape == (8, 10)
+
+
+def test_an_interrupted_run_keeps_the_tokens_whose_values_were_written(tmp_path: Path) -> None:
+    spans = [Span(0, 4, 1, 4, "user"), Span(4, 7, 5, 7, "assistant"), Span(7, 9, 7, 9, "tool")]
+    manifest = made.manifest(9, spans=spans)
+    with pytest.raises(KeyboardInterrupt), TraceWriter(tmp_path / "a", manifest, keep_partial=True) as writer:
+        writer.append(made.arrays(5))
+        raise KeyboardInterrupt
+    trace = load(tmp_path / "a")
+    assert trace.tokens == manifest.tokens[:5] and trace.status == "partial" and trace.prompt_length == 5
+    assert trace.spans == [spans[0], Span(4, 5, 5, 5, "assistant", complete=False)]
+    assert trace["resid_post", 0].shape == (5, 10)
 
 
 def test_an_error_before_the_first_part_keeps_nothing(tmp_path: Path) -> None:

@@ -60,7 +60,12 @@ def run(talk: list[Message] = TALK, *, lanes: bool = True, layers: int = 4, seed
             "format": "hf-bf16",
             "weights_digest": "3f" * 32,
             "tokenizer_digest": None,
-            "config": {"n_layers": layers, "layer_types": ["sliding_attention", "full_attention"] * (layers // 2)},
+            "config": {
+                "n_layers": layers,
+                "n_heads": 8,
+                "window": 9,
+                "layer_types": (["sliding_attention", "full_attention"] * layers)[:layers],
+            },
         },
         "tokens": tokens,
         "str_tokens": str_tokens,

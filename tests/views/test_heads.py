@@ -78,7 +78,7 @@ def test_all_thumbnails_of_a_layer_stay_under_300_kb():
 
 def test_a_trace_without_patterns_raises_an_error_that_names_the_record_option():
     with pytest.raises(NotRecorded, match="record='attention'"):
-        wb.views.heads(made.run(layers=4, model=whole().manifest.model))
+        wb.views.heads(made.run(layers=4, lanes=False, model=whole().manifest.model))
     with pytest.raises(SelectionError, match=r"head must be between 0 and .*, got 6"):
         wb.views.heads(whole(), head=6)
     with pytest.raises(LookupError, match="queries of kind 'pattern'"):

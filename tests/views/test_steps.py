@@ -113,7 +113,7 @@ def test_arrays_that_do_not_fit_are_refused():
     with pytest.raises(NotRecorded, match="no steps"):
         wb.views.steps(made.run([("user", None, ["Go."])]))
     with pytest.raises(NotRecorded, match=r"record='(steps|attention)'"):
-        wb.views.steps(made.run(layers=4, model=trace.manifest.model))
+        wb.views.steps(made.run(layers=4, lanes=False, model=trace.manifest.model))
 
 
 def test_a_snapshot_shows_every_array():

@@ -163,16 +163,13 @@ def test_missing_lanes_say_how_to_get_them():
     assert '"entropy"' in lanes["entropy"].missing
 
 
-def test_lanes_of_an_unexpected_size_are_omitted():
+def test_lanes_without_a_finite_number_are_omitted():
     trace = made.run()
     odd = made.arrays(trace.tokens, 4, 0) | {
-        "entropy": np.zeros(len(trace) + 3, "f4"),
-        "margin": np.zeros((2, len(trace)), "f4"),
         "logprob": np.full(len(trace), np.nan, "f4"),
         "resid_norm": np.full((4, len(trace)), np.inf, "f4"),
-        "lens_ids": np.zeros((4, 200, 5), "i4"),
-        "top_ids": np.zeros((2, 2), "i4"),
     }
+    del odd["entropy"], odd["margin"], odd["lens_ids"]
     sheet = wb.views.score_sheet(Trace(made.run(lanes=False).manifest, odd))
     assert [name for name in ("entropy", "margin", "depth") if sheet.lanes[name].values is not None] == []
     unpacked(sheet.reply("open", {}))

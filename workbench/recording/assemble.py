@@ -68,6 +68,7 @@ def assemble(
     if writer:
         for each in sorted(set(origins.values())):
             writer.append({name: a for name, a in arrays.items() if origins[name] == each}, source=each)
+        writer.manifest = replace(writer.manifest, edits=edits(source))  # which may change how many experts ran
         arrays = writer.so_far()
         table = arrays.manifest.tensors
     manifest = replace(

@@ -16,14 +16,18 @@ from workbench.model.arrays import array, tensor
 from workbench.model.cache import KVCache
 from workbench.model.interrupts import Interrupt
 from workbench.recording.assemble import assemble, numerics
+from workbench.recording.budget import DTYPE_CODES
 from workbench.recording.decoding import Generation, GenerationState, Settings
+from workbench.recording.not_finite import usable
 from workbench.recording.plan import affordable_plan
 from workbench.recording.record import reset_tallies
 from workbench.recording.source import ModelSource
+from workbench.recording.summaries import LIVE, LIVE_POINTS
 from workbench.traces import Trace
 from workbench.traces.manifest import bit_determining
 
 NEXT_LOGITS = "next_logits"
+_TALLY = ("n_calls", "n_positions", "n_changed_calls", "squared_norms")
 CACHE_POINTS = ("blocks.*.attn.cache_k", "blocks.*.attn.cache_v")
 
 
@@ -47,6 +51,8 @@ def restore(source: ModelSource, partial: Trace, flag: Interrupt, to: Path | Non
     """The generation that was saved as `partial`. Raises ResumeError if this model cannot continue it exactly."""
     manifest, n, device = partial.manifest, len(partial), source.device
     settings = _settings(source, partial)
+    source.model.check_prompt(partial.tokens[: partial.prompt_length], settings.max_tokens)
+    _check_arrays(source, partial)
     # the last note is about the interrupt
     prompt, notes = manifest.tokens[: manifest.prompt_length], manifest.notes[:-1]
     if changed := _changed(manifest.numerics, numerics(source)):
@@ -76,7 +82,7 @@ def _settings(source: ModelSource, partial: Trace) -> Settings:
     """The settings of the run. Raises ResumeError if this model cannot continue it."""
 
     def refuse(reason: str) -> NoReturn:
-        raise ResumeError(f"trace {partial.id[:8]} cannot be resumed: {reason}")
+        _refuse(partial, reason)
 
     manifest, identity, edits = partial.manifest, source.identity(), source.edits
     if manifest.status != "partial" or manifest.generation is None:
@@ -108,7 +114,43 @@ def _settings(source: ModelSource, partial: Trace) -> Settings:
             f"{_under([edit.glob for edit in edits])}{functions}. "
             f"Call resume inside `with model.edit(…):` with the same edits in the same order."
         )
+    if any(manifest.generation[key] is None for key in ("max_tokens", "temperature", "top_p", "seed", "stop")):
+        refuse("it lacks settings of the generation. Generate again from its prompt.")
+    if any(key not in edit for edit in manifest.edits for key in _TALLY):
+        refuse("it does not say how often its edits were called. Generate again from its prompt.")
+    n_generated = len(partial) - partial.prompt_length
+    if partial.prompt_length < 1 or n_generated > manifest.generation["max_tokens"]:
+        refuse(f"it has {n_generated} generated tokens, and its max_tokens is {manifest.generation['max_tokens']}.")
     return Settings.from_manifest(manifest.generation)
+
+
+def _check_arrays(source: ModelSource, partial: Trace) -> None:
+    """Raises ResumeError unless the saved arrays have exactly the shapes and dtypes that the run would have now.
+
+    A wrong shape may fit by broadcasting: keys of a single head would serve all heads, and give other tokens.
+    """
+    config, n, tensors = source.model.config, len(partial), partial.manifest.tensors
+    points = [hooks.at_layer(point, layer) for point in LIVE_POINTS for layer in range(source.n_layers)]
+    expected = {name: source.entry(name, n, 0) for name in (*points, *LIVE)}
+    for point in CACHE_POINTS:
+        for layer in range(source.n_layers):
+            slides = not source.edits and config.is_sliding(layer)
+            n_keys = min(n, config.window - 1) if slides else n
+            shape = (config.n_kv_heads, n_keys, config.d_head)
+            expected[hooks.at_layer(point, layer)] = DTYPE_CODES[source.dtype], shape
+    expected[NEXT_LOGITS] = DTYPE_CODES[source.dtype], (config.d_vocab,)
+    for name, (dtype, shape) in expected.items():
+        if name not in tensors:
+            _refuse(partial, f"it lacks {name!r}. Generate again from its prompt.")
+        if (tensors[name].dtype, tensors[name].shape) != (dtype, shape):
+            found = f"{tensors[name].dtype} {list(tensors[name].shape)}"
+            _refuse(partial, f"{name!r} is {found}, not {dtype} {list(shape)}. Generate again from its prompt.")
+    if not usable(tensor(partial.raw(NEXT_LOGITS))):
+        _refuse(partial, "the logits of its next token are NaN or infinite. Generate again from its prompt.")
+
+
+def _refuse(partial: Trace, reason: str) -> NoReturn:
+    raise ResumeError(f"trace {partial.id[:8]} cannot be resumed: {reason}")
 
 
 def _changed(recorded: dict, current: dict) -> list[str]:

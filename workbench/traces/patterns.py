@@ -30,6 +30,7 @@ CACHE_BYTES = 512 << 20  # of queries and keys; the layer that was used last is 
 MAX_BLOCK_QUERIES = 128
 SOFTMAX_SCORES = 1 << 17  # scores per softmax call: 512 KB, which fit into a core's own cache
 UNSHIFTED = 40  # rows whose largest |score| is below this need no shift: e**40 does not over- or underflow
+MAX_EMPTY_BAND = 1 << 28  # numbers of a band that is wider than the text, so that most of it is zero
 MAX_BLOCK_SCORES = 1 << 20  # 4 MB, which fit into a cache; a single query may have more
 
 Heads = slice | Sequence[int]
@@ -99,6 +100,10 @@ def band(trace: Trace, layer: int, heads: Heads, queries: slice = slice(None)) -
             f"this run was edited at {edited}, which may put attention outside the window: use rows or tile"
         )
     selected, at = _selected_heads(source, heads), np.arange(source.n)[queries]
+    if window > source.n and len(selected) * len(at) * window > MAX_EMPTY_BAND:
+        raise NotRecorded(
+            f"the window of layer {layer} has {window:,} keys and this text only {source.n:,}: use rows or tile"
+        )
     out = np.zeros((len(selected), len(at), window), source.dtype)
     sink = np.zeros(out.shape[:2], source.dtype)
     first = at - window + 1
@@ -176,9 +181,9 @@ def recompute(
     return _tile(source, np.arange(q.shape[1])[heads], queries, slice(None))
 
 
-def no_sinks(config: dict) -> np.ndarray:
+def no_sinks(n_heads: int) -> np.ndarray:
     """The sink logits (head) of a model without sinks: -inf, so that their exponentials are 0."""
-    return np.full(config["n_heads"], -np.inf, np.float32)
+    return np.full(n_heads, -np.inf, np.float32)
 
 
 def edited_points(trace: Trace) -> frozenset[str]:
@@ -364,7 +369,7 @@ def _source(trace: Trace, layer: int) -> _Recorded | _Computed:
             f"It contains: {contents(trace)}. Run again with record='attention' (any pattern on demand) or 'patterns'."
         )
     q, keys = _queries_and_keys(trace, layer)
-    sinks = no_sinks(trace.config) if sinkless else trace["sinks"][layer]
+    sinks = no_sinks(q.shape[1]) if sinkless else trace["sinks"][layer]
     return _Computed(q, keys, sinks, q.dtype == ml_dtypes.bfloat16, _window(trace.config, layer))
 
 

@@ -15,29 +15,38 @@ from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import numpy as np
 
 from workbench.errors import TraceCorrupt, TraceError, TraceNotFound, TraceUnsafe
 from workbench.paths import absolute, expanded
-from workbench.traces.canonical_json import canonical, parse
+from workbench.traces.canonical_json import canonical, check_values, parse
 from workbench.traces.format import MAX_HEADER, Slot, check_shape, from_raw, header_length, parse_header
 from workbench.traces.manifest import Manifest
+from workbench.traces.recorded_values import check_recorded
 from workbench.traces.tensor_parts import join
 from workbench.traces.untrusted_files import open_dir, open_file, read, refuse_pointer, require_memory, show
 
 MANIFEST = "manifest.json"
 MAX_MANIFEST = 64 << 20  # bytes
+MAX_MANIFEST_VALUES = 3_000_000  # of JSON: 131,072 tokens and their texts, and 300,000 pieces of tensors
 CACHE_BYTES = 256 << 20  # of verified arrays
 _BEFORE, _BETWEEN, _AFTER = b'{"manifest":', b',"sha256":"', b'"}\n'
 
 
 def encode_manifest(manifest: Manifest) -> bytes:
     """The bytes of manifest.json. Raises TraceUnsafe if they are too many for a reader to accept."""
-    body = canonical(manifest.to_json())
+    return encode_fields(manifest.to_json())
+
+
+def encode_fields(fields: Mapping[str, Any]) -> bytes:
+    """The same from `Manifest.to_json`, which may describe a run that is only planned."""
+    body = canonical(fields)
     data = _BEFORE + body + _BETWEEN + sha256(body).hexdigest().encode() + _AFTER
     if len(data) > MAX_MANIFEST:
         raise TraceUnsafe(f"a manifest of {len(data)} bytes is over the limit of {MAX_MANIFEST}; write fewer parts")
+    check_values(body, "the manifest", MAX_MANIFEST_VALUES)
     return data
 
 
@@ -57,7 +66,7 @@ def decode_manifest(data: bytes) -> Manifest:
                 f"-- FOLDER. To prevent it, add a line '*.trace/** -text' to .gitattributes"
             )
         raise TraceCorrupt("the manifest does not match its own hash")
-    return Manifest.from_json(parse(body, "the manifest"))
+    return Manifest.from_json(parse(body, "the manifest", MAX_MANIFEST_VALUES))
 
 
 def _body(data: bytes) -> bytes | None:
@@ -133,9 +142,11 @@ class StoredArrays(Mapping[str, np.ndarray]):
                     raise TraceCorrupt(f"the bytes of {name!r} in {part} do not match their hash")
                 arrays.append(from_raw(data, info.dtype, shape))
             try:
-                return join(name, info.dtype, info.axes, arrays)
+                array = join(name, info.dtype, info.axes, arrays)
             except MemoryError:
                 raise TraceUnsafe(f"{name!r} has {info.nbytes} bytes, which do not fit into memory") from None
+            check_recorded(name, array, self.manifest)
+            return array
 
     def _header(self, fd: int, size: int, part: str) -> dict[str, Slot]:
         """The place of each tensor in a part. Raises TraceCorrupt if the header and the manifest differ."""

@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NoReturn, Self
 
 import ml_dtypes
 import numpy as np
@@ -124,9 +124,9 @@ class Trace:
 
     @property
     def config(self) -> dict[str, Any]:
-        """The shape of the model: n_layers, d_model, n_heads, …"""
+        """The shape of the model: n_layers, d_model, n_heads, … Raises NotRecorded for a key that it lacks."""
         config = self._manifest.model["config"]
-        return {name: list(value) if isinstance(value, list) else value for name, value in config.items()}
+        return _Config({name: list(value) if isinstance(value, list) else value for name, value in config.items()})
 
     @property
     def edits(self) -> list[dict[str, Any]]:
@@ -392,6 +392,16 @@ class Trace:
         return NotRecorded(
             f"{name!r} was not recorded in this trace.{recorded} It contains: {contents(self)}. "
             f"Run again with record={record!r}."
+        )
+
+
+class _Config(dict[str, Any]):
+    """The config of a model. Traces of other libraries, and those made by hand, may lack a key that gpt-oss has."""
+
+    def __missing__(self, key: str) -> NoReturn:
+        raise NotRecorded(
+            f"the config of this trace's model has no {visible(key)!r}, which this needs. "
+            f"It has: {visible(', '.join(self))}."
         )
 
 

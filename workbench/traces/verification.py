@@ -67,7 +67,7 @@ def pattern_and_sink_sum_to_one(v: Values, layer: int, config: dict) -> float | 
 def pattern_comes_from_queries_and_keys(v: Values, layer: int, config: dict) -> float | None:
     """The largest difference of softmax(q·k, sink) from the recorded sink mass (and pattern, if recorded)."""
     if sinkless(config) and "pattern" in v:
-        v = {"sinks": patterns.no_sinks(config), "sink": np.zeros(v["pattern"].shape[:2]), **v}
+        v = {"sinks": patterns.no_sinks(len(v["pattern"])), "sink": np.zeros(v["pattern"].shape[:2]), **v}
     if not all(name in v for name in ("rot_q", "rot_k", "sinks", "sink")):
         return None
     dtype = v["dtype"].dtype

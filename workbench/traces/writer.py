@@ -21,9 +21,9 @@ from workbench.paths import absolute
 from workbench.signals import shielded
 from workbench.text import visible
 from workbench.traces.format import MAX_TENSORS, check_shape, encode_header, raw, table_of, write_part
-from workbench.traces.manifest import Chunk, Manifest, TensorInfo, tensor_table
-from workbench.traces.reader import MANIFEST, StoredArrays, encode_manifest
-from workbench.traces.tensor_parts import joined_shape
+from workbench.traces.manifest import Chunk, Manifest, TensorInfo, first_positions, tensor_table
+from workbench.traces.reader import MANIFEST, StoredArrays, encode_fields, encode_manifest
+from workbench.traces.tensor_parts import joined_shape, position_axis
 from workbench.traces.untrusted_files import Staging, show
 
 _log = logging.getLogger(__name__)
@@ -94,7 +94,9 @@ def predicted_bytes(manifest: Manifest, tensors: Mapping[str, tuple[str, Sequenc
         for name in names:
             total += table[name].nbytes
             table[name] = replace(table[name], chunks=(Chunk(part_name(number), table[name].shape, "0" * 64),))
-    return total + len(encode_manifest(replace(manifest, tensors=table)))
+    # not a Manifest of these tensors: before a generation, there are more positions than tokens
+    planned = manifest.to_json() | {"tensors": {name: info.to_json() for name, info in table.items()}}
+    return total + len(encode_fields(planned))
 
 
 def split(tensors: Mapping[str, tuple[str, Sequence[int]]]) -> list[list[str]]:
@@ -225,9 +227,14 @@ class TraceWriter:
             if kind is None:
                 self.commit()
             elif self.keep_partial and self._written:
-                self.commit(status="partial")
+                self.commit(self._manifest_of_the_written(), status="partial")
         finally:
             self.abort()
+
+    def _manifest_of_the_written(self) -> Manifest:
+        """The manifest of the positions that were appended: the run was interrupted before it had written all."""
+        lengths = [i.shape[a] for i in self._whole.values() if (a := position_axis(i.axes)) is not None]
+        return first_positions(self.manifest, min(lengths, default=len(self.manifest.tokens)))
 
     def _write_manifest(self, manifest: Manifest) -> None:
         data = encode_manifest(manifest)
