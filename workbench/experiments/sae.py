@@ -19,7 +19,17 @@ import numpy as np
 import xarray as xr
 
 from workbench import hooks
-from workbench.checks import check_index, check_type
+from workbench.checks import (
+    check_choice,
+    check_flag,
+    check_index,
+    check_indices,
+    check_number,
+    check_numbers,
+    check_text,
+    check_type,
+    check_whole,
+)
 from workbench.errors import ArgumentError, CheckpointError, EditError, HookNameError
 from workbench.text import visible
 from workbench.traces import Trace
@@ -30,6 +40,7 @@ if TYPE_CHECKING:
     from workbench.model.model import Model
 
 NORMS = ("none", "layer_norm", "constant_norm_rescale")
+MAX_WIDTH = 1 << 14  # of an `identity`, whose matrices have 2 · d_model² entries
 MAX_ELEMENTS_PER_PASS = 1 << 24  # feature activations in memory at a time
 EPS = 1e-5
 
@@ -55,6 +66,7 @@ def site_of(name: str) -> str:
 
     Raises HookNameError for an unknown name, and for a site without d_model values per position.
     """
+    name = check_text("site", name)
     for pattern, hook_point in _FOREIGN_NAMES:
         if match := re.fullmatch(pattern, name):
             return hook_point.format(int(match[1]))
@@ -90,7 +102,8 @@ class SAE:
     <SAE 512 features of blocks.2.hook_resid_post, 128 wide, top 3>
 
     Raises:
-        CheckpointError: the shapes do not match, a value is not finite, or `norm` or `k` is not allowed.
+        CheckpointError: the shapes do not match, or a value is not finite.
+        ArgumentError: `norm`, `k` or another argument is not allowed.
         HookNameError: the site is not suitable.
     """
 
@@ -117,14 +130,20 @@ class SAE:
         from workbench.edits.fingerprint import fingerprint
 
         self.site = site_of(site)
-        self.k, self.norm = k, norm
-        self.subtracts = subtracts  # b_dec is subtracted from the input
-        self.rescaled = rescaled  # activations are in units of the decoder row's norm
+        self.norm = check_choice("norm", norm, NORMS)
+        self.subtracts = check_flag("subtracts", subtracts)  # b_dec is subtracted from the input
+        self.rescaled = check_flag("rescaled", rescaled)  # activations are in units of the decoder row's norm
+        for name, tensor in (("W_enc", W_enc), ("W_dec", W_dec), ("b_enc", b_enc), ("b_dec", b_dec)):
+            if tensor is not None or name.startswith("W"):
+                _check_real_tensor(name, tensor)
+        if threshold is not None:
+            threshold = torch.as_tensor(check_numbers("threshold", np.atleast_1d(threshold)))
         if W_enc.ndim != 2 or W_dec.shape != W_enc.shape[::-1]:
             raise CheckpointError(
                 f"W_enc is {list(W_enc.shape)}, so W_dec must be {list(W_enc.shape[::-1])}, got {list(W_dec.shape)}"
             )
         self.d_model, self.d_sae = W_enc.shape
+        self.k = None if k is None else check_whole("k", k, 1, self.d_sae)
         zero = W_enc.new_zeros(1)
         vectors = {
             "b_enc": (zero if b_enc is None else b_enc, self.d_sae),
@@ -149,11 +168,7 @@ class SAE:
         not_finite = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
         if not_finite:
             raise CheckpointError(f"{not_finite[0]} contains NaN or infinity")
-        if norm not in NORMS:
-            raise CheckpointError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-        if k is not None and not 0 < k <= self.d_sae:
-            raise CheckpointError(f"k must be between 1 and {self.d_sae}, got {k}")
-        self.digest = fingerprint([tensors, threshold is None, k, subtracts, rescaled, norm])
+        self.digest = fingerprint([tensors, threshold is None, self.k, self.subtracts, self.rescaled, norm])
 
     def __repr__(self) -> str:
         kind = f"top {self.k}" if self.k else "relu" if self.threshold is None else "jumprelu"
@@ -182,7 +197,7 @@ class SAE:
         >>> sae.encode(torch.tensor(trace["resid_post", 2])).shape == (len(trace), sae.d_sae)
         True
         """
-        x = self._normed(x)[0]
+        x = self._normed(_with_width("x", x, self.d_model))[0]
         pre = (x - self.b_dec if self.subtracts else x) @ self.W_enc + self.b_enc
         if self.rescaled:
             pre = pre * self._lengths()
@@ -202,6 +217,7 @@ class SAE:
         >>> bool((sae.decode(sae.encode(x)) == x).all())  # `identity` has a feature for each value and its negative
         True
         """
+        features = _with_width("features", features, self.d_sae)
         reconstructed = self.decode_linear(features) + self.b_dec
         if self.norm == "none":
             return reconstructed
@@ -209,7 +225,7 @@ class SAE:
             raise ArgumentError(
                 f"this SAE normalizes its input ({self.norm}), so decode needs it too: pass the x that was encoded"
             )
-        _, scale, shift = self._normed(x)
+        _, scale, shift = self._normed(_with_width("x", x, self.d_model))
         return reconstructed * scale + shift
 
     def decode_linear(self, features: "Tensor") -> "Tensor":
@@ -222,6 +238,7 @@ class SAE:
         """
         from torch.nn.functional import embedding_bag
 
+        features = _with_width("features", features, self.d_sae)
         if self.rescaled:
             features = features / self._lengths()
         flat = features.reshape(-1, self.d_sae)
@@ -238,7 +255,7 @@ class SAE:
 
     def scale(self, x: "Tensor") -> Any:
         """The scale by which the norm divides x; 1 without a norm."""
-        return self._normed(x)[1]
+        return self._normed(_with_width("x", x, self.d_model))[1]
 
     def _normed(self, x: "Tensor") -> tuple["Tensor", Any, Any]:
         """The normalized input, and the scale and shift that were removed."""
@@ -265,7 +282,7 @@ class SAE:
         >>> same.edits[0]["n_positions"] == len(trace), same.edits[0]["n_changed_calls"]
         (True, 0)
         """
-        return Splice(self, error)
+        return Splice(self, check_flag("error", error))
 
     def ablate(self, feature: int | Sequence[int]) -> "Clamp":
         """An edit that sets features to 0 and leaves everything else, the reconstruction error included.
@@ -283,15 +300,11 @@ class SAE:
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> with model.edit(sae.site, sae.steer(7, 4.0), positions=slice(20, None)): pushed = model.trace(trace)
 
-        Raises SelectionError for a feature that does not exist, EditError for no feature or a value that is not finite.
+        Raises SelectionError for a feature that does not exist, ArgumentError for no feature or a value that is not finite.
         """
-        feature_list = [feature] if np.ndim(feature) == 0 else feature
-        feature_ids = tuple(check_index("feature", each, self.d_sae) for each in feature_list)  # pyright: ignore[reportGeneralTypeIssues]
-        if not feature_ids:
-            raise EditError("feature is empty; give at least one feature")
-        if not np.isfinite(value):
-            raise EditError(f"value must be finite, got {value}")
-        return Clamp(self, feature_ids, float(value))
+        several = isinstance(feature, Sequence | np.ndarray) and not isinstance(feature, str | bytes)
+        feature_ids = check_indices("feature", feature if several and np.ndim(feature) else [feature], self.d_sae)
+        return Clamp(self, tuple(feature_ids), check_number("value", value))
 
     def direction(self, feature: int) -> np.ndarray:
         """What one unit of a feature adds to the value (d_model): for `wb.steer(sae.direction(7), 4.0)`.
@@ -302,13 +315,31 @@ class SAE:
 
         Raises SelectionError for a feature that does not exist.
         """
-        [feature] = self.ablate(feature).features
-        row = self.W_dec[feature]
+        row = self.W_dec[check_index("feature", feature, self.d_sae)]
         return (row / row.norm() if self.rescaled else row).cpu().numpy()
 
     def rows(self, x: "Tensor") -> Iterator["Tensor"]:
         """x (… d_model) in chunks of rows whose feature activations fit into memory."""
+        x = _with_width("x", x, self.d_model)
         return iter(x.reshape(-1, x.shape[-1]).split(max(1, MAX_ELEMENTS_PER_PASS // self.d_sae)))
+
+
+def _check_real_tensor(name: str, tensor: Any) -> None:
+    from torch import Tensor
+
+    check_type(name, tensor, Tensor)
+    if tensor.is_complex() or tensor.is_meta or tensor.layout.__str__() != "torch.strided":
+        raise CheckpointError(f"{name} must be a dense tensor of real numbers, got {tensor.dtype} on {tensor.device}.")
+
+
+def _with_width(name: str, x: Any, width: int) -> "Tensor":
+    """`x`, if it is a tensor (… width). Raises ArgumentTypeError for another type, ArgumentError for another width."""
+    from torch import Tensor
+
+    check_type(f"the SAE's {name}", x, Tensor)
+    if not x.ndim or x.shape[-1] != width or x.is_complex():
+        raise ArgumentError(f"{name} must have real values of shape (… {width}), got {x.dtype} of {list(x.shape)}.")
+    return x
 
 
 def identity(site: str, d_model: int) -> SAE:
@@ -319,7 +350,7 @@ def identity(site: str, d_model: int) -> SAE:
     """
     import torch
 
-    eye = torch.eye(d_model)
+    eye = torch.eye(check_whole("d_model", d_model, 1, MAX_WIDTH))
     return SAE(site, torch.cat([eye, -eye], 1), W_dec=torch.cat([eye, -eye]))
 
 
@@ -390,6 +421,7 @@ def features(trace: Trace, sae: SAE) -> xr.DataArray:
     Raises NotRecorded if the trace does not hold the site, CheckpointError if it has another width.
     """
     check_type("features", trace, Trace)
+    check_type("features", sae, SAE)
     values, pos, feature_ids = [], [], []
     for start, part in _parts(trace, sae):
         active = sae.encode(part).cpu().numpy()
@@ -423,6 +455,7 @@ def reconstruction(trace: Trace, sae: SAE) -> xr.Dataset:
     Raises NotRecorded if the trace does not hold the site, CheckpointError if it has another width.
     """
     check_type("reconstruction", trace, Trace)
+    check_type("reconstruction", sae, SAE)
     x = np.asarray(_values(trace, sae), np.float64)
     chunks, l0 = [], []
     for _, part in _parts(trace, sae):
@@ -461,7 +494,11 @@ def splice_cost(model: "Model", trace: Trace, sae: SAE) -> xr.Dataset:
     import torch
 
     from workbench.experiments.cached_run import CachedRun, divergence
+    from workbench.model.model import Model
 
+    check_type("splice_cost", model, Model)
+    check_type("splice_cost", trace, Trace)
+    check_type("splice_cost", sae, SAE)
     n = model.config.n_layers
     kls = {}
     with model.interruptible() as flag, torch.inference_mode():
