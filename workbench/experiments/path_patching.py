@@ -201,7 +201,10 @@ def _receiver_set(c: Config, receiver: Any) -> list[Part]:
 
 
 def _checked_part(c: Config, part: Any, kinds: dict[str, str | None], role: str) -> Part:
-    """The part as a tuple. Raises EditError for an unknown kind, SelectionError for one that the model does not have."""
+    """The part as a tuple of a kind and ints.
+
+    Raises EditError for an unknown kind, SelectionError for a component that the model does not have.
+    """
     kind, *numbers = check_items(role, part)
     if not isinstance(kind, str) or kind not in kinds:
         raise EditError(f"the first item of a {role} must be one of {', '.join(kinds)}, got {kind!r}")

@@ -20,7 +20,6 @@ import xarray as xr
 
 from workbench import hooks
 from workbench.checks import (
-    check_choice,
     check_flag,
     check_index,
     check_indices,
@@ -102,8 +101,8 @@ class SAE:
     <SAE 512 features of blocks.2.hook_resid_post, 128 wide, top 3>
 
     Raises:
-        CheckpointError: the shapes do not match, or a value is not finite.
-        ArgumentError: `norm`, `k` or another argument is not allowed.
+        CheckpointError: the shapes do not match, a value is not finite, or `norm` or `k` is not allowed.
+        ArgumentTypeError: an argument has another type.
         HookNameError: the site is not suitable.
     """
 
@@ -130,7 +129,7 @@ class SAE:
         from workbench.edits.fingerprint import fingerprint
 
         self.site = site_of(site)
-        self.norm = check_choice("norm", norm, NORMS)
+        self.norm = norm
         self.subtracts = check_flag("subtracts", subtracts)  # b_dec is subtracted from the input
         self.rescaled = check_flag("rescaled", rescaled)  # activations are in units of the decoder row's norm
         for name, tensor in (("W_enc", W_enc), ("W_dec", W_dec), ("b_enc", b_enc), ("b_dec", b_dec)):
@@ -143,7 +142,7 @@ class SAE:
                 f"W_enc is {list(W_enc.shape)}, so W_dec must be {list(W_enc.shape[::-1])}, got {list(W_dec.shape)}"
             )
         self.d_model, self.d_sae = W_enc.shape
-        self.k = None if k is None else check_whole("k", k, 1, self.d_sae)
+        self.k = None if k is None else check_whole("k", k)
         zero = W_enc.new_zeros(1)
         vectors = {
             "b_enc": (zero if b_enc is None else b_enc, self.d_sae),
@@ -168,6 +167,10 @@ class SAE:
         not_finite = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
         if not_finite:
             raise CheckpointError(f"{not_finite[0]} contains NaN or infinity")
+        if norm not in NORMS:
+            raise CheckpointError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        if self.k is not None and not 0 < self.k <= self.d_sae:
+            raise CheckpointError(f"k must be between 1 and {self.d_sae}, got {self.k}")
         self.digest = fingerprint([tensors, threshold is None, self.k, self.subtracts, self.rescaled, norm])
 
     def __repr__(self) -> str:
@@ -300,7 +303,8 @@ class SAE:
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> with model.edit(sae.site, sae.steer(7, 4.0), positions=slice(20, None)): pushed = model.trace(trace)
 
-        Raises SelectionError for a feature that does not exist, ArgumentError for no feature or a value that is not finite.
+        Raises SelectionError for a feature that does not exist, ArgumentError for no feature or a value that is not
+        finite.
         """
         several = isinstance(feature, Sequence | np.ndarray) and not isinstance(feature, str | bytes)
         feature_ids = check_indices("feature", feature if several and np.ndim(feature) else [feature], self.d_sae)
