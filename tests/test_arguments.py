@@ -11,13 +11,10 @@ A new public function needs an entry in `CALLS`. The usual run takes a part of t
 import inspect
 import json
 import warnings
-from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cache
-from importlib import import_module
 from pathlib import Path
 from typing import Any
-from zlib import crc32
 
 import numpy as np
 import pytest
@@ -26,10 +23,9 @@ import xarray as xr
 from safetensors.torch import save_file
 
 import workbench as wb
-from tests.checkpoints import CONFIG
 from tests.attack.conftest import MIN_CHARACTERS, time_limit
+from tests.checkpoints import CONFIG
 from tests.model.models import ctrl_c_in_pass
-from tests.test_docstrings import PUBLIC
 from workbench.errors import WorkbenchError
 from workbench.text import visible
 from workbench.views.view import View
@@ -108,9 +104,11 @@ class World:
         self.folder = folder
         self.model = wb.Model("pocket")
         question = wb.chat("What is 12+30?", reasoning="high")
-        self.trace = self.model.generate(question, max_tokens=30, record="everything")
+        self.trace = self.model.generate(question, max_tokens=30, record="everything lens steps")
         self.short = self.model.generate(question, max_tokens=30, record="")
-        self.other = self.model.generate(wb.chat("What is 12+31?", reasoning="high"), max_tokens=30, record="everything")
+        self.other = self.model.generate(
+            wb.chat("What is 12+31?", reasoning="high"), max_tokens=30, record="everything lens steps"
+        )
         self.clean, self.corrupted = (self.model.to_tokens(f"What is 12+{n}?")[-14:] for n in (36, 35))
         self.metric = wb.patching.logit_diff(self.model, "8", "7")
         self.parts = [slice(20, 26), slice(26, 32), slice(32, 36)]
@@ -172,19 +170,34 @@ class World:
 Arguments = dict[str, Any]
 CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     # the names for daily use
-    "Model": lambda w: (wb.Model, {"where": "pocket", "dtype": "float32", "device": "cpu", "memory": "auto", "tokenizer": None}),
+    "Model": lambda w: (
+        wb.Model,
+        {"where": "pocket", "dtype": "float32", "device": "cpu", "memory": "auto", "tokenizer": None},
+    ),
     "Model.edit": lambda w: (w.model.edit, {"where": "mlp_out", "fn": lambda x: x, "positions": 3}),
     "Model.patch": lambda w: (w.model.patch, {"where": "mlp_out", "source": w.trace, "positions": [1, 2]}),
     "Model.check_prompt": lambda w: (w.model.check_prompt, {"tokens": [1, 2, 3], "max_tokens": 4}),
     "Model.estimate": lambda w: (w.model.estimate, {"prompt": [1, 2, 3], "record": "", "max_tokens": 4}),
     "Model.generate": lambda w: (
         w.model.generate,
-        {"prompt": w.clean, "max_tokens": 2, "temperature": 1.0, "top_p": 0.5, "seed": 3, "record": "lens", "stop": [5],
-         "budget": 10**9, "to": None},
+        {
+            "prompt": w.clean,
+            "max_tokens": 2,
+            "temperature": 1.0,
+            "top_p": 0.5,
+            "seed": 3,
+            "record": "lens",
+            "stop": [5],
+            "budget": 10**9,
+            "to": None,
+        },
     ),
     "Model.trace": lambda w: (w.model.trace, {"prompt": w.clean, "record": "", "budget": 10**9, "to": None}),
     "Model.resume": lambda w: (w.model.resume, {"partial": w.partial(), "to": None}),
-    "Model.forward": lambda w: (w.model.forward, {"tokens": torch.tensor([w.clean]), "tap": None, "cache": None, "logits_at": slice(-1, None)}),
+    "Model.forward": lambda w: (
+        w.model.forward,
+        {"tokens": torch.tensor([w.clean]), "tap": None, "cache": None, "logits_at": slice(-1, None)},
+    ),
     "Model.forward_from": lambda w: (
         w.model.forward_from,
         {"resid": torch.zeros(1, 4, 128), "layer": 2, "tap": None, "cache": None, "logits_at": slice(-1, None)},
@@ -195,7 +208,10 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     "Model.active_edits": lambda w: (w.model.active_edits, {}),
     "Model.interruptible": lambda w: (w.model.interruptible, {}),
     "Model.stop": lambda w: (w.model.stop, {}),
-    "Trace": lambda w: (wb.Trace, {"manifest": w.short.manifest, "arrays": {n: w.short.raw(n) for n in w.short.names()}}),
+    "Trace": lambda w: (
+        wb.Trace,
+        {"manifest": w.short.manifest, "arrays": {n: w.short.raw(n) for n in w.short.names()}},
+    ),
     "Trace.layers": lambda w: (w.trace.layers, {"name": "resid_post"}),
     "Trace.names": lambda w: (w.trace.names, {}),
     "Trace.raw": lambda w: (w.trace.raw, {"key": ("resid_post", 1)}),
@@ -208,11 +224,22 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     "ban": lambda w: (wb.ban, {"expert": 1}),
     "chat": lambda w: (
         wb.chat,
-        {"user": "hi", "system": "s", "developer": "d", "tools": ["python"], "reasoning": "low",
-         "history": [{"role": "user", "content": "a"}], "date": "2026-01-01", "keep_thoughts": False},
+        {
+            "user": "hi",
+            "system": "s",
+            "developer": "d",
+            "tools": ["python"],
+            "reasoning": "low",
+            "history": [{"role": "user", "content": "a"}],
+            "date": "2026-01-01",
+            "keep_thoughts": False,
+        },
     ),
     "doctor": lambda w: (wb.doctor, {}),
-    "estimate": lambda w: (wb.estimate, {"prompt": "a", "model": w.model, "record": "", "max_tokens": 3, "reasoning": "low"}),
+    "estimate": lambda w: (
+        wb.estimate,
+        {"prompt": "a", "model": w.model, "record": "", "max_tokens": 3, "reasoning": "low"},
+    ),
     "force": lambda w: (wb.force, {"expert": 1, "margin": 0.5}),
     "history": lambda w: (wb.history, {"trace": w.short}),
     "load": lambda w: (wb.load, {"path": w.saved()}),
@@ -223,45 +250,74 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     "synth": lambda w: (wb.synth, {"like": CONFIG, "folder": "new", "layers": 1, "seed": 3, "tokenizer": None}),
     "trace": lambda w: (
         wb.trace,
-        {"prompt": "a", "model": w.model, "record": "", "max_tokens": 2, "temperature": 0.0, "top_p": 1.0, "seed": 0,
-         "reasoning": "low", "stop": ()},
+        {
+            "prompt": "a",
+            "model": w.model,
+            "record": "",
+            "max_tokens": 2,
+            "temperature": 0.0,
+            "top_p": 1.0,
+            "seed": 0,
+            "reasoning": "low",
+            "stop": (),
+        },
     ),
     "verify": lambda w: (wb.verify, {"trace": w.short, "findings": None}),
     # attention
-    "attention.pattern": lambda w: (wb.attention.pattern, {"trace": w.trace, "layer": 1, "head": 2, "queries": 9, "keys": slice(0, 9)}),
-    "attention.pattern_band": lambda w: (wb.attention.pattern_band, {"trace": w.trace, "layer": 0, "head": [1, 2], "queries": 9}),
+    "attention.pattern": lambda w: (
+        wb.attention.pattern,
+        {"trace": w.trace, "layer": 1, "head": 2, "queries": 9, "keys": slice(0, 9)},
+    ),
+    "attention.pattern_band": lambda w: (
+        wb.attention.pattern_band,
+        {"trace": w.trace, "layer": 0, "head": [1, 2], "queries": 9},
+    ),
     "attention.pattern_pooled": lambda w: (
-        wb.attention.pattern_pooled, {"trace": w.trace, "layer": 1, "head": 2, "size": 8, "sampled": True}
+        wb.attention.pattern_pooled,
+        {"trace": w.trace, "layer": 1, "head": 2, "size": 8, "sampled": True},
     ),
     "attention.breakdown": lambda w: (wb.attention.breakdown, {"trace": w.trace}),
     "attention.rollout": lambda w: (wb.attention.rollout, {"trace": w.trace}),
     "attention.head_scores": lambda w: (wb.attention.head_scores, {"trace": w.trace}),
-    "attention.receiver_heads": lambda w: (wb.attention.receiver_heads, {"attention": w.array(1, 2, 9, 9), "min_distance": 2}),
+    "attention.receiver_heads": lambda w: (
+        wb.attention.receiver_heads,
+        {"attention": w.array(1, 2, 9, 9), "min_distance": 2},
+    ),
     "attention.retrieval_scores": lambda w: (
-        wb.attention.retrieval_scores, {"trace": w.trace, "needle": slice(0, w.trace.prompt_length)}
+        wb.attention.retrieval_scores,
+        {"trace": w.trace, "needle": slice(0, w.trace.prompt_length)},
     ),
     "attention.sink_mass": lambda w: (wb.attention.sink_mass, {"trace": w.trace}),
     "attention.step_attention": lambda w: (wb.attention.step_attention, {"trace": w.trace, "segments": w.segments}),
     # routing
     "routing.expert_load": lambda w: (wb.routing.expert_load, {"trace": w.short, "where": [1, 2], "weighted": True}),
     "routing.expert_coactivation": lambda w: (wb.routing.expert_coactivation, {"trace": w.short, "where": slice(0, 9)}),
-    "routing.expert_transitions": lambda w: (wb.routing.expert_transitions, {"trace": w.short, "where": "user", "lift": True}),
+    "routing.expert_transitions": lambda w: (
+        wb.routing.expert_transitions,
+        {"trace": w.short, "where": "user", "lift": True},
+    ),
     "routing.expert_specialization": lambda w: (
         wb.routing.expert_specialization,
         {"traces": [w.short, w.other], "labels": labels(w), "condition_on_token": False, "n_shuffles": 2, "seed": 3},
     ),
-    "routing.fixed_token_routing": lambda w: (wb.routing.fixed_token_routing, {"trace": w.short, "token": w.short.tokens[0], "layer": 1}),
+    "routing.fixed_token_routing": lambda w: (
+        wb.routing.fixed_token_routing,
+        {"trace": w.short, "token": w.short.tokens[0], "layer": 1},
+    ),
     "routing.router_entropy": lambda w: (wb.routing.router_entropy, {"trace": w.short, "of": "chosen"}),
     "routing.router_margin": lambda w: (wb.routing.router_margin, {"trace": w.short}),
     "routing.routing_drift": lambda w: (
-        wb.routing.routing_drift, {"traces": [w.short, w.other], "segments": [w.segments, w.segments], "n_shuffles": 2, "seed": 3}
+        wb.routing.routing_drift,
+        {"traces": [w.short, w.other], "segments": [w.segments, w.segments], "n_shuffles": 2, "seed": 3},
     ),
     # residual
     "residual.logit_attribution": lambda w: (
-        wb.residual.logit_attribution, {"model": w.model, "trace": w.short, "token": 22, "other": "8", "pos": -1}
+        wb.residual.logit_attribution,
+        {"model": w.model, "trace": w.short, "token": 22, "other": "8", "pos": -1},
     ),
     "residual.massive_activations": lambda w: (
-        wb.residual.massive_activations, {"trace": w.trace, "min_value": 2.0, "min_ratio": 3.0}
+        wb.residual.massive_activations,
+        {"trace": w.trace, "min_value": 2.0, "min_ratio": 3.0},
     ),
     "residual.resid_basis": lambda w: (
         wb.residual.resid_basis,
@@ -273,7 +329,8 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
         {"trace": w.trace, "basis": w.basis(), "segments": w.segments, "n_shuffles": 3, "seed": 3},
     ),
     "residual.step_cosine": lambda w: (
-        wb.residual.step_cosine, {"trace": w.trace, "segments": w.segments, "basis": None, "site": "resid_mid"}
+        wb.residual.step_cosine,
+        {"trace": w.trace, "segments": w.segments, "basis": None, "site": "resid_mid"},
     ),
     # lens, probes, steering
     "lens.logit_lens": lambda w: (wb.lens.logit_lens, {"trace": w.trace}),
@@ -287,8 +344,17 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     "lens.lens_kl": lambda w: (wb.lens.lens_kl, {"model": w.model, "lens": w.lens(), "prompts": [w.clean]}),
     "probes.linear_probe": lambda w: (
         wb.probes.linear_probe,
-        {"traces": [w.trace, w.other], "labels": labels(w), "site": "resid_mid", "layers": [1], "token_identity": labels(w),
-         "l2_penalty": 2.0, "n_folds": 2, "n_shuffles": 2, "seed": 3},
+        {
+            "traces": [w.trace, w.other],
+            "labels": labels(w),
+            "site": "resid_mid",
+            "layers": [1],
+            "token_identity": labels(w),
+            "l2_penalty": 2.0,
+            "n_folds": 2,
+            "n_shuffles": 2,
+            "seed": 3,
+        },
     ),
     "steering.steering_vector": lambda w: (
         wb.steering.steering_vector,
@@ -296,39 +362,96 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     ),
     "steering.steering_effect": lambda w: (
         wb.steering.steering_effect,
-        {"model": w.model, "prompt": w.clean, "vector": w.vector(9), "metric": lambda t: float(t["entropy"].mean()),
-         "control_vectors": [w.vector(20)], "scales": [1.0], "max_tokens": 0, "positions": 3, "n_random_controls": 1,
-         "record": "", "seed": 3, "resume": None},
+        {
+            "model": w.model,
+            "prompt": w.clean,
+            "vector": w.vector(9),
+            "metric": lambda t: float(t["entropy"].mean()),
+            "control_vectors": [w.vector(20)],
+            "scales": [1.0],
+            "max_tokens": 0,
+            "positions": 3,
+            "n_random_controls": 1,
+            "record": "",
+            "seed": 3,
+            "resume": None,
+        },
     ),
     # patching
     "patching.activation_patching": lambda w: (
         wb.patching.activation_patching,
-        {"model": w.model, "clean": w.clean, "corrupted": w.corrupted, "metric": w.metric, "site": "z", "positions": [12],
-         "by_head": True, "resume": None},
+        {
+            "model": w.model,
+            "clean": w.clean,
+            "corrupted": w.corrupted,
+            "metric": w.metric,
+            "site": "z",
+            "positions": [12],
+            "by_head": True,
+            "resume": None,
+        },
     ),
     "patching.attention_knockout": lambda w: (
         wb.patching.attention_knockout,
-        {"model": w.model, "trace": w.short, "queries": slice(30, 36), "keys": [5, slice(6, 9)], "layers": [1], "heads": [2],
-         "min_distance": 2, "mode": "mask", "n_controls": 1, "seed": 3, "resume": None},
+        {
+            "model": w.model,
+            "trace": w.short,
+            "queries": slice(30, 36),
+            "keys": [5, slice(6, 9)],
+            "layers": [1],
+            "heads": [2],
+            "min_distance": 2,
+            "mode": "mask",
+            "n_controls": 1,
+            "seed": 3,
+            "resume": None,
+        },
     ),
     "patching.attribution_patching": lambda w: (
         wb.patching.attribution_patching,
-        {"model": w.model, "clean": w.clean, "corrupted": w.corrupted, "metric": w.metric, "site": "z", "positions": [12]},
+        {
+            "model": w.model,
+            "clean": w.clean,
+            "corrupted": w.corrupted,
+            "metric": w.metric,
+            "site": "z",
+            "positions": [12],
+        },
     ),
     "patching.expert_knockout": lambda w: (
-        wb.patching.expert_knockout, {"model": w.model, "trace": w.short, "layer": 1, "experts": [2], "mode": "zero"}
+        wb.patching.expert_knockout,
+        {"model": w.model, "trace": w.short, "layer": 1, "experts": [2], "mode": "zero"},
     ),
     "patching.logit_diff": lambda w: (wb.patching.logit_diff, {"model": w.model, "token": "7", "other": 23}),
     "patching.path_patching": lambda w: (
         wb.patching.path_patching,
-        {"model": w.model, "clean": w.clean, "corrupted": w.corrupted, "metric": w.metric, "sender": ("head", 3, 1),
-         "receivers": [("mlp", 4), ("logits",)], "positions": [12], "routing": "frozen", "resume": None},
+        {
+            "model": w.model,
+            "clean": w.clean,
+            "corrupted": w.corrupted,
+            "metric": w.metric,
+            "sender": ("head", 3, 1),
+            "receivers": [("mlp", 4), ("logits",)],
+            "positions": [12],
+            "routing": "frozen",
+            "resume": None,
+        },
     ),
     # reasoning
     "reasoning.faithfulness": lambda w: (
         wb.reasoning.faithfulness,
-        {"model": w.model, "traces": [w.short], "mistake": None, "paraphrase": None, "filler": " ...", "n_samples": 1,
-         "temperature": 0.0, "parse_answer": None, "max_tokens": 2, "seed": 3},
+        {
+            "model": w.model,
+            "traces": [w.short],
+            "mistake": None,
+            "paraphrase": None,
+            "filler": " ...",
+            "n_samples": 1,
+            "temperature": 0.0,
+            "parse_answer": None,
+            "max_tokens": 2,
+            "seed": 3,
+        },
     ),
     "reasoning.forced_answer": lambda w: (
         wb.reasoning.forced_answer,
@@ -337,8 +460,17 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     "reasoning.forking_tokens": lambda w: (wb.reasoning.forking_tokens, {"trace": w.short, "top_fraction": 0.5}),
     "reasoning.resampling": lambda w: (
         wb.reasoning.resampling,
-        {"model": w.model, "trace": w.short, "correct_answer": "42", "n_samples": 1, "segments": chain(w), "parse_answer": None,
-         "temperature": 1.0, "max_tokens": 2, "seed": 3},
+        {
+            "model": w.model,
+            "trace": w.short,
+            "correct_answer": "42",
+            "n_samples": 1,
+            "segments": chain(w),
+            "parse_answer": None,
+            "temperature": 1.0,
+            "max_tokens": 2,
+            "seed": 3,
+        },
     ),
     "reasoning.suppression": lambda w: (
         wb.reasoning.suppression,
@@ -347,8 +479,18 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     # sae
     "sae.SAE": lambda w: (
         wb.sae.SAE,
-        {"site": "blocks.2.hook_resid_post", "W_enc": torch.ones(4, 6), "b_enc": torch.ones(6), "W_dec": torch.ones(6, 4),
-         "b_dec": torch.ones(4), "threshold": 0.5, "k": 3, "subtracts": True, "rescaled": False, "norm": "none"},
+        {
+            "site": "blocks.2.hook_resid_post",
+            "W_enc": torch.ones(4, 6),
+            "b_enc": torch.ones(6),
+            "W_dec": torch.ones(6, 4),
+            "b_dec": torch.ones(4),
+            "threshold": 0.5,
+            "k": 3,
+            "subtracts": True,
+            "rescaled": False,
+            "norm": "none",
+        },
     ),
     "sae.SAE.ablate": lambda w: (w.sae().ablate, {"feature": [1, 2]}),
     "sae.SAE.at": lambda w: (w.sae().at, {"site": "blocks.3.hook_resid_post"}),
@@ -371,84 +513,163 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
         wb.circuits.expert_logit_effects,
         {"model": w.model, "layer": 1, "expert": 2, "neurons": [3], "k": 2, "tokens": [1, 2, 3]},
     ),
-    "circuits.ov_circuit": lambda w: (wb.circuits.ov_circuit, {"model": w.model, "layer": 1, "head": 2, "k": 2, "tokens": [1, 2]}),
-    "circuits.qk_circuit": lambda w: (
-        wb.circuits.qk_circuit, {"model": w.model, "layer": 1, "head": 2, "distance": 3, "k": 2, "tokens": [1, 2]}
+    "circuits.ov_circuit": lambda w: (
+        wb.circuits.ov_circuit,
+        {"model": w.model, "layer": 1, "head": 2, "k": 2, "tokens": [1, 2]},
     ),
-    "circuits.qk_distance": lambda w: (wb.circuits.qk_distance, {"model": w.model, "distances": [1, 2], "tokens": [1, 2]}),
-    "circuits.router_tokens": lambda w: (wb.circuits.router_tokens, {"model": w.model, "layer": 1, "k": 2, "tokens": [1, 2]}),
+    "circuits.qk_circuit": lambda w: (
+        wb.circuits.qk_circuit,
+        {"model": w.model, "layer": 1, "head": 2, "distance": 3, "k": 2, "tokens": [1, 2]},
+    ),
+    "circuits.qk_distance": lambda w: (
+        wb.circuits.qk_distance,
+        {"model": w.model, "distances": [1, 2], "tokens": [1, 2]},
+    ),
+    "circuits.router_tokens": lambda w: (
+        wb.circuits.router_tokens,
+        {"model": w.model, "layer": 1, "k": 2, "tokens": [1, 2]},
+    ),
     "circuits.sink_logits": lambda w: (wb.circuits.sink_logits, {"model": w.model, "keys": 3}),
     # statistics
     "statistics.auroc": lambda w: (wb.statistics.auroc, {"scores": [1.0, 2.0], "truth": [False, True]}),
     "statistics.benjamini_hochberg": lambda w: (wb.statistics.benjamini_hochberg, {"p": [0.1, 0.2]}),
     "statistics.bootstrap_interval": lambda w: (
         wb.statistics.bootstrap_interval,
-        {"statistic": lambda rows: float(rows.mean()), "n": 4, "clusters": [1, 1, 2, 3], "level": 0.9, "seed": 3, "resamples": 5},
+        {
+            "statistic": lambda rows: float(rows.mean()),
+            "n": 4,
+            "clusters": [1, 1, 2, 3],
+            "level": 0.9,
+            "seed": 3,
+            "resamples": 5,
+        },
     ),
     "statistics.entropy": lambda w: (wb.statistics.entropy, {"counts": [[3, 4]], "axis": 1, "correct": False}),
     "statistics.jensen_shannon": lambda w: (wb.statistics.jensen_shannon, {"a": [1, 2], "b": [2, 1], "axis": 0}),
     "statistics.mean_interval": lambda w: (
-        wb.statistics.mean_interval, {"values": [1.0, 2.0, 3.0], "clusters": ["a", "b", "b"], "level": 0.9, "seed": 3, "resamples": 5}
+        wb.statistics.mean_interval,
+        {"values": [1.0, 2.0, 3.0], "clusters": ["a", "b", "b"], "level": 0.9, "seed": 3, "resamples": 5},
     ),
     "statistics.minimum_detectable_effect": lambda w: (
-        wb.statistics.minimum_detectable_effect, {"n": 9, "proportion": 0.3, "power": 0.7, "level": 0.9}
+        wb.statistics.minimum_detectable_effect,
+        {"n": 9, "proportion": 0.3, "power": 0.7, "level": 0.9},
     ),
     "statistics.mutual_information": lambda w: (
-        wb.statistics.mutual_information, {"x": [1, 2, 1], "y": ["a", "b", "a"], "condition": [1, 1, 2]}
+        wb.statistics.mutual_information,
+        {"x": [1, 2, 1], "y": ["a", "b", "a"], "condition": [1, 1, 2]},
     ),
     "statistics.shuffled_mutual_information": lambda w: (
         wb.statistics.shuffled_mutual_information,
-        {"x": [1, 2, 1], "y": ["a", "b", "a"], "condition": [1, 1, 2], "clusters": [1, 2, 2], "n_shuffles": 2, "seed": 3},
+        {
+            "x": [1, 2, 1],
+            "y": ["a", "b", "a"],
+            "condition": [1, 1, 2],
+            "clusters": [1, 2, 2],
+            "n_shuffles": 2,
+            "seed": 3,
+        },
     ),
     "statistics.sign_flip_test": lambda w: (
-        wb.statistics.sign_flip_test, {"differences": [1.0, 2.0], "seed": 3, "resamples": 5}
+        wb.statistics.sign_flip_test,
+        {"differences": [1.0, 2.0], "seed": 3, "resamples": 5},
     ),
     "statistics.westfall_young": lambda w: (
-        wb.statistics.westfall_young, {"differences": [[1.0], [2.0]], "seed": 3, "resamples": 5}
+        wb.statistics.westfall_young,
+        {"differences": [[1.0], [2.0]], "seed": 3, "resamples": 5},
     ),
     "statistics.wilson_interval": lambda w: (wb.statistics.wilson_interval, {"hits": 2, "n": 4, "level": 0.9}),
     # views
     "views.compare": lambda w: (
         wb.views.compare,
-        {"trace": w.trace, "other": w.short, "lanes": ["logprob"], "names": ("a", "b"), "window": (0, 9), "selected": 3},
+        {
+            "trace": w.trace,
+            "other": w.short,
+            "lanes": ["logprob"],
+            "names": ("a", "b"),
+            "window": (0, 9),
+            "selected": 3,
+        },
     ),
-    "views.heads": lambda w: (wb.views.heads, {"trace": w.trace, "layer": 1, "head": 2, "window": (0, 9), "selected": 3}),
+    "views.heads": lambda w: (
+        wb.views.heads,
+        {"trace": w.trace, "layer": 1, "head": 2, "window": (0, 9), "selected": 3},
+    ),
     "views.lens": lambda w: (wb.views.lens, {"trace": w.trace, "window": (0, 9), "selected": 3}),
     "views.routing": lambda w: (wb.views.routing, {"trace": w.short, "layer": 2, "window": (0, 9), "selected": 3}),
     "views.score_sheet": lambda w: (
         wb.views.score_sheet,
-        {"trace": w.trace, "lanes": ["logprob"], "forced_answer": None, "drift": None, "arcs": None, "window": (0, 9), "selected": 3},
+        {
+            "trace": w.trace,
+            "lanes": ["logprob"],
+            "forced_answer": None,
+            "drift": None,
+            "arcs": None,
+            "window": (0, 9),
+            "selected": 3,
+        },
     ),
     "views.steps": lambda w: (
-        wb.views.steps, {"trace": w.trace, "arrays": step_array(w), "layer": 1, "window": (0, 9), "selected": 3}
+        wb.views.steps,
+        {"trace": w.trace, "arrays": step_array(w), "layer": 1, "window": (0, 9), "selected": 3},
     ),
-    "views.tokens": lambda w: (wb.views.tokens, {"trace": w.trace, "values": w.trace["entropy"], "window": (0, 9), "selected": 3}),
+    "views.tokens": lambda w: (
+        wb.views.tokens,
+        {"trace": w.trace, "values": w.trace["entropy"], "window": (0, 9), "selected": 3},
+    ),
     "views.weights": lambda w: (
         wb.views.weights,
-        {"trace": w.trace, "sinks": wb.circuits.sink_logits(w.model), "routers": (), "experts": (), "window": (0, 9), "selected": 3},
+        {
+            "trace": w.trace,
+            "sinks": wb.circuits.sink_logits(w.model),
+            "routers": (),
+            "experts": (),
+            "window": (0, 9),
+            "selected": 3,
+        },
     ),
     "views.View.to_html": lambda w: (w.view().to_html, {"path": "page.html"}),
     "views.View.selected": lambda w: (lambda value: setattr(w.view(), "selected", value), {"value": 3}),
     # figures
-    "figures.Arcs": lambda w: (wb.figures.Arcs, {"source": [1], "target": [2], "weight": [0.5], "name": "a", "color": 1}),
+    "figures.Arcs": lambda w: (
+        wb.figures.Arcs,
+        {"source": [1], "target": [2], "weight": [0.5], "name": "a", "color": 1},
+    ),
     "figures.Axis": lambda w: (
         wb.figures.Axis,
-        {"label": "a", "low": 0.0, "high": 2.0, "ticks": [(1.0, "b")], "whole": False, "flipped": False, "hidden": False,
-         "small": False},
+        {
+            "label": "a",
+            "low": 0.0,
+            "high": 2.0,
+            "ticks": [(1.0, "b")],
+            "whole": False,
+            "flipped": False,
+            "hidden": False,
+            "small": False,
+        },
     ),
     "figures.Bars": lambda w: (
         wb.figures.Bars,
         {"x": [1], "y": [2], "low": [1], "high": [3], "base": [0], "width": 0.5, "name": "a", "color": 1},
     ),
-    "figures.Blocks": lambda w: (wb.figures.Blocks, {"start": [1], "stop": [2], "text": ["a"], "colors": [1], "name": "a"}),
+    "figures.Blocks": lambda w: (
+        wb.figures.Blocks,
+        {"start": [1], "stop": [2], "text": ["a"], "colors": [1], "name": "a"},
+    ),
     "figures.Cells": lambda w: (
         wb.figures.Cells,
         {"values": [[1.0]], "low": 0.0, "high": 2.0, "scale": "mass", "label": "a", "written": True, "name": "a"},
     ),
     "figures.Figure": lambda w: (
         wb.figures.Figure,
-        {"panels": [wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])], "title": "a", "note": "b", "width": 90.0,
-         "height": 60.0, "columns": 1, "rows": [1.0]},
+        {
+            "panels": [wb.figures.Panel(marks=[wb.figures.Rule(at=1.0)])],
+            "title": "a",
+            "note": "b",
+            "width": 90.0,
+            "height": 60.0,
+            "columns": 1,
+            "rows": [1.0],
+        },
     ),
     "figures.Figure.image": lambda w: (w.figure().image, {"format": "svg"}),
     "figures.Figure.numbers": lambda w: (w.figure().numbers, {}),
@@ -468,20 +689,33 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     ),
     "figures.Rule": lambda w: (wb.figures.Rule, {"at": 1.0, "axis": "x", "text": "a", "name": "b"}),
     "figures.above": lambda w: (
-        wb.figures.above, {"*figures": [w.figure()], "title": "a", "note": "b", "width": 90.0, "height": 60.0}
+        wb.figures.above,
+        {"*figures": [w.figure()], "title": "a", "note": "b", "width": 90.0, "height": 60.0},
     ),
     "figures.beside": lambda w: (
-        wb.figures.beside, {"*figures": [w.figure()], "title": "a", "note": "b", "width": 90.0, "height": 60.0}
+        wb.figures.beside,
+        {"*figures": [w.figure()], "title": "a", "note": "b", "width": 90.0, "height": 60.0},
     ),
     "figures.bars": lambda w: (wb.figures.bars, drawn(w) | {"by": "step", "null": 0.5}),
     "figures.line": lambda w: (wb.figures.line, drawn(w) | {"by": "step", "null": 0.5}),
     "figures.stacked": lambda w: (
-        wb.figures.stacked, {"array": w.array(3, 3), "by": "step", "title": "a", "note": "b", "width": 90.0, "height": 60.0}
+        wb.figures.stacked,
+        {"array": w.array(3, 3), "by": "step", "title": "a", "note": "b", "width": 90.0, "height": 60.0},
     ),
     "figures.heatmap": lambda w: (
         wb.figures.heatmap,
-        {"array": w.array(3, 3), "marked": np.eye(3), "marked_name": "a", "written": True, "low": 0.0, "high": 2.0,
-         "title": "a", "note": "b", "width": 90.0, "height": 60.0},
+        {
+            "array": w.array(3, 3),
+            "marked": np.eye(3),
+            "marked_name": "a",
+            "written": True,
+            "low": 0.0,
+            "high": 2.0,
+            "title": "a",
+            "note": "b",
+            "width": 90.0,
+            "height": 60.0,
+        },
     ),
     "figures.provenance": lambda w: (wb.figures.provenance, {"path": w.picture()}),
     "figures.save": lambda w: (
@@ -490,18 +724,41 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     ),
     "figures.scatter": lambda w: (
         wb.figures.scatter,
-        {"x": w.array(3), "y": w.array(3), "groups": ["a", "b", "b"], "text": ["c", "d", "e"], "title": "a", "note": "b",
-         "width": 90.0, "height": 60.0},
+        {
+            "x": w.array(3),
+            "y": w.array(3),
+            "groups": ["a", "b", "b"],
+            "text": ["c", "d", "e"],
+            "title": "a",
+            "note": "b",
+            "width": 90.0,
+            "height": 60.0,
+        },
     ),
     "figures.step_matrix": lambda w: (
         wb.figures.step_matrix,
-        {"effect": w.array(3, 3), "texts": ["a", "b", "c"], "truth": np.eye(3), "strongest": 2, "title": "a", "note": "b",
-         "width": 90.0, "height": 60.0},
+        {
+            "effect": w.array(3, 3),
+            "texts": ["a", "b", "c"],
+            "truth": np.eye(3),
+            "strongest": 2,
+            "title": "a",
+            "note": "b",
+            "width": 90.0,
+            "height": 60.0,
+        },
     ),
     "figures.strip": lambda w: (
         wb.figures.strip,
-        {"lanes": {"a": xr.DataArray(w.trace["entropy"], dims="pos")}, "trace": w.trace, "where": slice(0, 9), "title": "a",
-         "note": "b", "width": 90.0, "height": 60.0},
+        {
+            "lanes": {"a": xr.DataArray(w.trace["entropy"], dims="pos")},
+            "trace": w.trace,
+            "where": slice(0, 9),
+            "title": "a",
+            "note": "b",
+            "width": 90.0,
+            "height": 60.0,
+        },
     ),
     # hooks
     "hooks.all_points": lambda w: (wb.hooks.all_points, {"n_layers": 2}),
@@ -516,20 +773,30 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     # interop
     "interop.circuit_tracer.read_graph": lambda w: (wb.interop.circuit_tracer.read_graph, {"path": GRAPH}),
     "interop.circuit_tracer.step_edges": lambda w: (
-        wb.interop.circuit_tracer.step_edges, {"graph": graph(w), "trace": w.short, "segments": w.segments}
+        wb.interop.circuit_tracer.step_edges,
+        {"graph": graph(w), "trace": w.short, "segments": w.segments},
     ),
     "interop.inif.to_inif": lambda w: (wb.interop.inif.to_inif, {"traces": [w.short], "summaries": ["logprob"]}),
     "interop.inif.save_inif": lambda w: (
-        wb.interop.inif.save_inif, {"traces": [w.short], "path": "new.json", "summaries": ["logprob"]}
+        wb.interop.inif.save_inif,
+        {"traces": [w.short], "path": "new.json", "summaries": ["logprob"]},
     ),
     "interop.nnsight.path": lambda w: (wb.interop.nnsight.path, {"name": "blocks.3.hook_mlp_out"}),
-    "interop.xarray_tables.to_xarray": lambda w: (wb.interop.xarray_tables.to_xarray, {"trace": w.short, "names": ["logprob"]}),
-    "interop.xarray_tables.from_xarray": lambda w: (
-        wb.interop.xarray_tables.from_xarray, {"data": wb.interop.xarray_tables.to_xarray(w.short)}
+    "interop.xarray_tables.to_xarray": lambda w: (
+        wb.interop.xarray_tables.to_xarray,
+        {"trace": w.short, "names": ["logprob"]},
     ),
-    "interop.xarray_tables.to_pandas": lambda w: (wb.interop.xarray_tables.to_pandas, {"trace": w.short, "what": "steps"}),
+    "interop.xarray_tables.from_xarray": lambda w: (
+        wb.interop.xarray_tables.from_xarray,
+        {"data": wb.interop.xarray_tables.to_xarray(w.short)},
+    ),
+    "interop.xarray_tables.to_pandas": lambda w: (
+        wb.interop.xarray_tables.to_pandas,
+        {"trace": w.short, "what": "steps"},
+    ),
     "interop.xarray_tables.to_parquet": lambda w: (
-        wb.interop.xarray_tables.to_parquet, {"trace": w.short, "what": "steps", "path": "new.parquet"}
+        wb.interop.xarray_tables.to_parquet,
+        {"trace": w.short, "what": "steps", "path": "new.parquet"},
     ),
 }
 

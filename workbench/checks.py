@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from workbench.errors import ArgumentError, ArgumentTypeError, MissingDependency, SelectionError
-from workbench.text import visible
+from workbench.text import shown
 
 MAX_REPEATS = 1_000_000  # resamples, shuffles, samples: more take forever and change no result
 MAX_INTEGER = 2**63 - 1  # of a seed, and of every other whole number without a bound of its own
@@ -124,9 +124,9 @@ def check_whole(what: str, value: Any, low: int | None = None, high: int = MAX_I
     """
     number = _whole_number(what, value)
     if low is not None and number < low:
-        raise ArgumentError(f"{what} must be at least {low:,}, got {_shown(number)}.")
+        raise ArgumentError(f"{what} must be at least {low:,}, got {shown(number)}.")
     if number > high or number < -high - 1:
-        raise ArgumentError(f"{what} must be at most {high:,}, got {_shown(number)}.")
+        raise ArgumentError(f"{what} must be at most {high:,}, got {shown(number)}.")
     return number
 
 
@@ -179,7 +179,7 @@ def check_number(
     )
     if outside or not math.isfinite(number):
         allowed = " and ".join(f"{words} {bound:g}" for words, bound in bounds.items() if bound is not None)
-        raise ArgumentError(f"{what} must be {allowed if outside else 'a finite number'}, got {_shown(value)}.")
+        raise ArgumentError(f"{what} must be {allowed if outside else 'a finite number'}, got {shown(value)}.")
     return number
 
 
@@ -189,14 +189,14 @@ def check_flag(what: str, value: Any) -> bool:
     Raises ArgumentTypeError for anything else.
     """
     if not isinstance(value, bool | np.bool_):
-        raise ArgumentTypeError(f"{what} must be True or False, got {_shown(value)}.")
+        raise ArgumentTypeError(f"{what} must be True or False, got {shown(value)}.")
     return bool(value)
 
 
 def check_text(what: str, value: Any) -> str:
     """`value`, if it is a str. Raises ArgumentTypeError for anything else, bytes included."""
     if not isinstance(value, str):
-        raise ArgumentTypeError(f"{what} must be text (str), got {_shown(value)}.")
+        raise ArgumentTypeError(f"{what} must be text (str), got {shown(value)}.")
     return value
 
 
@@ -222,13 +222,13 @@ def check_choice(what: str, value: Any, allowed: Sequence[str]) -> str:
     *others, last = map(repr, allowed)
     names = f"{', '.join(others)} or {last}" if others else last
     error = ArgumentError if isinstance(value, str) else ArgumentTypeError
-    raise error(f"{what} must be {names}, got {_shown(value)}.")
+    raise error(f"{what} must be {names}, got {shown(value)}.")
 
 
 def check_callable(what: str, value: Any) -> Callable:
     """`value`, if it can be called. Raises ArgumentTypeError for anything else."""
     if not callable(value) or isinstance(value, type):
-        raise ArgumentTypeError(f"{what} must be a function, got {_shown(value)}.")
+        raise ArgumentTypeError(f"{what} must be a function, got {shown(value)}.")
     return value
 
 
@@ -247,7 +247,7 @@ def check_items(what: str, values: Any, low: int = 1) -> list[Any]:
     """
     wrong = isinstance(values, str | bytes | bytearray | memoryview | Mapping | set | frozenset | type)
     if wrong or not isinstance(values, Iterable) or getattr(values, "ndim", 1) == 0:
-        raise ArgumentTypeError(f"{what} must be a list, got {_shown(values)}.")
+        raise ArgumentTypeError(f"{what} must be a list, got {shown(values)}.")
     items = list(values)
     if len(items) < low:
         raise ArgumentError(f"{what} must have at least {low} {'entry' if low == 1 else 'entries'}, got {len(items)}.")
@@ -257,11 +257,19 @@ def check_items(what: str, values: Any, low: int = 1) -> list[Any]:
 def check_slice(what: str, value: Any) -> slice:
     """`value`, if it is a slice of whole numbers. Raises ArgumentTypeError for anything else."""
     if not isinstance(value, slice):
-        raise ArgumentTypeError(f"{what} must be a slice, as slice(0, 9), got {_shown(value)}.")
+        raise ArgumentTypeError(f"{what} must be a slice, as slice(0, 9), got {shown(value)}.")
     parts = [None if part is None else _whole_number(what, part) for part in (value.start, value.stop, value.step)]
     if parts[2] == 0:
-        raise ArgumentError(f"{what} must have a step other than 0, got {_shown(value)}.")
+        raise ArgumentError(f"{what} must have a step other than 0, got {shown(value)}.")
     return slice(*parts)
+
+
+def check_real(what: str, value: Any) -> float:
+    """`value` as a float, if it is a real number; NaN and infinity are allowed.
+
+    Raises ArgumentTypeError for anything else; a bool is no number.
+    """
+    return _real_number(what, value)
 
 
 def check_numbers(what: str, values: Any, *, ndim: int | None = None) -> np.ndarray:
@@ -270,13 +278,19 @@ def check_numbers(what: str, values: Any, *, ndim: int | None = None) -> np.ndar
     Raises ArgumentTypeError for other values and for a single number, ArgumentError for another number of axes.
     """
     array = _array(what, values)
-    if array.dtype.kind not in "biuf" and array.dtype.isbuiltin != 2:  # 2: bfloat16, registered by ml_dtypes
-        raise ArgumentTypeError(f"{what} must be an array of real numbers, got {_shown(values)}.")
+    if array.dtype.kind not in "iuf" and array.dtype.isbuiltin != 2:  # 2: bfloat16, registered by ml_dtypes
+        raise ArgumentTypeError(f"{what} must be an array of real numbers, got {shown(values)}.")
     if ndim is not None and array.ndim != ndim:
         raise ArgumentError(
             f"{what} must have {ndim} {'axis' if ndim == 1 else 'axes'}, got shape {list(array.shape)}."
         )
     return array.astype(np.float64)
+
+
+def check_outcomes(what: str, values: Any) -> np.ndarray:
+    """As `check_numbers`; True and False are also allowed, as 1 and 0."""
+    array = _array(what, values)
+    return array.astype(np.float64) if array.dtype.kind == "b" else check_numbers(what, values)
 
 
 def check_labels(what: str, values: Any, n: int | None = None) -> np.ndarray:
@@ -286,7 +300,7 @@ def check_labels(what: str, values: Any, n: int | None = None) -> np.ndarray:
     """
     array = _array(what, values)
     if array.dtype.kind not in "biufUS":
-        raise ArgumentTypeError(f"{what} must be a list of numbers or of texts, got {_shown(values)}.")
+        raise ArgumentTypeError(f"{what} must be a list of numbers or of texts, got {shown(values)}.")
     if array.ndim != 1:
         raise ArgumentError(f"{what} must have 1 axis, got shape {list(array.shape)}.")
     if n is not None and len(array) != n:
@@ -311,7 +325,7 @@ def check_type(function: str, value: Any, kind: type) -> None:
     """
     if isinstance(value, kind):
         return
-    got = f"the text {_shown(value)}" if isinstance(value, str) else _with_article(type(value).__name__)
+    got = f"the text {shown(value)}" if isinstance(value, str) else _with_article(type(value).__name__)
     needed = _NEEDED.get(kind.__name__, _with_article(kind.__name__))
     raise ArgumentTypeError(f"{function} needs {needed}, got {got}.")
 
@@ -352,7 +366,7 @@ def _whole_number(what: str, value: Any) -> int:
             return operator.index(number)
     except (TypeError, ValueError, RuntimeError):
         pass
-    raise ArgumentTypeError(f"{what} must be a whole number, got {_shown(value)}.")
+    raise ArgumentTypeError(f"{what} must be a whole number, got {shown(value)}.")
 
 
 def _real_number(what: str, value: Any) -> float:
@@ -364,7 +378,7 @@ def _real_number(what: str, value: Any) -> float:
         return math.inf
     except (TypeError, ValueError, RuntimeError):
         pass
-    raise ArgumentTypeError(f"{what} must be a number, got {_shown(value)}.")
+    raise ArgumentTypeError(f"{what} must be a number, got {shown(value)}.")
 
 
 def _scalar(value: Any) -> Any:
@@ -378,23 +392,11 @@ def _array(what: str, values: Any) -> np.ndarray:
     except (TypeError, ValueError, RuntimeError, OverflowError):  # lists of different lengths, a tensor with a gradient
         array = np.array(None)
     if array.ndim == 0:
-        raise ArgumentTypeError(f"{what} must be an array with at least one axis, got {_shown(values)}.")
+        raise ArgumentTypeError(f"{what} must be an array with at least one axis, got {shown(values)}.")
     return array
-
-
-def _shown(value: Any) -> str:
-    """A value for an error message: short, and without control characters."""
-    if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**30:
-        return "a number of more than 30 digits"  # Python refuses to print more than 4,300 digits
-    if isinstance(value, np.ndarray) and value.size > 8:
-        return f"an array of {value.dtype} of shape {list(value.shape)}"
-    try:
-        return visible(repr(value)[:80])
-    except Exception:  # a repr that fails is the caller's, and its error would hide what is wrong
-        return _with_article(type(value).__name__)
 
 
 def _out_of_range(what: str, number: int, n: int) -> SelectionError:
     if n < 1:
-        return SelectionError(f"{what} {_shown(number)} does not exist: there are none here.")
-    return SelectionError(f"{what} must be between 0 and {n - 1}, got {_shown(number)}.")
+        return SelectionError(f"{what} {shown(number)} does not exist: there are none here.")
+    return SelectionError(f"{what} must be between 0 and {n - 1}, got {shown(number)}.")

@@ -5,7 +5,7 @@ import os
 from pathlib import Path
 
 from workbench.errors import ArgumentError, ArgumentTypeError
-from workbench.text import visible
+from workbench.text import shown
 
 SCRATCH_BYTES = (
     100  # of the target's name in a scratch name: with the suffix it is at most 143 bytes, the limit of eCryptfs
@@ -26,13 +26,13 @@ def expanded(path: os.PathLike[str] | str | bytes, what: str = "the path") -> Pa
         text = os.fsdecode(path)
         os.fsencode(text)
     except TypeError:
-        raise ArgumentTypeError(f"{what} must be text or a pathlib.Path, got {visible(repr(path)[:80])}.") from None
+        raise ArgumentTypeError(f"{what} must be text or a pathlib.Path, got {shown(path)}.") from None
     except UnicodeError:  # half of a surrogate pair, which no file name can hold
-        raise ArgumentError(f"{what} is not valid Unicode: {visible(repr(path)[:80])}.") from None
+        raise ArgumentError(f"{what} is not valid Unicode: {shown(path)}.") from None
     if not text:
         raise ArgumentError(f"{what} is empty; give the name of a file or folder ('.' is the current folder).")
     if "\0" in text:
-        raise ArgumentError(f"{what} must not contain a null character, got {visible(repr(text)[:80])}.")
+        raise ArgumentError(f"{what} must not contain a null character, got {shown(text)}.")
     return Path(os.path.expanduser(text))  # noqa: PTH111  Path.expanduser fails for an unknown user
 
 

@@ -51,6 +51,21 @@ def visible(text: str, newline: str = "␊") -> str:
     )
 
 
+def shown(value: object, length: int = 80) -> str:
+    """A value of the caller for an error message: its `repr`, cut, without hidden characters; or its type.
+
+    >>> shown("a\tb"), shown([1, 2]), shown(10**400)
+    ("'a\\\\tb'", '[1, 2]', 'an int of more than 30 digits')
+    """
+    if isinstance(value, int) and abs(value) >= 10**30:  # Python refuses to write more than 4,300 digits
+        return "an int of more than 30 digits"
+    try:
+        text = visible(repr(value))
+    except Exception:  # a repr of the caller that fails would hide what is wrong
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def visible_pieces(pieces: Sequence[str], newline: str = "␊") -> list[str]:
     """`visible` of each token of a text. Whether a joiner at the start of a token stays depends on the token before it.
 

@@ -14,6 +14,7 @@ from tests.interop import saelens
 from tests.model.models import some_tokens, tiny
 from workbench.edits.library import steer
 from workbench.errors import (
+    ArgumentError,
     ArgumentTypeError,
     CheckpointError,
     EditError,

@@ -22,6 +22,7 @@ from workbench.checks import (
     check_labels,
     check_number,
     check_numbers,
+    check_outcomes,
     check_seed,
     check_whole,
 )
@@ -99,7 +100,7 @@ def mean_interval(
     Raises:
         ArgumentError: there are no observations, or `clusters` has another length.
     """
-    values = check_numbers("values", values)
+    values = check_outcomes("values", values)
     level, seed, resamples = _settings(level, seed, resamples)
     number, n_clusters = _clusters(len(values), clusters)
     sums = np.zeros((n_clusters, *values.shape[1:]))
@@ -151,7 +152,7 @@ def bootstrap_interval(
     for _ in range(resamples):
         drawn = rng.integers(0, n_clusters, n_clusters)
         resampled.append(statistic(np.concatenate([members[cluster] for cluster in drawn])))
-    low, high = np.nanquantile(np.asarray(resampled, np.float64), _tails(level, n_clusters), axis=0)
+    low, high = np.nanquantile(check_numbers("the values of statistic", resampled), _tails(level, n_clusters), axis=0)
     return Interval(statistic(np.arange(n)), low, high, n, n_clusters, level)
 
 
@@ -247,6 +248,8 @@ def _flips(differences: np.ndarray, seed: int, resamples: int) -> tuple[np.ndarr
     """|t| as observed (test…), and with random signs of whole units (resample test…)."""
     differences = check_numbers("differences", differences)
     n = len(differences)
+    if not np.isfinite(differences).all():  # comparisons with NaN are false, which would make every p small
+        raise ArgumentError("differences must be finite; leave out units and tests without a result")
     if n < 2:
         raise ArgumentError(f"a test needs at least 2 units along the first axis, got {n}.")
     square = (differences**2).sum(0)
@@ -290,7 +293,7 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
     """
     from scipy.stats import rankdata
 
-    scores, truth = check_numbers("scores", scores).ravel(), check_numbers("truth", truth).ravel()
+    scores, truth = check_numbers("scores", scores).ravel(), check_outcomes("truth", truth).ravel()
     if len(scores) != len(truth):
         raise ArgumentError(f"truth must have one entry for each of the {len(scores)} scores, got {len(truth)}.")
     if not np.isin(truth, (0, 1)).all():
@@ -337,8 +340,7 @@ def entropy(counts: np.ndarray, axis: int = -1, *, correct: bool = True) -> np.n
     """
     counts, correct = check_numbers("counts", counts), check_flag("correct", correct)
     axis = _axis(axis, counts)
-    if (counts < 0).any():
-        raise ArgumentError(f"counts must not be below 0, got {counts.min():g}.")
+    _check_counts("counts", counts)
     return _entropy(counts, axis, correct)
 
 
@@ -446,10 +448,17 @@ def jensen_shannon(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
     axis = _axis(axis, a)
     if a.shape != b.shape:
         raise ArgumentError(f"a and b must have the same shape, got {list(a.shape)} and {list(b.shape)}.")
+    _check_counts("a", a)
+    _check_counts("b", b)
     with np.errstate(divide="ignore", invalid="ignore"):
         a, b = (x / x.sum(axis, keepdims=True) for x in (a, b))
     h = [_entropy(x, axis, False) for x in ((a + b) / 2, a, b)]
     return np.maximum(h[0] - (h[1] + h[2]) / 2, 0) * BITS
+
+
+def _check_counts(name: str, counts: np.ndarray) -> None:
+    if not ((counts >= 0) & (counts < np.inf)).all():
+        raise ArgumentError(f"{name} must have finite numbers of at least 0 only, no NaN.")
 
 
 def _axis(axis: int, array: np.ndarray) -> int:

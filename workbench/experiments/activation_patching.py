@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -26,15 +27,18 @@ Metric = Callable[[Tensor], Tensor]  # logits of the last position (batch d_voca
 
 
 def measured(metric: Metric, logits: Tensor) -> float:
-    """The metric of one row of logits. Raises ArgumentError unless it is one finite number for each row."""
-    values = metric(logits)
-    if not isinstance(values, Tensor) or values.shape != logits.shape[:1] or not bool(values.isfinite().all()):
+    """The metric of one row of logits. Raises ArgumentError unless it is one finite number."""
+    return float(check_values(metric(logits), len(logits))[0].detach())
+
+
+def check_values(values: Any, n: int) -> Tensor:
+    """What a metric returned for `n` rows of logits. Raises ArgumentError unless it is a finite number for each."""
+    if not isinstance(values, Tensor) or values.shape != (n,) or not bool(values.isfinite().all()):
         got = f"a tensor of shape {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
         raise ArgumentError(
-            f"metric must return one finite number for each row of logits, as a tensor of shape {[len(logits)]}; "
-            f"it returned {got}."
+            f"metric must return a tensor with one finite number for each row of logits (here {n}), got {got}."
         )
-    return float(values[0].detach())
+    return values
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from workbench import hooks
 from workbench.checks import check_callable, check_indices, check_type
 from workbench.errors import ArgumentError, CheckpointError, HookNameError
-from workbench.experiments.activation_patching import Metric, measured, two_prompts
+from workbench.experiments.activation_patching import Metric, check_values, measured, two_prompts
 from workbench.experiments.cached_run import CachedRun
 from workbench.model.gpt_oss import forward_from, unembed
 from workbench.model.model import Model, Prompt
@@ -134,7 +134,7 @@ def _output_gradient(base: CachedRun, metric: Metric) -> tuple[float, Tensor]:
     """The metric, and its gradient with respect to the final residual stream (batch pos d_model)."""
     model = base.model
     last = base.resid(model.config.n_layers).clone().requires_grad_()
-    value = metric(unembed(model.config, model.weights, last[:, -1:])[:, 0])[0]
+    value = check_values(metric(unembed(model.config, model.weights, last[:, -1:])[:, 0]), 1)[0]
     if not value.requires_grad:
         raise ArgumentError("this metric has no gradient; compute it from the logits with torch operations only")
     return value.item(), torch.autograd.grad(value, last)[0]

@@ -18,6 +18,7 @@ from workbench.analysis.trace_lists import trace_list
 from workbench.checks import (
     check_callable,
     check_count,
+    check_items,
     check_number,
     check_seed,
     check_text,
@@ -216,10 +217,16 @@ def _cases(
     for step, part in enumerate(chain, 1):
         unchanged_prefix = tuple(tokens[: part.stop])
         if (wrong := mistake(run, part)) is not None:
-            ids = model.tokenizer.encode(wrong)
+            ids = model.tokenizer.encode(check_text("the value of mistake", wrong))
             yield _Case("mistake", number, step, of, (*tokens[: part.start], *ids), unchanged_prefix)
         if paraphrase and (reworded := paraphrase(run, step)) is not None:
-            yield _Case("paraphrase", number, step, of, tuple(reworded), unchanged_prefix)
+            yield _Case("paraphrase", number, step, of, tuple(_checked_ids(model, reworded)), unchanged_prefix)
+
+
+def _checked_ids(model: Model, ids: Sequence[int]) -> list[int]:
+    tokens = [check_whole("a token id of paraphrase", token) for token in check_items("the value of paraphrase", ids)]
+    model.check_prompt(tokens)
+    return tokens
 
 
 def _equal_length_batches(texts: set[tuple[int, ...]], batch_size: int) -> Iterator[list[tuple[int, ...]]]:

@@ -30,7 +30,7 @@ from workbench.checks import (
     check_whole,
 )
 from workbench.errors import ArgumentError, CheckpointError, EditError, HookNameError
-from workbench.text import visible
+from workbench.text import shown, visible
 from workbench.traces import Trace
 
 if TYPE_CHECKING:
@@ -136,7 +136,9 @@ class SAE:
             if tensor is not None or name.startswith("W"):
                 _check_real_tensor(name, tensor)
         if threshold is not None:
-            threshold = torch.as_tensor(check_numbers("threshold", np.atleast_1d(threshold)))
+            several = isinstance(threshold, torch.Tensor | np.ndarray | Sequence) and np.ndim(threshold)
+            values = check_numbers("threshold", threshold) if several else [check_number("threshold", threshold)]
+            threshold = torch.as_tensor(values)
         if W_enc.ndim != 2 or W_dec.shape != W_enc.shape[::-1]:
             raise CheckpointError(
                 f"W_enc is {list(W_enc.shape)}, so W_dec must be {list(W_enc.shape[::-1])}, got {list(W_dec.shape)}"
@@ -167,8 +169,8 @@ class SAE:
         not_finite = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
         if not_finite:
             raise CheckpointError(f"{not_finite[0]} contains NaN or infinity")
-        if norm not in NORMS:
-            raise CheckpointError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
+        if not isinstance(norm, str) or norm not in NORMS:
+            raise CheckpointError(f"norm must be one of {', '.join(NORMS)}, got {shown(norm)}")
         if self.k is not None and not 0 < self.k <= self.d_sae:
             raise CheckpointError(f"k must be between 1 and {self.d_sae}, got {self.k}")
         self.digest = fingerprint([tensors, threshold is None, self.k, self.subtracts, self.rescaled, norm])
@@ -222,13 +224,15 @@ class SAE:
         """
         features = _with_width("features", features, self.d_sae)
         reconstructed = self.decode_linear(features) + self.b_dec
+        if x is not None:
+            x = _with_width("x", x, self.d_model)
         if self.norm == "none":
             return reconstructed
         if x is None:
             raise ArgumentError(
                 f"this SAE normalizes its input ({self.norm}), so decode needs it too: pass the x that was encoded"
             )
-        _, scale, shift = self._normed(_with_width("x", x, self.d_model))
+        _, scale, shift = self._normed(x)
         return reconstructed * scale + shift
 
     def decode_linear(self, features: "Tensor") -> "Tensor":

@@ -16,6 +16,7 @@ from workbench.checks import (
     check_items,
     check_layer,
     check_number,
+    check_real,
     check_seed,
     check_type,
     check_whole,
@@ -26,6 +27,7 @@ from workbench.errors import ArgumentError, ArgumentTypeError, EditError, HookNa
 from workbench.experiments.attention_knockout import Places, positions_of
 from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.model.model import Model, Prompt
+from workbench.text import shown
 from workbench.traces import Trace
 
 TraceMetric = Callable[[Trace], float]
@@ -72,7 +74,7 @@ def steering_vector(
     if "*" not in point or hooks.axes(point) != ("pos", "d_model"):
         raise HookNameError(
             "site must have d_model values per position in every layer (resid_pre, resid_mid, resid_post), "
-            f"got {site!r}"
+            f"got {shown(site)}"
         )
     positive = check_items("positive", positive, low=0)
     negative = check_items("negative", negative, low=0)
@@ -199,8 +201,10 @@ def steering_effect(
 
     def run() -> float:
         if max_tokens:
-            return float(metric(model.generate(prompt, max_tokens=max_tokens, record=record)))
-        return float(metric(model.trace(prompt, record=record)))
+            return check_real(
+                "the value of metric", metric(model.generate(prompt, max_tokens=max_tokens, record=record))
+            )
+        return check_real("the value of metric", metric(model.trace(prompt, record=record)))
 
     values = {name: np.zeros((len(vectors), len(scales))) for name, vectors in directions.items()}
     runs = [

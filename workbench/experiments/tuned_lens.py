@@ -31,6 +31,7 @@ from workbench.model.kernels.rows import entropy, log_softmax
 from workbench.model.model import Model, Prompt
 from workbench.paths import expanded
 from workbench.recording.taps import Recorder
+from workbench.text import shown, visible
 from workbench.traces import Trace
 
 MAX_LOGPROBS = 1 << 24  # log-probabilities in memory at a time, of all layers at some positions
@@ -115,7 +116,7 @@ def train_tuned_lens(
         model.check_prompt(tokens)
     if model.active_edits():
         raise EditError("a lens is trained on the unedited model; leave `with model.edit(…)` first")
-    dtype_name = str(dtype).removeprefix("torch.")
+    dtype_name = str(dtype).removeprefix("torch.") if isinstance(dtype, str | torch.dtype) else shown(dtype)
     if dtype_name not in DTYPES:
         raise CheckpointError(f"dtype of a lens must be one of {', '.join(map(repr, DTYPES))}, got {dtype_name!r}")
     c = model.config
@@ -168,7 +169,7 @@ def load_tuned_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
         training = json.loads(metadata.get("training", "null"))
     except (SafetensorError, OSError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read as a tuned lens: {error}") from None
+        raise CheckpointError(f"{visible(str(path))} cannot be read as a tuned lens: {visible(str(error))}") from None
     c = model.config
     shapes = {"weight": (c.n_layers - 1, c.d_model, c.d_model), "bias": (c.n_layers - 1, c.d_model)}
     if metadata.get("format") != FORMAT or not isinstance(training, dict):

@@ -12,12 +12,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from workbench.checks import check_type
 from workbench.errors import ArgumentError, TraceCorrupt, TraceNotFound
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.traces.canonical_json import parse
-from workbench.traces.steps import Step, steps
+from workbench.traces.steps import Step, segment_slices
 
 KINDS = {  # feature_type in the file -> kind of node here
     "embedding": "token",
@@ -53,7 +54,7 @@ def read_graph(path: os.PathLike[str] | str) -> xr.Dataset:
     """
     path = expanded(path)
     try:
-        data = parse(path.read_bytes(), str(path))
+        data = parse(path.read_bytes(), visible(str(path)))
     except FileNotFoundError:
         raise TraceNotFound(f"there is no file {visible(str(path))}") from None
     content = _checked_object(data, path.name, metadata=dict, nodes=list, links=list)
@@ -99,6 +100,11 @@ def step_edges(graph: xr.Dataset, trace: Trace, segments: Sequence[Step] | None 
 
     Raises ArgumentError if the graph belongs to another text: its tokens must be the first tokens of the trace.
     """
+    check_type("step_edges", graph, xr.Dataset)
+    check_type("step_edges", trace, Trace)
+    missing = [name for name in ("token", "pos", "source", "target", "weight") if name not in graph.variables]
+    if missing:
+        raise ArgumentError(f"graph must be the Dataset of read_graph; this one has no {', '.join(missing)}.")
     tokens = graph["token"].values.tolist()
     if trace.str_tokens[: len(tokens)] != tokens:
         at = next((i for i, (a, b) in enumerate(zip(tokens, trace.str_tokens)) if a != b), min(len(tokens), len(trace)))
@@ -109,7 +115,7 @@ def step_edges(graph: xr.Dataset, trace: Trace, segments: Sequence[Step] | None 
             f"the graph is of another text: at position {at} the graph has {graph_token}, the trace {trace_token}. "
             f"Give the trace of the graph's prompt."
         )
-    segments = steps(trace) if segments is None else segments
+    segments = segment_slices(trace, segments)
     step_at = np.full(len(trace), -1)
     for number, step in enumerate(segments):
         step_at[step.start : step.stop] = number

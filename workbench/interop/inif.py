@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench import hooks
+from workbench.analysis.trace_lists import trace_list
+from workbench.checks import check_texts
 from workbench.errors import ArgumentError
 from workbench.files import atomic_write
 from workbench.paths import expanded
@@ -40,8 +42,8 @@ def to_inif(traces: Trace | Sequence[Trace], summaries: Iterable[str] = ("logpro
     Raises ArgumentError for traces of several models, for the same trace twice, and for a summary that does not have
     one number for each position.
     """
-    traces = [traces] if isinstance(traces, Trace) else list(traces)
-    summaries = tuple(summaries)
+    traces = trace_list("to_inif", traces)
+    summaries = tuple(check_texts("summaries", summaries))
     models = {trace.manifest.model["weights_digest"]: trace.manifest.model["name"] for trace in traces}
     if len(models) != 1:
         raise ArgumentError(

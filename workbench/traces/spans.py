@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from workbench.errors import ArgumentError, NotRecorded
-from workbench.text import visible
+from workbench.text import shown, visible
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 CHANNELS = ("analysis", "commentary", "final")
@@ -119,14 +119,14 @@ def selected_turns(spans: Sequence[Span], which: int | Literal["all"] = -1) -> l
     Raises NotRecorded if there is no such turn.
     """
     all_turns = turns(spans)
-    if which == "all":
+    if isinstance(which, str) and which == "all":
         return all_turns
     number = -1 - len(all_turns)  # out of range: for a `which` that is not an index
-    if not isinstance(which, bool) and hasattr(which, "__index__"):  # numpy integers too
-        number = operator.index(which)
+    if not isinstance(which, bool) and hasattr(which, "__index__") and not getattr(which, "ndim", 0):
+        number = operator.index(which)  # numpy integers too
     if not -len(all_turns) <= number < len(all_turns):
         raise NotRecorded(
-            f"turn must be 'all' or between {-len(all_turns)} and {len(all_turns) - 1}, got {which!r}: "
+            f"turn must be 'all' or between {-len(all_turns)} and {len(all_turns) - 1}, got {shown(which)}: "
             f"this text has {len(all_turns)} turn{'s' * (len(all_turns) > 1)}"
         )
     return [all_turns[number]]
@@ -147,5 +147,5 @@ def check_message_name(what: Literal["channel", "role"], name: str, spans: Seque
     """
     of_messages = (getattr(span, what) for span in spans)
     names = dict.fromkeys((*(CHANNELS if what == "channel" else ROLES), *filter(None, of_messages)))
-    if name not in names:
-        raise ArgumentError(f"{what} must be one of {', '.join(map(visible, names))}, got {name!r}.")
+    if not isinstance(name, str) or name not in names:
+        raise ArgumentError(f"{what} must be one of {', '.join(map(visible, names))}, got {shown(name)}.")

@@ -45,7 +45,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from workbench.checks import check_index
+from workbench.checks import check_index, check_items, check_text, check_type, check_whole
 from workbench.errors import ArgumentError
 from workbench.text import visible, visible_pieces
 from workbench.traces import Trace
@@ -67,14 +67,13 @@ class View:
     call: ClassVar[str]  # the beginning of the Python code that makes the view; the browser adds the reader's choices
 
     def __init__(self, trace: Trace, *, window: Sequence[int] | None = None, selected: int | None = None):
+        check_type("a view", trace, Trace)
         n = len(trace)
-        if selected is not None:
-            check_index("selected", selected, n)
-        if window is not None and (len(window) != 2 or not 0 <= window[0] < window[1] <= n):
-            raise ArgumentError(f"window must be (first, stop) with 0 <= first < stop <= {n}, got {tuple(window)}.")
         self.trace = trace
-        self.window = None if window is None else (int(window[0]), int(window[1]))
-        self._selected: dict[str, int] | None = None if selected is None else {"pos": int(selected)}
+        self.window = None if window is None else _checked_window(window, n)
+        self._selected: dict[str, int] | None = None
+        if selected is not None:
+            self._selected = {"pos": check_index("selected", selected, n)}
         self._live: Any = None
         self._lock = threading.Lock()
 
@@ -84,7 +83,10 @@ class View:
 
     @selected.setter
     def selected(self, value: int | Mapping[str, int] | None) -> None:
-        place = {"pos": int(value)} if isinstance(value, int | np.integer) else None if value is None else dict(value)
+        places = value if isinstance(value, Mapping) else {} if value is None else {"pos": value}
+        place = {
+            check_text("an axis", axis): check_whole(f"selected[{axis!r}]", i, 0) for axis, i in places.items()
+        } or None
         self._selected = place
         if self._live is not None:
             self._live.selected = place
@@ -135,6 +137,13 @@ class View:
     def __repr__(self) -> str:
         name = visible(self.trace.manifest.model["name"])
         return f"<{self.call.rpartition('.')[2].partition('(')[0]} of {name}: {len(self.trace):,} tokens>"
+
+
+def _checked_window(window: Any, n: int) -> tuple[int, int]:
+    bounds = [check_whole("a bound of window", bound) for bound in check_items("window", window)]
+    if len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= n:
+        raise ArgumentError(f"window must be (first, stop) with 0 <= first < stop <= {n}, got {tuple(bounds)}.")
+    return bounds[0], bounds[1]
 
 
 def common(view: View) -> Payload:
