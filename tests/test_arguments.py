@@ -12,7 +12,7 @@ import inspect
 import json
 import warnings
 from collections.abc import Callable, Iterator
-from functools import cache
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +27,6 @@ from tests.attack.conftest import MIN_CHARACTERS, time_limit
 from tests.checkpoints import CONFIG
 from tests.model.models import ctrl_c_in_pass
 from workbench.errors import WorkbenchError
-from workbench.text import visible
 from workbench.views.view import View
 
 SECONDS = 20  # the longest time for one call
@@ -117,52 +116,50 @@ class World:
     def segments(self) -> list[slice]:
         return list(self.parts)
 
-    @cache
     def array(self, *sizes: int) -> xr.DataArray:
         dims = ("step", "key_step") if len(sizes) == 2 else ("layer", "head", "step", "key_step")[: len(sizes)]
         return xr.DataArray(np.random.default_rng(0).random(sizes), dims=dims)
 
-    @cache
+    @cached_property
     def basis(self) -> xr.Dataset:
         return wb.residual.resid_basis([self.other], [self.parts], n_components=2)
 
-    @cache
+    @cached_property
     def lens(self):
         return wb.lens.train_tuned_lens(self.model, [self.clean], epochs=1)
 
-    @cache
+    @cached_property
     def lens_file(self):
-        return self.lens().save(self.folder / "lens.safetensors")
+        return self.lens.save(self.folder / "lens.safetensors")
 
-    @cache
+    @cached_property
     def saved(self):
         return self.trace.save(self.folder / "saved.trace")
 
-    @cache
+    @cached_property
     def sae(self) -> wb.sae.SAE:
         return wb.sae.identity("blocks.2.hook_resid_post", 128)
 
-    @cache
     def vector(self, start: int) -> xr.DataArray:
         pairs = [(self.trace, slice(start, start + 6))], [(self.trace, slice(0, 6))]
         return wb.steering.steering_vector(*pairs, layer=2)
 
-    @cache
+    @cached_property
     def partial(self) -> wb.Trace:
         with pytest.raises(KeyboardInterrupt), ctrl_c_in_pass(4):
             self.model.generate("What is 12+30?", max_tokens=8, record="")
         assert self.model.partial is not None
         return self.model.partial
 
-    @cache
+    @cached_property
     def figure(self):
         return wb.figures.heatmap(self.array(3, 3))
 
-    @cache
+    @cached_property
     def picture(self):
-        return wb.figures.save(self.figure(), self.folder / "picture.svg")[0]
+        return wb.figures.save(self.figure, self.folder / "picture.svg")[0]
 
-    @cache
+    @cached_property
     def view(self) -> View:
         return wb.views.tokens(self.trace)
 
@@ -193,7 +190,7 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
         },
     ),
     "Model.trace": lambda w: (w.model.trace, {"prompt": w.clean, "record": "", "budget": 10**9, "to": None}),
-    "Model.resume": lambda w: (w.model.resume, {"partial": w.partial(), "to": None}),
+    "Model.resume": lambda w: (w.model.resume, {"partial": w.partial, "to": None}),
     "Model.forward": lambda w: (
         w.model.forward,
         {"tokens": torch.tensor([w.clean]), "tap": None, "cache": None, "logits_at": slice(-1, None)},
@@ -242,9 +239,9 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     ),
     "force": lambda w: (wb.force, {"expert": 1, "margin": 0.5}),
     "history": lambda w: (wb.history, {"trace": w.short}),
-    "load": lambda w: (wb.load, {"path": w.saved()}),
+    "load": lambda w: (wb.load, {"path": w.saved}),
     "patch": lambda w: (wb.patch, {"source": w.short}),
-    "resume": lambda w: (wb.resume, {"partial": w.partial(), "model": w.model}),
+    "resume": lambda w: (wb.resume, {"partial": w.partial, "model": w.model}),
     "steer": lambda w: (wb.steer, {"vector": [1.0, 2.0], "scale": 2.0}),
     "steps": lambda w: (wb.steps, {"trace": w.short, "channel": "analysis", "turn": -1}),
     "synth": lambda w: (wb.synth, {"like": CONFIG, "folder": "new", "layers": 1, "seed": 3, "tokenizer": None}),
@@ -326,7 +323,7 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     "residual.resid_cosine": lambda w: (wb.residual.resid_cosine, {"trace": w.trace}),
     "residual.resid_trajectory": lambda w: (
         wb.residual.resid_trajectory,
-        {"trace": w.trace, "basis": w.basis(), "segments": w.segments, "n_shuffles": 3, "seed": 3},
+        {"trace": w.trace, "basis": w.basis, "segments": w.segments, "n_shuffles": 3, "seed": 3},
     ),
     "residual.step_cosine": lambda w: (
         wb.residual.step_cosine,
@@ -335,13 +332,13 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     # lens, probes, steering
     "lens.logit_lens": lambda w: (wb.lens.logit_lens, {"trace": w.trace}),
     "lens.prediction_depth": lambda w: (wb.lens.prediction_depth, {"trace": w.trace, "kl": 0.5}),
-    "lens.tuned_lens": lambda w: (wb.lens.tuned_lens, {"model": w.model, "trace": w.trace, "lens": w.lens()}),
+    "lens.tuned_lens": lambda w: (wb.lens.tuned_lens, {"model": w.model, "trace": w.trace, "lens": w.lens}),
     "lens.train_tuned_lens": lambda w: (
         wb.lens.train_tuned_lens,
         {"model": w.model, "prompts": [w.clean], "epochs": 1, "lr": 0.01, "seed": 3, "dtype": "float32"},
     ),
-    "lens.load_tuned_lens": lambda w: (wb.lens.load_tuned_lens, {"path": w.lens_file(), "model": w.model}),
-    "lens.lens_kl": lambda w: (wb.lens.lens_kl, {"model": w.model, "lens": w.lens(), "prompts": [w.clean]}),
+    "lens.load_tuned_lens": lambda w: (wb.lens.load_tuned_lens, {"path": w.lens_file, "model": w.model}),
+    "lens.lens_kl": lambda w: (wb.lens.lens_kl, {"model": w.model, "lens": w.lens, "prompts": [w.clean]}),
     "probes.linear_probe": lambda w: (
         wb.probes.linear_probe,
         {
@@ -492,22 +489,22 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
             "norm": "none",
         },
     ),
-    "sae.SAE.ablate": lambda w: (w.sae().ablate, {"feature": [1, 2]}),
-    "sae.SAE.at": lambda w: (w.sae().at, {"site": "blocks.3.hook_resid_post"}),
-    "sae.SAE.decode": lambda w: (w.sae().decode, {"features": torch.ones(3, 256), "x": None}),
-    "sae.SAE.decode_linear": lambda w: (w.sae().decode_linear, {"features": torch.ones(3, 256)}),
-    "sae.SAE.direction": lambda w: (w.sae().direction, {"feature": 3}),
-    "sae.SAE.encode": lambda w: (w.sae().encode, {"x": torch.ones(3, 128)}),
-    "sae.SAE.rows": lambda w: (w.sae().rows, {"x": torch.ones(3, 128)}),
-    "sae.SAE.scale": lambda w: (w.sae().scale, {"x": torch.ones(3, 128)}),
-    "sae.SAE.splice": lambda w: (w.sae().splice, {"error": True}),
-    "sae.SAE.steer": lambda w: (w.sae().steer, {"feature": 3, "value": 2.0}),
-    "sae.features": lambda w: (wb.sae.features, {"trace": w.trace, "sae": w.sae()}),
+    "sae.SAE.ablate": lambda w: (w.sae.ablate, {"feature": [1, 2]}),
+    "sae.SAE.at": lambda w: (w.sae.at, {"site": "blocks.3.hook_resid_post"}),
+    "sae.SAE.decode": lambda w: (w.sae.decode, {"features": torch.ones(3, 256), "x": None}),
+    "sae.SAE.decode_linear": lambda w: (w.sae.decode_linear, {"features": torch.ones(3, 256)}),
+    "sae.SAE.direction": lambda w: (w.sae.direction, {"feature": 3}),
+    "sae.SAE.encode": lambda w: (w.sae.encode, {"x": torch.ones(3, 128)}),
+    "sae.SAE.rows": lambda w: (w.sae.rows, {"x": torch.ones(3, 128)}),
+    "sae.SAE.scale": lambda w: (w.sae.scale, {"x": torch.ones(3, 128)}),
+    "sae.SAE.splice": lambda w: (w.sae.splice, {"error": True}),
+    "sae.SAE.steer": lambda w: (w.sae.steer, {"feature": 3, "value": 2.0}),
+    "sae.features": lambda w: (wb.sae.features, {"trace": w.trace, "sae": w.sae}),
     "sae.identity": lambda w: (wb.sae.identity, {"site": "blocks.2.hook_resid_post", "d_model": 4}),
     "sae.load_sae": lambda w: (wb.sae.load_sae, {"where": sae_folder(w), "site": None, "device": "cpu"}),
-    "sae.reconstruction": lambda w: (wb.sae.reconstruction, {"trace": w.trace, "sae": w.sae()}),
+    "sae.reconstruction": lambda w: (wb.sae.reconstruction, {"trace": w.trace, "sae": w.sae}),
     "sae.site_of": lambda w: (wb.sae.site_of, {"name": "blocks.2.hook_resid_post"}),
-    "sae.splice_cost": lambda w: (wb.sae.splice_cost, {"model": w.model, "trace": w.short, "sae": w.sae()}),
+    "sae.splice_cost": lambda w: (wb.sae.splice_cost, {"model": w.model, "trace": w.short, "sae": w.sae}),
     # circuits
     "circuits.expert_logit_effects": lambda w: (
         wb.circuits.expert_logit_effects,
@@ -627,8 +624,8 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
             "selected": 3,
         },
     ),
-    "views.View.to_html": lambda w: (w.view().to_html, {"path": "page.html"}),
-    "views.View.selected": lambda w: (lambda value: setattr(w.view(), "selected", value), {"value": 3}),
+    "views.View.to_html": lambda w: (w.view.to_html, {"path": "page.html"}),
+    "views.View.selected": lambda w: (lambda value: setattr(w.view, "selected", value), {"value": 3}),
     # figures
     "figures.Arcs": lambda w: (
         wb.figures.Arcs,
@@ -671,10 +668,10 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
             "rows": [1.0],
         },
     ),
-    "figures.Figure.image": lambda w: (w.figure().image, {"format": "svg"}),
-    "figures.Figure.numbers": lambda w: (w.figure().numbers, {}),
-    "figures.Figure.plotly": lambda w: (w.figure().plotly, {}),
-    "figures.Figure.to_json": lambda w: (w.figure().to_json, {}),
+    "figures.Figure.image": lambda w: (w.figure.image, {"format": "svg"}),
+    "figures.Figure.numbers": lambda w: (w.figure.numbers, {}),
+    "figures.Figure.plotly": lambda w: (w.figure.plotly, {}),
+    "figures.Figure.to_json": lambda w: (w.figure.to_json, {}),
     "figures.Line": lambda w: (
         wb.figures.Line,
         {"x": [1], "y": [2], "low": [1], "high": [3], "name": "a", "color": 1, "dashed": True},
@@ -690,11 +687,11 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     "figures.Rule": lambda w: (wb.figures.Rule, {"at": 1.0, "axis": "x", "text": "a", "name": "b"}),
     "figures.above": lambda w: (
         wb.figures.above,
-        {"*figures": [w.figure()], "title": "a", "note": "b", "width": 90.0, "height": 60.0},
+        {"*figures": [w.figure], "title": "a", "note": "b", "width": 90.0, "height": 60.0},
     ),
     "figures.beside": lambda w: (
         wb.figures.beside,
-        {"*figures": [w.figure()], "title": "a", "note": "b", "width": 90.0, "height": 60.0},
+        {"*figures": [w.figure], "title": "a", "note": "b", "width": 90.0, "height": 60.0},
     ),
     "figures.bars": lambda w: (wb.figures.bars, drawn(w) | {"by": "step", "null": 0.5}),
     "figures.line": lambda w: (wb.figures.line, drawn(w) | {"by": "step", "null": 0.5}),
@@ -717,10 +714,10 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
             "height": 60.0,
         },
     ),
-    "figures.provenance": lambda w: (wb.figures.provenance, {"path": w.picture()}),
+    "figures.provenance": lambda w: (wb.figures.provenance, {"path": w.picture}),
     "figures.save": lambda w: (
         wb.figures.save,
-        {"figure": w.figure(), "path": "new.svg", "source": w.short, "code": __file__, "parquet": False},
+        {"figure": w.figure, "path": "new.svg", "source": w.short, "code": __file__, "parquet": False},
     ),
     "figures.scatter": lambda w: (
         wb.figures.scatter,
@@ -899,8 +896,7 @@ def outcome(fn: Callable, arguments: Arguments) -> tuple[str, str]:
         value = called(fn, arguments)
     except WorkbenchError as error:
         message = str(error)
-        clear = len(message) >= MIN_CHARACTERS and visible(message, "\n") == message
-        return ("refused" if clear else "untyped"), message
+        return ("refused" if len(message) >= MIN_CHARACTERS else "untyped"), message
     except BaseException as error:  # TookTooLong too
         return "untyped", f"{type(error).__name__}: {str(error)[:200]}"
     return "accepted", type(value).__name__

@@ -330,6 +330,12 @@ def check_type(function: str, value: Any, kind: type) -> None:
     raise ArgumentTypeError(f"{function} needs {needed}, got {got}.")
 
 
+def check_attributes(function: str, value: Any, *names: str) -> None:
+    """ArgumentTypeError unless `value` has these attributes of a Trace."""
+    if isinstance(value, type) or not all(hasattr(value, name) for name in names):
+        raise ArgumentTypeError(f"{function} needs {_NEEDED['Trace']}, got {shown(value)}.")
+
+
 def require(module: str, *, extra: str) -> Any:
     """The optional module `module`, imported; `extra` is the extra of gpt-oss-workbench that installs its package.
 

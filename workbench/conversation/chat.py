@@ -9,10 +9,12 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any, Literal
 
+from workbench.checks import check_flag, check_items
 from workbench.conversation.messages import Chat, Message, Tool
 from workbench.conversation.parse import CONSTRAIN
 from workbench.conversation.tokenizer import valid_unicode
 from workbench.errors import PromptError
+from workbench.text import shown
 from workbench.traces.spans import NO_TOOL
 
 Effort = Literal["low", "medium", "high"]
@@ -68,9 +70,11 @@ def chat(
     >>> [(m.role, m.channel) for m in ask.messages]
     [('user', None), ('assistant', 'final'), ('user', None)]
     """
-    parsed_tools = _tools(tools or ())
+    keep_thoughts = check_flag("keep_thoughts", keep_thoughts)
+    history = () if history is None else check_items("history", history, low=0)
+    parsed_tools = _tools(() if tools is None else check_items("tools", tools, low=0))
     functions = {tool.name for tool in parsed_tools if not tool.builtin}
-    messages = [_message(raw, number, functions) for number, raw in enumerate(history or ())]
+    messages = [_message(raw, number, functions) for number, raw in enumerate(history)]
     if user is not None:
         messages.append(Message("user", _text(user, "the question")))
     elif not messages:
@@ -108,8 +112,8 @@ def with_reasoning(prompt: Any, reasoning: Effort | None) -> Any:
 
 
 def _effort(reasoning: Any) -> str | None:
-    if reasoning is not None and reasoning not in EFFORTS:
-        raise PromptError(f"reasoning must be {_one_of(EFFORTS)}, got {reasoning!r}")
+    if reasoning is not None and not (isinstance(reasoning, str) and reasoning in EFFORTS):
+        raise PromptError(f"reasoning must be {_one_of(EFFORTS)}, got {shown(reasoning)}")
     return reasoning
 
 

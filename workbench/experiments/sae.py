@@ -30,6 +30,7 @@ from workbench.checks import (
     check_whole,
 )
 from workbench.errors import ArgumentError, CheckpointError, EditError, HookNameError
+from workbench.experiments.sae_tensors import check_real_tensor, with_width
 from workbench.text import shown, visible
 from workbench.traces import Trace
 
@@ -134,7 +135,7 @@ class SAE:
         self.rescaled = check_flag("rescaled", rescaled)  # activations are in units of the decoder row's norm
         for name, tensor in (("W_enc", W_enc), ("W_dec", W_dec), ("b_enc", b_enc), ("b_dec", b_dec)):
             if tensor is not None or name.startswith("W"):
-                _check_real_tensor(name, tensor)
+                check_real_tensor(name, tensor)
         if threshold is not None:
             several = isinstance(threshold, torch.Tensor | np.ndarray | Sequence) and np.ndim(threshold)
             values = check_numbers("threshold", threshold) if several else [check_number("threshold", threshold)]
@@ -202,7 +203,7 @@ class SAE:
         >>> sae.encode(torch.tensor(trace["resid_post", 2])).shape == (len(trace), sae.d_sae)
         True
         """
-        x = self._normed(_with_width("x", x, self.d_model))[0]
+        x = self._normed(with_width("x", x, self.d_model))[0]
         pre = (x - self.b_dec if self.subtracts else x) @ self.W_enc + self.b_enc
         if self.rescaled:
             pre = pre * self._lengths()
@@ -222,10 +223,10 @@ class SAE:
         >>> bool((sae.decode(sae.encode(x)) == x).all())  # `identity` has a feature for each value and its negative
         True
         """
-        features = _with_width("features", features, self.d_sae)
+        features = with_width("features", features, self.d_sae)
         reconstructed = self.decode_linear(features) + self.b_dec
         if x is not None:
-            x = _with_width("x", x, self.d_model)
+            x = with_width("x", x, self.d_model)
         if self.norm == "none":
             return reconstructed
         if x is None:
@@ -245,7 +246,7 @@ class SAE:
         """
         from torch.nn.functional import embedding_bag
 
-        features = _with_width("features", features, self.d_sae)
+        features = with_width("features", features, self.d_sae)
         if self.rescaled:
             features = features / self._lengths()
         flat = features.reshape(-1, self.d_sae)
@@ -262,7 +263,7 @@ class SAE:
 
     def scale(self, x: "Tensor") -> Any:
         """The scale by which the norm divides x; 1 without a norm."""
-        return self._normed(_with_width("x", x, self.d_model))[1]
+        return self._normed(with_width("x", x, self.d_model))[1]
 
     def _normed(self, x: "Tensor") -> tuple["Tensor", Any, Any]:
         """The normalized input, and the scale and shift that were removed."""
@@ -328,26 +329,8 @@ class SAE:
 
     def rows(self, x: "Tensor") -> Iterator["Tensor"]:
         """x (… d_model) in chunks of rows whose feature activations fit into memory."""
-        x = _with_width("x", x, self.d_model)
+        x = with_width("x", x, self.d_model)
         return iter(x.reshape(-1, x.shape[-1]).split(max(1, MAX_ELEMENTS_PER_PASS // self.d_sae)))
-
-
-def _check_real_tensor(name: str, tensor: Any) -> None:
-    from torch import Tensor
-
-    check_type(name, tensor, Tensor)
-    if tensor.is_complex() or tensor.is_meta or tensor.layout.__str__() != "torch.strided":
-        raise CheckpointError(f"{name} must be a dense tensor of real numbers, got {tensor.dtype} on {tensor.device}.")
-
-
-def _with_width(name: str, x: Any, width: int) -> "Tensor":
-    """`x`, if it is a tensor (… width). Raises ArgumentTypeError for another type, ArgumentError for another width."""
-    from torch import Tensor
-
-    check_type(f"the SAE's {name}", x, Tensor)
-    if not x.ndim or x.shape[-1] != width or x.is_complex():
-        raise ArgumentError(f"{name} must have real values of shape (… {width}), got {x.dtype} of {list(x.shape)}.")
-    return x
 
 
 def identity(site: str, d_model: int) -> SAE:

@@ -101,7 +101,7 @@ class Mark:
             try:
                 column = rounded(check_numbers(field, values))
             except ArgumentTypeError:
-                raise self._error(f"{field} must be a list of numbers, got {shown(values)}") from None
+                raise self._error(f"{field} must be numbers, got {type(values).__name__}") from None
             if column.ndim != 1:
                 raise self._error(f"{field} must have one axis, got {column.ndim}: choose a slice or take a mean")
             if np.isinf(column).any():
@@ -133,7 +133,10 @@ class Mark:
 
     def _texts(self, field: str, n: int) -> None:
         texts = getattr(self, field)
-        texts = check_texts(field, texts)
+        try:
+            texts = check_texts(field, texts)
+        except ArgumentTypeError:
+            raise self._error(f"{field} must be a list of texts, one for each number") from None
         if texts and len(texts) != n:
             raise self._error(f"{len(texts)} texts for {n} numbers: give one for each, or none")
         self._set(**{field: tuple(texts)})

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from workbench.checks import (
-    check_choice,
     check_flag,
     check_items,
     check_real,
@@ -203,9 +202,9 @@ class Figure:
 
     def image(self, format: str = "svg") -> bytes:
         """The figure for paper, as the bytes of an SVG, a PDF or a PNG; MissingDependency without matplotlib."""
-        from workbench.figures.backends.matplotlib import FORMATS, images
+        from workbench.figures.backends.matplotlib import images
 
-        return images(self, [check_choice("format", format, FORMATS)])[format]
+        return images(self, [check_text("format", format)])[format]
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The display in Jupyter: an image without scripts or network, which needs no kernel.

@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import hooks
-from workbench.analysis.trace_lists import trace_list
-from workbench.checks import check_texts
+from workbench.checks import check_items, check_texts, check_type
 from workbench.errors import ArgumentError
 from workbench.files import atomic_write
 from workbench.paths import expanded
@@ -42,7 +41,9 @@ def to_inif(traces: Trace | Sequence[Trace], summaries: Iterable[str] = ("logpro
     Raises ArgumentError for traces of several models, for the same trace twice, and for a summary that does not have
     one number for each position.
     """
-    traces = trace_list("to_inif", traces)
+    traces = [traces] if isinstance(traces, Trace) else check_items("traces", traces, low=0)
+    for trace in traces:
+        check_type("to_inif", trace, Trace)
     summaries = tuple(check_texts("summaries", summaries))
     models = {trace.manifest.model["weights_digest"]: trace.manifest.model["name"] for trace in traces}
     if len(models) != 1:

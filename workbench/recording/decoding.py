@@ -1,6 +1,5 @@
 """One generation in progress: prefills the prompt, decodes tokens, and records routing and predictions live."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 
 from workbench import hooks
+from workbench.checks import check_real, check_whole
 from workbench.edits.edit import Tally
-from workbench.errors import PromptError
+from workbench.errors import ArgumentError, PromptError
 from workbench.model import prefill
 from workbench.model.cache import KVCache
 from workbench.model.interrupts import Interrupt
@@ -41,9 +41,9 @@ class Settings:
         for name in ("max_tokens", "seed"):
             value = getattr(self, name)
             try:
-                object.__setattr__(self, name, operator.index(value))
-            except TypeError:
-                raise PromptError(f"{name} must be a whole number, got {value!r}") from None
+                object.__setattr__(self, name, check_whole(name, value))
+            except ArgumentError as error:
+                raise PromptError(str(error)) from None
         if self.max_tokens < 1:
             raise PromptError(
                 f"max_tokens must be at least 1, got {self.max_tokens}. To record a text only, use `model.trace`."
@@ -66,11 +66,9 @@ class Settings:
 
 def _real(name: str, value: Any) -> float:
     try:
-        if not isinstance(value, str | bytes | bytearray | bool):
-            return float(value)
-    except (TypeError, ValueError, OverflowError, RuntimeError):
-        pass
-    raise PromptError(f"{name} must be a number, got {value!r}")
+        return check_real(name, value)
+    except ArgumentError as error:
+        raise PromptError(str(error)) from None
 
 
 class GenerationState(NamedTuple):

@@ -20,7 +20,7 @@ from workbench.recording.plan import affordable_plan
 from workbench.recording.record import open_writer, record, reset_tallies
 from workbench.recording.resume import restore, save_partial
 from workbench.recording.source import ModelSource
-from workbench.text import visible
+from workbench.text import shown
 from workbench.traces import Trace
 
 if TYPE_CHECKING:
@@ -119,11 +119,15 @@ def _several(stop: Any) -> list[Any]:
     if isinstance(stop, str):
         return [stop]
     try:
-        return [operator.index(stop)]
+        return [stop] if isinstance(stop, bool) else [operator.index(stop)]
     except TypeError:
-        if isinstance(stop, Iterable) and not isinstance(stop, bytes | bytearray | Mapping):
+        if (
+            isinstance(stop, Iterable)
+            and getattr(stop, "ndim", 1) == 1
+            and not isinstance(stop, bytes | bytearray | Mapping)
+        ):
             return list(stop)
-    raise PromptError(f"stop must be token ids and texts, as in stop=['\\n', 7], or () for none, got {stop!r}")
+    raise PromptError(f"stop must be token ids and texts, as in stop=['\\n', 7], or () for none, got {shown(stop)}")
 
 
 def _stop_id(model: "Model", value: Any) -> int:
@@ -133,7 +137,7 @@ def _stop_id(model: "Model", value: Any) -> int:
         token = -1
     if not 0 <= token < model.config.d_vocab:
         raise PromptError(
-            f"stop has {visible(repr(value)[:60])}, which is neither a text nor a token id of {model.name} "
+            f"stop has {shown(value)}, which is neither a text nor a token id of {model.name} "
             f"(0..{model.config.d_vocab - 1})"
         )
     return token

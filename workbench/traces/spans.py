@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from workbench.errors import ArgumentError, NotRecorded
 from workbench.text import shown, visible
 
@@ -122,8 +124,8 @@ def selected_turns(spans: Sequence[Span], which: int | Literal["all"] = -1) -> l
     if isinstance(which, str) and which == "all":
         return all_turns
     number = -1 - len(all_turns)  # out of range: for a `which` that is not an index
-    if not isinstance(which, bool) and hasattr(which, "__index__") and not getattr(which, "ndim", 0):
-        number = operator.index(which)  # numpy integers too
+    if isinstance(which, int | np.integer) and not isinstance(which, bool):
+        number = operator.index(which)
     if not -len(all_turns) <= number < len(all_turns):
         raise NotRecorded(
             f"turn must be 'all' or between {-len(all_turns)} and {len(all_turns) - 1}, got {shown(which)}: "

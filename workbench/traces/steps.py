@@ -28,7 +28,7 @@ from itertools import accumulate, pairwise
 from typing import Literal, Protocol
 from unicodedata import east_asian_width
 
-from workbench.checks import check_items
+from workbench.checks import check_attributes, check_items
 from workbench.errors import PromptError
 from workbench.text import shown
 from workbench.traces.spans import Span, check_message_name, selected_turns
@@ -92,6 +92,7 @@ Step(16:23 ' 2+1=3.' active_computation)]
     A turn without messages on the channel has no steps. Raises NotRecorded if there is no such turn, ArgumentError if
     `channel` is neither a channel of harmony nor of a message.
     """
+    check_attributes("steps", trace, "str_tokens", "spans")
     check_message_name("channel", channel, trace.spans)
     messages = [message for one in selected_turns(trace.spans, turn) for message in one.on(channel)]
     str_tokens = trace.str_tokens  # a property that may copy

@@ -87,6 +87,8 @@ class View:
         place = {
             check_text("an axis", axis): check_whole(f"selected[{axis!r}]", i, 0) for axis, i in places.items()
         } or None
+        if place is not None and "pos" in place:
+            check_index("selected", place["pos"], len(self.trace))
         self._selected = place
         if self._live is not None:
             self._live.selected = place
