@@ -11,10 +11,13 @@ A new public function needs an entry in `CALLS`. The usual run takes a part of t
 import inspect
 import json
 import warnings
+from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import cached_property
+from importlib import import_module
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import numpy as np
 import pytest
@@ -26,6 +29,7 @@ import workbench as wb
 from tests.attack.conftest import MIN_CHARACTERS, time_limit
 from tests.checkpoints import CONFIG
 from tests.model.models import ctrl_c_in_pass
+from tests.test_docstrings import PUBLIC
 from workbench.errors import WorkbenchError
 from workbench.views.view import View
 
@@ -862,8 +866,299 @@ def sae_folder(w: World) -> Path:
     return folder
 
 
+RECORDS = {"statistics.Interval"}  # results, which only workbench's functions make
+
+# Names in VALUES that belong together.
+TEXT = {"a text", "a null character", "an escape sequence", "np.str_"}
+ANY_TEXT = {"a text", "an empty text", "a null character", "an escape sequence", "np.str_"}
+PATH = {"a text", "an escape sequence", "bytes", "np.str_"}
+FLAG = {"True", "np.True_"}
+EMPTY = {"an empty list", "an iterator", "an empty array"}
+FINITE = {"1.5", "-1.5", "1e-310", "zero", "minus a million", "a trillion"}
+AT_LEAST_0 = {"1.5", "1e-310", "zero", "a trillion"}
+ABOVE_0 = {"1.5", "1e-310", "a trillion"}
+WHOLE = {"zero", "a trillion"}
+
 # Function and argument (or "*" for every function) -> the names in VALUES that are allowed there.
-VALID: dict[str, set[str]] = {}
+VALID: dict[str, set[str]] = {
+    "*.clusters": {"None"},
+    "*.color": {"zero"},
+    "*.expert": {"zero"},
+    "*.feature": {"zero"},
+    "*.head": {"zero"},
+    "*.height": {"None"},
+    "*.layer": {"zero"},
+    "*.level": {"1e-310"},
+    "*.note": ANY_TEXT,
+    "*.positions": {"None", "(1, 2, 3)"},
+    "*.prompt": TEXT,
+    "*.reasoning": {"None"},
+    "*.record": EMPTY | {"an empty text"},
+    "*.resume": PATH | {"None"},
+    "*.segments": {"None"},
+    "*.selected": {"None", "zero"},
+    "*.temperature": AT_LEAST_0,
+    "*.title": ANY_TEXT,
+    "*.to": {"None", "a text", "an escape sequence", "bytes"},
+    "*.window": {"None"},
+    "Model.dtype": {"None"},
+    "Model.device": {"None"},
+    "Model.tokenizer": {"None"},
+    "Model.edit.fn": {"a function"},
+    "Model.edit.positions": WHOLE | {"a set"},
+    "Model.patch.positions": WHOLE | {"a set"},
+    "Model.check_prompt.tokens": {"(1, 2, 3)"},
+    "Model.check_prompt.max_tokens": {"zero"},
+    "Model.estimate.prompt": {"[[1, 2]]", "(1, 2, 3)"},
+    "Model.estimate.max_tokens": {"zero"},
+    "Model.generate.prompt": {"[[1, 2]]", "(1, 2, 3)"},
+    "Model.generate.top_p": {"1e-310"},
+    "Model.generate.seed": WHOLE | {"minus a million"},
+    "Model.generate.stop": EMPTY
+    | {"a text", "an empty text", "a null character", "an escape sequence", "zero", "['a']", "(1, 2, 3)", "a set"},
+    "Model.generate.budget": AT_LEAST_0 | {"None", "inf", "10**400"},
+    "Model.trace.prompt": {"[[1, 2]]", "(1, 2, 3)"},
+    "Model.trace.budget": AT_LEAST_0 | {"None", "inf", "10**400"},
+    "Model.trace.to": {"np.str_"},
+    "Model.forward.tap": {"None"},
+    "Model.forward.cache": {"None"},
+    "Model.forward_from.tap": {"None"},
+    "Model.forward_from.cache": {"None"},
+    "Model.render.prompt": {"an empty list", "[[1, 2]]", "(1, 2, 3)", "an iterator"},
+    "Model.to_tokens.prompt": {"an empty list", "[[1, 2]]", "(1, 2, 3)", "an iterator"},
+    "Model.with_adapter.scale": FINITE,
+    "Trace.save.path": PATH,
+    "Trace.text.channel": {"None"},
+    "Trace.text.role": {"None"},
+    "Trace.text.turn": {"None", "zero"},
+    "ablate.head": {"a trillion", "(1, 2, 3)", "a set"},
+    "ban.expert": {"a trillion", "(1, 2, 3)", "a set"},
+    "chat.user": TEXT | {"None"},
+    "chat.system": TEXT | {"None"},
+    "chat.developer": TEXT | {"None"},
+    "chat.tools": EMPTY | {"None"},
+    "chat.history": EMPTY | {"None"},
+    "chat.date": TEXT | {"None"},
+    "chat.keep_thoughts": FLAG,
+    "estimate.max_tokens": {"zero"},
+    "force.expert": {"a trillion", "(1, 2, 3)", "a set"},
+    "force.margin": ABOVE_0,
+    "resume.model": {"None"},
+    "steer.vector": {"[1.5]", "(1, 2, 3)", "a labeled array"},
+    "steer.scale": FINITE,
+    "steps.turn": {"zero"},
+    "synth.folder": {"a text", "an escape sequence", "bytes"},
+    "synth.layers": {"None"},
+    "trace.top_p": {"1e-310"},
+    "trace.seed": WHOLE | {"minus a million"},
+    "trace.stop": EMPTY
+    | {"a text", "an empty text", "a null character", "an escape sequence", "zero", "['a']", "(1, 2, 3)", "a set"},
+    "verify.findings": {"None"},
+    "attention.pattern.head": {"None", "(1, 2, 3)"},
+    "attention.pattern.queries": {"None", "zero"},
+    "attention.pattern.keys": {"None", "zero"},
+    "attention.pattern_band.head": {"None", "(1, 2, 3)"},
+    "attention.pattern_band.queries": {"None", "zero"},
+    "attention.pattern_pooled.head": {"None", "(1, 2, 3)"},
+    "attention.pattern_pooled.size": {"a trillion"},
+    "attention.pattern_pooled.sampled": FLAG,
+    "routing.expert_load.where": {"None", "(1, 2, 3)"},
+    "routing.expert_load.weighted": FLAG,
+    "routing.expert_coactivation.where": {"None", "(1, 2, 3)"},
+    "routing.expert_transitions.where": {"None", "(1, 2, 3)"},
+    "routing.expert_transitions.lift": FLAG,
+    "routing.expert_specialization.condition_on_token": FLAG,
+    "routing.expert_specialization.seed": WHOLE,
+    "routing.fixed_token_routing.layer": {"None"},
+    "routing.routing_drift.seed": WHOLE,
+    "residual.logit_attribution.token": {"zero"},
+    "residual.logit_attribution.other": {"None", "zero"},
+    "residual.logit_attribution.pos": {"zero"},
+    "residual.massive_activations.min_value": AT_LEAST_0,
+    "residual.massive_activations.min_ratio": AT_LEAST_0,
+    "residual.resid_trajectory.seed": WHOLE,
+    "residual.step_cosine.basis": {"None"},
+    "lens.prediction_depth.kl": AT_LEAST_0 | {"None"},
+    "lens.train_tuned_lens.prompts": {"[[1, 2]]", "['a']", "an array of texts"},
+    "lens.train_tuned_lens.lr": ABOVE_0,
+    "lens.train_tuned_lens.seed": WHOLE,
+    "lens.lens_kl.prompts": {"[[1, 2]]", "['a']", "an array of texts"},
+    "probes.linear_probe.layers": {"None", "(1, 2, 3)"},
+    "probes.linear_probe.token_identity": {"None"},
+    "probes.linear_probe.l2_penalty": AT_LEAST_0,
+    "probes.linear_probe.seed": WHOLE,
+    "steering.steering_effect.scales": {"[1.5]", "(1, 2, 3)", "a labeled array"},
+    "steering.steering_effect.max_tokens": {"zero"},
+    "steering.steering_effect.positions": {"zero", "a set"},
+    "steering.steering_effect.n_random_controls": {"zero"},
+    "steering.steering_effect.seed": WHOLE,
+    "patching.activation_patching.by_head": FLAG,
+    "patching.attention_knockout.keys": {"zero", "[[1, 2]]", "(1, 2, 3)"},
+    "patching.attention_knockout.layers": {"(1, 2, 3)"},
+    "patching.attention_knockout.heads": {"None", "(1, 2, 3)"},
+    "patching.attention_knockout.min_distance": {"zero"},
+    "patching.attention_knockout.n_controls": {"zero"},
+    "patching.attention_knockout.seed": WHOLE,
+    "patching.expert_knockout.experts": {"None", "(1, 2, 3)"},
+    "patching.logit_diff.token": {"zero"},
+    "patching.logit_diff.other": {"zero"},
+    "patching.path_patching.receivers": {"None"},
+    "reasoning.faithfulness.mistake": {"None", "a function"},
+    "reasoning.faithfulness.paraphrase": {"None", "a function"},
+    "reasoning.faithfulness.filler": TEXT,
+    "reasoning.faithfulness.parse_answer": {"None", "a function"},
+    "reasoning.faithfulness.seed": WHOLE,
+    "reasoning.forced_answer.answers": TEXT | {"None", "['a']", "an array of texts"},
+    "reasoning.forced_answer.segments": EMPTY,
+    "reasoning.forking_tokens.top_fraction": {"1e-310"},
+    "reasoning.resampling.correct_answer": ANY_TEXT | {"None"},
+    "reasoning.resampling.parse_answer": {"None", "a function"},
+    "reasoning.resampling.seed": WHOLE,
+    "reasoning.suppression.split_routing": FLAG,
+    "sae.SAE.b_enc": {"None"},
+    "sae.SAE.b_dec": {"None"},
+    "sae.SAE.threshold": FINITE | {"None", "[1.5]"},
+    "sae.SAE.k": {"None"},
+    "sae.SAE.subtracts": FLAG,
+    "sae.SAE.rescaled": FLAG,
+    "sae.SAE.ablate.feature": {"(1, 2, 3)"},
+    "sae.SAE.decode.x": {"None"},
+    "sae.SAE.splice.error": FLAG,
+    "sae.SAE.steer.feature": {"(1, 2, 3)"},
+    "sae.SAE.steer.value": FINITE,
+    "sae.load_sae.site": {"None"},
+    "circuits.expert_logit_effects.neurons": {"None", "(1, 2, 3)"},
+    "circuits.expert_logit_effects.k": {"a trillion"},
+    "circuits.expert_logit_effects.tokens": {"None", "(1, 2, 3)"},
+    "circuits.ov_circuit.k": {"a trillion"},
+    "circuits.ov_circuit.tokens": {"None", "(1, 2, 3)"},
+    "circuits.qk_circuit.distance": {"zero"},
+    "circuits.qk_circuit.k": {"a trillion"},
+    "circuits.qk_circuit.tokens": {"None", "(1, 2, 3)"},
+    "circuits.qk_distance.distances": {"(1, 2, 3)"},
+    "circuits.qk_distance.tokens": {"None", "(1, 2, 3)"},
+    "circuits.router_tokens.k": {"a trillion"},
+    "circuits.router_tokens.tokens": {"None", "(1, 2, 3)"},
+    "circuits.sink_logits.keys": {"None", "a trillion"},
+    "statistics.auroc.scores": {"[[1, 2]]", "a labeled array"},
+    "statistics.benjamini_hochberg.p": {"an empty list", "an empty array"},
+    "statistics.bootstrap_interval.seed": WHOLE,
+    "statistics.entropy.counts": {"[[1, 2]]"},
+    "statistics.entropy.axis": {"zero"},
+    "statistics.entropy.correct": FLAG,
+    "statistics.jensen_shannon.a": {"a labeled array"},
+    "statistics.jensen_shannon.b": {"a labeled array"},
+    "statistics.jensen_shannon.axis": {"zero"},
+    "statistics.mean_interval.values": {"(1, 2, 3)"},
+    "statistics.mean_interval.clusters": {"(1, 2, 3)"},
+    "statistics.mean_interval.seed": WHOLE,
+    "statistics.minimum_detectable_effect.n": {"a trillion"},
+    "statistics.minimum_detectable_effect.proportion": {"1e-310", "zero"},
+    "statistics.minimum_detectable_effect.power": {"1e-310"},
+    "statistics.mutual_information.x": {"(1, 2, 3)"},
+    "statistics.mutual_information.y": {"(1, 2, 3)"},
+    "statistics.mutual_information.condition": {"None", "(1, 2, 3)"},
+    "statistics.shuffled_mutual_information.x": {"(1, 2, 3)"},
+    "statistics.shuffled_mutual_information.y": {"(1, 2, 3)"},
+    "statistics.shuffled_mutual_information.condition": {"None", "(1, 2, 3)"},
+    "statistics.shuffled_mutual_information.clusters": {"(1, 2, 3)"},
+    "statistics.shuffled_mutual_information.seed": WHOLE,
+    "statistics.sign_flip_test.differences": {"(1, 2, 3)", "a labeled array"},
+    "statistics.sign_flip_test.seed": WHOLE,
+    "statistics.westfall_young.differences": {"(1, 2, 3)", "a labeled array"},
+    "statistics.westfall_young.seed": WHOLE,
+    "statistics.wilson_interval.hits": {"zero"},
+    "statistics.wilson_interval.n": {"a trillion"},
+    "views.compare.lanes": EMPTY,
+    "views.compare.names": {"None", "an array of texts"},
+    "views.heads.layer": {"None"},
+    "views.routing.layer": {"None"},
+    "views.score_sheet.lanes": EMPTY | {"None"},
+    "views.score_sheet.forced_answer": {"None"},
+    "views.score_sheet.drift": {"None"},
+    "views.score_sheet.arcs": {"None"},
+    "views.steps.arrays": {"None"},
+    "views.steps.layer": {"None"},
+    "views.tokens.values": {"None"},
+    "views.weights.routers": EMPTY,
+    "views.weights.experts": EMPTY,
+    "views.View.to_html.path": PATH,
+    "views.View.selected.value": {"None", "zero", "an empty dict", "a dict"},
+    "figures.Arcs.source": {"[1.5]"},
+    "figures.Arcs.target": {"[1.5]"},
+    "figures.Arcs.weight": {"[1.5]"},
+    "figures.Arcs.name": ANY_TEXT,
+    "figures.Axis.label": ANY_TEXT,
+    "figures.Axis.low": {"None", "1.5", "-1.5", "1e-310", "zero", "minus a million"},
+    "figures.Axis.high": ABOVE_0 | {"None"},
+    "figures.Axis.ticks": EMPTY | {"None"},
+    "figures.Axis.whole": FLAG,
+    "figures.Axis.flipped": FLAG,
+    "figures.Axis.hidden": FLAG,
+    "figures.Axis.small": FLAG,
+    "figures.Bars.x": {"[1.5]"},
+    "figures.Bars.y": {"[1.5]", "[nan]"},
+    "figures.Bars.low": {"[1.5]", "[nan]"},
+    "figures.Bars.high": {"[1.5]", "[nan]"},
+    "figures.Bars.base": {"None", "[1.5]"},
+    "figures.Bars.width": ABOVE_0,
+    "figures.Bars.name": ANY_TEXT,
+    "figures.Blocks.start": {"[1.5]"},
+    "figures.Blocks.stop": {"[1.5]"},
+    "figures.Blocks.text": EMPTY | {"['a']"},
+    "figures.Blocks.colors": EMPTY,
+    "figures.Blocks.name": ANY_TEXT,
+    "figures.Cells.values": {"[[1, 2]]", "a tensor"},
+    "figures.Cells.low": {"None", "1.5", "-1.5", "1e-310", "zero", "minus a million"},
+    "figures.Cells.high": AT_LEAST_0 | {"None"},
+    "figures.Cells.scale": {"None"},
+    "figures.Cells.label": ANY_TEXT,
+    "figures.Cells.written": FLAG,
+    "figures.Cells.name": ANY_TEXT,
+    "figures.Figure.rows": EMPTY | {"[1.5]"},
+    "figures.Line.x": {"[1.5]"},
+    "figures.Line.y": {"[1.5]", "[nan]"},
+    "figures.Line.low": {"[1.5]", "[nan]"},
+    "figures.Line.high": {"[1.5]", "[nan]"},
+    "figures.Line.name": ANY_TEXT,
+    "figures.Line.dashed": FLAG,
+    "figures.Points.x": {"[1.5]"},
+    "figures.Points.y": {"[1.5]"},
+    "figures.Points.low": {"[1.5]", "[nan]"},
+    "figures.Points.high": {"[1.5]", "[nan]"},
+    "figures.Points.name": ANY_TEXT,
+    "figures.Points.text": EMPTY | {"['a']"},
+    "figures.Rule.at": FINITE,
+    "figures.Rule.text": ANY_TEXT,
+    "figures.Rule.name": ANY_TEXT,
+    "figures.bars.null": FINITE | {"None", "(1, 2, 3)"},
+    "figures.line.null": FINITE | {"None", "(1, 2, 3)"},
+    "figures.heatmap.marked": {"None"},
+    "figures.heatmap.marked_name": ANY_TEXT,
+    "figures.heatmap.written": FLAG,
+    "figures.heatmap.low": {"None", "1.5", "-1.5", "1e-310", "zero", "minus a million"},
+    "figures.heatmap.high": AT_LEAST_0 | {"None"},
+    "figures.save.path": PATH,
+    "figures.save.source": EMPTY,
+    "figures.save.code": {"None"},
+    "figures.save.parquet": FLAG,
+    "figures.scatter.groups": {"None"},
+    "figures.scatter.text": EMPTY,
+    "figures.step_matrix.truth": {"None"},
+    "figures.step_matrix.strongest": WHOLE | {"None"},
+    "figures.strip.where": {"None"},
+    "hooks.at_layer.point": ANY_TEXT,
+    "hooks.full_name.layer": {"None"},
+    "hooks.layer_of.name": ANY_TEXT,
+    "hooks.point_of.name": ANY_TEXT,
+    "hooks.short_name.name": ANY_TEXT,
+    "interop.circuit_tracer.step_edges.segments": EMPTY,
+    "interop.inif.to_inif.summaries": EMPTY,
+    "interop.inif.save_inif.path": PATH,
+    "interop.inif.save_inif.summaries": EMPTY,
+    "interop.xarray_tables.to_xarray.names": EMPTY | {"None"},
+    "interop.xarray_tables.to_parquet.path": PATH,
+}
 
 # -- the tests --------------------------------------------------------------------------------------------------------
 
@@ -902,13 +1197,119 @@ def outcome(fn: Callable, arguments: Arguments) -> tuple[str, str]:
     return "accepted", type(value).__name__
 
 
-def attempts(world: World, name: str) -> Iterator[tuple[str, str, str, str]]:
-    """(parameter, name of the value, outcome, message) for every wrong value of every argument of a call."""
-    for parameter in CALLS[name](world)[1]:
+def attempts(world: World, name: str, share: int = 1) -> Iterator[tuple[str, str, str, str]]:
+    """(argument, name of the value, outcome, message) for wrong values of every argument of a call.
+
+    One in `share` of the values is tried, other ones for each argument.
+    """
+    for argument in CALLS[name](world)[1]:
         for label, value in VALUES.items():
+            if crc32(f"{name} {argument} {label}".encode()) % share:
+                continue
             fn, arguments = CALLS[name](world)
-            if parameter.startswith("*"):
-                arguments[parameter] = [value]
-            else:
-                arguments[parameter] = value
-            yield parameter, label, *outcome(fn, arguments)
+            arguments[argument] = [value] if argument.startswith("*") else value
+            yield argument, label, *outcome(fn, arguments)
+
+
+COUNTS: Counter[str] = Counter()
+
+
+def check(world: World, name: str, share: int) -> None:
+    problems = []
+    called(*CALLS[name](world))
+    for argument, label, result, message in attempts(world, name, share):
+        COUNTS[result] += 1
+        if result == "untyped":
+            problems.append(f"{argument}={label}: {message}")
+        elif result == "accepted" and label not in allowed(name, argument):
+            problems.append(f"{argument}={label} is accepted; if that makes sense, say so in VALID")
+        elif result == "refused" and label in VALID.get(f"{name}.{argument}", set()):
+            problems.append(f"{argument}={label} is refused although VALID allows it: {message}")
+    assert not problems, f"{name}:\n" + "\n".join(problems)
+
+
+def same(a: Any, b: Any) -> bool:
+    """Whether two results are the same, as far as their numbers and texts go."""
+    if isinstance(a, wb.Trace):
+        return a.id == b.id
+    if isinstance(a, xr.DataArray | xr.Dataset):
+        return a.identical(b)
+    if isinstance(a, wb.sae.SAE):
+        return a.digest == b.digest
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, np.ndarray):
+        return np.array_equal(a, b, equal_nan=True)
+    return type(a) is type(b) and (isinstance(a, View | wb.Model) or repr(a) == repr(b))
+
+
+def numpy_scalars(value: Any) -> list[Any]:
+    """The same number as numpy has it."""
+    if isinstance(value, bool):
+        return [np.bool_(value)]
+    if isinstance(value, int):
+        return [np.int64(value), np.array(value)]
+    return [np.float64(value), np.array(value)] if isinstance(value, float) else []
+
+
+def public_names() -> dict[str, Any]:
+    """Every public function, and every public method of a public class."""
+    found: dict[str, Any] = {}
+    for module, name in PUBLIC:
+        path = f"{module}.{name}".removeprefix("workbench.")
+        value = getattr(import_module(module), name)
+        found[path] = value
+        if inspect.isclass(value):
+            methods = {n for n, m in inspect.getmembers(value, inspect.isfunction) if not n.startswith("_")}
+            found |= {f"{path}.{method}": value for method in methods}
+    return found
+
+
+def test_every_public_function_has_a_call_here():
+    missing = [name for name in public_names() if name not in {*CALLS, *ELSEWHERE, *RECORDS}]
+    assert not missing, (
+        f"{', '.join(missing)}: add a valid call to CALLS in tests/test_arguments.py (every argument by name), and to "
+        f"VALID the values that are allowed; then every argument is tried with every wrong value"
+    )
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_every_argument_of_a_call_is_an_argument_of_the_function(world, name):
+    fn, arguments = CALLS[name](world)
+    parameters = inspect.signature(fn).parameters.values()
+    names = {("*" if p.kind is p.VAR_POSITIONAL else "") + p.name for p in parameters}
+    assert names - {"expert"} == {*arguments} - {"expert"}  # wb.ablate takes head or expert
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_wrong_values_are_refused(world, name):
+    check(world, name, share=12)
+
+
+@pytest.mark.attack
+@pytest.mark.parametrize("name", CALLS)
+def test_every_wrong_value_is_refused(world, name):
+    check(world, name, share=1)
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_numpy_scalars_give_the_results_of_plain_numbers(world, name):
+    fn, plain = CALLS[name](world)
+    if not any(map(numpy_scalars, plain.values())):
+        return
+    expected = called(fn, plain)
+    for argument, value in plain.items():
+        for scalar in numpy_scalars(value):
+            COUNTS["numpy scalars"] += 1
+            fn, arguments = CALLS[name](world)
+            assert same(called(fn, arguments | {argument: scalar}), expected), f"{argument}={scalar!r}"
+
+
+def test_what_was_tried(world, measured):
+    """Runs last in this file; the numbers are of the tests that ran before it."""
+    arguments = sum(len(call(world)[1]) for call in CALLS.values())
+    measured(
+        f"{len(CALLS)} public functions and methods with {arguments} arguments, {len(VALUES)} wrong values: "
+        + ", ".join(f"{count:,} {what}" for what, count in sorted(COUNTS.items()))
+    )
+    assert not COUNTS["untyped"]

@@ -183,6 +183,7 @@ def steering_effect(
     n_random_controls = check_count("n_random_controls", n_random_controls, 0)
     max_tokens = check_whole("max_tokens", max_tokens, 0)
     edited_positions(positions)
+    hooks.split_request(record)
     point = vector.attrs.get("point")
     norm = float(np.linalg.norm(vector))
     if point is None or not 0 < norm < np.inf:

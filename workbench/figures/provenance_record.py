@@ -20,6 +20,7 @@ from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.traces.manifest import bit_determining
+from workbench.untrusted import read_bytes
 
 LIMIT = 256 << 20  # bytes of a picture that are read
 _PDF = re.compile(rb"/Keywords \(((?:[^\\()]|\\.)*)\)", re.DOTALL)
@@ -46,7 +47,7 @@ def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.
         "data": sha256(data).hexdigest(),
         "code": None
         if code is None
-        else {"name": expanded(code).name, "sha256": sha256(expanded(code).read_bytes()).hexdigest()},
+        else {"name": expanded(code).name, "sha256": sha256(read_bytes(code, FigureError)).hexdigest()},
         "traces": ids,
         "models": models,
         "numerics": numerics,
@@ -83,8 +84,7 @@ def provenance(path: str | os.PathLike[str]) -> dict[str, Any]:
     Raises FigureError if the file is not an SVG, PDF or PNG, or holds no provenance.
     """
     path = expanded(path)
-    with path.open("rb") as file:
-        data = file.read(LIMIT)
+    data = read_bytes(path, FigureError, LIMIT)
     try:
         if data.startswith(b"\x89PNG\r\n\x1a\n"):
             text = _from_png(data)

@@ -44,7 +44,7 @@ def parse(prompt: Any) -> Chat | list[int]:
         raise _not_a_prompt(f"it is a {type(prompt).__name__} with columns; give one column or row of it")
     if isinstance(prompt, bytes | bytearray | memoryview):
         raise _not_a_prompt(f"it is {type(prompt).__name__}; decode it to str first")
-    if isinstance(prompt, set | frozenset) or not isinstance(prompt, Iterable):
+    if isinstance(prompt, set | frozenset) or not isinstance(prompt, Iterable) or getattr(prompt, "ndim", 1) == 0:
         return _encoding(prompt)
     entries = list(prompt)
     if entries and all(isinstance(entry, Mapping) for entry in entries):
