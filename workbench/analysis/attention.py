@@ -162,7 +162,7 @@ def _heads(trace: Trace, layer: int, head: Head) -> tuple[slice | list[int], tup
     check_layer(layer, trace.config["n_layers"])
     if head is None:
         return slice(None), ("head", "query")
-    single = not isinstance(head, Sequence | np.ndarray)
+    single = not isinstance(head, Sequence | np.ndarray) or np.ndim(head) == 0
     heads = check_indices("head", [head] if single else head, trace.config["n_heads"])
     return heads, ("query",) if single else ("head", "query")
 

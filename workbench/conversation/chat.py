@@ -72,7 +72,9 @@ def chat(
     """
     keep_thoughts = check_flag("keep_thoughts", keep_thoughts)
     history = () if history is None else check_items("history", history, low=0)
-    parsed_tools = _tools(() if tools is None else check_items("tools", tools, low=0))
+    parsed_tools = _tools(
+        () if tools is None else tools if isinstance(tools, str | Mapping) else check_items("tools", tools, low=0)
+    )
     functions = {tool.name for tool in parsed_tools if not tool.builtin}
     messages = [_message(raw, number, functions) for number, raw in enumerate(history)]
     if user is not None:

@@ -397,7 +397,7 @@ class Arcs(Mark):
 
     def paths(self, points: int = 25) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
         """Each arc as x, y and its weight as a share of the largest, ordered so that the heaviest is last."""
-        angle = np.linspace(0, np.pi, points)
+        angle = np.linspace(0, np.pi, check_whole("points", points, 2, 10_000))
         largest = self.weight.max(initial=0) or 1.0
         for i in np.argsort(self.weight, kind="stable"):
             middle, half = (self.source[i] + self.target[i]) / 2, (self.target[i] - self.source[i]) / 2

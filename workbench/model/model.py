@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench import hooks
-from workbench.checks import check_callable, check_layer, check_real, check_slice, check_type, check_whole
+from workbench.checks import check_layer, check_real, check_slice, check_type, check_whole
 from workbench.conversation.chat import Chat
 from workbench.conversation.render import render
 from workbench.conversation.template import read_template
@@ -79,13 +79,11 @@ class Model:
         memory: str = "auto",
         tokenizer: str | os.PathLike[str] | None = None,
     ):
-        for name, value, kinds in (
-            ("dtype", dtype, str | torch.dtype | None),
-            ("device", device, str | torch.device | None),
-            ("memory", memory, str),
-        ):
+        for name, value, kinds in (("dtype", dtype, str | torch.dtype | None), ("memory", memory, str)):
             if not isinstance(value, kinds):
-                raise ArgumentTypeError(f"{name} must be a name (str), got {shown(value)}.")
+                raise CheckpointError(f"{name} must be a name, got {shown(value)}")
+        if not isinstance(device, str | torch.device | None):
+            raise CheckpointError(f"{shown(device)} is not a device: device must be a name, such as 'cpu' or 'cuda'")
         checkpoint = load(where, dtype=_dtype(dtype), device=device, memory=memory)
         self._source = _source(where, checkpoint.weights.embed.dtype, device, memory, tokenizer)
         self.config, self.weights = checkpoint.config, checkpoint.weights
@@ -336,8 +334,6 @@ class Model:
         Raises HookNameError if nothing matches, SelectionError for a layer that the model does not have, EditError for
         a function with another signature.
         """
-        if not isinstance(fn, PatchFrom):
-            check_callable("fn", fn)
         points = hooks.match(where, self.config.n_layers)
         if isinstance(fn, PatchFrom):
             fn = Patch({name: tensor(fn.source.raw(name)) for name in points}, fn.source.id)

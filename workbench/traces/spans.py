@@ -1,12 +1,11 @@
 """Messages as ranges of token positions, and the turns of a conversation. Independent of tokenizers and models."""
 
-import operator
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
+from workbench.checks import check_whole
 from workbench.errors import ArgumentError, NotRecorded
 from workbench.text import shown, visible
 
@@ -124,8 +123,8 @@ def selected_turns(spans: Sequence[Span], which: int | Literal["all"] = -1) -> l
     if isinstance(which, str) and which == "all":
         return all_turns
     number = -1 - len(all_turns)  # out of range: for a `which` that is not an index
-    if isinstance(which, int | np.integer) and not isinstance(which, bool):
-        number = operator.index(which)
+    with suppress(ArgumentError):
+        number = check_whole("turn", which)
     if not -len(all_turns) <= number < len(all_turns):
         raise NotRecorded(
             f"turn must be 'all' or between {-len(all_turns)} and {len(all_turns) - 1}, got {shown(which)}: "
