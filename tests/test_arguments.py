@@ -4,12 +4,13 @@
 value of `VALUES`. The call must raise a WorkbenchError, unless `VALID` says that the value is allowed for that
 argument. Where a number of Python is allowed, the numpy scalar of the same value must give the same result.
 
-A new public function needs an entry in `CALLS`. The usual run takes a part of the values for each argument;
-`pytest -m attack tests/test_arguments.py` takes all of them.
+A new public function needs an entry in `CALLS`. The usual run takes one in 24 of the values, other ones for each
+argument; `pytest -m attack tests/test_arguments.py` one in 3; WORKBENCH_LONG=1 all of them.
 """
 
 import inspect
 import json
+import os
 import re
 import warnings
 from collections import Counter
@@ -1295,17 +1296,19 @@ def test_every_argument_of_a_call_is_an_argument_of_the_function(world, name):
 
 @pytest.mark.parametrize("name", CALLS)
 def test_wrong_values_are_refused(world, name):
-    check(world, name, share=12)
+    check(world, name, share=24)
 
 
 @pytest.mark.attack
 @pytest.mark.parametrize("name", CALLS)
 def test_every_wrong_value_is_refused(world, name):
-    check(world, name, share=1)
+    check(world, name, share=1 if os.environ.get("WORKBENCH_LONG") else 3)
 
 
 @pytest.mark.parametrize("name", CALLS)
 def test_numpy_scalars_give_the_results_of_plain_numbers(world, name, tmp_path, monkeypatch):
+    if crc32(name.encode()) % 4 and not os.environ.get("WORKBENCH_LONG"):
+        return  # a quarter of the functions in the usual run
     fn, plain = CALLS[name](world)
     if not any(map(numpy_scalars, plain.values())):
         return

@@ -83,7 +83,9 @@ class Model:
             if not isinstance(value, kinds):
                 raise CheckpointError(f"{name} must be a name, got {shown(value)}")
         if not isinstance(device, str | torch.device | None):
-            raise CheckpointError(f"{shown(device)} is not a device: device must be a name, such as 'cpu' or 'cuda'")
+            raise CheckpointError(
+                f"{shown(device)} is not a device: device must be 'cpu' (or None), or a name such as 'cuda'"
+            )
         checkpoint = load(where, dtype=_dtype(dtype), device=device, memory=memory)
         self._source = _source(where, checkpoint.weights.embed.dtype, device, memory, tokenizer)
         self.config, self.weights = checkpoint.config, checkpoint.weights
