@@ -1210,10 +1210,12 @@ def attempts(world: World, name: str, share: int = 1) -> Iterator[tuple[str, str
 
     One in `share` of the values is tried, other ones for each argument.
     """
+    folder = Path.cwd()  # the test's own; `in_an_empty_folder` leaves it afterwards
     for argument in CALLS[name](world)[1]:
         for label, value in VALUES.items():
             if crc32(f"{name} {argument} {label}".encode()) % share:
                 continue
+            os.chdir(mkdtemp(dir=folder))  # some calls write a new file or folder
             fn, arguments = CALLS[name](world)
             arguments[argument] = [value] if argument.startswith("*") else value
             yield argument, label, *outcome(fn, arguments)
