@@ -119,6 +119,7 @@ TRACE_BELOW = (
     "edits/stack.py",
     "hooks.py",
     "lazy_imports.py",
+    "model/arguments.py",
     "model/arrays.py",
     "model/cache.py",
     "model/config.py",

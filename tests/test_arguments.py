@@ -957,6 +957,7 @@ VALID: dict[str, set[str]] = {
     "steps.turn": {"zero"},
     "synth.folder": {"a text", "an escape sequence", "bytes"},
     "synth.layers": {"None"},
+    "synth.seed": WHOLE,
     "trace.top_p": {"1e-310"},
     "trace.seed": WHOLE | {"minus a million"},
     "trace.stop": EMPTY

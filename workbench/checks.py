@@ -267,7 +267,7 @@ def check_slice(what: str, value: Any) -> slice:
 def check_real(what: str, value: Any) -> float:
     """`value` as a float, if it is a real number; NaN and infinity are allowed.
 
-    Raises ArgumentTypeError for anything else; a bool is no number.
+    Raises ArgumentTypeError for anything else; a bool is not a number.
     """
     return _real_number(what, value)
 

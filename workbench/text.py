@@ -54,8 +54,8 @@ def visible(text: str, newline: str = "␊") -> str:
 def shown(value: object, length: int = 80) -> str:
     """A value of the caller for an error message: its `repr`, cut, without hidden characters; or its type.
 
-    >>> shown("a\tb"), shown([1, 2]), shown(10**400)
-    ("'a\\\\tb'", '[1, 2]', 'an int of more than 30 digits')
+    >>> shown("a"), shown([1, 2]), shown(10**400)
+    ("'a'", '[1, 2]', 'an int of more than 30 digits')
     """
     if isinstance(value, int) and abs(value) >= 10**30:  # Python refuses to write more than 4,300 digits
         return "an int of more than 30 digits"

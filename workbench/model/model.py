@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench import hooks
-from workbench.checks import check_layer, check_real, check_slice, check_type, check_whole
+from workbench.checks import check_layer, check_real, check_type, check_whole
 from workbench.conversation.chat import Chat
 from workbench.conversation.render import render
 from workbench.conversation.template import read_template
@@ -23,9 +23,10 @@ from workbench.conversation.tokenizer import Tokenizer
 from workbench.edits.edit import Edit
 from workbench.edits.library import Patch, PatchFrom
 from workbench.edits.stack import Editing, EditStack
-from workbench.errors import ArgumentError, ArgumentTypeError, CheckpointError, EditError, PromptError
+from workbench.errors import ArgumentError, CheckpointError, EditError, PromptError
 from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts
+from workbench.model.arguments import check_pass, check_tensor, checked_budget, id_array
 from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
 from workbench.model.checkpoints import POCKET, Loadable, load
@@ -192,7 +193,7 @@ class Model:
         Raises:
             PromptError, HookNameError, BudgetError (before anything runs), TraceExists
         """
-        budget = _checked_budget(budget)
+        budget = checked_budget(budget)
         tokens, notes = self.render(prompt)
         self.check_prompt(tokens)
         recording = upward(__name__, "workbench.recording.record")
@@ -236,7 +237,7 @@ class Model:
             PromptError, HookNameError, BudgetError: before anything runs.
             NotFinite: the logits of a token to sample contain NaN.
         """
-        budget = _checked_budget(budget)
+        budget = checked_budget(budget)
         tokens, notes = self.render(prompt)
         generation = upward(__name__, "workbench.recording.generation")
         return generation.generate(
@@ -280,8 +281,8 @@ class Model:
             cache: the keys and values of earlier positions; extended by those of `tokens`.
             logits_at: the positions whose logits are computed, as a slice of `tokens`.
         """
-        _check_tensor("tokens", tokens, 2)
-        _check_pass(tap, cache, logits_at)
+        check_tensor("tokens", tokens, 2)
+        check_pass(tap, cache, logits_at)
         return gpt_oss.forward(self.config, self.weights, tokens, self._under_edits(tap), cache, logits_at)
 
     def forward_from(
@@ -301,8 +302,8 @@ class Model:
             cache: the keys and values of earlier positions; extended by the later layers.
             logits_at: the positions whose logits are computed, as a slice of `resid`.
         """
-        _check_tensor("resid", resid, 3)
-        _check_pass(tap, cache, logits_at)
+        check_tensor("resid", resid, 3)
+        check_pass(tap, cache, logits_at)
         layer = check_layer(layer, self.config.n_layers)
         return gpt_oss.forward_from(self.config, self.weights, resid, layer, self._under_edits(tap), cache, logits_at)
 
@@ -402,7 +403,7 @@ class Model:
 
     def check_prompt(self, tokens: Sequence[int], max_tokens: int = 0) -> None:
         """Raises PromptError for an empty prompt, an id outside the vocabulary, or too many positions."""
-        max_tokens, ids = check_whole("max_tokens", max_tokens, 0), _id_array(tokens)
+        max_tokens, ids = check_whole("max_tokens", max_tokens, 0), id_array(tokens)
         if not len(ids):
             raise PromptError("the prompt is empty; give at least one token")
         low, high = int(ids.min()), int(ids.max())
@@ -460,43 +461,6 @@ def _checked_path(to: str | os.PathLike[str] | None) -> Path | None:
         raise ArgumentError(f"to must be the path of a new folder, got {shown(to)}.")
     check_writable(to)
     return expanded(to)
-
-
-def _checked_budget(budget: float | None) -> float | None:
-    """The bytes for record="auto". Infinity means no limit."""
-    if budget is not None and not check_real("budget", budget) >= 0:
-        raise ArgumentError(f"budget must be a number of bytes of at least 0, got {shown(budget)}.")
-    return None if budget is None else check_real("budget", budget)
-
-
-def _id_array(tokens: Any) -> np.ndarray:
-    """Token ids as an array. Raises PromptError for anything but whole numbers in a row."""
-    try:
-        ids = np.asarray(tokens if len(tokens) else [], None if len(tokens) else int)
-    except (TypeError, ValueError, RuntimeError, OverflowError):
-        ids = np.asarray(None)
-    if ids.ndim != 1 or ids.dtype.kind not in "iu":
-        raise PromptError(f"token ids must be whole numbers in a list, got {shown(tokens)}")
-    return ids
-
-
-def _check_tensor(name: str, x: Any, ndim: int) -> None:
-    if not isinstance(x, Tensor) or x.ndim != ndim or x.is_complex() or x.is_floating_point() != (ndim == 3):
-        got = f"{x.dtype} of shape {list(x.shape)}" if isinstance(x, Tensor) else shown(x)
-        axes = "token ids (batch pos)" if ndim == 2 else "residual streams (batch pos d_model)"
-        raise ArgumentTypeError(f"{name} must be a tensor of {axes}, got {got}.")
-
-
-def _check_pass(tap: Any, cache: Any, logits_at: Any) -> None:
-    for name, value, kind in (
-        ("tap", tap, Tap | None),
-        ("cache", cache, KVCache | None),
-        ("logits_at", logits_at, slice),
-    ):
-        if not isinstance(value, kind):
-            raise ArgumentTypeError(f"{name} must be of type {kind}, got {shown(value)}.")
-    if logits_at != slice(None):
-        check_slice("logits_at", logits_at)
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -49,7 +49,8 @@ class Trace:
         if not isinstance(arrays, StoredArrays):
             check_type("Trace", arrays, Mapping)
             for name, array in arrays.items():
-                check_type(f"Trace (for {shown(name)})", array, np.ndarray)
+                if not isinstance(array, np.ndarray):
+                    raise ArgumentTypeError(f"arrays[{shown(name)}] must be an array of numpy, got {shown(array)}.")
             table = tensor_table(manifest.tensors, table_of(arrays))
             for name, info in manifest.tensors.items():
                 if (info.dtype, info.shape) != (table[name].dtype, table[name].shape):
