@@ -376,13 +376,12 @@ def _whole_number(what: str, value: Any) -> int:
 
 
 def _real_number(what: str, value: Any) -> float:
-    number = None
     try:
         number = _scalar(value)
         if isinstance(number, numbers.Real | np.floating) and not isinstance(number, bool):
             return float(number)
     except OverflowError:  # 10**400
-        return math.inf if number > 0 else -math.inf
+        return math.inf if value > 0 else -math.inf
     except (TypeError, ValueError, RuntimeError):
         pass
     raise ArgumentTypeError(f"{what} must be a number, got {shown(value)}.")

@@ -176,7 +176,7 @@ def steering_effect(
     control_vectors = check_items("control_vectors", control_vectors, low=0)
     for other in control_vectors:
         check_type("steering_effect", other, xr.DataArray)
-        check_axes("a control vector", other, vector.dims)
+        check_axes("a control vector", other, ("d_model",))
         if len(other) != len(vector):
             raise ArgumentError(f"control_vectors must be as long as vector, {len(vector)}, got {len(other)}.")
     scales = [check_number("a scale", scale) for scale in check_items("scales", scales)]

@@ -115,16 +115,16 @@ def step_edges(graph: xr.Dataset, trace: Trace, segments: Sequence[Step] | None 
             f"the graph is of another text: at position {at} the graph has {graph_token}, the trace {trace_token}. "
             f"Give the trace of the graph's prompt."
         )
-    segments = segment_slices(trace, segments)
+    parts = segment_slices(trace, segments)
     step_at = np.full(len(trace), -1)
-    for number, step in enumerate(segments):
+    for number, step in enumerate(parts):
         step_at[step.start : step.stop] = number
     step_of_node = step_at[graph["pos"].values]
     source, target = step_of_node[graph["source"].values], step_of_node[graph["target"].values]
     both = (source >= 0) & (target >= 0)
-    summed = np.zeros((len(segments), len(segments)))
+    summed = np.zeros((len(parts), len(parts)))
     np.add.at(summed, (target[both], source[both]), graph["weight"].values[both])
-    numbers = np.arange(len(segments))
+    numbers = np.arange(len(parts))
     attrs = {"long_name": "attribution", "units": "1", "edges": int(both.sum()), "n": graph.sizes["edge"]}
     return xr.DataArray(summed, {"step": numbers, "key_step": numbers}, ("step", "key_step"), attrs=attrs)
 
