@@ -74,7 +74,7 @@ def forced_answer(
     else:
         names = [answers] if isinstance(answers, str) else check_texts("answers", answers)
         if not names:
-            raise PromptError("answers is empty; give texts, as in answers=['Yes', 'No']")
+            raise PromptError("answers must be texts, at least one, as in answers=['Yes', 'No']")
         answer_ids = [list(model.tokenizer.encode(text)) for text in names]
     if not all(answer_ids):
         empty = next(i for i, ids in enumerate(answer_ids) if not ids)
