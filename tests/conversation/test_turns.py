@@ -178,7 +178,7 @@ def test_answers_must_be_texts_and_n_a_whole_number(model, alone):
         with pytest.raises(WorkbenchError, match=r"answers(\[\d\])? must be text"):
             wb.reasoning.forced_answer(model, alone, wrong)  # pyright: ignore[reportArgumentType]
     for wrong in (0, -1, None, 1.5):
-        with pytest.raises(ArgumentError, match="n_samples must be (a whole number|at least 1)"):
+        with pytest.raises(ArgumentError, match=r"n_samples must be (a whole number|at least 1)"):
             wb.reasoning.resampling(model, alone, n_samples=wrong)  # pyright: ignore[reportArgumentType]
 
 
