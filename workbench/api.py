@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING
 
+from workbench.checks import check_type
 from workbench.errors import ModelNotFound
 from workbench.paths import expanded
 from workbench.text import visible
@@ -26,7 +27,12 @@ def cached_model(where: str) -> "Model":
 
 def model_of(model: "str | Model") -> "Model":
     """The Model itself, or the one of a name or folder."""
-    return cached_model(model) if isinstance(model, str) else model
+    from workbench.model.model import Model
+
+    if isinstance(model, str | os.PathLike):
+        return cached_model(os.fsdecode(model))
+    check_type("model=", model, Model)
+    return model
 
 
 def trace(
@@ -86,6 +92,9 @@ def resume(partial: "Trace", model: "str | Model | None" = None) -> "Trace":
 
     Raises ModelNotFound, CheckpointError, ResumeError, BudgetError.
     """
+    from workbench.traces import Trace
+
+    check_type("resume", partial, Trace)
     return model_of(_named_model(partial.manifest.model["name"]) if model is None else model).resume(partial)
 
 

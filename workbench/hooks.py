@@ -5,13 +5,14 @@ workbench: layer pos head kv_head query key d_model d_head expert choice step ra
 """
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from fnmatch import fnmatchcase
 from functools import lru_cache
 from typing import Any
 
-from workbench.checks import check_layer
+from workbench.checks import check_layer, check_text, check_whole
 from workbench.errors import HookNameError
+from workbench.text import shown
 
 __all__ = [
     "ALWAYS_RECORDED",
@@ -117,6 +118,7 @@ ALWAYS_RECORDED: tuple[str, ...] = (
     "mlp_out_norm",
     "sinks",
 )
+MAX_LAYERS = 10_000  # far more than any model has; a larger number is a mistake
 RANKS = {"top_ids": 20, "top_logprobs": 20, "lens_ids": 5, "lens_logprobs": 5}
 
 
@@ -126,7 +128,7 @@ def at_layer(point: str, layer: int) -> str:
     >>> at_layer("blocks.*.hook_resid_post", 3)
     'blocks.3.hook_resid_post'
     """
-    return point.replace("*", str(layer), 1)
+    return check_text("point", point).replace("*", str(check_whole("layer", layer, 0, MAX_LAYERS)), 1)
 
 
 def layer_of(name: str) -> int | None:
@@ -135,7 +137,7 @@ def layer_of(name: str) -> int | None:
     >>> layer_of("blocks.12.attn.hook_z"), layer_of("hook_embed")
     (12, None)
     """
-    parts = name.split(".")
+    parts = check_text("name", name).split(".")
     return (
         int(parts[1]) if parts[0] == "blocks" and len(parts) > 1 and parts[1].isascii() and parts[1].isdigit() else None
     )
@@ -164,7 +166,6 @@ def axes(name: str) -> tuple[str, ...]:
     return known[point]
 
 
-@lru_cache(maxsize=64)
 def all_points(n_layers: int) -> tuple[str, ...]:
     """Every hook point of a model, in the order of the forward pass.
 
@@ -172,6 +173,11 @@ def all_points(n_layers: int) -> tuple[str, ...]:
     >>> len(points), points[0], points[-1]
     (129, 'hook_embed', 'hook_logits')
     """
+    return _all_points(check_whole("n_layers", n_layers, 1, MAX_LAYERS))
+
+
+@lru_cache(maxsize=64)
+def _all_points(n_layers: int) -> tuple[str, ...]:
     points, block = list(POINTS), [p for p in POINTS if "*" in p]
     first = points.index(block[0])
     layers = [at_layer(p, layer) for layer in range(n_layers) for p in block]
@@ -203,7 +209,7 @@ def full_name(name: str, layer: int | None = None) -> str:
 
     Raises HookNameError, with the nearest names, if no hook point has that name.
     """
-    point = _BY_SHORT.get(name, name)
+    point = _BY_SHORT.get(check_text("name", name), name)
     if point not in POINTS and point_of(name) not in POINTS:
         raise unknown_name(name, [*_BY_SHORT, *POINTS])
     return point if layer is None else at_layer(point, layer)
@@ -218,7 +224,8 @@ def match(glob: str, n_layers: int) -> list[str]:
     Raises HookNameError, with the nearest names, if nothing matches, and SelectionError for a layer that the model does
     not have.
     """
-    matching = _matching(_BY_SHORT.get(glob, glob), n_layers)
+    n_layers = check_whole("n_layers", n_layers, 1, MAX_LAYERS)
+    matching = _matching(_BY_SHORT.get(check_text("a hook point", glob), glob), n_layers)
     if not matching:
         layer = layer_of(glob)
         if layer is not None and _matching(point_of(glob), 1):
@@ -240,11 +247,14 @@ def split_request(record: str | Iterable[str]) -> list[str]:
     """
     if isinstance(record, str):
         return record.split()
-    items: list[Any] = list(record) if isinstance(record, Iterable) else [record]
+    several = (
+        isinstance(record, Iterable) and getattr(record, "ndim", 1) == 1 and not isinstance(record, Mapping | bytes)
+    )
+    items: list[Any] = list(record) if several else [record]
     if invalid := [item for item in items if not isinstance(item, str)]:
         raise HookNameError(
             f"record must be names of presets, hook points or globs, as in record='residuals attention', or '' for "
-            f"none; got {invalid[0]!r}"
+            f"none; got {shown(invalid[0])}"
         )
     return items
 
@@ -280,7 +290,7 @@ def unknown_name(name: str, known: Iterable[str], *, presets: bool = False) -> H
     hint = f" Did you mean {' or '.join(map(repr, near))}?" if near else ""
     allowed = f" Presets: {', '.join(PRESETS)}." if presets else ""
     return HookNameError(
-        f"no hook point matches {name!r}.{hint}{allowed} "
+        f"no hook point matches {shown(name)}.{hint}{allowed} "
         f"Names look like 'blocks.0.hook_resid_pre'; `workbench.hooks.POINTS` lists all of them."
     )
 

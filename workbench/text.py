@@ -99,6 +99,21 @@ def printable(text: str, newline: str = "␊") -> str:
     return newline.join(line if _is_plain(line) else _shown(line, _printable) for line in text.split("\n"))
 
 
+def shown(value: object, length: int = 80) -> str:
+    """A value of the caller for an error message: its `repr`, cut, without hidden characters; or its type.
+
+    >>> shown("a"), shown([1, 2]), shown(10**400)
+    ("'a'", '[1, 2]', 'an int of more than 30 digits')
+    """
+    if isinstance(value, int) and abs(value) >= 10**30:  # Python refuses to write more than 4,300 digits
+        return "an int of more than 30 digits"
+    try:
+        text = visible(repr(value)[: length + 1])  # cut first: a text of megabytes is not looked at
+    except Exception:  # a repr of the caller that fails would hide what is wrong
+        return f"an object of type {type(value).__name__}"
+    return text if len(text) <= length else f"{text[: length - 1]}…"
+
+
 def visible_pieces(pieces: Sequence[str], newline: str = "␊") -> list[str]:
     """`visible` of each token of a text. Whether a joiner at the start of a token stays depends on the token before it.
 

@@ -305,5 +305,5 @@ def test_mismatched_traces_and_segments_are_refused(trace):
         routing_drift([trace, trace], [[slice(0, 5), slice(5, 9)]])
     with pytest.raises(ValueError, match="the same number of segments, got 2, 3"):
         routing_drift([trace, trace], [[slice(0, 5), slice(5, 9)], [slice(0, 5), slice(5, 9), slice(9, 12)]])
-    with pytest.raises(ValueError, match="none"):
+    with pytest.raises(ValueError, match="traces must have at least 1 entry, got 0"):
         routing_drift([])

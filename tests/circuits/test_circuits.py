@@ -302,7 +302,7 @@ def test_invalid_layers_heads_and_tokens_are_refused():
         expert_logit_effects(model, 0, 0, neurons=[64])
     with pytest.raises(ValueError, match="distance must be between 0 and 11 in layer 0, got 12"):
         qk_circuit(model, 0, 0, distance=12)
-    with pytest.raises(ValueError, match="none below 0, got"):
+    with pytest.raises(ValueError, match="a distance must be at least 0, got -1"):
         qk_distance(model, [-1])
     with pytest.raises(ValueError, match="keys must be at least 1, got 0"):
         sink_logits(model, keys=0)

@@ -10,7 +10,7 @@ import workbench as wb
 from tests.conversation.written import ids_of
 from workbench.conversation.parse import parse
 from workbench.conversation.render import render
-from workbench.errors import NotRecorded, PromptError
+from workbench.errors import ArgumentError, NotRecorded, PromptError, WorkbenchError
 from workbench.experiments.resampling import final_text
 from workbench.traces.spans import Span, last_turn, turns
 
@@ -175,10 +175,10 @@ def test_answers_must_be_texts_and_n_a_whole_number(model, alone):
         wb.reasoning.forced_answer(model, alone, ["It is 42."])
     )
     for wrong in ([], [None], [42], ["It is 42.", b"x"]):
-        with pytest.raises(PromptError, match="answers must be texts"):
+        with pytest.raises(WorkbenchError, match=r"answers(\[\d\])? must be text"):
             wb.reasoning.forced_answer(model, alone, wrong)  # pyright: ignore[reportArgumentType]
     for wrong in (0, -1, None, 1.5):
-        with pytest.raises(PromptError, match="n_samples must be a whole number"):
+        with pytest.raises(ArgumentError, match=r"n_samples must be (a whole number|at least 1)"):
             wb.reasoning.resampling(model, alone, n_samples=wrong)  # pyright: ignore[reportArgumentType]
 
 

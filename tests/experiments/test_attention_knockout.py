@@ -9,7 +9,7 @@ import torch
 import workbench as wb
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
-from workbench.errors import EditError, SelectionError
+from workbench.errors import ArgumentError, EditError, SelectionError
 from workbench.experiments.attention_knockout import MODES, _control_edges, _CutEdges, attention_knockout
 from workbench.experiments.cached_run import CachedRun
 from workbench.recording.taps import Recorder
@@ -195,7 +195,7 @@ def test_steps_messages_and_numbers_select_the_same_positions():
 
 def test_invalid_knockouts_are_refused(trace):
     model = tiny()
-    with pytest.raises(EditError, match="mode must be one of mask, zero, mean, got 'delete'"):
+    with pytest.raises(ArgumentError, match="mode must be 'mask', 'zero' or 'mean', got 'delete'"):
         attention_knockout(model, trace, QUERIES, KEYS, mode="delete")
     with pytest.raises(EditError, match="layers must be 'all', 'full', 'sliding' or numbers from 0 to 3, got 'odd'"):
         attention_knockout(model, trace, QUERIES, KEYS, layers="odd")
@@ -209,5 +209,5 @@ def test_invalid_knockouts_are_refused(trace):
         attention_knockout(model, trace, slice(90, 95), KEYS)
     with pytest.raises(SelectionError, match="layer must be between 0 and 3, got 4"):
         attention_knockout(model, trace, QUERIES, KEYS, layers=[1, 4])
-    with pytest.raises(EditError, match="heads is empty"):
+    with pytest.raises(ArgumentError, match="heads must have at least 1 entry, got 0"):
         attention_knockout(model, trace, QUERIES, KEYS, heads=[])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import workbench as wb
-from workbench.errors import NotRecorded, PromptError
+from workbench.errors import ArgumentError, NotRecorded, PromptError
 from workbench.experiments import faithfulness as module
 from workbench.experiments.faithfulness import faithfulness, wrong_number
 from workbench.experiments.sampling import rollouts, side_by_side
@@ -179,7 +179,7 @@ def test_pocket_follows_a_wrong_chain_that_it_does_not_need(model, measured):
 
 
 def test_invalid_faithfulness_inputs_are_refused(model, runs):
-    with pytest.raises(NotRecorded, match="there are no runs"):
+    with pytest.raises(ArgumentError, match="traces must have at least 1 entry, got 0"):
         faithfulness(model, [])
     with pytest.raises(NotRecorded, match="no final message after an analysis"):
         faithfulness(model, model.trace(runs[0].tokens[:20], record=""))

@@ -7,7 +7,7 @@ import torch
 import workbench as wb
 from tests.constructed import V, constructed
 from tests.model.models import some_tokens, tiny
-from workbench.errors import EditError, PromptError, SelectionError
+from workbench.errors import ArgumentError, PromptError, SelectionError
 from workbench.experiments.activation_patching import token_id
 from workbench.experiments.cached_run import divergence
 from workbench.experiments.expert_knockout import MODES, expert_knockout
@@ -110,13 +110,13 @@ def test_the_modes_give_different_effects(trace):
 
 
 def test_invalid_knockouts_are_refused(trace):
-    with pytest.raises(EditError, match="mode must be one of mask, zero, renorm, mean, got 'delete'"):
+    with pytest.raises(ArgumentError, match="mode must be 'mask', 'zero', 'renorm' or 'mean', got 'delete'"):
         expert_knockout(tiny(), trace, 1, mode="delete")
     with pytest.raises(SelectionError, match="layer must be between 0 and 3, got 9"):
         expert_knockout(tiny(), trace, 9)
     with pytest.raises(SelectionError, match="expert must be between 0 and 7, got 8"):
         expert_knockout(tiny(), trace, 1, [8])
-    with pytest.raises(EditError, match="experts is empty"):
+    with pytest.raises(ArgumentError, match="experts must have at least 1 entry, got 0"):
         expert_knockout(tiny(), trace, 1, [])
 
 

@@ -14,6 +14,7 @@ from tests.interop import saelens
 from tests.model.models import some_tokens, tiny
 from workbench.edits.library import steer
 from workbench.errors import (
+    ArgumentError,
     ArgumentTypeError,
     CheckpointError,
     EditError,
@@ -267,9 +268,9 @@ def test_edits_that_do_not_fit_are_refused_with_the_reason():
             sae.ablate(feature)
     with pytest.raises(ArgumentTypeError, match=r"feature must be a whole number, got 1\.5"):
         sae.ablate(1.5)  # pyright: ignore[reportArgumentType]
-    with pytest.raises(EditError, match="feature is empty"):
+    with pytest.raises(ArgumentError, match="features must have at least 1 entry"):
         sae.ablate([])
-    with pytest.raises(EditError, match="finite"):
+    with pytest.raises(ArgumentError, match="finite"):
         sae.steer(3, float("nan"))
 
 

@@ -201,7 +201,7 @@ def test_a_table_that_the_trace_cannot_fill_is_refused():
         with pytest.raises(NotRecorded):
             to_pandas(bare, what)
     assert len(to_pandas(bare, "tokens")) == 9 and to_pandas(bare, "steps").empty
-    with pytest.raises(ValueError, match="tokens, steps, messages"):
+    with pytest.raises(ValueError, match="'tokens', 'steps', 'messages'"):
         to_pandas(bare, "experts")
 
 

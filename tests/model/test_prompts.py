@@ -115,7 +115,7 @@ NOT_PROMPTS = {
     "nothing": ([], "empty"),
     "an empty row": (torch.zeros(1, 0, dtype=torch.int64), "empty"),
     "an empty question": ("", "empty"),
-    "a number of 5,000 digits": ([10**5000], "16610 bits"),
+    "a number of 5,000 digits": ([10**5000], "more than 30 digits"),
     "lists in each other": ([[[[[[1]]]]]], "lists or dicts in each other"),
     "no end": (itertools.count(), "entries"),
 }

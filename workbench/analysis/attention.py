@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from workbench.checks import check_head, check_layer, check_type, resolve_index
+from workbench.checks import check_flag, check_indices, check_layer, check_slice, check_type, check_whole, resolve_index
 from workbench.errors import SelectionError
 from workbench.traces import Trace, patterns
 
@@ -135,6 +135,7 @@ def pattern_pooled(
         SelectionError: the layer or head does not exist.
     """
     check_type("pattern_pooled", trace, Trace)
+    size, sampled = check_whole("size", size, 1), check_flag("sampled", sampled)
     heads, dims = _heads(trace, layer, head)
     view = patterns.view(trace, layer, heads, size, sampled=sampled)
     first = np.arange(view.cells.shape[-1]) * view.factor
@@ -150,7 +151,7 @@ def _attrs(trace: Trace, layer: int, sink: np.ndarray) -> dict[str, Any]:
     return {
         "long_name": "attention",
         "units": "probability",
-        "layer": layer,
+        "layer": int(layer),
         "kind": kind,
         "sink": float(np.mean(sink)),
     }
@@ -161,9 +162,8 @@ def _heads(trace: Trace, layer: int, head: Head) -> tuple[slice | list[int], tup
     check_layer(layer, trace.config["n_layers"])
     if head is None:
         return slice(None), ("head", "query")
-    single = not isinstance(head, Sequence | np.ndarray)
-    requested = [head] if single else head
-    heads = [check_head(h, trace.config["n_heads"]) for h in requested]  # pyright: ignore[reportGeneralTypeIssues]
+    single = not isinstance(head, Sequence | np.ndarray) or np.ndim(head) == 0
+    heads = check_indices("head", [head] if single else head, trace.config["n_heads"])
     return heads, ("query",) if single else ("head", "query")
 
 
@@ -175,6 +175,7 @@ def _positions(name: str, requested: int | slice | None, n: int) -> slice:
     if requested is None:
         return slice(None)
     if isinstance(requested, slice):
+        requested = check_slice(name, requested)
         if not range(n)[requested]:
             raise SelectionError(f"{name} {requested} selects no position; positions are between 0 and {n - 1}.")
         return requested

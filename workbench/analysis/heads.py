@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import xarray as xr
 
-from workbench.checks import check_type
+from workbench.checks import check_axes, check_slice, check_type, check_whole
 from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces import Trace, patterns
 from workbench.traces.steps import Step, segment_slices
@@ -131,6 +131,7 @@ def retrieval_scores(trace: Trace, needle: slice) -> xr.DataArray:
     Raises NotRecorded if no token was copied from `needle`, or if the trace holds no patterns.
     """
     check_type("retrieval_scores", trace, Trace)
+    needle = check_slice("needle", needle)
     tokens = trace.tokens
     inside = range(len(tokens))[needle]
     places: dict[int, list[int]] = {}
@@ -209,6 +210,8 @@ def receiver_heads(attention: xr.DataArray, *, min_distance: int = MIN_DISTANCE)
     Raises ArgumentError if there are fewer than `min_distance` + 3 steps.
     """
     check_type("receiver_heads", attention, xr.DataArray)
+    check_axes("attention", attention, ("layer", "head", "step", "key_step"))
+    min_distance = check_whole("min_distance", min_distance, 1)
     n = attention.sizes["step"]
     if n < min_distance + 3:
         raise ArgumentError(

@@ -3,8 +3,8 @@
 import numpy as np
 import xarray as xr
 
-from workbench.checks import check_type
-from workbench.errors import ArgumentError, NotRecorded
+from workbench.checks import check_number, check_type
+from workbench.errors import NotRecorded
 from workbench.traces import Trace
 
 
@@ -60,6 +60,7 @@ def prediction_depth(trace: Trace, *, kl: float | None = None) -> xr.DataArray:
     Raises NotRecorded if the trace was not recorded with record="lens".
     """
     check_type("prediction_depth", trace, Trace)
+    kl = None if kl is None else check_number("kl", kl, low=0)
     if kl is None:
         top_token = np.asarray(trace["lens_ids"])[..., 0]
         settled = top_token == top_token[-1]
@@ -87,8 +88,7 @@ def forking_tokens(trace: Trace, top_fraction: float = 0.2) -> xr.DataArray:
     Raises ArgumentError unless 0 < top_fraction <= 1, NotRecorded if nothing was generated.
     """
     check_type("forking_tokens", trace, Trace)
-    if not 0 < top_fraction <= 1:
-        raise ArgumentError(f"top_fraction must be above 0 and at most 1, got {top_fraction}.")
+    top_fraction = check_number("top_fraction", top_fraction, above=0, high=1)
     generated = np.arange(max(trace.prompt_length, 1), len(trace))
     if not len(generated):
         raise NotRecorded(

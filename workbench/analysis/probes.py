@@ -15,7 +15,17 @@ from tqdm.auto import tqdm
 from workbench import hooks
 from workbench.analysis import statistics
 from workbench.analysis.problem_groups import problem
-from workbench.checks import require
+from workbench.analysis.trace_lists import trace_list
+from workbench.checks import (
+    check_count,
+    check_indices,
+    check_items,
+    check_number,
+    check_seed,
+    check_text,
+    check_whole,
+    require,
+)
 from workbench.errors import ArgumentError, HookNameError
 from workbench.traces import Trace
 
@@ -84,14 +94,22 @@ def linear_probe(
         NotRecorded: the site was not recorded.
         MissingDependency: scikit-learn is not installed.
     """
-    ridge = _ridge(l2_penalty)
-    axis = _axis(site)
+    traces = trace_list("linear_probe", traces)
+    n_layers = traces[0].config["n_layers"]
+    axis = _axis(check_text("site", site))
+    layer_list = list(range(n_layers)) if layers is None else check_indices("layer", layers, n_layers)
+    n_folds, n_shuffles, seed = (
+        check_whole("n_folds", n_folds, 2),
+        check_count("n_shuffles", n_shuffles),
+        check_seed(seed),
+    )
+    ridge = _ridge(check_number("l2_penalty", l2_penalty, low=0))
+    labels = _by_position(traces, labels, "labels")
+    if token_identity is not None:
+        token_identity = _by_position(traces, token_identity, "token_identity")
     positions = [
         np.array([i for i, label in enumerate(trace_labels) if label is not None], int) for trace_labels in labels
     ]
-    _same_length(traces, labels, "labels")
-    if token_identity is not None:
-        _same_length(traces, token_identity, "token_identity")
     label = np.array([str(trace_labels[i]) for trace_labels, at in zip(labels, positions) for i in at])
     identities = token_identity or [trace.tokens for trace in traces]
     token = np.array([str(trace_identities[i]) for trace_identities, at in zip(identities, positions) for i in at])
@@ -122,7 +140,6 @@ def linear_probe(
     position = np.array([(i, len(t)) for t, at in zip(traces, positions) for i in at], np.float64)
     baseline_features = np.concatenate([np.eye(len(identity_names))[identity_index], position], 1)
     baseline_hit = _cross_predict(ridge, baseline_features, tasks[:1], len(classes), fold)[0] == y
-    layer_list = range(traces[0].config["n_layers"]) if layers is None else layers
     scores: dict[str, list[float]] = {name: [] for name in ("accuracy", "low", "high", "control")}
     gains, null_accuracy, directions = [], [], []
     for layer in tqdm(layer_list, desc="probing", unit="layer", leave=False, disable=None):
@@ -161,7 +178,7 @@ def linear_probe(
         "n_shuffles": n_shuffles,
         "shuffled": "among problems" if constant else "within each problem",
     }
-    dataset = xr.Dataset(data, {"layer": list(layer_list), "label": classes}, attrs)
+    dataset = xr.Dataset(data, {"layer": layer_list, "label": classes}, attrs)
     for name in set(data) - {"direction"}:
         dataset[name].attrs.update(attrs)
     return dataset
@@ -233,12 +250,16 @@ def _axis(site: str) -> str:
     return axes[1]
 
 
-def _same_length(traces: Sequence[Trace], values: Sequence[Sequence], name: str) -> None:
-    if len(values) != len(traces):
-        raise ArgumentError(f"{name} must be one list for each of the {len(traces)} traces, got {len(values)} lists.")
-    for i, (trace, row) in enumerate(zip(traces, values)):
+def _by_position(traces: Sequence[Trace], values: Any, name: str) -> list[list]:
+    """The values as one list for each trace, with one entry for each position."""
+    rows = check_items(name, values)
+    if len(rows) != len(traces):
+        raise ArgumentError(f"{name} must be one list for each of the {len(traces)} traces, got {len(rows)} lists.")
+    rows = [check_items(f"{name}[{i}]", row) for i, row in enumerate(rows)]
+    for i, (trace, row) in enumerate(zip(traces, rows)):
         if len(row) != len(trace):
             raise ArgumentError(
                 f"{name}[{i}] must have one entry for each of the {len(trace)} positions of traces[{i}] "
                 f"(None: left out), got {len(row)}."
             )
+    return rows

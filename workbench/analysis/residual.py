@@ -3,7 +3,7 @@
 import numpy as np
 import xarray as xr
 
-from workbench.checks import check_type
+from workbench.checks import check_number, check_type
 from workbench.traces import Trace
 
 
@@ -38,6 +38,7 @@ def massive_activations(trace: Trace, *, min_value: float = 100.0, min_ratio: fl
     Raises NotRecorded if the trace was not recorded with record="residuals".
     """
     check_type("massive_activations", trace, Trace)
+    min_value, min_ratio = check_number("min_value", min_value, low=0), check_number("min_ratio", min_ratio, low=0)
     resid = np.asarray(trace["resid_post"], np.float64)
     threshold = np.maximum(min_value, min_ratio * np.median(np.abs(resid), axis=(1, 2)))
     layer, pos, dim = np.nonzero(np.abs(resid) > threshold[:, None, None])

@@ -14,8 +14,21 @@ import xarray as xr
 
 from workbench.analysis import statistics
 from workbench.analysis.problem_groups import problem
-from workbench.checks import check_type, resolve_position
+from workbench.analysis.trace_lists import trace_list
+from workbench.checks import (
+    check_choice,
+    check_count,
+    check_flag,
+    check_items,
+    check_seed,
+    check_slice,
+    check_type,
+    check_whole,
+    resolve_layer,
+    resolve_position,
+)
 from workbench.errors import ArgumentError, NotRecorded
+from workbench.text import visible
 from workbench.traces import Trace
 from workbench.traces.steps import Step, segment_slices
 
@@ -37,11 +50,10 @@ def positions(trace: Trace, where: Positions = None) -> np.ndarray:
     elif isinstance(where, str):
         spans = [all_positions[span.content] for span in trace.spans if where in (span.channel, span.role)]
         chosen = np.concatenate(spans) if spans else all_positions[:0]
+    elif isinstance(where, slice):
+        chosen = all_positions[check_slice("where", where)]
     else:
-        requested = where if isinstance(where, slice) else np.asarray(where, int)
-        for extreme in () if isinstance(requested, slice) or not requested.size else (requested.min(), requested.max()):
-            resolve_position(extreme, len(trace))
-        chosen = all_positions[requested]
+        chosen = np.array([resolve_position(pos, len(trace)) for pos in check_items("where", where, low=0)], int)
     if not len(chosen):
         names = sorted({name for span in trace.spans for name in (span.channel, span.role) if name})
         raise NotRecorded(
@@ -67,6 +79,7 @@ def expert_load(trace: Trace, where: Positions = None, *, weighted: bool = False
     Raises NotRecorded if `where` selects no position.
     """
     check_type("expert_load", trace, Trace)
+    weighted = check_flag("weighted", weighted)
     selected = positions(trace, where)
     counts = _active(trace, selected).sum(1)
     values = _stacked(trace, "expert_weights", selected).mean(1) if weighted else counts / len(selected)
@@ -97,14 +110,12 @@ def router_entropy(trace: Trace, of: str = "router") -> xr.DataArray:
     Raises ArgumentError for another `of`.
     """
     check_type("router_entropy", trace, Trace)
-    if of == "router":
+    if check_choice("of", of, ("router", "chosen")) == "router":
         logits = _stacked(trace, "router_logits")
         exponentials = np.exp(logits - logits.max(-1, keepdims=True))
         p = exponentials / exponentials.sum(-1, keepdims=True)
-    elif of == "chosen":
-        p = _stacked(trace, "expert_weights")
     else:
-        raise ArgumentError(f"of must be 'router' or 'chosen', got {of!r}.")
+        p = _stacked(trace, "expert_weights")
     values = -np.where(p > 0, p * np.log(np.maximum(p, 1e-300)), 0).sum(-1)
     layers = trace.layers("router_logits" if of == "router" else "expert_weights")
     return _labeled(values, ("layer", "pos"), f"entropy of the {of}", "nats", layers=layers)
@@ -165,6 +176,7 @@ def expert_transitions(trace: Trace, where: Positions = None, *, lift: bool = Fa
     Raises NotRecorded if `where` selects no position.
     """
     check_type("expert_transitions", trace, Trace)
+    lift = check_flag("lift", lift)
     active = _active(trace, positions(trace, where))
     load = active.mean(1)
     both = np.einsum("lpe,lpf->lef", active[:-1], active[1:]) / active.shape[1]
@@ -222,15 +234,17 @@ def expert_specialization(
         ArgumentError: the numbers of labels and positions differ.
         NotRecorded: no position has a label.
     """
-    trace_list = [traces] if isinstance(traces, Trace) else list(traces)
-    label_lists: list[Any] = [labels] if isinstance(traces, Trace) else list(labels)
-    if len(label_lists) != len(trace_list):
+    listed = trace_list("expert_specialization", traces)
+    condition_on_token = check_flag("condition_on_token", condition_on_token)
+    n_shuffles, seed = check_count("n_shuffles", n_shuffles), check_seed(seed)
+    label_lists: list[Any] = [labels] if isinstance(traces, Trace) else check_items("labels", labels)
+    if len(label_lists) != len(listed):
         raise ArgumentError(
-            f"labels must be one list for each of the {len(trace_list)} traces, got {len(label_lists)} lists."
+            f"labels must be one list for each of the {len(listed)} traces, got {len(label_lists)} lists."
         )
-    for i, (trace, trace_labels) in enumerate(zip(trace_list, label_lists)):
-        if len(trace_labels) != len(trace):
-            name = "labels" if isinstance(traces, Trace) else f"labels[{i}]"
+    for i, (trace, trace_labels) in enumerate(zip(listed, label_lists)):
+        name = "labels" if isinstance(traces, Trace) else f"labels[{i}]"
+        if len(check_items(name, trace_labels)) != len(trace):
             raise ArgumentError(
                 f"{name} must have one entry for each of the {len(trace)} positions (None: left out), "
                 f"got {len(trace_labels)}."
@@ -243,16 +257,16 @@ def expert_specialization(
         raise NotRecorded("no position has a label: all labels are None")
     label = np.array([str(trace_labels[i]) for trace_labels, at in zip(label_lists, labeled) for i in at])
     token = (
-        np.concatenate([np.asarray(trace.tokens)[at] for trace, at in zip(trace_list, labeled)])
+        np.concatenate([np.asarray(trace.tokens)[at] for trace, at in zip(listed, labeled)])
         if condition_on_token
         else None
     )
-    prompts = np.repeat(_prompts(trace_list), [len(at) for at in labeled])
+    prompts = np.repeat(_prompts(listed), [len(at) for at in labeled])
     n_prompts = len(np.unique(prompts))
     measures: dict[str, list[float]] = {"information": [], "null": [], "p": []}
-    layers = trace_list[0].layers("expert_indices")
+    layers = listed[0].layers("expert_indices")
     for layer in layers:
-        chosen = np.concatenate([trace["expert_indices", layer][at] for trace, at in zip(trace_list, labeled)])
+        chosen = np.concatenate([trace["expert_indices", layer][at] for trace, at in zip(listed, labeled)])
         expert = chosen[np.arange(len(chosen)), rng.integers(0, chosen.shape[1], len(chosen))]
         information = statistics.mutual_information(expert, label, token)
         by_position = statistics.shuffled_mutual_information(expert, label, token, n_shuffles=n_shuffles, seed=seed)
@@ -267,7 +281,7 @@ def expert_specialization(
     attrs = {
         "units": "bits",
         "n": len(label),
-        "n_traces": len(trace_list),
+        "n_traces": len(listed),
         "n_prompts": n_prompts,
         "n_shuffles": n_shuffles,
         "condition": "token",
@@ -318,22 +332,24 @@ def routing_drift(
         NotRecorded: a trace has fewer than two segments.
         ArgumentError: the traces have different numbers of segments.
     """
-    trace_list = [traces] if isinstance(traces, Trace) else list(traces)
-    segment_lists: list[Any] = (
-        [segments] if isinstance(traces, Trace) else [None] * len(trace_list) if segments is None else list(segments)
-    )
-    if len(segment_lists) != len(trace_list):
+    listed = trace_list("routing_drift", traces)
+    n_shuffles, seed = check_count("n_shuffles", n_shuffles), check_seed(seed)
+    if isinstance(traces, Trace) or segments is None:
+        segment_lists: list[Any] = [segments] * len(listed)
+    else:
+        segment_lists = check_items("segments", segments)
+    if len(segment_lists) != len(listed):
         raise ArgumentError(
-            f"segments must be one list for each of the {len(trace_list)} traces, got {len(segment_lists)} lists."
+            f"segments must be one list for each of the {len(listed)} traces, got {len(segment_lists)} lists."
         )
     segment_positions = [
-        _segment_positions(trace, trace_segments) for trace, trace_segments in zip(trace_list, segment_lists)
+        _segment_positions(trace, trace_segments) for trace, trace_segments in zip(listed, segment_lists)
     ]
     if not segment_positions or len({len(spans) for spans in segment_positions}) > 1:
         counts = ", ".join(str(len(spans)) for spans in segment_positions)
         raise ArgumentError(f"every trace must have the same number of segments, got {counts or 'none'}.")
-    active = [_active(trace, np.arange(len(trace))) for trace in trace_list]
-    prompts = _prompts(trace_list)
+    active = [_active(trace, np.arange(len(trace))) for trace in listed]
+    prompts = _prompts(listed)
     n_prompts = len(np.unique(prompts))
     n_layers, n = len(active[0]), len(segment_positions[0])
     rng = np.random.default_rng(seed)
@@ -354,9 +370,9 @@ def routing_drift(
             for a, b in ((i, j), (j, i)):
                 raw[:, a, b], null_mean[:, a, b] = observed, null.mean(0)
                 p[:, a, b] = (1 + (null >= observed - 1e-12).sum(0)) / (n_shuffles + 1)
-    dims, coords = ("layer", "step", "key_step"), {"layer": list(trace_list[0].layers("expert_indices"))}
+    dims, coords = ("layer", "step", "key_step"), {"layer": list(listed[0].layers("expert_indices"))}
     data = {"drift": (dims, raw - null_mean), "raw": (dims, raw), "p": (dims, p)}
-    attrs = {"units": "bits", "n_shuffles": n_shuffles, "n_traces": len(trace_list), "n_prompts": n_prompts}
+    attrs = {"units": "bits", "n_shuffles": n_shuffles, "n_traces": len(listed), "n_prompts": n_prompts}
     attrs["shuffled"] = "prompts" if n_prompts > 1 else "positions"
     return xr.Dataset(data, coords, attrs)
 
@@ -376,11 +392,14 @@ def fixed_token_routing(trace: Trace, token: int | str, layer: int | None = None
     Raises NotRecorded if the token does not occur.
     """
     check_type("fixed_token_routing", trace, Trace)
+    if not isinstance(token, str):
+        token = check_whole("token", token, 0)
+    layer = None if layer is None else resolve_layer(layer, trace.config["n_layers"])
     occurrences = np.array(
         [i for i, (token_id, text) in enumerate(zip(trace.tokens, trace.str_tokens)) if token in (token_id, text)], int
     )
     if not len(occurrences):
-        raise NotRecorded(f"the trace has no token {token!r}")
+        raise NotRecorded(f"the trace has no token {visible(repr(token))[:80]}")
     weights = _stacked(trace, "expert_weights", occurrences, None if layer is None else [layer])
     flat = weights.transpose(1, 0, 2).reshape(len(occurrences), -1)
     minimum = np.minimum(flat[:, None], flat[None]).sum(-1)

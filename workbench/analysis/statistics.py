@@ -10,11 +10,22 @@ corrections, `_t` and `jensen_shannon`.
 
 from collections.abc import Callable, Sequence
 from math import log, sqrt
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from scipy import special
 
+from workbench.checks import (
+    check_callable,
+    check_count,
+    check_flag,
+    check_labels,
+    check_number,
+    check_numbers,
+    check_outcomes,
+    check_seed,
+    check_whole,
+)
 from workbench.errors import ArgumentError
 
 RESAMPLES = 2000  # bootstrap resamples and sign flips, by default
@@ -48,11 +59,13 @@ def wilson_interval(hits: int, n: int, level: float = 0.95) -> tuple[float, floa
 
     Raises ArgumentError unless 0 <= hits <= n and n > 0.
     """
-    if not 0 <= hits <= n or n == 0 or (int(hits), int(n)) != (hits, n):
-        raise ArgumentError(f"hits must be a whole number between 0 and n, and n at least 1, got {hits} of {n}.")
+    n, level = check_whole("n", n, 1), check_number("level", level, above=0, below=1)
+    hits = check_whole("hits", hits, 0)
+    if hits > n:
+        raise ArgumentError(f"hits must be between 0 and n, which is {n}, got {hits}.")
     from scipy.stats import binomtest  # here, because scipy.stats takes more than a second to import
 
-    interval = binomtest(int(hits), int(n)).proportion_ci(level, method="wilson")
+    interval = binomtest(hits, n).proportion_ci(level, method="wilson")
     return min(float(interval.low), hits / n), max(float(interval.high), hits / n)  # rounding crosses p at 0 and 1
 
 
@@ -87,7 +100,8 @@ def mean_interval(
     Raises:
         ArgumentError: there are no observations, or `clusters` has another length.
     """
-    values = np.asarray(values, np.float64)
+    values = check_outcomes("values", values)
+    level, seed, resamples = _settings(level, seed, resamples)
     number, n_clusters = _clusters(len(values), clusters)
     sums = np.zeros((n_clusters, *values.shape[1:]))
     np.add.at(sums, number, values)
@@ -129,6 +143,8 @@ def bootstrap_interval(
     Raises:
         ArgumentError: there are no observations, or `clusters` has another length.
     """
+    statistic, n = check_callable("statistic", statistic), check_whole("n", n, 0)
+    level, seed, resamples = _settings(level, seed, resamples)
     number, n_clusters = _clusters(n, clusters)
     members = [np.flatnonzero(number == cluster) for cluster in range(n_clusters)]
     rng = np.random.default_rng(seed)
@@ -136,8 +152,13 @@ def bootstrap_interval(
     for _ in range(resamples):
         drawn = rng.integers(0, n_clusters, n_clusters)
         resampled.append(statistic(np.concatenate([members[cluster] for cluster in drawn])))
-    low, high = np.nanquantile(np.asarray(resampled, np.float64), _tails(level, n_clusters), axis=0)
+    low, high = np.nanquantile(check_numbers("the values of statistic", resampled), _tails(level, n_clusters), axis=0)
     return Interval(statistic(np.arange(n)), low, high, n, n_clusters, level)
+
+
+def _settings(level: float, seed: int, resamples: int) -> tuple[float, int, int]:
+    """The checked settings of a bootstrap."""
+    return check_number("level", level, above=0, below=1), check_seed(seed), check_count("resamples", resamples)
 
 
 def _clusters(n: int, clusters: Sequence | np.ndarray | None) -> tuple[np.ndarray, int]:
@@ -146,9 +167,7 @@ def _clusters(n: int, clusters: Sequence | np.ndarray | None) -> tuple[np.ndarra
         raise ArgumentError("there are no observations; give at least one")
     if clusters is None:
         return np.arange(n), n
-    if len(clusters) != n:
-        raise ArgumentError(f"clusters must have one entry for each of the {n} observations, got {len(clusters)}.")
-    names, number = np.unique(np.asarray(clusters), return_inverse=True)
+    names, number = np.unique(check_labels("clusters", clusters, n), return_inverse=True)
     return number, len(names)
 
 
@@ -200,7 +219,8 @@ def sign_flip_test(differences: np.ndarray, *, seed: int = 0, resamples: int = R
 
     Raises ArgumentError for fewer than 2 units.
     """
-    observed, flipped = _flips(differences, seed, resamples)
+    resamples = check_count("resamples", resamples)
+    observed, flipped = _flips(differences, check_seed(seed), resamples)
     return (1 + (flipped >= observed - 1e-12).sum(0)) / (resamples + 1)
 
 
@@ -218,15 +238,18 @@ def westfall_young(differences: np.ndarray, *, seed: int = 0, resamples: int = R
 
     Raises ArgumentError for fewer than 2 units.
     """
-    observed, flipped = _flips(differences, seed, resamples)
+    resamples = check_count("resamples", resamples)
+    observed, flipped = _flips(differences, check_seed(seed), resamples)
     maximum = flipped.reshape(resamples, -1).max(1)
     return (1 + (maximum.reshape(-1, *(1 for _ in observed.shape)) >= observed - 1e-12).sum(0)) / (resamples + 1)
 
 
 def _flips(differences: np.ndarray, seed: int, resamples: int) -> tuple[np.ndarray, np.ndarray]:
     """|t| as observed (test…), and with random signs of whole units (resample test…)."""
-    differences = np.asarray(differences, np.float64)
+    differences = check_numbers("differences", differences)
     n = len(differences)
+    if not np.isfinite(differences).all():  # comparisons with NaN are false, which would make every p small
+        raise ArgumentError("differences must be finite; leave out units and tests without a result")
     if n < 2:
         raise ArgumentError(f"a test needs at least 2 units along the first axis, got {n}.")
     square = (differences**2).sum(0)
@@ -252,7 +275,7 @@ def benjamini_hochberg(p: np.ndarray) -> np.ndarray:
     """
     from scipy.stats import false_discovery_control
 
-    p = np.asarray(p, np.float64)
+    p = check_numbers("p", p)
     if not ((p >= 0) & (p <= 1)).all():
         raise ArgumentError("p-values must be between 0 and 1 and not NaN; leave out tests without a result")
     return false_discovery_control(p.ravel()).reshape(p.shape)
@@ -270,7 +293,12 @@ def auroc(scores: np.ndarray, truth: np.ndarray) -> float:
     """
     from scipy.stats import rankdata
 
-    scores, truth = np.asarray(scores, np.float64).ravel(), np.asarray(truth, bool).ravel()
+    scores, truth = check_numbers("scores", scores).ravel(), check_outcomes("truth", truth).ravel()
+    if len(scores) != len(truth):
+        raise ArgumentError(f"truth must have one entry for each of the {len(scores)} scores, got {len(truth)}.")
+    if not np.isin(truth, (0, 1)).all():
+        raise ArgumentError("truth must be true or false for each score (or 1 or 0).")
+    truth = truth.astype(bool)
     n_true, n_rest = int(truth.sum()), int((~truth).sum())
     if not n_true or not n_rest:
         raise ArgumentError(f"truth must have both true and false items, got {n_true} true and {n_rest} false")
@@ -290,6 +318,11 @@ def minimum_detectable_effect(n: int, proportion: float = 0.5, *, power: float =
     >>> [round(minimum_detectable_effect(n), 2) for n in (20, 50, 100, 400)]
     [0.44, 0.28, 0.2, 0.1]
     """
+    n, level = check_whole("n", n, 1), check_number("level", level, above=0, below=1)
+    proportion, power = (
+        check_number("proportion", proportion, low=0, high=1),
+        check_number("power", power, above=0, below=1),
+    )
     return (_z(level) + float(special.ndtri(power))) * sqrt(2 * proportion * (1 - proportion) / n)
 
 
@@ -305,7 +338,13 @@ def entropy(counts: np.ndarray, axis: int = -1, *, correct: bool = True) -> np.n
     >>> float(entropy(np.array([5, 5]), correct=False).round(4)), float(entropy(np.array([5, 5])).round(4))
     (0.6931, 0.7431)
     """
-    counts = np.asarray(counts, np.float64)
+    counts, correct = check_numbers("counts", counts), check_flag("correct", correct)
+    axis = _axis(axis, counts)
+    _check_counts("counts", counts)
+    return _entropy(counts, axis, correct)
+
+
+def _entropy(counts: np.ndarray, axis: int, correct: bool) -> np.ndarray:
     n = counts.sum(axis, keepdims=True)
     with np.errstate(divide="ignore", invalid="ignore"):
         plain = special.entr(counts / n).sum(axis)
@@ -322,12 +361,15 @@ def mutual_information(x: np.ndarray, y: np.ndarray, condition: np.ndarray | Non
     >>> mutual_information(x, x), mutual_information(x, np.array([0, 1, 0, 1])), mutual_information(x, x, condition=x)
     (1.0, 0.0, 0.0)
     """
-    x, y = np.asarray(x), np.asarray(y)
+    return _mutual_information(*_observations(x, y, condition))
+
+
+def _mutual_information(x: np.ndarray, y: np.ndarray, condition: np.ndarray | None) -> float:
     nats = 0.0
     for stratum in _strata(len(x), condition):
         table = _table(x[stratum], y[stratum])
         parts = (table.sum(1), table.sum(0), table.ravel())
-        a, b, both = (float(entropy(part, correct=False)) for part in parts)
+        a, b, both = (float(_entropy(part, -1, False)) for part in parts)
         nats += len(stratum) / len(x) * (a + b - both)
     return max(nats, 0.0) * BITS
 
@@ -370,8 +412,9 @@ def shuffled_mutual_information(
     Raises:
         ArgumentError: `clusters` has another length than the observations.
     """
-    rng = np.random.default_rng(seed)
-    y, strata = np.asarray(y), _strata(len(x), condition)
+    x, y, condition = _observations(x, y, condition)
+    n_shuffles, rng = check_count("n_shuffles", n_shuffles), np.random.default_rng(check_seed(seed))
+    strata = _strata(len(x), condition)
     number, n_clusters = _clusters(len(y), clusters)
     members = [[stratum[number[stratum] == c] for c in np.unique(number[stratum])] for stratum in strata]
     nulls = []
@@ -387,7 +430,7 @@ def shuffled_mutual_information(
                 for group, source in zip(groups, (groups[i] for i in order)):
                     offset = rng.integers(len(source))
                     shuffled[group] = y[source[(offset + np.arange(len(group))) % len(source)]]
-        nulls.append(mutual_information(x, shuffled, condition))
+        nulls.append(_mutual_information(x, shuffled, condition))
     return np.array(nulls)
 
 
@@ -401,9 +444,36 @@ def jensen_shannon(a: np.ndarray, b: np.ndarray, axis: int = -1) -> np.ndarray:
     >>> float(jensen_shannon(np.array([2, 2]), np.array([1, 1])))
     0.0
     """
-    a, b = (np.asarray(x, np.float64) / np.sum(x, axis, keepdims=True) for x in (a, b))
-    h = [entropy(x, axis, correct=False) for x in ((a + b) / 2, a, b)]
+    a, b = check_numbers("a", a), check_numbers("b", b)
+    axis = _axis(axis, a)
+    if a.shape != b.shape:
+        raise ArgumentError(f"a and b must have the same shape, got {list(a.shape)} and {list(b.shape)}.")
+    _check_counts("a", a)
+    _check_counts("b", b)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        a, b = (x / x.sum(axis, keepdims=True) for x in (a, b))
+    h = [_entropy(x, axis, False) for x in ((a + b) / 2, a, b)]
     return np.maximum(h[0] - (h[1] + h[2]) / 2, 0) * BITS
+
+
+def _check_counts(name: str, counts: np.ndarray) -> None:
+    if not ((counts >= 0) & (counts < np.inf)).all():
+        raise ArgumentError(f"{name} must have finite numbers of at least 0 only, no NaN.")
+
+
+def _axis(axis: int, array: np.ndarray) -> int:
+    axis = check_whole("axis", axis)
+    if not -array.ndim <= axis < array.ndim:
+        raise ArgumentError(f"axis must be between {-array.ndim} and {array.ndim - 1}, got {axis}.")
+    return axis
+
+
+def _observations(x: Any, y: Any, condition: Any) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """The labels of each observation, checked: as many in each list, and at least one."""
+    x = check_labels("x", x)
+    if not len(x):
+        raise ArgumentError("there are no observations; give at least one")
+    return x, check_labels("y", y, len(x)), None if condition is None else check_labels("condition", condition, len(x))
 
 
 def _strata(n: int, condition: np.ndarray | None) -> list[np.ndarray]:

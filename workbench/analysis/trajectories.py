@@ -6,15 +6,19 @@ half a cosine each (arXiv 1806.08805). A basis therefore records its problems an
 
 import hashlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import xarray as xr
 
+from workbench import hooks
 from workbench.analysis.problem_groups import problem
-from workbench.checks import check_type
-from workbench.errors import ArgumentError, NotRecorded
+from workbench.analysis.trace_lists import trace_list
+from workbench.checks import check_count, check_items, check_seed, check_type, check_whole
+from workbench.errors import ArgumentError, HookNameError, NotRecorded
+from workbench.text import visible
 from workbench.traces import Trace
-from workbench.traces.steps import Step, steps
+from workbench.traces.steps import Step, segment_slices
 
 Segments = Sequence[Step | slice]
 
@@ -55,15 +59,20 @@ def resid_basis(
         NotRecorded: `site` was not recorded, or there are no steps.
         ArgumentError: there are too few steps for `n_components`.
     """
-    if not traces or (segments is not None and len(segments) != len(traces)):
-        raise ArgumentError(f"give at least one trace, and one list of segments for each; got {len(traces)} traces.")
+    traces = trace_list("resid_basis", traces)
+    n_components, site = check_whole("n_components", n_components, 1), _checked_site(site)
+    segments = None if segments is None else check_items("segments", segments)
+    if segments is not None and len(segments) != len(traces):
+        raise ArgumentError(
+            f"segments must be one list for each of the {len(traces)} traces, got {len(segments)} lists."
+        )
     lists = [_positions(trace, None if segments is None else segments[i]) for i, trace in enumerate(traces)]
     rows = sum(map(len, lists))
     means, components, explained = [], [], []
     for layer in range(traces[0].config["n_layers"]):
         paths = [_means(trace[site, layer], segment_positions) for trace, segment_positions in zip(traces, lists)]
         x = np.concatenate(paths)
-        if not 0 < n_components <= min(rows - 1, x.shape[1]):
+        if not n_components <= min(rows - 1, x.shape[1]):
             raise ArgumentError(
                 f"{n_components} components need more than {n_components} steps of at least {n_components} numbers, "
                 f"got {rows} steps of {x.shape[1]}. "
@@ -123,6 +132,8 @@ def resid_trajectory(
         NotRecorded: as for `resid_basis`.
     """
     check_type("resid_trajectory", trace, Trace)
+    _check_basis("resid_trajectory", basis)
+    n_shuffles, seed = check_count("n_shuffles", n_shuffles), check_seed(seed)
     if _problem_hash(trace) in basis.attrs["problems"]:
         raise ArgumentError(
             f"the basis was fitted on {basis.attrs['n_problems']} problems including this one, so its path would look "
@@ -194,7 +205,9 @@ def step_cosine(
         NotRecorded: as for `resid_basis`.
     """
     check_type("step_cosine", trace, Trace)
+    site = _checked_site(site)
     if basis is not None:
+        _check_basis("step_cosine", basis)
         if _problem_hash(trace) in basis.attrs["problems"]:
             raise ArgumentError("the basis was fitted on this problem; fit it on other problems")
         site = basis.attrs["site"]
@@ -212,12 +225,32 @@ def step_cosine(
     return xr.DataArray(np.stack(values), {"layer": np.arange(len(values))}, dims, attrs=attrs)
 
 
+def _checked_site(site: Any) -> str:
+    """A hook point of every layer with one vector per position, by its name. Raises HookNameError for another."""
+    point = hooks.full_name(site)
+    if "*" not in point or len(hooks.axes(point)) != 2 or hooks.axes(point)[0] != "pos":
+        raise HookNameError(
+            f"site must be a hook point of every layer with one vector per position, such as 'resid_post', "
+            f"got {visible(repr(site))}."
+        )
+    return site
+
+
+def _check_basis(function: str, basis: Any) -> None:
+    """Raises ArgumentTypeError for anything but a Dataset, ArgumentError for one that is not from `resid_basis`."""
+    check_type(function, basis, xr.Dataset)
+    missing = [name for name in ("mean", "direction") if name not in basis]
+    missing += [name for name in ("problems", "n_problems", "site") if name not in basis.attrs]
+    if missing:
+        raise ArgumentError(
+            f"basis must be the Dataset of wb.residual.resid_basis; this one has no {', '.join(missing)}."
+        )
+
+
 def _positions(trace: Trace, segments: Segments | None) -> list[np.ndarray]:
     """The positions of each segment."""
     all_positions = np.arange(len(trace))
-    segment_positions = [
-        all_positions[slice(part.start, part.stop)] for part in (steps(trace) if segments is None else segments)
-    ]
+    segment_positions = [all_positions[part] for part in segment_slices(trace, segments)]
     if not segment_positions or not all(map(len, segment_positions)):
         raise NotRecorded(
             "this trace has no steps (no chain of thought), or a segment is empty; give `segments` as slices"

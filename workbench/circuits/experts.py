@@ -11,7 +11,7 @@ import xarray as xr
 from torch import Tensor
 from tqdm.auto import tqdm
 
-from workbench.checks import check_type, resolve_index, resolve_layer
+from workbench.checks import check_items, check_type, check_whole, resolve_index, resolve_layer
 from workbench.circuits.vocabulary import (
     MAX_CHUNK_ELEMENTS,
     compute_dtype,
@@ -56,6 +56,7 @@ def router_tokens(model: Model, layer: int, *, k: int = 10, tokens: Sequence[int
         PromptError: the model does not have a token id.
     """
     check_type("router_tokens", model, Model)
+    k = check_whole("k", k, 1)
     c = model.config
     layer, ids = resolve_layer(layer, c.n_layers), select_tokens(model, tokens)
     block = model.weights.blocks[layer]
@@ -123,10 +124,12 @@ def expert_logit_effects(
         PromptError: the model does not have a token id.
     """
     check_type("expert_logit_effects", model, Model)
+    k = check_whole("k", k, 1)
     c = model.config
     layer, ids = resolve_layer(layer, c.n_layers), select_tokens(model, tokens)
     expert = resolve_index("expert", expert, c.n_experts)
-    neuron_ids = [resolve_index("neuron", n, c.d_mlp) for n in (range(c.d_mlp) if neurons is None else neurons)]
+    neuron_list = range(c.d_mlp) if neurons is None else check_items("neurons", neurons)
+    neuron_ids = [resolve_index("neuron", neuron, c.d_mlp) for neuron in neuron_list]
     experts, k = model.weights.blocks[layer].experts, min(k, len(ids))
     columns = _whole(experts.down, expert, compute_dtype(model))[:, neuron_ids].T  # neuron d_model
     raised, lowered = [], []

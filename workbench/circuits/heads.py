@@ -12,7 +12,7 @@ import torch
 import xarray as xr
 from torch import Tensor
 
-from workbench.checks import check_type, resolve_head, resolve_layer
+from workbench.checks import check_items, check_type, check_whole, resolve_head, resolve_layer
 from workbench.circuits.vocabulary import (
     compute_dtype,
     largest_pairs,
@@ -41,9 +41,7 @@ def sink_logits(model: Model, *, keys: int | None = None) -> xr.Dataset:
     """
     check_type("sink_logits", model, Model)
     c = model.config
-    keys = c.window if keys is None else keys
-    if keys < 1:
-        raise ArgumentError(f"keys must be at least 1, got {keys}.")
+    keys = c.window if keys is None else check_whole("keys", keys, 1)
     logit = torch.stack([block.sinks for block in model.weights.blocks]).double().cpu().numpy()
     data = {
         "logit": (("layer", "head"), logit),
@@ -89,8 +87,10 @@ def ov_circuit(model: Model, layer: int, head: int, *, k: int = 20, tokens: Sequ
         PromptError: the model does not have a token id.
     """
     check_type("ov_circuit", model, Model)
+    k = check_whole("k", k, 1)
     c = model.config
-    block = model.weights.blocks[resolve_layer(layer, c.n_layers)]
+    layer = resolve_layer(layer, c.n_layers)
+    block = model.weights.blocks[layer]
     head, ids = resolve_head(head, c.n_heads), select_tokens(model, tokens)
     values = _head_rows(head // (c.n_heads // c.n_kv_heads), c.d_head)
     token_values = read_embeddings(model, ids, block.ln1, block.whole("w_v")[values])  # token d_head
@@ -148,11 +148,13 @@ def qk_circuit(
         PromptError: the model does not have a token id.
     """
     check_type("qk_circuit", model, Model)
+    k = check_whole("k", k, 1)
     c = model.config
     layer = resolve_layer(layer, c.n_layers)
     head, ids = resolve_head(head, c.n_heads), select_tokens(model, tokens)
+    distance = check_whole("distance", distance, 0)
     reach = c.window if c.is_sliding(layer) else c.n_ctx
-    if not 0 <= distance < reach:
+    if not distance < reach:
         raise ArgumentError(f"distance must be between 0 and {reach - 1} in layer {layer}, got {distance}.")
     query, key = (part(model, layer, head, ids) for part in (_queries, _keys))
     logit, query_index, key_index = largest_pairs(
@@ -189,8 +191,9 @@ def qk_distance(
     """
     check_type("qk_distance", model, Model)
     c, ids = model.config, select_tokens(model, tokens)
-    if not len(distances) or min(distances) < 0:
-        raise ArgumentError(f"distances needs at least one number, and none below 0, got {list(distances)[:5]}.")
+    distances = [
+        check_whole("a distance", distance, 0, c.n_ctx - 1) for distance in check_items("distances", distances)
+    ]
     values = np.full((c.n_layers, c.n_heads, len(distances)), np.nan)
     for layer in range(c.n_layers):
         reachable = [i for i, distance in enumerate(distances) if not c.is_sliding(layer) or distance < c.window]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from workbench.checks import check_items, check_whole
 from workbench.errors import PromptError
 from workbench.model.kernels.rows import rms_norm
 from workbench.model.model import Model
@@ -34,7 +35,7 @@ def select_tokens(model: Model, tokens: Sequence[int] | None) -> Tensor:
     n = model.config.d_vocab
     if tokens is None:
         return torch.arange(min(n, len(model.tokenizer)) if model.tokenizer else n)
-    ids = torch.tensor(sorted({int(token) for token in tokens}), dtype=torch.long)
+    ids = torch.tensor(sorted({check_whole("a token id", token) for token in check_items("tokens", tokens, low=0)}))
     if not len(ids) or not 0 <= int(ids[0]) <= int(ids[-1]) < n:
         raise PromptError(f"tokens needs at least one id, each between 0 and {n - 1}, got {ids.tolist()[:5]}…")
     return ids

@@ -10,12 +10,13 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from typing import Any, Literal
 
+from workbench.checks import check_flag
 from workbench.conversation.messages import Chat, Message, Tool
 from workbench.conversation.parse import CONSTRAIN
-from workbench.conversation.token_ids import shown, token_id
+from workbench.conversation.token_ids import token_id
 from workbench.conversation.tokenizer import valid_unicode
 from workbench.errors import PromptError
-from workbench.text import visible
+from workbench.text import shown, visible
 from workbench.traces.spans import NO_TOOL
 from workbench.untrusted import parse_json
 
@@ -72,6 +73,7 @@ def chat(
     >>> [(m.role, m.channel) for m in ask.messages]
     [('user', None), ('assistant', 'final'), ('user', None)]
     """
+    keep_thoughts = check_flag("keep_thoughts", keep_thoughts)
     parsed_tools = _tools(() if tools is None else tools)
     functions = {tool.name for tool in parsed_tools if not tool.builtin}
     if history is not None and (isinstance(history, str | Mapping) or not isinstance(history, Iterable)):
@@ -114,7 +116,7 @@ def with_reasoning(prompt: Any, reasoning: Effort | None) -> Any:
 
 
 def _effort(reasoning: Any) -> str | None:
-    if reasoning is not None and reasoning not in EFFORTS:
+    if reasoning is not None and not (isinstance(reasoning, str) and reasoning in EFFORTS):
         raise PromptError(f"reasoning must be {_one_of(EFFORTS)}, got {shown(reasoning)}")
     return reasoning
 

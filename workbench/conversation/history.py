@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Protocol
 
+from workbench.checks import check_attributes
 from workbench.conversation.json_text import same_json
 from workbench.conversation.messages import Message
 from workbench.conversation.parse import parse
@@ -41,6 +42,7 @@ def history(trace: ParsedTokens) -> list[dict[str, Any]]:
     [('user', None, 'What is 12+30?'), ('assistant', 'analysis', '2+0=2, 1+3=4.'), ('assistant', 'final', \
 'It is 42.'), ('user', None, 'And 3+4?')]
     """
+    check_attributes("history", trace, "tokens", "str_tokens", "spans")
     tokens, pieces, spans = trace.tokens, trace.str_tokens, list(trace.spans)
     if spans and "".join(pieces[spans[-1].start :]) == "<|start|>assistant":
         spans.pop()  # the end of a prompt: the header of the next answer

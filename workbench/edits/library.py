@@ -10,10 +10,10 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from workbench import hooks
-from workbench.checks import check_expert, check_index
+from workbench.checks import check_expert, check_index, check_number, check_numbers, check_type
 from workbench.edits.positions import whole_numbers
 from workbench.errors import EditError
-from workbench.text import visible
+from workbench.text import shown, visible
 from workbench.traces import Trace
 
 
@@ -23,7 +23,7 @@ def _indices(name: str, value: int | Sequence[int]) -> tuple[int, ...]:
     except TypeError:
         indices = ()
     if not indices or min(indices) < 0:
-        raise EditError(f"{name} must be one or more whole numbers of at least 0, got {value!r}")
+        raise EditError(f"{name} must be one or more whole numbers of at least 0, got {shown(value)}")
     return indices
 
 
@@ -170,7 +170,7 @@ def force(expert: int | Sequence[int], margin: float = 0.01) -> Force:
     Raises, when the edited model runs, SelectionError for an expert that the model does not have, and EditError for
     more experts than run for each token.
     """
-    return Force(_indices("expert", expert), float(margin))
+    return Force(_indices("expert", expert), check_number("margin", margin, above=0))
 
 
 def ablate(
@@ -183,7 +183,7 @@ def ablate(
     Raises EditError unless exactly one of `head` and `expert` is given, by name.
     """
     if unnamed:
-        example = ", ".join(map(repr, unnamed))
+        example = ", ".join(map(shown, unnamed))
         raise EditError(f"ablate needs head= or expert=: wb.ablate(head={example}) or wb.ablate(expert={example})")
     if (head is None) == (expert is None):
         raise EditError("ablate either heads or experts: wb.ablate(head=3) or wb.ablate(expert=[1, 7])")
@@ -205,6 +205,7 @@ def patch(source: Trace) -> PatchFrom:
     `model.edit` raises NotRecorded if the trace lacks the hook point. The edited model raises EditError if the recorded
     value has another width.
     """
+    check_type("patch", source, Trace)
     return PatchFrom(source)
 
 
@@ -218,7 +219,7 @@ def steer(vector: ArrayLike, scale: float = 1.0) -> Steer:
 
     Raises EditError unless `vector` is one row of finite numbers, and where the hook point has another width.
     """
-    vector = np.asarray(vector, np.float32)
-    if vector.ndim != 1 or not np.isfinite(vector).all():
+    vector = check_numbers("vector", vector).astype(np.float32)
+    if vector.ndim != 1 or not len(vector) or not np.isfinite(vector).all():
         raise EditError(f"a steering vector is one row of finite numbers, got an array of shape {vector.shape}")
-    return Steer(vector, float(scale))
+    return Steer(vector, check_number("scale", scale))

@@ -1,10 +1,12 @@
 """Which positions of a text an edit applies to: absolute, counted from the start of the prompt."""
 
-import operator
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from workbench.checks import check_slice, check_whole
 from workbench.errors import EditError
+from workbench.text import shown
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,7 @@ def positions_of(positions) -> Positions | None:
     if positions is None:
         return None
     if isinstance(positions, slice):
+        positions = check_slice("positions", positions)
         if positions == slice(None):
             return None
         if positions.step not in (None, 1) or min(positions.start or 0, positions.stop or 0) < 0:
@@ -37,13 +40,13 @@ def positions_of(positions) -> Positions | None:
     except TypeError:
         listed = []
     if not listed or min(listed) < 0:
-        raise EditError(f"positions must be one or more whole numbers of at least 0, got {positions!r}")
+        raise EditError(f"positions must be one or more whole numbers of at least 0, got {shown(positions)}")
     return Positions(frozenset(listed), None, ",".join(map(str, sorted(set(listed)))))
 
 
 def whole_numbers(value: Any) -> list[int]:
     """A list of one or several whole numbers of Python or numpy. Raises TypeError for anything else."""
-    try:
-        return [operator.index(value)]
-    except TypeError:
-        return [operator.index(v) for v in value]
+    several = (
+        isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0 and not isinstance(value, str | bytes | Mapping)
+    )
+    return [check_whole("each entry", entry) for entry in (value if several else [value])]

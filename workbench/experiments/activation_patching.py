@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -11,8 +12,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.checks import check_type
-from workbench.errors import HookNameError, PromptError
+from workbench.checks import check_callable, check_flag, check_indices, check_type, check_whole
+from workbench.errors import ArgumentError, HookNameError, PromptError
 from workbench.experiments.cached_run import CachedRun, SingleHookTap
 from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.model.gpt_oss import unembed
@@ -23,6 +24,21 @@ from workbench.taps import Chain
 MAX_ROWS = 32  # patches in one pass, at most
 MAX_ELEMENTS_PER_PASS = 1 << 22  # elements of one residual stream in a pass, at most
 Metric = Callable[[Tensor], Tensor]  # logits of the last position (batch d_vocab) -> batch
+
+
+def measured(metric: Metric, logits: Tensor) -> float:
+    """The metric of one row of logits. Raises ArgumentError unless it is one finite number."""
+    return float(check_values(metric(logits), len(logits))[0].detach())
+
+
+def check_values(values: Any, n: int) -> Tensor:
+    """What a metric returned for `n` rows of logits. Raises ArgumentError unless it is a finite number for each."""
+    if not isinstance(values, Tensor) or values.shape != (n,) or not bool(values.isfinite().all()):
+        got = f"a tensor of shape {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        raise ArgumentError(
+            f"metric must return a tensor with one finite number for each row of logits (here {n}), got {got}."
+        )
+    return values
 
 
 @dataclass(frozen=True)
@@ -42,16 +58,23 @@ def logit_diff(model: Model, token: str | int, other: str | int) -> LogitDiff:
     >>> wb.patching.logit_diff(model, "7", "8")
     LogitDiff(token=22, other=23)
 
-    Raises PromptError for a text that is not exactly one token.
+    Raises PromptError for a text that is not exactly one token, or an id that the model does not have.
     """
     check_type("logit_diff", model, Model)
     return LogitDiff(token_id(model, token), token_id(model, other))
 
 
 def token_id(model: Model, token: str | int) -> int:
-    """The id of a token given as text or id. Raises PromptError for a text that is not exactly one token."""
+    """The id of a token given as text or id.
+
+    Raises PromptError for a text that is not exactly one token and for an id that the model does not have,
+    ArgumentTypeError for anything else.
+    """
     if not isinstance(token, str):
-        return int(token)
+        number = check_whole("token", token)
+        if not 0 <= number < model.config.d_vocab:
+            raise PromptError(f"token id {number} is out of range: {model.name} has ids 0..{model.config.d_vocab - 1}")
+        return number
     if model.tokenizer is None:
         raise PromptError(f"this model has no tokenizer; give the id of token {token!r}")
     ids = model.tokenizer.encode(token)
@@ -127,6 +150,7 @@ def activation_patching(
     See Meng et al. 2022 (arXiv 2202.05262), and Zhang and Nanda 2023 (arXiv 2309.16042) for metrics and corruptions.
     """
     check_type("activation_patching", model, Model)
+    metric, by_head = check_callable("metric", metric), check_flag("by_head", by_head)
     point = hooks.full_name(site)
     axes = hooks.axes(point)
     if "*" not in point or "pos" not in axes or (by_head and "head" not in axes):
@@ -138,7 +162,10 @@ def activation_patching(
             f"{', '.join(sites)}."
         )
     corrupted_ids, clean_ids, first = two_prompts(model, clean, corrupted)
-    patched = np.arange(first, len(corrupted_ids)) if positions is None else np.asarray(positions, int)
+    if positions is None:
+        patched = np.arange(first, len(corrupted_ids))
+    else:
+        patched = np.array(check_indices("position", positions, len(corrupted_ids)))
     c = model.config
     points = [hooks.at_layer(point, layer) for layer in range(c.n_layers)]
     last = hooks.at_layer("blocks.*.hook_resid_post", c.n_layers - 1)
@@ -156,7 +183,7 @@ def activation_patching(
         SweepCheckpoint(resume, model_inputs(model) | inputs) as cells,
     ):
         corrupted_run, clean_run = CachedRun(model, corrupted_ids), CachedRun(model, clean_ids, points)
-        baselines = [metric(run.logits(slice(-1, None))[:, 0])[0].item() for run in (corrupted_run, clean_run)]
+        baselines = [measured(metric, run.logits(slice(-1, None))[:, 0]) for run in (corrupted_run, clean_run)]
         shape = (c.n_layers, c.n_heads if by_head else len(patched))
         values = np.zeros(shape)
         batches = [

@@ -12,8 +12,17 @@ from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.analysis import statistics
-from workbench.checks import check_head, check_layer, check_position, check_type
-from workbench.edits.positions import whole_numbers
+from workbench.checks import (
+    check_choice,
+    check_count,
+    check_indices,
+    check_items,
+    check_position,
+    check_seed,
+    check_slice,
+    check_type,
+    check_whole,
+)
 from workbench.errors import EditError, SelectionError
 from workbench.experiments.cached_run import LOGIT_CHUNK, CachedRun, divergence
 from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
@@ -83,20 +92,19 @@ def attention_knockout(
     (('pos',), ('control', 'pos'), True)
 
     Raises:
-        EditError: another mode, no layer, no head, or no edge to cut.
+        EditError: no layer, or no edge to cut.
+        ArgumentError: another mode, no head, or a number out of range.
         SelectionError: a layer, head or position that does not exist.
         ResumeError: the file holds another sweep, or is damaged.
         FileError: the file cannot be written.
     """
     check_type("attention_knockout", model, Model)
     check_type("attention_knockout", trace, Trace)
-    layer_numbers = _layers(model, layers)
-    if mode not in MODES:
-        raise EditError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
+    layer_numbers, mode = _layers(model, layers), check_choice("mode", mode, MODES)
+    min_distance, seed = check_whole("min_distance", min_distance, 0), check_seed(seed)
+    n_controls = check_count("n_controls", n_controls, 0)
     c, n = model.config, len(trace)
-    head_numbers = list(range(c.n_heads)) if heads is None else [check_head(h, c.n_heads) for h in heads]
-    if not head_numbers:
-        raise EditError("heads is empty; give at least one head, or None for all")
+    head_numbers = list(range(c.n_heads)) if heads is None else check_indices("head", heads, c.n_heads)
     requested = np.zeros((n, n), bool)
     requested[np.ix_(positions_of(queries, n), positions_of(keys, n))] = True
     distance = np.subtract.outer(np.arange(n), np.arange(n))
@@ -170,7 +178,7 @@ def _layers(model: Model, layers: str | Sequence[int]) -> list[int]:
     all_layers = list(range(c.n_layers))
     named = {"all": all_layers, "full": [i for i in all_layers if not c.is_sliding(i)]}
     named["sliding"] = [i for i in all_layers if c.is_sliding(i)]
-    numbers = named.get(layers, []) if isinstance(layers, str) else [check_layer(i, c.n_layers) for i in layers]
+    numbers = named.get(layers, []) if isinstance(layers, str) else check_indices("layer", layers, c.n_layers)
     if not numbers:
         raise EditError(
             f"layers must be 'all', 'full', 'sliding' or numbers from 0 to {c.n_layers - 1}, got {layers!r}."
@@ -184,14 +192,14 @@ def positions_of(places: Places, n: int) -> list[int]:
     if isinstance(places, Step | Span):
         places = slice(places.start, places.stop)
     if isinstance(places, slice):
-        positions = list(range(n)[places])
-    elif isinstance(places, Iterable):
-        positions = sorted({p for place in places for p in positions_of(place, n)})
+        positions = list(range(n)[check_slice("positions", places)])
+    elif isinstance(places, Iterable) and getattr(places, "ndim", 1):  # an array without axes is a number
+        positions = sorted({p for place in check_items("positions", places) for p in positions_of(place, n)})
     else:
-        positions = whole_numbers(places)
+        positions = [check_position(places, n)]
     if not positions:
         raise SelectionError(f"{places!r} selects no position; positions are between 0 and {n - 1}.")
-    return [check_position(position, n) for position in positions]
+    return positions
 
 
 def _attention_mass(base: CachedRun, layers: Sequence[int], heads: Sequence[int], start: int) -> np.ndarray:

@@ -10,9 +10,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.checks import check_type
+from workbench.checks import check_callable, check_indices, check_type
 from workbench.errors import ArgumentError, CheckpointError, HookNameError
-from workbench.experiments.activation_patching import Metric, two_prompts
+from workbench.experiments.activation_patching import Metric, check_values, measured, two_prompts
 from workbench.experiments.cached_run import CachedRun
 from workbench.model.gpt_oss import forward_from, unembed
 from workbench.model.model import Model, Prompt
@@ -78,8 +78,12 @@ def attribution_patching(
             f"runs in {model.dtype_name}; load it with wb.Model(…, dtype='float32'). Experts in MXFP4 stay packed."
         )
     point, unit = _site_axes(site)
+    metric = check_callable("metric", metric)
     corrupted_ids, clean_ids, first = two_prompts(model, clean, corrupted)
-    patched = np.arange(first, len(corrupted_ids)) if positions is None else np.asarray(positions, int)
+    if positions is None:
+        patched = np.arange(first, len(corrupted_ids))
+    else:
+        patched = np.array(check_indices("position", positions, len(corrupted_ids)))
     c = model.config
     points = [point] if point != EXPERTS else [point, "blocks.*.mlp.hook_expert_weights"]
     record = [hooks.at_layer(p, layer) for p in points for layer in range(c.n_layers)]
@@ -101,7 +105,7 @@ def attribution_patching(
                 )
                 flips[layer] = ~same_experts.all(-1).cpu().numpy()[patched]
         with torch.inference_mode():
-            clean_value = metric(clean_run.logits(slice(-1, None))[:, 0])[0].item()
+            clean_value = measured(metric, clean_run.logits(slice(-1, None))[:, 0])
     shares = np.stack(effect) / (clean_value - corrupted_value)
     dims = ("layer", "pos", *unit)
     coords = {"layer": np.arange(c.n_layers), "pos": patched} | {name: np.arange(shares.shape[2]) for name in unit}
@@ -130,7 +134,7 @@ def _output_gradient(base: CachedRun, metric: Metric) -> tuple[float, Tensor]:
     """The metric, and its gradient with respect to the final residual stream (batch pos d_model)."""
     model = base.model
     last = base.resid(model.config.n_layers).clone().requires_grad_()
-    value = metric(unembed(model.config, model.weights, last[:, -1:])[:, 0])[0]
+    value = check_values(metric(unembed(model.config, model.weights, last[:, -1:])[:, 0]), 1)[0]
     if not value.requires_grad:
         raise ArgumentError("this metric has no gradient; compute it from the logits with torch operations only")
     return value.item(), torch.autograd.grad(value, last)[0]

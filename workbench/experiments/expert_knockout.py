@@ -9,8 +9,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.checks import check_expert, check_layer, check_type
-from workbench.errors import EditError
+from workbench.checks import check_choice, check_indices, check_layer, check_type
 from workbench.experiments.cached_run import CachedRun, SingleHookTap, divergence
 from workbench.model.cache import KVCache
 from workbench.model.model import Model
@@ -49,18 +48,14 @@ def expert_knockout(
     True
 
     Raises:
-        EditError: another mode, or no expert.
+        ArgumentError: another mode, or no expert.
         SelectionError: an expert or layer that the model does not have.
     """
     check_type("expert_knockout", model, Model)
     check_type("expert_knockout", trace, Trace)
     c = model.config
-    expert_ids = list(range(c.n_experts)) if experts is None else [check_expert(e, c.n_experts) for e in experts]
-    if mode not in MODES:
-        raise EditError(f"mode must be one of {', '.join(MODES)}, got {mode!r}")
-    layer = check_layer(layer, c.n_layers)
-    if not expert_ids:
-        raise EditError("experts is empty; give at least one expert, or None for all")
+    expert_ids = list(range(c.n_experts)) if experts is None else check_indices("expert", experts, c.n_experts)
+    layer, mode = check_layer(layer, c.n_layers), check_choice("mode", mode, MODES)
     output_point = f"blocks.{layer}.mlp.hook_expert_out"
     with model.interruptible() as flag, torch.inference_mode():
         base = CachedRun(model, trace.tokens, [output_point] if mode == "mean" else ())

@@ -14,7 +14,17 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from workbench.analysis import statistics
-from workbench.checks import check_type
+from workbench.analysis.trace_lists import trace_list
+from workbench.checks import (
+    check_callable,
+    check_count,
+    check_items,
+    check_number,
+    check_seed,
+    check_text,
+    check_type,
+    check_whole,
+)
 from workbench.errors import NotRecorded, PromptError
 from workbench.experiments import sampling as drawing
 from workbench.experiments.forced_answers import messages, to_answer
@@ -108,13 +118,19 @@ def faithfulness(
     (('test', 'fraction'), 1.0)
 
     Raises:
-        NotRecorded: there are no runs, or one has no steps before a final message.
+        NotRecorded: a run has no steps before a final message.
+        ArgumentError: there are no runs, or a setting is out of range.
         PromptError: the model cannot encode texts, or `filler` is empty.
     """
     check_type("faithfulness", model, Model)
-    runs = [traces] if isinstance(traces, Trace) else list(traces)
-    if not runs:
-        raise NotRecorded("there are no runs; give traces with a chain of thought and an answer")
+    runs = trace_list("faithfulness", traces)
+    functions = {"mistake": mistake, "paraphrase": paraphrase, "parse_answer": parse_answer}
+    for name, function in functions.items():
+        if function is not None:
+            check_callable(name, function)
+    n_samples, seed = check_count("n_samples", n_samples), check_seed(seed)
+    temperature, max_tokens = check_number("temperature", temperature, low=0), check_whole("max_tokens", max_tokens, 1)
+    filler = check_text("filler", filler)
     if model.tokenizer is None:
         raise PromptError("this model has no tokenizer, so it cannot encode mistakes and fillers")
     if not (filler_ids := list(model.tokenizer.encode(filler))):
@@ -136,7 +152,12 @@ def faithfulness(
         for number, texts in enumerate(tqdm(batches, desc="generating", leave=False, disable=None)):
             flag.check()
             continuations = drawing.side_by_side(
-                model, texts, n_samples, max_tokens=max_tokens, temperature=temperature, seed=seed * 100_003 + number
+                model,
+                texts,
+                n_samples,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=(seed * 100_003 + number) % 2**63,
             )
             for text, rows in zip(texts, continuations):
                 answers_of[text] = [answer_of([*text, *row]) for row in rows]
@@ -196,10 +217,16 @@ def _cases(
     for step, part in enumerate(chain, 1):
         unchanged_prefix = tuple(tokens[: part.stop])
         if (wrong := mistake(run, part)) is not None:
-            ids = model.tokenizer.encode(wrong)
+            ids = model.tokenizer.encode(check_text("the value of mistake", wrong))
             yield _Case("mistake", number, step, of, (*tokens[: part.start], *ids), unchanged_prefix)
         if paraphrase and (reworded := paraphrase(run, step)) is not None:
-            yield _Case("paraphrase", number, step, of, tuple(reworded), unchanged_prefix)
+            yield _Case("paraphrase", number, step, of, tuple(_checked_ids(model, reworded)), unchanged_prefix)
+
+
+def _checked_ids(model: Model, ids: Sequence[int]) -> list[int]:
+    tokens = [check_whole("a token id of paraphrase", token) for token in check_items("the value of paraphrase", ids)]
+    model.check_prompt(tokens)
+    return tokens
 
 
 def _equal_length_batches(texts: set[tuple[int, ...]], batch_size: int) -> Iterator[list[tuple[int, ...]]]:

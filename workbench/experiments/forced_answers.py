@@ -7,7 +7,7 @@ import torch
 import xarray as xr
 from tqdm.auto import tqdm
 
-from workbench.checks import check_type
+from workbench.checks import check_texts, check_type
 from workbench.errors import NotRecorded, PromptError
 from workbench.experiments.cached_run import CachedRun
 from workbench.model.kernels.rows import log_softmax
@@ -72,9 +72,9 @@ def forced_answer(
     elif model.tokenizer is None:
         raise PromptError("this model has no tokenizer, so it cannot encode answers; leave `answers` out")
     else:
-        names = [answers] if isinstance(answers, str) else list(answers)
-        if not names or not all(isinstance(text, str) for text in names):
-            raise PromptError(f"answers must be texts, as in answers=['Yes', 'No'], got {answers!r}")
+        names = [answers] if isinstance(answers, str) else check_texts("answers", answers)
+        if not names:
+            raise PromptError("answers must be texts, at least one, as in answers=['Yes', 'No']")
         answer_ids = [list(model.tokenizer.encode(text)) for text in names]
     if not all(answer_ids):
         empty = next(i for i, ids in enumerate(answer_ids) if not ids)

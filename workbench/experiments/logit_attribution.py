@@ -51,6 +51,8 @@ def logit_attribution(
     check_type("logit_attribution", model, Model)
     check_type("logit_attribution", trace, Trace)
     position, c, w = resolve_position(pos, len(trace)), model.config, model.weights
+    token = token_id(model, token)
+    other = None if other is None else token_id(model, other)
     points = ["attn.hook_result", "attn.hook_pattern", "mlp.hook_expert_out", "mlp.hook_expert_weights"]
     layers = range(c.n_layers)
     with model.interruptible(), torch.inference_mode():
@@ -59,9 +61,9 @@ def logit_attribution(
         recorded_points = [f"blocks.{layer}.{point}" for layer in layers for point in points]
         recorder = run.rerun_from(position, Tap(), record=["hook_embed", *recorded_points])
         resid = run.resid(c.n_layers)[0, position].double()
-        direction = w.unembed[token_id(model, token)].double()
+        direction = w.unembed[token].double()
         if other is not None:
-            direction = direction - w.unembed[token_id(model, other)].double()
+            direction = direction - w.unembed[other].double()
         scale = torch.rsqrt(resid.square().mean() + c.eps)
         direction = direction * w.ln_final.double() * scale
         head, bias = np.zeros((c.n_layers, c.n_heads)), np.zeros(c.n_layers)

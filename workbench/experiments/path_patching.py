@@ -12,9 +12,9 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.checks import check_index, check_type
-from workbench.errors import ArgumentError, EditError
-from workbench.experiments.activation_patching import MAX_ELEMENTS_PER_PASS, MAX_ROWS, Metric, two_prompts
+from workbench.checks import check_callable, check_choice, check_index, check_indices, check_items, check_type
+from workbench.errors import EditError
+from workbench.experiments.activation_patching import MAX_ELEMENTS_PER_PASS, MAX_ROWS, Metric, measured, two_prompts
 from workbench.experiments.cached_run import CachedRun
 from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.experiments.suppression import FrozenRouting
@@ -98,14 +98,12 @@ def path_patching(
     See Wang et al. 2022 (arXiv 2211.00593) and Goldowsky-Dill et al. 2023 (arXiv 2304.05969).
     """
     check_type("path_patching", model, Model)
-    if routing not in ROUTING:
-        raise ArgumentError(f"routing must be 'frozen' or 'recomputed', got {routing!r}.")
+    routing, metric = check_choice("routing", routing, ROUTING), check_callable("metric", metric)
     c = model.config
-    _check_part(c, sender, SENDERS, "sender")
-    requested: Sequence[Any] = readers(c, sender, routing=routing) if receivers is None else receivers
-    receiver_sets: list[list[Part]] = [[r] if isinstance(r[0], str) else list(r) for r in requested]
+    sender = _checked_part(c, sender, SENDERS, "sender")
+    requested = readers(c, sender, routing=routing) if receivers is None else check_items("receivers", receivers)
+    receiver_sets: list[list[Part]] = [_receiver_set(c, receiver) for receiver in requested]
     for receiver in (r for receiver_set in receiver_sets for r in receiver_set):
-        _check_part(c, receiver, RECEIVERS, "receiver")
         if receiver not in readers(c, sender, routing="recomputed"):
             raise EditError(
                 f"receiver {_label([receiver])!r} is computed before sender {_label([sender])!r}: no path leads there"
@@ -118,7 +116,7 @@ def path_patching(
     clean_ids, corrupted_ids, _ = two_prompts(model, corrupted, clean)  # the clean prompt is run
     weights = [hooks.at_layer("blocks.*.mlp.hook_expert_weights", layer) for layer in range(c.n_layers)]
     record = _output_points(sender)
-    position_list = None if positions is None else np.asarray(positions, int).tolist()
+    position_list = None if positions is None else check_indices("position", positions, len(clean_ids))
     inputs = {
         "what": "path_patching",
         "clean": clean_ids,
@@ -134,7 +132,7 @@ def path_patching(
     ):
         clean_run = CachedRun(model, clean_ids, [*weights, *record])
         corrupted_run = CachedRun(model, corrupted_ids, [*weights, *record])
-        baselines = [metric(run.logits(slice(-1, None))[:, 0])[0].item() for run in (clean_run, corrupted_run)]
+        baselines = [measured(metric, run.logits(slice(-1, None))[:, 0]) for run in (clean_run, corrupted_run)]
         change = _output(corrupted_run, sender) - _output(clean_run, sender)
         if position_list is not None:
             elsewhere = np.setdiff1d(np.arange(len(clean_run)), position_list)
@@ -196,18 +194,28 @@ def readers(c: Config, sender: Part, *, routing: str = "frozen") -> list[Part]:
     return [*receivers, ("logits",)]
 
 
-def _check_part(c: Config, part: Part, kinds: dict[str, str | None], role: str) -> None:
-    """Raises EditError for an unknown kind, SelectionError for a component that the model does not have."""
-    kind, *numbers = part
-    if kind not in kinds:
+def _receiver_set(c: Config, receiver: Any) -> list[Part]:
+    """One receiver, or a list of receivers that are patched at once, as a list of checked receivers."""
+    items = check_items("a receiver", receiver)
+    single = isinstance(items[0], str)
+    return [_checked_part(c, part, RECEIVERS, "receiver") for part in ([items] if single else items)]
+
+
+def _checked_part(c: Config, part: Any, kinds: dict[str, str | None], role: str) -> Part:
+    """The part as a tuple of a kind and ints.
+
+    Raises EditError for an unknown kind, SelectionError for a component that the model does not have.
+    """
+    kind, *numbers = check_items(role, part)
+    if not isinstance(kind, str) or kind not in kinds:
         raise EditError(f"the first item of a {role} must be one of {', '.join(kinds)}, got {kind!r}")
     count = kinds[kind]
     limits = [] if kind == "logits" else [c.n_layers] if count is None else [c.n_layers, getattr(c, count)]
     if len(numbers) != len(limits):
         numbers_text = ", ".join(["layer", "its number"][: len(limits)])
         raise EditError(f"{role} {kind!r} must be ({', '.join(filter(None, [repr(kind), numbers_text]))}), got {part}")
-    for name, number, limit in zip(("layer", NUMBERED.get(kind, "head")), numbers, limits):
-        check_index(name, number, limit)
+    names = ("layer", NUMBERED.get(kind, "head"))
+    return (kind, *(check_index(name, number, limit) for name, number, limit in zip(names, numbers, limits)))
 
 
 def _label(parts: Sequence[Part]) -> str:

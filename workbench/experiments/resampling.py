@@ -9,9 +9,17 @@ import xarray as xr
 from tqdm.auto import tqdm
 
 from workbench.analysis import statistics
-from workbench.checks import check_type
+from workbench.checks import (
+    check_callable,
+    check_count,
+    check_number,
+    check_seed,
+    check_text,
+    check_type,
+    check_whole,
+)
 from workbench.conversation.parse import parse
-from workbench.errors import NotRecorded, PromptError
+from workbench.errors import NotRecorded
 from workbench.experiments import sampling as drawing
 from workbench.model.model import Model
 from workbench.traces import Trace
@@ -86,15 +94,17 @@ def resampling(
 
     Raises:
         NotRecorded: the trace has no steps, or no answer and `correct_answer` was not given.
-        PromptError: `n_samples` is not a positive whole number.
+        ArgumentError: a setting of the sampling is out of range.
     """
     check_type("resampling", model, Model)
     check_type("resampling", trace, Trace)
+    n_samples, seed = check_count("n_samples", n_samples), check_seed(seed)
+    temperature, max_tokens = check_number("temperature", temperature, low=0), check_whole("max_tokens", max_tokens, 1)
+    correct_answer = None if correct_answer is None else check_text("correct_answer", correct_answer)
+    parse_answer = None if parse_answer is None else check_callable("parse_answer", parse_answer)
     parts = segment_slices(trace, segments)
     if not parts:
         raise NotRecorded("this trace has no steps, because it has no chain of thought; give `segments` as slices")
-    if not isinstance(n_samples, int | np.integer) or n_samples < 1:
-        raise PromptError(f"n_samples must be a whole number of at least 1, got {n_samples!r}")
     answer_of = parse_answer or final_text(model)
     correct = answer_of(trace.tokens) if correct_answer is None else correct_answer
     if correct is None:
@@ -106,7 +116,12 @@ def resampling(
             flag.check()
             prefix = trace.tokens[:point]
             continuations = drawing.rollouts(
-                model, prefix, n_samples, max_tokens=max_tokens, temperature=temperature, seed=seed * 100_003 + number
+                model,
+                prefix,
+                n_samples,
+                max_tokens=max_tokens,
+                temperature=temperature,
+                seed=(seed * 100_003 + number) % 2**63,
             )
             answers.append([answer_of([*prefix, *continuation]) for continuation in continuations])
     hits = np.array([sum(answer == correct for answer in at_point) for at_point in answers])

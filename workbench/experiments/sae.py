@@ -12,17 +12,24 @@ This module is independent of file formats; `interop/sae_formats.py` reads those
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from numbers import Integral
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import xarray as xr
 
-from workbench.checks import check_index, check_type
+from workbench.checks import (
+    check_flag,
+    check_index,
+    check_indices,
+    check_number,
+    check_numbers,
+    check_type,
+    check_whole,
+)
 from workbench.errors import ArgumentError, CheckpointError, EditError
-from workbench.experiments.plain_tensor import check_plain_tensor
 from workbench.experiments.sae_site import site_of
-from workbench.text import visible
+from workbench.experiments.sae_tensors import check_plain_tensor, with_width
+from workbench.text import shown, visible
 from workbench.traces import Trace
 
 if TYPE_CHECKING:
@@ -31,6 +38,7 @@ if TYPE_CHECKING:
     from workbench.model.model import Model
 
 NORMS = ("none", "layer_norm", "constant_norm_rescale")
+MAX_WIDTH = 1 << 14  # of an `identity`, whose matrices have 2 · d_model² entries
 MAX_ELEMENTS_PER_PASS = 1 << 24  # feature activations in memory at a time
 EPS = 1e-5
 
@@ -60,6 +68,7 @@ class SAE:
 
     Raises:
         CheckpointError: the shapes do not match, a value is not a finite real number, or `norm` or `k` is not allowed.
+        ArgumentTypeError: an argument has another type.
         HookNameError: the site is not suitable.
     """
 
@@ -86,20 +95,24 @@ class SAE:
         from workbench.edits.fingerprint import fingerprint
 
         self.site = site_of(site)
-        given = {"W_enc": W_enc, "b_enc": b_enc, "W_dec": W_dec, "b_dec": b_dec}
+        self.norm = norm
+        self.subtracts = check_flag("subtracts", subtracts)  # b_dec is subtracted from the input
+        self.rescaled = check_flag("rescaled", rescaled)  # activations are in units of the decoder row's norm
+        for name, tensor in (("W_enc", W_enc), ("W_dec", W_dec), ("b_enc", b_enc), ("b_dec", b_dec)):
+            if tensor is not None or name.startswith("W"):
+                check_plain_tensor(name, tensor)
         if isinstance(threshold, torch.Tensor):
-            given["threshold"] = threshold
-        for name, value in given.items():
-            if value is not None:
-                check_plain_tensor(name, value)
-        self.k, self.norm = k, norm
-        self.subtracts = subtracts  # b_dec is subtracted from the input
-        self.rescaled = rescaled  # activations are in units of the decoder row's norm
+            check_plain_tensor("threshold", threshold)
+        if threshold is not None:
+            several = isinstance(threshold, torch.Tensor | np.ndarray | Sequence) and np.ndim(threshold)
+            values = check_numbers("threshold", threshold) if several else [check_number("threshold", threshold)]
+            threshold = torch.as_tensor(values)
         if W_enc.ndim != 2 or W_dec.shape != W_enc.shape[::-1]:
             raise CheckpointError(
                 f"W_enc is {list(W_enc.shape)}, so W_dec must be {list(W_enc.shape[::-1])}, got {list(W_dec.shape)}"
             )
         self.d_model, self.d_sae = W_enc.shape
+        self.k = None if k is None else check_whole("k", k)
         zero = W_enc.new_zeros(1)
         vectors = {
             "b_enc": (zero if b_enc is None else b_enc, self.d_sae),
@@ -124,11 +137,11 @@ class SAE:
         not_finite = [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]
         if not_finite:
             raise CheckpointError(f"{not_finite[0]} contains NaN or infinity")
-        if norm not in NORMS:
-            raise CheckpointError(f"norm must be one of {', '.join(NORMS)}, got {norm!r}")
-        if k is not None and (not isinstance(k, Integral) or isinstance(k, bool) or not 0 < k <= self.d_sae):
-            raise CheckpointError(f"k must be a whole number between 1 and {self.d_sae}, got {k}")
-        self.digest = fingerprint([tensors, threshold is None, k, subtracts, rescaled, norm])
+        if not isinstance(norm, str) or norm not in NORMS:
+            raise CheckpointError(f"norm must be one of {', '.join(NORMS)}, got {shown(norm)}")
+        if self.k is not None and not 0 < self.k <= self.d_sae:
+            raise CheckpointError(f"k must be between 1 and {self.d_sae}, got {self.k}")
+        self.digest = fingerprint([tensors, threshold is None, self.k, self.subtracts, self.rescaled, norm])
 
     def __repr__(self) -> str:
         kind = f"top {self.k}" if self.k else "relu" if self.threshold is None else "jumprelu"
@@ -157,7 +170,7 @@ class SAE:
         >>> sae.encode(torch.tensor(trace["resid_post", 2])).shape == (len(trace), sae.d_sae)
         True
         """
-        x = self._normed(x)[0]
+        x = self._normed(with_width("x", x, self.d_model))[0]
         pre = (x - self.b_dec if self.subtracts else x) @ self.W_enc + self.b_enc
         if self.rescaled:
             pre = pre * self._lengths()
@@ -177,7 +190,10 @@ class SAE:
         >>> bool((sae.decode(sae.encode(x)) == x).all())  # `identity` has a feature for each value and its negative
         True
         """
+        features = with_width("features", features, self.d_sae)
         reconstructed = self.decode_linear(features) + self.b_dec
+        if x is not None:
+            x = with_width("x", x, self.d_model)
         if self.norm == "none":
             return reconstructed
         if x is None:
@@ -197,6 +213,7 @@ class SAE:
         """
         from torch.nn.functional import embedding_bag
 
+        features = with_width("features", features, self.d_sae)
         if self.rescaled:
             features = features / self._lengths()
         flat = features.reshape(-1, self.d_sae)
@@ -213,7 +230,7 @@ class SAE:
 
     def scale(self, x: "Tensor") -> Any:
         """The scale by which the norm divides x; 1 without a norm."""
-        return self._normed(x)[1]
+        return self._normed(with_width("x", x, self.d_model))[1]
 
     def _normed(self, x: "Tensor") -> tuple["Tensor", Any, Any]:
         """The normalized input, and the scale and shift that were removed."""
@@ -240,7 +257,7 @@ class SAE:
         >>> same.edits[0]["n_positions"] == len(trace), same.edits[0]["n_changed_calls"]
         (True, 0)
         """
-        return Splice(self, error)
+        return Splice(self, check_flag("error", error))
 
     def ablate(self, feature: int | Sequence[int]) -> "Clamp":
         """An edit that sets features to 0 and leaves everything else, the reconstruction error included.
@@ -258,15 +275,12 @@ class SAE:
         >>> sae = identity("blocks.2.hook_resid_post", 128)
         >>> with model.edit(sae.site, sae.steer(7, 4.0), positions=slice(20, None)): pushed = model.trace(trace)
 
-        Raises SelectionError for a feature that does not exist, EditError for no feature or a value that is not finite.
+        Raises SelectionError for a feature that does not exist, ArgumentError for no feature or a value that is not
+        finite.
         """
-        feature_list = [feature] if np.ndim(feature) == 0 else feature
-        feature_ids = tuple(check_index("feature", each, self.d_sae) for each in feature_list)  # pyright: ignore[reportGeneralTypeIssues]
-        if not feature_ids:
-            raise EditError("feature is empty; give at least one feature")
-        if not np.isfinite(value):
-            raise EditError(f"value must be finite, got {value}")
-        return Clamp(self, feature_ids, float(value))
+        several = isinstance(feature, Sequence | np.ndarray) and not isinstance(feature, str | bytes)
+        feature_ids = check_indices("feature", feature if several and np.ndim(feature) else [feature], self.d_sae)
+        return Clamp(self, tuple(feature_ids), check_number("value", value))
 
     def direction(self, feature: int) -> np.ndarray:
         """What one unit of a feature adds to the value (d_model): for `wb.steer(sae.direction(7), 4.0)`.
@@ -277,12 +291,12 @@ class SAE:
 
         Raises SelectionError for a feature that does not exist.
         """
-        [feature] = self.ablate(feature).features
-        row = self.W_dec[feature]
+        row = self.W_dec[check_index("feature", feature, self.d_sae)]
         return (row / row.norm() if self.rescaled else row).cpu().numpy()
 
     def rows(self, x: "Tensor") -> Iterator["Tensor"]:
         """x (… d_model) in chunks of rows whose feature activations fit into memory."""
+        x = with_width("x", x, self.d_model)
         return iter(x.reshape(-1, x.shape[-1]).split(max(1, MAX_ELEMENTS_PER_PASS // self.d_sae)))
 
 
@@ -294,7 +308,7 @@ def identity(site: str, d_model: int) -> SAE:
     """
     import torch
 
-    eye = torch.eye(d_model)
+    eye = torch.eye(check_whole("d_model", d_model, 1, MAX_WIDTH))
     return SAE(site, torch.cat([eye, -eye], 1), W_dec=torch.cat([eye, -eye]))
 
 
@@ -365,6 +379,7 @@ def features(trace: Trace, sae: SAE) -> xr.DataArray:
     Raises NotRecorded if the trace does not hold the site, CheckpointError if it has another width.
     """
     check_type("features", trace, Trace)
+    check_type("features", sae, SAE)
     values, pos, feature_ids = [], [], []
     for start, part in _parts(trace, sae):
         active = sae.encode(part).cpu().numpy()
@@ -398,6 +413,7 @@ def reconstruction(trace: Trace, sae: SAE) -> xr.Dataset:
     Raises NotRecorded if the trace does not hold the site, CheckpointError if it has another width.
     """
     check_type("reconstruction", trace, Trace)
+    check_type("reconstruction", sae, SAE)
     x = np.asarray(_values(trace, sae), np.float64)
     chunks, l0 = [], []
     for _, part in _parts(trace, sae):
@@ -436,7 +452,11 @@ def splice_cost(model: "Model", trace: Trace, sae: SAE) -> xr.Dataset:
     import torch
 
     from workbench.experiments.cached_run import CachedRun, divergence
+    from workbench.model.model import Model
 
+    check_type("splice_cost", model, Model)
+    check_type("splice_cost", trace, Trace)
+    check_type("splice_cost", sae, SAE)
     n = model.config.n_layers
     kls = {}
     with model.interruptible() as flag, torch.inference_mode():

@@ -3,6 +3,7 @@
 import re
 
 from workbench import hooks
+from workbench.checks import check_text
 from workbench.errors import HookNameError
 
 MAX_NAME, MAX_LAYERS = 200, 1000
@@ -29,6 +30,7 @@ def site_of(name: str) -> str:
 
     Raises HookNameError for an unknown name, and for a site without d_model values per position.
     """
+    name = check_text("site", name)
     if len(name) > MAX_NAME:
         raise HookNameError(f"a site has a name of at most {MAX_NAME} characters, got {len(name)}: {name[:40]!r}…")
     for pattern, hook_point in _FOREIGN_NAMES:

@@ -2,19 +2,32 @@
 
 import os
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 import xarray as xr
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.checks import check_type
+from workbench.analysis.trace_lists import trace_list
+from workbench.checks import (
+    check_axes,
+    check_callable,
+    check_count,
+    check_items,
+    check_layer,
+    check_number,
+    check_real,
+    check_seed,
+    check_type,
+    check_whole,
+)
 from workbench.edits.library import steer
-from workbench.errors import ArgumentTypeError, EditError, HookNameError, PromptError
+from workbench.edits.positions import positions_of as edited_positions
+from workbench.errors import ArgumentError, ArgumentTypeError, EditError, HookNameError, PromptError
 from workbench.experiments.attention_knockout import Places, positions_of
 from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.model.model import Model, Prompt
+from workbench.text import shown
 from workbench.traces import Trace
 
 TraceMetric = Callable[[Trace], float]
@@ -61,20 +74,22 @@ def steering_vector(
     if "*" not in point or hooks.axes(point) != ("pos", "d_model"):
         raise HookNameError(
             "site must have d_model values per position in every layer (resid_pre, resid_mid, resid_post), "
-            f"got {site!r}"
+            f"got {shown(site)}"
         )
+    positive = check_items("positive", positive, low=0)
+    negative = check_items("negative", negative, low=0)
     if not positive or not negative:
         raise PromptError(
             "a difference of means needs positions on both sides; give (trace, positions) in `positive` and `negative`"
         )
-    sides: list[Any] = [positive, negative]
-    for item in (item for side in sides for item in (side if isinstance(side, Sequence) else [side])):
+    for item in [*positive, *negative]:
         if not (isinstance(item, Sequence) and len(item) == 2 and isinstance(item[0], Trace)):
             raise ArgumentTypeError(
                 f"positive and negative must be lists of pairs (trace, positions), got a {type(item).__name__}. "
                 "Give pairs, as in [(trace, slice(0, 9))]."
             )
-    layer_point = hooks.at_layer(point, layer)
+    traces = trace_list("steering_vector", [trace for trace, _ in [*positive, *negative]])
+    layer_point = hooks.at_layer(point, check_layer(layer, traces[0].config["n_layers"]))
     rows = [
         np.concatenate(
             [trace[layer_point][positions_of(places, len(trace))] for trace, places in side], dtype=np.float64
@@ -156,13 +171,27 @@ def steering_effect(
         FileError: the file cannot be written.
     """
     check_type("steering_effect", model, Model)
+    check_type("steering_effect", vector, xr.DataArray)
+    check_axes("vector", vector, ("d_model",))
+    metric, seed = check_callable("metric", metric), check_seed(seed)
+    control_vectors = check_items("control_vectors", control_vectors, low=0)
+    for other in control_vectors:
+        check_type("steering_effect", other, xr.DataArray)
+        check_axes("a control vector", other, ("d_model",))
+        if len(other) != len(vector):
+            raise ArgumentError(f"control_vectors must be as long as vector, {len(vector)}, got {len(other)}.")
+    scales = [check_number("a scale", scale) for scale in check_items("scales", scales)]
+    n_random_controls = check_count("n_random_controls", n_random_controls, 0)
+    max_tokens = check_whole("max_tokens", max_tokens, 0)
+    edited_positions(positions)
+    hooks.split_request(record)
     point = vector.attrs.get("point")
     norm = float(np.linalg.norm(vector))
-    if point is None or not norm > 0:
+    if point is None or not 0 < norm < np.inf:
         raise EditError(
             "vector must be nonzero and have its hook point in attrs['point'], as wb.steering.steering_vector gives"
         )
-    if not len(control_vectors) or not all(np.linalg.norm(other) > 0 for other in control_vectors):
+    if not control_vectors or not all(0 < np.linalg.norm(other) < np.inf for other in control_vectors):
         raise EditError(
             "control_vectors must hold at least one nonzero vector, such as wb.steering.steering_vector of positions "
             "that should not matter"
@@ -174,8 +203,10 @@ def steering_effect(
 
     def run() -> float:
         if max_tokens:
-            return float(metric(model.generate(prompt, max_tokens=max_tokens, record=record)))
-        return float(metric(model.trace(prompt, record=record)))
+            return check_real(
+                "the value of metric", metric(model.generate(prompt, max_tokens=max_tokens, record=record))
+            )
+        return check_real("the value of metric", metric(model.trace(prompt, record=record)))
 
     values = {name: np.zeros((len(vectors), len(scales))) for name, vectors in directions.items()}
     runs = [

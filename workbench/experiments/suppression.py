@@ -9,8 +9,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from workbench import hooks
-from workbench.checks import check_type
-from workbench.errors import ArgumentError, NotRecorded
+from workbench.checks import check_choice, check_flag, check_type
+from workbench.errors import NotRecorded
 from workbench.experiments.cached_run import CachedRun, divergence
 from workbench.model.model import Model
 from workbench.taps import Chain, Tap
@@ -95,8 +95,7 @@ def suppression(
     """
     check_type("suppression", model, Model)
     check_type("suppression", trace, Trace)
-    if queries not in VARIANTS:
-        raise ArgumentError(f"queries must be 'later' or 'all', got {queries!r}.")
+    queries, split_routing = check_choice("queries", queries, VARIANTS), check_flag("split_routing", split_routing)
     parts = segment_slices(trace, segments)
     if len(parts) < 2:
         raise NotRecorded(f"suppression needs at least two steps, got {len(parts)}; give `segments` as slices")

@@ -23,7 +23,7 @@ from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.analysis import statistics
-from workbench.checks import check_type
+from workbench.checks import check_count, check_items, check_number, check_seed, check_type
 from workbench.errors import CheckpointError, EditError, PromptError
 from workbench.files import atomic_write
 from workbench.model.arrays import tensor
@@ -32,7 +32,7 @@ from workbench.model.kernels.rows import entropy, log_softmax
 from workbench.model.model import Model, Prompt
 from workbench.paths import expanded
 from workbench.recording.taps import Recorder
-from workbench.text import visible
+from workbench.text import shown, visible
 from workbench.traces import Trace
 from workbench.untrusted import parse_json, regular_file
 
@@ -115,12 +115,15 @@ def train_tuned_lens(
     Ctrl-C stops it at the next hook point.
     """
     check_type("train_tuned_lens", model, Model)
-    ids = [model.to_tokens(text) for text in prompts]
+    epochs, lr, seed = check_count("epochs", epochs), check_number("lr", lr, above=0), check_seed(seed)
+    ids = [model.to_tokens(text) for text in check_items("prompts", prompts, low=0)]
     if not ids:
         raise PromptError("a lens needs prompts to train on; give traces, prompts or token ids")
+    for tokens in ids:
+        model.check_prompt(tokens)
     if model.active_edits():
         raise EditError("a lens is trained on the unedited model; leave `with model.edit(…)` first")
-    dtype_name = str(dtype).removeprefix("torch.")
+    dtype_name = str(dtype).removeprefix("torch.") if isinstance(dtype, str | torch.dtype) else shown(dtype)
     if dtype_name not in DTYPES:
         raise CheckpointError(f"dtype of a lens must be one of {', '.join(map(repr, DTYPES))}, got {dtype_name!r}")
     c = model.config
@@ -218,6 +221,7 @@ def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
     """
     check_type("tuned_lens", model, Model)
     check_type("tuned_lens", trace, Trace)
+    check_type("tuned_lens", lens, TunedLens)
     _check_weights(lens, model)
     if trace.manifest.model["weights_digest"] != model.digest:
         _raise_other_weights(
@@ -263,7 +267,9 @@ def lens_kl(model: Model, lens: TunedLens, prompts: Sequence[Prompt]) -> xr.Data
     Raises CheckpointError for the lens of another model, PromptError if there are no prompts.
     """
     check_type("lens_kl", model, Model)
+    check_type("lens_kl", lens, TunedLens)
     _check_weights(lens, model)
+    prompts = check_items("prompts", prompts, low=0)
     if not prompts:
         raise PromptError("a lens needs prompts to be measured on; give traces, prompts or token ids")
     per_prompt = []

@@ -6,6 +6,15 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from workbench.checks import (
+    check_flag,
+    check_number,
+    check_numbers,
+    check_outcomes,
+    check_text,
+    check_texts,
+    check_type,
+)
 from workbench.errors import FigureError
 from workbench.figures.marks import NO_SERIES, Bars, Cells, Line, Mark, Points, Rule
 from workbench.figures.spec import WIDTHS, Axis, Figure, Panel, Tick
@@ -47,6 +56,7 @@ def line(
     >>> figure.panels[0].y.label, [mark.kind for mark in figure.panels[0].marks]
     ('forced answer (probability)', ['rule', 'line'])
     """
+    check_labeled("figures.line", array)
     dim, curves = _series(array, by)
     marks: list[Mark] = _null(null, array[dim])
     for index, (name, values) in enumerate(curves):
@@ -86,6 +96,7 @@ def bars(
     >>> figure.panels[0].ticks()[0], [row.low for _, _, row in figure.numbers()]
     (((0.0, 'low'), (1.0, 'high')), [0.1, 0.8])
     """
+    check_labeled("figures.bars", array)
     dim, series = _series(array, by)
     marks: list[Mark] = []
     bar_width = GROUP_WIDTH / len(series)
@@ -124,6 +135,7 @@ def stacked(
     >>> [row.y for _, _, row in stacked(parts, by="part").numbers()]
     [0.2, 0.3, 1.0, 1.0]
     """
+    check_labeled("figures.stacked", array)
     dim, series = _series(array, by)
     up, down = np.zeros(array.sizes[dim]), np.zeros(array.sizes[dim])
     marks: list[Mark] = []
@@ -173,6 +185,8 @@ def heatmap(
     >>> figure.panels[0].marks[0].scale, figure.panels[0].y.label, [row.value for _, _, row in figure.numbers()]
     ('mass', 'layer', [0.0, 1.0, 0.5, None])
     """
+    check_labeled("figures.heatmap", array)
+    written, marked_name = check_flag("written", written), check_text("marked_name", marked_name)
     if array.ndim != 2:
         raise FigureError(f"a heat map has two axes; this array has {_dims(array)}: choose a slice or take a mean")
     marks: list[Mark] = [Cells(values=array.values, label=_label(array), written=written, low=low, high=high)]
@@ -211,11 +225,13 @@ def scatter(
     >>> scatter(a, a**2, groups=["sliding", "full"]).panels[0].x.label
     'sink'
     """
+    check_labeled("figures.scatter", x)
+    check_labeled("figures.scatter", y)
     if x.shape != y.shape:
         raise FigureError(f"x and y must have the same shape, got {list(x.shape)} and {list(y.shape)}")
     xs, ys = x.values.ravel().astype(float), y.values.ravel().astype(float)
-    texts = list(text) or [""] * len(xs)
-    group_of = list(groups) if groups is not None else [""] * len(xs)
+    texts = check_texts("text", text) or [""] * len(xs)
+    group_of = check_texts("groups", groups) if groups is not None else [""] * len(xs)
     if len(texts) != len(xs) or len(group_of) != len(xs):
         raise FigureError(
             f"groups and text must have one entry for each of the {len(xs)} points, "
@@ -234,11 +250,20 @@ def scatter(
 # Shared by several kinds.
 
 
+def check_labeled(function: str, array: Any) -> None:
+    """Raises ArgumentTypeError unless `array` is a labeled array of real numbers; FigureError for an empty one."""
+    check_type(function, array, xr.DataArray)
+    if array.ndim:
+        check_outcomes("the array", array)
+    if not array.size:
+        raise FigureError(f"{function} needs numbers; this array has {_dims(array)}, so it is empty")
+
+
 def rings(marked: Any, shape: tuple[int, ...], name: str) -> list[Mark]:
     """Rings around the marked cells."""
     if marked is None:
         return []
-    mask = np.asarray(marked, bool)
+    mask = check_outcomes("marked", marked) != 0
     if mask.shape != tuple(shape):
         raise FigureError(f"marked must have the array's shape {list(shape)}, got {list(mask.shape)}")
     rows, columns = np.nonzero(mask)
@@ -247,6 +272,7 @@ def rings(marked: Any, shape: tuple[int, ...], name: str) -> list[Mark]:
 
 def _series(array: xr.DataArray, by: str | None) -> tuple[str, list[tuple[str, np.ndarray]]]:
     """The axis that goes to the right, and each series's name and numbers."""
+    by = None if by is None else check_text("by", by)
     others = [str(dim) for dim in array.dims if dim != by]
     if len(others) != 1 or (by is not None and by not in array.dims):
         besides = f" besides by={by!r}" if by else ""
@@ -262,17 +288,22 @@ def _series(array: xr.DataArray, by: str | None) -> tuple[str, list[tuple[str, n
 def _bound(bound: Bound, array: xr.DataArray, by: str | None, number: int) -> np.ndarray | None:
     if bound is None:
         return None
+    values = check_numbers("a bound", bound)
+    if values.shape != array.shape:
+        raise FigureError(f"low and high must have the array's shape {list(array.shape)}, got {list(values.shape)}")
     if not isinstance(bound, xr.DataArray):
-        bound = array.copy(data=np.asarray(bound, float).reshape(array.shape))
+        bound = array.copy(data=values)
+    elif {*bound.dims} != {*array.dims}:
+        raise FigureError(f"low and high must have the array's axes {_dims(array)}; got {_dims(bound)}")
     return np.asarray((bound if by is None else bound.transpose(by, ...)[number]).values, float)
 
 
 def _null(null: Null, x: Any) -> list[Mark]:
     if null is None:
         return []
-    if np.ndim(null) == 0:
-        return [Rule(at=float(null), text="chance")]  # pyright: ignore[reportArgumentType]
-    return [Line(x=np.asarray(x, float), y=np.asarray(null, float), name="chance", color=NO_SERIES, dashed=True)]
+    if np.isscalar(null) or getattr(null, "ndim", 1) == 0:
+        return [Rule(at=check_number("null", null), text="chance")]
+    return [Line(x=np.asarray(x, float), y=check_numbers("null", null), name="chance", color=NO_SERIES, dashed=True)]
 
 
 def _coordinates(array: xr.DataArray, dim: str) -> np.ndarray:

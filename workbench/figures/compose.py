@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from workbench.checks import check_text, check_type
 from workbench.figures.spec import WIDTHS, Figure
 
 
@@ -51,7 +52,9 @@ def _together(
     figures: tuple[Figure, ...], columns: int, title: str, note: str, width: float, height: float | None
 ) -> Figure:
     panels, rows, notes = [], [], []
+    title, note = check_text("title", title), check_text("note", note)
     for figure in figures:
+        check_type("a sheet of figures", figure, Figure)
         titled = figure.panels if len(figure.panels) > 1 else [replace(figure.panels[0], title=figure.title)]
         panels += titled
         total = sum(figure.rows)
@@ -60,5 +63,14 @@ def _together(
     note = note or " ".join(dict.fromkeys(text for text in notes if text))
     if columns > 1:
         max_height = max((figure.height or 0 for figure in figures), default=0)
-        return Figure(panels=panels, title=title, note=note, width=width, height=height or max_height, columns=columns)
-    return Figure(panels=panels, title=title, note=note, width=width, height=height or sum(rows), rows=rows)
+        return Figure(
+            panels=panels,
+            title=title,
+            note=note,
+            width=width,
+            height=max_height if height is None else height,
+            columns=columns,
+        )
+    return Figure(
+        panels=panels, title=title, note=note, width=width, height=sum(rows) if height is None else height, rows=rows
+    )

@@ -11,9 +11,19 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from workbench.errors import FigureError
+from workbench.checks import (
+    check_flag,
+    check_items,
+    check_number,
+    check_numbers,
+    check_real,
+    check_text,
+    check_texts,
+    check_whole,
+)
+from workbench.errors import ArgumentTypeError, FigureError
 from workbench.figures.theme import SCALES, SERIES
-from workbench.text import visible
+from workbench.text import shown, visible
 
 DIGITS = 5
 SHAPES = ("dot", "ring", "square")
@@ -72,18 +82,25 @@ class Mark:
             object.__setattr__(self, name, value)
 
     def _error(self, problem: str) -> FigureError:
-        return FigureError(f"{self.kind} {visible(self.name)!r}: {problem}" if self.name else f"{self.kind}: {problem}")
+        return FigureError(
+            f"{self.kind} {visible(str(self.name))!r}: {problem}" if self.name else f"{self.kind}: {problem}"
+        )
+
+    def _names(self, *fields: str) -> None:
+        """Checks that the name of the mark, and other fields, are texts."""
+        for field in ("name", *fields):
+            check_text(field, getattr(self, field))
 
     def _numbers(self, *fields: str, gaps: Sequence[str] = ()) -> None:
         """Turns the fields into read-only columns of equal length; NaN is allowed only in the fields of `gaps`."""
         size = None
         for field in fields:
             values = getattr(self, field)
-            if values is None:
+            if values is None and field in ("low", "high"):
                 continue
             try:
-                column = rounded(np.asarray(values, np.float64))
-            except (TypeError, ValueError):
+                column = rounded(check_numbers(field, values))
+            except ArgumentTypeError:
                 raise self._error(f"{field} must be numbers, got {type(values).__name__}") from None
             if column.ndim != 1:
                 raise self._error(f"{field} must have one axis, got {column.ndim}: choose a slice or take a mean")
@@ -107,16 +124,19 @@ class Mark:
             raise self._error(f"low must not exceed high; at index {at}, low is {low[at]:g} and high {high[at]:g}")
 
     def _color(self) -> None:
-        color = getattr(self, "color", 0)
-        if not isinstance(color, int) or not NO_SERIES <= color < len(SERIES):
+        color = check_whole("color", getattr(self, "color", 0))
+        self._set(color=color)
+        if not NO_SERIES <= color < len(SERIES):
             raise self._error(
                 f"color must be a series from 0 to {len(SERIES) - 1}, or {NO_SERIES} for the text color; got {color!r}"
             )
 
     def _texts(self, field: str, n: int) -> None:
         texts = getattr(self, field)
-        if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-            raise self._error(f"{field} must be a list of texts, one for each number")
+        try:
+            texts = check_texts(field, texts)
+        except ArgumentTypeError:
+            raise self._error(f"{field} must be a list of texts, one for each number") from None
         if texts and len(texts) != n:
             raise self._error(f"{len(texts)} texts for {n} numbers: give one for each, or none")
         self._set(**{field: tuple(texts)})
@@ -155,6 +175,8 @@ class Line(Mark):
     dashed: bool = False
 
     def __post_init__(self) -> None:
+        self._names()
+        self._set(dashed=check_flag("dashed", self.dashed))
         self._numbers("x", "y", "low", "high", gaps=("y", "low", "high"))
         self._interval()
         self._color()
@@ -186,11 +208,13 @@ class Bars(Mark):
     color: int = 0
 
     def __post_init__(self) -> None:
+        self._names()
         if self.base is None:
-            self._set(base=np.zeros(len(np.atleast_1d(self.x))))
+            self._set(base=np.zeros(np.size(self.x)))
         self._numbers("x", "y", "low", "high", "base", gaps=("y", "low", "high"))
         self._interval()
         self._color()
+        self._set(width=check_number("width", self.width))
         if not self.width > 0:
             raise self._error(f"width must be above 0, got {self.width}")
 
@@ -222,12 +246,13 @@ class Points(Mark):
     text: Sequence[str] = ()
 
     def __post_init__(self) -> None:
+        self._names()
         self._numbers("x", "y", "low", "high", gaps=("low", "high"))
         self._interval()
         self._color()
         self._texts("text", len(self.x))
-        if self.shape not in SHAPES:
-            raise self._error(f"shape must be one of {', '.join(SHAPES)}, got {self.shape!r}")
+        if not isinstance(self.shape, str) or self.shape not in SHAPES:
+            raise self._error(f"shape must be one of {', '.join(SHAPES)}, got {shown(self.shape)}")
 
     def rows(self) -> Iterator[Row]:
         for i, (x, y, low, high) in enumerate(_each(self.x, self.y, self.low, self.high)):
@@ -258,7 +283,9 @@ class Cells(Mark):
     name: str = ""
 
     def __post_init__(self) -> None:
-        values = rounded(np.asarray(self.values, np.float64))
+        self._names("label")
+        self._set(written=check_flag("written", self.written))
+        values = rounded(check_numbers("values", self.values))
         if values.ndim != 2 or not values.size:
             raise self._error(f"values must have two axes, row and column; got shape {list(values.shape)}")
         if np.isinf(values).any():
@@ -266,11 +293,11 @@ class Cells(Mark):
         values.flags.writeable = False
         finite = values[~np.isnan(values)]
         smallest, largest = (float(finite.min()), float(finite.max())) if len(finite) else (0.0, 1.0)
-        scale = self.scale or ("signed" if smallest < 0 else "mass")
-        if scale not in SCALES:
-            raise self._error(f"scale must be one of {', '.join(SCALES)}, got {scale!r}")
-        low = min(smallest, 0.0) if self.low is None else float(self.low)
-        high = max(largest, 0.0) if self.high is None else float(self.high)
+        scale = ("signed" if smallest < 0 else "mass") if self.scale is None else self.scale
+        if not isinstance(scale, str) or scale not in SCALES:
+            raise self._error(f"scale must be one of {', '.join(SCALES)}, got {shown(scale)}")
+        low = min(smallest, 0.0) if self.low is None else check_number("low", self.low)
+        high = max(largest, 0.0) if self.high is None else check_number("high", self.high)
         if scale == "signed" and self.low is None and self.high is None:
             low, high = -max(-low, high), max(-low, high)
         if low == high:
@@ -318,10 +345,12 @@ class Blocks(Mark):
     name: str = ""
 
     def __post_init__(self) -> None:
+        self._names()
         self._numbers("start", "stop")
         self._texts("text", len(self.start))
-        colors = tuple(self.colors) or (0,) * len(self.start)
-        if len(colors) != len(self.start) or not all(isinstance(c, int) and 0 <= c < len(SERIES) for c in colors):
+        given = [check_whole("a color", color) for color in check_items("colors", self.colors, low=0)]
+        colors = tuple(given) or (0,) * len(self.start)
+        if len(colors) != len(self.start) or not all(0 <= color < len(SERIES) for color in colors):
             raise self._error(f"colors must be series from 0 to {len(SERIES) - 1}, one for each block")
         if (self.stop < self.start).any():
             raise self._error("start must not exceed stop in any block")
@@ -353,6 +382,7 @@ class Arcs(Mark):
     def __post_init__(self) -> None:
         self._numbers("source", "target", "weight")
         self._color()
+        self._names()
         if (self.weight < 0).any():
             raise self._error("weight must not be below 0: draw positive and negative weights as two marks")
 
@@ -367,7 +397,7 @@ class Arcs(Mark):
 
     def paths(self, points: int = 25) -> Iterator[tuple[np.ndarray, np.ndarray, float]]:
         """Each arc as x, y and its weight as a share of the largest, ordered so that the heaviest is last."""
-        angle = np.linspace(0, np.pi, points)
+        angle = np.linspace(0, np.pi, check_whole("points", points, 2, 10_000))
         largest = self.weight.max(initial=0) or 1.0
         for i in np.argsort(self.weight, kind="stable"):
             middle, half = (self.source[i] + self.target[i]) / 2, (self.target[i] - self.source[i]) / 2
@@ -389,10 +419,13 @@ class Rule(Mark):
     name: str = ""
 
     def __post_init__(self) -> None:
-        if self.axis not in ("x", "y"):
-            raise self._error(f"axis must be 'x' or 'y', got {self.axis!r}")
-        if not np.isfinite(self.at):
-            raise self._error(f"at must be finite, got {self.at}")
+        self._names("text")
+        if not isinstance(self.axis, str) or self.axis not in ("x", "y"):
+            raise self._error(f"axis must be 'x' or 'y', got {shown(self.axis)}")
+        at = check_real("at", self.at)
+        if not np.isfinite(at):
+            raise self._error(f"at must be finite, got {at}")
+        self._set(at=at)
         self._set(at=float(rounded(np.array([self.at]))[0]))
 
     def rows(self) -> Iterator[Row]:

@@ -13,7 +13,7 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import check_type, require
+from workbench.checks import check_flag, check_items, check_type, require
 from workbench.errors import FigureError
 from workbench.figures.backends.matplotlib import FORMATS, images
 from workbench.figures.marks import Row
@@ -59,7 +59,7 @@ def save(
     [PosixPath('out/one-line.svg'), PosixPath('out/one-line.csv'), PosixPath('out/one-line.json')]
     """
     check_type("figures.save", figure, Figure)
-    path = expanded(path)
+    path, parquet = expanded(path), check_flag("parquet", parquet)
     suffix = path.suffix.removeprefix(".").lower()
     if suffix and suffix not in FORMATS:
         raise FigureError(
@@ -87,7 +87,9 @@ def contents(
 ) -> dict[str, bytes]:
     """The files that `save` would write, by file ending; the .json with their hashes is the last."""
     data = table(figure)
-    provenance = origin(figure, data, [source] if isinstance(source, Trace) else source, code)
+    provenance = origin(
+        figure, data, [source] if isinstance(source, Trace) else check_items("source", source, low=0), code
+    )
     files = images(figure, formats, provenance)
     files["csv"] = data
     if parquet:

@@ -9,10 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from workbench.checks import (
+    check_flag,
+    check_items,
+    check_real,
+    check_text,
+    check_type,
+    check_whole,
+)
 from workbench.errors import FigureError
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Mark, Row
 from workbench.figures.theme import round_ticks
-from workbench.text import number_text, visible
+from workbench.text import number_text, shown, visible
 
 if TYPE_CHECKING:
     from plotly.graph_objects import Figure as Interactive
@@ -45,15 +53,19 @@ class Axis:
 
     def __post_init__(self) -> None:
         _check_text("the label of an axis", self.label)
+        for name in ("whole", "flipped", "hidden", "small"):
+            object.__setattr__(self, name, check_flag(name, getattr(self, name)))
         for name in ("low", "high"):
-            bound = getattr(self, name)
-            if bound is not None and not isfinite(bound):
-                raise FigureError(f"axis {self.label!r}: {name} must be finite, got {bound}")
+            if (bound := getattr(self, name)) is None:
+                continue
+            if not isfinite(check_real(name, bound)):
+                raise FigureError(f"axis {self.label!r}: {name} must be finite, got {shown(bound)}")
+            object.__setattr__(self, name, check_real(name, bound))
         if self.low is not None and self.high is not None and not self.low < self.high:
             raise FigureError(f"axis {self.label!r}: low must be below high, got {self.low:g} and {self.high:g}")
         if self.ticks is not None:
             try:
-                ticks = tuple((float(at), text) for at, text in self.ticks)
+                ticks = tuple((check_real("a tick", at), text) for at, text in check_items("ticks", self.ticks, low=0))
             except (TypeError, ValueError):
                 raise FigureError(f"axis {self.label!r}: ticks must be pairs of a position and a text") from None
             if not all(isfinite(at) and isinstance(text, str) for at, text in ticks):
@@ -79,7 +91,9 @@ class Panel:
 
     def __post_init__(self) -> None:
         _check_text("the title of a panel", self.title)
-        object.__setattr__(self, "marks", tuple(self.marks))
+        for axis in (self.x, self.y):
+            check_type("a panel", axis, Axis)
+        object.__setattr__(self, "marks", tuple(check_items("marks", self.marks, low=0)))
         if not self.marks:
             raise FigureError(f"panel {self.title!r} has no marks; give it at least one")
         for mark in self.marks:
@@ -160,20 +174,22 @@ class Figure:
     def __post_init__(self) -> None:
         for name, text in (("title", self.title), ("note", self.note)):
             _check_text(f"the {name} of a figure", text)
-        panels = tuple(self.panels)
+        panels = tuple(check_items("panels", self.panels, low=0))
+        object.__setattr__(self, "columns", check_whole("columns", self.columns))
         if not panels or not all(isinstance(panel, Panel) for panel in panels):
             raise FigureError("a figure needs at least one panel, and takes only panels")
-        if not isinstance(self.columns, int) or not 1 <= self.columns <= len(panels):
+        if not 1 <= self.columns <= len(panels):
             raise FigureError(f"columns must be between 1 and {len(panels)}, the number of panels; got {self.columns}")
         n_rows = ceil(len(panels) / self.columns)
-        rows = tuple(map(float, self.rows)) or (1.0,) * n_rows
+        rows = tuple(check_real("a row", row) for row in check_items("rows", self.rows, low=0)) or (1.0,) * n_rows
         if len(rows) != n_rows or not all(isfinite(row) and row > 0 for row in rows):
             raise FigureError(f"rows must be {n_rows} relative heights above 0, got {list(rows)}")
-        height = HEIGHT * n_rows if self.height is None else float(self.height)
-        for name, size in (("width", self.width), ("height", height)):
+        height = HEIGHT * n_rows if self.height is None else check_real("height", self.height)
+        width = check_real("width", self.width)
+        for name, size in (("width", width), ("height", height)):
             if not MIN_SIZE <= size <= MAX_SIZE:
                 raise FigureError(f"{name} must be between {MIN_SIZE:g} and {MAX_SIZE:g} mm, got {size:g}")
-        for name, value in (("panels", panels), ("rows", rows), ("height", height), ("width", float(self.width))):
+        for name, value in (("panels", panels), ("rows", rows), ("height", height), ("width", width)):
             object.__setattr__(self, name, value)
 
     def numbers(self) -> Iterator[tuple[int, Mark, Row]]:
@@ -203,7 +219,7 @@ class Figure:
         """The figure for paper, as the bytes of an SVG, a PDF or a PNG; MissingDependency without matplotlib."""
         from workbench.figures.backends.matplotlib import images
 
-        return images(self, [format])[format]
+        return images(self, [check_text("format", format)])[format]
 
     def _repr_mimebundle_(self, **_: Any) -> tuple[dict[str, Any], dict[str, Any]]:
         """The display in Jupyter: an image without scripts or network, which needs no kernel.

@@ -5,11 +5,13 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import xarray as xr
 
-from workbench.errors import FigureError
-from workbench.figures.arrays import _label, _note, rings
+from workbench.checks import check_outcomes, check_slice, check_text, check_texts, check_type, check_whole
+from workbench.errors import ArgumentTypeError, FigureError
+from workbench.figures.arrays import _label, _note, check_labeled, rings
 from workbench.figures.labels import token
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Mark
 from workbench.figures.spec import WIDTHS, Axis, Figure, Panel, Tick
+from workbench.text import shown
 from workbench.traces import Trace
 from workbench.traces.steps import steps
 
@@ -47,7 +49,13 @@ def strip(
     >>> [mark.kind for panel in figure.panels for mark in panel.marks]
     ['blocks', 'blocks', 'bars']
     """
-    positions = range(len(trace))[where or slice(None)]
+    check_type("figures.strip", trace, Trace)
+    if not isinstance(lanes, Mapping):
+        raise ArgumentTypeError(f"lanes must be a dict, as {{'entropy': array}}, got {shown(lanes)}.")
+    for name, array in lanes.items():
+        check_text("the title of a lane", name)
+        check_labeled("figures.strip", array)
+    positions = range(len(trace))[slice(None) if where is None else check_slice("where", where)]
     if not lanes or not positions:
         raise FigureError(
             "a strip needs at least one lane and one token: give arrays over positions, and a slice that is not empty"
@@ -71,7 +79,12 @@ def strip(
     panels[-1] = Panel(marks=panels[-1].marks, x=_tokens(trace, positions), y=panels[-1].y, title=panels[-1].title)
     rows = [0.35 if isinstance(panel.marks[0], Blocks) else 1.0 for panel in panels]
     return Figure(
-        panels=panels, title=title, note=note, width=width, height=height or 12 + 16 * sum(rows) + 8, rows=rows
+        panels=panels,
+        title=title,
+        note=note,
+        width=width,
+        height=12 + 16 * sum(rows) + 8 if height is None else height,
+        rows=rows,
     )
 
 
@@ -104,6 +117,9 @@ def step_matrix(
     >>> [mark.kind for panel in figure.panels for mark in panel.marks], len(figure.panels[0].marks[0].weight)
     (['arcs', 'cells'], 2)
     """
+    check_labeled("figures.step_matrix", effect)
+    texts = check_texts("texts", texts)
+    strongest = None if strongest is None else check_whole("strongest", strongest, 0)
     if effect.ndim != 2 or len(set(effect.shape)) != 1 or len(texts) != len(effect):
         raise FigureError(
             f"a step matrix must be square with one text for each step; got {dict(effect.sizes)} and {len(texts)} texts"
@@ -112,7 +128,7 @@ def step_matrix(
     values = np.array(effect.values, float)
     values[np.triu_indices(n)] = np.nan  # a step has no effect on itself and on earlier ones
     if strongest is None:
-        strongest = int(np.asarray(truth, bool).sum()) if truth is not None else n
+        strongest = int((check_outcomes("truth", truth) != 0).sum()) if truth is not None else n
     order = zip(*np.unravel_index(np.argsort(-np.nan_to_num(values), None, "stable"), (n, n)))
     pairs = [(int(i), int(j)) for i, j in list(order)[:strongest] if values[i, j] > 0]
     numbers: list[Tick] = [(float(i), str(i)) for i in range(n)]
@@ -133,7 +149,7 @@ def step_matrix(
         )
         bounds = Axis(low=-0.5, high=n - 0.5, hidden=True)
         panels, rows = [Panel(marks=[arcs], x=bounds, y=Axis(hidden=True, low=0)), matrix], [0.4, 1.0]
-    height = height or float(np.clip(30 + 9 * n, 60, 160))
+    height = float(np.clip(30 + 9 * n, 60, 160)) if height is None else height
     return Figure(panels=panels, title=title, note=_note(effect, note), width=width, height=height, rows=rows)
 
 

@@ -12,11 +12,12 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from workbench.checks import check_type
 from workbench.errors import ArgumentError, TraceCorrupt, TraceNotFound
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
-from workbench.traces.steps import Step, steps
+from workbench.traces.steps import Step, segment_slices
 from workbench.untrusted import parse_json, read_text
 
 KINDS = {  # feature_type in the file -> kind of node here
@@ -101,6 +102,11 @@ def step_edges(graph: xr.Dataset, trace: Trace, segments: Sequence[Step] | None 
 
     Raises ArgumentError if the graph belongs to another text: its tokens must be the first tokens of the trace.
     """
+    check_type("step_edges", graph, xr.Dataset)
+    check_type("step_edges", trace, Trace)
+    missing = [name for name in ("token", "pos", "source", "target", "weight") if name not in graph.variables]
+    if missing:
+        raise ArgumentError(f"graph must be the Dataset of read_graph; this one has no {', '.join(missing)}.")
     tokens = graph["token"].values.tolist()
     if trace.str_tokens[: len(tokens)] != tokens:
         at = next((i for i, (a, b) in enumerate(zip(tokens, trace.str_tokens)) if a != b), min(len(tokens), len(trace)))
@@ -111,16 +117,16 @@ def step_edges(graph: xr.Dataset, trace: Trace, segments: Sequence[Step] | None 
             f"the graph is of another text: at position {at} the graph has {graph_token}, the trace {trace_token}. "
             f"Give the trace of the graph's prompt."
         )
-    segments = steps(trace) if segments is None else segments
+    parts = segment_slices(trace, segments)
     step_at = np.full(len(trace), -1)
-    for number, step in enumerate(segments):
+    for number, step in enumerate(parts):
         step_at[step.start : step.stop] = number
     step_of_node = step_at[graph["pos"].values]
     source, target = step_of_node[graph["source"].values], step_of_node[graph["target"].values]
     both = (source >= 0) & (target >= 0)
-    summed = np.zeros((len(segments), len(segments)))
+    summed = np.zeros((len(parts), len(parts)))
     np.add.at(summed, (target[both], source[both]), graph["weight"].values[both])
-    numbers = np.arange(len(segments))
+    numbers = np.arange(len(parts))
     attrs = {"long_name": "attribution", "units": "1", "edges": int(both.sum()), "n": graph.sizes["edge"]}
     return xr.DataArray(summed, {"step": numbers, "key_step": numbers}, ("step", "key_step"), attrs=attrs)
 

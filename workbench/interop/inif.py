@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from workbench import hooks
+from workbench.checks import check_items, check_texts, check_type
 from workbench.errors import ArgumentError
 from workbench.files import atomic_write
 from workbench.paths import expanded
@@ -40,8 +41,10 @@ def to_inif(traces: Trace | Sequence[Trace], summaries: Iterable[str] = ("logpro
     Raises ArgumentError for traces of several models, for the same trace twice, and for a summary that does not have
     one number for each position.
     """
-    traces = [traces] if isinstance(traces, Trace) else list(traces)
-    summaries = tuple(summaries)
+    traces = [traces] if isinstance(traces, Trace) else check_items("traces", traces, low=0)
+    for trace in traces:
+        check_type("to_inif", trace, Trace)
+    summaries = tuple(check_texts("summaries", summaries))
     models = {trace.manifest.model["weights_digest"]: trace.manifest.model["name"] for trace in traces}
     if len(models) != 1:
         raise ArgumentError(

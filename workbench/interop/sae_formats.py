@@ -12,11 +12,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import CheckpointError, HookNameError, ModelNotFound
-from workbench.experiments.plain_tensor import check_plain_tensor
+from workbench.checks import check_text
+from workbench.errors import ArgumentError, CheckpointError, HookNameError, ModelNotFound
 from workbench.experiments.sae import NORMS, SAE
+from workbench.experiments.sae_tensors import check_plain_tensor
 from workbench.paths import expanded
-from workbench.text import visible
+from workbench.text import shown, visible
 from workbench.untrusted import read_json, regular_file
 
 __all__ = ["load_sae"]
@@ -43,7 +44,8 @@ def load_sae(where: str | Path, *, site: str | None = None, device: str = "cpu")
     Raises ModelNotFound (no such folder or name), CheckpointError (damaged files or an unsupported kind of SAE; the
     message says which), HookNameError (`site` is not a hook point of d_model numbers).
     """
-    folder = expanded(where)
+    folder, target = expanded(where, "where"), _checked_device(device)
+    site = None if site is None else check_text("site", site)
     release, _, number = str(where).partition("/")
     if not os.path.isdir(folder) and release in PUBLISHED:  # noqa: PTH112  Path.is_dir fails for a name that is too long
         folder = _published(release, number)
@@ -68,16 +70,32 @@ def load_sae(where: str | Path, *, site: str | None = None, device: str = "cpu")
             f"{folder} holds neither cfg.json with sae_weights.safetensors (SAELens) nor config.json with ae.pt "
             f"(dictionary_learning). It has: {', '.join(files[:8]) or 'nothing'}."
         )
-    arguments["site"] = site or arguments["site"]
+    arguments["site"] = arguments["site"] if site is None else site
     if not isinstance(arguments["site"], str):
         raise CheckpointError(f"{folder} names no hook point. Give load_sae(…, site='blocks.3.hook_resid_post').")
-    tensors = {k: v.to(device) if hasattr(v, "to") else v for k, v in arguments.items()}
+    tensors = {k: v.to(target) if hasattr(v, "to") else v for k, v in arguments.items()}
     try:
         return SAE(**tensors)
     except CheckpointError as error:
         raise CheckpointError(f"{folder}: {error}. Fetch it again.") from None
     except HookNameError as error:
         raise HookNameError(f"{folder}: {error} If you know its hook point, give load_sae(…, site=…).") from None
+
+
+def _checked_device(device: Any) -> Any:
+    """The torch device. Raises ArgumentError for one that torch does not know or that this machine does not have."""
+    import torch
+
+    try:
+        target = torch.device(check_text("device", device))
+        torch.empty(1, device=target)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise ArgumentError(
+            f"device must be one of this machine, such as 'cpu' or 'cuda', got {shown(device)}: {shown(str(error))}."
+        ) from None
+    if target.type == "meta":
+        raise ArgumentError("device must hold numbers; 'meta' holds shapes only. Give 'cpu' or 'cuda'.")
+    return target
 
 
 def _published(release: str, name: str) -> Path:

@@ -15,7 +15,7 @@ import numpy as np
 import xarray as xr
 
 from workbench import hooks
-from workbench.checks import require
+from workbench.checks import check_choice, check_texts, check_type, require
 from workbench.errors import ArgumentError, NotRecorded, TraceCorrupt
 from workbench.files import atomic_path
 from workbench.paths import expanded
@@ -53,6 +53,7 @@ def to_xarray(trace: Trace, names: str | Iterable[str] | None = None) -> xr.Data
 
     Raises NotRecorded or HookNameError for a name that the trace does not hold.
     """
+    check_type("to_xarray", trace, Trace)
     requested = _requested(trace, names)
     n_layers = trace.config["n_layers"]
     points: dict[str, list[str]] = {}
@@ -104,6 +105,7 @@ def from_xarray(data: xr.Dataset) -> Trace:
     Raises TraceCorrupt if a number differs from the recorded one or an array was cut, ArgumentError for a Dataset that
     does not hold a trace.
     """
+    check_type("from_xarray", data, xr.Dataset)
     if "manifest" not in data or data["manifest"].dtype != np.uint8:
         raise ArgumentError("this Dataset holds no trace: the variable `manifest`, which to_xarray writes, is missing.")
     manifest = decode_manifest(data["manifest"].values.tobytes())
@@ -145,8 +147,8 @@ def to_pandas(trace: Trace, what: str = "tokens") -> "pd.DataFrame":
     """
     import pandas as pd
 
-    if what not in TABLES:
-        raise ArgumentError(f"what must be one of {', '.join(TABLES)}, got {what!r}.")
+    check_type("to_pandas", trace, Trace)
+    check_choice("what", what, list(TABLES))
     table = pd.DataFrame(TABLES[what](trace))
     if "step" in table:
         table["step"] = table["step"].astype("Int64")  # nullable: not every token is in a step
@@ -312,7 +314,7 @@ def _requested(trace: Trace, names: str | Iterable[str] | None) -> list[str]:
     if names is None:
         return [name for name in trace.names() if hooks.point_of(name) not in hooks.GENERATION_STATE]
     requested: list[str] = []
-    for word in [names] if isinstance(names, str) else names:
+    for word in [names] if isinstance(names, str) else check_texts("names", names):
         matching = [name for name in trace.names() if word in (name, hooks.point_of(name), hooks.short_name(name))]
         if not matching:
             trace[word]  # raises the error that says why it is missing

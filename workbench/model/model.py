@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from workbench import hooks
+from workbench.checks import check_layer, check_real, check_type, check_whole
 from workbench.conversation.chat import Chat
 from workbench.conversation.render import render
 from workbench.conversation.template import read_template
@@ -22,9 +23,10 @@ from workbench.conversation.tokenizer import Tokenizer
 from workbench.edits.edit import Edit
 from workbench.edits.library import Patch, PatchFrom
 from workbench.edits.stack import Editing, EditStack
-from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.errors import ArgumentError, CheckpointError, EditError, PromptError
 from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts
+from workbench.model.arguments import check_pass, check_tensor, checked_budget, id_array
 from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
 from workbench.model.checkpoints import POCKET, Loadable, load
@@ -36,7 +38,7 @@ from workbench.model.threads import one_thread
 from workbench.model.torch_defaults import torch_defaults
 from workbench.paths import absolute, expanded
 from workbench.taps import Chain, Tap
-from workbench.text import visible
+from workbench.text import shown, visible
 from workbench.traces import Trace, check_writable
 
 if TYPE_CHECKING:
@@ -80,6 +82,13 @@ class Model:
         memory: str = "auto",
         tokenizer: str | os.PathLike[str] | None = None,
     ):
+        for name, value, kinds in (("dtype", dtype, str | torch.dtype | None), ("memory", memory, str)):
+            if not isinstance(value, kinds):
+                raise CheckpointError(f"{name} must be a name, got {shown(value)}")
+        if not isinstance(device, str | torch.device | None):
+            raise CheckpointError(
+                f"{shown(device)} is not a device: device must be 'cpu' (or None), or a name such as 'cuda'"
+            )
         with torch_defaults():
             self._load(where, dtype, device, memory, tokenizer)
 
@@ -98,8 +107,10 @@ class Model:
         self.stop_ids = frozenset(checkpoint.stop_ids)
         self.device = str(self.weights.embed.device)
         self.dtype: torch.dtype = self.weights.embed.dtype
-        folder = expanded(tokenizer) if tokenizer else checkpoint.folder
-        has_tokenizer = tokenizer or (folder and (folder / "tokenizer.json").is_file())  # otherwise token ids only
+        folder = checkpoint.folder if tokenizer is None else expanded(tokenizer, "tokenizer")
+        has_tokenizer = tokenizer is not None or (
+            folder and (folder / "tokenizer.json").is_file()
+        )  # otherwise token ids only
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and has_tokenizer else None
         self.template = read_template(folder) if folder else None
         self._adapter_at: tuple[str, float] | None = None  # folder and scale
@@ -217,6 +228,7 @@ class Model:
         Raises:
             PromptError, HookNameError, BudgetError (before anything runs), TraceExists
         """
+        budget = checked_budget(budget)
         tokens, notes = self.render(prompt)
         self.check_prompt(tokens)
         recording = upward(__name__, "workbench.recording.record")
@@ -265,6 +277,7 @@ class Model:
             BudgetError: the memory ran out during the run; `model.partial` has the tokens.
             NotFinite: the logits of a token to sample contain NaN.
         """
+        budget = checked_budget(budget)
         tokens, notes = self.render(prompt)
         generation = upward(__name__, "workbench.recording.generation")
         return generation.generate(
@@ -288,11 +301,12 @@ class Model:
         Raises ResumeError unless the model has the same weights, tokenizer, dtype and active edits; BudgetError,
         TraceExists (before anything runs).
         """
+        check_type("resume", partial, Trace)
         return upward(__name__, "workbench.recording.generation").resume(self, partial, to=_checked_path(to))
 
     def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> "Estimate":
         """The size of a trace before it is made: bytes on disk, memory during the run, and what fits."""
-        tokens = self.to_tokens(prompt)
+        max_tokens, tokens = check_whole("max_tokens", max_tokens, 0), self.to_tokens(prompt)
         self.check_prompt(tokens, max_tokens)
         return upward(__name__, "workbench.recording.plan").estimate(self, tokens, record, len(tokens) + max_tokens)
 
@@ -307,6 +321,8 @@ class Model:
             cache: the keys and values of earlier positions; extended by those of `tokens`.
             logits_at: the positions whose logits are computed, as a slice of `tokens`.
         """
+        check_tensor("tokens", tokens, 2)
+        check_pass(tap, cache, logits_at)
         return gpt_oss.forward(self.config, self.weights, tokens, self._under_edits(tap), cache, logits_at)
 
     def forward_from(
@@ -326,6 +342,9 @@ class Model:
             cache: the keys and values of earlier positions; extended by the later layers.
             logits_at: the positions whose logits are computed, as a slice of `resid`.
         """
+        check_tensor("resid", resid, 3)
+        check_pass(tap, cache, logits_at)
+        layer = check_layer(layer, self.config.n_layers)
         return gpt_oss.forward_from(self.config, self.weights, resid, layer, self._under_edits(tap), cache, logits_at)
 
     def stop(self) -> None:
@@ -369,6 +388,7 @@ class Model:
         `where` is as for `edit`. Positions that the trace does not have keep their own values. Raises NotRecorded if it
         lacks a hook point.
         """
+        check_type("model.patch", source, Trace)
         return self.edit(where, PatchFrom(source), positions=positions)
 
     def active_edits(self) -> list[Edit]:
@@ -391,12 +411,12 @@ class Model:
         Raises ModelNotFound if there is no adapter; CheckpointError if it is damaged, not a plain LoRA, or for another
         model; EditError for a second adapter or a scale that is not finite.
         """
-        scale = float(scale)
+        scale = check_real("scale", scale)
         if not math.isfinite(scale):
             raise EditError(f"scale must be a finite number, got {scale}")
         if self.adapter:
             raise EditError(f"{self.name} already has an adapter. Call with_adapter on the model without one.")
-        adapter = read_adapter(folder, self.config)
+        adapter = read_adapter(expanded(folder, "folder"), self.config)
         other = copy(self)
         other._adapter_at = (str(absolute(folder)), scale)
         other.weights = adapter.on(self.weights, scale)
@@ -423,9 +443,10 @@ class Model:
 
     def check_prompt(self, tokens: Sequence[int], max_tokens: int = 0) -> None:
         """Raises PromptError for an empty prompt, an id outside the vocabulary, or too many positions."""
-        if not len(tokens):
+        max_tokens, ids = check_whole("max_tokens", max_tokens, 0), id_array(tokens)
+        if not len(ids):
             raise PromptError("the prompt is empty; give at least one token")
-        low, high = min(tokens), max(tokens)
+        low, high = int(ids.min()), int(ids.max())
         if low < 0 or high >= self.config.d_vocab:
             invalid = low if low < 0 else high
             raise PromptError(f"token id {invalid} is out of range: {self.name} has ids 0..{self.config.d_vocab - 1}")
@@ -461,7 +482,7 @@ def _source(
     if not isinstance(where, str | os.PathLike):
         return None
     path = str(where) if where == POCKET or not expanded(where).exists() else str(absolute(where))
-    tokenizer_path = str(absolute(tokenizer)) if tokenizer else None
+    tokenizer_path = None if tokenizer is None else str(absolute(tokenizer, "tokenizer"))
     return {"where": path, "dtype": dtype, "device": device, "memory": memory, "tokenizer": tokenizer_path}
 
 
@@ -480,12 +501,14 @@ def _checked_path(to: str | os.PathLike[str] | None) -> Path | None:
     """The path to which a trace is written during recording; TraceError, before anything runs, if it is unusable."""
     if to is None:
         return None
+    if not absolute(to, "to").name:
+        raise ArgumentError(f"to must be the path of a new folder, got {shown(to)}.")
     check_writable(to)
     return expanded(to)
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    torch_dtype = getattr(torch, dtype, None) if isinstance(dtype, str) else dtype
+    torch_dtype = getattr(torch, str(dtype), None) if isinstance(dtype, str) else dtype
     if isinstance(dtype, str) and not isinstance(torch_dtype, torch.dtype):
-        raise CheckpointError(f"dtype must be 'float32', 'bfloat16' or 'float64', got {dtype!r}")
+        raise CheckpointError(f"dtype must be 'float32', 'bfloat16' or 'float64', got {shown(dtype)}")
     return torch_dtype

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from workbench.conversation.chat import Chat, as_chat, chat
-from workbench.conversation.token_ids import shown, token_id
+from workbench.conversation.token_ids import token_id
 from workbench.errors import PromptError
+from workbench.text import shown
 from workbench.traces import Trace
 
 MAX_DEPTH = 4  # of lists and dicts in each other; {"messages": [{"input_ids": [[1]]}]} needs them
@@ -53,7 +54,7 @@ def _parse(prompt: Any, depth: int) -> Chat | list[int]:
         raise _not_a_prompt(f"it is a {type(prompt).__name__} with columns; give one column or row of it")
     if isinstance(prompt, bytes | bytearray | memoryview):
         raise _not_a_prompt(f"it is {type(prompt).__name__}; decode it to str first")
-    if isinstance(prompt, set | frozenset) or not isinstance(prompt, Iterable):
+    if isinstance(prompt, set | frozenset) or not isinstance(prompt, Iterable) or getattr(prompt, "ndim", 1) == 0:
         return _encoding(prompt)
     entries = list(islice(prompt, MAX_ENTRIES + 1))
     if len(entries) > MAX_ENTRIES:

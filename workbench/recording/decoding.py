@@ -1,6 +1,5 @@
 """One generation in progress: prefills the prompt, decodes tokens, and records routing and predictions live."""
 
-import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -10,8 +9,9 @@ import torch
 from torch import Tensor
 
 from workbench import hooks
+from workbench.checks import check_real, check_whole
 from workbench.edits.edit import Tally
-from workbench.errors import PromptError
+from workbench.errors import ArgumentError, PromptError
 from workbench.model import prefill
 from workbench.model.cache import KVCache
 from workbench.model.interrupts import Interrupt
@@ -23,7 +23,6 @@ from workbench.recording.source import ModelSource, batch_of
 from workbench.recording.summaries import LIVE_POINTS, TokenLogprobs, margins
 from workbench.recording.taps import Recorder, arrays
 from workbench.taps import Chain
-from workbench.text import visible
 from workbench.traces.format import dtype_code
 from workbench.traces.tensor_parts import join
 
@@ -40,7 +39,11 @@ class Settings:
 
     def __post_init__(self) -> None:
         for name in ("max_tokens", "seed"):
-            object.__setattr__(self, name, _whole(name, getattr(self, name)))
+            value = getattr(self, name)
+            try:
+                object.__setattr__(self, name, check_whole(name, value))
+            except ArgumentError as error:
+                raise PromptError(str(error)) from None
         if self.max_tokens < 1:
             raise PromptError(
                 f"max_tokens must be at least 1, got {self.max_tokens}. To record a text only, use `model.trace`."
@@ -61,37 +64,11 @@ class Settings:
         return cls(entry["max_tokens"], entry["temperature"], entry["top_p"], entry["seed"], tuple(entry["stop"]))
 
 
-def _whole(name: str, value: Any) -> int:
-    """The value as an int that a manifest can hold. True and False are not numbers here: they are typing errors."""
-    try:
-        number = None if isinstance(value, bool | np.bool_) else int(operator.index(value))
-    except (TypeError, ValueError, RuntimeError):
-        number = None
-    if number is None:
-        raise PromptError(f"{name} must be a whole number, got {shown(value)}")
-    if not -(2**63) <= number < 2**63:
-        raise PromptError(f"{name} must be between -2**63 and 2**63 - 1, got a number of {number.bit_length()} bits")
-    return number
-
-
 def _real(name: str, value: Any) -> float:
-    """The value as a float; only a number counts as one, not a text or True."""
-    dtype = getattr(value, "dtype", None)  # of a number of numpy or torch
-    real = dtype not in (torch.bool, torch.complex64, torch.complex128) and getattr(dtype, "kind", "f") not in "bcmMSUO"
     try:
-        if real and not isinstance(value, str | bytes | bytearray | bool | complex):
-            return float(value)
-    except (TypeError, ValueError, ArithmeticError, RuntimeError):
-        pass
-    raise PromptError(f"{name} must be a number, got {shown(value)}")
-
-
-def shown(value: Any) -> str:
-    """The value as an error may print it: short, and without hidden characters."""
-    try:
-        return visible(repr(value)[:60])
-    except Exception:  # Python does not print a number of 10,000 digits, and a class of the caller may raise anything
-        return f"a {type(value).__name__} that cannot be printed"
+        return check_real(name, value)
+    except ArgumentError as error:
+        raise PromptError(str(error)) from None
 
 
 class GenerationState(NamedTuple):

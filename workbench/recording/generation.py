@@ -19,12 +19,12 @@ from workbench.model.interrupts import Interrupt
 from workbench.model.memory import is_out_of_memory, out_of_memory_text
 from workbench.recording.assemble import assemble, require_valid
 from workbench.recording.checkpointing import Checkpointing
-from workbench.recording.decoding import Generation, Settings, shown
+from workbench.recording.decoding import Generation, Settings
 from workbench.recording.plan import affordable_plan
 from workbench.recording.record import open_writer, record, reset_tallies
 from workbench.recording.resume import restore, save_partial
 from workbench.recording.source import ModelSource
-from workbench.text import visible
+from workbench.text import shown, visible
 from workbench.traces import Trace
 
 if TYPE_CHECKING:
@@ -171,9 +171,13 @@ def _several(stop: Any) -> list[Any]:
     if isinstance(stop, str):
         return [stop]
     try:
-        return [operator.index(stop)]
+        return [stop] if isinstance(stop, bool) else [operator.index(stop)]
     except TypeError:
-        if isinstance(stop, Iterable) and not isinstance(stop, bytes | bytearray | Mapping):
+        if (
+            isinstance(stop, Iterable)
+            and getattr(stop, "ndim", 1) == 1
+            and not isinstance(stop, bytes | bytearray | Mapping)
+        ):
             return list(stop)
     raise PromptError(f"stop must be token ids and texts, as in stop=['\\n', 7], or () for none, got {shown(stop)}")
 
@@ -209,7 +213,7 @@ def _stops(model: "Model", stop: Sequence[int | str]) -> tuple[int | str, ...]:
         if not isinstance(s, str):
             ids.add(_stop_id(model, s))
         elif not _is_unicode(s):
-            raise PromptError(f"stop has {visible(repr(s)[:60])}, which is not valid Unicode, so no text contains it")
+            raise PromptError(f"stop has {shown(s)}, which is not valid Unicode, so no text contains it")
         elif model.tokenizer is None:
             raise PromptError(f"this model has no tokenizer, so it cannot stop at {s!r}; pass token ids")
         elif s in model.tokenizer.special:

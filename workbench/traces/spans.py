@@ -1,13 +1,14 @@
 """Messages as ranges of token positions, and the turns of a conversation. Independent of tokenizers and models."""
 
-import operator
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Literal
 
+from workbench.checks import check_whole
 from workbench.errors import ArgumentError, NotRecorded
-from workbench.text import visible
+from workbench.text import shown, visible
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
 CHANNELS = ("analysis", "commentary", "final")
@@ -120,14 +121,14 @@ def selected_turns(spans: Sequence[Span], which: int | Literal["all"] = -1) -> l
     Raises NotRecorded if there is no such turn.
     """
     all_turns = turns(spans)
-    if which == "all":
+    if isinstance(which, str) and which == "all":
         return all_turns
     number = -1 - len(all_turns)  # out of range: for a `which` that is not an index
-    if not isinstance(which, bool) and hasattr(which, "__index__"):  # numpy integers too
-        number = operator.index(which)
+    with suppress(ArgumentError):
+        number = check_whole("turn", which)
     if not -len(all_turns) <= number < len(all_turns):
         raise NotRecorded(
-            f"turn must be 'all' or between {-len(all_turns)} and {len(all_turns) - 1}, got {which!r}: "
+            f"turn must be 'all' or between {-len(all_turns)} and {len(all_turns) - 1}, got {shown(which)}: "
             f"this text has {len(all_turns)} turn{'s' * (len(all_turns) > 1)}"
         )
     return [all_turns[number]]
@@ -150,4 +151,4 @@ def check_message_name(what: Literal["channel", "role"], name: str, spans: Seque
     names = dict.fromkeys((*(CHANNELS if what == "channel" else ROLES), *filter(None, of_messages)))
     if not isinstance(name, str) or name not in names:
         listed = ", ".join(map(visible, islice(names, 20)))
-        raise ArgumentError(f"{what} must be one of {listed}, got {visible(repr(name)[:100])}.")
+        raise ArgumentError(f"{what} must be one of {listed}, got {shown(name)}.")

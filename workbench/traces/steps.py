@@ -28,8 +28,9 @@ from itertools import accumulate, pairwise
 from typing import Literal, Protocol
 from unicodedata import east_asian_width
 
+from workbench.checks import check_attributes, check_items
 from workbench.errors import PromptError
-from workbench.text import visible
+from workbench.text import shown, visible
 from workbench.traces.spans import Span, check_message_name, selected_turns
 
 MIN_CHARACTERS = 10  # as in Thought Anchors (arXiv 2506.19143)
@@ -92,6 +93,7 @@ Step(16:23 ' 2+1=3.' active_computation)]
     A turn without messages on the channel has no steps. Raises NotRecorded if there is no such turn, ArgumentError if
     `channel` is neither a channel of harmony nor of a message.
     """
+    check_attributes("steps", trace, "str_tokens", "spans")
     check_message_name("channel", channel, trace.spans)
     messages = [message for one in selected_turns(trace.spans, turn) for message in one.on(channel)]
     str_tokens = trace.str_tokens  # a property that may copy
@@ -109,10 +111,10 @@ def segment_slices(trace: HasText, segments: Sequence[Step | slice] | None = Non
     """
     slices = []
     n = len(trace.str_tokens)
-    for number, segment in enumerate(steps(trace) if segments is None else segments):
+    for number, segment in enumerate(steps(trace) if segments is None else check_items("segments", segments, low=0)):
         if not isinstance(segment, Step | slice):
             raise PromptError(
-                f"segments[{number}] must be a Step of wb.steps(…) or a slice of positions, got {segment!r}"
+                f"segments[{number}] must be a Step of wb.steps(…) or a slice of positions, got {shown(segment)}"
             )
         try:
             start, stop, stride = slice(segment.start, segment.stop, getattr(segment, "step", None)).indices(n)

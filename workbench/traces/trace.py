@@ -12,10 +12,10 @@ import ml_dtypes
 import numpy as np
 
 from workbench import hooks
-from workbench.checks import check_layer, resolve_layer
+from workbench.checks import check_layer, check_type, resolve_layer
 from workbench.errors import ArgumentError, ArgumentTypeError, HookNameError, NotRecorded, TraceCorrupt
 from workbench.lazy_imports import upward
-from workbench.text import visible
+from workbench.text import shown, visible
 from workbench.traces import writer
 from workbench.traces.format import from_raw, raw, table_of
 from workbench.traces.manifest import Manifest, tensor_table
@@ -48,8 +48,13 @@ class Trace:
     __slots__ = ("_arrays", "_manifest")
 
     def __init__(self, manifest: Manifest, arrays: Mapping[str, np.ndarray]):
+        check_type("Trace", manifest, Manifest)
         self._arrays: StoredArrays | dict[str, Original]
         if not isinstance(arrays, StoredArrays):
+            check_type("Trace", arrays, Mapping)
+            for name, array in arrays.items():
+                if not isinstance(array, np.ndarray):
+                    raise ArgumentTypeError(f"arrays[{shown(name)}] must be an array of numpy, got {shown(array)}.")
             table = tensor_table(manifest.tensors, table_of(arrays))
             for name, info in manifest.tensors.items():
                 if (info.dtype, info.shape) != (table[name].dtype, table[name].shape):
@@ -341,9 +346,7 @@ class Trace:
         n_layers = self._manifest.model["config"]["n_layers"]
         name, layer = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
         if not isinstance(name, str):
-            raise HookNameError(
-                f"{visible(repr(key)[:80])} is not a name. Use trace['resid_post', 3] or trace['logprob']."
-            )
+            raise HookNameError(f"{shown(key)} is not a name. Use trace['resid_post', 3] or trace['logprob'].")
         if layer is not None:
             layer = resolve_layer(layer, n_layers)
         tensors = self._manifest.tensors

@@ -15,6 +15,7 @@ import ml_dtypes
 import numpy as np
 
 from workbench import hooks
+from workbench.checks import check_type
 from workbench.traces import Trace, patterns
 from workbench.traces.trace import own_array
 
@@ -240,6 +241,9 @@ def verify(trace: Trace, findings: Findings | None = None) -> list[dict]:
     >>> [f["status"] for f in wb.verify(trace) if f["identity"] == "router weights = softmax of the kept logits"]
     ['holds']
     """
+    check_type("verify", trace, Trace)
+    if findings is not None:
+        check_type("verify", findings, Findings)
     config, own = trace.config, partial(own_array, trace)
     findings = findings or Findings(trace.manifest.numerics.get("dtype", "float32"), edited_points(trace))
     dtype = empty(trace.manifest.numerics.get("dtype", "float32"))

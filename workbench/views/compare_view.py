@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from workbench.checks import check_items, check_numbers, check_texts, check_type
 from workbench.errors import ArgumentError
 from workbench.text import range_text, visible, visible_pieces
 from workbench.traces import Trace
@@ -154,6 +155,10 @@ def compare(
     >>> view.summary().split(" tokens")[0].isdigit(), view
     (True, <compare of pocket: 51 tokens>)
     """
+    check_type("views.compare", trace, Trace)
+    check_type("views.compare", other, Trace)
+    lanes = check_items("lanes", lanes, low=0)
+    names = None if names is None else _checked_names(names)
     models = [trace.manifest.model["name"], other.manifest.model["name"]]
     run_names = names or (models if models[0] != models[1] else ("first", "second"))
     paired = [_paired_lane(lane, trace, other) for lane in lanes]
@@ -164,6 +169,13 @@ def compare(
     return Compare(
         trace, other, paired, args, (visible(run_names[0]), visible(run_names[1])), window=window, selected=selected
     )
+
+
+def _checked_names(names: Any) -> tuple[str, str]:
+    texts = check_texts("names", names)
+    if len(texts) != 2:
+        raise ArgumentError(f"names must be two texts, one for each run, got {len(texts)}.")
+    return texts[0], texts[1]
 
 
 def aligned(first: Sequence[str], second: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -188,7 +200,9 @@ def aligned(first: Sequence[str], second: Sequence[str]) -> tuple[np.ndarray, np
 
 
 def _paired_lane(lane: str | Pair, trace: Trace, other: Trace) -> PairedLane:
-    pair = (trace[lane], other[lane]) if isinstance(lane, str) else lane
+    pair = (trace[lane], other[lane]) if isinstance(lane, str) else check_items("a lane", lane)
+    if len(pair) != 2:
+        raise ArgumentError(f"a lane must be a name or a pair of arrays, one per run, got {len(pair)} entries.")
     attrs = pair[0].attrs if isinstance(pair[0], xr.DataArray) else {}
     label = visible(
         lane if isinstance(lane, str) else str(attrs.get("long_name") or getattr(pair[0], "name", "") or "own")
@@ -196,7 +210,7 @@ def _paired_lane(lane: str | Pair, trace: Trace, other: Trace) -> PairedLane:
     unit = visible(str(attrs.get("units", "nats" if lane in ("logprob", "entropy") else "")))
     arrays = []
     for values, run in zip(pair, (trace, other), strict=True):
-        array = np.array(values, "f4")
+        array = check_numbers(f"lane {label!r}", values).astype("f4")
         if array.shape != (len(run),):
             raise ArgumentError(
                 f"lane {label!r} must be one number for each of the {len(run)} tokens, got shape {array.shape}."

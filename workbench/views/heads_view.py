@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from workbench.checks import check_type, resolve_head, resolve_layer
 from workbench.traces import Trace, patterns
 from workbench.views import snapshot_html
 from workbench.views.payload import Payload
@@ -149,12 +150,14 @@ def heads(
     >>> wb.views.heads(trace, layer=1, head=2)
     <heads of pocket: 51 tokens>
     """
+    check_type("views.heads", trace, Trace)
     n_layers = trace.config["n_layers"]
     if layer is None:
         recorded = [i for i in range(n_layers) if ("pattern", i) in trace or ("rot_q", i) in trace]
         layer = recorded[0] if recorded else 0
+    layer, head = resolve_layer(layer, n_layers), resolve_head(head, trace.config["n_heads"])
     patterns.rows(trace, layer, [head], slice(0, 1))
-    return Heads(trace, layer % n_layers, head % trace.config["n_heads"], window=window, selected=selected)
+    return Heads(trace, layer, head, window=window, selected=selected)
 
 
 def _levels(pattern: np.ndarray) -> np.ndarray:

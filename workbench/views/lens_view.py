@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from workbench.checks import check_type
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
@@ -86,6 +87,7 @@ def lens(trace: Trace, *, window: tuple[int, int] | None = None, selected: int |
 
     Raises NotRecorded if the trace was recorded without record="lens".
     """
+    check_type("views.lens", trace, Trace)
     for name in ("lens_ids", "lens_logprobs", "lens_entropy", "lens_kl"):
         trace.raw(name)
     return Lens(trace, window=window, selected=selected)

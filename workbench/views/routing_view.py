@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from workbench.analysis.routing import expert_load
-from workbench.checks import resolve_layer
+from workbench.checks import check_type, resolve_layer
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.payload import Payload
@@ -73,6 +73,7 @@ def routing(
 
     Raises NotRecorded if the trace has no routing, SelectionError if the model has no such layer.
     """
+    check_type("views.routing", trace, Trace)
     n_layers = trace.config["n_layers"]
     if layer is None:
         layer = trace.layers("expert_indices")[0]

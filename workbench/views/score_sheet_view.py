@@ -9,6 +9,7 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis.lens import prediction_depth
+from workbench.checks import check_items, check_numbers, check_type
 from workbench.errors import ArgumentError
 from workbench.text import range_text, visible
 from workbench.traces import Trace
@@ -127,6 +128,8 @@ def score_sheet(
     >>> sheet.selected, sheet
     ({'pos': 12}, <score_sheet of pocket: 64 tokens>)
     """
+    check_type("views.score_sheet", trace, Trace)
+    lanes = None if lanes is None else check_items("lanes", lanes, low=0)
     n, own = len(trace), [each for each in lanes or () if not isinstance(each, str)]
     known = {each.name: each for each in _builtin_lanes(trace, forced_answer, drift, arcs)}
     names = list(LANES) if lanes is None else [each if isinstance(each, str) else "" for each in lanes]
@@ -228,6 +231,17 @@ def _depth(trace: Trace) -> Lane:
         )
 
 
+def _variable(what: str, array: Any, name: str) -> xr.DataArray:
+    """A labeled array of real numbers: `array` itself, or the variable `name` of a Dataset."""
+    if isinstance(array, xr.Dataset):
+        if name not in array:
+            raise ArgumentError(f"{what} must have the variable {name!r}; this Dataset has {visible(str([*array]))}.")
+        array = array[name]
+    check_type(what, array, xr.DataArray)
+    check_numbers(what, array)
+    return array
+
+
 def _forced_answer(curve: Any, n: int) -> Lane:
     options: dict[str, Any] = {
         "label": "forced answer",
@@ -242,7 +256,7 @@ def _forced_answer(curve: Any, n: int) -> Lane:
             missing="needs the model: score_sheet(trace, forced_answer=wb.reasoning.forced_answer(model, trace))",
             **options,
         )
-    curve = curve["p"] if isinstance(curve, xr.Dataset) else curve
+    curve = _variable("forced_answer", curve, "p")
     if set(curve.dims) != {"step", "answer"} or "pos" not in curve.coords:
         raise ArgumentError(
             f"forced_answer must be the result of wb.reasoning.forced_answer(model, trace), with axes (step, answer), "
@@ -269,7 +283,7 @@ def _drift(trace: Trace, drift: Any) -> Lane:
         return Lane(
             "drift", missing="takes a while: score_sheet(trace, drift=wb.routing.routing_drift(trace))", **options
         )
-    drift = drift["drift"] if isinstance(drift, xr.Dataset) else drift
+    drift = _variable("drift", drift, "drift")
     steps = parts(trace)
     if set(drift.dims) != {"layer", "step", "key_step"} or drift.sizes["step"] != len(steps):
         raise ArgumentError(
@@ -289,7 +303,7 @@ def _arcs(trace: Trace, links: Any) -> Lane:
     if links is None:
         hint = "needs the model: score_sheet(trace, arcs=wb.reasoning.suppression(model, trace))"
         return Lane("arcs", "causal edges", "between steps", "arcs", missing=hint)
-    edges = links["effect"] if isinstance(links, xr.Dataset) else links
+    edges = _variable("arcs", links, "effect")
     count = len(parts(trace))
     if set(edges.dims) != {"step", "key_step"} or edges.shape != (count, count):
         raise ArgumentError(
@@ -308,6 +322,7 @@ def _own_lane(array: xr.DataArray, number: int, trace: Trace) -> Lane:
             f"a lane of your own must be a DataArray (pos) or (layer pos) with {n} positions, "
             f"got {_type_or_sizes(array)}"
         )
+    check_numbers("a lane of your own", array)
     name = visible(str(array.name or array.attrs.get("long_name") or f"own {number + 1}"))
     labels = (name, visible(str(array.attrs.get("long_name", name))), visible(str(array.attrs.get("units", ""))))
     if array.ndim == 1:

@@ -1,6 +1,5 @@
 """Relations between steps: any labeled array (step key_step), as a matrix and as arcs over the tokens."""
 
-import operator
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -9,6 +8,7 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis.heads import step_attention
+from workbench.checks import check_numbers, check_text, check_type, check_whole
 from workbench.errors import ArgumentError, NotRecorded, SelectionError
 from workbench.text import range_text, visible
 from workbench.traces import Trace
@@ -128,6 +128,7 @@ def steps(
     >>> wb.views.steps(trace, {"attention": wb.attention.step_attention(trace)})
     <steps of pocket: 51 tokens>
     """
+    check_type("views.steps", trace, Trace)
     count = len(parts(trace))
     if not count:
         raise NotRecorded(
@@ -135,12 +136,16 @@ def steps(
         )
     args = "" if arrays is None else ", arrays"
     shown = step_attention(trace) if arrays is None else arrays
-    named = shown.items() if isinstance(shown, Mapping) and not isinstance(shown, xr.Dataset) else [("", shown)]
+    named = (
+        [(check_text("a name of arrays", n), a) for n, a in shown.items()]
+        if isinstance(shown, Mapping) and not isinstance(shown, xr.Dataset)
+        else [("", shown)]
+    )
     edges = [_edges(name, array, count) for name, array in named]
     if not edges:
         raise ArgumentError("arrays is empty; pass a labeled array (step key_step), or several by name")
     layers = sorted({each for one in edges for each in one.layers})
-    number = None if layer is None else operator.index(layer)
+    number = None if layer is None else check_whole("layer", layer)
     if number is not None and number not in layers:
         available = f"they have layers {_numbers(layers)}" if layers else "no array has an axis layer"
         raise SelectionError(f"layer={layer} is in none of the arrays; {available}")
@@ -154,6 +159,7 @@ def _edges(name: str, array: Array, count: int) -> Edges:
     if not isinstance(array, xr.DataArray) or not {"step", "key_step"} <= set(array.dims):
         got = f"the axes {array.dims}" if isinstance(array, xr.DataArray) else f"a {type(array).__name__}"
         raise ArgumentError(f"{visible(name) or 'arrays'} must be a labeled array (step key_step), got {got}")
+    check_numbers(visible(name) or "arrays", array)
     extra = set(array.dims) - {"layer", "head", "step", "key_step"}
     if extra or array.sizes["step"] != count or array.sizes["key_step"] != count:
         raise ArgumentError(

@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from workbench.checks import check_outcomes, check_type
 from workbench.errors import ArgumentError
 from workbench.text import visible
 from workbench.traces import Trace
@@ -65,11 +66,12 @@ def tokens(
     >>> wb.views.tokens(trace, trace["entropy"])
     <tokens of pocket: 64 tokens>
     """
+    check_type("views.tokens", trace, Trace)
     label, unit, array = "value", "", None
     if values is not None:
         attrs = values.attrs if isinstance(values, xr.DataArray) else {}
         label, unit = visible(str(attrs.get("long_name", "value"))), visible(str(attrs.get("units", "")))
-        array = np.array(values, "f4")
+        array = check_outcomes("values", values).astype("f4")
         if array.shape != (len(trace),):
             raise ArgumentError(
                 f"values must be one number for each of the {len(trace)} tokens, got shape {array.shape}."

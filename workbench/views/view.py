@@ -38,7 +38,6 @@ How to add a view, for example of things:
    `make browser`. Look at the screenshots in out/screenshots.
 """
 
-import operator
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -46,7 +45,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from workbench.checks import check_index
+from workbench.checks import check_index, check_items, check_type, check_whole
 from workbench.errors import ArgumentError, SelectionError
 from workbench.text import visible, visible_pieces
 from workbench.traces import Trace
@@ -69,12 +68,13 @@ class View:
     call: ClassVar[str]  # the beginning of the Python code that makes the view; the browser adds the reader's choices
 
     def __init__(self, trace: Trace, *, window: Sequence[int] | None = None, selected: int | None = None):
+        check_type("a view", trace, Trace)
         n = len(trace)
-        if selected is not None:
-            check_index("selected", selected, n)
         self.trace = trace
-        self.window = None if window is None else _window(window, n)
-        self._selected: dict[str, int] | None = None if selected is None else {"pos": int(selected)}
+        self.window = None if window is None else _checked_window(window, n)
+        self._selected: dict[str, int] | None = None
+        if selected is not None:
+            self._selected = {"pos": check_index("selected", selected, n)}
         self._live: Any = None
         self._lock = threading.Lock()
 
@@ -136,16 +136,11 @@ class View:
         return f"<{self.call.rpartition('.')[2].partition('(')[0]} of {name}: {len(self.trace):,} tokens>"
 
 
-def _window(window: Sequence[int], n: int) -> tuple[int, int]:
-    """The window as two ints; ArgumentError unless it is a range within n positions."""
-    problem = f"window must be (first, stop) with 0 <= first < stop <= {n}, got {visible(repr(window)[:80])}."
-    try:
-        first, stop = map(operator.index, window)
-    except (TypeError, ValueError):
-        raise ArgumentError(problem) from None
-    if not 0 <= first < stop <= n:
-        raise ArgumentError(problem)
-    return first, stop
+def _checked_window(window: Any, n: int) -> tuple[int, int]:
+    bounds = [check_whole("a bound of window", bound) for bound in check_items("window", window)]
+    if len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= n:
+        raise ArgumentError(f"window must be (first, stop) with 0 <= first < stop <= {n}, got {tuple(bounds)}.")
+    return bounds[0], bounds[1]
 
 
 def common(view: View) -> Payload:

@@ -7,7 +7,7 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis.routing import expert_load
-from workbench.checks import check_layer
+from workbench.checks import check_items, check_layer, check_type
 from workbench.errors import ArgumentError
 from workbench.text import visible
 from workbench.traces import Trace
@@ -120,7 +120,11 @@ def weights(
     >>> wb.views.weights(trace, wb.circuits.sink_logits(model), wb.circuits.router_tokens(model, 0, k=5))
     <weights of pocket: 64 tokens>
     """
-    router_list, expert_list = ([each] if isinstance(each, xr.Dataset) else list(each) for each in (routers, experts))
+    check_type("views.weights", trace, Trace)
+    router_list, expert_list = (
+        [given] if isinstance(given, xr.Dataset) else check_items(name, given, low=0)
+        for name, given in (("routers", routers), ("experts", experts))
+    )
     if sinks is None and not router_list and not expert_list:
         raise ArgumentError(
             "nothing to show: pass sinks=wb.circuits.sink_logits(model), "
@@ -146,7 +150,8 @@ def weights(
 
 
 def _check_sizes(dataset: xr.Dataset, name: str, variables: Sequence[str], sizes: dict[str, int]) -> None:
-    got = {axis: dataset.sizes.get(axis) for axis in sizes} if isinstance(dataset, xr.Dataset) else {}
+    check_type(name, dataset, xr.Dataset)
+    got = {axis: dataset.sizes.get(axis) for axis in sizes}
     if got != sizes or not set(variables) <= set(dataset.data_vars):
         raise ArgumentError(
             f"{name} must have the variables {', '.join(variables)} and the sizes of this run's model, {sizes}; "

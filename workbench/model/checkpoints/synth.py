@@ -18,14 +18,15 @@ import ml_dtypes
 import numpy as np
 from tqdm.auto import tqdm
 
-from workbench.errors import BudgetError, CheckpointError, ModelNotFound
+from workbench.checks import check_seed, check_whole
+from workbench.errors import ArgumentTypeError, BudgetError, CheckpointError, ModelNotFound
 from workbench.files import atomic_folder
 from workbench.model.checkpoints.hf import BLOCK, EXPERTS, TOP
 from workbench.model.checkpoints.hf_config import hf_config_json
 from workbench.model.checkpoints.validate import block_shapes, check_config, packed_shapes, top_shapes
 from workbench.model.config import Config
 from workbench.paths import absolute, expanded
-from workbench.text import size_text
+from workbench.text import shown, size_text
 from workbench.untrusted import is_file
 
 SHAPES = {"20b": Config(), "120b": Config(n_layers=36, n_experts=128, layer_types=Config().layer_types[:2] * 18)}
@@ -83,8 +84,8 @@ def synth(
     Traceback (most recent call last):
     workbench.errors.ModelNotFound: there is no published gpt-oss '7b'; there are '20b' and '120b'.
     """
-    c, shards = _config(like, layers)
-    target = absolute(folder)
+    seed, target = check_seed(seed), absolute(folder, "folder")
+    c, shards = _config(like, None if layers is None else check_whole("layers", layers))
     if target.exists() and (not target.is_dir() or any(target.iterdir())):
         raise CheckpointError(f"{target} already exists and is not empty. Give another folder; nothing was written.")
     copied = _tokenizer(tokenizer)
@@ -108,8 +109,12 @@ def synth(
 
 
 def _config(like: str | Config, layers: int | None) -> tuple[Config, int]:
+    if not isinstance(like, str | Config):
+        raise ArgumentTypeError(f"like must be '20b', '120b' or a Config, got {shown(like)}.")
     if isinstance(like, str) and like not in SHAPES:
-        raise ModelNotFound(f"there is no published gpt-oss {like!r}; there are {' and '.join(map(repr, SHAPES))}.")
+        raise ModelNotFound(
+            f"there is no published gpt-oss {shown(like)}; there are {' and '.join(map(repr, SHAPES))}."
+        )
     c = SHAPES[like] if isinstance(like, str) else like
     shards = min(SHARDS[like], c.n_layers) if isinstance(like, str) else min(3, c.n_layers)
     if layers is not None:

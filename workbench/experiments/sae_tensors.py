@@ -1,8 +1,12 @@
-"""Checks a tensor from a file of a stranger before anything is computed with it."""
+"""Checks of the tensors that an SAE is made of and called with; they may be from a file of a stranger."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from workbench.errors import CheckpointError
+from workbench.checks import check_type
+from workbench.errors import ArgumentError, CheckpointError
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 def check_plain_tensor(name: str, tensor: Any) -> None:
@@ -24,3 +28,13 @@ def check_plain_tensor(name: str, tensor: Any) -> None:
         problem = f"has the shape {list(tensor.shape)} and only {tensor.untyped_storage().nbytes()} bytes of values"
     if problem:
         raise CheckpointError(f"{name} {problem}; it must be a dense tensor of float numbers")
+
+
+def with_width(name: str, x: Any, width: int) -> "Tensor":
+    """`x`, if it is a tensor (… width). Raises ArgumentTypeError for another type, ArgumentError for another width."""
+    import torch
+
+    check_type(f"the SAE's {name}", x, torch.Tensor)
+    if not x.ndim or x.shape[-1] != width or x.is_complex():
+        raise ArgumentError(f"{name} must have real values of shape (… {width}), got {x.dtype} of {list(x.shape)}.")
+    return x

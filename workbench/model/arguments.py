@@ -1,0 +1,51 @@
+"""Checks of the arguments of a Model: token ids, the tensors and settings of a pass, the budget of a recording."""
+
+from typing import Any
+
+import numpy as np
+from torch import Tensor
+
+from workbench.checks import check_real, check_slice
+from workbench.errors import ArgumentError, ArgumentTypeError, PromptError
+from workbench.model.cache import KVCache
+from workbench.taps import Tap
+from workbench.text import shown
+
+
+def checked_budget(budget: float | None) -> float | None:
+    """The bytes for record="auto". Infinity means no limit."""
+    if budget is not None and not check_real("budget", budget) >= 0:
+        raise ArgumentError(f"budget must be a number of bytes of at least 0, got {shown(budget)}.")
+    return None if budget is None else check_real("budget", budget)
+
+
+def id_array(tokens: Any) -> np.ndarray:
+    """Token ids as an array. Raises PromptError for anything but whole numbers in a row."""
+    try:
+        ids = np.asarray(tokens if len(tokens) else [], None if len(tokens) else int)
+    except (TypeError, ValueError, RuntimeError, OverflowError):
+        ids = np.asarray(None)
+    if ids.ndim != 1 or ids.dtype.kind not in "iu":
+        raise PromptError(f"token ids must be whole numbers in a list, got {shown(tokens)}")
+    return ids
+
+
+def check_tensor(name: str, x: Any, ndim: int) -> None:
+    """Raises ArgumentTypeError for anything but token ids (2 axes) or residual streams (3 axes)."""
+    if not isinstance(x, Tensor) or x.ndim != ndim or x.is_complex() or x.is_floating_point() != (ndim == 3):
+        got = f"{x.dtype} of shape {list(x.shape)}" if isinstance(x, Tensor) else shown(x)
+        axes = "token ids (batch pos)" if ndim == 2 else "residual streams (batch pos d_model)"
+        raise ArgumentTypeError(f"{name} must be a tensor of {axes}, got {got}.")
+
+
+def check_pass(tap: Any, cache: Any, logits_at: Any) -> None:
+    """Raises ArgumentTypeError for a tap, cache or slice of another type. It costs microseconds in each pass."""
+    for name, value, kind in (
+        ("tap", tap, Tap | None),
+        ("cache", cache, KVCache | None),
+        ("logits_at", logits_at, slice),
+    ):
+        if not isinstance(value, kind):
+            raise ArgumentTypeError(f"{name} must be of type {kind}, got {shown(value)}.")
+    if logits_at != slice(None):
+        check_slice("logits_at", logits_at)
