@@ -41,7 +41,8 @@ def check_keys(value: Any, expected: Any, what: str) -> None:
 
 def plain(value: Any, what: str, depth: int = 0) -> Any:
     """A copy of the value as JSON returns it: without numpy values, tuples or lone surrogates."""
-    require(depth <= MAX_DEPTH, f"{what} is nested more than {MAX_DEPTH} levels deep")
+    if depth > MAX_DEPTH:
+        raise ArgumentError(f"{what} is nested more than {MAX_DEPTH} levels deep")
     if isinstance(value, str):
         return value if value.isascii() else value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
     if value is None or isinstance(value, bool | int):

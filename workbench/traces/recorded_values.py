@@ -28,6 +28,7 @@ RANGES: dict[str, tuple[str, float, float]] = {
     "step_attention": (ROWS, 0, 1 + SLACK),
     "blocks.*.mlp.hook_expert_weights": (ROUTER, 0, 1 + SLACK),
 }
+LARGEST = float(np.finfo(np.float32).max)
 NORMS = ("resid_norm", "attn_out_norm", "mlp_out_norm")
 
 
@@ -42,7 +43,7 @@ def check_recorded(name: str, array: np.ndarray, manifest: Manifest) -> None:
     if point in IDS:
         _check_ids(name, array, axis_size(manifest.tensors, manifest.model["config"], IDS[point]), point == EXPERTS)
     elif point == "sinks":
-        _check_range(name, array, -np.finfo(np.float32).max, np.finfo(np.float32).max, "the weights of a model")
+        _check_range(name, array, -LARGEST, LARGEST, "the weights of a model")
     elif point in NORMS:
         if (least := array.min()) < 0:
             raise TraceCorrupt(f"{name!r} has the value {least}, but a norm is never negative")
@@ -60,19 +61,28 @@ def _check_ids(name: str, ids: np.ndarray, count: int | None, distinct: bool) ->
     if least < 0 or most >= (2**31 if count is None else count):
         wrong = least if least < 0 else most
         raise TraceCorrupt(f"{name!r} has the id {wrong}; ids are at least 0 and below {count or 2**31}")
-    if distinct:
-        ordered = np.sort(ids, axis=-1)
-        if (ordered[..., 1:] == ordered[..., :-1]).any():
-            raise TraceCorrupt(f"{name!r} has the same expert twice at one position")
+    # faster than sorting: few experts are chosen at a position
+    if distinct and any((ids[..., n:] == ids[..., :-n]).any() for n in range(1, ids.shape[-1])):
+        raise TraceCorrupt(f"{name!r} has the same expert twice at one position")
 
 
 def _check_range(name: str, array: np.ndarray, least: float, most: float, reason: str) -> None:
-    if not array.size:
+    if not array.size or (least == 0 and _within(array, most)):
         return
     low, high = array.min(), array.max()  # NaN if any is NaN
     if not (low >= least and high <= most):
         wrong = high if low >= least else low
         raise TraceCorrupt(f"{name!r} has the value {wrong}, which contradicts {reason}")
+
+
+def _within(array: np.ndarray, most: float) -> bool:
+    """Whether all bits are those of numbers from +0.0 to `most`; for narrow floats, 20 times as fast as comparing.
+
+    The bits of positive floats are ordered as the floats are, and those of negative numbers and NaN come after them.
+    """
+    unsigned = np.dtype(f"<u{array.dtype.itemsize}")
+    limit = np.array([most]).astype(array.dtype).view(unsigned)[0]
+    return bool(np.ascontiguousarray(array).view(unsigned).max() <= limit)
 
 
 def _holds(manifest: Manifest, identity: str) -> bool:
