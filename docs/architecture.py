@@ -84,7 +84,6 @@ LONG = 500
 LONG_FILES = {
     "cli.py": "the whole command: its parser, and one short function for each subcommand",
     "interop/transformers.py": "one adapter, which says where each hook point is in a transformers model",
-    "experiments/sae.py": "an SAE, its edits and its measurements share its site, its norm and its digest",
     "model/kernels/native.py": "the only interface to native.c: checks arguments; tensors in, tensors out",
     "model/kernels/native.c": "all native kernels are one compilation unit: they share the order of additions",
 }

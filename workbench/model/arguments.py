@@ -1,15 +1,20 @@
-"""Checks of the arguments of a Model: token ids, the tensors and settings of a pass, the budget of a recording."""
+"""Checks of the arguments of a Model: how it is loaded, token ids, tensors and settings of a pass, budget, path."""
 
+import os
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from workbench.checks import check_real, check_slice
-from workbench.errors import ArgumentError, ArgumentTypeError, PromptError
+from workbench.errors import ArgumentError, ArgumentTypeError, CheckpointError, PromptError
 from workbench.model.cache import KVCache
+from workbench.paths import absolute, expanded
 from workbench.taps import Tap
 from workbench.text import shown
+from workbench.traces import check_writable
 
 
 def checked_budget(budget: float | None) -> float | None:
@@ -49,3 +54,32 @@ def check_pass(tap: Any, cache: Any, logits_at: Any) -> None:
             raise ArgumentTypeError(f"{name} must be of type {kind}, got {shown(value)}.")
     if logits_at != slice(None):
         check_slice("logits_at", logits_at)
+
+
+def check_loading(dtype: Any, device: Any, memory: Any) -> None:
+    """Raises CheckpointError for a dtype, a device or a memory setting of another type."""
+    for name, value, kinds in (("dtype", dtype, str | torch.dtype | None), ("memory", memory, str)):
+        if not isinstance(value, kinds):
+            raise CheckpointError(f"{name} must be a name, got {shown(value)}")
+    if not isinstance(device, str | torch.device | None):
+        raise CheckpointError(
+            f"{shown(device)} is not a device: device must be 'cpu' (or None), or a name such as 'cuda'"
+        )
+
+
+def checked_path(to: str | os.PathLike[str] | None) -> Path | None:
+    """The path to which a trace is written during recording; TraceError, before anything runs, if it is unusable."""
+    if to is None:
+        return None
+    if not absolute(to, "to").name:
+        raise ArgumentError(f"to must be the path of a new folder, got {shown(to)}.")
+    check_writable(to)
+    return expanded(to)
+
+
+def checked_dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
+    """The dtype of that name. Raises CheckpointError if torch has none."""
+    torch_dtype = getattr(torch, str(dtype), None) if isinstance(dtype, str) else dtype
+    if isinstance(dtype, str) and not isinstance(torch_dtype, torch.dtype):
+        raise CheckpointError(f"dtype must be 'float32', 'bfloat16' or 'float64', got {shown(dtype)}")
+    return torch_dtype

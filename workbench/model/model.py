@@ -7,7 +7,6 @@ from contextlib import contextmanager
 from copy import copy
 from dataclasses import asdict
 from hashlib import sha256
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,10 +22,18 @@ from workbench.conversation.tokenizer import Tokenizer
 from workbench.edits.edit import Edit
 from workbench.edits.library import Patch, PatchFrom
 from workbench.edits.stack import Editing, EditStack
-from workbench.errors import ArgumentError, CheckpointError, EditError, PromptError
+from workbench.errors import CheckpointError, EditError, PromptError
 from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts
-from workbench.model.arguments import check_pass, check_tensor, checked_budget, id_array
+from workbench.model.arguments import (
+    check_loading,
+    check_pass,
+    check_tensor,
+    checked_budget,
+    checked_dtype,
+    checked_path,
+    id_array,
+)
 from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
 from workbench.model.checkpoints import POCKET, Loadable, load
@@ -38,8 +45,8 @@ from workbench.model.threads import one_thread
 from workbench.model.torch_defaults import torch_defaults
 from workbench.paths import absolute, expanded
 from workbench.taps import Chain, Tap
-from workbench.text import shown, visible
-from workbench.traces import Trace, check_writable
+from workbench.text import visible
+from workbench.traces import Trace
 
 if TYPE_CHECKING:
     from workbench.recording.budget import Estimate
@@ -82,13 +89,7 @@ class Model:
         memory: str = "auto",
         tokenizer: str | os.PathLike[str] | None = None,
     ):
-        for name, value, kinds in (("dtype", dtype, str | torch.dtype | None), ("memory", memory, str)):
-            if not isinstance(value, kinds):
-                raise CheckpointError(f"{name} must be a name, got {shown(value)}")
-        if not isinstance(device, str | torch.device | None):
-            raise CheckpointError(
-                f"{shown(device)} is not a device: device must be 'cpu' (or None), or a name such as 'cuda'"
-            )
+        check_loading(dtype, device, memory)
         with torch_defaults():
             self._load(where, dtype, device, memory, tokenizer)
 
@@ -100,7 +101,7 @@ class Model:
         memory: str,
         tokenizer: str | os.PathLike[str] | None,
     ) -> None:
-        checkpoint = load(where, dtype=_dtype(dtype), device=device, memory=memory)
+        checkpoint = load(where, dtype=checked_dtype(dtype), device=device, memory=memory)
         self._source = _source(where, checkpoint.weights.embed.dtype, device, memory, tokenizer)
         self.config, self.weights = checkpoint.config, checkpoint.weights
         self.name, self.format, self.digest = checkpoint.name, checkpoint.format, checkpoint.digest
@@ -232,7 +233,7 @@ class Model:
         tokens, notes = self.render(prompt)
         self.check_prompt(tokens)
         recording = upward(__name__, "workbench.recording.record")
-        return recording.trace_model(self, tokens, record, budget, notes, _checked_path(to))
+        return recording.trace_model(self, tokens, record, budget, notes, checked_path(to))
 
     def generate(
         self,
@@ -282,7 +283,7 @@ class Model:
         generation = upward(__name__, "workbench.recording.generation")
         return generation.generate(
             self, tokens, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
-            request=record, stop=stop, budget=budget, to=_checked_path(to), notes=notes,
+            request=record, stop=stop, budget=budget, to=checked_path(to), notes=notes,
         )  # fmt: skip
 
     def resume(self, partial: Trace, *, to: str | os.PathLike[str] | None = None) -> Trace:
@@ -302,7 +303,7 @@ class Model:
         TraceExists (before anything runs).
         """
         check_type("resume", partial, Trace)
-        return upward(__name__, "workbench.recording.generation").resume(self, partial, to=_checked_path(to))
+        return upward(__name__, "workbench.recording.generation").resume(self, partial, to=checked_path(to))
 
     def estimate(self, prompt: Prompt, *, record: str | Sequence[str] = "auto", max_tokens: int = 0) -> "Estimate":
         """The size of a trace before it is made: bytes on disk, memory during the run, and what fits."""
@@ -495,20 +496,3 @@ def _reloaded(source: dict, adapter_at: tuple[str, float] | None, digest: str) -
             f"the weights at {source['where']!r} have changed since the model was pickled. Load them with wb.Model."
         )
     return model
-
-
-def _checked_path(to: str | os.PathLike[str] | None) -> Path | None:
-    """The path to which a trace is written during recording; TraceError, before anything runs, if it is unusable."""
-    if to is None:
-        return None
-    if not absolute(to, "to").name:
-        raise ArgumentError(f"to must be the path of a new folder, got {shown(to)}.")
-    check_writable(to)
-    return expanded(to)
-
-
-def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
-    torch_dtype = getattr(torch, str(dtype), None) if isinstance(dtype, str) else dtype
-    if isinstance(dtype, str) and not isinstance(torch_dtype, torch.dtype):
-        raise CheckpointError(f"dtype must be 'float32', 'bfloat16' or 'float64', got {shown(dtype)}")
-    return torch_dtype
