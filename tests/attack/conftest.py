@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.attack.outcomes import counts, described
 from workbench.errors import WorkbenchError
 from workbench.text import printable
 
@@ -92,7 +92,7 @@ class Attempt:
         self._count(outcome)
 
     def _count(self, outcome: str) -> None:
-        self._record("attack", f"{self._kind}\t{outcome}")
+        self._record("attack", f"{self._kind}\t{outcome}\t1")
 
 
 @pytest.fixture
@@ -118,27 +118,8 @@ def time_limit(seconds: float) -> Iterator[None]:
 
 
 def pytest_terminal_summary(terminalreporter):
-    counts: Counter[tuple[str, str]] = Counter()
-    for report in (report for kind in terminalreporter.stats.values() for report in kind):
-        if not isinstance(report, pytest.TestReport) or HERE.name not in Path(report.nodeid.split("::")[0]).parts:
-            continue
-        if report.failed:
-            counts[Path(report.nodeid.split("::")[0]).stem.removeprefix("test_"), "anything else"] += 1
-        elif report.when == "call":
-            for name, text in report.user_properties:
-                if name == "attack":
-                    kind, outcome = str(text).split("\t")
-                    counts[kind, outcome] += 1
-    if not counts:
-        return
-    terminalreporter.section("attack")
-    outcomes = ("refused", "right", "anything else")
-    for kind in sorted({kind for kind, _ in counts}):
-        terminalreporter.write_line(_line(kind, [counts[kind, outcome] for outcome in outcomes]))
-    totals = [sum(n for (_, each), n in counts.items() if each == outcome) for outcome in outcomes]
-    terminalreporter.write_line(_line("all", totals))
-
-
-def _line(kind: str, numbers: list[int]) -> str:
-    refused, right, other = numbers
-    return f"{kind:24} {sum(numbers):4} tried, {refused:4} refused clearly, {right:4} right, {other} anything else"
+    counted = counts(terminalreporter)
+    if counted:
+        terminalreporter.section("attack")
+        for kind, numbers in counted.items():
+            terminalreporter.write_line(f"{kind:16} {sum(numbers):5} tried: {described(numbers)}")
