@@ -15,8 +15,13 @@ SIGNALS = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
 
 @pytest.fixture(autouse=True)
 def handlers_are_restored():
+    """Also where the tests run with SIGHUP ignored, as under nohup."""
+    defaults = [signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL]
+    before = [signal.signal(signum, default) for signum, default in zip(SIGNALS, defaults)]
     yield
-    assert [signal.getsignal(s) for s in SIGNALS] == [signal.default_int_handler, signal.SIG_DFL, signal.SIG_DFL]
+    assert [signal.getsignal(signum) for signum in SIGNALS] == defaults
+    for signum, handler in zip(SIGNALS, before):
+        signal.signal(signum, handler)
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from workbench.errors import WorkbenchError
+from workbench.errors import ArgumentTypeError, WorkbenchError
 from workbench.files import kind_of
 from workbench.paths import expanded
 from workbench.text import size_text, visible
@@ -183,7 +183,9 @@ def _open(path: os.PathLike[str] | str, error: Failure) -> int:
     """The descriptor of a regular file, opened for reading."""
     try:
         fd = os.open(expanded(path), _READ)
-    except (OSError, ValueError, TypeError) as failure:  # ValueError: a NUL in the path
+    except ArgumentTypeError:  # not a path at all
+        raise
+    except (OSError, ValueError) as failure:  # ValueError: a NUL in the path
         reason = failure.strerror if isinstance(failure, OSError) else str(failure)
         if isinstance(failure, OSError) and failure.errno in (errno.ENXIO, errno.ENODEV):
             reason = "it is a socket or a device"

@@ -225,7 +225,7 @@ def test_the_path_of_a_trace_is_a_folder(path: Path, tmp_path: Path) -> None:
     for name, error in (("link", TraceUnsafe), ("fifo", TraceUnsafe), ("/dev/zero", TraceUnsafe)):
         with pytest.raises(error, match="a trace is a folder"):
             load(tmp_path / name)
-    for name in ("nothing", "nothing/at/all", "a/manifest.json", "a/manifest.json/x", "empty", "nul\0", "x" * 300):
+    for name in ("nothing", "nothing/at/all", "a/manifest.json", "a/manifest.json/x", "empty", "x" * 300):
         with pytest.raises(TraceNotFound):
             load(tmp_path / name)
 

@@ -42,12 +42,12 @@ def test_arrays_of_two_names_share_no_memory(fresh):
 
 def test_a_large_array_is_mapped_and_still_private(fresh):
     numbers = np.arange(MAPPED_BYTES // 4, dtype=np.float32).reshape(64, -1)
-    trace = wb.Trace(replace(fresh.manifest, tensors={}), {"hook_embed": numbers})
-    first = trace["embed"]
+    trace = wb.Trace(replace(fresh.manifest, tensors={}), {"my_numbers": numbers})
+    first = trace.raw("my_numbers")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.from_numpy(first).zero_()
-    assert not first.any() and np.array_equal(trace["embed"], numbers)
+    assert not first.any() and np.array_equal(trace.raw("my_numbers"), numbers)
 
 
 @pytest.mark.parametrize("array", [np.zeros((0, 3)), np.ones((2, 3), np.float32).cumsum(0).T, np.array(5)], ids=str)

@@ -212,7 +212,7 @@ def _takes_hook(fn: Callable) -> str:
 
 def _unusable(y: Tensor, x: Tensor) -> str | None:
     """Why a result cannot take the place of x, or None: its numbers would change or are not there."""
-    if type(y) not in (Tensor, torch.nn.Parameter):
+    if type(y) not in (Tensor, torch.nn.Parameter, type(x)):
         return f"a {type(y).__name__}, a subclass of Tensor"
     if y.is_meta:
         return "a tensor on the device meta, which has no numbers"

@@ -10,18 +10,6 @@ import types
 from pathlib import Path
 
 _HEAP_TYPE = 1 << 9  # Py_TPFLAGS_HEAPTYPE: classes without it are part of the interpreter or of a C extension
-_STDLIB = tuple(f"{Path(sysconfig.get_path(name)).resolve()}{os.sep}" for name in ("stdlib", "platstdlib"))
-_INSTALLED = tuple(
-    {
-        f"{Path(folder).resolve()}{os.sep}"
-        for folder in (
-            *site.getsitepackages(),
-            site.getusersitepackages(),
-            sysconfig.get_path("purelib"),
-            sysconfig.get_path("platlib"),
-        )
-    }
-)
 _OWN = f"{Path(__file__).resolve().parent.parent}{os.sep}"  # workbench
 _WITH_THE_NUMERICS = {"torch", "numpy", "ml_dtypes"}  # a trace's `numerics` have their versions
 
@@ -42,10 +30,10 @@ def library_of(module_name: object) -> str | None:
     top = module_name.partition(".")[0]
     path = _path(vars(module).get("__file__"))
     if top in sys.stdlib_module_names:
-        return module_name if path is None or path.startswith(_STDLIB) else None
+        return module_name if path is None or path.startswith(_stdlib()) else None
     if path is None and module_name.startswith("torch."):  # namespaces that torch makes while it runs, as torch.ops
         return module_name
-    if path is None or not path.startswith(_INSTALLED):
+    if path is None or not path.startswith(_installed()):
         return None
     if top in _WITH_THE_NUMERICS:
         return module_name
@@ -75,7 +63,7 @@ def module_of_function(fn: types.FunctionType) -> str | None:
     file = fn.__code__.co_filename
     if file.startswith("<frozen "):
         return name
-    return name if (path := _path(file)) and path.startswith((*_STDLIB, *_INSTALLED, _OWN)) else None
+    return name if (path := _path(file)) and path.startswith((*_stdlib(), *_installed(), _OWN)) else None
 
 
 def module_of_class(cls: type) -> str | None:
@@ -87,6 +75,20 @@ def module_of_class(cls: type) -> str | None:
     for part in type.__dict__["__qualname__"].__get__(cls).split("."):
         found = None if found is None else vars(found).get(part) if hasattr(found, "__dict__") else None
     return name if found is cls else None
+
+
+@functools.cache
+def _stdlib() -> tuple[str, ...]:
+    """The folders of the standard library."""
+    return tuple(f"{Path(sysconfig.get_path(name)).resolve()}{os.sep}" for name in ("stdlib", "platstdlib"))
+
+
+@functools.cache
+def _installed() -> tuple[str, ...]:
+    """The folders of installed libraries."""
+    paths = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+    folders = (*site.getsitepackages(), site.getusersitepackages(), *paths)
+    return tuple({f"{Path(folder).resolve()}{os.sep}" for folder in folders})
 
 
 @functools.cache

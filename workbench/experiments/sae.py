@@ -140,7 +140,7 @@ class SAE:
         if not isinstance(norm, str) or norm not in NORMS:
             raise CheckpointError(f"norm must be one of {', '.join(NORMS)}, got {shown(norm)}")
         if self.k is not None and not 0 < self.k <= self.d_sae:
-            raise CheckpointError(f"k must be between 1 and {self.d_sae}, got {self.k}")
+            raise CheckpointError(f"k must be a whole number between 1 and {self.d_sae}, got {self.k}")
         self.digest = fingerprint([tensors, threshold is None, self.k, self.subtracts, self.rescaled, norm])
 
     def __repr__(self) -> str:

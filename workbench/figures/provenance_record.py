@@ -43,7 +43,7 @@ def origin(figure: Figure, data: bytes, traces: Iterable[Trace], code: str | os.
         )  # only what can change numbers, so that equal numbers give equal bytes
         numerics += [arithmetic] if arithmetic not in numerics else []
     return {
-        "title": figure.title,
+        "title": figure.title.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),  # without lone surrogates
         "spec": figure.digest,
         "data": sha256(data).hexdigest(),
         "code": None
