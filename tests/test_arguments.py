@@ -925,7 +925,7 @@ VALID: dict[str, set[str]] = {
     "Model.generate.seed": WHOLE | {"minus a million"},
     "Model.generate.stop": EMPTY
     | {"a text", "an empty text", "a null character", "an escape sequence", "zero", "['a']", "(1, 2, 3)", "a set"}
-    | {"an array of texts"},
+    | {"an array of texts", "np.str_"},
     "Model.generate.budget": AT_LEAST_0 | {"None", "inf", "10**400"},
     "Model.trace.prompt": {"[[1, 2]]", "(1, 2, 3)"},
     "Model.trace.budget": AT_LEAST_0 | {"None", "inf", "10**400"},
@@ -964,7 +964,7 @@ VALID: dict[str, set[str]] = {
     "trace.seed": WHOLE | {"minus a million"},
     "trace.stop": EMPTY
     | {"a text", "an empty text", "a null character", "an escape sequence", "zero", "['a']", "(1, 2, 3)", "a set"}
-    | {"an array of texts"},
+    | {"an array of texts", "np.str_"},
     "verify.findings": {"None"},
     "attention.pattern.head": {"None", "(1, 2, 3)"},
     "attention.pattern.queries": {"None", "zero"},

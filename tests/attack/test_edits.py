@@ -29,7 +29,6 @@ import workbench as wb
 from tests.model.models import some_tokens, tiny
 from workbench.edits.fingerprint import fingerprint, identify
 from workbench.traces import patterns
-from workbench.traces.private_copies import MAPPED_BYTES
 
 TOKENS = some_tokens(12)
 POINT = "blocks.1.hook_mlp_out"
@@ -1139,10 +1138,12 @@ def test_two_names_that_share_memory_are_handed_out_apart(attempt, traces):
 @pytest.mark.parametrize(
     "change", ["torch.from_numpy", "the writeable flag", "the base", "the pointer", "torch.frombuffer"]
 )
-def test_nothing_done_to_a_large_array_reaches_the_trace(attempt, clean, change):
-    n = MAPPED_BYTES // 4
+def test_nothing_done_to_a_large_array_reaches_the_trace(attempt, clean, change, monkeypatch):
+    monkeypatch.setattr("workbench.traces.private_copies.MAPPED_BYTES", 1 << 10)
+    n_tokens, d_model = len(clean), clean.config["d_model"]
+    n = n_tokens * d_model
     manifest = dataclasses.replace(clean.manifest, tensors={})
-    trace = wb.Trace(manifest, {"hook_embed": np.arange(n, dtype=np.float32).reshape(8, -1)})
+    trace = wb.Trace(manifest, {"hook_embed": np.arange(n, dtype=np.float32).reshape(n_tokens, d_model)})
     for _ in range(3):
         with contextlib.suppress(ValueError, TypeError, BufferError, RuntimeError):
             quietly(CHANGES[change], trace.raw("hook_embed"))

@@ -605,7 +605,7 @@ def test_memory_that_runs_out_is_a_budget_error_with_what_was_kept(attempt, mode
         with in_pass(n_pass, fail):
             model.generate(PROMPT, max_tokens=N, **SAMPLED)
 
-    error = attempt.refused(run, "the memory ran out during the run")
+    error = attempt.refused(run, "the memory ran out")
     assert isinstance(error, wb.errors.BudgetError) and (("model.partial" in str(error)) == (n_pass > 1))
     if n_pass > 1:
         assert same(model.resume(model.partial), whole)
@@ -705,7 +705,6 @@ def test_a_target_that_cannot_be_written_is_refused_before_the_run(attempt, monk
 # Settings, which must be right at the door.
 
 ACCEPTED = {
-    "Decimal": ({"temperature": Decimal("0.5")}, 0.5),
     "a fraction": ({"temperature": fractions.Fraction(1, 2)}, 0.5),
     "np.float64": ({"temperature": np.float64(0.5)}, 0.5),
     "np.float32": ({"temperature": np.float32(0.5)}, 0.5),
@@ -720,7 +719,7 @@ ACCEPTED = {
 }
 REFUSED = [
     {"temperature": True}, {"temperature": np.bool_(True)}, {"temperature": torch.tensor(True)}, {"temperature": "0.5"},
-    {"temperature": b"1"}, {"temperature": 10**400}, {"temperature": Decimal("1e400")},
+    {"temperature": b"1"}, {"temperature": 10**400}, {"temperature": Decimal("0.5")},
     {"temperature": Decimal("sNaN")}, {"temperature": float("nan")}, {"temperature": float("inf")},
     {"temperature": -0.1}, {"temperature": 1j}, {"temperature": np.complex64(1)}, {"temperature": torch.tensor(1j)},
     {"temperature": np.timedelta64(1, "s")},

@@ -9,7 +9,7 @@ import torch
 
 import workbench as wb
 from tests.model.models import some_tokens, tiny
-from workbench.traces.private_copies import MAPPED_BYTES, Original
+from workbench.traces.private_copies import Original
 
 
 @pytest.fixture(scope="module")
@@ -40,14 +40,16 @@ def test_arrays_of_two_names_share_no_memory(fresh):
     assert not np.shares_memory(fresh["resid_post", 0], fresh["resid_pre", 1])
 
 
-def test_a_large_array_is_mapped_and_still_private(fresh):
-    numbers = np.arange(MAPPED_BYTES // 4, dtype=np.float32).reshape(64, -1)
-    trace = wb.Trace(replace(fresh.manifest, tensors={}), {"my_numbers": numbers})
-    first = trace.raw("my_numbers")
+def test_a_large_array_is_mapped_and_still_private(fresh, monkeypatch):
+    monkeypatch.setattr("workbench.traces.private_copies.MAPPED_BYTES", 1 << 10)
+    n_tokens, d_model = len(fresh), fresh.config["d_model"]
+    numbers = np.arange(n_tokens * d_model, dtype=np.float32).reshape(n_tokens, d_model)
+    trace = wb.Trace(replace(fresh.manifest, tensors={}), {"hook_embed": numbers})
+    first = trace["embed"]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         torch.from_numpy(first).zero_()
-    assert not first.any() and np.array_equal(trace.raw("my_numbers"), numbers)
+    assert not first.any() and np.array_equal(trace["embed"], numbers)
 
 
 @pytest.mark.parametrize("array", [np.zeros((0, 3)), np.ones((2, 3), np.float32).cumsum(0).T, np.array(5)], ids=str)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import fields, replace
 from typing import Any, Literal
 
-from workbench.checks import check_flag
+from workbench.checks import check_flag, check_items
 from workbench.conversation.messages import Chat, Message, Tool
 from workbench.conversation.parse import CONSTRAIN
 from workbench.conversation.token_ids import token_id
@@ -76,9 +76,10 @@ def chat(
     keep_thoughts = check_flag("keep_thoughts", keep_thoughts)
     parsed_tools = _tools(() if tools is None else tools)
     functions = {tool.name for tool in parsed_tools if not tool.builtin}
-    if history is not None and (isinstance(history, str | Mapping) or not isinstance(history, Iterable)):
+    if isinstance(history, str | Mapping):
         raise PromptError(f"history must be a list of messages, got {shown(history)}")
-    messages = [_message(raw, number, functions) for number, raw in enumerate(history or ())]
+    history = () if history is None else check_items("history", history, low=0)
+    messages = [_message(raw, number, functions) for number, raw in enumerate(history)]
     if user is not None:
         messages.append(Message("user", _text(user, "the question")))
     elif not messages:
@@ -232,9 +233,10 @@ def _channel_of(tool: str) -> str:
 
 
 def _tools(raw_tools: Any) -> tuple[Tool, ...]:
-    if isinstance(raw_tools, str | Mapping) or not isinstance(raw_tools, Iterable):
+    if isinstance(raw_tools, str | Mapping):
         raise PromptError(f"tools must be a list, even for a single tool, got {shown(raw_tools)}")
-    tools = tuple(_tool(raw, f"tools[{number}]") for number, raw in enumerate(raw_tools))
+    listed = check_items("tools", raw_tools, low=0)
+    tools = tuple(_tool(raw, f"tools[{number}]") for number, raw in enumerate(listed))
     counts = Counter(tool.name for tool in tools)
     if repeated := sorted(name for name, count in counts.items() if count > 1):
         raise PromptError(f"tools contains {repeated[0]!r} twice; names must be unique")

@@ -137,7 +137,9 @@ def _check_text(what: str, text: str) -> None:
     if not isinstance(text, str):
         raise FigureError(f"{what} must be a text, got {type(text).__name__}")
     if len(text) > MAX_TEXT:
-        raise FigureError(f"{what} has {len(text)} characters, and at most {MAX_TEXT} can be drawn: {text[:40]!r}…")
+        raise FigureError(
+            f"{what} has {len(text)} characters, and at most {MAX_TEXT} can be drawn: {text[:40]!r}…. Shorten it."
+        )
 
 
 def _ticks(axis: Axis, low: float, high: float) -> Sequence[Tick]:
