@@ -268,7 +268,7 @@ def _saved_run(run: Callable[[], "Trace"], target: Path) -> _SavedRun:
             try:
                 trace = run()
                 stack.enter_context(shielded())
-            except (KeyboardInterrupt, Exception) as error:
+            except BaseException as error:
                 stack.enter_context(shielded())
                 ended_by, kept = error, _trace_of(error)
                 if kept is None:
@@ -462,6 +462,8 @@ def lab(args: argparse.Namespace) -> int:
 
 
 def _question(args: argparse.Namespace) -> Any:
+    if args.prompt == "-" and sys.stdin is None:
+        raise PromptError('standard input is closed, so "-" has no question. Give the question as an argument')
     try:
         text = _text(sys.stdin.read().strip() if args.prompt == "-" else args.prompt)
     except UnicodeDecodeError as error:

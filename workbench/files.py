@@ -134,14 +134,15 @@ def locked(target: Path) -> Iterator[None]:
     """
     _mode_of(target)
     name = os.fsencode(target.name)[:SCRATCH_BYTES].decode("utf-8", "ignore")
-    path = target.parent / f".{name}.lock"
+    path = target.parent / f".{name}.workbench-lock"
     with _explained(target):
         fd = _lock(path)
     try:
         yield
     finally:
         with suppress(OSError):
-            path.unlink()
+            if path.stat().st_size == 0:  # a file with a content is somebody else's
+                path.unlink()
         os.close(fd)
 
 

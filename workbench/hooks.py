@@ -119,6 +119,7 @@ ALWAYS_RECORDED: tuple[str, ...] = (
     "sinks",
 )
 MAX_LAYERS = 10_000  # far more than any model has; a larger number is a mistake
+MAX_COMPARED = 200  # characters: to compare a longer name with all names takes seconds
 RANKS = {"top_ids": 20, "top_logprobs": 20, "lens_ids": 5, "lens_logprobs": 5}
 
 
@@ -297,6 +298,8 @@ def unknown_name(name: str, known: Iterable[str], *, presets: bool = False) -> H
 
 def _nearest(name: str, known: Iterable[str]) -> list[str]:
     """Up to three of the known names, in the layer of `name` if it has one, those with the nearest last part first."""
+    if len(name) > MAX_COMPARED:
+        return []
     layer, last = layer_of(name), _last_part(name)
     by_short: dict[str, tuple[float, float, str]] = {}
     for other in sorted(set(known)):

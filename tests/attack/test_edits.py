@@ -1163,3 +1163,12 @@ def test_the_lists_of_a_trace_can_be_changed_without_changing_it(attempt, model,
     trace.str_tokens.clear()
     trace.vocab_text.clear()
     attempt.right(lambda: trace.manifest.content(), lambda after: after == before and trace.verified)
+
+
+@pytest.mark.parametrize("n", [10_000, 1_000_000])
+def test_a_very_long_name_of_a_hook_point_is_refused_at_once(attempt, clean, n):
+    attempt.refused(lambda: clean["a" * n], "no hook point matches", seconds=1)
+
+
+def test_more_positions_than_any_text_has_are_refused_at_once(attempt, model):
+    attempt.refused(lambda: model.edit("resid_post", plus, positions=range(10**12)), "positions", seconds=1)

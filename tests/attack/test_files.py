@@ -315,7 +315,7 @@ def test_links_at_the_hidden_names_are_not_followed(attempt, trace, name, tmp_pa
 
 @pytest.mark.parametrize("what", ["link-to-file", "FIFO", "null", "folder"])
 def test_what_is_planted_at_the_name_of_the_lock(attempt, what, tmp_path):
-    IN_THE_WAY[what](tmp_path / ".out.cells.lock")
+    IN_THE_WAY[what](tmp_path / ".out.cells.workbench-lock")
     before = state(tmp_path)
     attempt.refused(lambda: SweepCheckpoint(tmp_path / "out.cells", {"x": 1}))
     assert state(tmp_path) == before
@@ -874,3 +874,10 @@ def test_a_graph_of_too_many_values(attempt, tmp_path):
     (tmp_path / "g.json").write_text('{"nodes":[' + "[]," * 9_000_000 + "[]]}")
     error = attempt.refused(lambda: read_graph(tmp_path / "g.json"), "has more than 8000000 values", seconds=60)
     assert isinstance(error, TraceCorrupt)
+
+
+def test_a_file_with_the_name_of_a_lock_stays(attempt, tmp_path):
+    (tmp_path / ".c.json.workbench-lock").write_text("my data")
+    with SweepCheckpoint(tmp_path / "c.json", {"a": 1}) as cells:
+        cells.put(1, 2.0)
+    attempt.right(lambda: (tmp_path / ".c.json.workbench-lock").read_text(), lambda text: text == "my data")

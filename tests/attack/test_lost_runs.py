@@ -969,3 +969,31 @@ def test_the_messages_are_one_json_object_after_an_interrupt(attempt):
     assert ended(pid) == 130
     text = output.read_text()
     attempt.right(lambda: json.loads(text[text.index("{") : text.rindex("}") + 1]), lambda j: j["status"] == "partial")
+
+
+def test_a_handler_that_exits_keeps_the_run_on_disk(attempt, tmp_path):
+    """As the scripts of Slurm and Docker do."""
+    code = """
+import os, signal, sys, threading, time, workbench as wb
+signal.signal(signal.SIGTERM, lambda *_: sys.exit(3))
+model = wb.Model("pocket"); model.stop_ids = frozenset()
+threading.Thread(target=lambda: (time.sleep(1.5), os.kill(os.getpid(), 15)), daemon=True).start()
+model.generate("What is 12+30?", max_tokens=4000, record="everything", to=sys.argv[1])
+"""
+    ended = attempt.script(code, str(tmp_path / "a.trace"))
+    assert ended.returncode == 3, ended.stderr
+    attempt.right(lambda: wb.load(tmp_path / "a.trace.partial"), lambda trace: trace.status == "partial")
+
+
+def test_a_forked_worker_loads_a_model(attempt):
+    code = """
+import multiprocessing, warnings, workbench as wb
+warnings.simplefilter("ignore")
+def ids(question): return wb.Model("pocket").generate(question, max_tokens=3).id
+wb.Model("pocket").trace("What is 12+30?")
+with multiprocessing.get_context("fork").Pool(1) as pool:
+    assert pool.map_async(ids, ["What is 12+30?"]).get(40)[0] == ids("What is 12+30?")
+"""
+    ended = attempt.script(code, seconds=90)
+    assert ended.returncode == 0, ended.stderr
+    attempt.judged("right")

@@ -30,6 +30,7 @@ from workbench.errors import ArgumentError
 
 RESAMPLES = 2000  # bootstrap resamples and sign flips, by default
 BITS = 1 / log(2)  # nats to bits
+MAX_CELLS = 10_000_000  # of a table of counts
 
 
 class Interval(NamedTuple):
@@ -367,8 +368,7 @@ def mutual_information(x: np.ndarray, y: np.ndarray, condition: np.ndarray | Non
 def _mutual_information(x: np.ndarray, y: np.ndarray, condition: np.ndarray | None) -> float:
     nats = 0.0
     for stratum in _strata(len(x), condition):
-        table = _table(x[stratum], y[stratum])
-        parts = (table.sum(1), table.sum(0), table.ravel())
+        parts = _counts(x[stratum], y[stratum])
         a, b, both = (float(_entropy(part, -1, False)) for part in parts)
         nats += len(stratum) / len(x) * (a + b - both)
     return max(nats, 0.0) * BITS
@@ -483,9 +483,12 @@ def _strata(n: int, condition: np.ndarray | None) -> list[np.ndarray]:
     return [np.flatnonzero(condition == value) for value in np.unique(condition)]
 
 
-def _table(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    _, i = np.unique(x, return_inverse=True)
-    _, j = np.unique(y, return_inverse=True)
-    table = np.zeros((i.max() + 1, j.max() + 1))
-    np.add.at(table, (i, j), 1)
-    return table
+def _counts(x: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """How often each value of x, each value of y, and each pair of them occurs."""
+    _, i, n_i = np.unique(x, return_inverse=True, return_counts=True)
+    _, j, n_j = np.unique(y, return_inverse=True, return_counts=True)
+    pairs = i * len(n_j) + j
+    if len(n_i) * len(n_j) > MAX_CELLS:  # values that hardly repeat: only the pairs that occur
+        return n_i.astype(float), n_j.astype(float), np.unique(pairs, return_counts=True)[1].astype(float)
+    both = np.bincount(pairs, minlength=len(n_i) * len(n_j))
+    return n_i.astype(float), n_j.astype(float), both.astype(float)

@@ -140,8 +140,9 @@ class TextMarkers:
     def _changed(self, part: _ChatText, rendered: str) -> PromptError:
         shown = rendered[:SHOWN].translate(self._unescapes)
         original, shown = repr(visible(part.text[:SHOWN])), repr(visible(shown))
+        ends = " Many templates trim: remove the white space at its ends." if part.text != part.text.strip() else ""
         return PromptError(
-            f"the model's chat template changes {part.what}: {original} becomes {shown}. "
+            f"the model's chat template changes {part.what}: {original} becomes {shown}.{ends} "
             "Set model.template to another template, or pass token ids."
         )
 

@@ -18,6 +18,7 @@ import functools
 import hashlib
 import importlib.util
 import logging
+import operator
 import random
 import secrets
 import sys
@@ -32,7 +33,7 @@ from torch import Tensor
 
 from workbench.edits import outside_reads
 from workbench.edits.library_code import is_heap_type, is_own, library_of, module_of_class, module_of_function
-from workbench.edits.python_code import code_contents, names_in, reads_of, text_of
+from workbench.edits.python_code import code_contents, globals_of, reads_of, text_of
 from workbench.traces import Trace
 
 MAX_OBJECTS = 2_000_000  # in one walk, about 10 s
@@ -105,6 +106,7 @@ class _Walk:
         self._names: set[str] = set()  # all names in the code so far
         self._namespaces: dict[int, Any] = {id(owner): owner for owner in (builtins, Tensor)}
         self._has_random_states = False
+        self._reads_by_text = False  # `getattr(module, NAME)` and the like
 
     def digest(self) -> str:
         return self._hash.hexdigest()[:32]
@@ -135,6 +137,8 @@ class _Walk:
     def feed_namespaces(self) -> None:
         """The attributes of modules that the code names: all of a user's module, what was changed of a library's."""
         fed: set[tuple[int, str]] = set()
+        if self._reads_by_text and any(self._is_of_user(owner) for owner in self._namespaces.values()):
+            raise _Unknown("what is read from a module by a text, as with getattr")
         while True:
             found = [
                 (owner, name)
@@ -150,7 +154,10 @@ class _Walk:
                 if isinstance(getattr(value, "__self__", None), random.Random | np.random.RandomState):
                     self._feed_random_states()
                 elif isinstance(value, types.ModuleType) and library_of(value.__name__):
+                    self._check_outside_module(value.__name__)
                     self._namespaces[id(value)] = value
+                elif isinstance(value, type) and issubclass(value, torch.nn.Module) and self._is_of_library(owner):
+                    self._feed_random_states()  # it may draw its first weights inside the function
                 elif not self._is_of_library(owner) or _is_put_into_library(owner, name, value):
                     self._text(f"{owner.__name__}.{name}")
                     self.feed(value)
@@ -202,6 +209,9 @@ class _Walk:
             self._has_random_states = True
             self.feed(outside_reads.random_states())
 
+    def _is_of_user(self, owner: Any) -> bool:
+        return isinstance(owner, types.ModuleType) and not self._is_of_library(owner)
+
     def _is_of_library(self, owner: Any) -> bool:
         if isinstance(owner, type):
             return True
@@ -229,6 +239,8 @@ class _Walk:
             if obj.cache_info().currsize:
                 raise _Unknown("the cache of a function")
             return [vars(obj), obj.cache_parameters()]
+        if cls in (operator.attrgetter, operator.methodcaller):
+            self._reads_by_text = True
         if issubclass(cls, Trace):
             return [obj.manifest.content_hash, {name: obj.raw(name) for name in obj.names()}]
         if issubclass(cls, logging.Logger):
@@ -244,6 +256,7 @@ class _Walk:
             self._digests[id(element)] = walk.digest()
             self._alive.append(walk)
             self._names |= walk._names
+            self._reads_by_text |= walk._reads_by_text
             self._namespaces |= walk._namespaces
         if (digest := self._digests[id(element)]) is None:
             raise _Unknown("a set that contains itself")
@@ -253,6 +266,8 @@ class _Walk:
         if cls not in (Tensor, torch.nn.Parameter, torch.nn.Buffer) or obj.is_quantized or obj.is_nested:
             raise _Unknown(f"a {cls.__name__} of torch")
         extra = [vars(obj)] if vars(obj) else []
+        if obj.is_leaf and obj.grad is not None:
+            extra.append(obj.grad)
         if obj.layout == torch.sparse_coo:
             return [tuple(obj.shape), obj._indices(), obj._values(), *extra]
         if obj.layout != torch.strided:
@@ -286,8 +301,9 @@ class _Walk:
         if not is_own(module):
             self._check_names(names, None, builtin_names)
             self._names |= names
+            self._reads_by_text |= bool(names & outside_reads.BY_TEXT)
             self._import(imported, fn.__globals__)
-        read = {name: fn.__globals__[name] for name in names_in(code) if name in fn.__globals__}
+        read = {name: fn.__globals__[name] for name in globals_of(code) if name in fn.__globals__}
         return [code_contents(code), closure, fn.__defaults__, fn.__kwdefaults__, read, *extra]
 
     def _import(self, names: Iterable[str], scope: dict[str, Any]) -> None:
@@ -306,11 +322,15 @@ class _Walk:
 
     def _of_class(self, cls: type) -> list[Any]:
         attributes = {name: value for name, value in vars(cls).items() if name not in _OF_EVERY_CLASS}
+        if "__dataclass_fields__" in attributes:  # methods that it has written follow from the fields
+            attributes = {name: value for name, value in attributes.items() if not _is_generated(value)}
         bases = [base for base in type.__dict__["__bases__"].__get__(cls) if base is not object]
         return [bases, type(cls) if type(cls) is not type else None, attributes]
 
     def _of_object(self, obj: Any, cls: type) -> list[Any]:
         own = module_of_class(cls)
+        if is_own(own) and hasattr(cls, "identity_parts"):
+            return obj.identity_parts()
         if is_own(own):  # the class is known by its name
             call = vars(cls).get("__call__")
             state = self._state(obj, cls)[:1] if cls.__dictoffset__ else self._state(obj, cls)
@@ -319,7 +339,7 @@ class _Walk:
         if _is_library_class(cls):
             for method in methods:
                 if isinstance(method, types.FunctionType):
-                    self._check_names(outside_reads.RANDOM.intersection(names_in(method.__code__)), None)
+                    self._check_names(outside_reads.RANDOM.intersection(reads_of(method.__code__, {})[0]), None)
             changed = {n: v for n, v in vars(cls).items() if _is_put_into_library(cls, n, v)}
             return [cls, *([changed] if changed else []), *self._contents(obj, cls), *self._state(obj, cls)]
         return [cls, *self._contents(obj, cls), *self._state(obj, cls)]
@@ -359,6 +379,11 @@ class _Walk:
         if cls not in known and (hidden or (cls.__basicsize__ > size and not extends)):
             state.append(_reduced(obj, cls))
         return state
+
+
+def _is_generated(value: Any) -> bool:
+    """True for a method that dataclasses has compiled from a text."""
+    return isinstance(value, types.FunctionType) and value.__code__.co_filename == "<string>"
 
 
 def _reduced(obj: Any, cls: type) -> Any:
@@ -468,11 +493,10 @@ def _is_put_into_library(owner: Any, name: str, value: Any) -> bool:
         return not is_own(module) and library_of(module) is None
     if isinstance(value, type):
         return not _is_library_class(value)
-    if isinstance(value, types.BuiltinFunctionType):
-        return False
-    if isinstance(value, types.MethodType):
-        value = value.__func__
-    if isinstance(owner, type) or owner in (sys, builtins):
-        return not _is_library_class(type(value))
+    if isinstance(value, types.MethodType | types.BuiltinFunctionType) and not isinstance(owner, type):
+        own_self = getattr(value, "__self__", None)  # a library's functions in C have their module, or nothing
+        return own_self is not None and not isinstance(own_self, types.ModuleType | type)
+    if isinstance(value, functools.partial | torch.nn.Module):
+        return True
     plain = (int, float, complex, str, bytes, list, dict, tuple, set, frozenset, Tensor, np.ndarray)
     return type(value) in plain or not _is_library_class(type(value))

@@ -18,14 +18,23 @@ NAMES = _words(
     "environ environb getenv urandom read_text read_bytes now utcnow today default_rng fromfile loadtxt genfromtxt "
     "memmap load load_file safe_open urlopen getpid listdir scandir getcwd iterdir import_module reload SystemRandom "
     "get_ident current_thread _getframe currentframe perf_counter perf_counter_ns monotonic time_ns process_time "
-    "getsizeof get_objects get_referrers f_locals f_globals f_back"
+    "getsizeof get_objects get_referrers f_locals f_globals f_back open from_file stat exists is_file is_dir getmtime "
+    "getsize glob rglob read_csv read_table read_parquet read_json read_excel read_pickle read_feather read_hdf "
+    "read_sql read_fwf read_html read_xml open_dataset open_zarr open_mfdataset load_dataset load_model "
+    "from_pretrained hf_hub_download getline getlines geterr getcontext localcontext get_default_dtype "
+    "get_num_threads get_num_interop_threads is_grad_enabled is_inference_mode_enabled data_ptr getrecursionlimit "
+    "getrefcount getEffectiveLevel isEnabledFor argv __doc__ __annotations__"
 )
 
 # Modules of the standard library in which nearly every function does.
 MODULES = _words(
     "time secrets uuid subprocess socket tempfile glob shutil getpass platform gc importlib ctypes mmap urllib http "
-    "resource select sqlite3 multiprocessing signal shelve dbm"
+    "resource select sqlite3 multiprocessing signal shelve dbm os posix nt io _io sys gzip bz2 lzma zipfile tarfile "
+    "linecache fileinput locale inspect traceback"
 )
+
+# Names by which an attribute is read through a text, so that the code does not name it.
+BY_TEXT = _words("getattr vars dir __dict__ attrgetter methodcaller __getattribute__ globals locals modules getmembers")
 
 # Functions, methods and attributes that draw from the global generators of torch, numpy or Python.
 RANDOM = _words(
@@ -34,7 +43,8 @@ RANDOM = _words(
     "dropout_ dropout1d dropout2d dropout3d alpha_dropout feature_dropout feature_alpha_dropout rrelu rrelu_ "
     "gumbel_softmax sample rsample shuffle permutation choice choices gauss standard_normal random_sample randrange "
     "normalvariate getrandbits sobol xavier_normal_ xavier_uniform_ kaiming_normal_ kaiming_uniform_ trunc_normal_ "
-    "get_rng_state initial_seed get_state getstate"
+    "get_rng_state initial_seed get_state getstate orthogonal_ sparse_ svd_lowrank pca_lowrank lobpcg "
+    "scaled_dot_product_attention multi_head_attention_forward reset_parameters"
 )
 
 # Constants of math, numpy and torch: part of the name, so that they need not be looked into.

@@ -1,12 +1,14 @@
 """Which positions of a text an edit applies to: absolute, counted from the start of the prompt."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sized
 from dataclasses import dataclass
 from typing import Any
 
 from workbench.checks import check_slice, check_whole
 from workbench.errors import EditError
 from workbench.text import shown
+
+MAX_POSITIONS = 10_000_000  # more than any text has
 
 
 @dataclass(frozen=True)
@@ -49,4 +51,6 @@ def whole_numbers(value: Any) -> list[int]:
     several = (
         isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0 and not isinstance(value, str | bytes | Mapping)
     )
+    if isinstance(value, Sized) and several and len(value) > MAX_POSITIONS:
+        raise TypeError(f"more than {MAX_POSITIONS:,} positions")
     return [check_whole("each entry", entry) for entry in (value if several else [value])]

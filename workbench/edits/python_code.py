@@ -5,20 +5,30 @@ import types
 from typing import Any
 
 
-def names_in(code: types.CodeType) -> list[str]:
-    """The global names that a code object may read, including those of nested functions."""
-    inner = [name for const in code.co_consts if hasattr(const, "co_code") for name in names_in(const)]
-    return sorted({*code.co_names, *inner})
+def globals_of(code: types.CodeType) -> list[str]:
+    """The names of globals and builtins that a code object reads, including those of nested functions."""
+    loads = ("LOAD_GLOBAL", "LOAD_NAME")
+    own = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in loads}
+    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in globals_of(const)]
+    return sorted({*own, *inner})
 
 
 def reads_of(code: types.CodeType, scope: dict[str, Any]) -> tuple[set[str], set[str], list[str]]:
-    """All names in the code, those of builtins among them, and the modules that it imports."""
-    names, builtin_names, imported = set(code.co_names), set(), []
+    """Names of attributes and builtins in the code, the builtins among them, and the modules that it imports.
+
+    Also the names of globals, but not those of functions in `scope`, which are looked into themselves.
+    """
+    names, builtin_names, imported = set(), set(), []
     for instruction in dis.get_instructions(code):
         if instruction.opname == "IMPORT_NAME":
             imported.append(instruction.argval)
-        elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME") and instruction.argval not in scope:
-            builtin_names.add(instruction.argval)
+        elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
+            if instruction.argval not in scope:
+                builtin_names.add(instruction.argval)
+            elif isinstance(scope[instruction.argval], types.FunctionType):
+                continue
+        if isinstance(instruction.argval, str) and instruction.argval in code.co_names:
+            names.add(instruction.argval)
     if names & {"getattr", "attrgetter", "methodcaller", "__getattribute__"}:  # names may be texts
         names |= {const for const in code.co_consts if isinstance(const, str)}
     for const in code.co_consts:
@@ -34,7 +44,8 @@ def code_contents(code: types.CodeType) -> tuple[Any, ...]:
     """The contents of a code object, without its file and line numbers."""
     consts = tuple(code_contents(c) if hasattr(c, "co_code") else text_of(c) for c in code.co_consts)
     handlers = (code.co_exceptiontable.hex(),) if code.co_exceptiontable else ()
-    return (code.co_code.hex(), consts, code.co_names, code.co_varnames, *handlers)
+    signature = (code.co_flags, code.co_argcount, code.co_posonlyargcount, code.co_kwonlyargcount)
+    return (code.co_code.hex(), consts, code.co_names, code.co_varnames, *handlers, signature)
 
 
 def text_of(obj: Any) -> str:

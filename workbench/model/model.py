@@ -38,6 +38,7 @@ from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
 from workbench.model.checkpoints import POCKET, Loadable, load
 from workbench.model.checkpoints.adapter import read_adapter
+from workbench.model.checkpoints.changes import current_digest, versions
 from workbench.model.interrupts import Interrupt, interruptible
 from workbench.model.kernels import native
 from workbench.model.memory import allocation_errors
@@ -90,34 +91,24 @@ class Model:
         tokenizer: str | os.PathLike[str] | None = None,
     ):
         check_loading(dtype, device, memory)
-        with torch_defaults():
+        with torch_defaults(), torch.inference_mode(False):  # gradients need ordinary tensors
             self._load(where, dtype, device, memory, tokenizer)
 
-    def _load(
-        self,
-        where: Loadable,
-        dtype: torch.dtype | str | None,
-        device: str | None,
-        memory: str,
-        tokenizer: str | os.PathLike[str] | None,
-    ) -> None:
+    def _load(self, where: Loadable, dtype: Any, device: str | None, memory: str, tokenizer: Any) -> None:
         checkpoint = load(where, dtype=checked_dtype(dtype), device=device, memory=memory)
         self._source = _source(where, checkpoint.weights.embed.dtype, device, memory, tokenizer)
         self.config, self.weights = checkpoint.config, checkpoint.weights
         self.name, self.format, self.digest = checkpoint.name, checkpoint.format, checkpoint.digest
+        self._versions = versions(self.weights)
         self.stop_ids = frozenset(checkpoint.stop_ids)
         self.device = str(self.weights.embed.device)
         self.dtype: torch.dtype = self.weights.embed.dtype
         folder = checkpoint.folder if tokenizer is None else expanded(tokenizer, "tokenizer")
-        has_tokenizer = tokenizer is not None or (
-            folder and (folder / "tokenizer.json").is_file()
-        )  # otherwise token ids only
+        has_tokenizer = tokenizer is not None or (folder and (folder / "tokenizer.json").is_file())  # or ids only
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and has_tokenizer else None
         self.template = read_template(folder) if folder else None
         self._adapter_at: tuple[str, float] | None = None  # folder and scale
-        self.adapter: dict | None = (
-            None  # manifest entry: name, digest and scale of the adapter, and the digest of the base
-        )
+        self.adapter: dict | None = None  # for the manifest: its name, digest and scale, and the digest of the base
         self._partial: Trace | None = None
         self._kept: tuple[Callable[[], Trace | None], Interrupt] | None = None
         self.probed: tuple | None = None  # the kernels of the last probe, and its result
@@ -465,11 +456,17 @@ class Model:
         """
         small = self.config.n_params < SMALL
         with allocation_errors(), interruptible() as flag, torch_defaults(), one_thread(small):
+            now = versions(self.weights)
+            self.digest, self._versions = current_digest(self.digest, self._versions, now), now
             self._running.append(flag)
             try:
                 yield flag
             finally:
                 self._running.remove(flag)
+
+    def identity_parts(self) -> list[Any]:
+        """What the identity of an edit or a metric that uses this model depends on."""
+        return [self.digest, self.dtype_name, self.device, [edit.identity() for edit in self.active_edits()]]
 
     def _under_edits(self, tap: Tap | None) -> Tap:
         edits = self.active_edits()

@@ -1,10 +1,14 @@
 """Small models run on one thread: their products finish before a second thread has started."""
 
+import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
+
+# A forked process does not have the threads of its parent, and torch would wait for them for ever.
+os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
 _lock = threading.Lock()
 _depth, _previous = 0, 1

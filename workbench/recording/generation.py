@@ -109,7 +109,7 @@ def _finish(generation: Generation, to: Path | None) -> Trace:
     model.keep(lambda: save_partial(g) if g.has_started else None, g.flag)  # before anything is computed
     try:
         trace = _decode_and_replay(g, to, checkpointing)
-    except (KeyboardInterrupt, Exception) as error:  # also a full disk, or a wrong edit: no token is lost
+    except BaseException as error:  # also a full disk, a wrong edit, or SystemExit: no token is lost
         if not g.has_started:
             raise
         trace = save_partial(g)
