@@ -83,6 +83,7 @@ WITH_TORCH = frozenset(
 LONG = 500
 LONG_FILES = {
     "cli.py": "the whole command: its parser, and one short function for each subcommand",
+    "edits/fingerprint.py": "one walk over all that a function may depend on",
     "interop/transformers.py": "one adapter, which says where each hook point is in a transformers model",
     "model/kernels/native.py": "the only interface to native.c: checks arguments; tensors in, tensors out",
     "model/kernels/native.c": "all native kernels are one compilation unit: they share the order of additions",
