@@ -232,7 +232,7 @@ class _Walk:
         if cls in _PARTS:
             return _PARTS[cls](obj)
         if cls in (set, frozenset):
-            return sorted(map(self._digest_alone, obj))
+            return self._of_set(obj)
         if issubclass(cls, np.random.BitGenerator):
             return [obj.state]
         if isinstance(obj, functools._lru_cache_wrapper):
@@ -246,6 +246,11 @@ class _Walk:
         if issubclass(cls, logging.Logger):
             return [obj.name]  # it only writes
         return self._of_object(obj, cls)
+
+    def _of_set(self, elements: Any) -> list[str]:
+        if all(type(element) in _TEXT_TYPES for element in elements):
+            return sorted(f"{type(element).__name__} {text_of(element)}" for element in elements)
+        return sorted(map(self._digest_alone, elements))
 
     def _digest_alone(self, element: Any) -> str:
         """The digest of an element of a set, which does not depend on the order of the set."""
@@ -350,7 +355,7 @@ class _Walk:
         if base is None:
             return []
         if base in (set, frozenset):
-            return sorted(map(self._digest_alone, base.__iter__(obj)))
+            return self._of_set(list(base.__iter__(obj)))
         if base is dict:
             factory = [obj.default_factory] if issubclass(cls, collections.defaultdict) else []
             return [len(dict.keys(obj)), *(part for item in dict.items(obj) for part in item), *factory]

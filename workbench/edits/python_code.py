@@ -1,14 +1,28 @@
 """The contents of compiled Python code: the names that it reads, and a form of it that is the same in every process."""
 
 import dis
+import functools
 import types
 from typing import Any
 
+# The results are kept for each code object: reading the instructions takes most of the time of a fingerprint.
 
+
+@functools.cache
+def _named(code: types.CodeType) -> tuple[tuple[str, str], ...]:
+    """The instructions of a code object that have a name as their argument: what they do, and the name."""
+    names = set(code.co_names)
+    return tuple(
+        (instruction.opname, instruction.argval)
+        for instruction in dis.get_instructions(code)
+        if isinstance(instruction.argval, str) and instruction.argval in names
+    )
+
+
+@functools.cache
 def globals_of(code: types.CodeType) -> list[str]:
     """The names of globals and builtins that a code object reads, including those of nested functions."""
-    loads = ("LOAD_GLOBAL", "LOAD_NAME")
-    own = {instruction.argval for instruction in dis.get_instructions(code) if instruction.opname in loads}
+    own = {name for operation, name in _named(code) if operation in ("LOAD_GLOBAL", "LOAD_NAME")}
     inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in globals_of(const)]
     return sorted({*own, *inner})
 
@@ -19,16 +33,15 @@ def reads_of(code: types.CodeType, scope: dict[str, Any]) -> tuple[set[str], set
     Also the names of globals, but not those of functions in `scope`, which are looked into themselves.
     """
     names, builtin_names, imported = set(), set(), []
-    for instruction in dis.get_instructions(code):
-        if instruction.opname == "IMPORT_NAME":
-            imported.append(instruction.argval)
-        elif instruction.opname in ("LOAD_GLOBAL", "LOAD_NAME"):
-            if instruction.argval not in scope:
-                builtin_names.add(instruction.argval)
-            elif isinstance(scope[instruction.argval], types.FunctionType):
+    for operation, name in _named(code):
+        if operation == "IMPORT_NAME":
+            imported.append(name)
+        elif operation in ("LOAD_GLOBAL", "LOAD_NAME"):
+            if name not in scope:
+                builtin_names.add(name)
+            elif isinstance(scope[name], types.FunctionType):
                 continue
-        if isinstance(instruction.argval, str) and instruction.argval in code.co_names:
-            names.add(instruction.argval)
+        names.add(name)
     if names & {"getattr", "attrgetter", "methodcaller", "__getattribute__"}:  # names may be texts
         names |= {const for const in code.co_consts if isinstance(const, str)}
     for const in code.co_consts:
@@ -40,6 +53,7 @@ def reads_of(code: types.CodeType, scope: dict[str, Any]) -> tuple[set[str], set
     return names, builtin_names, imported
 
 
+@functools.cache
 def code_contents(code: types.CodeType) -> tuple[Any, ...]:
     """The contents of a code object, without its file and line numbers."""
     consts = tuple(code_contents(c) if hasattr(c, "co_code") else text_of(c) for c in code.co_consts)
