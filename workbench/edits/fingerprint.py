@@ -270,7 +270,7 @@ class _Walk:
     def _of_tensor(self, obj: Tensor, cls: type) -> list[Any]:
         if cls not in (Tensor, torch.nn.Parameter, torch.nn.Buffer) or obj.is_quantized or obj.is_nested:
             raise _Unknown(f"a {cls.__name__} of torch")
-        extra = [vars(obj)] if vars(obj) else []
+        extra: list[Any] = [vars(obj)] if vars(obj) else []
         if obj.is_leaf and obj.grad is not None:
             extra.append(obj.grad)
         if obj.layout == torch.sparse_coo:

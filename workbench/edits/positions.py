@@ -51,6 +51,10 @@ def whole_numbers(value: Any) -> list[int]:
     several = (
         isinstance(value, Iterable) and getattr(value, "ndim", 1) > 0 and not isinstance(value, str | bytes | Mapping)
     )
-    if isinstance(value, Sized) and several and len(value) > MAX_POSITIONS:
+    if several and _size(value) > MAX_POSITIONS:
         raise TypeError(f"more than {MAX_POSITIONS:,} positions")
     return [check_whole("each entry", entry) for entry in (value if several else [value])]
+
+
+def _size(value: Any) -> int:
+    return len(value) if isinstance(value, Sized) else 0  # of an iterator, nobody knows
