@@ -1172,3 +1172,12 @@ def test_a_very_long_name_of_a_hook_point_is_refused_at_once(attempt, clean, n):
 
 def test_more_positions_than_any_text_has_are_refused_at_once(attempt, model):
     attempt.refused(lambda: model.edit("resid_post", plus, positions=range(10**12)), "positions", seconds=1)
+
+
+def test_a_nested_tensor_is_refused(attempt, model):
+    def nested(x):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch calls them a prototype
+            return torch.nested.nested_tensor([x[0]])
+
+    attempt.refused(lambda: edited(model, nested), "a nested tensor")

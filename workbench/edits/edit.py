@@ -136,7 +136,7 @@ class Edit(Tap):
         return self.fn(x, hook) if self._takes_hook == "by position" else self.fn(x)
 
     def _checked(self, name: str, x: Tensor, y) -> Tensor:
-        if not isinstance(y, Tensor) or y.shape != x.shape:
+        if not isinstance(y, Tensor) or (not y.is_nested and y.shape != x.shape):  # a nested tensor has no shape
             got = "None (did the function forget to return?)" if y is None else _shape(y)
             raise EditError(f"the edit at {name!r} must return a tensor of shape {tuple(x.shape)}, got {got}")
         if kind := _unusable(y, x):
@@ -216,6 +216,8 @@ def _unusable(y: Tensor, x: Tensor) -> str | None:
         return f"a {type(y).__name__}, a subclass of Tensor"
     if y.is_meta:
         return "a tensor on the device meta, which has no numbers"
+    if y.is_nested:
+        return "a nested tensor"
     if y.is_quantized or y.layout != torch.strided:
         return f"a {'quantized' if y.is_quantized else _dtype(y.layout)} tensor"
     if y.is_complex():

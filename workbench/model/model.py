@@ -412,6 +412,7 @@ class Model:
         other = copy(self)
         other._adapter_at = (str(absolute(folder)), scale)
         other.weights = adapter.on(self.weights, scale)
+        other._versions = versions(other.weights)
         other.adapter = {"name": adapter.name, "digest": adapter.digest, "scale": scale, "base": self.digest}
         other.digest = f"sha256:{sha256(repr((self.digest, adapter.digest, scale)).encode()).hexdigest()}"
         other.name = f"{self.name} + {scale:g} {adapter.name}"

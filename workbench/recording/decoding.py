@@ -51,7 +51,7 @@ class Settings:
         for name in ("temperature", "top_p"):
             object.__setattr__(self, name, _real(name, getattr(self, name)))
         if not 0 <= self.temperature < float("inf"):
-            raise PromptError(f"temperature must be 0 (greedy) or more, got {self.temperature}")
+            raise PromptError(f"temperature must be 0 (greedy) or a finite number above 0, got {self.temperature}")
         if not 0 < self.top_p <= 1:
             raise PromptError(f"top_p must be above 0 and at most 1, got {self.top_p}")
 

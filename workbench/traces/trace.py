@@ -357,7 +357,7 @@ class Trace:
         except HookNameError:
             known = [*hooks.SUMMARIES, *hooks.POINTS, *map(hooks.short_name, hooks.POINTS), *tensors]
             raise HookNameError(
-                f"{hooks.unknown_name(visible(name), known)} This trace contains: {contents(self)}."
+                f"{hooks.unknown_name(name, known)} This trace contains: {contents(self)}."
             ) from None
         named_layer = hooks.layer_of(point)
         if named_layer is not None:
