@@ -18,6 +18,7 @@ WHAT = {
     "conversation": "prompts, templates, tokenizers, steps",
     "edits": "edits, identities, arrays of a trace",
     "files": "targets of files, sweeps, figures, lenses, SAEs",
+    "identities": "functions that read from outside, usual functions",
     "lost_runs": "signals, disks, settings",
     "text": "hidden text, views, the command line",
     "traces": "traces whose parts contradict each other",
