@@ -356,9 +356,7 @@ class Trace:
             point = hooks.full_name(name)
         except HookNameError:
             known = [*hooks.SUMMARIES, *hooks.POINTS, *map(hooks.short_name, hooks.POINTS), *tensors]
-            raise HookNameError(
-                f"{hooks.unknown_name(name, known)} This trace contains: {contents(self)}."
-            ) from None
+            raise HookNameError(f"{hooks.unknown_name(name, known)} This trace contains: {contents(self)}.") from None
         named_layer = hooks.layer_of(point)
         if named_layer is not None:
             check_layer(named_layer, n_layers)
