@@ -169,7 +169,7 @@ def check_number(
         ArgumentError: the number is not finite, or out of bounds.
         ArgumentTypeError: the value is not a real number; a bool is none.
     """
-    number = _real_number(what, value)
+    number = check_real(what, value)
     bounds = {"at least": low, "above": above, "at most": high, "below": below}
     outside = (
         (low is not None and number < low)
@@ -269,7 +269,15 @@ def check_real(what: str, value: Any) -> float:
 
     Raises ArgumentTypeError for anything else; a bool is not a number.
     """
-    return _real_number(what, value)
+    try:
+        number = _scalar(value)
+        if isinstance(number, numbers.Real | np.floating) and not isinstance(number, bool):
+            return float(number)
+    except OverflowError:  # 10**400
+        return math.inf if value > 0 else -math.inf
+    except (TypeError, ValueError, RuntimeError):
+        pass
+    raise ArgumentTypeError(f"{what} must be a number, got {shown(value)}.")
 
 
 def check_numbers(what: str, values: Any, *, ndim: int | None = None) -> np.ndarray:
@@ -373,18 +381,6 @@ def _whole_number(what: str, value: Any) -> int:
     except (TypeError, ValueError, RuntimeError):
         pass
     raise ArgumentTypeError(f"{what} must be a whole number, got {shown(value)}.")
-
-
-def _real_number(what: str, value: Any) -> float:
-    try:
-        number = _scalar(value)
-        if isinstance(number, numbers.Real | np.floating) and not isinstance(number, bool):
-            return float(number)
-    except OverflowError:  # 10**400
-        return math.inf if value > 0 else -math.inf
-    except (TypeError, ValueError, RuntimeError):
-        pass
-    raise ArgumentTypeError(f"{what} must be a number, got {shown(value)}.")
 
 
 def _scalar(value: Any) -> Any:

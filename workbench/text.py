@@ -114,6 +114,20 @@ def shown(value: object, length: int = 80) -> str:
     return text if len(text) <= length else f"{text[: length - 1]}…"
 
 
+def brief(value: object, n_characters: int = 100) -> str:
+    """A text that a stranger wrote, or the `repr` of another value, for an error: visible and cut; never in quotes.
+
+    >>> brief("a\\x1bb"), brief("abc" * 100, 5)
+    ('a␛b', 'abca…')
+    """
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except ValueError:  # an integer of more than 4,300 digits
+        text = "a number of thousands of digits"
+    text = visible(text[: n_characters + 1])  # cut first: a text of megabytes is not looked at
+    return text if len(text) <= n_characters else f"{text[: n_characters - 1]}…"
+
+
 def visible_pieces(pieces: Sequence[str], newline: str = "␊") -> list[str]:
     """`visible` of each token of a text. Whether a joiner at the start of a token stays depends on the token before it.
 

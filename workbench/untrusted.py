@@ -18,7 +18,7 @@ from typing import Any
 from workbench.errors import ArgumentTypeError, WorkbenchError
 from workbench.files import kind_of
 from workbench.paths import expanded
-from workbench.text import size_text, visible
+from workbench.text import brief, size_text
 
 MAX_BYTES = 64 << 20  # of a file of JSON or text
 MAX_VALUES = 1_000_000  # in one JSON text: numbers, texts, keys, lists and objects
@@ -69,16 +69,6 @@ def file_names(folder: os.PathLike[str] | str, error: Failure) -> list[str]:
         return sorted(os.listdir(folder))
     except OSError as failure:
         raise error(f"the folder {_show(folder)} cannot be read: {failure.strerror}. Check its permissions") from None
-
-
-def brief(value: Any, n_characters: int = 100) -> str:
-    """A value that a stranger wrote, for an error message: visible, and not longer than `n_characters`."""
-    try:
-        text = value if isinstance(value, str) else repr(value)
-    except ValueError:  # an integer of more than 4,300 digits
-        text = "a number of thousands of digits"
-    text = visible(text[: n_characters + 1])  # cut first: a text of megabytes is not looked at
-    return text if len(text) <= n_characters else f"{text[: n_characters - 1]}…"
 
 
 def read_bytes(path: os.PathLike[str] | str, error: Failure, max_bytes: int = MAX_BYTES) -> bytes:

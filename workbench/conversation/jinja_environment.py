@@ -143,10 +143,8 @@ def serve() -> None:
 
 def _limit_this_process(memory: int, seconds: int) -> None:
     """The parent measures the time; the limit here is for a process that has lost its parent."""
-    try:
-        import resource
-    except ImportError:  # Windows
-        return
+    import resource
+
     for limit, value in ((resource.RLIMIT_AS, memory), (resource.RLIMIT_CPU, int(time.process_time()) + 2 * seconds)):
         with suppress(ValueError, OSError):  # macOS does not have the first, and a lower one may be set already
             resource.setrlimit(limit, (value, resource.getrlimit(limit)[1]))

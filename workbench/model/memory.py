@@ -1,6 +1,7 @@
 """How much memory is free for a run: on the machine, in its container, and for this process."""
 
 import re
+import resource
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -9,12 +10,7 @@ import psutil
 import torch
 
 from workbench.errors import BudgetError
-from workbench.untrusted import brief
-
-try:
-    import resource
-except ImportError:  # Windows
-    resource = None
+from workbench.text import brief
 
 UNLIMITED = 1 << 60  # cgroups 1 writes a number near 2**63 where there is no limit
 ROOT = Path("/")
@@ -141,8 +137,6 @@ def _read(file: Path) -> str:
 
 def _free_in_process() -> Iterator[int]:
     """What `ulimit -v` (address space) and `ulimit -d` (data) leave for this process."""
-    if resource is None:
-        return
     used = psutil.Process().memory_info()
     for limit, n_used in (("RLIMIT_AS", used.vms), ("RLIMIT_DATA", getattr(used, "data", 0))):
         soft = resource.getrlimit(getattr(resource, limit))[0] if hasattr(resource, limit) else -1

@@ -24,8 +24,8 @@ from workbench.model.config import Config
 from workbench.model.memory import cgroup_limits, free_memory
 from workbench.recording import budget
 from workbench.recording.plan import always
-from workbench.text import printable, size_text
-from workbench.untrusted import brief, exists, file_names, is_file, is_folder
+from workbench.text import brief, printable, size_text
+from workbench.untrusted import exists, file_names, is_file, is_folder
 
 DISTRIBUTION = "gpt-oss-workbench"
 LIBRARIES = ("torch", "numpy", "safetensors", "tokenizers", "openai-harmony", "xarray")

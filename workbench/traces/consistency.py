@@ -2,7 +2,7 @@
 
 A hash proves that the bytes of a trace are those that were written. It does not prove that they fit together, and a
 stranger's trace may have a valid hash around an array with ten positions for fifty tokens. These checks run whenever a
-Manifest is made, so that an analysis may rely on them. `values.py` checks the numbers inside the arrays.
+Manifest is made, so that an analysis may rely on them. `recorded_values.py` checks the numbers inside the arrays.
 """
 
 from collections.abc import Mapping, Sequence
@@ -10,7 +10,7 @@ from typing import Any, Protocol
 
 from workbench import hooks
 from workbench.errors import ArgumentError
-from workbench.text import visible
+from workbench.text import shown, visible
 from workbench.traces.spans import Span
 
 INTEGERS = ("I32", "I64")
@@ -64,14 +64,14 @@ def check_config(config: Mapping[str, Any]) -> None:
     """Raises ArgumentError for numbers of a model's config that are out of range or contradict each other."""
     if "n_layers" not in config:
         raise ArgumentError("the config lacks n_layers")
-    for key, (least, most) in RANGES.items():
-        if key in config and not (type(config[key]) is int and least <= config[key] <= most):
-            shown = visible(repr(config[key])[:60])
-            raise ArgumentError(f"{key} of the config must be a whole number from {least:,} to {most:,}, got {shown}")
+    for key, (low, high) in RANGES.items():
+        if key in config and not (type(config[key]) is int and low <= config[key] <= high):
+            raise ArgumentError(
+                f"{key} of the config must be a whole number from {low:,} to {high:,}, got {shown(config[key])}"
+            )
     for key, kind in KINDS.items():
         if key in config and type(config[key]) is not kind:
-            shown = visible(repr(config[key])[:60])
-            raise ArgumentError(f"{key} of the config must be of type {kind.__name__}, got {shown}")
+            raise ArgumentError(f"{key} of the config must be of type {kind.__name__}, got {shown(config[key])}")
     layers, experts = config["n_layers"], config.get("n_experts", 0)
     if layers * experts > MAX_EXPERTS_IN_ALL:
         raise ArgumentError(f"the config has {layers} layers of {experts} experts; the limit is {MAX_EXPERTS_IN_ALL:,}")
@@ -87,8 +87,9 @@ def _check_layer_types(config: Mapping[str, Any]) -> None:
         return
     kinds, layers = config["layer_types"], config["n_layers"]
     if not (isinstance(kinds, list) and len(kinds) == layers and all(type(kind) is str for kind in kinds)):
-        shown = visible(repr(kinds)[:60])
-        raise ArgumentError(f"layer_types of the config must be a list of {layers} texts, one a layer, got {shown}")
+        raise ArgumentError(
+            f"layer_types of the config must be a list of {layers} texts, one a layer, got {shown(kinds)}"
+        )
     if "architecture" not in config and (unknown := sorted({*kinds} - {SLIDING, "full_attention"})):
         raise ArgumentError(f"layer_types of the config has {visible(unknown[0])!r}; gpt-oss has {SLIDING} and full")
     if SLIDING in kinds and not config.get("window"):

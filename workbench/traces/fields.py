@@ -9,7 +9,7 @@ from math import isfinite
 from typing import Any
 
 from workbench.errors import ArgumentError
-from workbench.text import visible
+from workbench.text import shown
 from workbench.traces.consistency import check_config
 from workbench.traces.spans import Span
 
@@ -25,18 +25,13 @@ def require(condition: object, message: str) -> None:
         raise ArgumentError(message)
 
 
-def show(value: object) -> str:
-    """The start of a value as Python writes it, safe to show."""
-    return visible(repr(value)[:60])
-
-
 def check_keys(value: Any, expected: Any, what: str) -> None:
     """Raises ArgumentError unless the value is a dict with exactly these keys."""
     require(isinstance(value, dict), f"{what} is not a JSON object")
     missing, unknown = sorted(set(expected) - set(value)), sorted(set(value) - set(expected))
     require(not missing, f"{what} lacks {', '.join(missing)}")
     if unknown:
-        raise ArgumentError(f"{what} has the unknown key {show(unknown[0])}")
+        raise ArgumentError(f"{what} has the unknown key {shown(unknown[0])}")
 
 
 def plain(value: Any, what: str, depth: int = 0) -> Any:
@@ -56,14 +51,14 @@ def plain(value: Any, what: str, depth: int = 0) -> Any:
         return plain(value.tolist(), what, depth)
     if isinstance(value, float):
         return value
-    raise ArgumentError(f"{what} cannot hold {show(value)}")
+    raise ArgumentError(f"{what} cannot hold {shown(value)}")
 
 
 def _of(*kinds: type) -> Check:
     def check(value: Any, what: str) -> Any:
         names = " or ".join(kind.__name__ for kind in kinds)
         if type(value) not in kinds:
-            raise ArgumentError(f"{what} is {show(value)}, not {names}")
+            raise ArgumentError(f"{what} is {shown(value)}, not {names}")
         return value
 
     return check
@@ -71,7 +66,7 @@ def _of(*kinds: type) -> Check:
 
 def _count(value: Any, what: str) -> int:
     if not (type(value) is int and 0 <= value < 2**53):
-        raise ArgumentError(f"{what} is {show(value)}, not a whole number of at least 0")
+        raise ArgumentError(f"{what} is {shown(value)}, not a whole number of at least 0")
     return value
 
 
@@ -79,7 +74,7 @@ def _number(value: Any, what: str) -> float:
     """Always a float: JSON would write 0 and 0.0 differently, and one run would have two ids."""
     finite = isfinite(value) if type(value) is float else type(value) is int and abs(value) < 2**53
     if not finite:
-        raise ArgumentError(f"{what} is {show(value)}, not a finite number")
+        raise ArgumentError(f"{what} is {shown(value)}, not a finite number")
     return float(value)
 
 
@@ -92,7 +87,7 @@ def list_of(kind: type | Check) -> Check:
 
     def check(value: Any, what: str) -> list:
         if not isinstance(value, list):
-            raise ArgumentError(f"{what} is {show(value)}, not a list")
+            raise ArgumentError(f"{what} is {shown(value)}, not a list")
         if isinstance(kind, type):
             require(all(type(item) is kind for item in value), f"{what} may hold only {kind.__name__}")
             return value
@@ -104,7 +99,7 @@ def list_of(kind: type | Check) -> Check:
 def as_dict(value: Any, what: str) -> dict:
     """The value, which must be a dict."""
     if not isinstance(value, dict):
-        raise ArgumentError(f"{what} is {show(value)}, not a dict")
+        raise ArgumentError(f"{what} is {shown(value)}, not a dict")
     return value
 
 
@@ -135,7 +130,7 @@ def _record(**checks: Check) -> Check:
 def _one_of(*allowed: str) -> Check:
     def check(value: Any, what: str) -> str:
         if value not in allowed:
-            raise ArgumentError(f"{what} is {show(value)}, not {' or '.join(allowed)}")
+            raise ArgumentError(f"{what} is {shown(value)}, not {' or '.join(allowed)}")
         return value
 
     return check
@@ -198,42 +193,42 @@ def _tokens(value: Any, what: str) -> list[int]:
 def _vocab_text(value: Any, what: str) -> dict:
     for token, text in as_dict(value, what).items():
         if not (token.isascii() and token.isdigit() and len(token) < 10):
-            raise ArgumentError(f"{what} has the key {show(token)}, which is not a token id")
+            raise ArgumentError(f"{what} has the key {shown(token)}, which is not a token id")
         if not isinstance(text, str):
-            raise ArgumentError(f"{what}[{token}] is {show(text)}, not a text")
+            raise ArgumentError(f"{what}[{token}] is {shown(text)}, not a text")
     return value
 
 
 def _seed(value: Any, what: str) -> int:
     if not (type(value) is int and abs(value) < MAX_INT):
-        raise ArgumentError(f"{what} is {show(value)}, not a whole number of at most 64 bits")
+        raise ArgumentError(f"{what} is {shown(value)}, not a whole number of at most 64 bits")
     return value
 
 
 def _at_least_0(value: Any, what: str) -> float:
     number = _number(value, what)
     if number < 0:
-        raise ArgumentError(f"{what} is {show(value)}; it must be at least 0")
+        raise ArgumentError(f"{what} is {shown(value)}; it must be at least 0")
     return number
 
 
 def _share(value: Any, what: str) -> float:
     number = _number(value, what)
     if not 0 < number <= 1:
-        raise ArgumentError(f"{what} is {show(value)}; it must be above 0 and at most 1")
+        raise ArgumentError(f"{what} is {shown(value)}; it must be above 0 and at most 1")
     return number
 
 
 def _stop(value: Any, what: str) -> list:
     if not (isinstance(value, list) and all(type(v) is str or (type(v) is int and 0 <= v < 2**31) for v in value)):
-        raise ArgumentError(f"{what} is {show(value)}, not a list of token ids and strings")
+        raise ArgumentError(f"{what} is {shown(value)}, not a list of token ids and strings")
     return value
 
 
 def checked_span(span: Any, count: int) -> Span:
     """The span, whose positions must be within `count` tokens, with plain texts."""
     if not isinstance(span, Span):
-        raise ArgumentError(f"{show(span)} is not a Span")
+        raise ArgumentError(f"{shown(span)} is not a Span")
     for name in ("start", "stop", "content_start", "content_stop"):
         _count(getattr(span, name), f"span.{name}")
     ordered = span.start <= span.content_start <= span.content_stop <= span.stop <= count
@@ -242,7 +237,7 @@ def checked_span(span: Any, count: int) -> Span:
     labels = {name: getattr(span, name) for name in ("role", "channel", "recipient", "author", "content_type")}
     for name, text in labels.items():
         if not (text is None or type(text) is str):
-            raise ArgumentError(f"span.{name} is {show(text)}, not text")
+            raise ArgumentError(f"span.{name} is {shown(text)}, not text")
     return replace(span, **{name: plain(text, name) for name, text in labels.items()})
 
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 from workbench import hooks
 from workbench.errors import ArgumentError, TraceCorrupt
-from workbench.text import visible
+from workbench.text import shown, visible
 from workbench.traces.canonical_json import canonical
 from workbench.traces.consistency import check_spans, check_tensors, check_tokens
-from workbench.traces.fields import CHECKS, as_dict, check_keys, checked_span, list_of, plain, require, show
+from workbench.traces.fields import CHECKS, as_dict, check_keys, checked_span, list_of, plain, require
 from workbench.traces.format import check_name, check_shape
 from workbench.traces.schema import OLDER_SCHEMAS, SCHEMA, version_error
 from workbench.traces.spans import Span
@@ -65,15 +65,15 @@ class TensorInfo:
         require(len(set(self.axes)) == len(self.axes), "an axis occurs twice")
         for axis in self.axes:
             if not (isinstance(axis, str) and _AXIS.fullmatch(axis)):
-                raise ArgumentError(f"{show(axis)} is not the name of an axis")
+                raise ArgumentError(f"{shown(axis)} is not the name of an axis")
         if self.source not in SOURCES:
-            raise ArgumentError(f"source must be one of {', '.join(SOURCES)}, got {show(self.source)}")
+            raise ArgumentError(f"source must be one of {', '.join(SOURCES)}, got {shown(self.source)}")
         for chunk in self.chunks:
             check_shape(self.dtype, chunk.shape)
             if not (isinstance(chunk.file, str) and PART.fullmatch(chunk.file)):
-                raise ArgumentError(f"{show(chunk.file)} is not the name of a part file")
+                raise ArgumentError(f"{shown(chunk.file)} is not the name of a part file")
             if not (isinstance(chunk.sha256, str) and _HASH.fullmatch(chunk.sha256)):
-                raise ArgumentError(f"{show(chunk.sha256)} is not a sha256")
+                raise ArgumentError(f"{shown(chunk.sha256)} is not a sha256")
             require(len(chunk.shape) == len(self.shape), "a chunk has a different number of axes than its tensor")
         if self.chunks:
             require(len({chunk.file for chunk in self.chunks}) == len(self.chunks), "a part occurs twice")
@@ -217,10 +217,10 @@ class Manifest:
             for span in list_of(dict)(data["spans"], "spans"):
                 check_keys(span, _SPAN, "a span")
             for name, info in as_dict(data["tensors"], "tensors").items():
-                check_keys(info, [f.name for f in fields(TensorInfo)], f"tensors[{show(name)}]")
+                check_keys(info, [f.name for f in fields(TensorInfo)], f"tensors[{shown(name)}]")
                 for key in ("shape", "axes", "chunks"):
                     if not isinstance(info[key], list):
-                        raise ArgumentError(f"tensors[{show(name)}].{key} is not a list")
+                        raise ArgumentError(f"tensors[{shown(name)}].{key} is not a list")
                 for chunk in info["chunks"]:
                     require(isinstance(chunk, list) and len(chunk) == 3, "a chunk is not [part, shape, sha256]")
                     require(isinstance(chunk[1], list), "the shape of a chunk is not a list")
@@ -309,7 +309,7 @@ def _set(frozen: object, **values: Any) -> None:
 
 def _ints(shape: Sequence[Any]) -> tuple[int, ...]:
     if not (isinstance(shape, Sequence) and all(type(n) is int for n in shape)):
-        raise ArgumentError(f"{show(shape)} is not a shape")
+        raise ArgumentError(f"{shown(shape)} is not a shape")
     return tuple(shape)
 
 

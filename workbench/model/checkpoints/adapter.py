@@ -35,7 +35,8 @@ from workbench.model.checkpoints.validate import DENSE, block_shapes, listed
 from workbench.model.config import Config
 from workbench.model.kernels.lora import Adapted
 from workbench.paths import expanded
-from workbench.untrusted import brief, exists, is_there
+from workbench.text import brief
+from workbench.untrusted import exists, is_there
 
 IN_BLOCK, IN_EXPERTS = ("w_q", "w_k", "w_v", "w_o", "w_router"), ("up", "down")  # fields that an adapter may change
 HF = {

@@ -11,7 +11,8 @@ from typing import Any
 
 from workbench.errors import CheckpointError, ModelNotFound
 from workbench.model.checkpoints.validate import listed
-from workbench.untrusted import brief, file_names, is_folder, is_there
+from workbench.text import brief
+from workbench.untrusted import file_names, is_folder, is_there
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 # modules that wrap a model or a layer during training; each adds a word to the tensor names

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from workbench.errors import CheckpointError
-from workbench.untrusted import brief
+from workbench.text import brief
 
 MAX_PATTERNS = 10_000
 MAX_LENGTH = 500  # characters of a pattern

@@ -14,7 +14,8 @@ from torch import Tensor
 from workbench import untrusted
 from workbench.errors import BudgetError, CheckpointError
 from workbench.model.checkpoints.validate import listed
-from workbench.untrusted import brief, exists, file_names, is_file, is_there
+from workbench.text import brief
+from workbench.untrusted import exists, file_names, is_file, is_there
 
 MAX_HEADER_BYTES = 16 << 20  # of a safetensors file: the names and shapes of 100,000 tensors
 INDEX = "model.safetensors.index.json"

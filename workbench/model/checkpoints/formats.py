@@ -41,7 +41,8 @@ from workbench.model.checkpoints.original import find_original, find_original_in
 from workbench.model.checkpoints.tensors import Checkpoint
 from workbench.model.memory import allocation_errors
 from workbench.paths import expanded
-from workbench.untrusted import brief, exists, file_names, is_file, is_folder, regular_file
+from workbench.text import brief
+from workbench.untrusted import exists, file_names, is_file, is_folder, regular_file
 
 POCKET = "pocket"
 Loadable = str | os.PathLike[str] | Any  # "pocket", a folder, a file or a name; or a GptOssForCausalLM of transformers

@@ -30,7 +30,7 @@ from workbench.model.checkpoints.validate import (
 from workbench.model.config import Config
 from workbench.model.kernels.packed import Matrices
 from workbench.model.kernels.reference import dequantize_mxfp4_ggml, repack_mxfp4_ggml
-from workbench.untrusted import brief
+from workbench.text import brief
 
 TOP = {"embed": "token_embd.weight", "ln_final": "output_norm.weight", "unembed": "output.weight"}
 BLOCK = {

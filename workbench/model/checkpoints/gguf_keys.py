@@ -11,7 +11,7 @@ from typing import Any
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints.validate import listed
 from workbench.model.config import Config
-from workbench.untrusted import brief
+from workbench.text import brief
 
 ARCH = "gpt-oss."
 CONVERT = "Convert the model again with llama.cpp's convert_hf_to_gguf.py."

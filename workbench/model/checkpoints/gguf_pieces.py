@@ -17,7 +17,8 @@ from workbench.errors import CheckpointError
 from workbench.model.checkpoints.folder_files import Incomplete, require_file
 from workbench.model.checkpoints.gguf_header import BadHeader, Place, TooNew, read_header
 from workbench.model.checkpoints.validate import listed
-from workbench.untrusted import brief, exists, regular_file
+from workbench.text import brief
+from workbench.untrusted import exists, regular_file
 
 PIECE = re.compile(r"(?P<name>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")  # the stem of a piece's file name
 PLAIN = {"F16": "<f2", "F32": "<f4", "F64": "<f8", "I8": "<i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}

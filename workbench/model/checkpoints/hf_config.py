@@ -7,7 +7,7 @@ from typing import Any
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints.validate import RANGES, check_config
 from workbench.model.config import Config
-from workbench.untrusted import brief
+from workbench.text import brief
 
 DEFAULT = Config()
 UNPACKED = ("model.layers.*.self_attn", "model.layers.*.mlp.router", "model.embed_tokens", "lm_head")
@@ -126,8 +126,8 @@ def integer(
     where: str,
     *keys: str,
     advice: str = COPY,
-    least: int = -MAX_INTEGER,
-    most: int = MAX_INTEGER,
+    low: int = -MAX_INTEGER,
+    high: int = MAX_INTEGER,
 ) -> int:
     """The integer under the first of `keys` that is present and not null.
 
@@ -136,8 +136,8 @@ def integer(
         where: the file, for the message.
         keys: names of the setting.
         advice: what to do about a wrong value.
-        least: the smallest value that is allowed.
-        most: the largest value that is allowed.
+        low: the smallest value that is allowed.
+        high: the largest value that is allowed.
 
     Raises:
         CheckpointError: there is none, or it is not allowed.
@@ -146,8 +146,8 @@ def integer(
         if (value := raw.get(key)) is not None:
             if type(value) is not int:
                 raise CheckpointError(f"{where}: {key} must be an integer, got {brief(repr(value))}. {advice}")
-            if not least <= value <= most:
-                limit = f"at most {most:,}" if value > most else f"at least {least:,}"
+            if not low <= value <= high:
+                limit = f"at most {high:,}" if value > high else f"at least {low:,}"
                 got = f"{value:,}" if abs(value) < 10**20 else brief(value)
                 raise CheckpointError(f"{where}: {key} must be {limit}, got {got}. {advice}")
             return value
@@ -156,8 +156,8 @@ def integer(
 
 def layer_count(raw: Mapping[str, Any], where: str, key: str, *, advice: str = COPY) -> int:
     """The number of layers. Raises CheckpointError out of range: lists of that length would fill the memory."""
-    least, most = map(int, RANGES["n_layers"])
-    return integer(raw, where, key, advice=advice, least=least, most=most)
+    low, high = map(int, RANGES["n_layers"])
+    return integer(raw, where, key, advice=advice, low=low, high=high)
 
 
 def number(raw: Mapping[str, Any], where: str, key: str, *, default: float | None = None, advice: str = COPY) -> float:
@@ -225,9 +225,9 @@ def _rope(raw: Mapping[str, Any], where: str) -> dict[str, Any]:
             f"exactly this config.json."
         )
     factor = number(rope, where, "factor")
-    least, most = RANGES["rope_factor"]
-    if not least <= factor <= most:
-        raise CheckpointError(f"{where}: factor (rope_factor) must be between {least} and {most:,}, got {factor}.")
+    low, high = RANGES["rope_factor"]
+    if not low <= factor <= high:
+        raise CheckpointError(f"{where}: factor (rope_factor) must be between {low} and {high:,}, got {factor}.")
     attention = 0.1 * math.log(factor) + 1
     if not math.isclose(number(rope, where, "attention_factor", default=attention), attention, rel_tol=1e-6):
         raise CheckpointError(

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from workbench.errors import ModelNotFound
 from workbench.paths import expanded
-from workbench.untrusted import brief, exists, file_names, is_folder, read_text
+from workbench.text import brief
+from workbench.untrusted import exists, file_names, is_folder, read_text
 
 MAX_REVISION_BYTES = 1000  # of refs/main, which has 40
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")

@@ -7,7 +7,8 @@ from typing import Any
 
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints.folder_files import read_json, require_file
-from workbench.untrusted import brief, is_there, json_member, parse_json, read_text
+from workbench.text import brief
+from workbench.untrusted import is_there, json_member, parse_json, read_text
 
 MAX_TOKENIZER_VALUES = 5_000_000  # gpt-oss's has 2 million: its merges are pairs
 

@@ -15,8 +15,7 @@ from workbench.model.config import Config
 from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
 from workbench.model.memory import free_memory
-from workbench.text import size_text
-from workbench.untrusted import brief
+from workbench.text import brief, size_text
 
 Shape = tuple[int, ...]
 DEQUANTIZE_MAX_BYTES = 256e6  # a model that takes less is dequantized, and gives the same numbers on every machine
@@ -171,12 +170,12 @@ def check_config(c: Config, where: str, keys: Mapping[str, str]) -> Config:
 
     `keys`: for fields of Config, their names in the file, for the message.
     """
-    for field, (least, most) in RANGES.items():
+    for field, (low, high) in RANGES.items():
         value = getattr(c, field)
-        if not least <= value <= most:  # also refuses NaN
+        if not low <= value <= high:  # also refuses NaN
             key = keys.get(field, field)
             name = field if key == field else f"{key} ({field})"
-            raise CheckpointError(f"{where}: {name} must be between {least:,} and {most:,}, got {brief(value)}.")
+            raise CheckpointError(f"{where}: {name} must be between {low:,} and {high:,}, got {brief(value)}.")
     if c.rope_beta_fast < c.rope_beta_slow:
         raise CheckpointError(
             f"{where}: rope_beta_fast must be at least rope_beta_slow (YaRN keeps the fast rotations and stretches the "
