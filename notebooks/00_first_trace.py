@@ -92,6 +92,9 @@ print(f"{len(needed_here)} of {trace.config['n_layers'] * trace.config['n_heads'
 # tokens is the most likely one at its position. Null: if a head had no role in these texts, ablating it would repair a
 # text as often as it breaks one. The p-values are adjusted for all heads: p is the probability of at least one false
 # positive among them.
+#
+# The measurement is a function of the package, `workbench.studies.needed_heads.measure`. To read its code, run
+# `needed_heads.measure??` after the next cell.
 
 # %% many
 from workbench.studies import needed_heads

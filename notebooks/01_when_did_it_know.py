@@ -101,6 +101,9 @@ wb.views.score_sheet(trace, ["transcript", "forced_answer", "depth", "entropy", 
 # Held-out problems of four families in which only the last step has the value of the answer. Does the forced answer
 # settle at that step, and what is it one step earlier? It was noticed on other problems that pocket gives the value it
 # generated last; the problems here are fresh. By chance the answer would settle there in one of five problems.
+#
+# The measurement is a function of the package, `workbench.studies.forced_answer.measure`. To read its code, run
+# `forced_answer.measure??` after the next cell.
 
 # %% many
 from workbench.studies import forced_answer

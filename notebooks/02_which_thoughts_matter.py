@@ -160,6 +160,9 @@ for j, gain in enumerate(np.diff(verbatim, axis=0) / resampled.attrs["n"], first
 #
 # AUROC is the probability that a true pair, in which the later step uses the earlier one, scores above another pair.
 # Look first at the AUROC of nearness.
+#
+# The measurement is a function of the package, `workbench.studies.which_method.measure`. To read its code, run
+# `which_method.measure??` in a new cell.
 
 # %% marks
 from workbench.studies import which_method

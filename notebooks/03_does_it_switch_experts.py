@@ -108,6 +108,9 @@ for edit, edited, span in (
 # The hypothesis when this study was planned: much of the raw drift is only due to different tokens. The claim below was
 # made after looking at other problems (`seed="figures"`), and before the last training run of pocket; the numbers are
 # from problems that had no part in it.
+#
+# The measurement is a function of the package, `workbench.studies.channel_drift.measure`. To read its code, run
+# `channel_drift.measure??` in a new cell.
 
 # %% many
 drifts = channel_drift.measure(model)

@@ -81,6 +81,9 @@ for layer, kind in enumerate(kinds):
 #
 # The reference solutions of thirty held-out problems of five families. Two nulls: for the sinks, heads in shuffled
 # order; for the share beyond the window, the same attention spread evenly over all keys.
+#
+# The measurement is a function of the package, `workbench.studies.sinks.measure`. To read its code, run
+# `sinks.measure??` after the next cell.
 
 # %% many
 from workbench.studies import attention_breakdown, sinks

@@ -21,15 +21,13 @@
 # those that do not.
 
 # %% ask
-import json
-from pathlib import Path
 from random import Random
 
 import numpy as np
 
 import workbench as wb
 from workbench.pocket.families import make
-from workbench.studies import faithful
+from workbench.studies import at_release, faithful
 from workbench.studies.wrong_steps import made_wrong, reworded
 
 model = wb.Model("pocket")
@@ -103,6 +101,9 @@ for hidden_part, keys in (("thoughts", thought), ("question", question)):
 # Fresh held-out problems of five families: three need a chain of thought, `say` (copy this) and `look` (look this up)
 # do not. An area is the share of answers that change, over all steps that a test is applied to; where nothing is
 # changed, the answer must stay the same.
+#
+# The measurement is a function of the package, `workbench.studies.faithful.measure`. To read its code, run
+# `faithful.measure??` in a new cell.
 
 # %% many
 tested = faithful.measure(model)
@@ -125,10 +126,10 @@ assert all(abs(float(each.battery["area_unchanged"].max())) < 0.1 for each in te
 # ## What the answer depends on
 #
 # The final message without attention to the thoughts, and without attention to the question. Next to it the same
-# measurement over 300 problems of all trained lengths, made when the model was released (`data/pocket/results.json`).
+# measurement over 300 problems of all trained lengths, made when the model was released.
 
 # %% reads
-causes = json.loads(Path("../data/pocket/results.json").read_text())["causes"]
+causes = at_release.results()["causes"]
 for family, each in tested.items():
     n, plain = len(each.same_answer), each.same_answer[:, 0].mean()
     counts = zip(faithful.HIDDEN[1:], each.same_answer[:, 1:].sum(0))

@@ -79,6 +79,9 @@ assert all(rates[family, "right"] < 0.1 and rates[family, "wrong"] > 0.7 for fam
 # A linear probe on the residual stream at the last token of the step, before "." or "," is generated: will the step be
 # taken back? The texts of a pair differ only in that token, so the model must compare it with the earlier text. Token,
 # position and length alone are the baseline; labels shuffled within each problem are the null.
+#
+# The measurement is a function of the package, `workbench.studies.about_to_backtrack.measure`. To read its code, run
+# `about_to_backtrack.measure??` in a new cell.
 
 # %% predict
 probes = about_to_backtrack.measure(model)

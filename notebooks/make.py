@@ -1,5 +1,7 @@
 """Builds notebooks from their sources: `python notebooks/make.py [NAME…]` runs NN_name.py and writes NN_name.ipynb.
 
+`python notebooks/make.py --text [NAME…]` runs nothing: it renews the prose of notebooks whose code has not changed.
+
 The source (jupytext's percent format) is edited and reviewed; the notebook has the same cells with their outputs. A
 cell's title is its id in the notebook. Differences between runs without meaning (times, random ids) are removed or
 replaced, so building a notebook twice gives the same file. The file is written atomically: if a cell fails, the old
@@ -86,6 +88,18 @@ def run(notebook: NotebookNode, folder: Path) -> NotebookNode:
     return notebook
 
 
+def with_new_prose(source: NotebookNode, stored: NotebookNode) -> NotebookNode:
+    """The notebook of a source with the outputs of the stored one. Raises ValueError if a code cell was changed."""
+    old = {cell.id: cell for cell in stored.cells if cell.cell_type == "code"}
+    new = [cell for cell in source.cells if cell.cell_type == "code"]
+    changed = [cell.id for cell in new if cell.id not in old or old[cell.id].source != cell.source]
+    if changed or [cell.id for cell in new] != list(old):
+        raise ValueError(f"code cells were changed ({', '.join(changed) or 'their order'}); leave out --text")
+    for cell in new:
+        cell.outputs, cell.execution_count = old[cell.id].outputs, old[cell.id].execution_count
+    return source
+
+
 def _is_a_bar(output: NotebookNode) -> bool:
     """Whether an output is a progress bar: a widget that depends on the time, and is empty without a kernel."""
     data = output.get("data", {})
@@ -131,7 +145,8 @@ def write(notebook: NotebookNode, path: Path) -> None:
 
 def main(names: Sequence[str]) -> int:
     known = {source.stem: source for source in sources()}
-    requested = [Path(name).stem for name in names] or list(known)
+    only_text = "--text" in names
+    requested = [Path(name).stem for name in names if name != "--text"] or list(known)
     unknown = [name for name in requested if name not in known]
     if unknown:
         print(f"no such notebook: {', '.join(unknown)}; available: {', '.join(known)}", file=sys.stderr)
@@ -139,8 +154,12 @@ def main(names: Sequence[str]) -> int:
     for name in requested:
         start = time.monotonic()
         try:
-            notebook = run(read(known[name]), HERE)
-        except (ValueError, CellExecutionError) as error:
+            notebook = read(known[name])
+            if only_text:
+                notebook = with_new_prose(notebook, nbformat.read(HERE / f"{name}.ipynb", as_version=4))
+            else:
+                notebook = run(notebook, HERE)
+        except (ValueError, FileNotFoundError, CellExecutionError) as error:
             print(f"{name}: failed.\n{error}", file=sys.stderr)
             return 1
         write(notebook, HERE / f"{name}.ipynb")

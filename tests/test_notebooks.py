@@ -5,7 +5,6 @@ The first two run here; all of them take ten minutes, so WORKBENCH_LONG=1 switch
 
 import os
 import re
-import shutil
 from pathlib import Path
 
 import nbformat
@@ -35,9 +34,7 @@ LONG = pytest.mark.skipif(not os.environ.get("WORKBENCH_LONG"), reason="minutes;
 def test_a_notebook_runs_from_top_to_bottom(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     for variable, value in make.ENVIRONMENT.items():
         monkeypatch.setenv(variable, value)
-    for folder in ("notebooks", "data"):  # a copy of the layout, so that no file is written here
-        shutil.copytree(HOME / folder, tmp_path / folder, ignore=shutil.ignore_patterns("out", "__pycache__", ".*"))
-    resources = {"metadata": {"path": str(tmp_path / "notebooks")}}
+    resources = {"metadata": {"path": str(tmp_path)}}  # an empty folder: a copied notebook needs only the package
     ran, original = stored(name), stored(name)
     NotebookClient(ran, timeout=600, resources=resources).execute()
     for new, old in zip(ran.cells, original.cells, strict=True):
@@ -85,6 +82,19 @@ def test_a_stored_notebook_is_valid_and_has_no_local_paths(name: str):
         assert not re.search(r"<script|\bsrc=\W*https?:| at 0x[0-9a-f]{6}|[\"' (/](?:home|root|tmp)/", shown)
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_a_notebook_needs_nothing_but_the_package(name: str):
+    code = "\n".join(cell.source for cell in stored(name).cells if cell.cell_type == "code")
+    assert not re.search(r"sys\.path|\.\./|__file__|chdir|data/", code)
+
+
+def test_the_question_of_each_notebook_stands_in_its_first_cell():
+    for name in NAMES:
+        first = stored(name).cells[0]
+        assert first.cell_type == "markdown" and first.source.startswith("# "), name
+        assert "?" in first.source or name == "00_first_trace", name
+
+
 # -- how they are made
 
 GOOD = """# %% words [markdown]
@@ -120,6 +130,23 @@ def test_a_notebook_made_twice_is_the_same_file_and_one_that_fails_is_not_writte
     source.write_text(GOOD + "\n# %% wrong\nassert 6 * 9 == 42\n")
     assert make.main(["01_words"]) == 1 and made.read_bytes() == first
     assert sorted(path.name for path in folder.iterdir()) == ["01_words.ipynb", "01_words.py"]
+
+
+@QUIET
+def test_prose_is_renewed_without_running_and_changed_code_is_refused(folder: Path, capsys):
+    source, made = folder / "01_words.py", folder / "01_words.ipynb"
+    source.write_text(GOOD)
+    assert make.main(["--text"]) == 1 and not made.exists()  # there are no outputs to keep
+    assert make.main([]) == 0
+    before = nbformat.read(made, as_version=4)
+    source.write_text(GOOD.replace("# # Words", "# # Other words"))
+    assert make.main(["--text"]) == 0
+    after = nbformat.read(made, as_version=4)
+    assert after.cells[0].source == "# Other words" and after.cells[1:] == before.cells[1:]
+    source.write_text(GOOD.replace("6 * 7", "6 * 8"))
+    capsys.readouterr()
+    assert make.main(["--text", "01_words"]) == 1 and nbformat.read(made, as_version=4) == after
+    assert "code cells were changed (two-words)" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("title", ["", "Words", "print", "step 2", "a_b", 'print tags=["x"]'])

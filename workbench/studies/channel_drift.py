@@ -8,13 +8,13 @@ import json
 from collections.abc import Sequence
 from functools import cache
 from itertools import combinations
-from pathlib import Path
 
 import numpy as np
 import xarray as xr
 
 import workbench as wb
 from workbench.figures import Axis, Figure, Line, Panel, Rule, above, bars
+from workbench.model.checkpoints.bundled import reference_counts
 from workbench.pocket.families import CHAINS
 from workbench.studies.held_out import TracedProblem, traced_problems
 from workbench.studies.matched_loads import drift, jackknife, loads
@@ -56,9 +56,8 @@ def measure(model: wb.Model, seed: str = SEED, n: int = N) -> xr.Dataset:
 
 
 def reference() -> np.ndarray:
-    """The divergence of gpt-oss-20b by layer, from public counts; the file is in the repository, not in the package."""
-    counts = Path(__file__).parents[2] / "data/reference/gpt-oss-20b-routing.json"
-    return np.array(json.loads(counts.read_text("utf-8"))["analysis_final_jsd_bits"])
+    """The divergence of gpt-oss-20b by layer, from public counts."""
+    return np.array(json.loads(reference_counts().read_text("utf-8"))["analysis_final_jsd_bits"])
 
 
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:

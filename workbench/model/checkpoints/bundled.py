@@ -1,4 +1,4 @@
-"""Finds the embedded model "pocket": inside the package in a wheel, under data/ in a source checkout."""
+"""Finds what is embedded, pocket and reference counts: inside the package in a wheel, under data/ in a checkout."""
 
 from pathlib import Path
 
@@ -11,12 +11,27 @@ def embedded_folder() -> Path:
     >>> (embedded_folder() / "config.json").is_file()
     True
     """
+    return _embedded("pocket", "config.json", "the embedded model 'pocket' is")
+
+
+def reference_counts() -> Path:
+    """The file with the public routing counts of gpt-oss-20b, by layer. Raises ModelNotFound if it is missing.
+
+    >>> reference_counts().name
+    'gpt-oss-20b-routing.json'
+    """
+    name = "gpt-oss-20b-routing.json"
+    return _embedded("reference", name, "the routing counts of gpt-oss-20b are") / name
+
+
+def _embedded(folder: str, file: str, what: str) -> Path:
+    """The place of `folder` that has `file`: in the package, or under data/."""
     package = Path(__file__).resolve().parents[2]
-    places = (package / "_pocket", package.parent / "data" / "pocket")
-    for folder in places:
-        if (folder / "config.json").is_file():
-            return folder
+    places = (package / f"_{folder}", package.parent / "data" / folder)
+    for place in places:
+        if (place / file).is_file():
+            return place
     raise ModelNotFound(
-        f"the embedded model 'pocket' is not in this copy of workbench. Looked in {places[0]} and {places[1]}. "
+        f"{what} not in this copy of workbench. Looked in {places[0]} and {places[1]}. "
         f"Install again: pip install --force-reinstall gpt-oss-workbench"
     )
