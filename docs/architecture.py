@@ -24,7 +24,18 @@ def _of(*names: str | frozenset[str]) -> frozenset[str]:
 
 
 BASE = _of(
-    "errors", "text", "paths", "hooks", "files", "untrusted", "signals", "checks", "lazy_imports", "topics", "taps"
+    "errors",
+    "text",
+    "paths",
+    "hooks",
+    "files",
+    "untrusted",
+    "signals",
+    "checks",
+    "lazy_imports",
+    "topics",
+    "taps",
+    "units",
 )
 DATA = _of(BASE, "traces")
 RUNS = _of(DATA, "conversation", "edits", "model", "recording")
@@ -43,6 +54,7 @@ PACKAGES: dict[str, Package] = {
     "lazy_imports": Package("declared imports from a lower to a higher package"),
     "topics": Package("the table of public names; `attention.py`, `routing.py`, … are topics generated from it"),
     "taps": Package("the functions that the forward pass calls at hook points", _of("errors", "hooks")),
+    "units": Package("the label and the units of each hook point and summary", _of("hooks")),
     "traces": Package("one run, as data: Trace, Manifest, files, patterns, steps, verification", BASE),
     "conversation": Package("a chat to token ids and back: harmony, chat templates, tokenizers", DATA),
     "analysis": Package("functions from a trace to labeled arrays; statistics over prompts", DATA),
@@ -147,6 +159,7 @@ TRACE_BELOW = (
     "traces/steps.py",
     "topics.py",
     "traces/tensor_parts.py",
+    "traces/summary.py",
     "traces/trace.py",
     "traces/writer.py",
 )

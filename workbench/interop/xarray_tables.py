@@ -24,12 +24,12 @@ from workbench.traces import Chunk, Trace
 from workbench.traces.format import DTYPES, raw
 from workbench.traces.reader import decode_manifest, encode_manifest
 from workbench.traces.steps import steps
+from workbench.units import labels
 
 if TYPE_CHECKING:
     import pandas as pd
 
 PART = "part-00000.safetensors"  # the file that the arrays would be in if the trace were a folder
-NATS = {"logprob", "entropy", "top_logprobs", "lens_logprobs", "lens_entropy", "lens_kl"}
 
 
 def to_xarray(trace: Trace, names: str | Iterable[str] | None = None) -> xr.Dataset:
@@ -307,7 +307,7 @@ def _attributes(trace: Trace, variable: str) -> dict[str, str]:
         "source": info.source,
         "dtype": info.dtype,
     }
-    return attributes | ({"units": "nats"} if variable in NATS else {})
+    return attributes | labels(first)
 
 
 def _requested(trace: Trace, names: str | Iterable[str] | None) -> list[str]:

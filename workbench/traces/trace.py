@@ -6,7 +6,7 @@ from copy import deepcopy
 from dataclasses import replace
 from hashlib import sha256
 from pathlib import Path
-from typing import Any, Literal, NoReturn, Self
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, Self
 
 import ml_dtypes
 import numpy as np
@@ -18,13 +18,19 @@ from workbench.lazy_imports import upward
 from workbench.text import shown, visible
 from workbench.traces import writer
 from workbench.traces.format import from_raw, raw, table_of
+from workbench.traces.labels import labeled
 from workbench.traces.manifest import Manifest, tensor_table
+from workbench.traces.occurrences import occurrences
 from workbench.traces.private_copies import Original, locked
 from workbench.traces.reader import StoredArrays
+from workbench.traces.recorded_names import Key, keys
 from workbench.traces.spans import Span, check_message_name, selected_turns
+from workbench.traces.summary import sources, state, summary
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _NARROW = {np.dtype(kind) for kind in (ml_dtypes.bfloat16, ml_dtypes.float8_e4m3fn, ml_dtypes.float8_e5m2)}
-Key = str | tuple[str, int]
 
 
 class Trace:
@@ -188,6 +194,38 @@ class Trace:
             if channel in (None, message.channel) and role in (None, message.role)
         )
 
+    @property
+    def question(self) -> str:
+        """The text of the last message of the user; '' if there is none.
+
+        >>> trace.question
+        'What is 247+138?'
+        """
+        asked = [span for span in self._manifest.spans if span.role == "user"]
+        return "".join(self._manifest.str_tokens[asked[-1].content]) if asked else ""
+
+    @property
+    def answer(self) -> str:
+        """The text of the final message, `trace.text(channel="final")`; '' if there is none.
+
+        >>> trace.answer
+        'It is 385.'
+        """
+        return self.text(channel="final")
+
+    def find(self, text: str) -> list[slice]:
+        """The slices of positions whose tokens cover `text`, one for each place where it occurs, in order.
+
+        Upper and lower case differ. The whole text is searched, the prompt and what was generated; a token of which
+        the text takes only a part is included. An empty list means that it does not occur.
+
+        >>> trace.find("138"), trace.str_tokens[trace.find("138")[0]]
+        ([slice(17, 20, None)], ['1', '3', '8'])
+
+        Raises ArgumentError for an empty text.
+        """
+        return occurrences(self._manifest.str_tokens, text)
+
     # The arrays.
 
     def names(self) -> list[str]:
@@ -216,6 +254,34 @@ class Trace:
         """The same array in its recorded dtype: bfloat16 stays bfloat16 (of `ml_dtypes`)."""
         return _private(*self._own(key))
 
+    def array(self, name: str, layer: int | None = None) -> "xr.DataArray":
+        """`trace[name]` or `trace[name, layer]` as a labeled array, which the views and figures label themselves.
+
+        Its axes are named as in `workbench.hooks`. Positions have their tokens as the coordinate `text` (of `pos`),
+        `query_text` or `key_text`. `attrs` has `long_name`, `units`, `n` (the number of tokens), `trace`, `model`,
+        `source` and, for one layer, `layer`.
+
+        >>> entropy = trace.array("entropy")
+        >>> entropy.dims, entropy.attrs["units"], entropy["text"].values[12:15].tolist()
+        (('pos',), 'nats', [' ', '2', '4'])
+        >>> trace.array("sink", 3).dims
+        ('head', 'query')
+
+        Raises what `trace[name]` raises.
+        """
+        key = name if layer is None else (name, layer)
+        full, index, stacks = self._find(key)
+        axes = self._manifest.tensors[full[0]].axes
+        axes = ("layer", *axes) if stacks else axes[index is not None :]
+        attrs = {"trace": self.id, "model": self._manifest.model["name"], "source": self.source(key)}
+        if layer is not None:
+            attrs["layer"] = resolve_layer(layer, self._manifest.model["config"]["n_layers"])
+        return labeled(full[0], self[key], axes, self._manifest.str_tokens, attrs)
+
+    def _ipython_key_completions_(self) -> list[Key]:
+        """The keys for which there is an array, for `trace["<Tab>`."""
+        return keys(self.names(), self._manifest.model["config"]["n_layers"])
+
     def layers(self, name: str) -> tuple[int, ...]:
         """The layers in which a hook point was recorded. In some models, for example, only some layers have experts.
 
@@ -231,7 +297,7 @@ class Trace:
 
     def source(self, key: Key) -> str:
         """The origin of the array: "forward", "live", "replay" or "derived"; joined by commas if layers differ."""
-        return self._sources(self._find(key)[0])
+        return sources(self._manifest, self._find(key)[0])
 
     def save(self, path: os.PathLike[str] | str) -> Path:
         """The absolute path of the folder to which the trace was written. It is written completely or not at all.
@@ -254,7 +320,8 @@ class Trace:
         contents = ", ".join(short_names[:4]) + (", …" if len(short_names) > 4 else "")
         size = f"{len(self)} tokens, {manifest.model['config']['n_layers']} layers"
         size += ", partial" if manifest.status == "partial" else ""
-        return f"<Trace {visible(manifest.model['name'])}: {size}; {visible(self._state())}; {contents or 'no arrays'}>"
+        trust = visible(state(manifest))
+        return f"<Trace {visible(manifest.model['name'])}: {size}; {trust}; {contents or 'no arrays'}>"
 
     def _ipython_display_(self) -> None:
         """Shows the compact score sheet in a notebook; elsewhere `repr` is shown."""
@@ -266,49 +333,7 @@ class Trace:
 
     def summary(self) -> str:
         """Several lines of text: the run, the recorded arrays, and whether the trace verifies."""
-        manifest, tensors = self._manifest, self._manifest.tensors
-        generated = len(self) - manifest.prompt_length
-        lines = [
-            f"model     {manifest.model['name']} ({manifest.model['format']})",
-            f"tokens    {len(self)}, {generated} of them generated; {manifest.status}",
-            f"id        {manifest.id}, recorded {manifest.created}",
-            "numerics  " + ", ".join(f"{key} {value}" for key, value in sorted(manifest.numerics.items())),
-            f"size      {sum(info.nbytes for info in tensors.values()):,} bytes in {len(tensors)} arrays",
-            f"trust     {self._state()}",
-        ]
-        lines += [
-            f"          {line['status']}: {line['identity']}" + (f" ({line['reason']})" if line["reason"] else "")
-            for line in manifest.verification
-        ]
-        if manifest.replayed_routing:
-            different, compared = manifest.replayed_routing["different"], manifest.replayed_routing["compared"]
-            lines.append(
-                f"routing   {different} of {compared} expert choices differ between the live run and the replay"
-            )
-        lines += [f"edit      {edit['identity']}" for edit in manifest.edits]
-        lines += [f"left out  {text}" for text in manifest.omitted]
-        lines += [f"note      {text}" for text in manifest.notes]
-        groups: dict[str, list[str]] = {}
-        for name in self.names():
-            groups.setdefault(hooks.point_of(name), []).append(name)
-        for point, members in groups.items():
-            info = tensors[members[0]]
-            shape = " ".join(f"{axis} {size}" for axis, size in zip(info.axes, info.shape, strict=True))
-            layers = f"{len(members)} x " if "*" in point else ""
-            lines.append(f"  {hooks.short_name(point):<16} {layers}[{shape}] {info.dtype}, {self._sources(members)}")
-        return "\n".join(visible(line) for line in lines)
-
-    def _state(self) -> str:
-        by = {"holds": [], "fails": [], "not checked": []}
-        for line in self._manifest.verification:
-            by[line["status"]].append(line["identity"])
-        if by["fails"]:
-            return f"FAILED: {', '.join(by['fails'])}"
-        count = len(by["holds"])
-        return f"verified ({count} {'identity' if count == 1 else 'identities'})" if count else "not verified"
-
-    def _sources(self, full: list[str]) -> str:
-        return ", ".join(sorted({self._manifest.tensors[name].source for name in full}))
+        return summary(self._manifest, self.names())
 
     # From keys to names.
 
