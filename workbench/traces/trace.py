@@ -201,8 +201,8 @@ class Trace:
         >>> trace.question
         'What is 247+138?'
         """
-        asked = [span for span in self._manifest.spans if span.role == "user"]
-        return "".join(self._manifest.str_tokens[asked[-1].content]) if asked else ""
+        of_user = [span for span in self._manifest.spans if span.role == "user"]
+        return "".join(self._manifest.str_tokens[of_user[-1].content]) if of_user else ""
 
     @property
     def answer(self) -> str:
