@@ -152,6 +152,7 @@ TRACE_BELOW = (
     "traces/fields.py",
     "traces/format.py",
     "traces/manifest.py",
+    "traces/model_parts.py",
     "traces/patterns.py",
     "traces/private_copies.py",
     "traces/reader.py",

@@ -379,13 +379,15 @@ def _verify_one(path: str) -> dict[str, Any]:
 
 def _identities(trace: "Trace") -> list[dict[str, Any]]:
     """The identities with their status: checked now, or as recorded for those that need the model."""
+    from workbench.traces.model_parts import identity_text
+
     recorded = {line["identity"]: line for line in trace.verification}
     lines = []
     for line in wb.verify(trace):
         before = recorded.get(line["identity"], line)
         if line["status"] == "not checked" and before["status"] != "not checked":
             line = before | ({"status": "held when recorded"} if before["status"] == "holds" else {})
-        lines.append(line)
+        lines.append(line | {"identity": identity_text(line["identity"], trace.config)})
     return lines
 
 

@@ -20,6 +20,8 @@ from workbench.errors import (
 from workbench.interop import versions
 from workbench.interop.transformers import record, source_of
 from workbench.traces import load, verification
+from workbench.views.notebook import snapshot
+from workbench.views.page import page
 
 
 def logits(model, n=70):
@@ -277,8 +279,6 @@ VIEWS = {
 
 @pytest.mark.parametrize(("family", "view"), [(family, view) for family, views in VIEWS.items() for view in views])
 def test_every_view_draws_a_dense_model_and_one_with_experts(view, family):
-    from workbench.views.page import page
-
     trace = record(other(family), tokens(), record=EVERYTHING)
     traces = [trace, trace] if view == "compare" else [trace]
     text = page(getattr(wb.views, view)(*traces))
@@ -314,13 +314,42 @@ def test_a_view_of_something_the_model_lacks_is_refused_with_the_reason(family, 
         getattr(wb.views, view)(family_traces[family])
 
 
+def test_auto_keeps_the_patterns_of_a_model_without_rotated_queries_and_keys(family_traces):
+    trace = record(other("gpt2"), tokens())
+    assert "patterns" in trace.manifest.record and "attention" not in trace.manifest.record
+    for layer in range(3):
+        assert (trace["pattern", layer] == family_traces["gpt2"]["pattern", layer]).all()
+    assert "attention" in (rotary := record(other("llama"), tokens())).manifest.record
+    assert ("pattern", 0) not in rotary
+    with pytest.raises(NotRecorded, match=r"Run again with record='patterns'\.$"):
+        wb.views.heads(record(other("gpt2"), tokens(), record="residuals"))
+
+
+def test_views_do_not_speak_of_parts_that_the_model_lacks(family_traces):
+    trace = family_traces["gpt2"]
+    sheet = wb.views.score_sheet(trace)
+    assert not {"sink", "margin", "drift"} & {*sheet.shown, *sheet.lanes}
+    routed = wb.views.score_sheet(family_traces["mixtral"])
+    assert {"margin", "drift"} <= set(routed.shown) and "sink" not in routed.lanes
+    asked = wb.views.score_sheet(trace, ["sink", "margin"])
+    assert [asked.lanes[name].missing for name in ("sink", "margin")] == [
+        "this model has no sinks",
+        "this model has no router",
+    ]
+    assert wb.views.heads(trace).payload()[0]["has_sinks"] is False
+    for view in (wb.views.heads(trace), sheet):
+        assert "sink" not in snapshot(view)
+    text = page(wb.views.heads(trace))
+    assert "rows of the pattern sum to 1" in text and "every run of this model" in text
+
+
 # -- refusals
 
 
 def test_a_preset_that_the_model_lacks_is_refused_before_anything_runs():
     with pytest.raises(NotRecorded, match=r"'experts' cannot be recorded from LlamaForCausalLM: this model has none"):
         record(other("llama"), tokens(), record="experts")
-    with pytest.raises(NotRecorded, match="rotation"):
+    with pytest.raises(NotRecorded, match="record='patterns' records"):
         record(other("gpt2"), tokens(), record="attention")
     with pytest.raises(HookNameError, match="resid_post"):
         record(other("llama"), tokens(), record="resid_pos")

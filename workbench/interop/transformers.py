@@ -199,7 +199,10 @@ def source_of(model: Any, tokenizer: Any = None) -> ForeignSource:
         why = "no projection alone makes them in this model; rot_q and rot_k are the input of attention"
         source.reasons |= dict.fromkeys(("blocks.*.attn.hook_q", "blocks.*.attn.hook_k"), why)
     if not _uses_rope(parts):
-        why = "positions do not reach this model's attention by rotation; q and k are the input of attention"
+        why = (
+            "positions do not reach this model's attention by rotation, so there are no rotated queries and keys; "
+            "record='patterns' records what its heads attend to"
+        )
         source.reasons |= dict.fromkeys(("blocks.*.attn.hook_rot_q", "blocks.*.attn.hook_rot_k"), why)
     kinds = {str(p.dtype).removeprefix("torch.") for p in model.parameters() if p.is_floating_point()}
     if others := sorted(kinds - {dtype}):  # transformers 5.9 leaves experts from MXFP4 in bfloat16, whatever the dtype

@@ -177,11 +177,16 @@ def _expanded(source: Source, items: Sequence[str], available: Collection[str]) 
 def _select_presets(
     remaining: float, size_of: Callable[[Sequence[str]], int], available: Collection[str], n_layers: int
 ) -> tuple[list[str], tuple[str, ...]]:
-    """The presets that "auto" selects within `remaining` bytes, and those that it leaves out."""
+    """The presets that "auto" selects within `remaining` bytes, and those that it leaves out.
+
+    No two of them share a name, so their sizes add up.
+    """
     selected: list[str] = []
     omitted = []
-    for preset in budget.AUTO:
-        names = _only_available(hooks.expand(preset, n_layers), available)  # no two presets of AUTO share a name
+    for choice in budget.AUTO:
+        preset, names = choice, _only_available(hooks.expand(choice, n_layers), available)
+        if choice == "attention" and not names:  # this model has no rotated queries and keys
+            preset, names = "patterns", _only_available(hooks.expand("patterns", n_layers), available)
         nbytes = size_of(names)
         if names and nbytes <= remaining:
             remaining -= nbytes

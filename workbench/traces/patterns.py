@@ -24,6 +24,7 @@ import numpy as np
 
 from workbench.checks import resolve_head, resolve_layer
 from workbench.errors import ArgumentError, NotRecorded
+from workbench.traces.model_parts import has_sinks, is_gpt_oss
 from workbench.traces.trace import Trace, contents, own_raw
 
 CACHE_BYTES = 512 << 20  # of queries and keys; the layer that was used last is always cached
@@ -354,7 +355,7 @@ def _tile(
 def _source(trace: Trace, layer: int) -> _Recorded | _Computed:
     n_layers = trace.config["n_layers"]
     layer = resolve_layer(layer, n_layers)
-    sinkless = trace.config.get("sinks") is False
+    sinkless = not has_sinks(trace.config)
     if ("pattern", layer) in trace:
         pattern = own_raw(trace, ("pattern", layer))
         return _Recorded(pattern, np.zeros(pattern.shape[:2]) if sinkless else own_raw(trace, ("sink", layer)))
@@ -366,11 +367,18 @@ def _source(trace: Trace, layer: int) -> _Recorded | _Computed:
     if ("rot_q", layer) not in trace or ("rot_k", layer) not in trace or not ("sinks" in trace or sinkless):
         raise NotRecorded(
             f"this trace has neither the pattern of layer {layer} nor the queries and keys to compute it from. "
-            f"It contains: {contents(trace)}. Run again with record='attention' (any pattern on demand) or 'patterns'."
+            f"It contains: {contents(trace)}. Run again with {_record_option(trace)}."
         )
     q, keys = _queries_and_keys(trace, layer)
     sinks = no_sinks(q.shape[1]) if sinkless else trace["sinks"][layer]
     return _Computed(q, keys, sinks, q.dtype == ml_dtypes.bfloat16, _window(trace.config, layer))
+
+
+def _record_option(trace: Trace) -> str:
+    """What to record for the patterns: they follow from rotated queries and keys, which not every model has."""
+    if is_gpt_oss(trace.config) or any(name.endswith("attn.hook_rot_q") for name in trace.names()):
+        return "record='attention' (any pattern on demand) or 'patterns'"
+    return "record='patterns'"
 
 
 def _edited(trace: Trace, layer: int, *points: str) -> str:

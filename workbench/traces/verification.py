@@ -17,6 +17,7 @@ import numpy as np
 from workbench import hooks
 from workbench.checks import check_type
 from workbench.traces import Trace, patterns
+from workbench.traces.model_parts import has_sinks
 from workbench.traces.trace import own_array
 
 Values = Mapping[str, np.ndarray]  # by short name: "resid_pre", "pattern", …
@@ -28,11 +29,6 @@ TOLERANCE = {"float64": 1e-9, "float32": 2e-5, "bfloat16": 5e-2, "float16": 1e-2
 # the rules from the router's logits to the weights of the chosen experts
 KEPT_SOFTMAX = "softmax of the kept logits"  # gpt-oss, and every model whose chosen weights sum to 1
 SOFTMAX_KEPT = "kept part of the softmax"
-
-
-def sinkless(config: dict) -> bool:
-    """Whether the config says that the model has no sinks, so that the rows of its patterns sum to 1."""
-    return config.get("sinks") is False
 
 
 def gap(a: np.ndarray, b: np.ndarray) -> float:
@@ -59,7 +55,7 @@ def writes_add_up(v: Values, layer: int, config: dict) -> float | None:
 
 def pattern_and_sink_sum_to_one(v: Values, layer: int, config: dict) -> float | None:
     """The largest distance of an attention row plus its sink from 1."""
-    if "pattern" not in v or not ("sink" in v or sinkless(config)):
+    if "pattern" not in v or not ("sink" in v or not has_sinks(config)):
         return None
     total = v["pattern"].astype(np.float64).sum(-1) + v.get("sink", 0)
     return gap(total, np.ones_like(total))
@@ -67,7 +63,7 @@ def pattern_and_sink_sum_to_one(v: Values, layer: int, config: dict) -> float | 
 
 def pattern_comes_from_queries_and_keys(v: Values, layer: int, config: dict) -> float | None:
     """The largest difference of softmax(q·k, sink) from the recorded sink mass (and pattern, if recorded)."""
-    if sinkless(config) and "pattern" in v:
+    if not has_sinks(config) and "pattern" in v:
         v = {"sinks": patterns.no_sinks(len(v["pattern"])), "sink": np.zeros(v["pattern"].shape[:2]), **v}
     if not all(name in v for name in ("rot_q", "rot_k", "sinks", "sink")):
         return None

@@ -142,7 +142,7 @@ register("heads", (ctx) => {
       .sort((p, q) => q[1] - p[1])
       .slice(0, count);
     const sink = row?.arrays ? row.sink : coarse.sinks?.[query - coarse.start];
-    return [...best, ...(sink >= 0 ? [["sink", sink]] : [])];
+    return [...best, ...(data.has_sinks && sink >= 0 ? [["sink", sink]] : [])];
   };
   const readout = (i) => {
     const { layer: l, head } = now(),
@@ -239,12 +239,18 @@ register("heads", (ctx) => {
         pen.rect(x, y0 + y, side, side, c.paper);
         pen.image(x, y0 + y, side, side, picture);
         pen.text(x, y0 + y + side + 11, `${h}`, { fill: c.ink, size: 10 });
-        pen.text(x + side, y0 + y + side + 11, `sink ${number(+all.arrays.means[h].toFixed(2))}`, {
-          fill: c.soft,
-          size: 9.5,
-          align: "end",
-          width: side - 14,
-        });
+        if (data.has_sinks)
+          pen.text(
+            x + side,
+            y0 + y + side + 11,
+            `sink ${number(+all.arrays.means[h].toFixed(2))}`,
+            {
+              fill: c.soft,
+              size: 9.5,
+              align: "end",
+              width: side - 14,
+            },
+          );
       });
     },
     mark(_, width) {
@@ -302,7 +308,7 @@ register("heads", (ctx) => {
       pen.rect(LEFT, y, side, side, c.paper);
       if (shown) {
         pen.image(LEFT, y, side, side, picture(a, shown));
-        if (shown.sinks)
+        if (shown.sinks && data.has_sinks)
           pen.image(
             LEFT + side + 5,
             y,
@@ -315,7 +321,8 @@ register("heads", (ctx) => {
               (r) => 255 * Math.max(...span(a, r, shown).map((i) => shown.sinks[i])),
             ),
           );
-        pen.text(LEFT + side + 10, y - 4, "sink", { fill: c.soft, size: 10, align: "center" });
+        if (data.has_sinks)
+          pen.text(LEFT + side + 10, y - 4, "sink", { fill: c.soft, size: 10, align: "center" });
       }
       if (edge)
         for (let d = 0; d < side; d += Math.max(2, a.cell)) {

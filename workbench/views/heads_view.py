@@ -9,6 +9,7 @@ import numpy as np
 
 from workbench.checks import check_type, resolve_head, resolve_layer
 from workbench.traces import Trace, patterns
+from workbench.traces.model_parts import has_sinks
 from workbench.views import snapshot_html
 from workbench.views.payload import Payload
 from workbench.views.request import index_in, range_in
@@ -41,6 +42,7 @@ class Heads(View):
             "layer": self.layer,
             "head": self.head,
             "heads": config["n_heads"],
+            "has_sinks": has_sinks(config),
             "window_of": [config["window"] if kind == "sliding_attention" else 0 for kind in config["layer_types"]],
             "thumb": max(thumbs["thumbs"].shape[-1], 56),
             "small": small["factor"],
@@ -75,7 +77,8 @@ class Heads(View):
         downsampled = f"; every {view.factor}th query, the largest of {view.factor} keys" if self.quick else downsampled
         label = f"layer {self.layer}, head {self.head}"
         unit = f"{kind}; row: query, column: key{downsampled}"
-        scale = f"√ scale, 0 to 1; mean mass on the sink {view.sink[0]:.2f}"
+        sink = f"; mean mass on the sink {view.sink[0]:.2f}" if has_sinks(self.trace.config) else ""
+        scale = f"√ scale, 0 to 1{sink}"
         picture = snapshot_html.heat(np.sqrt(view.cells[0][::-1]), "max", 0.0, 1.0, height=len(view.cells[0]))
         return [snapshot_html.Row(label, unit, picture, scale=scale, height=snapshot_html.WIDTH)]
 
@@ -129,11 +132,11 @@ def heads(
 ) -> Heads:
     """A view of the attention heads of a layer: thumbnails, and one head large (rows: queries, columns: keys).
 
-    Beside the large head are the attention to its sink (query), the edge of a sliding layer's window, and the keys that
-    the pinned query attends to most. Arrow keys change the layer, `[` and `]` the head. The shade is the square root of
-    the attention, so that 0.1 is distinguishable from 0. A cell shared by several tokens shows the largest of their
-    values, labeled "downsampled (max)"; zoomed in, it is exact. A saved page contains the thumbnails of this layer and
-    this head; the others need Python.
+    Beside the large head are the attention to its sink (query; none for a model without sinks), the edge of a sliding
+    layer's window, and the keys that the pinned query attends to most. Arrow keys change the layer, `[` and `]` the
+    head. The shade is the square root of the attention, so that 0.1 is distinguishable from 0. A cell shared by several
+    tokens shows the largest of their values, labeled "downsampled (max)"; zoomed in, it is exact. A saved page contains
+    the thumbnails of this layer and this head; the others need Python.
 
     Args:
         trace: a trace with patterns, or with queries and keys.

@@ -17,6 +17,7 @@ from workbench.files import atomic_write, make_folder
 from workbench.paths import expanded
 from workbench.text import html, number_text, size_text
 from workbench.traces import Trace
+from workbench.traces.model_parts import identity_text, is_gpt_oss
 from workbench.traces.spans import Span
 from workbench.views.outline import color_of, messages
 from workbench.views.script import HERE, script, style
@@ -148,9 +149,11 @@ def _question(trace: Trace) -> str:
 
 def _details(trace: Trace) -> str:
     m = trace.manifest
+    config = m.model["config"]
     signs = {"holds": "✓ holds", "fails": "✗ fails", "not checked": "– not checked"}
     rows = "".join(
-        f'<tr class="{line["status"].split()[0]}"><td>{signs[line["status"]]}</td><td>{html(line["identity"])}</td>'
+        f'<tr class="{line["status"].split()[0]}"><td>{signs[line["status"]]}</td>'
+        f"<td>{html(identity_text(line['identity'], config))}</td>"
         f'<td class="number">{_number(line["max_error"])}</td><td class="number">{_number(line["tolerance"])}</td>'
         f"<td>{html(line['reason'])}</td></tr>"
         for line in m.verification
@@ -163,7 +166,8 @@ def _details(trace: Trace) -> str:
     )
     parts = [
         '<section class="trusted" id="trust"><h2>Can these numbers be trusted?</h2>'
-        '<p class="quiet">Identities that hold in every run of gpt-oss, checked on this one. Errors are relative to '
+        f'<p class="quiet">Identities that hold in every run of {"gpt-oss" if is_gpt_oss(config) else "this model"}, '
+        f"checked on this one. Errors are relative to "
         f"the largest value compared.</p>{table}</section>"
     ]
     if m.edits:

@@ -13,6 +13,7 @@ from workbench.checks import check_items, check_numbers, check_type
 from workbench.errors import ArgumentError
 from workbench.text import range_text, visible
 from workbench.traces import Trace
+from workbench.traces.model_parts import has_router, has_sinks
 from workbench.views import snapshot_html
 from workbench.views.outline import message_ribbon, message_texts, parts
 from workbench.views.payload import Payload
@@ -114,7 +115,8 @@ def score_sheet(
 
     Args:
         trace: the run.
-        lanes: names of lanes, and arrays of your own with the axes (pos) or (layer pos); without it, all lanes.
+        lanes: names of lanes, and arrays of your own with the axes (pos) or (layer pos); without it, all lanes for
+            which the model has the parts.
         forced_answer: the result of `wb.reasoning.forced_answer(model, trace)`.
         drift: the result of `wb.routing.routing_drift(trace)`.
         arcs: an array with step and key_step, for example the result of `wb.reasoning.suppression(model, trace)`.
@@ -132,7 +134,7 @@ def score_sheet(
     lanes = None if lanes is None else check_items("lanes", lanes, low=0)
     n, own = len(trace), [each for each in lanes or () if not isinstance(each, str)]
     known = {each.name: each for each in _builtin_lanes(trace, forced_answer, drift, arcs)}
-    names = list(LANES) if lanes is None else [each if isinstance(each, str) else "" for each in lanes]
+    names = _lanes_of_model(trace) if lanes is None else [each if isinstance(each, str) else "" for each in lanes]
     unknown = [name for name in names if name and name not in known]
     if unknown:
         raise ArgumentError(
@@ -146,7 +148,8 @@ def score_sheet(
     arguments = {"forced_answer": forced_answer, "drift": drift, "arcs": arcs}
     args = "".join(f", {name}={name}" for name, value in arguments.items() if value is not None)
     tall = 260 if n <= 600 else 320
-    return ScoreSheet(trace, named | known | named, list(named), args, tall, window=window, selected=selected)
+    offered = {name: known[name] for name in _lanes_of_model(trace)}
+    return ScoreSheet(trace, named | offered | named, list(named), args, tall, window=window, selected=selected)
 
 
 class Compact(ScoreSheet):
@@ -160,7 +163,8 @@ def compact(trace: Trace) -> ScoreSheet:
     """The score sheet that displays a trace in Jupyter: a few lanes, the others in its menu."""
     known = {each.name: each for each in _builtin_lanes(trace, None, None, None)}
     shown = [name for name in COMPACT if name == "transcript" or known[name].values is not None]
-    return Compact(trace, known, shown, "", 180)
+    offered = {name: known[name] for name in _lanes_of_model(trace)}
+    return Compact(trace, offered, shown, "", 180)
 
 
 # The lanes.
@@ -170,7 +174,11 @@ def _builtin_lanes(trace: Trace, forced_answer: Any, drift: Any, arcs: Any) -> l
     n, layers = len(trace), trace.config["n_layers"]
 
     def recorded(name: str, *shape: int) -> dict[str, Any]:
-        return {"values": lane(trace, name, *shape), "missing": _MISSING.format(name)}
+        absent = name == "margin" and not has_router(trace.config)
+        return {
+            "values": lane(trace, name, *shape),
+            "missing": "this model has no router" if absent else _MISSING.format(name),
+        }
 
     norm = recorded("resid_norm", layers, n)
     with np.errstate(divide="ignore", invalid="ignore"):
@@ -181,7 +189,15 @@ def _builtin_lanes(trace: Trace, forced_answer: Any, drift: Any, arcs: Any) -> l
         Lane("logprob", "log-probability", "of the token, nats", **recorded("logprob", n), keep="min", high=0.0),
         Lane("entropy", "entropy", "of the next token, nats", **recorded("entropy", n), low=0.0),
         _depth(trace),
-        Lane("sink", "sink mass", "mean over heads", "heat", _sinks(trace), _MISSING.format("sink"), low=0.0),
+        Lane(
+            "sink",
+            "sink mass",
+            "mean over heads",
+            "heat",
+            _sinks(trace),
+            _MISSING.format("sink") if has_sinks(trace.config) else "this model has no sinks",
+            low=0.0,
+        ),
         Lane(
             "margin",
             "router margin",
@@ -196,6 +212,13 @@ def _builtin_lanes(trace: Trace, forced_answer: Any, drift: Any, arcs: Any) -> l
         Lane("norm", "residual norm", "log₁₀ of the L2 norm of resid_post", "heat", **norm, ramp="green"),
         _arcs(trace, arcs),
     ]
+
+
+def _lanes_of_model(trace: Trace) -> list[str]:
+    """The names of `LANES`, without those of parts that the model does not have."""
+    absent = {"sink"} if not has_sinks(trace.config) else set()
+    absent |= {"margin", "drift"} if not has_router(trace.config) else set()
+    return [name for name in LANES if name not in absent]
 
 
 _MISSING = 'not in this trace; every trace recorded by workbench has "{}"'
