@@ -331,8 +331,8 @@ def test_views_do_not_speak_of_parts_that_the_model_lacks(family_traces):
     assert not {"sink", "margin", "drift"} & {*sheet.shown, *sheet.lanes}
     routed = wb.views.score_sheet(family_traces["mixtral"])
     assert {"margin", "drift"} <= set(routed.shown) and "sink" not in routed.lanes
-    asked = wb.views.score_sheet(trace, ["sink", "margin"])
-    assert [asked.lanes[name].missing for name in ("sink", "margin")] == [
+    with_absent = wb.views.score_sheet(trace, ["sink", "margin"])
+    assert [with_absent.lanes[name].missing for name in ("sink", "margin")] == [
         "this model has no sinks",
         "this model has no router",
     ]
