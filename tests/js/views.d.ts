@@ -152,6 +152,8 @@ interface View {
   plot(options: PlotOptions): Plot;
   on(target: EventTarget, type: string, f: (event: PointerEvent & KeyboardEvent) => void): void;
   button(text: string, title: string, f: () => void): HTMLButtonElement;
+  /** Shows a text below the plots and in the tooltip. */
+  describe(text: string): void;
   updateReadout(): void;
   search(): [number, number][];
 }

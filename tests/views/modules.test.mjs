@@ -8,6 +8,7 @@ import { arcs, linksOf } from "../../workbench/views/step_arcs.js";
 import { pooled } from "../../workbench/views/steps_view.js";
 import { axisOf, columns, spread } from "../../workbench/views/token_axis.js";
 import { Tokens, number } from "../../workbench/views/token_index.js";
+import { tooltipPlace } from "../../workbench/views/tooltip.js";
 import { busOf, viewOf } from "../../workbench/views/trace_bus.js";
 
 const data = unpack(new Uint8Array(readFileSync(process.env.PAYLOAD)));
@@ -223,4 +224,30 @@ test("numbers have three digits, and NaN and null are a dash", () => {
     "–",
   ]);
   assert.deepEqual(spread(new Float32Array([NaN, 2, -1, Infinity])), [-1, 2]);
+});
+
+test("every minus sign of a number is a true one", () => {
+  assert.deepEqual([-5.2e-6, 9.3e-6, -0.5, -2e7].map(number), [
+    "−5.2e−6",
+    "9.3e−6",
+    "−0.5",
+    "−2.0e+7",
+  ]);
+});
+
+test("a tooltip is beside its target and inside the window", () => {
+  const at = (x, y) =>
+    tooltipPlace({ left: x, right: x, top: y, bottom: y }, [200, 60], [900, 700]);
+  assert.deepEqual(at(100, 100), [114, 114]);
+  assert.deepEqual(at(890, 690), [676, 616]);
+  for (const x of [0, 300, 700, 899])
+    for (const y of [0, 350, 699]) {
+      const [left, top] = at(x, y);
+      assert.ok(left >= 4 && left + 200 <= 896 && top >= 4 && top + 60 <= 696);
+      assert.ok(left > x || left + 200 < x || top > y || top + 60 < y);
+    }
+  assert.deepEqual(
+    tooltipPlace({ left: 5, right: 5, top: 5, bottom: 5 }, [950, 60], [900, 700]),
+    [4, 19],
+  );
 });

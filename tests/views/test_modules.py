@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -14,7 +15,7 @@ import workbench as wb
 from tests.views import made
 from workbench.views import snapshot_html
 from workbench.views.payload import packed
-from workbench.views.script import HERE, script, stripped, style, tokenized
+from workbench.views.script import HERE, _add, script, stripped, style, tokenized
 
 HOME = Path(__file__).parent
 MODULES = sorted(path.stem for path in HERE.glob("*.js"))
@@ -60,11 +61,10 @@ def test_a_module_is_joined_with_its_imports(module: str):
     assert "export " not in text
     if module.endswith("_view"):
         assert text.count("const BUSES") == 1  # shared by all views of a page
-    names = [
-        line.split("(")[0].split()[-1]
-        for line in text.splitlines()
-        if line.startswith(("function ", "async function "))
-    ]
+    added: dict[str, str] = {}
+    _add(module, added)
+    sources = "".join((HERE / f"{name}.js").read_text("utf-8") for name in added)
+    names = re.findall(r"^(?:export )?(?:async )?(?:function|const|let|class) (\w+)", sources, re.MULTILINE)
     assert len(names) == len(set(names))
 
 

@@ -86,6 +86,38 @@ def test_keys_in_a_view_do_not_reach_jupyter(server: Lab, page):
     assert page.evaluate("window.jupyterapp.shell.currentWidget.content.widgets.length") == len(CELLS)
 
 
+def test_shortcuts_of_the_notebook_work_inside_a_view(server: Lab, page):
+    book = "window.jupyterapp.shell.currentWidget"
+    page.evaluate(f"{book}.content.activeCell.model.setMetadata('edited', Math.random())")
+    assert page.evaluate(f"{book}.context.model.dirty")
+    page.locator(".wb").first.locator(".wb-t").nth(30).click()
+    assert pinned(page) == [30, 30]
+    page.keyboard.press("Control+s")
+    page.wait_for_function(f"!{book}.context.model.dirty", timeout=10_000)
+    counts = f"{book}.content.widgets.map(cell => cell.model.executionCount)"
+    before = page.evaluate(counts)
+    page.locator(".wb").first.focus()
+    page.keyboard.press("Shift+Enter")
+    page.wait_for_function(f"({counts})[1] > {max(before)}", timeout=20_000)
+    page.wait_for_function("document.querySelectorAll('.wb').length == 2", timeout=30_000)
+
+
+def test_a_second_escape_gives_the_focus_back_to_the_notebook(server: Lab, page):
+    cells = "window.jupyterapp.shell.currentWidget.content.widgets.length"
+    page.locator(".wb").first.locator(".wb-t").nth(33).click()
+    assert pinned(page) == [33, 33]
+    page.keyboard.press("Escape")
+    assert pinned(page) == []
+    page.keyboard.press("b")  # still the view's
+    assert page.evaluate(cells) == len(CELLS)
+    page.keyboard.press("Escape")
+    page.keyboard.press("b")
+    page.wait_for_function(f"{cells} == {len(CELLS) + 1}", timeout=10_000)
+    page.keyboard.press("d")
+    page.keyboard.press("d")
+    page.wait_for_function(f"{cells} == {len(CELLS)}", timeout=10_000)
+
+
 def test_views_answer_while_a_cell_runs(server: Lab, page):
     busy = page.evaluate(
         """() => { const kernel = window.jupyterapp.shell.currentWidget.sessionContext.session.kernel;

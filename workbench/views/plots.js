@@ -210,7 +210,7 @@ export function matrix(
     on = [],
   },
 ) {
-  const { bus, theme, el } = ctx,
+  const { bus, theme } = ctx,
     top = 42;
   /** @type {[number, number] | null} */
   let hovered = null;
@@ -326,7 +326,7 @@ export function matrix(
     if (cell) pick(...cell);
   });
   bus.on(() => {
-    if (hovered) el.querySelector(".wb-readout").textContent = describe(...hovered);
+    if (hovered) view.describe(describe(...hovered));
   }, ctx.signal);
   return plot;
 }

@@ -108,5 +108,5 @@ export function number(x) {
   const size = Math.abs(x);
   const text =
     size && (size < 1e-3 || size >= 1e5) ? x.toExponential(1) : String(+x.toPrecision(3));
-  return text.replace("-", "−");
+  return text.replaceAll("-", "−");
 }

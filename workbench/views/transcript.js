@@ -62,11 +62,14 @@ export function transcript(view, ctx, { tall, tint = null }) {
     one.el.replaceChildren(...range(one.start, one.stop).map((i) => span(i, one.message)));
     observer.unobserve(one.el);
   };
-  const observer = new IntersectionObserver(
-    (entries) =>
-      entries.forEach(({ isIntersecting, target }) => isIntersecting && build(target.stretch)),
-    { root: box, rootMargin: "400px 0px" },
-  );
+  /** Builds parts that come near the visible part of `root`: the box, or the page if the box shows all. */
+  const observerIn = (root) =>
+    new IntersectionObserver(
+      (entries) =>
+        entries.forEach(({ isIntersecting, target }) => isIntersecting && build(target.stretch)),
+      { root, rootMargin: "400px 0px" },
+    );
+  let observer = observerIn(box);
   signal.addEventListener("abort", () => observer.disconnect());
   const parts = [];
   for (const message of tokens.messages) {
@@ -106,6 +109,12 @@ export function transcript(view, ctx, { tall, tint = null }) {
     }
   }
   view.body.append(box);
+  scrollsAfterClick(view, box, signal);
+  expandable(view, box, tall, signal, (expanded) => {
+    observer.disconnect();
+    observer = observerIn(expanded ? null : box);
+    for (const one of parts) if (!spans[one.start]) observer.observe(one.el);
+  });
 
   const at = (event) => event.target.place ?? -1;
   view.on(box, "pointerover", (event) => bus.set({ hover: at(event) }));
@@ -220,6 +229,51 @@ export function transcript(view, ctx, { tall, tint = null }) {
       }
     },
   });
+}
+
+/**
+ * The wheel scrolls the page until the box was clicked, and again once something else was clicked.
+ *
+ * @param {View} view
+ * @param {HTMLElement} box
+ * @param {AbortSignal} signal
+ */
+function scrollsAfterClick(view, box, signal) {
+  const choose = ({ target }) => box.classList.toggle("wb-scrolls", box.contains(target));
+  addEventListener("pointerdown", choose, { signal, capture: true });
+  view.on(box, "keydown", () => box.classList.add("wb-scrolls"));
+}
+
+/**
+ * A line below the box that shows its whole text, or again only its beginning; absent where everything fits.
+ *
+ * @param {View} view
+ * @param {HTMLElement} box
+ * @param {number} tall
+ * @param {AbortSignal} signal
+ * @param {(expanded: boolean) => void} changed
+ */
+function expandable(view, box, tall, signal, changed) {
+  let expanded = false;
+  const expand = view.button("", "show the whole transcript, or only its beginning", () => {
+    expanded = !expanded;
+    box.style.maxHeight = expanded ? "none" : `${tall}px`;
+    box.style.height = "";
+    changed(expanded);
+    update();
+  });
+  expand.className = "wb-expand";
+  const update = () => {
+    expand.hidden = !expanded && box.scrollHeight <= box.clientHeight + 1;
+    expand.textContent = expanded ? "show less" : "show all · click the text to scroll it";
+    expand.ariaExpanded = String(expanded);
+  };
+  const observer = new ResizeObserver(update);
+  signal.addEventListener("abort", () => observer.disconnect());
+  observer.observe(box);
+  if (box.firstElementChild) observer.observe(box.firstElementChild);
+  view.body.append(expand);
+  update();
 }
 
 /**

@@ -1,8 +1,10 @@
 // @ts-check
 // The frame of a view: search, filter, zoom and export above, the plots, the readout below, and keyboard shortcuts.
 import { CanvasPen, SvgPen } from "./drawing.js";
+import { isForNotebook, leaveView, letShortcutsThrough } from "./notebook_keys.js";
 import { axisOf } from "./token_axis.js";
 import { plain } from "./token_index.js";
+import { tooltip } from "./tooltip.js";
 
 /**
  * @template {keyof HTMLElementTagNameMap} Name
@@ -189,26 +191,28 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
   el.setAttribute("role", "group");
   el.setAttribute(
     "aria-label",
-    `${label}. Arrow keys move along the tokens and layers, slash searches, plus and minus zoom, Escape unpins.`,
+    `${label}. Arrow keys move along the tokens and layers, slash searches, plus and minus zoom, Escape unpins, a second Escape leaves.`,
   );
-  el.setAttribute("data-lm-suppress-shortcuts", "true"); // otherwise JupyterLab handles the keys too
+  letShortcutsThrough(el, search, signal);
   el.append(bar, code, body, readoutElement, announcement);
+  const tip = tooltip(el, body, signal);
 
   on(search, "input", () => bus.set({ query: search.value }));
   on(only, "change", () => bus.set({ only: only.value }));
   on(el, "keydown", (event) => {
+    if (isForNotebook(event, search)) return;
+    event.stopPropagation(); // a letter that is no key of a view must not delete cells of the notebook
     if (event.target === search) {
       if (event.key === "Enter") goToHit(event.shiftKey ? -1 : 1);
       else if (event.key === "Escape") {
         bus.set({ query: "" });
         el.focus();
       }
-      event.stopPropagation();
       return;
     }
     const editable =
       ["SELECT", "INPUT"].includes(event.target.tagName) && event.key.startsWith("Arrow");
-    if (event.ctrlKey || event.metaKey || event.altKey || editable) return;
+    if (editable) return;
     const up = (by) =>
       data.layers &&
       bus.set({
@@ -227,7 +231,7 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
       ArrowDown: () => up(-1),
       Home: () => pin(0),
       End: () => pin(tokens.n - 1),
-      Escape: () => bus.set({ pin: -1, hover: -1 }),
+      Escape: () => (state.pin < 0 ? leaveView(el) : bus.set({ pin: -1, hover: -1 })),
       "/": () => search.focus(),
       n: () => goToHit(1),
       N: () => goToHit(-1),
@@ -236,9 +240,9 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
       0: () => bus.set({ from: 0, to: -1 }),
     }[event.key];
     if (!keys(event) && !action) return;
+    tip.followKeys();
     if (!event.defaultPrevented) action?.();
     event.preventDefault();
-    event.stopPropagation();
   });
 
   const lines = (i) =>
@@ -248,10 +252,16 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
           `“${tokens.oneLine(i)}”  position ${i.toLocaleString("en")} · ${i < tokens.promptLength ? "prompt" : "generated"} · ${tokens.place(i)}`,
           ...readout(i, state),
         ];
-  const updateReadout = () => {
-    readoutElement.textContent =
-      lines(state.hover >= 0 ? state.hover : state.pin).join("\n") || data.hint;
+  /** Shows a text below the plots and, while pointer or keys are in the view, in the tooltip. */
+  const describe = (text, atPointer = true) => {
+    readoutElement.textContent = text || data.hint;
+    tip.set(atPointer && tip.inside ? text : "");
   };
+  const updateReadout = () =>
+    describe(
+      lines(state.hover >= 0 ? state.hover : state.pin).join("\n"),
+      state.hover >= 0 || tip.byKeys,
+    );
   bus.on((_, keys) => {
     if (keys.has("query")) {
       if (search.value !== state.query) search.value = state.query;
@@ -393,5 +403,5 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
     paint();
     return figure;
   }
-  return { bar, body, plot, figures, on, button, updateReadout, search: () => hits };
+  return { bar, body, plot, figures, on, button, describe, updateReadout, search: () => hits };
 }
