@@ -13,8 +13,14 @@ const TIP_EDGE = 4; // pixels between the tooltip and the edge of the window
  * @returns {[number, number]}
  */
 export function tooltipPlace(target, [w, h], [width, height]) {
-  const x = target.right + TIP_GAP + w + TIP_EDGE <= width ? target.right + TIP_GAP : target.left - TIP_GAP - w,
-    y = target.bottom + TIP_GAP + h + TIP_EDGE <= height ? target.bottom + TIP_GAP : target.top - TIP_GAP - h;
+  const x =
+      target.right + TIP_GAP + w + TIP_EDGE <= width
+        ? target.right + TIP_GAP
+        : target.left - TIP_GAP - w,
+    y =
+      target.bottom + TIP_GAP + h + TIP_EDGE <= height
+        ? target.bottom + TIP_GAP
+        : target.top - TIP_GAP - h;
   return [
     Math.max(TIP_EDGE, Math.min(x, width - w - TIP_EDGE)),
     Math.max(TIP_EDGE, Math.min(y, height - h - TIP_EDGE)),
