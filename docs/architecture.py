@@ -36,6 +36,7 @@ BASE = _of(
     "topics",
     "taps",
     "units",
+    "progress",
 )
 DATA = _of(BASE, "traces")
 RUNS = _of(DATA, "conversation", "edits", "model", "recording")
@@ -55,6 +56,7 @@ PACKAGES: dict[str, Package] = {
     "topics": Package("the table of public names; `attention.py`, `routing.py`, … are topics generated from it"),
     "taps": Package("the functions that the forward pass calls at hook points", _of("errors", "hooks")),
     "units": Package("the label and the units of each hook point and summary", _of("hooks")),
+    "progress": Package("progress bars as text, gone when the work ends", _of("text")),
     "traces": Package("one run, as data: Trace, Manifest, files, patterns, steps, verification", BASE),
     "conversation": Package("a chat to token ids and back: harmony, chat templates, tokenizers", DATA),
     "analysis": Package("functions from a trace to labeled arrays; statistics over prompts", DATA),
@@ -144,6 +146,8 @@ TRACE_BELOW = (
     "model/prefill.py",
     "model/threads.py",
     "model/torch_defaults.py",
+    "progress.py",
+    "text.py",
     "recording/budget.py",
     "recording/checkpointing.py",
     "signals.py",

@@ -566,7 +566,7 @@ def test_a_terminal_that_is_closed_loses_nothing(attempt):
             os.close(leader)
             signal.raise_signal(signal.SIGHUP)
 
-        with in_pass(12, close), mock.patch("workbench.recording.record.tqdm", _impatient_bar()):
+        with in_pass(12, close), mock.patch("workbench.progress.tqdm", _impatient_bar()):
             return cli.main(["trace", ASK, "-o", "half.trace", "--record", ""])
 
     pid, output = in_child(work)
@@ -578,7 +578,8 @@ def test_a_terminal_that_is_closed_loses_nothing(attempt):
 def _impatient_bar():
     from tqdm import tqdm
 
-    return lambda **more: tqdm(**(more | {"disable": False, "delay": 0, "mininterval": 0, "file": sys.stderr}))
+    impatient = {"disable": False, "delay": 0, "mininterval": 0, "file": sys.stderr}
+    return lambda items=None, **more: tqdm(items, **(more | impatient))
 
 
 # What fails in the middle.

@@ -10,7 +10,6 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.analysis import statistics
@@ -27,6 +26,7 @@ from workbench.checks import (
     require,
 )
 from workbench.errors import ArgumentError, HookNameError
+from workbench.progress import progress_bar
 from workbench.traces import Trace
 
 N_CONTROL_TASKS = 10
@@ -142,7 +142,7 @@ def linear_probe(
     baseline_hit = _cross_predict(ridge, baseline_features, tasks[:1], len(classes), fold)[0] == y
     scores: dict[str, list[float]] = {name: [] for name in ("accuracy", "low", "high", "control")}
     gains, null_accuracy, directions = [], [], []
-    for layer in tqdm(layer_list, desc="probing", unit="layer", leave=False, disable=None):
+    for layer in progress_bar(layer_list, desc="probing", unit="layer"):
         x = np.concatenate([trace[site, layer][at] for trace, at in zip(traces, positions)]).astype(np.float64)
         hit = _cross_predict(ridge, x, tasks, len(classes), fold) == tasks
         low, high = _bounds(hit[0], group, seed)

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench.checks import check_items, check_type, check_whole, resolve_index, resolve_layer
 from workbench.circuits.vocabulary import (
@@ -23,6 +22,7 @@ from workbench.circuits.vocabulary import (
 from workbench.model.kernels.lora import Adapted
 from workbench.model.kernels.packed import dense
 from workbench.model.model import Model
+from workbench.progress import progress_bar
 
 
 @torch.inference_mode()
@@ -134,7 +134,7 @@ def expert_logit_effects(
     columns = _whole(experts.down, expert, compute_dtype(model))[:, neuron_ids].T  # neuron d_model
     raised, lowered = [], []
     chunks = columns.split(max(1, MAX_CHUNK_ELEMENTS // len(ids)))
-    for chunk in tqdm(chunks, desc="neurons", leave=False, disable=None, delay=1):
+    for chunk in progress_bar(chunks, desc="neurons"):
         logits = logit_effects(model, ids, chunk)  # token neuron
         raised.append(_extreme(logits, k, 1.0))
         lowered.append(_extreme(logits, k, -1.0))

@@ -9,12 +9,12 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench.checks import check_items, check_whole
 from workbench.errors import PromptError
 from workbench.model.kernels.rows import rms_norm
 from workbench.model.model import Model
+from workbench.progress import progress_bar
 
 MAX_CHUNK_ELEMENTS = 1 << 24  # of one chunk of embeddings: 67 MB in fp32
 TILE = 512, 1024  # rows and columns of a product at a time: 2 MB; larger tiles took four times as long on a CPU
@@ -79,7 +79,7 @@ def largest_pairs(row_vectors: Tensor, column_vectors: Tensor, k: int, desc: str
     values = row_vectors.new_full((k,), -torch.inf)
     places = torch.zeros(2, k, dtype=torch.long, device=row_vectors.device)
     kth_value = -np.inf
-    with tqdm(total=len(row_vectors), desc=desc, unit="token", leave=False, disable=None, delay=1) as bar:
+    with progress_bar(total=len(row_vectors), desc=desc, unit="token") as bar:
         for i in range(0, len(row_vectors), TILE[0]):
             if row_lengths[i] * column_lengths[0] < kth_value:
                 break

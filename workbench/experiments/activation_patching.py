@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.checks import check_callable, check_flag, check_indices, check_type, check_whole
@@ -18,6 +17,7 @@ from workbench.experiments.cached_run import CachedRun, SingleHookTap
 from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.model.gpt_oss import unembed
 from workbench.model.model import Model, Prompt
+from workbench.progress import progress_bar
 from workbench.recording.taps import Recorder
 from workbench.taps import Chain
 
@@ -191,7 +191,7 @@ def activation_patching(
             for layer in range(c.n_layers)
             for batch in _batches(corrupted_run, shape[1], patched, by_head)
         ]
-        for layer, batch in tqdm(batches, desc="patching", unit="pass", leave=False, disable=None):
+        for layer, batch in progress_bar(batches, desc="patching", unit="pass"):
             flag.check()
             cell_ids = [layer * shape[1] + i for i in range(shape[1])[batch]]
             if all(cell_id in cells for cell_id in cell_ids):

@@ -8,7 +8,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.analysis import statistics
@@ -29,6 +28,7 @@ from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.model.gpt_oss import unembed
 from workbench.model.model import Model
 from workbench.model.prefill import CHUNK_ALIGN
+from workbench.progress import progress_bar
 from workbench.taps import Tap
 from workbench.traces import Trace
 from workbench.traces.spans import Span
@@ -136,7 +136,7 @@ def attention_knockout(
         ]
         kl, gap = np.zeros((2, len(edge_sets), n - start))
         rows = max(1, MAX_ELEMENTS_PER_PASS // (c.n_heads * (n - pass_start) * n))
-        for i in tqdm(range(0, len(edge_sets), rows), desc="cutting", unit="pass", leave=False, disable=None):
+        for i in progress_bar(range(0, len(edge_sets), rows), desc="cutting", unit="pass"):
             flag.check()
             batch = slice(i, i + rows)
             cell_ids = range(len(edge_sets))[batch]

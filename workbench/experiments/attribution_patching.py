@@ -7,7 +7,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.checks import check_callable, check_indices, check_type
@@ -16,6 +15,7 @@ from workbench.experiments.activation_patching import Metric, check_values, meas
 from workbench.experiments.cached_run import CachedRun
 from workbench.model.gpt_oss import forward_from, unembed
 from workbench.model.model import Model, Prompt
+from workbench.progress import progress_bar
 from workbench.recording.taps import Recorder
 from workbench.taps import Chain
 
@@ -92,7 +92,7 @@ def attribution_patching(
         corrupted_run, clean_run = CachedRun(model, corrupted_ids, record), CachedRun(model, clean_ids, record)
         with torch.enable_grad():
             corrupted_value, gradient = _output_gradient(corrupted_run, metric)
-            for layer in tqdm(reversed(range(c.n_layers)), "gradients", c.n_layers, leave=False, disable=None):
+            for layer in progress_bar(reversed(range(c.n_layers)), "gradients", total=c.n_layers):
                 flag.check()
                 hook_point = hooks.at_layer(point if point != EXPERTS else "blocks.*.hook_mlp_out", layer)
                 gradient, site_gradient = _layer_gradient(corrupted_run, layer, hook_point, gradient)

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.checks import check_choice, check_indices, check_layer, check_type
 from workbench.experiments.cached_run import CachedRun, SingleHookTap, divergence
 from workbench.model.cache import KVCache
 from workbench.model.model import Model
+from workbench.progress import progress_bar
 from workbench.recording.taps import Recorder
 from workbench.taps import Chain
 from workbench.traces import Trace
@@ -65,7 +65,7 @@ def expert_knockout(
         used = [i for i, count in enumerate(counts) if count]
         rows = max(1, MAX_ELEMENTS_PER_PASS // (len(base) * c.d_model))
         last = hooks.at_layer("blocks.*.hook_resid_post", c.n_layers - 1)
-        for start in tqdm(range(0, len(used), rows), desc="knocking out", leave=False, disable=None):
+        for start in progress_bar(range(0, len(used), rows), desc="knocking out"):
             flag.check()
             batch = used[start : start + rows]
             tap = _WithoutExpert(layer, [expert_ids[i] for i in batch], mode, base)

@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 
 from workbench.analysis import statistics
 from workbench.analysis.trace_lists import trace_list
@@ -30,6 +29,7 @@ from workbench.experiments import sampling as drawing
 from workbench.experiments.forced_answers import messages, to_answer
 from workbench.experiments.resampling import AnswerParser, final_text
 from workbench.model.model import Model
+from workbench.progress import progress_bar
 from workbench.traces import Trace
 from workbench.traces.steps import Step, steps
 
@@ -149,7 +149,7 @@ def faithfulness(
     )
     answers_of: dict[tuple[int, ...], list[str | None]] = {}
     with model.interruptible() as flag:
-        for number, texts in enumerate(tqdm(batches, desc="generating", leave=False, disable=None)):
+        for number, texts in enumerate(progress_bar(batches, desc="generating")):
             flag.check()
             continuations = drawing.side_by_side(
                 model,

@@ -5,13 +5,13 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 import xarray as xr
-from tqdm.auto import tqdm
 
 from workbench.checks import check_texts, check_type
 from workbench.errors import NotRecorded, PromptError
 from workbench.experiments.cached_run import CachedRun
 from workbench.model.kernels.rows import log_softmax
 from workbench.model.model import Model
+from workbench.progress import progress_bar
 from workbench.traces import Trace
 from workbench.traces.spans import Span, last_turn, turns
 from workbench.traces.steps import Step, segment_slices
@@ -82,7 +82,7 @@ def forced_answer(
     logprob = np.zeros((len(ends), len(answer_ids)))
     with model.interruptible() as flag, torch.inference_mode():
         run = CachedRun(model, trace.tokens[:last])
-        for i, end in enumerate(tqdm(ends, desc="forcing answers", unit="step", leave=False, disable=None)):
+        for i, end in enumerate(progress_bar(ends, desc="forcing answers", unit="step")):
             flag.check()
             transition_ids = to_answer(trace, thoughts, final, end)
             for j, ids in enumerate(answer_ids):

@@ -9,7 +9,6 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.checks import check_callable, check_choice, check_index, check_indices, check_items, check_type
@@ -22,6 +21,7 @@ from workbench.model.config import Config
 from workbench.model.gpt_oss import linear, rms_norm, unembed
 from workbench.model.model import Model, Prompt
 from workbench.model.prefill import CHUNK_ALIGN
+from workbench.progress import progress_bar
 from workbench.recording.taps import Recorder
 from workbench.taps import Chain, Tap
 
@@ -149,7 +149,7 @@ def path_patching(
         whole_tap = Chain(_AddChange(sender, change[:, start:]), *_frozen_routing(clean_run, start, routing))
         total = _run(clean_run, metric, whole_tap, sender[1], start, 1)[0]
         batches = list(_batches(receiver_sets, c, (len(clean_run) - start) * c.d_model))
-        for layer, rows in tqdm(batches, desc="patching paths", unit="pass", leave=False, disable=None):
+        for layer, rows in progress_bar(batches, desc="patching paths", unit="pass"):
             flag.check()
             if all(i in cells for i in rows):
                 values[rows] = [cells[i] for i in rows]

@@ -6,7 +6,6 @@ from itertools import pairwise
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 
 from workbench.analysis import statistics
 from workbench.checks import (
@@ -22,6 +21,7 @@ from workbench.conversation.parse import parse
 from workbench.errors import NotRecorded
 from workbench.experiments import sampling as drawing
 from workbench.model.model import Model
+from workbench.progress import progress_bar
 from workbench.traces import Trace
 from workbench.traces.spans import last_turn
 from workbench.traces.steps import Step, segment_slices
@@ -112,7 +112,7 @@ def resampling(
     points = [*(part.start for part in parts), parts[-1].stop]
     answers = []
     with model.interruptible() as flag:
-        for number, point in enumerate(tqdm(points, desc="resampling", unit="step", leave=False, disable=None)):
+        for number, point in enumerate(progress_bar(points, desc="resampling", unit="step")):
             flag.check()
             prefix = trace.tokens[:point]
             continuations = drawing.rollouts(

@@ -5,7 +5,6 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import xarray as xr
-from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.analysis.trace_lists import trace_list
@@ -27,6 +26,7 @@ from workbench.errors import ArgumentError, ArgumentTypeError, EditError, HookNa
 from workbench.experiments.attention_knockout import Places, positions_of
 from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.model.model import Model, Prompt
+from workbench.progress import progress_bar
 from workbench.text import shown
 from workbench.traces import Trace
 
@@ -224,7 +224,7 @@ def steering_effect(
         if 0 not in cells:
             cells.put(0, run())
         plain = float(cells[0])
-        for cell_id, (name, i, j) in enumerate(tqdm(runs, desc="steering", unit="run", leave=False, disable=None), 1):
+        for cell_id, (name, i, j) in enumerate(progress_bar(runs, desc="steering", unit="run"), 1):
             if cell_id not in cells:
                 direction = directions[name][i] * (norm / np.linalg.norm(directions[name][i]))
                 with model.edit(point, steer(direction, scales[j]), positions=positions):

@@ -6,13 +6,13 @@ import numpy as np
 import torch
 import xarray as xr
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.checks import check_choice, check_flag, check_type
 from workbench.errors import NotRecorded
 from workbench.experiments.cached_run import CachedRun, divergence
 from workbench.model.model import Model
+from workbench.progress import progress_bar
 from workbench.taps import Chain, Tap
 from workbench.traces import Trace
 from workbench.traces.steps import Step, segment_slices
@@ -107,7 +107,7 @@ def suppression(
     weights = [hooks.at_layer("blocks.*.mlp.hook_expert_weights", layer) for layer in range(model.config.n_layers)]
     with model.interruptible() as flag, torch.inference_mode():
         base = CachedRun(model, trace.tokens, weights if split_routing else ())
-        for j, part in enumerate(tqdm(parts, desc="masking steps", unit="step", leave=False, disable=None)):
+        for j, part in enumerate(progress_bar(parts, desc="masking steps", unit="step")):
             flag.check()
             start = part.start if queries == "all" else part.stop
             if start >= len(base):

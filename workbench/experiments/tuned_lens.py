@@ -19,7 +19,6 @@ import xarray as xr
 from safetensors import safe_open
 from safetensors.torch import save
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.analysis import statistics
@@ -31,6 +30,7 @@ from workbench.model.gpt_oss import unembed
 from workbench.model.kernels.rows import entropy, log_softmax
 from workbench.model.model import Model, Prompt
 from workbench.paths import expanded
+from workbench.progress import progress_bar
 from workbench.recording.taps import Recorder
 from workbench.text import shown, visible
 from workbench.traces import Trace
@@ -134,7 +134,7 @@ def train_tuned_lens(
     adam = torch.optim.Adam([weight, bias], lr=lr, eps=EPS)
     order = [i for n in range(epochs) for i in Random(f"{seed} {n}").sample(range(len(ids)), len(ids))]
     with model.interruptible() as flag:
-        for done, i in enumerate(tqdm(order, desc="training", unit="text", leave=False, disable=None)):
+        for done, i in enumerate(progress_bar(order, desc="training", unit="text")):
             flag.check()
             for group in adam.param_groups:
                 group["lr"] = lr * (1 - done / len(order))
@@ -274,7 +274,7 @@ def lens_kl(model: Model, lens: TunedLens, prompts: Sequence[Prompt]) -> xr.Data
         raise PromptError("a lens needs prompts to be measured on; give traces, prompts or token ids")
     per_prompt = []
     with model.interruptible() as flag, torch.inference_mode():
-        for text in tqdm(prompts, desc="measuring", unit="text", leave=False, disable=None):
+        for text in progress_bar(prompts, desc="measuring", unit="text"):
             flag.check()
             parts = _parts(model, _residuals(model, model.to_tokens(text)))
             kl = [torch.cat([_kl(model, read(part)) for part in parts], 1).mean(1) for read in (lens, _logit_lens)]

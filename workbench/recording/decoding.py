@@ -16,9 +16,10 @@ from workbench.model import prefill
 from workbench.model.cache import KVCache
 from workbench.model.interrupts import Interrupt
 from workbench.model.sampling import probabilities
+from workbench.progress import progress_count
 from workbench.recording.not_finite import not_finite, usable
 from workbench.recording.plan import Plan
-from workbench.recording.record import predictions, progress
+from workbench.recording.record import predictions
 from workbench.recording.source import ModelSource, batch_of
 from workbench.recording.summaries import LIVE_POINTS, TokenLogprobs, margins
 from workbench.recording.taps import Recorder, arrays
@@ -117,7 +118,7 @@ class Generation:
         `between_tokens` is called after each token, when all layers have processed it.
         """
         s, n = self.settings, self.prompt_length
-        with progress(s.max_tokens + n - len(self.tokens)) as bar, torch.no_grad():
+        with progress_count("generating", "token", s.max_tokens + n - len(self.tokens)) as count, torch.no_grad():
             if not self.has_started:
                 self._process_new()
             while not (finish_reason := self._finish_reason()):
@@ -129,7 +130,7 @@ class Generation:
                 self.tokens.append(token)
                 self._process_new()  # the last token too, so that no position of the trace lacks its values
                 between_tokens()
-                bar.update()
+                count.update()
         return finish_reason
 
     def _process_new(self) -> None:

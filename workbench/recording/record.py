@@ -7,7 +7,6 @@ verify.py    arrays + a probe of the model -> which identities hold
 assemble.py  arrays + identities -> Trace
 """
 
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
@@ -16,12 +15,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from tqdm.auto import tqdm
 
 from workbench import hooks
 from workbench.edits.edit import Tally
 from workbench.model import prefill
 from workbench.model.interrupts import Interrupt
+from workbench.progress import progress_bar
 from workbench.recording.assemble import assemble, draft, edits, require_valid
 from workbench.recording.plan import Plan, affordable_plan
 from workbench.recording.source import ModelSource, Source, batch_of, text_of
@@ -115,7 +114,8 @@ def record(
     all_keys = any(name.endswith(NEEDS_ALL_KEYS) for name in plan.points)
     cache = source.new_cache(whole=all_keys) if len(chunks) > 1 else None
     token_logprobs, step_attention = TokenLogprobs(tokens), _step_attention(source, plan, tokens)
-    with progress(len(tokens), len(chunks) > 1) as bar, torch.no_grad():
+    hidden = True if len(chunks) == 1 else None  # one pass: there is nothing between its beginning and its end
+    with progress_bar(desc="recording", total=len(tokens), unit=" tokens", disable=hidden) as bar, torch.no_grad():
         for start, stop in chunks:
             recorder, norms = Recorder(plan.points), Norms(source.n_layers)
             summarizers: list[Norms | Predictions] = [norms]
@@ -171,9 +171,3 @@ def open_writer(
     with TraceWriter(to, manifest) as writer:
         yield writer
         writer.abort()  # unless it was committed
-
-
-def progress(total: int, worth_it: bool = True) -> tqdm:
-    """A progress bar with tokens per second, shown in a terminal or a notebook only."""
-    visible = "ipykernel" in sys.modules or sys.stderr.isatty()
-    return tqdm(total=total, unit="token", disable=not (visible and worth_it), leave=False, delay=1)

@@ -16,7 +16,6 @@ from zlib import crc32
 
 import ml_dtypes
 import numpy as np
-from tqdm.auto import tqdm
 
 from workbench.checks import check_seed, check_whole
 from workbench.errors import ArgumentTypeError, BudgetError, CheckpointError, ModelNotFound
@@ -26,6 +25,7 @@ from workbench.model.checkpoints.hf_config import hf_config_json
 from workbench.model.checkpoints.validate import block_shapes, check_config, packed_shapes, top_shapes
 from workbench.model.config import Config
 from workbench.paths import absolute, expanded
+from workbench.progress import Bar, progress_bar
 from workbench.text import shown, size_text
 from workbench.untrusted import is_file
 
@@ -99,7 +99,7 @@ def synth(
             f"folder on another disk, or fewer layers: each takes {size_text(_layer_bytes(c))}."
         )
     with atomic_folder(target) as staging:
-        with tqdm(total=need, unit="B", unit_scale=True, desc=target.name, disable=None, leave=False) as bar:
+        with progress_bar(total=need, unit="B", unit_scale=True, desc=target.name) as bar:
             for name, entries in files.items():
                 _write(staging / name, entries, seed, bar)
         _describe(staging, c, files)
@@ -164,7 +164,7 @@ def _layer_bytes(c: Config) -> int:
     return sum(entry.nbytes for layer, entry in _entries(c) if layer == 0 and ".layers.0." in entry.name)
 
 
-def _write(path: Path, entries: list[Entry], seed: int, bar: tqdm) -> None:
+def _write(path: Path, entries: list[Entry], seed: int, bar: Bar) -> None:
     """Writes one shard: the header of safetensors, then the numbers of each tensor.
 
     The tensors are in the order of safetensors itself, wider dtypes first and then by name, so every tensor is aligned.

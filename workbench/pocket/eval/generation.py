@@ -4,11 +4,11 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench.model.cache import KVCache
 from workbench.model.gpt_oss import forward
 from workbench.model.model import Model
+from workbench.progress import progress_bar
 from workbench.taps import Tap
 
 ROWS = 64
@@ -32,7 +32,7 @@ def generate(
     assert model.tokenizer is not None
     generated: list[list[int]] = [[] for _ in prompts]
     stops = torch.tensor(sorted(model.stop_ids))
-    with tqdm(total=len(prompts), desc=desc, leave=False, disable=None) as bar:
+    with progress_bar(total=len(prompts), desc=desc) as bar:
         for rows in groups_by_length(prompts):
             active = torch.tensor(rows)
             ids = torch.tensor([list(prompts[row]) for row in rows])

@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.func import functional_call
-from tqdm.auto import tqdm
 
 from workbench.pocket.families import make, with_changed_rule
 from workbench.pocket.rendering import Rendered, render
@@ -25,6 +24,7 @@ from workbench.pocket.train.checkpoint import load, snapshot
 from workbench.pocket.train.export import export
 from workbench.pocket.train.mix import draw
 from workbench.pocket.train.model import DTYPES, Pocket
+from workbench.progress import progress_bar
 
 CHANGED = ("w_qkv", "w_o")
 
@@ -59,7 +59,7 @@ def variant(model: Pocket, *, tokens: float = 1e6, rank: int = 4, lr: float = 0.
     optimizer = torch.optim.AdamW(trained, lr=lr, weight_decay=0.0)
     rng = Random(f"variant {seed}")
     done = 0.0
-    with tqdm(total=int(tokens), unit="tok", unit_scale=True, disable=None) as bar:
+    with progress_bar(total=int(tokens), unit="tok", unit_scale=True, disable=None) as bar:
         while done < tokens:
             for part in split([_draw(rng) for _ in range(128)], 2048):
                 b = batch(part)

@@ -10,7 +10,6 @@ from typing import Any, TextIO
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench.pocket.families import FAMILIES
 from workbench.pocket.train import checkpoint
@@ -21,6 +20,7 @@ from workbench.pocket.train.model import Pocket
 from workbench.pocket.train.optimizer import adamw, is_matrix, muon
 from workbench.pocket.train.plan import Plan, State
 from workbench.pocket.train.shared import Shared
+from workbench.progress import progress_bar
 
 LINE = 50  # steps between two lines of curve.jsonl
 
@@ -90,7 +90,7 @@ class Worker:
         if curve and state.step == 0:
             _print({"plan": asdict(plan), "workers": self.n_workers}, curve)
         total, hidden = int(plan.tokens), None if curve else True
-        with tqdm(total=total, initial=int(state.tokens), unit="tok", unit_scale=True, disable=hidden) as bar:
+        with progress_bar(total=total, initial=int(state.tokens), unit="tok", unit_scale=True, disable=hidden) as bar:
             while state.tokens < plan.tokens and state.step != job.last:
                 self.gradients(next(batches))
                 wait()
