@@ -1,8 +1,9 @@
-"""Writes the stub files (.pyi) of workbench and its topics, for editors and type checkers.
+"""Writes the stub files (.pyi) of workbench and its topics, for editors and type checkers, and the reference's tables.
 
     python docs/stubs.py
 
-The names come from workbench/topics.py, the descriptions from the modules' own docstrings. A test compares.
+The names come from workbench/topics.py, the descriptions from the modules' own docstrings. A test compares. The tables
+are those of reference_pages.py, which lists the same names.
 """
 
 import ast
@@ -43,3 +44,6 @@ if __name__ == "__main__":
     for path, text in stubs().items():
         path.write_text(text, "utf-8")
         print(path.relative_to(PACKAGE.parent))
+    import reference_pages  # here, because it imports all of workbench
+
+    reference_pages.main()

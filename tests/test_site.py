@@ -16,6 +16,7 @@ from urllib.parse import unquote, urlsplit
 import pytest
 
 import workbench as wb
+from docs import reference_pages
 from tests.views.browser import needed
 from workbench import hooks
 
@@ -159,7 +160,7 @@ def entries(site: Path) -> frozenset[str]:
 
 def test_every_public_name_has_an_entry_in_the_reference(site: Path):
     missing = [name for name in public() if name not in entries(site)]
-    assert not missing, "say where they stand: an {api} directive in docs/reference, or SPACES in docs/from_source.py"
+    assert not missing, "say where they stand: a line `<!-- names: … -->` in docs/reference"
 
 
 @pytest.mark.parametrize("kind", ["Model", "Trace"])
@@ -167,6 +168,20 @@ def test_every_public_method_has_an_entry_in_the_reference(site: Path, kind: str
     methods = [name for name in vars(getattr(wb, kind)) if not name.startswith("_")]
     shown = [name for name in methods if f"workbench.{kind}.{name}" in entries(site)]
     assert len(shown) > 10 and shown == methods
+
+
+def test_the_tables_of_the_reference_are_those_of_the_package():
+    stale = [path.name for path, text in reference_pages.pages().items() if path.read_text("utf-8") != text]
+    assert stale == [], "run: python docs/reference_pages.py"
+
+
+def test_a_page_of_the_reference_lists_names_and_what_they_give_without_the_site():
+    page = (HOME / "docs/reference/attention.md").read_text("utf-8")
+    assert "| `wb.attention.pattern` | The attention pattern of one layer" in page
+    listed = {name for path in reference_pages.pages() for name in re.findall(r"\| `(w[\w.]+)` \|", path.read_text())}
+    assert not [name for name in public() if not {name, name.replace("workbench.", "wb.", 1)} & listed]
+    points = (HOME / "docs/reference/hook_points.md").read_text("utf-8")
+    assert all(f"| `{name}` |" in points for name in (*hooks.POINTS, *hooks.SUMMARIES, *hooks.PRESETS))
 
 
 def test_every_hook_point_and_summary_is_in_the_table(site: Path):
