@@ -13,11 +13,10 @@ from typing import Any
 
 from docutils import nodes
 from docutils.statemachine import StringList
+from reference_pages import escaped, home, members, public
 from sphinx.application import Sphinx
 from sphinx.util.docutils import SphinxDirective
 from sphinx.util.inspect import signature, stringify_signature
-
-from reference_pages import escaped, home, members, public
 
 _CODE = re.compile(r"(?:wb|workbench)\.([A-Za-z_][\w.]*)(?:\(.*)?", re.DOTALL)
 
