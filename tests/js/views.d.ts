@@ -247,3 +247,6 @@ interface Element {
   /** The tokens of a part of the transcript. */
   stretch?: { el: HTMLElement; start: number; stop: number; message: Message };
 }
+
+/** The name of the script that a live view loads, with its digest. */
+declare const SCRIPT: string;

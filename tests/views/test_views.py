@@ -223,7 +223,7 @@ def test_outside_of_jupyter_ipython_falls_back_to_repr():
 
 def test_the_widget_state_contains_its_script_and_no_trace_data():
     pytest.importorskip("anywidget")
-    from workbench.views.notebook import widget
+    from workbench.views.notebook import loader, widget
 
     view = wb.views.tokens(made.run())
     live = widget(view)
@@ -231,7 +231,9 @@ def test_the_widget_state_contains_its_script_and_no_trace_data():
     state = live.get_state()
     text = str({key: value for key, value in state.items() if key not in ("_esm", "_css")})
     assert len(text) < 2000
-    assert state["_esm"].startswith(script("transcript")[:100])
+    assert state["_esm"] == loader(view.module) and len(state["_esm"]) < 1500
+    header, [sent] = _reply(view, {"id": "1", "kind": "script"})
+    assert header == {"id": "1"} and sent.decode().startswith(script(view.module))
     live.close()
 
 

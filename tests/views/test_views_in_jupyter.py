@@ -151,6 +151,32 @@ def test_views_follow_the_jupyterlab_theme(server: Lab, page):
         page.screenshot(path=OUT / f"jupyter-{theme.lower()}.png")
 
 
+def test_all_views_of_a_kind_load_one_script_and_a_view_that_does_not_start_says_so(server: Lab, browser):
+    cells = [
+        "import workbench as wb\nimport workbench.views.notebook as notebook\ntrace = wb.load('made.trace')\n"
+        "sent, reply = [], notebook._reply\n"
+        "notebook._reply = lambda view, message: sent.append(message.get('kind')) or reply(view, message)",
+        *["wb.views.tokens(trace)"] * 4,
+        "notebook.loader = lambda module: 'export default { render: () => new Promise(() => {}) }'",
+        "wb.views.tokens(trace)",
+    ]
+    server.write("late.ipynb", cells)
+    page = browser.new_page(viewport={"width": 1400, "height": 3000})
+    server.open(page, "late.ipynb")
+    server.run_all(page)
+    page.wait_for_function("document.querySelectorAll('.wb').length == 4", timeout=30_000)
+    assert server.execute(page, "print(sent.count('script'), sent.count('open'))") == "1 4"
+    late = """() => [...document.querySelectorAll("[data-wb-still]")].filter(e => e.checkVisibility()).map(e => {
+      for (const animation of e.getAnimations({subtree: true})) animation.currentTime = 10001;
+      const {content, visibility} = getComputedStyle(e, "::after");
+      return [content, visibility];
+    })"""
+    assert page.evaluate(late) == [['"The live view did not start: run the cell again."', "visible"]]
+    page.screenshot(path=OUT / "jupyter-late.png")
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    page.close()
+
+
 def menus(page) -> list[list[str]]:
     """Layer and head of each live view."""
     page.wait_for_function("document.querySelectorAll('.wb canvas').length >= 4", timeout=30_000)
@@ -177,6 +203,11 @@ def test_two_heads_views_show_their_own_layer_and_head_run_reloaded_and_stored(s
     assert menus(page) == [["0", "1"], ["3", "5"]]
     page.screenshot(path=OUT / "jupyter-heads.png")
     page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    assert "no kernel" not in page.locator(".wb").nth(0).inner_text()
+    page.locator(".wb").nth(0).press("]")
+    bar = "getComputedStyle(document.querySelector('.wb-lost .wb-bar') ?? document.body, '::after').content"
+    page.wait_for_function(f"{bar}.includes('no kernel: run the cell again')", timeout=10_000)
+    page.screenshot(path=OUT / "jupyter-no-kernel.png")
     page.close()
     outputs = json.loads((server.root / "heads.ipynb").read_text("utf-8"))["cells"]
     stored = ["".join("".join(one["data"].get("text/html", "")) for one in cell["outputs"]) for cell in outputs[1:]]

@@ -80,12 +80,23 @@ async function mount(el, bytes, { signal, queryPython, model }) {
       state.pin < 0 ? null : Object.fromEntries(named)
     );
     if (JSON.stringify(selected) === JSON.stringify(model.get("selected"))) return;
-    model.set("selected", selected);
-    model.save_changes();
+    try {
+      model.set("selected", selected);
+      model.save_changes();
+    } catch {
+      lost(el);
+    }
   }, signal);
   DRAW[data.view]({ el, data, tokens, bus, signal, theme, queryPython, standalone: !model });
   performance.mark("workbench:drawn");
 }
+
+/**
+ * The kernel is gone: views.css says so in the bar, since what is drawn stays usable.
+ *
+ * @param {HTMLElement} el
+ */
+const lost = (el) => el.classList.add("wb-lost");
 
 /**
  * anywidget's `render`. The payload and the results of later queries are replies with one binary buffer each.
@@ -107,7 +118,12 @@ export async function renderLive({ model, el, signal = new AbortController().sig
     new Promise((done, failed) => {
       const id = `${performance.now()}-${sent++}`;
       waiting.set(id, [done, failed]);
-      model.send({ id, kind, request });
+      try {
+        model.send({ id, kind, request });
+      } catch {
+        lost(el);
+        failed(new Error("no kernel: run the cell again"));
+      }
     });
   const bytes = await send("open");
   await markLive(el, signal);

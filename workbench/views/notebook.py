@@ -10,6 +10,7 @@ bundle), it is the snapshot.
 import sys
 from contextlib import suppress
 from functools import cache
+from hashlib import sha256
 from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
@@ -27,7 +28,14 @@ MAX_ID, MAX_ERROR = 100, 1000  # characters
 # mount.js sets .wb-alive when the live view is drawn. From then on the snapshot is hidden; before that, and where it is
 # never drawn, the widget's output is hidden. No :has selector looks inside a live view: it would be evaluated at every
 # move of the mouse.
+# A widget that has an element of its own but no live view after ten seconds has not started: the style says so, because
+# no script of ours runs then. Where styles are removed, nothing is said.
 _CHOOSE = """<style>
+@keyframes wb-late {{ to {{ visibility: visible; }} }}
+.jp-OutputArea-child:has(+ .jp-OutputArea-child:not(.wb-alive) > * > .lm-Widget) > * > [data-wb-still="{id}"]::after {{
+  content: "The live view did not start: run the cell again."; font-weight: bold; display: block;
+  visibility: hidden; animation: wb-late 0s 10s forwards;
+}}
 .jp-OutputArea-child:has(> * > [data-wb-still="{id}"]):has(+ .wb-alive) {{ display: none; }}
 .jp-OutputArea-child:has(> * > [data-wb-still="{id}"]) + .jp-OutputArea-child:not(.wb-alive) {{ display: none; }}
 </style>"""
@@ -99,12 +107,21 @@ def widget(view: "View") -> Any:
                 widget_class = _class()
             except ImportError:
                 return None
-            live = widget_class(
-                view, _esm=script(view.module) + "export default { render: renderLive };\n", selected=view._selected
-            )
+            live = widget_class(view, _esm=loader(view.module), selected=view._selected)
             live.on_msg(lambda _, message, buffers: live.send(*_reply(view, message)))
             view._live = live
         return view._live
+
+
+def live_script(module: str) -> str:
+    """The script of a live view, which `loader` requests."""
+    return script(module) + "export { renderLive };\n"
+
+
+def loader(module: str) -> str:
+    """The widget's own script: short, so that it starts at once; it requests `live_script` if the page has none yet."""
+    digest = sha256(live_script(module).encode()).hexdigest()[:12]
+    return f'const SCRIPT="{module}-{digest}";\n{script("loader")}export default {{ render }};\n'
 
 
 def _reply(view: "View", message: Any) -> tuple[dict[str, Any], list[bytes]]:
@@ -113,8 +130,9 @@ def _reply(view: "View", message: Any) -> tuple[dict[str, Any], list[bytes]]:
     number = message.get("id")
     if not isinstance(number, str) or len(number) > MAX_ID:  # the browser's ids are short texts; JSON has all of them
         number = None
+    kind, request = message.get("kind"), message.get("request") or {}
     try:
-        return {"id": number}, [view.reply(message.get("kind"), message.get("request") or {})]
+        return {"id": number}, [live_script(view.module).encode() if kind == "script" else view.reply(kind, request)]
     except Exception as error:  # the browser shows it in place of the view
         return {"id": number, "error": printable(f"{type(error).__name__}: {error}")[:MAX_ERROR]}, []
 
