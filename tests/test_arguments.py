@@ -711,7 +711,28 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     "figures.line": lambda w: (wb.figures.line, drawn(w) | {"by": "step", "null": 0.5}),
     "figures.stacked": lambda w: (
         wb.figures.stacked,
-        {"array": w.array(3, 3), "by": "step", "title": "a", "note": "b", "width": 90.0, "height": 60.0},
+        {
+            "array": w.array(3, 3),
+            "by": "step",
+            "xlabel": "x",
+            "ylabel": "y",
+            "title": "a",
+            "note": "b",
+            "width": 90.0,
+            "height": 60.0,
+        },
+    ),
+    "figures.dose": lambda w: (
+        wb.figures.dose,
+        {
+            "effect": doses(),
+            "xlabel": "x",
+            "ylabel": "y",
+            "title": "a",
+            "note": "b",
+            "width": 90.0,
+            "height": 60.0,
+        },
     ),
     "figures.heatmap": lambda w: (
         wb.figures.heatmap,
@@ -722,6 +743,8 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
             "written": True,
             "low": 0.0,
             "high": 2.0,
+            "xlabel": "x",
+            "ylabel": "y",
             "title": "a",
             "note": "b",
             "width": 90.0,
@@ -740,6 +763,8 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
             "y": w.array(3),
             "groups": ["a", "b", "b"],
             "text": ["c", "d", "e"],
+            "xlabel": "x",
+            "ylabel": "y",
             "title": "a",
             "note": "b",
             "width": 90.0,
@@ -839,8 +864,13 @@ def step_array(w: World) -> xr.DataArray:
 
 def drawn(w: World) -> Arguments:
     array = w.array(3, 3)
-    texts = {"title": "a", "note": "b", "width": 90.0, "height": 60.0}
-    return {"array": array, "low": array - 1, "high": array + 1} | texts
+    texts = {"null_name": "a null", "xlabel": "x", "ylabel": "y", "title": "a", "note": "b"}
+    return {"array": array, "low": array - 1, "high": array + 1} | texts | {"width": 90.0, "height": 60.0}
+
+
+def doses() -> xr.Dataset:
+    lines = {"random": (("control", "scale"), np.ones((2, 2))), "unrelated": (("contrast", "scale"), np.zeros((1, 2)))}
+    return xr.Dataset({"steered": ("scale", [0.1, 0.2])} | lines, {"scale": [0.0, 1.0]})
 
 
 def graph(w: World) -> xr.Dataset:
@@ -1147,8 +1177,22 @@ VALID: dict[str, set[str]] = {
     "figures.Rule.at": FINITE,
     "figures.Rule.text": ANY_TEXT,
     "figures.Rule.name": ANY_TEXT,
+    "figures.bars.null_name": ANY_TEXT,
+    "figures.bars.xlabel": ANY_TEXT | {"None"},
+    "figures.bars.ylabel": ANY_TEXT | {"None"},
     "figures.bars.null": FINITE | {"None", "(1, 2, 3)"},
+    "figures.line.null_name": ANY_TEXT,
+    "figures.line.xlabel": ANY_TEXT | {"None"},
+    "figures.line.ylabel": ANY_TEXT | {"None"},
     "figures.line.null": FINITE | {"None", "(1, 2, 3)"},
+    "figures.dose.xlabel": ANY_TEXT,
+    "figures.dose.ylabel": ANY_TEXT,
+    "figures.stacked.xlabel": ANY_TEXT | {"None"},
+    "figures.stacked.ylabel": ANY_TEXT | {"None"},
+    "figures.heatmap.xlabel": ANY_TEXT | {"None"},
+    "figures.heatmap.ylabel": ANY_TEXT | {"None"},
+    "figures.scatter.xlabel": ANY_TEXT | {"None"},
+    "figures.scatter.ylabel": ANY_TEXT | {"None"},
     "figures.heatmap.marked": {"None"},
     "figures.heatmap.marked_name": ANY_TEXT,
     "figures.heatmap.written": FLAG,

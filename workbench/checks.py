@@ -29,7 +29,7 @@ _NEEDED = {
     "Trace": "a Trace (as from wb.trace, model.trace or wb.load)",
     "Model": "a wb.Model (such as wb.Model('pocket'))",
     "Figure": "a Figure (as from the functions of wb.figures)",
-    "DataArray": "a labeled array (as from wb.attention.step_attention)",
+    "DataArray": "a labeled array (as from trace.array('entropy') or wb.attention.step_attention)",
     "Dataset": "a Dataset (as from wb.residual.resid_basis)",
     "TunedLens": "a TunedLens (as from wb.lens.train_tuned_lens)",
     "SAE": "an SAE (as from wb.sae.load_sae)",

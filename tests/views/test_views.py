@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 import workbench as wb
 from tests.views import made
-from workbench.errors import SelectionError
+from workbench.errors import HookNameError, NotRecorded, SelectionError
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.notebook import _reply, snapshot
@@ -65,8 +65,14 @@ def test_selected_can_be_set_in_python():
         ({"window": (5, 5)}, "first, stop"),
         ({"window": (0, 99)}, "first < stop <= 98"),
         ({"window": (3,)}, "first, stop"),
-        ({"lanes": ["entropie"]}, "lane 'entropie' does not exist; use transcript, forced_answer"),
-        ({"lanes": [xr.DataArray(np.zeros(5), dims="pos")]}, "98 positions, got {'pos': 5}"),
+        (
+            {"lanes": ["entropie"]},
+            r"lane 'entropie' does not exist\. Did you mean 'entropy'\? Use transcript, forced_answer",
+        ),
+        (
+            {"lanes": [xr.DataArray(np.zeros(5), dims="pos")]},
+            r"98 positions, as from trace\.array\('entropy'\); got \{'pos': 5\}",
+        ),
         ({"lanes": [3]}, "got int"),
         ({"forced_answer": xr.DataArray(np.zeros(5), dims="pos")}, "wb.reasoning.forced_answer"),
         ({"drift": xr.DataArray(np.zeros((4, 2, 2)), dims=("layer", "step", "key_step"))}, "routing_drift"),
@@ -100,6 +106,26 @@ def test_lanes_are_in_the_order_of_the_argument_including_own_arrays():
     assert (own_lane["kind"], own_lane["unit"]) == ("bars", "apples")
     assert np.array_equal(arrays["lane:my own"], own.values)
     assert sheet.lanes["heads"].names == ("head 0", "head 1", "head 2")
+
+
+def test_views_take_recorded_names_and_label_them():
+    trace = made.run()
+    header, arrays = wb.views.tokens(trace, "entropy").payload()
+    assert (header["scale"]["label"], header["scale"]["unit"]) == ("entropy of the next token", "nats")
+    assert header["args"] == ", 'entropy'" and np.array_equal(arrays["values"], trace["entropy"], equal_nan=True)
+    with pytest.raises(ValueError, match=r"one number for each of the 98 tokens.*trace\.array\('margin'\)"):
+        wb.views.tokens(trace, "margin")
+    with pytest.raises(HookNameError, match="Did you mean 'entropy'"):
+        wb.views.tokens(trace, "entropie")
+    assert wb.views.score_sheet(trace, "entropy").shown == ("entropy",)
+    sheet = wb.views.score_sheet(trace, ["entropy", "resid_norm", trace.array("margin")])
+    assert sheet.shown == ("entropy", "resid_norm", "margin")
+    assert (sheet.lanes["resid_norm"].kind, sheet.lanes["resid_norm"].label) == ("heat", "L2 norm of resid_post")
+    with pytest.raises(NotRecorded, match="attn_out_norm"):
+        wb.views.score_sheet(trace, "attn_out_norm")
+    assert wb.views.score_sheet(trace, trace.array("entropy")).shown == ("entropy",)
+    one = wb.views.compare(trace, made.run(seed=1), "entropy")
+    assert [(lane.label, lane.unit) for lane in one.lanes] == [("entropy", "nats")]
 
 
 def test_changing_an_array_later_does_not_change_the_views():

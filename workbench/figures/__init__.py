@@ -9,6 +9,7 @@ A Figure holds only what is drawn. It is independent of any model, and both back
 
 from workbench.figures.arrays import bars, heatmap, line, scatter, stacked
 from workbench.figures.compose import above, beside
+from workbench.figures.doses import dose
 from workbench.figures.marks import Arcs, Bars, Blocks, Cells, Line, Points, Rule
 from workbench.figures.provenance_record import provenance
 from workbench.figures.saving import save
@@ -30,6 +31,7 @@ __all__ = [
     "above",
     "bars",
     "beside",
+    "dose",
     "heatmap",
     "line",
     "provenance",

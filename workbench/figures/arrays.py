@@ -1,6 +1,7 @@
 """Figures of labeled arrays, one function for each kind. Labels, units and n come from the array itself."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,9 @@ def line(
     low: Bound = None,
     high: Bound = None,
     null: Null = None,
+    null_name: str = "chance",
+    xlabel: str | None = None,
+    ylabel: str | None = None,
     title: str = "",
     note: str = "",
     width: float = WIDTHS["text"],
@@ -45,6 +49,8 @@ def line(
         by: the axis whose coordinates become separate curves
         low, high: bounds of the band around each curve, with the array's shape
         null: the chance level, as a number or an array over the same axis
+        null_name: what the chance level is, if it is another null, such as "random directions"
+        xlabel, ylabel: the labels of the axes, instead of those of the array
         title, note: the texts above and below; if `attrs` has `n`, the note ends with it
         width, height: in mm
 
@@ -52,17 +58,19 @@ def line(
         FigureError: the array does not have exactly one axis besides `by`
 
     >>> curve = xr.DataArray([0.1, 0.4, 0.9], dims="step", attrs={"long_name": "forced answer", "units": "probability"})
-    >>> figure = line(curve, null=0.1)
+    >>> figure = line(curve, null=0.1, null_name="guessing")
     >>> figure.panels[0].y.label, [mark.kind for mark in figure.panels[0].marks]
     ('forced answer (probability)', ['rule', 'line'])
+    >>> line(trace.array("entropy"), ylabel="nats").panels[0].y.label
+    'nats'
     """
     check_labeled("figures.line", array)
     dim, curves = _series(array, by)
-    marks: list[Mark] = _null(null, array[dim])
+    marks: list[Mark] = _null(null, array[dim], null_name)
     for index, (name, values) in enumerate(curves):
         lower, upper = _bound(low, array, by, index), _bound(high, array, by, index)
         marks.append(Line(x=_coordinates(array, dim), y=values, low=lower, high=upper, name=name, color=index % 7))
-    panel = Panel(marks=marks, x=_axis(array, dim), y=Axis(label=_label(array)))
+    panel = labeled_panel(marks, _axis(array, dim), Axis(label=_label(array)), xlabel, ylabel)
     return Figure(panels=[panel], title=title, note=_note(array, note), width=width, height=height)
 
 
@@ -73,6 +81,9 @@ def bars(
     low: Bound = None,
     high: Bound = None,
     null: Null = None,
+    null_name: str = "chance",
+    xlabel: str | None = None,
+    ylabel: str | None = None,
     title: str = "",
     note: str = "",
     width: float = WIDTHS["text"],
@@ -85,6 +96,8 @@ def bars(
         by: the axis whose coordinates become bars side by side
         low, high: bounds of the interval of each bar, with the array's shape
         null: the chance level, as a number or an array over the same axis
+        null_name: what the chance level is, if it is another null, such as "random directions"
+        xlabel, ylabel: the labels of the axes, instead of those of the array
         title, note: the texts above and below; if `attrs` has `n`, the note ends with it
         width, height: in mm
 
@@ -104,8 +117,8 @@ def bars(
         x = np.arange(len(values)) + (index - (len(series) - 1) / 2) * bar_width
         lower, upper = _bound(low, array, by, index), _bound(high, array, by, index)
         marks.append(Bars(x=x, y=values, low=lower, high=upper, width=bar_width, name=name, color=index % 7))
-    marks += _null(null, np.arange(array.sizes[dim]))
-    panel = Panel(marks=marks, x=_categories(array, dim), y=Axis(label=_label(array)))
+    marks += _null(null, np.arange(array.sizes[dim]), null_name)
+    panel = labeled_panel(marks, _categories(array, dim), Axis(label=_label(array)), xlabel, ylabel)
     return Figure(panels=[panel], title=title, note=_note(array, note), width=width, height=height)
 
 
@@ -113,6 +126,8 @@ def stacked(
     array: xr.DataArray,
     *,
     by: str,
+    xlabel: str | None = None,
+    ylabel: str | None = None,
     title: str = "",
     note: str = "",
     width: float = WIDTHS["text"],
@@ -125,6 +140,7 @@ def stacked(
     Args:
         array: the values, over one axis besides `by`; their label is `long_name` and `units`
         by: the axis of the parts
+        xlabel, ylabel: the labels of the axes, instead of those of the array
         title, note: the texts above and below; if `attrs` has `n`, the note ends with it
         width, height: in mm
 
@@ -147,7 +163,7 @@ def stacked(
             Bars(x=np.arange(len(values)), y=base + values, base=base, name=name, color=index % 7, width=GROUP_WIDTH)
         )
         up, down = up + np.maximum(values, 0), down + np.minimum(values, 0)
-    panel = Panel(marks=marks, x=_categories(array, dim), y=Axis(label=_label(array)))
+    panel = labeled_panel(marks, _categories(array, dim), Axis(label=_label(array)), xlabel, ylabel)
     return Figure(panels=[panel], title=title, note=_note(array, note), width=width, height=height)
 
 
@@ -159,6 +175,8 @@ def heatmap(
     written: bool = False,
     low: float | None = None,
     high: float | None = None,
+    xlabel: str | None = None,
+    ylabel: str | None = None,
     title: str = "",
     note: str = "",
     width: float = WIDTHS["text"],
@@ -175,6 +193,7 @@ def heatmap(
         marked_name: their name in the legend
         written: whether the numbers are printed in the cells
         low, high: the ends of the color scale; by default the smallest and the largest of the values and 0
+        xlabel, ylabel: the labels of the axes, instead of those of the array
         title, note: the texts above and below; if `attrs` has `n`, the note ends with it
         width, height: in mm
 
@@ -192,7 +211,7 @@ def heatmap(
     marks: list[Mark] = [Cells(values=array.values, label=_label(array), written=written, low=low, high=high)]
     marks += rings(marked, array.shape, marked_name)
     rows, columns = map(str, array.dims)
-    panel = Panel(marks=marks, x=_categories(array, columns), y=_flipped(_categories(array, rows)))
+    panel = labeled_panel(marks, _categories(array, columns), _flipped(_categories(array, rows)), xlabel, ylabel)
     if height is None:
         height = float(np.clip(18 + 7 * array.sizes[rows], 35, 120))
     return Figure(panels=[panel], title=title, note=_note(array, note), width=width, height=height)
@@ -204,6 +223,8 @@ def scatter(
     *,
     groups: Sequence[str] | None = None,
     text: Sequence[str] = (),
+    xlabel: str | None = None,
+    ylabel: str | None = None,
     title: str = "",
     note: str = "",
     width: float = WIDTHS["column"],
@@ -215,6 +236,7 @@ def scatter(
         x, y: the coordinates of the points; each array's label is its `long_name` and `units`
         groups: the group of each point, which decides its color
         text: a text for each point, shown on hovering
+        xlabel, ylabel: the labels of the axes, instead of those of the array
         title, note: the texts above and below; if `attrs` of `y` has `n`, the note ends with it
         width, height: in mm
 
@@ -243,7 +265,7 @@ def scatter(
         marks.append(
             Points(x=xs[members], y=ys[members], name=group, color=number % 7, text=[texts[i] for i in members])
         )
-    panel = Panel(marks=marks, x=Axis(label=_label(x)), y=Axis(label=_label(y)))
+    panel = labeled_panel(marks, Axis(label=_label(x)), Axis(label=_label(y)), xlabel, ylabel)
     return Figure(panels=[panel], title=title, note=_note(y, note), width=width, height=height)
 
 
@@ -298,12 +320,20 @@ def _bound(bound: Bound, array: xr.DataArray, by: str | None, number: int) -> np
     return np.asarray((bound if by is None else bound.transpose(by, ...)[number]).values, float)
 
 
-def _null(null: Null, x: Any) -> list[Mark]:
+def _null(null: Null, x: Any, name: str) -> list[Mark]:
+    name = check_text("null_name", name)
     if null is None:
         return []
     if np.isscalar(null) or getattr(null, "ndim", 1) == 0:
-        return [Rule(at=check_number("null", null), text="chance")]
-    return [Line(x=np.asarray(x, float), y=check_numbers("null", null), name="chance", color=NO_SERIES, dashed=True)]
+        return [Rule(at=check_number("null", null), text=name)]
+    return [Line(x=np.asarray(x, float), y=check_numbers("null", null), name=name, color=NO_SERIES, dashed=True)]
+
+
+def labeled_panel(marks: Sequence[Mark], x: Axis, y: Axis, xlabel: str | None, ylabel: str | None) -> Panel:
+    """A panel whose axes have the labels that a caller gave, if any."""
+    x = x if xlabel is None else replace(x, label=check_text("xlabel", xlabel))
+    y = y if ylabel is None else replace(y, label=check_text("ylabel", ylabel))
+    return Panel(marks=marks, x=x, y=y)
 
 
 def _coordinates(array: xr.DataArray, dim: str) -> np.ndarray:
@@ -333,7 +363,7 @@ def _categories(array: xr.DataArray, dim: str) -> Axis:
 
 
 def _flipped(axis: Axis) -> Axis:
-    return Axis(label=axis.label, ticks=axis.ticks, whole=axis.whole, flipped=True)
+    return replace(axis, flipped=True)
 
 
 def _text(value: Any, dim: str) -> str:

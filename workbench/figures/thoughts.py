@@ -21,7 +21,7 @@ CHANNELS = {"analysis": 0, "final": 1, "commentary": 3}  # the colors of message
 
 
 def strip(
-    lanes: Mapping[str, xr.DataArray],
+    lanes: Mapping[str, xr.DataArray] | Sequence[str],
     trace: Trace,
     where: slice | None = None,
     *,
@@ -36,7 +36,7 @@ def strip(
     their texts, positions are shown instead.
 
     Args:
-        lanes: title of a lane -> array over the positions of the text
+        lanes: title of a lane -> array over the positions of the text; or recorded names, such as ["entropy"]
         trace: the text
         where: the slice of positions to show; all by default
         title, note: the texts above and below
@@ -44,14 +44,20 @@ def strip(
 
     Raises:
         FigureError: an array has another axis than the positions of the text, or no position is shown
+        NotRecorded, HookNameError: the trace has no array of a name
 
-    >>> figure = strip({"entropy": xr.DataArray(np.asarray(trace["entropy"]), dims="pos")}, trace)
-    >>> [mark.kind for panel in figure.panels for mark in panel.marks]
-    ['blocks', 'blocks', 'bars']
+    >>> figure = strip(["entropy"], trace)
+    >>> [mark.kind for panel in figure.panels for mark in panel.marks], figure.panels[-1].title
+    (['blocks', 'blocks', 'bars'], 'entropy of the next token')
     """
     check_type("figures.strip", trace, Trace)
+    if isinstance(lanes, str) or (isinstance(lanes, Sequence) and all(isinstance(name, str) for name in lanes)):
+        arrays = [trace.array(name) for name in ([lanes] if isinstance(lanes, str) else lanes)]
+        lanes = {str(array.attrs.get("long_name", array.name)): array for array in arrays}
     if not isinstance(lanes, Mapping):
-        raise ArgumentTypeError(f"lanes must be a dict, as {{'entropy': array}}, got {shown(lanes)}.")
+        raise ArgumentTypeError(
+            f"lanes must be a dict, as {{'entropy': trace.array('entropy')}}, or recorded names, got {shown(lanes)}."
+        )
     for name, array in lanes.items():
         check_text("the title of a lane", name)
         check_labeled("figures.strip", array)

@@ -11,7 +11,9 @@ from workbench.units import labels
 if TYPE_CHECKING:
     import xarray as xr
 
-TEXTS = {"pos": "text", "query": "query_text", "key": "key_text"}  # axis of positions -> coordinate of their texts
+# Axis of positions -> the coordinate of their texts, and its label.
+TEXTS = {"pos": "text", "query": "query_text", "key": "key_text"}
+POSITIONS = {"pos": "position", "query": "position of the query", "key": "position of the key"}
 
 
 def labeled(
@@ -25,7 +27,9 @@ def labeled(
     """
     import xarray as xr
 
-    coords: dict[str, Any] = {axis: np.arange(size) for axis, size in zip(axes, values.shape, strict=True)}
+    sizes = dict(zip(axes, values.shape, strict=True))
+    labels_of = {axis: {"long_name": label} for axis, label in POSITIONS.items()}
+    coords: dict[str, Any] = {axis: (axis, np.arange(size), labels_of.get(axis)) for axis, size in sizes.items()}
     texts = np.array(list(str_tokens), object)
-    coords |= {TEXTS[axis]: (axis, texts) for axis in axes if axis in TEXTS and len(coords[axis]) == len(texts)}
+    coords |= {TEXTS[axis]: (axis, texts) for axis in axes if axis in TEXTS and sizes[axis] == len(texts)}
     return xr.DataArray(values, coords, tuple(axes), hooks.short_name(name), labels(name) | {"n": len(texts)} | attrs)

@@ -126,7 +126,7 @@ class Compare(View):
 def compare(
     trace: Trace,
     other: Trace,
-    lanes: Sequence[str | Pair] = ("logprob", "entropy"),
+    lanes: str | Sequence[str | Pair] = ("logprob", "entropy"),
     *,
     names: tuple[str, str] | None = None,
     window: tuple[int, int] | None = None,
@@ -157,7 +157,7 @@ def compare(
     """
     check_type("views.compare", trace, Trace)
     check_type("views.compare", other, Trace)
-    lanes = check_items("lanes", lanes, low=0)
+    lanes = check_items("lanes", [lanes] if isinstance(lanes, str) else lanes, low=0)
     names = None if names is None else _checked_names(names)
     models = [trace.manifest.model["name"], other.manifest.model["name"]]
     run_names = names or (models if models[0] != models[1] else ("first", "second"))
@@ -200,14 +200,14 @@ def aligned(first: Sequence[str], second: Sequence[str]) -> tuple[np.ndarray, np
 
 
 def _paired_lane(lane: str | Pair, trace: Trace, other: Trace) -> PairedLane:
-    pair = (trace[lane], other[lane]) if isinstance(lane, str) else check_items("a lane", lane)
+    pair = (trace.array(lane), other.array(lane)) if isinstance(lane, str) else check_items("a lane", lane)
     if len(pair) != 2:
         raise ArgumentError(f"a lane must be a name or a pair of arrays, one per run, got {len(pair)} entries.")
     attrs = pair[0].attrs if isinstance(pair[0], xr.DataArray) else {}
     label = visible(
         lane if isinstance(lane, str) else str(attrs.get("long_name") or getattr(pair[0], "name", "") or "own")
     )
-    unit = visible(str(attrs.get("units", "nats" if lane in ("logprob", "entropy") else "")))
+    unit = visible(str(attrs.get("units", "")))
     arrays = []
     for values, run in zip(pair, (trace, other), strict=True):
         array = check_numbers(f"lane {label!r}", values).astype("f4")

@@ -1,7 +1,8 @@
 """The score sheet: lanes of a run over one token axis, and the display of a trace in Jupyter."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import pairwise
 from typing import Any
 
@@ -10,8 +11,8 @@ import xarray as xr
 
 from workbench.analysis.lens import prediction_depth
 from workbench.checks import check_items, check_numbers, check_type
-from workbench.errors import ArgumentError
-from workbench.text import range_text, visible
+from workbench.errors import ArgumentError, HookNameError
+from workbench.text import range_text, shown, visible
 from workbench.traces import Trace
 from workbench.traces.model_parts import has_router, has_sinks
 from workbench.views import snapshot_html
@@ -97,7 +98,7 @@ class ScoreSheet(View):
 
 def score_sheet(
     trace: Trace,
-    lanes: Sequence[str | xr.DataArray] | None = None,
+    lanes: str | xr.DataArray | Sequence[str | xr.DataArray] | None = None,
     *,
     forced_answer: xr.Dataset | xr.DataArray | None = None,
     drift: xr.Dataset | xr.DataArray | None = None,
@@ -115,8 +116,8 @@ def score_sheet(
 
     Args:
         trace: the run.
-        lanes: names of lanes, and arrays of your own with the axes (pos) or (layer pos); without it, all lanes for
-            which the model has the parts.
+        lanes: names of lanes or of recorded arrays, and arrays of your own, with the axes (pos) or (layer pos); a name
+            alone is one lane. Without it, all lanes for which the model has the parts.
         forced_answer: the result of `wb.reasoning.forced_answer(model, trace)`.
         drift: the result of `wb.routing.routing_drift(trace)`.
         arcs: an array with step and key_step, for example the result of `wb.reasoning.suppression(model, trace)`.
@@ -125,21 +126,24 @@ def score_sheet(
 
     Raises:
         ArgumentError: an unknown lane, or an array that does not fit the trace.
+        NotRecorded: a name that this trace does not hold.
 
     >>> sheet = wb.views.score_sheet(trace, ["transcript", "entropy", "sink"], selected=12)
     >>> sheet.selected, sheet
     ({'pos': 12}, <score_sheet of pocket: 64 tokens>)
     """
     check_type("views.score_sheet", trace, Trace)
+    if isinstance(lanes, str | xr.DataArray):
+        lanes = [lanes]
     lanes = None if lanes is None else check_items("lanes", lanes, low=0)
-    n, own = len(trace), [each for each in lanes or () if not isinstance(each, str)]
+    n = len(trace)
     known = {each.name: each for each in _builtin_lanes(trace, forced_answer, drift, arcs)}
+    if lanes is not None:
+        lanes = [
+            each if not isinstance(each, str) or each in known else _recorded(each, trace, known) for each in lanes
+        ]
+    own = [each for each in lanes or () if not isinstance(each, str)]
     names = _lanes_of_model(trace) if lanes is None else [each if isinstance(each, str) else "" for each in lanes]
-    unknown = [name for name in names if name and name not in known]
-    if unknown:
-        raise ArgumentError(
-            f"lane {visible(repr(unknown[0]))} does not exist; use {', '.join(known)}, or an array of your own"
-        )
     own_lanes = iter([_own_lane(array, number, trace) for number, array in enumerate(own)])
     named: dict[str, Lane] = {}
     for name in names:
@@ -338,12 +342,26 @@ def _arcs(trace: Trace, links: Any) -> Lane:
     return Lane("arcs", label, f"between steps, {unit}", "arcs", np.nan_to_num(values))
 
 
+def _recorded(name: str, trace: Trace, known: Iterable[str]) -> xr.DataArray:
+    """The recorded array of a name that is not a lane's; ArgumentError with the nearest lanes for an unknown name."""
+    try:
+        return trace.array(name)
+    except HookNameError:
+        names = [*known, *(key for key in trace._ipython_key_completions_() if isinstance(key, str))]
+    near = get_close_matches(name[:100], dict.fromkeys(names), 2)
+    hint = f" Did you mean {' or '.join(map(repr, map(visible, near)))}?" if near else ""
+    raise ArgumentError(
+        f"lane {shown(name)} does not exist.{hint} Use {', '.join(known)}, a recorded name over (pos) or (layer pos), "
+        "or an array of your own."
+    )
+
+
 def _own_lane(array: xr.DataArray, number: int, trace: Trace) -> Lane:
     n = len(trace)
     if not isinstance(array, xr.DataArray) or not 1 <= array.ndim <= 2 or array.sizes.get("pos") != n:
         raise ArgumentError(
-            f"a lane of your own must be a DataArray (pos) or (layer pos) with {n} positions, "
-            f"got {_type_or_sizes(array)}"
+            f"a lane of your own must be a DataArray (pos) or (layer pos) with {n} positions, as from "
+            f"trace.array('entropy'); got {_type_or_sizes(array)}"
         )
     check_numbers("a lane of your own", array)
     name = visible(str(array.name or array.attrs.get("long_name") or f"own {number + 1}"))

@@ -22,9 +22,9 @@ class Tokens(View):
     module = "tokens_view"
     call = "wb.views.tokens(trace"
 
-    def __init__(self, trace: Trace, values: np.ndarray | None, label: str, unit: str, **place: Any):
+    def __init__(self, trace: Trace, values: np.ndarray | None, label: str, unit: str, args: str, **place: Any):
         super().__init__(trace, **place)
-        self.values, self.label, self.unit = values, label, unit
+        self.values, self.label, self.unit, self.args = values, label, unit, args
 
     def payload(self) -> Payload:
         header, arrays = self.common()
@@ -32,8 +32,7 @@ class Tokens(View):
         if self.values is not None:
             finite = self.values[np.isfinite(self.values)]
             low, high = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-            header |= {"args": ", values"}
-            header |= {"scale": {"label": self.label, "unit": self.unit, "low": low, "high": high}}
+            header |= {"args": self.args, "scale": {"label": self.label, "unit": self.unit, "low": low, "high": high}}
             arrays |= {"values": self.values}
         return header, arrays
 
@@ -43,7 +42,7 @@ class Tokens(View):
 
 def tokens(
     trace: Trace,
-    values: xr.DataArray | Sequence[float] | np.ndarray | None = None,
+    values: str | xr.DataArray | Sequence[float] | np.ndarray | None = None,
     *,
     window: Sequence[int] | None = None,
     selected: int | None = None,
@@ -55,25 +54,30 @@ def tokens(
 
     Args:
         trace: the run.
-        values: one number per token (pos); a DataArray may have `long_name` and `units`. If the values have both signs,
-            white is 0.
+        values: a recorded name over (pos), such as "entropy", or one number per token of your own; a DataArray may have
+            `long_name` and `units`. If the values have both signs, white is 0.
         window: the positions (first, stop) shown first.
         selected: the pinned position.
 
     Raises:
         ArgumentError: `values` is not one number per token.
+        NotRecorded, HookNameError: the trace has no array of that name.
 
-    >>> wb.views.tokens(trace, trace["entropy"])
+    >>> wb.views.tokens(trace, "entropy")
     <tokens of pocket: 64 tokens>
     """
     check_type("views.tokens", trace, Trace)
-    label, unit, array = "value", "", None
+    label, unit, array, args = "value", "", None, ", values"
+    if isinstance(values, str):
+        args = f", {visible(repr(values))}"
+        values = trace.array(values)
     if values is not None:
         attrs = values.attrs if isinstance(values, xr.DataArray) else {}
         label, unit = visible(str(attrs.get("long_name", "value"))), visible(str(attrs.get("units", "")))
         array = check_outcomes("values", values).astype("f4")
         if array.shape != (len(trace),):
             raise ArgumentError(
-                f"values must be one number for each of the {len(trace)} tokens, got shape {array.shape}."
+                f"values must be one number for each of the {len(trace)} tokens, got shape {array.shape}; select one "
+                "layer or head, or take a mean, as in trace.array('margin').min('layer')."
             )
-    return Tokens(trace, array, label, unit, window=window, selected=selected)
+    return Tokens(trace, array, label, unit, args, window=window, selected=selected)
