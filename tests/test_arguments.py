@@ -611,6 +611,7 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
             "forced_answer": None,
             "drift": None,
             "arcs": None,
+            "scale": "shown",
             "window": (0, 9),
             "selected": 3,
         },

@@ -95,7 +95,14 @@ def test_views_of_different_kinds_keep_their_own_layer_head_and_window(browser, 
         wb.views.score_sheet(trace),
     ]
     tab = LiveTab(browser, views[0], tmp_path, *views[1:])
-    assert choices(tab) == [["", "-1"], ["", "2", "-1"], ["", "1", "0"], ["", "3"], [""], [""]]
+    assert choices(tab) == [
+        ["", "-1"],
+        ["", "2", "-1"],
+        ["", "1", "0"],
+        ["", "3"],
+        ["", "generated"],
+        ["", "generated"],
+    ]
     assert ["window=" in line for line in lines(tab)] == [False] * 4 + [True, False]
     assert tab.console == []
     tab.page.close()

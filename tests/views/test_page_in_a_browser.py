@@ -5,6 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import xarray as xr
 
 import workbench as wb
 from tests.views import made
@@ -86,7 +87,7 @@ def test_enter_in_the_search_goes_to_the_next_hit(tab: Tab):
 
 
 def test_a_filter_grays_out_all_other_tokens(tab: Tab):
-    tab.page.locator("select").select_option("channel:final")
+    tab.page.get_by_label("show only").select_option("channel:final")
     tab.settled()
     final = next(span for span in made.run().spans if span.channel == "final")
     assert tab.page.locator(".wb-t:not(.wb-off)").count() == final.stop - final.start
@@ -126,6 +127,36 @@ def test_the_menu_chooses_and_orders_lanes_and_the_python_code_follows(tab: Tab)
     assert line == f"wb.views.score_sheet(trace, lanes=({lanes}), selected=7)"
     sheet = eval(line, {"wb": wb, "trace": made.run()})
     assert (", ".join(f'"{name}"' for name in sheet.shown), sheet.selected) == (lanes, {"pos": 7})
+
+
+def bar_height(tab: Tab, position: int, n: int) -> int:
+    """The height in pixels of the bar of a position in the first lane."""
+    width = tab.page.locator(".wb-plot").bounding_box()["width"] - 168 - 76
+    alphas = tab.page.evaluate(
+        """(x) => { const canvas = document.querySelector(".wb-plot canvas");
+          return [...canvas.getContext("2d").getImageData(x, 44, 1, 44).data].filter((_, i) => i % 4 === 3); }""",
+        int(168 + (position + 0.5) * width / n),
+    )
+    return sum(alpha > 128 for alpha in alphas)
+
+
+def test_an_unlikely_prompt_does_not_flatten_what_the_model_wrote(browser, tmp_path: Path):
+    trace = made.run()
+    surprises = np.r_[np.full(trace.prompt_length, -26.0), np.full(len(trace) - trace.prompt_length, -1.0)]
+    surprises[-3] = -2
+    own = xr.DataArray(surprises, dims="pos", name="own")
+    sheet = wb.views.score_sheet(trace, [own])
+    tab = Tab(browser, sheet.to_html(tmp_path / "page.html"))
+    place = len(trace) - 10
+    half = bar_height(tab, place, len(trace))
+    assert 19 <= half <= 25, "a bar of -1 on a scale from -2 to 0 has half of the 44 pixels"
+    menu = tab.page.get_by_role("combobox", name="which tokens set the scales")
+    menu.select_option("run")
+    tab.settled()
+    assert bar_height(tab, place, len(trace)) <= 3
+    assert tab.python() == 'wb.views.score_sheet(trace, lanes=("own",), scale="run")'
+    tab.console[:] = [text for text in tab.console if "willReadFrequently" not in text]
+    tab.close()
 
 
 @pytest.mark.parametrize(("button", "suffix"), [("SVG", "svg"), ("PNG", "png")])

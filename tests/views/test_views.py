@@ -16,6 +16,7 @@ from hypothesis.extra import numpy as hnp
 import workbench as wb
 from tests.views import made
 from workbench.errors import HookNameError, NotRecorded, SelectionError
+from workbench.text import range_text
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.notebook import _reply, snapshot
@@ -354,3 +355,27 @@ def test_a_heat_map_leaves_only_nan_cells_transparent():
 
 def test_a_cut_text_ends_with_an_ellipsis():
     assert [snapshot_html.cut("abc", length) for length in (2, 3)] == ["ab…", "abc"]
+
+
+def test_the_generated_tokens_set_the_scale_of_a_lane_unless_another_choice_is_made():
+    trace = made.run()
+    surprises = np.r_[np.full(trace.prompt_length, -26.0), np.linspace(-3, 0, len(trace) - trace.prompt_length)]
+    own = xr.DataArray(surprises, dims="pos", name="own")
+    window = (len(trace) - 2, len(trace))
+    scales = {
+        scale: wb.views.score_sheet(trace, [own], scale=scale, window=window).snapshot()[-1].scale
+        for scale in ("generated", "shown", "run")
+    }
+    assert scales == {
+        "generated": "−3 to 0, clipped",
+        "shown": f"{range_text(surprises[-2], 0)}, clipped",
+        "run": "−26 to 0",
+    }
+    fixed = wb.views.score_sheet(trace, ["depth"]).lanes["depth"]
+    assert (fixed.low, fixed.high) == (0.0, 3.0), "a lane with fixed ends keeps them"
+    only_prompt = made.run(made.TALK[:2])
+    assert only_prompt.prompt_length == len(only_prompt)
+    own = xr.DataArray(np.linspace(-26, 0, len(only_prompt)), dims="pos", name="own")
+    assert wb.views.score_sheet(only_prompt, [own]).snapshot()[-1].scale == "−26 to 0"
+    with pytest.raises(ValueError, match="scale must be 'generated', 'shown' or 'run', got 'prompt'"):
+        wb.views.score_sheet(trace, scale="prompt")

@@ -1,9 +1,10 @@
 // @ts-check
 // The score sheet: the transcript, and below it the lanes that the reader chooses, over one token axis.
 import { ramp, raster } from "./drawing.js";
+import { SCALES, scaleEnds, scaleRange } from "./lane_scale.js";
 import { register } from "./mount.js";
 import { arcs, linksOf } from "./step_arcs.js";
-import { axisOf, columns, pointed, spread, ticks, veil } from "./token_axis.js";
+import { axisOf, columns, pointed, ticks, veil } from "./token_axis.js";
 import { number, plain } from "./token_index.js";
 import { legend, transcript } from "./transcript.js";
 import { frame, make } from "./view_frame.js";
@@ -28,7 +29,10 @@ register("score_sheet", (ctx) => {
       },
     ]),
   );
-  let shown = data.shown.filter((name) => lanes.has(name));
+  let shown = data.shown.filter((name) => lanes.has(name)),
+    scale = data.scale; // which tokens set the scales of the lanes
+  const endsOf = (lane, a) =>
+    scaleEnds(lane, n, scaleRange(scale, tokens, a, tokens.mask(state.only, state.pin)));
   const stepOf = (i) => tokens.step[i];
 
   // The readout of a token.
@@ -83,7 +87,8 @@ register("score_sheet", (ctx) => {
     readout,
     args: () =>
       data.args +
-      `, lanes=(${shown.map((name) => `"${name}"`).join(", ")}${shown.length === 1 ? "," : ""})`,
+      `, lanes=(${shown.map((name) => `"${name}"`).join(", ")}${shown.length === 1 ? "," : ""})` +
+      (scale === "generated" ? "" : `, scale="${scale}"`),
   });
 
   // Layout: lanes from the top, each with its own height.
@@ -133,11 +138,13 @@ register("score_sheet", (ctx) => {
         pen.text(x1 + 4, y + 12, label, { fill: c.ink, size: 10.5, width: x2 - x1 - 6 });
     }
   };
-  const bars = (pen, a, { values, keep, low, high }, y, h) => {
-    const cells = columns(a, values, keep),
-      [smallest, largest] = spread(values),
-      bottom = low ?? Math.min(0, smallest),
-      top = high ?? Math.max(largest, bottom);
+  const bars = (pen, a, lane, y, h) => {
+    const { values, keep, low, high } = lane,
+      cells = columns(a, values, keep),
+      ends = endsOf(lane, a),
+      bottom = low ?? Math.min(0, ends[0]),
+      top = high ?? Math.max(0, ends[1]);
+    let beyond = NaN; // the value that is farthest outside the scale
     const at = (v) => y + h - Math.max(0, Math.min(1, (v - bottom) / (top - bottom || 1))) * h,
       zero = at(Math.max(bottom, Math.min(0, top)));
     const wide = a.width / a.columns,
@@ -154,15 +161,18 @@ register("score_sheet", (ctx) => {
         Math.max(0.75, Math.abs(zero - to)),
         v < 0 && top > 0 ? theme.of.minus : theme.of.bar,
       );
+      if (v >= bottom && v <= top) return;
+      // a clipped bar ends in another color
+      pen.rect(a.x0 + i * wide + gap / 2, v > top ? y : y + h - 3, wide - gap, 3, theme.of.k1);
+      if (!(Math.abs(v) <= Math.abs(beyond))) beyond = v;
     });
-    return [bottom, top];
+    return { bottom, top, beyond };
   };
   const heatmap = (pen, a, lane, y, h) => {
     const { values, rows, keep } = lane,
       c = theme.of,
-      [smallest, largest] = spread(values),
-      low = lane.low ?? smallest,
-      high = lane.high ?? largest;
+      [low, high] = endsOf(lane, a);
+    let [below, above] = ["", ""]; // before the ends of the scale if values are outside
     const colors = lane.ramp === "both" ? ramp(c.minus, c.low, c.plus) : ramp(c.low, c[lane.ramp]);
     const cells = Array.from({ length: rows }, (_, r) => columns(a, values, keep, r * n));
     const drawn = Math.min(rows, MAX_ROWS),
@@ -178,6 +188,8 @@ register("score_sheet", (ctx) => {
         const v = cells[lane.names ? rows - 1 - l : l][k];
         if (Number.isNaN(best) || (keep === "min" ? v < best : v > best)) best = v;
       }
+      if (best < low) below = "≤ ";
+      if (best > high) above = "≥ ";
       return !Number.isNaN(best) ? Math.max(0, Math.min(255, ((best - low) / span) * 255)) : -1;
     };
     pen.image(a.x0, y, a.width, h, raster(a.columns, drawn, colors, cell));
@@ -196,8 +208,8 @@ register("score_sheet", (ctx) => {
       pen.text(x, y + h - 1, "layer 0", { fill: c.soft, size: 10.5 });
       pen.image(x, y + h / 2 - 9, 60, 6, key);
       const symmetric = low === -high; // one label: two would touch
-      if (!symmetric) pen.text(x, y + h / 2 + 8, number(low), { fill: c.soft, size: 10 });
-      const end = symmetric ? `±${number(high)}` : number(high);
+      if (!symmetric) pen.text(x, y + h / 2 + 8, below + number(low), { fill: c.soft, size: 10 });
+      const end = symmetric ? `±${number(high)}` : above + number(high);
       pen.text(x + 60, y + h / 2 + 8, end, { fill: c.soft, size: 10, align: "end" });
     }
   };
@@ -250,7 +262,7 @@ register("score_sheet", (ctx) => {
         lane.unit,
         lane.values &&
           lane.names &&
-          `light ${number(lane.low ?? spread(lane.values)[0])}, dark ${number(lane.high ?? spread(lane.values)[1])}`,
+          `light ${number(endsOf(lane, a)[0])}, dark ${number(endsOf(lane, a)[1])}`,
         lane.values && lane.kind !== "arcs" && a.shared && `downsampled (${lane.keep})`,
       ]
         .filter(Boolean)
@@ -282,9 +294,14 @@ register("score_sheet", (ctx) => {
       else if (lane.kind === "heat") heatmap(pen, a, lane, y0 + y, h);
       else if (lane.kind === "arcs") drawArcs(pen, a, lane, y0 + y, h);
       else {
-        const ends = bars(pen, a, lane, y0 + y, h);
-        pen.text(a.x0 + a.width + 8, y0 + y + 9, number(ends[1]), { fill: c.soft, size: 10.5 });
-        pen.text(a.x0 + a.width + 8, y0 + y + h, number(ends[0]), { fill: c.soft, size: 10.5 });
+        const { bottom, top, beyond } = bars(pen, a, lane, y0 + y, h),
+          x = a.x0 + a.width + 8;
+        pen.text(x, y0 + y + 9, number(top), { fill: c.soft, size: 10.5 });
+        pen.text(x, y0 + y + h, number(bottom), { fill: c.soft, size: 10.5 });
+        if (!Number.isNaN(beyond)) {
+          const text = `to ${number(beyond)}`;
+          pen.text(x, y0 + y + h / 2 + 5, text, { fill: c.k1, size: 10, width: SCALE - 8 });
+        }
       }
     }
     veil(pen, a, tokens.mask(state.only, state.pin), y0 + 40, end - 44, c);
@@ -332,10 +349,19 @@ register("score_sheet", (ctx) => {
     return marks;
   };
 
-  const menu = make("div", { className: "wb-menu", role: "group", label: "lanes" });
+  const title = "which tokens set the scales of the lanes; values beyond are clipped",
+    options = SCALES.map(([value, textContent]) => make("option", { value, textContent })),
+    scaleMenu = make("select", { label: title, title }, ...options);
+  scaleMenu.value = scale;
+  view.on(scaleMenu, "change", () => {
+    scale = scaleMenu.value;
+    stage.paint();
+  });
+  view.bar.insertBefore(scaleMenu, view.bar.querySelector(".wb-gap"));
+  const choices = make("div", { className: "wb-menu", role: "group", label: "lanes" });
   const list = () => {
     text.hidden = !shown.includes("transcript");
-    menu.replaceChildren();
+    choices.replaceChildren();
     for (const name of [...shown, ...[...lanes.keys()].filter((k) => !shown.includes(k))]) {
       const box = make("input", { type: "checkbox", checked: shown.includes(name) });
       view.on(box, "change", () =>
@@ -348,7 +374,7 @@ register("score_sheet", (ctx) => {
         [next[at], next[at + by]] = [next[at + by], next[at]];
         change(next);
       };
-      menu.append(
+      choices.append(
         make("label", {}, box, lanes.get(name).label),
         view.button("↑", `${name} up`, () => shift(-1)),
         view.button("↓", `${name} down`, () => shift(1)),
@@ -364,7 +390,7 @@ register("score_sheet", (ctx) => {
     "details",
     {},
     make("summary", { textContent: "lanes", title: "choose and order the lanes" }),
-    menu,
+    choices,
   );
   view.bar.insertBefore(details, view.bar.querySelector(".wb-gap").nextSibling);
   const text = make("div");

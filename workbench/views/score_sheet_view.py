@@ -10,12 +10,13 @@ import numpy as np
 import xarray as xr
 
 from workbench.analysis.lens import prediction_depth
-from workbench.checks import check_items, check_numbers, check_type
+from workbench.checks import check_choice, check_items, check_numbers, check_type
 from workbench.errors import ArgumentError, HookNameError
 from workbench.text import range_text, shown, visible
 from workbench.traces import Trace
 from workbench.traces.model_parts import has_router, has_sinks
 from workbench.views import snapshot_html
+from workbench.views.lane_scale import SCALES, scale_ends, scale_range
 from workbench.views.outline import message_ribbon, message_texts, parts
 from workbench.views.payload import Payload
 from workbench.views.step_links import strongest
@@ -70,8 +71,18 @@ class ScoreSheet(View):
     module = "score_sheet_view"
     call = "wb.views.score_sheet(trace"
 
-    def __init__(self, trace: Trace, lanes: Mapping[str, Lane], shown: Sequence[str], args: str, tall: int, **place):
+    def __init__(
+        self,
+        trace: Trace,
+        lanes: Mapping[str, Lane],
+        shown: Sequence[str],
+        args: str,
+        tall: int,
+        scale: str = "generated",
+        **place,
+    ):
         super().__init__(trace, **place)
+        self.scale = scale
         self.lanes, self.shown, self.args, self.tall = dict(lanes), tuple(shown), args, tall
 
     def payload(self) -> Payload:
@@ -81,6 +92,7 @@ class ScoreSheet(View):
             "lanes": [each.header() for each in self.lanes.values()],
             "shown": list(self.shown),
             "tall": self.tall,
+            "scale": self.scale,
         }
         for each in self.lanes.values():
             if each.values is not None and each.kind == "arcs":
@@ -92,7 +104,8 @@ class ScoreSheet(View):
 
     def snapshot(self) -> list[snapshot_html.Row]:
         texts = message_texts(self.trace, 600) if "transcript" in self.shown else []
-        lanes = [_lane_row(self.lanes[name]) for name in self.shown if name != "transcript"]
+        over = scale_range(self.scale, len(self.trace), self.trace.prompt_length, self.window)
+        lanes = [_lane_row(self.lanes[name], over) for name in self.shown if name != "transcript"]
         return [message_ribbon(self.trace), *texts, *lanes]
 
 
@@ -103,6 +116,7 @@ def score_sheet(
     forced_answer: xr.Dataset | xr.DataArray | None = None,
     drift: xr.Dataset | xr.DataArray | None = None,
     arcs: xr.Dataset | xr.DataArray | None = None,
+    scale: str = "generated",
     window: Sequence[int] | None = None,
     selected: int | None = None,
 ) -> ScoreSheet:
@@ -114,6 +128,10 @@ def score_sheet(
     that need an analysis: "forced_answer", "drift" (routing drift from the previous step, in bits) and "arcs" (links
     between steps). A lane that the trace does not have shows how to get it.
 
+    The generated tokens set the scales of the lanes, because tokens of the prompt often are very unlikely; a menu
+    changes that. Values beyond a scale are clipped: orange ends of bars, and the farthest value in orange beside them;
+    "≤" and "≥" beside colors.
+
     Args:
         trace: the run.
         lanes: names of lanes or of recorded arrays, and arrays of your own, with the axes (pos) or (layer pos); a name
@@ -121,11 +139,12 @@ def score_sheet(
         forced_answer: the result of `wb.reasoning.forced_answer(model, trace)`.
         drift: the result of `wb.routing.routing_drift(trace)`.
         arcs: an array with step and key_step, for example the result of `wb.reasoning.suppression(model, trace)`.
+        scale: the tokens that set the scales: "generated", "shown" (in the window, and not filtered out) or "run".
         window: the positions (first, stop) shown first.
         selected: the pinned position.
 
     Raises:
-        ArgumentError: an unknown lane, or an array that does not fit the trace.
+        ArgumentError: an unknown lane or scale, or an array that does not fit the trace.
         NotRecorded: a name that this trace does not hold.
 
     >>> sheet = wb.views.score_sheet(trace, ["transcript", "entropy", "sink"], selected=12)
@@ -135,6 +154,7 @@ def score_sheet(
     check_type("views.score_sheet", trace, Trace)
     if isinstance(lanes, str | xr.DataArray):
         lanes = [lanes]
+    check_choice("scale", scale, SCALES)
     lanes = None if lanes is None else check_items("lanes", lanes, low=0)
     n = len(trace)
     known = {each.name: each for each in _builtin_lanes(trace, forced_answer, drift, arcs)}
@@ -153,7 +173,9 @@ def score_sheet(
     args = "".join(f", {name}={name}" for name, value in arguments.items() if value is not None)
     tall = 260 if n <= 600 else 320
     offered = {name: known[name] for name in _lanes_of_model(trace)}
-    return ScoreSheet(trace, named | offered | named, list(named), args, tall, window=window, selected=selected)
+    return ScoreSheet(
+        trace, named | offered | named, list(named), args, tall, scale=scale, window=window, selected=selected
+    )
 
 
 class Compact(ScoreSheet):
@@ -395,26 +417,19 @@ def _add_predictions(trace: Trace, header: dict[str, Any], arrays: dict[str, np.
     arrays["top_probability"] = np.nan_to_num(np.exp(logprobs[:, :3]))
 
 
-def _lane_row(each: Lane) -> snapshot_html.Row:
+def _lane_row(each: Lane, over: slice) -> snapshot_html.Row:
     if each.values is None:
         return snapshot_html.Row(each.label, each.unit, text=each.missing)
-    finite = each.values[np.isfinite(each.values)]
-    smallest, largest = (float(finite.min()), float(finite.max())) if finite.size else (0.0, 0.0)
-    low, high = each.low if each.low is not None else smallest, each.high if each.high is not None else largest
-    scale = range_text(low, high)
-    downsampled = (
-        f"; downsampled ({each.keep})" if each.values.shape[-1] > snapshot_html.WIDTH and each.kind != "arcs" else ""
-    )
     if each.kind == "arcs":
         return matrix_row(each.label, each.unit, "row: to, column: from", each.values)
+    low, high = scale_ends(each.values, each.low, each.high, over)
+    if each.kind == "bars":  # they start at 0
+        low, high = min(low, 0.0) if each.low is None else low, max(high, 0.0) if each.high is None else high
+    clipped = ", clipped" if (each.values < low).any() or (each.values > high).any() else ""
+    scale = range_text(low, high) + clipped
+    unit = each.unit + (f"; downsampled ({each.keep})" if each.values.shape[-1] > snapshot_html.WIDTH else "")
     if each.kind == "heat":
         picture = snapshot_html.heat(each.values, each.keep, low, high, each.ramp)
-        return snapshot_html.Row(each.label, each.unit + downsampled, picture, scale=scale, height=48)
-    low = min(low, 0.0) if each.low is None else low
-    return snapshot_html.Row(
-        each.label,
-        each.unit + downsampled,
-        snapshot_html.bars(each.values, each.keep, low, high),
-        scale=scale,
-        height=32,
-    )
+        return snapshot_html.Row(each.label, unit, picture, scale=scale, height=48)
+    picture = snapshot_html.bars(each.values, each.keep, low, high)
+    return snapshot_html.Row(each.label, unit, picture, scale=scale, height=32)
