@@ -11,8 +11,10 @@ from workbench.checks import check_type, resolve_head, resolve_layer
 from workbench.traces import Trace, patterns
 from workbench.traces.model_parts import has_sinks
 from workbench.views import snapshot_html
+from workbench.views.outline import position_axis, token_axis
 from workbench.views.payload import Payload
 from workbench.views.request import index_in, range_in
+from workbench.views.snapshot_svg import Scale, heat_map
 from workbench.views.view import View
 
 PREVIEW_FROM = 4096  # tokens; for longer traces a preview is sent first
@@ -71,7 +73,7 @@ class Heads(View):
         return {"sink": float(sink[0, 0])}, {"row": row[0, 0].astype("f4")}
 
     def snapshot(self) -> list[snapshot_html.Row]:
-        view = patterns.view(self.trace, self.layer, [self.head], 320, sampled=self.quick)
+        view = patterns.view(self.trace, self.layer, [self.head], 192, sampled=self.quick)
         kind = self.trace.config["layer_types"][self.layer].replace("_", " ")
         downsampled = f"; downsampled (max), {view.factor} × {view.factor} tokens a cell" if view.factor > 1 else ""
         downsampled = f"; every {view.factor}th query, the largest of {view.factor} keys" if self.quick else downsampled
@@ -79,8 +81,13 @@ class Heads(View):
         unit = f"{kind}; row: query, column: key{downsampled}"
         sink = f"; mean mass on the sink {view.sink[0]:.2f}" if has_sinks(self.trace.config) else ""
         scale = f"√ scale, 0 to 1{sink}"
-        picture = snapshot_html.heat(np.sqrt(view.cells[0][::-1]), "max", 0.0, 1.0, height=len(view.cells[0]))
-        return [snapshot_html.Row(label, unit, picture, scale=scale, height=snapshot_html.WIDTH)]
+        cells = np.sqrt(view.cells[0])
+        cells[np.triu_indices(len(cells), 1)] = np.nan  # later keys
+        queries = token_axis(self.trace, "query", view.factor)
+        picture = heat_map(
+            cells, queries, position_axis(self.trace, "key", view.factor), Scale(0, 1, "blue", "attention, √ scale")
+        )
+        return [snapshot_html.Row(label, unit, scale=scale, drawing=picture)]
 
     def to_html(self, path: os.PathLike[str] | str):
         """Write the view as one page, like `View.to_html`, with exact cells: a page cannot query them later."""

@@ -6,7 +6,9 @@ from workbench.checks import check_type
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
+from workbench.views.outline import layer_axis, position_axis
 from workbench.views.payload import Payload
+from workbench.views.snapshot_svg import HEIGHT, MAX_CELLS, Scale, heat_map
 from workbench.views.view import View
 
 
@@ -58,10 +60,13 @@ class Lens(View):
         trace, vocab_text = self.trace, self.trace.vocab_text
         first = np.asarray(trace["lens_ids"])[..., 0]
         probability = np.exp(np.asarray(trace["lens_logprobs"], np.float64)[..., 0])
-        downsampled = "; downsampled (max)" if len(trace) > snapshot_html.WIDTH else ""
-        picture = snapshot_html.heat(probability, "max", 0.0, 1.0, height=96)
+        downsampled = "; downsampled (max)" if len(trace) > MAX_CELLS else ""
+        layers = layer_axis(range(len(probability))[::-1])
+        picture = heat_map(
+            probability[::-1], layers, position_axis(trace), Scale(0, 1, "blue", "probability"), height=HEIGHT
+        )
         unit = f"row: layer, 0 at the bottom; column: token{downsampled}"
-        rows = [snapshot_html.Row("probability of the top prediction", unit, picture, scale="0 to 1", height=96)]
+        rows = [snapshot_html.Row("probability of the top prediction", unit, drawing=picture)]
         selected = (self.selected or {}).get("pos", max(trace.prompt_length - 1, 0))
         if selected < len(trace):
             predictions = [vocab_text.get(i, f"#{i}") for i in first[:, selected].tolist()]

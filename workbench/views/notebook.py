@@ -55,7 +55,8 @@ def display_in_jupyter(view: "View") -> None:
     display({"text/html": snapshot(view, live is not None), "text/plain": repr(view)}, raw=True)
     if live is not None:
         data, metadata = live._repr_mimebundle_()
-        display({**data, "text/plain": "(the live view: run this cell)"}, metadata=metadata, raw=True)
+        # No text: where the widget cannot be shown, the snapshot above has already said what to do.
+        display({**data, "text/plain": ""}, metadata=metadata, raw=True)
 
 
 def snapshot(view: "View", has_widget: bool = True) -> str:

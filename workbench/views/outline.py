@@ -9,7 +9,8 @@ from workbench.text import visible
 from workbench.traces import Trace
 from workbench.traces.spans import Span
 from workbench.traces.steps import KINDS, Step, steps
-from workbench.views.snapshot_html import Row, cut, ribbon
+from workbench.views.snapshot_html import WIDTH, Row, cut
+from workbench.views.snapshot_svg import Axis, bands
 
 # Each kind of step and each channel has the same color in every view: .k0 to .k8 in views.css.
 KIND_COLORS = {kind: place for place, kind in enumerate(kind for kind in KINDS if kind != "unknown")}
@@ -74,9 +75,28 @@ def color_of(span: Span) -> int:
 
 
 def message_ribbon(trace: Trace) -> Row:
-    """The messages as a row of a snapshot: one band, each message in its color."""
-    bands = [(span.start, span.stop, color_of(span)) for span in messages(trace.spans, len(trace))]
-    return Row("messages", png=ribbon(len(trace), bands), height=10)
+    """The messages as a row of a snapshot: one band, each message in its color and with its name, above positions."""
+    blocks = [
+        (span.start, span.stop, color_of(span), visible(span.channel or span.author or span.role))
+        for span in messages(trace.spans, len(trace))
+    ]
+    return Row("messages", "position", drawing=bands(len(trace), blocks, WIDTH))
+
+
+def position_axis(trace: Trace, label: str = "position", factor: int = 1) -> Axis:
+    """The columns of a snapshot's heat map: the position of every `factor`th token."""
+    return Axis(label, [f"{position:,}" for position in range(0, len(trace), factor)])
+
+
+def token_axis(trace: Trace, label: str, factor: int = 1) -> Axis:
+    """The rows of a snapshot's heat map: text and position of every `factor`th token."""
+    str_tokens = trace.str_tokens
+    return Axis(label, [f"{cut(visible(str_tokens[i]).strip(), 9)} {i}" for i in range(0, len(trace), factor)])
+
+
+def layer_axis(layers: Sequence[int]) -> Axis:
+    """The rows of a snapshot's heat map, one for each layer."""
+    return Axis("layer", [str(layer) for layer in layers])
 
 
 def message_texts(trace: Trace, max_length: int) -> list[Row]:

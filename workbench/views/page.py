@@ -42,7 +42,7 @@ def page(view: "View") -> str:
         "base-uri 'none'; form-action 'none'"
     )
     trace = view.trace
-    rows = table([row for row in view.snapshot() if row.png or not row.text])
+    rows = table([row for row in view.snapshot() if row.png or row.drawing or not row.text])
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'

@@ -8,7 +8,9 @@ from workbench.analysis.routing import expert_load
 from workbench.checks import check_type, resolve_layer
 from workbench.traces import Trace
 from workbench.views import snapshot_html
+from workbench.views.outline import layer_axis, position_axis
 from workbench.views.payload import Payload
+from workbench.views.snapshot_svg import HEIGHT, MAX_CELLS, Axis, Scale, heat_map
 from workbench.views.view import View
 
 
@@ -41,15 +43,17 @@ class Routing(View):
     def snapshot(self) -> list[snapshot_html.Row]:
         load = expert_load(self.trace)
         highest = float(load.max())
-        picture = snapshot_html.heat(load.values, "max", 0.0, highest, "brown", 96)
-        scale = f"0 to {highest:.2g} of the positions"
-        layers = f"row: layer, {load.layer.values[0]} at the bottom; column: expert, 0 to {load.sizes['expert'] - 1}"
-        rows = [snapshot_html.Row("expert load", layers, picture, scale=scale, height=96)]
-        weights = np.asarray(self.trace["expert_weights", self.layer], np.float32).T[::-1]  # expert pos
-        downsampled = "; downsampled (max)" if len(self.trace) > snapshot_html.WIDTH else ""
-        picture = snapshot_html.heat(weights, "max", 0.0, 1.0, height=max(96, len(weights)))
-        unit = f"row: expert, 0 at the top; column: token{downsampled}"
-        return [*rows, snapshot_html.Row(f"weights, layer {self.layer}", unit, picture, scale="0 to 1", height=96)]
+        experts = Axis("expert", [str(expert) for expert in range(load.sizes["expert"])])
+        scale = Scale(0, highest, "brown", "share of the positions")
+        layers = layer_axis(load.layer.values[::-1].tolist())
+        picture = heat_map(load.values[::-1], layers, experts, scale, height=HEIGHT)
+        rows = [snapshot_html.Row("expert load", "row: layer; column: expert", drawing=picture)]
+        weights = np.asarray(self.trace["expert_weights", self.layer], np.float32).T  # expert pos
+        downsampled = "; downsampled (max)" if len(self.trace) > MAX_CELLS else ""
+        scale = Scale(0, 1, "blue", "weight of the expert")
+        picture = heat_map(weights, experts, position_axis(self.trace), scale, height=HEIGHT)
+        unit = f"row: expert; column: token{downsampled}"
+        return [*rows, snapshot_html.Row(f"weights, layer {self.layer}", unit, drawing=picture)]
 
 
 def routing(

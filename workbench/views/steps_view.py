@@ -16,6 +16,7 @@ from workbench.views import snapshot_html
 from workbench.views.outline import parts
 from workbench.views.payload import Payload
 from workbench.views.request import index_in, range_in
+from workbench.views.snapshot_svg import Axis, Scale, heat_map
 from workbench.views.step_links import pooled, strongest
 from workbench.views.view import View
 
@@ -23,7 +24,7 @@ Array = xr.DataArray | xr.Dataset
 
 
 CELLS = 760  # rows and columns sent at most, each one or several steps: two for each pixel of the matrix
-HEIGHT = 160  # of a snapshot, in pixels
+HEIGHT = 160  # of a snapshot, in cells
 INITIAL_BYTES = 4_000_000  # of the matrices sent with the view; the others are sent on demand
 
 
@@ -200,14 +201,22 @@ def matrix_row(label: str, unit: str, axes: str, matrix: np.ndarray) -> snapshot
     """A row of a snapshot: the matrix (step key_step), step 0 at the top left."""
     largest, signed = _scale(matrix)
     factor = -(-len(matrix) // HEIGHT)
-    cells = pooled(matrix, factor)[::-1]
-    picture = snapshot_html.heat(
-        cells, "max", -largest if signed else 0.0, largest, "both" if signed else "blue", HEIGHT
+    cells = pooled(matrix, factor)
+    later = np.triu_indices(len(cells), 1)
+    if not np.nan_to_num(cells[later]).any():
+        cells = cells.copy()
+        cells[later] = np.nan  # a step has no links to later ones: empty, not zero
+    numbers = [str(step) for step in range(0, len(matrix), factor)]
+    picture = heat_map(
+        cells,
+        Axis("step", numbers),
+        Axis("key_step", numbers),
+        Scale(-largest if signed else 0.0, largest, "both" if signed else "blue", unit),
     )
     axes += f"; steps 0 to {len(matrix) - 1}"
     axes += f"; downsampled, {factor} × {factor} steps a cell" if factor > 1 else ""
     scale = f"{range_text(-largest if signed else 0.0, largest)} {unit}"
-    return snapshot_html.Row(label, axes, picture, scale=scale, height=HEIGHT)
+    return snapshot_html.Row(label, axes, scale=scale, drawing=picture)
 
 
 def _edges_row(each: Edges, layer: int) -> snapshot_html.Row:

@@ -12,7 +12,9 @@ from workbench.errors import ArgumentError
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
+from workbench.views.outline import layer_axis
 from workbench.views.payload import Payload
+from workbench.views.snapshot_svg import HEIGHT, Axis, Scale, heat_map
 from workbench.views.view import View
 
 MAX_TOKENS = 10  # shown per expert or neuron
@@ -67,9 +69,12 @@ class Weights(View):
         rows = []
         if self.sinks:
             unit = "row: layer, 0 at the bottom; column: head"
-            picture = snapshot_html.heat(self.sinks["share"], "max", 0.0, 1.0, "brown", 96)
+            share = np.asarray(self.sinks["share"])
+            heads = Axis("head", [str(head) for head in range(share.shape[1])])
+            layers = layer_axis(range(len(share))[::-1])
+            picture = heat_map(share[::-1], layers, heads, Scale(0, 1, "brown", "attention to the sink"), HEIGHT)
             label = f"learned sinks: attention to the sink if {self.sinks['keys']} keys all score 0"
-            rows.append(snapshot_html.Row(label, unit, picture, scale="0 to 1", height=96))
+            rows.append(snapshot_html.Row(label, unit, drawing=picture))
         for router in self.routers:
             text = "; ".join(f"{e}: {' '.join(texts[:3])}" for e, texts in enumerate(router["texts"]))
             rows.append(
