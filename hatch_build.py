@@ -13,6 +13,8 @@ BUILD = "workbench/model/kernels/build.py"
 class CustomBuildHook(BuildHookInterface):
     def initialize(self, version: str, build_data: dict) -> None:
         """For wheels and editable installs alike; an editable one finds the library where it is compiled."""
+        for notebook in sorted(Path(self.root).glob("notebooks/[0-9][0-9]_*.ipynb")):
+            build_data["force_include"][str(notebook)] = f"workbench/_notebooks/{notebook.name}"
         build = _by_path(Path(self.root) / BUILD)
         try:
             library = build.build()

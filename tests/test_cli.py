@@ -249,6 +249,33 @@ def test_a_path_without_a_trace_is_code_1(command: str, capsys: pytest.CaptureFi
     assert "nowhere" in capsys.readouterr().err
 
 
+def test_verify_reports_the_traces_that_are_there(tmp_path: Path, capsys: pytest.CaptureFixture):
+    saved = wb.Trace(made.manifest(spans=[], numerics={"dtype": "float32"}), {}).save(tmp_path / "plain.trace")
+    assert cli.main(["verify", "nowhere", str(saved)]) == 1
+    out, err = capsys.readouterr()
+    assert f"holds: {saved}" in out and "there is no trace" in err and "nowhere" in err
+    (saved / "manifest.json").write_text("{}")
+    assert cli.main(["verify", str(saved), "nowhere", "--json"]) == 3
+    assert [one["ok"] for one in json.loads(capsys.readouterr().out)] == [False]
+
+
+def test_a_trace_is_replaced_with_overwrite(saved: Path, monkeypatch: pytest.MonkeyPatch, capsys):
+    other = made.trace(seed=4)
+    monkeypatch.setattr(wb, "trace", lambda *_, **__: other)
+    assert cli.main(["trace", ASK, "-o", str(saved)]) == 1
+    assert "--overwrite" in capsys.readouterr().err
+    assert cli.main(["trace", ASK, "-o", str(saved), "--overwrite"]) == 0
+    assert wb.load(saved).id == other.id
+
+
+def test_overwrite_refuses_what_is_not_a_trace_before_the_run(monkeypatch: pytest.MonkeyPatch, capsys):
+    monkeypatch.setattr(wb, "trace", lambda *_, **__: pytest.fail("the model ran"))
+    Path("mine").mkdir()
+    Path("mine/thesis.tex").write_text("mine")
+    assert cli.main(["trace", ASK, "-o", "mine", "--overwrite"]) == 1
+    assert "is not a trace" in capsys.readouterr().err and Path("mine/thesis.tex").read_text() == "mine"
+
+
 @pytest.mark.parametrize("wrong", [[], ["nothing"], ["trace"], ["trace", "x", "--seed", "one"], ["verify"]])
 def test_wrong_usage_is_code_2(wrong: list[str], capsys: pytest.CaptureFixture):
     with pytest.raises(SystemExit) as end:

@@ -95,10 +95,10 @@ def resume(partial: "Trace", model: "str | Model | None" = None) -> "Trace":
     from workbench.traces import Trace
 
     check_type("resume", partial, Trace)
-    return model_of(_named_model(partial.manifest.model["name"]) if model is None else model).resume(partial)
+    return model_of(named_model(partial.manifest.model["name"]) if model is None else model).resume(partial)
 
 
-def _named_model(name: str) -> str:
+def named_model(name: str) -> str:
     """The name of a model in a trace, if it is the embedded model or one in the Hugging Face cache.
 
     A trace may come from a stranger, and so no path that it names is opened. Raises ModelNotFound.

@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import signal
 import sys
 import tempfile
@@ -29,6 +30,7 @@ from workbench.errors import (
     WorkbenchError,
 )
 from workbench.paths import absolute, expanded
+from workbench.shipped_notebooks import copy_notebooks
 from workbench.signals import shielded
 from workbench.text import printable, visible
 
@@ -36,6 +38,8 @@ if TYPE_CHECKING:
     from workbench.traces import Trace
 
 ERROR, USAGE, UNVERIFIED = 1, 2, 3
+LOADING = ("device", "dtype", "memory")
+OVERWRITE = "replace a trace that is at the path of --output, once the new one is complete"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -82,9 +86,8 @@ def parser() -> argparse.ArgumentParser:
 
     c = _command(commands, "trace", trace, "ask a model a question and record how it answers")
     _add_prompt_arguments(c)
-    c.add_argument(
-        "-o", "--output", metavar="PATH", help="path of the new trace; must not exist (default: a new name here)"
-    )
+    c.add_argument("-o", "--output", metavar="PATH", help="path of the new trace (default: a new name here)")
+    c.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     c.add_argument("--temperature", type=float, default=0.0, help="0 is greedy decoding (default: 0)")
     c.add_argument(
         "--top-p",
@@ -100,14 +103,18 @@ def parser() -> argparse.ArgumentParser:
     )
     c.add_argument("path", metavar="PATH", help="the folder of a partial trace")
     c.add_argument("--model", help="name or folder of the model that generated it (default: the name in the trace)")
-    c.add_argument(
-        "-o", "--output", metavar="PATH", help="path of the complete trace; must not exist (default: a new name here)"
-    )
+    _add_loading_arguments(c)
+    c.add_argument("-o", "--output", metavar="PATH", help="path of the complete trace (default: a new name here)")
+    c.add_argument("--overwrite", action="store_true", help=OVERWRITE)
     _add_json(c, "the path of the trace and the texts of the model")
 
     c = _command(commands, "info", info, "print what was recorded in a trace and whether it verifies")
     c.add_argument("path", metavar="PATH", help="the folder of a trace")
     _add_json(c, "the manifest")
+
+    c = _command(commands, "ls", ls, "list the traces in a folder: id, model, tokens, question, answer")
+    c.add_argument("folder", metavar="FOLDER", nargs="?", default=".", help="the folder (default: the current one)")
+    _add_json(c, "the list")
 
     c = _command(commands, "show", show, "write a trace as one HTML page that works offline")
     c.add_argument("path", metavar="PATH", help="the folder of a trace")
@@ -152,6 +159,13 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("--seed", type=int, default=0, help="the same seed gives the same bytes (default: 0)")
     c.add_argument("--tokenizer", metavar="FOLDER", help="copy tokenizer.json from this folder (default: no tokenizer)")
 
+    c = _command(
+        commands, "notebooks", notebooks, "copy the notebooks that come with workbench, to run and change them"
+    )
+    c.add_argument(
+        "folder", metavar="FOLDER", nargs="?", default="notebooks", help="folder to copy to (default: notebooks)"
+    )
+
     about = "start JupyterLab without its news and update requests; all arguments are passed to it, also --help"
     # No argument begins with the prefix of options, so each is passed on, even one that looks like an option.
     c = _command(commands, "lab", lab, about, prefix_chars="\0", add_help=False)
@@ -170,6 +184,7 @@ def _add_prompt_arguments(c: argparse.ArgumentParser) -> None:
     c.add_argument(
         "--model", default="pocket", help='"pocket", a folder, or a name in the Hugging Face cache (default: pocket)'
     )
+    _add_loading_arguments(c)
     c.add_argument("--record", default="auto", help="presets and hook points, separated by commas (default: auto)")
     c.add_argument(
         "--max-tokens", type=int, default=1024, metavar="N", help="largest number of generated tokens (default: 1024)"
@@ -177,6 +192,20 @@ def _add_prompt_arguments(c: argparse.ArgumentParser) -> None:
     c.add_argument("--reasoning", choices=("low", "medium", "high"), help="reasoning effort (default: the model's own)")
     c.add_argument("--system", metavar="TEXT", help="the model's identity in the system message")
     c.add_argument("--developer", metavar="TEXT", help="instructions of the developer message")
+
+
+def _add_loading_arguments(c: argparse.ArgumentParser) -> None:
+    c.add_argument("--device", help='"cuda", "cuda:1", …, "cpu", or "auto": a GPU if there is one (default: cpu)')
+    c.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float64"),
+        help="dtype of the run (default: float32 below 1e9 parameters, bfloat16 above)",
+    )
+    c.add_argument(
+        "--memory",
+        choices=("auto", "fast", "small"),
+        help='"small" releases each layer\'s weights after use, for a model larger than the memory (default: auto)',
+    )
 
 
 def _add_json(c: argparse.ArgumentParser, what: str) -> None:
@@ -194,7 +223,7 @@ def trace(args: argparse.Namespace) -> int:
         _stem(args.prompt),
         lambda: wb.trace(
             prompt,
-            model=args.model,
+            model=_model(args, args.model),
             record=args.record.replace(",", " "),
             max_tokens=args.max_tokens,
             temperature=args.temperature,
@@ -209,7 +238,7 @@ def resume(args: argparse.Namespace) -> int:
     """Runs `workbench resume`; returns its exit code."""
     partial = wb.load(args.path)
     stem = f"{expanded(args.path).resolve().name.removesuffix('.trace')}-resumed"
-    return _run_and_save(args, stem, lambda: wb.resume(partial, model=args.model))
+    return _run_and_save(args, stem, lambda: wb.resume(partial, model=_model_to_resume(args, partial)))
 
 
 def _run_and_save(args: argparse.Namespace, stem: str, run: Callable[[], "Trace"]) -> int:
@@ -220,12 +249,17 @@ def _run_and_save(args: argparse.Namespace, stem: str, run: Callable[[], "Trace"
     raised. Ctrl-C, SIGTERM and SIGHUP act when it is saved.
     """
     target = expanded(args.output) if args.output else _unused_path(stem, ".trace")
-    if os.path.lexists(target):
-        raise TraceExists(f"{visible(str(target))} exists already. Give another path with -o.")
     from workbench.traces import check_writable
+    from workbench.traces.exchange import require_replaceable
 
+    if args.overwrite:
+        require_replaceable(target)
+    elif os.path.lexists(target):
+        raise TraceExists(
+            f"{visible(str(target))} exists already. Give another path with -o, or replace a trace with --overwrite."
+        )
     check_writable(target)
-    trace, path, failure, ended_by = _saved_run(run, target)
+    trace, path, failure, ended_by = _saved_run(run, target, args.overwrite)
     if args.json:
         texts = {channel: trace.text(channel=channel) for channel in ("analysis", "final")}
         _print_json(_summary(trace, path) | texts)
@@ -238,7 +272,7 @@ def _run_and_save(args: argparse.Namespace, stem: str, run: Callable[[], "Trace"
     if ended_by and trace.status == "partial" and path:
         print(
             f"interrupted: {visible(str(path))} is partial; it ends where the run was stopped. Continue with:\n"
-            f"  workbench resume {_quoted(target if path == absolute(target) else path)}{_model_option(args, trace)}",
+            f"  workbench resume {_quoted(target if path == absolute(target) else path)}{_model_options(args, trace)}",
             file=sys.stderr,
         )
     if failure:
@@ -259,7 +293,7 @@ class _SavedRun(NamedTuple):
     ended_by: BaseException | None
 
 
-def _saved_run(run: Callable[[], "Trace"], target: Path) -> _SavedRun:
+def _saved_run(run: Callable[[], "Trace"], target: Path, overwrite: bool) -> _SavedRun:
     """Runs and saves. Raises what ended the run if nothing was generated before."""
     saved = None
     try:
@@ -274,7 +308,7 @@ def _saved_run(run: Callable[[], "Trace"], target: Path) -> _SavedRun:
                 if kept is None:
                     raise
                 trace = kept
-            saved = _SavedRun(trace, *_save(trace, target), ended_by)
+            saved = _SavedRun(trace, *_save(trace, target, overwrite), ended_by)
     except KeyboardInterrupt as interrupt:
         if saved is None:
             raise
@@ -296,10 +330,10 @@ def _interrupt_code(interrupt: KeyboardInterrupt) -> int:
     return 128 + getattr(interrupt, "signum", signal.SIGINT)
 
 
-def _save(trace: "Trace", target: Path) -> tuple[Path | None, TraceError | None]:
+def _save(trace: "Trace", target: Path, overwrite: bool) -> tuple[Path | None, TraceError | None]:
     """Saves a trace; returns its path, and the error if it could not be saved at `target`."""
     try:
-        return trace.save(target), None
+        return trace.save(target, overwrite=overwrite), None
     except Exception as error:  # whatever it is, the run took longer than another attempt
         failure = type(error) if isinstance(error, TraceError) else TraceError
         try:
@@ -321,6 +355,20 @@ def info(args: argparse.Namespace) -> int:
     return 0
 
 
+def ls(args: argparse.Namespace) -> int:
+    """Runs `workbench ls`; returns its exit code."""
+    from workbench.traces.listing import listed, table
+
+    rows = listed(args.folder)
+    if args.json:
+        _print_json([row._asdict() for row in rows])
+    elif rows:
+        print("\n".join(map(printable, table(rows, shutil.get_terminal_size((120, 24)).columns))))
+    else:
+        print(f"no traces in {visible(os.fspath(args.folder))}")
+    return UNVERIFIED if any(row.problem for row in rows) else 0
+
+
 def show(args: argparse.Namespace) -> int:
     """Runs `workbench show`; returns its exit code."""
     from workbench.views import score_sheet
@@ -333,7 +381,12 @@ def show(args: argparse.Namespace) -> int:
 
 def verify(args: argparse.Namespace) -> int:
     """Runs `workbench verify`; returns its exit code."""
-    results = [_verify_one(path) for path in args.paths]
+    results, unreadable = [], []
+    for path in args.paths:
+        try:
+            results.append(_verify_one(path))
+        except TraceError as error:  # nothing is there, for instance: the others are reported all the same
+            unreadable.append(error)
     if args.json:
         _print_json(results)
     else:
@@ -349,7 +402,11 @@ def verify(args: argparse.Namespace) -> int:
                     else f" (worst {line['max_error']:.2g}, tolerance {line['tolerance']:.2g})"
                 )
                 print(f"  {line['status']}: {visible(line['identity'])}{worst}")
-    return 0 if all(result["ok"] for result in results) else UNVERIFIED
+    for error in unreadable:
+        _fail(str(error))
+    if not all(result["ok"] for result in results):
+        return UNVERIFIED
+    return ERROR if unreadable else 0
 
 
 def _verify_one(path: str) -> dict[str, Any]:
@@ -395,7 +452,7 @@ def estimate(args: argparse.Namespace) -> int:
     """Runs `workbench estimate`; returns its exit code."""
     size = wb.estimate(
         _question(args),
-        model=args.model,
+        model=_model(args, args.model),
         record=args.record.replace(",", " "),
         max_tokens=args.max_tokens,
         reasoning=args.reasoning,
@@ -442,6 +499,14 @@ def synth(args: argparse.Namespace) -> int:
     return 0
 
 
+def notebooks(args: argparse.Namespace) -> int:
+    """Runs `workbench notebooks`; returns its exit code."""
+    copied = copy_notebooks(args.folder)
+    print(f"{len(copied)} notebooks written to {visible(str(copied[0].parent))}. Open them with:")
+    print(f"  workbench lab {_quoted(Path(args.folder) / copied[0].name)}")
+    return 0
+
+
 def lab(args: argparse.Namespace) -> int:
     """Runs `workbench lab`; returns its exit code.
 
@@ -455,12 +520,38 @@ def lab(args: argparse.Namespace) -> int:
     quiet = ["--LabApp.news_url=None", "--LabApp.check_for_updates_class=jupyterlab.NeverCheckForUpdate"]
     if hasattr(os, "geteuid") and os.geteuid() == 0:  # JupyterLab refuses to run as root, the usual user of a container
         quiet.append("--allow-root")
+    _add_lab_defaults()
     rest = args.rest[1:] if args.rest[:1] == ["--"] else args.rest
     sys.stdout.flush()
     os.execv(sys.executable, [sys.executable, "-P", "-m", "jupyterlab", *quiet, *rest])
 
 
+def _add_lab_defaults() -> None:
+    """Makes workbench's defaults of JupyterLab's settings known to it. The user's own settings override them."""
+    folders = [str(Path(__file__).parent / "lab_defaults"), os.environ.get("JUPYTER_CONFIG_PATH", "")]
+    os.environ["JUPYTER_CONFIG_PATH"] = os.pathsep.join(filter(None, folders))
+
+
 # Shared helpers.
+
+
+def _loading(args: argparse.Namespace) -> dict[str, str]:
+    """The options that say how a model is loaded, as arguments of `wb.Model`."""
+    return {name: value for name in LOADING if (value := getattr(args, name)) is not None}
+
+
+def _model(args: argparse.Namespace, where: str) -> Any:
+    """The model of `where`, loaded as the options say; without any, its name, for `wb.trace` to load."""
+    options = _loading(args)
+    return wb.Model(where, **options) if options else where
+
+
+def _model_to_resume(args: argparse.Namespace, partial: "Trace") -> Any:
+    if args.model is None and not _loading(args):
+        return None
+    from workbench.api import named_model
+
+    return _model(args, args.model or named_model(partial.manifest.model["name"]))
 
 
 def _question(args: argparse.Namespace) -> Any:
@@ -506,10 +597,12 @@ def _summary(trace: "Trace", path: os.PathLike[str] | str | None) -> dict[str, A
     }
 
 
-def _model_option(args: argparse.Namespace, trace: "Trace") -> str:
-    """The --model option for `workbench resume`, if the name in the trace is not enough to find the model."""
-    known = args.model in (None, trace.manifest.model["name"])
-    return "" if known else f" --model {_quoted(args.model)}"
+def _model_options(args: argparse.Namespace, trace: "Trace") -> str:
+    """The options of `workbench resume` with which it finds the model and loads it as this run did."""
+    options = _loading(args)
+    if args.model not in (None, trace.manifest.model["name"]):
+        options = {"model": args.model} | options
+    return "".join(f" --{name} {_quoted(value)}" for name, value in options.items())
 
 
 def _quoted(word: os.PathLike[str] | str) -> str:

@@ -1,6 +1,7 @@
 """Checks of the arguments of a Model: how it is loaded, token ids, tensors and settings of a pass, budget, path."""
 
 import os
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,10 @@ from workbench.errors import ArgumentError, ArgumentTypeError, CheckpointError, 
 from workbench.model.cache import KVCache
 from workbench.paths import absolute, expanded
 from workbench.taps import Tap
-from workbench.text import shown
+from workbench.text import brief, shown
 from workbench.traces import check_writable
+
+LARGE = 1e9  # parameters: above this size, a GPU is much faster
 
 
 def checked_budget(budget: float | None) -> float | None:
@@ -63,7 +66,17 @@ def check_loading(dtype: Any, device: Any, memory: Any) -> None:
             raise CheckpointError(f"{name} must be a name, got {shown(value)}")
     if not isinstance(device, str | torch.device | None):
         raise CheckpointError(
-            f"{shown(device)} is not a device: device must be 'cpu' (or None), or a name such as 'cuda'"
+            f"{shown(device)} is not a device: device must be 'cpu' (or None), 'auto', or a name such as 'cuda'"
+        )
+
+
+def warn_if_gpu_is_idle(name: str, requested: Any, device: str, n_params: int) -> None:
+    """Warns if a large model was loaded on the CPU because no device was given, and torch finds a GPU."""
+    if requested is None and device == "cpu" and n_params > LARGE and torch.cuda.is_available():
+        warnings.warn(
+            f"{brief(name)} runs on the CPU, and a GPU is idle. To use it: wb.Model(…, device='cuda'), or --device "
+            f"cuda in the shell. With device='cpu', this warning does not appear.",
+            stacklevel=4,
         )
 
 

@@ -33,6 +33,7 @@ from workbench.model.arguments import (
     checked_dtype,
     checked_path,
     id_array,
+    warn_if_gpu_is_idle,
 )
 from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
@@ -68,7 +69,8 @@ class Model:
             `GptOssForCausalLM` of transformers, whose memory the Model then shares.
         dtype: float32, bfloat16 or float64 (a torch dtype or its name); by default float32 below 1e9 parameters and
             bfloat16 above. float16 is an error, because gpt-oss's activations overflow it.
-        device: a torch device, such as "cuda".
+        device: a torch device such as "cuda"; "auto" is the GPU if torch finds one, else the CPU. The default is the
+            CPU; for a model above 1e9 parameters, a warning then says if a GPU is idle.
         memory: "small" releases each layer's pages after use and needs about 3 GB for gpt-oss-20b; "fast" keeps them;
             "auto" is "fast" if the file fits into the free memory.
         tokenizer: a folder with the tokenizer, if not that of the checkpoint.
@@ -96,13 +98,14 @@ class Model:
 
     def _load(self, where: Loadable, dtype: Any, device: str | None, memory: str, tokenizer: Any) -> None:
         checkpoint = load(where, dtype=checked_dtype(dtype), device=device, memory=memory)
-        self._source = _source(where, checkpoint.weights.embed.dtype, device, memory, tokenizer)
         self.config, self.weights = checkpoint.config, checkpoint.weights
         self.name, self.format, self.digest = checkpoint.name, checkpoint.format, checkpoint.digest
         self._versions = versions(self.weights)
         self.stop_ids = frozenset(checkpoint.stop_ids)
         self.device = str(self.weights.embed.device)
         self.dtype: torch.dtype = self.weights.embed.dtype
+        self._source = _source(where, self.dtype, self.device if device == "auto" else device, memory, tokenizer)
+        warn_if_gpu_is_idle(self.name, device, self.device, self.config.n_params)
         folder = checkpoint.folder if tokenizer is None else expanded(tokenizer, "tokenizer")
         has_tokenizer = tokenizer is not None or (folder and (folder / "tokenizer.json").is_file())  # or ids only
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and has_tokenizer else None

@@ -306,6 +306,8 @@ def _lines(r: Report) -> Iterator[str]:
     yield f"rows       {_rows(r.rows_independent)}"
     yield f"memory     {size_text(r.memory_free)} free of {size_text(r.memory)}{limit}"
     yield f"GPU        {'; '.join(r.gpus) or 'none found by torch'}"
+    if any(gpu.startswith("cuda") for gpu in r.gpus):
+        yield "           idle unless asked for: wb.Model(…, device='cuda'), or --device cuda in the shell"
     yield f"disk       {size_text(r.disk_free)} free here; {size_text(r.cache_disk_free)} at {r.cache}"
     yield f"versions   {', '.join(f'{name} {version or chr(8212)}' for name, version in r.versions.items())}"
     for extra in dict.fromkeys(package.extra for package in r.packages):

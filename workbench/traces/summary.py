@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from workbench import hooks
 from workbench.text import visible
+from workbench.traces.listing import question_and_answer
 from workbench.traces.manifest import Manifest
 
 
@@ -27,9 +28,12 @@ def summary(manifest: Manifest, names: Sequence[str]) -> str:
     """Several lines of text: the run, the arrays in the order of `names`, and whether the trace verifies."""
     tensors, count = manifest.tensors, len(manifest.tokens)
     generated = count - manifest.prompt_length
+    question, answer = (text or "—" for text in question_and_answer(manifest))
     lines = [
         f"model     {manifest.model['name']} ({manifest.model['format']})",
         f"tokens    {count}, {generated} of them generated; {manifest.status}",
+        f"question  {question}",
+        f"answer    {answer}",
         f"id        {manifest.id}, recorded {manifest.created}",
         "numerics  " + ", ".join(f"{key} {value}" for key, value in sorted(manifest.numerics.items())),
         f"size      {sum(info.nbytes for info in tensors.values()):,} bytes in {len(tensors)} arrays",

@@ -12,11 +12,11 @@ import ml_dtypes
 import numpy as np
 
 from workbench import hooks
-from workbench.checks import check_layer, check_type, resolve_layer
+from workbench.checks import check_flag, check_layer, check_type, resolve_layer
 from workbench.errors import ArgumentError, ArgumentTypeError, HookNameError, NotRecorded, TraceCorrupt
 from workbench.lazy_imports import upward
 from workbench.text import shown, visible
-from workbench.traces import writer
+from workbench.traces import exchange, writer
 from workbench.traces.format import from_raw, raw, table_of
 from workbench.traces.labels import labeled
 from workbench.traces.manifest import Manifest, tensor_table
@@ -299,17 +299,20 @@ class Trace:
         """The origin of the array: "forward", "live", "replay" or "derived"; joined by commas if layers differ."""
         return sources(self._manifest, self._find(key)[0])
 
-    def save(self, path: os.PathLike[str] | str) -> Path:
+    def save(self, path: os.PathLike[str] | str, *, overwrite: bool = False) -> Path:
         """The absolute path of the folder to which the trace was written. It is written completely or not at all.
 
-        If the same trace is already at `path`, nothing happens. Raises TraceExists if anything else is there.
+        If the same trace is already at `path`, nothing happens. If another trace is there, `overwrite=True` replaces
+        it once the new one is complete; arrays that were not yet read from the old one are then gone. Anything but a
+        trace is never replaced: TraceExists.
 
         >>> trace.save("traces/first")  # doctest: +SKIP
         PosixPath('/home/me/traces/first')
         """
+        write = exchange.replace if check_flag("overwrite", overwrite) else writer.write
         if isinstance(self._arrays, StoredArrays):
-            return writer.write(path, self._manifest, self._arrays)
-        return writer.write(path, self._manifest, {name: held.array for name, held in self._arrays.items()})
+            return write(path, self._manifest, self._arrays)
+        return write(path, self._manifest, {name: held.array for name, held in self._arrays.items()})
 
     # Text and notebook output.
 

@@ -308,6 +308,7 @@ def _grown(name: str, before: TensorInfo | None, piece: TensorInfo) -> TensorInf
 def _existing(target: Path, manifest: Manifest) -> StoredArrays | None:
     """The trace of the same run at `target`; None if nothing is there. Raises TraceExists for anything else."""
     advice = "Nothing was written. Choose another path, or move the existing one first."
+    instead = f"{advice[:-1]}, or replace it: trace.save(path, overwrite=True)."
     try:
         stored = StoredArrays(target)
     except TraceNotFound:
@@ -325,7 +326,7 @@ def _existing(target: Path, manifest: Manifest) -> StoredArrays | None:
     if existing.id != manifest.id:
         raise TraceExists(
             f"another trace is at {show(target)}: {existing.id[:8]} of {visible(existing.model['name'])}, "
-            f"{len(existing.tokens)} tokens; this one is {manifest.id[:8]}. {advice}"
+            f"{len(existing.tokens)} tokens; this one is {manifest.id[:8]}. {instead}"
         )
     return stored
 
@@ -354,7 +355,8 @@ def _require_same(existing: StoredArrays, manifest: Manifest, arrays: Mapping[st
     raise TraceExists(
         f"the same run ({new.id[:8]}) is already at {show(existing.path)}, with other content: "
         f"{', '.join(differ[:5])}{', …' if len(differ) > 5 else ''}. {why} Nothing was written. "
-        f"Save this one at another path to compare them, or move the existing one."
+        f"Save this one at another path to compare them, move the existing one, or replace it with "
+        f"trace.save(path, overwrite=True)."
     )
 
 

@@ -67,7 +67,7 @@ def load(
             transformers GptOssForCausalLM, whose memory is shared.
         dtype: float32, bfloat16 or float64. None: the dtype of a model object, else float32 below 1e9 parameters and
             bfloat16 above.
-        device: None: the device of a model object, else the CPU.
+        device: None: the device of a model object, else the CPU. "auto": a GPU if torch finds one, else the CPU.
         memory: "fast" keeps mapped pages once they were used. "small" releases the pages of each layer after its use,
             and never dequantizes. "auto" is "fast" if the file fits the memory.
 
@@ -134,7 +134,9 @@ def _device(device: Any) -> torch.device | None:
     """The CPU, or a CUDA device that works. Raises CheckpointError for any other."""
     if device is None:
         return None
-    allowed = "device must be 'cpu' (or None), or with an NVIDIA GPU 'cuda' or 'cuda:0'"
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    allowed = "device must be 'cpu' (or None), 'auto', or with an NVIDIA GPU 'cuda' or 'cuda:0'"
     try:
         target = torch.device(device)
     except (RuntimeError, TypeError, ValueError):

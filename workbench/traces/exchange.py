@@ -1,0 +1,107 @@
+"""Replaces a saved trace by another: the old one stays at its path until the new one is complete.
+
+The new trace is written beside the old one, then two renames exchange them. A process that is killed between those two
+leaves the old trace whole beside its path, as `.NAME.replaced-…`; at every other moment a whole trace is at the path.
+"""
+
+import fcntl
+import os
+import re
+import stat
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+import numpy as np
+
+from workbench.errors import TraceError, TraceExists
+from workbench.files import sync
+from workbench.paths import absolute, scratch
+from workbench.signals import shielded
+from workbench.traces.manifest import Manifest
+from workbench.traces.reader import MANIFEST, StoredArrays
+from workbench.traces.untrusted_files import show
+from workbench.traces.writer import write
+
+_FILE_OF_A_TRACE = re.compile(rf"{re.escape(MANIFEST)}|part-[0-9]{{5,}}\.safetensors")
+
+
+def replace(path: os.PathLike[str] | str, manifest: Manifest, arrays: Mapping[str, np.ndarray]) -> Path:
+    """The path of the trace that was written; a trace that was there before is removed afterwards.
+
+    >>> replace("traces/first", manifest, {"logprob": np.zeros(74, "f4")})  # doctest: +SKIP
+    PosixPath('/home/me/traces/first')
+
+    Raises TraceExists, before anything is written, if what is at `path` is not a trace and nothing else; TraceError if
+    the disk fails, and then the old trace is still there.
+    """
+    target = absolute(path)
+    try:
+        return write(target, manifest, arrays)
+    except TraceExists:
+        require_replaceable(target)
+    with shielded():
+        new = scratch(target)  # a name that the next writer in this folder removes if this process is killed
+        write(new, manifest, arrays)
+        lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            with suppress(OSError):  # some network file systems have no locks
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            _exchange(new, target)
+        finally:
+            os.close(lock)
+    return target
+
+
+def require_replaceable(path: os.PathLike[str] | str) -> None:
+    """Raises TraceExists if something is at `path` that is not a trace, or that contains other files too."""
+    target = absolute(path)
+    if not os.path.lexists(target):
+        return
+    advice = "Only a trace is replaced. Nothing was written; choose another path, or move what is there."
+    try:
+        if not os.listdir(target):
+            return
+        StoredArrays(target)
+    except (TraceError, OSError) as error:
+        raise TraceExists(f"what is at {show(target)} is not a trace that can be read: {error}. {advice}") from error
+    if others := _other_names(target):
+        raise TraceExists(f"the folder {show(target)} has more in it than a trace: {', '.join(others[:3])}. {advice}")
+
+
+def _other_names(folder: Path) -> list[str]:
+    """The names in a folder that are not those of a trace's files, as an error may print them."""
+    with os.scandir(folder) as entries:
+        return sorted(
+            show(entry.name)
+            for entry in entries
+            if not _FILE_OF_A_TRACE.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False)
+        )
+
+
+def _exchange(new: Path, target: Path) -> None:
+    """Renames the trace at `new` to `target`, and removes the one that was there."""
+    old = target.with_name(scratch(target).name.replace(".writing-", ".replaced-"))  # a name that nothing removes
+    try:
+        target.rename(old)
+        try:
+            new.rename(target)
+        except BaseException:
+            old.rename(target)
+            raise
+        sync(target.parent)
+    except OSError as error:
+        _remove(new)
+        raise TraceError(
+            f"the trace at {show(target)} could not be replaced: {error.strerror or error}. It is still there."
+        ) from error
+    _remove(old)
+
+
+def _remove(folder: Path) -> None:
+    """Removes the files of a trace, and the folder if nothing else is in it."""
+    with suppress(OSError):
+        for name in os.listdir(folder):
+            if _FILE_OF_A_TRACE.fullmatch(name) and stat.S_ISREG((folder / name).lstat().st_mode):
+                (folder / name).unlink()
+        folder.rmdir()
