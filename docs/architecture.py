@@ -84,12 +84,12 @@ PACKAGES: dict[str, Package] = {
         "the measurements behind the notebooks and the figures of the docs",
         _of(RUNS, "analysis", "circuits", "experiments", "figures", "pocket", "__init__"),
     ),
+    "shipped_notebooks": Package(
+        "copies the notebooks that come with workbench", _of("errors", "files", "paths", "text")
+    ),
     "cli": Package(
         "the command `workbench`",
         _of(DATA, "api", "conversation", "figures", "shipped_notebooks", "views", "__init__"),
-    ),
-    "shipped_notebooks": Package(
-        "copies the notebooks that come with workbench", _of("errors", "files", "paths", "text")
     ),
     "__main__": Package("`python -m workbench`: the command", _of("cli")),
 }

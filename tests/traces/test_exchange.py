@@ -108,7 +108,7 @@ def test_a_disk_that_fails_leaves_the_old_trace(fails_at: int, tmp_path: Path, m
 
 def test_a_process_that_is_killed_at_any_moment_leaves_one_of_the_two_whole(tmp_path: Path) -> None:
     old, new = made.trace(seed=1), made.trace()
-    found = set()
+    found, moment = set(), 0
     for moment in range(1000):
         folder = tmp_path / str(moment)
         path = old.save(folder / "a")
