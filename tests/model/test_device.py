@@ -22,17 +22,17 @@ def test_auto_asks_for_the_gpu_that_torch_finds(monkeypatch: pytest.MonkeyPatch)
     from workbench.model.checkpoints import formats
 
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
-    asked = []
+    devices = []
 
     def read(folder, *, device, **_):
-        asked.append(device)
+        devices.append(device)
         raise CheckpointError("enough")
 
     monkeypatch.setattr(formats, "_read_folder", read)
     for device in ("auto", None, "cpu"):
         with pytest.raises(CheckpointError, match="enough"):
             wb.Model("pocket", device=device)
-    assert asked == [torch.device("cuda"), torch.device("cpu"), torch.device("cpu")]
+    assert devices == [torch.device("cuda"), torch.device("cpu"), torch.device("cpu")]
 
 
 @pytest.mark.parametrize(("large", "gpu", "device", "warns"), [

@@ -19,7 +19,7 @@ SPANS = [
 ]
 
 
-def asked(**changes):
+def manifest(**changes):
     fields = {"tokens": list(range(11)), "str_tokens": PIECES, "spans": SPANS, "prompt_length": 4}
     return made.manifest(11, **fields | changes)
 
@@ -27,16 +27,16 @@ def asked(**changes):
 def saved(folder: Path, name: str, **changes) -> Path:
     from workbench.traces import Trace
 
-    return Trace(asked(**changes), {}).save(folder / name)
+    return Trace(manifest(**changes), {}).save(folder / name)
 
 
 def test_question_and_answer_are_one_line_each():
-    assert question_and_answer(asked()) == ("What is 1+1?", "It is \u202e2.\x1b")
-    assert question_and_answer(asked(), length=6) == ("What…", "It is…")
+    assert question_and_answer(manifest()) == ("What is 1+1?", "It is \u202e2.\x1b")
+    assert question_and_answer(manifest(), length=6) == ("What…", "It is…")
 
 
 def test_a_run_that_was_stopped_in_its_thoughts_has_no_answer():
-    assert question_and_answer(asked(spans=SPANS[:2])) == ("What is 1+1?", "")
+    assert question_and_answer(manifest(spans=SPANS[:2])) == ("What is 1+1?", "")
 
 
 def test_a_text_that_is_no_chat_shows_its_beginning():
@@ -58,7 +58,7 @@ def test_ls_lists_traces_and_says_which_cannot_be_read(tmp_path: Path, capsys):
     assert cli.main(["ls", str(tmp_path)]) == 0
     head, first, second = capsys.readouterr().out.splitlines()
     assert head.split() == ["trace", "id", "model", "tokens", "question", "answer"]
-    assert first.split()[:5] == ["a.trace", asked().id[:8], "made", "11", "partial"]
+    assert first.split()[:5] == ["a.trace", manifest().id[:8], "made", "11", "partial"]
     assert second.endswith("11  What is 1+1?  It is ⟨U+202E⟩2.␛")
 
     broken = tmp_path / "c\x1b[31m.trace"

@@ -1,4 +1,4 @@
-"""What was asked and answered in a run, in one line each; and the traces in a folder."""
+"""The question and the answer of a run, in one line each; and the traces in a folder."""
 
 import os
 from pathlib import Path
@@ -48,10 +48,10 @@ def _listed(folder: Path, name: str) -> Listed:
         manifest = StoredArrays(folder / name).manifest
     except TraceError as error:
         return Listed(name, problem=one_line(str(error)))
-    asked, answered = question_and_answer(manifest)
+    question, answer = question_and_answer(manifest)
     return Listed(
         name, manifest.id, visible(manifest.model["name"]), len(manifest.tokens), manifest.status,
-        visible(asked), visible(answered),
+        visible(question), visible(answer),
     )  # fmt: skip
 
 
@@ -61,10 +61,10 @@ def question_and_answer(manifest: Manifest, length: int = LINE) -> tuple[str, st
     A text that is not a chat has no question: it is represented by its beginning.
     """
     turn, text = last_turn(manifest.spans), manifest.str_tokens
-    asked = "".join("".join(text[message.content]) for message in turn.messages if message.role == "user")
-    asked = asked or "".join(text[: 4 * length])
-    answered = "".join("".join(text[message.content]) for message in turn.on("final"))
-    return one_line(asked, length), one_line(answered, length)
+    question = "".join("".join(text[message.content]) for message in turn.messages if message.role == "user")
+    question = question or "".join(text[: 4 * length])
+    answer = "".join("".join(text[message.content]) for message in turn.on("final"))
+    return one_line(question, length), one_line(answer, length)
 
 
 def one_line(text: str, length: int = LINE) -> str:
