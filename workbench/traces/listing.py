@@ -111,9 +111,9 @@ def _tokens(row: Listed) -> str:
     return f"{row.tokens:,}" + (" partial" if row.status == "partial" else "")
 
 
-def _shared(width: int, *wanted: int) -> list[int]:
-    """What each of two columns gets of a width: as much as it wants, or at least half."""
-    first, second = wanted
+def _shared(width: int, *lengths: int) -> list[int]:
+    """What each of two columns gets of a width: as much as it needs, or at least half."""
+    first, second = lengths
     if first + second <= width:
         return [first, second]
     half = width // 2
