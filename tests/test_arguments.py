@@ -292,7 +292,7 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     ),
     "attention.retrieval_scores": lambda w: (
         wb.attention.retrieval_scores,
-        {"trace": w.trace, "needle": slice(0, w.trace.prompt_length)},
+        {"trace": w.trace, "needle": slice(0, w.trace.prompt_length), "answer": slice(w.trace.prompt_length, None)},
     ),
     "attention.sink_mass": lambda w: (wb.attention.sink_mass, {"trace": w.trace}),
     "attention.step_attention": lambda w: (wb.attention.step_attention, {"trace": w.trace, "segments": w.segments}),
@@ -428,6 +428,20 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     "patching.expert_knockout": lambda w: (
         wb.patching.expert_knockout,
         {"model": w.model, "trace": w.short, "layer": 1, "experts": [2], "mode": "zero"},
+    ),
+    "patching.head_knockout": lambda w: (
+        wb.patching.head_knockout,
+        {
+            "model": w.model,
+            "trace": w.short,
+            "answer": slice(30, 32),
+            "other": "8",
+            "layers": [5],
+            "mode": "mean",
+            "n_controls": 1,
+            "seed": 3,
+            "resume": None,
+        },
     ),
     "patching.logit_diff": lambda w: (wb.patching.logit_diff, {"model": w.model, "token": "7", "other": 23}),
     "patching.path_patching": lambda w: (
@@ -1045,6 +1059,12 @@ VALID: dict[str, set[str]] = {
     "patching.attention_knockout.layers": {"(1, 2, 3)"},
     "patching.attention_knockout.heads": {"None", "(1, 2, 3)"},
     "patching.attention_knockout.min_distance": {"zero"},
+    "patching.head_knockout.answer": {"[[1, 2]]", "(1, 2, 3)"},
+    "patching.head_knockout.other": {"None", "zero"},
+    "patching.head_knockout.layers": {"(1, 2, 3)"},
+    "patching.head_knockout.n_controls": {"zero"},
+    "patching.head_knockout.seed": WHOLE,
+    "attention.retrieval_scores.answer": {"None"},
     "patching.attention_knockout.n_controls": {"zero"},
     "patching.attention_knockout.seed": WHOLE,
     "patching.expert_knockout.experts": {"None", "(1, 2, 3)"},

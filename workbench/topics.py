@@ -82,6 +82,7 @@ TOPICS: dict[str, dict[str, str]] = {
         "attention_knockout": "workbench.experiments.attention_knockout",
         "attribution_patching": "workbench.experiments.attribution_patching",
         "expert_knockout": "workbench.experiments.expert_knockout",
+        "head_knockout": "workbench.experiments.head_knockout",
         "logit_diff": "workbench.experiments.activation_patching",
         "path_patching": "workbench.experiments.path_patching",
     },

@@ -1,5 +1,7 @@
 """Heads: exact on a hand-set model, correct on random ones, and the parts always sum to 1."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -141,6 +143,35 @@ def test_only_the_copying_head_has_a_retrieval_score():
     assert float(scores.sel(layer=0, head=[0, 1]).max()) == 0 and float(scores.sel(layer=2).max()) == 0
     with pytest.raises(NotRecorded, match="nothing was copied"):
         retrieval_scores(trace, slice(40, 45))
+
+
+def test_the_copying_head_is_found_among_tokens_that_stand_in_several_places():
+    model = constructed()
+    prompt = repeated(50, 2) + repeated(50, 1)[1:2]
+    trace = model.generate(prompt, max_tokens=8, record="attention")
+    written = slice(len(prompt), len(prompt) + 4)
+    places = [slice(2, 6), slice(52, 56)]
+    with pytest.raises(NotRecorded, match=r"nothing was copied.*give `answer`"):
+        retrieval_scores(trace, places)  # each token is twice in the prompt
+    scores = retrieval_scores(trace, places, written)
+    assert head(scores, INDUCTION) == 1 and float(scores.sel(layer=2).max()) == 0
+    assert scores.attrs == {"long_name": "retrieval score", "units": "share of copied tokens", "n": 4}
+    assert head(retrieval_scores(trace, [slice(54, 60)], [written]), INDUCTION) <= 1
+    assert retrieval_scores(trace, [slice(54, 60)], [written]).attrs["n"] == 2  # two of the four are in the needle
+    with pytest.raises(NotRecorded, match="no token of `answer` is in it"):
+        retrieval_scores(trace, slice(40, 45), written)
+
+
+def test_a_needle_can_be_a_text_and_spaces_make_no_difference():
+    trace = made.trace(9)
+    texts = ["My", " name", " is", " Kay", ".", "Name", ":", "Kay", "."]
+    trace = wb.Trace(replace(trace.manifest, str_tokens=texts), {n: trace.raw(n) for n in trace.names()})
+    scores = retrieval_scores(trace, "Kay", trace.find("Kay")[1])
+    assert scores.attrs["n"] == 1
+    pattern = np.stack([wb.attention.pattern(trace, layer, queries=6).values for layer in range(3)])
+    assert np.array_equal(scores.values, (pattern.argmax(-1) == 3) & (pattern.max(-1) > 0))
+    with pytest.raises(NotRecorded, match="needle 'Ann' does not occur"):
+        retrieval_scores(trace, "Ann")
 
 
 def test_rollout_equals_the_product_of_mixed_patterns_and_rows_sum_to_one(random):

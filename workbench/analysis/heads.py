@@ -10,8 +10,9 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 import xarray as xr
 
-from workbench.checks import check_axes, check_slice, check_type, check_whole
+from workbench.checks import check_axes, check_items, check_slice, check_type, check_whole
 from workbench.errors import ArgumentError, NotRecorded
+from workbench.text import shown
 from workbench.traces import Trace, patterns
 from workbench.traces.steps import Step, segment_slices
 
@@ -117,42 +118,79 @@ def head_scores(trace: Trace) -> xr.Dataset:
     return _by_head(values, {"units": "probability", "n": counts})
 
 
-def retrieval_scores(trace: Trace, needle: slice) -> xr.DataArray:
-    """Which heads copy from `needle`, a slice of the prompt (layer head): the share of copied tokens they attended to.
+def retrieval_scores(
+    trace: Trace, needle: str | slice | Sequence[slice], answer: str | slice | Sequence[slice] | None = None
+) -> xr.DataArray:
+    """Which heads copy from `needle` (layer head): the share of copied tokens whose place in it they attended to.
 
-    A generated token counts as copied if it occurs exactly once in the prompt and that place is inside `needle`. A head
-    scores for it if its largest attention, at the position that predicted the token, is on that place (retrieval heads,
-    Wu et al. 2024, arXiv 2404.15574). `attrs["n"]` is the number of copied tokens.
+    A head scores for a copied token if its largest attention, at the position that predicted the token, is on the place
+    it was copied from (retrieval heads, Wu et al. 2024, arXiv 2404.15574). `attrs["n"]` is the number of copied tokens.
 
-    >>> trace = wb.trace("What is 12+30?")
+    `needle` and `answer` are slices (as from `trace.find`) or a text, which stands for all its occurrences. Without
+    `answer`, as in the paper, a generated token counts as copied if it occurs exactly once in the prompt and that place
+    is in `needle`. With `answer`, each of its tokens that `needle` has before it counts, and each such place is a hit.
+    It may occur elsewhere too, in a chain of thought for instance; a head that attends to it there does not score.
+    White space around a token makes no difference: "Kay" is copied from " Kay".
+
+    >>> trace = wb.trace("Mod 10: a=3, b=a+4. Find b.")
     >>> retrieval_scores(trace, slice(0, trace.prompt_length)).dims
     ('layer', 'head')
+    >>> scores = retrieval_scores(trace, "a=3", answer=trace.find("3")[1:])
+    >>> float(scores.max()) <= 1, scores.attrs["units"]
+    (True, 'share of copied tokens')
 
-    Raises NotRecorded if no token was copied from `needle`, or if the trace holds no patterns.
+    Raises NotRecorded if no token was copied from `needle`, a text does not occur, or the trace holds no patterns.
     """
     check_type("retrieval_scores", trace, Trace)
-    needle = check_slice("needle", needle)
-    tokens = trace.tokens
-    inside = range(len(tokens))[needle]
+    inside = _occurring("needle", needle, trace)
+    if answer is None:
+        copied = _only_in_needle(trace, inside)
+        rule = "no generated token occurs exactly once in the prompt, inside this; give `answer` for tokens that do not"
+    else:
+        copied = _in_needle_too(trace, inside, _occurring("answer", answer, trace))
+        rule = "no token of `answer` is in it, before its own position"
+    if not copied:
+        raise NotRecorded(f"nothing was copied from {shown(needle)}: {rule}")
+    hits = np.zeros((trace.config["n_layers"], trace.config["n_heads"]))
+    for layer in range(len(hits)):
+        for query, places in copied:
+            pattern, _ = patterns.rows(trace, layer, slice(None), slice(query, query + 1))
+            top = pattern[:, 0].argmax(-1)
+            hits[layer] += np.isin(top, places) & (pattern[:, 0].max(-1) > 0)
+    scores = _by_head({"retrieval": hits / len(copied)}, {})["retrieval"]
+    scores.attrs = {"long_name": "retrieval score", "units": "share of copied tokens", "n": len(copied)}
+    return scores
+
+
+def _occurring(name: str, where: str | slice | Sequence[slice], trace: Trace) -> list[int]:
+    """The positions in slices, or of all occurrences of a text."""
+    if isinstance(where, str):
+        slices = trace.find(where)
+        if not slices:
+            raise NotRecorded(f"{name} {shown(where)} does not occur in this text")
+    else:
+        slices = [where] if isinstance(where, slice) else check_items(name, where)
+    return sorted({pos for part in slices for pos in range(len(trace))[check_slice(name, part)]})
+
+
+def _only_in_needle(trace: Trace, inside: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """The query that predicted each copied token, and the only place of it in the prompt, which is in `inside`."""
+    tokens, in_needle = trace.tokens, {*inside}
     places: dict[int, list[int]] = {}
     for pos, token in enumerate(tokens[: trace.prompt_length]):
         places.setdefault(token, []).append(pos)
-    copied = [
-        (pos - 1, places[token][0])
+    return [
+        (pos - 1, places[token])
         for pos, token in enumerate(tokens)
-        if pos >= trace.prompt_length and len(places.get(token, ())) == 1 and places[token][0] in inside
+        if pos >= trace.prompt_length and len(places.get(token, ())) == 1 and places[token][0] in in_needle
     ]
-    if not copied:
-        raise NotRecorded(
-            f"nothing was copied from {needle}: no generated token occurs exactly once in the prompt, inside this slice"
-        )
-    hits = np.zeros((trace.config["n_layers"], trace.config["n_heads"]))
-    for layer in range(len(hits)):
-        for query, place in copied:
-            pattern, _ = patterns.rows(trace, layer, slice(None), slice(query, query + 1))
-            top = pattern[:, 0].argmax(-1)
-            hits[layer] += (top == place) & (pattern[:, 0].max(-1) > 0)
-    return _by_head({"retrieval": hits / len(copied)}, {"n": len(copied)})["retrieval"]
+
+
+def _in_needle_too(trace: Trace, inside: Sequence[int], answer: Sequence[int]) -> list[tuple[int, list[int]]]:
+    """The query that predicted each token of the answer, and the places in `inside` with the same text before it."""
+    pieces = [piece.strip() or piece for piece in trace.str_tokens]
+    pairs = [(at - 1, [place for place in inside if place < at and pieces[place] == pieces[at]]) for at in answer]
+    return [(query, places) for query, places in pairs if places]
 
 
 def step_attention(trace: Trace, segments: Sequence[Step | slice] | None = None) -> xr.DataArray:

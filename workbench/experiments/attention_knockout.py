@@ -100,7 +100,7 @@ def attention_knockout(
     """
     check_type("attention_knockout", model, Model)
     check_type("attention_knockout", trace, Trace)
-    layer_numbers, mode = _layers(model, layers), check_choice("mode", mode, MODES)
+    layer_numbers, mode = selected_layers(model, layers), check_choice("mode", mode, MODES)
     min_distance, seed = check_whole("min_distance", min_distance, 0), check_seed(seed)
     n_controls = check_count("n_controls", n_controls, 0)
     c, n = model.config, len(trace)
@@ -173,7 +173,8 @@ def attention_knockout(
     return dataset
 
 
-def _layers(model: Model, layers: str | Sequence[int]) -> list[int]:
+def selected_layers(model: Model, layers: str | Sequence[int]) -> list[int]:
+    """The layers "all", "full" or "sliding" of a model, or those of these numbers; EditError for none."""
     c = model.config
     all_layers = list(range(c.n_layers))
     named = {"all": all_layers, "full": [i for i in all_layers if not c.is_sliding(i)]}
