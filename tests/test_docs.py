@@ -31,6 +31,17 @@ def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.Monkey
         exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)
 
 
+def test_each_step_of_the_tutorial_takes_five_lines_and_its_pictures_are_small():
+    page = HOME / "docs/tutorial.md"
+    for line, code in blocks(page):
+        own = [row for row in code.splitlines() if row.strip() and not re.match("import |from ", row)]
+        assert len(own) <= 5, f"the block at line {line}"
+    text, pictures = page.read_text("utf-8"), sorted((HOME / "docs/images").glob("tutorial_*.png"))
+    drawn = re.findall(r"^```\n\n!\[[^\]]{20,}\]\(images/(tutorial_\w+\.png)\)$", text, re.MULTILINE)
+    assert sorted(drawn) == [picture.name for picture in pictures]  # each below the code that it shows
+    assert all(picture.stat().st_size < 120_000 for picture in pictures)
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HOME)))
 def test_every_link_points_to_a_file(page: Path):
     missing = [link for link in LINK.findall(page.read_text("utf-8")) if not (page.parent / link).exists()]
