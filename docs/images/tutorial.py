@@ -1,4 +1,4 @@
-"""Makes the pictures of docs/tutorial.md in Chromium: `python docs/images/tutorial.py`. Look at them before they are kept.
+"""Makes the pictures of docs/tutorial.md in Chromium: `python docs/images/tutorial.py`. Look at each before keeping it.
 
 It runs the page's blocks in order. A block whose next paragraph is a picture is drawn: the value of its last line, as a
 notebook would show it. So a picture is always that of the code above it.
@@ -31,9 +31,11 @@ WIDTH = 860
 def value_of(code: str, names: dict[str, Any]) -> Any:
     """Runs the code and returns the value of its last line, if that is an expression."""
     tree = ast.parse(code)
-    last = tree.body.pop() if isinstance(tree.body[-1], ast.Expr) else None
-    exec(compile(tree, "tutorial.md", "exec"), names)
-    return eval(compile(ast.Expression(last.value), "tutorial.md", "eval"), names) if last else None
+    last = tree.body[-1]
+    if not isinstance(last, ast.Expr):
+        return exec(compile(tree, "tutorial.md", "exec"), names)
+    exec(compile(ast.Module(tree.body[:-1], []), "tutorial.md", "exec"), names)
+    return eval(compile(ast.Expression(last.value), "tutorial.md", "eval"), names)
 
 
 def screenshot(view: Any, browser: Any) -> bytes:
@@ -54,10 +56,10 @@ def main() -> None:
         for code, target in BLOCK.findall(text):
             shown = value_of(code, names)
             if target:
-                if isinstance(shown, wb.Trace):
-                    shown = compact(shown)
-                is_figure = isinstance(shown, wb.figures.Figure)
-                picture = shown.image("png") if is_figure else screenshot(shown, browser)
+                if isinstance(shown, wb.figures.Figure):
+                    picture = shown.image("png")
+                else:
+                    picture = screenshot(compact(shown) if isinstance(shown, wb.Trace) else shown, browser)
                 image = Image.open(io.BytesIO(picture)).convert("RGB")
                 image.thumbnail((WIDTH, 1400))
                 image.quantize(COLORS).save(HERE / target, optimize=True)
