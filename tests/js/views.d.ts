@@ -38,6 +38,7 @@ interface Payload {
   steps: Step[];
   window: [number, number] | null;
   selected: { pos: number; layer?: number; head?: number } | null;
+  selected_range: [number, number] | null;
   arrays: Record<string, Numbers>;
   // biome-ignore lint/suspicious/noExplicitAny: each view has fields of its own
   [field: string]: any;
@@ -50,6 +51,8 @@ interface State {
   key: number;
   cell: string;
   pin: number;
+  first: number;
+  stop: number;
   query: string;
   layer: number;
   head: number;
@@ -135,6 +138,7 @@ interface PlotOptions {
 }
 
 interface Figure {
+  mark?(state: State, width: number): Mark[];
   size(width: number): number;
   draw(pen: Pen, width: number, y0: number): void;
   paint?(): void;
@@ -228,8 +232,10 @@ interface Links {
 
 /** The model that anywidget passes to `render`. */
 interface WidgetModel {
-  get(key: string): Payload["selected"];
-  set(key: string, value: Payload["selected"]): void;
+  // biome-ignore lint/suspicious/noExplicitAny: the value of a trait
+  get(key: string): any;
+  // biome-ignore lint/suspicious/noExplicitAny: as above
+  set(key: string, value: any): void;
   save_changes(): void;
   // biome-ignore lint/suspicious/noExplicitAny: a message of Python, or a change of a trait
   on(event: string, f: (...args: any[]) => void): void;

@@ -51,7 +51,7 @@ def test_the_module_tests_pass_in_node(tmp_path: Path):
 @pytest.mark.parametrize("module", MODULES)
 def test_script_and_style_of_a_view_are_below_60_kb(module: str):
     assert len(script(module).encode()) + len(style().encode()) < 60_000
-    assert len(script(module).encode()) < 48_000  # stripped, as sent
+    assert len(script(module).encode()) < 52_000  # stripped, as sent
 
 
 @pytest.mark.parametrize("module", MODULES)

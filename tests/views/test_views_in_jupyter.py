@@ -78,6 +78,22 @@ def test_python_moves_the_mark(server: Lab, page):
     assert pinned(page) == []
 
 
+def test_a_range_goes_from_a_view_to_python_and_back(server: Lab, page):
+    first, last = (page.locator(".wb").first.locator(".wb-t").nth(i).bounding_box() for i in (40, 44))
+    page.mouse.move(first["x"] + 1, first["y"] + first["height"] / 2)
+    page.mouse.down()
+    page.mouse.move(last["x"], last["y"] + last["height"] / 2)
+    page.mouse.move(last["x"] + last["width"] - 1, last["y"] + last["height"] / 2)
+    page.mouse.up()
+    page.wait_for_function("document.querySelectorAll('.wb-in').length == 10")  # five in each of two views
+    page.wait_for_timeout(300)
+    assert server.execute(page, "print(view.selected_range)") == "slice(40, 45, None)"
+    server.execute(page, "view.selected_range = slice(10, 12)")
+    page.wait_for_function("[...document.querySelectorAll('.wb-in')].map(t => t.place).join() == '10,11,10,11'")
+    server.execute(page, "view.selected_range = None")
+    page.wait_for_function("!document.querySelector('.wb-in')")
+
+
 def test_keys_in_a_view_do_not_reach_jupyter(server: Lab, page):
     page.locator(".wb").first.locator(".wb-t").nth(30).click()
     for key in ("ArrowRight", "d", "d", "x", "a", "ArrowDown"):

@@ -60,7 +60,9 @@ let onMessage;
 const model = {
   get: (key) => state[key],
   set: (key, value) => { state[key] = value; },
-  save_changes: () => { if (!NUMBER) window.selected = state.selected; },
+  save_changes: () => {
+    if (!NUMBER) Object.assign(window, { selected: state.selected, selectedRange: state.selected_range });
+  },
   on: (name, f) => { if (name === "msg:custom") onMessage = f; },
   off: () => {},
   async send({ id, kind, request }) {

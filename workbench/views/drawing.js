@@ -159,8 +159,8 @@ export class SvgPen {
     const look = { preserveAspectRatio: "none", "image-rendering": "pixelated" };
     this.#e("image", { x, y, width, height, href: picture.toDataURL(), ...look });
   }
-  done(w, h) {
-    const open = `<svg xmlns="http://www.w3.org/2000/svg" width="${w}" height="${h}" viewBox="0 0 ${w} ${h}"`;
+  done(w, h, margin = 0) {
+    const open = `<svg xmlns="http://www.w3.org/2000/svg" width="${w}" height="${h}" viewBox="${-margin} 0 ${w} ${h}"`;
     return `${open} font-family="${SANS.replaceAll('"', "'")}" xml:space="preserve">${this.parts.join("")}</svg>`;
   }
 }

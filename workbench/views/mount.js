@@ -1,6 +1,7 @@
 // @ts-check
 // Mounting a view: in Jupyter from a widget model, in a saved page from its block of data.
 import { themed } from "./drawing.js";
+import { hasRange } from "./selected_range.js";
 import { Tokens } from "./token_index.js";
 import { busOf, viewOf } from "./trace_bus.js";
 
@@ -65,27 +66,36 @@ async function mount(el, bytes, { signal, queryPython, model }) {
   el.replaceChildren();
   el.classList.add("wb");
   const theme = themed(el, signal),
-    selected = model?.get("selected") ?? data.selected;
+    selected = model?.get("selected") ?? data.selected,
+    range = model?.get("selected_range") ?? data.selected_range;
   if (selected) bus.set({ pin: selected.pos });
+  if (range) bus.set({ first: range[0], stop: range[1] });
   model?.on("change:selected", () => {
     const { pos = -1, layer = state.layer, head = state.head } = model.get("selected") ?? {};
     bus.set({ pin: pos, layer, head });
   });
-  bus.on((_, keys) => {
-    if (!model || !["pin", "layer", "head"].some((key) => keys.has(key))) return;
-    const named = Object.entries({ pos: state.pin, layer: state.layer, head: state.head }).filter(
-      ([, v]) => v >= 0,
-    );
-    const selected = /** @type {Payload["selected"]} */ (
-      state.pin < 0 ? null : Object.fromEntries(named)
-    );
-    if (JSON.stringify(selected) === JSON.stringify(model.get("selected"))) return;
+  model?.on("change:selected_range", () => {
+    const [first, stop] = model.get("selected_range") ?? [-1, -1];
+    bus.set({ first, stop });
+  });
+  const tell = (name, value) => {
+    if (JSON.stringify(value) === JSON.stringify(model.get(name) ?? null)) return;
     try {
-      model.set("selected", selected);
+      model.set(name, value);
       model.save_changes();
     } catch {
       lost(el);
     }
+  };
+  bus.on((_, keys) => {
+    if (!model) return;
+    if (keys.has("first") || keys.has("stop"))
+      tell("selected_range", hasRange(state) ? [state.first, state.stop] : null);
+    if (!["pin", "layer", "head"].some((key) => keys.has(key))) return;
+    const named = Object.entries({ pos: state.pin, layer: state.layer, head: state.head }).filter(
+      ([, v]) => v >= 0,
+    );
+    tell("selected", state.pin < 0 ? null : Object.fromEntries(named));
   }, signal);
   DRAW[data.view]({ el, data, tokens, bus, signal, theme, queryPython, standalone: !model });
   performance.mark("workbench:drawn");

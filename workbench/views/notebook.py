@@ -16,7 +16,7 @@ from uuid import uuid4
 
 from workbench.errors import WorkbenchError
 from workbench.text import printable
-from workbench.views.request import selected_place
+from workbench.views.request import selected_place, selected_slice
 from workbench.views.script import script, style
 from workbench.views.snapshot_html import label_html, table
 
@@ -108,7 +108,14 @@ def widget(view: "View") -> Any:
                 widget_class = _class()
             except ImportError:
                 return None
-            live = widget_class(view, _esm=loader(view.module), selected=view._selected)
+            chosen = view._selected_range
+            live = widget_class(
+                view,
+                _esm=loader(view.module),
+                selected=view._selected,
+                selected_range=None if chosen is None else [chosen.start, chosen.stop],
+            )
+            live.observe(view._changed, ["selected", "selected_range"])
             live.on_msg(lambda _, message, buffers: live.send(*_reply(view, message)))
             view._live = live
         return view._live
@@ -147,9 +154,10 @@ def _class() -> type:
         _esm = traitlets.Unicode().tag(sync=True)
         _css = traitlets.Unicode(style()).tag(sync=True)
         selected = traitlets.Any(default_value=None).tag(sync=True)
+        selected_range = traitlets.Any(default_value=None).tag(sync=True)
 
         def __init__(self, view: "View", **values: Any):
-            self._trace, self._place = view.trace, None
+            self._trace, self._place, self._range = view.trace, None, None
             super().__init__(**values)
 
         @traitlets.validate("selected")
@@ -158,5 +166,13 @@ def _class() -> type:
             with suppress(WorkbenchError, RecursionError):
                 self._place = selected_place(self._trace, proposal["value"])
             return self._place
+
+        @traitlets.validate("selected_range")
+        def _selected_range(self, proposal: dict[str, Any]) -> list[int] | None:
+            """The proposed range, likewise."""
+            with suppress(WorkbenchError, RecursionError):
+                chosen = selected_slice(self._trace, proposal["value"])
+                self._range = None if chosen is None else [chosen.start, chosen.stop]
+            return self._range
 
     return Live

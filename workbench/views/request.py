@@ -38,6 +38,31 @@ def range_in(request: Mapping[str, Any], n: int) -> tuple[int, int]:
     return start, stop
 
 
+def selected_slice(trace: Trace, value: Any) -> slice | None:
+    """A range of positions as a slice; [first, stop], as the browser sends it, is one too, and None no range.
+
+    >>> selected_slice(trace, [3, 7]), selected_slice(trace, None)
+    (slice(3, 7, None), None)
+
+    Raises ArgumentTypeError for another type, ArgumentError for an empty range, a step, or a bound out of range.
+    """
+    if value is None:
+        return None
+    n = len(trace)
+    if isinstance(value, slice):
+        if value.step not in (None, 1):
+            raise ArgumentError(f"selected_range must have no step, got one of {visible(repr(value.step)[:60])}.")
+        bounds = [0 if value.start is None else value.start, n if value.stop is None else value.stop]
+    elif isinstance(value, list | tuple) and len(value) == 2:
+        bounds = list(value)
+    else:
+        raise ArgumentTypeError(f"selected_range must be a slice of positions or None, got {type(value).__name__}.")
+    first, stop = (check_index("a bound of selected_range", bound, n + 1) for bound in bounds)
+    if first >= stop:
+        raise ArgumentError(f"selected_range must contain a position: 0 <= first < stop <= {n}, got {first}:{stop}.")
+    return slice(first, stop)
+
+
 def selected_place(trace: Trace, value: Any) -> dict[str, int] | None:
     """A place in a trace as a dict over some of pos, layer and head; a number is a position, None no place.
 

@@ -9,7 +9,17 @@ globalThis[SHARED] ??= new Map();
 const BUSES = globalThis[SHARED];
 
 const OWN = { layer: -1, head: -1, from: 0, to: -1, only: "" }; // each view has its own
-const START = { hover: -1, row: -1, key: -1, cell: "", pin: -1, query: "", ...OWN };
+const START = {
+  hover: -1,
+  row: -1,
+  key: -1,
+  cell: "",
+  pin: -1,
+  first: -1,
+  stop: -1,
+  query: "",
+  ...OWN,
+};
 
 /**
  * @param {State} state

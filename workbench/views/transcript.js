@@ -2,6 +2,7 @@
 // The tokens as text, colored by channel and step, or by one number per token. Tokens become spans once they scroll
 // into view.
 import { mix } from "./drawing.js";
+import { hasRange, rangeOfText } from "./selected_range.js";
 import { plain } from "./token_index.js";
 import { make } from "./view_frame.js";
 
@@ -29,9 +30,11 @@ export function transcript(view, ctx, { tall, tint = null }) {
   box.style.maxHeight = `${tall}px`;
   let [hover, pin] = [-1, -1],
     mask = null,
+    [first, stop] = [-1, -1],
     hits = new Uint8Array(n),
     highlighted = [];
 
+  const windowShown = () => [state.from, state.to < 0 ? n : state.to];
   const span = (i, message) => {
     const made = make("span", { textContent: text(i) }),
       step = tokens.steps[tokens.step[i]],
@@ -39,7 +42,8 @@ export function transcript(view, ctx, { tall, tint = null }) {
     const p = logprob && i >= tokens.promptLength && !tint ? Math.exp(logprob[i]) : 1,
       rare = p < 0.1 ? "wb-rarer" : p < 0.5 && "wb-rare";
     const kind = head ? "wb-head" : step && !tint && `wb-kind k${step.color}`,
-      off = mask && !mask[i] && "wb-off";
+      off = mask && !mask[i] && "wb-off",
+      [from, to] = windowShown();
     made.className = [
       "wb-t",
       kind,
@@ -48,6 +52,8 @@ export function transcript(view, ctx, { tall, tint = null }) {
       i === hover && "wb-on",
       i === pin && "wb-pinned",
       hits[i] && "wb-hit",
+      i >= first && i < stop && "wb-in",
+      (i < from || i >= to) && "wb-out",
     ]
       .filter(Boolean)
       .join(" ");
@@ -121,6 +127,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
   view.on(box, "pointerleave", () => bus.set({ hover: -1 }));
   view.on(box, "click", (event) => {
     ctx.el.focus({ preventScroll: true });
+    if (rangeOfText(box, getSelection())) return; // the end of dragging over text
     if (at(event) >= 0) bus.set({ pin: state.pin === at(event) ? -1 : at(event) });
   });
   const reveal = (i) => {
@@ -149,6 +156,24 @@ export function transcript(view, ctx, { tall, tint = null }) {
     mask = tokens.mask(state.only, state.pin);
     spans.forEach((s, i) => s.classList.toggle("wb-off", !!mask && !mask[i]));
   };
+  const followRange = () => {
+    [first, stop] = hasRange(state) ? [state.first, state.stop] : [-1, -1];
+    spans.forEach((s, i) => s.classList.toggle("wb-in", i >= first && i < stop));
+  };
+  const followWindow = () => {
+    const [from, to] = windowShown();
+    spans.forEach((s, i) => s.classList.toggle("wb-out", i < from || i >= to));
+  };
+  let pressed = false;
+  view.on(box, "pointerdown", () => {
+    pressed = true;
+  });
+  const select = () => {
+    const range = pressed && rangeOfText(box, getSelection());
+    pressed = false;
+    if (range) bus.set(range);
+  };
+  addEventListener("pointerup", select, { signal });
   const highlightHits = () => {
     for (const i of highlighted) {
       hits[i] = 0;
@@ -170,10 +195,13 @@ export function transcript(view, ctx, { tall, tint = null }) {
   followMarks();
   if (state.only) filter();
   if (state.query) highlightHits();
+  followRange();
   bus.on((_, keys) => {
     followMarks();
     if (keys.has("only") || (state.only && keys.has("pin"))) filter();
     if (keys.has("query")) highlightHits();
+    if (keys.has("first") || keys.has("stop")) followRange();
+    if (keys.has("from") || keys.has("to")) followWindow();
     if (keys.has("from") && state.to >= 0) reveal(state.from);
   }, signal);
 

@@ -40,18 +40,18 @@ How to add a view, for example of things:
 
 import os
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, ClassVar
 
 import numpy as np
 
 from workbench.checks import check_index, check_items, check_type, check_whole
-from workbench.errors import ArgumentError, SelectionError
+from workbench.errors import ArgumentError, ArgumentTypeError, SelectionError
 from workbench.text import visible, visible_pieces
 from workbench.traces import Trace
 from workbench.views.outline import GRAY, KIND_COLORS, message_header, messages, parts
 from workbench.views.payload import Payload, packed
-from workbench.views.request import selected_place
+from workbench.views.request import selected_place, selected_slice
 from workbench.views.snapshot_html import Row
 
 
@@ -59,9 +59,10 @@ class View:
     """Base class of the views: `selected`, `to_html`, and display in Jupyter.
 
     `selected` is the place that the reader pinned by a click, as a dict over axes, `{"pos": 37, "layer": 3}`, or None.
-    Setting it moves the mark in the browser. Views of one trace share the position. Layer, head, zoom and filter belong
-    to each view and start with the values of its Python code; the button "link" in the bar of several views makes them
-    share these too.
+    Setting it moves the mark in the browser. `selected_range` is the range of tokens that the reader selected by
+    dragging over lanes or text, as a slice of positions, or None; it can be set too. Views of one trace share both.
+    Layer, head, zoom and filter belong to each view and start with the values of its Python code; the button "link" in
+    the bar of several views makes them share these too.
     """
 
     module: ClassVar[str]  # the ES module that draws the view
@@ -73,8 +74,11 @@ class View:
         self.trace = trace
         self.window = None if window is None else _checked_window(window, n)
         self._selected: dict[str, int] | None = None
+        self._selected_range: slice | None = None
+        self._observers: list[Callable[[View], object]] = []
         if selected is not None:
             self._selected = {"pos": check_index("selected", selected, n)}
+        self._observed: Any = self._selected, None
         self._live: Any = None
         self._lock = threading.Lock()
 
@@ -87,6 +91,40 @@ class View:
         place = self._selected = selected_place(self.trace, value)
         if self._live is not None:
             self._live.selected = place
+        else:
+            self._changed()
+
+    @property
+    def selected_range(self) -> slice | None:
+        return self._selected_range if self._live is None else selected_slice(self.trace, self._live.selected_range)
+
+    @selected_range.setter
+    def selected_range(self, value: slice | None) -> None:
+        chosen = self._selected_range = selected_slice(self.trace, value)
+        if self._live is not None:
+            self._live.selected_range = None if chosen is None else [chosen.start, chosen.stop]
+        else:
+            self._changed()
+
+    def observe(self, function: "Callable[[View], object]") -> None:
+        """Call `function(view)` whenever `selected` or `selected_range` changes, in the browser or in Python.
+
+        >>> view = wb.views.tokens(trace)
+        >>> view.observe(lambda view: print(view.selected_range))
+        >>> view.selected_range = slice(3, 7)
+        slice(3, 7, None)
+        """
+        if not callable(function):
+            raise ArgumentTypeError(f"observe takes a function of the view, got {type(function).__name__}.")
+        self._observers.append(function)
+
+    def _changed(self, _change: object = None) -> None:
+        places = self.selected, self.selected_range
+        if places == self._observed:  # a widget also reports values that it has refused
+            return
+        self._observed = places
+        for function in self._observers:
+            function(self)
 
     # The data of a view: subclasses override these.
 
@@ -154,7 +192,8 @@ def common(view: View) -> Payload:
         "args": "",
         "trace": trace.id,
         "foot": f"workbench · {visible(trace.manifest.model['name'])} · trace {trace.id}",
-        "hint": f"{n:,} tokens. Hover, click to pin, ← → to move, / to search, + − 0 to zoom.",
+        "hint": f"{n:,} tokens. Hover, click to pin, drag to select a range; ← → to move, / to search, + − 0 to zoom, "
+        "c to copy, f for full screen.",
         "layers": trace.config["n_layers"],
         "prompt_length": trace.prompt_length,
         "token_texts": token_texts,
@@ -165,6 +204,7 @@ def common(view: View) -> Payload:
         ],
         "window": None if view.window is None else list(view.window),
         "selected": view._selected,
+        "selected_range": None if (chosen := view.selected_range) is None else [chosen.start, chosen.stop],
     }
     arrays = {"token_text_ids": token_text_ids}
     logprob = lane(trace, "logprob", n)

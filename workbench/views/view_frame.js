@@ -1,7 +1,10 @@
 // @ts-check
 // The frame of a view: search, filter, zoom and export above, the plots, the readout below, and keyboard shortcuts.
-import { CanvasPen, SvgPen } from "./drawing.js";
+import { copyText } from "./clipboard.js";
+import { CanvasPen } from "./drawing.js";
 import { isForNotebook, leaveView, letShortcutsThrough } from "./notebook_keys.js";
+import { pictureSavers } from "./picture.js";
+import { hasRange, rangeOnAxis, rangeText } from "./selected_range.js";
 import { axisOf } from "./token_axis.js";
 import { plain } from "./token_index.js";
 import { tooltip } from "./tooltip.js";
@@ -20,19 +23,6 @@ export function make(name, properties = {}, ...children) {
   if (label) element.setAttribute("aria-label", label);
   element.append(...children);
   return element;
-}
-
-/**
- * @param {string} name
- * @param {string} type
- * @param {BlobPart} content
- */
-function save(name, type, content) {
-  const url = URL.createObjectURL(
-    content instanceof Blob ? content : new Blob([content], { type }),
-  );
-  make("a", { href: url, download: name }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 1e4);
 }
 
 /**
@@ -98,7 +88,8 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
     [...new Set(tokens.steps.map((s) => s.kind))].map((k) => [`kind:${k}`, plain(k)]),
   );
 
-  let hits = [],
+  let described = "", // the text of what is under the pointer, or pinned
+    hits = [],
     hit = -1;
   const pin = (position) => bus.set({ pin: position });
   const zoom = (factor) => {
@@ -121,42 +112,19 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
         : "no match"
       : "";
   };
+  const fullScreen = () =>
+    document.fullscreenElement ? document.exitFullscreen() : el.requestFullscreen?.();
+  const copyValue = async () => {
+    const text = described;
+    if (text) announcement.textContent = (await copyText(text)) ? `copied: ${text}` : "not copied";
+  };
+  const unpin = () => {
+    if (state.pin < 0 && !hasRange(state)) leaveView(el);
+    else bus.set({ pin: -1, hover: -1, first: -1, stop: -1 });
+  };
   const move = (by) => {
     const at = state.pin >= 0 ? state.pin : state.hover;
     pin(Math.max(0, Math.min(tokens.n - 1, at < 0 ? 0 : at + by)));
-  };
-  const allFigures = () => {
-    const width = Math.max(640, Math.round(body.clientWidth)),
-      heights = figures.map((f) => Math.ceil(f.size(width)));
-    return {
-      width,
-      height: heights.reduce((a, b) => a + b + 8, 30),
-      draw(pen) {
-        const { of } = theme;
-        pen.rect(0, 0, this.width, this.height, of.paper);
-        let y = 0;
-        figures.forEach((f, i) => {
-          f.draw(pen, width, y);
-          y += heights[i] + 8;
-        });
-        pen.text(8, this.height - 9, data.foot, { fill: of.soft, size: 10 });
-      },
-    };
-  };
-  const name = `${data.view}-${data.trace.slice(0, 12)}`;
-  const svg = () => {
-    const sheet = allFigures(),
-      pen = new SvgPen();
-    sheet.draw(pen);
-    save(`${name}.svg`, "image/svg+xml", pen.done(sheet.width, sheet.height));
-  };
-  const png = () => {
-    const sheet = allFigures(),
-      canvas = make("canvas", { width: sheet.width * 2, height: sheet.height * 2 }),
-      context = canvas.getContext("2d");
-    context.scale(2, 2);
-    sheet.draw(new CanvasPen(context));
-    canvas.toBlob((blob) => save(`${name}.png`, "image/png", blob));
   };
   const python = () => {
     const { from, to } = axisOf(state, tokens.n, 0, 1);
@@ -167,7 +135,7 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
     code.hidden = !code.hidden;
     if (code.hidden) return;
     code.select();
-    navigator.clipboard?.writeText(code.value).catch(() => {});
+    copyText(code.value).finally(() => code.select());
   };
   const bar = make(
     "div",
@@ -182,10 +150,11 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
     button("−", "zoom out (-)", () => zoom(2)),
     button("+", "zoom in (+)", () => zoom(0.5)),
     button("all", "all tokens (0)", () => bus.set({ from: 0, to: -1 })),
-    ...Object.entries({ SVG: svg, PNG: png }).map(([kind, f]) =>
+    ...Object.entries(pictureSavers(ctx, figures, body)).map(([kind, f]) =>
       button(kind, `save this view as ${kind}`, f),
     ),
     button("Python", "Python code of this view", python),
+    button("full", "full screen (f)", () => fullScreen()),
   );
   Object.assign(el, { tabIndex: 0 });
   el.setAttribute("role", "group");
@@ -231,7 +200,9 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
       ArrowDown: () => up(-1),
       Home: () => pin(0),
       End: () => pin(tokens.n - 1),
-      Escape: () => (state.pin < 0 ? leaveView(el) : bus.set({ pin: -1, hover: -1 })),
+      Escape: unpin,
+      c: copyValue,
+      f: fullScreen,
       "/": () => search.focus(),
       n: () => goToHit(1),
       N: () => goToHit(-1),
@@ -254,7 +225,8 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
         ];
   /** Shows a text below the plots and, while pointer or keys are in the view, in the tooltip. */
   const describe = (text, atPointer = true) => {
-    readoutElement.textContent = text || data.hint;
+    described = text;
+    readoutElement.textContent = [text, rangeText(state)].filter(Boolean).join("\n") || data.hint;
     tip.set(atPointer && tip.inside ? text : "");
   };
   const updateReadout = () =>
@@ -308,7 +280,8 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
       height = 0,
       frameRequest = 0,
       begin = null;
-    box.append(drag);
+    const range = make("div", { className: "wb-range", hidden: true });
+    box.append(range, drag);
     parent.append(box);
     const paint = () => {
       frameRequest = 0;
@@ -344,6 +317,10 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
         });
       });
       marks.splice(rectangles.length).forEach((m) => m.remove());
+      const ends = width && axis ? rangeOnAxis(state, axis(width)) : null;
+      range.hidden = !ends;
+      if (ends)
+        Object.assign(range.style, { left: `${ends[0]}px`, width: `${ends[1] - ends[0]}px` });
     };
     const spot = (event) => {
       const r = box.getBoundingClientRect();
@@ -376,8 +353,12 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
       if (wide && begin !== null) {
         const a = axis(width),
           clamp = (v) => Math.max(a.x0, Math.min(a.x0 + a.width - 1, v));
-        const [from, to] = [a.at(clamp(Math.min(x, begin))), a.at(clamp(Math.max(x, begin))) + 1];
-        bus.set({ from, to: Math.max(to, Math.min(from + 8, tokens.n)) });
+        const [first, stop] = [
+          a.at(clamp(Math.min(x, begin))),
+          a.at(clamp(Math.max(x, begin))) + 1,
+        ];
+        const zoomed = { from: first, to: Math.max(stop, Math.min(first + 8, tokens.n)) };
+        bus.set({ first, stop, ...(!event.shiftKey && zoomed) });
       } else {
         const { hover, row = -1, key, ...rest } = where(x, y) ?? {},
           isPinned = state.pin === hover && (row < 0 || row === state.layer);
@@ -398,7 +379,7 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
       theme.changed.delete(schedulePaint);
     });
     bus.on((_, changed) => (keys.some((k) => changed.has(k)) ? paint() : placeMarks()), signal);
-    const figure = { size, draw, paint: schedulePaint, box };
+    const figure = { size, draw, mark, paint: schedulePaint, box };
     figures.push(figure);
     paint();
     return figure;
