@@ -613,7 +613,7 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     ),
     "views.heads": lambda w: (
         wb.views.heads,
-        {"trace": w.trace, "layer": 1, "head": 2, "window": (0, 9), "selected": 3},
+        {"trace": w.trace, "layer": 1, "head": 2, "beside": (0, 1), "window": (0, 9), "selected": 3},
     ),
     "views.lens": lambda w: (wb.views.lens, {"trace": w.trace, "window": (0, 9), "selected": 3}),
     "views.routing": lambda w: (wb.views.routing, {"trace": w.short, "layer": 2, "window": (0, 9), "selected": 3}),

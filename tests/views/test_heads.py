@@ -10,7 +10,7 @@ from tests.views import made
 from tests.views.browser import Tab, needed
 from tests.views.whole import HEADS, HOSTILE, LAYERS, WINDOW, LiveTab, check_inert, whole
 from workbench.errors import ArgumentError, NotRecorded, SelectionError
-from workbench.views import heads_view
+from workbench.views import head_cells, heads_view
 from workbench.views.heads_view import CELLS
 from workbench.views.notebook import snapshot
 from workbench.views.payload import unpacked
@@ -297,3 +297,69 @@ def test_sizes_of_the_synthetic_run_are_all_different():
 def test_wrong_numbers_in_a_query_are_refused(wrong):
     with pytest.raises((ArgumentError, SelectionError)):
         wb.views.heads(whole()).query("head", {"layer": 1, "head": 0, "from": 0, "to": 8} | wrong)
+
+
+# Over the heads, and two heads side by side.
+
+
+@pytest.mark.parametrize("name", ["mean", "max"])
+def test_a_head_may_be_the_mean_or_the_maximum_over_the_heads(name: str):
+    trace = whole(LONG)
+    over = getattr(wb.attention.pattern(trace, 1).values, name)(0)
+    view = wb.views.heads(trace, 1, name)
+    header, arrays = view.payload()
+    assert np.abs(arrays["cells"].astype(int) - pooled(levels(over), header["factor"])).max() <= 1  # rounding of a mean
+    header, arrays = view.query("head", {"layer": 1, "head": name, "from": 300, "to": 1000})
+    assert np.abs(arrays["cells"].astype(int) - levels(over)[300:1000, 300:1000]).max() <= 1
+    header, arrays = view.query("row", {"layer": 1, "head": name, "query": 40})
+    assert np.allclose(arrays["row"], over[40], atol=1e-6)
+    sinks = getattr(1 - wb.attention.pattern(trace, 1).values[:, 40].sum(-1), name)()
+    assert header["sink"] == pytest.approx(sinks, abs=1e-6)
+    assert f"layer 1, {name} over heads" in snapshot(view)
+
+
+@pytest.mark.parametrize("factor", [3, 7])
+def test_a_preview_over_the_heads_uses_the_last_query_of_each_cell(factor: int):
+    trace = whole(LONG)
+    n, size = len(trace), -(-len(trace) // factor)
+    over = wb.attention.pattern(trace, 1).values.max(0)
+    cells, _, used = head_cells.pooled(trace, 1, "max", 0, n, size, sampled=True)
+    last = np.minimum(np.arange(1, len(cells) + 1) * used, n) - 1
+    expected = np.maximum.reduceat(over[last], np.arange(0, n, used), axis=1)
+    assert used == factor and np.allclose(cells, expected, atol=1e-6)
+
+
+def test_heads_that_do_not_exist_are_refused_with_what_is_allowed():
+    with pytest.raises(ArgumentError, match="head must be 'mean' or 'max', got 'median'"):
+        wb.views.heads(whole(), head="median")
+    with pytest.raises(ArgumentError, match=r"beside must be \(layer, head\)"):
+        wb.views.heads(whole(), beside=(1, 2, 3))  # pyright: ignore[reportArgumentType]
+    with pytest.raises(SelectionError, match="head must be between"):
+        wb.views.heads(whole(), beside=(1, 6))
+
+
+@needed
+def test_two_heads_are_side_by_side_and_hovering_names_both_values(browser, tmp_path: Path):
+    trace = whole()
+    first, second = wb.attention.pattern(trace, 1, 2).values, wb.attention.pattern(trace, 3).values.mean(0)
+    tab = LiveTab(browser, wb.views.heads(trace, 1, 2, beside=(3, "mean")), tmp_path)
+    tab.page.set_viewport_size({"width": 1800, "height": 900})
+    tab.settled()
+    left, right = box(tab, 1), box(tab, 2)
+    assert left["y"] == right["y"] and left["x"] + left["width"] <= right["x"]
+    query, key = 60, 57
+    tab.page.mouse.move(*cell(tab, query, key, len(trace)))
+    tab.settled()
+    text = tab.page.locator(".wb-readout").inner_text()
+    assert f"layer 1, head 2: attention to “{trace.str_tokens[key]}” {key}: ≈ " in text
+    values = [float(part.split()[0].replace("−", "-")) for part in text.split(f" {key}: ≈ ")[1:]]
+    assert values == pytest.approx([first[query, key], second[query, key]], abs=0.01)
+    assert tab.python() == 'wb.views.heads(trace, layer=1, head=2, beside=(3, "mean"))'
+    tab.page.get_by_label("a second head beside the first").select_option("")
+    tab.page.get_by_label("head ([ ])").select_option("-3")
+    tab.settled()
+    assert not tab.page.locator(".wb-plot >> nth=2").is_visible()
+    assert correlation(tab, wb.attention.pattern(trace, 1).values.max(0)) > 0.99
+    assert tab.python() == 'wb.views.heads(trace, layer=1, head="max")'
+    tab.console[:] = [text for text in tab.console if "willReadFrequently" not in text]
+    tab.close()

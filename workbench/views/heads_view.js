@@ -7,10 +7,11 @@ import { register } from "./mount.js";
 import { queryCache, list, menu, scale, pooledSquare } from "./plots.js";
 import { axisOf, pointed, ticks, veil } from "./token_axis.js";
 import { number } from "./token_index.js";
-import { frame } from "./view_frame.js";
+import { frame, make } from "./view_frame.js";
 
 const LEFT = 104,
   TOP = 54;
+const OVER_HEADS = { [-2]: "mean", [-3]: "max" };
 
 register("heads", (ctx) => {
   const { data, tokens, bus, theme } = ctx,
@@ -18,14 +19,20 @@ register("heads", (ctx) => {
     { n } = tokens,
     { arrays } = data;
   const value = (level) => (level / 255) ** 2; // levels are on a square-root scale (heads_view.py)
-  const now = () => ({
-    layer: state.layer < 0 ? data.layer : state.layer,
-    head: state.head < 0 ? data.head : Math.min(data.heads - 1, state.head),
-  });
-  let small, large; // the two plots; results of queries may arrive before they exist
-  const store = queryCache(ctx.queryPython, (kind, { head = now().head }) => {
-    kind === "layer" && small?.paint();
-    head === now().head && large?.paint();
+  // A head is a number, or a name in OVER_HEADS; in the state it is a number.
+  const named = (head) => OVER_HEADS[head] ?? Math.min(data.heads - 1, head),
+    now = () => ({
+      layer: state.layer < 0 ? data.layer : state.layer,
+      head: named(state.head === -1 ? data.head : state.head),
+    });
+  let second = data.beside && { layer: data.beside[0], head: named(data.beside[1]) }; // the head beside the first
+  const current = () => (second ? [now(), second] : [now()]);
+  let small; // the plot of all heads
+  /** @type {Plot[]} */
+  const large = []; // the plots of one head; results of queries may arrive before they exist
+  const store = queryCache(ctx.queryPython, (kind) => {
+    if (kind === "layer") small?.paint();
+    for (const plot of large) plot.paint();
     view.updateReadout();
     prefetch();
   });
@@ -34,31 +41,31 @@ register("heads", (ctx) => {
     { layer: data.layer },
     { arrays: { thumbs: arrays.thumbs, means: arrays.means }, factor: data.small },
   );
-  store.put(
-    "head",
-    { layer: data.layer, head: data.head, from: 0, to: n, ...(data.quick && { quick: 1 }) },
-    {
-      preview: data.quick,
-      arrays: { cells: arrays.cells, sinks: arrays.sinks },
-      factor: data.factor,
-    },
-  );
-  const beside = (width) => width >= 760;
-  const axis = (width = large?.box.clientWidth ?? 900) =>
-    axisOf(
-      state,
-      n,
-      LEFT,
-      Math.max(120, Math.min(640, width - LEFT - 20 - (beside(width) ? 260 : 0))),
+  const putHead = (layer, head, cells, sinks, factor) =>
+    store.put(
+      "head",
+      { layer, head: named(head), from: 0, to: n, ...(data.quick && { quick: 1 }) },
+      { preview: data.quick, arrays: { cells, sinks }, factor },
     );
-  const layer = () => store.get("layer", { layer: now().layer });
+  putHead(data.layer, data.head, arrays.cells, arrays.sinks, data.factor);
+  if (second) putHead(...data.beside, arrays.beside_cells, arrays.beside_sinks, data.beside_factor);
+  const roomy = (width) => width >= 760; // for the list of keys beside the head
+  const sideOf = (width) =>
+    Math.max(
+      120,
+      Math.min(
+        Math.max(640, Math.min(800, width / 2)),
+        width - LEFT - 20 - (roomy(width) ? 260 : 0),
+      ),
+    );
+  const axis = (width = large[0]?.box.clientWidth ?? 900) => axisOf(state, n, LEFT, sideOf(width));
+  const thumbnails = () => store.get("layer", { layer: now().layer });
   /**
    * The cells to draw: exact cells of the window if they have arrived, otherwise those of all tokens, otherwise
    * the thumbnail.
    */
-  const cells = (a) => {
-    const one = now(),
-      all = layer(),
+  const cells = (a, one) => {
+    const all = one.layer === now().layer ? thumbnails() : null,
       coarse = data.factor > 1 && a.to - a.from < n;
     const close = coarse && store.get("head", { ...one, from: a.from, to: a.to });
     if (close?.arrays)
@@ -80,7 +87,7 @@ register("heads", (ctx) => {
         factor: best.factor,
         preview: best.preview,
       };
-    if (!all?.arrays) return null;
+    if (!all?.arrays || typeof one.head === "string") return null;
     const { thumbs } = all.arrays,
       side = thumbs.shape[1];
     return {
@@ -96,6 +103,7 @@ register("heads", (ctx) => {
     const { layer: l, head } = now(),
       query = (h) =>
         store.get("head", { layer: l, head: (h + data.heads) % data.heads, from: 0, to: n });
+    if (typeof head === "string") return;
     if (!data.quick && query(head)?.arrays) {
       query(head + 1);
       query(head - 1);
@@ -114,21 +122,15 @@ register("heads", (ctx) => {
     drawn.set(of, { key, image });
     return image;
   };
-  const layerText = () => {
-    const { layer: l } = now(),
-      all = layer();
-    return (
-      all?.error ??
-      (all
-        ? `layer ${l}, ${data.window_of[l] ? `sliding, window ${data.window_of[l]}` : "full attention"}`
-        : `layer ${l} …`)
-    );
-  };
+  const layerText = (l) =>
+    `layer ${l}, ${data.window_of[l] ? `sliding, window ${data.window_of[l]}` : "full attention"}`;
+  const headText = (head) =>
+    typeof head === "string" ? `${head} over ${data.heads} heads` : `head ${head}`;
 
   // The keys that a token attends to most: from the exact row if the token is pinned, otherwise from the cells.
-  const topKeys = (query, count) => {
-    const row = query === state.pin && store.get("row", { ...now(), query });
-    const coarse = row?.arrays ? null : cells(axis()),
+  const topKeys = (one, query, count) => {
+    const row = query === state.pin && store.get("row", { ...one, query });
+    const coarse = row?.arrays ? null : cells(axis(), one),
       side = coarse?.cells.shape[0];
     if (!row?.arrays && coarse?.factor !== 1) return [];
     const at = row?.arrays
@@ -144,31 +146,40 @@ register("heads", (ctx) => {
     const sink = row?.arrays ? row.sink : coarse.sinks?.[query - coarse.start];
     return [...best, ...(data.has_sinks && sink >= 0 ? [["sink", sink]] : [])];
   };
-  const readout = (i) => {
-    const { layer: l, head } = now(),
-      approximate = i === state.pin && store.get("row", { ...now(), query: i })?.arrays ? "" : "≈ ";
-    const lines = [
-      `layer ${l}, head ${head} attends most to: ${
-        topKeys(i, 5)
-          .map(([t, v]) => `${t} (${approximate}${number(v)})`)
-          .join(", ") || "pin the token to list its keys"
-      }`,
-    ];
-    if (state.key < 0 || i !== state.hover) return lines;
-    const shown = cells(axis()),
-      side = shown?.cells.shape[0],
-      cellOf = (p) => Math.floor((p - shown.start) / shown.factor);
-    const level = shown && state.key <= i ? shown.cells[cellOf(i) * side + cellOf(state.key)] : 0;
-    return [
-      `attention to “${tokens.oneLine(state.key)}” ${state.key}: ${state.key > i ? "masked, a later position" : `≈ ${number(value(level))}${shown?.factor > 1 ? `, the largest of ${shown.factor} × ${shown.factor} tokens` : ""}`}`,
-      ...lines,
-    ];
+  const readout = (i) =>
+    current().flatMap((one) => {
+      const exact = i === state.pin && store.get("row", { ...one, query: i })?.arrays,
+        approximate = exact ? "" : "≈ ",
+        where = `layer ${one.layer}, ${headText(one.head)}`;
+      const lines = [
+        `${where} attends most to: ${
+          topKeys(one, i, 5)
+            .map(([t, v]) => `${t} (${approximate}${number(v)})`)
+            .join(", ") || "pin the token to list its keys"
+        }`,
+      ];
+      if (state.key < 0 || i !== state.hover) return lines;
+      const shown = cells(axis(), one),
+        side = shown?.cells.shape[0],
+        cellOf = (p) => Math.floor((p - shown.start) / shown.factor);
+      const level = shown && state.key <= i ? shown.cells[cellOf(i) * side + cellOf(state.key)] : 0;
+      return [
+        `${second ? `${where}: ` : ""}attention to “${tokens.oneLine(state.key)}” ${state.key}: ${state.key > i ? "masked, a later position" : `≈ ${number(value(level))}${shown?.factor > 1 ? `, the largest of ${shown.factor} × ${shown.factor} tokens` : ""}`}`,
+        ...lines,
+      ];
+    });
+  const changeHead = (by) => {
+    const { head } = now(),
+      from = typeof head === "string" ? (by > 0 ? -1 : 0) : head;
+    bus.set({ head: (from + by + data.heads) % data.heads });
   };
-  const changeHead = (by) => bus.set({ head: (now().head + by + data.heads) % data.heads });
+  const python = (head) => (typeof head === "string" ? `"${head}"` : head);
   const view = frame(ctx, {
     label: "heads",
     readout,
-    args: () => `, layer=${now().layer}, head=${now().head}`,
+    args: () =>
+      `, layer=${now().layer}, head=${python(now().head)}` +
+      (second ? `, beside=(${second.layer}, ${python(second.head)})` : ""),
     keys: ({ key }) => {
       if (key !== "[" && key !== "]") return false;
       changeHead(key === "[" ? -1 : 1);
@@ -181,15 +192,16 @@ register("heads", (ctx) => {
     data.window_of.map((w, i) => [i, `layer ${i}${w ? ` · ${w}` : ""}`]),
     (v) => bus.set({ layer: +v }),
   );
-  const heads = menu(
-    view,
-    "head ([ ])",
-    Array.from({ length: data.heads }, (_, i) => [i, `head ${i}`]),
-    (v) => bus.set({ head: +v }),
+  const headPairs = Array.from(
+    { length: data.heads },
+    (_, i) => /** @type {[number | string, string]} */ ([i, `head ${i}`]),
   );
+  for (const [i, name] of Object.entries(OVER_HEADS)) headPairs.push([i, `${name} over heads`]);
+  const heads = menu(view, "head ([ ])", headPairs, (v) => bus.set({ head: +v }));
   const follow = () => {
-    layers.value = now().layer;
-    heads.value = now().head;
+    const { layer, head } = now();
+    layers.value = layer;
+    heads.value = numberOf(head);
     prefetch();
   };
   bus.on(follow, ctx.signal);
@@ -222,11 +234,11 @@ register("heads", (ctx) => {
     draw(pen, width, y0) {
       const c = theme.of,
         { side, at } = tile(width),
-        all = layer();
+        all = thumbnails();
       pen.text(
         0,
         y0 + 12,
-        layerText() +
+        (all?.error ?? `${layerText(now().layer)}${all ? "" : " …"}`) +
           (all?.factor > 1
             ? ` · downsampled (max): ${all.factor} × ${all.factor} tokens a cell`
             : ""),
@@ -246,16 +258,18 @@ register("heads", (ctx) => {
             `sink ${number(+all.arrays.means[h].toFixed(2))}`,
             {
               fill: c.soft,
-              size: 9.5,
+              size: 9,
               align: "end",
-              width: side - 14,
+              width: side - 6 * String(h).length - 2,
             },
           );
       });
     },
     mark(_, width) {
       const { side, at } = tile(width),
-        [x, y] = at(now().head);
+        { head } = now();
+      if (typeof head === "string") return [];
+      const [x, y] = at(head);
       return [
         { x, y: y + side, w: side, h: 14, pin: true },
         { x, y: y - 3, w: side, h: 2, pin: true },
@@ -271,23 +285,31 @@ register("heads", (ctx) => {
         bus.set({ head: h });
   });
 
-  // One head, large.
+  // One head, large, or two.
   const down = (a, p) => TOP + a.x(p) - a.x0;
-  large = view.plot({
+  // Rows of texts of the keys: in two or three rows, each text has the space of two or three cells.
+  const textRows = (a) => (a.cell < 11 ? 0 : a.cell < 16 ? 3 : a.cell < 32 ? 2 : 1);
+  const below = (a) => 24 + 14 * textRows(a);
+  /** @param {() => { layer: number, head: number | string } | null} shownHead */
+  const headPlot = (shownHead) => ({
     label: "one head",
+    parent: pair,
     on: ["layer", "head", "from", "to", "pin", "only"],
-    size: (width) => TOP + axis(width).width + 24 + (beside(width) ? 0 : 190),
+    size: (width) =>
+      shownHead() ? TOP + axis(width).width + below(axis(width)) + (roomy(width) ? 0 : 190) : 0,
     draw(pen, width, y0) {
+      const one = shownHead();
+      if (!one) return;
       const c = theme.of,
         a = axis(width),
-        shown = cells(a),
-        { layer: l, head } = now(),
+        shown = cells(a, one),
+        { layer: l, head } = one,
         side = a.width,
         m = a.columns,
         y = y0 + TOP,
         edge = data.window_of[l];
       const downsampled = shown && (shown.factor > 1 || a.shared);
-      pen.text(LEFT, y0 + 22, `head ${head}, ${layerText()}`, {
+      pen.text(LEFT, y0 + 22, `${headText(head)}, ${layerText(l)}`, {
         fill: c.ink,
         bold: true,
         size: 12,
@@ -355,6 +377,14 @@ register("heads", (ctx) => {
       const mask = tokens.mask(state.only, state.pin);
       veil(pen, a, mask, y, side, c);
       ticks(pen, a, y + side + 1, c);
+      const rows = textRows(a);
+      for (let p = a.from; rows && p < a.to; p++)
+        pen.text(
+          a.x(p) + a.cell / 2,
+          y + side + 28 + 14 * ((p - a.from) % rows),
+          tokens.oneLine(p),
+          { fill: c.ink, size: 10.5, align: "center", width: rows * a.cell - 4 },
+        );
       const step = Math.max(1, Math.ceil(13 / a.cell));
       for (let p = a.from; p < a.to; p += step)
         pen.text(
@@ -368,9 +398,11 @@ register("heads", (ctx) => {
             width: LEFT - 8,
           },
         );
-      const [x, top] = beside(width) ? [LEFT + side + 34, y0 + 22] : [LEFT, y + side + 36],
+      const [x, top] = roomy(width)
+          ? [LEFT + side + 34, y0 + 22]
+          : [LEFT, y + side + below(a) + 12],
         pinned = state.pin,
-        keys = pinned >= 0 ? topKeys(pinned, 7) : [];
+        keys = pinned >= 0 ? topKeys(one, pinned, 7) : [];
       pen.text(
         x,
         top,
@@ -383,7 +415,7 @@ register("heads", (ctx) => {
         pen.text(
           x,
           top + 20,
-          store.get("row", { ...now(), query: pinned })?.error
+          store.get("row", { ...one, query: pinned })?.error
             ? "listing its keys needs Python: run the cell"
             : "…",
           { fill: c.soft, size: 11, width: width - x },
@@ -416,8 +448,38 @@ register("heads", (ctx) => {
       return marks;
     },
   });
+  const pair = make("div", { className: "wb-row" });
+  view.body.append(pair);
+  large.push(view.plot(headPlot(now)));
+  const addSecond = () => large.push(view.plot(headPlot(() => second)));
+  if (second) addSecond();
+  const besideMenu = menu(
+    view,
+    "a second head beside the first",
+    [
+      ["", "beside: none"],
+      ...headPairs.map(
+        ([i, text]) => /** @type {[number | string, string]} */ ([i, `beside: ${text}`]),
+      ),
+    ],
+    (v) => {
+      second = v === "" ? null : { layer: now().layer, head: named(+v) };
+      if (second && !large[1]) addSecond();
+      if (large[1]) large[1].box.hidden = !second;
+      for (const plot of large) plot.paint();
+    },
+  );
+  besideMenu.value = second ? numberOf(second.head) : "";
   follow();
 });
+
+/**
+ * The number that stands for a head in the state of a view; heads_view.py has the same numbers.
+ *
+ * @param {number | string} head
+ */
+const numberOf = (head) =>
+  String(Object.keys(OVER_HEADS).find((k) => OVER_HEADS[k] === head) ?? head);
 
 /**
  * The rows of `cells` that row `r` of the axis covers.
