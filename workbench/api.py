@@ -6,7 +6,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from workbench.checks import check_type
-from workbench.errors import ModelNotFound
+from workbench.errors import CheckpointError, ModelNotFound
 from workbench.paths import expanded
 from workbench.text import visible
 
@@ -139,14 +139,25 @@ def estimate(
 
     Args:
         prompt: as for `trace`.
-        model: as for `trace`.
+        model: as for `trace`. "openai/gpt-oss-20b" and "openai/gpt-oss-120b" need not be on this machine: their
+            published shapes are used, and without their tokenizer the length of a question is estimated; `.note` says
+            so. `fits` is then about the recording alone: the weights need memory besides (`wb.doctor`).
         record: as for `trace`.
         max_tokens: the estimate assumes that all of them are generated; 0 for a text that is only recorded.
         reasoning: as for `trace`.
 
     Raises what `trace` raises, except BudgetError.
     """
-    return model_of(model).estimate(question(prompt, reasoning), record=record, max_tokens=max_tokens)
+    prompt = question(prompt, reasoning)
+    try:
+        loaded = model_of(model)
+    except (ModelNotFound, CheckpointError):
+        from workbench.recording.published import PUBLISHED, estimate_published
+
+        if model not in PUBLISHED:
+            raise
+        return estimate_published(model, prompt, record, max_tokens)
+    return loaded.estimate(prompt, record=record, max_tokens=max_tokens)
 
 
 def question(prompt: "Prompt", reasoning: "Effort | None") -> "Prompt":

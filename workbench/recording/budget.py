@@ -36,6 +36,7 @@ class Estimate:
     positions: int
     omitted: tuple[str, ...] = ()
     n_steps: int = 0
+    note: str = ""  # how it was made, if the model was not loaded
 
     @property
     def fits(self) -> bool:
@@ -45,9 +46,10 @@ class Estimate:
         parts = [f"{size_text(size)} {name}" for name, size in sorted(self.by_name.items(), key=lambda kv: -kv[1])[:6]]
         verdict = "fits" if self.fits else "does not fit"
         omitted = f"; left out: {', '.join(self.omitted)}" if self.omitted else ""
+        note = f" ({self.note})" if self.note else ""
         return (
             f"{size_text(self.bytes)} on disk for {self.positions} positions ({', '.join(parts)}); "
-            f"{size_text(self.memory)} of memory while it runs, {size_text(self.free)} free: {verdict}{omitted}"
+            f"{size_text(self.memory)} of memory while it runs, {size_text(self.free)} free: {verdict}{omitted}{note}"
         )
 
 

@@ -24,6 +24,7 @@ from workbench.model.config import Config
 from workbench.model.memory import cgroup_limits, free_memory
 from workbench.recording import budget
 from workbench.recording.plan import always
+from workbench.recording.published import PUBLISHED
 from workbench.text import brief, printable, size_text
 from workbench.untrusted import exists, file_names, is_file, is_folder
 
@@ -34,10 +35,6 @@ RECORDS = ("", "attention", "residuals")
 POSITIONS = 1000  # for the reported sizes
 PROCESS_BYTES = int(300e6)  # Python and torch themselves
 LAYERS_IN_MEMORY = 1.3  # with memory="small", which prefetches experts (measured, 200 tokens)
-PUBLISHED = {
-    "openai/gpt-oss-20b": Config(),
-    "openai/gpt-oss-120b": Config(n_layers=36, n_experts=128, layer_types=Config().layer_types[:2] * 18),
-}
 
 
 @dataclass(frozen=True, slots=True)
