@@ -4,10 +4,11 @@ import { readFileSync } from "node:fs";
 import { test } from "node:test";
 import { SvgPen, mix, ramp } from "../../workbench/views/drawing.js";
 import { unpack } from "../../workbench/views/mount.js";
+import { scaleWidth } from "../../workbench/views/plots.js";
 import { arcs, linksOf } from "../../workbench/views/step_arcs.js";
 import { pooled } from "../../workbench/views/steps_view.js";
 import { axisOf, columns, spread } from "../../workbench/views/token_axis.js";
-import { Tokens, number } from "../../workbench/views/token_index.js";
+import { Tokens, number, oneLineOf } from "../../workbench/views/token_index.js";
 import { tooltipPlace } from "../../workbench/views/tooltip.js";
 import { busOf, viewOf } from "../../workbench/views/trace_bus.js";
 
@@ -233,6 +234,22 @@ test("every minus sign of a number is a true one", () => {
     "−0.5",
     "−2.0e+7",
   ]);
+});
+
+test("a token of spaces alone is visible on one line", () => {
+  assert.deepEqual([" ", "  ", " 34", "\n", " \n", ""].map(oneLineOf), [
+    "␣",
+    "␣␣",
+    " 34",
+    "↵",
+    " ↵",
+    "∅",
+  ]);
+});
+
+test("the values at the ends of a color scale are apart", () => {
+  assert.equal(scaleWidth("0", "1"), 60);
+  assert.ok(scaleWidth("−0.216", "0.216") > 6 * 11);
 });
 
 test("a tooltip is beside its target and inside the window", () => {

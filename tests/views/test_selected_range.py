@@ -157,6 +157,17 @@ def test_c_copies_the_values_under_the_pointer_and_f_shows_the_view_in_full_scre
 
 
 @needed
+def test_the_saved_picture_of_a_zoomed_view_says_which_positions_it_shows(browser, tmp_path: Path):
+    tab = Tab(browser, wb.views.tokens(made.run(), window=(20, 60)).to_html(tmp_path / "page.html"))
+    assert tab.page.locator(".wb-t:not(.wb-out)").count() == 40
+    with tab.page.expect_download() as download:
+        tab.page.get_by_role("button", name="save this view as SVG").click()
+    download.value.save_as(tmp_path / "saved.svg")
+    assert "positions 20 to 59 of 98 tokens" in (tmp_path / "saved.svg").read_text("utf-8")
+    tab.page.close()
+
+
+@needed
 def test_the_saved_picture_has_a_margin_and_the_marks_and_window_of_the_screen(browser, tmp_path: Path):
     trace = whole()
     tab = Tab(browser, wb.views.steps(trace, selected=wb.steps(trace)[3].start).to_html(tmp_path / "page.html"))

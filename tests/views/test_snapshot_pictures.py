@@ -102,6 +102,15 @@ def test_the_snapshot_of_every_view_has_ticks_and_inert_drawings():
     assert "query" in texts(sources(snapshot(views[0]))[0])
 
 
+def test_a_snapshot_of_tokens_shows_their_values():
+    trace = made.run()
+    text = snapshot(wb.views.tokens(trace, np.linspace(-1, 2, len(trace))))
+    assert text.count("data:image/png") == 1 and "−1 to 2" in text
+    assert "data:image/png" not in snapshot(wb.views.tokens(trace))
+        sources(snapshot(wb.views.tokens(trace)))[0], ""
+    )
+
+
 def test_hostile_text_in_a_drawing_is_inert():
     for view in (wb.views.heads(whole(HOSTILE)), wb.views.lens(whole(HOSTILE)), wb.views.tokens(made.run(HOSTILE))):
         for drawing in sources(snapshot(view)):

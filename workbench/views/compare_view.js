@@ -4,7 +4,7 @@ import { mix } from "./drawing.js";
 import { register } from "./mount.js";
 import { gutter, strip } from "./plots.js";
 import { columns, pointed, spread } from "./token_axis.js";
-import { number } from "./token_index.js";
+import { number, oneLineOf } from "./token_index.js";
 import { busOf } from "./trace_bus.js";
 import { frame } from "./view_frame.js";
 
@@ -27,7 +27,7 @@ register("compare", (ctx) => {
     partner = new Int32Array(n).fill(-1),
     column = new Int32Array(n),
     back = new Int32Array(textIds2.length).fill(-1);
-  const oneLine2 = (j) => tokens.texts[textIds2[j]].replaceAll("\n", "↵") || "∅",
+  const oneLine2 = (j) => oneLineOf(tokens.texts[textIds2[j]]),
     same = (c) =>
       positions1[c] >= 0 &&
       positions2[c] >= 0 &&

@@ -85,6 +85,14 @@ export function pooledSquare(axis, cells, start, factor) {
 }
 
 /**
+ * The width of a color scale, so that the values at its ends are apart.
+ *
+ * @param {string} low
+ * @param {string} high
+ */
+export const scaleWidth = (low, high) => Math.max(60, 6.2 * (low.length + high.length) + 8);
+
+/**
  * A color scale: a strip with the values at its two ends.
  *
  * @param {Pen} pen
@@ -97,16 +105,17 @@ export function pooledSquare(axis, cells, start, factor) {
  * @param {string} label
  */
 export function scale(pen, c, x, y, colors, low, high, label) {
+  const w = scaleWidth(low, high);
   pen.image(
     x,
     y,
-    60,
+    w,
     7,
     raster(60, 1, colors, (_, k) => (k / 59) * 255),
   );
   pen.text(x, y + 19, low, { fill: c.soft, size: 10 });
-  pen.text(x + 60, y + 19, high, { fill: c.soft, size: 10, align: "end" });
-  pen.text(x + 70, y + 8, label, { fill: c.soft, size: 10.5 });
+  pen.text(x + w, y + 19, high, { fill: c.soft, size: 10, align: "end" });
+  pen.text(x + w + 10, y + 8, label, { fill: c.soft, size: 10.5 });
 }
 
 /**

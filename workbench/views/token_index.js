@@ -22,11 +22,11 @@ export class Tokens {
   /** @param {number} i */
   text = (i) => this.texts[this.textIds[i]];
   /**
-   * The text of a token on one line: line feeds as ↵, no text as ∅.
+   * The text of a token on one line: line feeds as ↵, spaces alone as ␣, no text as ∅.
    *
    * @param {number} i
    */
-  oneLine = (i) => this.text(i).replaceAll("\n", "↵") || "∅";
+  oneLine = (i) => oneLineOf(this.text(i));
   /**
    * Ranges [start, stop) of tokens whose joined text contains the query, case-insensitive.
    *
@@ -90,6 +90,11 @@ export class Tokens {
     return (m ? m.name : "") + (s ? `, step ${this.step[i]} (${plain(s.kind)})` : "");
   }
 }
+
+/** @param {string} text */
+export const oneLineOf = (text) =>
+  (text.trim() || text.includes("\n") ? text.replaceAll("\n", "↵") : text.replaceAll(" ", "␣")) ||
+  "∅";
 
 /**
  * The kind of a step as a reader sees it.

@@ -8,7 +8,7 @@ import xarray as xr
 
 from workbench.checks import check_outcomes, check_type
 from workbench.errors import ArgumentError
-from workbench.text import visible
+from workbench.text import range_text, visible
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.outline import message_ribbon, message_texts
@@ -37,7 +37,15 @@ class Tokens(View):
         return header, arrays
 
     def snapshot(self) -> list[snapshot_html.Row]:
-        return [message_ribbon(self.trace), *message_texts(self.trace, 1500)]
+        rows = [message_ribbon(self.trace), *message_texts(self.trace, 1500)]
+        if self.values is None:
+            return rows
+        finite = self.values[np.isfinite(self.values)]
+        low, high = min(0.0, float(finite.min(initial=0.0))), float(finite.max(initial=0.0))
+        downsampled = "; downsampled (max)" if len(self.values) > snapshot_html.WIDTH else ""
+        picture = snapshot_html.bars(self.values, "max", low, high)
+        values = snapshot_html.Row(self.label, self.unit + downsampled, picture, scale=range_text(low, high), height=32)
+        return [*rows, values]
 
 
 def tokens(

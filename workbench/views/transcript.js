@@ -34,6 +34,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
     hits = new Uint8Array(n),
     highlighted = [];
 
+  const zoomed = () => state.from > 0 || (state.to >= 0 && state.to < n);
   const windowShown = () => [state.from, state.to < 0 ? n : state.to];
   const span = (i, message) => {
     const made = make("span", { textContent: text(i) }),
@@ -230,9 +231,17 @@ export function transcript(view, ctx, { tall, tint = null }) {
     return all;
   };
   view.figures.push({
-    size: (width) => lines(width).length * 20 + 8,
+    size: (width) => lines(width).length * 20 + (zoomed() ? 28 : 8),
     draw(pen, width, y) {
       const c = theme.of;
+      if (zoomed()) {
+        const [from, to] = windowShown().map((p, k) => (p - k).toLocaleString("en"));
+        pen.text(0, y + 13, `positions ${from} to ${to} of ${n.toLocaleString("en")} tokens`, {
+          fill: c.soft,
+          size: 11,
+        });
+        y += 20;
+      }
       for (const { message, first, parts } of lines(width)) {
         pen.rect(8, y + 2, 3, 18, c[`k${message.color}`]);
         if (first)
