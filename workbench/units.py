@@ -3,7 +3,12 @@
 Activations have no units of their own: "activation" says that the numbers are those of the model's stream.
 """
 
+from typing import TYPE_CHECKING
+
 from workbench import hooks
+
+if TYPE_CHECKING:
+    import xarray as xr
 
 _ACTIVATION, _PROBABILITY, _LOGITS, _NATS = "activation", "probability", "logits", "nats"
 
@@ -61,3 +66,22 @@ def labels(name: str) -> dict[str, str]:
     """
     label = LABELS.get(hooks.point_of(name))
     return {} if label is None else {"long_name": label[0], "units": label[1]}
+
+
+def with_units(dataset: "xr.Dataset", units: str = "1", **by_name: str) -> "xr.Dataset":
+    """The Dataset, each of whose variables has its units and, if the Dataset has a number of observations, its `n`.
+
+    `units` are those of all variables that `by_name` does not name. Texts have none.
+
+    >>> import xarray as xr
+    >>> measured = xr.Dataset({"share": 0.5, "distance": 3.0}, attrs={"n": 9})
+    >>> with_units(measured, "probability", distance="tokens")["distance"].attrs
+    {'units': 'tokens', 'n': 9}
+    """
+    n = dataset.attrs.get("n")
+    for name, variable in dataset.variables.items():
+        if name in dataset.data_vars and variable.dtype.kind not in "OUST":
+            count = n.get(name) if isinstance(n, dict) else n
+            variable.attrs["units"] = by_name.get(str(name), units)
+            variable.attrs |= {} if count is None else {"n": count}
+    return dataset

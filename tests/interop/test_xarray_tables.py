@@ -51,7 +51,9 @@ def test_every_array_has_the_named_axes_and_its_numbers():
         layer, short = wb.hooks.layer_of(name), wb.hooks.short_name(name)
         array = data[name] if layer is None else data[short].sel(layer=layer)
         assert np.array_equal(array, trace[name], equal_nan=True)
-    assert data["resid_post"].attrs == {"hook_point": "blocks.*.hook_resid_post", "source": "forward", "dtype": "BF16"}
+    label = {"long_name": "residual stream after the layer", "units": "activation"}
+    attrs = {"hook_point": "blocks.*.hook_resid_post", "source": "forward", "dtype": "BF16"} | label
+    assert data["resid_post"].attrs == attrs
 
 
 def test_coordinates_hold_token_text_and_channel_of_each_position(trace):

@@ -15,6 +15,7 @@ from workbench.errors import ArgumentError, NotRecorded
 from workbench.text import shown
 from workbench.traces import Trace, patterns
 from workbench.traces.steps import Step, segment_slices
+from workbench.units import with_units
 
 QUERY_CHUNK = 256  # queries of one layer held in memory at a time
 MIN_DISTANCE = 4  # steps: nearer ones do not count as looking back (arXiv 2506.19143)
@@ -77,9 +78,9 @@ def breakdown(trace: Trace) -> xr.Dataset:
         distance = np.where(own + first + near + far > 0, weighted_distance / (own + first + near + far), np.nan)
     n = len(trace)
     values = {"sink": sink / n, "self": own / n, "first": first / n, "local": near / n, "beyond": far / n}
-    dataset = _by_head({**values, "distance": distance}, {"units": "probability", "n": n})
-    dataset["distance"].attrs = {"long_name": "mean distance", "units": "tokens"}
-    return dataset
+    dataset = _by_head({**values, "distance": distance}, {"n": n})
+    dataset["distance"].attrs["long_name"] = "mean distance"
+    return with_units(dataset, "probability", distance="tokens")
 
 
 def head_scores(trace: Trace) -> xr.Dataset:
@@ -115,7 +116,7 @@ def head_scores(trace: Trace) -> xr.Dataset:
     totals = _summed(trace, measure)
     values = {name: total / max(applies[name], 1) for name, total in zip(rules, totals)}
     counts = {name: int(count) for name, count in applies.items()}
-    return _by_head(values, {"units": "probability", "n": counts})
+    return with_units(_by_head(values, {"n": counts}), "probability")
 
 
 def retrieval_scores(
@@ -266,7 +267,8 @@ def receiver_heads(attention: xr.DataArray, *, min_distance: int = MIN_DISTANCE)
         kurtosis = np.where(variance > 0, (deviation**4).mean(-1) / variance**2 - 3, np.nan)
     data = {"vertical": (("layer", "head", "step"), vertical), "kurtosis": (("layer", "head"), kurtosis)}
     coords = {name: np.arange(size) for name, size in zip(("layer", "head", "step"), vertical.shape)}
-    return xr.Dataset(data, coords, {"min_distance": min_distance, "n": n - min_distance})
+    dataset = xr.Dataset(data, coords, {"min_distance": min_distance, "n": n - min_distance})
+    return with_units(dataset, vertical="probability", kurtosis="1")
 
 
 def rollout(trace: Trace) -> xr.DataArray:

@@ -6,6 +6,7 @@ import xarray as xr
 from workbench.checks import check_number, check_type
 from workbench.errors import NotRecorded
 from workbench.traces import Trace
+from workbench.units import with_units
 
 
 def logit_lens(trace: Trace) -> xr.Dataset:
@@ -40,10 +41,7 @@ def logit_lens(trace: Trace) -> xr.Dataset:
         "kl": (("layer", "pos"), np.asarray(trace["lens_kl"])),
     }
     coords = {dim: np.arange(n) for dim, n in zip(("layer", "pos", "rank"), token.shape)}
-    dataset = xr.Dataset(data, coords)
-    for name in ("logprob", "entropy", "kl"):
-        dataset[name].attrs["units"] = "nats"
-    return dataset
+    return with_units(xr.Dataset(data, coords), "nats", token="token id")
 
 
 def prediction_depth(trace: Trace, *, kl: float | None = None) -> xr.DataArray:

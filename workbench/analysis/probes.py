@@ -28,6 +28,7 @@ from workbench.checks import (
 from workbench.errors import ArgumentError, HookNameError
 from workbench.progress import progress_bar
 from workbench.traces import Trace
+from workbench.units import with_units
 
 N_CONTROL_TASKS = 10
 Fit = Callable[[np.ndarray, np.ndarray], Any]
@@ -169,7 +170,6 @@ def linear_probe(
         "direction": (("layer", "label", axis), np.stack(directions)),
     }
     attrs = {
-        "units": "share of positions",
         "n": len(y),
         "n_problems": n_problems,
         "n_identities": len(identity_names),
@@ -181,7 +181,7 @@ def linear_probe(
     dataset = xr.Dataset(data, {"layer": layer_list, "label": classes}, attrs)
     for name in set(data) - {"direction"}:
         dataset[name].attrs.update(attrs)
-    return dataset
+    return with_units(dataset, "share of positions", p="probability", direction="1")
 
 
 def _ridge(l2_penalty: float) -> Fit:

@@ -31,6 +31,7 @@ from workbench.errors import ArgumentError, NotRecorded
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.traces.steps import Step, segment_slices
+from workbench.units import with_units
 
 Positions = str | slice | Sequence[int] | np.ndarray | None
 
@@ -279,7 +280,6 @@ def expert_specialization(
         measures["null"].append(float(np.quantile(null, 0.95)) - bias)
         measures["p"].append((1 + int((null >= information - 1e-12).sum())) / (n_shuffles + 1))
     attrs = {
-        "units": "bits",
         "n": len(label),
         "n_traces": len(listed),
         "n_prompts": n_prompts,
@@ -289,7 +289,8 @@ def expert_specialization(
     attrs["shuffled"] = "prompts" if n_prompts > 1 else "positions"
     if not condition_on_token:
         del attrs["condition"]
-    return xr.Dataset({name: ("layer", values) for name, values in measures.items()}, {"layer": list(layers)}, attrs)
+    data = {name: ("layer", values) for name, values in measures.items()}
+    return with_units(xr.Dataset(data, {"layer": list(layers)}, attrs), "bits", p="probability")
 
 
 def routing_drift(
@@ -372,9 +373,9 @@ def routing_drift(
                 p[:, a, b] = (1 + (null >= observed - 1e-12).sum(0)) / (n_shuffles + 1)
     dims, coords = ("layer", "step", "key_step"), {"layer": list(listed[0].layers("expert_indices"))}
     data = {"drift": (dims, raw - null_mean), "raw": (dims, raw), "p": (dims, p)}
-    attrs = {"units": "bits", "n_shuffles": n_shuffles, "n_traces": len(listed), "n_prompts": n_prompts}
+    attrs: dict[str, Any] = {"n_shuffles": n_shuffles, "n_traces": len(listed), "n_prompts": n_prompts}
     attrs["shuffled"] = "prompts" if n_prompts > 1 else "positions"
-    return xr.Dataset(data, coords, attrs)
+    return with_units(xr.Dataset(data, coords, attrs), "bits", p="probability")
 
 
 def fixed_token_routing(trace: Trace, token: int | str, layer: int | None = None) -> xr.DataArray:

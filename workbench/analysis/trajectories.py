@@ -19,6 +19,7 @@ from workbench.errors import ArgumentError, HookNameError, NotRecorded
 from workbench.text import visible
 from workbench.traces import Trace
 from workbench.traces.steps import Step, segment_slices
+from workbench.units import with_units
 
 Segments = Sequence[Step | slice]
 
@@ -91,8 +92,7 @@ def resid_basis(
     problem_hashes = sorted({_problem_hash(trace) for trace in traces})
     attrs = {"site": site, "n": rows, "n_problems": len(problem_hashes), "problems": problem_hashes}
     dataset = xr.Dataset(data, {"layer": np.arange(len(means)), "component": np.arange(n_components)}, attrs)
-    dataset["explained"].attrs["units"] = "share of variance"
-    return dataset
+    return with_units(dataset, mean="activation", direction="1", explained="share of variance")
 
 
 def resid_trajectory(
@@ -172,10 +172,7 @@ def resid_trajectory(
         "stop": ("step", [positions[-1] + 1 for positions in segment_positions]),
     }
     attrs = {"site": site, "n_problems": basis.attrs["n_problems"], "n_shuffles": n_shuffles}
-    dataset = xr.Dataset(data, coords, attrs)
-    for name, units in (("path", "1"), ("tokens", "1"), ("explained", "share of variance"), ("progress", "1")):
-        dataset[name].attrs["units"] = units
-    return dataset
+    return with_units(xr.Dataset(data, coords, attrs), "1", explained="share of variance", p="probability")
 
 
 def step_cosine(

@@ -23,6 +23,7 @@ from workbench.model.kernels.lora import Adapted
 from workbench.model.kernels.packed import dense
 from workbench.model.model import Model
 from workbench.progress import progress_bar
+from workbench.units import with_units
 
 
 @torch.inference_mode()
@@ -76,8 +77,7 @@ def router_tokens(model: Model, layer: int, *, k: int = 10, tokens: Sequence[int
     }
     coords = {"expert": np.arange(c.n_experts), "rank": np.arange(token.shape[1])}
     dataset = xr.Dataset(data, coords, {"layer": layer, "n_tokens": len(ids)})
-    dataset["preference"].attrs["units"], dataset["share"].attrs["units"] = "logits", "share of tokens"
-    return dataset
+    return with_units(dataset, token="token id", preference="logits", share="share of tokens", direction="1")
 
 
 @torch.inference_mode()
@@ -145,8 +145,9 @@ def expert_logit_effects(
         **_named(model, ids, "bias", ("rank",), [bias]),
         "norm": (("neuron",), columns.norm(dim=1).double().cpu().numpy()),
     }
-    attrs = {"units": "logits", "layer": layer, "expert": expert, "n_tokens": len(ids)}
-    return xr.Dataset(data, {"neuron": neuron_ids, "rank": np.arange(k)}, attrs)
+    attrs = {"layer": layer, "expert": expert, "n_tokens": len(ids)}
+    dataset = xr.Dataset(data, {"neuron": neuron_ids, "rank": np.arange(k)}, attrs)
+    return with_units(dataset, "logits", raised="token id", lowered="token id", bias="token id", norm="activation")
 
 
 def _whole(matrices, expert: int, dtype: torch.dtype) -> Tensor:

@@ -24,6 +24,7 @@ from workbench.circuits.vocabulary import (
 from workbench.errors import ArgumentError
 from workbench.model.gpt_oss import rope_table, rotate
 from workbench.model.model import Model
+from workbench.units import with_units
 
 
 def sink_logits(model: Model, *, keys: int | None = None) -> xr.Dataset:
@@ -49,8 +50,7 @@ def sink_logits(model: Model, *, keys: int | None = None) -> xr.Dataset:
     }
     coords = {"layer": np.arange(c.n_layers), "head": np.arange(c.n_heads), "kind": ("layer", list(c.layer_types))}
     dataset = xr.Dataset(data, coords, {"keys": keys})
-    dataset["logit"].attrs["units"], dataset["share"].attrs["units"] = "logits", "probability"
-    return dataset
+    return with_units(dataset, logit="logits", share="probability")
 
 
 @torch.inference_mode()
@@ -109,14 +109,14 @@ def ov_circuit(model: Model, layer: int, head: int, *, k: int = 20, tokens: Sequ
         "always_logit": ("rank", always.values.double().cpu().numpy()),
     }
     attrs = {
-        "units": "logits",
         "layer": layer,
         "head": head,
         "n_tokens": len(ids),
         "copying": float(eigenvalues.real.sum()) / total_magnitude if total_magnitude else float("nan"),
         "raised": float(((token_values * token_effects).sum(1) > 0).double().mean()),
     }
-    return xr.Dataset(data, {"pair": np.arange(len(logit)), "rank": np.arange(len(always.values))}, attrs)
+    dataset = xr.Dataset(data, {"pair": np.arange(len(logit)), "rank": np.arange(len(always.values))}, attrs)
+    return with_units(dataset, "logits", source="token id", target="token id", always="token id")
 
 
 @torch.inference_mode()
@@ -162,16 +162,15 @@ def qk_circuit(
     )
     block = model.weights.blocks[layer]
     attrs = {
-        "units": "logits",
         "layer": layer,
         "head": head,
         "distance": distance,
         "n_tokens": len(ids),
         "sink": float(block.sinks[head]),
     }
-    return xr.Dataset(
-        _pairs(model, ids, {"query": query_index, "key": key_index}, logit), {"pair": np.arange(len(logit))}, attrs
-    )
+    data = _pairs(model, ids, {"query": query_index, "key": key_index}, logit)
+    dataset = xr.Dataset(data, {"pair": np.arange(len(logit))}, attrs)
+    return with_units(dataset, "logits", query="token id", key="token id")
 
 
 @torch.inference_mode()

@@ -33,6 +33,7 @@ from workbench.taps import Tap
 from workbench.traces import Trace
 from workbench.traces.spans import Span
 from workbench.traces.steps import Step
+from workbench.units import with_units
 
 MODES = ("mask", "zero", "mean")
 MAX_ELEMENTS_PER_PASS = 1 << 25  # attention scores of one layer in a pass, at most
@@ -167,10 +168,9 @@ def attention_knockout(
         ]
         attrs |= {name: set_values[0], f"control_{name}": set_values[1:]}
     dataset = xr.Dataset(data, coords, attrs)
-    for name, units in (("kl", "nats"), ("gap", "logits")):
-        dataset[name].attrs = {"units": units} | _summary(dataset[name].values, dataset[f"control_{name}"].values)
-        dataset[f"control_{name}"].attrs["units"] = units
-    return dataset
+    for name in ("kl", "gap"):
+        dataset[name].attrs = _summary(dataset[name].values, dataset[f"control_{name}"].values)
+    return with_units(dataset, "nats", gap="logits", control_gap="logits")
 
 
 def selected_layers(model: Model, layers: str | Sequence[int]) -> list[int]:

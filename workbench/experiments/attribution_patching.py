@@ -18,6 +18,7 @@ from workbench.model.model import Model, Prompt
 from workbench.progress import progress_bar
 from workbench.recording.taps import Recorder
 from workbench.taps import Chain
+from workbench.units import with_units
 
 EXPERTS = "blocks.*.mlp.hook_expert_out"
 WIDTHS = ("d_model", "d_head")  # axes that are summed over
@@ -114,8 +115,8 @@ def attribution_patching(
         data, coords, {"site": site, "corrupted": corrupted_value, "clean": clean_value, "n": len(corrupted_ids)}
     )
     dataset["effect"].attrs = {"long_name": f"{site} from the clean run, to first order", "units": "share of the gap"}
-    dataset["flips"].attrs = {"long_name": "the two runs choose other experts", "units": "true or false"}
-    return dataset
+    dataset["flips"].attrs = {"long_name": "the two runs choose other experts"}
+    return with_units(dataset, effect="share of the gap", flips="true or false")
 
 
 def _site_axes(site: str) -> tuple[str, tuple[str, ...]]:

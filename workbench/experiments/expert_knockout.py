@@ -16,6 +16,7 @@ from workbench.progress import progress_bar
 from workbench.recording.taps import Recorder
 from workbench.taps import Chain
 from workbench.traces import Trace
+from workbench.units import with_units
 
 MODES = ("mask", "zero", "renorm", "mean")
 MAX_ELEMENTS_PER_PASS = 1 << 22  # elements of one residual stream in a pass, at most
@@ -77,8 +78,7 @@ def expert_knockout(
     coords = {"expert": expert_ids}
     data = {"kl": ("expert", kl), "chosen": ("expert", np.array(counts))}
     dataset = xr.Dataset(data, coords, {"layer": layer, "mode": mode, "n": len(trace)})
-    dataset["kl"].attrs["units"], dataset["chosen"].attrs["units"] = "nats", "positions"
-    return dataset
+    return with_units(dataset, kl="nats", chosen="positions")
 
 
 class _WithoutExpert(SingleHookTap):

@@ -32,6 +32,7 @@ from workbench.model.model import Model
 from workbench.progress import progress_bar
 from workbench.traces import Trace
 from workbench.traces.steps import Step, steps
+from workbench.units import with_units
 
 # (trace, step) -> the step's text with a mistake in it, or None if there is nothing to change
 Mistake = Callable[[Trace, Step], str | None]
@@ -282,9 +283,7 @@ def _dataset(cases: Sequence[_Case], records: list[dict], attrs: dict) -> xr.Dat
     data = {name: (("test", "fraction"), values) for name, values in curves.items()}
     data |= {name: (("test",), values) for name, values in areas.items()} | {"runs": (("test",), n_runs)}
     dataset = xr.Dataset(data, {"test": tests, "fraction": FRACTIONS.round(3)}, attrs | {"cases": records})
-    for name in dataset.data_vars:
-        dataset[name].attrs["units"] = "runs" if name == "runs" else "share of answers"
-    return dataset
+    return with_units(dataset, "share of answers", runs="runs")
 
 
 def _record_at(run: dict[int, dict], fraction: float) -> dict | None:

@@ -15,6 +15,7 @@ from workbench.progress import progress_bar
 from workbench.traces import Trace
 from workbench.traces.spans import Span, last_turn, turns
 from workbench.traces.steps import Step, segment_slices
+from workbench.units import with_units
 
 
 def forced_answer(
@@ -99,8 +100,7 @@ def forced_answer(
     coords = {"step": np.arange(len(ends)), "answer": names, "pos": ("step", ends)}
     data = {"p": (("step", "answer"), p), "logprob": (("step", "answer"), logprob)}
     dataset = xr.Dataset(data, coords, {"commit_step": _commit_step(p), "n": len(parts)})
-    dataset["p"].attrs["units"], dataset["logprob"].attrs["units"] = "probability", "nats"
-    return dataset
+    return with_units(dataset, p="probability", logprob="nats")
 
 
 def messages(trace: Trace) -> tuple[tuple[Span, ...], Span]:

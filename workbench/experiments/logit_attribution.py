@@ -11,6 +11,7 @@ from workbench.experiments.cached_run import CachedRun
 from workbench.model.model import Model
 from workbench.taps import Tap
 from workbench.traces import Trace
+from workbench.units import with_units
 
 
 def logit_attribution(
@@ -93,5 +94,5 @@ def logit_attribution(
     }
     sizes = {"layer": c.n_layers, "head": c.n_heads, "expert": c.n_experts, "key": position + 1}
     coords = {name: np.arange(n) for name, n in sizes.items()}
-    attrs = {"units": "logits", "pos": position, "logit": logit, "missing": abs(total - logit)}
-    return xr.Dataset(data, coords, attrs)
+    attrs = {"pos": position, "logit": logit, "missing": abs(total - logit)}
+    return with_units(xr.Dataset(data, coords, attrs), "logits")

@@ -25,6 +25,7 @@ from workbench.progress import progress_bar
 from workbench.traces import Trace
 from workbench.traces.spans import last_turn
 from workbench.traces.steps import Step, segment_slices
+from workbench.units import with_units
 
 NONE = "<none>"  # stands for a continuation without an answer
 # token ids of a whole text -> its answer, or None
@@ -152,7 +153,9 @@ def resampling(
         "null_max": _largest_by_chance(hits, answered),
         "answers": [dict(Counter(at_point)) for at_point in named],
     }
-    return xr.Dataset(data, coords, attrs)
+    return with_units(
+        xr.Dataset(data, coords, attrs), "share of answers", kl="nats", kl_null="nats", kl_p="probability"
+    )
 
 
 def _null_divergences(before: Sequence[str], after: Sequence[str], draws: int = 1000) -> np.ndarray:

@@ -31,6 +31,7 @@ from workbench.experiments.sae_site import site_of
 from workbench.experiments.sae_tensors import check_plain_tensor, with_width
 from workbench.text import shown, visible
 from workbench.traces import Trace
+from workbench.units import with_units
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -389,7 +390,7 @@ def features(trace: Trace, sae: SAE) -> xr.DataArray:
         pos.append(start + rows[order])
         feature_ids.append(columns[order])
     coords = {"pos": ("activation", np.concatenate(pos)), "feature": ("activation", np.concatenate(feature_ids))}
-    attrs = _about(sae) | {"long_name": "feature activation", "n": len(trace)}
+    attrs = _about(sae) | {"long_name": "feature activation", "units": "activation", "n": len(trace)}
     return xr.DataArray(np.concatenate(values), coords, ("activation",), attrs=attrs)
 
 
@@ -433,7 +434,8 @@ def reconstruction(trace: Trace, sae: SAE) -> xr.Dataset:
             "error": np.sqrt(error),
         }
         attrs = _about(sae) | {"fvu": float(error.sum() / spread.sum()), "n": len(x)}
-    return xr.Dataset({k: ("pos", v) for k, v in data.items()}, {"pos": np.arange(len(x))}, attrs)
+    dataset = xr.Dataset({k: ("pos", v) for k, v in data.items()}, {"pos": np.arange(len(x))}, attrs)
+    return with_units(dataset, "1", l0="features", norm="activation", error="activation")
 
 
 def splice_cost(model: "Model", trace: Trace, sae: SAE) -> xr.Dataset:
@@ -467,9 +469,7 @@ def splice_cost(model: "Model", trace: Trace, sae: SAE) -> xr.Dataset:
                 edited = CachedRun(model, trace.tokens).resid(n)
             kls[name] = divergence(model, unedited, edited)[0].double().cpu().numpy()
     dataset = xr.Dataset({k: ("pos", v) for k, v in kls.items()}, {"pos": np.arange(len(trace))}, _about(sae))
-    for name in kls:
-        dataset[name].attrs["units"] = "nats"
-    return dataset
+    return with_units(dataset, "nats")
 
 
 def _about(sae: SAE) -> dict[str, Any]:

@@ -29,6 +29,7 @@ from workbench.model.model import Model, Prompt
 from workbench.progress import progress_bar
 from workbench.text import shown
 from workbench.traces import Trace
+from workbench.units import with_units
 
 TraceMetric = Callable[[Trace], float]
 
@@ -99,6 +100,7 @@ def steering_vector(
     vector = rows[0].mean(0) - rows[1].mean(0)
     attrs = {
         "long_name": f"mean {site}, positive - negative",
+        "units": "activation",
         "point": layer_point,
         "norm": float(np.linalg.norm(vector)),
         "stream_norm": float(np.linalg.norm(np.concatenate(rows), axis=1).mean()),
@@ -241,7 +243,7 @@ def steering_effect(
     p = (1 + int((np.abs(random_slopes) >= abs(slope[0])).sum())) / (1 + len(random_slopes))
     dataset["steered"].attrs = {"plain": plain, "slope": float(slope[0]), "null": random_slopes.tolist(), "p": p}
     dataset["steered"].attrs["null_unrelated"] = control_slopes.tolist()
-    return dataset
+    return with_units(dataset, "metric")
 
 
 def _slopes(scales: np.ndarray, rows: np.ndarray) -> np.ndarray:

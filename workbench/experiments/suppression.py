@@ -16,6 +16,7 @@ from workbench.progress import progress_bar
 from workbench.taps import Chain, Tap
 from workbench.traces import Trace
 from workbench.traces.steps import Step, segment_slices
+from workbench.units import with_units
 
 VARIANTS = ("later", "all")
 
@@ -132,9 +133,7 @@ def suppression(
     dims = ("step", "key_step")
     data = {name: (dims, values) for name, values in effects.items()} | {"by_token": (("pos", "key_step"), by_token)}
     dataset = xr.Dataset(data, attrs={"queries": queries, "n": n})
-    for name in dataset.data_vars:
-        dataset[name].attrs["units"] = "share of experts" if name == "routing" else "nats"
-    return dataset
+    return with_units(dataset, "nats", routing="share of experts")
 
 
 def _change(base: CachedRun, start: int, tap: Tap) -> tuple[np.ndarray, np.ndarray]:

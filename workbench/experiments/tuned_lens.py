@@ -34,6 +34,7 @@ from workbench.progress import progress_bar
 from workbench.recording.taps import Recorder
 from workbench.text import shown, visible
 from workbench.traces import Trace
+from workbench.units import with_units
 from workbench.untrusted import parse_json, regular_file
 
 MAX_LOGPROBS = 1 << 24  # log-probabilities in memory at a time, of all layers at some positions
@@ -248,10 +249,7 @@ def tuned_lens(model: Model, trace: Trace, lens: TunedLens) -> xr.Dataset:
     dims = ("layer", "pos", "rank")
     data = {name: (dims[: a.ndim], a) for name, a in whole.items()} | {"text": (dims, _texts(model, whole["token"]))}
     coords = {dim: np.arange(n) for dim, n in zip(dims, whole["token"].shape)}
-    dataset = xr.Dataset(data, coords, {"lens": dict(lens.training)})
-    for name in ("logprob", "entropy", "kl"):
-        dataset[name].attrs["units"] = "nats"
-    return dataset
+    return with_units(xr.Dataset(data, coords, {"lens": dict(lens.training)}), "nats", token="token id")
 
 
 def lens_kl(model: Model, lens: TunedLens, prompts: Sequence[Prompt]) -> xr.Dataset:
@@ -285,9 +283,7 @@ def lens_kl(model: Model, lens: TunedLens, prompts: Sequence[Prompt]) -> xr.Data
     data |= {"gain": interval.value, "low": interval.low, "high": interval.high}
     layers = {"layer": np.arange(model.config.n_layers)}
     dataset = xr.Dataset({name: ("layer", values) for name, values in data.items()}, layers, {"n": len(per_prompt)})
-    for name in dataset.data_vars:
-        dataset[name].attrs["units"] = "nats"
-    return dataset
+    return with_units(dataset, "nats")
 
 
 def _logit_lens(resid: Tensor) -> Tensor:
