@@ -7,8 +7,11 @@ import pytest
 import xarray as xr
 
 import workbench as wb
+import workbench.figures as f
 from tests.views import made
 from workbench.errors import ArgumentError, ArgumentTypeError, FigureError, HookNameError
+from workbench.traces.steps import steps
+from workbench.views.outline import color_of
 
 TRACE = made.run()
 
@@ -95,3 +98,22 @@ def test_a_dose_response_curve_without_random_directions_says_nothing_of_them():
 def test_another_dataset_is_no_dose_response_curve(data: xr.Dataset):
     with pytest.raises(ArgumentError, match=r"wb\.steering\.steering_effect"):
         wb.figures.dose(data)
+
+
+def test_messages_have_the_colors_of_the_views():
+    trace = made.run()
+    views = {1: 4, 2: 2, 3: 3, 4: 5, 6: 7}  # the color of a view -> the tint of the same hue
+    [blocks] = f.strip(["entropy"], trace).panels[0].marks
+    expected = [views.get(color_of(span), 6) for span in trace.spans]
+    assert list(blocks.colors) == expected and len(set(expected)) == 4  # pyright: ignore
+
+
+def test_a_step_matrix_takes_the_trace_as_the_view_does():
+    trace = made.run()
+    found = steps(trace)
+    effect = xr.DataArray(np.tril(np.ones((len(found),) * 2), -1), dims=("step", "key_step"))
+    texts = ["".join(trace.str_tokens[step.start : step.stop]) for step in found]
+    by_trace, by_texts = (f.step_matrix(effect, each).panels[-1].y for each in (trace, texts))
+    assert by_trace == by_texts and len(by_trace.ticks or ()) == len(found)
+    with pytest.raises(FigureError, match="one text for each step"):
+        f.step_matrix(effect[:2, :2], trace)

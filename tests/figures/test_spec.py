@@ -40,7 +40,7 @@ LINE = f.Line(x=[0, 1], y=[0, 1])
         (lambda: f.Cells(values=[[1.0]], scale="jet"), "scale must be one of mass, signed, got 'jet'"),
         (lambda: f.Cells(values=[[1.0]], low=3, high=2), "low must be below high, got 3 and 2"),
         (lambda: f.Blocks(start=[3], stop=[2]), "start must not exceed stop"),
-        (lambda: f.Blocks(start=[1], stop=[2], colors=[99]), "colors must be series from 0 to 6"),
+        (lambda: f.Blocks(start=[1], stop=[2], colors=[99]), "colors must be tints from 0 to 7"),
         (lambda: f.Arcs(source=[0], target=[1], weight=[-1]), "weight must not be below 0"),
         (lambda: f.Rule(at=NAN), "at must be finite, got nan"),
         (lambda: f.Rule(at=0, axis="z"), "axis must be 'x' or 'y', got 'z'"),

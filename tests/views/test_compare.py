@@ -284,3 +284,24 @@ def test_hostile_tokens_and_names_are_visible_and_inert(browser, tmp_path: Path)
     assert "<img src=x>" in texts
     assert "⟨U+202E⟩b" in texts
     tab.close()
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "names"),
+    [
+        ({}, {}, ("first", "second")),
+        ({}, {"system": "Reasoning: low"}, ("effort high", "effort low")),
+        ({}, {"user": "Why?"}, ("Mod 10: a=3, b=a+4,…", "Why?")),
+        ({"user": "Why? " * 9 + "a"}, {"user": "Why? " * 9 + "b"}, ("first", "second")),
+    ],
+)
+def test_the_names_of_the_runs_say_what_differs(first: dict, second: dict, names: tuple[str, str]):
+    def run(changed: dict[str, str]):
+        return made.run(
+            [
+                (role, channel, made.words(changed[role]) if role in changed else texts)
+                for role, channel, texts in made.TALK
+            ]
+        )
+
+    assert wb.views.compare(run(first), run(second)).names == names

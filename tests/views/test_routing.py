@@ -51,7 +51,7 @@ def test_loads_are_those_of_expert_load_also_with_a_filter(browser, tmp_path: Pa
     tab = LiveTab(browser, wb.views.routing(trace), tmp_path)
     load = wb.routing.expert_load(trace)
     for layer, expert in ((0, 0), (3, 1), (2, 10)):
-        tab.page.mouse.move(*load_cell(tab, 2, LAYERS - 1 - layer, expert, LAYERS))
+        tab.page.mouse.move(*load_cell(tab, 3, LAYERS - 1 - layer, expert, LAYERS))
         readout = tab.readout()
         assert readout.startswith(f"layer {layer}, expert {expert}\n")
         assert f"{100 * float(load[layer, expert]):.3g}"[:4] in readout
@@ -59,7 +59,7 @@ def test_loads_are_those_of_expert_load_also_with_a_filter(browser, tmp_path: Pa
     tab.settled()
     span = next(span for span in trace.spans if span.channel == "analysis")
     load = wb.routing.expert_load(trace, slice(span.start, span.stop))
-    tab.page.mouse.move(*load_cell(tab, 2, LAYERS - 2, 2, LAYERS))
+    tab.page.mouse.move(*load_cell(tab, 3, LAYERS - 2, 2, LAYERS))
     assert f"runs at {100 * float(load[1, 2]):.3g}"[:11] in tab.readout()
     assert tab.console == []
     tab.page.close()
@@ -99,9 +99,13 @@ def test_readout_lists_the_experts_of_a_token_and_clicks_pin_layer_and_token(bro
     tab.page.keyboard.press("ArrowLeft")
     assert tab.selected() == {"pos": 39, "layer": LAYERS - 3}
     assert tab.python() == "wb.views.routing(trace, layer=1, selected=39)"
-    tab.page.mouse.click(*load_cell(tab, 2, 0, 4, LAYERS))  # pins an expert and its layer
+    tab.page.mouse.click(*load_cell(tab, 3, 0, 4, LAYERS))  # pins an expert and its layer
     tab.settled()
     assert [tab.page.locator(f"select >> nth={k}").input_value() for k in (1, 2)] == [str(LAYERS - 1), "4"]
+    key = tab.page.locator(".wb-plot >> nth=1").bounding_box()
+    tab.page.mouse.click(key["x"] + 150 + 7.5 / EXPERTS * (key["width"] - 158), key["y"] + 5)  # the color of an expert
+    tab.settled()
+    assert tab.page.locator("select >> nth=2").input_value() == "7"
     assert tab.console == []
     tab.page.close()
 

@@ -22,7 +22,7 @@ from workbench.checks import (
     check_whole,
 )
 from workbench.errors import ArgumentTypeError, FigureError
-from workbench.figures.theme import SCALES, SERIES
+from workbench.figures.theme import SCALES, SERIES, TINTS
 from workbench.text import shown, visible
 
 DIGITS = 5
@@ -350,8 +350,8 @@ class Blocks(Mark):
         self._texts("text", len(self.start))
         given = [check_whole("a color", color) for color in check_items("colors", self.colors, low=0)]
         colors = tuple(given) or (0,) * len(self.start)
-        if len(colors) != len(self.start) or not all(0 <= color < len(SERIES) for color in colors):
-            raise self._error(f"colors must be series from 0 to {len(SERIES) - 1}, one for each block")
+        if len(colors) != len(self.start) or not all(0 <= color < len(TINTS) for color in colors):
+            raise self._error(f"colors must be tints from 0 to {len(TINTS) - 1}, one for each block")
         if (self.stop < self.start).any():
             raise self._error("start must not exceed stop in any block")
         self._set(colors=colors)

@@ -10,7 +10,8 @@ import numpy as np
 # Okabe and Ito (2008) without its yellow, which is too light for lines on white.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#666666")
 INK, FAINT, NOTHING = "#1a1a1a", "#8c8c8c", "#e9e9e9"  # text, rules, cells without a number
-TINTS = ("#d6e6f2", "#fbe3d3", "#d5ede4", "#f4e3ec", "#fbeed2", "#e2f2fb", "#e6e6e6")  # SERIES, behind text
+# SERIES behind text, and an olive for the analysis channel
+TINTS = ("#d6e6f2", "#fbe3d3", "#d5ede4", "#f4e3ec", "#fbeed2", "#e2f2fb", "#e6e6e6", "#f1eecb")
 
 # Lightness falls from one end to the other, or from the middle to both ends, so the scales survive gray printing.
 SCALES = {

@@ -17,7 +17,8 @@ from workbench.traces.steps import steps
 
 MAX_TOKEN_LABELS = 110  # tokens whose texts fit below a page
 POSITION_AXES = ("pos", "query", "key")
-CHANNELS = {"analysis": 0, "final": 1, "commentary": 3}  # the colors of messages; all others are 6, gray
+# the colors of messages, those of the views; all others are 6, gray
+CHANNELS = {"analysis": 7, "final": 2, "commentary": 3, "user": 5, "tool": 4}
 
 
 def strip(
@@ -96,7 +97,7 @@ def strip(
 
 def step_matrix(
     effect: xr.DataArray,
-    texts: Sequence[str],
+    texts: Sequence[str] | Trace,
     *,
     truth: xr.DataArray | np.ndarray | None = None,
     strongest: int | None = None,
@@ -109,7 +110,7 @@ def step_matrix(
 
     Args:
         effect: the effects, of `key_step` on `step`
-        texts: the texts of the steps
+        texts: the texts of the steps, or the trace that has them
         truth: true where a step is known to depend on another (step key_step); these cells get a ring
         strongest: how many arcs are drawn; by default as many as `truth` has, or one for each step
         title, note: the texts above and below; if `attrs` has `n`, the note ends with it
@@ -124,6 +125,8 @@ def step_matrix(
     (['arcs', 'cells'], 2)
     """
     check_labeled("figures.step_matrix", effect)
+    if isinstance(texts, Trace):
+        texts = ["".join(texts.str_tokens[step.start : step.stop]) for step in steps(texts)]
     texts = check_texts("texts", texts)
     strongest = None if strongest is None else check_whole("strongest", strongest, 0)
     if effect.ndim != 2 or len(set(effect.shape)) != 1 or len(texts) != len(effect):

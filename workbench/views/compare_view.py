@@ -1,5 +1,6 @@
 """Two runs side by side: their tokens aligned by text, their values over one axis, and the differences."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from workbench.views.payload import Payload
 from workbench.views.view import View
 
 Pair = tuple[xr.DataArray, xr.DataArray]
+NAME = 20  # letters of a question that names a run
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,7 +144,8 @@ def compare(
         trace: the first run; its positions are the axis.
         other: the second run.
         lanes: names of recorded lanes (pos), or pairs of your own arrays, one array per run.
-        names: what to call the runs; without it the models' names, or "first" and "second" if those are equal.
+        names: what to call the runs; without it what differs: the models, the reasoning efforts or the questions,
+            otherwise "first" and "second".
         window: the positions (first, stop) shown first.
         selected: the pinned position.
 
@@ -159,8 +162,7 @@ def compare(
     check_type("views.compare", other, Trace)
     lanes = check_items("lanes", [lanes] if isinstance(lanes, str) else lanes, low=0)
     names = None if names is None else _checked_names(names)
-    models = [trace.manifest.model["name"], other.manifest.model["name"]]
-    run_names = names or (models if models[0] != models[1] else ("first", "second"))
+    run_names = names or _different_names(trace, other)
     paired = [_paired_lane(lane, trace, other) for lane in lanes]
     all_named = all(isinstance(lane, str) for lane in lanes)
     args = "" if tuple(lane.label for lane in paired) == ("logprob", "entropy") and all_named else ", lanes"
@@ -176,6 +178,27 @@ def _checked_names(names: Any) -> tuple[str, str]:
     if len(texts) != 2:
         raise ArgumentError(f"names must be two texts, one for each run, got {len(texts)}.")
     return texts[0], texts[1]
+
+
+def _different_names(first: Trace, second: Trace) -> tuple[str, str]:
+    """Short names of two runs: the first of model, reasoning effort and question in which they differ."""
+    for name in (lambda run: run.manifest.model["name"], _effort, _short_question):
+        a, b = name(first), name(second)
+        if a and b and a != b:
+            return a, b
+    return "first", "second"
+
+
+def _effort(trace: Trace) -> str:
+    """The reasoning effort that the system message asks for, such as "effort high"; '' if it has none."""
+    system = "".join("".join(trace.str_tokens[s.content]) for s in trace.spans if s.role == "system")
+    found = re.search(r"^Reasoning: (\w{1,12})", system, re.MULTILINE)
+    return f"effort {found[1]}" if found else ""
+
+
+def _short_question(trace: Trace) -> str:
+    text = " ".join(trace.question.split())
+    return text if len(text) <= NAME else f"{text[: NAME - 1]}…"
 
 
 def aligned(first: Sequence[str], second: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:

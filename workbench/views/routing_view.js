@@ -3,7 +3,7 @@
 // and step.
 import { mix, ramp, raster } from "./drawing.js";
 import { register } from "./mount.js";
-import { matrix, menu, strip } from "./plots.js";
+import { gutter, matrix, menu, strip } from "./plots.js";
 import { number, plain } from "./token_index.js";
 import { frame } from "./view_frame.js";
 
@@ -131,11 +131,40 @@ register("routing", (ctx) => {
       }
     },
   });
+  // The colors of the experts; a click pins one.
+  const keySide = (width) => (width - gutter(width) - 8) / experts,
+    expertKey = view.plot({
+      label: "colors of the experts",
+      size: () => 28,
+      draw(pen, width, y0) {
+        const c = theme.of,
+          all = colors(),
+          x0 = gutter(width),
+          side = keySide(width),
+          step = Math.ceil((6 + 6.5 * String(experts - 1).length) / side);
+        pen.text(x0 - 6, y0 + 9, "color of expert", { fill: c.soft, size: 10, align: "end" });
+        pen.image(
+          x0,
+          y0,
+          side * experts,
+          10,
+          raster(experts, 1, all, (_, e) => e),
+        );
+        for (let e = 0; e < experts; e += step)
+          pen.text(x0 + (e + 0.5) * side, y0 + 21, e, { fill: c.soft, size: 10, align: "center" });
+      },
+    });
+  view.on(expertKey.box, "click", (event) => {
+    const { left, width } = expertKey.box.getBoundingClientRect(),
+      e = Math.floor((event.clientX - left - gutter(width)) / keySide(width));
+    if (e >= 0 && e < experts) pinExpert(e === expert ? -1 : e);
+  });
   const tall = Math.max(3, Math.min(12, Math.round(300 / experts)));
   strip(view, ctx, {
     label: "the layer's experts by token",
     on: ["layer"],
-    title: () => `layer ${routed[layer()]}: weight of each expert, light 0, dark 1`,
+    title: () =>
+      `layer ${routed[layer()]}: weight of each expert, from 0 (faint) to 1 (strong)`,
     size: () => experts * tall,
     draw(pen, a, y) {
       const c = theme.of,

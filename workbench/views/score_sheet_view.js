@@ -262,7 +262,7 @@ register("score_sheet", (ctx) => {
         lane.unit,
         lane.values &&
           lane.names &&
-          `light ${number(endsOf(lane, a)[0])}, dark ${number(endsOf(lane, a)[1])}`,
+          `faint ${number(endsOf(lane, a)[0])}, strong ${number(endsOf(lane, a)[1])}`,
         lane.values && lane.kind !== "arcs" && a.shared && `downsampled (${lane.keep})`,
       ]
         .filter(Boolean)
