@@ -163,8 +163,7 @@ register("routing", (ctx) => {
   strip(view, ctx, {
     label: "the layer's experts by token",
     on: ["layer"],
-    title: () =>
-      `layer ${routed[layer()]}: weight of each expert, from 0 (faint) to 1 (strong)`,
+    title: () => `layer ${routed[layer()]}: weight of each expert, from 0 (faint) to 1 (strong)`,
     size: () => experts * tall,
     draw(pen, a, y) {
       const c = theme.of,
