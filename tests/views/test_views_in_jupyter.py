@@ -197,9 +197,8 @@ def menus(page) -> list[list[str]]:
     """Layer and head of each live view."""
     page.wait_for_function("document.querySelectorAll('.wb canvas').length >= 4", timeout=30_000)
     page.wait_for_timeout(300)
-    return page.evaluate(
-        "[...document.querySelectorAll('.wb')].map(wb => [...wb.querySelectorAll('select')].slice(1).map(m => m.value))"
-    )
+    menus_of = "wb => [...wb.querySelectorAll('select')].slice(1, 3).map(menu => menu.value)"
+    return page.evaluate(f"[...document.querySelectorAll('.wb')].map({menus_of})")
 
 
 def test_two_heads_views_show_their_own_layer_and_head_run_reloaded_and_stored(server: Lab, browser):
