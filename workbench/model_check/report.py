@@ -1,0 +1,120 @@
+"""The result of `wb.verify_model`: one line for each thing that was checked."""
+
+import os
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from workbench.checks import check_choice
+from workbench.text import visible
+
+HOLDS, FAILS, NOT_CHECKED = "holds", "fails", "not checked"
+PARTS = {
+    "files": "the files on the disk",
+    "weights": "each tensor in memory, against the bytes of the files",
+    "layers": "each step of each layer, against transformers",
+    "identities": "what must hold in every run of gpt-oss",
+    "numerics": "the same tokens in the other settings of this machine",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One thing that was checked.
+
+    `worst` is the largest difference, relative to the largest value of its row (for weights: absolute, and 0 is asked).
+    """
+
+    part: str  # a key of PARTS
+    layer: int | None
+    tensor: str  # a file, a tensor by transformers' name, a step of a layer, or an identity
+    status: str  # "holds", "fails" or "not checked"
+    worst: float | None = None
+    tolerance: float | None = None
+    seconds: float = 0.0
+    note: str = ""
+
+    @property
+    def where(self) -> str:
+        """The layer and the tensor, as text."""
+        return f"{'' if self.layer is None else f'layer {self.layer}: '}{self.tensor}"
+
+    def __str__(self) -> str:
+        numbers = "" if self.worst is None else f" (worst {self.worst:.2g}"
+        numbers += f", tolerance {self.tolerance:.2g})" if numbers and self.tolerance is not None else ")" * bool(numbers)
+        return visible(f"{self.status:<11}  {self.part:<10}  {self.where}{numbers}{f': {self.note}' if self.note else ''}")
+
+
+def compared(
+    part: str, layer: int | None, tensor: str, worst: float, tolerance: float, seconds: float = 0.0, note: str = ""
+) -> Line:
+    """A line that holds if `worst` is at most `tolerance`; NaN fails."""
+    return Line(part, layer, tensor, HOLDS if worst <= tolerance else FAILS, worst, tolerance, seconds, note)
+
+
+@dataclass(frozen=True)
+class ModelReport:
+    """What `wb.verify_model` found: `ok`, the failed lines, all lines; `print` shows a summary.
+
+    >>> report = wb.verify_model("pocket", parts=["files"])
+    >>> report.ok, report.failed, report.lines[0].part
+    (True, [], 'files')
+    """
+
+    model: Mapping[str, Any]  # name, format, weights_digest, and the digest of each file that was read whole
+    machine: Mapping[str, Any]  # processor, memory, versions
+    date: str
+    lines: list[Line] = field(default_factory=list)
+
+    @property
+    def ok(self) -> bool:
+        """Whether no line fails."""
+        return not self.failed
+
+    @property
+    def failed(self) -> list[Line]:
+        """The lines that fail."""
+        return [line for line in self.lines if line.status == FAILS]
+
+    def select(self, part: str) -> list[Line]:
+        """The lines of one part: "files", "weights", "layers", "identities" or "numerics"."""
+        check_choice("part", part, list(PARTS))
+        return [line for line in self.lines if line.part == part]
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as JSON values: model, machine, date, ok, and the lines as dicts."""
+        return {
+            "model": dict(self.model),
+            "machine": dict(self.machine),
+            "date": self.date,
+            "ok": self.ok,
+            "lines": [asdict(line) for line in self.lines],
+        }
+
+    @classmethod
+    def from_json(cls, value: Mapping[str, Any]) -> "ModelReport":
+        """The report from `to_json`."""
+        return cls(value["model"], value["machine"], value["date"], [Line(**line) for line in value["lines"]])
+
+    def save_page(self, path: os.PathLike[str] | str) -> Path:
+        """Writes the report as one HTML page without scripts, to attach to a paper or a bug report."""
+        from workbench.model_check.page import save_page
+
+        return save_page(self, path)
+
+    def __str__(self) -> str:
+        rows = [f"{self.model['name']} ({self.model['format']}), {self.date}"]
+        for part, about in PARTS.items():
+            if lines := self.select(part):
+                n = Counter(line.status for line in lines)
+                counts = ", ".join(f"{n[status]} {status}" for status in (HOLDS, FAILS, NOT_CHECKED) if n[status])
+                rows.append(f"  {part:<10}  {about}: {counts}, {sum(line.seconds for line in lines):.0f} s")
+        rows += [f"  {line}" for line in self.failed]
+        unchecked = [line for line in self.lines if line.status == NOT_CHECKED]
+        return "\n".join([visible(row) for row in rows] + [f"  {line}" for line in unchecked])
+
+    def __repr__(self) -> str:
+        state = "holds" if self.ok else f"{len(self.failed)} lines fail"
+        return visible(f"<ModelReport {self.model['name']}: {len(self.lines)} lines, {state}>")
