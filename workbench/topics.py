@@ -28,6 +28,7 @@ TOP: dict[str, str] = {
     "steer": "workbench.edits.library",
     "synth": "workbench.model.checkpoints.synth",
     "doctor": "workbench.recording.doctor",
+    "verify_model": "workbench.model_check",
 }
 
 # Topic -> name -> the module that defines it.

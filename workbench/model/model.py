@@ -45,6 +45,7 @@ from workbench.model.kernels import native
 from workbench.model.memory import allocation_errors
 from workbench.model.threads import one_thread
 from workbench.model.torch_defaults import torch_defaults
+from workbench.model.verified import verified
 from workbench.paths import absolute, expanded
 from workbench.taps import Chain, Tap
 from workbench.text import visible
@@ -101,6 +102,8 @@ class Model:
         self.config, self.weights = checkpoint.config, checkpoint.weights
         self.name, self.format, self.digest = checkpoint.name, checkpoint.format, checkpoint.digest
         self._versions = versions(self.weights)
+        self.folder = checkpoint.folder  # None: the model shares the memory of a transformers model
+        self.verified = verified(checkpoint.digest, checkpoint.folder)  # by wb.verify_model, on this machine
         self.stop_ids = frozenset(checkpoint.stop_ids)
         self.device = str(self.weights.embed.device)
         self.dtype: torch.dtype = self.weights.embed.dtype
@@ -148,7 +151,10 @@ class Model:
         c, edits = self.config, [e.glob for e in self.active_edits()]
         editing = f", editing {', '.join(edits)}" if edits else ""
         shape = f"{c.n_layers} layers, {c.n_experts} experts"
-        return visible(f"<Model {self.name}: {shape}, {self.dtype_name} on {self.device}{editing}>")
+        checked = ""
+        if self.verified:
+            checked = f", {'verified' if self.verified['ok'] else 'FAILED to verify'} {self.verified['date']}"
+        return visible(f"<Model {self.name}: {shape}, {self.dtype_name} on {self.device}{checked}{editing}>")
 
     @property
     def dtype_name(self) -> str:
@@ -417,6 +423,7 @@ class Model:
         other.weights = adapter.on(self.weights, scale)
         other._versions = versions(other.weights)
         other.adapter = {"name": adapter.name, "digest": adapter.digest, "scale": scale, "base": self.digest}
+        other.verified = None  # the check was of the base
         other.digest = f"sha256:{sha256(repr((self.digest, adapter.digest, scale)).encode()).hexdigest()}"
         other.name = f"{self.name} + {scale:g} {adapter.name}"
         return other

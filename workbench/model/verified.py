@@ -1,4 +1,4 @@
-"""Remembers on this machine which copies of a model were verified, and when."""
+"""Remembers on this machine which copies of a model were verified by `wb.verify_model`, and when."""
 
 import json
 from collections.abc import Sequence
@@ -10,26 +10,33 @@ from workbench.conversation.o200k import cache_folder
 from workbench.files import atomic_write, make_folder
 
 
-def remember(digest: str, files: Sequence[Path], result: dict[str, Any]) -> Path:
-    """Writes the result of a complete check of these files; a later check of the same files replaces it."""
-    path = _record(digest, files)
+def remember(digest: str, folder: Path, files: Sequence[Path], result: dict[str, Any]) -> Path:
+    """Writes the result of a complete check of these files; a later check of the same model replaces it."""
+    path = _record(digest, folder)
     make_folder(path.parent)
-    return atomic_write(path, json.dumps(result))
+    return atomic_write(path, json.dumps({"result": result, "files": [_state(file) for file in files]}))
 
 
-def verified(digest: str, files: Sequence[Path]) -> dict[str, Any] | None:
-    """The result of the last complete check of these files ("date", "ok", "workbench"); None if there was none.
+def verified(digest: str, folder: Path | None) -> dict[str, Any] | None:
+    """The result of the last complete check of the model in `folder`: "date", "ok", "workbench" (the version).
 
-    Files that were changed since, or moved, count as others.
+    None if there was none, or if one of its files was changed since.
     """
-    try:
-        value = json.loads(_record(digest, files).read_text("utf-8"))
-    except (OSError, ValueError):
+    if folder is None:
         return None
-    return value if isinstance(value, dict) else None
+    try:
+        record = json.loads(_record(digest, folder).read_text("utf-8"))
+        unchanged = all(_state(Path(path)) == [path, size, changed] for path, size, changed in record["files"])
+        return dict(record["result"]) if unchanged else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
 
 
-def _record(digest: str, files: Sequence[Path]) -> Path:
-    state = [[str(file.resolve()), file.stat().st_size, file.stat().st_mtime_ns] for file in files]
-    name = sha256(json.dumps([digest, sorted(state)]).encode()).hexdigest()[:32]
+def _state(file: Path) -> list[Any]:
+    info = file.resolve().stat()
+    return [str(file.resolve()), info.st_size, info.st_mtime_ns]
+
+
+def _record(digest: str, folder: Path) -> Path:
+    name = sha256(f"{digest} {folder.resolve()}".encode()).hexdigest()[:32]
     return cache_folder() / "verified-models" / f"{name}.json"

@@ -121,7 +121,11 @@ def _check_dense_weights(check: LayerCheck, block: Block, reference: nn.Module) 
 def _check_attention(
     check: LayerCheck, c: Config, weights: Weights, ours: dict[str, Tensor], layer: nn.Module, around: Surroundings
 ) -> None:
-    from transformers.models.gpt_oss.modeling_gpt_oss import apply_rotary_pos_emb, eager_attention_forward
+    from transformers.models.gpt_oss.modeling_gpt_oss import (
+        apply_rotary_pos_emb,
+        eager_attention_forward,
+        repeat_kv,
+    )
 
     attention, tolerance = layer.self_attn, TOLERANCE[ours["hook_resid_pre"].dtype]
     normalized = ours["ln1.hook_normalized"]
@@ -135,8 +139,9 @@ def _check_attention(
         check.add("layers", f"self_attn.rotary_emb ({name[-1]})", worst, tolerance)
     q, k = (ours[f"attn.hook_{name}"].transpose(1, 2) for name in ("rot_q", "rot_k"))
     mask = around.masks[attention.layer_type]
-    mixed, pattern = eager_attention_forward(attention, q, k, v, mask, attention.scaling)
+    _, pattern = eager_attention_forward(attention, q, k, v, mask, attention.scaling)
     _check_pattern(check, ours["attn.hook_pattern"], ours["attn.hook_sink"], pattern, attention, tolerance)
+    mixed = (ours["attn.hook_pattern"] @ repeat_kv(v, attention.num_key_value_groups)).transpose(1, 2)
     check.add("layers", "self_attn (pattern times values)", gap(ours["attn.hook_z"], mixed), tolerance)
     out = attention.o_proj(ours["attn.hook_z"].flatten(2))
     _check_product(check, "self_attn.o_proj", ours["hook_attn_out"], out, tolerance)
@@ -157,7 +162,10 @@ def _check_pattern(
 
     window = f"window {attention.sliding_window}" if attention.sliding_window else "all positions"
     check.add("layers", f"self_attn.pattern ({window})", gap(shares(pattern), shares(reference)), tolerance)
-    theirs = 1 - reference.double().sum(-1)
+    # the sink's ratio to the key with the most mass: a wrong mask changes both in proportion
+    key = reference.argmax(-1, keepdim=True)
+    ratio = (1 - reference.double().sum(-1, keepdim=True)) / reference.double().gather(-1, key)
+    theirs = (pattern.double().gather(-1, key) * ratio)[..., 0]
     worst = float((sink.double() - theirs).abs().max())  # probabilities: absolute
     check.add("layers", "self_attn.sinks", worst if math.isfinite(worst) else math.inf, tolerance)
 

@@ -18,7 +18,8 @@ from workbench.model.checkpoints.bundled import embedded_folder
 from workbench.model.checkpoints.formats import FORMATS, POCKET
 from workbench.model.checkpoints.hub import snapshot_folder
 from workbench.model.kernels import native
-from workbench.model.model import Model
+from workbench.model.model import SMALL, Model
+from workbench.model.threads import one_thread
 from workbench.model.verified import remember
 from workbench.model_check import whole_model as whole
 from workbench.model_check.ends import EMBED, UNEMBED, check_ends, check_table, logits_of
@@ -85,12 +86,13 @@ def verify_model(
         require("transformers", extra="interop")
     model = Model(where)
     check = _Check(where, model, restart)
-    with torch.no_grad():
+    with torch.no_grad(), one_thread(model.config.n_params < SMALL):
         lines = _collect(check, chosen, on_line)
     report = ModelReport(check.identity(), machine(), date.today().isoformat(), lines)
     check.progress.remove()
     if {*chosen} == {*PARTS}:
-        remember(model.digest, check.files, {"date": report.date, "ok": report.ok, "workbench": report.machine["workbench"]})
+        result = {"date": report.date, "ok": report.ok, "workbench": report.machine["workbench"]}
+        remember(model.digest, model.folder or check.folder, check.files, result)
     return report
 
 

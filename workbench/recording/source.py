@@ -173,6 +173,7 @@ class ModelSource:
             "tokenizer_digest": self.reader.digest if self.reader else None,
             "config": self.config,
             **({"adapter": self.model.adapter} if self.model.adapter else {}),
+            **({"verified": self.model.verified} if self.model.verified else {}),
         }
 
     def numerics(self) -> dict[str, Any]:

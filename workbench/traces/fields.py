@@ -142,8 +142,9 @@ def _config(value: Any, what: str) -> dict:
 
 
 def _model(value: Any, what: str) -> dict:
-    """The model entry. It has the key "adapter" only if an adapter is in force."""
-    return (_ADAPTED_MODEL if isinstance(value, dict) and "adapter" in value else _MODEL)(value, what)
+    """The model entry. It has the key "adapter" only if an adapter is in force, "verified" only after verify_model."""
+    present = value if isinstance(value, dict) else {}
+    return _record(**_OF_MODEL, **{key: check for key, check in _OF_SOME_MODELS.items() if key in present})(value, what)
 
 
 def _edit(value: Any, what: str) -> dict:
@@ -266,8 +267,10 @@ _OF_MODEL: dict[str, Check] = {
     "tokenizer_digest": _of(str, type(None)),
     "config": _config,
 }
-_MODEL = _record(**_OF_MODEL)
-_ADAPTED_MODEL = _record(**_OF_MODEL, adapter=_record(name=_of(str), digest=_of(str), scale=_number, base=_of(str)))
+_OF_SOME_MODELS: dict[str, Check] = {
+    "adapter": _record(name=_of(str), digest=_of(str), scale=_number, base=_of(str)),
+    "verified": _record(date=_of(str), ok=_of(bool), workbench=_of(str)),
+}
 CHECKS: dict[str, Check] = {
     "schema": _of(int),
     "status": _one_of("complete", "partial"),

@@ -186,10 +186,12 @@ class Manifest:
     def content(self) -> dict[str, Any]:
         """The manifest as JSON without what depends on the machine.
 
-        That is `created`, the numerics that are not in the id, and the errors of the identities (numpy's BLAS).
+        That is `created`, when the model was verified here, the numerics that are not in the id, and the errors of the
+        identities (numpy's BLAS).
         """
         checks = [[line[key] for key in ("identity", "status", "tolerance")] for line in self.verification]
-        content = self.to_json() | {"numerics": self._bits(), "verification": checks}
+        model = {key: value for key, value in self.model.items() if key != "verified"}
+        content = self.to_json() | {"model": model, "numerics": self._bits(), "verification": checks}
         del content["created"]
         return content
 
