@@ -29,6 +29,7 @@ from workbench.errors import (
     TraceUnsafe,
     WorkbenchError,
 )
+from workbench.files import make_folder
 from workbench.paths import absolute, expanded
 from workbench.shipped_notebooks import copy_notebooks
 from workbench.signals import shielded
@@ -149,6 +150,19 @@ def parser() -> argparse.ArgumentParser:
         commands, "doctor", doctor, "print the hardware and versions of this machine, and which gpt-oss models fit"
     )
     _add_json(c, "the report, with sizes in bytes,")
+
+    c = _command(
+        commands,
+        "verify-model",
+        verify_model,
+        "check that your own copy of gpt-oss is read and run right, layer by layer against transformers; an interrupted "
+        "check continues",
+    )
+    c.add_argument("model", metavar="MODEL", help='"pocket", a folder, a .gguf, or a name in the Hugging Face cache')
+    c.add_argument("--parts", metavar="PARTS", help="files, weights, layers, identities, numerics (default: all)")
+    c.add_argument("--restart", action="store_true", help="begin anew instead of continuing an interrupted check")
+    c.add_argument("-o", "--output", metavar="PAGE", help="write the report as one HTML page, too")
+    _add_json(c, "the whole report")
 
     c = _command(
         commands, "synth", synth, "write random weights in the published layout, to test a machine without a download"
@@ -446,6 +460,30 @@ def _identities(trace: "Trace") -> list[dict[str, Any]]:
             line = before | ({"status": "held when recorded"} if before["status"] == "holds" else {})
         lines.append(line | {"identity": identity_text(line["identity"], trace.config)})
     return lines
+
+
+def verify_model(args: argparse.Namespace) -> int:
+    """Runs `workbench verify-model`; returns its exit code."""
+    from workbench.model_check.report import PARTS, Line
+
+    def show_line(line: Line) -> None:
+        if line.status != "holds" or line.tensor == "whole layer" or line.part in ("files", "identities"):
+            print(line, flush=True)  # a layer that holds is one line
+
+    if args.output:
+        make_folder(expanded(args.output).parent)  # before minutes of work
+    parts = args.parts.replace(",", " ").split() if args.parts else list(PARTS)
+    report = wb.verify_model(
+        args.model, parts=parts, restart=args.restart, on_line=(lambda line: None) if args.json else show_line
+    )
+    if args.json:
+        _print_json(report.to_json())
+    else:
+        print(report)
+    if args.output:
+        page = report.save_page(args.output)
+        print(f"written to {visible(str(page))}", file=sys.stderr)
+    return 0 if report.ok else ERROR
 
 
 def estimate(args: argparse.Namespace) -> int:
