@@ -70,6 +70,7 @@ PACKAGES: dict[str, Package] = {
         "from a request to a verified trace: plan, record, verify, assemble; generation, resume",
         _of(DATA, "conversation", "edits", "model"),
     ),
+    "model_check": Package("checks a copy of gpt-oss against its files and transformers: `wb.verify_model`", _of(RUNS)),
     "circuits": Package("analyses of the weights alone: QK and OV, sinks, routers, experts", _of(BASE, "model")),
     "experiments": Package(
         "functions from model and trace to arrays, which run the model with edits", _of(RUNS, "analysis")
@@ -96,7 +97,7 @@ PACKAGES: dict[str, Package] = {
 
 # Only these import torch at import time; interop imports it inside functions.
 WITH_TORCH = frozenset(
-    {"circuits", "edits", "experiments", "model", "pocket/eval", "pocket/train", "recording", "studies"}
+    {"circuits", "edits", "experiments", "model", "model_check", "pocket/eval", "pocket/train", "recording", "studies"}
 )
 
 # Files of the package with more than 500 lines, and why they are not split.

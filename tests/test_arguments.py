@@ -243,6 +243,10 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
         },
     ),
     "doctor": lambda w: (wb.doctor, {}),
+    "verify_model": lambda w: (
+        wb.verify_model,
+        {"where": "pocket", "parts": ["files"], "restart": False, "on_line": print},
+    ),
     "estimate": lambda w: (
         wb.estimate,
         {"prompt": "a", "model": w.model, "record": "", "max_tokens": 3, "reasoning": "low"},

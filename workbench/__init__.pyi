@@ -28,6 +28,7 @@ from workbench.edits.library import patch as patch
 from workbench.edits.library import steer as steer
 from workbench.model.checkpoints.synth import synth as synth
 from workbench.model.model import Model as Model
+from workbench.model_check import verify_model as verify_model
 from workbench.recording.doctor import doctor as doctor
 from workbench.traces import Trace as Trace
 from workbench.traces import load as load
@@ -68,5 +69,6 @@ __all__ = [
     "synth",
     "trace",
     "verify",
+    "verify_model",
     "views",
 ]

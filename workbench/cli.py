@@ -155,8 +155,8 @@ def parser() -> argparse.ArgumentParser:
         commands,
         "verify-model",
         verify_model,
-        "check that your own copy of gpt-oss is read and run right, layer by layer against transformers; an interrupted "
-        "check continues",
+        "check that a copy of gpt-oss is read and run right, layer by layer against transformers; an interrupted check "
+        "continues",
     )
     c.add_argument("model", metavar="MODEL", help='"pocket", a folder, a .gguf, or a name in the Hugging Face cache')
     c.add_argument("--parts", metavar="PARTS", help="files, weights, layers, identities, numerics (default: all)")
@@ -464,18 +464,16 @@ def _identities(trace: "Trace") -> list[dict[str, Any]]:
 
 def verify_model(args: argparse.Namespace) -> int:
     """Runs `workbench verify-model`; returns its exit code."""
-    from workbench.model_check.report import PARTS, Line
 
-    def show_line(line: Line) -> None:
+    def show_line(line: Any) -> None:
         if line.status != "holds" or line.tensor == "whole layer" or line.part in ("files", "identities"):
             print(line, flush=True)  # a layer that holds is one line
 
     if args.output:
         make_folder(expanded(args.output).parent)  # before minutes of work
-    parts = args.parts.replace(",", " ").split() if args.parts else list(PARTS)
-    report = wb.verify_model(
-        args.model, parts=parts, restart=args.restart, on_line=(lambda line: None) if args.json else show_line
-    )
+    parts = {"parts": args.parts.replace(",", " ").split()} if args.parts else {}
+    on_line = (lambda line: None) if args.json else show_line
+    report = wb.verify_model(args.model, restart=args.restart, on_line=on_line, **parts)
     if args.json:
         _print_json(report.to_json())
     else:

@@ -110,7 +110,11 @@ def test_a_broken_dequantization_is_named_in_every_layer(broken, tmp_path, monke
     monkeypatch.setattr(hf, "dequantize_mxfp4", broken)
     failed = {(line.layer, line.tensor) for line in verified(folder).failed}
     for layer in range(4):
-        assert {(layer, "mlp.experts.gate_up_proj"), (layer, "mlp.experts.down_proj"), (layer, "mlp.experts.0")} <= failed
+        assert {
+            (layer, "mlp.experts.gate_up_proj"),
+            (layer, "mlp.experts.down_proj"),
+            (layer, "mlp.experts.0"),
+        } <= failed
 
 
 def dropped_router_bias(x, weight, bias=None):
@@ -141,7 +145,10 @@ def runner_faults(monkeypatch) -> dict[str, tuple[Callable[[], None], str]]:
         "sinks negated": (patch(gpt_oss.attend, "normalize", sinks_negated), "self_attn.sinks"),
         "router's bias dropped": (patch(gpt_oss, "linear", dropped_router_bias), "mlp.router.bias"),
         "window off by one": (patch(run, "Model", with_config(window=13)), "self_attn.pattern (window 12)"),
-        "norm's scale dropped": (patch(gpt_oss, "rms_norm", lambda x, w, eps: native_norm(x, torch.ones_like(w), eps)), "input_layernorm"),  # fmt: skip
+        "norm's scale dropped": (
+            patch(gpt_oss, "rms_norm", lambda x, w, eps: native_norm(x, torch.ones_like(w), eps)),
+            "input_layernorm",
+        ),
         "sliding and full exchanged": (
             patch(run, "Model", with_config(layer_types=("full_attention", "sliding_attention") * 2)),
             "reach of the attention (sliding)",
@@ -164,7 +171,11 @@ def test_a_fault_of_the_runner_is_named_while_the_weights_hold(fault, tmp_path, 
 
 
 def test_a_right_model_holds_in_every_format(tmp_path, model):
-    folders = [model.write_hf_mxfp4(tmp_path / "a"), model.write_hf_bf16(tmp_path / "b"), model.write_original(tmp_path / "c")]
+    folders = [
+        model.write_hf_mxfp4(tmp_path / "a"),
+        model.write_hf_bf16(tmp_path / "b"),
+        model.write_original(tmp_path / "c"),
+    ]
     model.write_gguf(tmp_path / "d.gguf")
     for where in (*folders, tmp_path / "d.gguf"):
         report = wb.verify_model(where, on_line=lambda line: None)

@@ -11,7 +11,7 @@ from tests import o200k
 from tests.checkpoints import Random
 from workbench.model.config import Config
 from workbench.model_check import files, published
-from workbench.model_check.report import Line
+from workbench.model_check.line import Line
 
 
 def lines_of(where) -> dict[str, Line]:
@@ -89,7 +89,10 @@ def test_hugging_faces_cache_names_files_by_their_digest(tmp_path, model, monkey
         (snapshot / file.name).symlink_to(repo / "blobs" / name)
     monkeypatch.setenv("HF_HUB_CACHE", str(tmp_path / "hub"))
     lines = lines_of("someone/tiny")
-    assert {line.status for name, line in lines.items() if name.endswith((".safetensors", ".json"))} <= {"holds", "not checked"}
+    assert {line.status for name, line in lines.items() if name.endswith((".safetensors", ".json"))} <= {
+        "holds",
+        "not checked",
+    }
     assert lines["config.json"].status == "holds" and "cache" in lines["config.json"].note
     flip_a_nibble((snapshot / "model-00001-of-00002.safetensors").resolve())
     assert lines_of("someone/tiny")["model-00001-of-00002.safetensors"].status == "fails"

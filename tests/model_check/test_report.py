@@ -9,7 +9,7 @@ import workbench as wb
 from tests.checkpoints import Random
 from workbench.cli import main
 from workbench.model_check import ModelReport, run
-from workbench.model_check.report import PARTS, Line, compared
+from workbench.model_check.line import PARTS, Line, compared
 
 
 def quiet(line: Line) -> None:
@@ -49,7 +49,11 @@ def test_a_model_and_its_traces_say_that_it_was_verified(folder):
     assert f"verified {report.date}" in repr(model)
     ids = list(range(40))
     trace, earlier = model.trace(ids), before.trace(ids)
-    assert trace.manifest.model["verified"] == {"date": report.date, "ok": True, "workbench": report.machine["workbench"]}
+    assert trace.manifest.model["verified"] == {
+        "date": report.date,
+        "ok": True,
+        "workbench": report.machine["workbench"],
+    }
     assert trace.id == earlier.id and trace.manifest.content_hash == earlier.manifest.content_hash
     file = next(folder.glob("*.safetensors"))
     file.write_bytes(file.read_bytes())  # the same bytes, written anew: nobody has looked at them
@@ -62,7 +66,9 @@ def test_a_check_of_some_parts_does_not_count_as_verified(folder):
 
 
 def test_the_command_ends_with_1_where_a_line_fails(folder, tmp_path, capsys, monkeypatch):
-    assert main(["verify-model", str(folder), "--parts", "weights,layers", "-o", str(tmp_path / "new" / "page.html")]) == 0
+    assert (
+        main(["verify-model", str(folder), "--parts", "weights,layers", "-o", str(tmp_path / "new" / "page.html")]) == 0
+    )
     text = (tmp_path / "new" / "page.html").read_text()
     assert "Nothing fails." in text and "<script" not in text and "https:" not in text
     monkeypatch.setattr(run, "check_table", lambda weights, raw, name: compared("weights", None, name, 1.0, 0.0))
@@ -102,7 +108,9 @@ def test_a_check_interrupted_at_ten_moments_continues_to_the_same_report(tmp_pat
 
 def test_restart_begins_anew(folder, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
-        wb.verify_model(folder, on_line=lambda line: (_ for _ in ()).throw(KeyboardInterrupt) if line.layer == 2 else None)
+        wb.verify_model(
+            folder, on_line=lambda line: (_ for _ in ()).throw(KeyboardInterrupt) if line.layer == 2 else None
+        )
     calls, layer = [], run.check_layer
     monkeypatch.setattr(run, "check_layer", lambda *args: (calls.append(args[3]), layer(*args))[1])
     wb.verify_model(folder, parts=["layers"], restart=True, on_line=quiet)

@@ -43,9 +43,9 @@ from workbench.model.checkpoints.changes import current_digest, versions
 from workbench.model.interrupts import Interrupt, interruptible
 from workbench.model.kernels import native
 from workbench.model.memory import allocation_errors
-from workbench.model.threads import one_thread
+from workbench.model.threads import SMALL, one_thread
 from workbench.model.torch_defaults import torch_defaults
-from workbench.model.verified import verified
+from workbench.model.verified import verification_note, verified
 from workbench.paths import absolute, expanded
 from workbench.taps import Chain, Tap
 from workbench.text import visible
@@ -55,7 +55,6 @@ if TYPE_CHECKING:
     from workbench.recording.budget import Estimate
 
 Prompt = str | Chat | Trace | Sequence[int] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Tensor | np.ndarray
-SMALL = 5e7  # parameters: below this size, one thread is faster than two
 
 
 class Model:
@@ -102,8 +101,7 @@ class Model:
         self.config, self.weights = checkpoint.config, checkpoint.weights
         self.name, self.format, self.digest = checkpoint.name, checkpoint.format, checkpoint.digest
         self._versions = versions(self.weights)
-        self.folder = checkpoint.folder  # None: the model shares the memory of a transformers model
-        self.verified = verified(checkpoint.digest, checkpoint.folder)  # by wb.verify_model, on this machine
+        self.folder, self.verified = checkpoint.folder, verified(checkpoint.digest, checkpoint.folder)
         self.stop_ids = frozenset(checkpoint.stop_ids)
         self.device = str(self.weights.embed.device)
         self.dtype: torch.dtype = self.weights.embed.dtype
@@ -150,11 +148,8 @@ class Model:
     def __repr__(self) -> str:
         c, edits = self.config, [e.glob for e in self.active_edits()]
         editing = f", editing {', '.join(edits)}" if edits else ""
-        shape = f"{c.n_layers} layers, {c.n_experts} experts"
-        checked = ""
-        if self.verified:
-            checked = f", {'verified' if self.verified['ok'] else 'FAILED to verify'} {self.verified['date']}"
-        return visible(f"<Model {self.name}: {shape}, {self.dtype_name} on {self.device}{checked}{editing}>")
+        shape = f"{c.n_layers} layers, {c.n_experts} experts, {self.dtype_name}"
+        return visible(f"<Model {self.name}: {shape} on {self.device}{verification_note(self.verified)}{editing}>")
 
     @property
     def dtype_name(self) -> str:
@@ -423,9 +418,8 @@ class Model:
         other.weights = adapter.on(self.weights, scale)
         other._versions = versions(other.weights)
         other.adapter = {"name": adapter.name, "digest": adapter.digest, "scale": scale, "base": self.digest}
-        other.verified = None  # the check was of the base
         other.digest = f"sha256:{sha256(repr((self.digest, adapter.digest, scale)).encode()).hexdigest()}"
-        other.name = f"{self.name} + {scale:g} {adapter.name}"
+        other.name, other.verified = f"{self.name} + {scale:g} {adapter.name}", None
         return other
 
     # -- prompts

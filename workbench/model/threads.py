@@ -10,6 +10,7 @@ import torch
 # A forked process does not have the threads of its parent, and torch would wait for them for ever.
 os.register_at_fork(after_in_child=lambda: torch.set_num_threads(1))
 
+SMALL = 5e7  # parameters: below this size of a model, one thread is faster than two
 _lock = threading.Lock()
 _depth, _previous = 0, 1
 

@@ -32,6 +32,15 @@ def verified(digest: str, folder: Path | None) -> dict[str, Any] | None:
         return None
 
 
+def verification_note(result: dict[str, Any] | None) -> str:
+    """The result of `verified` for the repr of a Model.
+
+    >>> verification_note({"date": "2026-12-01", "ok": True, "workbench": "0.1.0"}), verification_note(None)
+    (', verified 2026-12-01', '')
+    """
+    return f", {'verified' if result['ok'] else 'FAILED to verify'} {result['date']}" if result else ""
+
+
 def _state(file: Path) -> list[Any]:
     info = file.resolve().stat()
     return [str(file.resolve()), info.st_size, info.st_mtime_ns]

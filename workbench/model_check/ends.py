@@ -12,8 +12,8 @@ from workbench.model.checkpoints.tensors import Weights
 from workbench.model.config import Config
 from workbench.model.kernels.rows import rms_norm
 from workbench.model_check.layers import TOLERANCE, difference, gap
+from workbench.model_check.line import Line, compared
 from workbench.model_check.raw_tensors import RawTensors
-from workbench.model_check.report import Line, compared
 
 if TYPE_CHECKING:
     from transformers import GptOssConfig
@@ -24,14 +24,14 @@ EMBED, UNEMBED, NORM = "model.embed_tokens.weight", "lm_head.weight", "model.nor
 
 def check_table(weights: Weights, raw: RawTensors, name: str) -> Line:
     """The line about all rows of the embedding or the unembedding."""
-    start, ours = time.perf_counter(), weights.embed if name == EMBED else weights.unembed
+    start, loaded = time.perf_counter(), weights.embed if name == EMBED else weights.unembed
     worst, wrong = 0.0, -1
-    for first in range(0, len(ours), ROWS):
-        part = ours[first : first + ROWS]
-        found = difference(part.float(), raw.rows(name, first, first + len(part)).to(ours.dtype).float())
+    for first in range(0, len(loaded), ROWS):
+        part = loaded[first : first + ROWS]
+        found = difference(part.float(), raw.rows(name, first, first + len(part)).to(loaded.dtype).float())
         if found > worst:
             worst, wrong = found, first
-    note = "" if wrong < 0 else f"first in rows {wrong} to {min(wrong + ROWS, len(ours)) - 1}"
+    note = "" if wrong < 0 else f"first in rows {wrong} to {min(wrong + ROWS, len(loaded)) - 1}"
     return compared("weights", None, name, worst, 0.0, time.perf_counter() - start, note)
 
 
@@ -53,14 +53,14 @@ def check_ends(c: Config, weights: Weights, resid: Tensor, config: "GptOssConfig
     scale = raw.tensor(NORM)
     norm.load_state_dict({"weight": scale.to(dtype)}, assign=True)
     stored = compared("weights", None, NORM, difference(weights.ln_final.to(dtype), scale.to(dtype)), 0.0)
-    theirs = norm(resid)
-    ours = rms_norm(resid, weights.ln_final.to(dtype), c.eps)
-    lines = [stored, compared("layers", None, "model.norm", gap(ours, theirs), TOLERANCE[dtype])]
+    expected = norm(resid)
+    computed = rms_norm(resid, weights.ln_final.to(dtype), c.eps)
+    lines = [stored, compared("layers", None, "model.norm", gap(computed, expected), TOLERANCE[dtype])]
     logits = logits_of(c, weights, resid)
     worst = 0.0
     for first in range(0, logits.shape[-1], ROWS):
         rows = raw.rows(UNEMBED, first, min(first + ROWS, logits.shape[-1])).to(dtype)
-        worst = max(worst, float((logits[:, first : first + len(rows)] - theirs @ rows.T).abs().max()))
+        worst = max(worst, float((logits[:, first : first + len(rows)] - expected @ rows.T).abs().max()))
     worst /= max(float(logits.abs().max()), 1e-30)
     lines.append(compared("layers", None, "lm_head", worst, TOLERANCE[dtype], time.perf_counter() - start))
     return lines

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import CheckpointError, WorkbenchError
+from workbench.model_check.line import FAILS, HOLDS, NOT_CHECKED, Line
 from workbench.model_check.published import published_files
-from workbench.model_check.report import FAILS, HOLDS, NOT_CHECKED, Line
 from workbench.text import size_text
 from workbench.untrusted import exists, file_names, is_file, read_bytes, read_json, read_text, regular_file
 
@@ -71,7 +71,7 @@ def _is_digest(text: str) -> bool:
 
 def digest_of(file: Path, n_digits: int) -> str:
     """The file's sha256 (64 hex digits), or git's sha1 of it (40)."""
-    sha = hashlib.sha256() if n_digits == 64 else hashlib.sha1(b"blob %d\0" % file.stat().st_size)  # noqa: S324
+    sha = hashlib.sha256() if n_digits == 64 else hashlib.sha1(b"blob %d\0" % file.stat().st_size)
     with file.open("rb") as opened:
         while chunk := opened.read(CHUNK):
             sha.update(chunk)
@@ -140,7 +140,9 @@ def _header(file: Path) -> tuple[list[str], int]:
     with file.open("rb") as opened:
         n_header = int.from_bytes(opened.read(8), "little")
         if not 2 <= n_header <= min(size - 8, 16 << 20):
-            raise CheckpointError(f"a header of {n_header:,} bytes in a file of {size:,}: cut short, or not safetensors")
+            raise CheckpointError(
+                f"a header of {n_header:,} bytes in a file of {size:,}: cut short, or not safetensors"
+            )
         header = json.loads(opened.read(n_header))
     header.pop("__metadata__", None)
     end = 0
@@ -150,7 +152,9 @@ def _header(file: Path) -> tuple[list[str], int]:
             raise CheckpointError(f"{name} begins at byte {first:,}, but the tensor before it ends at {end:,}")
         end = last
     if 8 + n_header + end != size:
-        raise CheckpointError(f"its tensors end at byte {8 + n_header + end:,}, the file at {size:,}: cut short or longer")
+        raise CheckpointError(
+            f"its tensors end at byte {8 + n_header + end:,}, the file at {size:,}: cut short or longer"
+        )
     return list(header), end
 
 

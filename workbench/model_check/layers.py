@@ -9,16 +9,16 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from workbench.model.checkpoints.tensors import Block, Weights
 from workbench.model.config import Config
 from workbench.model.kernels.lora import plain
 from workbench.model.kernels.packed import dense
+from workbench.model_check.line import NOT_CHECKED, Line, compared
 from workbench.model_check.own_layer import attention_out, run_layer
 from workbench.model_check.raw_tensors import DOWN, GATE_UP, RawTensors
 from workbench.model_check.reference_layer import Chosen, OneExpertAtATime, Surroundings, reference_layer
-from workbench.model_check.report import Line, compared
 
 if TYPE_CHECKING:
     from transformers import GptOssConfig
@@ -42,28 +42,28 @@ TENSORS = {  # field of Block -> transformers' name
 }
 
 
-def gap(ours: Tensor, reference: Tensor) -> float:
-    """The largest difference, relative to the largest value of its row of the reference; inf where one is not finite.
+def gap(computed: Tensor, expected: Tensor) -> float:
+    """The largest difference, relative to the largest value of its row of `expected`; inf where one is not finite.
 
     >>> gap(torch.tensor([[1.0, 2.0]]), torch.tensor([[1.0, 4.0]]))
     0.5
     """
-    if ours.shape != reference.shape:
+    if computed.shape != expected.shape:
         return math.inf
-    if not ours.numel():
+    if not computed.numel():
         return 0.0
-    scale = reference.abs().amax(-1, keepdim=True).clamp_min(1e-30)
-    worst = ((ours.to(reference.dtype) - reference).abs() / scale).max()
+    scale = expected.abs().amax(-1, keepdim=True).clamp_min(1e-30)
+    worst = ((computed.to(expected.dtype) - expected).abs() / scale).max()
     return float(worst) if bool(worst.isfinite()) else math.inf
 
 
-def difference(ours: Tensor, stored: Tensor) -> float:
+def difference(loaded: Tensor, stored: Tensor) -> float:
     """The largest difference of two tensors of weights; NaN and infinity count as equal only to themselves."""
-    if ours.shape != stored.shape:
+    if loaded.shape != stored.shape:
         return math.inf
-    if torch.equal(ours, stored):
+    if torch.equal(loaded, stored):
         return 0.0
-    worst = (ours.double() - stored.double()).abs().max()
+    worst = (loaded.double() - stored.double()).abs().max()
     return float(worst) if bool(worst.isfinite()) else math.inf
 
 
@@ -82,7 +82,13 @@ class LayerCheck:
 
 
 def check_layer(
-    c: Config, weights: Weights, resid: Tensor, layer: int, config: "GptOssConfig", raw: RawTensors, around: Surroundings
+    c: Config,
+    weights: Weights,
+    resid: Tensor,
+    layer: int,
+    config: "GptOssConfig",
+    raw: RawTensors,
+    around: Surroundings,
 ) -> tuple[list[Line], Tensor]:
     """The lines of one layer for its input `resid` (batch pos d_model), and its output by workbench.
 
@@ -98,28 +104,28 @@ def check_layer(
     dtype = resid.dtype
     check, block = LayerCheck(layer), weights.blocks[layer]
     reference = reference_layer(config, raw, layer, dtype)
-    ours = run_layer(c, weights, resid, layer)
+    values = run_layer(c, weights, resid, layer)
     _check_dense_weights(check, block, reference)
-    _check_attention(check, c, weights, ours, reference, around)
-    _check_router(check, c, ours, reference)
-    _check_experts(check, block, ours, reference, around, TOLERANCE[dtype])
-    return check.lines, ours["hook_resid_post"]
+    _check_attention(check, c, weights, values, reference, around)
+    _check_router(check, c, values, reference)
+    _check_experts(check, block, values, reference, around, TOLERANCE[dtype])
+    return check.lines, values["hook_resid_post"]
 
 
-def _check_dense_weights(check: LayerCheck, block: Block, reference: nn.Module) -> None:
+def _check_dense_weights(check: LayerCheck, block: Block, reference: Any) -> None:
     stored = reference.state_dict()
     for field, name in TENSORS.items():
         check.add("weights", name, difference(block.whole(field), stored[name].to(block.ln1.dtype)), 0.0)
     experts = reference.mlp.experts
-    for ours, theirs, name in (
+    for values, expected, name in (
         (block.experts.up_bias, experts.up_bias, "gate_up_proj_bias"),
         (block.experts.down_bias, experts.down_bias, "down_proj_bias"),
     ):
-        check.add("weights", f"mlp.experts.{name}", difference(ours, theirs), 0.0)
+        check.add("weights", f"mlp.experts.{name}", difference(values, expected), 0.0)
 
 
 def _check_attention(
-    check: LayerCheck, c: Config, weights: Weights, ours: dict[str, Tensor], layer: nn.Module, around: Surroundings
+    check: LayerCheck, c: Config, weights: Weights, values: dict[str, Tensor], layer: Any, around: Surroundings
 ) -> None:
     from transformers.models.gpt_oss.modeling_gpt_oss import (
         apply_rotary_pos_emb,
@@ -127,33 +133,34 @@ def _check_attention(
         repeat_kv,
     )
 
-    attention, tolerance = layer.self_attn, TOLERANCE[ours["hook_resid_pre"].dtype]
-    normalized = ours["ln1.hook_normalized"]
-    check.add("layers", "input_layernorm", gap(normalized, layer.input_layernorm(ours["hook_resid_pre"])), tolerance)
+    attention, tolerance = layer.self_attn, TOLERANCE[values["hook_resid_pre"].dtype]
+    normalized = values["ln1.hook_normalized"]
+    check.add("layers", "input_layernorm", gap(normalized, layer.input_layernorm(values["hook_resid_pre"])), tolerance)
     for name in ("q", "k", "v"):
-        _check_product(check, f"self_attn.{name}_proj", ours[f"attn.hook_{name}"].flatten(2), getattr(attention, f"{name}_proj")(normalized), tolerance)  # fmt: skip
-    q, k, v = (ours[f"attn.hook_{name}"].transpose(1, 2) for name in ("q", "k", "v"))  # batch head pos d_head
+        expected = getattr(attention, f"{name}_proj")(normalized)
+        _check_product(check, f"self_attn.{name}_proj", values[f"attn.hook_{name}"].flatten(2), expected, tolerance)
+    q, k, v = (values[f"attn.hook_{name}"].transpose(1, 2) for name in ("q", "k", "v"))  # batch head pos d_head
     rotated = apply_rotary_pos_emb(q, k, *around.positions)
-    for name, theirs in zip(("rot_q", "rot_k"), rotated, strict=True):
-        worst = gap(ours[f"attn.hook_{name}"], theirs.transpose(1, 2))
+    for name, expected in zip(("rot_q", "rot_k"), rotated, strict=True):
+        worst = gap(values[f"attn.hook_{name}"], expected.transpose(1, 2))
         check.add("layers", f"self_attn.rotary_emb ({name[-1]})", worst, tolerance)
-    q, k = (ours[f"attn.hook_{name}"].transpose(1, 2) for name in ("rot_q", "rot_k"))
+    q, k = (values[f"attn.hook_{name}"].transpose(1, 2) for name in ("rot_q", "rot_k"))
     mask = around.masks[attention.layer_type]
     _, pattern = eager_attention_forward(attention, q, k, v, mask, attention.scaling)
-    _check_pattern(check, ours["attn.hook_pattern"], ours["attn.hook_sink"], pattern, attention, tolerance)
-    mixed = (ours["attn.hook_pattern"] @ repeat_kv(v, attention.num_key_value_groups)).transpose(1, 2)
-    check.add("layers", "self_attn (pattern times values)", gap(ours["attn.hook_z"], mixed), tolerance)
-    out = attention.o_proj(ours["attn.hook_z"].flatten(2))
-    _check_product(check, "self_attn.o_proj", ours["hook_attn_out"], out, tolerance)
+    _check_pattern(check, values["attn.hook_pattern"], values["attn.hook_sink"], pattern, attention, tolerance)
+    mixed = (values["attn.hook_pattern"] @ repeat_kv(v, attention.num_key_value_groups)).transpose(1, 2)
+    check.add("layers", "self_attn (pattern times values)", gap(values["attn.hook_z"], mixed), tolerance)
+    out = attention.o_proj(values["attn.hook_z"].flatten(2))
+    _check_product(check, "self_attn.o_proj", values["hook_attn_out"], out, tolerance)
     unrecorded = attention_out(c, weights, normalized[0], check.layer)
-    check.add("layers", "self_attn (no pattern recorded)", gap(unrecorded, ours["hook_attn_out"][0]), tolerance)
+    check.add("layers", "self_attn (no pattern recorded)", gap(unrecorded, values["hook_attn_out"][0]), tolerance)
     _check_reach(check, c, weights, normalized[0], attention)
-    total = ours["hook_resid_pre"] + ours["hook_attn_out"]
-    check.add("layers", "residual after attention", gap(ours["hook_resid_mid"], total), tolerance)
+    total = values["hook_resid_pre"] + values["hook_attn_out"]
+    check.add("layers", "residual after attention", gap(values["hook_resid_mid"], total), tolerance)
 
 
 def _check_pattern(
-    check: LayerCheck, pattern: Tensor, sink: Tensor, reference: Tensor, attention: nn.Module, tolerance: float
+    check: LayerCheck, pattern: Tensor, sink: Tensor, reference: Tensor, attention: Any, tolerance: float
 ) -> None:
     """The pattern without the sink's share, and that share: a wrong mask changes the first, a wrong sink the second."""
 
@@ -165,13 +172,13 @@ def _check_pattern(
     # the sink's ratio to the key with the most mass: a wrong mask changes both in proportion
     key = reference.argmax(-1, keepdim=True)
     ratio = (1 - reference.double().sum(-1, keepdim=True)) / reference.double().gather(-1, key)
-    theirs = (pattern.double().gather(-1, key) * ratio)[..., 0]
-    worst = float((sink.double() - theirs).abs().max())  # probabilities: absolute
+    expected = (pattern.double().gather(-1, key) * ratio)[..., 0]
+    worst = float((sink.double() - expected).abs().max())  # probabilities: absolute
     check.add("layers", "self_attn.sinks", worst if math.isfinite(worst) else math.inf, tolerance)
 
 
-def _check_reach(check: LayerCheck, c: Config, weights: Weights, normalized: Tensor, attention: nn.Module) -> None:
-    """Changes the first position: a sliding layer must not notice it past its window, a layer of the other kind must."""
+def _check_reach(check: LayerCheck, c: Config, weights: Weights, normalized: Tensor, attention: Any) -> None:
+    """Changes the first position: a sliding layer must not see that past its window, a full one must."""
     n_pos, window = len(normalized), attention.sliding_window
     changed = normalized.clone()
     changed[0] = -changed[0]
@@ -179,7 +186,8 @@ def _check_reach(check: LayerCheck, c: Config, weights: Weights, normalized: Ten
     moved = (before != after).any(-1)
     past = window or c.window  # positions from here on cannot see position 0 through the window
     if n_pos <= past:
-        check.lines.append(Line("identities", check.layer, "reach of the attention", "not checked", note="the text is too short"))  # fmt: skip
+        note = "the text is too short"
+        check.lines.append(Line("identities", check.layer, "reach of the attention", NOT_CHECKED, note=note))
         return
     right = not bool(moved[past:].any()) and bool(moved[past - 1]) if window else bool(moved[past:].any())
     note = f"position 0 changes positions up to {int(moved.nonzero().max()) if bool(moved.any()) else 0} of {n_pos - 1}"
@@ -187,32 +195,32 @@ def _check_reach(check: LayerCheck, c: Config, weights: Weights, normalized: Ten
     check.add("identities", f"reach of the attention ({kind})", 0.0 if right else math.inf, 0.0, note)
 
 
-def _check_product(check: LayerCheck, name: str, ours: Tensor, reference: Tensor, tolerance: float) -> None:
+def _check_product(check: LayerCheck, name: str, computed: Tensor, expected: Tensor, tolerance: float) -> None:
     """A product with a matrix and a bias. A difference that is the same at every position is the bias's."""
-    worst = gap(ours, reference)
+    worst = gap(computed, expected)
     tensor, note = name, ""
-    if worst > tolerance and ours.shape == reference.shape:
-        rest = (ours - reference).flatten(0, -2)
+    if worst > tolerance and computed.shape == expected.shape:
+        rest = (computed - expected).flatten(0, -2)
         constant = float((rest - rest.mean(0)).abs().max()) <= 0.01 * float(rest.abs().max())
         tensor, note = (f"{name}.bias", "the same difference at every position") if constant else (f"{name}.weight", "")
     check.add("layers", tensor, worst, tolerance, note)
 
 
-def _check_router(check: LayerCheck, c: Config, ours: dict[str, Tensor], layer: nn.Module) -> None:
-    normalized = ours["ln2.hook_normalized"]
+def _check_router(check: LayerCheck, c: Config, values: dict[str, Tensor], layer: Any) -> None:
+    normalized = values["ln2.hook_normalized"]
     tolerance = TOLERANCE[normalized.dtype]
-    worst = gap(normalized, layer.post_attention_layernorm(ours["hook_resid_mid"]))
+    worst = gap(normalized, layer.post_attention_layernorm(values["hook_resid_mid"]))
     check.add("layers", "post_attention_layernorm", worst, tolerance)
-    logits, scores, indices = layer.mlp.router(normalized[0])
-    _check_product(check, "mlp.router", ours["mlp.router.hook_out"], logits[None], tolerance)
+    logits, _, _ = layer.mlp.router(normalized[0])
+    _check_product(check, "mlp.router", values["mlp.router.hook_out"], logits[None], tolerance)
     # the choice and the weights by transformers, from the logits that workbench recorded
-    top, indices = ours["mlp.router.hook_out"][0].topk(layer.mlp.router.top_k, -1)
-    same = (ours["mlp.hook_expert_indices"][0].sort(-1).values == indices.sort(-1).values).all(-1)
-    ties = _ties(ours["mlp.router.hook_out"][0], layer.mlp.router.top_k)
+    top, indices = values["mlp.router.hook_out"][0].topk(layer.mlp.router.top_k, -1)
+    same = (values["mlp.hook_expert_indices"][0].sort(-1).values == indices.sort(-1).values).all(-1)
+    ties = _ties(values["mlp.router.hook_out"][0], layer.mlp.router.top_k)
     wrong = int((~same & ~ties).sum())
     check.add("layers", "mlp.router (choice)", float(wrong), 0.0, f"{wrong} positions" if wrong else "")
     dense_weights = torch.zeros_like(logits).scatter(-1, indices, torch.softmax(top, -1))
-    worst = gap(ours["mlp.hook_expert_weights"][0][~ties], dense_weights[~ties])
+    worst = gap(values["mlp.hook_expert_weights"][0][~ties], dense_weights[~ties])
     check.add("layers", "mlp.router (weights)", worst, tolerance)
 
 
@@ -225,36 +233,40 @@ def _ties(logits: Tensor, k: int) -> Tensor:
 
 
 def _check_experts(
-    check: LayerCheck, block: Block, ours: dict[str, Tensor], layer: nn.Module, around: Surroundings, tolerance: float
+    check: LayerCheck, block: Block, values: dict[str, Tensor], layer: Any, around: Surroundings, tolerance: float
 ) -> None:
     experts: OneExpertAtATime = layer.mlp.experts
-    indices = ours["mlp.hook_expert_indices"][0]
-    experts.others = [Chosen(ours["ln2.hook_normalized"][0], indices)]
+    indices = values["mlp.hook_expert_indices"][0]
+    experts.others = [Chosen(values["ln2.hook_normalized"][0], indices)]
     unequal: dict[str, tuple[float, list[int]]] = {GATE_UP: (0.0, []), DOWN: (0.0, [])}
 
     def compare(expert: int, up: Tensor, down: Tensor) -> None:
         for name, matrices, stored in ((GATE_UP, block.experts.up, up), (DOWN, block.experts.down, down)):
-            mine = dense(plain(matrices), expert, torch.float32)
-            worst = difference(mine, _rounded(stored, matrices))
+            computed = dense(plain(matrices), expert, torch.float32)
+            worst = difference(computed, _rounded(stored, matrices))
             if worst != 0:
                 unequal[name] = max(worst, unequal[name][0]), [*unequal[name][1], expert]
 
     experts.on_expert = compare
-    whole = layer(ours["hook_resid_pre"], around.masks[layer.self_attn.layer_type], position_embeddings=around.positions)
+    whole = layer(
+        values["hook_resid_pre"], around.masks[layer.self_attn.layer_type], position_embeddings=around.positions
+    )
     for name, (worst, wrong) in unequal.items():
         note = f"experts {', '.join(map(str, wrong[:8]))}{' …' if len(wrong) > 8 else ''}" if wrong else ""
         check.add("weights", f"mlp.experts.{name}", worst, 0.0, note)
-    theirs, mine = experts.out_of_others[0], ours["mlp.hook_expert_out"][0]
+    expected, computed = experts.out_of_others[0], values["mlp.hook_expert_out"][0]
     for expert in indices.unique().tolist():
         here = indices == expert
-        check.add("layers", f"mlp.experts.{expert}", gap(mine[here], theirs[here]), tolerance)
-    weight = ours["mlp.hook_expert_weights"][0].gather(-1, indices)
-    check.add("layers", "mlp (weighted sum)", gap(ours["hook_mlp_out"][0], (mine * weight[..., None]).sum(1)), tolerance)
-    total = ours["hook_resid_mid"] + ours["hook_mlp_out"]
-    check.add("layers", "residual after the experts", gap(ours["hook_resid_post"], total), tolerance)
-    same_routes = _same_routes(layer, ours)
+        check.add("layers", f"mlp.experts.{expert}", gap(computed[here], expected[here]), tolerance)
+    weight = values["mlp.hook_expert_weights"][0].gather(-1, indices)
+    check.add(
+        "layers", "mlp (weighted sum)", gap(values["hook_mlp_out"][0], (computed * weight[..., None]).sum(1)), tolerance
+    )
+    total = values["hook_resid_mid"] + values["hook_mlp_out"]
+    check.add("layers", "residual after the experts", gap(values["hook_resid_post"], total), tolerance)
+    same_routes = _same_routes(layer, values)
     note = "" if bool(same_routes.all()) else f"{int((~same_routes).sum())} positions with a tie of the router left out"
-    worst = gap(ours["hook_resid_post"][0][same_routes], whole[0][same_routes])
+    worst = gap(values["hook_resid_post"][0][same_routes], whole[0][same_routes])
     check.add("layers", "whole layer", worst, tolerance, note)
 
 
@@ -263,9 +275,9 @@ def _rounded(stored: Tensor, matrices: Any) -> Tensor:
     return stored.to(matrices.dtype).float() if isinstance(matrices, Tensor) else stored
 
 
-def _same_routes(layer: nn.Module, ours: dict[str, Tensor]) -> Tensor:
+def _same_routes(layer: Any, values: dict[str, Tensor]) -> Tensor:
     """The positions at which transformers' layer chose workbench's experts; rounding can change a near tie."""
-    logits = ours["mlp.router.hook_out"][0]
+    logits = values["mlp.router.hook_out"][0]
     top = logits.topk(min(layer.mlp.router.top_k + 1, logits.shape[-1]), -1).values
     if top.shape[-1] <= layer.mlp.router.top_k:
         return torch.ones(len(logits), dtype=torch.bool)

@@ -5,11 +5,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from workbench.files import atomic_write, make_folder
+from workbench.model_check.line import FAILS, HOLDS, NOT_CHECKED, PARTS, Line
 from workbench.paths import expanded
 from workbench.text import html
 
 if TYPE_CHECKING:
-    from workbench.model_check.report import Line, ModelReport
+    from workbench.model_check.report import ModelReport
 
 STYLE = """
 :root { color-scheme: light dark; --line: #8884; --fails: #b3261e; --holds: #1b7f4b; --quiet: #777; }
@@ -33,15 +34,14 @@ def save_page(report: "ModelReport", path: os.PathLike[str] | str) -> Path:
 
 def page(report: "ModelReport") -> str:
     """The page as a complete HTML document. Texts from files are escaped, and hidden characters made visible."""
-    from workbench.model_check.report import FAILS, PARTS
-
     title = f"{html(str(report.model['name']))} checked by workbench"
     verdict = (
         '<span class="holds">Nothing fails.</span>'
         if report.ok
         else f'<span class="fails">{len(report.failed)} of {len(report.lines)} lines fail.</span>'
     )
-    about = "".join(f"<tr><th>{html(str(k))}</th><td><code>{html(str(v))}</code></td></tr>" for k, v in {**report.model, **report.machine}.items())  # fmt: skip
+    facts = {**report.model, **report.machine}
+    about = "".join(f"<tr><th>{html(str(k))}</th><td><code>{html(str(v))}</code></td></tr>" for k, v in facts.items())
     sections = [_section("What fails", "", report.failed, is_open=True)] if report.failed else []
     for part, what in PARTS.items():
         if lines := report.select(part):
@@ -58,13 +58,13 @@ def page(report: "ModelReport") -> str:
     )
 
 
-def _counts(lines: "list[Line]") -> str:
-    statuses = ("holds", "fails", "not checked")
+def _counts(lines: list[Line]) -> str:
+    statuses = (HOLDS, FAILS, NOT_CHECKED)
     n = {status: sum(line.status == status for line in lines) for status in statuses}
     return ", ".join(f"{n[status]:,} {'hold' if status == 'holds' else status}" for status in statuses if n[status])
 
 
-def _section(name: str, about: str, lines: "list[Line]", *, is_open: bool) -> str:
+def _section(name: str, about: str, lines: list[Line], *, is_open: bool) -> str:
     rows = "".join(map(_row, lines))
     head = "".join(f"<th>{name}</th>" for name in ("layer", "tensor", "status", "worst", "tolerance", "seconds", ""))
     opened = " open" if is_open or len(lines) <= 30 else ""
@@ -74,7 +74,7 @@ def _section(name: str, about: str, lines: "list[Line]", *, is_open: bool) -> st
     )
 
 
-def _row(line: "Line") -> str:
+def _row(line: Line) -> str:
     numbers = ("" if value is None else f"{value:.2g}" for value in (line.worst, line.tolerance))
     kind = line.status.replace(" ", "-")
     cells = (

@@ -8,7 +8,7 @@ a value is a 4-bit float times 2 to the power of its block's scale byte minus 12
 import json
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar, Protocol
 
 import numpy as np
 import torch
@@ -104,12 +104,12 @@ class HuggingFaceTensors:
 class OriginalTensors:
     """OpenAI's own layout: q, k and v in one matrix."""
 
-    TOP = {
+    TOP: ClassVar = {
         "model.embed_tokens.weight": "embedding.weight",
         "lm_head.weight": "unembedding.weight",
         "model.norm.weight": "norm.scale",
     }
-    LAYER = {
+    LAYER: ClassVar = {
         "input_layernorm.weight": "attn.norm.scale",
         "self_attn.sinks": "attn.sinks",
         "self_attn.o_proj.weight": "attn.out.weight",
@@ -120,7 +120,7 @@ class OriginalTensors:
         "mlp.experts.gate_up_proj_bias": "mlp.mlp1_bias",
         "mlp.experts.down_proj_bias": "mlp.mlp2_bias",
     }
-    EXPERTS = {GATE_UP: "mlp1_weight", DOWN: "mlp2_weight"}
+    EXPERTS: ClassVar = {GATE_UP: "mlp1_weight", DOWN: "mlp2_weight"}
 
     def __init__(self, shards: Shards, n_rows: tuple[int, int, int]):
         q, k, v = n_rows
@@ -147,14 +147,14 @@ class OriginalTensors:
 
 
 class GgufTensors:
-    """A .gguf of llama.cpp, all pieces of it: gate and up in two tensors, any type that the package gguf dequantizes."""
+    """A .gguf of llama.cpp, with all its pieces: gate and up apart, any type that the package gguf dequantizes."""
 
-    TOP = {
+    TOP: ClassVar = {
         "model.embed_tokens.weight": "token_embd.weight",
         "lm_head.weight": "output.weight",
         "model.norm.weight": "output_norm.weight",
     }
-    LAYER = {
+    LAYER: ClassVar = {
         "input_layernorm.weight": "attn_norm.weight",
         "self_attn.sinks": "attn_sinks.weight",
         "self_attn.q_proj": "attn_q",

@@ -48,7 +48,11 @@ def _original(folder: Path) -> dict[str, Any]:
         "layer_types": [KINDS[layer % 2] for layer in range(n_layers)],
         "max_position_embeddings": int(c["initial_context_length"] * c["rope_scaling_factor"]),
         "rope_parameters": _yarn(
-            c["rope_theta"], c["rope_scaling_factor"], c["rope_ntk_beta"], c["rope_ntk_alpha"], c["initial_context_length"]
+            c["rope_theta"],
+            c["rope_scaling_factor"],
+            c["rope_ntk_beta"],
+            c["rope_ntk_alpha"],
+            c["initial_context_length"],
         ),
     }
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from copy import copy
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -44,7 +44,9 @@ class OneExpertAtATime(nn.Module):
         own = Chosen(hidden_states, router_indices)
         outputs = [each.x.new_zeros(*each.indices.shape, each.x.shape[-1]) for each in (own, *self.others)]
         for expert in range(self.config.num_local_experts):
-            chosen = [(each, out, each.indices == expert) for each, out in zip((own, *self.others), outputs, strict=True)]
+            chosen = [
+                (each, out, each.indices == expert) for each, out in zip((own, *self.others), outputs, strict=True)
+            ]
             if self.on_expert is None and not any(bool(here.any()) for _, _, here in chosen):
                 continue
             up, down = (self.raw.expert(self.layer, name, expert) for name in (GATE_UP, DOWN))
@@ -97,7 +99,7 @@ class Surroundings(NamedTuple):
     """What GptOssModel makes for its layers: cos and sin of the positions, and a mask for each kind of layer."""
 
     positions: tuple[Tensor, Tensor]
-    masks: dict[str, Tensor]
+    masks: dict[str, Any]  # a Tensor; None where the mask lets all pass
 
 
 def surroundings(config: "GptOssConfig", n_positions: int, dtype: torch.dtype) -> Surroundings:

@@ -10,7 +10,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm.auto import tqdm
 
 from workbench.checks import check_callable, check_choice, check_flag, check_texts, check_type, require
 from workbench.errors import ArgumentError, ModelNotFound
@@ -18,8 +17,8 @@ from workbench.model.checkpoints.bundled import embedded_folder
 from workbench.model.checkpoints.formats import FORMATS, POCKET
 from workbench.model.checkpoints.hub import snapshot_folder
 from workbench.model.kernels import native
-from workbench.model.model import SMALL, Model
-from workbench.model.threads import one_thread
+from workbench.model.model import Model
+from workbench.model.threads import SMALL, one_thread
 from workbench.model.verified import remember
 from workbench.model_check import whole_model as whole
 from workbench.model_check.ends import EMBED, UNEMBED, check_ends, check_table, logits_of
@@ -32,13 +31,15 @@ from workbench.model_check.files import (
     weight_files,
 )
 from workbench.model_check.layers import check_layer
+from workbench.model_check.line import PARTS, Line
 from workbench.model_check.own_layer import run_layer, widened
 from workbench.model_check.raw_tensors import open_raw
 from workbench.model_check.reference_config import reference_config
 from workbench.model_check.reference_layer import surroundings
-from workbench.model_check.report import PARTS, Line, ModelReport
+from workbench.model_check.report import ModelReport
 from workbench.model_check.saved_progress import SavedProgress
 from workbench.paths import expanded
+from workbench.progress import progress_bar
 from workbench.recording.doctor import DISTRIBUTION, cpu_name
 from workbench.untrusted import file_names, is_folder
 
@@ -99,7 +100,7 @@ def verify_model(
 def _collect(check: "_Check", parts: Sequence[str], on_line: Callable[[Line], Any] | None) -> list[Line]:
     lines: list[Line] = []
     units = list(check.units(parts))
-    with tqdm(total=len(units), desc="verify_model", disable=on_line is not None, leave=False) as bar:
+    with progress_bar(desc="verify_model", total=len(units), disable=None if on_line is None else True) as bar:
         for name, run in units:
             bar.set_postfix_str(name, refresh=False)
             if name not in check.progress.done:
@@ -123,7 +124,9 @@ class _Check:
         c = model.config
         self.dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         self.ids = whole.token_ids(model)
-        self.progress = SavedProgress([str(self.path.resolve()), self._state_of_files(), machine(), self.ids, model.digest])
+        self.progress = SavedProgress(
+            [str(self.path.resolve()), self._state_of_files(), machine(), self.ids, model.digest]
+        )
         if restart:
             self.progress.remove()
             self.progress.done.clear()

@@ -10,7 +10,7 @@ from typing import Any
 
 from workbench.conversation.o200k import cache_folder
 from workbench.files import make_folder
-from workbench.model_check.report import Line
+from workbench.model_check.line import Line
 
 
 class SavedProgress:

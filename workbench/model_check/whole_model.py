@@ -1,10 +1,10 @@
-"""What the loaded model does as a whole: identities, a text's perplexity, a needle, and other settings of the machine."""
+"""What the whole model does: identities, perplexity, a needle past the window, and other settings of the machine."""
 
 import math
+import os
 import time
 import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -14,8 +14,8 @@ from workbench.conversation.chat import chat
 from workbench.conversation.o200k import GPT_OSS_DIGEST, is_o200k
 from workbench.errors import BudgetError, VerificationWarning, WorkbenchError
 from workbench.model.model import Model
+from workbench.model_check.line import FAILS, HOLDS, NOT_CHECKED, Line, compared
 from workbench.model_check.published import published
-from workbench.model_check.report import FAILS, HOLDS, NOT_CHECKED, Line, compared
 from workbench.model_check.texts import ANSWER, GETTYSBURG, NEEDLE, OTHER_NEEDLE, QUESTION, plain_ids
 
 if TYPE_CHECKING:
@@ -114,19 +114,21 @@ def last_logits(model: Model, ids: Sequence[int]) -> Tensor:
         return torch.log_softmax(model.forward(torch.tensor([list(ids)]), logits_at=slice(-LAST, None))[0].float(), -1)
 
 
-def check_setting(where: str | Path, setting: dict[str, Any], ids: Sequence[int], reference: Tensor) -> Line:
+def check_setting(
+    where: str | os.PathLike[str], setting: dict[str, Any], ids: Sequence[int], reference: Tensor
+) -> Line:
     """How far the predictions in one setting are from float32's, one layer at a time."""
     start, name = time.perf_counter(), f"{setting['dtype']}, memory={setting['memory']!r}"
     try:
         model = Model(where, **setting)
-        ours = last_logits(model, ids)
+        logprobs = last_logits(model, ids)
     except BudgetError as error:
         return Line("numerics", None, name, NOT_CHECKED, note=f"does not fit this machine: {error}")
     except WorkbenchError as error:
         return Line("numerics", None, name, FAILS, math.inf, 0.0, time.perf_counter() - start, str(error))
-    kl = float((reference.exp() * (reference - ours)).sum(-1).mean())
-    same = float((reference.argmax(-1) == ours.argmax(-1)).float().mean())
-    note = f"mean KL {kl:.2g} nats, the same first choice at {same:.0%} of {len(ours)} positions"
+    kl = float((reference.exp() * (reference - logprobs)).sum(-1).mean())
+    same = float((reference.argmax(-1) == logprobs.argmax(-1)).float().mean())
+    note = f"mean KL {kl:.2g} nats, the same first choice at {same:.0%} of {len(logprobs)} positions"
     seconds = time.perf_counter() - start
     if setting["dtype"] == "float32":  # the same arithmetic, up to the order of some sums
         return compared("numerics", None, name, abs(kl), 1e-6, seconds, note)
