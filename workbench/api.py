@@ -154,7 +154,7 @@ def estimate(
     except (ModelNotFound, CheckpointError):
         from workbench.recording.published import PUBLISHED, estimate_published
 
-        if model not in PUBLISHED:
+        if not isinstance(model, str) or model not in PUBLISHED:
             raise
         return estimate_published(model, prompt, record, max_tokens)
     return loaded.estimate(prompt, record=record, max_tokens=max_tokens)
