@@ -7,7 +7,8 @@ How to add a view, for example of things:
    the closing parenthesis, to which the browser adds the reader's choices. Three methods provide the data:
    `payload()` is the header and the arrays that the browser draws. Start from `header, arrays = self.common()`, which
    has the tokens, messages and steps. Pass model text through `workbench.text`.
-   `snapshot()` is the rows of a saved notebook: `Row`, with a picture of `bars` or `heat` from snapshot_html.py.
+   `snapshot()` is the rows of a saved notebook: `Row`, with a picture of `bars` or `heat` from snapshot_html.py, or a
+   drawing with ticks and a color scale: `heat_map` of snapshot_svg.py.
    `query(kind, request)` is additional data that the browser requests later, such as a tile or a layer.
    All three may run on another thread, so they must not change anything. Copy the caller's arrays when the view is
    made. Export the function in `views/__init__.py`: the import, and its name in `__all__`. The file name ends in
@@ -18,8 +19,8 @@ How to add a view, for example of things:
    `ctx` is {el, data, tokens, bus, signal, theme, queryPython}; its types are in tests/js/views.d.ts.
    `data` is the payload, and `data.arrays` its arrays, with `.shape`.
    `bus.state` is the state of the view; `bus.set({hover: 7})` changes it. All views of the trace share hover, row, key,
-   pin and query. Layer, head, from, to and only belong to the view until it is linked. `layer` and `head` of the
-   payload are the initial values; -1 means none.
+   pin, the selected range first:stop, and query. Layer, head, from, to and only belong to the view until it is linked.
+   `layer` and `head` of the payload are the initial values; -1 means none.
    `theme.of.ink` is a color of views.css.
    `await queryPython("tile", {layer, head})` is the unpacked result of `View.query`; in a saved page it is rejected.
    `const view = frame(ctx, {label, args, readout, keys})` from view_frame.js makes the tools, keyboard shortcuts and
