@@ -83,7 +83,7 @@ NOT_PROMPTS = {
     "floats": ([1.9, 2.2], "entry 0 is 1.9"),
     "a whole float": ([1, 2.0], "entry 1 is 2.0"),
     "digit strings": (["1", "2"], "entry 0 is '1'"),
-    "a list of a question": ([ASK], "entry 0"),
+    "a list of a question": ([ASK], r"entry 0.*for several prompts, run each"),
     "truth values": ([True, False], "entry 0 is True"),
     "ids and None": ([1, None], "entry 1 is None"),
     "array of floats": (np.array([1.0, 2.0]), "float64"),

@@ -127,3 +127,8 @@ def test_completion_in_ipython_offers_the_recorded_names_and_their_layers() -> N
         layers = {each.text for each in completer.completions('trace["resid_post", ', 20)}
     assert names == {"logits", "logprob"}
     assert layers == {"0", "1", "2"}
+
+
+def test_a_channel_with_a_typo_is_named() -> None:
+    with pytest.raises(ArgumentError, match=r"analysis, commentary, final, got 'finale'\. Did you mean 'final'\?"):
+        made.trace().text(channel="finale")

@@ -149,7 +149,9 @@ def _encoding(prompt: Any) -> list[int]:
 def _id(entry: Any, index: int) -> int:
     token = token_id(entry)
     if token is None:
-        raise _not_a_prompt(f"its entry {index} is {shown(entry)}, which is not a token id")
+        several = "; for several prompts, run each: [model.generate(prompt) for prompt in prompts]"
+        hint = several if isinstance(entry, str | Trace) else ""
+        raise _not_a_prompt(f"its entry {index} is {shown(entry)}, which is not a token id{hint}")
     return token
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from difflib import get_close_matches
 from itertools import islice
 from typing import Literal
 
@@ -151,4 +152,6 @@ def check_message_name(what: Literal["channel", "role"], name: str, spans: Seque
     names = dict.fromkeys((*(CHANNELS if what == "channel" else ROLES), *filter(None, of_messages)))
     if not isinstance(name, str) or name not in names:
         listed = ", ".join(map(visible, islice(names, 20)))
-        raise ArgumentError(f"{what} must be one of {listed}, got {shown(name)}.")
+        near = get_close_matches(name[:100], names, 1) if isinstance(name, str) else []
+        hint = f" Did you mean {visible(repr(near[0]))}?" if near else ""
+        raise ArgumentError(f"{what} must be one of {listed}, got {shown(name)}.{hint}")
