@@ -131,9 +131,9 @@ def _entries(app: Sphinx, page: str, source: list[str]) -> None:
 
 
 def _without_live(app: Sphinx, tree: nodes.document) -> None:
-    """Removes the placeholder of the live view; the snapshot, a view's other output, stays."""
+    """Removes the output of the live view, an empty text; the snapshot, a view's other output, stays."""
     for block in list(tree.findall(nodes.literal_block)):
-        if block.astext().strip() == "(the live view: run this cell)":
+        if not block.astext().strip():
             block.parent.remove(block)
 
 

@@ -81,7 +81,7 @@ print(np.round(heads, 2))
 # %% routers
 from workbench.studies import router_rows
 
-used = {token for text in router_rows.traces(model) for token in text.tokens}
+used = sorted({token for text in router_rows.traces(model) for token in text.tokens})
 rows = [wb.circuits.router_tokens(model, layer, k=6, tokens=used) for layer in (0, 5)]
 ran = np.asarray(trace["expert_indices", 0])
 for expert in wb.routing.expert_load(trace).sel(layer=0).values.argsort()[::-1][:4]:

@@ -37,7 +37,6 @@ METADATA = {
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": "1"}
 _MARK = re.compile(r'data-wb-still="([0-9a-f]+)"')
 _WIDGET = "application/vnd.jupyter.widget-view+json"
-_LIVE = "(the live view: run this cell)"  # workbench.views.notebook
 
 
 def sources() -> list[Path]:
@@ -101,9 +100,12 @@ def with_new_prose(source: NotebookNode, stored: NotebookNode) -> NotebookNode:
 
 
 def _is_a_bar(output: NotebookNode) -> bool:
-    """Whether an output is a progress bar: a widget that depends on the time, and is empty without a kernel."""
+    """Whether an output is a progress bar: the empty text of one that ended, or a widget that is not a live view.
+
+    A live view's output has no text of its own (workbench.views.notebook), because its snapshot stands above it.
+    """
     data = output.get("data", {})
-    return _WIDGET in data and data.get("text/plain") != _LIVE
+    return data == {"text/plain": ""} or (_WIDGET in data and data.get("text/plain") != "")
 
 
 def _joined(outputs: Iterable[NotebookNode]) -> list[NotebookNode]:

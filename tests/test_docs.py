@@ -39,7 +39,16 @@ def test_each_step_of_the_tutorial_takes_five_lines_and_its_pictures_are_small()
     text, pictures = page.read_text("utf-8"), sorted((HOME / "docs/images").glob("tutorial_*.png"))
     drawn = re.findall(r"^```\n\n!\[[^\]]{20,}\]\(images/(tutorial_\w+\.png)\)$", text, re.MULTILINE)
     assert sorted(drawn) == [picture.name for picture in pictures]  # each below the code that it shows
-    assert all(picture.stat().st_size < 120_000 for picture in pictures)
+    gallery = sorted((HOME / "docs/images").glob("view_*.png"))
+    assert all(picture.stat().st_size < 120_000 for picture in [*pictures, *gallery])
+
+
+def test_the_readme_links_every_notebook_with_its_question():
+    rows = re.findall(
+        r"^\| \[(\d\d) [^\]]+\]\(notebooks/(\d\d)_\w+\.ipynb\) \| .+\? \|$", PAGES[0].read_text("utf-8"), re.M
+    )
+    notebooks = sorted(path.name[:2] for path in (HOME / "notebooks").glob("[0-9][0-9]_*.py"))
+    assert rows == [(number, number) for number in notebooks]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HOME)))

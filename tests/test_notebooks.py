@@ -95,6 +95,20 @@ def test_the_question_of_each_notebook_stands_in_its_first_cell():
         assert "?" in first.source or name == "00_first_trace", name
 
 
+def test_each_view_in_a_stored_notebook_has_a_snapshot_above_it_and_nothing_else_is_a_widget():
+    shown = 0
+    for name in NAMES:
+        for cell in stored(name).cells:
+            outputs = [output.get("data", {}) for output in cell.get("outputs", [])]
+            live = [i for i, data in enumerate(outputs) if "application/vnd.jupyter.widget-view+json" in data]
+            assert live == [i + 1 for i, data in enumerate(outputs) if "data-wb-still" in data.get("text/html", "")], (
+                name
+            )
+            assert {"text/plain": ""} not in outputs, f"{name}, cell {cell.id}: the rest of a progress bar"
+            shown += len(live)
+    assert shown >= 10
+
+
 # -- how they are made
 
 GOOD = """# %% words [markdown]

@@ -1,16 +1,11 @@
-"""Makes the README's picture, a score sheet in Chromium: `python docs/images/make.py`. Look at it before it is kept."""
+"""Makes the picture of the README and those of the gallery, in Chromium: `python docs/images/make.py`.
 
-import sys
-import tempfile
-from pathlib import Path
+Look at each before it is kept.
+"""
 
-from playwright.sync_api import sync_playwright
+from pictures import chromium, draw
 
 import workbench as wb
-
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parents[1]))
-from tests.views.browser import CHROMIUM, FLAGS  # noqa: E402
 
 ASK = "Mod 10: a=3, b=a+4, c=b+2, d=c+b, e=d+a. Find e."
 
@@ -20,16 +15,19 @@ def main() -> None:
     trace = model.generate(wb.chat(ASK, reasoning="high"), record="attention lens residuals")
     forced, arcs = wb.reasoning.forced_answer(model, trace), wb.reasoning.suppression(model, trace)["effect"]
     digit = next(i for i in reversed(range(len(trace))) if trace.str_tokens[i].isdigit() and i < trace.spans[-1].start)
-    sheet = wb.views.score_sheet(
-        trace, forced_answer=forced, arcs=arcs, drift=wb.routing.routing_drift(trace), selected=digit
-    )
-    with tempfile.TemporaryDirectory() as folder, sync_playwright() as p:
-        page = p.chromium.launch(executable_path=CHROMIUM, args=FLAGS).new_page(
-            viewport={"width": 1180, "height": 1200}, color_scheme="light"
-        )
-        page.goto(sheet.to_html(Path(folder) / "sheet.html").as_uri())
-        page.wait_for_selector("html.drawn", state="attached")
-        page.locator(".wb").screenshot(path=HERE / "score_sheet.png")
+    drift = wb.routing.routing_drift(trace)
+    sheet = wb.views.score_sheet(trace, forced_answer=forced, arcs=arcs, drift=drift, selected=digit)
+    last = wb.steps(trace)[-1]
+    gallery = {
+        "view_lens.png": wb.views.lens(trace, window=(last.start, len(trace)), selected=digit),
+        "view_routing.png": wb.views.routing(trace, layer=3, selected=digit),
+        "view_steps.png": wb.views.steps(trace, {"suppression": arcs}),
+        "view_tokens.png": wb.views.tokens(trace, "entropy"),
+    }
+    with chromium() as browser:
+        draw(sheet, browser, "score_sheet.png", 1180)
+        for name, view in gallery.items():
+            draw(view, browser, name)
 
 
 if __name__ == "__main__":

@@ -68,7 +68,7 @@ def shot(page: Any, name: str) -> None:
 
 def views_of(name: str) -> int:
     """The number of views in the stored notebook."""
-    return (HOME / "notebooks" / f"{name}.ipynb").read_text("utf-8").count("(the live view: run this cell)")
+    return (HOME / "notebooks" / f"{name}.ipynb").read_text("utf-8").count('"application/vnd.jupyter.widget-view+json"')
 
 
 @pytest.mark.parametrize("name", NAMES)
