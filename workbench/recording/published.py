@@ -1,6 +1,6 @@
 """The shapes of the published models, and the size of a trace of them without their weights."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from math import ceil
 from typing import Any, cast
@@ -35,9 +35,6 @@ class Unloaded:
     config: Config
     tokenizer: Tokenizer | None
     device: str = "cpu"
-    format: str = "not loaded"
-    digest: str = "0" * 64
-    adapter: Mapping[str, Any] | None = None
     rows_independent: bool = True
 
     @property
@@ -56,12 +53,26 @@ class Unloaded:
         return []
 
 
+class PlannedSource(ModelSource):
+    """A source that can be planned for and not run; its identity has the length of a real one."""
+
+    def identity(self) -> dict[str, Any]:
+        digest = "0" * 64
+        return {
+            "name": self.name,
+            "format": "hf-mxfp4",
+            "weights_digest": digest,
+            "tokenizer_digest": digest,
+            "config": self.config,
+        }
+
+
 def estimate_published(name: str, prompt: Any, record: str | Sequence[str], max_tokens: int) -> Estimate:
     """The Estimate of a run of a published model that is not on this machine; `note` says how it was made.
 
     >>> estimate = estimate_published("openai/gpt-oss-20b", range(100), "attention", 900)
     >>> estimate.positions, round(estimate.bytes / 1e6)
-    (1000, 310)
+    (1000, 231)
     """
     config, tokenizer = PUBLISHED[name], _tokenizer(name)
     parsed, max_tokens = prompts.parse(prompt), check_whole("max_tokens", max_tokens, 0)
@@ -82,7 +93,7 @@ def estimate_published(name: str, prompt: Any, record: str | Sequence[str], max_
         raise PromptError(
             f"{len(tokens)} prompt tokens and max_tokens={max_tokens} exceed the {config.n_ctx} positions of {name}."
         )
-    source = ModelSource(cast(Any, Unloaded(name, config, tokenizer)))
+    source = PlannedSource(cast(Any, Unloaded(name, config, tokenizer)))
     return replace(plan(source, record, tokens, len(tokens) + max_tokens, None).estimate, note=note)
 
 
