@@ -101,7 +101,7 @@ def test_a_saved_notebook_has_no_widget_and_no_text_of_a_bar(tmp_path):
         displayed.append(message.get("content", {}).get("data", {}).get("text/plain", ""))
         return process(message, *args, **kwargs)
 
-    client.process_message = watched
+    client.process_message = watched  # type: ignore[method-assign]
     client.execute()
     assert any("first:  67%" in text for text in displayed)  # it was to be seen meanwhile
     assert any("ended early:   3%" in text for text in displayed)

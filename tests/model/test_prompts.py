@@ -174,7 +174,7 @@ def test_settings_can_be_numbers_of_numpy_and_torch(model):
     assert {k: trace.manifest.generation[k] for k in ("temperature", "top_p")} == {"temperature": 0.5, "top_p": 0.5}
 
 
-@pytest.mark.parametrize("device", ["cuda:7", "auto", "gpu", "", "mps", "mps:0", "meta", "xla", 7, 1.5, ["cpu"]])
+@pytest.mark.parametrize("device", ["cuda:7", "automatic", "gpu", "", "mps", "mps:0", "meta", "xla", 7, 1.5, ["cpu"]])
 def test_an_unavailable_device_is_a_checkpoint_error(device):
     with pytest.raises(CheckpointError, match="device must be 'cpu'"):
         wb.Model("pocket", device=device)

@@ -26,12 +26,8 @@ class Original:
     def __init__(self, array: np.ndarray):
         self.array = array.view()
         self.array.flags.writeable = False
-        self._fd: int | None = None
+        self._file: _Descriptor | None = None
         self._lock = Lock()
-
-    def __del__(self) -> None:
-        if (fd := getattr(self, "_fd", None)) is not None:
-            os.close(fd)
 
     def private_copy(self) -> np.ndarray:
         if self.array.nbytes >= MAPPED_BYTES and hasattr(os, "memfd_create"):
@@ -43,25 +39,30 @@ class Original:
 
     def _mapped(self) -> np.ndarray:
         with self._lock:
-            if self._fd is None:
-                self._fd = self._move_to_file()
-            return locked(_mapping(self._fd, self.array.dtype, self.array.shape))
+            if self._file is None:
+                self._file = self._move_to_file()
+            return locked(_mapping(self._file.fd, self.array.dtype, self.array.shape))
 
-    def _move_to_file(self) -> int:
-        """Moves the array to a file in memory, from which it can be mapped any number of times; returns its fd."""
-        array = self.array
-        fd = os.memfd_create("trace")
-        try:
-            os.ftruncate(fd, array.nbytes)
-            with mmap.mmap(fd, array.nbytes) as memory:
-                np.ndarray(array.shape, array.dtype, buffer=memory)[...] = array
-            moved = _mapping(fd, array.dtype, array.shape)
-            moved.flags.writeable = False
-        except BaseException:
-            os.close(fd)
-            raise
+    def _move_to_file(self) -> "_Descriptor":
+        """Moves the array to a file in memory, from which it can be mapped any number of times."""
+        array, file = self.array, _Descriptor(os.memfd_create("trace"))
+        os.ftruncate(file.fd, array.nbytes)
+        with mmap.mmap(file.fd, array.nbytes) as memory:
+            np.ndarray(array.shape, array.dtype, buffer=memory)[...] = array
+        moved = _mapping(file.fd, array.dtype, array.shape)
+        moved.flags.writeable = False
         self.array = moved
-        return fd
+        return file
+
+
+class _Descriptor:
+    """Closes a file descriptor when nobody holds it. Few arrays have one: Python drops a Ctrl-C that comes inside."""
+
+    def __init__(self, fd: int):
+        self.fd = fd
+
+    def __del__(self) -> None:
+        os.close(self.fd)
 
 
 def locked(array: np.ndarray) -> np.ndarray:
