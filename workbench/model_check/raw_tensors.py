@@ -16,6 +16,8 @@ from safetensors import safe_open
 from torch import Tensor
 
 FP4 = np.array([0, 0.5, 1, 1.5, 2, 3, 4, 6, -0.0, -0.5, -1, -1.5, -2, -3, -4, -6], np.float32)
+_BYTES = np.arange(256)
+PAIRS = np.stack((FP4[_BYTES & 15], FP4[_BYTES >> 4]), -1).view(np.uint64)[:, 0]  # the two values of each byte
 GATE_UP, DOWN = "gate_up_proj", "down_proj"
 
 
@@ -50,8 +52,7 @@ def mxfp4(blocks: np.ndarray, scales: np.ndarray) -> Tensor:
     >>> mxfp4(np.array([[[0x2B, 0xF1] + [0] * 14]], np.uint8), np.array([[122]], np.uint8))[0, :4].tolist()
     [-0.046875, 0.03125, 0.015625, -0.1875]
     """
-    values = np.empty((*blocks.shape[:-1], 32), np.float32)
-    values[..., 0::2], values[..., 1::2] = FP4[blocks & 15], FP4[blocks >> 4]
+    values = PAIRS[blocks].view(np.float32)
     values *= np.ldexp(np.float32(1), scales.astype(np.int32) - 127)[..., None]
     return torch.from_numpy(values.reshape(*blocks.shape[:-2], -1))
 
