@@ -67,6 +67,19 @@ def difference(loaded: Tensor, stored: Tensor) -> float:
     return float(worst) if bool(worst.isfinite()) else math.inf
 
 
+def worst_row(computed: Tensor, expected: Tensor) -> list[int]:
+    """The indices of the row with the largest `gap`, without the last axis; [] where the shapes differ.
+
+    >>> worst_row(torch.tensor([[1.0, 2.0], [1.0, 1.0]]), torch.tensor([[1.0, 2.0], [1.0, 4.0]]))
+    [1]
+    """
+    if computed.shape != expected.shape or not computed.numel():
+        return []
+    scale = expected.abs().amax(-1).clamp_min(1e-30)
+    rows = ((computed.to(expected.dtype) - expected).abs().amax(-1) / scale).nan_to_num(torch.inf)
+    return [int(i) for i in torch.unravel_index(rows.argmax(), rows.shape)]
+
+
 class LayerCheck:
     """Collects the lines of one layer; each line has the seconds since the one before."""
 
@@ -79,6 +92,15 @@ class LayerCheck:
         now = time.perf_counter()
         self.lines.append(compared(part, self.layer, tensor, worst, tolerance, now - self.last, note))
         self.last = now
+
+    def step(
+        self, tensor: str, computed: Tensor, expected: Tensor, tolerance: float, axes: str = "batch pos", note: str = ""
+    ) -> None:
+        """A line about a step of the layer, with the place of the largest difference; `axes` are all but the last."""
+        worst, at = gap(computed, expected), worst_row(computed, expected)
+        names = [f"{axis} {i}" for axis, i in zip(axes.split(), at, strict=bool(at)) if axis != "batch"]
+        place = [f"worst at {', '.join(names)}"] if names and worst > 0 else []
+        self.add("layers", tensor, worst, tolerance, "; ".join([*place, *([note] if note else [])]))
 
 
 def check_layer(
@@ -135,28 +157,30 @@ def _check_attention(
 
     attention, tolerance = layer.self_attn, TOLERANCE[values["hook_resid_pre"].dtype]
     normalized = values["ln1.hook_normalized"]
-    check.add("layers", "input_layernorm", gap(normalized, layer.input_layernorm(values["hook_resid_pre"])), tolerance)
+    check.step("input_layernorm", normalized, layer.input_layernorm(values["hook_resid_pre"]), tolerance)
     for name in ("q", "k", "v"):
         expected = getattr(attention, f"{name}_proj")(normalized)
         _check_product(check, f"self_attn.{name}_proj", values[f"attn.hook_{name}"].flatten(2), expected, tolerance)
     q, k, v = (values[f"attn.hook_{name}"].transpose(1, 2) for name in ("q", "k", "v"))  # batch head pos d_head
     rotated = apply_rotary_pos_emb(q, k, *around.positions)
     for name, expected in zip(("rot_q", "rot_k"), rotated, strict=True):
-        worst = gap(values[f"attn.hook_{name}"], expected.transpose(1, 2))
-        check.add("layers", f"self_attn.rotary_emb ({name[-1]})", worst, tolerance)
+        rotated_here = values[f"attn.hook_{name}"]
+        check.step(
+            f"self_attn.rotary_emb ({name[-1]})", rotated_here, expected.transpose(1, 2), tolerance, "batch pos head"
+        )
     q, k = (values[f"attn.hook_{name}"].transpose(1, 2) for name in ("rot_q", "rot_k"))
     mask = around.masks[attention.layer_type]
     _, pattern = eager_attention_forward(attention, q, k, v, mask, attention.scaling)
     _check_pattern(check, values["attn.hook_pattern"], values["attn.hook_sink"], pattern, attention, tolerance)
     mixed = (values["attn.hook_pattern"] @ repeat_kv(v, attention.num_key_value_groups)).transpose(1, 2)
-    check.add("layers", "self_attn (pattern times values)", gap(values["attn.hook_z"], mixed), tolerance)
+    check.step("self_attn (pattern times values)", values["attn.hook_z"], mixed, tolerance, "batch pos head")
     out = attention.o_proj(values["attn.hook_z"].flatten(2))
     _check_product(check, "self_attn.o_proj", values["hook_attn_out"], out, tolerance)
     unrecorded = attention_out(c, weights, normalized[0], check.layer)
-    check.add("layers", "self_attn (no pattern recorded)", gap(unrecorded, values["hook_attn_out"][0]), tolerance)
+    check.step("self_attn (no pattern recorded)", unrecorded, values["hook_attn_out"][0], tolerance, "pos")
     _check_reach(check, c, weights, normalized[0], attention)
     total = values["hook_resid_pre"] + values["hook_attn_out"]
-    check.add("layers", "residual after attention", gap(values["hook_resid_mid"], total), tolerance)
+    check.step("residual after attention", values["hook_resid_mid"], total, tolerance)
 
 
 def _check_pattern(
@@ -168,7 +192,7 @@ def _check_pattern(
         return rows / rows.sum(-1, keepdim=True).clamp_min(1e-30)
 
     window = f"window {attention.sliding_window}" if attention.sliding_window else "all positions"
-    check.add("layers", f"self_attn.pattern ({window})", gap(shares(pattern), shares(reference)), tolerance)
+    check.step(f"self_attn.pattern ({window})", shares(pattern), shares(reference), tolerance, "batch head query")
     # the sink's ratio to the key with the most mass: a wrong mask changes both in proportion
     key = reference.argmax(-1, keepdim=True)
     ratio = (1 - reference.double().sum(-1, keepdim=True)) / reference.double().gather(-1, key)
@@ -203,14 +227,14 @@ def _check_product(check: LayerCheck, name: str, computed: Tensor, expected: Ten
         rest = (computed - expected).flatten(0, -2)
         constant = float((rest - rest.mean(0)).abs().max()) <= 0.01 * float(rest.abs().max())
         tensor, note = (f"{name}.bias", "the same difference at every position") if constant else (f"{name}.weight", "")
-    check.add("layers", tensor, worst, tolerance, note)
+    check.step(tensor, computed, expected, tolerance, note=note)
 
 
 def _check_router(check: LayerCheck, c: Config, values: dict[str, Tensor], layer: Any) -> None:
     normalized = values["ln2.hook_normalized"]
     tolerance = TOLERANCE[normalized.dtype]
-    worst = gap(normalized, layer.post_attention_layernorm(values["hook_resid_mid"]))
-    check.add("layers", "post_attention_layernorm", worst, tolerance)
+    expected = layer.post_attention_layernorm(values["hook_resid_mid"])
+    check.step("post_attention_layernorm", normalized, expected, tolerance)
     logits, _, _ = layer.mlp.router(normalized[0])
     _check_product(check, "mlp.router", values["mlp.router.hook_out"], logits[None], tolerance)
     # the choice and the weights by transformers, from the logits that workbench recorded
@@ -259,11 +283,9 @@ def _check_experts(
         here = indices == expert
         check.add("layers", f"mlp.experts.{expert}", gap(computed[here], expected[here]), tolerance)
     weight = values["mlp.hook_expert_weights"][0].gather(-1, indices)
-    check.add(
-        "layers", "mlp (weighted sum)", gap(values["hook_mlp_out"][0], (computed * weight[..., None]).sum(1)), tolerance
-    )
+    check.step("mlp (weighted sum)", values["hook_mlp_out"][0], (computed * weight[..., None]).sum(1), tolerance, "pos")
     total = values["hook_resid_mid"] + values["hook_mlp_out"]
-    check.add("layers", "residual after the experts", gap(values["hook_resid_post"], total), tolerance)
+    check.step("residual after the experts", values["hook_resid_post"], total, tolerance)
     same_routes = _same_routes(layer, values)
     note = "" if bool(same_routes.all()) else f"{int((~same_routes).sum())} positions with a tie of the router left out"
     worst = gap(values["hook_resid_post"][0][same_routes], whole[0][same_routes])

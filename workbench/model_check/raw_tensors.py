@@ -53,7 +53,8 @@ def mxfp4(blocks: np.ndarray, scales: np.ndarray) -> Tensor:
     [-0.046875, 0.03125, 0.015625, -0.1875]
     """
     values = PAIRS[blocks].view(np.float32)
-    values *= np.ldexp(np.float32(1), scales.astype(np.int32) - 127)[..., None]
+    with np.errstate(over="ignore", invalid="ignore"):  # 2 to the power of 128 is infinite in float32
+        values *= np.ldexp(np.float32(1), scales.astype(np.int32) - 127)[..., None]
     return torch.from_numpy(values.reshape(*blocks.shape[:-2], -1))
 
 
