@@ -26,6 +26,7 @@ def blocks(page: Path) -> list[tuple[int, str]]:
 @pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: str(page.relative_to(HOME)))
 def test_every_block_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("WORKBENCH_CACHE", str(tmp_path / "cache"))  # where a verified model is remembered
     names: dict[str, object] = {"__name__": "__main__"}
     for line, code in blocks(page):
         exec(compile("\n" * (line - 1) + code, str(page), "exec"), names)

@@ -72,7 +72,7 @@ def verify_model(
         ModelNotFound, CheckpointError: there is no model that workbench can load.
         MissingDependency: "weights" and "layers" need the extra "interop" (transformers; for a .gguf also gguf).
 
-    >>> report = wb.verify_model("pocket")
+    >>> report = wb.verify_model("pocket", parts=["weights", "layers"])
     >>> report.ok, len(report.select("layers")) > 200
     (True, True)
     """

@@ -129,6 +129,7 @@ def test_the_wheel_contains_the_library_if_there_is_a_compiler(tmp_path, compile
     )
     shutil.copy(ROOT / ".gitignore", source / ".gitignore")
     (source / "data/pocket").mkdir(parents=True)
+    (source / "data/reference").mkdir()
     (source / "data/pocket/x").write_text("")
     quick = tmp_path / "cc"  # without optimization, to save time; other tests check the kernels
     quick.write_text(f'#!/bin/sh\nexec {shlex.join(build.compiler() or [])} "$@" -O0\n')
