@@ -9,6 +9,7 @@ import xarray as xr
 from workbench.checks import check_flag, check_indices, check_layer, check_slice, check_type, check_whole, resolve_index
 from workbench.errors import SelectionError
 from workbench.traces import Trace, patterns
+from workbench.traces.labels import TEXTS
 
 Head = int | Sequence[int] | None
 
@@ -35,12 +36,14 @@ def pattern(
 
     Returns:
         DataArray (head query key) of probabilities, without the axes for which a single head, query or key was given.
-        `attrs["sink"]` is the sink probability, averaged over these heads and queries; `trace["sink", layer]` has it
-        for each query. `attrs["kind"]` is "sliding" or "full".
+        The texts of the tokens are the coordinates `query_text` and `key_text`. `attrs["sink"]` is the sink
+        probability, averaged over these heads and queries; `trace["sink", layer]` has it for each query.
+        `attrs["kind"]` is "sliding" or "full".
 
     >>> trace = wb.trace("What is 12+30?")
-    >>> wb.attention.pattern(trace, layer=1, head=2).dims
-    ('query', 'key')
+    >>> pattern = wb.attention.pattern(trace, layer=1, head=2)
+    >>> pattern.dims, pattern["key_text"].values[:2].tolist()
+    (('query', 'key'), ['<|start|>', 'system'])
     >>> wb.attention.pattern(trace, layer=1, queries=-1).dims  # attention of the last token, in every head
     ('head', 'key')
     >>> wb.attention.pattern(trace, layer=1, head=2, queries=slice(8, 16), keys=slice(0, 8)).shape
@@ -54,11 +57,13 @@ def pattern(
     heads, dims = _heads(trace, layer, head)
     query_slice, key_slice = _positions("query", queries, len(trace)), _positions("key", keys, len(trace))
     values, sink = patterns.tile(trace, layer, heads, query_slice, key_slice)
-    coords = {
+    coords: dict[str, Any] = {
         "head": np.arange(trace.config["n_heads"])[heads],
         "query": np.arange(len(trace))[query_slice],
         "key": np.arange(len(trace))[key_slice],
     }
+    texts = np.array(list(trace.str_tokens), object)
+    coords |= {TEXTS["query"]: ("query", texts[query_slice]), TEXTS["key"]: ("key", texts[key_slice])}
     dropped = {"head": dims[0] != "head", "query": _is_one(queries), "key": _is_one(keys)}
     array = xr.DataArray(values, coords, ("head", "query", "key"), "pattern", _attrs(trace, layer, sink))
     return array.isel({axis: 0 for axis, single in dropped.items() if single})
