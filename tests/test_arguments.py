@@ -611,6 +611,7 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
             "other": w.short,
             "lanes": ["logprob"],
             "names": ("a", "b"),
+            "scale": "shown",
             "window": (0, 9),
             "selected": 3,
         },

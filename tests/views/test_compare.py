@@ -131,6 +131,50 @@ def test_a_snapshot_shows_the_first_difference():
     assert "<script" not in snapshot(wb.views.compare(FIRST, made.run(HOSTILE)))
 
 
+def surprises(trace, last: float) -> xr.DataArray:
+    """−26 over the prompt; −1 over what was generated, and `last` at its end."""
+    values = np.r_[np.full(trace.prompt_length, -26.0), np.full(len(trace) - trace.prompt_length, -1.0)]
+    values[-1] = last
+    return xr.DataArray(values, dims="pos", name="own")
+
+
+def test_the_generated_tokens_of_both_runs_set_the_scale_unless_another_choice_is_made():
+    pair = surprises(FIRST, -2.0), surprises(SECOND, -4.0)
+    window = (len(FIRST) - 3, len(FIRST) - 1)
+    scales = {
+        scale: [row.scale for row in wb.views.compare(FIRST, SECOND, [pair], scale=scale, window=window).snapshot()]
+        for scale in ("generated", "shown", "run")
+    }
+    assert {scale: texts[-3:] for scale, texts in scales.items()} == {
+        "generated": ["−4 to 0, clipped", "−4 to 0, clipped", "0 to 2"],
+        "shown": ["−1 to 0, clipped", "−1 to 0, clipped", "0 to 0.01, clipped"],
+        "run": ["−26 to 0", "−26 to 0", "0 to 2"],
+    }
+    with pytest.raises(ValueError, match="scale must be 'generated', 'shown' or 'run', got 'prompt'"):
+        wb.views.compare(FIRST, SECOND, scale="prompt")
+
+
+@needed
+def test_the_menu_changes_the_scale_and_the_python_code_follows(browser, tmp_path: Path):
+    view = wb.views.compare(FIRST, SECOND, [(surprises(FIRST, -2.0), surprises(SECOND, -4.0))])
+    tab = Tab(browser, view.to_html(tmp_path / "page.html"))
+    height = """n => {
+      const canvas = document.querySelector(".wb-plot canvas"), ratio = canvas.width / canvas.clientWidth;
+      const x = canvas.clientWidth - 8 - 1.5 * (canvas.clientWidth - 158) / n;  // the last token but one
+      const pixels = canvas.getContext("2d").getImageData(x * ratio, 20 * ratio, 1, 34 * ratio).data;
+      return pixels.filter((v, i) => i % 4 === 3 && v > 128).length / ratio;
+    }"""
+    tall = tab.page.evaluate(height, len(FIRST))
+    assert 8 <= tall <= 9, "on a scale from -4 to 0, a bar of -1 has a quarter of 34 pixels"
+    menu = tab.page.get_by_role("combobox", name="which tokens set the scales")
+    menu.select_option("run")
+    tab.settled()
+    assert tab.page.evaluate(height, len(FIRST)) <= 2
+    assert 'scale="run"' in tab.python()
+    tab.console[:] = [text for text in tab.console if "willReadFrequently" not in text]
+    tab.close()
+
+
 @needed
 def test_readout_has_both_values_and_d_goes_to_the_next_difference(browser, tmp_path: Path):
     view = wb.views.compare(FIRST, SECOND)

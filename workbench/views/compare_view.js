@@ -1,9 +1,10 @@
 // @ts-check
 // Two runs side by side: values over the tokens of the first run, and the aligned texts token by token.
 import { mix } from "./drawing.js";
+import { SCALES, scaleEnds, scaleRange } from "./lane_scale.js";
 import { register } from "./mount.js";
-import { gutter, strip } from "./plots.js";
-import { columns, pointed, spread } from "./token_axis.js";
+import { gutter, menu, strip } from "./plots.js";
+import { columns, pointed } from "./token_axis.js";
 import { number, oneLineOf } from "./token_index.js";
 import { busOf } from "./trace_bus.js";
 import { frame } from "./view_frame.js";
@@ -23,6 +24,7 @@ register("compare", (ctx) => {
       other_token_text_ids: textIds2,
     } = data.arrays,
     [first, second] = data.names;
+  let scale = data.scale; // which tokens set the scales of the lanes
   const size = positions1.length,
     partner = new Int32Array(n).fill(-1),
     column = new Int32Array(n),
@@ -42,7 +44,7 @@ register("compare", (ctx) => {
   const lanes = data.lanes.map((lane) => {
     const [a, b] = ["a:", "b:"].map((side) => data.arrays[side + lane.name]),
       aligned = Float32Array.from(a, (_, i) => (partner[i] < 0 ? NaN : b[partner[i]]));
-    return { ...lane, a, b: aligned, gap: aligned.map((v, i) => v - a[i]) };
+    return { ...lane, a, b: aligned, whole: b, gap: aligned.map((v, i) => v - a[i]) };
   });
   const readout = (i) => {
     const c = column[i],
@@ -66,7 +68,7 @@ register("compare", (ctx) => {
   const view = frame(ctx, {
     label: "compare",
     readout,
-    args: () => data.args,
+    args: () => data.args + (scale === "generated" ? "" : `, scale="${scale}"`),
     keys: ({ key }) =>
       ({ d: () => jump(1), D: () => jump(-1), PageUp: () => page(-1), PageDown: () => page(1) })[
         key
@@ -124,24 +126,41 @@ register("compare", (ctx) => {
     const [low, high] = [columns(axis, lane.gap, "min"), columns(axis, lane.gap, "max")];
     return high.map((v, i) => (-low[i] > v ? low[i] : v));
   };
-  for (const lane of lanes) {
-    const [[low1, high1], [low2, high2]] = [spread(lane.a), spread(lane.b)],
-      low = Math.min(0, low1, low2),
-      high = Math.max(0, high1, high2),
-      maxGap = Math.max(...spread(lane.gap).map(Math.abs)) || 1;
+  // The scale of both runs (low, high), and of their difference (-largest, largest), which is at least a hundredth as wide:
+  // rounding must not look like a difference. `clipped`: values are beyond it.
+  const endsOf = (lane, a) => {
+    const shown = { from: a.from, to: a.to, mask: null },
+      range = scaleRange(scale, tokens, a, tokens.mask(state.only, state.pin)),
+      m = lane.whole.length,
+      range2 = scaleRange(scale, { n: m, promptLength: data.other_prompt_length }, shown, null),
+      of = (values, over) =>
+        scaleEnds({ values, low: null, high: null }, values.length, over ?? range);
+    const ends = [of(lane.a), scale === "shown" ? of(lane.b) : of(lane.whole, range2)].flat(),
+      [low, high] = [Math.min(0, ...ends), Math.max(0, ...ends)],
+      largest = Math.max((high - low) / 100, ...of(lane.gap).map(Math.abs)) || 1,
+      beyond = (values, least, most) => of(values, shown).some((v) => v < least || v > most),
+      clipped =
+        beyond(lane.a, low, high) ||
+        beyond(lane.b, low, high) ||
+        beyond(lane.gap, -largest, largest);
+    return { low, high, largest, clipped };
+  };
+  const plots = lanes.map((lane) =>
     strip(view, ctx, {
       label: lane.label,
       title: (a) =>
-        `${lane.label}${lane.unit ? `, ${lane.unit}` : ""}${a.shared ? ` · downsampled (${lane.keep}; the larger difference)` : ""}`,
+        `${lane.label}${lane.unit ? `, ${lane.unit}` : ""}${a.shared ? ` · downsampled (${lane.keep}; the larger difference)` : ""}${endsOf(lane, a).clipped ? " · clipped bars have marked ends" : ""}`,
       pooled: false,
       size: () => 3 * (BARS + 6),
       draw(pen, a, y) {
         const c = theme.of,
           wide = a.width / a.columns,
-          gap = wide > 4 ? 1 : 0;
+          gap = wide > 4 ? 1 : 0,
+          { low, high, largest } = endsOf(lane, a);
         const row = (k, name, cells, bottom, top, color) => {
           const base = y + k * (BARS + 6),
-            at = (v) => base + BARS - ((v - bottom) / (top - bottom || 1)) * BARS,
+            at = (v) =>
+              base + BARS - Math.max(0, Math.min(1, (v - bottom) / (top - bottom || 1))) * BARS,
             zero = at(0);
           pen.text(a.x0 - 6, base + 12, name, {
             fill: c.ink,
@@ -149,32 +168,39 @@ register("compare", (ctx) => {
             align: "end",
             width: a.x0 - 8,
           });
-          pen.text(a.x0 - 6, base + 25, `${number(bottom)} to ${number(top)}`, {
+          const ends = bottom === -top ? `±${number(top)}` : `${number(bottom)} to ${number(top)}`;
+          pen.text(a.x0 - 6, base + 25, ends, {
             fill: c.soft,
             size: 10,
             align: "end",
             width: a.x0 - 8,
           });
           pen.rect(a.x0, zero - 0.25, a.width, 0.5, c.soft, 0.6);
-          cells.forEach(
-            (v, i) =>
-              !Number.isNaN(v) &&
-              v &&
-              pen.rect(
-                a.x0 + i * wide,
-                Math.min(zero, at(v)),
-                wide - gap,
-                Math.max(0.75, Math.abs(at(v) - zero)),
-                color(v),
-              ),
-          );
+          cells.forEach((v, i) => {
+            if (Number.isNaN(v) || !v) return;
+            const [x, tip] = [a.x0 + i * wide, Math.min(zero, at(v))];
+            pen.rect(x, tip, wide - gap, Math.max(0.75, Math.abs(at(v) - zero)), color(v));
+            if (v < bottom || v > top)
+              pen.rect(x, v > top ? base : base + BARS - 3, wide - gap, 3, c.ink);
+          });
         };
         row(0, first, columns(a, lane.a, lane.keep), low, high, () => c.k0);
         row(1, second, columns(a, lane.b, lane.keep), low, high, () => c.k1);
-        row(2, "difference", extremes(a, lane), -maxGap, maxGap, (v) => (v < 0 ? c.minus : c.plus));
+        row(2, "difference", extremes(a, lane), -largest, largest, (v) =>
+          v < 0 ? c.minus : c.plus,
+        );
       },
-    });
-  }
+    }),
+  );
+  menu(
+    view,
+    "which tokens set the scales of the lanes; values beyond are clipped",
+    SCALES,
+    (value) => {
+      scale = value;
+      for (const plot of plots) plot.paint();
+    },
+  ).value = scale;
 
   // The texts: as many rows of aligned pairs as fit, and the number of rows above and below. They follow the
   // pinned token and the zoom.

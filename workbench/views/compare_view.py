@@ -8,12 +8,13 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
-from workbench.checks import check_items, check_numbers, check_texts, check_type
+from workbench.checks import check_choice, check_items, check_numbers, check_texts, check_type
 from workbench.errors import ArgumentError
 from workbench.text import range_text, visible, visible_pieces
 from workbench.traces import Trace
 from workbench.views import snapshot_html
 from workbench.views.diff import common
+from workbench.views.lane_scale import SCALES, scale_ends, scale_range
 from workbench.views.payload import Payload
 from workbench.views.view import View
 
@@ -44,9 +45,18 @@ class Compare(View):
     call = "wb.views.compare(trace, other"
 
     def __init__(
-        self, trace: Trace, other: Trace, lanes: list[PairedLane], args: str, names: tuple[str, str], **place: Any
+        self,
+        trace: Trace,
+        other: Trace,
+        lanes: list[PairedLane],
+        args: str,
+        names: tuple[str, str],
+        *,
+        scale: str = "generated",
+        **place: Any,
     ):
         super().__init__(trace, **place)
+        self.scale = scale
         self.other, self.lanes, self.args, self.names = other, lanes, args, names
         self.first_positions, self.second_positions = aligned(trace.str_tokens, other.str_tokens)
 
@@ -60,7 +70,14 @@ class Compare(View):
             {"name": str(k), "label": lane.label, "unit": lane.unit, "keep": lane.keep}
             for k, lane in enumerate(self.lanes)
         ]
-        header |= {"args": self.args, "names": list(self.names), "other": self.other.id, "lanes": lanes}
+        header |= {
+            "args": self.args,
+            "names": list(self.names),
+            "other": self.other.id,
+            "lanes": lanes,
+            "scale": self.scale,
+            "other_prompt_length": self.other.prompt_length,
+        }
         header["summary"] = self.summary()
         header["hint"] = (
             "Hover, click to pin, ← → to move, d and D to the next difference, Page ↑ ↓ for more rows, / to search, "
@@ -92,20 +109,19 @@ class Compare(View):
                 rows.append(snapshot_html.Row(name, "first difference", text=f"…{visible(text)}…"))
         for lane in self.lanes:
             gap = self._gap(lane)
-            largest = float(np.nanmax(np.abs(gap), initial=0.0)) or 1.0
+            low, high, largest = self._scale(lane, gap)
             downsampled = f"; downsampled ({lane.keep})" if len(self.trace) > snapshot_html.WIDTH else ""
-            finite = np.concatenate([lane.a, lane.b])
-            low, high = float(np.nanmin(finite, initial=0.0)), float(np.nanmax(finite, initial=0.0))
             for name, values in zip(self.names, (lane.a, lane.b), strict=True):
+                clipped = ", clipped" if (values < low).any() or (values > high).any() else ""
                 picture = snapshot_html.bars(values, lane.keep, low, high)
-                scale = range_text(low, high)
+                scale = range_text(low, high) + clipped
                 rows.append(
                     snapshot_html.Row(f"{lane.label}, {name}", lane.unit + downsampled, picture, scale=scale, height=32)
                 )
+            clipped = ", clipped" if (np.abs(gap) > largest).any() else ""
             picture = snapshot_html.bars(np.abs(gap), "max", 0.0, largest)
-            rows.append(
-                snapshot_html.Row("absolute difference", lane.unit, picture, scale=f"0 to {largest:.3g}", height=32)
-            )
+            scale = f"0 to {largest:.3g}{clipped}"
+            rows.append(snapshot_html.Row("absolute difference", lane.unit, picture, scale=scale, height=32))
         return rows
 
     def _same(self) -> np.ndarray:
@@ -117,12 +133,29 @@ class Compare(View):
         same = int(self._same().sum())
         return same, len(self.trace) - same, len(self.other) - same
 
+    def _scale(self, lane: PairedLane, gap: np.ndarray) -> tuple[float, float, float]:
+        """The ends of the scale of both runs, which has 0 in it, and the end of the scale of their difference.
+
+        That scale is at least a hundredth as wide, because rounding must not look like a difference.
+        """
+        over = scale_range(self.scale, len(self.trace), self.trace.prompt_length, self.window)
+        b, over_b = lane.b, scale_range(self.scale, len(self.other), self.other.prompt_length, None)
+        if self.scale == "shown":  # the tokens that the first run has too
+            b, over_b = self._aligned(lane), over
+        ends = scale_ends(lane.a, None, None, over) + scale_ends(b, None, None, over_b)
+        low, high = min(0.0, *ends), max(0.0, *ends)
+        largest = max((high - low) / 100, *map(abs, scale_ends(gap, None, None, over)))
+        return low, high, largest or 1.0
+
     def _gap(self, lane: PairedLane) -> np.ndarray:
         """Second run minus first (pos), NaN where only one run has the token."""
-        gap, same = np.full(len(lane.a), np.nan, "f4"), self._same()
-        positions = self.first_positions[same]
-        gap[positions] = lane.b[self.second_positions[same]] - lane.a[positions]
-        return gap
+        return self._aligned(lane) - lane.a
+
+    def _aligned(self, lane: PairedLane) -> np.ndarray:
+        """The second run's values at the tokens of the first (pos), NaN where only one run has the token."""
+        values, same = np.full(len(lane.a), np.nan, "f4"), self._same()
+        values[self.first_positions[same]] = lane.b[self.second_positions[same]]
+        return values
 
 
 def compare(
@@ -131,6 +164,7 @@ def compare(
     lanes: str | Sequence[str | Pair] = ("logprob", "entropy"),
     *,
     names: tuple[str, str] | None = None,
+    scale: str = "generated",
     window: tuple[int, int] | None = None,
     selected: int | None = None,
 ) -> Compare:
@@ -138,7 +172,8 @@ def compare(
 
     Each lane is shown for both runs and as a difference (second minus first) at the tokens that both have. The texts
     are below, one above the other, colored where they differ. The key `d` goes to the next difference, `D` to the
-    previous one. Hover and pin mark the aligned token in all views of the other run.
+    previous one. Hover and pin mark the aligned token in all views of the other run. Values beyond a scale are clipped,
+    and their bars have marked ends.
 
     Args:
         trace: the first run; its positions are the axis.
@@ -146,12 +181,14 @@ def compare(
         lanes: names of recorded lanes (pos), or pairs of your own arrays, one array per run.
         names: what to call the runs; without it what differs: the models, the reasoning efforts or the questions,
             otherwise "first" and "second".
+        scale: the tokens that set the scales: "generated", "shown" (in the window, and not filtered
+            out) or "run".
         window: the positions (first, stop) shown first.
         selected: the pinned position.
 
     Raises:
         NotRecorded: a run does not have a lane.
-        ArgumentError: a lane is not one number per token.
+        ArgumentError: a lane is not one number per token, or an unknown scale.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> view = wb.views.compare(trace, wb.trace("What is 12+31?"))
@@ -160,6 +197,7 @@ def compare(
     """
     check_type("views.compare", trace, Trace)
     check_type("views.compare", other, Trace)
+    check_choice("scale", scale, SCALES)
     lanes = check_items("lanes", [lanes] if isinstance(lanes, str) else lanes, low=0)
     names = None if names is None else _checked_names(names)
     run_names = names or _different_names(trace, other)
@@ -168,9 +206,8 @@ def compare(
     args = "" if tuple(lane.label for lane in paired) == ("logprob", "entropy") and all_named else ", lanes"
     if all_named and args:
         args = f", lanes={[str(lane) for lane in lanes]!r}"
-    return Compare(
-        trace, other, paired, args, (visible(run_names[0]), visible(run_names[1])), window=window, selected=selected
-    )
+    texts = visible(run_names[0]), visible(run_names[1])
+    return Compare(trace, other, paired, args, texts, scale=scale, window=window, selected=selected)
 
 
 def _checked_names(names: Any) -> tuple[str, str]:
