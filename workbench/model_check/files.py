@@ -11,8 +11,9 @@ from pathlib import Path
 from workbench.errors import CheckpointError, WorkbenchError
 from workbench.model_check.line import FAILS, HOLDS, NOT_CHECKED, Line
 from workbench.model_check.published import published_files
-from workbench.text import size_text
-from workbench.untrusted import exists, file_names, is_file, read_bytes, read_json, read_text, regular_file
+from workbench.model_check.raw_tensors import gguf_pieces
+from workbench.text import brief, size_text
+from workbench.untrusted import exists, file_names, is_file, is_there, read_bytes, read_json, read_text, regular_file
 
 INDEX = "model.safetensors.index.json"
 SMALL = ("config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json")
@@ -59,7 +60,10 @@ def _recorded_digest(folder: Path, file: Path) -> Expected | None:
         return Expected(blob.name, "Hugging Face's cache", certain=True)
     record = folder / ".cache" / "huggingface" / "download" / f"{file.name}.metadata"
     if is_file(record):
-        lines = read_text(record, CheckpointError, 10_000).split()
+        try:
+            lines = read_text(record, CheckpointError, 10_000).split()
+        except CheckpointError:  # it is damaged: no digest is known
+            return None
         if len(lines) >= 2 and _is_digest(lines[1]):
             return Expected(lines[1], "hf download", certain=True)
     return None
@@ -130,7 +134,7 @@ def check_headers(folder: Path, weights: list[Path]) -> Iterator[Line]:
         total += n_bytes
         note = f"{len(names)} tensors fill {size_text(n_bytes)} without a gap"
         yield Line("files", None, f"{file.name} (header)", HOLDS, 0.0, 0.0, time.perf_counter() - start, note)
-    if exists(folder / INDEX):
+    if exists(folder / INDEX) and folder / "model.safetensors" not in weights:  # beside that file nobody reads it
         yield _check_index(folder / INDEX, stored, total)
 
 
@@ -162,12 +166,13 @@ def _check_index(file: Path, stored: dict[str, str], total: int) -> Line:
     start = time.perf_counter()
     index = read_json(file, CheckpointError)
     named = index.get("weight_map", {})
-    size = (index.get("metadata") or {}).get("total_size")
+    facts = index.get("metadata")
+    size = facts.get("total_size") if isinstance(facts, dict) else None
     problems = []
     if wrong := [name for name in {*named, *stored} if named.get(name) != stored.get(name)]:
         problems.append(f"{len(wrong)} tensors are not in the file that the index names, such as {min(wrong)}")
-    if size is not None and int(size) != total:
-        problems.append(f"the index says {int(size):,} bytes of tensors, and there are {total:,}")
+    if size not in (None, total, str(total)):
+        problems.append(f"the index says {brief(size)} bytes of tensors, and there are {total:,}")
     status, note = (FAILS, "; ".join(problems)) if problems else (HOLDS, f"{len(named)} tensors, each in its file")
     return Line("files", None, file.name, status, float(len(problems)), 0.0, time.perf_counter() - start, note)
 
@@ -175,9 +180,12 @@ def _check_index(file: Path, stored: dict[str, str], total: int) -> Line:
 def weight_files(path: Path, layout: str) -> tuple[Path, list[Path]]:
     """The folder of a checkpoint and its weight files."""
     if layout == "gguf":
-        pieces = sorted(path.parent.glob(path.name.rsplit("-", 3)[0] + "-*-of-*.gguf"))
-        return path.parent, pieces if path in pieces else [path]
-    if (path / "model.safetensors").exists() or not exists(path / INDEX):
+        return path.parent, gguf_pieces(path)
+    if layout == "original":
+        return path, [path / n for n in file_names(path, CheckpointError) if n.endswith(".safetensors")]
+    if is_there(path / "model.safetensors"):
+        return path, [path / "model.safetensors"]
+    if not exists(path / INDEX):
         return path, [path / n for n in file_names(path, CheckpointError) if re.fullmatch(r"model.*\.safetensors", n)]
     names = json.loads(read_bytes(path / INDEX, CheckpointError)).get("weight_map", {})
     return path, [path / name for name in sorted(set(names.values()))]

@@ -78,8 +78,8 @@ def _row(line: Line) -> str:
     numbers = ("" if value is None else f"{value:.2g}" for value in (line.worst, line.tolerance))
     kind = line.status.replace(" ", "-")
     cells = (
-        f"<td>{'' if line.layer is None else line.layer}</td><td><code>{html(line.tensor)}</code></td>"
-        f'<td class="{kind}">{line.status}</td>'
+        f"<td>{'' if line.layer is None else html(str(line.layer))}</td><td><code>{html(line.tensor)}</code></td>"
+        f'<td class="{html(kind)}">{html(line.status)}</td>'
     )
     cells += "".join(f'<td class="number">{text}</td>' for text in (*numbers, f"{line.seconds:.2f}"))
     return f"<tr>{cells}<td>{html(line.note)}</td></tr>"

@@ -6,6 +6,7 @@ a value is a 4-bit float times 2 to the power of its block's scale byte minus 12
 """
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -42,8 +43,15 @@ def open_raw(path: Path, layout: str, n_rows: tuple[int, int, int]) -> RawTensor
     if layout == "gguf":
         return GgufTensors(path)
     if layout == "original":
-        return OriginalTensors(_safetensors(path), n_rows)
+        return OriginalTensors(Shards(file for file in sorted(path.iterdir()) if file.suffix == ".safetensors"), n_rows)
     return HuggingFaceTensors(_safetensors(path))
+
+
+def gguf_pieces(file: Path) -> list[Path]:
+    """The files of a model that llama.cpp split: NAME-00001-of-00003.gguf and so on; or the one file."""
+    name = re.fullmatch(r"(.+)-\d{5}-of-(\d{5})", file.stem)
+    n = int(name[2]) if name else 1
+    return [file.with_name(f"{name[1]}-{i + 1:05}-of-{n:05}.gguf") for i in range(n)] if name and n > 1 else [file]
 
 
 def mxfp4(blocks: np.ndarray, scales: np.ndarray) -> Tensor:
@@ -77,7 +85,9 @@ class Shards:
 
 def _safetensors(folder: Path) -> Shards:
     index = folder / "model.safetensors.index.json"
-    if (folder / "model.safetensors").exists() or not index.exists():
+    if (folder / "model.safetensors").exists():
+        return Shards([folder / "model.safetensors"])
+    if not index.exists():
         return Shards(sorted(folder.glob("model*.safetensors")))
     names = set(json.loads(index.read_text("utf-8"))["weight_map"].values())
     return Shards(folder / name for name in sorted(names))
@@ -171,8 +181,7 @@ class GgufTensors:
         from gguf import GGUFReader, quants
 
         self.dequantize = quants.dequantize
-        pieces = sorted(file.parent.glob(file.name.rsplit("-", 3)[0] + "-*-of-*.gguf")) or [file]
-        self.readers = [GGUFReader(str(piece)) for piece in (pieces if file in pieces else [file])]
+        self.readers = [GGUFReader(str(piece)) for piece in gguf_pieces(file)]
         self.tensors = {tensor.name: tensor for reader in self.readers for tensor in reader.tensors}
 
     def tensor(self, name: str) -> Tensor:

@@ -8,6 +8,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from transformers import GptOssConfig
 
+ARCHITECTURE = (  # the keys of a config.json that a layer depends on; others may hold anything
+    *("num_hidden_layers", "num_local_experts", "num_experts_per_tok", "vocab_size", "hidden_size", "head_dim"),
+    *("intermediate_size", "num_attention_heads", "num_key_value_heads", "sliding_window", "layer_types"),
+    *("max_position_embeddings", "rms_norm_eps", "swiglu_limit", "swiglu_alpha", "attention_bias"),
+    *("rope_theta", "rope_scaling", "rope_parameters"),
+)
 KINDS = ("sliding_attention", "full_attention")
 
 
@@ -15,16 +21,17 @@ def reference_config(path: Path, layout: str) -> "GptOssConfig":
     """The GptOssConfig of the checkpoint at `path`: a folder, or a .gguf file. Attention and experts are "eager"."""
     from transformers import GptOssConfig
 
-    values = LAYOUTS[layout](path)
-    values.pop("quantization_config", None)
-    config = GptOssConfig(**values)
+    config = GptOssConfig(**LAYOUTS[layout](path))
     config._attn_implementation = "eager"
     config._experts_implementation = "eager"
     return config
 
 
 def _hugging_face(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "config.json").read_text("utf-8"))
+    values = json.loads((folder / "config.json").read_text("utf-8"))
+    aliases = {"num_local_experts": "num_experts", "num_experts_per_tok": "experts_per_token"}
+    values = {new: values.get(old) for new, old in aliases.items()} | {k: v for k, v in values.items() if v is not None}
+    return {key: values[key] for key in ARCHITECTURE if values.get(key) is not None}
 
 
 def _original(folder: Path) -> dict[str, Any]:

@@ -3,12 +3,13 @@
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from workbench.checks import check_choice
-from workbench.model_check.line import FAILS, HOLDS, NOT_CHECKED, PARTS, Line
+from workbench.checks import check_choice, check_text
+from workbench.errors import ArgumentError
+from workbench.model_check.line import FAILS, HOLDS, NOT_CHECKED, PARTS, Line, line_json, line_of
 from workbench.model_check.page import save_page
 from workbench.text import visible
 
@@ -49,13 +50,21 @@ class ModelReport:
             "machine": dict(self.machine),
             "date": self.date,
             "ok": self.ok,
-            "lines": [asdict(line) for line in self.lines],
+            "lines": [line_json(line) for line in self.lines],
         }
 
     @classmethod
     def from_json(cls, value: Mapping[str, Any]) -> "ModelReport":
-        """The report from `to_json`."""
-        return cls(value["model"], value["machine"], value["date"], [Line(**line) for line in value["lines"]])
+        """The report from `to_json`. Raises ArgumentError if `value` is not one: a report may come from anybody."""
+        if not isinstance(value, Mapping) or not {"model", "machine", "date", "lines"} <= {*value}:
+            raise ArgumentError("value must be the dict that to_json returned, with model, machine, date and lines")
+        for name in ("model", "machine"):
+            if not isinstance(value[name], Mapping) or not all(isinstance(key, str) for key in value[name]):
+                raise ArgumentError(f"value[{name!r}] must be a dict with texts as keys")
+        if not isinstance(value["lines"], list) or "name" not in value["model"] or "format" not in value["model"]:
+            raise ArgumentError("value must have a list of lines, and a model with its name and format")
+        date = check_text("value['date']", value["date"])
+        return cls(value["model"], value["machine"], date, [line_of(line) for line in value["lines"]])
 
     def save_page(self, path: os.PathLike[str] | str) -> Path:
         """Writes the report as one HTML page without scripts, to attach to a paper or a bug report."""

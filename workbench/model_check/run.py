@@ -1,26 +1,29 @@
 """`wb.verify_model`: checks a user's own copy of gpt-oss, part by part, and continues where it was interrupted."""
 
+import math
 import os
 import platform
 from collections.abc import Callable, Iterator, Sequence
 from datetime import date
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
-from workbench.checks import check_callable, check_choice, check_flag, check_texts, check_type, require
-from workbench.errors import ArgumentError, ModelNotFound
+from workbench.checks import check_callable, check_choice, check_flag, check_texts, require
+from workbench.errors import ArgumentError, ArgumentTypeError, BudgetError, MissingDependency, ModelNotFound
 from workbench.model.checkpoints.bundled import embedded_folder
 from workbench.model.checkpoints.formats import FORMATS, POCKET
 from workbench.model.checkpoints.hub import snapshot_folder
 from workbench.model.kernels import native
 from workbench.model.model import Model
 from workbench.model.threads import SMALL, one_thread
-from workbench.model.verified import remember
+from workbench.model.verified import remember, states_of
 from workbench.model_check import whole_model as whole
+from workbench.model_check.config import check_config
 from workbench.model_check.ends import EMBED, UNEMBED, check_ends, check_table, logits_of
 from workbench.model_check.files import (
     check_content,
@@ -31,7 +34,7 @@ from workbench.model_check.files import (
     weight_files,
 )
 from workbench.model_check.layers import check_layer
-from workbench.model_check.line import PARTS, Line
+from workbench.model_check.line import FAILS, PARTS, Line
 from workbench.model_check.own_layer import run_layer, widened
 from workbench.model_check.raw_tensors import open_raw
 from workbench.model_check.reference_config import reference_config
@@ -41,6 +44,7 @@ from workbench.model_check.saved_progress import SavedProgress
 from workbench.paths import expanded
 from workbench.progress import progress_bar
 from workbench.recording.doctor import DISTRIBUTION, cpu_name
+from workbench.text import brief, shown
 from workbench.untrusted import file_names, is_folder
 
 LIBRARIES = ("torch", "transformers", "safetensors", "numpy", "gguf", "openai-harmony")
@@ -82,7 +86,8 @@ def verify_model(
     check_flag("restart", restart)
     if on_line is not None:
         check_callable("on_line", on_line)
-    check_type("where", where, str | os.PathLike)  # type: ignore[arg-type]
+    if not isinstance(where, str | os.PathLike):
+        raise ArgumentTypeError(f"where must be a name, a folder or a file, got {shown(where)}")
     if {"weights", "layers"} & {*chosen}:
         require("transformers", extra="interop")
     model = Model(where)
@@ -90,10 +95,13 @@ def verify_model(
     with torch.no_grad(), one_thread(model.config.n_params < SMALL):
         lines = _collect(check, chosen, on_line)
     report = ModelReport(check.identity(), machine(), date.today().isoformat(), lines)
-    check.progress.remove()
-    if {*chosen} == {*PARTS}:
+    check.progress.forget([unit.name for unit in check.units(chosen)])
+    if states_of(check.files) != check.states:
+        note = "a file was changed or removed during the check: run it again"
+        report.lines.append(Line(chosen[0], None, "the files as a whole", FAILS, 1.0, 0.0, note=note))
+    elif {*chosen} == {*PARTS}:
         result = {"date": report.date, "ok": report.ok, "workbench": report.machine["workbench"]}
-        remember(model.digest, model.folder or check.folder, check.files, result)
+        remember(model.digest, model.folder or check.folder, check.states, result)
     return report
 
 
@@ -101,16 +109,23 @@ def _collect(check: "_Check", parts: Sequence[str], on_line: Callable[[Line], An
     lines: list[Line] = []
     units = list(check.units(parts))
     with progress_bar(desc="verify_model", total=len(units), disable=None if on_line is None else True) as bar:
-        for name, run in units:
-            bar.set_postfix_str(name, refresh=False)
-            if name not in check.progress.done:
-                check.progress.add(name, run())
-            for line in check.progress.done[name]:
+        for unit in units:
+            bar.set_postfix_str(unit.name, refresh=False)
+            for line in check.lines_of(unit):
                 lines.append(line)
                 if on_line:
                     on_line(line)
             bar.update()
     return [line for line in lines if line.part in parts]
+
+
+class Unit(NamedTuple):
+    """A piece of work that is done whole or done again, and the part and layer of its line if it cannot be done."""
+
+    name: str
+    part: str
+    layer: int | None
+    run: Callable[[], list[Line]]
 
 
 class _Check:
@@ -121,50 +136,70 @@ class _Check:
         self.path = located(where, model.format)
         self.folder, self.weight_files = weight_files(self.path, self.layout)
         self.files = files_of_model(self.folder, self.weight_files)
+        self.states = states_of(self.files)
         c = model.config
         self.dtype = torch.float64 if model.dtype == torch.float64 else torch.float32
         self.ids = whole.token_ids(model)
         self.progress = SavedProgress(
-            [str(self.path.resolve()), self._state_of_files(), machine(), self.ids, model.digest]
+            [str(self.path.resolve()), self.states, machine(), self.ids, model.digest, str(model.dtype)]
         )
         if restart:
-            self.progress.remove()
-            self.progress.done.clear()
+            self.progress.forget([*self.progress.done])
         self.weights = widened(model.weights, self.dtype)
         self.rows = (c.n_heads * c.d_head, c.n_kv_heads * c.d_head, c.n_kv_heads * c.d_head)
         self._resid: tuple[int, Tensor] | None = None  # the next layer, and its input
-
-    def _state_of_files(self) -> list[tuple[str, int, int]]:
-        return [(file.name, file.stat().st_size, file.stat().st_mtime_ns) for file in self.files]
 
     def identity(self) -> dict[str, Any]:
         """The model entry of the report."""
         return {"name": self.model.name, "format": self.layout, "weights_digest": self.model.digest}
 
-    def units(self, parts: Sequence[str]) -> Iterator[tuple[str, Callable[[], list[Line]]]]:
-        """The names of the units of work, and functions that do them."""
+    def lines_of(self, unit: Unit) -> list[Line]:
+        """The lines of a unit that was finished earlier, or is done now.
+
+        A file that looks like a model and cannot be compared fails its line, whatever a library said about it; the
+        other units are still done. Such a line is not saved.
+        """
+        if unit.name not in self.progress.done:
+            try:
+                self.progress.add(unit.name, unit.run())
+            except (MissingDependency, BudgetError, MemoryError):
+                raise  # not the model's fault
+            except Exception as error:
+                note = f"cannot be checked: {type(error).__name__}: {brief(str(error), 300)}"
+                return [Line(unit.part, unit.layer, unit.name, FAILS, math.inf, 0.0, note=note)]
+        return self.progress.done[unit.name]
+
+    def units(self, parts: Sequence[str]) -> Iterator[Unit]:
+        """The units of work."""
         if "files" in parts:
-            yield "files", self.check_files
+            yield Unit("files", "files", None, self.check_files)
         if "weights" in parts or "layers" in parts:
-            yield EMBED, lambda: [check_table(self.model.weights, self.raw, EMBED)]
+            part = "layers" if "layers" in parts else "weights"
+            yield Unit("config", part, None, lambda: check_config(self.model.config, self.config))
+            yield Unit(EMBED, part, None, lambda: [check_table(self.model.weights, self.raw, EMBED)])
             for layer in range(self.model.config.n_layers):
-                yield f"layer {layer}", lambda layer=layer: self.check_layer(layer)
-            yield "the last norm and logits", self.check_ends
-            yield UNEMBED, lambda: [check_table(self.model.weights, self.raw, UNEMBED)]
+                yield Unit(f"layer {layer}", part, layer, lambda layer=layer: self.check_layer(layer))
+            yield Unit("the last norm and logits", part, None, self.check_ends)
+            yield Unit(UNEMBED, part, None, lambda: [check_table(self.model.weights, self.raw, UNEMBED)])
         if "identities" in parts:
-            yield "identities", self.check_identities
+            yield Unit("identities", "identities", None, self.check_identities)
         if "numerics" in parts:
             for setting in whole.settings(self.model):
                 name = f"{setting['dtype']}, memory={setting['memory']!r}"
-                yield name, lambda s=setting: [whole.check_setting(self.where, s, self.ids, self.reference_logits)]
+                run = lambda s=setting: [self.check_setting(s)]  # noqa: E731
+                yield Unit(name, "numerics", None, run)
 
-    @property
+    @cached_property
     def raw(self):
-        if not hasattr(self, "_raw"):
-            self._raw = open_raw(self.path, self.layout, self.rows)
-            self._config = reference_config(self.path, self.layout)
-            self._around = surroundings(self._config, len(self.ids), self.dtype)
-        return self._raw
+        return open_raw(self.path, self.layout, self.rows)
+
+    @cached_property
+    def config(self):
+        return reference_config(self.path, self.layout)
+
+    @cached_property
+    def around(self):
+        return surroundings(self.config, len(self.ids), self.dtype)
 
     def check_files(self) -> list[Line]:
         known = expected_digests(self.folder, self.files, str(self.where))
@@ -175,7 +210,7 @@ class _Check:
 
     def check_layer(self, layer: int) -> list[Line]:
         raw, resid = self.raw, self.resid_before(layer)
-        lines, resid = check_layer(self.model.config, self.weights, resid, layer, self._config, raw, self._around)
+        lines, resid = check_layer(self.model.config, self.weights, resid, layer, self.config, raw, self.around)
         self._resid = layer + 1, resid
         return lines
 
@@ -191,20 +226,20 @@ class _Check:
 
     def check_ends(self) -> list[Line]:
         raw, resid = self.raw, self.resid_before(self.model.config.n_layers)
-        return check_ends(self.model.config, self.weights, resid[0, -whole.LAST :], self._config, raw)
+        return check_ends(self.model.config, self.weights, resid[0, -whole.LAST :], self.config, raw)
 
     def check_identities(self) -> list[Line]:
         lines, trace = whole.check_identities(self.model, self.ids)
         return lines + whole.check_language(self.model, trace)
 
-    @property
+    def check_setting(self, setting: dict[str, Any]) -> Line:
+        return whole.check_setting(self.model, self.where, setting, self.ids, self.reference_logits)
+
+    @cached_property
     def reference_logits(self) -> Tensor:
         """Log-probabilities at the last positions in float32, one layer at a time."""
-        if not hasattr(self, "_reference"):
-            resid = self.resid_before(self.model.config.n_layers)[0, -whole.LAST :]
-            logits = logits_of(self.model.config, self.weights, resid)
-            self._reference = torch.log_softmax(logits.float(), -1)
-        return self._reference
+        resid = self.resid_before(self.model.config.n_layers)[0, -whole.LAST :]
+        return torch.log_softmax(logits_of(self.model.config, self.weights, resid).float(), -1)
 
 
 def located(where: str | os.PathLike[str], layout: str) -> Path:

@@ -1,43 +1,62 @@
 """The lines of an unfinished check on the disk, so that an interrupted check continues where it was."""
 
 import json
-import os
+import warnings
 from collections.abc import Iterable
-from dataclasses import asdict
+from contextlib import suppress
 from hashlib import sha256
-from pathlib import Path
 from typing import Any
 
 from workbench.conversation.o200k import cache_folder
-from workbench.files import make_folder
-from workbench.model_check.line import Line
+from workbench.errors import FileError, WorkbenchError
+from workbench.files import atomic_write, make_folder
+from workbench.model_check.line import Line, line_json, line_of
+from workbench.untrusted import is_there, read_json
 
 
 class SavedProgress:
-    """A file with the lines of each finished unit ("layer 3", "files"), one unit a row of JSON."""
+    """A JSON file with the lines of each finished unit ("layer 3", "files").
+
+    A file that is damaged counts as none: the check begins anew. Where none can be written (a full disk, a folder
+    without permission), a warning says so and the check goes on.
+    """
 
     def __init__(self, key: Any):
         name = sha256(json.dumps(key, sort_keys=True, default=str).encode()).hexdigest()[:32]
-        self.path = make_folder(cache_folder() / "model-checks") / f"{name}.jsonl"
-        self.done: dict[str, list[Line]] = dict(_read(self.path))
+        self.path = cache_folder() / "model-checks" / f"{name}.json"
+        self.done: dict[str, list[Line]] = {}
+        self.warned = False
+        if is_there(self.path):
+            with suppress(WorkbenchError):
+                self.done = _units(read_json(self.path, FileError))
 
     def add(self, unit: str, lines: list[Line]) -> None:
-        """Appends a finished unit; it is on the disk when this returns."""
+        """Adds a finished unit; it is on the disk when this returns."""
         self.done[unit] = lines
-        with self.path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps([unit, [asdict(line) for line in lines]]) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        self._write()
 
-    def remove(self) -> None:
-        """Removes the file: the next check begins anew."""
-        self.path.unlink(missing_ok=True)
+    def forget(self, units: Iterable[str]) -> None:
+        """Removes these units, and the file with the last one: the next check does them anew."""
+        for unit in units:
+            self.done.pop(unit, None)
+        if self.done:
+            self._write()
+        elif is_there(self.path):
+            with suppress(OSError):  # a folder, or no permission: nothing of it was read
+                self.path.unlink()
+
+    def _write(self) -> None:
+        value = {unit: [line_json(line) for line in lines] for unit, lines in self.done.items()}
+        try:
+            make_folder(self.path.parent)
+            atomic_write(self.path, json.dumps(value))
+        except FileError as error:
+            if not self.warned:
+                warnings.warn(f"an interrupted check will not continue, but begin anew: {error}", stacklevel=2)
+            self.warned = True
 
 
-def _read(path: Path) -> Iterable[tuple[str, list[Line]]]:
-    if not path.is_file():
-        return
-    for row in path.read_text("utf-8").splitlines(keepends=True):
-        if row.endswith("\n"):  # a row that was cut short is done again
-            unit, lines = json.loads(row)
-            yield unit, [Line(**line) for line in lines]
+def _units(value: Any) -> dict[str, list[Line]]:
+    if not isinstance(value, dict) or not all(isinstance(lines, list) for lines in value.values()):
+        raise FileError("not the lines of a check")
+    return {unit: [line_of(line) for line in lines] for unit, lines in value.items()}

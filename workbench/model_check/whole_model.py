@@ -16,6 +16,7 @@ from workbench.errors import BudgetError, VerificationWarning, WorkbenchError
 from workbench.model.model import Model
 from workbench.model_check.line import FAILS, HOLDS, NOT_CHECKED, Line, compared
 from workbench.model_check.published import published
+from workbench.model_check.settings import first_difference
 from workbench.model_check.texts import ANSWER, GETTYSBURG, NEEDLE, OTHER_NEEDLE, QUESTION, plain_ids
 
 if TYPE_CHECKING:
@@ -23,11 +24,13 @@ if TYPE_CHECKING:
 
 POSITIONS = 300  # more than two windows of the published models
 LAST = 32  # positions whose logits are compared
+NEEDLE_TOKENS = 100  # more than the needle, the question and the answer have
 LEARNED = 0.5  # of a uniform guess's nats: above it a model has not learned this language
 
 
 def token_ids(model: Model, n: int = POSITIONS) -> list[int]:
     """The first `n` tokens of the Gettysburg Address; ids from the whole vocabulary without a tokenizer."""
+    n = min(n, model.config.n_ctx)
     ids = model.tokenizer.encode(GETTYSBURG)[:n] if model.tokenizer else []
     return ids if len(ids) == n else plain_ids(n, model.config.d_vocab)
 
@@ -83,6 +86,9 @@ def check_language(model: Model, trace: "Trace") -> list[Line]:
     if model.tokenizer is None or nats > LEARNED * uniform:
         why = "the model has not learned the language of the text" if model.tokenizer else "there is no tokenizer"
         return [*lines, Line("identities", None, name, NOT_CHECKED, note=why)]
+    if 2 * model.config.window + NEEDLE_TOKENS > model.config.n_ctx:
+        why = f"the model's {model.config.n_ctx:,} positions are too few for it"
+        return [*lines, Line("identities", None, name, NOT_CHECKED, note=why)]
     p, without = (_chance_of_answer(model, needle) for needle in (NEEDLE, OTHER_NEEDLE))
     note = f"p = {p:.3g} for the number that stands {2 * model.config.window} tokens before, {without:.3g} without it"
     seconds = time.perf_counter() - start
@@ -115,12 +121,23 @@ def last_logits(model: Model, ids: Sequence[int]) -> Tensor:
 
 
 def check_setting(
-    where: str | os.PathLike[str], setting: dict[str, Any], ids: Sequence[int], reference: Tensor
+    first: Model, where: str | os.PathLike[str], setting: dict[str, Any], ids: Sequence[int], reference: Tensor
 ) -> Line:
-    """How far the predictions in one setting are from float32's, one layer at a time."""
+    """Whether one setting has the weights of the model that was checked, and how far its predictions are.
+
+    Args:
+        first: the model that was checked.
+        where: from where it was loaded.
+        setting: dtype and memory.
+        ids: the text.
+        reference: its log-probabilities in float32, one layer at a time.
+    """
     start, name = time.perf_counter(), f"{setting['dtype']}, memory={setting['memory']!r}"
     try:
         model = Model(where, **setting)
+        if wrong := first_difference(first.weights, model.weights):
+            note = f"{wrong} is not as in the setting that was checked"
+            return Line("numerics", None, name, FAILS, math.inf, 0.0, time.perf_counter() - start, note)
         logprobs = last_logits(model, ids)
     except BudgetError as error:
         return Line("numerics", None, name, NOT_CHECKED, note=f"does not fit this machine: {error}")
@@ -130,6 +147,8 @@ def check_setting(
     same = float((reference.argmax(-1) == logprobs.argmax(-1)).float().mean())
     note = f"mean KL {kl:.2g} nats, the same first choice at {same:.0%} of {len(logprobs)} positions"
     seconds = time.perf_counter() - start
+    if not math.isfinite(kl):
+        return Line("numerics", None, name, FAILS, math.inf, 0.0, seconds, "predictions that are not finite")
     if setting["dtype"] == "float32":  # the same arithmetic, up to the order of some sums
         return compared("numerics", None, name, abs(kl), 1e-6, seconds, note)
     return Line("numerics", None, name, NOT_CHECKED, kl, None, seconds, f"{note}; a difference of rounding, not judged")
