@@ -56,13 +56,13 @@ def check_config(c: Config, config: "GptOssConfig") -> list[Line]:
     pairs.append(("layer_types", list(c.layer_types), kinds))
     if "sliding_attention" in kinds:
         pairs.append(("sliding_window", c.window, config.sliding_window))
-    return [_line(name, ours, theirs) for name, ours, theirs in pairs]
+    return [_line(name, read, reference) for name, read, reference in pairs]
 
 
-def _line(name: str, ours: Any, theirs: Any) -> Line:
-    if isinstance(ours, list):
-        same = ours == theirs
+def _line(name: str, read: Any, reference: Any) -> Line:
+    if isinstance(read, list):
+        same = read == reference
     else:
-        same = theirs is not None and math.isclose(ours, theirs, rel_tol=SINGLE)
-    note = "" if same else f"workbench reads {brief(ours)}, transformers {brief(theirs)}"
+        same = reference is not None and math.isclose(read, reference, rel_tol=SINGLE)
+    note = "" if same else f"workbench reads {brief(read)}, transformers {brief(reference)}"
     return compared("layers", None, f"config ({name})", 0.0 if same else math.inf, 0.0, note=note)

@@ -17,20 +17,20 @@ def first_difference(weights: Weights, others: Weights) -> str | None:
     """
     dtype = others.embed.dtype
     for name in ("embed", "unembed", "ln_final"):
-        ours, theirs = getattr(weights, name), getattr(others, name)
-        for first in range(0, max(len(ours), len(theirs)), ROWS):
-            if difference(theirs[first : first + ROWS], ours[first : first + ROWS].to(dtype)):
+        first, other = getattr(weights, name), getattr(others, name)
+        for start in range(0, max(len(first), len(other)), ROWS):
+            if difference(other[start : start + ROWS], first[start : start + ROWS].to(dtype)):
                 return name
-    for layer, (ours, theirs) in enumerate(zip(weights.blocks, others.blocks, strict=True)):
+    for layer, (first, other) in enumerate(zip(weights.blocks, others.blocks, strict=True)):
         for field in TENSORS:
-            if difference(theirs.whole(field), ours.whole(field).to(dtype)):
+            if difference(other.whole(field), first.whole(field).to(dtype)):
                 return f"{field} of layer {layer}"
         for field in ("up_bias", "down_bias"):
-            if difference(getattr(theirs.experts, field), getattr(ours.experts, field).to(dtype)):
+            if difference(getattr(other.experts, field), getattr(first.experts, field).to(dtype)):
                 return f"{field} of layer {layer}"
         for field in ("up", "down"):
-            ours_here, theirs_here = plain(getattr(ours.experts, field)), plain(getattr(theirs.experts, field))
-            for expert in range(len(ours.experts.up_bias)):
-                if difference(dense(theirs_here, expert, dtype), dense(ours_here, expert, dtype).to(dtype)):
+            first_matrices, other_matrices = plain(getattr(first.experts, field)), plain(getattr(other.experts, field))
+            for expert in range(len(first.experts.up_bias)):
+                if difference(dense(other_matrices, expert, dtype), dense(first_matrices, expert, dtype).to(dtype)):
                     return f"{field} of expert {expert} in layer {layer}"
     return None
