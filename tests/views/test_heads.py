@@ -269,6 +269,17 @@ def test_it_fits_the_window_in_light_and_dark(browser, tmp_path: Path, scheme, w
 
 
 @needed
+@pytest.mark.parametrize("width", [480, 640, 1280])
+def test_the_buttons_of_the_bar_stay_together(browser, tmp_path: Path, width: int):
+    """As wide as a view is in JupyterLab's window of 900 pixels, "−" was on another line than "+"."""
+    tab = Tab(browser, wb.views.heads(whole(), 0, 3).to_html(tmp_path / "page.html"), width=width)
+    buttons = ("zoom out", "zoom in", "all tokens", "save this view as SVG", "Python code", "full screen")
+    boxes = [tab.page.get_by_role("button", name=name).bounding_box() for name in buttons]
+    assert len({box["y"] for box in boxes}) == 1
+    tab.close()
+
+
+@needed
 def test_hostile_tokens_are_visible_and_inert(browser, tmp_path: Path):
     trace = whole(HOSTILE)
     tab = Tab(browser, wb.views.heads(trace, 1, 0, selected=20).to_html(tmp_path / "page.html"))

@@ -147,14 +147,18 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
     only,
     ...(standalone ? [] : [link]),
     make("span", { className: "wb-gap" }),
-    button("−", "zoom out (-)", () => zoom(2)),
-    button("+", "zoom in (+)", () => zoom(0.5)),
-    button("all", "all tokens (0)", () => bus.set({ from: 0, to: -1 })),
-    ...Object.entries(pictureSavers(ctx, figures, body)).map(([kind, f]) =>
-      button(kind, `save this view as ${kind}`, f),
+    make(
+      "span", // together on one line
+      { className: "wb-tools" },
+      button("−", "zoom out (-)", () => zoom(2)),
+      button("+", "zoom in (+)", () => zoom(0.5)),
+      button("all", "all tokens (0)", () => bus.set({ from: 0, to: -1 })),
+      ...Object.entries(pictureSavers(ctx, figures, body)).map(([kind, f]) =>
+        button(kind, `save this view as ${kind}`, f),
+      ),
+      button("Python", "Python code of this view", python),
+      button("full", "full screen (f)", () => fullScreen()),
     ),
-    button("Python", "Python code of this view", python),
-    button("full", "full screen (f)", () => fullScreen()),
   );
   Object.assign(el, { tabIndex: 0 });
   el.setAttribute("role", "group");
