@@ -1,6 +1,7 @@
 """`trace.save(path, overwrite=True)`: one of the two is whole at every moment; nothing else is ever removed."""
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -146,3 +147,43 @@ def killed_at(moment: int, work) -> bool:
         work()
         os._exit(0)
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 9
+
+
+def test_a_file_that_the_manifest_does_not_name_is_not_removed(tmp_path: Path) -> None:
+    path = made.trace(seed=1).save(tmp_path / "a")
+    (path / "part-99999.safetensors").write_text("mine")
+    before = everything_under(tmp_path)
+    with pytest.raises(TraceExists, match="part-99999"):
+        made.trace().save(path, overwrite=True)
+    assert everything_under(tmp_path) == before
+
+
+@pytest.mark.parametrize("at", [0, 1])
+def test_another_process_that_replaces_it_at_the_same_time_stops_nothing(
+    at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the two renames the old trace is gone; between them another one is there."""
+    path, rename, calls = made.trace(seed=1).save(tmp_path / "a"), Path.rename, []
+
+    def with_another(self: Path, target: Path) -> Path:
+        moved = rename(self, target)
+        calls.append(target)
+        if len(calls) == at + 1 and path.exists():
+            rename(path, tmp_path / "elsewhere")
+        elif len(calls) == at + 1:
+            made.trace(seed=2).save(path)
+        return moved
+
+    monkeypatch.setattr(Path, "rename", with_another)
+    made.trace().save(path, overwrite=True)
+    monkeypatch.undo()
+    assert whole(path) == made.trace().id
+    assert {*os.listdir(tmp_path)} == ({"a", "elsewhere"} if at == 0 else {"a"})
+
+
+def test_threads_that_replace_one_trace_all_succeed(tmp_path: Path) -> None:
+    path = made.trace(seed=1).save(tmp_path / "a")
+    traces = [made.trace(seed=seed) for seed in (2, 3, 4)]
+    with ThreadPoolExecutor(3) as pool:
+        list(pool.map(lambda i: traces[i % 3].save(path, overwrite=True), range(30)))
+    assert whole(path) in {trace.id for trace in traces} and os.listdir(tmp_path) == ["a"]

@@ -4,6 +4,7 @@ The new trace is written beside the old one, then two renames exchange them. A p
 leaves the old trace whole beside its path, as `.NAME.replaced-…`; at every other moment a whole trace is at the path.
 """
 
+import errno
 import fcntl
 import os
 import re
@@ -62,40 +63,56 @@ def require_replaceable(path: os.PathLike[str] | str) -> None:
     try:
         if not os.listdir(target):
             return
-        StoredArrays(target)
+        manifest = StoredArrays(target).manifest
     except (TraceError, OSError) as error:
         raise TraceExists(f"what is at {show(target)} is not a trace that can be read: {error}. {advice}") from error
-    if others := _other_names(target):
+    if others := _other_names(target, manifest):
         raise TraceExists(f"the folder {show(target)} has more in it than a trace: {', '.join(others[:3])}. {advice}")
 
 
-def _other_names(folder: Path) -> list[str]:
+def _other_names(folder: Path, manifest: Manifest) -> list[str]:
     """The names in a folder that are not those of a trace's files, as an error may print them."""
+    own = {MANIFEST, *(chunk.file for info in manifest.tensors.values() for chunk in info.chunks)}
     with os.scandir(folder) as entries:
         return sorted(
-            show(entry.name)
-            for entry in entries
-            if not _FILE_OF_A_TRACE.fullmatch(entry.name) or not entry.is_file(follow_symlinks=False)
+            show(entry.name) for entry in entries if entry.name not in own or not entry.is_file(follow_symlinks=False)
         )
 
 
 def _exchange(new: Path, target: Path) -> None:
     """Renames the trace at `new` to `target`, and removes the one that was there."""
-    old = target.with_name(scratch(target).name.replace(".writing-", ".replaced-"))  # a name that nothing removes
+    aside: list[Path] = []  # what was at the target; more than one if other processes replace it at the same time
     try:
-        target.rename(old)
-        try:
-            new.rename(target)
-        except BaseException:
-            old.rename(target)
-            raise
+        while not _moved(new, target):
+            require_replaceable(target)
+            old = target.with_name(scratch(target).name.replace(".writing-", ".replaced-"))  # nothing removes it
+            with suppress(FileNotFoundError):  # another process has moved it and not yet put its own there
+                target.rename(old)
+                aside.append(old)
         sync(target.parent)
-    except OSError as error:
+    except BaseException as error:
         _remove(new)
+        if aside and not os.path.lexists(target):
+            aside.pop().rename(target)
+        if not isinstance(error, OSError):
+            raise
+        kept = f"It is now at {show(aside[-1])}." if aside else "It is still there."
         raise TraceError(
-            f"the trace at {show(target)} could not be replaced: {error.strerror or error}. It is still there."
+            f"the trace at {show(target)} could not be replaced: {error.strerror or error}. {kept}"
         ) from error
-    _remove(old)
+    for old in aside:
+        _remove(old)
+
+
+def _moved(new: Path, target: Path) -> bool:
+    """Whether `new` is now at `target`: False if something is there, which a rename never replaces."""
+    try:
+        new.rename(target)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
+            return False
+        raise
+    return True
 
 
 def _remove(folder: Path) -> None:
