@@ -216,8 +216,8 @@ class Trace:
     def find(self, text: str) -> list[slice]:
         """The slices of positions whose tokens cover `text`, one for each place where it occurs, in order.
 
-        Upper and lower case differ; places do not overlap. The whole text is searched, the prompt and what was generated; a token of which
-        the text takes only a part is included. An empty list means that it does not occur.
+        Upper and lower case differ, and places do not overlap. The whole text is searched, the prompt and what was
+        generated; a token of which the text takes only a part is included. An empty list means that it does not occur.
 
         >>> trace.find("138"), trace.str_tokens[trace.find("138")[0]]
         ([slice(17, 20, None)], ['1', '3', '8'])
