@@ -183,3 +183,13 @@ def test_a_right_model_holds_in_every_format(tmp_path, model):
         assert len(report.select("weights")) == 4 * 17 + 3
         assert {line.status for line in report.select("layers")} == {"holds"}
         assert max(line.worst for line in report.select("layers") if line.worst is not None) < 1e-5
+
+
+def test_rows_that_are_all_on_the_sink_are_said_and_hold(tmp_path):
+    model = Random(seed=3)
+    for layer in range(4):
+        model.tensors[f"block.{layer}.attn.sinks"][:5] = 60.0
+    report = verified(model.write_hf_mxfp4(tmp_path / "model"))
+    assert report.ok, report.failed
+    notes = [line.note for line in report.select("layers") if "self_attn.pattern" in line.tensor]
+    assert all("of 400 rows are all on the sink" in note for note in notes)

@@ -193,11 +193,17 @@ def _check_pattern(
         return rows / rows.sum(-1, keepdim=True).clamp_min(1e-30)
 
     window = f"window {attention.sliding_window}" if attention.sliding_window else "all positions"
-    check.step(f"self_attn.pattern ({window})", shares(pattern), shares(reference), tolerance, "batch head query")
+    on_keys = reference.double().sum(-1)
+    judged = on_keys > 1e-3  # elsewhere the sink has all, and the shares are of numbers that float32 rounds away
+    n_left_out = int((~judged).sum())
+    note = f"{n_left_out} of {judged.numel()} rows are all on the sink" if n_left_out else ""
+    keep = judged[..., None]
+    computed, expected = shares(pattern) * keep, shares(reference) * keep
+    check.step(f"self_attn.pattern ({window})", computed, expected, tolerance, "batch head query", note)
     # the sink's ratio to the key with the most mass: a wrong mask changes both in proportion
     key = reference.argmax(-1, keepdim=True)
-    ratio = (1 - reference.double().sum(-1, keepdim=True)) / reference.double().gather(-1, key)
-    expected = (pattern.double().gather(-1, key) * ratio)[..., 0]
+    top, expected_top = pattern.double().gather(-1, key)[..., 0], reference.double().gather(-1, key)[..., 0]
+    expected = torch.where(judged, top * (1 - on_keys) / expected_top.clamp_min(1e-30), 1 - on_keys)
     worst = float((sink.double() - expected).abs().max())  # probabilities: absolute
     check.add("layers", "self_attn.sinks", worst if math.isfinite(worst) else math.inf, tolerance)
 
