@@ -21,7 +21,7 @@ h1 { font-size: 1.4rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin: 
 .quiet { color: var(--quiet); } code { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; } td.number { text-align: right; white-space: nowrap; } summary { cursor: pointer; }
+th { font-weight: 600; } td.number { text-align: right; } td.number, td.status { white-space: nowrap; } summary { cursor: pointer; }
 """
 
 
@@ -61,15 +61,17 @@ def page(report: "ModelReport") -> str:
 def _counts(lines: list[Line]) -> str:
     statuses = (HOLDS, FAILS, NOT_CHECKED)
     n = {status: sum(line.status == status for line in lines) for status in statuses}
-    return ", ".join(f"{n[status]:,} {'hold' if status == 'holds' else status}" for status in statuses if n[status])
+    words = {HOLDS: "hold", FAILS: "fail", NOT_CHECKED: NOT_CHECKED}
+    return ", ".join(f"{n[status]:,} {words[status] if n[status] > 1 else status}" for status in statuses if n[status])
 
 
 def _section(name: str, about: str, lines: list[Line], *, is_open: bool) -> str:
     rows = "".join(map(_row, lines))
     head = "".join(f"<th>{name}</th>" for name in ("layer", "tensor", "status", "worst", "tolerance", "seconds", ""))
+    n_lines = "1 line" if len(lines) == 1 else f"{len(lines)} lines"
     opened = " open" if is_open or len(lines) <= 30 else ""
     return (
-        f'<h2>{html(name)}</h2>\n<p class="quiet">{html(about)}</p>\n<details{opened}><summary>{len(lines)} lines'
+        f'<h2>{html(name)}</h2>\n<p class="quiet">{html(about)}</p>\n<details{opened}><summary>{n_lines}'
         f"</summary>\n<table><tr>{head}</tr>{rows}</table></details>\n"
     )
 
@@ -79,7 +81,7 @@ def _row(line: Line) -> str:
     kind = line.status.replace(" ", "-")
     cells = (
         f"<td>{'' if line.layer is None else html(str(line.layer))}</td><td><code>{html(line.tensor)}</code></td>"
-        f'<td class="{html(kind)}">{html(line.status)}</td>'
+        f'<td class="status {html(kind)}">{html(line.status)}</td>'
     )
     cells += "".join(f'<td class="number">{text}</td>' for text in (*numbers, f"{line.seconds:.2f}"))
     return f"<tr>{cells}<td>{html(line.note)}</td></tr>"
