@@ -21,7 +21,8 @@ h1 { font-size: 1.4rem; margin-bottom: .2rem; } h2 { font-size: 1.1rem; margin: 
 .quiet { color: var(--quiet); } code { overflow-wrap: anywhere; }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .25rem .6rem .25rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
-th { font-weight: 600; } td.number { text-align: right; } td.number, td.status { white-space: nowrap; } summary { cursor: pointer; }
+th { font-weight: 600; } td.number { text-align: right; }
+td.number, td.status { white-space: nowrap; } summary { cursor: pointer; }
 """
 
 
