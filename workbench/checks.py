@@ -30,7 +30,6 @@ _NEEDED = {
     "Model": "a wb.Model (such as wb.Model('pocket'))",
     "Figure": "a Figure (as from the functions of wb.figures)",
     "DataArray": "a labeled array (as from trace.array('entropy') or wb.attention.step_attention)",
-    "Dataset": "a Dataset (as from wb.residual.resid_basis)",
     "TunedLens": "a TunedLens (as from wb.lens.train_tuned_lens)",
     "SAE": "an SAE (as from wb.sae.load_sae)",
 }
@@ -324,8 +323,9 @@ def check_axes(what: str, array: Any, axes: Sequence[str]) -> None:
         )
 
 
-def check_type(function: str, value: Any, kind: type) -> None:
-    """ArgumentTypeError unless `value` is of that kind; `function` is the function that needs it.
+def check_type(function: str, value: Any, kind: type, source: str = "") -> None:
+    """ArgumentTypeError unless `value` is of that kind; `function` is the function that needs it, `source` one that
+    gives such a value.
 
     >>> check_type("sink_mass", "pocket", int)
     Traceback (most recent call last):
@@ -334,7 +334,8 @@ def check_type(function: str, value: Any, kind: type) -> None:
     if isinstance(value, kind):
         return
     got = f"the text {shown(value)}" if isinstance(value, str) else _with_article(type(value).__name__)
-    needed = _NEEDED.get(kind.__name__, _with_article(kind.__name__))
+    made = f" (as from {source})" if source else ""
+    needed = _NEEDED.get(kind.__name__, _with_article(kind.__name__)) + made
     raise ArgumentTypeError(f"{function} needs {needed}, got {got}.")
 
 

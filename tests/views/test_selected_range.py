@@ -144,6 +144,7 @@ def test_c_copies_the_values_under_the_pointer_and_f_shows_the_view_in_full_scre
         else "document.execCommand = () => { window.copied = document.activeElement.value; return true; }"
     )
     tab.token(30).click()
+    tab.settled()
     tab.page.keyboard.press("c")
     tab.settled()
     copied = tab.page.evaluate("window.copied")

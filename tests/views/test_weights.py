@@ -1,5 +1,6 @@
 """The weights view: results of `wb.circuits` beside the run; results of another model are refused."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -72,6 +73,10 @@ def test_datasets_that_do_not_fit_are_refused():
         wb.views.weights(trace, routers=[router(7)])
     with pytest.raises(ValueError, match="experts must have the variables raised_text"):
         wb.views.weights(trace, experts=[router(0)])
+    with pytest.raises(
+        TypeError, match=re.escape("sinks needs a Dataset (as from wb.circuits.sink_logits(model)), got a")
+    ):
+        wb.views.weights(trace, trace)
 
 
 def test_a_snapshot_shows_sinks_and_tokens():

@@ -235,7 +235,7 @@ def _checked_site(site: Any) -> str:
 
 def _check_basis(function: str, basis: Any) -> None:
     """Raises ArgumentTypeError for anything but a Dataset, ArgumentError for one that is not from `resid_basis`."""
-    check_type(function, basis, xr.Dataset)
+    check_type(function, basis, xr.Dataset, "wb.residual.resid_basis")
     missing = [name for name in ("mean", "direction") if name not in basis]
     missing += [name for name in ("problems", "n_problems", "site") if name not in basis.attrs]
     if missing:

@@ -52,7 +52,7 @@ def dose(
     >>> figure.note
     'Band: range of 2 random directions. Slope 0.25 per scale, p = 0.01.'
     """
-    check_type("figures.dose", effect, xr.Dataset)
+    check_type("figures.dose", effect, xr.Dataset, "wb.steering.steering_effect")
     if any(name not in effect or {*map(str, effect[name].dims)} != dims for name, dims in NEEDED.items()):
         raise ArgumentError(
             "figures.dose needs the result of wb.steering.steering_effect, with steered (scale), random (control "

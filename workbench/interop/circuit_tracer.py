@@ -102,7 +102,7 @@ def step_edges(graph: xr.Dataset, trace: Trace, segments: Sequence[Step] | None 
 
     Raises ArgumentError if the graph belongs to another text: its tokens must be the first tokens of the trace.
     """
-    check_type("step_edges", graph, xr.Dataset)
+    check_type("step_edges", graph, xr.Dataset, "read_graph")
     check_type("step_edges", trace, Trace)
     missing = [name for name in ("token", "pos", "source", "target", "weight") if name not in graph.variables]
     if missing:

@@ -105,7 +105,7 @@ def from_xarray(data: xr.Dataset) -> Trace:
     Raises TraceCorrupt if a number differs from the recorded one or an array was cut, ArgumentError for a Dataset that
     does not hold a trace.
     """
-    check_type("from_xarray", data, xr.Dataset)
+    check_type("from_xarray", data, xr.Dataset, "to_xarray")
     if "manifest" not in data or data["manifest"].dtype != np.uint8:
         raise ArgumentError("this Dataset holds no trace: the variable `manifest`, which to_xarray writes, is missing.")
     manifest = decode_manifest(data["manifest"].values.tobytes())

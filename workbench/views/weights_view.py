@@ -20,6 +20,12 @@ from workbench.views.view import View
 MAX_TOKENS = 10  # shown per expert or neuron
 NEURONS = 64  # shown per expert: those with the largest output norm
 
+SOURCES = {
+    "sinks": "wb.circuits.sink_logits(model)",
+    "routers": "wb.circuits.router_tokens(model, 0)",
+    "experts": "wb.circuits.expert_logit_effects(model, 0, 0)",
+}
+
 
 class Weights(View):
     """The view that `weights` makes."""
@@ -131,10 +137,8 @@ def weights(
         for name, given in (("routers", routers), ("experts", experts))
     )
     if sinks is None and not router_list and not expert_list:
-        raise ArgumentError(
-            "nothing to show: pass sinks=wb.circuits.sink_logits(model), "
-            "routers=wb.circuits.router_tokens(model, 0) or experts=wb.circuits.expert_logit_effects(model, 0, 0)"
-        )
+        first, second, third = (f"{name}={source}" for name, source in SOURCES.items())
+        raise ArgumentError(f"nothing to show: pass {first}, {second} or {third}")
     config, sink_arrays = trace.config, None
     passed = {"sinks": sinks is not None, "routers": router_list, "experts": expert_list}
     args = "".join(f", {name}={name}" for name, value in passed.items() if value)
@@ -155,7 +159,7 @@ def weights(
 
 
 def _check_sizes(dataset: xr.Dataset, name: str, variables: Sequence[str], sizes: dict[str, int]) -> None:
-    check_type(name, dataset, xr.Dataset)
+    check_type(f"views.weights: {name}", dataset, xr.Dataset, SOURCES[name])
     got = {axis: dataset.sizes.get(axis) for axis in sizes}
     if got != sizes or not set(variables) <= set(dataset.data_vars):
         raise ArgumentError(
