@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -76,7 +77,7 @@ def test_datasets_that_do_not_fit_are_refused():
     with pytest.raises(
         TypeError, match=re.escape("sinks needs a Dataset (as from wb.circuits.sink_logits(model)), got a")
     ):
-        wb.views.weights(trace, trace)
+        wb.views.weights(trace, cast(Any, trace))
 
 
 def test_a_snapshot_shows_sinks_and_tokens():
@@ -116,6 +117,26 @@ def test_a_click_on_a_sink_selects_its_layer_and_head(browser, tmp_path: Path):
     )
     assert tab.console == []
     tab.page.close()
+
+
+@needed
+def test_a_row_of_a_table_has_a_tooltip_with_all_its_texts(browser, tmp_path: Path):
+    trace = whole()
+    view = wb.views.weights(trace, routers=[router(0)], experts=[expert(0, 3)], selected=30)
+    tab = Tab(browser, view.to_html(tmp_path / "page.html"))
+    pinned = tab.readout()
+    tables = tab.page.locator(".wb-plot")
+    for table, row, name, last in (
+        (0, 2, "expert 2", "r0e2k2"),
+        (1, 1, f"neuron {TOTAL - 1}", f"lowered{TOTAL - 1}k2"),
+    ):
+        tables.nth(table).hover(position={"x": 300, "y": 40 + 18 * row + 9})
+        lines = tab.readout().split("\n")
+        assert lines[0] == name and lines[-1].endswith(f"“{last}”")
+        assert tab.page.locator(".wb-tip").inner_text().split("\n") == lines
+    tab.page.mouse.move(5, 5)
+    assert tab.readout() == pinned
+    tab.close()
 
 
 @needed

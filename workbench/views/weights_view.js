@@ -110,74 +110,91 @@ register("weights", (ctx) => {
    * [[share, text]], texts: [text] }], marked }.
    */
   const table = (label, content, on, pick = (_row) => {}) => {
-    const top = 40,
-      plot = view.plot({
-        label,
-        on: ["layer", ...on],
-        size: () => top + content().rows.length * ROW_TALL + 6,
-        draw(pen, width, y0) {
-          const c = theme.of,
-            { title, headings, rows } = content(),
-            x0 = Math.max(76, gutter(width) - 40),
-            bars = width < 700 ? 0 : (rows[0]?.bars.length ?? 0),
-            x1 = x0 + bars * BAR_WIDE,
-            parts = rows[0]?.texts.length ?? 1,
-            wide = (width - x1) / parts;
-          pen.text(0, y0 + 13, title, { fill: c.ink, bold: true, size: 12, width });
-          headings.slice(0, bars).forEach((text, k) =>
-            pen.text(x0 + k * BAR_WIDE, y0 + 33, text, {
+    const top = 40;
+    let hovered = -1;
+    const plot = view.plot({
+      label,
+      on: ["layer", ...on],
+      size: () => top + content().rows.length * ROW_TALL + 6,
+      draw(pen, width, y0) {
+        const c = theme.of,
+          { title, headings, rows } = content(),
+          x0 = Math.max(76, gutter(width) - 40),
+          bars = width < 700 ? 0 : (rows[0]?.bars.length ?? 0),
+          x1 = x0 + bars * BAR_WIDE,
+          parts = rows[0]?.texts.length ?? 1,
+          wide = (width - x1) / parts;
+        pen.text(0, y0 + 13, title, { fill: c.ink, bold: true, size: 12, width });
+        headings.slice(0, bars).forEach((text, k) =>
+          pen.text(x0 + k * BAR_WIDE, y0 + 33, text, {
+            fill: c.soft,
+            size: 10.5,
+            width: BAR_WIDE - 6,
+          }),
+        );
+        headings.slice(-parts).forEach(
+          (text, k) =>
+            rows.length &&
+            pen.text(x1 + k * wide, y0 + 33, text, {
               fill: c.soft,
               size: 10.5,
-              width: BAR_WIDE - 6,
+              width: wide - 6,
             }),
-          );
-          headings.slice(-parts).forEach(
-            (text, k) =>
-              rows.length &&
-              pen.text(x1 + k * wide, y0 + 33, text, {
-                fill: c.soft,
-                size: 10.5,
-                width: wide - 6,
-              }),
-          );
-          rows.forEach(({ name, bars: values, texts }, r) => {
-            const y = y0 + top + r * ROW_TALL;
-            if (r % 2) pen.rect(0, y, width, ROW_TALL, c.faint, 0.7);
-            pen.text(x0 - 8, y + 13, name, { fill: c.ink, size: 11, align: "end", width: x0 - 10 });
-            values.slice(0, bars).forEach(([share, text], k) => {
-              pen.rect(
-                x0 + k * BAR_WIDE,
-                y + 3,
-                Math.max(0, Math.min(1, share)) * (BAR_WIDE - 44),
-                ROW_TALL - 6,
-                k ? c.k1 : c.k0,
-                0.6,
-              );
-              pen.text(x0 + (k + 1) * BAR_WIDE - 8, y + 13, text, {
-                fill: c.soft,
-                size: 10.5,
-                align: "end",
-              });
-            });
-            texts.forEach((text, k) =>
-              pen.text(x1 + k * wide, y + 13, text, { fill: c.ink, size: 11.5, width: wide - 8 }),
+        );
+        rows.forEach(({ name, bars: values, texts }, r) => {
+          const y = y0 + top + r * ROW_TALL;
+          if (r % 2) pen.rect(0, y, width, ROW_TALL, c.faint, 0.7);
+          pen.text(x0 - 8, y + 13, name, { fill: c.ink, size: 11, align: "end", width: x0 - 10 });
+          values.slice(0, bars).forEach(([share, text], k) => {
+            pen.rect(
+              x0 + k * BAR_WIDE,
+              y + 3,
+              Math.max(0, Math.min(1, share)) * (BAR_WIDE - 44),
+              ROW_TALL - 6,
+              k ? c.k1 : c.k0,
+              0.6,
             );
+            pen.text(x0 + (k + 1) * BAR_WIDE - 8, y + 13, text, {
+              fill: c.soft,
+              size: 10.5,
+              align: "end",
+            });
           });
-        },
-        mark(_, width) {
-          const row = (r, pin) => ({ x: 0, y: top + r * ROW_TALL, w: width, h: ROW_TALL, pin }),
-            count = content().rows.length,
-            marked = content().marked ?? ((_) => []);
-          return [
-            ...marked(state.pin).map((r) => row(r, true)),
-            ...marked(state.hover).map((r) => row(r, false)),
-          ].filter(({ y }) => y < top + count * ROW_TALL);
-        },
-      });
+          texts.forEach((text, k) =>
+            pen.text(x1 + k * wide, y + 13, text, { fill: c.ink, size: 11.5, width: wide - 8 }),
+          );
+        });
+      },
+      hit(_x, y) {
+        hovered = Math.floor((y - top) / ROW_TALL);
+        return { hover: -1, cell: label + hovered };
+      },
+      mark(_, width) {
+        const row = (r, pin) => ({ x: 0, y: top + r * ROW_TALL, w: width, h: ROW_TALL, pin }),
+          count = content().rows.length,
+          marked = content().marked ?? ((_) => []);
+        return [
+          ...marked(state.pin).map((r) => row(r, true)),
+          ...marked(state.hover).map((r) => row(r, false)),
+        ].filter(({ y }) => y < top + count * ROW_TALL);
+      },
+    });
     view.on(plot.box, "click", (event) => {
       const r = Math.floor((event.clientY - plot.box.getBoundingClientRect().top - top) / ROW_TALL);
       if (r >= 0 && r < content().rows.length) pick(r);
     });
+    view.on(plot.box, "pointerleave", () => {
+      hovered = -1;
+      bus.set({ cell: "" });
+    });
+    bus.on(() => {
+      const { headings, rows } = content(),
+        row = rows[hovered];
+      if (!row) return;
+      const values = [...row.bars.map(([, text]) => text), ...row.texts],
+        said = headings.map((heading, k) => values[k] && `${heading}: ${values[k]}`);
+      view.describe([row.name, ...said.filter(Boolean)].join("\n")); // more texts than fit into the row
+    }, ctx.signal);
   };
   const quoted = (texts) => texts.map((text) => `“${text}”`).join("  ");
   if (routers.length)
