@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
 
 import workbench as wb
 from workbench.errors import (
+    FileError,
     MissingDependency,
     PromptError,
     TraceCorrupt,
@@ -29,7 +30,7 @@ from workbench.errors import (
     TraceUnsafe,
     WorkbenchError,
 )
-from workbench.files import make_folder
+from workbench.files import kind_of, make_folder
 from workbench.paths import absolute, expanded
 from workbench.shipped_notebooks import copy_notebooks
 from workbench.signals import shielded
@@ -470,7 +471,11 @@ def verify_model(args: argparse.Namespace) -> int:
             print(line, flush=True)  # a layer that holds is one line
 
     if args.output:
-        make_folder(expanded(args.output).parent)  # before minutes of work
+        target = expanded(args.output)  # refused before minutes of work
+        make_folder(target.parent)
+        if os.path.lexists(target) and not (target.is_file() and not target.is_symlink()):
+            what = kind_of(target.lstat().st_mode)
+            raise FileError(f"{visible(str(target))} is {what}, not a file: give another path with -o")
     parts = {"parts": args.parts.replace(",", " ").split()} if args.parts else {}
     on_line = (lambda line: None) if args.json else show_line
     report = wb.verify_model(args.model, restart=args.restart, on_line=on_line, **parts)

@@ -10,6 +10,7 @@ import workbench as wb
 import workbench.figures as f
 from tests.views import made
 from workbench.errors import ArgumentError, ArgumentTypeError, FigureError, HookNameError
+from workbench.figures.marks import Rule
 from workbench.traces.steps import steps
 from workbench.views.outline import color_of
 
@@ -117,3 +118,23 @@ def test_a_step_matrix_takes_the_trace_as_the_view_does():
     assert by_trace == by_texts and len(by_trace.ticks or ()) == len(found)
     with pytest.raises(FigureError, match="one text for each step"):
         f.step_matrix(effect[:2, :2], trace)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda data: data.assign_coords(scale=["a", "b", "c"][: data.sizes["scale"]]),
+        lambda data: data.assign(random=data["random"].astype(str)),
+        lambda data: data.assign(steered=data["steered"].assign_attrs(slope="steep")),
+        lambda data: data.assign(steered=data["steered"].assign_attrs(p=[1])),
+    ],
+)
+def test_a_dose_response_curve_has_numbers(change):
+    with pytest.raises(ArgumentTypeError, match="number"):
+        wb.figures.dose(change(effect()))
+
+
+def test_a_dose_response_curve_without_a_value_of_the_plain_model_has_no_line_for_it():
+    data = effect()
+    data["steered"].attrs["plain"] = float("nan")
+    assert not any(isinstance(mark, Rule) for mark in wb.figures.dose(data).panels[0].marks)

@@ -15,7 +15,7 @@ import workbench as wb
 from tests.checkpoints import Random
 from workbench.cli import main
 from workbench.conversation.o200k import cache_folder
-from workbench.errors import ArgumentError
+from workbench.errors import ArgumentError, BudgetError
 from workbench.model.model import Model
 from workbench.model_check import ModelReport, ends, run, whole_model
 from workbench.model_check.layers import difference
@@ -46,8 +46,7 @@ def interrupt(folder) -> None:
         check(folder, on_line=stop)
 
 
-@pytest.mark.parametrize("text", BROKEN)
-@pytest.mark.parametrize("restart", [False, True])
+@pytest.mark.parametrize(("text", "restart"), [*((text, False) for text in BROKEN), ("{", True)])
 def test_damaged_notes_of_an_earlier_check_count_as_none(folder, text, restart):
     interrupt(folder)
     (notes,) = (cache_folder() / "model-checks").iterdir()
@@ -293,3 +292,22 @@ def test_nan_is_equal_to_nan_in_weights_and_never_in_logits():
 def test_where_is_a_text_or_a_path(where):
     with pytest.raises(ArgumentError, match="where must be"):
         wb.verify_model(where)
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("DefaultCPUAllocator: can't allocate memory")])
+def test_a_machine_without_memory_is_not_the_models_fault(folder, monkeypatch, error):
+    def fails(*args):
+        raise error
+
+    monkeypatch.setattr(run, "check_layer", fails)
+    with pytest.raises(BudgetError, match="the memory ran out"):
+        check(folder, parts=["layers"])
+
+
+@pytest.mark.parametrize("kind", ["folder", "link", "device"])
+def test_a_page_that_cannot_be_written_is_refused_before_the_check(tmp_path, monkeypatch, capsys, kind):
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "other")
+    monkeypatch.setattr(wb, "verify_model", lambda *args, **settings: pytest.fail("the check began"))
+    assert main(["verify-model", "pocket", "-o", "/dev/full" if kind == "device" else str(tmp_path / kind)]) == 1
+    assert "not a file" in capsys.readouterr().err

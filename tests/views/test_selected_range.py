@@ -188,3 +188,12 @@ def test_the_saved_picture_has_a_margin_and_the_marks_and_window_of_the_screen(b
     tab.page.locator(".wb").press("Escape")
     assert veil not in saved(tab)
     tab.close()
+
+
+def test_an_observer_that_fails_does_not_keep_the_others_from_being_called():
+    view, seen = wb.views.tokens(made.run()), []
+    view.observe(lambda view: 1 // 0)
+    view.observe(lambda view: seen.append(view.selected_range))
+    with pytest.raises(ZeroDivisionError):
+        view.selected_range = slice(2, 5)
+    assert seen == [slice(2, 5)]

@@ -379,3 +379,11 @@ def test_the_generated_tokens_set_the_scale_of_a_lane_unless_another_choice_is_m
     assert wb.views.score_sheet(only_prompt, [own]).snapshot()[-1].scale == "−26 to 0"
     with pytest.raises(ValueError, match="scale must be 'generated', 'shown' or 'run', got 'prompt'"):
         wb.views.score_sheet(trace, scale="prompt")
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), -3e38])
+def test_levels_of_numbers_that_are_not_finite_are_computed_without_a_warning(value):
+    from workbench.views.heads_view import _levels
+
+    with np.errstate(all="raise"):
+        assert _levels(np.array([[0.0, value, 1.0]]))[0, [0, 2]].tolist() == [0, 255]

@@ -3,13 +3,13 @@
 import numpy as np
 import xarray as xr
 
-from workbench.checks import check_text, check_type
+from workbench.checks import check_numbers, check_real, check_text, check_type
 from workbench.errors import ArgumentError
 from workbench.figures.arrays import labeled_panel
 from workbench.figures.marks import NO_SERIES, Line, Mark, Rule
 from workbench.figures.spec import WIDTHS, Axis, Figure
 
-NEEDED = {"steered": {"scale"}, "random": {"control", "scale"}, "unrelated": {"contrast", "scale"}}
+NEEDED = {"steered": ("scale",), "random": ("control", "scale"), "unrelated": ("contrast", "scale")}
 
 
 def dose(
@@ -35,7 +35,8 @@ def dose(
         width, height: in mm
 
     Raises:
-        ArgumentError: the Dataset is not the result of `wb.steering.steering_effect`
+        ArgumentError: the Dataset is not the result of `wb.steering.steering_effect`; ArgumentTypeError if its
+            values are not numbers
 
     >>> scale = {"scale": [-1.0, 0.0, 1.0]}
     >>> effect = xr.Dataset(
@@ -53,32 +54,38 @@ def dose(
     'Band: range of 2 random directions. Slope 0.25 per scale, p = 0.01.'
     """
     check_type("figures.dose", effect, xr.Dataset, "wb.steering.steering_effect")
-    if any(name not in effect or {*map(str, effect[name].dims)} != dims for name, dims in NEEDED.items()):
+    if any(name not in effect or {*effect[name].dims} != {*dims} for name, dims in NEEDED.items()):
         raise ArgumentError(
             "figures.dose needs the result of wb.steering.steering_effect, with steered (scale), random (control "
             f"scale) and unrelated (contrast scale); got {', '.join(map(str, effect)) or 'no variable'}."
         )
-    x = np.asarray(effect["scale"].values, float)
+    x = check_numbers("the scale", effect["scale"].values)
     order = np.argsort(x, kind="stable")
-    steered = effect["steered"]
-    random = effect["random"].transpose("control", "scale").values[:, order]
+    steered, random, unrelated = (
+        check_numbers(name, effect[name].transpose(*dims).values)[..., order] for name, dims in NEEDED.items()
+    )
+    found = {
+        name: check_real(f"attrs[{name!r}] of steered", effect["steered"].attrs[name])
+        for name in ("plain", "slope", "p")
+        if name in effect["steered"].attrs
+    }
     marks: list[Mark] = []
-    if "plain" in steered.attrs:
-        marks.append(Rule(at=steered.attrs["plain"], text="without steering"))
+    if np.isfinite(found.get("plain", np.nan)):
+        marks.append(Rule(at=found["plain"], text="without steering"))
     if len(random):
         low, high = random.min(0), random.max(0)
         marks.append(
             Line(x=x[order], y=np.median(random, 0), low=low, high=high, name="random directions", color=NO_SERIES)
         )
-    for number, unrelated in enumerate(effect["unrelated"].transpose("contrast", "scale").values[:, order]):
+    for number, each in enumerate(unrelated):
         name = "unrelated vector" if number == 0 else ""
-        marks.append(Line(x=x[order], y=unrelated, name=name, color=1, dashed=True))
-    marks.append(Line(x=x[order], y=steered.values[order], name="steered", color=0))
+        marks.append(Line(x=x[order], y=each, name=name, color=1, dashed=True))
+    marks.append(Line(x=x[order], y=steered, name="steered", color=0))
     band = f"Band: range of {len(random)} random directions." if len(random) else ""
     slope = "".join(
         [
-            f" Slope {steered.attrs['slope']:.3g} per scale" if "slope" in steered.attrs else "",
-            f", p = {steered.attrs['p']:.2g}." if {"slope", "p"} <= {*steered.attrs} else "",
+            f" Slope {found['slope']:.3g} per scale" if "slope" in found else "",
+            f", p = {found['p']:.2g}." if {"slope", "p"} <= {*found} else "",
         ]
     )
     panel = labeled_panel(marks, Axis(), Axis(), xlabel, ylabel)

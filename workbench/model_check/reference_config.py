@@ -12,8 +12,9 @@ ARCHITECTURE = (  # the keys of a config.json that a layer depends on; others ma
     *("num_hidden_layers", "num_local_experts", "num_experts_per_tok", "vocab_size", "hidden_size", "head_dim"),
     *("intermediate_size", "num_attention_heads", "num_key_value_heads", "sliding_window", "layer_types"),
     *("max_position_embeddings", "rms_norm_eps", "swiglu_limit", "swiglu_alpha", "attention_bias"),
-    *("rope_theta", "rope_scaling", "rope_parameters"),
+    *("rope_theta", "rope_scaling", "rope_parameters", "partial_rotary_factor"),
 )
+FLOATS = ("rms_norm_eps", "swiglu_limit", "swiglu_alpha")  # transformers refuses 7 for 7.0
 KINDS = ("sliding_attention", "full_attention")
 
 
@@ -31,6 +32,7 @@ def _hugging_face(folder: Path) -> dict[str, Any]:
     values = json.loads((folder / "config.json").read_text("utf-8"))
     aliases = {"num_local_experts": "num_experts", "num_experts_per_tok": "experts_per_token"}
     values = {new: values.get(old) for new, old in aliases.items()} | {k: v for k, v in values.items() if v is not None}
+    values |= {key: float(values[key]) for key in FLOATS if type(values.get(key)) is int}
     return {key: values[key] for key in ARCHITECTURE if values.get(key) is not None}
 
 

@@ -19,6 +19,7 @@ from workbench.model.checkpoints.bundled import embedded_folder
 from workbench.model.checkpoints.formats import FORMATS, POCKET
 from workbench.model.checkpoints.hub import snapshot_folder
 from workbench.model.kernels import native
+from workbench.model.memory import allocation_errors
 from workbench.model.model import Model
 from workbench.model.threads import SMALL, one_thread
 from workbench.model.verified import remember, states_of
@@ -74,6 +75,7 @@ def verify_model(
 
     Raises:
         ModelNotFound, CheckpointError: there is no model that workbench can load.
+        BudgetError: the memory ran out.
         MissingDependency: "weights" and "layers" need the extra "interop" (transformers; for a .gguf also gguf).
 
     >>> report = wb.verify_model("pocket", parts=["weights", "layers"])
@@ -161,8 +163,10 @@ class _Check:
         """
         if unit.name not in self.progress.done:
             try:
-                self.progress.add(unit.name, unit.run())
-            except (MissingDependency, BudgetError, MemoryError):
+                with allocation_errors():
+                    lines = unit.run()
+                self.progress.add(unit.name, lines)
+            except (MissingDependency, BudgetError):
                 raise  # not the model's fault
             except Exception as error:
                 note = f"cannot be checked: {type(error).__name__}: {brief(str(error), 300)}"

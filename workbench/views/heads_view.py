@@ -201,7 +201,7 @@ def _name(layer: int, head: Head) -> str:
 
 def _levels(pattern: np.ndarray) -> np.ndarray:
     """The square root of the attention as levels 0 to 255."""
-    return np.sqrt(np.clip(pattern, 0, 1) * 65025.0).round().astype("u1")
+    return np.sqrt(np.clip(np.nan_to_num(pattern), 0, 1) * 65025.0).round().astype("u1")
 
 
 def _sinks(trace: Trace, layer: int, head: int) -> np.ndarray:

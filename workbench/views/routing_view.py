@@ -36,7 +36,7 @@ class Routing(View):
         header |= {"layer": self.layer, "experts": experts, "routed": list(routed)}
         arrays |= {
             "chosen": chosen.astype("u1" if experts <= 256 else "u2"),
-            "weights": (np.clip(weights, 0, 1) * 65535).round().astype("u2"),
+            "weights": (np.clip(np.nan_to_num(weights), 0, 1) * 65535).round().astype("u2"),
         }
         return header, arrays
 

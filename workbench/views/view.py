@@ -124,8 +124,14 @@ class View:
         if places == self._observed:  # a widget also reports values that it has refused
             return
         self._observed = places
+        failure: Exception | None = None
         for function in self._observers:
-            function(self)
+            try:
+                function(self)
+            except Exception as error:  # the others are called too
+                failure = failure or error
+        if failure is not None:
+            raise failure
 
     # The data of a view: subclasses override these.
 
