@@ -104,6 +104,7 @@ def test_a_missing_truncate_is_refused_with_both_choices(rope_key):
         ({"model_type": "llama"}, "'llama'"),
         ({"model_type": "absent"}, "None"),
         ({"tie_word_embeddings": True}, "tie_word_embeddings must be False, as in gpt-oss, got True"),
+        ({"partial_rotary_factor": 0.5}, "partial_rotary_factor must be 1, as in gpt-oss, got 0.5"),
         ({"attention_bias": False}, "attention_bias must be True, as in gpt-oss, got False"),
         ({"hidden_act": "gelu"}, "'gelu'"),
         ({"hidden_size": "absent"}, "no hidden_size"),

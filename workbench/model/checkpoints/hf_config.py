@@ -52,7 +52,8 @@ def parse_hf_config(raw: Mapping[str, Any], where: str) -> Config:
         raise CheckpointError(
             f"{where}: model_type is {brief(repr(raw.get('model_type')))}; workbench reads 'gpt_oss'."
         )
-    for key, expected in (("tie_word_embeddings", False), ("attention_bias", True), ("hidden_act", "silu")):
+    constants = {"tie_word_embeddings": False, "attention_bias": True, "hidden_act": "silu", "partial_rotary_factor": 1}
+    for key, expected in constants.items():
         if raw.get(key) not in (None, expected):
             raise CheckpointError(f"{where}: {key} must be {expected!r}, as in gpt-oss, got {brief(repr(raw[key]))}.")
     n_layers = layer_count(raw, where, "num_hidden_layers")
