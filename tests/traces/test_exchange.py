@@ -1,14 +1,16 @@
 """`trace.save(path, overwrite=True)`: one of the two is whole at every moment; nothing else is ever removed."""
 
 import os
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.traces import made
 from workbench.errors import TraceError, TraceExists
-from workbench.traces import Trace, load, verify
+from workbench.traces import Trace, exchange, load, verify
 
 
 def everything_under(folder: Path) -> dict[str, bytes | None]:
@@ -109,7 +111,7 @@ def test_a_disk_that_fails_leaves_the_old_trace(fails_at: int, tmp_path: Path, m
 
 def test_a_process_that_is_killed_at_any_moment_leaves_one_of_the_two_whole(tmp_path: Path) -> None:
     old, new = made.trace(seed=1), made.trace()
-    found, moment = set(), 0
+    found, aside_left, moment = set(), 0, 0
     for moment in range(1000):
         folder = tmp_path / str(moment)
         path = old.save(folder / "a")
@@ -123,6 +125,8 @@ def test_a_process_that_is_killed_at_any_moment_leaves_one_of_the_two_whole(tmp_
             assert whole(aside) == old.id
         Trace(made.manifest(3), {}).save(folder / "b")  # the next writer removes what is unfinished
         assert not [p for p in folder.iterdir() if ".writing-" in p.name]
+        aside_left += any(".replaced-" in p.name for p in folder.iterdir())
+    assert aside_left == 2, "only between the renames: of the old, of the new, and of the old to what is removed"
     assert moment > 5 and found == {old.id, new.id}
 
 
@@ -187,3 +191,20 @@ def test_threads_that_replace_one_trace_all_succeed(tmp_path: Path) -> None:
     with ThreadPoolExecutor(3) as pool:
         list(pool.map(lambda i: traces[i % 3].save(path, overwrite=True), range(30)))
     assert whole(path) in {trace.id for trace in traces} and os.listdir(tmp_path) == ["a"]
+
+
+def test_a_new_trace_that_another_writer_removes_is_written_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, write, calls = made.trace(seed=1).save(tmp_path / "a"), exchange.write, []
+
+    def removed(target: Path, *args: Any) -> Path:
+        written = write(target, *args)
+        calls.append(target)
+        if len(calls) in (2, 3):  # 1 finds the old trace there
+            shutil.rmtree(written)
+        return written
+
+    monkeypatch.setattr(exchange, "write", removed)
+    made.trace().save(path, overwrite=True)
+    assert whole(path) == made.trace().id and os.listdir(tmp_path) == ["a"]

@@ -24,6 +24,7 @@ from workbench.traces.reader import MANIFEST, StoredArrays
 from workbench.traces.untrusted_files import show
 from workbench.traces.writer import write
 
+ATTEMPTS = 20  # to write a trace that other writers of the same path take for unfinished
 _FILE_OF_A_TRACE = re.compile(rf"{re.escape(MANIFEST)}|part-[0-9]{{5,}}\.safetensors")
 
 
@@ -42,16 +43,29 @@ def replace(path: os.PathLike[str] | str, manifest: Manifest, arrays: Mapping[st
     except TraceExists:
         require_replaceable(target)
     with shielded():
-        new = scratch(target)  # a name that the next writer in this folder removes if this process is killed
-        write(new, manifest, arrays)
+        for _ in range(ATTEMPTS):
+            new = scratch(target)  # a name that the next writer in this folder removes if this process is killed
+            write(new, manifest, arrays)
+            if _locked_exchange(new, target):
+                return target
+    raise TraceError(f"the trace at {show(target)} was not replaced: other processes write there. It is still there.")
+
+
+def _locked_exchange(new: Path, target: Path) -> bool:
+    """`_exchange`, while no other writer may remove `new`; False if one did so before it was locked."""
+    try:
         lock = os.open(new, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            with suppress(OSError):  # some network file systems have no locks
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            _exchange(new, target)
-        finally:
-            os.close(lock)
-    return target
+    except FileNotFoundError:
+        return False
+    try:
+        with suppress(OSError):  # some network file systems have no locks
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not (new / MANIFEST).exists():
+            return False
+        _exchange(new, target)
+    finally:
+        os.close(lock)
+    return True
 
 
 def require_replaceable(path: os.PathLike[str] | str) -> None:
@@ -101,7 +115,15 @@ def _exchange(new: Path, target: Path) -> None:
             f"the trace at {show(target)} could not be replaced: {error.strerror or error}. {kept}"
         ) from error
     for old in aside:
-        _remove(old)
+        _discard(old, target)
+
+
+def _discard(old: Path, target: Path) -> None:
+    """Removes a trace that was replaced; a file of somebody else in its folder stays."""
+    with suppress(OSError):
+        if all(map(_FILE_OF_A_TRACE.fullmatch, os.listdir(old))):
+            old = old.rename(scratch(target))  # if this process is killed now, the next writer removes it
+    _remove(old)
 
 
 def _moved(new: Path, target: Path) -> bool:
