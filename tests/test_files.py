@@ -272,7 +272,6 @@ def test_every_file_of_a_folder_is_on_the_disk_before_the_folder_has_its_name(tm
 # the folder of a trace, which is locked while it grows.
 ELSEWHERE = {
     "model/kernels/build.py": {"Path.replace"},
-    "model_check/saved_progress.py": {"os.fsync"},  # appends to a file
     "traces/exchange.py": {"Path.rename"},
     "traces/untrusted_files.py": {"Path.rename"},
 }
