@@ -5,6 +5,8 @@ This takes minutes, so it runs only with WORKBENCH_LONG=1. Inspect the screensho
 
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -83,7 +85,9 @@ def test_an_opened_notebook_shows_its_snapshots(name: str, server: Lab, page):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_notebook_that_was_run_shows_live_views(name: str, server: Lab, page, tmp_path: Path):
+def test_a_notebook_that_was_run_saved_reopened_and_converted_has_no_dead_view(
+    name: str, server: Lab, browser, page, tmp_path: Path
+):
     server.open(page, f"notebooks/{name}.ipynb")
     server.run_all(page, timeout=600_000)
     page.wait_for_timeout(1000)
@@ -92,3 +96,26 @@ def test_a_notebook_that_was_run_shows_live_views(name: str, server: Lab, page, 
     assert [cell["id"] for cell in cells if cell["errors"] or cell["missing"]] == []
     assert sum(cell["live"] for cell in cells) == views_of(name) and not any(cell["snapshots"] for cell in cells)
     shot(page, f"notebook-{name}-run")
+
+    server.save(page)
+    page.evaluate("window.jupyterapp.shell.currentWidget.sessionContext.shutdown()")
+    saved = server.root / "notebooks" / f"{name}.ipynb"
+    reopened = browser.new_page(viewport={"width": 1300, "height": 1800})
+    server.open(reopened, f"notebooks/{name}.ipynb")
+    reopened.evaluate(SCROLL)
+    cells = reopened.evaluate(CELLS)
+    assert sum(cell["snapshots"] for cell in cells) == views_of(name) and not any(cell["live"] for cell in cells)
+    assert [cell["id"] for cell in cells if cell["errors"] or cell["missing"]] == []
+    shot(reopened, f"notebook-{name}-reopened")
+    reopened.close()
+
+    convert = [sys.executable, "-m", "nbconvert", "--to", "html", "--output-dir", str(tmp_path), str(saved)]
+    subprocess.run(convert, check=True, capture_output=True)
+    converted = browser.new_page(viewport={"width": 1100, "height": 1800})
+    converted.route("https://**", lambda route: route.abort())  # nbconvert's own: MathJax
+    converted.goto((tmp_path / f"{name}.html").as_uri())
+    text = converted.inner_text("body")
+    assert "Error displaying widget" not in text and "0%|" not in text and "it/s]" not in text
+    assert converted.locator("[data-wb-still]").count() == views_of(name)
+    converted.screenshot(path=OUT / f"notebook-{name}-converted.png", full_page=True)
+    converted.close()
