@@ -1086,6 +1086,7 @@ VALID: dict[str, set[str]] = {
     "reasoning.forking_tokens.top_fraction": {"1e-310"},
     "reasoning.resampling.correct_answer": ANY_TEXT | {"None"},
     "reasoning.resampling.parse_answer": {"None", "a function"},
+    "verify_model.on_line": {"None", "a function"},
     "reasoning.resampling.seed": WHOLE,
     "reasoning.suppression.split_routing": FLAG,
     "sae.SAE.b_enc": {"None"},

@@ -859,6 +859,7 @@ def test_a_wheel_is_pure_python_if_cc_cannot_be_used(attempt, tmp_path):
         ignore=shutil.ignore_patterns("_native*", "__pycache__"),
     )
     (source / "data/pocket").mkdir(parents=True)
+    (source / "data/reference").mkdir()
     (source / "data/pocket/x").write_text("")
     code = (
         "import sys; from hatchling.cli import hatchling\n"

@@ -170,7 +170,7 @@ VIEWS = {
 class Texts(HTMLParser):
     """The texts of a piece of HTML outside of the elements that MathJax skips, and those inside."""
 
-    SKIPPED = ("pre", "code")
+    SKIPPED = ("pre", "code", "style")
 
     def __init__(self):
         super().__init__()
