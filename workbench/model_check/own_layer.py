@@ -62,7 +62,7 @@ def widened(weights: Weights, dtype: torch.dtype) -> Weights:
     return replace(weights, blocks=WideBlocks(weights.blocks, dtype), residency=ReleaseOnly(weights.residency))
 
 
-class _LayerDone(Exception):  # noqa: N818: it ends a pass, and is no error
+class _LayerDone(Exception):  # it ends a pass, and is no error
     pass
 
 
