@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from workbench.errors import CheckpointError, WorkbenchError
+from workbench.model.checkpoints.folder_files import INDEX, files_of, hf_files
 from workbench.model_check.line import FAILS, HOLDS, NOT_CHECKED, Line
 from workbench.model_check.published import published_files
 from workbench.model_check.raw_tensors import gguf_pieces
 from workbench.text import brief, size_text
-from workbench.untrusted import exists, file_names, is_file, is_there, read_bytes, read_json, read_text, regular_file
+from workbench.untrusted import exists, is_file, read_json, read_text, regular_file
 
-INDEX = "model.safetensors.index.json"
 SMALL = ("config.json", "generation_config.json", "chat_template.jinja", "tokenizer.json", "tokenizer_config.json")
 UNKNOWN = "content not checked: no digest of it is known here"
 CHUNK = 8 << 20
@@ -182,10 +182,5 @@ def weight_files(path: Path, layout: str) -> tuple[Path, list[Path]]:
     if layout == "gguf":
         return path.parent, gguf_pieces(path)
     if layout == "original":
-        return path, [path / n for n in file_names(path, CheckpointError) if n.endswith(".safetensors")]
-    if is_there(path / "model.safetensors"):
-        return path, [path / "model.safetensors"]
-    if not exists(path / INDEX):
-        return path, [path / n for n in file_names(path, CheckpointError) if re.fullmatch(r"model.*\.safetensors", n)]
-    names = json.loads(read_bytes(path / INDEX, CheckpointError)).get("weight_map", {})
-    return path, [path / name for name in sorted(set(names.values()))]
+        return path, files_of(path, "", ".safetensors")
+    return path, hf_files(path)

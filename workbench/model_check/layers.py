@@ -25,7 +25,8 @@ if TYPE_CHECKING:
 
 # Relative to the largest value of a row. Sums of thousands of float32 terms in another order differ by up to 2e-5.
 TOLERANCE = {torch.float32: 1e-4, torch.float64: 1e-9}
-TENSORS = {  # field of Block -> transformers' name
+# Field of Block -> transformers' name. Not the loader's own table (hf.BLOCK): a wrong name there must show here.
+TENSORS = {
     "ln1": "input_layernorm.weight",
     "w_q": "self_attn.q_proj.weight",
     "b_q": "self_attn.q_proj.bias",
