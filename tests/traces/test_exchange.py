@@ -193,6 +193,28 @@ def test_threads_that_replace_one_trace_all_succeed(tmp_path: Path) -> None:
     assert whole(path) in {trace.id for trace in traces} and os.listdir(tmp_path) == ["a"]
 
 
+@pytest.mark.parametrize("then", ["another is put there", "nothing is there"])
+def test_a_trace_that_another_writer_moves_while_it_is_read_is_no_reason_to_refuse(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, then: str
+) -> None:
+    path, read, calls = made.trace(seed=1).save(tmp_path / "a"), exchange.StoredArrays, []
+
+    def moved(target: Path) -> Any:
+        calls.append(target)
+        if len(calls) == 1:
+            path.rename(tmp_path / "old")
+            if then == "another is put there":
+                made.trace(seed=2).save(path)
+                shutil.rmtree(tmp_path / "old")
+                raise TraceError("the manifest was gone between two looks at the folder")
+            shutil.rmtree(tmp_path / "old")
+        return read(target)
+
+    monkeypatch.setattr(exchange, "StoredArrays", moved)
+    made.trace().save(path, overwrite=True)
+    assert whole(path) == made.trace().id and os.listdir(tmp_path) == ["a"]
+
+
 def test_a_new_trace_that_another_writer_removes_is_written_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

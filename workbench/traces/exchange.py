@@ -71,17 +71,32 @@ def _locked_exchange(new: Path, target: Path) -> bool:
 def require_replaceable(path: os.PathLike[str] | str) -> None:
     """Raises TraceExists if something is at `path` that is not a trace, or that contains other files too."""
     target = absolute(path)
-    if not os.path.lexists(target):
-        return
     advice = "Only a trace is replaced. Nothing was written; choose another path, or move what is there."
+    while (folder := _identity(target)) is not None:
+        try:
+            if not os.listdir(target):
+                return
+            others = _other_names(target, StoredArrays(target).manifest)
+        except (TraceError, OSError) as error:
+            if _identity(target) != folder:
+                continue  # another process moved it away, or put its own trace there, while it was read
+            raise TraceExists(
+                f"what is at {show(target)} is not a trace that can be read: {error}. {advice}"
+            ) from error
+        if others:
+            raise TraceExists(
+                f"the folder {show(target)} has more in it than a trace: {', '.join(others[:3])}. {advice}"
+            )
+        return
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of what is at a path; None if nothing is there."""
     try:
-        if not os.listdir(target):
-            return
-        manifest = StoredArrays(target).manifest
-    except (TraceError, OSError) as error:
-        raise TraceExists(f"what is at {show(target)} is not a trace that can be read: {error}. {advice}") from error
-    if others := _other_names(target, manifest):
-        raise TraceExists(f"the folder {show(target)} has more in it than a trace: {', '.join(others[:3])}. {advice}")
+        found = path.lstat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    return found.st_dev, found.st_ino
 
 
 def _other_names(folder: Path, manifest: Manifest) -> list[str]:
