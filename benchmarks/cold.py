@@ -49,7 +49,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.full_size import Child, gb, log, tokens_of
+from benchmarks.child import Child
+from benchmarks.full_size import gb, log, tokens_of
 from benchmarks.peers_full import clocks, disk_bytes_read, serve_jobs, since
 from workbench.model.checkpoints.pages import READERS, Mapped, release_pages
 from workbench.model.kernels.packed import Packed

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from benchmarks.full_size import WorkbenchWorker, log, ratio, tokens_of
+from benchmarks.full_size import log, ratio, tokens_of
+from benchmarks.workbench_worker import WorkbenchWorker
 from workbench.model.kernels import native
 
 

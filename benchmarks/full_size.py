@@ -25,12 +25,18 @@ Rows:
     recorded       the same, with record="attention residuals" in memory
     trace          Model.trace(tokens, record="attention residuals"): also logits of every position, which every trace
                    has; its pass, its probe (two passes over 160 tokens) and the rest (checks) separately
-    decode         tokens one by one after a context that is in both caches; they are random, nothing is sampled
-    as generate    the same with what Model.generate records for each token: routes and predictions
+    decode         tokens one by one after a context: Model.generate's loop, which chooses the most likely token, runs
+                   the model on it, and records routes and predictions; llama.cpp gets random tokens and returns logits
+    all logits     the same number of tokens without generate's loop: the pass with all logits, nothing recorded
+    full           decode in a second process with WORKBENCH_DECODE=full; only with --full
 
 The bound. A separate process reads 1 GB of memory in every round with as many threads. A token has to read all matrices
-outside the experts, the chosen experts, the unembedding, and its keys and values. Bytes divided by read speed is the
-minimum time for a token. Q8_0 has half the dense bytes of bf16, so its bound differs and is printed as well.
+outside the experts, the chosen experts, the unembedding, and its keys and values (benchmarks.token_bytes). Bytes
+divided by read speed is the minimum time for a token. Q8_0 has half the dense bytes of bf16, so its bound differs and
+is printed as well.
+
+A form of llama.cpp that ends or fails, while it loads or later, is reported with the reason in place of its figures,
+and the others are measured. The exit status is 1 if no form could be measured.
 
 Memory is the kernel's figure: VmHWM, reset before a row runs for the first time, so it counts mapped files too; RssAnon
 and RssFile, which the system cannot drop and can drop, are those after the row. Linux only.
@@ -40,225 +46,20 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
-import tempfile
 import time
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from benchmarks.peers_full import SAMPLED, clocks, serve_jobs, since
-from workbench.taps import Tap
+from benchmarks.child import Child, WorkerEnded
+from benchmarks.workbench_worker import RECORD
 
-RECORD = "attention residuals"
-PIECE = 512  # tokens that extend a context at once
 MIN_COSINE = {"bf16": 0.95, "Q8_0": 0.5}  # of the last logits: measured were 0.997, and 0.81 to 0.95
 READ = 1 << 30
 TRACES = 2  # rounds with Model.trace, which takes several times as long as a prefill
-
-
-# -- workbench's process ----------------------------------------------------------------------------------------------
-
-
-class Parts(Tap):
-    """Seconds by part of the model: the time until a hook point counts for the part that computed its value."""
-
-    PARTS = (
-        ("q k v o", ("hook_q", "hook_k", "hook_v", "hook_attn_out")),
-        ("attention", ("hook_rot_q", "hook_rot_k", "hook_sink", "hook_z")),
-        ("router", ("router.hook_out", "hook_expert_indices", "hook_expert_weights")),
-        ("experts", ("hook_expert_out", "hook_mlp_out")),
-        ("unembedding", ("hook_logits",)),
-    )
-    REST = "embedding, norms, sums"
-
-    def __init__(self):
-        self.seconds = dict.fromkeys((*(part for part, _ in self.PARTS), self.REST), 0.0)
-        self.last = time.perf_counter()
-
-    def __call__(self, name: str, x, offset: int = 0):
-        now = time.perf_counter()
-        part = next((part for part, ends in self.PARTS if name.endswith(ends)), self.REST)
-        self.seconds[part] += now - self.last
-        self.last = time.perf_counter()
-        return x
-
-
-class WorkbenchWorker:
-    """Takes the requests of benchmarks.peers_full, and more."""
-
-    def __init__(self, folder: str, threads: int, memory: str):
-        from workbench import Model, hooks
-
-        torch.set_num_threads(threads)
-        torch.set_grad_enabled(False)
-        self.model = Model(folder, memory=memory)
-        self.config = self.model.config
-        self.points = hooks.expand(RECORD.split(), self.config.n_layers)
-        routes = [n for n in hooks.match("blocks.*.mlp.*", self.config.n_layers) if n.endswith(self._routes)]
-        self.route_points = routes
-        self.cache = None
-
-    _routes = ("router.hook_out", "hook_expert_indices", "hook_expert_weights")
-
-    def about(self) -> dict:
-        from workbench.model.kernels import native
-
-        text = f"{self.model!r}, {native.status()}, torch {torch.__version__} {torch.backends.cpu.get_cpu_capability()}"
-        return {"text": text, "d_vocab": self.config.d_vocab, "n_layers": self.config.n_layers}
-
-    def _forward(self, tokens: list[int], tap=None):
-        return self.model.forward(torch.tensor([tokens]), tap, self.cache, slice(-1, None))
-
-    def prefill(self, tokens: list[int], record: bool = False) -> dict:
-        from workbench.model.cache import KVCache
-        from workbench.recording.taps import Recorder
-
-        self.cache, before = KVCache(self.config), clocks()
-        recorder = Recorder(self.points) if record else None
-        logits = self._forward(tokens, recorder)
-        seconds = since(before)
-        recorded = sum(x.nbytes for name in recorder.seen for x in recorder.seen[name]) if recorder else 0
-        return {"seconds": seconds, "logits": logits[0, -1, ::SAMPLED].float().tolist(), "recorded_bytes": recorded}
-
-    def extend(self, tokens: list[int]) -> dict:
-        before = clocks()
-        for i in range(0, len(tokens), PIECE):
-            self._forward(tokens[i : i + PIECE])
-        return {"seconds": since(before)}
-
-    def decode(self, tokens: list[int], record_routes: bool = False) -> dict:
-        from workbench.recording.summaries import Predictions, TokenLogprobs
-        from workbench.recording.taps import Recorder
-        from workbench.taps import Chain
-
-        assert self.cache is not None, "prefill comes first"
-        tap, length, seconds = None, self.cache.length(), []
-        if record_routes:
-            predictions = Predictions(self.config.n_layers, self.config.d_vocab)
-            tap = Chain(Recorder(self.route_points), predictions, TokenLogprobs([0]))
-        for token in tokens:
-            before = clocks()
-            self._forward([token], tap)
-            seconds.append(since(before))
-        if record_routes:
-            self.cache.crop(length)  # an extra row: the cache must be as long as before for the other rows
-        return {"seconds": seconds}
-
-    def trace(self, tokens: list[int]) -> dict:
-        """The seconds of Model.trace, and of two of its parts."""
-        import warnings
-
-        from workbench.recording import record, verify
-
-        inner: dict[str, list[float]] = {}
-        modules = {"record": record, "probe": verify}
-        original = {name: getattr(module, name) for name, module in modules.items()}
-
-        def timed(name):
-            def call(*args, **more):
-                before = clocks()
-                result = original[name](*args, **more)
-                inner[name] = since(before)
-                return result
-
-            return call
-
-        for name in original:
-            setattr(modules[name], name, timed(name))
-        try:
-            before = clocks()
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # a random model in bf16 may miss an identity
-                self.model.trace(tokens, record=RECORD, budget=None)
-            return {"seconds": since(before), **inner}
-        finally:
-            for name, function in original.items():
-                setattr(modules[name], name, function)
-
-    def parts(self, tokens: list[int], cached: bool = False) -> dict:
-        """Seconds by part of the model: of all tokens at once without a cache, or of each after those in the cache."""
-        if cached:
-            assert self.cache is not None, "prefill comes first"
-            length, tap = self.cache.length(), Parts()
-            for token in tokens:
-                tap.last = time.perf_counter()
-                self._forward([token], tap)
-            self.cache.crop(length)
-            return dict(tap.seconds)
-        self.cache, tap = None, Parts()
-        self._forward(tokens, tap)
-        return dict(tap.seconds)
-
-    def reads(self, contexts: list[int]) -> dict:
-        """Bytes that one token has to read: matrices outside the experts, chosen experts, keys and values."""
-        from workbench.model.kernels.lora import plain
-
-        c, w = self.config, self.model.weights
-        outside, chosen = w.unembed.nbytes + w.ln_final.nbytes, 0.0
-        for block in w.blocks:
-            outside += sum(getattr(block, name).nbytes for name in block.__slots__ if name != "experts")
-            m = block.experts
-            parts = [
-                t
-                for x in (plain(m.up), plain(m.down))
-                for t in ((x,) if isinstance(x, torch.Tensor) else (x.blocks, x.scales))
-            ]
-            chosen += sum(t.nbytes for t in (*parts, m.up_bias, m.down_bias)) * c.n_active / c.n_experts
-        position = 2 * c.n_kv_heads * c.d_head * w.embed.itemsize
-        attended = {
-            n: sum(min(n, c.window) if c.is_sliding(layer) else n for layer in range(c.n_layers)) for n in contexts
-        }
-        return {
-            "outside": outside,
-            "experts": chosen,
-            "keys": {n: position * positions for n, positions in attended.items()},
-        }
-
-
-def serve(args: argparse.Namespace) -> None:
-    worker = WorkbenchWorker(args.model, args.threads, args.memory)
-    jobs = ("about", "prefill", "extend", "decode", "trace", "parts", "reads")
-    serve_jobs({name: getattr(worker, name) for name in jobs})
-
-
-class Child:
-    """A worker in its own process; `child(do, …)` sends a request and returns the reply."""
-
-    def __init__(self, *command: str):
-        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115  (closed with the child)
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=self.errors, text=True
-        )
-        assert self.process.stdin and self.process.stdout
-        self.stdin, self.stdout, self.command = self.process.stdin, self.process.stdout, command
-        self._reply()
-
-    def __call__(self, do: str, **more) -> dict:
-        with suppress(BrokenPipeError):  # the process has ended, which _reply reports
-            self.stdin.write(json.dumps({"do": do, **more}) + "\n")
-            self.stdin.flush()
-        return self._reply()
-
-    def _reply(self) -> dict:
-        line = self.stdout.readline()
-        reply = json.loads(line) if line else {"error": f"the process ended with {self.process.wait()}"}
-        if "error" in reply:
-            self.errors.seek(0)
-            stderr = self.errors.read()[-2000:]
-            self.close()
-            sys.exit(f"{' '.join(self.command)}\n{stderr}\n{reply['error']}")
-        return reply
-
-    def close(self) -> None:
-        with suppress(BrokenPipeError):
-            self.stdin.close()
-        self.process.wait()
-        self.errors.close()
 
 
 # -- measuring --------------------------------------------------------------------------------------------------------
@@ -328,8 +129,32 @@ def stage(children: dict[str, Child], jobs: Sequence[tuple[str, str, dict]], rou
     return m
 
 
-def compare(args, workbench: Child, peer: Child | None, d_vocab: int, extras: bool, read) -> dict[str, dict]:
-    """Prefill by tokens and decode by context, of workbench and a form of llama.cpp; `extras`: recordings and parts."""
+def compare(
+    args: argparse.Namespace,
+    workbench: Child,
+    full: Child | None,
+    peer: Child | None,
+    d_vocab: int,
+    extras: bool,
+    read: Callable[[], float],
+) -> dict[str, dict]:
+    """Prefill by tokens and decode by context, of workbench and a form of llama.cpp.
+
+    Args:
+        args: the arguments of the command.
+        workbench: its worker.
+        full: the same with WORKBENCH_DECODE=full; only measured with `extras`.
+        peer: llama.cpp's worker; None for workbench alone.
+        d_vocab: tokens are below it.
+        extras: whether to measure the rows of workbench alone and the parts of the model.
+        read: returns the speed of reading memory, in bytes per second.
+
+    Returns:
+        {"prefill": by tokens, "decode": by context, "parts": by pass}.
+
+    Raises:
+        WorkerEnded: a worker ended or failed.
+    """
     children = {"workbench": workbench} | ({"peer": peer} if peer else {})
     prefill, decode, parts = {}, {}, {}
     for n in args.prefill:
@@ -343,19 +168,22 @@ def compare(args, workbench: Child, peer: Child | None, d_vocab: int, extras: bo
         if extras:
             parts[f"prefill {n}"] = [workbench("parts", tokens=tokens) for _ in range(args.rounds)]
         log(f"prefill {n} done")
-    length = 0
+    if full and extras:
+        children["full"] = full
     for context in args.contexts:
-        extension = tokens_of(context, d_vocab, 1)[: context - length]
-        for child in children.values():
-            child("extend" if length else "prefill", tokens=extension)
-        tokens = tokens_of(args.decode, d_vocab, 2)
-        jobs = [(name, name, {"do": "decode", "tokens": tokens}) for name in children]
+        before, tokens = tokens_of(context, d_vocab, 1), tokens_of(args.decode, d_vocab, 2)
+        jobs = [("workbench", "workbench", {"do": "generate", "n": args.decode})]
+        if peer:
+            jobs.append(("peer", "peer", {"do": "decode", "tokens": tokens}))
         if extras:
-            jobs.append(("as generate", "workbench", {"do": "decode", "tokens": tokens, "record_routes": True}))
+            jobs.append(("all logits", "workbench", {"do": "decode", "tokens": tokens}))
+        if "full" in children:
+            jobs.append(("full", "full", {"do": "generate", "n": args.decode}))
+        for name, child in children.items():
+            child("prefill" if name == "peer" else "start_generation", tokens=before)
         decode[context] = stage(children, jobs, args.rounds, read)
         if extras:
             parts[f"decode at {context}"] = [workbench("parts", tokens=tokens, cached=True) for _ in range(args.rounds)]
-        length = context + args.decode * (args.rounds + 1)
         log(f"decode at {context} done")
     return {"prefill": prefill, "decode": decode, "parts": parts}
 
@@ -428,24 +256,7 @@ def own(results: dict, reads: dict) -> list[str]:
             if p := m.peaks.get(row):
                 label = f"{label}: peak {gb(p['peak'])} GB"
                 lines.append(f"{'':22}{label}, afterwards {gb(p['anonymous'])} anonymous, {gb(p['file'])} of files")
-    lines.append("\ndecode: the minimum time that reading allows / workbench's; and with what generate records")
-    lines.append(
-        f"{'':22}{'tok/s':>9}{'bound':>9}{'of bound':>10}{'GB/token':>10}{'GB/s':>7}{'as generate / plain':>29}"
-    )
-    for n, m in results["decode"].items():
-        bytes_ = reads["outside"] + reads["experts"] + reads["keys"][str(n)]
-        speed = m.array("read")[:, 0]
-        bound, seconds = bytes_ / speed, m.array("workbench")[:, 0]
-        share = np.median(bound / seconds)
-        figures = f"{1 / np.median(seconds):9.2f}{1 / np.median(bound):9.2f}{share:10.2f}{gb(bytes_):>10}"
-        recorded = ratio(m.array("as generate"), m.array("workbench")) if "as generate" in m.rows else ""
-        lines.append(f"{f'decode at {n}':22}{figures}{np.median(speed) / 1e9:7.1f}    {recorded}")
-    q8 = reads["outside"] * 34 / 64 + reads["experts"]
-    lines.append(
-        f"a token reads {gb(reads['outside'])} GB outside the experts and {gb(reads['experts'])} GB of experts; with "
-        f"Q8_0 {gb(q8)} GB in all, {q8 / (reads['outside'] + reads['experts']):.2f} of workbench's, besides keys and "
-        f"values"
-    )
+    lines += decoding(results["decode"], reads)
     lines.append("\nparts: share of the wall clock of a plain pass")
     for what, rounds in results["parts"].items():
         if what == next(iter(results["parts"])):
@@ -453,6 +264,32 @@ def own(results: dict, reads: dict) -> list[str]:
         shares = [np.median([x[part] / sum(x.values()) for x in rounds]) for part in rounds[0]]
         widths = [max(12, len(part) + 2) for part in rounds[0]]
         lines.append(f"{what:22}" + "".join(f"{s:{w}.3f}" for s, w in zip(shares, widths)))
+    return lines
+
+
+def decoding(measurements: dict[int, Measurement], reads: dict[str, dict]) -> list[str]:
+    """Decode of workbench alone: each row beside the bound of its bytes, and its time / that of generate."""
+    lines = ["\ndecode: the minimum time that reading allows / workbench's; and time / that of generate"]
+    lines.append(f"{'':26}{'tok/s':>9}{'bound':>9}{'of bound':>10}{'GB/token':>10}{'GB/s':>7}{'wall':>19}{'CPU':>7}")
+    for n, m in measurements.items():
+        for row, label in (("workbench", "generate"), ("all logits", "all logits"), ("full", "full")):
+            if row not in m.rows:
+                continue
+            parts = reads[label]
+            bytes_ = parts["attention"] + parts["experts"] + parts["unembedding"] + parts["keys"][str(n)]
+            speed = m.array("read")[:, 0]
+            bound, seconds = bytes_ / speed, m.array(row)[:, 0]
+            share = np.median(bound / seconds)
+            figures = f"{1 / np.median(seconds):9.2f}{1 / np.median(bound):9.2f}{share:10.2f}{gb(bytes_):>10}"
+            beside = "" if row == "workbench" else " " + ratio(m.array(row), m.array("workbench"))
+            lines.append(f"{f'{label} at {n}':26}{figures}{np.median(speed) / 1e9:7.1f}{beside}")
+    parts = reads["all logits"]
+    outside, experts = parts["attention"] + parts["unembedding"], parts["experts"]
+    q8 = outside * 34 / 64 + experts
+    lines.append(
+        f"with all logits a token reads {gb(outside)} GB outside the experts and {gb(experts)} GB of experts; with "
+        f"Q8_0 {gb(q8)} GB in all, {q8 / (outside + experts):.2f} of workbench's, besides keys and values"
+    )
     return lines
 
 
@@ -470,46 +307,43 @@ def main() -> None:
     parser.add_argument("--contexts", type=int, nargs="*", default=[16, 1024, 4096], help="default: 16 1024 4096")
     parser.add_argument("--decode", type=int, default=8, help="tokens a round and context (default: 8)")
     parser.add_argument("--no-trace", action="store_true", help="skip Model.trace, the longest row")
+    parser.add_argument("--full", action="store_true", help="decode also in a process with WORKBENCH_DECODE=full")
     parser.add_argument("--json", type=Path, help="file for every single measurement")
-    parser.add_argument("--serve", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.serve:
-        return serve(args)
-    check_arguments(parser, args)
-    return measured(args)
-
-
-def check_arguments(parser: argparse.ArgumentParser, args: argparse.Namespace) -> None:
-    """Ends the program if the arguments contradict each other."""
     if args.only != "workbench" and not (args.llama and (args.gguf_q8 or args.gguf_bf16)):
         parser.error("give --llama PYTHON and --gguf-q8 or --gguf-bf16; or --only workbench")
-    args.contexts = sorted(args.contexts)
-    added = args.decode * (args.rounds + 1)
-    if any(b - a <= added for a, b in zip(args.contexts, args.contexts[1:])):
-        parser.error(f"contexts must be more than {added} tokens apart: the rounds add as many")
+    try:
+        return measured(args)
+    except WorkerEnded as ended:
+        sys.exit(f"{ended.stderr}\nworkbench's worker: {ended}")
 
 
-def forms_of(args: argparse.Namespace) -> list[tuple[str, list[str]]]:
-    """The peers: their names, and the arguments of their workers."""
-    forms: list[tuple[str, list[str]]] = []
+def forms_of(args: argparse.Namespace) -> dict[str, list[str]]:
+    """The forms of llama.cpp by name, with the arguments of their workers."""
+    forms: dict[str, list[str]] = {}
     if args.only != "workbench":
         if args.gguf_q8:
-            forms += [
-                ("llama.cpp, Q8_0", [args.gguf_q8]),
-                ("llama.cpp, Q8_0, not repacked", [args.gguf_q8, "--no-repack"]),
-            ]
+            forms["llama.cpp, Q8_0"] = [args.gguf_q8]
+            forms["llama.cpp, Q8_0, not repacked"] = [args.gguf_q8, "--no-repack"]
         if args.gguf_bf16:
-            forms += [("llama.cpp, bf16", [args.gguf_bf16])]
+            forms["llama.cpp, bf16"] = [args.gguf_bf16]
     return forms
 
 
+def workbench_child(args: argparse.Namespace, environment: dict[str, str] | None = None) -> Child:
+    options = ["--model", args.model, "--memory", args.memory, "--threads", str(args.threads)]
+    return Child(sys.executable, "-m", "benchmarks.workbench_worker", *options, environment=environment)
+
+
+def peer_child(args: argparse.Namespace, options: list[str]) -> Child:
+    n_ctx = max([*args.contexts, *args.prefill]) + args.decode * (args.rounds + 1) + 64
+    worker = str(Path(__file__).with_name("peers_full.py"))
+    return Child(args.llama, "-I", worker, *options, "--threads", str(args.threads), "--n-ctx", str(n_ctx))
+
+
 def measured(args: argparse.Namespace) -> None:
-    added = args.decode * (args.rounds + 1)
-    forms = forms_of(args)
-    common = ["--threads", str(args.threads)]
-    workbench = Child(
-        sys.executable, "-m", "benchmarks.full_size", "--serve", "--model", args.model, "--memory", args.memory, *common
-    )  # fmt: skip
+    workbench = workbench_child(args)
+    full = workbench_child(args, {"WORKBENCH_DECODE": "full"}) if args.full else None
     about = workbench("about")
     policy = os.environ.get("OMP_WAIT_POLICY", "not set")
     clock = f"{args.threads} threads, {args.rounds} rounds, OMP_WAIT_POLICY {policy}"
@@ -517,22 +351,21 @@ def measured(args: argparse.Namespace) -> None:
     torch.set_num_threads(args.threads)
     memory = torch.ones(READ // 8, dtype=torch.int64)
     reads = workbench("reads", contexts=args.contexts)
+    if full:
+        reads["full"] = full("reads", contexts=args.contexts)["generate"]
 
-    results: dict[str, dict] = {}
-    n_ctx = max([*args.contexts, *args.prefill]) + added + 64
-    for name, options in forms or [("", [])]:
-        peer = None
-        if name:
-            worker = str(Path(__file__).with_name("peers_full.py"))
-            peer = Child(args.llama, "-I", worker, *options, *common, "--n-ctx", str(n_ctx))
-            log(f"{name}: {peer('about')['text']}")
-        results[name] = compare(args, workbench, peer, about["d_vocab"], not results, lambda: read_speed(memory))
-        if peer:
-            peer.close()
-            print("\n".join(comparison(name, results[name], clock)), flush=True)
-        if len(results) == 1:
-            print("\n".join(own(results[name], reads)), flush=True)
-    workbench.close()
+    def compared(peer: Child | None, extras: bool) -> dict[str, dict]:
+        return compare(args, workbench, full, peer, about["d_vocab"], extras, lambda: read_speed(memory))
+
+    forms = forms_of(args)
+    if forms:
+        results, endings = compare_forms(args, forms, compared, clock, reads)
+    else:
+        results, endings = {"": compared(None, True)}, {}
+        print("\n".join(own(results[""], reads)), flush=True)
+    for child in (workbench, full):
+        if child:
+            child.close()
     for name, result in results.items():
         minimum = next((x for kind, x in MIN_COSINE.items() if kind in name), -1)
         for n, m in result["prefill"].items():
@@ -545,9 +378,57 @@ def measured(args: argparse.Namespace) -> None:
             | {"parts": result["parts"]}
             for name, result in results.items()
         }
+        measurements |= {name: {"ended": reason} for name, reason in endings.items()}
         args.json.write_text(
             json.dumps({"about": about["text"], "clock": clock, "reads": reads, "results": measurements}, indent=1)
         )
+    if not results:
+        sys.exit("no form could be measured; --only workbench measures without it")
+
+
+def compare_forms(
+    args: argparse.Namespace,
+    forms: dict[str, list[str]],
+    compared: Callable[[Child, bool], dict[str, dict]],
+    clock: str,
+    reads: dict[str, dict],
+) -> tuple[dict[str, dict], dict[str, str]]:
+    """Compares workbench with each form of llama.cpp and prints the tables.
+
+    Args:
+        args: the arguments of the command.
+        forms: the arguments of each form's worker.
+        compared: returns the measurements beside a form's worker, with or without the rows of workbench alone.
+        clock: how the times were taken, for the tables.
+        reads: the bytes of a token by row.
+
+    Returns:
+        The measurements by form, and the endings of the forms whose process ended or failed.
+
+    Raises:
+        WorkerEnded: workbench's own worker ended or failed.
+    """
+    results: dict[str, dict] = {}
+    endings: dict[str, str] = {}
+    for name, options in forms.items():
+        peer = None
+        try:
+            peer = peer_child(args, options)
+            log(f"{name}: {peer('about')['text']}")
+            results[name] = compared(peer, not results)
+        except WorkerEnded as ended:
+            if peer is not None and peer.process.poll() is None:  # it runs: workbench's worker ended
+                peer.close()
+                raise
+            endings[name] = str(ended)
+            log(ended.stderr)
+            print(f"\nagainst {name}: {ended}", flush=True)
+            continue
+        peer.close()
+        print("\n".join(comparison(name, results[name], clock)), flush=True)
+        if len(results) == 1:
+            print("\n".join(own(results[name], reads)), flush=True)
+    return results, endings
 
 
 if __name__ == "__main__":

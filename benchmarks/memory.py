@@ -37,7 +37,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.full_size import Child, gb, log, ratio, tokens_of
+from benchmarks.child import Child
+from benchmarks.full_size import gb, log, ratio, tokens_of
 from benchmarks.peers_full import clocks, disk_bytes_read, memory, reset_peak, serve_jobs, since
 
 RECORD = "attention residuals"

@@ -7,11 +7,10 @@ own command line: mmap where it chooses to, flash attention "auto", f16 keys and
 512, and a cache of sliding layers that is no longer than their window. `--no-repack` switches off the copy of the
 weights that it makes for its fastest kernels (use_extra_bufts).
 
-Requests, which the worker of benchmarks.full_size takes as well:
+Requests, which the worker of workbench takes as well:
 
     {"do": "about"}                     a description of the model
     {"do": "prefill", "tokens": […]}    from an empty cache: seconds [wall, CPU], and some logits of the last position
-    {"do": "extend", "tokens": […]}     the same after the tokens that are already in the cache
     {"do": "decode", "tokens": […]}     one token after the other, after those in the cache: seconds of each
     {"do": "reset"}                     resets the peak of resident memory
     {"do": "memory"}                    peak since then; resident now, of it anonymous and of files; in bytes
@@ -112,18 +111,14 @@ class Llama:
         self.length += len(tokens)
         self.lib.llama_synchronize(self.context)
 
-    def extend(self, tokens: list[int]) -> dict:
-        before = clocks()
+    def prefill(self, tokens: list[int]) -> dict:
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        self.length, before = 0, clocks()
         for i in range(0, len(tokens), 2048):
             self._forward(tokens[i : i + 2048])
         seconds = since(before)
         logits = self.lib.llama_get_logits_ith(self.context, -1)
         return {"seconds": seconds, "logits": [logits[i] for i in range(0, self.n_vocab, SAMPLED)]}
-
-    def prefill(self, tokens: list[int]) -> dict:
-        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
-        self.length = 0
-        return self.extend(tokens)
 
     def decode(self, tokens: list[int]) -> dict:
         seconds = []
@@ -145,7 +140,7 @@ def main() -> None:
     parser.add_argument("--n-ctx", type=int, default=4608)
     args = parser.parse_args()
     llama = Llama(args.file, args.threads, not args.no_repack, args.n_ctx)
-    serve_jobs({name: getattr(llama, name) for name in ("about", "prefill", "extend", "decode")})
+    serve_jobs({name: getattr(llama, name) for name in ("about", "prefill", "decode")})
 
 
 if __name__ == "__main__":
