@@ -151,6 +151,7 @@ TRACE_BELOW = (
     "model/interrupts.py",
     "model/memory.py",
     "model/prefill.py",
+    "model/sampling.py",
     "model/threads.py",
     "model/torch_defaults.py",
     "progress.py",

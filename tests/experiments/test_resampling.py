@@ -11,7 +11,7 @@ from tests.model.models import some_tokens, tiny
 from workbench.errors import NotRecorded
 from workbench.experiments import resampling as module
 from workbench.experiments.resampling import divergence, resampling
-from workbench.experiments.sampling import rollouts
+from workbench.experiments.sampling import rollouts, row_seeds
 
 PARTS = [slice(10, 15), slice(15, 20), slice(20, 30)]
 
@@ -33,6 +33,17 @@ def test_tokens_are_sampled_with_their_probabilities():
     assert np.all(np.abs(frequencies - p)[likely] < 4 * np.sqrt(p * (1 - p) / len(first))[likely])
     assert rollouts(model, prompt, 5, max_tokens=9, seed=3) == rollouts(model, prompt, 5, max_tokens=9, seed=3)
     assert rollouts(model, prompt, 5, max_tokens=9, seed=3) != rollouts(model, prompt, 5, max_tokens=9, seed=4)
+
+
+def test_each_continuation_is_the_generated_one_with_its_seed():
+    """In whatever batch; rows have the same bits as alone, so the sampled tokens are equal too."""
+    model = wb.Model(tiny_folder_of_stops())
+    prompt = some_tokens(20)
+    rows = rollouts(model, prompt, 5, max_tokens=30, temperature=0.9, seed=6)
+    assert rows[:2] == rollouts(model, prompt, 2, max_tokens=30, temperature=0.9, seed=6)
+    for row, seed in zip(rows, row_seeds(6, 5)):
+        alone = model.generate(prompt, max_tokens=30, temperature=0.9, seed=seed, record="")
+        assert list(alone.tokens[20:]) == row
 
 
 def test_rows_stop_individually():

@@ -308,17 +308,6 @@ def test_an_unknown_name_in_record_has_an_error_with_the_nearest(model):
         model.trace(TOKENS, record="resduals")
 
 
-def test_sampled_frequencies_match_the_probabilities():
-    from workbench.recording.decoding import choose
-
-    logits = torch.tensor([2.0, 1.0, 0.0, -9.0])
-    drawn = np.bincount([choose(logits, 1.0, 1.0, 0, n) for n in range(4000)], minlength=4) / 4000
-    assert np.abs(drawn - logits.softmax(-1).numpy()).max() < 0.03
-    assert {choose(logits, 1.0, 0.6, 0, n) for n in range(200)} == {0}
-    assert {choose(logits, 1.0, 0.7, 0, n) for n in range(200)} == {0, 1}
-    assert choose(logits, 0.0, 1.0, 0, 0) == 0
-
-
 def finish(trace: Trace) -> str:
     assert trace.manifest.generation is not None
     return trace.manifest.generation["finish_reason"]

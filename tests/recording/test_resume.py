@@ -21,8 +21,8 @@ from workbench.errors import BudgetError, ResumeError, TraceExists
 from workbench.model import prefill
 from workbench.model.kernels import native
 from workbench.model.model import Model
+from workbench.model.sampling import choose
 from workbench.recording import generation, plan
-from workbench.recording.decoding import choose
 from workbench.recording.generation import Interrupted
 from workbench.recording.taps import Recorder
 from workbench.traces import Trace

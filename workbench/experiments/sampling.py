@@ -2,13 +2,14 @@
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from workbench.model.cache import KVCache
 from workbench.model.model import Model
 from workbench.model.prefill import chunks
-from workbench.model.sampling import probabilities
+from workbench.model.sampling import choose
 from workbench.recording.not_finite import not_finite, usable
 
 
@@ -24,8 +25,9 @@ def rollouts(
 ) -> list[list[int]]:
     """`n` continuations of `tokens`, each up to a stop token (included) or `max_tokens`.
 
-    At temperature 0 the most likely token is taken each time. The same seed gives the same continuations on the same
-    kind of machine.
+    At temperature 0 the most likely token is taken each time. Continuation i equals
+    `model.generate(tokens, temperature=temperature, seed=row_seeds(seed, n)[i])`, except where logits tie within
+    rounding, and does not depend on `n`.
 
     >>> prompt = model.to_tokens("What is 12+30?")
     >>> a, b = rollouts(model, prompt, 2, temperature=0, max_tokens=20)
@@ -48,10 +50,10 @@ def side_by_side(
     temperature: float = 1.0,
     seed: int = 0,
 ) -> list[list[list[int]]]:
-    """`rollouts` for several texts of equal length: `n` continuations of each, all in one batch."""
+    """`rollouts` for several texts of equal length: `n` continuations of each in one batch, each with its own seed."""
     for tokens in texts:
         model.check_prompt(tokens, max_tokens)
-    rng = torch.Generator().manual_seed(seed)
+    seeds = row_seeds(seed, len(texts) * n)
     cache = KVCache(model.config, whole=False)
     ids = torch.tensor([list(tokens) for tokens in texts], device=model.device)
     for start, stop in chunks(ids.shape[1] - 1):
@@ -59,12 +61,12 @@ def side_by_side(
     cache, ids = cache.fork(n), ids[:, -1:].repeat_interleave(n, 0)
     rows, generated = torch.arange(len(ids)), [[] for _ in range(len(ids))]
     stops = torch.tensor(sorted(model.stop_ids))
-    for _ in range(max_tokens):
+    for position in range(len(texts[0]), len(texts[0]) + max_tokens):
         logits = model.forward(ids, None, cache)[:, -1]
         if not usable(logits):
             row_index = int((~logits.amax(-1).isfinite()).nonzero()[0])
             raise not_finite(model, [*texts[int(rows[row_index]) // n], *generated[int(rows[row_index])]])
-        next_ids = _draw(logits, temperature, rng)
+        next_ids = _draw(logits, temperature, [seeds[row] for row in rows.tolist()], position)
         for row, token in zip(rows.tolist(), next_ids.tolist()):
             generated[row].append(token)
         unfinished = ~torch.isin(next_ids, stops)
@@ -77,8 +79,18 @@ def side_by_side(
     return [generated[i : i + n] for i in range(0, len(generated), n)]
 
 
-def _draw(logits: Tensor, temperature: float, rng: torch.Generator) -> Tensor:
-    logits = logits.float().cpu()
+def row_seeds(seed: int, n: int) -> list[int]:
+    """The seeds of n continuations that are sampled together. The first ones do not depend on n.
+
+    >>> row_seeds(0, 2) == row_seeds(0, 3)[:2]
+    True
+    """
+    words = np.random.SeedSequence(seed).generate_state(n, np.uint64)
+    return [int(word) >> 1 for word in words]  # `model.generate` takes seeds below 2^63
+
+
+def _draw(logits: Tensor, temperature: float, seeds: Sequence[int], position: int) -> Tensor:
+    """The token of each row at a position; a row's token depends on its logits and seed alone."""
     if temperature == 0:
-        return logits.argmax(-1)
-    return torch.multinomial(probabilities(logits, temperature), 1, generator=rng)[:, 0]
+        return logits.argmax(-1).cpu()
+    return torch.tensor([choose(row, temperature, 1.0, seed, position) for row, seed in zip(logits.cpu(), seeds)])

@@ -15,7 +15,7 @@ from workbench.errors import ArgumentError, PromptError
 from workbench.model import prefill
 from workbench.model.cache import KVCache
 from workbench.model.interrupts import Interrupt
-from workbench.model.sampling import probabilities
+from workbench.model.sampling import choose
 from workbench.progress import progress_count
 from workbench.recording.not_finite import not_finite, usable
 from workbench.recording.plan import Plan
@@ -125,7 +125,7 @@ class Generation:
                 # greedy decoding continues; the trace then fails to verify
                 if s.temperature and not usable(self.state.logits):
                     raise not_finite(self.source.model, self.tokens, self.flag)
-                token = choose(self.state.logits, s.temperature, s.top_p, s.seed, len(self.tokens) - n)
+                token = choose(self.state.logits, s.temperature, s.top_p, s.seed, len(self.tokens))
                 self.token_logprobs.append(token)
                 self.tokens.append(token)
                 self._process_new()  # the last token too, so that no position of the trace lacks its values
@@ -170,19 +170,3 @@ class Generation:
             a = a[(slice(None),) * axes.index("pos") + (slice(0, n),)]
             whole[name] = join(name, dtype_code(a.dtype), axes, [self.earlier[name], a] if self.earlier else [a])
         return whole
-
-
-def choose(logits: Tensor, temperature: float, top_p: float, seed: int, n: int) -> int:
-    """The n-th generated token. It is the most likely one at temperature 0, and if the temperature is too small to
-    divide by. Otherwise it is sampled from the smallest set of tokens with mass `top_p`. The random numbers depend only
-    on `seed` and `n`, so a run can be continued anywhere. The logits must be finite.
-    """
-    if temperature == 0:
-        return int(logits.argmax())
-    p = probabilities(logits.detach().to("cpu", torch.float64), temperature)
-    if top_p < 1:
-        ordered, index = p.sort(descending=True, stable=True)
-        enough = int((ordered.cumsum(0) - ordered < top_p).sum())
-        p = torch.zeros_like(p).scatter(0, index[:enough], ordered[:enough])
-    rng = torch.Generator().manual_seed(int(np.random.SeedSequence([seed % 2**64, n]).generate_state(1)[0]))
-    return int(torch.multinomial(p, 1, generator=rng))

@@ -45,6 +45,7 @@
 typedef uint8_t u8;
 typedef uint16_t u16;
 typedef uint32_t u32;
+typedef uint64_t u64;
 typedef int64_t i64;
 
 #define IN static inline __attribute__((always_inline))
@@ -70,6 +71,8 @@ static const float FP4[16] = {0.f, .5f, 1.f, 1.5f, 2.f, 3.f, 4.f, 6.f, -0.f, -.5
 
 IN float as_float(u32 bits) { float f; memcpy(&f, &bits, 4); return f; }
 IN u32 as_bits(float f) { u32 b; memcpy(&b, &f, 4); return b; }
+IN double double_of(u64 bits) { double d; memcpy(&d, &bits, 8); return d; }
+IN u64 bits_of(double d) { u64 b; memcpy(&b, &d, 8); return b; }
 IN float wide(u16 h) { return as_float((u32)h << 16); }
 IN u16 narrow(float f) { /* to nearest, ties to even; NaN stays NaN */
     u32 b = as_bits(f);
@@ -130,19 +133,20 @@ IN float exponential_or_zero(float x) { /* a subnormal result is replaced by exa
     float e = exponential(x);
     return e < 4 * 1.17549435e-38f ? 0.f : e;
 }
-/* e ln 2 + 2 artanh(t) with t = (m - 1) / (m + 1), m within sqrt 2 of 1: in fp64, rounded once. */
-static float logarithm(float x) {
+/* e ln 2 + 2 artanh(t) with t = (m - 1) / (m + 1), m within sqrt 2 of 1. x is a normal number above 0. */
+IN double positive_logarithm(double x) {
+    u64 bits = bits_of(x);
+    double e = double_of((bits >> 52) | 0x4330000000000000ull) - (0x1p52 + 1023); /* the exponent, converted exactly */
+    double m = double_of((bits & 0xfffffffffffffull) | 0x3ff0000000000000ull);
+    int big = m > 1.4142135623730951;
+    m = big ? m * .5 : m, e = big ? e + 1 : e;
+    double t = (m - 1) / (m + 1), s = t * t, sum = 1. / 19;
+    UNROLL for (int i = 17; i >= 1; i -= 2) sum = sum * s + 1. / i;
+    return e * 0.6931471805599453 + 2 * t * sum;
+}
+static float logarithm(float x) { /* in fp64, rounded once; a subnormal float is a normal double */
     if (!(x > 0) || x > 3.4028234e38f) return x == 0 ? -INFINITY : x > 0 ? x : NAN;
-    double m = x;
-    uint64_t bits;
-    memcpy(&bits, &m, 8);
-    int e = (int)(bits >> 52) - 1023; /* a subnormal float is a normal double */
-    bits = (bits & 0xfffffffffffffull) | (1023ull << 52);
-    memcpy(&m, &bits, 8);
-    if (m > 1.4142135623730951) m *= .5, e++;
-    double t = (m - 1) / (m + 1), s = t * t, sum = 0;
-    for (int i = 19; i >= 1; i -= 2) sum = sum * s + 1. / i;
-    return (float)(e * 0.6931471805599453 + 2 * t * sum);
+    return (float)positive_logarithm(x);
 }
 IN float gated(float gate, float up, float alpha, float limit) {
     gate = gate > limit ? limit : gate;
@@ -1180,6 +1184,8 @@ API int wb_within(int threads, const u8 *scales, i64 n, int low, int high) {
     free(p.outside);
     return !bad;
 }
+
+#include "noise.h"
 
 /* ---- the source of this library, and the levels that this machine can run ---- */
 

@@ -26,6 +26,7 @@ VARIABLE = "WORKBENCH_KERNELS"  # the environment variable that selects the kern
 INSTALL_NUMBA = "pip install numba"
 
 _I, _L, _P, _F = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
+_U = ctypes.c_uint64
 _SIGNATURES = {
     "wb_linear": (_I, [_I, _I, _I, _I, _P, _L, _P, _L, _P, _L, _L, _L, _P, _L, _L, _P, _L, _L, _L, _P, _L]),
     "wb_dequantize": (None, [_I, _I, _I, _P, _P, _L, _P]),
@@ -38,6 +39,7 @@ _SIGNATURES = {
     "wb_scores": (_I, [_I, _I, _I, _P, *[_L] * 7, _P, *[_L] * 7, _P]),
     "wb_softmax": (None, [_I, _I, _P, _L, _L, _L, _L, _L, _P, _P]),
     "wb_mix": (_I, [_I, _I, _I, _P, *[_L] * 4, _P, *[_L] * 6, _P]),
+    "wb_noise": (None, [_I, _I, _U, _U, _L, _P]),
     "wb_runs": (_I, [_I]),
     "wb_threaded": (_I, []),
     "wb_source": (ctypes.c_char_p, []),
@@ -333,6 +335,13 @@ def mixture(weight: Tensor, x: Tensor) -> Tensor:
     _library().wb_mixture(
         _level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), weight.data_ptr(), *x.shape, out.data_ptr()
     )
+    return out
+
+
+def noise(seed: int, position: int, n: int) -> Tensor:
+    """`noise.gumbel`, bit for bit: n numbers in fp64. seed and position: at least 0 and below 2^64."""
+    out = torch.empty(n, dtype=torch.float64, device="cpu")
+    _library().wb_noise(_level(), _threads(), seed, position, n, out.data_ptr())
     return out
 
 
