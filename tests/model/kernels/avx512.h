@@ -49,6 +49,15 @@ EM V512i e_mask_add_16(V512i src, unsigned k, V512i a, V512i b) {
 EM V512 e_as_ps(V512i a) { U u = {a}; return u.f; }
 EM __m128 e_first(V512 a) { __m128 v; memcpy(&v, &a, 16); return v; }
 EM V512i e_insert(V512i a, __m256i b, int n) { U u = {a}; memcpy(u.b + 32 * n, &b, 32); return u.i; }
+EM V512i e_first_i(__m256i a) { U u; memset(&u, 0xee, 64); memcpy(u.b, &a, 32); return u.i; } /* the rest is undefined */
+EM V512i e_four(__m128i a) { U u; for (int i = 0; i < 4; i++) memcpy(u.b + 16 * i, &a, 16); return u.i; }
+EM V512i e_set1_8(char v) { U u; memset(&u, v, 64); return u.i; }
+EM V512i e_pick_8(V512i a, V512i idx) { U x = {a}, y = {idx}, u; for (int i = 0; i < 64; i++) u.b[i] = y.b[i] & 0x80 ? 0 : x.b[i / 16 * 16 + (y.b[i] & 15)]; return u.i; }
+EM V512i e_unpack_8(V512i a, V512i b, int half) {
+    U x = {a}, y = {b}, u;
+    for (int i = 0; i < 64; i++) u.b[i] = (i % 2 ? y.b : x.b)[i / 16 * 16 + half * 8 + i % 16 / 2];
+    return u.i;
+}
 EM V512i e_or(V512i a, V512i b) { return a | b; }
 EM V512i e_and(V512i a, V512i b) { return a & b; }
 EM V512 e_add(V512 a, V512 b) { return a + b; }
@@ -102,6 +111,12 @@ EM V512 e_dp(V512 acc, V512bh a, V512bh b) { /* the odd product first */
 #define _mm512_castsi512_ps e_as_ps
 #define _mm512_castps512_ps128 e_first
 #define _mm512_inserti64x4 e_insert
+#define _mm512_castsi256_si512 e_first_i
+#define _mm512_broadcast_i32x4 e_four
+#define _mm512_set1_epi8 e_set1_8
+#define _mm512_shuffle_epi8 e_pick_8
+#define _mm512_unpacklo_epi8(a, b) e_unpack_8(a, b, 0)
+#define _mm512_unpackhi_epi8(a, b) e_unpack_8(a, b, 1)
 #define _mm512_or_si512 e_or
 #define _mm512_and_si512 e_and
 #define _mm512_add_ps e_add

@@ -517,6 +517,6 @@ def test_arguments_that_do_not_match_raise():
 )
 def test_a_product_without_memory_is_an_error_and_not_uninitialized_numbers(function, product, monkeypatch):
     without_memory = SimpleNamespace(**{function: lambda *args: 1})
-    monkeypatch.setattr(native, "_library", lambda: without_memory)
+    monkeypatch.setattr(native, "library", lambda: without_memory)
     with pytest.raises(MemoryError, match="no memory for the native kernels"):
         product()

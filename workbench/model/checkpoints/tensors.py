@@ -10,6 +10,9 @@ from workbench.model.checkpoints.residency import RESIDENT, Residency
 from workbench.model.config import Config
 from workbench.model.kernels.lora import Adapted, whole
 from workbench.model.kernels.packed import Matrices
+from workbench.model.kernels.planes import Planes
+
+Dense = Tensor | Planes | Adapted
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,20 +27,20 @@ class Experts:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """One layer. A matrix of type `Tensor | Adapted` may carry an adapter's low-rank change; `whole` adds the two."""
+    """One layer. A `Dense` matrix may have a 12-bit copy and carry an adapter's low-rank change, which `whole` adds."""
 
     ln1: Tensor  # d_model
-    w_q: Tensor | Adapted  # head*d_head d_model
+    w_q: Dense  # head*d_head d_model
     b_q: Tensor
-    w_k: Tensor | Adapted  # kv_head*d_head d_model
+    w_k: Dense  # kv_head*d_head d_model
     b_k: Tensor
-    w_v: Tensor | Adapted
+    w_v: Dense
     b_v: Tensor
     sinks: Tensor  # head
-    w_o: Tensor | Adapted  # d_model head*d_head
+    w_o: Dense  # d_model head*d_head
     b_o: Tensor
     ln2: Tensor  # d_model
-    w_router: Tensor | Adapted  # expert d_model
+    w_router: Dense  # expert d_model
     b_router: Tensor  # expert
     experts: Experts
 

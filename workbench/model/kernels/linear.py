@@ -6,24 +6,29 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.model.kernels import jit, native
+from workbench.model.kernels import jit, native, planes
 from workbench.model.kernels.lora import Adapted
 from workbench.model.kernels.packed import Matrices
+from workbench.model.kernels.planes import Planes
 
 ROWS = 4
 WIDEN_ROWS = 8192  # rows of a matrix that are converted to fp32 at once: 94 MB in the 20b
 
 
-def linear(x: Tensor, weight: Tensor | Adapted, bias: Tensor | None = None) -> Tensor:
-    """x W^T + b. With the native kernels, a row's bits do not depend on the other rows.
+def linear(x: Tensor, weight: Tensor | Planes | Adapted, bias: Tensor | None = None) -> Tensor:
+    """x W^T + b. With the native kernels, a row's bits do not depend on the other rows, or on whether W is in planes.
 
     BLAS, the fallback, rounds differently for different numbers of rows. The rows are padded to a multiple of 4, which
     is enough on some processors; `rows_independent` tests it.
     """
     if isinstance(weight, Adapted):
-        assert isinstance(weight.matrix, Tensor)
+        assert isinstance(weight.matrix, Tensor | Planes)
         return add_low_rank(linear(x, weight.matrix, bias), x, weight)
     flat = x.reshape(-1, x.shape[-1])
+    if isinstance(weight, Planes):
+        if x.dtype == torch.bfloat16 and native.supports(flat) and weight.is_current:
+            return planes.linear(flat, weight, bias).view(*x.shape[:-1], weight.shape[0])
+        weight = weight.matrix
     n = flat.shape[0]
     if native.supports(flat) and native.supports(weight):
         return native.linear(flat, weight, bias).view(*x.shape[:-1], weight.shape[0])
@@ -35,7 +40,7 @@ def linear(x: Tensor, weight: Tensor | Adapted, bias: Tensor | None = None) -> T
     return y[:n].view(*x.shape[:-1], weight.shape[0])
 
 
-def add_low_rank(y: Tensor, x: Tensor, matrix: Matrices | Adapted, expert: int | None = None) -> Tensor:
+def add_low_rank(y: Tensor, x: Tensor, matrix: Matrices | Planes | Adapted, expert: int | None = None) -> Tensor:
     """The product y of x and a matrix, plus the product of x and the low-rank change of the matrix, if it has one.
 
     In fp32 or wider, rounded once: a change that is small relative to the matrix would be lost in bf16.

@@ -9,30 +9,34 @@ import torch
 from torch import Tensor
 
 from workbench.model.kernels.packed import Matrices
+from workbench.model.kernels.planes import Planes
 
 
 class Adapted(NamedTuple):
     """A matrix with a low-rank change: matrix + scale * b @ a."""
 
-    matrix: Matrices  # [out, in], or [expert, out, in]
+    matrix: Matrices | Planes  # [out, in], or [expert, out, in]
     a: Tensor  # [rank, in], or [expert, rank, in]
     b: Tensor  # [out, rank], or [expert, out, rank]
     scale: float
 
 
-def plain(matrix: Matrices | Adapted) -> Matrices:
-    """The matrix without its change."""
-    return matrix.matrix if isinstance(matrix, Adapted) else matrix
+def plain(matrix: Matrices | Planes | Adapted) -> Matrices:
+    """The matrix without its change, and without its 12-bit copy."""
+    if isinstance(matrix, Adapted):
+        matrix = matrix.matrix
+    return matrix.matrix if isinstance(matrix, Planes) else matrix
 
 
-def whole(matrix: Tensor | Adapted) -> Tensor:
+def whole(matrix: Tensor | Planes | Adapted) -> Tensor:
     """The matrix plus its low-rank change, for analyses of weights; a new tensor in fp32 or wider if there is a change.
 
     >>> whole(Adapted(torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0], [3.0]]), 0.5)).tolist()
     [[1.0, 0.0], [1.5, 4.0]]
     """
+    unchanged = plain(matrix)
+    assert isinstance(unchanged, Tensor), "an expert's matrix may be packed: see `dense`"
     if not isinstance(matrix, Adapted):
-        return matrix
-    assert isinstance(matrix.matrix, Tensor), "an expert's matrix may be packed: see `dense`"
-    wide = torch.promote_types(matrix.matrix.dtype, torch.float32)
-    return matrix.matrix.to(wide) + matrix.scale * (matrix.b.to(wide) @ matrix.a.to(wide))
+        return unchanged
+    wide = torch.promote_types(unchanged.dtype, torch.float32)
+    return unchanged.to(wide) + matrix.scale * (matrix.b.to(wide) @ matrix.a.to(wide))

@@ -59,7 +59,7 @@ typedef int64_t i64;
 #endif
 
 enum { PORTABLE = 0, NEON = 1, AVX2 = 2, AVX512 = 3 };
-enum { FP32 = 0, BF16 = 1, MXFP4 = 2 }; /* how weights are stored */
+enum { FP32 = 0, BF16 = 1, MXFP4 = 2, PLANES = 3 }; /* how weights are stored */
 enum { PACKED_ROWS = 6, DECODE_MAX_ROWS = 4, STRIP = 64, TILE = 256, STEP = 64, NEAR = 512 };
 /* PACKED_ROWS: rows that are packed together. DECODE_MAX_ROWS: rows of x in the first form. STRIP, TILE: outputs and rows
  * of a work item. STEP: weights at once. NEAR: numbers of a row that stay in the L1 cache. */
@@ -405,9 +405,8 @@ static const u8 HALVES2[16] = {0, 2, 4, 6, 8, 10, 12, 14, 1, 3, 5, 7, 9, 11, 13,
 static void halves_avx2(const float *x, i64 n, float *to) { /* padded to a multiple of 16 */
     for (i64 k = 0; k < n; k += 16) for (int i = 0; i < 16; i++) to[k + i] = k + HALVES2[i] < n ? x[k + HALVES2[i]] : 0;
 }
-T2 IN void sixteen_avx2(int m, const u16 *p, const float *x, i64 xs, __m256 (*a)[2]) {
+T2 IN void sixteen_avx2(int m, __m256i b, const float *x, i64 xs, __m256 (*a)[2]) {
     const __m256i top = _mm256_set1_epi32((int)0xffff0000);
-    __m256i b = _mm256_loadu_si256((const __m256i *)p);
     __m256 even = _mm256_castsi256_ps(_mm256_slli_epi32(b, 16)), odd = _mm256_castsi256_ps(_mm256_and_si256(b, top));
     UNROLL for (int t = 0; t < m; t++) {
         a[t][0] = _mm256_fmadd_ps(even, _mm256_loadu_ps(x + t * xs), a[t][0]);
@@ -422,14 +421,14 @@ T2 IN void stream_avx2_m(int R, int m, const u16 *w, i64 ws, i64 n, const float 
         UNROLL for (int r = 0; r < R; r++) {
             const u16 *p = w + r * ws + k;
             _mm_prefetch((const char *)p + 1024, _MM_HINT_T0);
-            sixteen_avx2(m, p, x + k, xs, a[r]), sixteen_avx2(m, p + 16, x + k + 16, xs, a[r]);
+            UNROLL for (int i = 0; i < 32; i += 16) sixteen_avx2(m, _mm256_loadu_si256((const __m256i *)(p + i)), x + k + i, xs, a[r]);
         }
     }
     for (; k < n; k += 16)
         UNROLL for (int r = 0; r < R; r++) {
             u16 end[16] = {0};
             memcpy(end, w + r * ws + k, sizeof(u16) * (size_t)min64(16, n - k));
-            sixteen_avx2(m, end, x + k, xs, a[r]);
+            sixteen_avx2(m, _mm256_loadu_si256((const __m256i *)end), x + k, xs, a[r]);
         }
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) y[t * STRIP + r] = placed2(a[r][t], HALVES2);
 }
@@ -638,6 +637,8 @@ T512 static void dots_bf16(const u16 *x, i64 xs, i64 rows, const u16 *w, i64 ws,
 }
 #endif
 
+#include "planes.h"
+
 /* ---- the functions of a level ---- */
 
 typedef void (*RowFunction)(const Rows *p, i64 row);
@@ -654,6 +655,9 @@ typedef struct {
     /* the same for bf16 if there is something faster than `dots`, and the order in which it needs x */
     void (*stream)(const u16 *w, i64 ws, i64 rows, i64 n, const float *x, i64 xs, int m, float *y);
     void (*halves)(const float *x, i64 n, float *to);
+    /* planes: a row as bf16, and up to four rows of x in the order of `stream` (NULL if there is no `stream`) */
+    void (*unpack)(const Planes *w, i64 row, u16 *out);
+    void (*planes)(const Planes *w, i64 first, i64 rows, const float *x, i64 xs, int m, float *y);
     /* the same as `dots` for many rows, if there is something faster */
     i64 (*packed)(i64 n);
     i64 (*space)(i64 rows, i64 n);
@@ -663,16 +667,16 @@ typedef struct {
 
 #define ROWS_OF(l) {rms_row_##l, swiglu_row_##l, log_softmax_row_##l, entropy_row_##l, mixture_row_##l}
 static const Level *level_of(int level) {
-    static const Level plain = {dots_plain, weigh_plain, softmax_row_plain, ROWS_OF(plain), decode_plain, order_plain, few_plain, NULL, NULL, NULL, NULL, NULL, NULL};
+    static const Level plain = {dots_plain, weigh_plain, softmax_row_plain, ROWS_OF(plain), decode_plain, order_plain, few_plain, NULL, NULL, unpack_plain, NULL, NULL, NULL, NULL, NULL};
 #if defined(HAS512)
-    static const Level avx512 = {dots_avx512, weigh_avx512, softmax_row_avx512, ROWS_OF(avx512), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2, NULL, NULL, NULL, NULL};
+    static const Level avx512 = {dots_avx512, weigh_avx512, softmax_row_avx512, ROWS_OF(avx512), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2, unpack_avx512, planes_avx2, NULL, NULL, NULL, NULL};
     if (level == AVX512) return &avx512;
 #endif
 #if defined(__x86_64__)
-    static const Level avx2 = {dots_avx2, weigh_avx2, softmax_row_avx2, ROWS_OF(avx2), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2, packed_avx2, space_avx2, pack_avx2, sixes_avx2};
+    static const Level avx2 = {dots_avx2, weigh_avx2, softmax_row_avx2, ROWS_OF(avx2), decode_avx2, order_avx2, few_avx2, stream_avx2, halves_avx2, unpack_avx2, planes_avx2, packed_avx2, space_avx2, pack_avx2, sixes_avx2};
     if (level >= AVX2) return &avx2;
 #elif defined(__aarch64__)
-    static const Level neon = {dots_neon, weigh_neon, softmax_row_neon, ROWS_OF(neon), decode_neon, order_neon, few_neon, NULL, NULL, NULL, NULL, NULL, NULL};
+    static const Level neon = {dots_neon, weigh_neon, softmax_row_neon, ROWS_OF(neon), decode_neon, order_neon, few_neon, NULL, NULL, unpack_neon, NULL, NULL, NULL, NULL, NULL};
     if (level == NEON) return &neon;
 #endif
     (void)level;
@@ -696,6 +700,7 @@ typedef struct {
     i64 w_expert, w_row, w_step, scale_expert, scale_row, bias_expert, n, n_out, out_row; /* w_step: stride within a row */
     void *out;
     Piece *pieces;
+    Planes planes; /* the matrix, if it is stored so: one, without experts */
 } Product;
 
 IN const void *weight_row(const Product *p, i64 expert, i64 out) {
@@ -704,8 +709,23 @@ IN const void *weight_row(const Product *p, i64 expert, i64 out) {
 }
 IN const u8 *scale_row(const Product *p, i64 expert, i64 out) { return p->scales + expert * p->scale_expert + out * p->scale_row; }
 
+/* Planes with up to four rows of x. */
+static void streamed_planes(const Product *p, const Piece *w, float *y) {
+    int m = (int)w->n_rows;
+#if defined(HAS512)
+    if (p->pairs) { planes_bf16(&p->planes, w->out, w->n_out, (const u16 *)p->x + w->row * p->x_row, p->x_row, m, y); return; }
+#endif
+    if (p->l->planes) { p->l->planes(&p->planes, w->out, w->n_out, (const float *)p->ordered + w->row * p->ordered_row, p->ordered_row, m, y); return; }
+    u16 row[MAX_PLANE];
+    for (i64 o = 0; o < w->n_out; o++) {
+        p->l->unpack(&p->planes, w->out + o, row);
+        p->l->dots((const float *)p->x + w->row * p->x_row, p->x_row, m, row, p->n, 1, p->n, 1, y + o, STRIP);
+    }
+}
+
 /* One stream over each row of weights, for up to four rows of x. */
 static void streamed(const Product *p, const Piece *w, float *y) {
+    if (p->stored == PLANES) { streamed_planes(p, w, y); return; }
     const void *at = weight_row(p, w->expert, w->out);
     const u8 *scales = p->stored == MXFP4 ? scale_row(p, w->expert, w->out) : NULL;
     const void *x = (const u8 *)p->ordered + w->row * p->ordered_row * (p->pairs ? 2 : 4);
@@ -717,6 +737,14 @@ static void streamed(const Product *p, const Piece *w, float *y) {
 #endif
     if (p->stored == BF16) { p->l->stream(at, p->w_row, w->n_out, p->n, x, p->ordered_row, m, y); return; }
     p->l->few(&rows, x, m, y);
+}
+
+/* A row of planes, as the products of many rows need it: bf16 or fp32. */
+static void unpack_row(const Product *p, i64 row, void *to) {
+    if (p->pairs) { p->l->unpack(&p->planes, row, to); return; }
+    u16 weights[MAX_PLANE];
+    p->l->unpack(&p->planes, row, weights);
+    for (i64 k = 0; k < p->n; k++) ((float *)to)[k] = wide(weights[k]);
 }
 
 /* Copies rows of weights of a transposed matrix to contiguous rows, padded with zeros. */
@@ -739,7 +767,7 @@ static void multiply(const Product *p, const Piece *w, const float *weights, i64
 
 static int by_panel(const Product *p, const Piece *w, float *y) {
     i64 n = p->n, groups = n / 32;
-    int in_place = p->stored != MXFP4 && p->w_step == 1;
+    int in_place = (p->stored == FP32 || p->stored == BF16) && p->w_step == 1;
     const void *first = weight_row(p, w->expert, w->out);
     if (in_place && !p->pairs && p->stored == BF16 && w->n_rows <= DECODE_MAX_ROWS) { /* not worth a panel */
         p->l->dots((const float *)p->x + w->row * p->x_row, p->x_row, w->n_rows, first, p->w_row, w->n_out, n, 1, y, STRIP);
@@ -768,6 +796,7 @@ static int by_panel(const Product *p, const Piece *w, float *y) {
         i64 m = min64(rows, w->n_out - o);
         for (i64 r = 0; r < m; r++) {
             const void *at = weight_row(p, w->expert, w->out + o + r);
+            if (p->stored == PLANES) { unpack_row(p, w->out + o + r, panel + r * width * (p->pairs ? 2 : 4)); continue; }
 #if defined(HAS512)
             if (p->pairs && p->stored == MXFP4) decode_bf16(at, scale_row(p, w->expert, w->out + o + r), groups, (u16 *)panel + r * width);
             else
@@ -792,7 +821,7 @@ static void piece_product(void *job, size_t i) {
     const Piece *w = p->pieces + i;
     float few[DECODE_MAX_ROWS * STRIP], *y = w->n_rows <= DECODE_MAX_ROWS ? few : allocate(sizeof(float) * STRIP * (size_t)w->n_rows);
     if (!y) { p->failed = 1; return; }
-    int by_row = w->n_rows <= DECODE_MAX_ROWS && p->w_step == 1 && (p->stored == MXFP4 || p->pairs || (p->stored == BF16 && p->l->stream));
+    int by_row = w->n_rows <= DECODE_MAX_ROWS && p->w_step == 1 && (p->stored >= MXFP4 || p->pairs || (p->stored == BF16 && p->l->stream));
     if (by_row) streamed(p, w, y);
     else if (by_panel(p, w, y)) p->failed = 1;
     float bias[STRIP];
@@ -846,33 +875,26 @@ static void piece_pack(void *job, size_t i) { /* packs an item's rows once, with
         p->l->pack((const float *)p->x + (w->row + k * PACKED_ROWS) * p->x_row, p->x_row, p->n, p->packed + (w->six + k) * p->l->packed(p->n));
 }
 
-/* Returns 0, or 1 without memory. out[row] = x[row] times the matrix of the row's expert, plus its bias, in the dtype
- * of x. Groups (expert, first row, last row) cover the rows of x in order. Strides in elements; bias may be NULL. */
-API int wb_linear(int level, int threads, int stored, int bf16, const void *x, i64 x_row, const i64 *groups, i64 count,
-                  const void *w, i64 w_expert, i64 w_row, i64 w_step, const u8 *scales, i64 scale_expert, i64 scale_row,
-                  const void *bias, i64 bias_expert, i64 n, i64 n_out, void *out, i64 out_row) {
-    const Group *g = (const Group *)groups;
-    i64 rows = count ? g[count - 1].last : 0, pieces = 0;
-    int few = 0;
+/* Returns 0, or 1 without memory. `p` has everything but the converted rows and the work items. */
+static int run(Product p, int threads, const void *x, i64 x_row, const Group *g, i64 count) {
+    i64 rows = count ? g[count - 1].last : 0, n = p.n, pieces = 0;
+    int few = 0, dense = p.stored == BF16 || p.stored == PLANES;
     for (i64 i = 0; i < count; i++) {
         few |= (g[i].last - g[i].first - 1) % TILE < DECODE_MAX_ROWS; /* the last of its tiles */
         pieces += (g[i].last - g[i].first + TILE - 1) / TILE;
     }
-    pieces *= (n_out + STRIP - 1) / STRIP;
-    Product p = {level_of(level), stored, bf16, 0, 0, x, NULL, NULL, x_row, n, w, bias, scales, w_expert, w_row, w_step, scale_expert, scale_row,
-                 bias_expert, n, n_out, out_row, out, malloc(sizeof(Piece) * (size_t)(pieces + 1))};
-#if defined(HAS512)
-    p.pairs = level == AVX512 && bf16;
-#endif
+    pieces *= (p.n_out + STRIP - 1) / STRIP;
+    p.x = x, p.x_row = x_row, p.ordered_row = n;
+    p.pieces = malloc(sizeof(Piece) * (size_t)(pieces + 1));
     void *converted = NULL, *ordered = NULL;
-    int copies = p.pairs ? stored == BF16 && (n % STEP || x_row % STEP) : bf16, failed = !p.pieces;
-    int orders = stored == MXFP4 ? few || p.pairs : stored == BF16 && few && !p.pairs && p.l->stream;
+    int copies = p.pairs ? dense && (n % STEP || x_row % STEP) : p.bf16, failed = !p.pieces;
+    int orders = p.stored == MXFP4 ? few || p.pairs : dense && few && !p.pairs && p.l->stream;
     if (copies) p.x_row = p.pairs ? (n + STEP - 1) / STEP * STEP : n, converted = allocate((size_t)(rows * p.x_row) * (p.pairs ? 2 : 4)), failed |= !converted;
-    if (orders) p.ordered_row = stored == MXFP4 && !p.pairs ? n : (n + STEP - 1) / STEP * STEP, ordered = allocate((size_t)(rows * p.ordered_row) * (p.pairs ? 2 : 4)), failed |= !ordered;
+    if (orders) p.ordered_row = p.stored == MXFP4 && !p.pairs ? n : (n + STEP - 1) / STEP * STEP, ordered = allocate((size_t)(rows * p.ordered_row) * (p.pairs ? 2 : 4)), failed |= !ordered;
     if (failed) { free(p.pieces), free(converted), free(ordered); return 1; }
     if (copies) p.x = converted;
     p.ordered = ordered;
-    if (rows * n_out < (1 << 20) / (n + 1)) threads = 1; /* too small to start threads */
+    if (rows * p.n_out < (1 << 20) / (n + 1)) threads = 1; /* too small to start threads */
     Input input = {&p, x, x_row, converted, ordered};
     if (copies || orders) each(rows, rows * n > 1 << 16 ? threads : 1, piece_input, &input);
     i64 sixes = 0;
@@ -880,8 +902,8 @@ API int wb_linear(int level, int threads, int stored, int bf16, const void *x, i
     for (i64 i = 0; i < count; i++)
         for (i64 r = g[i].first; r < g[i].last; r += TILE) {
             i64 m = min64(TILE, g[i].last - r), n_sixes = sixes_of(&p, m);
-            for (i64 o = 0; o < n_out; o += STRIP)
-                p.pieces[pieces++] = (Piece){g[i].expert, r, m, o, min64(STRIP, n_out - o), n_sixes ? sixes : -1};
+            for (i64 o = 0; o < p.n_out; o += STRIP)
+                p.pieces[pieces++] = (Piece){g[i].expert, r, m, o, min64(STRIP, p.n_out - o), n_sixes ? sixes : -1};
             sixes += n_sixes;
         }
     if (sixes) {
@@ -892,6 +914,42 @@ API int wb_linear(int level, int threads, int stored, int bf16, const void *x, i
     if (!p.failed) each(pieces, threads, piece_product, &p);
     free(p.pieces), free(converted), free(ordered), free(p.packed);
     return p.failed;
+}
+IN int in_pairs(int level, int bf16) {
+#if defined(HAS512)
+    return level == AVX512 && bf16;
+#endif
+    (void)level, (void)bf16;
+    return 0;
+}
+
+/* out[row] = x[row] times the matrix of the row's expert, plus its bias, in the dtype of x. Groups (expert, first row,
+ * last row) cover the rows of x in order. Strides in elements; bias may be NULL. */
+API int wb_linear(int level, int threads, int stored, int bf16, const void *x, i64 x_row, const i64 *groups, i64 count,
+                  const void *w, i64 w_expert, i64 w_row, i64 w_step, const u8 *scales, i64 scale_expert, i64 scale_row,
+                  const void *bias, i64 bias_expert, i64 n, i64 n_out, void *out, i64 out_row) {
+    Product p = {.l = level_of(level), .stored = stored, .bf16 = bf16, .pairs = in_pairs(level, bf16), .w = w, .bias = bias, .scales = scales,
+                 .w_expert = w_expert, .w_row = w_row, .w_step = w_step, .scale_expert = scale_expert, .scale_row = scale_row,
+                 .bias_expert = bias_expert, .n = n, .n_out = n_out, .out = out, .out_row = out_row};
+    return run(p, threads, x, x_row, (const Group *)groups, count);
+}
+/* The same for one matrix of bf16 in planes; x, bias and out are bf16. n <= MAX_PLANE. */
+API int wb_linear_planes(int level, int threads, const u16 *x, i64 x_row, i64 rows, const u8 *blocks, const u8 *table, const i64 *starts,
+                         const u16 *at, const u16 *others, const u16 *bias, i64 n, i64 n_out, u16 *out) {
+    Group all = {0, 0, rows};
+    Product p = {.l = level_of(level), .stored = PLANES, .bf16 = 1, .pairs = in_pairs(level, 1), .w = blocks, .bias = bias, .w_step = 1,
+                 .n = n, .n_out = n_out, .out = out, .out_row = n_out, .planes = {blocks, table, starts, at, others, n}};
+    return run(p, threads, x, x_row, &all, 1);
+}
+/* The bf16 matrix of planes, row after row. */
+typedef struct { const Level *l; Planes planes; u16 *out; } Unpacking;
+static void piece_unpack(void *job, size_t row) {
+    Unpacking *p = job;
+    p->l->unpack(&p->planes, (i64)row, p->out + (i64)row * p->planes.n);
+}
+API void wb_unpack_planes(int level, int threads, const u8 *blocks, const u8 *table, const i64 *starts, const u16 *at, const u16 *others, i64 n, i64 rows, u16 *out) {
+    Unpacking p = {level_of(level), {blocks, table, starts, at, others, n}, out};
+    each(rows, threads, piece_unpack, &p);
 }
 
 /* ---- attention: scores, pattern with sink, values ---- */

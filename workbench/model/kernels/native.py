@@ -29,6 +29,10 @@ _I, _L, _P, _F = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
 _U = ctypes.c_uint64
 _SIGNATURES = {
     "wb_linear": (_I, [_I, _I, _I, _I, _P, _L, _P, _L, _P, _L, _L, _L, _P, _L, _L, _P, _L, _L, _L, _P, _L]),
+    "wb_linear_planes": (_I, [_I, _I, _P, _L, _L, *[_P] * 6, _L, _L, _P]),
+    "wb_upper_bytes": (None, [_I, _P, _L, _L, _L, _P]),
+    "wb_pack_planes": (None, [_I, _P, _L, _L, _L, *[_P] * 5]),
+    "wb_unpack_planes": (None, [_I, _I, *[_P] * 5, _L, _L, _P]),
     "wb_dequantize": (None, [_I, _I, _I, _P, _P, _L, _P]),
     "wb_within": (_I, [_I, _P, _L, _I, _I]),
     "wb_rms_norm": (None, [_I, _I, _I, _P, _L, _L, _P, _F, _P]),
@@ -178,7 +182,7 @@ def status() -> str:
         elif not off and not _has_numba():
             reason += f"; or, for faster decoding: {INSTALL_NUMBA}"
         return f"no native kernels, torch computes: {reason}"
-    threads = "" if _library().wb_threaded() else ", compiled without OpenMP: one thread"
+    threads = "" if library().wb_threaded() else ", compiled without OpenMP: one thread"
     note = f" ({_State.missing})" if _State.missing else ""
     return f"native kernels: {name}{threads}{note}"
 
@@ -190,7 +194,7 @@ def safe_scales(scales: Tensor) -> bool:
         low, high = torch.aminmax(scales) if scales.numel() else SAFE_SCALES
         return SAFE_SCALES[0] <= int(low) and int(high) <= SAFE_SCALES[1]
     flat = _cpu(scales).contiguous()
-    inside = _library().wb_within(_threads(), flat.data_ptr(), flat.numel(), *SAFE_SCALES)
+    inside = library().wb_within(_threads(), flat.data_ptr(), flat.numel(), *SAFE_SCALES)
     if inside < 0:
         raise MemoryError("no memory for the native kernels")
     return bool(inside)
@@ -238,9 +242,9 @@ def linear_experts(
     out = x.new_empty(x.shape[0], n_out)
     if not out.numel():
         return out
-    _check_memory(
-        _library().wb_linear(
-            _level(), _threads(), stored, x.dtype == torch.bfloat16, x.data_ptr(), x.stride(0),
+    check_memory(
+        library().wb_linear(
+            level(), _threads(), stored, x.dtype == torch.bfloat16, x.data_ptr(), x.stride(0),
             (ctypes.c_int64 * len(flat))(*flat), len(flat) // 3, *matrix,
             None if bias is None else bias.data_ptr(), 0 if bias is None else bias.stride(0), n_in, n_out,
             out.data_ptr(), n_out,
@@ -258,8 +262,8 @@ def dequantize(blocks: Tensor, scales: Tensor, dtype: torch.dtype = torch.float3
         raise ArgumentError(f"MXFP4 is dequantized to float32 or bfloat16 here, got {dtype}.")
     blocks, scales = _cpu(blocks).contiguous(), _cpu(scales).contiguous()
     out = torch.empty(*scales.shape[:-1], GROUP * scales.shape[-1], dtype=dtype, device="cpu")
-    _library().wb_dequantize(
-        _level(),
+    library().wb_dequantize(
+        level(),
         _threads(),
         dtype == torch.bfloat16,
         blocks.data_ptr(),
@@ -275,7 +279,7 @@ def swiglu(x: Tensor, alpha: float, limit: float) -> Tensor:
     _check(x.dtype in DTYPES and x.ndim >= 1 and x.shape[-1] % 2 == 0, "x must be bf16 or fp32 [..., 2n]", x)
     x = _cpu(x).contiguous()
     out = x.new_empty(*x.shape[:-1], x.shape[-1] // 2)
-    _library().wb_swiglu(*_row_arguments(x, out.shape[-1]), alpha, limit, out.data_ptr())
+    library().wb_swiglu(*_row_arguments(x, out.shape[-1]), alpha, limit, out.data_ptr())
     return out
 
 
@@ -289,7 +293,7 @@ def rms_norm(x: Tensor, scale: Tensor, eps: float) -> Tensor:
     )
     x = _cpu(x, scale).contiguous()
     out = torch.empty_like(x)
-    _library().wb_rms_norm(*_row_arguments(x), scale.data_ptr(), eps, out.data_ptr())
+    library().wb_rms_norm(*_row_arguments(x), scale.data_ptr(), eps, out.data_ptr())
     return out
 
 
@@ -298,7 +302,7 @@ def norm(x: Tensor) -> Tensor:
     _check(x.dtype in DTYPES and x.ndim >= 1, "x must be bf16 or fp32 [..., n]", x)
     x = _cpu(x).contiguous()
     out = torch.empty(x.shape[:-1], dtype=torch.float32, device="cpu")
-    _library().wb_rms_norm(*_row_arguments(x), None, 0.0, out.data_ptr())
+    library().wb_rms_norm(*_row_arguments(x), None, 0.0, out.data_ptr())
     return out
 
 
@@ -307,7 +311,7 @@ def log_softmax(x: Tensor) -> Tensor:
     _check(x.dtype in DTYPES and x.ndim >= 1, "x must be bf16 or fp32 [..., n]", x)
     x = _cpu(x).contiguous()
     out = torch.empty(x.shape, dtype=torch.float32, device="cpu")
-    _library().wb_log_softmax(*_row_arguments(x), out.data_ptr())
+    library().wb_log_softmax(*_row_arguments(x), out.data_ptr())
     return out
 
 
@@ -321,8 +325,8 @@ def divergence(a: Tensor, b: Tensor | None = None) -> Tensor:
         )
     a, b = _cpu(a).contiguous(), None if b is None else _cpu(b).contiguous()
     out = torch.empty(a.shape[:-1], dtype=torch.float32, device="cpu")
-    level, threads, _, address, rows, n = _row_arguments(a)
-    _library().wb_entropy(level, threads, address, None if b is None else b.data_ptr(), rows, n, out.data_ptr())
+    level_code, threads, _, address, rows, n = _row_arguments(a)
+    library().wb_entropy(level_code, threads, address, None if b is None else b.data_ptr(), rows, n, out.data_ptr())
     return out
 
 
@@ -332,8 +336,8 @@ def mixture(weight: Tensor, x: Tensor) -> Tensor:
     _check(weight.dtype == torch.float32 and weight.shape == x.shape[:2], "weight must be fp32 [row, choice]", weight)
     x, weight = _cpu(x, weight).contiguous(), weight.contiguous()
     out = x.new_empty(x.shape[0], x.shape[2])
-    _library().wb_mixture(
-        _level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), weight.data_ptr(), *x.shape, out.data_ptr()
+    library().wb_mixture(
+        level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), weight.data_ptr(), *x.shape, out.data_ptr()
     )
     return out
 
@@ -348,7 +352,7 @@ def noise(seed: int, position: int, n: int) -> Tensor:
 def _row_arguments(x: Tensor, n: int | None = None) -> tuple:
     n = x.shape[-1] if n is None else n
     rows = x.numel() // x.shape[-1] if x.numel() else 0
-    return _level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), rows, n
+    return level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), rows, n
 
 
 def scores(q: Tensor, k: Tensor, first_query: int, window: int | None) -> Tensor:
@@ -364,9 +368,9 @@ def scores(q: Tensor, k: Tensor, first_query: int, window: int | None) -> Tensor
     _check(q.shape[3] <= 1 or q.stride(3) == 1, "each head of q must be contiguous", q)
     _check_keys(q, q.shape[2], q.shape[3], k)
     s = torch.empty(q.shape[0], q.shape[2], q.shape[1], k.shape[2], dtype=torch.float32, device="cpu")
-    _check_memory(
-        _library().wb_scores(
-            _level(), _threads(), q.dtype == torch.bfloat16, _cpu(q, k).data_ptr(), *q.stride()[:3], *q.shape,
+    check_memory(
+        library().wb_scores(
+            level(), _threads(), q.dtype == torch.bfloat16, _cpu(q, k).data_ptr(), *q.stride()[:3], *q.shape,
             k.data_ptr(), k.shape[1], k.shape[2], *k.stride()[:3], first_query, -1 if window is None else window,
             s.data_ptr(),
         )
@@ -387,8 +391,8 @@ def softmax_(s: Tensor, sinks: Tensor | None = None, first: int = 0) -> Tensor:
         _check(sinks.shape == (n_heads,), "sinks must be [head]", sinks)
         sinks = _cpu(sinks).to(torch.float32).contiguous()
     mass = torch.empty(s.shape[:3], dtype=torch.float32, device="cpu")
-    _library().wb_softmax(
-        _level(), _threads(), _cpu(s).data_ptr(), n_batch, n_heads, n_queries, n_keys, first,
+    library().wb_softmax(
+        level(), _threads(), _cpu(s).data_ptr(), n_batch, n_heads, n_queries, n_keys, first,
         None if sinks is None else sinks.data_ptr(), mass.data_ptr(),
     )  # fmt: skip
     return mass
@@ -408,9 +412,9 @@ def mix(pattern: Tensor, v: Tensor, first: int = 0) -> Tensor:
     _check_keys(v, n_heads, v.shape[-1] if v.ndim else 0, v)
     _check(v.shape[0] == n_batch and v.shape[2] == n_keys, f"v must have batch size {n_batch} and {n_keys} keys", v)
     out = torch.empty(n_batch, n_queries, n_heads, v.shape[3], dtype=v.dtype, device="cpu")
-    _check_memory(
-        _library().wb_mix(
-            _level(), _threads(), v.dtype == torch.bfloat16, _cpu(pattern, v).data_ptr(), *pattern.shape, v.data_ptr(),
+    check_memory(
+        library().wb_mix(
+            level(), _threads(), v.dtype == torch.bfloat16, _cpu(pattern, v).data_ptr(), *pattern.shape, v.data_ptr(),
             v.shape[1], v.shape[3], *v.stride()[:3], first, out.data_ptr(),
         )
     )  # fmt: skip
@@ -550,14 +554,16 @@ def _cpu(x: Tensor, *others: Tensor) -> Tensor:
     return x
 
 
-def _library() -> ctypes.CDLL:
+def library() -> ctypes.CDLL:
+    """The compiled library. Raises ArgumentError if there is none."""
     _load()
     if _State.library is None:
         raise ArgumentError(status())
     return _State.library
 
 
-def _level() -> int:
+def level() -> int:
+    """The number of the level in use, for the library. Raises ArgumentError if torch computes."""
     _load()
     if _State.level is None:
         raise ArgumentError(status())
@@ -568,7 +574,7 @@ def _threads() -> int:
     return torch.get_num_threads()
 
 
-def _check_memory(status: int) -> None:
+def check_memory(status: int) -> None:
     """Raises MemoryError unless a product returned 0: its result would be uninitialized memory."""
     if status:
         raise MemoryError("no memory for the native kernels")
