@@ -345,7 +345,7 @@ def mixture(weight: Tensor, x: Tensor) -> Tensor:
 def noise(seed: int, position: int, n: int) -> Tensor:
     """`noise.gumbel`, bit for bit: n numbers in fp64. seed and position: at least 0 and below 2^64."""
     out = torch.empty(n, dtype=torch.float64, device="cpu")
-    _library().wb_noise(_level(), _threads(), seed, position, n, out.data_ptr())
+    library().wb_noise(level(), _threads(), seed, position, n, out.data_ptr())
     return out
 
 
