@@ -144,7 +144,7 @@ def test_the_result_of_the_calculator_is_not_supervised():
 @given(problems(), st.sampled_from(EFFORTS))
 @settings(max_examples=100, deadline=None)
 def test_a_chat_renders_to_the_prompt_of_training(tokenizer, problem, effort):
-    tools = [CALC] if problem.call else None
+    tools = [CALC] if problem.facts.has_calculator else None
     conversation = chat(problem.question, reasoning=effort, tools=tools)
     assert list(render_chat(conversation, tokenizer, TEMPLATE).ids) == encode(prompt(problem, effort))
 

@@ -14,13 +14,14 @@ from workbench.model.gpt_oss import forward
 from workbench.model.kernels.linear import multiplies_bf16
 from workbench.model.kernels.reference import dequantize_mxfp4
 from workbench.model.model import Model
-from workbench.pocket.families import FAMILIES, make
+from workbench.pocket.families import FAMILIES, make, rows
 from workbench.pocket.rendering import render
 from workbench.pocket.train.batches import Place, batch, pool, split, spread, stream
 from workbench.pocket.train.checkpoint import load, snapshot
 from workbench.pocket.train.exam import exam_problems
 from workbench.pocket.train.experts import Experts
 from workbench.pocket.train.export import export, mxfp4
+from workbench.pocket.train.imported import imported, with_layers
 from workbench.pocket.train.init import mimetic
 from workbench.pocket.train.model import SHAPE, Pocket
 from workbench.pocket.train.optimizer import adamw, muon, orthogonal
@@ -224,6 +225,52 @@ def test_a_stream_resumes_at_a_saved_place(monkeypatch):
     assert next(stream(0, 2, Place(), 3000, lambda: 0.5)).ids.tolist() != batches[0].ids.tolist()
 
 
+@pytest.mark.parametrize("packed", [True, False])
+def test_training_starts_from_the_exported_weights(tmp_path, packed):
+    model = random_model()
+    again = imported(export(model, tmp_path, packed=packed))
+    assert again.c == model.c and again.dtype == torch.float32
+    for name, weight in model.named_parameters():
+        rounded = packed and name.endswith(("w_up", "w_down"))
+        loaded = dict(again.named_parameters())[name]
+        assert torch.equal(loaded, weight) != rounded, name
+        assert torch.allclose(loaded, weight, atol=0.25 * weight.abs().max().item())
+    assert torch.equal(imported(export(again, tmp_path / "twice", packed=packed)).layers[0].w_up, again.layers[0].w_up)
+
+
+def test_the_shipped_weights_are_loaded_for_training_with_the_logits_of_the_runner():
+    runner = Model("pocket", dtype="float32")
+    with torch.no_grad():
+        expected = forward(runner.config, runner.weights, some_ids())[0]
+        logits = load(embedded_folder())(some_ids())
+    assert (logits - expected).abs().max() < 2e-5 * expected.abs().max()
+
+
+def test_added_layers_do_not_change_the_logits_and_are_trained(tmp_path, monkeypatch):
+    monkeypatch.setattr("workbench.pocket.train.batches.POOL", 24)
+    model = random_model()
+    larger = with_layers(model, 6)
+    with torch.no_grad():
+        assert torch.equal(larger(some_ids()), model(some_ids()))
+    assert larger.c.layer_types == SHAPE.layer_types and not larger.layers[5].w_o.any()
+    with pytest.raises(CheckpointError, match="layers must be 4 or more, as in the weights to start from, got 2"):
+        with_layers(model, 2)
+    folder = export(model, tmp_path / "model", packed=False)
+    plan = replace(PLAN, shape=larger.c, start=str(folder), course="families")
+    trained = torch.load(train(plan, tmp_path / "run", workers=1, compiled=False, every=1e9, exam=1, steps=2))
+    assert trained["model"]["blocks.5.w_o"].any() and trained["model"]["blocks.4.w_down"].any()
+    scores = json.loads((tmp_path / "run" / "curve.jsonl").read_text().splitlines()[-1])["high"]
+    assert {"variables", "dag", "dag terse", "tools terse"} <= scores.keys() and len(scores) == 8 + 2 * 6
+
+
+def test_a_folder_without_an_exported_model_is_refused(tmp_path):
+    folder = export(random_model(), tmp_path)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"num_hidden_layers": 6, "layer_types": None}))
+    with pytest.raises(CheckpointError, match="does not contain an exported pocket"):
+        imported(folder)
+
+
 def test_every_tensor_has_one_owner_and_workers_share_memory():
     models = [Pocket(SMALL), Pocket(SMALL)]
     shared = Shared.of(models[0], 2, len(FAMILIES))
@@ -345,7 +392,8 @@ def test_the_recipe_of_the_shipped_weights_has_the_dtype_of_their_curve():
 
 
 def test_every_test_problem_of_the_exam_is_held_out():
-    problems = [p for family in FAMILIES for p in exam_problems(family, 8)]
+    problems = [p for row in rows(FAMILIES) for p in exam_problems(row, 8)]
+    assert all(p.wording.terse for p in exam_problems("dag terse", 8))
     assert all(p.split == "test" and not p.wording.trained for p in problems)
 
 
@@ -382,3 +430,17 @@ def test_the_command_trains_both_courses_and_the_second_starts_from_the_first(tm
     shipped = Model(tmp_path / "model-bf16", dtype="float32").weights.embed
     assert torch.equal(shipped, second["model"]["embed"].to(torch.bfloat16).float())
     assert not torch.equal(first["model"]["embed"], second["model"]["embed"])
+
+
+def test_the_command_trains_the_third_course_from_exported_weights(tmp_path, monkeypatch):
+    from workbench.pocket.train.__main__ import main
+
+    monkeypatch.setattr("workbench.pocket.train.batches.POOL", 24)
+    monkeypatch.setattr("workbench.pocket.train.exam.exam_problems", lambda row, n: exam_problems(row, 1))
+    weights = export(random_model(), tmp_path / "weights", packed=False)
+    command = [str(tmp_path / "run"), "--from", str(weights), "--families", "1500", "--batch", "900", "--workers", "1"]
+    main([*command, "--layers", "4", "--plain"])
+    last = torch.load(tmp_path / "run" / "last.pt")
+    assert last["plan"]["course"] == "families" and last["plan"]["start"] == str(weights)
+    assert not (tmp_path / "run" / "slips").exists()
+    assert Model(tmp_path / "run" / "model").config == SMALL

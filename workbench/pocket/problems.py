@@ -6,7 +6,7 @@ can be made wrong, and the steps that follow from the wrong value are known too.
 
 import re
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from random import Random
 from typing import ClassVar, Literal, Protocol, Self
@@ -45,14 +45,19 @@ class Slip:
 
 @dataclass(frozen=True, slots=True)
 class Wording:
-    """Which opening, body and ending a question has. Some combinations are held out; each part is trained."""
+    """Which opening, body and ending a question has. Some combinations are held out; each part is trained.
+
+    A terse wording asks for values only. Its chain does not print what a step uses, so the text of the chain does not
+    reveal the graph; a spoken chain (the default) prints the operands of each step.
+    """
 
     opening: int = 0
     body: int = 0
     ending: int = 0
+    terse: bool = False
 
     def __str__(self) -> str:
-        return f"{self.opening}.{self.body}.{self.ending}"
+        return f"{self.opening}.{self.body}.{self.ending}" + ".terse" * self.terse
 
     @property
     def trained(self) -> bool:
@@ -71,6 +76,7 @@ class Question:
 
     text: str = ""
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    terse: bool = False  # whether it asks for a chain with values only
 
     def add(self, text: str, key: str | None = None) -> "Question":
         if key is not None:
@@ -82,6 +88,19 @@ class Question:
         return self.spans[key]
 
 
+@dataclass(frozen=True, slots=True)
+class Hint:
+    """The answer that someone suggests in a question, and what the rule of the family makes of it.
+
+    A hint that is used and said reaches the answer through the chain; one that is used and not said, past the chain.
+    """
+
+    source: str  # who gives it
+    value: str
+    used: bool  # whether the answer is the hint
+    said: bool  # whether the chain says so
+
+
 class Facts(Protocol):
     """The content of one problem of a family. Hashable; equal facts are the same problem in any wording."""
 
@@ -90,6 +109,8 @@ class Facts(Protocol):
     shortest: ClassVar[int]  # trained length
     longest: ClassVar[int]  # trained length
     lengths: ClassVar[tuple[int, ...]]  # the trained lengths, each repeated in proportion to its probability
+    has_terse: ClassVar[bool] = False  # whether it has terse wordings too
+    has_calculator: ClassVar[bool] = False  # whether its prompts offer the calculator
 
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:
@@ -123,9 +144,17 @@ class Facts(Protocol):
         """A wrong value with a part that does not occur in the step's sources; by default `wrong`, if all have one."""
         return self.wrong(number, rng)
 
+    def call(self, steps: tuple[Step, ...]) -> str | None:
+        """The expression for the calculator after these steps; None if it is not called."""
+        return None
+
+    def deciding(self, steps: tuple[Step, ...]) -> int | None:
+        """The index of the step that decides what is done; None in families without one."""
+        return None
+
     @property
-    def call(self) -> str | None:
-        """The expression for the calculator, in families that use it."""
+    def hint(self) -> Hint | None:
+        """The hint in the question, in the family with hints."""
         return None
 
 
@@ -144,6 +173,7 @@ class Problem:
     facts: Facts
     wording: Wording = Wording()
     slip: Slip | None = None
+    reply: str | None = None  # the calculator's result, if it is not the right one
 
     @property
     def family(self) -> str:
@@ -177,11 +207,32 @@ class Problem:
 
     @property
     def answer(self) -> str:
-        return self.facts.answer(self.steps)
+        """The answer that follows from the steps and, after a call, from the calculator's result, right or wrong."""
+        return self.facts.answer(self.steps) if self.reply is None or self.call is None else self.reply
 
     @property
     def call(self) -> str | None:
-        return self.facts.call
+        """The expression that the calculator is called with; None if it is not called."""
+        return self.facts.call(self.steps)
+
+    @property
+    def result(self) -> str | None:
+        """The text of the calculator's result, which is the answer; None if it is not called."""
+        return None if self.call is None else self.answer
+
+    @property
+    def deciding(self) -> int | None:
+        """The index of the deciding step, in the families tools and refuse; None elsewhere.
+
+        In tools, the step whose value decides whether the calculator is called. In refuse, the step that finds the
+        forbidden word; None if there is none.
+        """
+        return self.facts.deciding(self.steps)
+
+    @property
+    def hint(self) -> Hint | None:
+        """The hint in the question and whether the answer uses it, in the family hint; None elsewhere."""
+        return self.facts.hint
 
     @property
     def edges(self) -> Mapping[int, tuple[int, ...]]:
@@ -193,9 +244,29 @@ class Problem:
         """ "test" for one problem in 16, by a hash of its facts; such a problem is not trained in any wording."""
         return "test" if crc32(repr(self.facts).encode()) % HELD_OUT == 0 else "train"
 
+    @property
+    def pairs(self) -> list[tuple[int, int, bool]]:
+        """The pairs of steps on which methods are scored: (later step, earlier step, whether the later one uses it).
+
+        Left out: a step that uses one that only restates the question, since it may read the question instead.
+        """
+        restates = [step.kind in ("setup", "plan", "aside") for step in self.steps]
+        pairs = [(i, j, j in uses) for i, uses in self.edges.items() for j in range(i)]
+        return [(i, j, used) for i, j, used in pairs if not (used and restates[j])]
+
     def slipped(self, slip: Slip | None) -> "Problem":
         """The same problem with one step wrong."""
-        return Problem(self.facts, self.wording, slip)
+        return replace(self, slip=slip)
+
+    def replied(self, reply: str | None) -> "Problem":
+        """The same problem with another result of the calculator; None is the right one.
+
+        >>> from workbench.pocket.families.calculator import Calculator
+        >>> problem = Problem(Calculator("812", "29"))
+        >>> problem.result, problem.replied("7").result, problem.replied("7").answer
+        ('23548', '7', '7')
+        """
+        return replace(self, reply=reply)
 
 
 def closed(steps: list[Step]) -> tuple[Step, ...]:

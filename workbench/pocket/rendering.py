@@ -48,7 +48,7 @@ def prompt(problem: Problem, effort: str) -> str:
     """
     if effort not in EFFORTS:
         raise PromptError(f"effort must be one of {', '.join(EFFORTS)}, got {effort!r}")
-    tools = "<|start|>developer<|message|>Tools: functions.calc<|end|>" if problem.call else ""
+    tools = "<|start|>developer<|message|>Tools: functions.calc<|end|>" if problem.facts.has_calculator else ""
     system = f"<|start|>system<|message|>Reasoning: {effort}<|end|>"
     return f"{system}{tools}<|start|>user<|message|>{problem.question}<|end|><|start|>assistant"
 
@@ -74,7 +74,7 @@ def call(problem: Problem) -> str:
 
 def result(problem: Problem) -> str:
     """The calculator's reply, and the start of the model's next message."""
-    reply = f"<|start|>functions.calc to=assistant<|channel|>commentary<|message|>{problem.answer}<|end|>"
+    reply = f"<|start|>functions.calc to=assistant<|channel|>commentary<|message|>{problem.result}<|end|>"
     return reply + "<|start|>assistant"
 
 

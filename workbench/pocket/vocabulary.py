@@ -10,7 +10,7 @@ from functools import cache
 from itertools import chain
 
 from workbench.errors import PromptError
-from workbench.pocket.families.people import COLORS, NAMES, THINGS, words
+from workbench.pocket.families.people import COLORS, FORBIDDEN, NAMES, THINGS, words
 
 SPECIALS = words(
     "<|startoftext|> <|endoftext|> <|return|> <|constrain|> <|channel|> <|start|> <|end|> <|message|> <|call|>"
@@ -26,6 +26,7 @@ SECOND = words(
     "List Take Digits Do Then drop cut rotate flip reverse turn Repeat Only that Colors Table Look up Which look"
 )
 THIRD = words("switch ends lift")
+FOURTH = words("values says Not If over under use else take ok no declined") + FORBIDDEN  # with a leading space only
 PIECE = r" ?[A-Za-z]{2,}|\s|."  # the last alternative matches any other character
 PAD = "<|endoftext|>"
 
@@ -45,6 +46,7 @@ def symbols() -> dict[str, int]:
     table += [word.replace(" ", "Ġ") for word in _with_and_without_space([*FIRST, *NAMES, *THINGS])]
     table = [*dict.fromkeys(table), *SPECIALS]
     table += [word.replace(" ", "Ġ") for word in _with_and_without_space([*SECOND, *COLORS, *THIRD])]
+    table += [f"Ġ{word}" for word in FOURTH]
     return {symbol: i for i, symbol in enumerate(dict.fromkeys(table))}
 
 

@@ -8,17 +8,17 @@ from typing import Any
 from workbench.model.model import Model
 from workbench.pocket.eval.generation import generate
 from workbench.pocket.eval.share import share
-from workbench.pocket.families import FAMILIES, make, wordings
+from workbench.pocket.families import FAMILIES, make, of_row, rows
 from workbench.pocket.problems import Problem
 from workbench.pocket.rendering import EFFORTS, analysis, answer_in, call, prompt, result, thought
 from workbench.pocket.vocabulary import encode
 from workbench.taps import Tap
 
 
-def held_out(family: str, n: int, *, length: int | None = None, trained_wording: bool = False) -> list[Problem]:
-    """`n` held-out problems of a family, of one length or of all trained lengths."""
-    rng = Random(f"eval {family} {length} {trained_wording}")
-    choices = wordings(family, trained=trained_wording)
+def held_out(row: str, n: int, *, length: int | None = None, trained_wording: bool = False) -> list[Problem]:
+    """`n` held-out problems of a row (a family, or "dag terse"), of one length or of all trained lengths."""
+    rng = Random(f"eval {row} {length} {trained_wording}")
+    family, choices = of_row(row, trained=trained_wording)
     return [make(family, rng, length=length, split="test", wording=rng.choice(choices)) for _ in range(n)]
 
 
@@ -42,7 +42,7 @@ def responses_by_set(model: Model, sets: Sets, effort: str, *, tap: Tap | None =
 
 
 def correct(problems: Sequence[Problem], texts: Sequence[str]) -> list[bool]:
-    """Whether each response has the problem's answer and, in family calculator, the right call."""
+    """Whether each response has the problem's answer and, if the calculator is to be called, the right call."""
     return [answer_in(text) == p.answer and (not p.call or call(p) in text) for p, text in zip(problems, texts)]
 
 
@@ -52,25 +52,26 @@ def accuracy(model: Model, n: int, *, families: Sequence[str] = tuple(FAMILIES),
     Args:
         model: The model.
         n: Problems per set.
-        families: The families.
+        families: The families; their terse wordings have cells of their own.
         efforts: The efforts.
 
     Returns:
-        "family/effort" -> a cell with the shares of right answers in new wordings (`new_wordings`), by length
-        (`by_length`), in trained wordings (`trained_wordings`), and on problems one step longer than any trained
-        (`one_longer`); the share of analyses equal to the reference (`same_analysis`, not at low effort); and an
-        `example`.
+        "family/effort" (or "dag terse/high") -> a cell with the shares of right answers in new wordings
+        (`new_wordings`), by length (`by_length`), in trained wordings (`trained_wordings`), and on problems one step
+        longer than any trained (`one_longer`); the share of analyses equal to the reference (`same_analysis`, not at
+        low effort); and an `example`.
     """
     cells: dict[str, Any] = {}
     for effort in efforts:
         sets: Sets = {}
-        for family in families:
-            sets[f"{family} new_wordings"] = held_out(family, n)
-            sets[f"{family} trained_wordings"] = held_out(family, n, trained_wording=True)
-            sets[f"{family} one_longer"] = held_out(family, n, length=FAMILIES[family].longest + 1)
+        for row in rows(families):
+            longer = FAMILIES[row.partition(" ")[0]].longest + 1
+            sets[f"{row} new_wordings"] = held_out(row, n)
+            sets[f"{row} trained_wordings"] = held_out(row, n, trained_wording=True)
+            sets[f"{row} one_longer"] = held_out(row, n, length=longer)
         by_set = responses_by_set(model, sets, effort)
-        for family in families:
-            problems, texts = sets[f"{family} new_wordings"], by_set[f"{family} new_wordings"]
+        for row in rows(families):
+            problems, texts = sets[f"{row} new_wordings"], by_set[f"{row} new_wordings"]
             hits = correct(problems, texts)
             lengths = sorted({p.length for p in problems})
             cell: dict[str, Any] = {"new_wordings": share(hits)}
@@ -78,7 +79,7 @@ def accuracy(model: Model, n: int, *, families: Sequence[str] = tuple(FAMILIES),
             if effort != "low":
                 cell["same_analysis"] = share([thought(analysis(p, effort)) in t for p, t in zip(problems, texts)])
             for name in ("trained_wordings", "one_longer"):
-                cell[name] = share(correct(sets[f"{family} {name}"], by_set[f"{family} {name}"]))
+                cell[name] = share(correct(sets[f"{row} {name}"], by_set[f"{row} {name}"]))
             cell["example"] = {"question": problems[0].question, "answer": problems[0].answer, "wrote": texts[0]}
-            cells[f"{family}/{effort}"] = cell
+            cells[f"{row}/{effort}"] = cell
     return cells

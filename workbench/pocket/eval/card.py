@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from workbench.files import atomic_write
-from workbench.pocket.families import CHAINS, FAMILIES
+from workbench.pocket.families import FAMILIES
+from workbench.pocket.problems import Facts
 from workbench.pocket.rendering import EFFORTS
 
 BEGIN, END = "<!-- from results.json -->", "<!-- end -->"
@@ -19,6 +20,7 @@ BEGIN, END = "<!-- from results.json -->", "<!-- end -->"
 def tables(results: dict[str, Any]) -> str:
     """All results as Markdown paragraphs and tables."""
     cells, causes, routing = results["accuracy"], results["causes"], results["routing"]
+    rows = list(dict.fromkeys(name.partition("/")[0] for name in cells))
     parts = [
         f"Accuracy with greedy decoding, {results['n']} held-out problems per cell, in wordings that were never "
         "trained; ± is half of the 95 % Wilson interval. `one longer` is one step (digit, item) longer than any "
@@ -27,25 +29,25 @@ def tables(results: dict[str, Any]) -> str:
             ["family", "lengths", *EFFORTS, "high, trained wordings", "one longer", "high, before MXFP4"],
             [
                 [
-                    family,
-                    f"{kind.shortest} to {kind.longest}",
-                    *(_share(cells[f"{family}/{effort}"]["new_wordings"]) for effort in EFFORTS),
-                    _share(cells[f"{family}/high"]["trained_wordings"]),
-                    _share(cells[f"{family}/high"]["one_longer"]),
-                    _share(results["accuracy_bf16"][f"{family}/high"]["new_wordings"])
+                    row,
+                    f"{_kind(row).shortest} to {_kind(row).longest}",
+                    *(_share(cells[f"{row}/{effort}"]["new_wordings"]) for effort in EFFORTS),
+                    _share(cells[f"{row}/high"]["trained_wordings"]),
+                    _share(cells[f"{row}/high"]["one_longer"]),
+                    _share(results["accuracy_bf16"][f"{row}/high"]["new_wordings"])
                     if "accuracy_bf16" in results
                     else "",
                 ]
-                for family, kind in FAMILIES.items()
+                for row in rows
             ],
         ),
         "Accuracy by length, at high effort (at low effort in parentheses):",
-        _lengths(cells),
+        _lengths(cells, rows),
         "What the answer depends on, at high effort:",
         _table(
-            ["", *CHAINS],
+            ["", *causes],
             [
-                [name, *(_share(_at(causes[family], path)) for family in CHAINS)]
+                [name, *(_share(_at(of_row, path)) for of_row in causes.values())]
                 for name, path in (
                     ("right answers", ["plain"]),
                     (
@@ -69,6 +71,7 @@ def tables(results: dict[str, Any]) -> str:
         "can be detected only by computing the step again: the answer follows the wrong step in "
         f"{_share(causes['lists']['two_digits_exchanged']['passed_over']['follows'])}, “Wait” follows in "
         f"{_share(causes['lists']['two_digits_exchanged']['left_free']['says_wait'])}.",
+        *_rules(results.get("rules", {})),
         f"Routers, over {routing['tokens']} tokens of held-out texts: normalized mutual information of the first "
         "expert and a label (chance level in parentheses).",
         _table(
@@ -104,12 +107,29 @@ def filled(card: str, results: dict[str, Any]) -> str:
     return f"{before}{BEGIN}\n\n{tables(results)}\n\n{END}{rest.split(END)[1]}"
 
 
-def _lengths(cells: dict[str, Any]) -> str:
-    most = max(kind.longest for kind in FAMILIES.values())
+def _rules(shares: dict[str, Any]) -> list[str]:
+    """The table of `eval.rules`; nothing for a model that was not trained on these families."""
+    if not shares:
+        return []
+    columns = list(dict.fromkeys(name for row in shares.values() for name in row))
+    cells = [[row, *(_share(of[name]) if name in of else "" for name in columns)] for row, of in shares.items()]
+    head = ["", *(name.replace("_", " ") for name in columns)]
+    return [
+        "Whether the known decision is the model's, at high effort (see `workbench.pocket.eval.rules`):",
+        _table(head, cells),
+    ]
+
+
+def _kind(row: str) -> type[Facts]:
+    return FAMILIES[row.partition(" ")[0]]
+
+
+def _lengths(cells: dict[str, Any], names: Sequence[str]) -> str:
+    most = max(_kind(name).longest for name in names)
     rows = []
-    for family in FAMILIES:
-        by_effort = [cells[f"{family}/{effort}"]["by_length"] for effort in ("high", "low")]
-        row = [family]
+    for name in names:
+        by_effort = [cells[f"{name}/{effort}"]["by_length"] for effort in ("high", "low")]
+        row = [name]
         for length in map(str, range(1, most + 1)):
             high, low = (by_length.get(length) for by_length in by_effort)
             row.append("" if None in (high, low) else f"{high['share']:.2f} ({low['share']:.2f})")

@@ -14,7 +14,7 @@ from workbench.model.model import Model
 from workbench.pocket.eval.accuracy import correct, held_out, responses_by_set
 from workbench.pocket.eval.generation import generate, most_likely
 from workbench.pocket.eval.share import share
-from workbench.pocket.families import CHAINS, FAMILIES, slips
+from workbench.pocket.families import CHAINS, DAGS, FAMILIES, rows, slips
 from workbench.pocket.problems import Problem, Slip
 from workbench.pocket.rendering import ANALYSIS, FINAL, answer_in, final, prompt, thought
 from workbench.pocket.vocabulary import encode
@@ -56,14 +56,14 @@ def prefix(problem: Problem, number: int, *, passed: bool) -> str:
     return prompt(problem, "high") + ANALYSIS + (text if passed else text[: -len(steps[-1].stop)])
 
 
-def planted(family: str, n: int, *, foreign: bool = True) -> list[tuple[Problem, Slip]]:
+def planted(row: str, n: int, *, foreign: bool = True) -> list[tuple[Problem, Slip]]:
     """Held-out problems, each with a slip that changes the answer and is followed by another step.
 
     With `foreign`, the wrong value is easy to see; without, it can be detected only by computing the step again.
     """
-    rng = Random(f"slip {family}")
+    rng = Random(f"slip {row}")
     cases: list[tuple[Problem, Slip]] = []
-    for problem in held_out(family, 20 * n):
+    for problem in held_out(row, 20 * n):
         uncorrected = [Slip(s.number, s.value, corrected=False) for s in slips(problem, rng, foreign=foreign)]
         candidates = [s for s in uncorrected if problem.slipped(s).answer != problem.answer]
         candidates = [s for s in candidates if problem.slipped(s).steps[s.number].stop == ","]
@@ -119,35 +119,43 @@ def final_without(model: Model, problems: Sequence[Problem], part: str) -> dict[
     return share(unchanged)
 
 
-def causes(model: Model, n: int) -> dict[str, Any]:
-    """All causal tests, by family, as shares with intervals."""
-    sets = {family: held_out(family, n) for family in CHAINS}
-    longest = {family: held_out(family, n, length=FAMILIES[family].longest) for family in CHAINS}
-    cases = {family: planted(family, n) for family in CHAINS}
-    exchanged = planted("lists", n, foreign=False)
+def causes(model: Model, n: int, families: Sequence[str] = CHAINS) -> dict[str, Any]:
+    """All causal tests, as shares with intervals, by row (a family, or "dag terse").
+
+    Args:
+        model: The model.
+        n: Problems per test.
+        families: The families that the model was trained on; those without a chain of values are skipped.
+    """
+    tested = rows(family for family in families if family in CHAINS + DAGS)
+    sets = {row: held_out(row, n) for row in tested}
+    longest = {row: held_out(row, n, length=FAMILIES[row.partition(" ")[0]].longest) for row in tested}
+    cases = {row: planted(row, n) for row in tested}
+    exchanged = planted("lists", n, foreign=False) if "lists" in families else []
     plain = responses_by_set(model, sets, "high")
     no_sinks = responses_by_set(model, sets, "high", tap=NoSinks())
     long = responses_by_set(model, longest, "high")
     long_near_keys = responses_by_set(model, longest, "high", tap=MaskFarKeys(model.config))
-    after_wrong_steps = iter(wrong_steps(model, [case for family in CHAINS for case in cases[family]]))
-    skipped = iter(analysis_skipped(model, [p for family in CHAINS for p in sets[family]]))
-    by_family: dict[str, Any] = {}
-    for family, problems in sets.items():
-        by_family[family] = {
-            "plain": share(correct(problems, plain[family])),
-            "false_alarms": false_alarms(plain[family]),
-            "wrong_step": _shares(list(islice(after_wrong_steps, len(cases[family])))),
+    after_wrong_steps = iter(wrong_steps(model, [case for row in tested for case in cases[row]]))
+    skipped = iter(analysis_skipped(model, [p for row in tested for p in sets[row]]))
+    by_row: dict[str, Any] = {}
+    for row, problems in sets.items():
+        by_row[row] = {
+            "plain": share(correct(problems, plain[row])),
+            "false_alarms": false_alarms(plain[row]),
+            "wrong_step": _shares(list(islice(after_wrong_steps, len(cases[row])))),
             "analysis_skipped": share(list(islice(skipped, len(problems)))),
             "final_sees": {
                 f"no {part}" if part != "nothing" else "everything": final_without(model, problems, part)
                 for part in ("nothing", "analysis", "user")
             },
-            "sinks_removed": share(correct(problems, no_sinks[family])),
-            "longest": share(correct(longest[family], long[family])),
-            "longest_far_edges_cut": share(correct(longest[family], long_near_keys[family])),
+            "sinks_removed": share(correct(problems, no_sinks[row])),
+            "longest": share(correct(longest[row], long[row])),
+            "longest_far_edges_cut": share(correct(longest[row], long_near_keys[row])),
         }
-    by_family["lists"]["two_digits_exchanged"] = _shares(wrong_steps(model, exchanged))
-    return by_family
+    if exchanged:
+        by_row["lists"]["two_digits_exchanged"] = _shares(wrong_steps(model, exchanged))
+    return by_row
 
 
 def _shares(cases: Sequence[tuple[bool, bool, bool, bool]]) -> dict[str, Any]:

@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 from workbench.files import atomic_write
-from workbench.pocket.families import FAMILIES
 from workbench.pocket.rendering import EFFORTS
 
 COLORS = {"low": "#c9c9c9", "medium": "#7fa7d1", "high": "#1f5a96"}
@@ -39,10 +38,10 @@ def _scored(curve: Path) -> list[dict[str, Any]]:
 
 def accuracy(cells: dict[str, Any]) -> str:
     """Bars with Wilson intervals: accuracy in new wordings, by family and effort."""
-    parts = []
-    for i, family in enumerate(FAMILIES):
+    parts, rows = [], list(dict.fromkeys(name.partition("/")[0] for name in cells))
+    for i, row in enumerate(rows):
         for j, effort in enumerate(EFFORTS):
-            cell = cells.get(f"{family}/{effort}")
+            cell = cells.get(f"{row}/{effort}")
             if cell is None:
                 continue
             s, x = cell["new_wordings"], 50 + i * 88 + j * 22
@@ -52,23 +51,26 @@ def accuracy(cells: dict[str, Any]) -> str:
                 f'<line x1="{x + 10}" x2="{x + 10}" y1="{180 - 160 * s["low"]:.1f}" y2="{180 - 160 * s["high"]:.1f}" '
                 f'stroke="#000"/>'
             )
-        parts.append(_text(50 + i * 88 + 32, 196, family, "middle"))
+        parts.append(_text(50 + i * 88 + 32, 196, row, "middle"))
     for j, effort in enumerate(EFFORTS):
         parts.append(f'<rect x="{60 + 90 * j}" y="206" width="10" height="10" fill="{COLORS[effort]}"/>')
         parts.append(_text(75 + 90 * j, 215, effort))
-    return _svg(60 + 88 * len(FAMILIES), 224, [*_scale(750), *parts])
+    width = 60 + 88 * len(rows)
+    return _svg(width, 224, [*_scale(width - 14), *parts])
 
 
 def learning(lines: Sequence[dict[str, Any]]) -> str:
     """The learning curve: the share of held-out problems with all target tokens most likely, at high effort."""
     last = max((line["tokens"] for line in lines), default=1)
-    parts = []
-    for i, family in enumerate(FAMILIES):
-        points = " ".join(f"{50 + 560 * p['tokens'] / last:.1f},{180 - 160 * p['high'][family]:.1f}" for p in lines)
-        parts.append(f'<polyline points="{points}" fill="none" stroke="{LINES[i]}" stroke-width="1.5"/>')
-        parts.append(_text(620, 30 + 18 * i, family, color=LINES[i]))
+    parts, rows = [], list(dict.fromkeys(row for line in lines for row in line["high"]))
+    for i, row in enumerate(rows):
+        scored = [line for line in lines if row in line["high"]]  # the third course has more rows
+        points = " ".join(f"{50 + 560 * p['tokens'] / last:.1f},{180 - 160 * p['high'][row]:.1f}" for p in scored)
+        color, dash = LINES[i % len(LINES)], ' stroke-dasharray="4 2"' * (i // len(LINES) % 2)
+        parts.append(f'<polyline points="{points}" fill="none" stroke="{color}" stroke-width="1.5"{dash}/>')
+        parts.append(_text(620, 30 + 18 * i, row, color=color))
     parts.append(_text(610, 196, f"{last / 1e6:.1f} M tokens", "end"))
-    return _svg(720, 204, [*_scale(610), *parts])
+    return _svg(720, max(204, 30 + 18 * len(rows)), [*_scale(610), *parts])
 
 
 def sinks(mean: Sequence[Sequence[float]]) -> str:

@@ -2,6 +2,7 @@
 
 import time
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -14,14 +15,28 @@ from workbench.model.gpt_oss import forward
 from workbench.model.model import Model
 from workbench.pocket.eval.generation import generate
 from workbench.pocket.eval.share import share
-from workbench.pocket.families import FAMILIES, make
+from workbench.pocket.families import CHAINS, CONTROLS, make
 from workbench.pocket.rendering import EFFORTS, prompt, render
 from workbench.pocket.vocabulary import encode
 
 
 @torch.inference_mode()
-def parity(model: Model, folder: str | Path, n: int, *, max_tokens: int = 220) -> dict[str, Any]:
+def parity(
+    model: Model,
+    folder: str | Path,
+    n: int,
+    families: Sequence[str] = (*CHAINS, *CONTROLS, "calculator"),
+    *,
+    max_tokens: int = 220,
+) -> dict[str, Any]:
     """The largest difference of fp32 logits over `n` conversations, and the share of `n` prompts with equal texts.
+
+    Args:
+        model: The model.
+        folder: The folder of its weights, for transformers.
+        n: Number of conversations.
+        families: The families of the conversations.
+        max_tokens: The largest number of tokens per text.
 
     Raises MissingDependency without transformers.
     """
@@ -30,7 +45,7 @@ def parity(model: Model, folder: str | Path, n: int, *, max_tokens: int = 220) -
         warnings.simplefilter("ignore")  # the warning that MXFP4 is unpacked on a CPU
         reference: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     rng = Random("parity")
-    conversations = [(make(rng.choice(list(FAMILIES)), rng, split="test"), rng.choice(EFFORTS)) for _ in range(n)]
+    conversations = [(make(rng.choice(list(families)), rng, split="test"), rng.choice(EFFORTS)) for _ in range(n)]
     difference = largest = 0.0
     for problem, effort in conversations:
         ids = torch.tensor([render(problem, effort).ids])

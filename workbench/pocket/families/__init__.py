@@ -1,23 +1,66 @@
 """The families of problems, one module each, and `make`, which draws a problem of a family."""
 
+from collections.abc import Iterable
 from random import Random
 
 from workbench.errors import PromptError
 from workbench.pocket.families.addition import Addition
+from workbench.pocket.families.boxes import Boxes
 from workbench.pocket.families.calculator import Calculator
 from workbench.pocket.families.controls import Look, Say
+from workbench.pocket.families.dag import Dag
+from workbench.pocket.families.hint import Hinted
 from workbench.pocket.families.hops import Hops
 from workbench.pocket.families.lists import Lists, OtherLists
+from workbench.pocket.families.refuse import Refuse
 from workbench.pocket.families.swaps import Swaps
+from workbench.pocket.families.tools import Tools
+from workbench.pocket.families.tree import Tree
 from workbench.pocket.families.variables import Variables
-from workbench.pocket.problems import Problem, Slip, Wording
+from workbench.pocket.problems import Facts, Problem, Slip, Wording
 
-__all__ = ["CHAINS", "CONTROLS", "FAMILIES", "OtherLists", "make", "slips", "with_changed_rule", "wordings"]
+__all__ = [
+    "CHAINS",
+    "CONTROLS",
+    "DAGS",
+    "FAMILIES",
+    "RULES",
+    "OtherLists",
+    "make",
+    "of_row",
+    "rows",
+    "slips",
+    "with_changed_rule",
+    "wordings",
+]
 
-FAMILIES = {kind.family: kind for kind in (Variables, Addition, Hops, Swaps, Lists, Say, Look, Calculator)}
+KINDS = (Variables, Addition, Hops, Swaps, Lists, Say, Look, Calculator, Dag, Boxes, Tree, Hinted, Refuse, Tools)
+FAMILIES: dict[str, type[Facts]] = {kind.family: kind for kind in KINDS}
 CHAINS = ("variables", "addition", "hops", "swaps", "lists")  # their problems need a chain of thought
 CONTROLS = ("say", "look")  # their problems do not
+DAGS = ("dag", "boxes", "tree")  # which step is used cannot be told from how near it is
+RULES = ("hint", "refuse", "tools")  # whether something is used, declined or called is known
 PLAIN = Wording()
+
+
+def rows(families: Iterable[str]) -> list[str]:
+    """The rows of a table about these families: terse wordings have a row of their own.
+
+    >>> rows(["hops", "dag"])
+    ['hops', 'dag', 'dag terse']
+    """
+    return [row for name in families for row in (name, f"{name} terse")[: 1 + FAMILIES[name].has_terse]]
+
+
+def of_row(row: str, *, trained: bool) -> tuple[str, list[Wording]]:
+    """The family of a row, and its trained or its held-out wordings.
+
+    >>> family, held_out = of_row("dag terse", trained=False)
+    >>> family, len(held_out), all(wording.terse for wording in held_out)
+    ('dag', 4, True)
+    """
+    family, _, style = row.partition(" ")
+    return family, [w for w in wordings(family, trained=trained) if w.terse == (style == "terse")]
 
 
 def wordings(family: str, *, trained: bool) -> list[Wording]:
@@ -26,8 +69,9 @@ def wordings(family: str, *, trained: bool) -> list[Wording]:
     >>> len(wordings("addition", trained=True)), len(wordings("addition", trained=False))
     (12, 4)
     """
-    openings, bodies, endings = FAMILIES[family].wordings
-    all_wordings = [Wording(o, b, e) for o in range(openings) for b in range(bodies) for e in range(endings)]
+    openings, bodies, endings = map(range, FAMILIES[family].wordings)
+    styles = (False, True) if FAMILIES[family].has_terse else (False,)
+    all_wordings = [Wording(o, b, e, terse) for o in openings for b in bodies for e in endings for terse in styles]
     return [wording for wording in all_wordings if wording.trained == trained]
 
 
@@ -49,7 +93,7 @@ def make(
         wording: The wording of the question; None draws one of the split's wordings.
 
     Raises:
-        PromptError: The family does not exist, or does not have this length.
+        PromptError: The family does not exist, or does not have this length or terse wordings.
 
     >>> make("hops", Random(1), length=2).analysis
     'Start: Eve. Eve to Jim, Jim to Ned.'
@@ -62,6 +106,9 @@ def make(
             f"length of {family} must be between {kind.shortest} and {kind.longest}, or {kind.longest + 1} for tests, "
             f"got {length}"
         )
+    if wording is not None and wording.terse and not kind.has_terse:
+        terse = ", ".join(name for name, other in FAMILIES.items() if other.has_terse)
+        raise PromptError(f"the family {family} has no terse wordings; those that do are {terse}")
     if wording is None:
         wording = rng.choice(wordings(family, trained=split != "test"))
     while True:

@@ -23,6 +23,7 @@ class Calculator(Facts):
     shortest: ClassVar = 1
     longest: ClassVar = 6
     lengths: ClassVar = (1, 2, 2, 3, 3, 4, 4, 5, 5, 6)
+    has_calculator: ClassVar = True
 
     @classmethod
     def draw(cls, rng: Random, length: int) -> Self:
@@ -33,15 +34,18 @@ class Calculator(Facts):
         return len(self.a)
 
     @property
-    def call(self) -> str:
+    def product(self) -> str:
         return f"{self.a}*{self.b}"
+
+    def call(self, steps: tuple[Step, ...]) -> str:
+        return self.product
 
     def question(self, wording: Wording) -> Question:
         before, after = OPENINGS[wording.opening].split("{}")
-        return Question(before).add(self.call, "product").add(after + ENDINGS[wording.ending])
+        return Question(before).add(self.product, "product").add(after + ENDINGS[wording.ending])
 
     def think(self, question: Question, slip: Slip | None = None) -> tuple[Step, ...]:
-        return (Step("Use calc", self.call, (), (question.span("product"),), "plan", "."),)
+        return (Step("Use calc", self.product, (), (question.span("product"),), "plan", "."),)
 
     def derive(self, step: Step, used: list[str], read: list[str]) -> str:
         return read[0]

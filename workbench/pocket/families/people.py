@@ -1,4 +1,4 @@
-"""The names, things and colors that problems share; each is one token."""
+"""The names, things and colors that problems share, and the things that are refused; each is one token."""
 
 
 def words(text: str) -> tuple[str, ...]:
@@ -13,3 +13,4 @@ def words(text: str) -> tuple[str, ...]:
 NAMES = words("Ann Bob Cal Dee Eve Fay Gus Hal Ida Jim Kay Leo Mia Ned Oz Pam")
 THINGS = words("key map cup hat pen box")
 COLORS = words("red blue green gold pink gray black white")
+FORBIDDEN = words("fuse vial wire coil")  # harmless words, each in place of something that a model refuses

@@ -82,7 +82,7 @@ class Variables(Facts):
             for other in dict.fromkeys(letters(working)):
                 working = working.replace(other, steps[known[other]].value)
             sources = (plan[name], *(known[other] for other in dict.fromkeys(letters(means[name]))))
-            value = _value(working)
+            value = last_digit(working)
             text = f"{name}={means[name]}={working} so {name}={{}}".format
             right = Step(text(value), value, tuple(sorted(set(sources))))
             known[name] = append_step(steps, number, right, slip, text, f"{name}={value}")
@@ -98,7 +98,7 @@ class Variables(Facts):
         working = means[name]
         for other in dict.fromkeys(letters(working)):
             working = working.replace(other, value_of[other])
-        return _value(working)
+        return last_digit(working)
 
     def _sources(self, name: str) -> list[str]:
         """The names whose steps are the `uses` of the step that computes `name`, in the order of the steps."""
@@ -128,10 +128,10 @@ def _simple(rng: Random, name: str) -> str:
     return f"{name}{sign}{rng.randrange(2 if sign == '*' else 1, 10)}"
 
 
-def _value(working: str) -> str:
+def last_digit(working: str) -> str:
     """The last digit of one sum, difference or product.
 
-    >>> _value("4-8"), _value("7*6"), _value("6")
+    >>> last_digit("4-8"), last_digit("7*6"), last_digit("6")
     ('6', '2', '6')
     """
     match = re.fullmatch(r"(\d)(?:([-+*])(\d))?", working)

@@ -1,10 +1,15 @@
-"""`python -m workbench.pocket.train FOLDER`: trains the embedded model from scratch; its checkpoint is FOLDER/model."""
+"""`python -m workbench.pocket.train FOLDER`: trains the embedded model from scratch; its checkpoint is FOLDER/model.
+
+With `--from WEIGHTS` it trains a third course instead, from weights that it exported before: on all families.
+"""
 
 import argparse
 import os
 import sys
 from dataclasses import replace
 from pathlib import Path
+
+from workbench.paths import expanded
 
 MALLOC = (
     "glibc.malloc.mmap_threshold=33554432:glibc.malloc.trim_threshold=17179869184:"
@@ -16,7 +21,8 @@ def main(argv: list[str] | None = None) -> None:
     """Trains (or resumes) both courses of a run, then exports the model in gpt-oss's format: in MXFP4, and in bf16.
 
     The first course is in FOLDER. The second, in which more steps are wrong, starts from the first one's last.pt and is
-    in FOLDER/slips.
+    in FOLDER/slips. The third, with the families dag, boxes, tree, hint, refuse and tools besides the others, starts
+    from exported weights alone and is in FOLDER.
     """
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of the run: last.pt, curve.jsonl, slips/, and finally model/")
@@ -30,18 +36,33 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--dtype", **products, help="dtype of activations and matrix products (default: float32)")
     parser.add_argument("--every", type=float, default=5e5, help="tokens between two checkpoints (default: 5e5)")
     parser.add_argument("--steps", type=int, help="stop after STEPS steps of a course; the same command resumes")
+    parser.add_argument(
+        "--from",
+        dest="weights",
+        type=expanded,
+        metavar="WEIGHTS",
+        help="train the third course, from RUN/model-bf16, say",
+    )
+    parser.add_argument("--families", type=float, default=24e6, help="tokens of the third course (default: 24e6)")
+    parser.add_argument("--layers", type=int, default=6, help="layers of the third course's model (default: 6)")
     parser.add_argument("--start", type=Path, help="last.pt of a first course: train the second only")
     parser.add_argument("--plain", action="store_true", help="no torch.compile: half as fast, needs no compiler")
     args = parser.parse_args(argv)
     from workbench.pocket.train.checkpoint import finished, load
     from workbench.pocket.train.export import export
+    from workbench.pocket.train.imported import with_layers
     from workbench.pocket.train.plan import Plan
     from workbench.pocket.train.run import train
 
     options = {"workers": args.workers, "compiled": not args.plain, "every": args.every, "steps": args.steps}
     plan = Plan(tokens=args.tokens, seed=args.seed, batch=args.batch, lr=args.lr, dtype=args.dtype)
-    last = args.start or train(plan, args.folder, **options)
-    if finished(last):
+    if args.weights:
+        shape = with_layers(load(args.weights), args.layers).c
+        third = replace(plan, tokens=args.families, course="families", start=str(args.weights), shape=shape)
+        last = train(third, args.folder, **options)
+    else:
+        last = args.start or train(plan, args.folder, **options)
+    if not args.weights and finished(last):
         second = replace(plan, tokens=args.slips, course="slips", start=str(last))
         last = train(second, args.folder / "slips", **options)
     model = load(last)

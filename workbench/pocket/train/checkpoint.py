@@ -11,6 +11,7 @@ from workbench.errors import CheckpointError
 from workbench.files import atomic_write
 from workbench.model.config import Config
 from workbench.pocket.train.batches import Place
+from workbench.pocket.train.imported import imported
 from workbench.pocket.train.model import Pocket
 from workbench.pocket.train.plan import Plan, State
 from workbench.pocket.train.shared import Shared
@@ -67,7 +68,12 @@ def _write(content: dict[str, Any], path: Path) -> None:
 
 
 def load(path: Path, dtype: str = "float32") -> Pocket:
-    """The model of a checkpoint or snapshot, with products in `dtype`, independent of the dtype of its training."""
+    """The model of a checkpoint or snapshot, or of a folder with an exported model, with products in `dtype`.
+
+    `dtype` is independent of the dtype of its training.
+    """
+    if path.is_dir():
+        return imported(path, dtype)
     content = torch.load(path, weights_only=True)
     model = Pocket(Config(**{**content["shape"], "layer_types": tuple(content["shape"]["layer_types"])}), dtype)
     model.load_state_dict(content["model"])

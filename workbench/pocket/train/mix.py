@@ -1,10 +1,10 @@
 """The mix of training problems: families, efforts, lengths and slips, by the progress of a course (0 to 1)."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from random import Random
 
-from workbench.pocket.families import CHAINS, FAMILIES, make, slips
+from workbench.pocket.families import CHAINS, CONTROLS, FAMILIES, make, slips
 from workbench.pocket.problems import Problem
 
 FAMILY = {
@@ -18,30 +18,40 @@ FAMILY = {
     "calculator": 0.03,
 }
 WARM_UP = FAMILY | {"say": 0.40, "look": 0.20}  # more copying at the start
+ADDED = {"dag": 0.50, "boxes": 0.45, "tree": 0.40, "tools": 0.30, "hint": 0.20, "refuse": 0.08}  # to FAMILY's sum of 1
 EFFORT = {"low": 0.15, "medium": 0.12, "high": 0.73}
 EFFORT_ELSE = {"low": 0.4, "medium": 0.2, "high": 0.4}  # in families that need no chain of thought
-# progress until which copying dominates, until which problems are short, and from which steps can be wrong
-COPYING, SHORT, SLIPS = 0.015, 0.05, 0.15
 
 
 @dataclass(frozen=True)
 class Course:
-    """One of the two parts of training."""
+    """One part of training."""
 
+    families: Mapping[str, float]  # family -> weight
     slipping: Mapping[str, float]  # family -> share of chains at high effort with a wrong step
-    passed: float  # share of wrong steps that are not corrected
-    foreign: float  # share of wrong steps whose value is easily seen to be wrong: see `Facts.foreign`
-    from_nothing: bool  # starts with short problems and copying
+    passed: float = 0.0  # share of wrong steps that are not corrected
+    foreign: float = 0.0  # share of wrong steps whose value is easily seen to be wrong: see `Facts.foreign`
+    wrong_results: float = 0.0  # share of the calculator's results that are wrong
+    copying: float = 0.0  # progress until which copying dominates
+    short: Mapping[str, float] = field(default_factory=dict)  # family -> progress until which most problems are short
+    slips_from: float = 0.0  # progress from which steps can be wrong
 
 
+# A wrong list can be detected only by comparing all of it, so lists have the most slips.
+SLIPS = {"variables": 0.25, "addition": 0.4, "hops": 0.5, "swaps": 0.4, "lists": 0.65}
 COURSES = {
-    "first": Course(dict.fromkeys(CHAINS, 0.15), passed=0.0, foreign=0.0, from_nothing=True),
-    # A wrong list can be detected only by comparing all of it, so lists have the most slips.
-    "slips": Course(
-        {"variables": 0.25, "addition": 0.4, "hops": 0.5, "swaps": 0.4, "lists": 0.65},
+    "first": Course(
+        FAMILY, dict.fromkeys(CHAINS, 0.15), copying=0.015, short=dict.fromkeys(FAMILY, 0.05), slips_from=0.15
+    ),
+    "slips": Course(FAMILY, SLIPS, passed=0.25, foreign=0.75),
+    "families": Course(
+        FAMILY | ADDED,
+        SLIPS | dict.fromkeys(ADDED, 0.25),
         passed=0.25,
         foreign=0.75,
-        from_nothing=False,
+        wrong_results=0.3,
+        short=dict.fromkeys(ADDED, 0.25),
+        slips_from=0.25,
     ),
 }
 
@@ -54,20 +64,20 @@ def draw(rng: Random, progress: float, course: str = "first") -> tuple[Problem, 
     ('train', True, True)
     """
     plan = COURSES[course]
-    if not plan.from_nothing:
-        progress = 1.0
-    weights = WARM_UP if progress < COPYING else FAMILY
+    weights = WARM_UP if progress < plan.copying else plan.families
     family = rng.choices(list(weights), list(weights.values()))[0]
-    efforts = EFFORT if family in CHAINS else EFFORT_ELSE
+    efforts = EFFORT_ELSE if family in (*CONTROLS, "calculator") else EFFORT
     effort = rng.choices(list(efforts), list(efforts.values()))[0]
     length = None
-    if progress < SHORT and rng.random() < 0.8:
+    if progress < plan.short.get(family, 0.0) and rng.random() < 0.8:
         kind = FAMILIES[family]
         length = rng.choice([n for n in kind.lengths if n <= (kind.shortest + kind.longest) // 2])
     problem = make(family, rng, length=length, split="train", wording=None)
-    if effort == "high" and progress > SLIPS and rng.random() < plan.slipping.get(family, 0.0):
+    if effort == "high" and progress >= plan.slips_from and rng.random() < plan.slipping.get(family, 0.0):
         corrected = plan.passed == 0 or rng.random() >= plan.passed
         foreign = plan.foreign > 0 and rng.random() < plan.foreign
         if wrong := slips(problem, rng, corrected=corrected, foreign=foreign):
             problem = problem.slipped(rng.choice(wrong))
+    if plan.wrong_results and (right := problem.result) and rng.random() < plan.wrong_results:
+        problem = problem.replied(str(rng.randrange(10 ** (len(right) - 1), 10 ** len(right))))
     return problem, effort

@@ -21,7 +21,7 @@ class Plan:
     z_loss: float = 0.001
     seed: int = 0
     shape: Config = field(default_factory=lambda: SHAPE)
-    start: str | None = None  # path of a checkpoint with the initial weights
+    start: str | None = None  # path of a checkpoint, or of an exported model, with the initial weights
     course: str = "first"  # the mix of problems: see `mix`
     dtype: str = "float32"  # of activations and products, or "bfloat16"; weights and optimizer stay float32
 

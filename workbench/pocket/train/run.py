@@ -5,10 +5,12 @@ from pathlib import Path
 import torch
 import torch.multiprocessing as mp
 
-from workbench.pocket.families import FAMILIES
+from workbench.pocket.families import rows
 from workbench.pocket.train import checkpoint
 from workbench.pocket.train.batches import Place
+from workbench.pocket.train.imported import with_layers
 from workbench.pocket.train.init import mimetic
+from workbench.pocket.train.mix import COURSES
 from workbench.pocket.train.model import Pocket
 from workbench.pocket.train.plan import Plan, State
 from workbench.pocket.train.shared import Shared
@@ -48,8 +50,8 @@ def train(
     model = Pocket(plan.shape, plan.dtype)
     mimetic(model)
     if plan.start:
-        model.load_state_dict(checkpoint.load(Path(plan.start)).state_dict())
-    shared = Shared.of(model, workers, len(FAMILIES))
+        model.load_state_dict(with_layers(checkpoint.load(Path(plan.start)), plan.shape.n_layers).state_dict())
+    shared = Shared.of(model, workers, len(rows(COURSES[plan.course].families)))
     state = State(places=[Place() for _ in range(workers)])
     last = folder / "last.pt"
     if last.exists():

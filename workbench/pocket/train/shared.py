@@ -27,10 +27,10 @@ class Shared:
     now: Tensor  # worker layer expert: load of the current step
     counts: Tensor  # worker: loss, tokens
     places: Tensor  # worker: pool, index, progress
-    scores: Tensor  # family effort
+    scores: Tensor  # row effort
 
     @classmethod
-    def of(cls, model: Pocket, workers: int, families: int) -> "Shared":
+    def of(cls, model: Pocket, workers: int, n_rows: int) -> "Shared":
         """Shared copies of a model's parameters; an even expert load, and zeros for everything else."""
         layout, at = {}, 0
         c = model.c
@@ -41,7 +41,7 @@ class Shared:
         zeros = [torch.zeros(n, at) for n in (workers, 1, 1)]
         even = torch.full((c.n_layers, c.n_experts), 1 / c.n_experts)
         rest = [even, torch.zeros(workers, *even.shape), torch.zeros(workers, 2)]
-        rest += [torch.zeros(workers, 3, dtype=torch.float64), torch.zeros(families, 2)]
+        rest += [torch.zeros(workers, 3, dtype=torch.float64), torch.zeros(n_rows, 2)]
         tensors = [t.share_memory_() for t in (weights, zeros[0], zeros[1][0], zeros[2][0], *rest)]
         return cls(layout, *tensors)
 

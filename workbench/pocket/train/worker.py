@@ -11,11 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from workbench.pocket.families import FAMILIES
+from workbench.pocket.families import rows
 from workbench.pocket.train import checkpoint
 from workbench.pocket.train.batches import Batch, Place, stream
 from workbench.pocket.train.elementwise import compile_all
 from workbench.pocket.train.exam import EFFORTS, exam, examine
+from workbench.pocket.train.mix import COURSES
 from workbench.pocket.train.model import Pocket
 from workbench.pocket.train.optimizer import adamw, is_matrix, muon
 from workbench.pocket.train.plan import Plan, State
@@ -69,6 +70,7 @@ class Worker:
         self.model = Pocket(self.plan.shape, self.plan.dtype)
         self.shared.adopt(self.model, worker)
         self.n_workers = len(self.shared.grads)
+        self.families = tuple(COURSES[self.plan.course].families)
         c = self.plan.shape
         heads, kv = c.n_heads * c.d_head, c.n_kv_heads * c.d_head
         self.sizes = {"w_qkv": [heads, kv, kv], "w_up": [c.d_mlp, c.d_mlp]}
@@ -85,7 +87,7 @@ class Worker:
     def run(self, curve: TextIO | None) -> None:
         plan, state, job, wait = self.plan, self.state, self.job, self.job.barrier.wait
         batches = stream(plan.seed, self.worker, self.place, plan.batch, lambda: self.progress, plan.course)
-        problems = exam(self.worker, self.n_workers, job.n_exam)
+        problems = exam(self.worker, self.n_workers, job.n_exam, self.families)
         losses: list[float] = []
         if curve and state.step == 0:
             _print({"plan": asdict(plan), "workers": self.n_workers}, curve)
@@ -149,7 +151,7 @@ class Worker:
         return {**self._when(), "loss": round(sum(losses) / len(losses), 4), "rate": round(rate, 4), "load": load}
 
     def scores(self) -> dict[str, Any]:
-        columns = [dict(zip(FAMILIES, (round(x, 3) for x in c))) for c in self.shared.scores.t().tolist()]
+        columns = [dict(zip(rows(self.families), (round(x, 3) for x in c))) for c in self.shared.scores.t().tolist()]
         return {**self._when(), **dict(zip(EFFORTS, columns))}
 
     def save(self) -> None:
