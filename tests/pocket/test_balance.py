@@ -1,4 +1,4 @@
-"""Rules that know nothing of the model cannot find the graphs of dag, boxes and tree."""
+"""Rules that do not use the model cannot find the graphs of dag, boxes and tree."""
 
 from random import Random
 

@@ -1,4 +1,4 @@
-"""How well rules that know nothing of the model find what a step uses, in the families whose graphs are balanced.
+"""How well rules that do not use the model find what a step uses, in the families whose graphs are balanced.
 
     python -m workbench.pocket.balance          # a table for dag, boxes and tree, from 2,000 problems per length
 
