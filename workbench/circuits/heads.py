@@ -22,7 +22,8 @@ from workbench.circuits.vocabulary import (
     token_texts,
 )
 from workbench.errors import ArgumentError
-from workbench.model.gpt_oss import rope_table, rotate
+from workbench.model.gpt_oss import rope_table
+from workbench.model.kernels.rows import rotate
 from workbench.model.model import Model
 from workbench.units import with_units
 

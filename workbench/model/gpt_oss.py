@@ -28,7 +28,7 @@ from workbench.model.kernels import attention as attend
 from workbench.model.kernels import independence
 from workbench.model.kernels.experts import active_experts, run_experts
 from workbench.model.kernels.linear import linear
-from workbench.model.kernels.rows import mixture, rms_norm, softmax
+from workbench.model.kernels.rows import mixture, rms_norm, rotate, softmax
 from workbench.taps import Tap
 
 LOGITS_CHUNK = 256  # positions: 256 x 201,088 logits in fp32 are 206 MB
@@ -69,12 +69,6 @@ def rope_table(c: Config, start: int, stop: int, like: Tensor) -> tuple[Tensor, 
     angle = (torch.arange(start, stop, dtype=dtype)[:, None] * frequency).double()
     cos, sin = ((f(angle).to(dtype) * scale)[:, None].to(like.device) for f in (torch.cos, torch.sin))
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
-
-
-def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Queries or keys, rotated by the angles of their positions."""
-    wide = x.to(cos.dtype)
-    return (wide * cos + wide.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
 
 
 def attention(
@@ -130,7 +124,7 @@ def _by_blocks(
         if on_pattern:
             on_pattern(pattern, block.start, n_dropped + block.first)
         z.append(attend.mix(pattern, v, block, n_dropped))
-    return torch.cat(z, 1)
+    return z[0] if len(z) == 1 else torch.cat(z, 1)
 
 
 def _full_pattern(

@@ -28,6 +28,8 @@ void wb_log_softmax(int level, int threads, int bf16, const void *x, i64 rows, i
 void wb_entropy(int level, int threads, const float *a, const float *b, i64 rows, i64 n, float *out);
 void wb_mixture(int level, int threads, int bf16, const void *x, const float *share, i64 rows, i64 count, i64 n, void
     *out);
+void wb_rotate(int level, int threads, int bf16, const void *x, i64 rows, i64 count, i64 n, i64 positions, const float
+    *cos, const float *sin, void *out);
 int wb_runs(int level);
 #else
 #include "../../../workbench/model/kernels/native.c"
@@ -92,14 +94,15 @@ static void attention(int level, int bf16) {
 
 static void rows(int level, int bf16) {
     enum { ROWS = 5, N = 333, C = 4 };
-    static float x[ROWS * C * 2 * N], scale[N], y[ROWS * C * 2 * N], p[ROWS * N], share[ROWS * C];
+    static float x[ROWS * C * 2 * N], scale[N], y[ROWS * C * 2 * N], p[ROWS * N], share[ROWS * C], angles[N];
     state = 11;
-    fill(x, ROWS * C * 2 * N, bf16), fill(scale, N, 0), fill(share, ROWS * C, 0);
+    fill(x, ROWS * C * 2 * N, bf16), fill(scale, N, 0), fill(share, ROWS * C, 0), fill(angles, N, 0);
     i64 size = bf16 ? 2 : 4;
     wb_rms_norm(level, 1, bf16, x, ROWS, N, scale, 1e-5f, y), add(y, ROWS * N * size), print("rms");
     wb_rms_norm(level, 1, bf16, x, ROWS, N, NULL, 0, y), add(y, ROWS * 4), print("norm");
     wb_swiglu(level, 1, bf16, x, ROWS, N, 1.702f, 7, y), add(y, ROWS * N * size), print("swiglu");
     wb_mixture(level, 1, bf16, x, share, ROWS, C, N, y), add(y, ROWS * N * size), print("mixture");
+    wb_rotate(level, 1, bf16, x, ROWS, C, N - 1, 1, scale, angles, y), add(y, ROWS * C * (N - 1) * size), print("rotate");
     wb_log_softmax(level, 1, bf16, x, ROWS, N, y), add(y, ROWS * N * 4), print("logp");
     wb_log_softmax(level, 1, bf16, (char *)x + ROWS * N * size, ROWS, N, p);
     wb_entropy(level, 1, y, NULL, ROWS, N, scale), wb_entropy(level, 1, y, p, ROWS, N, scale + ROWS), add(scale, 2 * ROWS * 4), print("entropy");

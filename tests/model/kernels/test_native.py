@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tests.levels import AT_START
 from workbench.errors import ArgumentError, SelectionError
 from workbench.model.kernels import attention, build, experts, native, reference
+from workbench.model.kernels.packed import Packed
 from workbench.traces import manifest
 
 TOLERANCE = 4e-7  # of the largest value, for fp32
@@ -385,6 +386,30 @@ def test_functions_of_rows_equal_the_reference(level, dtype):
 
 
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_rotation_has_the_bits_of_torch(level, dtype):
+    x, (cos, sin) = rand(2, 5, 3, 10, dtype=dtype), rand(2, 5, 1, 10, seed=1)
+    x[0, 0, 0, 0] = torch.inf
+    expected = (x.float() * cos + x.float().roll(5, -1) * sin).to(dtype)
+    assert torch.equal(native.rotate(x, cos, sin), expected)
+    by_head = x.transpose(1, 2).contiguous().transpose(1, 2)  # other strides
+    assert torch.equal(native.rotate(by_head, cos, sin), expected)
+    assert native.rotate(x[:0], cos, sin).shape == (0, 5, 3, 10)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_the_experts_of_one_position_have_the_bits_they_have_among_many(level, dtype):
+    up, down = (Packed(*packed(4, n_out, 2, seed=n_out)[:2], True) for n_out in (128, 64))
+    biases = [rand(4, n_out, dtype=dtype) for n_out in (128, 64)]
+    x, weight = rand(3, 64, dtype=dtype), torch.tensor([[0.5, 0.3, 0.2], [0.5, 0.3, 0.2], [0.5, 0.0, 0.5]]).to(dtype)
+    indices = torch.tensor([[3, 0, 2], [1, 3, 0], [2, 1, 0]])
+
+    def run(i: slice):
+        return experts.run_experts(x[i], indices[i], weight[i], up, biases[0], down, biases[1], 1.7, 7.0)
+
+    assert torch.equal(torch.cat([run(slice(i, i + 1)) for i in range(3)]), run(slice(0, 3)))
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_one_thread_and_two_give_equal_bits(level, dtype):
     blocks, scales, bias = packed(3, 200, 6)
     x, w, bias = rand(20, 192, dtype=dtype), rand(3, 300, 192, seed=1, dtype=dtype), bias.to(dtype)
@@ -487,6 +512,8 @@ def test_arguments_that_do_not_match_raise():
         lambda: native.swiglu(rand(2, 8).double(), 1.7, 7),
         lambda: native.rms_norm(rand(2, 8), rand(7), 1e-5),
         lambda: native.rms_norm(rand(2, 8), rand(8).double(), 1e-5),
+        lambda: native.rotate(rand(1, 2, 3, 7), rand(2, 1, 7), rand(2, 1, 7)),
+        lambda: native.rotate(rand(1, 2, 3, 8), rand(3, 1, 8), rand(2, 1, 8)),
         lambda: native.log_softmax(rand(2, 8).double()),
         lambda: native.divergence(rand(2, 8), rand(2, 7)),
         lambda: native.mixture(rand(2, 3), rand(2, 4, 8)),

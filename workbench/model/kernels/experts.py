@@ -41,9 +41,14 @@ class Plan(NamedTuple):
     """The rows of all experts, sorted by expert; each expert's rows may be padded to a multiple."""
 
     groups: list[tuple[int, int, int]]  # expert, first row, last row
-    rows: Tensor  # row -> the position of its input
-    slots: Tensor  # (position, choice), flattened -> its row; arbitrary if the expert does not run
+    rows: Tensor | None  # row -> the position of its input; None for the only position
+    slots: Tensor | None  # (position, choice), flattened -> its row, arbitrary if the expert does not run; None: equal
     all_run: bool  # True if every (position, choice) runs
+
+
+def plan_one(indices: Tensor) -> Plan:
+    """The plan for the experts of a single position, which all run: a row for each, in the order of the choices."""
+    return Plan([(expert, row, row + 1) for row, expert in enumerate(indices[0].tolist())], None, None, True)
 
 
 def plan(indices: Tensor, weight: Tensor, multiple: int = ROWS) -> Plan:
@@ -72,7 +77,9 @@ def run_experts(
     x: pos d_model; indices, weight: pos choice; up: expert 2*d_mlp d_model; down: expert d_model d_mlp.
     """
     together = batched(x, plain(up)) and batched(x, plain(down))
-    p = plan(indices, weight, 1 if native.supports(x) or together else ROWS)
+    multiple = 1 if native.supports(x) or together else ROWS
+    one_token = len(x) == 1 and multiple == 1 and bool(weight.all())
+    p = plan_one(indices) if one_token else plan(indices, weight, multiple)
     if not p.groups:
         return x.new_zeros(*indices.shape, x.shape[-1])
     multiply = _together if together else _one_by_one
@@ -81,8 +88,9 @@ def run_experts(
     def linear_all(rows: Tensor, matrices: Matrices | Adapted, bias: Tensor) -> Tensor:
         return _add_low_rank(multiply(rows, p, plain(matrices), bias), rows, p, matrices)
 
-    y = linear_all(gated(linear_all(x.index_select(0, p.rows), up, up_bias), alpha, limit), down, down_bias)
-    out = y.index_select(0, p.slots).view(*indices.shape, x.shape[-1])
+    rows = x.expand(len(p.groups), -1) if p.rows is None else x.index_select(0, p.rows)
+    y = linear_all(gated(linear_all(rows, up, up_bias), alpha, limit), down, down_bias)
+    out = (y if p.slots is None else y.index_select(0, p.slots)).view(*indices.shape, x.shape[-1])
     return out if p.all_run else out * (weight != 0)[..., None]
 
 

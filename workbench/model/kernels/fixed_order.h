@@ -135,6 +135,18 @@ TARGET static void L(swiglu_row)(const Rows *p, i64 row) {
     }
 }
 
+/* The heads of a position, rotated: x[i] * cos[i] + x[(i + n / 2) mod n] * sin[i], each operation rounded. */
+TARGET static void L(rotate_row)(const Rows *p, i64 row) {
+    i64 half = p->n / 2, angle = row % p->positions * p->n;
+    const float *cos = p->scale + angle, *sin = p->other + angle;
+    for (i64 at = row * p->count * p->n, end = at + p->count * p->n; at < end; at += p->n)
+        for (i64 i = 0; i < half; i++) {
+            float a = load(p->x, at + i, p->bf16), b = load(p->x, at + half + i, p->bf16);
+            store(p->out, at + i, a * cos[i] + b * sin[i], p->bf16);
+            store(p->out, at + half + i, b * cos[half + i] + a * sin[half + i], p->bf16);
+        }
+}
+
 /* exp(x - top) of a row in place, with 0 for subnormal results; returns their sum, number j at place first + j. */
 TARGET IN float L(exponentials)(float *s, i64 n, i64 first, float top) {
     float sum[16] = {0};

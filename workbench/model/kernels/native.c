@@ -160,7 +160,7 @@ typedef struct {
     const void *x;
     void *out;
     const float *scale, *other;
-    i64 n, count;
+    i64 n, count, positions;
     float eps, alpha, limit;
     int bf16;
 } Rows;
@@ -642,7 +642,7 @@ T512 static void dots_bf16(const u16 *x, i64 xs, i64 rows, const u16 *w, i64 ws,
 /* ---- the functions of a level ---- */
 
 typedef void (*RowFunction)(const Rows *p, i64 row);
-enum { RMS, SWIGLU, LOG_SOFTMAX, ENTROPY, MIXTURE, ROW_FUNCTIONS };
+enum { RMS, SWIGLU, LOG_SOFTMAX, ENTROPY, MIXTURE, ROTATE, ROW_FUNCTIONS };
 
 typedef struct {
     void (*dots)(const float *x, i64 xs, i64 rows, const void *w, i64 ws, i64 cols, i64 n, int bf16, float *y, i64 ys);
@@ -665,7 +665,7 @@ typedef struct {
     void (*sixes)(const float *packed, i64 rows, const float *w, i64 ws, i64 cols, i64 n, float *space, float *y, i64 ys);
 } Level;
 
-#define ROWS_OF(l) {rms_row_##l, swiglu_row_##l, log_softmax_row_##l, entropy_row_##l, mixture_row_##l}
+#define ROWS_OF(l) {rms_row_##l, swiglu_row_##l, log_softmax_row_##l, entropy_row_##l, mixture_row_##l, rotate_row_##l}
 static const Level *level_of(int level) {
     static const Level plain = {dots_plain, weigh_plain, softmax_row_plain, ROWS_OF(plain), decode_plain, order_plain, few_plain, NULL, NULL, unpack_plain, NULL, NULL, NULL, NULL, NULL};
 #if defined(HAS512)
@@ -1168,6 +1168,11 @@ API void wb_entropy(int level, int threads, const float *a, const float *b, i64 
 }
 API void wb_mixture(int level, int threads, int bf16, const void *x, const float *share, i64 rows, i64 count, i64 n, void *out) {
     by_rows(level, threads, MIXTURE, rows, (Rows){.x = x, .other = share, .out = out, .n = n, .count = count, .bf16 = bf16});
+}
+
+/* Rows are [batch][position] of count heads with n numbers; cos and sin are [position][n]. */
+API void wb_rotate(int level, int threads, int bf16, const void *x, i64 rows, i64 count, i64 n, i64 positions, const float *cos, const float *sin, void *out) {
+    by_rows(level, threads, ROTATE, rows, (Rows){.x = x, .out = out, .scale = cos, .other = sin, .n = n, .count = count, .positions = positions, .bf16 = bf16});
 }
 
 /* ---- dequantization of MXFP4, and the check of scales ---- */

@@ -40,6 +40,7 @@ _SIGNATURES = {
     "wb_log_softmax": (None, [_I, _I, _I, _P, _L, _L, _P]),
     "wb_entropy": (None, [_I, _I, _P, _P, _L, _L, _P]),
     "wb_mixture": (None, [_I, _I, _I, _P, _P, _L, _L, _L, _P]),
+    "wb_rotate": (None, [_I, _I, _I, _P, _L, _L, _L, _L, _P, _P, _P]),
     "wb_scores": (_I, [_I, _I, _I, _P, *[_L] * 7, _P, *[_L] * 7, _P]),
     "wb_softmax": (None, [_I, _I, _P, _L, _L, _L, _L, _L, _P, _P]),
     "wb_mix": (_I, [_I, _I, _I, _P, *[_L] * 4, _P, *[_L] * 6, _P]),
@@ -58,6 +59,7 @@ class _State:
     missing = ""  # the reason if there is no library
     requested: str | None = None
     level: int | None = None  # None: computed by torch
+    name: str | None = None  # of the level
     levels: tuple[str, ...] = ()
     decoder: str | None = None  # "numba" if it computes the products of single tokens
     broken = ""  # the reason if numba is installed but cannot be used
@@ -104,6 +106,7 @@ def use(level: str | None) -> None:
     _State.requested = level
     chosen = level or choices[0]
     _State.level = LEVELS.get(chosen)
+    _State.name = chosen if chosen in LEVELS else None
     _State.decoder = "numba" if chosen == "numba" else None
 
 
@@ -124,8 +127,9 @@ def without_numba(reason: str) -> None:
 
 def isa() -> str | None:
     """The native level in use, or None if torch computes."""
-    _load()
-    return None if _State.level is None else next(name for name, i in LEVELS.items() if i == _State.level)
+    if not _State.loaded:
+        _load()
+    return _State.name
 
 
 FIXED_ORDER, BF16_PAIRS = "fixed order 1", "avx512-bf16"  # see fixed_order.h; other names if the order ever changes
@@ -152,8 +156,9 @@ def arithmetic(dtype: torch.dtype, device: str) -> str:
 
 def supports(x: Tensor) -> bool:
     """True if the native kernels compute with x: on the CPU, in bf16 or fp32, and without gradients."""
-    supported = x.device.type == "cpu" and x.dtype in DTYPES
-    return supported and isa() is not None and not (torch.is_grad_enabled() and x.requires_grad)
+    # called dozens of times a layer: the cheap conditions are plain attributes
+    supported = x.is_cpu and x.dtype in DTYPES and isa() is not None
+    return supported and not (x.requires_grad and torch.is_grad_enabled())
 
 
 def decode() -> str | None:
@@ -205,8 +210,19 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     x: row in; weight: out in, as x. Raises ArgumentError for unsupported shapes, dtypes and strides.
     """
-    rows = x.shape[0] if x.ndim == 2 else 0
-    return linear_experts(x, [(0, 0, rows)], weight[None], None if bias is None else bias[None])
+    check_dense(x, weight, bias)
+    rows, (n_out, n_in) = x.shape[0], weight.shape
+    out = x.new_empty(rows, n_out)
+    if not out.numel():
+        return out
+    check_memory(
+        library().wb_linear(
+            level(), _threads(), x.dtype == torch.bfloat16, x.dtype == torch.bfloat16, x.data_ptr(), x.stride(0),
+            (ctypes.c_int64 * 3)(0, 0, rows), 1, weight.data_ptr(), 0, *weight.stride(), None, 0, 0,
+            None if bias is None else bias.data_ptr(), 0, n_in, n_out, out.data_ptr(), n_out,
+        )
+    )  # fmt: skip
+    return out
 
 
 def linear_experts(
@@ -349,6 +365,31 @@ def noise(seed: int, position: int, n: int) -> Tensor:
     return out
 
 
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """`rows.rotate`, bit for bit: x * cos + (x, halves of the last axis exchanged) * sin, in fp32, rounded once.
+
+    x: batch pos head d_head, bf16 or fp32; cos, sin: pos 1 d_head, fp32.
+    """
+    _check(
+        x.dtype in DTYPES and x.ndim == 4 and x.shape[3] % 2 == 0, "x must be bf16 or fp32 [batch, pos, head, 2n]", x
+    )
+    n_batch, n_pos, n_heads, d_head = x.shape
+    for table in (cos, sin):
+        _check(
+            table.dtype == torch.float32 and table.shape == (n_pos, 1, d_head) and table.is_contiguous(),
+            "cos and sin must be fp32 [pos, 1, 2n], contiguous, with the positions of x",
+            table,
+        )
+    x = _cpu(x, cos, sin).contiguous()
+    out = torch.empty_like(x)
+    if out.numel():
+        library().wb_rotate(
+            level(), _threads(), x.dtype == torch.bfloat16, x.data_ptr(), n_batch * n_pos, n_heads, d_head, n_pos,
+            cos.data_ptr(), sin.data_ptr(), out.data_ptr(),
+        )  # fmt: skip
+    return out
+
+
 def _row_arguments(x: Tensor, n: int | None = None) -> tuple:
     n = x.shape[-1] if n is None else n
     rows = x.numel() // x.shape[-1] if x.numel() else 0
@@ -410,7 +451,8 @@ def mix(pattern: Tensor, v: Tensor, first: int = 0) -> Tensor:
     _check(v.dtype in DTYPES, "v must be bf16 or fp32", v)
     n_batch, n_heads, n_queries, n_keys = pattern.shape
     _check_keys(v, n_heads, v.shape[-1] if v.ndim else 0, v)
-    _check(v.shape[0] == n_batch and v.shape[2] == n_keys, f"v must have batch size {n_batch} and {n_keys} keys", v)
+    if v.shape[0] != n_batch or v.shape[2] != n_keys:
+        raise _refusal(f"v must have batch size {n_batch} and {n_keys} keys", v)
     out = torch.empty(n_batch, n_queries, n_heads, v.shape[3], dtype=v.dtype, device="cpu")
     check_memory(
         library().wb_mix(
@@ -446,14 +488,35 @@ def check_experts(x: Tensor, groups: Sequence[tuple[int, int, int]], weights: Te
     _check(
         weights.dtype == x.dtype and weights.ndim == 3, "weights must be [expert, out, in], in the dtype of x", weights
     )
-    _check(weights.shape[2] == x.shape[1], f"a row of weights must have {x.shape[1]} numbers", weights)
+    if weights.shape[2] != x.shape[1]:
+        raise _refusal(f"a row of weights must have {x.shape[1]} numbers", weights)
     _check_bias(x, groups, weights.shape[0], weights.shape[1], bias)
     _cpu(x, weights)
 
 
+def check_dense(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Raises ArgumentError for arguments that `linear` does not support."""
+    _check(
+        x.dtype in DTYPES and x.ndim == 2 and _contiguous(x, 1),
+        "x must be [row, in], bf16 or fp32, with contiguous rows",
+        x,
+    )
+    _check(weight.dtype == x.dtype and weight.ndim == 2, "weight must be [out, in], in the dtype of x", weight)
+    if weight.shape[1] != x.shape[1]:
+        raise _refusal(f"a row of the weight must have {x.shape[1]} numbers", weight)
+    if bias is not None:
+        _check(
+            bias.dtype == x.dtype and bias.shape == weight.shape[:1] and _contiguous(bias, 1),
+            "bias must be [out], in the dtype of x, contiguous",
+            bias,
+        )
+        _cpu(bias)
+    _cpu(x, weight)
+
+
 def _check_bias(x: Tensor, groups, n_experts: int, n_out: int, bias: Tensor | None) -> None:
-    if any(expert >= n_experts for expert, _, _ in groups):
-        check_expert(max(expert for expert, _, _ in groups), n_experts)
+    if groups and (last := max(groups)[0]) >= n_experts:
+        check_expert(last, n_experts)
     if bias is not None:
         _check(
             bias.dtype == x.dtype and bias.shape == (n_experts, n_out),
@@ -475,11 +538,8 @@ def check_mxfp4(
     )
     _check(blocks.dtype == torch.uint8 and blocks.ndim == 4, "blocks must be uint8 [expert, out, group, 16]", blocks)
     n_experts, n_out, n_groups, _ = blocks.shape
-    _check(
-        blocks.shape[3] == BYTES and x.shape[1] == GROUP * n_groups,
-        f"blocks must have rows of {x.shape[1]} numbers",
-        blocks,
-    )
+    if blocks.shape[3] != BYTES or x.shape[1] != GROUP * n_groups:
+        raise _refusal(f"blocks must have rows of {x.shape[1]} numbers", blocks)
     _check(_contiguous(blocks, 2), "the codes of each row must be contiguous", blocks)
     _check(
         scales.dtype == torch.uint8 and scales.shape == blocks.shape[:3],
@@ -516,18 +576,12 @@ def check_bf16(x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
 
 
 def _check_keys(of: Tensor, heads: int, d_head: int, cache: Tensor) -> None:
-    required = f"keys and values must be {of.dtype} [batch, kv_head, key, d_head]"
-    _check(cache.dtype == of.dtype and cache.ndim == 4 and cache.shape[0] == of.shape[0], required, cache)
-    _check(
-        cache.shape[3] == d_head and (d_head <= 1 or cache.stride(3) == 1),
-        f"the last axis must be contiguous with d_head={d_head}",
-        cache,
-    )
-    _check(
-        cache.shape[1] > 0 and heads % cache.shape[1] == 0,
-        f"the number of heads, {heads}, must be a multiple of the number of kv heads",
-        cache,
-    )
+    if cache.dtype != of.dtype or cache.ndim != 4 or cache.shape[0] != of.shape[0]:
+        raise _refusal(f"keys and values must be {of.dtype} [batch, kv_head, key, d_head]", cache)
+    if cache.shape[3] != d_head or (d_head > 1 and cache.stride(3) != 1):
+        raise _refusal(f"the last axis must be contiguous with d_head={d_head}", cache)
+    if cache.shape[1] == 0 or heads % cache.shape[1]:
+        raise _refusal(f"the number of heads, {heads}, must be a multiple of the number of kv heads", cache)
 
 
 def _contiguous(x: Tensor, dims: int) -> bool:
@@ -544,12 +598,17 @@ def _contiguous(x: Tensor, dims: int) -> bool:
 
 def _check(condition: bool, requirement: str, x: Tensor) -> None:
     if not condition:
-        raise ArgumentError(f"{requirement}; got {x.dtype} {tuple(x.shape)} with strides {x.stride()}")
+        raise _refusal(requirement, x)
+
+
+def _refusal(requirement: str, x: Tensor) -> ArgumentError:
+    """The error of a tensor that does not meet a requirement. A text with values is composed only when it is needed."""
+    return ArgumentError(f"{requirement}; got {x.dtype} {tuple(x.shape)} with strides {x.stride()}")
 
 
 def _cpu(x: Tensor, *others: Tensor) -> Tensor:
     for t in (x, *others):
-        if t.device.type != "cpu" or t.layout != torch.strided:
+        if not t.is_cpu or t.layout != torch.strided:
             raise ArgumentError(f"the native kernels need tensors on the CPU, got one on {t.device}.")
     return x
 

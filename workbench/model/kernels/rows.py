@@ -1,4 +1,4 @@
-"""Functions of a row: norms, softmax, entropy. Torch is the reference; the native kernels are used where available.
+"""Functions of a row: norms, rotation, softmax, entropy. Torch is the reference; native kernels are used if available.
 
 The native kernels have a fixed order of additions and their own exp, so a row has the same bits on every processor.
 """
@@ -25,10 +25,18 @@ def norm(x: Tensor) -> Tensor:
     return torch.linalg.vector_norm(x, dim=-1, dtype=torch.promote_types(x.dtype, torch.float32))
 
 
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Queries or keys, rotated by the angles of their positions: x batch pos head d_head; cos and sin pos 1 d_head."""
+    if native.supports(x) and x.ndim == 4:
+        return native.rotate(x, cos, sin)
+    wide = x.to(cos.dtype)
+    return (wide * cos + wide.roll(x.shape[-1] // 2, -1) * sin).to(x.dtype)
+
+
 def softmax(x: Tensor) -> Tensor:
     """Probabilities over the last axis, in the dtype of x."""
     if native.supports(x):
-        p = x.float().clone(memory_format=torch.contiguous_format)
+        p = x.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
         native.softmax_(p.view(1, 1, -1, p.shape[-1]))
         return p.to(x.dtype)
     return x.softmax(-1)
