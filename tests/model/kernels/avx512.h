@@ -46,6 +46,12 @@ EM V512i e_mask_add_16(V512i src, unsigned k, V512i a, V512i b) {
     for (int i = 0; i < 32; i++) if (k >> i & 1) s.w[i] = (unsigned short)(x.w[i] + y.w[i]);
     return s.i;
 }
+EM V512i e_s8_to_16(__m256i a) { signed char b[32]; memcpy(b, &a, 32); U u; for (int i = 0; i < 32; i++) u.w[i] = (unsigned short)(short)b[i]; return u.i; }
+EM V512i e_dp_16(V512i acc, V512i a, V512i b) { /* two products of signed 16-bit numbers, and their sum */
+    U z = {acc}, x = {a}, y = {b};
+    for (int i = 0; i < 16; i++) z.d[i] += (unsigned)((short)x.w[2 * i] * (short)y.w[2 * i]) + (unsigned)((short)x.w[2 * i + 1] * (short)y.w[2 * i + 1]);
+    return z.i;
+}
 EM V512 e_as_ps(V512i a) { U u = {a}; return u.f; }
 EM __m128 e_first(V512 a) { __m128 v; memcpy(&v, &a, 16); return v; }
 EM V512i e_insert(V512i a, __m256i b, int n) { U u = {a}; memcpy(u.b + 32 * n, &b, 32); return u.i; }
@@ -102,6 +108,8 @@ EM V512 e_dp(V512 acc, V512bh a, V512bh b) { /* the odd product first */
 #define _mm512_set1_epi32 e_set1_32
 #define _mm512_cvtepu16_epi32 e_16_to_32
 #define _mm512_cvtepu8_epi16 e_8_to_16
+#define _mm512_cvtepi8_epi16 e_s8_to_16
+#define _mm512_dpwssd_epi32 e_dp_16
 #define _mm512_slli_epi32 e_shl_32
 #define _mm512_slli_epi16 e_shl_16
 #define _mm512_srli_epi16 e_shr_16

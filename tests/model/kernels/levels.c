@@ -30,6 +30,11 @@ void wb_mixture(int level, int threads, int bf16, const void *x, const float *sh
     *out);
 void wb_rotate(int level, int threads, int bf16, const void *x, i64 rows, i64 count, i64 n, i64 positions, const float
     *cos, const float *sin, void *out);
+void wb_screen_copy(int level, int threads, const u16 *w, i64 w_row, i64 rows, i64 n, i64 width, int8_t *q, float *scale,
+    float *residual, float *norm);
+i64 wb_screen(int level, int threads, const int8_t *q, i64 rows, i64 n, i64 width, const float *scale, const float
+    *residual, const float *norm, const u16 *x, double temperature, uint64_t seed, uint64_t position, u16 *lower, u16
+    *upper, double *noise, i64 *candidates, i64 most);
 int wb_runs(int level);
 #else
 #include "../../../workbench/model/kernels/native.c"
@@ -108,6 +113,28 @@ static void rows(int level, int bf16) {
     wb_entropy(level, 1, y, NULL, ROWS, N, scale), wb_entropy(level, 1, y, p, ROWS, N, scale + ROWS), add(scale, 2 * ROWS * 4), print("entropy");
 }
 
+static void screening(int level) { /* bf16 only, with the same bits at every level */
+    static const i64 SHAPES[][2] = {{300, 77}, {1100, 320}, {5, 32768}};
+    for (int s = 0; s < 3; s++) {
+        i64 rows = SHAPES[s][0], n = SHAPES[s][1], width = (n + 63) / 64 * 64;
+        u16 *w = malloc(rows * n * 2), *x = malloc(n * 2), *lower = malloc(rows * 2), *upper = malloc(rows * 2);
+        int8_t *q = malloc(rows * width);
+        float *scale = malloc(rows * 4), *residual = malloc(rows * 4), *norm = malloc(rows * 4);
+        double *noise = malloc(rows * 8);
+        i64 *candidates = malloc(rows * 8);
+        state = 5 + s;
+        fill(w, rows * n, 1), fill(x, n, 1);
+        if (s == 2) for (i64 k = 0; k < n; k++) x[k] = w[k] = 0x3f80; /* the largest sums in int32 */
+        wb_screen_copy(level, 2, w, n, rows, n, width, q, scale, residual, norm);
+        add(q, rows * width), add(scale, rows * 4), add(residual, rows * 4), add(norm, rows * 4);
+        for (int greedy = 0; greedy < 2; greedy++) {
+            i64 count = wb_screen(level, 2, q, rows, n, width, scale, residual, norm, x, greedy ? 0 : .7, 3, 4, lower, upper, noise, candidates, rows);
+            add(&count, 8), add(candidates, count * 8), add(lower, rows * 2), add(upper, rows * 2), add(noise, rows * 8);
+        }
+        free(w), free(x), free(lower), free(upper), free(q), free(scale), free(residual), free(norm), free(noise), free(candidates);
+    }
+}
+
 int main(void) {
     static const char *NAMES[] = {"portable", "neon", "avx2", "avx512-bf16"};
     sum = 1469598103934665603ull;
@@ -117,6 +144,7 @@ int main(void) {
             product(level, bf16, bf16), print("linear");
             product(level, bf16, MXFP4), print("mxfp4");
             attention(level, bf16), rows(level, bf16);
+            screening(level), print("screen");
             printf(" rows=%s\n", differ ? "differ" : "equal");
         }
     return 0;

@@ -16,7 +16,7 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 SOURCE = HERE / "native.c"
 # native.c includes the others
-SOURCES = (SOURCE, *(HERE / name for name in ("vectors.h", "fixed_order.h", "planes.h", "noise.h")))
+SOURCES = (SOURCE, *(HERE / name for name in ("vectors.h", "fixed_order.h", "planes.h", "noise.h", "screen.h")))
 LIBRARY = HERE / ("_native.dylib" if sys.platform == "darwin" else "_native.so")
 # No contraction: a * b + c is one operation only where the source says fmaf, on every machine
 FLAGS = ("-O3", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")

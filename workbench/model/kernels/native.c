@@ -1249,6 +1249,7 @@ API int wb_within(int threads, const u8 *scales, i64 n, int low, int high) {
 }
 
 #include "noise.h"
+#include "screen.h"
 
 /* ---- the source of this library, and the levels that this machine can run ---- */
 

@@ -26,7 +26,7 @@ VARIABLE = "WORKBENCH_KERNELS"  # the environment variable that selects the kern
 INSTALL_NUMBA = "pip install numba"
 
 _I, _L, _P, _F = ctypes.c_int, ctypes.c_int64, ctypes.c_void_p, ctypes.c_float
-_U = ctypes.c_uint64
+_U, _D = ctypes.c_uint64, ctypes.c_double
 _SIGNATURES = {
     "wb_linear": (_I, [_I, _I, _I, _I, _P, _L, _P, _L, _P, _L, _L, _L, _P, _L, _L, _P, _L, _L, _L, _P, _L]),
     "wb_linear_planes": (_I, [_I, _I, _P, _L, _L, *[_P] * 6, _L, _L, _P]),
@@ -45,6 +45,8 @@ _SIGNATURES = {
     "wb_softmax": (None, [_I, _I, _P, _L, _L, _L, _L, _L, _P, _P]),
     "wb_mix": (_I, [_I, _I, _I, _P, *[_L] * 4, _P, *[_L] * 6, _P]),
     "wb_noise": (None, [_I, _I, _U, _U, _L, _P]),
+    "wb_screen_copy": (None, [_I, _I, _P, _L, _L, _L, _L, _P, _P, _P, _P]),
+    "wb_screen": (_L, [_I, _I, _P, _L, _L, _L, _P, _P, _P, _P, _D, _U, _U, _P, _P, _P, _P, _L]),
     "wb_runs": (_I, [_I]),
     "wb_threaded": (_I, []),
     "wb_source": (ctypes.c_char_p, []),

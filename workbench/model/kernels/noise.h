@@ -5,7 +5,7 @@
  * The generator is Philox4x64-10 (Salmon et al. 2011) as in numpy: the block of tokens 4 b .. 4 b + 3 has the counter
  * (b + 1, position, 0, 0), because numpy increments the counter before each block. */
 
-enum { NOISE_TOKENS = 512 }; /* computed at once; a multiple of 4 */
+enum { NOISE_TOKENS = 256 }; /* computed at once; a multiple of 4 */
 
 typedef struct { u64 seed, position; i64 n; double *out; int level; } Noise;
 
