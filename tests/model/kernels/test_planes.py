@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.levels import AT_START
-from tests.model.kernels.test_native import LEVELS, emulated, level  # noqa: F401  (fixtures)
+from tests.model.kernels.conftest import LEVELS
 from workbench.errors import ArgumentError
 from workbench.model.kernels import native, planes
 from workbench.model.kernels.linear import linear
