@@ -45,7 +45,7 @@ def with_listed(n_rows: int, n: int, share: float, seed: int = 0) -> torch.Tenso
 
 
 @pytest.mark.parametrize("first", range(0, 256, 15))
-def test_every_bit_pattern_survives(level, first):  # noqa: F811
+def test_every_bit_pattern_survives(level, first):
     """All 65,536 patterns, 15 upper bytes at a time: NaN, infinities, subnormals and both zeros are among them."""
     patterns = torch.arange(65536, dtype=torch.int32)
     chosen = patterns[(patterns >> 8 >= first) & (patterns >> 8 < first + 15)]
@@ -53,7 +53,7 @@ def test_every_bit_pattern_survives(level, first):  # noqa: F811
     assert torch.equal(bits(planes.unpack(packed(matrix))), bits(matrix))
 
 
-def test_weights_with_other_upper_bytes_are_listed_with_all_their_bits(level):  # noqa: F811
+def test_weights_with_other_upper_bytes_are_listed_with_all_their_bits(level):
     patterns = torch.arange(65536, dtype=torch.int32).to(torch.int16).view(torch.bfloat16)
     matrix = normal(1024, 64 * 128)
     matrix.view(-1)[:: matrix.numel() // 65536][:65536] = patterns  # 0.8 % of the weights
@@ -63,7 +63,7 @@ def test_weights_with_other_upper_bytes_are_listed_with_all_their_bits(level):  
 
 @pytest.mark.parametrize("n_rows", [1, 2, 3, 4, 5, 17, 64, 65, 300])
 @pytest.mark.parametrize("threads", [1, 2])
-def test_products_have_the_bits_of_those_with_the_bf16_matrix(level, n_rows, threads):  # noqa: F811
+def test_products_have_the_bits_of_those_with_the_bf16_matrix(level, n_rows, threads):
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
@@ -93,7 +93,7 @@ def test_products_of_adversarial_values_have_the_same_bits(data):
         assert torch.equal(bits(planes.linear(x, one)), bits(native.linear(x, matrix)))
 
 
-def test_a_view_of_rows_and_x_with_a_stride_give_the_same_bits(level):  # noqa: F811
+def test_a_view_of_rows_and_x_with_a_stride_give_the_same_bits(level):
     whole_matrix, wide = normal(40, 256), normal(3, 300, seed=1)
     matrix, x = whole_matrix[7:31, 64:192], wide[:, 5:133]
     assert torch.equal(bits(planes.linear(x, packed(matrix))), bits(native.linear(x, matrix)))
