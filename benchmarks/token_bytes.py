@@ -12,15 +12,16 @@ from workbench.model.checkpoints.tensors import Weights
 from workbench.model.config import Config
 from workbench.model.kernels.lora import Adapted
 from workbench.model.kernels.packed import Packed
+from workbench.model.kernels.planes import Planes
 
 
-def matrix_bytes(matrix: Tensor | Packed | Adapted) -> int:
+def matrix_bytes(matrix: Tensor | Packed | Planes | Adapted) -> int:
     """The bytes that a product of one row with this matrix, or with those of all experts, reads."""
     if isinstance(matrix, Adapted):
         return matrix_bytes(matrix.matrix) + matrix.a.nbytes + matrix.b.nbytes
     if isinstance(matrix, Packed):
         return matrix.blocks.nbytes + matrix.scales.nbytes
-    return matrix.nbytes
+    return matrix.nbytes  # of planes: of the 12-bit copy
 
 
 def unembedding_bytes(weights: Weights, row: str) -> int:

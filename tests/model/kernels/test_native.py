@@ -357,6 +357,19 @@ def test_functions_of_rows_equal_the_reference(level, dtype):
     assert native.rms_norm(x[:0], scale, 1e-5).shape == (0, 5, 333) and native.norm(x[:0]).shape == (0, 5)
 
 
+@pytest.mark.parametrize("heads", [2, 10, 140], ids="{} heads".format)  # of 2 groups; 64 heads are weighted at once
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_one_query_has_the_bits_it_has_among_many(level, dtype, heads):
+    n, window = 200, 150
+    q, (k, v) = rand(2, 9, heads, 24, dtype=dtype) * 9, rand(2, 2, 2, n, 24, seed=1, dtype=dtype)
+    s = native.scores(q, k, n - 9, window)
+    one = native.scores(q[:, -1:], k, n - 1, window)
+    assert torch.equal(one, s[:, :, -1:])
+    native.softmax_(s)
+    native.softmax_(one)
+    assert (one == 0).any() and torch.equal(native.mix(one, v, 5), native.mix(s, v, 5)[:, -1:])
+
+
 @pytest.mark.parametrize("dtype", DTYPES, ids=str)
 def test_rotation_has_the_bits_of_torch(level, dtype):
     x, (cos, sin) = rand(2, 5, 3, 10, dtype=dtype), rand(2, 5, 1, 10, seed=1)

@@ -995,21 +995,22 @@ static void load_fp32(const Attend *p, i64 b, i64 kv, i64 key, i64 n, float *to)
 static void piece_scores(void *job, size_t piece) {
     Attend *p = job;
     i64 n_spans = spans(p), kv = (i64)piece / n_spans % p->kv, b = (i64)piece / n_spans / p->kv, group = p->heads / p->kv;
-    i64 from, to, at_once = 4;
+    i64 from, to, at_once = 4, end = (kv + 1) * group;
+    int one = p->queries == 1; /* then several heads are multiplied with the keys at once, otherwise several queries of a head */
     span(p, (i64)piece % n_spans, &from, &to);
     float *keys = allocate(sizeof(float) * CHUNK * (size_t)p->width), t[4 * CHUNK];
     if (!keys) { p->failed = 1; return; }
     for (i64 j = from; j < to; j += CHUNK) {
         i64 n = min64(CHUNK, to - j);
         load_fp32(p, b, kv, j, n, keys);
-        for (i64 h = kv * group; h < (kv + 1) * group; h++)
+        for (i64 h = kv * group; h < end; h += one ? at_once : 1)
             for (i64 i = 0; i < p->queries; i += at_once) {
-                i64 m = min64(at_once, p->queries - i);
-                i64 seen = p->window < 0 ? 0 : max64(0, p->late + i - p->window + 1 - j), end = min64(n, p->late + i + m - j);
-                if (seen < end) p->l->dots(p->q + ((b * p->queries + i) * p->heads + h) * p->width, p->heads * p->width, m, keys + seen * p->width, p->width, end - seen, p->width, 0, t + seen, CHUNK);
+                i64 m = min64(at_once, one ? end - h : p->queries - i), queries = one ? 1 : m;
+                i64 seen = p->window < 0 ? 0 : max64(0, p->late + i - p->window + 1 - j), stop = min64(n, p->late + i + queries - j);
+                if (seen < stop) p->l->dots(p->q + ((b * p->queries + i) * p->heads + h) * p->width, one ? p->width : p->heads * p->width, m, keys + seen * p->width, p->width, stop - seen, p->width, 0, t + seen, CHUNK);
                 for (i64 r = 0; r < m; r++) {
                     float *s = p->s + ((b * p->heads + h) * p->queries + i + r) * p->keys + j;
-                    i64 last = p->late + i + r - j, first = p->window < 0 ? -1 : last - p->window;
+                    i64 last = p->late + i + (one ? 0 : r) - j, first = p->window < 0 ? -1 : last - p->window;
                     i64 a = min64(n, max64(0, first + 1)), z = max64(a, min64(n, last + 1));
                     for (i64 c = 0; c < a; c++) s[c] = -INFINITY;
                     if (p->bf16) for (i64 c = a; c < z; c++) s[c] = wide(narrow(t[r * CHUNK + c] * p->scale));
@@ -1055,7 +1056,7 @@ API void wb_softmax(int level, int threads, float *s, i64 batch, i64 heads, i64 
     each((p.rows + SOFTMAX_ROWS - 1) / SOFTMAX_ROWS, p.rows * n < 1 << 13 ? 1 : threads, piece_softmax, &p);
 }
 
-/* The weights of up to CHUNK keys for some queries of a head, rounded as for the product with the values, and the range
+/* The weights of up to CHUNK keys for some rows (queries of a head, or heads of the only query), rounded as for the product with the values, and the range
  * of nonzero weights in each row. */
 IN void weights(const Attend *p, i64 b, i64 h, i64 i, i64 rows, i64 key, i64 n, float *w, i64 *from, i64 *to) {
     for (i64 r = 0; r < rows; r++, w += CHUNK) {
@@ -1069,7 +1070,7 @@ IN void weights(const Attend *p, i64 b, i64 h, i64 i, i64 rows, i64 key, i64 n, 
     }
 }
 
-/* Adds a chunk of keys to some queries of a head: sums[row * row_stride ...]. Rows that attend to other keys than their
+/* Adds a chunk of keys to such rows, at most CHUNK: sums[row * row_stride ...]. Rows that attend to other keys than their
  * neighbors are computed separately, so that a masked key never affects a query, not even with a NaN. */
 static void mix_chunk(const Attend *p, i64 b, i64 h, i64 i, i64 rows, i64 key, i64 n, const float *values, float *w, float *sums, i64 row_stride) {
     i64 from[CHUNK], to[CHUNK], r = 0;
@@ -1110,8 +1111,10 @@ static void piece_mix_few(void *job, size_t piece) {
     for (i64 j = from; j < to;) {
         i64 n = min64(CHUNK - (p->first + j) % CHUNK, to - j), chunk = (p->first % SPAN + j) / CHUNK;
         load_fp32(p, b, kv, j, n, values);
-        for (i64 h = kv * group; h < (kv + 1) * group; h++)
-            mix_chunk(p, b, h, 0, p->queries, j, n, values, w, p->sums + (chunk * rows + (b * p->heads + h) * p->queries) * p->width, p->width);
+        for (i64 h = kv * group, m; h < (kv + 1) * group; h += m) {
+            m = p->queries == 1 ? min64(CHUNK, (kv + 1) * group - h) : 1; /* heads at once */
+            mix_chunk(p, b, h, 0, m * p->queries, j, n, values, w, p->sums + (chunk * rows + (b * p->heads + h) * p->queries) * p->width, p->width);
+        }
         j += n;
     }
     free(values);
