@@ -87,6 +87,7 @@ GENERATION_STATE: dict[str, tuple[str, ...]] = {
     "blocks.*.attn.cache_k": ("kv_head", "key", "d_head"),  # after RoPE; the last keys that the layer still needs
     "blocks.*.attn.cache_v": ("kv_head", "key", "d_head"),
     "next_logits": ("d_vocab",),  # of the next token
+    "next_residual": ("d_model",),  # the normalized residual stream from which they come
 }
 
 PRESETS: dict[str, tuple[str, ...]] = {

@@ -55,6 +55,7 @@ LABELS: dict[str, tuple[str, str]] = {
     "blocks.*.attn.cache_k": ("kept key", _ACTIVATION),
     "blocks.*.attn.cache_v": ("kept value", _ACTIVATION),
     "next_logits": ("logit of the next token", _LOGITS),
+    "next_residual": ("residual stream of the next token", _ACTIVATION),
 }
 
 

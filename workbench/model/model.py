@@ -40,6 +40,7 @@ from workbench.model.cache import KVCache
 from workbench.model.checkpoints import POCKET, Loadable, load
 from workbench.model.checkpoints.adapter import read_adapter
 from workbench.model.checkpoints.changes import current_digest, versions
+from workbench.model.checkpoints.decoding_copies import copies_note
 from workbench.model.interrupts import Interrupt, interruptible
 from workbench.model.kernels import native
 from workbench.model.memory import allocation_errors
@@ -71,8 +72,8 @@ class Model:
             bfloat16 above. float16 is an error, because gpt-oss's activations overflow it.
         device: a torch device such as "cuda"; "auto" is the GPU if torch finds one, else the CPU. The default is the
             CPU; for a model above 1e9 parameters, a warning then says if a GPU is idle.
-        memory: "small" releases each layer's pages after use and needs about 3 GB for gpt-oss-20b; "fast" keeps them;
-            "auto" is "fast" if the file fits into the free memory.
+        memory: "small" releases each layer's pages after use and needs about 3 GB for gpt-oss-20b; "fast" keeps them,
+            and copies that decode faster if they fit; "auto" is "fast" if the file fits into the free memory.
         tokenizer: a folder with the tokenizer, if not that of the checkpoint.
 
     >>> model = wb.Model("pocket")
@@ -117,8 +118,7 @@ class Model:
         self._kept: tuple[Callable[[], Trace | None], Interrupt] | None = None
         self.probed: tuple | None = None  # the kernels of the last probe, and its result
         self._independent: tuple[tuple, bool] | None = None  # the tested kernels, and the result
-        self._stack = EditStack()
-        self._running: list[Interrupt] = []
+        self._stack, self._running = EditStack(), list[Interrupt]()
         _ = self.rows_independent  # tested now, so that the first run does not wait for it
 
     def __copy__(self) -> "Model":
@@ -146,10 +146,10 @@ class Model:
         return _reloaded, (self._source, self._adapter_at, self.digest), attributes
 
     def __repr__(self) -> str:
-        c, edits = self.config, [e.glob for e in self.active_edits()]
-        editing = f", editing {', '.join(edits)}" if edits else ""
+        c, edits = self.config, ", ".join(e.glob for e in self.active_edits())
         shape = f"{c.n_layers} layers, {c.n_experts} experts, {self.dtype_name}"
-        return visible(f"<Model {self.name}: {shape} on {self.device}{verification_note(self.verified)}{editing}>")
+        notes = copies_note(self.weights) + verification_note(self.verified) + (f", editing {edits}" if edits else "")
+        return visible(f"<Model {self.name}: {shape} on {self.device}{notes}>")
 
     @property
     def dtype_name(self) -> str:

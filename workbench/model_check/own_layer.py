@@ -15,6 +15,8 @@ from workbench.model import gpt_oss
 from workbench.model.checkpoints.residency import Residency, Resident
 from workbench.model.checkpoints.tensors import Block, Experts, Weights
 from workbench.model.config import Config
+from workbench.model.kernels.lora import whole
+from workbench.model.kernels.planes import Planes
 from workbench.taps import Tap
 
 # Computed from others or compared with none, and large.
@@ -52,8 +54,8 @@ def _widened(value: Any, dtype: torch.dtype) -> Any:
         part = getattr(value, field.name)
         if isinstance(part, Experts):
             changed[field.name] = _widened(part, dtype)
-        elif isinstance(part, Tensor):
-            changed[field.name] = part.to(dtype)
+        elif isinstance(part, Tensor | Planes):
+            changed[field.name] = whole(part).to(dtype)
     return replace(value, **changed)
 
 

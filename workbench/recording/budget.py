@@ -36,7 +36,7 @@ class Estimate:
     positions: int
     omitted: tuple[str, ...] = ()
     n_steps: int = 0
-    note: str = ""  # how it was made, if the model was not loaded
+    note: str = ""  # how it was made, if the model was not loaded; which copies of weights decoding uses
 
     @property
     def fits(self) -> bool:

@@ -15,13 +15,12 @@ from workbench.errors import ArgumentError, PromptError
 from workbench.model import prefill
 from workbench.model.cache import KVCache
 from workbench.model.interrupts import Interrupt
-from workbench.model.sampling import choose
 from workbench.progress import progress_count
-from workbench.recording.not_finite import not_finite, usable
+from workbench.recording.next_token import NextToken, next_token
+from workbench.recording.not_finite import not_finite
 from workbench.recording.plan import Plan
-from workbench.recording.record import predictions
 from workbench.recording.source import ModelSource, batch_of
-from workbench.recording.summaries import LIVE_POINTS, TokenLogprobs, margins
+from workbench.recording.summaries import LIVE_POINTS, margins
 from workbench.recording.taps import Recorder, arrays
 from workbench.taps import Chain
 from workbench.traces.format import dtype_code
@@ -76,7 +75,7 @@ class GenerationState(NamedTuple):
     """The state after the last complete pass: one tuple, so that an interrupt never finds parts of two passes."""
 
     n_processed: int  # positions that all layers have processed
-    logits: Tensor  # of the token after them
+    last: Tensor  # of the last of them: the token after it is chosen from this, see `NextToken`
     tallies: list[Tally]  # of the edits, up to there
 
 
@@ -86,13 +85,20 @@ class Generation:
     `earlier` has the values of the first positions that were recorded before an interrupt.
     """
 
-    def __init__(self, source: ModelSource, plan: Plan, settings: Settings, prompt: Sequence[int], flag: Interrupt):
-        self.source, self.plan, self.settings, self.flag = source, plan, settings, flag
+    def __init__(
+        self,
+        source: ModelSource,
+        plan: Plan,
+        settings: Settings,
+        prompt: Sequence[int],
+        flag: Interrupt,
+        next_token: NextToken,
+    ):
+        self.source, self.plan, self.settings, self.flag, self.next_token = source, plan, settings, flag, next_token
         self.tokens, self.prompt_length = list(prompt), len(prompt)
         self.cache = source.new_cache(whole=bool(source.edits))
         self.recorder = Recorder([name for p in LIVE_POINTS for name in hooks.match(p, source.n_layers)])
-        self.predictions, self.token_logprobs = predictions(source, lens=False), TokenLogprobs(prompt)
-        self.tap = Chain(flag, *source.edits, self.recorder, self.predictions, self.token_logprobs)
+        self.tap = Chain(flag, *source.edits, self.recorder, *next_token.taps)
         self.earlier: Mapping[str, np.ndarray] = {}
         self.start = 0  # number of positions in `earlier`
         self.state = GenerationState(0, torch.empty(0), [])
@@ -103,7 +109,7 @@ class Generation:
         """Continues an interrupted generation from its saved state, as if this one had processed all of it."""
         self.tokens, self.earlier, self.cache, self.state = list(tokens), earlier, cache, state
         self.start = state.n_processed
-        self.token_logprobs.start_after(state.logits)
+        self.next_token.continue_from(state.last)
         for edit, tally in zip(self.source.edits, state.tallies, strict=True):
             edit.tally = tally
 
@@ -123,10 +129,9 @@ class Generation:
                 self._process_new()
             while not (finish_reason := self._finish_reason()):
                 # greedy decoding continues; the trace then fails to verify
-                if s.temperature and not usable(self.state.logits):
+                if s.temperature and not self.next_token.is_usable(self.state.last):
                     raise not_finite(self.source.model, self.tokens, self.flag)
-                token = choose(self.state.logits, s.temperature, s.top_p, s.seed, len(self.tokens))
-                self.token_logprobs.append(token)
+                token = self.next_token.choose(self.state.last, s.temperature, s.top_p, s.seed, len(self.tokens))
                 self.tokens.append(token)
                 self._process_new()  # the last token too, so that no position of the trace lacks its values
                 between_tokens()
@@ -138,9 +143,9 @@ class Generation:
         first = self.state.n_processed
         new = self.tokens[first:]
         for start, stop in prefill.chunks(len(new)) if self.source.in_chunks else [(0, len(new))]:
-            logits = self.source.run(batch_of(new[start:stop]), self.tap, self.cache, slice(-1, None))
+            logits = self.source.run(batch_of(new[start:stop]), self.tap, self.cache, self.next_token.logits_at)
             tallies = [replace(edit.tally) for edit in self.source.edits]
-            self.state = GenerationState(first + stop, logits[0, -1], tallies)
+            self.state = GenerationState(first + stop, self.next_token.state(logits), tallies)
 
     def _finish_reason(self) -> str | None:
         """The stop condition that is met; None if there is none yet."""
@@ -162,7 +167,7 @@ class Generation:
             return dict(self.earlier)
         for name in self.recorder.seen:
             self.recorder.seen[name] = [self.recorder[name][:, :n]]
-        recorded = arrays(self.recorder) | self.predictions.summaries() | self.token_logprobs.summaries()
+        recorded = arrays(self.recorder) | self.next_token.summaries()
         recorded |= {"margin": margins(self.recorder, self.source.n_layers, self.source.config["n_active"])}
         whole = {}
         for name, a in recorded.items():

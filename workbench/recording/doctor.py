@@ -16,6 +16,7 @@ from workbench import hooks
 from workbench.conversation import o200k
 from workbench.errors import ModelNotFound, WorkbenchError
 from workbench.model.checkpoints.bundled import embedded_folder
+from workbench.model.checkpoints.decoding_copies import copies_fit
 from workbench.model.checkpoints.folder_files import hf_files, read_json
 from workbench.model.checkpoints.hf_config import parse_hf_config
 from workbench.model.checkpoints.hub import cache_folder, download_command, snapshot_folder
@@ -48,6 +49,7 @@ class Demand:
     cache: int  # KV cache of 1,000 positions
     trace: dict[str, int]  # of 1,000 positions on disk, by `record`
     fits: str
+    copies: bool  # whether there is room for the copies of weights that make decoding faster
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,7 @@ def demand(name: str, c: Config, free: int) -> Demand:
         cache=POSITIONS * per_position,
         trace={record: trace_bytes(c, record, dtype_name) for record in RECORDS},
         fits=fits,
+        copies=copies_fit(c, dtype, free),
     )
 
 
@@ -322,9 +325,24 @@ def _lines(r: Report) -> Iterator[str]:
     if not r.cached:
         yield f"cached     no gpt-oss. To download one: {download_command('openai/gpt-oss-20b')}"
     yield ""
-    head = ("model", "file", "fast", "small", "kv/1k", *(f"record={record!r}" for record in RECORDS), "here")
+    head = (
+        "model",
+        "file",
+        "fast",
+        "small",
+        "kv/1k",
+        *(f"record={record!r}" for record in RECORDS),
+        "here",
+        "decoding",
+    )
     rows = [
-        (d.model, *map(size_text, (d.file, d.fast, d.small, d.cache, *d.trace.values())), d.fits) for d in r.demands
+        (
+            d.model,
+            *map(size_text, (d.file, d.fast, d.small, d.cache, *d.trace.values())),
+            d.fits,
+            "12-bit planes, screened" if d.copies else "all bytes",
+        )
+        for d in r.demands
     ]
     widths = [max(map(len, column)) for column in zip(head, *rows)]
     for row in (head, *rows):
@@ -332,5 +350,6 @@ def _lines(r: Report) -> Iterator[str]:
         yield "  ".join((first, *rest))
     yield (
         f'fast, small: memory needed with memory="fast" and memory="small"; kv/1k, record: KV cache and trace of '
-        f"{POSITIONS:,} tokens; here: whether it fits into the memory that is free now, on the CPU"
+        f"{POSITIONS:,} tokens; here: whether it fits into the memory that is free now, on the CPU; decoding: whether "
+        f'memory="fast" has room for copies of weights that a token reads faster'
     )

@@ -20,6 +20,7 @@ from workbench.model.memory import is_out_of_memory, out_of_memory_text
 from workbench.recording.assemble import assemble, require_valid
 from workbench.recording.checkpointing import Checkpointing
 from workbench.recording.decoding import Generation, Settings
+from workbench.recording.next_token import next_token
 from workbench.recording.plan import affordable_plan
 from workbench.recording.record import open_writer, record, reset_tallies
 from workbench.recording.resume import restore, save_partial
@@ -74,7 +75,7 @@ def generate(
         source = ModelSource(model)
         plan = affordable_plan(source, request, prompt, len(prompt) + settings.max_tokens, budget, notes, to)
         reset_tallies(source)
-        return Generation(source, plan, settings, prompt, flag)
+        return Generation(source, plan, settings, prompt, flag, next_token(source, prompt, settings.top_p))
 
     return _run(model, start, to)
 
@@ -135,8 +136,8 @@ def _decode_and_replay(g: Generation, to: Path | None, checkpointing: Checkpoint
     finish_reason = g.decode(checkpointing.save_if_due)
     checkpointing.save_before_replay()
     with open_writer(g.source, g.plan, g.tokens, g.prompt_length, to) as writer:
-        replayed = record(g.source, g.tokens, g.plan, g.flag, replay=True, writer=writer)
         live = g.arrays()
+        replayed = record(g.source, g.tokens, g.plan, g.flag, live=live.keys(), writer=writer)
         routing = _compare_routing(g.source.n_layers, live, replayed)
         replayed = {name: a for name, a in replayed.items() if name not in live}
         trace = assemble(

@@ -14,6 +14,7 @@ from workbench.model.checkpoints.tensors import Weights
 from workbench.model.gpt_oss import forward
 from workbench.model.kernels.lora import Adapted
 from workbench.model.kernels.packed import Packed
+from workbench.model.kernels.planes import Planes
 from workbench.model.prefill import chunks
 from workbench.taps import Chain, Tap, position_axis
 
@@ -80,9 +81,11 @@ def _weights_with_nan(weights: Weights, name: str) -> Iterator[str]:
         yield from (f"model.layers.{layer}.{key}" for field, key in keys.items() if not _finite(getattr(part, field)))
 
 
-def _finite(weight: Tensor | Packed | Adapted) -> bool:
+def _finite(weight: Tensor | Packed | Planes | Adapted) -> bool:
     if isinstance(weight, Adapted):
         return all(_finite(part) for part in (weight.matrix, weight.a, weight.b))
+    if isinstance(weight, Planes):
+        return _finite(weight.matrix)
     return isinstance(weight, Packed) or bool(weight.isfinite().all())  # a packed scale of NaN is refused on loading
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from workbench import hooks
 from workbench.errors import NotRecorded
 from workbench.model import prefill
+from workbench.model.checkpoints.decoding_copies import copies_note
 from workbench.model.memory import free_memory
 from workbench.recording import budget
 from workbench.recording.assemble import TEXT_RANKS, draft
@@ -149,7 +150,9 @@ def plan(
 
 def estimate(model: "Model", tokens: Sequence[int], request: str | Sequence[str], n_pos: int) -> budget.Estimate:
     """`Model.estimate` for a prompt that is already token ids."""
-    return plan(ModelSource(model), request, tokens, n_pos, None).estimate
+    planned = plan(ModelSource(model), request, tokens, n_pos, None).estimate
+    copies = copies_note(model.weights).removeprefix(", ")
+    return replace(planned, note=f"decoding with {copies}" if copies else "")
 
 
 def _sizes(source: Source, n_pos: int, n_steps: int) -> Callable[[Sequence[str]], int]:

@@ -1,15 +1,15 @@
 """Saves an interrupted generation as a partial trace, and continues from one.
 
 Besides the arrays that were recorded live, a partial trace has the state of the model after its last position: the keys
-and values that the layers still need, and the logits of the next token. So no position is computed twice, and the
-continued run is identical to the last bit.
+and values that the layers still need, and the logits of the next token or the residual stream that they come from. So no
+position is computed twice, and the continued run is identical to the last bit.
 """
 
 from dataclasses import replace
 from pathlib import Path
 from typing import NoReturn
 
-from workbench import hooks
+from workbench import hooks, units
 from workbench.edits.edit import Tally
 from workbench.errors import ResumeError
 from workbench.model.arrays import array, tensor
@@ -18,29 +18,37 @@ from workbench.model.interrupts import Interrupt
 from workbench.recording.assemble import assemble, numerics
 from workbench.recording.budget import DTYPE_CODES
 from workbench.recording.decoding import Generation, GenerationState, Settings
-from workbench.recording.not_finite import usable
+from workbench.recording.next_token import (
+    NEXT_LOGITS,
+    NEXT_RESIDUAL,
+    FromLogits,
+    FromResidual,
+    NextToken,
+    edits_logits,
+)
 from workbench.recording.plan import affordable_plan
 from workbench.recording.record import reset_tallies
 from workbench.recording.source import ModelSource
-from workbench.recording.summaries import LIVE, LIVE_POINTS
+from workbench.recording.summaries import LIVE_POINTS
 from workbench.traces import Trace
 from workbench.traces.manifest import bit_determining
 
-NEXT_LOGITS = "next_logits"
+NEXT = (NEXT_LOGITS, NEXT_RESIDUAL)
 _TALLY = ("n_calls", "n_positions", "n_changed_calls", "squared_norms")
 CACHE_POINTS = ("blocks.*.attn.cache_k", "blocks.*.attn.cache_v")
 
 
 def save_partial(generation: Generation) -> Trace:
     """The partial trace of a stopped generation: all completely processed positions, and the state after them."""
-    n, logits, tallies = generation.state
-    recorded = generation.arrays() | {"sinks": generation.source.sinks, NEXT_LOGITS: array(logits)}
+    n, last, tallies = generation.state
+    recorded = generation.arrays() | {"sinks": generation.source.sinks, generation.next_token.name: array(last)}
     for layer, keys_and_values in enumerate(generation.cache.crop(n).layers()):
         recorded |= {hooks.at_layer(point, layer): array(x) for point, x in zip(CACHE_POINTS, keys_and_values)}
     for edit, tally in zip(generation.source.edits, tallies):
         # without the calls of the interrupted pass; a copy, because the run may continue
         edit.tally = replace(tally)
-    note = f"interrupted after {n} positions: not replayed, so it contains routing and predictions only"
+    contents = "routing and predictions" if generation.next_token.live else "routing"
+    note = f"interrupted after {n} positions: not replayed, so it contains {contents} only"
     return assemble(
         generation.source, generation.plan, generation.tokens[:n], recorded, prompt_length=generation.prompt_length,
         origin="live", notes=[note], status="partial", generation=generation.settings.to_manifest("interrupted"),
@@ -52,9 +60,10 @@ def restore(source: ModelSource, partial: Trace, flag: Interrupt, to: Path | Non
     manifest, n, device = partial.manifest, len(partial), source.device
     settings = _settings(source, partial)
     source.model.check_prompt(partial.tokens[: partial.prompt_length], settings.max_tokens)
-    _check_arrays(source, partial)
+    prompt, next_token = manifest.tokens[: manifest.prompt_length], _next_token(source, partial)
+    _check_arrays(source, partial, next_token)
     # the last note is about the interrupt
-    prompt, notes = manifest.tokens[: manifest.prompt_length], manifest.notes[:-1]
+    notes = manifest.notes[:-1]
     if changed := _changed(manifest.numerics, numerics(source)):
         notes.append(f"the first {n} positions were computed with {', '.join(changed)}")
     items = [item for item in manifest.record if item != "auto"]  # the presets that "auto" selected are there too
@@ -73,8 +82,8 @@ def restore(source: ModelSource, partial: Trace, flag: Interrupt, to: Path | Non
     cache = KVCache.of(source.model.config, keys_and_values, n, whole=bool(source.edits))
     earlier = {name: partial.raw(name) for name, info in manifest.tensors.items() if "pos" in info.axes}
     tallies = [Tally.from_manifest(edit) for edit in manifest.edits]
-    generation = Generation(source, plan, settings, prompt, flag)
-    generation.continue_from(GenerationState(n, stored(NEXT_LOGITS), tallies), manifest.tokens, cache, earlier)
+    generation = Generation(source, plan, settings, prompt, flag, next_token)
+    generation.continue_from(GenerationState(n, stored(next_token.name), tallies), manifest.tokens, cache, earlier)
     return generation
 
 
@@ -87,10 +96,7 @@ def _settings(source: ModelSource, partial: Trace) -> Settings:
     manifest, identity, edits = partial.manifest, source.identity(), source.edits
     if manifest.status != "partial" or manifest.generation is None:
         refuse("it is complete. Only the partial trace of an interrupted generation can be resumed.")
-    needed = [
-        NEXT_LOGITS,
-        *(hooks.at_layer(point, layer) for point in CACHE_POINTS for layer in range(source.n_layers)),
-    ]
+    needed = [hooks.at_layer(point, layer) for point in CACHE_POINTS for layer in range(source.n_layers)]
     labels = {"weights_digest": "weights digest", "tokenizer_digest": "tokenizer digest", "config": "config"}
     for key, label in labels.items():
         if manifest.model[key] != identity[key]:
@@ -103,7 +109,7 @@ def _settings(source: ModelSource, partial: Trace) -> Settings:
             )
     if (dtype := manifest.numerics.get("dtype")) != source.dtype:
         refuse(f"it was generated in {dtype}, and this model runs in {source.dtype}. Load it with dtype={dtype!r}.")
-    if any(name not in manifest.tensors for name in needed):
+    if any(name not in manifest.tensors for name in needed) or manifest.tensors.keys().isdisjoint(NEXT):
         refuse("it does not have the keys and values of the run. Generate again from its prompt.")
     recorded = [edit.get("identity_after", edit["identity"]) for edit in manifest.edits]
     current = [edit.identity() for edit in edits]
@@ -124,29 +130,40 @@ def _settings(source: ModelSource, partial: Trace) -> Settings:
     return Settings.from_manifest(manifest.generation)
 
 
-def _check_arrays(source: ModelSource, partial: Trace) -> None:
+def _next_token(source: ModelSource, partial: Trace) -> NextToken:
+    """How the run chose its tokens: the rest of it is recorded in the same way, also if this model has no screen."""
+    if NEXT_LOGITS in partial.manifest.tensors:
+        return FromLogits(source, partial.tokens[: partial.prompt_length])
+    if edits_logits(source.edits):
+        _refuse(partial, f"its edits change the logits, and it lacks {NEXT_LOGITS!r}. Generate again from its prompt.")
+    return FromResidual(source)
+
+
+def _check_arrays(source: ModelSource, partial: Trace, next_token: NextToken) -> None:
     """Raises ResumeError unless the saved arrays have exactly the shapes and dtypes that the run would have now.
 
     A wrong shape may fit by broadcasting: keys of a single head would serve all heads, and give other tokens.
     """
     config, n, tensors = source.model.config, len(partial), partial.manifest.tensors
     points = [hooks.at_layer(point, layer) for point in LIVE_POINTS for layer in range(source.n_layers)]
-    expected = {name: source.entry(name, n, 0) for name in (*points, *LIVE)}
+    expected = {name: source.entry(name, n, 0) for name in (*points, *next_token.live, "margin")}
     for point in CACHE_POINTS:
         for layer in range(source.n_layers):
             slides = not source.edits and config.is_sliding(layer)
             n_keys = min(n, config.window - 1) if slides else n
             shape = (config.n_kv_heads, n_keys, config.d_head)
             expected[hooks.at_layer(point, layer)] = DTYPE_CODES[source.dtype], shape
-    expected[NEXT_LOGITS] = DTYPE_CODES[source.dtype], (config.d_vocab,)
+    width = config.d_vocab if next_token.name == NEXT_LOGITS else config.d_model
+    expected[next_token.name] = DTYPE_CODES[source.dtype], (width,)
     for name, (dtype, shape) in expected.items():
         if name not in tensors:
             _refuse(partial, f"it lacks {name!r}. Generate again from its prompt.")
         if (tensors[name].dtype, tensors[name].shape) != (dtype, shape):
             found = f"{tensors[name].dtype} {list(tensors[name].shape)}"
             _refuse(partial, f"{name!r} is {found}, not {dtype} {list(shape)}. Generate again from its prompt.")
-    if not usable(tensor(partial.raw(NEXT_LOGITS))):
-        _refuse(partial, "the logits of its next token are NaN or infinite. Generate again from its prompt.")
+    if not next_token.is_usable(tensor(partial.raw(next_token.name))):
+        label = units.labels(next_token.name)["long_name"]
+        _refuse(partial, f"the {label} contains NaN or infinity. Generate again from its prompt.")
 
 
 def _refuse(partial: Trace, reason: str) -> NoReturn:

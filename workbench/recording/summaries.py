@@ -14,8 +14,7 @@ from workbench.taps import Tap
 
 LOGIT_CHUNK = 16  # positions per softmax: each needs several fp32 copies of the vocabulary
 
-# Summaries of the prediction and the routing. In a generated trace they are recorded live, while decoding.
-LIVE = ("logprob", "entropy", "top_ids", "top_logprobs", "margin")
+# In a generated trace these and the router margin are recorded live, while decoding.
 LIVE_POINTS = ("blocks.*.mlp.router.hook_out", "blocks.*.mlp.hook_expert_indices", "blocks.*.mlp.hook_expert_weights")
 
 

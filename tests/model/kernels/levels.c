@@ -35,6 +35,13 @@ void wb_screen_copy(int level, int threads, const u16 *w, i64 w_row, i64 rows, i
 i64 wb_screen(int level, int threads, const int8_t *q, i64 rows, i64 n, i64 width, const float *scale, const float
     *residual, const float *norm, const u16 *x, double temperature, uint64_t seed, uint64_t position, u16 *lower, u16
     *upper, double *noise, i64 *candidates, i64 most);
+int wb_linear_planes(int level, int threads, const u16 *x, i64 x_row, i64 rows, const u8 *blocks, const u8 *table, const i64
+    *starts, const u16 *at, const u16 *others, const u16 *bias, i64 n, i64 n_out, u16 *out);
+void wb_upper_bytes(int threads, const u16 *w, i64 stride, i64 rows, i64 n, int32_t *counts);
+void wb_pack_planes(int threads, const u16 *w, i64 stride, i64 rows, i64 n, const u8 *table, const i64 *starts, u8 *blocks,
+    u16 *at, u16 *others);
+void wb_unpack_planes(int level, int threads, const u8 *blocks, const u8 *table, const i64 *starts, const u16 *at, const u16
+    *others, i64 n, i64 rows, u16 *out);
 int wb_runs(int level);
 #else
 #include "../../../workbench/model/kernels/native.c"
@@ -78,6 +85,35 @@ static void product(int level, int bf16, int stored) {
             }
         free(x), free(w), free(bias), free(y), free(one), free(codes), free(scales);
     }
+}
+
+/* A bf16 matrix in planes: its products must be those of the matrix itself, and it must unpack to the same bits. */
+static void planes(int level) {
+    enum { N_OUT = 70, N = 192, ROWS = 7 };
+    static u16 w[N_OUT * N], x[ROWS * N], bias[N_OUT], y[ROWS * N_OUT], expected[ROWS * N_OUT], at[N_OUT * N], others[N_OUT * N], again[N_OUT * N];
+    static u8 blocks[N_OUT * N / 64 * 96], table[16];
+    static int32_t counts[N_OUT][256];
+    i64 starts[N_OUT + 1] = {0}, all[3] = {0, 0, ROWS};
+    state = 5;
+    fill(w, N_OUT * N, 1), fill(x, ROWS * N, 1), fill(bias, N_OUT, 1);
+    for (i64 i = 0; i < N_OUT * N; i += 97) w[i] = (u16)(i * 40503u); /* also NaN, infinity and subnormals */
+    for (int c = 0; c < 15; c++) table[c] = (u8)((c & 1) << 7 | (0x39 + c / 2));
+    wb_upper_bytes(1, w, N, N_OUT, N, &counts[0][0]);
+    for (int r = 0; r < N_OUT; r++) {
+        i64 coded = 0;
+        for (int c = 0; c < 15; c++) coded += counts[r][table[c]];
+        starts[r + 1] = starts[r] + N - coded;
+    }
+    wb_pack_planes(2, w, N, N_OUT, N, table, starts, blocks, at, others);
+    wb_unpack_planes(level, 1, blocks, table, starts, at, others, N, N_OUT, again);
+    differ |= memcmp(w, again, sizeof w) != 0;
+    for (int rows = 1; rows <= ROWS; rows++) {
+        all[2] = rows;
+        wb_linear_planes(level, 2, x, N, rows, blocks, table, starts, at, others, bias, N, N_OUT, y);
+        wb_linear(level, 1, 1, 1, x, N, all, 1, w, 0, N, 1, NULL, 0, 0, bias, 0, N, N_OUT, expected, N_OUT);
+        differ |= memcmp(y, expected, sizeof(u16) * (size_t)rows * N_OUT) != 0;
+    }
+    add(y, sizeof y);
 }
 
 static void attention(int level, int bf16) {
@@ -143,6 +179,7 @@ int main(void) {
             printf("%s %s", NAMES[level], bf16 ? "bfloat16" : "float32");
             product(level, bf16, bf16), print("linear");
             product(level, bf16, MXFP4), print("mxfp4");
+            if (bf16) planes(level), print("planes");
             attention(level, bf16), rows(level, bf16);
             screening(level), print("screen");
             printf(" rows=%s\n", differ ? "differ" : "equal");

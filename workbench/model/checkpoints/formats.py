@@ -24,6 +24,7 @@ How to add a format, here called "things" (`original.py` is the shortest one to 
 import os
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ import torch
 
 from workbench.errors import CheckpointError, ModelNotFound
 from workbench.model.checkpoints.bundled import embedded_folder
+from workbench.model.checkpoints.decoding_copies import with_decoding_copies
 from workbench.model.checkpoints.folder_files import Incomplete
 from workbench.model.checkpoints.from_transformers import read_transformers
 from workbench.model.checkpoints.gguf import find_gguf, read_gguf
@@ -98,7 +100,12 @@ def load(
                 f"'openai/gpt-oss-20b', 'pocket', or a transformers GptOssForCausalLM."
             )
         return read_transformers(where, dtype=dtype, device=target)
-    target = target or torch.device("cpu")
+    checkpoint = _read(where, dtype, target or torch.device("cpu"), memory)
+    return replace(checkpoint, weights=with_decoding_copies(checkpoint.config, checkpoint.weights))
+
+
+def _read(where: str | os.PathLike[str], dtype: torch.dtype | None, target: torch.device, memory: str) -> Checkpoint:
+    """The checkpoint at a path or of a name."""
     text = os.fsdecode(where)
     if not text:
         raise ModelNotFound(

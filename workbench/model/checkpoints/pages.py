@@ -51,6 +51,10 @@ class Mapped(Resident):
     def after_embedding(self) -> None:
         release_pages(self._embed)
 
+    def release_tensors(self, tensors: Iterable[Tensor]) -> None:
+        """Releases the pages of these tensors, those that are in the mapped file."""
+        release_pages(self._ranges(tensors))
+
     def _ranges(self, tensors: Iterable[Tensor]) -> list[Range]:
         """The ranges of the tensors that are the file's own bytes. The data of any other would be lost on release."""
         return [(t.data_ptr(), t.nbytes) for t in tensors if t.untyped_storage().data_ptr() in self._files]

@@ -11,6 +11,7 @@ from workbench.model.config import Config
 from workbench.model.kernels.lora import Adapted, whole
 from workbench.model.kernels.packed import Matrices
 from workbench.model.kernels.planes import Planes
+from workbench.model.kernels.screen import Screen
 
 Dense = Tensor | Planes | Adapted
 
@@ -57,6 +58,7 @@ class Weights:
     blocks: Sequence[Block]
     ln_final: Tensor  # d_model
     unembed: Tensor  # d_vocab d_model
+    screen: Screen | None = None  # of `unembed`: finds the next token without all logits
     residency: Residency = RESIDENT  # gets reports of the weights that a pass is about to use, or has used
 
 
