@@ -26,6 +26,8 @@ def matrix_bytes(matrix: Tensor | Packed | Planes | Adapted) -> int:
 
 def unembedding_bytes(weights: Weights, row: str) -> int:
     """The bytes of the unembedding for a token of this row of the benchmark: "generate" or "all logits"."""
+    if row == "generate" and weights.screen is not None:
+        return weights.screen.nbytes
     return matrix_bytes(weights.unembed)
 
 

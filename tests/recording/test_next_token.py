@@ -63,7 +63,7 @@ def test_a_large_model_gets_its_copies_and_says_so(model, full):
 
 
 @pytest.mark.parametrize(
-    "how", [{}, {"temperature": 0.3}, {"temperature": 1.0, "seed": 7}, {"temperature": 2.0, "seed": 2**63}], ids=str
+    "how", [{}, {"temperature": 0.3}, {"temperature": 1.0, "seed": 7}, {"temperature": 2.0, "seed": 2**63 - 1}], ids=str
 )
 def test_tokens_and_every_recorded_bit_are_those_of_all_logits(model, full, how):
     a, b = (m.generate(PROMPT, max_tokens=N, record="residuals lens", **how) for m in (model, full))
@@ -156,10 +156,11 @@ def test_a_partial_trace_without_a_residual_stream_that_can_be_used_is_refused(m
         model.resume(altered(np.full_like(residual, np.nan)))
 
 
+@pytest.mark.filterwarnings("ignore::workbench.errors.VerificationWarning")
 def test_a_residual_stream_with_nan_is_reported_with_its_place(model):
-    with model.edit("blocks.2.hook_mlp_out", lambda x: x * torch.nan, positions=len(PROMPT) - 1):
-        with pytest.raises(NotFinite, match=r"blocks\.2"):
-            model.generate(PROMPT, max_tokens=N, temperature=1.0)
+    model.weights.blocks[2].b_o[5] = torch.nan
+    with pytest.raises(NotFinite, match=r"the first NaN is at blocks\.2\.hook_attn_out"):
+        model.generate(PROMPT, max_tokens=N, temperature=1.0)
 
 
 def test_a_matrix_changed_in_place_is_used_as_it_is_now(model, full):

@@ -333,14 +333,14 @@ def _lines(r: Report) -> Iterator[str]:
         "kv/1k",
         *(f"record={record!r}" for record in RECORDS),
         "here",
-        "decoding",
+        "copies",
     )
     rows = [
         (
             d.model,
             *map(size_text, (d.file, d.fast, d.small, d.cache, *d.trace.values())),
             d.fits,
-            "12-bit planes, screened" if d.copies else "all bytes",
+            "yes" if d.copies else "no",
         )
         for d in r.demands
     ]
@@ -350,6 +350,6 @@ def _lines(r: Report) -> Iterator[str]:
         yield "  ".join((first, *rest))
     yield (
         f'fast, small: memory needed with memory="fast" and memory="small"; kv/1k, record: KV cache and trace of '
-        f"{POSITIONS:,} tokens; here: whether it fits into the memory that is free now, on the CPU; decoding: whether "
-        f'memory="fast" has room for copies of weights that a token reads faster'
+        f"{POSITIONS:,} tokens; here: whether it fits into the memory that is free now, on the CPU; copies: whether "
+        f'memory="fast" has room for 12-bit planes and an int8 screen, with which tokens are decoded faster'
     )
