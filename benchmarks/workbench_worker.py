@@ -78,13 +78,15 @@ class WorkbenchWorker:
         """Prefills `tokens` as Model.generate does, for `generate`, with a copy of its KV cache for `decode`."""
         from workbench.model.interrupts import Interrupt
         from workbench.recording.decoding import Generation, Settings
+        from workbench.recording.next_token import next_token
         from workbench.recording.plan import affordable_plan
         from workbench.recording.source import ModelSource
 
         source = ModelSource(self.model)
         plan = affordable_plan(source, (), tokens, len(tokens) + 1, None)
         settings = Settings(max_tokens=1, temperature=0.0, top_p=1.0, seed=0, stop=())
-        self.generation = Generation(source, plan, settings, tokens, Interrupt())
+        chosen_by = next_token(source, tokens, settings.top_p)
+        self.generation = Generation(source, plan, settings, tokens, Interrupt(), chosen_by)
         self.generation.decode(lambda: None)
         self.cache = self.generation.cache.fork()
         return {}
