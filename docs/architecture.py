@@ -121,6 +121,7 @@ TRACE_STORY = (
     "recording/source.py",
     "recording/plan.py",
     "recording/decoding.py",
+    "recording/next_token.py",
     "model/gpt_oss.py",
     "taps.py",
     "recording/taps.py",

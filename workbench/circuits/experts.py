@@ -19,7 +19,7 @@ from workbench.circuits.vocabulary import (
     select_tokens,
     token_texts,
 )
-from workbench.model.kernels.lora import Adapted
+from workbench.model.kernels.lora import Adapted, plain
 from workbench.model.kernels.packed import dense
 from workbench.model.model import Model
 from workbench.progress import progress_bar
@@ -155,7 +155,7 @@ def _whole(matrices, expert: int, dtype: torch.dtype) -> Tensor:
     if not isinstance(matrices, Adapted):
         return dense(matrices, expert, dtype).to(dtype)
     change = matrices.b[expert].to(dtype) @ matrices.a[expert].to(dtype)
-    return dense(matrices.matrix, expert, dtype).to(dtype) + matrices.scale * change
+    return dense(plain(matrices), expert, dtype).to(dtype) + matrices.scale * change
 
 
 def _extreme(logits: Tensor, k: int, sign: float) -> tuple[Tensor, Tensor]:

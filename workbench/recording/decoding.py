@@ -16,7 +16,7 @@ from workbench.model import prefill
 from workbench.model.cache import KVCache
 from workbench.model.interrupts import Interrupt
 from workbench.progress import progress_count
-from workbench.recording.next_token import NextToken, next_token
+from workbench.recording.next_token import NextToken
 from workbench.recording.not_finite import not_finite
 from workbench.recording.plan import Plan
 from workbench.recording.source import ModelSource, batch_of

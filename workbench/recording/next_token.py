@@ -5,7 +5,7 @@ The logits of a large model are a third of the bytes of a decoded token. Without
 logits anyway.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -29,10 +29,14 @@ LOGITS, NORMALIZED = "hook_logits", "ln_final.hook_normalized"
 class NextToken(Protocol):
     """Chooses each token from a value of the last position, its state, which a partial trace stores under `name`."""
 
-    name: str
-    taps: Sequence[Tap]  # of each pass
-    logits_at: slice  # the positions of a pass whose logits are computed
-    live: Collection[str]  # the summaries that it records
+    @property
+    def name(self) -> str: ...
+    @property
+    def taps(self) -> Sequence[Tap]: ...  # of each pass
+    @property
+    def logits_at(self) -> slice: ...  # the positions of a pass whose logits are computed
+    @property
+    def live(self) -> Collection[str]: ...  # the summaries that it records
 
     def state(self, logits: Tensor) -> Tensor:
         """The state after a pass with these logits (batch pos d_vocab)."""
@@ -50,7 +54,7 @@ class NextToken(Protocol):
         """The token id at `position`, as `sampling.choose` draws it from the logits."""
         ...
 
-    def summaries(self) -> Mapping[str, np.ndarray]:
+    def summaries(self) -> dict[str, np.ndarray]:
         """The arrays of `live`."""
         ...
 
@@ -80,7 +84,7 @@ class FromLogits:
         self.token_logprobs.append(token)
         return token
 
-    def summaries(self) -> Mapping[str, np.ndarray]:
+    def summaries(self) -> dict[str, np.ndarray]:
         return self.predictions.summaries() | self.token_logprobs.summaries()
 
 
@@ -121,7 +125,7 @@ class FromResidual:
             )
         return choose(logits, temperature, top_p, seed, position)
 
-    def summaries(self) -> Mapping[str, np.ndarray]:
+    def summaries(self) -> dict[str, np.ndarray]:
         return {}
 
 
