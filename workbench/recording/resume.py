@@ -1,8 +1,8 @@
 """Saves an interrupted generation as a partial trace, and continues from one.
 
 Besides the arrays that were recorded live, a partial trace has the state of the model after its last position: the keys
-and values that the layers still need, and the logits of the next token or the residual stream that they come from. So no
-position is computed twice, and the continued run is identical to the last bit.
+and values that the layers still need, and the logits of the next token or the residual stream that they come from. So
+no position is computed twice, and the continued run is identical to the last bit.
 """
 
 from dataclasses import replace
