@@ -246,8 +246,8 @@ class Model:
         """A Trace of the prompt and the model's generated thinking and answer.
 
         Decoding is greedy at temperature 0 and sampled with `seed` otherwise. It ends at one of the model's stop tokens
-        (`<|return|>`, `<|call|>`, `<|endoftext|>`), at one of `stop`, or after `max_tokens`. Routes, and in small models
-        predictions, are recorded during decoding, the rest in a pass over the finished text: see `trace.source(name)`.
+        (`<|return|>`, `<|call|>`, `<|endoftext|>`), at one of `stop`, or after `max_tokens`. Routes (in small models
+        predictions too) are recorded during decoding, the rest in a pass over the finished text: `trace.source(name)`.
 
         Ctrl-C, SIGTERM and SIGHUP raise KeyboardInterrupt. `model.partial` is then a trace of the run so far, which can
         be saved and continued with `model.resume`; before the end of the prefill there is none. After an error,
