@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterator
 from functools import cached_property
 from importlib import import_module
 from pathlib import Path
+from random import Random
 from tempfile import mkdtemp
 from typing import Any
 from zlib import crc32
@@ -34,6 +35,7 @@ from tests.checkpoints import CONFIG
 from tests.model.models import ctrl_c_in_pass
 from tests.test_docstrings import PUBLIC
 from workbench.errors import WorkbenchError
+from workbench.pocket.families import make
 from workbench.views.view import View
 
 ADDRESS = re.compile(r"0x[0-9a-f]+")
@@ -131,6 +133,10 @@ class World:
     @cached_property
     def basis(self) -> xr.Dataset:
         return wb.residual.resid_basis([self.other], [self.parts], n_components=2)
+
+    @cached_property
+    def problem(self):
+        return make("dag", Random(0), length=4)
 
     @cached_property
     def lens(self):
@@ -496,6 +502,10 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
             "max_tokens": 2,
             "seed": 3,
         },
+    ),
+    "reasoning.score_attribution": lambda w: (
+        wb.reasoning.score_attribution,
+        {"problem": w.problem, "matrix": np.ones((4, 4)), "same_distance": False},
     ),
     "reasoning.suppression": lambda w: (
         wb.reasoning.suppression,
@@ -1088,6 +1098,7 @@ VALID: dict[str, set[str]] = {
     "reasoning.resampling.parse_answer": {"None", "a function"},
     "verify_model.on_line": {"None", "a function"},
     "reasoning.resampling.seed": WHOLE,
+    "reasoning.score_attribution.same_distance": FLAG,
     "reasoning.suppression.split_routing": FLAG,
     "sae.SAE.b_enc": {"None"},
     "sae.SAE.b_dec": {"None"},

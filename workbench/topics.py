@@ -92,6 +92,7 @@ TOPICS: dict[str, dict[str, str]] = {
         "forced_answer": "workbench.experiments.forced_answers",
         "forking_tokens": "workbench.analysis.lens",
         "resampling": "workbench.experiments.resampling",
+        "score_attribution": "workbench.pocket.attribution",
         "suppression": "workbench.experiments.suppression",
     },
     "sae": {
