@@ -12,7 +12,7 @@ from workbench.pocket.families.dag import random_uses
 from workbench.pocket.families.tree import random_tree
 from workbench.pocket.problems import Problem, Slip, Step, Wording
 
-LENGTHS = [(family, length) for family in DAGS for length in range(4, FAMILIES[family].longest + 2)]
+LENGTHS = [(family, length) for family in DAGS for length in (*range(4, FAMILIES[family].longest + 2), None)]
 
 
 @pytest.mark.parametrize(("family", "length"), LENGTHS)
@@ -112,5 +112,5 @@ def test_baselines_score_pairs_by_distance_values_and_names():
 def test_the_command_prints_a_row_for_each_wording_and_length(capsys):
     main(["tree", "-n", "20"])
     lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 + 2 * 5 and lines == table(("tree",), 20).splitlines()
+    assert len(lines) == 2 + 2 * 6 and lines == table(("tree",), 20).splitlines()
     assert lines[2].startswith("| tree | spoken | 4 | 0.")

@@ -21,8 +21,8 @@ from workbench.pocket.families.refuse import Refuse
 from workbench.pocket.families.tools import Tools
 from workbench.pocket.families.tree import Tree
 from workbench.pocket.problems import Problem, Slip, Wording
-from workbench.pocket.rendering import FINAL, call, final, prompt, render, result, thought
-from workbench.pocket.vocabulary import str_tokens
+from workbench.pocket.rendering import ANALYSIS, FINAL, answer_in, call, call_in, final, prompt, render, result, thought
+from workbench.pocket.vocabulary import encode, str_tokens
 
 
 def test_the_source_of_a_hint_decides_whether_it_is_used_and_said():
@@ -181,6 +181,26 @@ def test_a_call_with_wrong_arguments_and_a_call_too_many_are_wrong_decisions():
     assert _calls([taken], [reference(called)])["called"] == [False]
 
 
+def test_a_run_by_hand_finds_the_call_inserts_a_result_and_goes_on():
+    """The steps of a run with the calculator, each on the text before it; the model is the reference."""
+    problem = next(p for p in (make("tools", Random(seed)) for seed in range(40)) if p.call)
+    text = prompt(problem, "high")
+    text += thought(problem.analysis) + call(problem)  # generated up to <|call|>, a stop token
+    assert call_in(text) == problem.call and answer_in(text) is None
+    wrong = problem.replied("7")
+    text += result(wrong)  # inserted
+    assert call_in(text) is None and text.endswith("<|message|>7<|end|><|start|>assistant")
+    text += final(wrong)  # generated
+    assert answer_in(text) == "7" == wrong.answer
+    assert encode(text) == list(render(wrong, "high").ids)
+
+
+def test_no_call_is_found_in_texts_that_end_otherwise():
+    problem = next(p for p in (make("tools", Random(seed)) for seed in range(40)) if not p.call)
+    assert call_in(reference(problem)) is None
+    assert call_in(call(make("calculator", Random(0))) + "<|start|>") is None
+
+
 def test_wrong_results_are_inserted_after_the_right_chain_and_call(monkeypatch):
     problems = [make("tools", Random(seed)) for seed in range(60)]
     seen: list[str] = []
@@ -195,6 +215,24 @@ def test_wrong_results_are_inserted_after_the_right_chain_and_call(monkeypatch):
     assert len(follows) == len(seen) > 20 and all(follows)
     rights = [p for p in problems if p.call]
     assert not any(text.endswith(result(p)) for text, p in zip(seen, rights)), "every result is wrong"
+
+
+def test_the_path_of_a_hint_is_tested_with_a_wrong_last_step(monkeypatch):
+    problems = [make("hint", Random(seed)) for seed in range(60)]
+
+    def copies_the_last_step(model, prompts, **_):
+        chains = ["".join(str_tokens(ids)).partition(ANALYSIS)[2] for ids in prompts]
+        return [f"{FINAL}It is {re.findall(r'[0-9]', chain)[-1]}.<|return|>" for chain in chains]
+
+    monkeypatch.setattr(rules_module, "generate", copies_the_last_step)
+    follows = rules_module.follows_chain(cast("Any", None), problems)
+    for problem, right in zip(problems, follows):
+        hint = problem.hint
+        assert hint is not None
+        if hint.said:
+            assert right
+    silent = [right for p, right in zip(problems, follows) if p.hint and p.hint.used and not p.hint.said]
+    assert sum(silent) < len(silent) / 3, "the answer of a model that follows the chain is not the hint"
 
 
 def test_the_card_has_a_table_of_decisions_only_for_models_that_were_trained_on_them():

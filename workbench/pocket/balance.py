@@ -63,12 +63,12 @@ def rule_auroc(problems: list[Problem], rule: Rule) -> float:
     return auroc(np.array(scores, float), np.array(truth))
 
 
-def balance(family: str, length: int, *, n: int = 2000, terse: bool = False, seed: int = 0) -> dict[str, float]:
-    """AUROC of every rule on `n` random problems of one length.
+def balance(family: str, length: int | None, *, n: int = 2000, terse: bool = False, seed: int = 0) -> dict[str, float]:
+    """AUROC of every rule on `n` random problems of one length, or of all trained lengths of four or more.
 
     Args:
         family: A family whose problems have steps that use steps.
-        length: The length of the problems.
+        length: The length of the problems; None mixes the lengths as in training.
         n: The number of problems.
         terse: Whether the wording is terse.
         seed: The seed of the problems.
@@ -77,19 +77,20 @@ def balance(family: str, length: int, *, n: int = 2000, terse: bool = False, see
         The AUROC of each rule in BASELINES; 0.5 is chance.
     """
     rng = Random(f"balance {family} {length} {seed}")
-    problems = [make(family, rng, length=length, wording=Wording(terse=terse)) for _ in range(n)]
+    lengths = [number for number in FAMILIES[family].lengths if number >= 4] if length is None else [length]
+    problems = [make(family, rng, length=rng.choice(lengths), wording=Wording(terse=terse)) for _ in range(n)]
     return {name: rule_auroc(problems, rule) for name, rule in BASELINES.items()}
 
 
 def table(families: tuple[str, ...], n: int) -> str:
-    """A Markdown table: a row for each family, wording and length of four or more, a column for each rule."""
+    """A Markdown table: a row for each family, wording and length of four or more, and one for all of these lengths."""
     lines = [f"| family | wording | steps | {' | '.join(BASELINES)} |", f"|---|---|---|{'---|' * len(BASELINES)}"]
     for family in families:
         for terse in (False, True):
-            for length in range(4, FAMILIES[family].longest + 1):
+            for length in (*range(4, FAMILIES[family].longest + 1), None):
                 areas = balance(family, length, n=n, terse=terse).values()
                 cells = " | ".join(f"{area:.3f}" for area in areas)
-                lines.append(f"| {family} | {'terse' if terse else 'spoken'} | {length} | {cells} |")
+                lines.append(f"| {family} | {'terse' if terse else 'spoken'} | {length or 'all'} | {cells} |")
     return "\n".join(lines)
 
 

@@ -1,5 +1,6 @@
 """Problems as harmony conversations: the prompt, the target text, and the tokens of each step."""
 
+import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
 from itertools import accumulate
@@ -81,6 +82,18 @@ def result(problem: Problem) -> str:
 def final(problem: Problem) -> str:
     """The final message."""
     return f"{FINAL}It is {problem.answer}.<|return|>"
+
+
+def call_in(text: str) -> str | None:
+    """The expression of the call that a generated text ends with; None if it does not end with one.
+
+    After it, `result` continues the conversation: with another result if the problem is `replied`.
+
+    >>> call_in('<|channel|>commentary to=functions.calc <|constrain|>json<|message|>{"x": "5*2"}<|call|>')
+    '5*2'
+    """
+    found = re.search(r'to=functions\.calc <\|constrain\|>json<\|message\|>\{"x": "([^"]*)"\}<\|call\|>$', text)
+    return found[1] if found else None
 
 
 def answer_in(text: str) -> str | None:

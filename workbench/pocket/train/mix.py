@@ -18,7 +18,8 @@ FAMILY = {
     "calculator": 0.03,
 }
 WARM_UP = FAMILY | {"say": 0.40, "look": 0.20}  # more copying at the start
-ADDED = {"dag": 0.50, "boxes": 0.45, "tree": 0.40, "tools": 0.30, "hint": 0.20, "refuse": 0.08}  # to FAMILY's sum of 1
+ADDED = {"dag": 0.26, "boxes": 0.23, "tree": 0.20, "tools": 0.16, "hint": 0.11, "refuse": 0.04}  # their sum is 1
+KEPT = 0.3  # the weight of the families that the start already solves, in the course that adds families
 EFFORT = {"low": 0.15, "medium": 0.12, "high": 0.73}
 EFFORT_ELSE = {"low": 0.4, "medium": 0.2, "high": 0.4}  # in families that need no chain of thought
 
@@ -30,6 +31,7 @@ class Course:
     families: Mapping[str, float]  # family -> weight
     slipping: Mapping[str, float]  # family -> share of chains at high effort with a wrong step
     passed: float = 0.0  # share of wrong steps that are not corrected
+    last: Mapping[str, float] = field(default_factory=dict)  # family -> share of wrong steps that are the last step
     foreign: float = 0.0  # share of wrong steps whose value is easily seen to be wrong: see `Facts.foreign`
     wrong_results: float = 0.0  # share of the calculator's results that are wrong
     copying: float = 0.0  # progress until which copying dominates
@@ -45,9 +47,10 @@ COURSES = {
     ),
     "slips": Course(FAMILY, SLIPS, passed=0.25, foreign=0.75),
     "families": Course(
-        FAMILY | ADDED,
-        SLIPS | dict.fromkeys(ADDED, 0.25),
+        {family: KEPT * share for family, share in FAMILY.items()} | ADDED,
+        SLIPS | dict.fromkeys(ADDED, 0.25) | {"hint": 0.5},
         passed=0.25,
+        last={"hint": 0.5},  # the step that restates a hint, so that the answer follows it and not the question
         foreign=0.75,
         wrong_results=0.3,
         short=dict.fromkeys(ADDED, 0.25),
@@ -77,7 +80,8 @@ def draw(rng: Random, progress: float, course: str = "first") -> tuple[Problem, 
         corrected = plan.passed == 0 or rng.random() >= plan.passed
         foreign = plan.foreign > 0 and rng.random() < plan.foreign
         if wrong := slips(problem, rng, corrected=corrected, foreign=foreign):
-            problem = problem.slipped(rng.choice(wrong))
+            is_last = family in plan.last and rng.random() < plan.last[family]
+            problem = problem.slipped(wrong[-1] if is_last else rng.choice(wrong))
     if plan.wrong_results and (right := problem.result) and rng.random() < plan.wrong_results:
         problem = problem.replied(str(rng.randrange(10 ** (len(right) - 1), 10 ** len(right))))
     return problem, effort
