@@ -67,6 +67,22 @@ enum { PACKED_ROWS = 6, DECODE_MAX_ROWS = 4, STRIP = 64, TILE = 256, STEP = 64, 
 /* The high and the low byte of each FP4 number as bf16. */
 #define HIGH 0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40, 0x40, 0x40, 0x80, 0xBF, 0xBF, 0xBF, 0xC0, 0xC0, 0xC0, 0xC0
 #define LOW 0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0, 0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0
+/* The FP4 numbers times a group's scale as bf16, for each scale byte: scaling adds to the exponent of all but zeros. Right
+ * where the results are normal, as they are for the scales that native.py lets pass. */
+#define TIMES(bits, s) (u16)((bits) + ((s) - 127) * 128)
+#define HALF_ROW(sign, s) (sign), TIMES((sign) + 0x3F00, s), TIMES((sign) + 0x3F80, s), TIMES((sign) + 0x3FC0, s), \
+    TIMES((sign) + 0x4000, s), TIMES((sign) + 0x4040, s), TIMES((sign) + 0x4080, s), TIMES((sign) + 0x40C0, s)
+#define SCALED_ROW(s) {HALF_ROW(0, s), HALF_ROW(0x8000, s)}
+#define UPPER(bits) (u8)((bits) >> 8)
+#define HALF_BYTES(of, sign, s) of(sign), of(TIMES((sign) + 0x3F00, s)), of(TIMES((sign) + 0x3F80, s)), of(TIMES((sign) + 0x3FC0, s)), \
+    of(TIMES((sign) + 0x4000, s)), of(TIMES((sign) + 0x4040, s)), of(TIMES((sign) + 0x4080, s)), of(TIMES((sign) + 0x40C0, s))
+#define SCALED_BYTES(s) {{HALF_BYTES(UPPER, 0, s), HALF_BYTES(UPPER, 0x8000, s)}, {HALF_BYTES((u8), 0, s), HALF_BYTES((u8), 0x8000, s)}}
+#define EACH4TH(f, s) f(s), f((s) + 1), f((s) + 2), f((s) + 3)
+#define EACH16TH(f, s) EACH4TH(f, s), EACH4TH(f, (s) + 4), EACH4TH(f, (s) + 8), EACH4TH(f, (s) + 12)
+#define EACH64TH(f, s) EACH16TH(f, s), EACH16TH(f, (s) + 16), EACH16TH(f, (s) + 32), EACH16TH(f, (s) + 48)
+#define EACH_SCALE(f) EACH64TH(f, 0), EACH64TH(f, 64), EACH64TH(f, 128), EACH64TH(f, 192)
+static const u16 SCALED[256][16] __attribute__((aligned(64))) = {EACH_SCALE(SCALED_ROW)};
+static const u8 SCALED_HALVES[256][2][16] __attribute__((aligned(64))) = {EACH_SCALE(SCALED_BYTES)}; /* upper and lower bytes */
 static const float FP4[16] = {0.f, .5f, 1.f, 1.5f, 2.f, 3.f, 4.f, 6.f, -0.f, -.5f, -1.f, -1.5f, -2.f, -3.f, -4.f, -6.f};
 
 IN float as_float(u32 bits) { float f; memcpy(&f, &bits, 4); return f; }
@@ -350,45 +366,32 @@ T2 IN float placed2(const __m256 a[2], const u8 place[16]) {
     for (int i = 0; i < 16; i++) s[place[i]] = as[i];
     return tree(s);
 }
-T2 IN void numbers2(const u8 *codes, __m256 w[4]) {
+T2 IN void numbers2(const u8 *codes, u8 scale, __m256 w[4]) {
     const __m256i top = _mm256_set1_epi32((int)0xffff0000), low = _mm256_set1_epi8(15);
     __m128i c = _mm_loadu_si128((const __m128i *)codes);
     __m256i b = _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(c), _mm_srli_epi16(c, 4), 1), low);
-    __m256i h = _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)HIGH2), b);
-    __m256i l = _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)LOW2), b);
+    __m256i h = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)SCALED_HALVES[scale][0])), b);
+    __m256i l = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)SCALED_HALVES[scale][1])), b);
     __m256i p = _mm256_unpacklo_epi8(l, h), q = _mm256_unpackhi_epi8(l, h);
     w[0] = _mm256_castsi256_ps(_mm256_slli_epi32(p, 16)), w[1] = _mm256_castsi256_ps(_mm256_and_si256(p, top));
     w[2] = _mm256_castsi256_ps(_mm256_slli_epi32(q, 16)), w[3] = _mm256_castsi256_ps(_mm256_and_si256(q, top));
 }
-/* The scales of up to 64 groups as numbers. */
-T2 IN void powers2(const u8 *scales, i64 n, float s[64]) {
-    i64 g = 0;
-    for (; g + 8 <= n; g += 8)
-        _mm256_storeu_ps(s + g, _mm256_castsi256_ps(_mm256_slli_epi32(_mm256_cvtepu8_epi32(_mm_loadl_epi64((const __m128i *)(scales + g))), 23)));
-    for (; g < n; g++) s[g] = power(scales[g]);
-}
 /* R rows of weights, so that there are enough independent sums even with one row of x. */
 T2 IN void few_avx2_m(int R, int m, const Rowset *w, i64 o, const float *x, float *y) {
     __m256 a[2][DECODE_MAX_ROWS][2];
-    float s[2][64];
+    const u8 *rows = w->codes + o * w->row, *scales = w->scales + o * w->scale_row;
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) a[r][t][0] = a[r][t][1] = _mm256_setzero_ps();
-    for (i64 start = 0; start < w->groups; start += 64) {
-        i64 n = min64(64, w->groups - start);
-        UNROLL for (int r = 0; r < R; r++) powers2(w->scales + (o + r) * w->scale_row + start, n, s[r]);
-        for (i64 g = 0; g < n; g++) {
-            UNROLL for (int r = 0; r < R; r++) {
-                const u8 *p = w->codes + (o + r) * w->row + 16 * (start + g);
-                __m256 u[4], scale = _mm256_broadcast_ss(s[r] + g);
-                if (R == 1 || r) _mm_prefetch((const char *)(w->codes + o * w->row + R * 16 * (start + g)) + 8192, _MM_HINT_T0);
-                numbers2(p, u);
-                UNROLL for (int i = 0; i < 4; i++) u[i] = _mm256_mul_ps(u[i], scale);
-                UNROLL for (int t = 0; t < m; t++) {
-                    const float *v = x + 32 * (t * w->groups + start + g);
-                    a[r][t][0] = _mm256_fmadd_ps(u[0], _mm256_loadu_ps(v), a[r][t][0]);
-                    a[r][t][1] = _mm256_fmadd_ps(u[1], _mm256_loadu_ps(v + 8), a[r][t][1]);
-                    a[r][t][0] = _mm256_fmadd_ps(u[2], _mm256_loadu_ps(v + 16), a[r][t][0]);
-                    a[r][t][1] = _mm256_fmadd_ps(u[3], _mm256_loadu_ps(v + 24), a[r][t][1]);
-                }
+    for (i64 g = 0; g < w->groups; g++) {
+        if (R == 2 || g % 2 == 0) _mm_prefetch((const char *)(rows + R * 16 * g) + 8192, _MM_HINT_T0); /* the rows are one stream */
+        UNROLL for (int r = 0; r < R; r++) {
+            __m256 u[4];
+            numbers2(rows + r * w->row + 16 * g, scales[r * w->scale_row + g], u);
+            UNROLL for (int t = 0; t < m; t++) {
+                const float *v = x + 32 * (t * w->groups + g);
+                a[r][t][0] = _mm256_fmadd_ps(u[0], _mm256_loadu_ps(v), a[r][t][0]);
+                a[r][t][1] = _mm256_fmadd_ps(u[1], _mm256_loadu_ps(v + 8), a[r][t][1]);
+                a[r][t][0] = _mm256_fmadd_ps(u[2], _mm256_loadu_ps(v + 16), a[r][t][0]);
+                a[r][t][1] = _mm256_fmadd_ps(u[3], _mm256_loadu_ps(v + 24), a[r][t][1]);
             }
         }
     }
@@ -438,11 +441,9 @@ T2 static void stream_avx2(const u16 *w, i64 ws, i64 rows, i64 n, const float *x
 #endif
 
 #if defined(__aarch64__)
-static const u8 HIGH1[16] = {HIGH}, LOW1[16] = {LOW};
-
-/* 16 nibbles -> 16 numbers, in order. */
-IN void numbers_neon(uint8x16_t nibbles, float32x4_t w[4]) {
-    uint8x16_t h = vqtbl1q_u8(vld1q_u8(HIGH1), nibbles), l = vqtbl1q_u8(vld1q_u8(LOW1), nibbles);
+/* 16 nibbles -> 16 scaled numbers, in order. */
+IN void numbers_neon(uint8x16_t nibbles, u8 scale, float32x4_t w[4]) {
+    uint8x16_t h = vqtbl1q_u8(vld1q_u8(SCALED_HALVES[scale][0]), nibbles), l = vqtbl1q_u8(vld1q_u8(SCALED_HALVES[scale][1]), nibbles);
     uint16x8_t a = vreinterpretq_u16_u8(vzip1q_u8(l, h)), b = vreinterpretq_u16_u8(vzip2q_u8(l, h));
     w[0] = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(a), 16)), w[1] = vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(a), 16));
     w[2] = vreinterpretq_f32_u32(vshll_n_u16(vget_low_u16(b), 16)), w[3] = vreinterpretq_f32_u32(vshll_n_u16(vget_high_u16(b), 16));
@@ -450,9 +451,8 @@ IN void numbers_neon(uint8x16_t nibbles, float32x4_t w[4]) {
 /* A group, scaled: its 16 even elements, then its 16 odd ones. */
 IN void group_neon(const u8 *codes, u8 scale, float32x4_t w[8]) {
     uint8x16_t b = vld1q_u8(codes);
-    numbers_neon(vandq_u8(b, vdupq_n_u8(15)), w);
-    numbers_neon(vshrq_n_u8(b, 4), w + 4);
-    UNROLL for (int i = 0; i < 8; i++) w[i] = vmulq_n_f32(w[i], power(scale));
+    numbers_neon(vandq_u8(b, vdupq_n_u8(15)), scale, w);
+    numbers_neon(vshrq_n_u8(b, 4), scale, w + 4);
 }
 static void decode_neon(const u8 *codes, const u8 *scales, i64 groups, float *out) {
     for (i64 g = 0; g < groups; g++, out += 32) {
@@ -502,10 +502,6 @@ static void few_neon(const Rowset *w, const float *x, int m, float *y) {
  * There are 16 sums; an instruction adds two products to each. Then they are added by totals4's tree. 64 elements are a
  * step; for MXFP4 a step is a pair of groups, first the even elements, then the odd ones. */
 
-static const u16 BF16S[32] __attribute__((aligned(64))) = {
-    0x0000, 0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040, 0x4080, 0x40C0, 0x8000, 0xBF00, 0xBF80, 0xBFC0, 0xC000, 0xC040, 0xC080, 0xC0C0,
-    0x0000, 0x3F00, 0x3F80, 0x3FC0, 0x4000, 0x4040, 0x4080, 0x40C0, 0x8000, 0xBF00, 0xBF80, 0xBFC0, 0xC000, 0xC040, 0xC080, 0xC0C0};
-
 /* x in that order, in whole steps. */
 static void order_bf16(const u16 *x, i64 groups, u16 *o) {
     for (i64 g = 0; g < groups; g += 2)
@@ -513,40 +509,21 @@ static void order_bf16(const u16 *x, i64 groups, u16 *o) {
             for (int i = 0; i < 32; i++) *o++ = g + i / 16 < groups ? x[32 * g + 2 * i + nibble] : 0;
 }
 
-/* Sixteen bits for each scale of up to 64 groups, which multiply a bf16 when added to its bits; 0 past the end. */
-T512 IN void exponents_avx512(const u8 *scales, i64 n, u16 add[64]) {
-    for (i64 g = 0; g < n; g += 32) {
-        __mmask32 there = n - g >= 32 ? 0xffffffffu : (__mmask32)((1u << (n - g)) - 1);
-        __m512i s = _mm512_cvtepu8_epi16(_mm256_maskz_loadu_epi8(there, scales + g));
-        _mm512_storeu_si512(add + g, _mm512_slli_epi16(_mm512_sub_epi16(s, _mm512_set1_epi16(127)), 7));
-    }
-}
-
-/* A step of weights. The table has FP4's numbers twice, once for each group of the pair, with the group's scale added to
- * the exponents (except for zeros). */
-T512 IN void step_avx512(const u8 *p, int both, const u16 *add, __m512i *even, __m512i *odd) {
-    const __m512i table = _mm512_load_si512(BF16S), nibble = _mm512_set1_epi16(15);
-    const __m512i second = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
+/* A step of weights, of one group if not `both`. The table has the scaled numbers of both groups. */
+T512 IN void step_avx512(const u8 *p, int both, const u8 *scales, __m512i *even, __m512i *odd) {
+    const __m512i nibble = _mm512_set1_epi16(15), second = _mm512_inserti64x4(_mm512_setzero_si512(), _mm256_set1_epi16(16), 1);
     __m256i bytes = both ? _mm256_loadu_si256((const __m256i *)p)
         : _mm256_inserti128_si256(_mm256_setzero_si256(), _mm_loadu_si128((const __m128i *)p), 0);
-    int pair;
-    memcpy(&pair, add, 4);
-    __m512i scale = _mm512_permutexvar_epi16(_mm512_srli_epi16(second, 4), _mm512_set1_epi32(pair)); /* 16 times the first, 16 times the second */
-    __m512i scaled = _mm512_mask_add_epi16(table, 0xfefefefeu, table, scale);
-    __m512i b = _mm512_cvtepu8_epi16(bytes);
+    __m256i of_first = _mm256_load_si256((const __m256i *)SCALED[scales[0]]), of_second = _mm256_load_si256((const __m256i *)SCALED[scales[both]]);
+    __m512i scaled = _mm512_inserti64x4(_mm512_castsi256_si512(of_first), of_second, 1), b = _mm512_cvtepu8_epi16(bytes);
     *even = _mm512_permutexvar_epi16(_mm512_or_si512(_mm512_and_si512(b, nibble), second), scaled);
     *odd = _mm512_permutexvar_epi16(_mm512_or_si512(_mm512_srli_epi16(b, 4), second), scaled);
 }
 T512 static void decode_bf16(const u8 *codes, const u8 *scales, i64 groups, u16 *out) {
-    u16 add[64];
-    for (i64 start = 0; start < groups; start += 64) {
-        i64 n = min64(64, groups - start);
-        exponents_avx512(scales + start, n, add);
-        for (i64 g = 0; g < n; g += 2, out += 64) {
-            __m512i even, odd;
-            step_avx512(codes + 16 * (start + g), g + 1 < n, add + g, &even, &odd);
-            _mm512_storeu_si512(out, even), _mm512_storeu_si512(out + 32, odd);
-        }
+    for (i64 g = 0; g < groups; g += 2, out += 64) {
+        __m512i even, odd;
+        step_avx512(codes + 16 * g, g + 1 < groups, scales + g, &even, &odd);
+        _mm512_storeu_si512(out, even), _mm512_storeu_si512(out + 32, odd);
     }
 }
 T512 IN void totals_bf16(int count, const __m512 *a, float *y, i64 ys) { /* count <= DECODE_MAX_ROWS */
@@ -556,30 +533,32 @@ T512 IN void totals_bf16(int count, const __m512 *a, float *y, i64 ys) { /* coun
     totals4_avx512(t, of);
     UNROLL for (int i = 0; i < count; i++) y[i * ys] = of[i];
 }
-/* R rows of weights, so that there are enough independent sums even with one row of x. */
-T512 IN void few_bf16_m(int R, int m, const Rowset *w, i64 o, const u16 *x, i64 xs, float *y) {
-    __m512 a[2][DECODE_MAX_ROWS];
-    u16 add[2][64];
-    UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) a[r][t] = _mm512_setzero_ps();
-    for (i64 start = 0; start < w->groups; start += 64) {
-        i64 n = min64(64, w->groups - start);
-        UNROLL for (int r = 0; r < R; r++) exponents_avx512(w->scales + (o + r) * w->scale_row + start, n, add[r]);
-        for (i64 g = 0; g < n; g += 2)
-            UNROLL for (int r = 0; r < R; r++) {
-                const u8 *p = w->codes + (o + r) * w->row + 16 * (start + g);
-                const u16 *v = x + 32 * (start + g);
-                __m512i even, odd;
-                if (R == 1 || r) _mm_prefetch((const char *)(w->codes + o * w->row + R * 16 * (start + g)) + 8192, _MM_HINT_T0);
-                step_avx512(p, g + 1 < n, add[r] + g, &even, &odd);
-                UNROLL for (int t = 0; t < m; t++) a[r][t] = _mm512_dpbf16_ps(a[r][t], (__m512bh)even, (__m512bh)_mm512_loadu_si512(v + t * xs));
-                UNROLL for (int t = 0; t < m; t++) a[r][t] = _mm512_dpbf16_ps(a[r][t], (__m512bh)odd, (__m512bh)_mm512_loadu_si512(v + t * xs + 32));
-            }
+/* A step of R rows of weights with m rows of x. */
+T512 IN void few_step(int R, int m, const Rowset *w, i64 o, i64 g, int both, const u16 *x, i64 xs, __m512 (*a)[DECODE_MAX_ROWS]) {
+    const u16 *v = x + 32 * g;
+    UNROLL for (int r = 0; r < R; r++) {
+        __m512i even, odd;
+        step_avx512(w->codes + (o + r) * w->row + 16 * g, both, w->scales + (o + r) * w->scale_row + g, &even, &odd);
+        UNROLL for (int t = 0; t < m; t++) a[r][t] = _mm512_dpbf16_ps(a[r][t], (__m512bh)even, (__m512bh)_mm512_loadu_si512(v + t * xs));
+        UNROLL for (int t = 0; t < m; t++) a[r][t] = _mm512_dpbf16_ps(a[r][t], (__m512bh)odd, (__m512bh)_mm512_loadu_si512(v + t * xs + 32));
     }
+}
+/* R rows of weights: the sums of one row wait for each other, those of several rows do not. */
+T512 IN void few_bf16_m(int R, int m, const Rowset *w, i64 o, const u16 *x, i64 xs, float *y) {
+    __m512 a[4][DECODE_MAX_ROWS];
+    const char *ahead = (const char *)(w->codes + o * w->row) + 8192; /* the rows are one stream */
+    i64 g = 0;
+    UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) a[r][t] = _mm512_setzero_ps();
+    for (; g + 2 <= w->groups; g += 2) {
+        UNROLL for (int i = 0; i < R; i += 2) _mm_prefetch(ahead + 16 * (R * g + 2 * i), _MM_HINT_T0);
+        few_step(R, m, w, o, g, 1, x, xs, a);
+    }
+    if (g < w->groups) few_step(R, m, w, o, g, 0, x, xs, a);
     UNROLL for (int r = 0; r < R; r++) totals_bf16(m, a[r], y + o + r, STRIP);
 }
 T512 static void few_bf16(const Rowset *w, const u16 *x, i64 xs, int m, float *y) {
     i64 o = 0;
-    if (m == 1) for (; o + 2 <= w->rows; o += 2) few_bf16_m(2, 1, w, o, x, xs, y);
+    if (m == 1) for (; o + 4 <= w->rows; o += 4) few_bf16_m(4, 1, w, o, x, xs, y);
     if (m == 2) for (; o + 2 <= w->rows; o += 2) few_bf16_m(2, 2, w, o, x, xs, y);
     for (; o < w->rows; o++) BY_ROWS_4(few_bf16_m, 1, m, w, o, x, xs, y)
 }
