@@ -5,6 +5,7 @@ from random import Random
 import numpy as np
 import pytest
 
+from workbench.analysis.statistics import auroc
 from workbench.pocket.balance import BASELINES, balance, main, rule_auroc, table
 from workbench.pocket.families import DAGS, FAMILIES, make, slips
 from workbench.pocket.families.boxes import last_writes
@@ -29,6 +30,18 @@ def test_nearness_is_near_chance_and_so_are_values_and_names_in_terse_chains(fam
 def test_nearness_finds_nearly_every_edge_in_the_older_families(family):
     problems = [make(family, Random(seed), length=5) for seed in range(60)]
     assert rule_auroc(problems, BASELINES["nearness"]) > 0.95
+
+
+@pytest.mark.parametrize(("family", "low", "high"), [("dag", 0.45, 0.55), ("boxes", 0.45, 0.58), ("tree", 0.75, 0.9)])
+def test_positions_tell_what_is_used_in_tree_but_not_in_dag_and_boxes(family, low, high):
+    """A rule that has counted how often each pair of positions is used, on other problems of the same length."""
+    rng = Random(4)
+    counted, scored = ([make(family, rng, length=5).pairs for _ in range(1500)] for _ in range(2))
+    used = np.zeros((5, 5))
+    for i, j, truth in (pair for pairs in counted for pair in pairs):
+        used[i, j] += truth
+    scores = np.array([used[i, j] for pairs in scored for i, j, _ in pairs])
+    assert low < auroc(scores, np.array([truth for pairs in scored for *_, truth in pairs])) < high
 
 
 @pytest.mark.parametrize("length", [4, 6, 8])
