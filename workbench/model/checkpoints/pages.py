@@ -29,7 +29,7 @@ from workbench.model.kernels.packed import Packed
 DECODE_MAX_EXPERTS = 8  # a pass that runs at most this many experts of a layer is a pass over one or two tokens
 READERS = 4  # concurrent read requests: a disk serves several at once faster than one after the other
 ADVICE_BYTES = 1 << 19  # of a longer request, Linux may read only the first part
-DONT_NEED, POPULATE, WILL_NEED = 4, 22, 3  # madvise(2): POPULATE_READ came with Linux 5.14
+RANDOM, WILL_NEED, DONT_NEED, POPULATE = 1, 3, 4, 22  # madvise(2): POPULATE_READ came with Linux 5.14
 LARGE_MODEL_BYTES = 1 << 30  # of mapped weights; from here on `mmap_large_blocks` limits the memory of a pass itself
 MMAP_THRESHOLD_BYTES, M_MMAP_THRESHOLD = 16 << 20, -3  # the second is the parameter's number in mallopt(3)
 
@@ -40,13 +40,15 @@ Key = tuple[int, int | None]  # layer and expert; None: all other weights of the
 class Mapped(Resident):
     """Weights in a mapped file that stay mapped once they were read, except the embedding.
 
-    A pass needs few rows of the embedding, and the operating system maps many around each.
+    A pass needs few rows of the embedding, and the operating system would read and map many around each.
     """
 
     def __init__(self, weights: Weights, mapped: Iterable[Tensor]):
         files = {t.untyped_storage().data_ptr() for t in mapped}  # a converted tensor has another storage
         self._files = files
         self._embed = self._ranges([weights.embed])
+        for start, n in self._embed:
+            _advise(*_whole_pages(start, n), RANDOM)
 
     def after_embedding(self) -> None:
         release_pages(self._embed)

@@ -109,10 +109,8 @@ def linear(x: Tensor, planes: Planes, bias: Tensor | None = None) -> Tensor:
 
     Raises ArgumentError for unsupported shapes, dtypes and strides.
     """
-    native.check_experts(x, [(0, 0, len(x))], planes.matrix[None], None if bias is None else bias[None])
-    if x.dtype != torch.bfloat16:
-        raise ArgumentError(f"planes are multiplied with bf16 rows, got {x.dtype}.")
-    n_out, n_in = planes.shape
+    n_out, n_in = planes.matrix.shape
+    _check(x, n_in, bias, n_out)
     out = x.new_empty(len(x), n_out)
     if not out.numel():
         return out
@@ -122,6 +120,16 @@ def linear(x: Tensor, planes: Planes, bias: Tensor | None = None) -> Tensor:
     )  # fmt: skip
     native.check_memory(failed)
     return out
+
+
+def _check(x: Tensor, n_in: int, bias: Tensor | None, n_out: int) -> None:
+    if x.dtype != torch.bfloat16 or x.ndim != 2 or x.shape[1] != n_in or x.stride(1) != 1 or not native.supports(x):
+        raise ArgumentError(
+            f"x must be bf16 [row, {n_in}] on the CPU with contiguous rows, got {x.dtype} {tuple(x.shape)} with strides "
+            f"{x.stride()}."
+        )
+    if bias is not None and (bias.dtype != torch.bfloat16 or bias.shape != (n_out,) or not bias.is_contiguous()):
+        raise ArgumentError(f"bias must be bf16 [{n_out}], contiguous, got {bias.dtype} {tuple(bias.shape)}.")
 
 
 def _addresses(planes: Planes) -> tuple[int, ...]:
