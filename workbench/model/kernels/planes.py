@@ -125,8 +125,8 @@ def linear(x: Tensor, planes: Planes, bias: Tensor | None = None) -> Tensor:
 def _check(x: Tensor, n_in: int, bias: Tensor | None, n_out: int) -> None:
     if x.dtype != torch.bfloat16 or x.ndim != 2 or x.shape[1] != n_in or x.stride(1) != 1 or not native.supports(x):
         raise ArgumentError(
-            f"x must be bf16 [row, {n_in}] on the CPU with contiguous rows, got {x.dtype} {tuple(x.shape)} with strides "
-            f"{x.stride()}."
+            f"x must be bf16 [row, {n_in}] on the CPU with contiguous rows, got {x.dtype} {tuple(x.shape)} with "
+            f"strides {x.stride()}."
         )
     if bias is not None and (bias.dtype != torch.bfloat16 or bias.shape != (n_out,) or not bias.is_contiguous()):
         raise ArgumentError(f"bias must be bf16 [{n_out}], contiguous, got {bias.dtype} {tuple(bias.shape)}.")
