@@ -1,5 +1,7 @@
 """Matrices in 12 bits a weight: no bit is lost, and products have the bits of those with the bf16 matrix."""
 
+import sys
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -8,7 +10,7 @@ from hypothesis import strategies as st
 from tests.levels import AT_START
 from tests.model.kernels.conftest import LEVELS
 from workbench.errors import ArgumentError
-from workbench.model.kernels import native, planes
+from workbench.model.kernels import large_pages, native, planes
 from workbench.model.kernels.linear import linear
 from workbench.model.kernels.lora import Adapted, plain, whole
 
@@ -160,3 +162,13 @@ def test_without_memory_the_product_raises(monkeypatch):
     monkeypatch.setattr(native, "library", NoMemory)
     with pytest.raises(MemoryError):
         planes.linear(x, one)
+
+
+def test_memory_in_large_pages_is_aligned_and_as_long_as_asked_for():
+    for shape, dtype in (((3, 5), torch.int8), ((5, 1 << 20), torch.int16), ((1 << 22,), torch.uint8)):
+        x = large_pages.empty(*shape, dtype=dtype)
+        assert x.shape == shape and x.dtype == dtype and x.is_contiguous()
+        x.fill_(7)
+        assert int(x.view(-1)[-1]) == 7
+        if x.nbytes >= large_pages.PAGE and sys.platform == "linux":
+            assert x.data_ptr() % large_pages.PAGE == 0

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import ArgumentError
-from workbench.model.kernels import native
+from workbench.model.kernels import large_pages, native
 
 BLOCK, BLOCK_BYTES = 64, 96  # weights, and their bytes
 N_CODES = 15  # upper bytes with a code
@@ -71,7 +71,7 @@ def pack(matrix: Tensor) -> Planes | None:
     starts[1:] = listed_by_row.cumsum(0)
     table = torch.zeros(16, dtype=torch.uint8, device="cpu")
     table[:N_CODES] = common.to(torch.uint8)
-    blocks = torch.empty(n_rows, n // BLOCK * BLOCK_BYTES, dtype=torch.uint8, device="cpu")
+    blocks = large_pages.empty(n_rows, n // BLOCK * BLOCK_BYTES, dtype=torch.uint8)
     listed_at = torch.empty(n_listed, dtype=torch.int16, device="cpu")
     listed = torch.empty(n_listed, dtype=torch.bfloat16, device="cpu")
     library.wb_pack_planes(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from workbench.errors import ArgumentError
-from workbench.model.kernels import native
+from workbench.model.kernels import large_pages, native
 from workbench.model.kernels.noise import WORD
 
 MAX_ROW = 32_768  # numbers of a row, so that sums of a useful precision fit in int32
@@ -76,7 +76,7 @@ class Screen:
                 "`torch.inference_mode()`."
             )
         version, width = unembed._version, -(-d_model // PADDING) * PADDING
-        q = torch.empty(d_vocab, width, dtype=torch.int8, device="cpu")
+        q = large_pages.empty(d_vocab, width, dtype=torch.int8)
         scale, residual, norm = (torch.empty(d_vocab, dtype=torch.float32, device="cpu") for _ in range(3))
         native.library().wb_screen_copy(
             native.level(), torch.get_num_threads(), unembed.data_ptr(), unembed.stride(0), d_vocab, d_model, width,

@@ -1,0 +1,27 @@
+"""Memory in pages of 2 MB, where the system has them: a stream through it then rarely waits for page tables."""
+
+import ctypes
+import math
+import sys
+
+import torch
+from torch import Tensor
+
+PAGE = 2 << 20  # bytes: of x86-64, and of ARM with small pages of 4 kB
+HUGE_PAGE = 14  # madvise(2)
+
+
+def empty(*shape: int, dtype: torch.dtype) -> Tensor:
+    """A tensor on the CPU with arbitrary contents, contiguous, and aligned to 2 MB if it is larger than that.
+
+    >>> empty(3, 5, dtype=torch.int8).shape
+    torch.Size([3, 5])
+    """
+    n_bytes = math.prod(shape) * dtype.itemsize
+    if n_bytes < PAGE or sys.platform != "linux":
+        return torch.empty(shape, dtype=dtype, device="cpu")
+    whole = -(-n_bytes // PAGE) * PAGE
+    memory = torch.empty(whole + PAGE, dtype=torch.uint8, device="cpu")
+    start = -memory.data_ptr() % PAGE
+    ctypes.CDLL(None).madvise(ctypes.c_void_p(memory.data_ptr() + start), ctypes.c_size_t(whole), HUGE_PAGE)
+    return memory[start : start + n_bytes].view(dtype).view(shape)
