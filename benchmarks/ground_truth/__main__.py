@@ -1,0 +1,72 @@
+"""Measures all rows, and goes on where an interrupted run stopped.
+
+    python -m benchmarks.ground_truth                                      # development seed
+    python -m benchmarks.ground_truth --confirm --page docs/ground_truth.md
+    python -m benchmarks.ground_truth "dag terse" -n 8                     # one row, a few problems
+
+Each finished row is a file in the folder; a row whose file exists is not measured again. Rows run side by side, one
+thread each.
+"""
+
+import argparse
+import json
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+
+import workbench as wb
+from benchmarks.ground_truth import report
+from benchmarks.ground_truth.cases import CONFIRM, DEVELOPMENT
+from benchmarks.ground_truth.finished_rows import measured
+from workbench.files import atomic_write
+from workbench.pocket.families import CHAINS, DAGS, rows
+
+ROWS = [*rows(DAGS), *rows(CHAINS)]
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.ground_truth",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("rows", nargs="*", default=ROWS, help=f"rows (default: {', '.join(ROWS)})")
+    parser.add_argument("-n", "--problems", type=int, default=120, help="problems per row (default: 120)")
+    parser.add_argument("--model", default="pocket", help="a name or a folder (default: pocket)")
+    parser.add_argument("--confirm", action="store_true", help="use the confirm seed: once, when the methods are final")
+    parser.add_argument("--jobs", type=int, default=2, help="rows at a time (default: 2)")
+    parser.add_argument("--folder", type=Path, help="for the figures (default: out/ground_truth/SEED)")
+    parser.add_argument("--page", type=Path, help="a page whose tables are replaced")
+    args = parser.parse_args(argv)
+    seed = CONFIRM if args.confirm else DEVELOPMENT
+    folder: Path = args.folder or Path("out/ground_truth") / seed
+    folder.mkdir(parents=True, exist_ok=True)
+    files = {row: folder / f"{row.replace(' ', '-')}.json" for row in args.rows}
+    jobs = [(args.model, row, args.problems, seed, file) for row, file in files.items()]
+    figures: dict[str, dict] = {}
+    if args.jobs == 1:
+        figures = {job[1]: measured(*job) for job in jobs}
+    else:
+        with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
+            running = {pool.submit(measured, *job): job[1] for job in jobs}
+            for future in as_completed(running):
+                row = running[future]
+                figures[row] = future.result()
+                sys.stderr.write(f"{row}: {figures[row]['seconds']['in all']:.0f} CPU seconds\n")
+    figures = {row: figures[row] for row in args.rows}
+    model = wb.Model(args.model)
+    about = (
+        f"{args.problems} problems per row, {seed} seed, on `{model.name}` ({model.digest[:19]}…). AUROC with 95 % "
+        "intervals, cluster bootstrap over problems. Bold: above every baseline of the row that reads the chain alone, "
+        "by the lower bound of the paired difference."
+    )
+    text = report.tables(figures, about)
+    atomic_write(folder / "figures.json", json.dumps(figures, indent=1) + "\n")
+    sys.stdout.write(text)
+    if args.page:
+        report.write_page(args.page, text)
+
+
+if __name__ == "__main__":
+    main()
