@@ -32,8 +32,8 @@ def defined_label(step: Step) -> str | None:
     >>> defined_label(Step("c=a+b=3+7 so c=0", "0")), defined_label(Step("Kay to Dee", "Dee"))
     ('c', None)
     """
-    found = re.match(r"(?:Wait, )?([a-z])\b", step.text)
-    return found[1] if found else None
+    label = re.match(r"(?:Wait, )?([a-z])\b", step.text)
+    return label[1] if label else None
 
 
 def named_in_chain(problem: Problem) -> Matrix:

@@ -1,4 +1,4 @@
-"""The figures of a row, kept in a file as soon as they are complete, so that an interrupted run goes on by rows."""
+"""Stores the figures of each finished row in a file, so that an interrupted run continues with the next row."""
 
 import json
 from pathlib import Path

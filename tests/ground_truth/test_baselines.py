@@ -12,7 +12,7 @@ from benchmarks.ground_truth.cases import fitting_problems, lengths, pair_indice
 from benchmarks.ground_truth.fitted_rules import FittedChainRule, PositionRule
 from benchmarks.ground_truth.scores import auroc, compare, pooled_pairs
 from benchmarks.ground_truth.values import value_positions, with_another_value
-from workbench.pocket.families import DAGS, FAMILIES, make, of_row, rows
+from workbench.pocket.families import CHAINS, DAGS, FAMILIES, make, of_row, rows
 from workbench.pocket.families.dag import Dag
 from workbench.pocket.problems import Problem, Wording
 from workbench.pocket.rendering import render
@@ -137,3 +137,10 @@ def test_values_of_two_steps_are_compared_as_numbers_of_equal_colors():
     colors = [{*step.value.split()} for step in problem.steps]
     expected = np.array([[len(colors[i] & colors[j]) if j < i else 0 for j in range(4)] for i in range(4)])
     assert (CHAIN_RULES["equal value"](problem) == expected).all()
+
+
+@pytest.mark.parametrize("family", CHAINS)
+def test_three_of_the_older_families_have_no_pairs_to_compare_at_equal_distance(family):
+    problems = scored_problems(family, 60, "a test")
+    pairs = pooled_pairs(problems, [CHAIN_RULES["nearness"](problem) for problem in problems])
+    assert compare(pairs, 60, same_distance=True).n.any() == (family in ("variables", "hops"))

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.ground_truth import __main__ as command
-from benchmarks.ground_truth import cases, finished_rows, hiding, measure, methods, report
+from benchmarks.ground_truth import baselines, cases, finished_rows, hiding, measure, methods, report
 from benchmarks.ground_truth.scores import intervals
 from workbench.errors import ArgumentError, FileError
 
@@ -107,3 +107,18 @@ def test_areas_without_comparisons_are_dashes():
     nothing = {name: [None, None, None] for name in ("rule", "a", "b")}
     lines = report.main_table({"lists": figures(nothing, [])}, "equal distance").splitlines()
     assert [line.split(" | ")[-1] for line in lines[2:]] == ["— |"] * 3
+
+
+def test_the_prose_of_the_page_has_the_markers_and_names_every_baseline_and_method(tmp_path: Path):
+    page = tmp_path / "ground_truth.md"
+    page.write_text(Path(command.__file__).with_name("page.md").read_text())
+    prose = page.read_text().lower()
+    report.write_page(page, "| the tables |")
+    assert "| the tables |" in page.read_text()
+    names = [*baselines.CHAIN_RULES, "positions, fitted", "chain, fitted", methods.QUESTION_RULE]
+    names += [*methods.METHODS, methods.PROBE]
+    shortened = {
+        "attention, all layers": "attention, all or full layers",
+        "attention, full layers": "all or full layers",
+    }
+    assert [name for name in names if shortened.get(name, name) not in prose] == []
