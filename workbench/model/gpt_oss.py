@@ -336,5 +336,5 @@ def _logits(weights: Weights, x: Tensor, tap: Tap, at: slice) -> Tensor:
         part = tap("hook_logits", linear(x[:, i:j], weights.unembed), i)
         parts.append(part[:, max(first - i, 0) : max(last - i, 0)])
     if end > begin:
-        weights.residency.after_unembedding()
+        weights.residency.after_unembedding(end - begin)
     return torch.cat(parts, 1) if parts else x.new_empty(x.shape[0], 0, weights.unembed.shape[0])

@@ -123,6 +123,18 @@ def test_a_one_token_pass_releases_only_experts_and_a_long_pass_releases_all_wei
     assert experts | dense < released
 
 
+def test_with_memory_fast_a_pass_over_many_positions_releases_embedding_and_unembedding(folder, released):
+    """A decoded token keeps the unembedding: the next one needs it too."""
+    model = Model(folder, memory="fast", dtype="bfloat16")
+    starts = {name: getattr(model.weights, name).data_ptr() for name in ("embed", "unembed")}
+    cache = KVCache(model.config)
+    model.forward(TOKENS, cache=cache)
+    assert released == set(starts.values())
+    released.clear()
+    model.forward(TOKENS[:, :1], cache=cache)
+    assert released == {starts["embed"]}
+
+
 def test_read_pages_have_the_content_of_the_file(tmp_path):
     data = torch.arange(1 << 18, dtype=torch.int32)  # 1 MB: more than one request of read_exactly
     (tmp_path / "data").write_bytes(data.numpy().tobytes())

@@ -165,10 +165,15 @@ def test_without_memory_the_product_raises(monkeypatch):
 
 
 def test_memory_in_large_pages_is_aligned_and_as_long_as_asked_for():
-    for shape, dtype in (((3, 5), torch.int8), ((5, 1 << 20), torch.int16), ((1 << 22,), torch.uint8)):
+    for shape, dtype in (
+        ((3, 5), torch.int8),
+        ((9, 1 << 20), torch.int16),
+        ((1 << 24,), torch.uint8),
+        ((1 << 22,), torch.uint8),
+    ):
         x = large_pages.empty(*shape, dtype=dtype)
         assert x.shape == shape and x.dtype == dtype and x.is_contiguous()
         x.fill_(7)
         assert int(x.view(-1)[-1]) == 7
-        if x.nbytes >= large_pages.PAGE and sys.platform == "linux":
+        if x.nbytes >= large_pages.MIN_PAGES * large_pages.PAGE and sys.platform == "linux":
             assert x.data_ptr() % large_pages.PAGE == 0

@@ -27,6 +27,7 @@ from workbench.model.kernels.lora import plain
 from workbench.model.kernels.packed import Packed
 
 DECODE_MAX_EXPERTS = 8  # a pass that runs at most this many experts of a layer is a pass over one or two tokens
+DECODE_MAX_POSITIONS = 4  # logits of more positions are not those of a decoded token
 READERS = 4  # concurrent read requests: a disk serves several at once faster than one after the other
 ADVICE_BYTES = 1 << 19  # of a longer request, Linux may read only the first part
 RANDOM, WILL_NEED, DONT_NEED, POPULATE = 1, 3, 4, 22  # madvise(2): POPULATE_READ came with Linux 5.14
@@ -38,20 +39,27 @@ Key = tuple[int, int | None]  # layer and expert; None: all other weights of the
 
 
 class Mapped(Resident):
-    """Weights in a mapped file that stay mapped once they were read, except the embedding.
+    """Weights in a mapped file that stay mapped once they were read, except the embedding and the unembedding.
 
-    A pass needs few rows of the embedding, and the operating system would read and map many around each.
+    A pass needs few rows of the embedding, and the operating system would read and map many around each. The
+    unembedding is released after a pass over many positions, so that it is not in memory together with the values of
+    the layers.
     """
 
     def __init__(self, weights: Weights, mapped: Iterable[Tensor]):
         files = {t.untyped_storage().data_ptr() for t in mapped}  # a converted tensor has another storage
         self._files = files
         self._embed = self._ranges([weights.embed])
+        self._unembed = self._ranges([weights.unembed])
         for start, n in self._embed:
             _advise(*_whole_pages(start, n), RANDOM)
 
     def after_embedding(self) -> None:
         release_pages(self._embed)
+
+    def after_unembedding(self, n_positions: int) -> None:
+        if n_positions > DECODE_MAX_POSITIONS:
+            release_pages(self._unembed)
 
     def release_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Releases the pages of these tensors, those that are in the mapped file."""
@@ -73,7 +81,6 @@ class Streamed(Mapped):
 
     def __init__(self, weights: Weights, mapped: Iterable[Tensor]):
         super().__init__(weights, mapped)
-        self._unembed = self._ranges([weights.unembed])
         self._dense: list[list[Range]] = []  # by layer: all weights but the experts'
         self._matrices: list[list[Range]] = []  # by layer: the matrices of all experts
         self._experts: list[list[Range]] = []  # by layer: address of expert 0, and bytes of each expert
@@ -126,7 +133,7 @@ class Streamed(Mapped):
         else:
             release_pages(self._dense[layer])
 
-    def after_unembedding(self) -> None:
+    def after_unembedding(self, n_positions: int) -> None:
         if not self._decoding:
             release_pages(self._unembed)
 

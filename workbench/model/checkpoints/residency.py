@@ -24,8 +24,8 @@ class Residency(Protocol):
     def after_embedding(self) -> None:
         """The embedding has been looked up."""
 
-    def after_unembedding(self) -> None:
-        """The logits have been computed."""
+    def after_unembedding(self, n_positions: int) -> None:
+        """The logits of so many positions have been computed."""
 
 
 class Resident:
@@ -45,7 +45,7 @@ class Resident:
     def after_embedding(self) -> None:
         """Does nothing: the weights stay in memory."""
 
-    def after_unembedding(self) -> None:
+    def after_unembedding(self, n_positions: int) -> None:
         """Does nothing: the weights stay in memory."""
 
 
