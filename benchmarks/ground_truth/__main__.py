@@ -15,7 +15,6 @@ import sys
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
 
-import workbench as wb
 from benchmarks.ground_truth import report
 from benchmarks.ground_truth.cases import CONFIRM, DEVELOPMENT
 from benchmarks.ground_truth.finished_rows import measured
@@ -37,6 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--confirm", action="store_true", help="use the confirm seed: once, when the methods are final")
     parser.add_argument("--jobs", type=int, default=2, help="rows at a time (default: 2)")
     parser.add_argument("--folder", type=Path, help="for the figures (default: out/ground_truth/SEED)")
+    parser.add_argument("--json", type=Path, help="a file for all figures (default: figures.json in the folder)")
     parser.add_argument("--page", type=Path, help="a page whose tables are replaced")
     args = parser.parse_args(argv)
     seed = CONFIRM if args.confirm else DEVELOPMENT
@@ -46,26 +46,25 @@ def main(argv: list[str] | None = None) -> None:
     jobs = [(args.model, row, args.problems, seed, file) for row, file in files.items()]
     figures: dict[str, dict] = {}
     if args.jobs == 1:
-        figures = {job[1]: measured(*job) for job in jobs}
+        for job in jobs:
+            figures[job[1]] = finished(measured(*job))
     else:
         with ProcessPoolExecutor(args.jobs, multiprocessing.get_context("spawn")) as pool:
             running = {pool.submit(measured, *job): job[1] for job in jobs}
             for future in as_completed(running):
-                row = running[future]
-                figures[row] = future.result()
-                sys.stderr.write(f"{row}: {figures[row]['seconds']['in all']:.0f} CPU seconds\n")
+                figures[running[future]] = finished(future.result())
     figures = {row: figures[row] for row in args.rows}
-    model = wb.Model(args.model)
-    about = (
-        f"{args.problems} problems per row, {seed} seed, on `{model.name}` ({model.digest[:19]}…). AUROC with 95 % "
-        "intervals, cluster bootstrap over problems. Bold: above every baseline of the row that reads the chain alone, "
-        "by the lower bound of the paired difference."
-    )
-    text = report.tables(figures, about)
-    atomic_write(folder / "figures.json", json.dumps(figures, indent=1) + "\n")
+    atomic_write(args.json or folder / "figures.json", json.dumps(figures, indent=1) + "\n")
+    text = report.tables(figures)
     sys.stdout.write(text)
     if args.page:
         report.write_page(args.page, text)
+
+
+def finished(figures: dict) -> dict:
+    """The figures of a row, after a line on the screen."""
+    sys.stderr.write(f"{figures['row']}: {figures['seconds']['in all']:.0f} CPU seconds\n")
+    return figures
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from workbench.files import atomic_write
 
 def settings(model: wb.Model, n: int, seed: str) -> dict[str, Any]:
     """What the figures of a row depend on."""
-    return {"model": model.digest, "n": n, "seed": seed, "methods": [*methods.METHODS, methods.PROBE]}
+    return {"model": [model.name, model.digest], "n": n, "seed": seed, "methods": [*methods.METHODS, methods.PROBE]}
 
 
 def measured(where: str, row: str, n: int, seed: str, file: Path) -> dict[str, Any]:

@@ -35,7 +35,7 @@ METHODS: dict[str, Method] = {
     "suppression, routing frozen": Method(hiding.suppression_frozen, "masked attention, fixed experts"),
     "routing shift": Method(hiding.routing_shift, "masked attention, experts"),
     "value change": Method(hiding.value_change, "changed texts"),
-    "resampling": Method(hiding.resampling, "continuations"),
+    "resampling": Method(hiding.resampling, f"{hiding.N_SAMPLES} continuations per step"),
     "attribution patching": Method(patching.attribution_patching, "changed texts, gradients"),
     "activation patching": Method(patching.activation_patching, "changed texts, patched activations"),
     "logit-lens rank": Method(readouts.lens_rank, "residuals, unembedding"),

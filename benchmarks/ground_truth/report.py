@@ -14,17 +14,27 @@ BEGIN, END = "<!-- from the figures of benchmarks.ground_truth -->", "<!-- end -
 Figures = Mapping[str, Any]  # what `measure.measure_row` returns
 
 
-def tables(figures: Mapping[str, Figures], about: str) -> str:
-    """All tables as Markdown; `figures` by row, `about` says what they were made with."""
+def tables(figures: Mapping[str, Figures]) -> str:
+    """All tables as Markdown, from the figures of each row: the content of the JSON file."""
     balanced = {row: of for row, of in figures.items() if of_row(row, trained=False)[0] in DAGS}
     older = {row: of for row, of in figures.items() if row not in balanced}
-    parts = [about]
+    parts = [about(next(iter(figures.values()))["settings"])]
     for heading, rows in (("Balanced families", balanced), ("Older families", older)):
         if rows:
             parts += [f"## {heading}", summary(rows)]
             parts += [f"### {heading}: {column}\n\n{main_table(rows, column)}" for column in COLUMNS]
     parts += ["## By number of steps", by_length(figures)]
     return "\n\n".join(parts) + "\n"
+
+
+def about(settings: Mapping[str, Any]) -> str:
+    """What the figures were made with."""
+    name, digest = settings["model"]
+    return (
+        f"{settings['n']} problems per row, {settings['seed']} seed, on `{name}` ({digest[:19]}…). AUROC with 95 % "
+        "intervals, cluster bootstrap over problems. Bold: above every baseline of the row that reads the chain alone, "
+        "by the lower bound of the paired difference."
+    )
 
 
 def summary(figures: Mapping[str, Figures]) -> str:

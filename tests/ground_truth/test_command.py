@@ -45,6 +45,7 @@ def test_every_method_and_baseline_has_its_figures(run: Path):
 def test_the_tables_stand_between_the_markers_of_the_page(run: Path):
     before, tables = (run / "page.md").read_text().split(report.BEGIN)
     tables, after = tables.split(report.END)
+    assert tables.strip() == report.tables(json.loads((run / "figures.json").read_text())).strip()
     assert (before, after) == ("before\n", "\nafter\n") and "old tables" not in tables
     for name in (*methods.METHODS, methods.PROBE, "chain, fitted", f"{methods.QUESTION_RULE} (not a baseline)"):
         assert tables.count(f"\n| {name} | ") == 2, "once over all pairs and once at equal distance"
@@ -60,13 +61,18 @@ def test_a_finished_row_is_not_measured_again(run: Path, monkeypatch: pytest.Mon
 
 
 def test_the_confirm_seed_is_used_only_if_it_is_requested(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    seeds = []
-    monkeypatch.setattr(command, "measured", lambda model, row, n, seed, file: seeds.append((seed, str(file))))
-    monkeypatch.setattr(report, "tables", lambda figures, about: about)
+    jobs = []
+
+    def measured(model, row, n, seed, file):
+        jobs.append((seed, str(file)))
+        return {"row": row, "seconds": {"in all": 1.0}}
+
+    monkeypatch.setattr(command, "measured", measured)
+    monkeypatch.setattr(report, "tables", lambda figures: "")
     monkeypatch.chdir(tmp_path)
     for arguments in ([], ["--confirm"]):
         command.main(["dag terse", "--jobs", "1", *arguments])
-    assert seeds == [(s, f"out/ground_truth/{s}/dag-terse.json") for s in ("development", "confirm")]
+    assert jobs == [(s, f"out/ground_truth/{s}/dag-terse.json") for s in ("development", "confirm")]
 
 
 def test_a_page_without_markers_is_an_error(tmp_path: Path):
