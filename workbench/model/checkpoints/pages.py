@@ -8,8 +8,8 @@ A mapped weight costs no memory of its own: its pages are the operating system's
   than the memory runs at the speed of the disk and not of page faults. A pass over one or two tokens releases only the
   experts: the next token needs all other weights too, and mapping them again takes as long as computing with them.
 
-An in-place change of a mapped weight is lost when its page is released. Change values by edits, or copy the weight
-first.
+With memory="small", an in-place change of a mapped weight is lost when its page is released. Change values by edits, or
+copy the weight first.
 """
 
 import ctypes
@@ -47,6 +47,7 @@ class Mapped(Resident):
     """
 
     def __init__(self, weights: Weights, mapped: Iterable[Tensor]):
+        self._ends = [(t, _version(t)) for t in (weights.embed, weights.unembed)]
         files = {t.untyped_storage().data_ptr() for t in mapped}  # a converted tensor has another storage
         self._files = files
         self._embed = self._ranges([weights.embed])
@@ -55,11 +56,16 @@ class Mapped(Resident):
             _advise(*_whole_pages(start, n), RANDOM)
 
     def after_embedding(self) -> None:
-        release_pages(self._embed)
+        if not self._changed():
+            release_pages(self._embed)
 
     def after_unembedding(self, n_positions: int) -> None:
-        if n_positions > DECODE_MAX_POSITIONS:
+        if n_positions > DECODE_MAX_POSITIONS and not self._changed():
             release_pages(self._unembed)
+
+    def _changed(self) -> bool:
+        """Whether the embedding or the unembedding was changed in place: the change is in its pages alone."""
+        return any(_version(t) != version for t, version in self._ends)
 
     def release_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Releases the pages of these tensors, those that are in the mapped file."""
@@ -158,6 +164,11 @@ def with_residency(weights: Weights, mapped: Iterable[Tensor], memory: str) -> W
     if sum(t.nbytes for t in mapped) >= LARGE_MODEL_BYTES:
         mmap_large_blocks()
     return replace(weights, residency=(Streamed if memory == "small" else Mapped)(weights, mapped))
+
+
+def _version(tensor: Tensor) -> int:
+    """The number of changes in place that torch has counted."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def can_release_pages() -> bool:
