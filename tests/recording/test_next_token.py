@@ -10,6 +10,7 @@ from tests.model.models import ctrl_c_in_pass, some_tokens
 from workbench.errors import CheckpointError, NotFinite, NotRecorded, ResumeError
 from workbench.model.checkpoints import decoding_copies
 from workbench.model.kernels import native
+from workbench.model.kernels.lora import plain
 from workbench.model.kernels.planes import Planes
 from workbench.model.model import Model
 from workbench.recording.generation import Interrupted
@@ -166,8 +167,7 @@ def test_a_residual_stream_with_nan_is_reported_with_its_place(model):
 def test_a_matrix_changed_in_place_is_used_as_it_is_now(model, full):
     for m in (model, full):
         for name in ("w_q", "w_o"):
-            matrix = m.weights.blocks[1].whole(name)
-            matrix.mul_(1.5)
+            plain(getattr(m.weights.blocks[1], name)).mul_(1.5)
         m.weights.unembed.mul_(-1)
     assert not model.weights.screen.is_current
     traces = [m.generate(PROMPT, max_tokens=N) for m in (model, full)]

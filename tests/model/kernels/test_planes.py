@@ -143,7 +143,18 @@ def test_an_adapter_adds_its_change_to_a_matrix_in_planes():
     one = Adapted(packed(matrix), a, b, 0.5)
     assert torch.equal(linear(x, one), linear(x, Adapted(matrix, a, b, 0.5)))
     assert torch.equal(whole(one), whole(Adapted(matrix, a, b, 0.5))) and plain(one) is matrix
-    assert whole(packed(matrix)) is matrix
+    assert torch.equal(whole(packed(matrix)), matrix)
+
+
+def test_the_whole_matrix_comes_from_the_copy_unless_the_matrix_was_changed():
+    matrix = normal(8, 64)
+    one, expected = packed(matrix), matrix.clone()
+    assert whole(one) is not matrix and torch.equal(whole(one), expected)
+    native.use("torch")
+    assert whole(one) is matrix
+    native.use(AT_START)
+    matrix[0, 0] += 1
+    assert whole(one) is matrix
 
 
 def test_rows_of_another_length_or_dtype_are_refused():

@@ -8,8 +8,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from workbench.model.kernels import native
 from workbench.model.kernels.packed import Matrices
-from workbench.model.kernels.planes import Planes
+from workbench.model.kernels.planes import Planes, unpack
 
 
 class Adapted(NamedTuple):
@@ -31,10 +32,13 @@ def plain(matrix: Matrices | Planes | Adapted) -> Matrices:
 def whole(matrix: Tensor | Planes | Adapted) -> Tensor:
     """The matrix plus its low-rank change, for analyses of weights; a new tensor in fp32 or wider if there is a change.
 
+    Of a matrix with a 12-bit copy, it is a new tensor too: the pages of the file stay unread.
+
     >>> whole(Adapted(torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0], [3.0]]), 0.5)).tolist()
     [[1.0, 0.0], [1.5, 4.0]]
     """
-    unchanged = plain(matrix)
+    base = matrix.matrix if isinstance(matrix, Adapted) else matrix
+    unchanged = unpack(base) if isinstance(base, Planes) and base.is_current and native.isa() else plain(base)
     assert isinstance(unchanged, Tensor), "an expert's matrix may be packed: see `dense`"
     if not isinstance(matrix, Adapted):
         return unchanged
