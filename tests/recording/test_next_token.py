@@ -167,7 +167,9 @@ def test_a_residual_stream_with_nan_is_reported_with_its_place(model):
 def test_a_matrix_changed_in_place_is_used_as_it_is_now(model, full):
     for m in (model, full):
         for name in ("w_q", "w_o"):
-            plain(getattr(m.weights.blocks[1], name)).mul_(1.5)
+            matrix = plain(getattr(m.weights.blocks[1], name))
+            assert isinstance(matrix, torch.Tensor)
+            matrix.mul_(1.5)
         m.weights.unembed.mul_(-1)
     assert not model.weights.screen.is_current
     traces = [m.generate(PROMPT, max_tokens=N) for m in (model, full)]
