@@ -23,7 +23,7 @@ def tables(figures: Mapping[str, Figures]) -> str:
         if rows:
             parts += [f"## {heading}", summary(rows)]
             parts += [f"### {heading}: {column}\n\n{main_table(rows, column)}" for column in COLUMNS]
-    parts += ["## By number of steps", by_length(figures)]
+    parts += ["## By length", by_length(figures)]
     return "\n\n".join(parts) + "\n"
 
 
@@ -65,7 +65,7 @@ def main_table(figures: Mapping[str, Figures], column: str) -> str:
     """A line for each baseline and method. Bold: above every baseline of the row."""
     first = next(iter(figures.values()))
     longest = max(first["lengths"], key=int)
-    header = ["", "needs", f"passes ({longest} steps)", *figures]
+    header = ["", "needs", f"passes (length {longest})", *figures]
     rows = [
         [name, "chain", "0", *(_area(of[column]["auroc"][name]) for of in figures.values())]
         for name in first["baselines"]
@@ -85,7 +85,7 @@ def main_table(figures: Mapping[str, Figures], column: str) -> str:
 
 
 def by_length(figures: Mapping[str, Figures]) -> str:
-    """AUROC over all pairs of the best baseline and of every method, for each number of steps."""
+    """AUROC over all pairs of the best baseline and of every method, for each length."""
     names = list(next(iter(figures.values()))["needs"])
     rows = []
     for row, of in figures.items():
@@ -93,7 +93,7 @@ def by_length(figures: Mapping[str, Figures]) -> str:
             cell = by_column["all pairs"]
             areas = [cell["auroc"][name][0] for name in (cell["best baseline"], *names)]
             rows.append([row, length, *("—" if area is None else f"{area:.2f}" for area in areas)])
-    return _markdown(["row", "steps", "best baseline", *names], rows)
+    return _markdown(["row", "length", "best baseline", *names], rows)
 
 
 def write_page(page: Path, text: str) -> None:
