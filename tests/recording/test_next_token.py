@@ -1,5 +1,7 @@
 """Generation without logits gives the tokens, the numbers and the trace of one that computes all of them."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -13,6 +15,7 @@ from workbench.model.kernels import native
 from workbench.model.kernels.lora import plain
 from workbench.model.kernels.planes import Planes
 from workbench.model.model import Model
+from workbench.recording import checkpointing
 from workbench.recording.generation import Interrupted
 from workbench.recording.next_token import NEXT_LOGITS, NEXT_RESIDUAL
 from workbench.traces import Trace
@@ -126,6 +129,22 @@ def test_an_interrupted_run_resumes_to_the_same_trace(model, full, tmp_path, how
         equal_arrays(resumed, whole)
 
 
+@pytest.mark.parametrize("how", ["interrupted", "saved while it runs"])
+def test_an_interrupted_run_of_a_model_with_a_tokenizer_resumes_to_the_same_trace(monkeypatch, tmp_path, how):
+    """Its partial trace has no predicted tokens, whose texts a trace otherwise has."""
+    model, path = load("pocket", monkeypatch), tmp_path / "trace"
+    if how == "saved while it runs":
+        monkeypatch.setattr(checkpointing, "EVERY_SECONDS", 0.0)
+    question = "7 + 4 * 3 = ?"
+    whole = model.generate(question, max_tokens=N)
+    with ctrl_c_in_pass(7), pytest.raises(Interrupted) as caught:
+        model.generate(question, max_tokens=N, to=path)
+    assert caught.value.path is not None
+    partial = wb.load(caught.value.path)
+    assert partial.manifest.vocab_text == {} and "logprob" not in partial.names()
+    equal_arrays(model.resume(partial), whole)
+
+
 def test_a_run_with_live_predictions_is_resumed_with_live_predictions(model, full):
     whole = full.generate(PROMPT, max_tokens=N)
     with ctrl_c_in_pass(5), pytest.raises(Interrupted) as caught:
@@ -172,6 +191,14 @@ def test_a_matrix_changed_in_place_is_used_as_it_is_now(model, full):
             matrix.mul_(1.5)
         m.weights.unembed.mul_(-1)
     assert not model.weights.screen.is_current
+    traces = [m.generate(PROMPT, max_tokens=N) for m in (model, full)]
+    equal_arrays(*traces)
+    assert traces[0].source("logprob") == "live"
+
+
+def test_the_screen_of_a_replaced_unembedding_is_not_used(model, full):
+    for m in (model, full):
+        m.weights = replace(m.weights, unembed=m.weights.unembed.roll(3, 0))
     traces = [m.generate(PROMPT, max_tokens=N) for m in (model, full)]
     equal_arrays(*traces)
     assert traces[0].source("logprob") == "live"

@@ -149,8 +149,8 @@ def predicted_texts(source: Source, tokens: Sequence[int], arrays: Mapping[str, 
     """token id -> text of the most likely next tokens, so that a trace can be shown without a tokenizer."""
     if source.reader is None:
         return {}
-    predicted = [arrays[name][..., :TEXT_RANKS].ravel() for name in ("top_ids", "lens_ids") if name in arrays]
-    ids = sorted({int(t) for t in np.concatenate(predicted)} - set(tokens))
+    predicted = [arrays[name][..., :TEXT_RANKS] for name in ("top_ids", "lens_ids") if name in arrays]
+    ids = sorted({t for each in predicted for t in np.unique(each).tolist()} - set(tokens))
     return {str(t): source.reader.str_tokens([t])[0] for t in ids}
 
 

@@ -14,7 +14,9 @@ from torch import Tensor
 
 from workbench.edits.edit import Edit
 from workbench.errors import NotFinite
+from workbench.model.checkpoints.tensors import Weights
 from workbench.model.kernels.linear import linear
+from workbench.model.kernels.screen import Screen
 from workbench.model.sampling import choose
 from workbench.recording.not_finite import usable
 from workbench.recording.record import predictions
@@ -113,8 +115,8 @@ class FromResidual:
         """Nothing is recorded of the next token."""
 
     def choose(self, state: Tensor, temperature: float, top_p: float, seed: int, position: int) -> int:
-        screen = self.weights.screen
-        if screen is not None and screen.is_current and top_p == 1:
+        screen = _current_screen(self.weights)
+        if screen is not None and top_p == 1:
             token = screen.next_token(state, temperature, seed, position)
             if token is not None:
                 return token
@@ -146,10 +148,16 @@ def next_token(source: ModelSource, prompt: Sequence[int], top_p: float) -> Next
 
     Nucleus sampling needs the probabilities of all tokens, and an edit of the logits needs the logits.
     """
-    screen = source.model.weights.screen
-    if screen is None or not screen.is_current or top_p < 1 or edits_logits(source.edits):
+    if _current_screen(source.model.weights) is None or top_p < 1 or edits_logits(source.edits):
         return FromLogits(source, prompt)
     return FromResidual(source)
+
+
+def _current_screen(weights: Weights) -> Screen | None:
+    """The screen, unless the unembedding was replaced or changed in place since."""
+    screen = weights.screen
+    is_current = screen is not None and screen.unembed is weights.unembed and screen.is_current
+    return screen if is_current else None
 
 
 def edits_logits(edits: Sequence[Edit]) -> bool:
