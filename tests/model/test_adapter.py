@@ -92,6 +92,16 @@ def test_scale_0_is_the_base_model_bit_for_bit(made, base, kind):
     assert torch.equal(base.with_adapter(made[kind].folder, scale=0).forward(IDS), base.forward(IDS))
 
 
+def test_the_outputs_of_heads_are_recorded_in_bf16_too(made, tmp_path):
+    """They sum to the attention output, up to the rounding of each head's."""
+    folder = BASE.write_hf_mxfp4(tmp_path / "base")
+    model = wb.Model(folder, dtype="bfloat16").with_adapter(made["attention"].folder)
+    recorder = Recorder(["blocks.1.attn.hook_result", "blocks.1.hook_attn_out"])
+    model.forward(IDS, recorder)
+    result, out = (recorder[name].float() for name in ("blocks.1.attn.hook_result", "blocks.1.hook_attn_out"))
+    assert apart(result.sum(2) + model.weights.blocks[1].b_o.float(), out) < 0.02
+
+
 def test_the_change_is_proportional_to_the_scale(made, base):
     """At a hook point that depends on the change linearly: the router's logits of the first layer."""
     point = "blocks.0.mlp.router.hook_out"

@@ -97,7 +97,8 @@ def attention(
         by_head = w.whole("w_o").view(c.d_model, c.n_heads, c.d_head)
         result = z.new_empty(n_batch, n_pos, c.n_heads, c.d_model)  # the largest value of a pass: allocated once
         for head in range(c.n_heads):
-            result[:, :, head] = linear(z[:, :, head], by_head[:, head])
+            # with an adapter, the matrix is wider than a model in bf16
+            result[:, :, head] = linear(z[:, :, head].to(by_head.dtype), by_head[:, head])
         if (edited := tap(prefix + "hook_result", result)) is not result:
             changed = (edited != result).flatten(2).any(-1, keepdim=True)  # unedited positions keep their bits
             out = torch.where(changed | edited.requires_grad, sum(edited.unbind(2)) + w.b_o, out)

@@ -188,3 +188,15 @@ def test_memory_in_large_pages_is_aligned_and_as_long_as_asked_for():
         assert int(x.view(-1)[-1]) == 7
         if x.nbytes >= large_pages.MIN_PAGES * large_pages.PAGE and sys.platform == "linux":
             assert x.data_ptr() % large_pages.PAGE == 0
+
+
+def test_the_gradient_of_a_matrix_with_a_copy_is_that_of_the_matrix(level):
+    x, vector = normal(3, 128, seed=1), normal(128, seed=2)
+    gradients = []
+    for matrix in (normal(20, 128), packed(normal(20, 128))):
+        weight = plain(matrix)
+        assert isinstance(weight, torch.Tensor)
+        weight.requires_grad_(True)
+        (linear(x, matrix).float().square().sum() + (whole(matrix) @ vector).float().square().sum()).backward()
+        gradients.append(weight.grad)
+    assert gradients[0].any() and torch.equal(*gradients)

@@ -26,7 +26,7 @@ def linear(x: Tensor, weight: Tensor | Planes | Adapted, bias: Tensor | None = N
         return add_low_rank(linear(x, weight.matrix, bias), x, weight)
     flat = x.reshape(-1, x.shape[-1])
     if isinstance(weight, Planes):
-        if x.dtype == torch.bfloat16 and native.supports(flat) and weight.is_current:
+        if x.dtype == torch.bfloat16 and native.supports(flat) and weight.is_usable:
             return planes.linear(flat, weight, bias).view(*x.shape[:-1], weight.shape[0])
         weight = weight.matrix
     n = flat.shape[0]

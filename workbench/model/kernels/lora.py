@@ -8,7 +8,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workbench.model.kernels import native
 from workbench.model.kernels.packed import Matrices
 from workbench.model.kernels.planes import Planes, unpack
 
@@ -38,7 +37,7 @@ def whole(matrix: Tensor | Planes | Adapted) -> Tensor:
     [[1.0, 0.0], [1.5, 4.0]]
     """
     base = matrix.matrix if isinstance(matrix, Adapted) else matrix
-    unchanged = unpack(base) if isinstance(base, Planes) and base.is_current and native.isa() else plain(base)
+    unchanged = unpack(base) if isinstance(base, Planes) and base.is_usable else plain(base)
     assert isinstance(unchanged, Tensor), "an expert's matrix may be packed: see `dense`"
     if not isinstance(matrix, Adapted):
         return unchanged

@@ -45,6 +45,11 @@ class Planes(NamedTuple):
         """False if the matrix was changed in place since it was packed."""
         return self.matrix._version == self.version
 
+    @property
+    def is_usable(self) -> bool:
+        """True if the copy can stand for the matrix: it is current, kernels can read it, and no gradient is needed."""
+        return self.is_current and native.supports(self.matrix)
+
 
 def pack(matrix: Tensor) -> Planes | None:
     """The matrix with its 12-bit copy; None if it does not get smaller without loss.
