@@ -93,10 +93,10 @@ def require_replaceable(path: os.PathLike[str] | str) -> None:
 def _identity(path: Path) -> tuple[int, int] | None:
     """Device and inode of what is at a path; None if nothing is there."""
     try:
-        found = path.lstat()
+        info = path.lstat()
     except (FileNotFoundError, NotADirectoryError):
         return None
-    return found.st_dev, found.st_ino
+    return info.st_dev, info.st_ino
 
 
 def _other_names(folder: Path, manifest: Manifest) -> list[str]:
