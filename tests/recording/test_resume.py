@@ -156,7 +156,9 @@ def test_two_interrupts_at_any_moment_leave_a_resumable_trace_or_none(model, mon
 
     before = signal.signal(signal.SIGALRM, twice)
     try:
-        for _ in range(30):
+        for attempt in range(300):  # on a busy machine, few interrupts fall between prefill and end
+            if attempt >= 30 and resumed > 5:
+                break
             try:
                 signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-4, usual))
                 try:

@@ -82,7 +82,7 @@ def copy_bytes(c: Config) -> int:
 
     >>> from workbench.model.config import Config
     >>> copy_bytes(Config()) / 1e9
-    1.534814208
+    1.53464832
     """
     attention = c.n_layers * c.d_model * c.d_head * (2 * c.n_heads + 2 * c.n_kv_heads)
     return int(PLANES_BYTES * attention + SCREEN_BYTES * c.d_vocab * c.d_model)
