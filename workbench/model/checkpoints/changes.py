@@ -14,7 +14,12 @@ CHANGED = "changed-"
 
 def versions(weights: Weights) -> tuple[int, ...]:
     """The counters with which torch counts the changes of each tensor."""
-    return tuple(-1 if tensor.is_inference() else tensor._version for tensor in _tensors(weights))
+    return tuple(map(version, _tensors(weights)))
+
+
+def version(tensor: Tensor) -> int:
+    """The number of changes in place that torch has counted; -1 for an inference tensor, where it counts none."""
+    return -1 if tensor.is_inference() else tensor._version
 
 
 def current_digest(digest: str, before: tuple[int, ...], now: tuple[int, ...]) -> str:

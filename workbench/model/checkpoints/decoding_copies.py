@@ -10,13 +10,15 @@ import os
 from dataclasses import replace
 
 import torch
+from torch import Tensor
 
 from workbench.errors import CheckpointError
 from workbench.model.checkpoints.pages import Mapped
-from workbench.model.checkpoints.tensors import Block, Weights
+from workbench.model.checkpoints.tensors import Weights
+from workbench.model.checkpoints.validate import PACKED_BYTES
 from workbench.model.config import Config
 from workbench.model.kernels import native
-from workbench.model.kernels.lora import Adapted
+from workbench.model.kernels.lora import unadapted
 from workbench.model.kernels.planes import Planes, pack
 from workbench.model.kernels.screen import Screen
 from workbench.model.memory import free_memory
@@ -40,12 +42,12 @@ def with_decoding_copies(config: Config, weights: Weights) -> Weights:
     blocks = []
     with progress_bar(desc="packing weights for decoding", total=config.n_layers + 1, unit=" layers") as bar:
         for block in weights.blocks:
-            blocks.append(replace(block, **_planes(block)))
-            release_matrices(weights, blocks[-1])
+            planes = {name: copy for name in MATRICES if (copy := pack(getattr(block, name))) is not None}
+            blocks.append(replace(block, **planes))
+            _release(weights, [copy.matrix for copy in planes.values()])
             bar.update()
         screen = Screen.of(weights.unembed)
-        if isinstance(weights.residency, Mapped):
-            weights.residency.release_tensors([weights.unembed])
+        _release(weights, [weights.unembed])
         bar.update()
     return replace(weights, blocks=tuple(blocks), screen=screen if screen.finite else None)
 
@@ -74,7 +76,7 @@ def bytes_with_copies(c: Config) -> int:
 
     Neither the embedding nor the bf16 attention matrices stay there.
     """
-    return c.n_packed * 17 // 32 + 2 * c.d_vocab * c.d_model + copy_bytes(c)
+    return int(c.n_packed * PACKED_BYTES) + 2 * c.d_vocab * c.d_model + copy_bytes(c)
 
 
 def copy_bytes(c: Config) -> int:
@@ -88,16 +90,10 @@ def copy_bytes(c: Config) -> int:
     return int(PLANES_BYTES * attention + SCREEN_BYTES * c.d_vocab * c.d_model)
 
 
-def _planes(block: Block) -> dict[str, Planes]:
-    packed = {name: pack(matrix) for name in MATRICES if isinstance(matrix := getattr(block, name), torch.Tensor)}
-    return {name: planes for name, planes in packed.items() if planes is not None}
-
-
-def release_matrices(weights: Weights, block: Block) -> None:
-    """Releases the pages of the bf16 matrices of a layer that are in planes now."""
+def _release(weights: Weights, matrices: list[Tensor]) -> None:
+    """Releases the pages of matrices that were copied, those that are in a mapped file."""
     if isinstance(weights.residency, Mapped):
-        matrices = (getattr(block, name) for name in MATRICES)
-        weights.residency.release_tensors(m.matrix for m in matrices if isinstance(m, Planes))
+        weights.residency.release_tensors(matrices)
 
 
 def copies_note(weights: Weights) -> str:
@@ -107,6 +103,5 @@ def copies_note(weights: Weights) -> str:
     >>> copies_note(wb.Model("pocket").weights)
     ''
     """
-    matrix = weights.blocks[0].w_q
-    in_planes = isinstance(matrix.matrix if isinstance(matrix, Adapted) else matrix, Planes)
+    in_planes = isinstance(unadapted(weights.blocks[0].w_q), Planes)
     return ", 12-bit planes" * in_planes + ", screened" * (weights.screen is not None)

@@ -21,16 +21,17 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from workbench.model.checkpoints.changes import version
 from workbench.model.checkpoints.residency import Resident
 from workbench.model.checkpoints.tensors import Weights
 from workbench.model.kernels.lora import plain
 from workbench.model.kernels.packed import Packed
+from workbench.model.madvise import DONT_NEED, POPULATE, RANDOM, WILL_NEED, advise
 
 DECODE_MAX_EXPERTS = 8  # a pass that runs at most this many experts of a layer is a pass over one or two tokens
 DECODE_MAX_POSITIONS = 4  # logits of more positions are not those of a decoded token
 READERS = 4  # concurrent read requests: a disk serves several at once faster than one after the other
 ADVICE_BYTES = 1 << 19  # of a longer request, Linux may read only the first part
-RANDOM, WILL_NEED, DONT_NEED, POPULATE = 1, 3, 4, 22  # madvise(2): POPULATE_READ came with Linux 5.14
 LARGE_MODEL_BYTES = 1 << 30  # of mapped weights; from here on `mmap_large_blocks` limits the memory of a pass itself
 MMAP_THRESHOLD_BYTES, M_MMAP_THRESHOLD = 16 << 20, -3  # the second is the parameter's number in mallopt(3)
 
@@ -47,13 +48,13 @@ class Mapped(Resident):
     """
 
     def __init__(self, weights: Weights, mapped: Iterable[Tensor]):
-        self._ends = [(t, _version(t)) for t in (weights.embed, weights.unembed)]
+        self._ends = [(t, version(t)) for t in (weights.embed, weights.unembed)]
         files = {t.untyped_storage().data_ptr() for t in mapped}  # a converted tensor has another storage
         self._files = files
         self._embed = self._ranges([weights.embed])
         self._unembed = self._ranges([weights.unembed])
         for start, n in self._embed:
-            _advise(*_whole_pages(start, n), RANDOM)
+            advise(*_whole_pages(start, n), RANDOM)
 
     def after_embedding(self) -> None:
         if not self._changed():
@@ -65,7 +66,7 @@ class Mapped(Resident):
 
     def _changed(self) -> bool:
         """Whether the embedding or the unembedding was changed in place: the change is in its pages alone."""
-        return any(_version(t) != version for t, version in self._ends)
+        return any(version(t) != before for t, before in self._ends)
 
     def release_tensors(self, tensors: Iterable[Tensor]) -> None:
         """Releases the pages of these tensors, those that are in the mapped file."""
@@ -166,16 +167,6 @@ def with_residency(weights: Weights, mapped: Iterable[Tensor], memory: str) -> W
     return replace(weights, residency=(Streamed if memory == "small" else Mapped)(weights, mapped))
 
 
-def _version(tensor: Tensor) -> int:
-    """The number of changes in place that torch has counted."""
-    return -1 if tensor.is_inference() else tensor._version
-
-
-def can_release_pages() -> bool:
-    """Whether pages can be released on this system; Linux and macOS can."""
-    return hasattr(mmap, "MADV_DONTNEED")
-
-
 def mmap_large_blocks() -> None:
     """Makes glibc allocate large blocks with mmap, so that freed ones go back to the system.
 
@@ -191,7 +182,7 @@ def release_pages(ranges: Iterable[Range]) -> None:
     """Unmaps the whole pages inside these ranges from the process; the page cache keeps them while there is room."""
     for start, n in ranges:
         page = mmap.PAGESIZE
-        _advise(-(-start // page) * page, (start + n) // page * page, DONT_NEED)
+        advise(-(-start // page) * page, (start + n) // page * page, DONT_NEED)
 
 
 def read_pages(start: int, n: int) -> None:
@@ -200,26 +191,17 @@ def read_pages(start: int, n: int) -> None:
     The kernel also reads the pages around each, up to the device's read-ahead setting. That is good where those pages
     are needed too. Linux before 5.14 ignores the request, and maps a page when it is touched.
     """
-    _advise(*_whole_pages(start, n), POPULATE)
+    advise(*_whole_pages(start, n), POPULATE)
 
 
 def read_exactly(start: int, n: int) -> None:
     """Reads and maps every page that overlaps this range, without read-ahead: it first requests exactly these pages."""
     first, last = _whole_pages(start, n)
     for at in range(first, last, ADVICE_BYTES):
-        _advise(at, min(at + ADVICE_BYTES, last), WILL_NEED)
+        advise(at, min(at + ADVICE_BYTES, last), WILL_NEED)
     read_pages(start, n)
 
 
 def _whole_pages(start: int, n: int) -> Range:
     page = mmap.PAGESIZE
     return start // page * page, -(-(start + n) // page) * page
-
-
-def _advise(first: int, last: int, advice: int) -> None:
-    if (libc := _libc()) is not None and last > first:
-        libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), advice)
-
-
-def _libc() -> ctypes.CDLL | None:
-    return ctypes.CDLL(None) if can_release_pages() else None

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from workbench.errors import BudgetError, CheckpointError
-from workbench.model.checkpoints.pages import can_release_pages
 from workbench.model.config import Config
 from workbench.model.kernels import native
 from workbench.model.kernels.packed import Packed
+from workbench.model.madvise import can_release_pages
 from workbench.model.memory import free_memory
 from workbench.text import brief, size_text
 

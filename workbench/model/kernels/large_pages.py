@@ -1,15 +1,15 @@
 """Memory in pages of 2 MB, where the system has them: a stream through it then rarely waits for page tables."""
 
-import ctypes
 import math
 import sys
 
 import torch
 from torch import Tensor
 
+from workbench.model.madvise import HUGE_PAGE, advise
+
 PAGE = 2 << 20  # bytes: of x86-64, and of ARM with small pages of 4 kB
 MIN_PAGES = 8  # of a tensor: up to one more is allocated, to end at a whole page
-HUGE_PAGE = 14  # madvise(2)
 
 
 def empty(*shape: int, dtype: torch.dtype) -> Tensor:
@@ -24,5 +24,5 @@ def empty(*shape: int, dtype: torch.dtype) -> Tensor:
     whole = -(-n_bytes // PAGE) * PAGE
     memory = torch.empty(whole + PAGE, dtype=torch.uint8, device="cpu")
     start = -memory.data_ptr() % PAGE
-    ctypes.CDLL(None).madvise(ctypes.c_void_p(memory.data_ptr() + start), ctypes.c_size_t(whole), HUGE_PAGE)
+    advise(memory.data_ptr() + start, memory.data_ptr() + start + whole, HUGE_PAGE)
     return memory[start : start + n_bytes].view(dtype).view(shape)

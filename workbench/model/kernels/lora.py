@@ -23,9 +23,13 @@ class Adapted(NamedTuple):
 
 def plain(matrix: Matrices | Planes | Adapted) -> Matrices:
     """The matrix without its change, and without its 12-bit copy."""
-    if isinstance(matrix, Adapted):
-        matrix = matrix.matrix
-    return matrix.matrix if isinstance(matrix, Planes) else matrix
+    base = unadapted(matrix)
+    return base.matrix if isinstance(base, Planes) else base
+
+
+def unadapted(matrix: Matrices | Planes | Adapted) -> Matrices | Planes:
+    """The matrix without its change, with its 12-bit copy if it has one."""
+    return matrix.matrix if isinstance(matrix, Adapted) else matrix
 
 
 def whole(matrix: Tensor | Planes | Adapted) -> Tensor:
@@ -36,7 +40,7 @@ def whole(matrix: Tensor | Planes | Adapted) -> Tensor:
     >>> whole(Adapted(torch.eye(2), torch.tensor([[1.0, 2.0]]), torch.tensor([[0.0], [3.0]]), 0.5)).tolist()
     [[1.0, 0.0], [1.5, 4.0]]
     """
-    base = matrix.matrix if isinstance(matrix, Adapted) else matrix
+    base = unadapted(matrix)
     unchanged = unpack(base) if isinstance(base, Planes) and base.is_usable else plain(base)
     assert isinstance(unchanged, Tensor), "an expert's matrix may be packed: see `dense`"
     if not isinstance(matrix, Adapted):

@@ -8,7 +8,7 @@
  * two products and their sum are one instruction.
  *
  * An MXFP4 row is a sequence of groups: 16 bytes of codes (byte i: element 2i low, 2i + 1 high) and one scale byte s; an
- * element is FP4[code] * 2^(s - 127). Every FP4 number is a bf16 whose two bytes come from two 16-entry tables.
+ * element is FP4[code] * 2^(s - 127). A scaled number is a bf16 whose two bytes come from two 16-entry tables.
  *
  * A product has two forms that give the same bits. For up to four rows of an expert, each row of weights is one
  * sequential stream, decoded in registers. For more rows, some rows of weights are decoded into a panel in the cache and
@@ -64,19 +64,15 @@ enum { PACKED_ROWS = 6, DECODE_MAX_ROWS = 4, STRIP = 64, TILE = 256, STEP = 64, 
 /* PACKED_ROWS: rows that are packed together. DECODE_MAX_ROWS: rows of x in the first form. STRIP, TILE: outputs and rows
  * of a work item. STEP: weights at once. NEAR: numbers of a row that stay in the L1 cache. */
 
-/* The high and the low byte of each FP4 number as bf16. */
-#define HIGH 0x00, 0x3F, 0x3F, 0x3F, 0x40, 0x40, 0x40, 0x40, 0x80, 0xBF, 0xBF, 0xBF, 0xC0, 0xC0, 0xC0, 0xC0
-#define LOW 0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0, 0x00, 0x00, 0x80, 0xC0, 0x00, 0x40, 0x80, 0xC0
 /* The FP4 numbers times a group's scale as bf16, for each scale byte: scaling adds to the exponent of all but zeros. Right
  * where the results are normal, as they are for the scales that native.py lets pass. */
 #define TIMES(bits, s) (u16)((bits) + ((s) - 127) * 128)
-#define HALF_ROW(sign, s) (sign), TIMES((sign) + 0x3F00, s), TIMES((sign) + 0x3F80, s), TIMES((sign) + 0x3FC0, s), \
-    TIMES((sign) + 0x4000, s), TIMES((sign) + 0x4040, s), TIMES((sign) + 0x4080, s), TIMES((sign) + 0x40C0, s)
-#define SCALED_ROW(s) {HALF_ROW(0, s), HALF_ROW(0x8000, s)}
-#define UPPER(bits) (u8)((bits) >> 8)
-#define HALF_BYTES(of, sign, s) of(sign), of(TIMES((sign) + 0x3F00, s)), of(TIMES((sign) + 0x3F80, s)), of(TIMES((sign) + 0x3FC0, s)), \
+#define SIGNED(of, sign, s) of(sign), of(TIMES((sign) + 0x3F00, s)), of(TIMES((sign) + 0x3F80, s)), of(TIMES((sign) + 0x3FC0, s)), \
     of(TIMES((sign) + 0x4000, s)), of(TIMES((sign) + 0x4040, s)), of(TIMES((sign) + 0x4080, s)), of(TIMES((sign) + 0x40C0, s))
-#define SCALED_BYTES(s) {{HALF_BYTES(UPPER, 0, s), HALF_BYTES(UPPER, 0x8000, s)}, {HALF_BYTES((u8), 0, s), HALF_BYTES((u8), 0x8000, s)}}
+#define NUMBERS(of, s) {SIGNED(of, 0, s), SIGNED(of, 0x8000, s)}
+#define UPPER(bits) (u8)((bits) >> 8)
+#define SCALED_ROW(s) NUMBERS((u16), s)
+#define SCALED_BYTES(s) {NUMBERS(UPPER, s), NUMBERS((u8), s)}
 #define EACH4TH(f, s) f(s), f((s) + 1), f((s) + 2), f((s) + 3)
 #define EACH16TH(f, s) EACH4TH(f, s), EACH4TH(f, (s) + 4), EACH4TH(f, (s) + 8), EACH4TH(f, (s) + 12)
 #define EACH64TH(f, s) EACH16TH(f, s), EACH16TH(f, (s) + 16), EACH16TH(f, (s) + 32), EACH16TH(f, (s) + 48)
@@ -323,22 +319,19 @@ static void few_plain(const Rowset *w, const float *x, int m, float *y) {
                  case 3: f(r, 3, __VA_ARGS__); break; default: f(r, 4, __VA_ARGS__); }
 
 #if defined(__x86_64__)
-static const u8 HIGH2[32] __attribute__((aligned(32))) = {HIGH, HIGH}, LOW2[32] __attribute__((aligned(32))) = {LOW, LOW};
-
+/* The numbers of 32 codes at this scale: their upper bytes (half 0) or lower bytes (1). */
+T2 IN __m256i scaled_avx2(u8 scale, int half, __m256i codes) {
+    return _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)SCALED_HALVES[scale][half])), codes);
+}
 /* 32 numbers of a group whose scale keeps them normal, in order. */
 T2 static void group_avx2(const u8 *codes, u8 scale, void *out, int bf16) {
     __m128i b = _mm_loadu_si128((const __m128i *)codes), low = _mm_set1_epi8(15);
     __m128i even = _mm_and_si128(b, low), odd = _mm_and_si128(_mm_srli_epi16(b, 4), low);
     __m256i n = _mm256_inserti128_si256(_mm256_castsi128_si256(_mm_unpacklo_epi8(even, odd)), _mm_unpackhi_epi8(even, odd), 1);
-    __m256i h = _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)HIGH2), n);
-    __m256i l = _mm256_shuffle_epi8(_mm256_load_si256((const __m256i *)LOW2), n);
+    __m256i h = scaled_avx2(scale, 0, n), l = scaled_avx2(scale, 1, n);
     __m256i a = _mm256_unpacklo_epi8(l, h), c = _mm256_unpackhi_epi8(l, h);
     __m256i w[2] = {_mm256_permute2x128_si256(a, c, 0x20), _mm256_permute2x128_si256(a, c, 0x31)};
-    const __m256i size = _mm256_set1_epi16(0x7fff), zero = _mm256_setzero_si256();
-    const __m256i add = _mm256_set1_epi16((short)(((int)scale - 127) * 128));
     for (int i = 0; i < 2; i++) {
-        __m256i none = _mm256_cmpeq_epi16(_mm256_and_si256(w[i], size), zero);
-        w[i] = _mm256_add_epi16(w[i], _mm256_andnot_si256(none, add));
         if (bf16) {
             _mm256_storeu_si256((__m256i *)((u16 *)out + 16 * i), w[i]);
         } else {
@@ -370,8 +363,7 @@ T2 IN void numbers2(const u8 *codes, u8 scale, __m256 w[4]) {
     const __m256i top = _mm256_set1_epi32((int)0xffff0000), low = _mm256_set1_epi8(15);
     __m128i c = _mm_loadu_si128((const __m128i *)codes);
     __m256i b = _mm256_and_si256(_mm256_inserti128_si256(_mm256_castsi128_si256(c), _mm_srli_epi16(c, 4), 1), low);
-    __m256i h = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)SCALED_HALVES[scale][0])), b);
-    __m256i l = _mm256_shuffle_epi8(_mm256_broadcastsi128_si256(_mm_load_si128((const __m128i *)SCALED_HALVES[scale][1])), b);
+    __m256i h = scaled_avx2(scale, 0, b), l = scaled_avx2(scale, 1, b);
     __m256i p = _mm256_unpacklo_epi8(l, h), q = _mm256_unpackhi_epi8(l, h);
     w[0] = _mm256_castsi256_ps(_mm256_slli_epi32(p, 16)), w[1] = _mm256_castsi256_ps(_mm256_and_si256(p, top));
     w[2] = _mm256_castsi256_ps(_mm256_slli_epi32(q, 16)), w[3] = _mm256_castsi256_ps(_mm256_and_si256(q, top));

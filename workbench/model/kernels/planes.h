@@ -29,6 +29,18 @@ static void put_others(const Planes *w, i64 row, u16 *out) {
     for (i64 e = w->starts[row]; e < w->starts[row + 1]; e++) out[w->at[e]] = w->others[e];
 }
 
+/* The first block from which the listed weights of these rows begin; `next` is the next one of each row. */
+IN i64 before_listed(int R, const Planes *w, i64 o, const i64 *next) {
+    i64 stop = w->n;
+    UNROLL for (int r = 0; r < R; r++) if (next[r] < w->starts[o + r + 1]) stop = min64(stop, w->at[next[r]] / BLOCK * BLOCK);
+    return stop;
+}
+/* Puts the listed weights of the block at k into its 64 weights; returns the next listed one of the row. */
+IN i64 put_listed(const Planes *w, i64 row, i64 next, i64 k, u16 *weights) {
+    for (; next < w->starts[row + 1] && w->at[next] < k + BLOCK; next++) weights[w->at[next] - k] = w->others[next];
+    return next;
+}
+
 static void unpack_plain(const Planes *w, i64 row, u16 *out) {
     const u8 *p = blocks_of(w, row);
     for (i64 k = 0; k < w->n; k += BLOCK, p += BLOCK_BYTES)
@@ -72,8 +84,7 @@ T2 IN void rows2(int R, int m, const Planes *w, i64 o, const float *x, i64 xs, f
     UNROLL for (int r = 0; r < R; r++) next[r] = w->starts[o + r];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) a[r][t][0] = a[r][t][1] = _mm256_setzero_ps();
     while (k < w->n) {
-        i64 stop = w->n;
-        UNROLL for (int r = 0; r < R; r++) if (next[r] < w->starts[o + r + 1]) stop = min64(stop, w->at[next[r]] / BLOCK * BLOCK);
+        i64 stop = before_listed(R, w, o, next);
         for (; k < stop; k += BLOCK, p += BLOCK_BYTES) {
             fetch(first + R * (p - first), R * BLOCK_BYTES);
             UNROLL for (int r = 0; r < R; r++) {
@@ -88,7 +99,7 @@ T2 IN void rows2(int R, int m, const Planes *w, i64 o, const float *x, i64 xs, f
             __m256i b[4];
             block2(p + r * row, table, b);
             UNROLL for (int i = 0; i < 4; i++) _mm256_storeu_si256((__m256i *)(weights + 16 * i), b[i]);
-            for (; next[r] < w->starts[o + r + 1] && w->at[next[r]] < k + BLOCK; next[r]++) weights[w->at[next[r]] - k] = w->others[next[r]];
+            next[r] = put_listed(w, o + r, next[r], k, weights);
             UNROLL for (int i = 0; i < 4; i++) sixteen_avx2(m, _mm256_loadu_si256((const __m256i *)(weights + 16 * i)), x + k + 16 * i, xs, a[r]);
         }
         k += BLOCK, p += BLOCK_BYTES;
@@ -136,8 +147,7 @@ T512 IN void rows5(int R, int m, const Planes *w, i64 o, const u16 *x, i64 xs, f
     UNROLL for (int r = 0; r < R; r++) next[r] = w->starts[o + r];
     UNROLL for (int r = 0; r < R; r++) UNROLL for (int t = 0; t < m; t++) a[r][t] = _mm512_setzero_ps();
     while (k < w->n) {
-        i64 stop = w->n;
-        UNROLL for (int r = 0; r < R; r++) if (next[r] < w->starts[o + r + 1]) stop = min64(stop, w->at[next[r]] / BLOCK * BLOCK);
+        i64 stop = before_listed(R, w, o, next);
         for (; k < stop; k += BLOCK, p += BLOCK_BYTES) {
             fetch(first + R * (p - first), R * BLOCK_BYTES);
             UNROLL for (int r = 0; r < R; r++) {
@@ -152,7 +162,7 @@ T512 IN void rows5(int R, int m, const Planes *w, i64 o, const u16 *x, i64 xs, f
             __m512i b[2];
             block5(p + r * row, table, b);
             _mm512_storeu_si512(weights, b[0]), _mm512_storeu_si512(weights + 32, b[1]);
-            for (; next[r] < w->starts[o + r + 1] && w->at[next[r]] < k + BLOCK; next[r]++) weights[w->at[next[r]] - k] = w->others[next[r]];
+            next[r] = put_listed(w, o + r, next[r], k, weights);
             b[0] = _mm512_loadu_si512(weights), b[1] = _mm512_loadu_si512(weights + 32);
             pairs5(m, b, x + k, xs, a[r]);
         }

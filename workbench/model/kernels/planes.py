@@ -11,7 +11,6 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from workbench.errors import ArgumentError
 from workbench.model.kernels import large_pages, native
 
 BLOCK, BLOCK_BYTES = 64, 96  # weights, and their bytes
@@ -114,8 +113,8 @@ def linear(x: Tensor, planes: Planes, bias: Tensor | None = None) -> Tensor:
 
     Raises ArgumentError for unsupported shapes, dtypes and strides.
     """
+    native.check_dense(x, planes.matrix, bias)
     n_out, n_in = planes.matrix.shape
-    _check(x, n_in, bias, n_out)
     out = x.new_empty(len(x), n_out)
     if not out.numel():
         return out
@@ -125,16 +124,6 @@ def linear(x: Tensor, planes: Planes, bias: Tensor | None = None) -> Tensor:
     )  # fmt: skip
     native.check_memory(failed)
     return out
-
-
-def _check(x: Tensor, n_in: int, bias: Tensor | None, n_out: int) -> None:
-    if x.dtype != torch.bfloat16 or x.ndim != 2 or x.shape[1] != n_in or x.stride(1) != 1 or not native.supports(x):
-        raise ArgumentError(
-            f"x must be bf16 [row, {n_in}] on the CPU with contiguous rows, got {x.dtype} {tuple(x.shape)} with "
-            f"strides {x.stride()}."
-        )
-    if bias is not None and (bias.dtype != torch.bfloat16 or bias.shape != (n_out,) or not bias.is_contiguous()):
-        raise ArgumentError(f"bias must be bf16 [{n_out}], contiguous, got {bias.dtype} {tuple(bias.shape)}.")
 
 
 def _addresses(planes: Planes) -> tuple[int, ...]:
