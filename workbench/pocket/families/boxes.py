@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Self
 
-from workbench.pocket.families.expressions import LABELS, ONLY_VALUES, Uses, value_of
+from workbench.pocket.families.expressions import LABELS, LENGTHS, ONLY_VALUES, Uses, value_of
 from workbench.pocket.families.people import COLORS, NAMES
 from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, append_step, closed
 
@@ -43,7 +43,7 @@ class Boxes(Facts):
     wordings: ClassVar = (len(OPENINGS), len(SEPARATORS), len(ENDINGS))
     shortest: ClassVar = 1
     longest: ClassVar = 8
-    lengths: ClassVar = (1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 8)
+    lengths: ClassVar = LENGTHS
     has_terse: ClassVar = True
 
     @classmethod

@@ -4,7 +4,16 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Self
 
-from workbench.pocket.families.expressions import LABELS, ONLY_VALUES, Expressions, Uses, depths, expressions, value_of
+from workbench.pocket.families.expressions import (
+    LABELS,
+    LENGTHS,
+    ONLY_VALUES,
+    Expressions,
+    Uses,
+    depths,
+    expressions,
+    value_of,
+)
 from workbench.pocket.problems import Question, Step, Wording
 
 OPENINGS = ("Mod 10 steps: ", "Compute steps: ", "Last digit steps: ")
@@ -37,7 +46,7 @@ class Dag(Expressions):
     wordings: ClassVar = (len(OPENINGS), len(SEPARATORS), len(ENDINGS))
     shortest: ClassVar = 1
     longest: ClassVar = 8
-    lengths: ClassVar = (1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 8)
+    lengths: ClassVar = LENGTHS
     has_terse: ClassVar = True
 
     @classmethod

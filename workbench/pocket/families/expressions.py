@@ -12,6 +12,7 @@ from workbench.pocket.families.variables import last_digit
 from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, append_step, closed, letters
 
 LABELS = "abcdefghi"  # of the steps, in the order of the chain
+LENGTHS = (1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 8)  # of training problems: the middle ones most often
 ONLY_VALUES = " Only values."  # the end of a question in a terse wording
 Uses = list[list[int]]  # for each step, the earlier steps that it uses
 

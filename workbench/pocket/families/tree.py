@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Self
 
-from workbench.pocket.families.expressions import LABELS, ONLY_VALUES, Expressions, Uses, expressions, value_of
+from workbench.pocket.families.expressions import LABELS, LENGTHS, ONLY_VALUES, Expressions, Uses, expressions, value_of
 from workbench.pocket.problems import Question, Step, Wording
 
 OPENINGS = ("Mod 10 of ", "Last digit of ", "Compute Mod 10 of ")
@@ -41,7 +41,7 @@ class Tree(Expressions):
     wordings: ClassVar = (len(OPENINGS), len(BRACKETS), len(ENDINGS))
     shortest: ClassVar = 1
     longest: ClassVar = 8
-    lengths: ClassVar = (1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 8)
+    lengths: ClassVar = LENGTHS
     has_terse: ClassVar = True
 
     @classmethod
