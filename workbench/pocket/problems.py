@@ -48,16 +48,19 @@ class Wording:
     """Which opening, body and ending a question has. Some combinations are held out; each part is trained.
 
     A terse wording asks for values only. Its chain does not print what a step uses, so the text of the chain does not
-    reveal the graph; a spoken chain (the default) prints the operands of each step.
+    reveal the graph; a spoken chain (the default) prints the operands of each step. With `working`, a terse chain also
+    prints the operands' values (c 7-9 so 8, not c 8). Such questions are trained and not tested: they teach a model to
+    look values up by itself, which it needs in the other terse chains.
     """
 
     opening: int = 0
     body: int = 0
     ending: int = 0
     terse: bool = False
+    working: bool = False
 
     def __str__(self) -> str:
-        return f"{self.opening}.{self.body}.{self.ending}" + ".terse" * self.terse
+        return f"{self.opening}.{self.body}.{self.ending}" + ".terse" * self.terse + ".working" * self.working
 
     @property
     def trained(self) -> bool:
@@ -77,6 +80,7 @@ class Question:
     text: str = ""
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     terse: bool = False  # whether it asks for a chain with values only
+    working: bool = False  # whether it asks for the operands' values too
 
     def add(self, text: str, key: str | None = None) -> "Question":
         if key is not None:

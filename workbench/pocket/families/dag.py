@@ -7,11 +7,11 @@ from typing import ClassVar, Self
 from workbench.pocket.families.expressions import (
     LABELS,
     LENGTHS,
-    ONLY_VALUES,
     Expressions,
     Uses,
     depths,
     expressions,
+    style,
     value_of,
 )
 from workbench.pocket.problems import Question, Step, Wording
@@ -59,8 +59,8 @@ class Dag(Expressions):
     def question(self, wording: Wording) -> Question:
         q = definitions(self.expressions, self.order, OPENINGS[wording.opening], SEPARATORS[wording.body])
         before, after = ENDINGS[wording.ending].split("{}")
-        q.add("." + before).add(self.target, "target").add(after + ONLY_VALUES * wording.terse)
-        q.terse = wording.terse
+        q.add("." + before).add(self.target, "target").add(after + style(wording))
+        q.terse, q.working = wording.terse, wording.working
         return q
 
     def answer(self, steps: tuple[Step, ...]) -> str:

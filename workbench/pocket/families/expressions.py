@@ -14,6 +14,7 @@ from workbench.pocket.problems import Facts, Question, Slip, Step, Wording, appe
 LABELS = "abcdefghi"  # of the steps, in the order of the chain
 LENGTHS = (1, 2, 2, 3, 3, 3, 4, 4, 4, 5, 5, 5, 6, 6, 6, 7, 7, 8)  # of training problems: the middle ones most often
 ONLY_VALUES = " Only values."  # the end of a question in a terse wording
+ONLY_STEPS = " Only steps."  # the same with the operands' values
 Uses = list[list[int]]  # for each step, the earlier steps that it uses
 
 
@@ -37,14 +38,16 @@ class Expressions(Facts):
         """One step for each expression.
 
         A spoken step restates the expression with names, then with values, then the result (c=a+b=7+5 so c=2): each
-        token needs a look-up or the adjacent tokens only. A terse step is its label and its value (c 2).
+        token needs a look-up or the adjacent tokens only. A terse step is its label and its value (c 2), and if the
+        question asks for it, the values that it is computed from (c 7+5 so 2).
         """
         steps: list[Step] = []
         index: dict[str, int] = {}  # label -> the index of the step with its value
         for number, (label, expression) in enumerate(zip(LABELS, self.expressions)):
             working = "".join(steps[index[part]].value if part in index else part for part in expression)
             shown = f"{label}={expression}" + f"={working}" * (working != expression)
-            start, result = (f"{label} ", f"{label} ") if question.terse else (f"{shown} so {label}=", f"{label}=")
+            terse = (f"{label} " + f"{working} so " * question.working, f"{label} ")
+            start, result = terse if question.terse else (f"{shown} so {label}=", f"{label}=")
             texts = {v: f"{v}{self.suffix(number, v)}" for v in "0123456789"}
             value = last_digit(working)
             reads = tuple(question.span(f"{label}.{part}") for part in ("left", "sign", "right"))
@@ -65,6 +68,11 @@ class Expressions(Facts):
     def wrong(self, number: int, rng: Random) -> str | None:
         right = self.think(self.question(Wording()))[number].value
         return rng.choice([digit for digit in "0123456789" if digit != right])
+
+
+def style(wording: Wording) -> str:
+    """The end of a question that says which chain it asks for; empty for a spoken one."""
+    return (ONLY_STEPS if wording.working else ONLY_VALUES) * wording.terse
 
 
 def value_of(label: str, steps: Sequence[Step]) -> str:

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from random import Random
 from typing import ClassVar, Self
 
-from workbench.pocket.families.expressions import LABELS, LENGTHS, ONLY_VALUES, Expressions, Uses, expressions, value_of
+from workbench.pocket.families.expressions import LABELS, LENGTHS, Expressions, Uses, expressions, style, value_of
 from workbench.pocket.problems import Question, Step, Wording
 
 OPENINGS = ("Mod 10 of ", "Last digit of ", "Compute Mod 10 of ")
@@ -49,9 +49,9 @@ class Tree(Expressions):
         return cls(expressions(rng, random_tree(rng, length)))
 
     def question(self, wording: Wording) -> Question:
-        q = Question(OPENINGS[wording.opening], terse=wording.terse)
+        q = Question(OPENINGS[wording.opening], terse=wording.terse, working=wording.working)
         self._write(q, LABELS[self.length - 1], "root", BRACKETS[wording.body])
-        return q.add("." + ENDINGS[wording.ending] + ONLY_VALUES * wording.terse)
+        return q.add("." + ENDINGS[wording.ending] + style(wording))
 
     def _write(self, q: Question, label: str, key: str, brackets: str) -> None:
         q.add(label, key).add(brackets[0])

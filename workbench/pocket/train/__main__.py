@@ -1,6 +1,7 @@
 """`python -m workbench.pocket.train FOLDER`: trains the embedded model from scratch; its checkpoint is FOLDER/model.
 
-With `--from WEIGHTS` it trains a third course instead, from weights that it exported before: on all families.
+With `--from WEIGHTS` it trains another course instead, from weights that it exported before: `--course families` on all
+families, `--course terse` with more terse wordings.
 """
 
 import argparse
@@ -21,8 +22,8 @@ def main(argv: list[str] | None = None) -> None:
     """Trains (or resumes) both courses of a run, then exports the model in gpt-oss's format: in MXFP4, and in bf16.
 
     The first course is in FOLDER. The second, in which more steps are wrong, starts from the first one's last.pt and is
-    in FOLDER/slips. The third, with the families dag, boxes, tree, hint, refuse and tools besides the others, starts
-    from exported weights alone and is in FOLDER.
+    in FOLDER/slips. The third, with the families dag, boxes, tree, hint, refuse and tools besides the others, and the
+    fourth, in which more of their wordings are terse, start from exported weights alone and are in FOLDER.
     """
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of the run: last.pt, curve.jsonl, slips/, and finally model/")
@@ -41,10 +42,12 @@ def main(argv: list[str] | None = None) -> None:
         dest="weights",
         type=expanded,
         metavar="WEIGHTS",
-        help="train the third course, from RUN/model-bf16, say",
+        help="train the third or fourth course, from RUN/model-bf16, say",
     )
-    parser.add_argument("--families", type=float, default=24e6, help="tokens of the third course (default: 24e6)")
-    parser.add_argument("--layers", type=int, default=6, help="layers of the third course's model (default: 6)")
+    courses = {"choices": ("families", "terse"), "default": "families"}
+    parser.add_argument("--course", **courses, help="the course after --from (default: families)")
+    parser.add_argument("--families", type=float, default=18e6, help="tokens of that course (default: 18e6)")
+    parser.add_argument("--layers", type=int, default=8, help="layers of the model after --from (default: 8)")
     parser.add_argument("--start", type=Path, help="last.pt of a first course: train the second only")
     parser.add_argument("--plain", action="store_true", help="no torch.compile: half as fast, needs no compiler")
     args = parser.parse_args(argv)
@@ -58,7 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = Plan(tokens=args.tokens, seed=args.seed, batch=args.batch, lr=args.lr, dtype=args.dtype)
     if args.weights:
         shape = with_layers(load(args.weights), args.layers).c
-        third = replace(plan, tokens=args.families, course="families", start=str(args.weights), shape=shape)
+        third = replace(plan, tokens=args.families, course=args.course, start=str(args.weights), shape=shape)
         last = train(third, args.folder, **options)
     else:
         last = args.start or train(plan, args.folder, **options)
