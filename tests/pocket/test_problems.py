@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Callable
+from dataclasses import replace
 from hashlib import sha256
 from random import Random
 from typing import Any
@@ -357,10 +358,38 @@ def test_the_third_course_has_all_families_both_wordings_and_wrong_results():
     assert sum(p.length <= 4 for p in early) > 0.75 * len(early)
 
 
-@pytest.mark.parametrize("course", ["first", "slips", "families"])
+def test_the_fourth_course_is_mostly_terse_and_prints_operands_in_fewer_and_fewer_terse_chains():
+    rng = Random(0)
+    early, late = ([draw(rng, progress, "terse")[0] for _ in range(3000)] for progress in (0, 1))
+    assert {problem.family for problem in early} == set(FAMILIES)
+    terse = [p for p in early + late if p.wording.terse]
+    with_terse = [p for p in early + late if FAMILIES[p.family].has_terse]
+    assert abs(len(terse) / len(with_terse) - COURSES["terse"].terse) < 0.03
+    working = [p for p in early if p.wording.working]
+    assert {p.family for p in working} == {"dag", "tree"} and all(p.wording.terse for p in working)
+    of_family = [p for p in early if p.wording.terse and p.family in ("dag", "tree")]
+    assert abs(len(working) / len(of_family) - COURSES["terse"].working) < 0.06
+    assert not any(p.wording.working for p in late)
+
+
+@given(SEEDS, st.sampled_from(("dag", "tree")))
+@settings(max_examples=60, deadline=None)
+def test_a_terse_chain_with_working_has_the_graph_and_the_values_of_the_terse_one(seed, family):
+    terse = make(family, Random(seed), wording=Wording(terse=True))
+    working = replace(terse, wording=Wording(terse=True, working=True))
+    assert [step.value for step in working.steps] == [step.value for step in terse.steps]
+    assert (working.edges, working.answer, working.brief) == (terse.edges, terse.answer, terse.brief)
+    assert terse.question.replace("Only values.", "Only steps.") == working.question
+    for step in working.steps:
+        label, expression, value = re.fullmatch(r"([a-i]) (\d[+-]\d) so (\d)", step.text).groups()
+        used = [working.steps[j].value for j in step.uses]
+        assert eval(expression) % 10 == int(value) and not set(used) - set(expression)
+
+
+@pytest.mark.parametrize("course", ["first", "slips", "families", "terse"])
 def test_a_course_has_its_stated_shares_of_slips(course):
     rng = Random(1)
-    drawn = [draw(rng, 0.5, course) for _ in range(6000 if course != "families" else 15000)]
+    drawn = [draw(rng, 0.5, course) for _ in range(6000 if course in ("first", "slips") else 15000)]
     chains = [problem for problem, effort in drawn if effort == "high"]
     for family, share in COURSES[course].slipping.items():
         of_family = [problem.slip for problem in chains if problem.family == family]

@@ -444,3 +444,6 @@ def test_the_command_trains_the_third_course_from_exported_weights(tmp_path, mon
     assert last["plan"]["course"] == "families" and last["plan"]["start"] == str(weights)
     assert not (tmp_path / "run" / "slips").exists()
     assert Model(tmp_path / "run" / "model").config == SMALL
+    command[:3] = [str(tmp_path / "fourth"), "--from", str(tmp_path / "run" / "model-bf16")]
+    main([*command, "--course", "terse", "--layers", "4", "--plain"])
+    assert torch.load(tmp_path / "fourth" / "last.pt")["plan"]["course"] == "terse"
