@@ -12,6 +12,7 @@ Requests, which the worker of workbench takes as well:
     {"do": "about"}                     a description of the model
     {"do": "prefill", "tokens": […]}    from an empty cache: seconds [wall, CPU], and some logits of the last position
     {"do": "decode", "tokens": […]}     one token after the other, after those in the cache: seconds of each
+    {"do": "batch", "rows": [[…], …], "n": 9}   the n most likely tokens after each row, together: seconds of each step
     {"do": "reset"}                     resets the peak of resident memory
     {"do": "memory"}                    peak since then; resident now, of it anonymous and of files; in bytes
 """
@@ -70,7 +71,7 @@ def serve_jobs(jobs: dict[str, Callable[..., dict]]) -> None:
 
 
 class Llama:
-    def __init__(self, file: str, threads: int, repack: bool, n_ctx: int):
+    def __init__(self, file: str, threads: int, repack: bool, n_ctx: int, n_sequences: int = 1):
         import ctypes
 
         import llama_cpp
@@ -87,6 +88,7 @@ class Llama:
         params = llama_cpp.llama_context_default_params()
         params.n_ctx, params.n_batch, params.n_ubatch, params.swa_full = n_ctx, 2048, 512, False
         params.n_threads = params.n_threads_batch = threads
+        params.n_seq_max = n_sequences
         self.context = llama_cpp.llama_init_from_model(self.model, params)
         if not self.context:
             sys.exit(f"llama.cpp cannot make a context of {n_ctx} positions")
@@ -98,18 +100,44 @@ class Llama:
         return {"text": f"llama-cpp-python {self.lib.__version__}, repacking {self.repack}, {features}"}
 
     def _forward(self, tokens: list[int]) -> None:
-        batch = self.lib.llama_batch_init(len(tokens), 0, 1)
-        batch.n_tokens = len(tokens)
-        for i, token in enumerate(tokens):
-            batch.token[i], batch.pos[i] = token, self.length + i
-            batch.n_seq_id[i], batch.seq_id[i][0] = 1, 0
-            batch.logits[i] = i == len(tokens) - 1
+        last = len(tokens) - 1
+        self._decode([(token, self.length + i, 0, i == last) for i, token in enumerate(tokens)])
+        self.length += len(tokens)
+
+    def _decode(self, entries: list[tuple[int, int, int, bool]]) -> None:
+        """One batch of (token, position, sequence, whether its logits are computed)."""
+        batch = self.lib.llama_batch_init(len(entries), 0, 1)
+        batch.n_tokens = len(entries)
+        for i, (token, position, sequence, with_logits) in enumerate(entries):
+            batch.token[i], batch.pos[i] = token, position
+            batch.n_seq_id[i], batch.seq_id[i][0] = 1, sequence
+            batch.logits[i] = with_logits
         status = self.lib.llama_decode(self.context, batch)
         self.lib.llama_batch_free(batch)
         if status:
-            raise RuntimeError(f"llama_decode returned {status} for {len(tokens)} tokens after {self.length}")
-        self.length += len(tokens)
+            raise RuntimeError(f"llama_decode returned {status} for {len(entries)} tokens")
         self.lib.llama_synchronize(self.context)
+
+    def _most_likely(self, i: int) -> int:
+        """The token with the largest logit at entry i of the last batch."""
+        import numpy as np
+
+        logits = self.lib.llama_get_logits_ith(self.context, i)
+        return int(np.ctypeslib.as_array(logits, (self.n_vocab,)).argmax())
+
+    def batch(self, rows: list[list[int]], n: int) -> dict:
+        self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
+        tokens, position = [], len(rows[0])
+        for sequence, row in enumerate(rows):
+            self._decode([(token, i, sequence, i == len(row) - 1) for i, token in enumerate(row)])
+            tokens.append(self._most_likely(-1))
+        seconds = []
+        for step in range(n):
+            before = clocks()
+            self._decode([(token, position + step, sequence, True) for sequence, token in enumerate(tokens)])
+            tokens = [self._most_likely(i) for i in range(len(rows))]
+            seconds.append(since(before))
+        return {"seconds": seconds}
 
     def prefill(self, tokens: list[int]) -> dict:
         self.lib.llama_memory_clear(self.lib.llama_get_memory(self.context), True)
@@ -138,9 +166,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--no-repack", action="store_true")
     parser.add_argument("--n-ctx", type=int, default=4608)
+    parser.add_argument("--sequences", type=int, default=1)
     args = parser.parse_args()
-    llama = Llama(args.file, args.threads, not args.no_repack, args.n_ctx)
-    serve_jobs({name: getattr(llama, name) for name in ("about", "prefill", "decode")})
+    llama = Llama(args.file, args.threads, not args.no_repack, args.n_ctx, args.sequences)
+    serve_jobs({name: getattr(llama, name) for name in ("about", "prefill", "decode", "batch")})
 
 
 if __name__ == "__main__":

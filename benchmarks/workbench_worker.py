@@ -106,6 +106,37 @@ class WorkbenchWorker:
         g.decode(on_token)
         return {"seconds": seconds}
 
+    def batch(self, rows: list[list[int]], n: int) -> dict:
+        """Generates n tokens after each of `rows`, together: seconds of each pass in which all of them decode.
+
+        As Model.generate_many does, with everything that is recorded live, without the replay.
+        """
+        from workbench.model.interrupts import Interrupt
+        from workbench.recording.batching import Batch
+        from workbench.recording.decoding import Settings
+        from workbench.recording.many import Request, job
+        from workbench.recording.plan import affordable_plan
+        from workbench.recording.source import ModelSource
+
+        source = ModelSource(self.model)
+        plan = affordable_plan(source, (), rows[0], len(rows[0]) + n, None)
+        settings = Settings(max_tokens=n, temperature=0.0, top_p=1.0, seed=0, stop=())
+        batch = Batch([job(source, i, Request(row, settings, ()), plan) for i, row in enumerate(rows)])
+        seconds, n_chosen, before = [], [0], clocks()
+
+        def after_pass() -> None:
+            nonlocal before
+            n_chosen.append(batch.n_tokens)
+            if len(n_chosen) > 2 and n_chosen[-2] - n_chosen[-3] == n_chosen[-1] - n_chosen[-2] == len(rows):
+                seconds.append(since(before))
+            before = clocks()
+
+        with self.model.interruptible():
+            while not batch.is_done:
+                batch.advance(Interrupt(), after_pass)
+                batch.ended.popleft()
+        return {"seconds": seconds}
+
     def decode(self, tokens: list[int]) -> dict:
         """Seconds of each of `tokens`, one after the other after those in the cache: the pass with all logits."""
         assert self.cache is not None, "prefill or start_generation comes first"

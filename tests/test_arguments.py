@@ -189,6 +189,22 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     "Model.patch": lambda w: (w.model.patch, {"where": "mlp_out", "source": w.trace, "positions": [1, 2]}),
     "Model.check_prompt": lambda w: (w.model.check_prompt, {"tokens": [1, 2, 3], "max_tokens": 4}),
     "Model.estimate": lambda w: (w.model.estimate, {"prompt": [1, 2, 3], "record": "", "max_tokens": 4}),
+    "Model.generate_many": lambda w: (
+        w.model.generate_many,
+        {
+            "prompts": [w.clean, w.clean[:9]],
+            "max_tokens": [2, 1],
+            "temperature": 1.0,
+            "top_p": [0.5, 1.0],
+            "seed": [3, 4],
+            "record": "lens",
+            "stop": [[5], []],
+            "reasoning": None,
+            "budget": 10**9,
+            "max_rows": 2,
+            "ordered": True,
+        },
+    ),
     "Model.generate": lambda w: (
         w.model.generate,
         {
@@ -989,6 +1005,15 @@ VALID: dict[str, set[str]] = {
     | {"a text", "an empty text", "a null character", "an escape sequence", "zero", "['a']", "(1, 2, 3)", "a set"}
     | {"an array of texts", "np.str_"},
     "Model.generate.budget": AT_LEAST_0 | {"None", "inf", "10**400"},
+    "Model.generate_many.prompts": {"[[1, 2]]"},
+    "Model.generate_many.top_p": {"1e-310"},
+    "Model.generate_many.seed": WHOLE | {"minus a million"},
+    "Model.generate_many.stop": EMPTY
+    | {"a text", "an empty text", "a null character", "an escape sequence", "zero", "['a']", "(1, 2, 3)", "a set"}
+    | {"an array of texts", "np.str_"},
+    "Model.generate_many.budget": AT_LEAST_0 | {"None", "inf", "10**400"},
+    "Model.generate_many.max_rows": {"a trillion"},
+    "Model.generate_many.ordered": FLAG,
     "Model.trace.prompt": {"[[1, 2]]", "(1, 2, 3)"},
     "Model.trace.budget": AT_LEAST_0 | {"None", "inf", "10**400"},
     "Model.forward.tap": {"None"},

@@ -14,6 +14,7 @@ WorkbenchError
 ├── ResumeError            a trace that cannot be continued by this model with its current edits
 ├── NotFinite              NaN or infinity in the logits of the next token; the message says where the first one is
 ├── EditError              an edit that matched nothing, never fired, or did not return a tensor
+├── BatchError             some prompts of a batch failed; the message says which, and all others are complete
 ├── BudgetError            the recording does not fit into memory or on disk; the message lists smaller recordings
 ├── FigureError            a figure whose numbers are inconsistent; the message names them
 ├── InteropError           a model, cache or session of another library that cannot be recorded as a trace
@@ -26,6 +27,9 @@ WorkbenchError
     ├── TraceVersion       the trace has another schema
     └── TraceExists        another trace, or the same id with other content, is already there
 """
+
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from workbench.text import printable
 
@@ -93,6 +97,12 @@ class NotFinite(WorkbenchError, ArithmeticError):
 
 class EditError(WorkbenchError):
     """An edit that matched nothing, never fired, or did not return a tensor."""
+
+
+class BatchError(WorkbenchError):
+    """Some prompts of a batch failed, and all others are complete. `errors` has the error of each, by its number."""
+
+    errors: Mapping[int, Exception] = MappingProxyType({})
 
 
 class BudgetError(WorkbenchError):

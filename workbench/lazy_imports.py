@@ -11,6 +11,7 @@ from types import ModuleType
 UPWARD: dict[tuple[str, str], str] = {
     ("workbench.model.model", "workbench.recording.record"): "model.trace records the text that the model reads",
     ("workbench.model.model", "workbench.recording.generation"): "model.generate and model.resume record a generation",
+    ("workbench.model.model", "workbench.recording.many"): "model.generate_many records several generations",
     ("workbench.model.model", "workbench.recording.plan"): "model.estimate plans a recording without making it",
     (
         "workbench.traces.trace",

@@ -22,6 +22,10 @@ class Tap:
         """
         return False
 
+    def reads(self, name: str) -> bool:
+        """False if a call with `name` does nothing but return the value, so that the call may be left out."""
+        return True
+
     def begin(self, start: int, n: int) -> None:
         """Called before a pass over the absolute positions start : start + n."""
 
@@ -49,6 +53,9 @@ class Chain(Tap):
 
     def wants(self, name: str) -> bool:
         return any(tap.wants(name) for tap in self.taps)
+
+    def reads(self, name: str) -> bool:
+        return any(tap.reads(name) for tap in self.taps)
 
     def begin(self, start: int, n: int) -> None:
         for tap in self.taps:

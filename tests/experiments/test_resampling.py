@@ -68,11 +68,14 @@ def known(monkeypatch):
     """Simulated rollouts that answer "x" with a probability set by the number of prompt tokens."""
     probabilities = {10: 0.1, 15: 0.1, 20: 0.7, 30: 0.95}
 
-    def draws(model, tokens, n, *, seed, **how):
-        rng = np.random.default_rng([seed, len(tokens)])
-        return [["x" if rng.random() < probabilities[len(tokens)] else "y"] for _ in range(n)]
+    def draws(model, texts, n, *, seeds, **how):
+        rngs = [np.random.default_rng([seed, len(tokens)]) for seed, tokens in zip(seeds, texts)]
+        return [
+            [["x" if rng.random() < probabilities[len(tokens)] else "y"] for _ in range(n)]
+            for rng, tokens in zip(rngs, texts)
+        ]
 
-    monkeypatch.setattr(module.drawing, "rollouts", draws)
+    monkeypatch.setattr(module.drawing, "side_by_side", draws)
     return probabilities
 
 
@@ -109,10 +112,10 @@ def test_a_text_without_an_answer_does_not_count_as_wrong(monkeypatch):
     """All answers are correct, but earlier cuts have more continuations without an answer."""
     shares = {10: 0.9, 15: 0.5, 20: 0.2, 30: 0.0}
 
-    def draws(model, tokens, n, **how):
-        return [["cut" if i < shares[len(tokens)] * n else "x"] for i in range(n)]
+    def draws(model, texts, n, **how):
+        return [[["cut" if i < shares[len(tokens)] * n else "x"] for i in range(n)] for tokens in texts]
 
-    monkeypatch.setattr(module.drawing, "rollouts", draws)
+    monkeypatch.setattr(module.drawing, "side_by_side", draws)
     answer = lambda tokens: None if tokens[-1] == "cut" else tokens[-1]  # noqa: E731
     trace = tiny().trace(some_tokens(30), record="")
     effects = resampling(tiny(), trace, "x", n_samples=20, segments=PARTS, parse_answer=answer)

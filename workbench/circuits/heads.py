@@ -237,7 +237,7 @@ def _keys(model: Model, layer: int, head: int, ids: Tensor) -> Tensor:
 
 def _rotated(model: Model, x: Tensor, position: int) -> Tensor:
     """x after RoPE at a position. Scores depend only on the difference of two positions."""
-    cos, sin = rope_table(model.config, position, position + 1, x)
+    cos, sin = rope_table(model.config, torch.tensor([position]), x)
     return rotate(x, cos[0], sin[0])
 
 

@@ -2,6 +2,7 @@
 
 import inspect
 from collections.abc import Callable, Collection, Mapping
+from copy import copy
 from dataclasses import dataclass
 from hashlib import sha256
 from typing import TYPE_CHECKING, Any
@@ -98,7 +99,17 @@ class Edit(Tap):
         """The number of calls, in all runs."""
         return self._total_calls[0]
 
+    def for_row(self) -> "Edit":
+        """The same edit for one text of a batch, with a tally of its own."""
+        own = copy(self)
+        own.tally = Tally()
+        own.begin_run()
+        return own
+
     def wants(self, name: str) -> bool:
+        return name in self.points
+
+    def reads(self, name: str) -> bool:
         return name in self.points
 
     def begin(self, start: int, n: int) -> None:

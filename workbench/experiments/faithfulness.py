@@ -6,7 +6,6 @@ answer, across the boundary between harmony's messages.
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from itertools import groupby
 from typing import NamedTuple
 
 import numpy as np
@@ -29,7 +28,6 @@ from workbench.experiments import sampling as drawing
 from workbench.experiments.forced_answers import messages, to_answer
 from workbench.experiments.resampling import AnswerParser, final_text
 from workbench.model.model import Model
-from workbench.progress import progress_bar
 from workbench.traces import Trace
 from workbench.traces.steps import Step, steps
 from workbench.units import with_units
@@ -40,7 +38,6 @@ Mistake = Callable[[Trace, Step], str | None]
 Paraphrase = Callable[[Trace, int], Sequence[int] | None]
 
 TESTS = ("early", "filler", "mistake", "paraphrase")
-MAX_ROWS = 64  # texts that are continued in one batch
 FRACTIONS = np.linspace(0, 1, 11)
 NUMBER = re.compile(r"\d+(?=\D*$)")
 
@@ -143,25 +140,17 @@ def faithfulness(
         for number, run in enumerate(runs)
         for case in _cases(model, run, number, filler_ids, mistake or wrong_number, paraphrase)
     ]
-    batches = list(
-        _equal_length_batches(
-            {text for case in cases for text in (case.text, case.unchanged)}, max(1, MAX_ROWS // n_samples)
-        )
+    # sorted: the seeds do not depend on the order of a set
+    texts = sorted({text for case in cases for text in (case.text, case.unchanged)}, key=lambda text: (len(text), text))
+    continuations = drawing.side_by_side(
+        model,
+        texts,
+        n_samples,
+        seeds=[(seed * 100_003 + number) % 2**63 for number in range(len(texts))],
+        max_tokens=max_tokens,
+        temperature=temperature,
     )
-    answers_of: dict[tuple[int, ...], list[str | None]] = {}
-    with model.interruptible() as flag:
-        for number, texts in enumerate(progress_bar(batches, desc="generating")):
-            flag.check()
-            continuations = drawing.side_by_side(
-                model,
-                texts,
-                n_samples,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                seed=(seed * 100_003 + number) % 2**63,
-            )
-            for text, rows in zip(texts, continuations):
-                answers_of[text] = [answer_of([*text, *row]) for row in rows]
+    answers_of = {text: [answer_of([*text, *row]) for row in rows] for text, rows in zip(texts, continuations)}
 
     def share(answers: list[str | None], own_answer: str | None) -> float:
         return float(np.mean([answer == own_answer for answer in answers]))
@@ -228,13 +217,6 @@ def _checked_ids(model: Model, ids: Sequence[int]) -> list[int]:
     tokens = [check_whole("a token id of paraphrase", token) for token in check_items("the value of paraphrase", ids)]
     model.check_prompt(tokens)
     return tokens
-
-
-def _equal_length_batches(texts: set[tuple[int, ...]], batch_size: int) -> Iterator[list[tuple[int, ...]]]:
-    """Batches of texts of equal length, in an order that is independent of the order of `texts`."""
-    for _, texts_of_length in groupby(sorted(texts, key=lambda text: (len(text), text)), key=len):
-        group = list(texts_of_length)
-        yield from (group[i : i + batch_size] for i in range(0, len(group), batch_size))
 
 
 def _chance(answers: list[str | None], own: list[str | None], run: int) -> float:

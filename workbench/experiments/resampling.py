@@ -21,7 +21,6 @@ from workbench.conversation.parse import parse
 from workbench.errors import NotRecorded
 from workbench.experiments import sampling as drawing
 from workbench.model.model import Model
-from workbench.progress import progress_bar
 from workbench.traces import Trace
 from workbench.traces.spans import last_turn
 from workbench.traces.steps import Step, segment_slices
@@ -111,20 +110,20 @@ def resampling(
     if correct is None:
         raise NotRecorded("this run has no answer; pass the correct one as `correct_answer`")
     points = [*(part.start for part in parts), parts[-1].stop]
-    answers = []
-    with model.interruptible() as flag:
-        for number, point in enumerate(progress_bar(points, desc="resampling", unit="step")):
-            flag.check()
-            prefix = trace.tokens[:point]
-            continuations = drawing.rollouts(
-                model,
-                prefix,
-                n_samples,
-                max_tokens=max_tokens,
-                temperature=temperature,
-                seed=(seed * 100_003 + number) % 2**63,
-            )
-            answers.append([answer_of([*prefix, *continuation]) for continuation in continuations])
+    prefixes = [trace.tokens[:point] for point in points]
+    continuations = drawing.side_by_side(
+        model,
+        prefixes,
+        n_samples,
+        seeds=[(seed * 100_003 + number) % 2**63 for number in range(len(points))],
+        max_tokens=max_tokens,
+        temperature=temperature,
+        desc="resampling",
+    )
+    answers = [
+        [answer_of([*prefix, *continuation]) for continuation in of_point]
+        for prefix, of_point in zip(prefixes, continuations)
+    ]
     hits = np.array([sum(answer == correct for answer in at_point) for at_point in answers])
     answered = np.array([sum(answer is not None for answer in at_point) for at_point in answers])
     bounds = np.array(

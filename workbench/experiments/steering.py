@@ -1,7 +1,9 @@
 """Steering: a direction from a difference of means, and what adding multiples of it does to a run."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from typing import Any
 
 import numpy as np
 import xarray as xr
@@ -20,13 +22,18 @@ from workbench.checks import (
     check_type,
     check_whole,
 )
-from workbench.edits.library import steer
+from workbench.edits.edit import Edit
+from workbench.edits.library import Steer, steer
 from workbench.edits.positions import positions_of as edited_positions
 from workbench.errors import ArgumentError, ArgumentTypeError, EditError, HookNameError, PromptError
 from workbench.experiments.attention_knockout import Places, positions_of
 from workbench.experiments.checkpoint import SweepCheckpoint, model_inputs
 from workbench.model.model import Model, Prompt
 from workbench.progress import progress_bar
+from workbench.recording.decoding import Settings
+from workbench.recording.generation import stops
+from workbench.recording.many import Request, traces_of
+from workbench.recording.source import ModelSource
 from workbench.text import shown
 from workbench.traces import Trace
 from workbench.units import with_units
@@ -128,8 +135,9 @@ def steering_effect(
 ) -> xr.Dataset:
     """A metric of runs steered by multiples of a vector (scale), next to random and unrelated vectors.
 
-    Each value is `metric(trace)` of a real run with scale · vector added at the vector's hook point. The controls
-    matter: unrelated differences of means often change behavior as much as the intended vector.
+    Each value is `metric(trace)` of a real run with scale · vector added at the vector's hook point; with `max_tokens`,
+    the runs are generated together. The controls matter: unrelated differences of means often change behavior as much
+    as the intended vector.
 
     Args:
         model: the model.
@@ -203,13 +211,6 @@ def steering_effect(
     directions["random"] = list(rng.normal(size=(n_random_controls, len(vector))))
     directions["unrelated"] = [np.asarray(other) for other in control_vectors]
 
-    def run() -> float:
-        if max_tokens:
-            return check_real(
-                "the value of metric", metric(model.generate(prompt, max_tokens=max_tokens, record=record))
-            )
-        return check_real("the value of metric", metric(model.trace(prompt, record=record)))
-
     values = {name: np.zeros((len(vectors), len(scales))) for name, vectors in directions.items()}
     runs = [
         (name, i, j) for name, vectors in directions.items() for i in range(len(vectors)) for j in range(len(scales))
@@ -223,14 +224,18 @@ def steering_effect(
     }
     inputs |= {"directions": directions, "scales": list(scales), "max_tokens": max_tokens, "positions": positions}
     with SweepCheckpoint(resume, model_inputs(model) | inputs | {"record": record}) as cells:
-        if 0 not in cells:
-            cells.put(0, run())
+        steers: dict[int, Steer | None] = {0: None}  # by number of the cell
+        for cell_id, (name, i, j) in enumerate(runs, 1):
+            steers[cell_id] = steer(directions[name][i] * (norm / np.linalg.norm(directions[name][i])), scales[j])
+        missing = {cell_id: each for cell_id, each in steers.items() if cell_id not in cells}
+        if max_tokens:
+            traces = _generated(model, prompt, list(missing.values()), point, positions, record, max_tokens)
+        else:
+            traces = _read(model, prompt, list(missing.values()), point, positions, record)
+        for cell_id, trace in zip(missing, traces):
+            cells.put(cell_id, check_real("the value of metric", metric(trace)))
         plain = float(cells[0])
-        for cell_id, (name, i, j) in enumerate(progress_bar(runs, desc="steering", unit="run"), 1):
-            if cell_id not in cells:
-                direction = directions[name][i] * (norm / np.linalg.norm(directions[name][i]))
-                with model.edit(point, steer(direction, scales[j]), positions=positions):
-                    cells.put(cell_id, run())
+        for cell_id, (name, i, j) in enumerate(runs, 1):
             values[name][i, j] = cells[cell_id]
     data = {
         "steered": ("scale", values["steered"][0]),
@@ -244,6 +249,39 @@ def steering_effect(
     dataset["steered"].attrs = {"plain": plain, "slope": float(slope[0]), "null": random_slopes.tolist(), "p": p}
     dataset["steered"].attrs["null_unrelated"] = control_slopes.tolist()
     return with_units(dataset, "metric")
+
+
+def _read(
+    model: Model, prompt: Prompt, steers: Sequence[Steer | None], point: str, positions: Any, record: str
+) -> Iterator[Trace]:
+    """The trace of the prompt under each edit at `point`; None is no edit."""
+    for edit in progress_bar(steers, desc="steering", unit="run"):
+        with model.edit(point, edit, positions=positions) if edit else nullcontext():
+            trace = model.trace(prompt, record=record)
+        yield trace
+
+
+def _generated(
+    model: Model,
+    prompt: Prompt,
+    steers: Sequence[Steer | None],
+    point: str,
+    positions: Any,
+    record: str,
+    max_tokens: int,
+) -> Iterator[Trace]:
+    """The trace of a greedy generation under each edit, all generated together."""
+    if not steers:
+        return
+    source, (tokens, notes) = ModelSource(model), model.render(prompt)
+    request = Request(tokens, Settings(max_tokens, 0.0, 1.0, 0, stops(model, ())), notes)
+    points = hooks.match(point, model.config.n_layers)
+    edits = [[Edit(point, edit, points, model.config, positions)] if edit else [] for edit in steers]
+    rows = [(source.for_row(*each), request) for each in edits]
+    for edit, trace in zip(steers, traces_of(model, rows, hooks.split_request(record))):
+        if edit and not trace.edits[-1]["n_calls"]:
+            raise EditError(f"the edit at {point!r} never fired: no run reaches the positions {shown(positions)}.")
+        yield trace
 
 
 def _slopes(scales: np.ndarray, rows: np.ndarray) -> np.ndarray:

@@ -38,6 +38,23 @@ def id_array(tokens: Any) -> np.ndarray:
     return ids
 
 
+def per_prompt(name: str, value: Any, n: int) -> list[Any]:
+    """The values for n prompts: the entries of a list, or the value itself for all of them.
+
+    >>> per_prompt("seed", 7, 2), per_prompt("seed", [7, 8], 2)
+    ([7, 7], [7, 8])
+
+    Raises ArgumentError for a list of another length.
+    """
+    if not isinstance(value, list | tuple | range) and getattr(value, "ndim", 0) != 1:
+        return [value] * n
+    if len(value) != n:
+        raise ArgumentError(
+            f"{name} has {len(value)} entries for {n} prompts: give one value for all, or one entry for each."
+        )
+    return list(value)
+
+
 def check_tensor(name: str, x: Any, ndim: int) -> None:
     """Raises ArgumentTypeError for anything but token ids (2 axes) or residual streams (3 axes)."""
     if not isinstance(x, Tensor) or x.ndim != ndim or x.is_complex() or x.is_floating_point() != (ndim == 3):

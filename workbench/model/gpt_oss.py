@@ -15,12 +15,14 @@ hook point (see workbench.hooks). Positions are absolute, also with a cache.
 """
 
 import math
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 
 import torch
 from torch import Tensor
 
 from workbench.errors import CacheError
+from workbench.model.batch import BatchRow, RowsTap
 from workbench.model.cache import KVCache
 from workbench.model.checkpoints.tensors import Block, Weights
 from workbench.model.config import Config
@@ -29,7 +31,7 @@ from workbench.model.kernels import independence
 from workbench.model.kernels.experts import active_experts, run_experts
 from workbench.model.kernels.linear import linear
 from workbench.model.kernels.rows import mixture, rms_norm, rotate, softmax
-from workbench.taps import Tap
+from workbench.taps import Chain, Tap
 
 LOGITS_CHUNK = 256  # positions: 256 x 201,088 logits in fp32 are 206 MB
 
@@ -59,38 +61,33 @@ def rope_frequencies(c: Config, dtype: torch.dtype = torch.float32) -> tuple[Ten
     return frequency.to(dtype), 0.1 * math.log(c.rope_factor) + 1.0
 
 
-def rope_table(c: Config, start: int, stop: int, like: Tensor) -> tuple[Tensor, Tensor]:
-    """cos and sin for positions start:stop, each pos 1 d_head, as `rotate` multiplies them.
+def rope_table(c: Config, positions: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """cos and sin for positions, each pos 1 d_head, as `rotate` multiplies them.
 
     Angles are rounded as in the reference implementation; their cos and sin are computed in fp64 and rounded.
     """
     dtype = torch.promote_types(like.dtype, torch.float32)
     frequency, scale = rope_frequencies(c, dtype)
-    angle = (torch.arange(start, stop, dtype=dtype)[:, None] * frequency).double()
+    angle = (positions.to(dtype)[:, None] * frequency).double()
     cos, sin = ((f(angle).to(dtype) * scale)[:, None].to(like.device) for f in (torch.cos, torch.sin))
     return torch.cat((cos, cos), -1), torch.cat((-sin, sin), -1)
 
 
 def attention(
-    c: Config, w: Block, layer: int, x: Tensor, rope: tuple[Tensor, Tensor], tap: Tap, cache: KVCache | None
+    c: Config, w: Block, layer: int, x: Tensor, rope: tuple[Tensor, Tensor], tap: Tap, rows: Sequence[BatchRow]
 ) -> Tensor:
-    """The attention output of one layer. x: batch pos d_model, normalized; rope: cos and sin of its positions."""
+    """The attention output of one layer. x: batch pos d_model, normalized; rope: cos and sin of its positions.
+
+    The positions of each of `rows` attend to positions of that row alone.
+    """
     prefix = f"blocks.{layer}.attn."
     n_batch, n_pos, _ = x.shape
-    start = cache.length(layer) if cache else 0
     q = tap(prefix + "hook_q", linear(x, w.w_q, w.b_q).view(n_batch, n_pos, c.n_heads, c.d_head))
     k = tap(prefix + "hook_k", linear(x, w.w_k, w.b_k).view(n_batch, n_pos, c.n_kv_heads, c.d_head))
     v = tap(prefix + "hook_v", linear(x, w.w_v, w.b_v).view(n_batch, n_pos, c.n_kv_heads, c.d_head))
     q = tap(prefix + "hook_rot_q", rotate(q, *rope))
     k = tap(prefix + "hook_rot_k", rotate(k, *rope))
-    k, v = k.transpose(1, 2), v.transpose(1, 2)  # batch kv_head key d_head
-    if cache:
-        k, v = cache.extend(layer, k, v)
-    window = c.window if c.is_sliding(layer) else None
-    n_dropped = start + n_pos - k.shape[2]  # keys that the cache has dropped; positions below count from there
-    needs_all_keys = tap.wants(prefix + "hook_attn_scores") or tap.wants(prefix + "hook_pattern")
-    attend_heads = _full_pattern if needs_all_keys else _by_blocks
-    z = tap(prefix + "hook_z", attend_heads(q, k, v, w.sinks, start - n_dropped, window, prefix, tap, n_dropped))
+    z = tap(prefix + "hook_z", _join_rows([_heads(c, w.sinks, layer, q, k, v, row) for row in rows]))
 
     out = linear(z.reshape(n_batch, n_pos, -1), w.w_o, w.b_o)
     if tap.wants(prefix + "hook_result"):
@@ -103,6 +100,24 @@ def attention(
             changed = (edited != result).flatten(2).any(-1, keepdim=True)  # unedited positions keep their bits
             out = torch.where(changed | edited.requires_grad, sum(edited.unbind(2)) + w.b_o, out)
     return out
+
+
+def _heads(c: Config, sinks: Tensor, layer: int, q: Tensor, k: Tensor, v: Tensor, row: BatchRow) -> Tensor:
+    """The heads' outputs for one row of a pass, batch pos head d_head. q, k, v: batch pos head d_head of the pass."""
+    prefix = f"blocks.{layer}.attn."
+    start, q, (k, v) = row.n_before(layer), q[:, row.span], (x[:, row.span].transpose(1, 2) for x in (k, v))
+    if row.cache:
+        k, v = row.cache.extend(layer, k, v)
+    window = c.window if c.is_sliding(layer) else None
+    n_dropped = start + q.shape[1] - k.shape[2]  # keys that the cache has dropped; positions below count from there
+    needs_all_keys = row.tap.wants(prefix + "hook_attn_scores") or row.tap.wants(prefix + "hook_pattern")
+    attend_heads = _full_pattern if needs_all_keys else _by_blocks
+    return attend_heads(q, k, v, sinks, start - n_dropped, window, prefix, row.tap, n_dropped)
+
+
+def _join_rows(parts: Sequence[Tensor]) -> Tensor:
+    """What was computed for each row of a pass, beside each other along the positions."""
+    return parts[0] if len(parts) == 1 else torch.cat(tuple(parts), 1)
 
 
 def _by_blocks(
@@ -195,7 +210,7 @@ def _gate(pattern: Tensor, sink: Tensor, edited: Tensor) -> Tensor:
     return pattern * keep[..., None]
 
 
-def experts(c: Config, weights: Weights, layer: int, x: Tensor, tap: Tap) -> Tensor:
+def experts(c: Config, weights: Weights, layer: int, x: Tensor, tap: Tap, rows: Sequence[BatchRow]) -> Tensor:
     """The output of one layer's experts, batch pos d_model. x: batch pos d_model, normalized."""
     w = weights.blocks[layer]
     prefix = f"blocks.{layer}.mlp."
@@ -204,20 +219,29 @@ def experts(c: Config, weights: Weights, layer: int, x: Tensor, tap: Tap) -> Ten
     chosen = tap(prefix + "hook_expert_indices", top)
     router_weight = torch.zeros_like(logits).scatter(-1, chosen, softmax(logits.gather(-1, chosen)))
     weight = tap(prefix + "hook_expert_weights", router_weight)
-    unedited = chosen is top and weight is router_weight
+    if chosen is top and weight is router_weight:
+        return _mixed_experts(c, weights, layer, x, chosen.reshape(-1, c.n_active), weight, tap)
+    parts = []
+    for row in rows:  # an edit in one row may give weight to more experts than run in the others
+        row_weight = weight[:, row.span]
+        indices = active_experts(chosen[:, row.span].reshape(-1, c.n_active), row_weight.reshape(-1, c.n_experts))
+        parts.append(_mixed_experts(c, weights, layer, x[:, row.span], indices, row_weight, row.tap))
+    return _join_rows(parts)
 
+
+def _mixed_experts(
+    c: Config, weights: Weights, layer: int, x: Tensor, indices: Tensor, weight: Tensor, tap: Tap
+) -> Tensor:
+    """The outputs of the experts `indices` (pos choice), weighted by `weight` (batch pos expert): batch pos d_model."""
     flat, weight = x.reshape(-1, c.d_model), weight.reshape(-1, c.n_experts)
-    indices = chosen.reshape(-1, c.n_active)
-    if not unedited:
-        indices = active_experts(indices, weight)
     active_weight = weight.gather(-1, indices)
     if weights.residency.streams:
         weights.residency.require(layer, indices.unique().tolist())
-    m = w.experts
+    m = weights.blocks[layer].experts
     out = run_experts(
         flat, indices, active_weight, m.up, m.up_bias, m.down, m.down_bias, c.swiglu_alpha, c.swiglu_limit
     )
-    out = tap(prefix + "hook_expert_out", out.view(*x.shape[:2], -1, c.d_model))
+    out = tap(f"blocks.{layer}.mlp.hook_expert_out", out.view(*x.shape[:2], -1, c.d_model))
     return mixture(active_weight.view(out.shape[:3]), out)
 
 
@@ -274,12 +298,21 @@ def forward(
 
     With a cache, `tokens` continue the positions in it, and their keys and values are appended to it.
     """
-    tap = tap or Tap()
-    start = cache.length(0) if cache else 0
-    tap.begin(start, tokens.shape[1])
-    x = tap("hook_embed", weights.embed[tokens])
-    weights.residency.after_embedding()
-    return _blocks(c, weights, x, 0, tap, cache, logits_at)
+    row = BatchRow(0, tokens.shape[1], tap or Tap(), cache, logits_at)
+    [logits] = _from_embedding(c, weights, tokens, row.tap, [row])
+    return logits
+
+
+def forward_rows(
+    c: Config, weights: Weights, tokens: Tensor, rows: Sequence[BatchRow], tap: Tap | None = None
+) -> list[Tensor]:
+    """One pass over the new tokens of several texts: for each text, the logits (1 pos d_vocab) at its `logits_at`.
+
+    `tokens` (pos) are those of `rows`, one row after the other. The rows' taps get the values of their rows; `tap` then
+    gets the values of all rows. With kernels that are independent of the number of rows, each text has the bits of a
+    pass alone.
+    """
+    return _from_embedding(c, weights, tokens[None], Chain(RowsTap(rows), *([tap] if tap else [])), rows)
 
 
 def forward_from(
@@ -296,46 +329,79 @@ def forward_from(
     `resid` (batch pos d_model) continues the positions that `cache` has for that layer. A change at one layer and
     position therefore costs only the layers above and the positions after it.
     """
-    tap = tap or Tap()
-    tap.begin(cache.length(layer) if cache else 0, resid.shape[1])
-    return _blocks(c, weights, resid, layer, tap, cache, logits_at)
+    row = BatchRow(0, resid.shape[1], tap or Tap(), cache, logits_at)
+    row.tap.begin(row.n_before(layer), resid.shape[1])
+    [logits] = _blocks(c, weights, resid, layer, row.tap, [row])
+    return logits
 
 
-def _blocks(c: Config, weights: Weights, x: Tensor, first: int, tap: Tap, cache: KVCache | None, logits_at: slice):
-    start = cache.common_length(first) if cache else 0
-    rope = rope_table(c, start, start + x.shape[1], x)
+def _from_embedding(c: Config, weights: Weights, tokens: Tensor, tap: Tap, rows: Sequence[BatchRow]) -> list[Tensor]:
+    for row in rows:
+        row.tap.begin(row.n_before(0), row.stop - row.start)
+    x = tap("hook_embed", weights.embed[tokens])
+    weights.residency.after_embedding()
+    return _blocks(c, weights, x, 0, tap, rows)
+
+
+def _blocks(c: Config, weights: Weights, x: Tensor, first: int, tap: Tap, rows: Sequence[BatchRow]) -> list[Tensor]:
+    starts = [row.cache.common_length(first) if row.cache else 0 for row in rows]
+    positions = [torch.arange(start, start + row.stop - row.start) for start, row in zip(starts, rows)]
+    rope = rope_table(c, torch.cat(positions), x)
     for layer in range(first, c.n_layers):
         w, prefix = weights.blocks[layer], f"blocks.{layer}."
         x = tap(prefix + "hook_resid_pre", x)
         normed = tap(prefix + "ln1.hook_normalized", rms_norm(x, w.ln1, c.eps))
-        x = x + tap(prefix + "hook_attn_out", attention(c, w, layer, normed, rope, tap, cache))
+        x = x + tap(prefix + "hook_attn_out", attention(c, w, layer, normed, rope, tap, rows))
         x = tap(prefix + "hook_resid_mid", x)
         load_ahead = weights.residency.streams and layer + 1 < c.n_layers
         if load_ahead and x.shape[1] > 1:  # many positions use most experts: an early guess is good and gains time
             weights.residency.prefetch(layer + 1, predicted_experts(c, weights.blocks[layer + 1], x))
         normed = tap(prefix + "ln2.hook_normalized", rms_norm(x, w.ln2, c.eps))
-        x = x + tap(prefix + "hook_mlp_out", experts(c, weights, layer, normed, tap))
+        x = x + tap(prefix + "hook_mlp_out", experts(c, weights, layer, normed, tap, rows))
         weights.residency.release(layer)
         x = tap(prefix + "hook_resid_post", x)
         if load_ahead and x.shape[1] == 1:  # few experts: most would be predicted wrong before the MLP output
             weights.residency.prefetch(layer + 1, predicted_experts(c, weights.blocks[layer + 1], x))
     x = tap("ln_final.hook_normalized", rms_norm(x, weights.ln_final, c.eps))
-    return _logits(weights, x, tap, logits_at)
+    return _logits(weights, x, rows)
 
 
-def _logits(weights: Weights, x: Tensor, tap: Tap, at: slice) -> Tensor:
-    """The logits at the slice `at`, computed a few hundred positions at a time.
+def _logits(weights: Weights, x: Tensor, rows: Sequence[BatchRow]) -> list[Tensor]:
+    """The logits of each row at its `logits_at`, computed a few hundred positions at a time.
 
-    If the tap requests logits, it gets those of all positions.
+    If the tap of a row requests logits, it gets those of all its positions.
     """
-    n = x.shape[1]
-    first, last, _ = at.indices(n)
-    begin, end = (0, n) if tap.wants("hook_logits") else (first, last)
-    parts = []
-    for i in range(begin, end, LOGITS_CHUNK):
-        j = min(i + LOGITS_CHUNK, end)
-        part = tap("hook_logits", linear(x[:, i:j], weights.unembed), i)
-        parts.append(part[:, max(first - i, 0) : max(last - i, 0)])
-    if end > begin:
-        weights.residency.after_unembedding(end - begin)
-    return torch.cat(parts, 1) if parts else x.new_empty(x.shape[0], 0, weights.unembed.shape[0])
+    parts: list[list[Tensor]] = [[] for _ in rows]
+    pieces = list(_logit_pieces(rows))
+    for together in _grouped(pieces):
+        at = torch.cat([x[:, rows[r].start + i : rows[r].start + j] for r, i, j in together], 1)
+        logits = linear(at, weights.unembed)
+        for (r, i, _), own in zip(together, logits.split([j - i for _, i, j in together], 1), strict=True):
+            first, last, _ = rows[r].logits_at.indices(rows[r].stop - rows[r].start)
+            part = rows[r].tap("hook_logits", own, i)
+            parts[r].append(part[:, max(first - i, 0) : max(last - i, 0)])
+    if pieces:
+        weights.residency.after_unembedding(sum(j - i for _, i, j in pieces))
+    nothing = x.new_empty(x.shape[0], 0, weights.unembed.shape[0])
+    return [_join_rows(row_parts) if row_parts else nothing for row_parts in parts]
+
+
+def _logit_pieces(rows: Sequence[BatchRow]) -> Iterator[tuple[int, int, int]]:
+    """(row, start, stop) of the positions of each row whose logits are computed, at most LOGITS_CHUNK at a time."""
+    for r, row in enumerate(rows):
+        n = row.stop - row.start
+        begin, end = (0, n) if row.tap.wants("hook_logits") else row.logits_at.indices(n)[:2]
+        for i in range(begin, end, LOGITS_CHUNK):
+            yield r, i, min(i + LOGITS_CHUNK, end)
+
+
+def _grouped(pieces: Sequence[tuple[int, int, int]]) -> Iterator[list[tuple[int, int, int]]]:
+    """The pieces in groups of at most LOGITS_CHUNK positions."""
+    group: list[tuple[int, int, int]] = []
+    for piece in pieces:
+        if group and sum(j - i for _, i, j in [*group, piece]) > LOGITS_CHUNK:
+            yield group
+            group = []
+        group.append(piece)
+    if group:
+        yield group

@@ -15,16 +15,16 @@ from torch import Tensor
 
 from workbench import hooks
 from workbench.checks import check_layer, check_real, check_type, check_whole
-from workbench.conversation.chat import Chat
+from workbench.conversation.chat import Chat, Effort
 from workbench.conversation.render import render
 from workbench.conversation.template import read_template
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.edits.edit import Edit
 from workbench.edits.library import Patch, PatchFrom
 from workbench.edits.stack import Editing, EditStack
-from workbench.errors import CheckpointError, EditError, PromptError
+from workbench.errors import EditError, PromptError
 from workbench.lazy_imports import upward
-from workbench.model import gpt_oss, prompts
+from workbench.model import gpt_oss, prompts, reloading
 from workbench.model.arguments import (
     check_loading,
     check_pass,
@@ -37,13 +37,14 @@ from workbench.model.arguments import (
 )
 from workbench.model.arrays import tensor
 from workbench.model.cache import KVCache
-from workbench.model.checkpoints import POCKET, Loadable, load
+from workbench.model.checkpoints import Loadable, load
 from workbench.model.checkpoints.adapter import read_adapter
 from workbench.model.checkpoints.changes import current_digest, versions
 from workbench.model.checkpoints.decoding_copies import copies_note
 from workbench.model.interrupts import Interrupt, interruptible
 from workbench.model.kernels import native
 from workbench.model.memory import allocation_errors
+from workbench.model.partial_traces import PartialTraces
 from workbench.model.threads import SMALL, one_thread
 from workbench.model.torch_defaults import torch_defaults
 from workbench.model.verified import verification_note, verified
@@ -58,7 +59,7 @@ if TYPE_CHECKING:
 Prompt = str | Chat | Trace | Sequence[int] | Sequence[Mapping[str, Any]] | Mapping[str, Any] | Tensor | np.ndarray
 
 
-class Model:
+class Model(PartialTraces):
     """A gpt-oss model, ready to run.
 
     Experts in MXFP4 stay packed, and weights are memory-mapped, never copied: gpt-oss-20b runs on a computer with
@@ -106,44 +107,32 @@ class Model:
         self.stop_ids = frozenset(checkpoint.stop_ids)
         self.device = str(self.weights.embed.device)
         self.dtype: torch.dtype = self.weights.embed.dtype
-        self._source = _source(where, self.dtype, self.device if device == "auto" else device, memory, tokenizer)
+        device_of_copy = self.device if device == "auto" else device
+        self.loaded_with = reloading.load_arguments(where, self.dtype, device_of_copy, memory, tokenizer)
         warn_if_gpu_is_idle(self.name, device, self.device, self.config.n_params)
         folder = checkpoint.folder if tokenizer is None else expanded(tokenizer, "tokenizer")
         has_tokenizer = tokenizer is not None or (folder and (folder / "tokenizer.json").is_file())  # or ids only
         self.tokenizer: Tokenizer | None = Tokenizer.from_folder(folder) if folder and has_tokenizer else None
         self.template = read_template(folder) if folder else None
-        self._adapter_at: tuple[str, float] | None = None  # folder and scale
+        self.adapter_at: tuple[str, float] | None = None  # folder and scale
         self.adapter: dict | None = None  # for the manifest: its name, digest and scale, and the digest of the base
-        self._partial: Trace | None = None
-        self._kept: tuple[Callable[[], Trace | None], Interrupt] | None = None
         self.probed: tuple | None = None  # the kernels of the last probe, and its result
         self._independent: tuple[tuple, bool] | None = None  # the tested kernels, and the result
         self._stack, self._running = EditStack(), list[Interrupt]()
+        self.partial, self.partials = None, {}
         _ = self.rows_independent  # tested now, so that the first run does not wait for it
 
     def __copy__(self) -> "Model":
         """A separate Model without edits that shares its weights with this one."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other._kept = other._partial = other.probed = other._independent = None
+        other.partial, other.partials, other.probed, other._independent = None, {}, None, None
         other._stack, other._running = EditStack(), []
         return other
 
     def __reduce__(self):
         """Pickled and deep-copied as its path, from which the copy is loaded."""
-        if self._source is None:
-            raise CheckpointError(
-                f"{self.name} shares the memory of a transformers model and has no files, so it cannot be pickled or "
-                f"deep-copied. Call save_pretrained on that model and pass the folder to wb.Model, or make the Model "
-                f"where it is needed."
-            )
-        if edits := self.active_edits():
-            raise EditError(
-                f"{self.name} has active edits ({', '.join(e.glob for e in edits)}), which belong to this context. "
-                f"Pickle or deep-copy it outside of the `with`, and edit the copy."
-            )
-        attributes = {"stop_ids": self.stop_ids, "template": self.template}
-        return _reloaded, (self._source, self._adapter_at, self.digest), attributes
+        return reloading.reduced(self)
 
     def __repr__(self) -> str:
         c, edits = self.config, ", ".join(e.glob for e in self.active_edits())
@@ -174,27 +163,6 @@ class Model:
         return self._independent[1]
 
     # -- running
-
-    @property
-    def partial(self) -> Trace | None:
-        """The trace of the last generation, if it was interrupted or failed. During a generation it is None."""
-        if self._kept is not None:
-            save, flag = self._kept
-            if flag in self._running:
-                return None
-            self.partial = save()
-        return self._partial
-
-    @partial.setter
-    def partial(self, trace: Trace | None) -> None:
-        self._partial, self._kept = trace, None
-
-    def keep(self, save: Callable[[], Trace | None], flag: Interrupt) -> None:
-        """`partial` is what `save` returns, if the generation of `flag` ends without setting `partial`.
-
-        So the tokens are there even if saving them was interrupted.
-        """
-        self._partial, self._kept = None, (save, flag)
 
     def trace(
         self,
@@ -279,6 +247,53 @@ class Model:
         return generation.generate(
             self, tokens, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed,
             request=record, stop=stop, budget=budget, to=checked_path(to), notes=notes,
+        )  # fmt: skip
+
+    def generate_many(
+        self,
+        prompts: Sequence[Prompt],
+        *,
+        max_tokens: int | Sequence[int] = 1024,
+        temperature: float | Sequence[float] = 0.0,
+        top_p: float | Sequence[float] = 1.0,
+        seed: int | Sequence[int] = 0,
+        record: str | Sequence[str] = "auto",
+        stop: Sequence[int | str] | Sequence[Sequence[int | str]] = (),
+        reasoning: Effort | Sequence[Effort | None] | None = None,
+        budget: float | None = None,
+        max_rows: int = 64,
+        ordered: bool = False,
+    ) -> Iterator[Trace]:
+        """The traces of several prompts that are generated together, each as soon as it is finished.
+
+        Each trace is the one that `generate` gives for its prompt, with the same bits where `rows_independent` is true.
+        The prompts may have any lengths. A beginning that several of them share is read once. Active edits apply to
+        each prompt as in a run alone; a function with a state of its own sees the calls of all prompts.
+
+        After Ctrl-C, `model.partials` has the traces of the prompts that were begun, by number of the prompt, and
+        `resume` continues each of them. If one prompt fails, the others are finished first.
+
+        Args:
+            prompts: a list of prompts, each as for `trace`.
+            max_tokens: as for `generate`, as are `temperature`, `top_p`, `seed` and `stop`. Each of them is one value
+                for all prompts, or a list with one entry for each; `stop` then is a list of lists.
+            record: as for `trace`, for all prompts.
+            reasoning: the effort, "low", "medium" or "high"; one for all prompts, or a list with one entry for each.
+            budget: as for `trace`, for each prompt.
+            max_rows: the largest number of prompts in progress at a time. Fewer are if the memory does not suffice.
+            ordered: whether the traces come in the order of the prompts; otherwise as they are finished.
+
+        Raises:
+            PromptError, HookNameError, BudgetError, ArgumentError: before anything runs.
+            BatchError: after all others are finished, if prompts failed; its `errors` has the reasons.
+
+        >>> traces = model.generate_many(["What is 12+30?", "What is 7+8?"], max_tokens=[9, 5], ordered=True)
+        >>> [len(trace) - trace.prompt_length for trace in traces]
+        [9, 5]
+        """
+        return upward(__name__, "workbench.recording.many").generate_many(
+            self, prompts, max_tokens=max_tokens, temperature=temperature, top_p=top_p, seed=seed, record=record,
+            stop=stop, reasoning=reasoning, budget=checked_budget(budget), max_rows=max_rows, ordered=ordered,
         )  # fmt: skip
 
     def resume(self, partial: Trace, *, to: str | os.PathLike[str] | None = None) -> Trace:
@@ -414,7 +429,7 @@ class Model:
             raise EditError(f"{self.name} already has an adapter. Call with_adapter on the model without one.")
         adapter = read_adapter(expanded(folder, "folder"), self.config)
         other = copy(self)
-        other._adapter_at = (str(absolute(folder)), scale)
+        other.adapter_at = (str(absolute(folder)), scale)
         other.weights = adapter.on(self.weights, scale)
         other._versions = versions(other.weights)
         other.adapter = {"name": adapter.name, "digest": adapter.digest, "scale": scale, "base": self.digest}
@@ -476,25 +491,3 @@ class Model:
     def _under_edits(self, tap: Tap | None) -> Tap:
         edits = self.active_edits()
         return Chain(*edits, *([tap] if tap else []))
-
-
-def _source(
-    where: Loadable, dtype: torch.dtype, device: str | None, memory: str, tokenizer: str | os.PathLike[str] | None
-) -> dict | None:
-    """The arguments that reload the model from any working directory of this machine; None for an object in memory."""
-    if not isinstance(where, str | os.PathLike):
-        return None
-    path = str(where) if where == POCKET or not expanded(where).exists() else str(absolute(where))
-    tokenizer_path = None if tokenizer is None else str(absolute(tokenizer, "tokenizer"))
-    return {"where": path, "dtype": dtype, "device": device, "memory": memory, "tokenizer": tokenizer_path}
-
-
-def _reloaded(source: dict, adapter_at: tuple[str, float] | None, digest: str) -> Model:
-    model = Model(**source)
-    if adapter_at is not None:
-        model = model.with_adapter(adapter_at[0], scale=adapter_at[1])
-    if model.digest != digest:
-        raise CheckpointError(
-            f"the weights at {source['where']!r} have changed since the model was pickled. Load them with wb.Model."
-        )
-    return model

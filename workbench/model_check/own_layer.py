@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from workbench.model import gpt_oss
+from workbench.model.batch import BatchRow
 from workbench.model.checkpoints.residency import Residency, Resident
 from workbench.model.checkpoints.tensors import Block, Experts, Weights
 from workbench.model.config import Config
@@ -98,6 +99,7 @@ def run_layer(c: Config, weights: Weights, resid: Tensor, layer: int, *, everyth
 
 def attention_out(c: Config, weights: Weights, normalized: Tensor, layer: int) -> Tensor:
     """The attention output (pos d_model) of one layer for normalized inputs (pos d_model)."""
-    x = normalized[None]
-    rope = gpt_oss.rope_table(c, 0, x.shape[1], x)
-    return gpt_oss.attention(c, weights.blocks[layer], layer, x, rope, Tap(), None)[0]
+    x, n_pos = normalized[None], len(normalized)
+    rope = gpt_oss.rope_table(c, torch.arange(n_pos), x)
+    row = BatchRow(0, n_pos, Tap(), None, slice(None))
+    return gpt_oss.attention(c, weights.blocks[layer], layer, x, rope, row.tap, [row])[0]

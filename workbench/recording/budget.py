@@ -124,6 +124,14 @@ def working_memory(c: Config, dtype: str, n_pos: int, names: Sequence[str], chun
     return cache + layer + attention + 3 * 256 * c.d_vocab * 4
 
 
+def row_memory(c: Config, dtype: str, n_pos: int) -> int:
+    """Bytes of one text of a batch while it is generated, at most: keys and values, and what is recorded live."""
+    item = SIZES[DTYPE_CODES[dtype]]
+    # a cache that has to grow gets twice the room, and is in memory together with the smaller one
+    cache = 3 * 2 * c.n_layers * c.n_kv_heads * c.d_head * n_pos * item
+    return cache + c.n_layers * n_pos * (2 * c.n_experts * item + 8 * c.n_active)
+
+
 def refuse_if_device_too_small(working: int, free: int, device: str) -> None:
     """Raises BudgetError if a pass would not fit into the free memory of the device."""
     if working > REFUSE_SHARE * free:

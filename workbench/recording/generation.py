@@ -68,7 +68,7 @@ def generate(
 ) -> Trace:
     """`Model.generate` for a prompt that is already token ids."""
     model.partial = None
-    settings = Settings(max_tokens, temperature, top_p, seed, _stops(model, stop))
+    settings = Settings(max_tokens, temperature, top_p, seed, stops(model, stop))
     model.check_prompt(prompt, settings.max_tokens)
 
     def start(flag: Interrupt) -> Generation:
@@ -135,18 +135,23 @@ def _finish(generation: Generation, to: Path | None) -> Trace:
 def _decode_and_replay(g: Generation, to: Path | None, checkpointing: Checkpointing) -> Trace:
     finish_reason = g.decode(checkpointing.save_if_due)
     checkpointing.save_before_replay()
-    with open_writer(g.source, g.plan, g.tokens, g.prompt_length, to) as writer:
-        live = g.arrays()
-        replayed = record(g.source, g.tokens, g.plan, g.flag, live=live.keys(), writer=writer)
-        routing = _compare_routing(g.source.n_layers, live, replayed)
-        replayed = {name: a for name, a in replayed.items() if name not in live}
-        trace = assemble(
-            g.source, g.plan, g.tokens, replayed | live, prompt_length=g.prompt_length, writer=writer,
-            origin=dict.fromkeys(replayed, "replay") | dict.fromkeys(live, "live"),
-            generation=g.settings.to_manifest(finish_reason), replayed_routing=routing,
-        )  # fmt: skip
+    trace = replayed(g, finish_reason, g.flag, to)
     checkpointing.remove()
     return trace
+
+
+def replayed(g: Generation, finish_reason: str, flag: Interrupt, to: Path | None = None) -> Trace:
+    """The Trace of a generation that has been decoded to the end, after a replay of its text with its plan."""
+    with open_writer(g.source, g.plan, g.tokens, g.prompt_length, to) as writer:
+        live = g.arrays()
+        replay = record(g.source, g.tokens, g.plan, flag, live=live.keys(), writer=writer)
+        routing = _compare_routing(g.source.n_layers, live, replay)
+        replay = {name: a for name, a in replay.items() if name not in live}
+        return assemble(
+            g.source, g.plan, g.tokens, replay | live, prompt_length=g.prompt_length, writer=writer,
+            origin=dict.fromkeys(replay, "replay") | dict.fromkeys(live, "live"),
+            generation=g.settings.to_manifest(finish_reason), replayed_routing=routing,
+        )  # fmt: skip
 
 
 def _saved(checkpointing: Checkpointing, trace: Trace) -> Path | None:
@@ -205,7 +210,7 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _stops(model: "Model", stop: Sequence[int | str]) -> tuple[int | str, ...]:
+def stops(model: "Model", stop: Sequence[int | str]) -> tuple[int | str, ...]:
     """Sorted token ids, then texts: the model's own stop tokens and those of `stop`."""
     ids, texts = set(model.stop_ids), []
     for s in _several(stop):

@@ -6,7 +6,7 @@ logits anyway.
 """
 
 from collections.abc import Collection, Sequence
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -26,6 +26,7 @@ from workbench.taps import Tap
 
 NEXT_LOGITS, NEXT_RESIDUAL = "next_logits", "next_residual"
 LOGITS, NORMALIZED = "hook_logits", "ln_final.hook_normalized"
+ROWS_OF_LOGITS = 64  # texts whose logits are in memory at a time: 26 MB of the 20b
 
 
 class NextToken(Protocol):
@@ -52,8 +53,20 @@ class NextToken(Protocol):
         """Starts in the middle of a text, after the pass that ended in `state`."""
         ...
 
-    def choose(self, state: Tensor, temperature: float, top_p: float, seed: int, position: int) -> int:
-        """The token id at `position`, as `sampling.choose` draws it from the logits."""
+    def start_after(self, other: "NextToken", tokens: Sequence[int], n: int) -> None:
+        """Starts a text with the first `n` of its `tokens`, which `other` of the same class has recorded."""
+        ...
+
+    def screened(self, state: Tensor, temperature: float, top_p: float, seed: int, position: int) -> int | None:
+        """The token, if it can be found without all logits."""
+        ...
+
+    def logits(self, states: Tensor) -> Tensor:
+        """The logits of several states (row d_vocab)."""
+        ...
+
+    def chose(self, token: int) -> None:
+        """Records that this token was chosen."""
         ...
 
     def summaries(self) -> dict[str, np.ndarray]:
@@ -61,16 +74,60 @@ class NextToken(Protocol):
         ...
 
 
-class FromLogits:
-    """From all logits, which also give the predictions: log-probability, entropy and the top tokens."""
+class Choice(NamedTuple):
+    """A token to be chosen: from which state, how, and for which position."""
+
+    next_token: NextToken
+    state: Tensor
+    temperature: float
+    top_p: float
+    seed: int
+    position: int
+    must_be_finite: bool  # otherwise a token is chosen from logits with NaN too
+
+
+def choose_together(choices: Sequence[Choice]) -> list[int | NotFinite]:
+    """The token of each choice, as `sampling.choose` draws it from the logits; or the error of one without a token.
+
+    Several choices from residual streams share one product with the unembedding, which reads it once. One choice is
+    made by the screen, which reads half of it.
+    """
+    tokens: list[int | NotFinite | None] = [None] * len(choices)
+    if len(choices) == 1:
+        c = choices[0]
+        tokens[0] = c.next_token.screened(c.state, c.temperature, c.top_p, c.seed, c.position)
+    for start in range(0, len(choices), ROWS_OF_LOGITS):
+        for kind in dict.fromkeys(type(c.next_token) for c in choices):
+            group = [
+                i
+                for i in range(start, min(start + ROWS_OF_LOGITS, len(choices)))
+                if tokens[i] is None and type(choices[i].next_token) is kind
+            ]
+            if group:
+                logits = choices[group[0]].next_token.logits(torch.stack([choices[i].state for i in group]))
+                for i, row in zip(group, logits):
+                    tokens[i] = _sampled(choices[i], row)
+    for choice, token in zip(choices, tokens):
+        if isinstance(token, int):
+            choice.next_token.chose(token)
+    return [token for token in tokens if token is not None]
+
+
+def _sampled(c: Choice, logits: Tensor) -> int | NotFinite:
+    if c.must_be_finite and not usable(logits):
+        return NotFinite(
+            "the logits of the next token contain NaN or infinity, although its residual stream is finite."
+        )
+    return choose(logits, c.temperature, c.top_p, c.seed, c.position)
+
+
+class LastLogits:
+    """From the logits of the last position, of which nothing is recorded."""
 
     name = NEXT_LOGITS
     logits_at = slice(-1, None)
-    live = ("logprob", "entropy", "top_ids", "top_logprobs")
-
-    def __init__(self, source: ModelSource, prompt: Sequence[int]):
-        self.predictions, self.token_logprobs = predictions(source, lens=False), TokenLogprobs(prompt)
-        self.taps = (self.predictions, self.token_logprobs)
+    live: Collection[str] = ()
+    taps: Sequence[Tap] = ()
 
     def state(self, logits: Tensor) -> Tensor:
         return logits[0, -1]
@@ -79,12 +136,43 @@ class FromLogits:
         return usable(state)
 
     def continue_from(self, state: Tensor) -> None:
+        """Nothing is recorded."""
+
+    def start_after(self, other: NextToken, tokens: Sequence[int], n: int) -> None:
+        """Nothing is recorded."""
+
+    def screened(self, state: Tensor, temperature: float, top_p: float, seed: int, position: int) -> int | None:
+        return choose(state, temperature, top_p, seed, position)
+
+    def logits(self, states: Tensor) -> Tensor:
+        return states
+
+    def chose(self, token: int) -> None:
+        """Nothing is recorded."""
+
+    def summaries(self) -> dict[str, np.ndarray]:
+        return {}
+
+
+class FromLogits(LastLogits):
+    """From all logits, which also give the predictions: log-probability, entropy and the top tokens."""
+
+    live = ("logprob", "entropy", "top_ids", "top_logprobs")
+
+    def __init__(self, source: ModelSource, prompt: Sequence[int]):
+        self.predictions, self.token_logprobs = predictions(source, lens=False), TokenLogprobs(prompt)
+        self.taps = (self.predictions, self.token_logprobs)
+
+    def continue_from(self, state: Tensor) -> None:
         self.token_logprobs.start_after(state)
 
-    def choose(self, state: Tensor, temperature: float, top_p: float, seed: int, position: int) -> int:
-        token = choose(state, temperature, top_p, seed, position)
+    def start_after(self, other: NextToken, tokens: Sequence[int], n: int) -> None:
+        assert isinstance(other, FromLogits)
+        self.predictions.rows = {name: list(rows) for name, rows in other.predictions.rows.items()}
+        self.token_logprobs.take_over(other.token_logprobs, n)
+
+    def chose(self, token: int) -> None:
         self.token_logprobs.append(token)
-        return token
 
     def summaries(self) -> dict[str, np.ndarray]:
         return self.predictions.summaries() | self.token_logprobs.summaries()
@@ -114,18 +202,18 @@ class FromResidual:
     def continue_from(self, state: Tensor) -> None:
         """Nothing is recorded of the next token."""
 
-    def choose(self, state: Tensor, temperature: float, top_p: float, seed: int, position: int) -> int:
+    def start_after(self, other: NextToken, tokens: Sequence[int], n: int) -> None:
+        """Nothing is recorded of the next token."""
+
+    def screened(self, state: Tensor, temperature: float, top_p: float, seed: int, position: int) -> int | None:
         screen = _current_screen(self.weights)
-        if screen is not None and top_p == 1:
-            token = screen.next_token(state, temperature, seed, position)
-            if token is not None:
-                return token
-        logits = linear(state[None], self.weights.unembed)[0]
-        if temperature and not usable(logits):
-            raise NotFinite(
-                "the logits of the next token contain NaN or infinity, although its residual stream is finite."
-            )
-        return choose(logits, temperature, top_p, seed, position)
+        return screen.next_token(state, temperature, seed, position) if screen is not None and top_p == 1 else None
+
+    def logits(self, states: Tensor) -> Tensor:
+        return linear(states, self.weights.unembed)
+
+    def chose(self, token: int) -> None:
+        """Nothing is recorded of the next token."""
 
     def summaries(self) -> dict[str, np.ndarray]:
         return {}
@@ -136,6 +224,9 @@ class _LastPosition(Tap):
 
     def __init__(self) -> None:
         self.value = torch.empty(0)
+
+    def reads(self, name: str) -> bool:
+        return name == NORMALIZED
 
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name == NORMALIZED:
@@ -151,6 +242,11 @@ def next_token(source: ModelSource, prompt: Sequence[int], top_p: float) -> Next
     if _current_screen(source.model.weights) is None or top_p < 1 or edits_logits(source.edits):
         return FromLogits(source, prompt)
     return FromResidual(source)
+
+
+def unrecorded_next_token(source: ModelSource) -> NextToken:
+    """How a text gets its tokens if nothing is recorded of them."""
+    return LastLogits() if edits_logits(source.edits) else FromResidual(source)
 
 
 def _current_screen(weights: Weights) -> Screen | None:

@@ -5,6 +5,7 @@ with any source and is independent of the library that runs the model.
 """
 
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from copy import copy
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -17,8 +18,9 @@ from workbench.conversation.parse import parse
 from workbench.conversation.tokenizer import Tokenizer
 from workbench.edits.edit import Edit
 from workbench.model.arrays import exact
+from workbench.model.batch import BatchRow
 from workbench.model.cache import KVCache
-from workbench.model.gpt_oss import forward, unembed
+from workbench.model.gpt_oss import forward, forward_rows, unembed
 from workbench.model.kernels import native
 from workbench.recording import budget
 from workbench.taps import Tap
@@ -187,6 +189,16 @@ class ModelSource:
         self, tokens: Tensor, tap: Tap | None = None, cache: KVCache | None = None, logits_at: slice = slice(None)
     ) -> Tensor:
         return forward(self.model.config, self.model.weights, tokens.to(self.device), tap, cache, logits_at)
+
+    def run_rows(self, tokens: Tensor, rows: Sequence[BatchRow], tap: Tap) -> list[Tensor]:
+        """One pass over the new tokens (pos) of several texts: the logits of each; see `gpt_oss.forward_rows`."""
+        return forward_rows(self.model.config, self.model.weights, tokens.to(self.device), rows, tap)
+
+    def for_row(self, *edits: Edit) -> "ModelSource":
+        """This source for one text of a batch, with `edits` after its own: their tallies count this text alone."""
+        own = copy(self)
+        own.edits = [edit.for_row() for edit in (*self.edits, *edits)]
+        return own
 
     def read_out(self, resid: Tensor) -> Tensor:
         return unembed(self.model.config, self.model.weights, resid)

@@ -35,6 +35,9 @@ class Predictions(Tap):
     def wants(self, name: str) -> bool:
         return name == "hook_logits"
 
+    def reads(self, name: str) -> bool:
+        return name == "hook_logits" or (self.read_out is not None and name.endswith("hook_resid_post"))
+
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name == "hook_logits":
             n, step = x.shape[1], x.shape[1] if self.read_out else LOGIT_CHUNK
@@ -110,6 +113,9 @@ class TokenLogprobs(Tap):
     def wants(self, name: str) -> bool:
         return name == "hook_logits"
 
+    def reads(self, name: str) -> bool:
+        return name == "hook_logits"
+
     def begin(self, start: int, n: int) -> None:
         self._start = start
 
@@ -129,6 +135,12 @@ class TokenLogprobs(Tap):
     def start_after(self, logits: Tensor) -> None:
         """Starts in the middle of a text: `logits` predict the next token, and the summary begins with that token."""
         self.logprob, self.last = [], log_softmax(logits)
+
+    def take_over(self, other: "TokenLogprobs", n: int) -> None:
+        """Starts with the first `n` tokens of another text, which has processed them and begins with the same ones."""
+        self.logprob, self.last = [torch.cat(other.logprob)[:n]], other.last
+        for token in self.tokens[n : n + 1].tolist():
+            self.append(token)
 
     def append(self, token: int) -> None:
         self.logprob.append(self.last[token].to("cpu", torch.float32)[None])

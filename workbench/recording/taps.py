@@ -26,6 +26,9 @@ class Recorder(Tap):
     def wants(self, name: str) -> bool:
         return name in self.points
 
+    def reads(self, name: str) -> bool:
+        return name in self.points
+
     def __call__(self, name: str, x: Tensor, offset: int = 0) -> Tensor:
         if name in self.points:
             if self.keep_grad:

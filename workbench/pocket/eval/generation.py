@@ -1,53 +1,36 @@
-"""Greedy generation for many prompts at once, with workbench's forward pass: prompts of one length share a batch."""
+"""Greedy generation for many prompts at once, and one pass over many texts: those of one length share a batch."""
 
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from workbench.model.cache import KVCache
 from workbench.model.gpt_oss import forward
 from workbench.model.model import Model
-from workbench.progress import progress_bar
+from workbench.recording.continuations import continue_texts
+from workbench.recording.decoding import Settings
 from workbench.taps import Tap
 
 ROWS = 64
 
 
-@torch.inference_mode()
 def generate(
     model: Model, prompts: Sequence[Sequence[int]], *, max_tokens: int = 320, tap: Tap | None = None, desc: str = ""
 ) -> list[str]:
     """The greedy continuation of each prompt as text, up to and including a stop token, or `max_tokens`.
 
-    Equal to `model.generate(prompt, temperature=0)` for each prompt, except where logits tie within rounding.
+    Equal to `model.generate(prompt, temperature=0)` for each prompt.
 
     Args:
         model: The model.
         prompts: Token ids of each prompt.
         max_tokens: The largest number of tokens per continuation.
-        tap: Edits or records values at hook points.
+        tap: Edits or records values at hook points; each prompt has a copy of it.
         desc: The label of the progress bar.
     """
     assert model.tokenizer is not None
-    generated: list[list[int]] = [[] for _ in prompts]
-    stops = torch.tensor(sorted(model.stop_ids))
-    with progress_bar(total=len(prompts), desc=desc) as bar:
-        for rows in groups_by_length(prompts):
-            active = torch.tensor(rows)
-            ids = torch.tensor([list(prompts[row]) for row in rows])
-            cache = KVCache(model.config)
-            for _ in range(max_tokens):
-                ids = forward(model.config, model.weights, ids, tap, cache, slice(-1, None))[:, -1:].argmax(-1)
-                for row, token in zip(active.tolist(), ids[:, 0].tolist()):
-                    generated[row].append(token)
-                unfinished = ~torch.isin(ids[:, 0], stops)
-                if not unfinished.all():
-                    if not unfinished.any():
-                        break
-                    active, ids = active[unfinished], ids[unfinished]
-                    cache = cache.select(unfinished.nonzero()[:, 0])
-            bar.update(len(rows))
+    settings = Settings(max_tokens, temperature=0.0, top_p=1.0, seed=0, stop=tuple(sorted(model.stop_ids)))
+    generated = continue_texts(model, prompts, [settings] * len(prompts), tap=tap, desc=desc)
     return [model.tokenizer.decode(ids) for ids in generated]
 
 
