@@ -154,7 +154,6 @@ TRACE_BELOW = (
     "model/memory.py",
     "model/partial_traces.py",
     "model/prefill.py",
-    "model/reloading.py",
     "model/sampling.py",
     "model/threads.py",
     "model/torch_defaults.py",

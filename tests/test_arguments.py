@@ -885,6 +885,7 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
 # Public, and without arguments of ours to check: they need other libraries' models, and their own tests call them.
 ELSEWHERE = {
     "Model.keep": "tests/recording/test_interrupts.py",
+    "Model.keep_many": "tests/recording/test_many.py",
     "interop.nnsight.record": "tests/interop/test_nnsight.py",
     "interop.nnsight.wrap": "tests/interop/test_nnsight.py",
     "interop.transformer_lens.record": "tests/interop/test_transformer_lens.py",

@@ -1,5 +1,7 @@
 """A text in a batch has the tokens and the recorded bits of a generation alone, whatever is generated beside it."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -18,7 +20,7 @@ from workbench.recording import batching
 from workbench.recording.batching import Batch, Job
 from workbench.recording.decoding import Generation, Settings
 from workbench.recording.next_token import next_token
-from workbench.recording.plan import affordable_plan
+from workbench.recording.plan import Plan, affordable_plan
 from workbench.recording.source import ModelSource
 from workbench.taps import Tap
 
@@ -71,10 +73,15 @@ def mixes(draw):
     return prompts, how, edits, draw(st.integers(1, 4))
 
 
+@cache
+def any_plan() -> Plan:
+    """Decoding does not depend on it."""
+    return affordable_plan(ModelSource(tiny()), "", some_tokens(3), 9, None)
+
+
 def new_generation(source: ModelSource, settings: Settings, tokens) -> Generation:
     own = source.for_row()
-    plan = affordable_plan(own, "", tokens, len(tokens) + settings.max_tokens, None)
-    return Generation(own, plan, settings, tokens, Interrupt(), next_token(own, tokens, settings.top_p))
+    return Generation(own, any_plan(), settings, tokens, Interrupt(), next_token(own, tokens, settings.top_p))
 
 
 def together(source: ModelSource, prompts, how, n_rows: int = 64) -> dict[int, batching.Row]:

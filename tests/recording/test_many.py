@@ -94,7 +94,7 @@ def test_questions_get_their_effort_and_end_at_their_texts():
     both = list(model.generate_many(questions, max_tokens=40, reasoning=efforts, stop=stop, record="", ordered=True))
     for trace, question, effort, end in zip(both, questions, efforts, stop):
         same(trace, model.generate(wb.chat(question, reasoning=effort), max_tokens=40, stop=end, record=""))
-    assert both[0].generation["finish_reason"] == "stop" and both[0].str_tokens[-1].strip() == "="
+    assert both[0].manifest.generation["finish_reason"] == "stop" and both[0].str_tokens[-1].strip() == "="
 
 
 def test_after_an_interrupt_at_any_pass_every_text_is_yielded_or_resumed(model):

@@ -164,6 +164,10 @@ class Model(PartialTraces):
 
     # -- running
 
+    # listed here too, so that they are in the reference of this class
+    partial, keep = PartialTraces.partial, PartialTraces.keep
+    partials, keep_many = PartialTraces.partials, PartialTraces.keep_many
+
     def trace(
         self,
         prompt: Prompt,
