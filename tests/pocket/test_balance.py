@@ -1,5 +1,6 @@
 """Rules that do not use the model cannot find the graphs of dag, boxes and tree."""
 
+from collections import Counter
 from random import Random
 
 import numpy as np
@@ -127,3 +128,10 @@ def test_the_command_prints_a_row_for_each_wording_and_length(capsys):
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 + 2 * 6 and lines == table(("tree",), 20).splitlines()
     assert lines[2].startswith("| tree | spoken | 4 | 0.")
+
+
+def test_the_commonest_color_of_boxes_is_no_good_guess():
+    rng = Random(0)
+    problems = [make("boxes", rng, length=length) for length in (5, 6, 7, 8) for _ in range(100)]
+    guesses = [Counter(color for _, color in problem.facts.colors).most_common(1)[0][0] for problem in problems]
+    assert sum(guess == problem.answer for guess, problem in zip(guesses, problems)) / len(problems) < 0.45

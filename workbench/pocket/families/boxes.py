@@ -58,9 +58,11 @@ class Boxes(Facts):
             rng.shuffle(pair)
             swaps.append((pair[0], pair[1]))
             last.append(pair)
-        kinds = rng.sample(COLORS, KINDS)
         people = sorted({name for pair in swaps for name in pair})
-        colors = [(name, rng.choice(kinds)) for name in rng.sample(people, len(people))]
+        kinds = rng.sample(COLORS, KINDS) * len(people)  # each about equally often: the commonest is no good guess
+        dealt = kinds[: len(people)]
+        rng.shuffle(dealt)
+        colors = list(zip(rng.sample(people, len(people)), dealt))
         moves = dict.fromkeys(people, 0)  # how many swaps a person's color has been through
         for a, b in swaps:
             moves |= {a: moves[b] + 1, b: moves[a] + 1}
