@@ -58,6 +58,7 @@ PACKAGES: dict[str, Package] = {
     "units": Package("the label and the units of each hook point and summary", _of("hooks")),
     "progress": Package("progress bars as text, gone when the work ends", _of("text")),
     "traces": Package("one run, as data: Trace, Manifest, files, patterns, steps, verification", BASE),
+    "stores": Package("many traces in one folder: an index that finds them, scores, checks", DATA),
     "conversation": Package("a chat to token ids and back: harmony, chat templates, tokenizers", DATA),
     "analysis": Package("functions from a trace to labeled arrays; statistics over prompts", DATA),
     "views": Package("interactive views in Jupyter and as a page: one .py and one .js per view", _of(DATA, "analysis")),
@@ -90,7 +91,7 @@ PACKAGES: dict[str, Package] = {
     ),
     "cli": Package(
         "the command `workbench`",
-        _of(DATA, "api", "conversation", "figures", "shipped_notebooks", "views", "__init__"),
+        _of(DATA, "api", "conversation", "figures", "shipped_notebooks", "stores", "views", "__init__"),
     ),
     "__main__": Package("`python -m workbench`: the command", _of("cli")),
 }

@@ -155,12 +155,21 @@ def presets() -> list[str]:
     return _table(["preset", "records"], rows)
 
 
+def all_commands(parser: argparse.ArgumentParser, before: str = "") -> Iterator[tuple[str, argparse.ArgumentParser]]:
+    """The name and the parser of every command that does something: "ls", "store find"."""
+    groups = [action for action in parser._actions if isinstance(action, argparse._SubParsersAction)]
+    if not groups:
+        yield before.strip(), parser
+    for group in groups:
+        for name, command in group.choices.items():
+            yield from all_commands(command, f"{before} {name}")
+
+
 def commands() -> list[str]:
     from workbench.cli import parser
 
     lines: list[str] = []
-    [choices] = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    for name, command in choices.choices.items():
+    for name, command in all_commands(parser()):
         usage = re.sub(r"\s+", " ", command.format_usage().removeprefix("usage: ")).strip()
         lines += [f"**workbench {name}**: {escaped(command.description or '')}", "", "```text", usage, "```", ""]
         for action in command._actions:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from docs.reference_pages import all_commands
 from workbench.cli import parser
 
 HOME = Path(__file__).parent.parent
@@ -58,12 +59,7 @@ def test_every_link_points_to_a_file(page: Path):
     assert not missing
 
 
-def commands() -> list[tuple[str, argparse.ArgumentParser]]:
-    [choices] = [action for action in parser()._actions if isinstance(action, argparse._SubParsersAction)]
-    return list(choices.choices.items())
-
-
-@pytest.mark.parametrize(("name", "command"), commands())
+@pytest.mark.parametrize(("name", "command"), all_commands(parser()))
 def test_every_command_is_in_the_readme_and_has_help(name: str, command: argparse.ArgumentParser):
     assert f"workbench {name}" in PAGES[0].read_text("utf-8")
     assert command.description

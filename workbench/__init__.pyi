@@ -30,6 +30,7 @@ from workbench.model.checkpoints.synth import synth as synth
 from workbench.model.model import Model as Model
 from workbench.model_check import verify_model as verify_model
 from workbench.recording.doctor import doctor as doctor
+from workbench.stores import Store as Store
 from workbench.traces import Trace as Trace
 from workbench.traces import load as load
 from workbench.traces.steps import steps as steps
@@ -38,6 +39,7 @@ from workbench.traces.verification import verify as verify
 __version__: str
 __all__ = [
     "Model",
+    "Store",
     "Trace",
     "ablate",
     "attention",

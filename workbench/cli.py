@@ -128,6 +128,8 @@ def parser() -> argparse.ArgumentParser:
     c.add_argument("paths", metavar="PATH", nargs="+", help="the folders of traces")
     _add_json(c, "the results")
 
+    _add_store_commands(commands)
+
     c = _command(commands, "estimate", estimate, "estimate the size of a trace before the run")
     _add_prompt_arguments(c)
     _add_json(c, "the sizes in bytes")
@@ -186,6 +188,51 @@ def parser() -> argparse.ArgumentParser:
     c = _command(commands, "lab", lab, about, prefix_chars="\0", add_help=False)
     c.add_argument("rest", metavar="ARGUMENT", nargs=argparse.REMAINDER, help="passed to JupyterLab")
     return top
+
+
+def _add_store_commands(commands: Any) -> None:
+    store = commands.add_parser(
+        "store",
+        help="find, show and verify the traces of a folder",
+        description="Find, show and verify the traces of a folder and its subfolders.",
+    )
+    actions = store.add_subparsers(title="commands", metavar="COMMAND", required=True, help="one of the commands below")
+
+    def action(name: str, run: Any, about: str) -> argparse.ArgumentParser:
+        c = _command(actions, name, run, about)
+        c.add_argument("folder", metavar="FOLDER", help="the folder of the store")
+        return c
+
+    c = action("list", store_list, "list all traces of a store, the oldest first")
+    _add_json(c, "the list")
+    c = action("find", store_find, "list the traces that match all conditions")
+    c.add_argument(
+        "where",
+        metavar="COLUMN=VALUE",
+        nargs="*",
+        help="conditions such as effort=high, verified=true, n_tokens=100..500; a wrong column lists the columns",
+    )
+    c.add_argument(
+        "--text", metavar="WORDS", help="words that occur one after the other in question, answer or thoughts"
+    )
+    c.add_argument("--prompt", metavar="QUESTION", help="the whole question")
+    c.add_argument("--edit", metavar="PART", help="a part of an edit's hook point or function")
+    c.add_argument(
+        "--score",
+        metavar="NAME=VALUE",
+        action="append",
+        default=[],
+        help="the mean of a score, such as correct=1 or correct=0..0.5",
+    )
+    _add_json(c, "the list")
+    c = action("show", store_show, "write a trace of a store as one HTML page that works offline")
+    c.add_argument("id", metavar="ID", help="the id of the trace, or its first digits")
+    c.add_argument("-o", "--output", metavar="PAGE", help="path of the page (default: a new name here, from the id)")
+    c = action("verify", store_verify, "verify a store: every manifest, and the bytes and identities of its traces")
+    c.add_argument("--sample", type=int, metavar="N", help="read only N random traces in full (default: all)")
+    c.add_argument("--seed", type=int, default=0, help="which random traces (default: 0)")
+    _add_json(c, "the report")
+    c = action("reindex", store_reindex, "make the index anew from the manifests and the scores")
 
 
 def _command(commands: Any, name: str, run: Any, about: str, **options: Any) -> argparse.ArgumentParser:
@@ -461,6 +508,81 @@ def _identities(trace: "Trace") -> list[dict[str, Any]]:
             line = before | ({"status": "held when recorded"} if before["status"] == "holds" else {})
         lines.append(line | {"identity": identity_text(line["identity"], trace.config)})
     return lines
+
+
+def _store(folder: str) -> "wb.Store":
+    """The store in a folder, which must be there: a command that reads makes none."""
+    if not expanded(folder).is_dir():
+        raise FileError(f"there is no folder {visible(folder)}. Give the folder of a store")
+    return wb.Store(folder)
+
+
+def store_list(args: argparse.Namespace) -> int:
+    """Runs `workbench store list`; returns its exit code."""
+    return _print_rows(args, _store(args.folder).find())
+
+
+def store_find(args: argparse.Namespace) -> int:
+    """Runs `workbench store find`; returns its exit code."""
+    from workbench.stores.words import conditions_of
+
+    columns, score = conditions_of(args.where, of_columns=True), conditions_of(args.score, of_columns=False)
+    found = _store(args.folder).find(text=args.text, prompt=args.prompt, edit=args.edit, score=score or None, **columns)
+    return _print_rows(args, found)
+
+
+def _print_rows(args: argparse.Namespace, found: Any) -> int:
+    """Prints a table of `store.find`: as the table of `workbench ls`, or as JSON with all columns."""
+    from workbench.traces.listing import Listed, table
+
+    if args.json:
+        _print_json(json.loads(found.to_json(orient="records")))
+    elif len(found):
+        rows = [
+            Listed(row.path, row.id, row.model, row.n_tokens, row.status, row.question, row.answer)
+            for row in found.itertuples()
+        ]
+        print("\n".join(map(printable, table(rows, shutil.get_terminal_size((120, 24)).columns))))
+    else:
+        print(f"no such traces in {visible(args.folder)}")
+    return 0
+
+
+def store_show(args: argparse.Namespace) -> int:
+    """Runs `workbench store show`; returns its exit code."""
+    from workbench.views import score_sheet
+
+    trace = _store(args.folder)[args.id]
+    page = score_sheet(trace).to_html(args.output or _unused_path(trace.id[:8], ".html"))
+    print(f"written to {visible(str(page))}")
+    return 0
+
+
+def store_verify(args: argparse.Namespace) -> int:
+    """Runs `workbench store verify`; returns its exit code."""
+    report = _store(args.folder).verify(args.sample, seed=args.seed)
+    if args.json:
+        problems = [{"path": path, "problem": problem} for path, problem in report.problems]
+        _print_json(
+            {
+                "ok": report.ok,
+                "traces": report.traces,
+                "verified": report.verified,
+                "bytes": report.bytes,
+                "problems": problems,
+            }
+        )
+    else:
+        print(report)
+    return 0 if report.ok else UNVERIFIED
+
+
+def store_reindex(args: argparse.Namespace) -> int:
+    """Runs `workbench store reindex`; returns its exit code."""
+    store = _store(args.folder)
+    store.reindex()
+    print(store)
+    return 0
 
 
 def verify_model(args: argparse.Namespace) -> int:

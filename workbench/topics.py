@@ -17,6 +17,7 @@ TOP: dict[str, str] = {
     "Model": "workbench.model.model",
     "Trace": "workbench.traces",
     "load": "workbench.traces",
+    "Store": "workbench.stores",
     "verify": "workbench.traces.verification",
     "chat": "workbench.conversation.chat",
     "history": "workbench.conversation.history",

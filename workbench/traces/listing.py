@@ -1,6 +1,7 @@
 """The question and the answer of a run, in one line each; and the traces in a folder."""
 
 import os
+import re
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,6 +13,7 @@ from workbench.traces.reader import MANIFEST, StoredArrays
 from workbench.traces.spans import last_turn
 
 LINE = 160  # characters of a question or an answer
+_EFFORT = re.compile(r"^Reasoning: ([A-Za-z]{1,12})\b", re.MULTILINE)
 
 
 class Listed(NamedTuple):
@@ -65,6 +67,17 @@ def question_and_answer(manifest: Manifest, length: int = LINE) -> tuple[str, st
     question = question or "".join(text[: 4 * length])
     answer = "".join("".join(text[message.content]) for message in turn.on("final"))
     return one_line(question, length), one_line(answer, length)
+
+
+def reasoning_effort(manifest: Manifest) -> str:
+    """The reasoning effort that the system message asks for, such as "high"; "" if it asks for none.
+
+    >>> reasoning_effort(trace.manifest)
+    'high'
+    """
+    system = "".join("".join(manifest.str_tokens[s.content]) for s in manifest.spans if s.role == "system")
+    found = _EFFORT.search(system)
+    return found[1] if found else ""
 
 
 def one_line(text: str, length: int = LINE) -> str:

@@ -1,6 +1,5 @@
 """Two runs side by side: their tokens aligned by text, their values over one axis, and the differences."""
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,6 +11,7 @@ from workbench.checks import check_choice, check_items, check_numbers, check_tex
 from workbench.errors import ArgumentError
 from workbench.text import range_text, visible, visible_pieces
 from workbench.traces import Trace
+from workbench.traces.listing import reasoning_effort
 from workbench.views import snapshot_html
 from workbench.views.diff import common
 from workbench.views.lane_scale import SCALES, scale_ends, scale_range
@@ -228,9 +228,8 @@ def _different_names(first: Trace, second: Trace) -> tuple[str, str]:
 
 def _effort(trace: Trace) -> str:
     """The reasoning effort that the system message asks for, such as "effort high"; '' if it has none."""
-    system = "".join("".join(trace.str_tokens[s.content]) for s in trace.spans if s.role == "system")
-    found = re.search(r"^Reasoning: (\w{1,12})", system, re.MULTILINE)
-    return f"effort {found[1]}" if found else ""
+    effort = reasoning_effort(trace.manifest)
+    return f"effort {effort}" if effort else ""
 
 
 def _short_question(trace: Trace) -> str:
