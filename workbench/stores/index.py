@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from workbench.errors import FileError
+from workbench.errors import ArgumentError, FileError
 from workbench.files import kind_of, locked
 from workbench.stores.row import COLUMNS, Row
 from workbench.stores.scores import Score
@@ -53,8 +53,16 @@ _OF_PARENTS: list[sqlite3.Connection] = []  # of the process before a fork: SQLi
 _T = TypeVar("_T")
 
 
+class IndexLost(Exception):
+    """The index was damaged, deleted or replaced while it was open. The one that is open now may lack rows."""
+
+
 class Index:
-    """The index of the store in a folder. May be used from several threads, and after a fork."""
+    """The index of the store in a folder. May be used from several threads, and after a fork.
+
+    Every method raises IndexLost if the index turns out to be another one than before; the caller must then bring it up
+    to date and begin again. Raises FileError if it cannot be read or written.
+    """
 
     def __init__(self, root: Path):
         self.root = root
@@ -77,16 +85,11 @@ class Index:
         else:
             _OF_PARENTS.append(connection)
 
-    # Reading and writing. A damaged index is made anew, once.
+    # Reading and writing.
 
     def rows(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[tuple[Any, ...]]:
         """The rows of a query."""
-        return self._undamaged(lambda: self.connection().execute(query, parameters).fetchall())
-
-    def column_names(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> list[str]:
-        """The names of the columns of a query."""
-        cursor = self.connection().execute(f"SELECT * FROM ({query}) LIMIT 0", parameters)
-        return [column[0] for column in cursor.description]
+        return self._explained(lambda: self.connection().execute(query, parameters).fetchall())
 
     def put(self, rows: Iterable[tuple[str, str, Row]]) -> None:
         """Adds rows as (folder, signature, row), in place of earlier ones of their paths."""
@@ -183,18 +186,17 @@ class Index:
         """The open index. It is opened anew in a forked process, and if its file was deleted or replaced."""
         if self._connection is not None and self._opened == self._there():
             return self._connection
+        first = self._opened is None
         self.close()
         self._connection = self._open()
         self._opened = self._there()
+        if not first and not self._connection.execute("SELECT 1 FROM folders LIMIT 1").fetchall():
+            raise IndexLost
         return self._connection
 
     def rebuild(self) -> None:
         """Removes everything that the index holds."""
-        with self.lock:
-            if self.in_memory:
-                self.close()
-                return
-            self._write(_make_tables)
+        self._write(_make_tables)
 
     def _there(self) -> tuple[int, int, int] | None:
         if self.in_memory:
@@ -237,6 +239,8 @@ class Index:
                 with _transaction(connection):
                     if not _is_current(connection):  # another process may have been faster
                         _make_tables(connection)
+            with _transaction(connection):  # an error for a file that can only be read
+                pass
         except BaseException:
             connection.close()
             raise
@@ -288,21 +292,32 @@ class Index:
             with _transaction(connection):
                 change(connection)
 
-        self._undamaged(write)
+        self._explained(write)
 
-    def _undamaged(self, use: Callable[[], _T]) -> _T:
-        """The result of `use`, called again with a new index if the index turns out to be damaged."""
+    def _explained(self, use: Callable[[], _T]) -> _T:
+        """The result of `use`, which runs alone. Its errors are those of the class."""
         with self.lock:
             try:
                 return use()
-            except sqlite3.OperationalError:  # locked, a full disk, or a wrong query: not damage
-                raise
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_ERROR:
+                    raise ArgumentError(f"SQLite refuses the query: {error}. Give a simpler condition.") from None
+                raise FileError(
+                    f"the index {visible(str(self.path))} cannot be used: {error}. It is only a cache: free some "
+                    f"space, or delete it, and open the store again"
+                ) from None
             except sqlite3.DatabaseError as error:
-                if isinstance(error, sqlite3.IntegrityError | sqlite3.ProgrammingError) or self.in_memory:
-                    raise
+                self.check_damage(error)
+                raise
+
+    def check_damage(self, error: Exception) -> None:
+        """Discards the index and raises IndexLost if an error of SQLite says that its file is damaged."""
+        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            with self.lock:
                 self.close()
-                self._discard()
-                return use()
+                if not self.in_memory:
+                    self._discard()
+            raise IndexLost from None
 
 
 @contextmanager

@@ -39,6 +39,7 @@ def selected(
         except (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError, ValueError, TypeError) as error:
             if isinstance(error, sqlite3.OperationalError) and "interrupted" in str(error):
                 raise KeyboardInterrupt from None
+            index.check_damage(error)
             raise _explained(error) from None
         finally:
             connection.set_authorizer(None)
@@ -49,9 +50,9 @@ def selected(
 def _read_only(index: Index) -> Iterator[sqlite3.Connection]:
     """A connection of its own to the file; for an index in memory, its only one."""
     with index.lock:
-        connection = index.connection()
+        index.rows("SELECT 1 FROM folders LIMIT 0")  # opens it
         if index.in_memory:
-            yield connection
+            yield index.connection()
             return
     with closing(sqlite3.connect(f"{index.path.absolute().as_uri()}?mode=ro", BUSY_SECONDS, uri=True)) as file:
         yield file

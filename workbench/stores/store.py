@@ -1,19 +1,21 @@
 """A store: a folder of many traces that can be searched, added to by several processes, and scored."""
 
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 from workbench.checks import check_choice, check_number, check_seed, check_text, check_type, check_whole, require
-from workbench.errors import ArgumentError, ArgumentTypeError, TraceCorrupt, TraceExists, TraceNotFound
+from workbench.errors import ArgumentError, ArgumentTypeError, FileError, TraceCorrupt, TraceExists, TraceNotFound
 from workbench.files import atomic_path, make_folder
 from workbench.paths import absolute, expanded
 from workbench.stores import conditions, scores, sql
 from workbench.stores.catch_up import add_scores, catch_up, read_again
 from workbench.stores.check import StoreReport, checked, paths_of, same_content
 from workbench.stores.folder import is_id, path_of, signature
-from workbench.stores.index import PUBLIC_TABLES, Index
+from workbench.stores.index import PUBLIC_TABLES, Index, IndexLost
 from workbench.stores.row import COLUMNS
 from workbench.stores.tables import data_frame
 from workbench.text import shown, visible
@@ -23,8 +25,25 @@ from workbench.traces.reader import MANIFEST, StoredArrays
 if TYPE_CHECKING:
     import pandas as pd
 
-TRIES = 5  # to find rows of which no manifest changes meanwhile
+TRIES = 5  # to find rows of which no manifest changes meanwhile, in an index that is not lost meanwhile
 NAME = 200  # characters of a task, a sample and a score's name
+_Method = TypeVar("_Method", bound=Callable[..., Any])
+
+
+def _with_index(method: _Method) -> _Method:
+    """The method, called again with a new index if the index is lost meanwhile."""
+
+    @wraps(method)
+    def again(self: "Store", *args: Any, **options: Any) -> Any:
+        for _ in range(TRIES):
+            try:
+                return method(self, *args, **options)
+            except IndexLost:
+                with suppress(IndexLost):
+                    catch_up(self._index, every_manifest=True)
+        raise FileError(f"the index of {visible(str(self.folder))} is damaged again and again. Is the disk failing?")
+
+    return cast(_Method, again)
 
 
 class Store:
@@ -55,7 +74,7 @@ class Store:
             )
         os.listdir(self.folder)
         self._index = Index(self.folder)
-        catch_up(self._index, every_manifest=True)
+        self.refresh()
 
     def __reduce__(self):
         """Pickled as its path."""
@@ -63,6 +82,7 @@ class Store:
 
     # Traces.
 
+    @_with_index
     def add(self, trace: Trace) -> str:
         """The id of a trace, after it was written into the store. If the same trace is there already, nothing happens.
 
@@ -86,7 +106,8 @@ class Store:
             exchange.replace(self.folder / path, manifest, {name: trace.raw(name) for name in manifest.tensors})
         else:
             trace.save(self.folder / path)
-        read_again(self._index, [path])
+        with suppress(IndexLost, FileError):  # the trace is there: whoever opens the store next finds it
+            read_again(self._index, [path])
         return trace.id
 
     def path_for(self, id: str) -> Path:
@@ -101,6 +122,7 @@ class Store:
             raise ArgumentError(f"id must be the 32 hex digits of a trace's id, got {shown(id)}.")
         return self.folder / path_of(id)
 
+    @_with_index
     def __getitem__(self, id: str) -> Trace:
         """The trace of an id, or of its first digits if no other id begins with them.
 
@@ -122,6 +144,7 @@ class Store:
             )
         return load(self.folder / paths[0])
 
+    @_with_index
     def __contains__(self, id: object) -> bool:
         """Whether `store[id]` names one trace: a whole id, or the first digits of exactly one."""
         try:
@@ -131,11 +154,13 @@ class Store:
             return False
         return True
 
+    @_with_index
     def __len__(self) -> int:
         """The number of ids in the store."""
         self._catch_up()
         return self._index.rows("SELECT count(DISTINCT id) FROM traces")[0][0]
 
+    @_with_index
     def __iter__(self) -> Iterator[str]:
         """The ids, the oldest trace first."""
         self._catch_up()
@@ -144,6 +169,7 @@ class Store:
 
     # Tables.
 
+    @_with_index
     def find(
         self,
         *,
@@ -198,6 +224,7 @@ class Store:
         kinds = {**COLUMNS, **{f"score.{name}": float for name in of_scores}}
         return data_frame(kinds, [row[1:] for row in rows])
 
+    @_with_index
     def sql(self, query: str, parameters: Sequence[Any] | Mapping[str, Any] = ()) -> "pd.DataFrame":
         """The table of an SQL query that only reads, with the values of its question marks in `parameters`.
 
@@ -205,7 +232,7 @@ class Store:
         `texts` (question, answer, analysis; its rowid is `traces.key`, and `MATCH` searches words) and `problems`
         (path, problem). Texts have their hidden characters made visible.
 
-        >>> store.sql("select effort, avg(value) from traces join scores using (id) group by 1")  # doctest: +SKIP
+        >>> store.sql("select model, avg(value) from traces join scores using (id) group by 1")  # doctest: +SKIP
 
         Raises ArgumentError for SQL that is wrong or would write, and with the tables and columns for an unknown name.
         """
@@ -234,6 +261,7 @@ class Store:
 
     # Scores.
 
+    @_with_index
     def score(
         self,
         id: str,
@@ -278,10 +306,12 @@ class Store:
             [(effort,), *_] = self._index.rows("SELECT effort FROM traces WHERE id = ?", (trace_id,))
         given = scores.Score(trace_id, visible(task), visible(sample), visible(effort), repeat, visible(name), number)
         scores.append(self.folder, given)
-        add_scores(self._index)
+        with suppress(IndexLost, FileError):
+            add_scores(self._index)
 
     # The index.
 
+    @_with_index
     def refresh(self) -> None:
         """Compares every manifest with the index and reads those that changed. Opening a store does this too.
 
@@ -289,11 +319,13 @@ class Store:
         """
         catch_up(self._index, every_manifest=True)
 
+    @_with_index
     def reindex(self) -> None:
         """Makes the index anew from the manifests and the file of scores."""
         self._index.rebuild()
         self.refresh()
 
+    @_with_index
     def verify(self, sample: int | None = None, *, seed: int = 0) -> StoreReport:
         """A report on the store: traces that cannot be read, equal ids with other content, and damaged scores.
 
