@@ -17,6 +17,7 @@ UPWARD: dict[tuple[str, str], str] = {
         "workbench.traces.trace",
         "workbench.views.score_sheet_view",
     ): "a trace in a notebook shows its score sheet",
+    ("workbench.stores.store", "workbench.views.summary_view"): "a store in a notebook shows its runs as a table",
 }
 
 

@@ -7,6 +7,7 @@ import numpy as np
 
 from tests.traces import made
 from workbench.traces import Trace
+from workbench.traces.manifest import first_positions
 from workbench.traces.spans import Span
 
 GENERATION = {"max_tokens": 8, "temperature": 0.5, "top_p": 1.0, "seed": 3, "stop": [9], "finish_reason": "stop"}
@@ -41,3 +42,10 @@ def chat(
     }
     logprob = -np.arange(7, dtype="f4") - number
     return Trace(replace(manifest, **fields | changes), {"logprob": logprob})
+
+
+def partial() -> Trace:
+    """What is left of `chat()` if it is interrupted at its answer."""
+    whole = chat()
+    manifest = replace(first_positions(whole.manifest, 5), status="partial")
+    return Trace(manifest, {"logprob": whole.raw("logprob")[:5].copy()})

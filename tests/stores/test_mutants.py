@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 import workbench as wb
-from tests.levels import LONG
 from tests.stores.runs import chat
 from tests.traces.mutants import forge, mutate
 from workbench.errors import TraceError
 
+LONG = os.environ.get("WORKBENCH_LONG") == "1"
 MUTANTS = 2000 if LONG else 60
 
 

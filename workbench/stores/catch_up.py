@@ -31,7 +31,7 @@ def catch_up(index: Index, *, every_manifest: bool) -> None:
     if every_manifest or "" not in known:
         _apply(index, list(_all_listings(index.root)), known, index.all_signatures())
     else:
-        changed = [folder for folder, before in known.items() if before != changed_at(index.root, folder)]
+        changed = [path for path, before in known.items() if not before or before != changed_at(index.root, path)]
         if changed:
             found = list(_changed_listings(index.root, changed, known))
             _apply(index, found, dict.fromkeys(changed, 0), None)

@@ -23,8 +23,8 @@ from workbench.text import visible
 FILE = "index.sqlite"
 VERSION = 1  # of the tables below; a new column needs none, because the tables are compared too
 BUSY_SECONDS = 60  # that a writer waits for another one
-_TYPES = {str: "TEXT", int: "INTEGER", float: "REAL", bool: "INTEGER"}
-_COLUMNS = ", ".join(f'"{name}" {_TYPES[kind]}' for name, kind in COLUMNS.items())
+_TYPES = {str: "TEXT", int: "", float: "REAL", bool: "INTEGER"}  # INTEGER would round a text of more than 63 bits
+_COLUMNS = ", ".join(f'"{name}" {_TYPES[kind]}'.strip() for name, kind in COLUMNS.items())
 _TABLES = (
     f"CREATE TABLE traces (key INTEGER PRIMARY KEY, folder TEXT, signature TEXT, {_COLUMNS}, UNIQUE (path))",
     "CREATE TABLE problems (path TEXT PRIMARY KEY, folder TEXT, signature TEXT, problem TEXT)",

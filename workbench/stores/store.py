@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 from workbench.checks import check_choice, check_number, check_seed, check_text, check_type, check_whole, require
 from workbench.errors import ArgumentError, ArgumentTypeError, FileError, TraceCorrupt, TraceExists, TraceNotFound
 from workbench.files import atomic_path, make_folder
+from workbench.lazy_imports import upward
 from workbench.paths import absolute, expanded
 from workbench.stores import conditions, scores, sql
 from workbench.stores.catch_up import add_scores, catch_up, read_again
@@ -20,7 +21,7 @@ from workbench.stores.row import COLUMNS
 from workbench.stores.tables import data_frame
 from workbench.text import shown, visible
 from workbench.traces import Trace, exchange, load
-from workbench.traces.reader import MANIFEST, StoredArrays
+from workbench.traces.reader import MANIFEST
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -99,7 +100,7 @@ class Store:
         path = path_of(trace.id)
         elsewhere = [other for other in paths_of(self._index, trace.id) if other != path]
         if elsewhere and not os.path.lexists(self.folder / path):
-            self._require_same_content(trace, elsewhere[0])
+            trace.save(self.folder / elsewhere[0])  # writes nothing if it is the same trace, and names it if not
             return trace.id
         if trace.status == "complete" and self._is_partial(path):
             manifest = trace.manifest
@@ -345,6 +346,13 @@ class Store:
         memory = "; the index is in memory, because the folder cannot be written" if self._index.in_memory else ""
         return f"<Store {visible(str(self.folder))}: {n:,} traces{unread}{memory}>"
 
+    def _ipython_display_(self) -> None:
+        """Shows the runs as a table in a notebook; elsewhere `repr` is shown."""
+        upward(__name__, "workbench.views.summary_view").summary(self)._ipython_display_()
+
+    def _repr_mimebundle_(self, include: Any = None, exclude: Any = None) -> dict[str, str]:
+        return upward(__name__, "workbench.views.summary_view").summary(self)._repr_mimebundle_(include, exclude)
+
     # Helpers.
 
     def _catch_up(self) -> None:
@@ -394,10 +402,3 @@ class Store:
     def _is_partial(self, path: str) -> bool:
         rows = self._index.rows("SELECT status FROM traces WHERE path = ?", (path,))
         return rows == [("partial",)]
-
-    def _require_same_content(self, trace: Trace, other: str) -> None:
-        if StoredArrays(self.folder / other).manifest.content_hash != trace.manifest.content_hash:
-            raise TraceExists(
-                f"the store has another trace of this run ({trace.id[:8]}), with other content, at {visible(other)}. "
-                f"Nothing was written. Move or remove that one first, or save this one elsewhere"
-            )

@@ -24,8 +24,8 @@ def data_frame(columns: Mapping[str, type | None], rows: Sequence[tuple[Any, ...
     table = {}
     for place, (kind, values) in enumerate(zip(columns.values(), by_column)):
         series = pd.Series(list(values), dtype=None if kind is None and values else "object")
-        if kind is not None:
-            with suppress(TypeError, ValueError, OverflowError):  # a seed of more than 63 bits stays text
+        if kind is not None and not (kind is int and str in map(type, values)):  # a seed of more than 63 bits is text
+            with suppress(TypeError, ValueError, OverflowError):
                 series = series.astype("Int64").astype("boolean") if kind is bool else series.astype(_DTYPES[kind])
         table[place] = series
     frame = pd.DataFrame(table)

@@ -6,10 +6,11 @@ from workbench.views.lens_view import lens as lens
 from workbench.views.routing_view import routing as routing
 from workbench.views.score_sheet_view import score_sheet as score_sheet
 from workbench.views.steps_view import steps as steps
+from workbench.views.summary_view import summary as summary
 from workbench.views.tokens_view import tokens as tokens
 from workbench.views.weights_view import weights as weights
 
-__all__ = ["compare", "heads", "lens", "routing", "score_sheet", "steps", "tokens", "weights"]
+__all__ = ["compare", "heads", "lens", "routing", "score_sheet", "steps", "summary", "tokens", "weights"]
 
 
 def __dir__() -> list[str]:  # for completion: the views, not the modules that they are made of

@@ -52,13 +52,14 @@ export function unpack(bytes) {
 }
 
 /**
+ * Draws the view that a payload describes. A view may contain another one, which has no model then.
+ *
  * @param {HTMLElement} el
- * @param {Uint8Array<ArrayBuffer>} bytes
+ * @param {Payload} data
  * @param {{ signal: AbortSignal, queryPython: QueryPython, model?: WidgetModel }} options
  */
-async function mount(el, bytes, { signal, queryPython, model }) {
-  const data = unpack(bytes),
-    tokens = new Tokens(data),
+export function mount(el, data, { signal, queryPython, model }) {
+  const tokens = new Tokens(data),
     [from, to] = data.window ?? [0, -1],
     { layer = -1, head = -1 } = { ...data, ...data.selected };
   const bus = viewOf(busOf(data.trace), { from, to, layer, head }, signal),
@@ -137,7 +138,7 @@ export async function renderLive({ model, el, signal = new AbortController().sig
     });
   const bytes = await send("open");
   await markLive(el, signal);
-  await mount(el, bytes, {
+  mount(el, unpack(bytes), {
     signal,
     model,
     queryPython: async (kind, request) => unpack(await send(kind, request)),
@@ -172,7 +173,7 @@ export async function renderFrozen() {
       `${kind} needs Python: a saved page contains only what it showed when it was saved`,
     );
   };
-  await mount(document.getElementById("view"), new Uint8Array(bytes), {
+  mount(document.getElementById("view"), unpack(new Uint8Array(bytes)), {
     signal: new AbortController().signal,
     queryPython,
   });

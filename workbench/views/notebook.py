@@ -16,7 +16,6 @@ from uuid import uuid4
 
 from workbench.errors import WorkbenchError
 from workbench.text import printable
-from workbench.views.request import selected_place, selected_slice
 from workbench.views.script import script, style
 from workbench.views.snapshot_html import label_html, table
 
@@ -157,21 +156,21 @@ def _class() -> type:
         selected_range = traitlets.Any(default_value=None).tag(sync=True)
 
         def __init__(self, view: "View", **values: Any):
-            self._trace, self._place, self._range = view.trace, None, None
+            self._view, self._place, self._range = view, None, None
             super().__init__(**values)
 
         @traitlets.validate("selected")
         def _selected_place(self, proposal: dict[str, Any]) -> dict[str, int] | None:
             """The proposed place; what the browser sends and is not one changes nothing."""
             with suppress(WorkbenchError, RecursionError):
-                self._place = selected_place(self._trace, proposal["value"])
+                self._place = self._view.checked_place(proposal["value"])
             return self._place
 
         @traitlets.validate("selected_range")
         def _selected_range(self, proposal: dict[str, Any]) -> list[int] | None:
             """The proposed range, likewise."""
             with suppress(WorkbenchError, RecursionError):
-                chosen = selected_slice(self._trace, proposal["value"])
+                chosen = self._view.checked_range(proposal["value"])
                 self._range = None if chosen is None else [chosen.start, chosen.stop]
             return self._range
 

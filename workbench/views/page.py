@@ -11,7 +11,7 @@ from base64 import b64encode
 from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from workbench.files import atomic_write, make_folder
 from workbench.paths import expanded
@@ -25,6 +25,15 @@ from workbench.views.snapshot_html import table
 
 if TYPE_CHECKING:
     from workbench.views.view import View
+
+
+class PageParts(NamedTuple):
+    """The parts of a page besides the view itself, as HTML that was escaped."""
+
+    title: str
+    header: str
+    without_script: str  # shown in place of the view by a browser without scripts
+    details: str  # below the view
 
 
 def page(view: "View") -> str:
@@ -41,19 +50,26 @@ def page(view: "View") -> str:
         f"default-src 'none'; style-src '{_digest(css)}'; script-src '{_digest(js)}'; img-src data:; "
         "base-uri 'none'; form-action 'none'"
     )
-    trace = view.trace
-    rows = table([row for row in view.snapshot() if row.png or row.drawing or not row.text])
+    parts = view.page_parts()
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta name="color-scheme" content="light dark">\n'
-        f"<title>{_question(trace)} · {html(trace.manifest.model['name'])}</title>\n"
-        f"<style>{css}</style>\n</head>\n<body>\n{_header(trace)}\n<main>\n"
-        f'<div id="view"></div>\n<div id="snapshot">{_transcript(trace)}{rows}</div>\n{_details(trace)}\n</main>\n'
+        f"<title>{parts.title}</title>\n"
+        f"<style>{css}</style>\n</head>\n<body>\n{parts.header}\n<main>\n"
+        f'<div id="view"></div>\n<div id="snapshot">{parts.without_script}</div>\n{parts.details}\n</main>\n'
         f'<script type="application/octet-stream" id="data">{data}</script>\n<script type="module">{js}</script>\n'
         "</body>\n</html>\n"
     )
+
+
+def parts_of_trace(view: "View") -> PageParts:
+    """The parts of the page of a trace: its question, its header, its transcript with the pictures of the view."""
+    trace = view.trace
+    rows = table([row for row in view.snapshot() if row.png or row.drawing or not row.text])
+    title = f"{_question(trace)} · {html(trace.manifest.model['name'])}"
+    return PageParts(title, _header(trace), _transcript(trace) + rows, _details(trace))
 
 
 def save_page(view: "View", path: os.PathLike[str] | str) -> Path:

@@ -42,7 +42,7 @@ How to add a view, for example of things:
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
@@ -54,6 +54,9 @@ from workbench.views.outline import GRAY, KIND_COLORS, message_header, messages,
 from workbench.views.payload import Payload, packed
 from workbench.views.request import selected_place, selected_slice
 from workbench.views.snapshot_html import Row
+
+if TYPE_CHECKING:
+    from workbench.views.page import PageParts
 
 
 class View:
@@ -74,11 +77,13 @@ class View:
         n = len(trace)
         self.trace = trace
         self.window = None if window is None else _checked_window(window, n)
-        self._selected: dict[str, int] | None = None
+        self._begin(None if selected is None else {"pos": check_index("selected", selected, n)})
+
+    def _begin(self, selected: dict[str, int] | None) -> None:
+        """The state of a new view."""
+        self._selected = selected
         self._selected_range: slice | None = None
         self._observers: list[Callable[[View], object]] = []
-        if selected is not None:
-            self._selected = {"pos": check_index("selected", selected, n)}
         self._observed: Any = self._selected, None
         self._live: Any = None
         self._lock = threading.Lock()
@@ -89,7 +94,7 @@ class View:
 
     @selected.setter
     def selected(self, value: int | Mapping[str, int] | None) -> None:
-        place = self._selected = selected_place(self.trace, value)
+        place = self._selected = self.checked_place(value)
         if self._live is not None:
             self._live.selected = place
         else:
@@ -97,11 +102,11 @@ class View:
 
     @property
     def selected_range(self) -> slice | None:
-        return self._selected_range if self._live is None else selected_slice(self.trace, self._live.selected_range)
+        return self._selected_range if self._live is None else self.checked_range(self._live.selected_range)
 
     @selected_range.setter
     def selected_range(self, value: slice | None) -> None:
-        chosen = self._selected_range = selected_slice(self.trace, value)
+        chosen = self._selected_range = self.checked_range(value)
         if self._live is not None:
             self._live.selected_range = None if chosen is None else [chosen.start, chosen.stop]
         else:
@@ -147,6 +152,14 @@ class View:
         """The rows that a saved notebook shows."""
         return []
 
+    def checked_place(self, value: Any) -> dict[str, int] | None:
+        """A value of `selected` as a place of this view. Raises ArgumentError or SelectionError for another value."""
+        return selected_place(self.trace, value)
+
+    def checked_range(self, value: Any) -> slice | None:
+        """A value of `selected_range`, likewise."""
+        return selected_slice(self.trace, value)
+
     # Sending and displaying.
 
     def reply(self, kind: str, request: Mapping[str, Any]) -> bytes:
@@ -156,6 +169,12 @@ class View:
     def common(self) -> Payload:
         """The part of the payload that all views of a trace share: tokens, messages and steps."""
         return common(self)
+
+    def page_parts(self) -> "PageParts":
+        """What a page of the view shows above and below it, and without a script."""
+        from workbench.views.page import parts_of_trace
+
+        return parts_of_trace(self)
 
     def to_html(self, path: os.PathLike[str] | str):
         """Write the view as one page that needs no network, server or Python, and return its path.
