@@ -61,7 +61,9 @@ PACKAGES: dict[str, Package] = {
     "stores": Package("many traces in one folder: an index that finds them, scores, checks", DATA),
     "conversation": Package("a chat to token ids and back: harmony, chat templates, tokenizers", DATA),
     "analysis": Package("functions from a trace to labeled arrays; statistics over prompts", DATA),
-    "views": Package("interactive views in Jupyter and as a page: one .py and one .js per view", _of(DATA, "analysis", "stores")),
+    "views": Package(
+        "interactive views in Jupyter and as a page: one .py and one .js per view", _of(DATA, "analysis", "stores")
+    ),
     "figures": Package("figures of labeled arrays, for papers and for the screen", DATA),
     "edits": Package("changes to a value at a hook point: ablate, steer, force, ban, patch", DATA),
     "model": Package(

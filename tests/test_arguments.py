@@ -166,6 +166,12 @@ class World:
         return self.model.partial
 
     @cached_property
+    def store(self) -> wb.Store:
+        store = wb.Store(self.folder / "store")
+        store.add(self.short)
+        return store
+
+    @cached_property
     def figure(self):
         return wb.figures.heatmap(self.array(3, 3))
 
@@ -249,6 +255,29 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
     "Trace.source": lambda w: (w.trace.source, {"key": "resid_post"}),
     "Trace.summary": lambda w: (w.trace.summary, {}),
     "Trace.text": lambda w: (w.trace.text, {"channel": "analysis", "role": "assistant", "turn": 0}),
+    "Store": lambda w: (wb.Store, {"folder": w.folder / "store"}),
+    "Store.__getitem__": lambda w: (w.store.__getitem__, {"id": w.short.id}),
+    "Store.add": lambda w: (w.store.add, {"trace": w.short}),
+    "Store.find": lambda w: (
+        w.store.find,
+        {"text": "12", "prompt": w.short, "edit": "ablate", "score": {"correct": 1}, "**columns": {"n_tokens": 30}},
+    ),
+    "Store.path_for": lambda w: (w.store.path_for, {"id": w.short.id}),
+    "Store.score": lambda w: (
+        w.store.score,
+        {
+            "id": w.short.id,
+            "name": "correct",
+            "value": 0.5,
+            "task": "sums",
+            "sample": "1",
+            "effort": "high",
+            "repeat": 0,
+        },
+    ),
+    "Store.sql": lambda w: (w.store.sql, {"query": "select ?", "parameters": [1]}),
+    "Store.to_parquet": lambda w: (w.store.to_parquet, {"path": "traces.parquet", "table": "traces"}),
+    "Store.verify": lambda w: (w.store.verify, {"sample": 1, "seed": 0}),
     "ablate": lambda w: (wb.ablate, {"*unnamed": [], "head": 1}),
     "ban": lambda w: (wb.ban, {"expert": 1}),
     "chat": lambda w: (
@@ -665,6 +694,7 @@ CALLS: dict[str, Callable[[World], tuple[Callable, Arguments]]] = {
         wb.views.steps,
         {"trace": w.trace, "arrays": step_array(w), "layer": 1, "window": (0, 9), "selected": 3},
     ),
+    "views.summary": lambda w: (wb.views.summary, {"store": w.store, "frame": w.store.find(), "selected": 0}),
     "views.tokens": lambda w: (
         wb.views.tokens,
         {"trace": w.trace, "values": w.trace["entropy"], "window": (0, 9), "selected": 3},
@@ -1024,6 +1054,22 @@ VALID: dict[str, set[str]] = {
     "Model.render.prompt": {"an empty list", "[[1, 2]]", "(1, 2, 3)", "an iterator"},
     "Model.to_tokens.prompt": {"an empty list", "[[1, 2]]", "(1, 2, 3)", "an iterator"},
     "Model.with_adapter.scale": FINITE,
+    "Store.folder": PATH,
+    "Store.find.text": ANY_TEXT - {"an empty text"} | {"None"},
+    "Store.find.prompt": ANY_TEXT | EMPTY - {"an iterator"} | {"None", "(1, 2, 3)"},
+    "Store.find.edit": ANY_TEXT - {"an empty text"} | {"None"},
+    "Store.find.score": {"None", "an empty dict", "a dict"},
+    "Store.find.**columns": FINITE | EMPTY - {"an iterator"} | {"None", "[None]", "[1.5]", "a set"},
+    "Store.score.name": ANY_TEXT - {"an empty text"},
+    "Store.score.value": FINITE | FLAG,
+    "Store.score.task": ANY_TEXT,
+    "Store.score.sample": ANY_TEXT,
+    "Store.score.effort": ANY_TEXT | {"None"},
+    "Store.score.repeat": WHOLE,
+    "Store.sql.parameters": {"[None]", "[1.5]", "[True]", "['a']", "[nan]"},
+    "Store.to_parquet.path": PATH,
+    "Store.verify.sample": WHOLE | {"None"},
+    "Store.verify.seed": WHOLE,
     "Trace.array.layer": {"None", "zero"},
     "Trace.find.text": ANY_TEXT - {"an empty text"},
     "Trace.save.path": PATH,
@@ -1190,6 +1236,7 @@ VALID: dict[str, set[str]] = {
     "views.score_sheet.arcs": {"None"},
     "views.steps.arrays": {"None"},
     "views.steps.layer": {"None"},
+    "views.summary.frame": {"None"},
     "views.tokens.values": {"None"},
     "views.weights.routers": EMPTY,
     "views.weights.experts": EMPTY,
@@ -1300,7 +1347,10 @@ def in_an_empty_folder(tmp_path, monkeypatch):
 
 def called(fn: Callable, arguments: Arguments) -> Any:
     named = {name: value for name, value in arguments.items() if not name.startswith("*")}
-    several = [value for name, values in arguments.items() if name.startswith("*") for value in values]
+    several = [v for name, values in arguments.items() if re.match(r"\*\w", name) for v in values]
+    for name, values in arguments.items():
+        if name.startswith("**"):
+            named |= values
     with time_limit(SECONDS), warnings.catch_warnings(), np.errstate(all="ignore"):
         warnings.simplefilter("ignore")
         return fn(*several, **named)
@@ -1334,7 +1384,10 @@ def attempts(world: World, name: str, share: int = 1) -> Iterator[tuple[str, str
                 continue
             os.chdir(mkdtemp(dir=folder))  # some calls write a new file or folder
             fn, arguments = CALLS[name](world)
-            arguments[argument] = [value] if argument.startswith("*") else value
+            if argument.startswith("**"):
+                arguments[argument] = dict.fromkeys(arguments[argument], value)
+            else:
+                arguments[argument] = [value] if argument.startswith("*") else value
             yield argument, label, *outcome(fn, arguments)
 
 
@@ -1410,7 +1463,8 @@ def test_every_public_function_has_a_call_here():
 def test_every_argument_of_a_call_is_an_argument_of_the_function(world, name):
     fn, arguments = CALLS[name](world)
     parameters = inspect.signature(fn).parameters.values()
-    names = {("*" if p.kind is p.VAR_POSITIONAL else "") + p.name for p in parameters}
+    stars = {inspect.Parameter.VAR_POSITIONAL: "*", inspect.Parameter.VAR_KEYWORD: "**"}
+    names = {stars.get(p.kind, "") + p.name for p in parameters}
     assert names - {"expert"} == {*arguments} - {"expert"}  # wb.ablate takes head or expert
 
 

@@ -65,7 +65,7 @@ def prompt_condition(prompt: Any) -> Condition:
         return f"(question = ? AND {same})", [line, whole]
     if isinstance(prompt, Trace):
         token_ids = prompt.manifest.tokens[: prompt.prompt_length]
-    elif isinstance(prompt, list | tuple | np.ndarray):
+    elif isinstance(prompt, list | tuple) or (isinstance(prompt, np.ndarray) and prompt.ndim == 1):
         token_ids = [check_whole("a token id of prompt", token, 0) for token in prompt]
     else:
         raise ArgumentTypeError(f"prompt must be a question, a Trace or a list of token ids, got {shown(prompt)}.")
@@ -98,7 +98,9 @@ def score_conditions(score: Any) -> dict[str, Condition]:
 def _condition(what: str, column: str, kind: type, value: Any) -> Condition:
     if isinstance(value, tuple):
         return _range(what, column, kind, value)
-    if isinstance(value, list | np.ndarray | set | frozenset):
+    if isinstance(value, list | set | frozenset) or (isinstance(value, np.ndarray) and value.ndim == 1):
+        if any(isinstance(item, list | tuple) for item in value):
+            raise ArgumentTypeError(f"{what} must be a list of values, not of lists, got {shown(value)}.")
         parts = [_condition(what, column, kind, item) for item in value]
         return f"({' OR '.join(sql for sql, _ in parts) or '0'})", [v for _, values in parts for v in values]
     if value is None:

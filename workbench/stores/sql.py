@@ -35,7 +35,11 @@ def selected(
         try:
             cursor = connection.execute(query, parameters)
             rows = cursor.fetchall()
-            return [column[0] for column in cursor.description or ()], rows
+            if cursor.description is None:
+                raise ArgumentError("the query selects nothing; give one SELECT.")
+            return [column[0] for column in cursor.description], rows
+        except ArgumentError:  # which is a ValueError too
+            raise
         except (sqlite3.Error, sqlite3.Warning, OverflowError, UnicodeError, ValueError, TypeError) as error:
             if isinstance(error, sqlite3.OperationalError) and "interrupted" in str(error):
                 raise KeyboardInterrupt from None

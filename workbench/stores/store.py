@@ -7,6 +7,8 @@ from functools import wraps
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar, cast
 
+import numpy as np
+
 from workbench.checks import check_choice, check_number, check_seed, check_text, check_type, check_whole, require
 from workbench.errors import ArgumentError, ArgumentTypeError, FileError, TraceCorrupt, TraceExists, TraceNotFound
 from workbench.files import atomic_path, make_folder
@@ -294,12 +296,17 @@ class Store:
             TraceNotFound: the store has no such trace.
             FileError: the file of the scores cannot be written.
         """
-        for what, text in (("name", name), ("task", task), ("sample", sample), ("effort", effort or "")):
+        for what, text in (
+            ("name", name),
+            ("task", task),
+            ("sample", sample),
+            ("effort", "" if effort is None else effort),
+        ):
             if len(check_text(what, text)) > NAME:
                 raise ArgumentError(f"{what} must have at most {NAME} characters, got {len(text):,}.")
         if not name:
             raise ArgumentError("name is empty; give the score a name, such as 'correct'.")
-        number = float(value) if isinstance(value, bool) else check_number("value", value)
+        number = float(value) if isinstance(value, bool | np.bool_) else check_number("value", value)
         repeat = check_whole("repeat", repeat, 0)
         self._catch_up()
         trace_id = self._whole_id(id)

@@ -1,4 +1,4 @@
-"""The summary: the runs of a store as a table with lanes, which sorts and filters; a click opens a run's score sheet."""
+"""The summary: the runs of a store as a table with lanes that sorts and filters; a click opens a score sheet."""
 
 from collections.abc import Mapping
 from copy import copy
@@ -241,9 +241,7 @@ def _as_texts(kind: str, values: Any) -> list[str]:
     return [f"{value:g}" for value in values] if kind == "number" else list(values)
 
 
-def summary(
-    store: Store, frame: "pd.DataFrame | None" = None, *, selected: int | str | None = None
-) -> Summary:
+def summary(store: Store, frame: "pd.DataFrame | None" = None, *, selected: int | str | None = None) -> Summary:
     """The runs of a store as a table, with the log-probability and the entropy along each text.
 
     The table sorts by a click on a title and filters by words. A click on a run selects it and opens its score sheet
