@@ -55,29 +55,25 @@ def write_traces(folder: Path, trace: wb.Trace, n: int) -> None:
 
 def manifests(n: int) -> Iterator[Manifest]:
     """Manifests of n runs with some words of their own, without arrays."""
-    model = {
-        "name": "made",
-        "format": "hf-bf16",
-        "weights_digest": "d",
-        "tokenizer_digest": None,
-        "config": {"n_layers": 4},
-    }
+    model: dict[str, Any] = {"name": "made", "format": "hf-bf16", "weights_digest": "d", "tokenizer_digest": None}
+    model["config"] = {"n_layers": 4}
     spans = [Span(0, 1, 0, 1, "system"), Span(1, 2, 1, 2, "user"), Span(2, 3, 2, 3, "assistant", "analysis")]
     spans.append(Span(3, 4, 3, 4, "assistant", "final"))
     holds = {"identity": "i", "status": "holds", "max_error": 0.0, "tolerance": 1.0, "reason": ""}
     for number in range(n):
         effort = ("low", "medium", "high")[number % 3]
         question, thought = f"What is {number}+{number % 977}?", f"It is word{number % 1009} and word{number % 31}."
+        generation = {"max_tokens": 9, "temperature": 1.0, "top_p": 1.0, "seed": number, "stop": []}
         yield Manifest(
             model=model,
             tokens=[number % 50_000, 1, 2, 3],
             str_tokens=[f"Reasoning: {effort}", question, thought, f"{number + number % 977}"],
             prompt_length=2,
             spans=spans,
-            generation={"max_tokens": 9, "temperature": 1.0, "top_p": 1.0, "seed": number, "stop": [], "finish_reason": "stop"},
+            generation=generation | {"finish_reason": "stop"},
             numerics={"dtype": "float32"},
             verification=[holds],
-        )  # fmt: skip
+        )
 
 
 def write_manifests(folder: Path, n: int) -> None:

@@ -1,4 +1,4 @@
-"""The summary of a store: its columns and lanes are those of the traces, also sorted, filtered and at the end of 2,000."""
+"""The summary of a store: its columns and lanes are those of the traces, also sorted, filtered, at the end of 2,000."""
 
 from pathlib import Path
 
@@ -70,7 +70,7 @@ def test_a_run_is_selected_by_its_row_or_its_id(store: wb.Store):
 
 def test_what_is_no_table_of_runs_is_refused(store: wb.Store):
     for wrong in ("id", [1], store.find().drop(columns="id")):
-        with pytest.raises(ArgumentTypeError, match="must be a table of store.find"):
+        with pytest.raises(ArgumentTypeError, match=r"must be a table of store\.find"):
             wb.views.summary(store, wrong)  # type: ignore[arg-type]
     with pytest.raises(ArgumentTypeError, match="needs a Store"):
         wb.views.summary("runs")  # type: ignore[arg-type]
