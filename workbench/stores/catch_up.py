@@ -34,7 +34,7 @@ def catch_up(index: Index, *, every_manifest: bool) -> None:
         changed = [path for path, before in known.items() if not before or before != changed_at(index.root, path)]
         if changed:
             found = list(_changed_listings(index.root, changed, known))
-            _apply(index, found, dict.fromkeys(changed, 0), None)
+            _apply(index, found, {folder: known[folder] for folder in changed}, None)
     add_scores(index)
 
 
@@ -94,10 +94,11 @@ def _apply(
     if signatures is not None:
         gone += [path for folder, paths in signatures.items() if folder not in listed for path in paths]
     # Another process may have added it since the folder was listed.
-    index.remove(path for path in gone if not os.path.lexists(index.root / path))
+    index.remove([path for path in gone if not os.path.lexists(index.root / path)])
     _read(index, to_read)
     lost = [folder for folder in known if folder not in listed or changed_at(index.root, folder) == -1]
-    index.put_folders({each.folder: each.changed for each in found if each.changed != -1}, lost)
+    there = {each.folder: each.changed for each in found if each.changed != -1}
+    index.put_folders({path: changed for path, changed in there.items() if known.get(path) != changed}, lost)
 
 
 def _read(index: Index, traces: list[tuple[str, str, str]]) -> None:

@@ -121,10 +121,10 @@ class Index:
 
         self._write(write)
 
-    def remove(self, paths: Iterable[str]) -> None:
+    def remove(self, paths: Sequence[str]) -> None:
         """Removes the rows of traces that are gone."""
-        paths = list(paths)
-        self._write(lambda connection: [_remove(connection, path) for path in paths])
+        if paths:
+            self._write(lambda connection: [_remove(connection, path) for path in paths])
 
     def signatures(self, folder: str) -> dict[str, str]:
         """path -> signature, of all traces of a folder that were read, or could not be."""

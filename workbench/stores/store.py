@@ -10,7 +10,15 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import numpy as np
 
 from workbench.checks import check_choice, check_number, check_seed, check_text, check_type, check_whole, require
-from workbench.errors import ArgumentError, ArgumentTypeError, FileError, TraceCorrupt, TraceExists, TraceNotFound
+from workbench.errors import (
+    ArgumentError,
+    ArgumentTypeError,
+    FileError,
+    TraceCorrupt,
+    TraceError,
+    TraceExists,
+    TraceNotFound,
+)
 from workbench.files import atomic_path, make_folder
 from workbench.lazy_imports import upward
 from workbench.paths import absolute, expanded
@@ -22,8 +30,9 @@ from workbench.stores.index import PUBLIC_TABLES, Index, IndexLost
 from workbench.stores.row import COLUMNS
 from workbench.stores.tables import data_frame
 from workbench.text import shown, visible
-from workbench.traces import Trace, exchange, load
-from workbench.traces.reader import MANIFEST
+from workbench.traces import Trace, load
+from workbench.traces.reader import MANIFEST, StoredArrays
+from workbench.untrusted import file_names
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -75,7 +84,7 @@ class Store:
                 f"{visible(str(self.folder))} is a single trace, not a folder of traces: open it with wb.load, or give "
                 f"the folder that it is in."
             )
-        os.listdir(self.folder)
+        file_names(self.folder, FileError)
         self._index = Index(self.folder)
         self.refresh()
 
@@ -98,17 +107,12 @@ class Store:
         written), TraceError if the disk is full or cannot be written.
         """
         check_type("store.add", trace, Trace, "store[id]")
-        self._catch_up()
         path = path_of(trace.id)
         elsewhere = [other for other in paths_of(self._index, trace.id) if other != path]
         if elsewhere and not os.path.lexists(self.folder / path):
             trace.save(self.folder / elsewhere[0])  # writes nothing if it is the same trace, and names it if not
             return trace.id
-        if trace.status == "complete" and self._is_partial(path):
-            manifest = trace.manifest
-            exchange.replace(self.folder / path, manifest, {name: trace.raw(name) for name in manifest.tensors})
-        else:
-            trace.save(self.folder / path)
+        trace.save(self.folder / path, overwrite=trace.status == "complete" and self._is_partial(path))
         with suppress(IndexLost, FileError):  # the trace is there: whoever opens the store next finds it
             read_again(self._index, [path])
         return trace.id
@@ -133,13 +137,15 @@ class Store:
         TraceExists if several traces with other contents have the id (the error names them), TraceCorrupt and the other
         errors of `wb.load` for a trace that was changed.
         """
-        self._catch_up()
         for _ in range(TRIES):
-            trace_id = self._whole_id(id)
+            trace_id = self._resolved(id)
             paths = paths_of(self._index, trace_id)
-            if not (stale := self._stale(paths)):
+            stale = self._stale(paths)
+            if paths and not stale:
                 break
             read_again(self._index, stale)
+        else:
+            raise TraceNotFound(f"the trace {shown(id)} is written again and again; load it when that has ended.")
         if len(paths) > 1 and not same_content(self._index, paths):
             raise TraceExists(
                 f"{len(paths)} traces in the store have the id {trace_id} and other content: {', '.join(paths)}. Load "
@@ -151,8 +157,7 @@ class Store:
     def __contains__(self, id: object) -> bool:
         """Whether `store[id]` names one trace: a whole id, or the first digits of exactly one."""
         try:
-            self._catch_up()
-            self._whole_id(id)
+            self._resolved(id)
         except (TraceNotFound, ArgumentError, TraceCorrupt):
             return False
         return True
@@ -308,8 +313,7 @@ class Store:
             raise ArgumentError("name is empty; give the score a name, such as 'correct'.")
         number = float(value) if isinstance(value, bool | np.bool_) else check_number("value", value)
         repeat = check_whole("repeat", repeat, 0)
-        self._catch_up()
-        trace_id = self._whole_id(id)
+        trace_id = self._resolved(id)
         if effort is None:
             [(effort,), *_] = self._index.rows("SELECT effort FROM traces WHERE id = ?", (trace_id,))
         given = scores.Score(trace_id, visible(task), visible(sample), visible(effort), repeat, visible(name), number)
@@ -385,8 +389,15 @@ class Store:
             read_again(self._index, sorted(paths))
         return fresh
 
-    def _whole_id(self, start: Any) -> str:
+    def _resolved(self, start: Any) -> str:
         """The id that begins with these digits. Raises TraceNotFound, ArgumentError or TraceCorrupt."""
+        try:
+            return self._whole_id(start)
+        except (TraceNotFound, TraceCorrupt):  # it may be new
+            self._catch_up()
+            return self._whole_id(start)
+
+    def _whole_id(self, start: Any) -> str:
         if not isinstance(start, str):
             raise ArgumentTypeError(f"an id must be text, got {shown(start)}.")
         if not start:
@@ -407,5 +418,7 @@ class Store:
         )
 
     def _is_partial(self, path: str) -> bool:
-        rows = self._index.rows("SELECT status FROM traces WHERE path = ?", (path,))
-        return rows == [("partial",)]
+        try:
+            return StoredArrays(self.folder / path).manifest.status == "partial"
+        except TraceError:
+            return False
