@@ -14,7 +14,7 @@ from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from workbench.errors import ArgumentError, FileError
+from workbench.errors import ArgumentError, FileError, MissingDependency
 from workbench.files import kind_of, locked
 from workbench.stores.row import COLUMNS, Row
 from workbench.stores.scores import Score
@@ -209,21 +209,20 @@ class Index:
 
     def _open(self) -> sqlite3.Connection:
         start = time.monotonic()
-        while True:
+        while time.monotonic() - start <= BUSY_SECONDS:
             try:
                 return self._opened_file()
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
+                if _code(error) not in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED):
                     break  # the disk cannot be written
-                if time.monotonic() - start > BUSY_SECONDS:
-                    raise FileError(
-                        f"another process has locked {visible(str(self.path))} for more than {BUSY_SECONDS} s. Wait "
-                        f"until it has finished, or end it"
-                    ) from None
                 time.sleep(0.01)  # SQLite does not wait itself while the file is made
             except sqlite3.DatabaseError:  # damaged
                 self._discard()
-                return self._opened_file()
+        else:
+            raise FileError(
+                f"another process has locked {visible(str(self.path))} for more than {BUSY_SECONDS} s. Wait until it "
+                f"has finished, or end it"
+            )
         self.in_memory = True
         return self._copy_in_memory()
 
@@ -300,7 +299,7 @@ class Index:
             try:
                 return use()
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode & 0xFF == sqlite3.SQLITE_ERROR:
+                if _code(error) == sqlite3.SQLITE_ERROR:
                     raise ArgumentError(f"SQLite refuses the query: {error}. Give a simpler condition.") from None
                 raise FileError(
                     f"the index {visible(str(self.path))} cannot be used: {error}. It is only a cache: free some "
@@ -312,12 +311,17 @@ class Index:
 
     def check_damage(self, error: Exception) -> None:
         """Discards the index and raises IndexLost if an error of SQLite says that its file is damaged."""
-        if getattr(error, "sqlite_errorcode", 0) & 0xFF in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             with self.lock:
                 self.close()
                 if not self.in_memory:
                     self._discard()
             raise IndexLost from None
+
+
+def _code(error: Exception) -> int:
+    """The kind of an error of SQLite, without its details."""
+    return getattr(error, "sqlite_errorcode", 0) & 0xFF
 
 
 @contextmanager
@@ -356,6 +360,14 @@ def _make_tables(connection: sqlite3.Connection) -> None:
                     connection.execute(f'DROP {what} IF EXISTS "{quoted}"')
     except sqlite3.OperationalError as error:  # a file of somebody else
         raise sqlite3.DatabaseError(str(error)) from error
-    for table in _TABLES:
-        connection.execute(table)
+    try:
+        for table in _TABLES:
+            connection.execute(table)
+    except sqlite3.OperationalError as error:
+        if "fts5" not in str(error):
+            raise
+        raise MissingDependency(
+            "the SQLite of this Python was built without FTS5 (search for words), which a store needs. Use a Python "
+            "from python.org, conda-forge or uv"
+        ) from None
     connection.execute(f"PRAGMA user_version = {VERSION}")
