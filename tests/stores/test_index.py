@@ -1,6 +1,7 @@
 """The index is a cache: whatever happens to it, the answers are those of the folder."""
 
 import os
+import signal
 import sqlite3
 import stat
 import threading
@@ -250,11 +251,15 @@ def test_sql_takes_parameters_and_searches_words(folder: Path):
 
 def test_ctrl_c_ends_an_endless_query(folder: Path):
     store = wb.Store(folder)
-    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), 2))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a process in the background ignores it
+    timer = threading.Timer(0.2, lambda: os.kill(os.getpid(), signal.SIGINT))
     timer.start()
-    with pytest.raises(KeyboardInterrupt):
-        store.sql("with recursive n (i) as (select 1 union all select i + 1 from n) select count(*) from n")
-    timer.join()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            store.sql("with recursive n (i) as (select 1 union all select i + 1 from n) select count(*) from n")
+    finally:
+        timer.join()
+        signal.signal(signal.SIGINT, before)
     assert len(store) == 3
 
 

@@ -102,6 +102,7 @@ def test_a_line_without_its_end_does_not_take_the_next_one_with_it(store: wb.Sto
 
 
 def test_other_lines_are_damaged_and_the_rest_counts(store: wb.Store):
+    """The file may also be written by hand, in its place."""
     first = ids()[0]
     store.score(first, "correct", 1)
     path = store.folder / "scores.jsonl"

@@ -38,15 +38,11 @@ def catch_up(index: Index, *, every_manifest: bool) -> None:
     add_scores(index)
 
 
-def add_scores(index: Index) -> None:
-    """Reads the lines of the file of scores that the index lacks."""
-    there = scores.identity(index.root)
-    if there is None:
-        if index.score_file() != (0, 0):
-            index.put_scores(lambda start: ([], 0, []), 0)
-        return
-    if index.score_file() != there:
-        index.put_scores(lambda start: scores.read(index.root, start), there[0])
+def add_scores(index: Index, *, all_lines: bool = False) -> None:
+    """Reads the lines of the file of scores that the index lacks, or all of them."""
+    there = scores.signature(index.root)
+    if all_lines or index.score_file() != there:
+        index.put_scores(lambda start, tail: scores.read(index.root, *((0, "") if all_lines else (start, tail))), there)
 
 
 def read_again(index: Index, paths: list[str]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from workbench.errors import TraceError
 from workbench.progress import progress_bar
 from workbench.stores import scores
-from workbench.stores.catch_up import catch_up
+from workbench.stores.catch_up import add_scores, catch_up
 from workbench.stores.index import Index
 from workbench.text import size_text, visible
 from workbench.traces import load, verification
@@ -51,6 +51,7 @@ class StoreReport:
 def checked(index: Index, sample: int | None, seed: int) -> StoreReport:
     """The report on a store. `sample` is how many traces are read in full; None for all."""
     catch_up(index, every_manifest=True)
+    add_scores(index, all_lines=True)
     problems: list[tuple[str, str]] = index.rows("SELECT path, problem FROM problems ORDER BY path")
     for (position,) in index.rows("SELECT position FROM damaged_scores ORDER BY position"):
         problems.append((scores.FILE, f"the line at byte {position} is damaged, so its score does not count"))

@@ -17,8 +17,8 @@ from typing import Any, TypeVar
 from workbench.errors import ArgumentError, FileError, MissingDependency
 from workbench.files import kind_of, locked
 from workbench.stores.row import COLUMNS, Row
-from workbench.stores.scores import Score
-from workbench.text import visible
+from workbench.stores.scores import Read, Score
+from workbench.text import printable, visible
 
 FILE = "index.sqlite"
 VERSION = 1  # of the tables below; a new column needs none, because the tables are compared too
@@ -32,7 +32,7 @@ _TABLES = (
     "PRIMARY KEY (id, task, sample, effort, repeat, name)) WITHOUT ROWID",
     "CREATE TABLE damaged_scores (position INTEGER PRIMARY KEY)",
     "CREATE TABLE folders (path TEXT PRIMARY KEY, changed INTEGER)",
-    "CREATE TABLE score_file (inode INTEGER, stop INTEGER)",
+    "CREATE TABLE score_file (signature TEXT, stop INTEGER, tail TEXT)",
     "CREATE VIRTUAL TABLE texts USING fts5 (question, answer, analysis)",
     "CREATE INDEX traces_by_id ON traces (id)",
     "CREATE INDEX traces_by_folder ON traces (folder)",
@@ -155,28 +155,27 @@ class Index:
         if changed or gone:
             self._write(write)
 
-    def score_file(self) -> tuple[int, int]:
-        """Inode of the file of scores and the offset up to which it was read; (0, 0) before."""
-        rows = self.rows("SELECT inode, stop FROM score_file")
-        return rows[0] if rows else (0, 0)
+    def score_file(self) -> str:
+        """The signature of the file of scores when it was read; "" before."""
+        rows = self.rows("SELECT signature FROM score_file")
+        return rows[0][0] if rows else ""
 
-    def put_scores(self, read: Callable[[int], tuple[list[Score], int, list[int]]], inode: int) -> None:
-        """Adds the scores that `read(offset)` gives; it is called while no other process adds them."""
+    def put_scores(self, read: Callable[[int, str], Read], signature: str) -> None:
+        """Adds the scores that `read(offset, tail)` gives; it is called while no other process adds them."""
 
         def write(connection: sqlite3.Connection) -> None:
-            rows = connection.execute("SELECT inode, stop FROM score_file").fetchall()
-            start = rows[0][1] if rows and rows[0][0] == inode else 0
-            if start == 0:  # another file, or none before
+            rows = connection.execute("SELECT stop, tail FROM score_file").fetchall()
+            found = read(*(rows[0] if rows else (0, "")))
+            if found.start == 0:
                 connection.execute("DELETE FROM scores")
                 connection.execute("DELETE FROM damaged_scores")
-            scores, stop, damaged = read(start)
             connection.executemany(
                 "INSERT OR REPLACE INTO scores VALUES (?, ?, ?, ?, ?, ?, ?)",
-                [[visible(v) if isinstance(v, str) else v for v in score] for score in scores],
+                [[printable(v) if isinstance(v, str) else v for v in score] for score in found.scores],
             )
-            connection.executemany("INSERT OR REPLACE INTO damaged_scores VALUES (?)", [(at,) for at in damaged])
+            connection.executemany("INSERT OR REPLACE INTO damaged_scores VALUES (?)", [(at,) for at in found.damaged])
             connection.execute("DELETE FROM score_file")
-            connection.execute("INSERT INTO score_file VALUES (?, ?)", (inode, stop))
+            connection.execute("INSERT INTO score_file VALUES (?, ?, ?)", (signature, found.stop, found.tail))
 
         self._write(write)
 

@@ -25,6 +25,7 @@ FILE = "scores.jsonl"
 MAX_LINE = 1 << 16  # bytes
 _OPEN = os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _DIGITS = 16  # of a line's hash
+TAIL = 32  # bytes
 
 
 class Score(NamedTuple):
@@ -43,7 +44,9 @@ class Read(NamedTuple):
     """What `read` found from an offset on."""
 
     scores: list[Score]
+    start: int  # where reading began
     stop: int  # the offset of the first byte that was not read
+    tail: str  # the last bytes before it, as hex digits
     damaged: list[int]  # the offsets of lines that are no score
 
 
@@ -76,28 +79,33 @@ def append(root: Path, score: Score) -> None:
         sync(root)
 
 
-def identity(root: Path) -> tuple[int, int] | None:
-    """Inode and size of the file of a store; None if it has none."""
+def signature(root: Path) -> str:
+    """What changes whenever the file of a store is written; "" if it has none."""
     try:
         info = (root / FILE).lstat()
     except OSError:
-        return None
-    return info.st_ino, info.st_size
+        return ""
+    return f"{info.st_ino} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
 
 
-def read(root: Path, start: int = 0) -> Read:
-    """The scores of all complete lines from an offset on. Raises FileError if the file cannot be read."""
+def read(root: Path, start: int = 0, tail: str = "") -> Read:
+    """The scores of all complete lines from an offset on; of all lines if the bytes before it are not `tail`.
+
+    Raises FileError if the file cannot be read.
+    """
     path = root / FILE
     scores: list[Score] = []
     damaged: list[int] = []
     try:
         fd = os.open(path, os.O_RDONLY | _OPEN)
     except FileNotFoundError:
-        return Read([], 0, [])
+        return Read([], 0, 0, "", [])
     except OSError as error:
         raise FileError(f"{visible(str(path))} cannot be read: {error.strerror}. Repair or remove it") from None
     with os.fdopen(fd, "rb") as file:
         _require_regular(fd, path)
+        if _tail(fd, start) != tail:
+            start = 0
         file.seek(start)
         at = start
         while line := file.readline(MAX_LINE):
@@ -112,7 +120,12 @@ def read(root: Path, start: int = 0) -> Read:
                 scores.append(score)
             elif line != b"\n":
                 damaged.append(begin)
-    return Read(scores, at, damaged)
+        return Read(scores, start, at, _tail(fd, at), damaged)
+
+
+def _tail(fd: int, stop: int) -> str:
+    """The bytes before an offset, as hex digits: the hash of the line that ends there is among them."""
+    return os.pread(fd, min(TAIL, stop), max(0, stop - TAIL)).hex()
 
 
 def _score(line: bytes) -> Score | None:

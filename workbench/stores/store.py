@@ -327,7 +327,8 @@ class Store:
     def refresh(self) -> None:
         """Compares every manifest with the index and reads those that changed. Opening a store does this too.
 
-        Traces that come and go are noticed without it.
+        Without it, traces that come and go are noticed, and of the traces that `find` lists those that were changed;
+        not a damaged trace that was repaired in its place.
         """
         catch_up(self._index, every_manifest=True)
 
