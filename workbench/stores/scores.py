@@ -118,7 +118,7 @@ def read(root: Path, start: int = 0, tail: str = "") -> Read:
             score = _score(line) if length == len(line) else None
             if score is not None:
                 scores.append(score)
-            elif line != b"\n":
+            elif length > 1:  # not an empty line
                 damaged.append(begin)
         return Read(scores, start, at, _tail(fd, at), damaged)
 

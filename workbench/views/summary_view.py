@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 MAX_ROWS = 20_000  # of one view: the browser holds all of them
 SNAPSHOT_ROWS = 20
 BINS = 96  # columns of a lane
-ASKED = 200  # rows of which the browser may request the lanes at once
+ROWS_AT_ONCE = 200  # rows of which the browser may request the lanes at once
 
 # Column -> its title and the kind of its cells, in the order of the table. Others of a caller's table follow.
 SHOWN = {
@@ -133,8 +133,8 @@ class Summary(View):
         """The lanes of some rows, the score sheet of a row, or what that score sheet requests."""
         if kind == "lanes":
             rows = check_items("rows", request.get("rows") if isinstance(request, Mapping) else None)
-            if len(rows) > ASKED:
-                raise ArgumentError(f"the lanes of at most {ASKED} rows are sent at once, got {len(rows)}.")
+            if len(rows) > ROWS_AT_ONCE:
+                raise ArgumentError(f"the lanes of at most {ROWS_AT_ONCE} rows are sent at once, got {len(rows)}.")
             return {}, {"lanes": self.lanes([check_index("row", row, len(self.ids)) for row in rows])}
         if kind == "sheet":
             return score_sheet(self.store[self.ids[index_in(request, "row", len(self.ids))]]).payload()
