@@ -163,6 +163,7 @@ register("summary", (ctx) => {
       type: "button",
       className: column.kind === "number" ? "wb-number" : "",
       textContent: column.title,
+      label: column.title, // without the arrow
       title: `sort by ${column.title}`,
     });
     on(title, "click", () => {
