@@ -106,8 +106,7 @@ def test_only_what_is_new_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch)
     read, real = [], catch_up.read_row
     monkeypatch.setattr(catch_up, "read_row", lambda root, path: (read.append(path), real(root, path))[1])
     store = wb.Store(folder)
-    store.find(), len(store)
-    assert read == []
+    assert len(store.find()) == len(store) == 3 and read == []
     chat(8).save(folder / "new.trace")
     assert len(store) == 4 and read == ["new.trace"]
 

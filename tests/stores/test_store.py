@@ -5,6 +5,7 @@ import os
 import pickle
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -135,7 +136,14 @@ def test_a_prompt_is_a_question_a_trace_or_token_ids(store: wb.Store):
 def test_a_wrong_condition_says_what_is_allowed(store: wb.Store):
     with pytest.raises(ArgumentError, match=r"no column 'efort'\. Did you mean 'effort'\? The columns are: id, path"):
         store.find(efort="low")
-    for where in ({"seed": "3"}, {"model": 3}, {"verified": 1}, {"temperature": float("nan")}, {"seed": (1, 2, 3)}):
+    wrong: list[dict[str, Any]] = [
+        {"seed": "3"},
+        {"model": 3},
+        {"verified": 1},
+        {"temperature": float("nan")},
+        {"seed": (1, 2, 3)},
+    ]
+    for where in wrong:
         with pytest.raises(ArgumentError):
             store.find(**where)
     for score in ("correct", {"correct": "x"}, {3: 1}):
@@ -318,5 +326,5 @@ def test_a_full_disk_leaves_no_trace_and_no_row(store: wb.Store, monkeypatch: py
 
 def test_json_of_a_table_is_plain(store: wb.Store):
     store.add(chat(1))
-    [row] = json.loads(store.find().to_json(orient="records"))
+    [row] = json.loads(str(store.find().to_json(orient="records")))
     assert row["seed"] == 1 and row["verified"] is True and row["adapter_scale"] is None

@@ -55,7 +55,7 @@ def test_scores_have_a_column(store: wb.Store):
 
 
 def test_a_run_is_selected_by_its_row_or_its_id(store: wb.Store):
-    view = wb.views.summary(store, selected=store.find()["id"][2])
+    view = wb.views.summary(store, selected=list(store.find()["id"])[2])
     assert view.selected == {"pos": 2} and view.selected_trace is not None and view.selected_trace.id == view.ids[2]
     view.selected = 1
     assert view.selected == {"pos": 1}

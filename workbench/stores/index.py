@@ -146,13 +146,13 @@ class Index:
 
     def put_folders(self, changed: Mapping[str, int], gone: Iterable[str] = ()) -> None:
         """Notes when folders had last changed, and forgets others."""
-        gone = [(path,) for path in gone]
+        lost = [(path,) for path in gone]
 
         def write(connection: sqlite3.Connection) -> None:
             connection.executemany("INSERT OR REPLACE INTO folders VALUES (?, ?)", list(changed.items()))
-            connection.executemany("DELETE FROM folders WHERE path = ?", gone)
+            connection.executemany("DELETE FROM folders WHERE path = ?", lost)
 
-        if changed or gone:
+        if changed or lost:
             self._write(write)
 
     def score_file(self) -> str:
@@ -165,7 +165,8 @@ class Index:
 
         def write(connection: sqlite3.Connection) -> None:
             rows = connection.execute("SELECT stop, tail FROM score_file").fetchall()
-            found = read(*(rows[0] if rows else (0, "")))
+            start, tail = rows[0] if rows else (0, "")
+            found = read(start, tail)
             if found.start == 0:
                 connection.execute("DELETE FROM scores")
                 connection.execute("DELETE FROM damaged_scores")

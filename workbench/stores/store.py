@@ -182,7 +182,7 @@ class Store:
         self,
         *,
         text: str | None = None,
-        prompt: "str | Trace | Sequence[int] | None" = None,
+        prompt: "str | Trace | Sequence[int] | np.ndarray | None" = None,
         edit: str | None = None,
         score: Mapping[str, Any] | None = None,
         **columns: Any,
@@ -315,8 +315,10 @@ class Store:
         repeat = check_whole("repeat", repeat, 0)
         trace_id = self._resolved(id)
         if effort is None:
-            [(effort,), *_] = self._index.rows("SELECT effort FROM traces WHERE id = ?", (trace_id,))
-        given = scores.Score(trace_id, visible(task), visible(sample), visible(effort), repeat, visible(name), number)
+            of_trace = self._index.rows("SELECT effort FROM traces WHERE id = ?", (trace_id,))[0][0]
+        else:
+            of_trace = visible(effort)
+        given = scores.Score(trace_id, visible(task), visible(sample), of_trace, repeat, visible(name), number)
         scores.append(self.folder, given)
         with suppress(IndexLost, FileError):
             add_scores(self._index)

@@ -214,11 +214,11 @@ def pooled(values: np.ndarray, low: float, high: float, keep: str) -> np.ndarray
 def _columns(frame: "pd.DataFrame") -> list[tuple[str, str, str, Any]]:
     """(name, title, kind, values) of each column of the table; the values are texts, or numbers as float64."""
     columns = []
-    others = [name for name in frame.columns if name not in SHOWN and name.startswith("score.")]
+    others = [name for name in frame.columns if isinstance(name, str) and name.startswith("score.")]
     for name in [*(name for name in SHOWN if name in frame), *others]:
         title, kind = SHOWN.get(name, (visible(name), "number"))
         values = frame[name]
-        if name in ONLY_IF_DIFFERENT and values.nunique() < 2:
+        if name in ONLY_IF_DIFFERENT and len(set(values)) < 2:
             continue
         if kind == "number":
             try:
