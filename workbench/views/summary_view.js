@@ -89,19 +89,20 @@ register("summary", (ctx) => {
     const missing = rows.filter((row) => !levelsOf(row) && !requested.has(row));
     if (!missing.length || arrays.lanes) return;
     lanesTimer = setTimeout(async () => {
-      const asked = missing.slice(0, LANES_AT_ONCE);
-      for (const row of asked) requested.add(row);
+      const batch = missing.slice(0, LANES_AT_ONCE);
+      for (const row of batch) requested.add(row);
       try {
-        const reply = await queryPython("lanes", { rows: asked });
+        const reply = await queryPython("lanes", { rows: batch });
         if (known.size > LANES_KEPT) known.clear();
-        asked.forEach((row, i) => {
+        batch.forEach((row, i) => {
           known.set(row, reply.arrays.lanes.subarray(i * size, (i + 1) * size));
         });
       } catch (error) {
         readout.textContent = error.message;
+        return; // these rows are not requested again
       }
-      for (const row of asked) requested.delete(row);
-      if (!signal.aborted) paint(true);
+      for (const row of batch) requested.delete(row);
+      if (!signal.aborted) paint();
     }, LANES_DELAY);
   };
   const drawLane = (canvas, levels, lane) => {
