@@ -59,7 +59,7 @@ def test_every_link_points_to_a_file(page: Path):
     assert not missing
 
 
-@pytest.mark.parametrize(("name", "command"), all_commands(parser()))
+@pytest.mark.parametrize(("name", "command"), list(all_commands(parser())))
 def test_every_command_is_in_the_readme_and_has_help(name: str, command: argparse.ArgumentParser):
     assert f"workbench {name}" in PAGES[0].read_text("utf-8")
     assert command.description
