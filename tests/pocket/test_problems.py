@@ -386,7 +386,7 @@ def test_a_terse_chain_with_working_has_the_graph_and_the_values_of_the_terse_on
         assert eval(expression) % 10 == int(value) and not set(used) - set(expression)
 
 
-@pytest.mark.parametrize("course", ["first", "slips", "families", "terse"])
+@pytest.mark.parametrize("course", ["first", "slips", "families", "terse", "boxes"])
 def test_a_course_has_its_stated_shares_of_slips(course):
     rng = Random(1)
     drawn = [draw(rng, 0.5, course) for _ in range(6000 if course in ("first", "slips") else 15000)]

@@ -1,7 +1,7 @@
 """`python -m workbench.pocket.train FOLDER`: trains the embedded model from scratch; its checkpoint is FOLDER/model.
 
 With `--from WEIGHTS` it trains another course instead, from weights that it exported before: `--course families` on all
-families, `--course terse` with more terse wordings.
+families, `--course terse` with more terse wordings, `--course boxes` with more of the family that is learned last.
 """
 
 import argparse
@@ -23,7 +23,8 @@ def main(argv: list[str] | None = None) -> None:
 
     The first course is in FOLDER. The second, in which more steps are wrong, starts from the first one's last.pt and is
     in FOLDER/slips. The third, with the families dag, boxes, tree, hint, refuse and tools besides the others, and the
-    fourth, in which more of their wordings are terse, start from exported weights alone and are in FOLDER.
+    fourth, in which more of their wordings are terse, and the fifth, with more boxes, start from exported weights alone
+    and are in FOLDER.
     """
     parser = argparse.ArgumentParser(prog="python -m workbench.pocket.train", description=__doc__)
     parser.add_argument("folder", type=Path, help="folder of the run: last.pt, curve.jsonl, slips/, and finally model/")
@@ -42,9 +43,9 @@ def main(argv: list[str] | None = None) -> None:
         dest="weights",
         type=expanded,
         metavar="WEIGHTS",
-        help="train the third or fourth course, from RUN/model-bf16, say",
+        help="train a later course, from RUN/model-bf16, say",
     )
-    courses = {"choices": ("families", "terse"), "default": "families"}
+    courses = {"choices": ("families", "terse", "boxes"), "default": "families"}
     parser.add_argument("--course", **courses, help="the course after --from (default: families)")
     parser.add_argument("--families", type=float, default=18e6, help="tokens of that course (default: 18e6)")
     parser.add_argument("--layers", type=int, default=8, help="layers of the model after --from (default: 8)")

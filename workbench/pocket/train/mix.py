@@ -22,6 +22,7 @@ ADDED = {"dag": 0.26, "boxes": 0.23, "tree": 0.20, "tools": 0.16, "hint": 0.11, 
 KEPT = 0.3  # the weight of the families that the start already solves, in the course that adds families
 TERSE = {"dag": 0.30, "boxes": 0.22, "tree": 0.22, "tools": 0.14, "hint": 0.08, "refuse": 0.04}  # their sum is 1
 KEPT_TERSE = 0.45  # the same for the course with more terse wordings
+BOXES = {"dag": 0.18, "boxes": 0.46, "tree": 0.14, "tools": 0.14, "hint": 0.05, "refuse": 0.03}  # their sum is 1
 EFFORT = {"low": 0.15, "medium": 0.12, "high": 0.73}
 EFFORT_ELSE = {"low": 0.4, "medium": 0.2, "high": 0.4}  # in families that need no chain of thought
 
@@ -70,6 +71,16 @@ COURSES = {
         short=dict.fromkeys(("dag", "boxes", "tree"), 0.2),
         terse=0.7,
         working=0.5,
+    ),
+    "boxes": Course(
+        {family: KEPT_TERSE * share for family, share in FAMILY.items()} | BOXES,
+        SLIPS | dict.fromkeys(ADDED, 0.25) | {"hint": 0.5},
+        passed=0.25,
+        last={"hint": 0.5},
+        foreign=0.75,
+        wrong_results=0.3,
+        terse=0.6,
+        working=0.2,
     ),
 }
 
