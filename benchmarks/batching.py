@@ -22,6 +22,7 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -51,7 +52,7 @@ def transformers_rate(folder: str, n_tokens: int) -> Rate:
     """Of transformers in this process, in fp32."""
     import transformers
 
-    model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    model: Any = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
 
     def seconds(rows: list[list[int]], n: int) -> float:
         started = time.perf_counter()

@@ -165,8 +165,9 @@ class Model(PartialTraces):
     # -- running
 
     # listed here too, so that they are in the reference of this class
-    partial, keep = PartialTraces.partial, PartialTraces.keep
-    partials, keep_many = PartialTraces.partials, PartialTraces.keep_many
+    partial, keep = PartialTraces.partial, PartialTraces.keep  # pyright: ignore[reportIncompatibleMethodOverride]
+    partials = PartialTraces.partials  # pyright: ignore[reportIncompatibleMethodOverride]
+    keep_many = PartialTraces.keep_many
 
     def trace(
         self,
