@@ -56,12 +56,12 @@ EDITS = [
 def mixes(draw):
     """(prompts, settings of each, edits, number of rows)."""
     base, prompts = some_tokens(40, seed=draw(st.integers(0, 2))), []
-    for _ in range(draw(st.integers(1, 5))):
+    for _ in range(draw(st.integers(1, 4))):
         own = some_tokens(draw(st.integers(0, 6)), seed=draw(st.integers(3, 5)))
         prompts.append([*base[: draw(st.integers(1, 40))], *own])
     how = [
         Settings(
-            max_tokens=draw(st.integers(1, 7)),
+            max_tokens=draw(st.integers(1, 5)),
             temperature=draw(st.sampled_from([0.0, 0.8, 2.0])),
             top_p=draw(st.sampled_from([1.0, 0.7])),
             seed=draw(st.integers(0, 3)),
