@@ -25,7 +25,7 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from workbench.traces import Manifest, Trace, patterns
+from workbench.traces import Manifest, Stretch, Trace, patterns
 
 CONFIG = {
     "n_layers": 2,
@@ -50,7 +50,7 @@ def random_trace(n: int, dtype) -> Trace:
                 rng.normal(size=(n, heads, 64)).astype(np.float32).astype(dtype)
             )
     model = {"name": "random", "format": "hf-bf16", "weights_digest": "w", "tokenizer_digest": None, "config": CONFIG}
-    return Trace(Manifest(model=model, tokens=[0] * n, str_tokens=["a"] * n, prompt_length=n), arrays)
+    return Trace(Manifest(model=model, tokens=[0] * n, str_tokens=["a"] * n, written=[Stretch(0, n, "prompt")]), arrays)
 
 
 def max_error(trace: Trace, layer: int) -> float:

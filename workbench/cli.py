@@ -756,7 +756,7 @@ def _summary(trace: "Trace", path: os.PathLike[str] | str | None) -> dict[str, A
         "status": trace.status,
         "verified": trace.verified,
         "tokens": len(trace),
-        "generated": len(trace) - trace.prompt_length,
+        "generated": len(trace.written_by("model")),
     }
 
 

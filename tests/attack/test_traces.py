@@ -132,6 +132,10 @@ def _spans(times: int, **changes: Any) -> Callable[[Fields], object]:
     return lambda fields: fields["spans"].extend([fields["spans"][-1] | changes] * times)
 
 
+CALL = {"tool": "functions.calc", "arguments": "", "asked": [30, 32], "answered": None}
+CALL |= dict.fromkeys(("result", "started", "seconds", "error"))
+TOOK = {"seconds": 1.0, "phases": {"decode": 1.0}, "first_token": None, "n_prefilled": 0, "n_decoded": 0}
+TOOK |= {"peak_memory": None, "peak_device_memory": None, "bytes_written": 0, "energy": None}
 NO_PLACE = dict.fromkeys(("start", "stop", "content_start", "content_stop"), 51)
 FIELDS: dict[str, tuple[Callable[[Fields], object], str]] = {
     "a billion experts": (_config(n_experts=10**9), "n_experts of the config must be a whole number"),
@@ -171,7 +175,23 @@ FIELDS: dict[str, tuple[Callable[[Fields], object], str]] = {
     "a seed of 4,000 digits": (lambda f: f["generation"].update(seed=10**4000), "seed"),
     "a stop token below zero": (lambda f: f["generation"].update(stop=[-1]), "stop"),
     "one token more": (lambda f: (f["tokens"].append(1), f["str_tokens"].append("x")), "the number of tokens"),
-    "no tokens": (lambda f: f.update(tokens=[], str_tokens=[], spans=[], prompt_length=0), "the number of tokens"),
+    "a gap between writers": (lambda f: f["written"][1].__setitem__(0, f["written"][1][0] + 1), "without gaps"),
+    "tokens without a writer": (lambda f: f["written"].pop(), "must cover all"),
+    "tokens of nobody": (lambda f: f["written"][1].__setitem__(2, "nobody"), "must be"),
+    "100,000 writers": (lambda f: f.update(written=[[0, 1, "model"]] * 100_000), "there are only"),
+    "a writer of hidden characters": (lambda f: f["written"][1].__setitem__(2, "a\u202eb"), "must be"),
+    "writers that are no positions": (lambda f: f.update(written=[[None, {}, []]]), "[start, stop, who]"),
+    "a call beyond the text": (lambda f: f.update(calls=[CALL | {"asked": [30, 10**9]}]), "within"),
+    "a call by the prompt": (lambda f: f.update(calls=[CALL | {"asked": [1, 3]}]), "did not write"),
+    "100,000 calls": (lambda f: f.update(calls=[CALL] * 100_000), "there are 100000 calls"),
+    "a result that no tool wrote": (
+        lambda f: f.update(calls=[CALL | {"answered": [36, 38], "result": "7"}]),
+        "did not write",
+    ),
+    "the id of another trace that is a path": (lambda f: f.update(follows="../" * 10 + "aa"), "not the id of a trace"),
+    "phases longer than the run": (lambda f: f.update(took=TOOK | {"phases": {"decode": 1e300}}), "add up to"),
+    "an unknown phase": (lambda f: f.update(took=TOOK | {"phases": {"<b>": 1.0}}), "a key of took"),
+    "no tokens": (lambda f: f.update(tokens=[], str_tokens=[], spans=[], written=[]), "the number of tokens"),
 }
 
 
@@ -226,14 +246,14 @@ def _forged(path: Path, body: bytes) -> Path:
 
 @pytest.mark.parametrize("item", [b"[]", b"{}", b"1", b'""', b"[[]]"])
 def test_sixty_megabytes_of_nothing(item, attempt, base, tmp_path):
-    body = b'{"schema":2,"numerics":{"x":[' + (item + b",") * ((60 << 20) // (len(item) + 1)) + item + b"]}}"
+    body = b'{"schema":3,"numerics":{"x":[' + (item + b",") * ((60 << 20) // (len(item) + 1)) + item + b"]}}"
     path = _forged(tmp_path / "a.trace", body)
     attempt.refused(lambda: wb.load(path), "more than 3,000,000 values", seconds=20)
 
 
 @pytest.mark.parametrize("deep", [b"[" * 1_000_000, b'{"a":' * 1_000_000])
 def test_a_manifest_nested_a_million_deep(deep, attempt, tmp_path):
-    path = _forged(tmp_path / "a.trace", b'{"schema":2,"numerics":' + deep + b"}")
+    path = _forged(tmp_path / "a.trace", b'{"schema":3,"numerics":' + deep + b"}")
     attempt.refused(lambda: wb.load(path), "the manifest", seconds=20)
 
 

@@ -32,7 +32,7 @@ interface Payload {
   foot: string;
   hint: string;
   layers: number;
-  prompt_length: number;
+  written: [number, number, string][];
   token_texts: string[];
   messages: Message[];
   steps: Step[];

@@ -243,6 +243,7 @@ def field_mutants(base: Base) -> Iterator[tuple[str, Callable[[Path], Path]]]:
     paths += [("verification", 0, key) for key in fields["verification"][0]]
     paths += [("spans", 1, key) for key in fields["spans"][1]]
     paths += [("edits", 0, key) for key in fields["edits"][0]] if fields["edits"] else []
+    paths += [("written", 0), ("written", 0, 1), ("written", 1, 0), ("written", 1, 2)]
     paths += [("tokens", 3), ("str_tokens", 3), ("replayed_routing",), ("replayed_routing", "different")]
     for path in dict.fromkeys(paths):
         for value in _JUNK:

@@ -8,6 +8,7 @@ import ml_dtypes
 import numpy as np
 
 from workbench.traces import Manifest, Trace, TraceWriter
+from workbench.traces.authorship import prompt_then_model
 from workbench.traces.spans import Span
 
 LAYERS, WIDTH, HEADS, KV, HEAD, EXPERTS, ACTIVE, VOCAB = 3, 10, 4, 2, 6, 7, 2, 11
@@ -29,6 +30,10 @@ HOLDS = {"identity": "pattern + sink = 1", "status": "holds", "max_error": 1e-7,
 
 
 def manifest(count: int = 9, *, seed: int = 0, **changes: Any) -> Manifest:
+    """A manifest of `count` tokens, all of the prompt; `changes` replace its fields.
+
+    `prompt_length=4` says that the model wrote all tokens after the first four.
+    """
     rng = np.random.default_rng(seed)
     made = Manifest(
         model={
@@ -40,19 +45,23 @@ def manifest(count: int = 9, *, seed: int = 0, **changes: Any) -> Manifest:
         },
         tokens=rng.integers(0, VOCAB, count),  # type: ignore[arg-type]
         str_tokens=[f" w{n}" for n in range(count)],
-        prompt_length=count,
+        written=prompt_then_model(count, count),
         spans=[Span(0, count, min(1, count), count, "user")] if count else [],
         record=["residuals"],
         numerics={"dtype": "float32", "device": "cpu", "kernels": "reference", "threads": 1},
         verification=[HOLDS],
         created="2026-01-02T03:04:05+00:00",
     )
+    if "prompt_length" in changes:
+        n_tokens = len(changes.get("tokens", made.tokens))
+        changes["written"] = prompt_then_model(changes.pop("prompt_length"), n_tokens)
     return replace(made, **changes)
 
 
 def tokens(value: list[int]) -> dict[str, Any]:
     """The fields of a manifest that follow from its tokens."""
-    return {"tokens": value, "str_tokens": [f"<{token}>" for token in value], "prompt_length": len(value), "spans": []}
+    texts = [f"<{token}>" for token in value]
+    return {"tokens": value, "str_tokens": texts, "written": prompt_then_model(len(value), len(value)), "spans": []}
 
 
 def arrays(count: int = 9, *, seed: int = 0, before: int = 0) -> dict[str, np.ndarray]:

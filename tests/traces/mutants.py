@@ -42,7 +42,7 @@ WORDS = [
     (b"BF16", b"F16"),
     (b"blocks.0", b"blocks.1"),
     (b"complete", b"partial!"),
-    (b'"schema":2', b'"schema":3'),
+    (b'"schema":3', b'"schema":4'),
     (b"part-00000", b"../../etc0"),
     (b"part-00000", b"part-00001"),
     (b"{", b"["),

@@ -128,7 +128,7 @@ WAYS: dict[str, tuple[Callable[[Path], object], type[TraceError]]] = {
     "a huge manifest": (lambda p: os.truncate(p / "manifest.json", 1 << 30), TraceUnsafe),
     "no manifest": (lambda p: (p / "manifest.json").unlink(), TraceNotFound),
     "no trace": (shutil.rmtree, TraceNotFound),
-    "schema 3": (lambda p: signed(p, lambda m: m.update(schema=3, future=True)), TraceVersion),
+    "schema 4": (lambda p: signed(p, lambda m: m.update(schema=4, future=True)), TraceVersion),
     "a key more": (lambda p: signed(p, lambda m: m.update(more=1)), TraceCorrupt),
     "a key less": (lambda p: signed(p, lambda m: m.pop("notes") and None), TraceCorrupt),
     "a list as manifest": (lambda p: signed(p, lambda m: [m]), TraceCorrupt),

@@ -14,6 +14,10 @@ from workbench.traces.reader import decode_manifest, encode_manifest
 from workbench.traces.spans import Span
 
 INFO = TensorInfo("F32", (9, 10), ("pos", "d_model"), "live", (Chunk("part-00000.safetensors", (9, 10), "a" * 64),))
+TOOK = {
+    "seconds": 1.5, "phases": {"prefill": 0.5, "decode": 1.0}, "first_token": 0.6, "n_prefilled": 5, "n_decoded": 4,
+    "peak_memory": 10**9, "peak_device_memory": None, "bytes_written": 0, "energy": {"package-0": 12.5},
+}  # fmt: skip
 FULL = made.manifest(
     generation=made.GENERATION,
     prompt_length=4,
@@ -23,6 +27,8 @@ FULL = made.manifest(
     notes=["<script>alert(1)</script>\u202e\x00"],
     spans=[Span(0, 4, 1, 3, "user"), Span(4, 9, 6, 9, "assistant", "analysis", None, None, "json", False)],
     tensors={"blocks.0.hook_resid_post": INFO},
+    follows="0123456789abcdef" * 2,
+    took=TOOK,
 )
 
 
@@ -95,6 +101,8 @@ def test_the_id_depends_on_the_run_and_not_on_its_results() -> None:
         {"tokens": one.tokens[:4] + [1, 1, 1, 1, 1]},
         {"generation": made.GENERATION | {"finish_reason": "length"}},
         {"generation": made.GENERATION | {"temperature": 0.0}},
+        {"took": TOOK},
+        {"follows": "0" * 32},
     ):
         assert replace(one, **change).id == one.id, change
     for change in (
@@ -115,7 +123,9 @@ def test_an_id_stays_the_same_between_releases() -> None:
 
 
 def test_the_content_hash_is_independent_of_the_time_only() -> None:
-    assert replace(FULL, created="x").content_hash == FULL.content_hash
+    assert replace(FULL, created="x", took=None).content_hash == FULL.content_hash
+    assert replace(FULL, took=TOOK | {"n_decoded": 5}).content_hash == FULL.content_hash
+    assert replace(FULL, follows=None).content_hash != FULL.content_hash
     measured = [line | {"max_error": 3e-7, "reason": "largest in layer 2"} for line in FULL.verification]
     assert measured and replace(FULL, verification=measured).content_hash == FULL.content_hash
     failed = [line | {"status": "fails"} for line in FULL.verification]
@@ -124,6 +134,41 @@ def test_the_content_hash_is_independent_of_the_time_only() -> None:
     assert replace(FULL, tensors={}).content_hash != FULL.content_hash
 
 
+WRONG_WRITTEN: list[Any] = [  # of nine tokens
+    None,
+    "prompt",
+    {},
+    [],
+    [[0, 9]],
+    [[0, 9, "prompt", 1]],
+    [{"start": 0, "stop": 9, "who": "prompt"}],
+    [[0, 8, "prompt"]],
+    [[0, 10, "prompt"]],
+    [[1, 9, "prompt"]],
+    [[0, 4, "prompt"], [5, 9, "model"]],
+    [[0, 5, "prompt"], [4, 9, "model"]],
+    [[4, 9, "model"], [0, 4, "prompt"]],
+    [[0, 4, "prompt"], [4, 4, "python"], [4, 9, "model"]],
+    [[0, 4, "prompt"], [4, 9, "prompt"]],
+    [[0.0, 9, "prompt"]],
+    [[False, 9, "prompt"]],
+    *([[0, 9, who]] for who in ("", "user", "assistant", "final", "a b", "a\n", "a\u202eb", "x" * 300, 3, None, [])),
+]
+WRONG_TOOK: list[dict[str, Any]] = [
+    {"seconds": -1.5},
+    {"seconds": 2.0},  # the phases add up to 1.5
+    {"phases": {"prefill": 0.5, "decode": -1.0, "write": 2.0}},
+    {"phases": {"prefill": 0.5, "coffee": 1.0}},
+    {"phases": [0.5, 1.0]},
+    {"first_token": 1.6},
+    {"n_decoded": -1},
+    {"n_decoded": 1.0},
+    {"peak_memory": "1 GB"},
+    {"energy": {}},
+    {"energy": {"package-0": -1.0}},
+    {"energy": 12.5},
+    {"more": 1},
+]
 WRONG: list[tuple[str, Any]] = [
     ("status", "done"),
     ("created", 3),
@@ -140,9 +185,12 @@ WRONG: list[tuple[str, Any]] = [
     ("tokens", None),
     ("str_tokens", [None] * 9),
     ("str_tokens", {}),
-    ("prompt_length", 10),
-    ("prompt_length", -1),
-    ("prompt_length", True),
+    *[("written", written) for written in WRONG_WRITTEN],
+    *[("took", TOOK | change) for change in WRONG_TOOK],
+    ("took", {}),
+    ("follows", "abc"),
+    ("follows", "A" * 32),
+    ("follows", 7),
     ("record", "residuals"),
     ("edits", [{}]),
     ("edits", [{"identity": 3}]),
@@ -224,7 +272,7 @@ def test_no_key_may_be_missing(field: str) -> None:
         Manifest.from_json(data)
 
 
-@pytest.mark.parametrize("data", [None, 3, [], "x", {}, {"schema": 2}, made.manifest().to_json() | {"more": 1}])
+@pytest.mark.parametrize("data", [None, 3, [], "x", {}, {"schema": 3}, made.manifest().to_json() | {"more": 1}])
 def test_a_json_value_that_is_not_a_manifest_is_corrupt(data: Any) -> None:
     with pytest.raises(TraceCorrupt):
         Manifest.from_json(data)
@@ -232,12 +280,16 @@ def test_a_json_value_that_is_not_a_manifest_is_corrupt(data: Any) -> None:
 
 @pytest.mark.parametrize(
     ("schema", "reader"),
-    [(0, "no released version reads it"), (1, r"commit e287424\) reads it; or record it again")]
-    + [(newer, "update gpt-oss-workbench") for newer in (3, 10**30)],
+    [
+        (0, "no released version reads it"),
+        (1, r"commit e287424\) reads it; or record it again"),
+        (2, r"commit 57b8ce7\) reads it; or record it again"),
+    ]
+    + [(newer, "update gpt-oss-workbench") for newer in (4, 10**30)],
 )
 def test_another_schema_names_the_version_that_reads_it(schema: int, reader: str) -> None:
     with pytest.raises(
-        TraceVersion, match=f"has schema {schema}; this version of workbench reads schema 2: .*{reader}"
+        TraceVersion, match=f"has schema {schema}; this version of workbench reads schema 3: .*{reader}"
     ):
         Manifest.from_json({"schema": schema, "whatever": "the future brings"})
 

@@ -18,7 +18,7 @@ from tests.checkpoints import CONFIG, Random
 from tests.model.models import some_tokens, tiny
 from workbench.errors import NotRecorded, SelectionError
 from workbench.model.model import Model
-from workbench.traces import Manifest, Trace, patterns
+from workbench.traces import Manifest, Stretch, Trace, patterns
 
 N = 150  # past the window of 12, and more than two blocks
 SLIDING, FULL = 0, 1
@@ -37,7 +37,7 @@ def made(n: int, dtype: DTypeLike = np.float32, seed: int = 0, **dims) -> Trace:
             arrays[f"blocks.{layer}.attn.hook_{name}"] = values
     config["layer_types"] = list(config["layer_types"][:2])
     model = {"name": "made", "format": "hf-bf16", "weights_digest": "w", "tokenizer_digest": None, "config": config}
-    return Trace(Manifest(model=model, tokens=[0] * n, str_tokens=["a"] * n, prompt_length=n), arrays)
+    return Trace(Manifest(model=model, tokens=[0] * n, str_tokens=["a"] * n, written=[Stretch(0, n, "prompt")]), arrays)
 
 
 def by_definition(trace: Trace, layer: int) -> tuple[np.ndarray, np.ndarray]:

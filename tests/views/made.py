@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from workbench.traces import Manifest, Trace
+from workbench.traces.authorship import prompt_then_model
 from workbench.traces.spans import Span
 
 Message = tuple[str, str | None, list[str]]  # role, channel, the texts of its tokens
@@ -69,7 +70,6 @@ def run(talk: list[Message] = TALK, *, lanes: bool = True, layers: int = 4, seed
         },
         "tokens": tokens,
         "str_tokens": str_tokens,
-        "prompt_length": prompt_length,
         "spans": spans,
         "record": ["auto"],
         "numerics": {"dtype": "float32", "device": "cpu"},
@@ -85,7 +85,10 @@ def run(talk: list[Message] = TALK, *, lanes: bool = True, layers: int = 4, seed
         ],
         "created": "2026-01-02T03:04:05+00:00",
     }
-    return Trace(Manifest(**fields | changes), arrays(tokens, layers, seed) if lanes else {})
+    fields |= changes
+    prompt_length = fields.pop("prompt_length", prompt_length)
+    written = {"written": prompt_then_model(prompt_length, len(fields["tokens"]))}
+    return Trace(Manifest(**written | fields), arrays(tokens, layers, seed) if lanes else {})
 
 
 def arrays(tokens: list[int], layers: int, seed: int) -> dict[str, np.ndarray]:

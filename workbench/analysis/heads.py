@@ -176,14 +176,14 @@ def _occurring(name: str, where: str | slice | Sequence[slice], trace: Trace) ->
 
 def _only_in_needle(trace: Trace, inside: Sequence[int]) -> list[tuple[int, list[int]]]:
     """The query that predicted each copied token, and the only place of it in the prompt, which is in `inside`."""
-    tokens, in_needle = trace.tokens, {*inside}
+    tokens, in_needle, generated = trace.tokens, {*inside}, trace.written_by("model").tolist()
     places: dict[int, list[int]] = {}
     for pos, token in enumerate(tokens[: trace.prompt_length]):
         places.setdefault(token, []).append(pos)
     return [
-        (pos - 1, places[token])
-        for pos, token in enumerate(tokens)
-        if pos >= trace.prompt_length and len(places.get(token, ())) == 1 and places[token][0] in in_needle
+        (pos - 1, places[tokens[pos]])
+        for pos in generated
+        if len(places.get(tokens[pos], ())) == 1 and places[tokens[pos]][0] in in_needle
     ]
 
 

@@ -75,8 +75,8 @@ def forking_tokens(trace: Trace, top_fraction: float = 0.2) -> xr.DataArray:
 
     The values are entropies in nats, highest first, of the prediction made one position earlier. The coordinate `pos`
     is the position of the token that was then chosen (arXiv 2506.01939). `attrs["n"]` is the number of generated
-    tokens. High entropy shows that several tokens were likely, not that the choice changes the answer: see
-    `wb.reasoning.resampling`.
+    tokens; those that tools put in are not among them. High entropy shows that several tokens were likely, not that the
+    choice changes the answer: see `wb.reasoning.resampling`.
 
     >>> trace = wb.trace("What is 12+30?")
     >>> forks = forking_tokens(trace, 0.1)
@@ -87,7 +87,8 @@ def forking_tokens(trace: Trace, top_fraction: float = 0.2) -> xr.DataArray:
     """
     check_type("forking_tokens", trace, Trace)
     top_fraction = check_number("top_fraction", top_fraction, above=0, high=1)
-    generated = np.arange(max(trace.prompt_length, 1), len(trace))
+    generated = trace.written_by("model")
+    generated = generated[generated > 0]  # nothing predicted the first token
     if not len(generated):
         raise NotRecorded(
             "nothing was generated in this run, so it has no forking tokens; generate tokens with max_tokens"

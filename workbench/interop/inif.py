@@ -20,18 +20,21 @@ from workbench.files import atomic_write
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Trace
+from workbench.traces.authorship import MODEL, PROMPT, writer_of_each
 from workbench.traces.steps import steps
 
 VERSION = "0.1"
+TAGS = {PROMPT: (), MODEL: ("generated",)}  # by the writer of a token; the tag of a tool is its name
 TEMPLATE = "template"  # INIF's role for a token outside every message's content
 
 
 def to_inif(traces: Trace | Sequence[Trace], summaries: Iterable[str] = ("logprob", "entropy")) -> dict[str, Any]:
     """An INIF document: one sample for each trace, with its tokens, messages and steps. All traces are of one model.
 
-    A token has its `id`, its `token` (the text), its `role`, and `tags`: its channel, and "generated" for generated
-    tokens. It also has the value of each of `summaries` that the trace contains, if the value is finite. Each message
-    and each step of the chain of thought is a span with its positions. A sample's `metadata` describe the run.
+    A token has its `id`, its `token` (the text), its `role`, and `tags`: its channel, and "generated" for tokens of the
+    model, or the name of the tool that put it in. It also has the value of each of `summaries` that the trace contains,
+    if the value is finite. Each message and each step of the chain of thought is a span with its positions. A sample's
+    `metadata` describe the run.
 
     >>> document = to_inif(trace)
     >>> sample = document["samples"][0]
@@ -89,8 +92,8 @@ def save_inif(
 
 def _sample(trace: Trace, summaries: tuple[str, ...]) -> dict[str, Any]:
     tokens: list[dict[str, Any]] = [
-        {"id": token, "token": piece, "role": TEMPLATE, "tags": ["generated"] if pos >= trace.prompt_length else []}
-        for pos, (token, piece) in enumerate(zip(trace.tokens, trace.str_tokens, strict=True))
+        {"id": token, "token": piece, "role": TEMPLATE, "tags": list(TAGS.get(who, [who]))}
+        for token, piece, who in zip(trace.tokens, trace.str_tokens, writer_of_each(trace.written), strict=True)
     ]
     for span in trace.spans:
         for token in tokens[span.content]:
@@ -121,13 +124,15 @@ def _sample(trace: Trace, summaries: tuple[str, ...]) -> dict[str, Any]:
         "tokens": tokens,
         "texts": [trace.text()],
         "spans": spans,
-        "input_tokens": trace.prompt_length,
-        "output_tokens": len(trace) - trace.prompt_length,
+        "input_tokens": len(trace) - len(trace.written_by(MODEL)),
+        "output_tokens": len(trace.written_by(MODEL)),
         "metadata": {
             "trace": trace.id,
             "status": trace.status,
             "created": manifest.created,
             "generation": manifest.generation,
+            "calls": [call.to_json() for call in trace.calls],
+            "follows": trace.follows,
             "edits": trace.edits,
             "verified": trace.verified,
         },

@@ -21,6 +21,7 @@ from workbench.files import atomic_path
 from workbench.paths import expanded
 from workbench.text import visible
 from workbench.traces import Chunk, Trace
+from workbench.traces.authorship import writer_of_each
 from workbench.traces.format import DTYPES, raw
 from workbench.traces.reader import decode_manifest, encode_manifest
 from workbench.traces.steps import steps
@@ -39,9 +40,9 @@ def to_xarray(trace: Trace, names: str | Iterable[str] | None = None) -> xr.Data
     recorded in only some layers is a variable for each layer, under its full name. `names` selects them, short or full;
     by default all except the state that an interrupted generation keeps for `resume`. Where an axis has several
     lengths, the longest has the axis's name and the others the name with their length (`rank` and `rank_5`). bfloat16
-    is widened to float32. The coordinates `token`, `text`, `role` and `channel` are those of each `pos`. `attrs`
-    summarize the run. The variable `manifest` is the whole manifest in bytes, from which `from_xarray` restores the
-    trace.
+    is widened to float32. The coordinates `token`, `text`, `writer`, `role` and `channel` are those of each `pos`.
+    `attrs` summarize the run. The variable `manifest` is the whole manifest in bytes, from which `from_xarray` restores
+    the trace.
 
     >>> data = to_xarray(trace, ["resid_post", "logprob"])
     >>> data["resid_post"].dims, data["logprob"].attrs["units"], data.attrs["trace"] == trace.id
@@ -84,6 +85,7 @@ def to_xarray(trace: Trace, names: str | Iterable[str] | None = None) -> xr.Data
         "pos": np.arange(len(trace)),
         "token": ("pos", np.array(trace.tokens, np.int64)),
         "text": ("pos", _texts(trace.str_tokens)),
+        "writer": ("pos", _texts(writer_of_each(trace.written))),
         "role": ("pos", _texts(role)),
         "channel": ("pos", _texts(channel)),
     }
@@ -131,7 +133,8 @@ def from_xarray(data: xr.Dataset) -> Trace:
 def to_pandas(trace: Trace, what: str = "tokens") -> "pd.DataFrame":
     """A table of a trace. `what` is one of:
 
-    `tokens`: a row for each position (token, text, whether it was generated, role, channel, step, logprob, entropy)
+    `tokens`: a row for each position (token, text, whether the model generated it, its writer, role, channel, step,
+    logprob, entropy)
     `steps`: the steps of the chain of thought (start, stop, tokens, kind, text)
     `messages`: the messages, with their spans and texts
     `predictions`: the most likely next tokens (pos rank: token, text, logprob)
@@ -189,7 +192,8 @@ def _tokens(trace: Trace) -> Columns:
         "pos": np.arange(len(trace)),
         "token": trace.tokens,
         "text": trace.str_tokens,
-        "generated": np.arange(len(trace)) >= trace.prompt_length,
+        "generated": np.isin(np.arange(len(trace)), trace.written_by("model")),
+        "writer": writer_of_each(trace.written),
         "role": role,
         "channel": channel,
         "step": step_of_token,

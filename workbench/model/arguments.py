@@ -9,9 +9,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from workbench.checks import check_real, check_slice
+from workbench.checks import check_real, check_slice, check_whole
 from workbench.errors import ArgumentError, ArgumentTypeError, CheckpointError, PromptError
 from workbench.model.cache import KVCache
+from workbench.model.config import Config
 from workbench.paths import absolute, expanded
 from workbench.taps import Tap
 from workbench.text import brief, shown
@@ -53,6 +54,22 @@ def per_prompt(name: str, value: Any, n: int) -> list[Any]:
             f"{name} has {len(value)} entries for {n} prompts: give one value for all, or one entry for each."
         )
     return list(value)
+
+
+def check_ids(tokens: Any, max_tokens: int, name: str, config: Config) -> None:
+    """Raises PromptError for an empty prompt, an id outside the vocabulary, or more positions than the model has."""
+    max_tokens, ids = check_whole("max_tokens", max_tokens, 0), id_array(tokens)
+    if not len(ids):
+        raise PromptError("the prompt is empty; give at least one token")
+    low, high = int(ids.min()), int(ids.max())
+    if low < 0 or high >= config.d_vocab:
+        invalid = low if low < 0 else high
+        raise PromptError(f"token id {invalid} is out of range: {name} has ids 0..{config.d_vocab - 1}")
+    if len(tokens) + max_tokens > config.n_ctx:
+        raise PromptError(
+            f"{len(tokens)} prompt tokens and max_tokens={max_tokens} exceed the {config.n_ctx} positions of "
+            f"{name}. Shorten the prompt or set max_tokens lower."
+        )
 
 
 def check_tensor(name: str, x: Any, ndim: int) -> None:

@@ -26,13 +26,13 @@ from workbench.errors import EditError, PromptError
 from workbench.lazy_imports import upward
 from workbench.model import gpt_oss, prompts, reloading
 from workbench.model.arguments import (
+    check_ids,
     check_loading,
     check_pass,
     check_tensor,
     checked_budget,
     checked_dtype,
     checked_path,
-    id_array,
     warn_if_gpu_is_idle,
 )
 from workbench.model.arrays import tensor
@@ -51,7 +51,7 @@ from workbench.model.verified import verification_note, verified
 from workbench.paths import absolute, expanded
 from workbench.taps import Chain, Tap
 from workbench.text import visible
-from workbench.traces import Trace
+from workbench.traces import Call, Trace
 
 if TYPE_CHECKING:
     from workbench.recording.budget import Estimate
@@ -176,6 +176,9 @@ class Model(PartialTraces):
         record: str | Sequence[str] = "auto",
         budget: float | None = None,
         to: str | os.PathLike[str] | None = None,
+        written: Sequence[tuple[int, int, str]] | None = None,
+        calls: Sequence[Call] | None = None,
+        follows: Trace | str | None = None,
     ) -> Trace:
         """A Trace of an existing text: the model runs on it and generates nothing.
 
@@ -193,15 +196,21 @@ class Model(PartialTraces):
                 usually all seven.
             budget: bytes; by default a quarter of the free memory.
             to: a path to which the trace is written during recording, so that it may be larger than the memory.
+            written: who wrote which tokens, if not all are the prompt: stretches (start, stop, who) that cover the text
+                in order. `who` is "prompt", "model", or the tool that the model called, such as "functions.calc".
+            calls: the calls to tools (`workbench.traces.Call`); by default those in the messages that the model wrote,
+                without times and errors.
+            follows: the trace that this text continues, or its id.
 
         Raises:
-            PromptError, HookNameError, BudgetError (before anything runs), TraceExists
+            PromptError, HookNameError, ArgumentError, BudgetError (before anything runs), TraceExists
         """
         budget = checked_budget(budget)
         tokens, notes = self.render(prompt)
         self.check_prompt(tokens)
         recording = upward(__name__, "workbench.recording.record")
-        return recording.trace_model(self, tokens, record, budget, notes, checked_path(to))
+        authorship = recording.given_authorship(tokens, written, calls, follows)
+        return recording.trace_model(self, tokens, record, budget, notes, checked_path(to), authorship)
 
     def generate(
         self,
@@ -460,18 +469,7 @@ class Model(PartialTraces):
 
     def check_prompt(self, tokens: Sequence[int], max_tokens: int = 0) -> None:
         """Raises PromptError for an empty prompt, an id outside the vocabulary, or too many positions."""
-        max_tokens, ids = check_whole("max_tokens", max_tokens, 0), id_array(tokens)
-        if not len(ids):
-            raise PromptError("the prompt is empty; give at least one token")
-        low, high = int(ids.min()), int(ids.max())
-        if low < 0 or high >= self.config.d_vocab:
-            invalid = low if low < 0 else high
-            raise PromptError(f"token id {invalid} is out of range: {self.name} has ids 0..{self.config.d_vocab - 1}")
-        if len(tokens) + max_tokens > self.config.n_ctx:
-            raise PromptError(
-                f"{len(tokens)} prompt tokens and max_tokens={max_tokens} exceed the {self.config.n_ctx} positions of "
-                f"{self.name}. Shorten the prompt or set max_tokens lower."
-            )
+        check_ids(tokens, max_tokens, self.name, self.config)
 
     @contextmanager
     def interruptible(self) -> Iterator[Interrupt]:

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -16,8 +16,11 @@ from workbench.errors import ArgumentError, VerificationWarning, WorkbenchError
 from workbench.recording.source import Source, Text, text_of
 from workbench.recording.verify import verify
 from workbench.text import visible
-from workbench.traces import Manifest, TensorInfo, Trace, TraceWriter, load
+from workbench.traces import Call, Manifest, Stretch, TensorInfo, Trace, TraceWriter, load
+from workbench.traces.authorship import checked_written, prompt_then_model
+from workbench.traces.calls import calls_in
 from workbench.traces.canonical_json import canonical
+from workbench.traces.fields import plain
 from workbench.traces.format import dtype_code
 
 if TYPE_CHECKING:
@@ -27,13 +30,29 @@ VERSION = version("gpt-oss-workbench")  # read once: it takes a millisecond
 TEXT_RANKS = 5  # the top ranks of a prediction whose token texts a trace keeps
 
 
+class Authorship(NamedTuple):
+    """Who wrote the tokens of a text, the calls to tools in it, and the id of the trace that it continues.
+
+    Without `calls`, they are those in the messages that the model wrote.
+    """
+
+    written: Sequence[Stretch]
+    calls: Sequence[Call] | None = None
+    follows: str | None = None
+
+
+def all_prompt(tokens: Sequence[int]) -> Authorship:
+    """The Authorship of a text of which all tokens are given."""
+    return Authorship(prompt_then_model(len(tokens), len(tokens)))
+
+
 def assemble(
     source: Source,
     plan: "Plan",
     tokens: Sequence[int],
     arrays: Mapping[str, np.ndarray],
     *,
-    prompt_length: int,
+    authorship: Authorship,
     origin: Mapping[str, str] | str = "forward",
     notes: Sequence[str] = (),
     writer: TraceWriter | None = None,
@@ -47,7 +66,7 @@ def assemble(
         plan: what was recorded.
         tokens: the text.
         arrays: by full name; with a `writer`, only those that were not appended yet.
-        prompt_length: the number of prompt tokens; the others were generated.
+        authorship: who wrote the tokens.
         origin: the pass that recorded the arrays ("forward", "live", "replay"), for all or by name.
         notes: notes in addition to the plan's.
         writer: the writer to which arrays were appended during the run. The trace then reads them back, and is verified
@@ -72,7 +91,7 @@ def assemble(
         arrays = writer.so_far()
         table = arrays.manifest.tensors
     manifest = replace(
-        draft(source, tokens, prompt_length, plan.request),
+        draft(source, tokens, authorship, plan.request),
         tensors=table,
         edits=edits(source),
         omitted=list(plan.omitted),
@@ -88,28 +107,38 @@ def assemble(
 
 
 def draft(
-    source: Source, tokens: Sequence[int], prompt_length: int, request: Sequence[str], text: Text | None = None
+    source: Source, tokens: Sequence[int], authorship: Authorship, request: Sequence[str], text: Text | None = None
 ) -> Manifest:
-    """The manifest without tensors and edits: the model, the text and the numerics."""
-    text = text or text_of(source, tokens)
+    """The manifest without tensors and edits: the model, the text, its writers and the numerics.
+
+    Raises ArgumentError for an Authorship that does not fit the text.
+    """
+    text, calls = text or text_of(source, tokens), authorship.calls
+    written = checked_written(plain(authorship.written, "written"), len(tokens), text.spans)
     return Manifest(
         model=source.identity(),
         tokens=list(tokens),
         str_tokens=text.str_tokens,
         spans=text.spans,
-        prompt_length=prompt_length,
+        written=written,
+        calls=calls_in(text.spans, text.str_tokens, written) if calls is None else calls,
+        follows=authorship.follows,
         record=list(request),
         numerics=numerics(source),
     )
 
 
 def require_valid(
-    source: Source, plan: "Plan", tokens: Sequence[int], prompt_length: int, generation: Mapping[str, Any] | None = None
+    source: Source,
+    plan: "Plan",
+    tokens: Sequence[int],
+    authorship: Authorship,
+    generation: Mapping[str, Any] | None = None,
 ) -> None:
     """Raises ArgumentError, before a run, if its trace could not have a manifest, because of an edit or a setting."""
     try:
         manifest = replace(
-            draft(source, tokens, prompt_length, plan.request),
+            draft(source, tokens, authorship, plan.request),
             edits=edits(source),
             omitted=list(plan.omitted),
             notes=list(plan.notes),

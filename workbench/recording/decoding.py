@@ -20,6 +20,7 @@ from workbench.model import prefill
 from workbench.model.cache import KVCache
 from workbench.model.interrupts import Interrupt
 from workbench.progress import progress_count
+from workbench.recording.assemble import Authorship
 from workbench.recording.next_token import Choice, NextToken, choose_together
 from workbench.recording.not_finite import not_finite
 from workbench.recording.plan import Plan
@@ -27,6 +28,7 @@ from workbench.recording.source import ModelSource, batch_of
 from workbench.recording.summaries import LIVE_POINTS, margins
 from workbench.recording.taps import Recorder, arrays
 from workbench.taps import Chain, Tap
+from workbench.traces.authorship import prompt_then_model
 from workbench.traces.format import dtype_code
 from workbench.traces.tensor_parts import join
 
@@ -168,6 +170,7 @@ class Generation(Decoding):
     ):
         super().__init__(source, settings, prompt, next_token)
         self.plan, self.flag = plan, flag
+        self.follows: str | None = None  # the id of the trace that this run continues
         self.recorder = Recorder([name for p in LIVE_POINTS for name in hooks.match(p, source.n_layers)])
         self.tap = Chain(*source.edits, self.recorder, *next_token.taps)
         self.earlier: Mapping[str, np.ndarray] = {}
@@ -191,6 +194,11 @@ class Generation(Decoding):
         super().start_after(other)
         assert isinstance(other, Generation)
         self.recorder.seen = {name: list(pieces) for name, pieces in other.recorder.seen.items()}
+
+    @property
+    def authorship(self) -> Authorship:
+        """Who wrote the tokens so far."""
+        return Authorship(prompt_then_model(self.prompt_length, len(self.tokens)), follows=self.follows)
 
     def decode(self, between_tokens: Callable[[], None]) -> str:
         """Decodes tokens until a stop condition is met, and returns the finish reason, "stop" or "length".

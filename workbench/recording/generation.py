@@ -103,8 +103,8 @@ def _run(model: "Model", start: Callable[[Interrupt], Generation], to: Path | No
 def _finish(generation: Generation, to: Path | None) -> Trace:
     """The Trace of a generation, after decoding to the end and replaying the finished text with the plan."""
     g, model = generation, generation.source.model
-    require_valid(g.source, g.plan, g.tokens, g.prompt_length, g.settings.to_manifest("length"))
-    with open_writer(g.source, g.plan, g.tokens, g.prompt_length, to):
+    require_valid(g.source, g.plan, g.tokens, g.authorship, g.settings.to_manifest("length"))
+    with open_writer(g.source, g.plan, g.tokens, g.authorship, to):
         pass  # a path that cannot be written is refused now, not after hours
     checkpointing = Checkpointing(g, to)
     model.keep(lambda: save_partial(g) if g.has_started else None, g.flag)  # before anything is computed
@@ -142,13 +142,13 @@ def _decode_and_replay(g: Generation, to: Path | None, checkpointing: Checkpoint
 
 def replayed(g: Generation, finish_reason: str, flag: Interrupt, to: Path | None = None) -> Trace:
     """The Trace of a generation that has been decoded to the end, after a replay of its text with its plan."""
-    with open_writer(g.source, g.plan, g.tokens, g.prompt_length, to) as writer:
+    with open_writer(g.source, g.plan, g.tokens, g.authorship, to) as writer:
         live = g.arrays()
         replay = record(g.source, g.tokens, g.plan, flag, live=live.keys(), writer=writer)
         routing = _compare_routing(g.source.n_layers, live, replay)
         replay = {name: a for name, a in replay.items() if name not in live}
         return assemble(
-            g.source, g.plan, g.tokens, replay | live, prompt_length=g.prompt_length, writer=writer,
+            g.source, g.plan, g.tokens, replay | live, authorship=g.authorship, writer=writer,
             origin=dict.fromkeys(replay, "replay") | dict.fromkeys(live, "live"),
             generation=g.settings.to_manifest(finish_reason), replayed_routing=routing,
         )  # fmt: skip

@@ -16,7 +16,7 @@ from workbench.model.interrupts import Interrupt
 from workbench.model.memory import free_memory, is_out_of_memory, out_of_memory_text
 from workbench.progress import Bar, progress_bar
 from workbench.recording import budget as budgets
-from workbench.recording.assemble import require_valid
+from workbench.recording.assemble import all_prompt, require_valid
 from workbench.recording.batching import MAX_ROWS, Batch, Job, Row
 from workbench.recording.decoding import Decoding, Generation, Settings
 from workbench.recording.generation import replayed, stops
@@ -112,7 +112,7 @@ def traces_of(
         with _about(number):
             model.check_prompt(r.prompt, r.settings.max_tokens)
             plan = affordable_plan(source, items, r.prompt, len(r.prompt) + r.settings.max_tokens, budget, r.notes)
-            require_valid(source, plan, r.prompt, len(r.prompt), r.settings.to_manifest("length"))
+            require_valid(source, plan, r.prompt, all_prompt(r.prompt), r.settings.to_manifest("length"))
         jobs.append(job(source, number, r, plan))
         largest = max(largest, plan.estimate.memory)
     batch = Batch(jobs, max_rows, bytes_for_rows(rows[0][0], [each.nbytes for each in jobs], max_rows, largest))

@@ -11,7 +11,7 @@ from workbench.model import prefill
 from workbench.model.checkpoints.decoding_copies import copies_note
 from workbench.model.memory import free_memory
 from workbench.recording import budget
-from workbench.recording.assemble import TEXT_RANKS, draft
+from workbench.recording.assemble import TEXT_RANKS, all_prompt, draft
 from workbench.recording.source import ModelSource, Source, text_of
 from workbench.text import size_text
 from workbench.traces import Manifest, predicted_bytes, verification
@@ -127,7 +127,7 @@ def plan(
     if streamed:
         in_memory = in_memory * longest // max(n_pos, 1)
     estimate = budget.Estimate(
-        bytes=_on_disk(source, draft(source, tokens, len(tokens), items, text), table, n_pos),
+        bytes=_on_disk(source, draft(source, tokens, all_prompt(tokens), items, text), table, n_pos),
         memory=in_memory + (working if source.device == "cpu" else 0),
         free=free,
         by_name=budget.by_short_name(table),

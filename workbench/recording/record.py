@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from workbench.edits.edit import Tally
 from workbench.model import prefill
 from workbench.model.interrupts import Interrupt
 from workbench.progress import progress_bar
-from workbench.recording.assemble import assemble, draft, edits, require_valid
+from workbench.recording.assemble import Authorship, all_prompt, assemble, draft, edits, require_valid
 from workbench.recording.plan import Plan, affordable_plan
 from workbench.recording.source import ModelSource, Source, batch_of, text_of
 from workbench.recording.summaries import Norms, Predictions, StepAttention, TokenLogprobs, margins
@@ -44,12 +44,19 @@ def trace_model(
     budget: float | None,
     notes: Sequence[str],
     to: Path | None,
+    authorship: Authorship | None = None,
 ) -> Trace:
     """`Model.trace` for a prompt that is already token ids."""
     with model.interruptible() as flag:
-        trace = trace_text(ModelSource(model), tokens, request, budget, notes, to, flag)
+        trace = trace_text(ModelSource(model), tokens, request, budget, notes, to, flag, authorship)
         flag.check()
         return trace
+
+
+def given_authorship(tokens: Sequence[int], written: Any, calls: Any, follows: Any) -> Authorship:
+    """The Authorship of a text from the arguments of `Model.trace`; without `written`, all tokens are the prompt."""
+    follows = follows.id if isinstance(follows, Trace) else follows
+    return Authorship(all_prompt(tokens).written if written is None else written, calls, follows)
 
 
 def trace_text(
@@ -60,6 +67,7 @@ def trace_text(
     notes: Sequence[str] = (),
     to: Path | None = None,
     flag: Interrupt | None = None,
+    authorship: Authorship | None = None,
 ) -> Trace:
     """The verified Trace of a pass of any model over a text.
 
@@ -71,15 +79,16 @@ def trace_text(
         notes: for the manifest.
         to: the path to which the trace is written during the run; None keeps it in memory.
         flag: ends the run at the next hook point once it is set.
+        authorship: who wrote the tokens; by default all are the prompt.
     """
-    flag = flag or Interrupt()
+    flag, authorship = flag or Interrupt(), authorship or all_prompt(tokens)
     plan = affordable_plan(source, request, tokens, len(tokens), budget, notes, to)
     reset_tallies(source)
-    require_valid(source, plan, tokens, len(tokens))
-    with open_writer(source, plan, tokens, len(tokens), to) as writer:
+    require_valid(source, plan, tokens, authorship)
+    with open_writer(source, plan, tokens, authorship, to) as writer:
         recorded = record(source, tokens, plan, flag, writer=writer)
         flag.check()
-        return assemble(source, plan, tokens, recorded, prompt_length=len(tokens), writer=writer)
+        return assemble(source, plan, tokens, recorded, authorship=authorship, writer=writer)
 
 
 def record(
@@ -161,13 +170,13 @@ def _step_attention(source: Source, plan: Plan, tokens: Sequence[int]) -> StepAt
 
 @contextmanager
 def open_writer(
-    source: Source, plan: Plan, tokens: Sequence[int], prompt_length: int, to: Path | None
+    source: Source, plan: Plan, tokens: Sequence[int], authorship: Authorship, to: Path | None
 ) -> Iterator[TraceWriter | None]:
     """The writer of a run that is written to `to`; None if it stays in memory. A failed run leaves nothing there."""
     if to is None:
         yield None
         return
-    manifest = replace(draft(source, tokens, prompt_length, plan.request), edits=edits(source))
+    manifest = replace(draft(source, tokens, authorship, plan.request), edits=edits(source))
     with TraceWriter(to, manifest) as writer:
         yield writer
         writer.abort()  # unless it was committed

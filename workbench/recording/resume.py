@@ -31,6 +31,7 @@ from workbench.recording.record import reset_tallies
 from workbench.recording.source import ModelSource
 from workbench.recording.summaries import LIVE_POINTS
 from workbench.traces import Trace
+from workbench.traces.authorship import MODEL, first_stretches, prompt_then_model
 from workbench.traces.manifest import bit_determining
 
 NEXT = (NEXT_LOGITS, NEXT_RESIDUAL)
@@ -48,9 +49,10 @@ def save_partial(generation: Generation) -> Trace:
         # without the calls of the interrupted pass; a copy, because the run may continue
         edit.tally = replace(tally)
     contents = "routing and predictions" if generation.next_token.live else "routing"
+    authorship = generation.authorship._replace(written=first_stretches(generation.authorship.written, n))
     note = f"interrupted after {n} positions: not replayed, so it contains {contents} only"
     return assemble(
-        generation.source, generation.plan, generation.tokens[:n], recorded, prompt_length=generation.prompt_length,
+        generation.source, generation.plan, generation.tokens[:n], recorded, authorship=authorship,
         origin="live", notes=[note], status="partial", generation=generation.settings.to_manifest("interrupted"),
     )  # fmt: skip
 
@@ -83,6 +85,7 @@ def restore(source: ModelSource, partial: Trace, flag: Interrupt, to: Path | Non
     earlier = {name: partial.raw(name) for name, info in manifest.tensors.items() if "pos" in info.axes}
     tallies = [Tally.from_manifest(edit) for edit in manifest.edits]
     generation = Generation(source, plan, settings, prompt, flag, next_token)
+    generation.follows = manifest.follows
     generation.continue_from(GenerationState(n, stored(next_token.name), tallies), manifest.tokens, cache, earlier)
     return generation
 
@@ -124,7 +127,9 @@ def _settings(source: ModelSource, partial: Trace) -> Settings:
         refuse("it lacks settings of the generation. Generate again from its prompt.")
     if any(key not in edit for edit in manifest.edits for key in _TALLY):
         refuse("it does not say how often its edits were called. Generate again from its prompt.")
-    n_generated = len(partial) - partial.prompt_length
+    if partial.written != prompt_then_model(partial.prompt_length, len(partial)):
+        refuse("not all tokens after its prompt are the model's. Generate again from its prompt.")
+    n_generated = len(partial.written_by(MODEL))
     if partial.prompt_length < 1 or n_generated > manifest.generation["max_tokens"]:
         refuse(f"it has {n_generated} generated tokens, and its max_tokens is {manifest.generation['max_tokens']}.")
     return Settings.from_manifest(manifest.generation)

@@ -15,6 +15,9 @@ from workbench.traces.spans import Span
 
 MAX_DEPTH = 32  # of lists and dicts in each other, in one field
 MAX_INT = 2**64
+# What a run spends its time on. "tools" is the wait for tools that the model called.
+PHASES = ("prepare", "prefill", "decode", "forward", "tools", "replay", "verify", "write")
+MAX_COUNTERS = 100  # of energy
 
 Check = Callable[[Any, str], Any]
 
@@ -200,6 +203,12 @@ def _vocab_text(value: Any, what: str) -> dict:
     return value
 
 
+def _trace_id(value: Any, what: str) -> str:
+    if not (type(value) is str and len(value) == 32 and set(value) <= set("0123456789abcdef")):
+        raise ArgumentError(f"{what} is {shown(value)}, not the id of a trace (32 hexadecimal digits)")
+    return value
+
+
 def _seed(value: Any, what: str) -> int:
     if not (type(value) is int and abs(value) < MAX_INT):
         raise ArgumentError(f"{what} is {shown(value)}, not a whole number of at most 64 bits")
@@ -218,6 +227,28 @@ def _share(value: Any, what: str) -> float:
     if not 0 < number <= 1:
         raise ArgumentError(f"{what} is {shown(value)}; it must be above 0 and at most 1")
     return number
+
+
+def _phases(value: Any, what: str) -> dict[str, float]:
+    for phase in as_dict(value, what):
+        _one_of(*PHASES)(phase, f"a key of {what}")
+    return {phase: _at_least_0(seconds, f"{what}[{phase!r}]") for phase, seconds in value.items()}
+
+
+def _energy(value: Any, what: str) -> dict[str, float]:
+    require(0 < len(as_dict(value, what)) <= MAX_COUNTERS, f"{what} must be None or have 1 to {MAX_COUNTERS} counters")
+    return {counter: _at_least_0(joules, f"{what}[{shown(counter)}]") for counter, joules in value.items()}
+
+
+def _took(value: Any, what: str) -> dict:
+    took = _TOOK(value, what)
+    whole, total = took["seconds"], sum(took["phases"].values())
+    if abs(total - whole) > 1e-6 * (1 + whole):
+        raise ArgumentError(f"the phases of {what} add up to {total} seconds, not {whole}")
+    first_token = took["first_token"]
+    if first_token is not None and first_token > whole * (1 + 1e-6):
+        raise ArgumentError(f"{what} has the first token after {first_token} of {whole} seconds")
+    return took
 
 
 def _stop(value: Any, what: str) -> list:
@@ -271,6 +302,17 @@ _OF_SOME_MODELS: dict[str, Check] = {
     "adapter": _record(name=_of(str), digest=_of(str), scale=_number, base=_of(str)),
     "verified": _record(date=_of(str), ok=_of(bool), workbench=_of(str)),
 }
+_TOOK = _record(
+    seconds=_at_least_0,
+    phases=_phases,
+    first_token=_or_none(_at_least_0),
+    n_prefilled=_count,
+    n_decoded=_count,
+    peak_memory=_or_none(_count),
+    peak_device_memory=_or_none(_count),
+    bytes_written=_count,
+    energy=_or_none(_energy),
+)
 CHECKS: dict[str, Check] = {
     "schema": _of(int),
     "status": _one_of("complete", "partial"),
@@ -278,7 +320,7 @@ CHECKS: dict[str, Check] = {
     "model": _model,
     "tokens": _tokens,
     "str_tokens": list_of(str),
-    "prompt_length": _count,
+    "follows": _or_none(_trace_id),
     "record": list_of(str),
     "edits": list_of(_edit),
     "generation": _or_none(
@@ -297,4 +339,5 @@ CHECKS: dict[str, Check] = {
     "omitted": list_of(str),
     "notes": list_of(str),
     "vocab_text": _vocab_text,
+    "took": _or_none(_took),
 }

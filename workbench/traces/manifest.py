@@ -13,6 +13,10 @@ from typing import Any, NamedTuple
 from workbench import hooks
 from workbench.errors import ArgumentError, TraceCorrupt
 from workbench.text import shown, visible
+from workbench.traces import authorship
+from workbench.traces.authorship import Stretch, checked_written
+from workbench.traces.calls import FIELDS as CALL_FIELDS
+from workbench.traces.calls import TIMES, Call, call_from_json, checked_calls, first_calls
 from workbench.traces.canonical_json import canonical
 from workbench.traces.consistency import check_spans, check_tensors, check_tokens
 from workbench.traces.fields import CHECKS, as_dict, check_keys, checked_span, list_of, plain, require
@@ -106,7 +110,7 @@ class Manifest:
 
     >>> model = {"name": "pocket", "format": "hf-bf16", "weights_digest": "d1", "tokenizer_digest": None}
     >>> model["config"] = {"n_layers": 4}
-    >>> Manifest(model=model, tokens=[5, 7], str_tokens=["a", "b"], prompt_length=2).id
+    >>> Manifest(model=model, tokens=[5, 7], str_tokens=["a", "b"], written=[(0, 2, "prompt")]).id
     'a2ab3e04a5686ef8f4f86ac254c5d2b5'
 
     Raises ArgumentError for a field of the wrong type or one that contradicts another.
@@ -115,7 +119,7 @@ class Manifest:
     model: dict[str, Any]  # name, format, weights_digest, tokenizer_digest, config; adapter, if one was in force
     tokens: list[int]
     str_tokens: list[str]  # the text of every token
-    prompt_length: int  # tokens[:prompt_length] are the prompt, the rest were generated
+    written: list[Stretch]  # who wrote which tokens: covers all positions, in order
     schema: int = SCHEMA
     status: str = "complete"  # or "partial"
     created: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -129,6 +133,9 @@ class Manifest:
     omitted: list[str] = field(default_factory=list)  # left out to fit the budget
     notes: list[str] = field(default_factory=list)
     vocab_text: dict[str, str] = field(default_factory=dict)  # token id -> text, of tokens that were only predicted
+    calls: list[Call] = field(default_factory=list)  # to tools, by the model in this run
+    follows: str | None = None  # the id of the trace that this one continues
+    took: dict[str, Any] | None = None  # seconds, phases, … of the run; None if they were not measured
     tensors: dict[str, TensorInfo] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -139,10 +146,11 @@ class Manifest:
         count = len(self.tokens)
         require(self.schema == SCHEMA, f"schema must be {SCHEMA} in this version of workbench, got {self.schema}")
         require(len(self.str_tokens) == count, f"str_tokens has {len(self.str_tokens)} texts for {count} tokens")
-        require(self.prompt_length <= count, f"prompt_length is {self.prompt_length}, but there are {count} tokens")
         _check_number_of_spans(self.spans, self.tokens)
         _set(self, spans=[checked_span(span, count) for span in self.spans])
         check_spans(self.spans)
+        _set(self, written=checked_written(plain(self.written, "written"), count, self.spans))
+        _set(self, calls=checked_calls(self.calls, self.written))
         _set(self, tensors=dict(self.tensors))
         for name, info in self.tensors.items():
             check_name(name)
@@ -154,16 +162,23 @@ class Manifest:
     def __repr__(self) -> str:
         return f"<Manifest {self.id} of {visible(self.model['name'])}: {len(self.tokens)} tokens, {self.status}>"
 
+    @property
+    def prompt_length(self) -> int:
+        """The number of tokens of the prompt, which is the first stretch of `written`; 0 if that is not the prompt."""
+        return authorship.prompt_length(self.written)
+
     def spec(self) -> dict[str, Any]:
         """The fields that identify the run: two runs with the same spec have the same numbers.
 
-        Of the numerics it has only dtype and arithmetic. With the same arithmetic, processor, threads and versions
-        change no bit.
+        Tokens that the model generated are not in it, because they follow from the rest. Those that tools put in are:
+        `put_in` has [position, token ids, who] of each. Of the numerics it has only dtype and arithmetic. With the same
+        arithmetic, processor, threads and versions change no bit.
         """
         generation = self.generation and {k: v for k, v in self.generation.items() if k != "finish_reason"}
         return {
             "model": {key: self.model[key] for key in ("weights_digest", "tokenizer_digest")},
             "tokens": self.tokens if generation is None else self.tokens[: self.prompt_length],
+            "put_in": authorship.put_in(self.written, self.tokens),
             "record": self.record,
             "edits": [edit["identity"] for edit in self.edits],
             "generation": generation,
@@ -186,13 +201,14 @@ class Manifest:
     def content(self) -> dict[str, Any]:
         """The manifest as JSON without what depends on the machine.
 
-        That is `created`, when the model was verified here, the numerics that are not in the id, and the errors of the
-        identities (numpy's BLAS).
+        That is `created` and `took`, the times of calls, when the model was verified here, the numerics that are not in
+        the id, and the errors of the identities (numpy's BLAS).
         """
         checks = [[line[key] for key in ("identity", "status", "tolerance")] for line in self.verification]
         model = {key: value for key, value in self.model.items() if key != "verified"}
         content = self.to_json() | {"model": model, "numerics": self._bits(), "verification": checks}
-        del content["created"]
+        content["calls"] = [{key: call[key] for key in call if key not in TIMES} for call in content["calls"]]
+        del content["created"], content["took"]
         return content
 
     def to_json(self) -> dict[str, Any]:
@@ -200,6 +216,8 @@ class Manifest:
         data = {name: getattr(self, name) for name in CHECKS}
         data["spans"] = [{name: getattr(span, name) for name in _SPAN} for span in self.spans]
         data["tensors"] = {name: info.to_json() for name, info in self.tensors.items()}
+        data["written"] = [list(stretch) for stretch in self.written]
+        data["calls"] = [call.to_json() for call in self.calls]
         return data
 
     @classmethod
@@ -226,9 +244,13 @@ class Manifest:
                 for chunk in info["chunks"]:
                     require(isinstance(chunk, list) and len(chunk) == 3, "a chunk is not [part, shape, sha256]")
                     require(isinstance(chunk[1], list), "the shape of a chunk is not a list")
+            require(isinstance(data["written"], list), "written is not a list")
+            for call in list_of(dict)(data["calls"], "calls"):
+                check_keys(call, CALL_FIELDS, "a call")
             spans = [Span(**span) for span in data["spans"]]
+            calls = [call_from_json(call) for call in data["calls"]]
             tensors = {name: TensorInfo(**info) for name, info in data["tensors"].items()}
-            return cls(**data | {"spans": spans, "tensors": tensors})
+            return cls(**data | {"spans": spans, "calls": calls, "tensors": tensors})
         except (ValueError, TypeError, RecursionError) as error:
             raise TraceCorrupt(f"the manifest does not describe a trace: {str(error)[:300]}") from None
 
@@ -252,8 +274,9 @@ def first_positions(manifest: Manifest, count: int) -> Manifest:
         manifest,
         tokens=manifest.tokens[:count],
         str_tokens=manifest.str_tokens[:count],
-        prompt_length=min(manifest.prompt_length, count),
         spans=spans,
+        written=authorship.first_stretches(manifest.written, count),
+        calls=first_calls(manifest.calls, count),
         tensors={},
     )
 

@@ -25,7 +25,8 @@ import numpy as np
 from workbench.checks import resolve_head, resolve_layer
 from workbench.errors import ArgumentError, NotRecorded
 from workbench.traces.model_parts import has_sinks, is_gpt_oss
-from workbench.traces.trace import Trace, contents, own_raw
+from workbench.traces.recorded_names import contents
+from workbench.traces.trace import Trace, own_raw
 
 CACHE_BYTES = 512 << 20  # of queries and keys; the layer that was used last is always cached
 MAX_BLOCK_QUERIES = 128
@@ -367,7 +368,7 @@ def _source(trace: Trace, layer: int) -> _Recorded | _Computed:
     if ("rot_q", layer) not in trace or ("rot_k", layer) not in trace or not ("sinks" in trace or sinkless):
         raise NotRecorded(
             f"this trace has neither the pattern of layer {layer} nor the queries and keys to compute it from. "
-            f"It contains: {contents(trace)}. Run again with {_record_option(trace)}."
+            f"It contains: {contents(trace.manifest)}. Run again with {_record_option(trace)}."
         )
     q, keys = _queries_and_keys(trace, layer)
     sinks = no_sinks(q.shape[1]) if sinkless else trace["sinks"][layer]

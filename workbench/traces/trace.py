@@ -12,11 +12,13 @@ import ml_dtypes
 import numpy as np
 
 from workbench import hooks
-from workbench.checks import check_flag, check_layer, check_type, resolve_layer
+from workbench.checks import check_flag, check_type, resolve_layer
 from workbench.errors import ArgumentError, ArgumentTypeError, HookNameError, NotRecorded, TraceCorrupt
 from workbench.lazy_imports import upward
 from workbench.text import shown, visible
-from workbench.traces import exchange, writer
+from workbench.traces import exchange, recorded_names, writer
+from workbench.traces.authorship import Stretch, positions_by
+from workbench.traces.calls import Call
 from workbench.traces.format import from_raw, raw, table_of
 from workbench.traces.labels import labeled
 from workbench.traces.manifest import Manifest, tensor_table
@@ -130,8 +132,39 @@ class Trace:
 
     @property
     def prompt_length(self) -> int:
-        """The number of tokens of the prompt; `tokens[prompt_length:]` were generated."""
+        """The number of tokens of the prompt. Of those after it, `written_by("model")` gives the model's own."""
         return self._manifest.prompt_length
+
+    @property
+    def written(self) -> list[Stretch]:
+        """Who wrote which tokens: stretches (start, stop, who) in order; who is "prompt", "model" or a tool's name."""
+        return list(self._manifest.written)
+
+    def written_by(self, who: str) -> np.ndarray:
+        """The positions of the tokens that `who` wrote (int64): "prompt", "model", or a tool such as "functions.calc".
+
+        >>> own = trace.written_by("model")
+        >>> own[0] == trace.prompt_length, bool(trace["logprob"][own].sum() <= 0)
+        (True, True)
+
+        Raises ArgumentError for a writer that this text does not have; "prompt" and "model" may have written nothing.
+        """
+        return positions_by(self._manifest.written, who)
+
+    @property
+    def calls(self) -> list[Call]:
+        """The calls of the model to tools in this run: tool, arguments, result, positions, times, error."""
+        return list(self._manifest.calls)
+
+    @property
+    def follows(self) -> str | None:
+        """The id of the trace that this one continues, such as that of the previous question; None if there is none."""
+        return self._manifest.follows
+
+    @property
+    def took(self) -> dict[str, Any] | None:
+        """What the run took: "seconds", "phases" (name: seconds) and more; None if it was not measured."""
+        return deepcopy(self._manifest.took)
 
     @property
     def config(self) -> dict[str, Any]:
@@ -230,12 +263,11 @@ class Trace:
 
     def names(self) -> list[str]:
         """The full names of all arrays, in the order of the forward pass, then the summaries."""
-        order = {name: place for place, name in enumerate(hooks.all_points(self._manifest.model["config"]["n_layers"]))}
-        return sorted(self._manifest.tensors, key=lambda name: (order.get(name, len(order)), name))
+        return recorded_names.ordered_names(self._manifest)
 
     def __contains__(self, key: object) -> bool:
         try:
-            self._find(key)
+            recorded_names.find(self._manifest, key)
         except (LookupError, ArgumentTypeError):
             return False
         return True
@@ -270,7 +302,7 @@ class Trace:
         Raises what `trace[name]` raises.
         """
         key = name if layer is None else (name, layer)
-        full, index, stacks = self._find(key)
+        full, index, stacks = recorded_names.find(self._manifest, key)
         axes = self._manifest.tensors[full[0]].axes
         axes = ("layer", *axes) if stacks else axes[index is not None :]
         attrs = {"trace": self.id, "model": self._manifest.model["name"], "source": self.source(key)}
@@ -293,11 +325,11 @@ class Trace:
         point = hooks.full_name(name)
         if "*" not in point:
             raise HookNameError(f"{visible(name)!r} is one array without a layer axis; use trace[{visible(name)!r}]")
-        return tuple(self._layers(point))
+        return tuple(recorded_names.layers_of(self._manifest, point))
 
     def source(self, key: Key) -> str:
         """The origin of the array: "forward", "live", "replay" or "derived"; joined by commas if layers differ."""
-        return sources(self._manifest, self._find(key)[0])
+        return sources(self._manifest, recorded_names.find(self._manifest, key)[0])
 
     def save(self, path: os.PathLike[str] | str, *, overwrite: bool = False) -> Path:
         """The absolute path of the folder to which the trace was written. It is written completely or not at all.
@@ -338,11 +370,9 @@ class Trace:
         """Several lines of text: the run, the recorded arrays, and whether the trace verifies."""
         return summary(self._manifest, self.names())
 
-    # From keys to names.
-
     def _own(self, key: Key) -> tuple[np.ndarray, Original | None]:
         """The trace's own array for a key, or a new one of stacked layers; and its Original, if it is all of that."""
-        full, layer, stacks = self._find(key)
+        full, layer, stacks = recorded_names.find(self._manifest, key)
         if not stacks:
             held = self._arrays[full[0]]
             if layer is None and isinstance(held, Original):
@@ -356,73 +386,6 @@ class Trace:
             )
         return np.stack([_array(self._arrays[name]) for name in full]), None
 
-    def _layer_axis(self, name: str, layer: int | None) -> int | None:
-        """The index on the layer axis of the array stored under exactly this name; None for the whole array."""
-        tensors = self._manifest.tensors
-        if name not in tensors:
-            raise self._not_recorded(name, name)
-        if layer is None:
-            return None
-        if "layer" in tensors[name].axes[:1] and layer < tensors[name].shape[0]:
-            return layer
-        if layer != hooks.layer_of(name):
-            raise HookNameError(f"{name!r} is one array without a layer axis; use trace[{name!r}]")
-        return None
-
-    def _find(self, key: object) -> tuple[list[str], int | None, bool]:
-        """The full names for a key, the index on a summary's layer axis, and whether to stack the layers."""
-        n_layers = self._manifest.model["config"]["n_layers"]
-        name, layer = key if isinstance(key, tuple) and len(key) == 2 else (key, None)
-        if not isinstance(name, str):
-            raise HookNameError(f"{shown(key)} is not a name. Use trace['resid_post', 3] or trace['logprob'].")
-        if layer is not None:
-            layer = resolve_layer(layer, n_layers)
-        tensors = self._manifest.tensors
-        if name in tensors or name in hooks.SUMMARIES:
-            return [name], self._layer_axis(name, layer), False
-        try:
-            point = hooks.full_name(name)
-        except HookNameError:
-            known = [*hooks.SUMMARIES, *hooks.POINTS, *map(hooks.short_name, hooks.POINTS), *tensors]
-            raise HookNameError(f"{hooks.unknown_name(name, known)} This trace contains: {contents(self)}.") from None
-        named_layer = hooks.layer_of(point)
-        if named_layer is not None:
-            check_layer(named_layer, n_layers)
-        if "*" not in point:
-            if layer is not None and layer != named_layer:
-                raise HookNameError(f"{point!r} is one array without a layer axis; use trace[{point!r}]")
-            if point not in tensors:
-                raise self._not_recorded(point, hooks.short_name(point))
-            return [point], None, False
-        if layer is not None:
-            if hooks.at_layer(point, layer) not in tensors:
-                raise self._not_recorded(hooks.at_layer(point, layer), hooks.short_name(point))
-            return [hooks.at_layer(point, layer)], None, False
-        layers = self._layers(point)
-        if len(layers) < n_layers:
-            raise NotRecorded(
-                f"{name!r} was recorded only in the layers {', '.join(map(str, layers))}, not in all {n_layers}. "
-                f"Select one of them: trace[{name!r}, {layers[0]}]."
-            )
-        return [hooks.at_layer(point, number) for number in layers], None, True
-
-    def _layers(self, point: str) -> list[int]:
-        n_layers = self._manifest.model["config"]["n_layers"]
-        layers = [layer for layer in range(n_layers) if hooks.at_layer(point, layer) in self._manifest.tensors]
-        if not layers:
-            raise self._not_recorded(hooks.short_name(point), hooks.short_name(point))
-        return layers
-
-    def _not_recorded(self, name: str, record: str) -> NotRecorded:
-        point = record if record in hooks.SUMMARIES else hooks.full_name(record)
-        record = next((preset for preset, points in hooks.PRESETS.items() if record in points), record)
-        layers = [str(hooks.layer_of(n)) for n in self.names() if "*" in point and hooks.point_of(n) == point]
-        recorded = f" {record!r} was recorded in the layers {', '.join(layers)}." if layers else ""
-        return NotRecorded(
-            f"{name!r} was not recorded in this trace.{recorded} It contains: {contents(self)}. "
-            f"Run again with record={record!r}."
-        )
-
 
 class _Config(dict[str, Any]):
     """The config of a model. Traces of other libraries, and those made by hand, may lack a key that gpt-oss has."""
@@ -432,11 +395,6 @@ class _Config(dict[str, Any]):
             f"the config of this trace's model has no {visible(key)!r}, which this needs. "
             f"It has: {visible(', '.join(self))}."
         )
-
-
-def contents(trace: Trace) -> str:
-    """The short names of all that a trace contains, as text for an error."""
-    return visible(", ".join(dict.fromkeys(hooks.short_name(name) for name in trace.names()))) or "nothing"
 
 
 def load(path: os.PathLike[str] | str) -> Trace:

@@ -5,7 +5,7 @@ import { SCALES, scaleEnds, scaleRange } from "./lane_scale.js";
 import { register } from "./mount.js";
 import { gutter, menu, strip } from "./plots.js";
 import { columns, pointed } from "./token_axis.js";
-import { number, oneLineOf } from "./token_index.js";
+import { generatedOf, number, oneLineOf } from "./token_index.js";
 import { busOf } from "./trace_bus.js";
 import { frame } from "./view_frame.js";
 
@@ -29,6 +29,7 @@ register("compare", (ctx) => {
     partner = new Int32Array(n).fill(-1),
     column = new Int32Array(n),
     back = new Int32Array(textIds2.length).fill(-1);
+  const otherGenerated = generatedOf(data.other_written, textIds2.length);
   const oneLine2 = (j) => oneLineOf(tokens.texts[textIds2[j]]),
     same = (c) =>
       positions1[c] >= 0 &&
@@ -132,7 +133,7 @@ register("compare", (ctx) => {
     const shown = { from: a.from, to: a.to, mask: null },
       range = scaleRange(scale, tokens, a, tokens.mask(state.only, state.pin)),
       m = lane.whole.length,
-      range2 = scaleRange(scale, { n: m, promptLength: data.other_prompt_length }, shown, null),
+      range2 = scaleRange(scale, { n: m, generated: otherGenerated }, shown, null),
       of = (values, over) =>
         scaleEnds({ values, low: null, high: null }, values.length, over ?? range);
     const ends = [of(lane.a), scale === "shown" ? of(lane.b) : of(lane.whole, range2)].flat(),

@@ -16,7 +16,7 @@ from workbench.views import snapshot_html
 from workbench.views.diff import common
 from workbench.views.lane_scale import SCALES, scale_ends, scale_range
 from workbench.views.payload import Payload
-from workbench.views.view import View
+from workbench.views.view import View, writers_header
 
 Pair = tuple[xr.DataArray, xr.DataArray]
 NAME = 20  # letters of a question that names a run
@@ -76,7 +76,7 @@ class Compare(View):
             "other": self.other.id,
             "lanes": lanes,
             "scale": self.scale,
-            "other_prompt_length": self.other.prompt_length,
+            "other_written": writers_header(self.other),
         }
         header["summary"] = self.summary()
         header["hint"] = (
@@ -138,8 +138,8 @@ class Compare(View):
 
         That scale is at least a hundredth as wide, because rounding must not look like a difference.
         """
-        over = scale_range(self.scale, len(self.trace), self.trace.prompt_length, self.window)
-        b, over_b = lane.b, scale_range(self.scale, len(self.other), self.other.prompt_length, None)
+        over = scale_range(self.scale, self.trace, self.window)
+        b, over_b = lane.b, scale_range(self.scale, self.other, None)
         if self.scale == "shown":  # the tokens that the first run has too
             b, over_b = self._aligned(lane), over
         ends = scale_ends(lane.a, None, None, over) + scale_ends(b, None, None, over_b)

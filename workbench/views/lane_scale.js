@@ -13,14 +13,14 @@ export const SCALES = [
  * The positions that set the scale: the generated tokens (all if there are none), the shown ones, or all.
  *
  * @param {string} scale
- * @param {{ n: number, promptLength: number }} tokens
+ * @param {{ n: number, generated: Uint8Array | null }} tokens which of them were generated; null if none
  * @param {{ from: number, to: number }} axis
  * @param {Uint8Array | null} mask
  * @returns {{ from: number, to: number, mask: Uint8Array | null }}
  */
-export function scaleRange(scale, { n, promptLength }, { from, to }, mask) {
+export function scaleRange(scale, { n, generated }, { from, to }, mask) {
   if (scale === "shown") return { from, to, mask };
-  return { from: scale === "generated" && promptLength < n ? promptLength : 0, to: n, mask: null };
+  return { from: 0, to: n, mask: scale === "generated" ? generated : null };
 }
 
 /**

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from workbench.files import atomic_write, make_folder
 from workbench.paths import expanded
 from workbench.text import html, number_text, size_text
-from workbench.traces import Trace
+from workbench.traces import Call, Trace
+from workbench.traces.authorship import token_counts
 from workbench.traces.model_parts import identity_text, is_gpt_oss
 from workbench.traces.spans import Span
 from workbench.views.outline import color_of, messages
@@ -25,6 +26,8 @@ from workbench.views.snapshot_html import table
 
 if TYPE_CHECKING:
     from workbench.views.view import View
+
+WRITER_TEXTS = {"prompt": "prompt", "model": "generated"}
 
 
 class PageParts(NamedTuple):
@@ -125,7 +128,8 @@ def _article(str_tokens: Sequence[str], message: Span) -> str:
 
 def _header(trace: Trace) -> str:
     m = trace.manifest
-    generated = len(trace) - m.prompt_length
+    counts = token_counts(m.written)
+    written = ", ".join(f"{n:,} {WRITER_TEXTS.get(who, f'by {who}')}" for who, n in counts.items())
     checked = [line for line in m.verification if line["status"] != "not checked"]
     holds = sum(line["status"] == "holds" for line in checked)
     if not checked:
@@ -143,7 +147,7 @@ def _header(trace: Trace) -> str:
     method, _, digest = m.model["weights_digest"].rpartition(":")
     hash_text = "sha256 of samples" if method == "sampled-sha256" else "sha256"
     facts = [
-        ("tokens", f"{len(trace):,}", f"{m.prompt_length:,} prompt, {generated:,} generated"),
+        ("tokens", f"{len(trace):,}", html(written)),
         ("layers", f"{m.model['config']['n_layers']}", html(m.model["format"])),
         ("recorded", size_text(size), f"in {_count(len(m.tensors), 'array')}"),
         ("weights", f"<code>{html(digest[:12])}</code>", f"{hash_text}, first 12"),
@@ -190,6 +194,8 @@ def _details(trace: Trace) -> str:
         parts.append(_section("Edits", "".join(_table(edit) for edit in m.edits)))
     generation = m.generation and {k: "—" if v is None else v for k, v in m.generation.items()}
     parts.append(_section("Generation", _table(generation or {"": "none: prefill only"})))
+    if m.calls:
+        parts.append(_section("Calls to tools", "".join(_call(call) for call in m.calls), "wide"))
     parts.append(_section("Numerics", _table(m.numerics)))
     if m.replayed_routing:
         different, compared = m.replayed_routing["different"], m.replayed_routing["compared"]
@@ -204,10 +210,20 @@ def _details(trace: Trace) -> str:
         "content": m.content_hash,
         "weights": m.model["weights_digest"],
         "tokenizer": m.model["tokenizer_digest"] or "—",
+        **({"follows": m.follows} if m.follows else {}),
     }
     parts.append(_section("Digests", _table(identity), "wide"))
     parts.append(_section("Recorded", _arrays(trace), "wide"))
     return f'<div class="details">{"".join(parts)}</div>'
+
+
+def _call(call: Call) -> str:
+    """A table of one call: what was asked, what the tool answered, and how long it took."""
+    answer = {"error": call.error} if call.error else {}
+    answer |= {"result": "none" if call.result is None else call.result}
+    times = {"started": call.started, "seconds": call.seconds}
+    known = {name: value for name, value in times.items() if value is not None}
+    return _table({"tool": call.tool, "arguments": call.arguments, **answer, **known})
 
 
 def _section(title: str, inside: str, name: str = "") -> str:

@@ -104,7 +104,7 @@ class ScoreSheet(View):
 
     def snapshot(self) -> list[snapshot_html.Row]:
         texts = message_texts(self.trace, 600) if "transcript" in self.shown else []
-        over = scale_range(self.scale, len(self.trace), self.trace.prompt_length, self.window)
+        over = scale_range(self.scale, self.trace, self.window)
         lanes = [_lane_row(self.lanes[name], over) for name in self.shown if name != "transcript"]
         return [message_ribbon(self.trace), *texts, *lanes]
 
@@ -417,7 +417,7 @@ def _add_predictions(trace: Trace, header: dict[str, Any], arrays: dict[str, np.
     arrays["top_probability"] = np.nan_to_num(np.exp(logprobs[:, :3]))
 
 
-def _lane_row(each: Lane, over: slice) -> snapshot_html.Row:
+def _lane_row(each: Lane, over: slice | np.ndarray) -> snapshot_html.Row:
     if each.values is None:
         return snapshot_html.Row(each.label, each.unit, text=each.missing)
     if each.kind == "arcs":

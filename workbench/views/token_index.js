@@ -4,13 +4,15 @@
 
 export class Tokens {
   /** @param {Payload} payload */
-  constructor({ token_texts, messages, steps, prompt_length, arrays }) {
+  constructor({ token_texts, messages, steps, written, arrays }) {
     this.texts = token_texts; // each distinct text once; textIds has the index of each token's text
     this.messages = messages;
     this.steps = steps;
-    this.promptLength = prompt_length;
+    this.written = written;
+    this.promptLength = written[0]?.[2] === "prompt" ? written[0][1] : 0;
     this.textIds = arrays.token_text_ids;
     this.n = this.textIds.length;
+    this.generated = generatedOf(written, this.n);
     /** @type {string[] | null} */
     this.lowercase = null;
     this.joined = "";
@@ -60,7 +62,8 @@ export class Tokens {
     return ranges;
   }
   /**
-   * Which tokens pass a filter (1 or 0 for each): "channel:…", "kind:…", "step", "same", "prompt", "generated".
+   * Which tokens pass a filter (1 or 0 for each): "channel:…", "kind:…", "step", "same", "prompt", "generated",
+   * "writer:…" (a tool).
    * Returns null without a filter.
    *
    * @param {string} only
@@ -74,10 +77,25 @@ export class Tokens {
       kind: (i) => this.steps[step[i]]?.kind === name,
       step: (i) => pin >= 0 && step[pin] >= 0 && step[i] === step[pin],
       same: (i) => pin >= 0 && textIds[i] === textIds[pin],
-      prompt: (i) => i < this.promptLength,
-      generated: (i) => i >= this.promptLength,
+      prompt: (i) => this.writer(i) === "prompt",
+      generated: (i) => this.writer(i) === "model",
+      writer: (i) => this.writer(i) === name,
     }[filter];
     return passes ? Uint8Array.from({ length: this.n }, (_, i) => passes(i)) : null;
+  }
+  /**
+   * Who wrote a token: "prompt", "model" or the name of a tool.
+   *
+   * @param {number} i
+   */
+  writer(i) {
+    let [low, high] = [0, this.written.length - 1];
+    while (low < high) {
+      const middle = (low + high + 1) >> 1;
+      if (this.written[middle][0] <= i) low = middle;
+      else high = middle - 1;
+    }
+    return this.written[low]?.[2] ?? "";
   }
   /**
    * Message and step of a token, as text.
@@ -90,6 +108,26 @@ export class Tokens {
     return (m ? m.name : "") + (s ? `, step ${this.step[i]} (${plain(s.kind)})` : "");
   }
 }
+
+/**
+ * Which tokens the model generated (1 or 0 for each); null if none.
+ *
+ * @param {[number, number, string][]} written
+ * @param {number} n
+ */
+export function generatedOf(written, n) {
+  const generated = new Uint8Array(n);
+  for (const [start, stop, who] of written) if (who === "model") generated.fill(1, start, stop);
+  return generated.includes(1) ? generated : null;
+}
+
+/**
+ * The writer of tokens as a reader sees it.
+ *
+ * @param {string} who
+ */
+export const writerText = (who) =>
+  who === "model" ? "generated" : who === "prompt" ? who : `by ${who}`;
 
 /** @param {string} text */
 export const oneLineOf = (text) =>

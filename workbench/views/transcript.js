@@ -40,7 +40,7 @@ export function transcript(view, ctx, { tall, tint = null }) {
     const made = make("span", { textContent: text(i) }),
       step = tokens.steps[tokens.step[i]],
       head = i < message.content || i >= message.end;
-    const p = logprob && i >= tokens.promptLength && !tint ? Math.exp(logprob[i]) : 1,
+    const p = logprob && tokens.generated?.[i] && !tint ? Math.exp(logprob[i]) : 1,
       rare = p < 0.1 ? "wb-rarer" : p < 0.5 && "wb-rare";
     const kind = head ? "wb-head" : step && !tint && `wb-kind k${step.color}`,
       off = mask && !mask[i] && "wb-off",
@@ -329,7 +329,7 @@ export function legend(view, tokens, logprob) {
         textContent: `${plain(kind)} ${tokens.steps.filter((s) => s.kind === kind).length}`,
       }),
     );
-  if (logprob && tokens.promptLength < tokens.n)
+  if (logprob && tokens.generated)
     line.append(
       make("i", { className: "wb-rare", textContent: "p under ½" }),
       make("i", { className: "wb-rarer", textContent: "p under ⅒" }),

@@ -221,7 +221,7 @@ def common(view: View) -> Payload:
         "hint": f"{n:,} tokens. Hover, click to pin, drag to select a range; ← → to move, / to search, + − 0 to zoom, "
         "c to copy, f for full screen.",
         "layers": trace.config["n_layers"],
-        "prompt_length": trace.prompt_length,
+        "written": writers_header(trace),
         "token_texts": token_texts,
         "messages": [message_header(span) for span in messages(trace.spans, n)],
         "steps": [
@@ -237,6 +237,11 @@ def common(view: View) -> Payload:
     if logprob is not None:
         arrays["logprob"] = logprob
     return header, arrays
+
+
+def writers_header(trace: Trace) -> list[list[Any]]:
+    """[start, stop, who] of each stretch of tokens with one writer, for the header of a payload."""
+    return [[start, stop, visible(who)] for start, stop, who in trace.written]
 
 
 def lane(trace: Trace, name: str, *shape: int) -> np.ndarray | None:

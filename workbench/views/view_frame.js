@@ -6,7 +6,7 @@ import { isForNotebook, leaveView, letShortcutsThrough } from "./notebook_keys.j
 import { pictureSavers } from "./picture.js";
 import { hasRange, rangeOnAxis, rangeText } from "./selected_range.js";
 import { axisOf } from "./token_axis.js";
-import { plain } from "./token_index.js";
+import { plain, writerText } from "./token_index.js";
 import { tooltip } from "./tooltip.js";
 
 /**
@@ -78,6 +78,9 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
     ["step", "step of the pinned token"],
     ["prompt", "prompt"],
     ["generated", "generated"],
+    ...[...new Set(tokens.written.map(([, , who]) => who))]
+      .filter((who) => who !== "prompt" && who !== "model")
+      .map((who) => [`writer:${who}`, writerText(who)]),
   ]);
   group(
     "channel",
@@ -224,7 +227,7 @@ export function frame(ctx, { label, args = () => "", readout = () => [], keys = 
     i < 0
       ? []
       : [
-          `“${tokens.oneLine(i)}”  position ${i.toLocaleString("en")} · ${i < tokens.promptLength ? "prompt" : "generated"} · ${tokens.place(i)}`,
+          `“${tokens.oneLine(i)}”  position ${i.toLocaleString("en")} · ${writerText(tokens.writer(i))} · ${tokens.place(i)}`,
           ...readout(i, state),
         ];
   /** Shows a text below the plots and, while pointer or keys are in the view, in the tooltip. */
