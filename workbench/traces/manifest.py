@@ -111,7 +111,7 @@ class Manifest:
     >>> model = {"name": "pocket", "format": "hf-bf16", "weights_digest": "d1", "tokenizer_digest": None}
     >>> model["config"] = {"n_layers": 4}
     >>> Manifest(model=model, tokens=[5, 7], str_tokens=["a", "b"], written=[(0, 2, "prompt")]).id
-    'a2ab3e04a5686ef8f4f86ac254c5d2b5'
+    'e7f34a349d649cbe8a02033b17ef2cfa'
 
     Raises ArgumentError for a field of the wrong type or one that contradicts another.
     """
