@@ -132,7 +132,7 @@ def _spans(times: int, **changes: Any) -> Callable[[Fields], object]:
     return lambda fields: fields["spans"].extend([fields["spans"][-1] | changes] * times)
 
 
-CALL = {"tool": "functions.calc", "arguments": "", "asked": [30, 32], "answered": None}
+CALL = {"tool": "functions.calc", "arguments": "", "positions": [30, 32], "result_positions": None}
 CALL |= dict.fromkeys(("result", "started", "seconds", "error"))
 TOOK = {"seconds": 1.0, "phases": {"decode": 1.0}, "first_token": None, "n_prefilled": 0, "n_decoded": 0}
 TOOK |= {"peak_memory": None, "peak_device_memory": None, "bytes_written": 0, "energy": None}
@@ -181,11 +181,11 @@ FIELDS: dict[str, tuple[Callable[[Fields], object], str]] = {
     "100,000 writers": (lambda f: f.update(written=[[0, 1, "model"]] * 100_000), "there are only"),
     "a writer of hidden characters": (lambda f: f["written"][1].__setitem__(2, "a\u202eb"), "must be"),
     "writers that are no positions": (lambda f: f.update(written=[[None, {}, []]]), "[start, stop, who]"),
-    "a call beyond the text": (lambda f: f.update(calls=[CALL | {"asked": [30, 10**9]}]), "within"),
-    "a call by the prompt": (lambda f: f.update(calls=[CALL | {"asked": [1, 3]}]), "did not write"),
+    "a call beyond the text": (lambda f: f.update(calls=[CALL | {"positions": [30, 10**9]}]), "within"),
+    "a call by the prompt": (lambda f: f.update(calls=[CALL | {"positions": [1, 3]}]), "did not write"),
     "100,000 calls": (lambda f: f.update(calls=[CALL] * 100_000), "there are 100000 calls"),
     "a result that no tool wrote": (
-        lambda f: f.update(calls=[CALL | {"answered": [36, 38], "result": "7"}]),
+        lambda f: f.update(calls=[CALL | {"result_positions": [36, 38], "result": "7"}]),
         "did not write",
     ),
     "the id of another trace that is a path": (lambda f: f.update(follows="../" * 10 + "aa"), "not the id of a trace"),

@@ -90,8 +90,8 @@ def test_every_token_has_its_writer_and_the_trace_verifies(trace, talk):
 def test_the_call_is_found_with_its_arguments_and_result(trace, talk):
     [found] = trace.calls
     assert (found.tool, json.loads(found.arguments), found.result) == (CALC, {"x": PROBLEM.call}, PROBLEM.result)
-    assert trace.str_tokens[found.asked][-1] == "<|call|>" and found.asked.stop == talk.written[1].stop
-    assert "".join(trace.str_tokens[found.answered]) == result(PROBLEM).removesuffix("<|start|>assistant")
+    assert trace.str_tokens[found.positions][-1] == "<|call|>" and found.positions.stop == talk.written[1].stop
+    assert "".join(trace.str_tokens[found.result_positions]) == result(PROBLEM).removesuffix("<|start|>assistant")
     assert (found.started, found.seconds, found.error) == (None, None, None)
 
 
@@ -158,12 +158,12 @@ def test_tables_pages_and_other_formats_say_who_wrote_what(trace, talk, model):
 
 
 def test_equal_tokens_of_which_other_tokens_were_put_in_have_other_ids(trace, model, talk):
-    prompt_stretch, asked, answered, rest = talk.written
+    prompt_stretch, calling, replying, rest = talk.written
     again = model.trace(talk.tokens, record="steps lens attention", written=talk.written)
     assert again.id == trace.id and again.manifest.content_hash == trace.manifest.content_hash
     assert all(np.array_equal(again.raw(n), trace.raw(n), equal_nan=True) for n in trace.names() if n != "x")
-    later = answered.stop - 2  # the header of the model's message is the model's own
-    moved = [prompt_stretch, asked, answered._replace(stop=later), rest._replace(start=later)]
+    later = replying.stop - 2  # the header of the model's message is the model's own
+    moved = [prompt_stretch, calling, replying._replace(stop=later), rest._replace(start=later)]
     other = model.trace(talk.tokens, record="steps lens attention", written=moved)
     none = model.trace(talk.tokens, record="steps lens attention")
     assert len({trace.id, other.id, none.id}) == 3 and other.tokens == trace.tokens == none.tokens
@@ -186,21 +186,23 @@ def test_it_is_saved_and_loaded_and_streams_to_the_same_content(trace, model, ta
 
 def test_times_and_errors_of_calls_are_kept_and_another_account_of_a_run_is_not_hidden(trace, model, talk, tmp_path):
     [found] = trace.calls
-    timed = Call(found.tool, found.arguments, found.asked, found.answered, found.result, "2026-01-02", 0.5, "slow")
-    told = model.trace(talk.tokens, record="", written=talk.written, calls=[timed], follows=trace)
-    assert told.calls == [timed] and told.follows == trace.id
+    timed = Call(
+        found.tool, found.arguments, found.positions, found.result_positions, found.result, "2026-01-02", 0.5, "slow"
+    )
+    timed_trace = model.trace(talk.tokens, record="", written=talk.written, calls=[timed], follows=trace)
+    assert timed_trace.calls == [timed] and timed_trace.follows == trace.id
     plain = model.trace(talk.tokens, record="", written=talk.written)
-    assert plain.id == told.id and plain.follows is None
+    assert plain.id == timed_trace.id and plain.follows is None
     plain.save(tmp_path / "a")
     with pytest.raises(TraceExists, match=r"other content: follows, calls\. The numbers are equal"):
-        told.save(tmp_path / "a")
+        timed_trace.save(tmp_path / "a")
 
 
 def test_a_text_that_ends_in_a_call_has_it_without_a_result(model, talk):
-    asked = model.trace(talk.tokens[: talk.written[1].stop], record="", written=talk.written[:2])
-    [found] = asked.calls
-    assert (found.tool, found.answered, found.result) == (CALC, None, None)
-    assert set(range(len(asked))[found.asked]) <= set(asked.written_by("model").tolist())
+    text = model.trace(talk.tokens[: talk.written[1].stop], record="", written=talk.written[:2])
+    [found] = text.calls
+    assert (found.tool, found.result_positions, found.result) == (CALC, None, None)
+    assert set(range(len(text))[found.positions]) <= set(text.written_by("model").tolist())
 
 
 def test_a_tool_message_in_a_chat_is_prompt(model):

@@ -106,19 +106,19 @@ WRONG_CALLS: list[Any] = [
     *(
         [replace(CALL, **change)]
         for change in (
-            {"asked": slice(4, 9)},  # the first token is of the prompt
-            {"asked": slice(8, 10)},
-            {"asked": slice(5, 5)},
-            {"asked": slice(-4, 9)},
-            {"asked": slice(5, 9, 1)},
-            {"asked": slice(5.0, 9)},
-            {"asked": slice(14, 17)},  # after its result
-            {"asked": (5, 9)},
-            {"asked": None},
-            {"answered": slice(9, 15)},
-            {"answered": slice(9, 18)},
-            {"answered": slice(6, 8)},
-            {"answered": slice(10**30, 10**40)},
+            {"positions": slice(4, 9)},  # the first token is of the prompt
+            {"positions": slice(8, 10)},
+            {"positions": slice(5, 5)},
+            {"positions": slice(-4, 9)},
+            {"positions": slice(5, 9, 1)},
+            {"positions": slice(5.0, 9)},
+            {"positions": slice(14, 17)},  # after its result
+            {"positions": (5, 9)},
+            {"positions": None},
+            {"result_positions": slice(9, 15)},
+            {"result_positions": slice(9, 18)},
+            {"result_positions": slice(6, 8)},
+            {"result_positions": slice(10**30, 10**40)},
             {"tool": "functions.other"},
             {"tool": None},
             {"arguments": b"1"},
@@ -146,12 +146,12 @@ IN_JSON: list[Any] = [
     [3],
     [{}],
     [CALL.to_json() | {"more": 1}],
-    [CALL.to_json() | {"asked": 5}],
-    [CALL.to_json() | {"asked": [5]}],
-    [CALL.to_json() | {"asked": ["a", "b"]}],
-    [CALL.to_json() | {"asked": [5, 900]}],
-    [CALL.to_json() | {"answered": [9, 13, 1]}],
-    [CALL.to_json() | {"answered": [0, 3]}],
+    [CALL.to_json() | {"positions": 5}],
+    [CALL.to_json() | {"positions": [5]}],
+    [CALL.to_json() | {"positions": ["a", "b"]}],
+    [CALL.to_json() | {"positions": [5, 900]}],
+    [CALL.to_json() | {"result_positions": [9, 13, 1]}],
+    [CALL.to_json() | {"result_positions": [0, 3]}],
     [CALL.to_json() | {"seconds": []}],
 ]
 
@@ -172,6 +172,6 @@ def test_a_writer_must_be_a_tool_that_the_messages_name() -> None:
 
 def test_the_first_positions_have_the_calls_that_they_contain() -> None:
     assert first_positions(THREE, 8).calls == []
-    assert first_positions(THREE, 11).calls == [replace(CALL, answered=None)]  # the tool was run, and it is on record
+    assert first_positions(THREE, 11).calls == [replace(CALL, result_positions=None)]  # the tool was run
     assert first_positions(THREE, 13).calls == [CALL]
     assert first_positions(THREE, 7).written == [Stretch(0, 5, "prompt"), Stretch(5, 7, "model")]

@@ -16,17 +16,17 @@ TIMES = ("started", "seconds")  # differ between two equal runs, so they are no 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A call that the model made to a tool: which tokens asked, which tokens answered, and how long it took.
+    """A call that the model made to a tool: its arguments, its result, their positions, and how long it took.
 
-    >>> call = Call("functions.calc", '{"x": "8*2"}', slice(39, 68), answered=slice(68, 84), result="16", seconds=0.02)
+    >>> call = Call("functions.calc", '{"x": "8*2"}', slice(39, 68), slice(68, 84), "16", seconds=0.02)
     >>> call.tool, call.result
     ('functions.calc', '16')
     """
 
     tool: str  # the recipient of the call
     arguments: str  # as the model wrote them
-    asked: slice  # the positions of the call, all written by the model
-    answered: slice | None = None  # those of the result, all written by the tool; None if there is none in the text
+    positions: slice  # of the call, all written by the model
+    result_positions: slice | None = None  # of the result, all written by the tool; None if it is not in the text
     result: str | None = None  # the text of the result
     started: str | None = None  # date and time, UTC
     seconds: float | None = None  # from the start of the tool to its result
@@ -39,7 +39,7 @@ class Call:
 
 
 FIELDS = [f.name for f in fields(Call)]
-_PLACES = ("asked", "answered")
+_PLACES = ("positions", "result_positions")
 _TEXTS = {"tool": str, "arguments": str, "result": str | None, "started": str | None, "error": str | None}
 
 
@@ -70,11 +70,11 @@ def checked_calls(value: Any, written: Sequence[Stretch]) -> list[Call]:
         if not isinstance(call, Call):
             raise ArgumentError(f"{what} must be a Call, got {shown(call)}")
         call = _checked_fields(call, what)
-        _check_place(call.asked, MODEL, f"{what}.asked", end, written)
-        end = call.asked.stop
-        if call.answered is not None:
-            _check_place(call.answered, call.tool, f"{what}.answered", end, written)
-            end = call.answered.stop
+        _check_place(call.positions, MODEL, f"{what}.positions", end, written)
+        end = call.positions.stop
+        if call.result_positions is not None:
+            _check_place(call.result_positions, call.tool, f"{what}.result_positions", end, written)
+            end = call.result_positions.stop
         calls.append(call)
     return calls
 
@@ -100,9 +100,9 @@ def _checked_fields(call: Call, what: str) -> Call:
     for name, kind in _TEXTS.items():
         if not isinstance(text := getattr(call, name), kind):
             raise ArgumentError(f"{what}.{name} must be a text{'' if kind is str else ' or None'}, got {shown(text)}")
-    if not isinstance(call.asked, slice) or not isinstance(call.answered, slice | None):
-        raise ArgumentError(f"{what} must have slices of positions as `asked` and `answered`")
-    if call.answered is not None and call.result is None:
+    if not isinstance(call.positions, slice) or not isinstance(call.result_positions, slice | None):
+        raise ArgumentError(f"{what} must have slices of positions as `positions` and `result_positions`")
+    if call.result_positions is not None and call.result is None:
         raise ArgumentError(f"{what} has the positions of a result, but no `result`")
     seconds = call.seconds
     if seconds is not None:
@@ -131,7 +131,7 @@ def calls_in(spans: Sequence[Span], str_tokens: Sequence[str], written: Sequence
         put_in_next = written[at + 1] if at + 1 < len(written) else None
         if put_in_next and message_after and _answers(message_after, call, put_in_next):
             result = "".join(str_tokens[message_after.content])
-            call = replace(call, answered=slice(message_after.start, message_after.stop), result=result)
+            call = replace(call, result_positions=slice(message_after.start, message_after.stop), result=result)
         calls.append(call)
     return calls
 
@@ -145,7 +145,7 @@ def _answers(message: Span, call: Call, put_in_next: Stretch) -> bool:
 def first_calls(calls: Sequence[Call], count: int) -> list[Call]:
     """The calls that the first `count` tokens contain. One whose result is cut is there without its positions."""
     return [
-        call if call.answered is None or call.answered.stop <= count else replace(call, answered=None)
+        call if (at := call.result_positions) is None or at.stop <= count else replace(call, result_positions=None)
         for call in calls
-        if call.asked.stop <= count
+        if call.positions.stop <= count
     ]

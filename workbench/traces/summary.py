@@ -35,7 +35,7 @@ def _by_writer(manifest: Manifest) -> str:
 
 def _call_line(call: Call) -> str:
     """One line on a call: tool, arguments, result, time, error."""
-    answer = "not answered" if call.result is None else one_line(call.result)
+    answer = "no result" if call.result is None else one_line(call.result)
     time = "" if call.seconds is None else f" ({call.seconds:.3g} s)"
     return f"call      {call.tool}: {one_line(call.arguments)} → {call.error or answer}{time}"
 

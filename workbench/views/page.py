@@ -218,7 +218,7 @@ def _details(trace: Trace) -> str:
 
 
 def _call(call: Call) -> str:
-    """A table of one call: what was asked, what the tool answered, and how long it took."""
+    """A table of one call: its arguments, its result, and how long it took."""
     answer = {"error": call.error} if call.error else {}
     answer |= {"result": "none" if call.result is None else call.result}
     times = {"started": call.started, "seconds": call.seconds}
