@@ -25,6 +25,7 @@ from typing import Any
 
 import workbench as wb
 from workbench.stores.folder import RECENT, path_of
+from workbench.traces.authorship import prompt_then_model
 from workbench.traces.manifest import Manifest
 from workbench.traces.reader import MANIFEST, encode_manifest
 from workbench.traces.spans import Span
@@ -68,7 +69,7 @@ def manifests(n: int) -> Iterator[Manifest]:
             model=model,
             tokens=[number % 50_000, 1, 2, 3],
             str_tokens=[f"Reasoning: {effort}", question, thought, f"{number + number % 977}"],
-            prompt_length=2,
+            written=prompt_then_model(2, 4),
             spans=spans,
             generation=generation | {"finish_reason": "stop"},
             numerics={"dtype": "float32"},

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from workbench.text import visible
 from workbench.traces import Manifest
+from workbench.traces.authorship import MODEL, token_counts
 from workbench.traces.canonical_json import canonical
 from workbench.traces.listing import question_and_answer, reasoning_effort
 from workbench.traces.spans import last_turn
@@ -85,7 +86,7 @@ def row(path: str, manifest: Manifest) -> Row:
         "answer": visible(answer),
         "n_tokens": n,
         "n_prompt": n_prompt,
-        "n_generated": n - n_prompt,
+        "n_generated": token_counts(manifest.written)[MODEL],
         "temperature": generation.get("temperature"),
         "top_p": generation.get("top_p"),
         "seed": integer(generation.get("seed")),
