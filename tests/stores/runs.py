@@ -7,6 +7,7 @@ import numpy as np
 
 from tests.traces import made
 from workbench.traces import Trace
+from workbench.traces.authorship import prompt_then_model
 from workbench.traces.manifest import first_positions
 from workbench.traces.spans import Span
 
@@ -36,7 +37,7 @@ def chat(
         "tokens": [number % made.VOCAB, 1, 2, 3, 4, 5, 6],
         "str_tokens": pieces,
         "spans": spans,
-        "prompt_length": 3,
+        "written": prompt_then_model(3, 7),
         "generation": GENERATION | {"seed": number},
         "model": manifest.model | {"name": model},
     }

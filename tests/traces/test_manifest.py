@@ -283,7 +283,7 @@ def test_a_json_value_that_is_not_a_manifest_is_corrupt(data: Any) -> None:
     [
         (0, "no released version reads it"),
         (1, r"commit e287424\) reads it; or record it again"),
-        (2, r"commit c0cd7a8\) reads it; or record it again"),
+        (2, r"commit e944f1b\) reads it; or record it again"),
     ]
     + [(newer, "update gpt-oss-workbench") for newer in (4, 10**30)],
 )

@@ -4,7 +4,7 @@ from workbench.errors import TraceVersion
 
 SCHEMA = 3
 _OLD = "a development version from before 0.1.0 (the last is commit {})"
-OLDER_SCHEMAS = {schema: _OLD.format(commit) for schema, commit in ((1, "e287424"), (2, "c0cd7a8"))}  # what reads each
+OLDER_SCHEMAS = {schema: _OLD.format(commit) for schema, commit in ((1, "e287424"), (2, "e944f1b"))}  # what reads each
 
 
 def version_error(schema: int) -> TraceVersion:

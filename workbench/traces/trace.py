@@ -144,7 +144,7 @@ class Trace:
         """The positions of the tokens that `who` wrote (int64): "prompt", "model", or a tool such as "functions.calc".
 
         >>> own = trace.written_by("model")
-        >>> own[0] == trace.prompt_length, bool(trace["logprob"][own].sum() <= 0)
+        >>> int(own[0]) == trace.prompt_length, bool(trace["logprob"][own].sum() <= 0)
         (True, True)
 
         Raises ArgumentError for a writer that this text does not have; "prompt" and "model" may have written nothing.
