@@ -24,6 +24,8 @@ from workbench.errors import (
 )
 from workbench.stores.row import COLUMNS
 from workbench.text import visible
+from workbench.traces.calls import Call
+from workbench.traces.spans import Span
 
 
 @pytest.fixture
@@ -328,3 +330,43 @@ def test_json_of_a_table_is_plain(store: wb.Store):
     store.add(chat(1))
     [row] = json.loads(str(store.find().to_json(orient="records")))
     assert row["seed"] == 1 and row["verified"] is True and row["adapter_scale"] is None
+
+
+def test_calls_to_tools_and_what_a_run_took_are_in_the_tables(store: wb.Store):
+    pieces = ["Reasoning: high", "<u>", "What is 8*2?", "<call>", '{"x": 1}', "<r>", "16"]
+    spans = [Span(0, 1, 0, 1, "system"), Span(1, 3, 2, 3, "user")]
+    spans += [Span(3, 5, 4, 5, "assistant", "commentary", recipient="functions.calc")]
+    spans += [Span(5, 7, 6, 7, "tool", "commentary", author="functions.calc")]
+    call = Call(
+        "functions.calc",
+        '{"x": 1}',
+        slice(3, 5),
+        result_positions=slice(5, 7),
+        result="16",
+        seconds=0.5,
+        error="\u202eslow",
+    )
+    took = {
+        "seconds": 3.0,
+        "phases": {"decode": 3.0},
+        "first_token": 0.25,
+        "n_prefilled": 3,
+        "n_decoded": 2,
+        "peak_memory": None,
+        "peak_device_memory": None,
+        "bytes_written": 0,
+        "energy": None,
+    }
+    written = [(0, 3, "prompt"), (3, 5, "model"), (5, 7, "functions.calc")]
+    trace_id = store.add(
+        chat(str_tokens=pieces, spans=spans, written=written, calls=[call], took=took, follows=chat(1).id)
+    )
+    store.add(chat(2))
+    [row] = store.find(n_calls=1, seconds=(2, 4), follows=chat(1).id).to_dict("records")
+    assert (row["n_prompt"], row["n_generated"], row["n_put_in"], row["first_token"]) == (3, 2, 2, 0.25)
+    assert store.find(seconds=None)["n_put_in"].tolist() == [0]
+    assert store.sql("select * from calls").drop(columns="key").values.tolist() == [
+        [trace_id, 0, "functions.calc", "⟨U+202E⟩slow", 0.5]
+    ]
+    shutil.rmtree(store.path_for(trace_id))
+    assert len(store) == 1 and store.sql("select * from calls").empty

@@ -28,6 +28,8 @@ _COLUMNS = ", ".join(f'"{name}" {_TYPES[kind]}'.strip() for name, kind in COLUMN
 _TABLES = (
     f"CREATE TABLE traces (key INTEGER PRIMARY KEY, folder TEXT, signature TEXT, {_COLUMNS}, UNIQUE (path))",
     "CREATE TABLE problems (path TEXT PRIMARY KEY, folder TEXT, signature TEXT, problem TEXT)",
+    "CREATE TABLE calls (key INTEGER, id TEXT, n INTEGER, tool TEXT, error TEXT, seconds REAL, PRIMARY KEY (key, n)) "
+    "WITHOUT ROWID",
     "CREATE TABLE scores (id TEXT, task TEXT, sample TEXT, effort TEXT, repeat INTEGER, name TEXT, value REAL, "
     "PRIMARY KEY (id, task, sample, effort, repeat, name)) WITHOUT ROWID",
     "CREATE TABLE damaged_scores (position INTEGER PRIMARY KEY)",
@@ -45,6 +47,7 @@ _TABLES = (
 PUBLIC_TABLES = {  # what a query of a user may name, and the columns
     "traces": tuple(COLUMNS),
     "scores": Score._fields,
+    "calls": ("id", "n", "tool", "error", "seconds"),
     "texts": ("question", "answer", "analysis"),
     "problems": ("path", "problem"),
 }
@@ -95,7 +98,7 @@ class Index:
         """Adds rows as (folder, signature, row), in place of earlier ones of their paths."""
         marks = ", ".join("?" * (len(COLUMNS) + 2))
         names = ", ".join(f'"{name}"' for name in COLUMNS)
-        place = list(COLUMNS).index("path")
+        place, id_place = list(COLUMNS).index("path"), list(COLUMNS).index("id")
 
         def write(connection: sqlite3.Connection) -> None:
             for folder, signature, row in rows:
@@ -108,6 +111,9 @@ class Index:
                     "INSERT INTO texts (rowid, question, answer, analysis) VALUES (?, ?, ?, ?)",
                     (cursor.lastrowid, row.question, row.answer, row.analysis),
                 )
+                trace_id = row.values[id_place]
+                calls = [(cursor.lastrowid, trace_id, *call) for call in row.calls]
+                connection.executemany("INSERT INTO calls VALUES (?, ?, ?, ?, ?, ?)", calls)
 
         rows = list(rows)
         self._write(write)
@@ -338,6 +344,7 @@ def _transaction(connection: sqlite3.Connection) -> Iterator[None]:
 
 def _remove(connection: sqlite3.Connection, path: str) -> None:
     connection.execute("DELETE FROM texts WHERE rowid = (SELECT key FROM traces WHERE path = ?)", (path,))
+    connection.execute("DELETE FROM calls WHERE key = (SELECT key FROM traces WHERE path = ?)", (path,))
     connection.execute("DELETE FROM traces WHERE path = ?", (path,))
     connection.execute("DELETE FROM problems WHERE path = ?", (path,))
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 from workbench.text import visible
 from workbench.traces import Manifest
-from workbench.traces.authorship import MODEL, token_counts
+from workbench.traces.authorship import MODEL, PROMPT, token_counts
 from workbench.traces.canonical_json import canonical
 from workbench.traces.listing import question_and_answer, reasoning_effort
 from workbench.traces.spans import last_turn
@@ -29,7 +29,12 @@ COLUMNS: dict[str, type] = {
     "answer": str,
     "n_tokens": int,
     "n_prompt": int,
-    "n_generated": int,
+    "n_generated": int,  # by the model
+    "n_put_in": int,  # by tools
+    "n_calls": int,
+    "seconds": float,  # that the run took; none if it was not measured
+    "first_token": float,  # seconds until the first token
+    "follows": str,  # the id of the trace that this one continues; "" for none
     "temperature": float,
     "top_p": float,
     "seed": int,
@@ -55,6 +60,7 @@ class Row(NamedTuple):
     question: str
     answer: str
     analysis: str
+    calls: tuple[tuple[int, str, str | None, float | None], ...]  # number, tool, error, seconds
 
 
 def row(path: str, manifest: Manifest) -> Row:
@@ -67,6 +73,7 @@ def row(path: str, manifest: Manifest) -> Row:
     model, generation = manifest.model, manifest.generation or {}
     adapter = model.get("adapter") or {}
     n, n_prompt = len(manifest.tokens), manifest.prompt_length
+    by_writer, took = token_counts(manifest.written), manifest.took or {}
     question, answer = question_and_answer(manifest)
     states = {line["status"] for line in manifest.verification}
     failed = [line["identity"] for line in manifest.verification if line["status"] == "fails"]
@@ -86,7 +93,12 @@ def row(path: str, manifest: Manifest) -> Row:
         "answer": visible(answer),
         "n_tokens": n,
         "n_prompt": n_prompt,
-        "n_generated": token_counts(manifest.written)[MODEL],
+        "n_generated": by_writer.get(MODEL, 0),
+        "n_put_in": n - by_writer.get(PROMPT, 0) - by_writer.get(MODEL, 0),
+        "n_calls": len(manifest.calls),
+        "seconds": took.get("seconds"),
+        "first_token": took.get("first_token"),
+        "follows": manifest.follows or "",
         "temperature": generation.get("temperature"),
         "top_p": generation.get("top_p"),
         "seed": integer(generation.get("seed")),
@@ -112,6 +124,10 @@ def row(path: str, manifest: Manifest) -> Row:
         text(span for span in turn.messages if span.role == "user"),
         text(turn.on("final")),
         text(turn.on("analysis")),
+        tuple(
+            (number, visible(call.tool), call.error and visible(call.error, "\n"), call.seconds)
+            for number, call in enumerate(manifest.calls)
+        ),
     )
 
 

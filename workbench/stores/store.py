@@ -237,6 +237,7 @@ class Store:
         """The table of an SQL query that only reads, with the values of its question marks in `parameters`.
 
         The tables are `traces` (the columns of `find`), `scores` (id, task, sample, effort, repeat, name, value),
+        `calls` to tools (id, n, tool, error, seconds),
         `texts` (question, answer, analysis; its rowid is `traces.key`, and `MATCH` searches words) and `problems`
         (path, problem). Texts have their hidden characters made visible.
 
@@ -251,7 +252,7 @@ class Store:
     def to_parquet(self, path: os.PathLike[str] | str, table: str = "traces") -> Path:
         """Writes a table as Parquet with a checksum for each page, and returns the path. A file there is replaced.
 
-        `table` is "traces", "scores" or "problems". Extra: [export].
+        `table` is "traces", "scores", "calls" or "problems". Extra: [export].
 
         >>> store.to_parquet("traces.parquet")  # doctest: +SKIP
         PosixPath('traces.parquet')

@@ -99,7 +99,7 @@ class Summary(View):
             "hint": f"{len(self.ids):,} runs. Click a run to open its score sheet; ↑ ↓ to move, Enter to open, / to "
             "filter, c to copy its id, Escape to close.",
             "layers": 0,
-            "prompt_length": 0,
+            "written": [],
             "token_texts": [],
             "messages": [],
             "steps": [],
