@@ -220,5 +220,5 @@ figure
 #   Part of the change there may be due to that.
 # - Routes are counted by how often an expert runs; an expert with a large weight counts as much as one with a small
 #   weight.
-# - pocket has 6 layers, 32 experts and answers of a few tokens in one form. The curve of the 20b is another measurement
-#   of another model; the two share only the depth axis.
+# - pocket has few layers, 32 experts and answers of a few tokens in one form. The curve of the 20b is another
+#   measurement of another model; the two share only the depth axis.

@@ -64,10 +64,14 @@ assert scores.argmax("distance").values[[0, 0, 2, 2], [0, 1, 0, 1]].tolist() == 
 qk = wb.circuits.qk_circuit(model, 0, 2, distance=4, k=5)
 for query, key, logit in zip(qk["query_text"].values, qk["key_text"].values, qk["logit"].values):
     print(f"0.2, four tokens back: {query!r} attends to {key!r}, score {logit:.1f} (sink {qk.attrs['sink']:.1f})")
-ov = wb.circuits.ov_circuit(model, 5, 3, k=5)
+last = model.config.n_layers - 1
+ov = wb.circuits.ov_circuit(model, last, 3, k=5)
 for source, target, logit in zip(ov["source_text"].values, ov["target_text"].values, ov["logit"].values):
-    print(f"5.3: attending to {source!r} raises {target!r} by {logit:.1f}")
-heads = [[wb.circuits.ov_circuit(model, layer, head, k=1).attrs["copying"] for head in range(4)] for layer in range(6)]
+    print(f"{last}.3: attending to {source!r} raises {target!r} by {logit:.1f}")
+heads = [
+    [wb.circuits.ov_circuit(model, layer, head, k=1).attrs["copying"] for head in range(model.config.n_heads)]
+    for layer in range(model.config.n_layers)
+]
 print("copying (layer head)")
 print(np.round(heads, 2))
 
@@ -82,16 +86,16 @@ print(np.round(heads, 2))
 from workbench.studies import router_rows
 
 used = sorted({token for text in router_rows.traces(model) for token in text.tokens})
-rows = [wb.circuits.router_tokens(model, layer, k=6, tokens=used) for layer in (0, 5)]
+rows = [wb.circuits.router_tokens(model, layer, k=6, tokens=used) for layer in (0, last)]
 ran = np.asarray(trace["expert_indices", 0])
 for expert in wb.routing.expert_load(trace).sel(layer=0).values.argsort()[::-1][:4]:
     at = np.flatnonzero((ran == expert).any(1))
     print(f"expert {expert:2} is preferred for", *map(repr, rows[0]["text"].values[expert]))
     print("          and ran at      ", *dict.fromkeys(repr(trace.str_tokens[p]) for p in at))
 digit = max(p for p, text in enumerate(trace.str_tokens) if text.isdigit())  # the answer
-expert = int(np.asarray(trace["expert_weights", 5])[digit - 1].argmax())
-writes = wb.circuits.expert_logit_effects(model, 5, expert, k=6, tokens=used)
-print(f"{trace.str_tokens[digit]!r} was generated with expert {expert} of layer 5, whose bias raises", end=" ")
+expert = int(np.asarray(trace["expert_weights", last])[digit - 1].argmax())
+writes = wb.circuits.expert_logit_effects(model, last, expert, k=6, tokens=used)
+print(f"{trace.str_tokens[digit]!r} was generated with expert {expert} of layer {last}, whose bias raises", end=" ")
 print(*map(repr, writes["bias_text"].values))
 
 # %% view-text [markdown]
@@ -105,7 +109,7 @@ wb.views.weights(trace, learned, rows, writes)
 #
 # If every score equaled its mean over tokens, the softmax over distances and sink would be each head's pattern. That
 # predicts the mass on the previous token and the sink mass. Both are measured on thirty held-out problems and compared
-# by rank over the twelve heads of each kind of layer, against shuffled heads.
+# by rank over the heads of each kind of layer, against shuffled heads.
 #
 # The measurement is a function of the package, `workbench.studies.predicted_heads.measure`. To read its code, run
 # `predicted_heads.measure??` after the next cell.
@@ -152,9 +156,11 @@ print("in this order:", "; ".join(router_rows.PREDICTORS))
 # %% routes-holds
 rows_alone, usual, _ = share.value
 null = routes["null"].mean("text").values
-assert abs(rows_alone[0] - 0.48) < 0.08 and abs(rows_alone[5] - 0.30) < 0.08, rows_alone
+assert abs(rows_alone[0] - 0.48) < 0.08 and abs(rows_alone[last] - 0.30) < 0.08, rows_alone
 assert (share.low[0] > null).all() and (usual > rows_alone + 0.05).all(), share
-assert usual[5] - rows_alone[5] > usual[0] - rows_alone[0], share  # the loss is not one of information in the token
+assert usual[last] - rows_alone[last] > usual[0] - rows_alone[0], (
+    share
+)  # the loss is not one of information in the token
 
 # %% routes-figure
 router_rows.draw(model)[0]
@@ -169,7 +175,7 @@ router_rows.draw(model)[0]
 # %% words
 biases = np.zeros((model.config.n_experts, model.config.d_vocab))
 for expert in range(model.config.n_experts):
-    one = wb.circuits.expert_logit_effects(model, 5, expert, neurons=[0], k=model.config.d_vocab)
+    one = wb.circuits.expert_logit_effects(model, last, expert, neurons=[0], k=model.config.d_vocab)
     biases[expert, one["bias"].values] = one["bias_logit"].values
 texts, rng = router_rows.traces(model), np.random.default_rng(0)
 words = np.unique(np.concatenate([text.tokens for text in texts]))
@@ -177,7 +183,7 @@ ranks = []
 for text in texts:
     thought = next(span for span in text.spans if span.channel == "analysis")
     at = np.arange(thought.content_start, thought.content_stop) - 1
-    weights = np.asarray(text["expert_weights", 5])[at]
+    weights = np.asarray(text["expert_weights", last])[at]
     pair = []
     for expert_weights in (weights, rng.permutation(weights)):
         effect = expert_weights @ biases
@@ -203,15 +209,17 @@ assert abs(real.value - 0.82) < 0.08 and real.low > shuffled.high, (real, shuffl
 # act on what earlier layers computed from the token, not on its embedding.
 
 # %% finding
-for layer in (0, 5):
+for layer in (0, last):
     one, most = (
         f"{share.value[way, layer]:.2f} ({share.low[way, layer]:.2f} to {share.high[way, layer]:.2f})" for way in (0, 1)
     )
     print(f"Routing of layer {layer}: rows {one}, the token's most frequent experts {most},", end=" ")
     print(f"null {null[layer]:.2f}, n = 30 texts.")
 ranks = {kind: masses.sel(name="sink", kind=kind) for kind in predicted_heads.KINDS}
+n_heads = masses["runs"].sel(name="sink").size // len(ranks)  # half of the layers are sliding
 for kind, one in ranks.items():
-    print(f"Sinks of {kind} layers: rank correlation {float(one['rank']):+.2f}, p = {float(one['p']):.4f}, 12 heads.")
+    print(f"Sinks of {kind} layers: rank correlation {float(one['rank']):+.2f}, p = {float(one['p']):.4f},", end=" ")
+    print(f"n = {n_heads} heads.")
 mass, logit = masses["runs"].sel(name="sink").values.ravel(), learned["logit"].values.ravel()
 alone = np.corrcoef(logit, mass)[0, 1]
 print(f"The learned sinks alone: r = {alone:+.2f} over {len(mass)} heads.")

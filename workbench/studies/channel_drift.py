@@ -66,8 +66,10 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     lines = []
     for color, name in enumerate(drifts["compared"].values[[0, 1, 4]]):
         mean = wb.statistics.mean_interval(drifts["drift"].sel(compared=name).values)
-        lines.append(Line(x=_depth(6), y=mean.value, low=mean.low, high=mean.high, name=name, color=color))
-    lines.append(Line(x=_depth(24), y=reference(), name="gpt-oss-20b, all tokens", color=3))
+        lines.append(
+            Line(x=_depth(drifts.sizes["layer"]), y=mean.value, low=mean.low, high=mean.high, name=name, color=color)
+        )
+    lines.append(Line(x=_depth(len(reference())), y=reference(), name="gpt-oss-20b, all tokens", color=3))
     panel = Panel(
         marks=[Rule(at=0.0, text="chance"), *lines],
         x=Axis(label="depth (0 is the first layer, 1 the last)"),

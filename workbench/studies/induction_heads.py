@@ -71,13 +71,14 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         above_null = above_null.assign_attrs(long_name="mass above the null", units="share")
         title = rule if rule == "previous token" else f"{rule}, period {period}"
         figures.append(heatmap(above_null, written=True, low=0, title=title))
+    sliding = [str(i) for i, kind in enumerate(model.config.layer_types) if kind.startswith("sliding")]
     figure = beside(
         *figures,
         title="The induction heads of pocket are in layer 1, and reach beyond the window",
         note=f"n = {N} sequences of random words per period; window {model.config.window}, so sliding layers "
-        "(0, 2, 4) cannot attend 30 tokens back. Null: the same words after other words; for the previous token, "
-        f"evenly spread attention. Gray: less than {MIN_MASS} above the null, or adjusted p of 0.05 or more (Westfall "
-        "and Young, over sequences, for all tests).",
+        f"({', '.join(sliding)}) cannot attend 30 tokens back. Null: the same words after other words; for the "
+        f"previous token, evenly spread attention. Gray: less than {MIN_MASS} above the null, or adjusted p of 0.05 or "
+        "more (Westfall and Young, over sequences, for all tests).",
         height=62,
     )
     return figure, [trace for pairs in runs(model).values() for pair in pairs for trace in pair]

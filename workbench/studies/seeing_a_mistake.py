@@ -88,7 +88,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         title="Detecting a wrong name needs attention to the token before it; a wrong number needs no single part",
         note=f"n = {N} held-out problems per family; texts up to a wrong value. Top: the share of the logit difference "
         "of “.” and “,” (wrong value against right) that each head carries at that token; rings: sign-flip test, "
-        "max-T over 24 heads. Bottom: probability of “. Wait” with a part of the text masked for that token; 95 % "
-        "intervals.",
+        f"max-T over {model.config.n_layers * model.config.n_heads} heads. Bottom: probability of “. Wait” with a part "
+        "of the text masked for that token; 95 % intervals.",
     )
     return figure, [trace for family in FAMILIES for _, trace in wrong_step_traces(model, family)]
