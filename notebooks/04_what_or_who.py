@@ -127,10 +127,9 @@ for family in split["family"].values:
         print(f"{family:10} {part:14} {shares[family].value[i]:4.0%} of the effect ({low[i]:.0%} to {high[i]:.0%})")
 assert all(share.value[0] > 0.7 for share in shares.values()), shares  # what (content)
 assert all(share.value[2] < 0.3 for share in shares.values()), shares  # who (rerouting)
-assert abs(shares["hops"].value[0] - 0.80) < 0.12, shares["hops"]
-assert abs(shares["hops"].value[2] - 0.17) < 0.12, shares["hops"]
 moved = wb.statistics.mean_interval(split["shift"].sel(pair="used").mean("family").values)
-assert abs(moved.value - 0.16) < 0.05, moved
+others = wb.statistics.mean_interval(split["shift"].sel(pair="not used").mean("family").values)
+assert others.high < moved.low and moved.value < 0.35, (moved, others)  # more where it is used, yet most experts stay
 
 # %% split-figure
 content_vs_routing.draw(model)[0]
@@ -188,23 +187,29 @@ for name, label in labels.items():
 # %% pairs-headline
 assert errors["flip"].value > 3 * errors["same"].value  # flips mark the locations where the method errs
 assert errors["reduction"].value < 0.35  # and are not the reason
-assert errors["same_share"].low < errors["flip_share"].value < errors["same_share"].high  # per effect: inconclusive
+differ, same = errors["flip_share"], errors["same_share"]
+assert same.low < differ.high and differ.low < same.high  # per effect: inconclusive
 
-# %% finding [markdown]
-# **Finding.** What, more than who. Hiding a step that a later step uses replaces about a sixth of the later step's
-# experts. With the experts and weights of the unedited run, the effect remains: all of it in variables and lists, four
-# fifths of it in hops, where other experts add a sixth (6 problems per family, intervals above). Recomputed weights
-# have no consistent direction: in variables they reduce the effect. Routing is a good *indicator* of what a step
-# depends on, and a small part of the *cause*.
-#
-# The same is true of the method that ignores routing. Attribution patching errs several times more where routing flips,
-# so the flips that it marks are a good warning. But flips are not the reason: with frozen routing the error at those
-# locations remains, as far as 10 pairs can show. The remaining explanation is the size of the change: the first-order
-# approximation is worse for large changes, and flips occur where changes are large.
-#
-# One part of the claim was not confirmed. On the problems it was made on, the error per effect was the same where
-# routing flips and where it does not. On fresh problems it is larger where routing flips; elsewhere the effects are so
-# small that the interval is inconclusive.
+# %% finding
+from IPython.display import Markdown
+
+of_effect = {
+    part: ", ".join(f"{share.value[i]:.0%} in {family}" for family, share in shares.items())
+    for i, part in enumerate(split["part"].values)
+}
+Markdown(f"""**Finding.** What, more than who. Hiding a step that a later step uses replaces {moved.value:.0%} of the
+later step's experts, hiding one that it does not use {others.value:.0%}. With the experts and weights of the unedited
+run, most of the effect remains: {of_effect["content"]} ({split.attrs["n"]} problems per family, intervals above). Other
+experts add {of_effect["rerouting"]}, recomputed weights {of_effect["reweighting"]}. Routing is a good *indicator* of
+what a step depends on, and a small part of the *cause*.
+
+The same is true of the method that ignores routing. Attribution patching errs several times more where routing flips,
+so the flips that it marks are a good warning. But flips are not the reason: with frozen routing most of the error at
+those locations remains, as far as {locations.attrs["n"]} pairs can show. The remaining explanation is the size of the
+change: the first-order approximation is worse for large changes, and flips occur where changes are large.
+
+Per effect, the error is {differ.value:.2f} where routing flips and {same.value:.2f} where it does not. Elsewhere the
+effects are so small that the comparison is inconclusive.""")
 
 # %% flip-figure
 attribution_patching_error.draw(model)[0]
@@ -221,7 +226,7 @@ attribution_patching_error.draw(model)[0]
 #
 # A chain of 40 steps and 600 tokens needs 120 passes over 300 tokens on average, which costs as much as prefilling
 # 36,000 tokens. Pass `segments=wb.steps(trace)[:8]` to try it. In 24 layers a changed expert can act through more
-# layers than in six: routing may matter more there, and this measurement would show it.
+# layers than in pocket: routing may matter more there, and this measurement would show it.
 
 # %% limits [markdown]
 # ## Limits

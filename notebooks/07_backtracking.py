@@ -97,7 +97,9 @@ for family, probe in probes.items():
     assert accuracy[-1] > 0.85 > 0.7 > accuracy[1], (family, accuracy)
     assert float(probe["gain_low"][-1]) > 0 and float(probe["p"][-1]) < 0.05, (family, probe["gain_low"].values)
 
-assert float(probes["swaps"]["accuracy"][3]) > 0.8 and float(probes["variables"]["accuracy"][4]) < 0.95
+# the first layer from which it is decoded well
+decoded_from = {family: int(np.argmax(probe["accuracy"].values > 0.8)) for family, probe in probes.items()}
+assert decoded_from["swaps"] < decoded_from["variables"], decoded_from
 
 # %% predict-figure
 about_to_backtrack.draw(model)[0]
@@ -153,9 +155,9 @@ seeing_a_mistake.draw(model)[0]
 # ## Steer
 #
 # The steering vector is the mean residual stream at the last token of wrong steps minus that of right ones, on the
-# problems of the probe. First on the one pair above: multiples of it are added at that token, after layer 4. A steering
-# vector proves nothing without controls: `wb.steering.steering_effect` also adds random directions and unrelated
-# differences of means with the same norm.
+# problems of the probe. First on the one pair above: multiples of it are added at that token, after the last layer but
+# one. A steering vector proves nothing without controls: `wb.steering.steering_effect` also adds random directions and
+# unrelated differences of means with the same norm.
 
 # %% steer
 vector, unrelated = backtracking.vector(model, "swaps"), backtracking.unrelated(model, "swaps")
@@ -189,7 +191,7 @@ for name, ids, scale in (("right", pair.right, 2), ("wrong", pair.wrong, -2)):
 # ## Dose and response
 #
 # The same on problems that were not used to compute the direction, together with the direction computed on the *other*
-# family. The layer was chosen on a third set of problems.
+# family.
 
 # %% dose
 p = backtracking.measure(model)  # family text problem direction scale
@@ -238,16 +240,17 @@ for family in FAMILIES:
     print(f"{family:9} generates Wait in {len(same_value)} of 6, and then the same value in {sum(same_value)}")
     assert sum(same_value) >= 4, (family, same_value)
 
-# %% finding [markdown]
-# **Finding.** Backtracking can be decoded from the residual stream before "Wait" is generated, far better than from the
-# token alone: in swaps from layer 3 on (perhaps already from layer 2), in variables clearly only in the last layer. To
-# detect a wrong name, pocket needs attention to the token before it, where it has just predicted the right one. To
-# detect a wrong number, no single part of the text is needed. What is decodable early can be steered early: in swaps,
-# twice the difference makes pocket take back right steps and keep wrong ones, which other directions of that norm
-# seldom do. In variables it takes four times the difference, and at that dose unrelated directions suppress
-# backtracking too, but less. The direction of either family induces backtracking in the other; how much it also
-# suppresses backtracking in variables depended on the problems it was computed on. Induced backtracking does no harm:
-# the same value is generated again.
+# %% finding
+from IPython.display import Markdown
+
+Markdown(f"""**Finding.** Backtracking can be decoded from the residual stream before "Wait" is generated, far better
+than from the token alone: in swaps from layer {decoded_from["swaps"]} on, in variables from layer
+{decoded_from["variables"]} of {model.config.n_layers} on. To detect a wrong name, pocket needs attention to the token
+before it, where it has just predicted the right one. To detect a wrong number, no single part of the text is needed.
+The difference of means steers: in swaps, {DOSE["swaps"]} times the difference makes pocket take back right steps and
+keep wrong ones, which other directions of that norm seldom do; in variables {DOSE["variables"]} times, and at that
+dose unrelated directions suppress backtracking too, but less. The direction of either family induces backtracking in
+the other. Induced backtracking does no harm: the same value is generated again.""")
 
 # %% figure
 backtracking.draw(model)[0]
@@ -271,9 +274,9 @@ backtracking.draw(model)[0]
 # %% limits [markdown]
 # ## Limits
 #
-# pocket was trained to take back wrong steps that it did not generate, in one of seven of its long texts; it seldom
-# makes such mistakes itself, so all of this is about prefilled steps. The direction was computed and used at one kind
+# pocket was trained to take back wrong steps that it did not generate; it seldom makes such mistakes itself, so all of
+# this is about prefilled steps. The direction was computed and used at one kind
 # of position, the last token of a step. The random control is a mean over directions: a single one can do more. After
-# the last layer a direction is little more than the logits of "." and ",", which is why layer 4 was chosen; the probe
+# the last layer a direction is little more than the logits of "." and ",", so it is added a layer earlier; the probe
 # of the last layer may decode no more than that. Masking text for one token does not remove what other positions have
 # already copied from that text.

@@ -64,14 +64,15 @@ assert scores.argmax("distance").values[[0, 0, 2, 2], [0, 1, 0, 1]].tolist() == 
 qk = wb.circuits.qk_circuit(model, 0, 2, distance=4, k=5)
 for query, key, logit in zip(qk["query_text"].values, qk["key_text"].values, qk["logit"].values):
     print(f"0.2, four tokens back: {query!r} attends to {key!r}, score {logit:.1f} (sink {qk.attrs['sink']:.1f})")
-last = model.config.n_layers - 1
-ov = wb.circuits.ov_circuit(model, last, 3, k=5)
-for source, target, logit in zip(ov["source_text"].values, ov["target_text"].values, ov["logit"].values):
-    print(f"{last}.3: attending to {source!r} raises {target!r} by {logit:.1f}")
 heads = [
     [wb.circuits.ov_circuit(model, layer, head, k=1).attrs["copying"] for head in range(model.config.n_heads)]
     for layer in range(model.config.n_layers)
 ]
+last = model.config.n_layers - 1
+copier = int(np.argmax(heads[last]))  # the head of the last layer that copies most
+ov = wb.circuits.ov_circuit(model, last, copier, k=5)
+for source, target, logit in zip(ov["source_text"].values, ov["target_text"].values, ov["logit"].values):
+    print(f"{last}.{copier}: attending to {source!r} raises {target!r} by {logit:.1f}")
 print("copying (layer head)")
 print(np.round(heads, 2))
 
@@ -130,7 +131,7 @@ for name, label in predicted_heads.NAMES.items():
 
 # %% heads-holds
 predicted, measured = previous["weights"].values > 0.5, previous["runs"].values > 0.5
-assert predicted.sum() == 2 and (predicted == measured).all(), previous  # by chance, one of 276 pairs
+assert predicted.any() and (predicted == measured).all(), previous
 assert float(masses["rank"].sel(name="sink", kind="sliding")) > 0.7, masses["rank"]
 assert float(masses["p"].sel(name="sink", kind="full")) > 0.05, masses["p"]
 
@@ -156,7 +157,7 @@ print("in this order:", "; ".join(router_rows.PREDICTORS))
 # %% routes-holds
 rows_alone, usual, _ = share.value
 null = routes["null"].mean("text").values
-assert abs(rows_alone[0] - 0.48) < 0.08 and abs(rows_alone[last] - 0.30) < 0.08, rows_alone
+assert 0.35 < rows_alone[0] < 0.65 and rows_alone[last] < rows_alone[0] - 0.1, rows_alone
 assert (share.low[0] > null).all() and (usual > rows_alone + 0.05).all(), share
 assert usual[last] - rows_alone[last] > usual[0] - rows_alone[0], (
     share
@@ -196,15 +197,15 @@ print(f"experts of another position: {shuffled.value:.2f} ({shuffled.low:.2f} to
 print(f"n = {real.n} texts")
 
 # %% words-holds
-assert abs(real.value - 0.82) < 0.08 and real.low > shuffled.high, (real, shuffled)
+assert real.value > 0.7 and real.low > shuffled.high, (real, shuffled)
 
 # %% finding-text [markdown]
 # ## Finding
 #
 # Weights alone find the previous-token heads. They predict the sink mass of heads in sliding layers, but not in full
 # layers, which have more keys than a mean over tokens can represent. The learned sink alone, the first number one would
-# look at, predicts neither. A router's rows predict half of the routing in the first layer and less in each later
-# layer. The reason is not that the token stops mattering: the most frequent experts of the same token in other texts
+# look at, predicts neither. A router's rows predict about half of the routing in the first layer and less in the
+# last. The reason is not that the token stops mattering: the most frequent experts of the same token in other texts
 # predict the routing better in every layer, and by a larger margin in the last layer than in the first. There the rows
 # act on what earlier layers computed from the token, not on its embedding.
 
@@ -242,9 +243,8 @@ assert abs(alone) < 0.5, alone
 # %% limits [markdown]
 # ## Limits
 #
-# * The two previous-token heads were initialized as such, and four of the twelve sliding heads were initialized to
-#   attend back; these four also have the lowest sink masses. Without them there are eight heads, too few for a reliable
-#   rank correlation.
+# * The previous-token heads were initialized as such, and four of the heads of sliding layers were initialized to
+#   attend back; these four also have the lowest sink masses. Without them few heads are left for a rank correlation.
 # * A head is represented by means over all pairs of tokens, but the problems use only some of the tokens.
 # * Circuits above layer 0 are shown, not tested here. An OV circuit that copies does not show when the head attends.
 # * The most frequent experts of a token come from the same kinds of problems with the same tokens. They bound what the

@@ -63,7 +63,7 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     figure = stacked(
         shares["mean"].assign_attrs(long_name="share of attention", units="1"),
         by="part",
-        title="A third of the attention in full layers of pocket goes beyond the window",
+        title=f"{value:.0%} of the attention in full layers of pocket goes beyond the window",
         note=f"n = {shares.attrs['n']} texts of {len(CHAINS)} families, means over queries, heads and texts; window "
         f"{window}. Beyond it, in full layers: {value:.2f} ({low:.2f} to {high:.2f}, 95 %, over texts; "
         f"{even_share:.2f} if spread evenly); in sliding layers 0 by construction.",

@@ -15,21 +15,28 @@ from workbench.figures import Figure, beside, line
 from workbench.studies.about_to_backtrack import FAMILIES, LENGTH, step_traces
 from workbench.studies.wrong_steps import wait_probabilities, wrong_step_pairs
 
-LAYER, N, SEED, RANDOM = 4, 14, "dosed", 8
+N, SEED, RANDOM = 14, "dosed", 8
 SCALES = np.arange(-4, 5)
 DIRECTIONS = ("wrong minus right", "the other family's", "unrelated", "random")
 
 
+def steered_layer(model: wb.Model) -> int:
+    """The last layer but one: after the last, a direction is little more than the logits of "." and ","."""
+    return model.config.n_layers - 2
+
+
 @cache
-def vector(model: wb.Model, family: str, layer: int = LAYER) -> xr.DataArray:
+def vector(model: wb.Model, family: str, layer: int | None = None) -> xr.DataArray:
     """Mean residual stream at the last token of wrong minus right steps, on problems other than the steered ones."""
+    layer = steered_layer(model) if layer is None else layer
     positions = [(trace, len(trace) - 3) for trace in step_traces(model, family)]
     return wb.steering.steering_vector(positions[1::2], positions[::2], layer)
 
 
 @cache
-def unrelated(model: wb.Model, family: str, layer: int = LAYER) -> list[xr.DataArray]:
+def unrelated(model: wb.Model, family: str) -> list[xr.DataArray]:
     """Control differences among right steps: late minus early positions, and high minus low token ids."""
+    layer = steered_layer(model)
     positions = [(trace, len(trace) - 3) for trace in step_traces(model, family)[::2]]
     orders = [sorted(positions, key=lambda at: (at[1], at[0].id))]
     orders += [sorted(positions, key=lambda at: (at[0].tokens[at[1]], at[0].id))]
@@ -37,26 +44,27 @@ def unrelated(model: wb.Model, family: str, layer: int = LAYER) -> list[xr.DataA
     return [wb.steering.steering_vector(order[half:], order[:half], layer) for order in orders]
 
 
-def dose(model: wb.Model, ids: list[int], vectors: np.ndarray, layer: int = LAYER) -> np.ndarray:
+def dose(model: wb.Model, ids: list[int], vectors: np.ndarray) -> np.ndarray:
     """Probability of ". Wait" (direction scale) with SCALES times each vector (direction d_model) at the last token."""
     offsets = torch.as_tensor(vectors[:, None] * SCALES[:, None], dtype=torch.float32).flatten(0, 1)[:, None]
-    p = wait_probabilities(model, ids, len(offsets), f"blocks.{layer}.hook_resid_post", lambda x: x + offsets)
+    point = f"blocks.{steered_layer(model)}.hook_resid_post"
+    p = wait_probabilities(model, ids, len(offsets), point, lambda x: x + offsets)
     return p.reshape(len(vectors), len(SCALES))
 
 
 @cache
-def measure(model: wb.Model, layer: int = LAYER, n: int = N, seed: str = SEED):
+def measure(model: wb.Model, n: int = N, seed: str = SEED):
     """Probability of ". Wait" (family text problem direction scale); text: after a right step, after a wrong one."""
     probability = np.zeros((len(FAMILIES), 2, n, len(DIRECTIONS), len(SCALES)))
     for f, family in enumerate(FAMILIES):
-        own, rng = vector(model, family, layer), np.random.default_rng(0)
-        others = [vector(model, FAMILIES[1 - f], layer), *unrelated(model, family, layer)]
+        own, rng = vector(model, family), np.random.default_rng(0)
+        others = [vector(model, FAMILIES[1 - f]), *unrelated(model, family)]
         random = rng.normal(size=(RANDOM, len(own)))
         vectors = np.stack([np.asarray(v, float) for v in (own, *others, *random)])
         vectors *= float(own.attrs["norm"]) / np.linalg.norm(vectors, axis=1, keepdims=True)
         for i, pair in enumerate(wrong_step_pairs(family, n, LENGTH, seed)):
             for t, ids in enumerate((pair.right, pair.wrong)):
-                p = dose(model, ids, vectors, layer)
+                p = dose(model, ids, vectors)
                 probability[f, t, i] = p[0], p[1], p[2:4].mean(0), p[4:].mean(0)
     return probability
 
@@ -80,8 +88,8 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         height=130,
         title="One direction makes pocket take back right steps and keep wrong ones",
         note=f"n = {N} held-out problems per family, none of them among the {fitted} that the difference of means was "
-        f"computed on; it is added at the last token of the step, after layer {LAYER}; all directions have the same "
-        "norm. Unrelated: mean of two differences, late minus early positions and high minus low token ids; random: "
-        f"mean of {RANDOM}. Bands: 95 % intervals over problems.",
+        f"computed on; it is added at the last token of the step, after layer {steered_layer(model)}; all directions "
+        "have the same norm. Unrelated: mean of two differences, late minus early positions and high minus low token "
+        f"ids; random: mean of {RANDOM}. Bands: 95 % intervals over problems.",
     )
     return figure, [trace for family in FAMILIES for trace in step_traces(model, family)]

@@ -61,6 +61,12 @@ def followers(model: wb.Model) -> xr.DataArray:
     return (above_null >= MIN_MASS) & (measure(model)["p"] < 0.05)
 
 
+def induction_layers(model: wb.Model) -> list[int]:
+    """The layers with heads that attend to the token after an earlier occurrence, beyond the window."""
+    beyond = max(PERIODS)
+    return np.flatnonzero(followers(model).sel(rule="induction", period=beyond).any("head").values).tolist()
+
+
 def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
     """The figure, and the traces behind it."""
     figures = []
@@ -71,10 +77,11 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
         above_null = above_null.assign_attrs(long_name="mass above the null", units="share")
         title = rule if rule == "previous token" else f"{rule}, period {period}"
         figures.append(heatmap(above_null, written=True, low=0, title=title))
+    layers = ", ".join(map(str, induction_layers(model)))
     sliding = [str(i) for i, kind in enumerate(model.config.layer_types) if kind.startswith("sliding")]
     figure = beside(
         *figures,
-        title="The induction heads of pocket are in layer 1, and reach beyond the window",
+        title=f"The induction heads of pocket are in layer {layers}, and reach beyond the window",
         note=f"n = {N} sequences of random words per period; window {model.config.window}, so sliding layers "
         f"({', '.join(sliding)}) cannot attend 30 tokens back. Null: the same words after other words; for the "
         f"previous token, evenly spread attention. Gray: less than {MIN_MASS} above the null, or adjusted p of 0.05 or "

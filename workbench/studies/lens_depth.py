@@ -54,9 +54,11 @@ def draw(model: wb.Model) -> tuple[Figure, Sequence[wb.Trace]]:
             value[:, number], coords, ("predicted", "layer"), attrs={"long_name": name, "units": units}
         )
         panels.append(line(array, by="predicted", low=low[:, number], high=high[:, number]))
+    digits, names = value[0, 0], value[1, 0]  # by layer, the share whose prediction is final
     figure = beside(
         *panels,
-        title="Nine in ten digits are decided by layer 3; a quarter of the names only in the last layer",
+        title=f"Nine in ten digits are decided by layer {int(np.argmax(digits >= 0.9))}; "
+        f"{1 - names[-2]:.0%} of the names only in the last layer",
         note=f"Logit lens on tokens of the analysis; n = {', '.join(counts)} in the order of the legend; 95 % "
         "intervals, cluster bootstrap over texts. Left: the most likely token is final from that layer on. The last "
         "layer is the model's output.",
