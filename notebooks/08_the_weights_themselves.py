@@ -159,9 +159,8 @@ rows_alone, usual, _ = share.value
 null = routes["null"].mean("text").values
 assert 0.35 < rows_alone[0] < 0.65 and rows_alone[last] < rows_alone[0] - 0.1, rows_alone
 assert (share.low[0] > null).all() and (usual > rows_alone + 0.05).all(), share
-assert usual[last] - rows_alone[last] > usual[0] - rows_alone[0], (
-    share
-)  # the loss is not one of information in the token
+lost = usual - rows_alone  # by layer
+assert lost[last] > lost[0], share  # the loss is not one of information in the token
 
 # %% routes-figure
 router_rows.draw(model)[0]

@@ -106,7 +106,7 @@ def train_tuned_lens(
 
     >>> lens = wb.lens.train_tuned_lens(model, [trace], epochs=1)
     >>> lens
-    <TunedLens of pocket: 8 layers, 64 tokens>
+    <TunedLens of pocket: 6 layers, 64 tokens>
 
     Raises:
         PromptError: there are no prompts.
@@ -165,7 +165,7 @@ def load_tuned_lens(path: str | os.PathLike[str], model: Model) -> TunedLens:
     >>> from tempfile import mkdtemp
     >>> lens = wb.lens.train_tuned_lens(model, [trace], epochs=1)
     >>> wb.lens.load_tuned_lens(lens.save(Path(mkdtemp()) / "pocket.safetensors"), model)
-    <TunedLens of pocket: 8 layers, 64 tokens>
+    <TunedLens of pocket: 6 layers, 64 tokens>
 
     Raises CheckpointError if the file is missing, damaged or not a lens, or if it was trained on other weights.
     """

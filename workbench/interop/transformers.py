@@ -76,7 +76,7 @@ def record(
     >>> from transformers import AutoModelForCausalLM
     >>> hf_model = AutoModelForCausalLM.from_pretrained("data/pocket", dtype="float32")
     >>> trace = record(hf_model, "What is 12+30?", record="residuals")
-    >>> trace.verified, trace["resid_post"].shape == (8, len(trace), trace.config["d_model"])
+    >>> trace.verified, trace["resid_post"].shape == (6, len(trace), trace.config["d_model"])
     (True, True)
     """
     check_release("transformers")

@@ -79,7 +79,7 @@ class Model(PartialTraces):
 
     >>> model = wb.Model("pocket")
     >>> model
-    <Model pocket: 8 layers, 32 experts, float32 on cpu>
+    <Model pocket: 6 layers, 32 experts, float32 on cpu>
 
     Raises:
         ModelNotFound, CheckpointError
@@ -431,7 +431,7 @@ class Model(PartialTraces):
 
         >>> changed = model.with_adapter("my-adapter", scale=0.5)  # doctest: +SKIP
         >>> changed  # doctest: +SKIP
-        <Model pocket + 0.5 my-adapter: 8 layers, 32 experts, float32 on cpu>
+        <Model pocket + 0.5 my-adapter: 6 layers, 32 experts, float32 on cpu>
 
         Raises ModelNotFound if there is no adapter; CheckpointError if it is damaged, not a plain LoRA, or for another
         model; EditError for a second adapter or a scale that is not finite.

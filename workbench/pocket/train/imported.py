@@ -21,7 +21,7 @@ def imported(folder: Path, dtype: str = "float32") -> Pocket:
 
     >>> from workbench.model.checkpoints.bundled import embedded_folder
     >>> imported(embedded_folder()).c.n_layers
-    8
+    6
 
     Raises CheckpointError if the folder has no complete model, or one that `Pocket` cannot train.
     """
