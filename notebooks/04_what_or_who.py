@@ -199,9 +199,9 @@ of_effect = {
 }
 Markdown(f"""**Finding.** What, more than who. Hiding a step that a later step uses replaces {moved.value:.0%} of the
 later step's experts, hiding one that it does not use {others.value:.0%}. With the experts and weights of the unedited
-run, most of the effect remains: {of_effect["content"]} ({split.attrs["n"]} problems per family, intervals above). Other
-experts add {of_effect["rerouting"]}, recomputed weights {of_effect["reweighting"]}. Routing is a good *indicator* of
-what a step depends on, and a small part of the *cause*.
+run, most or all of the effect is there: {of_effect["content"]} ({split.attrs["n"]} problems per family, intervals
+above). Other experts add {of_effect["rerouting"]}, recomputed weights {of_effect["reweighting"]}.
+Routing is a good *indicator* of what a step depends on, and a small part of the *cause*.
 
 The same is true of the method that ignores routing. Attribution patching errs several times more where routing flips,
 so the flips that it marks are a good warning. But flips are not the reason: with frozen routing most of the error at

@@ -97,8 +97,9 @@ for family, probe in probes.items():
     assert accuracy[-1] > 0.85 > 0.7 > accuracy[1], (family, accuracy)
     assert float(probe["gain_low"][-1]) > 0 and float(probe["p"][-1]) < 0.05, (family, probe["gain_low"].values)
 
-# the first layer from which it is decoded well
+# the first layer from which the accuracy is above 0.8
 decoded_from = {family: int(np.argmax(probe["accuracy"].values > 0.8)) for family, probe in probes.items()}
+assert all(probes[family]["accuracy"][layer:].min() > 0.8 for family, layer in decoded_from.items()), probes
 assert decoded_from["swaps"] < decoded_from["variables"], decoded_from
 
 # %% predict-figure
@@ -244,9 +245,10 @@ for family in FAMILIES:
 from IPython.display import Markdown
 
 Markdown(f"""**Finding.** Backtracking can be decoded from the residual stream before "Wait" is generated, far better
-than from the token alone: in swaps from layer {decoded_from["swaps"]} on, in variables from layer
-{decoded_from["variables"]} of {model.config.n_layers} on. To detect a wrong name, pocket needs attention to the token
-before it, where it has just predicted the right one. To detect a wrong number, no single part of the text is needed.
+than from the token alone. The accuracy is above 0.8 in swaps from layer {decoded_from["swaps"]} on, in variables only
+from layer {decoded_from["variables"]} on (the last is {model.config.n_layers - 1}). To detect a wrong name, pocket
+needs attention to the token before it, where it has just predicted the right one. To detect a wrong number, no single
+part of the text is needed.
 The difference of means steers: in swaps, {DOSE["swaps"]} times the difference makes pocket take back right steps and
 keep wrong ones, which other directions of that norm seldom do; in variables {DOSE["variables"]} times, and at that
 dose unrelated directions suppress backtracking too, but less. The direction of either family induces backtracking in
