@@ -15,6 +15,7 @@ from workbench.stores.words import conditions_of
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "120")  # narrower, and questions are shortened
     store = wb.Store(tmp_path / "runs")
     for number in range(3):
         store.add(chat(number, effort=["low", "high"][number % 2], question="What is\x1b 1+1?"))

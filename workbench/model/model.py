@@ -289,8 +289,8 @@ class Model(PartialTraces):
 
         Args:
             prompts: a list of prompts, each as for `trace`.
-            max_tokens: as for `generate`, as are `temperature`, `top_p`, `seed` and `stop`. Each of them is one value
-                for all prompts, or a list with one entry for each; `stop` then is a list of lists.
+            max_tokens, temperature, top_p, seed, stop: as for `generate`; each of them is one value for all prompts,
+                or a list with one entry for each (of lists, for `stop`).
             record: as for `trace`, for all prompts.
             reasoning: the effort, "low", "medium" or "high"; one for all prompts, or a list with one entry for each.
             budget: as for `trace`, for each prompt.
