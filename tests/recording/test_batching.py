@@ -18,7 +18,7 @@ from workbench.model.interrupts import Interrupt
 from workbench.model.kernels import native
 from workbench.recording import batching
 from workbench.recording.batching import Batch, Job
-from workbench.recording.decoding import Generation, Settings
+from workbench.recording.decoding import Decoding, Generation, Settings
 from workbench.recording.next_token import next_token
 from workbench.recording.plan import Plan, affordable_plan
 from workbench.recording.source import ModelSource
@@ -98,7 +98,8 @@ def together(source: ModelSource, prompts, how, n_rows: int = 64) -> dict[int, b
     return ended
 
 
-def assert_equal(a: Generation, b: Generation) -> None:
+def assert_equal(a: Decoding, b: Generation) -> None:
+    assert isinstance(a, Generation)
     assert a.tokens == b.tokens
     left, right = a.arrays(), b.arrays()
     assert left.keys() == right.keys()

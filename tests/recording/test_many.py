@@ -8,6 +8,7 @@ from tests.checkpoints import Random
 from tests.model.models import ctrl_c_in_pass, some_tokens, tiny
 from tests.recording.test_next_token import load
 from tests.recording.test_resume import same
+from workbench.conversation.chat import Effort
 from workbench.errors import ArgumentError, BatchError, BudgetError, HookNameError, PromptError
 from workbench.model.kernels import native
 from workbench.recording import many
@@ -90,11 +91,13 @@ def test_a_model_that_screens_its_tokens_gives_the_same_traces(tmp_path, monkeyp
 
 def test_questions_get_their_effort_and_end_at_their_texts():
     model = wb.Model("pocket")
-    questions, efforts, stop = ["What is 12+30?", "What is 7+8?"], ["high", "low"], [["="], []]
+    questions, stop = ["What is 12+30?", "What is 7+8?"], [["="], []]
+    efforts: list[Effort | None] = ["high", "low"]
     both = list(model.generate_many(questions, max_tokens=40, reasoning=efforts, stop=stop, record="", ordered=True))
     for trace, question, effort, end in zip(both, questions, efforts, stop):
         same(trace, model.generate(wb.chat(question, reasoning=effort), max_tokens=40, stop=end, record=""))
-    assert both[0].manifest.generation["finish_reason"] == "stop" and both[0].str_tokens[-1].strip() == "="
+    generation = both[0].manifest.generation
+    assert generation and generation["finish_reason"] == "stop" and both[0].str_tokens[-1].strip() == "="
 
 
 def test_after_an_interrupt_at_any_pass_every_text_is_yielded_or_resumed(model):

@@ -60,4 +60,4 @@ def test_a_beginning_shorter_than_the_minimum_is_not_shared():
 def test_a_thousand_prefixes_in_each_other_are_no_recursion():
     prompts = [list(range(n)) for n in range(20, 1_120)]
     order, longest = shared_prefixes(prompts)
-    assert order == list(range(1_100)) and len(longest[-1].path) == 1_099
+    assert order == list(range(1_100)) and longest[-1] and len(longest[-1].path) == 1_099

@@ -59,6 +59,7 @@ class Conversation:
             start = len(self.tokens)
             self.tokens += encode(text)
             self.written.append(Stretch(start, len(self.tokens), who))
+        assert model.tokenizer
         assert call_in(model.tokenizer.decode(self.tokens[: self.written[1].stop])) == problem.call
 
 
@@ -132,7 +133,8 @@ def test_steps_are_those_of_the_model(trace):
 
 
 def test_the_scales_of_lanes_come_from_the_model_s_tokens(trace):
-    assert np.array_equal(scale_range("generated", trace, None), trace.written_by("model"))
+    over = scale_range("generated", trace, None)
+    assert isinstance(over, np.ndarray) and np.array_equal(over, trace.written_by("model"))
     row = next(row for row in wb.views.score_sheet(trace, ["logprob"]).snapshot() if row.label == "log-probability")
     lowest = float(trace["logprob"][trace.written_by("model")].min())
     assert row.scale.startswith(f"{lowest:.3g}".replace("-", "−")) and "clipped" in row.scale

@@ -39,7 +39,8 @@ def test_the_positions_of_a_writer_are_those_of_its_stretches() -> None:
     assert trace.written_by("prompt").tolist() == [0, 1, 2, 3, 4] and trace.written_by(CALC).tolist() == [*range(9, 14)]
     assert trace.written_by(CALC).dtype == np.int64
     assert made.trace().written_by("model").shape == (0,)
-    for who in ("functions.other", "", None, 3, ["model"]):
+    others: tuple[Any, ...] = ("functions.other", "", None, 3, ["model"])
+    for who in others:
         with pytest.raises(ArgumentError, match=f"one of prompt, model, {CALC}, got"):
             trace.written_by(who)
 

@@ -87,8 +87,8 @@ def run(talk: list[Message] = TALK, *, lanes: bool = True, layers: int = 4, seed
     }
     fields |= changes
     prompt_length = fields.pop("prompt_length", prompt_length)
-    written = {"written": prompt_then_model(prompt_length, len(fields["tokens"]))}
-    return Trace(Manifest(**written | fields), arrays(tokens, layers, seed) if lanes else {})
+    fields = {"written": prompt_then_model(prompt_length, len(fields["tokens"])), **fields}
+    return Trace(Manifest(**fields), arrays(tokens, layers, seed) if lanes else {})
 
 
 def arrays(tokens: list[int], layers: int, seed: int) -> dict[str, np.ndarray]:

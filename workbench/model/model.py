@@ -119,7 +119,7 @@ class Model(PartialTraces):
         self.probed: tuple | None = None  # the kernels of the last probe, and its result
         self._independent: tuple[tuple, bool] | None = None  # the tested kernels, and the result
         self._stack, self._running = EditStack(), list[Interrupt]()
-        self.partial, self.partials = None, {}
+        self.forget_partials()
         _ = self.rows_independent  # tested now, so that the first run does not wait for it
 
     def __copy__(self) -> "Model":

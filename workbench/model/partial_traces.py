@@ -14,6 +14,10 @@ class PartialTraces:
     _partials: dict[int, Trace] | Callable[[], dict[int, Trace]]
     _running: list[Interrupt]
 
+    def forget_partials(self) -> None:
+        """`partial` and `partials` are empty."""
+        self._partial, self._kept, self._partials = None, None, {}
+
     @property
     def partial(self) -> Trace | None:
         """The trace of the last generation, if it was interrupted or failed. During a generation it is None."""

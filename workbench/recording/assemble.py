@@ -121,7 +121,7 @@ def draft(
         str_tokens=text.str_tokens,
         spans=text.spans,
         written=written,
-        calls=calls_in(text.spans, text.str_tokens, written) if calls is None else calls,
+        calls=calls_in(text.spans, text.str_tokens, written) if calls is None else list(calls),
         follows=authorship.follows,
         record=list(request),
         numerics=numerics(source),

@@ -101,7 +101,7 @@ class Decoding:
         self.tokens, self.prompt_length = list(prompt), len(prompt)
         self.in_chunks = source.in_chunks and not taps  # they may need all positions in one pass
         self.cache = source.new_cache(whole=bool(source.edits or taps))
-        self.tap = Chain(*source.edits, *taps, *next_token.taps)
+        self.tap: Tap = Chain(*source.edits, *taps, *next_token.taps)
         self.state = GenerationState(0, torch.empty(0), [])
 
     @property
