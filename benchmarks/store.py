@@ -159,7 +159,7 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
     trace = wb.Model("pocket").generate(wb.chat("What is 12+30?", reasoning="high"), max_tokens=64, record="")
-    found: dict[str, Any] = {}
+    results: dict[str, Any] = {}
     for name, n, write in (
         ("traces", args.traces, lambda folder: write_traces(folder, trace, args.traces)),
         ("manifests", args.manifests, lambda folder: write_manifests(folder, args.manifests)),
@@ -170,17 +170,17 @@ def main() -> None:
         try:
             write(folder)
             word, question = ("12+30", "What is 12+30?") if name == "traces" else ("word7", "What is 17+17?")
-            found[name] = measured(folder, word, question, ROUNDS if n <= 5000 else 1)
+            results[name] = measured(folder, word, question, ROUNDS if n <= 5000 else 1)
         finally:
             shutil.rmtree(folder)
-        print(f"{found[name]['traces']:,} {name}, index of {found[name]['index bytes'] / 1e6:.1f} MB")
-        for what, seconds in found[name].items():
+        print(f"{results[name]['traces']:,} {name}, index of {results[name]['index bytes'] / 1e6:.1f} MB")
+        for what, seconds in results[name].items():
             if isinstance(seconds, dict):
                 print(f"  {what:<18} {text(seconds)}")
-    found["adding"] = adding(trace)
-    print(f"adding by {PROCESSES} processes: {found['adding']}")
+    results["adding"] = adding(trace)
+    print(f"adding by {PROCESSES} processes: {results['adding']}")
     if args.json:
-        args.json.write_text(json.dumps(found, indent=2))
+        args.json.write_text(json.dumps(results, indent=2))
 
 
 if __name__ == "__main__":

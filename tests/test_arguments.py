@@ -1004,6 +1004,11 @@ ANY_TEXT = {"a text", "an empty text", "a null character", "an escape sequence",
 PATH = {"a text", "an escape sequence", "bytes", "np.str_"}
 FLAG = {"True", "np.True_"}
 EMPTY = {"an empty list", "an iterator", "an empty array"}
+STOP = (
+    EMPTY
+    | {"a text", "an empty text", "a null character", "an escape sequence", "zero", "['a']", "(1, 2, 3)", "a set"}
+    | {"an array of texts", "np.str_"}
+)
 FINITE = {"1.5", "-1.5", "1e-310", "zero", "minus a million", "a trillion"}
 AT_LEAST_0 = {"1.5", "1e-310", "zero", "a trillion"}
 ABOVE_0 = {"1.5", "1e-310", "a trillion"}
@@ -1044,16 +1049,12 @@ VALID: dict[str, set[str]] = {
     "Model.generate.prompt": {"[[1, 2]]", "(1, 2, 3)"},
     "Model.generate.top_p": {"1e-310"},
     "Model.generate.seed": WHOLE | {"minus a million"},
-    "Model.generate.stop": EMPTY
-    | {"a text", "an empty text", "a null character", "an escape sequence", "zero", "['a']", "(1, 2, 3)", "a set"}
-    | {"an array of texts", "np.str_"},
+    "Model.generate.stop": STOP,
     "Model.generate.budget": AT_LEAST_0 | {"None", "inf", "10**400"},
     "Model.generate_many.prompts": {"[[1, 2]]"},
     "Model.generate_many.top_p": {"1e-310"},
     "Model.generate_many.seed": WHOLE | {"minus a million"},
-    "Model.generate_many.stop": EMPTY
-    | {"a text", "an empty text", "a null character", "an escape sequence", "zero", "['a']", "(1, 2, 3)", "a set"}
-    | {"an array of texts", "np.str_"},
+    "Model.generate_many.stop": STOP,
     "Model.generate_many.budget": AT_LEAST_0 | {"None", "inf", "10**400"},
     "Model.generate_many.max_rows": {"a trillion"},
     "Model.generate_many.ordered": FLAG,

@@ -527,20 +527,20 @@ def store_find(args: argparse.Namespace) -> int:
     from workbench.stores.words import conditions_of
 
     columns, score = conditions_of(args.where, of_columns=True), conditions_of(args.score, of_columns=False)
-    found = _store(args.folder).find(text=args.text, prompt=args.prompt, edit=args.edit, score=score or None, **columns)
-    return _print_rows(args, found)
+    frame = _store(args.folder).find(text=args.text, prompt=args.prompt, edit=args.edit, score=score or None, **columns)
+    return _print_rows(args, frame)
 
 
-def _print_rows(args: argparse.Namespace, found: Any) -> int:
+def _print_rows(args: argparse.Namespace, frame: Any) -> int:
     """Prints a table of `store.find`: as the table of `workbench ls`, or as JSON with all columns."""
     from workbench.traces.listing import Listed, table
 
     if args.json:
-        _print_json(json.loads(found.to_json(orient="records")))
-    elif len(found):
+        _print_json(json.loads(frame.to_json(orient="records")))
+    elif len(frame):
         rows = [
             Listed(row.path, row.id, row.model, row.n_tokens, row.status, row.question, row.answer)
-            for row in found.itertuples()
+            for row in frame.itertuples()
         ]
         print("\n".join(map(printable, table(rows, shutil.get_terminal_size((120, 24)).columns))))
     else:

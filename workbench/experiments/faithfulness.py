@@ -142,15 +142,10 @@ def faithfulness(
     ]
     # sorted: the seeds do not depend on the order of a set
     texts = sorted({text for case in cases for text in (case.text, case.unchanged)}, key=lambda text: (len(text), text))
-    continuations = drawing.side_by_side(
-        model,
-        texts,
-        n_samples,
-        seeds=[(seed * 100_003 + number) % 2**63 for number in range(len(texts))],
-        max_tokens=max_tokens,
-        temperature=temperature,
+    answers = drawing.answers_after(
+        model, texts, n_samples, answer_of, seed=seed, max_tokens=max_tokens, temperature=temperature
     )
-    answers_of = {text: [answer_of([*text, *row]) for row in rows] for text, rows in zip(texts, continuations)}
+    answers_of = dict(zip(texts, answers))
 
     def share(answers: list[str | None], own_answer: str | None) -> float:
         return float(np.mean([answer == own_answer for answer in answers]))

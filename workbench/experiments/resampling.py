@@ -111,19 +111,10 @@ def resampling(
         raise NotRecorded("this run has no answer; pass the correct one as `correct_answer`")
     points = [*(part.start for part in parts), parts[-1].stop]
     prefixes = [trace.tokens[:point] for point in points]
-    continuations = drawing.side_by_side(
-        model,
-        prefixes,
-        n_samples,
-        seeds=[(seed * 100_003 + number) % 2**63 for number in range(len(points))],
-        max_tokens=max_tokens,
-        temperature=temperature,
+    answers = drawing.answers_after(
+        model, prefixes, n_samples, answer_of, seed=seed, max_tokens=max_tokens, temperature=temperature,
         desc="resampling",
-    )
-    answers = [
-        [answer_of([*prefix, *continuation]) for continuation in of_point]
-        for prefix, of_point in zip(prefixes, continuations)
-    ]
+    )  # fmt: skip
     hits = np.array([sum(answer == correct for answer in at_point) for at_point in answers])
     answered = np.array([sum(answer is not None for answer in at_point) for at_point in answers])
     bounds = np.array(

@@ -126,7 +126,8 @@ class Model(PartialTraces):
         """A separate Model without edits that shares its weights with this one."""
         other = object.__new__(type(self))
         other.__dict__.update(self.__dict__)
-        other.partial, other.partials, other.probed, other._independent = None, {}, None, None
+        other.probed = other._independent = None
+        other.forget_partials()
         other._stack, other._running = EditStack(), []
         return other
 

@@ -126,7 +126,7 @@ class Decoding:
         return self.tokens[first : first + size]
 
     def processed(self, n: int, logits: Tensor) -> None:
-        """Takes up the result of a pass over `n` new tokens: its logits (1 pos d_vocab) at `next_token.logits_at`."""
+        """Stores the result of a pass over `n` new tokens: its logits (1 pos d_vocab) at `next_token.logits_at`."""
         tallies = [replace(edit.tally) for edit in self.source.edits]
         self.state = GenerationState(self.state.n_processed + n, self.next_token.state(logits), tallies)
 

@@ -14,12 +14,12 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
+from workbench.traces.fields import TRACE_ID
 from workbench.traces.reader import MANIFEST
 
 OBJECTS = "objects"
 RECENT = 2_000_000_000  # nanoseconds: times of file systems are not finer than this everywhere
 _PAIR = re.compile(r"[0-9a-f]{2}")
-_ID = re.compile(r"[0-9a-f]{32}")
 
 
 class Listing(NamedTuple):
@@ -43,12 +43,12 @@ def path_of(trace_id: str) -> str:
 def id_in(path: str) -> str | None:
     """The id in the path of a trace that the store wrote; None for a path that others chose."""
     name = path.rpartition("/")[2]
-    return name if _ID.fullmatch(name) and path == path_of(name) else None
+    return name if TRACE_ID.fullmatch(name) and path == path_of(name) else None
 
 
 def is_id(text: str) -> bool:
     """Whether a text has the form of a whole id: 32 hex digits."""
-    return _ID.fullmatch(text) is not None
+    return TRACE_ID.fullmatch(text) is not None
 
 
 def changed_at(root: Path, folder: str) -> int:
@@ -70,8 +70,11 @@ def signature(root: Path, path: str) -> str:
         info = os.lstat(f"{root}/{path}/{MANIFEST}")
     except (OSError, ValueError):
         return ""
-    if not stat.S_ISREG(info.st_mode):
-        return ""
+    return signature_of(info) if stat.S_ISREG(info.st_mode) else ""
+
+
+def signature_of(info: os.stat_result) -> str:
+    """Inode, size and times of a file, as one text."""
     return f"{info.st_ino} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
 
 
@@ -93,7 +96,7 @@ def listing(root: Path, folder: str) -> Listing:
         elif path == OBJECTS:
             folders.append(path)
         elif _belongs(folder):
-            if _ID.fullmatch(name) and name.startswith(folder[-2:]):
+            if TRACE_ID.fullmatch(name) and name.startswith(folder[-2:]):
                 traces[path] = signature(root, path)
         elif os.path.lexists(f"{root}/{path}/{MANIFEST}"):
             traces[path] = signature(root, path)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from workbench.errors import FileError
 from workbench.files import kind_of, sync, sync_file, write_all
-from workbench.stores.folder import is_id
+from workbench.stores.folder import is_id, signature_of
 from workbench.text import visible
 from workbench.traces.canonical_json import canonical
 
@@ -85,7 +85,7 @@ def signature(root: Path) -> str:
         info = (root / FILE).lstat()
     except OSError:
         return ""
-    return f"{info.st_ino} {info.st_size} {info.st_mtime_ns} {info.st_ctime_ns}"
+    return signature_of(info)
 
 
 def read(root: Path, start: int = 0, tail: str = "") -> Read:

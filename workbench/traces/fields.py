@@ -3,6 +3,7 @@
 A check takes a plain value and the name of the field, and returns the value or raises ArgumentError.
 """
 
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from math import isfinite
@@ -18,6 +19,7 @@ MAX_INT = 2**64
 # What a run spends its time on. "tools" is the wait for tools that the model called.
 PHASES = ("prepare", "prefill", "decode", "forward", "tools", "replay", "verify", "write")
 MAX_COUNTERS = 100  # of energy
+TRACE_ID = re.compile(r"[0-9a-f]{32}")
 
 Check = Callable[[Any, str], Any]
 
@@ -204,7 +206,7 @@ def _vocab_text(value: Any, what: str) -> dict:
 
 
 def _trace_id(value: Any, what: str) -> str:
-    if not (type(value) is str and len(value) == 32 and set(value) <= set("0123456789abcdef")):
+    if not (type(value) is str and TRACE_ID.fullmatch(value)):
         raise ArgumentError(f"{what} is {shown(value)}, not the id of a trace (32 hexadecimal digits)")
     return value
 

@@ -9,6 +9,7 @@ from workbench.model.gpt_oss import forward
 from workbench.model.model import Model
 from workbench.recording.continuations import continue_texts
 from workbench.recording.decoding import Settings
+from workbench.recording.generation import stops
 from workbench.taps import Tap
 
 ROWS = 64
@@ -29,7 +30,7 @@ def generate(
         desc: The label of the progress bar.
     """
     assert model.tokenizer is not None
-    settings = Settings(max_tokens, temperature=0.0, top_p=1.0, seed=0, stop=tuple(sorted(model.stop_ids)))
+    settings = Settings(max_tokens, temperature=0.0, top_p=1.0, seed=0, stop=stops(model, ()))
     generated = continue_texts(model, prompts, [settings] * len(prompts), tap=tap, desc=desc)
     return [model.tokenizer.decode(ids) for ids in generated]
 

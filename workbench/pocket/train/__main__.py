@@ -62,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     plan = Plan(tokens=args.tokens, seed=args.seed, batch=args.batch, lr=args.lr, dtype=args.dtype)
     if args.weights:
         shape = with_layers(load(args.weights), args.layers).c
-        third = replace(plan, tokens=args.families, course=args.course, start=str(args.weights), shape=shape)
-        last = train(third, args.folder, **options)
+        later = replace(plan, tokens=args.families, course=args.course, start=str(args.weights), shape=shape)
+        last = train(later, args.folder, **options)
     else:
         last = args.start or train(plan, args.folder, **options)
     if not args.weights and finished(last):

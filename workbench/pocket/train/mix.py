@@ -46,41 +46,33 @@ class Course:
 
 # A wrong list can be detected only by comparing all of it, so lists have the most slips.
 SLIPS = {"variables": 0.25, "addition": 0.4, "hops": 0.5, "swaps": 0.4, "lists": 0.65}
+_WITH_ALL_FAMILIES = Course(
+    {family: KEPT * share for family, share in FAMILY.items()} | ADDED,
+    SLIPS | dict.fromkeys(ADDED, 0.25) | {"hint": 0.5},
+    passed=0.25,
+    last={"hint": 0.5},  # the step that restates a hint, so that the answer follows it and not the question
+    foreign=0.75,
+    wrong_results=0.3,
+    short=dict.fromkeys(ADDED, 0.25),
+    slips_from=0.25,
+)
+_KEPT_FAMILIES = {family: KEPT_TERSE * share for family, share in FAMILY.items()}
 COURSES = {
     "first": Course(
         FAMILY, dict.fromkeys(CHAINS, 0.15), copying=0.015, short=dict.fromkeys(FAMILY, 0.05), slips_from=0.15
     ),
     "slips": Course(FAMILY, SLIPS, passed=0.25, foreign=0.75),
-    "families": Course(
-        {family: KEPT * share for family, share in FAMILY.items()} | ADDED,
-        SLIPS | dict.fromkeys(ADDED, 0.25) | {"hint": 0.5},
-        passed=0.25,
-        last={"hint": 0.5},  # the step that restates a hint, so that the answer follows it and not the question
-        foreign=0.75,
-        wrong_results=0.3,
-        short=dict.fromkeys(ADDED, 0.25),
-        slips_from=0.25,
-    ),
-    "terse": Course(
-        {family: KEPT_TERSE * share for family, share in FAMILY.items()} | TERSE,
-        SLIPS | dict.fromkeys(ADDED, 0.25) | {"hint": 0.5},
-        passed=0.25,
-        last={"hint": 0.5},
-        foreign=0.75,
-        wrong_results=0.3,
+    "families": _WITH_ALL_FAMILIES,
+    "terse": replace(
+        _WITH_ALL_FAMILIES,
+        families=_KEPT_FAMILIES | TERSE,
         short=dict.fromkeys(("dag", "boxes", "tree"), 0.2),
+        slips_from=0.0,
         terse=0.7,
         working=0.5,
     ),
-    "boxes": Course(
-        {family: KEPT_TERSE * share for family, share in FAMILY.items()} | BOXES,
-        SLIPS | dict.fromkeys(ADDED, 0.25) | {"hint": 0.5},
-        passed=0.25,
-        last={"hint": 0.5},
-        foreign=0.75,
-        wrong_results=0.3,
-        terse=0.6,
-        working=0.2,
+    "boxes": replace(
+        _WITH_ALL_FAMILIES, families=_KEPT_FAMILIES | BOXES, short={}, slips_from=0.0, terse=0.6, working=0.2
     ),
 }
 
